@@ -1,0 +1,45 @@
+PYTHON ?= python3
+BIN := .venv/bin
+FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+.PHONY: demo test test-all fix lint types imports bench clean
+
+.venv/user: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/developer: .venv/user
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: .venv/user           ## reconstruct a real X-ray scan and a simulated electron scan
+	$(BIN)/phaseloom demo
+
+test: .venv/developer      ## lint, types, imports and the fast tests
+	$(MAKE) lint types imports
+	$(FAST) -m "not slow"
+
+test-all: .venv/developer  ## the slow tier as well
+	$(MAKE) lint types imports
+	$(FAST)
+
+lint:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types:
+	$(BIN)/pyright
+
+imports:
+	$(BIN)/lint-imports
+
+fix: .venv/developer       ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/developer
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/acceptance.py
+
+clean:
+	rm -rf .venv runs build dist

@@ -1,0 +1,1 @@
+"""Phaseloom turns diffraction patterns into phase images."""

@@ -1,0 +1,221 @@
+"""A scan and the geometry it was taken in: frozen values that every other room reads.
+
+Axes are ``(pattern, y, x)``; patterns have zero frequency at pixel ``[N // 2, N // 2]``.
+Positions are those of the **beam on the object** in angstrom, ``(n, 2)`` as (row, column) of the
+object array, whose rows and columns run along those of the detector. Lengths are in angstrom, angles
+in radian, energies in electronvolt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from phaseloom.data.counts import Chosen, Counts
+from phaseloom.errors import BadInput
+
+__all__ = ["LAB_BASIS", "Geometry", "Scan4D"]
+
+LAB_BASIS = ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
+"""Directions of detector rows and columns (columns of this 3x2 table) in the CXI laboratory frame."""
+
+HC = 12398.419843320025
+"""Planck's constant times the speed of light, eV angstrom (CODATA 2018, exact)."""
+
+ELECTRON_REST_ENERGY = 510998.95
+"""eV (CODATA 2018)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """How a pattern was taken; what a pixel means follows from it and is never written down.
+
+    Attributes:
+        wavelength: angstrom.
+        shape: detector pixels (y, x).
+        angle: radian per detector pixel (y, x), as seen from the object.
+        distance: object to detector, angstrom; ``None`` where only angles are known (electrons).
+        focus: near field: focus to object, angstrom (``inf`` for a parallel beam); ``None``: far field.
+        beam: ``"photon"`` or ``"electron"``.
+        basis: 3x2, unit vectors of the detector's rows and columns in the laboratory (CXI) frame.
+
+    Example:
+        >>> Geometry(wavelength=1.4, shape=(128, 128), angle=(4e-5, 4e-5)).pixel[0]
+        273.4375
+    """
+
+    wavelength: float
+    shape: tuple[int, int]
+    angle: tuple[float, float]
+    distance: float | None = None
+    focus: float | None = None
+    beam: Literal["photon", "electron"] = "photon"
+    basis: tuple[tuple[float, float], ...] = LAB_BASIS
+
+    def __post_init__(self) -> None:
+        checks = {"wavelength": self.wavelength, "angle": min(self.angle), "shape": min(self.shape)}
+        for name, value in checks.items():
+            if not (math.isfinite(value) and value > 0):
+                raise BadInput(f"geometry.{name}", value, "must be a positive number")
+        if self.focus is not None and (self.distance is None or self.distance <= 0 or self.focus == 0):
+            raise BadInput("geometry.distance", self.distance, "a near-field scan needs object to detector")
+
+    @property
+    def near(self) -> bool:
+        """Whether the detector sees the near field (a hologram) rather than the far field."""
+        return self.focus is not None
+
+    @property
+    def magnification(self) -> float:
+        """Geometric magnification of a cone beam: (focus + distance) / focus."""
+        if self.focus is None or math.isinf(self.focus):
+            return 1.0
+        return (self.focus + (self.distance or 0.0)) / self.focus
+
+    @property
+    def flight(self) -> float:
+        """Effective propagation distance of the near field, angstrom (Fresnel scaling theorem)."""
+        return (self.distance or 0.0) / self.magnification
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Object pixel (y, x), angstrom."""
+        if self.near:
+            return tuple(a * (self.distance or 0.0) / abs(self.magnification) for a in self.angle)  # type: ignore
+        return tuple(self.wavelength / (n * a) for n, a in zip(self.shape, self.angle, strict=True))  # type: ignore
+
+    @property
+    def detector_pixel(self) -> tuple[float, float] | None:
+        """Detector pixel (y, x), angstrom; ``None`` where the distance is not known."""
+        return None if self.distance is None else tuple(a * self.distance for a in self.angle)  # type: ignore
+
+    @property
+    def energy(self) -> float:
+        """Energy of a photon, or kinetic energy of an electron, eV."""
+        pc = HC / self.wavelength
+        if self.beam == "photon":
+            return pc
+        return math.hypot(pc, ELECTRON_REST_ENERGY) - ELECTRON_REST_ENERGY
+
+    def cropped(self, shape: tuple[int, int], /) -> Geometry:
+        """The same detector with fewer (or, padded, more) pixels."""
+        return replace(self, shape=(int(shape[0]), int(shape[1])))
+
+    def binned(self, factor: int, /) -> Geometry:
+        """A detector whose pixels are ``factor`` times as large and as many times fewer."""
+        shape = (self.shape[0] // factor, self.shape[1] // factor)
+        return replace(self, shape=shape, angle=(self.angle[0] * factor, self.angle[1] * factor))
+
+    def transposed(self) -> Geometry:
+        """Rows and columns of the detector exchanged."""
+        return replace(self, shape=self.shape[::-1], angle=self.angle[::-1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scan4D:
+    """Measured patterns with everything needed to model them; transforms return a new one.
+
+    Attributes:
+        counts: ``(n, y, x)``, a numpy array or anything lazy (`phaseloom.data.counts`), centred.
+        positions: ``(n, 2)`` beam positions on the object, angstrom, (row, column).
+        geometry: see `Geometry`.
+        mask: ``(y, x)``, True where a pixel can be trusted; default everywhere.
+        background: ``(y, x)`` expected counts without beam, or ``None``.
+        flat: ``(y, x)`` detector efficiency (1 = nominal), or ``None``.
+        weights: ``(n,)`` relative intensity of each shot, or ``None``.
+        heights: ``(n,)`` position of the beam along its axis, angstrom, or ``None``.
+        probe: ``(mode, y, x)`` complex guess that came with the data, or ``None``.
+        grid: (slow, fast) when the positions are a raster, else ``None``.
+        oriented: whether the source says how detector axes lie against scan axes.
+        metadata: title, instrument, dates: text by name.
+
+    Raises:
+        BadInput: shapes that do not fit together, or values that cannot be positions.
+
+    Example:
+        >>> geometry = Geometry(wavelength=0.0197, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")
+        >>> Scan4D(counts=np.ones((2, 4, 4)), positions=np.zeros((2, 2)), geometry=geometry).mask.all()
+        np.True_
+    """
+
+    counts: Counts
+    positions: np.ndarray
+    geometry: Geometry
+    mask: np.ndarray = None  # type: ignore[assignment]
+    background: np.ndarray | None = None
+    flat: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    heights: np.ndarray | None = None
+    probe: np.ndarray | None = None
+    grid: tuple[int, int] | None = None
+    oriented: bool = True
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.counts.shape) != 3:
+            raise BadInput("scan.counts", self.counts.shape, "must have the axes (pattern, y, x)")
+        set_ = object.__setattr__
+        set_(self, "positions", np.asarray(self.positions, np.float64))
+        if self.mask is None:
+            set_(self, "mask", np.ones(self.counts.shape[1:], bool))
+        self._check()
+
+    def _check(self) -> None:
+        n, *window = self.counts.shape
+        pattern = tuple(window)
+        wanted = {"positions": (n, 2), "mask": pattern, "background": pattern, "flat": pattern}
+        wanted |= {"weights": (n,), "heights": (n,)}
+        for name, shape in wanted.items():
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                fix = f"{value.shape} does not fit {n} patterns of {window[0]}x{window[1]}: make it {shape}"
+                raise BadInput(f"scan.{name}", None, fix)
+        if pattern != self.geometry.shape:
+            raise BadInput("scan.geometry.shape", self.geometry.shape, f"but the patterns are {pattern}")
+        if not np.isfinite(self.positions).all():
+            bad = int((~np.isfinite(self.positions)).any(1).sum())
+            raise BadInput("scan.positions", f"{bad} of {n}", "are not finite: remove those patterns")
+        if not self.mask.any():
+            raise BadInput("scan.mask", None, "marks every pixel as bad: is it inverted?")
+
+    def __len__(self) -> int:
+        """Number of patterns."""
+        return self.counts.shape[0]
+
+    def select(self, index: np.ndarray, /) -> Scan4D:
+        """The patterns of a boolean or integer index array, with all that belongs to them."""
+        index = np.arange(len(self))[index]
+        if len(index) == 0:
+            raise BadInput("scan.select", None, "leaves no pattern")
+        counts = self.counts[index] if isinstance(self.counts, np.ndarray) else Chosen(self.counts, index)
+        parts = {k: None if (v := getattr(self, k)) is None else v[index] for k in ("weights", "heights")}
+        grid = self.grid if len(index) == len(self) and (np.diff(index) == 1).all() else None
+        return replace(self, counts=counts, positions=self.positions[index], grid=grid, **parts)
+
+    def mean_pattern(self, *, most: int = 2000) -> np.ndarray:
+        """Mean of at most ``most`` evenly spread patterns, float64, read in chunks."""
+        index = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
+        total = np.zeros(self.counts.shape[1:])
+        for start in range(0, len(index), 64):
+            total += self.counts[index[start : start + 64]].sum(axis=0, dtype=np.float64)
+        return total / len(index)
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Scanned field (y, x), angstrom, without the width of the probe."""
+        return tuple(np.ptp(self.positions, axis=0).tolist())  # type: ignore[return-value]
+
+    def digest(self) -> str:
+        """A hash of counts, positions and mask, to recognise the data of a result."""
+        import hashlib
+
+        known = hashlib.blake2b(digest_size=16)
+        for start in range(0, len(self), 256):
+            stop = min(start + 256, len(self))
+            known.update(np.ascontiguousarray(self.counts[np.arange(start, stop)]).tobytes())
+        known.update(self.positions.tobytes() + self.mask.tobytes())
+        return known.hexdigest()

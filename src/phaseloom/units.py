@@ -1,0 +1,83 @@
+"""Lengths, angles and energies: a number with its unit in files, a plain float in code.
+
+Inside: angstrom, radian, electronvolt. Outside: ``"21.4 mrad"``, ``"3.65 mm"``, ``"8.8 keV"``.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from phaseloom.errors import BadInput
+
+__all__ = ["ANGLE", "ENERGY", "LENGTH", "Angle", "Dimension", "Energy", "Length"]
+
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?inf)\s*(\S*)\s*$")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A physical dimension: its name and how much one of each unit is in the inner unit."""
+
+    name: str
+    scale: tuple[tuple[str, float], ...]
+
+    def parse(self, text: object, /, place: str = "value") -> float:
+        """The inner value of ``"21.4 mrad"``; a bare number is refused unless it is zero or infinite.
+
+        Raises:
+            BadInput: not a number with one of this dimension's units.
+
+        Example:
+            >>> ANGLE.parse("21.4 mrad")
+            0.0214
+        """
+        article = "an" if self.name[0] in "aeiou" else "a"
+        fix = f"is not {article} {self.name}: write a number and one of {', '.join(dict(self.scale))}"
+        found = _NUMBER.match(text if isinstance(text, str) else repr(text))
+        if isinstance(text, bool) or not found:
+            raise BadInput(place, text, fix)
+        number, unit = float(found[1]), found[2]
+        if not unit and (number == 0 or math.isinf(number)):
+            return number
+        if unit not in dict(self.scale):
+            raise BadInput(place, text, fix)
+        return float(f"{number * dict(self.scale)[unit]:.15g}")
+
+    def show(self, value: float, /) -> str:
+        """A value in the unit that leaves one to three digits before the point.
+
+        Example:
+            >>> LENGTH.show(3.65e7)
+            '3.65 mm'
+        """
+        if value == 0 or not math.isfinite(value):
+            return f"{value:g}"
+        units = [unit for unit in self.scale if unit[0] not in ("angstrom", "Å", "um", "deg")]
+        small_enough = [unit for unit in units if abs(value) >= unit[1] * 0.9999]
+        unit, scale = max(small_enough or [min(units, key=lambda u: u[1])], key=lambda u: u[1])
+        return f"{value / scale:.6g} {unit}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Read text with units wherever pydantic meets a field of this dimension."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self.parse, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        """Say in a form's schema that text with a unit is expected."""
+        units = "|".join(unit for unit, _ in self.scale)
+        return {"type": "string", "pattern": rf"^\s*[-+0-9.eE]+\s*({units})\s*$", "dimension": self.name}
+
+
+LENGTH = Dimension(
+    "length",
+    (("A", 1.0), ("Å", 1.0), ("angstrom", 1.0), ("pm", 1e-2), ("nm", 10.0))
+    + (("um", 1e4), ("µm", 1e4), ("mm", 1e7), ("m", 1e10)),
+)
+ANGLE = Dimension("angle", (("rad", 1.0), ("mrad", 1e-3), ("µrad", 1e-6), ("deg", math.pi / 180)))
+ENERGY = Dimension("energy", (("eV", 1.0), ("keV", 1e3), ("MeV", 1e6)))
+
+Length = Annotated[float, LENGTH]
+Angle = Annotated[float, ANGLE]
+Energy = Annotated[float, ENERGY]
