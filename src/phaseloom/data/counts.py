@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -118,4 +119,4 @@ def _runs(flat: np.ndarray, row: int) -> list[tuple[int, int]]:
     """Stretches of consecutive patterns that stay within one raster row."""
     breaks = np.flatnonzero((np.diff(flat) != 1) | (flat[1:] % row == 0)) + 1
     edges = [0, *breaks.tolist(), len(flat)]
-    return list(zip(edges[:-1], edges[1:], strict=True)) if len(flat) else []
+    return list(pairwise(edges)) if len(flat) else []

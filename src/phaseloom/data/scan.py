@@ -18,7 +18,7 @@ import numpy as np
 from phaseloom.data.counts import Chosen, Counts
 from phaseloom.errors import BadInput
 
-__all__ = ["LAB_BASIS", "Geometry", "Scan4D"]
+__all__ = ["LAB_BASIS", "Geometry", "Scan4D", "wavelength_of"]
 
 LAB_BASIS = ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
 """Directions of detector rows and columns (columns of this 3x2 table) in the CXI laboratory frame."""
@@ -28,6 +28,23 @@ HC = 12398.419843320025
 
 ELECTRON_REST_ENERGY = 510998.95
 """eV (CODATA 2018)."""
+
+
+def wavelength_of(energy: float, beam: Literal["photon", "electron"] = "photon") -> float:
+    """Wavelength in angstrom of photons, or of electrons by their kinetic energy (eV, relativistic).
+
+    Raises:
+        BadInput: an energy between 1 eV and 100 MeV is expected.
+
+    Example:
+        >>> round(wavelength_of(300e3, "electron"), 7)
+        0.0196875
+    """
+    if not (isinstance(energy, (int, float, np.number)) and 1 <= energy <= 1e8):
+        raise BadInput("energy", energy, f"is not the energy of a {beam} in eV: write for example '80 keV'")
+    if beam == "photon":
+        return HC / float(energy)
+    return HC / math.sqrt(energy * (energy + 2 * ELECTRON_REST_ENERGY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +61,7 @@ class Geometry:
         basis: 3x2, unit vectors of the detector's rows and columns in the laboratory (CXI) frame.
 
     Example:
-        >>> Geometry(wavelength=1.4, shape=(128, 128), angle=(4e-5, 4e-5)).pixel[0]
+        >>> round(Geometry(wavelength=1.4, shape=(128, 128), angle=(4e-5, 4e-5)).pixel[0], 4)
         273.4375
     """
 

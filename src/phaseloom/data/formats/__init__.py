@@ -1,1 +1,137 @@
-"""."""
+"""Files of measurements: one module for each format, each with ``read(path, /, *, ...) -> Scan4D``."""
+
+import importlib
+import inspect
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput, nearest
+
+__all__ = ["cxi", "hdf5", "native", "npy", "npz", "raw"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+_SUFFIXES = {".npy": "npy", ".npz": "npz", ".raw": "raw", ".bin": "raw", ".dat": "raw"}
+_HDF5 = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".emd", ".ptyd", ".mat")
+
+
+def guess(path: str | os.PathLike[str], /) -> str:
+    """The format of a file, by its name and, for HDF5, by what is in it.
+
+    Raises:
+        BadInput: the file is missing, empty, a folder, of no known kind, or not what its name says.
+
+    Example:
+        >>> _ = Path("scan.npy").write_bytes(b"x")
+        >>> guess("scan.npy")
+        'npy'
+    """
+    from phaseloom.data.formats._files import SIGNATURE, checked
+
+    path = checked(path)
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        hierarchical = file.read(len(SIGNATURE)) == SIGNATURE
+    if hierarchical or suffix in _HDF5:
+        return _inside(path)
+    if suffix not in _SUFFIXES:
+        raise BadInput(path.name, None, f"is of no known kind: name its format, {nearest('', __all__)}")
+    return _SUFFIXES[suffix]
+
+
+def read(
+    path: str | os.PathLike[str], /, *, format: str = "auto", knobs: Mapping[str, object] | None = None
+) -> Scan4D:
+    """A scan from a file of any known format.
+
+    What the file does not say comes from a side-car, ``scan.npy.yaml`` or ``scan.yaml`` beside
+    ``scan.npy``, whose keys are the knobs of the format's ``read`` with units (``energy: 80 keV``), and
+    from ``knobs``, which win.
+
+    Args:
+        path: the file.
+        format: one of the formats, or ``auto``.
+        knobs: keyword arguments of the format's ``read``; text is read with units.
+
+    Raises:
+        BadInput: what does not fit, in one sentence.
+
+    Example:
+        >>> import numpy as np
+        >>> np.save("s.npy", np.ones((2, 3, 8, 8)))
+        >>> _ = Path("s.npy.yaml").write_text("{energy: 80 keV, angle: 1 mrad, step: 0.4 A}")
+        >>> read("s.npy").grid
+        (2, 3)
+    """
+    from phaseloom.data.formats._files import checked
+
+    path = checked(path)
+    name = guess(path) if format == "auto" else format
+    if name not in __all__:
+        raise BadInput("format", name, f"is not known: {nearest(name, __all__)}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    chosen = {**_sidecar(path, module), **_parsed(knobs or {}, module, path.name, strict=False)}
+    signature = inspect.signature(module.read).parameters.values()
+    for knob in signature:
+        if knob.kind is knob.KEYWORD_ONLY and knob.default is knob.empty and knob.name not in chosen:
+            fix = f"is not in the file: write it beside, in {path.name}.yaml, or give it as a knob"
+            raise BadInput(f"{path.name}: {knob.name}", None, fix)
+    return module.read(path, **chosen)
+
+
+def _inside(path: Path) -> str:
+    from phaseloom.data.formats._files import as_text, opened
+
+    with opened(path) as file:
+        if as_text(file.attrs.get("phaseloom_format", "")) == "scan":
+            return "native"
+        cxi = path.suffix.lower() == ".cxi" or "cxi_version" in file or "entry_1/instrument_1" in file
+        return "cxi" if cxi else "hdf5"
+
+
+def _sidecar(path: Path, module: ModuleType) -> dict[str, Any]:
+    import yaml
+
+    names = (path.with_name(f"{path.name}.yaml"), path.with_suffix(".yaml"))
+    beside = next((name for name in names if name.is_file() and name != path), None)
+    if beside is None:
+        return {}
+    try:
+        values = yaml.safe_load(beside.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(beside.name, None, "is not YAML: write lines like 'energy: 80 keV'") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise BadInput(beside.name, values, "is not a set of knobs: write lines like 'energy: 80 keV'")
+    return _parsed(values, module, beside.name, strict=True)
+
+
+def _parsed(values: Mapping[str, object], module: ModuleType, place: str, *, strict: bool) -> dict[str, Any]:
+    """Knobs by name in inner units; with ``strict`` even numbers need their unit."""
+    hints = typing.get_type_hints(module.read, include_extras=True)
+    parameters = inspect.signature(module.read).parameters
+    known = [name for name, knob in parameters.items() if knob.kind is knob.KEYWORD_ONLY]
+    parsed: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise BadInput(f"{place}: {name}", None, f"is not a knob of this format: {nearest(name, known)}")
+        texts = [value, *value] if isinstance(value, (list, tuple)) else [value]
+        parse = strict or any(isinstance(text, str) for text in texts)
+        parsed[name] = _valid(value, hints[name], f"{place}: {name}") if parse else value
+    return parsed
+
+
+def _valid(value: object, hint: Any, place: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        fix = cause.fix if isinstance(cause, BadInput) else f"does not fit: {first['msg']}"
+        raise BadInput(place, value, fix) from error

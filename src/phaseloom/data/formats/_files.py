@@ -1,0 +1,179 @@
+"""Files as they come from outside: opened with care, and every complaint names file and place."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from phaseloom.errors import BadInput
+
+__all__ = ["BROKEN", "SIGNATURE", "Tree", "checked", "opened", "replacing"]
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""The first bytes of an HDF5 file."""
+
+BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    MemoryError,
+    zlib.error,
+)
+"""What libraries raise when they read a damaged file."""
+
+_METRES = {"m": 1.0, "meter": 1.0, "metre": 1.0, "meters": 1.0, "metres": 1.0, "cm": 1e-2, "mm": 1e-3}
+_METRES |= {"um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "microns": 1e-6, "micrometer": 1e-6}
+_METRES |= {"nm": 1e-9, "nanometer": 1e-9, "a": 1e-10, "å": 1e-10, "angstrom": 1e-10}
+_METRES |= {"angstroms": 1e-10, "pm": 1e-12, "fm": 1e-15, "": 1.0}
+
+
+def checked(path: str | os.PathLike[str], /) -> Path:
+    """The path of an existing file that holds something."""
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput(str(path), None, "is a folder: name a file in it")
+    if not path.is_file():
+        raise BadInput(str(path), None, "does not exist: check the path")
+    if path.stat().st_size == 0:
+        raise BadInput(str(path), None, "is empty: copy it again")
+    return path
+
+
+@contextmanager
+def opened(path: Path, /) -> Iterator[h5py.File]:
+    """An HDF5 file for reading; whatever is wrong with it becomes one sentence."""
+    with suppress(ImportError):
+        __import__("hdf5plugin")
+    path = checked(path)
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except BadInput:
+        raise
+    except BROKEN as error:
+        raise BadInput(path.name, None, _diagnosis(path, error)) from error
+
+
+def _diagnosis(path: Path, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    with path.open("rb") as stream:
+        start = stream.read(len(SIGNATURE))
+    if start != SIGNATURE and not h5py.is_hdf5(path):
+        return "is not an HDF5 file in spite of its name: choose another format"
+    if "filter" in text:
+        return "is compressed by a filter that is missing here: pip install 'phaseloom[formats]'"
+    if "truncated" in text:
+        return "is truncated: copy it again"
+    return f"cannot be read ({text[:120]}): copy it again"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], /) -> Iterator[h5py.File]:
+    """An HDF5 file written under a temporary name and renamed when it is whole."""
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise BadInput(str(path), None, "cannot be written: name a file in an existing folder")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with h5py.File(part, "w") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A group of an HDF5 file whose values are read with units and checked."""
+
+    group: h5py.Group
+    file: str
+
+    def place(self, name: str) -> str:
+        """File and path of a member, for messages."""
+        return f"{self.file}: {(self.group.name or '').rstrip('/')}/{name}"
+
+    def find(self, *names: str) -> str | None:
+        """The first of some names that exists as a data set (broken links do not)."""
+        return next((n for n in names if isinstance(self.group.get(n), h5py.Dataset)), None)
+
+    def first(self, *names: str) -> "Tree | None":
+        """The first of some names that exists as a group."""
+        found = next((g for n in names if isinstance(g := self.group.get(n), h5py.Group)), None)
+        return None if found is None else Tree(found, self.file)
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """A data set of numbers."""
+        data: Any = self.group[name]
+        if data.shape is None or data.dtype.kind not in "iufbc":
+            raise BadInput(self.place(name), _value(data), "is not numeric: store numbers")
+        return data
+
+    def array(self, name: str) -> np.ndarray:
+        """A data set of real numbers as float64."""
+        data = self.dataset(name)
+        if data.dtype.kind == "c":
+            raise BadInput(self.place(name), "complex data", "cannot be used here: store real numbers")
+        return np.asarray(data[()], np.float64)
+
+    def lengths(self, name: str) -> np.ndarray:
+        """Lengths in metres; a ``units`` attribute is honoured."""
+        return self.array(name) * self._factor(name, _METRES)
+
+    def scalar(self, name: str) -> float:
+        """One finite number, however it is wrapped."""
+        values = np.unique(self.array(name).ravel())
+        if values.size != 1 or not np.isfinite(values[0]):
+            shown = f"{values.size} values" if values.size != 1 else float(values[0])
+            raise BadInput(self.place(name), shown, "must be one finite number")
+        return float(values[0])
+
+    def length(self, name: str) -> float:
+        """One positive length in metres."""
+        value = self.scalar(name)
+        if value <= 0:
+            raise BadInput(self.place(name), value, "must be positive: store metres")
+        return value * self._factor(name, _METRES)
+
+    def unit(self, name: str) -> str:
+        """The ``units`` attribute, or an empty text."""
+        unit = self.group[name].attrs.get("units", "")
+        return as_text(unit).strip()
+
+    def text(self, name: str) -> str | None:
+        """Text however it is stored: bytes, variable length, arrays of one."""
+        found = self.find(name)
+        return None if found is None else as_text(self.group[found][()])  # type: ignore[index]
+
+    def _factor(self, name: str, table: dict[str, float]) -> float:
+        unit = self.unit(name)
+        if unit.lower() not in table:
+            raise BadInput(self.place(name), unit, "is not a unit of length: write units = 'm'")
+        return table[unit.lower()]
+
+
+def as_text(value: Any) -> str:
+    """Any stored text as a plain string.
+
+    Example:
+        >>> as_text(np.array([b"Siemens star"]))
+        'Siemens star'
+    """
+    first = next(iter(np.ravel(np.asarray(value, object)).tolist()), "")
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
+
+
+def _value(data: h5py.Dataset) -> object:
+    if data.shape is None or data.size != 1 or data.dtype.kind not in "SOU":
+        return f"{data.dtype} data"
+    return as_text(data[()])

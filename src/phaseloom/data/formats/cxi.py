@@ -1,0 +1,212 @@
+"""CXI files: the X-ray community's HDF5 layout (https://cxidb.org), in all the ways people write it.
+
+Files are in SI units, with the beam along +z, and store the motion of the **sample**; a `Scan4D` holds
+the motion of the **beam on the object**, which is its negative, projected on the detector's axes.
+"""
+
+import logging
+import os
+from dataclasses import replace
+from typing import Any
+
+import h5py
+import numpy as np
+
+from phaseloom.data.counts import Counts, InFile
+from phaseloom.data.formats import _layout
+from phaseloom.data.formats._arrays import clean, patterns
+from phaseloom.data.formats._files import Tree, as_text, checked, opened, replacing
+from phaseloom.data.formats.native import write_counts
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.units import Length
+
+__all__ = ["read", "write"]
+
+log = logging.getLogger(__name__)
+
+LARGE = 1_000_000_000
+"""Bytes above which patterns stay in the file."""
+
+_TITLES = (
+    "title",
+    "experiment_identifier",
+    "experiment_description",
+    "program_name",
+    "start_time",
+    "end_time",
+)
+_DETECTOR, _SOURCE = "instrument_1/detector_1", "instrument_1/source_1"
+
+
+def read(
+    path: str | os.PathLike[str],
+    /,
+    *,
+    entry: int = 1,
+    focus: Length | None = None,
+    lazy: bool | None = None,
+    probe: bool = True,
+) -> Scan4D:
+    """A ptychography scan from a CXI or NXcxi_ptycho file.
+
+    Wavelengths are preferred to energies, and ``units`` attributes are honoured. Mask bits mean bad,
+    except 0x1000 ("has signal"); a mask that is plainly inverted is turned round with a warning.
+
+    Args:
+        path: the file.
+        entry: which ``entry_k`` (energy stacks have several).
+        focus: focus to sample, angstrom: the scan is a near-field one. Default: what the file says.
+        lazy: whether patterns stay in the file; by default when they need more than 1 GB.
+        probe: whether to take the illumination that came with the data.
+
+    Raises:
+        BadInput: what is missing, of the wrong size or absurd, with its place in the file.
+
+    Example:
+        >>> geometry = Geometry(wavelength=1.0, shape=(4, 4), angle=(1e-5, 1e-5), distance=1e10)
+        >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.ones((1, 2)), geometry=geometry), "scan.cxi")
+        >>> read("scan.cxi").positions.round(6).tolist()
+        [[1.0, 1.0]]
+    """
+    path = checked(path)
+    with opened(path) as file:
+        top = _layout.entry(file, path.name, entry)
+        detector, source = _layout.detector(top), top.first("instrument_1/source_1", "instrument/source")
+        tree, name = _layout.stack(top, detector)
+        data, raster = patterns(tree.dataset(name), tree.place(name))
+        counts: Counts = InFile.of(path, data.name)
+        large = data.size * data.dtype.itemsize > LARGE
+        if not (large if lazy is None else lazy):
+            counts = data[()].reshape(counts.shape)
+        counts, trusted = clean(counts, tree.place(name))
+        basis, angle, distance = _layout.optics(detector)
+        geometry = Geometry(
+            wavelength=_layout.wavelength(top, source),
+            shape=counts.shape[1:],  # type: ignore[arg-type]
+            angle=angle,
+            distance=distance,
+            basis=basis,
+            beam="electron"
+            if source and source.group.attrs.get("phaseloom_beam") == "electron"
+            else "photon",
+        )
+        n = counts.shape[0]
+        positions, heights = _layout.motion(top, detector, n, basis)
+        attrs: Any = detector.group.attrs
+        grid = raster or _layout.raster(detector, n) or attrs.get("phaseloom_grid")
+        scan = Scan4D(
+            counts=counts,
+            positions=positions,
+            geometry=_focused(geometry, detector, focus),
+            background=_layout.background(detector, geometry.shape),
+            flat=_layout.flat(detector, geometry.shape),
+            weights=_layout.weights(top, detector, n),
+            heights=heights,
+            grid=None if grid is None else (int(grid[0]), int(grid[1])),
+            oriented=bool(attrs.get("phaseloom_oriented", True)),
+            metadata=_titles(top),
+            probe=_layout.illumination(top, geometry.shape) if probe else None,
+        )
+        return _masked(scan, _layout.mask(detector, geometry.shape), trusted, detector.place("mask"))
+
+
+def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
+    """Write a scan that other programs open; ours reads it back with nothing lost.
+
+    Where only angles are known (electrons) a nominal distance of one metre is written, and marked so.
+
+    Raises:
+        BadInput: the folder does not exist.
+
+    Example:
+        >>> geometry = Geometry(wavelength=1.0, shape=(4, 4), angle=(1e-5, 1e-5), distance=1e10)
+        >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.ones((1, 2)), geometry=geometry), "one.cxi")
+    """
+    with replacing(path) as file:
+        file["cxi_version"], file["number_of_entries"] = 160, 1
+        top = file.create_group("entry_1")
+        for name, text in scan.metadata.items():
+            if name in _TITLES:
+                top[name] = np.bytes_(text.encode())
+        _write_source(scan, top.create_group(_SOURCE))
+        detector = top.create_group(_DETECTOR)
+        _write_detector(scan, detector)
+        _write_motion(scan, top)
+        data = top.create_group("data_1")
+        for name in ("data", "translation"):
+            data[name] = h5py.SoftLink(f"/entry_1/{_DETECTOR}/{name}")
+
+
+def _focused(geometry: Geometry, detector: Tree, focus: float | None) -> Geometry:
+    """A near field, when the user or the file says so; no distance, when the written one was nominal."""
+    if focus is None and detector.find("phaseloom_focus"):
+        focus = float(detector.group["phaseloom_focus"][()]) * 1e10  # type: ignore[index]
+    if focus is not None:
+        return replace(geometry, focus=focus)
+    nominal = bool(detector.group.attrs.get("phaseloom_nominal_distance", False))
+    return replace(geometry, distance=None) if nominal else geometry
+
+
+def _masked(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, place: str) -> Scan4D:
+    if good is None:
+        good = np.ones(scan.geometry.shape, bool)
+    if 0 < good.sum() < good.size / 2:
+        mean = np.where(trusted, scan.mean_pattern(most=200), 0)
+        if mean[good].sum() < 0.01 * mean.sum():
+            log.warning("%s: hides the pixels that have counts, so it was read as 1 = good", place)
+            good = ~good
+    if not (good & trusted).any():
+        raise BadInput(place, None, "marks every pixel as bad: write 0 for good ones")
+    return replace(scan, mask=good & trusted)
+
+
+def _titles(top: Tree) -> dict[str, str]:
+    found = {name: top.text(name) for name in _TITLES} | {"sample": top.text("sample_1/name")}
+    return {name: text for name, text in found.items() if text}
+
+
+def _write_source(scan: Scan4D, source: h5py.Group) -> None:
+    metres = scan.geometry.wavelength * 1e-10
+    source["wavelength"] = metres
+    # Readers take hc / energy for the wavelength, so this is what an electron's file says too.
+    source["energy"] = _layout.HC_SI / metres
+    source.attrs["phaseloom_beam"] = scan.geometry.beam
+    if scan.probe is not None:
+        source["illumination"] = scan.probe
+
+
+def _write_detector(scan: Scan4D, detector: h5py.Group) -> None:
+    geometry = scan.geometry
+    if geometry.distance is None:
+        detector.attrs["phaseloom_nominal_distance"] = True
+    metres = 1.0 if geometry.distance is None else geometry.distance * 1e-10
+    y, x = (angle * metres for angle in geometry.angle)
+    detector["distance"], detector["y_pixel_size"], detector["x_pixel_size"] = metres, y, x
+    detector["basis_vectors"] = np.asarray(geometry.basis) * [y, x]
+    detector["mask"] = (~scan.mask).astype(np.uint32)
+    detector.attrs["phaseloom_oriented"] = scan.oriented
+    if scan.grid is not None:
+        detector.attrs["phaseloom_grid"] = scan.grid
+    if geometry.focus is not None:
+        detector["phaseloom_focus"] = geometry.focus * 1e-10
+    for name, values in {"data_dark": scan.background, "qe_mask": scan.flat}.items():
+        if values is not None:
+            detector[name] = values
+    write_counts(detector, "data", scan.counts).attrs["axes"] = "translation:y:x"
+
+
+def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
+    """Sample motion (x, y, z): the three numbers whose reading gives back row, column and height."""
+    axes = np.vstack([np.asarray(scan.geometry.basis).T, [0.0, 0.0, 1.0]])
+    heights = np.zeros(len(scan)) if scan.heights is None else scan.heights
+    motion = np.linalg.solve(axes, np.column_stack([scan.positions, heights]).T).T
+    group = top.create_group("sample_1/geometry_1")
+    group["translation"] = -motion * 1e-10
+    top[f"{_DETECTOR}/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
+    if scan.weights is not None:
+        group["intensities"] = scan.weights
+        group["intensities"].attrs["phaseloom_relative"] = True
+        top[f"{_DETECTOR}/intensities"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/intensities")
+    if sample := scan.metadata.get("sample"):
+        top["sample_1/name"] = np.bytes_(as_text(sample).encode())

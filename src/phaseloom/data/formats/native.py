@@ -1,0 +1,121 @@
+"""A scan as Phaseloom keeps it: one HDF5 file, nothing lost, patterns read when asked for."""
+
+import json
+import os
+from dataclasses import fields
+from typing import Any
+
+import h5py
+import numpy as np
+
+from phaseloom.data.counts import Counts, InFile
+from phaseloom.data.formats._files import Tree, as_text, checked, opened, replacing
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+
+__all__ = ["read", "write"]
+
+VERSION = 1
+
+_ARRAYS = ("positions", "mask", "background", "flat", "weights", "heights", "probe")
+
+
+def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
+    """A scan that `write` stored.
+
+    Args:
+        path: the file.
+        lazy: whether patterns stay in the file until they are asked for.
+
+    Raises:
+        BadInput: not such a file, or a newer version of it.
+
+    Example:
+        >>> geometry = Geometry(wavelength=0.0197, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")
+        >>> write(Scan4D(counts=np.ones((2, 4, 4)), positions=np.zeros((2, 2)), geometry=geometry), "s.h5")
+        >>> read("s.h5").geometry == geometry
+        True
+    """
+    path = checked(path)
+    with opened(path) as file:
+        _check(file, path.name)
+        arrays = {name: file[name][()] for name in _ARRAYS if name in file}  # type: ignore[index]
+        counts: Counts = InFile.of(path, "counts")
+        if not lazy:
+            counts = counts[np.arange(counts.shape[0])]
+        grid = file.attrs.get("grid")
+        return Scan4D(
+            counts=counts,
+            geometry=_geometry(Tree(file, path.name)),
+            grid=None if grid is None else (int(grid[0]), int(grid[1])),
+            oriented=bool(file.attrs.get("oriented", True)),
+            metadata=json.loads(as_text(file.attrs.get("metadata", "{}"))),
+            **arrays,
+        )
+
+
+def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
+    """Store a scan whole; the file appears under its name only when it is complete.
+
+    Raises:
+        BadInput: the folder does not exist.
+
+    Example:
+        >>> geometry = Geometry(wavelength=1.0, shape=(4, 4), angle=(1e-5, 1e-5))
+        >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.zeros((1, 2)), geometry=geometry), "one.h5")
+    """
+    with replacing(path) as file:
+        file.attrs["phaseloom_format"] = "scan"
+        file.attrs["phaseloom_version"] = VERSION
+        file.attrs["oriented"] = scan.oriented
+        file.attrs["metadata"] = json.dumps(dict(scan.metadata))
+        if scan.grid is not None:
+            file.attrs["grid"] = scan.grid
+        group = file.create_group("geometry")
+        for field in fields(Geometry):
+            value = getattr(scan.geometry, field.name)
+            if value is not None:
+                group.attrs[field.name] = value
+        for name in _ARRAYS:
+            if (value := getattr(scan, name)) is not None:
+                file[name] = value
+        write_counts(file, "counts", scan.counts)
+
+
+def write_counts(group: h5py.Group, name: str, counts: Counts) -> h5py.Dataset:
+    """Write patterns in pieces, compressed, one chunk for each pattern."""
+    chunk = (1, *counts.shape[1:])
+    data = group.create_dataset(
+        name, counts.shape, counts.dtype, chunks=chunk, compression="gzip", compression_opts=2, shuffle=True
+    )
+    for start in range(0, counts.shape[0], 64):
+        stop = min(start + 64, counts.shape[0])
+        data[start:stop] = counts[np.arange(start, stop)]
+    return data
+
+
+def _check(file: h5py.File, name: str) -> None:
+    if as_text(file.attrs.get("phaseloom_format", "")) != "scan":
+        raise BadInput(name, None, "is no scan written by Phaseloom: choose another format")
+    version = int(file.attrs.get("phaseloom_version", 0))  # type: ignore[arg-type]
+    if version > VERSION:
+        raise BadInput(f"{name}: phaseloom_version", version, f"is newer than {VERSION}: update Phaseloom")
+    for member in ("counts", "positions", "geometry"):
+        if member not in file:
+            raise BadInput(f"{name}: /{member}", None, "is missing: write the file again")
+
+
+def _geometry(tree: Tree) -> Geometry:
+    attrs: Any = tree.group["geometry"].attrs
+    missing = [name for name in ("wavelength", "shape", "angle") if name not in attrs]
+    if missing:
+        raise BadInput(f"{tree.file}: /geometry", None, f"lacks {', '.join(missing)}: write the file again")
+    optional = {name: float(attrs[name]) for name in ("distance", "focus") if name in attrs}
+    return Geometry(
+        wavelength=float(attrs["wavelength"]),
+        shape=tuple(int(n) for n in attrs["shape"]),  # type: ignore[arg-type]
+        angle=tuple(float(a) for a in attrs["angle"]),  # type: ignore[arg-type]
+        beam=as_text(attrs.get("beam", "photon")),  # type: ignore[arg-type]
+        basis=tuple(tuple(row) for row in np.asarray(attrs["basis"]).tolist()),
+        **optional,
+    )

@@ -1,0 +1,83 @@
+"""How close an image comes to a reference whose grey values count."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from phaseloom.errors import BadInput
+
+__all__ = ["psnr", "ssim"]
+
+SIGMA, REACH = 1.5, 5
+"""Gaussian weights of the structural similarity: an 11x11 window, as Wang et al. (2004)."""
+
+
+def psnr(image: ArrayLike, reference: ArrayLike, /, *, peak: float | int | None = None) -> float:
+    """Peak signal-to-noise ratio, ``10 log10(peak^2 / mean squared error)``, in decibel.
+
+    Args:
+        image: any shape, real.
+        reference: the same shape.
+        peak: largest possible difference of grey values; default: the reference's range.
+
+    Raises:
+        BadInput: shapes differ, or the reference is constant and no peak is given.
+
+    Example:
+        >>> psnr(np.full((4, 4), 0.1), np.zeros((4, 4)), peak=1.0).__round__(6)
+        20.0
+    """
+    values, wanted, peak = _checked(image, reference, peak)
+    error = np.mean((values - wanted) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
+
+
+def ssim(image: ArrayLike, reference: ArrayLike, /, *, peak: float | int | None = None) -> float:
+    """Mean structural similarity, 1 for equal images.
+
+    Gaussian weights (sigma 1.5, 11x11), ``K1 = 0.01``, ``K2 = 0.03``; the mean leaves out five pixels
+    at each edge (Wang et al. 2004, doi 10.1109/TIP.2003.819861).
+
+    Args:
+        image: ``(..., y, x)``, real; leading axes are averaged.
+        reference: the same shape.
+        peak: largest possible difference of grey values; default: the reference's range.
+
+    Raises:
+        BadInput: shapes differ, images smaller than 11x11, or a constant reference without peak.
+
+    Example:
+        >>> ssim(np.eye(16), np.eye(16)).__round__(6)
+        1.0
+    """
+    values, wanted, peak = _checked(image, reference, peak)
+    if values.ndim < 2 or min(values.shape[-2:]) <= 2 * REACH:
+        raise BadInput("ssim", values.shape, "must be at least 11x11 pixels")
+    mean, target = _blur(values), _blur(wanted)
+    variance = _blur(values**2) - mean**2 + _blur(wanted**2) - target**2
+    covariance = _blur(values * wanted) - mean * target
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    luminance = (2 * mean * target + c1) / (mean**2 + target**2 + c1)
+    structure = (2 * covariance + c2) / (variance + c2)
+    return float((luminance * structure)[..., REACH:-REACH, REACH:-REACH].mean())
+
+
+def _blur(values: np.ndarray) -> np.ndarray:
+    """Local mean with Gaussian weights along the last two axes."""
+    from scipy.ndimage import correlate1d
+
+    weights = np.exp(-0.5 * (np.arange(-REACH, REACH + 1) / SIGMA) ** 2)
+    weights /= weights.sum()
+    return correlate1d(correlate1d(values, weights, axis=-1), weights, axis=-2)
+
+
+def _checked(
+    image: ArrayLike, reference: ArrayLike, peak: float | int | None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Both images in double precision, and the range of grey values."""
+    values, wanted = np.asarray(image, float), np.asarray(reference, float)
+    if values.shape != wanted.shape:
+        raise BadInput("metrics.image", values.shape, f"must have the shape of the reference, {wanted.shape}")
+    peak = float(np.ptp(wanted)) if peak is None else float(peak)
+    if peak <= 0:
+        raise BadInput("metrics.image.peak", peak, "must be positive: give the range of grey values")
+    return values, wanted, peak

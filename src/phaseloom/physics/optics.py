@@ -1,0 +1,186 @@
+"""Wavelengths, aberrations and apertures of electrons and photons.
+
+The pupil of a probe is ``A(q) exp(-i chi(q))`` with, in Krivanek's notation,
+
+``chi = 2 pi / wavelength * sum_nm  alpha^(n+1) / (n+1) * C_nm cos(m (phi - phi_nm))``,
+
+``alpha`` the angle to the axis in radian, ``phi`` measured from the +x (column) to the +y (row) axis.
+``C10 = -defocus``: a positive defocus is under-focus, the cross-over lies behind the entrance plane
+(doi 10.1016/S0304-3991(99)00013-3).
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from phaseloom.errors import BadInput, nearest
+from phaseloom.physics.fourier import centred, frequencies, to_real
+
+__all__ = ["aberration_phase", "aperture", "coefficients", "electron_wavelength", "interaction"]
+__all__ += ["photon_wavelength", "probe_wave", "to_cartesian", "to_polar"]
+
+HC = 12398.419843320025
+"""Planck's constant times the speed of light, eV angstrom (CODATA 2018)."""
+
+ELECTRON_REST_ENERGY = 510998.95
+"""eV (CODATA 2018)."""
+
+_ORDERS = [(1, 0), (1, 2), (2, 1), (2, 3), (3, 0), (3, 2), (3, 4), (4, 1), (4, 3), (4, 5)]
+_ORDERS += [(5, 0), (5, 2), (5, 4), (5, 6)]
+_POLAR = {f"C{n}{m}": (n, m) for n, m in _ORDERS}
+_ALIASES = {"Cs": "C30", "C1": "C10", "C3": "C30", "C5": "C50", "astigmatism": "C12", "coma": "C21"}
+_ALIASES |= {"trefoil": "C23", "quadrafoil": "C34", "A1": "C12", "A2": "C23", "B2": "C21", "A3": "C34"}
+_ALIASES |= {f"{name}_angle": f"phi{key[1:]}" for name, key in list(_ALIASES.items()) if key[2] != "0"}
+_SCALED = {"B2": 3.0}
+
+
+def electron_wavelength(energy: float, /) -> float:
+    """Relativistic wavelength in angstrom of electrons of a kinetic energy in eV.
+
+    Example:
+        >>> round(electron_wavelength(300e3), 6)
+        0.019687
+    """
+    return HC / math.sqrt(energy * (2 * ELECTRON_REST_ENERGY + energy))
+
+
+def photon_wavelength(energy: float, /) -> float:
+    """Wavelength in angstrom of photons of an energy in eV.
+
+    Example:
+        >>> round(photon_wavelength(8.8e3), 4)
+        1.4089
+    """
+    return HC / energy
+
+
+def interaction(energy: float, /) -> float:
+    """Phase in radian per volt and angstrom of projected potential, for electrons of ``energy`` eV.
+
+    Example:
+        >>> round(interaction(80e3) * 1e3, 4)
+        1.0088
+    """
+    rest = ELECTRON_REST_ENERGY
+    return 2 * math.pi / (electron_wavelength(energy) * energy) * (rest + energy) / (2 * rest + energy)
+
+
+def coefficients(named: Mapping[str, float], /) -> dict[str, float]:
+    """Aberrations in polar Krivanek form ``C10, C12, phi12 ...`` from any of the common spellings.
+
+    Understands ``defocus`` (= -C10), ``Cs``, ``astigmatism``, ``coma``, ``trefoil``, ``A1 B2 A2 A3``
+    (Haider: B2 = C21 / 3) with ``..._angle``, and the cartesian ``C12a, C12b``. Lengths in angstrom,
+    angles in radian.
+
+    Raises:
+        BadInput: a name that means no aberration.
+
+    Example:
+        >>> coefficients({"defocus": 100.0, "Cs": 1e4})
+        {'C10': -100.0, 'C30': 10000.0}
+    """
+    polar: dict[str, float] = {}
+    cartesian: dict[str, float] = {}
+    known = [*_POLAR, *_ALIASES, "defocus", *(f"phi{k[1:]}" for k in _POLAR)]
+    for name, value in named.items():
+        key = _ALIASES.get(name, name)
+        if name == "defocus":
+            polar["C10"] = -value
+        elif key in _POLAR or (key.startswith("phi") and f"C{key[3:]}" in _POLAR):
+            polar[key] = value * _SCALED.get(name, 1.0)
+        elif key[:-1] in _POLAR and key[-1] in "ab":
+            cartesian[key] = value
+        else:
+            raise BadInput("aberrations", name, f"is not an aberration: {nearest(name, known)}")
+    return polar | to_polar(cartesian)
+
+
+def to_cartesian(polar: Mapping[str, float], /) -> dict[str, float]:
+    """``C12, phi12`` as ``C12a = C12 cos(2 phi12)``, ``C12b = C12 sin(2 phi12)``; round ones stay."""
+    out: dict[str, float] = {}
+    for key, (_, m) in _POLAR.items():
+        if key in polar and m == 0:
+            out[key] = polar[key]
+        elif key in polar:
+            angle = m * polar.get(f"phi{key[1:]}", 0.0)
+            out[key + "a"], out[key + "b"] = polar[key] * math.cos(angle), polar[key] * math.sin(angle)
+    return out
+
+
+def to_polar(cartesian: Mapping[str, float], /) -> dict[str, float]:
+    """Inverse of `to_cartesian`; magnitudes come out positive."""
+    out: dict[str, float] = {}
+    for key, (_, m) in _POLAR.items():
+        if key in cartesian:
+            out[key] = cartesian[key]
+        a, b = cartesian.get(key + "a"), cartesian.get(key + "b")
+        if a is not None or b is not None:
+            out[key] = math.hypot(a or 0.0, b or 0.0)
+            out[f"phi{key[1:]}"] = math.atan2(b or 0.0, a or 0.0) / m
+    return out
+
+
+def aberration_phase(
+    y: Float[Tensor, "*y"], x: Float[Tensor, "*x"], /, wavelength: float, polar: Mapping[str, float | Tensor]
+) -> Tensor:
+    """``chi`` in radian at frequencies ``(y, x)`` in cycles per angstrom, for polar coefficients.
+
+    Coefficients may be tensors; the result is differentiable in them.
+    """
+    alpha = wavelength * torch.sqrt(y**2 + x**2)
+    phi = torch.atan2(y.expand_as(alpha), x.expand_as(alpha))
+    chi = torch.zeros_like(alpha)
+    for key, (n, m) in _POLAR.items():
+        if key in polar:
+            angle = polar.get(f"phi{key[1:]}", 0.0)
+            azimuth = torch.cos(m * (phi - angle)) if m else 1.0
+            chi = chi + polar[key] * azimuth * alpha ** (n + 1) / (n + 1)
+    return chi * (2 * math.pi / wavelength)
+
+
+def aperture(
+    y: Float[Tensor, "*y"], x: Float[Tensor, "*x"], /, wavelength: float, semiangle: float, *, soft: bool = False
+) -> Tensor:
+    """Disk of a convergence semiangle (radian): 1 inside; ``soft`` spreads the edge over one pixel."""
+    alpha = wavelength * torch.sqrt(y**2 + x**2)
+    if not soft:
+        return (alpha <= semiangle).to(alpha.dtype)
+    step = wavelength * max(float(y.abs()[y != 0].min()), float(x.abs()[x != 0].min()))
+    return torch.clamp((semiangle - alpha) / step + 0.5, 0, 1)
+
+
+def probe_wave(
+    shape: tuple[int, int],
+    pixel: tuple[float, float],
+    /,
+    *,
+    wavelength: float,
+    semiangle: float,
+    aberrations: Mapping[str, float] | None = None,
+    soft: bool = False,
+    dtype: torch.dtype = torch.complex64,
+) -> Complex[Tensor, "y x"]:
+    """A converging probe in the middle of its window, of unit power.
+
+    Args:
+        shape: window (y, x).
+        pixel: angstrom (y, x).
+        wavelength: angstrom.
+        semiangle: aperture, radian.
+        aberrations: any names that `coefficients` understands, angstrom and radian.
+        soft: spread the aperture's edge over one pixel.
+        dtype: complex64 or complex128.
+
+    Example:
+        >>> p = probe_wave((32, 32), (0.3, 0.3), wavelength=0.0418, semiangle=0.025)
+        >>> round(p.abs().square().sum().item(), 5), p.abs().argmax().item() == 16 * 32 + 16
+        (1.0, True)
+    """
+    y, x = frequencies(shape, pixel, like=torch.zeros(1, dtype=torch.float64))
+    chi = aberration_phase(y, x, wavelength, coefficients(aberrations or {}))
+    disk = aperture(y, x, wavelength, semiangle, soft=soft)
+    wave = centred(to_real(torch.polar(disk, -chi)))
+    return (wave / wave.abs().square().sum().sqrt()).to(dtype)

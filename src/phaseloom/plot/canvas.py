@@ -1,0 +1,238 @@
+"""Pages, images with scale bars, colours of complex waves: what every figure is drawn with."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phaseloom.units import LENGTH, Dimension
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+
+__all__ = [
+    "colour_bar",
+    "colour_wheel",
+    "frame",
+    "image",
+    "limits",
+    "note",
+    "page",
+    "round_length",
+    "save",
+    "show_length",
+    "unit_of",
+    "wave_colours",
+]
+
+SMALL, NORMAL = 8, 9.5
+"""Font sizes, points."""
+
+OUTSIDE = "0.9"
+"""Grey of pixels that hold no value."""
+
+OKLAB_TO_CONES = ((1, 0.3963377774, 0.2158037573), (1, -0.1055613458, -0.0638541728))
+OKLAB_TO_CONES += ((1, -0.0894841775, -1.2914855480),)
+CONES_TO_RGB = ((4.0767416621, -3.3077115913, 0.2309699292), (-1.2684380046, 2.6097574011, -0.3413193965))
+CONES_TO_RGB += ((-0.0041960863, -0.7034186147, 1.7076147010),)
+"""Definition of the Oklab colour space, in which equal steps look equal (B. Ottosson, 2020)."""
+
+
+def page(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches that belongs to no window and no global list."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path, dpi: float = 130) -> None:
+    """Write a figure whole: under a temporary name first, then renamed, so no reader sees half of it.
+
+    The file's ending says the format (png, pdf, svg).
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(page(1, 1), Path(folder, "empty.png"))
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['empty.png']
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=".", dir=path.parent)
+    os.close(handle)
+    try:
+        figure.savefig(name, dpi=dpi)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def image(
+    axes: Axes,
+    values: np.ndarray,
+    /,
+    *,
+    pixel: tuple[float, float],
+    title: str = "",
+    dimension: Dimension | None = LENGTH,
+    **look: Any,
+) -> Any:
+    """Draw values (y, x) or colours (y, x, rgb) to scale, with a scale bar in the pixel's dimension."""
+    import matplotlib
+
+    rows, columns = values.shape[:2]
+    extent = (0, columns * pixel[1], rows * pixel[0], 0)
+    if values.ndim == 2:
+        look["cmap"] = matplotlib.colormaps[look.get("cmap", "gray")].with_extremes(bad=OUTSIDE)
+    drawn = axes.imshow(values, extent=extent, aspect="equal", **look)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=NORMAL)
+    axes.spines[:].set_visible(False)
+    if dimension is not None:
+        scale_bar(axes, dimension)
+    return drawn
+
+
+def round_length(extent: float, /) -> float:
+    """The largest of 1, 2 or 5 times a power of ten that is at most three tenths of an extent.
+
+    Example:
+        >>> round_length(100.0), round_length(0.08)
+        (20.0, 0.02)
+    """
+    most = 0.3 * extent * (1 + 1e-9)
+    power = math.floor(math.log10(most))
+    digit = max(d for d in (1, 2, 5) if d * 10.0**power <= most)
+    return float(f"{digit}e{power}")
+
+
+def scale_bar(axes: Axes, dimension: Dimension, /) -> None:
+    """A bar of round length with its length above it, legible on any grey."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    left, right, bottom, top = axes.images[0].get_extent()
+    length = round_length(right - left)
+    place = (left + 0.05 * (right - left), bottom + 0.06 * (top - bottom))
+    outline: list[Any] = [withStroke(linewidth=1.5, foreground="black")]
+    height = 0.018 * (top - bottom)
+    axes.add_patch(
+        Rectangle(place, length, height, facecolor="white", edgecolor="black", linewidth=0.5, gid="scale bar")
+    )
+    text = axes.annotate(
+        show_length(length, dimension),
+        (place[0], place[1] + height),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="left",
+        va="bottom",
+        color="white",
+        fontsize=SMALL,
+    )
+    text.set_path_effects(outline)
+
+
+def show_length(value: float, dimension: Dimension = LENGTH, /, digits: int = 3) -> str:
+    """A length or angle in its handiest unit, in print: 5 Å, 1 nm, 20 mrad.
+
+    Example:
+        >>> show_length(5.0), show_length(1234.5)
+        ('5 Å', '123 nm')
+    """
+    number, _, unit = dimension.show(value).partition(" ")
+    unit = {"A": "Å", "": dimension.scale[0][0].replace("A", "Å")}.get(unit, unit)
+    return f"{float(number):.{digits}g} {unit}"
+
+
+def unit_of(extent: float, dimension: Dimension = LENGTH, /) -> tuple[str, float]:
+    """Name and size of the unit in which axes over an extent are labelled.
+
+    Example:
+        >>> unit_of(250.0)
+        ('nm', 10.0)
+    """
+    unit = dimension.show(extent or 1.0).split(" ")[-1]
+    return unit.replace("A", "Å"), dict(dimension.scale)[unit]
+
+
+def limits(values: np.ndarray, /, percent: float = 0.5) -> tuple[float, float]:
+    """Range of all but the lowest and highest percent; NaN is left out, a constant gets a width.
+
+    Example:
+        >>> limits(np.array([1.0, np.nan, 1.0]))
+        (0.5, 1.5)
+    """
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, [percent, 100 - percent]) if finite.size else (0.0, 1.0)
+    if high - low < 1e-6 * max(abs(high), 1e-30):
+        low, high = low - 0.5, high + 0.5
+    return float(low), float(high)
+
+
+def colour_bar(axes: Axes, drawn: Any, label: str, /) -> None:
+    """A colour bar as high as its image."""
+    beside = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
+    bar = axes.figure.colorbar(drawn, cax=beside)
+    bar.set_label(label, fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.outline.set_visible(False)  # type: ignore[union-attr]
+
+
+def wave_colours(wave: np.ndarray, /) -> np.ndarray:
+    """Colours (y, x, rgb) of a complex wave: hue is phase, brightness amplitude (1 at its 99.9th percentile).
+
+    Hues lie on a circle of the Oklab space, so that no phase looks brighter than another.
+
+    Example:
+        >>> wave_colours(np.array([[0, 1, -1]])).round(1).tolist()
+        [[[0.0, 0.0, 0.0], [1.0, 0.5, 0.7], [0.0, 0.8, 0.7]]]
+    """
+    amplitude = np.abs(wave)
+    amplitude = np.clip(amplitude / max(np.percentile(amplitude, 99.9), 1e-30), 0, 1)
+    tint = 0.14 * np.exp(1j * np.angle(wave))
+    lab = amplitude[..., None] * np.stack([np.full(wave.shape, 0.75), tint.real, tint.imag], -1)
+    linear = ((lab @ np.transpose(OKLAB_TO_CONES)) ** 3 @ np.transpose(CONES_TO_RGB)).clip(0, 1)
+    return np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).clip(0, 1)
+
+
+def colour_wheel(axes: Axes, /) -> None:
+    """The key to `wave_colours` in the upper right corner: phase 0 to the right, a quarter turn up."""
+    y, x = np.mgrid[1:-1:101j, -1:1:101j]
+    disk = np.hypot(y, x) <= 1
+    colours = np.concatenate([wave_colours((x + 1j * y) * disk), disk[..., None]], -1)
+    key = axes.inset_axes((0.72, 0.77, 0.2, 0.2))
+    key.imshow(colours, extent=(-1, 1, -1, 1))
+    key.axis("off")
+    style = {"color": "white", "fontsize": SMALL - 1, "va": "center"}
+    key.text(-1.1, 0, "π", ha="right", **style)
+    key.text(1.1, 0, "0", ha="left", **style)
+
+
+def frame(axes: Axes, /, *, title: str, x: str, y: str) -> None:
+    """Title, labels and light lines of a diagram."""
+    axes.set_title(title, fontsize=NORMAL)
+    axes.set_xlabel(x, fontsize=SMALL)
+    axes.set_ylabel(y, fontsize=SMALL)
+    axes.tick_params(labelsize=SMALL)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def note(panel: FigureBase, text: str, /) -> None:
+    """An empty panel that says why it is empty."""
+    axes = panel.subplots()
+    axes.axis("off")
+    axes.text(
+        0.5, 0.5, text, ha="center", va="center", color="0.5", fontsize=NORMAL, transform=axes.transAxes
+    )

@@ -1,0 +1,23 @@
+"""What is imposed on a part after a step: each a function of a tensor, applied by the loop.
+
+A new one is one function here and its name in ``__all__``.
+"""
+
+import torch
+from jaxtyping import Complex
+from torch import Tensor
+
+from phaseloom.physics.modes import orthogonalise
+
+__all__ = ["bounded", "orthogonal"]
+
+
+def orthogonal(probe: Complex[Tensor, "mode y x"], /) -> Complex[Tensor, "mode y x"]:
+    """Modes made orthogonal, strongest first; every pattern stays as it is."""
+    return orthogonalise(probe)
+
+
+def bounded(wave: Complex[Tensor, "slice y x"], /, *, most: float = 1.0) -> Complex[Tensor, "slice y x"]:
+    """Transmission whose modulus exceeds ``most`` brought back to it: matter does not amplify."""
+    modulus = wave.abs().clamp(min=1e-12)
+    return wave * torch.clamp(most / modulus, max=1.0)

@@ -1,0 +1,161 @@
+"""Plain arrays become scans when the user says how they were taken."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from phaseloom.data import formats
+from phaseloom.data.formats import hdf5, npy, npz, raw
+from phaseloom.data.scan import wavelength_of
+
+COUNTS = np.random.default_rng(1).poisson(3.0, (2, 3, 4, 6)).astype(np.uint16)
+KNOBS = {"energy": 80e3, "angle": 1e-3, "step": (0.4, 0.5)}
+
+
+def every_format(folder: Path):
+    np.save(folder / "a.npy", COUNTS)
+    np.savez(folder / "a.npz", data=COUNTS)
+    COUNTS.tofile(folder / "a.raw")
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["scan/frames"] = COUNTS
+    return {
+        "npy": npy.read(folder / "a.npy", **KNOBS),
+        "npz": npz.read(folder / "a.npz", **KNOBS),
+        "raw": raw.read(folder / "a.raw", **KNOBS, shape=COUNTS.shape, dtype="uint16"),
+        "hdf5": hdf5.read(folder / "a.h5", **KNOBS),
+    }
+
+
+def test_all_formats_read_the_same_raster(tmp_path: Path) -> None:
+    for name, scan in every_format(tmp_path).items():
+        np.testing.assert_array_equal(scan.counts[np.arange(6)], COUNTS.reshape(6, 4, 6), err_msg=name)
+        np.testing.assert_allclose(scan.positions[[1, 3]], [[0, 0.5], [0.4, 0]])
+        assert (scan.grid, scan.oriented, scan.counts.dtype) == ((2, 3), False, np.uint16)
+        assert isinstance(scan.counts, np.ndarray) is (name == "npz")
+        assert scan.geometry.wavelength == pytest.approx(0.0417572, rel=1e-5)
+        assert scan.select(np.array([4, 1])).counts[np.array([0])].tolist() == [COUNTS[1, 1].tolist()]
+
+
+def test_electrons_are_relativistic_and_photons_are_not() -> None:
+    assert wavelength_of(300e3, "electron") == pytest.approx(0.01968749, rel=1e-6)
+    assert wavelength_of(12398.42, "photon") == pytest.approx(1.0, rel=1e-6)
+
+
+def test_the_sampling_can_be_said_in_three_ways(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((1, 8, 8)))
+    ways = [
+        {"angle": 2e-3},
+        {"pixel": wavelength_of(80e3, "electron") / (8 * 2e-3)},
+        {"distance": 1e10, "detector_pixel": 2e7},
+    ]
+    for way in ways:
+        scan = npy.read(tmp_path / "a.npy", energy=80e3, step=1.0, grid=(1, 1), **way)
+        assert scan.geometry.angle == pytest.approx((2e-3, 2e-3))
+
+
+def test_a_hologram_has_a_focus(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((1, 8, 8)))
+    knobs = {
+        "distance": "1 m",
+        "detector_pixel": "50 um",
+        "focus": "1 mm",
+        "beam": "photon",
+        "energy": "9 keV",
+    }
+    scan = formats.read(tmp_path / "a.npy", knobs={**knobs, "step": "1 um", "grid": [1, 1]})
+    assert scan.geometry.pixel[0] == pytest.approx(5e5 / 1001)
+
+
+def test_positions_come_from_tables_in_many_units(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((2, 8, 8)))
+    (tmp_path / "p.csv").write_text("# row, column\n0, 1\n2.5, 3\n")
+    np.save(tmp_path / "p.npy", np.array([[0, 1], [2.5, 3]]))
+    for name in ("p.csv", "p.npy"):
+        scan = npy.read(tmp_path / "a.npy", energy=80e3, angle=1e-3, positions=name, positions_unit="nm")
+        assert scan.positions.tolist() == [[0, 10], [25, 30]]
+    scan = npy.read(tmp_path / "a.npy", energy=80e3, pixel=0.2, positions="p.npy", positions_unit="px")
+    np.testing.assert_allclose(scan.positions, [[0, 0.2], [0.5, 0.6]])
+
+
+def test_rotation_turns_rows_towards_columns(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((2, 1, 8, 8)))
+    scan = npy.read(tmp_path / "a.npy", energy=80e3, angle=1e-3, step=1.0, rotation=np.pi / 2)
+    np.testing.assert_allclose(scan.positions[1], [0, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_raw_patterns_may_have_a_header_and_gaps(last: bool, tmp_path: Path) -> None:
+    frames = b"".join(frame.tobytes() + bytes(7) for frame in COUNTS.reshape(6, 4, 6))
+    (tmp_path / "a.raw").write_bytes(bytes(5) + (frames if last else frames[:-7]))
+    scan = raw.read(tmp_path / "a.raw", **KNOBS, shape=COUNTS.shape, dtype="<u2", offset=5, gap=7)
+    np.testing.assert_array_equal(scan.counts[np.arange(6)], COUNTS.reshape(6, 4, 6))
+
+
+def test_raw_patterns_may_be_in_fortran_order(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(COUNTS.tobytes(order="F"))
+    scan = raw.read(tmp_path / "a.raw", **KNOBS, shape=COUNTS.shape, dtype="<u2", order="F")
+    np.testing.assert_array_equal(scan.counts[np.arange(6)], COUNTS.reshape(6, 4, 6))
+
+
+def test_a_simulated_archive_needs_no_knobs(tmp_path: Path) -> None:
+    true, nominal = np.array([[4.5, 5.0], [4.0, 7.2]]), np.array([[4.0, 5.0], [4.0, 7.0]])
+    wavelength = wavelength_of(80e3, "electron")
+    np.savez(
+        tmp_path / "data_XS.npz",
+        **{"meas": np.ones((2, 8, 8), np.float32), "pos_px": true, "pos_nominal_px": nominal},
+        **{"dx": 0.3, "wavelength": wavelength, "kv": 80.0, "C10": -60.0, "conv_angle": 25.0},
+        **{"n_slow": 1, "n_fast": 2},
+    )
+    scan = formats.read(tmp_path / "data_XS.npz")
+    np.testing.assert_allclose(scan.positions, true * 0.3)
+    assert scan.geometry.pixel == pytest.approx((0.3, 0.3))
+    assert (scan.grid, scan.metadata["C10"]) == ((1, 2), "-60.0 A")
+    scan = formats.read(tmp_path / "data_XS.npz", knobs={"positions": "pos_nominal_px"})
+    np.testing.assert_allclose(scan.positions, nominal * 0.3)
+
+
+def test_an_hdf5_file_may_hold_positions_and_mask(tmp_path: Path) -> None:
+    good = np.ones((4, 6), bool)
+    good[0, 0] = False
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["frames"], file["where"], file["good"] = (
+            COUNTS.reshape(6, 4, 6),
+            np.arange(12.0).reshape(6, 2),
+            good,
+        )
+    knobs = {
+        "energy": "80 keV",
+        "angle": "1 mrad",
+        "positions": "where",
+        "positions_unit": "um",
+        "mask": "good",
+    }
+    scan = formats.read(tmp_path / "a.h5", knobs=knobs)
+    assert scan.positions[1].tolist() == [2e4, 3e4]
+    np.testing.assert_array_equal(scan.mask, good)
+
+
+def test_a_sidecar_says_what_an_array_does_not(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", COUNTS)
+    (tmp_path / "a.yaml").write_text("{energy: 80 keV, angle: 1 mrad, step: [0.4 A, 50 pm], beam: electron}")
+    scan = formats.read(tmp_path / "a.npy")
+    np.testing.assert_allclose(scan.positions[-1], [0.4, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "format_"),
+    [
+        ("a.h5", {"entry_1/instrument_1/x": 1}, "cxi"),
+        ("a.h5", {"x": 1}, "hdf5"),
+        ("odd.thing", {"x": 1}, "hdf5"),
+    ],
+)
+def test_hdf5_files_are_told_by_what_is_in_them(
+    name: str, members: dict, format_: str, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / name, "w") as file:
+        for member, value in members.items():
+            file[member] = value
+    assert formats.guess(tmp_path / name) == format_

@@ -1,0 +1,142 @@
+"""The inspection names what is wrong with a scan, and keeps quiet about a good one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from phaseloom.data.inspect import Finding, inspect
+from phaseloom.data.scan import Geometry, Scan4D
+
+N, DX, DIAMETER = 48, 0.5, 8.0
+
+
+def speckled(*, step: float = 2.0, dose: float = 1e5, diameter: float = DIAMETER) -> Scan4D:
+    """An evenly lit disk on a random phase object, measured on an irregular scan with shot noise."""
+    rng = np.random.default_rng(2)
+    y = (np.arange(N) - N // 2) * DX
+    disk = np.hypot(y[:, None], y[None, :]) <= diameter / 2
+    smooth = np.exp(-(np.hypot(y[:, None], y[None, :]) ** 2))
+    patterns = []
+    for _ in range(40):
+        noise = rng.normal(size=(N, N))
+        phase = np.fft.ifft2(np.fft.fft2(noise) * np.fft.fft2(np.fft.ifftshift(smooth))).real
+        wave = disk * np.exp(1j * phase)
+        patterns.append(np.fft.fftshift(abs(np.fft.fft2(wave)) ** 2))
+    counts = rng.poisson(np.stack(patterns) * dose / patterns[0].sum())
+    positions = np.indices((5, 8)).reshape(2, -1).T * step + rng.normal(0, 0.1 * step, (40, 2))
+    wavelength = 0.0417
+    geometry = Geometry(
+        wavelength=wavelength, shape=(N, N), angle=(wavelength / N / DX,) * 2, beam="electron"
+    )
+    return Scan4D(counts=counts, positions=positions, geometry=geometry)
+
+
+GOOD = speckled()
+
+
+def find(scan: Scan4D, name: str) -> Finding:
+    return next(finding for finding in inspect(scan) if finding.name == name)
+
+
+def test_a_good_scan_has_nothing_wrong() -> None:
+    findings = inspect(GOOD)
+    assert {finding.level for finding in findings} == {"good"}
+    assert all((finding.advice == "") == (finding.level == "good") for finding in findings)
+
+
+@pytest.mark.parametrize("diameter", [5.0, 8.0, 11.0])
+def test_the_speckles_tell_the_size_of_the_beam(diameter: float) -> None:
+    text = find(speckled(diameter=diameter), "overlap").value
+    beam = float(text.split("beam ")[1].split()[0])
+    unit = {"A": 1, "nm": 10}[text.rstrip(")").split()[-1]]
+    assert beam * unit == pytest.approx(diameter, rel=0.2)
+
+
+def test_dose_is_counted_by_pattern_and_area() -> None:
+    counts, _, _, _, per_area = find(GOOD, "dose").value.split()[:5]
+    height, width = GOOD.extent
+    assert float(counts) == pytest.approx(1e5, rel=0.01)
+    assert float(per_area) == pytest.approx(float(counts) * 40 / (height * width), rel=0.01)
+    assert find(speckled(dose=20), "dose").level == "warn"
+
+
+def with_counts(change) -> Scan4D:
+    counts = np.array(GOOD.counts)
+    change(counts)
+    return replace(GOOD, counts=counts)
+
+
+def hot(counts: np.ndarray) -> None:
+    counts[:, 5, 5] = 100000
+
+
+def dead(counts: np.ndarray) -> None:
+    counts[:, 22, 26] = 0
+
+
+def saturated(counts: np.ndarray) -> None:
+    np.minimum(counts, 1000, out=counts)
+
+
+def dark(counts: np.ndarray) -> None:
+    counts[:] = 0
+
+
+def flat(counts: np.ndarray) -> None:
+    counts[:] = 50
+
+
+def flickering(counts: np.ndarray) -> None:
+    counts[::2] //= 10
+
+
+@pytest.mark.parametrize(
+    ("scan", "name", "level"),
+    [
+        (with_counts(hot), "hot pixels", "warn"),
+        (with_counts(dead), "dead pixels", "warn"),
+        (with_counts(saturated), "saturated pixels", "warn"),
+        (with_counts(dark), "counts", "bad"),
+        (with_counts(flat), "detector", "warn"),
+        (with_counts(flickering), "dose", "note"),
+        (replace(GOOD, positions=GOOD.positions * 2.5), "overlap", "warn"),
+        (replace(GOOD, positions=GOOD.positions * 10), "overlap", "bad"),
+        (replace(GOOD, positions=np.zeros((40, 2))), "positions", "bad"),
+        (replace(GOOD, positions=np.repeat(GOOD.positions[:20], 2, 0)), "positions", "note"),
+        (replace(GOOD, positions=np.indices((5, 8)).reshape(2, -1).T * 2.0), "raster", "note"),
+        (replace(GOOD, positions=GOOD.positions * 1e7), "extent", "bad"),
+        (replace(GOOD, positions=GOOD.positions * 1e-4), "extent", "bad"),
+        (replace(GOOD, oriented=False), "orientation", "note"),
+        (replace(GOOD, mask=np.arange(N * N).reshape(N, N) % 3 == 0), "masked", "warn"),
+        (replace(GOOD, background=np.full((N, N), 100.0)), "background", "warn"),
+        (speckled(diameter=22.0), "window", "warn"),
+        (replace(GOOD, probe=np.ones((1, N, N), complex)), "window", "bad"),
+        (replace(GOOD, geometry=replace(GOOD.geometry, wavelength=3.0)), "beam", "warn"),
+    ],
+)
+def test_what_is_wrong_is_named_with_advice(scan: Scan4D, name: str, level: str) -> None:
+    finding = find(scan, name)
+    assert finding.level == level
+    assert finding.advice.endswith(".")
+
+
+def test_a_long_flight_needs_a_larger_window() -> None:
+    parallel = Geometry(wavelength=1.0, shape=(N, N), angle=(1e-6, 1e-6), distance=1e9, focus=np.inf)
+    assert find(replace(GOOD, geometry=parallel), "propagation").level == "warn"
+    close = replace(parallel, distance=1e6, angle=(1e-3, 1e-3))
+    assert find(replace(GOOD, geometry=close), "propagation").level == "good"
+
+
+def test_many_patterns_are_read_in_part() -> None:
+    class Counted:
+        shape, dtype, asked = (2000, 4, 4), np.dtype(np.float32), 0
+
+        def __getitem__(self, index: np.ndarray) -> np.ndarray:
+            Counted.asked += len(np.atleast_1d(index))
+            return np.ones((len(index), 4, 4), np.float32)
+
+    geometry = Geometry(wavelength=0.02, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")
+    positions = np.random.default_rng(0).random((2000, 2))
+    inspect(Scan4D(counts=Counted(), positions=positions, geometry=geometry))
+    assert Counted.asked <= 1000
