@@ -71,7 +71,7 @@ class Ptychography(nn.Module):
     def forward(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b y x"]:
         """Expected counts of the patterns of an index, in the detector's own order."""
         place, rest = self.scan(index)
-        wave = self.propagator(self.probe(rest), self.object(place))
+        wave = self.propagator(self.probe(rest), self.object(place), rest)
         return self.detector(wave, index)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Complex
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
 from phaseloom.physics import propagate
+from phaseloom.physics.fourier import ramp
 from phaseloom.physics.scatter import multislice
 
 __all__ = ["exact", "fresnel"]
@@ -15,6 +16,10 @@ __all__ = ["exact", "fresnel"]
 
 class FreeFlight(nn.Module):
     """Multislice through the object, then the far field, or a near field of given distance.
+
+    Windows lie on whole pixels and the probe is moved by the rest. A far field does not see such a
+    move, a near field does: beam and detector stand still while the sample moves, so on the way to a
+    near detector the wave is moved back.
 
     Attributes:
         between: kernel of the flight between slices, zero frequency in the corner.
@@ -30,13 +35,17 @@ class FreeFlight(nn.Module):
         self.register_buffer("onward", onward)
 
     def forward(
-        self, wave: Complex[Tensor, "b mode y x"], slices: Complex[Tensor, "b slice y x"]
+        self,
+        wave: Complex[Tensor, "b mode y x"],
+        slices: Complex[Tensor, "b slice y x"],
+        rest: Float[Tensor, "b 2"],
     ) -> Complex[Tensor, "b mode y x"]:
         """Wave on the detector: corner order in the far field, as seen in the near field."""
         leaving = multislice(wave, slices, self.between)
         if self.onward is None:
             return propagate.far_field(leaving)
-        return propagate.fly(leaving, self.onward)
+        rows, columns = ramp(-rest[:, None], (leaving.shape[-2], leaving.shape[-1]))
+        return propagate.fly(leaving, self.onward * rows * columns)
 
 
 def exact(geometry: Geometry, thickness: float, /) -> FreeFlight:
