@@ -36,9 +36,9 @@ def outcome(slices=3, modes=2, geometry=ELECTRONS, seed=0):
     mode = np.fft.fftshift(np.fft.ifft2(k < 0.2))
     start = draw.uniform(0, 30, (25, 2))
     expected = draw.uniform(0, 20, (4, 17, 22))
-    rows = [{"epoch": e, "loss": 1 / (e + 1), "rates": {}, "seconds": 0.5} for e in range(9)]
+    rows = [{"number": e, "loss": 1 / (e + 1), "rates": {}, "seconds": 0.5} for e in range(9)]
     rows = [
-        row | {"holdout": 0.2 + 0.1 * abs(row["epoch"] - 4) if row["epoch"] % 2 == 0 else None}
+        row | {"holdout": 0.2 + 0.1 * abs(row["number"] - 4) if row["number"] % 2 == 0 else None}
         for row in rows
     ]
     return SimpleNamespace(
@@ -65,7 +65,7 @@ def bare():
     """The least a result can hold."""
     r = outcome(slices=1, modes=1)
     vars(r).update(weights=None, background=None, examples={}, metrics={}, positions=r.positions_start)
-    vars(r).update(history=[{"epoch": 0, "loss": -2.5, "holdout": None, "rates": {}, "seconds": 0.1}])
+    vars(r).update(history=[{"number": 0, "loss": -2.5, "holdout": None, "rates": {}, "seconds": 0.1}])
     del r.provenance
     return r
 

@@ -88,6 +88,7 @@ def fit(
     shape: Callable[[float], float] = constant,
     after: Sequence[Every] = (),
     holdout: Sequence[Any] = (),
+    own: Sequence[str] = (),
     patience: int | None = None,
     clip: float | None = None,
 ) -> Iterator[Epoch]:
@@ -105,6 +106,8 @@ def fit(
         shape: factor on all rates as a function of the share of epochs done.
         after: what happens at the end of epochs (projections).
         holdout: batches that are never learned from.
+        own: names of groups that hold a value for each pattern (a position, say): held-out patterns
+            settle theirs, or their loss would tell of them and not of what they share with the others.
         patience: stop when the hold-out loss has not fallen by 0.1 % for so many epochs.
         clip: largest norm of the gradient.
 
@@ -116,7 +119,8 @@ def fit(
         number = progress.epoch + 1
         safe = _copied(progress.model)
         try:
-            epoch = _one(objective, batches, progress, number, shape((number - 1) / max(epochs - 1, 1)), holdout, clip)
+            factor = shape((number - 1) / max(epochs - 1, 1))
+            epoch = _one(objective, batches, progress, number, factor, (holdout, own), clip)
             for event in after:
                 if event.due(number):
                     event.action()
@@ -131,7 +135,7 @@ def fit(
         progress.epoch = number
         progress.history.append(asdict(epoch))
         _remember_best(progress, epoch)
-        progress.stopped = _verdict(progress, patience)
+        progress.stopped = _verdict(progress, patience, settling=factor <= 2 * shape(1.0))
         done = bool(progress.stopped) or number >= epochs
         if done:
             progress.stopped = progress.stopped or f"all {epochs} epochs done"
@@ -147,7 +151,7 @@ def _one(
     progress: Progress,
     number: int,
     factor: float,
-    holdout: Sequence[Any],
+    held: tuple[Sequence[Any], Sequence[str]],
     clip: float | None,
 ) -> Epoch:
     """One epoch: learn from every batch, then look at the patterns held out."""
@@ -157,12 +161,12 @@ def _one(
     whole = isinstance(progress.optimizer, torch.optim.LBFGS)
     learn = _learn_whole if whole else _learn_batches
     terms, updates, passes = learn(objective, pieces, progress.optimizer, number, clip)
-    held = _held_out(objective, holdout)
+    left = _held_out(objective, *held, progress.optimizer, number)
     return Epoch(
         number=number,
         loss=sum(terms.values()),
         terms=terms,
-        holdout=held,
+        holdout=left,
         rates=rates,
         seconds=time.perf_counter() - began,
         updates=updates,
@@ -229,19 +233,32 @@ def _moves(group: Mapping[str, Any], number: int) -> bool:
     return number >= group["start"] and (group["stop"] is None or number <= group["stop"])
 
 
-def _hold_still(optimizer: torch.optim.Optimizer, number: int) -> None:
+def _hold_still(optimizer: torch.optim.Optimizer, number: int, only: Sequence[str] | None = None) -> None:
+    """Forget the gradients of groups that do not move now, or are not among those named."""
     for group in optimizer.param_groups:
-        if not _moves(group, number):
+        if not _moves(group, number) or (only is not None and group["name"] not in only):
             for parameter in group["params"]:
                 parameter.grad = None
 
 
-@torch.no_grad()
-def _held_out(objective: Objective, holdout: Sequence[Any]) -> float | None:
+def _held_out(
+    objective: Objective, holdout: Sequence[Any], own: Sequence[str], optimizer: torch.optim.Optimizer, number: int
+) -> float | None:
+    """Mean loss of the patterns held out; their own values take a step, nothing that is shared does."""
     if not len(holdout):
         return None
-    total = sum(len(piece) for piece in holdout)
-    return sum(len(piece) / total * float(sum(objective(piece).values())) for piece in holdout)
+    settle = [g for g in optimizer.param_groups if g["name"] in own and _moves(g, number)]
+    total, loss = sum(len(piece) for piece in holdout), 0.0
+    for piece in holdout:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.set_grad_enabled(bool(settle)):
+            value = torch.stack(list(objective(piece).values())).sum()
+        loss += len(piece) / total * float(value.detach())
+        if settle and math.isfinite(float(value.detach())):
+            value.backward()
+            _hold_still(optimizer, number, own)
+            optimizer.step()
+    return loss
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:
@@ -255,21 +272,20 @@ def _remember_best(progress: Progress, epoch: Epoch) -> None:
         progress.best = (epoch.number, epoch.holdout, _copied(progress.model))
 
 
-def _verdict(progress: Progress, patience: int | None) -> str:
-    """Why to stop now, or an empty string."""
-    if patience is None or progress.best is None:
+def _verdict(progress: Progress, patience: int | None, *, settling: bool) -> str:
+    """Why to stop now, or an empty string.
+
+    A plateau is no end while rates are still to fall; a hold-out loss that stays 2 % above its best is.
+    """
+    held = [event["holdout"] for event in progress.history if event["holdout"] is not None]
+    if patience is None or progress.best is None or len(held) <= patience:
         return ""
-    values = [h["holdout"] for h in progress.history]
-    mark, at = math.inf, 0
-    for place, value in enumerate(values):
-        if value is not None and value < mark * 0.999:
-            mark, at = value, place
-    if len(values) - 1 - at < patience:
-        return ""
-    number = progress.history[at]["number"]
-    if values[-1] > 1.01 * progress.best[1]:
+    recent = min(held[-patience:])
+    if recent > 1.02 * progress.best[1]:
         return f"overfitting: the hold-out loss rises since epoch {progress.best[0]}"
-    return f"converged: the hold-out loss has not fallen since epoch {number}"
+    if settling and recent > 0.999 * min(held[:-patience]):
+        return f"converged: the hold-out loss has not fallen for {patience} epochs"
+    return ""
 
 
 def _return_to_best(progress: Progress, epoch: Epoch) -> None:

@@ -13,13 +13,18 @@ class _Gather(torch.autograd.Function):
     """Cut windows; its derivative puts them back."""
 
     @staticmethod
-    def forward(ctx: Any, field: Tensor, corner: Tensor, shape: tuple[int, int]) -> Tensor:
+    def forward(field: Tensor, corner: Tensor, shape: tuple[int, int]) -> Tensor:
         """Copy window by window: on a CPU quicker than an index of every pixel."""
-        ctx.save_for_backward(corner)
-        ctx.shape = (field.shape[-2], field.shape[-1])
         height, width = shape
         places = corner.tolist()
         return torch.stack([field[..., y : y + height, x : x + width] for y, x in places])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, tuple[int, int]], output: Tensor) -> None:
+        """Apart from ``forward``, as `torch.func` wants it."""
+        field, corner, _ = inputs
+        ctx.save_for_backward(corner)
+        ctx.shape = (field.shape[-2], field.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -31,14 +36,20 @@ class _Scatter(torch.autograd.Function):
     """Add windows into a field; its derivative cuts them out."""
 
     @staticmethod
-    def forward(ctx: Any, windows: Tensor, corner: Tensor, shape: tuple[int, int]) -> Tensor:
+    def forward(windows: Tensor, corner: Tensor, shape: tuple[int, int]) -> Tensor:
         """Add window by window, in order, so that the sum is the same every time."""
-        ctx.save_for_backward(corner)
-        height, width = ctx.window = (windows.shape[-2], windows.shape[-1])
+        height, width = windows.shape[-2:]
         field = windows.new_zeros(*windows.shape[1:-2], *shape)
         for window, (y, x) in zip(windows, corner.tolist(), strict=True):
             field[..., y : y + height, x : x + width] += window
         return field
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, tuple[int, int]], output: Tensor) -> None:
+        """Apart from ``forward``, as `torch.func` wants it."""
+        windows, corner, _ = inputs
+        ctx.save_for_backward(corner)
+        ctx.window = (windows.shape[-2], windows.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phaseloom.files import whole
 from phaseloom.units import LENGTH, Dimension
 
 if TYPE_CHECKING:
@@ -66,17 +67,8 @@ def save(figure: Figure, path: str | Path, dpi: float = 130) -> None:
         ...     [path.name for path in Path(folder).iterdir()]
         ['empty.png']
     """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=".", dir=path.parent)
-    os.close(handle)
-    try:
-        figure.savefig(name, dpi=dpi)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with whole(path) as short:
+        figure.savefig(short, dpi=dpi)
 
 
 def image(

@@ -172,8 +172,8 @@ def draw_modes(panel: FigureBase, r: Result) -> None:
 
 def draw_losses(axes: Axes, r: Result) -> None:
     """Curves over epochs."""
-    frame(axes, title="Progress", x="epoch", y="loss")
-    epochs = np.array([row["epoch"] for row in r.history], float)
+    frame(axes, title="Progress", x="number", y="loss")
+    epochs = np.array([row["number"] for row in r.history], float)
     train = _column(r.history, "loss")
     held = _column(r.history, "holdout")
     axes.plot(epochs, train, color="tab:blue", linewidth=1.3, label="training")

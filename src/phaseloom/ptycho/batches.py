@@ -50,13 +50,13 @@ class Shuffled:
         return [torch.as_tensor(piece) for piece in np.array_split(order, pieces)]
 
 
-def random(index: np.ndarray, /, *, size: int | None = None, seed: int = 0) -> Shuffled:
+def random(index: np.ndarray, seed: int = 0, /, *, size: int | None = None) -> Shuffled:
     """Patterns in random batches, new ones every epoch.
 
     Args:
         index: the patterns to use.
-        size: patterns per batch; default: such that an epoch has at least a dozen, between 4 and 64.
         seed: of the order.
+        size: patterns per batch; default: such that an epoch has at least a dozen, between 4 and 64.
 
     Example:
         >>> [len(b) for b in random(np.arange(10), size=5)(1)]

@@ -79,7 +79,8 @@ class Ptychography(nn.Module):
         return {
             "object": list(self.object.parameters()),
             "probe": list(self.probe.parameters()),
-            "positions": [self.scan.offsets, self.scan.affine],
+            "positions": [self.scan.offsets],
+            "affine": [self.scan.affine],
             "weights": [self.detector.weights],
             "background": [self.detector.root],
         }

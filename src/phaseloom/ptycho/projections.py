@@ -1,4 +1,6 @@
-"""What is imposed on a part after a step: each a function of a tensor, applied by the loop.
+"""What is imposed on a part after an epoch: each a function of a tensor, applied by the loop.
+
+The name of its first parameter, ``probe`` or ``object``, says which part it is given.
 
 A new one is one function here and its name in ``__all__``.
 """
@@ -17,7 +19,7 @@ def orthogonal(probe: Complex[Tensor, "mode y x"], /) -> Complex[Tensor, "mode y
     return orthogonalise(probe)
 
 
-def bounded(wave: Complex[Tensor, "slice y x"], /, *, most: float = 1.0) -> Complex[Tensor, "slice y x"]:
+def bounded(object: Complex[Tensor, "slice y x"], /, *, most: float = 1.0) -> Complex[Tensor, "slice y x"]:
     """Transmission whose modulus exceeds ``most`` brought back to it: matter does not amplify."""
-    modulus = wave.abs().clamp(min=1e-12)
-    return wave * torch.clamp(most / modulus, max=1.0)
+    modulus = object.abs().clamp(min=1e-12)
+    return object * torch.clamp(most / modulus, max=1.0)

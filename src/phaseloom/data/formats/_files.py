@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from phaseloom.errors import BadInput
+from phaseloom.files import whole
 
 __all__ = ["BROKEN", "SIGNATURE", "Tree", "checked", "opened", "replacing"]
 
@@ -83,13 +84,8 @@ def replacing(path: str | os.PathLike[str], /) -> Iterator[h5py.File]:
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise BadInput(str(path), None, "cannot be written: name a file in an existing folder")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with h5py.File(part, "w") as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as short, h5py.File(short, "w") as file:
+        yield file
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""Everything a fit needs to go on as if it had never stopped, in one HDF5 file that is never half written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from phaseloom.errors import BadInput
+from phaseloom.files import whole
+from phaseloom.fit.loop import Progress
+
+__all__ = ["load", "save"]
+
+
+def save(progress: Progress, path: Path, /) -> None:
+    """Write model, optimiser, history and best state."""
+    best = progress.best and {"epoch": progress.best[0], "loss": progress.best[1], "state": progress.best[2]}
+    tree = {
+        "model": progress.model.state_dict(),
+        "optimizer": progress.optimizer.state_dict(),
+        "epoch": progress.epoch,
+        "history": progress.history,
+        "stopped": progress.stopped,
+        "best": best or None,
+    }
+    tensors: list[Tensor] = []
+    text = json.dumps(_packed(tree, tensors))
+    with whole(path) as short, h5py.File(short, "w") as file:
+        file.attrs["phaseloom_snapshot"] = 1
+        file["state"] = text
+        for number, tensor in enumerate(tensors):
+            file[f"tensors/{number}"] = tensor.detach().cpu().resolve_conj().numpy()
+
+
+def load(progress: Progress, path: Path, /) -> None:
+    """Bring a freshly built `Progress` to the state of a file.
+
+    Raises:
+        BadInput: no snapshot, or one of another model.
+    """
+    try:
+        with h5py.File(path) as file:
+            text = file["state"].asstr()[()]  # type: ignore[union-attr]
+            count = len(file["tensors"])  # type: ignore[arg-type]
+            tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
+    except (OSError, KeyError) as error:
+        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
+    tree = _unpacked(json.loads(text), tensors)
+    try:
+        progress.model.load_state_dict(tree["model"])
+        progress.optimizer.load_state_dict(tree["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        fix = "belongs to a run with other data or other settings: resume with the run's own run.yaml"
+        raise BadInput("snapshot", str(path), fix) from error
+    progress.epoch, progress.history = tree["epoch"], tree["history"]
+    progress.stopped, best = tree["stopped"], tree["best"]
+    progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
+
+
+def _packed(value: Any, tensors: list[Tensor]) -> Any:
+    """The tree with tensors replaced by their number, keys of any kind kept as pairs."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return {"tensor": len(tensors) - 1}
+    if isinstance(value, dict):
+        return {"pairs": [[key, _packed(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_packed(item, tensors) for item in value]}
+    if isinstance(value, list):
+        return [_packed(item, tensors) for item in value]
+    return value
+
+
+def _unpacked(value: Any, tensors: list[Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "tuple" in value:
+        return tuple(_unpacked(item, tensors) for item in value["tuple"])
+    return {key: _unpacked(item, tensors) for key, item in value["pairs"]}

@@ -1,0 +1,212 @@
+"""The automatic start: which defocus, and which orientation of the detector, explains the data best.
+
+A reconstruction that starts with the wrong curvature of the probe gets stuck, and files rarely say how
+far the object was from the focus. A few cheap epochs on a few neighbouring patterns tell: every
+candidate is tried shortly, the better ones longer.
+
+Of the eight ways to lay a detector against a scan only four can be told apart: turning the scan by
+180 degrees is undone by the conjugate, inverted object and probe, which give the same patterns. The
+sweep therefore never turns by 180 degrees; the sign of the phase follows what the file says.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from phaseloom.data import prepare
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fit import optimizers
+from phaseloom.fit.loop import Progress, fit
+from phaseloom.ptycho import batches, noise, objects, scans
+from phaseloom.ptycho.model import Likelihood, Ptychography
+from phaseloom.spec import Call
+from phaseloom.units import Length
+
+__all__ = ["none", "sweep"]
+
+ORIENTATIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "as given": (),
+    "transposed": (("transpose", {}),),
+    "flipped": (("flip", {"axis": "y"}),),
+    "rotated": (("transpose", {}), ("flip", {"axis": "y"})),
+}
+"""The four orientations that patterns can tell apart, as steps of `phaseloom.data.prepare`."""
+
+CLEARLY = 0.9
+"""A changed orientation is believed when its loss is below this share of the given one's."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a sweep found.
+
+    Attributes:
+        defocus: angstrom, of the best candidate.
+        orientation: a key of `ORIENTATIONS`.
+        loss: of the best candidate after its last rung, 1 being shot noise.
+        margin: loss of the best other candidate in the last rung over ``loss``; 1: undecided.
+        tried: every candidate with its orientation, defocus, epochs and last loss.
+    """
+
+    defocus: float
+    orientation: str
+    loss: float
+    margin: float
+    tried: list[dict[str, Any]]
+
+    def steps(self) -> tuple[Call, ...]:
+        """What has to be done to the scan."""
+        room = "phaseloom.data.prepare"
+        return tuple(Call(room, name, knobs) for name, knobs in ORIENTATIONS[self.orientation])
+
+
+@dataclass
+class _Candidate:
+    orientation: str
+    defocus: float
+    scan: Scan4D
+    build: Callable[[Scan4D, float], Ptychography]
+    progress: Progress | None = None
+    loss: float = math.inf
+
+    def advance(self, epochs: int, seed: int) -> None:
+        """Some more epochs; the optimiser goes on where it was."""
+        if self.progress is None:
+            model = self.build(self.scan, self.defocus)
+            moving = optimizers.groups(model.parts(), {"object": 0.03, "probe": 0.03})
+            self.progress = Progress(model, optimizers.adam(moving))
+        likelihood = Likelihood(self.progress.model, self.scan, noise.amplitude)  # type: ignore[arg-type]
+        order = batches.random(np.arange(len(self.scan)), seed, size=8)
+        for epoch in fit(likelihood, order, self.progress, epochs=self.progress.epoch + epochs):
+            self.loss = epoch.loss if math.isfinite(epoch.loss) else math.inf
+
+
+def none(scan: Scan4D, probe: Call, seed: int = 0, /) -> Start | None:
+    """Start exactly as the parameter file says."""
+    return None
+
+
+def sweep(
+    scan: Scan4D,
+    probe: Call,
+    seed: int = 0,
+    /,
+    *,
+    span: Length | None = None,
+    steps: int = 13,
+    orientations: bool | None = None,
+    patterns: int = 64,
+    rungs: tuple[int, ...] = (3, 6, 12),
+) -> Start | None:
+    """Try defocus values on either side of the probe's own, and orientations, and keep the best.
+
+    Args:
+        scan: the data.
+        probe: call of a first guess with a knob ``defocus``; one without is left alone.
+        seed: of the order of patterns.
+        span: farthest defocus tried, angstrom; default: all that the window can hold when the probe
+            says nothing of its defocus, two depths of focus around it when it does.
+        steps: defocus values.
+        orientations: try the detector transposed and flipped too; default: when the file does not say
+            how it lies.
+        patterns: how many, around the middle of the scan.
+        rungs: epochs after which three quarters of the candidates are given up.
+
+    Returns:
+        What was found; ``None`` where there is nothing to try.
+    """
+    if steps < 1 or patterns < 4:
+        raise BadInput("start: sweep", f"steps {steps}, patterns {patterns}", "needs 1 step and 4 patterns at least")
+    few = _middle(scan, patterns)
+    turn = (not scan.oriented) if orientations is None else orientations
+    ways = list(ORIENTATIONS) if turn else ["as given"]
+    base = float(probe.values.get("defocus", 0.0))
+    values = _defocus_values(scan, probe, base, span, steps)
+    if len(ways) * len(values) == 1:
+        return None
+
+    def build(data: Scan4D, defocus: float) -> Ptychography:
+        knobs = {**probe.values, "modes": 1} | ({"defocus": defocus} if len(values) > 1 else {})
+        room = scans.canvas(data)
+        guess = replace(probe, values=knobs)(data)
+        return Ptychography.of(data, object=objects.pixels(room), probe=guess)
+
+    turned = {way: _turned(few, way) for way in ways}
+    all_ = [_Candidate(way, value, turned[way], build) for way in ways for value in values]
+    return _decide(all_, _race(all_, rungs, seed))
+
+
+def reach(geometry: Geometry, aperture: float, /) -> float:
+    """Largest defocus at which a cone of half-angle ``aperture`` still fits the window, angstrom."""
+    window = min(n * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
+    return window / (2 * math.tan(aperture))
+
+
+def half_angle(scan: Scan4D, /, share: float = 0.95) -> float:
+    """Half-angle in radian of the cone that holds a share of the counts."""
+    mean = np.where(scan.mask, scan.mean_pattern(most=200), 0).clip(min=0)
+    axes = [(np.arange(n) - n // 2) * a for n, a in zip(mean.shape, scan.geometry.angle, strict=True)]
+    radius = np.hypot(axes[0][:, None], axes[1][None])
+    order = np.argsort(radius, axis=None)
+    inside = np.cumsum(mean.flat[order])
+    return float(radius.flat[order][np.searchsorted(inside, share * inside[-1])])
+
+
+def _defocus_values(scan: Scan4D, probe: Call, base: float, span: float | None, steps: int) -> list[float]:
+    from phaseloom.spec import knobs
+
+    movable = "defocus" in knobs(probe.room, probe.name)
+    if scan.geometry.near or not movable or steps == 1:
+        return [base]
+    aperture = probe.values.get("semiangle") or half_angle(scan)
+    farthest = 0.9 * reach(scan.geometry, aperture)
+    depth = scan.geometry.wavelength / aperture**2
+    width = span if span is not None else (farthest if base == 0 else min(farthest, 2 * depth))
+    return [base + float(step) for step in np.linspace(-width, width, steps)]
+
+
+def _middle(scan: Scan4D, count: int) -> Scan4D:
+    """Neighbouring patterns around the middle of the scan."""
+    middle = np.median(scan.positions, axis=0)
+    order = np.argsort(np.linalg.norm(scan.positions - middle, axis=1), kind="stable")
+    few = scan.select(np.sort(order[:count]))
+    return replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
+
+
+def _turned(scan: Scan4D, way: str) -> Scan4D:
+    for name, knobs in ORIENTATIONS[way]:
+        scan = getattr(prepare, name)(scan, **knobs)
+    return scan
+
+
+def _race(all_: Sequence[_Candidate], rungs: tuple[int, ...], seed: int) -> list[_Candidate]:
+    """Successive halving by four; the survivors of the last rung, best first."""
+    left = list(all_)
+    state = torch.random.get_rng_state()
+    for number, epochs in enumerate(rungs):
+        for candidate in left:
+            candidate.advance(epochs, seed)
+        left.sort(key=lambda candidate: candidate.loss)
+        if number < len(rungs) - 1:
+            left = left[: max(3, len(left) // 4)]
+    torch.random.set_rng_state(state)
+    return left
+
+
+def _decide(all_: Sequence[_Candidate], last: list[_Candidate]) -> Start:
+    best = last[0]
+    given = [candidate for candidate in all_ if candidate.orientation == "as given"]
+    own = min(given, key=lambda candidate: candidate.loss)
+    if best.orientation != "as given" and best.loss > CLEARLY * own.loss:
+        best = own
+    others = [candidate.loss for candidate in last if candidate is not best]
+    tried = [
+        {"orientation": c.orientation, "defocus": c.defocus, "epochs": c.progress.epoch if c.progress else 0, "loss": c.loss}
+        for c in all_
+    ]
+    return Start(best.defocus, best.orientation, best.loss, min(others, default=math.inf) / best.loss, tried)

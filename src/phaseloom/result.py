@@ -1,0 +1,238 @@
+"""The outcome of a run: images, history, why it stopped, and all that is needed to repeat it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phaseloom.data.scan import Geometry
+from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.files import whole
+
+__all__ = ["Provenance", "Result"]
+
+_ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
+_JSON = ("history", "metrics", "provenance", "geometry", "start")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a result.
+
+    Attributes:
+        versions: of the package and of what it computes with.
+        seed: of everything that was drawn.
+        data: hash of counts, positions and mask.
+        file: name of the data file.
+        machine: processor architecture and system.
+        finished: date and time, UTC, ISO 8601.
+    """
+
+    versions: Mapping[str, str]
+    seed: int
+    data: str
+    file: str
+    machine: str
+    finished: str
+
+    @classmethod
+    def now(cls, *, seed: int, data: str, file: str) -> Provenance:
+        """The provenance of something finished at this moment."""
+        import datetime
+        import importlib.metadata as meta
+
+        versions = {name: meta.version(name) for name in ("phaseloom", "torch", "numpy", "h5py")}
+        versions["python"] = platform.python_version()
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(versions, seed, data, file, f"{platform.machine()} {platform.system()}", when)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A reconstruction as a value; lengths in angstrom, phases in radian.
+
+    Attributes:
+        object: complex ``(slice, y, x)`` transmission.
+        probe: complex ``(mode, y, x)``, orthogonal, strongest first, in square roots of counts.
+        positions: ``(n, 2)`` refined beam positions (row, column).
+        positions_start: the same as measured.
+        pixel: object pixel (y, x).
+        origin: position (y, x) of the centre of object pixel ``[0, 0]``.
+        coverage: ``(y, x)`` counts of beam that each object pixel saw.
+        geometry: of the data.
+        thickness: distance between slices.
+        weights: ``(n,)`` intensity of each shot, refined.
+        background: ``(y, x)`` counts, centred like the patterns.
+        history: one dict per epoch.
+        stopped: why the run ended.
+        metrics: numbers about the whole data.
+        recipe: text of the parameter file that repeats the run.
+        provenance: see `Provenance`.
+        start: what the automatic start tried and chose.
+        title: for figures.
+        examples: some measured and modelled patterns, for figures.
+    """
+
+    object: np.ndarray
+    probe: np.ndarray
+    positions: np.ndarray
+    positions_start: np.ndarray
+    pixel: tuple[float, float]
+    origin: tuple[float, float]
+    coverage: np.ndarray
+    geometry: Geometry
+    thickness: float = 0.0
+    weights: np.ndarray | None = None
+    background: np.ndarray | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    recipe: str = ""
+    provenance: Provenance | None = None
+    start: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    examples: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def covered(self) -> np.ndarray:
+        """``(y, x)``: where the object was lit well enough to be trusted."""
+        return self.coverage > 0.05 * np.percentile(self.coverage[self.coverage > 0], 90)
+
+    @property
+    def phase(self) -> np.ndarray:
+        """Phase ``(y, x)`` in radian summed over slices; a constant and a ramp are arbitrary."""
+        from phaseloom.metrics.phase import level, summed_phase
+
+        return summed_phase(level(self.object, self.covered.astype(float)))
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the scanned field: where beam centres went."""
+        places = (self.positions - np.array(self.origin)) / np.array(self.pixel)
+        low, high = np.floor(places.min(0)).astype(int), np.ceil(places.max(0)).astype(int) + 1
+        rows, columns = (slice(max(int(a), 0), int(b)) for a, b in zip(low, high, strict=True))
+        return rows, columns
+
+    def save(self, path: Path | str, /) -> None:
+        """Write by ending: ``.h5`` (everything), ``.cxi`` (images for other viewers), ``.tif`` (phase)."""
+        path = Path(path)
+        writers = {".h5": _write_h5, ".hdf5": _write_h5, ".cxi": _write_cxi, ".tif": _write_tiff}
+        writers[".tiff"] = _write_tiff
+        if path.suffix not in writers:
+            raise BadInput("result", path.name, f"has no known ending: use one of {', '.join(writers)}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[path.suffix](self, path)
+
+    @classmethod
+    def load(cls, path: Path | str, /) -> Result:
+        """Read a result written as ``.h5``.
+
+        Raises:
+            BadInput: not a result of ours.
+        """
+        import h5py
+
+        try:
+            with h5py.File(path) as file:
+                return _read(file)
+        except (OSError, KeyError, ValueError) as error:
+            raise BadInput(str(path), None, "is not a Phaseloom result: give a result.h5") from error
+
+
+def is_result(path: Path, /) -> bool:
+    """Whether a file is a result of ours."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return "phaseloom_result" in file.attrs
+    except OSError:
+        return False
+
+
+def _write_h5(result: Result, path: Path) -> None:
+    import h5py
+
+    with whole(path) as short, h5py.File(short, "w") as file:
+        file.attrs["phaseloom_result"] = 1
+        file.attrs["title"], file.attrs["stopped"] = result.title, result.stopped
+        file.attrs["thickness"] = result.thickness
+        file.attrs["pixel"], file.attrs["origin"] = result.pixel, result.origin
+        for name in _ARRAYS:
+            if (array := getattr(result, name)) is not None:
+                compression = "gzip" if array.size > 10_000 else None
+                file.create_dataset(name, data=array, compression=compression)
+        for name, unit in {"positions": "angstrom", "positions_start": "angstrom", "probe": "sqrt(counts)"}.items():
+            file[name].attrs["units"] = unit
+        for name in _JSON:
+            value = getattr(result, name)
+            plain = asdict(value) if hasattr(value, "__dataclass_fields__") else value
+            file[name] = json.dumps(plain, default=_plain)
+        file["recipe"] = result.recipe
+        for name, array in result.examples.items():
+            file.create_dataset(f"examples/{name}", data=array, compression="gzip")
+
+
+def _read(file: Any) -> Result:
+    if "phaseloom_result" not in file.attrs:
+        raise ValueError("not a result")
+    known: dict[str, Any] = {name: file[name][()] if name in file else None for name in _ARRAYS}
+    known |= {name: json.loads(file[name].asstr()[()]) for name in _JSON}
+    shaped = {f.name: known["geometry"][f.name] for f in fields(Geometry)}
+    for name in ("shape", "angle"):
+        shaped[name] = tuple(shaped[name])
+    shaped["basis"] = tuple(tuple(row) for row in shaped["basis"])
+    known["geometry"] = Geometry(**shaped)
+    known["provenance"] = Provenance(**known["provenance"]) if known["provenance"] else None
+    known["pixel"], known["origin"] = (tuple(map(float, file.attrs[name])) for name in ("pixel", "origin"))
+    known |= {name: file.attrs[name] for name in ("title", "stopped")}
+    known["thickness"] = float(file.attrs["thickness"])
+    known["examples"] = {name: item[()] for name, item in file.get("examples", {}).items()}
+    return Result(**known, recipe=file["recipe"].asstr()[()])
+
+
+def _write_cxi(result: Result, path: Path) -> None:
+    """Probe as ``image_1``, object as ``image_2``, metres: the places where ptychodus and CXI viewers look."""
+    import h5py
+
+    with whole(path) as short, h5py.File(short, "w") as file:
+        file["cxi_version"], file["number_of_entries"] = 160, 1
+        entry = file.create_group("entry_1")
+        entry["title"] = result.title or "Phaseloom reconstruction"
+        for number, array in ((1, result.probe), (2, result.object)):
+            image = entry.create_group(f"image_{number}")
+            image.create_dataset("data", data=array, compression="gzip")
+            image["data_type"], image["data_space"] = "electron density", "real"
+            image["image_size"] = np.array([n * p * 1e-10 for n, p in zip(array.shape[-2:], result.pixel, strict=True)])
+            image.create_group("process_1")["command"] = "phaseloom reconstruct"
+        source = entry.create_group("instrument_1/source_1")
+        source["wavelength"] = result.geometry.wavelength * 1e-10
+        source["energy"] = 1.9864458571489289e-25 / (result.geometry.wavelength * 1e-10)
+        sample = np.zeros((len(result.positions), 3))
+        sample -= 1e-10 * result.positions @ np.array(result.geometry.basis).T
+        entry["sample_1/geometry_1/translation"] = sample
+
+
+def _write_tiff(result: Result, path: Path) -> None:
+    """Summed phase as 32-bit float with its pixel size, as ImageJ reads it."""
+    try:
+        import tifffile
+    except ImportError:
+        raise MissingExtra("result: saving a .tif", "tifffile", "formats") from None
+    resolution = tuple(1 / (p * 1e-1) for p in result.pixel[::-1])
+    with whole(path) as short:
+        tifffile.imwrite(
+            short, result.phase.astype(np.float32), imagej=True, resolution=resolution, metadata={"unit": "nm"}
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return list(value) if isinstance(value, tuple | np.ndarray) else dict(value)

@@ -1,0 +1,314 @@
+"""A parameter file is a list of calls: text with units in, typed calls out. The only reflection here.
+
+A node names a function of a room and the values of its keyword-only parameters:
+``probe: {focused: {semiangle: 24.9 mrad, modes: 4}}``, or just ``probe: auto``. Positional-only
+parameters come from the pipeline. So a signature is the schema, the help and the form.
+"""
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticUndefined
+
+from phaseloom.errors import BadInput, nearest
+from phaseloom.units import Dimension
+
+__all__ = ["Call", "Recipe", "call", "knobs", "load_yaml", "names", "part", "to_yaml"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of a room with values for its knobs: ready to be called with pipeline values.
+
+    ``when`` holds ``start``, ``stop`` and ``every`` where the loop decides when to call it.
+    """
+
+    room: str
+    name: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    when: Mapping[str, int] = field(default_factory=dict)
+
+    def __call__(self, *pipeline: Any) -> Any:
+        """Call the function with values from the pipeline."""
+        return _function(self.room, self.name)(*pipeline, **self.values)
+
+    def partial(self) -> Callable[..., Any]:
+        """The function with its knobs set, hashable."""
+        import functools
+
+        return functools.partial(_function(self.room, self.name), **self.values)
+
+    def resolved(self) -> dict[str, Any]:
+        """The node as a file would have it, with every default written out and units restored."""
+        given = {name: knob.default for name, knob in knobs(self.room, self.name).items()} | dict(self.values)
+        kinds = {name: knob.annotation for name, knob in knobs(self.room, self.name).items()}
+        return {self.name: {name: _shown(value, kinds[name]) for name, value in given.items()}} | dict(self.when)
+
+
+def part(room: str, /, default: Any = PydanticUndefined) -> Any:
+    """A field of a recipe that holds a call (or, with a tuple type, several) of a room."""
+    return Field(default=default, json_schema_extra={"room": room}, validate_default=True)
+
+
+def names(room: str, /) -> list[str]:
+    """What can be called in a room."""
+    module = importlib.import_module(room)
+    return [name for name in module.__all__ if _is_knobbed(module, name)]
+
+
+def knobs(room: str, name: str, /) -> dict[str, inspect.Parameter]:
+    """Keyword-only parameters of a function of a room, annotations resolved."""
+    function = _function(room, name)
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters.values()
+    keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in keyword}
+
+
+def call(room: str, node: Any, place: str, /) -> Call:
+    """Read a node; a `Call` passes through.
+
+    Raises:
+        BadInput: no such function, no such knob, a value of the wrong kind, a knob left out.
+
+    Example:
+        >>> call("phaseloom.fit.optimizers", {"adam": {"momentum": 0.8}}, "optimizer").values
+        {'momentum': 0.8}
+    """
+    if isinstance(node, Call):
+        return node
+    node, when = _timed(node, place)
+    name, given = _split(node, place)
+    known = names(room)
+    if name not in known:
+        raise BadInput(place, f"there is no '{name}';", nearest(name, known))
+    wanted = knobs(room, name)
+    for key in given:
+        if key not in wanted:
+            fix = nearest(key, wanted) if wanted else f"{name} takes none"
+            raise BadInput(f"{place}: {name}", f"there is no '{key}';", fix)
+    missing = [key for key, p in wanted.items() if p.default is p.empty and key not in given]
+    if missing:
+        raise BadInput(f"{place}: {name}.{missing[0]}", None, f"is missing: write {missing[0]}: {_hint(wanted[missing[0]])}")
+    values = {key: _checked(wanted[key].annotation, value, f"{place}: {name}.{key}") for key, value in given.items()}
+    return Call(room, name, values, when)
+
+
+class Recipe(BaseModel):
+    """A protocol and the schema of its file in one: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_calls(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise BadInput("parameter file", data, "must hold 'name: value' lines")
+        fields = cls.model_fields
+        for key in data:
+            if key not in fields:
+                raise BadInput("parameter file", f"there is no '{key}';", nearest(key, fields))
+        out = dict(data)
+        for key, info in fields.items():
+            room = isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("room")
+            value = out.get(key, info.default)
+            if room and value is not PydanticUndefined:
+                out[key] = _calls(str(room), value, key, many=typing.get_origin(info.annotation) is tuple)
+        return out
+
+    @classmethod
+    def of(cls, tree: Any, /) -> typing.Self:
+        """A recipe from the tree of a file, with one sentence when something is wrong."""
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as problem:
+            first = problem.errors()[0]
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, BadInput):
+                raise cause from None
+            place = ".".join(str(step) for step in first["loc"]) or "parameter file"
+            raise BadInput(place, None if first["type"] == "missing" else first["input"], _said(first)) from None
+
+    def resolved(self) -> dict[str, Any]:
+        """The tree of a file that repeats this recipe, every default written out."""
+        return {key: _tree(getattr(self, key)) for key in type(self).model_fields}
+
+    def put(self, settings: Mapping[str, Any], /) -> typing.Self:
+        """A recipe with some values changed, addressed as in the file: ``probe.focused.modes``."""
+        tree = self.given()
+        for path, value in settings.items():
+            _put(tree, path.split("."), value, path)
+        return type(self).of(tree)
+
+    def given(self) -> dict[str, Any]:
+        """The tree of what was given, defaults left out."""
+        return {key: _given(getattr(self, key)) for key in self.model_fields_set}
+
+
+def load_yaml(path: Path, /) -> dict[str, Any]:
+    """The tree of a parameter file.
+
+    Raises:
+        BadInput: missing, not text, or not YAML.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(str(path), None, "cannot be read: is the name right?") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" (line {line + 1})"
+        raise BadInput(str(path), None, f"is not YAML{where}: check quotes, colons and indentation") from None
+    if not isinstance(tree, dict):
+        raise BadInput(str(path), tree, "must hold 'name: value' lines")
+    return tree
+
+
+def to_yaml(tree: Any, /) -> str:
+    """A tree as the text of a parameter file."""
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+
+
+def _is_knobbed(module: ModuleType, name: str) -> bool:
+    target = getattr(module, name, None)
+    if target is None and hasattr(module, "__path__"):
+        return True
+    return inspect.isfunction(target) or hasattr(target, "read")
+
+
+def _function(room: str, name: str) -> Callable[..., Any]:
+    """A function of a module, or ``read`` of a module of a package."""
+    module = importlib.import_module(room)
+    target = getattr(module, name, None)
+    if hasattr(module, "__path__") and not inspect.isfunction(target):
+        return importlib.import_module(f"{room}.{name}").read
+    if not inspect.isfunction(target):
+        raise BadInput(room, f"there is no '{name}';", nearest(name, module.__all__))
+    return target
+
+
+def _split(node: Any, place: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(node, str):
+        return node, {}
+    if isinstance(node, Mapping) and len(node) == 1:
+        (name, given), = node.items()
+        if given is None or isinstance(given, Mapping):
+            return str(name), dict(given or {})
+    raise BadInput(place, node, "must be a name, or {name: {setting: value}}")
+
+
+def _timed(node: Any, place: str) -> tuple[Any, dict[str, int]]:
+    """Part the times of a node, ``{orthogonal: {}, start: 5, every: 10}``, from its call."""
+    if not isinstance(node, Mapping) or len(node) < 2:
+        return node, {}
+    when = {key: node[key] for key in ("start", "stop", "every") if key in node}
+    for key, value in when.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadInput(f"{place}.{key}", value, "must be a whole number of epochs from 1 up")
+    return {key: value for key, value in node.items() if key not in when}, when
+
+
+def _calls(room: str, value: Any, place: str, *, many: bool) -> Any:
+    if not many:
+        return value if value is None else call(room, value, place)
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple(call(room, item, f"{place}[{number}]") for number, item in enumerate(items))
+
+
+def _checked(kind: Any, value: Any, place: str) -> Any:
+    try:
+        return TypeAdapter(kind, config=ConfigDict(strict=False)).validate_python(value)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        fix = cause.fix if isinstance(cause, BadInput) else _said(first)
+        raise BadInput(place, value, fix) from None
+
+
+def _said(error: Any) -> str:
+    """Pydantic's finding as the end of a sentence of ours."""
+    kind, message = error["type"], str(error["msg"])
+    text = message[0].lower() + message[1:]
+    if kind == "missing":
+        return "is missing"
+    text = text.removeprefix("value error, ").replace("input should be", "should be")
+    return f"cannot be used: it {text}" if text.startswith("should") else f"cannot be used: {text}"
+
+
+def _hint(parameter: inspect.Parameter) -> str:
+    for extra in getattr(parameter.annotation, "__metadata__", ()):
+        if isinstance(extra, Dimension):
+            return f"a number and one of {', '.join(dict(extra.scale))}"
+    return getattr(parameter.annotation, "__name__", str(parameter.annotation))
+
+
+def _dimension(kind: Any) -> Dimension | None:
+    """The dimension of an annotated type, also inside a union or a tuple."""
+    if typing.get_origin(kind) is Annotated:
+        return next((extra for extra in kind.__metadata__ if isinstance(extra, Dimension)), None)
+    return next((found for inner in typing.get_args(kind) if (found := _dimension(inner))), None)
+
+
+def _shown(value: Any, kind: Any) -> Any:
+    dimension = _dimension(kind)
+    if isinstance(value, tuple | list):
+        return [_shown(item, kind) for item in value]
+    if dimension and isinstance(value, float | int) and not isinstance(value, bool):
+        return _exact(value, dimension)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _exact(value: float, dimension: Dimension) -> Any:
+    """Text that reads back as the very same number."""
+    short = dimension.show(value)
+    if value == 0 or dimension.parse(short) == value:
+        return 0 if value == 0 else short
+    return f"{value!r} {dimension.scale[0][0]}"
+
+
+def _tree(value: Any) -> Any:
+    if isinstance(value, Call):
+        return value.resolved()
+    if isinstance(value, tuple):
+        return [_tree(item) for item in value]
+    if isinstance(value, BaseModel):
+        return {key: _tree(getattr(value, key)) for key in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {key: _tree(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, Call):
+        kinds = {name: knob.annotation for name, knob in knobs(value.room, value.name).items()}
+        return {value.name: {key: _shown(item, kinds[key]) for key, item in value.values.items()}} | dict(value.when)
+    if isinstance(value, tuple):
+        return [_given(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _given(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any, whole: str) -> None:
+    """Set a value; a name on the way that stood as plain text becomes a node, another call replaces."""
+    *way, last = path
+    for depth, step in enumerate(way):
+        inner = tree.get(step)
+        if isinstance(inner, str):
+            inner = {inner: {}}
+        if not isinstance(inner, dict):
+            inner = {}
+        if depth == 0 and len(path) > 2 and way[1:2] and list(inner) != [way[1]] and step not in ("rates", "stop"):
+            inner = {}
+        tree[step] = inner
+        tree = inner
+    tree[last] = value
+
