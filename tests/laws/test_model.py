@@ -174,6 +174,20 @@ class TestPositions:
         assert not torch.equal(refined.scan(all_of(refined))[0], experiment(scan).scan(all_of(refined))[0])
         same(patterns(refined), patterns(started))
 
+    @pytest.mark.parametrize("geometry", [far, near])
+    def test_no_pattern_jumps_where_the_window_does(self, geometry):
+        """Half a pixel rounds either way; a beam that fits its window must not notice."""
+        places = [[0.0, 0.0], [2.499999, 1.3], [2.500001, 1.3], [2.3, 3.499999], [2.3, 3.500001], [6.0, 6.0]]
+        r = torch.arange(24, dtype=torch.float64) - 12
+        beam = torch.exp(-(r[:, None] ** 2 + r**2) / 8)[None] + 0j
+        model = experiment(scanned((24, 24), geometry=geometry, places=places), probe=beam, thickness=1.0)
+        corner, _ = model.scan(all_of(model))
+        assert (corner[1] != corner[2]).any()
+        assert (corner[3] != corner[4]).any()
+        seen = patterns(model)
+        same(seen[1], seen[2], tolerance=1e-3)
+        same(seen[3], seen[4], tolerance=1e-3)
+
     def test_the_rest_is_at_most_half_a_pixel(self):
         _, rest = experiment(scanned()).scan(torch.arange(4))
         assert rest.abs().max() <= 0.5
@@ -186,6 +200,15 @@ class TestPositions:
             shifted.scan.offsets += mapped.scan.refined() - mapped.scan.start
         assert shifted.scan.offsets.abs().max() > 0.5
         same(patterns(mapped), patterns(shifted))
+
+    def test_an_affine_map_is_told_in_pixels_of_the_farthest_position(self):
+        """Row first: ``[0, 1]`` moves rows by how far a position lies along columns."""
+        model = experiment(scanned())
+        with torch.no_grad():
+            model.scan.affine[0, 1] += 0.8
+            step = model.scan.refined() - model.scan.start
+        arm = model.scan.start - model.scan.start.mean(0)
+        same(step, torch.stack([0.8 * arm[:, 1] / arm.abs().max(), 0 * arm[:, 0]], 1))
 
     def test_an_affine_map_leaves_the_middle_of_the_scan(self):
         model = experiment(scanned())
@@ -259,7 +282,8 @@ class TestNearField:
     def test_a_flat_object_shows_the_flown_probe(self):
         from phaseloom.physics.propagate import fly
 
-        scan = scanned((7, 8), geometry=near, places=np.round(PLACES))
+        """At any real position: detector and beam stand still while the sample moves."""
+        scan = scanned((7, 8), geometry=near)
         flat = torch.ones(1, *scans.canvas(scan, border=3).shape, dtype=torch.complex128)
         model = experiment(scan, object_=flat, modes=1)
         geometry = scan.geometry

@@ -16,14 +16,11 @@ from phaseloom.physics.optics import electron_wavelength, interaction, probe_wav
 from phaseloom.physics.propagate import fly, fresnel
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", FutureWarning)
     abtem = pytest.importorskip("abtem")
     from abtem.core.energy import energy2sigma, energy2wavelength
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:(abtem|dask|numba).*"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:(abtem|dask|numba).*"),
-]
 
 ENERGY, SEMIANGLE = 80e3, 25.3
 ABERRATIONS = {

@@ -172,7 +172,7 @@ def draw_modes(panel: FigureBase, r: Result) -> None:
 
 def draw_losses(axes: Axes, r: Result) -> None:
     """Curves over epochs."""
-    frame(axes, title="Progress", x="number", y="loss")
+    frame(axes, title="Progress", x="epoch", y="loss")
     epochs = np.array([row["number"] for row in r.history], float)
     train = _column(r.history, "loss")
     held = _column(r.history, "holdout")

@@ -50,10 +50,14 @@ class Reconstruct(Recipe):
         file: the measured patterns.
         read: format and what the file does not say; default: found out.
         prepare: transforms of the scan, in order.
-        object, probe, propagator, noise: parts of the model.
+        object: the grid that the phase is found on: slices, and what is free in them.
+        probe: the first guess of the illumination.
+        propagator: how waves fly, exact or paraxial.
+        noise: how counts are compared with the model.
         start: how the first guess is settled.
         rates: of the parts, relative to their natural size; 0 freezes. See ``RATES``.
-        optimizer, shape: how steps are made, and how rates change over the run.
+        optimizer: how steps are made.
+        shape: how rates change over the run.
         projections: what is imposed after epochs.
         batch: how patterns are grouped.
         epochs: at most.
@@ -277,13 +281,13 @@ class Job:
         moved = moved - moved.mean(0)
         history = self.progress.history
         numbers = {
-            "loss (1 = shot noise)": history[-1]["loss"] if history else math.nan,
-            "amplitude error per pixel": left["amplitude"],
-            "Poisson deviance per lit pixel": left["poisson"],
-            "positions moved, rms angstrom": float(np.sqrt((moved**2).sum(1).mean())),
+            "loss": history[-1]["loss"] if history else math.nan,
+            "amplitude error": left["amplitude"],
+            "Poisson deviance": left["poisson"],
+            "move rms (A)": float(np.sqrt((moved**2).sum(1).mean())),
         }
         if history and history[-1]["holdout"] is not None:
-            numbers["hold-out loss"] = history[-1]["holdout"]
+            numbers["hold-out"] = history[-1]["holdout"]
         return numbers
 
     @torch.no_grad()

@@ -1,0 +1,228 @@
+"""The command line: one verb for each recipe, and verbs that look. Everything heavy is imported late."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from phaseloom.errors import BadInput
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="phaseloom",
+    help="From diffraction patterns to phase images. Start with `phaseloom look FILE`, then `phaseloom reconstruct FILE`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DataFile = Annotated[Path, typer.Argument(help="data file: .cxi, .h5, .npz, .npy, .raw; or a run.yaml; or a result.h5")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="PATH=VALUE", help="change a setting, e.g. probe.focused.defocus='9 nm'"),
+]
+
+
+@app.command()
+def look(
+    file: DataFile,
+    settings: Set = None,
+    picture: Annotated[Path | None, typer.Option(help="where to write the picture; default: FILE.png here")] = None,
+) -> None:
+    """Say what is in a data file: shape, units, overlap, dose, faults, advice; and draw it."""
+    from phaseloom import plot
+    from phaseloom.data.inspect import inspect
+
+    scan = _recipe(file, settings).scan()
+    findings = inspect(scan)
+    for finding in findings:
+        typer.echo(f"{_MARK[finding.level]} {finding.name:22s} {finding.value}")
+        if finding.advice and finding.level in ("warn", "bad"):
+            typer.echo(f"    {finding.advice}")
+    target = picture or Path(f"{file.stem}.look.png")
+    plot.save(plot.scan_overview(scan, findings), target)
+    typer.echo(f"picture: {target}")
+
+
+@app.command()
+def check(file: DataFile, settings: Set = None) -> None:
+    """Read a parameter file and its data, and say what a run would need, without running it."""
+    from phaseloom.recipes.check import estimate
+
+    recipe = _recipe(file, settings)
+    for name, value in estimate(recipe).items():
+        typer.echo(f"{name:28s} {value}")
+
+
+@app.command()
+def reconstruct(
+    file: DataFile,
+    settings: Set = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; default: runs/DATE-NAME")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="FILE is a run folder: go on with it")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> None:
+    """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
+    from phaseloom.recipes.reconstruct import Job
+
+    if resume:
+        job = Job.resume(file)
+    else:
+        recipe = _recipe(file, settings)
+        typer.echo(f"reading {recipe.file}" + ("" if recipe.start.name == "none" else " and finding the start"))
+        job = Job.begin(recipe, _folder(out, recipe.title or recipe.file.stem))
+    run(job, quiet=quiet)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="a result.h5")],
+    second: Annotated[Path, typer.Argument(help="another result.h5 of the same object")],
+    picture: Annotated[Path, typer.Option(help="where to write the picture")] = Path("compare.png"),
+) -> None:
+    """Compare two results: resolution by ring correlation, phase difference, settings that differ."""
+    from phaseloom.recipes.compare import compare as compared
+
+    for line in compared(first, second, picture):
+        typer.echo(line)
+
+
+@app.command()
+def describe(
+    section: Annotated[str | None, typer.Argument(help="a section of the parameter file, e.g. probe")] = None,
+    name: Annotated[str | None, typer.Argument(help="a choice in it, e.g. focused")] = None,
+) -> None:
+    """List the settings of the parameter file, the choices of one, or the knobs of a choice."""
+    from phaseloom.recipes.describe import describe as described
+
+    typer.echo(described(section, name))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for what is made")] = Path("runs/demo"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> None:
+    """Reconstruct a real X-ray scan that comes with the package, and a simulated electron scan."""
+    from phaseloom.recipes import demo as protocol
+
+    for title, job in protocol.jobs(out):
+        typer.echo(f"\n{title}")
+        result = run(job, quiet=quiet)
+        for line in protocol.verdict(job, result):
+            typer.echo(line)
+
+
+def run(job: Any, *, quiet: bool) -> Any:
+    """Drive a job to its end with a progress bar, and leave result and report in its folder."""
+    from tqdm import tqdm
+
+    from phaseloom import plot
+
+    for line in _start_lines(job):
+        typer.echo(line)
+    done, total = job.progress.epoch, job.recipe.epochs
+    with tqdm(total=total, initial=done, disable=True if quiet else None, unit="epoch", file=sys.stderr) as bar:
+        try:
+            for epoch in job:
+                held = "" if epoch.holdout is None else f", hold-out {epoch.holdout:.3f}"
+                bar.set_postfix_str(f"loss {epoch.loss:.3f}{held}")
+                bar.update()
+        except KeyboardInterrupt:
+            job.progress.stopped = f"interrupted after epoch {job.progress.epoch}"
+    result = job.result()
+    result.save(job.directory / "result.h5")
+    plot.save(plot.report(result), job.directory / "report.png")
+    typer.echo(f"stopped: {result.stopped}")
+    for name, value in result.metrics.items():
+        typer.echo(f"  {name:32s} {value:.4g}")
+    typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
+    return result
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one sentence and exit code 2, never in a traceback."""
+    with _sentences():
+        app()
+
+
+_MARK = {"good": "ok  ", "note": "    ", "warn": "WARN", "bad": "BAD "}
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    try:
+        yield
+    except BadInput as problem:
+        sys.stderr.write(f"phaseloom: {problem}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("phaseloom: interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    except OSError as problem:
+        sys.stderr.write(f"phaseloom: {problem.filename or 'file'}: {problem.strerror or problem}\n")
+        sys.exit(2)
+
+
+def _recipe(file: Path, settings: list[str] | None) -> Any:
+    from phaseloom.recipes.reconstruct import Reconstruct
+
+    return Reconstruct.from_path(file, _settings(settings or []))
+
+
+def _settings(given: list[str]) -> dict[str, Any]:
+    """``path=value`` pairs, the value read as YAML."""
+    import yaml
+
+    out = {}
+    for text in given:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise BadInput("--set", text, "is not PATH=VALUE, e.g. --set epochs=30")
+        try:
+            out[path.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f"--set {path}", value, "is not a value that YAML can read: check quotes and braces") from None
+    return out
+
+
+def _folder(out: Path | None, name: str) -> Path:
+    """A new run folder; an existing one is never written into."""
+    import datetime
+    import re
+
+    if out is not None:
+        if out.is_file() or (out / "run.yaml").exists():
+            raise BadInput("--out", str(out), "exists already: name a new folder, or use --resume to go on with it")
+        return out
+    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:40]}"
+    folder, number = Path("runs") / stem, 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{stem}-{number}", number + 1
+    return folder
+
+
+def _start_lines(job: Any) -> list[str]:
+    found = job.start
+    if found is None:
+        return []
+    from phaseloom.units import LENGTH
+
+    side = "behind" if found.defocus > 0 else "before"
+    place = "at the focus" if found.defocus == 0 else f"focus {LENGTH.show(abs(found.defocus))} {side} the object"
+    sure = "clear" if found.margin > 1.2 else "close: neighbouring candidates do as well"
+    lines = [f"start: {place}, detector {found.orientation}; {sure} (margin {found.margin:.2f})"]
+    if found.orientation != "as given":
+        lines.append(f"  the patterns had to be {found.orientation} against the positions: check the file's axes")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

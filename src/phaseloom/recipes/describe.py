@@ -1,0 +1,77 @@
+"""The parameter file explained by the code that reads it."""
+
+import importlib
+import inspect
+from typing import Any
+
+from phaseloom.errors import BadInput, nearest
+from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.spec import _dimension, knobs, names
+
+__all__ = ["describe"]
+
+
+def describe(section: str | None = None, name: str | None = None, /) -> str:
+    """Sections of the file; choices of a section; knobs of a choice.
+
+    Example:
+        >>> print(describe("noise", "poisson").splitlines()[0])
+        noise: {poisson: {...}}
+    """
+    fields = Reconstruct.model_fields
+    if section is None:
+        return _sections()
+    if section not in fields:
+        raise BadInput("describe", section, f"is no section: {nearest(section, fields)}")
+    room = (fields[section].json_schema_extra or {}).get("room")  # type: ignore[union-attr]
+    if not room:
+        return f"{section}: {_default(fields[section].default)}\n\n{_attribute(section)}"
+    if name is None:
+        lines = [f"{choice:16s} {_first(room, choice)}" for choice in names(str(room))]
+        return f"{section}: one of\n" + "\n".join("  " + line for line in lines)
+    return _choice(section, str(room), name)
+
+
+def _sections() -> str:
+    lines = []
+    for key, info in Reconstruct.model_fields.items():
+        if key != "found":
+            lines.append(f"  {key:12s} {_default(info.default):28s} {_attribute(key)}")
+    return "A parameter file (YAML) has these sections, all optional but file:\n" + "\n".join(lines)
+
+
+def _choice(section: str, room: str, name: str) -> str:
+    if name not in names(room):
+        raise BadInput(f"describe {section}", name, f"is no choice: {nearest(name, names(room))}")
+    lines = [f"{section}: {{{name}: {{...}}}}", "", inspect.getdoc(_target(room, name)) or "", "", "knobs:"]
+    for key, knob in knobs(room, name).items():
+        default = "required" if knob.default is knob.empty else f"default {_default(knob.default)}"
+        dimension = _dimension(knob.annotation)
+        unit = f", {dimension.name} with a unit" if dimension else ""
+        lines.append(f"  {key:20s} {default}{unit}")
+    return "\n".join(lines)
+
+
+def _target(room: str, name: str) -> Any:
+    module = importlib.import_module(room)
+    target = getattr(module, name, None)
+    return target if inspect.isfunction(target) else importlib.import_module(f"{room}.{name}").read
+
+
+def _first(room: str, name: str) -> str:
+    return (inspect.getdoc(_target(room, name)) or "").splitlines()[0].replace("``", "")
+
+
+def _default(value: Any) -> str:
+    if str(value) == "PydanticUndefined":
+        return "(required)"
+    return repr(value) if not isinstance(value, str) else (value or "''")
+
+
+def _attribute(key: str) -> str:
+    """The line of the recipe's docstring about a field."""
+    for line in (inspect.getdoc(Reconstruct) or "").splitlines():
+        keys, colon, text = line.strip().partition(": ")
+        if colon and key in [word.strip() for word in keys.split(",")]:
+            return text
+    return ""
