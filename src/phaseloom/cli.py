@@ -14,17 +14,22 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="phaseloom",
-    help="From diffraction patterns to phase images. Start with `phaseloom look FILE`, then `phaseloom reconstruct FILE`.",
+    help="From diffraction patterns to phase images. Start with `phaseloom look FILE`, "
+    "then `phaseloom reconstruct FILE`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-DataFile = Annotated[Path, typer.Argument(help="data file: .cxi, .h5, .npz, .npy, .raw; or a run.yaml; or a result.h5")]
+DataFile = Annotated[
+    Path, typer.Argument(help="data file: .cxi, .h5, .npz, .npy, .raw; or a run.yaml; or a result.h5")
+]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="PATH=VALUE", help="change a setting, e.g. probe.focused.defocus='9 nm'"),
+    typer.Option(
+        "--set", "-s", metavar="PATH=VALUE", help="change a setting, e.g. probe.focused.defocus='9 nm'"
+    ),
 ]
 
 
@@ -32,7 +37,9 @@ Set = Annotated[
 def look(
     file: DataFile,
     settings: Set = None,
-    picture: Annotated[Path | None, typer.Option(help="where to write the picture; default: FILE.png here")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="where to write the picture; default: FILE.png here")
+    ] = None,
 ) -> None:
     """Say what is in a data file: shape, units, overlap, dose, faults, advice; and draw it."""
     from phaseloom import plot
@@ -74,7 +81,9 @@ def reconstruct(
         job = Job.resume(file)
     else:
         recipe = _recipe(file, settings)
-        typer.echo(f"reading {recipe.file}" + ("" if recipe.start.name == "none" else " and finding the start"))
+        typer.echo(
+            f"reading {recipe.file}" + ("" if recipe.start.name == "none" else " and finding the start")
+        )
         job = Job.begin(recipe, _folder(out, recipe.title or recipe.file.stem))
     run(job, quiet=quiet)
 
@@ -127,7 +136,9 @@ def run(job: Any, *, quiet: bool) -> Any:
     for line in _start_lines(job):
         typer.echo(line)
     done, total = job.progress.epoch, job.recipe.epochs
-    with tqdm(total=total, initial=done, disable=True if quiet else None, unit="epoch", file=sys.stderr) as bar:
+    with tqdm(
+        total=total, initial=done, disable=True if quiet else None, unit="epoch", file=sys.stderr
+    ) as bar:
         try:
             for epoch in job:
                 held = "" if epoch.holdout is None else f", hold-out {epoch.holdout:.3f}"
@@ -189,7 +200,9 @@ def _settings(given: list[str]) -> dict[str, Any]:
         try:
             out[path.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise BadInput(f"--set {path}", value, "is not a value that YAML can read: check quotes and braces") from None
+            raise BadInput(
+                f"--set {path}", value, "is not a value that YAML can read: check quotes and braces"
+            ) from None
     return out
 
 
@@ -200,7 +213,9 @@ def _folder(out: Path | None, name: str) -> Path:
 
     if out is not None:
         if out.is_file() or (out / "run.yaml").exists():
-            raise BadInput("--out", str(out), "exists already: name a new folder, or use --resume to go on with it")
+            raise BadInput(
+                "--out", str(out), "exists already: name a new folder, or use --resume to go on with it"
+            )
         return out
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:40]}"
     folder, number = Path("runs") / stem, 2
@@ -216,11 +231,15 @@ def _start_lines(job: Any) -> list[str]:
     from phaseloom.units import LENGTH
 
     side = "behind" if found.defocus > 0 else "before"
-    place = "at the focus" if found.defocus == 0 else f"focus {LENGTH.show(abs(found.defocus))} {side} the object"
+    place = (
+        "at the focus" if found.defocus == 0 else f"focus {LENGTH.show(abs(found.defocus))} {side} the object"
+    )
     sure = "clear" if found.margin > 1.2 else "close: neighbouring candidates do as well"
     lines = [f"start: {place}, detector {found.orientation}; {sure} (margin {found.margin:.2f})"]
     if found.orientation != "as given":
-        lines.append(f"  the patterns had to be {found.orientation} against the positions: check the file's axes")
+        lines.append(
+            f"  the patterns had to be {found.orientation} against the positions: check the file's axes"
+        )
     return lines
 
 

@@ -168,7 +168,11 @@ def _write_h5(result: Result, path: Path) -> None:
             if (array := getattr(result, name)) is not None:
                 compression = "gzip" if array.size > 10_000 else None
                 file.create_dataset(name, data=array, compression=compression)
-        for name, unit in {"positions": "angstrom", "positions_start": "angstrom", "probe": "sqrt(counts)"}.items():
+        for name, unit in {
+            "positions": "angstrom",
+            "positions_start": "angstrom",
+            "probe": "sqrt(counts)",
+        }.items():
             file[name].attrs["units"] = unit
         for name in _JSON:
             value = getattr(result, name)
@@ -198,7 +202,7 @@ def _read(file: Any) -> Result:
 
 
 def _write_cxi(result: Result, path: Path) -> None:
-    """Probe as ``image_1``, object as ``image_2``, metres: the places where ptychodus and CXI viewers look."""
+    """Probe as ``image_1``, object as ``image_2``, in metres: where ptychodus and CXI viewers look."""
     import h5py
 
     with whole(path) as short, h5py.File(short, "w") as file:
@@ -209,7 +213,9 @@ def _write_cxi(result: Result, path: Path) -> None:
             image = entry.create_group(f"image_{number}")
             image.create_dataset("data", data=array, compression="gzip")
             image["data_type"], image["data_space"] = "electron density", "real"
-            image["image_size"] = np.array([n * p * 1e-10 for n, p in zip(array.shape[-2:], result.pixel, strict=True)])
+            image["image_size"] = np.array(
+                [n * p * 1e-10 for n, p in zip(array.shape[-2:], result.pixel, strict=True)]
+            )
             image.create_group("process_1")["command"] = "phaseloom reconstruct"
         source = entry.create_group("instrument_1/source_1")
         source["wavelength"] = result.geometry.wavelength * 1e-10
@@ -225,10 +231,14 @@ def _write_tiff(result: Result, path: Path) -> None:
         import tifffile
     except ImportError:
         raise MissingExtra("result: saving a .tif", "tifffile", "formats") from None
-    resolution = tuple(1 / (p * 1e-1) for p in result.pixel[::-1])
+    resolution = (10 / result.pixel[1], 10 / result.pixel[0])
     with whole(path) as short:
         tifffile.imwrite(
-            short, result.phase.astype(np.float32), imagej=True, resolution=resolution, metadata={"unit": "nm"}
+            short,
+            result.phase.astype(np.float32),
+            imagej=True,
+            resolution=resolution,
+            metadata={"unit": "nm"},
         )
 
 

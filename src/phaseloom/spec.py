@@ -50,7 +50,9 @@ class Call:
         """The node as a file would have it, with every default written out and units restored."""
         given = {name: knob.default for name, knob in knobs(self.room, self.name).items()} | dict(self.values)
         kinds = {name: knob.annotation for name, knob in knobs(self.room, self.name).items()}
-        return {self.name: {name: _shown(value, kinds[name]) for name, value in given.items()}} | dict(self.when)
+        return {self.name: {name: _shown(value, kinds[name]) for name, value in given.items()}} | dict(
+            self.when
+        )
 
 
 def part(room: str, /, default: Any = PydanticUndefined) -> Any:
@@ -97,8 +99,14 @@ def call(room: str, node: Any, place: str, /) -> Call:
             raise BadInput(f"{place}: {name}", f"there is no '{key}';", fix)
     missing = [key for key, p in wanted.items() if p.default is p.empty and key not in given]
     if missing:
-        raise BadInput(f"{place}: {name}.{missing[0]}", None, f"is missing: write {missing[0]}: {_hint(wanted[missing[0]])}")
-    values = {key: _checked(wanted[key].annotation, value, f"{place}: {name}.{key}") for key, value in given.items()}
+        raise BadInput(
+            f"{place}: {name}.{missing[0]}",
+            None,
+            f"is missing: write {missing[0]}: {_hint(wanted[missing[0]])}",
+        )
+    values = {
+        key: _checked(wanted[key].annotation, value, f"{place}: {name}.{key}") for key, value in given.items()
+    }
     return Call(room, name, values, when)
 
 
@@ -135,7 +143,9 @@ class Recipe(BaseModel):
             if isinstance(cause, BadInput):
                 raise cause from None
             place = ".".join(str(step) for step in first["loc"]) or "parameter file"
-            raise BadInput(place, None if first["type"] == "missing" else first["input"], _said(first)) from None
+            raise BadInput(
+                place, None if first["type"] == "missing" else first["input"], _said(first)
+            ) from None
 
     def resolved(self) -> dict[str, Any]:
         """The tree of a file that repeats this recipe, every default written out."""
@@ -199,7 +209,7 @@ def _split(node: Any, place: str) -> tuple[str, dict[str, Any]]:
     if isinstance(node, str):
         return node, {}
     if isinstance(node, Mapping) and len(node) == 1:
-        (name, given), = node.items()
+        ((name, given),) = node.items()
         if given is None or isinstance(given, Mapping):
             return str(name), dict(given or {})
     raise BadInput(place, node, "must be a name, or {name: {setting: value}}")
@@ -289,7 +299,9 @@ def _tree(value: Any) -> Any:
 def _given(value: Any) -> Any:
     if isinstance(value, Call):
         kinds = {name: knob.annotation for name, knob in knobs(value.room, value.name).items()}
-        return {value.name: {key: _shown(item, kinds[key]) for key, item in value.values.items()}} | dict(value.when)
+        return {value.name: {key: _shown(item, kinds[key]) for key, item in value.values.items()}} | dict(
+            value.when
+        )
     if isinstance(value, tuple):
         return [_given(item) for item in value]
     if isinstance(value, Mapping):
@@ -306,9 +318,14 @@ def _put(tree: dict[str, Any], path: list[str], value: Any, whole: str) -> None:
             inner = {inner: {}}
         if not isinstance(inner, dict):
             inner = {}
-        if depth == 0 and len(path) > 2 and way[1:2] and list(inner) != [way[1]] and step not in ("rates", "stop"):
+        if (
+            depth == 0
+            and len(path) > 2
+            and way[1:2]
+            and list(inner) != [way[1]]
+            and step not in ("rates", "stop")
+        ):
             inner = {}
         tree[step] = inner
         tree = inner
     tree[last] = value
-

@@ -72,8 +72,19 @@ class Dimension:
 
 LENGTH = Dimension(
     "length",
-    (("A", 1.0), ("Å", 1.0), ("angstrom", 1.0), ("pm", 1e-2), ("nm", 10.0))
-    + (("um", 1e4), ("µm", 1e4), ("mm", 1e7), ("m", 1e10)),
+    tuple(
+        {
+            "A": 1.0,
+            "Å": 1.0,
+            "angstrom": 1.0,
+            "pm": 1e-2,
+            "nm": 1e1,
+            "um": 1e4,
+            "µm": 1e4,
+            "mm": 1e7,
+            "m": 1e10,
+        }.items()
+    ),
 )
 ANGLE = Dimension("angle", (("rad", 1.0), ("mrad", 1e-3), ("µrad", 1e-6), ("deg", math.pi / 180)))
 ENERGY = Dimension("energy", (("eV", 1.0), ("keV", 1e3), ("MeV", 1e6)))

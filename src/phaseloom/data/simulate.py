@@ -13,7 +13,14 @@ __all__ = ["atoms", "electron_scan", "mixed_probe", "raster"]
 
 
 def atoms(
-    shape: tuple[int, int], pixel: float, /, *, slices: int = 1, peak: float = 0.3, spacing: float = 2.2, seed: int = 0
+    shape: tuple[int, int],
+    pixel: float,
+    /,
+    *,
+    slices: int = 1,
+    peak: float = 0.3,
+    spacing: float = 2.2,
+    seed: int = 0,
 ) -> np.ndarray:
     """Phases ``(slice, y, x)`` in radian of round atoms on a disturbed lattice, turned slice by slice.
 
@@ -35,7 +42,7 @@ def atoms(
     phase = np.zeros((slices, *shape))
     steps = np.arange(-2 * size.max(), 2 * size.max(), spacing)
     lattice = np.stack(np.meshgrid(steps, steps * np.sqrt(3) / 2, indexing="ij"), -1).reshape(-1, 2)
-    for layer in phase:
+    for number in range(slices):
         angle = rng.uniform(0, np.pi)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         places = lattice @ turn + size / 2 + rng.normal(0, 0.1, lattice.shape)
@@ -43,7 +50,7 @@ def atoms(
         for at in places[inside]:
             width, height = rng.uniform(0.25, 0.4), peak * rng.uniform(0.6, 1)
             profile = [np.exp(-0.5 * ((axis - c) / width) ** 2) for axis, c in zip((y, x), at, strict=True)]
-            layer += height * np.outer(*profile)
+            phase[number] += height * np.outer(*profile)
     return phase
 
 
@@ -66,7 +73,7 @@ def mixed_probe(wave: torch.Tensor, modes: int, /, *, share: float = 0.05) -> to
     return (basis.T * power.sqrt()[:, None]).reshape(modes, *wave.shape)
 
 
-def electron_scan(
+def electron_scan(  # noqa: PLR0913 - an experiment has as many numbers
     phase: np.ndarray,
     pixel: float,
     positions: np.ndarray,

@@ -44,7 +44,7 @@ def load(progress: Progress, path: Path, /) -> None:
     """
     try:
         with h5py.File(path) as file:
-            text = file["state"].asstr()[()]  # type: ignore[union-attr]
+            text = str(file["state"].asstr()[()])  # type: ignore[union-attr]
             count = len(file["tensors"])  # type: ignore[arg-type]
             tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
     except (OSError, KeyError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phaseloom.errors import BadInput
 from phaseloom.fit.schedule import Every, constant
 
 __all__ = ["Epoch", "Progress", "fit"]
@@ -117,19 +118,19 @@ def fit(
     progress.stopped = ""
     while progress.epoch < epochs:
         number = progress.epoch + 1
-        safe = _copied(progress.model)
+        safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
         try:
             factor = shape((number - 1) / max(epochs - 1, 1))
-            epoch = _one(objective, batches, progress, number, factor, (holdout, own), clip)
+            epoch = _one(progress, number, factor, (objective, batches, clip), (holdout, own))
             for event in after:
                 if event.due(number):
                     event.action()
         except KeyboardInterrupt:
-            progress.model.load_state_dict(safe)
+            _go_back(progress, safe)
             progress.stopped = f"interrupted in epoch {number}; the result is that of epoch {number - 1}"
             return
         except NotFinite as problem:
-            progress.model.load_state_dict(safe)
+            _go_back(progress, safe)
             progress.stopped = f"{problem} in epoch {number}; the result is that of epoch {number - 1}"
             return
         progress.epoch = number
@@ -146,16 +147,15 @@ def fit(
 
 
 def _one(
-    objective: Objective,
-    batches: Batches,
     progress: Progress,
     number: int,
     factor: float,
+    learnt: tuple[Objective, Batches, float | None],
     held: tuple[Sequence[Any], Sequence[str]],
-    clip: float | None,
 ) -> Epoch:
     """One epoch: learn from every batch, then look at the patterns held out."""
     began = time.perf_counter()
+    objective, batches, clip = learnt
     rates = _set_rates(progress.optimizer, number, factor)
     pieces = batches(number)
     whole = isinstance(progress.optimizer, torch.optim.LBFGS)
@@ -175,7 +175,11 @@ def _one(
 
 
 def _learn_batches(
-    objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer, number: int, clip: float | None
+    objective: Objective,
+    pieces: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
 ) -> tuple[dict[str, float], int, float]:
     sums: dict[str, float] = {}
     total = sum(len(piece) for piece in pieces)
@@ -185,17 +189,23 @@ def _learn_batches(
         _add_checked(sums, terms, len(piece) / total)
         torch.stack(list(terms.values())).sum().backward()
         _hold_still(optimizer, number)
+        _check_gradients(optimizer, terms)
         if clip is not None:
-            moving = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(moving, clip)
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
         optimizer.step()
     return sums, len(pieces), 1.0
 
 
 def _learn_whole(
-    objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer, number: int, clip: float | None
+    objective: Objective,
+    pieces: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
 ) -> tuple[dict[str, float], int, float]:
     """L-BFGS: each evaluation adds the gradients of all batches."""
+    if clip is not None:
+        raise BadInput("clip", clip, "does not go with lbfgs, which chooses its own step length")
     total = sum(len(piece) for piece in pieces)
     seen: list[dict[str, float]] = []
 
@@ -207,6 +217,7 @@ def _learn_whole(
             _add_checked(sums, terms, len(piece) / total)
             (torch.stack(list(terms.values())).sum() * (len(piece) / total)).backward()
         _hold_still(optimizer, number)
+        _check_gradients(optimizer, sums)
         seen.append(sums)
         return sum(sums.values())
 
@@ -221,6 +232,20 @@ def _add_checked(sums: dict[str, float], terms: Mapping[str, Tensor], share: flo
         if not math.isfinite(number):
             raise NotFinite(f"the term '{name}' became {number}")
         sums[name] = sums.get(name, 0.0) + number * share
+
+
+def _check_gradients(optimizer: torch.optim.Optimizer, terms: Mapping[str, Any]) -> None:
+    """A finite loss may have a gradient that is not; one such step would spoil everything."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                blame = " + ".join(f"'{name}'" for name in terms)
+                raise NotFinite(f"the gradient of {blame} in '{group['name']}' is no longer finite")
+
+
+def _go_back(progress: Progress, safe: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    progress.model.load_state_dict(safe[0])
+    progress.optimizer.load_state_dict(safe[1])
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, number: int, factor: float) -> dict[str, float]:
@@ -242,7 +267,11 @@ def _hold_still(optimizer: torch.optim.Optimizer, number: int, only: Sequence[st
 
 
 def _held_out(
-    objective: Objective, holdout: Sequence[Any], own: Sequence[str], optimizer: torch.optim.Optimizer, number: int
+    objective: Objective,
+    holdout: Sequence[Any],
+    own: Sequence[str],
+    optimizer: torch.optim.Optimizer,
+    number: int,
 ) -> float | None:
     """Mean loss of the patterns held out; their own values take a step, nothing that is shared does."""
     if not len(holdout):
@@ -254,7 +283,9 @@ def _held_out(
         with torch.set_grad_enabled(bool(settle)):
             value = torch.stack(list(objective(piece).values())).sum()
         loss += len(piece) / total * float(value.detach())
-        if settle and math.isfinite(float(value.detach())):
+        if not math.isfinite(loss):
+            raise NotFinite(f"the hold-out loss became {loss}")
+        if settle:
             value.backward()
             _hold_still(optimizer, number, own)
             optimizer.step()

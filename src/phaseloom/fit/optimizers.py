@@ -25,7 +25,9 @@ class Rate:
         return epoch >= self.start and (self.stop is None or epoch <= self.stop)
 
 
-def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate | float], /) -> list[dict[str, Any]]:
+def groups(
+    parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate | float], /
+) -> list[dict[str, Any]]:
     """Parameter groups of the parts that move; a part without a rate, or with rate 0, is frozen.
 
     Raises:
@@ -66,7 +68,9 @@ def adam(
     return torch.optim.Adam(moving, betas=(momentum, memory), eps=floor)
 
 
-def sgd(moving: list[dict[str, Any]], /, *, momentum: float = 0.9, nesterov: bool = True) -> torch.optim.Optimizer:
+def sgd(
+    moving: list[dict[str, Any]], /, *, momentum: float = 0.9, nesterov: bool = True
+) -> torch.optim.Optimizer:
     """Gradient descent with momentum; rates are in units of the parameters squared."""
     return torch.optim.SGD(moving, lr=1.0, momentum=momentum, nesterov=nesterov and momentum > 0)
 
@@ -79,15 +83,21 @@ def lbfgs(
     An epoch takes up to ``inner`` steps and ``1.25 inner`` passes over the data (`Epoch.passes`
     counts them). Parts move together: their rates say only whether they move.
 
+    Raises:
+        BadInput: a part that is to start or stop at an epoch of its own.
+
     Args:
         moving: see `groups`.
         history: pairs of vectors kept.
         inner: steps per epoch.
         search: line search; else full steps.
     """
+    for group in moving:
+        if group["start"] > 1 or group["stop"] is not None:
+            fix = "cannot start or stop by itself with lbfgs: freeze it, or run adam first"
+            raise BadInput("rates", group["name"], fix)
     together = [parameter for group in moving for parameter in group["params"]]
     names = "+".join(group["name"] for group in moving)
-    start = min(group["start"] for group in moving)
-    one = {"params": together, "name": names, "base": 1.0, "start": start, "stop": None}
+    one = {"params": together, "name": names, "base": 1.0, "start": 1, "stop": None}
     line = "strong_wolfe" if search else None
     return torch.optim.LBFGS([one], lr=1.0, max_iter=inner, history_size=history, line_search_fn=line)  # type: ignore

@@ -17,6 +17,8 @@ def intensity(wave: Complex[Tensor, "b mode y x"], /) -> Float[Tensor, "b y x"]:
     return (wave.real.square() + wave.imag.square()).sum(1)
 
 
-def draw(expected: Float[Tensor, "*batch y x"], /, *, generator: torch.Generator) -> Float[Tensor, "*batch y x"]:
+def draw(
+    expected: Float[Tensor, "*batch y x"], /, *, generator: torch.Generator
+) -> Float[Tensor, "*batch y x"]:
     """Poisson counts of an expected intensity, reproducible through the generator."""
     return torch.poisson(expected, generator=generator)

@@ -142,7 +142,13 @@ def aberration_phase(
 
 
 def aperture(
-    y: Float[Tensor, "*y"], x: Float[Tensor, "*x"], /, wavelength: float, semiangle: float, *, soft: bool = False
+    y: Float[Tensor, "*y"],
+    x: Float[Tensor, "*x"],
+    /,
+    wavelength: float,
+    semiangle: float,
+    *,
+    soft: bool = False,
 ) -> Tensor:
     """Disk of a convergence semiangle (radian): 1 inside; ``soft`` spreads the edge over one pixel."""
     alpha = wavelength * torch.sqrt(y**2 + x**2)

@@ -1,3 +1,13 @@
 """The differentiable experiment: a model assembled from parts."""
 
-__all__ = ["batches", "detectors", "model", "noise", "objects", "probes", "projections", "propagators", "scans"]
+__all__ = [
+    "batches",
+    "detectors",
+    "model",
+    "noise",
+    "objects",
+    "probes",
+    "projections",
+    "propagators",
+    "scans",
+]

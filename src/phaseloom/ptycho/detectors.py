@@ -18,7 +18,7 @@ class Detector(nn.Module):
     Attributes:
         weights: ``(n,)`` relative intensity of each shot; a parameter.
         root: ``(y, x)`` square root of the background, so that it stays positive, relative to
-            ``scale``; a parameter.
+            ``scale``; a parameter. At zero its slope is zero: to refine one, start it above.
         scale: square root of the mean counts of a pixel.
         flat: ``(y, x)`` efficiency of each pixel.
         mask: ``(y, x)`` True where a pixel is compared.
@@ -31,6 +31,7 @@ class Detector(nn.Module):
 
     def __init__(
         self,
+        *,
         weights: Float[Tensor, " n"],
         root: Float[Tensor, "y x"],
         flat: Float[Tensor, "y x"],
@@ -45,7 +46,9 @@ class Detector(nn.Module):
         self.register_buffer("mask", mask)
         self.near = near
 
-    def forward(self, wave: Complex[Tensor, "b mode y x"], index: Int[Tensor, " b"]) -> Float[Tensor, "b y x"]:
+    def forward(
+        self, wave: Complex[Tensor, "b mode y x"], index: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b y x"]:
         """Expected counts of a batch."""
         weight = self.weights[index, None, None]
         return weight * intensity(wave) * self.flat + self.background()

@@ -63,14 +63,12 @@ def poisson(
     return rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
 
 
-def shot_noise(
-    divergence: Divergence, counts: Float[Tensor, "n y x"], mask: Bool[Tensor, "y x"], /
-) -> float:
+def shot_noise(divergence: Divergence, counts: Float[Tensor, "n y x"], mask: Bool[Tensor, "y x"], /) -> float:
     """What shot noise alone is expected to leave of a divergence, per pattern, from the counts alone.
 
-    Pixels that see a fifth of a count or more on average use ``u(n)``, a function of each count whose mean over
-    Poisson counts is the mean divergence at the true rate. Darker pixels, where no such function
-    exists, use the mean divergence at their rate averaged over the scan. Good to a few per cent, to
+    Pixels that see a fifth of a count or more on average use ``u(n)``, a function of each count whose
+    mean over Poisson counts is the mean divergence at the true rate. Darker pixels, where no such
+    function exists, use the mean divergence at their rate averaged over the scan. Good to a few per cent, to
     ten or so for Poisson deviance in patterns that are dark and speckled at once.
 
     Example:
@@ -119,13 +117,20 @@ def _table(divergence: Divergence, size: int = 120, fitted: int = 24) -> np.ndar
     grid = torch.as_tensor(np.broadcast_to(rates[:, None], chance.shape).copy())
     seen = torch.as_tensor(np.broadcast_to(n.astype(float)[None], chance.shape).copy())
     wanted = (divergence(grid, seen).numpy() * chance).sum(1)
-    exact = law.pmf(n[None], np.maximum(n[:, None], 1e-9)) * divergence(
-        torch.as_tensor(np.repeat(n[:, None].astype(float), len(n), 1)),
-        torch.as_tensor(np.repeat(n[None].astype(float), len(n), 0)),
-    ).numpy()
+    exact = (
+        law.pmf(n[None], np.maximum(n[:, None], 1e-9))
+        * divergence(
+            torch.as_tensor(np.repeat(n[:, None].astype(float), len(n), 1)),
+            torch.as_tensor(np.repeat(n[None].astype(float), len(n), 0)),
+        ).numpy()
+    )
     tail = exact.sum(1)
-    left = wanted - chance[:, fitted:size] @ tail[fitted:size] - chance[:, size:] @ np.full(200, tail[size - 1])
-    matrix = np.vstack([chance[:, :fitted] / wanted[:, None], 2e-2 / tail[fitted] * np.diff(np.eye(fitted), 2, axis=0)])
+    left = (
+        wanted - chance[:, fitted:size] @ tail[fitted:size] - chance[:, size:] @ np.full(200, tail[size - 1])
+    )
+    matrix = np.vstack(
+        [chance[:, :fitted] / wanted[:, None], 2e-2 / tail[fitted] * np.diff(np.eye(fitted), 2, axis=0)]
+    )
     target = np.concatenate([left / wanted, np.zeros(fitted - 2)])
     table = lsq_linear(matrix, target, bounds=(0.0, np.inf)).x
     return np.concatenate([table, tail[fitted:size]])

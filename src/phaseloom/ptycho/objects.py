@@ -29,7 +29,9 @@ class PixelObject(nn.Module):
         thickness: distance between neighbouring slices, angstrom.
     """
 
-    def __init__(self, start: Complex[Tensor, "slice y x"], kind: Kind, thickness: float, window: tuple[int, int]):
+    def __init__(
+        self, start: Complex[Tensor, "slice y x"], kind: Kind, thickness: float, window: tuple[int, int]
+    ):
         super().__init__()
         self.kind, self.thickness, self.window = kind, thickness, window
         if kind == "complex":
@@ -74,6 +76,8 @@ def pixels(
     if slices < 1:
         raise BadInput("object: pixels.slices", slices, "must be at least 1")
     if slices > 1 and not (math.isfinite(thickness) and thickness > 0):
-        raise BadInput("object: pixels.thickness", thickness, "must be above zero when there are several slices")
+        raise BadInput(
+            "object: pixels.thickness", thickness, "must be above zero when there are several slices"
+        )
     start = torch.ones(slices, *canvas.shape, dtype=torch.complex64)
     return PixelObject(start, kind, thickness, canvas.window)

@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
@@ -155,7 +154,9 @@ def defocused(
     if defocus == 0:
         return wave
     flight = torch.tensor(-defocus, dtype=torch.float64)
-    return fly(wave, angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, flight).to(wave.dtype))
+    return fly(
+        wave, angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, flight).to(wave.dtype)
+    )
 
 
 def _probe_array(path: Path) -> np.ndarray:
@@ -211,5 +212,3 @@ def _subdominant(wave: Tensor, count: int, share: float = 0.02) -> Tensor:
     stack = torch.stack([wave, *extra])
     q, _ = torch.linalg.qr(stack.flatten(1).T)
     return (q.T[1:] * torch.sqrt(share * power)).reshape(count, *wave.shape)
-
-

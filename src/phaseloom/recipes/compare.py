@@ -21,7 +21,9 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
     a, b = Result.load(first), Result.load(second)
     if not np.allclose(a.pixel, b.pixel, rtol=1e-3):
         both = f"{LENGTH.show(a.pixel[0])} and {LENGTH.show(b.pixel[0])}"
-        raise BadInput("compare", both, "are different object pixels: reconstruct both on the same detector window")
+        raise BadInput(
+            "compare", both, "are different object pixels: reconstruct both on the same detector window"
+        )
     one, two = register(*common(a, b))
     correlation = ring_correlation(one, two, pixel=a.pixel)
     difference = np.angle(one * np.conj(two))
@@ -31,8 +33,15 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
         f"resolution (1/7, full period):       {_shown(correlation.resolution('one-seventh'))}",
         f"phase difference, rms:               {float(np.sqrt((difference**2).mean())):.4f} rad",
     ]
-    lines += [f"{name}: {a.metrics[name]:.4g} against {b.metrics[name]:.4g}" for name in a.metrics if name in b.metrics]
-    lines += [f"setting {path}: {x!r} against {y!r}" for path, x, y in _differences(yaml.safe_load(a.recipe), yaml.safe_load(b.recipe))]
+    lines += [
+        f"{name}: {a.metrics[name]:.4g} against {b.metrics[name]:.4g}"
+        for name in a.metrics
+        if name in b.metrics
+    ]
+    lines += [
+        f"setting {path}: {x!r} against {y!r}"
+        for path, x, y in _differences(yaml.safe_load(a.recipe), yaml.safe_load(b.recipe))
+    ]
     return [*lines, f"picture: {picture}"]
 
 
@@ -43,7 +52,10 @@ def common(a: Result, b: Result, /) -> tuple[np.ndarray, np.ndarray]:
         BadInput: the scans do not overlap.
     """
     places = [np.round(np.array(r.origin) / np.array(r.pixel)).astype(int) for r in (a, b)]
-    ends = [[(w.start + o, w.stop + o) for w, o in zip(r.window, p, strict=True)] for r, p in zip((a, b), places, strict=True)]
+    ends = [
+        [(w.start + o, w.stop + o) for w, o in zip(r.window, p, strict=True)]
+        for r, p in zip((a, b), places, strict=True)
+    ]
     box = [(max(x[0], y[0]), min(x[1], y[1])) for x, y in zip(*ends, strict=True)]
     if any(stop - start < 24 for start, stop in box):
         raise BadInput("compare", None, "the two results share too little of the field to be compared")
@@ -61,5 +73,7 @@ def _shown(length: float) -> str:
 def _differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict):
         keys = [key for key in {**a, **b} if path or key not in ("file", "found")]
-        return [row for key in keys for row in _differences(a.get(key), b.get(key), f"{path}.{key}".strip("."))]
+        return [
+            row for key in keys for row in _differences(a.get(key), b.get(key), f"{path}.{key}".strip("."))
+        ]
     return [] if a == b else [(path, a, b)]

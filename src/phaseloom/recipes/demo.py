@@ -33,7 +33,10 @@ def jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
         raise BadInput("--out", str(out), "is a file: name a folder")
     out.mkdir(parents=True, exist_ok=True)
     yield "1. Near-field X-ray ptychography of a Siemens star (PETRA III P25, real data)", _xray(out / "xray")
-    yield "2. Electron ptychography: 6 slices, 4 probe modes, 3 nm of defocus error (simulated)", _electron(out / "electron")
+    yield (
+        "2. Electron ptychography: 6 slices, 4 probe modes, 3 nm of defocus error (simulated)",
+        _electron(out / "electron"),
+    )
 
 
 def verdict(job: Job, result: Result, /) -> list[str]:
@@ -41,7 +44,9 @@ def verdict(job: Job, result: Result, /) -> list[str]:
     if job.scan.geometry.beam == "photon":
         return [f"near-field Poisson loss {result.metrics['Poisson deviance']:.2f} (1 = shot noise)"]
     error = against_truth(result, np.load(job.recipe.file.with_name("truth.npy")))
-    return [f"phase error against the truth: {error.nrmse:.3f} of its contrast, correlation {error.pearson:.3f}"]
+    return [
+        f"phase error against the truth: {error.nrmse:.3f} of its contrast, correlation {error.pearson:.3f}"
+    ]
 
 
 def against_truth(result: Result, truth: np.ndarray, /) -> PhaseError:
@@ -49,7 +54,9 @@ def against_truth(result: Result, truth: np.ndarray, /) -> PhaseError:
     rows, columns = result.window
     first = np.round(np.array(result.origin) / np.array(result.pixel)).astype(int)
     seen = np.angle(result.object).sum(0)[rows, columns]
-    known = truth.sum(0)[rows.start + first[0] :, columns.start + first[1] :][: seen.shape[0], : seen.shape[1]]
+    known = truth.sum(0)[rows.start + first[0] :, columns.start + first[1] :][
+        : seen.shape[0], : seen.shape[1]
+    ]
     return phase_error(seen, known)
 
 
@@ -72,7 +79,15 @@ def _electron(folder: Path) -> Job:
     size = tuple(int(n) for n in np.ceil((positions.max(0) + margin) / PIXEL).astype(int))
     truth = simulate.atoms((size[0], size[1]), PIXEL, slices=SLICES, peak=0.25, seed=2)
     scan, _ = simulate.electron_scan(
-        truth, PIXEL, positions, energy=80e3, semiangle=0.025, defocus=100.0, thickness=12.0, modes=MODES, dose=1e6
+        truth,
+        PIXEL,
+        positions,
+        energy=80e3,
+        semiangle=0.025,
+        defocus=100.0,
+        thickness=12.0,
+        modes=MODES,
+        dose=1e6,
     )
     folder.mkdir(parents=True, exist_ok=True)
     native.write(scan, folder / "scan.h5")

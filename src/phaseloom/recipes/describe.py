@@ -27,6 +27,7 @@ def describe(section: str | None = None, name: str | None = None, /) -> str:
     if not room:
         return f"{section}: {_default(fields[section].default)}\n\n{_attribute(section)}"
     if name is None:
+        room = str(room)
         lines = [f"{choice:16s} {_first(room, choice)}" for choice in names(str(room))]
         return f"{section}: one of\n" + "\n".join("  " + line for line in lines)
     return _choice(section, str(room), name)

@@ -21,7 +21,7 @@ from phaseloom.fit import checkpoint, optimizers
 from phaseloom.fit.loop import Epoch, Progress, fit
 from phaseloom.fit.schedule import Every
 from phaseloom.physics.modes import orthogonalise
-from phaseloom.ptycho import batches, scans
+from phaseloom.ptycho import scans
 from phaseloom.ptycho.model import Likelihood, Ptychography
 from phaseloom.recipes.start import Start
 from phaseloom.result import Provenance, Result, is_result
@@ -30,7 +30,14 @@ from phaseloom.units import LENGTH
 
 __all__ = ["Job", "Reconstruct"]
 
-RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weights": 0.002, "background": 0.0}
+RATES = {
+    "object": 0.02,
+    "probe": 0.02,
+    "positions": 0.02,
+    "affine": 0.02,
+    "weights": 0.002,
+    "background": 0.0,
+}
 """Steps relative to the natural size of each part: transmission 1, probe's peak, a pixel, a weight of 1."""
 
 
@@ -154,7 +161,10 @@ class Reconstruct(Recipe):
     def moving(self) -> dict[str, optimizers.Rate | float]:
         """Rates of all parts as the optimisers want them."""
         merged = {**RATES, **self.rates}
-        return {k: optimizers.Rate(v.rate, v.start, v.stop) if isinstance(v, Moving) else v for k, v in merged.items()}
+        return {
+            k: optimizers.Rate(v.rate, v.start, v.stop) if isinstance(v, Moving) else v
+            for k, v in merged.items()
+        }
 
 
 class Job:
@@ -296,7 +306,11 @@ class Job:
         show = self.model.detector.display
         modelled = self.model(index.to(self.model.scan.start.device)).cpu()
         measured = self.likelihood.measured[index]
-        return {"index": index.numpy(), "measured": show(measured).numpy(), "modelled": show(modelled).numpy()}
+        return {
+            "index": index.numpy(),
+            "measured": show(measured).numpy(),
+            "modelled": show(modelled).numpy(),
+        }
 
     def _remember(self, epoch: Epoch) -> None:
         if self.directory is None:

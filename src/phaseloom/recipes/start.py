@@ -121,7 +121,9 @@ def sweep(
         What was found; ``None`` where there is nothing to try.
     """
     if steps < 1 or patterns < 4:
-        raise BadInput("start: sweep", f"steps {steps}, patterns {patterns}", "needs 1 step and 4 patterns at least")
+        raise BadInput(
+            "start: sweep", f"steps {steps}, patterns {patterns}", "needs 1 step and 4 patterns at least"
+        )
     few = _middle(scan, patterns)
     turn = (not scan.oriented) if orientations is None else orientations
     ways = list(ORIENTATIONS) if turn else ["as given"]
@@ -206,7 +208,12 @@ def _decide(all_: Sequence[_Candidate], last: list[_Candidate]) -> Start:
         best = own
     others = [candidate.loss for candidate in last if candidate is not best]
     tried = [
-        {"orientation": c.orientation, "defocus": c.defocus, "epochs": c.progress.epoch if c.progress else 0, "loss": c.loss}
+        {
+            "orientation": c.orientation,
+            "defocus": c.defocus,
+            "epochs": c.progress.epoch if c.progress else 0,
+            "loss": c.loss,
+        }
         for c in all_
     ]
     return Start(best.defocus, best.orientation, best.loss, min(others, default=math.inf) / best.loss, tried)
