@@ -30,7 +30,7 @@ def entry(file: h5py.File, name: str, number: int) -> Tree:
     root = Tree(file, name)
     found = root.first(f"entry_{number}", *(["entry"] if number == 1 else []))
     if found is None:
-        there = sorted(key for key in file if re.fullmatch(r"entry(_\d+)?", key))
+        there = sorted(key for key in map(str, file) if re.fullmatch(r"entry(_\d+)?", key))
         fix = f"is missing: the file has {', '.join(there) or 'no entry, so it is not CXI'}"
         raise BadInput(f"{name}: /entry_{number}", None, fix)
     return found
@@ -39,7 +39,7 @@ def entry(file: h5py.File, name: str, number: int) -> Tree:
 def detector(top: Tree) -> Tree:
     """The first detector with patterns, or else the first detector."""
     instrument = top.first("instrument_1", "instrument")
-    names = [] if instrument is None else sorted(k for k in instrument.group if k.startswith("detector"))
+    names = [] if instrument is None else sorted(k for k in map(str, instrument.group) if k.startswith("detector"))
     groups = [g for k in names if (g := instrument.first(k))]  # type: ignore[union-attr]
     if not groups:
         raise BadInput(

@@ -39,7 +39,7 @@ def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
     path = checked(path)
     with opened(path) as file:
         _check(file, path.name)
-        arrays = {name: file[name][()] for name in _ARRAYS if name in file}  # type: ignore[index]
+        arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in _ARRAYS if name in file}
         counts: Counts = InFile.of(path, "counts")
         if not lazy:
             counts = counts[np.arange(counts.shape[0])]
