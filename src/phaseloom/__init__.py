@@ -1,1 +1,56 @@
-"""Phaseloom turns diffraction patterns into phase images."""
+"""Phaseloom turns diffraction patterns into phase images.
+
+Everything public is here and is imported on first use, so that ``import phaseloom`` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phaseloom import metrics, physics, plot, ptycho
+    from phaseloom.data import prepare, simulate
+    from phaseloom.data.formats import read
+    from phaseloom.data.inspect import inspect
+    from phaseloom.data.scan import Geometry, Scan4D
+    from phaseloom.errors import BadInput
+    from phaseloom.fitting import optimizers
+    from phaseloom.fitting.loop import Progress, fit
+    from phaseloom.ptycho import batches, noise, objects, probes
+    from phaseloom.ptycho.model import Likelihood, Ptychography
+    from phaseloom.recipes.reconstruct import Job, Reconstruct
+    from phaseloom.result import Result, load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "data.formats": ["read"],
+    "data.inspect": ["inspect"],
+    "data.scan": ["Geometry", "Scan4D"],
+    "errors": ["BadInput"],
+    "fitting.loop": ["Progress", "fit"],
+    "ptycho.model": ["Likelihood", "Ptychography"],
+    "recipes.reconstruct": ["Job", "Reconstruct"],
+    "result": ["Result", "load"],
+}
+"""Modules and the public names that live in them."""
+
+_ROOMS = ["metrics", "physics", "plot", "ptycho", "data.prepare", "data.simulate", "fitting.optimizers"]
+_ROOMS += ["ptycho.batches", "ptycho.noise", "ptycho.objects", "ptycho.probes"]
+"""Modules that are public as a whole, under their last name."""
+
+__all__ = ["BadInput", "Geometry", "Job", "Likelihood", "Progress", "Ptychography", "Reconstruct", "Result"]
+__all__ += ["Scan4D", "batches", "fit", "inspect", "load", "metrics", "noise", "objects", "optimizers"]
+__all__ += ["physics", "plot", "prepare", "probes", "ptycho", "read", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if room := next((room for room in _ROOMS if room.split(".")[-1] == name), None):
+        return importlib.import_module(f"phaseloom.{room}")
+    if home := next((home for home, names in _HOMES.items() if name in names), None):
+        return getattr(importlib.import_module(f"phaseloom.{home}"), name)
+    raise AttributeError(f"module 'phaseloom' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -149,6 +149,7 @@ def run(job: Any, *, quiet: bool) -> Any:
     result = job.result()
     result.save(job.directory / "result.h5")
     plot.save(plot.report(result), job.directory / "report.png")
+    plot.save(plot.object_phase(result), job.directory / "phase.png")
     typer.echo(f"stopped: {result.stopped}")
     for name, value in result.metrics.items():
         typer.echo(f"  {name:32s} {value:.4g}")

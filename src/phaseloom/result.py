@@ -15,7 +15,7 @@ from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 
-__all__ = ["Provenance", "Result"]
+__all__ = ["Provenance", "Result", "is_result", "load"]
 
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
 _JSON = ("history", "metrics", "provenance", "geometry", "start")
@@ -143,6 +143,11 @@ class Result:
                 return _read(file)
         except (OSError, KeyError, ValueError) as error:
             raise BadInput(str(path), None, "is not a Phaseloom result: give a result.h5") from error
+
+
+def load(path: Path | str, /) -> Result:
+    """Read a result; see `Result.load`."""
+    return Result.load(path)
 
 
 def is_result(path: Path, /) -> bool:

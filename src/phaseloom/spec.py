@@ -82,7 +82,7 @@ def call(room: str, node: Any, place: str, /) -> Call:
         BadInput: no such function, no such knob, a value of the wrong kind, a knob left out.
 
     Example:
-        >>> call("phaseloom.fit.optimizers", {"adam": {"momentum": 0.8}}, "optimizer").values
+        >>> call("phaseloom.fitting.optimizers", {"adam": {"momentum": 0.8}}, "optimizer").values
         {'momentum': 0.8}
     """
     if isinstance(node, Call):

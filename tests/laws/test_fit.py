@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from phaseloom.errors import BadInput
-from phaseloom.fit.loop import Progress, fit
-from phaseloom.fit.optimizers import Rate, adam, groups, lbfgs, sgd
-from phaseloom.fit.schedule import Every, constant, cosine
+from phaseloom.fitting.loop import Progress, fit
+from phaseloom.fitting.optimizers import Rate, adam, groups, lbfgs, sgd
+from phaseloom.fitting.schedule import Every, constant, cosine
 from phaseloom.ptycho.batches import random
 
 INDEX = np.arange(12)

@@ -62,7 +62,7 @@ def interaction(energy: float, /) -> float:
 
     Example:
         >>> round(interaction(80e3) * 1e3, 4)
-        1.0088
+        1.0087
     """
     rest = ELECTRON_REST_ENERGY
     return 2 * math.pi / (electron_wavelength(energy) * energy) * (rest + energy) / (2 * rest + energy)

@@ -114,7 +114,7 @@ def _in_words(r: Result) -> str:
         _data_facts(r),
         _provenance_facts(getattr(r, "provenance", None)),
     ]
-    lines = ["\n".join(f"{name:<15.15} {value}" for name, value in block) for block in blocks if block]
+    lines = ["\n".join(f"{name:<17.17} {value}" for name, value in block) for block in blocks if block]
     return "\n\n".join(lines)
 
 
@@ -169,5 +169,7 @@ def _provenance_facts(provenance: object) -> list[tuple[str, str]]:
 
 def _cut(value: object) -> str:
     """One short line."""
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{name} {item}" for name, item in value.items())
     text = " ".join(str(value).split())
     return text if len(text) <= 44 else text[:43] + "…"

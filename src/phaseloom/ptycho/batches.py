@@ -1,6 +1,6 @@
 """Which patterns are compared together, and where their counts come from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ class Shuffled:
         return [torch.as_tensor(piece) for piece in np.array_split(order, pieces)]
 
 
-def random(index: np.ndarray, seed: int = 0, /, *, size: int | None = None) -> Shuffled:
+def random(index: Sequence[int] | np.ndarray, seed: int = 0, /, *, size: int | None = None) -> Shuffled:
     """Patterns in random batches, new ones every epoch.
 
     Args:

@@ -17,9 +17,9 @@ from phaseloom.data import formats
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.fit import checkpoint, optimizers
-from phaseloom.fit.loop import Epoch, Progress, fit
-from phaseloom.fit.schedule import Every
+from phaseloom.fitting import checkpoint, optimizers
+from phaseloom.fitting.loop import Epoch, Progress, fit
+from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise
 from phaseloom.ptycho import scans
 from phaseloom.ptycho.model import Likelihood, Ptychography
@@ -88,8 +88,8 @@ class Reconstruct(Recipe):
     noise: Call = part("phaseloom.ptycho.noise", "amplitude")
     start: Call = part("phaseloom.recipes.start", "sweep")
     rates: Mapping[str, float | Moving] = Field(default_factory=dict)
-    optimizer: Call = part("phaseloom.fit.optimizers", "adam")
-    shape: Call = part("phaseloom.fit.schedule", "cosine")
+    optimizer: Call = part("phaseloom.fitting.optimizers", "adam")
+    shape: Call = part("phaseloom.fitting.schedule", "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
     batch: Call = part("phaseloom.ptycho.batches", "random")
     epochs: int = Field(60, ge=1)
@@ -178,7 +178,7 @@ class Job:
         recipe: settled: nothing in it is left to be found.
         scan: the data.
         start: what the automatic start found, or ``None``.
-        model, likelihood, progress: see `phaseloom.ptycho.model` and `phaseloom.fit.loop`.
+        model, likelihood, progress: see `phaseloom.ptycho.model` and `phaseloom.fitting.loop`.
     """
 
     def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
@@ -233,6 +233,8 @@ class Job:
     def __iter__(self) -> Iterator[Epoch]:
         """Run to the end, or until stopped, saving after every epoch."""
         self._write_events()
+        if self.progress.epoch >= self.recipe.epochs:
+            return
         patterns = self.recipe.batch(self.learned, self.recipe.seed)
         held = list(torch.as_tensor(self.held).split(32)) if len(self.held) else []
         for epoch in fit(

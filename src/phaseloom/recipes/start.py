@@ -20,8 +20,8 @@ import torch
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.fit import optimizers
-from phaseloom.fit.loop import Progress, fit
+from phaseloom.fitting import optimizers
+from phaseloom.fitting.loop import Progress, fit
 from phaseloom.ptycho import batches, noise, objects, scans
 from phaseloom.ptycho.model import Likelihood, Ptychography
 from phaseloom.spec import Call
@@ -169,7 +169,8 @@ def _defocus_values(scan: Scan4D, probe: Call, base: float, span: float | None, 
     farthest = 0.9 * reach(scan.geometry, aperture)
     depth = scan.geometry.wavelength / aperture**2
     width = span if span is not None else (farthest if base == 0 else min(farthest, 2 * depth))
-    return [base + float(step) for step in np.linspace(-width, width, steps)]
+    values = base + np.linspace(-width, width, steps)
+    return [float(f"{value:.15g}") for value in values]  # what a parameter file can hold
 
 
 def _middle(scan: Scan4D, count: int) -> Scan4D:

@@ -105,6 +105,8 @@ def _sidecar(path: Path, module: ModuleType) -> dict[str, Any]:
         raise BadInput(beside.name, None, "is not YAML: write lines like 'energy: 80 keV'") from error
     if values is None:
         return {}
+    if isinstance(values, dict) and "file" in values:
+        return {}  # the parameter file of a run, not a side-car
     if not isinstance(values, dict):
         raise BadInput(beside.name, values, "is not a set of knobs: write lines like 'energy: 80 keV'")
     return _parsed(values, module, beside.name, strict=True)

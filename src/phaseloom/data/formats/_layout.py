@@ -39,7 +39,11 @@ def entry(file: h5py.File, name: str, number: int) -> Tree:
 def detector(top: Tree) -> Tree:
     """The first detector with patterns, or else the first detector."""
     instrument = top.first("instrument_1", "instrument")
-    names = [] if instrument is None else sorted(k for k in map(str, instrument.group) if k.startswith("detector"))
+    names = (
+        []
+        if instrument is None
+        else sorted(k for k in map(str, instrument.group) if k.startswith("detector"))
+    )
     groups = [g for k in names if (g := instrument.first(k))]  # type: ignore[union-attr]
     if not groups:
         raise BadInput(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.fit.loop import Progress
+from phaseloom.fitting.loop import Progress
 
 __all__ = ["load", "save"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.fit.schedule import Every, constant
+from phaseloom.fitting.schedule import Every, constant
 
 __all__ = ["Epoch", "Progress", "fit"]
 

@@ -1,0 +1,74 @@
+"""What the documents show is run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import phaseloom as pl
+from phaseloom.data.formats import cxi
+from phaseloom.recipes.reconstruct import Reconstruct
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list:
+    """Code blocks of a language, named by page and number."""
+    found = []
+    for page in PAGES:
+        for number, text in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)):
+            found.append(pytest.param(text, id=f"{page.name}-{number}"))
+    return found
+
+
+@pytest.fixture
+def scan_file() -> None:
+    """A small scan under the name that the documents use."""
+    pixel, window = 0.3, 24
+    places = pl.simulate.raster((6, 6), 0.7, jitter=0.03) + (window // 2 + 2) * pixel
+    truth = pl.simulate.atoms((44, 44), pixel)
+    scan, _ = pl.simulate.electron_scan(truth, pixel, places, energy=80e3, semiangle=0.025, window=window)
+    cxi.write(scan, Path("scan.cxi"))
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+@pytest.mark.usefixtures("scan_file")
+def test_python_blocks_run(text: str) -> None:
+    exec(compile(text, "document", "exec"), {})
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_parameter_files_are_understood(text: str) -> None:
+    text = text.removeprefix("# run.yaml\n")
+    tree = yaml.safe_load(text)
+    if "file" in tree:
+        assert Reconstruct.of(tree).file.name == tree["file"]
+    else:
+        np.save("scan.npy", np.ones((64, 64, 4, 4), np.uint16))
+        Path("scan.npy.yaml").write_text(text)
+        assert len(pl.read("scan.npy")) == 64 * 64
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_command_of_the_documents_exists() -> None:
+    from phaseloom.cli import app
+
+    known = {command.callback.__name__ for command in app.registered_commands}
+    for page in PAGES:
+        for verb in re.findall(r"^phaseloom (\w+)", page.read_text(), re.M):
+            assert verb in known, f"{page.name}: {verb}"
+
+
+def test_the_front_door_is_as_listed() -> None:
+    assert dir(pl) == sorted(pl.__all__)
+    for name in pl.__all__:
+        assert getattr(pl, name) is not None

@@ -1,0 +1,49 @@
+"""Real scans reach the quality that they allow, with nothing set by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phaseloom.recipes import demo
+from phaseloom.recipes.reconstruct import Job, Reconstruct
+
+STAR = Path(__file__).parents[1] / "data" / "siemens_star_velociprobe.cxi"
+NEAR = {"file": str(demo.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "noise": "poisson"}
+
+
+@pytest.mark.slow
+def test_the_siemens_star_is_found_without_probe_or_defocus():
+    tree = {"file": str(STAR), "read": {"cxi": {"probe": False}}, "epochs": 60}
+    job = Job.begin(Reconstruct.of(tree))
+    assert job.start.orientation == "as given"
+    assert -1.1e7 < job.start.defocus < -0.4e7
+    for _ in job:
+        pass
+    result = job.result()
+    assert result.metrics["amplitude error"] <= 0.240
+    free, spoke = np.percentile(result.phase[result.window], [70, 15])
+    assert spoke - free == pytest.approx(-0.97, abs=0.1)
+
+
+def test_the_near_field_star_falls_fast():
+    job = Job.begin(Reconstruct.of({**NEAR, "rates": {"background": 0.02}, "epochs": 12, "patience": None}))
+    losses = [epoch.loss for epoch in job]
+    assert losses[0] > 35
+    assert losses[-1] < 12
+
+
+@pytest.mark.slow
+def test_the_near_field_star_reaches_its_loss():
+    job = Job.begin(Reconstruct.of({**NEAR, "rates": {"background": 0.02}, "epochs": 100}))
+    for _ in job:
+        pass
+    assert job.result().metrics["Poisson deviance"] <= 5.5
+
+
+def test_refined_positions_do_not_snap_to_pixels():
+    job = Job.begin(Reconstruct.of({**NEAR, "epochs": 15, "patience": None}))
+    for _ in job:
+        pass
+    places = job.model.scan.refined().detach().numpy()
+    assert np.std(places - np.round(places)) > 0.2
