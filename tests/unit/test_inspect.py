@@ -140,3 +140,11 @@ def test_many_patterns_are_read_in_part() -> None:
     positions = np.random.default_rng(0).random((2000, 2))
     inspect(Scan4D(counts=Counted(), positions=positions, geometry=geometry))
     assert Counted.asked <= 1000
+
+
+def test_positions_along_the_beam_are_named_because_they_are_not_modelled():
+    geometry = Geometry(wavelength=1.0, shape=(8, 8), angle=(1e-3, 1e-3))
+    flat = Scan4D(counts=np.ones((4, 8, 8)), positions=np.eye(4)[:, :2], geometry=geometry)
+    tall = replace(flat, heights=np.arange(4) * 1e4)
+    assert {f.name: f.level for f in inspect(tall)}["heights"] == "warn"
+    assert "heights" not in {f.name for f in inspect(flat)}

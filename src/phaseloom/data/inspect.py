@@ -47,7 +47,7 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
     survey = _Survey(scan)
     checks: tuple[Callable[[_Survey], Finding | None], ...] = (
         *(_counts, _beam, _pixel, _field, _overlap, _dose, _dead, _hot, _saturated),
-        *(_sampling, _window, _flight, _duplicates, _raster, _extent, _orientation, _mask, _background),
+        *(_sampling, _window, _flight, _duplicates, _raster, _extent, _heights, _orientation, _mask, _background),
     )
     return [finding for check in checks if (finding := check(survey)) is not None]
 
@@ -326,10 +326,19 @@ def _extent(survey: _Survey) -> Finding | None:
     return Finding("extent", f"{across:.3g} object pixels", "bad", advice)
 
 
+def _heights(survey: _Survey) -> Finding | None:
+    scan = survey.scan
+    if scan.heights is None:
+        return None
+    text = f"vary by {LENGTH.show(float(np.ptp(scan.heights)))} along the beam"
+    advice = "Positions along the beam are kept in files but not modelled: select patterns of one height."
+    return Finding("heights", text, "warn", advice)
+
+
 def _orientation(survey: _Survey) -> Finding:
     if survey.scan.oriented:
         return Finding("orientation", "known", "good", "")
-    advice = "The file does not say how the detector lies against the scan: try flip, transpose and rotate."
+    advice = "The file does not say how the detector lies against the scan: the automatic start tries four ways."
     return Finding("orientation", "unknown", "note", advice)
 
 
