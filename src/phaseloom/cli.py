@@ -45,13 +45,13 @@ def look(
     from phaseloom import plot
     from phaseloom.data.inspect import inspect
 
+    target = _drawable(picture or Path(f"{file.stem}.look.png"))
     scan = _recipe(file, settings).scan()
     findings = inspect(scan)
     for finding in findings:
         typer.echo(f"{_MARK[finding.level]} {finding.name:22s} {finding.value}")
         if finding.advice and finding.level in ("warn", "bad"):
             typer.echo(f"    {finding.advice}")
-    target = picture or Path(f"{file.stem}.look.png")
     plot.save(plot.scan_overview(scan, findings), target)
     typer.echo(f"picture: {target}")
 
@@ -97,7 +97,7 @@ def compare(
     """Compare two results: resolution by ring correlation, phase difference, settings that differ."""
     from phaseloom.recipes.compare import compare as compared
 
-    for line in compared(first, second, picture):
+    for line in compared(first, second, _drawable(picture)):
         typer.echo(line)
 
 
@@ -160,8 +160,11 @@ def run(job: Any, *, quiet: bool) -> Any:
 def main() -> None:
     """Entry point: a user's mistake ends in one sentence and exit code 2, never in a traceback."""
     with _sentences():
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
 
+
+_USAGE: Any = typer.BadParameter.__base__
+"""What Typer raises when a command line is not understood, wherever it keeps it."""
 
 _MARK = {"good": "ok  ", "note": "    ", "warn": "WARN", "bad": "BAD "}
 
@@ -173,7 +176,10 @@ def _sentences() -> Iterator[None]:
     except BadInput as problem:
         sys.stderr.write(f"phaseloom: {problem}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except _USAGE as problem:
+        _explain(problem)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("phaseloom: interrupted\n")
         sys.exit(130)
     except BrokenPipeError:
@@ -181,6 +187,23 @@ def _sentences() -> Iterator[None]:
     except OSError as problem:
         sys.stderr.write(f"phaseloom: {problem.filename or 'file'}: {problem.strerror or problem}\n")
         sys.exit(2)
+
+
+def _explain(problem: Any) -> None:
+    """Say what was wrong with a command line; without any words, show the help."""
+    if len(sys.argv) < 2:
+        problem.show()
+        return
+    command = problem.ctx.command_path if problem.ctx else "phaseloom"
+    sys.stderr.write(f"phaseloom: {' '.join(problem.format_message().split())} See {command} --help\n")
+
+
+def _drawable(path: Path) -> Path:
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg", ".tif"):
+        raise BadInput(
+            "--picture", path.name, "has no ending of a picture: use .png, .pdf, .svg, .jpg or .tif"
+        )
+    return path
 
 
 def _recipe(file: Path, settings: list[str] | None) -> Any:

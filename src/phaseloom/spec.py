@@ -125,11 +125,13 @@ class Recipe(BaseModel):
             if key not in fields:
                 raise BadInput("parameter file", f"there is no '{key}';", nearest(key, fields))
         out = dict(data)
-        for key, info in fields.items():
-            room = isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("room")
+        for key, room in _rooms(cls).items():
+            info = fields[key]
             value = out.get(key, info.default)
-            if room and value is not PydanticUndefined:
-                out[key] = _calls(str(room), value, key, many=typing.get_origin(info.annotation) is tuple)
+            if value is None and info.default is not None:
+                raise BadInput(key, None, f"is empty: write one of {', '.join(names(room))}, or leave it out")
+            if value is not PydanticUndefined:
+                out[key] = _calls(room, value, key, many=typing.get_origin(info.annotation) is tuple)
         return out
 
     @classmethod
@@ -138,14 +140,7 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(tree)
         except ValidationError as problem:
-            first = problem.errors()[0]
-            cause = first.get("ctx", {}).get("error")
-            if isinstance(cause, BadInput):
-                raise cause from None
-            place = ".".join(str(step) for step in first["loc"]) or "parameter file"
-            raise BadInput(
-                place, None if first["type"] == "missing" else first["input"], _said(first)
-            ) from None
+            raise _sentence(problem, tree) from None
 
     def resolved(self) -> dict[str, Any]:
         """The tree of a file that repeats this recipe, every default written out."""
@@ -155,7 +150,7 @@ class Recipe(BaseModel):
         """A recipe with some values changed, addressed as in the file: ``probe.focused.modes``."""
         tree = self.given()
         for path, value in settings.items():
-            _put(tree, path.split("."), value, path)
+            _put(tree, path.split("."), value, path, _rooms(type(self)))
         return type(self).of(tree)
 
     def given(self) -> dict[str, Any]:
@@ -185,6 +180,35 @@ def load_yaml(path: Path, /) -> dict[str, Any]:
 def to_yaml(tree: Any, /) -> str:
     """A tree as the text of a parameter file."""
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+
+
+def _rooms(recipe: type[Recipe]) -> dict[str, str]:
+    """The fields of a recipe that hold calls, each with its room."""
+    extras = {key: info.json_schema_extra for key, info in recipe.model_fields.items()}
+    return {key: str(extra["room"]) for key, extra in extras.items() if isinstance(extra, dict)}
+
+
+def _sentence(problem: ValidationError, tree: Any) -> BadInput:
+    """The finding that leads farthest into the tree: of a union's findings, that of the kind meant."""
+    found = problem.errors()
+    causes = [error.get("ctx", {}).get("error") for error in found]
+    if said := next((cause for cause in causes if isinstance(cause, BadInput)), None):
+        return said
+    first = max(found, key=lambda error: len(_steps(error, tree)))
+    place = ".".join(_steps(first, tree)) or "parameter file"
+    return BadInput(place, None if first["type"] == "missing" else first["input"], _said(first))
+
+
+def _steps(error: Any, tree: Any) -> list[str]:
+    """The place of a finding as the file has it, without pydantic's names for the kinds of a union."""
+    steps = []
+    for step in error["loc"]:
+        if isinstance(tree, Mapping) and step in tree:
+            tree = tree[step]
+        elif error["type"] != "missing" or step != error["loc"][-1]:
+            continue
+        steps.append(str(step))
+    return steps
 
 
 def _is_knobbed(module: ModuleType, name: str) -> bool:
@@ -239,25 +263,60 @@ def _checked(kind: Any, value: Any, place: str) -> Any:
     except ValidationError as problem:
         first = problem.errors()[0]
         cause = first.get("ctx", {}).get("error")
-        fix = cause.fix if isinstance(cause, BadInput) else _said(first)
+        few = first["type"] == "missing" and first["loc"]
+        fix = cause.fix if isinstance(cause, BadInput) else "has too few values" if few else _said(first)
         raise BadInput(place, value, fix) from None
 
 
 def _said(error: Any) -> str:
     """Pydantic's finding as the end of a sentence of ours."""
-    kind, message = error["type"], str(error["msg"])
-    text = message[0].lower() + message[1:]
-    if kind == "missing":
-        return "is missing"
-    text = text.removeprefix("value error, ").replace("input should be", "should be")
-    return f"cannot be used: it {text}" if text.startswith("should") else f"cannot be used: {text}"
+    kind, limits = error["type"], error.get("ctx", {})
+    for start, text in _SAID.items():
+        if kind.startswith(start):
+            return text.format(**limits)
+    message = str(error["msg"])
+    return f"cannot be used: {message[0].lower()}{message[1:]}"
+
+
+_SAID = {
+    "missing": "is missing: write it",
+    "extra_forbidden": "is no setting here: remove it",
+    "int_": "must be a whole number",
+    "float_": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_": "must be true or false",
+    "string_": "must be text: put it in quotes",
+    "tuple_": "must be a list, such as [1, 2]",
+    "list_": "must be a list, such as [1, 2]",
+    "too_long": "has too many values",
+    "too_short": "has too few values",
+    "dict_": "must hold 'name: value' lines",
+    "mapping_": "must hold 'name: value' lines",
+    "model_": "must hold 'name: value' lines",
+    "path_": "must be the name of a file",
+    "literal_error": "is no choice: write {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+}
+"""Beginnings of pydantic's kinds of findings, in words."""
 
 
 def _hint(parameter: inspect.Parameter) -> str:
     for extra in getattr(parameter.annotation, "__metadata__", ()):
         if isinstance(extra, Dimension):
             return f"a number and one of {', '.join(dict(extra.scale))}"
-    return getattr(parameter.annotation, "__name__", str(parameter.annotation))
+    if typing.get_origin(parameter.annotation) is tuple:
+        return f"[{', '.join(_word(kind) for kind in typing.get_args(parameter.annotation))}]"
+    if typing.get_origin(parameter.annotation) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(parameter.annotation)))
+    return _word(parameter.annotation)
+
+
+def _word(kind: Any) -> str:
+    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", ...: "and so on"}
+    return plain.get(kind, getattr(kind, "__name__", str(kind)).lower())
 
 
 def _dimension(kind: Any) -> Dimension | None:
@@ -304,27 +363,24 @@ def _given(value: Any) -> Any:
         )
     if isinstance(value, tuple):
         return [_given(item) for item in value]
+    if isinstance(value, BaseModel):
+        return {key: getattr(value, key) for key in type(value).model_fields if key in value.model_fields_set}
     if isinstance(value, Mapping):
         return {key: _given(item) for key, item in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 
-def _put(tree: dict[str, Any], path: list[str], value: Any, whole: str) -> None:
+def _put(tree: dict[str, Any], path: list[str], value: Any, whole: str, calls: Mapping[str, str]) -> None:
     """Set a value; a name on the way that stood as plain text becomes a node, another call replaces."""
     *way, last = path
     for depth, step in enumerate(way):
         inner = tree.get(step)
-        if isinstance(inner, str):
+        if isinstance(inner, list) and inner:
+            raise BadInput(f"setting {whole}", None, f"{step} is a list: set it whole, {step}='[...]'")
+        is_call = depth == 0 and step in calls
+        if is_call and isinstance(inner, str):
             inner = {inner: {}}
-        if not isinstance(inner, dict):
-            inner = {}
-        if (
-            depth == 0
-            and len(path) > 2
-            and way[1:2]
-            and list(inner) != [way[1]]
-            and step not in ("rates", "stop")
-        ):
+        if not isinstance(inner, dict) or (is_call and list(inner) != [path[1]]):
             inner = {}
         tree[step] = inner
         tree = inner

@@ -47,7 +47,18 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
     survey = _Survey(scan)
     checks: tuple[Callable[[_Survey], Finding | None], ...] = (
         *(_counts, _beam, _pixel, _field, _overlap, _dose, _dead, _hot, _saturated),
-        *(_sampling, _window, _flight, _duplicates, _raster, _extent, _heights, _orientation, _mask, _background),
+        *(
+            _sampling,
+            _window,
+            _flight,
+            _duplicates,
+            _raster,
+            _extent,
+            _heights,
+            _orientation,
+            _mask,
+            _background,
+        ),
     )
     return [finding for check in checks if (finding := check(survey)) is not None]
 
@@ -338,7 +349,9 @@ def _heights(survey: _Survey) -> Finding | None:
 def _orientation(survey: _Survey) -> Finding:
     if survey.scan.oriented:
         return Finding("orientation", "known", "good", "")
-    advice = "The file does not say how the detector lies against the scan: the automatic start tries four ways."
+    advice = (
+        "The file does not say how the detector lies against the scan: the automatic start tries four ways."
+    )
     return Finding("orientation", "unknown", "note", advice)
 
 

@@ -24,6 +24,8 @@ def describe(section: str | None = None, name: str | None = None, /) -> str:
     if section not in fields:
         raise BadInput("describe", section, f"is no section: {nearest(section, fields)}")
     room = (fields[section].json_schema_extra or {}).get("room")  # type: ignore[union-attr]
+    if not room and name is not None:
+        raise BadInput(f"describe {section}", name, f"is no choice: {section} is a plain value")
     if not room:
         return f"{section}: {_default(fields[section].default)}\n\n{_attribute(section)}"
     if name is None:

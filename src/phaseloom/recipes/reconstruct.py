@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from phaseloom.data import formats
 from phaseloom.data.scan import Scan4D
@@ -48,6 +48,14 @@ class Moving(BaseModel):
     rate: float
     start: int = Field(1, ge=1)
     stop: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _moves_at_all(self) -> Self:
+        if self.stop is not None and self.stop < self.start:
+            raise BadInput(
+                "rates", f"stop: {self.stop}", f"lies before start: {self.start}; write 0 to freeze"
+            )
+        return self
 
 
 class Reconstruct(Recipe):
@@ -92,10 +100,10 @@ class Reconstruct(Recipe):
     shape: Call = part("phaseloom.fitting.schedule", "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
     batch: Call = part("phaseloom.ptycho.batches", "random")
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(60, ge=1, strict=True)
     holdout: float = Field(0.05, ge=0, lt=0.9)
-    patience: int | None = Field(15, ge=1)
-    seed: int = 0
+    patience: int | None = Field(15, ge=1, strict=True)
+    seed: int = Field(0, ge=0, lt=2**63, strict=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     title: str = ""
     found: dict[str, Any] = Field(default_factory=dict)
@@ -117,6 +125,10 @@ class Reconstruct(Recipe):
 
     def scan(self) -> Scan4D:
         """The data, read and prepared."""
+        if self.file.is_dir():
+            raise BadInput(
+                "file", str(self.file), "is a folder: name a file in it, or --resume to go on with a run"
+            )
         if not self.file.is_file():
             raise BadInput("file", str(self.file), "does not exist: give the path of the data")
         if self.read is None:
@@ -192,7 +204,7 @@ class Job:
         self.model = recipe.model(scan).to(device)
         self.likelihood = Likelihood(self.model, scan, recipe.noise.partial())
         moving = optimizers.groups(self.model.parts(), recipe.moving())
-        self.progress = Progress(self.model, recipe.optimizer(moving))
+        self.progress = Progress(self.model, _optimizer(recipe.optimizer, moving))
         self.learned, self.held = _split(len(scan), recipe.holdout, recipe.seed)
 
     @classmethod
@@ -327,6 +339,16 @@ class Job:
             return
         with whole(self.directory / "events.jsonl") as short:
             short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
+
+
+def _optimizer(call: Call, moving: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser of a call, its own complaints as sentences."""
+    try:
+        return call(moving)
+    except BadInput:
+        raise
+    except ValueError as problem:
+        raise BadInput(f"optimizer: {call.name}", dict(call.values), f"cannot be used: {problem}") from None
 
 
 def _split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

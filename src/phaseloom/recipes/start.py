@@ -124,6 +124,8 @@ def sweep(
         raise BadInput(
             "start: sweep", f"steps {steps}, patterns {patterns}", "needs 1 step and 4 patterns at least"
         )
+    if min(rungs, default=0) < 1:
+        raise BadInput("start: sweep.rungs", list(rungs), "must be one or more numbers of epochs from 1 up")
     few = _middle(scan, patterns)
     turn = (not scan.oriented) if orientations is None else orientations
     ways = list(ORIENTATIONS) if turn else ["as given"]

@@ -1,0 +1,212 @@
+"""The command line: every verb explains itself, starts fast, and leaves what it says it leaves."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phaseloom import cli
+from phaseloom.data import simulate
+from phaseloom.data.formats import native
+from phaseloom.fitting.loop import Epoch
+from phaseloom.recipes.reconstruct import Job, Reconstruct
+from phaseloom.result import Result
+
+VERBS = ["look", "check", "reconstruct", "compare", "describe", "demo"]
+PNG = b"\x89PNG"
+
+Phaseloom = Callable[..., str]
+
+
+@pytest.fixture
+def phaseloom(tmp_path, monkeypatch, capsys) -> Phaseloom:
+    """Run a command line that must work, in an empty folder; gives what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["phaseloom", *map(str, argv)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        assert not end.value.code, said.err
+        return said.out
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory) -> Path:
+    """36 electron patterns of 24x24 pixels, on a field wide enough to be compared."""
+    margin = 15 * 0.2
+    positions = simulate.raster((6, 6), 1.0, jitter=0.05, seed=1)
+    positions += margin - positions.min(0)
+    rows, columns = np.ceil((positions.max(0) + margin) / 0.2).astype(int)
+    truth = simulate.atoms((int(rows), int(columns)), 0.2, peak=0.5, seed=2)
+    made, _ = simulate.electron_scan(
+        truth, 0.2, positions, energy=80e3, semiangle=0.04, defocus=60.0, window=24, dose=1e5
+    )
+    path = tmp_path_factory.mktemp("cli") / "scan.h5"
+    native.write(made, path)
+    return path
+
+
+QUICK = ("-s", "start=none", "-s", "probe.focused={semiangle: 40 mrad, defocus: 60 A, modes: 1}", "-q")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(phaseloom, verb):
+    assert f"phaseloom {verb}" in phaseloom(verb, "--help")
+
+
+def test_the_help_names_every_verb(phaseloom):
+    said = phaseloom("--help")
+    assert all(verb in said for verb in VERBS)
+
+
+def test_without_words_the_help_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["phaseloom"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr()
+    assert "reconstruct" in said.out + said.err
+
+
+@pytest.mark.slow
+def test_the_module_is_a_command():
+    words = [sys.executable, "-m", "phaseloom.cli", "describe", "nothing"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("phaseloom: describe: nothing is no section: choose one of file, read")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_console_command_is_installed():
+    command = Path(sys.executable).with_name("phaseloom")
+    if not command.exists():
+        pytest.skip("not installed")
+    done = subprocess.run([command, "describe", "noise"], capture_output=True, text=True, check=True)
+    assert "poisson" in done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("torch", "numpy", "h5py", "matplotlib", "pydantic", "yaml", "scipy")
+    program = (
+        "import sys; sys.argv = ['phaseloom', '--help']\n"
+        "from phaseloom import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print('HEAVY', [name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_look_tells_and_draws(phaseloom, scan, tmp_path):
+    said = phaseloom("look", scan)
+    assert "24" in said
+    assert "picture: scan.look.png" in said
+    assert (tmp_path / "scan.look.png").read_bytes().startswith(PNG)
+    phaseloom("look", scan, "--picture", "other.png")
+    assert (tmp_path / "other.png").exists()
+
+
+def test_check_says_what_a_run_would_need(phaseloom, scan, tmp_path):
+    said = phaseloom("check", scan, "-s", "object.pixels={slices: 2, thickness: 3 A}")
+    for wanted in ("36 of 24x24", "80 keV", "2 x ", "seconds per epoch"):
+        assert wanted in said
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+def test_describe_lists_sections_choices_and_knobs(phaseloom):
+    said = phaseloom("describe")
+    for section in Reconstruct.model_fields:
+        assert section in said or section == "found"
+    assert "focused" in phaseloom("describe", "probe")
+    said = phaseloom("describe", "probe", "focused")
+    assert "semiangle            required, angle with a unit" in said
+    assert "60" in phaseloom("describe", "epochs")
+    assert "energy" in phaseloom("describe", "read", "npy")
+
+
+@pytest.mark.parametrize(
+    "section", [key for key, info in Reconstruct.model_fields.items() if info.json_schema_extra]
+)
+def test_every_choice_is_described(phaseloom, section):
+    from phaseloom.spec import names
+
+    room = Reconstruct.model_fields[section].json_schema_extra["room"]
+    for name in names(room):
+        said = phaseloom("describe", section, name)
+        assert said.startswith(f"{section}: {{{name}: ")
+        assert len(said.splitlines()[2]) > 10, "the first line of its docstring"
+
+
+@pytest.mark.slow
+def test_reconstruct_resume_repeat_and_compare(phaseloom, scan, tmp_path):
+    said = phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=2", "--out", "a")
+    assert "stopped: all 2 epochs done" in said
+    for name in ("run.yaml", "events.jsonl", "snapshot.h5", "result.h5", "report.png"):
+        assert (tmp_path / "a" / name).stat().st_size > 0
+    phaseloom("reconstruct", "a", "--resume", "-q")
+    phaseloom("reconstruct", "a/result.h5", "-q", "--out", "b", "-s", "epochs=3")
+    first, second = (Result.load(tmp_path / name / "result.h5") for name in "ab")
+    assert [len(result.history) for result in (first, second)] == [2, 3]
+    said = phaseloom("compare", "a/result.h5", "b/result.h5", "--picture", "two.png")
+    assert "setting epochs: 2 against 3" in said
+    assert "resolution" in said
+    assert (tmp_path / "two.png").read_bytes().startswith(PNG)
+
+
+def test_a_parameter_file_finds_its_data_beside_itself(phaseloom, scan, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "scan.h5").write_bytes(scan.read_bytes())
+    (tmp_path / "sub" / "run.yaml").write_text("file: scan.h5\nstart: none")
+    assert "36 of 24x24" in phaseloom("check", "sub/run.yaml")
+
+
+@pytest.mark.slow
+def test_a_run_without_a_folder_gets_a_new_one_each_time(phaseloom, scan, tmp_path):
+    for _ in range(2):
+        phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=1", "-s", "title=a b/c")
+    found = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(found) == 2
+    assert all("a_b_c" in name for name in found)
+
+
+def test_the_progress_goes_to_the_other_stream(phaseloom, scan, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["phaseloom", "reconstruct", str(scan), *QUICK[:-1], "-s", "epochs=1"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "epoch/s" not in capsys.readouterr().out
+
+
+def test_ctrl_c_while_reading_is_no_traceback(scan, monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_recipe", interrupted)
+    monkeypatch.setattr(sys, "argv", ["phaseloom", "check", str(scan)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_ctrl_c_between_epochs_keeps_the_result(phaseloom, scan, tmp_path, monkeypatch):
+    remember = Job._remember
+
+    def interrupted(job: Job, epoch: Epoch) -> None:
+        remember(job, epoch)
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "_remember", interrupted)
+    said = phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=9", "--out", "a")
+    assert "stopped: interrupted after epoch 2" in said
+    result = Result.load(tmp_path / "a" / "result.h5")
+    assert len(result.history) == 2
+    assert np.isfinite(result.object).all()
