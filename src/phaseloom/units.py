@@ -42,7 +42,8 @@ class Dimension:
             return number
         if unit not in dict(self.scale):
             raise BadInput(place, text, fix)
-        return float(f"{number * dict(self.scale)[unit]:.15g}")
+        scale = dict(self.scale)[unit]
+        return number if scale == 1 else float(f"{number * scale:.15g}")
 
     def show(self, value: float, /) -> str:
         """A value in the unit that leaves one to three digits before the point.

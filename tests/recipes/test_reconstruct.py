@@ -378,10 +378,7 @@ def floats(digits: int) -> list[float]:
     return [float(f"{v:.{digits}g}") for v in 10 ** rng.uniform(-6, 8, 200) * rng.choice([-1, 1], 200)]
 
 
-LONG = pytest.mark.xfail(reason="units keep 15 digits, so the last bit of longer ones is lost", strict=False)
-
-
-@pytest.mark.parametrize("digits", [3, 7, 15, pytest.param(17, marks=LONG)])
+@pytest.mark.parametrize("digits", [3, 7, 15, 17])
 def test_any_float_with_a_unit_reads_back_exactly(digits):
     for value in floats(digits):
         made = Call("phaseloom.ptycho.probes", "from_patterns", {"defocus": value})

@@ -47,17 +47,17 @@ def load(progress: Progress, path: Path, /) -> None:
             text = str(file["state"].asstr()[()])  # type: ignore[union-attr]
             count = len(file["tensors"])  # type: ignore[arg-type]
             tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
-    except (OSError, KeyError) as error:
+        tree = _unpacked(json.loads(text), tensors)
+        rest = [tree[name] for name in ("epoch", "history", "stopped", "best")]
+    except (OSError, LookupError, ValueError, TypeError) as error:
         raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
-    tree = _unpacked(json.loads(text), tensors)
     try:
         progress.model.load_state_dict(tree["model"])
         progress.optimizer.load_state_dict(tree["optimizer"])
     except (RuntimeError, ValueError) as error:
         fix = "belongs to a run with other data or other settings: resume with the run's own run.yaml"
         raise BadInput("snapshot", str(path), fix) from error
-    progress.epoch, progress.history = tree["epoch"], tree["history"]
-    progress.stopped, best = tree["stopped"], tree["best"]
+    progress.epoch, progress.history, progress.stopped, best = rest
     progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
 
 

@@ -50,7 +50,7 @@ def groups(
         extra = {"name": name, "base": rate.rate, "start": rate.start, "stop": rate.stop}
         out.append({"params": list(parameters), "lr": rate.rate, **extra})
     if not out:
-        raise BadInput("rates", dict(rates), "freeze every part: give one of them a rate above zero")
+        raise BadInput("rates", None, "freeze every part: give one of them a rate above zero")
     return out
 
 
@@ -92,6 +92,8 @@ def lbfgs(
         inner: steps per epoch.
         search: line search; else full steps.
     """
+    if history < 1 or inner < 1:
+        raise BadInput("optimizer: lbfgs", f"history {history}, inner {inner}", "must both be at least 1")
     for group in moving:
         if group["start"] > 1 or group["stop"] is not None:
             fix = "cannot start or stop by itself with lbfgs: freeze it, or run adam first"

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from phaseloom.errors import BadInput
+
 __all__ = ["constant", "cosine"]
 
 
@@ -34,5 +36,7 @@ def cosine(progress: float, /, *, floor: float = 0.05, hold: float = 0.3) -> flo
         >>> cosine(0.0), round(cosine(1.0), 3)
         (1.0, 0.05)
     """
+    if not (0 <= floor <= 1 and 0 <= hold < 1):
+        raise BadInput("shape: cosine", f"floor {floor}, hold {hold}", "must lie between 0 and 1")
     rest = max(0.0, (progress - hold) / max(1 - hold, 1e-9))
     return floor + (1 - floor) * (1 + math.cos(math.pi * min(rest, 1.0))) / 2

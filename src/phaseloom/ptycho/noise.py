@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from phaseloom.errors import BadInput
+
 __all__ = ["amplitude", "gaussian", "poisson"]
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -32,6 +34,7 @@ def amplitude(
         >>> amplitude(torch.tensor([4.0]), torch.tensor([9.0]), floor=0.0).item()
         1.0
     """
+    _checked("amplitude.floor", floor, least=0.0)
     return ((model + floor).sqrt() - (counts + floor).sqrt()).square()
 
 
@@ -46,6 +49,7 @@ def gaussian(
         power: the exponent p.
     """
     tiny = 1e-6
+    _checked("gaussian.power", power, least=1e-3)
     return ((model + tiny).pow(power) - (counts + tiny).pow(power)).square()
 
 
@@ -59,6 +63,7 @@ def poisson(
         counts: measured counts.
         floor: counts added to the model, which keeps the logarithm finite.
     """
+    _checked("poisson.floor", floor, least=0.0)
     rate = model + floor
     return rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
 
@@ -91,6 +96,11 @@ def mean_divergence(divergence: Divergence, rate: Float[Tensor, " pixel"], /) ->
     true, seen = torch.broadcast_tensors(rate[:, None], n)
     chance = torch.exp(torch.xlogy(seen, true) - true - torch.lgamma(seen + 1))
     return (chance * divergence(true, seen)).sum(1)
+
+
+def _checked(name: str, value: float, *, least: float) -> None:
+    if not least <= value < float("inf"):
+        raise BadInput(f"noise: {name}", value, f"must be a number from {least} up")
 
 
 def _from_counts(divergence: Divergence, counts: Tensor) -> Tensor:

@@ -100,6 +100,8 @@ def focused(
         modes: incoherent modes; default two in the far field, one in the near field.
         soft: spread the aperture's edge over one pixel.
     """
+    if not all(map(math.isfinite, (defocus, astigmatism, astigmatism_angle, spherical))):
+        raise BadInput("probe: focused", None, "has an aberration that is not finite")
     if not 0 < semiangle < math.pi / 2:
         raise BadInput("probe: focused.semiangle", semiangle, "must lie between 0 and 1.57 rad")
     named = {"defocus": defocus, "C12": astigmatism, "phi12": astigmatism_angle, "C30": spherical}
@@ -153,6 +155,8 @@ def defocused(
     """The wave at the object when it is moved upstream of the focus by ``defocus`` angstrom."""
     if defocus == 0:
         return wave
+    if not math.isfinite(defocus):
+        raise BadInput("probe: defocus", defocus, "must be finite")
     flight = torch.tensor(-defocus, dtype=torch.float64)
     return fly(
         wave, angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, flight).to(wave.dtype)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Complex
 from torch import Tensor
 
+from phaseloom.errors import BadInput
 from phaseloom.physics.modes import orthogonalise
 
 __all__ = ["bounded", "orthogonal"]
@@ -21,5 +22,7 @@ def orthogonal(probe: Complex[Tensor, "mode y x"], /) -> Complex[Tensor, "mode y
 
 def bounded(object: Complex[Tensor, "slice y x"], /, *, most: float = 1.0) -> Complex[Tensor, "slice y x"]:
     """Transmission whose modulus exceeds ``most`` brought back to it: matter does not amplify."""
+    if not most > 0:
+        raise BadInput("projections: bounded.most", most, "must be above 0")
     modulus = object.abs().clamp(min=1e-12)
     return object * torch.clamp(most / modulus, max=1.0)

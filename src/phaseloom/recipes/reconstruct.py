@@ -245,7 +245,8 @@ class Job:
     def __iter__(self) -> Iterator[Epoch]:
         """Run to the end, or until stopped, saving after every epoch."""
         self._write_events()
-        if self.progress.epoch >= self.recipe.epochs:
+        settled = self.progress.stopped.startswith(("converged", "overfitting"))
+        if settled or self.progress.epoch >= self.recipe.epochs:
             return
         patterns = self.recipe.batch(self.learned, self.recipe.seed)
         held = list(torch.as_tensor(self.held).split(32)) if len(self.held) else []
