@@ -133,7 +133,7 @@ def run(job: Any, *, quiet: bool) -> Any:
 
     from phaseloom import plot
 
-    for line in _start_lines(job):
+    for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
     done, total = job.progress.epoch, job.recipe.epochs
     with tqdm(
@@ -153,7 +153,12 @@ def run(job: Any, *, quiet: bool) -> Any:
     typer.echo(f"stopped: {result.stopped}")
     for name, value in result.metrics.items():
         typer.echo(f"  {name:32s} {value:.4g}")
+    for line in _verdict(result):
+        typer.echo(line)
     typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
+    if result.stopped.startswith("interrupted"):
+        typer.echo(f"go on with: phaseloom reconstruct --resume {job.directory}")
+        raise typer.Abort
     return result
 
 
@@ -224,6 +229,9 @@ def _settings(given: list[str]) -> dict[str, Any]:
         try:
             out[path.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
+            if ": " not in value and value[:1] not in "{[":
+                out[path.strip()] = value
+                continue
             raise BadInput(
                 f"--set {path}", value, "is not a value that YAML can read: check quotes and braces"
             ) from None
@@ -248,6 +256,24 @@ def _folder(out: Path | None, name: str) -> Path:
     return folder
 
 
+def _doubts(job: Any) -> list[str]:
+    """What `look` would warn of, before any time is spent."""
+    from phaseloom.data.inspect import inspect
+
+    found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name != "window"]
+    return [f"{_MARK[f.level]} {f.name}: {f.value}. {f.advice}" for f in found]
+
+
+def _verdict(result: Any) -> list[str]:
+    """A sentence where the loss says that the picture may not be trusted."""
+    loss = result.metrics["loss"]
+    if loss > 3:
+        return [
+            f"NOTE the model leaves {loss:.2g} times what counting noise would: look at the report before use"
+        ]
+    return []
+
+
 def _start_lines(job: Any) -> list[str]:
     found = job.start
     if found is None:
@@ -260,6 +286,10 @@ def _start_lines(job: Any) -> list[str]:
     )
     sure = "clear" if found.margin > 1.2 else "close: neighbouring candidates do as well"
     lines = [f"start: {place}, detector {found.orientation}; {sure} (margin {found.margin:.2f})"]
+    if not job.scan.oriented and job.recipe.probe.name != "focused":
+        lines.append(
+            "  the file does not say how the detector lies: the sign of the phase is a guess (see docs)"
+        )
     if found.orientation != "as given":
         lines.append(
             f"  the patterns had to be {found.orientation} against the positions: check the file's axes"

@@ -107,9 +107,10 @@ class Result:
     @property
     def phase(self) -> np.ndarray:
         """Phase ``(y, x)`` in radian summed over slices; a constant and a ramp are arbitrary."""
-        from phaseloom.metrics.phase import level, summed_phase
+        from phaseloom.metrics.phase import level, remove_ramp, summed_phase
 
-        return summed_phase(level(self.object, self.covered.astype(float)))
+        covered = self.covered.astype(float)
+        return remove_ramp(summed_phase(level(self.object, covered)), covered, robust=True)
 
     @property
     def window(self) -> tuple[slice, slice]:

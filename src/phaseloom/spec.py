@@ -48,16 +48,21 @@ class Call:
 
     def resolved(self) -> dict[str, Any]:
         """The node as a file would have it, with every default written out and units restored."""
-        given = {name: knob.default for name, knob in knobs(self.room, self.name).items()} | dict(self.values)
+        wanted = knobs(self.room, self.name).items()
+        given = {name: knob.default for name, knob in wanted if knob.default is not knob.empty}
+        given |= dict(self.values)
         kinds = {name: knob.annotation for name, knob in knobs(self.room, self.name).items()}
         return {self.name: {name: _shown(value, kinds[name]) for name, value in given.items()}} | dict(
             self.when
         )
 
 
-def part(room: str, /, default: Any = PydanticUndefined) -> Any:
-    """A field of a recipe that holds a call (or, with a tuple type, several) of a room."""
-    return Field(default=default, json_schema_extra={"room": room}, validate_default=True)
+def part(room: str, /, default: Any = PydanticUndefined, *, partial: bool = False) -> Any:
+    """A field of a recipe that holds a call (or, with a tuple type, several) of a room.
+
+    A ``partial`` one may leave required knobs out: they come from somewhere else (a side-car).
+    """
+    return Field(default=default, json_schema_extra={"room": room, "partial": partial}, validate_default=True)
 
 
 def names(room: str, /) -> list[str]:
@@ -75,7 +80,7 @@ def knobs(room: str, name: str, /) -> dict[str, inspect.Parameter]:
     return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in keyword}
 
 
-def call(room: str, node: Any, place: str, /) -> Call:
+def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     """Read a node; a `Call` passes through.
 
     Raises:
@@ -98,7 +103,7 @@ def call(room: str, node: Any, place: str, /) -> Call:
             fix = nearest(key, wanted) if wanted else f"{name} takes none"
             raise BadInput(f"{place}: {name}", f"there is no '{key}';", fix)
     missing = [key for key, p in wanted.items() if p.default is p.empty and key not in given]
-    if missing:
+    if missing and not partial:
         raise BadInput(
             f"{place}: {name}.{missing[0]}",
             None,
@@ -131,7 +136,9 @@ class Recipe(BaseModel):
             if value is None and info.default is not None:
                 raise BadInput(key, None, f"is empty: write one of {', '.join(names(room))}, or leave it out")
             if value is not PydanticUndefined:
-                out[key] = _calls(room, value, key, many=typing.get_origin(info.annotation) is tuple)
+                extra = typing.cast(dict[str, Any], info.json_schema_extra)
+                many = typing.get_origin(info.annotation) is tuple
+                out[key] = _calls(room, value, key, many=many, partial=bool(extra.get("partial")))
         return out
 
     @classmethod
@@ -250,9 +257,9 @@ def _timed(node: Any, place: str) -> tuple[Any, dict[str, int]]:
     return {key: value for key, value in node.items() if key not in when}, when
 
 
-def _calls(room: str, value: Any, place: str, *, many: bool) -> Any:
+def _calls(room: str, value: Any, place: str, *, many: bool, partial: bool) -> Any:
     if not many:
-        return value if value is None else call(room, value, place)
+        return value if value is None else call(room, value, place, partial=partial)
     items = value if isinstance(value, list | tuple) else [value]
     return tuple(call(room, item, f"{place}[{number}]") for number, item in enumerate(items))
 

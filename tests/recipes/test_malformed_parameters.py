@@ -124,7 +124,6 @@ PARAMETERS = {
     "prepare: [{flip: {axis: z}}]": "prepare[0]: flip.axis: z is no choice: write 'y' or 'x'",
     "read: {tif: {}}": "read: there is no 'tif'; choose one of cxi",
     "read: {npy: {energy: 80}}": "read: npy.energy: 80 is not an energy: write a number and one of",
-    "read: npy": "read: npy.energy: is missing: write energy: a number and one of eV",
     "found: 3": "found: 3 must hold 'name: value' lines",
     "noise: amplitude\n\tseed: 1": "run.yaml: is not YAML (line 4): check quotes, colons and indentation",
     "epochs: [1": "run.yaml: is not YAML",

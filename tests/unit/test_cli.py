@@ -196,7 +196,7 @@ def test_ctrl_c_while_reading_is_no_traceback(scan, monkeypatch, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_ctrl_c_between_epochs_keeps_the_result(phaseloom, scan, tmp_path, monkeypatch):
+def test_ctrl_c_between_epochs_keeps_the_result(scan, tmp_path, monkeypatch, capsys):
     remember = Job._remember
 
     def interrupted(job: Job, epoch: Epoch) -> None:
@@ -205,8 +205,14 @@ def test_ctrl_c_between_epochs_keeps_the_result(phaseloom, scan, tmp_path, monke
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Job, "_remember", interrupted)
-    said = phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=9", "--out", "a")
+    command = ["phaseloom", "reconstruct", str(scan), *QUICK, "-s", "epochs=9", "--out", "a"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    said = capsys.readouterr().out
     assert "stopped: interrupted after epoch 2" in said
+    assert "go on with: phaseloom reconstruct --resume a" in said
     result = Result.load(tmp_path / "a" / "result.h5")
     assert len(result.history) == 2
     assert np.isfinite(result.object).all()

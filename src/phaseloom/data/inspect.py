@@ -74,6 +74,7 @@ class _Survey:
         shape = scan.geometry.shape
         self.mean, self.speckle, self.totals = np.zeros(shape), np.zeros(shape), np.zeros(0)
         self.highest, self.near_highest, self.at_highest = 0.0, 0, 0
+        self.scaled = False
         for start in range(0, self.read, 64):
             self._add(scan.counts[index[start : start + 64]].astype(np.float64) * scan.mask)
         self.mean /= self.read
@@ -87,6 +88,7 @@ class _Survey:
 
     def _add(self, stack: np.ndarray) -> None:
         self.mean += stack.sum(0)
+        self.scaled = self.scaled or bool((np.abs(stack[:4] - np.round(stack[:4])) > 1e-3).any())
         self.totals = np.append(self.totals, stack.sum((1, 2)))
         self.highest = max(self.highest, float(stack.max()))
 
@@ -143,6 +145,9 @@ def _counts(survey: _Survey) -> Finding:
     text = f"{n} patterns of {y} x {x} pixels, {survey.scan.counts.dtype}"
     if survey.highest <= 0:
         return Finding("counts", text, "bad", "Every good pixel is zero: check the data set and the mask.")
+    if survey.scaled:
+        advice = "The values are not whole numbers, so not counts: scale them, or do not trust a loss of 1."
+        return Finding("counts", text, "warn", advice)
     return Finding("counts", text, "good", "")
 
 
@@ -191,6 +196,8 @@ def _overlap(survey: _Survey) -> Finding | None:
         return Finding("overlap", text, "good", "")
     advice = (
         "Neighbouring beams overlap little: scan with smaller steps, or with a wider beam (more defocus)."
+        if linear > 0
+        else "Neighbouring beams do not touch: check the unit of the positions, then the step."
     )
     return Finding("overlap", text, "warn" if linear >= 0.3 else "bad", advice)
 

@@ -87,12 +87,13 @@ def phase_error(
     )
 
 
-def remove_ramp(phase: ArrayLike, /, weight: ArrayLike | None = None) -> np.ndarray:
+def remove_ramp(phase: ArrayLike, /, weight: ArrayLike | None = None, *, robust: bool = False) -> np.ndarray:
     """Subtract the plane ``a + b y + c x`` that fits best, by weighted least squares.
 
     Args:
         phase: ``(y, x)`` unwrapped phase, radian.
         weight: ``(y, x)`` non-negative, for instance the covered area; default 1 everywhere.
+        robust: follow the commonest plane: a lopsided specimen on a flat ground does not tilt it.
 
     Raises:
         BadInput: the weight has another shape, or is zero everywhere.
@@ -114,8 +115,23 @@ def remove_ramp(phase: ArrayLike, /, weight: ArrayLike | None = None) -> np.ndar
     plane = np.stack([np.ones(values.size), y.ravel(), x.ravel()], 1)
     used = weights.ravel() > 0
     root = np.sqrt(weights.ravel()[used])
-    fit = np.linalg.lstsq(plane[used] * root[:, None], values.ravel()[used] * root, rcond=None)[0]
+    fit = _plane(plane[used], values.ravel()[used], root, rounds=30 if robust else 1)
     return values - (plane @ fit).reshape(values.shape)
+
+
+def _plane(axes: np.ndarray, values: np.ndarray, root: np.ndarray, *, rounds: int) -> np.ndarray:
+    """Least squares in one round; more rounds trust ever fewer pixels, those near the commonest plane.
+
+    Weights ``1 / (1 + (r / s)^2)`` with a width ``s`` that shrinks from round to round (graduated
+    non-convexity, Blake & Zisserman 1987).
+    """
+    fit = np.linalg.lstsq(axes * root[:, None], values * root, rcond=None)[0]
+    width = np.abs(values - axes @ fit).max() + 1e-12
+    for _ in range(rounds - 1):
+        trust = root / np.sqrt(1 + ((values - axes @ fit) / width) ** 2)
+        fit = np.linalg.lstsq(axes * trust[:, None], values * trust, rcond=None)[0]
+        width = max(0.8 * width, 0.02)
+    return fit
 
 
 def find_shift(

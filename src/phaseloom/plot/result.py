@@ -113,7 +113,7 @@ def flat_phase(r: Result, slice: int | None = None) -> np.ndarray:
         raise BadInput("plot.slice", slice, f"is not a slice: the object has {count}, counted from 0")
     chosen = r.object if slice is None else r.object[slice][None]
     phase = summed_phase(level(chosen[:, *box], inside))
-    return np.where(inside, remove_ramp(phase, inside), np.nan)
+    return np.where(inside, remove_ramp(phase, inside, robust=True), np.nan)
 
 
 def draw_phase(

@@ -12,8 +12,8 @@ from phaseloom.errors import BadInput
 
 __all__ = ["Canvas", "Positions", "canvas"]
 
-LARGEST_CANVAS = 40_000**2
-"""Object pixels; more is taken for a mistake in the units of the positions."""
+SPARSEST = 2.0
+"""Object pixels per pixel of all windows together; more is taken for a mistake in a unit."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ def canvas(scan: Scan4D, /, *, border: int = 8) -> Canvas:
     pixel = np.array(geometry.pixel)
     low, high = scan.positions.min(0) / pixel, scan.positions.max(0) / pixel
     shape = np.ceil(high - low).astype(int) + np.array(geometry.shape) + 2 * border + 1
-    if float(shape[0]) * float(shape[1]) > LARGEST_CANVAS:
-        fix = "object pixels would be needed: check the units of the positions and of the pixel"
+    room, windows = float(shape[0]) * float(shape[1]), len(scan) * float(np.prod(geometry.shape))
+    if room > SPARSEST * windows + 1e6:
+        fix = f"object pixels are too many for {len(scan)} windows: check the units of positions and pixel"
         raise BadInput("scan.positions", f"{shape[0]} x {shape[1]}", fix)
     first = low - np.array(geometry.shape) // 2 - border
     place = tuple((first * pixel).tolist())

@@ -27,12 +27,20 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
     one, two = register(*common(a, b))
     correlation = ring_correlation(one, two, pixel=a.pixel)
     difference = np.angle(one * np.conj(two))
+    likeness = abs(np.vdot(one - one.mean(), two - two.mean()))
+    likeness /= float(np.linalg.norm(one - one.mean()) * np.linalg.norm(two - two.mean())) + 1e-30
     plot.save(plot.comparison(a, b, correlation), picture)
     lines = [
+        f"compared field:                      {one.shape[0]} x {one.shape[1]} pixels",
+        f"correlation:                         {likeness:.3f}",
         f"resolution (half-bit, full period):  {_shown(correlation.resolution('half-bit'))}",
         f"resolution (1/7, full period):       {_shown(correlation.resolution('one-seventh'))}",
         f"phase difference, rms:               {float(np.sqrt((difference**2).mean())):.4f} rad",
     ]
+    if likeness < 0.5:
+        lines.append(
+            "NOTE the pictures hardly agree: is one of them transposed, flipped or of another place?"
+        )
     lines += [
         f"{name}: {a.metrics[name]:.4g} against {b.metrics[name]:.4g}"
         for name in a.metrics

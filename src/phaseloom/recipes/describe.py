@@ -27,7 +27,7 @@ def describe(section: str | None = None, name: str | None = None, /) -> str:
     if not room and name is not None:
         raise BadInput(f"describe {section}", name, f"is no choice: {section} is a plain value")
     if not room:
-        return f"{section}: {_default(fields[section].default)}\n\n{_attribute(section)}"
+        return f"{section}: {_default(_start(fields[section]))}\n\n{_attribute(section)}"
     if name is None:
         room = str(room)
         lines = [f"{choice:16s} {_first(room, choice)}" for choice in names(str(room))]
@@ -39,7 +39,7 @@ def _sections() -> str:
     lines = []
     for key, info in Reconstruct.model_fields.items():
         if key != "found":
-            lines.append(f"  {key:12s} {_default(info.default):28s} {_attribute(key)}")
+            lines.append(f"  {key:12s} {_default(_start(info)):28s} {_attribute(key)}")
     return "A parameter file (YAML) has these sections, all optional but file:\n" + "\n".join(lines)
 
 
@@ -63,6 +63,11 @@ def _target(room: str, name: str) -> Any:
 
 def _first(room: str, name: str) -> str:
     return (inspect.getdoc(_target(room, name)) or "").splitlines()[0].replace("``", "")
+
+
+def _start(info: Any) -> Any:
+    """What a field holds when the file says nothing."""
+    return info.default_factory() if info.default_factory else info.default
 
 
 def _default(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -29,6 +30,8 @@ from phaseloom.spec import Call, Recipe, knobs, load_yaml, part, to_yaml
 from phaseloom.units import LENGTH
 
 __all__ = ["Job", "Reconstruct"]
+
+log = logging.getLogger(__name__)
 
 RATES = {
     "object": 0.02,
@@ -70,7 +73,7 @@ class Reconstruct(Recipe):
         propagator: how waves fly, exact or paraxial.
         noise: how counts are compared with the model.
         start: how the first guess is settled.
-        rates: of the parts, relative to their natural size; 0 freezes. See ``RATES``.
+        rates: of object, probe, positions, affine, weights, background, in their natural size; 0 freezes.
         optimizer: how steps are made.
         shape: how rates change over the run.
         projections: what is imposed after epochs.
@@ -88,7 +91,7 @@ class Reconstruct(Recipe):
     """
 
     file: Path
-    read: Call | None = part("phaseloom.data.formats", None)
+    read: Call | None = part("phaseloom.data.formats", None, partial=True)
     prepare: tuple[Call, ...] = part("phaseloom.data.prepare", ())
     object: Call = part("phaseloom.ptycho.objects", "pixels")
     probe: Call = part("phaseloom.ptycho.probes", "auto")
@@ -137,9 +140,7 @@ class Reconstruct(Recipe):
             scan = formats.read(self.file, format=self.read.name, knobs=self.read.values)
         for step in self.prepare:
             scan = step(scan)
-        if not len(scan):
-            raise BadInput("file", str(self.file), "holds no patterns")
-        return scan
+        return _lit(scan, self.file.name)
 
     def settled(self, scan: Scan4D, /) -> tuple[Self, Start | None]:
         """The recipe with what was left open decided from the data: probe, defocus, orientation."""
@@ -148,7 +149,12 @@ class Reconstruct(Recipe):
             name = "stored" if scan.probe is not None else "from_patterns"
             probe = replace(probe, name=name)
         found = self.start(scan, probe, self.seed)
-        changed: dict[str, Any] = {"probe": probe, "start": Call("phaseloom.recipes.start", "none")}
+        rates = {**RATES, **self.rates}
+        changed: dict[str, Any] = {
+            "rates": rates,
+            "probe": probe,
+            "start": Call("phaseloom.recipes.start", "none"),
+        }
         if found is not None:
             if "defocus" in knobs(probe.room, probe.name) and not scan.geometry.near:
                 changed["probe"] = replace(probe, values={**probe.values, "defocus": found.defocus})
@@ -350,6 +356,18 @@ def _optimizer(call: Call, moving: list[dict[str, Any]]) -> torch.optim.Optimize
         raise
     except ValueError as problem:
         raise BadInput(f"optimizer: {call.name}", dict(call.values), f"cannot be used: {problem}") from None
+
+
+def _lit(scan: Scan4D, name: str) -> Scan4D:
+    """The patterns that hold counts at all; blank ones (a closed shutter, a lost frame) are named."""
+    parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
+    lit = np.concatenate([(scan.counts[index] * scan.mask).any((1, 2)) for index in parts])
+    if not lit.any():
+        raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
+    if lit.all():
+        return scan
+    log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
+    return scan.select(lit)
 
 
 def _split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,8 @@ candidate is tried shortly, the better ones longer.
 
 Of the eight ways to lay a detector against a scan only four can be told apart: turning the scan by
 180 degrees is undone by the conjugate, inverted object and probe, which give the same patterns. The
-sweep therefore never turns by 180 degrees; the sign of the phase follows what the file says.
+sweep therefore never turns by 180 degrees, unless the sign of the defocus is stated, which decides; else
+the sign of the phase follows what the file says.
 """
 
 import math
@@ -37,6 +38,17 @@ ORIENTATIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 }
 """The four orientations that patterns can tell apart, as steps of `phaseloom.data.prepare`."""
 
+TWINS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "turned by 180 degrees": (("flip", {"axis": "y"}), ("flip", {"axis": "x"})),
+    "transposed and turned": (("transpose", {}), ("flip", {"axis": "y"}), ("flip", {"axis": "x"})),
+    "flipped left to right": (("flip", {"axis": "x"}),),
+    "rotated the other way": (("transpose", {}), ("flip", {"axis": "x"})),
+}
+"""The same, turned by 180 degrees: only a defocus of known sign tells them from the four."""
+
+STAY = 1.1
+"""A stated defocus is kept unless its loss exceeds the best one's by this factor."""
+
 CLEARLY = 0.9
 """A changed orientation is believed when its loss is below this share of the given one's."""
 
@@ -62,7 +74,7 @@ class Start:
     def steps(self) -> tuple[Call, ...]:
         """What has to be done to the scan."""
         room = "phaseloom.data.prepare"
-        return tuple(Call(room, name, knobs) for name, knobs in ORIENTATIONS[self.orientation])
+        return tuple(Call(room, name, knobs) for name, knobs in (ORIENTATIONS | TWINS)[self.orientation])
 
 
 @dataclass
@@ -128,8 +140,8 @@ def sweep(
         raise BadInput("start: sweep.rungs", list(rungs), "must be one or more numbers of epochs from 1 up")
     few = _middle(scan, patterns)
     turn = (not scan.oriented) if orientations is None else orientations
-    ways = list(ORIENTATIONS) if turn else ["as given"]
     base = float(probe.values.get("defocus", 0.0))
+    ways = ([*ORIENTATIONS] + [*TWINS] * (base != 0)) if turn else ["as given"]
     values = _defocus_values(scan, probe, base, span, steps)
     if len(ways) * len(values) == 1:
         return None
@@ -142,12 +154,13 @@ def sweep(
 
     turned = {way: _turned(few, way) for way in ways}
     all_ = [_Candidate(way, value, turned[way], build) for way in ways for value in values]
-    return _decide(all_, _race(all_, rungs, seed))
+    return _decide(all_, _race(all_, rungs, seed, base), base)
 
 
 def reach(geometry: Geometry, aperture: float, /) -> float:
     """Largest defocus at which a cone of half-angle ``aperture`` still fits the window, angstrom."""
     window = min(n * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
+    aperture = max(aperture, min(geometry.angle))
     return window / (2 * math.tan(aperture))
 
 
@@ -184,13 +197,13 @@ def _middle(scan: Scan4D, count: int) -> Scan4D:
 
 
 def _turned(scan: Scan4D, way: str) -> Scan4D:
-    for name, knobs in ORIENTATIONS[way]:
+    for name, knobs in (ORIENTATIONS | TWINS)[way]:
         scan = getattr(prepare, name)(scan, **knobs)
     return scan
 
 
-def _race(all_: Sequence[_Candidate], rungs: tuple[int, ...], seed: int) -> list[_Candidate]:
-    """Successive halving by four; the survivors of the last rung, best first."""
+def _race(all_: Sequence[_Candidate], rungs: tuple[int, ...], seed: int, base: float) -> list[_Candidate]:
+    """Successive halving by four; the survivors of the last rung, best first. What was stated stays in."""
     left = list(all_)
     state = torch.random.get_rng_state()
     for number, epochs in enumerate(rungs):
@@ -198,13 +211,17 @@ def _race(all_: Sequence[_Candidate], rungs: tuple[int, ...], seed: int) -> list
             candidate.advance(epochs, seed)
         left.sort(key=lambda candidate: candidate.loss)
         if number < len(rungs) - 1:
-            left = left[: max(3, len(left) // 4)]
+            stated = [c for c in left[max(3, len(left) // 4) :] if base != 0 and c.defocus == base]
+            left = left[: max(3, len(left) // 4)] + stated
     torch.random.set_rng_state(state)
     return left
 
 
-def _decide(all_: Sequence[_Candidate], last: list[_Candidate]) -> Start:
+def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> Start:
     best = last[0]
+    stated = [c for c in last if base != 0 and c.defocus == base and c.orientation == best.orientation]
+    if stated and stated[0].loss < STAY * best.loss:
+        best = stated[0]
     given = [candidate for candidate in all_ if candidate.orientation == "as given"]
     own = min(given, key=lambda candidate: candidate.loss)
     if best.orientation != "as given" and best.loss > CLEARLY * own.loss:

@@ -156,7 +156,7 @@ def clean(counts: Counts, place: str, /) -> tuple[Counts, np.ndarray]:
     signed = counts.dtype.kind == "i" and negative
     if counts.dtype.kind == "f" or signed:
         lazy = not isinstance(counts, np.ndarray)
-        if lazy or broken.any() or negative:
+        if lazy or negative or not np.isfinite(counts).all():
             counts = mapped(counts, _nonnegative)
     return counts, ~(broken | marked)
 
@@ -165,14 +165,19 @@ def _survey(counts: Counts) -> tuple[np.ndarray, np.ndarray, bool]:
     n, lazy = counts.shape[0], not isinstance(counts, np.ndarray)
     index = np.unique(np.linspace(0, n - 1, min(n, 500) if lazy else n).astype(int))
     broken, marked, negative = np.zeros(counts.shape[1:], bool), np.ones(counts.shape[1:], bool), False
+    numbers = counts.dtype.kind != "f"
     largest = np.iinfo(counts.dtype).max if counts.dtype.kind in "iu" else np.inf
     for start in range(0, n := len(index), 64):
         stack = counts[index[start : start + 64]]
         if stack.dtype.kind == "f":
-            broken |= ~np.isfinite(stack).all(0)
+            good = np.isfinite(stack)
+            some = good.any((1, 2))  # a frame without any number is a lost frame, not lost pixels
+            broken |= ~good[some].all(0)
+            numbers = numbers or bool(some.any())
         below = stack < 0
         negative = negative or bool(below.any())
         marked &= (below | (stack == largest)).all(0)
+    broken |= not numbers
     return broken, marked & (counts.dtype.kind in "iu"), negative
 
 

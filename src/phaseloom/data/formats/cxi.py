@@ -104,7 +104,7 @@ def read(
             weights=_layout.weights(top, detector, n),
             heights=heights,
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
-            oriented=bool(attrs.get("phaseloom_oriented", True)),
+            oriented=bool(attrs.get("phaseloom_oriented", detector.find("basis_vectors") is not None)),
             metadata=_titles(top),
             probe=_layout.illumination(top, geometry.shape) if probe else None,
         )

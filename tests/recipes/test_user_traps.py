@@ -1,0 +1,109 @@
+"""What a new user ran into, each as a sentence that must stay true."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import phaseloom as pl
+from phaseloom.data.formats import cxi, native
+from phaseloom.recipes.start import ORIENTATIONS, TWINS, sweep
+from phaseloom.spec import Call
+
+OPTICS = {"semiangle": 0.02, "defocus": 150.0}
+
+
+def electrons(defocus=150.0, seed=0):
+    """Scan of a lopsided specimen with stated optics."""
+    pixel, window = 0.4, 32
+    places = pl.simulate.raster((7, 7), 1.6, jitter=0.05) + (window // 2 + 3) * pixel
+    truth = pl.simulate.atoms((70, 70), pixel, peak=0.5, spacing=4.0, seed=seed)
+    truth = truth * (np.indices((70, 70)).sum(0) > 66)
+    return pl.simulate.electron_scan(
+        truth, pixel, places, energy=80e3, semiangle=0.02, defocus=defocus, window=window, dose=1e6
+    )[0]
+
+
+def test_a_cxi_file_without_basis_vectors_is_of_unknown_orientation():
+    cxi.write(electrons(), Path("a.cxi"))
+    with h5py.File("a.cxi", "a") as file:
+        detector = file["entry_1/instrument_1/detector_1"]
+        del detector["basis_vectors"]
+        del detector.attrs["phaseloom_oriented"]
+    assert not pl.read("a.cxi").oriented
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["as given", "flipped", "flipped left to right", "turned by 180 degrees"])
+def test_a_stated_defocus_tells_all_eight_orientations_apart(way):
+    scan = replace(electrons(), oriented=False)
+    for name, knobs in reversed((ORIENTATIONS | TWINS)[way]):
+        scan = getattr(pl.prepare, name)(scan, **knobs)
+    found = sweep(scan, Call("phaseloom.ptycho.probes", "focused", OPTICS), steps=3, patterns=36)
+    assert found.orientation == way
+
+
+def test_a_stated_defocus_stays_when_it_is_right():
+    found = sweep(electrons(), Call("phaseloom.ptycho.probes", "focused", OPTICS), patterns=36)
+    assert found.defocus == 150.0
+
+
+def test_blank_frames_are_left_out_and_named(caplog):
+    scan = electrons()
+    counts = np.array(scan.counts)
+    counts[[3, 10]] = 0
+    native.write(replace(scan, counts=counts), Path("a.h5"))
+    assert len(pl.Reconstruct.of({"file": "a.h5"}).scan()) == len(scan) - 2
+    assert "2 of 49 patterns are blank" in caplog.text
+
+
+def test_a_frame_of_nan_costs_that_frame_only(caplog):
+    scan = electrons()
+    counts = np.array(scan.counts, np.float32)
+    counts[5] = np.nan
+    cxi.write(replace(scan, counts=counts), Path("a.cxi"))
+    read = pl.Reconstruct.of({"file": "a.cxi"}).scan()
+    assert len(read) == len(scan) - 1
+    assert read.mask.all()
+
+
+def test_no_counts_at_all_is_a_sentence():
+    scan = electrons()
+    native.write(replace(scan, counts=np.zeros_like(scan.counts)), Path("a.h5"))
+    with pytest.raises(pl.BadInput, match="no counts at all"):
+        pl.Reconstruct.of({"file": "a.h5"}).scan()
+
+
+def test_positions_a_thousand_times_too_far_are_refused_at_once():
+    scan = electrons()
+    native.write(replace(scan, positions=scan.positions * 1000), Path("a.h5"))
+    with pytest.raises(pl.BadInput, match="check the units of positions"):
+        pl.Job.begin(pl.Reconstruct.of({"file": "a.h5"}))
+
+
+def test_values_that_are_not_counts_are_named():
+    scan = electrons()
+    scaled = replace(scan, counts=np.array(scan.counts) / 37.3)
+    assert {f.name: f.level for f in pl.inspect(scaled)}["counts"] == "warn"
+
+
+def test_a_setting_of_the_reader_goes_with_its_side_car():
+    scan = electrons()
+    np.save("a.npy", scan.counts)
+    Path("a.npy.yaml").write_text("energy: 80 keV\npixel: 0.4 A\nstep: 1.6 A\ngrid: [7, 7]\n")
+    recipe = pl.Reconstruct.from_path("a.npy", {"read.npy.rotation": "12 deg"})
+    turned, plain = recipe.scan(), pl.read("a.npy")
+    assert not np.allclose(turned.positions, plain.positions)
+    assert turned.geometry == plain.geometry
+
+
+def test_a_lopsided_specimen_does_not_tilt_its_ground():
+    from phaseloom.metrics.phase import remove_ramp
+
+    y, x = np.indices((60, 60)) / 60
+    letter = np.where((x < 0.3) & (y > 0.2), -0.8, 0.0)
+    flat = remove_ramp(letter + 0.5 * y - 0.3 * x, robust=True)
+    ground = flat[letter == 0]
+    assert np.ptp(ground) < 0.02
