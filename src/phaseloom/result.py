@@ -14,6 +14,7 @@ import numpy as np
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
+from phaseloom.units import HC_SI
 
 __all__ = ["Provenance", "Result", "is_result", "load"]
 
@@ -225,7 +226,7 @@ def _write_cxi(result: Result, path: Path) -> None:
             image.create_group("process_1")["command"] = "phaseloom reconstruct"
         source = entry.create_group("instrument_1/source_1")
         source["wavelength"] = result.geometry.wavelength * 1e-10
-        source["energy"] = 1.9864458571489289e-25 / (result.geometry.wavelength * 1e-10)
+        source["energy"] = HC_SI / (result.geometry.wavelength * 1e-10)
         sample = np.zeros((len(result.positions), 3))
         sample -= 1e-10 * result.positions @ np.array(result.geometry.basis).T
         entry["sample_1/geometry_1/translation"] = sample

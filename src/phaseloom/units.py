@@ -10,7 +10,17 @@ from typing import Annotated, Any
 
 from phaseloom.errors import BadInput
 
-__all__ = ["ANGLE", "ENERGY", "LENGTH", "Angle", "Dimension", "Energy", "Length"]
+__all__ = ["ANGLE", "ELECTRON_REST_ENERGY", "ENERGY", "HC", "HC_SI", "LENGTH", "Angle", "Dimension", "Energy"]
+__all__ += ["Length", "electron_wavelength", "photon_wavelength"]
+
+HC = 12398.419843320025
+"""Planck's constant times the speed of light, eV angstrom (CODATA 2018, exact)."""
+
+HC_SI = 1.986445857148929e-25
+"""The same, J m."""
+
+ELECTRON_REST_ENERGY = 510998.95
+"""eV (CODATA 2018)."""
 
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?inf)\s*(\S*)\s*$")
 
@@ -93,3 +103,23 @@ ENERGY = Dimension("energy", (("eV", 1.0), ("keV", 1e3), ("MeV", 1e6)))
 Length = Annotated[float, LENGTH]
 Angle = Annotated[float, ANGLE]
 Energy = Annotated[float, ENERGY]
+
+
+def electron_wavelength(energy: float, /) -> float:
+    """Relativistic wavelength in angstrom of electrons of a kinetic energy in eV.
+
+    Example:
+        >>> round(electron_wavelength(300e3), 6)
+        0.019687
+    """
+    return HC / math.sqrt(energy * (2 * ELECTRON_REST_ENERGY + energy))
+
+
+def photon_wavelength(energy: float, /) -> float:
+    """Wavelength in angstrom of photons of an energy in eV.
+
+    Example:
+        >>> round(photon_wavelength(8.8e3), 4)
+        1.4089
+    """
+    return HC / energy

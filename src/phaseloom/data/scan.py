@@ -17,17 +17,12 @@ import numpy as np
 
 from phaseloom.data.counts import Chosen, Counts
 from phaseloom.errors import BadInput
+from phaseloom.units import ELECTRON_REST_ENERGY, HC, electron_wavelength, photon_wavelength
 
 __all__ = ["LAB_BASIS", "Geometry", "Scan4D", "wavelength_of"]
 
 LAB_BASIS = ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
 """Directions of detector rows and columns (columns of this 3x2 table) in the CXI laboratory frame."""
-
-HC = 12398.419843320025
-"""Planck's constant times the speed of light, eV angstrom (CODATA 2018, exact)."""
-
-ELECTRON_REST_ENERGY = 510998.95
-"""eV (CODATA 2018)."""
 
 
 def wavelength_of(energy: float, beam: Literal["photon", "electron"] = "photon") -> float:
@@ -42,9 +37,7 @@ def wavelength_of(energy: float, beam: Literal["photon", "electron"] = "photon")
     """
     if not (isinstance(energy, (int, float, np.number)) and 1 <= energy <= 1e8):
         raise BadInput("energy", energy, f"is not the energy of a {beam} in eV: write for example '80 keV'")
-    if beam == "photon":
-        return HC / float(energy)
-    return HC / math.sqrt(energy * (energy + 2 * ELECTRON_REST_ENERGY))
+    return photon_wavelength(float(energy)) if beam == "photon" else electron_wavelength(float(energy))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,15 +18,10 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput, nearest
 from phaseloom.physics.fourier import centred, frequencies, to_real
+from phaseloom.units import ELECTRON_REST_ENERGY, electron_wavelength, photon_wavelength
 
 __all__ = ["aberration_phase", "aperture", "coefficients", "electron_wavelength", "interaction"]
 __all__ += ["photon_wavelength", "probe_wave", "to_cartesian", "to_polar"]
-
-HC = 12398.419843320025
-"""Planck's constant times the speed of light, eV angstrom (CODATA 2018)."""
-
-ELECTRON_REST_ENERGY = 510998.95
-"""eV (CODATA 2018)."""
 
 _ORDERS = [(1, 0), (1, 2), (2, 1), (2, 3), (3, 0), (3, 2), (3, 4), (4, 1), (4, 3), (4, 5)]
 _ORDERS += [(5, 0), (5, 2), (5, 4), (5, 6)]
@@ -35,26 +30,6 @@ _ALIASES = {"Cs": "C30", "C1": "C10", "C3": "C30", "C5": "C50", "astigmatism": "
 _ALIASES |= {"trefoil": "C23", "quadrafoil": "C34", "A1": "C12", "A2": "C23", "B2": "C21", "A3": "C34"}
 _ALIASES |= {f"{name}_angle": f"phi{key[1:]}" for name, key in list(_ALIASES.items()) if key[2] != "0"}
 _SCALED = {"B2": 3.0}
-
-
-def electron_wavelength(energy: float, /) -> float:
-    """Relativistic wavelength in angstrom of electrons of a kinetic energy in eV.
-
-    Example:
-        >>> round(electron_wavelength(300e3), 6)
-        0.019687
-    """
-    return HC / math.sqrt(energy * (2 * ELECTRON_REST_ENERGY + energy))
-
-
-def photon_wavelength(energy: float, /) -> float:
-    """Wavelength in angstrom of photons of an energy in eV.
-
-    Example:
-        >>> round(photon_wavelength(8.8e3), 4)
-        1.4089
-    """
-    return HC / energy
 
 
 def interaction(energy: float, /) -> float:

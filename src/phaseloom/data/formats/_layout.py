@@ -9,11 +9,9 @@ import numpy as np
 from phaseloom.data.formats._files import Tree
 from phaseloom.data.scan import LAB_BASIS
 from phaseloom.errors import BadInput
+from phaseloom.units import HC_SI
 
 log = logging.getLogger(__name__)
-
-HC_SI = 1.986445857148929e-25
-"""Planck's constant times the speed of light, J m."""
 
 _JOULES = {"j": 1.0, "joule": 1.0, "joules": 1.0}
 _JOULES |= {unit: 1.602176634e-19 * scale for unit, scale in {"ev": 1, "kev": 1e3, "mev": 1e6}.items()}

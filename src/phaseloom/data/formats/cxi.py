@@ -19,7 +19,7 @@ from phaseloom.data.formats._files import Tree, as_text, checked, opened, replac
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.units import Length
+from phaseloom.units import HC_SI, Length
 
 __all__ = ["read", "write"]
 
@@ -170,7 +170,7 @@ def _write_source(scan: Scan4D, source: h5py.Group) -> None:
     metres = scan.geometry.wavelength * 1e-10
     source["wavelength"] = metres
     # Readers take hc / energy for the wavelength, so this is what an electron's file says too.
-    source["energy"] = _layout.HC_SI / metres
+    source["energy"] = HC_SI / metres
     source.attrs["phaseloom_beam"] = scan.geometry.beam
     if scan.probe is not None:
         source["illumination"] = scan.probe
