@@ -149,9 +149,8 @@ class Reconstruct(Recipe):
             name = "stored" if scan.probe is not None else "from_patterns"
             probe = replace(probe, name=name)
         found = self.start(scan, probe, self.seed)
-        rates = {**RATES, **self.rates}
         changed: dict[str, Any] = {
-            "rates": rates,
+            "rates": self.all_rates(),
             "probe": probe,
             "start": Call("phaseloom.recipes.start", "none"),
         }
@@ -171,17 +170,20 @@ class Reconstruct(Recipe):
             torch.nn.init.constant_(model.detector.root, 0.05)
         return model
 
+    def all_rates(self) -> dict[str, "float | Moving"]:
+        """Rates of all parts, given or default."""
+        return {**RATES, **self.rates}
+
     def rate_of(self, name: str, /) -> float:
         """Rate of a part, given or default."""
-        given = self.rates.get(name, RATES.get(name, 0.0))
+        given = self.all_rates()[name]
         return given.rate if isinstance(given, Moving) else given
 
     def moving(self) -> dict[str, optimizers.Rate | float]:
         """Rates of all parts as the optimisers want them."""
-        merged = {**RATES, **self.rates}
         return {
             k: optimizers.Rate(v.rate, v.start, v.stop) if isinstance(v, Moving) else v
-            for k, v in merged.items()
+            for k, v in self.all_rates().items()
         }
 
 
@@ -241,7 +243,7 @@ class Job:
             raise BadInput(str(directory), None, "holds no run.yaml: name the folder of a run")
         recipe = Reconstruct.from_path(directory / "run.yaml")
         scan = recipe.scan()
-        if recipe.found.get("data", scan.digest()) != scan.digest():
+        if recipe.found.get("data") not in (None, scan.digest()):
             raise BadInput("file", str(recipe.file), "has changed since the run began: start a new run")
         job = cls(recipe, scan, None, directory)
         if (directory / "snapshot.h5").is_file():

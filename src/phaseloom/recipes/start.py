@@ -84,17 +84,18 @@ class _Candidate:
     scan: Scan4D
     build: Callable[[Scan4D, float], Ptychography]
     progress: Progress | None = None
+    likelihood: Likelihood | None = None
     loss: float = math.inf
 
     def advance(self, epochs: int, seed: int) -> None:
         """Some more epochs; the optimiser goes on where it was."""
-        if self.progress is None:
+        if self.progress is None or self.likelihood is None:
             model = self.build(self.scan, self.defocus)
             moving = optimizers.groups(model.parts(), {"object": 0.03, "probe": 0.03})
             self.progress = Progress(model, optimizers.adam(moving))
-        likelihood = Likelihood(self.progress.model, self.scan, noise.amplitude)  # type: ignore[arg-type]
+            self.likelihood = Likelihood(model, self.scan, noise.amplitude)
         order = batches.random(np.arange(len(self.scan)), seed, size=8)
-        for epoch in fit(likelihood, order, self.progress, epochs=self.progress.epoch + epochs):
+        for epoch in fit(self.likelihood, order, self.progress, epochs=self.progress.epoch + epochs):
             self.loss = epoch.loss if math.isfinite(epoch.loss) else math.inf
 
 
