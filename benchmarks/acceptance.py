@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from phaseloom.recipes import demo
-from phaseloom.recipes.reconstruct import Job, Reconstruct
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
 
 STAR = Path(__file__).parents[1] / "tests" / "data" / "siemens_star_velociprobe.cxi"
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from phaseloom.fitting import optimizers
     from phaseloom.fitting.loop import Progress, fit
     from phaseloom.ptycho import batches, noise, objects, probes
-    from phaseloom.ptycho.model import Likelihood, Ptychography
-    from phaseloom.recipes.reconstruct import Job, Reconstruct
+    from phaseloom.ptycho.likelihood import Likelihood
+    from phaseloom.ptycho.model import Ptychography
+    from phaseloom.recipes.job import Job
+    from phaseloom.recipes.reconstruct import Reconstruct
     from phaseloom.result import Result, load
 
 __version__ = "0.1.0"
@@ -28,8 +30,10 @@ _HOMES = {
     "data.scan": ["Geometry", "Scan4D"],
     "errors": ["BadInput"],
     "fitting.loop": ["Progress", "fit"],
-    "ptycho.model": ["Likelihood", "Ptychography"],
-    "recipes.reconstruct": ["Job", "Reconstruct"],
+    "ptycho.likelihood": ["Likelihood"],
+    "ptycho.model": ["Ptychography"],
+    "recipes.job": ["Job"],
+    "recipes.reconstruct": ["Reconstruct"],
     "result": ["Result", "load"],
 }
 """Modules and the public names that live in them."""

@@ -23,7 +23,10 @@ app = typer.Typer(
 )
 
 DataFile = Annotated[
-    Path, typer.Argument(help="data file: .cxi, .h5, .npz, .npy, .raw; or a run.yaml; or a result.h5")
+    Path,
+    typer.Argument(
+        help="data (.cxi .h5 .npz .npy .raw .mat .tif .zarr), run.yaml of ours or of PtyRAD, or result.h5"
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -75,7 +78,7 @@ def reconstruct(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
-    from phaseloom.recipes.reconstruct import Job
+    from phaseloom.recipes.job import Job
 
     if resume:
         job = Job.resume(file)
@@ -86,6 +89,26 @@ def reconstruct(
         )
         job = Job.begin(recipe, _folder(out, recipe.title or recipe.file.stem))
     run(job, quiet=quiet)
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="a parameter file of PtyRAD: .yaml, .toml or .json")],
+    out: Annotated[Path, typer.Option(help="where to write ours")] = Path("run.yaml"),
+) -> None:
+    """Write the parameter file of another program as one of ours, and say what cannot be honoured."""
+    from phaseloom.files import whole
+    from phaseloom.recipes.reconstruct import Reconstruct
+    from phaseloom.spec import to_yaml
+
+    foreign = _foreign(file)
+    if foreign is None:
+        raise BadInput(str(file), None, "is no parameter file of PtyRAD: there is nothing to convert")
+    if out.exists():
+        raise BadInput("--out", str(out), "exists already: name another file")
+    with whole(out) as short:
+        short.write_text(to_yaml(Reconstruct.of(foreign).given()), encoding="utf-8")
+    typer.echo(f"written: {out}\nrun it with: phaseloom reconstruct {out}")
 
 
 @app.command()
@@ -129,12 +152,36 @@ def demo(
 
 def run(job: Any, *, quiet: bool) -> Any:
     """Drive a job to its end with a progress bar, and leave result and report in its folder."""
-    from tqdm import tqdm
-
     from phaseloom import plot
+    from phaseloom.recipes import outcome
 
     for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
+    said = _drive(job, quiet=quiet)
+    result = job.result()
+    result.save(job.directory / "result.h5")
+    plot.save(plot.report(result), job.directory / "report.png")
+    plot.save(plot.object_phase(result), job.directory / "phase.png")
+    for path in outcome.write(job, result):
+        typer.echo(f"written: {path}")
+    typer.echo(f"stopped: {result.stopped}")
+    for name, value in result.metrics.items():
+        typer.echo(f"  {name:32s} {value:.4g}")
+    for line in _verdict(result):
+        typer.echo(line)
+    _told(result.advice, said, typer.echo)
+    typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
+    if result.stopped.startswith("interrupted"):
+        typer.echo(f"go on with: phaseloom reconstruct --resume {job.directory}")
+        raise typer.Abort
+    return result
+
+
+def _drive(job: Any, *, quiet: bool) -> set[str]:
+    """All epochs behind a progress bar; what was advised on the way."""
+    from tqdm import tqdm
+
+    said: set[str] = set()
     done, total = job.progress.epoch, job.recipe.epochs
     with tqdm(
         total=total, initial=done, disable=True if quiet else None, unit="epoch", file=sys.stderr
@@ -144,22 +191,11 @@ def run(job: Any, *, quiet: bool) -> Any:
                 held = "" if epoch.holdout is None else f", hold-out {epoch.holdout:.3f}"
                 bar.set_postfix_str(f"loss {epoch.loss:.3f}{held}")
                 bar.update()
+                if epoch.number % 10 == 0 and epoch.number < total:
+                    said = _told(job.advice(), said, bar.write)
         except KeyboardInterrupt:
             job.progress.stopped = f"interrupted after epoch {job.progress.epoch}"
-    result = job.result()
-    result.save(job.directory / "result.h5")
-    plot.save(plot.report(result), job.directory / "report.png")
-    plot.save(plot.object_phase(result), job.directory / "phase.png")
-    typer.echo(f"stopped: {result.stopped}")
-    for name, value in result.metrics.items():
-        typer.echo(f"  {name:32s} {value:.4g}")
-    for line in _verdict(result):
-        typer.echo(line)
-    typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
-    if result.stopped.startswith("interrupted"):
-        typer.echo(f"go on with: phaseloom reconstruct --resume {job.directory}")
-        raise typer.Abort
-    return result
+    return said
 
 
 def main() -> None:
@@ -214,7 +250,34 @@ def _drawable(path: Path) -> Path:
 def _recipe(file: Path, settings: list[str] | None) -> Any:
     from phaseloom.recipes.reconstruct import Reconstruct
 
-    return Reconstruct.from_path(file, _settings(settings or []))
+    foreign = _foreign(file)
+    if foreign is None:
+        return Reconstruct.from_path(file, _settings(settings or []))
+    recipe = Reconstruct.of(foreign)
+    return recipe.put(_settings(settings)) if settings else recipe
+
+
+def _foreign(file: Path) -> dict[str, Any] | None:
+    """The tree of a parameter file of PtyRAD in our words, its notes told; ``None`` for one of ours."""
+    if file.suffix not in (".yaml", ".yml", ".toml", ".json", ".py"):
+        return None
+    from phaseloom.compat import ptyrad
+
+    try:
+        tree = ptyrad.load(file)
+    except BadInput:
+        if file.suffix in (".yaml", ".yml"):
+            return None  # ours, and its own reader has the better words
+        raise
+    if not ptyrad.is_ptyrad(tree):
+        return None
+    ours, notes = ptyrad.translated(tree, file.parent)
+    typer.echo(
+        f"{file.name} is a parameter file of PtyRAD; what differs here:" if notes else f"{file.name}: PtyRAD"
+    )
+    for note in notes:
+        typer.echo(f"  - {note}")
+    return ours
 
 
 def _settings(given: list[str]) -> dict[str, Any]:
@@ -272,6 +335,15 @@ def _verdict(result: Any) -> list[str]:
             f"NOTE the model leaves {loss:.2g} times what counting noise would: look at the report before use"
         ]
     return []
+
+
+def _told(advice: list[str], known: set[str], say: Any) -> set[str]:
+    """Say what has not been said yet, sentences with other numbers counting as the same."""
+    for sentence in advice:
+        if (kind := sentence.split(":")[0].split("%")[0][:25]) not in known:
+            say(f"WARN {sentence}")
+            known.add(kind)
+    return known
 
 
 def _start_lines(job: Any) -> list[str]:

@@ -19,7 +19,10 @@ from phaseloom.units import HC_SI
 __all__ = ["Provenance", "Result", "is_result", "load"]
 
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
-_JSON = ("history", "metrics", "provenance", "geometry", "start")
+_ARRAYS += ("object_modes", "occupancies", "tilts")
+_JSON = ("history", "metrics", "provenance", "geometry", "start", "advice", "gaps", "grid")
+_LATER = {"advice": [], "gaps": [], "grid": None}
+"""What files of the first release lack, with what stands for it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Result:
     """A reconstruction as a value; lengths in angstrom, phases in radian.
 
     Attributes:
-        object: complex ``(slice, y, x)`` transmission.
+        object: complex ``(slice, y, x)`` transmission; of an object in several states, their mean.
         probe: complex ``(mode, y, x)``, orthogonal, strongest first, in square roots of counts.
         positions: ``(n, 2)`` refined beam positions (row, column).
         positions_start: the same as measured.
@@ -67,7 +70,13 @@ class Result:
         origin: position (y, x) of the centre of object pixel ``[0, 0]``.
         coverage: ``(y, x)`` counts of beam that each object pixel saw.
         geometry: of the data.
-        thickness: distance between slices.
+        thickness: mean distance between slices.
+        gaps: distance between neighbouring slices, one for each gap, refined.
+        object_modes: ``(state, slice, y, x)``, the incoherent states of the object, if several.
+        occupancies: share of each state, if several.
+        tilts: ``(1, 2)``, or ``(n, 2)`` with one for each pattern: lean of the object's columns (y, x),
+            radian.
+        grid: (slow, fast) when the positions are a raster.
         weights: ``(n,)`` intensity of each shot, refined.
         background: ``(y, x)`` counts, centred like the patterns.
         history: one dict per epoch.
@@ -78,6 +87,7 @@ class Result:
         start: what the automatic start tried and chose.
         title: for figures.
         examples: some measured and modelled patterns, for figures.
+        advice: what the run should make its user do, in sentences.
     """
 
     object: np.ndarray
@@ -89,6 +99,11 @@ class Result:
     coverage: np.ndarray
     geometry: Geometry
     thickness: float = 0.0
+    gaps: tuple[float, ...] = ()
+    object_modes: np.ndarray | None = None
+    occupancies: np.ndarray | None = None
+    tilts: np.ndarray | None = None
+    grid: tuple[int, int] | None = None
     weights: np.ndarray | None = None
     background: np.ndarray | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -99,6 +114,21 @@ class Result:
     start: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
     examples: Mapping[str, np.ndarray] = field(default_factory=dict)
+    advice: list[str] = field(default_factory=list)
+
+    @property
+    def potential(self) -> np.ndarray:
+        """Projected potential ``(slice, y, x)`` in volt angstrom, of electrons: phase over `interaction`.
+
+        Raises:
+            BadInput: a scan with photons, which feel no potential.
+        """
+        from phaseloom.metrics.phase import level
+        from phaseloom.physics.optics import interaction
+
+        if self.geometry.beam != "electron":
+            raise BadInput("result.potential", self.geometry.beam, "is no electron: use the phase")
+        return np.angle(level(self.object, self.covered.astype(float))) / interaction(self.geometry.energy)
 
     @property
     def covered(self) -> np.ndarray:
@@ -194,7 +224,9 @@ def _read(file: Any) -> Result:
     if "phaseloom_result" not in file.attrs:
         raise ValueError("not a result")
     known: dict[str, Any] = {name: file[name][()] if name in file else None for name in _ARRAYS}
-    known |= {name: json.loads(file[name].asstr()[()]) for name in _JSON}
+    known |= {name: json.loads(file[name].asstr()[()]) if name in file else _LATER[name] for name in _JSON}
+    known["gaps"] = tuple(known["gaps"])
+    known["grid"] = tuple(known["grid"]) if known["grid"] else None
     shaped = {f.name: known["geometry"][f.name] for f in fields(Geometry)}
     for name in ("shape", "angle"):
         shaped[name] = tuple(shaped[name])

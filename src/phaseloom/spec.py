@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import PydanticUndefined
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.units import Dimension
+from phaseloom.units import Coefficients, Dimension
 
 __all__ = ["Call", "Recipe", "call", "knobs", "load_yaml", "names", "part", "to_yaml"]
 
@@ -333,10 +333,19 @@ def _dimension(kind: Any) -> Dimension | None:
     return next((found for inner in typing.get_args(kind) if (found := _dimension(inner))), None)
 
 
+def _table(kind: Any) -> Coefficients | None:
+    """The table of dimensions of an annotated type, also inside a union."""
+    if typing.get_origin(kind) is Annotated:
+        return next((extra for extra in kind.__metadata__ if isinstance(extra, Coefficients)), None)
+    return next((found for inner in typing.get_args(kind) if (found := _table(inner))), None)
+
+
 def _shown(value: Any, kind: Any) -> Any:
     dimension = _dimension(kind)
     if isinstance(value, tuple | list):
         return [_shown(item, kind) for item in value]
+    if isinstance(value, Mapping) and (table := _table(kind)):
+        return {name: _exact(item, table.of(name)) for name, item in value.items()}
     if dimension and isinstance(value, float | int) and not isinstance(value, bool):
         return _exact(value, dimension)
     return str(value) if isinstance(value, Path) else value

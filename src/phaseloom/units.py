@@ -100,9 +100,36 @@ LENGTH = Dimension(
 ANGLE = Dimension("angle", (("rad", 1.0), ("mrad", 1e-3), ("µrad", 1e-6), ("deg", math.pi / 180)))
 ENERGY = Dimension("energy", (("eV", 1.0), ("keV", 1e3), ("MeV", 1e6)))
 
+
+class Coefficients:
+    """A table of aberrations by name: lengths, and angles where a name says so (``phi12``, ``coma_angle``)."""
+
+    def of(self, name: str, /) -> Dimension:
+        """The dimension of a coefficient.
+
+        Example:
+            >>> Coefficients().of("phi12").name, Coefficients().of("C12").name
+            ('angle', 'length')
+        """
+        return ANGLE if name.startswith("phi") or name.endswith("angle") else LENGTH
+
+    def parse(self, table: object, /) -> dict[str, float]:
+        """The inner values of ``{C12: 2 nm, phi12: 30 deg}``."""
+        if not isinstance(table, dict):
+            raise BadInput("aberrations", table, "must hold 'name: value' lines, such as C12: 2 nm")
+        return {str(name): self.of(str(name)).parse(value, str(name)) for name, value in table.items()}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Read a table of texts with units."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self.parse, handler(source))
+
+
 Length = Annotated[float, LENGTH]
 Angle = Annotated[float, ANGLE]
 Energy = Annotated[float, ENERGY]
+Aberrations = Annotated[dict[str, float], Coefficients()]
 
 
 def electron_wavelength(energy: float, /) -> float:

@@ -1,5 +1,6 @@
 """Laws of the loop, on problems small enough to be understood."""
 
+import copy
 import math
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from torch import nn
 
 from phaseloom.errors import BadInput
-from phaseloom.fitting.loop import Progress, fit
-from phaseloom.fitting.optimizers import Rate, adam, groups, lbfgs, sgd
+from phaseloom.fitting.loop import Progress, fit, put_back
+from phaseloom.fitting.optimizers import Rate, adam, groups, lbfgs, nadam, sgd
 from phaseloom.fitting.schedule import Every, constant, cosine
 from phaseloom.ptycho.batches import random
 
@@ -219,6 +220,27 @@ class TestMishaps:
         assert "epoch 3" in progress.stopped
         assert equal(parameters(progress), self.after_two_epochs())
 
+    def test_what_is_wrong_before_any_step_is_not_blamed_on_rates(self):
+        progress = started(Lines(), how=adam)
+        before = parameters(progress)
+
+        def bad(index):
+            return progress.model(index) | {"tv": progress.model.height.sum() / 0}
+
+        assert run(progress, 9, bad) == []
+        assert "'tv' became" in progress.stopped
+        assert "before the first step" in progress.stopped
+        assert progress.stopped.endswith("nothing was learned")
+        assert equal(parameters(progress), before)
+
+    def test_a_state_put_back_keeps_its_dtypes(self):
+        progress = started(Lines(), how=nadam)
+        run(progress, 2)
+        put_back(progress.optimizer, copy.deepcopy(progress.optimizer.state_dict()))
+        state = progress.optimizer.state[progress.model.slope]
+        assert state["mu_product"].dtype == torch.float32
+        assert state["exp_avg"].dtype == torch.float64
+
     def test_an_interruption_keeps_the_last_epoch(self):
         def interrupt(terms):
             raise KeyboardInterrupt
@@ -314,6 +336,51 @@ class TestHoldout:
             next(fit(model, self.learned, progress, epochs=5, holdout=self.held))
             results.append(parameters(progress))
         assert equal(*results)
+
+    def test_only_the_terms_that_judge_make_its_loss(self):
+        model = Curve(2.0)
+        progress = started(model, {"weight": 0.02})
+
+        def objective(index):
+            return model(index) | {"penalty": 100 + model.weight.square().sum()}
+
+        for epoch in fit(objective, self.learned, progress, epochs=2, holdout=self.held, judged=["misfit"]):
+            assert epoch.holdout == pytest.approx(model(self.held[0])["misfit"].item())
+            assert epoch.loss > 100
+
+    def test_a_judge_that_is_no_term_is_told(self):
+        progress = started(Curve(2.0), {"weight": 0.02})
+        with pytest.raises(BadInput, match="misfit"):
+            next(fit(progress.model, self.learned, progress, epochs=1, holdout=self.held, judged=["noise"]))
+
+
+class TestPieces:
+    """Twelve samples in one batch of three pieces; a term is a mean over the samples of its piece."""
+
+    def pieces(self, epoch):
+        return [torch.arange(12).split([5, 6, 1])]
+
+    @pytest.mark.parametrize("how", [adam, sgd, lbfgs])
+    def test_unequal_pieces_make_the_step_of_the_whole(self, how):
+        whole, parts = started(Lines(), how=how), started(Lines(), how=how)
+        for progress, batches in ((whole, lambda epoch: [torch.arange(12)]), (parts, self.pieces)):
+            list(fit(progress.model, batches, progress, epochs=4))
+        for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        assert [e["loss"] for e in whole.history] == pytest.approx([e["loss"] for e in parts.history])
+        assert [e["updates"] for e in whole.history] == [e["updates"] for e in parts.history]
+
+    def test_clipping_looks_at_the_sum(self):
+        progress = started(Lines(), {"slope": 1.0, "height": 1.0}, momentum=0.0)
+        list(fit(progress.model, self.pieces, progress, epochs=1, clip=0.01))
+        moved = torch.cat([p.detach() for p in progress.model.parameters()]).norm().item()
+        assert moved == pytest.approx(0.01, rel=1e-3)
+
+    def test_held_out_batches_may_be_in_pieces(self):
+        one, other = started(Lines()), started(Lines())
+        for progress, held in ((one, [torch.arange(12)]), (other, self.pieces(1))):
+            list(fit(progress.model, random(INDEX, size=4), progress, epochs=2, holdout=held))
+        assert one.history[1]["holdout"] == pytest.approx(other.history[1]["holdout"])
 
 
 class TestSchedule:

@@ -11,7 +11,8 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics.fourier import cornered
 from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors, propagators, scans
-from phaseloom.ptycho.model import Likelihood, Ptychography
+from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.probes import Probe
 
@@ -40,30 +41,27 @@ def scanned(shape=(6, 6), *, geometry=far, places=PLACES, **more):
     return Scan4D(counts=counts, positions=np.asarray(places) * there.pixel, geometry=there, **more)
 
 
-def experiment(scan, *, slices=2, modes=2, kind="complex", thickness=10.0, object_=None, probe=None):
+def experiment(
+    scan, *, slices=2, modes=2, kind="complex", thickness=10.0, object_=None, probe=None, states=1, tilt=None
+):
     """A model in double precision from random parts."""
-    room, geometry = scans.canvas(scan, border=3), scan.geometry
-    start = torch.polar(*fields(slices, room.shape, kind)) if object_ is None else object_
-    kernels = [
-        angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, z)
-        for z in flights(geometry, thickness)
-    ]
+    room, geometry = scans.canvas(scan, border=3), scan.window
+    start = torch.polar(*fields((states, slices), room.shape, kind)) if object_ is None else object_[None]
+    gaps = tuple(thickness * (1 + 0.1 * number) for number in range(start.shape[1] - 1))
+    lean = torch.zeros(1, 2) if tilt is None else torch.as_tensor(tilt)
+    share = torch.linspace(1, 2, states, dtype=torch.float64)
     model = Ptychography(
-        object=PixelObject(start, kind, thickness, room.window),
-        probe=Probe(noise(modes, *geometry.shape, seed=2) if probe is None else probe),
+        object=PixelObject(start, kind, gaps, room, share / share.sum()),
+        probe=Probe(noise(modes, *geometry.shape, seed=2) if probe is None else probe, geometry),
         scan=scans.Positions.of(scan, room),
-        propagator=propagators.FreeFlight(kernels[0], kernels[1] if geometry.near else None),
+        propagator=propagators.FreeFlight(scan, gaps, angular_spectrum, lean),
         detector=detectors.counting(scan),
     )
     return in_double(model)
 
 
-def flights(geometry, thickness):
-    return torch.tensor([thickness, geometry.flight], dtype=torch.float64)
-
-
-def fields(slices, shape, kind):
-    wave = noise(slices, *shape, seed=1)
+def fields(stack, shape, kind):
+    wave = noise(*stack, *shape, seed=1)
     return (torch.ones_like(wave.real) if kind == "phase" else 1 + 0.1 * wave.real), 0.4 * wave.imag
 
 
@@ -95,8 +93,11 @@ class TestGradient:
     @pytest.mark.parametrize("kind", KINDS)
     def test_of_every_parameter_agrees_with_differences(self, kind, geometry):
         background = np.full((6, 6), 0.3)
-        model = experiment(scanned(geometry=geometry, background=background), kind=kind)
+        model = experiment(scanned(geometry=geometry, background=background), kind=kind, states=2)
+        movable = [id(p) for part in model.parts().values() for p in part]
         for name, parameter in model.named_parameters():
+            if id(parameter) not in movable:
+                continue
             assert torch.autograd.gradcheck(
                 lambda value, name=name: functional_call(model, {name: value}, torch.tensor([2, 0, 1])),
                 parameter.detach().clone().requires_grad_(),
@@ -104,12 +105,13 @@ class TestGradient:
             ), name
 
     def test_of_the_loss_reaches_every_parameter(self):
-        model = experiment(scanned(background=np.full((6, 6), 0.3)))
-        Likelihood(model, scanned())(all_of(model))["noise"].backward()
+        scan = scanned(background=np.full((6, 6), 0.3), grid=(2, 2))
+        model = experiment(scan).requires_grad_(True)
+        Likelihood(model, scan)(all_of(model))["noise"].backward()
         assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
     def test_parts_name_every_parameter_once(self):
-        model = experiment(scanned())
+        model = experiment(scanned(grid=(2, 2)))
         named = [id(p) for part in model.parts().values() for p in part]
         assert sorted(named) == sorted(id(p) for p in model.parameters())
 
@@ -157,7 +159,7 @@ class TestSymmetry:
     def test_an_amplitude_is_kept_by_the_kinds_that_have_one(self):
         scan = scanned()
         room = scans.canvas(scan, border=3)
-        start = torch.polar(*fields(2, room.shape, "complex"))
+        start = torch.polar(*fields((2,), room.shape, "complex"))
         one, two = (patterns(experiment(scan, kind=kind, object_=start)) for kind in KINDS[:2])
         same(two, one)
 
@@ -224,7 +226,7 @@ class TestPositions:
         seen = model(all_of(model))
         seen.sum().backward()
         assert seen.isfinite().all()
-        assert all(p.grad.isfinite().all() for p in model.parameters())
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
     def test_they_come_back_in_the_frame_of_the_scan(self):
         scan = scanned()
@@ -338,3 +340,136 @@ class TestShapes:
         assert likelihood(torch.arange(40))["noise"].item() == pytest.approx(1, abs=0.06)
         assert likelihood.remaining()["amplitude"] == pytest.approx(0.25, abs=0.02)
         assert likelihood.remaining()["poisson"] == pytest.approx(1, abs=0.06)
+
+
+class TestStates:
+    """Mutually incoherent states of the object."""
+
+    def test_patterns_add_by_their_shares(self):
+        scan = scanned()
+        model = experiment(scan, states=2)
+        with torch.no_grad():
+            seen = patterns(model)
+            parts = []
+            for state, share in enumerate(model.object.occupancy):
+                one = experiment(scan, object_=model.object.wave[state].clone())
+                parts.append(share * patterns(one))
+        same(seen, sum(parts))
+
+    def test_equal_states_are_one(self):
+        scan = scanned()
+        model = experiment(scan, states=2)
+        with torch.no_grad():
+            model.object.wave[1] = model.object.wave[0]
+        same(patterns(model), patterns(experiment(scan, object_=model.object.wave[0].detach().clone())))
+
+
+class TestTilt:
+    def test_one_for_each_pattern_agrees_with_one_for_all(self):
+        scan, tilt = scanned(), torch.tensor([[3e-3, -5e-3]], dtype=torch.float64)
+        each = experiment(scan, tilt=tilt.repeat(4, 1), slices=3)
+        same(patterns(each), patterns(experiment(scan, tilt=tilt, slices=3)))
+
+    def test_of_one_pattern_leaves_the_others_alone(self):
+        scan = scanned()
+        tilt = torch.zeros(4, 2, dtype=torch.float64)
+        tilt[2] = torch.tensor([4e-3, -2e-3])
+        bent, straight = patterns(experiment(scan, tilt=tilt)), patterns(experiment(scan))
+        same(bent[[0, 1, 3]], straight[[0, 1, 3]])
+        assert (bent[2] - straight[2]).abs().max() > 1e-3 * straight.max()
+
+    def test_leaning_columns_are_moved_slices(self):
+        """A tilt is the same as an object whose next slice lies ``z tan(tilt)`` further along the axis."""
+        scan = scanned((16, 16), places=[[0.0, 0.0], [2.0, 3.0]])
+        r = torch.arange(16, dtype=torch.float64) - 8
+        beam = torch.exp(-(r[:, None] ** 2 + r**2) / 6)[None] + 0j
+        room, gap = scans.canvas(scan, border=3), 10.0
+        y, x = (torch.arange(n, dtype=torch.float64) for n in room.shape)
+        first = torch.exp(0.3j * torch.exp(-((y[:, None] - 12) ** 2 + (x - 13) ** 2) / 8))
+        second = torch.exp(0.4j * torch.exp(-((y[:, None] - 11) ** 2 + (x - 12) ** 2) / 8))
+        lean = math.atan(2 * PIXEL[0] / gap)
+        tilted = torch.stack([first, second])
+        moved = torch.stack([first, second.roll(2, 0)])
+        a = experiment(scan, object_=tilted, probe=beam, thickness=gap, tilt=[[lean, 0.0]])
+        b = experiment(scan, object_=moved, probe=beam, thickness=gap)
+        same(patterns(a), patterns(b), tolerance=2e-3)
+        back = experiment(scan, object_=tilted, probe=beam, thickness=gap, tilt=[[-lean, 0.0]])
+        assert (patterns(back) - patterns(b)).abs().max() > 0.02 * patterns(b).max()
+
+
+class TestFlight:
+    def test_relative_thickness_is_a_longer_gap(self):
+        scan = scanned()
+        stretched, long = experiment(scan, slices=3), experiment(scan, slices=3, thickness=12.0)
+        with torch.no_grad():
+            stretched.propagator.stretch += 0.2
+        same(patterns(stretched), patterns(long))
+
+    @pytest.mark.parametrize("part", ["shift", "descan"])
+    def test_patterns_move_by_whole_pixels(self, part):
+        model, moved = experiment(scanned()), experiment(scanned())
+        with torch.no_grad():
+            getattr(moved.propagator, part).add_(torch.tensor([2.0, -1.0], dtype=torch.float64))
+        same(patterns(moved), patterns(model).roll((2, -1), (-2, -1)))
+
+
+class TestLines:
+    def test_each_moves_its_own_positions(self):
+        model = experiment(scanned(grid=(2, 2)))
+        with torch.no_grad():
+            model.scan.lines[1] += torch.tensor([0.3, -0.2], dtype=torch.float64)
+            step = model.scan.refined() - model.scan.start
+        same(step, torch.tensor([[0, 0], [0, 0], [0.3, -0.2], [0.3, -0.2]], dtype=torch.float64))
+
+    def test_turn_and_stretch_are_what_they_say(self):
+        model = experiment(scanned())
+        arm = model.scan.start - model.scan.start.mean(0)
+        reach = arm.abs().max()
+        with torch.no_grad():
+            model.scan.turn += 0.1 * reach
+            model.scan.stretch += 0.05 * reach
+            now = model.scan.refined() - model.scan.start.mean(0)
+        c, s = 1.05 * math.cos(0.1), 1.05 * math.sin(0.1)
+        same(now, arm @ torch.tensor([[c, s], [-s, c]], dtype=torch.float64))
+
+
+class TestEnlarged:
+    """Patterns modelled on more pixels than the detector has."""
+
+    def test_wider_keeps_the_middle(self):
+        from dataclasses import replace
+
+        scan = scanned((6, 5))
+        wide = replace(scan, modelled=scan.geometry.cropped((10, 9)))
+        model = experiment(wide)
+        wave = model.propagator(
+            model.probe(model.scan(all_of(model))[1])[:, None],
+            model.object(model.scan(all_of(model))[0]),
+            model.scan(all_of(model))[1],
+            all_of(model),
+        )
+        whole = torch.fft.fftshift(wave.abs().square().sum((1, 2)), dim=(-2, -1))
+        same(model.detector.display(patterns(model)), whole.detach()[:, 2:8, 2:7])
+
+    @pytest.mark.parametrize("collect", ["area", "bilinear"])
+    def test_finer_pixels_keep_the_counts(self, collect):
+        from dataclasses import replace
+
+        scan = scanned((6, 6))
+        own = scan.geometry
+        fine = replace(own, shape=(12, 12), angle=(own.angle[0] / 2, own.angle[1] / 2))
+        sight = detectors.counting(replace(scan, modelled=fine), collect=collect).sight
+        light = torch.zeros(1, 12, 12)
+        light[0, :4, :4] = torch.rand(4, 4)
+        assert sight(light).sum().item() == pytest.approx(light.sum().item(), rel=1e-5)
+
+    def test_area_keeps_zero_frequency_where_it_is(self):
+        from dataclasses import replace
+
+        scan = scanned((6, 6))
+        own = scan.geometry
+        fine = replace(own, shape=(12, 12), angle=(own.angle[0] / 2, own.angle[1] / 2))
+        light = torch.zeros(1, 12, 12)
+        light[0, 0, 0] = 1.0
+        seen = detectors.counting(replace(scan, modelled=fine)).sight(light)[0]
+        assert seen[0, 0] == 1

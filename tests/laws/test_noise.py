@@ -10,7 +10,7 @@ from scipy.stats import poisson as law
 from phaseloom.ptycho import noise
 from phaseloom.ptycho.noise import mean_divergence, shot_noise
 
-MODELS = {name: getattr(noise, name) for name in noise.__all__}
+MODELS = {name: getattr(noise, name) for name in noise.__all__ if name != "none"}
 MODELS |= {
     "gaussian 0.5": partial(noise.gaussian, power=0.5),
     "gaussian 0.25": partial(noise.gaussian, power=0.25),

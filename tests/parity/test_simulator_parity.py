@@ -9,7 +9,6 @@ import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics.optics import electron_wavelength, probe_wave
-from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors, propagators, scans
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
@@ -45,17 +44,18 @@ def assembled(places, phases, light, *, kind, precise):
     scan = Scan4D(counts=np.ones((len(places), *shape)), positions=places * PIXEL, geometry=geometry)
     room = scans.Canvas(phases.shape[1:], shape, PIXEL, (0.0, 0.0))
     wave, real = (torch.complex128, torch.float64) if precise else (torch.complex64, torch.float32)
-    flight = propagators.exact(geometry, GAP)
-    if precise:
-        step = torch.tensor(GAP, dtype=torch.float64)
-        flight = propagators.FreeFlight(angular_spectrum(shape, PIXEL, wavelength, step), None)
-    return Ptychography(
-        object=PixelObject(torch.as_tensor(np.exp(1j * phases)).to(wave), kind, GAP, shape),
-        probe=Probe(torch.as_tensor(light).to(wave)),
+    gaps = (GAP,) * (len(phases) - 1)
+    model = Ptychography(
+        object=PixelObject(torch.as_tensor(np.exp(1j * phases)).to(wave)[None], kind, gaps, room),
+        probe=Probe(torch.as_tensor(light).to(wave), geometry),
         scan=scans.Positions(torch.as_tensor(places, dtype=real), room),
-        propagator=flight,
+        propagator=propagators.exact(scan, gaps),
         detector=detectors.counting(scan),
     )
+    if precise:
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.data = tensor.double() if tensor.dtype == torch.float32 else tensor
+    return model
 
 
 def misfit(model, expected):

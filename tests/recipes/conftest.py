@@ -10,7 +10,8 @@ import pytest
 from phaseloom.data import simulate
 from phaseloom.data.formats import cxi, native
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.recipes.reconstruct import Job, Reconstruct
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
 
 PIXEL, WINDOW = 0.2, 24
 OPTICS = {"semiangle": "40 mrad", "defocus": "60 A", "modes": 1}

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from phaseloom.recipes.reconstruct import Job, Reconstruct
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.result import Result, is_result
 from phaseloom.spec import load_yaml
 
@@ -24,7 +25,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from phaseloom.recipes.reconstruct import Job
+from phaseloom.recipes.job import Job
 folder = Path(sys.argv[1])
 job = Job.resume(folder)
 print("ready", job.progress.epoch, flush=True)

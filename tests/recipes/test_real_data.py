@@ -8,7 +8,8 @@ from scipy.ndimage import binary_erosion
 from skimage.filters import threshold_otsu
 
 from phaseloom.recipes import demo
-from phaseloom.recipes.reconstruct import Job, Reconstruct
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
 
 STAR = Path(__file__).parents[1] / "data" / "siemens_star_velociprobe.cxi"
 NEAR = {"file": str(demo.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "noise": "poisson"}

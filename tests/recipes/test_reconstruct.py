@@ -14,7 +14,8 @@ import yaml
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
-from phaseloom.recipes.reconstruct import Job, Reconstruct
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.result import Result, is_result
 from phaseloom.spec import Call, call, knobs, names, to_yaml
 
@@ -235,6 +236,23 @@ def rooms() -> list[Any]:
         ("prepare", "scale"): {"factor": 1.1},
         ("prepare", "half"): {"which": 0},
         ("start", "sweep"): {"steps": 3, "patterns": 9, "rungs": [1, 1]},
+        ("prepare", "calibrate"): {"semiangle": "40 mrad", "radius": 9.0},
+        ("prepare", "detector_blur"): {"std": 0.5},
+        ("prepare", "enlarge"): {"to": [32, 28]},
+        ("prepare", "jitter"): {"std": 0.2},
+        ("prepare", "poisson"): {"dose": 1e4},
+        ("prepare", "positions"): None,
+        ("prepare", "region"): None,
+        ("prepare", "resample"): {"factor": [0.5, 0.5]},
+        ("prepare", "source_size"): None,
+        ("object", "from_file"): None,
+        ("probe", "aberrated"): {"semiangle": "40 mrad"},
+        ("probe", "zone_plate"): {"diameter": "100 um", "outermost_zone": "1 A"},
+        ("noise", "none"): None,
+        ("shape", "cosine_annealing"): {"epochs": 2},
+        ("shape", "warm_restarts"): {"epochs": 2},
+        ("shape", "multi_step"): {"after": [1, 2]},
+        ("shape", "step"): {"every": 1},
     }
     out = []
     for section, info in Reconstruct.model_fields.items():
@@ -248,8 +266,9 @@ def rooms() -> list[Any]:
 
 @pytest.mark.parametrize(("section", "node"), rooms())
 def test_every_choice_runs(tree, section, node):
-    many = section in ("prepare", "projections")
-    job = run(Reconstruct.of(tree | {section: [node] if many else node, "epochs": 1}))
+    many = section in ("prepare", "projections", "penalties", "outputs")
+    more = {"object": {"pixels": {"kind": "amplitude and phase"}}} if section == "projections" else {}
+    job = run(Reconstruct.of(tree | more | {section: [node] if many else node, "epochs": 1}))
     assert np.isfinite(job.result().object).all()
     assert len(job.progress.history) == 1
 

@@ -12,7 +12,8 @@ from phaseloom import cli
 from phaseloom.data import simulate
 from phaseloom.data.formats import native
 from phaseloom.fitting.loop import Epoch
-from phaseloom.recipes.reconstruct import Job, Reconstruct
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.result import Result
 
 VERBS = ["look", "check", "reconstruct", "compare", "describe", "demo"]

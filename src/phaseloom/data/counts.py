@@ -1,16 +1,19 @@
 """Patterns that may be larger than memory: read when asked for, in the file's own dtype."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Chosen", "Counts", "InFile", "Mapped", "mapped"]
+__all__ = ["Arranged", "Chosen", "Counts", "InFile", "Mapped", "Source", "loaded", "mapped", "pieces"]
 
 Pattern = np.ndarray
+
+PIECE = 32_000_000
+"""Bytes that are read or transformed at once."""
 
 
 @runtime_checkable
@@ -32,41 +35,108 @@ class Counts(Protocol):
         ...
 
 
+class Source(Protocol):
+    """A stored array of any number of axes that reads a block of itself: one slice for each axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of every axis as stored."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What it is made of."""
+        ...
+
+    def __getitem__(self, block: Any, /) -> Any:
+        """The block of a tuple of slices with positive steps."""
+        ...
+
+
 @dataclass(frozen=True)
 class InFile:
-    """A data set of an HDF5 file, read pattern by pattern; leading raster axes are flattened."""
+    """A data set of an HDF5 file as a `Source`: the file is open only while it is read."""
 
     path: Path
     dataset: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: np.dtype
-    raster: tuple[int, ...]
 
     @classmethod
     def of(cls, path: Path, dataset: str) -> "InFile":
-        """Look at a data set of three or more axes without reading it."""
+        """Look at a data set without reading it."""
         import h5py
 
         with h5py.File(path) as file:
-            data = file[dataset]
-            *raster, rows, columns = data.shape  # type: ignore[union-attr]
-            count = int(np.prod(raster))
-            return cls(Path(path), dataset, (count, rows, columns), data.dtype, tuple(raster))  # type: ignore
+            data: Any = file[dataset]
+            return cls(Path(path), dataset, tuple(data.shape), data.dtype)
+
+    def __getitem__(self, block: Any, /) -> np.ndarray:
+        """Read a block."""
+        import h5py
+
+        with h5py.File(self.path) as file:
+            return file[self.dataset][block]  # type: ignore[index, return-value]
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """Patterns cut out of a stored array, read when asked for.
+
+    Attributes:
+        source: the stored array.
+        cut: a slice with a positive step for each stored axis.
+        axes: the order in which the cut's axes are taken.
+        lead: how many of them, in that order, count patterns; the others make up one pattern.
+        shape: number of patterns, rows, columns.
+
+    Example:
+        >>> stored = np.arange(24).reshape(2, 3, 4)
+        >>> whole = (slice(None),) * 3
+        >>> Arranged(stored, whole, (2, 0, 1), 1, (4, 2, 3))[np.array([1])].tolist()
+        [[[1, 5, 9], [13, 17, 21]]]
+    """
+
+    source: Source
+    cut: tuple[slice, ...]
+    axes: tuple[int, ...]
+    lead: int
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, source: Source) -> "Arranged":
+        """All of an array whose last two axes are a pattern."""
+        *raster, rows, columns = source.shape
+        whole = (slice(None),) * len(source.shape)
+        shape = (int(np.prod(raster)), rows, columns)
+        return cls(source, whole, tuple(range(len(whole))), len(raster), shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The source's dtype."""
+        return self.source.dtype
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         """Read the patterns of an integer index array (any order, repeats allowed)."""
-        import h5py
-
         index = np.arange(self.shape[0])[index]
         flat = np.atleast_1d(index)
+        ranges = [range(*s.indices(n)) for s, n in zip(self.cut, self.source.shape, strict=True)]
+        raster = tuple(len(ranges[axis]) for axis in self.axes[: self.lead]) or (1,)
         out = np.empty((len(flat), *self.shape[1:]), self.dtype)
-        with h5py.File(self.path) as file:
-            data = file[self.dataset]
-            for start, stop in _runs(flat, self.raster[-1]):
-                place = np.unravel_index(flat[start], self.raster)
-                last = place[-1] + (stop - start)
-                data.read_direct(out, (*place[:-1], slice(place[-1], last)), slice(start, stop))  # type: ignore
+        for start, stop in _runs(flat, raster[-1], self._most()):
+            place = np.unravel_index(flat[start], raster)
+            block = [slice(r.start, r.stop, r.step) for r in ranges]
+            for axis, at in zip(self.axes, place, strict=False):
+                count = stop - start if axis == self.axes[self.lead - 1] else 1
+                some = ranges[axis][int(at) : int(at) + count]
+                block[axis] = slice(some.start, some[-1] + 1, some.step)
+            read = self.source[tuple(block)].transpose(self.axes)
+            out[start:stop] = read.reshape(stop - start, *self.shape[1:])
         return out if np.ndim(index) else out[0]
+
+    def _most(self) -> int:
+        """Patterns of one block."""
+        return max(1, PIECE // (int(np.prod(self.shape[1:])) * self.dtype.itemsize))
 
 
 @dataclass(frozen=True)
@@ -107,16 +177,46 @@ class Chosen:
         return self.source[self.index[index]]
 
 
-def mapped(counts: Counts, function: Callable[[np.ndarray], np.ndarray], /) -> Counts:
-    """Apply a function of a stack of patterns: now for an array, at reading for anything lazy."""
-    if isinstance(counts, np.ndarray):
-        return function(counts)
+def mapped(
+    counts: Counts, function: Callable[[np.ndarray], np.ndarray], /, *, lazy: bool | None = None
+) -> Counts:
+    """Apply a function of a stack of patterns: now for an array, at reading for anything lazy.
+
+    An array is transformed piece by piece, so that nothing but the result is added to memory; with
+    ``lazy`` it is left as it is, and its patterns are transformed whenever they are read.
+    """
+    now = isinstance(counts, np.ndarray) if lazy is None else not lazy and isinstance(counts, np.ndarray)
     sample = function(np.zeros((1, *counts.shape[1:]), counts.dtype))
-    return Mapped(counts, function, (counts.shape[0], *sample.shape[1:]), sample.dtype)  # type: ignore[arg-type]
+    later = Mapped(counts, function, (counts.shape[0], *sample.shape[1:]), sample.dtype)  # type: ignore[arg-type]
+    return loaded(later) if now else later
 
 
-def _runs(flat: np.ndarray, row: int) -> list[tuple[int, int]]:
-    """Stretches of consecutive patterns that stay within one raster row."""
+def loaded(counts: Counts, /) -> np.ndarray:
+    """All patterns as an array, read piece by piece.
+
+    Example:
+        >>> loaded(Chosen(np.ones((3, 2, 2)), np.array([0, 2]))).shape
+        (2, 2, 2)
+    """
+    out = np.empty(counts.shape, counts.dtype)
+    for index in pieces(counts):
+        out[index[0] : index[-1] + 1] = counts[index]
+    return out
+
+
+def pieces(counts: Counts, /) -> Iterator[np.ndarray]:
+    """Indices of neighbouring patterns that together cover a stack in small steps."""
+    bytes_ = int(np.prod(counts.shape[1:])) * max(counts.dtype.itemsize, 4)
+    step = max(1, min(64, PIECE // bytes_))
+    for start in range(0, counts.shape[0], step):
+        yield np.arange(start, min(start + step, counts.shape[0]))
+
+
+def _runs(flat: np.ndarray, row: int, most: int) -> list[tuple[int, int]]:
+    """Stretches of consecutive patterns that stay within one raster row, and within memory."""
     breaks = np.flatnonzero((np.diff(flat) != 1) | (flat[1:] % row == 0)) + 1
     edges = [0, *breaks.tolist(), len(flat)]
-    return list(pairwise(edges)) if len(flat) else []
+    if not len(flat):
+        return []
+    runs = [(at, min(at + most, stop)) for start, stop in pairwise(edges) for at in range(start, stop, most)]
+    return runs

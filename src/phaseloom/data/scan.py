@@ -141,6 +141,8 @@ class Scan4D:
         probe: ``(mode, y, x)`` complex guess that came with the data, or ``None``.
         grid: (slow, fast) when the positions are a raster, else ``None``.
         oriented: whether the source says how detector axes lie against scan axes.
+        modelled: the grid on which patterns are modelled, when it is larger than the detector
+            (`phaseloom.data.prepare.enlarge`): more pixels of the same angle, or finer ones.
         metadata: title, instrument, dates: text by name.
 
     Raises:
@@ -163,6 +165,7 @@ class Scan4D:
     probe: np.ndarray | None = None
     grid: tuple[int, int] | None = None
     oriented: bool = True
+    modelled: Geometry | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -186,15 +189,30 @@ class Scan4D:
                 raise BadInput(f"scan.{name}", None, fix)
         if pattern != self.geometry.shape:
             raise BadInput("scan.geometry.shape", self.geometry.shape, f"but the patterns are {pattern}")
+        if self.modelled is not None and not self._matches(self.modelled):
+            fix = f"does not fit a detector of {pattern}: let enlarge be the last step of prepare"
+            raise BadInput("scan.modelled", self.modelled.shape, fix)
         if not np.isfinite(self.positions).all():
             bad = int((~np.isfinite(self.positions)).any(1).sum())
             raise BadInput("scan.positions", f"{bad} of {n}", "are not finite: remove those patterns")
         if not self.mask.any():
             raise BadInput("scan.mask", None, "marks every pixel as bad: is it inverted?")
 
+    def _matches(self, other: Geometry) -> bool:
+        """Whether a grid has this detector's angle per pixel, or its range of angles, and no fewer pixels."""
+        own = self.geometry
+        wider = np.allclose(other.angle, own.angle)
+        finer = np.allclose(np.multiply(other.angle, other.shape), np.multiply(own.angle, own.shape))
+        return (wider or finer) and all(a >= b for a, b in zip(other.shape, own.shape, strict=True))
+
     def __len__(self) -> int:
         """Number of patterns."""
         return self.counts.shape[0]
+
+    @property
+    def window(self) -> Geometry:
+        """The geometry in which patterns are modelled: that of the detector unless enlarged."""
+        return self.geometry if self.modelled is None else self.modelled
 
     def select(self, index: np.ndarray, /) -> Scan4D:
         """The patterns of a boolean or integer index array, with all that belongs to them."""

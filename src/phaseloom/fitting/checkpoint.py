@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.fitting.loop import Progress
+from phaseloom.fitting.loop import Progress, put_back
 
 __all__ = ["load", "save"]
 
@@ -21,7 +21,7 @@ def save(progress: Progress, path: Path, /) -> None:
     best = progress.best and {"epoch": progress.best[0], "loss": progress.best[1], "state": progress.best[2]}
     tree = {
         "model": progress.model.state_dict(),
-        "optimizer": progress.optimizer.state_dict(),
+        "optimizer": _without_shapes(progress.optimizer.state_dict()),
         "epoch": progress.epoch,
         "history": progress.history,
         "stopped": progress.stopped,
@@ -53,12 +53,26 @@ def load(progress: Progress, path: Path, /) -> None:
         raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
     try:
         progress.model.load_state_dict(tree["model"])
-        progress.optimizer.load_state_dict(tree["optimizer"])
+        put_back(progress.optimizer, _with_shapes(tree["optimizer"], progress.optimizer))
     except (RuntimeError, ValueError) as error:
         fix = "belongs to a run with other data or other settings: resume with the run's own run.yaml"
         raise BadInput("snapshot", str(path), fix) from error
     progress.epoch, progress.history, progress.stopped, best = rest
     progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
+
+
+def _without_shapes(state: dict[str, Any]) -> dict[str, Any]:
+    """Shapes of rates are functions: they come from the recipe, not from the file."""
+    groups = [{k: v for k, v in group.items() if k != "shape"} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
+
+
+def _with_shapes(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    shapes = [group.get("shape") for group in optimizer.param_groups]
+    if len(shapes) != len(state["param_groups"]):
+        raise ValueError("other groups")
+    groups = [{**group, "shape": shape} for group, shape in zip(state["param_groups"], shapes, strict=True)]
+    return {**state, "param_groups": groups}
 
 
 def _packed(value: Any, tensors: list[Tensor]) -> Any:

@@ -3,20 +3,18 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from phaseloom.errors import BadInput
-from phaseloom.fitting.schedule import Every, constant
+from phaseloom.fitting.learn import Batches, NotFinite, Objective, from_all, from_each, held_out
+from phaseloom.fitting.rates import set_rates, settling
+from phaseloom.fitting.schedule import Every, Shape, constant
 
 __all__ = ["Epoch", "Progress", "fit"]
-
-Objective = Callable[[Any], Mapping[str, Tensor]]
-Batches = Callable[[int], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -75,40 +73,44 @@ class Progress:
             self.model.load_state_dict(self.best[2])
 
 
-class NotFinite(ArithmeticError):
-    """A term of the loss became infinite or not a number."""
-
-
-def fit(
+def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
     objective: Objective,
     batches: Batches,
     progress: Progress,
     /,
     *,
     epochs: int,
-    shape: Callable[[float], float] = constant,
+    shape: Shape = constant,
     after: Sequence[Every] = (),
     holdout: Sequence[Any] = (),
     own: Sequence[str] = (),
+    judged: Sequence[str] | None = None,
     patience: int | None = None,
     clip: float | None = None,
 ) -> Iterator[Epoch]:
     """Run until ``epochs`` are done in all, yielding each.
 
     Ctrl-C and a loss that is not finite end the generator, not the program: the parameters are those
-    of the last good moment, and ``progress.stopped`` says what happened. The order of batches depends
-    on the epoch's number alone, so a fit that resumes from a checkpoint repeats the straight one.
+    of the last good moment, and ``progress.stopped`` says what happened; a copy of model and optimiser
+    is kept for that, so memory holds both twice. The order of batches depends on the epoch's number
+    alone, so a fit that resumes from a checkpoint repeats the straight one.
+
+    A batch in pieces is stepped from as if it were whole when each term is a mean over patterns. The
+    root of a mean, or a misfit of mean patterns, is not the mean of its pieces: such terms are those of
+    the pieces, averaged.
 
     Args:
         objective: loss terms by name of a batch; each a mean over its patterns.
-        batches: the batches of an epoch by its number.
+        batches: the batches of an epoch by its number; a tuple is a batch in pieces.
         progress: model, optimiser and history; continued when it has a past.
         epochs: number of the last epoch.
-        shape: factor on all rates as a function of the share of epochs done.
+        shape: factor on the rates as a function of the share of epochs done (see
+            `phaseloom.fitting.schedule`), for groups without a shape of their own.
         after: what happens at the end of epochs (projections).
         holdout: batches that are never learned from.
         own: names of groups that hold a value for each pattern (a position, say): held-out patterns
             settle theirs, or their loss would tell of them and not of what they share with the others.
+        judged: names of the terms that the hold-out loss is made of; default: all.
         patience: stop when the hold-out loss has not fallen by 0.1 % for so many epochs.
         clip: largest norm of the gradient.
 
@@ -120,23 +122,24 @@ def fit(
         number = progress.epoch + 1
         safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
         try:
-            factor = shape((number - 1) / max(epochs - 1, 1))
-            epoch = _one(progress, number, factor, (objective, batches, clip), (holdout, own))
+            rates = set_rates(progress.optimizer, shape, number, epochs, progress.history)
+            epoch = _one(progress, rates, (objective, batches, clip), (holdout, own, judged))
             for event in after:
                 if event.due(number):
                     event.action()
         except KeyboardInterrupt:
             _go_back(progress, safe)
-            progress.stopped = f"interrupted in epoch {number}; the result is that of epoch {number - 1}"
+            progress.stopped = f"interrupted in epoch {number}; {_left(progress)}"
             return
         except NotFinite as problem:
             _go_back(progress, safe)
-            progress.stopped = f"{problem} in epoch {number}; the result is that of epoch {number - 1}"
+            progress.stopped = f"{problem} in epoch {number}; {_left(progress)}"
             return
+        settled = settling(progress.optimizer, shape, number, epochs, progress.history)
         progress.epoch = number
         progress.history.append(asdict(epoch))
         _remember_best(progress, epoch)
-        progress.stopped = _verdict(progress, patience, settling=factor <= 2 * shape(1.0))
+        progress.stopped = _verdict(progress, patience, settling=settled)
         done = bool(progress.stopped) or number >= epochs
         if done:
             progress.stopped = progress.stopped or f"all {epochs} epochs done"
@@ -148,20 +151,16 @@ def fit(
 
 def _one(
     progress: Progress,
-    number: int,
-    factor: float,
+    rates: dict[str, float],
     learnt: tuple[Objective, Batches, float | None],
-    held: tuple[Sequence[Any], Sequence[str]],
+    held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
 ) -> Epoch:
     """One epoch: learn from every batch, then look at the patterns held out."""
     began = time.perf_counter()
-    objective, batches, clip = learnt
-    rates = _set_rates(progress.optimizer, number, factor)
-    pieces = batches(number)
-    whole = isinstance(progress.optimizer, torch.optim.LBFGS)
-    learn = _learn_whole if whole else _learn_batches
-    terms, updates, passes = learn(objective, pieces, progress.optimizer, number, clip)
-    left = _held_out(objective, *held, progress.optimizer, number)
+    (objective, batches, clip), number = learnt, progress.epoch + 1
+    learn = from_all if isinstance(progress.optimizer, torch.optim.LBFGS) else from_each
+    terms, updates, passes = learn(objective, batches(number), progress.optimizer, number, clip)
+    left = held_out(objective, held, progress.optimizer, number)
     return Epoch(
         number=number,
         loss=sum(terms.values()),
@@ -174,122 +173,25 @@ def _one(
     )
 
 
-def _learn_batches(
-    objective: Objective,
-    pieces: Sequence[Any],
-    optimizer: torch.optim.Optimizer,
-    number: int,
-    clip: float | None,
-) -> tuple[dict[str, float], int, float]:
-    sums: dict[str, float] = {}
-    total = sum(len(piece) for piece in pieces)
-    for piece in pieces:
-        optimizer.zero_grad(set_to_none=True)
-        terms = objective(piece)
-        _add_checked(sums, terms, len(piece) / total)
-        torch.stack(list(terms.values())).sum().backward()
-        _hold_still(optimizer, number)
-        _check_gradients(optimizer, terms)
-        if clip is not None:
-            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
-        optimizer.step()
-    return sums, len(pieces), 1.0
-
-
-def _learn_whole(
-    objective: Objective,
-    pieces: Sequence[Any],
-    optimizer: torch.optim.Optimizer,
-    number: int,
-    clip: float | None,
-) -> tuple[dict[str, float], int, float]:
-    """L-BFGS: each evaluation adds the gradients of all batches."""
-    if clip is not None:
-        raise BadInput("clip", clip, "does not go with lbfgs, which chooses its own step length")
-    total = sum(len(piece) for piece in pieces)
-    seen: list[dict[str, float]] = []
-
-    def closure() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
-        for piece in pieces:
-            terms = objective(piece)
-            _add_checked(sums, terms, len(piece) / total)
-            (torch.stack(list(terms.values())).sum() * (len(piece) / total)).backward()
-        _hold_still(optimizer, number)
-        _check_gradients(optimizer, sums)
-        seen.append(sums)
-        return sum(sums.values())
-
-    optimizer.step(closure)
-    last = min(seen, key=lambda sums: sum(sums.values()))
-    return last, 1, float(len(seen))
-
-
-def _add_checked(sums: dict[str, float], terms: Mapping[str, Tensor], share: float) -> None:
-    for name, value in terms.items():
-        number = float(value.detach())
-        if not math.isfinite(number):
-            raise NotFinite(f"the term '{name}' became {number}")
-        sums[name] = sums.get(name, 0.0) + number * share
-
-
-def _check_gradients(optimizer: torch.optim.Optimizer, terms: Mapping[str, Any]) -> None:
-    """A finite loss may have a gradient that is not; one such step would spoil everything."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                blame = " + ".join(f"'{name}'" for name in terms)
-                raise NotFinite(f"the gradient of {blame} in '{group['name']}' is no longer finite")
-
-
 def _go_back(progress: Progress, safe: tuple[dict[str, Any], dict[str, Any]]) -> None:
     progress.model.load_state_dict(safe[0])
-    progress.optimizer.load_state_dict(safe[1])
+    put_back(progress.optimizer, safe[1])
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, number: int, factor: float) -> dict[str, float]:
-    for group in optimizer.param_groups:
-        group["lr"] = group["base"] * (factor if not isinstance(optimizer, torch.optim.LBFGS) else 1.0)
-    return {group["name"]: group["lr"] for group in optimizer.param_groups if _moves(group, number)}
+def put_back(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state and keep its dtypes: PyTorch casts all but ``step`` to the dtype of the parameter."""
+    optimizer.load_state_dict(state)
+    for group, old in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        for parameter, number in zip(group["params"], old["params"], strict=True):
+            now, then = optimizer.state[parameter], state["state"].get(number, {})
+            for name, value in then.items():
+                if isinstance(value, Tensor):
+                    now[name] = now[name].to(value.dtype)
 
 
-def _moves(group: Mapping[str, Any], number: int) -> bool:
-    return number >= group["start"] and (group["stop"] is None or number <= group["stop"])
-
-
-def _hold_still(optimizer: torch.optim.Optimizer, number: int, only: Sequence[str] | None = None) -> None:
-    """Forget the gradients of groups that do not move now, or are not among those named."""
-    for group in optimizer.param_groups:
-        if not _moves(group, number) or (only is not None and group["name"] not in only):
-            for parameter in group["params"]:
-                parameter.grad = None
-
-
-def _held_out(
-    objective: Objective,
-    holdout: Sequence[Any],
-    own: Sequence[str],
-    optimizer: torch.optim.Optimizer,
-    number: int,
-) -> float | None:
-    """Mean loss of the patterns held out; their own values take a step, nothing that is shared does."""
-    if not len(holdout):
-        return None
-    settle = [g for g in optimizer.param_groups if g["name"] in own and _moves(g, number)]
-    total, loss = sum(len(piece) for piece in holdout), 0.0
-    for piece in holdout:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.set_grad_enabled(bool(settle)):
-            value = torch.stack(list(objective(piece).values())).sum()
-        loss += len(piece) / total * float(value.detach())
-        if not math.isfinite(loss):
-            raise NotFinite(f"the hold-out loss became {loss}")
-        if settle:
-            value.backward()
-            _hold_still(optimizer, number, own)
-            optimizer.step()
-    return loss
+def _left(progress: Progress) -> str:
+    """Whose result it is when an epoch was given up."""
+    return f"the result is that of epoch {progress.epoch}" if progress.epoch else "nothing was learned"
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:

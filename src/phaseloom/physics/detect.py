@@ -1,20 +1,113 @@
 """From waves to counts."""
 
+import math
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["draw", "intensity"]
+from phaseloom.physics.fourier import centred, cornered
+
+__all__ = ["area_weights", "bilinear_weights", "blurred", "deflect", "draw", "intensity", "spread"]
 
 
-def intensity(wave: Complex[Tensor, "b mode y x"], /) -> Float[Tensor, "b y x"]:
+def intensity(
+    wave: Complex[Tensor, "b *state mode y x"], occupancy: Float[Tensor, " state"] | None = None, /
+) -> Float[Tensor, "b y x"]:
     """Incoherent sum over modes of the squared modulus.
+
+    Args:
+        wave: on the detector; an axis of object states may precede that of the modes.
+        occupancy: share of the time that the object spends in each state.
 
     Example:
         >>> intensity(torch.full((1, 3, 2, 2), 2j))[0, 0, 0].item()
         12.0
     """
-    return (wave.real.square() + wave.imag.square()).sum(1)
+    each = (wave.real.square() + wave.imag.square()).sum(-3)
+    if each.ndim == 3:
+        return each
+    if occupancy is None or each.shape[1] == 1:
+        return each.sum(1)
+    return (occupancy[:, None, None] * each).sum(1)
+
+
+def deflect(
+    wave: Complex[Tensor, "b *modes y x"], shift: Float[Tensor, "#b 2"], /
+) -> Complex[Tensor, "b *modes y x"]:
+    """Exit wave whose far field is moved by ``shift`` = (y, x) pixels of its grid: a phase ramp.
+
+    Example:
+        >>> from phaseloom.physics.propagate import far_field
+        >>> flat = far_field(deflect(torch.ones(1, 1, 4, 4) + 0j, torch.tensor([[1.0, 0.0]])))
+        >>> flat.abs().argmax().item()
+        4
+    """
+    lead = (len(shift),) + (1,) * (wave.ndim - 3)
+    for axis, size in ((-2, wave.shape[-2]), (-1, wave.shape[-1])):
+        place = (torch.arange(size, device=shift.device, dtype=shift.dtype) - size // 2) / size
+        angle = 2 * math.pi * shift[:, axis].reshape(*lead, 1) * place
+        phasor = torch.polar(torch.ones_like(angle), angle)
+        wave = wave * (phasor[..., None] if axis == -2 else phasor[..., None, :])
+    return wave
+
+
+def blurred(pattern: Float[Tensor, "b y x"], std: float, /) -> Float[Tensor, "b y x"]:
+    """Patterns (zero frequency in the corner) after a Gaussian point spread of ``std`` pixels.
+
+    The kernel ends at three ``std``, but has five taps at least, and the detector's edge reflects.
+
+    Example:
+        >>> spot = torch.zeros(1, 8, 8)
+        >>> spot[0, 0, 0] = 3
+        >>> round(blurred(spot, 0.8).sum().item(), 4)
+        3.0
+    """
+    if std == 0:
+        return pattern
+    half = max(5, 2 * round(3 * std) + 1) // 2
+    place = torch.arange(-half, half + 1, dtype=pattern.dtype, device=pattern.device)
+    taps = torch.exp(-0.5 * (place / std).square())
+    taps = taps / taps.sum()
+    wide = functional.pad(centred(pattern)[:, None], (half, half, half, half), mode="reflect")
+    rows = functional.conv2d(wide, taps[None, None, :, None])
+    return cornered(functional.conv2d(rows, taps[None, None, None, :])[:, 0])
+
+
+def spread(pattern: Float[Tensor, "b y x"], transfer: Float[Tensor, "y half"], /) -> Float[Tensor, "b y x"]:
+    """Patterns after a detector whose modulation transfer function is ``transfer`` (an ``rfft2`` grid)."""
+    shape = (pattern.shape[-2], pattern.shape[-1])
+    return torch.fft.irfft2(torch.fft.rfft2(pattern) * transfer, s=shape)
+
+
+def area_weights(many: int, few: int, /) -> Float[Tensor, "few many"]:
+    """Shares of fine pixels in coarse ones over the same range, for axes with zero at ``n // 2``.
+
+    A coarse pixel collects what falls onto its area; zero frequency stays zero frequency.
+
+    Example:
+        >>> area_weights(4, 2)[1].tolist()
+        [0.0, 0.5, 1.0, 0.5]
+    """
+    ratio = many / few
+    coarse = (torch.arange(few, dtype=torch.float64) - few // 2)[:, None] * ratio
+    fine = (torch.arange(many, dtype=torch.float64) - many // 2)[None]
+    low = torch.maximum(coarse - ratio / 2, fine - 0.5)
+    high = torch.minimum(coarse + ratio / 2, fine + 0.5)
+    return (high - low).clamp(min=0).float()
+
+
+def bilinear_weights(many: int, few: int, /) -> Float[Tensor, "few many"]:
+    """Linear interpolation between pixels aligned at their outer edges, times ``many / few``.
+
+    Zero frequency moves by part of a pixel, which is why `area_weights` is the better choice; this one
+    is what image resizing does, and so what other programs do.
+    """
+    ratio = many / few
+    place = ((torch.arange(few, dtype=torch.float64) + 0.5) * ratio - 0.5).clamp(0, many - 1)[:, None]
+    fine = torch.arange(many, dtype=torch.float64)[None]
+    return ((1 - (place - fine).abs()).clamp(min=0) * ratio).float()
 
 
 def draw(

@@ -121,7 +121,7 @@ def aperture(
     x: Float[Tensor, "*x"],
     /,
     wavelength: float,
-    semiangle: float,
+    semiangle: float | Tensor,
     *,
     soft: bool = False,
 ) -> Tensor:

@@ -62,8 +62,8 @@ def tilt_ramp(
     """
     y, x = frequencies(shape, pixel, like=tilt)
     step = 2 * math.pi * distance[..., None] * torch.tan(tilt)
-    angle = step[..., :1, None] * y + step[..., 1:, None] * x
-    return torch.polar(torch.ones_like(angle), angle)
+    rows, columns = step[..., :1, None] * y, step[..., 1:, None] * x
+    return torch.polar(torch.ones_like(rows), rows) * torch.polar(torch.ones_like(columns), columns)
 
 
 def fly(

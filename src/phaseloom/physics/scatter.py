@@ -1,5 +1,7 @@
 """Passing through matter: thin slices with free flight between them."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Complex
 from torch import Tensor
 
@@ -7,26 +9,29 @@ from phaseloom.physics.propagate import fly
 
 __all__ = ["multislice", "transmit"]
 
+Flights = Sequence[Tensor] | Tensor | None
+
 
 def transmit(
-    wave: Complex[Tensor, "b mode y x"], slice_: Complex[Tensor, "b y x"], /
-) -> Complex[Tensor, "b mode y x"]:
-    """Multiply every mode by one thin slice."""
-    return wave * slice_[:, None]
+    wave: Complex[Tensor, "b *#state mode y x"], slice_: Complex[Tensor, "b *state y x"], /
+) -> Complex[Tensor, "b *state mode y x"]:
+    """Multiply every mode by one thin slice, in each state of the object."""
+    return wave * slice_.unsqueeze(-3)
 
 
 def multislice(
-    wave: Complex[Tensor, "b mode y x"],
-    slices: Complex[Tensor, "b slice y x"],
-    kernel: Complex[Tensor, "y x"] | Complex[Tensor, "gap y x"] | None,
+    wave: Complex[Tensor, "b *#state mode y x"],
+    slices: Complex[Tensor, "b *state slice y x"],
+    kernel: Flights,
     /,
-) -> Complex[Tensor, "b mode y x"]:
+) -> Complex[Tensor, "b *state mode y x"]:
     """Exit wave after all slices: transmit, fly, transmit ...; no flight after the last one.
 
     Args:
         wave: incident modes of each position.
-        slices: transmission windows of each position.
-        kernel: flight between slices, one for all gaps or one per gap; ``None`` for a single slice.
+        slices: transmission windows of each position; an object in several states has an axis for them.
+        kernel: flight between slices: one for all gaps ``(y, x)``, one per gap ``(gap, y, x)``, or a
+            sequence of one tensor per gap that broadcasts against the wave; ``None`` for a single slice.
 
     Source:
         Cowley & Moodie 1957, doi 10.1107/S0365110X57002194.
@@ -37,9 +42,10 @@ def multislice(
         >>> multislice(wave, slices, torch.ones(4, 4) + 0j).shape
         torch.Size([1, 2, 4, 4])
     """
-    first, *rest = slices.unbind(1)
+    first, *rest = slices.unbind(-3)
     wave = transmit(wave, first)
     for gap, slice_ in enumerate(rest):
         assert kernel is not None
-        wave = transmit(fly(wave, kernel if kernel.ndim == 2 else kernel[gap]), slice_)
+        one = isinstance(kernel, Tensor) and kernel.ndim == 2
+        wave = transmit(fly(wave, kernel if one else kernel[gap]), slice_)  # type: ignore[arg-type]
     return wave

@@ -1,19 +1,23 @@
 """From the wave on the detector to the counts that are expected there."""
 
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.physics.detect import intensity
+from phaseloom.errors import BadInput
+from phaseloom.physics.detect import area_weights, bilinear_weights, blurred, intensity, spread
 from phaseloom.physics.fourier import centred, cornered
 
 __all__ = ["counting"]
 
 
 class Detector(nn.Module):
-    """Counts ``weight * sum |wave|^2 * flat + background``.
+    """Counts ``weight * sum |wave|^2 * flat + background``, as sharply as the detector sees.
 
     Attributes:
         weights: ``(n,)`` relative intensity of each shot; a parameter.
@@ -23,6 +27,7 @@ class Detector(nn.Module):
         flat: ``(y, x)`` efficiency of each pixel.
         mask: ``(y, x)`` True where a pixel is compared.
         near: patterns are stored as seen; else with zero frequency in the corner.
+        sight: how the modelled pattern becomes that of the detector; see `Sight`.
     """
 
     flat: Tensor
@@ -38,20 +43,31 @@ class Detector(nn.Module):
         mask: Bool[Tensor, "y x"],
         scale: float,
         near: bool,
+        sight: "Sight | None" = None,
     ):
         super().__init__()
         self.weights, self.root = nn.Parameter(weights), nn.Parameter(root / scale)
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("flat", flat)
         self.register_buffer("mask", mask)
-        self.near = near
+        self.near, self.sight = near, sight
 
     def forward(
-        self, wave: Complex[Tensor, "b mode y x"], index: Int[Tensor, " b"]
+        self,
+        wave: Complex[Tensor, "b *state mode v u"],
+        index: Int[Tensor, " b"],
+        occupancy: Float[Tensor, " state"] | None = None,
     ) -> Float[Tensor, "b y x"]:
         """Expected counts of a batch."""
+        seen = intensity(wave, occupancy)
+        if self.sight is not None:
+            seen = self.sight(seen)
         weight = self.weights[index, None, None]
-        return weight * intensity(wave) * self.flat + self.background()
+        return weight * seen * self.flat + self.background()
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What can be refined, by name."""
+        return {"weights": [self.weights], "background": [self.root]}
 
     def background(self) -> Float[Tensor, "y x"]:
         """Expected counts without beam."""
@@ -66,8 +82,66 @@ class Detector(nn.Module):
         return counts if self.near else centred(counts)
 
 
-def counting(scan: Scan4D, /) -> Detector:
-    """The detector of a scan: its mask, background, flat field and shot weights."""
+class Sight(nn.Module):
+    """From the modelled grid to the detector's pixels, then blur and modulation transfer.
+
+    Attributes:
+        rows, columns: for each axis the modelled pixels that are kept, or their shares in the
+            detector's; ``None``: the grids are the same.
+        blur: standard deviation of a Gaussian point spread, detector pixels.
+        transfer: modulation transfer function on the ``rfft2`` grid of a pattern, or ``None``.
+    """
+
+    rows: Tensor | None
+    columns: Tensor | None
+    transfer: Tensor | None
+
+    def __init__(
+        self,
+        rows: Tensor | None,
+        columns: Tensor | None,
+        blur: float,
+        transfer: Float[Tensor, "y half"] | None,
+    ):
+        super().__init__()
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns)
+        self.register_buffer("transfer", transfer)
+        self.blur = blur
+
+    def forward(self, pattern: Float[Tensor, "b v u"]) -> Float[Tensor, "b y x"]:
+        """What the detector's pixels collect, zero frequency in the corner."""
+        if self.rows is not None and self.columns is not None:
+            kept = self.rows.ndim == 1
+            pattern = (
+                pattern[:, self.rows][:, :, self.columns] if kept else self.rows @ pattern @ self.columns.T
+            )
+        if self.blur:
+            pattern = blurred(pattern, self.blur)
+        return pattern if self.transfer is None else spread(pattern, self.transfer)
+
+
+def counting(
+    scan: Scan4D,
+    /,
+    *,
+    blur: float = 0.0,
+    transfer: Path | None = None,
+    collect: Literal["area", "bilinear"] = "area",
+) -> Detector:
+    """The detector of a scan: its mask, background, flat field, shot weights and sharpness.
+
+    Args:
+        scan: the data.
+        blur: standard deviation of the point spread, detector pixels.
+        transfer: a table of two columns, the modulation transfer at frequencies in units of Nyquist's.
+        collect: how a pixel collects the finer ones of an enlarged grid (`phaseloom.data.prepare.enlarge`):
+            what falls on its area, or interpolated as when images are resized, which moves the
+            pattern by part of a pixel.
+
+    Raises:
+        BadInput: a blur wider than the detector, or a table that is none.
+    """
     shape, near = scan.geometry.shape, scan.geometry.near
 
     def of(array: np.ndarray | None, default: float) -> Tensor:
@@ -83,4 +157,53 @@ def counting(scan: Scan4D, /) -> Detector:
         mask=of(scan.mask, 1.0).bool(),
         scale=float(np.sqrt(max(scan.mean_pattern(most=200)[scan.mask].mean(), 1e-6))),
         near=near,
+        sight=_sight(scan, blur, transfer, bilinear=collect == "bilinear"),
     )
+
+
+def _sight(scan: Scan4D, blur: float, transfer: Path | None, *, bilinear: bool) -> Sight | None:
+    if not 0 <= blur < min(scan.geometry.shape) / 7:
+        fix = f"must lie between 0 and {min(scan.geometry.shape) / 7:.3g} pixels"
+        raise BadInput("detector: counting.blur", blur, fix)
+    rows, columns = matching(scan, bilinear=bilinear)
+    table = None if transfer is None else _transfer(Path(transfer), scan.geometry.shape)
+    if rows is None and not blur and table is None:
+        return None
+    return Sight(rows, columns, blur, table)
+
+
+def matching(scan: Scan4D, /, *, bilinear: bool = False) -> tuple[Tensor | None, Tensor | None]:
+    """One table per axis from the modelled grid to the detector's; ``None`` where they are the same.
+
+    Whole numbers pick pixels (the same angle per pixel); others are shares of many pixels in few.
+    """
+    few, many = scan.geometry, scan.window
+    if few.shape == many.shape:
+        return None, None
+    if np.allclose(few.angle, many.angle):
+        picked = [torch.arange(n) + m // 2 - n // 2 for m, n in zip(many.shape, few.shape, strict=True)]
+        if not few.near:
+            picked = [torch.fft.ifftshift(p - m // 2) % m for p, m in zip(picked, many.shape, strict=True)]
+        return picked[0], picked[1]
+    weights = bilinear_weights if bilinear else area_weights
+    found = [weights(m, n) for m, n in zip(many.shape, few.shape, strict=True)]
+    if not few.near:
+        found = [torch.fft.ifftshift(table, dim=(0, 1)) for table in found]
+    return found[0], found[1]
+
+
+def _transfer(path: Path, shape: tuple[int, int]) -> Tensor:
+    """A curve over frequency, laid around the origin of an ``rfft2`` grid."""
+    if not path.is_file():
+        raise BadInput("detector: counting.transfer", str(path), "does not exist")
+    try:
+        table = np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=2)
+    except ValueError:
+        table = np.zeros((0, 0))
+    if table.ndim != 2 or table.shape[1:] != (2,) or not np.isfinite(table).all() or len(table) < 2:
+        fix = "is no table of two columns of numbers: frequency over Nyquist's, and transfer"
+        raise BadInput("detector: counting.transfer", str(path), fix)
+    table = table[np.argsort(table[:, 0])]
+    y, x = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
+    curve = np.interp(2 * np.hypot(y[:, None], x[None]), table[:, 0], table[:, 1])
+    return torch.as_tensor(curve / np.interp(0, table[:, 0], table[:, 1]), dtype=torch.float32)

@@ -1,17 +1,14 @@
 """The experiment as one sentence: illuminate, pass through, fly, count."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.ptycho import detectors, noise, objects, probes, propagators, scans
-from phaseloom.ptycho.batches import Measured
+from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
 
-__all__ = ["Likelihood", "Ptychography"]
+__all__ = ["Ptychography"]
 
 
 class Ptychography(nn.Module):
@@ -21,7 +18,7 @@ class Ptychography(nn.Module):
 
     Attributes:
         scan: `phaseloom.ptycho.scans.Positions`.
-        probe: `phaseloom.ptycho.probes.Probe`.
+        probe: `phaseloom.ptycho.illumination.Illumination`.
         object: `phaseloom.ptycho.objects.PixelObject`.
         propagator: `phaseloom.ptycho.propagators.FreeFlight`.
         detector: `phaseloom.ptycho.detectors.Detector`.
@@ -38,7 +35,7 @@ class Ptychography(nn.Module):
         self,
         *,
         object: objects.PixelObject,
-        probe: probes.Probe,
+        probe: illumination.Illumination,
         scan: scans.Positions,
         propagator: propagators.FreeFlight,
         detector: detectors.Detector,
@@ -54,35 +51,34 @@ class Ptychography(nn.Module):
         /,
         *,
         object: objects.PixelObject | None = None,
-        probe: probes.Probe | None = None,
-        flight: Callable[..., propagators.FreeFlight] = propagators.exact,
+        probe: illumination.Illumination | None = None,
+        flight: propagators.Flight = propagators.exact,
+        detector: detectors.Detector | None = None,
     ) -> "Ptychography":
         """A model of a scan from the given parts, and first guesses for the others."""
-        room = scans.canvas(scan)
-        thing = object if object is not None else objects.pixels(room)
+        thing = object if object is not None else objects.pixels(scans.canvas(scan))
         return cls(
             object=thing,
             probe=probe if probe is not None else probes.auto(scan),
-            scan=scans.Positions.of(scan, room),
-            propagator=flight(scan.geometry, thing.thickness),
-            detector=detectors.counting(scan),
+            scan=scans.Positions.of(scan, thing.canvas),
+            propagator=flight(scan, thing.gaps),
+            detector=detector if detector is not None else detectors.counting(scan),
         )
 
     def forward(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b y x"]:
         """Expected counts of the patterns of an index, in the detector's own order."""
         place, rest = self.scan(index)
-        wave = self.propagator(self.probe(rest), self.object(place), rest)
-        return self.detector(wave, index)
+        wave = self.propagator(self.probe(rest)[:, None], self.object(place), rest, index)
+        return self.detector(wave, index, self.object.occupancy)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """What can be refined, by the names that rates use."""
+        """What can be refined, by the names that rates use; one that this experiment lacks is empty."""
         return {
-            "object": list(self.object.parameters()),
-            "probe": list(self.probe.parameters()),
-            "positions": [self.scan.offsets],
-            "affine": [self.scan.affine],
-            "weights": [self.detector.weights],
-            "background": [self.detector.root],
+            **self.object.parts(),
+            **self.probe.parts(),
+            **self.scan.parts(),
+            **self.propagator.parts(),
+            **self.detector.parts(),
         }
 
     @torch.no_grad()
@@ -95,45 +91,3 @@ class Ptychography(nn.Module):
         for y, x in corners.cpu().numpy():
             total[y : y + height, x : x + width] += light
         return total
-
-
-class Likelihood:
-    """The objective of a fit: how far the modelled patterns of a batch are from the measured ones.
-
-    Calling it with a batch of indices gives ``{"noise": loss}``, a loss of 1 meaning that nothing but
-    shot noise is left.
-    """
-
-    def __init__(self, model: Ptychography, scan: Scan4D, divergence: noise.Divergence = noise.amplitude):
-        self.model, self.divergence = model, divergence
-        self.measured = Measured(scan, model.detector.arrange)
-        some = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), 400)).astype(int))
-        mask = model.detector.mask.cpu()
-        self.floor = noise.shot_noise(divergence, self.measured[torch.as_tensor(some)], mask)
-        self.floor = max(self.floor, 1e-12)
-
-    def __call__(self, index: Int[Tensor, " b"]) -> dict[str, Tensor]:
-        """Mean loss over the patterns of a batch."""
-        device = self.model.scan.start.device
-        index = index.to(device)
-        counts = self.measured[index].to(device, self.model.scan.start.dtype)
-        left = self.divergence(self.model(index), counts) * self.model.detector.mask
-        return {"noise": left.sum() / (len(index) * self.floor)}
-
-    @torch.no_grad()
-    def remaining(self, size: int = 32) -> dict[str, float]:
-        """What is left over all patterns, in the units that are compared between programs.
-
-        ``amplitude``: mean over trusted pixels of ``(sqrt(model) - sqrt(counts))^2``, about 0.25 at the
-        shot-noise limit of bright data. ``poisson``: twice the Poisson deviance's half per pixel with
-        at least one count, 1 at the limit.
-        """
-        mask, device = self.model.detector.mask, self.model.scan.start.device
-        amplitude = deviance = lit = 0.0
-        for index in torch.arange(len(self.measured), device=device).split(size):
-            counts, expected = self.measured[index].to(device), self.model(index)
-            amplitude += float((noise.amplitude(expected, counts, floor=0.0) * mask).sum())
-            deviance += float((noise.poisson(expected, counts) * mask).sum())
-            lit += float(((counts >= 1) & mask).sum())
-        pixels = len(self.measured) * float(mask.sum())
-        return {"amplitude": amplitude / pixels, "poisson": 2 * deviance / max(lit, 1.0)}

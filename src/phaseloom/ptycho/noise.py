@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 
-__all__ = ["amplitude", "gaussian", "poisson"]
+__all__ = ["amplitude", "gaussian", "none", "poisson"]
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
@@ -51,6 +51,20 @@ def gaussian(
     tiny = 1e-6
     _checked("gaussian.power", power, least=1e-3)
     return ((model + tiny).pow(power) - (counts + tiny).pow(power)).square()
+
+
+def none(model: Float[Tensor, "*pattern"], counts: Float[Tensor, "*pattern"], /) -> Float[Tensor, "*pattern"]:
+    """Zero whatever is measured: penalties that take counts, such as `relative_gaussian`, judge instead.
+
+    Args:
+        model: expected counts.
+        counts: measured counts.
+
+    Example:
+        >>> none(torch.tensor([4.0]), torch.tensor([9.0])).item()
+        0.0
+    """
+    return 0 * model
 
 
 def poisson(

@@ -1,51 +1,27 @@
-"""What illuminates the object, and first guesses of it."""
+"""First guesses of what illuminates the object."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
-from torch import Tensor, nn
+from jaxtyping import Complex
+from torch import Tensor
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import centred, cornered, fit_window, shift, to_real
-from phaseloom.physics.optics import probe_wave
+from phaseloom.physics.fourier import centred, cornered, fit_window, to_real, to_reciprocal
+from phaseloom.physics.optics import coefficients, probe_wave
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.units import Angle, Length
+from phaseloom.ptycho.illumination import AberratedProbe, Illumination, Probe, subdominant
+from phaseloom.units import Aberrations, Angle, Length
 
-__all__ = ["auto", "focused", "from_file", "from_patterns", "stored"]
-
-
-class Probe(nn.Module):
-    """Incoherent modes in the middle of their window; ``forward`` moves them by part of a pixel.
-
-    The parameter is kept relative to its first peak so that one rate serves every dose.
-
-    Attributes:
-        relative: complex ``(mode, y, x)``, modes divided by ``scale``; a parameter.
-        scale: peak modulus of the first guess, in square roots of counts.
-    """
-
-    scale: Tensor
-
-    def __init__(self, modes: Complex[Tensor, "mode y x"]):
-        super().__init__()
-        scale = modes.abs().max()
-        self.register_buffer("scale", scale)
-        self.relative = nn.Parameter(modes / scale)
-
-    def modes(self) -> Complex[Tensor, "mode y x"]:
-        """The modes in square roots of counts."""
-        return self.relative * self.scale
-
-    def forward(self, rest: Float[Tensor, "b 2"]) -> Complex[Tensor, "b mode y x"]:
-        """The modes moved by a remaining shift (y, x) in pixels for each pattern."""
-        return shift(self.modes()[None], rest[:, None])
+__all__ = ["aberrated", "auto", "focused", "from_file", "from_patterns", "stored", "zone_plate"]
 
 
-def auto(scan: Scan4D, /, *, modes: int | None = None) -> Probe:
+def auto(scan: Scan4D, /, *, modes: int | None = None) -> Illumination:
     """The probe that came with the data, else one from the patterns.
 
     Args:
@@ -57,7 +33,7 @@ def auto(scan: Scan4D, /, *, modes: int | None = None) -> Probe:
     return from_patterns(scan, modes=modes)
 
 
-def from_patterns(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) -> Probe:
+def from_patterns(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) -> Illumination:
     """A probe whose far (or near) field has the mean pattern's amplitude and a flat phase.
 
     Args:
@@ -73,10 +49,10 @@ def from_patterns(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None =
         wave = fly(mean.to(torch.complex128), kernel)
     else:
         wave = centred(to_real(cornered(mean).to(torch.complex128)))
-    return _built(scan, defocused(wave, geometry, defocus), modes)
+    return _built(scan, defocused(_enlarged(wave, scan), scan.window, defocus), modes)
 
 
-def focused(
+def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
     scan: Scan4D,
     /,
     *,
@@ -85,9 +61,12 @@ def focused(
     astigmatism: Length = 0.0,
     astigmatism_angle: Angle = 0.0,
     spherical: Length = 0.0,
+    aberrations: Aberrations | None = None,
     modes: int | None = None,
+    shares: list[float] | None = None,
     soft: bool = False,
-) -> Probe:
+    relative: bool = True,
+) -> Illumination:
     """A probe from optics: an aperture of a convergence semiangle, and aberrations.
 
     Args:
@@ -97,32 +76,91 @@ def focused(
         astigmatism: C12, angstrom, along ``astigmatism_angle`` (radian from +x to +y).
         astigmatism_angle: see there.
         spherical: C30, angstrom.
+        aberrations: any others by name (``C21``, ``phi21``, ``A2``, ``Cs`` ...), up to fifth order.
         modes: incoherent modes; default two in the far field, one in the near field.
+        shares: of the modes in the power, strongest first; default 2 % for each weak one.
         soft: spread the aperture's edge over one pixel.
+        relative: rates are relative to the probe's peak; else in square roots of counts.
     """
-    if not all(map(math.isfinite, (defocus, astigmatism, astigmatism_angle, spherical))):
-        raise BadInput("probe: focused", None, "has an aberration that is not finite")
-    if not 0 < semiangle < math.pi / 2:
-        raise BadInput("probe: focused.semiangle", semiangle, "must lie between 0 and 1.57 rad")
     named = {"defocus": defocus, "C12": astigmatism, "phi12": astigmatism_angle, "C30": spherical}
-    geometry = scan.geometry
-    reach = min(n * a for n, a in zip(geometry.shape, geometry.angle, strict=True)) / 2
-    if not geometry.near and semiangle > reach:
-        fix = f"rad is larger than the detector's half width of {reach:.4g} rad: check the angle per pixel"
-        raise BadInput("probe: focused.semiangle", semiangle, fix)
-    wave = probe_wave(
-        geometry.shape,
-        geometry.pixel,
-        wavelength=geometry.wavelength,
-        semiangle=semiangle,
-        aberrations=named,
-        soft=soft,
-        dtype=torch.complex128,
+    named |= aberrations or {}
+    wave = _optics(scan, semiangle, named, soft)
+    return _built(scan, wave, modes, shares=shares, relative=relative)
+
+
+def aberrated(
+    scan: Scan4D,
+    /,
+    *,
+    semiangle: Angle,
+    defocus: Length = 0.0,
+    aberrations: Aberrations | None = None,
+    refine: list[str] = ["C10", "C12", "C21", "C23", "C30"],  # noqa: B006
+    modes: int = 1,
+    shares: list[float] | None = None,
+) -> AberratedProbe:
+    """A probe that stays what a lens can make: its aberrations and its semiangle are refined, not pixels.
+
+    Args:
+        scan: the data; its counts give the power.
+        semiangle: radian, of an aperture with an edge of one pixel.
+        defocus: angstrom; positive: under-focus.
+        aberrations: by name, as for `focused`.
+        refine: the coefficients that are free; those of no rotational symmetry bring both their
+            components.
+        modes: incoherent modes; the weak ones are derivatives of the strong one (a source of finite size).
+        shares: of the modes in the power.
+    """
+    named = coefficients({"defocus": defocus} | (aberrations or {}))
+    _optics(scan, semiangle, named, True)
+    unknown = [name for name in refine if name not in coefficients(dict.fromkeys(refine, 0.0))]
+    if unknown:
+        raise BadInput("probe: aberrated.refine", unknown[0], "write coefficients as C10, C12, C21 ...")
+    count = _count(scan, modes)
+    power = float(np.maximum(_clean_mean(scan), 0).sum())
+    return AberratedProbe(
+        scan.window, semiangle, named, refine=refine, shares=_shares(count, shares), power=power
     )
-    return _built(scan, wave, modes)
 
 
-def stored(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) -> Probe:
+def zone_plate(
+    scan: Scan4D,
+    /,
+    *,
+    diameter: Length,
+    outermost_zone: Length,
+    beamstop: Length = 0.0,
+    defocus: Length = 0.0,
+    modes: int | None = None,
+    shares: list[float] | None = None,
+    relative: bool = True,
+) -> Illumination:
+    """The first order of a Fresnel zone plate with a central stop.
+
+    The focal length is ``diameter * outermost_zone / wavelength``; the pupil is a ring from
+    ``beamstop / 2`` to ``diameter / 2`` at that distance.
+
+    Args:
+        scan: the data.
+        diameter: of the zone plate.
+        outermost_zone: width of its outermost zone.
+        beamstop: diameter of the central stop.
+        defocus: positive: the focus lies behind the object.
+        modes: incoherent modes; default two in the far field, one in the near field.
+        shares: of the modes in the power.
+        relative: see `focused`.
+    """
+    if not 0 <= beamstop < diameter or not outermost_zone > 0:
+        raise BadInput("probe: zone_plate", f"diameter {diameter:g}, beamstop {beamstop:g}", "is no ring")
+    geometry = scan.window
+    focal = diameter * outermost_zone / geometry.wavelength
+    wave = _optics(scan, diameter / 2 / focal, {"defocus": defocus}, True)
+    if beamstop:
+        wave = wave - _disk_part(scan, diameter / 2 / focal, beamstop / 2 / focal, defocus)
+    return _built(scan, wave, modes, shares=shares, relative=relative)
+
+
+def stored(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) -> Illumination:
     """The probe that came with the data, propagated by a defocus if wanted.
 
     Raises:
@@ -131,22 +169,43 @@ def stored(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) 
     if scan.probe is None:
         raise BadInput("probe: stored", None, "the data file holds no probe: use from_patterns or focused")
     wave = torch.from_numpy(np.asarray(scan.probe, np.complex128))
-    return _built(scan, defocused(wave, scan.geometry, defocus), modes)
+    return _built(scan, defocused(_enlarged(wave, scan), scan.window, defocus), modes)
 
 
-def from_file(scan: Scan4D, /, *, path: Path, defocus: Length = 0.0, modes: int | None = None) -> Probe:
-    """A probe from a ``.npy`` array or from a result of ours, padded or cropped to the window.
+def from_file(
+    scan: Scan4D,
+    /,
+    *,
+    path: Path,
+    defocus: Length = 0.0,
+    forward: Length = 0.0,
+    modes: int | None = None,
+    shares: list[float] | None = None,
+    relative: bool = True,
+) -> Illumination:
+    """A probe from a ``.npy`` array, or of an earlier run of ours or of another program.
+
+    It is padded or cropped to the window, interpolated where its pixel is known and differs, and gets
+    the counts of the data.
+
+    Args:
+        scan: the data.
+        path: a complex array ``(y, x)`` or ``(mode, y, x)``, or a result of ours, of PtyRAD,
+            PtychoShelves or py4DSTEM.
+        defocus: angstrom; positive: back towards the source.
+        forward: distance by which the probe is moved along the beam: the opposite of ``defocus``.
+        modes: incoherent modes; default: as many as the file has.
+        shares: of the modes in the power; default: those of the file.
+        relative: see `focused`.
 
     Raises:
         BadInput: not a complex array of two or three axes.
     """
-    array = _probe_array(Path(path))
-    if array.ndim not in (2, 3) or not np.iscomplexobj(array):
-        fix = "is not a complex array (y, x) or (mode, y, x)"
-        raise BadInput("probe: from_file.path", f"{path} with {array.dtype}{array.shape}", fix)
-    wave = torch.from_numpy(array.astype(np.complex128))
-    wave = fit_window(wave.reshape(-1, *wave.shape[-2:]), scan.geometry.shape)
-    return _built(scan, defocused(wave, scan.geometry, defocus), modes)
+    from phaseloom.ptycho import stored as earlier
+
+    wave = earlier.probe_of(path, scan.window)
+    moved = defocused(wave, scan.window, defocus - forward)
+    return _built(scan, moved, modes or len(wave), shares=shares, relative=relative)
 
 
 def defocused(
@@ -163,23 +222,6 @@ def defocused(
     )
 
 
-def _probe_array(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise BadInput("probe: from_file.path", str(path), "does not exist")
-    if path.suffix == ".npy":
-        try:
-            return np.load(path, allow_pickle=False)
-        except ValueError as error:
-            raise BadInput("probe: from_file.path", str(path), "is not a plain numpy array") from error
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return np.asarray(file["probe"])
-    except (OSError, KeyError) as error:
-        raise BadInput("probe: from_file.path", str(path), "holds no data set 'probe'") from error
-
-
 def _clean_mean(scan: Scan4D) -> np.ndarray:
     mean = scan.mean_pattern() - (0.0 if scan.background is None else scan.background)
     if scan.flat is not None:
@@ -187,32 +229,88 @@ def _clean_mean(scan: Scan4D) -> np.ndarray:
     return np.where(scan.mask, mean, np.median(mean[scan.mask]) if scan.geometry.near else 0.0)
 
 
-def _built(scan: Scan4D, wave: Tensor, modes: int | None) -> Probe:
+def _built(
+    scan: Scan4D,
+    wave: Tensor,
+    modes: int | None,
+    *,
+    shares: Sequence[float] | None = None,
+    relative: bool = True,
+) -> Probe:
     """Give the guess the counts of the data and the wanted number of modes."""
-    count = modes if modes is not None else (1 if scan.geometry.near else 2)
-    if count < 1:
-        raise BadInput("probe: modes", count, "must be at least 1")
+    count = _count(scan, modes)
     stack = wave.reshape(-1, *wave.shape[-2:])[:count]
     if len(stack) < count:
-        stack = torch.cat([stack, _subdominant(stack[0], count - len(stack))])
+        stack = torch.cat([stack, subdominant(stack[0], count - len(stack))])
+    if shares is not None:
+        each = stack.abs().square().sum((-2, -1)).clamp(min=1e-300)
+        stack = stack * torch.sqrt(_shares(count, shares) / each)[:, None, None]
     total = torch.as_tensor(np.maximum(_clean_mean(scan), 0).sum())
     power = stack.abs().square().sum()
     if not float(total) > 0 or not float(power) > 0:
         raise BadInput("scan.counts", None, "hold no intensity that a probe could have")
-    return Probe((stack * torch.sqrt(total / power)).to(torch.complex64))
+    light = (stack * torch.sqrt(total / power)).to(torch.complex64)
+    return Probe(light, scan.window, relative=relative)
 
 
-def _subdominant(wave: Tensor, count: int, share: float = 0.02) -> Tensor:
-    """Weak copies of a mode, tilted by Hermite-like polynomials and made orthogonal to it."""
-    axes = [torch.linspace(-1, 1, n, dtype=torch.float64) for n in wave.shape]
-    intensity = wave.abs().square()
-    power = intensity.sum()
-    y, x = torch.meshgrid(*axes, indexing="ij")
-    y, x = y - (y * intensity).sum() / power, x - (x * intensity).sum() / power
-    spread = torch.sqrt(((y**2 + x**2) * intensity).sum() / power) + 1e-9
-    orders = [(i - j, j) for i in range(1, 1 + count) for j in range(i + 1)][:count]
-    window = torch.exp(-((y**2 + x**2) / (3 * spread) ** 2))
-    extra = [wave * window * (y / spread) ** a * (x / spread) ** b for a, b in orders]
-    stack = torch.stack([wave, *extra])
-    q, _ = torch.linalg.qr(stack.flatten(1).T)
-    return (q.T[1:] * torch.sqrt(share * power)).reshape(count, *wave.shape)
+def _count(scan: Scan4D, modes: int | None) -> int:
+    count = modes if modes is not None else (1 if scan.geometry.near else 2)
+    if count < 1:
+        raise BadInput("probe: modes", count, "must be at least 1")
+    return count
+
+
+def _shares(count: int, given: Sequence[float] | None) -> Tensor:
+    """Powers of the modes that add to one; the last of a short list is that of all the others."""
+    few = [0.02] if given is None else list(given)
+    if not few or not all(math.isfinite(share) and share > 0 for share in few) or len(few) > count:
+        raise BadInput("probe: shares", given, f"must be one to {count} positive numbers")
+    weak = few[1:] if len(few) == count else few
+    weak = (weak + [weak[-1]] * count)[: count - 1] if weak else []
+    main = few[0] if len(few) == count else 1 - sum(weak)
+    if main <= 0:
+        raise BadInput("probe: shares", given, f"leaves nothing for the first of {count} modes")
+    every = torch.tensor([main, *weak], dtype=torch.float64)
+    return every / every.sum()
+
+
+def _optics(scan: Scan4D, semiangle: float, named: dict[str, float], soft: bool) -> Tensor:
+    """The wave of an aperture with aberrations on the modelled grid, its input checked."""
+    if not all(math.isfinite(value) for value in named.values()):
+        raise BadInput("probe: focused", None, "has an aberration that is not finite")
+    if not 0 < semiangle < math.pi / 2:
+        raise BadInput("probe: focused.semiangle", semiangle, "must lie between 0 and 1.57 rad")
+    geometry = scan.window
+    reach = min(n * a for n, a in zip(geometry.shape, geometry.angle, strict=True)) / 2
+    if not geometry.near and semiangle > reach:
+        fix = f"rad is larger than the detector's half width of {reach:.4g} rad: check the angle per pixel"
+        raise BadInput("probe: focused.semiangle", semiangle, fix)
+    return probe_wave(
+        geometry.shape,
+        geometry.pixel,
+        wavelength=geometry.wavelength,
+        semiangle=semiangle,
+        aberrations=named,
+        soft=soft,
+        dtype=torch.complex128,
+    )
+
+
+def _disk_part(scan: Scan4D, whole: float, inner: float, defocus: float) -> Tensor:
+    """The part of a disk's wave that a smaller disk in its middle contributes."""
+    geometry = scan.window
+    settings: dict[str, Any] = {"wavelength": geometry.wavelength, "aberrations": {"defocus": defocus}}
+    settings |= {"soft": True, "dtype": torch.complex128}
+    disks = [probe_wave(geometry.shape, geometry.pixel, semiangle=a, **settings) for a in (whole, inner)]
+    big, small = (to_reciprocal(disk).abs().max() for disk in disks)
+    return disks[1] * (big / small)
+
+
+def _enlarged(wave: Tensor, scan: Scan4D) -> Tensor:
+    """A wave on the detector's grid, on the grid that patterns are modelled on."""
+    own, model = scan.geometry, scan.window
+    if own.shape == model.shape:
+        return wave
+    if not np.allclose(own.angle, model.angle):
+        return fit_window(wave, model.shape)
+    return centred(to_real(cornered(fit_window(centred(to_reciprocal(cornered(wave))), model.shape))))

@@ -1,17 +1,26 @@
 """How the wave flies: between slices and to the detector."""
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
-from phaseloom.data.scan import Geometry
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
 from phaseloom.physics import propagate
+from phaseloom.physics.detect import deflect
 from phaseloom.physics.fourier import ramp
 from phaseloom.physics.scatter import multislice
+from phaseloom.units import Angle
 
 __all__ = ["exact", "fresnel"]
+
+Kernel = Callable[..., Tensor]
+Flight = Callable[[Scan4D, tuple[float, ...]], "FreeFlight"]
 
 
 class FreeFlight(nn.Module):
@@ -22,45 +31,149 @@ class FreeFlight(nn.Module):
     near detector the wave is moved back.
 
     Attributes:
-        between: kernel of the flight between slices, zero frequency in the corner.
+        tilt: ``(1, 2)`` or, one for each pattern, ``(n, 2)``: how the object's columns lean, milliradian
+            (y, x); a parameter.
+        stretch: relative change of the distance between slices, one for all or one per gap; a parameter.
+        shift: ``(1, 2)`` move of all far-field patterns, pixels of the modelled grid; a parameter.
+        descan: ``(n, 2)`` the same for each pattern; a parameter.
+        gaps: distances between slices, angstrom.
         onward: kernel of the flight to a near detector; ``None``: far field.
     """
 
-    between: Tensor
+    gaps: Tensor
     onward: Tensor | None
 
-    def __init__(self, between: Complex[Tensor, "y x"], onward: Complex[Tensor, "y x"] | None):
+    def __init__(self, scan: Scan4D, gaps: tuple[float, ...], kernel: Kernel, tilt: Float[Tensor, "#n 2"]):
         super().__init__()
-        self.register_buffer("between", between)
-        self.register_buffer("onward", onward)
+        geometry = scan.window
+        self.shape, self.pixel, self.wavelength = geometry.shape, geometry.pixel, geometry.wavelength
+        self.kernel, self.even = kernel, len(set(gaps)) <= 1
+        self.register_buffer("gaps", torch.tensor(gaps, dtype=torch.float64))
+        self.register_buffer("onward", self._over(geometry.flight) if geometry.near else None)
+        self.tilt = nn.Parameter(1e3 * tilt.float())
+        self.stretch = nn.Parameter(torch.zeros(1))
+        self.shift = nn.Parameter(torch.zeros(1, 2))
+        self.descan = nn.Parameter(torch.zeros(len(scan), 2))
+        self.leans = bool(tilt.any())
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What can be refined, by name; nothing is until it gets a rate."""
+        thick, far = len(self.gaps) > 0, self.onward is None
+        return {
+            "tilts": [self.tilt] if thick else [],
+            "thickness": [self.stretch] if thick else [],
+            "shift": [self.shift] if far else [],
+            "descan": [self.descan] if far else [],
+        }
 
     def forward(
         self,
-        wave: Complex[Tensor, "b mode y x"],
-        slices: Complex[Tensor, "b slice y x"],
+        wave: Complex[Tensor, "b *#state mode y x"],
+        slices: Complex[Tensor, "b *state slice y x"],
         rest: Float[Tensor, "b 2"],
-    ) -> Complex[Tensor, "b mode y x"]:
+        index: Int[Tensor, " b"],
+    ) -> Complex[Tensor, "b *state mode y x"]:
         """Wave on the detector: corner order in the far field, as seen in the near field."""
-        leaving = multislice(wave, slices, self.between)
-        if self.onward is None:
-            return propagate.far_field(leaving)
-        rows, columns = ramp(-rest[:, None], (leaving.shape[-2], leaving.shape[-1]))
-        return propagate.fly(leaving, self.onward * rows * columns)
+        leaving = multislice(wave, slices, self.flights(index))
+        if self.onward is not None:
+            lead = (len(rest),) + (1,) * (leaving.ndim - 3)
+            rows, columns = ramp(-rest.reshape(*lead, 2), (leaving.shape[-2], leaving.shape[-1]))
+            return propagate.fly(leaving, self.onward.to(leaving.dtype) * rows * columns)
+        if self.shift.requires_grad or self.descan.requires_grad or self.deflected:
+            leaving = deflect(leaving, self.shift + self.descan[index])
+        return propagate.far_field(leaving)
 
+    def flights(self, index: Int[Tensor, " b"], /) -> list[Tensor]:
+        """Kernels of the gaps, each of a shape that goes with waves ``(b, state, mode, y, x)``."""
+        few = self.distances()[:1] if self.even else self.distances()
+        kernels = [self.kernel(self.shape, self.pixel, self.wavelength, gap) for gap in few]
+        if self.leans or self.tilt.requires_grad:
+            tilt = self.tilt[index] if len(self.tilt) > 1 else self.tilt
+            lean = [self._lean(gap, 1e-3 * tilt) for gap in few]
+            kernels = [kernel * leaning for kernel, leaning in zip(kernels, lean, strict=True)]
+        return kernels * len(self.gaps) if self.even else kernels
 
-def exact(geometry: Geometry, thickness: float, /) -> FreeFlight:
-    """Flight by the angular spectrum, exact for scalar waves."""
-    return _flight(geometry, thickness, propagate.angular_spectrum)
+    def distances(self) -> Float[Tensor, " gap"]:
+        """Distances between slices as they are now, angstrom."""
+        dtype = self.stretch.dtype
+        return self.gaps.to(dtype) * (1 + self.stretch)
 
+    def tilts(self) -> Float[Tensor, "#n 2"]:
+        """Lean of the object's columns, radian."""
+        return 1e-3 * self.tilt
 
-def fresnel(geometry: Geometry, thickness: float, /) -> FreeFlight:
-    """Flight by the paraxial kernel, as most of the literature has it."""
-    return _flight(geometry, thickness, propagate.fresnel)
+    @property
+    def deflected(self) -> bool:
+        """Whether patterns have been moved by more than nothing."""
+        return bool(self.shift.any() or self.descan.any())
 
+    def _lean(self, gap: Tensor, tilt: Tensor) -> Tensor:
+        leaning = propagate.tilt_ramp(self.shape, self.pixel, gap, tilt)
+        return leaning[0] if len(tilt) == 1 else leaning[:, None, None]
 
-def _flight(geometry: Geometry, thickness: float, kernel: Callable[..., Tensor]) -> FreeFlight:
-    def over(distance: float) -> Tensor:
+    def _over(self, distance: float) -> Tensor:
         z = torch.tensor(distance, dtype=torch.float64)
-        return kernel(geometry.shape, geometry.pixel, geometry.wavelength, z).to(torch.complex64)
+        return self.kernel(self.shape, self.pixel, self.wavelength, z)
 
-    return FreeFlight(over(thickness), over(geometry.flight) if geometry.near else None)
+
+def exact(
+    scan: Scan4D,
+    gaps: tuple[float, ...],
+    /,
+    *,
+    tilt: tuple[Angle, Angle] = (0.0, 0.0),
+    each: bool = False,
+    tilts: Path | None = None,
+) -> FreeFlight:
+    """Flight by the angular spectrum, exact for scalar waves.
+
+    Args:
+        scan: the data.
+        gaps: distances between slices, angstrom.
+        tilt: how the object's columns lean against the beam, (y, x), radian: the next slice lies
+            ``z tan(tilt)`` further along the axis.
+        each: a tilt for each pattern, which ``rates: {tilts: ...}`` then refines one by one.
+        tilts: file of tilts of an earlier run, or a table ``(n, 2)`` in milliradian; added to ``tilt``.
+    """
+    return FreeFlight(scan, gaps, propagate.angular_spectrum, _tilted(scan, tilt, each, tilts))
+
+
+def fresnel(
+    scan: Scan4D,
+    gaps: tuple[float, ...],
+    /,
+    *,
+    tilt: tuple[Angle, Angle] = (0.0, 0.0),
+    each: bool = False,
+    tilts: Path | None = None,
+) -> FreeFlight:
+    """Flight by the paraxial kernel ``exp(-i pi wavelength z f^2)``, as most of the literature has it.
+
+    Against `exact` the phase of a slice is off by ``pi wavelength^3 z f^4 / 4``: at the corner of the
+    grid 0.03 rad per slice of 10 angstrom at 300 kV and 0.15 angstrom pixels.
+
+    Args:
+        scan: the data.
+        gaps: distances between slices, angstrom.
+        tilt: see `exact`.
+        each: see `exact`.
+        tilts: see `exact`.
+    """
+    return FreeFlight(scan, gaps, propagate.fresnel, _tilted(scan, tilt, each, tilts))
+
+
+def _tilted(scan: Scan4D, tilt: tuple[float, float], each: bool, file: Path | None) -> Tensor:
+    """Tilts in radian: one for all patterns, or one for each."""
+    if not all(math.isfinite(value) and abs(value) < 1 for value in tilt):
+        raise BadInput("propagator: tilt", tilt, "must be two angles below 1 rad")
+    table = torch.tensor([tilt], dtype=torch.float64)
+    if file is not None:
+        from phaseloom.ptycho import stored
+
+        table = table + torch.as_tensor(stored.tilts_of(file))
+        if len(table) not in (1, len(scan)):
+            fix = f"holds {len(table)} tilts for {len(scan)} patterns: give one, or one for each"
+            raise BadInput("propagator: tilts", str(file), fix)
+    return table.expand(len(scan), 2).contiguous() if each and np.ndim(table) and len(table) == 1 else table

@@ -25,66 +25,104 @@ class Canvas:
         window: pixels of the probe (y, x).
         pixel: angstrom (y, x).
         origin: position in angstrom (y, x) of the centre of object pixel ``[0, 0]``.
+        middle: mean of all positions, angstrom (y, x).
     """
 
     shape: tuple[int, int]
     window: tuple[int, int]
     pixel: tuple[float, float]
     origin: tuple[float, float]
+    middle: tuple[float, float] | None = None
 
 
-def canvas(scan: Scan4D, /, *, border: int = 8) -> Canvas:
-    """Room for every window of a scan and ``border`` pixels for positions that move.
+def canvas(scan: Scan4D, /, *, border: int | None = None) -> Canvas:
+    """Room for every window of a scan and a border for positions that move.
+
+    Args:
+        scan: the data.
+        border: pixels on each side; default: 8 and 4 % of the scanned field, so that a wrong step or
+            rotation can be corrected.
 
     Raises:
         BadInput: positions so far apart that their unit must be wrong.
     """
-    geometry = scan.geometry
+    geometry = scan.window
     pixel = np.array(geometry.pixel)
     low, high = scan.positions.min(0) / pixel, scan.positions.max(0) / pixel
-    shape = np.ceil(high - low).astype(int) + np.array(geometry.shape) + 2 * border + 1
+    margin = border if border is not None else 8 + min(64, int(0.04 * (high - low).max()))
+    shape = np.ceil(high - low).astype(int) + np.array(geometry.shape) + 2 * margin + 1
     room, windows = float(shape[0]) * float(shape[1]), len(scan) * float(np.prod(geometry.shape))
     if room > SPARSEST * windows + 1e6:
         fix = f"object pixels are too many for {len(scan)} windows: check the units of positions and pixel"
         raise BadInput("scan.positions", f"{shape[0]} x {shape[1]}", fix)
-    first = low - np.array(geometry.shape) // 2 - border
+    first = low - np.array(geometry.shape) // 2 - margin
     place = tuple((first * pixel).tolist())
-    return Canvas((int(shape[0]), int(shape[1])), geometry.shape, geometry.pixel, place)
+    middle = tuple(scan.positions.mean(0).tolist())
+    return Canvas((int(shape[0]), int(shape[1])), geometry.shape, geometry.pixel, place, middle)
 
 
 class Positions(nn.Module):
     """Beam positions in object pixels: what was written down plus what was refined.
 
     ``forward(index)`` gives the top-left pixel of each window, and the rest, within half a pixel, by
-    which the probe itself is moved.
+    which the probe itself is moved. Windows follow positions however far they move, up to the edge of
+    the canvas.
+
+    Errors of the scan's calibration move all positions together. Each is kept as the shift in pixels
+    that it gives the farthest position, so that one rate serves scans of every size.
 
     Attributes:
         offsets: ``(n, 2)`` refined shift of each position, object pixels (y, x); a parameter.
-        affine: ``(2, 2)`` common scale, shear and rotation, as the shift in pixels that it gives the
-            farthest position: errors of the scan's calibration move together; a parameter.
+        affine: ``(2, 2)`` any linear map: scale, shear and rotation; a parameter.
+        turn: rotation alone, from the row axis towards the column axis; a parameter.
+        stretch: common scale alone; a parameter.
+        lines: ``(slow, 2)`` shift of each line of a raster; a parameter, empty without a raster.
         start: ``(n, 2)`` positions as measured, object pixels of the canvas.
     """
 
     start: Tensor
 
-    def __init__(self, start: Float[Tensor, "n 2"], canvas: Canvas):
+    def __init__(self, start: Float[Tensor, "n 2"], canvas: Canvas, grid: tuple[int, int] | None = None):
         super().__init__()
-        self.canvas = canvas
+        self.canvas, self.grid = canvas, grid
         self.register_buffer("start", start)
         self.offsets = nn.Parameter(torch.zeros_like(start))
         self.affine = nn.Parameter(start.new_zeros(2, 2))
+        self.turn = nn.Parameter(start.new_zeros(()))
+        self.stretch = nn.Parameter(start.new_zeros(()))
+        self.lines = nn.Parameter(start.new_zeros(grid[0] if grid else 0, 2))
 
     @classmethod
     def of(cls, scan: Scan4D, canvas: Canvas) -> "Positions":
         """Positions of a scan on its canvas."""
         pixels = (scan.positions - np.array(canvas.origin)) / np.array(canvas.pixel)
-        return cls(torch.as_tensor(pixels, dtype=torch.float32), canvas)
+        return cls(torch.as_tensor(pixels, dtype=torch.float32), canvas, scan.grid)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What can be refined, by name."""
+        return {
+            "positions": [self.offsets],
+            "affine": [self.affine],
+            "rotation": [self.turn],
+            "scale": [self.stretch],
+            "lines": [self.lines] if self.grid else [],
+        }
 
     def refined(self) -> Float[Tensor, "n 2"]:
         """All positions as they are now, object pixels of the canvas."""
         arm = self.start - self.start.mean(0)
-        arm = arm / arm.abs().max().clamp(min=1e-6)
-        return self.start + arm @ self.affine.T + self.offsets
+        reach = arm.abs().max().clamp(min=1e-6)
+        moved = arm @ self.linear(reach).T + self.offsets + self.start.mean(0)
+        if self.grid is None:
+            return moved
+        return moved + self.lines.repeat_interleave(self.grid[1], dim=0)
+
+    def linear(self, reach: Tensor) -> Float[Tensor, "2 2"]:
+        """The map of the positions about their middle, whose farthest one lies ``reach`` pixels away."""
+        angle, factor = self.turn / reach, 1 + self.stretch / reach
+        c, s = factor * torch.cos(angle), factor * torch.sin(angle)
+        turned = torch.stack([torch.stack([c, -s]), torch.stack([s, c])])
+        return turned + self.affine / reach
 
     def forward(self, index: Int[Tensor, " b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
         """Corner of the window and remaining shift of the probe for each pattern."""
@@ -94,6 +132,12 @@ class Positions(nn.Module):
         corner = torch.round(place.detach()).long() - window // 2
         corner = torch.minimum(corner.clamp(min=0), room)
         return corner, place - (corner + window // 2)
+
+    @torch.no_grad()
+    def outside(self) -> int:
+        """Number of positions that have moved beyond the edge of the canvas."""
+        _, rest = self(torch.arange(len(self.start), device=self.start.device))
+        return int((rest.abs() > 0.5 + 1e-3).any(1).sum())
 
     def angstrom(self) -> np.ndarray:
         """Refined positions in the frame of the scan, angstrom ``(n, 2)``."""

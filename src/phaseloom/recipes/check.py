@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from phaseloom.ptycho import scans
-from phaseloom.recipes.reconstruct import Job, Reconstruct
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.start import none
 from phaseloom.spec import Call
 from phaseloom.units import ENERGY, LENGTH
@@ -23,7 +24,7 @@ def estimate(recipe: Reconstruct, /) -> dict[str, str]:
     room = scans.canvas(scan)
     batch = settled.batch(job.learned, settled.seed)(1)
     seconds = _seconds(job, batch[0])
-    modes, slices = job.model.probe.relative.shape[0], job.model.object.transmission().shape[0]
+    modes, slices = len(job.model.probe.modes()), job.model.object.transmission().shape[1]
     window = int(np.prod(scan.geometry.shape))
     waves = len(batch[0]) * modes * window * 8 * (4 * slices + 4)
     numbers = sum(p.numel() * p.element_size() for p in job.model.parameters())

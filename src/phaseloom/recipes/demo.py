@@ -10,7 +10,8 @@ from phaseloom.data import simulate
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import PhaseError, phase_error
-from phaseloom.recipes.reconstruct import Job, Reconstruct
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.result import Result
 
 __all__ = ["jobs", "near_field", "verdict"]

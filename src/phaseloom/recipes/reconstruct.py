@@ -1,10 +1,7 @@
 """From a file of patterns to a phase image."""
 
-import inspect
-import json
 import logging
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,32 +13,27 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from phaseloom.data import formats
 from phaseloom.data.scan import Scan4D
-from phaseloom.errors import BadInput
-from phaseloom.files import whole
-from phaseloom.fitting import checkpoint, optimizers
-from phaseloom.fitting.loop import Epoch, Progress, fit
-from phaseloom.fitting.schedule import Every
-from phaseloom.physics.modes import orthogonalise
+from phaseloom.errors import BadInput, nearest
+from phaseloom.fitting import optimizers
 from phaseloom.ptycho import scans
-from phaseloom.ptycho.model import Likelihood, Ptychography
+from phaseloom.ptycho.likelihood import Penalty
+from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes.start import Start
-from phaseloom.result import Provenance, Result, is_result
-from phaseloom.spec import Call, Recipe, knobs, load_yaml, part, to_yaml
-from phaseloom.units import LENGTH
+from phaseloom.result import Result, is_result
+from phaseloom.spec import Call, Recipe, call, knobs, load_yaml, part
 
-__all__ = ["Job", "Reconstruct"]
+__all__ = ["Reconstruct"]
 
 log = logging.getLogger(__name__)
 
-RATES = {
-    "object": 0.02,
-    "probe": 0.02,
-    "positions": 0.02,
-    "affine": 0.02,
-    "weights": 0.002,
-    "background": 0.0,
-}
+RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weights": 0.002}
 """Steps relative to the natural size of each part: transmission 1, probe's peak, a pixel, a weight of 1."""
+
+PARTS = (
+    *("object", "amplitude", "phase", "probe", "defocus", "semiangle", "positions", "affine", "rotation"),
+    *("scale", "lines", "tilts", "thickness", "shift", "descan", "weights", "background"),
+)
+"""All that can have a rate; which of them an experiment has depends on its parts."""
 
 
 class Moving(BaseModel):
@@ -51,6 +43,7 @@ class Moving(BaseModel):
     rate: float
     start: int = Field(1, ge=1)
     stop: int | None = Field(None, ge=1)
+    shape: Any = None
 
     @model_validator(mode="after")
     def _moves_at_all(self) -> Self:
@@ -59,6 +52,13 @@ class Moving(BaseModel):
                 "rates", f"stop: {self.stop}", f"lies before start: {self.start}; write 0 to freeze"
             )
         return self
+
+    def as_rate(self) -> optimizers.Rate:
+        """As optimisers want it."""
+        if self.shape is None:
+            return optimizers.Rate(self.rate, self.start, self.stop)
+        curve = call("phaseloom.fitting.schedule", self.shape, "rates: shape").partial()
+        return optimizers.Rate(self.rate, self.start, self.stop, curve)
 
 
 class Reconstruct(Recipe):
@@ -70,14 +70,18 @@ class Reconstruct(Recipe):
         prepare: transforms of the scan, in order.
         object: the grid that the phase is found on: slices, and what is free in them.
         probe: the first guess of the illumination.
-        propagator: how waves fly, exact or paraxial.
+        propagator: how waves fly, exact or paraxial, and how the object is tilted.
+        detector: what becomes of the waves: blur, transfer, pixels.
         noise: how counts are compared with the model.
+        penalties: what else the loss asks for.
         start: how the first guess is settled.
-        rates: of object, probe, positions, affine, weights, background, in their natural size; 0 freezes.
+        rates: of the parts (`PARTS`), in their natural size: transmission 1, radian, the probe's peak, a
+            pixel, milliradian of tilt, relative thickness, a depth of focus of defocus; 0 freezes.
         optimizer: how steps are made.
         shape: how rates change over the run.
         projections: what is imposed after epochs.
         batch: how patterns are grouped.
+        outputs: files written besides result and report.
         epochs: at most.
         holdout: share of the patterns that are never learned from, to tell when to stop.
         patience: epochs without improvement of the hold-out loss before stopping.
@@ -96,13 +100,16 @@ class Reconstruct(Recipe):
     object: Call = part("phaseloom.ptycho.objects", "pixels")
     probe: Call = part("phaseloom.ptycho.probes", "auto")
     propagator: Call = part("phaseloom.ptycho.propagators", "exact")
+    detector: Call = part("phaseloom.ptycho.detectors", "counting")
     noise: Call = part("phaseloom.ptycho.noise", "amplitude")
+    penalties: tuple[Call, ...] = part("phaseloom.ptycho.penalties", ())
     start: Call = part("phaseloom.recipes.start", "sweep")
     rates: Mapping[str, float | Moving] = Field(default_factory=dict)
     optimizer: Call = part("phaseloom.fitting.optimizers", "adam")
     shape: Call = part("phaseloom.fitting.schedule", "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
     batch: Call = part("phaseloom.ptycho.batches", "random")
+    outputs: tuple[Call, ...] = part("phaseloom.export", ())
     epochs: int = Field(60, ge=1, strict=True)
     holdout: float = Field(0.05, ge=0, lt=0.9)
     patience: int | None = Field(15, ge=1, strict=True)
@@ -164,11 +171,24 @@ class Reconstruct(Recipe):
         """The model of a scan with its first guesses."""
         room = scans.canvas(scan)
         model = Ptychography.of(
-            scan, object=self.object(room), probe=self.probe(scan), flight=self.propagator.partial()
+            scan,
+            object=self.object(room),
+            probe=self.probe(scan),
+            flight=self.propagator.partial(),
+            detector=self.detector(scan),
         )
         if self.rate_of("background") and scan.background is None:
             torch.nn.init.constant_(model.detector.root, 0.05)
         return model
+
+    def terms(self) -> dict[str, Penalty]:
+        """The penalties by the names under which their values are reported."""
+        out: dict[str, Penalty] = {}
+        for one in self.penalties:
+            name = one.name.replace("_", " ")
+            again = sum(known.split(" #")[0] == name for known in out)
+            out[f"{name} #{again + 1}" if again else name] = one.partial()
+        return out
 
     def all_rates(self) -> dict[str, "float | Moving"]:
         """Rates of all parts, given or default."""
@@ -176,188 +196,46 @@ class Reconstruct(Recipe):
 
     def rate_of(self, name: str, /) -> float:
         """Rate of a part, given or default."""
-        given = self.all_rates()[name]
+        given = self.all_rates().get(name, 0.0)
         return given.rate if isinstance(given, Moving) else given
 
-    def moving(self) -> dict[str, optimizers.Rate | float]:
-        """Rates of all parts as the optimisers want them."""
-        return {
-            k: optimizers.Rate(v.rate, v.start, v.stop) if isinstance(v, Moving) else v
-            for k, v in self.all_rates().items()
-        }
-
-
-class Job:
-    """A reconstruction that can be watched, stopped, resumed and asked for its result.
-
-    Iterating runs it, one `Epoch` at a time. With a directory, every epoch leaves a snapshot behind,
-    and the directory holds all that viewers need: ``run.yaml``, ``events.jsonl``, ``snapshot.h5``,
-    at the end ``result.h5``.
-
-    Attributes:
-        recipe: settled: nothing in it is left to be found.
-        scan: the data.
-        start: what the automatic start found, or ``None``.
-        model, likelihood, progress: see `phaseloom.ptycho.model` and `phaseloom.fitting.loop`.
-    """
-
-    def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
-        self.recipe, self.scan, self.start, self.directory = recipe, scan, start, directory
-        torch.manual_seed(recipe.seed)
-        device = recipe.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("device", "cuda", "is not there: write device: cpu")
-        self.model = recipe.model(scan).to(device)
-        self.likelihood = Likelihood(self.model, scan, recipe.noise.partial())
-        moving = optimizers.groups(self.model.parts(), recipe.moving())
-        self.progress = Progress(self.model, _optimizer(recipe.optimizer, moving))
-        self.learned, self.held = _split(len(scan), recipe.holdout, recipe.seed)
-
-    @classmethod
-    def begin(cls, recipe: Reconstruct, directory: Path | None = None, /) -> "Job":
-        """Read the data, find what the recipe leaves open, build the model."""
-        scan = recipe.scan()
-        settled, start = recipe.settled(scan)
-        if start is not None:
-            for step in start.steps():
-                scan = step(scan)
-        found = {} if start is None else _found(start)
-        file = settled.file.resolve()
-        settled = settled.model_copy(update={"file": file, "found": found | {"data": scan.digest()}})
-        job = cls(settled, scan, start, directory)
-        if directory is not None:
-            with whole(directory / "run.yaml") as short:
-                short.write_text(job.text(), encoding="utf-8")
-        return job
-
-    @classmethod
-    def resume(cls, directory: Path, /) -> "Job":
-        """Go on with a run directory, from its last snapshot.
+    def moving(
+        self, parts: Mapping[str, Sequence[torch.nn.Parameter]], /
+    ) -> dict[str, optimizers.Rate | float]:
+        """Rates of the parts of a model; that of ``object`` is also that of its amplitude and phase.
 
         Raises:
-            BadInput: no run there, or its data has changed.
+            BadInput: a rate for something that does not exist, or that this model does not have.
         """
-        if not (directory / "run.yaml").is_file():
-            raise BadInput(str(directory), None, "holds no run.yaml: name the folder of a run")
-        recipe = Reconstruct.from_path(directory / "run.yaml")
-        scan = recipe.scan()
-        if recipe.found.get("data") not in (None, scan.digest()):
-            raise BadInput("file", str(recipe.file), "has changed since the run began: start a new run")
-        job = cls(recipe, scan, None, directory)
-        if (directory / "snapshot.h5").is_file():
-            checkpoint.load(job.progress, directory / "snapshot.h5")
-        return job
-
-    def __iter__(self) -> Iterator[Epoch]:
-        """Run to the end, or until stopped, saving after every epoch."""
-        self._write_events()
-        settled = self.progress.stopped.startswith(("converged", "overfitting"))
-        if settled or self.progress.epoch >= self.recipe.epochs:
-            return
-        patterns = self.recipe.batch(self.learned, self.recipe.seed)
-        held = list(torch.as_tensor(self.held).split(32)) if len(self.held) else []
-        for epoch in fit(
-            self.likelihood,
-            patterns,
-            self.progress,
-            epochs=self.recipe.epochs,
-            shape=self.recipe.shape.partial(),
-            after=[_event(call, self.model) for call in self.recipe.projections],
-            holdout=held,
-            own=("positions", "weights"),
-            patience=self.recipe.patience,
-        ):
-            self._remember(epoch)
-            yield epoch
-
-    def result(self) -> Result:
-        """The reconstruction as it stands."""
-        model, room = self.model, self.model.scan.canvas
-        with torch.no_grad():
-            thing = model.object.transmission().cpu().numpy()
-            probe = orthogonalise(model.probe.modes()).cpu().numpy()
-            background = model.detector.display(model.detector.background()).cpu().numpy()
-        coverage = model.coverage()
-        thing, probe = _gauged(thing, probe, coverage)
-        seed, data = self.recipe.seed, str(self.recipe.found.get("data", ""))
-        return Result(
-            object=thing,
-            probe=probe,
-            positions=model.scan.angstrom(),
-            positions_start=self.scan.positions,
-            pixel=room.pixel,
-            origin=room.origin,
-            coverage=coverage,
-            geometry=self.scan.geometry,
-            thickness=model.object.thickness,
-            weights=model.detector.weights.detach().cpu().numpy(),
-            background=background if background.any() else None,
-            history=self.progress.history,
-            stopped=self.progress.stopped,
-            metrics=self._metrics(),
-            recipe=self.text(),
-            provenance=Provenance.now(seed=seed, data=data, file=self.recipe.file.name),
-            start={} if self.start is None else _found(self.start) | {"tried": self.start.tried},
-            title=self.recipe.title or self.scan.metadata.get("title", "") or self.recipe.file.stem,
-            examples=self._examples(),
-        )
-
-    def text(self) -> str:
-        """The parameter file that repeats this run."""
-        return to_yaml(self.recipe.resolved())
-
-    def _metrics(self) -> dict[str, float]:
-        left = self.likelihood.remaining()
-        moved = self.model.scan.angstrom() - self.scan.positions
-        moved = moved - moved.mean(0)
-        history = self.progress.history
-        numbers = {
-            "loss": history[-1]["loss"] if history else math.nan,
-            "amplitude error": left["amplitude"],
-            "Poisson deviance": left["poisson"],
-            "move rms (A)": float(np.sqrt((moved**2).sum(1).mean())),
-        }
-        if history and history[-1]["holdout"] is not None:
-            numbers["hold-out"] = history[-1]["holdout"]
-        return numbers
-
-    @torch.no_grad()
-    def _examples(self) -> dict[str, np.ndarray]:
-        index = torch.as_tensor(np.linspace(0, len(self.scan) - 1, 3).astype(int))
-        show = self.model.detector.display
-        modelled = self.model(index.to(self.model.scan.start.device)).cpu()
-        measured = self.likelihood.measured[index]
-        return {
-            "index": index.numpy(),
-            "measured": show(measured).numpy(),
-            "modelled": show(modelled).numpy(),
-        }
-
-    def _remember(self, epoch: Epoch) -> None:
-        if self.directory is None:
-            return
-        checkpoint.save(self.progress, self.directory / "snapshot.h5")
-        with open(self.directory / "events.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(self.progress.history[-1]) + "\n")
-
-    def _write_events(self) -> None:
-        """Start the list of events anew from the history: a killed run may have left half a line."""
-        if self.directory is None:
-            return
-        with whole(self.directory / "events.jsonl") as short:
-            short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
+        given = self.all_rates()
+        whole = given["object"]
+        if "object" not in parts:
+            given = {**{name: whole for name in ("amplitude", "phase") if name in parts}, **given}
+            del given["object"]
+        for name, rate in given.items():
+            if name not in PARTS:
+                raise BadInput("rates", name, f"is no part of the model: {nearest(name, PARTS)}")
+            if not parts.get(name) and (rate.rate if isinstance(rate, Moving) else rate):
+                raise BadInput(
+                    f"rates.{name}", rate, f"has nothing to move: {_LACKS.get(name, 'leave it out')}"
+                )
+        kept = {name: rate for name, rate in given.items() if parts.get(name)}
+        return {name: rate.as_rate() if isinstance(rate, Moving) else rate for name, rate in kept.items()}
 
 
-def _optimizer(call: Call, moving: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser of a call, its own complaints as sentences."""
-    try:
-        return call(moving)
-    except BadInput:
-        raise
-    except ValueError as problem:
-        raise BadInput(f"optimizer: {call.name}", dict(call.values), f"cannot be used: {problem}") from None
+_LACKS = {
+    "object": "this object has amplitude and phase instead",
+    "amplitude": "write object: {pixels: {kind: amplitude and phase}}",
+    "phase": "write object: {pixels: {kind: amplitude and phase}}",
+    "tilts": "an object of one slice does not feel a tilt",
+    "thickness": "an object of one slice has no gap",
+    "lines": "the positions are no whole raster",
+    "defocus": "this probe has its defocus among its aberrations",
+    "semiangle": "only probe: aberrated has an aperture that moves",
+    "shift": "only a far field can be shifted",
+    "descan": "only a far field can be shifted",
+}
+"""Why a part may be missing, as the end of a sentence."""
 
 
 def _lit(scan: Scan4D, name: str) -> Scan4D:
@@ -370,41 +248,3 @@ def _lit(scan: Scan4D, name: str) -> Scan4D:
         return scan
     log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
     return scan.select(lit)
-
-
-def _split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Patterns to learn from and patterns held out; scans of under 20 keep all."""
-    held = round(count * share) if count >= 20 else 0
-    chosen = np.random.default_rng((seed, 7)).choice(count, held, replace=False)
-    return np.setdiff1d(np.arange(count), chosen), np.sort(chosen)
-
-
-def _found(start: Start) -> dict[str, Any]:
-    return {
-        "defocus": LENGTH.show(start.defocus),
-        "orientation": start.orientation,
-        "margin": round(start.margin, 4) if math.isfinite(start.margin) else "no rival",
-    }
-
-
-def _event(call: Call, model: Ptychography) -> Every:
-    """A projection as something that happens after epochs, on the part that its signature names."""
-    function = call.partial()
-    first = next(iter(inspect.signature(function).parameters))
-    if first == "object" and model.object.kind != "complex":
-        raise BadInput("projections", call.name, "needs the object kind 'complex'")
-    target = model.probe.relative if first == "probe" else model.object.wave
-
-    def apply() -> None:
-        with torch.no_grad():
-            target.copy_(function(target))
-
-    return Every(apply, **dict(call.when))
-
-
-def _gauged(thing: np.ndarray, probe: np.ndarray, coverage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share the common scale so that each slice has a median modulus of one where it was well lit."""
-    lit = coverage > 0.2 * np.percentile(coverage[coverage > 0], 90)
-    scale = np.median(np.abs(thing[:, lit]), axis=1)
-    scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
-    return thing / scale[:, None, None], probe * np.prod(scale)

@@ -24,7 +24,8 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.ptycho import batches, noise, objects, scans
-from phaseloom.ptycho.model import Likelihood, Ptychography
+from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.model import Ptychography
 from phaseloom.spec import Call
 from phaseloom.units import Length
 

@@ -12,10 +12,11 @@ from typing import Any
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
-__all__ = ["cxi", "hdf5", "native", "npy", "npz", "raw"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["cxi", "hdf5", "mat", "native", "npy", "npz", "raw", "tif", "zarr"]
 
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".raw": "raw", ".bin": "raw", ".dat": "raw"}
-_HDF5 = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".emd", ".ptyd", ".mat")
+_SUFFIXES |= {".mat": "mat", ".tif": "tif", ".tiff": "tif", ".zarr": "zarr", ".zip": "zarr"}
+_HDF5 = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".emd", ".ptyd")
 
 
 def guess(path: str | os.PathLike[str], /) -> str:
@@ -29,10 +30,12 @@ def guess(path: str | os.PathLike[str], /) -> str:
         >>> guess("scan.npy")
         'npy'
     """
-    from phaseloom.data.formats._files import SIGNATURE, checked
+    from phaseloom.data.formats._files import SIGNATURE, stored
 
-    path = checked(path)
+    path = stored(path)
     suffix = path.suffix.lower()
+    if path.is_dir() or suffix == ".mat":
+        return "zarr" if path.is_dir() else "mat"
     with path.open("rb") as file:
         hierarchical = file.read(len(SIGNATURE)) == SIGNATURE
     if hierarchical or suffix in _HDF5:
@@ -66,9 +69,9 @@ def read(
         >>> read("s.npy").grid
         (2, 3)
     """
-    from phaseloom.data.formats._files import checked
+    from phaseloom.data.formats._files import stored
 
-    path = checked(path)
+    path = stored(path)
     name = guess(path) if format == "auto" else format
     if name not in __all__:
         raise BadInput("format", name, f"is not known: {nearest(name, __all__)}")

@@ -2,28 +2,28 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from phaseloom.data.counts import Counts, Mapped, mapped
+from phaseloom.data.counts import Chosen, Counts, mapped, pieces
+from phaseloom.data.formats._arranged import Arrangement, arranged
 from phaseloom.data.formats._files import BROKEN, checked
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
 
 __all__ = [
     "Beam",
+    "Negative",
     "Setup",
+    "Tables",
     "Unit",
     "clean",
-    "from_table",
-    "is_table",
     "load_array",
-    "mask_from_table",
-    "on_disk",
-    "patterns",
     "scan_of",
     "table",
     "turned",
@@ -32,17 +32,18 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Beam = Literal["electron", "photon"]
+Negative = Literal["clip", "keep"]
 Unit = Literal["A", "nm", "um", "mm", "m", "px"]
 
 _UNITS = {"A": 1.0, "nm": 10.0, "um": 1e4, "mm": 1e7, "m": 1e10}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setup:
     """The experiment as the user tells it (angstrom, radian, eV); `Geometry` follows from it.
 
-    The sampling is said once: ``angle`` of a detector pixel, or the object's ``pixel`` (far field),
-    or ``distance`` and ``detector_pixel``.
+    Its fields are in the order of the readers' knobs. The sampling is said once: ``angle`` of a detector
+    pixel, or the object's ``pixel`` (far field), or ``distance`` and ``detector_pixel``.
     """
 
     energy: float | None = None
@@ -119,72 +120,80 @@ def turned(positions: np.ndarray, angle: float) -> np.ndarray:
     return positions @ np.array([[c, s], [-s, c]])
 
 
-def patterns(data: Any, place: str, /) -> tuple[Any, tuple[int, int] | None]:
-    """Check that an array (3-D, or a 4-D raster) can be patterns; its raster, or ``None``."""
-    if data.dtype.kind not in "iufb":
-        raise BadInput(place, f"{data.dtype} data", "cannot be counts: store real numbers")
-    if len(data.shape) not in (3, 4):
-        fix = "must have the axes (pattern, y, x) or (slow, fast, y, x)"
-        raise BadInput(place, f"shape {tuple(data.shape)}", fix)
-    if 0 in data.shape:
-        raise BadInput(place, f"shape {tuple(data.shape)}", "holds no pattern: measure again or copy again")
-    return data, (tuple(data.shape[:2]) if len(data.shape) == 4 else None)
-
-
-def on_disk(data: np.memmap) -> Counts:
-    """A memory map as lazy counts ``(n, y, x)``; raster axes are flattened."""
-    flat = data.reshape(-1, *data.shape[-2:])
-    return Mapped(flat, np.array, flat.shape, flat.dtype)  # type: ignore[arg-type]
-
-
-def clean(counts: Counts, place: str, /) -> tuple[Counts, np.ndarray]:
+def clean(counts: Counts, place: str, /, *, negative: Negative = "clip") -> tuple[Counts, np.ndarray]:
     """Counts without NaN and negative values, and a mask ``(y, x)`` of pixels that can be trusted.
 
     A pixel is masked when it is NaN or infinite in any pattern, or holds a detector's mark for
     "no value" (negative, or the largest integer of its type) in all of them. Lazy stacks are judged
-    by 500 patterns.
+    by 500 patterns; an array in memory is mended where it is. ``negative="keep"`` leaves negative
+    values for `phaseloom.data.prepare.nonnegative`.
     """
     if counts.dtype.kind == "b":
         return mapped(counts, lambda stack: stack.astype(np.uint8)), np.ones(counts.shape[1:], bool)
-    broken, marked, negative = _survey(counts)
+    seen = _Seen.of(counts)
+    broken, marked = seen.broken, seen.marked & (negative == "clip" or counts.dtype.kind == "u")
     if broken.any():
         log.warning("%s: %d pixels are not finite and were masked", place, broken.sum())
-    if negative:
+    if seen.negative and negative == "clip":
         log.warning("%s: negative counts were set to zero", place)
     if marked.any():
         log.warning("%s: %d pixels hold no value in any pattern and were masked", place, marked.sum())
-    signed = counts.dtype.kind == "i" and negative
-    if counts.dtype.kind == "f" or signed:
-        lazy = not isinstance(counts, np.ndarray)
-        if lazy or negative or not np.isfinite(counts).all():
-            counts = mapped(counts, _nonnegative)
+    if counts.dtype.kind == "f" or (counts.dtype.kind == "i" and negative == "clip"):
+        counts = _mended(counts, partial(_mend, negative=negative), seen)
     return counts, ~(broken | marked)
 
 
-def _survey(counts: Counts) -> tuple[np.ndarray, np.ndarray, bool]:
-    n, lazy = counts.shape[0], not isinstance(counts, np.ndarray)
-    index = np.unique(np.linspace(0, n - 1, min(n, 500) if lazy else n).astype(int))
-    broken, marked, negative = np.zeros(counts.shape[1:], bool), np.ones(counts.shape[1:], bool), False
-    numbers = counts.dtype.kind != "f"
-    largest = np.iinfo(counts.dtype).max if counts.dtype.kind in "iu" else np.inf
-    for start in range(0, n := len(index), 64):
-        stack = counts[index[start : start + 64]]
+@dataclass
+class _Seen:
+    """What a look through the patterns found."""
+
+    broken: np.ndarray
+    marked: np.ndarray
+    negative: bool = False
+    infinite: bool = False
+    numbers: bool = False
+
+    @classmethod
+    def of(cls, counts: Counts) -> "_Seen":
+        n, lazy, kind = counts.shape[0], not isinstance(counts, np.ndarray), counts.dtype.kind
+        index = np.unique(np.linspace(0, n - 1, min(n, 500) if lazy else n).astype(int))
+        seen = cls(np.zeros(counts.shape[1:], bool), np.ones(counts.shape[1:], bool))
+        for some in pieces(Chosen(counts, index)):
+            seen.add(counts[index[some]])
+        seen.broken |= kind == "f" and not seen.numbers
+        seen.marked &= kind in "iu"
+        return seen
+
+    def add(self, stack: np.ndarray) -> None:
+        """Look at some more patterns."""
         if stack.dtype.kind == "f":
             good = np.isfinite(stack)
             some = good.any((1, 2))  # a frame without any number is a lost frame, not lost pixels
-            broken |= ~good[some].all(0)
-            numbers = numbers or bool(some.any())
+            self.broken |= ~good[some].all(0)
+            self.numbers = self.numbers or bool(some.any())
+            self.infinite = self.infinite or not good.all()
         below = stack < 0
-        negative = negative or bool(below.any())
-        marked &= (below | (stack == largest)).all(0)
-    broken |= not numbers
-    return broken, marked & (counts.dtype.kind in "iu"), negative
+        self.negative = self.negative or bool(below.any())
+        if stack.dtype.kind in "iu":
+            self.marked &= (below | (stack == np.iinfo(stack.dtype).max)).all(0)
 
 
-def _nonnegative(stack: np.ndarray) -> np.ndarray:
-    return np.maximum(np.nan_to_num(stack, nan=0.0, posinf=0.0, neginf=0.0), 0).astype(
-        stack.dtype, copy=False
-    )
+def _mended(counts: Counts, mend: Callable[[np.ndarray], np.ndarray], seen: _Seen) -> Counts:
+    if not isinstance(counts, np.ndarray):
+        return mapped(counts, mend)
+    if not (seen.negative or seen.infinite):
+        return counts
+    if not counts.flags.writeable:
+        return mapped(counts, mend, lazy=True)
+    for index in pieces(counts):
+        place = slice(index[0], index[-1] + 1)
+        counts[place] = mend(counts[place])
+    return counts
+
+
+def _mend(stack: np.ndarray, negative: Negative) -> np.ndarray:
+    stack = np.nan_to_num(stack, nan=0.0, posinf=0.0, neginf=0.0) if stack.dtype.kind == "f" else stack
+    return np.maximum(stack, 0, dtype=stack.dtype) if negative == "clip" else stack
 
 
 def load_array(path: Path, /, *, lazy: bool = False) -> np.ndarray:
@@ -233,33 +242,60 @@ def placed(values: np.ndarray, unit: Unit, geometry: Geometry, count: int, place
     return values * _UNITS[unit]
 
 
+@dataclass(frozen=True)
+class Tables:
+    """Positions and mask that a user names: members of the data file, or files of numbers beside it.
+
+    ``member`` reads a member of the data file by its name; without it only files are known.
+    """
+
+    positions: str | None = None
+    unit: Unit = "A"
+    mask: str | None = None
+    member: Callable[[str], np.ndarray] | None = None
+
+    def read(self, path: Path, name: str | None) -> np.ndarray | None:
+        """The table of this name."""
+        if name is None:
+            return None
+        if self.member is None or Path(name).suffix in (".npy", ".csv", ".txt"):
+            return table(beside(path, name))
+        return np.asarray(self.member(name))
+
+
 def scan_of(
     path: Path,
-    counts: Any,
+    source: Any,
     setup: Setup,
+    tables: Tables,
     /,
     *,
-    grid: tuple[int, int] | None,
-    positions: tuple[np.ndarray, str, Unit] | None = None,
-    mask: tuple[np.ndarray, str] | None = None,
+    how: Arrangement,
+    negative: Negative = "clip",
+    key: str = "",
 ) -> Scan4D:
-    """A scan from checked patterns, a setup, and what else was found (array, place, unit)."""
-    if isinstance(counts, np.ndarray):
-        counts = counts.reshape(-1, *counts.shape[-2:])
-    counts, trusted = clean(counts, path.name)
-    geometry = setup.geometry(counts.shape[1:], path.name)
-    grid = setup.grid or grid
-    if positions is None:
-        where = setup.raster(counts.shape[0], grid, path.name)
+    """A scan from the stored array ``key`` of a file, and what the user says of the experiment."""
+    place = f"{path.name}: {key}" if key else path.name
+    counts, raster = arranged(source, place, how)
+    counts, trusted = clean(counts, place, negative=negative)
+    geometry = setup.geometry(counts.shape[1:], path.name)  # type: ignore[arg-type]
+    grid = setup.grid or raster
+    where = tables.read(path, tables.positions)
+    if where is None:
+        positions = setup.raster(counts.shape[0], grid, path.name)
     else:
-        array, place, unit = positions
-        where = turned(placed(array, unit, geometry, counts.shape[0], place), setup.rotation)
-        grid = grid if grid and grid[0] * grid[1] == len(where) else None
+        place = f"{path.name}: positions: {tables.positions}"
+        positions = placed(where, tables.unit, geometry, counts.shape[0], place)
+        positions = turned(positions, setup.rotation)
+        grid = grid if grid and grid[0] * grid[1] == len(positions) else None
+    mask = tables.read(path, tables.mask)
     if mask is not None:
-        trusted &= _fitting(*mask, geometry.shape)
+        trusted &= _fitting(mask, f"{path.name}: mask: {tables.mask}", geometry.shape)
     if not trusted.any():
         raise BadInput(f"{path.name}: mask", None, "marks every pixel as bad: is it inverted?")
-    return Scan4D(counts=counts, positions=where, geometry=geometry, mask=trusted, grid=grid, oriented=False)
+    return Scan4D(
+        counts=counts, positions=positions, geometry=geometry, mask=trusted, grid=grid, oriented=False
+    )
 
 
 def _fitting(mask: np.ndarray, place: str, shape: tuple[int, int]) -> np.ndarray:
@@ -274,20 +310,3 @@ def beside(path: Path, name: str) -> Path:
     """A file named in a knob: absolute, or in the folder of the data, or in the working folder."""
     near = path.parent / name
     return near if near.exists() else Path(name)
-
-
-def is_table(name: str | None) -> bool:
-    """Whether a knob names a file of numbers rather than a member of the data file."""
-    return name is not None and Path(name).suffix in (".npy", ".csv", ".txt")
-
-
-def from_table(path: Path, name: str | None, unit: Unit) -> tuple[np.ndarray, str, Unit] | None:
-    """Positions from a file beside the data, as `scan_of` wants them."""
-    if name is None:
-        return None
-    return table(beside(path, name)), f"{path.name}: positions: {name}", unit
-
-
-def mask_from_table(path: Path, name: str | None) -> tuple[np.ndarray, str] | None:
-    """A mask from a file beside the data, as `scan_of` wants it."""
-    return None if name is None else (table(beside(path, name)), f"{path.name}: mask: {name}")

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.errors import BadInput
+from phaseloom.errors import BadInput, nearest
 from phaseloom.files import whole
 
-__all__ = ["BROKEN", "SIGNATURE", "Tree", "checked", "opened", "replacing"]
+__all__ = ["BROKEN", "SIGNATURE", "Tree", "checked", "datasets", "member", "one", "only", "opened"]
+__all__ += ["replacing", "stored"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 """The first bytes of an HDF5 file."""
@@ -48,6 +49,48 @@ def checked(path: str | os.PathLike[str], /) -> Path:
     if path.stat().st_size == 0:
         raise BadInput(str(path), None, "is empty: copy it again")
     return path
+
+
+def stored(path: str | os.PathLike[str], /) -> Path:
+    """The path of an existing file, or of a folder that is a Zarr store."""
+    path = Path(path)
+    marks = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+    return path if any((path / mark).is_file() for mark in marks) else checked(path)
+
+
+def datasets(file: h5py.File, /) -> dict[str, h5py.Dataset]:
+    """Every data set of a file by its path."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item
+
+    file.visititems(visit)
+    return found
+
+
+def member(file: h5py.File, path: Path, name: str, /) -> Any:
+    """A data set of numbers by its path."""
+    tree = Tree(file, path.name)
+    if tree.find(name) is None:
+        raise BadInput(f"{path.name}: {name}", None, f"is not a data set: {nearest(name, datasets(file))}")
+    return tree.dataset(name)
+
+
+def only(arrays: Mapping[str, Any], name: str, knob: str, /) -> str:
+    """The one array of three or four axes among several, for which ``knob`` need not be given."""
+    stacks = [k for k, v in arrays.items() if len(v.shape or ()) in (3, 4) and v.dtype.kind in "iufb"]
+    return one(stacks, name, knob)
+
+
+def one(stacks: list[str], name: str, knob: str, /) -> str:
+    """The only name of a list."""
+    if not stacks:
+        raise BadInput(name, None, f"holds no array of three or four axes: name one of others with {knob}")
+    if len(stacks) > 1:
+        raise BadInput(name, None, f"holds several stacks: name one with {knob}: {', '.join(stacks[:8])}")
+    return stacks[0]
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.counts import Counts, InFile
+from phaseloom.data.counts import InFile
 from phaseloom.data.formats import _layout
-from phaseloom.data.formats._arrays import clean, patterns
+from phaseloom.data.formats._arranged import arranged
+from phaseloom.data.formats._arrays import clean
 from phaseloom.data.formats._files import Tree, as_text, checked, opened, replacing
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.scan import Geometry, Scan4D
@@ -74,8 +75,8 @@ def read(
         top = _layout.entry(file, path.name, entry)
         detector, source = _layout.detector(top), top.first("instrument_1/source_1", "instrument/source")
         tree, name = _layout.stack(top, detector)
-        data, raster = patterns(tree.dataset(name), tree.place(name))
-        counts: Counts = InFile.of(path, data.name)
+        data = tree.dataset(name)
+        counts, raster = arranged(InFile.of(path, str(data.name)), tree.place(name))
         large = data.size * data.dtype.itemsize > LARGE
         if not (large if lazy is None else lazy):
             counts = data[()].reshape(counts.shape)

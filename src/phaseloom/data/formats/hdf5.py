@@ -1,26 +1,14 @@
 """Patterns in any HDF5 file, read when asked for; the geometry comes from knobs or a side-car."""
 
 import os
-from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 
 from phaseloom.data.counts import InFile
-from phaseloom.data.formats._arrays import (
-    Beam,
-    Setup,
-    Unit,
-    from_table,
-    is_table,
-    mask_from_table,
-    patterns,
-    scan_of,
-)
-from phaseloom.data.formats._files import Tree, checked, opened
+from phaseloom.data.formats._arranged import Arrangement, Axes, Selection
+from phaseloom.data.formats._arrays import Beam, Negative, Setup, Tables, Unit, scan_of
+from phaseloom.data.formats._files import checked, datasets, member, only, opened
 from phaseloom.data.scan import Scan4D
-from phaseloom.errors import BadInput, nearest
 from phaseloom.units import Angle, Energy, Length
 
 __all__ = ["read"]
@@ -43,6 +31,10 @@ def read(  # noqa: PLR0913
     positions: str | None = None,
     positions_unit: Unit = "A",
     mask: str | None = None,
+    selection: Selection | None = None,
+    permute: Axes | None = None,
+    reshape: Axes | None = None,
+    negative: Negative = "clip",
     dataset: str | None = None,
 ) -> Scan4D:
     """Counts ``(pattern, y, x)`` or ``(slow, fast, y, x)`` of one data set, read lazily.
@@ -63,79 +55,31 @@ def read(  # noqa: PLR0913
         positions: a data set of this file, or a file beside it, with columns (row, column).
         positions_unit: of those positions; ``px`` are object pixels.
         mask: a data set of this file, or a file beside it, not zero where a pixel is good.
+        selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
+            ``[start, stop, step]``; nothing else is read.
+        permute: the order of the axes after that, as in `numpy.transpose`.
+        reshape: the shape after that, with one -1 at most.
+        negative: ``clip`` negative values to zero, or ``keep`` them for a later step.
         dataset: path inside the file; needed when there are several of three or four axes.
 
     Raises:
         BadInput: what is missing or does not fit.
 
     Example:
+        >>> import h5py
         >>> with h5py.File("scan.h5", "w") as file:
         ...     file["frames"] = np.ones((2, 3, 8, 8), np.uint16)
         >>> read("scan.h5", energy=80e3, angle=1e-3, step=0.4).grid
         (2, 3)
     """
     path = checked(path)
+    setup = Setup(energy, beam, angle, pixel, distance, detector_pixel, focus, step, grid, rotation)
+    how = Arrangement(selection, permute, reshape)
     with opened(path) as file:
-        name = dataset or _only(file, path.name)
-        place = f"{path.name}: {name}"
-        _, raster = patterns(_member(file, path, name), place)
-        where = None
-        if positions is not None and not is_table(positions):
-            where = (
-                np.asarray(_member(file, path, positions)[()]),
-                f"{path.name}: {positions}",
-                positions_unit,
-            )
-        good = None
-        if mask is not None and not is_table(mask):
-            good = (np.asarray(_member(file, path, mask)[()]), f"{path.name}: {mask}")
-        counts = InFile.of(path, name)
-        setup = Setup(
-            energy=energy,
-            beam=beam,
-            angle=angle,
-            pixel=pixel,
-            distance=distance,
-            detector_pixel=detector_pixel,
-            focus=focus,
-            step=step,
-            grid=grid,
-            rotation=rotation,
+        key = dataset or only(datasets(file), path.name, "dataset")
+        member(file, path, key)
+        tables = Tables(
+            positions, positions_unit, mask, lambda name: np.asarray(member(file, path, name)[()])
         )
-        return scan_of(
-            path,
-            counts,
-            setup,
-            grid=raster,
-            positions=where or from_table(path, positions, positions_unit),
-            mask=good or mask_from_table(path, mask),
-        )
-
-
-def _member(file: h5py.File, path: Path, name: str) -> Any:
-    tree = Tree(file, path.name)
-    if tree.find(name) is None:
-        raise BadInput(f"{path.name}: {name}", None, f"is not a data set: {nearest(name, _datasets(file))}")
-    return tree.dataset(name)
-
-
-def _only(file: h5py.File, name: str) -> str:
-    stacks = [
-        k for k, v in _datasets(file).items() if len(v.shape or ()) in (3, 4) and v.dtype.kind in "iufb"
-    ]
-    if len(stacks) != 1:
-        found = "holds no data set of three or four axes" if not stacks else "holds several stacks"
-        fix = f"{found}: name one with dataset: {', '.join(stacks[:8])}"
-        raise BadInput(name, None, fix.removesuffix(": name one with dataset: "))
-    return stacks[0]
-
-
-def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    found: dict[str, h5py.Dataset] = {}
-
-    def visit(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = item
-
-    file.visititems(visit)
-    return found
+        source = InFile.of(path, key)
+        return scan_of(path, source, setup, tables, how=how, negative=negative, key=key)

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.counts import Counts, InFile
+from phaseloom.data.counts import Arranged, Counts, InFile, loaded
 from phaseloom.data.formats._files import Tree, as_text, checked, opened, replacing
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -40,9 +40,9 @@ def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
     with opened(path) as file:
         _check(file, path.name)
         arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in _ARRAYS if name in file}
-        counts: Counts = InFile.of(path, "counts")
+        counts: Counts = Arranged.of(InFile.of(path, "counts"))
         if not lazy:
-            counts = counts[np.arange(counts.shape[0])]
+            counts = loaded(counts)
         grid = file.attrs.get("grid")
         return Scan4D(
             counts=counts,

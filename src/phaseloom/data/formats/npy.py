@@ -2,19 +2,8 @@
 
 import os
 
-import numpy as np
-
-from phaseloom.data.formats._arrays import (
-    Beam,
-    Setup,
-    Unit,
-    from_table,
-    load_array,
-    mask_from_table,
-    on_disk,
-    patterns,
-    scan_of,
-)
+from phaseloom.data.formats._arranged import Arrangement, Axes, Selection
+from phaseloom.data.formats._arrays import Beam, Negative, Setup, Tables, Unit, load_array, scan_of
 from phaseloom.data.formats._files import checked
 from phaseloom.data.scan import Scan4D
 from phaseloom.units import Angle, Energy, Length
@@ -39,6 +28,10 @@ def read(  # noqa: PLR0913
     positions: str | None = None,
     positions_unit: Unit = "A",
     mask: str | None = None,
+    selection: Selection | None = None,
+    permute: Axes | None = None,
+    reshape: Axes | None = None,
+    negative: Negative = "clip",
 ) -> Scan4D:
     """Counts ``(pattern, y, x)`` or ``(slow, fast, y, x)`` as `numpy.save` wrote them.
 
@@ -56,8 +49,13 @@ def read(  # noqa: PLR0913
         grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
         rotation: of the positions, radian, from the row axis towards the column axis.
         positions: an ``.npy``, ``.csv`` or ``.txt`` file beside the data with columns (row, column).
-        positions_unit: of that file; ``px`` are object pixels.
+        positions_unit: of those positions; ``px`` are object pixels.
         mask: an ``.npy``, ``.csv`` or ``.txt`` file beside the data, not zero where a pixel is good.
+        selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
+            ``[start, stop, step]``; nothing else is read.
+        permute: the order of the axes after that, as in `numpy.transpose`.
+        reshape: the shape after that, with one -1 at most.
+        negative: ``clip`` negative values to zero, or ``keep`` them for a later step.
 
     Raises:
         BadInput: what is missing or does not fit. Pickled objects are never loaded.
@@ -69,24 +67,7 @@ def read(  # noqa: PLR0913
         ((2, 3), [0.4, 0.8])
     """
     path = checked(path)
-    data, raster = patterns(load_array(path, lazy=True), path.name)
-    setup = Setup(
-        energy=energy,
-        beam=beam,
-        angle=angle,
-        pixel=pixel,
-        distance=distance,
-        detector_pixel=detector_pixel,
-        focus=focus,
-        step=step,
-        grid=grid,
-        rotation=rotation,
-    )
-    return scan_of(
-        path,
-        on_disk(data) if isinstance(data, np.memmap) else data,
-        setup,
-        grid=raster,
-        positions=from_table(path, positions, positions_unit),
-        mask=mask_from_table(path, mask),
-    )
+    setup = Setup(energy, beam, angle, pixel, distance, detector_pixel, focus, step, grid, rotation)
+    how = Arrangement(selection, permute, reshape)
+    tables = Tables(positions, positions_unit, mask)
+    return scan_of(path, load_array(path, lazy=True), setup, tables, how=how, negative=negative)

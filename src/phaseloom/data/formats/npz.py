@@ -3,20 +3,13 @@
 import os
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from phaseloom.data.formats._arrays import (
-    Beam,
-    Setup,
-    Unit,
-    from_table,
-    is_table,
-    mask_from_table,
-    patterns,
-    scan_of,
-)
+from phaseloom.data.formats._arranged import Arrangement, Axes, Selection
+from phaseloom.data.formats._arrays import Beam, Negative, Setup, Tables, Unit, scan_of
 from phaseloom.data.formats._files import BROKEN, checked
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
@@ -45,6 +38,10 @@ def read(  # noqa: PLR0913
     positions: str | None = None,
     positions_unit: Unit | None = None,
     mask: str | None = None,
+    selection: Selection | None = None,
+    permute: Axes | None = None,
+    reshape: Axes | None = None,
+    negative: Negative = "clip",
     key: str | None = None,
 ) -> Scan4D:
     """Counts ``(pattern, y, x)`` or ``(slow, fast, y, x)`` of one array of the archive.
@@ -66,9 +63,14 @@ def read(  # noqa: PLR0913
         grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
         rotation: of the positions, radian, from the row axis towards the column axis.
         positions: a key of the archive, or a file beside it, with columns (row, column).
-        positions_unit: of those positions; ``px`` are object pixels. Default ``px`` for keys that end
-            with ``_px``, else ``A``.
+        positions_unit: of those positions; ``px`` are object pixels. Default ``px`` for keys that
+            end with ``_px``, else ``A``.
         mask: a key of the archive, or a file beside it, not zero where a pixel is good.
+        selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
+            ``[start, stop, step]``; nothing else is read.
+        permute: the order of the axes after that, as in `numpy.transpose`.
+        reshape: the shape after that, with one -1 at most.
+        negative: ``clip`` negative values to zero, or ``keep`` them for a later step.
         key: of the patterns.
 
     Raises:
@@ -81,36 +83,14 @@ def read(  # noqa: PLR0913
     """
     path = checked(path)
     key = key or _patterns_key(path)
-    data, raster = patterns(_load(path, key), f"{path.name}: {key}")
-    setup = Setup(
-        energy=energy,
-        beam=beam,
-        angle=angle,
-        pixel=pixel,
-        distance=distance,
-        detector_pixel=detector_pixel,
-        focus=focus,
-        step=step,
-        grid=grid,
-        rotation=rotation,
-    )
+    setup = Setup(energy, beam, angle, pixel, distance, detector_pixel, focus, step, grid, rotation)
+    how = Arrangement(selection, permute, reshape)
     setup = _simulated(path, setup)
     if positions is None and step is None:
         positions = next((k for k in ("positions", "pos_px") if k in _keys(path)), None)
-    where, unit = None, positions_unit or ("px" if (positions or "").endswith("_px") else "A")
-    if positions is not None and not is_table(positions):
-        where = (_load(path, positions), f"{path.name}: {positions}", unit)
-    good = None
-    if mask is not None and not is_table(mask):
-        good = (_load(path, mask), f"{path.name}: {mask}")
-    scan = scan_of(
-        path,
-        data,
-        setup,
-        grid=raster,
-        positions=where or from_table(path, positions, unit),
-        mask=good or mask_from_table(path, mask),
-    )
+    unit = positions_unit or ("px" if (positions or "").endswith("_px") else "A")
+    tables = Tables(positions, unit, mask, partial(_load, path))
+    scan = scan_of(path, _load(path, key), setup, tables, how=how, negative=negative, key=key)
     return replace(scan, metadata=_metadata(path))
 
 

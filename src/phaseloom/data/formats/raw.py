@@ -7,16 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from phaseloom.data.formats._arrays import (
-    Beam,
-    Setup,
-    Unit,
-    from_table,
-    mask_from_table,
-    on_disk,
-    patterns,
-    scan_of,
-)
+from phaseloom.data.formats._arranged import Arrangement, Axes, Selection
+from phaseloom.data.formats._arrays import Beam, Negative, Setup, Tables, Unit, scan_of
 from phaseloom.data.formats._files import checked
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -42,6 +34,10 @@ def read(  # noqa: PLR0913
     positions: str | None = None,
     positions_unit: Unit = "A",
     mask: str | None = None,
+    selection: Selection | None = None,
+    permute: Axes | None = None,
+    reshape: Axes | None = None,
+    negative: Negative = "clip",
     shape: tuple[int, ...],
     dtype: str = "float32",
     offset: int = 0,
@@ -67,8 +63,13 @@ def read(  # noqa: PLR0913
         grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
         rotation: of the positions, radian, from the row axis towards the column axis.
         positions: an ``.npy``, ``.csv`` or ``.txt`` file beside the data with columns (row, column).
-        positions_unit: of that file; ``px`` are object pixels.
+        positions_unit: of those positions; ``px`` are object pixels.
         mask: an ``.npy``, ``.csv`` or ``.txt`` file beside the data, not zero where a pixel is good.
+        selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
+            ``[start, stop, step]``; nothing else is read.
+        permute: the order of the axes after that, as in `numpy.transpose`.
+        reshape: the shape after that, with one -1 at most.
+        negative: ``clip`` negative values to zero, or ``keep`` them for a later step.
         shape: ``(pattern, y, x)`` or ``(slow, fast, y, x)``.
         dtype: as numpy writes it, with byte order if it matters: ``">u2"``.
         offset: bytes before the first pattern.
@@ -84,27 +85,11 @@ def read(  # noqa: PLR0913
         6
     """
     path = checked(path)
-    data, raster = patterns(_mapped(path, shape, _dtype(path, dtype), (offset, gap), order), path.name)
-    setup = Setup(
-        energy=energy,
-        beam=beam,
-        angle=angle,
-        pixel=pixel,
-        distance=distance,
-        detector_pixel=detector_pixel,
-        focus=focus,
-        step=step,
-        grid=grid,
-        rotation=rotation,
-    )
-    return scan_of(
-        path,
-        on_disk(data),
-        setup,
-        grid=raster,
-        positions=from_table(path, positions, positions_unit),
-        mask=mask_from_table(path, mask),
-    )
+    setup = Setup(energy, beam, angle, pixel, distance, detector_pixel, focus, step, grid, rotation)
+    how = Arrangement(selection, permute, reshape)
+    tables = Tables(positions, positions_unit, mask)
+    data = _mapped(path, shape, _dtype(path, dtype), (offset, gap), order)
+    return scan_of(path, data, setup, tables, how=how, negative=negative)
 
 
 def _dtype(path: Path, name: str) -> np.dtype:

@@ -1,0 +1,187 @@
+"""Older spellings of PtyRAD's parameter files, and its many names of aberrations, made one."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from phaseloom.errors import BadInput
+
+__all__ = ["krivanek", "migrated", "normalised"]
+
+_OLD_SECTIONS = ("exp_params", "source_params")
+_OLD_LENSES = {
+    "probe_defocus": ("defocus", ("defocus", "C1", "C10")),
+    "probe_c3": ("C30", ("C30", "C3", "Cs")),
+    "probe_c5": ("C50", ("C50", "C5")),
+}
+"""Keys of before 1.0, what they are called now, and the names that win over them."""
+
+_HAIDER = {
+    "C1": ("10", 1.0),
+    "A1": ("12", 1.0),
+    "B2": ("21", 3.0),
+    "A2": ("23", 1.0),
+    "C3": ("30", 1.0),
+    "S3": ("32", 4.0),
+    "A3": ("34", 1.0),
+    "B4": ("41", 4.0),
+    "D4": ("43", 4.0),
+    "A4": ("45", 1.0),
+    "C5": ("50", 1.0),
+    "S5": ("52", 6.0),
+    "R5": ("54", 6.0),
+    "A5": ("56", 1.0),
+    "Cs": ("30", 1.0),
+    "defocus": ("10", -1.0),
+}
+"""Krivanek's indices and the factor of the length; angles are the same."""
+
+_KRIVANEK = re.compile(r"(C|phi)(\d)(\d+)([ab]?)$")
+
+
+def migrated(tree: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
+    """The tree in the spelling of PtyRAD 1.0, and what was respelt, in words. The tree itself stays.
+
+    Example:
+        >>> tree, notes = migrated({"init_params": {"probe_defocus": 50}})
+        >>> tree["init_params"]["probe_aberrations"]
+        {'C10': -50.0}
+    """
+    for name in _OLD_SECTIONS:
+        if name in tree:
+            fix = "is a section of PtyRAD before 0.1.0b8: write its keys into init_params"
+            raise BadInput(name, None, fix)
+    out = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    out.pop("params_path", None)
+    notes: list[str] = []
+    if isinstance(out.get("init_params"), dict):
+        _lenses(out["init_params"], notes)
+    if isinstance(out.get("constraint_params"), dict):
+        _times(out, notes)
+    for section, key in (("model_params", "obj_preblur_std"), ("recon_params", "if_quiet")):
+        if isinstance(out.get(section), dict) and key in out[section]:
+            out[section].pop(key)
+            notes.append(f"{section}.{key} has no meaning since PtyRAD 0.1.0b13 and is passed over")
+    return out, notes
+
+
+def normalised(constraints: Mapping[str, Any], /) -> dict[str, Any]:
+    """Every constraint with ``start_iter``, ``step`` and ``end_iter``; the older ``freq`` is a step.
+
+    As in PtyRAD, one that is written without a start is off.
+
+    Example:
+        >>> normalised({"tv": {"freq": 10, "alpha": 0.1}})
+        {'tv': {'start_iter': 1, 'step': 10, 'end_iter': None, 'alpha': 0.1}}
+    """
+    return {name: _timed(given) for name, given in constraints.items()}
+
+
+def krivanek(named: Mapping[str, Any], /) -> dict[str, float]:
+    """Aberrations as ``Cnm`` in angstrom and ``phinm`` in degrees, from any notation PtyRAD knows.
+
+    Krivanek's polar and cartesian (``C21a``, ``C21b``), Haider's (``B2``, ``B2phi``), ``Cs`` and
+    ``defocus``, which is -C10. Terms of no size are left out; three decimals are kept.
+
+    Raises:
+        BadInput: a name that is none, a value that is no number, or a term that is said twice.
+
+    Example:
+        >>> krivanek({"defocus": 100, "B2": 10, "B2phi": 30})
+        {'C10': -100.0, 'C21': 30.0, 'phi21': 30.0}
+    """
+    terms: dict[str, dict[str, float]] = {}
+    for name, value in named.items():
+        term, part, factor = _aberration(str(name))
+        place = f"init_params.probe_aberrations.{name}"
+        parts = terms.setdefault(term, {})
+        if part in parts or ({part, *parts} & {"a", "b"} and {part, *parts} & {"C", "phi"}):
+            raise BadInput(place, value, "is said twice in two notations: keep one of them")
+        parts[part] = factor * _number(value, place)
+    polar: dict[str, float] = {}
+    for term in sorted(terms):
+        size, angle = _polar(terms[term], int(term[1:]))
+        if size != 0:
+            polar[f"C{term}"] = round(size, 3)
+            polar |= {f"phi{term}": round(angle, 3)} if term[1:] != "0" else {}
+    return polar
+
+
+def _aberration(name: str) -> tuple[str, str, float]:
+    """Indices ``nm``, part (``C``, ``phi``, ``a`` or ``b``) and factor of a name."""
+    if name in _HAIDER:
+        return _HAIDER[name][0], "C", _HAIDER[name][1]
+    if name.endswith("phi") and name[:-3] in _HAIDER and not _HAIDER[name[:-3]][0].endswith("0"):
+        return _HAIDER[name[:-3]][0], "phi", 1.0
+    found = _KRIVANEK.fullmatch(name)
+    n, m = (int(found[2]), int(found[3])) if found else (0, 0)
+    fits = n >= 1 and m <= n + 1 and (n + m) % 2 == 1
+    component = found is not None and (found[1] == "phi" or bool(found[4]))
+    if found is None or not fits or (m == 0 and component) or (found[1] == "phi" and found[4]):
+        fix = "is no aberration: write C10, C12 with phi12, C21a with C21b, A1 with A1phi, Cs, defocus"
+        raise BadInput("init_params.probe_aberrations", name, fix)
+    return f"{n}{m}", found[4] or found[1], 1.0
+
+
+def _polar(parts: Mapping[str, float], fold: int) -> tuple[float, float]:
+    if "a" in parts or "b" in parts:
+        a, b = parts.get("a", 0.0), parts.get("b", 0.0)
+        return math.hypot(a, b), math.degrees(math.atan2(b, a) / fold)
+    return parts.get("C", 0.0), parts.get("phi", 0.0)
+
+
+def _number(value: Any, place: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise BadInput(place, value, "must be a number, in angstrom or degrees") from None
+    if not math.isfinite(number):
+        raise BadInput(place, value, "must be a finite number")
+    return number
+
+
+def _lenses(init: dict[str, Any], notes: list[str]) -> None:
+    """The three lens keys of before, into ``probe_aberrations``, which win where both speak."""
+    given = init.get("probe_aberrations")
+    if given is not None and not isinstance(given, Mapping):
+        raise BadInput("init_params.probe_aberrations", given, "must hold 'name: value' lines")
+    lenses = dict(given or {})
+    for old, (new, winners) in _OLD_LENSES.items():
+        if old not in init:
+            continue
+        value = init.pop(old)
+        if any(name in lenses for name in winners):
+            notes.append(f"init_params.{old} is passed over: probe_aberrations says it too")
+        elif value is not None:
+            lenses[new] = value
+            notes.append(f"init_params.{old} is read as probe_aberrations: {{{new}: {value}}}")
+    init["probe_aberrations"] = krivanek(lenses)
+
+
+def _times(tree: dict[str, Any], notes: list[str]) -> None:
+    """Constraints with their times written out; what silently became off, and ``freq``, are named."""
+    given = tree["constraint_params"]
+    for name, value in given.items():
+        if value is None:
+            notes.append(f"constraint_params.{name}: null is taken for off")
+        elif isinstance(value, Mapping) and value.get("freq") is not None:
+            notes.append(f"constraint_params.{name}.freq is read as step: {value['freq']}, from start_iter 1")
+        elif isinstance(value, Mapping) and "start_iter" not in value:
+            fix = "is off, as in PtyRAD, because it is written without start_iter: add start_iter: 1"
+            notes.append(f"constraint_params.{name} {fix} to have it")
+    plain = {name: {} if value is None else value for name, value in given.items()}
+    for name, value in plain.items():
+        if not isinstance(value, Mapping):
+            raise BadInput(f"constraint_params.{name}", value, "must hold 'name: value' lines")
+    tree["constraint_params"] = normalised(plain)
+
+
+def _timed(given: Mapping[str, Any]) -> dict[str, Any]:
+    freq = given.get("freq")
+    times = {
+        "start_iter": given.get("start_iter", None if freq is None else 1),
+        "step": given.get("step", 1 if freq is None else freq),
+        "end_iter": given.get("end_iter"),
+    }
+    return times | {key: value for key, value in given.items() if key not in (*times, "freq")}

@@ -1,0 +1,185 @@
+"""The bright-field disk of a convergent beam: its size in pixels tells what angle a pixel sees."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phaseloom.errors import BadInput
+
+__all__ = ["Disk", "fitted_disk", "half_maximum_radius"]
+
+SECTORS = 16
+"""Pieces of the rim that are left out in turn; their disagreement is the uncertainty."""
+
+INNER, OUTER = 0.6, 1.4
+"""The ring around the rim that is fitted, in radii."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk as a pattern shows it; lengths in detector pixels, each with its standard error.
+
+    Attributes:
+        radius: mean of the half axes.
+        radius_error: standard error.
+        centre: (y, x).
+        centre_error: standard errors (y, x).
+        width: standard deviation of the rim's blur.
+        distortion: half the difference of the half axes over their mean: 0 for a circle.
+        distortion_error: standard error.
+        axis: direction of the long axis in radian, from the row axis towards the column axis.
+    """
+
+    radius: float
+    radius_error: float
+    centre: tuple[float, float]
+    centre_error: tuple[float, float]
+    width: float
+    distortion: float
+    distortion_error: float
+    axis: float
+
+
+def fitted_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
+    """Fit an elliptic disk with a blurred rim to a mean pattern.
+
+    Inside and outside may vary smoothly (a polynomial each); only the rim decides. The errors are those
+    of a jackknife over sixteen sectors of the rim, so they hold for counting noise as for whatever else
+    makes the rim uneven, such as diffraction from the specimen. A texture that is the same all
+    around is not seen by it.
+
+    Args:
+        mean: ``(y, x)`` mean pattern.
+        mask: True where a pixel can be trusted.
+
+    Raises:
+        BadInput: no disk that lies well within the detector.
+
+    Example:
+        >>> y, x = np.indices((40, 41))
+        >>> disk = fitted_disk(1.0 * (np.hypot(y - 20.3, x - 19.5) < 9.2))
+        >>> bool(abs(disk.radius - 9.2) < 0.1), bool(abs(disk.centre[0] - 20.3) < 0.1)
+        (True, True)
+    """
+    mean = np.asarray(mean, np.float64)
+    good = np.isfinite(mean) & (True if mask is None else mask)
+    start = _first_guess(np.where(good, mean, 0.0), good)
+    rim = _Rim.of(mean, good, start)
+    best = rim.fit(start)
+    rim = _Rim.of(mean, good, best)
+    best = rim.fit(best)
+    rim.check(best, mean.shape)
+    error = rim.errors(best)
+    radius, y, x, first, second, width = _told(best)
+    return Disk(
+        radius=radius,
+        radius_error=error[0],
+        centre=(y, x),
+        centre_error=(error[1], error[2]),
+        width=width,
+        distortion=math.hypot(first, second),
+        distortion_error=math.hypot(error[3], error[4]) / math.sqrt(2),
+        axis=0.5 * math.atan2(second, first),
+    )
+
+
+def half_maximum_radius(mean: np.ndarray, /) -> float:
+    """Radius in pixels of a circle with the area in which a mean pattern exceeds half its maximum.
+
+    Example:
+        >>> y, x = np.indices((40, 40))
+        >>> round(half_maximum_radius(1.0 * (np.hypot(y - 20, x - 20) < 9)), 1)
+        8.9
+    """
+    return math.sqrt(float((mean > mean.max() / 2).sum()) / math.pi)
+
+
+@dataclass(frozen=True)
+class _Rim:
+    """Pixels around the rim of a disk: where they are and what they hold."""
+
+    y: Floats
+    x: Floats
+    counts: Floats
+    sector: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, mean: Floats, good: NDArray[np.bool_], about: Floats) -> "_Rim":
+        axes: Floats = np.indices(mean.shape).astype(np.float64)
+        y, x = axes[0], axes[1]
+        away = np.hypot(y - about[1], x - about[2]) / about[0]
+        here = good & (away > INNER) & (away < OUTER)
+        turn = np.arctan2(x[here] - about[2], y[here] - about[1]) / (2 * np.pi)
+        sector = (np.floor(turn * SECTORS).astype(np.int64)) % SECTORS
+        scale = max(float(mean[here].max(initial=0.0)), 1e-300)
+        return cls(y[here], x[here], mean[here] / scale, sector)
+
+    def errors(self, best: Floats) -> list[float]:
+        """Standard errors by leaving out one sector after the other."""
+        told = np.array([_told(self.without(number).fit(best)) for number in range(SECTORS)])
+        return (np.sqrt(SECTORS - 1) * told.std(axis=0)).tolist()
+
+    def without(self, number: int) -> "_Rim":
+        """The rim without one sector."""
+        keep = self.sector != number
+        return _Rim(self.y[keep], self.x[keep], self.counts[keep], self.sector[keep])
+
+    def fit(self, start: Floats) -> Floats:
+        """Radius, centre (y, x), two terms of distortion and log of the width, by least squares."""
+        from scipy.optimize import least_squares
+
+        if len(self.counts) < 40:
+            raise BadInput("calibrate", None, "finds no disk: too few pixels lie around its rim")
+        return least_squares(self._residual, start, x_scale=[1, 1, 1, 0.02, 0.02, 0.5], max_nfev=200).x
+
+    def check(self, found: Floats, shape: tuple[int, ...]) -> None:
+        """Refuse what cannot be a disk: beyond the detector, or with a rim that is none."""
+        radius, y, x, *_, width = _told(found)
+        room = min(y, x, shape[0] - 1 - y, shape[1] - 1 - x)
+        inside = np.hypot(self.y - y, self.x - x) < radius
+        step = self.counts[inside].mean() - self.counts[~inside].mean() if inside.any() else 0.0
+        if not (2 <= radius <= room + 1 and width < 0.5 * radius and step > 0.1):
+            fix = "is no disk that lies within the detector: give the angle of a pixel instead"
+            raise BadInput("calibrate", f"a radius of {radius:.4g} pixels", fix)
+
+    def _residual(self, values: Floats) -> Floats:
+        """What smooth levels inside and outside of the rim cannot explain."""
+        from scipy.special import erfc
+
+        radius, y, x, first, second, width = _told(values)
+        v, u = (self.y - y) / radius, (self.x - x) / radius
+        away = np.maximum(np.hypot(v, u), 1e-9)
+        edge = 1 + (first * (v**2 - u**2) + second * 2 * u * v) / away**2
+        bend = width**2 / (2 * radius)  # a blur in two dimensions moves a curved rim inwards
+        inside = 0.5 * erfc(((away - edge) * radius + bend) / (width * math.sqrt(2)))
+        terms = [np.ones_like(v), v, u, v * v, u * v, u * u]
+        levels = np.stack([t * inside for t in terms] + [t * (1 - inside) for t in terms[:3]], 1)
+        normal = levels.T @ levels
+        heights = np.linalg.solve(normal + 1e-12 * np.trace(normal) * np.eye(9), levels.T @ self.counts)
+        return self.counts - levels @ heights
+
+
+def _told(values: Floats) -> tuple[float, float, float, float, float, float]:
+    """Radius, centre, distortions and width; the rim of a pixelled disk is never sharper than a pixel."""
+    radius, y, x, first, second, width = (float(value) for value in values)
+    return abs(radius), y, x, first, second, 0.25 + math.exp(min(width, 5.0))
+
+
+def _first_guess(mean: Floats, good: NDArray[np.bool_]) -> Floats:
+    """Area and middle of what exceeds half of a typical bright pixel, holes and specks mended."""
+    from scipy.ndimage import binary_fill_holes, label, median_filter
+
+    smooth: Floats = median_filter(mean, 3)
+    if not smooth.max() > 0:
+        raise BadInput("calibrate", None, "finds no disk: the mean pattern is dark")
+    bright: NDArray[np.bool_] = smooth > 0.5 * np.median(smooth[smooth > 0.5 * np.percentile(smooth, 99.9)])
+    parts: NDArray[np.int64]
+    parts, count = label(binary_fill_holes(bright | ~good))  # type: ignore[misc]
+    sizes = [float(smooth[parts == number].sum()) for number in range(1, count + 1)]
+    body = parts == 1 + int(np.argmax(sizes)) if sizes else bright
+    places = np.argwhere(body).mean(axis=0)
+    return np.array([math.sqrt(body.sum() / math.pi), *places.tolist(), 0.0, 0.0, math.log(0.5)])

@@ -1,0 +1,93 @@
+"""What any reconstruction file says, in our axes and units."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from phaseloom.errors import BadInput
+
+__all__ = ["Imported", "in_angstrom", "uniform"]
+
+SMALLEST_PIXEL = 1e-5
+"""Angstrom; a pixel below this is one in metres: it would be smaller than any nucleus."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Imported:
+    """A reconstruction as another program (or ours) left it; what its file lacks is ``None``.
+
+    Attributes:
+        source: name of the file and kind of program.
+        object: complex ``(mode, slice, y, x)`` transmission.
+        probe: complex ``(mode, y, x)``, in the middle of its window, **in the units of its program**: ours
+            is in square roots of counts, PtyRAD's belongs to patterns whose mean has its peak at 1. Scale
+            it to the power of your patterns before use.
+        positions: ``(n, 2)`` beam centres (row, column), angstrom, in the frame of `origin`.
+        origin: position (y, x) of the centre of object pixel ``[0, 0]``, angstrom.
+        pixel: object pixel (y, x), angstrom.
+        tilts: ``(1, 2)`` or ``(n, 2)`` tilt of the object (y, x), radian.
+        thickness: distance between neighbouring slices, angstrom, one less than there are slices.
+        occupancies: share of each object mode.
+        wavelength: angstrom.
+        grid: raster as (slow, fast).
+    """
+
+    source: str
+    object: np.ndarray | None = None
+    probe: np.ndarray | None = None
+    positions: np.ndarray | None = None
+    origin: tuple[float, float] | None = None
+    pixel: tuple[float, float] | None = None
+    tilts: np.ndarray | None = None
+    thickness: tuple[float, ...] | None = None
+    occupancies: np.ndarray | None = None
+    wavelength: float | None = None
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        axes = {"object": "(mode, slice, y, x)", "probe": "(mode, y, x)"}
+        for name, words in axes.items():
+            value = getattr(self, name)
+            if value is not None and value.ndim != words.count(",") + 1:
+                raise BadInput(
+                    f"{self.source}: {name}", f"shape {value.shape}", f"does not have axes {words}"
+                )
+        n = 0 if self.positions is None else len(self.positions)
+        for name, rows in (("positions", {n}), ("tilts", {1, n})):
+            value = getattr(self, name)
+            if value is not None and (value.shape[1:] != (2,) or len(value) not in rows):
+                raise BadInput(
+                    f"{self.source}: {name}", f"shape {value.shape}", f"does not fit {n} positions"
+                )
+        for name in ("object", "probe", "positions", "tilts"):
+            value = getattr(self, name)
+            if value is not None and not np.isfinite(value).all():
+                raise BadInput(f"{self.source}: {name}", None, "holds values that are not finite")
+        if self.object is not None:
+            self._fits(self.object.shape[0], self.occupancies, "occupancies", "object modes")
+            self._fits(self.object.shape[1] - 1, self.thickness, "thickness", "gaps between slices")
+
+    def _fits(self, wanted: int, values: Any, name: str, what: str) -> None:
+        if values is not None and len(values) != wanted:
+            raise BadInput(
+                f"{self.source}: {name}", f"{len(values)} values", f"but there are {wanted} {what}"
+            )
+
+
+def in_angstrom(pixel: float, /) -> float:
+    """Angstrom per unit of length of a file with such a pixel: programs for electrons keep angstrom, those
+    for X-rays metres.
+
+    Example:
+        >>> in_angstrom(0.2), in_angstrom(8e-9)
+        (1.0, 10000000000.0)
+    """
+    return 1.0 if pixel >= SMALLEST_PIXEL else 1e10
+
+
+def uniform(thickness: float | None, object: np.ndarray | None, /) -> tuple[float, ...] | None:
+    """A gap of one thickness between all slices of an object."""
+    if object is None or (thickness is None and object.shape[1] > 1):
+        return None
+    return (float(thickness or 0.0),) * (object.shape[1] - 1)

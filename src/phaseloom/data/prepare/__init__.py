@@ -1,0 +1,22 @@
+"""Transforms of a scan before it is modelled: counts, geometry, masks and probe change together.
+
+Zero frequency stays at pixel ``[N // 2, N // 2]``; patterns that are read lazily stay lazy.
+"""
+
+from phaseloom.data.prepare._calibration import calibrate
+from phaseloom.data.prepare._detector import bin, center, crop, flip, transpose, window
+from phaseloom.data.prepare._intensity import (
+    detector_blur,
+    mask,
+    nonnegative,
+    normalise,
+    poisson,
+    source_size,
+)
+from phaseloom.data.prepare._padding import pad
+from phaseloom.data.prepare._sampling import enlarge, resample
+from phaseloom.data.prepare._scan import affine, half, jitter, positions, region, rotate, scale, select
+
+__all__ = ["affine", "bin", "calibrate", "center", "crop", "detector_blur", "enlarge", "flip", "half"]
+__all__ += ["jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]
+__all__ += ["resample", "rotate", "scale", "select", "source_size", "transpose", "window"]

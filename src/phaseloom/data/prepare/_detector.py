@@ -1,0 +1,211 @@
+"""Transforms of the detector: fewer, more, larger, turned pixels; geometry and probe follow."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from phaseloom.data.counts import mapped
+from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
+from phaseloom.data.prepare._shared import middle, resampled, size, stretches, through, tilted
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+
+__all__ = ["bin", "center", "crop", "flip", "transpose", "window"]
+
+
+def crop(scan: Scan4D, /, *, to: tuple[int, int]) -> Scan4D:
+    """Keep the middle of the detector, ``to`` = (y, x) pixels.
+
+    In the far field the object pixel grows and the field of view stays; a probe that came with the
+    data loses its high frequencies. In the near field the window shrinks.
+
+    Raises:
+        BadInput: ``to`` is not between 1 and the size of the detector.
+
+    Example:
+        >>> crop(_example(), to=(4, 6)).counts.shape
+        (3, 4, 6)
+    """
+    shape = size(scan, to, "crop.to")
+    if any(new > old for new, old in zip(shape, scan.geometry.shape, strict=True)):
+        raise BadInput("crop.to", shape, f"is larger than the detector {scan.geometry.shape}: use pad")
+    return _windowed(scan, shape)
+
+
+def window(
+    scan: Scan4D, /, *, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None
+) -> Scan4D:
+    """Keep detector rows and columns ``[first, last)``: a crop that need not lie in the middle.
+
+    Zero frequency is taken to be in the middle of what is kept, at ``[N // 2, N // 2]`` of the new
+    pattern; a probe that came with the data is tilted and cropped accordingly.
+
+    Raises:
+        BadInput: rows or columns that the detector does not have.
+
+    Example:
+        >>> window(_example(), rows=(0, 6), columns=(1, 8)).counts.shape
+        (3, 6, 7)
+    """
+    ranges = stretches(scan.geometry.shape, {"window.rows": rows, "window.columns": columns})
+    cut = tuple(slice(*pair) for pair in ranges)
+    shape = (ranges[0][1] - ranges[0][0], ranges[1][1] - ranges[1][0])
+    kept = through(scan, partial(_cut, cut=cut), scan.geometry.cropped(shape))
+    if scan.probe is None or scan.geometry.near:
+        return replace(kept, probe=None if scan.probe is None else _cut(scan.probe, cut))
+    pairs = zip(scan.geometry.shape, ranges, shape, strict=True)
+    y, x = (old // 2 - first - new // 2 for old, (first, _), new in pairs)
+    return replace(kept, probe=resampled(tilted(scan.probe, (y, x)), shape))
+
+
+def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
+    """Add the counts of ``factor`` x ``factor`` pixels; surplus pixels at the edge are dropped.
+
+    A binned pixel is good when all of its parts are. In the far field the window shrinks, so a probe
+    that came with the data is cropped and keeps its power; where an even factor puts zero frequency
+    half a pixel beside the middle, the probe gets the tilt that says so.
+
+    Raises:
+        BadInput: a factor below 1, or one that leaves less than two pixels.
+
+    Example:
+        >>> bin(_example(), factor=2).counts[0, 0, 0]
+        np.float64(4.0)
+    """
+    small = min(scan.geometry.shape)
+    if not (isinstance(factor, (int, np.integer)) and 1 <= factor <= small // 2):
+        raise BadInput("bin.factor", factor, f"must be a whole number from 1 to {small // 2}")
+    blocks = partial(_blocks, factor=int(factor))
+    flat, background = scan.flat, scan.background
+    return replace(
+        scan,
+        counts=mapped(scan.counts, partial(_summed, factor=int(factor))),
+        geometry=scan.geometry.binned(int(factor)),
+        mask=blocks(scan.mask).all((-3, -1)),
+        background=None if background is None else blocks(background).sum((-3, -1)),
+        flat=None if flat is None else blocks(flat).mean((-3, -1)),
+        probe=None if scan.probe is None else _binned_probe(scan, int(factor)),
+    )
+
+
+def flip(scan: Scan4D, /, *, axis: Literal["y", "x"]) -> Scan4D:
+    """Correct a detector that was read out upside down (``y``) or mirrored (``x``).
+
+    Patterns, mask, background, flat and probe change; positions stay, for they were right. In the far
+    field zero frequency stays where it is, so the first row of an even number keeps its place.
+
+    Raises:
+        BadInput: an axis other than y and x.
+
+    Example:
+        >>> flip(_example(), axis="y").positions.tolist() == _example().positions.tolist()
+        True
+    """
+    if axis not in ("y", "x"):
+        raise BadInput("flip.axis", axis, "is not an axis: choose y or x")
+    which = -2 if axis == "y" else -1
+    mirror = partial(_mirrored, axis=which, keep=not scan.geometry.near)
+    return replace(
+        through(scan, mirror, scan.geometry), probe=None if scan.probe is None else mirror(scan.probe)
+    )
+
+
+def transpose(scan: Scan4D, /) -> Scan4D:
+    """Correct a detector whose rows were read out as columns; positions stay.
+
+    Example:
+        >>> transpose(crop(_example(), to=(4, 6))).counts.shape
+        (3, 6, 4)
+    """
+    geometry = scan.geometry.transposed()
+    probe = None if scan.probe is None else _swapped(scan.probe)
+    return replace(through(scan, _swapped, geometry), probe=probe)
+
+
+def center(scan: Scan4D, /) -> Scan4D:
+    """Shift the patterns by whole pixels: the mean's centre of mass comes to ``[N // 2, N // 2]``.
+
+    Pixels that come from outside the detector are masked; a probe that came with the data is tilted.
+
+    Raises:
+        BadInput: a near-field scan (its patterns have no zero frequency), or no counts.
+
+    Example:
+        >>> spot = np.zeros((1, 8, 8)); spot[0, 2, 5] = 9
+        >>> int(center(replace(_example().select(np.array([0])), counts=spot)).counts[0, 4, 4])
+        9
+    """
+    if scan.geometry.near:
+        raise BadInput("center", None, "needs far-field patterns: a hologram has no zero frequency")
+    mean = np.clip(scan.mean_pattern() * scan.mask, 0, None)
+    if not mean.sum() > 0:
+        raise BadInput("center", None, "finds no counts in the good pixels: check mask and data")
+    grid = np.indices(mean.shape)
+    shift = tuple(
+        n // 2 - round(float((g * mean).sum() / mean.sum())) for g, n in zip(grid, mean.shape, strict=True)
+    )
+    moved = through(scan, partial(_shifted, shift=shift), scan.geometry)
+    probe = None if scan.probe is None else tilted(scan.probe, shift)  # type: ignore[arg-type]
+    return replace(moved, probe=probe)
+
+
+def _windowed(scan: Scan4D, shape: tuple[int, int]) -> Scan4D:
+    probe = scan.probe
+    if probe is not None:
+        probe = middle(probe, shape) if scan.geometry.near else resampled(probe, shape)
+    return replace(through(scan, partial(middle, shape=shape), scan.geometry.cropped(shape)), probe=probe)
+
+
+def _cut(stack: np.ndarray, cut: tuple[slice, ...]) -> np.ndarray:
+    return stack[(..., *cut)]
+
+
+def _blocks(stack: np.ndarray, factor: int) -> np.ndarray:
+    """Axes ``(..., y, factor, x, factor)``; the block of zero frequency is the middle one.
+
+    Where the blocks reach over the edge they go on at the other side, as frequencies do.
+    """
+    sizes = [n // factor for n in stack.shape[-2:]]
+    for axis, blocks in zip((-2, -1), sizes, strict=True):
+        n = stack.shape[axis]
+        start = n // 2 - factor * (blocks // 2) - (factor - 1) // 2
+        stack = np.take(stack, np.arange(start, start + factor * blocks) % n, axis)
+    return stack.reshape(*stack.shape[:-2], sizes[0], factor, sizes[1], factor)
+
+
+def _summed(stack: np.ndarray, factor: int) -> np.ndarray:
+    small = stack.dtype.kind == "u" and stack.dtype.itemsize <= 2
+    kept = stack.dtype if stack.dtype.kind == "f" else (np.uint32 if small else None)
+    return _blocks(stack, factor).sum((-3, -1), dtype=kept)
+
+
+def _binned_probe(scan: Scan4D, factor: int) -> np.ndarray:
+    probe = np.asarray(scan.probe)
+    shape = scan.geometry.binned(factor).shape
+    if scan.geometry.near:
+        return resampled(middle(probe, (shape[0] * factor, shape[1] * factor)), shape)
+    if factor % 2 == 0:
+        tilt = [np.exp(-1j * np.pi * (np.arange(n) - n // 2) / n) for n in probe.shape[-2:]]
+        probe = probe * np.outer(*tilt)
+    small = middle(probe, shape)
+    power, left = (abs(probe) ** 2).sum(), (abs(small) ** 2).sum()
+    return (small * np.sqrt(power / left if left > 0 else 1.0)).astype(np.asarray(scan.probe).dtype)
+
+
+def _mirrored(stack: np.ndarray, axis: int, keep: bool) -> np.ndarray:
+    flipped = np.flip(stack, axis)
+    return np.roll(flipped, 1, axis) if keep and stack.shape[axis] % 2 == 0 else flipped
+
+
+def _swapped(stack: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.swapaxes(stack, -2, -1))
+
+
+def _shifted(stack: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
+    moved = np.roll(stack, shift, (-2, -1))
+    for axis, s in zip((-2, -1), shift, strict=True):
+        outside = slice(0, s) if s > 0 else slice(moved.shape[axis] + s, None)
+        moved[(..., outside, slice(None)) if axis == -2 else (..., outside)] = 0
+    return moved

@@ -1,0 +1,338 @@
+"""Transforms of the counts: what is trusted, how counts are scaled, blurred or drawn."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from phaseloom.data.counts import Counts, loaded, mapped, pieces
+from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
+from phaseloom.data.prepare._shared import finite, floating
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.units import Length
+
+__all__ = ["detector_blur", "mask", "nonnegative", "normalise", "poisson", "source_size"]
+
+
+def mask(
+    scan: Scan4D,
+    /,
+    *,
+    path: str | None = None,
+    saturated: float | None = None,
+    radius: float | None = None,
+    beamstop: float | None = None,
+) -> Scan4D:
+    """Mark more pixels as not to be trusted.
+
+    Args:
+        scan: the scan.
+        path: an ``.npy``, ``.csv`` or ``.txt`` file ``(y, x)``, not zero where a pixel is good.
+        saturated: pixels that reach this many counts in any pattern.
+        radius: pixels farther than this from zero frequency, in pixels.
+        beamstop: pixels nearer than this to zero frequency, in pixels.
+
+    Raises:
+        BadInput: a file that does not fit, or no pixel left.
+
+    Example:
+        >>> int(mask(_example(), radius=1).mask.sum())
+        5
+    """
+    good = scan.mask.copy()
+    if path is not None:
+        good &= _stored(path, scan.geometry.shape)
+    if saturated is not None:
+        good &= _highest(scan) < saturated
+    y, x = (np.arange(n) - n // 2 for n in scan.geometry.shape)
+    away = np.hypot(y[:, None], x[None, :])
+    if radius is not None:
+        good &= away <= radius
+    if beamstop is not None:
+        good &= away >= beamstop
+    if not good.any():
+        raise BadInput("mask", None, "leaves no pixel: loosen saturated, radius or beamstop")
+    return replace(scan, mask=good)
+
+
+def _stored(path: str, shape: tuple[int, int]) -> np.ndarray:
+    from phaseloom.data.formats._arrays import table
+
+    stored = table(Path(path))
+    if stored.shape != shape or stored.dtype.kind not in "biuf":
+        raise BadInput(
+            f"mask.path: {path}", f"shape {stored.shape}", f"does not fit: make it {shape}, 1 = good"
+        )
+    return stored.astype(bool)
+
+
+def _highest(scan: Scan4D) -> np.ndarray:
+    highest = np.zeros(scan.geometry.shape)
+    for start in range(0, len(scan), 64):
+        stack = scan.counts[np.arange(start, min(start + 64, len(scan)))]
+        highest = np.maximum(highest, stack.max(0))
+    return highest
+
+
+def nonnegative(
+    scan: Scan4D,
+    /,
+    *,
+    how: Literal["clip", "clip below", "subtract minimum", "subtract"] = "clip",
+    value: float = 0.0,
+) -> Scan4D:
+    """Make counts that are not negative of values that are (read with ``negative: keep``).
+
+    Args:
+        scan: the scan.
+        how: ``clip`` sets what is negative to zero, ``clip below`` all that is below ``value``;
+            ``subtract minimum`` takes the lowest value of all patterns away if it is negative, and
+            ``subtract`` takes ``value`` away; what is left below zero is set to zero.
+        value: in the file's units.
+
+    Raises:
+        BadInput: a value that is not finite.
+
+    Example:
+        >>> nonnegative(_example(), how="subtract", value=0.25).counts[0, 0, 0]
+        np.float64(0.75)
+    """
+    finite(value, "nonnegative.value")
+    ways = ("clip", "clip below", "subtract minimum", "subtract")
+    if how not in ways:
+        raise BadInput("nonnegative.how", how, f"is no choice: write one of {', '.join(ways)}")
+    if how == "subtract minimum":
+        lows = [float((scan.counts[index] * scan.mask).min()) for index in pieces(scan.counts)]
+        value = min(0.0, *lows)
+    lift = value if how.startswith("subtract") else 0.0
+    level = value if how == "clip below" else 0.0
+    move = partial(_lifted, lift=lift, level=level)
+    background = scan.background
+    if background is not None:
+        background = np.maximum(background - lift, 0)
+    return replace(scan, counts=mapped(scan.counts, move), background=background)
+
+
+def normalise(
+    scan: Scan4D,
+    /,
+    *,
+    by: Literal["mean at one", "max at one", "sum to one", "divide"] = "mean at one",
+    value: float | None = None,
+) -> Scan4D:
+    """Divide all patterns by one number, so that the mean pattern has a mean, maximum or sum of one.
+
+    Background and probe follow. What is left are no longer counts: the noise model's idea of shot noise
+    is then off by that number, so do it only to compare with programs that need it.
+
+    Raises:
+        BadInput: ``divide`` without a positive ``value``, or patterns without counts.
+
+    Example:
+        >>> normalise(_example(), by="sum to one").counts[0].sum()
+        np.float64(1.0)
+    """
+    ways = {"mean at one": np.mean, "max at one": np.max, "sum to one": np.sum}
+    if by == "divide":
+        number = finite(np.nan if value is None else value, "normalise.value", above=0)
+    elif by in ways:
+        number = float(ways[by](_mean(scan, "normalise")[scan.mask]))
+    else:
+        raise BadInput("normalise.by", by, f"is no choice: write divide or one of {', '.join(ways)}")
+    return _scaled(scan, mapped(scan.counts, partial(_divided, number=number)), 1 / number)
+
+
+def poisson(
+    scan: Scan4D, /, *, dose: float | None = None, per_area: float | None = None, seed: int = 0
+) -> Scan4D:
+    """Draw counts as if the scan had been taken with another dose: what would fewer electrons give?
+
+    The patterns are taken for expectations, so they should be simulated or hold many counts.
+    Each pattern has a random stream of its own: the same seed gives the same counts, read in any order.
+
+    Args:
+        scan: the scan.
+        dose: mean counts per pattern.
+        per_area: counts per square angstrom of the scanned field; instead of ``dose``.
+        seed: of the draw.
+
+    Raises:
+        BadInput: neither or both doses, a dose that is not positive, or patterns without counts.
+
+    Example:
+        >>> noisy = poisson(_example(), dose=20.0)
+        >>> noisy.counts.dtype, bool(2 < noisy.counts[0].sum() < 50)
+        (dtype('uint8'), True)
+    """
+    if (dose is None) == (per_area is None):
+        raise BadInput("poisson", None, "needs one of dose (counts per pattern) and per_area (per A^2)")
+    name, number = ("dose", dose) if per_area is None else ("per_area", per_area)
+    wanted = finite(number, f"poisson.{name}", above=0)  # type: ignore[arg-type]
+    wanted *= 1.0 if per_area is None else _cell(scan)
+    factor = wanted / float(_mean(scan, "poisson")[scan.mask].sum())
+    drawn = _Drawn(scan.counts, factor, seed, _fitting(wanted))
+    counts = loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn
+    return _scaled(scan, counts, factor)
+
+
+def detector_blur(scan: Scan4D, /, *, std: float) -> Scan4D:
+    """Blur every pattern by a Gaussian of ``std`` detector pixels; masked pixels do not spread.
+
+    Raises:
+        BadInput: a width that is not positive.
+
+    Example:
+        >>> detector_blur(_example(), std=0.7).counts[0].sum().round(4)
+        np.float64(64.0)
+    """
+    finite(std, "detector_blur.std", above=0)
+    blur = partial(_blurred, std=std, mask=None if scan.mask.all() else scan.mask)
+    background = None if scan.background is None else blur(scan.background[None])[0]
+    return replace(scan, counts=mapped(scan.counts, blur), background=background)
+
+
+def source_size(scan: Scan4D, /, *, std: Length) -> Scan4D:
+    """Blur along the scan by a Gaussian of ``std``: what a source of finite size would have measured.
+
+    Every pattern becomes a weighted mean of its neighbours on the raster, mirrored at its edges.
+
+    Raises:
+        BadInput: a width that is not positive, or a scan without a raster.
+
+    Example:
+        >>> source_size(replace(_example(), grid=(3, 1)), std=1.0).counts[1, 0, 0].round(6)
+        np.float64(1.0)
+    """
+    from scipy.ndimage import gaussian_filter1d
+
+    finite(std, "source_size.std", above=0)
+    if scan.grid is None:
+        raise BadInput("source_size", None, "needs a raster: say the grid when reading")
+    weights = []
+    for n, step in zip(scan.grid, _steps(scan), strict=True):
+        mix = gaussian_filter1d(np.eye(n), std / step, axis=0, mode="reflect") if n > 1 else np.ones((1, 1))
+        weights.append(np.where(mix > 1e-6, mix, 0.0))
+    blurred = _Neighbours(scan.counts, weights[0], weights[1], floating(scan.counts.dtype))
+    return replace(scan, counts=loaded(blurred) if isinstance(scan.counts, np.ndarray) else blurred)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Counts drawn from expected ones; every pattern from a stream of its own."""
+
+    source: Counts
+    factor: float
+    seed: int
+    dtype: np.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
+        index = np.arange(self.shape[0])[index]
+        flat = np.atleast_1d(index)
+        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
+        for place, number in enumerate(flat):
+            expected = self.source[np.array([number])][0] * self.factor
+            drawn = np.random.default_rng((self.seed, int(number))).poisson(np.maximum(expected, 0))
+            out[place] = np.minimum(drawn, np.iinfo(self.dtype).max)
+        return out if np.ndim(index) else out[0]
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """Patterns mixed with their neighbours on the raster by a matrix for each scan axis."""
+
+    source: Counts
+    slow: np.ndarray
+    fast: np.ndarray
+    dtype: np.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
+        index = np.arange(self.shape[0])[index]
+        flat = np.atleast_1d(index)
+        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
+        for place, number in enumerate(flat):
+            row, column = divmod(int(number), len(self.fast))
+            weights = np.outer(self.slow[row], self.fast[column]).ravel()
+            near = np.flatnonzero(weights)
+            weights = (weights[near] / weights[near].sum()).astype(self.dtype)
+            out[place] = np.tensordot(weights, self.source[near].astype(self.dtype, copy=False), 1)
+        return out if np.ndim(index) else out[0]
+
+
+def _mean(scan: Scan4D, place: str) -> np.ndarray:
+    mean = np.where(scan.mask, scan.mean_pattern(), 0.0)
+    if not (np.isfinite(mean).all() and mean.sum() > 0):
+        raise BadInput(place, None, "finds no counts in the good pixels: check mask and data")
+    return mean
+
+
+def _scaled(scan: Scan4D, counts: Counts, factor: float) -> Scan4D:
+    """Other counts, ``factor`` times as bright, with the background and the probe that belong to them."""
+    probe = None if scan.probe is None else (scan.probe * np.sqrt(factor)).astype(scan.probe.dtype)
+    background = None if scan.background is None else scan.background * factor
+    return replace(scan, counts=counts, background=background, probe=probe)
+
+
+def _divided(stack: np.ndarray, number: float) -> np.ndarray:
+    return stack.astype(floating(stack.dtype), copy=False) / floating(stack.dtype).type(number)
+
+
+def _lifted(stack: np.ndarray, lift: float, level: float) -> np.ndarray:
+    kind = stack.dtype
+    if kind.kind != "f" and lift != 0:
+        kind = np.promote_types(kind, np.int32) if float(lift).is_integer() else floating(kind)
+    lowered = np.maximum(stack.astype(kind, copy=False) - kind.type(lift), 0)
+    return np.where(lowered < level, 0, lowered).astype(kind, copy=False)
+
+
+def _blurred(stack: np.ndarray, std: float, mask: np.ndarray | None) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter
+
+    kind = floating(stack.dtype)
+    blur = partial(gaussian_filter, sigma=(0, std, std), mode="reflect", output=kind)
+    if mask is None:
+        return blur(stack.astype(kind, copy=False))
+    share = blur(mask[None].astype(kind))
+    spread = blur(np.where(mask, stack, 0).astype(kind))
+    return np.where(share > 1e-6, spread / np.maximum(share, 1e-6), 0).astype(kind)
+
+
+def _fitting(dose: float) -> np.dtype:
+    """The smallest type for patterns of a mean dose, even where some are four times as bright."""
+    most = 4 * dose + 10 * np.sqrt(4 * dose)
+    return np.min_scalar_type(int(min(most, 2**32 - 1)))
+
+
+def _steps(scan: Scan4D) -> tuple[float, float]:
+    """Mean steps of a raster (slow, fast), angstrom; infinite along an axis of one."""
+    places = scan.positions.reshape(*scan.grid, 2)  # type: ignore[misc]
+    steps = []
+    for axis in (0, 1):
+        away = np.diff(places, axis=axis).reshape(-1, 2)
+        steps.append(float(np.hypot(*away.mean(0))) if len(away) else np.inf)
+    if min(steps) <= 0:
+        raise BadInput("scan.positions", None, "do not move along the raster: check grid and positions")
+    return steps[0], steps[1]
+
+
+def _cell(scan: Scan4D) -> float:
+    """Area of the scanned field for each pattern, square angstrom."""
+    if scan.grid is not None and min(scan.grid) > 1:
+        places = scan.positions.reshape(*scan.grid, 2)
+        slow, fast = (np.diff(places, axis=axis).reshape(-1, 2).mean(0) for axis in (0, 1))
+        area = abs(float(slow[0] * fast[1] - slow[1] * fast[0]))
+    else:
+        area = scan.extent[0] * scan.extent[1] / len(scan)
+    if not area > 0:
+        raise BadInput("poisson.per_area", None, "needs a scan of some area: give dose instead")
+    return area

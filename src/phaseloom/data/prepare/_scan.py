@@ -1,0 +1,196 @@
+"""Transforms of the scan: which patterns are used, and where the beam was."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
+from phaseloom.data.prepare._shared import finite, stretches
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.units import Angle
+
+__all__ = ["affine", "half", "jitter", "positions", "region", "rotate", "scale", "select"]
+
+
+def select(scan: Scan4D, /, *, start: int = 0, stop: int | None = None, every: int = 1) -> Scan4D:
+    """Every ``every``-th pattern from ``start`` up to, but without, ``stop``.
+
+    Raises:
+        BadInput: no pattern is left, or ``every`` is less than 1.
+
+    Example:
+        >>> len(select(_example(), every=2))
+        2
+    """
+    if every < 1:
+        raise BadInput("select.every", every, "must be 1 or more")
+    return scan.select(np.arange(len(scan))[start:stop:every])
+
+
+def half(scan: Scan4D, /, *, which: Literal[0, 1], seed: int = 0) -> Scan4D:
+    """One of two random halves without a common pattern, to compare two reconstructions.
+
+    Raises:
+        BadInput: fewer than two patterns, or a half other than 0 and 1.
+
+    Example:
+        >>> len(half(_example(), which=0)), len(half(_example(), which=1))
+        (1, 2)
+    """
+    if which not in (0, 1) or len(scan) < 2:
+        raise BadInput(
+            "half.which", which, f"is no half of {len(scan)} patterns: choose 0 or 1 of two or more"
+        )
+    order = np.random.default_rng(seed).permutation(len(scan))
+    cut = len(scan) // 2
+    return scan.select(np.sort(order[cut:] if which else order[:cut]))
+
+
+def rotate(scan: Scan4D, /, *, angle: Angle) -> Scan4D:
+    """Turn the positions by an angle that takes the row axis (y) towards the column axis (x).
+
+    Raises:
+        BadInput: an angle that is not finite.
+
+    Example:
+        >>> rotate(_example(), angle=np.pi / 2).positions[1].round(6).tolist()
+        [0.0, 1.0]
+    """
+    if not np.isfinite(angle):
+        raise BadInput("rotate.angle", angle, "must be finite")
+    c, s = np.cos(angle), np.sin(angle)
+    return replace(scan, positions=scan.positions @ np.array([[c, s], [-s, c]]))
+
+
+def scale(scan: Scan4D, /, *, factor: float | tuple[float, float]) -> Scan4D:
+    """Multiply the positions by a factor, or by one for each of (y, x), to correct a step or a mirrored axis.
+
+    Raises:
+        BadInput: a factor that is zero or not finite.
+
+    Example:
+        >>> scale(_example(), factor=(-2.0, 1.0)).positions[1].tolist()
+        [-2.0, 0.0]
+    """
+    factors = np.asarray(factor, np.float64)
+    if factors.shape not in ((), (2,)) or not (np.isfinite(factors).all() and factors.all()):
+        raise BadInput("scale.factor", factor, "must be a number other than zero, or two of them")
+    return replace(scan, positions=scan.positions * factors)
+
+
+def region(
+    scan: Scan4D, /, *, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None
+) -> Scan4D:
+    """Keep the rows and columns ``[first, last)`` of a raster: a part of the field of view.
+
+    Raises:
+        BadInput: a scan without a raster, or rows and columns that it does not have.
+
+    Example:
+        >>> raster = replace(_example(), grid=(3, 1))
+        >>> region(raster, rows=(1, 3)).grid
+        (2, 1)
+    """
+    if scan.grid is None:
+        raise BadInput("region", None, "needs a raster: use select, or say the grid when reading")
+    ranges = stretches(scan.grid, {"region.rows": rows, "region.columns": columns})
+    place = np.arange(len(scan)).reshape(scan.grid)[tuple(slice(*pair) for pair in ranges)]
+    return replace(scan.select(place.ravel()), grid=place.shape)
+
+
+def affine(
+    scan: Scan4D,
+    /,
+    *,
+    scale: float = 1.0,
+    asymmetry: float = 0.0,
+    rotation: Angle = 0.0,
+    shear: Angle = 0.0,
+) -> Scan4D:
+    """Correct a distorted scan: positions are scaled, turned and sheared about their mean.
+
+    A position (row, column) is multiplied from the right by ``scale * diag(1 + a/2, 1 - a/2) @ R @ S``
+    with ``R = [[cos, sin], [-sin, cos]]`` and ``S = [[1, 0], [tan(shear), 1]]``.
+
+    Args:
+        scan: the scan.
+        scale: of all steps.
+        asymmetry: ``a``, by how much the slow axis is stretched against the fast one.
+        rotation: takes the row axis towards the column axis, radian.
+        shear: radian.
+
+    Raises:
+        BadInput: numbers that are not finite, or that fold the scan on a line.
+
+    Example:
+        >>> affine(_example(), scale=2.0).positions[:, 0].tolist()
+        [-1.0, 1.0, 3.0]
+    """
+    numbers = {"scale": scale, "asymmetry": asymmetry, "rotation": rotation, "shear": shear}
+    for name, value in numbers.items():
+        finite(value, f"affine.{name}")
+    c, s = np.cos(rotation), np.sin(rotation)
+    stretch = scale * np.diag([1 + asymmetry / 2, 1 - asymmetry / 2])
+    matrix = stretch @ np.array([[c, s], [-s, c]]) @ np.array([[1.0, 0.0], [np.tan(shear), 1.0]])
+    if abs(np.linalg.det(matrix)) < 1e-6:
+        raise BadInput("affine", numbers, "folds the scan on a line: keep scale and 2 - |asymmetry| from 0")
+    middle = scan.positions.mean(0)
+    return replace(scan, positions=(scan.positions - middle) @ matrix + middle)
+
+
+def jitter(scan: Scan4D, /, *, std: float, seed: int = 0) -> Scan4D:
+    """Move every position by a normal error of ``std`` object pixels along each axis.
+
+    A perfect raster prints its own grid on the picture; this breaks it, and the same seed repeats it.
+
+    Raises:
+        BadInput: a spread below zero.
+
+    Example:
+        >>> again = [jitter(_example(), std=0.5, seed=3).positions for _ in range(2)]
+        >>> bool((again[0] == again[1]).all())
+        True
+    """
+    finite(std, "jitter.std", least=0)
+    drawn = np.random.default_rng(seed).normal(0.0, 1.0, scan.positions.shape)
+    return replace(scan, positions=scan.positions + std * drawn * np.asarray(scan.geometry.pixel))
+
+
+def positions(scan: Scan4D, /, *, path: str, unit: Literal["A", "nm", "um", "mm", "m", "px"] = "A") -> Scan4D:
+    """Replace the positions by those of a file: a table of ours, or a result of ours or another program.
+
+    Args:
+        scan: the scan.
+        path: an ``.npy``, ``.csv`` or ``.txt`` file with columns (row, column), or a result.
+        unit: of a table; ``px`` are object pixels. Results know their own.
+
+    Raises:
+        BadInput: a file without positions, or with those of another number of patterns.
+
+    Example:
+        >>> np.save("places.npy", np.eye(3)[:, :2])
+        >>> positions(_example(), path="places.npy", unit="nm").positions[1].tolist()
+        [0.0, 10.0]
+    """
+    from phaseloom.data.formats._arrays import placed, table
+
+    place = f"positions.path: {path}"
+    if Path(path).suffix in (".npy", ".csv", ".txt"):
+        found = placed(table(Path(path)), unit, scan.geometry, len(scan), place)
+    else:
+        found = _refined(path, place)
+    if found.shape != (len(scan), 2):
+        raise BadInput(place, f"{len(found)} positions", f"but there are {len(scan)} patterns: read others")
+    return replace(scan, positions=found)
+
+
+def _refined(path: str, place: str) -> np.ndarray:
+    from phaseloom.data import models
+
+    found = models.read(path).positions
+    if found is None:
+        raise BadInput(place, None, "holds no positions: name another file")
+    return found

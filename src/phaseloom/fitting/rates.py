@@ -1,0 +1,70 @@
+"""How fast each part moves in an epoch, and whether it does."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from phaseloom.fitting.schedule import Shape, paced
+
+__all__ = ["hold_still", "moves", "set_rates", "settling"]
+
+History = Sequence[Mapping[str, Any]]
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, shape: Shape, number: int, epochs: int, history: History
+) -> dict[str, float]:
+    """Give every group its rate of this epoch; returns those of the groups that move, by name."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * _factor(optimizer, group, shape)(number, epochs, history)
+    return {group["name"]: group["lr"] for group in optimizer.param_groups if moves(group, number)}
+
+
+def settling(
+    optimizer: torch.optim.Optimizer, shape: Shape, number: int, epochs: int, history: History
+) -> bool:
+    """Whether no group that moves is still to fall below half of its present rate."""
+    for group in optimizer.param_groups:
+        factor = _factor(optimizer, group, shape)
+        last = min(group["stop"] or epochs, epochs)
+        if moves(group, number) and factor(number, epochs, history) > 2 * factor(last, epochs, history):
+            return False
+    return True
+
+
+def moves(group: Mapping[str, Any], number: int) -> bool:
+    """Whether a group moves in an epoch."""
+    return number >= group["start"] and (group["stop"] is None or number <= group["stop"])
+
+
+def hold_still(optimizer: torch.optim.Optimizer, number: int, only: Sequence[str] | None = None) -> None:
+    """Forget the gradients of groups that do not move now, or are not among those named.
+
+    Without a gradient no optimiser touches a parameter: neither momentum nor decay of weights does.
+    """
+    for group in optimizer.param_groups:
+        if not moves(group, number) or (only is not None and group["name"] not in only):
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def _factor(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], shape: Shape
+) -> Callable[[int, int, History], float]:
+    """A group's factor by epoch, number of epochs and history.
+
+    The common shape runs over all epochs; one of the group's own from its first epoch to its last.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        return lambda number, epochs, history: 1.0
+    if (own := group.get("shape")) is None:
+        return lambda number, epochs, history: paced(shape, number, epochs, history)
+    first, stop = group["start"], group["stop"]
+
+    def local(number: int, epochs: int, history: History) -> float:
+        last = max(min(stop or epochs, epochs), first)
+        inside = min(max(number, first), last)
+        return paced(own, inside - first + 1, last - first + 1, history[first - 1 :])
+
+    return local

@@ -1,0 +1,263 @@
+"""Depth of an object: slices cut off, added, divided anew and moved along the beam.
+
+Objects are complex transmissions ``(mode, slice, y, x)``, the first slice where the beam enters. Gaps are
+the distances between the middles of neighbouring slices, angstrom, one less than there are slices; each
+slice stands for the matter around it, up to half-way to its neighbours.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from phaseloom.errors import BadInput
+
+__all__ = ["Fill", "centre_of_phase", "crop_slices", "equal_gaps", "pad_slices", "recentred"]
+__all__ += ["resample_slices", "shift_slices"]
+
+Fill = Literal["vacuum", "mean", "edge"]
+
+
+def crop_slices(
+    object: Complex[Tensor, "mode slice y x"], start: int, stop: int | None, /
+) -> Complex[Tensor, "mode part y x"]:
+    """The slices from ``start`` up to, but not with, ``stop``; negative numbers count from the end.
+
+    Raises:
+        BadInput: no slice is left.
+
+    Example:
+        >>> crop_slices(torch.ones(1, 5, 2, 3) + 0j, 1, -1).shape
+        torch.Size([1, 3, 2, 3])
+    """
+    part = object[:, start:stop]
+    if part.shape[1] == 0:
+        fix = f"leaves none of {object.shape[1]} slices: let the first be before the last"
+        raise BadInput("crop", [start, stop], fix)
+    return part
+
+
+def pad_slices(
+    object: Complex[Tensor, "mode slice y x"],
+    before: int,
+    after: int,
+    /,
+    *,
+    fill: Fill | tuple[Fill, Fill] = "vacuum",
+) -> Complex[Tensor, "mode more y x"]:
+    """More slices before the first one and after the last one.
+
+    Args:
+        object: transmission.
+        before: slices added where the beam enters.
+        after: slices added where it leaves.
+        fill: ``vacuum`` (1 everywhere), ``mean`` (mean amplitude and mean phase of all slices) or ``edge``
+            (the outermost slice again); two of them for before and after.
+
+    Raises:
+        BadInput: a negative number.
+
+    Example:
+        >>> pad_slices(torch.ones(1, 2, 2, 3) * 0.5j, 1, 2)[0, :, 0, 0].abs().tolist()
+        [1.0, 0.5, 0.5, 1.0, 1.0]
+    """
+    if before < 0 or after < 0:
+        raise BadInput("pad", [before, after], "is negative: use crop to take slices away")
+    first, last = (fill, fill) if isinstance(fill, str) else fill
+    return torch.cat([_filling(object, first, 0, before), object, _filling(object, last, -1, after)], 1)
+
+
+def _filling(object: Tensor, fill: Fill, edge: int, count: int) -> Tensor:
+    """So many slices beside one edge."""
+    if fill == "vacuum":
+        slice_ = torch.ones_like(object[:, :1])
+    elif fill == "mean":
+        slice_ = torch.polar(object.abs().mean(1, keepdim=True), object.angle().mean(1, keepdim=True))
+    else:
+        slice_ = object[:, edge].unsqueeze(1)
+    return slice_.expand(-1, count, -1, -1)
+
+
+def equal_gaps(
+    gaps: Sequence[float], /, *, slices: int | None = None, thickness: float | None = None
+) -> tuple[float, ...]:
+    """Equal gaps for so many slices, or for slices about so thick, in the depth that is there.
+
+    A thickness alone is rounded so that a whole number of slices fills the depth; number and thickness
+    together are taken as they are.
+
+    Args:
+        gaps: those that are there, angstrom; none for a single slice, whose depth is not known.
+        slices: number wanted.
+        thickness: of a slice, angstrom.
+
+    Raises:
+        BadInput: the depth of a single slice would be needed, or numbers are not positive.
+
+    Example:
+        >>> equal_gaps((20.0, 20.0), slices=6)
+        (10.0, 10.0, 10.0, 10.0, 10.0)
+        >>> equal_gaps((20.0, 20.0), thickness=29.0)
+        (30.0,)
+    """
+    if slices is None and thickness is None:
+        return tuple(gaps)
+    for name, value in (("slices", slices), ("thickness", thickness)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise BadInput(name, value, "must be a positive number")
+    if slices is None or thickness is None:
+        if not gaps and slices != 1:
+            raise BadInput(
+                "thickness", None, "of a single slice is not known: give both slices and thickness"
+            )
+        edges = _edges(gaps) if gaps else [0.0, 1.0]
+        depth = edges[-1] - edges[0]
+        slices = slices or max(1, round(depth / thickness))  # type: ignore[operator]
+        thickness = depth / slices
+    return (float(thickness),) * (slices - 1)
+
+
+def resample_slices(
+    object: Complex[Tensor, "mode slice y x"], gaps: Sequence[float], onto: Sequence[float], /
+) -> Complex[Tensor, "mode new y x"]:
+    """The same matter in other slices: sum of phase and product of amplitude stay at every pixel.
+
+    Phase and logarithm of the amplitude of a slice go to the new slices in proportion to the depth that
+    they share. The middles of both depths coincide; what would lie outside the new depth goes to the
+    outermost new slices. Phases are those of one slice, between -pi and pi.
+
+    Args:
+        object: transmission.
+        gaps: between its slices, angstrom; none for a single slice, which fills any depth evenly.
+        onto: gaps of the new slices; see `equal_gaps`.
+
+    Raises:
+        BadInput: gaps that do not fit the object, or are not positive.
+
+    Example:
+        >>> thick = torch.polar(torch.ones(1, 1, 2, 3), torch.full((1, 1, 2, 3), 0.6))
+        >>> resample_slices(thick, (), (5.0, 5.0))[0, :, 0, 0].angle()
+        tensor([0.2000, 0.2000, 0.2000])
+    """
+    if len(gaps) != object.shape[1] - 1:
+        fix = f"does not fit {object.shape[1]} slices: give one gap less than there are slices"
+        raise BadInput("gaps", f"{len(gaps)} gaps", fix)
+    phase, amplitude = object.angle(), object.abs()
+    share = torch.as_tensor(_shares(gaps, onto), dtype=phase.dtype, device=phase.device)
+    depth = amplitude.clamp(min=torch.finfo(amplitude.dtype).tiny).log()
+    parts = (torch.einsum("ns,msyx->mnyx", share, one) for one in (depth, phase))
+    return torch.polar(next(parts).exp(), next(parts))
+
+
+def _edges(gaps: Sequence[float]) -> list[float]:
+    """Where each slice's matter begins, and where the last one's ends."""
+    if not all(math.isfinite(gap) and gap > 0 for gap in gaps):
+        raise BadInput("gaps", list(gaps), "must be positive lengths")
+    edges = [-gaps[0] / 2, gaps[0] / 2]
+    for before, gap in pairwise(gaps):
+        edges.append(edges[-1] + (before + gap) / 2)
+    return [*edges, edges[-1] + gaps[-1]]
+
+
+def _shares(gaps: Sequence[float], onto: Sequence[float]) -> list[list[float]]:
+    """Part of each old slice (column) that goes to each new one (row); columns add to one."""
+    if not gaps or not onto:
+        return [[1.0 / (len(onto) + 1) if onto else 1.0] * (len(gaps) + 1)] * (len(onto) + 1)
+    old, new = _edges(gaps), _edges(onto)
+    move = (old[0] + old[-1] - new[0] - new[-1]) / 2
+    new = [-math.inf, *(edge + move for edge in new[1:-1]), math.inf]
+    return [[max(0.0, min(b, d) - max(a, c)) / (b - a) for a, b in pairwise(old)] for c, d in pairwise(new)]
+
+
+def shift_slices(
+    object: Complex[Tensor, "mode slice y x"], shift: Float[Tensor, ""] | float, /
+) -> Complex[Tensor, "mode slice y x"]:
+    """The object moved along the beam by any number of slices; positive is downstream.
+
+    A phase ramp in the Fourier domain of the slices: the power stays, and what leaves at one end enters at
+    the other.
+
+    Example:
+        >>> stack = torch.arange(4.0).reshape(1, 4, 1, 1) + 0j
+        >>> shift_slices(stack, 1.0).real.round().flatten().tolist()
+        [3.0, 0.0, 1.0, 2.0]
+    """
+    shift = torch.as_tensor(shift, dtype=object.real.dtype, device=object.device)
+    cycles = torch.fft.fftfreq(object.shape[1], dtype=object.real.dtype, device=object.device)
+    angle = (-2 * math.pi * shift * cycles)[:, None, None]
+    return torch.fft.ifft(torch.fft.fft(object, dim=1) * torch.polar(torch.ones_like(angle), angle), dim=1)
+
+
+def centre_of_phase(
+    phase: Float[Tensor, "mode slice y x"], /, *, percentile: float = 95.0
+) -> Float[Tensor, ""]:
+    """Mean slice number of the strong phase: voxels below a percentile, and negative ones, do not count.
+
+    Without any positive phase it is the middle slice.
+
+    Args:
+        phase: radian.
+        percentile: of all voxels, from 0 to 100.
+
+    Example:
+        >>> phase = torch.zeros(1, 5, 2, 2)
+        >>> phase[0, 3] = 0.1
+        >>> centre_of_phase(phase).item()
+        3.0
+    """
+    if not 0 <= percentile <= 100:
+        raise BadInput("percentile", percentile, "must be between 0 and 100")
+    strong = phase.clamp(min=0)
+    strong = torch.where(strong >= _percentile(strong.detach(), percentile), strong, 0)
+    weight = strong.sum((0, 2, 3))
+    place = torch.arange(len(weight), dtype=phase.dtype, device=phase.device)
+    total = weight.sum()
+    if total <= 0:
+        return place.mean()
+    return (place * weight).sum() / total
+
+
+def _percentile(values: Tensor, percentile: float) -> Tensor:
+    """Percentile with linear interpolation; unlike `torch.quantile` of any number of values."""
+    flat = values.flatten()
+    place = percentile / 100 * (flat.numel() - 1)
+    low = flat.kthvalue(math.floor(place) + 1).values
+    high = flat.kthvalue(math.ceil(place) + 1).values
+    return torch.lerp(low, high, place - math.floor(place))
+
+
+def recentred(
+    object: Complex[Tensor, "mode slice y x"],
+    /,
+    *,
+    percentile: float = 95.0,
+    scale: float = 1.0,
+    most: float = 10.0,
+) -> tuple[Complex[Tensor, "mode slice y x"], Float[Tensor, ""]]:
+    """The object with its `centre_of_phase` at the middle slice, and the shift that was needed, in slices.
+
+    Moving an object by a distance and the focus of the probe by the same distance changes no pattern: fly
+    the probe by minus the shift times the thickness of a slice.
+
+    Args:
+        object: transmission.
+        percentile: see `centre_of_phase`.
+        scale: part of the shift that is done.
+        most: largest shift, slices; never more than half the depth.
+
+    Example:
+        >>> stack = torch.ones(1, 5, 2, 2) + 0j
+        >>> stack[0, 3] *= torch.exp(torch.tensor(0.3j))
+        >>> moved, shift = recentred(stack)
+        >>> round(shift.item(), 4), moved.angle().sum((0, 2, 3)).argmax().item()
+        (-1.0, 2)
+    """
+    middle = (object.shape[1] - 1) / 2
+    limit = min(most, middle)
+    shift = scale * (middle - centre_of_phase(object.angle(), percentile=percentile))
+    shift = shift.clamp(-limit, limit)
+    return shift_slices(object, shift), shift

@@ -1,0 +1,192 @@
+"""What illuminates the object: incoherent modes that are moved to each position."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from phaseloom.data.scan import Geometry
+from phaseloom.errors import BadInput
+from phaseloom.physics.fourier import centred, frequencies, shift, to_real, to_reciprocal
+from phaseloom.physics.optics import aberration_phase, aperture, to_cartesian, to_polar
+from phaseloom.physics.propagate import angular_spectrum, fly
+
+__all__ = ["AberratedProbe", "Illumination", "Probe", "subdominant"]
+
+
+class Illumination(nn.Module):
+    """Incoherent modes in the middle of their window; ``forward`` moves them by part of a pixel."""
+
+    @abstractmethod
+    def modes(self) -> Complex[Tensor, "mode y x"]:
+        """The modes in square roots of counts."""
+
+    @abstractmethod
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What can be refined, by name."""
+
+    def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
+        """Take over other modes.
+
+        Raises:
+            BadInput: the illumination is not free to be any wave.
+        """
+        raise BadInput(
+            "projections", type(self).__name__, "follows from optics: only a probe of pixels can be"
+        )
+
+    def forward(self, rest: Float[Tensor, "b 2"]) -> Complex[Tensor, "b mode y x"]:
+        """The modes moved by a remaining shift (y, x) in pixels for each pattern."""
+        return shift(self.modes()[None], rest[:, None])
+
+
+class Probe(Illumination):
+    """Modes of free pixels, kept relative to their first peak so that one rate serves every dose.
+
+    Attributes:
+        relative: complex ``(mode, y, x)``, modes divided by ``scale``; a parameter.
+        scale: peak modulus of the first guess in square roots of counts, or one.
+        focus: defocus of all modes in depths of focus (positive: under-focus), which follows from the
+            pixels too, but moves them together; a parameter, frozen until it gets a rate.
+        unit: that depth, angstrom.
+    """
+
+    scale: Tensor
+
+    def __init__(self, modes: Complex[Tensor, "mode y x"], geometry: Geometry, *, relative: bool = True):
+        super().__init__()
+        self.geometry, self.unit = geometry, depth_of_focus(modes, geometry)
+        scale = modes.abs().max() if relative else modes.abs().new_ones(())
+        self.register_buffer("scale", scale)
+        self.relative = nn.Parameter(modes / scale)
+        self.focus = nn.Parameter(scale.new_zeros(()), requires_grad=False)
+
+    def modes(self) -> Complex[Tensor, "mode y x"]:
+        """The modes in square roots of counts."""
+        modes = self.relative * self.scale
+        return self._moved(modes, -1.0) if self.focus.requires_grad or bool(self.focus) else modes
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The pixels, and a common defocus."""
+        return {"probe": [self.relative], "defocus": [self.focus]}
+
+    @torch.no_grad()
+    def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
+        """Take over other modes, given in square roots of counts."""
+        self.relative.copy_(self._moved(modes, 1.0) / self.scale if bool(self.focus) else modes / self.scale)
+
+    def _moved(self, modes: Tensor, sign: float) -> Tensor:
+        one = self.geometry
+        kernel = angular_spectrum(one.shape, one.pixel, one.wavelength, sign * self.focus * self.unit)
+        return fly(modes, kernel.to(modes.dtype))
+
+
+class AberratedProbe(Illumination):
+    """What a lens makes: an aperture with aberrations; weak modes are derivatives of the strong one.
+
+    Parameters are in natural sizes: a coefficient in the radians that it adds at the aperture's edge,
+    the semiangle in pixels of the modelled pattern, powers relative to the first guess.
+
+    Attributes:
+        bend: change of each refined coefficient; a parameter.
+        edge: change of the semiangle; a parameter.
+        roots: square roots of the modes' powers, relative; a parameter.
+        names: cartesian names of the coefficients (``C10``, ``C12a``, ``C12b`` ...).
+    """
+
+    start: Tensor
+    unit: Tensor
+    share: Tensor
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        semiangle: float,
+        polar: Mapping[str, float],
+        *,
+        refine: Sequence[str],
+        shares: Tensor,
+        power: float,
+    ):
+        super().__init__()
+        self.geometry, self.semiangle, self.power = geometry, semiangle, power
+        given = to_cartesian({**dict.fromkeys(refine, 0.0), **polar})
+        self.names = tuple(given)
+        order = torch.tensor([int(name[1]) for name in self.names], dtype=torch.float64)
+        unit = geometry.wavelength * (order + 1) / (2 * math.pi * semiangle ** (order + 1))
+        free = torch.tensor([name[:3] in refine for name in self.names])
+        self.register_buffer("start", torch.tensor(list(given.values()), dtype=torch.float32))
+        self.register_buffer("unit", (unit * free).float())
+        self.register_buffer("share", shares.float())
+        self.bend = nn.Parameter(torch.zeros(len(self.names)))
+        self.edge = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.roots = nn.Parameter(torch.ones(len(shares)))
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Coefficients and powers together as ``probe``; the semiangle by itself."""
+        return {"probe": [self.bend, self.roots], "semiangle": [self.edge]}
+
+    def aberrations(self) -> dict[str, float]:
+        """The coefficients as they are now, polar, angstrom and radian."""
+        now = (self.start + self.unit * self.bend).detach().cpu().tolist()
+        return to_polar(dict(zip(self.names, now, strict=True)))
+
+    def angle(self) -> Tensor:
+        """The semiangle as it is now, radian."""
+        return self.semiangle + self.edge * max(self.geometry.angle)
+
+    def modes(self) -> Complex[Tensor, "mode y x"]:
+        """The modes in square roots of counts."""
+        one = self.geometry
+        y, x = frequencies(one.shape, one.pixel, like=self.bend)
+        now = dict(zip(self.names, self.start + self.unit * self.bend, strict=True))
+        chi = _cartesian_phase(y, x, one.wavelength, now)
+        disk = aperture(y, x, one.wavelength, self.angle(), soft=True)
+        wave = centred(to_real(torch.polar(disk.expand_as(chi), -chi)))
+        stack = wave[None]
+        if len(self.share) > 1:
+            stack = torch.cat([stack, subdominant(wave, len(self.share) - 1)])
+        each = stack.abs().square().sum((-2, -1)).sqrt()
+        return stack * (torch.sqrt(self.share * self.power) * self.roots / each)[:, None, None]
+
+
+def depth_of_focus(modes: Complex[Tensor, "mode y x"], geometry: Geometry, /, share: float = 0.95) -> float:
+    """``wavelength / angle^2`` for the cone that holds a share of the power, angstrom."""
+    power = to_reciprocal(modes.detach()).abs().square().sum(0).double().cpu().numpy()
+    sizes = zip(geometry.shape, geometry.pixel, strict=True)
+    y, x = (geometry.wavelength * np.fft.fftfreq(n, p) for n, p in sizes)
+    angle = np.hypot(y[:, None], x[None])
+    order = np.argsort(angle, axis=None)
+    inside = np.cumsum(power.flat[order])
+    cone = angle.flat[order][min(np.searchsorted(inside, share * inside[-1]), angle.size - 1)]
+    return float(geometry.wavelength / max(cone, angle[angle > 0].min()) ** 2)
+
+
+def subdominant(wave: Complex[Tensor, "y x"], count: int, share: float = 0.02) -> Complex[Tensor, "mode y x"]:
+    """Weak copies of a mode, bent by Hermite-like polynomials and made orthogonal to it."""
+    real = wave.real.dtype
+    axes = [torch.linspace(-1, 1, n, dtype=real, device=wave.device) for n in wave.shape]
+    intensity = wave.detach().abs().square()
+    power = intensity.sum()
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    y, x = y - (y * intensity).sum() / power, x - (x * intensity).sum() / power
+    spread = torch.sqrt(((y**2 + x**2) * intensity).sum() / power) + 1e-9
+    orders = [(i - j, j) for i in range(1, 1 + count) for j in range(i + 1)][:count]
+    window = torch.exp(-((y**2 + x**2) / (3 * spread) ** 2))
+    extra = [wave * window * (y / spread) ** a * (x / spread) ** b for a, b in orders]
+    stack = torch.stack([wave, *extra])
+    q, _ = torch.linalg.qr(stack.flatten(1).T)
+    return (q.T[1:] * torch.sqrt(share * power)).reshape(count, *wave.shape)
+
+
+def _cartesian_phase(y: Tensor, x: Tensor, wavelength: float, named: Mapping[str, Tensor]) -> Tensor:
+    """``chi`` of cartesian coefficients: a polar one of angle zero, and one turned by a quarter period."""
+    plain = {name[:3]: value for name, value in named.items() if not name.endswith("b")}
+    turned: dict[str, float | Tensor] = {name[:3]: v for name, v in named.items() if name.endswith("b")}
+    turned |= {f"phi{key[1:]}": math.pi / (2 * int(key[2])) for key in list(turned)}
+    chi = aberration_phase(y, x, wavelength, plain)
+    return chi + aberration_phase(y, x, wavelength, turned) if turned else chi

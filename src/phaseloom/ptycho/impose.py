@@ -1,0 +1,82 @@
+"""Bringing a projection to the parts of a model that its signature names."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.projections import Setting
+
+__all__ = ["imposed", "setting"]
+
+PARTS = ("probe", "object", "amplitude", "phase", "offsets", "tilts")
+"""What a projection may change."""
+
+
+def setting(model: Ptychography, scan: Scan4D, /) -> Setting:
+    """What projections need to know of an experiment."""
+    geometry = scan.window
+    with torch.no_grad():
+        power = float(model.probe.modes().abs().square().sum())
+    gaps = tuple(model.object.gaps)
+    return Setting(geometry.pixel, geometry.wavelength, gaps, scan.grid, power)
+
+
+def imposed(
+    function: Callable[..., Any], model: Ptychography, where: Setting, /, name: str
+) -> Callable[[], None]:
+    """A projection as something to do, without arguments, on the parts that its signature names.
+
+    Raises:
+        BadInput: it needs parts that this model does not have.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    asked = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    for one in asked:
+        if one not in (*PARTS, "setting"):
+            raise BadInput(f"projections: {name}", one, f"is no part of a model: use {', '.join(PARTS)}")
+    if model.object.kind == "complex" and {"amplitude", "phase"} & set(asked):
+        fix = "acts on amplitude or phase alone: write object: {pixels: {kind: amplitude and phase}}"
+        raise BadInput("projections", name, fix)
+    changed = [one for one in asked if one != "setting"]
+
+    @torch.no_grad()
+    def apply() -> None:
+        given = [where if one == "setting" else value(model, one) for one in asked]
+        out = function(*given)
+        for one, new in zip(changed, out if isinstance(out, tuple) else (out,), strict=True):
+            put(model, one, new)
+
+    return apply
+
+
+def value(model: Ptychography, name: str, /) -> Tensor:
+    """A part of a model as projections see it."""
+    read: dict[str, Callable[[], Tensor]] = {
+        "probe": model.probe.modes,
+        "object": model.object.transmission,
+        "amplitude": lambda: model.object.transmission().abs(),
+        "phase": lambda: model.object.phase,
+        "offsets": lambda: model.scan.offsets,
+        "tilts": model.propagator.tilts,
+    }
+    return read[name]().detach().clone()
+
+
+def put(model: Ptychography, name: str, new: Tensor, /) -> None:
+    """Give a part of a model a new value; the amplitude of a pure phase object stays one."""
+    if name == "probe":
+        model.probe.put(new)
+    elif name == "object":
+        model.object.put(new)
+    elif name == "tilts":
+        model.propagator.tilt.copy_(1e3 * new)
+    elif name == "offsets":
+        model.scan.offsets.copy_(new)
+    elif name != "amplitude" or model.object.kind != "phase":
+        getattr(model.object, name).copy_(new)

@@ -1,0 +1,111 @@
+"""The objective of a fit: what the counts say against the model, and what is asked of it besides."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.ptycho import noise
+from phaseloom.ptycho.batches import Measured
+from phaseloom.ptycho.model import Ptychography
+
+__all__ = ["Likelihood"]
+
+Penalty = Callable[..., Tensor]
+
+GIVEN = ("model", "counts", "amplitude", "phase", "occupancy")
+"""What a penalty may ask for by the names of its first parameters."""
+
+
+class Likelihood:
+    """How far the modelled patterns of a batch are from the measured ones, and penalties by name.
+
+    Calling it with a batch of indices gives ``{"noise": loss, ...}``, a loss of 1 meaning that nothing
+    but shot noise is left. A penalty is a function of what its parameters name: ``model`` and
+    ``counts``, patterns ``(b, y, x)`` with masked pixels at zero; ``amplitude`` and ``phase``, windows
+    ``(b, state, slice, y, x)`` of the object; ``occupancy``, the share of each state.
+
+    Attributes:
+        judging: names of the terms that compare with counts, and so may judge patterns held out.
+    """
+
+    def __init__(
+        self,
+        model: Ptychography,
+        scan: Scan4D,
+        divergence: noise.Divergence = noise.amplitude,
+        penalties: Mapping[str, Penalty] | None = None,
+    ):
+        self.model, self.divergence = model, divergence
+        self.measured = Measured(scan, model.detector.arrange)
+        self.penalties = {name: (_asked(call, name), call) for name, call in (penalties or {}).items()}
+        self.silent = _name(divergence) == "none"
+        self.floor = 1.0 if self.silent else self._floor(scan)
+        self.judging = [] if self.silent else ["noise"]
+        self.judging += [name for name, (asked, _) in self.penalties.items() if "counts" in asked]
+
+    def __call__(self, index: Int[Tensor, " b"]) -> dict[str, Tensor]:
+        """Mean loss over the patterns of a batch, and every penalty."""
+        device = self.model.scan.start.device
+        index = index.to(device)
+        counts = self.measured[index].to(device, self.model.scan.start.dtype)
+        expected, mask = self.model(index), self.model.detector.mask
+        terms = {}
+        if not self.silent:
+            terms["noise"] = (self.divergence(expected, counts) * mask).sum() / (len(index) * self.floor)
+        if self.penalties:
+            given = self._given(index, expected * mask, counts * mask)
+            terms |= {
+                name: call(*(given[a] for a in asked)) for name, (asked, call) in self.penalties.items()
+            }
+        return terms
+
+    @torch.no_grad()
+    def remaining(self, size: int = 32) -> dict[str, float]:
+        """What is left over all patterns, in the units that are compared between programs.
+
+        ``amplitude``: mean over trusted pixels of ``(sqrt(model) - sqrt(counts))^2``, about 0.25 at the
+        shot-noise limit of bright data. ``poisson``: twice the Poisson deviance's half per pixel with
+        at least one count, 1 at the limit.
+        """
+        mask, device = self.model.detector.mask, self.model.scan.start.device
+        amplitude = deviance = lit = 0.0
+        for index in torch.arange(len(self.measured), device=device).split(size):
+            counts, expected = self.measured[index].to(device), self.model(index)
+            amplitude += float((noise.amplitude(expected, counts, floor=0.0) * mask).sum())
+            deviance += float((noise.poisson(expected, counts) * mask).sum())
+            lit += float(((counts >= 1) & mask).sum())
+        pixels = len(self.measured) * float(mask.sum())
+        return {"amplitude": amplitude / pixels, "poisson": 2 * deviance / max(lit, 1.0)}
+
+    def _floor(self, scan: Scan4D) -> float:
+        some = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), 400)).astype(int))
+        mask = self.model.detector.mask.cpu()
+        return max(noise.shot_noise(self.divergence, self.measured[torch.as_tensor(some)], mask), 1e-12)
+
+    def _given(self, index: Tensor, expected: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        given = {"model": expected, "counts": counts, "occupancy": self.model.object.occupancy}
+        if any({"amplitude", "phase"} & set(asked) for asked, _ in self.penalties.values()):
+            given["amplitude"], given["phase"] = self.model.object.cut(self.model.scan(index)[0])
+        return given
+
+
+def _asked(call: Penalty, name: str) -> Sequence[str]:
+    """What a penalty wants, by the names of its positional parameters."""
+    parameters = inspect.signature(call).parameters.values()
+    asked = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    for one in asked:
+        if one not in GIVEN:
+            raise BadInput(
+                f"penalties: {name}", one, f"is nothing a penalty can ask for: use {', '.join(GIVEN)}"
+            )
+    return asked
+
+
+def _name(call: Callable[..., Tensor]) -> str:
+    return getattr(getattr(call, "func", call), "__name__", "")

@@ -1,0 +1,144 @@
+"""What a job has come to: the Result of a model as it stands, and what is followed through a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from phaseloom.fitting.schedule import Every
+from phaseloom.physics.modes import orthogonalise, powers
+from phaseloom.ptycho.illumination import AberratedProbe, Probe
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.recipes.start import Start
+from phaseloom.result import Provenance, Result
+from phaseloom.spec import Call
+from phaseloom.units import LENGTH
+
+if TYPE_CHECKING:
+    from phaseloom.recipes.job import Job
+
+__all__ = ["found", "of", "state", "write"]
+
+
+def of(job: Job, /) -> Result:
+    """The reconstruction as it stands."""
+    model, room = job.model, job.model.scan.canvas
+    with torch.no_grad():
+        states = model.object.transmission().cpu().numpy()
+        probe = orthogonalise(model.probe.modes()).cpu().numpy()
+        background = model.detector.display(model.detector.background()).cpu().numpy()
+    coverage = model.coverage()
+    states, probe = _gauged(states, probe, coverage)
+    share = model.object.occupancy.cpu().numpy()
+    gaps = model.propagator.distances().detach().cpu().double().tolist()
+    seed, data = job.recipe.seed, str(job.recipe.found.get("data", ""))
+    return Result(
+        object=np.einsum("s,szyx->zyx", share, states) if len(share) > 1 else states[0],
+        probe=probe,
+        positions=model.scan.angstrom(),
+        positions_start=job.scan.positions,
+        pixel=room.pixel,
+        origin=room.origin,
+        coverage=coverage,
+        geometry=job.scan.geometry,
+        thickness=float(np.mean(gaps)) if gaps else 0.0,
+        gaps=tuple(gaps),
+        object_modes=states if len(share) > 1 else None,
+        occupancies=share if len(share) > 1 else None,
+        tilts=model.propagator.tilts().detach().cpu().double().numpy(),
+        grid=job.scan.grid,
+        weights=model.detector.weights.detach().cpu().numpy(),
+        background=background if background.any() else None,
+        history=job.progress.history,
+        stopped=job.progress.stopped,
+        metrics=_metrics(job),
+        recipe=job.text(),
+        provenance=Provenance.now(seed=seed, data=data, file=job.recipe.file.name),
+        start={} if job.start is None else found(job.start) | {"tried": job.start.tried},
+        title=job.recipe.title or job.scan.metadata.get("title", "") or job.recipe.file.stem,
+        examples=_examples(job),
+        advice=job.advice(),
+    )
+
+
+@torch.no_grad()
+def state(model: Ptychography, /) -> dict[str, Any]:
+    """What is followed through a run besides losses: thickness, tilt, defocus, powers of the modes."""
+    state: dict[str, Any] = {"mode powers": powers(model.probe.modes()).cpu().tolist()}
+    if len(model.propagator.gaps):
+        state["thickness (A)"] = float(model.propagator.distances().mean())
+        state["tilt (mrad)"] = model.propagator.tilt.mean(0).cpu().tolist()
+    if isinstance(model.probe, Probe) and model.probe.focus.requires_grad:
+        state["defocus added (A)"] = float(model.probe.focus) * model.probe.unit
+    if isinstance(model.probe, AberratedProbe):
+        state["aberrations"] = model.probe.aberrations()
+    return state
+
+
+def write(job: Job, result: Result, /, epoch: int | None = None) -> list[Path]:
+    """The files that the recipe asks for besides result and report; in the middle of a run, those due."""
+    if job.directory is None:
+        return []
+    folder = job.directory if epoch is None else job.directory / "epochs" / f"{epoch:04d}"
+    wanted = [call for call in job.recipe.outputs if epoch is None or due(call, epoch)]
+    made = []
+    for call in wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = call(result, folder)
+        made += list(files) if isinstance(files, tuple | list) else [files]
+    return made
+
+
+def due(call: Call, epoch: int) -> bool:
+    """Whether an output has times of its own, and this is one."""
+    return bool(call.when) and Every(lambda: None, **dict(call.when)).due(epoch)
+
+
+def found(start: Start) -> dict[str, Any]:
+    """What the automatic start found, as files keep it."""
+    return {
+        "defocus": LENGTH.show(start.defocus),
+        "orientation": start.orientation,
+        "margin": round(start.margin, 4) if math.isfinite(start.margin) else "no rival",
+    }
+
+
+def _metrics(job: Job) -> dict[str, float]:
+    left = job.likelihood.remaining()
+    moved = job.model.scan.angstrom() - job.scan.positions
+    moved = moved - moved.mean(0)
+    history = job.progress.history
+    numbers = {
+        "loss": history[-1]["loss"] if history else math.nan,
+        "amplitude error": left["amplitude"],
+        "Poisson deviance": left["poisson"],
+        "move rms (A)": float(np.sqrt((moved**2).sum(1).mean())),
+    }
+    if history and history[-1]["holdout"] is not None:
+        numbers["hold-out"] = history[-1]["holdout"]
+    return numbers
+
+
+@torch.no_grad()
+def _examples(job: Job) -> dict[str, np.ndarray]:
+    index = torch.as_tensor(np.linspace(0, len(job.scan) - 1, 3).astype(int))
+    show = job.model.detector.display
+    modelled = job.model(index.to(job.model.scan.start.device)).cpu()
+    measured = job.likelihood.measured[index]
+    return {
+        "index": index.numpy(),
+        "measured": show(measured).numpy(),
+        "modelled": show(modelled).numpy(),
+    }
+
+
+def _gauged(states: np.ndarray, probe: np.ndarray, coverage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share the common scale so that each slice has a median modulus of one where it was well lit."""
+    lit = coverage > 0.2 * np.percentile(coverage[coverage > 0], 90)
+    scale = np.median(np.abs(states[:, :, lit]), axis=(0, 2))
+    scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
+    return states / scale[:, None, None], probe * np.prod(scale)

@@ -1,0 +1,214 @@
+"""The bright-field disk is found to a tenth of a pixel, and the error is as large as told."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from phaseloom.data import prepare
+from phaseloom.data.calibrate import Disk, fitted_disk, half_maximum_radius
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+
+OVER = 4
+
+
+def disk(
+    shape: tuple[int, int],
+    radius: float,
+    centre: tuple[float, float],
+    *,
+    blur: float = 0.6,
+    ellipse: tuple[float, float] = (0.0, 0.0),
+    texture: float = 0.0,
+    tails: float = 0.03,
+    spots: float = 0.0,
+    dose: float | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """A mean pattern with a disk of known radius: textured inside, with tails and faint disks around it."""
+    rng = np.random.default_rng(seed)
+    y, x = ((np.arange(n * OVER) + 0.5) / OVER - 0.5 - c for n, c in zip(shape, centre, strict=True))
+    y, x = y[:, None], x[None]
+    away = np.hypot(y, x) + 1e-9
+    edge = radius * (1 + (ellipse[0] * (y**2 - x**2) + ellipse[1] * 2 * x * y) / away**2)
+    image = np.where(away < edge, 1.0, 0.0)
+    waves = [(rng.normal(0, 2.5 / radius, 2), rng.uniform(0, 2 * np.pi)) for _ in range(12)]
+    rough = sum(np.cos(q[0] * y + q[1] * x + phase) for q, phase in waves)
+    image = image * (1 + texture * rough / np.sqrt(6)) + tails * np.exp(-away / (2 * radius))
+    for turn in np.arange(6) * np.pi / 3 + 0.3:
+        place = 2.6 * radius * np.array([np.cos(turn), np.sin(turn)])
+        image = image + spots * (np.hypot(y - place[0], x - place[1]) < radius)
+    image = image.reshape(shape[0], OVER, shape[1], OVER).mean((1, 3))
+    image = np.clip(gaussian_filter(image, blur), 0, None)
+    return image if dose is None else rng.poisson(image / image.sum() * dose).astype(float)
+
+
+CASES: dict[str, dict] = {
+    "clean": {"dose": 1e5},
+    "textured": {"dose": 1e6, "texture": 0.15},
+    "crystal": {"dose": 1e5, "texture": 0.15, "spots": 0.06},
+    "sharp": {"dose": 1e5, "blur": 0.01, "tails": 0.0},
+    "blurred": {"dose": 1e6, "blur": 1.5},
+}
+
+
+def found(case: str, radius: float, number: int) -> tuple[Disk, float, np.ndarray]:
+    rng = np.random.default_rng(number)
+    centre = 33 + rng.uniform(-4, 4, 2)
+    true = radius + rng.uniform(-0.5, 0.5)
+    image = disk((67, 66), true, tuple(centre), seed=number, **CASES[case])
+    return fitted_disk(image), true, centre
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("radius", [9.0, 17.0])
+def test_the_radius_is_found_and_its_error_is_honest(case: str, radius: float) -> None:
+    results = [found(case, radius, number) for number in range(8)]
+    errors = np.array([disk.radius - true for disk, true, _ in results])
+    told = np.array([disk.radius_error for disk, _, _ in results])
+    assert abs(errors).max() < 0.1
+    assert (abs(errors) < 2.5 * told).mean() >= 0.75
+    assert told.max() < 0.15
+    away = [np.hypot(*(np.array(disk.centre) - centre)) for disk, _, centre in results]
+    assert max(away) < 0.3
+
+
+def test_told_errors_cover_the_truth_as_often_as_they_should() -> None:
+    results = [found(case, 12.0, 100 + number) for case in ("clean", "crystal") for number in range(20)]
+    pull = np.array([(disk.radius - true) / disk.radius_error for disk, true, _ in results])
+    assert 0.6 < np.sqrt((pull**2).mean()) < 1.6
+    assert (abs(pull) < 2).mean() > 0.8
+    assert (abs(pull) < 1).mean() < 0.95
+
+
+def test_the_fit_is_far_better_than_the_area_above_half_the_maximum() -> None:
+    results = [found("crystal", 17.0, number) for number in range(6)]
+    images = []
+    for number, (_, true, centre) in enumerate(results):
+        images.append(
+            half_maximum_radius(disk((67, 66), true, tuple(centre), seed=number, **CASES["crystal"]))
+        )
+    area = np.sqrt(np.mean([(r - true) ** 2 for r, (_, true, _) in zip(images, results, strict=True)]))
+    fit = np.sqrt(np.mean([(disk.radius - true) ** 2 for disk, true, _ in results]))
+    assert fit < 0.1
+    assert fit < area / 5
+
+
+@pytest.mark.parametrize("ellipse", [(0.03, 0.0), (-0.03, 0.0), (0.0, 0.04), (0.02, -0.02)])
+def test_an_ellipse_is_told_from_a_circle(ellipse: tuple[float, float]) -> None:
+    result = fitted_disk(disk((70, 71), 18.3, (33.2, 36.9), ellipse=ellipse, dose=1e6, texture=0.05))
+    size = float(np.hypot(*ellipse))
+    assert result.distortion == pytest.approx(size, abs=max(0.004, 3 * result.distortion_error))
+    turn = (result.axis - 0.5 * np.arctan2(ellipse[1], ellipse[0]) + np.pi / 2) % np.pi - np.pi / 2
+    assert abs(turn) < 0.1
+    assert result.radius == pytest.approx(18.3, abs=0.1)
+
+
+def test_masked_pixels_do_not_matter() -> None:
+    image = disk((64, 64), 14.4, (30.3, 33.1), dose=1e6, texture=0.1)
+    mask = np.ones((64, 64), bool)
+    mask[28:34], mask[:, 40] = False, False
+    broken = np.where(mask, image, 1e9)
+    broken[5, 5], mask[5, 5] = np.nan, False
+    assert fitted_disk(broken, mask=mask).radius == pytest.approx(14.4, abs=0.1)
+
+
+def geometry(shape: tuple[int, int] = (64, 64), **more) -> Geometry:
+    return Geometry(wavelength=0.0197, shape=shape, angle=(1e-3, 1e-3), beam="electron", **more)
+
+
+def scan(shape: tuple[int, int] = (64, 64), **more) -> Scan4D:
+    rng = np.random.default_rng(0)
+    mean = disk(shape, 14.4, (30.3, 33.1), texture=0.1)
+    counts = rng.poisson(mean * 40, (30, *shape)).astype(np.uint16)
+    return Scan4D(counts=counts, positions=rng.random((30, 2)), geometry=geometry(shape, **more))
+
+
+def test_a_scan_is_calibrated_by_its_disk() -> None:
+    before = scan(distance=1e10)
+    after = prepare.calibrate(before, semiangle=25e-3)
+    assert after.geometry.angle[0] == pytest.approx(25e-3 / 14.4, rel=0.01)
+    assert after.geometry.detector_pixel == pytest.approx(before.geometry.detector_pixel)
+    assert "bright-field disk of 14." in after.metadata["calibration"]
+    np.testing.assert_array_equal(after.counts, before.counts)
+    np.testing.assert_array_equal(after.positions, before.positions)
+    area = prepare.calibrate(before, semiangle=25e-3, by="half maximum area")
+    assert area.geometry.angle[0] == pytest.approx(25e-3 / 14.4, rel=0.1)
+
+
+def test_every_way_to_say_the_calibration_agrees() -> None:
+    before = scan((64, 48))
+    truth = prepare.calibrate(before, angle=1.7e-3)
+    wavelength, semiangle = 0.0197, 24e-3
+    assert truth.geometry.angle == (1.7e-3, 1.7e-3)
+    by = {
+        "frequency": prepare.calibrate(before, frequency=1.7e-3 / wavelength),
+        "radius": prepare.calibrate(before, radius=semiangle / 1.7e-3, semiangle=semiangle),
+    }
+    for name, other in by.items():
+        assert other.geometry.angle == pytest.approx(truth.geometry.angle), name
+    square = scan((64, 64))
+    truth = prepare.calibrate(square, angle=1.7e-3)
+    by = {
+        "pixel": prepare.calibrate(square, pixel=truth.geometry.pixel[0]),
+        "highest": prepare.calibrate(square, highest=1 / (2 * truth.geometry.pixel[0])),
+        "maximum": prepare.calibrate(square, maximum=32 * 1.7e-3),
+        "semiangles": prepare.calibrate(square, semiangles=32 * 1.7e-3 / semiangle, semiangle=semiangle),
+    }
+    for name, other in by.items():
+        assert other.geometry.angle == pytest.approx(truth.geometry.angle), name
+    oblong = prepare.calibrate(before, pixel=0.2)
+    assert oblong.geometry.pixel == pytest.approx((0.2, 0.2))
+
+
+def test_a_calibration_of_lazy_patterns_reads_no_more_than_the_mean(tmp_path) -> None:
+    from phaseloom.data.formats import native
+
+    native.write(scan(), tmp_path / "a.h5")
+    later = prepare.calibrate(native.read(tmp_path / "a.h5"), semiangle=25e-3)
+    assert not isinstance(later.counts, np.ndarray)
+    assert later.geometry == prepare.calibrate(scan(), semiangle=25e-3).geometry
+
+
+REFUSED = {
+    "nothing said": {},
+    "two numbers": {"pixel": 0.2, "angle": 1e-3},
+    "a negative pixel": {"pixel": -0.2},
+    "an infinite angle": {"angle": np.inf},
+    "a radius without a semiangle": {"radius": 12.0},
+    "semiangles without a semiangle": {"semiangles": 2.0},
+    "a semiangle of zero": {"semiangle": 0.0},
+    "an unknown way": {"semiangle": 1e-3, "by": "eye"},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_makes_no_sense_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="calibrate"):
+        prepare.calibrate(scan(), **REFUSED[name])
+
+
+NO_DISKS = {
+    "darkness": np.zeros((40, 40)),
+    "an even ground": np.ones((40, 40)),
+    "noise": np.random.default_rng(0).poisson(5.0, (40, 40)).astype(float),
+    "a disk larger than the detector": disk((40, 40), 24.0, (20.0, 20.0)),
+    "a disk over the edge": disk((40, 40), 12.0, (4.0, 20.0)),
+    "a gentle hill": np.exp(-np.hypot(*(np.indices((60, 60)) - 30.0)) / 8),
+    "a single pixel": np.eye(40)[:, :1] @ np.eye(40)[20:21] * 100,
+    "NaN": np.full((40, 40), np.nan),
+}
+
+
+@pytest.mark.parametrize("name", NO_DISKS)
+def test_what_is_no_disk_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="disk"):
+        fitted_disk(NO_DISKS[name])
+
+
+def test_a_hologram_has_no_disk() -> None:
+    near = replace(scan(), geometry=replace(geometry(), distance=1e9, focus=1e7))
+    with pytest.raises(BadInput, match="far-field"):
+        prepare.calibrate(near, angle=1e-3)
