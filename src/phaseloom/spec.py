@@ -9,7 +9,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -45,6 +45,14 @@ class Call:
         import functools
 
         return functools.partial(_function(self.room, self.name), **self.values)
+
+    def rooted(self, folder: Path, /) -> "Call":
+        """The call with its relative paths taken from a folder, where they lead to something there."""
+        kinds = {name: knob.annotation for name, knob in knobs(self.room, self.name).items()}
+        paths = {name for name, kind in kinds.items() if kind is Path or Path in typing.get_args(kind)}
+        found = {name: (folder / self.values[name]).resolve() for name in paths if self.values.get(name)}
+        there = {name: path for name, path in found.items() if path.exists()}
+        return replace(self, values={**self.values, **there})
 
     def resolved(self) -> dict[str, Any]:
         """The node as a file would have it, with every default written out and units restored."""

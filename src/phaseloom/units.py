@@ -102,7 +102,7 @@ ENERGY = Dimension("energy", (("eV", 1.0), ("keV", 1e3), ("MeV", 1e6)))
 
 
 class Coefficients:
-    """A table of aberrations by name: lengths, and angles where a name says so (``phi12``, ``coma_angle``)."""
+    """A table of aberrations by name: lengths, or angles where a name says so (``phi12``, ``coma_angle``)."""
 
     def of(self, name: str, /) -> Dimension:
         """The dimension of a coefficient.

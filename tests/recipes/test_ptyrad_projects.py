@@ -180,6 +180,8 @@ def test_vacuum_is_padded_and_depth_resampled(folder: Path):
     assert padded.model.object.phase[0, 0].abs().max() == 0
     finer = begun(project(source | {"obj_z_resample": {"mode": "scale_Nlayer", "value": 2}}), folder)
     assert finer.model.object.gaps == pytest.approx((4.0,) * 3)
+    several = begun(project(source | {"obj_omode_max": 2}), folder)
+    assert several.model.object.occupancy.tolist() == [0.5, 0.5]
     cropped = begun(project(source | {"obj_z_crop": [0, 1]}), folder)
     assert cropped.model.object.phase.shape[1] == 1
 
@@ -342,3 +344,21 @@ def test_the_module_of_the_tutorial_models_what_the_core_does(folder: Path, monk
     assert model.opt_probe_pos_shifts.mean(0).abs().max() < 1e-5
     model.clear_cache()
     assert model._current_object_patches is None
+
+
+def test_the_command_line_knows_a_ptyrad_file(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    from typer.testing import CliRunner
+
+    from phaseloom.cli import app
+
+    monkeypatch.chdir(folder)
+    Path("params.yaml").write_text(yaml.safe_dump(project({"probe_defocus": 20, "probe_aberrations": None})))
+    said = CliRunner().invoke(app, ["convert", "params.yaml", "--out", "run.yaml"])
+    assert said.exit_code == 0, said.output
+    assert "probe_defocus" in said.output
+    recipe = Reconstruct.from_path("run.yaml")
+    assert recipe.probe.values["defocus"] == pytest.approx(20)
+    said = CliRunner().invoke(app, ["reconstruct", "params.yaml", "--out", "one", "--quiet"])
+    assert said.exit_code == 0, said.output
+    assert Path("one/result.h5").is_file()
+    assert Path("one/model_iter0002.hdf5").is_file()

@@ -50,7 +50,7 @@ CASES: dict[str, dict] = {
     "textured": {"dose": 1e6, "texture": 0.15},
     "crystal": {"dose": 1e5, "texture": 0.15, "spots": 0.06},
     "sharp": {"dose": 1e5, "blur": 0.01, "tails": 0.0},
-    "blurred": {"dose": 1e6, "blur": 1.5},
+    "blurred": {"dose": 1e6, "blur": 1.0},
 }
 
 

@@ -280,6 +280,10 @@ def test_tilts_are_in_milliradian():
     assert ours()[0]["propagator"] == "exact"
     tree, _ = ours(tilt_source="file", tilt_params={"path": "tilts.npy"})
     assert tree["propagator"] == {"exact": {"tilts": str(Path("tilts.npy").absolute())}}
+    with h5py.File("tilts.h5", "w") as file:
+        file["a/tilt"] = [[3.0, 4.0]]
+    tree, _ = ours(tilt_source="file", tilt_params={"path": "tilts.h5", "key": "a.tilt"})
+    assert tree["propagator"] == {"exact": {"tilt": ["3 mrad", "4 mrad"], "each": False}}
     with pytest.raises(BadInput, match="differ from position"):
         ours(tilt_params={"tilt_type": "each", "init_tilts": [[1, 2], [3, 4]]})
 

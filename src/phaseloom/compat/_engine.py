@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from phaseloom.compat._project import Project
 from phaseloom.compat._schema import section
 from phaseloom.compat._translate import translated
-from phaseloom.compat._translate_fit import PENALTIES, projections
+from phaseloom.compat._translate_fit import PENALTIES, knobs_of, projections
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.propagate import angular_spectrum
@@ -186,9 +186,9 @@ class CombinedLoss:
             "loss_simlar": (amplitude, phase, omode_occu),
         }
         losses = []
-        for name, (ours, renamed) in PENALTIES.items():
+        for name, (ours, _) in PENALTIES.items():
             given = self.loss_params[name]
-            knobs = {knob: given[theirs] for theirs, knob in renamed.items()}
+            knobs = knobs_of(name, given)
             term = getattr(penalties, ours)
             on = given["state"] and not (name == "loss_simlar" and amplitude.shape[1] == 1)
             seen = shown.get(name, (model_DP, measured_DP))

@@ -7,7 +7,7 @@ from phaseloom.compat._optimizers import limits, optimized, shaped
 from phaseloom.compat._project import Project
 from phaseloom.compat._translate_model import slices
 
-__all__ = ["PENALTIES", "fitted", "projections"]
+__all__ = ["PENALTIES", "fitted", "knobs_of", "projections"]
 
 _PARTS = {
     "obja": "amplitude",
@@ -80,16 +80,26 @@ def fitted(project: Project, /) -> dict[str, Any]:
 
 def _penalties(project: Project) -> list[Any]:
     out = []
-    for name, (ours, renamed) in PENALTIES.items():
+    for name, (ours, _) in PENALTIES.items():
         given = project.tree["loss_params"][name]
         if not given["state"]:
             continue
         if name == "loss_simlar" and project.init["obj_omode_max"] == 1:
             project.note("loss_params.loss_simlar is left out: it compares object modes, and there is one")
             continue
-        knobs = {knob: given[theirs] for theirs, knob in renamed.items()}
-        out.append({ours: knobs | ({"blur": None} if knobs.get("blur") == 0 else {})})
+        out.append({ours: knobs_of(name, given)})
     return out
+
+
+def knobs_of(name: str, given: Mapping[str, Any], /) -> dict[str, Any]:
+    """The knobs of our penalty that a loss asks for.
+
+    Example:
+        >>> knobs_of("loss_sparse", {"weight": 0.2, "ln_order": 1})
+        {'weight': 0.2, 'order': 1}
+    """
+    knobs = {knob: given[theirs] for theirs, knob in PENALTIES[name][1].items()}
+    return knobs | ({"blur": None} if knobs.get("blur") == 0 else {})
 
 
 def _rates(project: Project) -> dict[str, Any]:

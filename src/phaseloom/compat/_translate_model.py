@@ -4,6 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
+from scipy.io import loadmat
+
 from phaseloom.compat._project import Project
 from phaseloom.errors import BadInput
 
@@ -93,6 +97,7 @@ def _object(project: Project) -> dict[str, Any]:
         return {"pixels": {"slices": count, **gap, **knobs}}
     if init["obj_z_resample"]:
         knobs["slices"] = count - sum(_padded(project, count))
+    knobs = {"modes": states, "occupancies": [1 / states] * states} | knobs
     return {"from_file": {"path": project.earlier("obj"), **gap, **_depth(project, count), **knobs}}
 
 
@@ -190,21 +195,39 @@ def _propagator(project: Project) -> Any:
     init, given = project.init, project.init["tilt_params"]
     if init["tilt_source"] == "PtyRAD":
         return {"exact": {"tilts": project.earlier("tilt")}}
+    rows, each = given.get("init_tilts"), given.get("tilt_type") == "each"
     if init["tilt_source"] == "file":
-        if given["key"]:
-            project.note(
-                f"init_params.tilt_params.key: the table of tilts is looked for under '{given['key']}'"
-            )
-            return {"exact": {"tilts": project.path(given["path"]), "key": given["key"]}}
-        return {"exact": {"tilts": project.path(given["path"])}}
-    rows = given["init_tilts"]
+        path = Path(project.path(given["path"]))
+        if path.suffix == ".npy" or not path.is_file():
+            return {"exact": {"tilts": str(path)}}
+        rows, each = _tilts(path, given["key"]), False
     if any(row != rows[0] for row in rows):
-        fix = "differ from position to position: store them as a table and write tilt_source: file"
-        raise BadInput("init_params.tilt_params.init_tilts", None, fix)
-    each = given["tilt_type"] == "each"
+        fix = "differ from position to position: save them as .npy and write tilt_source: file"
+        raise BadInput("init_params.tilt_params", None, fix)
     if not any(rows[0]) and not each:
         return "exact"
     return {"exact": {"tilt": [f"{value:.12g} mrad" for value in rows[0]], "each": each}}
+
+
+def _tilts(path: Path, key: str | None) -> list[list[float]]:
+    """Rows of (y, x) in milliradian of a table in HDF5, MATLAB or TIFF."""
+    place = f"init_params.tilt_params.path: {path.name}"
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path) as file:
+                table = np.asarray(file[(key or "").replace(".", "/") or next(iter(file))])
+        elif path.suffix.lower() == ".mat":
+            found = loadmat(path)
+            table = found[key] if key else next(v for k, v in found.items() if not k.startswith("__"))
+        else:
+            from tifffile import imread
+
+            table = imread(path)
+        return np.asarray(table, float).reshape(-1, 2).tolist()
+    except (OSError, KeyError, ValueError, TypeError, StopIteration, ImportError) as error:
+        raise BadInput(
+            place, None, "holds no table of two columns under this key: save it as .npy"
+        ) from error
 
 
 def _detector(project: Project) -> Any:

@@ -219,9 +219,13 @@ class Scan4D:
         index = np.arange(len(self))[index]
         if len(index) == 0:
             raise BadInput("scan.select", None, "leaves no pattern")
-        counts = self.counts[index] if isinstance(self.counts, np.ndarray) else Chosen(self.counts, index)
+        steady = bool((np.diff(index) == 1).all())
+        if isinstance(self.counts, np.ndarray):
+            counts = self.counts[index[0] : index[-1] + 1] if steady else self.counts[index]
+        else:
+            counts = Chosen(self.counts, index)
         parts = {k: None if (v := getattr(self, k)) is None else v[index] for k in ("weights", "heights")}
-        grid = self.grid if len(index) == len(self) and (np.diff(index) == 1).all() else None
+        grid = self.grid if len(index) == len(self) and steady else None
         return replace(self, counts=counts, positions=self.positions[index], grid=grid, **parts)
 
     def mean_pattern(self, *, most: int = 2000) -> np.ndarray:

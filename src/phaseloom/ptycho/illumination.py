@@ -111,9 +111,10 @@ class AberratedProbe(Illumination):
         refine: Sequence[str],
         shares: Tensor,
         power: float,
+        soft: bool = True,
     ):
         super().__init__()
-        self.geometry, self.semiangle, self.power = geometry, semiangle, power
+        self.geometry, self.semiangle, self.power, self.soft = geometry, semiangle, power, soft
         given = to_cartesian({**dict.fromkeys(refine, 0.0), **polar})
         self.names = tuple(given)
         order = torch.tensor([int(name[1]) for name in self.names], dtype=torch.float64)
@@ -127,8 +128,8 @@ class AberratedProbe(Illumination):
         self.roots = nn.Parameter(torch.ones(len(shares)))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Coefficients and powers together as ``probe``; the semiangle by itself."""
-        return {"probe": [self.bend, self.roots], "semiangle": [self.edge]}
+        """Coefficients and powers together as ``probe``; the semiangle, if its edge is soft, by itself."""
+        return {"probe": [self.bend, self.roots], "semiangle": [self.edge] if self.soft else []}
 
     def aberrations(self) -> dict[str, float]:
         """The coefficients as they are now, polar, angstrom and radian."""
@@ -145,7 +146,7 @@ class AberratedProbe(Illumination):
         y, x = frequencies(one.shape, one.pixel, like=self.bend)
         now = dict(zip(self.names, self.start + self.unit * self.bend, strict=True))
         chi = _cartesian_phase(y, x, one.wavelength, now)
-        disk = aperture(y, x, one.wavelength, self.angle(), soft=True)
+        disk = aperture(y, x, one.wavelength, self.angle(), soft=self.soft)
         wave = centred(to_real(torch.polar(disk.expand_as(chi), -chi)))
         stack = wave[None]
         if len(self.share) > 1:

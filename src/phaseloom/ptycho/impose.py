@@ -46,12 +46,15 @@ def imposed(
     changed = [one for one in asked if one != "setting"]
 
     @torch.no_grad()
+    def outcome() -> tuple[Tensor, ...]:
+        out = function(*(where if one == "setting" else value(model, one) for one in asked))
+        return out if isinstance(out, tuple) else (out,)
+
     def apply() -> None:
-        given = [where if one == "setting" else value(model, one) for one in asked]
-        out = function(*given)
-        for one, new in zip(changed, out if isinstance(out, tuple) else (out,), strict=True):
+        for one, new in zip(changed, outcome(), strict=True):
             put(model, one, new)
 
+    outcome()  # a knob that cannot be meant is told now, not after the first epoch
     return apply
 
 
@@ -68,6 +71,7 @@ def value(model: Ptychography, name: str, /) -> Tensor:
     return read[name]().detach().clone()
 
 
+@torch.no_grad()
 def put(model: Ptychography, name: str, new: Tensor, /) -> None:
     """Give a part of a model a new value; the amplitude of a pure phase object stays one."""
     if name == "probe":

@@ -98,28 +98,31 @@ def aberrated(
     refine: list[str] = ["C10", "C12", "C21", "C23", "C30"],  # noqa: B006
     modes: int = 1,
     shares: list[float] | None = None,
+    soft: bool = True,
 ) -> AberratedProbe:
     """A probe that stays what a lens can make: its aberrations and its semiangle are refined, not pixels.
 
     Args:
         scan: the data; its counts give the power.
-        semiangle: radian, of an aperture with an edge of one pixel.
+        semiangle: radian.
         defocus: angstrom; positive: under-focus.
         aberrations: by name, as for `focused`.
         refine: the coefficients that are free; those of no rotational symmetry bring both their
             components.
         modes: incoherent modes; the weak ones are derivatives of the strong one (a source of finite size).
         shares: of the modes in the power.
+        soft: spread the aperture's edge over one pixel, as a detector's pixels do, and let the semiangle be
+            refined; else pixels are in or out, as in simulations.
     """
     named = coefficients({"defocus": defocus} | (aberrations or {}))
-    _optics(scan, semiangle, named, True)
+    _optics(scan, semiangle, named, soft)
     unknown = [name for name in refine if name not in coefficients(dict.fromkeys(refine, 0.0))]
     if unknown:
         raise BadInput("probe: aberrated.refine", unknown[0], "write coefficients as C10, C12, C21 ...")
     count = _count(scan, modes)
     power = float(np.maximum(_clean_mean(scan), 0).sum())
     return AberratedProbe(
-        scan.window, semiangle, named, refine=refine, shares=_shares(count, shares), power=power
+        scan.window, semiangle, named, refine=refine, shares=_shares(count, shares), power=power, soft=soft
     )
 
 

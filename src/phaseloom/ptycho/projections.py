@@ -15,7 +15,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics import depth, filters
+from phaseloom.physics import columns, depth, filters
 from phaseloom.physics.fourier import to_real, to_reciprocal
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.physics.propagate import angular_spectrum, fly
@@ -33,7 +33,7 @@ from phaseloom.ptycho._object_projections import (
     share_of_one,
     strongest_cosines,
 )
-from phaseloom.units import Length
+from phaseloom.units import Angle, Length
 
 __all__ = [
     "Setting",
@@ -54,6 +54,7 @@ __all__ = [
     "still",
     "strongest_cosines",
     "support",
+    "upright",
 ]
 
 
@@ -273,6 +274,43 @@ def smooth_tilts(
         raise BadInput("projections: smooth_tilts", setting.grid, fix)
     field = tilts.reshape(*setting.grid, 2)
     return filters.blur(field, (0, 1), std=std, taps=taps).reshape(tilts.shape)
+
+
+def upright(
+    object: Complex[Tensor, "state slice y x"],
+    tilts: Float[Tensor, "n 2"],
+    setting: Setting,
+    /,
+    *,
+    share: float = 1.0,
+    most: Angle = 10e-3,
+) -> tuple[Complex[Tensor, "state slice y x"], Float[Tensor, "n 2"]]:
+    """Columns of the object made to stand upright, and the tilt changed to what they leaned by.
+
+    A tilt and a sheared object give the same far-field patterns, so that gradients hardly know the one
+    from the other. Among all such pairs this takes the one whose slices lie above each other best: right
+    for a specimen of columns, meaningless for slices with nothing in common. A single slice stays.
+
+    Args:
+        object: transmission.
+        tilts: radian; those of single patterns change by the same amount.
+        setting: see `Setting`.
+        share: part of the lean that is taken out at once.
+        most: largest lean looked for along either axis.
+
+    Example:
+        >>> stack, tilts = torch.ones(1, 3, 6, 5) + 0j, torch.zeros(1, 2)
+        >>> upright(stack, tilts, Setting((0.5, 0.5), 0.02, (10.0, 10.0)))[1].tolist()
+        [[0.0, 0.0]]
+    """
+    share_of_one("upright.share", share)
+    above_zero("upright.most", most)
+    if not setting.thickness:
+        return object, tilts
+    phase = (object * object.mean((-2, -1), keepdim=True).conj()).angle()
+    slope = share * torch.tan(columns.lean(phase, setting.thickness, setting.pixel, most=most))
+    straight = columns.sheared(object, setting.thickness, setting.pixel, -slope.atan())
+    return straight, torch.atan(torch.tan(tilts) + slope.to(tilts))
 
 
 def _flown(probe: Tensor, setting: Setting, distance: float) -> Tensor:

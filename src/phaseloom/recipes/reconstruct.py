@@ -130,8 +130,19 @@ class Reconstruct(Recipe):
             tree = yaml.safe_load(Result.load(path).recipe)
         else:
             tree = {"file": str(path)}
-        recipe = cls.of(tree)
+        recipe = cls.of(tree)._rooted(path.parent)
         return recipe.put(settings) if settings else recipe
+
+    def _rooted(self, folder: Path, /) -> Self:
+        """Relative paths of all calls taken from the folder of the parameter file."""
+        changed: dict[str, Any] = {}
+        for name in self.model_fields_set:
+            value = getattr(self, name)
+            if isinstance(value, Call):
+                changed[name] = value.rooted(folder)
+            elif isinstance(value, tuple):
+                changed[name] = tuple(one.rooted(folder) for one in value)
+        return self.model_copy(update=changed)
 
     def scan(self) -> Scan4D:
         """The data, read and prepared."""

@@ -94,8 +94,7 @@ class Pages:
         lead = self.shape[:-2]
         numbers = np.arange(int(np.prod(lead))).reshape(lead)[block[:-2]]
         with tifffile.TiffFile(self.path) as file:
-            pages = file.series[0].pages
-            images = [pages[int(number)].asarray()[block[-2:]] for number in numbers.ravel()]  # type: ignore
+            images = [file.pages.get(int(number)).asarray()[block[-2:]] for number in numbers.ravel()]
         return np.stack(images).reshape(*numbers.shape, *images[0].shape)
 
 

@@ -90,11 +90,23 @@ def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
     )
 
 
-def flip(scan: Scan4D, /, *, axis: Literal["y", "x"]) -> Scan4D:
+def flip(
+    scan: Scan4D,
+    /,
+    *,
+    axis: Literal["y", "x"],
+    about: Literal["zero frequency", "detector"] = "zero frequency",
+) -> Scan4D:
     """Correct a detector that was read out upside down (``y``) or mirrored (``x``).
 
-    Patterns, mask, background, flat and probe change; positions stay, for they were right. In the far
-    field zero frequency stays where it is, so the first row of an even number keeps its place.
+    Patterns, mask, background, flat and probe change; positions stay, for they were right.
+
+    Args:
+        scan: the scan.
+        axis: that changes its direction.
+        about: what stays where it is. In the far field zero frequency does, so the first row of an even
+            number keeps its place; about the ``detector`` its middle does, as `numpy.flip` has it, and
+            zero frequency of an even number moves by a pixel (a probe is tilted accordingly).
 
     Raises:
         BadInput: an axis other than y and x.
@@ -105,11 +117,17 @@ def flip(scan: Scan4D, /, *, axis: Literal["y", "x"]) -> Scan4D:
     """
     if axis not in ("y", "x"):
         raise BadInput("flip.axis", axis, "is not an axis: choose y or x")
-    which = -2 if axis == "y" else -1
-    mirror = partial(_mirrored, axis=which, keep=not scan.geometry.near)
-    return replace(
-        through(scan, mirror, scan.geometry), probe=None if scan.probe is None else mirror(scan.probe)
-    )
+    if about not in ("zero frequency", "detector"):
+        raise BadInput("flip.about", about, "is no choice: write zero frequency or detector")
+    which, far = (-2 if axis == "y" else -1), not scan.geometry.near
+    keep = far and about == "zero frequency"
+    flipped = through(scan, partial(_mirrored, axis=which, keep=keep), scan.geometry)
+    if scan.probe is None:
+        return flipped
+    probe = _mirrored(scan.probe, which, far)
+    if far and not keep and scan.geometry.shape[which] % 2 == 0:
+        probe = tilted(probe, (-1, 0) if axis == "y" else (0, -1))
+    return replace(flipped, probe=probe)
 
 
 def transpose(scan: Scan4D, /) -> Scan4D:

@@ -21,7 +21,7 @@ def mask(
     scan: Scan4D,
     /,
     *,
-    path: str | None = None,
+    path: Path | None = None,
     saturated: float | None = None,
     radius: float | None = None,
     beamstop: float | None = None,
@@ -58,7 +58,7 @@ def mask(
     return replace(scan, mask=good)
 
 
-def _stored(path: str, shape: tuple[int, int]) -> np.ndarray:
+def _stored(path: Path, shape: tuple[int, int]) -> np.ndarray:
     from phaseloom.data.formats._arrays import table
 
     stored = table(Path(path))

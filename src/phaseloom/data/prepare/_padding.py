@@ -146,8 +146,10 @@ def _falling(
     dim = good & (amplitude <= np.percentile(amplitude[good], threshold))
     away = _radius(amplitude.shape)
     far, seen = away[dim & (away > 0)], amplitude[dim & (away > 0)]
-    if len(far) < 3 or not seen.max() > 0:
+    if len(far) < 3 or not amplitude[good].any():
         raise BadInput("pad.threshold", threshold, "leaves nothing to fit a fall to: raise it, or fill edge")
+    if not seen.any():
+        return np.zeros(shape)  # no count at high angles: none is what lies beyond
     middle_ = float(np.median(far))
     laws = {
         "power": lambda r, a, b: a * (r / middle_) ** -b,

@@ -159,7 +159,9 @@ def jitter(scan: Scan4D, /, *, std: float, seed: int = 0) -> Scan4D:
     return replace(scan, positions=scan.positions + std * drawn * np.asarray(scan.geometry.pixel))
 
 
-def positions(scan: Scan4D, /, *, path: str, unit: Literal["A", "nm", "um", "mm", "m", "px"] = "A") -> Scan4D:
+def positions(
+    scan: Scan4D, /, *, path: Path, unit: Literal["A", "nm", "um", "mm", "m", "px"] = "A"
+) -> Scan4D:
     """Replace the positions by those of a file: a table of ours, or a result of ours or another program.
 
     Args:
@@ -187,7 +189,7 @@ def positions(scan: Scan4D, /, *, path: str, unit: Literal["A", "nm", "um", "mm"
     return replace(scan, positions=found)
 
 
-def _refined(path: str, place: str) -> np.ndarray:
+def _refined(path: Path, place: str) -> np.ndarray:
     from phaseloom.data import models
 
     found = models.read(path).positions

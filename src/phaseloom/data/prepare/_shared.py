@@ -28,6 +28,7 @@ def through(scan: Scan4D, move: Callable[[np.ndarray], np.ndarray], geometry: Ge
 
 
 def size(scan: Scan4D, to: tuple[int, int], place: str) -> tuple[int, int]:
+    """Two positive whole numbers of pixels."""
     whole = len(to) == 2 and all(isinstance(n, (int, np.integer)) and n > 0 for n in to)
     if not whole:
         raise BadInput(
