@@ -170,7 +170,8 @@ class Recipe(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """The tree of what was given, defaults left out."""
-        return {key: _given(getattr(self, key)) for key in self.model_fields_set}
+        set_ = self.model_fields_set
+        return {key: _given(getattr(self, key)) for key in type(self).model_fields if key in set_}
 
 
 def load_yaml(path: Path, /) -> dict[str, Any]:

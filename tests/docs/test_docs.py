@@ -32,6 +32,12 @@ def scan_file() -> None:
     truth = pl.simulate.atoms((44, 44), pixel)
     scan, _ = pl.simulate.electron_scan(truth, pixel, places, energy=80e3, semiangle=0.025, window=window)
     cxi.write(scan, Path("scan.cxi"))
+    np.save("scan.npy", np.asarray(scan.counts))
+    init = {"probe_kv": 80, "probe_conv_angle": 25, "meas_Npix": window, "meas_params": {"path": "scan.npy"}}
+    init |= {"pos_N_scan_slow": 6, "pos_N_scan_fast": 6, "pos_scan_step_size": 0.7, "obj_Nlayer": 1}
+    init |= {"obj_slice_thickness": 1.0, "meas_calibration": {"mode": "dx", "value": pixel}}
+    recon = {"NITER": 2, "SAVE_ITERS": None}
+    Path("params.yaml").write_text(yaml.safe_dump({"init_params": init, "recon_params": recon}))
 
 
 @pytest.mark.parametrize("text", blocks("python"))

@@ -472,3 +472,17 @@ def test_every_transform_can_be_called_from_a_parameter_file() -> None:
     assert fit(example()).geometry.angle == (2e-3, 2e-3)
     with pytest.raises(BadInput, match="choice"):
         spec.call(room, {"pad": {"to": [30, 30], "fill": "soft"}}, "prepare")
+
+
+def test_positions_come_from_a_result_of_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from phaseloom.data import models
+
+    for found, message in ((np.ones((6, 2)), None), (np.ones((5, 2)), "5 positions"), (None, "no positions")):
+        monkeypatch.setattr(models, "read", lambda path, found=found: SimpleNamespace(positions=found))
+        if message is None:
+            assert prepare.positions(example(), path="model.hdf5").positions.tolist() == found.tolist()
+        else:
+            with pytest.raises(BadInput, match=message):
+                prepare.positions(example(), path="model.hdf5")

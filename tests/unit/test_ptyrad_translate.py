@@ -84,6 +84,7 @@ def test_every_calibration_means_the_same_pixel(mode: str, value: float):
 def test_the_disk_calibrates_before_anything_is_cut():
     tree, _ = ours(meas_crop=[[0, 4], None, [10, 100], None], meas_flipT=[1, 0, 1])
     assert list(steps(tree)) == ["flip", "transpose", "calibrate", "region", "window", "normalise", "jitter"]
+    assert steps(tree)["flip"] == {"axis": "y", "about": "detector"}
     assert steps(tree)["calibrate"] == {"by": "half maximum area", "semiangle": "24.9 mrad"}
     assert steps(tree)["region"] == {"rows": [0, 4], "columns": [0, 9]}
     assert steps(tree)["window"] == {"rows": [10, 100], "columns": [0, 128]}
@@ -380,7 +381,7 @@ def test_parts_of_the_scan():
     tree, _ = ours(recon_params=centre)
     assert steps(tree)["region"] == {"rows": [2, 6], "columns": [2, 6]}
     tree, notes = ours(recon_params={"INDICES_MODE": {"mode": "sub"}})
-    assert "select" in steps(tree)
+    assert steps(tree)["region"] == {"every": [2, 3]}
     assert "INDICES_MODE" in notes[0]
     with pytest.raises(BadInput, match="does not fit a scan"):
         ours(recon_params={"INDICES_MODE": {"mode": "center", "subscan_slow": 40}})
@@ -495,27 +496,37 @@ def test_files_at_the_end_of_a_run():
     recon = {"save_result": ["model", "objp", "probe", "probe_prop"]}
     recon["result_modes"] = {"obj_dim": [2, 4], "FOV": ["full", "crop"], "bit": ["raw", "16"]}
     tree, notes = ours(recon_params=recon)
-    assert tree["outputs"][0] == "ptyrad"
+    assert tree["outputs"][0] == {"ptyrad": {}, "every": 10}
     assert tree["outputs"][1] == {
-        "stacks": {"of": ["phase", "probe"], "dimensions": [2, 4], "bits": "raw", "crop": False}
+        "stacks": {"of": ["phase", "probe"], "dimensions": [2, 4], "bits": "raw", "crop": False},
+        "every": 10,
     }
     assert len(tree["outputs"]) == 5
     assert "probe_prop" in notes[0]
     assert ours(recon_params={"SAVE_ITERS": None})[0]["outputs"] == []
 
 
+@pytest.mark.parametrize(
+    ("level", "power"),
+    [({"mode": "max_total_ints"}, "brightest"), ({"mode": "target_intensity", "value": 12.5}, 12.5)],
+)
+def test_the_power_of_the_probe(level, power):
+    tree, notes = ours(probe_normalization=level)
+    assert tree["probe"]["focused"]["power"] == power
+    assert not any("probe_normalization" in note for note in notes)
+
+
 def test_what_cannot_be_honoured_is_said():
     tree, notes = ours(
         hypertune_params={"if_hypertune": True},
         meas_export=True,
-        probe_normalization={"mode": "max_total_ints"},
         probe_permute=[1, 2, 0],
         model_params={"optimizer_params": {"load_state": "m.hdf5"}},
         recon_params={"output_dir": "out", "compiler_configs": {"enable": True}, "selected_figs": ["all"]},
     )
     told = " ".join(notes)
     for key in (
-        *("hypertune_params", "meas_export", "probe_normalization", "probe_permute", "load_state"),
+        *("hypertune_params", "meas_export", "probe_permute", "load_state"),
         *("output_dir", "compiler_configs", "selected_figs"),
     ):
         assert key in told
@@ -527,3 +538,55 @@ def test_a_loss_that_needs_a_negative_baseline_keeps_the_values():
     assert tree["read"]["raw"]["negative"] == "keep"
     assert steps(tree)["nonnegative"] == {"how": "subtract minimum"}
     assert "in any case" in notes[0]
+
+
+def values(kind: Any) -> list[Any]:
+    """Some values that a kind of setting takes."""
+    import typing
+
+    from pydantic import TypeAdapter, ValidationError
+
+    def words(kind: Any) -> list[Any]:
+        if typing.get_origin(kind) is typing.Literal:
+            return list(typing.get_args(kind))
+        return [word for inner in typing.get_args(kind) for word in words(inner)]
+
+    pool: list[Any] = [None, True, False, 0, 1, 2, 5, 0.5, 64, 256, [1, 2], [0, 4], [1.5, 1.5], [0, 1, 1]]
+    pool += [[1.0, 0.01, 2.0, 1.0], [-1, 128, 128], [[0, 4], None, [4, 124], [4, 124]], [0.02], [2, 3, 0, 1]]
+    kept = []
+    for value in pool + words(kind):
+        try:
+            TypeAdapter(kind).validate_python(value)
+        except ValidationError:
+            continue
+        kept.append(value)
+    return kept
+
+
+@pytest.mark.parametrize("section", ["init_params", *SECTIONS[:4]])
+def test_every_value_of_every_setting_becomes_a_recipe_or_a_sentence(section: str):
+    from phaseloom.compat._tables import Group
+    from phaseloom.compat._tables_run import SECTIONS as TABLES
+
+    def settings(group: Group, place: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
+        found = []
+        for name, knob in group.knobs.items():
+            inside = isinstance(knob, Group)
+            found += settings(knob, (*place, name)) if inside else [((*place, name), knob.kind)]
+        return found
+
+    made = 0
+    for place, kind in settings(TABLES[section], ()):
+        for value in values(kind)[:8]:
+            tree: dict[str, Any] = {"init_params": dict(LEAST)}
+            part = tree.setdefault(section, {})
+            for name in place[:-1]:
+                part = part.setdefault(name, {"start_iter": 1} if section == "constraint_params" else {})
+            part[place[-1]] = value
+            try:
+                ours_, _ = translated(tree, Path("."))
+            except BadInput:
+                continue
+            Reconstruct.of(ours_)
+            made += 1
+    assert made > len(TABLES[section].knobs)

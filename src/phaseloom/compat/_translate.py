@@ -73,7 +73,8 @@ def _outputs(project: Project) -> list[Any]:
     for key, fix in _KEPT.items():
         if key in wanted:
             project.note(f"recon_params.save_result: {key} {fix}")
-    out: list[Any] = ["ptyrad"] if "model" in wanted else []
+    every = {"every": recon["SAVE_ITERS"]} if recon["SAVE_ITERS"] < recon["NITER"] else {}
+    out: list[Any] = [{"ptyrad": {}} | every] if "model" in wanted else []
     images = [ours for theirs, ours in _IMAGES.items() if theirs in wanted]
     if not images:
         return out
@@ -84,7 +85,7 @@ def _outputs(project: Project) -> list[Any]:
         for view in modes["FOV"]:
             bits = bit if bit == "raw" else int(bit)
             knobs = {"of": images, "dimensions": modes["obj_dim"], "bits": bits, "crop": view == "crop"}
-            out.append({"stacks": knobs})
+            out.append({"stacks": knobs} | every)
     return out
 
 

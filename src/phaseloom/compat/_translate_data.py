@@ -9,7 +9,6 @@ import h5py
 
 from phaseloom.compat._project import Project
 from phaseloom.errors import BadInput, nearest
-from phaseloom.spec import knobs as settings
 
 __all__ = ["prepared", "read"]
 
@@ -155,9 +154,8 @@ def _selection(given: Any) -> list[Any]:
 
 def _orientation(project: Project) -> Iterator[Any]:
     up, left, swap = project.init["meas_flipT"] or [0, 0, 0]
-    about = {"about": "detector"} if "about" in settings("phaseloom.data.prepare", "flip") else {}
-    yield from [{"flip": {"axis": "y", **about}}] * up
-    yield from [{"flip": {"axis": "x", **about}}] * left
+    yield from [{"flip": {"axis": "y", "about": "detector"}}] * up
+    yield from [{"flip": {"axis": "x", "about": "detector"}}] * left
     yield from ["transpose"] * swap
 
 
@@ -304,10 +302,14 @@ def _chosen(project: Project) -> Iterator[Any]:
         rows, columns = ([start, start + number] for start, number in zip(first, few, strict=True))
         yield {"region": {"rows": rows, "columns": columns}}
         return
-    steps = round(math.prod(scan) / math.prod(few))
-    every = min((steps, steps + 1, max(steps - 1, 1)), key=lambda step: math.gcd(step, scan[1]))
-    project.note(f"recon_params.INDICES_MODE: sub takes every {every}. pattern, spread over all lines")
-    yield {"select": {"every": every}}
+    every = [max(1, round((whole - 1) / max(number - 1, 1))) for number, whole in zip(few, scan, strict=True)]
+    left = [len(range(0, whole, step)) for whole, step in zip(scan, every, strict=True)]
+    if left != few:
+        words = f"{left[0]} x {left[1]} patterns instead of {few[0]} x {few[1]}"
+        project.note(
+            f"recon_params.INDICES_MODE: sub takes every {every[0]}. line and {every[1]}. pattern: {words}"
+        )
+    yield {"region": {"every": every}}
 
 
 def _model_grid(project: Project) -> Iterator[Any]:

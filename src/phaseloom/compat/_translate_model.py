@@ -132,19 +132,28 @@ def _probe(project: Project) -> dict[str, Any]:
         knobs: dict[str, Any] = {"path": project.earlier("probe"), "modes": init["probe_pmode_max"]}
         if shift:
             knobs["forward"] = f"{shift:.12g} A"
-        return {"from_file": knobs | {"relative": False}}
+        return {"from_file": knobs | {"relative": False} | _power(project)}
     knobs = _zone_plate(project, shift) if project.xray else _lenses(project, shift)
-    return {"zone_plate" if project.xray else "focused": knobs | _modes(project) | {"relative": False}}
+    return {
+        "zone_plate" if project.xray else "focused": knobs
+        | _modes(project)
+        | {"relative": False}
+        | _power(project)
+    }
+
+
+def _power(project: Project) -> dict[str, Any]:
+    """Counts of the beam, where they are not the mean of the patterns'."""
+    level = project.init["probe_normalization"]
+    if level["mode"] == "max_total_ints":
+        return {"power": "brightest"}
+    return {"power": level["value"]} if level["mode"] == "target_intensity" else {}
 
 
 def _left_out(project: Project) -> None:
     init = project.init
     if init["probe_permute"] not in (None, [0, 1, 2]):
         project.note("init_params.probe_permute is not used: the axes of a probe are found out")
-    level = init["probe_normalization"]["mode"]
-    if level != "mean_total_ints":
-        fix = "is not followed: the probe starts with the mean counts of a pattern"
-        project.note(f"init_params.probe_normalization: {level} {fix}")
 
 
 def _lenses(project: Project, shift: float) -> dict[str, Any]:

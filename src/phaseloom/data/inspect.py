@@ -46,7 +46,7 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
     """
     survey = _Survey(scan)
     checks: tuple[Callable[[_Survey], Finding | None], ...] = (
-        *(_counts, _beam, _pixel, _field, _overlap, _dose, _dead, _hot, _saturated),
+        *(_counts, _beam, _pixel, _field, _overlap, _dose, _dead, _hot, _saturated, _centre),
         *(
             _sampling,
             _window,
@@ -262,6 +262,22 @@ def _saturated(survey: _Survey) -> Finding:
             "saturated pixels", f"{survey.at_highest} values of {survey.highest:g}", "warn", advice
         )
     return Finding("saturated pixels", "none", "good", "")
+
+
+def _centre(survey: _Survey) -> Finding | None:
+    """Whether the mean pattern lies around pixel ``[N // 2, N // 2]``, as every model assumes."""
+    geometry, light = survey.scan.geometry, survey.mean * survey.scan.mask
+    if geometry.near or not light.sum() > 0:
+        return None
+    light = np.clip(light - np.median(light), 0, None)
+    total = max(float(light.sum()), 1e-30)
+    middle = [float((light.sum(1 - axis) * np.arange(n)).sum() / total) for axis, n in enumerate(light.shape)]
+    off = [m - n // 2 for m, n in zip(middle, light.shape, strict=True)]
+    text = f"middle of the mean pattern off by {off[0]:+.1f}, {off[1]:+.1f} pixels"
+    if max(map(abs, off)) < max(1.5, 0.03 * min(light.shape)):
+        return Finding("centre", text, "good", "")
+    advice = "The patterns are not centred, which tilts the phase: centre them (prepare: center)."
+    return Finding("centre", text, "warn", advice)
 
 
 def _sampling(survey: _Survey) -> Finding | None:

@@ -7,28 +7,28 @@ Nothing is shown and no global state is touched; `save` writes a figure to a fil
 """
 
 from phaseloom.plot.canvas import save
+from phaseloom.plot.course import losses, refined
+from phaseloom.plot.object import object_amplitude, object_modes, object_phase, slices
+from phaseloom.plot.patterns import forward
+from phaseloom.plot.places import groups, positions, tilts
+from phaseloom.plot.probe import probe_modes
 from phaseloom.plot.report import comparison, report
-from phaseloom.plot.result import (
-    loss_curves,
-    object_amplitude,
-    object_phase,
-    object_slices,
-    patterns,
-    positions,
-    probe_modes,
-)
 from phaseloom.plot.scan import scan_overview
 
 __all__ = [
     "comparison",
-    "loss_curves",
+    "forward",
+    "groups",
+    "losses",
     "object_amplitude",
+    "object_modes",
     "object_phase",
-    "object_slices",
-    "patterns",
     "positions",
     "probe_modes",
+    "refined",
     "report",
     "save",
     "scan_overview",
+    "slices",
+    "tilts",
 ]

@@ -16,16 +16,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
 
 __all__ = [
+    "DASHES",
+    "PALETTE",
     "colour_bar",
     "colour_wheel",
     "frame",
     "image",
     "limits",
+    "mapped",
     "note",
     "page",
     "round_length",
     "save",
     "show_length",
+    "steps",
+    "thinned",
     "unit_of",
     "wave_colours",
 ]
@@ -35,6 +40,13 @@ SMALL, NORMAL = 8, 9.5
 
 OUTSIDE = "0.9"
 """Grey of pixels that hold no value."""
+
+FINEST = 800
+"""Pixels a side beyond which an image is averaged before it is drawn: more than any panel shows."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (6, 3)))
+"""Colours that all eyes tell apart (Okabe & Ito, 2008), and dashes for those that see none."""
 
 OKLAB_TO_CONES = ((1, 0.3963377774, 0.2158037573), (1, -0.1055613458, -0.0638541728))
 OKLAB_TO_CONES += ((1, -0.0894841775, -1.2914855480),)
@@ -65,8 +77,9 @@ def save(figure: Figure, path: str | Path, dpi: float = 130) -> None:
         ...     [path.name for path in Path(folder).iterdir()]
         ['empty.png']
     """
+    quick: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if Path(path).suffix == ".png" else {}
     with whole(path) as short:
-        figure.savefig(short, dpi=dpi)
+        figure.savefig(short, dpi=dpi, **quick)
 
 
 def image(
@@ -82,17 +95,61 @@ def image(
     """Draw values (y, x) or colours (y, x, rgb) to scale, with a scale bar in the pixel's dimension."""
     import matplotlib
 
+    fold = max(1, max(values.shape[:2]) // FINEST)
+    values = thinned(values, fold)
     rows, columns = values.shape[:2]
-    extent = (0, columns * pixel[1], rows * pixel[0], 0)
+    extent = (0, columns * fold * pixel[1], rows * fold * pixel[0], 0)
     if values.ndim == 2:
         look["cmap"] = matplotlib.colormaps[look.get("cmap", "gray")].with_extremes(bad=OUTSIDE)
     drawn = axes.imshow(values, extent=extent, aspect="equal", **look)
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=NORMAL)
-    axes.spines[:].set_visible(False)
+    axes.axis("off")
+    axes.set_title(title, fontsize=NORMAL, y=1.0, pad=4)
     if dimension is not None:
         scale_bar(axes, dimension)
     return drawn
+
+
+def thinned(values: np.ndarray, fold: int, /) -> np.ndarray:
+    """Means over squares of ``fold`` pixels (y, x, ...); one with a NaN is NaN, what is over is left out.
+
+    Example:
+        >>> thinned(np.arange(10.0).reshape(2, 5), 2).tolist()
+        [[3.0, 5.0]]
+    """
+    if fold == 1:
+        return values
+    rows, columns = (size // fold for size in values.shape[:2])
+    cut = values[: rows * fold, : columns * fold]
+    return cut.reshape(rows, fold, columns, fold, *values.shape[2:]).mean((1, 3))
+
+
+def mapped(
+    axes: Axes, values: np.ndarray, positions: np.ndarray, grid: tuple[int, int] | None, /, **look: Any
+) -> Any:
+    """Values at their positions, angstrom: an image of a whole raster, else dots to scale."""
+    if grid is not None and math.prod(grid) == len(values):
+        return image(axes, values.reshape(grid), pixel=steps(positions, grid), **look)
+    unit, scale = unit_of(float(np.ptp(positions, axis=0).max()))
+    y, x = positions.T / scale
+    dot = float(np.clip(20000 / len(values), 2, 60))
+    frame(axes, title=look.pop("title", ""), x=f"x ({unit})", y=f"y ({unit})")
+    drawn = axes.scatter(x, y, c=values, s=dot, linewidths=0, rasterized=True, **look)
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    return drawn
+
+
+def steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, float]:
+    """Length of a step along the slow and the fast axis of a raster, angstrom; 1 where there is none.
+
+    Example:
+        >>> steps(np.array([[0.0, 0.0], [0.0, 3.0], [2.0, 0.0], [2.0, 3.0]]), (2, 2))
+        (2.0, 3.0)
+    """
+    raster = positions.reshape(*grid, 2)
+    lengths = [np.hypot(*np.diff(raster, axis=axis).reshape(-1, 2).T) for axis in (0, 1)]
+    slow, fast = (float(np.median(one)) if one.size else 0.0 for one in lengths)
+    return slow or fast or 1.0, fast or slow or 1.0
 
 
 def round_length(extent: float, /) -> float:
@@ -147,12 +204,14 @@ def show_length(value: float, dimension: Dimension = LENGTH, /, digits: int = 3)
 
 
 def unit_of(extent: float, dimension: Dimension = LENGTH, /) -> tuple[str, float]:
-    """Name and size of the unit in which axes over an extent are labelled.
+    """Name and size of the unit in which axes over an extent are labelled; angstrom up to a hundred nm.
 
     Example:
-        >>> unit_of(250.0)
-        ('nm', 10.0)
+        >>> unit_of(250.0), unit_of(2500.0)
+        (('Å', 1.0), ('nm', 10.0))
     """
+    if dimension is LENGTH and 1 <= abs(extent) < 1000:
+        return "Å", 1.0
     unit = dimension.show(extent or 1.0).split(" ")[-1]
     return unit.replace("A", "Å"), dict(dimension.scale)[unit]
 
@@ -177,6 +236,8 @@ def colour_bar(axes: Axes, drawn: Any, label: str, /) -> None:
     bar = axes.figure.colorbar(drawn, cax=beside)
     bar.set_label(label, fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
+    bar.minorticks_off()
+    beside.xaxis.set_visible(False)
     bar.outline.set_visible(False)  # type: ignore[union-attr]
 
 
@@ -205,6 +266,7 @@ def colour_wheel(axes: Axes, /) -> None:
     key = axes.inset_axes((0.72, 0.77, 0.2, 0.2))
     key.imshow(colours, extent=(-1, 1, -1, 1))
     key.axis("off")
+    key.set_in_layout(False)
     style = {"color": "white", "fontsize": SMALL - 1, "va": "center"}
     key.text(-1.1, 0, "π", ha="right", **style)
     key.text(1.1, 0, "0", ha="left", **style)
@@ -212,7 +274,7 @@ def colour_wheel(axes: Axes, /) -> None:
 
 def frame(axes: Axes, /, *, title: str, x: str, y: str) -> None:
     """Title, labels and light lines of a diagram."""
-    axes.set_title(title, fontsize=NORMAL)
+    axes.set_title(title, fontsize=NORMAL, y=1.0, pad=6)
     axes.set_xlabel(x, fontsize=SMALL)
     axes.set_ylabel(y, fontsize=SMALL)
     axes.tick_params(labelsize=SMALL)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from phaseloom.metrics.resolution import RingCorrelation
-from phaseloom.plot.canvas import NORMAL, SMALL, frame, limits, page, show_length, unit_of
-from phaseloom.plot.result import (
-    draw_amplitude,
-    draw_losses,
-    draw_modes,
-    draw_patterns,
-    draw_phase,
-    draw_positions,
-    draw_slices,
-    flat_phase,
-)
+from phaseloom.plot.canvas import NORMAL, PALETTE, SMALL, frame, limits, page, show_length, unit_of
+from phaseloom.plot.course import ABREAST, Course, courses, draw_courses, draw_losses
+from phaseloom.plot.object import ABREAST as SLICES
+from phaseloom.plot.object import Field, chosen, depths, draw_amplitude, draw_phase, draw_slices, draw_states
+from phaseloom.plot.patterns import draw_patterns
+from phaseloom.plot.places import draw_positions
+from phaseloom.plot.probe import draw_modes
 from phaseloom.units import ENERGY
 
 if TYPE_CHECKING:
@@ -30,20 +27,40 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison", "report"]
 
+WIDTH = 15.0
+"""Of the page, inch."""
+
+LINE = 0.19
+"""Height of a line of advice, inch."""
+
 
 def report(r: Result) -> Figure:
-    """One page: object, slices if several, probe, positions, progress, patterns, and the facts in words."""
-    several = len(r.object) > 1
-    heights = [4.7, 2.4, 4.2, 2.3] if several else [4.7, 4.2, 2.3]
-    figure = page(16, sum(heights) + 0.3)
-    rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    figure.suptitle(r.title, fontsize=14, fontweight="bold", x=0.01, ha="left")
-    _object_row(rows[0], r)
-    if several:
-        draw_slices(rows[1], r)
-    _middle_row(rows[-2], r)
-    draw_patterns(rows[-1], r, strip=True)
-    return figure
+    """One page: advice, object and facts, slices and states if several, probe, positions, progress, patterns.
+
+    What was refined besides the images has a row where it moved.
+    """
+    moved = _refined(r)
+    advice = _wrapped(r.advice)
+    heights = {
+        "advice": LINE * len(advice) + 0.15 if advice else 0,
+        "object": 4.5,
+        "slices": 2.4 if len(r.object) > 1 or _states(r) > 1 else 0,
+        "probe": 3.9,
+        "refined": 2.6 if moved else 0,
+        "patterns": 2.2,
+    }
+    rows = _rows(r.title, {name: height for name, height in heights.items() if height})
+    field = Field.of(r)
+    _object_row(rows["object"], r, field)
+    _middle_row(rows["probe"], r)
+    draw_patterns(rows["patterns"], r, strip=True)
+    if "advice" in rows:
+        _draw_advice(rows["advice"], advice)
+    if "slices" in rows:
+        _slices_row(rows["slices"], r, field)
+    if "refined" in rows:
+        _refined_row(rows["refined"], moved)
+    return rows["page"]
 
 
 def comparison(a: Result, b: Result, correlation: RingCorrelation | None = None) -> Figure:
@@ -58,9 +75,10 @@ def comparison(a: Result, b: Result, correlation: RingCorrelation | None = None)
     panels = 2 if correlation is None else 3
     figure = page(5.4 * panels, 4.6)
     row = figure.subplots(1, panels)
-    span = limits(np.concatenate([flat_phase(a).ravel(), flat_phase(b).ravel()]))
-    for axes, result in zip(row, (a, b), strict=False):
-        draw_phase(axes, result, span=span)
+    fields = (Field.of(a), Field.of(b))
+    span = limits(np.concatenate([field.phase().ravel() for field in fields]))
+    for axes, result, field in zip(row, (a, b), fields, strict=False):
+        draw_phase(axes, result, field, span=span)
         axes.set_title(result.title, fontsize=NORMAL)
     if correlation is not None:
         draw_correlation(row[2], correlation)
@@ -85,15 +103,57 @@ def draw_correlation(axes: Axes, correlation: RingCorrelation) -> None:
     axes.legend(fontsize=SMALL, frameon=False)
 
 
-def _object_row(row: FigureBase, r: Result) -> None:
+def _rows(title: str, heights: Mapping[str, float]) -> dict[str, Any]:
+    """The page and its rows by name."""
+    figure = page(WIDTH, sum(heights.values()) + 0.4)
+    rows = figure.subfigures(len(heights), 1, height_ratios=list(heights.values()), squeeze=False)[:, 0]
+    figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
+    return {"page": figure, **dict(zip(heights, rows, strict=True))}
+
+
+def _wrapped(advice: Sequence[str]) -> list[str]:
+    """Sentences as lines, each begun by a mark."""
+    lines: list[str] = []
+    for sentence in advice:
+        lines += textwrap.wrap(sentence, 150, initial_indent="▲ ", subsequent_indent="    ")
+    return lines
+
+
+def _draw_advice(row: FigureBase, lines: Sequence[str]) -> None:
+    style = {"color": PALETTE[1], "fontsize": NORMAL + 1, "va": "top", "linespacing": 1.25}
+    row.text(0.01, 0.98, "\n".join(lines), **style)
+
+
+def _object_row(row: FigureBase, r: Result, field: Field) -> None:
     """Phase, amplitude and the facts."""
-    left, right = row.subfigures(1, 2, width_ratios=[2.3, 1], squeeze=False)[0]
+    left, right = row.subfigures(1, 2, width_ratios=[2.1, 1], squeeze=False)[0]
     phase, amplitude = left.subplots(1, 2)
-    draw_phase(phase, r)
-    draw_amplitude(amplitude, r)
-    axes = right.subplots()
-    axes.axis("off")
-    axes.text(0, 1, _in_words(r), va="top", family="monospace", fontsize=SMALL, transform=axes.transAxes)
+    draw_phase(phase, r, field)
+    draw_amplitude(amplitude, r, field)
+    right.text(0.05, 0.96, _in_words(r), va="top", family="monospace", fontsize=SMALL + 0.5)
+
+
+def _slices_row(row: FigureBase, r: Result, field: Field) -> None:
+    """Slices, evenly chosen, and the states of the object: six panels at most."""
+    states = _states(r) + 1 if _states(r) > 1 else 0
+    shown = chosen(len(r.object), max(SLICES - states, 2)) if len(r.object) > 1 else []
+    room = max(SLICES - states - len(shown), 1e-3)
+    widths = [len(shown) or 1e-3, min(states, SLICES) or 1e-3, room]
+    left, middle, _ = row.subfigures(1, 3, width_ratios=widths, squeeze=False)[0]
+    if shown:
+        draw_slices(left, r, {number: field.phase(number) for number in shown})
+    if states:
+        draw_states(middle, r)
+
+
+def _states(r: Result) -> int:
+    return 1 if r.object_modes is None else len(r.object_modes)
+
+
+def _refined(r: Result) -> list[Course]:
+    """What moved; nothing, if it was the powers of the modes alone."""
+    moved = [course for course in courses(r.history) if course.moves]
+    return moved[:ABREAST] if any("Power" not in course.title for course in moved) else []
 
 
 def _middle_row(row: FigureBase, r: Result) -> None:
@@ -106,14 +166,16 @@ def _middle_row(row: FigureBase, r: Result) -> None:
     draw_losses(losses, r)
 
 
+def _refined_row(row: FigureBase, moved: Sequence[Course]) -> None:
+    """Few panels leave the rest of the row empty instead of growing."""
+    part = row.subfigures(1, 2, width_ratios=[len(moved), max(ABREAST - len(moved), 1e-3)], squeeze=False)[0]
+    draw_courses(part[0], moved)
+
+
 def _in_words(r: Result) -> str:
     """The facts of a result, a line each."""
-    blocks = [
-        _run_facts(r),
-        _metric_facts(r),
-        _data_facts(r),
-        _provenance_facts(getattr(r, "provenance", None)),
-    ]
+    blocks = [_run_facts(r), _metric_facts(r), _data_facts(r), _found_facts(r)]
+    blocks.append(_provenance_facts(r.provenance))
     lines = ["\n".join(f"{name:<17.17} {value}" for name, value in block) for block in blocks if block]
     return "\n\n".join(lines)
 
@@ -144,8 +206,23 @@ def _data_facts(r: Result) -> list[tuple[str, str]]:
         ("beam", f"{r.geometry.beam}, {ENERGY.show(float(f'{r.geometry.energy:.4g}'))}"),
         ("object", f"{len(r.object)} × {y}×{x} pixels"),
         ("pixel", pixel),
-        ("modes", str(len(r.probe))),
+        ("probe modes", str(len(r.probe))),
     ]
+    return facts
+
+
+def _found_facts(r: Result) -> list[tuple[str, str]]:
+    """What was found besides the images."""
+    facts = []
+    if len(r.object) > 1 and r.thickness > 0:
+        whole = show_length(float(depths(r)[-1]))
+        facts.append(("slices", f"{show_length(r.thickness)} apart, {whole} from first to last"))
+    if r.tilts is not None and len(r.object) > 1 and np.any(r.tilts):
+        y, x = 1e3 * np.mean(r.tilts, axis=0)
+        facts.append(("tilt", f"y {y:.3g}, x {x:.3g} mrad" + ", mean" * (len(r.tilts) > 1)))
+    if r.occupancies is not None:
+        shares = ", ".join(f"{100 * share:.3g}" for share in r.occupancies[:6])
+        facts.append(("object states", f"{shares} %"))
     if r.weights is not None:
         facts.append(("shots", f"{np.min(r.weights):.3g} to {np.max(r.weights):.3g} of the mean intensity"))
     if r.background is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.plot.canvas import SMALL, colour_bar, frame, image, limits, page, show_length, unit_of
+from phaseloom.plot.canvas import SMALL, colour_bar, frame, image, limits, mapped, page, show_length
 from phaseloom.units import ANGLE, ENERGY, LENGTH, Dimension
 
 if TYPE_CHECKING:
@@ -80,29 +80,10 @@ def _draw_mean(axes: Axes, scan: Scan4D) -> None:
 def _draw_field(axes: Axes, scan: Scan4D, index: np.ndarray, total: np.ndarray) -> None:
     """Counts at each position: an image for a raster, else dots to scale."""
     low, high = limits(total)
-    if scan.grid is not None and len(index) == len(scan):
-        pixel = _raster_steps(scan.positions, scan.grid)
-        title = "Counts over the scan (rows: slow axis)"
-        drawn = image(
-            axes, total.reshape(scan.grid), pixel=pixel, title=title, cmap="viridis", vmin=low, vmax=high
-        )
-    else:
-        unit, scale = unit_of(max(scan.extent))
-        y, x = scan.positions[index].T / scale
-        dot = float(np.clip(20000 / len(index), 2, 60))
-        drawn = axes.scatter(x, y, c=total, s=dot, cmap="viridis", vmin=low, vmax=high, linewidths=0)
-        frame(axes, title=f"Counts at {len(scan)} positions", x=f"x ({unit})", y=f"y ({unit})")
-        axes.set_aspect("equal")
-        axes.invert_yaxis()
-    colour_bar(axes, drawn, "counts per pattern")
-
-
-def _raster_steps(positions: np.ndarray, grid: tuple[int, int]) -> tuple[float, float]:
-    """Length of a step along the slow and the fast axis, angstrom; 1 where there is none."""
-    raster = positions.reshape(*grid, 2)
-    steps = [np.hypot(*np.diff(raster, axis=axis).reshape(-1, 2).T) for axis in (0, 1)]
-    slow, fast = (float(np.median(s)) if s.size else 0.0 for s in steps)
-    return slow or fast or 1.0, fast or slow or 1.0
+    whole = scan.grid if len(index) == len(scan) else None
+    title = f"Counts at {len(scan)} positions" if whole is None else "Counts over the scan (rows: slow axis)"
+    look = {"title": title, "cmap": "viridis", "vmin": low, "vmax": high}
+    colour_bar(axes, mapped(axes, total, scan.positions[index], whole, **look), "counts per pattern")
 
 
 def _draw_spread(axes: Axes, total: np.ndarray) -> None:

@@ -27,8 +27,9 @@ class Likelihood:
 
     Calling it with a batch of indices gives ``{"noise": loss, ...}``, a loss of 1 meaning that nothing
     but shot noise is left. A penalty is a function of what its parameters name: ``model`` and
-    ``counts``, patterns ``(b, y, x)`` with masked pixels at zero; ``amplitude`` and ``phase``, windows
-    ``(b, state, slice, y, x)`` of the object; ``occupancy``, the share of each state.
+    ``counts``, patterns ``(b, y, x)``, or ``(b, 1, pixel)`` where some pixels are masked;
+    ``amplitude`` and ``phase``, windows ``(b, state, slice, y, x)`` of the object; ``occupancy``, the
+    share of each state.
 
     Attributes:
         judging: names of the terms that compare with counts, and so may judge patterns held out.
@@ -44,6 +45,7 @@ class Likelihood:
         self.model, self.divergence = model, divergence
         self.measured = Measured(scan, model.detector.arrange)
         self.penalties = {name: (_asked(call, name), call) for name, call in (penalties or {}).items()}
+        self.whole = bool(model.detector.mask.all())
         self.silent = _name(divergence) == "none"
         self.floor = 1.0 if self.silent else self._floor(scan)
         self.judging = [] if self.silent else ["noise"]
@@ -59,7 +61,7 @@ class Likelihood:
         if not self.silent:
             terms["noise"] = (self.divergence(expected, counts) * mask).sum() / (len(index) * self.floor)
         if self.penalties:
-            given = self._given(index, expected * mask, counts * mask)
+            given = self._given(index, *self._trusted(expected, counts))
             terms |= {
                 name: call(*(given[a] for a in asked)) for name, (asked, call) in self.penalties.items()
             }
@@ -87,6 +89,11 @@ class Likelihood:
         some = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), 400)).astype(int))
         mask = self.model.detector.mask.cpu()
         return max(noise.shot_noise(self.divergence, self.measured[torch.as_tensor(some)], mask), 1e-12)
+
+    def _trusted(self, *patterns: Tensor) -> list[Tensor]:
+        """Patterns without their masked pixels, so that means are over what was measured."""
+        mask = self.model.detector.mask
+        return list(patterns) if self.whole else [pattern[:, mask][:, None] for pattern in patterns]
 
     def _given(self, index: Tensor, expected: Tensor, counts: Tensor) -> dict[str, Tensor]:
         given = {"model": expected, "counts": counts, "occupancy": self.model.object.occupancy}

@@ -180,13 +180,13 @@ def from_file(
     """
     from phaseloom.ptycho import stored
 
-    found = stored.object_of(path)
+    found = stored.object_of(path, pixel=canvas.pixel[0])
     wave, gaps = stored.sliced(found, crop=crop, pad=pad, fill=fill, slices=slices, thickness=thickness)
     wave, canvas = stored.laid(wave, found, canvas, ours=stored.is_ours(path))
-    count = modes or len(wave)
-    if count > len(wave):
-        wave = torch.cat([wave, wave[-1:].repeat(count - len(wave), 1, 1, 1)])
-    known = found.occupancies if occupancies is None and count == len(wave) else occupancies
+    count, there = modes or len(wave), len(wave)
+    if count > there:
+        wave = torch.cat([wave, wave[-1:].repeat(count - there, 1, 1, 1)])
+    known = found.occupancies if occupancies is None and count == there else occupancies
     share = _shares(count, known, "object: from_file.occupancies")
     return PixelObject(wave[:count].to(torch.complex64), kind, gaps, canvas, share)
 

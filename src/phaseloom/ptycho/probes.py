@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from phaseloom.ptycho.illumination import AberratedProbe, Illumination, Probe, s
 from phaseloom.units import Aberrations, Angle, Length
 
 __all__ = ["aberrated", "auto", "focused", "from_file", "from_patterns", "stored", "zone_plate"]
+
+Power = Literal["mean", "brightest"] | float
 
 
 def auto(scan: Scan4D, /, *, modes: int | None = None) -> Illumination:
@@ -66,6 +68,7 @@ def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
     shares: list[float] | None = None,
     soft: bool = False,
     relative: bool = True,
+    power: Power = "mean",
 ) -> Illumination:
     """A probe from optics: an aperture of a convergence semiangle, and aberrations.
 
@@ -81,11 +84,12 @@ def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
         shares: of the modes in the power, strongest first; default 2 % for each weak one.
         soft: spread the aperture's edge over one pixel.
         relative: rates are relative to the probe's peak; else in square roots of counts.
+        power: counts of the beam: those of the mean pattern, of the brightest, or a number.
     """
     named = {"defocus": defocus, "C12": astigmatism, "phi12": astigmatism_angle, "C30": spherical}
     named |= aberrations or {}
     wave = _optics(scan, semiangle, named, soft)
-    return _built(scan, wave, modes, shares=shares, relative=relative)
+    return _built(scan, wave, modes, shares=shares, relative=relative, power=power)
 
 
 def aberrated(
@@ -137,6 +141,7 @@ def zone_plate(
     modes: int | None = None,
     shares: list[float] | None = None,
     relative: bool = True,
+    power: Power = "mean",
 ) -> Illumination:
     """The first order of a Fresnel zone plate with a central stop.
 
@@ -152,6 +157,7 @@ def zone_plate(
         modes: incoherent modes; default two in the far field, one in the near field.
         shares: of the modes in the power.
         relative: see `focused`.
+        power: see `focused`.
     """
     if not 0 <= beamstop < diameter or not outermost_zone > 0:
         raise BadInput("probe: zone_plate", f"diameter {diameter:g}, beamstop {beamstop:g}", "is no ring")
@@ -160,7 +166,7 @@ def zone_plate(
     wave = _optics(scan, diameter / 2 / focal, {"defocus": defocus}, True)
     if beamstop:
         wave = wave - _disk_part(scan, diameter / 2 / focal, beamstop / 2 / focal, defocus)
-    return _built(scan, wave, modes, shares=shares, relative=relative)
+    return _built(scan, wave, modes, shares=shares, relative=relative, power=power)
 
 
 def stored(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) -> Illumination:
@@ -185,6 +191,7 @@ def from_file(
     modes: int | None = None,
     shares: list[float] | None = None,
     relative: bool = True,
+    power: Power = "mean",
 ) -> Illumination:
     """A probe from a ``.npy`` array, or of an earlier run of ours or of another program.
 
@@ -200,6 +207,7 @@ def from_file(
         modes: incoherent modes; default: as many as the file has.
         shares: of the modes in the power; default: those of the file.
         relative: see `focused`.
+        power: see `focused`.
 
     Raises:
         BadInput: not a complex array of two or three axes.
@@ -208,7 +216,7 @@ def from_file(
 
     wave = earlier.probe_of(path, scan.window)
     moved = defocused(wave, scan.window, defocus - forward)
-    return _built(scan, moved, modes or len(wave), shares=shares, relative=relative)
+    return _built(scan, moved, modes or len(wave), shares=shares, relative=relative, power=power)
 
 
 def defocused(
@@ -239,6 +247,7 @@ def _built(
     *,
     shares: Sequence[float] | None = None,
     relative: bool = True,
+    power: Power = "mean",
 ) -> Probe:
     """Give the guess the counts of the data and the wanted number of modes."""
     count = _count(scan, modes)
@@ -248,12 +257,26 @@ def _built(
     if shares is not None:
         each = stack.abs().square().sum((-2, -1)).clamp(min=1e-300)
         stack = stack * torch.sqrt(_shares(count, shares) / each)[:, None, None]
-    total = torch.as_tensor(np.maximum(_clean_mean(scan), 0).sum())
-    power = stack.abs().square().sum()
-    if not float(total) > 0 or not float(power) > 0:
+    total, here = _total(scan, power), float(stack.abs().square().sum())
+    if not total > 0 or not here > 0:
         raise BadInput("scan.counts", None, "hold no intensity that a probe could have")
-    light = (stack * torch.sqrt(total / power)).to(torch.complex64)
+    light = (stack * math.sqrt(total / here)).to(torch.complex64)
     return Probe(light, scan.window, relative=relative)
+
+
+def _total(scan: Scan4D, power: Power) -> float:
+    """Counts of the beam in a pattern."""
+    if isinstance(power, float | int):
+        return float(power)
+    mean = float(np.maximum(_clean_mean(scan), 0).sum())
+    if power == "mean":
+        return mean
+    sums = [
+        (scan.counts[np.arange(i, min(i + 64, len(scan)))] * scan.mask).sum((1, 2))
+        for i in range(0, len(scan), 64)
+    ]
+    each = np.concatenate(sums)
+    return mean * float(each.max() / max(each.mean(), 1e-30))
 
 
 def _count(scan: Scan4D, modes: int | None) -> int:

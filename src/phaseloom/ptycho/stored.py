@@ -24,8 +24,12 @@ SAME = 2e-3
 """Relative difference of two pixels that are taken for the same."""
 
 
-def object_of(path: Path, /) -> Imported:
+def object_of(path: Path, /, *, pixel: float | None = None) -> Imported:
     """The object of a file with what is known of its place.
+
+    Args:
+        path: the file.
+        pixel: angstrom, for files that do not say theirs.
 
     Raises:
         BadInput: a file without one.
@@ -34,7 +38,7 @@ def object_of(path: Path, /) -> Imported:
     if path.suffix == ".npy":
         array = _array(path, "object: from_file.path", least=2, most=4)
         return Imported(source=path.name, object=array.reshape((1,) * (4 - array.ndim) + array.shape))
-    found = models.read(path)
+    found = models.read(path, pixel=pixel)
     if found.object is None:
         raise BadInput("object: from_file.path", str(path), "holds no object")
     return found
@@ -110,7 +114,7 @@ def probe_of(path: Path, geometry: Geometry, /) -> Complex[Tensor, "mode y x"]:
     if path.suffix == ".npy":
         array: np.ndarray | None = _array(path, place, least=2, most=3)
     else:
-        found = models.read(path)
+        found = models.read(path, pixel=geometry.pixel[0])
         array, pixel = found.probe, found.pixel
     if array is None:
         raise BadInput(place, str(path), "holds no probe")
@@ -147,7 +151,7 @@ def _array(path: Path, place: str, *, least: int, most: int) -> np.ndarray:
         raise BadInput(place, str(path), "is not a plain numpy array") from error
     if not (least <= array.ndim <= most and np.iscomplexobj(array) and np.isfinite(array).all()):
         fix = f"is not a complex array of {least} to {most} axes, (y, x) last"
-        raise BadInput(place, f"{path} with {array.dtype}{array.shape}", fix)
+        raise BadInput(place, f"{path.name} with {array.dtype}{array.shape}", fix)
     return array
 
 

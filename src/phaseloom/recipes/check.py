@@ -5,6 +5,8 @@ through all that an epoch does (steps, held-out patterns, copies to fall back on
 the process holds then is what the run will hold.
 """
 
+import importlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +27,11 @@ from phaseloom.units import ENERGY, LENGTH
 
 __all__ = ["Outlook", "estimate", "outlook"]
 
-BATCHES, HELD, EPOCHS = 3, 32, 3
+BATCHES, HELD, EPOCHS = 2, 32, 2
 """Batches of a rehearsed epoch, patterns of a held-out batch (as in `Job`), and such epochs."""
+
+DRAWING = 48 * 2**20
+"""Bytes that the report takes when it is drawn (measured: 31 to 51 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,7 @@ def outlook(recipe: Reconstruct, /) -> Outlook:
     The peak is that of this process, which has done whatever takes memory in a run. An automatic
     start is counted, not tried, and its time is left out.
     """
-    from phaseloom import plot  # a run draws its report, and the libraries for it take memory
-
+    importlib.import_module("phaseloom.plot")  # a run draws its report, and libraries take memory
     _memory.forget_highest()
     scan = recipe.scan()
     room = _memory.resident() + _start(recipe, scan)
@@ -87,9 +91,9 @@ def outlook(recipe: Reconstruct, /) -> Outlook:
     job = Job(settled, scan, None, None)
     warned = foresight.of(job, started=recipe.start.name != "none")
     batches = settled.batch(job.learned, settled.seed, scan.positions)(1)
-    sizes = _sizes(job, batches, plot.__name__)
+    sizes = _sizes(job, batches)
     needs = _tried(job, batches)
-    peak = max(_memory.highest(), room)
+    peak = max(_memory.highest(), room, _memory.resident() + DRAWING)
     return Outlook(
         lines=sizes | _in_words(job, needs, peak),
         warnings=warned + _shortage(needs, peak),
@@ -103,38 +107,119 @@ def _sizes(job: Job, batches: Sequence[Any]) -> dict[str, str]:
     room, (states, slices) = model.scan.canvas, model.object.transmission().shape[:2]
     energy, beam = ENERGY.show(scan.geometry.energy), scan.geometry.beam
     several = f", {states} states" if states > 1 else ""
-    pieces = batches[0] if isinstance(batches[0], tuple) else (batches[0],)
+    pieces = _pieces(batches[0])
     cut = f" in {len(pieces)} pieces" if len(pieces) > 1 else ""
+    grid = f"{room.shape[0]} x {room.shape[1]} pixels of {LENGTH.show(room.pixel[0])}"
     return {
         "patterns": f"{len(scan)} of {scan.geometry.shape[0]}x{scan.geometry.shape[1]}, {scan.counts.dtype}",
         "beam": f"{beam}s of {energy}, {'near' if scan.geometry.near else 'far'} field",
-        "object": f"{slices} x {room.shape[0]} x {room.shape[1]} pixels of {LENGTH.show(room.pixel[0])}{several}",
+        "object": f"{slices} x {grid}{several}",
         "probe": f"{len(model.probe.modes())} modes, from {job.recipe.probe.name}",
-        "batches per epoch": f"{len(batches)} of {sum(len(p) for p in pieces)} patterns{cut}",
+        "batches per epoch": f"{len(batches)} of {_count(batches[:1])} patterns{cut}",
     }
+
+
+def _in_words(job: Job, needs: _Needs, peak: float) -> dict[str, str]:
+    counts, device = job.scan.counts, job.model.scan.start.device
+    inside = counts.nbytes if isinstance(counts, np.ndarray) and counts.base is None else 0
+    lines = {
+        "memory of counts": _size(inside) if inside else "none: they are read from the file",
+        "memory of parameters": f"{_size(needs.model)}, {_size(needs.steps)} of the optimiser",
+        "memory of copies": f"{_size(needs.copies)}, to fall back on",
+        "memory of a batch": _size(needs.batch),
+        "peak memory": f"{_size(peak)}, libraries included",
+        "seconds per epoch": f"{needs.seconds:.2g} on {device}",
+        "minutes for all epochs": f"{needs.seconds * job.recipe.epochs / 60:.2g} at most, after the start",
+    }
+    if device.type != "cpu":
+        total = needs.model + needs.steps + needs.copies + needs.batch
+        lines["memory on the device"] = f"{_size(total)} of these, counted"
+    return lines
+
+
+def _shortage(needs: _Needs, peak: float) -> list[str]:
+    """What the trial itself showed."""
+    said = []
+    if needs.stopped and not needs.stopped.startswith("all"):
+        said.append(f"trial: {needs.stopped}. Check the data and the settings before a run.")
+    left = _memory.available()
+    more = peak - _memory.resident()
+    if left is not None and more > left:
+        fix = "take smaller batches (batch: {random: {size: ..., accumulate: ...}}) or fewer slices and modes"
+        said.append(f"memory: the run needs {_size(more)} more and {_size(left)} are free. Then {fix}.")
+    return said
 
 
 def _tried(job: Job, batches: Sequence[Any]) -> _Needs:
     """Put a few batches through all that an epoch does."""
-    kept = _of_a_batch(job, batches)
-    for group in job.progress.optimizer.param_groups:
-        group["start"] = 1  # what joins later takes memory too
-    some, held = batches[:BATCHES], torch.as_tensor(job.held).split(HELD)[:1] if len(job.held) else []
-    last = _epochs(job, some, held)
+    optimizer = job.progress.optimizer
+    for group in optimizer.param_groups:
+        group["start"], group["stop"] = 1, None  # all parts together, whenever they move
+    few = 1 if isinstance(optimizer, torch.optim.LBFGS) else BATCHES
+    held = torch.as_tensor(job.held).split(HELD)[:1] if len(job.held) else ()
+    batch = _of_a_batch(job, batches)
+    last = _epoch(job, batches[:few], held)
     began = time.perf_counter()
     for event in job.events:
         event.action()
     imposing = time.perf_counter() - began
-    learned, left = _count(some), _count(held)
-    every = len(job.learned) * last.passes + len(job.held)
-    model, steps = job.model.state_dict(), job.progress.optimizer.state_dict()
-    whole = _memory.tensors(model)
-    state = _memory.tensors(steps)
+    whole, state = _memory.tensors(job.model.state_dict()), _memory.tensors(optimizer.state_dict())
+    seconds, passes = (last.seconds, last.passes) if last else (math.nan, 1.0)
+    done, due = (
+        _count(batches[:few]) * passes + _count(held),
+        len(job.learned) * passes + len(job.held),
+    )
     return _Needs(
         model=whole,
         steps=state,
-        copies=2 * (whole + state) + 2 * whole * bool(len(job.held)),
-        batch=kept,
-        seconds=last.seconds * every / (learned * last.passes + left) + imposing,
+        copies=2 * (whole + state) + 2 * whole * bool(held),
+        batch=batch,
+        seconds=seconds * due / done + imposing,
         stopped=job.progress.stopped,
     )
+
+
+def _epoch(job: Job, batches: Sequence[Any], held: Sequence[torch.Tensor]) -> Epoch | None:
+    """The last of a few short epochs; ``None`` if the first already broke down."""
+    epochs = fit(
+        job.likelihood,
+        lambda number: batches,
+        job.progress,
+        epochs=EPOCHS,
+        holdout=held,
+        judged=job.likelihood.judging,
+        own=("positions", "weights", "descan", *["tilts"] * (len(job.model.propagator.tilt) > 1)),
+    )
+    return (list(epochs) or [None])[-1]
+
+
+def _of_a_batch(job: Job, batches: Sequence[Any]) -> int:
+    """Bytes of all tensors that the largest piece of a batch needs at once, gradients included."""
+    index = max(_pieces(batches[0]), key=len)
+    with _memory.Ledger() as ledger:
+        torch.stack(list(job.likelihood(index).values())).sum().backward()
+    job.progress.optimizer.zero_grad(set_to_none=True)
+    return ledger.most
+
+
+def _start(recipe: Reconstruct, scan: Scan4D) -> float:
+    """Bytes of all candidates of an automatic start: each a small model with gradient and moments."""
+    if recipe.start.name == "none":
+        return 0.0
+    ways = len(ORIENTATIONS) + len(TWINS) if recipe.probe.values.get("defocus") else len(ORIENTATIONS)
+    ways = 1 if scan.oriented else ways
+    few = scan.select(np.argsort(np.abs(scan.positions - np.median(scan.positions, 0)).sum(1))[:64])
+    numbers = float(np.prod(scans.canvas(few).shape) + np.prod(scan.window.shape))
+    return ways * recipe.start.values.get("steps", 13) * numbers * 8 * 4
+
+
+def _pieces(batch: Any) -> tuple[torch.Tensor, ...]:
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def _count(batches: Sequence[Any]) -> int:
+    return sum(len(piece) for batch in batches for piece in _pieces(batch))
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**34 else f"{count / 2**30:.0f} GiB"

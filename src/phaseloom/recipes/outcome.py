@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from phaseloom.errors import BadInput
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
@@ -21,7 +23,9 @@ from phaseloom.units import LENGTH
 if TYPE_CHECKING:
     from phaseloom.recipes.job import Job
 
-__all__ = ["found", "of", "state", "write"]
+__all__ = ["due", "found", "of", "state", "write"]
+
+log = logging.getLogger(__name__)
 
 
 def of(job: Job, /) -> Result:
@@ -80,7 +84,10 @@ def state(model: Ptychography, /) -> dict[str, Any]:
 
 
 def write(job: Job, result: Result, /, epoch: int | None = None) -> list[Path]:
-    """The files that the recipe asks for besides result and report; in the middle of a run, those due."""
+    """The files that the recipe asks for besides result and report; in the middle of a run, those due.
+
+    One that cannot be written is told in the log: a run must not end for a picture.
+    """
     if job.directory is None:
         return []
     folder = job.directory if epoch is None else job.directory / "epochs" / f"{epoch:04d}"
@@ -88,7 +95,11 @@ def write(job: Job, result: Result, /, epoch: int | None = None) -> list[Path]:
     made = []
     for call in wanted:
         folder.mkdir(parents=True, exist_ok=True)
-        files = call(result, folder)
+        try:
+            files = call(result, folder)
+        except (BadInput, OSError) as problem:
+            log.warning("outputs: %s was not written: %s", call.name, problem)
+            continue
         made += list(files) if isinstance(files, tuple | list) else [files]
     return made
 

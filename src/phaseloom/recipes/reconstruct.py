@@ -146,11 +146,11 @@ class Reconstruct(Recipe):
 
     def scan(self) -> Scan4D:
         """The data, read and prepared."""
-        if self.file.is_dir():
+        if self.file.is_dir() and self.file.suffix != ".zarr":
             raise BadInput(
                 "file", str(self.file), "is a folder: name a file in it, or --resume to go on with a run"
             )
-        if not self.file.is_file():
+        if not self.file.exists():
             raise BadInput("file", str(self.file), "does not exist: give the path of the data")
         if self.read is None:
             scan = formats.read(self.file)

@@ -139,7 +139,8 @@ def transpose(scan: Scan4D, /) -> Scan4D:
     """
     geometry = scan.geometry.transposed()
     probe = None if scan.probe is None else _swapped(scan.probe)
-    return replace(through(scan, _swapped, geometry), probe=probe)
+    larger = None if scan.modelled is None else scan.modelled.transposed()
+    return replace(through(replace(scan, modelled=None), _swapped, geometry), probe=probe, modelled=larger)
 
 
 def center(scan: Scan4D, /) -> Scan4D:

@@ -82,9 +82,14 @@ def scale(scan: Scan4D, /, *, factor: float | tuple[float, float]) -> Scan4D:
 
 
 def region(
-    scan: Scan4D, /, *, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None
+    scan: Scan4D,
+    /,
+    *,
+    rows: tuple[int, int] | None = None,
+    columns: tuple[int, int] | None = None,
+    every: tuple[int, int] = (1, 1),
 ) -> Scan4D:
-    """Keep the rows and columns ``[first, last)`` of a raster: a part of the field of view.
+    """Keep the rows and columns ``[first, last)`` of a raster, or every so many of them: less to compute.
 
     Raises:
         BadInput: a scan without a raster, or rows and columns that it does not have.
@@ -97,7 +102,10 @@ def region(
     if scan.grid is None:
         raise BadInput("region", None, "needs a raster: use select, or say the grid when reading")
     ranges = stretches(scan.grid, {"region.rows": rows, "region.columns": columns})
-    place = np.arange(len(scan)).reshape(scan.grid)[tuple(slice(*pair) for pair in ranges)]
+    if min(every) < 1:
+        raise BadInput("region.every", list(every), "must be 1 or more")
+    kept = tuple(slice(*pair, step) for pair, step in zip(ranges, every, strict=True))
+    place = np.arange(len(scan)).reshape(scan.grid)[kept]
     return replace(scan.select(place.ravel()), grid=place.shape)
 
 
@@ -183,16 +191,13 @@ def positions(
     if Path(path).suffix in (".npy", ".csv", ".txt"):
         found = placed(table(Path(path)), unit, scan.geometry, len(scan), place)
     else:
-        found = _refined(path, place)
+        found = _refined(path, scan.window.pixel[0])
     if found.shape != (len(scan), 2):
         raise BadInput(place, f"{len(found)} positions", f"but there are {len(scan)} patterns: read others")
     return replace(scan, positions=found)
 
 
-def _refined(path: Path, place: str) -> np.ndarray:
+def _refined(path: Path, pixel: float) -> np.ndarray:
     from phaseloom.data import models
 
-    found = models.read(path).positions
-    if found is None:
-        raise BadInput(place, None, "holds no positions: name another file")
-    return found
+    return models.positions_file(path, pixel=pixel)

@@ -1,0 +1,366 @@
+"""What will go wrong with a run, seen from its data and its recipe: each a sentence with a number."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from phaseloom.data.calibrate import Disk, fitted_disk
+from phaseloom.data.inspect import inspect
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.physics.fourier import to_reciprocal
+from phaseloom.physics.propagate import angular_spectrum, fly
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.recipes.job import Job
+from phaseloom.units import ANGLE, LENGTH
+
+__all__ = ["Prospect", "of"]
+
+REPLACED = ("window", "overlap", "orientation")
+"""Findings of `phaseloom.data.inspect.inspect` that are judged better here, where the probe is known."""
+
+
+def of(job: Job, /, *, started: bool = False) -> list[str]:
+    """Sentences on what will go wrong, on the data first; an empty list when there is nothing to do.
+
+    Args:
+        job: built, before its first epoch.
+        started: an automatic start settles orientation and defocus before the run.
+    """
+    found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in REPLACED]
+    said = [f"{f.name}: {f.value}. {f.advice}" for f in found]
+    prospect = Prospect(job, started)
+    rules: tuple[Callable[[Prospect], str], ...] = (
+        *(_window, _overlap, _aperture, _room, _dose, _modes, _numbers),
+        *(_wrapping, _band, _thin, _thick, _orientation, _outside),
+    )
+    return said + [sentence for rule in rules if (sentence := rule(prospect))]
+
+
+@dataclass
+class Prospect:
+    """A run that has not begun, and what several rules need to know of it.
+
+    Attributes:
+        job: the run.
+        started: see `of`.
+    """
+
+    job: Job
+    started: bool = False
+
+    @property
+    def scan(self) -> Scan4D:
+        """The data."""
+        return self.job.scan
+
+    @property
+    def model(self) -> Ptychography:
+        """The model with its first guesses."""
+        return self.job.model
+
+    @cached_property
+    def modes(self) -> torch.Tensor:
+        """The starting probe on the entrance face."""
+        return self.model.probe.modes().detach().cpu()
+
+    @cached_property
+    def leaving(self) -> torch.Tensor:
+        """The starting probe where the object ends, had it flown through vacuum."""
+        gaps = self.model.propagator.distances().detach().cpu()
+        if not len(gaps):
+            return self.modes
+        one = self.scan.window
+        kernel = angular_spectrum(one.shape, one.pixel, one.wavelength, gaps.double().sum())
+        return fly(self.modes, kernel.to(self.modes.dtype))
+
+    @cached_property
+    def gaps(self) -> np.ndarray:
+        """Distances between slices, angstrom."""
+        return self.model.propagator.distances().detach().cpu().double().numpy()
+
+    @cached_property
+    def diameter(self) -> float:
+        """Of the disk around the probe's middle that holds 90 % of its power, angstrom."""
+        light = self.modes.abs().square().sum(0).double().numpy()
+        away = _away(light, np.array(self.scan.window.pixel))
+        return 2 * _holding(light, away, 0.9)
+
+    @cached_property
+    def semiangle(self) -> float:
+        """Half-angle of the cone that holds 95 % of the probe, radian."""
+        one = self.scan.window
+        power = to_reciprocal(self.modes).abs().square().sum(0).double().numpy()
+        sizes = zip(one.shape, one.pixel, strict=True)
+        y, x = (one.wavelength * np.fft.fftfreq(n, p) for n, p in sizes)
+        return _holding(power, np.hypot(y[:, None], x[None]), 0.95)
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """Mean pattern, untrusted pixels zero, without background."""
+        mean = self.scan.mean_pattern(most=500)
+        mean = mean - (0.0 if self.scan.background is None else self.scan.background)
+        return np.where(self.scan.mask, mean, 0.0).clip(min=0)
+
+    @cached_property
+    def angles(self) -> np.ndarray:
+        """Scattering angle of each detector pixel, radian."""
+        one = self.scan.geometry
+        y, x = ((np.arange(n) - n // 2) * a for n, a in zip(one.shape, one.angle, strict=True))
+        return np.hypot(y[:, None], x[None])
+
+    @cached_property
+    def reach(self) -> float:
+        """Half-angle of the cone that holds 99 % of the counts beyond the level of the edge, radian."""
+        edge = np.ones_like(self.scan.mask)
+        edge[1:-1, 1:-1] = False
+        level = self.mean[edge & self.scan.mask].mean() if (edge & self.scan.mask).any() else 0.0
+        return _holding((self.mean - level).clip(min=0), self.angles, 0.99)
+
+    @cached_property
+    def depth(self) -> float:
+        """Depth that the counts can resolve, ``wavelength / reach^2``, angstrom."""
+        return self.scan.window.wavelength / max(self.reach, 1e-9) ** 2
+
+    @property
+    def focus(self) -> float:
+        """Depth of focus of the probe, ``wavelength / semiangle^2``, angstrom."""
+        return self.scan.window.wavelength / max(self.semiangle, 1e-9) ** 2
+
+    @cached_property
+    def step(self) -> float:
+        """Median distance to the nearest other position, angstrom (0 when there is none)."""
+        from scipy.spatial import KDTree
+
+        places = np.unique(self.scan.positions.round(4), axis=0)
+        if len(places) < 2:
+            return 0.0
+        return float(np.median(KDTree(places).query(places, k=2)[0][:, 1]))
+
+    @cached_property
+    def field(self) -> float:
+        """Area that the beam has seen, square angstrom."""
+        height, width = (length + self.diameter for length in self.scan.extent)
+        return height * width
+
+
+def _window(prospect: Prospect) -> str:
+    """Power near the border of the window, before or behind the object."""
+    if prospect.scan.geometry.near:
+        return ""
+    shares = [_at_border(wave) for wave in (prospect.modes, prospect.leaving)]
+    share = max(shares)
+    if share < 0.03:
+        return ""
+    where = "behind the object " if shares[1] > 1.5 * shares[0] else ""
+    fix = "Pad the patterns (prepare: pad), bin less, or defocus less: it wraps round."
+    return f"window: {share:.0%} of the probe {where}lies within a sixteenth of the window's border. {fix}"
+
+
+def _overlap(prospect: Prospect) -> str:
+    step, wide = prospect.step, prospect.diameter
+    if not step or prospect.scan.geometry.near or 1 - step / wide >= 0.5:
+        return ""
+    fix = "Scan with smaller steps, or with a wider beam (more defocus)."
+    text = f"{max(0.0, 1 - step / wide):.0%} between neighbours {_length(step)} apart"
+    return f"overlap: {text}, the probe being {_length(wide)} wide. {fix}"
+
+
+def _aperture(prospect: Prospect) -> str:
+    """The semiangle that was stated, against the bright-field disk."""
+    stated = prospect.job.recipe.probe.values.get("semiangle")
+    disk = _disk(prospect)
+    if stated is None or disk is None:
+        return ""
+    angle = float(np.mean(prospect.scan.geometry.angle))
+    seen, doubt = disk.radius * angle, 3 * disk.radius_error * angle
+    if abs(seen - stated) < max(0.06 * stated, angle, doubt):
+        return ""
+    fix = "Correct the semiangle, or the angle of a pixel (prepare: calibrate)."
+    text = f"the bright disk has a radius of {ANGLE.show(_round(seen))}, the probe {ANGLE.show(stated)}"
+    return f"semiangle: {text}. {fix}"
+
+
+def _room(prospect: Prospect) -> str:
+    """Angles beyond the bright disk, where the detail is."""
+    if prospect.scan.geometry.near:
+        return ""
+    most = (
+        min(n * a for n, a in zip(prospect.scan.geometry.shape, prospect.scan.geometry.angle, strict=True))
+        / 2
+    )
+    if prospect.semiangle < 0.8 * most:
+        return ""
+    text = f"the beam fills {prospect.semiangle / most:.0%} of the detector's half width"
+    return f"detector: {text}, so scattered counts miss it or alias. Use a shorter camera length."
+
+
+def _dose(prospect: Prospect) -> str:
+    """Counts for each number of the object."""
+    counts, pixel = float(prospect.mean.sum()), float(np.prod(prospect.scan.window.pixel))
+    slices, states = _layers(prospect)
+    each = counts * len(prospect.scan) / prospect.field * pixel / (slices * states)
+    if each >= 6 or prospect.scan.geometry.near:
+        return ""
+    per = each * slices * states / pixel
+    split = f", {slices} slices and {states} states" if slices * states > 1 else ""
+    fix = "Take fewer slices and states, or larger pixels (prepare: crop), and add a penalty."
+    text = (
+        f"{counts:.3g} counts per pattern are {per:.3g} per A^2 and {each:.2g} for each pixel of the object"
+    )
+    limit = f"a phase is then uncertain by {1 / (2 * math.sqrt(max(each, 1e-9))):.2g} rad at best"
+    return f"dose: {text}{split}; {limit}. {fix}"
+
+
+def _modes(prospect: Prospect) -> str:
+    """Counts of the weakest probe mode for each number that is free in it."""
+    power = prospect.modes.abs().square().sum((-2, -1)).double()
+    if len(power) < 2 or not prospect.job.recipe.rate_of("probe"):
+        return ""
+    light = to_reciprocal(prospect.modes).abs().square().sum(0)
+    numbers = 2 * float((light > 0.01 * light.max()).sum())
+    counts = float(prospect.mean.sum()) * len(prospect.scan)
+    share = float(power.min() / power.sum())
+    if counts * share >= 10 * numbers:
+        return ""
+    fix = "Take fewer modes."
+    text = f"the weakest of {len(power)} has {counts * share:.3g} counts in all for its {numbers:.3g} numbers"
+    return f"probe modes: {text}. {fix}"
+
+
+def _numbers(prospect: Prospect) -> str:
+    """Measured values against numbers that are to be found."""
+    scan, recipe = prospect.scan, prospect.job.recipe
+    slices, states = _layers(prospect)
+    kinds = 2 if prospect.model.object.kind != "phase" else 1
+    free = kinds * slices * states * prospect.field / float(np.prod(scan.window.pixel))
+    if recipe.rate_of("probe") and "probe" in prospect.model.parts():
+        free += 2 * sum(p.numel() for p in prospect.model.parts()["probe"])
+    lit = float((prospect.mean > 1e-3 * prospect.mean.max()).sum())
+    known = min(lit, float(prospect.mean.sum())) * len(scan)
+    if known >= 2 * free:
+        return ""
+    fix = "Take fewer slices, states and modes, object kind: phase, or a denser scan."
+    return f"free numbers: {free:.3g} are sought from {known:.3g} values that hold counts. {fix}"
+
+
+def _wrapping(prospect: Prospect) -> str:
+    """Kernel of a gap: its phase may change by less than pi from one frequency to the next."""
+    if not len(prospect.gaps):
+        return ""
+    one = prospect.scan.window
+    most = min(n * p * p for n, p in zip(one.shape, one.pixel, strict=True)) / one.wavelength
+    gap = float(prospect.gaps.max())
+    if gap <= most:
+        return ""
+    fix = "Take more slices, or a larger window (prepare: pad)."
+    text = f"gaps of {_length(gap)} alias on this grid, which holds {_length(most)} at most"
+    return f"flight: {text}. {fix}"
+
+
+def _band(prospect: Prospect) -> str:
+    """Counts beyond two thirds of the grid, which alias when a wave meets a slice."""
+    if not len(prospect.gaps):
+        return ""
+    own, model = prospect.scan.geometry, prospect.scan.window
+    half = min(n * a for n, a in zip(model.shape, model.angle, strict=True)) / 2
+    share = float(prospect.mean[prospect.angles > 2 / 3 * half].sum() / max(prospect.mean.sum(), 1e-30))
+    if share < 0.05:
+        return ""
+    text = f"{share:.0%} of the counts lie beyond two thirds of the modelled angles"
+    wide = [int(2 * round(0.75 * n)) for n in own.shape]
+    return f"band: {text}, and alias between slices. Model a larger grid (prepare: enlarge to {wide})."
+
+
+def _thin(prospect: Prospect) -> str:
+    """Slices closer than the counts can tell apart: their sum is known, their difference is not."""
+    if not len(prospect.gaps) or prospect.gaps.min() >= prospect.depth / 5:
+        return ""
+    total, depth = float(prospect.gaps.sum()), prospect.depth
+    enough = min(math.ceil(3 * total / depth) + 1, len(prospect.gaps))
+    text = f"{_length(float(prospect.gaps.min()))} apart, where the counts resolve {_length(depth)} in depth"
+    fix = f"Take {enough} slices, or couple them (projections: depth_blur)."
+    return f"slices: {text} (depth of focus {_length(prospect.focus)}). {fix}"
+
+
+def _thick(prospect: Prospect) -> str:
+    """Slices so far apart that waves change on the way through what is taken for one plane."""
+    if not len(prospect.gaps) or prospect.gaps.max() <= 2 * prospect.depth:
+        return ""
+    total, depth = float(prospect.gaps.sum()), prospect.depth
+    text = f"{_length(float(prospect.gaps.max()))} apart is too far for one plane each"
+    why = f"counts reach {ANGLE.show(_round(prospect.reach))}, where waves change within {_length(depth)}"
+    fix = f"Take {math.ceil(total / depth) + 1} slices."
+    return f"slices: {text}: {why} (depth of focus {_length(prospect.focus)}). {fix}"
+
+
+def _orientation(prospect: Prospect) -> str:
+    """Nothing says how the detector lies against the scan."""
+    turning = {"flip", "transpose", "rotate"}
+    known = prospect.scan.oriented or prospect.started
+    if known or turning & {step.name for step in prospect.job.recipe.prepare}:
+        return ""
+    return (
+        "orientation: the file does not say how the detector lies against the scan, one way of eight. Use "
+        "start: sweep, or say it (prepare: flip, transpose)."
+    )
+
+
+def _outside(prospect: Prospect) -> str:
+    lost = prospect.model.scan.outside()
+    if not lost:
+        return ""
+    fix = "Check the unit and the step of the positions, or start from a flat object."
+    return f"positions: {lost} of {len(prospect.scan)} lie beyond the object's canvas. {fix}"
+
+
+def _layers(prospect: Prospect) -> tuple[int, int]:
+    """Slices and states of the object."""
+    states, slices = prospect.model.object.transmission().shape[:2]
+    return slices, states
+
+
+def _disk(prospect: Prospect) -> Disk | None:
+    """The bright-field disk, where there clearly is one."""
+    if prospect.scan.geometry.near or np.ptp(prospect.scan.geometry.angle) > 1e-3 * max(
+        prospect.scan.geometry.angle
+    ):
+        return None
+    try:
+        disk = fitted_disk(prospect.mean, mask=prospect.scan.mask)
+    except BadInput:
+        return None
+    return disk if disk.width < 0.15 * disk.radius and disk.distortion < 0.1 else None
+
+
+def _at_border(wave: torch.Tensor) -> float:
+    """Share of the power in the outermost sixteenth on each side."""
+    light = wave.abs().square().sum(0)
+    y, x = (max(1, n // 16) for n in light.shape)
+    return 1 - float(light[y:-y, x:-x].sum() / light.sum())
+
+
+def _away(light: np.ndarray, pixel: np.ndarray) -> np.ndarray:
+    """Distance of each pixel from the middle of the light."""
+    places = [np.arange(n) * p for n, p in zip(light.shape, pixel, strict=True)]
+    middle = [(light.sum(1 - axis) * place).sum() / light.sum() for axis, place in enumerate(places)]
+    return np.hypot((places[0] - middle[0])[:, None], (places[1] - middle[1])[None])
+
+
+def _holding(light: np.ndarray, away: np.ndarray, share: float) -> float:
+    """Radius within which a share of the light lies."""
+    order = np.argsort(away, axis=None)
+    inside = np.cumsum(light.flat[order])
+    return float(away.flat[order][min(np.searchsorted(inside, share * inside[-1]), light.size - 1)])
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _length(value: float) -> str:
+    return LENGTH.show(_round(value))
