@@ -323,8 +323,14 @@ def _doubts(job: Any) -> list[str]:
     """What `look` would warn of, before any time is spent."""
     from phaseloom.data.inspect import inspect
 
-    found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name != "window"]
+    told = {"window"} | ({"counts", "dose"} if _scaled(job.recipe) else set())
+    found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in told]
     return [f"{_MARK[f.level]} {f.name}: {f.value}. {f.advice}" for f in found]
+
+
+def _scaled(recipe: Any) -> bool:
+    """Whether the file itself takes the counts for something else."""
+    return any(step.name in ("normalise", "nonnegative") for step in recipe.prepare)
 
 
 def _verdict(result: Any) -> list[str]:

@@ -91,9 +91,9 @@ def test_a_sound_run_is_left_in_peace() -> None:
         ("window", SOUND, {"probe": focused(defocus="280 A")}),
         ("window", SOUND, {"object": sliced(6, "60 A")}),
         ("overlap", replace(SOUND, positions=SOUND.positions * 8), {}),
-        ("overlap", SOUND, {"probe": focused(defocus="0 A", modes=1), "prepare": []}),
+        ("overlap", replace(SOUND, positions=SOUND.positions * 4), {"probe": focused(defocus="0 A")}),
         ("semiangle", SOUND, {"probe": focused(semiangle="21 mrad")}),
-        ("detector", cropped(SOUND, 16), {"object": "pixels"}),
+        ("aperture", cropped(SOUND, 16), {"object": "pixels"}),
         ("dose", dark(SOUND, 2e-4), {}),
         ("probe modes", dark(SOUND, 1e-3), {}),
         ("free numbers", SOUND.select(np.arange(8)), {"object": sliced(6, "12 A", kind="complex", modes=3)}),
@@ -113,3 +113,177 @@ def test_what_will_go_wrong_is_said_with_a_number_and_a_remedy(
     assert any(letter.isdigit() for letter in said[0]) or kind == "orientation"
     assert said[0].endswith(".")
     assert said[0].count(". ") >= 1
+
+
+def test_a_start_settles_the_orientation_before_the_run() -> None:
+    job = Job(Reconstruct.of(SETTINGS), replace(SOUND, oriented=False), None, None)
+    assert foresight.of(job, started=True) == []
+
+
+def test_positions_off_the_canvas_are_named() -> None:
+    job = Job(Reconstruct.of(SETTINGS), SOUND, None, None)
+    with torch.no_grad():
+        job.model.scan.offsets[3] = 500.0
+    assert [line.split(",")[0] for line in foresight.of(job)] == [
+        "positions: 1 of 64 lie beyond the object's canvas. Check the unit and the step of the positions"
+    ]
+
+
+def test_a_ledger_counts_storages_once_until_they_are_freed() -> None:
+    old = torch.ones(100)
+    with _memory.Ledger() as ledger:
+        old.mul_(2)
+        view = (old + 1)[10:20]
+        assert ledger.now == 400
+        again = view.reshape(2, 5)
+        del view, again
+        assert (ledger.now, ledger.most) == (0, 400)
+
+
+def test_a_ledger_sees_what_differentiation_keeps() -> None:
+    x = torch.ones(1000, requires_grad=True)
+    with _memory.Ledger() as ledger:
+        y = (x.exp().exp()).sum()  # keeps both exponentials
+        assert ledger.now == 2 * 4000 + 4
+        y.backward()
+        assert x.grad is not None
+        assert ledger.now == 4000 + 4
+
+
+def built(count: int, *, each: bool) -> tuple[int, int]:
+    """Bytes of tensors at most while a job of so many patterns is built and one batch is modelled."""
+    rng = np.random.default_rng(0)
+    geometry = Geometry(wavelength=0.0418, shape=(24, 24), angle=(8.7e-3, 8.7e-3), beam="electron")
+    counts = rng.poisson(3, (count, 24, 24)).astype(np.uint8)
+    scan = Scan4D(counts=counts, positions=rng.random((count, 2)) * 5, geometry=geometry)
+    changes = {"object": sliced(2, "20 A"), "propagator": {"exact": {"each": each}}, "rates": {"tilts": 0.01}}
+    with _memory.Ledger() as ledger:
+        job = Job(Reconstruct.of({**SETTINGS, **changes}), scan, None, None)
+    with _memory.Ledger() as batch:
+        job.likelihood(torch.arange(8))["noise"].backward()
+    return ledger.now, batch.most
+
+
+def test_a_tilt_for_each_position_costs_two_numbers_and_no_window() -> None:
+    (model, batch), (longer, same) = built(500, each=True), built(1000, each=True)
+    (plain, _), (twice, _) = built(500, each=False), built(1000, each=False)
+    assert (longer - twice) - (model - plain) == 500 * 2 * 4
+    assert same - batch < 1e-3 * 500 * 24 * 24 * 8 * 50
+
+
+PEAK = """
+import sys
+from phaseloom.recipes.check import outlook
+from phaseloom.recipes.reconstruct import Reconstruct
+print("peak", outlook(Reconstruct.from_path(sys.argv[1])).peak)
+"""
+RUN = """
+import sys
+from phaseloom.cli import main
+sys.argv = ["phaseloom", "reconstruct", sys.argv[1], "--out", sys.argv[2], "--quiet"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+text = open("/proc/self/status").read()
+print("peak", int(text.split("VmHWM:")[1].split()[0]) * 1024)
+"""
+
+
+def told(program: str, *words: object) -> float:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    call = [sys.executable, "-c", program, *map(str, words)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return float(done.stdout.split("peak ")[1])
+
+
+def stored(folder: Path, grid: tuple[int, int], size: int, **read: Any) -> dict[str, Any]:
+    """The part of a parameter file that names an HDF5 file of disks with noise."""
+    y, x = np.indices((size, size)) - size // 2
+    rate = np.where(np.hypot(y, x) < size / 8, 40.0, 0.3)
+    count = grid[0] * grid[1]
+    some = np.random.default_rng(0).poisson(rate, (count, size, size)).astype(np.uint16)
+    with h5py.File(folder / "data.h5", "w") as file:
+        file.create_dataset("frames", data=some, chunks=(1, size, size))
+    knobs = {"energy": "80 keV", "pixel": "0.2 A", "step": "0.5 A", "grid": list(grid), **read}
+    return {"file": str(folder / "data.h5"), "read": {"hdf5": knobs}, "epochs": 2}
+
+
+def single(folder: Path) -> dict[str, Any]:
+    """One slice, one mode, and an automatic start."""
+    return stored(folder, (16, 16), 64) | {"probe": focused(modes=1), "start": {"sweep": {"rungs": [1, 1]}}}
+
+
+def thick(folder: Path) -> dict[str, Any]:
+    """Six slices, four modes, windows of 128 pixels."""
+    return stored(folder, (16, 16), 128) | {
+        "object": {"pixels": {"slices": 6, "thickness": "15 A"}},
+        "probe": focused(modes=4),
+        "start": "none",
+        "batch": {"random": {"size": 32}},
+    }
+
+
+def mixed(folder: Path) -> dict[str, Any]:
+    """Two states of the object, a tilt for each position, a wide canvas, patterns streamed."""
+    return stored(folder, (30, 30), 64, step="3 A") | {
+        "object": {"pixels": {"slices": 3, "thickness": "10 A", "modes": 2}},
+        "probe": focused(),
+        "propagator": {"exact": {"each": True, "tilt": ["1 mrad", "0 mrad"]}},
+        "rates": {"tilts": 0.01},
+        "start": "none",
+        "batch": {"random": {"size": 16}},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
+@pytest.mark.parametrize("setup", [single, thick, mixed])
+def test_the_peak_is_told_within_fifteen_per_cent(setup: Any, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(setup(tmp_path)))
+    foreseen = told(PEAK, tmp_path / "run.yaml")
+    measured = told(RUN, tmp_path / "run.yaml", tmp_path / "out")
+    assert foreseen == pytest.approx(measured, rel=0.15)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    native.write(SOUND, tmp_path / "scan.h5")
+    return tmp_path / "scan.h5"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch": {"sparse": {"size": 8, "accumulate": 3}}},
+        {"optimizer": "lbfgs", "holdout": 0},
+        {"projections": ["orthogonal"], "rates": {"positions": {"rate": 0.02, "start": 40}}},
+    ],
+)
+def test_whatever_a_run_does_is_tried(file: Path, changes: dict[str, Any]) -> None:
+    seen = outlook(Reconstruct.of({**SETTINGS, "file": str(file), **changes}))
+    assert 0 < seen.seconds < 1e3
+    assert seen.peak > 1e8
+    assert seen.lines["patterns"] == "64 of 64x64, uint32"
+    assert "of the optimiser" in seen.lines["memory of parameters"]
+
+
+def test_pieces_of_a_batch_are_counted_together(file: Path) -> None:
+    pieces = {"batch": {"random": {"size": 8, "accumulate": 3}}, "holdout": 0}
+    lines = estimate(Reconstruct.of({**SETTINGS, "file": str(file), **pieces}))
+    assert lines["batches per epoch"] == "3 of 22 patterns in 3 pieces"
+
+
+def test_a_loss_that_breaks_down_at_once_is_told(file: Path) -> None:
+    seen = outlook(
+        Reconstruct.of({**SETTINGS, "file": str(file), "object": "pixels", "rates": {"object": 1e30}})
+    )
+    assert any(line.startswith("trial: ") for line in seen.warnings)
+
+
+def test_a_run_that_does_not_fit_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory, "available", lambda: 1e3)
+    monkeypatch.setattr(_memory, "resident", lambda: 1e6)
+    seen = outlook(Reconstruct.of({**SETTINGS, "file": str(file)}))
+    assert any(line.startswith("memory: ") and "smaller batches" in line for line in seen.warnings)

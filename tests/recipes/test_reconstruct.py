@@ -242,6 +242,7 @@ def rooms() -> list[Any]:
         ("prepare", "jitter"): {"std": 0.2},
         ("prepare", "poisson"): {"dose": 1e4},
         ("prepare", "positions"): None,
+        ("prepare", "weights"): None,
         ("prepare", "region"): None,
         ("prepare", "resample"): {"factor": [0.5, 0.5]},
         ("prepare", "source_size"): None,

@@ -113,6 +113,7 @@ def flickering(counts: np.ndarray) -> None:
         (speckled(diameter=22.0), "window", "warn"),
         (replace(GOOD, probe=np.ones((1, N, N), complex)), "window", "bad"),
         (replace(GOOD, geometry=replace(GOOD.geometry, wavelength=3.0)), "beam", "warn"),
+        (replace(GOOD, counts=np.roll(GOOD.counts, 3, 1)), "centre", "warn"),
     ],
 )
 def test_what_is_wrong_is_named_with_advice(scan: Scan4D, name: str, level: str) -> None:

@@ -496,9 +496,10 @@ def test_files_at_the_end_of_a_run():
     recon = {"save_result": ["model", "objp", "probe", "probe_prop"]}
     recon["result_modes"] = {"obj_dim": [2, 4], "FOV": ["full", "crop"], "bit": ["raw", "16"]}
     tree, notes = ours(recon_params=recon)
-    assert tree["outputs"][0] == {"ptyrad": {}, "every": 10}
+    assert tree["outputs"][0] == {"ptyrad": {}, "start": 10, "every": 10}
     assert tree["outputs"][1] == {
         "stacks": {"of": ["phase", "probe"], "dimensions": [2, 4], "bits": "raw", "crop": False},
+        "start": 10,
         "every": 10,
     }
     assert len(tree["outputs"]) == 5

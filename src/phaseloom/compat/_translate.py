@@ -73,7 +73,11 @@ def _outputs(project: Project) -> list[Any]:
     for key, fix in _KEPT.items():
         if key in wanted:
             project.note(f"recon_params.save_result: {key} {fix}")
-    every = {"every": recon["SAVE_ITERS"]} if recon["SAVE_ITERS"] < recon["NITER"] else {}
+    every = (
+        {"start": recon["SAVE_ITERS"], "every": recon["SAVE_ITERS"]}
+        if recon["SAVE_ITERS"] < recon["NITER"]
+        else {}
+    )
     out: list[Any] = [{"ptyrad": {}} | every] if "model" in wanted else []
     images = [ours for theirs, ours in _IMAGES.items() if theirs in wanted]
     if not images:

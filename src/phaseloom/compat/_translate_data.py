@@ -1,6 +1,5 @@
 """From PtyRAD's data settings to our reader and the steps of our preparation."""
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

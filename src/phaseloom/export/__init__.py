@@ -4,7 +4,8 @@ from phaseloom import export
 export.stacks(result, "images", bits=16)
 """
 
+from phaseloom.export._figures import figures
 from phaseloom.export._ptyrad import ptyrad
 from phaseloom.export._stacks import stacks
 
-__all__ = ["ptyrad", "stacks"]
+__all__ = ["figures", "ptyrad", "stacks"]

@@ -60,7 +60,8 @@ def page(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.05)
     FigureCanvasAgg(figure)
     return figure
 
@@ -192,12 +193,14 @@ def scale_bar(axes: Axes, dimension: Dimension, /) -> None:
 
 
 def show_length(value: float, dimension: Dimension = LENGTH, /, digits: int = 3) -> str:
-    """A length or angle in its handiest unit, in print: 5 Å, 1 nm, 20 mrad.
+    """A length or angle in the unit of `unit_of`, in print: 5 Å, 20 mrad.
 
     Example:
-        >>> show_length(5.0), show_length(1234.5)
-        ('5 Å', '123 nm')
+        >>> show_length(50.0), show_length(1234.5)
+        ('50 Å', '123 nm')
     """
+    if dimension is LENGTH and 1 <= abs(value) < 999.5:
+        return f"{value:.{digits}g} Å"
     number, _, unit = dimension.show(value).partition(" ")
     unit = {"A": "Å", "": dimension.scale[0][0].replace("A", "Å")}.get(unit, unit)
     return f"{float(number):.{digits}g} {unit}"

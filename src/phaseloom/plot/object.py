@@ -138,7 +138,7 @@ def slices(r: Result) -> Figure:
     width = max(2.4 * abreast + 1, 8.0)
     heights = [2.7 * lines, 1.0 + float(np.clip(0.4 * width * _flatness(r, field), 0.7, 3.0))]
     figure = page(width, sum(heights))
-    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_slices(above, r, {number: phases[number] for number in chosen(len(phases), MOST)}, _middle(r, field))
     draw_sections(below, r, phases, field)
     return figure

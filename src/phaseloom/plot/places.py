@@ -99,15 +99,15 @@ def positions(r: Result) -> Figure:
     Where step error, rotation and shear common to all explain the moves, what is left has its own panel.
     """
     fit = distortion(r.positions_start, r.positions)
-    if not _common(fit, len(r.positions)):
+    if fit is None or not _common(fit, len(r.positions)):
         figure = page(6.4, 5.4)
         draw_positions(figure.subplots(), r)
         return figure
     figure = page(12.4, 5.6)
     whole, rest = figure.subplots(1, 2)
-    draw_positions(whole, r)
-    _draw_moves(rest, np.asarray(r.positions_start, float), fit.left, "left without the common part")
-    figure.suptitle(f"Common to all: {fit.in_words()}", fontsize=10)
+    draw_positions(whole, r, words=False)
+    _draw_moves(rest, np.asarray(r.positions_start, float), fit.left, "rms left without the common part")
+    figure.suptitle(f"Common to all: {fit.in_words()}", fontsize=11)
     return figure
 
 
@@ -163,12 +163,12 @@ def groups(batches: Sequence[Any], positions: np.ndarray) -> Figure:
     return figure
 
 
-def draw_positions(axes: Axes, r: Result) -> None:
-    """Dots where the shots started, arrows to where they were found."""
+def draw_positions(axes: Axes, r: Result, *, words: bool = True) -> None:
+    """Dots where the shots started, arrows to where they were found; what is common to all in words."""
     start, moved = np.asarray(r.positions_start, float), np.asarray(r.positions, float)
     move = moved - start
     fit = distortion(start, moved)
-    common = f"\n{fit.in_words()}" if fit and _common(fit, len(start)) else ""
+    common = f"\n{fit.in_words()}" if words and fit and _common(fit, len(start)) else ""
     _draw_moves(axes, start, move - move.mean(0), "rms move", common)
 
 

@@ -46,7 +46,7 @@ def probe_modes(r: Result) -> Figure:
         draw_modes(figure, r)
         return figure
     figure = page(width, 8.6)
-    above, below = figure.subfigures(2, 1, height_ratios=[5.2, 3.4])
+    above, below = figure.subfigures(2, 1, height_ratios=[5.2, 3.4], squeeze=False)[:, 0]
     draw_modes(above, r)
     draw_caustic(below, r)
     return figure
@@ -101,7 +101,8 @@ def caustic(r: Result, /) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     end, reach = float(depths(r)[-1]), min(sides) / 2 / semiangle
     reach = max(reach, 2 * focal)
     search = np.linspace(-reach, end + reach, SEARCHED)
-    focus = float(search[sum(cut.max(1) for cut in _cuts(r, search)).argmax()])
+    rows, columns = _cuts(r, search)
+    focus = float(search[(rows.max(1) + columns.max(1)).argmax()])
     first = max(min(0.0, focus) - 2 * focal, -reach)
     last = min(max(end, focus) + 2 * focal, end + reach)
     z = np.linspace(first, last, DRAWN)

@@ -115,7 +115,7 @@ def _wrapped(advice: Sequence[str]) -> list[str]:
     """Sentences as lines, each begun by a mark."""
     lines: list[str] = []
     for sentence in advice:
-        lines += textwrap.wrap(sentence, 150, initial_indent="▲ ", subsequent_indent="    ")
+        lines += textwrap.wrap(sentence, 190, initial_indent="▲ ", subsequent_indent="    ")
     return lines
 
 

@@ -191,7 +191,7 @@ def from_file(
     modes: int | None = None,
     shares: list[float] | None = None,
     relative: bool = True,
-    power: Power = "mean",
+    power: Power | Literal["own"] = "own",
 ) -> Illumination:
     """A probe from a ``.npy`` array, or of an earlier run of ours or of another program.
 
@@ -207,7 +207,8 @@ def from_file(
         modes: incoherent modes; default: as many as the file has.
         shares: of the modes in the power; default: those of the file.
         relative: see `focused`.
-        power: see `focused`.
+        power: see `focused`; ``own`` is that of the file where it is a result of ours, in counts, else
+            that of the mean pattern.
 
     Raises:
         BadInput: not a complex array of two or three axes.
@@ -216,6 +217,8 @@ def from_file(
 
     wave = earlier.probe_of(path, scan.window)
     moved = defocused(wave, scan.window, defocus - forward)
+    if power == "own":
+        power = float(wave.abs().square().sum()) if earlier.is_ours(path) else "mean"
     return _built(scan, moved, modes or len(wave), shares=shares, relative=relative, power=power)
 
 

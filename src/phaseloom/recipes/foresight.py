@@ -196,24 +196,22 @@ def _room(prospect: Prospect) -> str:
     if prospect.semiangle < 0.8 * most:
         return ""
     text = f"the beam fills {prospect.semiangle / most:.0%} of the detector's half width"
-    return f"detector: {text}, so scattered counts miss it or alias. Use a shorter camera length."
+    return f"aperture: {text}, so scattered counts miss it or alias. Use a shorter camera length."
 
 
 def _dose(prospect: Prospect) -> str:
-    """Counts for each number of the object."""
+    """Counts for each number of the object; no phase is surer than half the root of their inverse."""
     counts, pixel = float(prospect.mean.sum()), float(np.prod(prospect.scan.window.pixel))
     slices, states = _layers(prospect)
-    each = counts * len(prospect.scan) / prospect.field * pixel / (slices * states)
+    area = counts * len(prospect.scan) / prospect.field
+    each = area * pixel / (slices * states)
     if each >= 6 or prospect.scan.geometry.near:
         return ""
-    per = each * slices * states / pixel
-    split = f", {slices} slices and {states} states" if slices * states > 1 else ""
+    limit = 1 / (2 * math.sqrt(max(area * pixel, 1e-9)))
+    text = f"{counts:.3g} counts per pattern are {area:.3g} per A^2 and {each:.2g} for each free number"
+    split = f" ({slices} slices, {states} states)" if slices * states > 1 else ""
     fix = "Take fewer slices and states, or larger pixels (prepare: crop), and add a penalty."
-    text = (
-        f"{counts:.3g} counts per pattern are {per:.3g} per A^2 and {each:.2g} for each pixel of the object"
-    )
-    limit = f"a phase is then uncertain by {1 / (2 * math.sqrt(max(each, 1e-9))):.2g} rad at best"
-    return f"dose: {text}{split}; {limit}. {fix}"
+    return f"dose: {text} of the object{split}; its phase is uncertain by {limit:.2g} rad at best. {fix}"
 
 
 def _modes(prospect: Prospect) -> str:
@@ -240,8 +238,7 @@ def _numbers(prospect: Prospect) -> str:
     free = kinds * slices * states * prospect.field / float(np.prod(scan.window.pixel))
     if recipe.rate_of("probe") and "probe" in prospect.model.parts():
         free += 2 * sum(p.numel() for p in prospect.model.parts()["probe"])
-    lit = float((prospect.mean > 1e-3 * prospect.mean.max()).sum())
-    known = min(lit, float(prospect.mean.sum())) * len(scan)
+    known = float(prospect.mean.clip(max=1).sum()) * len(scan)  # a value tells no more than one number
     if known >= 2 * free:
         return ""
     fix = "Take fewer slices, states and modes, object kind: phase, or a denser scan."
@@ -278,7 +275,7 @@ def _band(prospect: Prospect) -> str:
 
 def _thin(prospect: Prospect) -> str:
     """Slices closer than the counts can tell apart: their sum is known, their difference is not."""
-    if not len(prospect.gaps) or prospect.gaps.min() >= prospect.depth / 5:
+    if not len(prospect.gaps) or prospect.gaps.min() >= prospect.depth / 6:
         return ""
     total, depth = float(prospect.gaps.sum()), prospect.depth
     enough = min(math.ceil(3 * total / depth) + 1, len(prospect.gaps))

@@ -1,34 +1,53 @@
 """What a job has come to: the Result of a model as it stands, and what is followed through a run."""
 
-from __future__ import annotations
-
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
+from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.start import Start
 from phaseloom.result import Provenance, Result
 from phaseloom.spec import Call
 from phaseloom.units import LENGTH
-
-if TYPE_CHECKING:
-    from phaseloom.recipes.job import Job
 
 __all__ = ["due", "found", "of", "state", "write"]
 
 log = logging.getLogger(__name__)
 
 
-def of(job: Job, /) -> Result:
+class Underway(Protocol):
+    """What is asked of a job to tell its outcome."""
+
+    recipe: Reconstruct
+    scan: Scan4D
+    start: Start | None
+    model: Ptychography
+    likelihood: Likelihood
+    progress: Progress
+    directory: Path | None
+
+    def advice(self) -> list[str]:
+        """What the run should make its user do."""
+        ...
+
+    def text(self) -> str:
+        """The parameter file that repeats the run."""
+        ...
+
+
+def of(job: Underway, /) -> Result:
     """The reconstruction as it stands."""
     model, room = job.model, job.model.scan.canvas
     with torch.no_grad():
@@ -83,7 +102,7 @@ def state(model: Ptychography, /) -> dict[str, Any]:
     return state
 
 
-def write(job: Job, result: Result, /, epoch: int | None = None) -> list[Path]:
+def write(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:
     """The files that the recipe asks for besides result and report; in the middle of a run, those due.
 
     One that cannot be written is told in the log: a run must not end for a picture.
@@ -118,7 +137,7 @@ def found(start: Start) -> dict[str, Any]:
     }
 
 
-def _metrics(job: Job) -> dict[str, float]:
+def _metrics(job: Underway) -> dict[str, float]:
     left = job.likelihood.remaining()
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
@@ -135,7 +154,7 @@ def _metrics(job: Job) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _examples(job: Job) -> dict[str, np.ndarray]:
+def _examples(job: Underway) -> dict[str, np.ndarray]:
     index = torch.as_tensor(np.linspace(0, len(job.scan) - 1, 3).astype(int))
     show = job.model.detector.display
     modelled = job.model(index.to(job.model.scan.start.device)).cpu()

@@ -29,6 +29,7 @@ class Imported:
         tilts: ``(1, 2)`` or ``(n, 2)`` tilt of the object (y, x), radian.
         thickness: distance between neighbouring slices, angstrom, one less than there are slices.
         occupancies: share of each object mode.
+        weights: ``(n,)`` relative intensity of each shot.
         wavelength: angstrom.
         grid: raster as (slow, fast).
     """
@@ -42,6 +43,7 @@ class Imported:
     tilts: np.ndarray | None = None
     thickness: tuple[float, ...] | None = None
     occupancies: np.ndarray | None = None
+    weights: np.ndarray | None = None
     wavelength: float | None = None
     grid: tuple[int, int] | None = None
 

@@ -38,6 +38,7 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
             tilts=_array(file, "tilts"),
             thickness=_gaps(file, object),
             occupancies=_array(file, "occupancies"),
+            weights=_array(file, "weights"),
             wavelength=float(_note(file, "geometry")["wavelength"]),
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
         )

@@ -15,8 +15,18 @@ from phaseloom.data.prepare._intensity import (
 )
 from phaseloom.data.prepare._padding import pad
 from phaseloom.data.prepare._sampling import enlarge, resample
-from phaseloom.data.prepare._scan import affine, half, jitter, positions, region, rotate, scale, select
+from phaseloom.data.prepare._scan import (
+    affine,
+    half,
+    jitter,
+    positions,
+    region,
+    rotate,
+    scale,
+    select,
+    weights,
+)
 
 __all__ = ["affine", "bin", "calibrate", "center", "crop", "detector_blur", "enlarge", "flip", "half"]
 __all__ += ["jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]
-__all__ += ["resample", "rotate", "scale", "select", "source_size", "transpose", "window"]
+__all__ += ["resample", "rotate", "scale", "select", "source_size", "transpose", "weights", "window"]

@@ -12,7 +12,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import Angle
 
-__all__ = ["affine", "half", "jitter", "positions", "region", "rotate", "scale", "select"]
+__all__ = ["affine", "half", "jitter", "positions", "region", "rotate", "scale", "select", "weights"]
 
 
 def select(scan: Scan4D, /, *, start: int = 0, stop: int | None = None, every: int = 1) -> Scan4D:
@@ -195,6 +195,22 @@ def positions(
     if found.shape != (len(scan), 2):
         raise BadInput(place, f"{len(found)} positions", f"but there are {len(scan)} patterns: read others")
     return replace(scan, positions=found)
+
+
+def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
+    """Take the relative intensity of each shot from an earlier run of ours.
+
+    Raises:
+        BadInput: a file without any, or with those of another number of patterns.
+    """
+    from phaseloom.data import models
+
+    place, found = f"weights.path: {path}", models.read(path).weights
+    if found is None:
+        raise BadInput(place, None, "holds no weights of shots: only results of ours do")
+    if found.shape != (len(scan),):
+        raise BadInput(place, f"{len(found)} weights", f"but there are {len(scan)} patterns: read others")
+    return replace(scan, weights=np.asarray(found, np.float64))
 
 
 def _refined(path: Path, pixel: float) -> np.ndarray:
