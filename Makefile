@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: demo test test-all fix lint types imports bench clean
 

@@ -62,11 +62,13 @@ def look(
 @app.command()
 def check(file: DataFile, settings: Set = None) -> None:
     """Read a parameter file and its data, and say what a run would need, without running it."""
-    from phaseloom.recipes.check import estimate
+    from phaseloom.recipes.check import outlook
 
-    recipe = _recipe(file, settings)
-    for name, value in estimate(recipe).items():
+    seen = outlook(_recipe(file, settings))
+    for name, value in seen.lines.items():
         typer.echo(f"{name:28s} {value}")
+    for line in seen.warnings:
+        typer.echo(f"WARN {line}")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -63,7 +64,10 @@ def imposed(name, parts, **knobs):
     """Parts after a projection, as the loop does it."""
     function = getattr(projections, name)
     given = asked(function)
-    out = function(*(SETTING if one == "setting" else parts[one] for one in given), **knobs)
+    here = (
+        replace(SETTING, thickness=(8.0,) * (parts["object"].shape[1] - 1)) if "object" in parts else SETTING
+    )
+    out = function(*(here if one == "setting" else parts[one] for one in given), **knobs)
     out = out if isinstance(out, tuple) else (out,)
     return parts | dict(zip([one for one in given if one != "setting"], out, strict=True))
 

@@ -16,7 +16,7 @@ import yaml
 from phaseloom.data import simulate
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.recipes import _memory, foresight
+from phaseloom.recipes import _memory, check, foresight
 from phaseloom.recipes.check import estimate, outlook
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
@@ -120,6 +120,14 @@ def test_a_start_settles_the_orientation_before_the_run() -> None:
     assert foresight.of(job, started=True) == []
 
 
+def test_a_beam_whose_defocus_is_yet_to_be_found_is_judged_by_its_speckles() -> None:
+    """In focus it would be far smaller than the steps."""
+    wide = replace(SOUND, positions=SOUND.positions * 4)
+    job = Job(Reconstruct.of({**SETTINGS, "probe": focused(defocus="0 A")}), wide, None, None)
+    assert any("the probe being" in line for line in foresight.of(job))
+    assert not any("the probe being" in line for line in foresight.of(job, started=True))
+
+
 def test_positions_off_the_canvas_are_named() -> None:
     job = Job(Reconstruct.of(SETTINGS), SOUND, None, None)
     with torch.no_grad():
@@ -212,7 +220,7 @@ def stored(folder: Path, grid: tuple[int, int], size: int, **read: Any) -> dict[
 
 def single(folder: Path) -> dict[str, Any]:
     """One slice, one mode, and an automatic start."""
-    return stored(folder, (16, 16), 64) | {"probe": focused(modes=1), "start": {"sweep": {"rungs": [1, 1]}}}
+    return stored(folder, (16, 16), 64) | {"probe": focused(modes=1), "start": {"sweep": {"rungs": [2, 1]}}}
 
 
 def thick(folder: Path) -> dict[str, Any]:
@@ -273,6 +281,14 @@ def test_pieces_of_a_batch_are_counted_together(file: Path) -> None:
     pieces = {"batch": {"random": {"size": 8, "accumulate": 3}}, "holdout": 0}
     lines = estimate(Reconstruct.of({**SETTINGS, "file": str(file), **pieces}))
     assert lines["batches per epoch"] == "3 of 22 patterns in 3 pieces"
+
+
+def test_counts_weigh_only_in_memory(tmp_path: Path) -> None:
+    counts = np.ones((3, 4, 5), np.uint16)
+    np.save(tmp_path / "counts.npy", counts)
+    assert check._inside(counts[1:]) == 2 * 4 * 5 * 2
+    assert check._inside(np.load(tmp_path / "counts.npy", mmap_mode="r")[1:]) == 0
+    assert check._inside(native.read) == 0
 
 
 def test_a_loss_that_breaks_down_at_once_is_told(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +10,17 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from phaseloom import plot
+from phaseloom.data.prepare import affine
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.metrics.resolution import register, ring_correlation
-from phaseloom.plot.canvas import round_length, wave_colours
-from phaseloom.plot.result import flat_phase
+from phaseloom.plot.canvas import round_length, thinned, wave_colours
+from phaseloom.plot.course import courses
+from phaseloom.plot.object import Field
+from phaseloom.plot.places import distortion
+from phaseloom.plot.probe import caustic
+from phaseloom.ptycho.batches import compact, sparse
+from phaseloom.result import Provenance, Result
 from phaseloom.units import LENGTH
 
 ELECTRONS = Geometry(wavelength=0.0418, shape=(17, 22), angle=(2e-3, 1.5e-3), beam="electron")
@@ -41,14 +48,14 @@ def outcome(slices=3, modes=2, geometry=ELECTRONS, seed=0):
         row | {"holdout": 0.2 + 0.1 * abs(row["number"] - 4) if row["number"] % 2 == 0 else None}
         for row in rows
     ]
-    return SimpleNamespace(
+    return Result(
         object=object_.astype(np.complex64),
         probe=np.stack([mode * 0.5**m for m in range(modes)]).astype(np.complex64),
         positions=start + draw.normal(size=start.shape) * 0.02 + 5,
         positions_start=start,
         pixel=geometry.pixel,
         origin=(-3.0, -4.0),
-        covered=covered,
+        coverage=covered.astype(float),
         geometry=geometry,
         weights=draw.uniform(0.9, 1.1, 25),
         background=np.full((17, 22), 0.01),
@@ -57,17 +64,54 @@ def outcome(slices=3, modes=2, geometry=ELECTRONS, seed=0):
         metrics={"frc": 1.25},
         title="a test",
         examples={"index": np.arange(4), "measured": draw.poisson(expected), "modelled": expected},
-        provenance={"version": "0.1.0", "seed": 3, "note": None},
+        provenance=Provenance({"phaseloom": "0.1.0"}, 3, "abc", "scan.h5", "anything", "today"),
+        thickness=11.0 if slices > 1 else 0.0,
+        gaps=tuple(10.0 + 2 * gap for gap in range(slices - 1)),
+        tilts=np.array([[1e-3, -2e-3]]),
+        grid=(5, 5),
     )
+
+
+def refining(r, epochs=9):
+    """The same with all that a run can follow, and advice."""
+    powers = np.abs(r.probe) ** 2
+    state = {"mode powers": powers.sum((1, 2)).tolist(), "tilt (mrad)": [1.0, -2.0], "thickness (A)": 12.0}
+    rows = [
+        row
+        | {"terms": {"noise": 0.9 * row["loss"], "tv": 0.1 * row["loss"]}, "rates": {"phase": 0.02 / (1 + e)}}
+        | {"state": state | {"thickness (A)": 12 - 0.1 * e, "aberrations": {"C12": 30.0 * e, "phi12": 0.4}}}
+        for e, row in enumerate(r.history)
+    ]
+    return replace(r, history=rows, advice=["the loss still falls: give it more epochs " * 9, "look again"])
+
+
+def stately():
+    """An object in two states."""
+    r = outcome(modes=4)
+    other = r.object * np.exp(0.1j * np.arange(52) ** 0.5)
+    return replace(
+        r, object_modes=np.stack([r.object, other]).astype(np.complex64), occupancies=np.array([0.7, 0.3])
+    )
+
+
+def leaning():
+    """A tilt for each pattern."""
+    r = outcome(slices=6)
+    return replace(r, tilts=1e-3 * np.sin(r.positions))
 
 
 def bare():
     """The least a result can hold."""
     r = outcome(slices=1, modes=1)
-    vars(r).update(weights=None, background=None, examples={}, metrics={}, positions=r.positions_start)
-    vars(r).update(history=[{"number": 0, "loss": -2.5, "holdout": None, "rates": {}, "seconds": 0.1}])
-    del r.provenance
-    return r
+    one = {"number": 0, "loss": -2.5, "holdout": None, "rates": {}, "seconds": 0.1}
+    nothing = {"weights": None, "background": None, "tilts": None, "grid": None, "provenance": None}
+    kept = {"examples": {}, "metrics": {}, "positions": r.positions_start, "history": [one]}
+    return replace(r, **nothing, **kept)
+
+
+def untouched():
+    """Before the first epoch."""
+    return replace(outcome(modes=4, slices=1), history=[])
 
 
 def scan(grid=(5, 6), geometry=ELECTRONS):
@@ -90,18 +134,30 @@ def bars(figure):
 
 RESULT_FIGURES = [
     plot.object_phase,
-    plot.object_slices,
     plot.object_amplitude,
+    plot.object_modes,
+    plot.slices,
     plot.probe_modes,
-    plot.loss_curves,
+    plot.losses,
+    plot.refined,
     plot.positions,
-    plot.patterns,
+    plot.tilts,
+    plot.forward,
     plot.report,
 ]
+RESULTS = {
+    "several slices": outcome,
+    "the least": bare,
+    "near field": lambda: outcome(geometry=HOLOGRAM),
+    "no history": untouched,
+    "two states": stately,
+    "six slices, tilts": leaning,
+    "all refined": lambda: refining(outcome(modes=4)),
+}
 
 
 @pytest.mark.parametrize("make", RESULT_FIGURES)
-@pytest.mark.parametrize("result", [outcome, bare, lambda: outcome(geometry=HOLOGRAM)])
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
 def test_every_figure_is_drawn_without_a_warning_or_a_window(make, result):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -137,7 +193,7 @@ def test_rectangular_pixels_keep_their_shape():
 
 def test_phase_is_flat_cut_to_the_covered_box_and_empty_outside():
     r = outcome()
-    phase = flat_phase(r)
+    phase = Field.of(r).phase()
     inside = r.covered[5:33, 7:47]
     assert phase.shape == (28, 40)
     np.testing.assert_array_equal(np.isnan(phase), ~inside)
@@ -157,16 +213,85 @@ def test_limits_of_the_phase_ignore_what_lies_outside():
 
 
 def test_a_slice_is_chosen_by_number_and_a_wrong_one_refused():
-    assert "slice 3 of 3" in texts(plot.object_phase(outcome(), -1))
+    assert "slice 3 of 3: 22 Å" in texts(plot.object_phase(outcome(), -1))
     with pytest.raises(BadInput, match="has 3"):
         plot.object_phase(outcome(), 3)
 
 
 def test_slices_share_one_scale():
-    figure = plot.object_slices(outcome())
+    figure = plot.slices(outcome())
     clims = {image.get_clim() for axes in figure.axes for image in axes.images}
     assert len([axes for axes in figure.axes if axes.images]) == 3
     assert len(clims) == 1
+
+
+def sections(figure):
+    """The meshes of the two sections with their axes."""
+    from matplotlib.collections import QuadMesh
+
+    found = [(axes, [c for c in axes.collections if isinstance(c, QuadMesh)]) for axes in figure.axes]
+    return [(axes, meshes[0]) for axes, meshes in found if meshes and axes.get_xlabel()]
+
+
+def test_sections_show_each_slice_at_its_depth_and_as_thick_as_it_is():
+    r = outcome()
+    (along_x, mesh), (along_y, _) = sections(plot.slices(r))
+    places = mesh.get_coordinates()
+    np.testing.assert_allclose(places[:, 0, 1], [-5, 5, 16, 28])
+    np.testing.assert_allclose(np.diff(places[0, :, 0]), r.pixel[1])
+    assert places[0, 0, 0] == pytest.approx(r.origin[1] + 6.5 * r.pixel[1])
+    labels = (along_x.get_xlabel(), along_y.get_xlabel(), along_x.get_ylabel())
+    assert labels == ("x (Å)", "y (Å)", "depth (Å)")
+    assert along_x.get_aspect() == 1
+    assert along_x.yaxis_inverted()
+
+
+def test_a_section_deeper_than_wide_lies_on_its_side():
+    (along_x, mesh), _ = sections(plot.slices(replace(outcome(), gaps=(100.0, 120.0))))
+    np.testing.assert_allclose(mesh.get_coordinates()[0, :, 0], [-50, 50, 160, 280])
+    assert (along_x.get_xlabel(), along_x.get_ylabel()) == ("depth (Å)", "x (Å)")
+
+
+def test_a_section_holds_the_row_in_the_middle_of_the_scan():
+    r = outcome()
+    row = round((r.positions.mean(0)[0] - r.origin[0]) / r.pixel[0]) - 5
+    wanted = np.stack([Field.of(r).phase(n)[row] for n in range(3)])
+    drawn = np.ma.filled(sections(plot.slices(r))[0][1].get_array(), np.nan)
+    np.testing.assert_allclose(drawn.reshape(3, 40), wanted)
+
+
+def test_a_thin_film_is_not_drawn_to_scale_and_says_so():
+    film = replace(outcome(), gaps=(0.1, 0.1), thickness=0.1)
+    figure = plot.slices(film)
+    assert texts(figure).count("depth not to scale") == 2
+    assert "not to scale" not in texts(plot.slices(outcome()))
+
+
+def test_many_slices_are_thinned_out_and_a_single_one_has_no_section():
+    r = replace(outcome(), object=np.repeat(outcome().object, 10, 0), gaps=(2.0,) * 29)
+    assert len([axes for axes in plot.slices(r).axes if axes.images]) == 24
+    assert len([axes for axes in plot.slices(bare()).axes if axes.images]) == 1
+
+
+def test_states_are_shown_with_their_shares_and_their_spread():
+    words = texts(plot.object_modes(stately()))
+    for text in ("state 1 of 2: 70 %", "state 2 of 2: 30 %", "spread of the states, rms"):
+        assert text in words
+    r = stately()
+    alike = replace(r, object_modes=np.stack([r.object, r.object]))
+    spread = plot.object_modes(alike).axes[2].images[0].get_array()
+    np.testing.assert_allclose(spread.compressed() if np.ma.isMaskedArray(spread) else spread, 0, atol=1e-6)
+
+
+def test_large_images_are_averaged_before_they_are_drawn():
+    values = np.arange(35.0).reshape(5, 7)
+    np.testing.assert_allclose(thinned(values, 2), [[4, 6, 8], [18, 20, 22]])
+    wide = replace(
+        outcome(slices=1), object=np.ones((1, 20, 3300), np.complex64), coverage=np.ones((20, 3300))
+    )
+    shown = plot.object_phase(wide).axes[0].images[0]
+    assert shown.get_array().shape == (5, 825)
+    assert shown.get_extent()[1] == pytest.approx(3300 * wide.pixel[1])
 
 
 def test_modes_are_drawn_twice_with_powers_that_add_to_a_hundred():
@@ -174,7 +299,7 @@ def test_modes_are_drawn_twice_with_powers_that_add_to_a_hundred():
     powers = [
         float(t.split(": ")[1].split(" ")[0]) for t in texts(figure).split(" | ") if t.startswith("mode ")
     ]
-    assert len(figure.axes) == 6
+    assert len([axes for axes in figure.axes if axes.images]) == 8
     assert len(bars(figure)) == 6
     assert sum(powers) == pytest.approx(100, abs=0.2)
     assert "rad" in texts(figure)
@@ -187,42 +312,170 @@ def test_hue_is_phase_and_brightness_is_amplitude():
     assert colours[3].max() < colours[1].max()
 
 
+def focused(defocus, pixel=0.2, window=64, semiangle=0.025):
+    """A result whose probe is focused so far behind the first slice."""
+    wavelength = 0.0418
+    k = np.fft.fftfreq(window, pixel)
+    q = k[:, None] ** 2 + k**2
+    spectrum = (q < (semiangle / wavelength) ** 2) * np.exp(1j * np.pi * wavelength * defocus * q)
+    wave = np.fft.fftshift(np.fft.ifft2(spectrum))[None]
+    geometry = replace(ELECTRONS, wavelength=wavelength, shape=(window, window), angle=(1e-3, 1e-3))
+    return replace(outcome(modes=1), probe=wave.astype(np.complex64), pixel=(pixel, pixel), geometry=geometry)
+
+
+@pytest.mark.parametrize("defocus", [100.0, -60.0])
+def test_the_beam_is_densest_at_its_focus(defocus):
+    z, cuts = caustic(focused(defocus))
+    for cut in cuts:
+        assert z[cut.max(1).argmax()] == pytest.approx(defocus, abs=4)
+    assert z[0] < min(0, defocus)
+    assert z[-1] > max(22, defocus)
+
+
+def test_the_beam_at_the_first_slice_is_the_probe():
+    r = focused(0.0)
+    z, (along_y, along_x) = caustic(r)
+    here = int(np.abs(z).argmin())
+    np.testing.assert_allclose(along_x[here], np.abs(r.probe[0, 32]) ** 2, atol=0.02 * along_x.max())
+    np.testing.assert_allclose(along_y[here], np.abs(r.probe[0, :, 32]) ** 2, atol=0.02 * along_y.max())
+
+
+def test_every_term_of_the_loss_has_its_curve_and_a_faint_one_its_number():
+    r = refining(outcome())
+    lines = {line.get_label() for line in plot.losses(r).axes[0].lines}
+    assert {"training", "held out", "noise", "tv"} <= lines
+    faint = [row | {"terms": {"noise": row["loss"], "tv": 1e-6}} for row in r.history]
+    axes = plot.losses(replace(r, history=faint)).axes[0]
+    assert any("tv: at most 1e-06" in line.get_label() for line in axes.lines)
+    assert axes.get_ylim()[0] > 0.05
+
+
+def test_only_what_moved_is_a_course():
+    moved = {course.title: course.label for course in courses(refining(outcome()).history) if course.moves}
+    assert moved == {"Distance of slices": "distance of slices (Å)", "Aberration C12": "C12 (Å)"}
+    titles = texts(plot.refined(refining(outcome())))
+    assert "Rates" in titles
+    assert "Tilt" not in titles
+    assert "nothing but the images" in texts(plot.refined(outcome()))
+
+
+def test_powers_of_modes_are_shares():
+    rows = [{"number": n, "loss": 1.0, "state": {"mode powers": [9.0 + n, 1.0]}} for n in (1, 2)]
+    (course,) = courses(rows)
+    np.testing.assert_allclose(course.curves["mode 1"], [100 * 10 / 11, 100 * 11 / 12])
+    assert course.label == "power (% of all)"
+
+
+def test_step_error_rotation_and_shear_are_those_that_prepare_affine_would_correct():
+    places = scan().positions
+    turn, shear = np.deg2rad(2.0), np.deg2rad(0.7)
+    moved = affine(scan(), scale=1.03, asymmetry=0.01, rotation=turn, shear=shear).positions
+    fit = distortion(places, moved + np.array([3.0, -1.0]))
+    assert (fit.scale, fit.asymmetry) == pytest.approx((1.03, 0.01))
+    assert (fit.rotation, fit.shear) == pytest.approx((turn, shear))
+    np.testing.assert_allclose(fit.left, 0, atol=1e-9)
+    assert fit.in_words() == "step error +3.52 % (y), +2.48 % (x), rotation +2.00°, shear +0.70°"
+
+
+def test_the_common_part_of_moves_is_told_apart_from_the_rest():
+    r = outcome()
+    draw = np.random.default_rng(3)
+    turned = affine(replace(scan(), positions=r.positions_start, counts=np.ones((25, 17, 22))), rotation=0.03)
+    r = replace(r, positions=turned.positions + 0.01 * draw.normal(size=(25, 2)), grid=None)
+    words = texts(plot.positions(r))
+    assert "rms left without the common part" in words
+    assert distortion(r.positions_start, r.positions).rotation == pytest.approx(0.03, abs=1e-3)
+    assert "rotation" in texts(plot.report(r))
+    assert "rotation" not in texts(plot.positions(outcome()))
+    assert distortion(np.arange(8.0).reshape(4, 2), np.zeros((4, 2))) is None
+
+
+def test_tilts_of_each_pattern_are_mapped_in_milliradian():
+    r = leaning()
+    words = texts(plot.tilts(r))
+    for text in ("tilt along y (mrad)", "tilt along x (mrad)", "Tilt of the object, mean"):
+        assert text in words
+    shown = plot.tilts(r).axes[1].images[0].get_array()
+    np.testing.assert_allclose(shown, 1e3 * r.tilts[:, 0].reshape(5, 5))
+    assert "y 1, x -2 mrad" in texts(plot.tilts(outcome()))
+    assert "y (Å)" in texts(plot.tilts(replace(r, grid=None)))
+
+
+def test_batches_are_drawn_where_they_are():
+    places = scan().positions
+    compacts = plot.groups(compact(np.arange(30), 0, places, size=6)(1), places)
+    assert "5 batches" in texts(compacts)
+    assert "first batch: 6 patterns" in texts(compacts)
+    pieces = plot.groups(sparse(np.arange(30), 0, places, size=3, accumulate=2)(1), places)
+    assert "in 2 pieces" in texts(pieces)
+    assert len(pieces.axes[0].collections) == 5
+
+
+@pytest.mark.parametrize(
+    "make", [plot.refined, plot.losses, plot.positions, plot.tilts, plot.slices, plot.probe_modes]
+)
+def test_every_axis_is_labelled_with_its_unit(make):
+    figure = make(replace(refining(leaning()), grid=None))
+    figure.canvas.draw()
+    bare_of_units = {"epoch", "loss"}
+    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes if axes.axison]
+    drawn = [label for pair in labels for label in pair if label]
+    assert drawn
+    assert all("(" in label or label in bare_of_units for label in drawn)
+
+
 def test_the_best_held_out_loss_is_marked_on_a_log_scale():
-    axes = plot.loss_curves(outcome()).axes[0]
+    axes = plot.losses(outcome()).axes[0]
     assert axes.get_yscale() == "log"
     assert any("best 0.2, epoch 4" in t.get_text() for t in axes.get_legend().get_texts())
-    assert plot.loss_curves(bare()).axes[0].get_yscale() == "linear"
+    assert plot.losses(bare()).axes[0].get_yscale() == "linear"
 
 
 def test_a_common_move_of_all_positions_is_no_move():
     assert "×" in texts(plot.positions(outcome()))
     r = outcome()
-    r.positions = r.positions_start + np.array([3.0, -2.0])
+    r = replace(r, positions=r.positions_start + np.array([3.0, -2.0]))
     assert "as measured" in texts(plot.positions(r))
     assert plot.positions(r).axes[0].yaxis_inverted()
 
 
 def test_measured_and_modelled_patterns_share_one_log_scale():
-    figure = plot.patterns(outcome())
+    figure = plot.forward(outcome())
     figure.canvas.draw()
     shown = [axes.images[0] for axes in figure.axes if axes.images]
     assert len(shown) == 12
     assert len({image.get_clim() for image in shown[:8]}) == 1
     low, high = shown[-1].get_clim()
     assert low == -high
-    assert "no example" in texts(plot.patterns(bare()))
+    assert "no example" in texts(plot.forward(bare()))
 
 
 def test_detectors_are_measured_in_angles_far_and_lengths_near():
-    assert "mrad" in texts(plot.patterns(outcome()))
-    assert "µm" in texts(plot.patterns(outcome(geometry=HOLOGRAM)))
+    assert "mrad" in texts(plot.forward(outcome()))
+    assert "µm" in texts(plot.forward(outcome(geometry=HOLOGRAM)))
 
 
 def test_the_report_holds_the_facts():
     words = texts(plot.report(outcome()))
     for fact in ("a test", "held-out loss rose", "frc", "1.25", "25 of 17×22", "0.1.0", "background"):
         assert fact in words
-    assert "provenance" not in texts(plot.report(bare()))
+    assert "finished" not in texts(plot.report(bare()))
+
+
+def test_the_report_gives_advice_in_whole_sentences_and_a_row_to_what_moved():
+    words = texts(plot.report(refining(outcome()))).replace("\n    ", " ")
+    assert "▲ the loss still falls: give it more epochs" in words
+    assert "▲ look again" in words
+    assert "Distance of slices" in words
+    assert "▲" not in texts(plot.report(outcome()))
+    assert "Distance of slices" not in texts(plot.report(outcome()))
+
+
+def test_the_report_shows_states_beside_the_slices():
+    words = texts(plot.report(stately()))
+    assert "state 2 of 2" in words
+    assert "slice 3 of 3" in words
+    assert "70, 30 %" in words
 
 
 def test_two_results_share_a_scale_and_show_their_correlation():

@@ -479,10 +479,12 @@ def test_positions_come_from_a_result_of_another_program(monkeypatch: pytest.Mon
 
     from phaseloom.data import models
 
+    Path("model.mat5").write_bytes(b"something")
     for found, message in ((np.ones((6, 2)), None), (np.ones((5, 2)), "5 positions"), (None, "no positions")):
-        monkeypatch.setattr(models, "read", lambda path, found=found: SimpleNamespace(positions=found))
+        answer = SimpleNamespace(positions=found)
+        monkeypatch.setattr(models, "read", lambda path, answer=answer, **known: answer)
         if message is None:
-            assert prepare.positions(example(), path="model.hdf5").positions.tolist() == found.tolist()
+            assert prepare.positions(example(), path="model.mat5").positions.tolist() == found.tolist()
         else:
             with pytest.raises(BadInput, match=message):
-                prepare.positions(example(), path="model.hdf5")
+                prepare.positions(example(), path="model.mat5")

@@ -1,6 +1,6 @@
 """Patterns that may be larger than memory: read when asked for, in the file's own dtype."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -73,10 +73,16 @@ class InFile:
 
     def __getitem__(self, block: Any, /) -> np.ndarray:
         """Read a block."""
+        return next(self.blocks([block]))
+
+    def blocks(self, wanted: Iterable[Any], /) -> Iterator[np.ndarray]:
+        """Read one block after the other; the file is opened once."""
         import h5py
 
         with h5py.File(self.path) as file:
-            return file[self.dataset][block]  # type: ignore[index, return-value]
+            data: Any = file[self.dataset]
+            for block in wanted:
+                yield data[block]
 
 
 @dataclass(frozen=True)
@@ -123,16 +129,21 @@ class Arranged:
         ranges = [range(*s.indices(n)) for s, n in zip(self.cut, self.source.shape, strict=True)]
         raster = tuple(len(ranges[axis]) for axis in self.axes[: self.lead]) or (1,)
         out = np.empty((len(flat), *self.shape[1:]), self.dtype)
-        for start, stop in _runs(flat, raster[-1], self._most()):
-            place = np.unravel_index(flat[start], raster)
-            block = [slice(r.start, r.stop, r.step) for r in ranges]
-            for axis, at in zip(self.axes, place, strict=False):
-                count = stop - start if axis == self.axes[self.lead - 1] else 1
-                some = ranges[axis][int(at) : int(at) + count]
-                block[axis] = slice(some.start, some[-1] + 1, some.step)
-            read = self.source[tuple(block)].transpose(self.axes)
-            out[start:stop] = read.reshape(stop - start, *self.shape[1:])
+        runs = _runs(flat, raster[-1], self._most())
+        wanted = (self._block(np.unravel_index(flat[a], raster), b - a, ranges) for a, b in runs)
+        one_file = isinstance(self.source, InFile)
+        blocks = self.source.blocks(wanted) if one_file else (self.source[block] for block in wanted)  # type: ignore
+        for (start, stop), read in zip(runs, blocks, strict=True):
+            out[start:stop] = read.transpose(self.axes).reshape(stop - start, *self.shape[1:])
         return out if np.ndim(index) else out[0]
+
+    def _block(self, place: Sequence[Any], count: int, ranges: list[range]) -> tuple[slice, ...]:
+        """Where so many patterns from a place of the raster on are stored."""
+        block = [slice(r.start, r.stop, r.step) for r in ranges]
+        for axis, at in zip(self.axes, place, strict=False):
+            some = ranges[axis][int(at) : int(at) + (count if axis == self.axes[self.lead - 1] else 1)]
+            block[axis] = slice(some.start, some[-1] + 1, some.step)
+        return tuple(block)
 
     def _most(self) -> int:
         """Patterns of one block."""

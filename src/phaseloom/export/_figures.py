@@ -49,7 +49,7 @@ def figures(
     folder: str | os.PathLike[str],
     /,
     *,
-    of: tuple[Name, ...] = ("report", "slices", "probe"),
+    of: tuple[Name, ...] = ("slices", "probe"),
     format: Literal["png", "pdf", "svg"] = "png",
     dpi: float = 130.0,
 ) -> tuple[Path, ...]:

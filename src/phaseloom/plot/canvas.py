@@ -169,27 +169,25 @@ def round_length(extent: float, /) -> float:
 def scale_bar(axes: Axes, dimension: Dimension, /) -> None:
     """A bar of round length with its length above it, legible on any grey."""
     from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
 
     left, right, bottom, top = axes.images[0].get_extent()
     length = round_length(right - left)
     place = (left + 0.05 * (right - left), bottom + 0.06 * (top - bottom))
-    outline: list[Any] = [withStroke(linewidth=1.5, foreground="black")]
     height = 0.018 * (top - bottom)
     axes.add_patch(
         Rectangle(place, length, height, facecolor="white", edgecolor="black", linewidth=0.5, gid="scale bar")
     )
-    text = axes.annotate(
+    axes.annotate(
         show_length(length, dimension),
         (place[0], place[1] + height),
-        xytext=(0, 2),
+        xytext=(0, 3),
         textcoords="offset points",
         ha="left",
         va="bottom",
         color="white",
         fontsize=SMALL,
+        bbox={"facecolor": (0, 0, 0, 0.55), "edgecolor": "none", "pad": 1},
     )
-    text.set_path_effects(outline)
 
 
 def show_length(value: float, dimension: Dimension = LENGTH, /, digits: int = 3) -> str:

@@ -61,8 +61,9 @@ class Distortion:
 
     def in_words(self) -> str:
         """Step error, rotation and shear in print; small ones as zero."""
-        slow, fast = (100 * (self.scale * (1 + sign * self.asymmetry / 2) - 1) for sign in (1, -1))
-        turn, shear = math.degrees(self.rotation), math.degrees(self.shear)
+        steps = [100 * (self.scale * (1 + sign * self.asymmetry / 2) - 1) for sign in (1, -1)]
+        angles = [math.degrees(angle) for angle in (self.rotation, self.shear)]
+        slow, fast, turn, shear = (round(number, 2) + 0.0 for number in (*steps, *angles))  # no minus zero
         step = f"step error {slow:+.2f} % (y), {fast:+.2f} % (x)"
         return f"{step}, rotation {turn:+.2f}°, shear {shear:+.2f}°".replace("-", "−")
 

@@ -72,6 +72,17 @@ class Grouped:
         return [_pieces(torch.as_tensor(self.index[members]), self.accumulate) for members in groups]
 
 
+def largest(batches: Sequence[Tensor | tuple[Tensor, ...]], /) -> int:
+    """Patterns that are modelled at once, at most.
+
+    Example:
+        >>> largest([torch.arange(3), (torch.arange(5), torch.arange(4))])
+        5
+    """
+    pieces = (piece for batch in batches for piece in (batch if isinstance(batch, tuple) else (batch,)))
+    return max(len(piece) for piece in pieces)
+
+
 def random(
     index: Sequence[int] | np.ndarray,
     seed: int = 0,

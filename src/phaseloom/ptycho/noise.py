@@ -97,11 +97,11 @@ def shot_noise(divergence: Divergence, counts: Float[Tensor, "n y x"], mask: Boo
         >>> 0.9 < left.item() / shot_noise(poisson, counts, torch.ones(8, 8, dtype=torch.bool)) < 1.1
         True
     """
-    counts = counts.double()
-    mean = counts.mean(0)
+    mean = counts.mean(0, dtype=torch.float64)
     dark = mean < 0.2
-    bright = _from_counts(divergence, counts[:, mask & ~dark]).sum() / len(counts)
-    return float(bright + mean_divergence(divergence, mean[mask & dark]).sum())
+    lit = mask & ~dark
+    bright = sum(float(_from_counts(divergence, few[:, lit].double()).sum()) for few in counts.split(16))
+    return bright / len(counts) + float(mean_divergence(divergence, mean[mask & dark]).sum())
 
 
 def mean_divergence(divergence: Divergence, rate: Float[Tensor, " pixel"], /) -> Float[Tensor, " pixel"]:

@@ -9,7 +9,7 @@ import importlib
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,11 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.loop import Epoch, fit
-from phaseloom.ptycho import scans
 from phaseloom.recipes import _memory, foresight
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.start import ORIENTATIONS, TWINS, none
-from phaseloom.spec import Call
+from phaseloom.recipes.start import none, sweep
+from phaseloom.spec import Call, knobs
 from phaseloom.units import ENERGY, LENGTH
 
 __all__ = ["Outlook", "estimate", "outlook"]
@@ -80,22 +79,22 @@ def estimate(recipe: Reconstruct, /) -> dict[str, str]:
 def outlook(recipe: Reconstruct, /) -> Outlook:
     """Read, build and try a run, and tell what all of it would need and what stands in its way.
 
-    The peak is that of this process, which has done whatever takes memory in a run. An automatic
-    start is counted, not tried, and its time is left out.
+    The peak is that of this process, which has done whatever takes memory in a run, be it for one epoch
+    of each candidate of an automatic start, and for few of the batches.
     """
     importlib.import_module("phaseloom.plot")  # a run draws its report, and libraries take memory
     _memory.forget_highest()
     scan = recipe.scan()
-    room = _memory.resident() + _start(recipe, scan)
+    before = _started(recipe, scan)
     settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settled(scan)[0]
     job = Job(settled, scan, None, None)
     warned = foresight.of(job, started=recipe.start.name != "none")
     batches = settled.batch(job.learned, settled.seed, scan.positions)(1)
     sizes = _sizes(job, batches)
     needs = _tried(job, batches)
-    peak = max(_memory.highest(), room, _memory.resident() + DRAWING)
+    peak = max(_memory.highest(), _memory.resident() + DRAWING)
     return Outlook(
-        lines=sizes | _in_words(job, needs, peak),
+        lines=sizes | _in_words(job, needs, peak, before),
         warnings=warned + _shortage(needs, peak),
         peak=peak,
         seconds=needs.seconds,
@@ -119,15 +118,15 @@ def _sizes(job: Job, batches: Sequence[Any]) -> dict[str, str]:
     }
 
 
-def _in_words(job: Job, needs: _Needs, peak: float) -> dict[str, str]:
-    counts, device = job.scan.counts, job.model.scan.start.device
-    inside = counts.nbytes if isinstance(counts, np.ndarray) and counts.base is None else 0
+def _in_words(job: Job, needs: _Needs, peak: float, start: float) -> dict[str, str]:
+    inside, device = _inside(job.scan.counts), job.model.scan.start.device
     lines = {
         "memory of counts": _size(inside) if inside else "none: they are read from the file",
         "memory of parameters": f"{_size(needs.model)}, {_size(needs.steps)} of the optimiser",
         "memory of copies": f"{_size(needs.copies)}, to fall back on",
         "memory of a batch": _size(needs.batch),
         "peak memory": f"{_size(peak)}, libraries included",
+        "seconds for the start": f"{start:.2g}",
         "seconds per epoch": f"{needs.seconds:.2g} on {device}",
         "minutes for all epochs": f"{needs.seconds * job.recipe.epochs / 60:.2g} at most, after the start",
     }
@@ -135,6 +134,16 @@ def _in_words(job: Job, needs: _Needs, peak: float) -> dict[str, str]:
         total = needs.model + needs.steps + needs.copies + needs.batch
         lines["memory on the device"] = f"{_size(total)} of these, counted"
     return lines
+
+
+def _inside(counts: Any) -> int:
+    """Bytes of patterns that are in memory, not in a file."""
+    part = counts
+    while isinstance(part, np.ndarray) and not isinstance(part, np.memmap):
+        if part.base is None:
+            return counts.nbytes
+        part = part.base
+    return 0
 
 
 def _shortage(needs: _Needs, peak: float) -> list[str]:
@@ -202,15 +211,16 @@ def _of_a_batch(job: Job, batches: Sequence[Any]) -> int:
     return ledger.most
 
 
-def _start(recipe: Reconstruct, scan: Scan4D) -> float:
-    """Bytes of all candidates of an automatic start: each a small model with gradient and moments."""
-    if recipe.start.name == "none":
+def _started(recipe: Reconstruct, scan: Scan4D) -> float:
+    """Seconds of an automatic start, from one epoch of every candidate; what it finds is not used."""
+    if recipe.start.name != sweep.__name__:
         return 0.0
-    ways = len(ORIENTATIONS) + len(TWINS) if recipe.probe.values.get("defocus") else len(ORIENTATIONS)
-    ways = 1 if scan.oriented else ways
-    few = scan.select(np.argsort(np.abs(scan.positions - np.median(scan.positions, 0)).sum(1))[:64])
-    numbers = float(np.prod(scans.canvas(few).shape) + np.prod(scan.window.shape))
-    return ways * recipe.start.values.get("steps", 13) * numbers * 8 * 4
+    asked = knobs(recipe.start.room, recipe.start.name)["rungs"].default
+    rungs = recipe.start.values.get("rungs", asked)
+    short = replace(recipe.start, values={**recipe.start.values, "rungs": (1,)})
+    began = time.perf_counter()
+    recipe.model_copy(update={"start": short}).settled(scan)
+    return (time.perf_counter() - began) * sum(epochs / 4**turn for turn, epochs in enumerate(rungs))
 
 
 def _pieces(batch: Any) -> tuple[torch.Tensor, ...]:

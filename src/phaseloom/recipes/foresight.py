@@ -20,8 +20,7 @@ from phaseloom.units import ANGLE, LENGTH
 
 __all__ = ["Prospect", "of"]
 
-REPLACED = ("window", "overlap", "orientation")
-"""Findings of `phaseloom.data.inspect.inspect` that are judged better here, where the probe is known."""
+Rules = tuple[Callable[["Prospect"], str], ...]
 
 
 def of(job: Job, /, *, started: bool = False) -> list[str]:
@@ -29,15 +28,17 @@ def of(job: Job, /, *, started: bool = False) -> list[str]:
 
     Args:
         job: built, before its first epoch.
-        started: an automatic start settles orientation and defocus before the run.
+        started: an automatic start settles orientation and, unless stated, defocus before the run.
     """
-    found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in REPLACED]
+    told = bool(job.recipe.probe.values.get("defocus")) or job.scan.probe is not None
+    known = told or not started  # else the speckles tell more of the beam's size than the first guess
+    left_out = ("window", "overlap") if known else ()
+    found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in left_out]
     said = [f"{f.name}: {f.value}. {f.advice}" for f in found]
     prospect = Prospect(job, started)
-    rules: tuple[Callable[[Prospect], str], ...] = (
-        *(_window, _overlap, _aperture, _room, _dose, _modes, _numbers),
-        *(_wrapping, _band, _thin, _thick, _orientation, _outside),
-    )
+    rules: Rules = (_window, _overlap) if known else ()
+    rules += (_aperture, _room, _dose, _modes, _numbers, _wrapping, _band, _thin, _thick)
+    rules += (_orientation, _outside)
     return said + [sentence for rule in rules if (sentence := rule(prospect))]
 
 
@@ -126,21 +127,6 @@ class Prospect:
         """Depth that the counts can resolve, ``wavelength / reach^2``, angstrom."""
         return self.scan.window.wavelength / max(self.reach, 1e-9) ** 2
 
-    @property
-    def focus(self) -> float:
-        """Depth of focus of the probe, ``wavelength / semiangle^2``, angstrom."""
-        return self.scan.window.wavelength / max(self.semiangle, 1e-9) ** 2
-
-    @cached_property
-    def step(self) -> float:
-        """Median distance to the nearest other position, angstrom (0 when there is none)."""
-        from scipy.spatial import KDTree
-
-        places = np.unique(self.scan.positions.round(4), axis=0)
-        if len(places) < 2:
-            return 0.0
-        return float(np.median(KDTree(places).query(places, k=2)[0][:, 1]))
-
     @cached_property
     def field(self) -> float:
         """Area that the beam has seen, square angstrom."""
@@ -162,7 +148,7 @@ def _window(prospect: Prospect) -> str:
 
 
 def _overlap(prospect: Prospect) -> str:
-    step, wide = prospect.step, prospect.diameter
+    step, wide = _step(prospect.scan), prospect.diameter
     if not step or prospect.scan.geometry.near or 1 - step / wide >= 0.5:
         return ""
     fix = "Scan with smaller steps, or with a wider beam (more defocus)."
@@ -281,7 +267,7 @@ def _thin(prospect: Prospect) -> str:
     enough = min(math.ceil(3 * total / depth) + 1, len(prospect.gaps))
     text = f"{_length(float(prospect.gaps.min()))} apart, where the counts resolve {_length(depth)} in depth"
     fix = f"Take {enough} slices, or couple them (projections: depth_blur)."
-    return f"slices: {text} (depth of focus {_length(prospect.focus)}). {fix}"
+    return f"slices: {text} (depth of focus {_length(_focus(prospect))}). {fix}"
 
 
 def _thick(prospect: Prospect) -> str:
@@ -292,7 +278,7 @@ def _thick(prospect: Prospect) -> str:
     text = f"{_length(float(prospect.gaps.max()))} apart is too far for one plane each"
     why = f"counts reach {ANGLE.show(_round(prospect.reach))}, where waves change within {_length(depth)}"
     fix = f"Take {math.ceil(total / depth) + 1} slices."
-    return f"slices: {text}: {why} (depth of focus {_length(prospect.focus)}). {fix}"
+    return f"slices: {text}: {why} (depth of focus {_length(_focus(prospect))}). {fix}"
 
 
 def _orientation(prospect: Prospect) -> str:
@@ -319,6 +305,21 @@ def _layers(prospect: Prospect) -> tuple[int, int]:
     """Slices and states of the object."""
     states, slices = prospect.model.object.transmission().shape[:2]
     return slices, states
+
+
+def _focus(prospect: Prospect) -> float:
+    """Depth of focus of the probe, ``wavelength / semiangle^2``, angstrom."""
+    return prospect.scan.window.wavelength / max(prospect.semiangle, 1e-9) ** 2
+
+
+def _step(scan: Scan4D) -> float:
+    """Median distance to the nearest other position, angstrom (0 when there is none)."""
+    from scipy.spatial import KDTree
+
+    places = np.unique(scan.positions.round(4), axis=0)
+    if len(places) < 2:
+        return 0.0
+    return float(np.median(KDTree(places).query(places, k=2)[0][:, 1]))
 
 
 def _disk(prospect: Prospect) -> Disk | None:

@@ -14,6 +14,7 @@ from phaseloom.files import whole
 from phaseloom.fitting import checkpoint, optimizers
 from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.schedule import Every
+from phaseloom.ptycho import batches
 from phaseloom.ptycho.impose import imposed, setting
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.recipes import advice, outcome
@@ -104,7 +105,7 @@ class Job:
         if settled or self.progress.epoch >= self.recipe.epochs:
             return
         patterns = self.recipe.batch(self.learned, self.recipe.seed, self.scan.positions)
-        held = list(torch.as_tensor(self.held).split(32)) if len(self.held) else []
+        held = list(torch.as_tensor(self.held).split(batches.largest(patterns(1)))) if len(self.held) else []
         for epoch in fit(
             self.likelihood,
             patterns,
