@@ -161,7 +161,7 @@ def positions(path):
     thick = len(np.load(path)["obj_phase"]) > 1
     more = {**THICK, "projections": ["positive"], "epochs": 15} if thick else {"epochs": 40}
     if thick:
-        more["rates"] = {**more["rates"], "positions": 0.05}
+        more |= {"noise": "poisson", "rates": {**more["rates"], "positions": 0.03}}
     read = {"npz": {"positions": "pos_nominal_px"}}
     return run(recipe(path, read=read, **more), of_positions(path))
 

@@ -46,7 +46,7 @@ def spot(shape, width):
 
 def experiment(tilt=(0.0, 0.0), *, states=2, each=False):
     """Two modes, three slices, all of them smooth and dark at the edge of the window, in double precision."""
-    angle = tuple(WAVELENGTH / (n * d) for n, d in zip(SHAPE, PIXEL, strict=True))
+    angle = (WAVELENGTH / (SHAPE[0] * PIXEL[0]), WAVELENGTH / (SHAPE[1] * PIXEL[1]))
     geometry = Geometry(wavelength=WAVELENGTH, shape=SHAPE, angle=angle, beam="electron")
     scan = Scan4D(counts=np.ones((3, *SHAPE)), positions=PLACES * PIXEL, geometry=geometry)
     room = scans.canvas(scan, border=2)

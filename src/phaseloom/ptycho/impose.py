@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,7 +48,8 @@ def imposed(
 
     @torch.no_grad()
     def outcome() -> tuple[Tensor, ...]:
-        out = function(*(where if one == "setting" else value(model, one) for one in asked))
+        now = replace(where, thickness=tuple(model.propagator.distances().tolist()))
+        out = function(*(now if one == "setting" else value(model, one) for one in asked))
         return out if isinstance(out, tuple) else (out,)
 
     def apply() -> None:

@@ -148,7 +148,7 @@ def _array(path: Path, place: str, *, least: int, most: int) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except ValueError as error:
-        raise BadInput(place, str(path), "is not a plain numpy array") from error
+        raise BadInput(place, path.name, "is not a plain numpy array") from error
     if not (least <= array.ndim <= most and np.iscomplexobj(array) and np.isfinite(array).all()):
         fix = f"is not a complex array of {least} to {most} axes, (y, x) last"
         raise BadInput(place, f"{path.name} with {array.dtype}{array.shape}", fix)
