@@ -5,7 +5,7 @@ import inspect
 from typing import Any
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.reconstruct import PARTS, Reconstruct
 from phaseloom.spec import _dimension, knobs, names
 
 __all__ = ["describe"]
@@ -27,12 +27,16 @@ def describe(section: str | None = None, name: str | None = None, /) -> str:
     if not room and name is not None:
         raise BadInput(f"describe {section}", name, f"is no choice: {section} is a plain value")
     if not room:
-        return f"{section}: {_default(_start(fields[section]))}\n\n{_attribute(section)}"
+        parts = f"\nparts: {', '.join(PARTS)}\n{_RATE}" if section == "rates" else ""
+        return f"{section}: {_default(_start(fields[section]))}\n\n{_attribute(section)}{parts}"
     if name is None:
         room = str(room)
-        lines = [f"{choice:16s} {_first(room, choice)}" for choice in names(str(room))]
+        lines = [f"{choice:20s} {_first(room, choice)}" for choice in names(str(room))]
         return f"{section}: one of\n" + "\n".join("  " + line for line in lines)
     return _choice(section, str(room), name)
+
+
+_RATE = "each a number, or {rate: 0.02, start: 3, stop: 40, shape: {...}} with a shape as in `describe shape`"
 
 
 def _sections() -> str:

@@ -75,8 +75,7 @@ class Reconstruct(Recipe):
         noise: how counts are compared with the model.
         penalties: what else the loss asks for.
         start: how the first guess is settled.
-        rates: of the parts (`PARTS`), in their natural size: transmission 1, radian, the probe's peak, a
-            pixel, milliradian of tilt, relative thickness, a depth of focus of defocus; 0 freezes.
+        rates: how far parts move in a step, in their natural size (docs/parameters.md); 0 freezes.
         optimizer: how steps are made.
         shape: how rates change over the run.
         projections: what is imposed after epochs.
