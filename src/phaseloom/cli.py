@@ -173,6 +173,8 @@ def run(job: Any, *, quiet: bool) -> Any:
         typer.echo(line)
     _told(result.advice, said, typer.echo)
     typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
+    if "nothing was learned" in result.stopped:
+        raise typer.Exit(1)
     if result.stopped.startswith("interrupted"):
         typer.echo(f"go on with: phaseloom reconstruct --resume {job.directory}")
         raise typer.Abort
@@ -322,17 +324,10 @@ def _folder(out: Path | None, name: str) -> Path:
 
 
 def _doubts(job: Any) -> list[str]:
-    """What `look` would warn of, before any time is spent."""
-    from phaseloom.data.inspect import inspect
+    """What `check` would warn of, before any time is spent."""
+    from phaseloom.recipes import foresight
 
-    told = {"window"} | ({"counts", "dose"} if _scaled(job.recipe) else set())
-    found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in told]
-    return [f"{_MARK[f.level]} {f.name}: {f.value}. {f.advice}" for f in found]
-
-
-def _scaled(recipe: Any) -> bool:
-    """Whether the file itself takes the counts for something else."""
-    return any(step.name in ("normalise", "nonnegative") for step in recipe.prepare)
+    return [f"WARN {line}" for line in foresight.of(job, started=job.start is not None)]
 
 
 def _verdict(result: Any) -> list[str]:

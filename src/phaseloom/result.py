@@ -19,7 +19,7 @@ from phaseloom.units import HC_SI
 __all__ = ["Provenance", "Result", "is_result", "load"]
 
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
-_ARRAYS += ("object_modes", "occupancies", "tilts")
+_ARRAYS += ("object_modes", "occupancies", "tilts", "descan")
 _JSON = ("history", "metrics", "provenance", "geometry", "start", "advice", "gaps", "grid")
 _LATER = {"advice": [], "gaps": [], "grid": None}
 """What files of the first release lack, with what stands for it."""
@@ -76,6 +76,7 @@ class Result:
         occupancies: share of each state, if several.
         tilts: ``(1, 2)``, or ``(n, 2)`` with one for each pattern: lean of the object's columns (y, x),
             radian.
+        descan: ``(n, 2)`` shift of each pattern (y, x), pixels of the modelled grid, if any was refined.
         grid: (slow, fast) when the positions are a raster.
         weights: ``(n,)`` intensity of each shot, refined.
         background: ``(y, x)`` counts, centred like the patterns.
@@ -103,6 +104,7 @@ class Result:
     object_modes: np.ndarray | None = None
     occupancies: np.ndarray | None = None
     tilts: np.ndarray | None = None
+    descan: np.ndarray | None = None
     grid: tuple[int, int] | None = None
     weights: np.ndarray | None = None
     background: np.ndarray | None = None

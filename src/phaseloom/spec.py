@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
+from phaseloom.documents import load_yaml, to_yaml
 from phaseloom.errors import BadInput, nearest
 from phaseloom.units import Coefficients, Dimension
 
@@ -174,30 +174,6 @@ class Recipe(BaseModel):
         return {key: _given(getattr(self, key)) for key in type(self).model_fields if key in set_}
 
 
-def load_yaml(path: Path, /) -> dict[str, Any]:
-    """The tree of a parameter file.
-
-    Raises:
-        BadInput: missing, not text, or not YAML.
-    """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(str(path), None, "cannot be read: is the name right?") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = "" if line is None else f" (line {line + 1})"
-        raise BadInput(str(path), None, f"is not YAML{where}: check quotes, colons and indentation") from None
-    if not isinstance(tree, dict):
-        raise BadInput(str(path), tree, "must hold 'name: value' lines")
-    return tree
-
-
-def to_yaml(tree: Any, /) -> str:
-    """A tree as the text of a parameter file."""
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-
-
 def _rooms(recipe: type[Recipe]) -> dict[str, str]:
     """The fields of a recipe that hold calls, each with its room."""
     extras = {key: info.json_schema_extra for key, info in recipe.model_fields.items()}
@@ -263,6 +239,8 @@ def _timed(node: Any, place: str) -> tuple[Any, dict[str, int]]:
     for key, value in when.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise BadInput(f"{place}.{key}", value, "must be a whole number of epochs from 1 up")
+    if when.get("stop", when.get("start", 1)) < when.get("start", 1):
+        raise BadInput(f"{place}.stop", when["stop"], f"lies before start: {when['start']}")
     return {key: value for key, value in node.items() if key not in when}, when
 
 

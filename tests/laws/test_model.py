@@ -430,7 +430,9 @@ class TestLines:
             model.scan.stretch += 0.05 * reach
             now = model.scan.refined() - model.scan.start.mean(0)
         c, s = 1.05 * math.cos(0.1), 1.05 * math.sin(0.1)
-        same(now, arm @ torch.tensor([[c, s], [-s, c]], dtype=torch.float64))
+        pixel = torch.tensor(scanned().geometry.pixel, dtype=torch.float64)
+        known = (arm * pixel) @ torch.tensor([[c, s], [-s, c]], dtype=torch.float64) / pixel
+        same(now, known)
 
 
 class TestEnlarged:

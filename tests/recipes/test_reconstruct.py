@@ -239,6 +239,7 @@ def rooms() -> list[Any]:
         ("prepare", "calibrate"): {"semiangle": "40 mrad", "radius": 9.0},
         ("prepare", "detector_blur"): {"std": 0.5},
         ("prepare", "enlarge"): {"to": [32, 28]},
+        ("prepare", "expect"): {"pattern": [24, 24]},
         ("prepare", "jitter"): {"std": 0.2},
         ("prepare", "poisson"): {"dose": 1e4},
         ("prepare", "positions"): None,

@@ -6,9 +6,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import phaseloom as pl
 from phaseloom.data.formats import cxi, native
+from phaseloom.errors import BadInput
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.start import ORIENTATIONS, TWINS, sweep
 from phaseloom.spec import Call
 
@@ -107,3 +111,69 @@ def test_a_lopsided_specimen_does_not_tilt_its_ground():
     flat = remove_ramp(letter + 0.5 * y - 0.3 * x, robust=True)
     ground = flat[letter == 0]
     assert np.ptp(ground) < 0.02
+
+
+class TestElectrons:
+    """Found by readers who had only the documents."""
+
+    def test_a_rotation_is_rigid_on_pixels_that_are_not_square(self):
+        from phaseloom.ptycho.scans import Canvas, Positions
+
+        places = torch.tensor([[10.0, 10.0], [10.0, 40.0], [30.0, 10.0], [30.0, 40.0]])
+        canvas = Canvas((60, 60), (8, 8), (0.2, 0.5), (0.0, 0.0))
+        scan = Positions(places, canvas)
+        before = scan.angstrom()
+        with torch.no_grad():
+            scan.turn += 3.0
+        after = scan.angstrom()
+        near = [np.linalg.norm(p[1:] - p[:1], axis=1) for p in (before, after)]
+        np.testing.assert_allclose(near[1], near[0], rtol=1e-5)
+
+    def test_a_transfer_curve_never_makes_counts_negative(self):
+        from phaseloom.physics.detect import spread
+
+        sharp = torch.zeros(1, 16, 16)
+        sharp[0, 3, 4] = 100.0
+        y, x = torch.fft.fftfreq(16)[:, None], torch.fft.rfftfreq(16)[None]
+        assert spread(sharp, (torch.hypot(y, x) < 0.2).float()).min() >= 0
+
+    def test_a_rise_of_both_losses_is_no_overfitting(self):
+        from phaseloom.fitting.loop import Progress, _verdict
+
+        model = torch.nn.Linear(1, 1)
+        rows = [{"number": n + 1, "loss": 1 + 0.1 * n, "holdout": 1 + 0.1 * n} for n in range(8)]
+        progress = Progress(model, torch.optim.SGD(model.parameters()), history=rows, best=(1, 1.0, {}))
+        assert _verdict(progress, 3, settling=False) == ""
+        for row in rows:
+            row["loss"] = 1 - 0.1 * row["number"]
+        assert "overfitting" in _verdict(progress, 3, settling=False)
+
+    def test_an_object_that_no_memory_could_hold_is_refused(self, tree):
+        thick = {"object": {"pixels": {"slices": 10**9, "thickness": "1 A"}}}
+        with pytest.raises(BadInput, match="GiB of memory"):
+            Job.begin(Reconstruct.of(tree | thick))
+
+    def test_a_key_that_stands_twice_is_refused(self):
+        from phaseloom.spec import load_yaml
+
+        Path("twice.yaml").write_text("file: a.h5\nepochs: 3\nepochs: 4\n")
+        with pytest.raises(BadInput, match="epochs stands twice"):
+            load_yaml(Path("twice.yaml"))
+
+    def test_the_size_of_patterns_is_held_against_ptyrads(self, files):
+        from phaseloom.data import prepare
+
+        with pytest.raises(BadInput, match="the patterns are 24 x 24"):
+            prepare.expect(files.scan, pattern=(64, 64))
+
+    def test_shifts_and_background_survive_a_restart(self, files, tree):
+        moved = tree | {"rates": {"descan": 0.02, "background": 0.02}, "epochs": 3, "start": "none"}
+        job = Job.begin(Reconstruct.of(moved))
+        for _ in job:
+            pass
+        job.result().save("first.h5")
+        steps = [{"positions": {"path": "first.h5"}}, {"weights": {"path": "first.h5"}}]
+        start = {"object": {"from_file": {"path": "first.h5"}}, "probe": {"from_file": {"path": "first.h5"}}}
+        again = Job.begin(Reconstruct.of(moved | start | {"prepare": steps}))
+        left = [one.likelihood.remaining()["amplitude"] for one in (job, again)]
+        assert left[1] == pytest.approx(left[0], rel=1e-3)

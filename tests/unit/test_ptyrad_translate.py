@@ -49,7 +49,8 @@ def test_defaults_are_those_of_ptyrad():
     assert notes == []
     ((name, knobs),) = tree["read"].items()
     assert (name, knobs["shape"], knobs["gap"], knobs["grid"]) == ("raw", [72, 128, 128], 1024, [8, 9])
-    assert list(steps(tree)) == ["calibrate", "normalise", "jitter"]
+    assert list(steps(tree)) == ["expect", "calibrate", "normalise", "jitter"]
+    assert steps(tree)["expect"] == {"pattern": [128, 128]}
     assert tree["object"] == {"pixels": {"slices": 6, "thickness": "2 A", "kind": "amplitude and phase"}}
     assert tree["optimizer"]["adam"]["memory"] == 0.999
     assert tree["rates"] == {
@@ -83,7 +84,8 @@ def test_every_calibration_means_the_same_pixel(mode: str, value: float):
 
 def test_the_disk_calibrates_before_anything_is_cut():
     tree, _ = ours(meas_crop=[[0, 4], None, [10, 100], None], meas_flipT=[1, 0, 1])
-    assert list(steps(tree)) == ["flip", "transpose", "calibrate", "region", "window", "normalise", "jitter"]
+    wanted = ["expect", "flip", "transpose", "calibrate", "region", "window", "normalise", "jitter"]
+    assert list(steps(tree)) == wanted
     assert steps(tree)["flip"] == {"axis": "y", "about": "detector"}
     assert steps(tree)["calibrate"] == {"by": "half maximum area", "semiangle": "24.9 mrad"}
     assert steps(tree)["region"] == {"rows": [0, 4], "columns": [0, 9]}

@@ -58,7 +58,7 @@ def read(project: Project, /) -> dict[str, Any]:
     knobs |= {key: init[f"meas_{key}"] for key in ("permute", "reshape") if init[f"meas_{key}"] is not None}
     if init["meas_remove_neg_values"]["mode"] != "clip_neg":
         knobs["negative"] = "keep"
-    knobs |= _inside(project, name, given)
+    knobs |= _inside(project, name, given, Path(path))
     return {"file": path, "read": {name: knobs}}
 
 
@@ -109,7 +109,20 @@ def _stated(project: Project) -> float | None:
     return cone / value if mode == "RBF" else 2 * value * cone / count
 
 
-def _inside(project: Project, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _holds(path: Path, key: str) -> bool:
+    """Whether a data set has just this name, dots and all."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path) as file:
+        return key in file
+
+
+def _size(project: Project) -> Iterator[Any]:
+    """PtyRAD says how large a pattern is, and its calibration rests on it."""
+    yield {"expect": {"pattern": [project.init["meas_Npix"]] * 2}}
+
+
+def _inside(project: Project, name: str, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Where the patterns are in their file."""
     init, knobs = project.init, {}
     if name == "raw":
@@ -120,7 +133,7 @@ def _inside(project: Project, name: str, given: Mapping[str, Any]) -> dict[str, 
         knobs["gap"] = 1024 if given["gap"] is None else given["gap"]
     if given["key"] and name in ("hdf5", "zarr"):
         key = given["key"].lstrip("/")
-        knobs["dataset"] = key.replace(".", "/") if name == "hdf5" else key
+        knobs["dataset"] = key if name != "hdf5" or _holds(path, key) else key.replace(".", "/")
     elif given["key"] and name == "mat":
         knobs["key"] = given["key"]
     if given["selection"] is not None:
@@ -323,4 +336,4 @@ def _model_grid(project: Project) -> Iterator[Any]:
     yield {"enlarge": {"to": [size, size], "match": match}}
 
 
-_PARTS = (_orientation, _calibration, _cut, _level, _grid, _realism, _positions, _chosen, _model_grid)
+_PARTS = (_size, _orientation, _calibration, _cut, _level, _grid, _realism, _positions, _chosen, _model_grid)

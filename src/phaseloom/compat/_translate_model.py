@@ -109,9 +109,7 @@ def _depth(project: Project, count: int) -> dict[str, Any]:
     padded = _padded(project, count)
     if sum(padded):
         first, last = project.init["obj_z_pad"]["pad_types"]
-        if all(padded) and first != last:
-            project.note(f"init_params.obj_z_pad.pad_types: both ends are filled with '{first}'")
-        knobs |= {"pad": list(padded), "fill": first if padded[0] else last}
+        knobs |= {"pad": list(padded), "fill": first if first == last else [first, last]}
     return knobs
 
 

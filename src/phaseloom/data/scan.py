@@ -141,6 +141,7 @@ class Scan4D:
         probe: ``(mode, y, x)`` complex guess that came with the data, or ``None``.
         grid: (slow, fast) when the positions are a raster, else ``None``.
         oriented: whether the source says how detector axes lie against scan axes.
+        descan: ``(n, 2)`` known shift of each far-field pattern (y, x), modelled pixels, or ``None``.
         modelled: the grid on which patterns are modelled, when it is larger than the detector
             (`phaseloom.data.prepare.enlarge`): more pixels of the same angle, or finer ones.
         metadata: title, instrument, dates: text by name.
@@ -165,6 +166,7 @@ class Scan4D:
     probe: np.ndarray | None = None
     grid: tuple[int, int] | None = None
     oriented: bool = True
+    descan: np.ndarray | None = None
     modelled: Geometry | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -181,7 +183,7 @@ class Scan4D:
         n, *window = self.counts.shape
         pattern = tuple(window)
         wanted = {"positions": (n, 2), "mask": pattern, "background": pattern, "flat": pattern}
-        wanted |= {"weights": (n,), "heights": (n,)}
+        wanted |= {"weights": (n,), "heights": (n,), "descan": (n, 2)}
         for name, shape in wanted.items():
             value = getattr(self, name)
             if value is not None and value.shape != shape:
@@ -224,7 +226,9 @@ class Scan4D:
             counts = self.counts[index[0] : index[-1] + 1] if steady else self.counts[index]
         else:
             counts = Chosen(self.counts, index)
-        parts = {k: None if (v := getattr(self, k)) is None else v[index] for k in ("weights", "heights")}
+        parts = {
+            k: None if (v := getattr(self, k)) is None else v[index] for k in ("weights", "heights", "descan")
+        }
         grid = self.grid if len(index) == len(self) and steady else None
         return replace(self, counts=counts, positions=self.positions[index], grid=grid, **parts)
 

@@ -25,6 +25,7 @@ def save(progress: Progress, path: Path, /) -> None:
         "epoch": progress.epoch,
         "history": progress.history,
         "stopped": progress.stopped,
+        "shown": progress.shown,
         "best": best or None,
     }
     tensors: list[Tensor] = []
@@ -58,6 +59,7 @@ def load(progress: Progress, path: Path, /) -> None:
         fix = "belongs to a run with other data or other settings: resume with the run's own run.yaml"
         raise BadInput("snapshot", str(path), fix) from error
     progress.epoch, progress.history, progress.stopped, best = rest
+    progress.shown = tree.get("shown")
     progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
 
 

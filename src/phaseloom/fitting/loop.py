@@ -58,6 +58,7 @@ class Progress:
         history: one `Epoch` as a dict for each.
         stopped: why the last call ended; empty while it runs.
         best: epoch, hold-out loss and parameters of the best epoch so far.
+        shown: the epoch whose parameters the model has at the end, when it is not the last one.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
     best: tuple[int, float, dict[str, Tensor]] | None = None
+    shown: int | None = None
 
     def restore_best(self) -> None:
         """Go back to the parameters with the lowest hold-out loss."""
@@ -117,7 +119,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
     Yields:
         An `Epoch` after each.
     """
-    progress.stopped = ""
+    progress.stopped, progress.shown = "", None
     while progress.epoch < epochs:
         number = progress.epoch + 1
         safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
@@ -208,13 +210,14 @@ def _remember_best(progress: Progress, epoch: Epoch) -> None:
 def _verdict(progress: Progress, patience: int | None, *, settling: bool) -> str:
     """Why to stop now, or an empty string.
 
-    A plateau is no end while rates are still to fall; a hold-out loss that stays 2 % above its best is.
+    A plateau is no end while rates are still to fall; a hold-out loss that stays 2 % above its best is,
+    if what is learned goes on falling. If that rises too, steps are too large, which falling rates cure.
     """
     held = [event["holdout"] for event in progress.history if event["holdout"] is not None]
     if patience is None or progress.best is None or len(held) <= patience:
         return ""
     recent = min(held[-patience:])
-    if recent > 1.02 * progress.best[1]:
+    if recent > 1.02 * progress.best[1] and _learns_on(progress, progress.best[0]):
         return f"overfitting: the hold-out loss rises since epoch {progress.best[0]}"
     if settling and recent > 0.999 * min(held[:-patience]):
         return f"converged: the hold-out loss has not fallen for {patience} epochs"
@@ -225,6 +228,13 @@ def _return_to_best(progress: Progress, epoch: Epoch) -> None:
     if progress.best is None or epoch.holdout is None or epoch.holdout <= 1.01 * progress.best[1]:
         return
     progress.restore_best()
-    if "overfitting" not in progress.stopped:
+    progress.shown = progress.best[0]
+    if "overfitting" not in progress.stopped and _learns_on(progress, progress.best[0]):
         progress.stopped += f"; overfitting: the hold-out loss rises since epoch {progress.best[0]}"
-    progress.stopped += f"; the result is that of epoch {progress.best[0]}"
+    progress.stopped += f"; the result is that of epoch {progress.best[0]}, whose hold-out loss is the lowest"
+
+
+def _learns_on(progress: Progress, since: int) -> bool:
+    """Whether the loss of what is learned has fallen since an epoch."""
+    losses = {event["number"]: event["loss"] for event in progress.history}
+    return losses[max(losses)] < losses.get(since, math.inf)

@@ -76,9 +76,12 @@ def blurred(pattern: Float[Tensor, "b y x"], std: float, /) -> Float[Tensor, "b 
 
 
 def spread(pattern: Float[Tensor, "b y x"], transfer: Float[Tensor, "y half"], /) -> Float[Tensor, "b y x"]:
-    """Patterns after a detector whose modulation transfer function is ``transfer`` (an ``rfft2`` grid)."""
+    """Patterns after a detector whose modulation transfer function is ``transfer`` (an ``rfft2`` grid).
+
+    What rings below zero is cut off there: no detector counts less than nothing.
+    """
     shape = (pattern.shape[-2], pattern.shape[-1])
-    return torch.fft.irfft2(torch.fft.rfft2(pattern) * transfer, s=shape)
+    return torch.fft.irfft2(torch.fft.rfft2(pattern) * transfer, s=shape).clamp(min=0)
 
 
 def area_weights(many: int, few: int, /) -> Float[Tensor, "few many"]:

@@ -186,7 +186,10 @@ def _run_facts(r: Result) -> list[tuple[str, str]]:
     if r.history:
         seconds = sum(row.get("seconds") or 0.0 for row in r.history)
         held = [row["holdout"] for row in r.history if row.get("holdout") is not None]
-        facts += [("time", f"{seconds:.1f} s"), ("loss", f"{r.history[-1]['loss']:.5g}")]
+        facts += [
+            ("time", f"{seconds:.1f} s"),
+            ("loss", f"{r.metrics.get('loss', r.history[-1]['loss']):.5g}"),
+        ]
         facts += [("held out", f"{held[-1]:.5g} (best {min(held):.5g})")] if held else []
     return facts
 

@@ -204,6 +204,9 @@ def _transfer(path: Path, shape: tuple[int, int]) -> Tensor:
         fix = "is no table of two columns of numbers: frequency over Nyquist's, and transfer"
         raise BadInput("detector: counting.transfer", str(path), fix)
     table = table[np.argsort(table[:, 0])]
+    if (table[:, 0] < 0).any() or not ((table[:, 1] >= 0) & (table[:, 1] <= 1)).all() or table[0, 1] <= 0:
+        fix = "is no transfer function: frequencies from 0 up, values between 0 and 1"
+        raise BadInput("detector: counting.transfer", str(path), fix)
     y, x = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
     curve = np.interp(2 * np.hypot(y[:, None], x[None]), table[:, 0], table[:, 1])
     return torch.as_tensor(curve / np.interp(0, table[:, 0], table[:, 1]), dtype=torch.float32)

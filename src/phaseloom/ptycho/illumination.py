@@ -36,7 +36,7 @@ class Illumination(nn.Module):
             BadInput: the illumination is not free to be any wave.
         """
         raise BadInput(
-            "projections", type(self).__name__, "follows from optics: only a probe of pixels can be"
+            "projections", type(self).__name__, "follows from optics: only a probe of pixels can be changed"
         )
 
     def forward(self, rest: Float[Tensor, "b 2"]) -> Complex[Tensor, "b mode y x"]:
@@ -171,13 +171,13 @@ def subdominant(wave: Complex[Tensor, "y x"], count: int, share: float = 0.02) -
     """Weak copies of a mode, bent by Hermite-like polynomials and made orthogonal to it."""
     real = wave.real.dtype
     axes = [torch.linspace(-1, 1, n, dtype=real, device=wave.device) for n in wave.shape]
-    intensity = wave.detach().abs().square()
+    intensity = wave.abs().square()
     power = intensity.sum()
     y, x = torch.meshgrid(*axes, indexing="ij")
     y, x = y - (y * intensity).sum() / power, x - (x * intensity).sum() / power
     spread = torch.sqrt(((y**2 + x**2) * intensity).sum() / power) + 1e-9
     orders = [(i - j, j) for i in range(1, 1 + count) for j in range(i + 1)][:count]
-    window = torch.exp(-((y**2 + x**2) / (3 * spread) ** 2))
+    window = torch.exp(-(y**2 + x**2) / (2 * spread**2))
     extra = [wave * window * (y / spread) ** a * (x / spread) ** b for a, b in orders]
     stack = torch.stack([wave, *extra])
     q, _ = torch.linalg.qr(stack.flatten(1).T)

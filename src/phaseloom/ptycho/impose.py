@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.projections import Setting
 
@@ -44,6 +45,10 @@ def imposed(
     if model.object.kind == "complex" and {"amplitude", "phase"} & set(asked):
         fix = "acts on amplitude or phase alone: write object: {pixels: {kind: amplitude and phase}}"
         raise BadInput("projections", name, fix)
+    if isinstance(model.probe, AberratedProbe) and "probe" in asked:
+        raise BadInput(
+            "projections", name, "changes the probe, but an aberrated one follows from optics: leave it out"
+        )
     changed = [one for one in asked if one != "setting"]
 
     @torch.no_grad()

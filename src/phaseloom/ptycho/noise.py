@@ -78,7 +78,7 @@ def poisson(
         floor: counts added to the model, which keeps the logarithm finite.
     """
     _checked("poisson.floor", floor, least=0.0)
-    rate = model + floor
+    rate = (model + floor).clamp(min=1e-30)
     return rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
 
 

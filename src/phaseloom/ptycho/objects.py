@@ -151,7 +151,7 @@ def from_file(
     kind: Kind = "complex",
     crop: tuple[int, int] | None = None,
     pad: tuple[int, int] = (0, 0),
-    fill: Filling = "vacuum",
+    fill: Filling | tuple[Filling, Filling] = "vacuum",
     slices: int | None = None,
     thickness: Length | list[Length] | None = None,
     modes: int | None = None,
@@ -169,7 +169,8 @@ def from_file(
         kind: see `pixels`.
         crop: first slice to keep, and the one after the last.
         pad: slices to add before and after.
-        fill: what the added slices hold: vacuum, the mean of each slice, or the neighbour's values.
+        fill: what the added slices hold: vacuum, the mean of each slice, or the neighbour's values; two
+            of them for before and after.
         slices: number of slices to resample to; the total phase stays.
         thickness: distance between slices, angstrom; default: what the file says.
         modes: incoherent states; default: as many as the file holds.
@@ -180,6 +181,8 @@ def from_file(
     """
     from phaseloom.ptycho import stored
 
+    if modes is not None and modes < 1:
+        raise BadInput("object: from_file.modes", modes, "must be at least 1")
     found = stored.object_of(path, pixel=canvas.pixel[0])
     wave, gaps = stored.sliced(found, crop=crop, pad=pad, fill=fill, slices=slices, thickness=thickness)
     wave, canvas = stored.laid(wave, found, canvas, ours=stored.is_ours(path))

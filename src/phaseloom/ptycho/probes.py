@@ -270,6 +270,8 @@ def _built(
 def _total(scan: Scan4D, power: Power) -> float:
     """Counts of the beam in a pattern."""
     if isinstance(power, float | int):
+        if not (math.isfinite(power) and power > 0):
+            raise BadInput("probe: power", power, "must be a number of counts above zero, mean or brightest")
         return float(power)
     mean = float(np.maximum(_clean_mean(scan), 0).sum())
     if power == "mean":

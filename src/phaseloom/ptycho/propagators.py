@@ -53,7 +53,8 @@ class FreeFlight(nn.Module):
         self.tilt = nn.Parameter(1e3 * tilt.float())
         self.stretch = nn.Parameter(torch.zeros(1))
         self.shift = nn.Parameter(torch.zeros(1, 2))
-        self.descan = nn.Parameter(torch.zeros(len(scan), 2))
+        start = np.zeros((len(scan), 2)) if scan.descan is None else scan.descan
+        self.descan = nn.Parameter(torch.as_tensor(start, dtype=torch.float32))
         self.leans = bool(tilt.any())
         for parameter in self.parameters():
             parameter.requires_grad_(False)
@@ -104,6 +105,12 @@ class FreeFlight(nn.Module):
         """Lean of the object's columns, radian."""
         return 1e-3 * self.tilt
 
+    def deflections(self) -> np.ndarray | None:
+        """Shift of each pattern, pixels of the modelled grid; ``None`` when there is none."""
+        if not self.deflected:
+            return None
+        return (self.shift + self.descan).detach().cpu().double().numpy()
+
     @property
     def deflected(self) -> bool:
         """Whether patterns have been moved by more than nothing."""
@@ -137,7 +144,7 @@ def exact(
         each: a tilt for each pattern, which ``rates: {tilts: ...}`` then refines one by one.
         tilts: file of tilts of an earlier run, or a table ``(n, 2)`` in milliradian; added to ``tilt``.
     """
-    return FreeFlight(scan, gaps, propagate.angular_spectrum, _tilted(scan, tilt, each, tilts))
+    return FreeFlight(scan, gaps, propagate.angular_spectrum, _tilted(scan, gaps, tilt, each, tilts))
 
 
 def fresnel(
@@ -161,11 +168,15 @@ def fresnel(
         each: see `exact`.
         tilts: see `exact`.
     """
-    return FreeFlight(scan, gaps, propagate.fresnel, _tilted(scan, tilt, each, tilts))
+    return FreeFlight(scan, gaps, propagate.fresnel, _tilted(scan, gaps, tilt, each, tilts))
 
 
-def _tilted(scan: Scan4D, tilt: tuple[float, float], each: bool, file: Path | None) -> Tensor:
+def _tilted(
+    scan: Scan4D, gaps: tuple[float, ...], tilt: tuple[float, float], each: bool, file: Path | None
+) -> Tensor:
     """Tilts in radian: one for all patterns, or one for each."""
+    if not gaps and (any(tilt) or each):
+        raise BadInput("propagator: tilt", list(tilt), "is not felt by an object of one slice: leave it out")
     if not all(math.isfinite(value) and abs(value) < 1 for value in tilt):
         raise BadInput("propagator: tilt", tilt, "must be two angles below 1 rad")
     table = torch.tensor([tilt], dtype=torch.float64)

@@ -121,7 +121,8 @@ class Positions(nn.Module):
         """The map of the positions about their middle, whose farthest one lies ``reach`` pixels away."""
         angle, factor = self.turn / reach, 1 + self.stretch / reach
         c, s = factor * torch.cos(angle), factor * torch.sin(angle)
-        turned = torch.stack([torch.stack([c, -s]), torch.stack([s, c])])
+        aspect = self.canvas.pixel[1] / self.canvas.pixel[0]
+        turned = torch.stack([torch.stack([c, -s * aspect]), torch.stack([s / aspect, c])])
         return turned + self.affine / reach
 
     def forward(self, index: Int[Tensor, " b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:

@@ -58,6 +58,9 @@ def sliced(
     wave = torch.from_numpy(np.asarray(found.object).astype(np.complex64))
     gaps = _known_gaps(found, wave.shape[1], thickness)
     if crop is not None:
+        if not 0 <= crop[0] < crop[1] <= wave.shape[1]:
+            fix = f"is no part of {wave.shape[1]} slices: write [first, one after the last]"
+            raise BadInput("object: from_file.crop", list(crop), fix)
         wave = depth.crop_slices(wave, *crop)
         gaps = gaps[crop[0] :][: wave.shape[1] - 1]
     if slices is not None or (thickness is not None and found.thickness is not None):

@@ -32,13 +32,15 @@ def of(job: Job, /, *, started: bool = False) -> list[str]:
     """
     told = bool(job.recipe.probe.values.get("defocus")) or job.scan.probe is not None
     known = told or not started  # else the speckles tell more of the beam's size than the first guess
-    left_out = ("window", "overlap") if known else ()
+    scaled = any(step.name in ("normalise", "nonnegative") for step in job.recipe.prepare)
+    left_out = (("window", "overlap") if known else ()) + (("counts", "dose") if scaled else ())
     found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in left_out]
     said = [f"{f.name}: {f.value}. {f.advice}" for f in found]
     prospect = Prospect(job, started)
     rules: Rules = (_window, _overlap) if known else ()
-    rules += (_aperture, _room, _dose, _modes, _numbers, _wrapping, _band, _thin, _thick)
-    rules += (_orientation, _outside)
+    rules += (_aperture, _room, _wrapping, _band, _thin, _thick, _orientation, _outside)
+    if not scaled:  # else nobody knows how many electrons there were
+        rules += (_dose, _modes, _numbers)
     return said + [sentence for rule in rules if (sentence := rule(prospect))]
 
 

@@ -73,6 +73,7 @@ def of(job: Underway, /) -> Result:
         object_modes=states if len(share) > 1 else None,
         occupancies=share if len(share) > 1 else None,
         tilts=model.propagator.tilts().detach().cpu().double().numpy(),
+        descan=model.propagator.deflections(),
         grid=job.scan.grid,
         weights=model.detector.weights.detach().cpu().numpy(),
         background=background if background.any() else None,
@@ -142,14 +143,17 @@ def _metrics(job: Underway) -> dict[str, float]:
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
     history = job.progress.history
+    shown = (
+        history[(job.progress.shown or len(history)) - 1] if history else {"loss": math.nan, "holdout": None}
+    )
     numbers = {
-        "loss": history[-1]["loss"] if history else math.nan,
+        "loss": shown["loss"],
         "amplitude error": left["amplitude"],
         "Poisson deviance": left["poisson"],
         "move rms (A)": float(np.sqrt((moved**2).sum(1).mean())),
     }
-    if history and history[-1]["holdout"] is not None:
-        numbers["hold-out"] = history[-1]["holdout"]
+    if shown["holdout"] is not None:
+        numbers["hold-out"] = shown["holdout"]
     return numbers
 
 

@@ -18,6 +18,7 @@ from phaseloom.fitting import optimizers
 from phaseloom.ptycho import scans
 from phaseloom.ptycho.likelihood import Penalty
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.recipes import _memory
 from phaseloom.recipes.start import Start
 from phaseloom.result import Result, is_result
 from phaseloom.spec import Call, Recipe, call, knobs, load_yaml, part
@@ -180,6 +181,7 @@ class Reconstruct(Recipe):
     def model(self, scan: Scan4D, /) -> Ptychography:
         """The model of a scan with its first guesses."""
         room = scans.canvas(scan)
+        self._fits(room)
         model = Ptychography.of(
             scan,
             object=self.object(room),
@@ -190,6 +192,17 @@ class Reconstruct(Recipe):
         if self.rate_of("background") and scan.background is None:
             torch.nn.init.constant_(model.detector.root, 0.05)
         return model
+
+    def _fits(self, room: scans.Canvas) -> None:
+        """Refuse an object that could never be kept: six numbers for each voxel."""
+        slices, modes = (int(self.object.values.get(name) or 1) for name in ("slices", "modes"))
+        need, there = 6 * 8 * float(np.prod(room.shape)) * slices * modes, _memory.available()
+        if there is not None and need > there:
+            size = f"{modes} x {slices} x {room.shape[0]} x {room.shape[1]} voxels"
+            fix = (
+                f"need {need / 2**30:.3g} GiB of memory, but {there / 2**30:.3g} are free: take fewer slices"
+            )
+            raise BadInput("object", size, fix)
 
     def terms(self) -> dict[str, Penalty]:
         """The penalties by the names under which their values are reported."""

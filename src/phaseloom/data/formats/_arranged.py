@@ -101,7 +101,7 @@ def _cut(selection: Selection | None, shape: Sequence[int], place: str) -> tuple
         raise BadInput(place, None, f"{fix}: one for each of {tuple(shape)}")
     parts += [slice(None)] * (len(shape) - len(parts))
     for part, n in zip(parts, shape, strict=True):
-        if (part.step or 1) < 1:
+        if part.step is not None and part.step < 1:
             raise BadInput(place, part.step, "is no step: write 1 or more (prepare has flip)")
         if n and not range(*part.indices(n)):
             raise BadInput(place, f"{part.start}:{part.stop}", f"leaves nothing of an axis of {n}")

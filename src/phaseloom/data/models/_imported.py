@@ -30,6 +30,8 @@ class Imported:
         thickness: distance between neighbouring slices, angstrom, one less than there are slices.
         occupancies: share of each object mode.
         weights: ``(n,)`` relative intensity of each shot.
+        descan: ``(n, 2)`` shift of each pattern, pixels.
+        background: ``(y, x)`` counts without beam, centred.
         wavelength: angstrom.
         grid: raster as (slow, fast).
     """
@@ -44,6 +46,8 @@ class Imported:
     thickness: tuple[float, ...] | None = None
     occupancies: np.ndarray | None = None
     weights: np.ndarray | None = None
+    descan: np.ndarray | None = None
+    background: np.ndarray | None = None
     wavelength: float | None = None
     grid: tuple[int, int] | None = None
 

@@ -39,6 +39,8 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
             thickness=_gaps(file, object),
             occupancies=_array(file, "occupancies"),
             weights=_array(file, "weights"),
+            descan=_array(file, "descan"),
+            background=_array(file, "background"),
             wavelength=float(_note(file, "geometry")["wavelength"]),
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
         )

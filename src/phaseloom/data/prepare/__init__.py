@@ -4,7 +4,7 @@ Zero frequency stays at pixel ``[N // 2, N // 2]``; patterns that are read lazil
 """
 
 from phaseloom.data.prepare._calibration import calibrate
-from phaseloom.data.prepare._detector import bin, center, crop, flip, transpose, window
+from phaseloom.data.prepare._detector import bin, center, crop, expect, flip, transpose, window
 from phaseloom.data.prepare._intensity import (
     detector_blur,
     mask,
@@ -27,6 +27,6 @@ from phaseloom.data.prepare._scan import (
     weights,
 )
 
-__all__ = ["affine", "bin", "calibrate", "center", "crop", "detector_blur", "enlarge", "flip", "half"]
-__all__ += ["jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]
+__all__ = ["affine", "bin", "calibrate", "center", "crop", "detector_blur", "enlarge", "expect", "flip"]
+__all__ += ["half", "jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]
 __all__ += ["resample", "rotate", "scale", "select", "source_size", "transpose", "weights", "window"]

@@ -72,6 +72,9 @@ def calibrate(
     if len(given) > 1 or (not given and semiangle is None):
         fix = f"needs semiangle, or one of {', '.join(numbers)}"
         raise BadInput("calibrate", ", ".join(given) or None, fix)
+    if semiangle is not None and given and not {"radius", "semiangles"} & set(given):
+        name = next(iter(given))
+        raise BadInput(f"calibrate.{name}", given[name], "says the angle already: leave semiangle out")
     for name, value in (given | ({} if semiangle is None else {"semiangle": semiangle})).items():
         finite(value, f"calibrate.{name}", above=0)
     if not given:

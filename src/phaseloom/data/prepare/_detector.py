@@ -12,7 +12,7 @@ from phaseloom.data.prepare._shared import middle, resampled, size, stretches, t
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["bin", "center", "crop", "flip", "transpose", "window"]
+__all__ = ["bin", "center", "crop", "expect", "flip", "transpose", "window"]
 
 
 def crop(scan: Scan4D, /, *, to: tuple[int, int]) -> Scan4D:
@@ -128,6 +128,24 @@ def flip(
     if far and not keep and scan.geometry.shape[which] % 2 == 0:
         probe = tilted(probe, (-1, 0) if axis == "y" else (0, -1))
     return replace(flipped, probe=probe)
+
+
+def expect(scan: Scan4D, /, *, pattern: tuple[int, int]) -> Scan4D:
+    """The scan as it is, if its patterns have so many pixels (y, x).
+
+    Raises:
+        BadInput: they have another size: a wrong file, or a calibration made for another detector.
+
+    Example:
+        >>> expect(_example(), pattern=(8, 8)).counts.shape
+        (3, 8, 8)
+    """
+    if tuple(pattern) != scan.geometry.shape:
+        fix = (
+            f"but the patterns are {scan.geometry.shape[0]} x {scan.geometry.shape[1]}: is it the right file?"
+        )
+        raise BadInput("expect.pattern", list(pattern), fix)
+    return scan
 
 
 def transpose(scan: Scan4D, /) -> Scan4D:

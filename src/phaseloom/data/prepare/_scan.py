@@ -198,19 +198,28 @@ def positions(
 
 
 def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
-    """Take the relative intensity of each shot from an earlier run of ours.
+    """Take from an earlier run of ours what it found of the shots and the detector.
+
+    These are the intensity of each shot, the shift of each pattern if that was refined, and the
+    background: with `positions`, and the object, probe and tilts of that run, its model is complete.
 
     Raises:
         BadInput: a file without any, or with those of another number of patterns.
     """
     from phaseloom.data import models
 
-    place, found = f"weights.path: {path}", models.read(path).weights
-    if found is None:
+    place, found = f"weights.path: {path}", models.read(path)
+    if found.weights is None:
         raise BadInput(place, None, "holds no weights of shots: only results of ours do")
-    if found.shape != (len(scan),):
-        raise BadInput(place, f"{len(found)} weights", f"but there are {len(scan)} patterns: read others")
-    return replace(scan, weights=np.asarray(found, np.float64))
+    if found.weights.shape != (len(scan),):
+        fix = f"but there are {len(scan)} patterns: read others"
+        raise BadInput(place, f"{len(found.weights)} weights", fix)
+    known = {"weights": np.asarray(found.weights, np.float64)}
+    if found.descan is not None:
+        known["descan"] = found.descan
+    if found.background is not None and found.background.shape == scan.geometry.shape:
+        known["background"] = found.background
+    return replace(scan, **known)
 
 
 def _refined(path: Path, pixel: float) -> np.ndarray:

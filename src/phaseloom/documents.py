@@ -1,0 +1,46 @@
+"""Parameter files as text: YAML in and out."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from phaseloom.errors import BadInput
+
+__all__ = ["load_yaml", "to_yaml"]
+
+
+def load_yaml(path: Path, /) -> dict[str, Any]:
+    """The tree of a parameter file.
+
+    Raises:
+        BadInput: missing, not text, or not YAML.
+    """
+    try:
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Once)
+    except OSError as error:
+        raise BadInput(str(path), None, "cannot be read: is the name right?") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" (line {line + 1})"
+        raise BadInput(str(path), None, f"is not YAML{where}: check quotes, colons and indentation") from None
+    if not isinstance(tree, dict):
+        raise BadInput(str(path), tree, "must hold 'name: value' lines")
+    return tree
+
+
+class _Once(yaml.SafeLoader):
+    """A safe loader that refuses a key that stands twice: the first would be lost without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """As ever, but every key once."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        again = next((key for key in keys if keys.count(key) > 1 and key != "<<"), None)
+        if again is not None:
+            raise BadInput(f"line {node.start_mark.line + 1}", again, "stands twice: remove one of them")
+        return super().construct_mapping(node, deep)
+
+
+def to_yaml(tree: Any, /) -> str:
+    """A tree as the text of a parameter file."""
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
