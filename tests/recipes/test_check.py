@@ -299,7 +299,7 @@ def test_a_loss_that_breaks_down_at_once_is_told(file: Path) -> None:
 
 
 def test_a_run_that_does_not_fit_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_memory, "available", lambda: 1e3)
+    monkeypatch.setattr(_memory, "available", lambda: 5e6)
     monkeypatch.setattr(_memory, "resident", lambda: 1e6)
     seen = outlook(Reconstruct.of({**SETTINGS, "file": str(file)}))
     assert any(line.startswith("memory: ") and "smaller batches" in line for line in seen.warnings)
