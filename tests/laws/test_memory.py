@@ -86,7 +86,7 @@ elif kind == "cxi":
 """
 FILE = N * SIZE * SIZE * 2
 PATTERN = sum(k % 251 for k in range(SIZE * SIZE))
-ROOM = 45_000_000
+ROOM = 60_000_000
 """Bytes for one piece in work and for what the libraries keep."""
 
 KNOBS = {"energy": "80 keV", "angle": "1 mrad", "step": "0.4 A", "grid": [40, N // 40]}
