@@ -10,6 +10,9 @@ Signs and order, decided once for the whole package:
   electrons gain phase in matter, hard X-rays lose it.
 """
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
@@ -55,9 +58,19 @@ def frequencies(
         [0.0, 0.5, -1.0, -0.5]
     """
     dtype = torch.float64 if like.dtype in (torch.float64, torch.complex128) else torch.float32
-    axes = [torch.fft.fftfreq(n, d, dtype=torch.float64) for n, d in zip(shape, pixel, strict=True)]
-    y, x = (axis.to(like.device, dtype) for axis in axes)
+    y, x = (_axis(n, d, like.device, dtype) for n, d in zip(shape, pixel, strict=True))
     return y[:, None], x[None, :]
+
+
+@lru_cache(maxsize=64)
+def _known(count: int, pixel: float) -> np.ndarray:
+    return np.fft.fftfreq(count, pixel)
+
+
+def _axis(count: int, pixel: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Frequencies along one axis; the table itself is nobody's to write to."""
+    table = torch.from_numpy(_known(count, pixel))
+    return table.clone() if (device.type, dtype) == ("cpu", table.dtype) else table.to(device, dtype)
 
 
 def ramp(

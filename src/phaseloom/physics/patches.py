@@ -1,12 +1,26 @@
-"""Windows of an object: cut out and put back, an adjoint pair that autograd knows as such."""
+"""Windows of an object: cut out and put back, an adjoint pair that autograd knows as such.
 
+Gradients may stay where they belong. A leaf that has a list named ``touched`` gets its gradient added in
+place to its dense ``grad``, and the boxes ``(y0, y1, x0, x1)`` that may have changed are appended to that
+list; autograd is told of no gradient. Work for a batch then does not grow with the canvas. A leaf without
+such a list gets an ordinary dense gradient.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-__all__ = ["gather", "scatter"]
+__all__ = ["Box", "clear", "disjoint", "gather", "grouped", "scatter", "target"]
+
+Box = tuple[int, int, int, int]
+"""First row, row after the last, first column, column after the last."""
+
+TILE = 16
+"""Pixels of the tiles in which overlapping boxes are put together."""
 
 
 class _Gather(torch.autograd.Function):
@@ -25,11 +39,17 @@ class _Gather(torch.autograd.Function):
         field, corner, _ = inputs
         ctx.save_for_backward(corner)
         ctx.shape = (field.shape[-2], field.shape[-1])
+        ctx.leaf = field if hasattr(field, "touched") else None
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         """The adjoint."""
-        return scatter(grads[0], ctx.saved_tensors[0], ctx.shape), None, None
+        if ctx.leaf is None:
+            return scatter(grads[0], ctx.saved_tensors[0], ctx.shape), None, None
+        places, window = ctx.saved_tensors[0].cpu().numpy(), (grads[0].shape[-2], grads[0].shape[-1])
+        into, _ = target(ctx.leaf, lambda: grouped(places, window)[0])
+        _add(into, grads[0].detach(), places.tolist())
+        return None, None, None
 
 
 class _Scatter(torch.autograd.Function):
@@ -38,10 +58,8 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(windows: Tensor, corner: Tensor, shape: tuple[int, int]) -> Tensor:
         """Add window by window, in order, so that the sum is the same every time."""
-        height, width = windows.shape[-2:]
         field = windows.new_zeros(*windows.shape[1:-2], *shape)
-        for window, (y, x) in zip(windows, corner.tolist(), strict=True):
-            field[..., y : y + height, x : x + width] += window
+        _add(field, windows, corner.tolist())
         return field
 
     @staticmethod
@@ -75,3 +93,132 @@ def scatter(
 ) -> Shaped[Tensor, "*slice y x"]:
     """Adjoint of `gather`: a field of ``shape`` into which the windows are added."""
     return _Scatter.apply(windows, corner, shape)  # type: ignore[no-any-return]
+
+
+def target(leaf: Tensor, boxes: Callable[[], Sequence[Box]], /) -> tuple[Tensor, bool]:
+    """Where to add the gradient of a leaf, and whether that is its own ``grad``.
+
+    A leaf with a list ``touched`` is told of the boxes; any other gets zeros that the caller returns to
+    autograd.
+    """
+    touched = getattr(leaf, "touched", None)
+    if touched is None:
+        return torch.zeros_like(leaf, memory_format=torch.contiguous_format), False
+    if leaf.grad is None:
+        leaf.grad = torch.zeros_like(leaf)
+    touched.extend(boxes())
+    return leaf.grad, True
+
+
+def grouped(places: np.ndarray, window: tuple[int, int], /) -> tuple[list[Box], list[int]]:
+    """Boxes that hold all windows with little room between them, and the box of each window.
+
+    One box serves when it is no larger than the windows together. Otherwise windows in the same cell of
+    a coarse grid share a box, if that pays; a lone window is its own.
+
+    Example:
+        >>> grouped(np.array([[0, 0], [1, 2], [50, 50]]), (8, 8))
+        ([(0, 9, 0, 10), (50, 58, 50, 58)], [0, 0, 1])
+    """
+    height, width = window
+    whole = _around(places, window)
+    if _area(whole) <= len(places) * height * width:
+        return [whole], [0] * len(places)
+    cells: dict[tuple[int, int], list[int]] = {}
+    for number, (y, x) in enumerate(places.tolist()):
+        cells.setdefault((y // (2 * height), x // (2 * width)), []).append(number)
+    boxes: list[Box] = []
+    member = [0] * len(places)
+    for numbers in cells.values():
+        box = _around(places[numbers], window)
+        together = _area(box) <= len(numbers) * height * width
+        for number in numbers:
+            if not together or number == numbers[0]:
+                boxes.append(box if together else _around(places[[number]], window))
+            member[number] = len(boxes) - 1
+    return boxes, member
+
+
+def disjoint(boxes: Iterable[Box], shape: tuple[int, int], /) -> list[Box]:
+    """Few rectangles without overlap that cover the union of boxes, clipped to a field of ``shape``.
+
+    Boxes that meet are replaced by the rectangle around them until none meet, so a lone box stays as it
+    is. Where that would waste too much, the union is covered in tiles, whose edges reach beyond it by less
+    than a tile.
+
+    Example:
+        >>> disjoint([(0, 8, 0, 8), (0, 8, 4, 12), (30, 38, 2, 10)], (40, 12))
+        [(0, 8, 0, 12), (30, 38, 2, 10)]
+    """
+    rows, columns = shape
+    clipped = {(max(a, 0), min(b, rows), max(c, 0), min(d, columns)) for a, b, c, d in boxes}
+    kept = sorted(box for box in clipped if box[0] < box[1] and box[2] < box[3])
+    if len(kept) < 2:
+        return kept
+    many = np.array(kept)
+    few = _merged(many)
+    if len(few) == len(many):
+        return kept
+    tiles = np.zeros((-(-rows // TILE), -(-columns // TILE)), bool)
+    for top, bottom, left, right in kept:
+        tiles[top // TILE : -(-bottom // TILE), left // TILE : -(-right // TILE)] = True
+    areas = (few[:, 1] - few[:, 0]) * (few[:, 3] - few[:, 2])
+    if areas.sum() <= 1.5 * TILE**2 * tiles.sum():
+        return [(top, bottom, left, right) for top, bottom, left, right in few.tolist()]
+    return _runs(tiles, shape)
+
+
+def clear(field: Tensor, boxes: Iterable[Box], /) -> None:
+    """Set the pixels of boxes to zero, in place and in all slices."""
+    with torch.no_grad():
+        for top, bottom, left, right in boxes:
+            field[..., top:bottom, left:right].zero_()
+
+
+def _add(field: Tensor, windows: Tensor, places: Sequence[Sequence[int]]) -> None:
+    height, width = windows.shape[-2:]
+    for window, (y, x) in zip(windows, places, strict=True):
+        field[..., y : y + height, x : x + width] += window
+
+
+def _around(places: np.ndarray, window: tuple[int, int]) -> Box:
+    (top, left), (bottom, right) = places.min(0).tolist(), places.max(0).tolist()
+    return top, bottom + window[0], left, right + window[1]
+
+
+def _area(box: Box) -> int:
+    return (box[1] - box[0]) * (box[3] - box[2])
+
+
+def _merged(boxes: np.ndarray) -> np.ndarray:
+    """Rectangles around the boxes that meet, again and again until none meet."""
+    while True:
+        top, bottom, left, right = boxes.T
+        above, before = top[:, None] < bottom, left[:, None] < right
+        meet = above & above.T & before & before.T
+        label, last = np.arange(len(boxes)), None
+        while last is None or (label != last).any():
+            last, label = label, np.where(meet, label, len(boxes)).min(1)
+        first, which = np.unique(label, return_inverse=True)
+        if len(first) == len(boxes):
+            return boxes
+        around = np.empty((len(first), 4), boxes.dtype)
+        around[:, ::2], around[:, 1::2] = np.iinfo(boxes.dtype).max, -1
+        np.minimum.at(around[:, ::2], which, boxes[:, ::2])
+        np.maximum.at(around[:, 1::2], which, boxes[:, 1::2])
+        boxes = around
+
+
+def _runs(tiles: np.ndarray, shape: tuple[int, int]) -> list[Box]:
+    """Marked tiles as rectangles: runs along a row, and down as far as the same run goes on."""
+    found: list[Box] = []
+    open_: dict[tuple[int, int], int] = {}
+    for row in range(len(tiles) + 1):
+        edges = np.flatnonzero(np.diff(tiles[row], prepend=False, append=False)) if row < len(tiles) else []
+        here = {(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)}
+        for run in [run for run in open_ if run not in here]:
+            box = (open_.pop(run) * TILE, row * TILE, run[0] * TILE, run[1] * TILE)
+            found.append((box[0], min(box[1], shape[0]), box[2], min(box[3], shape[1])))
+        for run in sorted(here):
+            open_.setdefault(run, row)
+    return found

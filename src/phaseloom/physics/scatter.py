@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Complex
+import torch
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from phaseloom.physics.patches import scatter
 from phaseloom.physics.propagate import fly
 
-__all__ = ["multislice", "transmit"]
+__all__ = ["illuminate", "multislice", "transmit"]
 
 Flights = Sequence[Tensor] | Tensor | None
 
@@ -49,3 +51,38 @@ def multislice(
         one = isinstance(kernel, Tensor) and kernel.ndim == 2
         wave = transmit(fly(wave, kernel if one else kernel[gap]), slice_)  # type: ignore[arg-type]
     return wave
+
+
+@torch.no_grad()
+def illuminate(
+    light: Float[Tensor, "slice v u"],
+    corner: Int[Tensor, "b 2"],
+    wave: Complex[Tensor, "b *#state mode y x"],
+    slices: Complex[Tensor, "b *state slice y x"],
+    kernel: Flights,
+    /,
+    *,
+    share: Float[Tensor, " state"] | None = None,
+) -> None:
+    """Add to ``light`` what falls on each slice: ``sum |wave|^2`` over patterns and modes, in place.
+
+    Args:
+        light: over the whole object.
+        corner: top-left pixels of the windows in it.
+        wave: see `multislice`.
+        slices: see `multislice`.
+        kernel: see `multislice`.
+        share: of each state of the object.
+    """
+    first, *rest = slices.unbind(-3)
+    for number, slice_ in enumerate((first, *rest)):
+        if number:
+            assert kernel is not None
+            one = isinstance(kernel, Tensor) and kernel.ndim == 2
+            wave = fly(wave, kernel if one else kernel[number - 1])  # type: ignore[arg-type]
+        power = wave.abs().square().sum(-3)
+        if power.ndim == 4:
+            same = power.new_full((power.shape[1],), 1 / power.shape[1])
+            power = ((same if share is None else share)[:, None, None] * power).sum(1)
+        light[number] += scatter(power, corner, (light.shape[-2], light.shape[-1]))
+        wave = transmit(wave, slice_)

@@ -26,14 +26,21 @@ Group = Callable[[np.ndarray, int, int, int], Groups]
 """Positions, number of groups, seed and epoch in; the members of each group out."""
 
 
+HELD = 32_000_000
+"""Bytes of float patterns that are kept in the detector's order; larger scans have larger patterns or more
+work in each, and would not notice."""
+
+
 class Measured:
     """Counts of a scan as float batches in the detector's order.
 
-    Nothing is copied up front: a batch is read, made float and arranged when it is asked for.
+    Patterns in memory are made float and arranged once, when first asked for, unless they take more
+    than ``HELD`` bytes. All others are read, made float and arranged batch by batch.
     """
 
     def __init__(self, scan: Scan4D, arrange: Callable[[Tensor], Tensor]):
         self.counts, self.arrange = scan.counts, arrange
+        self.held: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of patterns."""
@@ -41,8 +48,15 @@ class Measured:
 
     def __getitem__(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b y x"]:
         """The patterns of an index, arranged on its device."""
-        read = np.asarray(self.counts[index.cpu().numpy()])
-        return self.arrange(torch.from_numpy(read.astype(np.float32)).to(index.device))
+        if type(self.counts) is np.ndarray and 4 * self.counts.size <= HELD:
+            if self.held is None or self.held.device != index.device:
+                self.held = self._read(np.arange(len(self)), index.device)
+            return self.held.index_select(0, index)
+        return self._read(index.cpu().numpy(), index.device)
+
+    def _read(self, index: np.ndarray, device: torch.device) -> Tensor:
+        read = np.asarray(self.counts[index])
+        return self.arrange(torch.from_numpy(read.astype(np.float32)).to(device))
 
 
 @dataclass(frozen=True)
@@ -79,8 +93,32 @@ def largest(batches: Sequence[Tensor | tuple[Tensor, ...]], /) -> int:
         >>> largest([torch.arange(3), (torch.arange(5), torch.arange(4))])
         5
     """
-    pieces = (piece for batch in batches for piece in (batch if isinstance(batch, tuple) else (batch,)))
-    return max(len(piece) for piece in pieces)
+    return max(len(piece) for batch in batches for piece in _as_pieces(batch))
+
+
+def in_pieces(batches: Callable[[int], Sequence[Batch]], size: int, /) -> Callable[[int], list[Batch]]:
+    """The same batches, the larger ones in pieces of at most ``size`` patterns.
+
+    Example:
+        >>> cut = in_pieces(lambda epoch: [torch.arange(3), torch.arange(5)], 4)
+        >>> [[len(piece) for piece in batch] if isinstance(batch, tuple) else len(batch) for batch in cut(1)]
+        [3, [3, 2]]
+    """
+
+    def of(epoch: int) -> list[Batch]:
+        return [_cut(batch, size) for batch in batches(epoch)]
+
+    return of
+
+
+def _cut(batch: Batch, size: int) -> Batch:
+    if isinstance(batch, tuple):
+        return tuple(part for piece in batch for part in _as_pieces(_cut(piece, size)))
+    return batch if len(batch) <= size else batch.tensor_split(-(-len(batch) // size))
+
+
+def _as_pieces(batch: Batch) -> tuple[Tensor, ...]:
+    return batch if isinstance(batch, tuple) else (batch,)
 
 
 def random(

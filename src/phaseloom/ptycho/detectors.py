@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.physics.compare import misfit
 from phaseloom.physics.detect import area_weights, bilinear_weights, blurred, intensity, spread
 from phaseloom.physics.fourier import centred, cornered
+from phaseloom.physics.kept import Kept, constant
+from phaseloom.ptycho import noise
 
 __all__ = ["counting"]
 
@@ -51,6 +54,8 @@ class Detector(nn.Module):
         self.register_buffer("flat", flat)
         self.register_buffer("mask", mask)
         self.near, self.sight = near, sight
+        self._plain: Kept[tuple[Tensor | None, Tensor | None]] = Kept()
+        self._dark: Kept[tuple[Tensor | None]] = Kept()
 
     def forward(
         self,
@@ -65,6 +70,32 @@ class Detector(nn.Module):
         weight = self.weights[index, None, None]
         return weight * seen * self.flat + self.background()
 
+    def misfit(
+        self,
+        wave: Complex[Tensor, "b *state mode v u"],
+        counts: Float[Tensor, "b y x"],
+        index: Int[Tensor, " b"],
+        divergence: noise.Divergence,
+        occupancy: Float[Tensor, " state"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Sum of a divergence over the trusted pixels of a batch, the same as by way of `forward`."""
+        if (
+            self.sight is not None
+            or type(self).forward is not Detector.forward
+            or wave.shape[1:-3] not in ((), (1,))
+        ):
+            return (divergence(self(wave, index, occupancy), counts) * self.mask).sum()
+        flat, mask = self._plain.of(self._telling, self.flat, self.mask)
+        return misfit(
+            wave if wave.ndim == 4 else wave[:, 0],
+            counts,
+            self.weights[index],
+            noise.judge(divergence),
+            background=self._background(),
+            flat=flat,
+            mask=mask,
+        )
+
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name."""
         return {"weights": [self.weights], "background": [self.root]}
@@ -72,6 +103,20 @@ class Detector(nn.Module):
     def background(self) -> Float[Tensor, "y x"]:
         """Expected counts without beam."""
         return (self.root * self.scale).square()
+
+    def _background(self) -> Tensor | None:
+        """`background`, or ``None`` where there is none and none is looked for."""
+        if not constant(self.root):
+            return self.background()
+        make = self.background
+        (dark,) = self._dark.of(lambda: (make() if bool(self.root.any()) else None,), self.root, self.scale)
+        return dark
+
+    def _telling(self) -> tuple[Tensor | None, Tensor | None]:
+        """Flat field and mask, ``None`` where they are one everywhere."""
+        return None if bool((self.flat == 1).all()) else self.flat, None if bool(
+            self.mask.all()
+        ) else self.mask
 
     def arrange(self, counts: Tensor) -> Tensor:
         """Measured patterns, centred as in files, in the order of this detector."""

@@ -22,6 +22,10 @@ GIVEN = ("model", "counts", "amplitude", "phase", "occupancy")
 """What a penalty may ask for by the names of its first parameters."""
 
 
+WORKING = 4_194_304
+"""Bytes of waves that are worked on together. Half as many, or twice, cost a few per cent more."""
+
+
 class Likelihood:
     """How far the modelled patterns of a batch are from the measured ones, and penalties by name.
 
@@ -48,6 +52,8 @@ class Likelihood:
         self.whole = bool(model.detector.mask.all())
         self.silent = _name(divergence) == "none"
         self.floor = 1.0 if self.silent else self._floor(scan)
+        asked = {name for names, _ in self.penalties.values() for name in names}
+        self.looking = self.silent or bool(asked & {"model", "counts"})
         self.judging = [] if self.silent else ["noise"]
         self.judging += [name for name, (asked, _) in self.penalties.items() if "counts" in asked]
 
@@ -56,16 +62,35 @@ class Likelihood:
         device = self.model.scan.start.device
         index = index.to(device)
         counts = self.measured[index].to(device, self.model.scan.start.dtype)
-        expected, mask = self.model(index), self.model.detector.mask
         terms = {}
-        if not self.silent:
-            terms["noise"] = (self.divergence(expected, counts) * mask).sum() / (len(index) * self.floor)
+        if not self.looking:
+            terms["noise"] = self.model.misfit(index, counts, self.divergence) / (len(index) * self.floor)
+            expected = counts
+        else:
+            expected, mask = self.model(index), self.model.detector.mask
+            if not self.silent:
+                terms["noise"] = (self.divergence(expected, counts) * mask).sum() / (len(index) * self.floor)
         if self.penalties:
             given = self._given(index, *self._trusted(expected, counts))
             terms |= {
                 name: call(*(given[a] for a in asked)) for name, (asked, call) in self.penalties.items()
             }
         return terms
+
+    @property
+    def at_once(self) -> int:
+        """Patterns that are best modelled together: their waves fill the caches of a CPU and no more.
+
+        A larger batch is the same step, and a quicker one, in pieces of this size. On a GPU, which wants all
+        the work it can get, pieces are a matter of memory alone.
+        """
+        start = self.model.scan.start
+        if start.device.type != "cpu":
+            return 2**31
+        height, width = self.model.object.window
+        modes = self.model.probe.modes().shape[0] * len(self.model.object.occupancy)
+        wave = 2 * start.element_size() * height * width * modes
+        return max(1, WORKING // wave)
 
     @torch.no_grad()
     def remaining(self, size: int = 32) -> dict[str, float]:

@@ -2,11 +2,14 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
+from phaseloom.physics.adjoint import far_waves
+from phaseloom.physics.scatter import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
+from phaseloom.ptycho.noise import Divergence
 
 __all__ = ["Ptychography"]
 
@@ -22,6 +25,9 @@ class Ptychography(nn.Module):
         object: `phaseloom.ptycho.objects.PixelObject`.
         propagator: `phaseloom.ptycho.propagators.FreeFlight`.
         detector: `phaseloom.ptycho.detectors.Detector`.
+        swift: waves may take the quick way, equal to the other to rounding.
+        light: ``None``, or real ``(slice, y, x)`` to which every batch adds the intensity that falls on
+            each slice, summed over its patterns and modes.
 
     Example:
         >>> from phaseloom.data.scan import Geometry, Scan4D
@@ -30,6 +36,8 @@ class Ptychography(nn.Module):
         >>> Ptychography.of(scan)(torch.tensor([0, 2])).shape
         torch.Size([2, 8, 8])
     """
+
+    light: Tensor | None
 
     def __init__(
         self,
@@ -43,6 +51,7 @@ class Ptychography(nn.Module):
         super().__init__()
         self.object, self.probe, self.scan = object, probe, scan
         self.propagator, self.detector = propagator, detector
+        self.swift, self.light = True, None
 
     @classmethod
     def of(
@@ -67,9 +76,40 @@ class Ptychography(nn.Module):
 
     def forward(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b y x"]:
         """Expected counts of the patterns of an index, in the detector's own order."""
+        return self.detector(self.wave(index), index, self.object.occupancy)
+
+    def wave(self, index: Int[Tensor, " b"]) -> Complex[Tensor, "b *state mode y x"]:
+        """Waves on the detector; with an adjoint of their own where the experiment is a plain one."""
         place, rest = self.scan(index)
-        wave = self.propagator(self.probe(rest)[:, None], self.object(place), rest, index)
-        return self.detector(wave, index, self.object.occupancy)
+        if self.plain():
+            kernels = [one[:, 0] if one.ndim == 5 else one for one in self.propagator.flights(index)]
+            return far_waves(self.probe.modes(), rest, self.object.mosaic(place), kernels, light=self.light)
+        wave, slices = self.probe(rest)[:, None], self.object(place)
+        if self.light is not None:
+            flights = self.propagator.flights(index)
+            illuminate(self.light, place, wave, slices, flights, share=self.object.occupancy)
+        return self.propagator(wave, slices, rest, index)
+
+    def misfit(
+        self, index: Int[Tensor, " b"], counts: Float[Tensor, "b y x"], divergence: Divergence
+    ) -> Float[Tensor, ""]:
+        """Divergence between expected and measured counts, summed over the trusted pixels of a batch."""
+        return self.detector.misfit(self.wave(index), counts, index, divergence, self.object.occupancy)
+
+    def plain(self) -> bool:
+        """Whether the quick way serves: one state of the object, a far field, flights that are not refined.
+
+        Second derivatives, and the transforms of `torch.func`, need the other way: set ``swift`` to False
+        for them.
+        """
+        return (
+            self.swift
+            and len(self.object.occupancy) == 1
+            and self.propagator.far()
+            and type(self.probe).forward is illumination.Illumination.forward
+            and type(self.object).forward is objects.PixelObject.forward
+            and not _transformed()
+        )
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by the names that rates use; one that this experiment lacks is empty."""
@@ -91,3 +131,9 @@ class Ptychography(nn.Module):
         for y, x in corners.cpu().numpy():
             total[y : y + height, x : x + width] += light
         return total
+
+
+def _transformed() -> bool:
+    """Whether derivatives are taken in a way that only plain operations know."""
+    forward = torch.autograd.forward_ad._current_level >= 0
+    return forward or torch._C._are_functorch_transforms_active()

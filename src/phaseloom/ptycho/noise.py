@@ -2,11 +2,12 @@
 
 A divergence is turned into a loss by dividing its sum by the sum that pure shot noise would leave
 (`shot_noise`), so that 1 means "as good as the counts allow" for every model and every dose.
-A new noise model is one function here and its name in ``__all__``.
+A new noise model is one function here and its name in ``__all__``. Its slope is left to autograd, unless it
+stands in `judge`.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
+from phaseloom.physics.compare import Amplitudes, Judge, differentiated
 
 __all__ = ["amplitude", "gaussian", "none", "poisson"]
 
@@ -68,18 +70,53 @@ def none(model: Float[Tensor, "*pattern"], counts: Float[Tensor, "*pattern"], /)
 
 
 def poisson(
-    model: Float[Tensor, "*pattern"], counts: Float[Tensor, "*pattern"], /, *, floor: float = 1e-4
+    model: Float[Tensor, "*pattern"], counts: Float[Tensor, "*pattern"], /, *, floor: float = 0.1
 ) -> Float[Tensor, "*pattern"]:
     """Negative log-likelihood of Poisson counts less that of a perfect model: half the deviance.
+
+    The floor is added to both, so that the model that agrees with the counts on average stays the best one.
 
     Args:
         model: expected counts.
         counts: measured counts.
-        floor: counts added to the model, which keeps the logarithm finite.
+        floor: counts added to model and counts, which keeps the slope finite where the model is dark.
     """
     _checked("poisson.floor", floor, least=0.0)
-    rate = (model + floor).clamp(min=1e-30)
+    rate, counts = (model + floor).clamp(min=1e-30), counts + floor
     return rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
+
+
+def judge(divergence: Divergence, /) -> Judge:
+    """Sum and slope of a divergence at once: by formula for those of this file, else by autograd."""
+    plain = isinstance(divergence, partial) and not divergence.args
+    knobs = divergence.keywords if plain else {}
+    name = divergence.func if plain else divergence
+    if name is amplitude:
+        return Amplitudes(**knobs)
+    slopes = {gaussian: _gaussian, poisson: _poisson}
+    return partial(slopes[name], **knobs) if name in slopes else differentiated(divergence)
+
+
+def _gaussian(
+    model: Tensor, counts: Tensor, mask: Tensor | None, /, *, power: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    tiny = 1e-6
+    gap = (model + tiny).pow(power) - (counts + tiny).pow(power)
+    gap = gap if mask is None else gap.mul_(mask)
+    return _square_sum(gap), 2 * power * gap * (model + tiny).pow(power - 1)
+
+
+def _poisson(
+    model: Tensor, counts: Tensor, mask: Tensor | None, /, *, floor: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    rate, counts = (model + floor).clamp(min=1e-30), counts + floor
+    each = rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
+    slope = torch.where(model + floor < 1e-30, 0.0, 1 - counts / rate)
+    return (each.sum(), slope) if mask is None else ((each * mask).sum(), slope * mask)
+
+
+def _square_sum(gap: Tensor) -> Tensor:
+    return gap.square().sum()
 
 
 def shot_noise(divergence: Divergence, counts: Float[Tensor, "n y x"], mask: Bool[Tensor, "y x"], /) -> float:

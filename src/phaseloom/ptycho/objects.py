@@ -11,6 +11,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
+from phaseloom.physics.mosaic import Glass, Mosaic, mosaic
 from phaseloom.physics.patches import gather
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.units import Length
@@ -50,6 +51,7 @@ class PixelObject(nn.Module):
         self.kind, self.gaps, self.canvas, self.window = kind, gaps, canvas, canvas.window
         share = torch.full((len(start),), 1 / len(start)) if occupancy is None else occupancy
         self.register_buffer("occupancy", share)
+        self._glass = Glass()
         if kind == "complex":
             self.wave = nn.Parameter(start)
         else:
@@ -79,6 +81,11 @@ class PixelObject(nn.Module):
         phase = gather(self.phase, corner, self.window)
         free = self.kind == "amplitude and phase"
         return gather(self.amplitude, corner, self.window) if free else torch.ones_like(phase), phase
+
+    def mosaic(self, corner: Int[Tensor, "b 2"]) -> Mosaic:
+        """The windows of an object of one state, as `phaseloom.physics.adjoint.far_waves` wants them."""
+        leaves = {"complex": ("wave",), "phase": ("phase",)}.get(self.kind, ("amplitude", "phase"))
+        return mosaic(tuple(getattr(self, name) for name in leaves), corner, self.window, glass=self._glass)
 
     def forward(self, corner: Int[Tensor, "b 2"]) -> Complex[Tensor, "b state slice y x"]:
         """Windows of the object with the given top-left pixels."""

@@ -14,6 +14,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics import propagate
 from phaseloom.physics.detect import deflect
 from phaseloom.physics.fourier import ramp
+from phaseloom.physics.kept import Kept, constant
 from phaseloom.physics.scatter import multislice
 from phaseloom.units import Angle
 
@@ -58,6 +59,8 @@ class FreeFlight(nn.Module):
         self.leans = bool(tilt.any())
         for parameter in self.parameters():
             parameter.requires_grad_(False)
+        self._flights: Kept[list[Tensor]] = Kept()
+        self._deflected: Kept[tuple[bool]] = Kept()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name; nothing is until it gets a rate."""
@@ -88,13 +91,11 @@ class FreeFlight(nn.Module):
 
     def flights(self, index: Int[Tensor, " b"], /) -> list[Tensor]:
         """Kernels of the gaps, each of a shape that goes with waves ``(b, state, mode, y, x)``."""
-        few = self.distances()[:1] if self.even else self.distances()
-        kernels = [self.kernel(self.shape, self.pixel, self.wavelength, gap) for gap in few]
-        if self.leans or self.tilt.requires_grad:
-            tilt = self.tilt[index] if len(self.tilt) > 1 else self.tilt
-            lean = [self._lean(gap, 1e-3 * tilt) for gap in few]
-            kernels = [kernel * leaning for kernel, leaning in zip(kernels, lean, strict=True)]
-        return kernels * len(self.gaps) if self.even else kernels
+        if len(self.tilt) > 1:
+            return self._kernels(self.tilt[index])
+        if not constant(self.stretch, self.tilt):
+            return self._kernels(self.tilt)
+        return self._flights.of(lambda: self._kernels(self.tilt), self.gaps, self.stretch, self.tilt)
 
     def distances(self) -> Float[Tensor, " gap"]:
         """Distances between slices as they are now, angstrom."""
@@ -114,7 +115,27 @@ class FreeFlight(nn.Module):
     @property
     def deflected(self) -> bool:
         """Whether patterns have been moved by more than nothing."""
-        return bool(self.shift.any() or self.descan.any())
+        made = self._deflected.of(
+            lambda: (bool(self.shift.any() or self.descan.any()),), self.shift, self.descan
+        )
+        return made[0]
+
+    def far(self) -> bool:
+        """Whether waves fly to the far field undeflected, and nothing about their flight is looked for."""
+        return (
+            self.onward is None
+            and constant(self.tilt, self.stretch, self.shift, self.descan)
+            and not self.deflected
+            and type(self).forward is FreeFlight.forward
+        )
+
+    def _kernels(self, tilt: Tensor) -> list[Tensor]:
+        few = self.distances()[:1] if self.even else self.distances()
+        kernels = [self.kernel(self.shape, self.pixel, self.wavelength, gap) for gap in few]
+        if self.leans or tilt.requires_grad:
+            lean = [self._lean(gap, 1e-3 * tilt) for gap in few]
+            kernels = [kernel * leaning for kernel, leaning in zip(kernels, lean, strict=True)]
+        return kernels * len(self.gaps) if self.even else kernels
 
     def _lean(self, gap: Tensor, tilt: Tensor) -> Tensor:
         leaning = propagate.tilt_ramp(self.shape, self.pixel, gap, tilt)

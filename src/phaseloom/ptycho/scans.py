@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.physics.kept import Kept, constant
 
 __all__ = ["Canvas", "Positions", "canvas"]
 
@@ -91,6 +92,8 @@ class Positions(nn.Module):
         self.turn = nn.Parameter(start.new_zeros(()))
         self.stretch = nn.Parameter(start.new_zeros(()))
         self.lines = nn.Parameter(start.new_zeros(grid[0] if grid else 0, 2))
+        self._mapped: Kept[Tensor] = Kept()
+        self._bounds: Kept[tuple[Tensor, Tensor]] = Kept()
 
     @classmethod
     def of(cls, scan: Scan4D, canvas: Canvas) -> "Positions":
@@ -110,9 +113,17 @@ class Positions(nn.Module):
 
     def refined(self) -> Float[Tensor, "n 2"]:
         """All positions as they are now, object pixels of the canvas."""
+        return self._shared() + self.offsets
+
+    def _shared(self) -> Float[Tensor, "n 2"]:
+        """Positions before each one's own shift; computed once while the scan's calibration stands still."""
+        sources = (self.start, self.affine, self.turn, self.stretch, self.lines)
+        return self._mapped.of(self._map, *sources) if constant(*sources) else self._map()
+
+    def _map(self) -> Float[Tensor, "n 2"]:
         arm = self.start - self.start.mean(0)
         reach = arm.abs().max().clamp(min=1e-6)
-        moved = arm @ self.linear(reach).T + self.offsets + self.start.mean(0)
+        moved = arm @ self.linear(reach).T + self.start.mean(0)
         if self.grid is None:
             return moved
         return moved + self.lines.repeat_interleave(self.grid[1], dim=0)
@@ -127,12 +138,15 @@ class Positions(nn.Module):
 
     def forward(self, index: Int[Tensor, " b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
         """Corner of the window and remaining shift of the probe for each pattern."""
-        place = self.refined()[index]
-        window = torch.tensor(self.canvas.window, device=place.device)
-        room = torch.tensor(self.canvas.shape, device=place.device) - window
-        corner = torch.round(place.detach()).long() - window // 2
-        corner = torch.minimum(corner.clamp(min=0), room)
-        return corner, place - (corner + window // 2)
+        place = self._shared().index_select(0, index) + self.offsets.index_select(0, index)
+        half, room = self._bounds.of(self._bound, self.start)
+        corner = (place.detach().round() - half).clamp(min=torch.zeros_like(room), max=room)
+        return corner.long(), place - (corner + half)
+
+    def _bound(self) -> tuple[Tensor, Tensor]:
+        """Half a window, and the last corner whose window lies on the canvas."""
+        window = self.start.new_tensor(self.canvas.window)
+        return window // 2, self.start.new_tensor(self.canvas.shape) - window
 
     @torch.no_grad()
     def outside(self) -> int:

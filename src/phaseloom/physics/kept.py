@@ -1,0 +1,78 @@
+"""Values that follow from tensors and are computed again only when one of those has changed."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Kept", "constant"]
+
+Value = TypeVar("Value")
+
+
+def constant(*sources: Tensor) -> bool:
+    """Whether no gradient is asked of any of the tensors, here and now."""
+    return not (torch.is_grad_enabled() and any(source.requires_grad for source in sources))
+
+
+class Kept(Generic[Value]):
+    """One value with the tensors it was made from.
+
+    A tensor has changed when it is another one, or was written to in place, or moved to another device or
+    precision. What autograd cannot see, writing through ``tensor.data``, is not seen here either; tensors
+    that want gradients without being parameters are therefore never trusted.
+
+    Example:
+        >>> kept, source = Kept(), torch.tensor([1.0])
+        >>> kept.of(lambda: float(source), source), kept.of(lambda: 0.0, source)
+        (1.0, 1.0)
+        >>> _ = source.add_(1)
+        >>> kept.of(lambda: float(source), source)
+        2.0
+    """
+
+    def __init__(self):
+        self.stamps: tuple[Any, ...] = ()
+        self.refs: tuple[Any, ...] = ()
+        self.value: Value | None = None
+
+    def fresh(self, *sources: Tensor) -> bool:
+        """Whether the value still stands for these tensors."""
+        return (
+            self.stamps == tuple(_stamp(source) for source in sources)
+            and all(ref() is source for ref, source in zip(self.refs, sources, strict=True))
+            and self.value is not None
+        )
+
+    def keep(self, value: Value, *sources: Tensor) -> Value:
+        """Take a value that was made from these tensors."""
+        plain = all(isinstance(s, torch.nn.Parameter) or not s.requires_grad for s in sources)
+        if plain and not torch.is_inference_mode_enabled():
+            self.stamps = tuple(_stamp(source) for source in sources)
+            self.refs = tuple(weakref.ref(source) for source in sources)
+            self.value = value
+        else:
+            self.value = None
+        return value
+
+    def of(self, make: Callable[[], Value], *sources: Tensor) -> Value:
+        """The value, made again if need be; it is made without gradients."""
+        if self.fresh(*sources):
+            assert self.value is not None
+            return self.value
+        with torch.no_grad():
+            return self.keep(make(), *sources)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Kept[Value]":
+        """A copy belongs to other tensors and starts with nothing."""
+        return Kept()
+
+    def __reduce__(self) -> tuple[type["Kept[Value]"], tuple[()]]:
+        """Nothing of it goes into a file."""
+        return Kept, ()
+
+
+def _stamp(source: Tensor) -> tuple[Any, ...]:
+    return (source.data_ptr(), source._version, source.dtype, source.device, source.shape)
