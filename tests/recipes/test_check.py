@@ -168,7 +168,7 @@ def built(count: int, *, each: bool) -> tuple[int, int]:
     with _memory.Ledger() as ledger:
         job = Job(Reconstruct.of({**SETTINGS, **changes}), scan, None, None)
     with _memory.Ledger() as batch:
-        job.likelihood(torch.arange(8))["noise"].backward()
+        job.stage.likelihood(torch.arange(8))["noise"].backward()
     return ledger.now, batch.most
 
 

@@ -42,7 +42,8 @@ class TestOptimisers:
         job = finished(tree | {"optimizer": "lbfgs", "rates": {"positions": 0, "affine": 0, "weights": 0}})
         losses = [event["loss"] for event in job.progress.history]
         everything = sum(
-            job.likelihood(part)["noise"].item() * len(part) for part in torch.arange(len(job.scan)).split(8)
+            job.stage.likelihood(part)["noise"].item() * len(part)
+            for part in torch.arange(len(job.scan)).split(8)
         ) / len(job.scan)
         assert losses[1] < losses[0]
         assert everything <= losses[-1] * 1.01

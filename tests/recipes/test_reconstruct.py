@@ -183,11 +183,11 @@ def test_a_run_cut_short_leaves_the_last_good_epoch(tree, tmp_path, then, said):
     two = run(Reconstruct.of(tree | {"holdout": 0, "shape": "constant", "epochs": 2}))
     job = Job.begin(Reconstruct.of(tree | {"holdout": 0, "shape": "constant"}), tmp_path / "a")
     batches = len(job.recipe.batch(job.learned, job.recipe.seed)(1))
-    good = job.likelihood
-    job.likelihood = Broken(good, 2 * batches + 1, then)
+    good = job.stage.likelihood
+    job.stage.likelihood = Broken(good, 2 * batches + 1, then)
     assert [epoch.number for epoch in job] == [1, 2]
     assert said in job.progress.stopped
-    job.likelihood = good
+    job.stage.likelihood = good
     np.testing.assert_array_equal(job.result().object, two.result().object)
     job.result().save(tmp_path / "a/result.h5")
     assert Result.load(tmp_path / "a/result.h5").stopped == job.progress.stopped
@@ -195,8 +195,8 @@ def test_a_run_cut_short_leaves_the_last_good_epoch(tree, tmp_path, then, said):
 
 def test_a_loss_that_is_not_a_number_is_named(tree):
     job = Job.begin(Reconstruct.of(tree))
-    terms = list(job.likelihood(torch.arange(2)))
-    job.likelihood = Broken(job.likelihood, 0, spoil)
+    terms = list(job.stage.likelihood(torch.arange(2)))
+    job.stage.likelihood = Broken(job.stage.likelihood, 0, spoil)
     assert list(job) == []
     assert f"the term '{terms[0]}' became nan" in job.progress.stopped
 

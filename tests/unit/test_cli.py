@@ -129,7 +129,7 @@ def test_describe_lists_sections_choices_and_knobs(phaseloom):
     assert "focused" in phaseloom("describe", "probe")
     said = phaseloom("describe", "probe", "focused")
     assert "semiangle            required, angle with a unit" in said
-    assert "60" in phaseloom("describe", "epochs")
+    assert "20" in phaseloom("describe", "epochs")
     assert "energy" in phaseloom("describe", "read", "npy")
 
 

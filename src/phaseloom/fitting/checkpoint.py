@@ -13,11 +13,11 @@ from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.fitting.loop import Progress, put_back
 
-__all__ = ["load", "save"]
+__all__ = ["level", "load", "save"]
 
 
-def save(progress: Progress, path: Path, /) -> None:
-    """Write model, optimiser, history and best state."""
+def save(progress: Progress, path: Path, /, *, level: int = 0) -> None:
+    """Write model, optimiser, history and best state, and which of several models it is."""
     best = progress.best and {"epoch": progress.best[0], "loss": progress.best[1], "state": progress.best[2]}
     tree = {
         "model": progress.model.state_dict(),
@@ -26,6 +26,8 @@ def save(progress: Progress, path: Path, /) -> None:
         "history": progress.history,
         "stopped": progress.stopped,
         "shown": progress.shown,
+        "since": progress.since,
+        "level": level,
         "best": best or None,
     }
     tensors: list[Tensor] = []
@@ -43,24 +45,33 @@ def load(progress: Progress, path: Path, /) -> None:
     Raises:
         BadInput: no snapshot, or one of another model.
     """
-    try:
-        with h5py.File(path) as file:
-            text = str(file["state"].asstr()[()])  # type: ignore[union-attr]
-            count = len(file["tensors"])  # type: ignore[arg-type]
-            tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
-        tree = _unpacked(json.loads(text), tensors)
-        rest = [tree[name] for name in ("epoch", "history", "stopped", "best")]
-    except (OSError, LookupError, ValueError, TypeError) as error:
-        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
+    tree = _read(path)
     try:
         progress.model.load_state_dict(tree["model"])
         put_back(progress.optimizer, _with_shapes(tree["optimizer"], progress.optimizer))
     except (RuntimeError, ValueError) as error:
         fix = "belongs to a run with other data or other settings: resume with the run's own run.yaml"
         raise BadInput("snapshot", str(path), fix) from error
-    progress.epoch, progress.history, progress.stopped, best = rest
-    progress.shown = tree.get("shown")
+    progress.epoch, progress.history, progress.stopped, best = tree["rest"]
+    progress.shown, progress.since = tree.get("shown"), tree.get("since", 0)
     progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
+
+
+def level(path: Path, /) -> int:
+    """Which of several models a file is of."""
+    return int(_read(path).get("level", 0))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with h5py.File(path) as file:
+            text = str(file["state"].asstr()[()])  # type: ignore[union-attr]
+            count = len(file["tensors"])  # type: ignore[arg-type]
+            tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
+        tree = _unpacked(json.loads(text), tensors)
+        return {**tree, "rest": [tree[name] for name in ("epoch", "history", "stopped", "best")]}
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
 
 
 def _without_shapes(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What an optimiser does with the batches of one epoch."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ __all__ = ["Batches", "NotFinite", "Objective", "from_all", "from_each", "held_o
 
 Objective = Callable[[Any], Mapping[str, Tensor]]
 Batches = Callable[[int], Sequence[Any]]
+READ = 32
+"""Batches after which losses are read from the device, which has to wait for it."""
+
 Learnt = tuple[dict[str, float], int, float]
 """Mean of each term, steps of the optimiser, how often each pattern was modelled."""
 
@@ -31,21 +35,32 @@ def from_each(
 ) -> Learnt:
     """A step after every batch; a tuple is a batch in pieces, whose gradients are added before it."""
     sums: dict[str, float] = {}
-    total = sum(_size(batch) for batch in batches)
-    for batch in batches:
+    total, waiting = sum(_size(batch) for batch in batches), list[tuple[int, Found]]()
+    for place, batch in enumerate(batches):
+        waiting.append((_size(batch), _gradients(objective, _pieces(batch), optimizer, number)))
+        if clip is not None:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+        _step(optimizer, _size(batch))
+        if len(waiting) == READ or place == len(batches) - 1:
+            _read(waiting, sums, total, first=number == 1 and place < READ)
+            waiting.clear()
+    return sums, len(batches), 1.0
+
+
+def _read(waiting: Sequence[tuple[int, "Found"]], sums: dict[str, float], total: int, *, first: bool) -> None:
+    """Add what batches found to the sums, the terms of all of them read from the device at once."""
+    numbers = torch.cat([found.numbers for _, found in waiting]).tolist()
+    for place, (size, found) in enumerate(waiting):
+        own, numbers = numbers[: len(found.numbers)], numbers[len(found.numbers) :]
         try:
-            terms = _gradients(objective, _pieces(batch), optimizer, number)
+            terms = found.terms(own)
         except NotFinite as problem:
-            if sums or number > 1:
+            if place or not first:
                 raise
             fix = "check the data, the mask and the settings of this term"
             raise NotFinite(f"{problem} before the first step ({fix})") from problem
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value * _size(batch) / total
-        if clip is not None:
-            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
-        optimizer.step()
-    return sums, len(batches), 1.0
+            sums[name] = sums.get(name, 0.0) + value * size / total
 
 
 def from_all(
@@ -62,7 +77,8 @@ def from_all(
     seen: list[dict[str, float]] = []
 
     def closure() -> float:
-        seen.append(_gradients(objective, pieces, optimizer, number))
+        found = _gradients(objective, pieces, optimizer, number)
+        seen.append(found.terms(found.numbers.tolist()))
         for parameter in optimizer.param_groups[0]["params"]:
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.contiguous()  # L-BFGS takes a flat view of it
@@ -99,8 +115,15 @@ def held_out(
         if settle and value.requires_grad:
             value.backward()
             hold_still(optimizer, number, own)
-            optimizer.step()
+            _step(optimizer, len(piece))
     return loss
+
+
+def _step(optimizer: torch.optim.Optimizer, size: int) -> None:
+    """A step whose gradient is that of a mean over ``size`` patterns, for optimisers that ask."""
+    for group in optimizer.param_groups:
+        group["size"] = size
+    optimizer.step()
 
 
 def _judgement(terms: Mapping[str, Tensor], judged: Sequence[str] | None) -> Tensor:
@@ -120,54 +143,65 @@ def _size(batch: Any) -> int:
     return sum(len(piece) for piece in _pieces(batch))
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a batch found, still on its device.
+
+    Attributes:
+        pieces: names of the terms of each piece, and its share of the patterns.
+        parts: names of the parts that have a gradient.
+        numbers: the terms of all pieces, then the norms of the gradients.
+    """
+
+    pieces: Sequence[tuple[tuple[str, ...], float]]
+    parts: Sequence[str]
+    numbers: Tensor
+
+    def terms(self, numbers: Sequence[float]) -> dict[str, float]:
+        """Terms by name; a finite loss may have a gradient that is not, and one such step would spoil all.
+
+        Raises:
+            NotFinite: a term or a gradient is not finite.
+        """
+        sums: dict[str, float] = {}
+        named = [(name, share) for names, share in self.pieces for name in names]
+        for (name, share), value in zip(named, numbers, strict=False):
+            if not math.isfinite(value):
+                raise NotFinite(f"the term '{name}' became {value}")
+            sums[name] = sums.get(name, 0.0) + value * share
+        for part, norm in zip(self.parts, numbers[len(named) :], strict=True):
+            if not math.isfinite(norm):
+                blame = " + ".join(f"'{name}'" for name in sums)
+                raise NotFinite(f"the gradient of {blame} in '{part}' is no longer finite")
+        return sums
+
+
 def _gradients(
     objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer, number: int
-) -> dict[str, float]:
-    """Leave the gradient of the mean over all pieces in the parameters that move; the terms by name.
+) -> Found:
+    """Leave the gradient of the mean over all pieces in the parameters that move.
 
     Each piece's terms are means over its patterns, so its share is that of its patterns.
     """
     optimizer.zero_grad(set_to_none=True)
-    total = sum(len(piece) for piece in pieces)
-    shares, found = [len(piece) / total for piece in pieces], []
-    for piece, share in zip(pieces, shares, strict=True):
-        terms = objective(piece)
-        values = torch.stack(list(terms.values()))
-        (values.sum() * share).backward()
-        found.append((tuple(terms), values.detach()))
+    total, seen, values = sum(len(piece) for piece in pieces), [], []
+    for piece in pieces:
+        terms, share = objective(piece), len(piece) / total
+        each = torch.stack(list(terms.values()))
+        (each.sum() * share).backward()
+        seen.append((tuple(terms), share))
+        values.append(each.detach())
     hold_still(optimizer, number)
-    return _checked(found, shares, optimizer)
+    moved = [(g["name"], p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    norms = torch.stack([_norm(parameter) for _, parameter in moved]) if moved else values[0][:0]
+    return Found(seen, [name for name, _ in moved], torch.cat([*values, norms.to(values[0])]))
 
 
-def _checked(
-    found: Sequence[tuple[tuple[str, ...], Tensor]],
-    shares: Sequence[float],
-    optimizer: torch.optim.Optimizer,
-) -> dict[str, float]:
-    """Terms as numbers, read from the device once together with whether all gradients are finite.
-
-    A finite loss may have a gradient that is not; one such step would spoil everything.
-    """
-    gradients = {p: group["name"] for group in optimizer.param_groups for p in group["params"]}
-    moved = [(name, p.grad) for p, name in gradients.items() if p.grad is not None]
-    good = [gradient.isfinite().all() for _, gradient in moved]
-    values = [value for _, value in found]
-    read = torch.cat([*values, torch.stack(good).to(values[0])] if good else values).tolist()
-    sums: dict[str, float] = {}
-    for name, value, share in _named(found, shares, read):
-        if not math.isfinite(value):
-            raise NotFinite(f"the term '{name}' became {value}")
-        sums[name] = sums.get(name, 0.0) + value * share
-    for (part, _), finite in zip(moved, read[len(read) - len(good) :], strict=True):
-        if not finite:
-            blame = " + ".join(f"'{name}'" for name in sums)
-            raise NotFinite(f"the gradient of {blame} in '{part}' is no longer finite")
-    return sums
-
-
-def _named(
-    found: Sequence[tuple[tuple[str, ...], Tensor]], shares: Sequence[float], read: Sequence[float]
-) -> Iterable[tuple[str, float, float]]:
-    """Name, value and share of each term of each piece."""
-    names = [(name, share) for (terms, _), share in zip(found, shares, strict=True) for name in terms]
-    return ((name, value, share) for (name, share), value in zip(names, read, strict=False))
+def _norm(parameter: Tensor) -> Tensor:
+    """Of the gradient; of one that knows where it was touched, no larger than this."""
+    gradient, touched = parameter.grad, getattr(parameter, "touched", None)
+    assert gradient is not None
+    if not touched:
+        return torch.linalg.vector_norm(gradient)
+    boxes = [gradient[..., top:bottom, left:right] for top, bottom, left, right in touched]
+    return torch.stack([torch.linalg.vector_norm(box) for box in boxes]).sum()

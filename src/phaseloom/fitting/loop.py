@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -59,6 +59,7 @@ class Progress:
         stopped: why the last call ended; empty while it runs.
         best: epoch, hold-out loss and parameters of the best epoch so far.
         shown: the epoch whose parameters the model has at the end, when it is not the last one.
+        since: epochs of the history that another model did, on a coarser grid.
     """
 
     model: nn.Module
@@ -68,6 +69,7 @@ class Progress:
     stopped: str = ""
     best: tuple[int, float, dict[str, Tensor]] | None = None
     shown: int | None = None
+    since: int = 0
 
     def restore_best(self) -> None:
         """Go back to the parameters with the lowest hold-out loss."""
@@ -83,6 +85,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
     *,
     epochs: int,
     shape: Shape = constant,
+    before: Sequence[Callable[[Progress], None]] = (),
     after: Sequence[Every] = (),
     holdout: Sequence[Any] = (),
     own: Sequence[str] = (),
@@ -108,6 +111,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         epochs: number of the last epoch.
         shape: factor on the rates as a function of the share of epochs done (see
             `phaseloom.fitting.schedule`), for groups without a shape of their own.
+        before: what is done with the progress so far before every epoch (curvatures).
         after: what happens at the end of epochs (projections).
         holdout: batches that are never learned from.
         own: names of groups that hold a value for each pattern (a position, say): held-out patterns
@@ -120,22 +124,11 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         An `Epoch` after each.
     """
     progress.stopped, progress.shown = "", None
+    learnt, held = (objective, batches, clip), (holdout, own, judged)
     while progress.epoch < epochs:
         number = progress.epoch + 1
-        safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
-        try:
-            rates = set_rates(progress.optimizer, shape, number, epochs, progress.history)
-            epoch = _one(progress, rates, (objective, batches, clip), (holdout, own, judged))
-            for event in after:
-                if event.due(number):
-                    event.action()
-        except KeyboardInterrupt:
-            _go_back(progress, safe)
-            progress.stopped = f"interrupted in epoch {number}; {_left(progress)}"
-            return
-        except NotFinite as problem:
-            _go_back(progress, safe)
-            progress.stopped = f"{problem} in epoch {number}; {_left(progress)}"
+        epoch = _tried(progress, (shape, epochs), learnt, held, (before, after))
+        if epoch is None:
             return
         settled = settling(progress.optimizer, shape, number, epochs, progress.history)
         progress.epoch = number
@@ -149,6 +142,39 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         yield epoch
         if done:
             return
+
+
+def _tried(
+    progress: Progress,
+    pace: tuple[Shape, int],
+    learnt: tuple[Objective, Batches, float | None],
+    held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
+    around: tuple[Sequence[Callable[[Progress], None]], Sequence[Every]],
+) -> Epoch | None:
+    """One epoch and what happens before and after it; ``None`` when it came to nothing.
+
+    An epoch whose numbers cease to be finite is done again by an optimiser that can take shorter steps.
+    """
+    number, (shape, epochs), (before, after) = progress.epoch + 1, pace, around
+    safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
+    try:
+        for preparation in before:
+            preparation(progress)
+        rates = set_rates(progress.optimizer, shape, number, epochs, progress.history)
+        epoch = _one(progress, rates, learnt, held)
+        for event in after:
+            if event.due(number):
+                event.action()
+        return epoch
+    except KeyboardInterrupt:
+        _go_back(progress, safe)
+        progress.stopped = f"interrupted in epoch {number}; {_left(progress)}"
+    except NotFinite as problem:
+        _go_back(progress, safe)
+        if "before the first step" not in str(problem) and braked(progress.optimizer):
+            return _tried(progress, pace, learnt, held, around)
+        progress.stopped = f"{problem} in epoch {number}; {_left(progress)}"
+    return None
 
 
 def _one(
@@ -178,6 +204,12 @@ def _one(
 def _go_back(progress: Progress, safe: tuple[dict[str, Any], dict[str, Any]]) -> None:
     progress.model.load_state_dict(safe[0])
     put_back(progress.optimizer, safe[1])
+
+
+def braked(optimizer: torch.optim.Optimizer) -> bool:
+    """Have an optimiser that can take shorter steps from now on do so."""
+    brake = getattr(optimizer, "brake", None)
+    return brake is not None and brake()
 
 
 def put_back(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -213,7 +245,7 @@ def _verdict(progress: Progress, patience: int | None, *, settling: bool) -> str
     A plateau is no end while rates are still to fall; a hold-out loss that stays 2 % above its best is,
     if what is learned goes on falling. If that rises too, steps are too large, which falling rates cure.
     """
-    held = [event["holdout"] for event in progress.history if event["holdout"] is not None]
+    held = [event["holdout"] for event in progress.history[progress.since :] if event["holdout"] is not None]
     if patience is None or progress.best is None or len(held) <= patience:
         return ""
     recent = min(held[-patience:])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput, nearest
+from phaseloom.fitting.newton import GaussNewton
 
 __all__ = [
     "adadelta",
@@ -26,6 +27,7 @@ __all__ = [
     "adamax",
     "adamw",
     "asgd",
+    "gauss_newton",
     "lbfgs",
     "nadam",
     "radam",
@@ -333,6 +335,23 @@ def sgd(
     return torch.optim.SGD(
         moving, lr=1.0, momentum=momentum, dampening=damping, weight_decay=decay, nesterov=ahead
     )
+
+
+def gauss_newton(
+    moving: Groups, /, *, momentum: float | None = None, pull: float = 0.1
+) -> torch.optim.Optimizer:
+    """Diagonal Gauss-Newton steps with Nesterov's momentum: the default; rates are shares of a Newton step.
+
+    Args:
+        moving: see `groups`.
+        momentum: share of the last step that is made again; default: 0.9, and 0.95 for several slices.
+        pull: of the amplitudes of several slices towards one, relative to what the data say; 0: none.
+    """
+    if not (0 <= (momentum or 0) < 1 and 0 <= pull < 10):
+        raise BadInput(
+            "optimizer: gauss_newton", f"momentum {momentum}, pull {pull}", "must be 0 to 1, and 0 to 10"
+        )
+    return GaussNewton(moving, momentum=momentum, pull=pull)
 
 
 def lbfgs(

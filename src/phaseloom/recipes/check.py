@@ -169,7 +169,7 @@ def _tried(job: Job, batches: Sequence[Any]) -> _Needs:
     batch = _of_a_batch(job, batches)
     last = _epoch(job, batches[:few], held)
     began = time.perf_counter()
-    for event in job.events:
+    for event in job.stage.after:
         event.action()
     imposing = time.perf_counter() - began
     whole, state = _memory.tensors(job.model.state_dict()), _memory.tensors(optimizer.state_dict())
@@ -191,12 +191,12 @@ def _tried(job: Job, batches: Sequence[Any]) -> _Needs:
 def _epoch(job: Job, batches: Sequence[Any], held: Sequence[torch.Tensor]) -> Epoch | None:
     """The last of a few short epochs; ``None`` if the first already broke down."""
     epochs = fit(
-        job.likelihood,
+        job.stage.likelihood,
         lambda number: batches,
         job.progress,
         epochs=EPOCHS,
         holdout=held,
-        judged=job.likelihood.judging,
+        judged=job.stage.likelihood.judging,
         own=("positions", "weights", "descan", *["tilts"] * (len(job.model.propagator.tilt) > 1)),
     )
     return (list(epochs) or [None])[-1]
@@ -206,7 +206,7 @@ def _of_a_batch(job: Job, batches: Sequence[Any]) -> int:
     """Bytes of all tensors that the largest piece of a batch needs at once, gradients included."""
     index = max(_pieces(batches[0]), key=len)
     with _memory.Ledger() as ledger:
-        torch.stack(list(job.likelihood(index).values())).sum().backward()
+        torch.stack(list(job.stage.likelihood(index).values())).sum().backward()
     job.progress.optimizer.zero_grad(set_to_none=True)
     return ledger.most
 

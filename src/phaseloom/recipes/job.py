@@ -1,7 +1,7 @@
 """A reconstruction under way: watched, stopped, resumed, and asked for its result."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +11,69 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.fitting import checkpoint, optimizers
+from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Epoch, Progress, fit
-from phaseloom.fitting.schedule import Every
+from phaseloom.fitting.schedule import Shape, paced
 from phaseloom.ptycho import batches
-from phaseloom.ptycho.impose import imposed, setting
-from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import advice, outcome
 from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.stage import Stage, grids, sized
 from phaseloom.recipes.start import Start
 from phaseloom.result import Result
-from phaseloom.spec import Call, to_yaml
+from phaseloom.spec import to_yaml
 
 __all__ = ["Job"]
+
+
+COARSE = 0.6
+"""Share of the epochs that is done on coarser grids, where there are any."""
+
+AGAIN = 0.5
+"""Share of the rates with which a finer grid begins after a coarser one."""
 
 
 class Job:
     """A reconstruction that can be watched, stopped, resumed and asked for its result.
 
-    Iterating runs it, one `Epoch` at a time. With a directory, every epoch leaves a snapshot behind,
-    and the directory holds all that viewers need: ``run.yaml``, ``events.jsonl``, ``snapshot.h5``,
-    at the end ``result.h5``.
+    Iterating runs it, one `Epoch` at a time, on coarser grids first where that loses no light. With a
+    directory, every epoch leaves a snapshot behind, and the directory holds all that viewers need:
+    ``run.yaml``, ``events.jsonl``, ``snapshot.h5``, at the end ``result.h5``.
 
     Attributes:
         recipe: settled: nothing in it is left to be found.
-        scan: the data.
         start: what the automatic start found, or ``None``.
-        model, likelihood, progress: see `phaseloom.ptycho.model` and `phaseloom.fitting.loop`.
+        full: the stage on the grid of the data.
+        stage: the one under way, whose ``scan``, ``model`` and ``progress`` are the job's.
     """
 
     def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
-        self.recipe, self.scan, self.start, self.directory = recipe, scan, start, directory
+        self.recipe, self.start, self.directory = recipe, start, directory
         torch.manual_seed(recipe.seed)
         device = recipe.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
             raise BadInput("device", "cuda", "is not there: write device: cpu")
-        self.model = recipe.model(scan).to(device)
-        self.likelihood = Likelihood(self.model, scan, recipe.noise.partial(), recipe.terms())
-        if not self.likelihood.judging:
-            raise BadInput(
-                "noise", "none", "leaves nothing that compares with the data: add a penalty that does"
-            )
-        self.progress = Progress(self.model, _optimizer(recipe.optimizer, self._moving()))
-        where = setting(self.model, scan)
+        self.full = self.stage = Stage.of(recipe, scan, recipe.model(scan).to(device))
+        self.recipe = recipe.model_copy(update={"batch": sized(recipe, self.full.model)})
         self.begun = advice.Begun.of(self.model)
-        self.events = [
-            Every(imposed(call.partial(), self.model, where, call.name), **dict(call.when))
-            for call in recipe.projections
-        ]
         self.learned, self.held = _split(len(scan), recipe.holdout, recipe.seed)
+
+    @property
+    def scan(self) -> Scan4D:
+        """The data on the grid under way."""
+        return self.stage.scan
+
+    @property
+    def model(self) -> Ptychography:
+        """The model on the grid under way."""
+        return self.stage.model
+
+    @property
+    def progress(self) -> Progress:
+        """How far the fit on the grid under way has come."""
+        return self.stage.progress
 
     @classmethod
     def begin(cls, recipe: Reconstruct, directory: Path | None = None, /) -> "Job":
@@ -94,32 +106,29 @@ class Job:
         if recipe.found.get("data") not in (None, scan.digest()):
             raise BadInput("file", str(recipe.file), "has changed since the run began: start a new run")
         job = cls(recipe, scan, None, directory)
-        if (directory / "snapshot.h5").is_file():
-            checkpoint.load(job.progress, directory / "snapshot.h5")
+        snapshot = directory / "snapshot.h5"
+        if snapshot.is_file():
+            job.stage = grids(job.full, recipe)[-1 - checkpoint.level(snapshot)]
+            checkpoint.load(job.progress, snapshot)
         return job
 
     def __iter__(self) -> Iterator[Epoch]:
         """Run to the end, or until stopped, saving after every epoch."""
         self._write_events()
-        settled = self.progress.stopped.startswith(("converged", "overfitting"))
-        if settled or self.progress.epoch >= self.recipe.epochs:
-            return
-        patterns = self.recipe.batch(self.learned, self.recipe.seed, self.scan.positions)
-        held = list(torch.as_tensor(self.held).split(batches.largest(patterns(1)))) if len(self.held) else []
-        for epoch in fit(
-            self.likelihood,
-            patterns,
-            self.progress,
-            epochs=self.recipe.epochs,
-            shape=self.recipe.shape.partial(),
-            after=self.events,
-            holdout=held,
-            judged=self.likelihood.judging,
-            own=("positions", "weights", "descan", *["tilts"] * (len(self.model.propagator.tilt) > 1)),
-            patience=self.recipe.patience,
-        ):
-            self._remember(epoch)
-            yield epoch
+        stages = grids(self.full, self.recipe)
+        at = next((n for n, stage in enumerate(stages) if stage is self.stage), 0)
+        if not self.progress.history:
+            at, self.stage = 0, stages[0]
+        ends = [round(COARSE * self.recipe.epochs * n / len(stages[1:])) for n in range(1, len(stages))]
+        for number, end in list(enumerate([*ends, self.recipe.epochs]))[at:]:
+            if stages[number] is not self.stage:
+                stages[number].follow(self.stage)
+                self.stage = stages[number]
+            for epoch in _fitted(self, end, AGAIN if number else 1.0):
+                self._remember(epoch)
+                yield epoch
+            if self.progress.epoch < end and not _settled(self.progress):
+                return
 
     def result(self) -> Result:
         """The reconstruction as it stands."""
@@ -127,19 +136,8 @@ class Job:
 
     def advice(self) -> list[str]:
         """What the run so far should make its user do, in sentences."""
-        floor = 0.0 if self.likelihood.silent else 1.0
+        floor = 0.0 if self.stage.likelihood.silent else 1.0
         return advice.of(self.model, self.begun, self.progress, floor=floor)
-
-    def _moving(self) -> list[dict[str, Any]]:
-        """Parameter groups; what has no rate is frozen, and costs no gradient."""
-        parts = self.model.parts()
-        rates = self.recipe.moving(parts)
-        self.model.requires_grad_(False)
-        groups = optimizers.groups({name: parts[name] for name in rates}, rates)
-        for group in groups:
-            for parameter in group["params"]:
-                parameter.requires_grad_(True)
-        return groups
 
     def text(self) -> str:
         """The parameter file that repeats this run."""
@@ -149,7 +147,9 @@ class Job:
         self.progress.history[-1]["state"] = outcome.state(self.model)
         if self.directory is None:
             return
-        checkpoint.save(self.progress, self.directory / "snapshot.h5")
+        pixels = [one.model.scan.canvas.pixel[0] for one in (self.stage, self.full)]
+        level = round(np.log2(pixels[0] / pixels[1]))
+        checkpoint.save(self.progress, self.directory / "snapshot.h5", level=level)
         with open(self.directory / "events.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(self.progress.history[-1]) + "\n")
         if any(outcome.due(call, epoch.number) for call in self.recipe.outputs):
@@ -163,14 +163,42 @@ class Job:
             short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
 
 
-def _optimizer(call: Call, moving: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser of a call, its own complaints as sentences."""
-    try:
-        return call(moving)
-    except BadInput:
-        raise
-    except ValueError as problem:
-        raise BadInput(f"optimizer: {call.name}", dict(call.values), f"cannot be used: {problem}") from None
+def _fitted(job: Job, last: int, factor: float) -> Iterator[Epoch]:
+    """The stage under way, from where it is to its last epoch."""
+    recipe, stage, progress = job.recipe, job.stage, job.progress
+    if _settled(progress) or progress.epoch >= last:
+        return
+    patterns = recipe.batch(job.learned, recipe.seed, job.scan.positions)
+    if not recipe.penalties:  # a mean over patterns is that of its pieces; a penalty need not be one
+        patterns = batches.in_pieces(patterns, stage.likelihood.at_once)
+    held = list(torch.as_tensor(job.held).split(batches.largest(patterns(1)))) if len(job.held) else []
+    yield from fit(
+        stage.likelihood,
+        patterns,
+        progress,
+        epochs=last,
+        shape=_between(recipe.shape.partial(), progress.since, last, factor),
+        before=stage.before,
+        after=stage.after,
+        holdout=held,
+        judged=stage.likelihood.judging,
+        own=("positions", "weights", "descan", *["tilts"] * (len(job.model.propagator.tilt) > 1)),
+        patience=recipe.patience,
+    )
+
+
+def _settled(progress: Progress) -> bool:
+    """Whether more epochs on this grid are of no use."""
+    return progress.stopped.startswith(("converged", "overfitting"))
+
+
+def _between(shape: Shape, since: int, last: int, factor: float) -> Shape:
+    """A shape that runs from the epoch after ``since`` to ``last``, and a factor on it."""
+
+    def local(share: float, number: int, history: Sequence[Mapping[str, Any]]) -> float:
+        return factor * paced(shape, number - since, last - since, history[since:])
+
+    return local if since or factor != 1 else shape
 
 
 def _split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,9 @@ from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
-from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.stage import Stage
 from phaseloom.recipes.start import Start
 from phaseloom.result import Provenance, Result
 from phaseloom.spec import Call
@@ -31,12 +31,24 @@ class Underway(Protocol):
     """What is asked of a job to tell its outcome."""
 
     recipe: Reconstruct
-    scan: Scan4D
     start: Start | None
-    model: Ptychography
-    likelihood: Likelihood
-    progress: Progress
+    stage: Stage
     directory: Path | None
+
+    @property
+    def scan(self) -> Scan4D:
+        """The data."""
+        ...
+
+    @property
+    def model(self) -> Ptychography:
+        """The model."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """How far the fit has come."""
+        ...
 
     def advice(self) -> list[str]:
         """What the run should make its user do."""
@@ -139,7 +151,7 @@ def found(start: Start) -> dict[str, Any]:
 
 
 def _metrics(job: Underway) -> dict[str, float]:
-    left = job.likelihood.remaining()
+    left = job.stage.likelihood.remaining()
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
     history = job.progress.history
@@ -162,7 +174,7 @@ def _examples(job: Underway) -> dict[str, np.ndarray]:
     index = torch.as_tensor(np.linspace(0, len(job.scan) - 1, 3).astype(int))
     show = job.model.detector.display
     modelled = job.model(index.to(job.model.scan.start.device)).cpu()
-    measured = job.likelihood.measured[index]
+    measured = job.stage.likelihood.measured[index]
     return {
         "index": index.numpy(),
         "measured": show(measured).numpy(),

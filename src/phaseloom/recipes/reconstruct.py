@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weights": 0.002}
 """Steps relative to the natural size of each part: transmission 1, probe's peak, a pixel, a weight of 1."""
 
+
 PARTS = (
     *("object", "amplitude", "phase", "probe", "defocus", "semiangle", "positions", "affine", "rotation"),
     *("scale", "lines", "tilts", "thickness", "shift", "descan", "weights", "background"),
@@ -60,6 +61,16 @@ class Moving(BaseModel):
             return optimizers.Rate(self.rate, self.start, self.stop)
         curve = call("phaseloom.fitting.schedule", self.shape, "rates: shape").partial()
         return optimizers.Rate(self.rate, self.start, self.stop, curve)
+
+
+SHARES = {
+    "object": 0.2,
+    "probe": 0.4,
+    "positions": Moving(rate=1.0, start=1, stop=None, shape="constant"),
+    "affine": 0.1,
+}
+"""The same for ``optimizer: gauss_newton``: shares of the Newton step. That of a position is its own
+pattern's, so it does not have to fall for the sake of the others."""
 
 
 class Reconstruct(Recipe):
@@ -101,16 +112,17 @@ class Reconstruct(Recipe):
     probe: Call = part("phaseloom.ptycho.probes", "auto")
     propagator: Call = part("phaseloom.ptycho.propagators", "exact")
     detector: Call = part("phaseloom.ptycho.detectors", "counting")
-    noise: Call = part("phaseloom.ptycho.noise", "amplitude")
+    noise: Call = part("phaseloom.ptycho.noise", "poisson")
     penalties: tuple[Call, ...] = part("phaseloom.ptycho.penalties", ())
     start: Call = part("phaseloom.recipes.start", "sweep")
     rates: Mapping[str, float | Moving] = Field(default_factory=dict)
-    optimizer: Call = part("phaseloom.fitting.optimizers", "adam")
+    optimizer: Call = part("phaseloom.fitting.optimizers", "gauss_newton")
     shape: Call = part("phaseloom.fitting.schedule", "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
     batch: Call = part("phaseloom.ptycho.batches", "random")
     outputs: tuple[Call, ...] = part("phaseloom.export", ())
-    epochs: int = Field(60, ge=1, strict=True)
+    epochs: int = Field(20, ge=1, strict=True)
+    levels: int | None = Field(None, ge=0, le=4, strict=True)
     holdout: float = Field(0.05, ge=0, lt=0.9)
     patience: int | None = Field(15, ge=1, strict=True)
     seed: int = Field(0, ge=0, lt=2**63, strict=True)
@@ -172,15 +184,17 @@ class Reconstruct(Recipe):
             "probe": probe,
             "start": Call("phaseloom.recipes.start", "none"),
         }
+        if "noise" not in self.model_fields_set and scan.geometry.beam == "photon":
+            changed["noise"] = Call("phaseloom.ptycho.noise", "amplitude")
         if found is not None:
             if "defocus" in knobs(probe.room, probe.name) and not scan.geometry.near:
                 changed["probe"] = replace(probe, values={**probe.values, "defocus": found.defocus})
             changed["prepare"] = (*self.prepare, *found.steps())
         return self.model_copy(update=changed), found
 
-    def model(self, scan: Scan4D, /) -> Ptychography:
-        """The model of a scan with its first guesses."""
-        room = scans.canvas(scan)
+    def model(self, scan: Scan4D, room: scans.Canvas | None = None, /) -> Ptychography:
+        """The model of a scan with its first guesses, on a canvas of its own or the one given."""
+        room = room or scans.canvas(scan)
         self._fits(room)
         model = Ptychography.of(
             scan,
@@ -215,7 +229,7 @@ class Reconstruct(Recipe):
 
     def all_rates(self) -> dict[str, "float | Moving"]:
         """Rates of all parts, given or default."""
-        return {**RATES, **self.rates}
+        return {**(SHARES if self.optimizer.name == "gauss_newton" else RATES), **self.rates}
 
     def rate_of(self, name: str, /) -> float:
         """Rate of a part, given or default."""

@@ -1,0 +1,143 @@
+"""Diagonal Gauss-Newton steps with Nesterov's momentum.
+
+Each parameter has a *rule* that turns a gradient into a Newton step, from a curvature that whoever knows
+the model provides (`phaseloom.ptycho.curvature`). Steps then have no units: a rate is a share of the
+Newton step, and one set of rates serves thin and thick objects, high and low dose, any pixel and batch.
+Parameters without a rule are moved by Adam's rule, their rates being steps in natural sizes.
+
+The rule is that of Nesterov's accelerated gradient as Sutskever et al. write it (2013, ICML 28, 1139):
+``v <- m v + d``, ``x <- x + d + m v`` with the Newton step ``d``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from phaseloom.physics.patches import clear, disjoint
+
+__all__ = ["GaussNewton", "Rule"]
+
+Where = tuple[slice, slice]
+EVERYWHERE: Where = (slice(None), slice(None))
+
+SLOWEST = 1 / 32
+"""Share of the rates below which braking is no help."""
+
+
+class Rule(Protocol):
+    """How a parameter moves: ``(value, gradient, size, rate, where) -> step`` that is taken from it.
+
+    The gradient is that of a mean over ``size`` patterns; of a large parameter, value and gradient are those
+    of the part ``where`` (rows, columns).
+    """
+
+    @property
+    def momentum(self) -> bool:
+        """Whether steps are accelerated."""
+        ...
+
+    def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Where, /) -> Tensor:
+        """The step."""
+        ...
+
+
+class GaussNewton(torch.optim.Optimizer):
+    """Preconditioned steps with momentum; see the module.
+
+    Attributes:
+        rules: of the parameters that have one; set by whoever knows the model, before every epoch.
+        momentum: share of the last step that is made again; ``None``: what the rules ask for.
+        pull: of amplitudes towards one, for the rules to heed.
+    """
+
+    def __init__(self, params: Any, *, momentum: float | None = None, pull: float = 0.0):
+        super().__init__(params, {"size": 1, "brake": 1.0})
+        self.momentum, self.pull = momentum, pull
+        self.inherent = 0.9
+        self.rules: Mapping[nn.Parameter, Rule] = {}
+
+    def follow(self, rules: Mapping[nn.Parameter, Rule], momentum: float) -> None:
+        """Take over rules, and the momentum that they ask for."""
+        self.rules, self.inherent = rules, momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                rule = self.rules.get(parameter)
+                if rule is None:
+                    self._adam(parameter, group["lr"])
+                else:
+                    rate = group["lr"] * (group["brake"] if rule.momentum else 1.0)
+                    self._newton(parameter, rule, group["size"], rate)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget gradients; of a parameter that knows where it was touched, only there."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if getattr(parameter, "touched", None) is None:
+                    parameter.grad = None
+                elif parameter.grad is not None:
+                    clear(parameter.grad, parameter.touched)
+                    parameter.touched.clear()
+
+    def brake(self) -> bool:
+        """Halve accelerated steps from now on and drop their momentum; False when they are tiny already."""
+        if self.param_groups[0]["brake"] < SLOWEST:
+            return False
+        for group in self.param_groups:
+            group["brake"] /= 2
+        for state in self.state.values():
+            for value in state.values():
+                value.zero_()
+        return True
+
+    def _newton(self, parameter: nn.Parameter, rule: Rule, size: int, rate: float) -> None:
+        gradient, state = parameter.grad, self.state[parameter]
+        assert gradient is not None
+        if rule.momentum and "velocity" not in state:
+            state["velocity"] = torch.zeros_like(parameter)
+        again = self.inherent if self.momentum is None else self.momentum
+        for where in _moved(parameter):
+            part = parameter[(..., *where)] if parameter.ndim > 1 else parameter
+            slope = gradient[(..., *where)] if parameter.ndim > 1 else gradient
+            step = rule(part, slope, size, rate, where)
+            if rule.momentum:
+                velocity = state["velocity"][(..., *where)] if parameter.ndim > 1 else state["velocity"]
+                velocity.mul_(again).sub_(step)
+                part.sub_(step).add_(velocity, alpha=again)
+            else:
+                part.sub_(step)
+
+    def _adam(self, parameter: nn.Parameter, rate: float) -> None:
+        """Adam's rule (Kingma & Ba 2014, arXiv 1412.6980) for what has no curvature."""
+        gradient, state = _real(parameter.grad), self.state[parameter]
+        if "mean" not in state:
+            state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+            state["steps"] = torch.zeros(())
+        state["steps"] += 1
+        state["mean"].lerp_(gradient, 0.1)
+        state["square"].lerp_(gradient.square(), 0.01)
+        count = float(state["steps"])
+        mean, square = state["mean"] / (1 - 0.9**count), state["square"] / (1 - 0.99**count)
+        _real(parameter).sub_(mean / (square.sqrt() + 1e-8), alpha=rate)
+
+
+def _real(value: Tensor | None) -> Tensor:
+    """Complex numbers as two real ones."""
+    assert value is not None
+    return torch.view_as_real(value) if value.is_complex() else value
+
+
+def _moved(parameter: nn.Parameter) -> list[Where]:
+    """Disjoint parts of a parameter outside which its gradient is zero."""
+    touched = getattr(parameter, "touched", None)
+    if touched is None:
+        return [EVERYWHERE]
+    shape = (parameter.shape[-2], parameter.shape[-1])
+    return [(slice(top, bottom), slice(left, right)) for top, bottom, left, right in disjoint(touched, shape)]

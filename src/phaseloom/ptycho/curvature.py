@@ -1,0 +1,326 @@
+"""How strongly the loss bends along each part of a model: what makes a gradient a Newton step.
+
+A batch's loss is ``sum D / (size floor)`` with a divergence ``D`` of about ``k (sqrt(I) - sqrt(m))^2``, so
+its Gauss-Newton curvature along anything is ``2 k / floor`` times the mean square slope of the
+amplitudes ``sqrt(I)``. For each part it is found, or bounded, as cheaply as it can be:
+
+* a pixel of slice ``s``: by the light that falls on it from all patterns, ``W_s = sum_j |P_s(r - r_j)|^2``,
+  with the beam in free flight, times the number of slices (Cauchy and Schwarz). What the waves of a forward
+  pass give instead made no difference to the course of the error. A pixel lit by few patterns of a batch
+  keeps the bound of a single one;
+* the probe: by the mean transmission;
+* a position: half of ``sum |P|^2 grad T grad T*`` under the window, for half of a move changes phases on the
+  detector that nobody sees; scan errors follow from it by the chain rule;
+* few numbers (tilt, thickness, defocus, aberrations): from differences of patterns.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from phaseloom.errors import BadInput
+from phaseloom.physics.propagate import fly
+from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.model import Ptychography
+
+__all__ = ["Curvature", "crossings", "light"]
+
+DAMPING = 0.1
+"""Share of the strongest light that is added everywhere: pixels in the dark move little."""
+
+SHY = 0.05
+"""Share of the mean curvature of all positions that is added to each."""
+
+SLOWLY = 0.1
+"""Least share of a step that positions take from the second epoch on."""
+
+FARTHEST = 0.2
+"""Pixels that a position may move in one step."""
+
+NUDGE = 0.02
+"""Step, in the natural size of a number, over which patterns are compared."""
+
+LEAP = 0.1
+"""Farthest that a number may move in one step, in its natural size."""
+
+SOME = 64
+"""Patterns from which the curvature of a few numbers is taken."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A Newton step of a parameter; see `phaseloom.fitting.newton.Rule`."""
+
+    step: Callable[[Tensor, Tensor, int, float, Any], Tensor]
+    momentum: bool = True
+
+    def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Any, /) -> Tensor:
+        """The step for a gradient of a mean over ``size`` patterns."""
+        return self.step(value, gradient, size, rate, where)
+
+
+class Curvature:
+    """The rules of all parts of a model that have one; renewed by calling it with the history of a fit.
+
+    Attributes:
+        pull: of amplitudes towards one in objects of several slices, where phase and amplitude of
+            neighbouring slices trade places, relative to what the data say.
+    """
+
+    def __init__(self, model: Ptychography, likelihood: Likelihood, *, pull: float = 0.1):
+        if likelihood.silent:
+            fix = "has no curvature without a noise model: name one, or write optimizer: adam"
+            raise BadInput("optimizer", "gauss_newton", fix)
+        self.model, self.likelihood, self.pull = model, likelihood, pull
+        some = torch.linspace(0, len(likelihood.measured) - 1, min(len(likelihood.measured), SOME)).long()
+        counts = likelihood.measured[some]
+        self.mean = float(counts.sum() / len(counts))
+        self.scale = 2 * _stiffness(likelihood.divergence, counts) / likelihood.floor
+
+    @property
+    def momentum(self) -> float:
+        """What suits the object: in thick ones slices have to find their shares."""
+        return 0.9 if not len(self.model.propagator.gaps) else 0.95
+
+    @torch.no_grad()
+    def __call__(self, history: Sequence[Mapping[str, Any]]) -> dict[nn.Parameter, Rule]:
+        """The rules for the next epoch."""
+        model = self.model
+        rules: dict[nn.Parameter, Rule] = {}
+        waves = incident(model)
+        self._object(rules, waves)
+        if "probe" in model.parts() and hasattr(model.probe, "relative"):
+            rules[model.probe.relative] = self._probe()  # type: ignore[index]
+        trust = _trust(history)
+        rules |= self._places(waves[0], trust)
+        rules[model.detector.weights] = self._weight()
+        rules |= {p: self._number(p, trust) for p in self._numbers() if p.requires_grad}
+        return rules
+
+    def _places(self, wave: Complex[Tensor, "mode y x"], trust: float) -> dict[nn.Parameter, Rule]:
+        """Positions, and the errors of a scan that move them together."""
+        parts = self.model.scan.parts()
+        moving = [p for several in parts.values() for p in several if p.requires_grad]
+        bends = self._bends(wave) if moving and trust else None
+        if bends is None or not bool(bends.any()):
+            return dict.fromkeys(moving, Rule(_rest, momentum=False))
+        own = self.model.scan.offsets
+        together = {p: self._together(p, bends, trust) for p in moving if p is not own}
+        return {own: _position(self.scale * bends, trust), **together}
+
+    def _object(self, rules: dict[nn.Parameter, Rule], waves: Complex[Tensor, "slice mode y x"]) -> None:
+        model = self.model
+        count, many = len(waves), len(model.scan.start)
+        each = light(model, waves) / many
+        dark = DAMPING * each.amax((-2, -1), keepdim=True)
+        wide = self.scale * count * (each + dark)
+        lone = self.scale * (count + 1) * waves.abs().square().sum(1).amax((-2, -1))[:, None, None]
+        for name, parameters in model.object.parts().items():
+            pull = self.pull if count > 1 and name in ("object", "amplitude") else 0.0
+            for parameter in parameters:
+                rules[parameter] = _pixels(wide, lone, model.object.occupancy[:, None, None, None], pull)
+
+    def _probe(self) -> Rule:
+        """One curvature for all pixels of all modes."""
+        model = self.model
+        bend = self.scale * float(model.probe.scale) ** 2  # type: ignore[arg-type]
+
+        def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
+            return gradient * (rate / bend)
+
+        return Rule(step)
+
+    def _bends(self, wave: Complex[Tensor, "mode y x"]) -> Float[Tensor, "n 2 2"]:
+        """Mean square slope of the amplitudes of each pattern along its position."""
+        model = self.model
+        share, states = model.object.occupancy, model.object.transmission()
+        corner, _ = model.scan(torch.arange(len(model.scan.start), device=wave.device))
+        beam = torch.fft.rfft2(wave.abs().square().sum(0), s=states.shape[-2:]).conj()
+        out = states.real.new_zeros(len(corner), 2, 2)
+        for weight, state in zip(share, states, strict=True):
+            whole = state.prod(0)
+            slope = [(whole.roll(-1, axis) - whole.roll(1, axis)) / 2 for axis in (0, 1)]
+            for a, b in ((0, 0), (0, 1), (1, 1)):
+                map_ = torch.fft.rfft2((slope[a].conj() * slope[b]).real) * beam
+                seen = torch.fft.irfft2(map_, s=states.shape[-2:])[corner[:, 0], corner[:, 1]]
+                out[:, a, b] += 0.5 * weight * seen
+        out[:, 1, 0] = out[:, 0, 1]
+        mean = out.diagonal(dim1=1, dim2=2).mean()
+        return out + SHY * mean * torch.eye(2, device=out.device, dtype=out.dtype)
+
+    def _together(self, parameter: nn.Parameter, bends: Tensor, trust: float) -> Rule:
+        """Numbers that move many positions at once: the chain rule over `_bends`."""
+        scan = self.model.scan
+        if parameter is scan.lines:
+            each = bends.view(len(parameter), -1, 2, 2).sum(1) / len(bends)
+            return _solved(self.scale * each, trust, rows=True)
+        slopes, before = [], scan.refined()
+        flat = parameter.view(-1)
+        for place in range(parameter.numel()):
+            kept = flat[place].clone()
+            flat[place] += 1
+            slopes.append(scan.refined() - before)
+            flat[place] = kept
+        arm = torch.stack(slopes, -1)
+        return _solved(self.scale * torch.einsum("nak,nab,nbl->kl", arm, bends, arm) / len(bends), trust)
+
+    def _weight(self) -> Rule:
+        """Intensities of the shots: the amplitudes go as their square roots."""
+        bend = self.scale * self.mean / 4
+
+        def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
+            return gradient * (rate * size / bend) * value.square()
+
+        return Rule(step, momentum=False)
+
+    def _numbers(self) -> list[nn.Parameter]:
+        """Few numbers that bend all patterns."""
+        model = self.model
+        known = {
+            "object",
+            "amplitude",
+            "phase",
+            "positions",
+            "affine",
+            "rotation",
+            "scale",
+            "lines",
+            "weights",
+        }
+        few = [p for name, parts in model.parts().items() if name not in known for p in parts]
+        return [p for p in few if p.numel() <= 64 or (p.ndim == 2 and p.shape[1] == 2)]
+
+    def _number(self, parameter: nn.Parameter, trust: float) -> Rule:
+        """From differences of the patterns between small steps to either side."""
+        if not trust:
+            return Rule(_rest, momentum=False)
+        model, each = self.model, parameter.numel() > 64
+        many = len(model.scan.start)
+        some = torch.linspace(0, many - 1, min(many, SOME), device=model.scan.start.device).long()
+        columns = [(slice(None), axis) for axis in (0, 1)] if each else None
+        places: list[Any] = columns if columns is not None else list(range(parameter.numel()))
+        values, mask = parameter if each else parameter.view(-1), model.detector.mask
+        slopes = []
+        for place in places:
+            kept, seen = values[place].clone(), []
+            for sign in (1, -1):
+                values[place] = kept + sign * NUDGE
+                parts = [model(part).clamp(min=0).sqrt() * mask for part in some.split(16)]
+                seen.append(torch.cat(parts))
+            values[place] = kept
+            slopes.append((seen[0] - seen[1]).flatten() / (2 * NUDGE))
+        slope = torch.stack(slopes)
+        bend = self.scale * (slope @ slope.T) / len(some)
+        mean = bend.diagonal().mean()
+        if not bool(mean > 0):
+            return Rule(_rest, momentum=False)
+        bend = bend + 1e-3 * mean * torch.eye(len(bend), device=bend.device, dtype=bend.dtype)
+        return _solved(bend, trust, patterns=each)
+
+
+@torch.no_grad()
+def incident(model: Ptychography, /) -> Complex[Tensor, "slice mode y x"]:
+    """The modes in free flight where each slice stands."""
+    waves = [model.probe.modes()]
+    for kernel in model.propagator.flights(torch.zeros(1, dtype=torch.long, device=waves[0].device)):
+        waves.append(fly(waves[-1], kernel.reshape(kernel.shape[-2:]).to(waves[0].dtype)))
+    return torch.stack(waves)
+
+
+@torch.no_grad()
+def light(model: Ptychography, waves: Complex[Tensor, "slice mode y x"], /) -> Float[Tensor, "slice v u"]:
+    """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``."""
+    corner, _ = model.scan(torch.arange(len(model.scan.start), device=waves.device))
+    room = model.scan.canvas.shape
+    hits = waves.real.new_zeros(room[0] * room[1])
+    hits.index_add_(0, corner[:, 0] * room[1] + corner[:, 1], hits.new_ones(len(corner)))
+    beam = torch.fft.rfft2(waves.abs().square().sum(1), s=room)
+    return torch.fft.irfft2(torch.fft.rfft2(hits.view(room)) * beam, s=room).clamp(min=0)
+
+
+@torch.no_grad()
+def crossings(model: Ptychography, /) -> float:
+    """Patterns that it takes to light the whole scanned field once: its area over the beam's.
+
+    Areas are those of participation, ``(sum I)^2 / sum I^2``.
+    """
+    waves = incident(model)[:1]
+    return _area(light(model, waves)) / _area(waves.abs().square().sum(1))
+
+
+def _area(intensity: Tensor) -> float:
+    return float(intensity.sum() ** 2 / intensity.square().sum())
+
+
+def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float) -> Rule:
+    """Pixels of the object; ``wide`` bounds a scan's curvature of each, ``lone`` that of one pattern."""
+
+    def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
+        bend = torch.maximum(wide[(..., *where)] / rate, lone / size)
+        out = gradient / (bend * share if len(share) > 1 else bend)
+        if not pull:
+            return out
+        beyond = value - torch.sgn(value) if value.is_complex() else value - 1
+        return out.add_(beyond, alpha=rate * pull)
+
+    return Rule(step)
+
+
+def _rest(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
+    """No step: nothing is known yet that could tell where to."""
+    return torch.zeros_like(gradient)
+
+
+def _position(bends: Tensor, trust: float) -> Rule:
+    """Each pattern's own step, no longer than `FARTHEST`."""
+    inverse = trust * torch.linalg.inv(bends)
+
+    def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
+        move = (inverse @ gradient[:, :, None])[:, :, 0] * (size * rate)
+        return move.clamp(-FARTHEST, FARTHEST)
+
+    return Rule(step, momentum=False)
+
+
+def _solved(bend: Tensor, trust: float, *, rows: bool = False, patterns: bool = False) -> Rule:
+    """Numbers that hang together: a small linear system, one for each row where there are ``rows``."""
+    inverse = trust * torch.linalg.inv(bend)
+
+    def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
+        if rows:
+            move = rate * (inverse @ gradient[:, :, None])[:, :, 0]
+        elif patterns:
+            move = rate * size * gradient @ inverse
+        else:
+            move = rate * (inverse @ gradient.reshape(-1)).view(gradient.shape)
+        return move.clamp(-LEAP, LEAP)
+
+    return Rule(step, momentum=True)
+
+
+def _trust(history: Sequence[Mapping[str, Any]]) -> float:
+    """How far positions may be believed: little while the patterns are explained badly.
+
+    Where they stay so, the positions may be why: they then move, but slowly.
+    """
+    if not history:
+        return 0.0
+    last = history[-1]
+    loss = last["holdout"] if last.get("holdout") is not None else last["loss"]
+    excess = max(0.0, loss - 1.0)
+    return max(1 / (1 + (excess / 2) ** 2), SLOWLY if len(history) > 1 else 0.0)
+
+
+def _stiffness(divergence: Callable[[Tensor, Tensor], Tensor], counts: Tensor) -> float:
+    """``k`` of ``D = k (sqrt(I) - sqrt(m))^2`` where counts are, weighted by them."""
+    counts = counts[counts > 0].double()
+    root, step = counts.sqrt(), 0.05
+    above = divergence((root + step).square(), counts)
+    below = divergence((root - step).clamp(min=0).square(), counts)
+    stiff = float((counts * (above + below)).sum() / (2 * step**2 * counts.sum()))
+    return stiff if math.isfinite(stiff) and stiff > 0 else 1.0

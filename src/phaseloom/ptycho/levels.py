@@ -1,0 +1,94 @@
+"""From coarse to fine: the same experiment on a grid of pixels twice as wide, and back.
+
+Cropping the detector to its inner half doubles the pixel of object and probe and leaves all else as it
+was. An epoch then costs a quarter, and what it finds carries over, as long as hardly any light falls on
+the half that is left out.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Complex
+from torch import Tensor
+
+from phaseloom.data.prepare import crop
+from phaseloom.data.scan import Scan4D
+from phaseloom.physics.fourier import centred, cornered, fit_window, to_real, to_reciprocal
+from phaseloom.ptycho.illumination import Probe
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.scans import Canvas
+
+__all__ = ["carry", "coarser", "halved"]
+
+LOST = 1e-3
+"""Share of the light that may fall outside of the inner half of the detector."""
+
+SMALLEST = 32
+"""Pixels of a pattern below which nothing is gained."""
+
+
+def coarser(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
+    """The scan with the inner half of its detector; ``None`` where that would lose light or is not possible.
+
+    It is possible in a far field that is modelled on the detector's own pixels, with a probe of free pixels.
+    """
+    shape = scan.geometry.shape
+    plain = (
+        isinstance(model.probe, Probe) and model.propagator.onward is None and model.detector.sight is None
+    )
+    if not plain or scan.modelled is not None or any(n % 4 or n // 2 < SMALLEST for n in shape):
+        return None
+    light = np.where(scan.mask, scan.mean_pattern(most=200), 0).clip(min=0)
+    rows, columns = (slice(n // 2 - n // 4, n // 2 + n // 4) for n in shape)
+    if light[rows, columns].sum() < (1 - LOST) * light.sum():
+        return None
+    return crop(scan, to=(shape[0] // 2, shape[1] // 2))
+
+
+def halved(canvas: Canvas, /) -> Canvas:
+    """The canvas in pixels twice as wide; its first pixel stays where it is."""
+    pixel = (2 * canvas.pixel[0], 2 * canvas.pixel[1])
+    shape = (-(-canvas.shape[0] // 2), -(-canvas.shape[1] // 2))
+    window = (canvas.window[0] // 2, canvas.window[1] // 2)
+    return Canvas(shape, window, pixel, canvas.origin, canvas.middle)
+
+
+@torch.no_grad()
+def carry(source: Ptychography, target: Ptychography, /) -> None:
+    """Take over all that one model has found into another of the same scan on a finer or coarser grid."""
+    target.object.put(_resampled(source.object.transmission(), target.object.canvas.shape))
+    modes = centred(to_reciprocal(cornered(source.probe.modes())))
+    window = (target.object.canvas.window[0], target.object.canvas.window[1])
+    target.probe.put(centred(to_real(cornered(fit_window(modes, window)))))
+    factor = source.object.canvas.pixel[0] / target.object.canvas.pixel[0]
+    for name, parameters in source.scan.parts().items():
+        for there, here in zip(target.scan.parts()[name], parameters, strict=True):
+            there.copy_(factor * here)
+    for room in ("propagator", "detector"):
+        ours, theirs = getattr(target, room), dict(getattr(source, room).named_parameters())
+        for name, parameter in ours.named_parameters():
+            if name == "root":
+                _background(source, target)
+            else:
+                parameter.copy_(theirs[name])
+
+
+def _background(source: Ptychography, target: Ptychography) -> None:
+    """What was found of the background where both detectors have pixels."""
+    here, there = source.detector, target.detector
+    found = centred(here.root * here.scale)
+    known = centred(torch.ones_like(here.root))
+    shape = (there.root.shape[-2], there.root.shape[-1])
+    kept = cornered(fit_window(known, shape)) > 0
+    value = cornered(fit_window(found, shape)) / there.scale
+    there.root.copy_(torch.where(kept, value, there.root))
+
+
+def _resampled(
+    wave: Complex[Tensor, "state slice y x"], shape: tuple[int, int]
+) -> Complex[Tensor, "state slice v u"]:
+    """Every second pixel, or twice as many by padding the spectrum; the first pixel stays the first."""
+    if shape[0] < wave.shape[-2]:
+        return wave[..., ::2, ::2]
+    double = (2 * wave.shape[-2], 2 * wave.shape[-1])
+    spectrum = fit_window(centred(to_reciprocal(wave - 1)), double)
+    return (1 + 2 * to_real(cornered(spectrum)))[..., : shape[0], : shape[1]]

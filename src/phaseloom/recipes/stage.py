@@ -1,0 +1,154 @@
+"""One grid of a reconstruction: model, objective and optimiser, built from a recipe for a scan."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fitting import optimizers
+from phaseloom.fitting.loop import Progress
+from phaseloom.fitting.newton import GaussNewton
+from phaseloom.fitting.schedule import Every
+from phaseloom.ptycho import levels
+from phaseloom.ptycho.curvature import Curvature, crossings
+from phaseloom.ptycho.impose import imposed, setting
+from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.spec import Call
+
+__all__ = ["Stage", "grids", "sized"]
+
+
+@dataclass
+class Stage:
+    """What a fit needs, on one grid.
+
+    Attributes:
+        scan: its patterns.
+        model, likelihood, progress: see `phaseloom.ptycho.model` and `phaseloom.fitting.loop`.
+        before, after: what happens before and after each epoch.
+    """
+
+    scan: Scan4D
+    model: Ptychography
+    likelihood: Likelihood
+    progress: Progress
+    before: list[Callable[[Progress], None]]
+    after: list[Every]
+
+    @classmethod
+    def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Stage":
+        """The parts of a fit around a model."""
+        likelihood = Likelihood(model, scan, recipe.noise.partial(), recipe.terms())
+        if not likelihood.judging:
+            raise BadInput(
+                "noise", "none", "leaves nothing that compares with the data: add a penalty that does"
+            )
+        progress = Progress(model, _optimizer(recipe.optimizer, _moving(recipe, model)))
+        where = setting(model, scan)
+        after = [
+            Every(imposed(call.partial(), model, where, call.name), **dict(call.when))
+            for call in recipe.projections
+        ]
+        return cls(scan, model, likelihood, progress, _prepared(model, likelihood, progress.optimizer), after)
+
+    def coarser(self, recipe: Reconstruct) -> "Stage | None":
+        """The same on pixels twice as wide, or ``None`` where that would lose light."""
+        scan = levels.coarser(self.scan, self.model)
+        if scan is None:
+            return None
+        model = recipe.model(scan, levels.halved(self.model.object.canvas)).to(self.model.scan.start.device)
+        levels.carry(self.model, model)
+        return Stage.of(recipe, scan, model)
+
+    def follow(self, other: "Stage") -> None:
+        """Go on from what another stage has found."""
+        levels.carry(other.model, self.model)
+        done = other.progress
+        self.progress.epoch, self.progress.history = done.epoch, done.history
+        self.progress.since = done.epoch
+
+
+def grids(full: Stage, recipe: Reconstruct) -> list[Stage]:
+    """Stages from the coarsest grid to that of the data.
+
+    By default one coarser grid is tried first, unless penalties or projections might mean pixels.
+    """
+    plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
+    count, stages = int(plain) if recipe.levels is None else recipe.levels, [full]
+    while len(stages) <= count and (coarser := stages[0].coarser(recipe)) is not None:
+        stages.insert(0, coarser)
+    return stages
+
+
+def sized(recipe: Reconstruct, model: Ptychography) -> Call:
+    """The call for batches with their size: such that a batch lights most of the field once.
+
+    Then a Newton step sees each pixel about once, and an epoch has as many steps as patterns overlap.
+    """
+    call = recipe.batch
+    if call.values.get("size") is not None or recipe.optimizer.name != "gauss_newton":
+        return call
+    many = len(model.scan.start)
+    size = int(np.clip(round(0.6 * crossings(model)), 8, max(8, many // 12)))
+    return Call(call.room, call.name, {**call.values, "size": min(size, 512)}, call.when)
+
+
+def _moving(recipe: Reconstruct, model: Ptychography) -> list[dict[str, Any]]:
+    """Parameter groups; what has no rate is frozen, and costs no gradient."""
+    parts = model.parts()
+    rates = recipe.moving(parts)
+    model.requires_grad_(False)
+    groups = optimizers.groups({name: parts[name] for name in rates}, rates)
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(True)
+    return groups
+
+
+def _optimizer(call: Call, moving: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser of a call, its own complaints as sentences."""
+    try:
+        return call(moving)
+    except BadInput:
+        raise
+    except ValueError as problem:
+        raise BadInput(f"optimizer: {call.name}", dict(call.values), f"cannot be used: {problem}") from None
+
+
+def _prepared(
+    model: Ptychography, likelihood: Likelihood, optimizer: torch.optim.Optimizer
+) -> list[Callable[[Progress], None]]:
+    """What has to be done before every epoch: an optimiser of Newton's kind is told of curvatures."""
+    if not isinstance(optimizer, GaussNewton):
+        return []
+    curvature = Curvature(model, likelihood, pull=optimizer.pull)
+
+    def prepare(progress: Progress) -> None:
+        events = progress.history[progress.since :]
+        if _rose(events) and optimizer.brake():
+            progress.restore_best()
+        elif _hovers(events):
+            optimizer.brake()
+        optimizer.follow(curvature(events), curvature.momentum)
+
+    return [prepare]
+
+
+def _hovers(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the loss of the first epochs hardly fell though it is far above the noise: steps overshoot."""
+    return 1 < len(events) < 5 and events[-1]["loss"] > max(0.95 * events[-2]["loss"], 3.0)
+
+
+def _rose(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last epoch made things worse than noise explains, so that steps must have been too long."""
+    if len(events) < 2:
+        return False
+    held = [event["holdout"] for event in events if event["holdout"] is not None]
+    unseen = len(held) > 1 and held[-1] > max(1.1 * min(held[:-1]), 1.3)
+    return unseen or events[-1]["loss"] > 1.05 * events[-2]["loss"]

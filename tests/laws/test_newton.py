@@ -1,0 +1,285 @@
+"""Newton steps: curvatures against their definition, and steps that know no units."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from phaseloom.data import simulate
+from phaseloom.fitting import optimizers
+from phaseloom.fitting.loop import Progress, fit
+from phaseloom.ptycho import batches, levels, noise, objects, probes, scans
+from phaseloom.ptycho.curvature import Curvature, crossings, incident, light
+from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.model import Ptychography
+
+RATES = {"object": 0.2, "probe": 0.4}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def experiment(slices=1, modes=1, kind="complex", seed=0, window=16, dose=1e5, steps=(6, 6)):
+    """A scan of atoms, and a model that starts from the right probe and a flat object."""
+    pixel, step = 0.25, 0.7
+    margin = (window // 2 + 4) * pixel
+    positions = simulate.raster(steps, step, jitter=0.05, seed=seed)
+    positions += margin - positions.min(0)
+    size = tuple(int(n) for n in np.ceil((positions.max(0) + margin) / pixel).astype(int))
+    truth = simulate.atoms(size, pixel, slices=slices, peak=0.4, seed=seed)
+    optics = {"energy": 80e3, "semiangle": 25e-3, "defocus": 60.0, "thickness": 10.0}
+    scan, _ = simulate.electron_scan(truth, pixel, positions, **optics, window=window, dose=dose, seed=seed)
+    scan = replace(scan, grid=steps)
+    thing = objects.pixels(scans.canvas(scan), slices=slices, thickness=10.0, kind=kind)
+    return scan, Ptychography.of(
+        scan, object=thing, probe=probes.focused(scan, semiangle=25e-3, defocus=60.0, modes=modes)
+    )
+
+
+def run(scan, model, epochs=3, rates=None, size=6, noise_=noise.amplitude, momentum=None):
+    """Some epochs of the whole, as a recipe does it."""
+    optimizer = optimizers.gauss_newton(optimizers.groups(model.parts(), rates or RATES), momentum=momentum)
+    likelihood = Likelihood(model, scan, noise_)
+    curvature = Curvature(model, likelihood)
+
+    def prepare(progress):
+        optimizer.follow(curvature(progress.history), curvature.momentum)
+
+    progress = Progress(model, optimizer)
+    order = batches.random(np.arange(len(scan)), 0, size=size)
+    for _ in fit(likelihood, order, progress, epochs=epochs, before=[prepare]):
+        pass
+    return progress
+
+
+def amplitudes(model, index):
+    """Square roots of the expected counts."""
+    return model(index).clamp(min=1e-12).sqrt()
+
+
+def slope(model, parameter, place, index, step=1e-3):
+    """Derivative of the amplitudes along one number."""
+    with torch.no_grad():
+        flat = parameter.view(-1)
+        kept, seen = flat[place].clone(), []
+        for sign in (1, -1):
+            flat[place] = kept + sign * step
+            seen.append(amplitudes(model, index))
+        flat[place] = kept
+    return (seen[0] - seen[1]) / (2 * step)
+
+
+class TestCurvature:
+    def test_light_is_the_sum_of_the_beams_where_they_fell(self):
+        _, model = experiment(slices=3)
+        waves = incident(model)
+        expected = np.zeros((3, *model.scan.canvas.shape))
+        corners, _ = model.scan(torch.arange(36))
+        for y, x in corners.tolist():
+            expected[:, y : y + 16, x : x + 16] += waves.abs().square().sum(1).numpy()
+        np.testing.assert_allclose(light(model, waves).numpy(), expected, atol=1e-4 * expected.max())
+
+    @pytest.mark.parametrize("slices", [1, 3])
+    def test_the_bound_of_a_pixel_holds(self, slices):
+        """Step one never exceeds the Newton step of a pixel moved by itself."""
+        scan, model = experiment(slices=slices, kind="phase")
+        with torch.no_grad():
+            model.object.phase += 0.2 * torch.rand_like(model.object.phase)
+        likelihood = Likelihood(model, scan)
+        rule = Curvature(model, likelihood)([])[model.object.phase]
+        index, lit = torch.arange(36), light(model, incident(model))
+        for slice_ in range(slices):
+            place = int(lit[slice_].argmax()) + slice_ * lit[0].numel()
+            true = 2 * slope(model, model.object.phase, place, index).square().sum() / (36 * likelihood.floor)
+            ones = torch.ones_like(model.object.phase)
+            bend = 1 / rule(model.object.phase, ones, 36, 1.0, (slice(None), slice(None))).view(-1)[place]
+            assert true < bend < 25 * slices * true
+
+    def test_positions_bend_as_patterns_change(self):
+        """The estimate is within a factor of three of the truth for every pattern, and right on average."""
+        scan, model = experiment(kind="phase", dose=1e8, window=32)
+        with torch.no_grad():
+            model.scan.start.round_()  # no window jumps to the next pixel under a small move
+            truth = simulate.atoms(tuple(model.scan.canvas.shape), 0.25, peak=0.4, seed=0)
+            model.object.phase += torch.as_tensor(truth, dtype=torch.float32)
+            found = Curvature(model, Likelihood(model, scan))._bends(incident(model)[0])
+        index = torch.arange(36)
+        both = []
+        for axis in (0, 1):
+            with torch.no_grad():
+                seen = []
+                for sign in (1, -1):
+                    model.scan.offsets[:, axis] += sign * 0.02
+                    seen.append(amplitudes(model, index))
+                    model.scan.offsets[:, axis] -= sign * 0.02
+            both.append((seen[0] - seen[1]) / 0.04)
+        true = torch.stack([both[axis].square().sum((1, 2)) for axis in (0, 1)], 1)
+        ratio = found.diagonal(dim1=1, dim2=2) / true
+        assert ratio.min() > 1 / 3
+        assert ratio.max() < 3
+        assert 0.6 < ratio.mean() < 1.7
+
+    def test_a_thickness_bends_as_patterns_change(self):
+        scan, model = experiment(slices=2, kind="phase")
+        with torch.no_grad():
+            model.object.phase += 0.5 * torch.rand_like(model.object.phase)
+        model.propagator.stretch.requires_grad_()
+        likelihood = Likelihood(model, scan)
+        curvature = Curvature(model, likelihood)
+        rule = curvature([{"loss": 1.0}])[model.propagator.stretch]
+        change = slope(model, model.propagator.stretch, 0, torch.arange(36)).square().sum() / 36
+        true = curvature.scale * change
+        step = rule(model.propagator.stretch, torch.full((1,), 1e-3 * float(true)), 6, 1.0, None)
+        assert float(step) == pytest.approx(1e-3, rel=0.1)
+
+    def test_nothing_but_object_and_probe_moves_while_the_patterns_are_not_explained(self):
+        scan, model = experiment(slices=2)
+        model.propagator.stretch.requires_grad_()
+        rules = Curvature(model, Likelihood(model, scan))([])
+        for parameter in (model.scan.offsets, model.scan.affine, model.propagator.stretch):
+            assert not rules[parameter](parameter, torch.ones_like(parameter), 6, 1.0, None).any()
+
+    def test_crossings_are_few_for_a_wide_beam(self):
+        _, narrow = experiment(steps=(6, 6))
+        _, wider = experiment(steps=(12, 12))
+        assert crossings(wider) > 1.5 * crossings(narrow) > 1
+
+
+class TestNoUnits:
+    def test_a_dose_changes_nothing_but_the_noise(self):
+        """Expected counts in place of drawn ones, a thousand times as many: the same object."""
+        found = []
+        for factor in (1.0, 1e3):
+            scan, model = experiment(dose=1e7)
+            scan = replace(scan, counts=np.asarray(scan.counts) * factor)
+            model = Ptychography.of(scan, probe=probes.focused(scan, semiangle=25e-3, defocus=60.0))
+            run(scan, model, noise_=_root)
+            found.append(model.object.transmission().detach())
+        assert (found[0] - found[1]).abs().max() < 1e-3
+
+    def test_a_unit_of_length_changes_nothing(self):
+        found = []
+        for unit in (1.0, 10.0):
+            scan, _ = experiment()
+            geometry = replace(scan.geometry, wavelength=scan.geometry.wavelength * unit)
+            scan = replace(scan, positions=scan.positions * unit, geometry=geometry)
+            probe = probes.focused(scan, semiangle=25e-3, defocus=60.0 * unit)
+            model = Ptychography.of(scan, probe=probe)
+            run(scan, model, rates={**RATES, "positions": 1.0, "affine": 0.1})
+            found.append(model.object.transmission().detach())
+        assert (found[0] - found[1]).abs().max() < 1e-4
+
+    def test_threads_change_nothing(self):
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            scan, model = experiment()
+            run(scan, model, rates={**RATES, "positions": 1.0})
+            found.append(model.object.transmission().detach())
+        assert (found[0] - found[1]).abs().max() < 1e-4
+
+
+def _root(model, counts):
+    """Amplitudes without a floor, which would be a unit."""
+    return ((model + 1e-12).sqrt() - counts.sqrt()).square()
+
+
+class TestSteps:
+    def test_one_setting_serves_thin_and_thick(self):
+        for slices, kind in ((1, "complex"), (3, "phase"), (3, "amplitude and phase")):
+            scan, model = experiment(slices=slices, kind=kind, window=32)
+            rates = {name: 0.4 if name == "probe" else 0.2 for name in (*model.object.parts(), "probe")}
+            progress = run(scan, model, epochs=8, rates=rates)
+            assert progress.history[-1]["loss"] < 1.4
+            assert progress.history[0]["loss"] > 2
+
+    def test_momentum_is_that_of_nesterov(self):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = optimizers.gauss_newton(optimizers.groups({"x": [parameter]}, {"x": 0.5}), momentum=0.5)
+
+        class Plain:
+            momentum = True
+
+            def __call__(self, value, gradient, size, rate, where):
+                return rate * gradient
+
+        optimizer.follow({parameter: Plain()}, 0.9)
+        seen, x, v = [], 0.0, 0.0
+        for gradient in (1.0, -2.0, 0.5):
+            parameter.grad = torch.tensor([gradient])
+            optimizer.step()
+            d = -0.5 * gradient
+            v = 0.5 * v + d
+            x += d + 0.5 * v
+            seen.append((parameter.item(), x))
+        np.testing.assert_allclose(*zip(*seen, strict=True), rtol=1e-6)
+
+    def test_what_has_no_curvature_moves_as_adam_would(self):
+        ours, theirs = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
+        newton = optimizers.gauss_newton(optimizers.groups({"x": [ours]}, {"x": 0.1}))
+        adam = optimizers.adam(optimizers.groups({"x": [theirs]}, {"x": 0.1}))
+        for step in range(5):
+            ours.grad = torch.arange(4.0) - step
+            theirs.grad = torch.arange(4.0) - step
+            newton.step()
+            adam.step()
+        torch.testing.assert_close(ours, theirs)
+
+    def test_only_what_a_batch_touched_moves(self):
+        parameter = torch.nn.Parameter(torch.zeros(1, 40, 40))
+        parameter.touched = [(0, 8, 0, 8), (4, 12, 4, 12), (30, 36, 2, 9)]
+        parameter.grad = torch.zeros(1, 40, 40)
+        for top, bottom, left, right in parameter.touched:
+            parameter.grad[:, top:bottom, left:right] = 1
+        expected = parameter.grad.clone()
+
+        class Plain:
+            momentum = True
+
+            def __call__(self, value, gradient, size, rate, where):
+                return rate * gradient
+
+        optimizer = optimizers.gauss_newton(optimizers.groups({"x": [parameter]}, {"x": 1.0}), momentum=0.0)
+        optimizer.follow({parameter: Plain()}, 0.0)
+        optimizer.step()
+        torch.testing.assert_close(parameter.detach(), -expected)
+        optimizer.zero_grad()
+        assert not parameter.grad.any()
+        assert parameter.touched == []
+
+    def test_a_brake_halves_accelerated_steps(self):
+        _, model = experiment()
+        optimizer = optimizers.gauss_newton(optimizers.groups(model.parts(), RATES))
+        assert [optimizer.brake() for _ in range(8)] == [True] * 6 + [False] * 2
+        assert optimizer.param_groups[0]["brake"] == 1 / 64
+
+
+class TestLevels:
+    def test_a_finer_grid_goes_on_where_the_coarser_one_was(self):
+        """The patterns that both grids have in common are the same."""
+        scan, fine = experiment(window=64, kind="complex")
+        coarse_scan = levels.coarser(scan, fine)
+        assert coarse_scan is not None
+        thing = objects.pixels(levels.halved(fine.scan.canvas))
+        probe = probes.focused(coarse_scan, semiangle=25e-3, modes=1)
+        rough = Ptychography.of(coarse_scan, object=thing, probe=probe)
+        levels.carry(fine, rough)
+        run(coarse_scan, rough, epochs=2, rates={**RATES, "positions": 1.0})
+        levels.carry(rough, fine)
+        index = torch.arange(36)
+        with torch.no_grad():
+            many, few = fine.detector.display(fine(index)), rough.detector.display(rough(index))
+        inner = many[:, 16:48, 16:48]
+        assert (inner - few).abs().sum() < 0.03 * few.abs().sum()
+        assert (many.sum() - inner.sum()) < 0.02 * many.sum()
+        torch.testing.assert_close(fine.scan.refined(), 2 * rough.scan.refined(), atol=1e-3, rtol=0)
+
+    def test_there_is_no_coarser_grid_where_light_would_be_lost(self):
+        scan, model = experiment(window=64)
+        counts = np.asarray(scan.counts).astype(float)
+        counts[:, :4] += 0.02 * counts.mean()
+        assert levels.coarser(scan, model) is not None
+        assert levels.coarser(replace(scan, counts=counts), model) is None
