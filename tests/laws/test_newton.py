@@ -260,7 +260,7 @@ class TestSteps:
 class TestLevels:
     def test_a_finer_grid_goes_on_where_the_coarser_one_was(self):
         """The patterns that both grids have in common are the same."""
-        scan, fine = experiment(window=64, kind="complex")
+        scan, fine = experiment(window=128, kind="complex")
         coarse_scan = levels.coarser(scan, fine)
         assert coarse_scan is not None
         thing = objects.pixels(levels.halved(fine.scan.canvas))
@@ -272,13 +272,13 @@ class TestLevels:
         index = torch.arange(36)
         with torch.no_grad():
             many, few = fine.detector.display(fine(index)), rough.detector.display(rough(index))
-        inner = many[:, 16:48, 16:48]
+        inner = many[:, 32:96, 32:96]
         assert (inner - few).abs().sum() < 0.03 * few.abs().sum()
         assert (many.sum() - inner.sum()) < 0.02 * many.sum()
         torch.testing.assert_close(fine.scan.refined(), 2 * rough.scan.refined(), atol=1e-3, rtol=0)
 
     def test_there_is_no_coarser_grid_where_light_would_be_lost(self):
-        scan, model = experiment(window=64)
+        scan, model = experiment(window=128)
         counts = np.asarray(scan.counts).astype(float)
         counts[:, :4] += 0.02 * counts.mean()
         assert levels.coarser(scan, model) is not None

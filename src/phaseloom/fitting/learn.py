@@ -150,7 +150,7 @@ class Found:
     Attributes:
         pieces: names of the terms of each piece, and its share of the patterns.
         parts: names of the parts that have a gradient.
-        numbers: the terms of all pieces, then the norms of the gradients.
+        numbers: the terms of all pieces, then the sums of the gradients.
     """
 
     pieces: Sequence[tuple[tuple[str, ...], float]]
@@ -169,8 +169,8 @@ class Found:
             if not math.isfinite(value):
                 raise NotFinite(f"the term '{name}' became {value}")
             sums[name] = sums.get(name, 0.0) + value * share
-        for part, norm in zip(self.parts, numbers[len(named) :], strict=True):
-            if not math.isfinite(norm):
+        for part, total in zip(self.parts, numbers[len(named) :], strict=True):
+            if not math.isfinite(total):
                 blame = " + ".join(f"'{name}'" for name in sums)
                 raise NotFinite(f"the gradient of {blame} in '{part}' is no longer finite")
         return sums
@@ -193,15 +193,18 @@ def _gradients(
         values.append(each.detach())
     hold_still(optimizer, number)
     moved = [(g["name"], p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-    norms = torch.stack([_norm(parameter) for _, parameter in moved]) if moved else values[0][:0]
-    return Found(seen, [name for name, _ in moved], torch.cat([*values, norms.to(values[0])]))
+    sums = torch.stack([_sum(parameter).to(values[0]) for _, parameter in moved]) if moved else values[0][:0]
+    return Found(seen, [name for name, _ in moved], torch.cat([*values, sums]))
 
 
-def _norm(parameter: Tensor) -> Tensor:
-    """Of the gradient; of one that knows where it was touched, no larger than this."""
+def _sum(parameter: Tensor) -> Tensor:
+    """Of the gradient, finite when all of it is; of one that knows where it was touched, only there."""
     gradient, touched = parameter.grad, getattr(parameter, "touched", None)
     assert gradient is not None
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient.resolve_conj())
     if not touched:
-        return torch.linalg.vector_norm(gradient)
-    boxes = [gradient[..., top:bottom, left:right] for top, bottom, left, right in touched]
-    return torch.stack([torch.linalg.vector_norm(box) for box in boxes]).sum()
+        return gradient.flatten().sum()
+    last = (slice(None),) * (gradient.ndim - parameter.ndim)
+    boxes = [gradient[..., top:bottom, left:right, *last] for top, bottom, left, right in touched]
+    return torch.stack([box.sum() for box in boxes]).sum()

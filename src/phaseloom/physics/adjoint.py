@@ -36,15 +36,15 @@ class _FarWaves(torch.autograd.Function):
         modes: Tensor,
         rest: Tensor,
         mosaic: Mosaic,
-        kernels: Sequence[Tensor],
+        gaps: int,
         light: Tensor | None,
-        *leaves: Tensor,
+        *tensors: Tensor,
     ) -> Tensor:
-        """Waves that fall on each slice are kept for the way back."""
+        """Kernels and leaves come last; waves that fall on each slice are kept for the way back."""
         pixels = modes.shape[-2] * modes.shape[-1]
         spectrum = fft2(modes) * pixels**-1.5
         rows, columns = ramp(rest, (modes.shape[-2], modes.shape[-1]))
-        kernels = _scaled(kernels, pixels)
+        kernels, leaves = _scaled(tensors[:gaps], pixels), tensors[gaps:]
         wave = ifft2(moved(spectrum, rows, columns), norm="forward")
         incident, room = [], torch.empty_like(wave)
         for slice_ in range(mosaic.slices):
@@ -54,7 +54,7 @@ class _FarWaves(torch.autograd.Function):
             wave = fft2(mosaic.through(wave, slice_, room))
             if slice_ < mosaic.slices - 1:
                 wave = ifft2(wave.mul_(kernels[slice_]), norm="forward")
-        ctx.mosaic, ctx.gaps = mosaic, len(kernels)
+        ctx.mosaic, ctx.gaps = mosaic, gaps
         ctx.save_for_backward(spectrum, rows, columns, *kernels, *incident, *leaves)
         return wave
 
@@ -65,19 +65,24 @@ class _FarWaves(torch.autograd.Function):
         spectrum, rows, columns, *saved = ctx.saved_tensors
         mosaic, kernels = ctx.mosaic, saved[: ctx.gaps]
         incident = saved[ctx.gaps : ctx.gaps + mosaic.slices]
-        of_modes, of_rest, _, _, _, *of_leaves = ctx.needs_input_grad
-        sink = mosaic.sink(of_leaves)
+        of_modes, of_rest, _, _, _, *others = ctx.needs_input_grad
+        of_kernels, of_leaves = others[: ctx.gaps], others[ctx.gaps :]
+        sink, bends = mosaic.sink(of_leaves), [None] * ctx.gaps
         wave = fft2(grads[0].conj().resolve_conj())
         for slice_ in reversed(range(mosaic.slices)):
             wave = mosaic.back(wave, incident[slice_], slice_, sink)
             if slice_:
-                wave = fft2(ifft2(wave, norm="forward").mul_(kernels[slice_ - 1]))
+                wave, gap = ifft2(wave, norm="forward"), slice_ - 1
+                if of_kernels[gap]:
+                    there = fft2(mosaic.through(incident[gap], gap, torch.empty_like(wave)))
+                    bends[gap] = _of_kernel(wave, there, kernels[gap])
+                wave = fft2(wave.mul_(kernels[gap]))
         modes = rest = None
         if of_modes or of_rest:
             total, down, right = entered(ifft2(wave, norm="forward"), spectrum, rows, columns)
             modes = (fft2(total) * total[0].numel() ** -1.5).conj() if of_modes else None
             rest = _of_rest(down, right) if of_rest else None
-        return modes, rest, None, None, None, *mosaic.gradients(sink, of_leaves)
+        return modes, rest, None, None, None, *bends, *mosaic.gradients(sink, of_leaves)
 
 
 def far_waves(
@@ -91,24 +96,29 @@ def far_waves(
 ) -> Complex[Tensor, "b mode y x"]:
     """Waves on a distant detector (zero frequency in the corner) of modes behind windows of an object.
 
-    Differentiable once, in the modes, in ``rest`` and in the leaves of the mosaic.
+    Differentiable once, in the modes, in ``rest``, in the kernels and in the leaves of the mosaic.
 
     Args:
         modes: in real space, in the middle of their window.
         rest: by which the modes are moved first, pixels (y, x).
         mosaic: the object's transmission around the windows.
-        kernels: flight through each gap, ``(y, x)`` or of a shape that goes with ``(b, mode, y, x)``;
-            they are taken as constants.
+        kernels: flight through each gap, ``(y, x)`` or of a shape that goes with ``(b, mode, y, x)``.
         light: to which ``sum_modes |wave|^2`` of the waves that fall on each slice is added, in place and
             where they fall.
     """
-    return _FarWaves.apply(modes, rest, mosaic, kernels, light, *mosaic.leaves)  # type: ignore[no-any-return]
+    return _FarWaves.apply(modes, rest, mosaic, len(kernels), light, *kernels, *mosaic.leaves)  # type: ignore[no-any-return]
 
 
 def _scaled(kernels: Sequence[Tensor], pixels: int) -> list[Tensor]:
     """Kernels that carry the factor of the inverse transform; equal ones are computed once."""
     scaled = {id(kernel): kernel.detach() / pixels for kernel in kernels}
     return [scaled[id(kernel)] for kernel in kernels]
+
+
+def _of_kernel(wave: Tensor, there: Tensor, kernel: Tensor) -> Tensor:
+    """Gradient of a flight: what comes back times what went there, summed as the kernel is shared."""
+    pixels = wave.shape[-2] * wave.shape[-1]
+    return (wave * there).sum_to_size(kernel.shape).conj() / pixels
 
 
 def _of_rest(down: Tensor, right: Tensor) -> Tensor:

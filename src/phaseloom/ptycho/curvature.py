@@ -17,6 +17,7 @@ amplitudes ``sqrt(I)``. For each part it is found, or bounded, as cheaply as it 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -260,9 +261,13 @@ def _area(intensity: Tensor) -> float:
 def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float) -> Rule:
     """Pixels of the object; ``wide`` bounds a scan's curvature of each, ``lone`` that of one pattern."""
 
+    @lru_cache(maxsize=2)
+    def inverse(size: int, rate: float) -> Tensor:
+        bend = torch.maximum(wide / rate, lone / size)
+        return 1 / (bend * share if len(share) > 1 else bend)
+
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-        bend = torch.maximum(wide[(..., *where)] / rate, lone / size)
-        out = gradient / (bend * share if len(share) > 1 else bend)
+        out = gradient * inverse(size, rate)[(..., *where)]
         if not pull:
             return out
         beyond = value - torch.sgn(value) if value.is_complex() else value - 1

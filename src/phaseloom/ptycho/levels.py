@@ -22,7 +22,7 @@ __all__ = ["carry", "coarser", "halved"]
 LOST = 1e-3
 """Share of the light that may fall outside of the inner half of the detector."""
 
-SMALLEST = 32
+SMALLEST = 64
 """Pixels of a pattern below which nothing is gained."""
 
 

@@ -109,10 +109,14 @@ def _gaussian(
 def _poisson(
     model: Tensor, counts: Tensor, mask: Tensor | None, /, *, floor: float = 0.1
 ) -> tuple[Tensor, Tensor]:
-    rate, counts = (model + floor).clamp(min=1e-30), counts + floor
-    each = rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
-    slope = torch.where(model + floor < 1e-30, 0.0, 1 - counts / rate)
-    return (each.sum(), slope) if mask is None else ((each * mask).sum(), slope * mask)
+    rate, counts = (model + floor).clamp_(min=1e-30), counts + floor
+    ratio = counts / rate
+    each = ratio.log() if floor else ratio.clamp(min=1e-30).log_()
+    each.mul_(counts).add_(rate).sub_(counts)
+    slope = ratio.neg_().add_(1)
+    if not floor:
+        slope = torch.where(model < 1e-30, 0.0, slope)
+    return (each.sum(), slope) if mask is None else (each.mul_(mask).sum(), slope.mul_(mask))
 
 
 def _square_sum(gap: Tensor) -> Tensor:

@@ -121,10 +121,10 @@ class FreeFlight(nn.Module):
         return made[0]
 
     def far(self) -> bool:
-        """Whether waves fly to the far field undeflected, and nothing about their flight is looked for."""
+        """Whether waves fly to the far field undeflected, and no deflection is looked for."""
         return (
             self.onward is None
-            and constant(self.tilt, self.stretch, self.shift, self.descan)
+            and constant(self.shift, self.descan)
             and not self.deflected
             and type(self).forward is FreeFlight.forward
         )

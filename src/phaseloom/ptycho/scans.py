@@ -93,6 +93,8 @@ class Positions(nn.Module):
         self.stretch = nn.Parameter(start.new_zeros(()))
         self.lines = nn.Parameter(start.new_zeros(grid[0] if grid else 0, 2))
         self._mapped: Kept[Tensor] = Kept()
+        self._turns: Kept[Tensor] = Kept()
+        self._arms: Kept[tuple[Tensor, Tensor, Tensor]] = Kept()
         self._bounds: Kept[tuple[Tensor, Tensor]] = Kept()
 
     @classmethod
@@ -121,20 +123,19 @@ class Positions(nn.Module):
         return self._mapped.of(self._map, *sources) if constant(*sources) else self._map()
 
     def _map(self) -> Float[Tensor, "n 2"]:
-        arm = self.start - self.start.mean(0)
-        reach = arm.abs().max().clamp(min=1e-6)
-        moved = arm @ self.linear(reach).T + self.start.mean(0)
+        arm, reach, middle = self._arms.of(lambda: _arms(self.start), self.start)
+        moved = torch.addmm(middle, arm, self.linear(reach).T)
         if self.grid is None:
             return moved
         return moved + self.lines.repeat_interleave(self.grid[1], dim=0)
 
     def linear(self, reach: Tensor) -> Float[Tensor, "2 2"]:
         """The map of the positions about their middle, whose farthest one lies ``reach`` pixels away."""
-        angle, factor = self.turn / reach, 1 + self.stretch / reach
-        c, s = factor * torch.cos(angle), factor * torch.sin(angle)
+        sources = (reach, self.turn, self.stretch)
+        still = constant(*sources)
         aspect = self.canvas.pixel[1] / self.canvas.pixel[0]
-        turned = torch.stack([torch.stack([c, -s * aspect]), torch.stack([s / aspect, c])])
-        return turned + self.affine / reach
+        turned = self._turns.of(lambda: _turned(*sources, aspect), *sources) if still else None
+        return (_turned(*sources, aspect) if turned is None else turned) + self.affine / reach
 
     def forward(self, index: Int[Tensor, " b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
         """Corner of the window and remaining shift of the probe for each pattern."""
@@ -158,3 +159,17 @@ class Positions(nn.Module):
         """Refined positions in the frame of the scan, angstrom ``(n, 2)``."""
         pixels = self.refined().detach().cpu().double().numpy()
         return pixels * np.array(self.canvas.pixel) + np.array(self.canvas.origin)
+
+
+def _arms(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions about their middle, how far the farthest one lies, and the middle."""
+    middle = start.mean(0)
+    arm = start - middle
+    return arm, arm.abs().max().clamp(min=1e-6), middle
+
+
+def _turned(reach: Tensor, turn: Tensor, stretch: Tensor, aspect: float) -> Float[Tensor, "2 2"]:
+    """Rotation and scale as a map of pixels whose sides have a ratio ``aspect`` (x over y)."""
+    angle, factor = turn / reach, 1 + stretch / reach
+    c, s = factor * torch.cos(angle), factor * torch.sin(angle)
+    return torch.stack([torch.stack([c, -s * aspect]), torch.stack([s / aspect, c])])

@@ -55,7 +55,8 @@ class Stage:
             Every(imposed(call.partial(), model, where, call.name), **dict(call.when))
             for call in recipe.projections
         ]
-        return cls(scan, model, likelihood, progress, _prepared(model, likelihood, progress.optimizer), after)
+        before = _prepared(model, likelihood, progress.optimizer, braked=not after)
+        return cls(scan, model, likelihood, progress, before, after)
 
     def coarser(self, recipe: Reconstruct) -> "Stage | None":
         """The same on pixels twice as wide, or ``None`` where that would lose light."""
@@ -122,18 +123,22 @@ def _optimizer(call: Call, moving: list[dict[str, Any]]) -> torch.optim.Optimize
 
 
 def _prepared(
-    model: Ptychography, likelihood: Likelihood, optimizer: torch.optim.Optimizer
+    model: Ptychography, likelihood: Likelihood, optimizer: torch.optim.Optimizer, *, braked: bool
 ) -> list[Callable[[Progress], None]]:
-    """What has to be done before every epoch: an optimiser of Newton's kind is told of curvatures."""
+    """What has to be done before every epoch: an optimiser of Newton's kind is told of curvatures.
+
+    Its steps are halved when the loss says that they are too long; projections, which may raise it too,
+    leave that to the user.
+    """
     if not isinstance(optimizer, GaussNewton):
         return []
     curvature = Curvature(model, likelihood, pull=optimizer.pull)
 
     def prepare(progress: Progress) -> None:
         events = progress.history[progress.since :]
-        if _rose(events) and optimizer.brake():
+        if braked and _rose(events) and optimizer.brake():
             progress.restore_best()
-        elif _hovers(events):
+        elif braked and _hovers(events):
             optimizer.brake()
         optimizer.follow(curvature(events), curvature.momentum)
 
