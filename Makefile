@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test test-all fix lint types imports bench clean
+.PHONY: demo test test-all fix lint types imports bench peers clean
 
 .venv/user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,8 +38,11 @@ fix: .venv/developer       ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/developer
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/acceptance.py
+peers: .venv/developer     ## environments of the programs that `bench` races against
+	$(BIN)/python benchmarks/peers/install.py --into .bench
+
+bench: .venv/developer     ## race them on unseen objects, with the settings that sweeps froze
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race run --environments .bench
 
 clean:
 	rm -rf .venv runs build dist
