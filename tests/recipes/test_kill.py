@@ -78,7 +78,7 @@ def test_twenty_kills_lose_an_epoch_each_at_most(tree, tmp_path):
     folder = tmp_path / "run"
     settings = {"epochs": EPOCHS, "patience": None, "shape": "constant", "projections": ["orthogonal"]}
     next(iter(Job.begin(Reconstruct.of(tree | settings), folder)))
-    before, waits = 1, np.random.default_rng(0).uniform(0, 0.6, KILLS)
+    before, waits = 1, np.random.default_rng(0).uniform(0, 2, KILLS)
     for wait in waits:
         began, said = killed(folder, wait)
         assert began == before, "a run goes on from its last snapshot"
@@ -92,12 +92,12 @@ def test_twenty_kills_lose_an_epoch_each_at_most(tree, tmp_path):
 
 
 def assert_like_a_straight_run(folder: Path, tree: dict[str, Any]) -> None:
-    """The first epochs of the killed run are those of a run that was left in peace."""
+    """The first epochs are those of a run left in peace, until that learns from all patterns."""
     history = Job.resume(folder).progress.history
     straight = Job.begin(Reconstruct.of(tree))
     for _ in straight:
         pass
-    count = min(len(history), 30)
+    count = min(len(history), 27)
     assert [e["loss"] for e in history[:count]] == [e["loss"] for e in straight.progress.history[:count]]
 
 

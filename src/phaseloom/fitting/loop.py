@@ -84,6 +84,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
     /,
     *,
     epochs: int,
+    horizon: int | None = None,
     shape: Shape = constant,
     before: Sequence[Callable[[Progress], None]] = (),
     after: Sequence[Every] = (),
@@ -109,6 +110,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         batches: the batches of an epoch by its number; a tuple is a batch in pieces.
         progress: model, optimiser and history; continued when it has a past.
         epochs: number of the last epoch.
+        horizon: number of the last epoch that shapes reckon with, when another call does the rest.
         shape: factor on the rates as a function of the share of epochs done (see
             `phaseloom.fitting.schedule`), for groups without a shape of their own.
         before: what is done with the progress so far before every epoch (curvatures).
@@ -124,13 +126,13 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         An `Epoch` after each.
     """
     progress.stopped, progress.shown = "", None
-    learnt, held = (objective, batches, clip), (holdout, own, judged)
+    learnt, held, pace = (objective, batches, clip), (holdout, own, judged), (shape, horizon or epochs)
     while progress.epoch < epochs:
         number = progress.epoch + 1
-        epoch = _tried(progress, (shape, epochs), learnt, held, (before, after))
+        epoch = _tried(progress, pace, learnt, held, (before, after))
         if epoch is None:
             return
-        settled = settling(progress.optimizer, shape, number, epochs, progress.history)
+        settled = settling(progress.optimizer, *pace, number, progress.history)
         progress.epoch = number
         progress.history.append(asdict(epoch))
         _remember_best(progress, epoch)
@@ -155,12 +157,12 @@ def _tried(
 
     An epoch whose numbers cease to be finite is done again by an optimiser that can take shorter steps.
     """
-    number, (shape, epochs), (before, after) = progress.epoch + 1, pace, around
+    number, (before, after) = progress.epoch + 1, around
     safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
     try:
         for preparation in before:
             preparation(progress)
-        rates = set_rates(progress.optimizer, shape, number, epochs, progress.history)
+        rates = set_rates(progress.optimizer, *pace, number, progress.history)
         epoch = _one(progress, rates, learnt, held)
         for event in after:
             if event.due(number):

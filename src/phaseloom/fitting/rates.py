@@ -13,7 +13,7 @@ History = Sequence[Mapping[str, Any]]
 
 
 def set_rates(
-    optimizer: torch.optim.Optimizer, shape: Shape, number: int, epochs: int, history: History
+    optimizer: torch.optim.Optimizer, shape: Shape, epochs: int, number: int, history: History
 ) -> dict[str, float]:
     """Give every group its rate of this epoch; returns those of the groups that move, by name."""
     for group in optimizer.param_groups:
@@ -22,7 +22,7 @@ def set_rates(
 
 
 def settling(
-    optimizer: torch.optim.Optimizer, shape: Shape, number: int, epochs: int, history: History
+    optimizer: torch.optim.Optimizer, shape: Shape, epochs: int, number: int, history: History
 ) -> bool:
     """Whether no group that moves is still to fall below half of its present rate."""
     for group in optimizer.param_groups:

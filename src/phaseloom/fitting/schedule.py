@@ -305,9 +305,10 @@ def plateau(
     """
     _share("plateau", factor=factor, floor=floor)
     best, bad, resting, now = math.inf, 0, 0, 1.0
-    for loss in [event[of] for event in history]:
-        if loss is None:
-            raise BadInput("shape: plateau.of", of, "needs patterns held out: write loss, or hold some out")
+    losses = [event[of] for event in history if event[of] is not None]
+    if history and not losses:
+        raise BadInput("shape: plateau.of", of, "needs patterns held out: write loss, or hold some out")
+    for loss in losses:
         fallen = loss < (best * (1 - threshold) if relative else best - threshold)
         best, bad = (loss, 0) if fallen else (best, bad + 1)
         if resting:

@@ -18,10 +18,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
@@ -117,9 +118,8 @@ class Curvature:
     def _object(self, rules: dict[nn.Parameter, Rule], waves: Complex[Tensor, "slice mode y x"]) -> None:
         model = self.model
         count, many = len(waves), len(model.scan.start)
-        each = light(model, waves) / many
-        dark = DAMPING * each.amax((-2, -1), keepdim=True)
-        wide = self.scale * count * (each + dark)
+        wide = light(model, waves)
+        wide.add_(DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
         lone = self.scale * (count + 1) * waves.abs().square().sum(1).amax((-2, -1))[:, None, None]
         for name, parameters in model.object.parts().items():
             pull = self.pull if count > 1 and name in ("object", "amplitude") else 0.0
@@ -139,16 +139,16 @@ class Curvature:
     def _bends(self, wave: Complex[Tensor, "mode y x"]) -> Float[Tensor, "n 2 2"]:
         """Mean square slope of the amplitudes of each pattern along its position."""
         model = self.model
-        share, states = model.object.occupancy, model.object.transmission()
-        corner, _ = model.scan(torch.arange(len(model.scan.start), device=wave.device))
-        beam = torch.fft.rfft2(wave.abs().square().sum(0), s=states.shape[-2:]).conj()
-        out = states.real.new_zeros(len(corner), 2, 2)
+        reach = Reach.of(model)
+        share, states = model.object.occupancy, model.object.transmission()[(..., *reach.inside)]
+        beam = torch.fft.rfft2(wave.abs().square().sum(0), s=reach.room).conj()
+        out = states.real.new_zeros(len(reach.corner), 2, 2)
         for weight, state in zip(share, states, strict=True):
             whole = state.prod(0)
             slope = [(whole.roll(-1, axis) - whole.roll(1, axis)) / 2 for axis in (0, 1)]
             for a, b in ((0, 0), (0, 1), (1, 1)):
-                map_ = torch.fft.rfft2((slope[a].conj() * slope[b]).real) * beam
-                seen = torch.fft.irfft2(map_, s=states.shape[-2:])[corner[:, 0], corner[:, 1]]
+                map_ = torch.fft.rfft2((slope[a].conj() * slope[b]).real, s=reach.room) * beam
+                seen = torch.fft.irfft2(map_, s=reach.room)[reach.corner[:, 0], reach.corner[:, 1]]
                 out[:, a, b] += 0.5 * weight * seen
         out[:, 1, 0] = out[:, 0, 1]
         mean = out.diagonal(dim1=1, dim2=2).mean()
@@ -235,13 +235,48 @@ def incident(model: Ptychography, /) -> Complex[Tensor, "slice mode y x"]:
 
 @torch.no_grad()
 def light(model: Ptychography, waves: Complex[Tensor, "slice mode y x"], /) -> Float[Tensor, "slice v u"]:
-    """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``."""
-    corner, _ = model.scan(torch.arange(len(model.scan.start), device=waves.device))
-    room = model.scan.canvas.shape
-    hits = waves.real.new_zeros(room[0] * room[1])
-    hits.index_add_(0, corner[:, 0] * room[1] + corner[:, 1], hits.new_ones(len(corner)))
-    beam = torch.fft.rfft2(waves.abs().square().sum(1), s=room)
-    return torch.fft.irfft2(torch.fft.rfft2(hits.view(room)) * beam, s=room).clamp(min=0)
+    """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``.
+
+    The beam is correlated with where it went.
+    """
+    reach = Reach.of(model)
+    hits = waves.real.new_zeros(reach.room[0] * reach.room[1])
+    at = reach.corner[:, 0] * reach.room[1] + reach.corner[:, 1]
+    hits.index_add_(0, at, hits.new_ones(len(at)))
+    beam = torch.fft.rfft2(waves.abs().square().sum(1), s=reach.room)
+    lit = torch.fft.irfft2(beam.mul_(torch.fft.rfft2(hits.view(reach.room))), s=reach.room)
+    out = waves.real.new_zeros(len(waves), *model.scan.canvas.shape)
+    out[(..., *reach.inside)] = lit[:, : reach.height, : reach.width].clamp_(min=0)
+    return out
+
+
+class Reach(NamedTuple):
+    """The part of the canvas that a scan reaches; work on it does not grow with the canvas.
+
+    Attributes:
+        inside: its rows and columns.
+        height, width: their numbers.
+        room: no smaller, and quick to transform.
+        corner: of the windows in it, ``(n, 2)``.
+    """
+
+    inside: tuple[slice, slice]
+    height: int
+    width: int
+    room: tuple[int, int]
+    corner: Int[Tensor, "n 2"]
+
+    @classmethod
+    def of(cls, model: Ptychography) -> "Reach":
+        """That of all patterns."""
+        corner, _ = model.scan(torch.arange(len(model.scan.start), device=model.scan.start.device))
+        first = corner.amin(0)
+        top, left = first.tolist()
+        shape = (corner.amax(0) - first).tolist()
+        height, width = (n + w for n, w in zip(shape, model.scan.canvas.window, strict=True))
+        room = (next_fast_len(height), next_fast_len(width, real=True))
+        inside = (slice(top, top + height), slice(left, left + width))
+        return cls(inside, height, width, room, corner - first)
 
 
 @torch.no_grad()
@@ -264,7 +299,7 @@ def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float) -> Rule:
     @lru_cache(maxsize=2)
     def inverse(size: int, rate: float) -> Tensor:
         bend = torch.maximum(wide / rate, lone / size)
-        return 1 / (bend * share if len(share) > 1 else bend)
+        return (bend * share if len(share) > 1 else bend).reciprocal_()
 
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
         out = gradient * inverse(size, rate)[(..., *where)]

@@ -141,13 +141,14 @@ class Positions(nn.Module):
         """Corner of the window and remaining shift of the probe for each pattern."""
         place = self._shared().index_select(0, index) + self.offsets.index_select(0, index)
         half, room = self._bounds.of(self._bound, self.start)
-        corner = (place.detach().round() - half).clamp(min=torch.zeros_like(room), max=room)
-        return corner.long(), place - (corner + half)
+        corner = (place.detach().round() - half).long().clamp(min=torch.zeros_like(room), max=room)
+        return corner, place - (corner + half)
 
     def _bound(self) -> tuple[Tensor, Tensor]:
         """Half a window, and the last corner whose window lies on the canvas."""
-        window = self.start.new_tensor(self.canvas.window)
-        return window // 2, self.start.new_tensor(self.canvas.shape) - window
+        half = self.start.new_tensor(self.canvas.window) // 2
+        room = [n - w for n, w in zip(self.canvas.shape, self.canvas.window, strict=True)]
+        return half, torch.tensor(room, device=self.start.device)
 
     @torch.no_grad()
     def outside(self) -> int:

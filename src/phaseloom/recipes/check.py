@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.fitting.loop import Epoch, fit
+from phaseloom.fitting.loop import Epoch
 from phaseloom.recipes import _memory, foresight
-from phaseloom.recipes.job import Job
+from phaseloom.recipes.job import Job, ends, patterns
 from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.stage import Stage, grids
 from phaseloom.recipes.start import none, sweep
 from phaseloom.spec import Call, knobs
 from phaseloom.units import ENERGY, LENGTH
@@ -89,20 +90,29 @@ def outlook(recipe: Reconstruct, /) -> Outlook:
     settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settled(scan)[0]
     job = Job(settled, scan, None, None)
     warned = foresight.of(job, started=recipe.start.name != "none")
-    batches = settled.batch(job.learned, settled.seed, scan.positions)(1)
-    sizes = _sizes(job, batches)
-    needs = _tried(job, batches)
+    stages = grids(job.full, job.recipe)
+    last = [0, *ends(job.recipe.epochs, len(stages))]
+    each = [_tried(job, stage) for stage in stages]
+    needs = each[-1]
     peak = max(_memory.highest(), _memory.resident() + DRAWING)
+    total = sum((b - a) * one.seconds for a, b, one in zip(last[:-1], last[1:], each, strict=True))
+    times = {
+        "seconds for the start": f"{before:.2g}",
+        "seconds per epoch": f"{needs.seconds:.2g} on {job.model.scan.start.device}",
+        "minutes for all epochs": f"{total / 60:.2g} at most, after the start",
+    }
+    if len(stages) > 1:
+        times["on a coarser grid"] = f"epochs 1 to {last[-2]}, {each[0].seconds:.2g} seconds each at first"
     return Outlook(
-        lines=sizes | _in_words(job, needs, peak, before),
+        lines=_sizes(job) | _in_words(job, needs, peak) | times,
         warnings=warned + _shortage(needs, peak),
         peak=peak,
         seconds=needs.seconds,
     )
 
 
-def _sizes(job: Job, batches: Sequence[Any]) -> dict[str, str]:
-    scan, model = job.scan, job.model
+def _sizes(job: Job) -> dict[str, str]:
+    scan, model, batches = job.scan, job.model, patterns(job.recipe, job.full, job.learned)(1)
     room, (states, slices) = model.scan.canvas, model.object.transmission().shape[:2]
     energy, beam = ENERGY.show(scan.geometry.energy), scan.geometry.beam
     several = f", {states} states" if states > 1 else ""
@@ -118,7 +128,7 @@ def _sizes(job: Job, batches: Sequence[Any]) -> dict[str, str]:
     }
 
 
-def _in_words(job: Job, needs: _Needs, peak: float, start: float) -> dict[str, str]:
+def _in_words(job: Job, needs: _Needs, peak: float) -> dict[str, str]:
     inside, device = _inside(job.scan.counts), job.model.scan.start.device
     lines = {
         "memory of counts": _size(inside) if inside else "none: they are read from the file",
@@ -126,9 +136,6 @@ def _in_words(job: Job, needs: _Needs, peak: float, start: float) -> dict[str, s
         "memory of copies": f"{_size(needs.copies)}, to fall back on",
         "memory of a batch": _size(needs.batch),
         "peak memory": f"{_size(peak)}, libraries included",
-        "seconds for the start": f"{start:.2g}",
-        "seconds per epoch": f"{needs.seconds:.2g} on {device}",
-        "minutes for all epochs": f"{needs.seconds * job.recipe.epochs / 60:.2g} at most, after the start",
     }
     if device.type != "cpu":
         total = needs.model + needs.steps + needs.copies + needs.batch
@@ -159,20 +166,20 @@ def _shortage(needs: _Needs, peak: float) -> list[str]:
     return said
 
 
-def _tried(job: Job, batches: Sequence[Any]) -> _Needs:
-    """Put a few batches through all that an epoch does."""
-    optimizer = job.progress.optimizer
+def _tried(job: Job, stage: Stage) -> _Needs:
+    """Put a few batches through all that an epoch on a grid does."""
+    batches, optimizer = patterns(job.recipe, stage, job.learned)(1), stage.progress.optimizer
     for group in optimizer.param_groups:
         group["start"], group["stop"] = 1, None  # all parts together, whenever they move
     few = 1 if isinstance(optimizer, torch.optim.LBFGS) else BATCHES
     held = torch.as_tensor(job.held).split(HELD)[:1] if len(job.held) else ()
-    batch = _of_a_batch(job, batches)
-    last = _epoch(job, batches[:few], held)
+    batch = _of_a_batch(stage, batches)
+    last = _epoch(stage, batches[:few], held)
     began = time.perf_counter()
-    for event in job.stage.after:
+    for event in stage.after:
         event.action()
     imposing = time.perf_counter() - began
-    whole, state = _memory.tensors(job.model.state_dict()), _memory.tensors(optimizer.state_dict())
+    whole, state = _memory.tensors(stage.model.state_dict()), _memory.tensors(optimizer.state_dict())
     seconds, passes = (last.seconds, last.passes) if last else (math.nan, 1.0)
     done, due = (
         _count(batches[:few]) * passes + _count(held),
@@ -184,30 +191,21 @@ def _tried(job: Job, batches: Sequence[Any]) -> _Needs:
         copies=2 * (whole + state) + 2 * whole * bool(held),
         batch=batch,
         seconds=seconds * due / done + imposing,
-        stopped=job.progress.stopped,
+        stopped=stage.progress.stopped,
     )
 
 
-def _epoch(job: Job, batches: Sequence[Any], held: Sequence[torch.Tensor]) -> Epoch | None:
+def _epoch(stage: Stage, batches: Sequence[Any], held: Sequence[torch.Tensor]) -> Epoch | None:
     """The last of a few short epochs; ``None`` if the first already broke down."""
-    epochs = fit(
-        job.stage.likelihood,
-        lambda number: batches,
-        job.progress,
-        epochs=EPOCHS,
-        holdout=held,
-        judged=job.stage.likelihood.judging,
-        own=("positions", "weights", "descan", *["tilts"] * (len(job.model.propagator.tilt) > 1)),
-    )
-    return (list(epochs) or [None])[-1]
+    return (list(stage.fit(lambda number: batches, held, epochs=EPOCHS)) or [None])[-1]
 
 
-def _of_a_batch(job: Job, batches: Sequence[Any]) -> int:
+def _of_a_batch(stage: Stage, batches: Sequence[Any]) -> int:
     """Bytes of all tensors that the largest piece of a batch needs at once, gradients included."""
     index = max(_pieces(batches[0]), key=len)
     with _memory.Ledger() as ledger:
-        torch.stack(list(job.stage.likelihood(index).values())).sum().backward()
-    job.progress.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(stage.likelihood(index).values())).sum().backward()
+    stage.progress.optimizer.zero_grad(set_to_none=True)
     return ledger.most
 
 

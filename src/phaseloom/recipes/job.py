@@ -12,7 +12,8 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.fitting import checkpoint
-from phaseloom.fitting.loop import Epoch, Progress, fit
+from phaseloom.fitting.learn import Batches
+from phaseloom.fitting.loop import Epoch, Progress
 from phaseloom.fitting.schedule import Shape, paced
 from phaseloom.ptycho import batches
 from phaseloom.ptycho.model import Ptychography
@@ -23,11 +24,14 @@ from phaseloom.recipes.start import Start
 from phaseloom.result import Result
 from phaseloom.spec import to_yaml
 
-__all__ = ["Job"]
+__all__ = ["Job", "ends", "patterns"]
 
 
 COARSE = 0.6
 """Share of the epochs that is done on coarser grids, where there are any."""
+
+BACK = 0.1
+"""Share of the epochs, at the end, that also learn from the patterns held out before; whole ones only."""
 
 AGAIN = 0.5
 """Share of the rates with which a finer grid begins after a coarser one."""
@@ -119,8 +123,7 @@ class Job:
         at = next((n for n, stage in enumerate(stages) if stage is self.stage), 0)
         if not self.progress.history:
             at, self.stage = 0, stages[0]
-        ends = [round(COARSE * self.recipe.epochs * n / len(stages[1:])) for n in range(1, len(stages))]
-        for number, end in list(enumerate([*ends, self.recipe.epochs]))[at:]:
+        for number, end in list(enumerate(ends(self.recipe.epochs, len(stages))))[at:]:
             if stages[number] is not self.stage:
                 stages[number].follow(self.stage)
                 self.stage = stages[number]
@@ -163,27 +166,45 @@ class Job:
             short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
 
 
+def ends(epochs: int, grids: int, /) -> list[int]:
+    """The last epoch on each of so many grids.
+
+    Example:
+        >>> ends(20, 2)
+        [12, 20]
+    """
+    return [*(round(COARSE * epochs * n / (grids - 1)) for n in range(1, grids)), epochs]
+
+
+def patterns(recipe: Reconstruct, stage: Stage, index: np.ndarray, /) -> Batches:
+    """The batches of some patterns on a grid, by the number of the epoch."""
+    order = recipe.batch(index, recipe.seed, stage.scan.positions)
+    if recipe.penalties:  # a mean over patterns is that of its pieces; a penalty need not be one
+        return order
+    return batches.in_pieces(order, stage.likelihood.at_once)
+
+
 def _fitted(job: Job, last: int, factor: float) -> Iterator[Epoch]:
-    """The stage under way, from where it is to its last epoch."""
-    recipe, stage, progress = job.recipe, job.stage, job.progress
-    if _settled(progress) or progress.epoch >= last:
+    """The stage under way, from where it is to its last epoch; the very last ones learn from all patterns."""
+    progress, recipe = job.progress, job.recipe
+    pace = last, _between(recipe.shape.partial(), progress.since, last, factor)
+    back = int(BACK * recipe.epochs) if last == recipe.epochs and len(job.held) else 0
+    if progress.epoch < last - back:
+        yield from _epochs(job, last - back, pace, job.learned, job.held)
+    if back and last - back <= progress.epoch < last and progress.shown is None:
+        yield from _epochs(job, last, pace, np.arange(len(job.scan)), job.held[:0])
+
+
+def _epochs(
+    job: Job, last: int, pace: tuple[int, Shape], learned: np.ndarray, held: np.ndarray
+) -> Iterator[Epoch]:
+    """Epochs that learn from some patterns and are judged by others, at the pace of a longer run."""
+    if _settled(job.progress):
         return
-    patterns = recipe.batch(job.learned, recipe.seed, job.scan.positions)
-    if not recipe.penalties:  # a mean over patterns is that of its pieces; a penalty need not be one
-        patterns = batches.in_pieces(patterns, stage.likelihood.at_once)
-    held = list(torch.as_tensor(job.held).split(batches.largest(patterns(1)))) if len(job.held) else []
-    yield from fit(
-        stage.likelihood,
-        patterns,
-        progress,
-        epochs=last,
-        shape=_between(recipe.shape.partial(), progress.since, last, factor),
-        before=stage.before,
-        after=stage.after,
-        holdout=held,
-        judged=stage.likelihood.judging,
-        own=("positions", "weights", "descan", *["tilts"] * (len(job.model.propagator.tilt) > 1)),
-        patience=recipe.patience,
+    order = patterns(job.recipe, job.stage, learned)
+    judges = list(torch.as_tensor(held).split(batches.largest(order(1)))) if len(held) else []
+    yield from job.stage.fit(
+        order, judges, epochs=last, horizon=pace[0], shape=pace[1], patience=job.recipe.patience
     )
 
 
@@ -198,7 +219,7 @@ def _between(shape: Shape, since: int, last: int, factor: float) -> Shape:
     def local(share: float, number: int, history: Sequence[Mapping[str, Any]]) -> float:
         return factor * paced(shape, number - since, last - since, history[since:])
 
-    return local if since or factor != 1 else shape
+    return local
 
 
 def _split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """One grid of a reconstruction: model, objective and optimiser, built from a recipe for a scan."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
-from phaseloom.fitting.loop import Progress
+from phaseloom.fitting.learn import Batches
+from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.schedule import Every
 from phaseloom.ptycho import levels
@@ -66,6 +67,20 @@ class Stage:
         model = recipe.model(scan, levels.halved(self.model.object.canvas)).to(self.model.scan.start.device)
         levels.carry(self.model, model)
         return Stage.of(recipe, scan, model)
+
+    def fit(self, patterns: Batches, held: Sequence[Any], /, **knobs: Any) -> Iterator[Epoch]:
+        """Run a fit (`phaseloom.fitting.loop.fit`) of batches, judged by batches held out."""
+        return fit(
+            self.likelihood,
+            patterns,
+            self.progress,
+            before=self.before,
+            after=self.after,
+            holdout=held,
+            judged=self.likelihood.judging,
+            own=("positions", "weights", "descan", *["tilts"] * (len(self.model.propagator.tilt) > 1)),
+            **knobs,
+        )
 
     def follow(self, other: "Stage") -> None:
         """Go on from what another stage has found."""
@@ -133,6 +148,9 @@ def _prepared(
     if not isinstance(optimizer, GaussNewton):
         return []
     curvature = Curvature(model, likelihood, pull=optimizer.pull)
+    if model.plain():
+        for parameter in model.object.parameters():
+            parameter.touched = []  # pyright: ignore[reportAttributeAccessIssue]
 
     def prepare(progress: Progress) -> None:
         events = progress.history[progress.since :]
