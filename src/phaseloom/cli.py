@@ -44,11 +44,16 @@ def look(
         Path | None, typer.Option(help="where to write the picture; default: FILE.png here")
     ] = None,
 ) -> None:
-    """Say what is in a data file: shape, units, overlap, dose, faults, advice; and draw it."""
+    """Say what is in a data file: shape, units, overlap, dose, faults, advice; and draw it.
+
+    Of a result, say how far it may be trusted, and draw its report.
+    """
     from phaseloom import plot
     from phaseloom.data.inspect import inspect
 
     target = _drawable(picture or Path(f"{file.stem}.look.png"))
+    if not settings and file.suffix in (".h5", ".hdf5") and _told_of_result(file, target):
+        return
     scan = _recipe(file, settings).scan()
     findings = inspect(scan)
     for finding in findings:
@@ -75,8 +80,12 @@ def check(file: DataFile, settings: Set = None) -> None:
 def reconstruct(
     file: DataFile,
     settings: Set = None,
+    *,
     out: Annotated[Path | None, typer.Option(help="run folder; default: runs/DATE-NAME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="FILE is a run folder: go on with it")] = False,
+    halves: Annotated[
+        bool, typer.Option("--halves", help="then two more runs, on half of the counts each: the resolution")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
@@ -90,7 +99,7 @@ def reconstruct(
             f"reading {recipe.file}" + ("" if recipe.start.name == "none" else " and finding the start")
         )
         job = Job.begin(recipe, _folder(out, recipe.title or recipe.file.stem))
-    run(job, quiet=quiet)
+    run(job, quiet=quiet, halves=halves)
 
 
 @app.command()
@@ -152,25 +161,24 @@ def demo(
             typer.echo(line)
 
 
-def run(job: Any, *, quiet: bool) -> Any:
+def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     """Drive a job to its end with a progress bar, and leave result and report in its folder."""
-    from phaseloom import plot
     from phaseloom.recipes import outcome
+    from phaseloom.recipes.halves import splittable
 
+    if halves:
+        splittable(job)
     for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
     said = _drive(job, quiet=quiet)
-    result = job.result()
-    result.save(job.directory / "result.h5")
-    plot.save(plot.report(result), job.directory / "report.png")
-    plot.save(plot.object_phase(result), job.directory / "phase.png")
+    result = _left(job, job.result())
+    if halves and result.history and not result.stopped.startswith("interrupted"):
+        result = _left(job, _halved(job, result, quiet=quiet))
+    for line in outcome.told(result):
+        typer.echo(line)
     for path in outcome.write(job, result):
         typer.echo(f"written: {path}")
     typer.echo(f"stopped: {result.stopped}")
-    for name, value in result.metrics.items():
-        typer.echo(f"  {name:32s} {value:.4g}")
-    for line in _verdict(result):
-        typer.echo(line)
     _told(result.advice, said, typer.echo)
     typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
     if "nothing was learned" in result.stopped:
@@ -179,6 +187,48 @@ def run(job: Any, *, quiet: bool) -> Any:
         typer.echo(f"go on with: phaseloom reconstruct --resume {job.directory}")
         raise typer.Abort
     return result
+
+
+def _left(job: Any, result: Any) -> Any:
+    """A result that is written to the folder of its run, with report and phase."""
+    from phaseloom import plot
+
+    result.save(job.directory / "result.h5")
+    plot.save(plot.report(result), job.directory / "report.png")
+    plot.save(plot.object_phase(result), job.directory / "phase.png")
+    return result
+
+
+def _halved(job: Any, result: Any, *, quiet: bool) -> Any:
+    """The result with the ring correlation of halves, or as it was if that came to nothing."""
+    from dataclasses import replace
+
+    from phaseloom.recipes.halves import halves
+
+    typer.echo("halves: two more runs, on half of the counts each")
+    try:
+        return replace(result, halves=halves(job, drive=lambda half: _drive(half, quiet=quiet)).correlation)
+    except KeyboardInterrupt:
+        typer.echo("halves: interrupted, so the result is without them")
+    except BadInput as problem:
+        typer.echo(f"halves: {problem}")
+    return result
+
+
+def _told_of_result(file: Path, target: Path) -> bool:
+    """Tell of a result and draw its report; False when the file is none."""
+    from phaseloom import plot
+    from phaseloom.recipes import outcome
+    from phaseloom.result import Result, is_result
+
+    if not is_result(file):
+        return False
+    result = Result.load(file)
+    for line in [*outcome.told(result), *(f"WARN {sentence}" for sentence in result.advice)]:
+        typer.echo(line)
+    plot.save(plot.report(result), target)
+    typer.echo(f"picture: {target}")
+    return True
 
 
 def _drive(job: Any, *, quiet: bool) -> set[str]:
@@ -328,16 +378,6 @@ def _doubts(job: Any) -> list[str]:
     from phaseloom.recipes import foresight
 
     return [f"WARN {line}" for line in foresight.of(job, started=job.start is not None)]
-
-
-def _verdict(result: Any) -> list[str]:
-    """A sentence where the loss says that the picture may not be trusted."""
-    loss = result.metrics["loss"]
-    if loss > 3:
-        return [
-            f"NOTE the model leaves {loss:.2g} times what counting noise would: look at the report before use"
-        ]
-    return []
 
 
 def _told(advice: list[str], known: set[str], say: Any) -> set[str]:

@@ -14,9 +14,10 @@ import numpy as np
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
+from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.units import HC_SI
 
-__all__ = ["Provenance", "Result", "is_result", "load"]
+__all__ = ["Drift", "Provenance", "Result", "is_result", "load"]
 
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
 _ARRAYS += ("object_modes", "occupancies", "tilts", "descan")
@@ -58,6 +59,37 @@ class Provenance:
 
 
 @dataclass(frozen=True, eq=False)
+class Drift:
+    """Moves of the positions taken apart, in the order of the scan; angstrom, ``(y, x)``.
+
+    Attributes:
+        trend: from the first pattern to the last, of a line through the moves.
+        rest: rms length of what the line leaves.
+        line: ``(n, 2)``; its mean moves the object with it, so no data can fix that.
+    """
+
+    trend: tuple[float, float]
+    rest: float
+    line: np.ndarray
+
+    @classmethod
+    def of(cls, start: np.ndarray, found: np.ndarray, /) -> Drift:
+        """From positions ``(n, 2)`` as measured and as found, in the order in which they were taken.
+
+        Example:
+            >>> drift = Drift.of(np.zeros((5, 2)), np.arange(5.0)[:, None] * [0.5, 0.0] + [1.0, 0.0])
+            >>> [round(length, 6) for length in (*drift.trend, drift.rest)]
+            [2.0, 0.0, 0.0]
+        """
+        move = np.asarray(found, float) - start
+        time = np.linspace(-0.5, 0.5, len(move)) if len(move) > 1 else np.zeros(len(move))
+        trend = time @ move / max(time @ time, 1e-30)
+        line = move.mean(0) + time[:, None] * trend
+        rest = float(np.sqrt(((move - line) ** 2).sum(1).mean()))
+        return cls((float(trend[0]), float(trend[1])), rest, line)
+
+
+@dataclass(frozen=True, eq=False)
 class Result:
     """A reconstruction as a value; lengths in angstrom, phases in radian.
 
@@ -82,6 +114,7 @@ class Result:
         background: ``(y, x)`` counts, centred like the patterns.
         history: one dict per epoch.
         stopped: why the run ended.
+        verdict: how far it may be trusted, in a sentence (`phaseloom.fitting.watch.verdict`).
         metrics: numbers about the whole data.
         recipe: text of the parameter file that repeats the run.
         provenance: see `Provenance`.
@@ -89,6 +122,7 @@ class Result:
         title: for figures.
         examples: some measured and modelled patterns, for figures.
         advice: what the run should make its user do, in sentences.
+        halves: ring correlation of two reconstructions from half of the counts each, if asked for.
     """
 
     object: np.ndarray
@@ -110,6 +144,7 @@ class Result:
     background: np.ndarray | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
+    verdict: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     recipe: str = ""
     provenance: Provenance | None = None
@@ -117,6 +152,7 @@ class Result:
     title: str = ""
     examples: Mapping[str, np.ndarray] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
+    halves: RingCorrelation | None = None
 
     @property
     def potential(self) -> np.ndarray:
@@ -136,6 +172,11 @@ class Result:
     def covered(self) -> np.ndarray:
         """``(y, x)``: where the object was lit well enough to be trusted."""
         return self.coverage > 0.05 * np.percentile(self.coverage[self.coverage > 0], 90)
+
+    @property
+    def drift(self) -> Drift:
+        """How the refined positions moved over the scan."""
+        return Drift.of(self.positions_start, self.positions)
 
     @property
     def phase(self) -> np.ndarray:
@@ -201,6 +242,7 @@ def _write_h5(result: Result, path: Path) -> None:
     with whole(path) as short, h5py.File(short, "w") as file:
         file.attrs["phaseloom_result"] = 1
         file.attrs["title"], file.attrs["stopped"] = result.title, result.stopped
+        file.attrs["verdict"] = result.verdict
         file.attrs["thickness"] = result.thickness
         file.attrs["pixel"], file.attrs["origin"] = result.pixel, result.origin
         for name in _ARRAYS:
@@ -220,6 +262,8 @@ def _write_h5(result: Result, path: Path) -> None:
         file["recipe"] = result.recipe
         for name, array in result.examples.items():
             file.create_dataset(f"examples/{name}", data=array, compression="gzip")
+        for name, array in ({} if result.halves is None else vars(result.halves)).items():
+            file.create_dataset(f"halves/{name}", data=array)
 
 
 def _read(file: Any) -> Result:
@@ -237,9 +281,17 @@ def _read(file: Any) -> Result:
     known["provenance"] = Provenance(**known["provenance"]) if known["provenance"] else None
     known["pixel"], known["origin"] = (tuple(map(float, file.attrs[name])) for name in ("pixel", "origin"))
     known |= {name: file.attrs[name] for name in ("title", "stopped")}
+    known["verdict"] = file.attrs.get("verdict", "")
+    known["halves"] = _read_halves(file)
     known["thickness"] = float(file.attrs["thickness"])
     known["examples"] = {name: item[()] for name, item in file.get("examples", {}).items()}
     return Result(**known, recipe=file["recipe"].asstr()[()])
+
+
+def _read_halves(file: Any) -> RingCorrelation | None:
+    if "halves" not in file:
+        return None
+    return RingCorrelation(**{name: item[()] for name, item in file["halves"].items()})
 
 
 def _write_cxi(result: Result, path: Path) -> None:

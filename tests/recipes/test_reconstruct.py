@@ -235,6 +235,7 @@ def rooms() -> list[Any]:
         ("prepare", "rotate"): {"angle": "3 deg"},
         ("prepare", "scale"): {"factor": 1.1},
         ("prepare", "half"): {"which": 0},
+        ("prepare", "thin"): {"which": 0},
         ("start", "sweep"): {"steps": 3, "patterns": 9, "rungs": [1, 1]},
         ("prepare", "calibrate"): {"semiangle": "40 mrad", "radius": 9.0},
         ("prepare", "detector_blur"): {"std": 0.5},

@@ -1,9 +1,10 @@
-"""Courses of the loss and the advice that they deserve."""
+"""Courses of the loss, the advice that they deserve, and what a fit is told to have come to."""
 
 import numpy as np
 import pytest
 
-from phaseloom.fitting.watch import advice
+from phaseloom.fitting.schedule import cosine
+from phaseloom.fitting.watch import advice, verdict
 
 RATES = {"object": 0.02, "probe": 0.01}
 
@@ -66,12 +67,6 @@ def test_a_loss_that_hardly_moves_wants_higher_rates():
     assert "raise the rates (object 0.02 -> 0.06" in said
 
 
-def test_a_steady_fall_at_the_end_wants_more_epochs():
-    (said,) = advice(history(5 * 0.98 ** np.arange(30)), floor=1.0)
-    assert "still falls by 2.0 % per epoch" in said
-    assert "more epochs" in said
-
-
 def test_rates_are_those_asked_for_though_they_have_fallen_since():
     course = history(np.linspace(5, 4.9, 20))
     for event in course[10:]:
@@ -99,3 +94,193 @@ def test_a_breakdown_wants_lower_rates_but_not_before_the_first_step():
 @pytest.mark.parametrize("more", [{"passes": 5.0}, {"loss": -1.0}])
 def test_keeps_silent_where_rates_or_ratios_mean_nothing(more):
     assert advice(history(np.linspace(5, 4.9, 20), **more)) == []
+
+
+def annealed(law, epochs=30, held=None, quiet=0.0, shape=cosine, first=1):
+    """Epochs under falling rates: a law of the rates' sum, and steps that add ``quiet`` times the rate."""
+    paces = [shape(n / max(epochs - 1, 1)) for n in range(epochs)]
+    out = []
+    for n, (pace, time) in enumerate(zip(paces, np.cumsum(paces), strict=True)):
+        loss = float(law(time) + quiet * pace)
+        event = {
+            "number": n + first,
+            "loss": loss,
+            "terms": {"noise": loss},
+            "rates": {"object": 0.02 * pace},
+        }
+        out.append(event | {"holdout": None if held is None else float(held[n]), "passes": 1.0})
+    return out
+
+
+def approach(left, start=8.0, pace=2.5):
+    """A law: what is left in the end, the loss at first, epochs for a fall to a third."""
+    return lambda time: left + (start - left) * np.exp(-time / pace)
+
+
+def kind(events, **more):
+    return verdict(events, **more).split(":")[0]
+
+
+def constant(share):
+    return 1.0
+
+
+@pytest.mark.parametrize("shape", [cosine, constant])
+@pytest.mark.parametrize("left", [0.9, 1.03, 1.6, 4.0])
+def test_a_loss_that_has_levelled_has_converged_with_falling_rates_or_without(shape, left):
+    said = verdict(annealed(approach(left, start=20 * left), 40, shape=shape))
+    assert said.startswith(f"converged: what is left is {left:g} times shot noise")
+    assert ("the model lacks something" in said) == (left > 1.5)
+
+
+@pytest.mark.parametrize("left", [1.2, 1.6, 4.0])
+def test_quieter_steps_at_falling_rates_are_no_sign_of_more_to_come(left):
+    events = annealed(approach(left, start=20 * left, pace=1.0), 40, quiet=0.3 * left)
+    assert events[-1]["loss"] < 0.9 * events[15]["loss"]
+    assert events[-1]["loss"] < events[-3]["loss"]
+    assert kind(events) == "converged"
+
+
+@pytest.mark.parametrize("shape", [cosine, constant])
+def test_a_run_cut_short_still_falls_though_its_rates_are_nearly_zero(shape):
+    events = annealed(approach(1.0, start=20.0, pace=12.0), 12, shape=shape)
+    said = verdict(events, stopped="all 12 epochs done")
+    assert said.startswith("still falling: by ")
+    assert "give it more epochs (24 instead of 12)" in said
+    assert ("before the rates fell" in said) == (shape is cosine)
+
+
+def test_the_rate_per_epoch_is_told():
+    said = verdict(history(5 * 0.98 ** np.arange(30)))
+    assert said.startswith("still falling: by 2 % per epoch, at 2.78 times shot noise")
+
+
+def test_few_epochs_tell_little():
+    assert kind(history([5.0])) == "still falling"
+    assert kind(history([5.0, 4.9])) == "still falling"
+    assert verdict([]) == "nothing was learned: no epoch was done"
+
+
+def semiconvergent(rise, scatter=0.0, epochs=40):
+    """A hold-out loss that falls until epoch 12 and then rises in a line."""
+    n = np.arange(epochs)
+    noise = scatter * np.random.default_rng(3).normal(size=epochs)
+    return 1.1 + 2 * np.exp(-n / 2) + rise * np.maximum(n - 11, 0) / epochs + noise
+
+
+def test_overfitting_is_told_with_its_epoch_and_whose_the_result_is():
+    events = annealed(lambda t: 1.1 + 3 * np.exp(-t / 2) - 0.02 * t, 40, held=semiconvergent(0.2))
+    said = verdict(events)
+    assert said.startswith("overfitting: the hold-out loss rises since epoch 12 while the loss falls to 0.")
+    assert "take fewer epochs" in said
+    said = verdict(events, stopped="all 40 epochs done; overfitting: ...; the result is that of epoch 12")
+    assert said.endswith("the result is that of epoch 12")
+
+
+def test_a_hold_out_loss_that_only_scatters_is_no_overfitting():
+    for scatter in (0.0, 0.01, 0.05):
+        events = annealed(approach(1.0), 40, held=semiconvergent(0.0, scatter))
+        assert kind(events) == "converged"
+
+
+def test_noise_that_is_described_without_patterns_held_out_is_told():
+    assert "hold patterns out" in verdict(annealed(approach(0.7)))
+    assert "hold patterns out" not in verdict(annealed(approach(0.7), held=np.full(30, 1.1)))
+    assert "(1.1 in patterns held out)" in verdict(annealed(approach(0.7), held=np.full(30, 1.1)))
+
+
+@pytest.mark.parametrize("held", [None, np.concatenate([np.linspace(9, 7, 10), np.linspace(7, 7.6, 20)])])
+def test_a_loss_far_above_the_noise_that_hardly_moves_is_a_wrong_start(held):
+    said = verdict(annealed(approach(5.5, start=11.0), held=held))
+    assert said.startswith("wrong start: the loss stays at 5.5 times shot noise: check")
+    for cause in ("defocus", "orientation", "pixel size", "step", "start: sweep"):
+        assert cause in said
+
+
+@pytest.mark.parametrize(("each", "begins"), [(0.01, "wrong start"), (0.06, "still falling")])
+def test_a_slow_fall_far_above_the_noise_is_a_wrong_start_unless_the_noise_is_in_reach(each, begins):
+    assert kind(history(15 * np.exp(-each * np.arange(20)))) == begins
+
+
+def test_rates_that_never_fell_are_named_where_noise_is_left_over():
+    events = annealed(approach(1.3, start=26.0), 40, shape=constant)
+    assert "let the rates fall" in verdict(events)
+    assert "let the rates fall" not in verdict(annealed(approach(1.3, start=26.0), 40))
+
+
+def test_patterns_held_out_and_given_back_are_told_by_their_last_loss():
+    events = annealed(approach(1.0), 30, held=np.linspace(1.4, 1.1, 30))
+    for event in events[-3:]:
+        event["holdout"] = None
+    assert "(1.13 in patterns held out until learned from)" in verdict(events)
+
+
+def test_a_great_fall_to_far_above_the_noise_is_no_wrong_start():
+    said = verdict(annealed(approach(5.5, start=400.0, pace=1.5)))
+    assert said.startswith("converged: what is left is 5.5 times shot noise; the model lacks something")
+
+
+def test_a_rise_means_steps_that_are_too_long():
+    rising = [5.0, 3.0, 2.0, 1.5, 1.6, 1.7, 1.8, 1.9]
+    said = verdict(history(rising), stopped="overfitting: the hold-out loss rises since epoch 4")
+    assert said.startswith("steps too long: the loss has risen by 20 % since epoch 4: lower the rates")
+    assert "object 0.02 -> 0.007" in said
+
+
+def test_a_rise_that_annealing_cured_is_forgiven():
+    cured = [5.0, 3.0, 2.0, 1.5, 1.6, 1.7, 1.6, 1.4, 1.2, 1.1, 1.04, 1.03]
+    assert kind(history(cured)) == "converged"
+
+
+@pytest.mark.parametrize(
+    ("stopped", "begins"),
+    [
+        (
+            "interrupted in epoch 9; the result is that of epoch 8",
+            "interrupted in epoch 9: the loss still fell by 2 %",
+        ),
+        ("interrupted after epoch 8", "interrupted after epoch 8: the loss still fell"),
+        (
+            "the term 'noise' became nan in epoch 9; the result is that of epoch 8",
+            "broke down: the term 'noise'",
+        ),
+    ],
+)
+def test_a_fit_that_ended_early_says_so_first(stopped, begins):
+    assert verdict(history(5 * 0.98 ** np.arange(8)), stopped=stopped).startswith(begins)
+
+
+def test_a_breakdown_is_cured_by_lower_rates_but_not_before_the_first_step():
+    assert verdict(history(FALLING), stopped="the loss became inf in epoch 31").endswith("lower the rates")
+    first = verdict([], stopped="the term 'noise' became nan before the first step (...) in epoch 1")
+    assert first.startswith("broke down")
+    assert "rates" not in first
+
+
+def test_the_finer_of_two_grids_is_judged_by_itself():
+    coarse = annealed(approach(1.5, start=9.0), 12, held=np.full(12, 1.2))
+    fine = annealed(approach(1.02, start=1.9), 12, first=13, held=np.linspace(1.6, 1.3, 12))
+    assert kind(coarse + fine) == "overfitting"
+    assert kind(coarse + fine, since=12) == "converged"
+    stuck = annealed(approach(1.4, start=1.9, pace=9.0), 12, first=13, held=np.linspace(1.9, 1.6, 12))
+    assert kind(coarse + stuck, since=12) == "still falling"
+    assert kind(coarse + stuck[:1], since=12) == kind(coarse + stuck[:1])
+
+
+def test_a_wrong_start_is_one_on_the_finer_grid_too():
+    coarse = annealed(approach(5.5, start=11.0), 12)
+    fine = annealed(approach(5.45, start=5.5), 12, first=13)
+    assert kind(coarse + fine, since=12) == "wrong start"
+
+
+def test_the_number_is_that_of_the_epoch_whose_the_result_is():
+    events = annealed(approach(1.0), 30, held=np.full(30, 1.2))
+    events[19]["terms"]["noise"] = 1.01
+    assert "is 1.01 times" in verdict(
+        events, stopped="all 30 epochs done; the result is that of epoch 20, ..."
+    )
+
+
+def test_without_a_floor_losses_are_told_as_they_are():
+    assert verdict(history(0.2 * FALLING), floor=0.0).startswith("converged: what is left is a loss of 0.24")
+    assert kind(history([-1.0] * 9), floor=0.0) == "not judged"

@@ -1,22 +1,76 @@
-"""What the course of the loss says about the rates, in plain words."""
+"""What the course of the loss says about a fit, in plain words: a verdict, and advice about the rates."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["advice"]
+__all__ = ["advice", "verdict"]
 
 History = Sequence[Mapping[str, Any]]
+
+NEAR = 1.05
+"""Times the floor from which on nothing is left to be had."""
+
+FAR = 2.0
+"""Times the floor, learned or held out, that tell of a model that is not that of the experiment."""
+
+DEEP = 8.0
+"""By what the loss has fallen in all when its start was good, wherever it ends."""
+
+PATIENT = 3.0
+"""Times the epochs done that a fall may still need to reach the floor."""
+
+WHOLE, FULL = 0.99, 0.7
+"""Shares of the highest rates from which on the fall of the loss is judged, the second where few epochs had
+the first: lower rates quieten steps and so lower any loss, converged or not."""
+
+
+def verdict(history: History, /, *, stopped: str = "", floor: float = 1.0, since: int = 0) -> str:
+    """How far a fit may be trusted, in one sentence whose first words are its class.
+
+    ``converged``, ``still falling``, ``overfitting``, ``wrong start`` and ``steps too long`` are told apart
+    by losses, hold-out losses and rates; ``interrupted``, ``broke down`` and ``nothing was learned`` by the
+    words in which the fit ended.
+
+    Args:
+        history: of a fit (`phaseloom.fitting.loop.Progress.history`).
+        stopped: why it ended, in the words of the fit.
+        floor: loss at which nothing but noise is left (1 for a likelihood); 0: not known.
+        since: epochs of the history that were done on a coarser grid, so that later losses start anew.
+
+    Example:
+        >>> rates = {"object": 0.02}
+        >>> good = [{"number": n, "loss": 1.03 + 5 * 0.5**n, "rates": rates} for n in range(1, 31)]
+        >>> verdict(good)
+        'converged: what is left is 1.03 times shot noise'
+        >>> verdict(good[:4]).split(":")[0]
+        'still falling'
+    """
+    if _broken(stopped):
+        cure = "" if "before the first step" in stopped else ": lower the rates"
+        return f"broke down: {stopped}{cure}"
+    if not history:
+        return "nothing was learned: no epoch was done"
+    run = Run.of(history, stopped, floor, since)
+    if not (np.isfinite(run.loss).all() and run.loss.min() > 0):
+        return "not judged: the loss is not positive, so that it has no ratios"
+    if stopped.startswith("interrupted"):
+        way = f"the loss still fell by {_percent(run.falls)} per epoch" if run.falls else "it had levelled"
+        return f"{stopped.partition(';')[0]}: {way}, at {run.left()}"
+    rules = (_too_long, _lost, _semiconvergent, _falling, _converged)
+    return next(sentence for rule in rules if (sentence := rule(run, stopped)))
 
 
 def advice(history: History, /, *, stopped: str = "", floor: float = 0.0) -> list[str]:
     """Sentences that name what went wrong in a fit and what to do; none when all is well.
 
     Rates are too high when the loss stands above its start or its best and stays there, swings, or
-    is no longer finite; too low when it has hardly moved, or falls at the end as fast as before. A rise
-    that begins where a part begins to move is that part's. Nothing is said of
-    L-BFGS, which chooses its own steps, and of losses that are not positive, which have no ratios.
+    is no longer finite; too low when it has hardly moved. A rise that begins where a part begins to move is
+    that part's. Whether more epochs would help is for `verdict` to say. Nothing is said of L-BFGS, which
+    chooses its own steps, and of losses that are not positive, which have no ratios.
 
     Args:
         history: of a fit (`phaseloom.fitting.loop.Progress.history`).
@@ -29,15 +83,196 @@ def advice(history: History, /, *, stopped: str = "", floor: float = 0.0) -> lis
         >>> advice(slow, floor=1.0)[0].split(": ")
         ['the loss has fallen by only 0.4 % in 20 epochs', 'raise the rates (object 0.02 -> 0.06)']
     """
-    if "finite" in stopped or "became" in stopped:
+    if _broken(stopped):
         return _after_a_breakdown(history, stopped)
     losses = _losses(history)
     if len(losses) < 4 or not losses.min() > 0 or losses[-1] < 1.2 * floor:
         return []
-    if any(event.get("passes", 1.0) > 1 for event in history):
+    if _chooses(history):
         return []
-    said = [rule(history, losses, floor) for rule in (_violent, _swinging, _timid, _unfinished)]
+    said = [rule(history, losses, floor) for rule in (_violent, _swinging, _timid)]
     return [sentence for sentence in said if sentence][:1]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The epochs of a history that a verdict is about: those on the last grid.
+
+    Attributes:
+        history: all of them.
+        events: those on the last grid.
+        loss: of each event, of those terms only that were there in all.
+        noise: of each event, what compares with counts.
+        held: of each event, NaN where nothing was held out.
+        pace: lowest rate of each event as a share of the highest that its part had.
+        floor: see `verdict`.
+    """
+
+    history: History
+    events: History
+    loss: np.ndarray
+    noise: np.ndarray
+    held: np.ndarray
+    pace: np.ndarray
+    floor: float
+
+    @classmethod
+    def of(cls, history: History, stopped: str, floor: float, since: int) -> "Run":
+        """The numbers of a history; a grid that has seen two epochs at most is judged with the one before."""
+        events = history[since:] if len(history) - since > 2 else history
+        noise = [(event.get("terms") or {}).get("noise", event["loss"]) for event in events]
+        held = [np.nan if event.get("holdout") is None else event["holdout"] for event in events]
+        most = _highest(events)
+        pace = [
+            min((rate / most[name] for name, rate in event["rates"].items() if most[name] > 0), default=1.0)
+            for event in events
+        ]
+        noise, held, pace = (np.array(values, float) for values in (noise, held, pace))
+        return cls(history, events, _losses(events), noise, held, pace, floor)
+
+    def level(self, place: int = -1) -> float:
+        """What an event left in units of the noise; zero where that is not known."""
+        return float(self.noise[place] / self.floor) if self.floor > 0 else 0.0
+
+    def left(self, place: int = -1) -> str:
+        """What an event left, in words."""
+        if self.floor > 0:
+            return f"{self.level(place):.3g} times shot noise"
+        return f"a loss of {self.noise[place]:.3g}"
+
+    def unseen(self, place: int = -1) -> float:
+        """The hold-out loss last known at an event, in units of the noise; zero where there is none."""
+        known = self.held[: len(self.held) + place + 1 if place < 0 else place + 1]
+        known = known[np.isfinite(known)]
+        return float(known[-1] / self.floor) if len(known) and self.floor > 0 else 0.0
+
+    @property
+    def falls(self) -> float:
+        """Fall of the loss per epoch at full rates that is still going on; zero where it has levelled.
+
+        It has where as many epochs again would bring less than a tenth; where the hold-out loss does not
+        fall with it; and where, since the rates began to fall, it has fallen by less than half of what
+        the pace before would have made it.
+        """
+        if _near(self):
+            return 0.0
+        whole, full = (np.flatnonzero(self.pace > share) for share in (WHOLE, FULL))
+        full = whole if len(whole) > 3 else full
+        last = full[-max(len(full) // 4, 4) :] if len(full) > 1 else np.arange(len(self.loss))[-4:]
+        if len(last) < 2:
+            return 0.0
+        time = np.cumsum(self.pace)
+        each, error = _trend(time[last], self.loss[last])
+        if each < max(2 * error, 0.1 / len(self.history)):
+            return 0.0
+        if np.isfinite(self.held[last]).all() and len(last) > 4:
+            unseen, doubt = _trend(time[last], self.held[last])
+            if max(unseen, doubt) < each / 4:
+                return 0.0
+        rest = float(time[-1] - time[last[-1]])
+        brought = np.log(self.loss[last[-1]] / self.loss[-1])
+        return 0.0 if brought < 0.5 * each * rest else each
+
+
+def _too_long(run: Run, stopped: str) -> str:
+    """Risen by a tenth above the lowest and staying there, or swinging."""
+    if _near(run) or len(run.loss) < 4 or _chooses(run.events):
+        return ""
+    said = _violent(run.events, run.loss, run.floor, 1.1) or _swinging(run.events, run.loss, run.floor)
+    return f"steps too long: {said}" if said else ""
+
+
+def _lost(run: Run, stopped: str) -> str:
+    """Several times the noise, not much less than at first, and not on the way to it: a false valley."""
+    whole, worst = _losses(run.history), max(run.level(), run.unseen())
+    if worst < FAR or len(whole) < 8 or whole[0] > DEEP * whole[-1]:
+        return ""
+    if np.log(worst) < PATIENT * len(whole) * run.falls:
+        return ""
+    return (
+        f"wrong start: the loss stays at {run.left()}: check defocus, orientation of the detector, pixel "
+        "size and step of the scan (start: sweep tries the first two), and that counts are single quanta"
+    )
+
+
+def _semiconvergent(run: Run, stopped: str) -> str:
+    """The hold-out loss rises, by more than it scatters, while the loss falls."""
+    seen = np.flatnonzero(np.isfinite(run.held))
+    if len(seen) < 5:
+        return ""
+    held, loss = run.held[seen], run.loss[seen]
+    best = int(held.argmin())
+    after = held[best + 1 :]
+    if len(after) < 3 or loss[-1] > 0.99 * loss[best]:
+        return ""
+    base = float(np.median(held[max(best - 1, 0) : best + 2]))
+    recent = after[-5:]
+    scatter = np.sqrt(1 / len(recent) + 1 / 3) * float(np.median(np.abs(np.diff(after))))
+    if float(np.median(recent)) - base < max(0.01 * base, 2 * scatter):
+        return ""
+    since = run.events[seen[best]]["number"]
+    words = f"the hold-out loss rises since epoch {since} while the loss falls to {run.left()}"
+    return f"overfitting: {words}: {_whose(stopped) or 'take fewer epochs, or set patience'}"
+
+
+def _falling(run: Run, stopped: str) -> str:
+    """Still falling, at rates that were not on their way down."""
+    done = len(run.history)
+    if done < 3 and not _near(run):
+        return f"still falling: {done} epochs tell too little, at {run.left()}: give it more"
+    if stopped.startswith("converged") or not run.falls:
+        return ""
+    when = " before the rates fell" if run.pace[-1] <= FULL else ""
+    words = f"by {_percent(run.falls)} per epoch{when}, at {run.left()}"
+    return f"still falling: {words}: give it more epochs ({2 * done} instead of {done})"
+
+
+def _converged(run: Run, stopped: str) -> str:
+    """What is left, and what that means when it is much."""
+    told = re.search(r"\d+", _whose(stopped))
+    shown = next((n for n, event in enumerate(run.events) if told and event["number"] == int(told[0])), -1)
+    level, unseen, doubt = run.level(shown), run.unseen(shown), ""
+    until = " until learned from" if unseen and np.isnan(run.held[shown]) else ""
+    also = f" ({unseen:.3g} in patterns held out{until})" if unseen else ""
+    if level > 1.5:
+        doubt = "; the model lacks something: probe modes, slices, a background, or quanta that are counted"
+    elif level > NEAR and run.pace[-1] > FULL and not _chooses(run.events):
+        doubt = "; long steps may be part of it: let the rates fall (shape: cosine)"
+    elif 0 < level < 0.9 and not unseen:
+        doubt = "; noise is described too: hold patterns out to learn whether it overfits (holdout: 0.05)"
+    return f"converged: what is left is {run.left(shown)}{also}{doubt}"
+
+
+def _whose(stopped: str) -> str:
+    """The words of a fit that say which epoch it went back to; empty when it did not."""
+    at = stopped.find("the result is that of epoch")
+    return stopped[at:] if at >= 0 else ""
+
+
+def _near(run: Run) -> bool:
+    return 0 < run.level() < NEAR
+
+
+def _chooses(history: History) -> bool:
+    """Whether steps were chosen by searching along lines (L-BFGS)."""
+    return any(event.get("passes", 1.0) > 1 for event in history)
+
+
+def _trend(time: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Relative fall per unit of time by least squares, and its standard error."""
+    x, y = time - time.mean(), np.log(values)
+    slope = float(x @ y / (x @ x))
+    rest = y - y.mean() - slope * x
+    return -slope, float(np.sqrt(rest @ rest / max(len(x) - 2, 1) / (x @ x)))
+
+
+def _percent(fall: float) -> str:
+    """A fall of a logarithm as a share of the value."""
+    return f"{100 * -np.expm1(-fall):.2g} %"
+
+
+def _broken(stopped: str) -> bool:
+    return "finite" in stopped or "became" in stopped
 
 
 def _after_a_breakdown(history: History, stopped: str) -> list[str]:
@@ -48,11 +283,11 @@ def _after_a_breakdown(history: History, stopped: str) -> list[str]:
     return [f"the loss broke down: {what}"]
 
 
-def _violent(history: History, losses: np.ndarray, floor: float) -> str:
+def _violent(history: History, losses: np.ndarray, floor: float, most: float = 1.3) -> str:
     """Above the first loss, or well above the lowest, for three epochs and more."""
     lowest = int(losses.argmin())
-    since = min(losses[-3:]) / losses[lowest]
-    if len(losses) - 1 - lowest < 3 or since < 1.3:
+    since = np.median(losses[-3:]) / losses[lowest]
+    if len(losses) - 1 - lowest < 3 or since < most:
         return ""
     if min(losses[-3:]) > losses[0]:
         start = f"the loss stands at {losses[-1] / losses[0]:.2g} times that of the first epoch"
@@ -83,20 +318,6 @@ def _timid(history: History, losses: np.ndarray, floor: float) -> str:
         return ""
     words = f"the loss has fallen by only {100 * fall:.1f} % in {len(losses)} epochs"
     return f"{words}: raise the rates ({_times(_highest(history), 3)})"
-
-
-def _unfinished(history: History, losses: np.ndarray, floor: float) -> str:
-    """Falling in the last quarter as it did in the one before."""
-    quarter = len(losses) // 4
-    if quarter < 2 or losses[-1] < 1.5 * floor:
-        return ""
-    left = np.maximum(losses - 0.9 * floor, 1e-9 * losses)
-    before, middle, end = np.log(left[[-1 - 2 * quarter, -1 - quarter, -1]])
-    each = 1 - (losses[-1] / losses[-1 - quarter]) ** (1 / quarter)
-    if each < 2e-3 or middle - end < 0.6 * (before - middle):
-        return ""
-    words = f"the loss still falls by {100 * each:.1f} % per epoch"
-    return f"{words}: give it more epochs, or raise the rates ({_times(_highest(history), 2)})"
 
 
 def _losses(history: History) -> np.ndarray:

@@ -93,8 +93,28 @@ def courses(history: History, /) -> list[Course]:
     ]
 
 
+def counted(history: History, /) -> bool:
+    """Whether the losses are in units of shot noise: those of a run that compares counts."""
+    return bool(history) and all("noise" in (row.get("terms") or ()) for row in history)
+
+
+def draw_drift(axes: Axes, r: Result) -> None:
+    """Moves of the positions in the order of the scan, and the line through them."""
+    move, drift = np.asarray(r.positions, float) - r.positions_start, r.drift
+    unit, scale = unit_of(float(np.abs(move).max()))
+    count = np.arange(len(move))
+    frame(axes, title="Moves in the order of the scan", x="pattern", y=f"move ({unit})")
+    for axis, name in enumerate("yx"):
+        look = {"color": PALETTE[axis], "rasterized": True}
+        axes.plot(count, move[:, axis] / scale, ".", markersize=2, alpha=0.5, **look)
+        label = f"{name}: {drift.trend[axis] / scale:+.3g} {unit} in all"
+        axes.plot(count, drift.line[:, axis] / scale, DASHES[axis], linewidth=1.6, label=label, **look)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.legend(fontsize=SMALL, frameon=False)
+
+
 def draw_losses(axes: Axes, r: Result) -> None:
-    """Curves over epochs."""
+    """Curves over epochs, with the line at which nothing but shot noise is left."""
     frame(axes, title="Progress", x="epoch", y="loss")
     epochs = np.array([row["number"] for row in r.history], float)
     train, held = (_column(r.history, name) for name in ("loss", "holdout"))
@@ -107,6 +127,8 @@ def draw_losses(axes: Axes, r: Result) -> None:
         label = f"best {held[best]:.4g}, epoch {epochs[best]:g}"
         axes.plot(epochs[best], held[best], "o", color=PALETTE[1], markersize=5, label=label)
     if len(epochs) and _lowest(train, held) > 0:
+        if counted(r.history):
+            axes.axhline(1.0, color="0.5", linestyle=":", linewidth=1.2, label="shot noise")
         axes.set_yscale("log", nonpositive="mask")
         _plain_log_ticks(axes)
     axes.grid(color="0.92", which="both", linewidth=0.6)

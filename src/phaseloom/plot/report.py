@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.plot.canvas import NORMAL, PALETTE, SMALL, frame, limits, page, show_length, unit_of
-from phaseloom.plot.course import ABREAST, Course, courses, draw_courses, draw_losses
+from phaseloom.plot.course import ABREAST, Course, counted, courses, draw_courses, draw_drift, draw_losses
 from phaseloom.plot.object import ABREAST as SLICES
 from phaseloom.plot.object import Field, chosen, depths, draw_amplitude, draw_phase, draw_slices, draw_states
 from phaseloom.plot.patterns import draw_patterns
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["comparison", "report"]
+__all__ = ["comparison", "report", "trust"]
 
 WIDTH = 15.0
 """Of the page, inch."""
@@ -33,34 +33,68 @@ WIDTH = 15.0
 LINE = 0.19
 """Height of a line of advice, inch."""
 
+FACT = 0.142
+"""Height of a line of facts, inch."""
+
 
 def report(r: Result) -> Figure:
-    """One page: advice, object and facts, slices and states if several, probe, positions, progress, patterns.
+    """One page: verdict, object and facts, slices and states, probe, positions, progress, patterns.
 
-    What was refined besides the images has a row where it moved.
+    Advice, slices, drift of the positions, ring correlation of halves and what was refined besides the
+    images have rows where there are any.
     """
     moved = _refined(r)
-    advice = _wrapped(r.advice)
+    trusted = _trusted(r)
+    facts = _in_words(r)
+    verdict, advice = _wrapped([r.verdict] if r.verdict else [], ""), _wrapped(r.advice, "▲ ")
     heights = {
+        "verdict": LINE * len(verdict) + 0.1 if verdict else 0,
         "advice": LINE * len(advice) + 0.15 if advice else 0,
-        "object": 4.5,
+        "object": max(4.5, FACT * (facts.count("\n") + 1) + 0.4),
         "slices": 2.4 if len(r.object) > 1 or _states(r) > 1 else 0,
         "probe": 3.9,
+        "trust": 2.9 if trusted else 0,
         "refined": 2.6 if moved else 0,
         "patterns": 2.2,
     }
     rows = _rows(r.title, {name: height for name, height in heights.items() if height})
     field = Field.of(r)
-    _object_row(rows["object"], r, field)
+    _object_row(rows["object"], r, field, facts)
     _middle_row(rows["probe"], r)
     draw_patterns(rows["patterns"], r, strip=True)
+    if "verdict" in rows:
+        _draw_lines(rows["verdict"], verdict, color="black", fontweight="bold")
     if "advice" in rows:
-        _draw_advice(rows["advice"], advice)
+        _draw_lines(rows["advice"], advice, color=PALETTE[1])
+    if "trust" in rows:
+        _trust_row(rows["trust"], r, trusted)
     if "slices" in rows:
         _slices_row(rows["slices"], r, field)
     if "refined" in rows:
         _refined_row(rows["refined"], moved)
     return rows["page"]
+
+
+def trust(r: Result) -> list[tuple[str, str]]:
+    """What speaks for a result and against it, by name: chi^2, powers of modes, drift, resolution.
+
+    Chi^2 is the loss of the patterns learned from and of those held out, in units of the shot noise.
+    """
+    powers = (np.abs(r.probe) ** 2).sum((1, 2))
+    shares = 100 * powers / max(float(powers.sum()), 1e-30)
+    more = f", and {len(shares) - 6} more" if len(shares) > 6 else ""
+    facts = [("power of modes", ", ".join(f"{share:.3g}" for share in shares[:6]) + f" %{more}")]
+    if counted(r.history) and "loss" in r.metrics:
+        held = f", held out {r.metrics['hold-out']:.4g}" if "hold-out" in r.metrics else ""
+        facts.insert(0, ("chi^2", f"{r.metrics['loss']:.4g}{held} (1 = shot noise)"))
+    if _drifted(r):
+        drift = r.drift
+        facts += [("drift in all", _signed(*drift.trend)), ("moves besides", f"{drift.rest:.3g} Å rms")]
+    if r.halves is not None:
+        found = {name: r.halves.resolution(name) for name in ("half-bit", "one-seventh")}
+        half, seventh = (show_length(v) if np.isfinite(v) else "none" for v in found.values())
+        facts.append(("resolution", f"{half} (1/2 bit), {seventh} (1/7)"))
+    return facts
 
 
 def comparison(a: Result, b: Result, correlation: RingCorrelation | None = None) -> Figure:
@@ -111,26 +145,53 @@ def _rows(title: str, heights: Mapping[str, float]) -> dict[str, Any]:
     return {"page": figure, **dict(zip(heights, rows, strict=True))}
 
 
-def _wrapped(advice: Sequence[str]) -> list[str]:
+def _wrapped(sentences: Sequence[str], mark: str) -> list[str]:
     """Sentences as lines, each begun by a mark."""
     lines: list[str] = []
-    for sentence in advice:
-        lines += textwrap.wrap(sentence, 190, initial_indent="▲ ", subsequent_indent="    ")
+    for sentence in sentences:
+        lines += textwrap.wrap(sentence, 180, initial_indent=mark, subsequent_indent="    ")
     return lines
 
 
-def _draw_advice(row: FigureBase, lines: Sequence[str]) -> None:
-    style = {"color": PALETTE[1], "fontsize": NORMAL + 1, "va": "top", "linespacing": 1.25}
-    row.text(0.01, 0.98, "\n".join(lines), **style)
+def _draw_lines(row: FigureBase, lines: Sequence[str], **look: Any) -> None:
+    row.text(0.01, 0.98, "\n".join(lines), fontsize=NORMAL + 1, va="top", linespacing=1.25, **look)
 
 
-def _object_row(row: FigureBase, r: Result, field: Field) -> None:
+def _drifted(r: Result) -> bool:
+    """Whether any position has moved by more than rounding."""
+    return bool(np.abs(r.positions - r.positions_start).max() > 1e-6 * max(r.pixel))
+
+
+def _signed(y: float, x: float) -> str:
+    """A vector of lengths, to three figures or a ten-thousandth."""
+    y, x = (round(float(f"{length:.3g}"), 4) + 0.0 for length in (y, x))  # no minus zero
+    return f"y {y:+g}, x {x:+g} Å".replace("-", "−")
+
+
+def _trusted(r: Result) -> list[Callable[[Axes], None]]:
+    """What is drawn about trust, a panel each."""
+    panels: list[Callable[[Axes], None]] = []
+    if _drifted(r):
+        panels.append(lambda axes: draw_drift(axes, r))
+    if (halves := r.halves) is not None:
+        panels.append(lambda axes: draw_correlation(axes, halves))
+    return panels
+
+
+def _trust_row(row: FigureBase, r: Result, panels: Sequence[Callable[[Axes], None]]) -> None:
+    """Drift and ring correlation of halves, each a third of the row."""
+    part = row.subfigures(1, 2, width_ratios=[len(panels), 3 - len(panels)], squeeze=False)[0]
+    for axes, draw in zip(part[0].subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes)
+
+
+def _object_row(row: FigureBase, r: Result, field: Field, facts: str) -> None:
     """Phase, amplitude and the facts."""
     left, right = row.subfigures(1, 2, width_ratios=[2.1, 1], squeeze=False)[0]
     phase, amplitude = left.subplots(1, 2)
     draw_phase(phase, r, field)
     draw_amplitude(amplitude, r, field)
-    right.text(0.05, 0.96, _in_words(r), va="top", family="monospace", fontsize=SMALL + 0.5)
+    right.text(0.05, 0.96, facts, va="top", family="monospace", fontsize=SMALL + 0.5)
 
 
 def _slices_row(row: FigureBase, r: Result, field: Field) -> None:
@@ -174,7 +235,7 @@ def _refined_row(row: FigureBase, moved: Sequence[Course]) -> None:
 
 def _in_words(r: Result) -> str:
     """The facts of a result, a line each."""
-    blocks = [_run_facts(r), _metric_facts(r), _data_facts(r), _found_facts(r)]
+    blocks = [_run_facts(r), trust(r), _metric_facts(r), _data_facts(r), _found_facts(r)]
     blocks.append(_provenance_facts(r.provenance))
     lines = ["\n".join(f"{name:<17.17} {value}" for name, value in block) for block in blocks if block]
     return "\n\n".join(lines)
@@ -185,18 +246,14 @@ def _run_facts(r: Result) -> list[tuple[str, str]]:
     facts = [("stopped", _cut(r.stopped)), ("epochs", str(len(r.history)))]
     if r.history:
         seconds = sum(row.get("seconds") or 0.0 for row in r.history)
-        held = [row["holdout"] for row in r.history if row.get("holdout") is not None]
-        facts += [
-            ("time", f"{seconds:.1f} s"),
-            ("loss", f"{r.metrics.get('loss', r.history[-1]['loss']):.5g}"),
-        ]
-        facts += [("held out", f"{held[-1]:.5g} (best {min(held):.5g})")] if held else []
+        facts.append(("time", f"{seconds:.1f} s"))
     return facts
 
 
 def _metric_facts(r: Result) -> list[tuple[str, str]]:
-    """The metrics by name."""
-    return [(name, f"{value:.4g}") for name, value in (r.metrics or {}).items()][:8]
+    """The metrics by name, without those that chi^2 shows."""
+    shown = ("loss", "hold-out") if counted(r.history) else ()
+    return [(name, f"{value:.4g}") for name, value in r.metrics.items() if name not in shown][:8]
 
 
 def _data_facts(r: Result) -> list[tuple[str, str]]:
@@ -209,7 +266,6 @@ def _data_facts(r: Result) -> list[tuple[str, str]]:
         ("beam", f"{r.geometry.beam}, {ENERGY.show(float(f'{r.geometry.energy:.4g}'))}"),
         ("object", f"{len(r.object)} × {y}×{x} pixels"),
         ("pixel", pixel),
-        ("probe modes", str(len(r.probe))),
     ]
     return facts
 

@@ -10,9 +10,11 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.fitting import watch
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
+from phaseloom.plot.report import trust
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes.reconstruct import Reconstruct
@@ -22,7 +24,7 @@ from phaseloom.result import Provenance, Result
 from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
-__all__ = ["due", "found", "of", "state", "write"]
+__all__ = ["due", "found", "of", "state", "told", "verdict", "write"]
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def of(job: Underway, /) -> Result:
     states, probe = _gauged(states, probe, coverage)
     share = model.object.occupancy.cpu().numpy()
     gaps = model.propagator.distances().detach().cpu().double().tolist()
-    seed, data = job.recipe.seed, str(job.recipe.found.get("data", ""))
+    seed, data, said = job.recipe.seed, str(job.recipe.found.get("data", "")), verdict(job)
     return Result(
         object=np.einsum("s,szyx->zyx", share, states) if len(share) > 1 else states[0],
         probe=probe,
@@ -91,14 +93,21 @@ def of(job: Underway, /) -> Result:
         background=background if background.any() else None,
         history=job.progress.history,
         stopped=job.progress.stopped,
+        verdict=said,
         metrics=_metrics(job),
         recipe=job.text(),
         provenance=Provenance.now(seed=seed, data=data, file=job.recipe.file.name),
         start={} if job.start is None else found(job.start) | {"tried": job.start.tried},
         title=job.recipe.title or job.scan.metadata.get("title", "") or job.recipe.file.stem,
         examples=_examples(job),
-        advice=job.advice(),
+        advice=[sentence for sentence in job.advice() if sentence not in said],
     )
+
+
+def verdict(job: Underway, /) -> str:
+    """How far the run as it stands may be trusted, in a sentence; a silent likelihood knows no floor."""
+    floor, progress = 0.0 if job.stage.likelihood.silent else 1.0, job.progress
+    return watch.verdict(progress.history, stopped=progress.stopped, floor=floor, since=progress.since)
 
 
 @torch.no_grad()
@@ -113,6 +122,15 @@ def state(model: Ptychography, /) -> dict[str, Any]:
     if isinstance(model.probe, AberratedProbe):
         state["aberrations"] = model.probe.aberrations()
     return state
+
+
+def told(result: Result, /) -> list[str]:
+    """The verdict on a result, and the numbers that speak for it, a line each."""
+    facts = dict(trust(result))
+    shown = ("loss", "hold-out") if "chi^2" in facts else ()
+    facts |= {name: f"{value:.4g}" for name, value in result.metrics.items() if name not in shown}
+    verdict = result.verdict or "none: the result is of an earlier version"
+    return [f"verdict: {verdict}", *(f"  {name:32s} {value}" for name, value in facts.items())]
 
 
 def write(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:
@@ -154,18 +172,16 @@ def _metrics(job: Underway) -> dict[str, float]:
     left = job.stage.likelihood.remaining()
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
-    history = job.progress.history
-    shown = (
-        history[(job.progress.shown or len(history)) - 1] if history else {"loss": math.nan, "holdout": None}
-    )
+    history = job.progress.history[: job.progress.shown]
+    held = [event["holdout"] for event in history[job.progress.since :] if event["holdout"] is not None]
     numbers = {
-        "loss": shown["loss"],
+        "loss": history[-1]["loss"] if history else math.nan,
         "amplitude error": left["amplitude"],
         "Poisson deviance": left["poisson"],
         "move rms (A)": float(np.sqrt((moved**2).sum(1).mean())),
     }
-    if shown["holdout"] is not None:
-        numbers["hold-out"] = shown["holdout"]
+    if held:
+        numbers["hold-out"] = held[-1]
     return numbers
 
 

@@ -12,6 +12,7 @@ from phaseloom.data.prepare._intensity import (
     normalise,
     poisson,
     source_size,
+    thin,
 )
 from phaseloom.data.prepare._padding import pad
 from phaseloom.data.prepare._sampling import enlarge, resample
@@ -29,4 +30,5 @@ from phaseloom.data.prepare._scan import (
 
 __all__ = ["affine", "bin", "calibrate", "center", "crop", "detector_blur", "enlarge", "expect", "flip"]
 __all__ += ["half", "jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]
-__all__ += ["resample", "rotate", "scale", "select", "source_size", "transpose", "weights", "window"]
+__all__ += ["resample", "rotate", "scale", "select", "source_size", "thin", "transpose", "weights"]
+__all__ += ["window"]

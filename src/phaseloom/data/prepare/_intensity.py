@@ -1,5 +1,6 @@
 """Transforms of the counts: what is trusted, how counts are scaled, blurred or drawn."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import Length
 
-__all__ = ["detector_blur", "mask", "nonnegative", "normalise", "poisson", "source_size"]
+__all__ = ["detector_blur", "mask", "nonnegative", "normalise", "poisson", "source_size", "thin"]
 
 
 def mask(
@@ -173,9 +174,31 @@ def poisson(
     wanted = finite(number, f"poisson.{name}", above=0)  # type: ignore[arg-type]
     wanted *= 1.0 if per_area is None else _cell(scan)
     factor = wanted / float(_mean(scan, "poisson")[scan.mask].sum())
-    drawn = _Drawn(scan.counts, factor, seed, _fitting(wanted))
-    counts = loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn
-    return _scaled(scan, counts, factor)
+    dtype = _fitting(wanted)
+    drawn = _Drawn(scan.counts, partial(_counted, factor=factor, most=np.iinfo(dtype).max), (seed,), dtype)
+    return _scaled(scan, loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn, factor)
+
+
+def thin(scan: Scan4D, /, *, which: Literal[0, 1], seed: int = 0) -> Scan4D:
+    """One of two halves of the counts: the toss of a coin says for each count in which one it is.
+
+    The halves of Poisson counts are independent Poisson counts (binomial thinning), of half of the dose;
+    both add up to the counts exactly. Untrusted pixels are zero. Each pattern has a random stream of its
+    own: the same seed gives the same halves, read in any order.
+
+    Raises:
+        BadInput: a half other than 0 and 1; counts that are not whole numbers from zero up, when read.
+
+    Example:
+        >>> first, second = (thin(_example(), which=which).counts for which in (0, 1))
+        >>> bool((first + second == 1).all()), bool(60 < first.sum() < 130)
+        (True, True)
+    """
+    if which not in (0, 1):
+        raise BadInput("thin.which", which, "is no half of the counts: choose 0 or 1")
+    coin = partial(_tossed, mask=scan.mask, which=which)
+    drawn = _Drawn(scan.counts, coin, (seed, 11), scan.counts.dtype)  # 11: not the stream of poisson
+    return _scaled(scan, loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn, 0.5)
 
 
 def detector_blur(scan: Scan4D, /, *, std: float) -> Scan4D:
@@ -221,11 +244,11 @@ def source_size(scan: Scan4D, /, *, std: Length) -> Scan4D:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Counts drawn from expected ones; every pattern from a stream of its own."""
+    """Patterns drawn from others; every pattern from a stream of its own."""
 
     source: Counts
-    factor: float
-    seed: int
+    draw: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+    seeds: tuple[int, ...]
     dtype: np.dtype
 
     @property
@@ -237,10 +260,27 @@ class _Drawn:
         flat = np.atleast_1d(index)
         out = np.empty((len(flat), *self.shape[1:]), self.dtype)
         for place, number in enumerate(flat):
-            expected = self.source[np.array([number])][0] * self.factor
-            drawn = np.random.default_rng((self.seed, int(number))).poisson(np.maximum(expected, 0))
-            out[place] = np.minimum(drawn, np.iinfo(self.dtype).max)
+            stream = np.random.default_rng((*self.seeds, int(number)))
+            out[place] = self.draw(self.source[np.array([number])][0], stream)
         return out if np.ndim(index) else out[0]
+
+
+def _counted(pattern: np.ndarray, stream: np.random.Generator, factor: float, most: int) -> np.ndarray:
+    return np.minimum(stream.poisson(np.maximum(pattern * factor, 0)), most)
+
+
+def _tossed(pattern: np.ndarray, stream: np.random.Generator, mask: np.ndarray, which: int) -> np.ndarray:
+    counts = np.where(mask, pattern, 0)
+    bad = (counts < 0) | (counts != np.rint(counts)) | ~(counts < 2**53)
+    if bad.any():
+        raise BadInput(
+            "halves of the counts",
+            f"{counts[bad][0]:g}",
+            "is no number of counts, so it cannot be split: leave out steps of prepare that scale or blend, "
+            "or compare halves of the patterns (prepare: [{half: {which: 0}}])",
+        )
+    first = stream.binomial(counts.astype(np.int64), 0.5)
+    return counts - first if which else first
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,199 @@
+"""Every run ends with a sentence on how far it may be trusted, and halves of the counts give a resolution."""
+
+import sys
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from phaseloom import cli
+from phaseloom.data import prepare, simulate
+from phaseloom.data.formats import native
+from phaseloom.errors import BadInput
+from phaseloom.metrics.resolution import RingCorrelation
+from phaseloom.plot.report import trust
+from phaseloom.recipes import outcome
+from phaseloom.recipes.halves import halves
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.result import Result
+
+PIXEL, WINDOW = 0.2, 64
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A scan of 100 patterns that hold a defocus of 100 A well."""
+    margin = (WINDOW // 2 + 4) * PIXEL
+    positions = simulate.raster((10, 10), 0.6, jitter=0.05, seed=1)
+    positions += margin - positions.min(0)
+    rows, columns = np.ceil((positions.max(0) + margin) / PIXEL).astype(int)
+    truth = simulate.atoms((int(rows), int(columns)), PIXEL, peak=0.5, seed=2)
+    scan, _ = simulate.electron_scan(
+        truth, PIXEL, positions, energy=80e3, semiangle=0.025, defocus=100.0, window=WINDOW, dose=1e6
+    )
+    path = tmp_path_factory.mktemp("wide") / "scan.h5"
+    native.write(scan, path)
+    return path
+
+
+def ended(path, *, off=0.0, **settings):
+    """The default run of a scan whose defocus is stated wrong by so many angstrom."""
+    optics = {"semiangle": "25 mrad", "defocus": f"{100 + off} A", "modes": 1}
+    tree = {"file": str(path), "probe": {"focused": optics}, "start": "none"} | settings
+    job = Job.begin(Reconstruct.of(tree))
+    for _ in job:
+        pass
+    return job
+
+
+def told(monkeypatch, capsys, *words):
+    """What the command line says, and its exit code."""
+    monkeypatch.setattr(sys, "argv", ["phaseloom", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return capsys.readouterr().out.splitlines(), stop.value.code
+
+
+class TestAVerdict:
+    def test_the_default_run_of_a_good_scan_has_converged(self, wide):
+        assert ended(wide).result().verdict.startswith("converged: what is left is ")
+
+    def test_so_has_one_that_began_on_a_coarser_grid(self, wide):
+        job = ended(wide, epochs=10, prepare=[{"pad": {"to": [128, 128]}}])
+        assert job.progress.since == 6
+        assert outcome.verdict(job).startswith("converged")
+
+    def test_few_epochs_still_fall(self, wide):
+        said = ended(wide, epochs=4).result().verdict
+        assert said.startswith("still falling")
+        assert "(8 instead of 4)" in said
+
+    def test_a_defocus_150_angstrom_off_is_a_wrong_start(self, wide):
+        assert outcome.verdict(ended(wide, off=150)).startswith("wrong start")
+
+    def test_adam_is_judged_alike(self, wide):
+        assert outcome.verdict(ended(wide, optimizer="adam", epochs=30)).startswith("converged")
+        assert outcome.verdict(ended(wide, optimizer="adam", epochs=4)).startswith("still falling")
+        wrong = ended(wide, optimizer="adam", epochs=30, off=150)
+        assert outcome.verdict(wrong).startswith("wrong start")
+
+    def test_a_run_that_has_not_begun_has_learned_nothing(self, tree):
+        assert outcome.verdict(Job.begin(Reconstruct.of(tree))).startswith("nothing was learned")
+
+
+class TestAFile:
+    def test_keeps_verdict_and_halves(self, finished, tmp_path):
+        result = finished.result()
+        frequency = np.linspace(0, 2, 9)
+        curve = RingCorrelation(frequency, 1 - frequency / 2, *(np.full(9, v) for v in (0.3, 1 / 7, 8.0)))
+        replace(result, halves=curve).save(tmp_path / "a.h5")
+        again = Result.load(tmp_path / "a.h5")
+        assert again.verdict == result.verdict != ""
+        assert again.halves.resolution() == curve.resolution()
+        assert dict(trust(again))["resolution"].startswith("71.4 pm")
+
+    def test_of_an_earlier_version_loads_and_says_so(self, finished, tmp_path):
+        finished.result().save(tmp_path / "a.h5")
+        with h5py.File(tmp_path / "a.h5", "r+") as file:
+            del file.attrs["verdict"]
+        old = Result.load(tmp_path / "a.h5")
+        assert old.verdict == ""
+        assert old.halves is None
+        assert outcome.told(old)[0] == "verdict: none: the result is of an earlier version"
+
+
+class TestHalves:
+    def test_repeat_what_the_dose_allows(self, wide):
+        job = ended(wide, epochs=6)
+        found = halves(job)
+        first, second = found.results
+        assert np.abs(first.object - second.object).max() > 1e-3
+        rings = found.correlation
+        assert rings.value[:4].min() > 0.95
+        assert rings.value[-1] < 0.6
+        assert 0.4 < rings.resolution() < 0.6
+        power = [float((np.abs(r.probe) ** 2).sum()) for r in (*found.results, job.result())]
+        np.testing.assert_allclose(power[:2], power[2] / 2, rtol=0.1)
+
+    def test_a_half_is_repeated_by_its_recipe(self, wide):
+        found = halves(ended(wide, epochs=2)).results[1]
+        assert "thin" in found.recipe
+        job = Job.begin(Reconstruct.of(yaml.safe_load(found.recipe)))
+        for _ in job:
+            pass
+        np.testing.assert_array_equal(job.result().object, found.object)
+
+    def test_are_refused_where_counts_are_no_numbers(self, tree):
+        recipe = Reconstruct.of(tree | {"prepare": [{"normalise": {"by": "divide", "value": 3.0}}]})
+        with pytest.raises(BadInput, match="is no number of counts"):
+            halves(recipe)
+
+    def test_end_with_an_interruption(self, tree):
+        job = Job.begin(Reconstruct.of(tree))
+
+        def stopped(half):
+            half.progress.stopped = "interrupted in epoch 1; nothing was learned"
+
+        with pytest.raises(KeyboardInterrupt):
+            halves(job, drive=stopped)
+
+
+class TestThin:
+    def test_halves_add_up_and_have_the_noise_of_poisson(self, files):
+        scan = files.scan
+        first, second = (prepare.thin(scan, which=which, seed=3).counts for which in (0, 1))
+        np.testing.assert_array_equal(first.astype(int) + second, scan.counts)
+        assert first.dtype == scan.counts.dtype
+        bright = scan.counts > 20
+        spread = (2.0 * first - scan.counts)[bright] / np.sqrt(scan.counts[bright])
+        assert spread.mean() == pytest.approx(0, abs=0.1)
+        assert spread.std() == pytest.approx(1, abs=0.05)
+
+    def test_the_order_of_reading_does_not_matter(self, files):
+        scan = files.scan
+        whole = prepare.thin(scan, which=1).counts
+        lazy = prepare.thin(native.read(files.native), which=1).counts
+        np.testing.assert_array_equal(lazy[np.array([7, 2])], whole[[7, 2]])
+
+    def test_untrusted_pixels_are_zero(self, files):
+        mask = np.ones(files.scan.mask.shape, bool)
+        mask[3] = False
+        counts = np.where(mask, files.scan.counts, -1.0)
+        thinned = prepare.thin(replace(files.scan, counts=counts, mask=mask), which=0)
+        assert not thinned.counts[:, 3].any()
+
+    def test_there_are_two_halves(self, files):
+        with pytest.raises(BadInput, match="choose 0 or 1"):
+            prepare.thin(files.scan, which=2)
+
+
+class TestTheCommandLine:
+    def test_a_run_ends_with_its_verdict_before_all_numbers(self, wide, tmp_path, monkeypatch, capsys):
+        settings = ["probe.focused.semiangle='25 mrad'", "probe.focused.defocus='100 A'", "start=none"]
+        sets = [word for setting in (*settings, "epochs=3") for word in ("--set", setting)]
+        words = ("reconstruct", wide, *sets, "--halves", "--quiet", "--out", tmp_path / "run")
+        lines, code = told(monkeypatch, capsys, *words)
+        assert code == 0
+        at = next(n for n, line in enumerate(lines) if line.startswith("verdict: still falling"))
+        assert lines[at - 1].startswith("halves: two more runs")
+        assert lines[at + 1].split()[0] == "chi^2"
+        assert any(line.split()[:1] == ["resolution"] for line in lines[at:])
+        lines, code = told(
+            monkeypatch, capsys, "look", tmp_path / "run" / "result.h5", "--picture", tmp_path / "a.png"
+        )
+        assert code == 0
+        assert lines[0].startswith("verdict: still falling")
+        assert (tmp_path / "a.png").stat().st_size > 10_000
+
+    def test_counts_that_cannot_be_split_are_refused_before_the_run(
+        self, files, tmp_path, monkeypatch, capsys
+    ):
+        words = ("reconstruct", files.native, "--set", "prepare=[{normalise: {by: divide, value: 3.0}}]")
+        more = ("--set", "start=none", "--halves", "--quiet", "--out", tmp_path / "run")
+        lines, code = told(monkeypatch, capsys, *words, *more)
+        assert code == 2
+        assert not (tmp_path / "run" / "events.jsonl").exists()
+        assert not any("verdict" in line for line in lines)
