@@ -33,14 +33,20 @@ def from_each(
     number: int,
     clip: float | None,
 ) -> Learnt:
-    """A step after every batch; a tuple is a batch in pieces, whose gradients are added before it."""
+    """A step after every batch; a tuple is a batch in pieces, whose gradients are added before it.
+
+    While a device works on a batch, an objective that has a method ``expect`` is told of the next one.
+    """
     sums: dict[str, float] = {}
+    expect = getattr(objective, "expect", None)
     total, waiting = sum(_size(batch) for batch in batches), list[tuple[int, Found]]()
     for place, batch in enumerate(batches):
         waiting.append((_size(batch), _gradients(objective, _pieces(batch), optimizer, number)))
         if clip is not None:
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
         _step(optimizer, _size(batch))
+        if expect is not None and place + 1 < len(batches):
+            expect(_pieces(batches[place + 1]))
         if len(waiting) == READ or place == len(batches) - 1:
             _read(waiting, sums, total, first=number == 1 and place < READ)
             waiting.clear()
@@ -104,18 +110,19 @@ def held_out(
         return None
     settle = [g for g in optimizer.param_groups if g["name"] in own and moves(g, number)]
     pieces = [piece for batch in batches for piece in _pieces(batch)]
-    total, loss = sum(len(piece) for piece in pieces), 0.0
+    total, found = sum(len(piece) for piece in pieces), list[Tensor]()
     for piece in pieces:
         optimizer.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(bool(settle)):
             value = _judgement(objective(piece), judged)
-        loss += len(piece) / total * float(value.detach())
-        if not math.isfinite(loss):
-            raise NotFinite(f"the hold-out loss became {loss}")
+        found.append(value.detach())
         if settle and value.requires_grad:
             value.backward()
             hold_still(optimizer, number, own)
             _step(optimizer, len(piece))
+    loss = sum(len(p) / total * value for p, value in zip(pieces, torch.stack(found).tolist(), strict=True))
+    if not math.isfinite(loss):
+        raise NotFinite(f"the hold-out loss became {loss}")
     return loss
 
 

@@ -80,11 +80,13 @@ class GaussNewton(torch.optim.Optimizer):
         """Forget gradients; of a parameter that knows where it was touched, only there."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                if getattr(parameter, "touched", None) is None:
+                touched = getattr(parameter, "touched", None)
+                if touched is None:
                     parameter.grad = None
-                elif parameter.grad is not None:
-                    clear(parameter.grad, parameter.touched)
-                    parameter.touched.clear()
+                    continue
+                if parameter.grad is not None:
+                    clear(parameter.grad, touched)
+                touched.clear()
 
     def brake(self) -> bool:
         """Halve accelerated steps from now on and drop their momentum; False when they are tiny already."""
@@ -120,7 +122,7 @@ class GaussNewton(torch.optim.Optimizer):
         if "mean" not in state:
             state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
             state["steps"] = torch.zeros(())
-        state["steps"] += 1
+        state["steps"] = state["steps"].cpu() + 1  # loading a state moves it to the device
         state["mean"].lerp_(gradient, 0.1)
         state["square"].lerp_(gradient.square(), 0.01)
         count = float(state["steps"])

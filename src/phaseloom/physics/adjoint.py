@@ -12,6 +12,7 @@ to rounding, at a fraction of what autograd makes of their composition:
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.fft import fft2, ifft2
 
-from phaseloom.physics.fourier import frequencies, ramp
+from phaseloom.physics.fourier import frequencies
 from phaseloom.physics.mosaic import Mosaic
 from phaseloom.physics.passes import entered, moved
 
@@ -43,7 +44,7 @@ class _FarWaves(torch.autograd.Function):
         """Kernels and leaves come last; waves that fall on each slice are kept for the way back."""
         pixels = modes.shape[-2] * modes.shape[-1]
         spectrum = fft2(modes) * pixels**-1.5
-        rows, columns = ramp(rest, (modes.shape[-2], modes.shape[-1]))
+        rows, columns = _ramps(rest, (modes.shape[-2], modes.shape[-1]))
         kernels, leaves = _scaled(tensors[:gaps], pixels), tensors[gaps:]
         wave = ifft2(moved(spectrum, rows, columns), norm="forward")
         incident, room = [], torch.empty_like(wave)
@@ -123,5 +124,21 @@ def _of_kernel(wave: Tensor, there: Tensor, kernel: Tensor) -> Tensor:
 
 def _of_rest(down: Tensor, right: Tensor) -> Tensor:
     """Gradient of the shift: ``2 pi sum f Im(g_f P_f)``."""
-    y, x = frequencies((down.shape[-1], right.shape[-1]), like=down)
-    return 2 * torch.pi * torch.stack([down @ y[:, 0], right @ x[0]], 1)
+    y, x = _axes((down.shape[-1], right.shape[-1]), down.device, down.dtype)
+    return 2 * torch.pi * torch.stack([down @ y, right @ x], 1)
+
+
+def _ramps(rest: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Factors that move the modes, as `phaseloom.physics.fourier.ramp` has them."""
+    y, x = _axes(shape, rest.device, rest.dtype)
+    angles = (-2 * torch.pi * rest[:, :1, None] * y[:, None], -2 * torch.pi * rest[:, 1:, None] * x)
+    rows, columns = (torch.polar(torch.ones_like(angle), angle) for angle in angles)
+    return rows, columns
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _axes(shape: tuple[int, int], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Frequencies of the rows and columns of a window, sent to their device once."""
+    y, x = frequencies(shape, like=torch.empty(0, dtype=dtype, device=device))
+    return y[:, 0], x[0]

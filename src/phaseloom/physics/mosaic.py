@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phaseloom.physics.kept import Kept
 from phaseloom.physics.passes import Layout, added, compiled, power
-from phaseloom.physics.patches import Box, grouped, target
+from phaseloom.physics.patches import Box, around, flat, grouped, target
 
 __all__ = ["Glass", "Mosaic", "mosaic", "transmission"]
 
@@ -242,18 +242,14 @@ class OnDevice(Mosaic):
     def __init__(self, leaves: Leaves, corner: Int[Tensor, "b 2"], window: tuple[int, int]):
         super().__init__(leaves)
         self.corner, self.window, (self.height, self.width) = corner, window, leaves[0].shape[-2:]
-        y, x = (torch.arange(n, device=corner.device) for n in window)
-        rows, columns = corner[:, :1] + y, corner[:, 1:] + x
-        self.index = (rows[:, :, None] * self.width + columns[:, None, :]).flatten()
+        self.index = flat(corner, window, self.width)
         shape = (self.slices, len(corner), *window)
         cut = tuple(leaf.detach().reshape(self.slices, -1)[:, self.index].view(shape) for leaf in leaves)
         self.glass = transmission(cut, None)
 
     def boxes(self) -> list[Box]:
         """The whole canvas, unless it is so large that reading the corners is quicker."""
-        if self.height * self.width <= 64 * len(self.corner) * self.window[0] * self.window[1]:
-            return [(0, self.height, 0, self.width)]
-        return grouped(self.corner.cpu().numpy(), self.window)[0]
+        return around(self.corner, self.window, (self.height, self.width))
 
     def windows(self, slice_: int, /) -> Complex[Tensor, "b 1 y x"]:
         """Transmission of one slice in every window."""

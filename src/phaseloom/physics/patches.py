@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-__all__ = ["Box", "clear", "disjoint", "gather", "grouped", "scatter", "target"]
+__all__ = ["Box", "around", "clear", "disjoint", "flat", "gather", "grouped", "scatter", "target"]
 
 Box = tuple[int, int, int, int]
 """First row, row after the last, first column, column after the last."""
@@ -30,6 +30,8 @@ class _Gather(torch.autograd.Function):
     def forward(field: Tensor, corner: Tensor, shape: tuple[int, int]) -> Tensor:
         """Copy window by window: on a CPU quicker than an index of every pixel."""
         height, width = shape
+        if corner.device.type != "cpu":
+            return _by_index(field, corner, shape)
         places = corner.tolist()
         return torch.stack([field[..., y : y + height, x : x + width] for y, x in places])
 
@@ -44,11 +46,11 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         """The adjoint."""
+        corner, window = ctx.saved_tensors[0], (grads[0].shape[-2], grads[0].shape[-1])
         if ctx.leaf is None:
-            return scatter(grads[0], ctx.saved_tensors[0], ctx.shape), None, None
-        places, window = ctx.saved_tensors[0].cpu().numpy(), (grads[0].shape[-2], grads[0].shape[-1])
-        into, _ = target(ctx.leaf, lambda: grouped(places, window)[0])
-        _add(into, grads[0].detach(), places.tolist())
+            return scatter(grads[0], corner, ctx.shape), None, None
+        into, _ = target(ctx.leaf, lambda: around(corner, window, ctx.shape))
+        _add(into, grads[0].detach(), corner)
         return None, None, None
 
 
@@ -59,7 +61,7 @@ class _Scatter(torch.autograd.Function):
     def forward(windows: Tensor, corner: Tensor, shape: tuple[int, int]) -> Tensor:
         """Add window by window, in order, so that the sum is the same every time."""
         field = windows.new_zeros(*windows.shape[1:-2], *shape)
-        _add(field, windows, corner.tolist())
+        _add(field, windows, corner)
         return field
 
     @staticmethod
@@ -108,6 +110,16 @@ def target(leaf: Tensor, boxes: Callable[[], Sequence[Box]], /) -> tuple[Tensor,
         leaf.grad = torch.zeros_like(leaf)
     touched.extend(boxes())
     return leaf.grad, True
+
+
+def around(corner: Int[Tensor, "b 2"], window: tuple[int, int], shape: tuple[int, int], /) -> list[Box]:
+    """Boxes that hold all windows of a field: its whole, where reading corners would make a device wait.
+
+    Unless it is so large that this is quicker.
+    """
+    if corner.device.type != "cpu" and shape[0] * shape[1] <= 64 * len(corner) * window[0] * window[1]:
+        return [(0, shape[0], 0, shape[1])]
+    return grouped(corner.cpu().numpy(), window)[0]
 
 
 def grouped(places: np.ndarray, window: tuple[int, int], /) -> tuple[list[Box], list[int]]:
@@ -175,10 +187,32 @@ def clear(field: Tensor, boxes: Iterable[Box], /) -> None:
             field[..., top:bottom, left:right].zero_()
 
 
-def _add(field: Tensor, windows: Tensor, places: Sequence[Sequence[int]]) -> None:
+def _add(field: Tensor, windows: Tensor, corner: Tensor) -> None:
     height, width = windows.shape[-2:]
-    for window, (y, x) in zip(windows, places, strict=True):
+    if corner.device.type != "cpu":
+        places = flat(corner, (height, width), field.shape[-1])
+        stacked = windows.resolve_conj().movedim(0, -3).flatten(-3)
+        field.view(*field.shape[:-2], -1).index_add_(-1, places, stacked)
+        return
+    for window, (y, x) in zip(windows, corner.tolist(), strict=True):
         field[..., y : y + height, x : x + width] += window
+
+
+def _by_index(field: Tensor, corner: Tensor, window: tuple[int, int]) -> Tensor:
+    cut = field.flatten(-2).index_select(-1, flat(corner, window, field.shape[-1]))
+    return cut.view(*field.shape[:-2], len(corner), *window).movedim(-3, 0).contiguous()
+
+
+def flat(corner: Int[Tensor, "b 2"], window: tuple[int, int], width: int, /) -> Int[Tensor, " all"]:
+    """Numbers of the pixels of all windows in a field whose rows have a ``width``.
+
+    Example:
+        >>> flat(torch.tensor([[1, 2]]), (2, 2), 10).tolist()
+        [12, 13, 22, 23]
+    """
+    y, x = (torch.arange(n, device=corner.device) for n in window)
+    rows, columns = corner[:, :1] + y, corner[:, 1:] + x
+    return (rows[:, :, None] * width + columns[:, None, :]).flatten()
 
 
 def _around(places: np.ndarray, window: tuple[int, int]) -> Box:

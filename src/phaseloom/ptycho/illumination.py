@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import centred, frequencies, shift, to_real, to_reciprocal
+from phaseloom.physics.kept import Kept
 from phaseloom.physics.optics import aberration_phase, aperture, to_cartesian, to_polar
 from phaseloom.physics.propagate import angular_spectrum, fly
 
@@ -64,11 +65,12 @@ class Probe(Illumination):
         self.register_buffer("scale", scale)
         self.relative = nn.Parameter(modes / scale)
         self.focus = nn.Parameter(scale.new_zeros(()), requires_grad=False)
+        self._blurred: Kept[tuple[bool]] = Kept()
 
     def modes(self) -> Complex[Tensor, "mode y x"]:
         """The modes in square roots of counts."""
         modes = self.relative * self.scale
-        return self._moved(modes, -1.0) if self.focus.requires_grad or bool(self.focus) else modes
+        return self._moved(modes, -1.0) if self.focus.requires_grad or self._defocused() else modes
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The pixels, and a common defocus."""
@@ -77,7 +79,11 @@ class Probe(Illumination):
     @torch.no_grad()
     def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
         """Take over other modes, given in square roots of counts."""
-        self.relative.copy_(self._moved(modes, 1.0) / self.scale if bool(self.focus) else modes / self.scale)
+        self.relative.copy_((self._moved(modes, 1.0) if self._defocused() else modes) / self.scale)
+
+    def _defocused(self) -> bool:
+        """Whether there is a defocus, read from the device only when it may have changed."""
+        return self._blurred.of(lambda: (bool(self.focus),), self.focus)[0]
 
     def _moved(self, modes: Tensor, sign: float) -> Tensor:
         one = self.geometry

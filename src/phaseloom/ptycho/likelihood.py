@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.physics.kept import Kept
 from phaseloom.ptycho import noise
 from phaseloom.ptycho.batches import Measured
 from phaseloom.ptycho.model import Ptychography
@@ -50,6 +51,7 @@ class Likelihood:
         self.measured = Measured(scan, model.detector.arrange)
         self.penalties = {name: (_asked(call, name), call) for name, call in (penalties or {}).items()}
         self.whole = bool(model.detector.mask.all())
+        self._seen: Kept[tuple[Tensor, ...]] = Kept()
         self.silent = _name(divergence) == "none"
         self.floor = 1.0 if self.silent else self._floor(scan)
         asked = {name for names, _ in self.penalties.values() for name in names}
@@ -59,10 +61,8 @@ class Likelihood:
 
     def __call__(self, index: Int[Tensor, " b"]) -> dict[str, Tensor]:
         """Mean loss over the patterns of a batch, and every penalty."""
-        device = self.model.scan.start.device
-        index = index.to(device)
-        counts = self.measured[index].to(device, self.model.scan.start.dtype)
-        terms = {}
+        index, counts = self.measured.take(index, self.model.scan.start.device)
+        counts, terms = counts.to(self.model.scan.start.dtype), {}
         if not self.looking:
             terms["noise"] = self.model.misfit(index, counts, self.divergence) / (len(index) * self.floor)
             expected = counts
@@ -76,6 +76,10 @@ class Likelihood:
                 name: call(*(given[a] for a in asked)) for name, (asked, call) in self.penalties.items()
             }
         return terms
+
+    def expect(self, pieces: Sequence[Tensor]) -> None:
+        """Begin to send the patterns of the batch that comes next."""
+        self.measured.expect(pieces, self.model.scan.start.device)
 
     @property
     def at_once(self) -> int:
@@ -117,8 +121,11 @@ class Likelihood:
 
     def _trusted(self, *patterns: Tensor) -> list[Tensor]:
         """Patterns without their masked pixels, so that means are over what was measured."""
+        if self.whole:
+            return list(patterns)
         mask = self.model.detector.mask
-        return list(patterns) if self.whole else [pattern[:, mask][:, None] for pattern in patterns]
+        (rows, columns) = self._seen.of(lambda: torch.nonzero(mask, as_tuple=True), mask)
+        return [pattern[:, rows, columns][:, None] for pattern in patterns]
 
     def _given(self, index: Tensor, expected: Tensor, counts: Tensor) -> dict[str, Tensor]:
         given = {"model": expected, "counts": counts, "occupancy": self.model.object.occupancy}
