@@ -32,7 +32,9 @@ def tree(path, case, settings):
         "modes": len(case["probe"]),
     }
     chosen = SETTINGS | settings.get("tree", {})
-    rates = chosen["rates"] | dict.fromkeys(settings.get("still", ()), 0.0)
+    still = settings.get("still", ())
+    known = ("affine",) if "positions" in still else ()  # a map of all positions moves them too
+    rates = chosen["rates"] | dict.fromkeys((*still, *known), 0.0)
     return chosen | {
         "file": str(path),
         "read": {"npz": {"positions": "pos_nominal_px"}},

@@ -9,7 +9,7 @@ The rule is that of Nesterov's accelerated gradient as Sutskever et al. write it
 ``v <- m v + d``, ``x <- x + d + m v`` with the Newton step ``d``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -88,15 +88,21 @@ class GaussNewton(torch.optim.Optimizer):
                     clear(parameter.grad, touched)
                 touched.clear()
 
-    def brake(self) -> bool:
-        """Halve accelerated steps from now on and drop their momentum; False when they are tiny already."""
-        if self.param_groups[0]["brake"] < SLOWEST:
+    def brake(self, only: Collection[str] | None = None, *, least: float = SLOWEST) -> bool:
+        """Halve accelerated steps from now on and drop their momentum; False when they are tiny already.
+
+        Args:
+            only: the groups that are meant, by name; default: all.
+            least: share of the rates below which they are tiny.
+        """
+        groups = [group for group in self.param_groups if only is None or group["name"] in only]
+        if not groups or groups[0]["brake"] < least:
             return False
-        for group in self.param_groups:
+        for group in groups:
             group["brake"] /= 2
-        for state in self.state.values():
-            for value in state.values():
-                value.zero_()
+            for parameter in group["params"]:
+                for value in self.state[parameter].values():
+                    value.zero_()
         return True
 
     def _newton(self, parameter: nn.Parameter, rule: Rule, size: int, rate: float) -> None:

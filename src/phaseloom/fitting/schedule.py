@@ -26,6 +26,7 @@ __all__ = [
     "cosine_annealing",
     "cyclic",
     "exponential",
+    "late",
     "linear",
     "multi_step",
     "one_cycle",
@@ -87,6 +88,21 @@ def cosine(progress: float, /, *, floor: float = 0.05, hold: float = 0.3) -> flo
         raise BadInput("shape: cosine", f"floor {floor}, hold {hold}", "must lie between 0 and 1")
     rest = max(0.0, (progress - hold) / max(1 - hold, 1e-9))
     return _half_cosine(1.0, floor, min(rest, 1.0))
+
+
+def late(progress: float, /, *, after: float = 0.5, floor: float = 0.05) -> float:
+    """Nothing for a share ``after`` of the epochs, then the full rate, falling by half a cosine.
+
+    For what the data determine only once all else is nearly right.
+
+    Example:
+        >>> late(0.4), late(0.5), round(late(1.0), 3)
+        (0.0, 1.0, 0.05)
+    """
+    if not (0 <= floor <= 1 and 0 <= after < 1):
+        raise BadInput("shape: late", f"after {after}, floor {floor}", "must lie between 0 and 1")
+    rest = (progress - after) / (1 - after)
+    return _half_cosine(1.0, floor, min(rest, 1.0)) if rest >= 0 else 0.0
 
 
 def warm_up(

@@ -70,7 +70,7 @@ def none(model: Float[Tensor, "*pattern"], counts: Float[Tensor, "*pattern"], /)
 
 
 def poisson(
-    model: Float[Tensor, "*pattern"], counts: Float[Tensor, "*pattern"], /, *, floor: float = 0.1
+    model: Float[Tensor, "*pattern"], counts: Float[Tensor, "*pattern"], /, *, floor: float = 0.01
 ) -> Float[Tensor, "*pattern"]:
     """Negative log-likelihood of Poisson counts less that of a perfect model: half the deviance.
 
@@ -107,7 +107,7 @@ def _gaussian(
 
 
 def _poisson(
-    model: Tensor, counts: Tensor, mask: Tensor | None, /, *, floor: float = 0.1
+    model: Tensor, counts: Tensor, mask: Tensor | None, /, *, floor: float = 0.01
 ) -> tuple[Tensor, Tensor]:
     rate, counts = (model + floor).clamp_(min=1e-30), counts + floor
     ratio = counts / rate

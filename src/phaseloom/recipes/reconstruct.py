@@ -67,10 +67,11 @@ SHARES = {
     "object": 0.2,
     "probe": 0.4,
     "positions": Moving(rate=1.0, start=1, stop=None, shape="constant"),
-    "affine": 0.1,
+    "affine": Moving(rate=0.1, start=1, stop=None, shape="late"),
 }
 """The same for ``optimizer: gauss_newton``: shares of the Newton step. That of a position is its own
-pattern's, so it does not have to fall for the sake of the others."""
+pattern's, so it does not have to fall for the sake of the others. A map of all positions makes up for a
+probe that is not found yet, and hardly comes back from that: it waits."""
 
 
 class Reconstruct(Recipe):
@@ -84,7 +85,8 @@ class Reconstruct(Recipe):
         probe: the first guess of the illumination.
         propagator: how waves fly, exact or paraxial, and how the object is tilted.
         detector: what becomes of the waves: blur, transfer, pixels.
-        noise: how counts are compared with the model.
+        noise: how counts are compared with the model; default: ``poisson`` for electrons, ``amplitude`` for
+            photons, whose detectors and beams have more errors than that of counting.
         penalties: what else the loss asks for.
         start: how the first guess is settled.
         rates: how far parts move in a step, in their natural size (docs/parameters.md); 0 freezes.
@@ -112,7 +114,7 @@ class Reconstruct(Recipe):
     probe: Call = part("phaseloom.ptycho.probes", "auto")
     propagator: Call = part("phaseloom.ptycho.propagators", "exact")
     detector: Call = part("phaseloom.ptycho.detectors", "counting")
-    noise: Call = part("phaseloom.ptycho.noise", "poisson")
+    noise: Call | None = part("phaseloom.ptycho.noise", None)
     penalties: tuple[Call, ...] = part("phaseloom.ptycho.penalties", ())
     start: Call = part("phaseloom.recipes.start", "sweep")
     rates: Mapping[str, float | Moving] = Field(default_factory=dict)
@@ -184,8 +186,9 @@ class Reconstruct(Recipe):
             "probe": probe,
             "start": Call("phaseloom.recipes.start", "none"),
         }
-        if "noise" not in self.model_fields_set and scan.geometry.beam == "photon":
-            changed["noise"] = Call("phaseloom.ptycho.noise", "amplitude")
+        if self.noise is None:
+            usual = "amplitude" if scan.geometry.beam == "photon" else "poisson"
+            changed["noise"] = Call("phaseloom.ptycho.noise", usual)
         if found is not None:
             if "defocus" in knobs(probe.room, probe.name) and not scan.geometry.near:
                 changed["probe"] = replace(probe, values={**probe.values, "defocus": found.defocus})

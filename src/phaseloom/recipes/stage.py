@@ -25,6 +25,16 @@ from phaseloom.spec import Call
 __all__ = ["Stage", "grids", "sized"]
 
 
+IMAGES = ("object", "amplitude", "phase", "probe")
+"""Parts that carry the noise of a batch with them when steps are long."""
+
+CALM = 1 / 4
+"""Share of the rates from which on a standstill is no reason for shorter steps."""
+
+HOVER = 1.1
+"""Loss in units of the noise above which a standstill means that steps are too long."""
+
+
 @dataclass
 class Stage:
     """What a fit needs, on one grid.
@@ -45,6 +55,7 @@ class Stage:
     @classmethod
     def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Stage":
         """The parts of a fit around a model."""
+        assert recipe.noise is not None, "settled"
         likelihood = Likelihood(model, scan, recipe.noise.partial(), recipe.terms())
         if not likelihood.judging:
             raise BadInput(
@@ -157,15 +168,15 @@ def _prepared(
         if braked and _rose(events) and optimizer.brake():
             progress.restore_best()
         elif braked and _hovers(events):
-            optimizer.brake()
+            optimizer.brake(IMAGES, least=CALM)
         optimizer.follow(curvature(events), curvature.momentum)
 
     return [prepare]
 
 
 def _hovers(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the loss of the first epochs hardly fell though it is far above the noise: steps overshoot."""
-    return 1 < len(events) < 5 and events[-1]["loss"] > max(0.95 * events[-2]["loss"], 3.0)
+    """Whether the loss hardly fell though it is above the noise: steps overshoot, or carry noise with them."""
+    return len(events) > 1 and events[-1]["loss"] > max(0.98 * events[-2]["loss"], HOVER)
 
 
 def _rose(events: Sequence[Mapping[str, Any]]) -> bool:
