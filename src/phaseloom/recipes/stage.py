@@ -175,7 +175,7 @@ def _prepared(
 
 
 def _hovers(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the loss hardly fell though it is above the noise: steps overshoot, or carry noise with them."""
+    """Whether the loss hardly fell though it is above the noise: steps overshoot, or carry noise along."""
     return len(events) > 1 and events[-1]["loss"] > max(0.98 * events[-2]["loss"], HOVER)
 
 
