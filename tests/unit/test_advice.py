@@ -61,6 +61,26 @@ def test_positions_off_the_canvas(run):
     with torch.no_grad():
         run[0].scan.offsets[2:4] += 100.0
     assert said(run)[0].startswith("2 positions have moved off")
+    assert "freeze" not in said(run)[0]
+
+
+def test_positions_are_frozen_for_half_of_what_was_done_at_their_own_rate(run):
+    model, begun, progress = run
+    with torch.no_grad():
+        model.scan.offsets[2:4] += 100.0
+    progress.epoch = 20
+    progress.optimizer = optimizers.gauss_newton(optimizers.groups(model.parts(), {"positions": 1.0}))
+    assert "(rates: {positions: {rate: 1, start: 11}})" in advice.of(model, begun, progress)[0]
+
+
+def test_rates_at_their_defaults_are_not_blamed_for_a_standstill(run):
+    model, begun, progress = run
+    progress.history.extend(
+        {"number": n, "loss": 5 - 0.001 * n, "rates": {"phase": 0.2, "probe": 0.4}} for n in range(1, 21)
+    )
+    assert "raise the rates" in said(run)[0]
+    progress.optimizer = optimizers.gauss_newton(optimizers.groups(model.parts(), {"phase": 0.2}))
+    assert advice.of(model, begun, progress) == []
 
 
 @pytest.mark.parametrize(("kept", "side"), [(0, "first"), (4, "last")])

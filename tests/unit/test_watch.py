@@ -74,6 +74,36 @@ def test_rates_are_those_asked_for_though_they_have_fallen_since():
     assert "object 0.02 -> 0.06" in advice(course, floor=1.0)[0]
 
 
+def shared(losses, shares, late=30):
+    """Epochs whose rates are shares of a Newton step; a map of the scan waits, its rate being zero."""
+    out = history(losses)
+    for event in out:
+        event["rates"] = {**shares, "affine": 0.1 * (event["number"] >= late)}
+    return out
+
+
+USUAL = {"object": 0.2, "probe": 0.4, "positions": 1.0}
+
+
+def test_shares_of_a_newton_step_are_never_raised_beyond_the_step():
+    stuck = np.linspace(5, 4.9, 20)
+    assert advice(shared(stuck, USUAL), floor=1.0, newton=1.0) == []
+    (said,) = advice(shared(stuck, {"object": 0.02, "probe": 0.4}), floor=1.0, newton=1.0)
+    assert said.endswith("raise the rates (object 0.02 -> 0.06)")
+
+
+def test_shares_are_lowered_to_a_step_at_most():
+    (said,) = advice(shared([3, 2.5, 6, 9, 9.5, 9], {"object": 6.0, "probe": 0.4}), newton=1.0)
+    assert said.endswith("lower the rates (object 6 -> 1, probe 0.4 -> 0.1)")
+    said = verdict(shared([3, 2.5, 6, 9, 9.5, 9], {"object": 6.0}), newton=1.0)
+    assert said.endswith("lower the rates (object 6 -> 1)")
+
+
+def test_a_part_that_its_shape_held_still_is_blamed_when_it_begins():
+    (said,) = advice(shared([*FALLING[:12], 2, 2.2, 2.4, 3], USUAL, late=13), floor=1.0, newton=1.0)
+    assert "when affine began to move: lower the rate (affine 0.1 -> 0.03)" in said
+
+
 def test_a_term_that_came_later_does_not_count():
     course = history(FALLING)
     for event in course:
@@ -139,6 +169,14 @@ def test_quieter_steps_at_falling_rates_are_no_sign_of_more_to_come(left):
     assert events[-1]["loss"] < 0.9 * events[15]["loss"]
     assert events[-1]["loss"] < events[-3]["loss"]
     assert kind(events) == "converged"
+
+
+def test_a_part_that_waits_says_nothing_of_the_pace_before_it_moves():
+    events = annealed(approach(1.2, start=24.0, pace=1.0), 40, quiet=0.36)
+    waiting = [
+        event | {"rates": event["rates"] | {"affine": 0.1 * (n > 19)}} for n, event in enumerate(events)
+    ]
+    assert verdict(waiting) == verdict(events)
 
 
 @pytest.mark.parametrize("shape", [cosine, constant])

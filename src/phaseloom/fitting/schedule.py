@@ -90,19 +90,38 @@ def cosine(progress: float, /, *, floor: float = 0.05, hold: float = 0.3) -> flo
     return _half_cosine(1.0, floor, min(rest, 1.0))
 
 
-def late(progress: float, /, *, after: float = 0.5, floor: float = 0.05) -> float:
-    """Nothing for a share ``after`` of the epochs, then the full rate, falling by half a cosine.
+def late(
+    progress: float,
+    epoch: int,
+    history: Sequence[Mapping[str, Any]],
+    /,
+    *,
+    after: float = 0.5,
+    below: float = 1.5,
+    floor: float = 0.05,
+) -> float:
+    """Nothing for a share ``after`` of the epochs or while the loss is high, then half a cosine down.
 
     For what the data determine only once all else is nearly right.
 
+    Args:
+        progress: share of the epochs done.
+        epoch: not looked at.
+        history: the epochs before.
+        after: share of the epochs for which nothing moves.
+        below: loss of the epoch before, in units of the noise, from which on it may move.
+        floor: smallest share of the rate.
+
     Example:
-        >>> late(0.4), late(0.5), round(late(1.0), 3)
-        (0.0, 1.0, 0.05)
+        >>> good = [{"loss": 1.1}]
+        >>> late(0.4, 5, good), late(0.5, 6, good), late(0.5, 6, [{"loss": 4.0}])
+        (0.0, 1.0, 0.0)
     """
     if not (0 <= floor <= 1 and 0 <= after < 1):
         raise BadInput("shape: late", f"after {after}, floor {floor}", "must lie between 0 and 1")
-    rest = (progress - after) / (1 - after)
-    return _half_cosine(1.0, floor, min(rest, 1.0)) if rest >= 0 else 0.0
+    if progress < after or not history or history[-1]["loss"] > below:
+        return 0.0
+    return _half_cosine(1.0, floor, min((progress - after) / (1 - after), 1.0))
 
 
 def warm_up(

@@ -28,7 +28,15 @@ WHOLE, FULL = 0.99, 0.7
 the first: lower rates quieten steps and so lower any loss, converged or not."""
 
 
-def verdict(history: History, /, *, stopped: str = "", floor: float = 1.0, since: int = 0) -> str:
+def verdict(
+    history: History,
+    /,
+    *,
+    stopped: str = "",
+    floor: float = 1.0,
+    since: int = 0,
+    newton: float = np.inf,
+) -> str:
     """How far a fit may be trusted, in one sentence whose first words are its class.
 
     ``converged``, ``still falling``, ``overfitting``, ``wrong start`` and ``steps too long`` are told apart
@@ -40,6 +48,7 @@ def verdict(history: History, /, *, stopped: str = "", floor: float = 1.0, since
         stopped: why it ended, in the words of the fit.
         floor: loss at which nothing but noise is left (1 for a likelihood); 0: not known.
         since: epochs of the history that were done on a coarser grid, so that later losses start anew.
+        newton: see `advice`.
 
     Example:
         >>> rates = {"object": 0.02}
@@ -54,7 +63,7 @@ def verdict(history: History, /, *, stopped: str = "", floor: float = 1.0, since
         return f"broke down: {stopped}{cure}"
     if not history:
         return "nothing was learned: no epoch was done"
-    run = Run.of(history, stopped, floor, since)
+    run = Run.of(history, floor, since, newton)
     if not (np.isfinite(run.loss).all() and run.loss.min() > 0):
         return "not judged: the loss is not positive, so that it has no ratios"
     if stopped.startswith("interrupted"):
@@ -64,7 +73,9 @@ def verdict(history: History, /, *, stopped: str = "", floor: float = 1.0, since
     return next(sentence for rule in rules if (sentence := rule(run, stopped)))
 
 
-def advice(history: History, /, *, stopped: str = "", floor: float = 0.0) -> list[str]:
+def advice(
+    history: History, /, *, stopped: str = "", floor: float = 0.0, newton: float = np.inf
+) -> list[str]:
     """Sentences that name what went wrong in a fit and what to do; none when all is well.
 
     Rates are too high when the loss stands above its start or its best and stays there, swings, or
@@ -76,6 +87,8 @@ def advice(history: History, /, *, stopped: str = "", floor: float = 0.0) -> lis
         history: of a fit (`phaseloom.fitting.loop.Progress.history`).
         stopped: why it ended, in the words of the fit.
         floor: loss at which nothing is left to be had (1 for a likelihood); near it nothing is said.
+        newton: rate of a whole Newton step (1) where rates are shares of it: none above is advised, and none
+            from a tenth of it up is called low; default: rates are lengths.
 
     Example:
         >>> rates = {"object": 0.02}
@@ -84,14 +97,14 @@ def advice(history: History, /, *, stopped: str = "", floor: float = 0.0) -> lis
         ['the loss has fallen by only 0.4 % in 20 epochs', 'raise the rates (object 0.02 -> 0.06)']
     """
     if _broken(stopped):
-        return _after_a_breakdown(history, stopped)
+        return _after_a_breakdown(history, stopped, newton)
     losses = _losses(history)
     if len(losses) < 4 or not losses.min() > 0 or losses[-1] < 1.2 * floor:
         return []
     if _chooses(history):
         return []
-    said = [rule(history, losses, floor) for rule in (_violent, _swinging, _timid)]
-    return [sentence for sentence in said if sentence][:1]
+    said = [rule(history, losses, newton) for rule in (_violent, _swinging)]
+    return [sentence for sentence in (*said, _timid(history, losses, newton, floor)) if sentence][:1]
 
 
 @dataclass(frozen=True)
@@ -104,8 +117,8 @@ class Run:
         loss: of each event, of those terms only that were there in all.
         noise: of each event, what compares with counts.
         held: of each event, NaN where nothing was held out.
-        pace: lowest rate of each event as a share of the highest that its part had.
-        floor: see `verdict`.
+        pace: lowest rate of each event as a share of the highest that its part had; of parts that had begun.
+        floor, newton: see `verdict`.
     """
 
     history: History
@@ -115,20 +128,16 @@ class Run:
     held: np.ndarray
     pace: np.ndarray
     floor: float
+    newton: float
 
     @classmethod
-    def of(cls, history: History, stopped: str, floor: float, since: int) -> "Run":
+    def of(cls, history: History, floor: float, since: int, newton: float) -> "Run":
         """The numbers of a history; a grid that has seen two epochs at most is judged with the one before."""
         events = history[since:] if len(history) - since > 2 else history
         noise = [(event.get("terms") or {}).get("noise", event["loss"]) for event in events]
         held = [np.nan if event.get("holdout") is None else event["holdout"] for event in events]
-        most = _highest(events)
-        pace = [
-            min((rate / most[name] for name, rate in event["rates"].items() if most[name] > 0), default=1.0)
-            for event in events
-        ]
-        noise, held, pace = (np.array(values, float) for values in (noise, held, pace))
-        return cls(history, events, _losses(events), noise, held, pace, floor)
+        noise, held, pace = (np.array(values, float) for values in (noise, held, _paces(events)))
+        return cls(history, events, _losses(events), noise, held, pace, floor, newton)
 
     def level(self, place: int = -1) -> float:
         """What an event left in units of the noise; zero where that is not known."""
@@ -178,7 +187,7 @@ def _too_long(run: Run, stopped: str) -> str:
     """Risen by a tenth above the lowest and staying there, or swinging."""
     if _near(run) or len(run.loss) < 4 or _chooses(run.events):
         return ""
-    said = _violent(run.events, run.loss, run.floor, 1.1) or _swinging(run.events, run.loss, run.floor)
+    said = _violent(run.events, run.loss, run.newton, 1.1) or _swinging(run.events, run.loss, run.newton)
     return f"steps too long: {said}" if said else ""
 
 
@@ -275,15 +284,15 @@ def _broken(stopped: str) -> bool:
     return "finite" in stopped or "became" in stopped
 
 
-def _after_a_breakdown(history: History, stopped: str) -> list[str]:
+def _after_a_breakdown(history: History, stopped: str, newton: float) -> list[str]:
     """The remedy for a loss that is not finite, unless it was so from the start."""
     if "before the first step" in stopped:
         return []
-    what = f"lower the rates ({_times(_highest(history), 1 / 3)})" if history else "lower all rates"
+    what = f"lower the rates ({_times(_highest(history), 1 / 3, newton)})" if history else "lower all rates"
     return [f"the loss broke down: {what}"]
 
 
-def _violent(history: History, losses: np.ndarray, floor: float, most: float = 1.3) -> str:
+def _violent(history: History, losses: np.ndarray, newton: float, most: float = 1.3) -> str:
     """Above the first loss, or well above the lowest, for three epochs and more."""
     lowest = int(losses.argmin())
     since = np.median(losses[-3:]) / losses[lowest]
@@ -295,11 +304,12 @@ def _violent(history: History, losses: np.ndarray, floor: float, most: float = 1
         start = f"the loss has risen by {100 * (since - 1):.0f} % since epoch {history[lowest]['number']}"
     late = _began(history, lowest)
     if late:
-        return f"{start}, when {' and '.join(late)} began to move: lower the rate ({_times(late, 1 / 3)})"
-    return f"{start}: lower the rates ({_times(_highest(history), 1 / 3)})"
+        less = _times(late, 1 / 3, newton)
+        return f"{start}, when {' and '.join(late)} began to move: lower the rate ({less})"
+    return f"{start}: lower the rates ({_times(_highest(history), 1 / 3, newton)})"
 
 
-def _swinging(history: History, losses: np.ndarray, floor: float) -> str:
+def _swinging(history: History, losses: np.ndarray, newton: float) -> str:
     """Up and down by a tenth and more at nearly every epoch."""
     last = losses[-9:]
     steps = np.diff(last)
@@ -308,16 +318,17 @@ def _swinging(history: History, losses: np.ndarray, floor: float) -> str:
     if len(last) < 7 or turns < len(steps) - 2 or size < 0.1:
         return ""
     words = f"the loss swings by {100 * size:.0f} % from epoch to epoch"
-    return f"{words}: lower the rates ({_times(_highest(history), 1 / 2)}), or take larger batches"
+    return f"{words}: lower the rates ({_times(_highest(history), 1 / 2, newton)}), or take larger batches"
 
 
-def _timid(history: History, losses: np.ndarray, floor: float) -> str:
-    """Hardly lower than at the start."""
+def _timid(history: History, losses: np.ndarray, newton: float, floor: float) -> str:
+    """Hardly lower than at the start, by rates that may be why."""
     fall = 1 - losses[-1] / losses[0]
-    if len(losses) < 8 or losses[-1] < 2 * floor or not 0 <= fall < 0.1:
+    low = {name: rate for name, rate in _highest(history).items() if rate < newton / 10}
+    if len(losses) < 8 or losses[-1] < 2 * floor or not 0 <= fall < 0.1 or not low:
         return ""
     words = f"the loss has fallen by only {100 * fall:.1f} % in {len(losses)} epochs"
-    return f"{words}: raise the rates ({_times(_highest(history), 3)})"
+    return f"{words}: raise the rates ({_times(low, 3, newton)})"
 
 
 def _losses(history: History) -> np.ndarray:
@@ -330,20 +341,35 @@ def _losses(history: History) -> np.ndarray:
 
 
 def _highest(history: History) -> dict[str, float]:
-    """The highest rate that each part had, which is the one that was asked for."""
+    """The highest rate that each part that moved had, which is the one that was asked for."""
     out: dict[str, float] = {}
     for event in history:
-        for name, rate in event["rates"].items():
+        for name, rate in _moving(event).items():
             out[name] = max(out.get(name, 0.0), rate)
+    return out
+
+
+def _moving(event: Mapping[str, Any]) -> dict[str, float]:
+    """Rates of the parts that moved: a shape may hold one still for a while."""
+    return {name: rate for name, rate in event["rates"].items() if rate > 0}
+
+
+def _paces(history: History) -> list[float]:
+    """The lowest rate of each epoch as a share of the highest of its part, of the parts that had begun."""
+    most, begun, out = _highest(history), set[str](), list[float]()
+    for event in history:
+        begun |= set(_moving(event))
+        shares = [rate / most[name] for name, rate in event["rates"].items() if name in begun]
+        out.append(min(shares, default=1.0))
     return out
 
 
 def _began(history: History, lowest: int) -> dict[str, float]:
     """Parts that began to move right after an epoch, though not all did."""
-    first, then = history[lowest]["rates"], history[lowest + 1]["rates"]
+    first, then = _moving(history[lowest]), _moving(history[lowest + 1])
     late = {name: rate for name, rate in _highest(history).items() if name in then and name not in first}
     return late if first else {}
 
 
-def _times(rates: Mapping[str, float], factor: float) -> str:
-    return ", ".join(f"{name} {rate:.2g} -> {rate * factor:.1g}" for name, rate in rates.items())
+def _times(rates: Mapping[str, float], factor: float, most: float) -> str:
+    return ", ".join(f"{name} {rate:.2g} -> {min(rate * factor, most):.1g}" for name, rate in rates.items())

@@ -1,5 +1,6 @@
 """What a run should make its user do about probe, depth, positions and rates."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from phaseloom.fitting import watch
 from phaseloom.fitting.loop import Progress
+from phaseloom.fitting.newton import GaussNewton
 from phaseloom.physics.modes import powers
 from phaseloom.ptycho.model import Ptychography
 
@@ -43,8 +45,9 @@ def of(model: Ptychography, begun: Begun, progress: Progress, /, *, floor: float
         progress: the history of the losses.
         floor: loss at which nothing but noise is left.
     """
-    rates = watch.advice(progress.history, stopped=progress.stopped, floor=floor)
-    return [*_probe(model, begun), *_places(model), *_depth(model), *rates]
+    newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
+    rates = watch.advice(progress.history, stopped=progress.stopped, floor=floor, newton=newton)
+    return [*_probe(model, begun), *_places(model, progress), *_depth(model), *rates]
 
 
 def centre(wave: Tensor, /) -> float | None:
@@ -77,13 +80,17 @@ def _probe(model: Ptychography, begun: Begun) -> list[str]:
     return []
 
 
-def _places(model: Ptychography) -> list[str]:
+def _places(model: Ptychography, progress: Progress) -> list[str]:
     lost = model.scan.outside()
     if not lost:
         return []
+    rates = {group["name"]: group["base"] for group in progress.optimizer.param_groups}
+    later = ""
+    if "positions" in rates:
+        one = f"rate: {rates['positions']:g}, start: {1 + max(progress.epoch // 2, 1)}"
+        later = f", or freeze positions until the object is good (rates: {{positions: {{{one}}}}})"
     return [
-        f"{lost} positions have moved off the object's canvas: check step and rotation of the scan, or "
-        "freeze positions until the object is good (rates: {positions: {rate: 0.02, start: 20}})"
+        f"{lost} positions have moved off the object's canvas: check step and rotation of the scan{later}"
     ]
 
 

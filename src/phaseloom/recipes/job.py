@@ -120,9 +120,11 @@ class Job:
         """Run to the end, or until stopped, saving after every epoch."""
         self._write_events()
         stages = grids(self.full, self.recipe)
-        at = next((n for n, stage in enumerate(stages) if stage is self.stage), 0)
-        if not self.progress.history:
-            at, self.stage = 0, stages[0]
+        at = 0
+        if self.progress.history:
+            at = [stage.model.scan.canvas.pixel for stage in stages].index(self.model.scan.canvas.pixel)
+            stages[at] = self.stage
+        self.stage = stages[at]
         for number, end in list(enumerate(ends(self.recipe.epochs, len(stages))))[at:]:
             if stages[number] is not self.stage:
                 stages[number].follow(self.stage)
