@@ -80,6 +80,13 @@ def test_the_same_data_in_two_formats_give_the_same_image(files, tree):
     np.testing.assert_allclose(one.result().object, two.result().object, atol=2e-3)
 
 
+def test_the_usual_noise_is_that_of_the_beam(files, tree):
+    assert Job.begin(Reconstruct.of(tree)).recipe.noise.name == "poisson"
+    near = Reconstruct.of({"file": str(files.near), "start": "none"})
+    assert Job.begin(near).recipe.noise.name == "amplitude"
+    assert Job.begin(near.put({"noise": "poisson"})).recipe.noise.name == "poisson"
+
+
 def test_a_near_field_scan_runs(files):
     job = run(Reconstruct.of({"file": str(files.near), "epochs": 2, "rates": {"background": 0.02}}))
     result = job.result()
@@ -88,7 +95,7 @@ def test_a_near_field_scan_runs(files):
     assert np.isfinite(result.object).all()
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", {"lbfgs": {"inner": 2}}], ids=str)
+@pytest.mark.parametrize("optimizer", ["gauss_newton", "adam", "sgd", {"lbfgs": {"inner": 2}}], ids=str)
 @pytest.mark.parametrize("stop", [1, 3])
 def test_resume_equals_a_straight_run(tree, tmp_path, optimizer, stop):
     late = {"object": 0.01, "probe": {"rate": 0.01, "start": 2}}
