@@ -32,6 +32,7 @@ from phaseloom.recipes.reconstruct import Reconstruct
 
 STILL = {"positions": 0, "affine": 0, "weights": 0}
 THICK = {
+    "optimizer": "adam",
     "batch": {"random": {"size": 16}},
     "shape": {"cosine": {"hold": 0.0}},
     "rates": {"object": 0.005, "probe": 0.005, **STILL},
@@ -169,14 +170,17 @@ def positions(path):
 def affine(path):
     """A step 3 % too long and turned by 2 degree, from true positions; all other settings are defaults."""
     prepare = [{"scale": {"factor": 1.03}}, {"rotate": {"angle": "2 deg"}}]
-    return run(recipe(path, prepare=prepare, rates={"positions": 0}, epochs=60), of_positions(path))
+    return run(
+        recipe(path, prepare=prepare, rates={"positions": 0, "affine": 0.1}, epochs=60), of_positions(path)
+    )
 
 
 def together(path):
     """The same on top of the perfect raster, positions free as well."""
     prepare = [{"scale": {"factor": 1.03}}, {"rotate": {"angle": "2 deg"}}]
     read = {"npz": {"positions": "pos_nominal_px"}}
-    return run(recipe(path, read=read, prepare=prepare, epochs=60), of_positions(path))
+    rates = {"affine": 0.1}
+    return run(recipe(path, read=read, prepare=prepare, rates=rates, epochs=60), of_positions(path))
 
 
 def tilt(path, stated=3.0, epochs=15):

@@ -98,7 +98,7 @@ class TestPositions:
     def test_of_a_wrong_step_and_rotation_are_set_right(self, thin, step, angle):
         file, true = thin
         prepare = [{"scale": {"factor": step}}, {"rotate": {"angle": f"{angle} deg"}}]
-        done = run_thin(file, prepare, epochs=20, rates={"positions": 0})
+        done = run_thin(file, prepare, epochs=20, rates={"positions": 0, "affine": 0.1})
         linear, turn = mapped(done.model.scan.angstrom(), true)
         assert np.abs(np.linalg.svd(linear)[1] - 1).max() < 1e-3
         assert abs(turn) < 0.1
@@ -125,6 +125,7 @@ def test_object_probe_tilt_and_thickness_are_found_together(tmp_path, true, stat
             "probe": {"focused": {"semiangle": "25 mrad", "defocus": "100 A", "modes": 4}},
             "propagator": {"exact": {"tilt": [f"{angle} mrad" for angle in stated]}},
             "projections": ["positive", {"upright": {}, "start": 2}],
+            "optimizer": "adam",
             "batch": {"random": {"size": 16}},
             "shape": {"cosine": {"hold": 0.0}},
             "rates": {"object": 0.005, "probe": 0.005, "thickness": 0.004, "tilts": 0.01, **FIXED},

@@ -119,7 +119,7 @@ def late(
     """
     if not (0 <= floor <= 1 and 0 <= after < 1):
         raise BadInput("shape: late", f"after {after}, floor {floor}", "must lie between 0 and 1")
-    if progress < after or not history or history[-1]["loss"] > below:
+    if progress < after or not history or _misfit(history[-1]) > below:
         return 0.0
     return _half_cosine(1.0, floor, min((progress - after) / (1 - after), 1.0))
 
@@ -351,6 +351,11 @@ def plateau(
         if bad > patience:
             now, resting, bad = max(now * factor, floor), rest, 0
     return now
+
+
+def _misfit(event: Mapping[str, Any]) -> float:
+    """What compares with counts in a loss, without penalties."""
+    return (event.get("terms") or {}).get("noise", event["loss"])
 
 
 def _taken(shape: Shape) -> int:

@@ -50,6 +50,12 @@ NUDGE = 0.02
 LEAP = 0.1
 """Farthest that a number may move in one step, in its natural size."""
 
+STIR = 0.03
+"""Phase in radian that shot noise may leave in a pixel while steps are as long as usual."""
+
+USUAL = 0.2
+"""The usual rate of the object."""
+
 SOME = 64
 """Patterns from which the curvature of a few numbers is taken."""
 
@@ -82,6 +88,7 @@ class Curvature:
         some = torch.linspace(0, len(likelihood.measured) - 1, min(len(likelihood.measured), SOME)).long()
         counts = likelihood.measured[some]
         self.mean = float(counts.sum() / len(counts))
+        self.quanta = bool((counts == counts.round()).all())
         self.scale = 2 * _stiffness(likelihood.divergence, counts) / likelihood.floor
 
     @property
@@ -119,12 +126,24 @@ class Curvature:
         model = self.model
         count, many = len(waves), len(model.scan.start)
         wide = light(model, waves)
+        calm = self._calm(_area(wide[:1]))
         wide.add_(DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
         lone = self.scale * (count + 1) * waves.abs().square().sum(1).amax((-2, -1))[:, None, None]
+        share = model.object.occupancy[:, None, None, None]
         for name, parameters in model.object.parts().items():
             pull = self.pull if count > 1 and name in ("object", "amplitude") else 0.0
             for parameter in parameters:
-                rules[parameter] = _pixels(wide, lone, model.object.occupancy[:, None, None, None], pull)
+                rules[parameter] = _pixels(wide, lone, share, pull, calm)
+
+    def _calm(self, field: float) -> float:
+        """Share of the usual step, for each pattern of a batch, that few electrons in a field allow.
+
+        Steps ``r`` with momentum ``m`` leave a variance of ``r / (2 (1 - m))`` times that of one batch,
+        which is ``1 / (4 n)`` for ``n`` electrons in a pixel. Counts that are not whole tell nothing.
+        """
+        if not self.quanta:
+            return math.inf
+        return STIR**2 * 8 * (1 - self.momentum) * self.mean / field / USUAL
 
     def _probe(self) -> Rule:
         """One curvature for all pixels of all modes."""
@@ -274,7 +293,8 @@ class Reach(NamedTuple):
         top, left = first.tolist()
         shape = (corner.amax(0) - first).tolist()
         height, width = (n + w for n, w in zip(shape, model.scan.canvas.window, strict=True))
-        room = (next_fast_len(height), next_fast_len(width, real=True))
+        lengths = next_fast_len(height), next_fast_len(width, real=True)
+        room = (int(lengths[0]), int(lengths[1]))  # pyright: ignore[reportArgumentType]
         inside = (slice(top, top + height), slice(left, left + width))
         return cls(inside, height, width, room, corner - first)
 
@@ -293,8 +313,11 @@ def _area(intensity: Tensor) -> float:
     return float(intensity.sum() ** 2 / intensity.square().sum())
 
 
-def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float) -> Rule:
-    """Pixels of the object; ``wide`` bounds a scan's curvature of each, ``lone`` that of one pattern."""
+def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float, calm: float) -> Rule:
+    """Pixels of the object; ``wide`` bounds a scan's curvature of each, ``lone`` that of one pattern.
+
+    Rates are lowered to a share ``calm`` for each pattern of a batch, if that is less than one.
+    """
 
     @lru_cache(maxsize=2)
     def inverse(size: int, rate: float) -> Tensor:
@@ -302,6 +325,7 @@ def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float) -> Rule:
         return (bend * share if len(share) > 1 else bend).reciprocal_()
 
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
+        rate *= min(1.0, calm * size)
         out = gradient * inverse(size, rate)[(..., *where)]
         if not pull:
             return out

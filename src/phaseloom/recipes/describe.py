@@ -36,7 +36,7 @@ def describe(section: str | None = None, name: str | None = None, /) -> str:
     return _choice(section, str(room), name)
 
 
-_RATE = "each a number, or {rate: 0.02, start: 3, stop: 40, shape: {...}} with a shape as in `describe shape`"
+_RATE = "each a number, or {rate: 0.2, start: 3, stop: 15, shape: {...}} with a shape as in `describe shape`"
 
 
 def _sections() -> str:

@@ -12,6 +12,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import watch
 from phaseloom.fitting.loop import Progress
+from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.plot.report import trust
@@ -107,7 +108,9 @@ def of(job: Underway, /) -> Result:
 def verdict(job: Underway, /) -> str:
     """How far the run as it stands may be trusted, in a sentence; a silent likelihood knows no floor."""
     floor, progress = 0.0 if job.stage.likelihood.silent else 1.0, job.progress
-    return watch.verdict(progress.history, stopped=progress.stopped, floor=floor, since=progress.since)
+    newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
+    end = {"stopped": progress.stopped, "since": progress.since}
+    return watch.verdict(progress.history, **end, floor=floor, newton=newton)
 
 
 @torch.no_grad()

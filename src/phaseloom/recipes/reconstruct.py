@@ -85,18 +85,18 @@ class Reconstruct(Recipe):
         probe: the first guess of the illumination.
         propagator: how waves fly, exact or paraxial, and how the object is tilted.
         detector: what becomes of the waves: blur, transfer, pixels.
-        noise: how counts are compared with the model; default: ``poisson`` for electrons, ``amplitude`` for
-            photons, whose detectors and beams have more errors than that of counting.
+        noise: how counts are compared with the model; default: poisson for electrons, amplitude for photons.
         penalties: what else the loss asks for.
         start: how the first guess is settled.
-        rates: how far parts move in a step, in their natural size (docs/parameters.md); 0 freezes.
+        rates: how far parts move: shares of a Newton step, or natural sizes (docs/parameters.md).
         optimizer: how steps are made.
         shape: how rates change over the run.
         projections: what is imposed after epochs.
-        batch: how patterns are grouped.
+        batch: how patterns are grouped; with gauss_newton their overlap gives the size.
         outputs: files written besides result and report.
         epochs: at most.
-        holdout: share of the patterns that are never learned from, to tell when to stop.
+        levels: coarser grids that the run begins on; default: one, where that loses no light.
+        holdout: share of the patterns that tell when to stop; the last tenth of the epochs learns from all.
         patience: epochs without improvement of the hold-out loss before stopping.
         seed: of everything that is drawn.
         device: where to compute.
