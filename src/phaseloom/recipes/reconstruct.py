@@ -186,14 +186,17 @@ class Reconstruct(Recipe):
             "probe": probe,
             "start": Call("phaseloom.recipes.start", "none"),
         }
-        if self.noise is None:
-            usual = "amplitude" if scan.geometry.beam == "photon" else "poisson"
-            changed["noise"] = Call("phaseloom.ptycho.noise", usual)
+        changed["noise"] = self.noise_of(scan)
         if found is not None:
             if "defocus" in knobs(probe.room, probe.name) and not scan.geometry.near:
                 changed["probe"] = replace(probe, values={**probe.values, "defocus": found.defocus})
             changed["prepare"] = (*self.prepare, *found.steps())
         return self.model_copy(update=changed), found
+
+    def noise_of(self, scan: Scan4D, /) -> Call:
+        """The noise model given, or the usual one of the scan's beam."""
+        usual = "amplitude" if scan.geometry.beam == "photon" else "poisson"
+        return self.noise or Call("phaseloom.ptycho.noise", usual)
 
     def model(self, scan: Scan4D, room: scans.Canvas | None = None, /) -> Ptychography:
         """The model of a scan with its first guesses, on a canvas of its own or the one given."""

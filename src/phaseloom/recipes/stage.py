@@ -55,8 +55,7 @@ class Stage:
     @classmethod
     def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Stage":
         """The parts of a fit around a model."""
-        assert recipe.noise is not None, "settled"
-        likelihood = Likelihood(model, scan, recipe.noise.partial(), recipe.terms())
+        likelihood = Likelihood(model, scan, recipe.noise_of(scan).partial(), recipe.terms())
         if not likelihood.judging:
             raise BadInput(
                 "noise", "none", "leaves nothing that compares with the data: add a penalty that does"
