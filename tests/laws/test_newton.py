@@ -288,12 +288,12 @@ class TestLevels:
 class TestCalm:
     def test_few_electrons_make_steps_short_in_proportion(self):
         scan, model = experiment(dose=50.0)
-        few = Curvature(model, Likelihood(model, scan))._calm(400.0)
-        more = Curvature(model, Likelihood(model, replace(scan, counts=10 * scan.counts)))._calm(400.0)
+        few = Curvature(model, Likelihood(model, scan))._calm(4.0)
+        more = Curvature(model, Likelihood(model, replace(scan, counts=10 * scan.counts)))._calm(4.0)
         assert 0 < few < 0.1
         assert more == pytest.approx(10 * few, rel=1e-4)
 
     def test_counts_that_are_not_whole_tell_nothing_of_electrons(self):
         scan, model = experiment(dose=50.0)
         scan = replace(scan, counts=scan.counts * np.float32(0.37))
-        assert Curvature(model, Likelihood(model, scan))._calm(400.0) == np.inf
+        assert Curvature(model, Likelihood(model, scan))._calm(4.0) == np.inf

@@ -296,8 +296,8 @@ def test_a_breakdown_is_cured_by_lower_rates_but_not_before_the_first_step():
 
 
 def test_the_finer_of_two_grids_is_judged_by_itself():
-    coarse = annealed(approach(1.5, start=9.0), 12, held=np.full(12, 1.2))
-    fine = annealed(approach(1.02, start=1.9), 12, first=13, held=np.linspace(1.6, 1.3, 12))
+    coarse = annealed(approach(1.5, start=9.0), 12, held=np.full(12, 1.0))
+    fine = annealed(approach(1.02, start=1.9), 12, first=13, held=np.linspace(1.4, 1.1, 12))
     assert kind(coarse + fine) == "overfitting"
     assert kind(coarse + fine, since=12) == "converged"
     stuck = annealed(approach(1.4, start=1.9, pace=9.0), 12, first=13, held=np.linspace(1.9, 1.6, 12))
@@ -322,3 +322,22 @@ def test_the_number_is_that_of_the_epoch_whose_the_result_is():
 def test_without_a_floor_losses_are_told_as_they_are():
     assert verdict(history(0.2 * FALLING), floor=0.0).startswith("converged: what is left is a loss of 0.24")
     assert kind(history([-1.0] * 9), floor=0.0) == "not judged"
+
+
+def test_a_gap_to_the_patterns_held_out_is_a_doubt():
+    known = annealed(approach(1.17), 20, held=np.full(20, 1.48))
+    assert verdict(known).startswith("doubtful: what is left is 1.")
+    assert "1.48 in patterns held out" in verdict(known)
+    assert kind(annealed(approach(1.0), 20, held=np.full(20, 1.1))) == "converged"
+    assert kind(annealed(approach(1.17), 20, held=np.full(20, 1.3))) == "converged"
+
+
+def test_a_wide_gap_far_above_the_noise_is_a_wrong_start():
+    assert kind(annealed(approach(11.0, start=300.0), 20, held=np.full(20, 18.0))) == "wrong start"
+
+
+def test_counts_that_are_no_quanta_are_named():
+    assert "single quanta" in verdict(annealed(approach(0.02), 20, held=np.full(20, 0.02)))
+    many = annealed(approach(1e4, start=1e6), 20)
+    assert kind(many) == "wrong start"
+    assert "single quanta" in verdict(many)

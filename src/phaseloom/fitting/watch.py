@@ -28,6 +28,16 @@ WHOLE, FULL = 0.99, 0.7
 the first: lower rates quieten steps and so lower any loss, converged or not."""
 
 
+UNSEEN = 1.25
+"""Hold-out loss, in units of the noise, from which on a gap is more than chance."""
+
+APART = 1.15
+"""Hold-out loss over the loss of what is learned that tells of a fit that describes no more than its data."""
+
+NOWHERE = 100.0
+"""Times the noise that no good start is left with."""
+
+
 def verdict(
     history: History,
     /,
@@ -39,9 +49,9 @@ def verdict(
 ) -> str:
     """How far a fit may be trusted, in one sentence whose first words are its class.
 
-    ``converged``, ``still falling``, ``overfitting``, ``wrong start`` and ``steps too long`` are told apart
-    by losses, hold-out losses and rates; ``interrupted``, ``broke down`` and ``nothing was learned`` by the
-    words in which the fit ended.
+    ``converged``, ``still falling``, ``doubtful``, ``overfitting``, ``wrong start`` and ``steps too long``
+    are told apart by losses, hold-out losses and rates; ``interrupted``, ``broke down`` and ``nothing was
+    learned`` by the words in which the fit ended.
 
     Args:
         history: of a fit (`phaseloom.fitting.loop.Progress.history`).
@@ -69,7 +79,7 @@ def verdict(
     if stopped.startswith("interrupted"):
         way = f"the loss still fell by {_percent(run.falls)} per epoch" if run.falls else "it had levelled"
         return f"{stopped.partition(';')[0]}: {way}, at {run.left()}"
-    rules = (_too_long, _lost, _semiconvergent, _falling, _converged)
+    rules = (_too_long, _lost, _semiconvergent, _doubtful, _falling, _converged)
     return next(sentence for rule in rules if (sentence := rule(run, stopped)))
 
 
@@ -155,6 +165,11 @@ class Run:
         known = known[np.isfinite(known)]
         return float(known[-1] / self.floor) if len(known) and self.floor > 0 else 0.0
 
+    def gap(self) -> float:
+        """Hold-out loss last known over the loss of the same epoch; zero where there is none."""
+        known = np.flatnonzero(np.isfinite(self.held))
+        return float(self.held[known[-1]] / self.noise[known[-1]]) if len(known) else 0.0
+
     @property
     def falls(self) -> float:
         """Fall of the loss per epoch at full rates that is still going on; zero where it has levelled.
@@ -194,9 +209,10 @@ def _too_long(run: Run, stopped: str) -> str:
 def _lost(run: Run, stopped: str) -> str:
     """Several times the noise, not much less than at first, and not on the way to it: a false valley."""
     whole, worst = _losses(run.history), max(run.level(), run.unseen())
-    if worst < FAR or len(whole) < 8 or whole[0] > DEEP * whole[-1]:
+    if worst < FAR or len(whole) < 8:
         return ""
-    if np.log(worst) < PATIENT * len(whole) * run.falls:
+    stuck = whole[0] < DEEP * whole[-1] and np.log(worst) > PATIENT * len(whole) * run.falls
+    if not (stuck or worst > NOWHERE or (run.gap() > APART and run.unseen() > FAR)):
         return ""
     return (
         f"wrong start: the loss stays at {run.left()}: check defocus, orientation of the detector, pixel "
@@ -225,6 +241,16 @@ def _semiconvergent(run: Run, stopped: str) -> str:
     return f"overfitting: {words}: {_whose(stopped) or 'take fewer epochs, or set patience'}"
 
 
+def _doubtful(run: Run, stopped: str) -> str:
+    """Patterns held out are explained much worse than those learned from, and not only by the noise."""
+    if len(run.history) < 8 or run.unseen() < UNSEEN or run.gap() < APART:
+        return ""
+    return (
+        f"doubtful: what is left is {run.left()}, but {run.unseen():.3g} in patterns held out: a wrong start "
+        "(defocus, orientation of the detector, step), a model that lacks something, or too little data"
+    )
+
+
 def _falling(run: Run, stopped: str) -> str:
     """Still falling, at rates that were not on their way down."""
     done = len(run.history)
@@ -248,6 +274,8 @@ def _converged(run: Run, stopped: str) -> str:
         doubt = "; the model lacks something: probe modes, slices, a background, or quanta that are counted"
     elif level > NEAR and run.pace[-1] > FULL and not _chooses(run.events):
         doubt = "; long steps may be part of it: let the rates fall (shape: cosine)"
+    elif 0 < level < 0.5:
+        doubt = "; far below the noise, so that counts are not single quanta (prepare: normalise)"
     elif 0 < level < 0.9 and not unseen:
         doubt = "; noise is described too: hold patterns out to learn whether it overfits (holdout: 0.05)"
     return f"converged: what is left is {run.left(shown)}{also}{doubt}"

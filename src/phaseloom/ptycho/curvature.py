@@ -53,6 +53,9 @@ LEAP = 0.1
 STIR = 0.03
 """Phase in radian that shot noise may leave in a pixel while steps are as long as usual."""
 
+WHOLE = 3.0
+"""Newton steps that an epoch makes in all, however few the electrons."""
+
 USUAL = 0.2
 """The usual rate of the object."""
 
@@ -139,11 +142,13 @@ class Curvature:
         """Share of the usual step, for each pattern of a batch, that few electrons in a field allow.
 
         Steps ``r`` with momentum ``m`` leave a variance of ``r / (2 (1 - m))`` times that of one batch,
-        which is ``1 / (4 n)`` for ``n`` electrons in a pixel. Counts that are not whole tell nothing.
+        which is ``1 / (4 n)`` for ``n`` electrons in a pixel. An epoch makes some whole steps nevertheless.
+        Counts that are not whole tell nothing.
         """
         if not self.quanta:
             return math.inf
-        return STIR**2 * 8 * (1 - self.momentum) * self.mean / field / USUAL
+        calm = STIR**2 * 8 * self.mean / field
+        return (1 - self.momentum) / USUAL * max(calm, WHOLE / len(self.model.scan.start))
 
     def _probe(self) -> Rule:
         """One curvature for all pixels of all modes."""
