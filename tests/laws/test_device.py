@@ -20,9 +20,11 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.fitting import learn, optimizers, replay
 from phaseloom.physics import adjoint
 from phaseloom.physics.patches import gather, scatter
-from phaseloom.ptycho import batches, noise, objects, scans
+from phaseloom.ptycho import measured as measured_module
+from phaseloom.ptycho import noise, objects, scans
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.measured import Measured
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.probes import Probe
 
@@ -322,8 +324,8 @@ class TestPatterns:
         scan = scanned()
         counts = scan.counts.astype(dtype)
         counts[0, 0, 0] = 200 if dtype == "u1" else 60_000 if dtype[-2:] == "u2" else 1000
-        monkeypatch.setattr(batches, "_room", lambda device: room)
-        measured = batches.Measured(replace(scan, counts=counts), lambda x: x.roll(1, -1))
+        monkeypatch.setattr(measured_module, "_room", lambda device: room)
+        measured = Measured(replace(scan, counts=counts), lambda x: x.roll(1, -1))
         index = torch.tensor([7, 0, 7])
         with elsewhere():
             there, found = measured.take(index, ELSEWHERE)
@@ -338,7 +340,7 @@ class TestPatterns:
 
     def test_stay_unread_and_unpinned_on_a_cpu(self, monkeypatch):
         monkeypatch.setattr(torch.Tensor, "pin_memory", None)
-        measured = batches.Measured(scanned(), lambda x: x)
+        measured = Measured(scanned(), lambda x: x)
         index, here = torch.tensor([3, 1]), torch.device("cpu")
         measured.expect([index], here)
         assert not measured.coming
@@ -348,7 +350,7 @@ class TestPatterns:
         assert not measured.resident
 
     def test_are_sent_while_the_batch_before_is_worked_on(self, monkeypatch):
-        monkeypatch.setattr(batches, "_room", lambda device: 0)
+        monkeypatch.setattr(measured_module, "_room", lambda device: 0)
         with elsewhere():
             _, likelihood, optimizer = prepared("phase", 1, away=True)
             likelihood.__class__, likelihood.order = Noted, []
@@ -359,8 +361,8 @@ class TestPatterns:
         assert not likelihood.measured.coming
 
     def test_announced_and_never_asked_for_are_forgotten(self, monkeypatch):
-        monkeypatch.setattr(batches, "_room", lambda device: 0)
-        measured = batches.Measured(scanned(), lambda x: x)
+        monkeypatch.setattr(measured_module, "_room", lambda device: 0)
+        measured = Measured(scanned(), lambda x: x)
         index = [torch.tensor([n]) for n in range(3)]
         with elsewhere():
             measured.expect(index[:2], ELSEWHERE)
@@ -452,7 +454,7 @@ class TestReplayed:
 
     def test_what_cannot_be_recorded_goes_on_plainly(self, kind, slices, monkeypatch, caplog):
         """Patterns that are read batch by batch, for one."""
-        monkeypatch.setattr(batches, "_room", lambda device: 0)
+        monkeypatch.setattr(measured_module, "_room", lambda device: 0)
         losses = []
         for size in (5, 0):
             with elsewhere() as mode, monkeypatch.context() as patch:

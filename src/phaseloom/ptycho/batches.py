@@ -1,4 +1,4 @@
-"""Which patterns are compared together, and where their counts come from.
+"""Which patterns are compared together.
 
 A batch is an index tensor, or a tuple of them: pieces that are modelled one after the other and whose
 gradients are added before the step, so that memory holds one piece and the step sees them all. Grouping
@@ -8,14 +8,12 @@ follows the positions of the scan as they were read, and depends on seed and epo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
 __all__ = ["compact", "random", "sparse"]
@@ -24,134 +22,6 @@ Batch = Tensor | tuple[Tensor, ...]
 Groups = list[np.ndarray]
 Group = Callable[[np.ndarray, int, int, int], Groups]
 """Positions, number of groups, seed and epoch in; the members of each group out."""
-
-
-HELD = 32_000_000
-"""Bytes of float patterns that are kept in the detector's order; larger scans would not notice."""
-
-SHARE = 0.4
-"""Of a GPU's free memory that patterns may take to lie there from the first batch on."""
-
-
-class Measured:
-    """Counts of a scan as float batches in the detector's order.
-
-    On a CPU, patterns in memory are made float and arranged once, when first asked for, unless they take
-    more than ``HELD`` bytes. All others are read, made float and arranged batch by batch.
-
-    On another device patterns lie as they were counted, in their own integers, if there is room (`SHARE`).
-    Otherwise a batch is read and sent while the device works on the one before, if it was announced
-    (`expect`); to a GPU from pinned memory, beside its work.
-    """
-
-    def __init__(self, scan: Scan4D, arrange: Callable[[Tensor], Tensor]):
-        self.counts, self.arrange = scan.counts, arrange
-        self.held: Tensor | None = None
-        self.resident: dict[torch.device, Tensor | None] = {}
-        self.coming: dict[int, tuple[Tensor, Sent]] = {}
-
-    def __len__(self) -> int:
-        """Number of patterns."""
-        return self.counts.shape[0]
-
-    def __getitem__(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b y x"]:
-        """The patterns of an index, arranged on its device."""
-        if index.device.type != "cpu":
-            here = self._residing(index.device)
-            found = here[index] if here is not None else self._whole(index.cpu().numpy()).to(index.device)
-            return self._float(found)
-        if type(self.counts) is np.ndarray and 4 * self.counts.size <= HELD:
-            if self.held is None:
-                self.held = self._read(np.arange(len(self)), np.float32)
-            return self.held.index_select(0, index)
-        return self._read(index.numpy(), np.float32)
-
-    def expect(self, pieces: Sequence[Tensor], device: torch.device, /) -> None:
-        """Begin to send what `take` will be asked for next, and forget what it was not asked for."""
-        if device.type != "cpu":
-            self.coming = {id(piece): (piece, self._send(piece, device)) for piece in pieces}
-
-    def take(self, index: Int[Tensor, " b"], device: torch.device, /) -> tuple[Tensor, Tensor]:
-        """An index and its patterns on a device."""
-        if index.device == device:
-            return index, self[index]
-        _, sent = self.coming.pop(id(index), (index, None))
-        there, counts = (sent or self._send(index, device)).arrived()
-        return there, self[there] if counts is None else self._float(counts)
-
-    def _send(self, index: Tensor, device: torch.device) -> "Sent":
-        """An index, and its patterns unless they are there already."""
-        if self._residing(device) is not None:
-            return Sent.to(device, index)
-        return Sent.to(device, index, self._whole(index.numpy()))
-
-    def _residing(self, device: torch.device) -> Tensor | None:
-        """All patterns on a device, if there was room for them when first asked."""
-        if device not in self.resident:
-            size = _kept(self.counts.dtype).itemsize * int(np.prod(self.counts.shape))
-            self.resident[device] = self._all(device) if size <= _room(device) else None
-        return self.resident[device]
-
-    def _all(self, device: torch.device) -> Tensor:
-        """All patterns, sent bit by bit."""
-        parts = np.array_split(np.arange(len(self)), max(1, 4 * int(np.prod(self.counts.shape)) // HELD))
-        return torch.cat([self._whole(part).to(device) for part in parts if len(part)])
-
-    def _read(self, index: np.ndarray, dtype: Any) -> Tensor:
-        """Patterns as numbers of some kind."""
-        read = np.asarray(self.counts[index]).astype(dtype)
-        return self.arrange(torch.from_numpy(read.view(np.int16) if read.dtype == np.uint16 else read))
-
-    def _whole(self, index: np.ndarray) -> Tensor:
-        """Patterns as they are kept; two bytes without a sign as if they had one, for torch's sake."""
-        return self._read(index, _kept(self.counts.dtype))
-
-    def _float(self, counts: Tensor) -> Tensor:
-        """Kept patterns as numbers of single precision."""
-        numbers = counts.to(torch.float32)
-        return numbers.remainder_(65536) if _kept(self.counts.dtype) == np.uint16 else numbers
-
-
-@dataclass(frozen=True)
-class Sent:
-    """Tensors on their way to a device; to a GPU from pinned memory on a stream of their own."""
-
-    tensors: tuple[Tensor, ...]
-    stream: torch.cuda.Stream | None = None
-
-    @classmethod
-    def to(cls, device: torch.device, *tensors: Tensor) -> "Sent":
-        """Send, and do not wait."""
-        if device.type != "cuda":
-            return cls(tuple(one.to(device, non_blocking=True) for one in tensors))
-        stream = _beside(device)
-        with torch.cuda.stream(stream):
-            return cls(tuple(one.pin_memory().to(device, non_blocking=True) for one in tensors), stream)
-
-    def arrived(self) -> tuple[Tensor, Tensor | None]:
-        """The first tensor, and the second if there is one; what the device does next waits for them."""
-        if self.stream is not None:
-            now = torch.cuda.current_stream(self.tensors[0].device)
-            now.wait_stream(self.stream)
-            for one in self.tensors:
-                one.record_stream(now)
-        return self.tensors[0], self.tensors[1] if len(self.tensors) > 1 else None
-
-
-@lru_cache(maxsize=8)
-def _beside(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which patterns are sent."""
-    return torch.cuda.Stream(device)
-
-
-def _room(device: torch.device) -> int:
-    """Bytes that patterns may take on a device."""
-    return int(SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else HELD
-
-
-def _kept(dtype: np.dtype) -> np.dtype:
-    """Integers of one or two bytes as they are, all else in single precision."""
-    return dtype.newbyteorder("=") if dtype.kind in "iu" and dtype.itemsize <= 2 else np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -231,7 +101,8 @@ def random(
         index: the patterns to use.
         seed: of the order.
         positions: not looked at.
-        size: patterns per batch; default: such that an epoch has at least a dozen, between 4 and 64.
+        size: patterns per batch; default: with Newton steps as many as light the whole field once, 8 or more;
+            else such that an epoch has at least a dozen batches, between 4 and 64.
         accumulate: batches of ``size`` whose gradients are added before a step: the same step as one
             batch of ``accumulate`` times the size, in the memory of ``size``.
 

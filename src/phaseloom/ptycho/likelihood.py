@@ -12,7 +12,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.kept import Kept
 from phaseloom.ptycho import noise
-from phaseloom.ptycho.batches import Measured
+from phaseloom.ptycho.measured import Measured
 from phaseloom.ptycho.model import Ptychography
 
 __all__ = ["Likelihood"]
@@ -97,7 +97,7 @@ class Likelihood:
         return max(1, WORKING // wave)
 
     @torch.no_grad()
-    def remaining(self, size: int = 32) -> dict[str, float]:
+    def remaining(self) -> dict[str, float]:
         """What is left over all patterns, in the units that are compared between programs.
 
         ``amplitude``: mean over trusted pixels of ``(sqrt(model) - sqrt(counts))^2``, about 0.25 at the
@@ -106,7 +106,7 @@ class Likelihood:
         """
         mask, device = self.model.detector.mask, self.model.scan.start.device
         amplitude = deviance = lit = 0.0
-        for index in torch.arange(len(self.measured), device=device).split(size):
+        for index in torch.arange(len(self.measured), device=device).split(min(self.at_once, 256)):
             counts, expected = self.measured[index].to(device), self.model(index)
             amplitude += float((noise.amplitude(expected, counts, floor=0.0) * mask).sum())
             deviance += float((noise.poisson(expected, counts) * mask).sum())
