@@ -256,6 +256,61 @@ class TestSteps:
         assert [optimizer.brake() for _ in range(8)] == [True] * 6 + [False] * 2
         assert optimizer.param_groups[0]["brake"] == 1 / 64
 
+    def test_a_brake_bounds_rates_and_leaves_those_alone_that_have_fallen_below(self):
+        point = torch.nn.Parameter(torch.ones(3))
+
+        class Plain:
+            momentum = True
+
+            def __call__(self, value, gradient, size, rate, where):
+                return rate * gradient
+
+        optimizer = optimizers.gauss_newton(optimizers.groups({"x": [point]}, {"x": 0.8}), momentum=0.0)
+        optimizer.follow({point: Plain()}, 0.0)
+        optimizer.brake()
+        for rate, expected in ((0.8, 0.4), (0.6, 0.4), (0.2, 0.2)):
+            before = point.detach().clone()
+            point.grad, optimizer.param_groups[0]["lr"] = torch.ones(3), rate
+            optimizer.step()
+            torch.testing.assert_close(before - point.detach(), torch.full((3,), expected))
+
+    def test_positions_wait_for_images_where_batches_are_few(self):
+        scan, model = experiment()
+        rules = Curvature(model, Likelihood(model, scan))([{"loss": 1.0}, {"loss": 1.0}])
+        rule, index = rules[model.scan.offsets], torch.zeros(36, 2)
+        gradient = torch.full((36, 2), 1e-9)
+        moves = [float(rule(index, gradient, size, 1.0, None).abs().sum()) / size for size in (1, 2, 18, 36)]
+        assert moves[1] == pytest.approx(moves[0])
+        assert moves[2] == pytest.approx(moves[0] / 8)
+        assert moves[3] == pytest.approx(moves[0] / 16)
+
+    def test_the_flight_is_believed_less_than_positions(self):
+        scan, model = experiment(slices=3)
+        curvature = Curvature(model, Likelihood(model, scan))
+        stretch = model.propagator.stretch.requires_grad_(True)
+        one = torch.full_like(stretch, 1e-9)
+        moves = []
+        for loss in (1.0, 2.0):
+            rules = curvature([{"loss": loss}, {"loss": loss}])
+            gap = rules[stretch](stretch, one, 6, 1.0, None)
+            place = rules[model.scan.offsets](model.scan.offsets, torch.full((36, 2), 1e-9), 6, 1.0, None)
+            moves.append([float(gap.abs().sum()), float(place.abs().sum())])
+        assert moves[1][0] == pytest.approx(0.1 * moves[0][0], rel=1e-3)
+        assert moves[1][1] == pytest.approx(0.8 * moves[0][1], rel=1e-3)
+
+    def test_a_background_is_found_where_all_else_is_known(self):
+        """From half of the root mean count, in a tenth of the time that a step of one per cent would take."""
+        scan, model = experiment(dose=1e4)
+        with torch.no_grad():
+            index = torch.arange(36)
+            counts = model.detector.display(model(index) + 3.0).numpy()
+            model.detector.begin(0.5)
+        scan = replace(scan, counts=counts)
+        run(scan, model, epochs=20, rates={"background": 0.5})
+        found = model.detector.background().detach()
+        assert found.mean() == pytest.approx(3.0, rel=0.02)
+        assert found.std() < 0.2
+
 
 class TestLevels:
     def test_a_finer_grid_goes_on_where_the_coarser_one_was(self):

@@ -77,6 +77,7 @@ def killed(folder: Path, wait: float) -> tuple[int, int]:
 def test_twenty_kills_lose_an_epoch_each_at_most(tree, tmp_path):
     folder = tmp_path / "run"
     settings = {"epochs": EPOCHS, "patience": None, "shape": "constant", "projections": ["orthogonal"]}
+    settings["rates"] = {"affine": 0}  # which waits for half of the epochs, however many they are
     next(iter(Job.begin(Reconstruct.of(tree | settings), folder)))
     before, waits = 1, np.random.default_rng(0).uniform(0, 2, KILLS)
     for wait in waits:

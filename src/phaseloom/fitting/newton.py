@@ -22,7 +22,7 @@ __all__ = ["GaussNewton", "Rule"]
 Where = tuple[slice, slice]
 EVERYWHERE: Where = (slice(None), slice(None))
 
-SLOWEST = 1 / 32
+SLOWEST = 1 / 64
 """Share of the rates below which braking is no help."""
 
 
@@ -73,7 +73,8 @@ class GaussNewton(torch.optim.Optimizer):
                 if rule is None:
                     self._adam(parameter, group["lr"])
                 else:
-                    rate = group["lr"] * (group["brake"] if rule.momentum else 1.0)
+                    most = group.get("base", group["lr"]) * group["brake"] if rule.momentum else group["lr"]
+                    rate = min(group["lr"], most)
                     self._newton(parameter, rule, group["size"], rate)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -89,14 +90,14 @@ class GaussNewton(torch.optim.Optimizer):
                 touched.clear()
 
     def brake(self, only: Collection[str] | None = None, *, least: float = SLOWEST) -> bool:
-        """Halve accelerated steps from now on and drop their momentum; False when they are tiny already.
+        """Halve the longest accelerated steps from now on, drop momentum; False when they are short already.
 
         Args:
             only: the groups that are meant, by name; default: all.
-            least: share of the rates below which they are tiny.
+            least: share of the rates that is left to them.
         """
         groups = [group for group in self.param_groups if only is None or group["name"] in only]
-        if not groups or groups[0]["brake"] < least:
+        if not groups or groups[0]["brake"] < 2 * least:
             return False
         for group in groups:
             group["brake"] /= 2

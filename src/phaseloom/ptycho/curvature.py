@@ -8,7 +8,7 @@ amplitudes ``sqrt(I)``. For each part it is found, or bounded, as cheaply as it 
   with the beam in free flight, times the number of slices (Cauchy and Schwarz). What the waves of a forward
   pass give instead made no difference to the course of the error. A pixel lit by few patterns of a batch
   keeps the bound of a single one;
-* the probe: by the mean transmission;
+* the probe: by the mean transmission; the root of a background: amplitudes go no faster than it;
 * a position: half of ``sum |P|^2 grad T grad T*`` under the window, for half of a move changes phases on the
   detector that nobody sees; scan errors follow from it by the chain rule;
 * few numbers (tilt, thickness, defocus, aberrations): from differences of patterns.
@@ -30,7 +30,7 @@ from phaseloom.physics.propagate import fly
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["Curvature", "crossings", "light"]
+__all__ = ["OFTEN", "Curvature", "crossings", "light"]
 
 DAMPING = 0.1
 """Share of the strongest light that is added everywhere: pixels in the dark move little."""
@@ -38,8 +38,14 @@ DAMPING = 0.1
 SHY = 0.05
 """Share of the mean curvature of all positions that is added to each."""
 
+HALFWAY, DOUBT = 2.0, 0.25
+"""Loss above the noise at which positions, and at which tilts and thickness, are half believed."""
+
 SLOWLY = 0.1
 """Least share of a step that positions take from the second epoch on."""
+
+OFTEN = 16
+"""Updates in an epoch from which on the images keep up with positions, each of which moves but once."""
 
 FARTHEST = 0.2
 """Pixels that a position may move in one step."""
@@ -107,11 +113,16 @@ class Curvature:
         waves = incident(model)
         self._object(rules, waves)
         if "probe" in model.parts() and hasattr(model.probe, "relative"):
-            rules[model.probe.relative] = self._probe()  # type: ignore[index]
+            unit = float(model.probe.scale)  # type: ignore[arg-type]
+            rules[model.probe.relative] = _alike(self.scale * unit**2)  # type: ignore[index]
         trust = _trust(history)
         rules |= self._places(waves[0], trust)
         rules[model.detector.weights] = self._weight()
-        rules |= {p: self._number(p, trust) for p in self._numbers() if p.requires_grad}
+        rules[model.detector.root] = _alike(self.scale * float(model.detector.scale) ** 2)
+        flight = {model.propagator.tilt, model.propagator.stretch}
+        shy = _trust(history, DOUBT)
+        few = [p for p in self._numbers() if p.requires_grad]
+        rules |= {p: self._number(p, shy if p in flight else trust) for p in few}
         return rules
 
     def _places(self, wave: Complex[Tensor, "mode y x"], trust: float) -> dict[nn.Parameter, Rule]:
@@ -149,16 +160,6 @@ class Curvature:
             return math.inf
         calm = STIR**2 * 8 * self.mean / field
         return (1 - self.momentum) / USUAL * max(calm, WHOLE / len(self.model.scan.start))
-
-    def _probe(self) -> Rule:
-        """One curvature for all pixels of all modes."""
-        model = self.model
-        bend = self.scale * float(model.probe.scale) ** 2  # type: ignore[arg-type]
-
-        def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-            return gradient * (rate / bend)
-
-        return Rule(step)
 
     def _bends(self, wave: Complex[Tensor, "mode y x"]) -> Float[Tensor, "n 2 2"]:
         """Mean square slope of the amplitudes of each pattern along its position."""
@@ -340,17 +341,27 @@ def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float, calm: float)
     return Rule(step)
 
 
+def _alike(bend: float) -> Rule:
+    """One curvature for all pixels."""
+
+    def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
+        return gradient * (rate / bend)
+
+    return Rule(step)
+
+
 def _rest(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
     """No step: nothing is known yet that could tell where to."""
     return torch.zeros_like(gradient)
 
 
 def _position(bends: Tensor, trust: float) -> Rule:
-    """Each pattern's own step, no longer than `FARTHEST`."""
+    """Each pattern's own step, no longer than `FARTHEST`, and shorter where batches are few."""
     inverse = trust * torch.linalg.inv(bends)
 
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-        move = (inverse @ gradient[:, :, None])[:, :, 0] * (size * rate)
+        share = min(size, len(bends) / OFTEN)
+        move = (inverse @ gradient[:, :, None])[:, :, 0] * (share * rate)
         return move.clamp(-FARTHEST, FARTHEST)
 
     return Rule(step, momentum=False)
@@ -372,7 +383,7 @@ def _solved(bend: Tensor, trust: float, *, rows: bool = False, patterns: bool = 
     return Rule(step, momentum=True)
 
 
-def _trust(history: Sequence[Mapping[str, Any]]) -> float:
+def _trust(history: Sequence[Mapping[str, Any]], halfway: float = HALFWAY) -> float:
     """How far positions may be believed: little while the patterns are explained badly.
 
     Where they stay so, the positions may be why: they then move, but slowly.
@@ -382,7 +393,7 @@ def _trust(history: Sequence[Mapping[str, Any]]) -> float:
     last = history[-1]
     loss = last["holdout"] if last.get("holdout") is not None else last["loss"]
     excess = max(0.0, loss - 1.0)
-    return max(1 / (1 + (excess / 2) ** 2), SLOWLY if len(history) > 1 else 0.0)
+    return max(1 / (1 + (excess / halfway) ** 2), SLOWLY if len(history) > 1 else 0.0)
 
 
 def _stiffness(divergence: Callable[[Tensor, Tensor], Tensor], counts: Tensor) -> float:

@@ -100,6 +100,11 @@ class Detector(nn.Module):
         """What can be refined, by name."""
         return {"weights": [self.weights], "background": [self.root]}
 
+    @torch.no_grad()
+    def begin(self, level: float) -> None:
+        """Let a background begin at a level in counts, its root at a twentieth to half of `scale`."""
+        self.root.fill_(min(max(level**0.5 / float(self.scale), 0.05), 0.5))
+
     def background(self) -> Float[Tensor, "y x"]:
         """Expected counts without beam."""
         return (self.root * self.scale).square()

@@ -132,6 +132,15 @@ class Ptychography(nn.Module):
             total[y : y + height, x : x + width] += light
         return total
 
+    @torch.no_grad()
+    def modulus(self) -> np.ndarray:
+        """Median modulus of each slice where it is well lit: a scale that object and probe share at will."""
+        coverage = self.coverage()
+        lit = torch.as_tensor(coverage > 0.2 * np.percentile(coverage[coverage > 0], 90))
+        states = self.object.transmission().cpu()
+        scale = np.median(states[:, :, lit].abs().numpy(), axis=(0, 2))
+        return np.where(scale > 0, scale, 1.0).astype(np.float32)
+
 
 def _transformed() -> bool:
     """Whether derivatives are taken in a way that only plain operations know."""

@@ -18,9 +18,9 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.loop import Epoch
 from phaseloom.recipes import _memory, foresight
-from phaseloom.recipes.job import Job, ends, patterns
+from phaseloom.recipes.job import Job, patterns
 from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.stage import Stage, grids
+from phaseloom.recipes.stage import Stage, ends, grids
 from phaseloom.recipes.start import none, sweep
 from phaseloom.spec import Call, knobs
 from phaseloom.units import ENERGY, LENGTH
@@ -156,7 +156,7 @@ def _inside(counts: Any) -> int:
 def _shortage(needs: _Needs, peak: float) -> list[str]:
     """What the trial itself showed."""
     said = []
-    if needs.stopped and not needs.stopped.startswith("all"):
+    if needs.stopped and "done" not in needs.stopped:
         said.append(f"trial: {needs.stopped}. Check the data and the settings before a run.")
     left = _memory.available()
     more = peak - _memory.resident()

@@ -19,16 +19,12 @@ from phaseloom.ptycho import batches
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import advice, outcome
 from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.stage import Stage, grids, sized
+from phaseloom.recipes.stage import Stage, ends, grids, sized
 from phaseloom.recipes.start import Start
 from phaseloom.result import Result
 from phaseloom.spec import to_yaml
 
-__all__ = ["Job", "ends", "patterns"]
-
-
-COARSE = 0.6
-"""Share of the epochs that is done on coarser grids, where there are any."""
+__all__ = ["Job", "patterns"]
 
 BACK = 0.1
 """Share of the epochs, at the end, that also learn from the patterns held out before; whole ones only."""
@@ -166,16 +162,6 @@ class Job:
             return
         with whole(self.directory / "events.jsonl") as short:
             short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
-
-
-def ends(epochs: int, grids: int, /) -> list[int]:
-    """The last epoch on each of so many grids.
-
-    Example:
-        >>> ends(20, 2)
-        [12, 20]
-    """
-    return [*(round(COARSE * epochs * n / (grids - 1)) for n in range(1, grids)), epochs]
 
 
 def patterns(recipe: Reconstruct, stage: Stage, index: np.ndarray, /) -> Batches:

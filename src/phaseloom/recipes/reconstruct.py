@@ -210,7 +210,7 @@ class Reconstruct(Recipe):
             detector=self.detector(scan),
         )
         if self.rate_of("background") and scan.background is None:
-            torch.nn.init.constant_(model.detector.root, 0.05)
+            model.detector.begin(_darkest(scan))
         return model
 
     def _fits(self, room: scans.Canvas) -> None:
@@ -279,6 +279,11 @@ _LACKS = {
     "descan": "only a far field can be shifted",
 }
 """Why a part may be missing, as the end of a sentence."""
+
+
+def _darkest(scan: Scan4D) -> float:
+    """Mean counts of the darkest pixels, which a background that is the same everywhere cannot exceed."""
+    return float(np.percentile(scan.mean_pattern(most=500)[scan.mask], 2))
 
 
 def _lit(scan: Scan4D, name: str) -> Scan4D:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,23 @@ from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.schedule import Every
 from phaseloom.ptycho import levels
-from phaseloom.ptycho.curvature import Curvature, crossings
+from phaseloom.ptycho.curvature import OFTEN, Curvature, crossings
 from phaseloom.ptycho.impose import imposed, setting
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.spec import Call
 
-__all__ = ["Stage", "grids", "sized"]
+__all__ = ["Stage", "ends", "grids", "sized"]
 
+COARSE = 0.6
+"""Share of the epochs that is done on coarser grids, where there are any."""
 
 IMAGES = ("object", "amplitude", "phase", "probe")
 """Parts that carry the noise of a batch with them when steps are long."""
 
-CALM = 1 / 4
-"""Share of the rates from which on a standstill is no reason for shorter steps."""
+CALM = 1 / 2
+"""Share of the rates that a standstill leaves."""
 
 HOVER = 1.1
 """Loss in units of the noise above which a standstill means that steps are too long."""
@@ -103,13 +106,33 @@ class Stage:
 def grids(full: Stage, recipe: Reconstruct) -> list[Stage]:
     """Stages from the coarsest grid to that of the data.
 
-    By default one coarser grid is tried first, unless penalties or projections might mean pixels.
+    By default one coarser grid is tried first, unless penalties or projections might mean pixels; and no
+    more grids than have an epoch each.
     """
     plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
     count, stages = int(plain) if recipe.levels is None else recipe.levels, [full]
-    while len(stages) <= count and (coarser := stages[0].coarser(recipe)) is not None:
+    while len(stages) <= count and _all_begin(recipe.epochs, len(stages) + 1):
+        coarser = stages[0].coarser(recipe)
+        if coarser is None:
+            break
         stages.insert(0, coarser)
     return stages
+
+
+def ends(epochs: int, grids: int, /) -> list[int]:
+    """The last epoch on each of so many grids.
+
+    Example:
+        >>> ends(20, 2)
+        [12, 20]
+    """
+    return [*(round(COARSE * epochs * n / (grids - 1)) for n in range(1, grids)), epochs]
+
+
+def _all_begin(epochs: int, grids: int) -> bool:
+    """Whether each of so many grids has an epoch."""
+    last = [0, *ends(epochs, grids)]
+    return all(before < end for before, end in pairwise(last))
 
 
 def sized(recipe: Reconstruct, model: Ptychography) -> Call:
@@ -168,14 +191,20 @@ def _prepared(
             progress.restore_best()
         elif braked and _hovers(events):
             optimizer.brake(IMAGES, least=CALM)
-        optimizer.follow(curvature(events), curvature.momentum)
+        optimizer.follow(curvature(progress.history), curvature.momentum)
 
     return [prepare]
 
 
 def _hovers(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the loss hardly fell though it is above the noise: steps overshoot, or carry noise along."""
-    return len(events) > 1 and events[-1]["loss"] > max(0.98 * events[-2]["loss"], HOVER)
+    """Whether the loss hardly fell though it is above the noise: steps overshoot, or carry noise along.
+
+    An epoch of few updates has little time to fall in.
+    """
+    if len(events) < 2:
+        return False
+    least = 0.98 ** min(1.0, events[-1]["updates"] / OFTEN)
+    return events[-1]["loss"] > max(least * events[-2]["loss"], HOVER)
 
 
 def _rose(events: Sequence[Mapping[str, Any]]) -> bool:
