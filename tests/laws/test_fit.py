@@ -82,6 +82,16 @@ class TestLearning:
         assert "3 epochs done" in progress.stopped
         assert [entry["number"] for entry in progress.history] == [1, 2, 3]
 
+    def test_says_that_the_one_epoch_is_done(self):
+        progress = started(Lines())
+        run(progress, 1)
+        assert progress.stopped == "one epoch done"
+
+    def test_says_how_many_of_a_longer_run_are_done(self):
+        progress = started(Lines())
+        run(progress, 3, horizon=5)
+        assert progress.stopped == "3 of 5 epochs done"
+
     def test_has_nothing_to_do_when_all_epochs_are_past(self):
         progress = started(Lines())
         run(progress, 3)
@@ -294,8 +304,7 @@ class TestHoldout:
 
     def test_without_patience_the_last_word_is_the_same(self):
         progress, kept = self.run(2.0, 150)
-        assert progress.epoch == 150
-        assert "overfitting" in progress.stopped
+        assert progress.stopped.startswith("all 150 epochs done; the result is that of epoch")
         assert equal(parameters(progress), kept[progress.best[0]])
 
     def test_standing_still_means_converged(self):
@@ -321,6 +330,17 @@ class TestHoldout:
         assert progress.epoch < 100
         assert progress.stopped.startswith("converged")
         assert point.item() == pytest.approx(1, abs=0.05)
+
+    def test_patterns_given_back_cannot_stop_it(self):
+        progress, _ = self.run(0.0, 10)
+        for event in progress.history:
+            event["holdout"] = 1.0
+        list(fit(progress.model, self.learned, progress, epochs=15, patience=3))
+        assert progress.epoch == 15
+
+    def test_one_rise_is_no_overfitting(self):
+        progress, _ = self.run(2.0, 5)
+        assert "overfitting" not in progress.stopped
 
     def test_falling_goes_on_to_the_end(self):
         progress, _ = self.run(0.0, 30, patience=5)

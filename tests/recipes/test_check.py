@@ -102,6 +102,8 @@ def test_a_sound_run_is_left_in_peace() -> None:
         ("slices", SOUND, {"object": sliced(20, "2 A")}),
         ("slices", SOUND, {"object": sliced(2, "200 A")}),
         ("orientation", replace(SOUND, oriented=False), {}),
+        ("rates", SOUND, {"rates": {"object": 2.0, "probe": 3}}),
+        ("levels", SOUND, {"levels": 3}),
         ("centre", moved(SOUND, 3), {}),
     ],
 )

@@ -107,3 +107,22 @@ def test_rates_that_are_too_high_are_named(run):
     run[2].history.extend({"number": n + 1, "loss": v, "rates": rates} for n, v in enumerate(losses))
     assert "lower the rates" in said(run)[0]
     assert "phase" in said(run)[0]
+
+
+def test_a_scale_that_object_and_probe_share_is_no_matter():
+    model, progress = experiment(slices=1)
+    model.object = objects.pixels(model.scan.canvas, kind="complex")
+    begun = advice.Begun.of(model)
+    with torch.no_grad():
+        model.probe.relative *= 2.0
+        next(iter(model.object.parts()["object"])).mul_(0.5)
+    assert advice.of(model, begun, progress) == []
+
+
+def test_rates_beyond_a_newton_step():
+    model, _ = experiment(slices=1)
+    rates = {"phase": 2.0, "probe": 0.4}
+    progress = Progress(model, optimizers.gauss_newton(optimizers.groups(model.parts(), rates)))
+    assert advice.beyond(progress) == "phase 2"
+    (said,) = advice.of(model, advice.Begun.of(model), progress)
+    assert "(phase 2)" in said

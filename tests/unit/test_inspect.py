@@ -71,6 +71,10 @@ def hot(counts: np.ndarray) -> None:
     counts[:, 5, 5] = 100000
 
 
+def hot_in_the_disk(counts: np.ndarray) -> None:
+    counts[:, 25, 23] = 1000000
+
+
 def dead(counts: np.ndarray) -> None:
     counts[:, 22, 26] = 0
 
@@ -95,6 +99,7 @@ def flickering(counts: np.ndarray) -> None:
     ("scan", "name", "level"),
     [
         (with_counts(hot), "hot pixels", "warn"),
+        (with_counts(hot_in_the_disk), "hot pixels", "warn"),
         (with_counts(dead), "dead pixels", "warn"),
         (with_counts(saturated), "saturated pixels", "warn"),
         (with_counts(dark), "counts", "bad"),

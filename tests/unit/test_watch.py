@@ -222,7 +222,7 @@ def test_a_hold_out_loss_that_only_scatters_is_no_overfitting():
 
 
 def test_noise_that_is_described_without_patterns_held_out_is_told():
-    assert "hold patterns out" in verdict(annealed(approach(0.7)))
+    assert "no pattern was held out" in verdict(annealed(approach(0.7)))
     assert "hold patterns out" not in verdict(annealed(approach(0.7), held=np.full(30, 1.1)))
     assert "(1.1 in patterns held out)" in verdict(annealed(approach(0.7), held=np.full(30, 1.1)))
 
@@ -341,3 +341,16 @@ def test_counts_that_are_no_quanta_are_named():
     many = annealed(approach(1e4, start=1e6), 20)
     assert kind(many) == "wrong start"
     assert "single quanta" in verdict(many)
+
+
+def test_a_doubt_is_about_the_epoch_whose_the_result_is():
+    events = annealed(approach(1.0), 20, held=np.linspace(1.3, 1.6, 20))
+    said = verdict(events, stopped="all 20 epochs done; the result is that of epoch 10, ...")
+    number = events[9]["loss"]
+    assert not said.startswith("doubtful") or f"{number:.3g}" in said
+    fine = annealed(approach(1.0), 20, held=[1.1] * 12 + [1.7] * 8)
+    assert "doubtful" not in verdict(fine, stopped="all 20 epochs done; the result is that of epoch 12, ...")
+
+
+def test_one_epoch_is_told_as_one():
+    assert "one epoch tells too little" in verdict(history([3.0]))

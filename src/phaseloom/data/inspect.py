@@ -242,8 +242,18 @@ def _hot(survey: _Survey) -> Finding:
     middle = np.unravel_index(survey.mean.argmax(), hot.shape) if not survey.scan.geometry.near else None
     zero = tuple(n // 2 for n in hot.shape)
     if middle is not None and max(abs(int(m) - z) for m, z in zip(middle, zero, strict=True)) <= 2:
-        hot[middle] = False  # an unscattered beam may well be one pixel wide
+        hot[middle] &= _level(image, *map(int, middle))  # an unscattered beam may well be one pixel wide
     return _count_of("hot pixels", int(hot.sum()), "Single pixels outshine all their neighbours: mask them.")
+
+
+def _level(image: np.ndarray, y: int, x: int) -> bool:
+    """Whether the surroundings of a pixel are as bright two pixels away as next to it: a disk, no tail."""
+    part = np.pad(image, 2, constant_values=np.nan)[y : y + 5, x : x + 5]
+    near = np.zeros((5, 5), bool)
+    near[1:4, 1:4] = True
+    far = ~near
+    near[2, 2] = False
+    return bool(np.nanmedian(part[far]) > 0.5 * np.nanmedian(part[near]))
 
 
 def _filled(around: np.ndarray) -> np.ndarray:

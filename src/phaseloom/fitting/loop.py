@@ -139,7 +139,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         progress.stopped = _verdict(progress, patience, settling=settled)
         done = bool(progress.stopped) or number >= epochs
         if done:
-            progress.stopped = progress.stopped or f"all {epochs} epochs done"
+            progress.stopped = progress.stopped or _all(epochs, horizon)
             _return_to_best(progress, epoch)
         yield epoch
         if done:
@@ -247,8 +247,9 @@ def _verdict(progress: Progress, patience: int | None, *, settling: bool) -> str
     A plateau is no end while rates are still to fall; a hold-out loss that stays 2 % above its best is,
     if what is learned goes on falling. If that rises too, steps are too large, which falling rates cure.
     """
-    held = [event["holdout"] for event in progress.history[progress.since :] if event["holdout"] is not None]
-    if patience is None or progress.best is None or len(held) <= patience:
+    events = progress.history[progress.since :]
+    held = [event["holdout"] for event in events if event["holdout"] is not None]
+    if patience is None or progress.best is None or len(held) <= patience or events[-1]["holdout"] is None:
         return ""
     recent = min(held[-patience:])
     if recent > 1.02 * progress.best[1] and _learns_on(progress, progress.best[0]):
@@ -258,13 +259,18 @@ def _verdict(progress: Progress, patience: int | None, *, settling: bool) -> str
     return ""
 
 
+def _all(epochs: int, horizon: int | None) -> str:
+    """Why a fit ended that nothing stopped."""
+    if horizon is not None and horizon != epochs:
+        return f"{epochs} of {horizon} epochs done"
+    return f"all {epochs} epochs done" if epochs > 1 else "one epoch done"
+
+
 def _return_to_best(progress: Progress, epoch: Epoch) -> None:
     if progress.best is None or epoch.holdout is None or epoch.holdout <= 1.01 * progress.best[1]:
         return
     progress.restore_best()
     progress.shown = progress.best[0]
-    if "overfitting" not in progress.stopped and _learns_on(progress, progress.best[0]):
-        progress.stopped += f"; overfitting: the hold-out loss rises since epoch {progress.best[0]}"
     progress.stopped += f"; the result is that of epoch {progress.best[0]}, whose hold-out loss is the lowest"
 
 

@@ -73,7 +73,7 @@ def verdict(
         return f"broke down: {stopped}{cure}"
     if not history:
         return "nothing was learned: no epoch was done"
-    run = Run.of(history, floor, since, newton)
+    run = Run.of(history, stopped, floor, since, newton)
     if not (np.isfinite(run.loss).all() and run.loss.min() > 0):
         return "not judged: the loss is not positive, so that it has no ratios"
     if stopped.startswith("interrupted"):
@@ -126,6 +126,7 @@ class Run:
         events: those on the last grid.
         loss: of each event, of those terms only that were there in all.
         noise: of each event, what compares with counts.
+        shown: place of the event whose parameters are the result.
         held: of each event, NaN where nothing was held out.
         pace: lowest rate of each event as a share of the highest that its part had; of parts that had begun.
         floor, newton: see `verdict`.
@@ -137,38 +138,47 @@ class Run:
     noise: np.ndarray
     held: np.ndarray
     pace: np.ndarray
+    shown: int
     floor: float
     newton: float
 
     @classmethod
-    def of(cls, history: History, floor: float, since: int, newton: float) -> "Run":
+    def of(cls, history: History, stopped: str, floor: float, since: int, newton: float) -> "Run":
         """The numbers of a history; a grid that has seen two epochs at most is judged with the one before."""
         events = history[since:] if len(history) - since > 2 else history
         noise = [(event.get("terms") or {}).get("noise", event["loss"]) for event in events]
         held = [np.nan if event.get("holdout") is None else event["holdout"] for event in events]
         noise, held, pace = (np.array(values, float) for values in (noise, held, _paces(events)))
-        return cls(history, events, _losses(events), noise, held, pace, floor, newton)
+        told = re.search(r"\d+", _whose(stopped))
+        named = (n for n, event in enumerate(events) if told and event["number"] == int(told[0]))
+        shown = next(named, len(events) - 1)
+        return cls(history, events, _losses(events), noise, held, pace, shown, floor, newton)
 
-    def level(self, place: int = -1) -> float:
-        """What an event left in units of the noise; zero where that is not known."""
-        return float(self.noise[place] / self.floor) if self.floor > 0 else 0.0
+    @property
+    def level(self) -> float:
+        """What the result leaves in units of the noise; zero where that is not known."""
+        return float(self.noise[self.shown] / self.floor) if self.floor > 0 else 0.0
 
-    def left(self, place: int = -1) -> str:
-        """What an event left, in words."""
-        if self.floor > 0:
-            return f"{self.level(place):.3g} times shot noise"
-        return f"a loss of {self.noise[place]:.3g}"
+    def left(self, place: int | None = None) -> str:
+        """What an event left, in words; that of the result, unless another is meant."""
+        left = self.noise[self.shown if place is None else place]
+        return f"{left / self.floor:.3g} times shot noise" if self.floor > 0 else f"a loss of {left:.3g}"
 
-    def unseen(self, place: int = -1) -> float:
-        """The hold-out loss last known at an event, in units of the noise; zero where there is none."""
-        known = self.held[: len(self.held) + place + 1 if place < 0 else place + 1]
-        known = known[np.isfinite(known)]
-        return float(known[-1] / self.floor) if len(known) and self.floor > 0 else 0.0
+    @property
+    def known(self) -> int | None:
+        """Place of the event of the result, or the last before it, that has a hold-out loss."""
+        known = np.flatnonzero(np.isfinite(self.held[: self.shown + 1]))
+        return int(known[-1]) if len(known) else None
 
+    @property
+    def unseen(self) -> float:
+        """The hold-out loss of the result, in units of the noise; zero where there is none."""
+        return 0.0 if self.known is None or self.floor <= 0 else float(self.held[self.known] / self.floor)
+
+    @property
     def gap(self) -> float:
-        """Hold-out loss last known over the loss of the same epoch; zero where there is none."""
-        known = np.flatnonzero(np.isfinite(self.held))
-        return float(self.held[known[-1]] / self.noise[known[-1]]) if len(known) else 0.0
+        """Hold-out loss over the loss of the same epoch; zero where there is none."""
+        return 0.0 if self.known is None else float(self.held[self.known] / self.noise[self.known])
 
     @property
     def falls(self) -> float:
@@ -208,11 +218,11 @@ def _too_long(run: Run, stopped: str) -> str:
 
 def _lost(run: Run, stopped: str) -> str:
     """Several times the noise, not much less than at first, and not on the way to it: a false valley."""
-    whole, worst = _losses(run.history), max(run.level(), run.unseen())
+    whole, worst = _losses(run.history), max(run.level, run.unseen)
     if worst < FAR or len(whole) < 8:
         return ""
     stuck = whole[0] < DEEP * whole[-1] and np.log(worst) > PATIENT * len(whole) * run.falls
-    if not (stuck or worst > NOWHERE or (run.gap() > APART and run.unseen() > FAR)):
+    if not (stuck or worst > NOWHERE or (run.gap > APART and run.unseen > FAR)):
         return ""
     return (
         f"wrong start: the loss stays at {run.left()}: check defocus, orientation of the detector, pixel "
@@ -237,16 +247,16 @@ def _semiconvergent(run: Run, stopped: str) -> str:
     if float(np.median(recent)) - base < max(0.01 * base, 2 * scatter):
         return ""
     since = run.events[seen[best]]["number"]
-    words = f"the hold-out loss rises since epoch {since} while the loss falls to {run.left()}"
+    words = f"the hold-out loss rises since epoch {since} while the loss falls to {run.left(-1)}"
     return f"overfitting: {words}: {_whose(stopped) or 'take fewer epochs, or set patience'}"
 
 
 def _doubtful(run: Run, stopped: str) -> str:
     """Patterns held out are explained much worse than those learned from, and not only by the noise."""
-    if len(run.history) < 8 or run.unseen() < UNSEEN or run.gap() < APART:
+    if len(run.history) < 8 or run.unseen < UNSEEN or run.gap < APART:
         return ""
     return (
-        f"doubtful: what is left is {run.left()}, but {run.unseen():.3g} in patterns held out: a wrong start "
+        f"doubtful: what is left is {run.left()}, but {run.unseen:.3g} in patterns held out: a wrong start "
         "(defocus, orientation of the detector, step), a model that lacks something, or too little data"
     )
 
@@ -255,7 +265,8 @@ def _falling(run: Run, stopped: str) -> str:
     """Still falling, at rates that were not on their way down."""
     done = len(run.history)
     if done < 3 and not _near(run):
-        return f"still falling: {done} epochs tell too little, at {run.left()}: give it more"
+        few = "one epoch tells" if done == 1 else f"{done} epochs tell"
+        return f"still falling: {few} too little, at {run.left()}: give it more"
     if stopped.startswith("converged") or not run.falls:
         return ""
     when = " before the rates fell" if run.pace[-1] <= FULL else ""
@@ -265,10 +276,8 @@ def _falling(run: Run, stopped: str) -> str:
 
 def _converged(run: Run, stopped: str) -> str:
     """What is left, and what that means when it is much."""
-    told = re.search(r"\d+", _whose(stopped))
-    shown = next((n for n, event in enumerate(run.events) if told and event["number"] == int(told[0])), -1)
-    level, unseen, doubt = run.level(shown), run.unseen(shown), ""
-    until = " until learned from" if unseen and np.isnan(run.held[shown]) else ""
+    level, unseen, doubt = run.level, run.unseen, ""
+    until = " until learned from" if unseen and run.known != run.shown else ""
     also = f" ({unseen:.3g} in patterns held out{until})" if unseen else ""
     if level > 1.5:
         doubt = "; the model lacks something: probe modes, slices, a background, or quanta that are counted"
@@ -277,8 +286,8 @@ def _converged(run: Run, stopped: str) -> str:
     elif 0 < level < 0.5:
         doubt = "; far below the noise, so that counts are not single quanta (prepare: normalise)"
     elif 0 < level < 0.9 and not unseen:
-        doubt = "; noise is described too: hold patterns out to learn whether it overfits (holdout: 0.05)"
-    return f"converged: what is left is {run.left(shown)}{also}{doubt}"
+        doubt = "; noise is described too, and no pattern was held out that could tell of overfitting"
+    return f"converged: what is left is {run.left()}{also}{doubt}"
 
 
 def _whose(stopped: str) -> str:
@@ -288,7 +297,7 @@ def _whose(stopped: str) -> str:
 
 
 def _near(run: Run) -> bool:
-    return 0 < run.level() < NEAR
+    return run.floor > 0 and 0 < run.noise[-1] / run.floor < NEAR
 
 
 def _chooses(history: History) -> bool:

@@ -12,7 +12,7 @@ from phaseloom.fitting.newton import GaussNewton
 from phaseloom.physics.modes import powers
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["Begun", "of"]
+__all__ = ["Begun", "beyond", "of"]
 
 VANISHED, SWOLLEN = 0.5, 2.0
 """Share of its first power below and above which the probe has traded places with the object."""
@@ -23,7 +23,7 @@ class Begun:
     """What a model was before its first step.
 
     Attributes:
-        power: of the probe, counts.
+        power: of the probe, counts, were the object's modulus one.
     """
 
     power: float
@@ -32,7 +32,7 @@ class Begun:
     @torch.no_grad()
     def of(cls, model: Ptychography, /) -> "Begun":
         """As the model is now."""
-        return cls(float(model.probe.modes().abs().square().sum()))
+        return cls(float(model.probe.modes().abs().square().sum() * float(model.modulus().prod()) ** 2))
 
 
 @torch.no_grad()
@@ -47,7 +47,17 @@ def of(model: Ptychography, begun: Begun, progress: Progress, /, *, floor: float
     """
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
     rates = watch.advice(progress.history, stopped=progress.stopped, floor=floor, newton=newton)
-    return [*_probe(model, begun), *_places(model, progress), *_depth(model), *rates]
+    over = beyond(progress)
+    long = [f"more than a whole Newton step is asked for ({over}): take 0.1 to 0.5"] if over else []
+    return [*_probe(model, begun), *_places(model, progress), *_depth(model), *long, *rates]
+
+
+def beyond(progress: Progress, /) -> str:
+    """The rates that ask for more than a whole Newton step, by name; empty when none does."""
+    if not isinstance(progress.optimizer, GaussNewton):
+        return ""
+    rates = ((group["name"], group["base"]) for group in progress.optimizer.param_groups)
+    return ", ".join(f"{name} {rate:.3g}" for name, rate in rates if rate > 1)
 
 
 def centre(wave: Tensor, /) -> float | None:
@@ -63,7 +73,8 @@ def centre(wave: Tensor, /) -> float | None:
 
 def _probe(model: Ptychography, begun: Begun) -> list[str]:
     modes = model.probe.modes()
-    share = float(modes.abs().square().sum()) / max(begun.power, 1e-30)
+    shared = float(model.modulus().prod()) ** 2
+    share = shared * float(modes.abs().square().sum()) / max(begun.power, 1e-30)
     if share < VANISHED:
         return [
             f"the probe has lost {1 - share:.0%} of its power to the object: add the projection 'power', "

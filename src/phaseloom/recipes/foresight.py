@@ -15,7 +15,9 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import to_reciprocal
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.recipes import advice
 from phaseloom.recipes.job import Job
+from phaseloom.recipes.stage import grids
 from phaseloom.units import ANGLE, LENGTH
 
 __all__ = ["Prospect", "of"]
@@ -38,7 +40,7 @@ def of(job: Job, /, *, started: bool = False) -> list[str]:
     said = [f"{f.name}: {f.value}. {f.advice}" for f in found]
     prospect = Prospect(job, started)
     rules: Rules = (_window, _overlap) if known else ()
-    rules += (_aperture, _room, _wrapping, _band, _thin, _thick, _orientation, _outside)
+    rules += (_aperture, _room, _wrapping, _band, _thin, _thick, _orientation, _outside, _rates, _levels)
     if not scaled:  # else nobody knows how many electrons there were
         rules += (_dose, _modes, _numbers)
     return said + [sentence for rule in rules if (sentence := rule(prospect))]
@@ -301,6 +303,23 @@ def _outside(prospect: Prospect) -> str:
         return ""
     fix = "Check the unit and the step of the positions, or start from a flat object."
     return f"positions: {lost} of {len(prospect.scan)} lie beyond the object's canvas. {fix}"
+
+
+def _rates(prospect: Prospect) -> str:
+    """Steps longer than Newton's."""
+    over = advice.beyond(prospect.job.progress)
+    return f"rates: more than a whole Newton step is asked for ({over}). Take 0.1 to 0.5." if over else ""
+
+
+def _levels(prospect: Prospect) -> str:
+    """More coarse grids asked for than lose no light."""
+    asked = prospect.job.recipe.levels or 0
+    there = len(grids(prospect.job.full, prospect.job.recipe)) - 1 if asked else 0
+    if there >= asked:
+        return ""
+    return (
+        f"levels: {asked} asked for, {there} can be used. A coarser grid would lose light, or get no epoch."
+    )
 
 
 def _layers(prospect: Prospect) -> tuple[int, int]:

@@ -70,7 +70,8 @@ def of(job: Underway, /) -> Result:
         probe = orthogonalise(model.probe.modes()).cpu().numpy()
         background = model.detector.display(model.detector.background()).cpu().numpy()
     coverage = model.coverage()
-    states, probe = _gauged(states, probe, coverage)
+    scale = model.modulus()  # which the probe takes over: the transmission of vacuum is one
+    states, probe = states / scale[:, None, None], probe * np.prod(scale)
     share = model.object.occupancy.cpu().numpy()
     gaps = model.propagator.distances().detach().cpu().double().tolist()
     seed, data, said = job.recipe.seed, str(job.recipe.found.get("data", "")), verdict(job)
@@ -199,11 +200,3 @@ def _examples(job: Underway) -> dict[str, np.ndarray]:
         "measured": show(measured).numpy(),
         "modelled": show(modelled).numpy(),
     }
-
-
-def _gauged(states: np.ndarray, probe: np.ndarray, coverage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share the common scale so that each slice has a median modulus of one where it was well lit."""
-    lit = coverage > 0.2 * np.percentile(coverage[coverage > 0], 90)
-    scale = np.median(np.abs(states[:, :, lit]), axis=(0, 2))
-    scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
-    return states / scale[:, None, None], probe * np.prod(scale)
