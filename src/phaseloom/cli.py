@@ -89,6 +89,7 @@ def reconstruct(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
+    from phaseloom.recipes.halves import splittable
     from phaseloom.recipes.job import Job
 
     if resume:
@@ -98,6 +99,8 @@ def reconstruct(
         typer.echo(
             f"reading {recipe.file}" + ("" if recipe.start.name == "none" else " and finding the start")
         )
+        if halves:
+            splittable(recipe.scan())
         job = Job.begin(recipe, _folder(out, recipe.title or recipe.file.stem))
     run(job, quiet=quiet, halves=halves)
 
@@ -164,10 +167,7 @@ def demo(
 def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     """Drive a job to its end with a progress bar, and leave result and report in its folder."""
     from phaseloom.recipes import outcome
-    from phaseloom.recipes.halves import splittable
 
-    if halves:
-        splittable(job)
     for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
     said = _drive(job, quiet=quiet)

@@ -9,6 +9,7 @@ import numpy as np
 
 from phaseloom.data import prepare
 from phaseloom.data.counts import loaded
+from phaseloom.data.scan import Scan4D
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.recipes.compare import common
 from phaseloom.recipes.job import Job
@@ -53,19 +54,18 @@ def halves(
         KeyboardInterrupt: one of the runs was interrupted.
     """
     job = one if isinstance(one, Job) else Job.begin(one)
-    splittable(job)
+    splittable(job.full.scan)
     first, second = (_reconstructed(job, which, drive) for which in (0, 1))
     images = register(*common(first, second), max_shift=8)
     return Halves((first, second), ring_correlation(*images, pixel=first.pixel))
 
 
-def splittable(job: Job, /) -> None:
+def splittable(scan: Scan4D, /) -> None:
     """Split some patterns, to refuse before a run what could not be split after it.
 
     Raises:
         BadInput: counts that are not whole numbers from zero up.
     """
-    scan = job.full.scan
     some = scan.select(np.unique(np.linspace(0, len(scan) - 1, 16).astype(int)))
     loaded(prepare.thin(some, which=0).counts)
 
