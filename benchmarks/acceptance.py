@@ -54,7 +54,7 @@ def star():
 def near():
     """Near field, focus distance given."""
     tree = {"file": str(demo.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "noise": "poisson"}
-    _, result, seconds = run({**tree, "rates": {"background": 0.02}, "epochs": 100})
+    _, result, seconds = run({**tree, "rates": {"background": 0.2}, "epochs": 100})
     return row("petra near field", result, seconds)
 
 

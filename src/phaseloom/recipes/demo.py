@@ -66,8 +66,8 @@ def _xray(folder: Path) -> Job:
         "file": str(near_field()),
         "read": {"cxi": {"focus": "3.65 mm"}},
         "noise": "poisson",
-        "rates": {"background": 0.02},
-        "epochs": 100,
+        "rates": {"background": 0.2},
+        "epochs": 40,
         "title": "Siemens star, near field, PETRA III P25",
     }
     return Job.begin(Reconstruct.of(tree), folder)
