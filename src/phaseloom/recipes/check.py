@@ -17,6 +17,7 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.loop import Epoch
+from phaseloom.ptycho.batches import largest
 from phaseloom.recipes import _memory, foresight
 from phaseloom.recipes.job import Job, patterns
 from phaseloom.recipes.reconstruct import Reconstruct
@@ -27,8 +28,8 @@ from phaseloom.units import ENERGY, LENGTH
 
 __all__ = ["Outlook", "estimate", "outlook"]
 
-BATCHES, HELD, EPOCHS = 2, 32, 2
-"""Batches of a rehearsed epoch, patterns of a held-out batch (as in `Job`), and such epochs."""
+BATCHES, EPOCHS = 2, 2
+"""Batches of a rehearsed epoch, and such epochs."""
 
 DRAWING = 48 * 2**20
 """Bytes that the report takes when it is drawn (measured: 31 to 51 MiB)."""
@@ -172,7 +173,7 @@ def _tried(job: Job, stage: Stage) -> _Needs:
     for group in optimizer.param_groups:
         group["start"], group["stop"] = 1, None  # all parts together, whenever they move
     few = 1 if isinstance(optimizer, torch.optim.LBFGS) else BATCHES
-    held = torch.as_tensor(job.held).split(HELD)[:1] if len(job.held) else ()
+    held = torch.as_tensor(job.held).split(largest(batches))[:1] if len(job.held) else ()
     batch = _of_a_batch(stage, batches)
     last = _epoch(stage, batches[:few], held)
     began = time.perf_counter()
