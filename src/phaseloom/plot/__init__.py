@@ -1,13 +1,20 @@
-"""Figures of a scan and of a result; every function returns a `matplotlib.figure.Figure`.
+"""Figures of a scan and of a result; most functions return a `matplotlib.figure.Figure`.
 
 Nothing is shown and no global state is touched; `save` writes a figure to a file.
 
     from phaseloom import plot
     plot.save(plot.report(result), "report.png")
+
+Interactive ones (`browse`, `compare`, `slide`, `Live`) belong to pyplot, whose ``plt.show()`` shows them
+in windows, or with ipympl in a notebook; the first three return an `interactive.View`.
 """
 
+from phaseloom.plot.browse import browse, compare
 from phaseloom.plot.canvas import save
 from phaseloom.plot.course import losses, refined
+from phaseloom.plot.events import watching
+from phaseloom.plot.interactive import slide
+from phaseloom.plot.live import Live
 from phaseloom.plot.object import object_amplitude, object_modes, object_phase, slices
 from phaseloom.plot.patterns import forward
 from phaseloom.plot.places import groups, positions, tilts
@@ -16,6 +23,9 @@ from phaseloom.plot.report import comparison, report
 from phaseloom.plot.scan import scan_overview
 
 __all__ = [
+    "Live",
+    "browse",
+    "compare",
     "comparison",
     "forward",
     "groups",
@@ -30,5 +40,7 @@ __all__ = [
     "save",
     "scan_overview",
     "slices",
+    "slide",
     "tilts",
+    "watching",
 ]
