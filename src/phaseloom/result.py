@@ -20,7 +20,7 @@ from phaseloom.units import HC_SI
 __all__ = ["Drift", "Provenance", "Result", "is_result", "load"]
 
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
-_ARRAYS += ("object_modes", "occupancies", "tilts", "descan")
+_ARRAYS += ("object_modes", "occupancies", "tilts", "descan", "heights", "heights_start")
 _JSON = ("history", "metrics", "provenance", "geometry", "start", "advice", "gaps", "grid")
 _LATER = {"advice": [], "gaps": [], "grid": None}
 """What files of the first release lack, with what stands for it."""
@@ -109,6 +109,8 @@ class Result:
         tilts: ``(1, 2)``, or ``(n, 2)`` with one for each pattern: lean of the object's columns (y, x),
             radian.
         descan: ``(n, 2)`` shift of each pattern (y, x), pixels of the modelled grid, if any was refined.
+        heights: ``(n,)`` refined positions along the beam, angstrom, where they were modelled.
+        heights_start: the same as measured.
         grid: (slow, fast) when the positions are a raster.
         weights: ``(n,)`` intensity of each shot, refined.
         background: ``(y, x)`` counts, centred like the patterns.
@@ -139,6 +141,8 @@ class Result:
     occupancies: np.ndarray | None = None
     tilts: np.ndarray | None = None
     descan: np.ndarray | None = None
+    heights: np.ndarray | None = None
+    heights_start: np.ndarray | None = None
     grid: tuple[int, int] | None = None
     weights: np.ndarray | None = None
     background: np.ndarray | None = None

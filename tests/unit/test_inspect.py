@@ -152,5 +152,5 @@ def test_positions_along_the_beam_are_named_because_they_are_not_modelled():
     geometry = Geometry(wavelength=1.0, shape=(8, 8), angle=(1e-3, 1e-3))
     flat = Scan4D(counts=np.ones((4, 8, 8)), positions=np.eye(4)[:, :2], geometry=geometry)
     tall = replace(flat, heights=np.arange(4) * 1e4)
-    assert {f.name: f.level for f in inspect(tall)}["heights"] == "warn"
+    assert {f.name: f.level for f in inspect(tall)}["heights"] == "note"
     assert "heights" not in {f.name for f in inspect(flat)}

@@ -375,8 +375,11 @@ def _heights(survey: _Survey) -> Finding | None:
     if scan.heights is None:
         return None
     text = f"vary by {LENGTH.show(float(np.ptp(scan.heights)))} along the beam"
-    advice = "Positions along the beam are kept in files but not modelled: select patterns of one height."
-    return Finding("heights", text, "warn", advice)
+    if scan.geometry.near and np.isfinite(scan.geometry.focus or 0):
+        advice = "In a cone beam heights are kept but not modelled: select patterns of one height."
+        return Finding("heights", text, "warn", advice)
+    advice = "They are modelled where they differ by a tenth of the depth of focus (axial: false does not)."
+    return Finding("heights", text, "note", advice)
 
 
 def _orientation(survey: _Survey) -> Finding:

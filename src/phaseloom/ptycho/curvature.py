@@ -56,6 +56,8 @@ NUDGE = 0.02
 LEAP = 0.1
 """Farthest that a number may move in one step, in its natural size."""
 
+Beams = list[tuple[Complex[Tensor, "slice mode y x"], Int[Tensor, " k"]]]
+
 STIR = 0.03
 """Phase in radian that shot noise may leave in a pixel while steps are as long as usual."""
 
@@ -112,11 +114,9 @@ class Curvature:
         rules: dict[nn.Parameter, Rule] = {}
         waves = incident(model)
         self._object(rules, waves)
-        if "probe" in model.parts() and hasattr(model.probe, "relative"):
-            unit = float(model.probe.scale)  # type: ignore[arg-type]
-            rules[model.probe.relative] = _alike(self.scale * unit**2)  # type: ignore[index]
+        rules |= {p: _alike(self.scale * slope) for p, slope in model.probe.slopes().items()}
         trust = _trust(history)
-        rules |= self._places(waves[0], trust)
+        rules |= self._places(waves, trust)
         rules[model.detector.weights] = self._weight()
         rules[model.detector.root] = _alike(self.scale * float(model.detector.scale) ** 2)
         flight = {model.propagator.tilt, model.propagator.stretch}
@@ -125,24 +125,25 @@ class Curvature:
         rules |= {p: self._number(p, shy if p in flight else trust) for p in few}
         return rules
 
-    def _places(self, wave: Complex[Tensor, "mode y x"], trust: float) -> dict[nn.Parameter, Rule]:
+    def _places(self, waves: Beams, trust: float) -> dict[nn.Parameter, Rule]:
         """Positions, and the errors of a scan that move them together."""
         parts = self.model.scan.parts()
         moving = [p for several in parts.values() for p in several if p.requires_grad]
-        bends = self._bends(wave) if moving and trust else None
+        bends = self._bends(waves) if moving and trust else None
         if bends is None or not bool(bends.any()):
             return dict.fromkeys(moving, Rule(_rest, momentum=False))
         own = self.model.scan.offsets
         together = {p: self._together(p, bends, trust) for p in moving if p is not own}
         return {own: _position(self.scale * bends, trust), **together}
 
-    def _object(self, rules: dict[nn.Parameter, Rule], waves: Complex[Tensor, "slice mode y x"]) -> None:
+    def _object(self, rules: dict[nn.Parameter, Rule], waves: Beams) -> None:
         model = self.model
-        count, many = len(waves), len(model.scan.start)
         wide = light(model, waves)
+        count, many = len(wide), len(model.scan.start)
         calm = self._calm(_area(wide[:1]))
         wide.add_(DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
-        lone = self.scale * (count + 1) * waves.abs().square().sum(1).amax((-2, -1))[:, None, None]
+        most = torch.stack([wave.abs().square().sum(1).amax((-2, -1)) for wave, _ in waves]).amax(0)
+        lone = self.scale * (count + 1) * most[:, None, None]
         share = model.object.occupancy[:, None, None, None]
         for name, parameters in model.object.parts().items():
             pull = self.pull if count > 1 and name in ("object", "amplitude") else 0.0
@@ -161,20 +162,21 @@ class Curvature:
         calm = STIR**2 * 8 * self.mean / field
         return (1 - self.momentum) / USUAL * max(calm, WHOLE / len(self.model.scan.start))
 
-    def _bends(self, wave: Complex[Tensor, "mode y x"]) -> Float[Tensor, "n 2 2"]:
+    def _bends(self, waves: Beams) -> Float[Tensor, "n 2 2"]:
         """Mean square slope of the amplitudes of each pattern along its position."""
         model = self.model
         reach = Reach.of(model)
         share, states = model.object.occupancy, model.object.transmission()[(..., *reach.inside)]
-        beam = torch.fft.rfft2(wave.abs().square().sum(0), s=reach.room).conj()
+        beams = [torch.fft.rfft2(w[0].abs().square().sum(0), s=reach.room).conj() for w, _ in waves]
         out = states.real.new_zeros(len(reach.corner), 2, 2)
         for weight, state in zip(share, states, strict=True):
             whole = state.prod(0)
             slope = [(whole.roll(-1, axis) - whole.roll(1, axis)) / 2 for axis in (0, 1)]
             for a, b in ((0, 0), (0, 1), (1, 1)):
-                map_ = torch.fft.rfft2((slope[a].conj() * slope[b]).real, s=reach.room) * beam
-                seen = torch.fft.irfft2(map_, s=reach.room)[reach.corner[:, 0], reach.corner[:, 1]]
-                out[:, a, b] += 0.5 * weight * seen
+                map_ = torch.fft.rfft2((slope[a].conj() * slope[b]).real, s=reach.room)
+                for beam, (_, members) in zip(beams, waves, strict=True):
+                    y, x = reach.corner[members].T
+                    out[members, a, b] += 0.5 * weight * torch.fft.irfft2(map_ * beam, s=reach.room)[y, x]
         out[:, 1, 0] = out[:, 0, 1]
         mean = out.diagonal(dim1=1, dim2=2).mean()
         return out + SHY * mean * torch.eye(2, device=out.device, dtype=out.dtype)
@@ -219,18 +221,24 @@ class Curvature:
             "weights",
         }
         few = [p for name, parts in model.parts().items() if name not in known for p in parts]
-        return [p for p in few if p.numel() <= 64 or (p.ndim == 2 and p.shape[1] == 2)]
+        return [p for p in few if p.numel() <= 64 or p in self._owned()]
+
+    def _owned(self) -> set[nn.Parameter]:
+        """Numbers, some for each pattern, that bend that pattern alone."""
+        parts, many = self.model.parts(), len(self.model.scan.start)
+        names = ("tilts", "descan", "heights")
+        return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
     def _number(self, parameter: nn.Parameter, trust: float) -> Rule:
         """From differences of the patterns between small steps to either side."""
         if not trust:
             return Rule(_rest, momentum=False)
-        model, each = self.model, parameter.numel() > 64
+        model, each = self.model, parameter in self._owned()
         many = len(model.scan.start)
         some = torch.linspace(0, many - 1, min(many, SOME), device=model.scan.start.device).long()
-        columns = [(slice(None), axis) for axis in (0, 1)] if each else None
-        places: list[Any] = columns if columns is not None else list(range(parameter.numel()))
-        values, mask = parameter if each else parameter.view(-1), model.detector.mask
+        values, mask = parameter.view(many, -1) if each else parameter.view(-1), model.detector.mask
+        columns = [(slice(None), axis) for axis in range(values.shape[-1])]
+        places: list[Any] = columns if each else list(range(parameter.numel()))
         slopes = []
         for place in places:
             kept, seen = values[place].clone(), []
@@ -250,28 +258,32 @@ class Curvature:
 
 
 @torch.no_grad()
-def incident(model: Ptychography, /) -> Complex[Tensor, "slice mode y x"]:
-    """The modes in free flight where each slice stands."""
-    waves = [model.probe.modes()]
-    for kernel in model.propagator.flights(torch.zeros(1, dtype=torch.long, device=waves[0].device)):
-        waves.append(fly(waves[-1], kernel.reshape(kernel.shape[-2:]).to(waves[0].dtype)))
-    return torch.stack(waves)
+def incident(model: Ptychography, /) -> "Beams":
+    """The modes in free flight where each slice stands, and the patterns that see them so."""
+    out: Beams = []
+    for modes, members in model.incident():
+        waves = [modes]
+        for kernel in model.propagator.flights(members[:1]):
+            waves.append(fly(waves[-1], kernel.reshape(kernel.shape[-2:]).to(modes.dtype)))
+        out.append((torch.stack(waves), members))
+    return out
 
 
 @torch.no_grad()
-def light(model: Ptychography, waves: Complex[Tensor, "slice mode y x"], /) -> Float[Tensor, "slice v u"]:
+def light(model: Ptychography, waves: "Beams", /) -> Float[Tensor, "slice v u"]:
     """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``.
 
     The beam is correlated with where it went.
     """
-    reach = Reach.of(model)
-    hits = waves.real.new_zeros(reach.room[0] * reach.room[1])
+    reach, first = Reach.of(model), waves[0][0]
     at = reach.corner[:, 0] * reach.room[1] + reach.corner[:, 1]
-    hits.index_add_(0, at, hits.new_ones(len(at)))
-    beam = torch.fft.rfft2(waves.abs().square().sum(1), s=reach.room)
-    lit = torch.fft.irfft2(beam.mul_(torch.fft.rfft2(hits.view(reach.room))), s=reach.room)
-    out = waves.real.new_zeros(len(waves), *model.scan.canvas.shape)
-    out[(..., *reach.inside)] = lit[:, : reach.height, : reach.width].clamp_(min=0)
+    out = first.real.new_zeros(len(first), *model.scan.canvas.shape)
+    for wave, members in waves:
+        hits = first.real.new_zeros(reach.room[0] * reach.room[1])
+        hits.index_add_(0, at[members], hits.new_ones(len(members)))
+        beam = torch.fft.rfft2(wave.abs().square().sum(1), s=reach.room)
+        lit = torch.fft.irfft2(beam.mul_(torch.fft.rfft2(hits.view(reach.room))), s=reach.room)
+        out[(..., *reach.inside)] += lit[:, : reach.height, : reach.width].clamp_(min=0)
     return out
 
 
@@ -311,8 +323,9 @@ def crossings(model: Ptychography, /) -> float:
 
     Areas are those of participation, ``(sum I)^2 / sum I^2``.
     """
-    waves = incident(model)[:1]
-    return _area(light(model, waves)) / _area(waves.abs().square().sum(1))
+    waves = [(wave[:1], members) for wave, members in incident(model)]
+    areas = [_area(wave.abs().square().sum(1)) for wave, _ in waves]
+    return _area(light(model, waves)) / (sum(areas) / len(areas))
 
 
 def _area(intensity: Tensor) -> float:
@@ -341,8 +354,8 @@ def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float, calm: float)
     return Rule(step)
 
 
-def _alike(bend: float) -> Rule:
-    """One curvature for all pixels."""
+def _alike(bend: Tensor | float) -> Rule:
+    """A curvature that is the same for all batches."""
 
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
         return gradient * (rate / bend)
@@ -375,7 +388,7 @@ def _solved(bend: Tensor, trust: float, *, rows: bool = False, patterns: bool = 
         if rows:
             move = rate * (inverse @ gradient[:, :, None])[:, :, 0]
         elif patterns:
-            move = rate * size * gradient @ inverse
+            move = rate * size * (gradient.view(len(gradient), -1) @ inverse).view(gradient.shape)
         else:
             move = rate * (inverse @ gradient.reshape(-1)).view(gradient.shape)
         return move.clamp(-LEAP, LEAP)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import centred, frequencies, shift, to_real, to_reciprocal
+from phaseloom.physics.fourier import centred, frequencies, ramp, shift, to_real, to_reciprocal
 from phaseloom.physics.kept import Kept
 from phaseloom.physics.optics import aberration_phase, aperture, to_cartesian, to_polar
 from phaseloom.physics.propagate import angular_spectrum, fly
 
-__all__ = ["AberratedProbe", "Illumination", "Probe", "subdominant"]
+__all__ = ["AberratedProbe", "Illumination", "Probe", "PupilProbe", "depth_of_focus", "subdominant"]
 
 
 class Illumination(nn.Module):
@@ -30,6 +30,10 @@ class Illumination(nn.Module):
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name."""
 
+    def slopes(self) -> dict[nn.Parameter, Tensor | float]:
+        """Square slope of the modes along each free number, which bounds that of detected amplitudes."""
+        return {}
+
     def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
         """Take over other modes.
 
@@ -40,9 +44,15 @@ class Illumination(nn.Module):
             "projections", type(self).__name__, "follows from optics: only a probe of pixels can be changed"
         )
 
-    def forward(self, rest: Float[Tensor, "b 2"]) -> Complex[Tensor, "b mode y x"]:
-        """The modes moved by a remaining shift (y, x) in pixels for each pattern."""
-        return shift(self.modes()[None], rest[:, None])
+    def forward(
+        self, rest: Float[Tensor, "b 2"], flight: Complex[Tensor, "b 1 y x"] | None = None
+    ) -> Complex[Tensor, "b mode y x"]:
+        """The modes moved by a remaining shift (y, x) in pixels for each pattern, and flown by a kernel."""
+        if flight is None:
+            return shift(self.modes()[None], rest[:, None])
+        modes = self.modes()[None]
+        rows, columns = ramp(rest[:, None], (modes.shape[-2], modes.shape[-1]))
+        return to_real(to_reciprocal(modes) * (rows * columns * flight))
 
 
 class Probe(Illumination):
@@ -76,6 +86,10 @@ class Probe(Illumination):
         """The pixels, and a common defocus."""
         return {"probe": [self.relative], "defocus": [self.focus]}
 
+    def slopes(self) -> dict[nn.Parameter, Tensor | float]:
+        """The scale of the pixels, squared."""
+        return {self.relative: float(self.scale) ** 2}
+
     @torch.no_grad()
     def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
         """Take over other modes, given in square roots of counts."""
@@ -91,6 +105,37 @@ class Probe(Illumination):
         return fly(modes, kernel.to(modes.dtype))
 
 
+class PupilProbe(Illumination):
+    """What comes from a pupil of known amplitude: only its phase is free; one mode.
+
+    Attributes:
+        amplitude: ``(y, x)`` in the pupil, zero frequency in the corner, square roots of counts.
+        phase: ``(y, x)`` there, radian; a parameter.
+        power: change of the amplitude's scale; a parameter.
+    """
+
+    amplitude: Tensor
+
+    def __init__(self, pupil: Complex[Tensor, "y x"]):
+        super().__init__()
+        self.register_buffer("amplitude", pupil.abs())
+        self.phase = nn.Parameter(pupil.angle())
+        self.power = nn.Parameter(pupil.abs().new_zeros(()))
+
+    def modes(self) -> Complex[Tensor, "1 y x"]:
+        """The mode in square roots of counts."""
+        return centred(to_real(torch.polar((1 + self.power) * self.amplitude, self.phase)))[None]
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Phase and power together."""
+        return {"probe": [self.phase, self.power]}
+
+    def slopes(self) -> dict[nn.Parameter, Tensor | float]:
+        """The amplitude squared, no less than a tenth of the strongest."""
+        square = self.amplitude.square()
+        return {self.phase: square.clamp(min=0.1 * float(square.max()))}
+
+
 class AberratedProbe(Illumination):
     """What a lens makes: an aperture with aberrations; weak modes are derivatives of the strong one.
 
@@ -98,6 +143,7 @@ class AberratedProbe(Illumination):
     the semiangle in pixels of the modelled pattern, powers relative to the first guess.
 
     Attributes:
+        stop: half-angle of a central stop, radian.
         bend: change of each refined coefficient; a parameter.
         edge: change of the semiangle; a parameter.
         roots: square roots of the modes' powers, relative; a parameter.
@@ -118,9 +164,11 @@ class AberratedProbe(Illumination):
         shares: Tensor,
         power: float,
         soft: bool = True,
+        stop: float = 0.0,
     ):
         super().__init__()
         self.geometry, self.semiangle, self.power, self.soft = geometry, semiangle, power, soft
+        self.stop = stop
         given = to_cartesian({**dict.fromkeys(refine, 0.0), **polar})
         self.names = tuple(given)
         order = torch.tensor([int(name[1]) for name in self.names], dtype=torch.float64)
@@ -153,6 +201,8 @@ class AberratedProbe(Illumination):
         now = dict(zip(self.names, self.start + self.unit * self.bend, strict=True))
         chi = _cartesian_phase(y, x, one.wavelength, now)
         disk = aperture(y, x, one.wavelength, self.angle(), soft=self.soft)
+        if self.stop:
+            disk = disk - aperture(y, x, one.wavelength, self.angle().new_tensor(self.stop), soft=self.soft)
         wave = centred(to_real(torch.polar(disk.expand_as(chi), -chi)))
         stack = wave[None]
         if len(self.share) > 1:

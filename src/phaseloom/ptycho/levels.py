@@ -63,13 +63,14 @@ def carry(source: Ptychography, target: Ptychography, /) -> None:
     for name, parameters in source.scan.parts().items():
         for there, here in zip(target.scan.parts()[name], parameters, strict=True):
             there.copy_(factor * here)
-    for room in ("propagator", "detector"):
-        ours, theirs = getattr(target, room), dict(getattr(source, room).named_parameters())
+    for room in ("propagator", "detector", "heights"):
+        ours, theirs = (getattr(one, room) or torch.nn.Module() for one in (target, source))
+        found = dict(theirs.named_parameters())
         for name, parameter in ours.named_parameters():
             if name == "root":
                 _background(source, target)
             else:
-                parameter.copy_(theirs[name])
+                parameter.copy_(found[name])
 
 
 def _background(source: Ptychography, target: Ptychography) -> None:

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.physics.adjoint import far_waves
+from phaseloom.physics.propagate import fly
 from phaseloom.physics.scatter import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
+from phaseloom.ptycho.heights import Heights, matter
 from phaseloom.ptycho.noise import Divergence
 
 __all__ = ["Ptychography"]
@@ -21,6 +23,7 @@ class Ptychography(nn.Module):
 
     Attributes:
         scan: `phaseloom.ptycho.scans.Positions`.
+        heights: `phaseloom.ptycho.heights.Heights` of a scan along the beam, or ``None``.
         probe: `phaseloom.ptycho.illumination.Illumination`.
         object: `phaseloom.ptycho.objects.PixelObject`.
         propagator: `phaseloom.ptycho.propagators.FreeFlight`.
@@ -47,8 +50,10 @@ class Ptychography(nn.Module):
         scan: scans.Positions,
         propagator: propagators.FreeFlight,
         detector: detectors.Detector,
+        heights: Heights | None = None,
     ):
         super().__init__()
+        self.heights = heights
         self.object, self.probe, self.scan = object, probe, scan
         self.propagator, self.detector = propagator, detector
         self.swift, self.light = True, None
@@ -63,12 +68,21 @@ class Ptychography(nn.Module):
         probe: illumination.Illumination | None = None,
         flight: propagators.Flight = propagators.exact,
         detector: detectors.Detector | None = None,
+        axial: bool | None = None,
     ) -> "Ptychography":
-        """A model of a scan from the given parts, and first guesses for the others."""
+        """A model of a scan from the given parts, and first guesses for the others.
+
+        Positions along the beam (``scan.heights``) are modelled if ``axial``, by default where they differ by
+        more than a tenth of the depth of focus.
+        """
         thing = object if object is not None else objects.pixels(scans.canvas(scan))
+        light = probe if probe is not None else probes.auto(scan)
+        unit = illumination.depth_of_focus(light.modes(), scan.window)
+        along = matter(scan, unit) if axial is None else axial
         return cls(
             object=thing,
-            probe=probe if probe is not None else probes.auto(scan),
+            probe=light,
+            heights=Heights.of(scan, unit) if along else None,
             scan=scans.Positions.of(scan, thing.canvas),
             propagator=flight(scan, thing.gaps),
             detector=detector if detector is not None else detectors.counting(scan),
@@ -84,11 +98,12 @@ class Ptychography(nn.Module):
         if self.plain():
             kernels = [one[:, 0] if one.ndim == 5 else one for one in self.propagator.flights(index)]
             return far_waves(self.probe.modes(), rest, self.object.mosaic(place), kernels, light=self.light)
-        wave, slices = self.probe(rest)[:, None], self.object(place)
+        way = None if self.heights is None else self.heights(index)
+        wave, slices = self.probe(rest, way)[:, None], self.object(place)
         if self.light is not None:
             flights = self.propagator.flights(index)
             illuminate(self.light, place, wave, slices, flights, share=self.object.occupancy)
-        return self.propagator(wave, slices, rest, index)
+        return self.propagator(wave, slices, rest, index, way)
 
     def misfit(
         self, index: Int[Tensor, " b"], counts: Float[Tensor, "b y x"], divergence: Divergence
@@ -104,6 +119,7 @@ class Ptychography(nn.Module):
         """
         return (
             self.swift
+            and self.heights is None
             and len(self.object.occupancy) == 1
             and self.propagator.far()
             and type(self.probe).forward is illumination.Illumination.forward
@@ -117,6 +133,7 @@ class Ptychography(nn.Module):
             **self.object.parts(),
             **self.probe.parts(),
             **self.scan.parts(),
+            **({} if self.heights is None else self.heights.parts()),
             **self.propagator.parts(),
             **self.detector.parts(),
         }
@@ -124,13 +141,22 @@ class Ptychography(nn.Module):
     @torch.no_grad()
     def coverage(self) -> np.ndarray:
         """How much beam each object pixel saw: sum of probe intensities ``(y, x)``, in counts."""
-        light = self.probe.modes().abs().square().sum(0).cpu().numpy()
         total = np.zeros(self.scan.canvas.shape, np.float32)
-        height, width = light.shape
         corners, _ = self.scan(torch.arange(len(self.scan.start), device=self.scan.start.device))
-        for y, x in corners.cpu().numpy():
-            total[y : y + height, x : x + width] += light
+        for modes, members in self.incident():
+            light = modes.abs().square().sum(0).cpu().numpy()
+            height, width = light.shape
+            for y, x in corners[members].cpu().numpy():
+                total[y : y + height, x : x + width] += light
         return total
+
+    @torch.no_grad()
+    def incident(self) -> list[tuple[Complex[Tensor, "mode y x"], Int[Tensor, " k"]]]:
+        """The modes on the object, and the patterns that they illuminate; at few heights, if at several."""
+        modes = self.probe.modes()
+        if self.heights is None:
+            return [(modes, torch.arange(len(self.scan.start), device=modes.device))]
+        return [(fly(modes, way.to(modes.dtype)), members) for way, members in self.heights.planes()]
 
     @torch.no_grad()
     def modulus(self) -> np.ndarray:

@@ -15,10 +15,10 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import centred, cornered, fit_window, to_real, to_reciprocal
 from phaseloom.physics.optics import coefficients, probe_wave
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.ptycho.illumination import AberratedProbe, Illumination, Probe, subdominant
+from phaseloom.ptycho.illumination import AberratedProbe, Illumination, Probe, PupilProbe, subdominant
 from phaseloom.units import Aberrations, Angle, Length
 
-__all__ = ["aberrated", "auto", "focused", "from_file", "from_patterns", "stored", "zone_plate"]
+__all__ = ["aberrated", "auto", "focused", "from_file", "from_patterns", "pupil", "stored", "zone_plate"]
 
 Power = Literal["mean", "brightest"] | float
 
@@ -103,6 +103,7 @@ def aberrated(
     modes: int = 1,
     shares: list[float] | None = None,
     soft: bool = True,
+    stop: Angle = 0.0,
 ) -> AberratedProbe:
     """A probe that stays what a lens can make: its aberrations and its semiangle are refined, not pixels.
 
@@ -117,17 +118,56 @@ def aberrated(
         shares: of the modes in the power.
         soft: spread the aperture's edge over one pixel, as a detector's pixels do, and let the semiangle be
             refined; else pixels are in or out, as in simulations.
+        stop: half-angle of a central stop (zone plates), radian.
     """
     named = coefficients({"defocus": defocus} | (aberrations or {}))
     _optics(scan, semiangle, named, soft)
     unknown = [name for name in refine if name not in coefficients(dict.fromkeys(refine, 0.0))]
     if unknown:
         raise BadInput("probe: aberrated.refine", unknown[0], "write coefficients as C10, C12, C21 ...")
-    count = _count(scan, modes)
-    power = float(np.maximum(_clean_mean(scan), 0).sum())
-    return AberratedProbe(
-        scan.window, semiangle, named, refine=refine, shares=_shares(count, shares), power=power, soft=soft
-    )
+    if not 0 <= stop < semiangle:
+        raise BadInput("probe: aberrated.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g}")
+    power, share = float(np.maximum(_clean_mean(scan), 0).sum()), _shares(_count(scan, modes), shares)
+    free: dict[str, Any] = {"refine": refine, "shares": share, "power": power, "soft": soft, "stop": stop}
+    return AberratedProbe(scan.window, semiangle, named, **free)
+
+
+def pupil(
+    scan: Scan4D,
+    /,
+    *,
+    semiangle: Angle | None = None,
+    stop: Angle = 0.0,
+    defocus: Length = 0.0,
+    aberrations: Aberrations | None = None,
+) -> PupilProbe:
+    """A probe from a pupil of known amplitude, whose phase is refined and nothing else.
+
+    Between a free probe and one of few aberrations: what a scan along the beam without lateral steps can
+    still tell, if not as well as `aberrated`.
+
+    Args:
+        scan: the data; its counts give the power.
+        semiangle: of an evenly lit round pupil, radian; default: the amplitude is that of the mean pattern,
+            which a weak object hardly changes.
+        stop: half-angle of a central stop, radian.
+        defocus: angstrom; positive: under-focus.
+        aberrations: first guesses by name, as for `focused`.
+    """
+    geometry = scan.window
+    if semiangle is None:
+        wave = from_patterns(scan, defocus=defocus, modes=1).modes()[0]
+        return PupilProbe(to_reciprocal(cornered(wave)).detach())
+    if not 0 <= stop < semiangle:
+        raise BadInput("probe: pupil.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g} rad")
+    wave = _optics(scan, semiangle, {"defocus": defocus} | (aberrations or {}), True)
+    spectrum = to_reciprocal(cornered(wave))
+    if stop:
+        sizes = zip(geometry.shape, geometry.pixel, strict=True)
+        y, x = (geometry.wavelength * torch.fft.fftfreq(n, p, dtype=torch.float64) for n, p in sizes)
+        spectrum = spectrum * (torch.hypot(y[:, None], x[None]) >= stop)
+    spectrum = spectrum * math.sqrt(_total(scan, "mean") / float(spectrum.abs().square().sum()))
+    return PupilProbe(spectrum.to(torch.complex64))
 
 
 def zone_plate(

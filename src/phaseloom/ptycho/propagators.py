@@ -78,13 +78,20 @@ class FreeFlight(nn.Module):
         slices: Complex[Tensor, "b *state slice y x"],
         rest: Float[Tensor, "b 2"],
         index: Int[Tensor, " b"],
+        way: Complex[Tensor, "b 1 y x"] | None = None,
     ) -> Complex[Tensor, "b *state mode y x"]:
-        """Wave on the detector: corner order in the far field, as seen in the near field."""
+        """Wave on the detector: corner order in the far field, as seen in the near field.
+
+        ``way``: flights from where the probe is known to the object, which a near detector is nearer by.
+        """
         leaving = multislice(wave, slices, self.flights(index))
         if self.onward is not None:
             lead = (len(rest),) + (1,) * (leaving.ndim - 3)
             rows, columns = ramp(-rest.reshape(*lead, 2), (leaving.shape[-2], leaving.shape[-1]))
-            return propagate.fly(leaving, self.onward.to(leaving.dtype) * rows * columns)
+            onward = self.onward.to(leaving.dtype) * rows * columns
+            if way is not None:
+                onward = onward * way.conj().reshape(*lead, *self.shape)
+            return propagate.fly(leaving, onward)
         if self.shift.requires_grad or self.descan.requires_grad or self.deflected:
             leaving = deflect(leaving, self.shift + self.descan[index])
         return propagate.far_field(leaving)

@@ -90,6 +90,8 @@ def of(job: Underway, /) -> Result:
         occupancies=share if len(share) > 1 else None,
         tilts=model.propagator.tilts().detach().cpu().double().numpy(),
         descan=model.propagator.deflections(),
+        heights=None if model.heights is None else model.heights.angstrom(),
+        heights_start=None if model.heights is None else job.scan.heights,
         grid=job.scan.grid,
         weights=model.detector.weights.detach().cpu().numpy(),
         background=background if background.any() else None,

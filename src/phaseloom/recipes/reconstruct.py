@@ -33,7 +33,8 @@ RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weig
 
 PARTS = (
     *("object", "amplitude", "phase", "probe", "defocus", "semiangle", "positions", "affine", "rotation"),
-    *("scale", "lines", "tilts", "thickness", "shift", "descan", "weights", "background"),
+    *("scale", "lines", "heights", "height_scale", "tilts", "thickness", "shift", "descan", "weights"),
+    "background",
 )
 """All that can have a rate; which of them an experiment has depends on its parts."""
 
@@ -95,6 +96,8 @@ class Reconstruct(Recipe):
         batch: how patterns are grouped; with gauss_newton their overlap gives the size.
         outputs: files written besides result and report.
         epochs: at most.
+        axial: whether positions along the beam are modelled; default: where they differ by a tenth of
+            the depth of focus.
         levels: coarser grids that the run begins on; default: one, where that loses no light.
         holdout: share of the patterns that tell when to stop; the last tenth of the epochs learns from all.
         patience: epochs without improvement of the hold-out loss before stopping.
@@ -124,6 +127,7 @@ class Reconstruct(Recipe):
     batch: Call = part("phaseloom.ptycho.batches", "random")
     outputs: tuple[Call, ...] = part("phaseloom.export", ())
     epochs: int = Field(20, ge=1, strict=True)
+    axial: bool | None = None
     levels: int | None = Field(None, ge=0, le=4, strict=True)
     holdout: float = Field(0.05, ge=0, lt=0.9)
     patience: int | None = Field(15, ge=1, strict=True)
@@ -208,6 +212,7 @@ class Reconstruct(Recipe):
             probe=self.probe(scan),
             flight=self.propagator.partial(),
             detector=self.detector(scan),
+            axial=self.axial,
         )
         if self.rate_of("background") and scan.background is None:
             model.detector.begin(_darkest(scan))
@@ -273,6 +278,8 @@ _LACKS = {
     "tilts": "an object of one slice does not feel a tilt",
     "thickness": "an object of one slice has no gap",
     "lines": "the positions are no whole raster",
+    "heights": "no positions along the beam are modelled: give them, and axial: true",
+    "height_scale": "no positions along the beam are modelled: give them, and axial: true",
     "defocus": "this probe has its defocus among its aberrations",
     "semiangle": "only probe: aberrated has an aperture that moves",
     "shift": "only a far field can be shifted",

@@ -91,7 +91,13 @@ class Stage:
             after=self.after,
             holdout=held,
             judged=self.likelihood.judging,
-            own=("positions", "weights", "descan", *["tilts"] * (len(self.model.propagator.tilt) > 1)),
+            own=(
+                "positions",
+                "heights",
+                "weights",
+                "descan",
+                *["tilts"] * (len(self.model.propagator.tilt) > 1),
+            ),
             **knobs,
         )
 
