@@ -400,7 +400,7 @@ def _start_lines(job: Any) -> list[str]:
         "at the focus" if found.defocus == 0 else f"focus {LENGTH.show(abs(found.defocus))} {side} the object"
     )
     sure = "clear" if found.margin > 1.2 else "close: neighbouring candidates do as well"
-    sure = "as stated, though another does as well" if found.margin < 1 else sure
+    sure = f"another does better by {100 * (1 - found.margin):.0f} %" if found.margin < 1 else sure
     lines = [f"start: {place}, detector {found.orientation}; {sure} (margin {found.margin:.2f})"]
     if not job.scan.oriented and job.recipe.probe.name != "focused":
         lines.append(

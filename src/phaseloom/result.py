@@ -116,7 +116,7 @@ class Result:
         background: ``(y, x)`` counts, centred like the patterns.
         history: one dict per epoch.
         stopped: why the run ended.
-        verdict: how far it may be trusted, in a sentence (`phaseloom.fitting.watch.verdict`).
+        verdict: how far it may be trusted, in a sentence (`phaseloom.fitting.verdict.verdict`).
         metrics: numbers about the whole data.
         recipe: text of the parameter file that repeats the run.
         provenance: see `Provenance`.

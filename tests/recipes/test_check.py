@@ -73,6 +73,15 @@ def cropped(scan: Scan4D, to: int) -> Scan4D:
     return replace(scan, counts=counts, geometry=geometry, mask=np.ones((to, to), bool))
 
 
+def standing(planes: int) -> Scan4D:
+    """Patterns of one place, in planes that are a depth of focus apart; their counts do not matter."""
+    heights = np.arange(8) % planes * 67.0
+    return replace(SOUND.select(np.arange(8)), positions=np.full((8, 2), 10.0), heights=heights)
+
+
+FROZEN: dict[str, Any] = {"rates": {"probe": 0.0}}
+
+
 def hazy(scan: Scan4D) -> Scan4D:
     """A tenth of the counts far out."""
     extra = np.zeros((WINDOW, WINDOW))
@@ -105,6 +114,11 @@ def test_a_sound_run_is_left_in_peace() -> None:
         ("rates", SOUND, {"rates": {"object": 2.0, "probe": 3}}),
         ("levels", SOUND, {"levels": 3}),
         ("centre", moved(SOUND, 3), {}),
+        ("disk", moved(SOUND, 1), {}),
+        ("planes", standing(1), {}),
+        ("planes", standing(2), FROZEN),
+        ("planes", standing(8), {"axial": False, **FROZEN}),
+        ("planes", standing(8), {}),
     ],
 )
 def test_what_will_go_wrong_is_said_with_a_number_and_a_remedy(
@@ -115,6 +129,19 @@ def test_what_will_go_wrong_is_said_with_a_number_and_a_remedy(
     assert any(letter.isdigit() for letter in said[0]) or kind == "orientation"
     assert said[0].endswith(".")
     assert said[0].count(". ") >= 1
+
+
+@pytest.mark.parametrize(
+    ("scan", "changes"),
+    [
+        (standing(8), FROZEN),
+        (standing(8), {"probe": {"aberrated": {"semiangle": "25 mrad", "defocus": "100 A"}}}),
+        (replace(SOUND, heights=np.zeros(64)), {}),
+        (replace(SOUND, heights=np.arange(64.0) % 2 * 67), {}),
+    ],
+)
+def test_planes_enough_and_steps_to_the_side_are_left_in_peace(scan: Scan4D, changes: dict[str, Any]) -> None:
+    assert not [line for line in warned(scan, **changes) if line.startswith("planes: ")]
 
 
 def test_a_start_settles_the_orientation_before_the_run() -> None:

@@ -451,6 +451,13 @@ def test_the_start_finds_the_defocus_and_says_as_given(files, tree, tmp_path):
     assert job.recipe.prepare == ()
 
 
+@pytest.mark.parametrize("span", ["100 A", "92 A"])
+def test_the_start_looks_between_its_steps(files, tree, tmp_path, span):
+    job = sought(files.scan, tree, tmp_path, span=span, steps=9, rungs=(4, 12))
+    assert abs(job.start.defocus - 60) < 5
+    assert min(abs(one["defocus"] - 60) for one in job.start.tried if one["epochs"] == 4) > 8
+
+
 @pytest.mark.parametrize(
     ("turn", "found", "done"),
     [

@@ -101,6 +101,7 @@ def flickering(counts: np.ndarray) -> None:
         (with_counts(hot), "hot pixels", "warn"),
         (with_counts(hot_in_the_disk), "hot pixels", "warn"),
         (with_counts(dead), "dead pixels", "warn"),
+        (replace(GOOD, counts=7 * np.asarray(GOOD.counts)), "counts", "warn"),
         (with_counts(saturated), "saturated pixels", "warn"),
         (with_counts(dark), "counts", "bad"),
         (with_counts(flat), "detector", "warn"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from phaseloom.fitting.schedule import cosine
-from phaseloom.fitting.watch import advice, verdict
+from phaseloom.fitting.verdict import verdict
+from phaseloom.fitting.watch import advice
 
 RATES = {"object": 0.02, "probe": 0.01}
 
@@ -159,7 +160,8 @@ def constant(share):
 @pytest.mark.parametrize("left", [0.9, 1.03, 1.6, 4.0])
 def test_a_loss_that_has_levelled_has_converged_with_falling_rates_or_without(shape, left):
     said = verdict(annealed(approach(left, start=20 * left), 40, shape=shape))
-    assert said.startswith(f"converged: what is left is {left:g} times shot noise")
+    word = "levelled" if left > 1.5 else "converged"
+    assert said.startswith(f"{word}: what is left is {left:g} times shot noise")
     assert ("the model lacks something" in said) == (left > 1.5)
 
 
@@ -168,7 +170,7 @@ def test_quieter_steps_at_falling_rates_are_no_sign_of_more_to_come(left):
     events = annealed(approach(left, start=20 * left, pace=1.0), 40, quiet=0.3 * left)
     assert events[-1]["loss"] < 0.9 * events[15]["loss"]
     assert events[-1]["loss"] < events[-3]["loss"]
-    assert kind(events) == "converged"
+    assert kind(events) == ("levelled" if left > 1.5 else "converged")
 
 
 def test_a_part_that_waits_says_nothing_of_the_pace_before_it_moves():
@@ -255,7 +257,7 @@ def test_patterns_held_out_and_given_back_are_told_by_their_last_loss():
 
 def test_a_great_fall_to_far_above_the_noise_is_no_wrong_start():
     said = verdict(annealed(approach(5.5, start=400.0, pace=1.5)))
-    assert said.startswith("converged: what is left is 5.5 times shot noise; the model lacks something")
+    assert said.startswith("levelled: what is left is 5.5 times shot noise: the model lacks something")
 
 
 def test_a_rise_means_steps_that_are_too_long():
@@ -354,3 +356,21 @@ def test_a_doubt_is_about_the_epoch_whose_the_result_is():
 
 def test_one_epoch_is_told_as_one():
     assert "one epoch tells too little" in verdict(history([3.0]))
+
+
+def test_patterns_that_their_mean_explains_as_well_are_doubtful():
+    events = annealed(approach(0.93), 20, held=np.full(20, 1.06))
+    assert verdict(events, blind=1.0).startswith("doubtful: patterns held out are explained no better than by")
+    assert "(1.06 against 1 times" in verdict(events, blind=1.0)
+    assert verdict(events, blind=1.2).startswith("converged")
+    assert verdict(events).startswith("converged")
+
+
+def test_few_steps_tell_too_little():
+    events = [{**event, "updates": 1} for event in annealed(approach(1.0), 20)]
+    assert verdict(events).startswith("still falling: 20 steps tell too little, at 1.04 times shot noise: more")
+    assert kind([{**event, "updates": 3} for event in events]) == "converged"
+
+
+def test_a_loss_far_below_the_noise_is_not_judged():
+    assert kind(annealed(approach(0.02), 20)) == "not judged"

@@ -74,7 +74,7 @@ class _Survey:
         shape = scan.geometry.shape
         self.mean, self.speckle, self.totals = np.zeros(shape), np.zeros(shape), np.zeros(0)
         self.highest, self.near_highest, self.at_highest = 0.0, 0, 0
-        self.scaled = False
+        self.scaled, self.quantum = False, 0
         for start in range(0, self.read, 64):
             self._add(scan.counts[index[start : start + 64]].astype(np.float64) * scan.mask)
         self.mean /= self.read
@@ -89,6 +89,8 @@ class _Survey:
     def _add(self, stack: np.ndarray) -> None:
         self.mean += stack.sum(0)
         self.scaled = self.scaled or bool((np.abs(stack[:4] - np.round(stack[:4])) > 1e-3).any())
+        if self.quantum != 1 and not self.scaled and np.abs(stack[:4]).max(initial=0) < 2**53:
+            self.quantum = int(np.gcd.reduce(np.append(np.round(stack[:4]).astype(np.int64), self.quantum)))
         self.totals = np.append(self.totals, stack.sum((1, 2)))
         self.highest = max(self.highest, float(stack.max()))
 
@@ -148,6 +150,10 @@ def _counts(survey: _Survey) -> Finding:
     if survey.scaled:
         advice = "The values are not whole numbers, so not counts: scale them, or do not trust a loss of 1."
         return Finding("counts", text, "warn", advice)
+    if (one := survey.quantum) > 1:
+        step = f"[{{normalise: {{by: divide, value: {one}}}}}]"
+        advice = f"A quantum counts as {one}: divide by it (prepare: {step})."
+        return Finding("counts", f"{text}, all multiples of {one}", "warn", advice)
     return Finding("counts", text, "good", "")
 
 
@@ -243,7 +249,11 @@ def _hot(survey: _Survey) -> Finding:
     zero = tuple(n // 2 for n in hot.shape)
     if middle is not None and max(abs(int(m) - z) for m, z in zip(middle, zero, strict=True)) <= 2:
         hot[middle] &= _level(image, *map(int, middle))  # an unscattered beam may well be one pixel wide
-    return _count_of("hot pixels", int(hot.sum()), "Single pixels outshine all their neighbours: mask them.")
+    return _count_of(
+        "hot pixels",
+        int(hot.sum()),
+        "Single pixels outshine all their neighbours: mask them (prepare: mask).",
+    )
 
 
 def _level(image: np.ndarray, y: int, x: int) -> bool:

@@ -89,8 +89,12 @@ def trust(r: Result) -> list[tuple[str, str]]:
         facts.insert(0, ("chi^2", f"{r.metrics['loss']:.4g}{held} (1 = shot noise)"))
     if _drifted(r):
         drift = r.drift
-        trend = f"{_signed(*drift.trend)} from first to last: drift, or a wrong step"
-        facts += [("trend of moves", trend), ("moves besides", f"{drift.rest:.3g} Å rms")]
+        far = max(abs(part) for part in drift.trend) > max(2 * drift.rest, 0.5 * min(r.pixel))
+        what = " from first to last: drift, or a wrong step or defocus" if far else ""
+        facts += [
+            ("trend of moves", _signed(*drift.trend) + what),
+            ("moves besides", f"{drift.rest:.3g} Å rms"),
+        ]
     if r.halves is not None:
         found = {name: r.halves.resolution(name) for name in ("half-bit", "one-seventh")}
         half, seventh = (show_length(v) if np.isfinite(v) else "none" for v in found.values())

@@ -114,6 +114,18 @@ class Likelihood:
         pixels = len(self.measured) * float(mask.sum())
         return {"amplitude": amplitude / pixels, "poisson": 2 * deviance / max(lit, 1.0)}
 
+    @torch.no_grad()
+    def blind(self) -> float:
+        """Loss of a model that knows the mean pattern alone; zero without a noise model."""
+        if self.silent:
+            return 0.0
+        some = torch.linspace(0, len(self.measured) - 1, min(len(self.measured), 400)).long()
+        mask = self.model.detector.mask.cpu()
+        mean = torch.stack([self.measured[part].sum(0) for part in some.split(64)]).sum(0) / len(some)
+        known = (self.measured[part] for part in some.split(64))
+        left = sum(float((self.divergence(mean.expand_as(part), part) * mask).sum()) for part in known)
+        return left / (len(some) * self.floor)
+
     def _floor(self, scan: Scan4D) -> float:
         some = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), 400)).astype(int))
         mask = self.model.detector.mask.cpu()

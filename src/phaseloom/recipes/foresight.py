@@ -14,6 +14,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import to_reciprocal
 from phaseloom.physics.propagate import angular_spectrum, fly
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import advice
 from phaseloom.recipes.job import Job
@@ -40,7 +41,8 @@ def of(job: Job, /, *, started: bool = False) -> list[str]:
     said = [f"{f.name}: {f.value}. {f.advice}" for f in found]
     prospect = Prospect(job, started)
     rules: Rules = (_window, _overlap) if known else ()
-    rules += (_aperture, _room, _wrapping, _band, _thin, _thick, _orientation, _outside, _rates, _levels)
+    rules += (_aperture, _centred, _room, _wrapping, _band, _thin, _thick)
+    rules += (_orientation, _outside, _rates, _levels, _planes)
     if not scaled:  # else nobody knows how many electrons there were
         rules += (_dose, _modes, _numbers)
     return said + [sentence for rule in rules if (sentence := rule(prospect))]
@@ -175,14 +177,24 @@ def _aperture(prospect: Prospect) -> str:
     return f"semiangle: {text}. {fix}"
 
 
+def _centred(prospect: Prospect) -> str:
+    """The middle of the bright disk, which a probe made by a lens has at pixel ``[N // 2, N // 2]``."""
+    disk = _disk(prospect)
+    if disk is None or "semiangle" not in prospect.job.recipe.probe.values:
+        return ""
+    off = [middle - n // 2 for middle, n in zip(disk.centre, prospect.mean.shape, strict=True)]
+    if max(map(abs, off)) < max(0.4, 3 * max(disk.centre_error)):
+        return ""
+    text = f"the bright disk lies {off[0]:+.2g}, {off[1]:+.2g} pixels off the probe's"
+    return f"disk: {text}. Centre the patterns (prepare: center); one flipped by hand moves by a pixel."
+
+
 def _room(prospect: Prospect) -> str:
     """Angles beyond the bright disk, where the detail is."""
     if prospect.scan.geometry.near:
         return ""
-    most = (
-        min(n * a for n, a in zip(prospect.scan.geometry.shape, prospect.scan.geometry.angle, strict=True))
-        / 2
-    )
+    one = prospect.scan.geometry
+    most = min(n * a for n, a in zip(one.shape, one.angle, strict=True)) / 2
     if prospect.semiangle < 0.8 * most:
         return ""
     text = f"the beam fills {prospect.semiangle / most:.0%} of the detector's half width"
@@ -292,8 +304,8 @@ def _orientation(prospect: Prospect) -> str:
     if known or turning & {step.name for step in prospect.job.recipe.prepare}:
         return ""
     return (
-        "orientation: the file does not say how the detector lies against the scan, one way of eight. Use "
-        "start: sweep, or say it (prepare: flip, transpose)."
+        "orientation: the file does not say how the detector lies against the scan, one way of eight, of "
+        "which four can be told apart. Use start: sweep, or say it (prepare: flip, transpose)."
     )
 
 
@@ -320,6 +332,23 @@ def _levels(prospect: Prospect) -> str:
     return (
         f"levels: {asked} asked for, {there} can be used. A coarser grid would lose light, or get no epoch."
     )
+
+
+def _planes(prospect: Prospect) -> str:
+    """One place seen in few planes along the beam, or in many by a probe that may be any wave."""
+    scan, unit = prospect.scan, _focus(prospect)
+    if scan.heights is None or (np.ptp(scan.positions, axis=0) >= scan.window.pixel).any():
+        return ""
+    known = scan.heights if prospect.model.heights is not None else np.zeros(1)
+    count, free = len(np.unique((known / (0.1 * unit)).round())), prospect.job.recipe.rate_of("probe")
+    if count < 4:
+        text = f"{count} plane{'s leave' if count > 1 else ' leaves'} the object ambiguous at one place"
+        fix = f"Take 8, a depth of focus ({_length(unit)}) or more apart and modelled, or steps to the side."
+        return f"planes: {text}, whatever the loss. {fix}"
+    if not free or not isinstance(prospect.model.probe, Probe):
+        return ""
+    fix = "Use probe: aberrated or pupil, or freeze a known one (rates: probe: 0)."
+    return f"planes: a free probe is not determined by {count} planes without lateral steps. {fix}"
 
 
 def _layers(prospect: Prospect) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.fitting import watch
+from phaseloom.fitting import verdict as verdicts
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.schedule import Every
@@ -112,8 +112,8 @@ def verdict(job: Underway, /) -> str:
     """How far the run as it stands may be trusted, in a sentence; a silent likelihood knows no floor."""
     floor, progress = 0.0 if job.stage.likelihood.silent else 1.0, job.progress
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
-    end = {"stopped": progress.stopped, "since": progress.since}
-    return watch.verdict(progress.history, **end, floor=floor, newton=newton)
+    end = {"stopped": progress.stopped, "since": progress.since, "blind": job.stage.likelihood.blind()}
+    return verdicts.verdict(progress.history, **end, floor=floor, newton=newton)
 
 
 @torch.no_grad()

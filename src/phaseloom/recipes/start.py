@@ -156,7 +156,11 @@ def sweep(
 
     turned = {way: _turned(few, way) for way in ways}
     all_ = [_Candidate(way, value, turned[way], build) for way in ways for value in values]
-    return _decide(all_, _race(all_, rungs, seed, base), base)
+    last = _race(all_, rungs, seed, base)
+    found = _decide(all_, last, base)
+    if base != 0 or found.defocus not in values[1:-1]:
+        return found
+    return _between(found, all_, values[1] - values[0], seed)
 
 
 def reach(geometry: Geometry, aperture: float, /) -> float:
@@ -217,6 +221,30 @@ def _race(all_: Sequence[_Candidate], rungs: tuple[int, ...], seed: int, base: f
             left = left[: max(3, len(left) // 4)] + stated
     torch.random.set_rng_state(state)
     return left
+
+
+def _between(found: Start, all_: Sequence[_Candidate], step: float, seed: int) -> Start:
+    """The defocus between the steps: half a step to either side, and where a parabola has its vertex."""
+    known = {(candidate.orientation, candidate.defocus): candidate for candidate in all_}
+    middle = known[found.orientation, found.defocus]
+    assert middle.progress is not None
+    sides = [
+        _Candidate(middle.orientation, middle.defocus + part * step / 2, middle.scan, middle.build)
+        for part in (-1, 1)
+    ]
+    state = torch.random.get_rng_state()
+    for side in sides:
+        side.advance(middle.progress.epoch, seed)
+    torch.random.set_rng_state(state)
+    below, at, above = (math.log(max(c.loss, 1e-30)) for c in (sides[0], middle, sides[1]))
+    bend = below - 2 * at + above
+    move = 0.5 * (below - above) / bend if bend > 0 else math.copysign(1.0, below - above)
+    defocus = float(f"{middle.defocus + max(-1.0, min(1.0, move)) * step / 2:.6g}")
+    tried = found.tried + [
+        {"orientation": c.orientation, "defocus": c.defocus, "epochs": middle.progress.epoch, "loss": c.loss}
+        for c in sides
+    ]
+    return replace(found, defocus=defocus, tried=tried)
 
 
 def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> Start:

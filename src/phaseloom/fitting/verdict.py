@@ -1,0 +1,323 @@
+"""How far a fit may be trusted: a verdict from the course of its losses, in plain words."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from phaseloom.fitting._course import (
+    History,
+    broken,
+    chooses,
+    highest,
+    moving,
+    shared_losses,
+    swinging,
+    violent,
+)
+
+__all__ = ["verdict"]
+
+NEAR = 1.05
+"""Times the floor from which on nothing is left to be had."""
+
+FAR = 2.0
+"""Times the floor, learned or held out, that tell of a model that is not that of the experiment."""
+
+DEEP = 8.0
+"""By what the loss has fallen in all when its start was good, wherever it ends."""
+
+PATIENT = 3.0
+"""Times the epochs done that a fall may still need to reach the floor."""
+
+WHOLE, FULL = 0.99, 0.7
+"""Shares of the highest rates from which on the fall of the loss is judged, the second where few epochs had
+the first: lower rates quieten steps and so lower any loss, converged or not."""
+
+
+UNSEEN = 1.25
+"""Hold-out loss, in units of the noise, from which on a gap is more than chance."""
+
+APART = 1.15
+"""Hold-out loss over the loss of what is learned that tells of a fit that describes no more than its data."""
+
+NOWHERE = 100.0
+"""Times the noise that no good start is left with."""
+
+STEPS = 60
+"""Updates in all that are too few to judge by."""
+
+
+def verdict(
+    history: History,
+    /,
+    *,
+    stopped: str = "",
+    floor: float = 1.0,
+    since: int = 0,
+    newton: float = np.inf,
+    blind: float = 0.0,
+) -> str:
+    """How far a fit may be trusted, in one sentence whose first words are its class.
+
+    ``converged``, ``levelled``, ``still falling``, ``doubtful``, ``overfitting``, ``wrong start``, ``steps
+    too long`` and ``not judged`` are told apart by losses, hold-out losses and rates; ``interrupted``,
+    ``broke down`` and ``nothing was learned`` by the words in which the fit ended.
+
+    Args:
+        history: of a fit (`phaseloom.fitting.loop.Progress.history`).
+        stopped: why it ended, in the words of the fit.
+        floor: loss at which nothing but noise is left (1 for a likelihood); 0: not known.
+        since: epochs of the history that were done on a coarser grid, so that later losses start anew.
+        newton: see `advice`.
+        blind: loss of a model that knows the mean pattern alone; 0: not known.
+
+    Example:
+        >>> rates = {"object": 0.02}
+        >>> good = [{"number": n, "loss": 1.03 + 5 * 0.5**n, "rates": rates} for n in range(1, 31)]
+        >>> verdict(good)
+        'converged: what is left is 1.03 times shot noise'
+        >>> verdict(good[:4]).split(":")[0]
+        'still falling'
+    """
+    if broken(stopped):
+        cure = "" if "before the first step" in stopped else ": lower the rates"
+        return f"broke down: {stopped}{cure}"
+    if not history:
+        return "nothing was learned: no epoch was done"
+    run = Run.of(history, stopped, floor, since, newton, blind)
+    if not (np.isfinite(run.loss).all() and run.loss.min() > 0):
+        return "not judged: the loss is not positive, so that it has no ratios"
+    if stopped.startswith("interrupted"):
+        way = f"the loss still fell by {_percent(run.falls)} per epoch" if run.falls else "it had levelled"
+        return f"{stopped.partition(';')[0]}: {way}, at {run.left()}"
+    rules = (_too_long, _lost, _semiconvergent, _doubtful, _falling, _converged)
+    return next(sentence for rule in rules if (sentence := rule(run, stopped)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """The epochs of a history that a verdict is about: those on the last grid.
+
+    Attributes:
+        history: all of them.
+        events: those on the last grid.
+        loss: of each event, of those terms only that were there in all.
+        noise: of each event, what compares with counts.
+        shown: place of the event whose parameters are the result.
+        held: of each event, NaN where nothing was held out.
+        pace: lowest rate of each event as a share of the highest that its part had; of parts that had begun.
+        floor, newton, blind: see `verdict`.
+    """
+
+    history: History
+    events: History
+    loss: np.ndarray
+    noise: np.ndarray
+    held: np.ndarray
+    pace: np.ndarray
+    shown: int
+    floor: float
+    newton: float
+    blind: float
+
+    @classmethod
+    def of(cls, history: History, stopped: str, floor: float, since: int, *known: float) -> "Run":
+        """The numbers of a history; a grid that has seen two epochs at most is judged with the one before."""
+        events = history[since:] if len(history) - since > 2 else history
+        noise = [(event.get("terms") or {}).get("noise", event["loss"]) for event in events]
+        held = [np.nan if event.get("holdout") is None else event["holdout"] for event in events]
+        noise, held, pace = (np.array(values, float) for values in (noise, held, _paces(events)))
+        told = re.search(r"\d+", _whose(stopped))
+        named = (n for n, event in enumerate(events) if told and event["number"] == int(told[0]))
+        shown = next(named, len(events) - 1)
+        return cls(history, events, shared_losses(events), noise, held, pace, shown, floor, *known)
+
+    @property
+    def level(self) -> float:
+        """What the result leaves in units of the noise; zero where that is not known."""
+        return float(self.noise[self.shown] / self.floor) if self.floor > 0 else 0.0
+
+    def left(self, place: int | None = None) -> str:
+        """What an event left, in words; that of the result, unless another is meant."""
+        left = self.noise[self.shown if place is None else place]
+        return f"{left / self.floor:.3g} times shot noise" if self.floor > 0 else f"a loss of {left:.3g}"
+
+    @property
+    def known(self) -> int | None:
+        """Place of the event of the result, or the last before it, that has a hold-out loss."""
+        known = np.flatnonzero(np.isfinite(self.held[: self.shown + 1]))
+        return int(known[-1]) if len(known) else None
+
+    @property
+    def unseen(self) -> float:
+        """The hold-out loss of the result, in units of the noise; zero where there is none."""
+        return 0.0 if self.known is None or self.floor <= 0 else float(self.held[self.known] / self.floor)
+
+    @property
+    def gap(self) -> float:
+        """Hold-out loss over the loss of the same epoch; zero where there is none."""
+        return 0.0 if self.known is None else float(self.held[self.known] / self.noise[self.known])
+
+    @property
+    def falls(self) -> float:
+        """Fall of the loss per epoch at full rates that is still going on; zero where it has levelled.
+
+        It has where as many epochs again would bring less than a tenth; where the hold-out loss does not
+        fall with it; and where, since the rates began to fall, it has fallen by less than half of what
+        the pace before would have made it.
+        """
+        if _near(self):
+            return 0.0
+        whole, full = (np.flatnonzero(self.pace > share) for share in (WHOLE, FULL))
+        full = whole if len(whole) > 3 else full
+        last = full[-max(len(full) // 4, 4) :] if len(full) > 1 else np.arange(len(self.loss))[-4:]
+        if len(last) < 2:
+            return 0.0
+        time = np.cumsum(self.pace)
+        each, error = _trend(time[last], self.loss[last])
+        if each < max(2 * error, 0.1 / len(self.history)):
+            return 0.0
+        if np.isfinite(self.held[last]).all() and len(last) > 4:
+            unseen, doubt = _trend(time[last], self.held[last])
+            if max(unseen, doubt) < each / 4:
+                return 0.0
+        rest = float(time[-1] - time[last[-1]])
+        brought = np.log(self.loss[last[-1]] / self.loss[-1])
+        return 0.0 if brought < 0.5 * each * rest else each
+
+
+def _too_long(run: Run, stopped: str) -> str:
+    """Risen by a tenth above the lowest and staying there, or swinging."""
+    if _near(run) or len(run.loss) < 4 or chooses(run.events):
+        return ""
+    said = violent(run.events, run.loss, run.newton, 1.1) or swinging(run.events, run.loss, run.newton)
+    return f"steps too long: {said}" if said else ""
+
+
+def _lost(run: Run, stopped: str) -> str:
+    """Several times the noise, not much less than at first, and not on the way to it: a false valley."""
+    whole, worst = shared_losses(run.history), max(run.level, run.unseen)
+    if worst < FAR or len(whole) < 8:
+        return ""
+    stuck = whole[0] < DEEP * whole[-1] and np.log(worst) > PATIENT * len(whole) * run.falls
+    if not (stuck or worst > NOWHERE or (run.gap > APART and run.unseen > FAR)):
+        return ""
+    return (
+        f"wrong start: the loss stays at {run.left()}: check defocus, orientation of the detector, pixel "
+        "size and step of the scan (start: sweep tries the first two, rates: {affine: 0.1} mends a step or "
+        "rotation that is a little off), and that counts are single quanta"
+    )
+
+
+def _semiconvergent(run: Run, stopped: str) -> str:
+    """The hold-out loss rises, by more than it scatters, while the loss falls."""
+    seen = np.flatnonzero(np.isfinite(run.held))
+    if len(seen) < 5:
+        return ""
+    held, loss = run.held[seen], run.loss[seen]
+    best = int(held.argmin())
+    after = held[best + 1 :]
+    if len(after) < 3 or loss[-1] > 0.99 * loss[best]:
+        return ""
+    base = float(np.median(held[max(best - 1, 0) : best + 2]))
+    recent = after[-5:]
+    scatter = np.sqrt(1 / len(recent) + 1 / 3) * float(np.median(np.abs(np.diff(after))))
+    if float(np.median(recent)) - base < max(0.01 * base, 2 * scatter):
+        return ""
+    since = run.events[seen[best]]["number"]
+    words = f"the hold-out loss rises since epoch {since} while the loss falls to {run.left(-1)}"
+    return f"overfitting: {words}: {_whose(stopped) or 'take fewer epochs, or set patience'}"
+
+
+def _doubtful(run: Run, stopped: str) -> str:
+    """Patterns held out are explained much worse than those learned from, and not only by the noise."""
+    if 0 < 0.98 * run.blind < run.unseen * (run.floor or 1):
+        against = f"{run.unseen:.3g} against {run.blind:.3g}"
+        return (
+            f"doubtful: patterns held out are explained no better than by their mean ({against} times the "
+            "noise): too few counts, or a wrong start (defocus, centre, orientation)"
+        )
+    if len(run.history) < 8 or run.unseen < UNSEEN or run.gap < APART:
+        return ""
+    return (
+        f"doubtful: what is left is {run.left()}, but {run.unseen:.3g} in patterns held out: a wrong start "
+        "(defocus, orientation of the detector, step), a model that lacks something, or too little data"
+    )
+
+
+def _falling(run: Run, stopped: str) -> str:
+    """Still falling, at rates that were not on their way down."""
+    done = len(run.history)
+    if done < 3 and not _near(run):
+        few = "one epoch tells" if done == 1 else f"{done} epochs tell"
+        return f"still falling: {few} too little, at {run.left()}: give it more"
+    if stopped.startswith("converged"):
+        return ""
+    if not run.falls:
+        return _hardly_begun(run)
+    when = " before the rates fell" if run.pace[-1] <= FULL else ""
+    words = f"by {_percent(run.falls)} per epoch{when}, at {run.left()}"
+    return f"still falling: {words}: give it more epochs ({2 * done} instead of {done})"
+
+
+def _hardly_begun(run: Run) -> str:
+    """Levelled by the fall of the rates, after a number of steps that tells little."""
+    steps = sum(event.get("updates", STEPS) for event in run.history)
+    if steps < STEPS and not chooses(run.history):
+        return (
+            f"still falling: {steps} steps tell too little, at {run.left()}: more epochs, or smaller batches"
+        )
+    return ""
+
+
+def _converged(run: Run, stopped: str) -> str:
+    """What is left, and what that means when it is much."""
+    level, unseen, doubt = run.level, run.unseen, ""
+    until = " until learned from" if unseen and run.known != run.shown else ""
+    also = f" ({unseen:.3g} in patterns held out{until})" if unseen else ""
+    if 0 < level < 0.5:
+        why = "so that counts are not single quanta: divide by what one counts as (prepare: normalise)"
+        return f"not judged: what is left is {run.left()}{also}, {why}"
+    if level > 1.5:
+        lacks = "centre of the patterns, step, defocus, probe modes, slices or a background"
+        why = f"the model lacks something ({lacks}), or counts are not single quanta"
+        return f"levelled: what is left is {run.left()}{also}: {why}"
+    if level > NEAR and run.pace[-1] > FULL and not chooses(run.events):
+        doubt = "; long steps may be part of it: let the rates fall (shape: cosine)"
+    elif 0 < level < 0.9 and not unseen:
+        doubt = "; noise is described too, and no pattern was held out that could tell of overfitting"
+    return f"converged: what is left is {run.left()}{also}{doubt}"
+
+
+def _whose(stopped: str) -> str:
+    """The words of a fit that say which epoch it went back to; empty when it did not."""
+    at = stopped.find("the result is that of epoch")
+    return stopped[at:] if at >= 0 else ""
+
+
+def _near(run: Run) -> bool:
+    return run.floor > 0 and 0 < run.noise[-1] / run.floor < NEAR
+
+
+def _trend(time: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Relative fall per unit of time by least squares, and its standard error."""
+    x, y = time - time.mean(), np.log(values)
+    slope = float(x @ y / (x @ x))
+    rest = y - y.mean() - slope * x
+    return -slope, float(np.sqrt(rest @ rest / max(len(x) - 2, 1) / (x @ x)))
+
+
+def _percent(fall: float) -> str:
+    """A fall of a logarithm as a share of the value."""
+    return f"{100 * -np.expm1(-fall):.2g} %"
+
+
+def _paces(history: History) -> list[float]:
+    """The lowest rate of each epoch as a share of the highest of its part, of the parts that had begun."""
+    most, begun, out = highest(history), set[str](), list[float]()
+    for event in history:
+        begun |= set(moving(event))
+        shares = [rate / most[name] for name, rate in event["rates"].items() if name in begun]
+        out.append(min(shares, default=1.0))
+    return out
