@@ -1,0 +1,231 @@
+"""CDTools' models by name: what each is made of, from a dataset and its arguments."""
+
+import logging
+from typing import Any
+
+from phaseloom.compat._cdtools_base import CDIModel
+from phaseloom.compat._cdtools_build import Options, experiment, refuse
+from phaseloom.compat._cdtools_datasets import CDataset
+from phaseloom.errors import BadInput
+
+__all__ = ["AxialPtycho", "CDIModel", "FancyPtycho", "SimplePtycho"]
+
+log = logging.getLogger(__name__)
+
+ELSEWHERE = {
+    "RPI": "leave it out",
+    "Bragg2DPtycho": "leave it out",
+    "MultislicePtycho": "write object: {pixels: {slices: ...}} in a parameter file",
+    "Multislice2DPtycho": "write object: {pixels: {slices: ...}} in a parameter file",
+}
+"""CDTools' other models, and what to do without them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in ELSEWHERE:
+        raise BadInput(f"CDTools.models.{name}", None, f"is not built yet: {ELSEWHERE[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class FancyPtycho(CDIModel):
+    """Ptychography with incoherent modes, refined positions, shot intensities and background.
+
+    Translations along the beam are honoured where they matter, as they are not in CDTools.
+
+    Example:
+        >>> from phaseloom.compat import cdtools as CDTools
+        >>> detector = {"distance": 1.0, "basis": [[0, -1e-4], [-1e-4, 0], [0, 0]]}
+        >>> places, counts = np.zeros((3, 3)), np.full((3, 8, 8), 9, np.uint16)
+        >>> places[:, 0] = np.arange(3) * 1e-6
+        >>> optics = {"wavelength": 1e-9, "detector_geometry": detector}
+        >>> dataset = CDTools.datasets.Ptycho2DDataset(places, counts, **optics)
+        >>> model = CDTools.models.FancyPtycho.from_dataset(dataset)
+        >>> losses = [loss for loss in model.Adam_optimize(3, dataset)]
+        >>> len(losses), bool(np.isfinite(losses).all())
+        (3, True)
+    """
+
+    @classmethod
+    def from_dataset(  # noqa: PLR0913 - as CDTools has it
+        cls,
+        dataset: CDataset,
+        *,
+        randomize_ang: float = 0,
+        n_modes: int = 1,
+        n_obj_modes: int = 1,
+        dm_rank: int | None = None,
+        translation_scale: float = 1,
+        saturation: float | None = None,
+        use_qe_mask: bool = False,
+        probe_support_radius: float | None = None,
+        probe_fourier_crop: Any = None,
+        propagation_distance: float | None = None,
+        scattering_mode: str | None = None,
+        oversampling: int = 1,
+        fourier_probe: bool = False,
+        loss: str = "amplitude mse",
+        units: str = "um",
+        allow_probe_fourier_shifts: bool = False,
+        simulate_probe_translation: bool = False,
+        simulate_finite_pixels: bool = False,
+        exponentiate_obj: bool = False,
+        phase_only: bool = False,
+        obj_view_crop: Any = None,
+        obj_padding: int | None = None,
+        panel_plot_mode: bool = True,
+        plot_level: int = 2,
+        near_field: bool = False,
+    ) -> Any:
+        """A model with a flat object and a probe from the mean pattern.
+
+        Args:
+            dataset: the data; its ``intensities`` are where the weights start.
+            randomize_ang: width of the random phases (radian) that the object starts with.
+            n_modes: incoherent modes of the probe.
+            n_obj_modes: not built beyond 1.
+            dm_rank: not built: shots differ by a weight only.
+            translation_scale: how much faster offsets move than other parts.
+            saturation: not built.
+            use_qe_mask: multiply by the dataset's ``qe_mask``.
+            probe_support_radius: pixels of the probe beyond which it is dark, at every step.
+            probe_fourier_crop: not built.
+            propagation_distance: metres. Far field: that the focused probe has flown on to the sample
+                (positive: the focus lies before it); near field: from the focus to the sample.
+            scattering_mode: only ``"t"``, through the sample.
+            oversampling: modelled pixels per detector pixel and axis; the probe has as much more room.
+            fourier_probe: not built.
+            loss: ``amplitude mse``, ``intensity mse`` or ``poisson nll``.
+            units: for CDTools' sake; axes have the unit that suits them.
+            allow_probe_fourier_shifts: refine a tilt of the beam for each shot, as a shift of its pattern.
+            simulate_probe_translation: not built.
+            simulate_finite_pixels: not built.
+            exponentiate_obj: an object of amplitude and phase, not of real and imaginary part.
+            phase_only: an object of phase, whose amplitude stays one (in CDTools it only starts so, unless
+                ``exponentiate_obj``).
+            obj_view_crop: not built.
+            obj_padding: pixels around the scanned field; default: what positions need to be refined.
+            panel_plot_mode: for CDTools' sake: all is in one figure.
+            plot_level: for CDTools' sake.
+            near_field: the detector sees the near field.
+
+        Raises:
+            BadInput: what is not built yet, or cannot be meant.
+        """
+        refuse(
+            n_obj_modes=n_obj_modes,
+            dm_rank=dm_rank,
+            saturation=saturation,
+            probe_fourier_crop=probe_fourier_crop,
+            scattering_mode=scattering_mode,
+            fourier_probe=fourier_probe,
+            simulate_probe_translation=simulate_probe_translation,
+            simulate_finite_pixels=simulate_finite_pixels,
+            obj_view_crop=obj_view_crop,
+        )
+        options = Options(
+            randomize_ang=randomize_ang,
+            n_modes=n_modes,
+            translation_scale=translation_scale,
+            use_qe_mask=use_qe_mask,
+            probe_support_radius=probe_support_radius,
+            propagation_distance=propagation_distance,
+            oversampling=oversampling,
+            loss=loss,
+            units=units,
+            allow_probe_fourier_shifts=allow_probe_fourier_shifts,
+            exponentiate_obj=exponentiate_obj,
+            phase_only=phase_only,
+            obj_padding=obj_padding,
+            near_field=near_field,
+        )
+        return cls(*experiment(dataset.scan, options), dataset.scan)
+
+
+class SimplePtycho(CDIModel):
+    """The least that ptychography is: one mode, positions, weights and background as they are known."""
+
+    @classmethod
+    def from_dataset(cls, dataset: CDataset) -> Any:
+        """A model of object and probe; other parts are frozen, and may be set free."""
+        model = cls(*experiment(dataset.scan, Options()), dataset.scan)
+        for part in (model.translation_offsets, model.weights, model.background):
+            part.requires_grad_(False)
+        return model
+
+
+class AxialPtycho(CDIModel):
+    """Ptychography along the beam: the third column of ``translations`` moves the sample through the focus.
+
+    Lateral motion may come with it. Without any, a probe of free pixels cannot be told from the object: give
+    one that is known, or one that optics describe (`phaseloom.ptycho.probes.aberrated`).
+    """
+
+    @classmethod
+    def from_dataset(  # noqa: PLR0913 - a knob for each part
+        cls,
+        dataset: CDataset,
+        *,
+        probe: Any = None,
+        n_modes: int = 1,
+        propagation_distance: float | None = None,
+        near_field: bool = False,
+        oversampling: int = 1,
+        probe_support_radius: float | None = None,
+        translation_scale: float = 1,
+        use_qe_mask: bool = False,
+        loss: str = "amplitude mse",
+        units: str = "um",
+        exponentiate_obj: bool = False,
+        phase_only: bool = False,
+        randomize_ang: float = 0,
+        obj_padding: int | None = None,
+        refine_heights: bool = True,
+    ) -> Any:
+        """A model of a scan along the beam; arguments as for `FancyPtycho`, besides those here.
+
+        Args:
+            dataset: the data.
+            probe: on the sample at the mean height: complex ``(y, x)`` or ``(mode, y, x)`` in square roots of
+                counts, or an illumination of ours; default: from the mean pattern.
+            n_modes: of a probe from the patterns.
+            propagation_distance: of a probe from the patterns, to the mean height.
+            near_field: only with a parallel beam.
+            oversampling: see there.
+            probe_support_radius: see there.
+            translation_scale: see there.
+            use_qe_mask: see there.
+            loss: see there.
+            units: see there.
+            exponentiate_obj: see there.
+            phase_only: see there.
+            randomize_ang: see there.
+            obj_padding: see there.
+            refine_heights: whether ``model.heights``, moves of each in depths of focus, are free.
+
+        Raises:
+            BadInput: translations that do not differ along the beam.
+        """
+        scan = dataset.scan
+        if scan.heights is None:
+            fix = "are all the same along the beam: use FancyPtycho"
+            raise BadInput("AxialPtycho: translations[:, 2]", None, fix)
+        if probe is None and max(scan.extent) < max(scan.geometry.pixel):
+            log.warning("AxialPtycho: without lateral motion a free probe is ambiguous: give a known one")
+        options = Options(
+            n_modes=n_modes,
+            propagation_distance=propagation_distance,
+            near_field=near_field,
+            oversampling=oversampling,
+            probe_support_radius=probe_support_radius,
+            translation_scale=translation_scale,
+            use_qe_mask=use_qe_mask,
+            loss=loss,
+            units=units,
+            exponentiate_obj=exponentiate_obj,
+            phase_only=phase_only,
+            randomize_ang=randomize_ang,
+            obj_padding=obj_padding,
+            axial=True,
+            refine_heights=refine_heights,
+        )
+        return cls(*experiment(scan, options, probe), scan)
