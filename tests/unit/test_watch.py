@@ -360,7 +360,9 @@ def test_one_epoch_is_told_as_one():
 
 def test_patterns_that_their_mean_explains_as_well_are_doubtful():
     events = annealed(approach(0.93), 20, held=np.full(20, 1.06))
-    assert verdict(events, blind=1.0).startswith("doubtful: patterns held out are explained no better than by")
+    assert verdict(events, blind=1.0).startswith(
+        "doubtful: patterns held out are explained no better than by"
+    )
     assert "(1.06 against 1 times" in verdict(events, blind=1.0)
     assert verdict(events, blind=1.2).startswith("converged")
     assert verdict(events).startswith("converged")
@@ -368,7 +370,9 @@ def test_patterns_that_their_mean_explains_as_well_are_doubtful():
 
 def test_few_steps_tell_too_little():
     events = [{**event, "updates": 1} for event in annealed(approach(1.0), 20)]
-    assert verdict(events).startswith("still falling: 20 steps tell too little, at 1.04 times shot noise: more")
+    assert verdict(events).startswith(
+        "still falling: 20 steps tell too little, at 1.04 times shot noise: more"
+    )
     assert kind([{**event, "updates": 3} for event in events]) == "converged"
 
 

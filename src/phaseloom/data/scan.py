@@ -254,4 +254,6 @@ class Scan4D:
             stop = min(start + 256, len(self))
             known.update(np.ascontiguousarray(self.counts[np.arange(start, stop)]).tobytes())
         known.update(self.positions.tobytes() + self.mask.tobytes())
+        if self.heights is not None:
+            known.update(np.asarray(self.heights, np.float64).tobytes())
         return known.hexdigest()

@@ -1,5 +1,8 @@
 """Scans with a known truth: specimen, probe, scan and dose make a `Scan4D`."""
 
+import math
+from typing import Any, Literal
+
 import numpy as np
 import torch
 
@@ -9,7 +12,7 @@ from phaseloom.physics import detect, optics, patches, propagate
 from phaseloom.physics.fourier import centred, shift
 from phaseloom.physics.scatter import multislice
 
-__all__ = ["atoms", "electron_scan", "mixed_probe", "raster"]
+__all__ = ["atoms", "axial_scan", "electron_scan", "mixed_probe", "raster"]
 
 
 def atoms(
@@ -110,21 +113,126 @@ def electron_scan(  # noqa: PLR0913 - an experiment has as many numbers
     options = {"wavelength": wavelength, "semiangle": semiangle, "aberrations": {"defocus": defocus}}
     wave = optics.probe_wave((window, window), (pixel, pixel), dtype=torch.complex128, **options)  # type: ignore[arg-type]
     probe = mixed_probe(wave, modes)
-    place = torch.as_tensor(positions / pixel)
-    corner = place.round().long() - window // 2
-    room = torch.tensor(phase.shape[-2:]) - window
+    slices = torch.polar(torch.ones(phase.shape, dtype=torch.float64), torch.as_tensor(phase))
+    geometry = _far(probe, pixel, wavelength, "electron", None)
+    places = torch.as_tensor(positions / pixel)
+    counts = _drawn(probe, slices, places, pixel, wavelength, thickness=thickness, dose=dose, seed=seed)
+    return Scan4D(counts=counts, positions=positions, geometry=geometry), probe.numpy()
+
+
+def axial_scan(  # noqa: PLR0913 - an experiment has as many numbers
+    transmission: np.ndarray,
+    pixel: float,
+    positions: np.ndarray,
+    heights: np.ndarray,
+    probe: np.ndarray,
+    /,
+    *,
+    wavelength: float,
+    dose: float,
+    thickness: float = 0.0,
+    distance: float | None = None,
+    beam: Literal["photon", "electron"] = "photon",
+    seed: int = 0,
+) -> Scan4D:
+    """A far-field scan along the beam, or along it and across, of a known object, with counting noise.
+
+    Where the optics stand further downstream by ``h``, the probe has flown less far: it is flown by ``-h``.
+
+    Args:
+        transmission: complex ``(slice, y, x)`` or ``(y, x)``; pixel ``[0, 0]`` is the origin of positions.
+        pixel: angstrom, square.
+        positions: ``(n, 2)`` angstrom, all the same in a scan along the beam alone.
+        heights: ``(n,)`` of the optics along the beam, downstream, angstrom.
+        probe: complex ``(mode, y, x)`` or ``(y, x)`` on the entrance face at the mean height, in a window
+            that is also that of the patterns; its power is scaled to the dose.
+        wavelength: angstrom.
+        dose: counts per pattern.
+        thickness: between slices, angstrom.
+        distance: object to detector, angstrom, if files shall hold one.
+        beam: of photons or electrons.
+        seed: of the counts.
+
+    Returns:
+        The scan with its heights and the true modes, in square roots of counts, as its probe.
+
+    Raises:
+        BadInput: heights that do not go with positions, or positions that leave the object.
+
+    Example:
+        >>> wave = np.exp(-np.add.outer(*[(np.arange(16) - 8.0) ** 2] * 2) / 8 + 0j)
+        >>> where = np.full((3, 2), 8.0)
+        >>> height = np.array([-1e3, 0.0, 1e3])
+        >>> scan = axial_scan(np.ones((16, 16)), 1.0, where, height, wave, wavelength=0.1, dose=1e4)
+        >>> scan.counts.shape, scan.heights.tolist(), scan.probe.shape
+        ((3, 16, 16), [-1000.0, 0.0, 1000.0], (1, 16, 16))
+    """
+    positions, heights = np.asarray(positions, np.float64), np.asarray(heights, np.float64)
+    if heights.shape != positions.shape[:1]:
+        raise BadInput(
+            "simulate: heights", heights.shape, f"must be one for each of {len(positions)} positions"
+        )
+    modes = torch.as_tensor(np.asarray(probe, np.complex128))
+    modes = modes.reshape(-1, *modes.shape[-2:])
+    modes = modes / modes.abs().square().sum().sqrt()
+    slices = torch.as_tensor(np.asarray(transmission, np.complex128))
+    slices = slices.reshape(-1, *slices.shape[-2:])
+    moves, places = torch.as_tensor(heights - heights.mean()), torch.as_tensor(positions / pixel)
+    knobs: dict[str, Any] = {"thickness": thickness, "dose": dose, "seed": seed}
+    counts = _drawn(modes, slices, places, pixel, wavelength, moves=moves, **knobs)
+    geometry = _far(modes, pixel, wavelength, beam, distance)
+    guess = (math.sqrt(dose) * modes).numpy()
+    return Scan4D(counts=counts, positions=positions, geometry=geometry, heights=heights, probe=guess)
+
+
+def _drawn(
+    probe: torch.Tensor,
+    slices: torch.Tensor,
+    places: torch.Tensor,
+    pixel: float,
+    wavelength: float,
+    *,
+    thickness: float,
+    dose: float,
+    seed: int,
+    moves: torch.Tensor | None = None,
+) -> np.ndarray:
+    """Counts of patterns at places in pixels, the probe moved downstream by what is given for each."""
+    shape = _window(probe)
+    corner = places.round().long() - torch.tensor(shape) // 2
+    room = torch.tensor(slices.shape[-2:]) - torch.tensor(shape)
     if bool((corner < 0).any() or (corner > room).any()):
         raise BadInput("simulate: positions", None, "leave the specimen: keep half a window from its edges")
-    slices = torch.polar(torch.ones(phase.shape, dtype=torch.float64), torch.as_tensor(phase))
-    distance = torch.tensor(thickness, dtype=torch.float64)
-    kernel = propagate.angular_spectrum((window, window), (pixel, pixel), wavelength, distance)
+
+    def flight(distance: torch.Tensor) -> torch.Tensor:
+        return propagate.angular_spectrum(shape, (pixel, pixel), wavelength, distance)
+
+    kernel = flight(torch.tensor(thickness, dtype=torch.float64))
     generator = torch.Generator().manual_seed(seed)
-    counts = np.empty((len(place), window, window), np.uint32)
-    for index in torch.arange(len(place)).split(16):
-        moved = shift(probe[None], (place[index] - place[index].round())[:, None])
-        leaving = multislice(moved, patches.gather(slices, corner[index], (window, window)), kernel)
+    counts = np.empty((len(places), *shape), np.uint32)
+    for index in torch.arange(len(places)).split(16):
+        beam = probe[None]
+        if moves is not None:
+            beam = propagate.fly(beam, flight(-moves[index])[:, None])
+        moved = shift(beam, (places[index] - places[index].round())[:, None])
+        leaving = multislice(moved, patches.gather(slices, corner[index], shape), kernel)
         expected = dose * centred(detect.intensity(propagate.far_field(leaving)))
         counts[index.numpy()] = detect.draw(expected, generator=generator).numpy()
-    angle = wavelength / (window * pixel)
-    geometry = Geometry(wavelength=wavelength, shape=(window, window), angle=(angle, angle), beam="electron")
-    return Scan4D(counts=counts, positions=positions, geometry=geometry), probe.numpy()
+    return counts
+
+
+def _far(
+    probe: torch.Tensor,
+    pixel: float,
+    wavelength: float,
+    beam: Literal["photon", "electron"],
+    distance: float | None,
+) -> Geometry:
+    """The far field behind a window of square pixels."""
+    shape = _window(probe)
+    angle = (wavelength / (shape[0] * pixel), wavelength / (shape[1] * pixel))
+    return Geometry(wavelength=wavelength, shape=shape, angle=angle, beam=beam, distance=distance)
+
+
+def _window(probe: torch.Tensor) -> tuple[int, int]:
+    return int(probe.shape[-2]), int(probe.shape[-1])

@@ -56,7 +56,7 @@ NUDGE = 0.02
 LEAP = 0.1
 """Farthest that a number may move in one step, in its natural size."""
 
-Beams = list[tuple[Complex[Tensor, "slice mode y x"], Int[Tensor, " k"]]]
+Beams = list[tuple[Complex[Tensor, "slice mode y x"], Int[Tensor, " _"]]]
 
 STIR = 0.03
 """Phase in radian that shot noise may leave in a pixel while steps are as long as usual."""
@@ -382,7 +382,7 @@ def _position(bends: Tensor, trust: float) -> Rule:
 
 def _solved(bend: Tensor, trust: float, *, rows: bool = False, patterns: bool = False) -> Rule:
     """Numbers that hang together: a small linear system, one for each row where there are ``rows``."""
-    inverse = trust * torch.linalg.inv(bend)
+    inverse = trust * torch.linalg.pinv(bend, rtol=1e-6, hermitian=True)  # a scan of one place feels no map
 
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
         if rows:

@@ -20,7 +20,8 @@ class Heights(nn.Module):
 
     The probe of a model is the wave that falls on the object at the mean height. Moved downstream by ``h``
     (or the object upstream), the optics have flown less far to it: the wave on the object is the probe
-    flown by ``-h``. A common move is a defocus of the probe, and is left to that.
+    flown by ``-h``. A near detector stands still while the object moves: it is ``h`` farther away then. A
+    common move is a defocus of the probe, and is left to that.
 
     Attributes:
         start: ``(n,)`` heights as measured, less their mean, angstrom.
@@ -71,7 +72,7 @@ class Heights(nn.Module):
         return angular_spectrum(one.shape, one.pixel, one.wavelength, -self.refined()[index])[:, None]
 
     @torch.no_grad()
-    def planes(self) -> list[tuple[Complex[Tensor, "y x"], Int[Tensor, " k"]]]:
+    def planes(self) -> list[tuple[Complex[Tensor, "y x"], Int[Tensor, " _"]]]:
         """A few flights, and the patterns for which each stands: near enough for the light on the object."""
         now = self.refined()
         edges = torch.linspace(float(now.min()), float(now.max()) + 1e-3, BINS + 1, device=now.device)
@@ -91,5 +92,5 @@ class Heights(nn.Module):
 
 def matter(scan: Scan4D, unit: float, /) -> bool:
     """Whether heights can be modelled, and differ by so much of the depth of focus that patterns tell."""
-    parallel = not scan.geometry.near or np.isinf(scan.geometry.focus or 0)
+    parallel = not scan.geometry.near or bool(np.isinf(scan.geometry.focus or 0))
     return scan.heights is not None and parallel and float(np.ptp(scan.heights)) > 0.1 * unit

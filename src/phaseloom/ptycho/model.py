@@ -151,7 +151,7 @@ class Ptychography(nn.Module):
         return total
 
     @torch.no_grad()
-    def incident(self) -> list[tuple[Complex[Tensor, "mode y x"], Int[Tensor, " k"]]]:
+    def incident(self) -> list[tuple[Complex[Tensor, "mode y x"], Int[Tensor, " _"]]]:
         """The modes on the object, and the patterns that they illuminate; at few heights, if at several."""
         modes = self.probe.modes()
         if self.heights is None:
