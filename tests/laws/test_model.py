@@ -8,11 +8,13 @@ import torch
 from torch.func import functional_call
 
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import cornered
 from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors, propagators, scans
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.noise import amplitude
 from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.probes import Probe
 
@@ -242,6 +244,24 @@ class TestDetector:
         seen = patterns(experiment(scanned((6, 5), weights=weights, flat=flat, background=background)))
         flat, background = (cornered(torch.as_tensor(a)) for a in (flat, background))
         same(seen, torch.as_tensor(weights)[:, None, None] * bare * flat + background, tolerance=1e-6)
+
+    def test_a_full_pixel_shows_no_more_and_pulls_at_nothing(self):
+        scan = scanned((6, 5))
+        plain = patterns(experiment(scan)).detach()
+        most = float(plain.flatten().sort().values[-20])
+        model = experiment(scan)
+        model.detector.most = most
+        same(patterns(model).detach(), plain.clamp(max=most), tolerance=1e-6)
+        index, counts = torch.arange(4), plain.clamp(max=most)
+        left = model.misfit(index, counts, amplitude)
+        left.backward()
+        assert float(left.detach()) < 1e-8
+        assert all(p.grad is None or not bool(p.grad.abs().max() > 1e-3) for p in model.parameters())
+
+    @pytest.mark.parametrize("saturation", [0.0, -3.0, float("nan")])
+    def test_a_saturation_that_is_none_is_refused(self, saturation):
+        with pytest.raises(BadInput, match="saturation"):
+            detectors.counting(scanned((6, 5)), saturation=saturation)
 
     def test_weights_follow_the_index(self):
         model = experiment(scanned(weights=np.array([1.0, 2.0, 3.0, 4.0])))

@@ -223,11 +223,20 @@ def test_options_go_together_with_files(dataset: Any, options: dict[str, Any]) -
 
 @pytest.mark.parametrize(
     "name",
-    ["dm_rank", "saturation", "probe_fourier_crop", "fourier_probe", "simulate_finite_pixels", "n_obj_modes"],
+    ["dm_rank", "probe_fourier_crop", "fourier_probe", "simulate_finite_pixels", "n_obj_modes"],
 )
 def test_what_is_not_built_is_named(dataset: Any, name: str) -> None:
     with pytest.raises(BadInput, match=f"{name}.*not built yet"):
         FancyPtycho.from_dataset(dataset, **{name: 2})
+
+
+def test_a_saturated_detector_shows_no_more(dataset: Any) -> None:
+    plain = FancyPtycho.from_dataset(dataset)
+    known = plain(0).detach()
+    full = FancyPtycho.from_dataset(dataset, saturation=float(known.max()) / 3)
+    np.testing.assert_allclose(full(0).detach(), known.clamp(max=full.core.detector.most))
+    losses = list(full.Adam_optimize(2, dataset, batch_size=5))
+    assert np.isfinite(losses).all()
 
 
 def test_models_that_are_not_built_are_named() -> None:

@@ -14,7 +14,7 @@ from phaseloom.compat._cdtools_fit import DIVERGENCES
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput, nearest
-from phaseloom.ptycho import objects, probes, scans
+from phaseloom.ptycho import detectors, objects, probes, scans
 from phaseloom.ptycho.illumination import Illumination, Probe
 from phaseloom.ptycho.model import Ptychography
 
@@ -23,7 +23,6 @@ __all__ = ["Options", "SupportedProbe", "experiment", "refuse"]
 NOT_BUILT: Mapping[str, tuple[Any, ...]] = {
     "n_obj_modes": (1,),
     "dm_rank": (None, 0),
-    "saturation": (None,),
     "probe_fourier_crop": (None,),
     "fourier_probe": (False,),
     "scattering_mode": (None, "t", "transmission"),
@@ -49,6 +48,7 @@ class Options:
     probe_support_radius: float | None = None
     propagation_distance: float | None = None
     translation_scale: float = 1.0
+    saturation: float | None = None
     loss: str = "amplitude mse"
     units: str = "um"
     randomize_ang: float = 0.0
@@ -70,7 +70,7 @@ class Options:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | np.integer) and value >= least):
                 raise BadInput(f"from_dataset: {name}", value, f"must be a whole number from {least} up")
-        for name in ("probe_support_radius", "translation_scale"):
+        for name in ("probe_support_radius", "translation_scale", "saturation"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise BadInput(f"from_dataset: {name}", value, "must be a number above zero")
@@ -129,7 +129,9 @@ def experiment(scan: Scan4D, options: Options, probe: Any = None, /) -> tuple[Pt
     light = probe if isinstance(probe, Illumination) else _light(scan, options, probe)
     options = replace(options, n_modes=len(light.modes()), free_probe=isinstance(light, Probe))
     room = scans.canvas(scan, border=options.obj_padding)
-    core = Ptychography.of(scan, object=_object(room, options), probe=light, axial=options.axial)
+    parts = {"object": _object(room, options), "probe": light}
+    counting = detectors.counting(scan, saturation=options.saturation)
+    core = Ptychography.of(scan, **parts, detector=counting, axial=options.axial)
     if scan.background is None:
         core.detector.begin(0.0)
     if options.allow_probe_fourier_shifts:

@@ -85,7 +85,7 @@ class FancyPtycho(CDIModel):
             n_obj_modes: not built beyond 1.
             dm_rank: not built: shots differ by a weight only.
             translation_scale: how much faster offsets move than other parts.
-            saturation: not built.
+            saturation: counts at which a pixel of the detector is full.
             use_qe_mask: multiply by the dataset's ``qe_mask``.
             probe_support_radius: pixels of the probe beyond which it is dark, at every step.
             probe_fourier_crop: not built.
@@ -114,7 +114,6 @@ class FancyPtycho(CDIModel):
         refuse(
             n_obj_modes=n_obj_modes,
             dm_rank=dm_rank,
-            saturation=saturation,
             probe_fourier_crop=probe_fourier_crop,
             scattering_mode=scattering_mode,
             fourier_probe=fourier_probe,
@@ -126,6 +125,7 @@ class FancyPtycho(CDIModel):
             randomize_ang=randomize_ang,
             n_modes=n_modes,
             translation_scale=translation_scale,
+            saturation=saturation,
             use_qe_mask=use_qe_mask,
             probe_support_radius=probe_support_radius,
             propagation_distance=propagation_distance,

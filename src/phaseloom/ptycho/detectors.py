@@ -1,5 +1,6 @@
 """From the wave on the detector to the counts that are expected there."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ class Detector(nn.Module):
         mask: ``(y, x)`` True where a pixel is compared.
         near: patterns are stored as seen; else with zero frequency in the corner.
         sight: how the modelled pattern becomes that of the detector; see `Sight`.
+        most: counts at which a pixel is full, or infinity.
     """
 
     flat: Tensor
@@ -47,8 +49,10 @@ class Detector(nn.Module):
         scale: float,
         near: bool,
         sight: "Sight | None" = None,
+        most: float = math.inf,
     ):
         super().__init__()
+        self.most = most
         self.weights, self.root = nn.Parameter(weights), nn.Parameter(root / scale)
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("flat", flat)
@@ -68,7 +72,8 @@ class Detector(nn.Module):
         if self.sight is not None:
             seen = self.sight(seen)
         weight = self.weights[index, None, None]
-        return weight * seen * self.flat + self.background()
+        expected = weight * seen * self.flat + self.background()
+        return expected if math.isinf(self.most) else expected.clamp(max=self.most)
 
     def misfit(
         self,
@@ -81,6 +86,7 @@ class Detector(nn.Module):
         """Sum of a divergence over the trusted pixels of a batch, the same as by way of `forward`."""
         if (
             self.sight is not None
+            or not math.isinf(self.most)
             or type(self).forward is not Detector.forward
             or wave.shape[1:-3] not in ((), (1,))
         ):
@@ -178,6 +184,7 @@ def counting(
     blur: float = 0.0,
     transfer: Path | None = None,
     collect: Literal["area", "bilinear"] = "area",
+    saturation: float | None = None,
 ) -> Detector:
     """The detector of a scan: its mask, background, flat field, shot weights and sharpness.
 
@@ -188,11 +195,15 @@ def counting(
         collect: how a pixel collects the finer ones of an enlarged grid (`phaseloom.data.prepare.enlarge`):
             what falls on its area, or interpolated as when images are resized, which moves the
             pattern by part of a pixel.
+        saturation: counts at which a pixel is full: more are modelled as so many, and pull at nothing.
 
     Raises:
-        BadInput: a blur wider than the detector, or a table that is none.
+        BadInput: a saturation that is no number of counts, a blur wider than the detector, or a table
+            that is none.
     """
     shape, near = scan.geometry.shape, scan.geometry.near
+    if saturation is not None and not saturation > 0:
+        raise BadInput("detector: counting.saturation", saturation, "must be a number of counts above zero")
 
     def of(array: np.ndarray | None, default: float) -> Tensor:
         full = np.full(shape, default) if array is None else array
@@ -208,6 +219,7 @@ def counting(
         scale=float(np.sqrt(max(scan.mean_pattern(most=200)[scan.mask].mean(), 1e-6))),
         near=near,
         sight=_sight(scan, blur, transfer, bilinear=collect == "bilinear"),
+        most=math.inf if saturation is None else saturation,
     )
 
 
