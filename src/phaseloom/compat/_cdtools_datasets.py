@@ -19,7 +19,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.plot.interactive import View
 
-__all__ = ["AxialPtychoDataset", "CDataset", "Ptycho2DDataset", "device_of", "motion"]
+__all__ = ["AxialPtychoDataset", "CDataset", "Ptycho2DDataset", "device_of"]
 
 ANGSTROM = 1e-10
 """Metres."""
@@ -242,7 +242,10 @@ class Ptycho2DDataset(CDataset):
         difference here: lengths have the unit that suits them, the scale finds its own offset, and pixels
         that are masked are always red.
         """
-        return browsed(self.scan, log=logarithmic)
+        return self._view(log=logarithmic)
+
+    def _view(self, *, log: bool) -> View:
+        return browsed(self.scan, log=log)
 
     def plot_mean_pattern(self, log_offset: float = 1) -> Any:
         """The mean pattern in a figure of pyplot; a logarithmic scale finds its own offset."""
@@ -288,22 +291,12 @@ class Ptycho2DDataset(CDataset):
 class AxialPtychoDataset(Ptycho2DDataset):
     """A scan along the beam: the third column of ``translations`` tells the heights.
 
-    It is read from the same files; lateral motion may come with it.
+    It is read from the same files; lateral motion may come with it. ``inspect`` shows positions of the sample
+    along the beam, and the pattern of the one that was clicked beside them.
     """
 
-    def inspect(
-        self,
-        logarithmic: bool = True,
-        units: str = "um",
-        log_offset: float = 1,
-        plot_mean_pattern: bool = True,
-        plot_mask: bool = False,
-    ) -> View:
-        """Positions of the sample along the beam; the pattern of the one that was clicked is beside them.
-
-        Keys and arguments are those of `Ptycho2DDataset.inspect`.
-        """
-        return by_height(self.scan, _metres(self.scan)[:, 2] / ANGSTROM, log=logarithmic)
+    def _view(self, *, log: bool) -> View:
+        return by_height(self.scan, _metres(self.scan)[:, 2] / ANGSTROM, log=log)
 
 
 def vars_of(owner: CDataset) -> dict[str, Field]:
@@ -326,15 +319,8 @@ def device_of(device: Any, place: str) -> torch.device:
     return wanted
 
 
-def motion(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
-    """Motion of the sample ``(n, 3)`` in metres, of beam positions in angstrom."""
-    axes = np.vstack([np.asarray(geometry.basis).T, [0.0, 0.0, 1.0]])
-    along = np.zeros(len(positions)) if heights is None else heights
-    return 0.0 - ANGSTROM * np.linalg.solve(axes, np.column_stack([positions, along]).T).T
-
-
 def moved(translations: Any, geometry: Geometry) -> Parts:
-    """Inverse of `motion`: ``positions`` and ``heights`` of a scan; no heights where all are the same."""
+    """Inverse of `cxi.motion`: ``positions`` and ``heights`` of a scan; no heights where all are the same."""
     table = np.asarray(_plain(translations), float)
     if table.ndim != 2 or table.shape[1] not in (2, 3):
         raise BadInput("translations", table.shape, "must be (n, 3): x, y, z of the sample in metres")
@@ -387,7 +373,7 @@ def _counted(new: Any) -> Parts:
 
 
 def _metres(scan: Scan4D) -> np.ndarray:
-    return motion(scan.positions, scan.heights, scan.geometry)
+    return cxi.motion(scan.positions, scan.heights, scan.geometry)
 
 
 def _detector(geometry: Geometry) -> dict[str, Any]:

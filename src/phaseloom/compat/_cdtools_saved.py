@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from phaseloom.compat._cdtools_build import Options, experiment
-from phaseloom.compat._cdtools_datasets import ANGSTROM, motion
+from phaseloom.compat._cdtools_datasets import ANGSTROM
 from phaseloom.compat._cdtools_fit import Fit
+from phaseloom.data.formats import cxi
 from phaseloom.data.formats._files import opened
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -57,7 +58,7 @@ def results(model: Saved, scan: Scan4D | None, /) -> Results:
         "obj_basis": basis,
         "probe_basis": basis.copy(),
         "translations": refined(model),
-        "original_translations": motion(first.positions, first.heights, first.geometry),
+        "original_translations": cxi.motion(first.positions, first.heights, first.geometry),
         "probe": _plain(core.probe.modes()),
         "obj": _plain(core.object.transmission()[0]).squeeze(0),
         "background": _plain(background),
@@ -76,7 +77,7 @@ def results(model: Saved, scan: Scan4D | None, /) -> Results:
 def refined(model: Saved, /) -> np.ndarray:
     """Translations of the sample as they are now, metres ``(n, 3)``."""
     heights = model.scan.heights if model.core.heights is None else model.core.heights.angstrom()
-    return motion(model.core.scan.angstrom(), heights, model.scan.geometry)
+    return cxi.motion(model.core.scan.angstrom(), heights, model.scan.geometry)
 
 
 def rebuilt(found: Results, /) -> tuple[Ptychography, Options, Scan4D]:

@@ -221,7 +221,8 @@ class Curvature:
             "weights",
         }
         few = [p for name, parts in model.parts().items() if name not in known for p in parts]
-        return [p for p in few if p.numel() <= 64 or p in self._owned()]
+        owned = self._owned()
+        return [p for p in few if p.numel() <= 64 or p in owned]
 
     def _owned(self) -> set[nn.Parameter]:
         """Numbers, some for each pattern, that bend that pattern alone."""

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -114,6 +115,7 @@ class Likelihood:
         pixels = len(self.measured) * float(mask.sum())
         return {"amplitude": amplitude / pixels, "poisson": 2 * deviance / max(lit, 1.0)}
 
+    @cached_property
     @torch.no_grad()
     def blind(self) -> float:
         """Loss of a model that knows the mean pattern alone; zero without a noise model."""

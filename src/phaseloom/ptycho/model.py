@@ -159,9 +159,9 @@ class Ptychography(nn.Module):
         return [(fly(modes, way.to(modes.dtype)), members) for way, members in self.heights.planes()]
 
     @torch.no_grad()
-    def modulus(self) -> np.ndarray:
+    def modulus(self, coverage: np.ndarray | None = None) -> np.ndarray:
         """Median modulus of each slice where it is well lit: a scale that object and probe share at will."""
-        coverage = self.coverage()
+        coverage = self.coverage() if coverage is None else coverage
         lit = torch.as_tensor(coverage > 0.2 * np.percentile(coverage[coverage > 0], 90))
         states = self.object.transmission().cpu()
         scale = np.median(states[:, :, lit].abs().numpy(), axis=(0, 2))

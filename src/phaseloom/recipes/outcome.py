@@ -70,7 +70,7 @@ def of(job: Underway, /) -> Result:
         probe = orthogonalise(model.probe.modes()).cpu().numpy()
         background = model.detector.display(model.detector.background()).cpu().numpy()
     coverage = model.coverage()
-    scale = model.modulus()  # which the probe takes over: the transmission of vacuum is one
+    scale = model.modulus(coverage)  # which the probe takes over: the transmission of vacuum is one
     states, probe = states / scale[:, None, None], probe * np.prod(scale)
     share = model.object.occupancy.cpu().numpy()
     gaps = model.propagator.distances().detach().cpu().double().tolist()
@@ -112,7 +112,7 @@ def verdict(job: Underway, /) -> str:
     """How far the run as it stands may be trusted, in a sentence; a silent likelihood knows no floor."""
     floor, progress = 0.0 if job.stage.likelihood.silent else 1.0, job.progress
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
-    end = {"stopped": progress.stopped, "since": progress.since, "blind": job.stage.likelihood.blind()}
+    end = {"stopped": progress.stopped, "since": progress.since, "blind": job.stage.likelihood.blind}
     return verdicts.verdict(progress.history, **end, floor=floor, newton=newton)
 
 

@@ -99,6 +99,12 @@ class _Candidate:
         for epoch in fit(self.likelihood, order, self.progress, epochs=self.progress.epoch + epochs):
             self.loss = epoch.loss if math.isfinite(epoch.loss) else math.inf
 
+    def told(self) -> dict[str, Any]:
+        """What it was and what it came to."""
+        epochs = self.progress.epoch if self.progress else 0
+        known = {"orientation": self.orientation, "defocus": self.defocus}
+        return known | {"epochs": epochs, "loss": self.loss}
+
 
 def none(scan: Scan4D, probe: Call, seed: int = 0, /) -> Start | None:
     """Start exactly as the parameter file says."""
@@ -240,11 +246,7 @@ def _between(found: Start, all_: Sequence[_Candidate], step: float, seed: int) -
     bend = below - 2 * at + above
     move = 0.5 * (below - above) / bend if bend > 0 else math.copysign(1.0, below - above)
     defocus = float(f"{middle.defocus + max(-1.0, min(1.0, move)) * step / 2:.6g}")
-    tried = found.tried + [
-        {"orientation": c.orientation, "defocus": c.defocus, "epochs": middle.progress.epoch, "loss": c.loss}
-        for c in sides
-    ]
-    return replace(found, defocus=defocus, tried=tried)
+    return replace(found, defocus=defocus, tried=found.tried + [side.told() for side in sides])
 
 
 def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> Start:
@@ -257,13 +259,5 @@ def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> 
     if best.orientation != "as given" and best.loss > CLEARLY * own.loss:
         best = own
     others = [candidate.loss for candidate in last if candidate is not best]
-    tried = [
-        {
-            "orientation": c.orientation,
-            "defocus": c.defocus,
-            "epochs": c.progress.epoch if c.progress else 0,
-            "loss": c.loss,
-        }
-        for c in all_
-    ]
+    tried = [candidate.told() for candidate in all_]
     return Start(best.defocus, best.orientation, best.loss, min(others, default=math.inf) / best.loss, tried)

@@ -197,13 +197,17 @@ def _write_detector(scan: Scan4D, detector: h5py.Group) -> None:
     write_counts(detector, "data", scan.counts).attrs["axes"] = "translation:y:x"
 
 
+def motion(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
+    """Motion of the sample ``(n, 3)`` in metres, of beam positions in angstrom."""
+    axes = np.vstack([np.asarray(geometry.basis).T, [0.0, 0.0, 1.0]])
+    along = np.zeros(len(positions)) if heights is None else heights
+    return 0.0 - 1e-10 * np.linalg.solve(axes, np.column_stack([positions, along]).T).T
+
+
 def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
     """Sample motion (x, y, z): the three numbers whose reading gives back row, column and height."""
-    axes = np.vstack([np.asarray(scan.geometry.basis).T, [0.0, 0.0, 1.0]])
-    heights = np.zeros(len(scan)) if scan.heights is None else scan.heights
-    motion = np.linalg.solve(axes, np.column_stack([scan.positions, heights]).T).T
     group = top.create_group("sample_1/geometry_1")
-    group["translation"] = -motion * 1e-10
+    group["translation"] = motion(scan.positions, scan.heights, scan.geometry)
     top[f"{_DETECTOR}/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
     if scan.weights is not None:
         group["intensities"] = scan.weights
