@@ -17,11 +17,10 @@ from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho import detectors, noise, propagators, scans
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.heights import Heights
-from phaseloom.ptycho.illumination import depth_of_focus
+from phaseloom.ptycho.illumination import Probe, depth_of_focus
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.probes import Probe
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.result import Result

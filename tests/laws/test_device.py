@@ -23,10 +23,10 @@ from phaseloom.physics.patches import gather, scatter
 from phaseloom.ptycho import measured as measured_module
 from phaseloom.ptycho import noise, objects, scans
 from phaseloom.ptycho.curvature import Curvature
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.measured import Measured
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.probes import Probe
 
 aten = torch.ops.aten
 ELSEWHERE = torch.device("meta")

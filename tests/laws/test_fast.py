@@ -20,10 +20,10 @@ from phaseloom.physics.patches import clear, disjoint, gather, grouped
 from phaseloom.physics.propagate import angular_spectrum, far_field, tilt_ramp
 from phaseloom.physics.scatter import multislice
 from phaseloom.ptycho import detectors, noise, propagators, scans
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.probes import Probe
 
 KINDS = ["complex", "amplitude and phase", "phase"]
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}

@@ -14,10 +14,10 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.columns import lean, sheared
 from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors, projections, propagators, scans
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.impose import imposed, setting
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.probes import Probe
 
 SHAPE, PIXEL, WAVELENGTH = (47, 44), (0.41, 0.37), 0.0418
 PLACES = np.array([[0.0, 0.0], [1.37, 0.81], [0.19, 1.72]])

@@ -12,11 +12,11 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import cornered
 from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors, propagators, scans
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.noise import amplitude
 from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.probes import Probe
 
 PIXEL = (0.31, 0.27)
 PLACES = np.array([[0.0, 0.0], [1.37, 2.81], [3.19, 0.72], [2.6, 4.3]])

@@ -10,9 +10,9 @@ import torch
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics.optics import electron_wavelength, probe_wave
 from phaseloom.ptycho import detectors, propagators, scans
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.probes import Probe
 
 _found = importlib.util.spec_from_file_location("naive", Path(__file__).with_name("naive.py"))
 naive = importlib.util.module_from_spec(_found)

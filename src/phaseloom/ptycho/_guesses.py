@@ -1,0 +1,132 @@
+"""What first guesses of a probe are made of: mean patterns, counts, modes and their shares, lenses."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.physics.fourier import centred, cornered, fit_window, to_real, to_reciprocal
+from phaseloom.physics.optics import probe_wave
+from phaseloom.ptycho.illumination import Probe, subdominant
+
+__all__ = ["Power", "built", "clean_mean", "disk_part", "enlarged", "number", "optics", "split", "total_of"]
+
+Power = Literal["mean", "brightest"] | float
+
+
+def clean_mean(scan: Scan4D) -> np.ndarray:
+    """The mean pattern without background, as by even pixels; what is not trusted is dark (near: grey)."""
+    mean = scan.mean_pattern() - (0.0 if scan.background is None else scan.background)
+    if scan.flat is not None:
+        mean = mean / np.where(scan.flat > 0, scan.flat, 1)
+    return np.where(scan.mask, mean, np.median(mean[scan.mask]) if scan.geometry.near else 0.0)
+
+
+def built(
+    scan: Scan4D,
+    wave: Tensor,
+    modes: int | None,
+    *,
+    shares: Sequence[float] | None = None,
+    relative: bool = True,
+    power: Power = "mean",
+) -> Probe:
+    """Give the guess the counts of the data and the wanted number of modes."""
+    count = number(scan, modes)
+    stack = wave.reshape(-1, *wave.shape[-2:])[:count]
+    if len(stack) < count:
+        stack = torch.cat([stack, subdominant(stack[0], count - len(stack))])
+    if shares is not None:
+        each = stack.abs().square().sum((-2, -1)).clamp(min=1e-300)
+        stack = stack * torch.sqrt(split(count, shares) / each)[:, None, None]
+    total, here = total_of(scan, power), float(stack.abs().square().sum())
+    if not total > 0 or not here > 0:
+        raise BadInput("scan.counts", None, "hold no intensity that a probe could have")
+    light = (stack * math.sqrt(total / here)).to(torch.complex64)
+    return Probe(light, scan.window, relative=relative)
+
+
+def total_of(scan: Scan4D, power: Power) -> float:
+    """Counts of the beam in a pattern."""
+    if isinstance(power, float | int):
+        if not (math.isfinite(power) and power > 0):
+            raise BadInput("probe: power", power, "must be a number of counts above zero, mean or brightest")
+        return float(power)
+    mean = float(np.maximum(clean_mean(scan), 0).sum())
+    if power == "mean":
+        return mean
+    sums = [
+        (scan.counts[np.arange(i, min(i + 64, len(scan)))] * scan.mask).sum((1, 2))
+        for i in range(0, len(scan), 64)
+    ]
+    each = np.concatenate(sums)
+    return mean * float(each.max() / max(each.mean(), 1e-30))
+
+
+def number(scan: Scan4D, modes: int | None) -> int:
+    """Incoherent modes: two in the far field and one in the near field unless said."""
+    count = modes if modes is not None else (1 if scan.geometry.near else 2)
+    if count < 1:
+        raise BadInput("probe: modes", count, "must be at least 1")
+    return count
+
+
+def split(count: int, given: Sequence[float] | None) -> Tensor:
+    """Powers of the modes that add to one; the last of a short list is that of all the others."""
+    few = [0.02] if given is None else list(given)
+    if not few or not all(math.isfinite(share) and share > 0 for share in few) or len(few) > count:
+        raise BadInput("probe: shares", given, f"must be one to {count} positive numbers")
+    weak = few[1:] if len(few) == count else few
+    weak = (weak + [weak[-1]] * count)[: count - 1] if weak else []
+    main = few[0] if len(few) == count else 1 - sum(weak)
+    if main <= 0:
+        raise BadInput("probe: shares", given, f"leaves nothing for the first of {count} modes")
+    every = torch.tensor([main, *weak], dtype=torch.float64)
+    return every / every.sum()
+
+
+def optics(scan: Scan4D, semiangle: float, named: dict[str, float], soft: bool) -> Tensor:
+    """The wave of an aperture with aberrations on the modelled grid, its input checked."""
+    if not all(math.isfinite(value) for value in named.values()):
+        raise BadInput("probe: focused", None, "has an aberration that is not finite")
+    if not 0 < semiangle < math.pi / 2:
+        raise BadInput("probe: focused.semiangle", semiangle, "must lie between 0 and 1.57 rad")
+    geometry = scan.window
+    reach = min(n * a for n, a in zip(geometry.shape, geometry.angle, strict=True)) / 2
+    if not geometry.near and semiangle > reach:
+        fix = f"rad is larger than the detector's half width of {reach:.4g} rad: check the angle per pixel"
+        raise BadInput("probe: focused.semiangle", semiangle, fix)
+    return probe_wave(
+        geometry.shape,
+        geometry.pixel,
+        wavelength=geometry.wavelength,
+        semiangle=semiangle,
+        aberrations=named,
+        soft=soft,
+        dtype=torch.complex128,
+    )
+
+
+def disk_part(scan: Scan4D, whole: float, inner: float, defocus: float) -> Tensor:
+    """The part of a disk's wave that a smaller disk in its middle contributes."""
+    geometry = scan.window
+    settings: dict[str, Any] = {"wavelength": geometry.wavelength, "aberrations": {"defocus": defocus}}
+    settings |= {"soft": True, "dtype": torch.complex128}
+    disks = [probe_wave(geometry.shape, geometry.pixel, semiangle=a, **settings) for a in (whole, inner)]
+    big, small = (to_reciprocal(disk).abs().max() for disk in disks)
+    return disks[1] * (big / small)
+
+
+def enlarged(wave: Tensor, scan: Scan4D) -> Tensor:
+    """A wave on the detector's grid, on the grid that patterns are modelled on."""
+    own, model = scan.geometry, scan.window
+    if own.shape == model.shape:
+        return wave
+    if not np.allclose(own.angle, model.angle):
+        return fit_window(wave, model.shape)
+    return centred(to_real(cornered(fit_window(centred(to_reciprocal(cornered(wave))), model.shape))))
