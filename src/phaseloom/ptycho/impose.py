@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.ptycho.bandlimited import BandlimitedObject
 from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.projections import Setting
@@ -42,9 +43,8 @@ def imposed(
     for one in asked:
         if one not in (*PARTS, "setting"):
             raise BadInput(f"projections: {name}", one, f"is no part of a model: use {', '.join(PARTS)}")
-    if model.object.kind == "complex" and {"amplitude", "phase"} & set(asked):
-        fix = "acts on amplitude or phase alone: write object: {pixels: {kind: amplitude and phase}}"
-        raise BadInput("projections", name, fix)
+    if {"amplitude", "phase"} & set(asked):
+        _apart(model, name)
     if isinstance(model.probe, AberratedProbe) and "probe" in asked:
         raise BadInput(
             "projections", name, "changes the probe, but an aberrated one follows from optics: leave it out"
@@ -63,6 +63,16 @@ def imposed(
 
     outcome()  # a knob that cannot be meant is told now, not after the first epoch
     return apply
+
+
+def _apart(model: Ptychography, name: str) -> None:
+    """Refuse a projection of amplitude or phase where the object has none of its own on the canvas."""
+    if model.object.kind == "complex":
+        fix = "acts on amplitude or phase alone: write object: {pixels: {kind: amplitude and phase}}"
+        raise BadInput("projections", name, fix)
+    if isinstance(model.object, BandlimitedObject):
+        fix = "acts on pixels of the canvas, and a band-limited object has its own: use object: pixels"
+        raise BadInput("projections", name, fix)
 
 
 def value(model: Ptychography, name: str, /) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from phaseloom.physics.patches import gather
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.units import Length
 
-__all__ = ["from_file", "pixels"]
+if TYPE_CHECKING:
+    from phaseloom.ptycho.bandlimited import bandlimited
+
+__all__ = ["bandlimited", "from_file", "pixels"]
 
 Kind = Literal["complex", "amplitude and phase", "phase"]
 Filling = Literal["vacuum", "mean", "edge"]
@@ -99,6 +102,10 @@ class PixelObject(nn.Module):
             return {"object": [self.wave]}
         return {name: [parameter] for name, parameter in self.named_parameters()}
 
+    def bend(self, light: Float[Tensor, "slice y x"]) -> Float[Tensor, "slice y x"]:
+        """What a light on the canvas bends the loss by, along each number of the object."""
+        return light
+
     @torch.no_grad()
     def put(self, wave: Complex[Tensor, "state slice y x"]) -> None:
         """Take over a complex transmission; phases stay on their branch."""
@@ -108,6 +115,14 @@ class PixelObject(nn.Module):
         self.phase += (wave * torch.polar(torch.ones_like(self.phase), -self.phase)).angle()
         if self.kind == "amplitude and phase":
             self.amplitude.copy_(wave.abs())
+
+
+def __getattr__(name: str) -> Any:
+    if name == "bandlimited":  # of a file that builds on this one
+        from phaseloom.ptycho.bandlimited import bandlimited
+
+        return bandlimited
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def pixels(

@@ -18,7 +18,16 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.physics.filters import blur as blurred
 
-__all__ = ["pacbed", "relative_gaussian", "relative_poisson", "similarity", "smooth_depth", "sparse", "tv"]
+__all__ = [
+    "pacbed",
+    "quadratic",
+    "relative_gaussian",
+    "relative_poisson",
+    "similarity",
+    "smooth_depth",
+    "sparse",
+    "tv",
+]
 
 TINY = 1e-30
 """Keeps roots differentiable at zero: far below every value that matters, within float32."""
@@ -140,6 +149,37 @@ def sparse(
         raise BadInput("penalties: sparse.order", order, "must be a number from 1 up")
     mean = phase.abs().pow(order).mean((0, 2, 3, 4))
     return weight * (occupancy * (mean if order == 1 else (mean + TINY).pow(1 / order))).sum()
+
+
+def quadratic(
+    amplitude: Float[Tensor, "b mode slice y x"],
+    phase: Float[Tensor, "b mode slice y x"],
+    occupancy: Float[Tensor, " mode"],
+    /,
+    *,
+    weight: float = 0.1,
+    about: Literal["zero", "mean"] = "zero",
+) -> Float[Tensor, ""]:
+    """``sum_m occupancy_m mean(|T_m - c|^2)`` of the transmission: keeps unlit or undetermined parts small.
+
+    Args:
+        amplitude: windows.
+        phase: windows, radian.
+        occupancy: of the object modes.
+        weight: factor of the penalty.
+        about: the ``c``: zero, or the mean transmission of each mode, slice and window.
+
+    Example:
+        >>> flat = torch.ones(1, 1, 1, 2, 2)
+        >>> [quadratic(2 * flat, flat, torch.ones(1), weight=1.0, about=c).item() for c in ("zero", "mean")]
+        [4.0, 0.0]
+    """
+    _checked("quadratic", weight=weight)
+    square = (amplitude * amplitude).mean((-2, -1))
+    if about == "mean":
+        parts = [(amplitude * turn(phase)).mean((-2, -1)) for turn in (torch.cos, torch.sin)]
+        square = square - parts[0].square() - parts[1].square()
+    return weight * (occupancy * square.mean((0, 2))).sum()
 
 
 def similarity(
