@@ -277,7 +277,8 @@ def _read(file: Any) -> Result:
     known |= {name: json.loads(file[name].asstr()[()]) if name in file else _LATER[name] for name in _JSON}
     known["gaps"] = tuple(known["gaps"])
     known["grid"] = tuple(known["grid"]) if known["grid"] else None
-    shaped = {f.name: known["geometry"][f.name] for f in fields(Geometry)}
+    stored = known["geometry"]
+    shaped = {f.name: stored[f.name] for f in fields(Geometry) if f.name in stored}
     for name in ("shape", "angle"):
         shaped[name] = tuple(shaped[name])
     shaped["basis"] = tuple(tuple(row) for row in shaped["basis"])
@@ -302,6 +303,8 @@ def _write_cxi(result: Result, path: Path) -> None:
     """Probe as ``image_1``, object as ``image_2``, in metres: where ptychodus and CXI viewers look."""
     import h5py
 
+    from phaseloom.data.formats.cxi import motion
+
     with whole(path) as short, h5py.File(short, "w") as file:
         file["cxi_version"], file["number_of_entries"] = 160, 1
         entry = file.create_group("entry_1")
@@ -317,9 +320,7 @@ def _write_cxi(result: Result, path: Path) -> None:
         source = entry.create_group("instrument_1/source_1")
         source["wavelength"] = result.geometry.wavelength * 1e-10
         source["energy"] = HC_SI / (result.geometry.wavelength * 1e-10)
-        sample = np.zeros((len(result.positions), 3))
-        sample -= 1e-10 * result.positions @ np.array(result.geometry.basis).T
-        entry["sample_1/geometry_1/translation"] = sample
+        entry["sample_1/geometry_1/translation"] = motion(result.positions, result.heights, result.geometry)
 
 
 def _write_tiff(result: Result, path: Path) -> None:

@@ -264,15 +264,6 @@ class TestHeights:
         scan = scanned(heights=SOME[far] + 123.0)
         np.testing.assert_allclose(Heights.of(scan, 10.0).angstrom(), scan.heights)
 
-    def test_a_cone_beam_is_refused_with_a_sentence(self):
-        cone = Geometry(wavelength=1.0, shape=(7, 10), angle=(1e-4, 1e-4), distance=3e6, focus=1e6)
-        scan = scanned(geometry=lambda _: cone, heights=SOME[near])
-        with pytest.raises(
-            BadInput, match="is a cone beam, where each height has a magnification of its own"
-        ):
-            Ptychography.of(scan, axial=True)
-        assert Ptychography.of(scan).heights is None
-
     def test_without_any_are_refused_with_a_sentence(self):
         with pytest.raises(BadInput, match="the file holds no positions along the beam"):
             Ptychography.of(scanned(), axial=True)

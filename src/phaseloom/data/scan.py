@@ -9,7 +9,7 @@ in radian, energies in electronvolt.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,12 +17,16 @@ import numpy as np
 
 from phaseloom.data.counts import Chosen, Counts
 from phaseloom.errors import BadInput
+from phaseloom.physics import surface
 from phaseloom.units import ELECTRON_REST_ENERGY, HC, electron_wavelength, photon_wavelength
 
 __all__ = ["LAB_BASIS", "Geometry", "Scan4D", "wavelength_of"]
 
 LAB_BASIS = ((0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))
 """Directions of detector rows and columns (columns of this 3x2 table) in the CXI laboratory frame."""
+
+ACROSS = (0.0, 0.0, 1.0)
+"""Normal of a sample that is perpendicular to the beam."""
 
 
 def wavelength_of(energy: float, beam: Literal["photon", "electron"] = "photon") -> float:
@@ -40,6 +44,17 @@ def wavelength_of(energy: float, beam: Literal["photon", "electron"] = "photon")
     return photon_wavelength(float(energy)) if beam == "photon" else electron_wavelength(float(energy))
 
 
+def _downstream(normal: Sequence[float]) -> tuple[float, float, float]:
+    """A unit vector along a normal, of its two directions the one that the beam goes."""
+    vector = np.asarray(normal, np.float64)
+    length = float(np.linalg.norm(vector)) if vector.shape == (3,) else math.nan
+    if not (math.isfinite(length) and length > 0 and abs(vector[2]) > 1e-3 * length):
+        fix = "must be three numbers (x, y, z), of a surface that does not lie along the beam (z)"
+        raise BadInput("geometry.normal", normal, fix)
+    x, y, z = (vector * math.copysign(1 / length, vector[2])).tolist()
+    return ACROSS if math.hypot(x, y) < 1e-6 else (x + 0.0, y + 0.0, z)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """How a pattern was taken; what a pixel means follows from it and is never written down.
@@ -52,6 +67,8 @@ class Geometry:
         focus: near field: focus to object, angstrom (``inf`` for a parallel beam); ``None``: far field.
         beam: ``"photon"`` or ``"electron"``.
         basis: 3x2, unit vectors of the detector's rows and columns in the laboratory (CXI) frame.
+        normal: of the sample's surface in that frame, made a unit vector that points downstream; pixels and
+            positions are then as the detector sees them (docs/geometry.md).
 
     Example:
         >>> round(Geometry(wavelength=1.4, shape=(128, 128), angle=(4e-5, 4e-5)).pixel[0], 4)
@@ -65,14 +82,29 @@ class Geometry:
     focus: float | None = None
     beam: Literal["photon", "electron"] = "photon"
     basis: tuple[tuple[float, float], ...] = LAB_BASIS
+    normal: tuple[float, float, float] = ACROSS
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "normal", _downstream(self.normal))
         checks = {"wavelength": self.wavelength, "angle": min(self.angle), "shape": min(self.shape)}
         for name, value in checks.items():
             if not (math.isfinite(value) and value > 0):
                 raise BadInput(f"geometry.{name}", value, "must be a positive number")
         if self.focus is not None and (self.distance is None or self.distance <= 0 or self.focus == 0):
             raise BadInput("geometry.distance", self.distance, "a near-field scan needs object to detector")
+        if self.near and self.tilted:
+            fix = "tilts the sample, which is not built for a near field: leave it out, or read a far field"
+            raise BadInput("geometry.normal", self.normal, fix)
+
+    @property
+    def tilted(self) -> bool:
+        """Whether the sample's surface is not perpendicular to the beam."""
+        return self.normal != ACROSS
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Steps ``(3, 2)`` of the object's rows and columns on the sample's surface, angstrom."""
+        return surface.steps(self.basis, self.pixel, self.normal)
 
     @property
     def near(self) -> bool:

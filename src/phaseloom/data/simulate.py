@@ -1,6 +1,7 @@
 """Scans with a known truth: specimen, probe, scan and dose make a `Scan4D`."""
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect, optics, patches, propagate
 from phaseloom.physics.fourier import centred, shift
+from phaseloom.physics.resample import TAPS, sampled
 from phaseloom.physics.scatter import multislice
 
 __all__ = ["atoms", "axial_scan", "electron_scan", "mixed_probe", "raster"]
@@ -132,24 +134,29 @@ def axial_scan(  # noqa: PLR0913 - an experiment has as many numbers
     dose: float,
     thickness: float = 0.0,
     distance: float | None = None,
+    focus: float | None = None,
     beam: Literal["photon", "electron"] = "photon",
     seed: int = 0,
 ) -> Scan4D:
-    """A far-field scan along the beam, or along it and across, of a known object, with counting noise.
+    """A scan along the beam, or along it and across, of a known object, with counting noise.
 
     Where the optics stand further downstream by ``h``, the probe has flown less far: it is flown by ``-h``.
+    In a near field the detector is farther away by as much. In a cone beam a pattern's window has pixels of
+    ``1 - h / focus`` times those of the object, and flights in them are ``h / (1 - h / focus)`` long.
 
     Args:
         transmission: complex ``(slice, y, x)`` or ``(y, x)``; pixel ``[0, 0]`` is the origin of positions.
-        pixel: angstrom, square.
+        pixel: angstrom, square; in a cone beam that of the pattern at the mean height.
         positions: ``(n, 2)`` angstrom, all the same in a scan along the beam alone.
         heights: ``(n,)`` of the optics along the beam, downstream, angstrom.
         probe: complex ``(mode, y, x)`` or ``(y, x)`` on the entrance face at the mean height, in a window
-            that is also that of the patterns; its power is scaled to the dose.
+            that is also that of the patterns, without the cone beam's curvature; its power is scaled to the
+            dose.
         wavelength: angstrom.
         dose: counts per pattern.
         thickness: between slices, angstrom.
-        distance: object to detector, angstrom, if files shall hold one.
+        distance: object to detector at the mean height, angstrom; in a far field only if files shall hold it.
+        focus: of a near field: focus to object at the mean height, angstrom, ``inf`` for a parallel beam.
         beam: of photons or electrons.
         seed: of the counts.
 
@@ -157,7 +164,8 @@ def axial_scan(  # noqa: PLR0913 - an experiment has as many numbers
         The scan with its heights and the true modes, in square roots of counts, as its probe.
 
     Raises:
-        BadInput: heights that do not go with positions, or positions that leave the object.
+        BadInput: heights that do not go with positions, positions that leave the object, or slices in a cone
+            beam.
 
     Example:
         >>> wave = np.exp(-np.add.outer(*[(np.arange(16) - 8.0) ** 2] * 2) / 8 + 0j)
@@ -178,9 +186,13 @@ def axial_scan(  # noqa: PLR0913 - an experiment has as many numbers
     slices = torch.as_tensor(np.asarray(transmission, np.complex128))
     slices = slices.reshape(-1, *slices.shape[-2:])
     moves, places = torch.as_tensor(heights - heights.mean()), torch.as_tensor(positions / pixel)
+    geometry, near = _far(modes, pixel, wavelength, beam, distance), None
+    if focus is not None:
+        geometry = near = _near(geometry, pixel, focus)
+        if len(slices) > 1 and math.isfinite(focus):
+            raise BadInput("simulate: transmission", len(slices), "slices in a cone beam: give a single one")
     knobs: dict[str, Any] = {"thickness": thickness, "dose": dose, "seed": seed}
-    counts = _drawn(modes, slices, places, pixel, wavelength, moves=moves, **knobs)
-    geometry = _far(modes, pixel, wavelength, beam, distance)
+    counts = _drawn(modes, slices, places, pixel, wavelength, moves=moves, near=near, **knobs)
     guess = (math.sqrt(dose) * modes).numpy()
     return Scan4D(counts=counts, positions=positions, geometry=geometry, heights=heights, probe=guess)
 
@@ -196,11 +208,18 @@ def _drawn(
     dose: float,
     seed: int,
     moves: torch.Tensor | None = None,
+    near: Geometry | None = None,
 ) -> np.ndarray:
     """Counts of patterns at places in pixels, the probe moved downstream by what is given for each."""
     shape = _window(probe)
-    corner = places.round().long() - torch.tensor(shape) // 2
-    room = torch.tensor(slices.shape[-2:]) - torch.tensor(shape)
+    moves = torch.zeros(len(places), dtype=torch.float64) if moves is None else moves
+    fan = 0.0 if near is None or near.focus is None else 1 / near.focus
+    ratio, wide = 1 - fan * moves, shape
+    if fan:
+        more = 2 * (math.ceil(max(shape) / 2 * (float(ratio.max()) - 1)) + TAPS)
+        wide = (shape[0] + more, shape[1] + more)
+    corner = places.round().long() - torch.tensor(wide) // 2
+    room = torch.tensor(slices.shape[-2:]) - torch.tensor(wide)
     if bool((corner < 0).any() or (corner > room).any()):
         raise BadInput("simulate: positions", None, "leave the specimen: keep half a window from its edges")
 
@@ -211,12 +230,18 @@ def _drawn(
     generator = torch.Generator().manual_seed(seed)
     counts = np.empty((len(places), *shape), np.uint32)
     for index in torch.arange(len(places)).split(16):
-        beam = probe[None]
-        if moves is not None:
-            beam = propagate.fly(beam, flight(-moves[index])[:, None])
-        moved = shift(beam, (places[index] - places[index].round())[:, None])
-        leaving = multislice(moved, patches.gather(slices, corner[index], shape), kernel)
-        expected = dose * centred(detect.intensity(propagate.far_field(leaving)))
+        beam, away = probe[None], moves[index] / ratio[index]
+        if moves.any():
+            beam = propagate.fly(beam, flight(-away)[:, None])
+        rest = ((places[index] - places[index].round()) / ratio[index, None])[:, None]
+        windows = patches.gather(slices, corner[index], wide)
+        windows = sampled(windows, shape, ratio[index]) if fan else windows
+        leaving = multislice(shift(beam, rest), windows, kernel)
+        if near is None:
+            expected = dose * centred(detect.intensity(propagate.far_field(leaving)))
+        else:
+            there = shift(propagate.fly(leaving, flight(near.flight + away)[:, None]), -rest)
+            expected = dose * detect.intensity(there)
         counts[index.numpy()] = detect.draw(expected, generator=generator).numpy()
     return counts
 
@@ -232,6 +257,13 @@ def _far(
     shape = _window(probe)
     angle = (wavelength / (shape[0] * pixel), wavelength / (shape[1] * pixel))
     return Geometry(wavelength=wavelength, shape=shape, angle=angle, beam=beam, distance=distance)
+
+
+def _near(geometry: Geometry, pixel: float, focus: float) -> Geometry:
+    """The near field of an object pixel, seen from a focus."""
+    there = replace(geometry, focus=focus)
+    angle = pixel * abs(there.magnification) / (there.distance or 1.0)
+    return replace(there, angle=(angle, angle))
 
 
 def _window(probe: torch.Tensor) -> tuple[int, int]:

@@ -7,9 +7,19 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn import functional
 
+from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import centred, cornered
 
-__all__ = ["area_weights", "bilinear_weights", "blurred", "deflect", "draw", "intensity", "spread"]
+__all__ = [
+    "area_weights",
+    "bilinear_weights",
+    "blurred",
+    "collected",
+    "deflect",
+    "draw",
+    "intensity",
+    "spread",
+]
 
 
 def intensity(
@@ -31,6 +41,43 @@ def intensity(
     if occupancy is None or each.shape[1] == 1:
         return each.sum(1)
     return (occupancy[:, None, None] * each).sum(1)
+
+
+def collected(
+    wave: Complex[Tensor, "b *state mode y x"],
+    occupancy: Float[Tensor, " state"] | None = None,
+    /,
+    *,
+    near: bool = False,
+) -> Float[Tensor, "b y x"]:
+    """`intensity` as pixels collect it over their whole area, not at their middle alone.
+
+    The wave is known between the pixels, for its transform ends at the edge of the window; its intensity, on
+    a grid twice as fine, has all there is to know, and is convolved with the area of a pixel.
+
+    Args:
+        wave: see `intensity`; zero frequency in the corner, or as seen if ``near``.
+        occupancy: see `intensity`.
+        near: the wave is one in a near field.
+
+    Example:
+        >>> wave = torch.randn(1, 1, 6, 6, dtype=torch.complex64)
+        >>> (collected(wave).sum() / intensity(wave).sum()).item() > 0.5
+        True
+    """
+    shape = (wave.shape[-2], wave.shape[-1])
+    double = (2 * shape[0], 2 * shape[1])
+    waves = torch.fft.fftshift(torch.fft.ifft2(wave), dim=(-2, -1)) if near else torch.fft.ifft2(wave)
+    fine = intensity(torch.fft.fft2(waves, s=double), occupancy)
+    spectrum = torch.fft.rfft2(fine) * _area(double, fine)
+    return torch.fft.irfft2(spectrum, s=double)[..., ::2, ::2].clamp(min=0)
+
+
+def _area(double: tuple[int, int], like: Tensor) -> Tensor:
+    """Transform of a pixel's area on the ``rfft2`` grid of a pattern sampled twice as finely."""
+    options = {"dtype": like.dtype, "device": like.device}
+    rows = torch.sinc(2 * torch.fft.fftfreq(double[0], **options))
+    return rows[:, None] * torch.sinc(2 * torch.fft.rfftfreq(double[1], **options))
 
 
 def deflect(
@@ -111,6 +158,22 @@ def bilinear_weights(many: int, few: int, /) -> Float[Tensor, "few many"]:
     place = ((torch.arange(few, dtype=torch.float64) + 0.5) * ratio - 0.5).clamp(0, many - 1)[:, None]
     fine = torch.arange(many, dtype=torch.float64)[None]
     return ((1 - (place - fine).abs()).clamp(min=0) * ratio).float()
+
+
+def block_weights(many: int, few: int, /) -> Float[Tensor, "few many"]:
+    """Sums of as many fine pixels as go into a coarse one, from the first on.
+
+    Zero frequency moves by ``(many / few - 1) / 2`` fine pixels; other programs bin so.
+
+    Example:
+        >>> block_weights(4, 2).tolist()
+        [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]
+    """
+    if many % few:
+        raise BadInput(
+            "collect", "blocks", f"needs a whole number of pixels, but {many} are not {few} times one"
+        )
+    return torch.eye(few).repeat_interleave(many // few, dim=1)
 
 
 def draw(

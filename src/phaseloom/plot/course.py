@@ -177,6 +177,7 @@ def _draw_terms(axes: Axes, epochs: np.ndarray, history: History, lowest: float)
 def _lengths(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[Course]:
     """Thickness and defocus, each in its handiest unit."""
     named = {"thickness (A)": "Distance of slices", "defocus added (A)": "Defocus added"}
+    named |= {"heights moved (A)": "Heights moved, rms"}
     return [
         _in_unit(title, title.lower(), epochs, {title: _column(states, key)}, LENGTH)
         for key, title in named.items()

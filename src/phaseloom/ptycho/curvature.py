@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
 from phaseloom.physics.propagate import fly
+from phaseloom.ptycho.illumination import Slope
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 
@@ -114,11 +115,12 @@ class Curvature:
         rules: dict[nn.Parameter, Rule] = {}
         waves = incident(model)
         self._object(rules, waves)
-        rules |= {p: _alike(self.scale * slope) for p, slope in model.probe.slopes().items()}
+        own, slopes = self._owned(), model.probe.slopes()
+        rules |= {p: _alike(slope, self.scale, each=p in own) for p, slope in slopes.items()}
         trust = _trust(history)
         rules |= self._places(waves, trust)
         rules[model.detector.weights] = self._weight()
-        rules[model.detector.root] = _alike(self.scale * float(model.detector.scale) ** 2)
+        rules[model.detector.root] = _alike(float(model.detector.scale) ** 2, self.scale)
         flight = {model.propagator.tilt, model.propagator.stretch}
         shy = _trust(history, DOUBT)
         few = [p for p in self._numbers() if p.requires_grad]
@@ -144,7 +146,7 @@ class Curvature:
         wide.add_(DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
         most = torch.stack([wave.abs().square().sum(1).amax((-2, -1)) for wave, _ in waves]).amax(0)
         lone = self.scale * (count + 1) * most[:, None, None]
-        share = model.object.occupancy[:, None, None, None]
+        share, wide, lone = model.object.occupancy[:, None, None, None], *map(model.object.bend, (wide, lone))
         for name, parameters in model.object.parts().items():
             pull = self.pull if count > 1 and name in ("object", "amplitude") else 0.0
             for parameter in parameters:
@@ -209,17 +211,8 @@ class Curvature:
     def _numbers(self) -> list[nn.Parameter]:
         """Few numbers that bend all patterns."""
         model = self.model
-        known = {
-            "object",
-            "amplitude",
-            "phase",
-            "positions",
-            "affine",
-            "rotation",
-            "scale",
-            "lines",
-            "weights",
-        }
+        known = {"object", "amplitude", "phase", "positions", "affine", "rotation", "scale", "lines"}
+        known |= {"weights", "opr_weights"}
         few = [p for name, parts in model.parts().items() if name not in known for p in parts]
         owned = self._owned()
         return [p for p in few if p.numel() <= 64 or p in owned]
@@ -227,28 +220,25 @@ class Curvature:
     def _owned(self) -> set[nn.Parameter]:
         """Numbers, some for each pattern, that bend that pattern alone."""
         parts, many = self.model.parts(), len(self.model.scan.start)
-        names = ("tilts", "descan", "heights")
+        names = ("tilts", "descan", "heights", "opr_weights")
         return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
     def _number(self, parameter: nn.Parameter, trust: float) -> Rule:
-        """From differences of the patterns between small steps to either side."""
+        """From differences of the patterns over small steps."""
         if not trust:
             return Rule(_rest, momentum=False)
         model, each = self.model, parameter in self._owned()
         many = len(model.scan.start)
         some = torch.linspace(0, many - 1, min(many, SOME), device=model.scan.start.device).long()
-        values, mask = parameter.view(many, -1) if each else parameter.view(-1), model.detector.mask
+        values = parameter.view(many, -1) if each else parameter.view(-1)
         columns = [(slice(None), axis) for axis in range(values.shape[-1])]
         places: list[Any] = columns if each else list(range(parameter.numel()))
-        slopes = []
+        slopes, still = [], _amplitudes(model, some)
         for place in places:
-            kept, seen = values[place].clone(), []
-            for sign in (1, -1):
-                values[place] = kept + sign * NUDGE
-                parts = [model(part).clamp(min=0).sqrt() * mask for part in some.split(16)]
-                seen.append(torch.cat(parts))
+            kept = values[place].clone()
+            values[place] = kept + NUDGE
+            slopes.append((_amplitudes(model, some) - still).flatten() / NUDGE)
             values[place] = kept
-            slopes.append((seen[0] - seen[1]).flatten() / (2 * NUDGE))
         slope = torch.stack(slopes)
         bend = self.scale * (slope @ slope.T) / len(some)
         mean = bend.diagonal().mean()
@@ -329,6 +319,11 @@ def crossings(model: Ptychography, /) -> float:
     return _area(light(model, waves)) / (sum(areas) / len(areas))
 
 
+def _amplitudes(model: Ptychography, some: Tensor) -> Tensor:
+    seen = torch.cat([model(part) for part in some.split(16)])
+    return seen.clamp(min=0).sqrt() * model.detector.mask
+
+
 def _area(intensity: Tensor) -> float:
     return float(intensity.sum() ** 2 / intensity.square().sum())
 
@@ -355,13 +350,14 @@ def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float, calm: float)
     return Rule(step)
 
 
-def _alike(bend: Tensor | float) -> Rule:
-    """A curvature that is the same for all batches."""
+def _alike(slope: Slope, scale: float, *, each: bool = False) -> Rule:
+    """A curvature that is the same for all batches, of a mean over patterns or of each one's own numbers."""
 
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-        return gradient * (rate / bend)
+        share = (size * rate if each else rate) / scale
+        return slope(gradient) * share if callable(slope) else gradient * (share / slope)
 
-    return Rule(step)
+    return Rule(step, momentum=not each)
 
 
 def _rest(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:

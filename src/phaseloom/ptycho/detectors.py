@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.physics import detect
 from phaseloom.physics.compare import misfit
-from phaseloom.physics.detect import area_weights, bilinear_weights, blurred, intensity, spread
+from phaseloom.physics.detect import blurred, collected, intensity, spread
 from phaseloom.physics.fourier import centred, cornered
 from phaseloom.physics.kept import Kept, constant
 from phaseloom.ptycho import noise
+from phaseloom.ptycho.ewald import Ewald, Mapping, mapped
 
 __all__ = ["counting"]
+
+Collect = Literal["area", "bilinear", "blocks"]
 
 
 class Detector(nn.Module):
@@ -33,6 +37,8 @@ class Detector(nn.Module):
         near: patterns are stored as seen; else with zero frequency in the corner.
         sight: how the modelled pattern becomes that of the detector; see `Sight`.
         most: counts at which a pixel is full, or infinity.
+        area: pixels of the modelled grid collect over their whole area, not at their middle alone.
+        ewald: where pixels lie if not on the modelled grid, or ``None``.
     """
 
     flat: Tensor
@@ -50,9 +56,11 @@ class Detector(nn.Module):
         near: bool,
         sight: "Sight | None" = None,
         most: float = math.inf,
+        area: bool = False,
+        ewald: Ewald | None = None,
     ):
         super().__init__()
-        self.most = most
+        self.most, self.area, self.ewald = most, area, ewald
         self.weights, self.root = nn.Parameter(weights), nn.Parameter(root / scale)
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("flat", flat)
@@ -68,7 +76,8 @@ class Detector(nn.Module):
         occupancy: Float[Tensor, " state"] | None = None,
     ) -> Float[Tensor, "b y x"]:
         """Expected counts of a batch."""
-        seen = intensity(wave, occupancy)
+        wave = wave if self.ewald is None else self.ewald(wave)
+        seen = collected(wave, occupancy, near=self.near) if self.area else intensity(wave, occupancy)
         if self.sight is not None:
             seen = self.sight(seen)
         weight = self.weights[index, None, None]
@@ -86,6 +95,8 @@ class Detector(nn.Module):
         """Sum of a divergence over the trusted pixels of a batch, the same as by way of `forward`."""
         if (
             self.sight is not None
+            or self.area
+            or self.ewald is not None
             or not math.isinf(self.most)
             or type(self).forward is not Detector.forward
             or wave.shape[1:-3] not in ((), (1,))
@@ -183,8 +194,10 @@ def counting(
     *,
     blur: float = 0.0,
     transfer: Path | None = None,
-    collect: Literal["area", "bilinear"] = "area",
+    collect: Collect = "area",
     saturation: float | None = None,
+    area: bool = False,
+    ewald: Mapping | None = None,
 ) -> Detector:
     """The detector of a scan: its mask, background, flat field, shot weights and sharpness.
 
@@ -193,9 +206,15 @@ def counting(
         blur: standard deviation of the point spread, detector pixels.
         transfer: a table of two columns, the modulation transfer at frequencies in units of Nyquist's.
         collect: how a pixel collects the finer ones of an enlarged grid (`phaseloom.data.prepare.enlarge`):
-            what falls on its area, or interpolated as when images are resized, which moves the
-            pattern by part of a pixel.
+            what falls on its area; interpolated as when images are resized, or whole blocks of fine
+            pixels (a whole number of them), both of which move the pattern by part of a pixel.
         saturation: counts at which a pixel is full: more are modelled as so many, and pull at nothing.
+        area: pixels count what falls on their whole area, which blurs speckle finer than them, instead of
+            sampling the intensity in their middle.
+        ewald: where pixels lie in the Fourier transform of the sample, exactly: of a detector that is
+            ``flat``, or behind a ``lens``; ``none``: at frequencies proportional to their places. Default:
+            ``flat`` where the sample is tilted so much that it matters. Pixels whose frequencies the
+            modelled grid does not reach are not compared.
 
     Raises:
         BadInput: a saturation that is no number of counts, a blur wider than the detector, or a table
@@ -211,30 +230,40 @@ def counting(
         return tensor if near else cornered(tensor)
 
     weights = np.ones(len(scan)) if scan.weights is None else scan.weights
+    mapping, known = mapped(scan, ewald)
     return Detector(
         weights=torch.as_tensor(np.asarray(weights), dtype=torch.float32),
         root=of(scan.background, 0.0).clamp(min=0).sqrt().float(),
         flat=of(scan.flat, 1.0).float(),
-        mask=of(scan.mask, 1.0).bool(),
+        mask=of(scan.mask, 1.0).bool() & _reached(scan, known),
         scale=float(np.sqrt(max(scan.mean_pattern(most=200)[scan.mask].mean(), 1e-6))),
         near=near,
-        sight=_sight(scan, blur, transfer, bilinear=collect == "bilinear"),
+        sight=_sight(scan, blur, transfer, collect=collect),
         most=math.inf if saturation is None else saturation,
+        area=area,
+        ewald=mapping,
     )
 
 
-def _sight(scan: Scan4D, blur: float, transfer: Path | None, *, bilinear: bool) -> Sight | None:
+def _reached(scan: Scan4D, known: Tensor | None) -> Tensor | bool:
+    """Pixels of the detector that collect nothing of which the modelled grid does not know the intensity."""
+    if known is None:
+        return True
+    return Sight(*matching(scan), 0.0, None)((~known).float()[None])[0] < 1e-6
+
+
+def _sight(scan: Scan4D, blur: float, transfer: Path | None, *, collect: Collect) -> Sight | None:
     if not 0 <= blur < min(scan.geometry.shape) / 7:
         fix = f"must lie between 0 and {min(scan.geometry.shape) / 7:.3g} pixels"
         raise BadInput("detector: counting.blur", blur, fix)
-    rows, columns = matching(scan, bilinear=bilinear)
+    rows, columns = matching(scan, collect)
     table = None if transfer is None else _transfer(Path(transfer), scan.geometry.shape)
     if rows is None and not blur and table is None:
         return None
     return Sight(rows, columns, blur, table)
 
 
-def matching(scan: Scan4D, /, *, bilinear: bool = False) -> tuple[Tensor | None, Tensor | None]:
+def matching(scan: Scan4D, collect: Collect = "area", /) -> tuple[Tensor | None, Tensor | None]:
     """One table per axis from the modelled grid to the detector's; ``None`` where they are the same.
 
     Whole numbers pick pixels (the same angle per pixel); others are shares of many pixels in few.
@@ -247,7 +276,11 @@ def matching(scan: Scan4D, /, *, bilinear: bool = False) -> tuple[Tensor | None,
         if not few.near:
             picked = [torch.fft.ifftshift(p - m // 2) % m for p, m in zip(picked, many.shape, strict=True)]
         return picked[0], picked[1]
-    weights = bilinear_weights if bilinear else area_weights
+    weights = {
+        "area": detect.area_weights,
+        "bilinear": detect.bilinear_weights,
+        "blocks": detect.block_weights,
+    }[collect]
     found = [weights(m, n) for m, n in zip(many.shape, few.shape, strict=True)]
     if not few.near:
         found = [torch.fft.ifftshift(table, dim=(0, 1)) for table in found]

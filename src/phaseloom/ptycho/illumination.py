@@ -2,21 +2,30 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import centred, frequencies, ramp, shift, to_real, to_reciprocal
-from phaseloom.physics.kept import Kept
+from phaseloom.physics.kept import Kept, constant
 from phaseloom.physics.optics import aberration_phase, aperture, to_cartesian, to_polar
 from phaseloom.physics.propagate import angular_spectrum, fly
+from phaseloom.ptycho.support import Support
 
-__all__ = ["AberratedProbe", "Illumination", "Probe", "PupilProbe", "depth_of_focus", "subdominant"]
+__all__ = ["AberratedProbe", "Illumination", "Probe", "PupilProbe", "Slope", "depth_of_focus", "subdominant"]
+
+PATIENCE = 10.0
+"""How much slower than smooth bends the phases of a pupil's pixels move, which would take their part."""
+
+
+Slope = Tensor | float | Callable[[Tensor], Tensor]
+"""Square slope of the modes along free numbers, which bounds that of detected amplitudes; or what divides a
+gradient by it where numbers hang together."""
 
 
 class Illumination(nn.Module):
@@ -30,8 +39,8 @@ class Illumination(nn.Module):
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name."""
 
-    def slopes(self) -> dict[nn.Parameter, Tensor | float]:
-        """Square slope of the modes along each free number, which bounds that of detected amplitudes."""
+    def slopes(self) -> dict[nn.Parameter, Slope]:
+        """How detected amplitudes bend along free numbers; see `Slope`."""
         return {}
 
     def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
@@ -44,13 +53,20 @@ class Illumination(nn.Module):
             "projections", type(self).__name__, "follows from optics: only a probe of pixels can be changed"
         )
 
+    def each(self, index: Int[Tensor, " b"] | None) -> Complex[Tensor, "#b mode y x"]:
+        """The modes of the patterns of an index; here the same for all."""
+        return self.modes()[None]
+
     def forward(
-        self, rest: Float[Tensor, "b 2"], flight: Complex[Tensor, "b 1 y x"] | None = None
+        self,
+        rest: Float[Tensor, "b 2"],
+        flight: Complex[Tensor, "b 1 y x"] | None = None,
+        index: Int[Tensor, " b"] | None = None,
     ) -> Complex[Tensor, "b mode y x"]:
         """The modes moved by a remaining shift (y, x) in pixels for each pattern, and flown by a kernel."""
+        modes = self.each(index)
         if flight is None:
-            return shift(self.modes()[None], rest[:, None])
-        modes = self.modes()[None]
+            return shift(modes, rest[:, None])
         rows, columns = ramp(rest[:, None], (modes.shape[-2], modes.shape[-1]))
         return to_real(to_reciprocal(modes) * (rows * columns * flight))
 
@@ -59,8 +75,10 @@ class Probe(Illumination):
     """Modes of free pixels, kept relative to their first peak so that one rate serves every dose.
 
     Attributes:
-        relative: complex ``(mode, y, x)``, modes divided by ``scale``; a parameter.
+        relative: complex ``(mode, y, x)``, modes divided by ``scale``, or what a support makes them of; a
+            parameter.
         scale: peak modulus of the first guess in square roots of counts, or one.
+        support: where there may be light, and in what grid; ``None``: everywhere.
         focus: defocus of all modes in depths of focus (positive: under-focus), which follows from the
             pixels too, but moves them together; a parameter, frozen until it gets a rate.
         unit: that depth, angstrom.
@@ -68,32 +86,48 @@ class Probe(Illumination):
 
     scale: Tensor
 
-    def __init__(self, modes: Complex[Tensor, "mode y x"], geometry: Geometry, *, relative: bool = True):
+    def __init__(
+        self,
+        modes: Complex[Tensor, "mode y x"],
+        geometry: Geometry,
+        *,
+        relative: bool = True,
+        support: Support | None = None,
+    ):
         super().__init__()
-        self.geometry, self.unit = geometry, depth_of_focus(modes, geometry)
-        scale = modes.abs().max() if relative else modes.abs().new_ones(())
+        self.geometry, self.unit, self.support = geometry, depth_of_focus(modes, geometry), support
+        free = modes if support is None else support.free(modes)
+        if support is not None and not bool(free.any()):
+            raise BadInput("probe: support", None, "leaves the probe no light: make it wider")
+        scale = free.abs().max() if relative else free.abs().new_ones(())
         self.register_buffer("scale", scale)
-        self.relative = nn.Parameter(modes / scale)
+        self.relative = nn.Parameter(free / scale)
         self.focus = nn.Parameter(scale.new_zeros(()), requires_grad=False)
         self._blurred: Kept[tuple[bool]] = Kept()
 
     def modes(self) -> Complex[Tensor, "mode y x"]:
         """The modes in square roots of counts."""
-        modes = self.relative * self.scale
+        modes = self._waves()
         return self._moved(modes, -1.0) if self.focus.requires_grad or self._defocused() else modes
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The pixels, and a common defocus."""
         return {"probe": [self.relative], "defocus": [self.focus]}
 
-    def slopes(self) -> dict[nn.Parameter, Tensor | float]:
+    def slopes(self) -> dict[nn.Parameter, Slope]:
         """The scale of the pixels, squared."""
         return {self.relative: float(self.scale) ** 2}
 
     @torch.no_grad()
     def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
         """Take over other modes, given in square roots of counts."""
-        self.relative.copy_((self._moved(modes, 1.0) if self._defocused() else modes) / self.scale)
+        modes = self._moved(modes, 1.0) if self._defocused() else modes
+        self.relative.copy_((modes if self.support is None else self.support.free(modes)) / self.scale)
+
+    def _waves(self) -> Tensor:
+        """The modes without the common defocus."""
+        modes = self.relative * self.scale
+        return modes if self.support is None else self.support(modes)
 
     def _defocused(self) -> bool:
         """Whether there is a defocus, read from the device only when it may have changed."""
@@ -108,32 +142,40 @@ class Probe(Illumination):
 class PupilProbe(Illumination):
     """What comes from a pupil of known amplitude: only its phase is free; one mode.
 
+    The phase is that of pixels and, since these move slowly together, that of eight smooth bends: defocus,
+    and twice each astigmatism, coma and trefoil, and spherical aberration.
+
     Attributes:
         amplitude: ``(y, x)`` in the pupil, zero frequency in the corner, square roots of counts.
         phase: ``(y, x)`` there, radian; a parameter.
+        bend: ``(8,)`` smooth bends, radian at the rim that holds 95 % of the power; a parameter.
         power: change of the amplitude's scale; a parameter.
     """
 
     amplitude: Tensor
+    bends: Tensor
 
     def __init__(self, pupil: Complex[Tensor, "y x"]):
         super().__init__()
         self.register_buffer("amplitude", pupil.abs())
+        self.register_buffer("bends", _bends(self.amplitude))
         self.phase = nn.Parameter(pupil.angle())
-        self.power = nn.Parameter(pupil.abs().new_zeros(()))
+        self.bend = nn.Parameter(self.amplitude.new_zeros(len(self.bends)))
+        self.power = nn.Parameter(self.amplitude.new_zeros(()))
 
     def modes(self) -> Complex[Tensor, "1 y x"]:
         """The mode in square roots of counts."""
-        return centred(to_real(torch.polar((1 + self.power) * self.amplitude, self.phase)))[None]
+        phase = self.phase + torch.tensordot(self.bend, self.bends, 1)
+        return centred(to_real(torch.polar((1 + self.power) * self.amplitude, phase)))[None]
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Phase and power together."""
-        return {"probe": [self.phase, self.power]}
+        return {"probe": [self.phase, self.bend, self.power]}
 
-    def slopes(self) -> dict[nn.Parameter, Tensor | float]:
-        """The amplitude squared, no less than a tenth of the strongest."""
+    def slopes(self) -> dict[nn.Parameter, Slope]:
+        """The amplitude squared, no less than a tenth of the strongest, and times `PATIENCE`."""
         square = self.amplitude.square()
-        return {self.phase: square.clamp(min=0.1 * float(square.max()))}
+        return {self.phase: PATIENCE * square.clamp(min=0.1 * float(square.max()))}
 
 
 class AberratedProbe(Illumination):
@@ -180,6 +222,9 @@ class AberratedProbe(Illumination):
         self.bend = nn.Parameter(torch.zeros(len(self.names)))
         self.edge = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.roots = nn.Parameter(torch.ones(len(shares)))
+        self._made: Kept[Tensor] = Kept()
+        self._disk: Kept[Tensor] = Kept()
+        self._bases: Kept[Tensor] = Kept()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Coefficients and powers together as ``probe``; the semiangle, if its edge is soft, by itself."""
@@ -195,20 +240,34 @@ class AberratedProbe(Illumination):
         return self.semiangle + self.edge * max(self.geometry.angle)
 
     def modes(self) -> Complex[Tensor, "mode y x"]:
-        """The modes in square roots of counts."""
-        one = self.geometry
-        y, x = frequencies(one.shape, one.pixel, like=self.bend)
-        now = dict(zip(self.names, self.start + self.unit * self.bend, strict=True))
-        chi = _cartesian_phase(y, x, one.wavelength, now)
-        disk = aperture(y, x, one.wavelength, self.angle(), soft=self.soft)
-        if self.stop:
-            disk = disk - aperture(y, x, one.wavelength, self.angle().new_tensor(self.stop), soft=self.soft)
+        """The modes in square roots of counts; made once while no number changes."""
+        sources = (self.bend, self.edge, self.roots, self.start, self.unit, self.share)
+        return self._made.of(self._make, *sources) if constant(*sources) else self._make()
+
+    def _make(self) -> Complex[Tensor, "mode y x"]:
+        bases = self._bases.of(self._basis, self.start)
+        chi = torch.tensordot(self.start + self.unit * self.bend, bases, 1)
+        sharp = constant(self.edge)
+        disk = self._disk.of(self._aperture, self.edge, self.start) if sharp else self._aperture()
         wave = centred(to_real(torch.polar(disk.expand_as(chi), -chi)))
         stack = wave[None]
         if len(self.share) > 1:
             stack = torch.cat([stack, subdominant(wave, len(self.share) - 1)])
         each = stack.abs().square().sum((-2, -1)).sqrt()
         return stack * (torch.sqrt(self.share * self.power) * self.roots / each)[:, None, None]
+
+    def _aperture(self) -> Float[Tensor, "y x"]:
+        one, angle = self.geometry, self.angle()
+        y, x = frequencies(one.shape, one.pixel, like=self.start)
+        disk = aperture(y, x, one.wavelength, angle, soft=self.soft)
+        stop = angle.new_tensor(self.stop)
+        return disk - aperture(y, x, one.wavelength, stop, soft=self.soft) if self.stop else disk
+
+    def _basis(self) -> Float[Tensor, "name y x"]:
+        """Phase of an angstrom of each coefficient."""
+        one, single = self.geometry, self.start.new_ones(())
+        y, x = frequencies(one.shape, one.pixel, like=self.start)
+        return torch.stack([_cartesian_phase(y, x, one.wavelength, {name: single}) for name in self.names])
 
 
 def depth_of_focus(modes: Complex[Tensor, "mode y x"], geometry: Geometry, /, share: float = 0.95) -> float:
@@ -247,3 +306,17 @@ def _cartesian_phase(y: Tensor, x: Tensor, wavelength: float, named: Mapping[str
     turned |= {f"phi{key[1:]}": math.pi / (2 * int(key[2])) for key in list(turned)}
     chi = aberration_phase(y, x, wavelength, plain)
     return chi + aberration_phase(y, x, wavelength, turned) if turned else chi
+
+
+def _bends(amplitude: Float[Tensor, "y x"]) -> Float[Tensor, "8 y x"]:
+    """Polynomials of the pupil's radius and angle up to fourth order, one at its rim, flat beyond."""
+    y, x = (torch.fft.fftfreq(n, dtype=amplitude.dtype, device=amplitude.device) for n in amplitude.shape)
+    radius = torch.hypot(y[:, None], x)
+    order = radius.flatten().argsort()
+    inside = amplitude.square().flatten()[order].cumsum(0)
+    rim = radius.flatten()[order][inside >= 0.95 * inside[-1]][0].clamp(min=radius[radius > 0].min())
+    wide = radius.clamp(min=float(rim))
+    y, x = y[:, None] / wide, x / wide
+    r = y**2 + x**2
+    odd = [r * y, r * x, y**3 - 3 * y * x**2, x**3 - 3 * x * y**2]
+    return torch.stack([r, y**2 - x**2, 2 * y * x, *odd, r**2])

@@ -32,9 +32,8 @@ def coarser(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
     It is possible in a far field that is modelled on the detector's own pixels, with a probe of free pixels.
     """
     shape = scan.geometry.shape
-    plain = (
-        isinstance(model.probe, Probe) and model.propagator.onward is None and model.detector.sight is None
-    )
+    free = type(model.probe) is Probe and model.probe.support is None
+    plain = free and model.propagator.onward is None and model.detector.sight is None
     if not plain or scan.modelled is not None or any(n % 4 or n // 2 < SMALLEST for n in shape):
         return None
     light = np.where(scan.mask, scan.mean_pattern(most=200), 0).clip(min=0)

@@ -6,8 +6,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
 from phaseloom.physics.adjoint import far_waves
-from phaseloom.physics.propagate import fly
 from phaseloom.physics.scatter import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
 from phaseloom.ptycho.heights import Heights, matter
@@ -76,13 +76,23 @@ class Ptychography(nn.Module):
         more than a tenth of the depth of focus.
         """
         thing = object if object is not None else objects.pixels(scans.canvas(scan))
+        if scan.geometry.tilted and thing.gaps:
+            fix = "slices along a tilted surface are not built: give the object one slice"
+            raise BadInput("object: slices", len(thing.gaps) + 1, fix)
         light = probe if probe is not None else probes.auto(scan)
         unit = illumination.depth_of_focus(light.modes(), scan.window)
         along = matter(scan, unit) if axial is None else axial
+        heights = Heights.of(scan, unit) if along else None
+        if heights is not None and heights.fan:
+            if thing.gaps:
+                fix = "slices cannot be modelled at heights of a cone beam: give the object one slice"
+                raise BadInput("object: slices", len(thing.gaps) + 1, fix)
+            thing.canvas = heights.room(thing.canvas)
+            thing.window = thing.canvas.window
         return cls(
             object=thing,
             probe=light,
-            heights=Heights.of(scan, unit) if along else None,
+            heights=heights,
             scan=scans.Positions.of(scan, thing.canvas),
             propagator=flight(scan, thing.gaps),
             detector=detector if detector is not None else detectors.counting(scan),
@@ -99,7 +109,10 @@ class Ptychography(nn.Module):
             kernels = [one[:, 0] if one.ndim == 5 else one for one in self.propagator.flights(index)]
             return far_waves(self.probe.modes(), rest, self.object.mosaic(place), kernels, light=self.light)
         way = None if self.heights is None else self.heights(index)
-        wave, slices = self.probe(rest, way)[:, None], self.object(place)
+        slices = self.object(place)
+        if self.heights is not None:
+            slices, rest = self.heights.seen(slices, rest, index)
+        wave = self.probe(rest, way, index)[:, None]
         if self.light is not None:
             flights = self.propagator.flights(index)
             illuminate(self.light, place, wave, slices, flights, share=self.object.occupancy)
@@ -123,6 +136,7 @@ class Ptychography(nn.Module):
             and len(self.object.occupancy) == 1
             and self.propagator.far()
             and type(self.probe).forward is illumination.Illumination.forward
+            and type(self.probe).each is illumination.Illumination.each
             and type(self.object).forward is objects.PixelObject.forward
             and not _transformed()
         )
@@ -156,7 +170,7 @@ class Ptychography(nn.Module):
         modes = self.probe.modes()
         if self.heights is None:
             return [(modes, torch.arange(len(self.scan.start), device=modes.device))]
-        return [(fly(modes, way.to(modes.dtype)), members) for way, members in self.heights.planes()]
+        return self.heights.incident(modes)
 
     @torch.no_grad()
     def modulus(self, coverage: np.ndarray | None = None) -> np.ndarray:

@@ -25,10 +25,23 @@ from phaseloom.ptycho._guesses import (
     split,
     total_of,
 )
-from phaseloom.ptycho.illumination import AberratedProbe, Illumination, PupilProbe
+from phaseloom.ptycho.illumination import AberratedProbe, Illumination, Probe, PupilProbe
+from phaseloom.ptycho.relaxed import RelaxedProbe
+from phaseloom.ptycho.support import Support, within
 from phaseloom.units import Aberrations, Angle, Length
 
-__all__ = ["aberrated", "auto", "focused", "from_file", "from_patterns", "pupil", "stored", "zone_plate"]
+__all__ = [
+    "aberrated",
+    "auto",
+    "focused",
+    "from_file",
+    "from_patterns",
+    "limited",
+    "pupil",
+    "relaxed",
+    "stored",
+]
+__all__ += ["zone_plate"]
 
 
 def auto(scan: Scan4D, /, *, modes: int | None = None) -> Illumination:
@@ -148,6 +161,7 @@ def pupil(
     stop: Angle = 0.0,
     defocus: Length = 0.0,
     aberrations: Aberrations | None = None,
+    soft: bool = True,
 ) -> PupilProbe:
     """A probe from a pupil of known amplitude, whose phase is refined and nothing else.
 
@@ -161,6 +175,7 @@ def pupil(
         stop: half-angle of a central stop, radian.
         defocus: angstrom; positive: under-focus.
         aberrations: first guesses by name, as for `focused`.
+        soft: see `aberrated`.
     """
     geometry = scan.window
     if semiangle is None:
@@ -168,7 +183,7 @@ def pupil(
         return PupilProbe(to_reciprocal(cornered(wave)).detach())
     if not 0 <= stop < semiangle:
         raise BadInput("probe: pupil.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g} rad")
-    wave = optics(scan, semiangle, {"defocus": defocus} | (aberrations or {}), True)
+    wave = optics(scan, semiangle, {"defocus": defocus} | (aberrations or {}), soft)
     spectrum = to_reciprocal(cornered(wave))
     if stop:
         sizes = zip(geometry.shape, geometry.pixel, strict=True)
@@ -215,6 +230,83 @@ def zone_plate(
     if beamstop:
         wave = wave - disk_part(scan, diameter / 2 / focal, beamstop / 2 / focal, defocus)
     return built(scan, wave, modes, shares=shares, relative=relative, power=power)
+
+
+def limited(
+    scan: Scan4D,
+    /,
+    *,
+    radius: Length | None = None,
+    semiangle: Angle | None = None,
+    spectrum: bool = False,
+    defocus: Length = 0.0,
+    modes: int | None = None,
+) -> Probe:
+    """The probe of `auto` that stays within a disk of its window and within a cone of angles at every step.
+
+    Args:
+        scan: the data.
+        radius: of the disk in real space; default: the whole window.
+        semiangle: radian; default: all angles.
+        spectrum: steps are those of plane waves instead of pixels.
+        defocus: of the first guess, angstrom; positive: under-focus.
+        modes: incoherent modes; default two in the far field, one in the near field.
+    """
+    start = _start(scan, defocus, modes)
+    return Probe(start, scan.window, support=_support(scan, radius, semiangle, spectrum))
+
+
+def relaxed(
+    scan: Scan4D,
+    /,
+    *,
+    basis: int = 3,
+    modes: int = 1,
+    radius: Length | None = None,
+    semiangle: Angle | None = None,
+    spectrum: bool = False,
+    defocus: Length = 0.0,
+) -> RelaxedProbe:
+    """A probe that changes from pattern to pattern (orthogonal probe relaxation), from that of `auto`.
+
+    Each pattern has modes of its own, mixed from a common basis; ``rates: {opr_weights: ...}`` are those of
+    the mixtures. For beams that drift, breathe or jump during a scan.
+
+    Args:
+        scan: the data.
+        basis: modes in common, of which patterns take mixtures.
+        modes: incoherent modes of each pattern, at most as many as the basis has.
+        radius: see `limited`.
+        semiangle: see `limited`.
+        spectrum: see `limited`.
+        defocus: of the first guess, angstrom; positive: under-focus.
+
+    Raises:
+        BadInput: more modes than the basis has.
+    """
+    if not 1 <= modes <= basis:
+        raise BadInput("probe: relaxed.modes", modes, f"must lie between 1 and the {basis} of the basis")
+    start = _start(scan, defocus, basis)
+    mixture = torch.eye(modes, basis, dtype=start.dtype).repeat(len(scan), 1, 1)
+    return RelaxedProbe(start, scan.window, mixture, support=_support(scan, radius, semiangle, spectrum))
+
+
+def _start(scan: Scan4D, defocus: float, modes: int | None) -> Tensor:
+    make = from_patterns if scan.probe is None else stored
+    return make(scan, defocus=defocus, modes=modes).modes().detach()
+
+
+def _support(scan: Scan4D, radius: float | None, angle: float | None, spectrum: bool) -> Support | None:
+    """Where a probe may have light, in pixels and plane waves."""
+    for name, value in {"radius": radius, "semiangle": angle}.items():
+        if value is not None and not 0 < value < math.inf:
+            raise BadInput(f"probe: {name}", value, "must be above zero")
+    if radius is None and angle is None and not spectrum:
+        return None
+    one = scan.window
+    band = None if angle is None else within(angle, one.wavelength, one.pixel, one.shape)
+    disk = None if radius is None else (radius / one.pixel[0], radius / one.pixel[1])
+    return Support(one.shape, radius=disk, band=band, spectrum=spectrum)
 
 
 def stored(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) -> Illumination:

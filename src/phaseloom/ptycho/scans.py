@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.kept import Kept, constant
+from phaseloom.ptycho.heights import spread
 
 __all__ = ["Canvas", "Positions", "canvas"]
 
@@ -51,6 +52,7 @@ def canvas(scan: Scan4D, /, *, border: int | None = None) -> Canvas:
     pixel = np.array(geometry.pixel)
     low, high = scan.positions.min(0) / pixel, scan.positions.max(0) / pixel
     margin = border if border is not None else 8 + min(64, int(0.04 * (high - low).max()))
+    margin += spread(geometry, scan.heights)
     shape = np.ceil(high - low).astype(int) + np.array(geometry.shape) + 2 * margin + 1
     room, windows = float(shape[0]) * float(shape[1]), len(scan) * float(np.prod(geometry.shape))
     if room > SPARSEST * windows + 1e6:

@@ -337,9 +337,10 @@ def _levels(prospect: Prospect) -> str:
 def _planes(prospect: Prospect) -> str:
     """One place seen in few planes along the beam, or in many by a probe that may be any wave."""
     scan, unit = prospect.scan, _focus(prospect)
-    if scan.heights is None or (np.ptp(scan.positions, axis=0) >= scan.window.pixel).any():
+    if (np.ptp(scan.positions, axis=0) >= scan.window.pixel).any():
         return ""
-    known = scan.heights if prospect.model.heights is not None else np.zeros(1)
+    alone = scan.heights is None or prospect.model.heights is None
+    known = np.zeros(1) if alone else np.asarray(scan.heights)
     count, free = len(np.unique((known / (0.1 * unit)).round())), prospect.job.recipe.rate_of("probe")
     if count < 4:
         text = f"{count} plane{'s leave' if count > 1 else ' leaves'} the object ambiguous at one place"

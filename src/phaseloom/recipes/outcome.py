@@ -67,7 +67,8 @@ def of(job: Underway, /) -> Result:
     model, room = job.model, job.model.scan.canvas
     with torch.no_grad():
         states = model.object.transmission().cpu().numpy()
-        probe = orthogonalise(model.probe.modes()).cpu().numpy()
+        light = model.probe.modes() if model.heights is None else model.heights.level(model.probe.modes())
+        probe = orthogonalise(light).cpu().numpy()
         background = model.detector.display(model.detector.background()).cpu().numpy()
     coverage = model.coverage()
     scale = model.modulus(coverage)  # which the probe takes over: the transmission of vacuum is one
@@ -118,7 +119,7 @@ def verdict(job: Underway, /) -> str:
 
 @torch.no_grad()
 def state(model: Ptychography, /) -> dict[str, Any]:
-    """What is followed through a run besides losses: thickness, tilt, defocus, powers of the modes."""
+    """What is followed besides losses: thickness, tilt, defocus, heights, optics, powers of the modes."""
     state: dict[str, Any] = {"mode powers": powers(model.probe.modes()).cpu().tolist()}
     if len(model.propagator.gaps):
         state["thickness (A)"] = float(model.propagator.distances().mean())
@@ -127,6 +128,9 @@ def state(model: Ptychography, /) -> dict[str, Any]:
         state["defocus added (A)"] = float(model.probe.focus) * model.probe.unit
     if isinstance(model.probe, AberratedProbe):
         state["aberrations"] = model.probe.aberrations()
+    if model.heights is not None and any(p.requires_grad for p in model.heights.parameters()):
+        moved = model.heights.refined() - model.heights.start
+        state["heights moved (A)"] = float(moved.square().mean().sqrt())
     return state
 
 

@@ -34,7 +34,7 @@ RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weig
 PARTS = (
     *("object", "amplitude", "phase", "probe", "defocus", "semiangle", "positions", "affine", "rotation"),
     *("scale", "lines", "heights", "height_scale", "tilts", "thickness", "shift", "descan", "weights"),
-    "background",
+    *("background", "opr_weights"),
 )
 """All that can have a rate; which of them an experiment has depends on its parts."""
 
@@ -240,7 +240,10 @@ class Reconstruct(Recipe):
 
     def all_rates(self) -> dict[str, "float | Moving"]:
         """Rates of all parts, given or default."""
-        return {**(SHARES if self.optimizer.name == "gauss_newton" else RATES), **self.rates}
+        usual = dict(SHARES if self.optimizer.name == "gauss_newton" else RATES)
+        if self.probe.name == "relaxed":
+            usual["opr_weights"] = usual["probe"]
+        return {**usual, **self.rates}
 
     def rate_of(self, name: str, /) -> float:
         """Rate of a part, given or default."""
@@ -282,6 +285,7 @@ _LACKS = {
     "height_scale": "no positions along the beam are modelled: give them, and axial: true",
     "defocus": "this probe has its defocus among its aberrations",
     "semiangle": "only probe: aberrated has an aperture that moves",
+    "opr_weights": "write probe: {relaxed: {basis: 3}}",
     "shift": "only a far field can be shifted",
     "descan": "only a far field can be shifted",
 }

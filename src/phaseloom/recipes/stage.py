@@ -96,6 +96,7 @@ class Stage:
                 "heights",
                 "weights",
                 "descan",
+                "opr_weights",
                 *["tilts"] * (len(self.model.propagator.tilt) > 1),
             ),
             **knobs,

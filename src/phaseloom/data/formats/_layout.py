@@ -7,8 +7,9 @@ import h5py
 import numpy as np
 
 from phaseloom.data.formats._files import Tree
-from phaseloom.data.scan import LAB_BASIS
+from phaseloom.data.scan import ACROSS, LAB_BASIS, Geometry
 from phaseloom.errors import BadInput
+from phaseloom.physics import surface
 from phaseloom.units import HC_SI
 
 log = logging.getLogger(__name__)
@@ -167,9 +168,7 @@ def _distance(detector: Tree, table: np.ndarray) -> float:
     return float(distance)
 
 
-def motion(
-    top: Tree, detector: Tree, count: int, basis: tuple[tuple[float, float], ...]
-) -> tuple[np.ndarray, np.ndarray | None]:
+def motion(top: Tree, detector: Tree, count: int, geometry: Geometry) -> tuple[np.ndarray, np.ndarray | None]:
     """Beam positions ``(n, 2)`` on the detector's axes and heights ``(n,)``, angstrom."""
     places = [top.first("data_1", "data"), *(top.first(g) for g in _GEOMETRIES), detector]
     found = next(((t, n) for t in places if t and (n := t.find(*_TRANSLATIONS))), None)
@@ -178,9 +177,22 @@ def motion(
         raise BadInput(place, None, "is missing: store sample positions (n, 3) in metres")
     tree, name = found
     moved = -_table(tree, name, count) * 1e10
-    positions = moved @ np.asarray(basis)
-    heights = moved[:, 2]
+    positions, heights = surface.landed(moved, geometry.basis, geometry.normal)
     return positions, heights if np.ptp(heights) > 1e-3 else None
+
+
+def normal(top: Tree) -> tuple[float, float, float]:
+    """Normal of the sample's surface: as it is written, or across the two vectors of its orientation."""
+    for tree in (top.first(group) for group in _GEOMETRIES):
+        name = tree.find("surface_normal", "orientation") if tree else None
+        if tree is None or name is None:
+            continue
+        vector = tree.array(name).ravel()
+        if vector.size not in ({3} if name == "surface_normal" else {6, 9}):
+            fix = "must be three numbers, or six: the directions of the sample's x and y"
+            raise BadInput(tree.place(name), f"{vector.size} numbers", fix)
+        return tuple((vector if vector.size == 3 else np.cross(vector[:3], vector[3:6])).tolist())
+    return ACROSS
 
 
 def _table(tree: Tree, name: str, count: int) -> np.ndarray:

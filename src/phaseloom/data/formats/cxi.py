@@ -1,7 +1,9 @@
 """CXI files: the X-ray community's HDF5 layout (https://cxidb.org), in all the ways people write it.
 
 Files are in SI units, with the beam along +z, and store the motion of the **sample**; a `Scan4D` holds
-the motion of the **beam on the object**, which is its negative, projected on the detector's axes.
+the motion of the **beam on the object**, which is its negative, projected on the detector's axes. Where
+the file tells a ``surface_normal`` or an ``orientation`` of the sample, the projection is along the beam
+on its surface (`phaseloom.physics.surface`).
 """
 
 import logging
@@ -20,6 +22,7 @@ from phaseloom.data.formats._files import Tree, as_text, checked, opened, replac
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.physics import surface
 from phaseloom.units import HC_SI, Length
 
 __all__ = ["read", "write"]
@@ -88,12 +91,13 @@ def read(
             angle=angle,
             distance=distance,
             basis=basis,
+            normal=_layout.normal(top),
             beam="electron"
             if source and source.group.attrs.get("phaseloom_beam") == "electron"
             else "photon",
         )
         n = counts.shape[0]
-        positions, heights = _layout.motion(top, detector, n, basis)
+        positions, heights = _layout.motion(top, detector, n, geometry)
         attrs: Any = detector.group.attrs
         grid = raster or _layout.raster(detector, n) or attrs.get("phaseloom_grid")
         scan = Scan4D(
@@ -199,15 +203,16 @@ def _write_detector(scan: Scan4D, detector: h5py.Group) -> None:
 
 def motion(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
     """Motion of the sample ``(n, 3)`` in metres, of beam positions in angstrom."""
-    axes = np.vstack([np.asarray(geometry.basis).T, [0.0, 0.0, 1.0]])
-    along = np.zeros(len(positions)) if heights is None else heights
-    return 0.0 - 1e-10 * np.linalg.solve(axes, np.column_stack([positions, along]).T).T
+    along = np.zeros(len(positions)) if heights is None else np.asarray(heights)
+    return 0.0 - 1e-10 * surface.departed(positions, along, geometry.basis, geometry.normal)
 
 
 def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
     """Sample motion (x, y, z): the three numbers whose reading gives back row, column and height."""
     group = top.create_group("sample_1/geometry_1")
     group["translation"] = motion(scan.positions, scan.heights, scan.geometry)
+    if scan.geometry.tilted:
+        group["surface_normal"] = np.array(scan.geometry.normal)
     top[f"{_DETECTOR}/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
     if scan.weights is not None:
         group["intensities"] = scan.weights

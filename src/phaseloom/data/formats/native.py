@@ -10,7 +10,7 @@ import numpy as np
 
 from phaseloom.data.counts import Arranged, Counts, InFile, loaded
 from phaseloom.data.formats._files import Tree, as_text, checked, opened, replacing
-from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.errors import BadInput
 
 __all__ = ["read", "write"]
@@ -117,5 +117,6 @@ def _geometry(tree: Tree) -> Geometry:
         angle=tuple(float(a) for a in attrs["angle"]),  # type: ignore[arg-type]
         beam=as_text(attrs.get("beam", "photon")),  # type: ignore[arg-type]
         basis=tuple(tuple(row) for row in np.asarray(attrs["basis"]).tolist()),
+        normal=tuple(float(a) for a in attrs.get("normal", ACROSS)),  # type: ignore[arg-type]
         **optional,
     )

@@ -29,6 +29,7 @@ class Imported:
         tilts: ``(1, 2)`` or ``(n, 2)`` tilt of the object (y, x), radian.
         thickness: distance between neighbouring slices, angstrom, one less than there are slices.
         occupancies: share of each object mode.
+        heights: ``(n,)`` of the beam along its axis, angstrom.
         weights: ``(n,)`` relative intensity of each shot.
         descan: ``(n, 2)`` shift of each pattern, pixels.
         background: ``(y, x)`` counts without beam, centred.
@@ -45,6 +46,7 @@ class Imported:
     tilts: np.ndarray | None = None
     thickness: tuple[float, ...] | None = None
     occupancies: np.ndarray | None = None
+    heights: np.ndarray | None = None
     weights: np.ndarray | None = None
     descan: np.ndarray | None = None
     background: np.ndarray | None = None

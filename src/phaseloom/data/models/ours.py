@@ -38,6 +38,7 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
             tilts=_array(file, "tilts"),
             thickness=_gaps(file, object),
             occupancies=_array(file, "occupancies"),
+            heights=_array(file, "heights"),
             weights=_array(file, "weights"),
             descan=_array(file, "descan"),
             background=_array(file, "background"),

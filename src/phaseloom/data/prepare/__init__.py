@@ -27,8 +27,9 @@ from phaseloom.data.prepare._scan import (
     select,
     weights,
 )
+from phaseloom.data.prepare._surface import tilt_sample
 
 __all__ = ["affine", "bin", "calibrate", "center", "crop", "detector_blur", "enlarge", "expect", "flip"]
 __all__ += ["half", "jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]
-__all__ += ["resample", "rotate", "scale", "select", "source_size", "thin", "transpose", "weights"]
-__all__ += ["window"]
+__all__ += ["resample", "rotate", "scale", "select", "source_size", "thin", "tilt_sample", "transpose"]
+__all__ += ["weights", "window"]

@@ -172,6 +172,8 @@ def positions(
 ) -> Scan4D:
     """Replace the positions by those of a file: a table of ours, or a result of ours or another program.
 
+    Results of ours bring their heights along the beam with them, where they have any.
+
     Args:
         scan: the scan.
         path: an ``.npy``, ``.csv`` or ``.txt`` file with columns (row, column), or a result.
@@ -187,14 +189,15 @@ def positions(
     """
     from phaseloom.data.formats._arrays import placed, table
 
-    place = f"positions.path: {path}"
+    place, heights = f"positions.path: {path}", scan.heights
     if Path(path).suffix in (".npy", ".csv", ".txt"):
         found = placed(table(Path(path)), unit, scan.geometry, len(scan), place)
     else:
         found = _refined(path, scan.window.pixel[0])
+        heights = _along(path, heights)
     if found.shape != (len(scan), 2):
         raise BadInput(place, f"{len(found)} positions", f"but there are {len(scan)} patterns: read others")
-    return replace(scan, positions=found)
+    return replace(scan, positions=found, heights=heights)
 
 
 def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
@@ -220,6 +223,13 @@ def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
     if found.background is not None and found.background.shape == scan.geometry.shape:
         known["background"] = found.background
     return replace(scan, **known)
+
+
+def _along(path: Path, usual: np.ndarray | None) -> np.ndarray | None:
+    from phaseloom.data import models
+
+    found = models.read(path).heights if models.kind(path) == "ours" else None
+    return usual if found is None else found
 
 
 def _refined(path: Path, pixel: float) -> np.ndarray:

@@ -1,0 +1,114 @@
+"""Probes that change from pattern to pattern, within the span of a few common modes."""
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor, nn
+
+from phaseloom.data.scan import Geometry
+from phaseloom.physics.modes import orthogonalise
+from phaseloom.ptycho.illumination import Probe, Slope
+from phaseloom.ptycho.support import Support
+
+__all__ = ["RelaxedProbe"]
+
+DAMPING = 0.05
+"""Share of the strongest curvature that is added to all: what hardly any pattern has moves little."""
+
+TRACE = 1e-7
+"""Of the power of all modes, which the mean state holds of a mode that no pattern has."""
+
+
+class RelaxedProbe(Probe):
+    """Orthogonal probe relaxation: each pattern is lit by mixtures of its own of a few common modes.
+
+    Pattern ``n`` sees the incoherent modes ``sum_k mixture[n, m, k] basis[k]``. One mode in a basis of
+    several is a coherent beam that drifts or breathes; several are partly coherent as well. With as many
+    modes as the basis has, and mixtures that stay at unity, it is a `Probe`.
+
+    Attributes:
+        mixture: complex ``(n, mode, basis)``; a parameter.
+        relative: see `Probe`: the basis.
+
+    Source:
+        Odstrcil et al. 2016, doi 10.1364/OE.24.008360.
+    """
+
+    def __init__(
+        self,
+        basis: Complex[Tensor, "basis y x"],
+        geometry: Geometry,
+        mixture: Complex[Tensor, "n mode basis"],
+        *,
+        relative: bool = True,
+        support: Support | None = None,
+    ):
+        super().__init__(basis, geometry, relative=relative, support=support)
+        self.mixture = nn.Parameter(mixture)
+
+    def basis(self) -> Complex[Tensor, "basis y x"]:
+        """The common modes in square roots of counts."""
+        return super().modes()
+
+    def modes(self) -> Complex[Tensor, "basis y x"]:
+        """The mean state of all patterns as orthogonal modes, strongest first."""
+        basis = self.basis()
+        power, turn = self._mean()
+        mixed = (turn * power.clamp(min=0).sqrt()).T @ basis.flatten(1)
+        return orthogonalise(mixed.view_as(basis))
+
+    def each(self, index: Int[Tensor, " b"] | None) -> Complex[Tensor, "#b mode y x"]:
+        """The modes of the patterns of an index; of all patterns on the mean if there is none."""
+        if index is None:
+            return self.modes()[None]
+        basis = self.basis()
+        return (self.mixture[index] @ basis.flatten(1)).unflatten(-1, basis.shape[1:])
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The basis, a common defocus, and the mixtures."""
+        return {**super().parts(), "opr_weights": [self.mixture]}
+
+    @torch.no_grad()
+    def slopes(self) -> dict[nn.Parameter, Slope]:
+        """Newton steps of the basis for these mixtures, and of the mixtures for this basis."""
+        flat, mixed = self.basis().flatten(1), self.mixture.flatten(0, 1)
+        of_mixture = _inverse(flat @ flat.mH)
+        of_basis = _inverse(mixed.mH @ mixed / len(self.mixture)) / float(self.scale) ** 2
+        return {
+            self.relative: lambda gradient: torch.einsum("kl,lyx->kyx", of_basis, gradient),
+            self.mixture: lambda gradient: gradient @ of_mixture,
+        }
+
+    @torch.no_grad()
+    def put(self, modes: Complex[Tensor, "basis y x"]) -> None:
+        """Take over another mean state, by the least change of the basis; mixtures stay."""
+        old, now = self.basis().flatten(1), self.modes().flatten(1)
+        way = now @ old.mH @ torch.linalg.pinv(old @ old.mH, hermitian=True)
+        super().put((old + torch.linalg.pinv(way) @ (modes.flatten(1) - now)).view_as(modes))
+
+    @torch.no_grad()
+    def mixtures(self, modes: Complex[Tensor, "basis y x"]) -> Complex[Tensor, "n mode basis"]:
+        """The mixtures of `modes` that make the same patterns, strongest mode of each first."""
+        power = modes.abs().square().sum((1, 2))
+        mixture = self.mixture @ (self.basis().flatten(1) @ modes.flatten(1).mH) / power
+        left, _, _ = torch.linalg.svd(mixture * power.sqrt(), full_matrices=False)
+        return left.mH @ mixture
+
+    @torch.no_grad()
+    def tidy(self) -> None:
+        """Make the basis that of `modes`, and mixtures orthogonal, strongest first; no pattern changes."""
+        modes = self.modes()
+        self.mixture.copy_(self.mixtures(modes))
+        super().put(modes)
+
+    def _mean(self) -> tuple[Float[Tensor, " basis"], Complex[Tensor, "basis basis"]]:
+        """Powers and axes of the mean over patterns of ``W^T W*``; a trace of all, so that none is lost."""
+        flat = self.mixture.flatten(0, 1)
+        mean = flat.T @ flat.conj() / len(self.mixture)
+        trace = torch.eye(len(mean), dtype=mean.dtype, device=mean.device) * (TRACE * mean.trace().real)
+        power, turn = torch.linalg.eigh(mean + trace)
+        return power, turn
+
+
+def _inverse(bend: Tensor) -> Tensor:
+    strongest = torch.linalg.matrix_norm(bend, ord=2)
+    return torch.linalg.inv(bend + DAMPING * strongest * torch.eye(len(bend), device=bend.device))
