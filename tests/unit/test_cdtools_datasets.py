@@ -56,7 +56,7 @@ def test_the_file_holds_what_the_dataset_tells(tmp_path: Path) -> None:
     again = Ptycho2DDataset.from_cxi("a.cxi")
     with h5py.File("a.cxi") as file:
         stored = file["entry_1/sample_1/geometry_1/translation"][()]
-    assert stored == pytest.approx(PLACES)
+    assert stored == pytest.approx(-PLACES)  # files hold the motion of the sample
     assert again.translations.numpy() == pytest.approx(PLACES, rel=1e-6)
     assert float(again.wavelength) == pytest.approx(1.4e-10)
     assert float(again.detector_geometry["distance"]) == pytest.approx(1.9)
@@ -123,7 +123,7 @@ def test_changes_in_place_reach_the_scan() -> None:
     dataset.translations[:, 1] *= -1
     dataset.patterns[2] = 7
     dataset.mask[3, 3] = False
-    assert dataset.scan.positions == pytest.approx(PLACES[:, :2][:, ::-1] * [-1e10, 1e10], rel=1e-5)
+    assert dataset.scan.positions == pytest.approx(PLACES[:, :2][:, ::-1] * [1e10, -1e10], rel=1e-5)
     assert np.all(dataset.scan.counts[2] == 7)
     assert not dataset.scan.mask[3, 3]
     assert dataset.scan.mask.sum() == 79
@@ -163,10 +163,10 @@ def test_inspection_shows_what_was_clicked(logarithmic: bool) -> None:
 def test_axial_inspection_shows_heights() -> None:
     dataset = make(AxialPtychoDataset)
     dataset.translations[:, 2] = torch.linspace(-1e-4, 1e-4, 7)
-    assert dataset.scan.heights == pytest.approx(np.linspace(1e6, -1e6, 7), abs=1)
+    assert dataset.scan.heights == pytest.approx(np.linspace(-1e6, 1e6, 7), abs=1)
     view = dataset.inspect()
     line = view.figure.axes[0].lines[0].get_ydata()
-    assert line == pytest.approx(np.linspace(-100, 100, 7), abs=1e-3)
+    assert line == pytest.approx(np.linspace(100, -100, 7), abs=1e-3)  # of the sample
     canvas, place = view.figure.canvas, view.figure.axes[0].transData.transform((4.2, 0.0))
     canvas.callbacks.process("button_press_event", MouseEvent("button_press_event", canvas, *place, button=1))
     assert view.index == 4

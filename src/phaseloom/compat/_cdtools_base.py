@@ -1,179 +1,72 @@
-"""How a CDTools model is fitted, looked at and saved: generators that yield a loss per epoch."""
+"""How a CDTools model is looked at and saved."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from phaseloom import plot
 from phaseloom.compat import _cdtools_saved as saved
-from phaseloom.compat._cdtools_build import refuse
+from phaseloom.compat import _cdtools_theirs as theirs
 from phaseloom.compat._cdtools_datasets import CDataset
-from phaseloom.compat._cdtools_experiment import Experiment, seen
-from phaseloom.compat._cdtools_fit import chosen, whole
-from phaseloom.compat._cdtools_views import Window, pressed
+from phaseloom.compat._cdtools_experiment import seen
+from phaseloom.compat._cdtools_fitted import Fitted
+from phaseloom.compat._cdtools_views import Window, losses, pressed
 from phaseloom.errors import BadInput
-from phaseloom.fitting import optimizers
 from phaseloom.plot.interactive import View
 
 __all__ = ["CDIModel"]
 
-Factors = Mapping[str, float] | None
 
-
-class CDIModel(Experiment):
+class CDIModel(Fitted):
     """An experiment that is fitted, looked at and saved the way CDTools does it; see `Experiment`."""
 
-    def Adam_optimize(  # noqa: PLR0913 - as CDTools has it
+    def inspect(
         self,
-        iterations: int,
-        dataset: CDataset,
-        batch_size: int = 15,
-        lr: float = 0.005,
+        dataset: CDataset | None = None,
+        replot_all: bool = False,
+        min_interval: float | None = None,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        schedule: bool = False,
-        amsgrad: bool = False,
-        subset: Any = None,
-        regularization_factor: Any = None,
-        thread: bool = True,
-        calculation_width: int | None = None,
-        lr_factors: Factors = None,
-    ) -> Iterator[float]:
-        """Adam, one item per epoch: the mean loss. A further call goes on with the moments of the one before.
-
-        Args:
-            iterations: epochs.
-            dataset: the patterns.
-            batch_size: patterns per step.
-            lr: of every part.
-            betas: of the means of gradients and of their squares.
-            schedule: divide rates by five when the loss has stood still for ten epochs.
-            amsgrad: divide by the largest mean square so far.
-            subset: numbers of the patterns to use.
-            regularization_factor: not built.
-            thread: for CDTools' sake; pictures are drawn between epochs.
-            calculation_width: patterns that are modelled at once; default: what fits the caches.
-            lr_factors: factors on ``lr`` by name of the part.
-        """
-        refuse(regularization_factor=regularization_factor)
-        return self.fit.run(
-            "Adam",
-            lambda groups: optimizers.adam(groups, momentum=betas[0], memory=betas[1], amsgrad=amsgrad),
-            iterations,
-            dataset.scan,
-            rates=self.fit.rates(lr, lr_factors),
-            size=whole("batch_size", batch_size),
-            index=chosen(subset, len(dataset)),
-            pieces=None if calculation_width is None else whole("calculation_width", calculation_width),
-            plateau=schedule,
-            extra={"betas": tuple(betas), "amsgrad": amsgrad},
-        )
-
-    def LBFGS_optimize(
-        self,
-        iterations: int,
-        dataset: CDataset,
-        lr: float = 0.1,
-        *,
-        history_size: int = 2,
-        subset: Any = None,
-        regularization_factor: Any = None,
-        thread: bool = True,
-        calculation_width: int | None = None,
-        line_search_fn: str | None = None,
-    ) -> Iterator[float]:
-        """L-BFGS over all patterns; an epoch makes up to 20 steps, as it does in CDTools.
-
-        Args:
-            iterations: epochs.
-            dataset: the patterns.
-            lr: of every step; of the first one of a search.
-            history_size: pairs of vectors kept.
-            subset: numbers of the patterns to use.
-            regularization_factor: not built.
-            thread: see `Adam_optimize`.
-            calculation_width: see `Adam_optimize`.
-            line_search_fn: ``"strong_wolfe"`` or none.
-        """
-        refuse(regularization_factor=regularization_factor)
-        if self.options.translation_scale != 1 and self.translation_offsets.requires_grad:
-            fix = "has no meaning for LBFGS: freeze model.translation_offsets, or make it 1"
-            raise BadInput("LBFGS_optimize: translation_scale", self.options.translation_scale, fix)
-        index = chosen(subset, len(dataset))
-        return self.fit.run(
-            "LBFGS",
-            lambda groups: optimizers.lbfgs(groups, history=history_size, inner=20),
-            iterations,
-            dataset.scan,
-            rates=self.fit.rates(lr, None),
-            size=len(index),
-            index=index,
-            pieces=None if calculation_width is None else whole("calculation_width", calculation_width),
-            extra={"history_size": history_size, "line_search_fn": line_search_fn},
-        )
-
-    def SGD_optimize(  # noqa: PLR0913 - as CDTools has it
-        self,
-        iterations: int,
-        dataset: CDataset,
-        batch_size: int | None = None,
-        lr: float = 5.0,
-        *,
-        momentum: float = 0,
-        dampening: float = 0,
-        weight_decay: float = 0,
-        nesterov: bool = False,
-        subset: Any = None,
-        regularization_factor: Any = None,
-        thread: bool = True,
-        calculation_width: int | None = None,
-        lr_factors: Factors = None,
-    ) -> Iterator[float]:
-        """Gradient descent, on a loss relative to that of no model at all: rates are not those of CDTools.
-
-        Args:
-            iterations: epochs.
-            dataset: the patterns.
-            batch_size: patterns per step; default: all.
-            lr: of every part; at most about 20, whatever the dose.
-            momentum: share of the last step that is kept.
-            dampening: share of the gradient that momentum leaves out.
-            weight_decay: pull towards zero.
-            nesterov: look ahead.
-            subset: numbers of the patterns to use.
-            regularization_factor: not built.
-            thread: see `Adam_optimize`.
-            calculation_width: see `Adam_optimize`.
-            lr_factors: see `Adam_optimize`.
-        """
-        refuse(regularization_factor=regularization_factor)
-        index = chosen(subset, len(dataset))
-        extra = {"momentum": momentum, "dampening": dampening}
-        extra |= {"weight_decay": weight_decay, "nesterov": nesterov}
-        return self.fit.run(
-            "SGD",
-            lambda groups: optimizers.sgd(groups, momentum=momentum, nesterov=False),
-            iterations,
-            dataset.scan,
-            rates=self.fit.rates(lr * self.fit.contrast(dataset.scan), lr_factors, power=2.0),
-            size=len(index) if batch_size is None else whole("batch_size", batch_size),
-            index=index,
-            pieces=None if calculation_width is None else whole("calculation_width", calculation_width),
-            extra=extra,
-        )
-
-    def inspect(self, dataset: CDataset | None = None, update: bool = True) -> Any:
+        update: bool = True,
+    ) -> Any:
         """Object, probe and losses in a figure of pyplot that every further call draws anew.
 
         Args:
             dataset: for CDTools' sake; nothing of it is drawn.
+            replot_all: open it again if it was closed.
+            min_interval: draw only if so many seconds have passed since the last time.
             update: False opens another figure.
         """
-        self.window = self.window if update else Window()
-        return self.window.show(lambda: seen(self), done=self.fit.done)
+        now = time.monotonic()
+        if min_interval is not None and self.window.live and now - self.window.drawn < min_interval:
+            return self.window.live.figure
+        anew = not update or (replot_all and self.window.closed())
+        self.window = Window() if anew else self.window
+        return self.window.show(lambda: seen(self), done=self.fit.done or replot_all)
+
+    def plot_loss_history(self, fig: Any = None, clear_fig: bool = True) -> Any:
+        """Losses of all epochs on a logarithmic axis, in a figure of pyplot.
+
+        Args:
+            fig: draw into this one.
+            clear_fig: empty it before.
+        """
+        return losses(self.fit.losses, fig, clear=clear_fig)
+
+    def save_figures(self, prefix: str = "", extension: str = ".pdf") -> list[Path]:
+        """Write the figure that `inspect` draws, as it is now, to ``<prefix>Reconstruction<extension>``."""
+        live = self.window.live
+        figure = self.inspect() if live is None else live.figure
+        if live is not None:
+            live.draw()
+        path = Path(f"{prefix}Reconstruction{extension}")
+        figure.savefig(path, bbox_inches="tight")
+        return [path]
 
     def compare(self, dataset: CDataset | None = None, logarithmic: bool = True) -> View:
         """Measured and modelled patterns side by side, by default of the data fitted last.
@@ -187,10 +80,6 @@ class CDIModel(Experiment):
         view = plot.compare(scan, lambda index: self(torch.tensor([index]))[0])
         return view if logarithmic else pressed(view, "l")
 
-    def report(self) -> str:
-        """The last epoch in a sentence."""
-        return self.fit.lines[-1] if self.fit.lines else "No epoch done yet"
-
     def save_results(self, dataset: CDataset | None = None) -> dict[str, Any]:
         """All that was found as a dict of numpy arrays, numbers and text, fit for pickle."""
         return saved.results(self, None if dataset is None else dataset.scan)
@@ -200,21 +89,35 @@ class CDIModel(Experiment):
         saved.write(filename, self.save_results(dataset))
 
     @classmethod
-    def from_results_h5(cls, filename: str | os.PathLike[str]) -> Any:
-        """The model of a file; a model class reads its own files, `CDIModel` those of any.
+    def from_results_h5(cls, filename: str | os.PathLike[str], dataset: CDataset | None = None) -> Any:
+        """The model of a file of ours or of CDTools; a model class reads its own files, `CDIModel` any.
+
+        Args:
+            filename: what `save_to_h5` wrote, here or in CDTools.
+            dataset: the patterns, which `SimplePtycho` of CDTools cannot do without: its files hold no
+                translations.
 
         Raises:
-            BadInput: a file of another class, or of another program.
+            BadInput: a file of another class or of another program, or of a model that is not built yet.
         """
-        found = saved.read(filename)
-        core, options, scan = saved.rebuilt(found)
-        name = found["model_class"]
-        kind = {one.__name__: one for one in (cls, *cls.__subclasses__())}.get(name)
-        if kind is None:
-            raise BadInput(str(filename), None, f"is of another model: use {name}.from_results_h5")
-        model = kind(core, options, scan, data=False)
-        model.fit.losses[:] = found["loss_history"].tolist()
-        model.fit.lines[:] = found["training_history"].splitlines()
+        return cls.from_results_dict(saved.read(filename), dataset)
+
+    @classmethod
+    def from_results_dict(cls, results_dict: Mapping[str, Any], dataset: CDataset | None = None) -> Any:
+        """The model of what `save_results` gave; see `from_results_h5`."""
+        found = dict(results_dict)
+        name = saved.text(found.get("model_class", "CDIModel"))
+        kind = _named(name, cls)
+        if kind is not cls:
+            return kind.from_results_dict(found, dataset)
+        scan = None if dataset is None else dataset.scan
+        if theirs.recognised(found):
+            core, options, scan = theirs.rebuilt(found, scan)
+        else:
+            core, options, scan = saved.rebuilt(found)
+        model = cls(core, options, scan, data=dataset is not None)
+        model.fit.losses[:] = [float(loss) for loss in found["loss_history"]]
+        model.fit.lines[:] = saved.text(found["training_history"]).splitlines()
         return model
 
     @contextmanager
@@ -227,3 +130,43 @@ class CDIModel(Experiment):
         except BaseException:
             self.save_to_h5(filename, dataset)
             raise
+
+    @contextmanager
+    def save_on_exit(
+        self,
+        filename: str | os.PathLike[str],
+        dataset: CDataset | None = None,
+        *,
+        exception_filename: str | os.PathLike[str] | None = None,
+    ) -> Iterator[None]:
+        """Write results when what is done within ends, in whatever way.
+
+        Args:
+            filename: where to.
+            dataset: see `save_results`.
+            exception_filename: where to if it ends by an exception or Ctrl-C; default: the same.
+        """
+        try:
+            yield
+        except BaseException:
+            self.save_to_h5(exception_filename or filename, dataset)
+            raise
+        self.save_to_h5(filename, dataset)
+
+
+def _named(name: str, asked: type[CDIModel]) -> type[CDIModel]:
+    """The class of a name: the one that was asked for, one that was made of it, or one of CDTools'."""
+    known = {one.__name__: one for one in _all(CDIModel)}
+    if name not in known:
+        with suppress(AttributeError, ImportError):
+            known[name] = getattr(import_module("phaseloom.compat._cdtools_models"), name)
+    kind = known.get(name)
+    if kind is None or not issubclass(kind, asked):
+        raise BadInput("results", name, f"are of another model: use {name}.from_results_h5")
+    return kind
+
+
+def _all(kind: type[CDIModel]) -> Iterator[type[CDIModel]]:
+    yield kind
+    for one in kind.__subclasses__():
+        yield from _all(one)

@@ -3,33 +3,28 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Complex
 from torch import Tensor
 
 from phaseloom.compat._cdtools_fit import DIVERGENCES
 from phaseloom.data import prepare
-from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 from phaseloom.ptycho import detectors, objects, probes, scans
 from phaseloom.ptycho.illumination import Illumination, Probe
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.relaxed import RelaxedProbe
+from phaseloom.ptycho.support import Support
 
-__all__ = ["Options", "SupportedProbe", "experiment", "refuse"]
+__all__ = ["Options", "experiment", "refuse"]
 
 NOT_BUILT: Mapping[str, tuple[Any, ...]] = {
-    "n_obj_modes": (1,),
-    "dm_rank": (None, 0),
-    "probe_fourier_crop": (None,),
-    "fourier_probe": (False,),
-    "scattering_mode": (None, "t", "transmission"),
-    "simulate_probe_translation": (False,),
-    "simulate_finite_pixels": (False,),
-    "obj_view_crop": (None,),
-    "regularization_factor": (None,),
+    "probe_shape": (None,),
+    "propagator_fourier_crop": (None,),
+    "replicate_slice": (False,),
 }
 """Arguments without a part yet, each with the values that ask for nothing."""
 
@@ -44,8 +39,14 @@ class Options:
     """
 
     n_modes: int = 1
+    n_obj_modes: int = 1
+    dm_rank: int | None = None
+    nz: int = 1
+    dz: float = 0.0
     oversampling: int = 1
     probe_support_radius: float | None = None
+    probe_fourier_crop: int | None = None
+    fourier_probe: bool = False
     propagation_distance: float | None = None
     translation_scale: float = 1.0
     saturation: float | None = None
@@ -54,11 +55,15 @@ class Options:
     randomize_ang: float = 0.0
     use_qe_mask: bool = False
     allow_probe_fourier_shifts: bool = False
+    simulate_probe_translation: bool = False
+    simulate_finite_pixels: bool = False
     near_field: bool = False
     phase_only: bool = False
     exponentiate_obj: bool = False
     obj_padding: int | None = None
+    obj_view_crop: int | None = None
     axial: bool | None = None
+    ewald: Literal["flat", "lens", "none"] | None = None
     refine_heights: bool = False
     free_probe: bool = True
 
@@ -66,38 +71,23 @@ class Options:
         """Refuse what cannot be meant."""
         if self.loss not in DIVERGENCES:
             raise BadInput("from_dataset: loss", self.loss, nearest(self.loss, DIVERGENCES))
-        for name, least in {"n_modes": 1, "oversampling": 1, "obj_padding": 0}.items():
+        least = dict.fromkeys(("n_modes", "n_obj_modes", "nz", "oversampling"), 1)
+        for name, low in {**least, "obj_padding": 0, "probe_fourier_crop": 0}.items():
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | np.integer) and value >= least):
-                raise BadInput(f"from_dataset: {name}", value, f"must be a whole number from {least} up")
+            if value is not None and not (isinstance(value, int | np.integer) and value >= low):
+                raise BadInput(f"from_dataset: {name}", value, f"must be a whole number from {low} up")
         for name in ("probe_support_radius", "translation_scale", "saturation"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise BadInput(f"from_dataset: {name}", value, "must be a number above zero")
-        if self.allow_probe_fourier_shifts and self.near_field:
-            raise BadInput(
-                "from_dataset: allow_probe_fourier_shifts", True, "is not built yet for a near field"
-            )
+        if self.dm_rank is not None and not -1 <= self.dm_rank <= self.n_modes:
+            fix = f"must lie between 0 and n_modes, {self.n_modes}, or be -1 for as many"
+            raise BadInput("from_dataset: dm_rank", self.dm_rank, fix)
 
-
-class SupportedProbe(Probe):
-    """Modes of free pixels that are dark outside of a disk, at every step.
-
-    Attributes:
-        support: ``(y, x)``, one within the radius.
-    """
-
-    support: Tensor
-
-    def __init__(self, modes: Complex[Tensor, "mode y x"], geometry: Geometry, radius: float):
-        y, x = (torch.arange(n) - n // 2 for n in geometry.shape)
-        support = (y[:, None].square() + x[None].square() < radius**2).to(modes.real.dtype)
-        super().__init__(modes * support, geometry)
-        self.register_buffer("support", support)
-
-    def modes(self) -> Complex[Tensor, "mode y x"]:
-        """The modes in square roots of counts."""
-        return super().modes() * self.support
+    @property
+    def rank(self) -> int:
+        """Modes of each pattern, mixed from those in common; 0: all patterns have the same."""
+        return self.n_modes if self.dm_rank == -1 else self.dm_rank or 0
 
 
 def refuse(**given: Any) -> None:
@@ -107,9 +97,9 @@ def refuse(**given: Any) -> None:
         BadInput: naming it.
 
     Example:
-        >>> refuse(dm_rank=2)
+        >>> refuse(replicate_slice=True)
         Traceback (most recent call last):
-        phaseloom.errors.BadInput: from_dataset: dm_rank: 2 is not built yet: leave it out
+        phaseloom.errors.BadInput: from_dataset: replicate_slice: True is not built yet: leave it out
     """
     for name, value in given.items():
         if not any(value is plain or value == plain for plain in NOT_BUILT[name]):
@@ -130,7 +120,10 @@ def experiment(scan: Scan4D, options: Options, probe: Any = None, /) -> tuple[Pt
     options = replace(options, n_modes=len(light.modes()), free_probe=isinstance(light, Probe))
     room = scans.canvas(scan, border=options.obj_padding)
     parts = {"object": _object(room, options), "probe": light}
-    counting = detectors.counting(scan, saturation=options.saturation)
+    sums = "blocks" if options.oversampling > 1 else "area"
+    finite = options.simulate_finite_pixels
+    knobs: dict[str, Any] = {"area": finite, "collect": sums, "ewald": options.ewald}
+    counting = detectors.counting(scan, saturation=options.saturation, **knobs)
     core = Ptychography.of(scan, **parts, detector=counting, axial=options.axial)
     if scan.background is None:
         core.detector.begin(0.0)
@@ -148,14 +141,29 @@ def arranged(scan: Scan4D, options: Options, /) -> Scan4D:
         focus = geometry.focus if geometry.near else math.inf
         geometry = replace(geometry, focus=focus if away is None else away * 1e10)
     scan = replace(scan, geometry=geometry, flat=scan.flat if options.use_qe_mask else None)
+    for name in ("allow_probe_fourier_shifts", "simulate_probe_translation"):
+        if getattr(options, name) and geometry.near:
+            raise BadInput(f"from_dataset: {name}", True, "has no meaning in a near field: leave it out")
+    if options.simulate_probe_translation:
+        scan = replace(scan, descan=_carried(scan) * options.oversampling)
     if options.oversampling == 1:
         return scan
     rows, columns = (n * int(options.oversampling) for n in geometry.shape)
     return prepare.enlarge(scan, to=(rows, columns), match="resample")
 
 
+def _carried(scan: Scan4D) -> np.ndarray:
+    """Shifts of the patterns, detector pixels, behind a beam that moves across a detector at rest."""
+    size = scan.geometry.detector_pixel
+    if size is None:
+        fix = "needs the distance of the detector"
+        raise BadInput("from_dataset: simulate_probe_translation", True, fix)
+    known = 0.0 if scan.descan is None else scan.descan
+    return known + (scan.positions - scan.positions.mean(0)) / np.array(size)
+
+
 def _light(scan: Scan4D, options: Options, given: Any) -> Probe:
-    """A probe of free pixels, within its support."""
+    """A probe of free pixels, within its support; with mixtures for each pattern if wanted."""
     away = options.propagation_distance
     if given is None:
         # CDTools lets the focused guess fly on by this much: the focus lies before the object
@@ -166,23 +174,33 @@ def _light(scan: Scan4D, options: Options, given: Any) -> Probe:
         modes = modes.reshape(-1, *modes.shape[-2:]).to(torch.complex64)
         if modes.shape[1:] != scan.window.shape:
             raise BadInput("from_dataset: probe", tuple(modes.shape), f"must have pixels {scan.window.shape}")
-    radius = options.probe_support_radius
-    if radius is None:
-        return Probe(modes, scan.window)
-    light = SupportedProbe(modes, scan.window, radius)
-    if not bool(light.modes().any()):
-        raise BadInput(
-            "from_dataset: probe_support_radius", radius, "leaves the probe no light: make it larger"
-        )
-    return light
+    support = _support(scan.window.shape, options)
+    if not options.rank:
+        return Probe(modes, scan.window, support=support)
+    mixture = torch.eye(options.rank, len(modes), dtype=modes.dtype).repeat(len(scan), 1, 1)
+    return RelaxedProbe(modes, scan.window, mixture, support=support)
+
+
+def _support(shape: tuple[int, int], options: Options) -> Support | None:
+    """Where the probe may have light."""
+    radius, crop = options.probe_support_radius, options.probe_fourier_crop or 0
+    if radius is None and not crop and not options.fourier_probe:
+        return None
+    if 2 * crop >= min(shape):
+        fix = f"leaves nothing of {min(shape)} waves: make it smaller"
+        raise BadInput("from_dataset: probe_fourier_crop", crop, fix)
+    band = (shape[0] - 2 * crop, shape[1] - 2 * crop)
+    disk = None if radius is None else (float(radius), float(radius))
+    return Support(shape, radius=disk, band=band, spectrum=options.fourier_probe)
 
 
 def _object(room: scans.Canvas, options: Options) -> objects.PixelObject:
     """A flat object, of the kind that the flags describe, with random phases if wanted."""
     kind = "phase" if options.phase_only else "amplitude and phase" if options.exponentiate_obj else "complex"
-    thing = objects.pixels(room, kind=kind)
+    slices, modes = options.nz, options.n_obj_modes
+    thing = objects.pixels(room, kind=kind, slices=slices, thickness=options.dz * 1e10, modes=modes)
     if options.randomize_ang:
         drawn = torch.rand(room.shape, generator=torch.Generator().manual_seed(0)) - 0.5
-        phase = (options.randomize_ang * drawn)[None, None]
-        thing.put(torch.polar(torch.ones_like(phase), phase))
+        phase = (options.randomize_ang * drawn).expand(modes, slices, -1, -1) / slices
+        thing.put(torch.polar(torch.ones_like(phase), phase) * thing.transmission().detach())
     return thing

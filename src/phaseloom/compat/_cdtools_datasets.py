@@ -1,4 +1,4 @@
-"""CDTools' datasets over our `Scan4D`: metres, torch tensors, and the motion of the sample."""
+"""CDTools' datasets over our `Scan4D`: metres, torch tensors, and its frame of the laboratory."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -17,9 +17,10 @@ from phaseloom.data.formats import cxi
 from phaseloom.data.formats._arrays import clean
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.physics import surface
 from phaseloom.plot.interactive import View
 
-__all__ = ["AxialPtychoDataset", "CDataset", "Ptycho2DDataset", "device_of"]
+__all__ = ["AxialPtychoDataset", "CDataset", "Ptycho2DDataset", "device_of", "moved", "travel"]
 
 ANGSTROM = 1e-10
 """Metres."""
@@ -85,7 +86,7 @@ class CDataset(Dataset):
     Attributes:
         scan: the `Scan4D`.
         patterns: ``(n, y, x)``.
-        translations: ``(n, 3)``, motion of the sample in metres: minus that of the beam, which we keep.
+        translations: ``(n, 3)``, motion of the beam in metres: minus that of the sample, which files hold.
         intensities: ``(n,)`` of each shot, or ``None``.
         wavelength: metres.
         detector_geometry: ``distance`` in metres, ``basis`` ``(3, 2)``: steps of rows and columns in metres;
@@ -296,7 +297,7 @@ class AxialPtychoDataset(Ptycho2DDataset):
     """
 
     def _view(self, *, log: bool) -> View:
-        return by_height(self.scan, _metres(self.scan)[:, 2] / ANGSTROM, log=log)
+        return by_height(self.scan, 0.0 - _metres(self.scan)[:, 2] / ANGSTROM, log=log)
 
 
 def vars_of(owner: CDataset) -> dict[str, Field]:
@@ -320,14 +321,13 @@ def device_of(device: Any, place: str) -> torch.device:
 
 
 def moved(translations: Any, geometry: Geometry) -> Parts:
-    """Inverse of `cxi.motion`: ``positions`` and ``heights`` of a scan; no heights where all are the same."""
+    """Inverse of `travel`: ``positions`` and ``heights`` of a scan; no heights where all are the same."""
     table = np.asarray(_plain(translations), float)
     if table.ndim != 2 or table.shape[1] not in (2, 3):
-        raise BadInput("translations", table.shape, "must be (n, 3): x, y, z of the sample in metres")
+        raise BadInput("translations", table.shape, "must be (n, 3): x, y, z of the beam in metres")
     table = np.column_stack([table, np.zeros(len(table))]) if table.shape[1] == 2 else table
-    beam = -table / ANGSTROM
-    varied = np.ptp(beam[:, 2]) > 1e-3
-    return {"positions": beam @ np.asarray(geometry.basis), "heights": beam[:, 2] if varied else None}
+    positions, heights = surface.landed(table / ANGSTROM, geometry.basis, geometry.normal)
+    return {"positions": positions, "heights": heights if np.ptp(heights) > 1e-3 else None}
 
 
 def padded(scan: Scan4D, to_pad: Any, value: float, *, mask: bool) -> Scan4D:
@@ -372,8 +372,13 @@ def _counted(new: Any) -> Parts:
     return {"counts": counts} if trusted.all() else {"counts": counts, "mask": trusted}
 
 
+def travel(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
+    """Motion of the beam ``(n, 3)`` in metres, as CDTools has it; files hold that of the sample."""
+    return 0.0 - cxi.motion(positions, heights, geometry)
+
+
 def _metres(scan: Scan4D) -> np.ndarray:
-    return cxi.motion(scan.positions, scan.heights, scan.geometry)
+    return travel(scan.positions, scan.heights, scan.geometry)
 
 
 def _detector(geometry: Geometry) -> dict[str, Any]:

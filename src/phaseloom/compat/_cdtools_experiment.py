@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from phaseloom.compat import _cdtools_operations as operations
 from phaseloom.compat._cdtools_build import Options
-from phaseloom.compat._cdtools_datasets import CDataset, device_of
-from phaseloom.compat._cdtools_fit import Fit, parts
+from phaseloom.compat._cdtools_datasets import CDataset, Ptycho2DDataset, device_of
+from phaseloom.compat._cdtools_fit import Fit, chosen, parts, whole
 from phaseloom.compat._cdtools_saved import refined
 from phaseloom.compat._cdtools_views import Window
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.modes import orthogonalise
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.relaxed import RelaxedProbe
 
 __all__ = ["Experiment", "seen"]
 
@@ -119,13 +121,52 @@ class Experiment(nn.Module):
         return super().to(*args, **kwargs)
 
     def corrected_translations(self, dataset: CDataset | None = None) -> np.ndarray:
-        """Translations of the sample as they are now, metres ``(n, 3)``."""
+        """Translations of the beam as they are now, metres ``(n, 3)``."""
         return refined(self)
 
     @torch.no_grad()
     def tidy_probes(self) -> None:
         """Mix the modes so that they are orthogonal, strongest first."""
-        self.core.probe.put(orthogonalise(self.core.probe.modes()))
+        probe = self.core.probe
+        if isinstance(probe, RelaxedProbe):
+            probe.tidy()
+        else:
+            probe.put(orthogonalise(probe.modes()))
+
+    def center_probes(self, iterations: int = 4) -> None:
+        """Move the probe's centre of mass to the middle of its window, and the object with it.
+
+        Patterns stay what they are, other than in CDTools, where the object stays behind.
+
+        Args:
+            iterations: how often the centre is looked for anew.
+
+        Raises:
+            BadInput: a near field, whose patterns show where the probe is; a probe that follows from optics.
+        """
+        operations.centre(self.core, iterations)
+
+    def get_probe_intensities(self) -> np.ndarray:
+        """Relative intensity of the probe in each pattern ``(n,)``."""
+        return operations.intensities(self.core)
+
+    def sim_to_dataset(self, args_list: Any = None, calculation_width: int | None = None) -> Ptycho2DDataset:
+        """A dataset of modelled patterns without noise.
+
+        Args:
+            args_list: numbers of patterns, whose weights and probes are taken, and translations of the beam
+                in metres, which are taken as they are; default: all patterns of the model, at positions as
+                refined.
+            calculation_width: patterns that are modelled at once; default: all.
+
+        Raises:
+            BadInput: translations that lie outside of the object's array, or are not one for each number.
+        """
+        index, translations = (None, None) if args_list is None else args_list
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        found = chosen(index, len(self.scan), "sim_to_dataset: index")
+        width = None if calculation_width is None else whole("calculation_width", calculation_width)
+        return Ptycho2DDataset.of(operations.simulated(self.core, self.scan, found, translations, width))
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """The fit of a CDTools model: optimisers that are kept between calls, and losses in CDTools' units."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers, schedule
-from phaseloom.fitting.loop import Progress, fit
+from phaseloom.fitting.learn import Batches, Objective
+from phaseloom.fitting.loop import Progress, fit, put_back
 from phaseloom.ptycho import batches, noise
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["DIVERGENCES", "Fit", "parts"]
+__all__ = ["DIVERGENCES", "Course", "Fit", "chosen", "parts", "whole"]
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +43,49 @@ def parts(core: Ptychography, /) -> dict[str, list[nn.Parameter]]:
         "obj": [*objects, *found.get("amplitude", [])],
         "background": found["background"],
         "translation_offsets": found["positions"],
-        "weights": found["weights"],
+        "weights": found.get("opr_weights", found["weights"]),
         "probe_fourier_shifts": found["descan"],
         "heights": found.get("heights", []),
         "height_scale": found.get("height_scale", []),
     }
     return {name: parameters for name, parameters in named.items() if parameters}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What an epoch is made of.
+
+    Attributes:
+        index: the patterns that are used.
+        size: patterns of a batch.
+        pieces: patterns that are modelled at once; ``None``: what fits the caches.
+        plateau: divide rates by five when the loss has stood still.
+        penalty: added to the sum of a divergence over each batch.
+    """
+
+    index: np.ndarray
+    size: int
+    pieces: int | None = None
+    plateau: bool = False
+    penalty: Callable[[], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Penalised:
+    """A likelihood and a term that CDTools adds once to the sum over a batch."""
+
+    likelihood: Likelihood
+    penalty: Callable[[], Tensor]
+    size: int
+
+    def __call__(self, index: Tensor) -> dict[str, Tensor]:
+        """Terms by name, as means over the patterns of a batch."""
+        share = 1 / (self.size * self.likelihood.floor)
+        return {**self.likelihood(index), "regularizer": share * self.penalty()}
+
+    def expect(self, pieces: Sequence[Tensor]) -> None:
+        """See `Likelihood.expect`."""
+        self.likelihood.expect(pieces)
 
 
 class Fit:
@@ -57,15 +96,19 @@ class Fit:
             counts the deviance per pixel that has any (1 at the shot-noise limit).
         lines: one sentence for each epoch.
         scan: the data that was fitted last, or that the model was made of.
+        done: whether the last call has made all its epochs.
+        idle: whether epochs are passed over, because an earlier job did them.
+        progress: model, present optimiser and history; ``None`` before the first epoch.
     """
 
     def __init__(self, core: Ptychography, loss: str, scan: Scan4D | None, *, faster: float = 1.0):
         self.core, self.loss, self.scan, self.faster = core, loss, scan, faster
         self.losses: list[float] = []
         self.lines: list[str] = []
-        self.done = False
+        self.done = self.idle = False
+        self.progress: Progress | None = None
         self._kept: dict[tuple[str, ...], torch.optim.Optimizer] = {}
-        self._progress: Progress | None = None
+        self._waiting: dict[tuple[str, ...], dict[str, Any]] = {}
         self._judge: tuple[Scan4D, Likelihood, float] | None = None
         named = parts(core)
         free = {id(p) for group in named.values() for p in group}
@@ -79,52 +122,92 @@ class Fit:
         make: Callable[[optimizers.Groups], torch.optim.Optimizer],
         iterations: int,
         scan: Scan4D,
+        course: Course,
         /,
         *,
         rates: Mapping[str, float],
-        size: int,
-        index: np.ndarray,
-        pieces: int | None,
-        plateau: bool = False,
         extra: Mapping[str, Any],
     ) -> Iterator[float]:
-        """Optimise; the mean loss after each epoch.
+        """Optimise; the mean loss after each epoch, of the patterns alone.
 
         Args:
             name: of the optimiser, which is made when it is first asked for and then continued.
             make: makes one.
             iterations: epochs of this call.
             scan: the data.
+            course: what an epoch is made of.
             rates: of each part.
-            size: patterns of a batch.
-            index: the patterns that are used.
-            pieces: patterns that are modelled at once.
-            plateau: divide rates by five when the loss stands still.
             extra: settings of the optimiser that may differ from call to call.
         """
         self.scan, self.done = scan, iterations < 1
+        size = min(course.size, len(course.index))
         likelihood, unit = self._likelihood(scan)
         optimizer = self._optimizer(name, make, rates, extra)
-        if self._progress is None:
-            self._progress = Progress(self.core, optimizer)
-        progress = self._progress
-        progress.optimizer = optimizer
-        chosen = batches.in_pieces(batches.random(index, size=size), pieces or likelihood.at_once)
-        last = progress.epoch + iterations
-        shape = partial(schedule.plateau, factor=0.2) if plateau else schedule.constant
-        for epoch in fit(likelihood, chosen, progress, epochs=last, shape=shape):
-            self.losses.append(epoch.loss * unit)
-            free = {part for part, group in parts(self.core).items() if group[0].requires_grad}
-            pace = ", ".join(f"{k} {rate:.3g}" for k, rate in epoch.rates.items() if {*k.split("+")} & free)
-            self.lines.append(
-                f"Epoch {len(self.losses)}: loss {self.losses[-1]:.6g}, {epoch.seconds:.2f} s, {name}, "
-                f"{len(index)} patterns in batches of {size}, rates: {pace}"
-            )
-            self.done = progress.epoch == last
-            yield self.losses[-1]
-        if progress.epoch < last:
-            self.done = True
-            log.warning("%s_optimize ended early: %s", name, progress.stopped)
+        if self.progress is None:
+            self.progress = Progress(self.core, optimizer)
+        self.progress.optimizer = optimizer
+        cut = batches.in_pieces(batches.random(course.index, size=size), course.pieces or likelihood.at_once)
+        penalty = course.penalty
+        objective = likelihood if penalty is None else Penalised(likelihood, penalty, size)
+        note = f"{name}, {len(course.index)} patterns in batches of {size}"
+        for before in range(iterations):
+            if not self.idle:
+                since = self.progress.epoch - before
+                loss = self._epoch(objective, cut, since=since, plateau=course.plateau)
+                if loss is None:
+                    self.done = True
+                    log.warning("%s_optimize ended early: %s", name, self.progress.stopped)
+                    return
+                self._note(loss * unit, note)
+            self.done = before + 1 == iterations
+            yield self.losses[-1] if self.losses else math.nan
+
+    def _epoch(self, objective: Objective, cut: Batches, *, since: int, plateau: bool) -> float | None:
+        """One epoch; its loss, or ``None`` when it came to nothing."""
+        progress = self.progress
+        assert progress is not None
+
+        def shape(share: float, number: int, history: Sequence[Mapping[str, Any]], /) -> float:
+            return schedule.plateau(share, number, history[since:], factor=0.2) if plateau else 1.0
+
+        for epoch in fit(objective, cut, progress, epochs=progress.epoch + 1, shape=shape):
+            return epoch.terms["noise"]
+        return None
+
+    def _note(self, loss: float, note: str) -> None:
+        """Add an epoch to what was done."""
+        assert self.progress is not None
+        last = self.progress.history[-1]
+        free = {part for part, group in parts(self.core).items() if group[0].requires_grad}
+        pace = ", ".join(f"{k} {rate:.3g}" for k, rate in last["rates"].items() if {*k.split("+")} & free)
+        self.losses.append(loss)
+        line = f"Epoch {len(self.losses)}: loss {loss:.6g}, {last['seconds']:.2f} s, {note}, rates: {pace}"
+        self.lines.append(line)
+
+    def state(self) -> dict[str, Any]:
+        """All that a later fit follows from, besides the model: optimisers, epochs, what is drawn next."""
+        progress = self.progress
+        optimizers = {key: optimizer.state_dict() for key, optimizer in self._kept.items()}
+        return {
+            "optimizers": {**self._waiting, **optimizers},
+            "epoch": progress.epoch if progress else 0,
+            "history": progress.history if progress else [],
+            "losses": list(self.losses),
+            "lines": list(self.lines),
+        }
+
+    def load(self, state: Mapping[str, Any], /) -> None:
+        """Go on from a state; optimisers that are not yet made wait for theirs."""
+        self._waiting = dict(state["optimizers"])
+        for key, optimizer in self._kept.items():
+            if key in self._waiting:
+                put_back(optimizer, self._waiting.pop(key))
+            else:
+                optimizer.state.clear()
+        if self.progress is None:
+            self.progress = Progress(self.core, torch.optim.SGD(self.core.parameters(), lr=0.0))
+        self.progress.epoch, self.progress.history = state["epoch"], [dict(one) for one in state["history"]]
+        self.losses[:], self.lines[:] = state["losses"], state["lines"]
 
     def _likelihood(self, scan: Scan4D) -> tuple[Likelihood, float]:
         """The objective, and what its loss is to be multiplied by."""
@@ -174,6 +257,8 @@ class Fit:
         if key not in self._kept:
             some = {part: group for part, group in named.items() if name != "LBFGS" or part in free}
             self._kept[key] = make([_group(part, group) for part, group in some.items()])
+            if key in self._waiting:
+                put_back(self._kept[key], self._waiting.pop(key))
         optimizer = self._kept[key]
         for group in optimizer.param_groups:
             group["base"] = group["lr"] = rates[group["name"].split("+")[0]]
@@ -182,6 +267,10 @@ class Fit:
             moved = {k: v.to(parameter.device) for k, v in state.items() if isinstance(v, Tensor) and v.ndim}
             state.update(moved)
         return optimizer
+
+    def optimizer(self, name: str) -> torch.optim.Optimizer | None:
+        """The one of a name that was made last."""
+        return next((one for key, one in reversed(self._kept.items()) if key[0] == name), None)
 
     def rates(
         self, lr: float, factors: Mapping[str, float] | None, *, power: float = 1.0
@@ -198,17 +287,15 @@ class Fit:
         return found
 
 
-def chosen(subset: Any, count: int) -> np.ndarray:
+def chosen(subset: Any, count: int, place: str = "optimize: subset") -> np.ndarray:
     """Numbers of patterns: all, one, or those of a list or a boolean mask."""
     try:
         index = np.arange(count)[slice(None) if subset is None else np.asarray(subset)]
     except IndexError:
-        raise BadInput(
-            "optimize: subset", subset, f"must be numbers of patterns from 0 to {count - 1}"
-        ) from None
+        raise BadInput(place, subset, f"must be numbers of patterns from 0 to {count - 1}") from None
     index = np.atleast_1d(index)
     if not len(index):
-        raise BadInput("optimize: subset", subset, "leaves no pattern")
+        raise BadInput(place, subset, "leaves no pattern")
     return index
 
 

@@ -1,30 +1,32 @@
 """CDTools' models by name: what each is made of, from a dataset and its arguments."""
 
 import logging
+from importlib import import_module
 from typing import Any
 
 from phaseloom.compat._cdtools_base import CDIModel
-from phaseloom.compat._cdtools_build import Options, experiment, refuse
+from phaseloom.compat._cdtools_build import Options, experiment
 from phaseloom.compat._cdtools_datasets import CDataset
-from phaseloom.errors import BadInput
+from phaseloom.compat._cdtools_oblique import lying
+from phaseloom.errors import BadInput, nearest
 
 __all__ = ["AxialPtycho", "CDIModel", "FancyPtycho", "SimplePtycho"]
 
 log = logging.getLogger(__name__)
 
 ELSEWHERE = {
-    "RPI": "leave it out",
-    "Bragg2DPtycho": "leave it out",
-    "MultislicePtycho": "write object: {pixels: {slices: ...}} in a parameter file",
-    "Multislice2DPtycho": "write object: {pixels: {slices: ...}} in a parameter file",
+    "RPI": "_cdtools_rpi",
+    "Bragg2DPtycho": "_cdtools_bragg",
+    "MultislicePtycho": "_cdtools_multislice",
+    "Multislice2DPtycho": "_cdtools_multislice",
 }
-"""CDTools' other models, and what to do without them."""
+"""Models that stand on those here, by the file that each is in."""
 
 
 def __getattr__(name: str) -> Any:
     if name in ELSEWHERE:
-        raise BadInput(f"CDTools.models.{name}", None, f"is not built yet: {ELSEWHERE[name]}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"phaseloom.compat.{ELSEWHERE[name]}"), name)
+    raise AttributeError(f"CDTools has no model {name!r}: {nearest(name, [*__all__, *ELSEWHERE])}")
 
 
 class FancyPtycho(CDIModel):
@@ -82,27 +84,30 @@ class FancyPtycho(CDIModel):
             dataset: the data; its ``intensities`` are where the weights start.
             randomize_ang: width of the random phases (radian) that the object starts with.
             n_modes: incoherent modes of the probe.
-            n_obj_modes: not built beyond 1.
-            dm_rank: not built: shots differ by a weight only.
+            n_obj_modes: mutually incoherent states of the object, each seen by all modes of the probe (in
+                CDTools, mode i of the probe sees state i).
+            dm_rank: modes of each pattern, mixed from ``n_modes`` in common (OPRP); -1: as many. ``weights``
+                are then the mixtures, complex ``(n, dm_rank, n_modes)``.
             translation_scale: how much faster offsets move than other parts.
             saturation: counts at which a pixel of the detector is full.
             use_qe_mask: multiply by the dataset's ``qe_mask``.
             probe_support_radius: pixels of the probe beyond which it is dark, at every step.
-            probe_fourier_crop: not built.
+            probe_fourier_crop: plane waves that the probe lacks at each edge of its spectrum.
             propagation_distance: metres. Far field: that the focused probe has flown on to the sample
                 (positive: the focus lies before it); near field: from the focus to the sample.
-            scattering_mode: only ``"t"``, through the sample.
+            scattering_mode: ``"t"``: the sample lies across the beam; ``"r"``: it reflects the beam into the
+                detector; default: as the data say.
             oversampling: modelled pixels per detector pixel and axis; the probe has as much more room.
-            fourier_probe: not built.
+            fourier_probe: optimise the probe's plane waves instead of its pixels.
             loss: ``amplitude mse``, ``intensity mse`` or ``poisson nll``.
             units: for CDTools' sake; axes have the unit that suits them.
             allow_probe_fourier_shifts: refine a tilt of the beam for each shot, as a shift of its pattern.
-            simulate_probe_translation: not built.
-            simulate_finite_pixels: not built.
+            simulate_probe_translation: the beam moves and the detector does not: patterns move with it.
+            simulate_finite_pixels: pixels of the detector count on their whole area.
             exponentiate_obj: an object of amplitude and phase, not of real and imaginary part.
             phase_only: an object of phase, whose amplitude stays one (in CDTools it only starts so, unless
                 ``exponentiate_obj``).
-            obj_view_crop: not built.
+            obj_view_crop: pixels that pictures leave out at each edge of the object.
             obj_padding: pixels around the scanned field; default: what positions need to be refined.
             panel_plot_mode: for CDTools' sake: all is in one figure.
             plot_level: for CDTools' sake.
@@ -111,34 +116,32 @@ class FancyPtycho(CDIModel):
         Raises:
             BadInput: what is not built yet, or cannot be meant.
         """
-        refuse(
-            n_obj_modes=n_obj_modes,
-            dm_rank=dm_rank,
-            probe_fourier_crop=probe_fourier_crop,
-            scattering_mode=scattering_mode,
-            fourier_probe=fourier_probe,
-            simulate_probe_translation=simulate_probe_translation,
-            simulate_finite_pixels=simulate_finite_pixels,
-            obj_view_crop=obj_view_crop,
-        )
         options = Options(
             randomize_ang=randomize_ang,
             n_modes=n_modes,
+            n_obj_modes=n_obj_modes,
+            dm_rank=dm_rank,
             translation_scale=translation_scale,
             saturation=saturation,
             use_qe_mask=use_qe_mask,
             probe_support_radius=probe_support_radius,
+            probe_fourier_crop=probe_fourier_crop,
+            fourier_probe=fourier_probe,
             propagation_distance=propagation_distance,
             oversampling=oversampling,
             loss=loss,
             units=units,
             allow_probe_fourier_shifts=allow_probe_fourier_shifts,
+            simulate_probe_translation=simulate_probe_translation,
+            simulate_finite_pixels=simulate_finite_pixels,
+            obj_view_crop=obj_view_crop,
             exponentiate_obj=exponentiate_obj,
             phase_only=phase_only,
             obj_padding=obj_padding,
             near_field=near_field,
         )
-        return cls(*experiment(dataset.scan, options), dataset.scan)
+        scan = lying(dataset.scan, scattering_mode)
+        return cls(*experiment(scan, options), scan)
 
 
 class SimplePtycho(CDIModel):
@@ -154,7 +157,7 @@ class SimplePtycho(CDIModel):
 
 
 class AxialPtycho(CDIModel):
-    """Ptychography along the beam: the third column of ``translations`` moves the sample through the focus.
+    """Ptychography along the beam: the third column of ``translations`` moves the focus through the sample.
 
     Lateral motion may come with it. Without any, a probe of free pixels cannot be told from the object: give
     one that is known, or one that optics describe (`phaseloom.ptycho.probes.aberrated`).
@@ -189,7 +192,7 @@ class AxialPtycho(CDIModel):
                 counts, or an illumination of ours; default: from the mean pattern.
             n_modes: of a probe from the patterns.
             propagation_distance: of a probe from the patterns, to the mean height.
-            near_field: only with a parallel beam.
+            near_field: the detector sees the near field.
             oversampling: see there.
             probe_support_radius: see there.
             translation_scale: see there.
@@ -207,7 +210,8 @@ class AxialPtycho(CDIModel):
         """
         scan = dataset.scan
         if scan.heights is None:
-            fix = "are all the same along the beam: use FancyPtycho"
+            fix = "are all the same along the beam, and one plane cannot determine the object: take more"
+            fix += " planes, or use FancyPtycho for a scan to the side"
             raise BadInput("AxialPtycho: translations[:, 2]", None, fix)
         if probe is None and max(scan.extent) < max(scan.geometry.pixel):
             log.warning("AxialPtycho: without lateral motion a free probe is ambiguous: give a known one")

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 
 from phaseloom.compat._cdtools_build import Options, experiment
-from phaseloom.compat._cdtools_datasets import ANGSTROM
-from phaseloom.compat._cdtools_fit import Fit
-from phaseloom.data.formats import cxi
+from phaseloom.compat._cdtools_datasets import ANGSTROM, travel
+from phaseloom.compat._cdtools_fit import Fit, parts
 from phaseloom.data.formats._files import opened
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
+from phaseloom.physics import surface
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.scans import Canvas, Positions
 
-__all__ = ["read", "rebuilt", "refined", "results", "write"]
+__all__ = ["laid", "read", "rebuilt", "refined", "results", "text", "write"]
 
 Results = dict[str, Any]
 
@@ -43,7 +44,9 @@ def results(model: Saved, scan: Scan4D | None, /) -> Results:
     the given scan, or else of the one that the model was made of.
     """
     core, options, own = model.core, model.options, model.scan
-    basis = np.asarray(own.geometry.basis) * np.asarray(core.scan.canvas.pixel) * ANGSTROM
+    lab, step = own.geometry, core.scan.canvas.pixel
+    basis = surface.steps(lab.basis, step, lab.normal) if lab.tilted else np.asarray(lab.basis) * step
+    basis = basis * ANGSTROM
     background = core.detector.display(core.detector.background())
     first = own if scan is None else scan
     heights = core.heights
@@ -58,9 +61,9 @@ def results(model: Saved, scan: Scan4D | None, /) -> Results:
         "obj_basis": basis,
         "probe_basis": basis.copy(),
         "translations": refined(model),
-        "original_translations": cxi.motion(first.positions, first.heights, first.geometry),
+        "original_translations": travel(first.positions, first.heights, first.geometry),
         "probe": _plain(core.probe.modes()),
-        "obj": _plain(core.object.transmission()[0]).squeeze(0),
+        "obj": _thin(_plain(core.object.transmission())),
         "background": _plain(background),
         "weights": _plain(core.detector.weights),
         "oversampling": options.oversampling,
@@ -70,14 +73,16 @@ def results(model: Saved, scan: Scan4D | None, /) -> Results:
         "depth_of_focus": 0.0 if heights is None else heights.unit,
         "options": json.dumps(asdict(options)),
         "geometry": json.dumps(asdict(own.geometry)),
+        "canvas": json.dumps(asdict(core.object.canvas)),
+        "frozen": json.dumps([name for name, some in parts(core).items() if not some[0].requires_grad]),
     }
 
 
 @torch.no_grad()
 def refined(model: Saved, /) -> np.ndarray:
-    """Translations of the sample as they are now, metres ``(n, 3)``."""
+    """Translations of the beam as they are now, metres ``(n, 3)``."""
     heights = model.scan.heights if model.core.heights is None else model.core.heights.angstrom()
-    return cxi.motion(model.core.scan.angstrom(), heights, model.scan.geometry)
+    return travel(model.core.scan.angstrom(), heights, model.scan.geometry)
 
 
 def rebuilt(found: Results, /) -> tuple[Ptychography, Options, Scan4D]:
@@ -104,10 +109,33 @@ def rebuilt(found: Results, /) -> tuple[Ptychography, Options, Scan4D]:
         counts=counts, positions=positions, geometry=geometry, heights=heights if heights.size else None
     )
     core, options = experiment(scan, options)
+    if "canvas" in found:
+        place = json.loads(found["canvas"])
+        laid(core, scan, Canvas(**{name: value and tuple(value) for name, value in place.items()}))
     if core.heights is not None:
         core.heights.unit = float(found["depth_of_focus"])
     core.load_state_dict({name: torch.as_tensor(value) for name, value in found["state_dict"].items()})
+    for name in json.loads(found.get("frozen", "[]")):
+        for parameter in parts(core)[name]:
+            parameter.requires_grad_(False)
     return core, options, scan
+
+
+def laid(core: Ptychography, scan: Scan4D, canvas: Canvas, /) -> None:
+    """Give a model an empty object of another size in another place; positions stay where they are."""
+    old = core.object
+    if canvas == old.canvas:
+        return
+    states, slices = old.transmission().shape[:2]
+    empty = torch.ones(states, slices, *canvas.shape, dtype=torch.complex64)
+    core.object = type(old)(empty, old.kind, old.gaps, canvas, old.occupancy)  # type: ignore[arg-type]
+    core.scan = Positions.of(scan, canvas)
+
+
+def text(value: Any, /) -> str:
+    """Text of a file, however it was stored."""
+    value = value[()] if isinstance(value, np.ndarray) else value
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def write(path: str | os.PathLike[str], found: Results, /) -> None:
@@ -141,6 +169,11 @@ def _taken(group: Any) -> Results:
         else:
             out[name] = item[()]
     return out
+
+
+def _thin(wave: np.ndarray) -> np.ndarray:
+    """An object without the axes of states and of slices where it has one of either."""
+    return wave.squeeze(tuple(axis for axis in (0, 1) if wave.shape[axis] == 1))
 
 
 def _plain(value: torch.Tensor) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +14,12 @@ from phaseloom.plot import Live, browse
 from phaseloom.plot.canvas import frame
 from phaseloom.plot.interactive import View
 from phaseloom.plot.scan import detector_step
-from phaseloom.plot.windows import Picture, frozen, span, window, windowed
+from phaseloom.plot.windows import Picture, frozen, is_open, span, window, windowed
 
 if TYPE_CHECKING:
     from matplotlib.backend_bases import MouseEvent
 
-__all__ = ["Window", "browsed", "by_height", "mean_pattern", "pressed"]
+__all__ = ["Window", "browsed", "by_height", "losses", "mean_pattern", "pressed"]
 
 
 def browsed(scan: Scan4D, *, log: bool) -> View:
@@ -60,6 +60,17 @@ def by_height(scan: Scan4D, heights: np.ndarray, *, log: bool) -> View:
     return view
 
 
+def losses(history: Sequence[float], figure: Any = None, *, clear: bool = True) -> Any:
+    """Losses over epochs on a logarithmic axis; in a figure of pyplot if none is given."""
+    figure = window(6.0, 4.5, "Phaseloom: losses") if figure is None else figure
+    if clear:
+        figure.clear()
+    axes = figure.axes[0] if figure.axes else figure.add_subplot()
+    frame(axes, title="loss history", x="epoch", y="loss")
+    axes.semilogy(np.arange(1, len(history) + 1), history, linewidth=1.2)
+    return figure
+
+
 def mean_pattern(scan: Scan4D) -> Any:
     """The mean pattern on a logarithmic scale."""
     figure = window(6.0, 5.5, "Phaseloom: mean pattern")
@@ -74,11 +85,15 @@ class Window:
     """The live view of a model: opened when first asked for, then drawn anew in the same figure.
 
     Without a window, for a file say, it is drawn at most a fifth of the time, and always when ``done``.
+
+    Attributes:
+        live: the view, or ``None`` before.
+        drawn: moment of the last call, seconds.
     """
 
     def __init__(self) -> None:
         self.live: Live | None = None
-        self._next = 0.0
+        self.drawn = self._next = 0.0
 
     def show(self, source: Callable[[], Mapping[str, Any]], *, done: bool) -> Any:
         """Draw if it is time; the figure."""
@@ -91,7 +106,12 @@ class Window:
             self.live.draw()
             ended = time.monotonic()
             self._next = ended + 4 * (ended - began)
+        self.drawn = time.monotonic()
         return self.live.figure
+
+    def closed(self) -> bool:
+        """Whether it was open, and its window is not any more."""
+        return self.live is not None and not is_open(self.live.figure)
 
 
 def pressed(view: View, key: str) -> View:

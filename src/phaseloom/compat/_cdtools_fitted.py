@@ -1,0 +1,245 @@
+"""How a CDTools model is fitted: generators that yield a loss per epoch, and jobs that may be cut short."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from phaseloom.compat import _cdtools_checkpoints as checkpoints
+from phaseloom.compat._cdtools_datasets import CDataset
+from phaseloom.compat._cdtools_experiment import Experiment
+from phaseloom.compat._cdtools_fit import Course, chosen, whole
+from phaseloom.errors import BadInput
+from phaseloom.fitting import optimizers
+
+__all__ = ["Fitted"]
+
+Factors = Mapping[str, float] | None
+
+
+class Fitted(Experiment):
+    """An experiment with CDTools' optimisers and its checkpoints for jobs of limited time.
+
+    Attributes:
+        turn: which part of a chain of jobs this is, once `use_checkpoints` was called.
+    """
+
+    turn: checkpoints.Turn | None = None
+
+    def Adam_optimize(  # noqa: PLR0913 - as CDTools has it
+        self,
+        iterations: int,
+        dataset: CDataset,
+        batch_size: int = 15,
+        lr: float = 0.005,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        schedule: bool = False,
+        amsgrad: bool = False,
+        subset: Any = None,
+        regularization_factor: Any = None,
+        thread: bool = True,
+        calculation_width: int | None = None,
+        lr_factors: Factors = None,
+    ) -> Iterator[float]:
+        """Adam, one item per epoch: the mean loss. A further call goes on with the moments of the one before.
+
+        Args:
+            iterations: epochs.
+            dataset: the patterns.
+            batch_size: patterns per step.
+            lr: of every part.
+            betas: of the means of gradients and of their squares.
+            schedule: divide rates by five when the loss has stood still for ten epochs.
+            amsgrad: divide by the largest mean square so far.
+            subset: numbers of the patterns to use.
+            regularization_factor: what the model's ``regularizer`` is given, if it has one.
+            thread: for CDTools' sake; pictures are drawn between epochs.
+            calculation_width: patterns that are modelled at once; default: what fits the caches.
+            lr_factors: factors on ``lr`` by name of the part.
+        """
+        return self.fit.run(
+            "Adam",
+            lambda groups: optimizers.adam(groups, momentum=betas[0], memory=betas[1], amsgrad=amsgrad),
+            iterations,
+            dataset.scan,
+            Course(
+                chosen(subset, len(dataset)),
+                whole("batch_size", batch_size),
+                _pieces(calculation_width),
+                plateau=schedule,
+                penalty=self._penalty(regularization_factor),
+            ),
+            rates=self.fit.rates(lr, lr_factors),
+            extra={"betas": tuple(betas), "amsgrad": amsgrad},
+        )
+
+    def LBFGS_optimize(
+        self,
+        iterations: int,
+        dataset: CDataset,
+        lr: float = 0.1,
+        *,
+        history_size: int = 2,
+        subset: Any = None,
+        regularization_factor: Any = None,
+        thread: bool = True,
+        calculation_width: int | None = None,
+        line_search_fn: str | None = None,
+    ) -> Iterator[float]:
+        """L-BFGS over all patterns; an epoch makes up to 20 steps, as it does in CDTools.
+
+        Args:
+            iterations: epochs.
+            dataset: the patterns.
+            lr: of every step; of the first one of a search.
+            history_size: pairs of vectors kept.
+            subset: numbers of the patterns to use.
+            regularization_factor: what the model's ``regularizer`` is given, if it has one.
+            thread: see `Adam_optimize`.
+            calculation_width: see `Adam_optimize`.
+            line_search_fn: ``"strong_wolfe"`` or none.
+        """
+        if self.options.translation_scale != 1 and self.translation_offsets.requires_grad:
+            fix = "has no meaning for LBFGS: freeze model.translation_offsets, or make it 1"
+            raise BadInput("LBFGS_optimize: translation_scale", self.options.translation_scale, fix)
+        index = chosen(subset, len(dataset))
+        return self.fit.run(
+            "LBFGS",
+            lambda groups: optimizers.lbfgs(groups, history=history_size, inner=20),
+            iterations,
+            dataset.scan,
+            Course(
+                index,
+                len(index),
+                _pieces(calculation_width),
+                penalty=self._penalty(regularization_factor),
+            ),
+            rates=self.fit.rates(lr, None),
+            extra={"history_size": history_size, "line_search_fn": line_search_fn},
+        )
+
+    def SGD_optimize(  # noqa: PLR0913 - as CDTools has it
+        self,
+        iterations: int,
+        dataset: CDataset,
+        batch_size: int | None = None,
+        lr: float = 5.0,
+        *,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        subset: Any = None,
+        regularization_factor: Any = None,
+        thread: bool = True,
+        calculation_width: int | None = None,
+        lr_factors: Factors = None,
+    ) -> Iterator[float]:
+        """Gradient descent, on a loss relative to that of no model at all: rates are not those of CDTools.
+
+        Args:
+            iterations: epochs.
+            dataset: the patterns.
+            batch_size: patterns per step; default: all.
+            lr: of every part; at most about 20, whatever the dose.
+            momentum: share of the last step that is kept.
+            dampening: share of the gradient that momentum leaves out.
+            weight_decay: pull towards zero.
+            nesterov: look ahead.
+            subset: numbers of the patterns to use.
+            regularization_factor: what the model's ``regularizer`` is given, if it has one.
+            thread: see `Adam_optimize`.
+            calculation_width: see `Adam_optimize`.
+            lr_factors: see `Adam_optimize`.
+        """
+        index = chosen(subset, len(dataset))
+        extra = {"momentum": momentum, "dampening": dampening}
+        extra |= {"weight_decay": weight_decay, "nesterov": nesterov}
+        return self.fit.run(
+            "SGD",
+            lambda groups: optimizers.sgd(groups, momentum=momentum, nesterov=False),
+            iterations,
+            dataset.scan,
+            Course(
+                index,
+                len(index) if batch_size is None else whole("batch_size", batch_size),
+                _pieces(calculation_width),
+                penalty=self._penalty(regularization_factor),
+            ),
+            rates=self.fit.rates(lr * self.fit.contrast(dataset.scan), lr_factors, power=2.0),
+            extra=extra,
+        )
+
+    def _penalty(self, factors: Any) -> Callable[[], Tensor] | None:
+        """The model's own regulariser with its factors.
+
+        Raises:
+            BadInput: factors for a model without one.
+        """
+        if factors is None:
+            return None
+        regularizer = getattr(self, "regularizer", None)
+        if regularizer is None:
+            fix = f"is given, but {type(self).__name__} has no regularizer: leave it out"
+            raise BadInput("optimize: regularization_factor", factors, fix)
+        return lambda: regularizer(factors)
+
+    def report(self) -> str:
+        """The last epoch in a sentence."""
+        return self.fit.lines[-1] if self.fit.lines else "No epoch done yet"
+
+    def use_checkpoints(self, job_id: int, checkpoint_file_stem: str | os.PathLike[str]) -> None:
+        """Do one part of a script that `checkpoint` divides; jobs of further numbers do the next ones.
+
+        Job 0 works up to the first `checkpoint`, writes a file there and ends the program. Job 1 passes over
+        all epochs before it, reads the file and works up to the second one, and so on. A chain of jobs finds
+        the same bits as a script that is not divided.
+
+        Args:
+            job_id: number of this job, from 0 up.
+            checkpoint_file_stem: files are named ``<stem>_<number>.pt``.
+        """
+        if isinstance(job_id, bool) or not isinstance(job_id, int) or job_id < 0:
+            raise BadInput("use_checkpoints: job_id", job_id, "must be a whole number from 0 up")
+        self.turn = checkpoints.Turn(job_id, os.fspath(checkpoint_file_stem))
+        self.fit.idle = self.skip_computation()
+
+    def skip_computation(self) -> bool:
+        """Whether what comes now was done by an earlier job."""
+        return self.turn is not None and self.turn.skips
+
+    def checkpoint(self, dataset: CDataset | None = None) -> None:
+        """Where one job ends and the next one begins, between calls or within a loop over epochs.
+
+        Raises:
+            SystemExit: the file is written, and this job has done its part.
+            BadInput: `use_checkpoints` was not called, or the file of the job before is not there.
+        """
+        turn = checkpoints.begun(self.turn)
+        if turn.passed == turn.job:
+            self.save_checkpoint()
+            raise SystemExit(0)
+        if turn.passed + 1 == turn.job:
+            self.load_checkpoint()
+        turn.passed += 1
+        self.fit.idle = self.skip_computation()
+
+    def save_checkpoint(
+        self, dataset: CDataset | None = None, checkpoint_file: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Write parameters, optimisers, losses and the state of random numbers; by default for this job."""
+        checkpoints.write(self, checkpoint_file or checkpoints.begun(self.turn).file)
+
+    def load_checkpoint(self, checkpoint_file: str | os.PathLike[str] | None = None) -> None:
+        """Go on as if the fit that wrote a file had never stopped; by default that of the job before.
+
+        Raises:
+            BadInput: no such file, or one of another model.
+        """
+        checkpoints.read(self, checkpoint_file or checkpoints.begun(self.turn).file)
+
+
+def _pieces(width: int | None) -> int | None:
+    return None if width is None else whole("calculation_width", width)
