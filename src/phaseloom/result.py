@@ -21,6 +21,7 @@ __all__ = ["Drift", "Provenance", "Result", "is_result", "load"]
 
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
 _ARRAYS += ("object_modes", "occupancies", "tilts", "descan", "heights", "heights_start")
+_ARRAYS += ("opr_weights",)
 _JSON = ("history", "metrics", "provenance", "geometry", "start", "advice", "gaps", "grid")
 _LATER = {"advice": [], "gaps": [], "grid": None}
 """What files of the first release lack, with what stands for it."""
@@ -111,6 +112,8 @@ class Result:
         descan: ``(n, 2)`` shift of each pattern (y, x), pixels of the modelled grid, if any was refined.
         heights: ``(n,)`` refined positions along the beam, angstrom, where they were modelled.
         heights_start: the same as measured.
+        opr_weights: complex ``(n, mode, basis)``: what each pattern's own modes are of those of ``probe``,
+            where they were free to change from pattern to pattern.
         grid: (slow, fast) when the positions are a raster.
         weights: ``(n,)`` intensity of each shot, refined.
         background: ``(y, x)`` counts, centred like the patterns.
@@ -143,6 +146,7 @@ class Result:
     descan: np.ndarray | None = None
     heights: np.ndarray | None = None
     heights_start: np.ndarray | None = None
+    opr_weights: np.ndarray | None = None
     grid: tuple[int, int] | None = None
     weights: np.ndarray | None = None
     background: np.ndarray | None = None

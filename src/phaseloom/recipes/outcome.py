@@ -18,6 +18,7 @@ from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.plot.report import trust
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.relaxed import RelaxedProbe
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.stage import Stage
 from phaseloom.recipes.start import Start
@@ -67,8 +68,9 @@ def of(job: Underway, /) -> Result:
     model, room = job.model, job.model.scan.canvas
     with torch.no_grad():
         states = model.object.transmission().cpu().numpy()
-        light = model.probe.modes() if model.heights is None else model.heights.level(model.probe.modes())
-        probe = orthogonalise(light).cpu().numpy()
+        modes = orthogonalise(model.probe.modes())
+        mixed = model.probe.mixtures(modes).cpu().numpy() if isinstance(model.probe, RelaxedProbe) else None
+        probe = (modes if model.heights is None else model.heights.level(modes)).cpu().numpy()
         background = model.detector.display(model.detector.background()).cpu().numpy()
     coverage = model.coverage()
     scale = model.modulus(coverage)  # which the probe takes over: the transmission of vacuum is one
@@ -93,6 +95,7 @@ def of(job: Underway, /) -> Result:
         descan=model.propagator.deflections(),
         heights=None if model.heights is None else model.heights.angstrom(),
         heights_start=None if model.heights is None else job.scan.heights,
+        opr_weights=mixed,
         grid=job.scan.grid,
         weights=model.detector.weights.detach().cpu().numpy(),
         background=background if background.any() else None,
