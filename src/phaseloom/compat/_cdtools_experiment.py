@@ -172,11 +172,17 @@ class Experiment(nn.Module):
 @torch.no_grad()
 def seen(model: Experiment, /) -> Mapping[str, Any]:
     """What a live view draws."""
-    core = model.core
+    core, wave = model.core, model.core.object.transmission()[0]
+    inside = (slice(None), *(_within(n, model.options.obj_view_crop or 0) for n in wave.shape[-2:]))
     return {
-        "object": core.object.transmission()[0].cpu().resolve_conj().numpy(),
+        "object": wave[inside].cpu().resolve_conj().numpy(),
         "probe": core.probe.modes().cpu().resolve_conj().numpy(),
         "pixel": core.scan.canvas.pixel,
-        "coverage": core.coverage(),
+        "coverage": core.coverage()[inside[1:]],
         "history": model.fit.losses,
     }
+
+
+def _within(count: int, crop: int) -> slice:
+    """All but so many at either end; all where that would leave nothing."""
+    return slice(crop, count - crop) if 0 < 2 * crop < count else slice(None)
