@@ -15,7 +15,7 @@ import numpy as np
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.canvas import SMALL, colour_bar, limits, mapped, show_length, steps, unit_of
+from phaseloom.plot.canvas import SMALL, colour_bar, limits, mapped, steps, unit_of
 from phaseloom.plot.interactive import FAR, View
 from phaseloom.plot.scan import detector_step
 from phaseloom.plot.windows import Picture, frozen, plain, span, window
@@ -182,7 +182,8 @@ class _Patterns:
         self.averaged = not self.averaged
 
     def _title(self, index: int, total: float) -> str:
-        y, x = (show_length(float(place)) for place in self.scan.positions[index])
+        unit, scale = unit_of(float(np.abs(self.scan.positions).max()))
+        y, x = (f"{place / scale:.4g} {unit}" for place in self.scan.positions[index])
         return f"pattern {index} (of 0 to {len(self.scan) - 1}):  y {y},  x {x},  {total:.4g} counts"
 
 

@@ -135,7 +135,7 @@ def draw_correlation(axes: Axes, correlation: RingCorrelation) -> None:
     if np.isfinite(resolution):
         axes.axvline(scale / resolution, color="tab:red", linewidth=0.8, alpha=0.6)
     never = bool((correlation.value >= correlation.threshold_half_bit)[1:].all())
-    found = "none" if not np.isfinite(resolution) else f"{'< ' * never}{show_length(resolution)}"
+    found = "none" if not np.isfinite(resolution) else f"{'< ' * never}{resolution / scale:.3g} {unit}"
     frame(axes, title=f"Full-period resolution: {found}", x=f"spatial frequency (1/{unit})", y="correlation")
     axes.set(xlim=(0, x[-1]), ylim=(min(-0.1, correlation.value.min()), 1.05))
     axes.grid(color="0.92", linewidth=0.6)
