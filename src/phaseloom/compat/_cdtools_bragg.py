@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from phaseloom.compat._cdtools_base import CDIModel
 from phaseloom.compat._cdtools_build import Options, experiment
 from phaseloom.compat._cdtools_datasets import CDataset
+from phaseloom.compat._cdtools_experiment import Experiment
 from phaseloom.compat._cdtools_oblique import lying
 from phaseloom.errors import BadInput
 
 __all__ = ["Bragg2DPtycho"]
 
 
-class Bragg2DPtycho(CDIModel):
+class Bragg2DPtycho(Experiment):
     """A sample that is tilted against the beam, and a detector anywhere (docs/geometry.md).
 
     The object's grid lies on the surface and looks the same as that of `FancyPtycho` to the detector.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.compat._cdtools_fit import DIVERGENCES
+from phaseloom.compat._cdtools_likelihood import DIVERGENCES
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest

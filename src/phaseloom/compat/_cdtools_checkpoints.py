@@ -12,7 +12,6 @@ import torch
 from phaseloom.compat._cdtools_fit import Fit
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.ptycho.model import Ptychography
 
 __all__ = ["Turn", "begun", "read", "write"]
 
@@ -20,7 +19,6 @@ __all__ = ["Turn", "begun", "read", "write"]
 class Fitting(Protocol):
     """What a checkpoint is made of."""
 
-    core: Ptychography
     fit: Fit
 
 
@@ -70,7 +68,7 @@ def write(model: Fitting, path: str | os.PathLike[str], /) -> None:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     state = {
         "phaseloom_checkpoint": 1,
-        "model": model.core.state_dict(),
+        "model": model.fit.core.state_dict(),
         "fit": model.fit.state(),
         "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
     }
@@ -86,7 +84,7 @@ def read(model: Fitting, path: str | os.PathLike[str], /) -> None:
     """
     state = _loaded(Path(path))
     try:
-        model.core.load_state_dict(state["model"])
+        model.fit.core.load_state_dict(state["model"])
         model.fit.load(state["fit"])
     except (RuntimeError, ValueError, KeyError) as error:
         fix = "is of another model: make it from the same dataset with the same options"

@@ -2,30 +2,41 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from phaseloom.compat._cdtools_data import (
+    ANGSTROM,
+    CDataset,
+    array,
+    device_of,
+    geometry_of,
+    moved,
+    scan_of,
+    travel,
+)
+from phaseloom.compat._cdtools_tools import data as cxi_items
 from phaseloom.compat._cdtools_views import browsed, by_height, mean_pattern
 from phaseloom.data import prepare
 from phaseloom.data.formats import cxi
 from phaseloom.data.formats._arrays import clean
+from phaseloom.data.formats._files import opened
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics import surface
 from phaseloom.plot.interactive import View
 
-__all__ = ["AxialPtychoDataset", "CDataset", "Ptycho2DDataset", "device_of", "moved", "travel"]
-
-ANGSTROM = 1e-10
-"""Metres."""
+__all__ = ["AxialPtychoDataset", "CDataset", "Ptycho2DDataset", "ScanDataset", "device_of", "moved", "travel"]
 
 Parts = dict[str, Any]
+
+AXES = ("translation", "y", "x")
 
 
 @dataclass
@@ -44,7 +55,7 @@ class Field:
         """Take the name of the attribute."""
         self.name = name
 
-    def __get__(self, owner: "CDataset | None", kind: type | None = None) -> Any:
+    def __get__(self, owner: "ScanDataset | None", kind: type | None = None) -> Any:
         """The value as a tensor on the dataset's device."""
         if owner is None:
             return self
@@ -55,15 +66,47 @@ class Field:
             owner._lent[name] = (value, value._version if isinstance(value, Tensor) else 0)
         return owner._lent[name][0]
 
-    def __set__(self, owner: "CDataset", value: Any) -> None:
+    def __set__(self, owner: "ScanDataset", value: Any) -> None:
         """Make another scan."""
         owner.scan = replace(owner.scan, **self.write(owner.scan, value))
+
+
+def _of_sample(name: str) -> bool:
+    return name == "sample" or name.startswith("sample.")
+
+
+def _sample(scan: Scan4D) -> dict[str, Any]:
+    """What is known of the sample; of a tilted one ``orientation``, its axes as rows, the normal last."""
+    found: dict[str, Any] = {"name": name} if (name := scan.metadata.get("sample")) else {}
+    for name, text in scan.metadata.items():
+        if name.startswith("sample."):
+            found[name.removeprefix("sample.")] = text
+            with suppress(ValueError):
+                found[name.removeprefix("sample.")] = np.float32(text)
+    if scan.geometry.tilted:
+        found["orientation"] = cxi_items.axes_of(np.array(scan.geometry.normal))
+    return found
+
+
+def _resampled(scan: Scan4D, new: Mapping[str, Any] | None) -> Parts:
+    """The sample as a dict tells it; another orientation leaves translations what they are."""
+    told = dict(new or {})
+    metadata = {name: text for name, text in scan.metadata.items() if not _of_sample(name)}
+    axes = told.pop("orientation", None)
+    normal = told.pop("surface_normal", None if axes is None else np.cross(*array(axes).reshape(-1, 3)[:2]))
+    for name, value in told.items():
+        metadata["sample" if name == "name" else f"sample.{name}"] = str(value)
+    if normal is None:
+        return {"metadata": metadata}
+    x, y, z = (float(v) for v in array(normal))
+    geometry = replace(scan.geometry, normal=(x, y, z))
+    return {"metadata": metadata, "geometry": geometry, **moved(_metres(scan), geometry)}
 
 
 class Whole:
     """The scan of a dataset, with what was changed in place in the tensors that it gave away."""
 
-    def __get__(self, owner: "CDataset | None", kind: type | None = None) -> Any:
+    def __get__(self, owner: "ScanDataset | None", kind: type | None = None) -> Any:
         """The scan as it is now."""
         if owner is None:
             return self
@@ -73,12 +116,12 @@ class Whole:
             owner._lent[name] = (tensor, tensor._version)
         return owner._scan
 
-    def __set__(self, owner: "CDataset", value: Scan4D) -> None:
+    def __set__(self, owner: "ScanDataset", value: Scan4D) -> None:
         """Take another scan; tensors given away before belong to the old one."""
         owner._scan, owner._lent = value, {}
 
 
-class CDataset(Dataset):
+class ScanDataset(CDataset):
     """Patterns with their translations, in CDTools' units and frame.
 
     It follows a frozen `Scan4D`; integers of any kind and files with NaN are understood.
@@ -94,9 +137,11 @@ class CDataset(Dataset):
         mask: ``(y, x)``, True: good.
         background: ``(y, x)`` counts without beam, or ``None``.
         qe_mask: ``(y, x)`` efficiency of the pixels, or ``None``.
-        entry_info, sample_info: text by name.
+        entry_info: text by name.
+        sample_info: text and numbers by name, and of a tilted sample its ``orientation``; set it anew to
+            change it.
+        axes: names of the axes of ``patterns``.
         home: device of the attributes.
-        goal: device on which ``dataset[index]`` comes.
 
     Args:
         translations: see above.
@@ -108,6 +153,8 @@ class CDataset(Dataset):
         background: see above.
         qe_mask: see above.
         entry_info: text by name (``title``, ``start_time`` ...).
+        sample_info: see above.
+        axes: see above.
 
     Example:
         >>> geometry = {"distance": 1.0, "basis": [[0, -1e-4], [-1e-4, 0], [0, 0]]}
@@ -125,32 +172,30 @@ class CDataset(Dataset):
     translations: Any = Field(
         lambda s: torch.tensor(_metres(s), dtype=torch.float32), lambda scan, new: moved(new, scan.geometry)
     )
-    intensities: Any = Field(lambda s: _float(s.weights), lambda scan, new: {"weights": _plain(new)})
-    mask: Any = Field(lambda s: torch.tensor(s.mask), lambda scan, new: {"mask": _plain(new).astype(bool)})
-    background: Any = Field(lambda s: _float(s.background), lambda scan, new: {"background": _plain(new)})
-    qe_mask: Any = Field(lambda s: _float(s.flat), lambda scan, new: {"flat": _plain(new)})
+    intensities: Any = Field(lambda s: _float(s.weights), lambda scan, new: {"weights": array(new)})
+    mask: Any = Field(lambda s: torch.tensor(s.mask), lambda scan, new: {"mask": array(new).astype(bool)})
+    background: Any = Field(lambda s: _float(s.background), lambda scan, new: {"background": array(new)})
+    qe_mask: Any = Field(lambda s: _float(s.flat), lambda scan, new: {"flat": array(new)})
     wavelength: Any = Field(
         lambda scan: torch.tensor(scan.geometry.wavelength * ANGSTROM, dtype=torch.float32),
         lambda scan, new: {"geometry": replace(scan.geometry, wavelength=float(new) / ANGSTROM)},
     )
     detector_geometry: Any = Field(
         lambda scan: _detector(scan.geometry),
-        lambda scan, new: {"geometry": _geometry(new, scan.geometry.wavelength, scan.geometry.shape)},
+        lambda scan, new: {"geometry": geometry_of(new, scan.geometry.wavelength, scan.geometry.shape)},
     )
     entry_info: Any = Field(
-        lambda scan: {name: text for name, text in scan.metadata.items() if name != "sample"},
-        lambda scan, new: {"metadata": dict(new)},
+        lambda s: {name: text for name, text in s.metadata.items() if not _of_sample(name)},
+        lambda scan, new: {"metadata": {k: v for k, v in scan.metadata.items() if _of_sample(k)} | dict(new)},
     )
-    sample_info: Any = Field(
-        lambda scan: {"name": name} if (name := scan.metadata.get("sample")) else {},
-        lambda scan, new: {"metadata": {**scan.metadata, "sample": str(dict(new).get("name", ""))}},
-    )
+    sample_info: Any = Field(_sample, _resampled)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as CDTools has it
         self,
         translations: Any,
         patterns: Any,
         intensities: Any = None,
+        axes: Any = None,
         *,
         wavelength: float,
         detector_geometry: Mapping[str, Any],
@@ -158,23 +203,17 @@ class CDataset(Dataset):
         background: Any = None,
         qe_mask: Any = None,
         entry_info: Mapping[str, str] | None = None,
+        sample_info: Mapping[str, Any] | None = None,
     ):
-        counts, trusted = clean(np.array(_plain(patterns)), "patterns")
-        geometry = _geometry(detector_geometry, float(wavelength) / ANGSTROM, counts.shape[1:])
-        scan = Scan4D(
-            counts=counts,
-            geometry=geometry,
-            mask=trusted if mask is None else trusted & _plain(mask).astype(bool),
-            background=_plain(background),
-            flat=_plain(qe_mask),
-            weights=_plain(intensities),
-            metadata=dict(entry_info or {}),
-            **moved(translations, geometry),
-        )
-        self._begin(scan)
+        held = {"wavelength": wavelength, "detector_geometry": detector_geometry, "mask": mask}
+        held |= {"background": background, "qe_mask": qe_mask, "metadata": entry_info}
+        self._begin(scan_of(translations, patterns, intensities=intensities, **held))
+        self.axes = list(axes or AXES)
+        if sample_info:
+            self.sample_info = sample_info
 
     def _begin(self, scan: Scan4D) -> None:
-        self.scan, self.home, self.goal = scan, torch.device("cpu"), None
+        self.scan, self.home, self.axes = scan, torch.device("cpu"), list(AXES)
 
     @classmethod
     def of(cls, scan: Scan4D, /) -> Any:
@@ -200,33 +239,34 @@ class CDataset(Dataset):
         if not cut_zeros:
             raise BadInput("from_cxi: cut_zeros", False, "is not built: counts below zero are set to zero")
         path = cxi_file.filename if isinstance(cxi_file, h5py.File) else cxi_file
-        return cls.of(cxi.read(path, lazy=None if load_patterns else True))
+        made = cls.of(cxi.read(path, lazy=None if load_patterns else True))
+        with opened(Path(path)) as file:
+            _tell(made, file)
+        return made
 
-    def to_cxi(self, cxi_file: str | os.PathLike[str], /) -> None:
+    def to_cxi(self, cxi_file: str | os.PathLike[str], /) -> None:  # type: ignore[override]
         """Write a CXI file."""
         cxi.write(self.scan, cxi_file)
+        known = {name: v for name, v in self.sample_info.items() if name not in ("name", "orientation")}
+        with h5py.File(cxi_file, "r+") as file:
+            cxi_items.add_sample_info(file, known)
 
-    def to(self, device: Any) -> None:
+    def to(self, device: Any) -> None:  # type: ignore[override]
         """Have all attributes on a device."""
         self.home = device_of(device, "dataset.to")
         self.scan = self.scan
-
-    def get_as(self, device: Any) -> None:
-        """Have ``dataset[index]`` on a device; the rest stays where it is."""
-        self.goal = device_of(device, "dataset.get_as")
 
     def __len__(self) -> int:
         """Number of patterns."""
         return len(self.scan)
 
-    def __getitem__(self, index: Any) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    def _load(self, index: Any) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """``((index, translation), pattern)`` of one pattern or several."""
-        place, goal = torch.as_tensor(np.arange(len(self))[index]), self.goal or self.home
-        found = (self.translations[index], _patterns(self.scan, index))
-        return (place.to(goal), found[0].to(goal)), found[1].to(goal)
+        place = torch.as_tensor(np.arange(len(self))[index], device=self.home)
+        return (place, self.translations[index]), _patterns(self.scan, index).to(self.home)
 
 
-class Ptycho2DDataset(CDataset):
+class Ptycho2DDataset(ScanDataset):
     """A scan across the sample; transforms change the dataset itself, as they do in CDTools."""
 
     def inspect(
@@ -278,7 +318,7 @@ class Ptycho2DDataset(CDataset):
 
     def remove_translations_mask(self, mask_remove: Any) -> None:
         """Drop the patterns that a boolean mask ``(n,)`` names."""
-        drop = _plain(mask_remove).astype(bool)
+        drop = array(mask_remove).astype(bool)
         if drop.shape != (len(self),):
             raise BadInput("remove_translations_mask", drop.shape, f"must be one for each of {len(self)}")
         self.scan = self.scan.select(~drop)
@@ -300,34 +340,9 @@ class AxialPtychoDataset(Ptycho2DDataset):
         return by_height(self.scan, 0.0 - _metres(self.scan)[:, 2] / ANGSTROM, log=log)
 
 
-def vars_of(owner: CDataset) -> dict[str, Field]:
+def vars_of(owner: ScanDataset) -> dict[str, Field]:
     """The fields of a dataset by name."""
-    return {name: item for name, item in vars(CDataset).items() if isinstance(item, Field)}
-
-
-def device_of(device: Any, place: str) -> torch.device:
-    """A device that is there.
-
-    Raises:
-        BadInput: it is not, or there is none of that name.
-    """
-    try:
-        wanted = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise BadInput(f"{place}: device", device, "is no device: write 'cpu' or 'cuda'") from None
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"{place}: device", str(device), "is not on this machine: write device='cpu'")
-    return wanted
-
-
-def moved(translations: Any, geometry: Geometry) -> Parts:
-    """Inverse of `travel`: ``positions`` and ``heights`` of a scan; no heights where all are the same."""
-    table = np.asarray(_plain(translations), float)
-    if table.ndim != 2 or table.shape[1] not in (2, 3):
-        raise BadInput("translations", table.shape, "must be (n, 3): x, y, z of the beam in metres")
-    table = np.column_stack([table, np.zeros(len(table))]) if table.shape[1] == 2 else table
-    positions, heights = surface.landed(table / ANGSTROM, geometry.basis, geometry.normal)
-    return {"positions": positions, "heights": heights if np.ptp(heights) > 1e-3 else None}
+    return {name: item for name, item in vars(ScanDataset).items() if isinstance(item, Field)}
 
 
 def padded(scan: Scan4D, to_pad: Any, value: float, *, mask: bool) -> Scan4D:
@@ -346,16 +361,6 @@ def padded(scan: Scan4D, to_pad: Any, value: float, *, mask: bool) -> Scan4D:
     )
 
 
-def _plain(values: Any) -> Any:
-    return (
-        values.detach().cpu().numpy()
-        if isinstance(values, Tensor)
-        else None
-        if values is None
-        else (np.asarray(values))
-    )
-
-
 def _float(values: np.ndarray | None) -> Tensor | None:
     return None if values is None else torch.tensor(values, dtype=torch.float32)
 
@@ -368,17 +373,20 @@ def _patterns(scan: Scan4D, index: Any) -> Tensor:
 
 
 def _counted(new: Any) -> Parts:
-    counts, trusted = clean(np.array(_plain(new)), "patterns")
+    counts, trusted = clean(np.array(array(new)), "patterns")
     return {"counts": counts} if trusted.all() else {"counts": counts, "mask": trusted}
-
-
-def travel(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
-    """Motion of the beam ``(n, 3)`` in metres, as CDTools has it; files hold that of the sample."""
-    return 0.0 - cxi.motion(positions, heights, geometry)
 
 
 def _metres(scan: Scan4D) -> np.ndarray:
     return travel(scan.positions, scan.heights, scan.geometry)
+
+
+def _tell(dataset: ScanDataset, file: Any) -> None:
+    """What a file knows of the sample beside its name and normal."""
+    known = cxi_items.get_sample_info(file) or {}
+    more = {f"sample.{k}": str(v) for k, v in known.items() if k not in ("name", "orientation", "unit_cell")}
+    if more:
+        dataset.scan = replace(dataset.scan, metadata={**dataset.scan.metadata, **more})
 
 
 def _detector(geometry: Geometry) -> dict[str, Any]:
@@ -387,20 +395,3 @@ def _detector(geometry: Geometry) -> dict[str, Any]:
     basis = np.asarray(geometry.basis) * np.asarray(geometry.angle) * distance
     tensors = {"distance": torch.tensor(distance), "basis": torch.tensor(basis, dtype=torch.float32)}
     return {**tensors, "corner": None}
-
-
-def _geometry(given: Mapping[str, Any], wavelength: float, shape: Any) -> Geometry:
-    missing = [name for name in ("distance", "basis") if given.get(name) is None]
-    if missing:
-        raise BadInput("detector_geometry", None, f"lacks {' and '.join(missing)}: give metres")
-    distance, basis = float(given["distance"]), np.asarray(_plain(given["basis"]), float)
-    sizes = np.linalg.norm(basis, axis=0) if basis.shape == (3, 2) else np.zeros(1)
-    if not (np.isfinite(sizes).all() and (sizes > 0).all() and distance > 0):
-        raise BadInput("detector_geometry", given, "must have a distance in metres and a basis (3, 2)")
-    return Geometry(
-        wavelength=wavelength,
-        shape=(int(shape[0]), int(shape[1])),
-        angle=(float(sizes[0] / distance), float(sizes[1] / distance)),
-        distance=distance / ANGSTROM,
-        basis=tuple((float(a), float(b)) for a, b in basis / sizes),
-    )

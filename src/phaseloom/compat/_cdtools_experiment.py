@@ -1,26 +1,46 @@
-"""What CDTools models are, before anything is fitted: parameters by name, patterns, a device."""
+"""CDTools' models that are ready: a `Ptychography` of ours with its names."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from phaseloom import plot
 from phaseloom.compat import _cdtools_operations as operations
+from phaseloom.compat import _cdtools_saved as saved
+from phaseloom.compat import _cdtools_theirs as theirs
+from phaseloom.compat._cdtools_base import STAGES, CDIModel, Told, unwritten
 from phaseloom.compat._cdtools_build import Options
-from phaseloom.compat._cdtools_datasets import CDataset, Ptycho2DDataset, device_of
-from phaseloom.compat._cdtools_fit import Fit, chosen, parts, whole
-from phaseloom.compat._cdtools_saved import refined
-from phaseloom.compat._cdtools_views import Window
+from phaseloom.compat._cdtools_data import ANGSTROM
+from phaseloom.compat._cdtools_datasets import CDataset, Ptycho2DDataset
+from phaseloom.compat._cdtools_fit import chosen, whole
+from phaseloom.compat._cdtools_likelihood import ScanFit, parts
+from phaseloom.compat._cdtools_tools import losses
+from phaseloom.compat._cdtools_views import Window, pressed
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.modes import orthogonalise
+from phaseloom.plot.interactive import View
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.relaxed import RelaxedProbe
 
 __all__ = ["Experiment", "seen"]
+
+
+WHOLE = "is not there, for this model is not made of stages: call model(index) for patterns"
+LOSSES = {
+    "amplitude mse": losses.amplitude_mse,
+    "intensity mse": losses.intensity_mse,
+    "poisson nll": losses.poisson_nll,
+}
+"""What patterns are compared by, for those who want to compare others; a fit has its own."""
 
 
 @dataclass
@@ -43,27 +63,18 @@ class Part:
         return named[self.name][0]
 
     def __set__(self, owner: "Experiment", value: Any) -> None:
-        """Copy values of the same shape."""
+        """Copy values of the same shape, which may lack the first axes of one mode and one slice."""
         mine, new = self.__get__(owner), torch.as_tensor(value)
+        if new.ndim < mine.ndim:
+            new = new.reshape(*[1] * (mine.ndim - new.ndim), *new.shape)
         if new.shape != mine.shape:
             raise BadInput(f"model.{self.name}", tuple(new.shape), f"must have the shape {tuple(mine.shape)}")
         with torch.no_grad():
             mine.copy_(new)
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a model tells and does not let be changed."""
-
-    tell: Callable[[Any], Any]
-
-    def __get__(self, owner: Any, kind: type | None = None) -> Any:
-        """Its value now."""
-        return self if owner is None else self.tell(owner)
-
-
-class Experiment(nn.Module):
-    """An experiment and its fit; a subclass says how it is made from a dataset.
+class Experiment(CDIModel):
+    """An experiment of ours and its fit; a subclass says how it is made from a dataset.
 
     The parameters are those of our parts: ``model.probe.requires_grad = False`` freezes the probe. The
     probe is relative to its first peak, ``background`` the square root relative to that of the mean count,
@@ -77,10 +88,15 @@ class Experiment(nn.Module):
         probe, obj, background, translation_offsets, weights: parameters; an object of amplitude and
             phase has both frozen with ``obj``, which is the phase.
         probe_fourier_shifts, heights, height_scale: parameters, where the model has them.
-        loss_history: mean loss of each epoch so far.
-        epoch: number of epochs so far.
+        wavelength: metres.
+        obj_basis, probe_basis: steps ``(3, 2)`` of their rows and columns, metres.
+        mask: ``(y, x)``, True: good.
+        probe_norm: what the probe is relative to, square root of counts.
+        loss: ``(measured, modelled, mask)`` to a number, as in CDTools.
+        window: the live view.
     """
 
+    fit: Any
     probe: Any = Part()
     obj: Any = Part()
     background: Any = Part()
@@ -89,14 +105,26 @@ class Experiment(nn.Module):
     probe_fourier_shifts: Any = Part()
     heights: Any = Part()
     height_scale: Any = Part()
-    loss_history: Any = Told(lambda model: model.fit.losses)
-    epoch: Any = Told(lambda model: len(model.fit.losses))
+    wavelength: Any = Told(lambda model: torch.tensor(model.scan.geometry.wavelength * ANGSTROM))
+    obj_basis: Any = Told(lambda model: torch.as_tensor(saved.grid(model), dtype=torch.float32))
+    probe_basis: Any = Told(lambda model: model.obj_basis)
+    mask: Any = Told(lambda model: model.core.detector.display(model.core.detector.mask).bool())
+    loss: Any = Told(lambda model: LOSSES[model.options.loss])
+    interaction: Any = unwritten("interaction", WHOLE)
+    forward_propagator: Any = unwritten("forward_propagator", WHOLE)
+    backward_propagator: Any = unwritten("backward_propagator", WHOLE)
+    measurement: Any = unwritten("measurement", WHOLE)
+    probe_norm: Any = Told(lambda model: getattr(model.core.probe, "scale", torch.ones(())))
 
     def __init__(self, core: Ptychography, options: Options, scan: Scan4D, *, data: bool = True):
         super().__init__()
+        unheard = [name for name in STAGES if getattr(type(self), name) is not getattr(Experiment, name)]
+        if unheard:
+            fix = "would not be called, for this model is not made of stages: derive your class from CDIModel"
+            raise BadInput(f"{type(self).__name__}.{unheard[0]}", None, fix)
         self.core, self.options, self.scan, self.window = core, options, scan, Window()
         faster = float(options.translation_scale)
-        self.fit = Fit(core, options.loss, scan if data else None, faster=faster)
+        self.fit = ScanFit(core, options.loss, Ptycho2DDataset.of(scan) if data else None, faster=faster)
 
     def forward(self, index: Any, translation: Any = None) -> Tensor:
         """Expected patterns of an index, with zero frequency in their middle.
@@ -109,20 +137,9 @@ class Experiment(nn.Module):
         patterns = self.core.detector.display(self.core(place.reshape(-1)))
         return patterns if place.ndim else patterns[0]
 
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Move to a device.
-
-        Raises:
-            BadInput: there is no such device here.
-        """
-        wanted = kwargs.get("device", args[0] if args and isinstance(args[0], str | int) else None)
-        if wanted is not None:
-            device_of(wanted, "model.to")
-        return super().to(*args, **kwargs)
-
     def corrected_translations(self, dataset: CDataset | None = None) -> np.ndarray:
         """Translations of the beam as they are now, metres ``(n, 3)``."""
-        return refined(self)
+        return saved.refined(self)
 
     @torch.no_grad()
     def tidy_probes(self) -> None:
@@ -168,6 +185,84 @@ class Experiment(nn.Module):
         width = None if calculation_width is None else whole("calculation_width", calculation_width)
         return Ptycho2DDataset.of(operations.simulated(self.core, self.scan, found, translations, width))
 
+    def inspect(
+        self,
+        dataset: CDataset | None = None,
+        replot_all: bool = False,
+        min_interval: float | None = None,
+        *,
+        update: bool = True,
+    ) -> Any:
+        """Object, probe and losses in a figure of pyplot that every further call draws anew.
+
+        Args:
+            dataset: for CDTools' sake; nothing of it is drawn.
+            replot_all: open it again if it was closed.
+            min_interval: draw only if so many seconds have passed since the last time.
+            update: False opens another figure.
+        """
+        now = time.monotonic()
+        if min_interval is not None and self.window.live and now - self.window.drawn < min_interval:
+            return self.window.live.figure
+        anew = not update or (replot_all and self.window.closed())
+        self.window = Window() if anew else self.window
+        return self.window.show(lambda: seen(self), done=self.fit.done or replot_all)
+
+    def save_figures(self, prefix: str = "", extension: str = ".pdf") -> list[Path]:
+        """Write the figure that `inspect` draws, as it is now, to ``<prefix>Reconstruction<extension>``."""
+        live = self.window.live
+        figure = self.inspect() if live is None else live.figure
+        if live is not None:
+            live.draw()
+        path = Path(f"{prefix}Reconstruction{extension}")
+        figure.savefig(path, bbox_inches="tight")
+        return [path]
+
+    def compare(self, dataset: CDataset | None = None, logarithmic: bool = True) -> View:
+        """Measured and modelled patterns side by side, by default of the data fitted last.
+
+        Raises:
+            BadInput: a model from a file, and no dataset.
+        """
+        known = self.fit.data if dataset is None else dataset
+        if known is None:
+            raise BadInput("compare: dataset", None, "is needed by a model that was loaded: compare(dataset)")
+        view = plot.compare(known.scan, lambda index: self(torch.tensor([index]))[0])
+        return view if logarithmic else pressed(view, "l")
+
+    def save_results(self, dataset: CDataset | None = None) -> dict[str, Any]:  # type: ignore[override]
+        """All that was found as a dict of numpy arrays, numbers and text, fit for pickle."""
+        return saved.results(self, None if dataset is None else dataset.scan)
+
+    @classmethod
+    def from_results_dict(  # type: ignore[override]
+        cls, results_dict: Mapping[str, Any], dataset: CDataset | None = None
+    ) -> Any:
+        """The model of what `save_results` gave, here or in CDTools; `CDIModel` reads those of any class.
+
+        Args:
+            results_dict: the results.
+            dataset: the patterns, which `SimplePtycho` of CDTools cannot do without: its results hold no
+                translations.
+
+        Raises:
+            BadInput: results of another class or of another program, or of a model that is not built yet.
+        """
+        found = dict(results_dict)
+        name = saved.text(found.get("model_class", "CDIModel"))
+        kind = _named(name, cls)
+        if kind is not cls:
+            return kind.from_results_dict(found, dataset)
+        scan = None if dataset is None else dataset.scan
+        if theirs.recognised(found):
+            core, options, scan = theirs.rebuilt(found, scan)
+        else:
+            core, options, scan = saved.rebuilt(found)
+        model = cls(core, options, scan, data=dataset is not None)
+        model.fit.losses[:] = [float(loss) for loss in found["loss_history"]]
+        model.fit.lines[:] = saved.text(found["training_history"]).splitlines()
+        return model
+
 
 @torch.no_grad()
 def seen(model: Experiment, /) -> Mapping[str, Any]:
@@ -186,3 +281,23 @@ def seen(model: Experiment, /) -> Mapping[str, Any]:
 def _within(count: int, crop: int) -> slice:
     """All but so many at either end; all where that would leave nothing."""
     return slice(crop, count - crop) if 0 < 2 * crop < count else slice(None)
+
+
+def _named(name: str, asked: type[Experiment]) -> type[Experiment]:
+    """The class of a name: the one that was asked for, one that was made of it, or one of CDTools'."""
+    if name in ("CDIModel", asked.__name__):
+        return asked
+    known = {one.__name__: one for one in _all(Experiment)}
+    if name not in known:
+        with suppress(AttributeError, ImportError):
+            known[name] = getattr(import_module("phaseloom.compat._cdtools_models"), name)
+    kind = known.get(name)
+    if kind is None or not issubclass(kind, asked):
+        raise BadInput("results", name, f"are of another model: use {name}.from_results_h5")
+    return kind
+
+
+def _all(kind: type[Experiment]) -> Iterator[type[Experiment]]:
+    yield kind
+    for one in kind.__subclasses__():
+        yield from _all(one)

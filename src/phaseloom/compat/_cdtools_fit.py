@@ -2,6 +2,7 @@
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,45 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phaseloom.data.scan import Scan4D
+from phaseloom.compat._cdtools_data import CDataset
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers, schedule
 from phaseloom.fitting.learn import Batches, Objective
 from phaseloom.fitting.loop import Progress, fit, put_back
-from phaseloom.ptycho import batches, noise
-from phaseloom.ptycho.likelihood import Likelihood
-from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["DIVERGENCES", "Course", "Fit", "chosen", "parts", "whole"]
+__all__ = ["Course", "Fit", "Named", "Task", "chosen", "whole"]
 
 log = logging.getLogger(__name__)
 
-DIVERGENCES: dict[str, noise.Divergence] = {
-    "amplitude mse": noise.amplitude,
-    "intensity mse": noise.gaussian,
-    "poisson nll": noise.poisson,
-}
-"""Ours by CDTools' names."""
-
-
-def parts(core: Ptychography, /) -> dict[str, list[nn.Parameter]]:
-    """What can be refined, by CDTools' names; the first parameter of each speaks for the others.
-
-    An object of amplitude and phase is two of them, and ``obj`` the phase.
-    """
-    found = core.parts()
-    objects = next(found[name] for name in ("object", "phase") if found.get(name))  # ours has either of them
-    named = {
-        "probe": found["probe"],
-        "obj": [*objects, *found.get("amplitude", [])],
-        "background": found["background"],
-        "translation_offsets": found["positions"],
-        "weights": found.get("opr_weights", found["weights"]),
-        "probe_fourier_shifts": found["descan"],
-        "heights": found.get("heights", []),
-        "height_scale": found.get("height_scale", []),
-    }
-    return {name: parameters for name, parameters in named.items() if parameters}
+Named = dict[str, list[nn.Parameter]]
+"""Parameters by the name of the part; the first of each speaks for the others."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +32,7 @@ class Course:
     Attributes:
         index: the patterns that are used.
         size: patterns of a batch.
-        pieces: patterns that are modelled at once; ``None``: what fits the caches.
+        pieces: patterns that are modelled at once; ``None``: as many as suits the model.
         plateau: divide rates by five when the loss has stood still.
         penalty: added to the sum of a divergence over each batch.
     """
@@ -71,57 +45,56 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Penalised:
-    """A likelihood and a term that CDTools adds once to the sum over a batch."""
+class Task:
+    """What is minimised.
 
-    likelihood: Likelihood
-    penalty: Callable[[], Tensor]
-    size: int
+    Attributes:
+        objective: a term ``noise`` of each piece of a batch, and others.
+        batches: those of each epoch.
+        told: the loss that users see, from the mean of the first term over an epoch.
+    """
 
-    def __call__(self, index: Tensor) -> dict[str, Tensor]:
-        """Terms by name, as means over the patterns of a batch."""
-        share = 1 / (self.size * self.likelihood.floor)
-        return {**self.likelihood(index), "regularizer": share * self.penalty()}
-
-    def expect(self, pieces: Sequence[Tensor]) -> None:
-        """See `Likelihood.expect`."""
-        self.likelihood.expect(pieces)
+    objective: Objective
+    batches: Batches
+    told: Callable[[float], float]
 
 
-class Fit:
+class Fit(ABC):
     """What lasts between calls of ``*_optimize``: optimisers with their moments, losses, the data.
 
     Attributes:
-        losses: mean of each epoch in CDTools' units: squared differences per trusted pixel, or for Poisson
-            counts the deviance per pixel that has any (1 at the shot-noise limit).
+        core: the module whose parameters move.
+        losses: that of each epoch.
         lines: one sentence for each epoch.
-        scan: the data that was fitted last, or that the model was made of.
+        data: the dataset that was fitted last, or that the model was made of.
         done: whether the last call has made all its epochs.
         idle: whether epochs are passed over, because an earlier job did them.
         progress: model, present optimiser and history; ``None`` before the first epoch.
     """
 
-    def __init__(self, core: Ptychography, loss: str, scan: Scan4D | None, *, faster: float = 1.0):
-        self.core, self.loss, self.scan, self.faster = core, loss, scan, faster
+    def __init__(self, core: Any, data: CDataset | None = None):
+        self.core, self.data = core, data
         self.losses: list[float] = []
         self.lines: list[str] = []
         self.done = self.idle = False
         self.progress: Progress | None = None
         self._kept: dict[tuple[str, ...], torch.optim.Optimizer] = {}
         self._waiting: dict[tuple[str, ...], dict[str, Any]] = {}
-        self._judge: tuple[Scan4D, Likelihood, float] | None = None
-        named = parts(core)
-        free = {id(p) for group in named.values() for p in group}
-        for parameter in core.parameters():
-            if id(parameter) not in free:
-                parameter.requires_grad_(False)
+
+    @abstractmethod
+    def parts(self) -> Named:
+        """What can be refined, by name."""
+
+    @abstractmethod
+    def task(self, dataset: CDataset, course: Course, /) -> Task:
+        """What is minimised over a dataset."""
 
     def run(
         self,
         name: str,
         make: Callable[[optimizers.Groups], torch.optim.Optimizer],
         iterations: int,
-        scan: Scan4D,
+        dataset: CDataset,
         course: Course,
         /,
         *,
@@ -134,35 +107,32 @@ class Fit:
             name: of the optimiser, which is made when it is first asked for and then continued.
             make: makes one.
             iterations: epochs of this call.
-            scan: the data.
+            dataset: the data.
             course: what an epoch is made of.
             rates: of each part.
             extra: settings of the optimiser that may differ from call to call.
         """
-        self.scan, self.done = scan, iterations < 1
-        size = min(course.size, len(course.index))
-        likelihood, unit = self._likelihood(scan)
+        self.data, self.done = dataset, iterations < 1
+        task = self.task(dataset, course)
         optimizer = self._optimizer(name, make, rates, extra)
         if self.progress is None:
             self.progress = Progress(self.core, optimizer)
         self.progress.optimizer = optimizer
-        cut = batches.in_pieces(batches.random(course.index, size=size), course.pieces or likelihood.at_once)
-        penalty = course.penalty
-        objective = likelihood if penalty is None else Penalised(likelihood, penalty, size)
+        size = min(course.size, len(course.index))
         note = f"{name}, {len(course.index)} patterns in batches of {size}"
         for before in range(iterations):
             if not self.idle:
                 since = self.progress.epoch - before
-                loss = self._epoch(objective, cut, since=since, plateau=course.plateau)
+                loss = self._epoch(task, since=since, plateau=course.plateau)
                 if loss is None:
                     self.done = True
                     log.warning("%s_optimize ended early: %s", name, self.progress.stopped)
                     return
-                self._note(loss * unit, note)
+                self._note(task.told(loss), note)
             self.done = before + 1 == iterations
             yield self.losses[-1] if self.losses else math.nan
 
-    def _epoch(self, objective: Objective, cut: Batches, *, since: int, plateau: bool) -> float | None:
+    def _epoch(self, task: Task, *, since: int, plateau: bool) -> float | None:
         """One epoch; its loss, or ``None`` when it came to nothing."""
         progress = self.progress
         assert progress is not None
@@ -170,7 +140,7 @@ class Fit:
         def shape(share: float, number: int, history: Sequence[Mapping[str, Any]], /) -> float:
             return schedule.plateau(share, number, history[since:], factor=0.2) if plateau else 1.0
 
-        for epoch in fit(objective, cut, progress, epochs=progress.epoch + 1, shape=shape):
+        for epoch in fit(task.objective, task.batches, progress, epochs=progress.epoch + 1, shape=shape):
             return epoch.terms["noise"]
         return None
 
@@ -178,7 +148,7 @@ class Fit:
         """Add an epoch to what was done."""
         assert self.progress is not None
         last = self.progress.history[-1]
-        free = {part for part, group in parts(self.core).items() if group[0].requires_grad}
+        free = {part for part, group in self.parts().items() if group[0].requires_grad}
         pace = ", ".join(f"{k} {rate:.3g}" for k, rate in last["rates"].items() if {*k.split("+")} & free)
         self.losses.append(loss)
         line = f"Epoch {len(self.losses)}: loss {loss:.6g}, {last['seconds']:.2f} s, {note}, rates: {pace}"
@@ -209,34 +179,6 @@ class Fit:
         self.progress.epoch, self.progress.history = state["epoch"], [dict(one) for one in state["history"]]
         self.losses[:], self.lines[:] = state["losses"], state["lines"]
 
-    def _likelihood(self, scan: Scan4D) -> tuple[Likelihood, float]:
-        """The objective, and what its loss is to be multiplied by."""
-        if self._judge is None or self._judge[0] is not scan:
-            want = (len(self.core.scan.start), self.core.detector.mask.shape)
-            if (len(scan), scan.geometry.shape) != (want[0], tuple(want[1])):
-                fix = f"but the model was made for {want[0]} of {tuple(want[1])}: make it from this dataset"
-                raise BadInput("optimize: dataset", f"{len(scan)} patterns of {scan.geometry.shape}", fix)
-            likelihood = Likelihood(self.core, scan, DIVERGENCES[self.loss])
-            self._judge = (scan, likelihood, likelihood.floor / self._pixels(scan))
-        return self._judge[1:]
-
-    def contrast(self, scan: Scan4D, /) -> float:
-        """Shot noise relative to the whole signal: what makes steps of gradient descent free of the dose."""
-        likelihood, _ = self._likelihood(scan)
-        some = torch.as_tensor(np.unique(np.linspace(0, len(scan) - 1, min(len(scan), 64)).astype(int)))
-        counts, mask = likelihood.measured[some], self.core.detector.mask.cpu()
-        signal = (likelihood.divergence(torch.zeros_like(counts), counts) * mask).sum() / len(some)
-        return likelihood.floor / max(float(signal), 1e-30)
-
-    def _pixels(self, scan: Scan4D) -> float:
-        """What the loss of a pattern is divided by."""
-        mask = self.core.detector.display(self.core.detector.mask).cpu().numpy()
-        if self.loss != "poisson nll":
-            return float(mask.sum())
-        some = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), 400)).astype(int))
-        lit = sum(float(((scan.counts[some[i : i + 64]] >= 1) & mask).sum()) for i in range(0, len(some), 64))
-        return max(lit, 1.0) / len(some) / 2
-
     def _optimizer(
         self,
         name: str,
@@ -245,7 +187,7 @@ class Fit:
         extra: Mapping[str, Any],
     ) -> torch.optim.Optimizer:
         """The one of before with new rates; parameters without a gradient stay where they are."""
-        named = {part: group for part, group in parts(self.core).items() if part in rates}
+        named = {part: group for part, group in self.parts().items() if part in rates}
         for group in named.values():
             for parameter in group[1:]:
                 parameter.requires_grad_(group[0].requires_grad)
@@ -254,8 +196,9 @@ class Fit:
             raise BadInput(f"{name}_optimize", None, "has nothing to do: requires_grad is False everywhere")
         # L-BFGS steps along remembered directions, in which a part that was frozen since would still move
         key = (name, *free) if name == "LBFGS" else (name,)
-        if key not in self._kept:
-            some = {part: group for part, group in named.items() if name != "LBFGS" or part in free}
+        some = {part: group for part, group in named.items() if name != "LBFGS" or part in free}
+        old = self._kept.get(key)
+        if old is None or _members(old) != {id(p) for group in some.values() for p in group}:
             self._kept[key] = make([_group(part, group) for part, group in some.items()])
             if key in self._waiting:
                 put_back(self._kept[key], self._waiting.pop(key))
@@ -273,18 +216,27 @@ class Fit:
         return next((one for key, one in reversed(self._kept.items()) if key[0] == name), None)
 
     def rates(
-        self, lr: float, factors: Mapping[str, float] | None, *, power: float = 1.0
+        self, lr: float, factors: Mapping[str, float] | None, *, power: float | None = 1.0
     ) -> dict[str, float]:
-        """The rate of each part; offsets of ``translation_scale`` are faster by it, to some power."""
-        known, given = parts(self.core), dict(factors or {})
+        """The rate of each part.
+
+        Args:
+            lr: in common.
+            factors: on it, by name.
+            power: how the rate of parts that are stored in units of their own follows from those; ``None``:
+                not at all.
+        """
+        known, given = self.parts(), dict(factors or {})
         for name, factor in {"lr": lr, **given}.items():
             if name != "lr" and name not in known:
                 raise BadInput("lr_factors", name, f"is no part of the model: {nearest(name, known)}")
             if not 0 <= factor < float("inf"):
                 raise BadInput(f"optimize: {name}", factor, "must be a finite number from zero up")
-        found = {name: lr * given.get(name, 1.0) for name in known}
-        found["translation_offsets"] *= self.faster**power
-        return found
+        return {name: lr * given.get(name, 1.0) for name in known}
+
+    @abstractmethod
+    def slope(self, dataset: CDataset, lr: float | None, /) -> float:
+        """The rate of gradient descent; ``None``: the usual one."""
 
 
 def chosen(subset: Any, count: int, place: str = "optimize: subset") -> np.ndarray:
@@ -304,6 +256,11 @@ def whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise BadInput(f"optimize: {name}", value, "must be a whole number from 1 up")
     return int(value)
+
+
+def _members(optimizer: torch.optim.Optimizer) -> set[int]:
+    """Which parameters it moves."""
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def _group(name: str, parameters: Sequence[nn.Parameter]) -> dict[str, Any]:

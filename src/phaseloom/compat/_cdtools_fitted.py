@@ -4,12 +4,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from phaseloom.compat import _cdtools_checkpoints as checkpoints
 from phaseloom.compat._cdtools_datasets import CDataset
-from phaseloom.compat._cdtools_experiment import Experiment
-from phaseloom.compat._cdtools_fit import Course, chosen, whole
+from phaseloom.compat._cdtools_fit import Course, Fit, chosen, whole
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 
@@ -18,13 +17,15 @@ __all__ = ["Fitted"]
 Factors = Mapping[str, float] | None
 
 
-class Fitted(Experiment):
-    """An experiment with CDTools' optimisers and its checkpoints for jobs of limited time.
+class Fitted(nn.Module):
+    """A model with CDTools' optimisers and its checkpoints for jobs of limited time.
 
     Attributes:
+        fit: optimisers and history.
         turn: which part of a chain of jobs this is, once `use_checkpoints` was called.
     """
 
+    fit: Fit
     turn: checkpoints.Turn | None = None
 
     def Adam_optimize(  # noqa: PLR0913 - as CDTools has it
@@ -56,14 +57,15 @@ class Fitted(Experiment):
             subset: numbers of the patterns to use.
             regularization_factor: what the model's ``regularizer`` is given, if it has one.
             thread: for CDTools' sake; pictures are drawn between epochs.
-            calculation_width: patterns that are modelled at once; default: what fits the caches.
+            calculation_width: patterns that are modelled at once; default: what fits the caches, and 10 for a
+                model of your own.
             lr_factors: factors on ``lr`` by name of the part.
         """
         return self.fit.run(
             "Adam",
             lambda groups: optimizers.adam(groups, momentum=betas[0], memory=betas[1], amsgrad=amsgrad),
             iterations,
-            dataset.scan,
+            dataset,
             Course(
                 chosen(subset, len(dataset)),
                 whole("batch_size", batch_size),
@@ -101,22 +103,19 @@ class Fitted(Experiment):
             calculation_width: see `Adam_optimize`.
             line_search_fn: ``"strong_wolfe"`` or none.
         """
-        if self.options.translation_scale != 1 and self.translation_offsets.requires_grad:
-            fix = "has no meaning for LBFGS: freeze model.translation_offsets, or make it 1"
-            raise BadInput("LBFGS_optimize: translation_scale", self.options.translation_scale, fix)
         index = chosen(subset, len(dataset))
         return self.fit.run(
             "LBFGS",
             lambda groups: optimizers.lbfgs(groups, history=history_size, inner=20),
             iterations,
-            dataset.scan,
+            dataset,
             Course(
                 index,
                 len(index),
                 _pieces(calculation_width),
                 penalty=self._penalty(regularization_factor),
             ),
-            rates=self.fit.rates(lr, None),
+            rates=self.fit.rates(lr, None, power=None),
             extra={"history_size": history_size, "line_search_fn": line_search_fn},
         )
 
@@ -125,7 +124,7 @@ class Fitted(Experiment):
         iterations: int,
         dataset: CDataset,
         batch_size: int | None = None,
-        lr: float = 5.0,
+        lr: float | None = None,
         *,
         momentum: float = 0,
         dampening: float = 0,
@@ -137,13 +136,17 @@ class Fitted(Experiment):
         calculation_width: int | None = None,
         lr_factors: Factors = None,
     ) -> Iterator[float]:
-        """Gradient descent, on a loss relative to that of no model at all: rates are not those of CDTools.
+        """Gradient descent.
+
+        Models that are ready descend on a loss relative to that of no model at all: their rates are not those
+        of CDTools. A model of your own descends on its own loss.
 
         Args:
             iterations: epochs.
             dataset: the patterns.
             batch_size: patterns per step; default: all.
-            lr: of every part; at most about 20, whatever the dose.
+            lr: of every part; default: 5, and at most about 20, whatever the dose; 2e-7 for a model of your
+                own.
             momentum: share of the last step that is kept.
             dampening: share of the gradient that momentum leaves out.
             weight_decay: pull towards zero.
@@ -161,14 +164,14 @@ class Fitted(Experiment):
             "SGD",
             lambda groups: optimizers.sgd(groups, momentum=momentum, nesterov=False),
             iterations,
-            dataset.scan,
+            dataset,
             Course(
                 index,
                 len(index) if batch_size is None else whole("batch_size", batch_size),
                 _pieces(calculation_width),
                 penalty=self._penalty(regularization_factor),
             ),
-            rates=self.fit.rates(lr * self.fit.contrast(dataset.scan), lr_factors, power=2.0),
+            rates=self.fit.rates(self.fit.slope(dataset, lr), lr_factors, power=2.0),
             extra=extra,
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 from phaseloom.compat._cdtools_base import CDIModel
 from phaseloom.compat._cdtools_build import Options, experiment
 from phaseloom.compat._cdtools_datasets import CDataset
+from phaseloom.compat._cdtools_experiment import Experiment
 from phaseloom.compat._cdtools_oblique import lying
 from phaseloom.errors import BadInput, nearest
 
@@ -29,7 +30,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"CDTools has no model {name!r}: {nearest(name, [*__all__, *ELSEWHERE])}")
 
 
-class FancyPtycho(CDIModel):
+class FancyPtycho(Experiment):
     """Ptychography with incoherent modes, refined positions, shot intensities and background.
 
     Translations along the beam are honoured where they matter, as they are not in CDTools.
@@ -77,6 +78,7 @@ class FancyPtycho(CDIModel):
         panel_plot_mode: bool = True,
         plot_level: int = 2,
         near_field: bool = False,
+        surface_normal: Any = None,
     ) -> Any:
         """A model with a flat object and a probe from the mean pattern.
 
@@ -112,9 +114,10 @@ class FancyPtycho(CDIModel):
             panel_plot_mode: for CDTools' sake: all is in one figure.
             plot_level: for CDTools' sake.
             near_field: the detector sees the near field.
+            surface_normal: of the sample, three numbers; comes before ``scattering_mode`` (not in CDTools).
 
         Raises:
-            BadInput: what is not built yet, or cannot be meant.
+            BadInput: what is not built, or cannot be meant.
         """
         options = Options(
             randomize_ang=randomize_ang,
@@ -140,11 +143,11 @@ class FancyPtycho(CDIModel):
             obj_padding=obj_padding,
             near_field=near_field,
         )
-        scan = lying(dataset.scan, scattering_mode)
+        scan = lying(dataset.scan, scattering_mode, surface_normal)
         return cls(*experiment(scan, options), scan)
 
 
-class SimplePtycho(CDIModel):
+class SimplePtycho(Experiment):
     """The least that ptychography is: one mode, positions, weights and background as they are known."""
 
     @classmethod
@@ -156,7 +159,7 @@ class SimplePtycho(CDIModel):
         return model
 
 
-class AxialPtycho(CDIModel):
+class AxialPtycho(Experiment):
     """Ptychography along the beam: the third column of ``translations`` moves the focus through the sample.
 
     Lateral motion may come with it. Without any, a probe of free pixels cannot be told from the object: give

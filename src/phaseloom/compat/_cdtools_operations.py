@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.compat._cdtools_datasets import ANGSTROM, moved
+from phaseloom.compat._cdtools_data import ANGSTROM, moved
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import shift

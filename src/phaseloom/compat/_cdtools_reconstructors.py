@@ -99,7 +99,7 @@ class AdamReconstructor(Reconstructor):
 
 
 class SGDReconstructor(Reconstructor):
-    """Gradient descent; rates are not those of CDTools."""
+    """Gradient descent; rates of models that are ready are not those of CDTools."""
 
     kind = "SGD"
 
@@ -107,7 +107,7 @@ class SGDReconstructor(Reconstructor):
         self,
         iterations: int,
         batch_size: int = 15,
-        lr: float = 5.0,
+        lr: float | None = None,
         momentum: float = 0,
         dampening: float = 0,
         weight_decay: float = 0,

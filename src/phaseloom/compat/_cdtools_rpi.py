@@ -11,10 +11,11 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from phaseloom.compat import _cdtools_saved as saved
-from phaseloom.compat._cdtools_base import CDIModel
+from phaseloom.compat._cdtools_base import Told
 from phaseloom.compat._cdtools_build import Options, arranged
-from phaseloom.compat._cdtools_datasets import ANGSTROM, CDataset
-from phaseloom.compat._cdtools_experiment import Told
+from phaseloom.compat._cdtools_data import ANGSTROM
+from phaseloom.compat._cdtools_datasets import CDataset, Ptycho2DDataset
+from phaseloom.compat._cdtools_experiment import Experiment
 from phaseloom.compat._cdtools_fit import chosen
 from phaseloom.compat._cdtools_shots import KnownModes, Shots
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
@@ -31,7 +32,7 @@ __all__ = ["RPI"]
 STARTS = ("random", "uniform", "spectral")
 
 
-class RPI(CDIModel):
+class RPI(Experiment):
     """Randomized probe imaging: an object of few pixels behind a known probe of finer structure.
 
     ``subset=[k]`` of the optimisers is the pattern that is looked at; `init_obj` starts anew for another, and
@@ -51,7 +52,7 @@ class RPI(CDIModel):
 
     def __init__(self, core: Ptychography, options: Options, scan: Scan4D, *, data: bool = True):
         super().__init__(core, options, scan, data=data)
-        self.fit = Shots(core, options.loss, scan if data else None)
+        self.fit = Shots(core, options.loss, Ptycho2DDataset.of(scan) if data else None)
 
     @classmethod
     def from_dataset(  # noqa: PLR0913, PLR0917 - as CDTools has it
@@ -156,7 +157,7 @@ class RPI(CDIModel):
         Raises:
             BadInput: results that lack one of the three.
         """
-        dataset = CDataset.of(_calibrated(calibration))
+        dataset = Ptycho2DDataset.of(_calibrated(calibration))
         if initialization == "spectral":
             fix = "needs a pattern: take another, then model.init_obj('spectral', pattern=...)"
             raise BadInput("from_calibration: initialization", initialization, fix)
@@ -256,7 +257,7 @@ class RPI(CDIModel):
             first = torch.zeros(1, dtype=torch.long, device=counts.device)
             start = spectral(core, core.detector.arrange(counts)[None], first, seed=seed)
         core.object.put(start.to(core.scan.start.device))
-        done, self.fit = self.fit, Shots(core, self.options.loss, self.fit.scan)
+        done, self.fit = self.fit, Shots(core, self.options.loss, self.fit.data)
         self.fit.losses, self.fit.lines = done.losses, done.lines
 
     def regularizer(self, factors: Any) -> Tensor:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from phaseloom.compat._cdtools_build import Options, experiment
-from phaseloom.compat._cdtools_datasets import ANGSTROM, travel
-from phaseloom.compat._cdtools_fit import Fit, parts
+from phaseloom.compat._cdtools_data import ANGSTROM, travel
+from phaseloom.compat._cdtools_fit import Fit
+from phaseloom.compat._cdtools_likelihood import parts
 from phaseloom.data.formats._files import opened
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -22,7 +23,7 @@ from phaseloom.physics import surface
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.scans import Canvas, Positions
 
-__all__ = ["laid", "read", "rebuilt", "refined", "results", "text", "write"]
+__all__ = ["grid", "laid", "read", "rebuilt", "refined", "results", "text", "write"]
 
 Results = dict[str, Any]
 
@@ -44,9 +45,7 @@ def results(model: Saved, scan: Scan4D | None, /) -> Results:
     the given scan, or else of the one that the model was made of.
     """
     core, options, own = model.core, model.options, model.scan
-    lab, step = own.geometry, core.scan.canvas.pixel
-    basis = surface.steps(lab.basis, step, lab.normal) if lab.tilted else np.asarray(lab.basis) * step
-    basis = basis * ANGSTROM
+    basis = grid(model)
     background = core.detector.display(core.detector.background())
     first = own if scan is None else scan
     heights = core.heights
@@ -76,6 +75,13 @@ def results(model: Saved, scan: Scan4D | None, /) -> Results:
         "canvas": json.dumps(asdict(core.object.canvas)),
         "frozen": json.dumps([name for name, some in parts(core).items() if not some[0].requires_grad]),
     }
+
+
+def grid(model: Saved, /) -> np.ndarray:
+    """Steps ``(3, 2)`` of the object's rows and columns, metres."""
+    lab, step = model.scan.geometry, model.core.scan.canvas.pixel
+    basis = surface.steps(lab.basis, step, lab.normal) if lab.tilted else np.asarray(lab.basis) * step
+    return basis * ANGSTROM
 
 
 @torch.no_grad()

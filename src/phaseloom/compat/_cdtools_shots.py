@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Complex
 from torch import Tensor, nn
 
-from phaseloom.compat._cdtools_fit import Fit
-from phaseloom.data.scan import Scan4D
+from phaseloom.compat._cdtools_data import CDataset
+from phaseloom.compat._cdtools_likelihood import ScanFit
 from phaseloom.ptycho.illumination import Illumination
 from phaseloom.ptycho.scans import Positions
 
@@ -38,15 +38,17 @@ class KnownModes(Illumination):
         return {"probe": [self.matrix]}
 
 
-class Shots(Fit):
+class Shots(ScanFit):
     """A fit of any dataset whose patterns have the model's pixels: each was taken at the same place."""
 
-    def run(self, name: str, make: Any, iterations: int, scan: Scan4D, *course: Any, **knobs: Any) -> Any:
+    def run(
+        self, name: str, make: Any, iterations: int, dataset: CDataset, *course: Any, **knobs: Any
+    ) -> Any:
         """See `Fit.run`."""
-        core, many = self.core, len(scan)
+        core, many = self.core, len(dataset)
         if many != len(core.scan.start):
             core.scan = Positions(core.scan.start[:1].repeat(many, 1), core.object.canvas)
             core.detector.weights = nn.Parameter(core.detector.weights[:1].repeat(many))
             for parameter in (*core.scan.parameters(), core.detector.weights):
                 parameter.requires_grad_(False)
-        return super().run(name, make, iterations, scan, *course, **knobs)
+        return super().run(name, make, iterations, dataset, *course, **knobs)

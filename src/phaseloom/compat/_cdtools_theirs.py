@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phaseloom.compat._cdtools_build import Options, experiment
 from phaseloom.compat._cdtools_datasets import Ptycho2DDataset
-from phaseloom.compat._cdtools_fit import parts
+from phaseloom.compat._cdtools_likelihood import parts
 from phaseloom.compat._cdtools_saved import laid, text
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput

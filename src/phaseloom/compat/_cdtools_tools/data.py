@@ -313,11 +313,15 @@ def _dated(text: str) -> Any:
 def _orientation(geometry: Tree | None) -> np.ndarray | None:
     """Axes of the sample as rows, from its first two or from its normal."""
     if geometry is not None and geometry.find("surface_normal"):
-        normal = geometry.array("surface_normal")
-        first = np.cross([0.0, 1.0, 0.0], normal)
-        second = np.cross(normal, first)
-        return np.array([first / np.linalg.norm(first), second / np.linalg.norm(second), normal])
+        return axes_of(geometry.array("surface_normal"))
     if geometry is not None and geometry.find("orientation"):
         first, second = (axis / np.linalg.norm(axis) for axis in geometry.array("orientation").reshape(2, 3))
         return np.array([first, second, np.cross(first, second)])
     return None
+
+
+def axes_of(normal: np.ndarray) -> np.ndarray:
+    """Axes of a sample as rows: across the laboratory's y and the normal, across both, and the normal."""
+    first = np.cross([0.0, 1.0, 0.0], normal)
+    second = np.cross(normal, first)
+    return np.array([first / np.linalg.norm(first), second / np.linalg.norm(second), normal])
