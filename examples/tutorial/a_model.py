@@ -5,7 +5,7 @@ python examples/tutorial/a_model.py [--pictures DIR]
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import phaseloom as pl
 from phaseloom import batches, noise, optimizers, plot
 from phaseloom.fitting.loop import Epoch
+from phaseloom.fitting.newton import diagonal
 from phaseloom.physics.detect import intensity
 from phaseloom.physics.fourier import centred
 from phaseloom.physics.propagate import angular_spectrum, far_field, fly
@@ -58,33 +59,6 @@ class AxialModel(nn.Module):
         return {"object": [self.object], "heights": [self.moves]}
 
 
-class Misfit:
-    """Mean loss of a batch by name, 1 being shot noise: what the loop asks for."""
-
-    def __init__(self, model: nn.Module, scan: pl.Scan4D, divergence: noise.Divergence = noise.amplitude):
-        self.model, self.divergence = model, divergence
-        self.counts = torch.as_tensor(np.asarray(scan.counts, np.float32))
-        self.mask = torch.as_tensor(scan.mask)
-        self.floor = noise.shot_noise(divergence, self.counts, self.mask)
-
-    def __call__(self, index: Tensor) -> dict[str, Tensor]:
-        """The terms of a batch."""
-        each = self.divergence(self.model(index), self.counts[index]) * self.mask
-        return {"noise": each.sum() / (len(index) * self.floor)}
-
-
-@dataclass
-class Newton:
-    """Steps of the object: its gradient over the curvature, as `optimizers.gauss_newton` wants them."""
-
-    bend: Tensor
-    momentum: bool = True
-
-    def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: tuple) -> Tensor:
-        """The step that is taken from the value."""
-        return rate * gradient / self.bend[where]
-
-
 def curvature(model: AxialModel, floor: float) -> Tensor:
     """Of the mean loss along each pixel: the light on it, and a tenth of the brightest everywhere."""
     with torch.no_grad():
@@ -93,11 +67,11 @@ def curvature(model: AxialModel, floor: float) -> Tensor:
     return 2 / floor * (light + 0.1 * light.max())
 
 
-def fitted(model: AxialModel, misfit: Misfit, rates: dict[str, float], epochs: int) -> Iterator[Epoch]:
+def fitted(model: AxialModel, misfit: pl.Misfit, rates: dict[str, float], epochs: int) -> Iterator[Epoch]:
     """The epochs of a fit of all planes at once."""
     optimizer = optimizers.gauss_newton(optimizers.groups(model.parts(), rates))
-    optimizer.rules = {model.object: Newton(curvature(model, misfit.floor))}
-    count = len(misfit.counts)
+    optimizer.rules = {model.object: diagonal(curvature(model, misfit.floor))}
+    count = len(misfit.measured)
     order = batches.random(range(count), size=count)
     return pl.fit(misfit, order, pl.Progress(model, optimizer), epochs=epochs)
 
@@ -146,11 +120,11 @@ def main(*, pictures: Path | None) -> None:
     """Fit by hand and with the loop, beside the built-in; with wrong heights; with stray counts."""
     scan = measured()
     builtin = pl.Ptychography.of(scan, probe=pl.probes.stored(scan, modes=1))
-    unit = builtin.heights.unit  # depth of focus, angstrom
+    unit = pl.depth_of_focus(scan)
     scan = replace(scan, probe=builtin.probe.modes().detach().numpy())
 
     model = AxialModel(scan, unit)
-    misfit = Misfit(model, scan)
+    misfit = pl.Misfit(model, scan)
     every = torch.arange(len(scan))
     optimizer = torch.optim.Adam([model.object], lr=0.05)
     losses = []
@@ -163,7 +137,7 @@ def main(*, pictures: Path | None) -> None:
     print(f"by hand, Adam: loss {losses[-1]:.3f}, error of the object {error(model.object, scan):.3f}")
 
     model = AxialModel(scan, unit)
-    newton = list(fitted(model, Misfit(model, scan), {"object": 1.0}, 240))
+    newton = list(fitted(model, pl.Misfit(model, scan), {"object": 1.0}, 240))
     print(f"Newton steps: loss {newton[-1].loss:.3f}, error of the object {error(model.object, scan):.3f}")
 
     compare(model, builtin, scan)
@@ -176,15 +150,19 @@ def main(*, pictures: Path | None) -> None:
 def compare(model: AxialModel, builtin: pl.Ptychography, scan: pl.Scan4D) -> None:
     """Patterns and losses of the model and of the built-in with the same object."""
     every = torch.arange(len(scan))
+    builtin.object.lay(model.object, at=scan.positions[0])
     with torch.no_grad():
-        corner, _ = builtin.scan(every)
-        top, left = corner[0].tolist()
-        builtin.object.wave[0, 0, top : top + N, left : left + N] = model.object
         ours, theirs = model(every), builtin.detector.display(builtin(every))
     print(f"brightest pixel {theirs.max():.0f} counts, largest difference {(ours - theirs).abs().max():.4f}")
     terms = pl.Likelihood(builtin, scan, robust, {"bounded": bounded})(every)
     print("built-in:", ", ".join(f"{name} {value.item():.3f}" for name, value in terms.items()))
-    print(f"ours: noise {Misfit(model, scan, robust)(every)['noise'].item():.3f}")
+    print(f"ours: noise {pl.Misfit(model, scan, robust)(every)['noise'].item():.3f}")
+
+    pl.register("noise", robust)
+    pl.register("penalties", bounded)
+    tree = {"start": "none", "noise": {"robust": {"width": 2.0}}, "penalties": ["bounded"], "epochs": 1}
+    (epoch,) = pl.Job.begin(pl.Reconstruct.of(tree), scan=scan)
+    print("in a recipe:", ", ".join(epoch.terms))
 
 
 def wrong_heights(scan: pl.Scan4D, unit: float) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +172,7 @@ def wrong_heights(scan: pl.Scan4D, unit: float) -> tuple[np.ndarray, np.ndarray]
     told = replace(scan, heights=scan.heights + errors)
     for name, rates in {"left": {"object": 1.0}, "refined": {"object": 1.0, "heights": 0.01}}.items():
         model = AxialModel(told, unit)
-        *_, last = fitted(model, Misfit(model, told), rates, 240)
+        *_, last = fitted(model, pl.Misfit(model, told), rates, 240)
         left = errors + unit * model.moves.detach().numpy()
         print(f"heights {name}: wrong by {left.std() / UM:.2f} um rms, loss {last.loss:.3f}", end="")
         print(f", error of the object {error(model.object, scan):.3f}")
@@ -212,7 +190,7 @@ def stray_counts(scan: pl.Scan4D, unit: float) -> list[Tensor]:
     for divergence in (noise.amplitude, robust):
         model = AxialModel(told, unit)
         for judge in (noise.amplitude, divergence):
-            *_, last = fitted(model, Misfit(model, told, judge), {"object": 1.0}, 240)
+            *_, last = fitted(model, pl.Misfit(model, told, judge), {"object": 1.0}, 240)
         print(f"stray counts, {judge.__name__}: loss {last.loss:.3f}", end="")
         print(f", error of the object {error(model.object, scan):.3f}")
         found.append(model.object.detach())

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from PIL import Image
 
 import phaseloom as pl
@@ -41,7 +40,7 @@ print(len(part), "patterns in the middle")
 
 recipe = pl.Reconstruct.of({"file": "part.h5", "start": "none", "epochs": 16})
 job = pl.Job.begin(recipe)
-live = plot.Live(job.result) if options.show else None
+live = plot.Live(job.images) if options.show else None
 for epoch in plot.watching(job):
     print(epoch)
     if live is not None:
@@ -49,24 +48,15 @@ for epoch in plot.watching(job):
 first = job.result()
 print(first.verdict)
 
-
-def modelled(index: int) -> np.ndarray:
-    """The pattern that the model expects, centred like those of the scan."""
-    with torch.no_grad():
-        expected = job.model(torch.tensor([index]))
-    return job.model.detector.display(expected)[0].numpy()
-
-
-pair = plot.compare(part, modelled, index=131)
+pair = plot.compare(part, job.model.pattern, index=131)
 plot.save(pair.figure, "compare.png")
 
 recipe = recipe.put({"rates.background": 0.2, "rates.affine": 0, "rates.probe": {"rate": 0.4, "stop": 12}})
 job = pl.Job.begin(recipe)
 for epoch in job:
     if epoch.number == 10:
-        moving = {group["name"]: group for group in job.progress.optimizer.param_groups}
-        moving["object"]["base"] = 0.1  # half the rate, from epoch 11 on
-        moving["positions"]["stop"] = 14  # frozen from epoch 15 on
+        job.rate("object", 0.1)  # half of the usual, from epoch 11 on
+        job.rate("positions", 1.0, stop=14)  # frozen from epoch 15 on
     if epoch.number in (1, 11, 16):
         print(epoch, {name: round(rate, 3) for name, rate in epoch.rates.items()})
 result = job.result()

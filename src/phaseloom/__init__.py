@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from phaseloom.errors import BadInput
     from phaseloom.fitting import optimizers
     from phaseloom.fitting.loop import Progress, fit
+    from phaseloom.plugins import register
     from phaseloom.ptycho import batches, noise, objects, probes
-    from phaseloom.ptycho.likelihood import Likelihood
+    from phaseloom.ptycho.focus import depth_of_focus
+    from phaseloom.ptycho.likelihood import Likelihood, Misfit
     from phaseloom.ptycho.model import Ptychography
+    from phaseloom.ptycho.noise import shot_noise
     from phaseloom.recipes.job import Job
     from phaseloom.recipes.reconstruct import Reconstruct
     from phaseloom.result import Result, load
@@ -30,8 +33,11 @@ _HOMES = {
     "data.scan": ["Geometry", "Scan4D"],
     "errors": ["BadInput"],
     "fitting.loop": ["Progress", "fit"],
-    "ptycho.likelihood": ["Likelihood"],
+    "plugins": ["register"],
+    "ptycho.focus": ["depth_of_focus"],
+    "ptycho.likelihood": ["Likelihood", "Misfit"],
     "ptycho.model": ["Ptychography"],
+    "ptycho.noise": ["shot_noise"],
     "recipes.job": ["Job"],
     "recipes.reconstruct": ["Reconstruct"],
     "result": ["Result", "load"],
@@ -42,9 +48,10 @@ _ROOMS = ["metrics", "physics", "plot", "ptycho", "data.prepare", "data.simulate
 _ROOMS += ["ptycho.batches", "ptycho.noise", "ptycho.objects", "ptycho.probes"]
 """Modules that are public as a whole, under their last name."""
 
-__all__ = ["BadInput", "Geometry", "Job", "Likelihood", "Progress", "Ptychography", "Reconstruct", "Result"]
-__all__ += ["Scan4D", "batches", "fit", "inspect", "load", "metrics", "noise", "objects", "optimizers"]
-__all__ += ["physics", "plot", "prepare", "probes", "ptycho", "read", "simulate"]
+__all__ = ["BadInput", "Geometry", "Job", "Likelihood", "Misfit", "Progress", "Ptychography", "Reconstruct"]
+__all__ += ["Result", "Scan4D", "batches", "depth_of_focus", "fit", "inspect", "load", "metrics", "noise"]
+__all__ += ["objects", "optimizers", "physics", "plot", "prepare", "probes", "ptycho", "read", "register"]
+__all__ += ["shot_noise", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
+from phaseloom import plugins
 from phaseloom.documents import load_yaml, to_yaml
 from phaseloom.errors import BadInput, nearest
 from phaseloom.units import Coefficients, Dimension
@@ -74,9 +75,9 @@ def part(room: str, /, default: Any = PydanticUndefined, *, partial: bool = Fals
 
 
 def names(room: str, /) -> list[str]:
-    """What can be called in a room."""
-    module = importlib.import_module(room)
-    return [name for name in module.__all__ if _is_knobbed(module, name)]
+    """What can be called in a room: its own functions, then those of plugins (`phaseloom.plugins`)."""
+    own = _own(room)
+    return [*own, *(name for name in plugins.names(room) if name not in own)]
 
 
 def knobs(room: str, name: str, /) -> dict[str, inspect.Parameter]:
@@ -210,14 +211,21 @@ def _is_knobbed(module: ModuleType, name: str) -> bool:
     return inspect.isfunction(target) or hasattr(target, "read")
 
 
-def _function(room: str, name: str) -> Callable[..., Any]:
-    """A function of a module, or ``read`` of a module of a package."""
+def _own(room: str) -> list[str]:
     module = importlib.import_module(room)
+    return [name for name in module.__all__ if _is_knobbed(module, name)]
+
+
+def _function(room: str, name: str) -> Callable[..., Any]:
+    """A function of a module, ``read`` of a module of a package, or a plugin."""
+    module = importlib.import_module(room)
+    if name not in module.__all__ and name in plugins.names(room):
+        return plugins.function(room, name)
     target = getattr(module, name, None)
     if hasattr(module, "__path__") and not inspect.isfunction(target):
         return importlib.import_module(f"{room}.{name}").read
     if not inspect.isfunction(target):
-        raise BadInput(room, f"there is no '{name}';", nearest(name, module.__all__))
+        raise BadInput(room, f"there is no '{name}';", nearest(name, names(room)))
     return target
 
 

@@ -12,6 +12,7 @@ from phaseloom import cli
 from phaseloom.data import simulate
 from phaseloom.data.formats import native
 from phaseloom.fitting.loop import Epoch
+from phaseloom.recipes import job
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.result import Result
@@ -198,14 +199,14 @@ def test_ctrl_c_while_reading_is_no_traceback(scan, monkeypatch, capsys):
 
 
 def test_ctrl_c_between_epochs_keeps_the_result(scan, tmp_path, monkeypatch, capsys):
-    remember = Job._remember
+    remember = job._remember
 
-    def interrupted(job: Job, epoch: Epoch) -> None:
-        remember(job, epoch)
+    def interrupted(running: Job, epoch: Epoch) -> None:
+        remember(running, epoch)
         if epoch.number == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Job, "_remember", interrupted)
+    monkeypatch.setattr(job, "_remember", interrupted)
     command = ["phaseloom", "reconstruct", str(scan), *QUICK, "-s", "epochs=9", "--out", "a"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as end:

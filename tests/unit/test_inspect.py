@@ -155,3 +155,27 @@ def test_positions_along_the_beam_are_named_because_they_are_not_modelled():
     tall = replace(flat, heights=np.arange(4) * 1e4)
     assert {f.name: f.level for f in inspect(tall)}["heights"] == "note"
     assert "heights" not in {f.name for f in inspect(flat)}
+
+
+def along(*heights: float) -> Scan4D:
+    """A soft disk at the mean of the heights, converging."""
+    y = np.arange(N) - N // 2
+    radius = np.hypot(y[:, None], y[None, :]) * DX
+    wave = np.exp(-((radius / 3) ** 4)) * np.exp(-1j * np.pi * radius**2 / (GOOD.geometry.wavelength * 6e3))
+    many = len(heights)
+    scan = replace(GOOD.select(np.arange(many)), positions=np.zeros((many, 2)), heights=np.array(heights))
+    return replace(scan, probe=wave[None])
+
+
+def filled(scan: Scan4D) -> float:
+    """How much of the window the inspection finds filled, per cent."""
+    return float(find(scan, "window").value.split("%")[0].split()[-1])
+
+
+def test_a_scan_along_the_beam_is_judged_where_the_beam_is_widest():
+    near, far, turned = along(0, 10, -10), along(0, 4000, -4000), along(0, -4000, 4000)
+    flat = replace(near, heights=None)
+    assert filled(near) == pytest.approx(filled(flat), abs=1)
+    assert filled(far) == filled(turned) > 1.4 * filled(near)
+    assert "at its widest" in find(far, "window").value
+    assert "at its widest" not in find(flat, "window").value

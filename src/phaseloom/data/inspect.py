@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from phaseloom.data.scan import Scan4D
+from phaseloom.data.width import d4sigma, widest
 from phaseloom.units import ENERGY, LENGTH
 
 __all__ = ["Finding", "inspect"]
@@ -99,9 +100,9 @@ class _Survey:
         """Of the beam on the object, angstrom; ``None`` where the speckles drown in noise."""
         pixel = np.asarray(self.scan.geometry.pixel)
         if self.scan.probe is not None:
-            return _d4sigma((abs(self.scan.probe) ** 2).sum(0), pixel)
+            return d4sigma((abs(self.scan.probe) ** 2).sum(0), pixel)
         if self.scan.geometry.near:
-            return _d4sigma(self.mean, pixel)
+            return d4sigma(self.mean, pixel)
         return self._speckled(pixel)
 
     def _speckled(self, pixel: np.ndarray) -> float | None:
@@ -128,18 +129,6 @@ class _Survey:
             away = away[away > 1e-6]
             nearest.append(away.min() if away.size else 0.0)
         return float(np.median(nearest))
-
-
-def _d4sigma(image: np.ndarray, pixel: np.ndarray) -> float:
-    image = np.clip(image, 0, None)
-    y, x = ((np.arange(n) - n // 2) * p for n, p in zip(image.shape, pixel, strict=True))
-    total = image.sum() or 1.0
-    spread = 0.0
-    for axis, grid in ((1, y), (0, x)):
-        profile = image.sum(axis) / total
-        middle = (profile * grid).sum()
-        spread += (profile * (grid - middle) ** 2).sum()
-    return float(4 * np.sqrt(spread / 2))
 
 
 def _counts(survey: _Survey) -> Finding:
@@ -317,12 +306,12 @@ def _sampling(survey: _Survey) -> Finding | None:
 
 
 def _window(survey: _Survey) -> Finding | None:
-    if not survey.diameter or survey.scan.geometry.near:
+    geometry, along = survey.scan.geometry, widest(survey.scan)
+    if geometry.near or not survey.diameter:
         return None
-    geometry = survey.scan.geometry
     window = min(n * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
-    part = survey.diameter / window
-    text = f"beam fills {part:.0%} of the window"
+    part = (along or survey.diameter) / window
+    text = f"beam fills {part:.0%} of the window" + (" at its widest" if along else "")
     if part <= 0.5:
         return Finding("window", text, "good", "")
     advice = "The beam nearly fills its window and wraps round: bin less, or defocus less."

@@ -10,14 +10,16 @@ The rule is that of Nesterov's accelerated gradient as Sutskever et al. write it
 """
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from phaseloom.errors import BadInput
 from phaseloom.physics.patches import clear, disjoint
 
-__all__ = ["GaussNewton", "Rule"]
+__all__ = ["GaussNewton", "Rule", "diagonal"]
 
 Where = tuple[slice, slice]
 EVERYWHERE: Where = (slice(None), slice(None))
@@ -41,6 +43,51 @@ class Rule(Protocol):
     def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Where, /) -> Tensor:
         """The step."""
         ...
+
+
+def diagonal(bend: Tensor | float, /, *, momentum: bool = True) -> Rule:
+    """Steps of a parameter of one's own: its gradient over the curvature of the loss along each number.
+
+    A rate of 1 is then a whole Newton step. Where the curvature can only be bounded, take the bound: steps
+    are shorter, and nothing diverges. Of complex numbers it is that along the real axis.
+
+    Args:
+        bend: second derivatives of the mean loss over the patterns, above zero; one number, or of a shape
+            that broadcasts against the parameter.
+        momentum: whether steps are accelerated.
+
+    Raises:
+        BadInput: a curvature that is not a finite number above zero.
+
+    Example:
+        >>> value = nn.Parameter(torch.zeros(2))
+        >>> groups = [{"params": [value], "name": "value", "lr": 1.0}]
+        >>> optimizer = GaussNewton(groups)
+        >>> optimizer.rules = {value: diagonal(torch.tensor([2.0, 4.0]))}
+        >>> (value[0] ** 2 + 2 * value[1] ** 2 - 2 * value[0] - 8 * value[1]).backward()
+        >>> optimizer.step()
+        >>> [round(number, 3) for number in value.tolist()]  # the minimum 1, 2, and 0.9 of the step again
+        [1.9, 3.8]
+    """
+    every = torch.as_tensor(bend)
+    if every.is_complex() or not bool((every > 0).all() and every.isfinite().all()):
+        worst = float(every.abs().min()) if every.is_complex() else float(every.min())
+        raise BadInput(
+            "newton.diagonal: bend", worst, "is no curvature: make all of them finite and above zero"
+        )
+    return _Diagonal(every.detach(), momentum)
+
+
+@dataclass
+class _Diagonal:
+    """See `diagonal`."""
+
+    bend: Tensor
+    momentum: bool
+
+    def __call__(self, value: Tensor, gradient: Tensor, size: int, rate: float, where: Where, /) -> Tensor:
+        self.bend = self.bend.to(value.device)
+        return rate * gradient / (self.bend[(..., *where)] if self.bend.ndim > 1 else self.bend)
 
 
 class GaussNewton(torch.optim.Optimizer):

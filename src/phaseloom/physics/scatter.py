@@ -15,7 +15,7 @@ Flights = Sequence[Tensor] | Tensor | None
 
 
 def transmit(
-    wave: Complex[Tensor, "b *#state mode y x"], slice_: Complex[Tensor, "b *state y x"], /
+    wave: Complex[Tensor, "b *#state mode y x"], slice_: Complex[Tensor, "#b *state y x"], /
 ) -> Complex[Tensor, "b *state mode y x"]:
     """Multiply every mode by one thin slice, in each state of the object."""
     return wave * slice_.unsqueeze(-3)

@@ -1,6 +1,6 @@
 """A run as it goes: object, probe and losses in a window that follows it.
 
-live = plot.Live(job.result)
+live = plot.Live(job.images)
 for epoch in plot.watching(job):
     live.update()
 """
@@ -72,7 +72,7 @@ class Live:
     Closing the window ends the pictures, not the run. Without a window (a cluster) `update` costs nothing.
 
     Args:
-        source: as above, such as ``job.result``.
+        source: as above, such as ``job.images``, which is quicker than ``job.result``.
         every: draw at every so manieth update, beginning with the first.
         seconds: and not before so many have passed, nor four times as many as the last drawing took;
             0: always.

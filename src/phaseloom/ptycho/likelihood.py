@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -16,7 +16,7 @@ from phaseloom.ptycho import noise
 from phaseloom.ptycho.measured import Measured
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["Likelihood"]
+__all__ = ["Likelihood", "Misfit"]
 
 Penalty = Callable[..., Tensor]
 
@@ -26,6 +26,61 @@ GIVEN = ("model", "counts", "amplitude", "phase", "occupancy")
 
 WORKING = 4_194_304
 """Bytes of waves that are worked on together. Half as many, or twice, cost a few per cent more."""
+
+
+class Misfit:
+    """How far the patterns of any module are from the measured ones: an objective for `phaseloom.fit`.
+
+    The module's ``forward(index)`` gives expected counts ``(b, y, x)``, centred as in files. Calling the
+    misfit with a batch of indices gives ``{"noise": loss}`` in the units of `Likelihood`: 1 is what shot
+    noise leaves. A penalty of one's own is one more entry: ``lambda index: {**misfit(index), "mine": ...}``.
+
+    Args:
+        model: the module; its parameters say on which device.
+        scan: the measured patterns; lazy ones are read batch by batch.
+        divergence: of a pixel, such as `phaseloom.noise.poisson`, ``partial`` for its knobs.
+
+    Attributes:
+        floor: sum of the divergence over a pattern that shot noise alone would leave (`noise.shot_noise`).
+
+    Raises:
+        BadInput: when called, patterns that do not fit those of the scan.
+
+    Example:
+        >>> from phaseloom.data.scan import Geometry
+        >>> geometry = Geometry(wavelength=1.0, shape=(8, 8), angle=(1e-3, 1e-3))
+        >>> counts = np.random.default_rng(0).poisson(9.0, (200, 8, 8))
+        >>> scan = Scan4D(counts=counts, positions=np.zeros((200, 2)), geometry=geometry)
+        >>> class Even(nn.Module):
+        ...     def forward(self, index):
+        ...         return torch.full((len(index), 8, 8), 9.0)
+        >>> round(Misfit(Even(), scan)(torch.arange(200))["noise"].item(), 1)
+        1.0
+    """
+
+    def __init__(self, model: nn.Module, scan: Scan4D, divergence: noise.Divergence = noise.amplitude):
+        self.model, self.divergence = model, divergence
+        self.measured, self.mask = Measured(scan, lambda counts: counts), torch.as_tensor(scan.mask)
+        self.floor = _floor(divergence, self.measured, self.mask)
+
+    def __call__(self, index: Int[Tensor, " b"]) -> dict[str, Tensor]:
+        """Mean loss over the patterns of a batch."""
+        index, counts = self.measured.take(index, self._device())
+        expected = self.model(index)
+        if expected.shape != counts.shape or expected.is_complex():
+            fix = f"is no pattern for each index: let forward give real counts {tuple(counts.shape)}"
+            raise BadInput("Misfit: model", f"{expected.dtype} {tuple(expected.shape)}", fix)
+        self.mask = self.mask.to(expected.device)
+        each = self.divergence(expected, counts.to(expected.dtype)) * self.mask
+        return {"noise": each.sum() / (len(index) * self.floor)}
+
+    def expect(self, pieces: Sequence[Tensor]) -> None:
+        """Begin to send the patterns of the batch that comes next."""
+        self.measured.expect(pieces, self._device())
+
+    def _device(self) -> torch.device:
+        every = (*self.model.parameters(), *self.model.buffers())
+        return every[0].device if every else torch.device("cpu")
 
 
 class Likelihood:
@@ -54,7 +109,7 @@ class Likelihood:
         self.whole = bool(model.detector.mask.all())
         self._seen: Kept[tuple[Tensor, ...]] = Kept()
         self.silent = _name(divergence) == "none"
-        self.floor = 1.0 if self.silent else self._floor(scan)
+        self.floor = 1.0 if self.silent else _floor(divergence, self.measured, model.detector.mask)
         asked = {name for names, _ in self.penalties.values() for name in names}
         self.looking = self.silent or bool(asked & {"model", "counts"})
         self.judging = [] if self.silent else ["noise"]
@@ -128,11 +183,6 @@ class Likelihood:
         left = sum(float((self.divergence(mean.expand_as(part), part) * mask).sum()) for part in known)
         return left / (len(some) * self.floor)
 
-    def _floor(self, scan: Scan4D) -> float:
-        some = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), 400)).astype(int))
-        mask = self.model.detector.mask.cpu()
-        return max(noise.shot_noise(self.divergence, self.measured[torch.as_tensor(some)], mask), 1e-12)
-
     def _trusted(self, *patterns: Tensor) -> list[Tensor]:
         """Patterns without their masked pixels, so that means are over what was measured."""
         if self.whole:
@@ -146,6 +196,12 @@ class Likelihood:
         if any({"amplitude", "phase"} & set(asked) for asked, _ in self.penalties.values()):
             given["amplitude"], given["phase"] = self.model.object.cut(self.model.scan(index)[0])
         return given
+
+
+def _floor(divergence: noise.Divergence, measured: Measured, mask: Tensor) -> float:
+    """What shot noise leaves of a pattern, from 400 of them."""
+    some = np.unique(np.linspace(0, len(measured) - 1, min(len(measured), 400)).astype(int))
+    return max(noise.shot_noise(divergence, measured[torch.as_tensor(some)], mask.cpu()), 1e-12)
 
 
 def _asked(call: Penalty, name: str) -> Sequence[str]:

@@ -10,7 +10,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.adjoint import far_waves
 from phaseloom.physics.scatter import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
-from phaseloom.ptycho.heights import Heights, matter
+from phaseloom.ptycho.heights import Heights, depth, fallen, matter
 from phaseloom.ptycho.noise import Divergence
 
 __all__ = ["Ptychography"]
@@ -80,7 +80,7 @@ class Ptychography(nn.Module):
             fix = "slices along a tilted surface are not built: give the object one slice"
             raise BadInput("object: slices", len(thing.gaps) + 1, fix)
         light = probe if probe is not None else probes.auto(scan)
-        unit = illumination.depth_of_focus(light.modes(), scan.window)
+        unit = depth(light.modes(), scan.window)
         along = matter(scan, unit) if axial is None else axial
         heights = Heights.of(scan, unit) if along else None
         if heights is not None and heights.fan:
@@ -102,6 +102,12 @@ class Ptychography(nn.Module):
         """Expected counts of the patterns of an index, in the detector's own order."""
         return self.detector(self.wave(index), index, self.object.occupancy)
 
+    @torch.no_grad()
+    def pattern(self, index: int) -> np.ndarray:
+        """Expected counts ``(y, x)`` of one pattern, centred as in files."""
+        expected = self(torch.tensor([index], device=self.scan.start.device))
+        return self.detector.display(expected)[0].cpu().numpy()
+
     def wave(self, index: Int[Tensor, " b"]) -> Complex[Tensor, "b *state mode y x"]:
         """Waves on the detector; with an adjoint of their own where the experiment is a plain one."""
         place, rest = self.scan(index)
@@ -109,14 +115,17 @@ class Ptychography(nn.Module):
             kernels = [one[:, 0] if one.ndim == 5 else one for one in self.propagator.flights(index)]
             return far_waves(self.probe.modes(), rest, self.object.mosaic(place), kernels, light=self.light)
         way = None if self.heights is None else self.heights(index)
-        slices = self.object(place)
+        slices = seen = self.object(place)
         if self.heights is not None:
-            slices, rest = self.heights.seen(slices, rest, index)
+            seen, rest = self.heights.seen(slices, rest, index)
         wave = self.probe(rest, way, index)[:, None]
         if self.light is not None:
+            there = wave
+            if self.heights is not None:
+                there = fallen(self.heights, wave, self.heights.refined()[index])
             flights = self.propagator.flights(index)
-            illuminate(self.light, place, wave, slices, flights, share=self.object.occupancy)
-        return self.propagator(wave, slices, rest, index, way)
+            illuminate(self.light, place, there, slices, flights, share=self.object.occupancy)
+        return self.propagator(wave, seen, rest, index, way)
 
     def misfit(
         self, index: Int[Tensor, " b"], counts: Float[Tensor, "b y x"], divergence: Divergence

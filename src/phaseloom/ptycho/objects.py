@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from phaseloom.errors import BadInput
 from phaseloom.physics.mosaic import Glass, Mosaic, mosaic
 from phaseloom.physics.patches import gather
+from phaseloom.ptycho import placed
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.units import Length
 
@@ -115,6 +116,49 @@ class PixelObject(nn.Module):
         self.phase += (wave * torch.polar(torch.ones_like(self.phase), -self.phase)).angle()
         if self.kind == "amplitude and phase":
             self.amplitude.copy_(wave.abs())
+
+    @torch.no_grad()
+    def lay(
+        self,
+        wave: Complex[Tensor | np.ndarray, "*slices y x"],
+        /,
+        *,
+        at: placed.Place,
+        pixel: tuple[float, float] | None = None,
+    ) -> None:
+        """Take over a known transmission where it lies in the frame of the scan; around it nothing changes.
+
+        Args:
+            wave: ``(y, x)`` for all slices and states, ``(slice, y, x)`` or ``(state, slice, y, x)``.
+            at: position (y, x) of its middle pixel ``[N // 2, N // 2]``, angstrom; a window at a position
+                of the scan is what the beam saw there.
+            pixel: of the array (y, x), angstrom; default: that of the canvas. Between pixels cubic splines
+                are taken.
+
+        Raises:
+            BadInput: a place off the canvas.
+
+        Example:
+            >>> thing = pixels(Canvas((40, 40), (16, 16), (2.0, 2.0), (-30.0, 10.0)))
+            >>> thing.lay(torch.full((3, 3), 1j), at=(0.0, 40.0))
+            >>> thing.wave[0, 0, 13:18, 15].imag.tolist()
+            [0.0, 1.0, 1.0, 1.0, 0.0]
+        """
+        self.put(placed.laid(self.transmission(), torch.as_tensor(wave), self.canvas, at=at, pixel=pixel))
+
+    @torch.no_grad()
+    def under(
+        self, at: placed.Place, /, *, shape: tuple[int, int] | None = None
+    ) -> Complex[Tensor, "state slice y x"]:
+        """The transmission around a position (y, x) of the scan, angstrom, which is at ``[N // 2, N // 2]``.
+
+        Between pixels cubic splines are taken. ``shape`` is that of a pattern unless given.
+
+        Raises:
+            BadInput: the window leaves the canvas.
+        """
+        size = shape or (self.window[0], self.window[1])
+        return placed.under(self.transmission(), self.canvas, at=at, shape=size).clone()
 
 
 def __getattr__(name: str) -> Any:

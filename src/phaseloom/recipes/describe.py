@@ -1,12 +1,11 @@
 """The parameter file explained by the code that reads it."""
 
-import importlib
 import inspect
 from typing import Any
 
 from phaseloom.errors import BadInput, nearest
 from phaseloom.recipes.reconstruct import PARTS, Reconstruct
-from phaseloom.spec import _dimension, knobs, names
+from phaseloom.spec import _dimension, _function, knobs, names
 
 __all__ = ["describe"]
 
@@ -31,7 +30,7 @@ def describe(section: str | None = None, name: str | None = None, /) -> str:
         return f"{section}: {_default(_start(fields[section]))}\n\n{_attribute(section)}{parts}"
     if name is None:
         room = str(room)
-        lines = [f"{choice:20s} {_first(room, choice)}" for choice in names(str(room))]
+        lines = [f"{choice:20s} {_first(room, choice)}" for choice in names(room)]
         return f"{section}: one of\n" + "\n".join("  " + line for line in lines)
     return _choice(section, str(room), name)
 
@@ -50,7 +49,7 @@ def _sections() -> str:
 def _choice(section: str, room: str, name: str) -> str:
     if name not in names(room):
         raise BadInput(f"describe {section}", name, f"is no choice: {nearest(name, names(room))}")
-    lines = [f"{section}: {{{name}: {{...}}}}", "", inspect.getdoc(_target(room, name)) or "", "", "knobs:"]
+    lines = [f"{section}: {{{name}: {{...}}}}", "", inspect.getdoc(_function(room, name)) or "", "", "knobs:"]
     for key, knob in knobs(room, name).items():
         default = "required" if knob.default is knob.empty else f"default {_default(knob.default)}"
         dimension = _dimension(knob.annotation)
@@ -59,14 +58,13 @@ def _choice(section: str, room: str, name: str) -> str:
     return "\n".join(lines)
 
 
-def _target(room: str, name: str) -> Any:
-    module = importlib.import_module(room)
-    target = getattr(module, name, None)
-    return target if inspect.isfunction(target) else importlib.import_module(f"{room}.{name}").read
-
-
 def _first(room: str, name: str) -> str:
-    return (inspect.getdoc(_target(room, name)) or "").splitlines()[0].replace("``", "")
+    """The first line on a choice; of a plugin that cannot be loaded, why."""
+    try:
+        said = (inspect.getdoc(_function(room, name)) or "(no description)").splitlines()[0]
+    except BadInput as problem:
+        return str(problem)
+    return said.replace("``", "")
 
 
 def _start(info: Any) -> Any:

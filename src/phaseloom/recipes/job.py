@@ -1,7 +1,9 @@
 """A reconstruction under way: watched, stopped, resumed, and asked for its result."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from phaseloom.fitting.schedule import Shape, paced
 from phaseloom.ptycho import batches
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import advice, outcome
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.images import images
+from phaseloom.recipes.reconstruct import IN_MEMORY, Reconstruct
 from phaseloom.recipes.stage import Stage, ends, grids, sized
 from phaseloom.recipes.start import Start
 from phaseloom.result import Result
@@ -76,25 +79,34 @@ class Job:
         return self.stage.progress
 
     @classmethod
-    def begin(cls, recipe: Reconstruct, directory: Path | None = None, /) -> "Job":
-        """Read the data, find what the recipe leaves open, build the model."""
-        scan = recipe.scan()
-        settled, start = recipe.settled(scan)
+    def begin(
+        cls, recipe: Reconstruct, directory: Path | None = None, /, *, scan: Scan4D | None = None
+    ) -> "Job":
+        """Read the data, find what the recipe leaves open, build the model.
+
+        A ``scan`` given is taken in place of the file, and prepared as the recipe says. The run then names
+        ``in memory`` as its file, and knows the data by a hash of counts, positions and set-up: `resume`
+        wants the same scan again.
+        """
+        if scan is not None:
+            recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
+        data = recipe.scan(scan)
+        settled, start = recipe.settled(data)
         if start is not None:
             for step in start.steps():
-                scan = step(scan)
+                data = step(data)
         found = {} if start is None else outcome.found(start)
-        file = settled.file.resolve()
-        settled = settled.model_copy(update={"file": file, "found": found | {"data": scan.digest()}})
-        job = cls(settled, scan, start, directory)
-        if directory is not None:
-            with whole(directory / "run.yaml") as short:
-                short.write_text(job.text(), encoding="utf-8")
+        file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()
+        known = {"data": data.digest(), "setup": _setup(data)}
+        job = cls(settled.model_copy(update={"file": file, "found": found | known}), data, start, directory)
+        _write_recipe(job)
         return job
 
     @classmethod
-    def resume(cls, directory: Path, /) -> "Job":
+    def resume(cls, directory: Path, /, *, scan: Scan4D | None = None) -> "Job":
         """Go on with a run directory, from its last snapshot.
+
+        A run that began with a ``scan`` in memory needs that again.
 
         Raises:
             BadInput: no run there, or its data has changed.
@@ -102,9 +114,15 @@ class Job:
         if not (directory / "run.yaml").is_file():
             raise BadInput(str(directory), None, "holds no run.yaml: name the folder of a run")
         recipe = Reconstruct.from_path(directory / "run.yaml")
-        scan = recipe.scan()
-        if recipe.found.get("data") not in (None, scan.digest()):
-            raise BadInput("file", str(recipe.file), "has changed since the run began: start a new run")
+        if scan is None and recipe.file == IN_MEMORY:
+            fix = "holds a run on a scan in memory: give that again, Job.resume(directory, scan=scan)"
+            raise BadInput(str(directory), None, fix)
+        scan = recipe.scan(scan)
+        same = {"data": ("", scan.digest()), "setup": ("in its geometry, probe or weights ", _setup(scan))}
+        for name, (where, now) in same.items():
+            if recipe.found.get(name) not in (None, now):
+                fix = f"has changed {where}since the run began: start a new run"
+                raise BadInput("file", str(recipe.file), fix)
         job = cls(recipe, scan, None, directory)
         snapshot = directory / "snapshot.h5"
         if snapshot.is_file():
@@ -114,7 +132,7 @@ class Job:
 
     def __iter__(self) -> Iterator[Epoch]:
         """Run to the end, or until stopped, saving after every epoch."""
-        self._write_events()
+        _write_events(self)
         stages = grids(self.full, self.recipe)
         at = 0
         if self.progress.history:
@@ -126,7 +144,7 @@ class Job:
                 stages[number].follow(self.stage)
                 self.stage = stages[number]
             for epoch in _fitted(self, end, AGAIN if number else 1.0):
-                self._remember(epoch)
+                _remember(self, epoch)
                 yield epoch
             if self.progress.epoch < end and not _settled(self.progress):
                 return
@@ -144,24 +162,75 @@ class Job:
         """The parameter file that repeats this run."""
         return to_yaml(self.recipe.resolved())
 
-    def _remember(self, epoch: Epoch) -> None:
-        self.progress.history[-1]["state"] = outcome.state(self.model)
-        if self.directory is None:
-            return
-        pixels = [one.model.scan.canvas.pixel[0] for one in (self.stage, self.full)]
-        level = round(np.log2(pixels[0] / pixels[1]))
-        checkpoint.save(self.progress, self.directory / "snapshot.h5", level=level)
-        with open(self.directory / "events.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(self.progress.history[-1]) + "\n")
-        if any(outcome.due(call, epoch.number) for call in self.recipe.outputs):
-            outcome.write(self, self.result(), epoch.number)
+    def rate(self, part: str, value: float, /, *, stop: int | None = None) -> None:
+        """Give a part another rate from the next epoch on, on this grid and finer ones; 0 freezes it.
 
-    def _write_events(self) -> None:
-        """Start the list of events anew from the history: a killed run may have left half a line."""
-        if self.directory is None:
-            return
-        with whole(self.directory / "events.jsonl") as short:
-            short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
+        It is what the recipe's ``rates`` mean by a rate: the one before a shape lowers it. The change is
+        written into the recipe (``changes``), so that a resumed run, a repeated one, and the runs of
+        `phaseloom.recipes.halves` make it too.
+
+        Args:
+            part: a part that has a rate in this run.
+            value: its rate, from zero up.
+            stop: the last epoch in which it moves; default: that of the run.
+
+        Raises:
+            BadInput: no such part, one that rests in this run, or a rate that cannot be meant.
+        """
+        tree = {"epoch": self.progress.epoch + 1, "part": part, "rate": value, "stop": stop}
+        (change,) = Reconstruct.of({"changes": [tree]}).changes
+        if not self.stage.groups(part):
+            fix = f"rests in this run, which has prepared nothing for it: begin with rates.{part} above zero"
+            raise BadInput("job.rate", part, f"{fix}, and a start if it is to wait")
+        self.recipe = self.recipe.model_copy(update={"changes": (*self.recipe.changes, change)})
+        _write_recipe(self)
+
+    def images(self) -> dict[str, Any]:
+        """Object, probe and losses as they stand, as `phaseloom.plot.Live` draws them.
+
+        They are those of `result`, without its metrics, which look at every pattern.
+        """
+        return {**images(self.model), "history": self.progress.history}
+
+
+def _remember(job: Job, epoch: Epoch) -> None:
+    """Keep what an epoch has found, in the history and in the run directory."""
+    job.progress.history[-1]["state"] = outcome.state(job.model)
+    if job.directory is None:
+        return
+    pixels = [one.model.scan.canvas.pixel[0] for one in (job.stage, job.full)]
+    level = round(np.log2(pixels[0] / pixels[1]))
+    checkpoint.save(job.progress, job.directory / "snapshot.h5", level=level)
+    with open(job.directory / "events.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(job.progress.history[-1]) + "\n")
+    if any(outcome.due(call, epoch.number) for call in job.recipe.outputs):
+        outcome.write(job, job.result(), epoch.number)
+
+
+def _write_events(job: Job) -> None:
+    """Start the list of events anew from the history: a killed run may have left half a line."""
+    if job.directory is None:
+        return
+    with whole(job.directory / "events.jsonl") as short:
+        short.write_text("".join(json.dumps(event) + "\n" for event in job.progress.history))
+
+
+def _write_recipe(job: Job) -> None:
+    """The parameter file of the run, never half of it."""
+    if job.directory is not None:
+        with whole(job.directory / "run.yaml") as short:
+            short.write_text(job.text(), encoding="utf-8")
+
+
+def _setup(scan: Scan4D) -> str:
+    """A hash of what `Scan4D.digest` leaves out: geometry, first guesses and corrections."""
+    grids = [asdict(one) for one in (scan.geometry, scan.window)]
+    text = json.dumps(grids, default=lambda value: value.tolist())
+    known = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in ("probe", "weights", "background", "flat", "descan"):
+        value = getattr(scan, name)
+        known.update(name.encode() + (b"" if value is None else np.ascontiguousarray(value).tobytes()))
+    return known.hexdigest()
 
 
 def patterns(recipe: Reconstruct, stage: Stage, index: np.ndarray, /) -> Batches:
@@ -191,8 +260,12 @@ def _epochs(
         return
     order = patterns(job.recipe, job.stage, learned)
     judges = list(torch.as_tensor(held).split(batches.largest(order(1)))) if len(held) else []
+
+    def first(progress: Progress) -> None:
+        job.stage.change(job.recipe.changes, progress.epoch + 1)
+
     yield from job.stage.fit(
-        order, judges, epochs=last, horizon=pace[0], shape=pace[1], patience=job.recipe.patience
+        order, judges, first=first, epochs=last, horizon=pace[0], shape=pace[1], patience=job.recipe.patience
     )
 
 

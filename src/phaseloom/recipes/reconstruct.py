@@ -64,6 +64,28 @@ class Moving(BaseModel):
         return optimizers.Rate(self.rate, self.start, self.stop, curve)
 
 
+class Change(BaseModel):
+    """A rate that holds from an epoch on, decided in mid-run (`phaseloom.recipes.job.Job.rate`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    epoch: int = Field(ge=1, strict=True)
+    part: str
+    rate: float = Field(ge=0, allow_inf_nan=False)
+    stop: int | None = Field(None, ge=1, strict=True)
+
+    @model_validator(mode="after")
+    def _of_a_part(self) -> Self:
+        if self.part not in PARTS:
+            raise BadInput("changes: part", self.part, f"is no part of a model: {nearest(self.part, PARTS)}")
+        if self.stop is not None and self.stop < self.epoch:
+            fix = f"lies before epoch: {self.epoch}; write rate: 0 to freeze"
+            raise BadInput("changes", f"stop: {self.stop}", fix)
+        return self
+
+
+IN_MEMORY = Path("in memory")
+"""What a recipe has for a file when the scan was handed over by a program."""
+
 SHARES = {
     "object": 0.2,
     "probe": 0.4,
@@ -79,7 +101,7 @@ class Reconstruct(Recipe):
     """A ptychographic reconstruction: its parameters are those of the file ``run.yaml``.
 
     Attributes:
-        file: the measured patterns.
+        file: the measured patterns; ``in memory`` where a program hands them over (`Job.begin`).
         read: format and what the file does not say; default: found out.
         prepare: transforms of the scan, in order.
         object: the grid that the phase is found on: slices, and what is free in them.
@@ -90,6 +112,7 @@ class Reconstruct(Recipe):
         penalties: what else the loss asks for.
         start: how the first guess is settled.
         rates: how far parts move: shares of a Newton step, or natural sizes (docs/parameters.md).
+        changes: rates that hold from an epoch on, as decided in the middle of a run.
         optimizer: how steps are made.
         shape: how rates change over the run.
         projections: what is imposed after epochs.
@@ -110,7 +133,7 @@ class Reconstruct(Recipe):
         30
     """
 
-    file: Path
+    file: Path = IN_MEMORY
     read: Call | None = part("phaseloom.data.formats", None, partial=True)
     prepare: tuple[Call, ...] = part("phaseloom.data.prepare", ())
     object: Call = part("phaseloom.ptycho.objects", "pixels")
@@ -121,6 +144,7 @@ class Reconstruct(Recipe):
     penalties: tuple[Call, ...] = part("phaseloom.ptycho.penalties", ())
     start: Call = part("phaseloom.recipes.start", "sweep")
     rates: Mapping[str, float | Moving] = Field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
     optimizer: Call = part("phaseloom.fitting.optimizers", "gauss_newton")
     shape: Call = part("phaseloom.fitting.schedule", "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
@@ -142,7 +166,7 @@ class Reconstruct(Recipe):
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
             tree = load_yaml(path)
-            if isinstance(tree.get("file"), str) and not Path(tree["file"]).is_absolute():
+            if isinstance(tree.get("file"), str) and Path(tree["file"]) != IN_MEMORY:
                 tree["file"] = str(path.parent / tree["file"])
         elif path.suffix in (".h5", ".hdf5") and is_result(path):
             tree = yaml.safe_load(Result.load(path).recipe)
@@ -158,12 +182,22 @@ class Reconstruct(Recipe):
             value = getattr(self, name)
             if isinstance(value, Call):
                 changed[name] = value.rooted(folder)
-            elif isinstance(value, tuple):
+            elif isinstance(value, tuple) and name != "changes":
                 changed[name] = tuple(one.rooted(folder) for one in value)
         return self.model_copy(update=changed)
 
-    def scan(self) -> Scan4D:
-        """The data, read and prepared."""
+    def scan(self, given: Scan4D | None = None, /) -> Scan4D:
+        """The data, read or handed over, and prepared."""
+        scan = self._read() if given is None else given
+        for step in self.prepare:
+            scan = step(scan)
+        return _lit(scan, self.file.name)
+
+    def _read(self) -> Scan4D:
+        if self.file == IN_MEMORY:
+            given = "file" in self.model_fields_set
+            fix = "is where a program had the data: hand them over again, Job.begin(recipe, scan=scan)"
+            raise BadInput("file", *(("in memory", fix) if given else (None, "is missing: write it")))
         if self.file.is_dir() and self.file.suffix != ".zarr":
             raise BadInput(
                 "file", str(self.file), "is a folder: name a file in it, or --resume to go on with a run"
@@ -171,12 +205,8 @@ class Reconstruct(Recipe):
         if not self.file.exists():
             raise BadInput("file", str(self.file), "does not exist: give the path of the data")
         if self.read is None:
-            scan = formats.read(self.file)
-        else:
-            scan = formats.read(self.file, format=self.read.name, knobs=self.read.values)
-        for step in self.prepare:
-            scan = step(scan)
-        return _lit(scan, self.file.name)
+            return formats.read(self.file)
+        return formats.read(self.file, format=self.read.name, knobs=self.read.values)
 
     def settled(self, scan: Scan4D, /) -> tuple[Self, Start | None]:
         """The recipe with what was left open decided from the data: probe, defocus, orientation."""

@@ -20,7 +20,7 @@ from phaseloom.ptycho.curvature import OFTEN, Curvature, crossings
 from phaseloom.ptycho.impose import imposed, setting
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.reconstruct import Change, Reconstruct
 from phaseloom.spec import Call
 
 __all__ = ["Stage", "ends", "grids", "sized"]
@@ -81,13 +81,24 @@ class Stage:
         levels.carry(self.model, model)
         return Stage.of(recipe, scan, model)
 
-    def fit(self, patterns: Batches, held: Sequence[Any], /, **knobs: Any) -> Iterator[Epoch]:
-        """Run a fit (`phaseloom.fitting.loop.fit`) of batches, judged by batches held out."""
+    def fit(
+        self,
+        patterns: Batches,
+        held: Sequence[Any],
+        /,
+        *,
+        first: Callable[[Progress], None] = lambda progress: None,
+        **knobs: Any,
+    ) -> Iterator[Epoch]:
+        """Run a fit (`phaseloom.fitting.loop.fit`) of batches, judged by batches held out.
+
+        ``first`` is done before every epoch, ahead of what this stage has to do.
+        """
         return fit(
             self.likelihood,
             patterns,
             self.progress,
-            before=self.before,
+            before=[first, *self.before],
             after=self.after,
             holdout=held,
             judged=self.likelihood.judging,
@@ -101,6 +112,24 @@ class Stage:
             ),
             **knobs,
         )
+
+    def change(self, changes: Sequence[Change], number: int) -> None:
+        """Give parts the rates that were decided for an epoch or one before it; the last decision holds.
+
+        A rate of 0 ends a part's epochs: momentum would carry it on.
+        """
+        for one in changes:
+            for group in self.groups(one.part) if one.epoch <= number else ():
+                frozen = {"stop": one.epoch - 1}
+                moving = {"base": one.rate, "stop": one.stop, "start": min(group["start"], one.epoch)}
+                group.update(moving if one.rate else frozen)
+
+    def groups(self, part: str) -> list[dict[str, Any]]:
+        """What the optimiser knows of a part; that of ``object`` may be amplitude and phase."""
+        groups = self.progress.optimizer.param_groups
+        found = [group for group in groups if group["name"] == part]
+        both = ("amplitude", "phase") if part == "object" and not found else ()
+        return found or [group for group in groups if group["name"] in both]
 
     def follow(self, other: "Stage") -> None:
         """Go on from what another stage has found."""

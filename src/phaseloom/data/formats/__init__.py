@@ -2,17 +2,20 @@
 
 import importlib
 import inspect
+import logging
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from phaseloom import plugins
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
 __all__ = ["cxi", "hdf5", "mat", "native", "npy", "npz", "raw", "tif", "zarr"]
+
+log = logging.getLogger(__name__)
 
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".raw": "raw", ".bin": "raw", ".dat": "raw"}
 _SUFFIXES |= {".mat": "mat", ".tif": "tif", ".tiff": "tif", ".zarr": "zarr", ".zip": "zarr"}
@@ -21,6 +24,9 @@ _HDF5 = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".emd", ".ptyd")
 
 def guess(path: str | os.PathLike[str], /) -> str:
     """The format of a file, by its name and, for HDF5, by what is in it.
+
+    A plugin (`phaseloom.plugins`) that says that it knows the file is believed before a name is, unless
+    the file is one of our own.
 
     Raises:
         BadInput: the file is missing, empty, a folder, of no known kind, or not what its name says.
@@ -34,15 +40,46 @@ def guess(path: str | os.PathLike[str], /) -> str:
 
     path = stored(path)
     suffix = path.suffix.lower()
-    if path.is_dir() or suffix == ".mat":
-        return "zarr" if path.is_dir() else "mat"
+    hierarchical = path.is_file() and suffix != ".mat" and (suffix in _HDF5 or _signed(path, SIGNATURE))
+    own = _inside(path) if hierarchical else None
+    if own != "native" and (known := _known(path)):
+        return known
+    if path.is_dir():
+        return "zarr"
+    if own is None and suffix not in _SUFFIXES:
+        raise BadInput(path.name, None, f"is of no known kind: name its format, {nearest('', _names())}")
+    return own or _SUFFIXES[suffix]
+
+
+def _signed(path: Path, signature: bytes) -> bool:
     with path.open("rb") as file:
-        hierarchical = file.read(len(SIGNATURE)) == SIGNATURE
-    if hierarchical or suffix in _HDF5:
-        return _inside(path)
-    if suffix not in _SUFFIXES:
-        raise BadInput(path.name, None, f"is of no known kind: name its format, {nearest('', __all__)}")
-    return _SUFFIXES[suffix]
+        return file.read(len(signature)) == signature
+
+
+def _known(path: Path) -> str | None:
+    """The plugin that knows a file; one that fails is told in the log, and does not stop the others."""
+    for name in plugins.names(__name__):
+        try:
+            knows = getattr(plugins.target(__name__, name), "knows", None)
+            if knows is not None and knows(path):
+                return name
+        except Exception as problem:
+            said = problem if isinstance(problem, BadInput) else f"plugin formats: {name}: {problem!r}"
+            log.warning("%s", said)
+    return None
+
+
+def _names() -> list[str]:
+    return [*__all__, *(name for name in plugins.names(__name__) if name not in __all__)]
+
+
+def _reader(name: str) -> Callable[..., Scan4D]:
+    """The function that reads a format."""
+    if name not in _names():
+        raise BadInput("format", name, f"is not known: {nearest(name, _names())}")
+    if name not in __all__:
+        return plugins.function(__name__, name)
+    return importlib.import_module(f"{__name__}.{name}").read
 
 
 def read(
@@ -56,7 +93,7 @@ def read(
 
     Args:
         path: the file.
-        format: one of the formats, or ``auto``.
+        format: one of the formats, that of a plugin (`phaseloom.plugins`), or ``auto``.
         knobs: keyword arguments of the format's ``read``; text is read with units.
 
     Raises:
@@ -73,16 +110,14 @@ def read(
 
     path = stored(path)
     name = guess(path) if format == "auto" else format
-    if name not in __all__:
-        raise BadInput("format", name, f"is not known: {nearest(name, __all__)}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    chosen = {**_sidecar(path, module), **_parsed(knobs or {}, module, path.name, strict=False)}
-    signature = inspect.signature(module.read).parameters.values()
+    reader = _reader(name)
+    chosen = {**_sidecar(path, reader), **_parsed(knobs or {}, reader, path.name, strict=False)}
+    signature = inspect.signature(reader).parameters.values()
     for knob in signature:
         if knob.kind is knob.KEYWORD_ONLY and knob.default is knob.empty and knob.name not in chosen:
             fix = f"is not in the file: write it beside, in {path.name}.yaml, or give it as a knob"
             raise BadInput(f"{path.name}: {knob.name}", None, fix)
-    return module.read(path, **chosen)
+    return reader(path, **chosen)
 
 
 def _inside(path: Path) -> str:
@@ -95,7 +130,7 @@ def _inside(path: Path) -> str:
         return "cxi" if cxi else "hdf5"
 
 
-def _sidecar(path: Path, module: ModuleType) -> dict[str, Any]:
+def _sidecar(path: Path, reader: Callable[..., Scan4D]) -> dict[str, Any]:
     import yaml
 
     names = (path.with_name(f"{path.name}.yaml"), path.with_suffix(".yaml"))
@@ -112,13 +147,15 @@ def _sidecar(path: Path, module: ModuleType) -> dict[str, Any]:
         return {}  # the parameter file of a run, not a side-car
     if not isinstance(values, dict):
         raise BadInput(beside.name, values, "is not a set of knobs: write lines like 'energy: 80 keV'")
-    return _parsed(values, module, beside.name, strict=True)
+    return _parsed(values, reader, beside.name, strict=True)
 
 
-def _parsed(values: Mapping[str, object], module: ModuleType, place: str, *, strict: bool) -> dict[str, Any]:
+def _parsed(
+    values: Mapping[str, object], reader: Callable[..., Scan4D], place: str, *, strict: bool
+) -> dict[str, Any]:
     """Knobs by name in inner units; with ``strict`` even numbers need their unit."""
-    hints = typing.get_type_hints(module.read, include_extras=True)
-    parameters = inspect.signature(module.read).parameters
+    hints = typing.get_type_hints(reader, include_extras=True)
+    parameters = inspect.signature(reader).parameters
     known = [name for name, knob in parameters.items() if knob.kind is knob.KEYWORD_ONLY]
     parsed: dict[str, Any] = {}
     for name, value in values.items():

@@ -1,0 +1,116 @@
+"""What other packages, and scripts, add to the rooms of this one: readers, noise models, penalties, probes.
+
+A room is known by its last name: ``formats``, ``noise``, ``penalties``, ``projections``, ``probes``, ... An
+installed package names its functions as entry points of the group ``phaseloom.<room>``; a script says
+`register`. Both are then choices of a parameter file like those of this package, whose own names win.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any
+
+from phaseloom.errors import BadInput, nearest
+
+__all__ = ["function", "names", "register", "target"]
+
+ROOMS = ("data.formats", "data.prepare", "recipes.start", "fitting.optimizers", "fitting.schedule", "export")
+ROOMS += tuple(f"ptycho.{room}" for room in ("objects", "probes", "propagators", "detectors", "batches"))
+ROOMS += tuple(f"ptycho.{room}" for room in ("noise", "penalties", "projections"))
+"""What can be added to."""
+
+Plugin = Callable[..., Any] | ModuleType
+_registered: dict[tuple[str, str], Plugin] = {}
+
+
+def register(room: str, plugin: Plugin, /, *, name: str | None = None) -> None:
+    """Make a function, or a module with a function ``read``, a choice of a room for this process.
+
+    A later one of the same name takes its place. A run that uses it is resumed by a program that has
+    registered it before.
+
+    Args:
+        room: see the module.
+        plugin: a function as those of the room are: pipeline values before the ``/``, knobs after the ``*``.
+            A reader may have an attribute ``knows(path) -> bool`` that tells its files from others.
+        name: by which parameter files call it; default: its own.
+
+    Raises:
+        BadInput: no such room, no function, or a name of this package.
+
+    Example:
+        >>> def cubic(model, counts, /, *, weight: float = 1.0):
+        ...     "Third power of the difference."
+        ...     return weight * abs(model - counts) ** 3
+        >>> register("noise", cubic)
+        >>> from phaseloom.spec import call
+        >>> call("phaseloom.ptycho.noise", {"cubic": {"weight": 2}}, "noise")(5.0, 3.0)
+        16.0
+    """
+    homes = {home.rpartition(".")[2]: f"phaseloom.{home}" for home in ROOMS}
+    if room not in homes:
+        raise BadInput("register", room, f"is no room: {nearest(room, homes)}")
+    label = name or getattr(plugin, "__name__", "").rpartition(".")[2]
+    if not label.isidentifier():
+        raise BadInput(f"register: {room}", label or plugin, "is no name of a choice: give name=")
+    if label in importlib.import_module(homes[room]).__all__:
+        raise BadInput(f"register: {room}", label, "is a choice of the package already: give another name=")
+    _called(plugin, f"register: {room}: {label}")
+    _registered[room, label] = plugin
+
+
+def names(room: str, /) -> list[str]:
+    """What others have added to a room, given by its module; nothing is loaded for it."""
+    group = room.rpartition(".")[2]
+    return sorted({name for there, name in _registered if there == group} | set(_installed(group)))
+
+
+def target(room: str, name: str, /) -> Plugin:
+    """The function or module of a name.
+
+    Raises:
+        BadInput: it cannot be loaded, or two packages claim the name.
+    """
+    group = room.rpartition(".")[2]
+    return _registered.get((group, name)) or _loaded(group, name)
+
+
+def function(room: str, name: str, /) -> Callable[..., Any]:
+    """The function of a name: the plugin itself, or ``read`` of a module; errors as of `target`."""
+    return _called(target(room, name), f"plugin {room.rpartition('.')[2]}: {name}")
+
+
+def _called(plugin: Plugin, place: str) -> Callable[..., Any]:
+    call = getattr(plugin, "read", None) if isinstance(plugin, ModuleType) else plugin
+    if not inspect.isfunction(call):
+        raise BadInput(place, plugin, "is no function, and no module with a function read: name one")
+    return call
+
+
+@lru_cache(maxsize=64)
+def _installed(group: str) -> dict[str, list[EntryPoint]]:
+    """Entry points of a room by their names; the files of packages are listed once."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=f"phaseloom.{group}"):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _loaded(group: str, name: str) -> Plugin:
+    points = _installed(group)[name]
+    place, origins = f"plugin {group}: {name}", sorted({_origin(point) for point in points})
+    if len(origins) > 1:
+        raise BadInput(place, None, f"is claimed by {' and '.join(origins)}: uninstall one of them")
+    try:
+        return points[0].load()
+    except Exception as problem:  # whatever a stranger's module does when it is imported
+        fix = f"cannot be loaded ({type(problem).__name__}: {problem}): repair or uninstall it"
+        raise BadInput(f"{place}, of {origins[0]}", None, " ".join(fix.split())) from problem
+
+
+def _origin(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value

@@ -1,0 +1,89 @@
+"""Windows of an object at positions of the scan's frame, in angstrom: laid onto a canvas, read from it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Complex
+from torch import Tensor
+
+from phaseloom.errors import BadInput
+from phaseloom.ptycho.scans import Canvas
+
+__all__ = ["laid", "under"]
+
+Place = Sequence[float] | np.ndarray
+"""A position (y, x), angstrom."""
+
+WHOLE = 1e-3
+"""Pixels by which a place may miss a pixel's middle and still be that pixel."""
+
+
+def laid(
+    whole: Complex[Tensor, "state slice v u"],
+    wave: Complex[Tensor, "*some y x"],
+    canvas: Canvas,
+    /,
+    *,
+    at: Place,
+    pixel: tuple[float, float] | None = None,
+) -> Complex[Tensor, "state slice v u"]:
+    """The object with a window in place of what was there; see `phaseloom.ptycho.objects.PixelObject.lay`."""
+    steps = _steps(pixel if pixel is not None else canvas.pixel, "object.lay: pixel")
+    grids = zip(at, steps, wave.shape[-2:], canvas.origin, canvas.pixel, canvas.shape, strict=True)
+    places = [
+        (origin + np.arange(many) * own - where) / step + count // 2
+        for where, step, count, origin, own, many in grids
+    ]
+    inside = [(p > -WHOLE) & (p < n - 1 + WHOLE) for p, n in zip(places, wave.shape[-2:], strict=True)]
+    if not all(one.any() for one in inside):
+        raise BadInput("object.lay: at", tuple(at), "lies off the canvas: give angstrom in the scan's frame")
+    rows, columns = (slice(int(one.argmax()), int(one.argmax() + one.sum())) for one in inside)
+    out = whole.clone()
+    seen = [place[one] for place, one in zip(places, inside, strict=True)]
+    out[..., rows, columns] = _sampled(wave, *seen).to(out)
+    return out
+
+
+def under(
+    whole: Complex[Tensor, "state slice v u"],
+    canvas: Canvas,
+    /,
+    *,
+    at: Place,
+    shape: tuple[int, int],
+) -> Complex[Tensor, "state slice y x"]:
+    """The window of the object at a position; see `phaseloom.ptycho.objects.PixelObject.under`."""
+    grids = zip(at, shape, canvas.origin, canvas.pixel, strict=True)
+    places = [(where - origin) / own + np.arange(count) - count // 2 for where, count, origin, own in grids]
+    for place, many in zip(places, canvas.shape, strict=True):
+        if place[0] < -WHOLE or place[-1] > many - 1 + WHOLE:
+            fix = f"needs a window of {shape[0]} x {shape[1]} pixels that leaves the canvas"
+            raise BadInput("object.under: at", tuple(at), fix)
+    return _sampled(whole, *places)
+
+
+def _steps(pixel: Sequence[float], place: str) -> tuple[float, float]:
+    if not all(np.isfinite(step) and step > 0 for step in pixel):
+        raise BadInput(place, tuple(pixel), "must be two lengths above zero, angstrom (y, x)")
+    return pixel[0], pixel[1]
+
+
+def _sampled(wave: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
+    """A wave at places counted in its pixels: pixels themselves, or by cubic splines between them."""
+    from scipy.ndimage import map_coordinates
+
+    whole = [np.round(places) for places in (rows, columns)]
+    gaps = [np.abs(near - places).max() for near, places in zip(whole, (rows, columns), strict=True)]
+    if max(gaps) < WHOLE:
+        sizes = zip(whole, wave.shape[-2:], strict=True)
+        y, x = (torch.as_tensor(near.clip(0, n - 1).astype(int), device=wave.device) for near, n in sizes)
+        return wave[..., y[:, None], x]
+    grid = np.meshgrid(rows, columns, indexing="ij")
+    flat = wave.detach().cpu().numpy().reshape(-1, *wave.shape[-2:])
+    parts = [
+        [map_coordinates(part, grid, order=3, mode="nearest") for part in (one.real, one.imag)]
+        for one in flat
+    ]
+    values = np.stack([real + 1j * imag for real, imag in parts]).reshape(*wave.shape[:-2], *grid[0].shape)
+    return torch.as_tensor(values, dtype=wave.dtype, device=wave.device)

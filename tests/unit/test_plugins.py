@@ -1,0 +1,201 @@
+"""Readers and noise models from outside the package: found, named, suggested, told when broken."""
+
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+import phaseloom as pl
+from phaseloom import plugins, spec
+from phaseloom.data import formats
+from phaseloom.data.formats import native
+from phaseloom.ptycho import penalties
+from phaseloom.recipes.describe import describe
+from phaseloom.units import Length
+
+READER = '''
+from pathlib import Path
+import numpy as np
+import phaseloom as pl
+from phaseloom.units import Length
+
+def read(path: Path, /, *, step: Length) -> pl.Scan4D:
+    """Frames of station ZED."""
+    geometry = pl.Geometry(wavelength=1.0, shape=(8, 8), angle=(1e-3, 1e-3))
+    places = step * np.arange(3)[:, None] * np.ones(2)
+    return pl.Scan4D(counts=np.ones((3, 8, 8)), positions=places, geometry=geometry)
+
+def knows(path: Path) -> bool:
+    """Whether a file is one of them."""
+    return path.suffix == ".zed" or b"ZED" in path.read_bytes()[:8]
+
+def even(phase, /, *, strength: float = 1.0):
+    """Phase of even mean."""
+    return strength * phase.mean().square()
+'''
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    monkeypatch.setattr(plugins, "_registered", {})
+    yield
+    plugins._installed.cache_clear()
+    plugins._loaded.cache_clear()
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Write a package with entry points where it is found."""
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+    def written(package: str, source: str, points: str) -> None:
+        info = tmp_path / "site" / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(points)
+        (tmp_path / "site" / f"{package}.py").write_text(source)
+        plugins._installed.cache_clear()
+        plugins._loaded.cache_clear()
+        monkeypatch.delitem(sys.modules, package, raising=False)
+
+    return written
+
+
+@pytest.fixture
+def zed(install, tmp_path) -> Path:
+    """Station ZED's package, and a file of its kind."""
+    points = "[phaseloom.formats]\nzed = zedstation\n[phaseloom.penalties]\neven = zedstation:even\n"
+    install("zedstation", READER, points)
+    (tmp_path / "a.zed").write_bytes(b"ZED 1")
+    return tmp_path / "a.zed"
+
+
+def test_an_installed_reader_knows_its_files(zed):
+    assert formats.guess(zed) == "zed"
+    scan = pl.read(zed, knobs={"step": "2 nm"})
+    np.testing.assert_allclose(scan.positions[1], 20.0)
+    zed.with_name("a.zed.yaml").write_text("step: 3 nm")
+    np.testing.assert_allclose(pl.read(zed).positions[1], 30.0)
+    zed.rename(zed.with_suffix(".npy"))
+    assert formats.guess(zed.with_suffix(".npy")) == "zed"
+
+
+def test_it_is_a_choice_like_any_other(zed):
+    made = pl.Reconstruct.of({"file": str(zed), "read": {"zed": {"step": "2 nm"}}})
+    assert made.read is not None
+    assert made.read.resolved() == {"zed": {"step": "2 nm"}}
+    assert len(made.scan()) == 3
+    assert "Frames of station ZED." in describe("read")
+    assert "length with a unit" in describe("read", "zed")
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"read": "zedd"}, "read: there is no 'zedd'; did you mean 'zed'?"),
+        ({"read": {"zed": {"stepp": 1}}}, "read: zed: there is no 'stepp'; did you mean 'step'?"),
+        ({"read": {"zed": {"step": 1}}}, "read: zed.step: 1 is not a length"),
+        ({"penalties": ["evn"]}, "penalties[0]: there is no 'evn'; did you mean 'even'?"),
+    ],
+)
+def test_a_slip_is_told_as_for_our_own(zed, tree, said):
+    with pytest.raises(pl.BadInput) as caught:
+        pl.Reconstruct.of({"file": str(zed), **tree})
+    assert said in str(caught.value)
+
+
+def test_an_unknown_format_suggests_it(zed):
+    with pytest.raises(pl.BadInput, match="did you mean 'zed'"):
+        pl.read(zed, format="zedd")
+
+
+def test_nothing_is_loaded_before_it_is_asked_for(zed):
+    assert "zed" in spec.names("phaseloom.data.formats")
+    assert "zedstation" not in sys.modules
+    pl.Reconstruct.of({"file": str(zed), "penalties": ["even"]})
+    assert "zedstation" in sys.modules
+
+
+def test_a_broken_one_is_named_and_does_not_stop_others(zed, install, caplog):
+    install("brokenlab", "import nothing_of_this_name", "[phaseloom.formats]\nbroken = brokenlab\n")
+    with caplog.at_level(logging.WARNING):
+        assert formats.guess(zed) == "zed"
+    said = "plugin formats: broken, of brokenlab: cannot be loaded (ModuleNotFoundError: No module named"
+    assert said in caplog.text
+    with pytest.raises(pl.BadInput) as caught:
+        pl.Reconstruct.of({"file": str(zed), "read": "broken"})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    listed = describe("read")
+    assert said in listed
+    assert "Frames of station ZED." in listed
+
+
+def test_one_that_fails_to_look_does_not_stop_others(zed, install, caplog):
+    source = "def read(path, /): ...\ndef knows(path): raise OSError('no disk')"
+    install("alab", source, "[phaseloom.formats]\naa = alab\n")
+    assert formats.guess(zed) == "zed"
+    assert "aa: OSError('no disk')" in caplog.text
+
+
+def test_two_packages_with_one_name_are_told_apart(zed, install):
+    install("otherlab", READER, "[phaseloom.formats]\nzed = otherlab\n")
+    with pytest.raises(pl.BadInput, match="zed: is claimed by otherlab and zedstation: uninstall one"):
+        pl.read(zed, format="zed")
+
+
+def test_our_own_names_win(install):
+    install("otherlab", READER, "[phaseloom.penalties]\nsparse = otherlab:even\n")
+    made = spec.call("phaseloom.ptycho.penalties", "sparse", "penalties")
+    assert made.partial().func is penalties.sparse
+    assert spec.names("phaseloom.ptycho.penalties").count("sparse") == 1
+
+
+def test_a_file_of_our_own_is_not_claimed_by_others(zed, tmp_path):
+    scan = pl.read(zed, knobs={"step": "2 nm"})
+    native.write(scan, tmp_path / "own.h5")
+    plugins.register("formats", greedy())
+    assert formats.guess(zed) == "greedy"
+    assert formats.guess(tmp_path / "own.h5") == "native"
+
+
+def greedy() -> ModuleType:
+    module = ModuleType("greedy")
+    vars(module).update(read=lambda path, /: None, knows=lambda path: True)
+    return module
+
+
+def test_a_function_of_a_script_is_registered():
+    def robust(model: torch.Tensor, counts: torch.Tensor, /, *, width: Length = 1.0) -> torch.Tensor:
+        """Forgiving."""
+        return (model - counts).abs() / width
+
+    pl.register("noise", robust)
+    recipe = pl.Reconstruct.of({"file": "scan.cxi", "noise": {"robust": {"width": "2 A"}}})
+    assert recipe.noise is not None
+    assert recipe.noise.partial()(torch.tensor([4.0]), torch.tensor([2.0])).item() == 1.0
+    assert recipe.resolved()["noise"] == {"robust": {"width": "2 A"}}
+    with pytest.raises(pl.BadInput, match="did you mean 'robust'"):
+        pl.Reconstruct.of({"file": "scan.cxi", "noise": "robst"})
+
+
+@pytest.mark.parametrize(
+    ("room", "plugin", "name", "said"),
+    [
+        ("nois", abs, "a", "register: nois is no room: did you mean 'noise'?"),
+        ("noise", 3, "a", "register: noise: a: 3 is no function"),
+        ("noise", abs, "a", "is no function"),
+        ("noise", lambda m, c, /: m, None, "is no name of a choice: give name="),
+        ("noise", lambda m, c, /: m, "poisson", "poisson is a choice of the package already"),
+        ("formats", ModuleType("lab.zed"), None, "zed: <module 'lab.zed'> is no function"),
+    ],
+)
+def test_what_cannot_be_registered(room, plugin, name, said):
+    with pytest.raises(pl.BadInput) as caught:
+        pl.register(room, plugin, name=name)
+    assert said in str(caught.value)
+    assert plugins.names("x.noise") == []
