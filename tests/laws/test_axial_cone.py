@@ -185,6 +185,24 @@ def test_light_on_the_object_is_where_it_falls():
     assert widths[0] < 0.9 * widths[3] < 0.9 * 0.9 * widths[1]
 
 
+def test_light_of_batches_lies_where_the_coverage_does():
+    model = model_of(scanned(places=np.round(PLACES / PIXEL) * PIXEL))
+    model.light = torch.zeros(1, *model.scan.canvas.shape, dtype=torch.float64)
+    patterns(model)
+    coverage = torch.as_tensor(model.coverage()).double()
+    torch.testing.assert_close(model.light[0], coverage, rtol=0.0, atol=1e-5 * float(coverage.max()))
+
+
+@pytest.mark.parametrize(("far", "modelled"), [(0.05, False), (1.0, True)])
+def test_heights_of_a_beam_without_structure_are_told_by_the_fringes_of_the_object(far, modelled):
+    """Its own depth of focus is endless; that of details of four pixels is 0.4 mm here."""
+    scan = scanned(np.array([-1.0, 1.0, 0.0, 0.0]) * far * 4e6, geometry=cone(math.inf))
+    flat = torch.ones(1, N, N, dtype=torch.complex64)
+    model = Ptychography.of(scan, probe=Probe(flat, scan.geometry))
+    assert (model.heights is not None) == modelled
+    assert model.heights is None or model.heights.unit == pytest.approx(4e6)
+
+
 def test_a_simulated_scan_is_that_of_its_model():
     y = grid(140, PIXEL) + 70 * PIXEL
     r = grid(N, PIXEL)

@@ -84,10 +84,6 @@ def test_a_sample_across_the_beam_is_the_plain_case():
     places, share = oblique.ewald(shape, (1e-6, 1e-6), LAB_BASIS, (0, 0, 1))
     assert np.allclose(places, np.stack(np.indices(shape), -1) - [4, 6], atol=1e-9)
     assert np.allclose(share, 1)
-    pixels, weights = oblique.interpolation(places.round(), share.round(), shape)
-    pattern = torch.rand(2, *shape, dtype=torch.float64)
-    read = oblique.remapped(pattern, pixels, weights)
-    assert torch.equal(read, torch.fft.fftshift(pattern, dim=(1, 2)))
 
 
 def test_what_is_not_tilted_is_modelled_as_before():
@@ -185,10 +181,10 @@ def test_the_mapping_moves_light_and_loses_none(name, lens):
     assert np.allclose(jacobian, solid * upward[1:-1, 1:-1] / (front @ normal), rtol=1e-3)
 
 
-@pytest.mark.parametrize(("radius", "most"), [(5, 0.005), (40, 0.06)])
+@pytest.mark.parametrize(("radius", "most"), [(5, 1.5e-3), (40, 1.5e-3)])
 @pytest.mark.parametrize("name", CASES)
 def test_patterns_are_those_of_the_exact_sum_at_the_places_of_pixels(name, radius, most):
-    """Of noise in half the window, and of noise that fills it, the intensity of which is aliased."""
+    """Of noise in half the window, and of noise that fills it; 0.0009 and 0.0007 at most when written."""
     basis, normal = case(name)
     geometry = Geometry(wavelength=WAVE, shape=(20, 22), angle=(3e-3, 4e-3), basis=tuple(map(tuple, basis)))
     geometry = replace(geometry, normal=normal)
@@ -238,6 +234,7 @@ def test_a_grating_diffracts_where_the_grating_equation_says():
     assert abs(found["none"] - pixel).max() > 1.0
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_gradients_of_flights_and_of_remapped_patterns():
     basis, normal = case("transmission at 35 degrees")
     grid = surface.steps(basis, (25.0, 30.0), normal)
@@ -245,9 +242,13 @@ def test_gradients_of_flights_and_of_remapped_patterns():
     wave = torch.randn(5, 4, dtype=torch.complex128)
     assert torch.autograd.gradcheck(lambda d: (oblique.spectrum((5, 4), grid, WAVE, d) * wave).abs(), z)
     places, share = oblique.ewald((5, 4), (0.1, 0.1), basis, normal)
-    pixels, weights = oblique.interpolation(places, share, (5, 4))
-    pattern = torch.rand(2, 5, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda p: oblique.remapped(p, pixels, weights), pattern)
+    pixels, weights, _ = oblique.interpolation(places, share, (5, 4))
+    pattern = torch.rand(2, 10, 8, dtype=torch.float64, requires_grad=True)
+    for one in (pattern, torch.randn(2, 10, 8, dtype=torch.complex128, requires_grad=True)):
+        assert torch.autograd.gradcheck(
+            lambda p: oblique.remapped(p, pixels, weights), one, check_forward_ad=True
+        )
+        assert torch.autograd.gradgradcheck(lambda p: oblique.remapped(p, pixels, weights), one)
 
 
 def some_scan(normal: tuple[float, float, float], *, count: int = 9, side: int = 16) -> Scan4D:

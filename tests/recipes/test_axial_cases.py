@@ -62,10 +62,10 @@ def planes(count: int, span: float) -> np.ndarray:
     return (500 + np.linspace(0, span, count)) * UM
 
 
-def series(away: np.ndarray, *, seed: int = 0, told: np.ndarray | None = None) -> Scan4D:
+def series(away: np.ndarray, *, seed: int = 0, told: np.ndarray | None = None, dose: float = 1e6) -> Scan4D:
     """One place in planes at distances from the focus; heights may be told wrong."""
     where = np.full((len(away), 2), N // 2 * PIXEL)
-    optics = {"wavelength": WAVELENGTH, "dose": 1e6, "seed": seed, "distance": 5e10}
+    optics = {"wavelength": WAVELENGTH, "dose": dose, "seed": seed, "distance": 5e10}
     middle = flown(focus(), float(away.mean()))
     scan = simulate.axial_scan(star(), PIXEL, where, -away, middle, **optics)
     return scan if told is None else replace(scan, heights=-told)

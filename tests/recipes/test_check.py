@@ -1,5 +1,6 @@
 """What a run needs is told before it runs, and what would go wrong with it; a sound run is left in peace."""
 
+import math
 import os
 import subprocess
 import sys
@@ -80,6 +81,7 @@ def standing(planes: int) -> Scan4D:
 
 
 FROZEN: dict[str, Any] = {"rates": {"probe": 0.0}}
+COMPLEX = {"pixels": {"kind": "complex"}}
 
 
 def hazy(scan: Scan4D) -> Scan4D:
@@ -116,8 +118,8 @@ def test_a_sound_run_is_left_in_peace() -> None:
         ("centre", moved(SOUND, 3), {}),
         ("disk", moved(SOUND, 1), {}),
         ("planes", standing(1), {}),
-        ("planes", standing(2), FROZEN),
-        ("planes", standing(8), {"axial": False, **FROZEN}),
+        ("planes", standing(2), {"object": COMPLEX, **FROZEN}),
+        ("planes", standing(8), {"axial": False, "object": COMPLEX, **FROZEN}),
         ("planes", standing(8), {}),
     ],
 )
@@ -136,12 +138,48 @@ def test_what_will_go_wrong_is_said_with_a_number_and_a_remedy(
     [
         (standing(8), FROZEN),
         (standing(8), {"probe": {"aberrated": {"semiangle": "25 mrad", "defocus": "100 A"}}}),
+        (standing(1), {"object": {"pixels": {"kind": "phase"}}, **FROZEN}),
+        (standing(1), {"rates": {"probe": 0.0, "object": 0.0}}),
         (replace(SOUND, heights=np.zeros(64)), {}),
         (replace(SOUND, heights=np.arange(64.0) % 2 * 67), {}),
     ],
 )
 def test_planes_enough_and_steps_to_the_side_are_left_in_peace(scan: Scan4D, changes: dict[str, Any]) -> None:
     assert not [line for line in warned(scan, **changes) if line.startswith("planes: ")]
+
+
+def shot(distance: float, fine: float) -> Scan4D:
+    """One pattern of a known probe, in a far or a near field; its angles reach a share of the detector's."""
+    rng, y, x = np.random.default_rng(0), *(np.indices((32, 32)) - 16)
+    pupil = (np.hypot(y, x) < 16 * fine) * np.exp(2j * np.pi * rng.random((32, 32)))
+    focus = {"distance": distance, "focus": math.inf} if distance else {}
+    geometry = Geometry(wavelength=1.0, shape=(32, 32), angle=(1e-4, 1e-4), **focus)
+    wave = 1e3 * np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(pupil)))
+    some = rng.poisson(9, (1, 32, 32))
+    return Scan4D(counts=some, positions=np.zeros((1, 2)), geometry=geometry, probe=wave[None])
+
+
+WIDE = {"bandlimited": {"pixel": "700 A"}}
+
+
+@pytest.mark.parametrize(
+    ("distance", "fine", "thing", "said"),
+    [
+        (0.0, 0.9, WIDE, ""),
+        (0.0, 0.1, WIDE, "and a known probe with detail as fine"),
+        (0.0, 0.9, {"bandlimited": {"pixel": "400 A"}}, "Take object pixels of 46.9 nm or more"),
+        (0.0, 0.9, COMPLEX, "steps to the side"),
+        (1e7, 0.9, COMPLEX, "Take 8 heights"),
+        (1e7, 0.9, {"pixels": {"kind": "phase"}}, ""),
+    ],
+)
+def test_one_pattern_is_enough_where_the_probe_is_known_and_the_object_has_few_numbers(
+    distance: float, fine: float, thing: Any, said: str
+) -> None:
+    knobs = {"object": thing, "probe": {"stored": {"modes": 1}}, "start": "none", **FROZEN}
+    lines = [one for one in warned(shot(distance, fine), **knobs) if one.startswith("planes: ")]
+    assert said in "".join(lines)
+    assert bool(lines) == bool(said)
 
 
 def test_a_start_settles_the_orientation_before_the_run() -> None:

@@ -20,15 +20,68 @@ from phaseloom.data.scan import LAB_BASIS, Geometry, Scan4D
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
 
-N, PIXEL, WAVE, TILT = 48, 100.0, 10.0, math.radians(30)
-APERTURE, FOCUS, DOSE = 0.04, 18000.0, 1e6
+N, WAVE, DOSE = 48, 10.0, 1e6
 EDGE = 40
 """Pixels of the specimen around the first window."""
+
+NUMBERS = np.stack(np.meshgrid(*[np.arange(N) - N // 2] * 2, indexing="ij"), -1).reshape(-1, 2)
+K = 2 * math.pi / WAVE
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A surface that leans back along x, and optics that are the same in pixels, whatever their angles.
+
+    Attributes:
+        tilt: radian.
+        pixel: of the object as the beam sees it, angstrom; smaller ones take wider angles.
+        places: rows and columns of the scan.
+    """
+
+    tilt: float = math.radians(30)
+    pixel: float = 100.0
+    places: tuple[int, int] = (7, 30)
+
+    @property
+    def angle(self) -> float:
+        """Of a detector's pixel, radian."""
+        return WAVE / (N * self.pixel)
+
+    @property
+    def aperture(self) -> float:
+        """Semiangle of the beam."""
+        return 4 / self.pixel
+
+    @property
+    def focus(self) -> float:
+        """From the focus to the middle of the field, angstrom."""
+        return 1.8 * self.pixel**2
+
+    @property
+    def grid(self) -> np.ndarray:
+        """Steps on the surface: seen along the beam a square grid, rows along -y and columns along -x."""
+        return self.pixel * np.array([[0, -1, 0], [-1, 0, math.tan(self.tilt)]]).T
+
+    @property
+    def normal(self) -> list[float]:
+        """Of the surface."""
+        return [math.sin(self.tilt), 0.0, math.cos(self.tilt)]
+
+    def beam(self) -> np.ndarray:
+        """Wave vectors of a pupil's plane waves, less that of the axis."""
+        across = -K * self.angle * NUMBERS[np.hypot(*NUMBERS.T) * self.angle < self.aperture][:, ::-1]
+        return np.column_stack([across, np.sqrt(K**2 - (across**2).sum(1)) - K])
+
+    def seen(self) -> np.ndarray:
+        """From the wave on the surface to the pixels of a flat detector, each in a direction of its own."""
+        way = np.column_stack([-self.angle * NUMBERS[:, ::-1], np.ones(N * N)])
+        way /= np.linalg.norm(way, axis=1, keepdims=True)
+        return np.exp(-1j * K * (way - [0, 0, 1]) @ (NUMBERS @ self.grid.T).T) * way[:, 2:] ** 1.5 / N
 
 
 @dataclass(frozen=True)
@@ -50,60 +103,41 @@ def specimen(shape: tuple[int, int]) -> np.ndarray:
     return (1 - 0.1 / (1 + np.exp(-4 * blots))) * np.exp(0.4j * blots)
 
 
-GRID = PIXEL * np.array([[0, -1, 0], [-1, 0, math.tan(TILT)]]).T
-"""Steps on the surface: seen along the beam a square grid, rows along -y and columns along -x."""
-
-K, ANGLE = 2 * math.pi / WAVE, WAVE / (N * PIXEL)
-NUMBERS = np.stack(np.meshgrid(*[np.arange(N) - N // 2] * 2, indexing="ij"), -1).reshape(-1, 2)
-NORMAL = [math.sin(TILT), 0.0, math.cos(TILT)]
-
-
-def beam() -> np.ndarray:
-    """Wave vectors of a pupil's plane waves, less that of the axis."""
-    across = -K * ANGLE * NUMBERS[np.hypot(*NUMBERS.T) * ANGLE < APERTURE][:, ::-1]
-    return np.column_stack([across, np.sqrt(K**2 - (across**2).sum(1)) - K])
-
-
-def seen() -> np.ndarray:
-    """From the wave on the surface to the pixels of a flat detector, each in a direction of its own."""
-    way = np.column_stack([-ANGLE * NUMBERS[:, ::-1], np.ones(N * N)])
-    way /= np.linalg.norm(way, axis=1, keepdims=True)
-    return np.exp(-1j * K * (way - [0, 0, 1]) @ (NUMBERS @ GRID.T).T) * way[:, 2:] ** 1.5 / N
-
-
 @cache
-def measured() -> Truth:
-    """210 patterns; columns run along x, in which the surface falls back."""
-    rng = np.random.default_rng(2)
-    places = np.stack(np.meshgrid(np.arange(7) * 5.0, np.arange(30) * 4.0, indexing="ij"), -1).reshape(-1, 2)
-    places += rng.uniform(-1, 1, places.shape)
+def measured(setup: Setup = Setup()) -> Truth:
+    """Its patterns; columns run along x, in which the surface falls back."""
+    rng, (height, width) = np.random.default_rng(2), setup.places
+    places = np.stack(np.meshgrid(np.arange(height) * 5.0, np.arange(width) * 4.0, indexing="ij"), -1)
+    places = places.reshape(-1, 2) + rng.uniform(-1, 1, (height * width, 2))
     places -= places.min(0)
-    assert np.allclose(NORMAL @ GRID, 0)
-    hit, vectors, fly = places @ GRID.T, beam(), seen()
-    waves = np.exp(1j * (NUMBERS @ GRID.T) @ vectors.T)
+    assert np.allclose(setup.normal @ setup.grid, 0)
+    hit, vectors, fly = places @ setup.grid.T, setup.beam(), setup.seen()
+    waves = np.exp(1j * (NUMBERS @ setup.grid.T) @ vectors.T)
     matter = specimen(tuple((np.ceil(places.max(0)) + N + 2 * EDGE).astype(int)))
     counts = np.empty((len(places), N, N))
     for number, (place, point) in enumerate(zip(places, hit, strict=True)):
         whole = np.rint(place).astype(int)
         # from the focus, which stays in a plane across the beam while the stage moves across it
-        start = GRID @ whole - [*point[:2], hit[:, 2].mean() - FOCUS]
+        start = setup.grid @ whole - [*point[:2], hit[:, 2].mean() - setup.focus]
         rows, columns = (slice(w + EDGE, w + EDGE + N) for w in whole)
         wave = (waves @ np.exp(1j * vectors @ start)) * matter[rows, columns].ravel()
         counts[number] = (np.abs(fly @ wave) ** 2).reshape(N, N)
     counts = rng.poisson(counts * DOSE / counts.sum((1, 2)).mean()).astype(np.float32)
-    geometry = Geometry(wavelength=WAVE, shape=(N, N), angle=(ANGLE, ANGLE), distance=1e9, basis=LAB_BASIS)
-    probe = (waves @ np.exp(1j * vectors[:, 2] * FOCUS)).reshape(1, N, N)
+    optics = {"wavelength": WAVE, "angle": (setup.angle, setup.angle), "basis": LAB_BASIS}
+    geometry = Geometry(shape=(N, N), distance=1e9, **optics)
+    probe = (waves @ np.exp(1j * vectors[:, 2] * setup.focus)).reshape(1, N, N)
     probe *= math.sqrt(DOSE) / np.linalg.norm(probe)
-    return Truth(
-        Scan4D(counts=counts, positions=places * PIXEL, geometry=geometry, probe=probe), matter, -hit[:, 2]
-    )
+    where = places * setup.pixel
+    return Truth(Scan4D(counts=counts, positions=where, geometry=geometry, probe=probe), matter, -hit[:, 2])
 
 
 def error(found: Job, truth: Truth) -> float:
     """Of the object where the beam passed, relative, but for a factor and a ramp."""
     model = found.model
     thing = model.object.transmission()[0, 0].detach().numpy()
-    first = np.rint(np.array(model.object.canvas.origin) / PIXEL).astype(int) + EDGE + N // 2
+    first = (
+        np.rint(np.array(model.object.canvas.origin) / model.object.canvas.pixel).astype(int) + EDGE + N // 2
+    )
     rows, columns = (slice(a, a + n) for a, n in zip(first, thing.shape, strict=True))
     true, light = truth.specimen[rows, columns], model.coverage()
     weight = light * (light > 0.1 * light.max())
@@ -121,9 +155,9 @@ def error(found: Job, truth: Truth) -> float:
     )
 
 
-def run(folder: Path, **changes: Any) -> Job:
+def run(folder: Path, setup: Setup = Setup(), **changes: Any) -> Job:
     """A reconstruction whose probe begins with that of the middle of the field."""
-    cxi.write(measured().scan, folder / "scan.cxi")
+    cxi.write(measured(setup).scan, folder / "scan.cxi")
     tree: dict[str, Any] = {"file": str(folder / "scan.cxi"), "start": "none", "holdout": 0, "epochs": 30}
     tree |= {"probe": {"stored": {"modes": 1}}, "rates": {"positions": 0, "affine": 0}, "levels": 0}
     done = Job.begin(Reconstruct.of({**tree, **changes}))
@@ -134,17 +168,16 @@ def run(folder: Path, **changes: Any) -> Job:
 
 def test_heights_follow_from_the_tilt():
     truth = measured()
-    told = tilt_sample(truth.scan, normal=tuple(NORMAL))
+    told = tilt_sample(truth.scan, normal=tuple(Setup().normal))
     assert np.allclose(told.positions, truth.scan.positions)
     assert np.allclose(told.heights, truth.heights)
-    focus = WAVE / APERTURE**2
-    assert np.ptp(truth.heights) > focus
+    assert np.ptp(truth.heights) > WAVE / Setup().aperture ** 2
 
 
 @pytest.mark.slow
 def test_a_tilt_that_is_known_is_reconstructed_and_one_that_is_not_blurs(tmp_path):
     truth = measured()
-    told = {"prepare": [{"tilt_sample": {"normal": NORMAL}}]}
+    told = {"prepare": [{"tilt_sample": {"normal": Setup().normal}}]}
     known, unknown = (error(run(tmp_path, **knobs), truth) for knobs in (told, {}))
     assert known < 0.06
     assert unknown > 2 * known

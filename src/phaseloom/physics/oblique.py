@@ -7,6 +7,7 @@ A wave that falls on the sample is ``exp(i k z)``, times what a model knows; one
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,16 @@ from jaxtyping import Complex, Float, Int, Shaped
 from torch import Tensor
 
 from phaseloom.errors import BadInput
+from phaseloom.physics.oblique_flight import advance
 from phaseloom.physics.surface import Numbers, outgoing, steps
 
-__all__ = ["ewald", "interpolation", "remapped", "spectrum"]
+__all__ = ["FINER", "ewald", "interpolation", "remapped", "spectrum"]
+
+FINER = 2
+"""How much finer the grid is on which waves are interpolated."""
+
+BEND = math.pi * math.sqrt(8.2)
+"""Of the kernel that interpolates, for four pixels of a grid twice as fine."""
 
 
 def spectrum(
@@ -26,7 +34,8 @@ def spectrum(
 
     A wave ``exp(i K.r)`` of the beam, ``|K| = k``, moved along ``z`` by a distance, becomes itself times
     ``exp(i z (Kz - k))``; the grid tells the part of ``K`` that lies in its plane, relative to the beam's
-    own. On a grid across the beam this is `phaseloom.physics.propagate.angular_spectrum`.
+    own. This is `phaseloom.physics.oblique_flight.oblique` along the beam, for many distances at once; on a
+    grid across the beam it is `phaseloom.physics.propagate.angular_spectrum`.
 
     Args:
         shape: window (y, x).
@@ -35,12 +44,12 @@ def spectrum(
         distance: angstrom, any shape ``*batch``; the dtype of the kernel follows it.
 
     Example:
-    >>> flat = steps([[0, -1], [-1, 0], [0, 0]], (1.0, 1.0), (0, 0, 1))
+        >>> flat = steps([[0, -1], [-1, 0], [0, 0]], (1.0, 1.0), (0, 0, 1))
         >>> spectrum((8, 8), flat, 0.02, torch.tensor([10.0, 20.0])).shape
         torch.Size([2, 8, 8])
     """
     known = _slopes(tuple(shape), tuple(np.asarray(grid, np.float64).ravel().tolist()), wavelength)
-    turn, loss = (torch.as_tensor(table).to(distance.device, distance.dtype) for table in known)
+    turn, loss = (table.to(distance.device, distance.dtype) for table in known)
     z = distance[..., None, None]
     return torch.polar(torch.exp(-z.abs() * loss), z * turn)
 
@@ -96,72 +105,100 @@ def ewald(
 
 
 def interpolation(
-    places: Float[np.ndarray, "y x 2"], share: Float[np.ndarray, "y x"], shape: tuple[int, int], /
-) -> tuple[Int[Tensor, "16 y x"], Float[Tensor, "16 y x"]]:
-    """What `remapped` needs to read patterns or waves at places, times shares.
+    places: Float[np.ndarray, "v u 2"], share: Float[np.ndarray, "v u"], shape: tuple[int, int], /
+) -> tuple[Int[Tensor, "16 v u"], Float[Tensor, "16 v u"], Float[Tensor, "y x"]]:
+    """What it takes to read the Fourier transform of a window between its frequencies.
 
-    The interpolation is cubic (Keys, doi:10.1109/TASSP.1981.1163711), exact for parabolas, and takes what is
-    read to be periodic.
+    The window, its middle at ``[N // 2]``, is multiplied by a taper and transformed to a grid `FINER` times
+    as fine, and that is summed up with the weights of a Kaiser-Bessel kernel four pixels wide, of which the
+    taper is the inverse (Jackson et al., doi:10.1109/42.97598; width: Beatty et al.,
+    doi:10.1109/TMI.2005.848376). The error is 0.1 % or so of a wave that fills the window.
 
     Args:
-        places: (y, x) in pixels from zero frequency.
+        places: (y, x) in pixels of the transform from zero frequency.
         share: of each place.
-        shape: pixels of what is read, zero frequency in the corner.
+        shape: of the window.
 
     Returns:
-        Numbers of pixels, and their weights in float64.
+        Numbers of pixels of the finer grid, zero frequency in the corner; their weights; the taper. The
+        latter two in float64, for transforms that are unitary on either grid.
 
     Example:
-        >>> places = np.array([[[0.0, 0.0], [0.0, 1.5]]])
-        >>> pixels, weights = interpolation(places, np.ones((1, 2)), (4, 4))
-        >>> remapped(torch.arange(4.0, dtype=torch.float64).repeat(1, 4, 1), pixels, weights).tolist()
-        [[[0.0, 1.5]]]
+        >>> from phaseloom.physics.fourier import cornered, fit_window, to_reciprocal
+        >>> window = torch.zeros(1, 8, 8, dtype=torch.complex128)
+        >>> window[0, 4, 5] = 1  # a pixel right of the middle
+        >>> pixels, weights, taper = interpolation(np.array([[[0.0, 2.5]]]), np.ones((1, 1)), (8, 8))
+        >>> fine = to_reciprocal(cornered(fit_window(window * taper, (16, 16))))
+        >>> read = remapped(fine, pixels, weights)
+        >>> bool(abs(8 * read - np.exp(-2j * np.pi * 2.5 / 8)) < 1e-3)
+        True
     """
-    low = np.floor(places)
-    rows, columns = (_cubic(part) for part in np.moveaxis(places - low, -1, 0))
+    fine = [FINER * n for n in shape]
+    low = np.floor(FINER * places)
+    rows, columns = (_kernel(part) for part in np.moveaxis(FINER * places - low, -1, 0))
     y, x = (low[..., axis].astype(np.int64) for axis in (0, 1))
     taps = [(i, j) for i in range(4) for j in range(4)]
-    pixels = np.stack([(y + i - 1) % shape[0] * shape[1] + (x + j - 1) % shape[1] for i, j in taps])
-    weights = np.stack([share * rows[i] * columns[j] for i, j in taps])
-    return torch.as_tensor(pixels.astype(np.int32)), torch.as_tensor(weights)
+    pixels = np.stack([(y + i - 1) % fine[0] * fine[1] + (x + j - 1) % fine[1] for i, j in taps])
+    weights = np.stack([FINER * share * rows[i] * columns[j] for i, j in taps])
+    taper = np.outer(*(1 / _transformed((np.arange(n) - n // 2) / (FINER * n)) for n in shape))
+    return torch.as_tensor(pixels.astype(np.int32)), torch.as_tensor(weights), torch.as_tensor(taper)
 
 
 def remapped(
     known: Shaped[Tensor, "b v u"], pixels: Int[Tensor, "tap y x"], weights: Float[Tensor, "tap y x"], /
 ) -> Shaped[Tensor, "b y x"]:
     """Weighted sums of pixels of each pattern or wave; see `interpolation`."""
-    flat, total = known.flatten(1), known.new_zeros(len(known), pixels[0].numel())
-    for number, weight in zip(pixels.flatten(1), weights.flatten(1), strict=True):
-        total = total + flat.index_select(1, number) * weight
-    return total.reshape(-1, *pixels.shape[1:])
+    rows = known.flatten(1).T
+    flat = torch.view_as_real(rows.resolve_conj().contiguous()).flatten(1) if rows.is_complex() else rows
+    places = torch.arange(pixels[0].numel(), dtype=pixels.dtype, device=pixels.device)
+    ways = pixels.flatten(1).T.flatten(), places.repeat_interleave(len(pixels))
+    sums = _Sums.apply(flat, *ways, weights.flatten(1).T.flatten(), len(places))
+    out = torch.view_as_complex(sums.view(len(sums), -1, 2)) if rows.is_complex() else sums
+    return out.T.reshape(-1, *pixels.shape[1:])
+
+
+class _Sums(torch.autograd.Function):
+    """Weighted sums of rows, each into one of ``many``; its adjoint turns the ways round."""
+
+    @staticmethod
+    def forward(known: Tensor, start: Tensor, end: Tensor, weight: Tensor, many: int) -> Tensor:
+        order = end.argsort(stable=True)
+        first = torch.searchsorted(end[order], torch.arange(many, dtype=end.dtype, device=end.device))
+        where = start[order], known.contiguous(), first.to(start.dtype)
+        return torch.nn.functional.embedding_bag(*where, mode="sum", per_sample_weights=weight[order])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        known, *ways, ctx.many = inputs
+        ctx.given = len(known)
+        ctx.save_for_backward(*ways)
+        ctx.save_for_forward(*ways)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        start, end, weight = ctx.saved_tensors
+        return _Sums.apply(grads[0], end, start, weight, ctx.given), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _Sums.apply(tangents[0], *ctx.saved_tensors, ctx.many)
 
 
 @lru_cache(maxsize=16)
-def _slopes(
-    shape: tuple[int, int], grid: tuple[float, ...], wavelength: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _slopes(shape: tuple[int, int], grid: tuple[float, ...], wavelength: float) -> tuple[Tensor, Tensor]:
     """``Kz - k`` of each frequency of a grid, and its decay, per angstrom."""
-    k, table = 2 * math.pi / wavelength, np.array(grid).reshape(3, 2)
-    normal = np.cross(table[:, 1], table[:, 0])
-    normal *= math.copysign(1 / float(np.linalg.norm(normal)), normal[2])
-    lift = k * normal[2]
-    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
-    inside = 2 * math.pi * np.stack(axes, -1) @ np.linalg.pinv(table)
-    # K = k z + inside + rise * normal has the length k; the rise is written without cancellation
-    along, square = inside[..., 2], (inside**2).sum(-1)
-    left = lift**2 - square - 2 * k * along
-    both = np.sqrt(np.clip(left, 0, None)) + lift
-    turn = np.where(left > 0, -(along * (square + 2 * k * along) / both + normal[2] * square) / both, 0.0)
-    turn = np.where(left > 0, turn, along - lift * normal[2])
-    return turn, normal[2] * np.sqrt(np.clip(-left, 0, None))
+    beam = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    table = torch.tensor(grid, dtype=torch.float64).view(3, 2)
+    return advance(shape, table, wavelength, beam, beam)
 
 
-def _cubic(part: np.ndarray) -> list[np.ndarray]:
+def _kernel(part: np.ndarray) -> list[np.ndarray]:
     """Weights of the pixels at -1, 0, 1 and 2 for a place between 0 and 1."""
-    t = part
-    return [
-        -0.5 * t + t**2 - 0.5 * t**3,
-        1 - 2.5 * t**2 + 1.5 * t**3,
-        0.5 * t + 2 * t**2 - 1.5 * t**3,
-        -0.5 * t**2 + 0.5 * t**3,
-    ]
+    away = (part - i for i in (-1, 0, 1, 2))
+    return [np.i0(BEND * np.sqrt(np.clip(1 - (a / 2) ** 2, 0, None))) / np.i0(BEND) for a in away]
+
+
+def _transformed(place: np.ndarray) -> np.ndarray:
+    """Fourier transform of the kernel, places in cycles per pixel."""
+    root = np.sqrt(BEND**2 - (4 * math.pi * place) ** 2)
+    return 4 * np.sinh(root) / root / np.i0(BEND)

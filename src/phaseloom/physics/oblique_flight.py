@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 
-__all__ = ["oblique"]
+__all__ = ["advance", "oblique"]
 
 
 def oblique(
@@ -53,6 +53,28 @@ def oblique(
         >>> bool(torch.allclose(kernel, same, atol=1e-4))
         True
     """
+    turn, loss = advance(shape, basis, wavelength, offset, along)
+    return torch.polar(torch.exp(-loss), turn)
+
+
+def advance(
+    shape: tuple[int, int],
+    basis: Float[Tensor, "3 2"],
+    wavelength: float,
+    offset: Float[Tensor, " 3"],
+    along: Float[Tensor, " 3"] | None = None,
+    /,
+) -> tuple[Float[Tensor, "y x"], Float[Tensor, "y x"]]:
+    """By how much each frequency of `oblique` turns, and how far it decays, in radian and as an exponent.
+
+    Both go with the length of the offset, so that flights by many lengths share a table.
+
+    Example:
+        >>> upright = torch.tensor([[0.0, 2.0], [3.0, 0.0], [0.0, 0.0]])
+        >>> turn, loss = advance((6, 5), upright, 0.5, torch.tensor([0.0, 0.0, 40.0]))
+        >>> float(turn[0, 0]), bool((turn <= 0).all()), float(loss.max())
+        (0.0, True, 0.0)
+    """
     normal = torch.linalg.cross(basis[:, 0], basis[:, 1])
     area = normal.norm()
     if not area > 1e-6 * basis.norm(dim=0).prod():
@@ -68,15 +90,11 @@ def oblique(
     flat = k * (carrier - cosine * normal)
     gained = (q.square().sum(0) + 2 * torch.einsum("i,iyx->yx", flat, q)) / k**2
     square = cosine**2 - gained
-    flies = square > 0
-    root = torch.where(flies, square, torch.ones_like(square)).sqrt()
-    depth = offset @ normal
+    flies, one, depth = square > 0, torch.ones_like(square), offset @ normal
+    root = torch.where(flies, square, one).sqrt()
     change = torch.where(flies, -gained / (root + cosine), -cosine)
-    loss = torch.where(flies, torch.zeros_like(square), -square).clamp(
-        min=1e-300 if q.dtype == torch.float64 else 1e-38
-    )
-    decay = torch.where(flies, torch.ones_like(square), torch.exp(-k * depth.abs() * loss.sqrt()))
-    return torch.polar(decay, torch.einsum("i,iyx->yx", offset, q) + k * depth * change)
+    loss = torch.where(flies, 0.0, k * depth.abs() * torch.where(flies, one, -square).sqrt())
+    return torch.einsum("i,iyx->yx", offset, q) + k * depth * change, loss
 
 
 def _plane_waves(shape: tuple[int, int], basis: Tensor) -> Float[Tensor, "3 y x"]:

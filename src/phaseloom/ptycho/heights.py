@@ -15,11 +15,12 @@ from phaseloom.physics.kept import Kept, constant
 from phaseloom.physics.oblique import spectrum
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.physics.resample import TAPS, sampled
+from phaseloom.ptycho.illumination import depth_of_focus
 
 if TYPE_CHECKING:
     from phaseloom.ptycho.scans import Canvas
 
-__all__ = ["Heights", "matter", "spread"]
+__all__ = ["Heights", "depth", "fallen", "matter", "spread"]
 
 BINS = 9
 """Planes that stand for all heights where only the light on the object is asked for."""
@@ -49,7 +50,7 @@ class Heights(nn.Module):
 
     Attributes:
         start: ``(n,)`` heights as measured, less their mean, angstrom.
-        unit: depth of focus of the probe, angstrom.
+        unit: depth of focus of the probe, angstrom; see `depth`.
         offsets: ``(n,)`` refined move of each, in units of ``unit``; a parameter.
         stretch: error of the scale, as the move of the farthest in units of ``unit``; a parameter.
         middle: mean of the heights as measured, angstrom.
@@ -136,10 +137,7 @@ class Heights(nn.Module):
             members = torch.nonzero(bins == number)[:, 0]
             height = now[members].mean()[None]
             there = fly(modes, self._kernels(height)[0].to(modes.dtype))
-            if self.fan:
-                (v, u), ratio = _wide(self.geometry.shape, self), self.ratio(height)
-                there = sampled(there[None], (v, u), 1 / ratio)[0] / ratio
-            out.append((there, members))
+            out.append((fallen(self, there[None], height)[0], members))
         return out
 
     @torch.no_grad()
@@ -151,6 +149,27 @@ class Heights(nn.Module):
     def angstrom(self) -> np.ndarray:
         """Refined heights in the frame of the scan, angstrom ``(n,)``."""
         return self.refined().cpu().double().numpy() + self.middle
+
+
+@torch.no_grad()
+def fallen(
+    one: Heights, wave: Complex[Tensor, "b *some y x"], heights: Float[Tensor, " b"], /
+) -> Complex[Tensor, "b *some v u"]:
+    """Waves on the planes of heights, in windows and pixels of the object; their power stays what it was."""
+    if not one.fan:
+        return wave
+    ratio = one.ratio(heights)
+    there = sampled(wave, _wide(one.geometry.shape, one), 1 / ratio)
+    return there / ratio.view(-1, *[1] * (wave.ndim - 1))
+
+
+def depth(modes: Complex[Tensor, "mode y x"], geometry: Geometry, /) -> float:
+    """How far a height has to move for patterns to tell: the depth of focus of the probe, angstrom.
+
+    In a near field the object's own waves spread as well: it is that of details of four pixels, if less.
+    """
+    focus = depth_of_focus(modes, geometry)
+    return min(focus, (4 * max(geometry.pixel)) ** 2 / geometry.wavelength) if geometry.near else focus
 
 
 def matter(scan: Scan4D, unit: float, /) -> bool:

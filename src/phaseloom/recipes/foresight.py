@@ -14,10 +14,10 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import to_reciprocal
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import advice
 from phaseloom.recipes.job import Job
+from phaseloom.recipes.planes import ambiguous
 from phaseloom.recipes.stage import grids
 from phaseloom.units import ANGLE, LENGTH
 
@@ -336,20 +336,7 @@ def _levels(prospect: Prospect) -> str:
 
 def _planes(prospect: Prospect) -> str:
     """One place seen in few planes along the beam, or in many by a probe that may be any wave."""
-    scan, unit = prospect.scan, _focus(prospect)
-    if (np.ptp(scan.positions, axis=0) >= scan.window.pixel).any():
-        return ""
-    alone = scan.heights is None or prospect.model.heights is None
-    known = np.zeros(1) if alone else np.asarray(scan.heights)
-    count, free = len(np.unique((known / (0.1 * unit)).round())), prospect.job.recipe.rate_of("probe")
-    if count < 4:
-        text = f"{count} plane{'s leave' if count > 1 else ' leaves'} the object ambiguous at one place"
-        fix = f"Take 8, a depth of focus ({_length(unit)}) or more apart and modelled, or steps to the side."
-        return f"planes: {text}, whatever the loss. {fix}"
-    if not free or not isinstance(prospect.model.probe, Probe):
-        return ""
-    fix = "Use probe: aberrated or pupil, or freeze a known one (rates: probe: 0)."
-    return f"planes: a free probe is not determined by {count} planes without lateral steps. {fix}"
+    return ambiguous(prospect.job.recipe, prospect.scan, prospect.model, prospect.semiangle)
 
 
 def _layers(prospect: Prospect) -> tuple[int, int]:
