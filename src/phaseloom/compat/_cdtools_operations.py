@@ -13,8 +13,8 @@ from phaseloom.compat._cdtools_data import ANGSTROM, moved
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import shift
-from phaseloom.ptycho.heights import matter
-from phaseloom.ptycho.illumination import Probe, depth_of_focus
+from phaseloom.ptycho.heights import depth, matter
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.relaxed import RelaxedProbe
 
@@ -138,7 +138,7 @@ def _heights(core: Ptychography, scan: Scan4D, given: Any, varied: np.ndarray | 
         low, high = varied.min(), varied.max()
         spread = np.full(len(scan), low)
         spread[-1] = high
-        unit = depth_of_focus(core.probe.modes(), scan.geometry)
+        unit = depth(core.probe.modes(), scan.geometry)
         if matter(replace(scan, heights=spread), unit):
             fix = "differ along the beam, which this model leaves out: make it from a dataset where they do"
             raise BadInput("sim_to_dataset: translations", None, fix)

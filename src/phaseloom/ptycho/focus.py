@@ -3,13 +3,15 @@
 import torch
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.ptycho import illumination, probes
+from phaseloom.ptycho import heights, probes
 
 __all__ = ["depth_of_focus"]
 
 
 def depth_of_focus(scan: Scan4D, /) -> float:
     """``wavelength / angle^2`` of the cone that holds 95 % of a scan's beam, angstrom.
+
+    In a near field it is that of details of four pixels, if less.
 
     The beam is the probe that came with the data, else the first guess of one. Errors of heights and of the
     distance to the focus are natural in units of this; `Ptychography` models heights that differ by a tenth.
@@ -25,5 +27,5 @@ def depth_of_focus(scan: Scan4D, /) -> float:
         True
     """
     if scan.probe is None:
-        return illumination.depth_of_focus(probes.auto(scan).modes(), scan.window)
-    return illumination.depth_of_focus(torch.as_tensor(scan.probe), scan.geometry)
+        return heights.depth(probes.auto(scan).modes(), scan.window)
+    return heights.depth(torch.as_tensor(scan.probe), scan.geometry)
