@@ -93,6 +93,9 @@ def reconstruct(
     from phaseloom.recipes.job import Job
 
     if resume:
+        if settings or out:
+            fix = f"does not go with --resume: start anew from {file}/run.yaml"
+            raise BadInput("reconstruct", " ".join(settings or [str(out)]), fix)
         job = Job.resume(file)
     else:
         recipe = _recipe(file, settings)

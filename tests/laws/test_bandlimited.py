@@ -200,9 +200,12 @@ def test_a_parameter_file_finds_it_by_name():
     assert objects.bandlimited is bandlimited
     room = scans.Canvas((41, 40), (16, 16), (1.0, 2.0), (0.0, 0.0))
     assert bandlimited(room, pixel=2.5, modes=2, slices=2, thickness=9.0).wave.shape == (2, 2, 16, 32)
-    assert bandlimited(room, pixel=0.1).grid == (41, 40)
-    with pytest.raises(BadInput, match=r"bandlimited\.pixel: 0.0 must be a length above zero"):
-        bandlimited(room, pixel=0.0)
+    assert bandlimited(room, pixel=1.0).grid == (41, 40)
+    for pixel in (0.0, 0.9, 11.0, float("nan"), float("inf")):
+        with pytest.raises(
+            BadInput, match=r"bandlimited\.pixel: .* must lie between the probe's pixel, 1, and"
+        ):
+            bandlimited(room, pixel=pixel)
     with pytest.raises(BadInput, match=r"\(42, 3\) must have no more pixels than its canvas, \(41, 40\)"):
         BandlimitedObject(begun("uniform", (1, 1, 42, 3)), "complex", (), room)
 

@@ -248,6 +248,14 @@ def test_refined_heights_are_followed_and_a_restart_knows_them(tmp_path):
     assert float((one - other).abs().max()) < 2e-3 * float(one.max())
 
 
+def test_heights_that_are_left_out_are_left_out_of_the_start_too(tmp_path):
+    scan = series(EIGHT)
+    native.write(scan, tmp_path / "scan.h5")
+    recipe = Reconstruct.of({"file": str(tmp_path / "scan.h5"), "axial": False})
+    assert recipe.scan().heights is None
+    assert recipe.put({"axial": None}).scan().heights is not None
+
+
 @pytest.mark.parametrize("level", [0.0, 7e5])
 def test_a_file_with_one_height_is_one_plane(tmp_path, level):
     scan = replace(series(np.full(8, EIGHT[0])), heights=np.full(8, level))

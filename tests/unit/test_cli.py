@@ -147,6 +147,17 @@ def test_every_choice_is_described(phaseloom, section):
         assert len(said.splitlines()[2]) > 10, "the first line of its docstring"
 
 
+@pytest.mark.parametrize("more", [("-s", "epochs=3"), ("--out", "elsewhere")])
+def test_a_run_is_resumed_with_its_own_settings(monkeypatch, capsys, tmp_path, more):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(sys, "argv", ["phaseloom", "reconstruct", "a", "--resume", *more])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code
+    assert "does not go with --resume: start anew from a/run.yaml" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_reconstruct_resume_repeat_and_compare(phaseloom, scan, tmp_path):
     said = phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=2", "--out", "a")

@@ -338,6 +338,14 @@ def test_a_wide_gap_far_above_the_noise_is_a_wrong_start():
     assert kind(annealed(approach(11.0, start=300.0), 20, held=np.full(20, 18.0))) == "wrong start"
 
 
+def test_a_wide_gap_near_the_noise_or_on_the_way_down_is_but_a_doubt():
+    assert kind(annealed(approach(1.66, start=60.0), 20, held=np.full(20, 2.4))) == "doubtful"
+    falling = [7.0 * 1.35 ** (14 - n) for n in range(15)]
+    paces = annealed(lambda time: 1.0, 15, held=1.5 * np.array(falling), shape=constant)
+    events = [e | {"loss": loss, "terms": {"noise": loss}} for e, loss in zip(paces, falling, strict=True)]
+    assert kind(events) == "doubtful"
+
+
 def test_counts_that_are_no_quanta_are_named():
     assert "single quanta" in verdict(annealed(approach(0.02), 20, held=np.full(20, 0.02)))
     many = annealed(approach(1e4, start=1e6), 20)

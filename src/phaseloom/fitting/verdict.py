@@ -201,7 +201,8 @@ def _lost(run: Run, stopped: str) -> str:
     if worst < FAR or len(whole) < 8:
         return ""
     stuck = whole[0] < DEEP * whole[-1] and np.log(worst) > PATIENT * len(whole) * run.falls
-    if not (stuck or worst > NOWHERE or (run.gap > APART and run.unseen > FAR)):
+    apart = run.gap > APART and min(run.level, run.unseen) > FAR and not run.falls
+    if not (stuck or worst > NOWHERE or apart):
         return ""
     return (
         f"wrong start: the loss stays at {run.left()}: check defocus, orientation of the detector, pixel "

@@ -120,8 +120,7 @@ def bandlimited(
 
     Args:
         canvas: see `phaseloom.ptycho.scans.canvas`.
-        pixel: of the object, angstrom, about: a whole number of them covers the canvas. They are never
-            finer than those of the canvas.
+        pixel: of the object, angstrom, about: a whole number of them covers the canvas.
         start: ``uniform``: transmission one; ``random``: modulus one, any phase, drawn by ``seed``.
         seed: of what is drawn.
         slices: see `phaseloom.ptycho.objects.pixels`, also for the following.
@@ -142,8 +141,11 @@ def bandlimited(
         >>> one.coarse().shape, one.transmission().shape
         (torch.Size([1, 1, 16, 16]), torch.Size([1, 1, 41, 40]))
     """
-    if not 0 < pixel < float("inf"):
-        raise BadInput("object: bandlimited.pixel", pixel, "must be a length above zero")
+    low = min(canvas.pixel)
+    high = min(n * p for n, p in zip(canvas.shape, canvas.pixel, strict=True)) / 4
+    if not low <= pixel <= high:
+        fix = f"A must lie between the probe's pixel, {low:.4g}, and a quarter of the field, {high:.4g}"
+        raise BadInput("object: bandlimited.pixel", pixel, fix)
     gaps = _gaps(slices, thickness, "object: bandlimited")
     share = _shares(modes, occupancies, "object: bandlimited.occupancies")
     pairs = zip(canvas.shape, canvas.pixel, strict=True)

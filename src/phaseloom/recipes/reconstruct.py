@@ -191,6 +191,8 @@ class Reconstruct(Recipe):
         scan = self._read() if given is None else given
         for step in self.prepare:
             scan = step(scan)
+        if self.axial is False:
+            scan = replace(scan, heights=None)
         return _lit(scan, self.file.name)
 
     def _read(self) -> Scan4D:
