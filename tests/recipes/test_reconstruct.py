@@ -277,6 +277,24 @@ def rooms() -> list[Any]:
     return out
 
 
+@pytest.mark.parametrize(
+    "probe",
+    [
+        {"pupil": {"semiangle": "40 mrad"}},
+        {"relaxed": {"basis": 2}},
+        {"limited": {"radius": "2 A"}},
+        {"aberrated": {"semiangle": "40 mrad"}},
+        {"from_patterns": {}},
+    ],
+    ids=lambda node: next(iter(node)),
+)
+def test_the_start_finds_the_defocus_of_every_probe_that_has_one(tree, probe):
+    sweep = {"sweep": {"steps": 3, "patterns": 9, "rungs": [1, 1]}}
+    job = Job.begin(Reconstruct.of({**tree, "probe": probe, "start": sweep, "epochs": 1}))
+    assert job.recipe.probe.values["defocus"] != 0
+    assert len(list(job)) == 1
+
+
 @pytest.mark.parametrize(("section", "node"), rooms())
 def test_every_choice_runs(tree, section, node):
     many = section in ("prepare", "projections", "penalties", "outputs")

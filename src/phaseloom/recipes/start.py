@@ -26,7 +26,7 @@ from phaseloom.fitting.loop import Progress, fit
 from phaseloom.ptycho import batches, noise, objects, scans
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.spec import Call
+from phaseloom.spec import Call, knobs
 from phaseloom.units import Length
 
 __all__ = ["none", "sweep"]
@@ -75,7 +75,7 @@ class Start:
     def steps(self) -> tuple[Call, ...]:
         """What has to be done to the scan."""
         room = "phaseloom.data.prepare"
-        return tuple(Call(room, name, knobs) for name, knobs in (ORIENTATIONS | TWINS)[self.orientation])
+        return tuple(Call(room, name, given) for name, given in (ORIENTATIONS | TWINS)[self.orientation])
 
 
 @dataclass
@@ -155,9 +155,10 @@ def sweep(
         return None
 
     def build(data: Scan4D, defocus: float) -> Ptychography:
-        knobs = {**probe.values, "modes": 1} | ({"defocus": defocus} if len(values) > 1 else {})
+        single = {"modes": 1} if "modes" in knobs(probe.room, probe.name) else {}
+        wanted = {**probe.values, **single} | ({"defocus": defocus} if len(values) > 1 else {})
         room = scans.canvas(data)
-        guess = replace(probe, values=knobs)(data)
+        guess = replace(probe, values=wanted)(data)
         return Ptychography.of(data, object=objects.pixels(room), probe=guess)
 
     turned = {way: _turned(few, way) for way in ways}
@@ -187,8 +188,6 @@ def half_angle(scan: Scan4D, /, share: float = 0.95) -> float:
 
 
 def _defocus_values(scan: Scan4D, probe: Call, base: float, span: float | None, steps: int) -> list[float]:
-    from phaseloom.spec import knobs
-
     movable = "defocus" in knobs(probe.room, probe.name)
     if scan.geometry.near or not movable or steps == 1:
         return [base]
@@ -209,8 +208,8 @@ def _middle(scan: Scan4D, count: int) -> Scan4D:
 
 
 def _turned(scan: Scan4D, way: str) -> Scan4D:
-    for name, knobs in (ORIENTATIONS | TWINS)[way]:
-        scan = getattr(prepare, name)(scan, **knobs)
+    for name, given in (ORIENTATIONS | TWINS)[way]:
+        scan = getattr(prepare, name)(scan, **given)
     return scan
 
 
