@@ -233,3 +233,9 @@ def test_the_spectral_start_is_the_leading_eigenvector():
         torch.testing.assert_close(model(index).sum(), counts.sum(), rtol=1e-4, atol=0)
     with pytest.raises(BadInput, match="needs a band-limited object of one slice"):
         spectral(Ptychography.of(scan), counts, index)
+
+
+def test_its_cell_holds_the_area_of_its_own_pixels():
+    room = scans.Canvas((40, 40), (16, 16), (1.0, 2.0), (0.0, 0.0))
+    assert objects.pixels(room).cell == 2.0
+    assert bandlimited(room, pixel=4.0).cell == pytest.approx(16.0)

@@ -162,6 +162,13 @@ def shot(distance: float, fine: float) -> Scan4D:
 WIDE = {"bandlimited": {"pixel": "700 A"}}
 
 
+def test_coarse_pixels_of_the_object_are_fewer_numbers() -> None:
+    few = SOUND.select(np.arange(5))
+    fine, coarse = ({"bandlimited": {"pixel": pixel}} for pixel in (f"{PIXEL} A", f"{4 * PIXEL} A"))
+    told = [any(line.startswith("free numbers") for line in warned(few, object=o)) for o in (fine, coarse)]
+    assert told == [True, False]
+
+
 @pytest.mark.parametrize(
     ("distance", "fine", "thing", "said"),
     [

@@ -60,6 +60,12 @@ class BandlimitedObject(PixelObject):
         self.register_buffer("support", support)
         self._fine: Kept[Tensor] = Kept()
 
+    @property
+    def cell(self) -> float:
+        """Area of a pixel of the coarse grid, square angstrom."""
+        many, few = (shape[0] * shape[1] for shape in (self.canvas.shape, self.grid))
+        return super().cell * many / few
+
     def coarse(self) -> Complex[Tensor, "state slice y x"]:
         """The transmission on its own pixels."""
         wave = super().transmission()

@@ -68,6 +68,11 @@ class PixelObject(nn.Module):
         """Mean distance between neighbouring slices, angstrom."""
         return float(np.mean(self.gaps)) if self.gaps else 0.0
 
+    @property
+    def cell(self) -> float:
+        """Area of what is free on its own, square angstrom: of a pixel."""
+        return self.canvas.pixel[0] * self.canvas.pixel[1]
+
     def transmission(self) -> Complex[Tensor, "state slice y x"]:
         """The whole object as a complex transmission."""
         if self.kind == "complex":

@@ -203,7 +203,7 @@ def _room(prospect: Prospect) -> str:
 
 def _dose(prospect: Prospect) -> str:
     """Counts for each number of the object; no phase is surer than half the root of their inverse."""
-    counts, pixel = float(prospect.mean.sum()), float(np.prod(prospect.scan.window.pixel))
+    counts, pixel = float(prospect.mean.sum()), prospect.model.object.cell
     slices, states = _layers(prospect)
     area = counts * len(prospect.scan) / prospect.field
     each = area * pixel / (slices * states)
@@ -237,7 +237,7 @@ def _numbers(prospect: Prospect) -> str:
     scan, recipe = prospect.scan, prospect.job.recipe
     slices, states = _layers(prospect)
     kinds = 2 if prospect.model.object.kind != "phase" else 1
-    free = kinds * slices * states * prospect.field / float(np.prod(scan.window.pixel))
+    free = kinds * slices * states * prospect.field / prospect.model.object.cell
     if recipe.rate_of("probe") and "probe" in prospect.model.parts():
         free += 2 * sum(p.numel() for p in prospect.model.parts()["probe"])
     known = float(prospect.mean.clip(max=1).sum()) * len(scan)  # a value tells no more than one number
