@@ -163,9 +163,12 @@ WIDE = {"bandlimited": {"pixel": "700 A"}}
 
 
 def test_coarse_pixels_of_the_object_are_fewer_numbers() -> None:
-    few = SOUND.select(np.arange(5))
+    few, probe = SOUND.select(np.arange(12)), focused(modes=1)
     fine, coarse = ({"bandlimited": {"pixel": pixel}} for pixel in (f"{PIXEL} A", f"{4 * PIXEL} A"))
-    told = [any(line.startswith("free numbers") for line in warned(few, object=o)) for o in (fine, coarse)]
+    told = [
+        any(line.startswith("free numbers") for line in warned(few, object=o, probe=probe))
+        for o in (fine, coarse)
+    ]
     assert told == [True, False]
 
 
