@@ -8,6 +8,7 @@ import torch
 
 from phaseloom.data import simulate
 from phaseloom.data.formats import native
+from phaseloom.errors import BadInput
 from phaseloom.ptycho import probes
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.relaxed import RelaxedProbe
@@ -84,6 +85,32 @@ def test_a_relaxed_probe_follows_the_beam(case):
 
     assert likeness(case, own[:, 0]) > 0.95
     assert likeness(case, frozen.model.probe.modes().detach()) < 0.9
+
+
+def test_a_result_is_gone_on_from(case, tmp_path):
+    path, _, _ = case
+    first, _, loss = reconstructed(case, {"relaxed": {"basis": 2, "defocus": "60 A"}}, epochs=8)
+    first.result().save(tmp_path / "first.h5")
+    tree = {
+        "file": str(path),
+        "start": "none",
+        "epochs": 2,
+        "levels": 0,
+        "prepare": [{"positions": {"path": str(tmp_path / "first.h5")}}],
+        "object": {"from_file": {"path": str(tmp_path / "first.h5")}},
+        "probe": {"relaxed": {"path": str(tmp_path / "first.h5")}},
+    }
+    again = Job.begin(Reconstruct.of(tree))
+    index = torch.arange(100)
+    with torch.no_grad():
+        one, other = first.model(index), again.model(index)
+    weights = first.model.detector.weights.detach()[:, None, None]
+    assert torch.allclose(one / weights, other, atol=2e-3 * float(one.max()))
+    for _ in again:
+        pass
+    assert again.progress.history[0]["loss"] < 1.5 * loss
+    with pytest.raises(BadInput, match="has weights of 100 patterns, but there are 90"):
+        probes.relaxed(first.scan.select(np.arange(90)), path=tmp_path / "first.h5")
 
 
 def likeness(case, beams):

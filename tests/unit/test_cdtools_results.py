@@ -369,7 +369,7 @@ class TestRegulariser:
             floor = 0.01  # of `phaseloom.ptycho.noise.amplitude`
             roots = (model(ALL) + floor).sqrt() - (data.patterns + floor).sqrt()
             loss = (roots.square() * data.mask).sum()
-            (wanted,) = torch.autograd.grad(loss + model.regularizer([2.0]), model.obj)
+            (wanted,) = torch.autograd.grad(loss + model.regularizer([2.0]), model.core.object.wave)
         list(model.SGD_optimize(1, data, lr=5, regularization_factor=[2.0]))
         step = (before - model.obj.detach()).flatten()
         along = torch.vdot(step, wanted.flatten()).real / (step.norm() * wanted.norm())

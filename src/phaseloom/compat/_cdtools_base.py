@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from phaseloom import plot
 from phaseloom.compat import _cdtools_saved as saved
+from phaseloom.compat._cdtools_asked import path_of, writing
 from phaseloom.compat._cdtools_data import CDataset, device_of
 from phaseloom.compat._cdtools_fitted import Fitted
 from phaseloom.compat._cdtools_own import OwnFit
@@ -41,10 +42,20 @@ class Told:
     """What a model tells and does not let be changed."""
 
     tell: Callable[[Any], Any]
+    name: str = ""
 
     def __get__(self, owner: Any, kind: type | None = None) -> Any:
         """Its value now."""
         return self if owner is None else self.tell(owner)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Take the name of the attribute."""
+        object.__setattr__(self, "name", name)
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        """Refuse what would have no effect."""
+        fix = "cannot be set, for it follows from data and options: make the model anew"
+        raise BadInput(f"model.{self.name}", None, fix)
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,9 @@ class Saved(Fitted):
 
     def save_to_h5(self, filename: Path_, *args: Any) -> None:
         """Write `save_results` of the further arguments to an HDF5 file, for `from_results_h5`."""
-        saved.write(filename, nested_dict_to_numpy(self.save_results(*args)))
+        path = path_of("save_to_h5: filename", filename)
+        with writing("save_to_h5", path):
+            saved.write(path, nested_dict_to_numpy(self.save_results(*args)))
 
     def _load_results_dict(self, results_dict: Mapping[str, Any]) -> None:
         """Take over parameters, buffers and history of what `save_results` gave."""
@@ -129,7 +142,11 @@ class Saved(Fitted):
     @classmethod
     def from_results_h5(cls, filename: Path_, *args: Any, **kwargs: Any) -> Any:
         """The model of a file that `save_to_h5` wrote, by `from_results_dict`."""
-        return cls.from_results_dict(saved.read(filename), *args, **kwargs)
+        found = saved.read(path_of("from_results_h5: filename", filename))
+        if not {"state_dict", "model_class"} & set(found):
+            fix = "holds no results of a model: a file of data is read by Ptycho2DDataset.from_cxi"
+            raise BadInput("from_results_h5", str(filename), fix)
+        return cls.from_results_dict(found, *args, **kwargs)
 
     @classmethod
     def from_results_dict(cls, results_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -240,6 +257,7 @@ class CDIModel(Saved):
     measurement: Any = unwritten("measurement", f"{LACKS}return what the detector reads of waves")
     loss: Any = unwritten("loss", f"{LACKS}return how far measured patterns are from modelled ones")
     sim_to_dataset: Any = unwritten("sim_to_dataset", f"{LACKS}return a dataset of modelled patterns")
+    simulate_to_dataset: Any = unwritten("simulate_to_dataset", f"{LACKS}call model.sim_to_dataset")
 
     def __init__(self, panel_plot_mode: bool = False, plot_level: float = np.inf):
         super().__init__()
@@ -310,7 +328,8 @@ class CDIModel(Saved):
         """Write the figures that `inspect` has drawn to ``<prefix><title><extension>``."""
         paths = [Path(f"{prefix}{figure.get_label()}{extension}") for figure in self.figs]
         for path, figure in zip(paths, self.figs, strict=True):
-            figure.savefig(path, bbox_inches="tight")
+            with writing("save_figures", path):
+                figure.savefig(path, bbox_inches="tight")
         return paths
 
     def compare(self, dataset: CDataset | None = None, logarithmic: bool = True) -> View:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+
+from phaseloom.compat._cdtools_asked import asked, data_of
 from phaseloom.compat._cdtools_build import Options, experiment
 from phaseloom.compat._cdtools_datasets import CDataset
 from phaseloom.compat._cdtools_experiment import Experiment
@@ -31,6 +34,7 @@ class Bragg2DPtycho(Experiment):
     """
 
     @classmethod
+    @asked
     def from_dataset(  # noqa: PLR0913, PLR0917 - as CDTools has it
         cls,
         dataset: CDataset,
@@ -89,7 +93,7 @@ class Bragg2DPtycho(Experiment):
         for name, value in {"propagate_probe": propagate_probe, "correct_tilt": correct_tilt}.items():
             if value not in (True, False):
                 raise BadInput(f"from_dataset: {name}", value, "must be True or False")
-        scan = lying(dataset.scan, scattering_mode, surface_normal)
+        scan = lying(data_of("from_dataset", dataset).scan, scattering_mode, surface_normal)
         options = Options(
             randomize_ang=randomize_ang,
             n_modes=n_modes,
@@ -113,7 +117,7 @@ def _both(crop: Any) -> int | None:
     """One number for rows and columns."""
     if crop is None or isinstance(crop, int):
         return crop
-    numbers = {int(number) for number in crop}
+    numbers = {int(number) for number in np.atleast_1d(crop)} if np.ndim(crop) == 1 else set()
     if len(numbers) != 1:
         raise BadInput("from_dataset: probe_fourier_crop", crop, "must be the same for rows and columns")
     return numbers.pop()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phaseloom.compat._cdtools_asked import number, whole
 from phaseloom.compat._cdtools_likelihood import DIVERGENCES
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
@@ -18,8 +19,9 @@ from phaseloom.ptycho.illumination import Illumination, Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.relaxed import RelaxedProbe
 from phaseloom.ptycho.support import Support
+from phaseloom.recipes._memory import available
 
-__all__ = ["Options", "experiment", "refuse"]
+__all__ = ["Options", "affordable", "arranged", "experiment", "refuse"]
 
 NOT_BUILT: Mapping[str, tuple[Any, ...]] = {
     "probe_shape": (None,),
@@ -27,6 +29,18 @@ NOT_BUILT: Mapping[str, tuple[Any, ...]] = {
     "replicate_slice": (False,),
 }
 """Arguments without a part yet, each with the values that ask for nothing."""
+
+WHOLE = {"n_modes": 1, "n_obj_modes": 1, "nz": 1, "oversampling": 1, "obj_padding": 0}
+WHOLE |= {"probe_fourier_crop": 0, "dm_rank": -1, "obj_view_crop": -math.inf}
+"""Whole numbers, and the least of each."""
+
+TINY = 1e-30
+NUMBERS = {"probe_support_radius": TINY, "translation_scale": TINY, "saturation": TINY}
+NUMBERS |= {"propagation_distance": -math.inf, "randomize_ang": 0.0}
+"""Other numbers, and the least of each."""
+
+UNITS = ("m", "cm", "mm", "um", "µm", "$\\mu$m", "nm", "a", "pm")
+"""Lengths that CDTools knows, in small letters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +85,15 @@ class Options:
         """Refuse what cannot be meant."""
         if self.loss not in DIVERGENCES:
             raise BadInput("from_dataset: loss", self.loss, nearest(self.loss, DIVERGENCES))
-        least = dict.fromkeys(("n_modes", "n_obj_modes", "nz", "oversampling"), 1)
-        for name, low in {**least, "obj_padding": 0, "probe_fourier_crop": 0}.items():
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | np.integer) and value >= low):
-                raise BadInput(f"from_dataset: {name}", value, f"must be a whole number from {low} up")
-        for name in ("probe_support_radius", "translation_scale", "saturation"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise BadInput(f"from_dataset: {name}", value, "must be a number above zero")
-        if self.dm_rank is not None and not -1 <= self.dm_rank <= self.n_modes:
+        if str(self.units).lower() not in UNITS:
+            raise BadInput("from_dataset: units", self.units, nearest(self.units, UNITS))
+        for name, low in WHOLE.items():
+            if (value := getattr(self, name)) is not None:
+                whole(name, value, low, "from_dataset")
+        for name, least in NUMBERS.items():
+            if (value := getattr(self, name)) is not None:
+                number(f"from_dataset: {name}", value, least)
+        if self.dm_rank is not None and self.dm_rank > self.n_modes:
             fix = f"must lie between 0 and n_modes, {self.n_modes}, or be -1 for as many"
             raise BadInput("from_dataset: dm_rank", self.dm_rank, fix)
 
@@ -116,15 +129,24 @@ def experiment(scan: Scan4D, options: Options, probe: Any = None, /) -> tuple[Pt
             or an illumination of ours.
     """
     scan = arranged(scan, options)
+    if options.n_modes > math.prod(scan.window.shape):
+        fix = f"are more than the window has pixels, {math.prod(scan.window.shape)}: take fewer"
+        raise BadInput("from_dataset: n_modes", options.n_modes, fix)
     light = probe if isinstance(probe, Illumination) else _light(scan, options, probe)
     options = replace(options, n_modes=len(light.modes()), free_probe=isinstance(light, Probe))
+    affordable("obj_padding", np.add(scan.window.shape, 2 * (options.obj_padding or 0)), options)
     room = scans.canvas(scan, border=options.obj_padding)
+    affordable("nz", np.array(room.shape), options)
+    if 2 * (options.obj_view_crop or 0) >= min(room.shape):
+        fix = f"leaves nothing of an object of {room.shape} pixels: make it smaller"
+        raise BadInput("from_dataset: obj_view_crop", options.obj_view_crop, fix)
     parts = {"object": _object(room, options), "probe": light}
     sums = "blocks" if options.oversampling > 1 else "area"
     finite = options.simulate_finite_pixels
     knobs: dict[str, Any] = {"area": finite, "collect": sums, "ewald": options.ewald}
     counting = detectors.counting(scan, saturation=options.saturation, **knobs)
     core = Ptychography.of(scan, **parts, detector=counting, axial=options.axial)
+    core.scan.step = float(options.translation_scale)
     if scan.background is None:
         core.detector.begin(0.0)
     if options.allow_probe_fourier_shifts:
@@ -134,9 +156,29 @@ def experiment(scan: Scan4D, options: Options, probe: Any = None, /) -> tuple[Pt
     return core, options
 
 
+def affordable(name: str, shape: np.ndarray, options: Options, /) -> None:
+    """Refuse arrays that could never be kept: of each, two in double precision and four in single.
+
+    Args:
+        name: of the option that makes them so large.
+        shape: their rows and columns.
+        options: see there.
+
+    Raises:
+        BadInput: naming the option, and the memory that there is.
+    """
+    waves = options.n_modes * options.n_obj_modes * options.nz
+    need, there = 64.0 * waves * float(np.prod(shape.astype(float))), available()
+    if there is not None and need > there:
+        size = f"of {getattr(options, name)} makes arrays of {waves} x {shape[0]} x {shape[1]} numbers, which"
+        fix = f"need {need / 2**30:.3g} GiB of memory, but {there / 2**30:.3g} are free: make it smaller"
+        raise BadInput(f"from_dataset: {name}", None, f"{size} {fix}")
+
+
 def arranged(scan: Scan4D, options: Options, /) -> Scan4D:
     """The scan with the field, the flat field and the grid that the options ask for."""
     geometry, away = scan.geometry, options.propagation_distance
+    affordable("oversampling", np.multiply(geometry.shape, options.oversampling), options)
     if options.near_field or geometry.near:
         focus = geometry.focus if geometry.near else math.inf
         geometry = replace(geometry, focus=focus if away is None else away * 1e10)

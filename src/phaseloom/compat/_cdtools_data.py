@@ -18,10 +18,24 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import surface
 
-__all__ = ["ANGSTROM", "CDataset", "array", "device_of", "geometry_of", "moved", "scan_of", "travel"]
+__all__ = [
+    "ANGSTROM",
+    "CDataset",
+    "array",
+    "counted",
+    "device_of",
+    "geometry_of",
+    "moved",
+    "scan_of",
+    "table_of",
+]
+__all__ += ["travel", "wave_of"]
 
 ANGSTROM = 1e-10
 """Metres."""
+
+SHORTEST, LONGEST = 1e-13, 1e-3
+"""Metres: electrons of 10 MeV, and far infrared light."""
 
 Parts = dict[str, Any]
 
@@ -185,19 +199,73 @@ class CDataset(Dataset):
 
 def scan_of(translations: Any, patterns: Any, **held: Any) -> Scan4D:
     """The scan of what a dataset holds (`HELD`), and of ``metadata``; pixels that are NaN are masked."""
-    counts, trusted = clean(np.array(array(patterns)), "patterns")
-    geometry = geometry_of(held["detector_geometry"], float(held["wavelength"]) / ANGSTROM, counts.shape[1:])
-    mask = held.get("mask")
+    counts, trusted = counted(patterns)
+    wavelength = wave_of(held["wavelength"]) / ANGSTROM
+    geometry = geometry_of(held["detector_geometry"], wavelength, counts.shape[1:])
+    mask = None if held.get("mask") is None else table_of("mask", held["mask"])
+    if mask is not None and mask.shape != trusted.shape:
+        raise BadInput("mask", mask.shape, f"must have the shape of a pattern, {trusted.shape}")
+    more = {"background": "background", "flat": "qe_mask", "weights": "intensities"}
+    given = {name: held.get(theirs) for name, theirs in more.items()}
     return Scan4D(
         counts=counts,
         geometry=geometry,
-        mask=trusted if mask is None else trusted & array(mask).astype(bool),
-        background=array(held.get("background")),
-        flat=array(held.get("qe_mask")),
-        weights=array(held.get("intensities")),
+        mask=trusted if mask is None else trusted & mask.astype(bool),
+        **{name: None if new is None else table_of(more[name], new) for name, new in given.items()},
         metadata=dict(held.get("metadata") or {}),
         **moved(translations, geometry),
     )
+
+
+def counted(patterns: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of patterns ``(n, y, x)`` without NaN, and the mask of pixels that can be trusted.
+
+    Raises:
+        BadInput: no stack of real numbers, or a pattern that holds none.
+    """
+    counts = np.array(table_of("patterns", patterns))
+    if counts.ndim != 3 or not counts.size:
+        raise BadInput("patterns", counts.shape, "must be (n, y, x), with one pattern or more")
+    lost = (
+        [] if counts.dtype.kind != "f" else [i for i, one in enumerate(counts) if not np.isfinite(one).any()]
+    )
+    if lost:
+        some = ", ".join(map(str, lost[:8])) + (" ..." if len(lost) > 8 else "")
+        raise BadInput("patterns", None, f"of the number {some} hold no finite number: remove them")
+    cleaned, trusted = clean(counts, "patterns")
+    return np.asarray(cleaned), trusted
+
+
+def table_of(place: str, values: Any) -> np.ndarray:
+    """An array of real numbers.
+
+    Raises:
+        BadInput: text, complex numbers, or rows of different lengths.
+    """
+    try:
+        table = array(values)
+    except ValueError:
+        raise BadInput(place, None, "must be numbers in rows of the same length") from None
+    if table is None or table.dtype.kind not in "buif":
+        kind = None if table is None else table.dtype.name
+        raise BadInput(place, kind, "is not what is needed: give an array of real numbers")
+    return table
+
+
+def wave_of(wavelength: Any) -> float:
+    """A wavelength in metres.
+
+    Raises:
+        BadInput: none, or one that no photon or electron in use has.
+    """
+    try:
+        found = float(wavelength)
+    except (TypeError, ValueError):
+        raise BadInput("wavelength", wavelength, "is needed in metres: 1.4e-10 for example") from None
+    if not SHORTEST <= found <= LONGEST:
+        fix = f"is no wavelength in metres: give one from {SHORTEST:g} to {LONGEST:g}"
+        raise BadInput("wavelength", found, fix)
+    return found
 
 
 def device_of(device: Any, place: str) -> torch.device:
@@ -217,7 +285,7 @@ def device_of(device: Any, place: str) -> torch.device:
 
 def moved(translations: Any, geometry: Geometry) -> Parts:
     """Inverse of `travel`: ``positions`` and ``heights`` of a scan; no heights where all are the same."""
-    table = np.asarray(array(translations), float)
+    table = table_of("translations", translations).astype(float)
     if table.ndim != 2 or table.shape[1] not in (2, 3):
         raise BadInput("translations", table.shape, "must be (n, 3): x, y, z of the beam in metres")
     table = np.column_stack([table, np.zeros(len(table))]) if table.shape[1] == 2 else table
@@ -232,10 +300,13 @@ def travel(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry
 
 def geometry_of(given: Mapping[str, Any], wavelength: float, shape: Any) -> Geometry:
     """Angles and directions of a detector in metres, and a wavelength in angstrom."""
+    if not isinstance(given, Mapping):
+        raise BadInput("detector_geometry", given, "is needed: a dict of distance and basis (3, 2), metres")
     missing = [name for name in ("distance", "basis") if given.get(name) is None]
     if missing:
         raise BadInput("detector_geometry", None, f"lacks {' and '.join(missing)}: give metres")
-    distance, basis = float(given["distance"]), np.asarray(array(given["basis"]), float)
+    basis = table_of("detector_geometry: basis", given["basis"]).astype(float)
+    distance = float(table_of("detector_geometry: distance", given["distance"]).reshape(-1)[0])
     sizes = np.linalg.norm(basis, axis=0) if basis.shape == (3, 2) else np.zeros(1)
     if not (np.isfinite(sizes).all() and (sizes > 0).all() and distance > 0):
         raise BadInput("detector_geometry", given, "must have a distance in metres and a basis (3, 2)")

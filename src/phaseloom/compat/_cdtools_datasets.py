@@ -12,21 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phaseloom.compat._cdtools_asked import asked, path_of
 from phaseloom.compat._cdtools_data import (
     ANGSTROM,
     CDataset,
     array,
+    counted,
     device_of,
     geometry_of,
     moved,
     scan_of,
     travel,
+    wave_of,
 )
 from phaseloom.compat._cdtools_tools import data as cxi_items
 from phaseloom.compat._cdtools_views import browsed, by_height, mean_pattern
 from phaseloom.data import prepare
 from phaseloom.data.formats import cxi
-from phaseloom.data.formats._arrays import clean
 from phaseloom.data.formats._files import opened
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -147,14 +149,17 @@ class ScanDataset(CDataset):
         translations: see above.
         patterns: see above; numpy or torch.
         intensities: see above.
-        wavelength: metres.
-        detector_geometry: see above.
-        mask: see above; pixels that are NaN in any pattern are masked besides.
-        background: see above.
-        qe_mask: see above.
+        axes: see above.
         entry_info: text by name (``title``, ``start_time`` ...).
         sample_info: see above.
-        axes: see above.
+        wavelength: metres.
+        detector_geometry: see above.
+        mask: see above; pixels that are NaN or infinite in any pattern are masked besides.
+        qe_mask: see above.
+        background: see above.
+
+    Raises:
+        BadInput: what is no data of an experiment; the sentence names it.
 
     Example:
         >>> geometry = {"distance": 1.0, "basis": [[0, -1e-4], [-1e-4, 0], [0, 0]]}
@@ -178,7 +183,7 @@ class ScanDataset(CDataset):
     qe_mask: Any = Field(lambda s: _float(s.flat), lambda scan, new: {"flat": array(new)})
     wavelength: Any = Field(
         lambda scan: torch.tensor(scan.geometry.wavelength * ANGSTROM, dtype=torch.float32),
-        lambda scan, new: {"geometry": replace(scan.geometry, wavelength=float(new) / ANGSTROM)},
+        lambda scan, new: {"geometry": replace(scan.geometry, wavelength=wave_of(new) / ANGSTROM)},
     )
     detector_geometry: Any = Field(
         lambda scan: _detector(scan.geometry),
@@ -190,20 +195,20 @@ class ScanDataset(CDataset):
     )
     sample_info: Any = Field(_sample, _resampled)
 
-    def __init__(  # noqa: PLR0913 - as CDTools has it
+    @asked
+    def __init__(  # noqa: PLR0913, PLR0917 - as CDTools has it
         self,
         translations: Any,
         patterns: Any,
         intensities: Any = None,
         axes: Any = None,
-        *,
-        wavelength: float,
-        detector_geometry: Mapping[str, Any],
-        mask: Any = None,
-        background: Any = None,
-        qe_mask: Any = None,
         entry_info: Mapping[str, str] | None = None,
         sample_info: Mapping[str, Any] | None = None,
+        wavelength: Any = None,
+        detector_geometry: Mapping[str, Any] | None = None,
+        mask: Any = None,
+        qe_mask: Any = None,
+        background: Any = None,
     ):
         held = {"wavelength": wavelength, "detector_geometry": detector_geometry, "mask": mask}
         held |= {"background": background, "qe_mask": qe_mask, "metadata": entry_info}
@@ -238,7 +243,7 @@ class ScanDataset(CDataset):
         """
         if not cut_zeros:
             raise BadInput("from_cxi: cut_zeros", False, "is not built: counts below zero are set to zero")
-        path = cxi_file.filename if isinstance(cxi_file, h5py.File) else cxi_file
+        path = cxi_file.filename if isinstance(cxi_file, h5py.File) else path_of("from_cxi", cxi_file)
         made = cls.of(cxi.read(path, lazy=None if load_patterns else True))
         with opened(Path(path)) as file:
             _tell(made, file)
@@ -373,7 +378,7 @@ def _patterns(scan: Scan4D, index: Any) -> Tensor:
 
 
 def _counted(new: Any) -> Parts:
-    counts, trusted = clean(np.array(array(new)), "patterns")
+    counts, trusted = counted(new)
     return {"counts": counts} if trusted.all() else {"counts": counts, "mask": trusted}
 
 

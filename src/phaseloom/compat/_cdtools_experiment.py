@@ -1,9 +1,8 @@
 """CDTools' models that are ready: a `Ptychography` of ours with its names."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ from phaseloom import plot
 from phaseloom.compat import _cdtools_operations as operations
 from phaseloom.compat import _cdtools_saved as saved
 from phaseloom.compat import _cdtools_theirs as theirs
-from phaseloom.compat._cdtools_base import STAGES, CDIModel, Told, unwritten
+from phaseloom.compat._cdtools_asked import data_of, whole, writing
+from phaseloom.compat._cdtools_attributes import Described, within
+from phaseloom.compat._cdtools_base import STAGES
 from phaseloom.compat._cdtools_build import Options
-from phaseloom.compat._cdtools_data import ANGSTROM
 from phaseloom.compat._cdtools_datasets import CDataset, Ptycho2DDataset
-from phaseloom.compat._cdtools_fit import chosen, whole
-from phaseloom.compat._cdtools_likelihood import ScanFit, parts
-from phaseloom.compat._cdtools_tools import losses
+from phaseloom.compat._cdtools_fit import chosen
+from phaseloom.compat._cdtools_likelihood import ScanFit
 from phaseloom.compat._cdtools_views import Window, pressed
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -34,87 +33,22 @@ from phaseloom.ptycho.relaxed import RelaxedProbe
 __all__ = ["Experiment", "seen"]
 
 
-WHOLE = "is not there, for this model is not made of stages: call model(index) for patterns"
-LOSSES = {
-    "amplitude mse": losses.amplitude_mse,
-    "intensity mse": losses.intensity_mse,
-    "poisson nll": losses.poisson_nll,
-}
-"""What patterns are compared by, for those who want to compare others; a fit has its own."""
-
-
-@dataclass
-class Part:
-    """A parameter of the model by CDTools' name; setting it copies values into it."""
-
-    name: str = ""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        """Take the name of the attribute."""
-        self.name = name
-
-    def __get__(self, owner: "Experiment | None", kind: type | None = None) -> Any:
-        """The parameter itself."""
-        if owner is None:
-            return self
-        named = parts(owner.core)
-        if self.name not in named:
-            raise AttributeError(f"this experiment has no {self.name}")
-        return named[self.name][0]
-
-    def __set__(self, owner: "Experiment", value: Any) -> None:
-        """Copy values of the same shape, which may lack the first axes of one mode and one slice."""
-        mine, new = self.__get__(owner), torch.as_tensor(value)
-        if new.ndim < mine.ndim:
-            new = new.reshape(*[1] * (mine.ndim - new.ndim), *new.shape)
-        if new.shape != mine.shape:
-            raise BadInput(f"model.{self.name}", tuple(new.shape), f"must have the shape {tuple(mine.shape)}")
-        with torch.no_grad():
-            mine.copy_(new)
-
-
-class Experiment(CDIModel):
+class Experiment(Described):
     """An experiment of ours and its fit; a subclass says how it is made from a dataset.
 
-    The parameters are those of our parts: ``model.probe.requires_grad = False`` freezes the probe. The
-    probe is relative to its first peak, ``background`` the square root relative to that of the mean count,
-    and ``translation_offsets`` are object pixels; ``save_results`` has all of them in plain units.
+    The parameters are those of our parts: ``model.probe.requires_grad = False`` freezes the probe.
+    `Described` tells their shapes and units; ``save_results`` has all of them in plain units.
 
     Attributes:
         core: the `Ptychography` that does the work.
         options: what it was made with.
         scan: the data that it was made of; of a loaded model, all but the patterns.
         fit: optimisers and history.
-        probe, obj, background, translation_offsets, weights: parameters; an object of amplitude and
-            phase has both frozen with ``obj``, which is the phase.
-        probe_fourier_shifts, heights, height_scale: parameters, where the model has them.
-        wavelength: metres.
-        obj_basis, probe_basis: steps ``(3, 2)`` of their rows and columns, metres.
-        mask: ``(y, x)``, True: good.
-        probe_norm: what the probe is relative to, square root of counts.
-        loss: ``(measured, modelled, mask)`` to a number, as in CDTools.
+        units: of lengths, for CDTools' sake.
         window: the live view.
     """
 
     fit: Any
-    probe: Any = Part()
-    obj: Any = Part()
-    background: Any = Part()
-    translation_offsets: Any = Part()
-    weights: Any = Part()
-    probe_fourier_shifts: Any = Part()
-    heights: Any = Part()
-    height_scale: Any = Part()
-    wavelength: Any = Told(lambda model: torch.tensor(model.scan.geometry.wavelength * ANGSTROM))
-    obj_basis: Any = Told(lambda model: torch.as_tensor(saved.grid(model), dtype=torch.float32))
-    probe_basis: Any = Told(lambda model: model.obj_basis)
-    mask: Any = Told(lambda model: model.core.detector.display(model.core.detector.mask).bool())
-    loss: Any = Told(lambda model: LOSSES[model.options.loss])
-    interaction: Any = unwritten("interaction", WHOLE)
-    forward_propagator: Any = unwritten("forward_propagator", WHOLE)
-    backward_propagator: Any = unwritten("backward_propagator", WHOLE)
-    measurement: Any = unwritten("measurement", WHOLE)
-    probe_norm: Any = Told(lambda model: getattr(model.core.probe, "scale", torch.ones(())))
 
     def __init__(self, core: Ptychography, options: Options, scan: Scan4D, *, data: bool = True):
         super().__init__()
@@ -123,8 +57,9 @@ class Experiment(CDIModel):
             fix = "would not be called, for this model is not made of stages: derive your class from CDIModel"
             raise BadInput(f"{type(self).__name__}.{unheard[0]}", None, fix)
         self.core, self.options, self.scan, self.window = core, options, scan, Window()
-        faster = float(options.translation_scale)
-        self.fit = ScanFit(core, options.loss, Ptycho2DDataset.of(scan) if data else None, faster=faster)
+        self.units = options.units
+        self.store_detector_geometry(Ptycho2DDataset.of(scan).detector_geometry)
+        self.fit = ScanFit(core, options.loss, Ptycho2DDataset.of(scan) if data else None)
 
     def forward(self, index: Any, translation: Any = None) -> Tensor:
         """Expected patterns of an index, with zero frequency in their middle.
@@ -137,9 +72,9 @@ class Experiment(CDIModel):
         patterns = self.core.detector.display(self.core(place.reshape(-1)))
         return patterns if place.ndim else patterns[0]
 
-    def corrected_translations(self, dataset: CDataset | None = None) -> np.ndarray:
+    def corrected_translations(self, dataset: CDataset | None = None) -> Tensor:
         """Translations of the beam as they are now, metres ``(n, 3)``."""
-        return saved.refined(self)
+        return torch.as_tensor(saved.refined(self), dtype=torch.float32)
 
     @torch.no_grad()
     def tidy_probes(self) -> None:
@@ -179,6 +114,8 @@ class Experiment(CDIModel):
         Raises:
             BadInput: translations that lie outside of the object's array, or are not one for each number.
         """
+        if args_list is not None and not (isinstance(args_list, Sequence) and len(args_list) == 2):
+            raise BadInput("sim_to_dataset: args_list", args_list, "must be numbers and translations")
         index, translations = (None, None) if args_list is None else args_list
         index = index.cpu().numpy() if isinstance(index, Tensor) else index
         found = chosen(index, len(self.scan), "sim_to_dataset: index")
@@ -215,7 +152,8 @@ class Experiment(CDIModel):
         if live is not None:
             live.draw()
         path = Path(f"{prefix}Reconstruction{extension}")
-        figure.savefig(path, bbox_inches="tight")
+        with writing("save_figures", path):
+            figure.savefig(path, bbox_inches="tight")
         return [path]
 
     def compare(self, dataset: CDataset | None = None, logarithmic: bool = True) -> View:
@@ -227,12 +165,12 @@ class Experiment(CDIModel):
         known = self.fit.data if dataset is None else dataset
         if known is None:
             raise BadInput("compare: dataset", None, "is needed by a model that was loaded: compare(dataset)")
-        view = plot.compare(known.scan, lambda index: self(torch.tensor([index]))[0])
+        view = plot.compare(data_of("compare", known).scan, lambda index: self(torch.tensor([index]))[0])
         return view if logarithmic else pressed(view, "l")
 
     def save_results(self, dataset: CDataset | None = None) -> dict[str, Any]:  # type: ignore[override]
         """All that was found as a dict of numpy arrays, numbers and text, fit for pickle."""
-        return saved.results(self, None if dataset is None else dataset.scan)
+        return saved.results(self, None if dataset is None else data_of("save_results", dataset).scan)
 
     @classmethod
     def from_results_dict(  # type: ignore[override]
@@ -249,6 +187,9 @@ class Experiment(CDIModel):
             BadInput: results of another class or of another program, or of a model that is not built yet.
         """
         found = dict(results_dict)
+        if "state_dict" not in found:
+            fix = "lack state_dict: they are not what save_results of a model gave"
+            raise BadInput("results", None, fix)
         name = saved.text(found.get("model_class", "CDIModel"))
         kind = _named(name, cls)
         if kind is not cls:
@@ -268,7 +209,7 @@ class Experiment(CDIModel):
 def seen(model: Experiment, /) -> Mapping[str, Any]:
     """What a live view draws."""
     core, wave = model.core, model.core.object.transmission()[0]
-    inside = (slice(None), *(_within(n, model.options.obj_view_crop or 0) for n in wave.shape[-2:]))
+    inside = (slice(None), *within(model, wave.shape))
     return {
         "object": wave[inside].cpu().resolve_conj().numpy(),
         "probe": core.probe.modes().cpu().resolve_conj().numpy(),
@@ -276,11 +217,6 @@ def seen(model: Experiment, /) -> Mapping[str, Any]:
         "coverage": core.coverage()[inside[1:]],
         "history": model.fit.losses,
     }
-
-
-def _within(count: int, crop: int) -> slice:
-    """All but so many at either end; all where that would leave nothing."""
-    return slice(crop, count - crop) if 0 < 2 * crop < count else slice(None)
 
 
 def _named(name: str, asked: type[Experiment]) -> type[Experiment]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from phaseloom.compat._cdtools_asked import number, whole
 from phaseloom.compat._cdtools_data import CDataset
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers, schedule
@@ -126,7 +127,7 @@ class Fit(ABC):
                 loss = self._epoch(task, since=since, plateau=course.plateau)
                 if loss is None:
                     self.done = True
-                    log.warning("%s_optimize ended early: %s", name, self.progress.stopped)
+                    _ended(name, self.progress.stopped)
                     return
                 self._note(task.told(loss), note)
             self.done = before + 1 == iterations
@@ -215,24 +216,22 @@ class Fit(ABC):
         """The one of a name that was made last."""
         return next((one for key, one in reversed(self._kept.items()) if key[0] == name), None)
 
-    def rates(
-        self, lr: float, factors: Mapping[str, float] | None, *, power: float | None = 1.0
-    ) -> dict[str, float]:
+    def rates(self, lr: float, factors: Mapping[str, float] | None) -> dict[str, float]:
         """The rate of each part.
 
         Args:
             lr: in common.
             factors: on it, by name.
-            power: how the rate of parts that are stored in units of their own follows from those; ``None``:
-                not at all.
         """
+        if not isinstance(factors, Mapping | None):
+            raise BadInput("optimize: lr_factors", factors, "must be a dict of parts and factors")
         known, given = self.parts(), dict(factors or {})
-        for name, factor in {"lr": lr, **given}.items():
-            if name != "lr" and name not in known:
+        for name in given:
+            if name not in known:
                 raise BadInput("lr_factors", name, f"is no part of the model: {nearest(name, known)}")
-            if not 0 <= factor < float("inf"):
-                raise BadInput(f"optimize: {name}", factor, "must be a finite number from zero up")
-        return {name: lr * given.get(name, 1.0) for name in known}
+        factors = {name: number(f"optimize: lr_factors: {name}", given[name], 0) for name in given}
+        lr = number("optimize: lr", lr, 0)
+        return {name: lr * factors.get(name, 1.0) for name in known}
 
     @abstractmethod
     def slope(self, dataset: CDataset, lr: float | None, /) -> float:
@@ -241,9 +240,12 @@ class Fit(ABC):
 
 def chosen(subset: Any, count: int, place: str = "optimize: subset") -> np.ndarray:
     """Numbers of patterns: all, one, or those of a list or a boolean mask."""
+    wanted = slice(None) if subset is None else np.asarray(subset)
     try:
-        index = np.arange(count)[slice(None) if subset is None else np.asarray(subset)]
-    except IndexError:
+        if isinstance(wanted, np.ndarray) and wanted.dtype != bool and (wanted < 0).any():
+            raise IndexError
+        index = np.arange(count)[wanted]
+    except (IndexError, TypeError):
         raise BadInput(place, subset, f"must be numbers of patterns from 0 to {count - 1}") from None
     index = np.atleast_1d(index)
     if not len(index):
@@ -251,11 +253,12 @@ def chosen(subset: Any, count: int, place: str = "optimize: subset") -> np.ndarr
     return index
 
 
-def whole(name: str, value: Any) -> int:
-    """A whole number above zero."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise BadInput(f"optimize: {name}", value, "must be a whole number from 1 up")
-    return int(value)
+def _ended(name: str, stopped: str) -> None:
+    """Say why an epoch came to nothing, after which the model is what it was before."""
+    if not stopped.startswith("interrupted"):
+        fix = f"came to nothing ({stopped}): the model is as it was before that epoch; take a smaller lr"
+        raise BadInput(f"{name}_optimize", None, fix)
+    log.warning("%s_optimize ended early: %s", name, stopped)
 
 
 def _members(optimizer: torch.optim.Optimizer) -> set[int]:

@@ -1,14 +1,16 @@
 """How a CDTools model is fitted: generators that yield a loss per epoch, and jobs that may be cut short."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from phaseloom.compat import _cdtools_checkpoints as checkpoints
+from phaseloom.compat._cdtools_asked import asked, data_of, number, whole
 from phaseloom.compat._cdtools_datasets import CDataset
-from phaseloom.compat._cdtools_fit import Course, Fit, chosen, whole
+from phaseloom.compat._cdtools_fit import Course, Fit, chosen
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 
@@ -28,13 +30,14 @@ class Fitted(nn.Module):
     fit: Fit
     turn: checkpoints.Turn | None = None
 
-    def Adam_optimize(  # noqa: PLR0913 - as CDTools has it
+    @asked
+    def Adam_optimize(  # noqa: PLR0913, PLR0917 - as CDTools has it
         self,
         iterations: int,
         dataset: CDataset,
         batch_size: int = 15,
         lr: float = 0.005,
-        *,
+        lr_factors: Factors = None,
         betas: tuple[float, float] = (0.9, 0.999),
         schedule: bool = False,
         amsgrad: bool = False,
@@ -42,7 +45,6 @@ class Fitted(nn.Module):
         regularization_factor: Any = None,
         thread: bool = True,
         calculation_width: int | None = None,
-        lr_factors: Factors = None,
     ) -> Iterator[float]:
         """Adam, one item per epoch: the mean loss. A further call goes on with the moments of the one before.
 
@@ -51,6 +53,7 @@ class Fitted(nn.Module):
             dataset: the patterns.
             batch_size: patterns per step.
             lr: of every part.
+            lr_factors: factors on ``lr`` by name of the part.
             betas: of the means of gradients and of their squares.
             schedule: divide rates by five when the loss has stood still for ten epochs.
             amsgrad: divide by the largest mean square so far.
@@ -59,30 +62,30 @@ class Fitted(nn.Module):
             thread: for CDTools' sake; pictures are drawn between epochs.
             calculation_width: patterns that are modelled at once; default: what fits the caches, and 10 for a
                 model of your own.
-            lr_factors: factors on ``lr`` by name of the part.
         """
+        index, betas = self._index(iterations, dataset, subset), _betas(betas)
         return self.fit.run(
             "Adam",
             lambda groups: optimizers.adam(groups, momentum=betas[0], memory=betas[1], amsgrad=amsgrad),
             iterations,
             dataset,
             Course(
-                chosen(subset, len(dataset)),
+                index,
                 whole("batch_size", batch_size),
                 _pieces(calculation_width),
                 plateau=schedule,
                 penalty=self._penalty(regularization_factor),
             ),
             rates=self.fit.rates(lr, lr_factors),
-            extra={"betas": tuple(betas), "amsgrad": amsgrad},
+            extra={"betas": betas, "amsgrad": amsgrad},
         )
 
-    def LBFGS_optimize(
+    @asked
+    def LBFGS_optimize(  # noqa: PLR0917 - as CDTools has it
         self,
         iterations: int,
         dataset: CDataset,
         lr: float = 0.1,
-        *,
         history_size: int = 2,
         subset: Any = None,
         regularization_factor: Any = None,
@@ -103,7 +106,10 @@ class Fitted(nn.Module):
             calculation_width: see `Adam_optimize`.
             line_search_fn: ``"strong_wolfe"`` or none.
         """
-        index = chosen(subset, len(dataset))
+        index = self._index(iterations, dataset, subset)
+        whole("history_size", history_size)
+        if line_search_fn not in (None, "strong_wolfe"):
+            raise BadInput("optimize: line_search_fn", line_search_fn, "must be 'strong_wolfe' or None")
         return self.fit.run(
             "LBFGS",
             lambda groups: optimizers.lbfgs(groups, history=history_size, inner=20),
@@ -115,17 +121,18 @@ class Fitted(nn.Module):
                 _pieces(calculation_width),
                 penalty=self._penalty(regularization_factor),
             ),
-            rates=self.fit.rates(lr, None, power=None),
+            rates=self.fit.rates(lr, None),
             extra={"history_size": history_size, "line_search_fn": line_search_fn},
         )
 
-    def SGD_optimize(  # noqa: PLR0913 - as CDTools has it
+    @asked
+    def SGD_optimize(  # noqa: PLR0913, PLR0917 - as CDTools has it
         self,
         iterations: int,
         dataset: CDataset,
         batch_size: int | None = None,
         lr: float | None = None,
-        *,
+        lr_factors: Factors = None,
         momentum: float = 0,
         dampening: float = 0,
         weight_decay: float = 0,
@@ -134,7 +141,6 @@ class Fitted(nn.Module):
         regularization_factor: Any = None,
         thread: bool = True,
         calculation_width: int | None = None,
-        lr_factors: Factors = None,
     ) -> Iterator[float]:
         """Gradient descent.
 
@@ -147,6 +153,7 @@ class Fitted(nn.Module):
             batch_size: patterns per step; default: all.
             lr: of every part; default: 5, and at most about 20, whatever the dose; 2e-7 for a model of your
                 own.
+            lr_factors: see `Adam_optimize`.
             momentum: share of the last step that is kept.
             dampening: share of the gradient that momentum leaves out.
             weight_decay: pull towards zero.
@@ -155,11 +162,12 @@ class Fitted(nn.Module):
             regularization_factor: what the model's ``regularizer`` is given, if it has one.
             thread: see `Adam_optimize`.
             calculation_width: see `Adam_optimize`.
-            lr_factors: see `Adam_optimize`.
         """
-        index = chosen(subset, len(dataset))
-        extra = {"momentum": momentum, "dampening": dampening}
-        extra |= {"weight_decay": weight_decay, "nesterov": nesterov}
+        index = self._index(iterations, dataset, subset)
+        lr = None if lr is None else number("optimize: lr", lr, 0)
+        extra = {"momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        extra = {name: number(f"optimize: {name}", value, 0) for name, value in extra.items()}
+        extra |= {"nesterov": nesterov}
         return self.fit.run(
             "SGD",
             lambda groups: optimizers.sgd(groups, momentum=momentum, nesterov=False),
@@ -171,9 +179,14 @@ class Fitted(nn.Module):
                 _pieces(calculation_width),
                 penalty=self._penalty(regularization_factor),
             ),
-            rates=self.fit.rates(self.fit.slope(dataset, lr), lr_factors, power=2.0),
+            rates=self.fit.rates(self.fit.slope(dataset, lr), lr_factors),
             extra=extra,
         )
+
+    def _index(self, iterations: int, dataset: CDataset, subset: Any) -> np.ndarray:
+        """The patterns of a call that can be meant."""
+        whole("iterations", iterations, 0)
+        return chosen(subset, len(data_of("optimize", dataset)))
 
     def _penalty(self, factors: Any) -> Callable[[], Tensor] | None:
         """The model's own regulariser with its factors.
@@ -246,3 +259,11 @@ class Fitted(nn.Module):
 
 def _pieces(width: int | None) -> int | None:
     return None if width is None else whole("calculation_width", width)
+
+
+def _betas(betas: Any) -> tuple[float, float]:
+    """Two shares below one."""
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise BadInput("optimize: betas", betas, "must be two numbers")
+    first, second = (number("optimize: betas", beta, 0, 1 - 1e-9) for beta in betas)
+    return first, second

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,9 +73,9 @@ class ScanFit(Fit):
 
     core: Ptychography
 
-    def __init__(self, core: Ptychography, loss: str, data: CDataset | None, *, faster: float = 1.0):
+    def __init__(self, core: Ptychography, loss: str, data: CDataset | None):
         super().__init__(core, data)
-        self.loss, self.faster = loss, faster
+        self.loss = loss
         self._judge: tuple[Scan4D, Likelihood, float] | None = None
         free = {id(p) for group in self.parts().values() for p in group}
         for parameter in core.parameters():
@@ -123,13 +124,16 @@ class ScanFit(Fit):
         lit = sum(float(((scan.counts[some[i : i + 64]] >= 1) & mask).sum()) for i in range(0, len(some), 64))
         return max(lit, 1.0) / len(some) / 2
 
-    def rates(
-        self, lr: float, factors: Mapping[str, float] | None, *, power: float | None = 1.0
-    ) -> dict[str, float]:
-        """The rate of each part; offsets of ``translation_scale`` are faster by it, to some power."""
-        found = super().rates(lr, factors)
-        if power is None and self.faster != 1 and self.parts()["translation_offsets"][0].requires_grad:
-            fix = "has no meaning for LBFGS: freeze model.translation_offsets, or make it 1"
-            raise BadInput("LBFGS_optimize: translation_scale", self.faster, fix)
-        found["translation_offsets"] *= self.faster ** (power or 0.0)
-        return found
+    def state(self) -> dict[str, Any]:
+        """See `Fit.state`; with the unit of the offsets."""
+        return {**super().state(), "step": self.core.scan.step}
+
+    def load(self, state: Mapping[str, Any], /) -> None:
+        """See `Fit.load`.
+
+        Raises:
+            ValueError: offsets of another unit.
+        """
+        if state.get("step", 1.0) != self.core.scan.step:
+            raise ValueError(f"translation_scale of {state.get('step', 1.0)}, not {self.core.scan.step}")
+        super().load(state)

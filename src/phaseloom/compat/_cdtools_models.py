@@ -4,6 +4,8 @@ import logging
 from importlib import import_module
 from typing import Any
 
+from phaseloom.compat._cdtools_asked import asked, data_of
+from phaseloom.compat._cdtools_attributes import Part
 from phaseloom.compat._cdtools_base import CDIModel
 from phaseloom.compat._cdtools_build import Options, experiment
 from phaseloom.compat._cdtools_datasets import CDataset
@@ -49,10 +51,10 @@ class FancyPtycho(Experiment):
     """
 
     @classmethod
-    def from_dataset(  # noqa: PLR0913 - as CDTools has it
+    @asked
+    def from_dataset(  # noqa: PLR0913, PLR0917 - as CDTools has it
         cls,
         dataset: CDataset,
-        *,
         randomize_ang: float = 0,
         n_modes: int = 1,
         n_obj_modes: int = 1,
@@ -75,9 +77,9 @@ class FancyPtycho(Experiment):
         phase_only: bool = False,
         obj_view_crop: Any = None,
         obj_padding: int | None = None,
+        near_field: bool = False,
         panel_plot_mode: bool = True,
         plot_level: int = 2,
-        near_field: bool = False,
         surface_normal: Any = None,
     ) -> Any:
         """A model with a flat object and a probe from the mean pattern.
@@ -90,7 +92,7 @@ class FancyPtycho(Experiment):
                 CDTools, mode i of the probe sees state i).
             dm_rank: modes of each pattern, mixed from ``n_modes`` in common (OPRP); -1: as many. ``weights``
                 are then the mixtures, complex ``(n, dm_rank, n_modes)``.
-            translation_scale: how much faster offsets move than other parts.
+            translation_scale: object pixels per unit of ``translation_offsets``, which move as much faster.
             saturation: counts at which a pixel of the detector is full.
             use_qe_mask: multiply by the dataset's ``qe_mask``.
             probe_support_radius: pixels of the probe beyond which it is dark, at every step.
@@ -102,7 +104,7 @@ class FancyPtycho(Experiment):
             oversampling: modelled pixels per detector pixel and axis; the probe has as much more room.
             fourier_probe: optimise the probe's plane waves instead of its pixels.
             loss: ``amplitude mse``, ``intensity mse`` or ``poisson nll``.
-            units: for CDTools' sake; axes have the unit that suits them.
+            units: for CDTools' sake (``model.units``); axes have the unit that suits them.
             allow_probe_fourier_shifts: refine a tilt of the beam for each shot, as a shift of its pattern.
             simulate_probe_translation: the beam moves and the detector does not: patterns move with it.
             simulate_finite_pixels: pixels of the detector count on their whole area.
@@ -111,9 +113,9 @@ class FancyPtycho(Experiment):
                 ``exponentiate_obj``).
             obj_view_crop: pixels that pictures leave out at each edge of the object.
             obj_padding: pixels around the scanned field; default: what positions need to be refined.
+            near_field: the detector sees the near field.
             panel_plot_mode: for CDTools' sake: all is in one figure.
             plot_level: for CDTools' sake.
-            near_field: the detector sees the near field.
             surface_normal: of the sample, three numbers; comes before ``scattering_mode`` (not in CDTools).
 
         Raises:
@@ -143,17 +145,25 @@ class FancyPtycho(Experiment):
             obj_padding=obj_padding,
             near_field=near_field,
         )
-        scan = lying(dataset.scan, scattering_mode, surface_normal)
+        scan = lying(data_of("from_dataset", dataset).scan, scattering_mode, surface_normal)
         return cls(*experiment(scan, options), scan)
 
 
 class SimplePtycho(Experiment):
-    """The least that ptychography is: one mode, positions, weights and background as they are known."""
+    """The least that ptychography is: one mode, positions, weights and background as they are known.
+
+    Attributes:
+        probe: ``(y, x)``.
+    """
+
+    probe: Any = Part((0,))
 
     @classmethod
+    @asked
     def from_dataset(cls, dataset: CDataset) -> Any:
         """A model of object and probe; other parts are frozen, and may be set free."""
-        model = cls(*experiment(dataset.scan, Options()), dataset.scan)
+        scan = data_of("from_dataset", dataset).scan
+        model = cls(*experiment(scan, Options()), scan)
         for part in (model.translation_offsets, model.weights, model.background):
             part.requires_grad_(False)
         return model
@@ -167,6 +177,7 @@ class AxialPtycho(Experiment):
     """
 
     @classmethod
+    @asked
     def from_dataset(  # noqa: PLR0913 - a knob for each part
         cls,
         dataset: CDataset,
@@ -211,7 +222,7 @@ class AxialPtycho(Experiment):
         Raises:
             BadInput: translations that do not differ along the beam.
         """
-        scan = dataset.scan
+        scan = data_of("from_dataset", dataset).scan
         if scan.heights is None:
             fix = "are all the same along the beam, and one plane cannot determine the object: take more"
             fix += " planes, or use FancyPtycho for a scan to the side"

@@ -1,17 +1,20 @@
 """CDTools' models of thick samples: equal slices, each an object of its own."""
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
 
-from phaseloom.compat._cdtools_build import Options, experiment, refuse
+from phaseloom.compat._cdtools_asked import asked, data_of, number
+from phaseloom.compat._cdtools_attributes import Part
+from phaseloom.compat._cdtools_build import Options, affordable, experiment, refuse
 from phaseloom.compat._cdtools_datasets import CDataset
 from phaseloom.compat._cdtools_models import FancyPtycho
 from phaseloom.compat._cdtools_oblique import lying
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 from phaseloom.physics.fourier import fit_window
 from phaseloom.ptycho import probes
@@ -30,18 +33,24 @@ class MultislicePtycho(FancyPtycho):
         >>> places, counts = np.zeros((3, 3)), np.full((3, 8, 8), 9, np.uint16)
         >>> optics = {"wavelength": 1e-9, "detector_geometry": detector}
         >>> dataset = CDTools.datasets.Ptycho2DDataset(places, counts, **optics)
-        >>> CDTools.models.MultislicePtycho.from_dataset(dataset, dz=1e-6, nz=2).obj.shape[:2]
-        torch.Size([1, 2])
+        >>> CDTools.models.MultislicePtycho.from_dataset(dataset, dz=1e-6, nz=2).obj.shape[:1]
+        torch.Size([2])
+
+    Attributes:
+        obj: ``(slice, y, x)``, with states of the object before them where it has several.
     """
 
+    obj: Any = Part((0,))
+
     @classmethod
+    @asked
     def from_dataset(  # type: ignore[override]
         cls,
         dataset: CDataset,
         dz: float,
         nz: int,
         probe_shape: Any = None,
-        *,
+        *more: Any,
         propagator_fourier_crop: Any = None,
         **settings: Any,
     ) -> Any:
@@ -52,14 +61,16 @@ class MultislicePtycho(FancyPtycho):
             dz: distance between slices, metres.
             nz: number of slices.
             probe_shape: not built.
+            *more: the following in CDTools' order, `ORDER`.
             propagator_fourier_crop: not built.
             **settings: those of `FancyPtycho.from_dataset`.
 
         Raises:
             BadInput: what is not built, or cannot be meant.
         """
-        refuse(probe_shape=probe_shape, propagator_fourier_crop=propagator_fourier_crop)
-        options, scan = _thick(dz, nz, settings), lying(dataset.scan, settings.get("scattering_mode"))
+        settings = _named(ORDER, more, {"propagator_fourier_crop": propagator_fourier_crop, **settings})
+        refuse(probe_shape=probe_shape, propagator_fourier_crop=settings.pop("propagator_fourier_crop"))
+        options, scan = _thick(dz, nz, settings), _lying(dataset, settings)
         return cls(*experiment(scan, options), scan)
 
 
@@ -69,7 +80,10 @@ class Multislice2DPtycho(FancyPtycho):
     In CDTools 0.3.2 it cannot be made.
     """
 
+    obj: Any = Part((0,))
+
     @classmethod
+    @asked
     def from_dataset(  # type: ignore[override]
         cls,
         dataset: CDataset,
@@ -99,21 +113,45 @@ class Multislice2DPtycho(FancyPtycho):
         options = _thick(dz, nz, settings)
         lens = {"semiangle": probe_convergence_semiangle, "modes": options.n_modes}
         defocus = 0.0 if propagation_distance is None else -propagation_distance * 1e10
-        scan = lying(dataset.scan, settings.get("scattering_mode"))
+        scan = _lying(dataset, settings)
+        affordable("oversampling", np.multiply(scan.geometry.shape, options.oversampling), options)
         start = probes.focused(scan, defocus=defocus, **lens).modes().detach()
         return cls(*experiment(scan, options, _wide(start, options)), scan)
 
 
+ORDER = ("randomize_ang", "n_modes", "n_obj_modes", "dm_rank", "translation_scale", "saturation")
+ORDER += ("probe_support_radius", "probe_fourier_crop", "propagator_fourier_crop", "propagation_distance")
+ORDER += ("scattering_mode", "oversampling", "fourier_probe", "loss", "units", "simulate_probe_translation")
+ORDER += ("simulate_finite_pixels", "obj_view_crop", "obj_padding", "exponentiate_obj", "panel_plot_mode")
+ORDER += ("plot_level",)
+"""Arguments of CDTools' `MultislicePtycho.from_dataset` after ``probe_shape``."""
+
+
+def _named(order: tuple[str, ...], more: tuple[Any, ...], settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name, of which some were given by their place."""
+    placed = dict(zip(order, more, strict=False))
+    twice = [name for name in placed if settings.get(name) is not None]
+    if len(more) > len(order) or twice:
+        fix = f"must each be given once: after probe_shape come {', '.join(order)}"
+        raise BadInput("from_dataset: arguments", ", ".join(twice) or len(more), fix)
+    return {**settings, **placed}
+
+
+def _lying(dataset: CDataset, settings: Mapping[str, Any]) -> Scan4D:
+    how = (settings.get("scattering_mode"), settings.get("surface_normal"))
+    return lying(data_of("from_dataset", dataset).scan, *how)
+
+
 def _thick(dz: float, nz: int, settings: Mapping[str, Any]) -> Options:
     """Options of so many slices; a single one needs no distance."""
-    if not (math.isfinite(dz) and (dz > 0 or nz == 1)):
+    if not (number("from_dataset: dz", dz) > 0 or nz == 1):
         raise BadInput("from_dataset: dz", dz, "must be a distance above zero, in metres")
     known = set(inspect.signature(FancyPtycho.from_dataset).parameters) - {"dataset"}
     for name in settings:
         if name not in known:
             raise BadInput("from_dataset", name, f"is no argument: {nearest(name, sorted(known))}")
     mine = {field.name for field in fields(Options)}
-    return Options(nz=nz, dz=dz, **{name: value for name, value in settings.items() if name in mine})
+    return Options(nz=nz, dz=float(dz), **{name: value for name, value in settings.items() if name in mine})
 
 
 def _wide(modes: torch.Tensor, options: Options) -> torch.Tensor:

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
+from phaseloom.compat._cdtools_data import table_of
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -27,6 +25,7 @@ def lying(scan: Scan4D, scattering_mode: str | None = None, surface_normal: Any 
         BadInput: another mode, or what is no normal.
 
     Example:
+        >>> import numpy as np
         >>> from phaseloom.data.scan import Geometry
         >>> geometry = Geometry(wavelength=1.0, shape=(4, 4), angle=(1e-5, 1e-5))
         >>> scan = Scan4D(counts=np.ones((1, 4, 4)), positions=np.zeros((1, 2)), geometry=geometry)
@@ -34,8 +33,7 @@ def lying(scan: Scan4D, scattering_mode: str | None = None, surface_normal: Any 
         (0.0, 0.6, 0.8)
     """
     if surface_normal is not None:
-        plain = surface_normal.detach().cpu() if isinstance(surface_normal, Tensor) else surface_normal
-        vector = np.asarray(plain, float)
+        vector = table_of("from_dataset: surface_normal", surface_normal).astype(float)
         if vector.shape != (3,):
             raise BadInput("from_dataset: surface_normal", surface_normal, "must be three numbers: x, y, z")
         return prepare.tilt_sample(scan, normal=tuple(vector.tolist()))

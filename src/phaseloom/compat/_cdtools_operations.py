@@ -47,7 +47,7 @@ def centre(core: Ptychography, iterations: int, /) -> None:
     steps = [-int(n) for n in whole.tolist()]
     for parameter in core.object.parameters():
         parameter.copy_(torch.roll(parameter, steps, (-2, -1)))
-    core.scan.offsets.add_(way - whole)
+    core.scan.offsets.add_((way - whole) / core.scan.step)
 
 
 def _way(modes: Tensor, iterations: int) -> Tensor:

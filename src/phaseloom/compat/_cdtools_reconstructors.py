@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from phaseloom.compat._cdtools_asked import asked, data_of
 from phaseloom.compat._cdtools_datasets import CDataset
 from phaseloom.compat._cdtools_fit import chosen
 from phaseloom.compat._cdtools_fitted import Fitted
@@ -31,7 +32,7 @@ class Reconstructor:
         subset: Any = None,
         lr_factors: Mapping[str, float] | None = None,
     ):
-        chosen(subset, len(dataset))
+        chosen(subset, len(data_of(type(self).__name__, dataset)))
         model.fit.rates(1.0, lr_factors)
         self.model, self.dataset, self.subset = model, dataset, subset
         self.lr_factors = dict(lr_factors or {})
@@ -67,6 +68,7 @@ class AdamReconstructor(Reconstructor):
 
     kind = "Adam"
 
+    @asked
     def optimize(  # noqa: PLR0913, PLR0917 - as CDTools has it
         self,
         iterations: int,
@@ -103,6 +105,7 @@ class SGDReconstructor(Reconstructor):
 
     kind = "SGD"
 
+    @asked
     def optimize(  # noqa: PLR0913, PLR0917 - as CDTools has it
         self,
         iterations: int,
@@ -141,6 +144,7 @@ class LBFGSReconstructor(Reconstructor):
     def __init__(self, model: Fitted, dataset: CDataset, subset: Any = None):
         super().__init__(model, dataset, subset)
 
+    @asked
     def optimize(  # noqa: PLR0917 - as CDTools has it
         self,
         iterations: int,

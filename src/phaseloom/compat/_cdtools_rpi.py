@@ -11,7 +11,9 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from phaseloom.compat import _cdtools_saved as saved
-from phaseloom.compat._cdtools_base import Told
+from phaseloom.compat._cdtools_asked import asked, data_of
+from phaseloom.compat._cdtools_attributes import Part
+from phaseloom.compat._cdtools_base import Told, unwritten
 from phaseloom.compat._cdtools_build import Options, arranged
 from phaseloom.compat._cdtools_data import ANGSTROM
 from phaseloom.compat._cdtools_datasets import CDataset, Ptycho2DDataset
@@ -37,7 +39,7 @@ class RPI(Experiment):
 
     ``subset=[k]`` of the optimisers is the pattern that is looked at; `init_obj` starts anew for another, and
     `reconstruct_each` does so for all. Translations are not looked at. ``model.obj`` are free numbers of the
-    object ``(mode, 1, y, x)``: transmission, or, with ``exponentiate_obj`` or ``phase_only``, its phase.
+    object ``(mode, y, x)``: transmission, or, with ``exponentiate_obj`` or ``phase_only``, its phase.
 
     Attributes:
         probe: ``(mode, y, x)`` in square roots of counts.
@@ -49,12 +51,23 @@ class RPI(Experiment):
 
     probe: Any = Told(lambda model: model.core.probe.modes().detach())
     weights: Any = Told(lambda model: _matrix(model.core.probe))
+    obj: Any = Part((1,))
+    prop_dir: Any = Told(lambda model: torch.tensor([0.0, 0.0, 1.0]))
+    propagation_distance: Any = Told(lambda model: torch.zeros(()))
+    obj_support: Any = Told(lambda model: _allowed(model.thing))
+    random_init: Any = unwritten("random_init", "is not built: call model.init_obj('random')")
+    uniform_init: Any = unwritten("uniform_init", "is not built: call model.init_obj('uniform')")
+    spectral_init: Any = unwritten("spectral_init", "is not built: call model.init_obj('spectral')")
+    get_obj_shape_and_n_modes: Any = unwritten(
+        "get_obj_shape_and_n_modes", "is not built: see model.obj.shape"
+    )
 
     def __init__(self, core: Ptychography, options: Options, scan: Scan4D, *, data: bool = True):
         super().__init__(core, options, scan, data=data)
         self.fit = Shots(core, options.loss, Ptycho2DDataset.of(scan) if data else None)
 
     @classmethod
+    @asked
     def from_dataset(  # noqa: PLR0913, PLR0917 - as CDTools has it
         cls,
         dataset: CDataset,
@@ -104,7 +117,7 @@ class RPI(Experiment):
             BadInput: a probe of another size than the exit wave, or an object larger than the probe.
         """
         scan = replace(
-            dataset.scan,
+            data_of("from_dataset", dataset).scan,
             background=dataset.scan.background if background is None else _array(background),
             mask=dataset.scan.mask if mask is None else _array(mask).astype(bool),
         )
@@ -312,7 +325,10 @@ def _experiment(  # noqa: PLR0917 - what from_dataset was given
     """A model in which nothing but the object, and the mixture of the modes, is free."""
     still = {"positions": np.zeros((len(scan), 2)), "heights": None, "weights": None, "grid": None}
     scan = arranged(replace(scan, geometry=replace(scan.geometry, normal=ACROSS), **still), options)
-    modes = torch.as_tensor(_array(probe)).to(torch.complex64)
+    plain = _array(probe)
+    if plain.dtype.kind not in "fiuc" or plain.ndim < 2:
+        raise BadInput("RPI: probe", type(probe).__name__, "must be an array of modes (mode, y, x)")
+    modes = torch.as_tensor(plain).to(torch.complex64)
     modes, window = modes.reshape(-1, *modes.shape[-2:]), scan.window
     if modes.shape[1:] != window.shape:
         raise BadInput(
@@ -380,6 +396,11 @@ def _size(given: Any, shape: tuple[int, int]) -> tuple[int, int]:
     if size.shape != (2,) or (size < 1).any() or (size != size.round()).any() or (size > shape).any():
         raise BadInput("RPI: obj_size", given, f"must be two numbers of pixels, at most {shape}")
     return int(size[0]), int(size[1])
+
+
+def _allowed(thing: BandlimitedObject) -> Tensor:
+    """Coarse pixels that are not zero for certain."""
+    return torch.ones(thing.grid, dtype=torch.bool) if thing.support is None else thing.support.bool()
 
 
 def _matrix(probe: Illumination) -> Tensor:

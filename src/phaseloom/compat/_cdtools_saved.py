@@ -66,6 +66,7 @@ def results(model: Saved, scan: Scan4D | None, /) -> Results:
         "background": _plain(background),
         "weights": _plain(core.detector.weights),
         "oversampling": options.oversampling,
+        "translation_scale": core.scan.step,
         "wavelength": own.geometry.wavelength * ANGSTROM,
         "positions": np.array(own.positions),
         "heights": np.zeros(0) if own.heights is None else np.array(own.heights),
@@ -121,6 +122,8 @@ def rebuilt(found: Results, /) -> tuple[Ptychography, Options, Scan4D]:
     if core.heights is not None:
         core.heights.unit = float(found["depth_of_focus"])
     core.load_state_dict({name: torch.as_tensor(value) for name, value in found["state_dict"].items()})
+    if "translation_scale" not in found:  # once offsets were pixels, whatever the scale
+        core.scan.offsets.data.div_(core.scan.step)
     for name in json.loads(found.get("frozen", "[]")):
         for parameter in parts(core)[name]:
             parameter.requires_grad_(False)
@@ -135,7 +138,8 @@ def laid(core: Ptychography, scan: Scan4D, canvas: Canvas, /) -> None:
     states, slices = old.transmission().shape[:2]
     empty = torch.ones(states, slices, *canvas.shape, dtype=torch.complex64)
     core.object = type(old)(empty, old.kind, old.gaps, canvas, old.occupancy)  # type: ignore[arg-type]
-    core.scan = Positions.of(scan, canvas)
+    step, core.scan = core.scan.step, Positions.of(scan, canvas)
+    core.scan.step = step
 
 
 def text(value: Any, /) -> str:

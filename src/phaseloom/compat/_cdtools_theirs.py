@@ -204,7 +204,7 @@ def _fill(core: Ptychography, state: State, modes: Tensor) -> None:
     dark = read.get("background", torch.zeros(tuple(detector.mask.shape)))
     detector.root.copy_(detector.arrange(dark.abs()) / detector.scale)
     if "translation_offsets" in read:
-        core.scan.offsets.copy_(read["translation_offsets"] * read["translation_scale"])
+        core.scan.offsets.copy_(read["translation_offsets"])
     if "probe_fourier_shifts" in read:
         window = torch.tensor(core.scan.canvas.window)
         core.propagator.descan.copy_(

@@ -206,8 +206,9 @@ def _lost(run: Run, stopped: str) -> str:
         return ""
     return (
         f"wrong start: the loss stays at {run.left()}: check defocus, orientation of the detector, pixel "
-        "size and step of the scan (start: sweep tries the first two, rates: {affine: 0.1} mends a step or "
-        "rotation that is a little off), and that counts are single quanta"
+        "size and step of the scan, the sign of heights if there are any (start: sweep tries the first two, "
+        "rates: {affine: 0.1} mends a step or rotation that is a little off), and that counts are single "
+        "quanta"
     )
 
 

@@ -136,7 +136,7 @@ class Curvature:
             return dict.fromkeys(moving, Rule(_rest, momentum=False))
         own = self.model.scan.offsets
         together = {p: self._together(p, bends, trust) for p in moving if p is not own}
-        return {own: _position(self.scale * bends, trust), **together}
+        return {own: _position(self.scale * self.model.scan.step**2 * bends, trust), **together}
 
     def _object(self, rules: dict[nn.Parameter, Rule], waves: Beams) -> None:
         model = self.model

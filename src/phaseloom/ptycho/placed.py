@@ -29,6 +29,7 @@ def laid(
     pixel: tuple[float, float] | None = None,
 ) -> Complex[Tensor, "state slice v u"]:
     """The object with a window in place of what was there; see `phaseloom.ptycho.objects.PixelObject.lay`."""
+    _placeable(wave, at)
     steps = _steps(pixel if pixel is not None else canvas.pixel, "object.lay: pixel")
     grids = zip(at, steps, wave.shape[-2:], canvas.origin, canvas.pixel, canvas.shape, strict=True)
     places = [
@@ -54,6 +55,9 @@ def under(
     shape: tuple[int, int],
 ) -> Complex[Tensor, "state slice y x"]:
     """The window of the object at a position; see `phaseloom.ptycho.objects.PixelObject.under`."""
+    _finite(at, "object.under: at")
+    if len(shape) != 2 or not all(isinstance(count, (int, np.integer)) and count > 0 for count in shape):
+        raise BadInput("object.under: shape", tuple(shape), "must be two numbers of pixels above zero (y, x)")
     grids = zip(at, shape, canvas.origin, canvas.pixel, strict=True)
     places = [(where - origin) / own + np.arange(count) - count // 2 for where, count, origin, own in grids]
     for place, many in zip(places, canvas.shape, strict=True):
@@ -61,6 +65,20 @@ def under(
             fix = f"needs a window of {shape[0]} x {shape[1]} pixels that leaves the canvas"
             raise BadInput("object.under: at", tuple(at), fix)
     return _sampled(whole, *places)
+
+
+def _finite(at: Place, place: str) -> None:
+    if np.shape(at) != (2,) or not np.isfinite(np.asarray(at, float)).all():
+        raise BadInput(place, np.asarray(at).tolist(), "must be two numbers (y, x), angstrom")
+
+
+def _placeable(wave: Tensor, at: Place) -> None:
+    _finite(at, "object.lay: at")
+    if wave.ndim not in (2, 3, 4) or not wave.numel():
+        fix = "must have the axes (y, x), (slice, y, x) or (state, slice, y, x)"
+        raise BadInput("object.lay: wave", tuple(wave.shape), fix)
+    if not bool(torch.isfinite(wave).all()):
+        raise BadInput("object.lay: wave", None, "holds values that are not finite: repair them")
 
 
 def _steps(pixel: Sequence[float], place: str) -> tuple[float, float]:

@@ -266,6 +266,7 @@ def relaxed(
     semiangle: Angle | None = None,
     spectrum: bool = False,
     defocus: Length = 0.0,
+    path: Path | None = None,
 ) -> RelaxedProbe:
     """A probe that changes from pattern to pattern (orthogonal probe relaxation), from that of `auto`.
 
@@ -280,15 +281,27 @@ def relaxed(
         semiangle: see `limited`.
         spectrum: see `limited`.
         defocus: of the first guess, angstrom; positive: under-focus.
+        path: a result of such a probe, to go on from: its basis and mixtures come before ``basis``, ``modes``
+            and the first guess.
 
     Raises:
-        BadInput: more modes than the basis has.
+        BadInput: more modes than the basis has, a basis as large as the scan, a file of no such result.
     """
+    support = _support(scan, radius, semiangle, spectrum)
+    if path is not None:
+        from phaseloom.ptycho import stored as earlier
+
+        wave = defocused(earlier.probe_of(path, scan.window), scan.window, defocus).to(torch.complex64)
+        return RelaxedProbe(wave, scan.window, earlier.mixtures_of(path, len(scan)), support=support)
     if not 1 <= modes <= basis:
         raise BadInput("probe: relaxed.modes", modes, f"must lie between 1 and the {basis} of the basis")
+    if basis > max(len(scan) // 2, 1):
+        raise BadInput(
+            "probe: relaxed.basis", basis, f"is too many modes for {len(scan)} patterns: take fewer"
+        )
     start = _start(scan, defocus, basis)
     mixture = torch.eye(modes, basis, dtype=start.dtype).repeat(len(scan), 1, 1)
-    return RelaxedProbe(start, scan.window, mixture, support=_support(scan, radius, semiangle, spectrum))
+    return RelaxedProbe(start, scan.window, mixture, support=support)
 
 
 def _start(scan: Scan4D, defocus: float, modes: int | None) -> Tensor:

@@ -75,7 +75,8 @@ class Positions(nn.Module):
     that it gives the farthest position, so that one rate serves scans of every size.
 
     Attributes:
-        offsets: ``(n, 2)`` refined shift of each position, object pixels (y, x); a parameter.
+        offsets: ``(n, 2)`` refined shift of each position, in units of ``step`` (y, x); a parameter.
+        step: object pixels per unit of ``offsets``.
         affine: ``(2, 2)`` any linear map: scale, shear and rotation; a parameter.
         turn: rotation alone, from the row axis towards the column axis; a parameter.
         stretch: common scale alone; a parameter.
@@ -84,6 +85,7 @@ class Positions(nn.Module):
     """
 
     start: Tensor
+    step: float = 1.0
 
     def __init__(self, start: Float[Tensor, "n 2"], canvas: Canvas, grid: tuple[int, int] | None = None):
         super().__init__()
@@ -117,7 +119,7 @@ class Positions(nn.Module):
 
     def refined(self) -> Float[Tensor, "n 2"]:
         """All positions as they are now, object pixels of the canvas."""
-        return self._shared() + self.offsets
+        return torch.add(self._shared(), self.offsets, alpha=self.step)
 
     def _shared(self) -> Float[Tensor, "n 2"]:
         """Positions before each one's own shift; computed once while the scan's calibration stands still."""
@@ -141,7 +143,8 @@ class Positions(nn.Module):
 
     def forward(self, index: Int[Tensor, " b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
         """Corner of the window and remaining shift of the probe for each pattern."""
-        place = self._shared().index_select(0, index) + self.offsets.index_select(0, index)
+        own = self.offsets.index_select(0, index)
+        place = torch.add(self._shared().index_select(0, index), own, alpha=self.step)
         half, room = self._bounds.of(self._bound, self.start)
         corner = (place.detach().round() - half).long().clamp(min=torch.zeros_like(room), max=room)
         return corner, place - (corner + half)

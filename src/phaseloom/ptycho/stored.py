@@ -128,6 +128,20 @@ def probe_of(path: Path, geometry: Geometry, /) -> Complex[Tensor, "mode y x"]:
     return fit_window(wave, geometry.shape)
 
 
+def mixtures_of(path: Path, count: int, /) -> Complex[Tensor, "n mode basis"]:
+    """What the modes of each of so many patterns are in terms of the probe of a result.
+
+    Raises:
+        BadInput: a file without any, or with those of another number of patterns.
+    """
+    place, found = "probe: relaxed.path", models.read(Path(path)).opr_weights
+    if found is None:
+        raise BadInput(place, str(path), "holds no opr_weights: it is no result of a relaxed probe")
+    if len(found) != count:
+        raise BadInput(place, str(path), f"has weights of {len(found)} patterns, but there are {count}")
+    return torch.from_numpy(np.asarray(found).astype(np.complex64))
+
+
 def tilts_of(path: Path, /) -> np.ndarray:
     """Tilts ``(1, 2)`` or ``(n, 2)`` in radian, of a result or of a table in milliradian."""
     path, place = Path(path), "propagator: tilts"

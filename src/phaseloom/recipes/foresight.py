@@ -15,6 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import to_reciprocal
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.relaxed import RelaxedProbe
 from phaseloom.recipes import advice
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.planes import ambiguous
@@ -219,7 +220,8 @@ def _dose(prospect: Prospect) -> str:
 def _modes(prospect: Prospect) -> str:
     """Counts of the weakest probe mode for each number that is free in it."""
     power = prospect.modes.abs().square().sum((-2, -1)).double()
-    if len(power) < 2 or not prospect.job.recipe.rate_of("probe"):
+    changing = isinstance(prospect.model.probe, RelaxedProbe)  # whose modes begin with no light
+    if len(power) < 2 or changing or not prospect.job.recipe.rate_of("probe"):
         return ""
     light = to_reciprocal(prospect.modes).abs().square().sum(0)
     numbers = 2 * float((light > 0.01 * light.max()).sum())

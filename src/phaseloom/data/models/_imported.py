@@ -30,6 +30,7 @@ class Imported:
         thickness: distance between neighbouring slices, angstrom, one less than there are slices.
         occupancies: share of each object mode.
         heights: ``(n,)`` of the beam along its axis, angstrom.
+        opr_weights: complex ``(n, mode, basis)``: each pattern's own modes in terms of those of the probe.
         weights: ``(n,)`` relative intensity of each shot.
         descan: ``(n, 2)`` shift of each pattern, pixels.
         background: ``(y, x)`` counts without beam, centred.
@@ -47,6 +48,7 @@ class Imported:
     thickness: tuple[float, ...] | None = None
     occupancies: np.ndarray | None = None
     heights: np.ndarray | None = None
+    opr_weights: np.ndarray | None = None
     weights: np.ndarray | None = None
     descan: np.ndarray | None = None
     background: np.ndarray | None = None

@@ -39,6 +39,7 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
             thickness=_gaps(file, object),
             occupancies=_array(file, "occupancies"),
             heights=_array(file, "heights"),
+            opr_weights=_array(file, "opr_weights"),
             weights=_array(file, "weights"),
             descan=_array(file, "descan"),
             background=_array(file, "background"),
