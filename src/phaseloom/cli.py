@@ -100,7 +100,7 @@ def reconstruct(
     else:
         recipe = _recipe(file, settings)
         typer.echo(
-            f"reading {recipe.file}" + ("" if recipe.start.name == "none" else " and finding the start")
+            f"reading {recipe.there()}" + ("" if recipe.start.name == "none" else " and finding the start")
         )
         if halves:
             splittable(recipe.scan())
@@ -174,7 +174,7 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
     said = _drive(job, quiet=quiet)
-    result = _left(job, job.result())
+    result = _left(job, job.ended or job.result())
     if halves and result.history and not result.stopped.startswith("interrupted"):
         result = _left(job, _halved(job, result, quiet=quiet))
     for line in outcome.told(result):
@@ -196,7 +196,8 @@ def _left(job: Any, result: Any) -> Any:
     """A result that is written to the folder of its run, with report and phase."""
     from phaseloom import plot
 
-    result.save(job.directory / "result.h5")
+    if result is not job.ended:
+        result.save(job.directory / "result.h5")
     plot.save(plot.report(result), job.directory / "report.png")
     plot.save(plot.object_phase(result), job.directory / "phase.png")
     return result
@@ -256,7 +257,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
 
 
 def main() -> None:
-    """Entry point: a user's mistake ends in one sentence and exit code 2, never in a traceback."""
+    """Entry point: a mistake ends in one sentence and exit code 2, or 1 for a plugin's; no traceback."""
     with _sentences():
         sys.exit(app(standalone_mode=False) or 0)
 
@@ -273,7 +274,7 @@ def _sentences() -> Iterator[None]:
         yield
     except BadInput as problem:
         sys.stderr.write(f"phaseloom: {problem}\n")
-        sys.exit(2)
+        sys.exit(problem.code)
     except _USAGE as problem:
         _explain(problem)
         sys.exit(2)
@@ -365,9 +366,8 @@ def _folder(out: Path | None, name: str) -> Path:
 
     if out is not None:
         if out.is_file() or (out / "run.yaml").exists():
-            raise BadInput(
-                "--out", str(out), "exists already: name a new folder, or use --resume to go on with it"
-            )
+            fix = "exists already: name a new folder, or use --resume to go on with it"
+            raise BadInput("--out", str(out), fix)
         return out
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:40]}"
     folder, number = Path("runs") / stem, 2

@@ -1,6 +1,6 @@
 """What a user may get wrong, said in one sentence."""
 
-__all__ = ["BadInput", "MissingExtra", "nearest"]
+__all__ = ["BadInput", "BadPlugin", "MissingExtra", "nearest"]
 
 
 class BadInput(ValueError):
@@ -12,10 +12,19 @@ class BadInput(ValueError):
         phaseloom.errors.BadInput: probe: focused.semiangle: 25 is not an angle: write '25 mrad'
     """
 
+    code = 2
+    """Exit code of the command line."""
+
     def __init__(self, place: str, value: object, fix: str):
         self.place, self.value, self.fix = place, value, fix
         shown = "" if value is None else f"{_short(value)} "
         super().__init__(f"{place}: {shown}{fix}")
+
+
+class BadPlugin(BadInput):
+    """A function from outside of the package that fails: a mistake of its author, not of the user."""
+
+    code = 1
 
 
 class MissingExtra(BadInput):

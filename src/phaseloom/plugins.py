@@ -7,15 +7,16 @@ installed package names its functions as entry points of the group ``phaseloom.<
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
-from phaseloom.errors import BadInput, nearest
+from phaseloom.errors import BadInput, BadPlugin, nearest
 
-__all__ = ["function", "names", "register", "target"]
+__all__ = ["function", "names", "place", "register", "target", "trusted"]
 
 ROOMS = ("data.formats", "data.prepare", "recipes.start", "fitting.optimizers", "fitting.schedule", "export")
 ROOMS += tuple(f"ptycho.{room}" for room in ("objects", "probes", "propagators", "detectors", "batches"))
@@ -81,6 +82,30 @@ def target(room: str, name: str, /) -> Plugin:
 def function(room: str, name: str, /) -> Callable[..., Any]:
     """The function of a name: the plugin itself, or ``read`` of a module; errors as of `target`."""
     return _called(target(room, name), f"plugin {room.rpartition('.')[2]}: {name}")
+
+
+def place(room: str, name: str, /) -> str:
+    """How sentences call a plugin: its room, its name and the package, or module, that it is of."""
+    group = room.rpartition(".")[2]
+    if (plugin := _registered.get((group, name))) is not None:
+        return f"plugin {group}: {name}, of {getattr(plugin, '__module__', None) or plugin.__name__}"
+    return f"plugin {group}: {name}, of {_origin(_installed(group)[name][0])}"
+
+
+@contextmanager
+def trusted(room: str, name: str, /) -> Iterator[None]:
+    """Whatever a plugin raises becomes a sentence that names it; its own sentences stay as they are.
+
+    Raises:
+        BadPlugin: it failed.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as problem:  # whatever a stranger's function does
+        fix = f"failed ({type(problem).__name__}: {problem}): tell its author, or name another"
+        raise BadPlugin(place(room, name), None, " ".join(fix.split())) from problem
 
 
 def _called(plugin: Plugin, place: str) -> Callable[..., Any]:

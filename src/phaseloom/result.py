@@ -203,14 +203,24 @@ class Result:
         return rows, columns
 
     def save(self, path: Path | str, /) -> None:
-        """Write by ending: ``.h5`` (everything), ``.cxi`` (images for other viewers), ``.tif`` (phase)."""
+        """Write by ending: ``.h5`` (everything), ``.cxi`` (images for other viewers), ``.tif`` (phase).
+
+        A folder that is missing is made.
+
+        Raises:
+            BadInput: an ending of another kind, or a file that cannot be written.
+        """
         path = Path(path)
         writers = {".h5": _write_h5, ".hdf5": _write_h5, ".cxi": _write_cxi, ".tif": _write_tiff}
         writers[".tiff"] = _write_tiff
         if path.suffix not in writers:
             raise BadInput("result", path.name, f"has no known ending: use one of {', '.join(writers)}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix](self, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writers[path.suffix](self, path)
+        except OSError as problem:
+            fix = f"cannot be written ({problem.strerror or problem}): name a folder that can be written to"
+            raise BadInput(str(path), None, fix) from problem
 
     @classmethod
     def load(cls, path: Path | str, /) -> Result:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import phaseloom as pl
+from phaseloom import cli
 from phaseloom.recipes.halves import halves
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
@@ -230,3 +231,43 @@ class TestPictures:
 
 def test_a_path_is_still_the_first_thing_after_a_recipe(tree, tmp_path):
     assert Job.begin(Reconstruct.of(tree), Path(tmp_path / "a")).directory == tmp_path / "a"
+
+
+class TestFolder:
+    def test_a_loop_that_ends_leaves_the_result_and_one_that_breaks_does_not(self, tree, tmp_path):
+        job = run(Job.begin(Reconstruct.of({**tree, "epochs": 3}), str(tmp_path / "run")), until=2)
+        assert not (tmp_path / "run" / "result.h5").exists()
+        assert job.ended is None
+        job = run(Job.resume(str(tmp_path / "run")))
+        assert len(pl.Result.load(tmp_path / "run" / "result.h5").history) == 3
+        before = (tmp_path / "run" / "result.h5").stat().st_mtime_ns
+        for again in (job, Job.resume(tmp_path / "run")):
+            run(again)
+            assert again.ended is None
+        assert (tmp_path / "run" / "result.h5").stat().st_mtime_ns == before
+
+    def test_the_command_line_looks_at_the_patterns_once_for_a_result(self, tree, tmp_path, monkeypatch):
+        job, asked, ask = Job.begin(Reconstruct.of({**tree, "epochs": 1}), tmp_path / "run"), [], Job.result
+        monkeypatch.setattr(Job, "result", lambda self: asked.append(1) or ask(self))
+        assert cli.run(job, quiet=True) is job.ended
+        assert len(asked) == 1
+
+    def test_a_folder_with_a_run_is_not_begun_again(self, tree, tmp_path):
+        made = Reconstruct.of({**tree, "epochs": 1})
+        Job.begin(made, tmp_path / "run")
+        with pytest.raises(pl.BadInput, match=r"run exists already: name a new folder, or use Job\.resume"):
+            Job.begin(made, tmp_path / "run")
+
+    def test_what_is_given_in_the_wrong_place_is_told(self, tree, files, tmp_path):
+        made = Reconstruct.of({**tree, "epochs": 1})
+        (tmp_path / "file").write_text("")
+        begin: Any = Job.begin
+        for said, given, named in (
+            ("file exists already", (made, tmp_path / "file"), {}),
+            ("recipe: dict is no recipe: make one, Reconstruct.of", (tree,), {}),
+            ("directory: a scan goes by its name", (made, files.scan), {}),
+            ("scan: ndarray is no scan", (made,), {"scan": files.scan.counts}),
+            ("directory: int is no path", (made, 3), {}),
+        ):
+            with pytest.raises(pl.BadInput, match=said):
+                begin(*given, **named)

@@ -229,3 +229,13 @@ def test_ctrl_c_between_epochs_keeps_the_result(scan, tmp_path, monkeypatch, cap
     result = Result.load(tmp_path / "a" / "result.h5")
     assert len(result.history) == 2
     assert np.isfinite(result.object).all()
+
+
+def test_a_demo_takes_the_place_of_an_older_one(tmp_path):
+    from phaseloom.recipes import demo
+
+    for _ in range(2):
+        _, job = next(demo.jobs(tmp_path))
+        assert (tmp_path / "xray" / "run.yaml").is_file()
+        (tmp_path / "xray" / "old").touch()
+    assert job.directory == tmp_path / "xray"

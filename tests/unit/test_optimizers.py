@@ -232,3 +232,11 @@ def test_every_optimiser_of_pytorch_is_here_or_named():
         if isinstance(getattr(torch.optim, name), type) and name.lower() not in NAMES and name != "Optimizer"
     }
     assert all(name in (optimizers.__doc__ or "") for name in left)
+
+
+@pytest.mark.parametrize("rates", [{}, {"object": 0.0}, {"probe": Rate(0.0)}])
+def test_rates_that_freeze_every_part_freeze_none(rates):
+    model = Tiny()
+    with pytest.raises(BadInput, match="rates: freeze every part"):
+        groups(model.parts(), rates)
+    assert all(one.requires_grad for part in model.parts().values() for one in part)

@@ -199,3 +199,12 @@ def test_what_cannot_be_registered(room, plugin, name, said):
         pl.register(room, plugin, name=name)
     assert said in str(caught.value)
     assert plugins.names("x.noise") == []
+
+
+def test_an_installed_reader_that_fails_is_named_with_its_package(install, tmp_path):
+    source = "def read(path, /):\n    return 1 / 0\n"
+    install("brokenstation", source, "[phaseloom.formats]\nbroken = brokenstation\n")
+    (tmp_path / "a.dat").write_bytes(b"1")
+    fix = r"broken, of brokenstation: failed \(ZeroDivisionError: division by zero\)"
+    with pytest.raises(pl.BadInput, match=f"plugin formats: {fix}"):
+        pl.read(tmp_path / "a.dat", format="broken")

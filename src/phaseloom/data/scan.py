@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from phaseloom.data import _checked
 from phaseloom.data.counts import Chosen, Counts
 from phaseloom.errors import BadInput
 from phaseloom.physics import surface
@@ -62,7 +63,7 @@ class Geometry:
     Attributes:
         wavelength: angstrom.
         shape: detector pixels (y, x).
-        angle: radian per detector pixel (y, x), as seen from the object.
+        angle: radian per detector pixel (y, x), as seen from the object; a single number is both.
         distance: object to detector, angstrom; ``None`` where only angles are known (electrons).
         focus: near field: focus to object, angstrom (``inf`` for a parallel beam); ``None``: far field.
         beam: ``"photon"`` or ``"electron"``.
@@ -86,10 +87,11 @@ class Geometry:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "normal", _downstream(self.normal))
-        checks = {"wavelength": self.wavelength, "angle": min(self.angle), "shape": min(self.shape)}
-        for name, value in checks.items():
-            if not (math.isfinite(value) and value > 0):
-                raise BadInput(f"geometry.{name}", value, "must be a positive number")
+        for name in ("angle", "shape"):
+            object.__setattr__(self, name, _checked.pair(f"geometry.{name}", getattr(self, name)))
+        _checked.directions(self.basis)
+        if not (math.isfinite(self.wavelength) and self.wavelength > 0):
+            raise BadInput("geometry.wavelength", self.wavelength, "must be a positive number")
         if self.focus is not None and (self.distance is None or self.distance <= 0 or self.focus == 0):
             raise BadInput("geometry.distance", self.distance, "a near-field scan needs object to detector")
         if self.near and self.tilted:
@@ -179,7 +181,7 @@ class Scan4D:
         metadata: title, instrument, dates: text by name.
 
     Raises:
-        BadInput: shapes that do not fit together, or values that cannot be positions.
+        BadInput: shapes that do not fit together, or values that cannot be: see the sentence.
 
     Example:
         >>> geometry = Geometry(wavelength=0.0197, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")
@@ -203,13 +205,20 @@ class Scan4D:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.counts.shape) != 3:
-            raise BadInput("scan.counts", self.counts.shape, "must have the axes (pattern, y, x)")
         set_ = object.__setattr__
-        set_(self, "positions", np.asarray(self.positions, np.float64))
+        set_(self, "counts", _checked.patterns(self.counts))
         if self.mask is None:
             set_(self, "mask", np.ones(self.counts.shape[1:], bool))
+        kinds = dict.fromkeys(("mask", "background", "flat"), _checked.array)
+        kinds |= {"positions": _checked.real, "heights": _checked.real, "descan": _checked.real}
+        for name, kind in (kinds | {"weights": _checked.positive}).items():
+            if (value := getattr(self, name)) is not None:
+                set_(self, name, kind(f"scan.{name}", value))
+        set_(self, "positions", np.asarray(self.positions, np.float64))
         self._check()
+        if self.probe is not None:
+            shapes = {self.geometry.shape, self.window.shape}
+            set_(self, "probe", _checked.wave(self.probe, shapes))
 
     def _check(self) -> None:
         n, *window = self.counts.shape
@@ -226,9 +235,6 @@ class Scan4D:
         if self.modelled is not None and not self._matches(self.modelled):
             fix = f"does not fit a detector of {pattern}: let enlarge be the last step of prepare"
             raise BadInput("scan.modelled", self.modelled.shape, fix)
-        if not np.isfinite(self.positions).all():
-            bad = int((~np.isfinite(self.positions)).any(1).sum())
-            raise BadInput("scan.positions", f"{bad} of {n}", "are not finite: remove those patterns")
         if not self.mask.any():
             raise BadInput("scan.mask", None, "marks every pixel as bad: is it inverted?")
 
@@ -249,8 +255,16 @@ class Scan4D:
         return self.geometry if self.modelled is None else self.modelled
 
     def select(self, index: np.ndarray, /) -> Scan4D:
-        """The patterns of a boolean or integer index array, with all that belongs to them."""
-        index = np.arange(len(self))[index]
+        """The patterns of a boolean or integer index array, with all that belongs to them.
+
+        Raises:
+            BadInput: an index that leaves no pattern, or is outside of the scan.
+        """
+        try:
+            index = np.atleast_1d(np.arange(len(self))[index])
+        except IndexError as problem:
+            fix = f"fits no scan of {len(self)} patterns: {problem}"
+            raise BadInput("scan.select", index, fix) from None
         if len(index) == 0:
             raise BadInput("scan.select", None, "leaves no pattern")
         steady = bool((np.diff(index) == 1).all())

@@ -14,7 +14,7 @@ def d4sigma(image: np.ndarray, pixel: Sequence[float] | np.ndarray, /) -> float:
 
     Example:
         >>> y, x = np.mgrid[-20:21, -20:21]
-        >>> round(d4sigma(np.hypot(y, x) < 10.2, (2.0, 2.0)) / 2)
+        >>> round(d4sigma(np.hypot(y, x) < 10, (2.0, 2.0)) / 2)
         20
     """
     image = np.clip(image, 0, None)

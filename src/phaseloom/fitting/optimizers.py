@@ -60,7 +60,8 @@ def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate
     """Parameter groups of the parts that move; a part without a rate, or with rate 0, is frozen.
 
     Raises:
-        BadInput: a rate for a part that does not exist, or one that is negative or not a number.
+        BadInput: a rate for a part that does not exist, or one that is negative or not a number; rates that
+            freeze every part. Nothing is frozen then.
     """
     for name, rate in rates.items():
         value = rate.rate if isinstance(rate, Rate) else rate
@@ -68,6 +69,8 @@ def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate
             raise BadInput("rates", name, f"is no part of the model: {nearest(name, parts)}")
         if not (0 <= value < float("inf")):
             raise BadInput(f"rates.{name}", value, "must be a finite number from zero up")
+    if not any(rate.rate if isinstance(rate, Rate) else rate for rate in rates.values()):
+        raise BadInput("rates", None, "freeze every part: give one of them a rate above zero")
     out = []
     for name, parameters in parts.items():
         given = rates.get(name, 0.0)
@@ -78,8 +81,6 @@ def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate
             continue
         extra = {"name": name, "base": rate.rate, "start": rate.start, "stop": rate.stop, "shape": rate.shape}
         out.append({"params": list(parameters), "lr": rate.rate, **extra})
-    if not out:
-        raise BadInput("rates", None, "freeze every part: give one of them a rate above zero")
     return out
 
 

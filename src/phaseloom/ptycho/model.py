@@ -105,8 +105,9 @@ class Ptychography(nn.Module):
     @torch.no_grad()
     def pattern(self, index: int) -> np.ndarray:
         """Expected counts ``(y, x)`` of one pattern, centred as in files."""
-        if not 0 <= index < (count := len(self.scan.start)):
-            raise BadInput("model.pattern", index, f"is no pattern of this scan: they are 0 to {count - 1}")
+        if not 0 <= index < len(self.scan.start):
+            fix = f"is no pattern of this scan: they are 0 to {len(self.scan.start) - 1}"
+            raise BadInput("model.pattern", index, fix)
         expected = self(torch.tensor([index], device=self.scan.start.device))
         return self.detector.display(expected)[0].cpu().numpy()
 

@@ -1,6 +1,7 @@
 """What the package does, on data that comes with it: a real X-ray scan and a simulated electron scan."""
 
 import importlib.resources
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,14 +26,17 @@ def near_field() -> Path:
 
 
 def jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
-    """The demonstrations, each as a title and a job to run.
+    """The demonstrations, each as a title and a job to run, in place of an older demo in the same folder.
 
     Raises:
-        BadInput: the folder holds something that is not an older demo.
+        BadInput: the folder is a file.
     """
     if out.exists() and not out.is_dir():
         raise BadInput("--out", str(out), "is a file: name a folder")
     out.mkdir(parents=True, exist_ok=True)
+    for older in (out / "xray", out / "electron"):
+        if (older / "run.yaml").is_file():
+            shutil.rmtree(older)
     yield "1. Near-field X-ray ptychography of a Siemens star (PETRA III P25, real data)", _xray(out / "xray")
     yield (
         "2. Electron ptychography: 6 slices, 4 probe modes, 3 nm of defocus error (simulated)",

@@ -48,10 +48,12 @@ class Job:
         start: what the automatic start found, or ``None``.
         full: the stage on the grid of the data.
         stage: the one under way, whose ``scan``, ``model`` and ``progress`` are the job's.
+        ended: the result that the last loop left in the directory when it came to its end, or ``None``.
     """
 
     def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
         self.recipe, self.start, self.directory = recipe, start, directory
+        self.ended: Result | None = None
         torch.manual_seed(recipe.seed)
         device = recipe.device
         if device == "auto":
@@ -80,14 +82,18 @@ class Job:
 
     @classmethod
     def begin(
-        cls, recipe: Reconstruct, directory: Path | None = None, /, *, scan: Scan4D | None = None
+        cls, recipe: Reconstruct, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
     ) -> "Job":
         """Read the data, find what the recipe leaves open, build the model.
 
         A ``scan`` given is taken in place of the file, and prepared as the recipe says. The run then names
         ``in memory`` as its file, and knows the data by a hash of counts, positions and set-up: `resume`
         wants the same scan again.
+
+        Raises:
+            BadInput: a directory that holds a run, arguments in the wrong place, data that do not fit.
         """
+        directory = _placed(recipe, directory, scan)
         if scan is not None:
             recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
         data = recipe.scan(scan)
@@ -103,7 +109,7 @@ class Job:
         return job
 
     @classmethod
-    def resume(cls, directory: Path, /, *, scan: Scan4D | None = None) -> "Job":
+    def resume(cls, directory: Path | str, /, *, scan: Scan4D | None = None) -> "Job":
         """Go on with a run directory, from its last snapshot.
 
         A run that began with a ``scan`` in memory needs that again.
@@ -111,6 +117,7 @@ class Job:
         Raises:
             BadInput: no run there, or its data has changed.
         """
+        directory = Path(directory)
         if not (directory / "run.yaml").is_file():
             raise BadInput(str(directory), None, "holds no run.yaml: name the folder of a run")
         recipe = Reconstruct.from_path(directory / "run.yaml")
@@ -131,23 +138,10 @@ class Job:
         return job
 
     def __iter__(self) -> Iterator[Epoch]:
-        """Run to the end, or until stopped, saving after every epoch."""
-        _write_events(self)
-        stages = grids(self.full, self.recipe)
-        at = 0
-        if self.progress.history:
-            at = [stage.model.scan.canvas.pixel for stage in stages].index(self.model.scan.canvas.pixel)
-            stages[at] = self.stage
-        self.stage = stages[at]
-        for number, end in list(enumerate(ends(self.recipe.epochs, len(stages))))[at:]:
-            if stages[number] is not self.stage:
-                stages[number].follow(self.stage)
-                self.stage = stages[number]
-            for epoch in _fitted(self, end, AGAIN if number else 1.0):
-                _remember(self, epoch)
-                yield epoch
-            if self.progress.epoch < end and not _settled(self.progress):
-                return
+        """Run to the end, or until stopped, saving after every epoch, and at the end the result."""
+        self.ended, stage, epoch = None, self.stage, self.progress.epoch
+        yield from _run(self)
+        _left(self, moved=self.stage is not stage or self.progress.epoch > epoch)
 
     def result(self) -> Result:
         """The reconstruction as it stands."""
@@ -191,6 +185,57 @@ class Job:
         They are those of `result`, without its metrics, which look at every pattern.
         """
         return {**images(self.model), "history": self.progress.history}
+
+
+def _placed(recipe: Any, directory: Any, scan: Any) -> Path | None:
+    """The folder of a new run; what is given to `Job.begin` must be what it is taken for."""
+    if not isinstance(recipe, Reconstruct):
+        fix = "is no recipe: make one, Reconstruct.of({...}) or Reconstruct.from_path(file)"
+        raise BadInput("Job.begin: recipe", type(recipe).__name__, fix)
+    if isinstance(directory, Scan4D):
+        raise BadInput("Job.begin: directory", "a scan", "goes by its name: Job.begin(recipe, scan=scan)")
+    if not isinstance(scan, Scan4D | None):
+        fix = "is no scan: make one, Scan4D(counts=..., positions=..., geometry=...)"
+        raise BadInput("Job.begin: scan", type(scan).__name__, fix)
+    if directory is None:
+        return None
+    if not isinstance(directory, str | Path):
+        raise BadInput("Job.begin: directory", type(directory).__name__, "is no path of a folder")
+    folder = Path(directory)
+    if (folder.exists() and not folder.is_dir()) or (folder / "run.yaml").exists():
+        fix = "exists already: name a new folder, or use Job.resume to go on with it"
+        raise BadInput("Job.begin: directory", str(folder), fix)
+    return folder
+
+
+def _run(job: Job) -> Iterator[Epoch]:
+    """All epochs of all grids, from where the job is."""
+    _write_events(job)
+    stages = grids(job.full, job.recipe)
+    at = 0
+    if job.progress.history:
+        at = [stage.model.scan.canvas.pixel for stage in stages].index(job.model.scan.canvas.pixel)
+        stages[at] = job.stage
+    job.stage = stages[at]
+    for number, end in list(enumerate(ends(job.recipe.epochs, len(stages))))[at:]:
+        if stages[number] is not job.stage:
+            stages[number].follow(job.stage)
+            job.stage = stages[number]
+        for epoch in _fitted(job, end, AGAIN if number else 1.0):
+            _remember(job, epoch)
+            yield epoch
+        if job.progress.epoch < end and not _settled(job.progress):
+            return
+
+
+def _left(job: Job, *, moved: bool) -> None:
+    """The result of a loop that came to its end; one of an earlier loop stays where this one did nothing."""
+    if job.directory is None or job.progress.stopped.startswith("interrupted"):
+        return
+    path = job.directory / "result.h5"
+    if moved or not path.is_file():
+        job.ended = job.result()
+        job.ended.save(path)
 
 
 def _remember(job: Job, epoch: Epoch) -> None:

@@ -188,14 +188,15 @@ class Reconstruct(Recipe):
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared."""
-        scan = self._read() if given is None else given
+        scan = _read(self) if given is None else given
         for step in self.prepare:
             scan = step(scan)
         if self.axial is False:
             scan = replace(scan, heights=None)
         return _lit(scan, self.file.name)
 
-    def _read(self) -> Scan4D:
+    def there(self) -> Path:
+        """The file of the data, or a sentence on why nothing can be read from it."""
         if self.file == IN_MEMORY:
             given = "file" in self.model_fields_set
             fix = "is where a program had the data: hand them over again, Job.begin(recipe, scan=scan)"
@@ -206,9 +207,7 @@ class Reconstruct(Recipe):
             )
         if not self.file.exists():
             raise BadInput("file", str(self.file), "does not exist: give the path of the data")
-        if self.read is None:
-            return formats.read(self.file)
-        return formats.read(self.file, format=self.read.name, knobs=self.read.values)
+        return self.file
 
     def settled(self, scan: Scan4D, /) -> tuple[Self, Start | None]:
         """The recipe with what was left open decided from the data: probe, defocus, orientation."""
@@ -322,6 +321,12 @@ _LACKS = {
     "descan": "only a far field can be shifted",
 }
 """Why a part may be missing, as the end of a sentence."""
+
+
+def _read(recipe: Reconstruct) -> Scan4D:
+    if recipe.read is None:
+        return formats.read(recipe.there())
+    return formats.read(recipe.there(), format=recipe.read.name, knobs=recipe.read.values)
 
 
 def _darkest(scan: Scan4D) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from phaseloom import plugins
 from phaseloom.data.scan import Scan4D
-from phaseloom.errors import BadInput, nearest
+from phaseloom.errors import BadInput, BadPlugin, nearest
 
 __all__ = ["cxi", "hdf5", "mat", "native", "npy", "npz", "raw", "tif", "zarr"]
 
@@ -98,6 +98,7 @@ def read(
 
     Raises:
         BadInput: what does not fit, in one sentence.
+        BadPlugin: a plugin fails, or gives no scan.
 
     Example:
         >>> import numpy as np
@@ -111,7 +112,19 @@ def read(
     path = stored(path)
     name = guess(path) if format == "auto" else format
     reader = _reader(name)
-    chosen = {**_sidecar(path, reader), **_parsed(knobs or {}, reader, path.name, strict=False)}
+    if name in __all__:
+        return _scan(path, reader, knobs or {})
+    with plugins.trusted(__name__, name):
+        scan = _scan(path, reader, knobs or {})
+    if not isinstance(scan, Scan4D):
+        fix = f"gave {type(scan).__name__}, which is no Scan4D: tell its author, or name another"
+        raise BadPlugin(plugins.place(__name__, name), None, fix)
+    return scan
+
+
+def _scan(path: Path, reader: Callable[..., Scan4D], knobs: Mapping[str, object]) -> Scan4D:
+    """What a reader makes of a file, with knobs from beside it and those given."""
+    chosen = {**_sidecar(path, reader), **_parsed(knobs, reader, path.name, strict=False)}
     signature = inspect.signature(reader).parameters.values()
     for knob in signature:
         if knob.kind is knob.KEYWORD_ONLY and knob.default is knob.empty and knob.name not in chosen:

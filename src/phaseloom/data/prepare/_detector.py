@@ -158,7 +158,8 @@ def transpose(scan: Scan4D, /) -> Scan4D:
     geometry = scan.geometry.transposed()
     probe = None if scan.probe is None else _swapped(scan.probe)
     larger = None if scan.modelled is None else scan.modelled.transposed()
-    return replace(through(replace(scan, modelled=None), _swapped, geometry), probe=probe, modelled=larger)
+    bare = replace(scan, modelled=None, probe=None)
+    return replace(through(bare, _swapped, geometry), probe=probe, modelled=larger)
 
 
 def center(scan: Scan4D, /) -> Scan4D:
