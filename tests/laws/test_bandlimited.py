@@ -235,6 +235,23 @@ def test_the_spectral_start_is_the_leading_eigenvector():
         spectral(Ptychography.of(scan), counts, index)
 
 
+def test_the_spectral_start_is_that_of_the_detector_at_hand():
+    scan = scanned((9, 8), PLACES[:2])
+    model = experiment(scan, (4, 3), modes=2)
+    counts = torch.rand(2, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
+    index = torch.arange(2)
+
+    def agreement(start):
+        with torch.no_grad():
+            model.object.put(start / start.norm())
+            return (counts * model(index)).sum().item()
+
+    points = spectral(model, counts, index, steps=300)
+    model.detector = detectors.counting(scan, area=True).double()
+    areas = spectral(model, counts, index, steps=300)
+    assert agreement(areas) > agreement(points) * (1 + 1e-4)
+
+
 def test_its_cell_holds_the_area_of_its_own_pixels():
     room = scans.Canvas((40, 40), (16, 16), (1.0, 2.0), (0.0, 0.0))
     assert objects.pixels(room).cell == 2.0

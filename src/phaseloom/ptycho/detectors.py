@@ -76,13 +76,17 @@ class Detector(nn.Module):
         occupancy: Float[Tensor, " state"] | None = None,
     ) -> Float[Tensor, "b y x"]:
         """Expected counts of a batch."""
-        wave = wave if self.ewald is None else self.ewald(wave)
-        seen = collected(wave, occupancy, near=self.near) if self.area else intensity(wave, occupancy)
-        if self.sight is not None:
-            seen = self.sight(seen)
         weight = self.weights[index, None, None]
-        expected = weight * seen * self.flat + self.background()
+        expected = weight * self.seen(wave, occupancy) * self.flat + self.background()
         return expected if math.isinf(self.most) else expected.clamp(max=self.most)
+
+    def seen(
+        self, wave: Complex[Tensor, "b *state mode v u"], occupancy: Float[Tensor, " state"] | None = None
+    ) -> Float[Tensor, "b y x"]:
+        """What the detector's pixels collect, before efficiency, weight and background."""
+        wave = wave if self.ewald is None else self.ewald(wave)
+        pattern = collected(wave, occupancy, near=self.near) if self.area else intensity(wave, occupancy)
+        return pattern if self.sight is None else self.sight(pattern)
 
     def misfit(
         self,

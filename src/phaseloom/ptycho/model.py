@@ -117,8 +117,18 @@ class Ptychography(nn.Module):
         if self.plain():
             kernels = [one[:, 0] if one.ndim == 5 else one for one in self.propagator.flights(index)]
             return far_waves(self.probe.modes(), rest, self.object.mosaic(place), kernels, light=self.light)
+        return self.through(self.object(place), place, rest, index)
+
+    def through(
+        self,
+        slices: Complex[Tensor, "b state slice v u"],
+        place: Int[Tensor, "b 2"],
+        rest: Float[Tensor, "b 2"],
+        index: Int[Tensor, " b"],
+    ) -> Complex[Tensor, "b state mode y x"]:
+        """Waves on the detector behind windows of any object, at the places of an index."""
         way = None if self.heights is None else self.heights(index)
-        slices = seen = self.object(place)
+        seen = slices
         if self.heights is not None:
             seen, rest = self.heights.seen(slices, rest, index)
         wave = self.probe(rest, way, index)[:, None]

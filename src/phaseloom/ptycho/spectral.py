@@ -5,7 +5,6 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.detect import intensity
 from phaseloom.physics.patches import gather
 from phaseloom.ptycho.bandlimited import BandlimitedObject, resampled
 from phaseloom.ptycho.model import Ptychography
@@ -79,10 +78,8 @@ def _turned(model: Ptychography, wave: Tensor, weight: Tensor, index: Tensor) ->
 def _seen(model: Ptychography, wave: Tensor, index: Tensor, share: Tensor | None = None) -> Tensor:
     """Expected counts above the background of an object of coarse pixels."""
     place, rest = model.scan(index)
-    way = None if model.heights is None else model.heights(index)
     slices = gather(resampled(wave, model.object.canvas.shape), place, model.object.window)
-    far = model.propagator(model.probe(rest, way, index)[:, None], slices, rest, index, way)
-    pattern = intensity(far, model.object.occupancy if share is None else share)
+    far = model.through(slices, place, rest, index)
     detector = model.detector
-    pattern = pattern if detector.sight is None else detector.sight(pattern)
+    pattern = detector.seen(far, model.object.occupancy if share is None else share)
     return detector.weights[index, None, None].detach() * pattern * detector.flat
