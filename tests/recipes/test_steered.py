@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import phaseloom as pl
-from phaseloom import cli
+from phaseloom.cli import reconstruct as cli
 from phaseloom.recipes.halves import halves
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct

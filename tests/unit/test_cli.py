@@ -201,7 +201,7 @@ def test_ctrl_c_while_reading_is_no_traceback(scan, monkeypatch, capsys):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_recipe", interrupted)
+    monkeypatch.setattr(cli.reconstruct, "recipe_of", interrupted)
     monkeypatch.setattr(sys, "argv", ["phaseloom", "check", str(scan)])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -1,39 +1,18 @@
-"""The command line: one verb for each recipe, and verbs that look. Everything heavy is imported late."""
+"""Verbs of reconstructions, and verbs that look."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from phaseloom.cli.command import app
+from phaseloom.cli.files import DataFile, Set, drawable, folder, foreign, recipe_of
 from phaseloom.errors import BadInput
 
-__all__ = ["app", "main"]
+__all__ = ["run"]
 
-app = typer.Typer(
-    name="phaseloom",
-    help="From diffraction patterns to phase images. Start with `phaseloom look FILE`, "
-    "then `phaseloom reconstruct FILE`.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-DataFile = Annotated[
-    Path,
-    typer.Argument(
-        help="data (.cxi .h5 .npz .npy .raw .mat .tif .zarr), run.yaml of ours or of PtyRAD, or result.h5"
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", metavar="PATH=VALUE", help="change a setting, e.g. probe.focused.defocus='9 nm'"
-    ),
-]
+_MARK = {"good": "ok  ", "note": "    ", "warn": "WARN", "bad": "BAD "}
 
 
 @app.command()
@@ -51,10 +30,10 @@ def look(
     from phaseloom import plot
     from phaseloom.data.inspect import inspect
 
-    target = _drawable(picture or Path(f"{file.stem}.look.png"))
+    target = drawable(picture or Path(f"{file.stem}.look.png"))
     if not settings and file.suffix in (".h5", ".hdf5") and _told_of_result(file, target):
         return
-    scan = _recipe(file, settings).scan()
+    scan = recipe_of(file, settings).scan()
     findings = inspect(scan)
     for finding in findings:
         typer.echo(f"{_MARK[finding.level]} {finding.name:22s} {finding.value}")
@@ -69,7 +48,7 @@ def check(file: DataFile, settings: Set = None) -> None:
     """Read a parameter file and its data, and say what a run would need, without running it."""
     from phaseloom.recipes.check import outlook
 
-    seen = outlook(_recipe(file, settings))
+    seen = outlook(recipe_of(file, settings))
     for name, value in seen.lines.items():
         typer.echo(f"{name:28s} {value}")
     for line in seen.warnings:
@@ -98,13 +77,13 @@ def reconstruct(
             raise BadInput("reconstruct", " ".join(settings or [str(out)]), fix)
         job = Job.resume(file)
     else:
-        recipe = _recipe(file, settings)
+        recipe = recipe_of(file, settings)
         typer.echo(
             f"reading {recipe.there()}" + ("" if recipe.start.name == "none" else " and finding the start")
         )
         if halves:
             splittable(recipe.scan())
-        job = Job.begin(recipe, _folder(out, recipe.title or recipe.file.stem))
+        job = Job.begin(recipe, folder(out, recipe.title or recipe.file.stem))
     run(job, quiet=quiet, halves=halves)
 
 
@@ -118,13 +97,13 @@ def convert(
     from phaseloom.recipes.reconstruct import Reconstruct
     from phaseloom.spec import to_yaml
 
-    foreign = _foreign(file)
-    if foreign is None:
+    tree = foreign(file)
+    if tree is None:
         raise BadInput(str(file), None, "is no parameter file of PtyRAD: there is nothing to convert")
     if out.exists():
         raise BadInput("--out", str(out), "exists already: name another file")
     with whole(out) as short:
-        short.write_text(to_yaml(Reconstruct.of(foreign).given()), encoding="utf-8")
+        short.write_text(to_yaml(Reconstruct.of(tree).given()), encoding="utf-8")
     typer.echo(f"written: {out}\nrun it with: phaseloom reconstruct {out}")
 
 
@@ -137,7 +116,7 @@ def compare(
     """Compare two results: resolution by ring correlation, phase difference, settings that differ."""
     from phaseloom.recipes.compare import compare as compared
 
-    for line in compared(first, second, _drawable(picture)):
+    for line in compared(first, second, drawable(picture)):
         typer.echo(line)
 
 
@@ -256,126 +235,6 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
     return said
 
 
-def main() -> None:
-    """Entry point: a mistake ends in one sentence and exit code 2, or 1 for a plugin's; no traceback."""
-    with _sentences():
-        sys.exit(app(standalone_mode=False) or 0)
-
-
-_USAGE: Any = typer.BadParameter.__base__
-"""What Typer raises when a command line is not understood, wherever it keeps it."""
-
-_MARK = {"good": "ok  ", "note": "    ", "warn": "WARN", "bad": "BAD "}
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    try:
-        yield
-    except BadInput as problem:
-        sys.stderr.write(f"phaseloom: {problem}\n")
-        sys.exit(problem.code)
-    except _USAGE as problem:
-        _explain(problem)
-        sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("phaseloom: interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
-    except OSError as problem:
-        sys.stderr.write(f"phaseloom: {problem.filename or 'file'}: {problem.strerror or problem}\n")
-        sys.exit(2)
-
-
-def _explain(problem: Any) -> None:
-    """Say what was wrong with a command line; without any words, show the help."""
-    if len(sys.argv) < 2:
-        problem.show()
-        return
-    command = problem.ctx.command_path if problem.ctx else "phaseloom"
-    sys.stderr.write(f"phaseloom: {' '.join(problem.format_message().split())} See {command} --help\n")
-
-
-def _drawable(path: Path) -> Path:
-    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg", ".tif"):
-        raise BadInput(
-            "--picture", path.name, "has no ending of a picture: use .png, .pdf, .svg, .jpg or .tif"
-        )
-    return path
-
-
-def _recipe(file: Path, settings: list[str] | None) -> Any:
-    from phaseloom.recipes.reconstruct import Reconstruct
-
-    foreign = _foreign(file)
-    if foreign is None:
-        return Reconstruct.from_path(file, _settings(settings or []))
-    recipe = Reconstruct.of(foreign)
-    return recipe.put(_settings(settings)) if settings else recipe
-
-
-def _foreign(file: Path) -> dict[str, Any] | None:
-    """The tree of a parameter file of PtyRAD in our words, its notes told; ``None`` for one of ours."""
-    if file.suffix not in (".yaml", ".yml", ".toml", ".json", ".py"):
-        return None
-    from phaseloom.compat import ptyrad
-
-    try:
-        tree = ptyrad.load(file)
-    except BadInput:
-        if file.suffix in (".yaml", ".yml"):
-            return None  # ours, and its own reader has the better words
-        raise
-    if not ptyrad.is_ptyrad(tree):
-        return None
-    ours, notes = ptyrad.translated(tree, file.parent)
-    typer.echo(
-        f"{file.name} is a parameter file of PtyRAD; what differs here:" if notes else f"{file.name}: PtyRAD"
-    )
-    for note in notes:
-        typer.echo(f"  - {note}")
-    return ours
-
-
-def _settings(given: list[str]) -> dict[str, Any]:
-    """``path=value`` pairs, the value read as YAML."""
-    import yaml
-
-    out = {}
-    for text in given:
-        path, equals, value = text.partition("=")
-        if not equals or not path.strip():
-            raise BadInput("--set", text, "is not PATH=VALUE, e.g. --set epochs=30")
-        try:
-            out[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            if ": " not in value and value[:1] not in "{[":
-                out[path.strip()] = value
-                continue
-            raise BadInput(
-                f"--set {path}", value, "is not a value that YAML can read: check quotes and braces"
-            ) from None
-    return out
-
-
-def _folder(out: Path | None, name: str) -> Path:
-    """A new run folder; an existing one is never written into."""
-    import datetime
-    import re
-
-    if out is not None:
-        if out.is_file() or (out / "run.yaml").exists():
-            fix = "exists already: name a new folder, or use --resume to go on with it"
-            raise BadInput("--out", str(out), fix)
-        return out
-    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:40]}"
-    folder, number = Path("runs") / stem, 2
-    while folder.exists():
-        folder, number = Path("runs") / f"{stem}-{number}", number + 1
-    return folder
-
-
 def _doubts(job: Any) -> list[str]:
     """What `check` would warn of, before any time is spent."""
     from phaseloom.recipes import foresight
@@ -414,7 +273,3 @@ def _start_lines(job: Any) -> list[str]:
             f"  the patterns had to be {found.orientation} against the positions: check the file's axes"
         )
     return lines
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,61 @@
+"""The command itself, and how it ends: in one sentence when something was wrong."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from phaseloom.errors import BadInput
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="phaseloom",
+    help="From diffraction patterns to phase images. Start with `phaseloom look FILE`, "
+    "then `phaseloom reconstruct FILE`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Entry point: a mistake ends in one sentence and exit code 2, or 1 for a plugin's; no traceback."""
+    with _sentences():
+        sys.exit(app(standalone_mode=False) or 0)
+
+
+_USAGE: Any = typer.BadParameter.__base__
+"""What Typer raises when a command line is not understood, wherever it keeps it."""
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    try:
+        yield
+    except BadInput as problem:
+        sys.stderr.write(f"phaseloom: {problem}\n")
+        sys.exit(problem.code)
+    except _USAGE as problem:
+        _explain(problem)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("phaseloom: interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    except OSError as problem:
+        sys.stderr.write(f"phaseloom: {problem.filename or 'file'}: {problem.strerror or problem}\n")
+        sys.exit(2)
+
+
+def _explain(problem: Any) -> None:
+    """Say what was wrong with a command line; without any words, show the help."""
+    if len(sys.argv) < 2:
+        problem.show()
+        return
+    command = problem.ctx.command_path if problem.ctx else "phaseloom"
+    sys.stderr.write(f"phaseloom: {' '.join(problem.format_message().split())} See {command} --help\n")

@@ -1,0 +1,104 @@
+"""What verbs are given: files, settings, folders to write to."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from phaseloom.errors import BadInput
+
+__all__ = ["DataFile", "Set", "drawable", "folder", "foreign", "recipe_of", "settings_of"]
+
+DataFile = Annotated[
+    Path,
+    typer.Argument(
+        help="data (.cxi .h5 .npz .npy .raw .mat .tif .zarr), run.yaml of ours or of PtyRAD, or result.h5"
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="PATH=VALUE", help="change a setting, e.g. probe.focused.defocus='9 nm'"
+    ),
+]
+
+
+def drawable(path: Path) -> Path:
+    """The name of a picture, refused where it is none."""
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg", ".tif"):
+        raise BadInput(
+            "--picture", path.name, "has no ending of a picture: use .png, .pdf, .svg, .jpg or .tif"
+        )
+    return path
+
+
+def recipe_of(file: Path, settings: list[str] | None) -> Any:
+    """The recipe of a reconstruction from what a verb was given."""
+    from phaseloom.recipes.reconstruct import Reconstruct
+
+    tree = foreign(file)
+    if tree is None:
+        return Reconstruct.from_path(file, settings_of(settings or []))
+    recipe = Reconstruct.of(tree)
+    return recipe.put(settings_of(settings)) if settings else recipe
+
+
+def foreign(file: Path) -> dict[str, Any] | None:
+    """The tree of a parameter file of PtyRAD in our words, its notes told; ``None`` for one of ours."""
+    if file.suffix not in (".yaml", ".yml", ".toml", ".json", ".py"):
+        return None
+    from phaseloom.compat import ptyrad
+
+    try:
+        tree = ptyrad.load(file)
+    except BadInput:
+        if file.suffix in (".yaml", ".yml"):
+            return None  # ours, and its own reader has the better words
+        raise
+    if not ptyrad.is_ptyrad(tree):
+        return None
+    ours, notes = ptyrad.translated(tree, file.parent)
+    typer.echo(
+        f"{file.name} is a parameter file of PtyRAD; what differs here:" if notes else f"{file.name}: PtyRAD"
+    )
+    for note in notes:
+        typer.echo(f"  - {note}")
+    return ours
+
+
+def settings_of(given: list[str]) -> dict[str, Any]:
+    """``path=value`` pairs, the value read as YAML."""
+    import yaml
+
+    out = {}
+    for text in given:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise BadInput("--set", text, "is not PATH=VALUE, e.g. --set epochs=30")
+        try:
+            out[path.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            if ": " not in value and value[:1] not in "{[":
+                out[path.strip()] = value
+                continue
+            raise BadInput(
+                f"--set {path}", value, "is not a value that YAML can read: check quotes and braces"
+            ) from None
+    return out
+
+
+def folder(out: Path | None, name: str) -> Path:
+    """A new run folder; an existing one is never written into."""
+    import datetime
+    import re
+
+    if out is not None:
+        if out.is_file() or (out / "run.yaml").exists():
+            fix = "exists already: name a new folder, or use --resume to go on with it"
+            raise BadInput("--out", str(out), fix)
+        return out
+    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:40]}"
+    folder, number = Path("runs") / stem, 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{stem}-{number}", number + 1
+    return folder
