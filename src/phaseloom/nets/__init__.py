@@ -1,0 +1,9 @@
+"""Networks that read phases out of diffraction patterns: builders name the sizes.
+
+* `phaseloom.nets.recovery`: the patterns of a window of a scan become a patch of the phase;
+* `phaseloom.nets.stitching`: the patches of a scan become one image;
+* `phaseloom.nets.endtoend`: both, trained together;
+* `phaseloom.nets.pretrained`: weights of others, and files of ours.
+"""
+
+__all__ = ["endtoend", "layers", "linear", "pretrained", "recovery", "stitching", "tiny"]

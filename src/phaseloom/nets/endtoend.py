@@ -1,0 +1,77 @@
+"""Step three: a scan to an image, each of its patterns embedded once."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from phaseloom.errors import BadInput
+from phaseloom.nets.pretrained import Recipe
+from phaseloom.nets.recovery import PIXELS, PatchRecoveryNet, extent
+from phaseloom.nets.stitching import PhaseStitchingNet, windows
+
+__all__ = ["EndToEnd"]
+
+
+class EndToEnd(nn.Module):
+    """The patterns of a scan to its phase: windows overlap, but patterns are embedded once for all of them.
+
+    A scan of ``rows x cols`` probes has an image of ``5 (rows - 1) + 11`` by ``5 (cols - 1) + 11`` pixels;
+    its first probe is at pixel (5, 5).
+
+    Args:
+        recovery: patterns of a window to a patch.
+        stitching: patches to an image.
+        stride: probes from a window to the next.
+        chunk: windows that are recovered at a time, to save memory.
+
+    Example:
+        >>> from phaseloom.nets import recovery, stitching
+        >>> part = recovery.small(window=3, width=16, depth=1, heads=2, channels=4)
+        >>> net = EndToEnd(part, stitching.overlap(), stride=2)
+        >>> net(torch.zeros(1, 5, 4, 24, 24), torch.zeros(1, 8)).shape
+        torch.Size([1, 31, 26])
+    """
+
+    recipe: Recipe
+
+    def __init__(
+        self, recovery: PatchRecoveryNet, stitching: PhaseStitchingNet, *, stride: int = 9, chunk: int = 256
+    ):
+        super().__init__()
+        if chunk < 1:
+            raise BadInput("nets: chunk", chunk, "is no number of windows: choose one or more")
+        self.recovery, self.stitching, self.stride, self.chunk = recovery, stitching, stride, chunk
+        parts = {"recovery": recovery.recipe, "stitching": stitching.recipe}
+        self.recipe = (__name__, "EndToEnd", {**parts, "stride": stride, "chunk": chunk})
+
+    def patches(
+        self, patterns: Float[Tensor, "b rows cols y x"], optics: Float[Tensor, "b 8"], /
+    ) -> tuple[Float[Tensor, "b k v v"], Float[Tensor, "b k 2"]]:
+        """What step one makes of a scan: its patches, and their places on the image, pixels.
+
+        Args:
+            patterns: fractions of the incident beam.
+            optics: what the probe and the dose are, as numbers of order one.
+
+        Raises:
+            BadInput: a scan smaller than a window.
+        """
+        net, n = self.recovery, self.recovery.window
+        rows, cols = patterns.shape[1:3]
+        first = windows(rows, cols, n, self.stride)
+        tokens = net.embed(patterns)
+        cut = torch.stack([tokens[:, row : row + n, col : col + n] for row, col in first], 1).flatten(0, 1)
+        corner = torch.tensor(first, dtype=torch.float32, device=patterns.device)
+        places = corner.expand(len(patterns), -1, -1)
+        told = optics.repeat_interleave(len(first), 0), places.flatten(0, 1) * net.step
+        parts = zip(*(part.split(self.chunk) for part in (cut, *told)), strict=True)
+        recovered = torch.cat([net.recover(some, one, where) for some, one, where in parts])
+        return recovered.unflatten(0, (len(patterns), len(first))), places * PIXELS
+
+    def forward(
+        self, patterns: Float[Tensor, "b rows cols y x"], optics: Float[Tensor, "b 8"]
+    ) -> Float[Tensor, "b v u"]:
+        """Recover and stitch; arguments and errors as of `patches`."""
+        patches, places = self.patches(patterns, optics)
+        rows, cols = patterns.shape[1:3]
+        return self.stitching(patches, places[:1], (extent(rows), extent(cols)))

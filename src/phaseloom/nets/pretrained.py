@@ -1,0 +1,327 @@
+"""Weights: those of others to start from, and files of ours that are read without running their code.
+
+A file of ours is a safetensors file whose metadata hold, as JSON, the call that built the network, so that
+`load` builds it again before it fills it. Nothing is unpickled, and nothing is fetched from anywhere unless
+its name was given.
+"""
+
+import functools
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+
+from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.files import whole
+
+__all__ = ["Recipe", "blocks", "card", "load", "recorded", "residual", "save", "transformer"]
+
+Recipe = tuple[str, str, dict[str, Any]]
+"""The call that built a network: its room, the name of the builder and its knobs."""
+
+FILE = "net.safetensors"
+"""Name of the file where a folder is given."""
+
+STARTS = ("resnet", "vit")
+"""Knobs that name weights to start from: a file of ours holds what has become of them."""
+
+FIRST = "embedder.embedder.convolution.weight"
+
+Knobs = ParamSpec("Knobs")
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def recorded(builder: Callable[Knobs, Net], /) -> Callable[Knobs, Net]:
+    """A builder that writes its call on the network, as ``recipe``, and draws weights from its ``seed``.
+
+    The process's own random numbers go on as if none had been drawn.
+
+    Example:
+        >>> @recorded
+        ... def line(*, width: int = 2, seed: int = 0):
+        ...     return torch.nn.Linear(width, 1)
+        >>> line(width=3).recipe[1:], bool((line().weight == line().weight).all())
+        (('line', {'width': 3, 'seed': 0}), True)
+    """
+
+    @functools.wraps(builder)
+    def build(*args: Knobs.args, **knobs: Knobs.kwargs) -> Net:
+        call = inspect.signature(builder).bind(*args, **knobs)
+        call.apply_defaults()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(call.arguments.get("seed", 0))
+            net = builder(*call.args, **call.kwargs)
+        net.recipe = (builder.__module__, builder.__name__, dict(call.arguments))  # type: ignore[assignment]
+        return net
+
+    return build
+
+
+def residual(
+    name: str | None,
+    /,
+    *,
+    widths: tuple[int, ...] = (64, 128, 256, 512),
+    depths: tuple[int, ...] = (3, 4, 6, 3),
+) -> nn.Module:
+    """A ResNet of basic blocks for images of one channel, ResNet34 unless said otherwise.
+
+    Weights for three channels are summed over them, so that a grey image gives what it gave in colour.
+
+    Args:
+        name: a local directory or a hub name, or none for random weights.
+        widths: channels of its stages.
+        depths: blocks of its stages.
+
+    Raises:
+        BadInput: weights that cannot be had, or of another network.
+        MissingExtra: without transformers.
+    """
+    hub = _transformers("nets: a ResNet")
+    config = hub.ResNetConfig(
+        num_channels=1,
+        embedding_size=widths[0],
+        hidden_sizes=list(widths),
+        depths=list(depths),
+        layer_type="basic",
+    )
+    net = hub.ResNetModel(config)
+    if name is None:
+        return net
+    state = _fetched(hub.ResNetModel, name, "nets: resnet").state_dict()
+    if FIRST in state:
+        state[FIRST] = state[FIRST].sum(1, keepdim=True)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as problem:
+        fix = (
+            f"is not a ResNet of basic blocks, {list(depths)} of them with {list(widths)} channels: pass one"
+        )
+        raise BadInput("nets: resnet", name, f"{fix}, or none") from problem
+    return net
+
+
+def transformer(
+    name: str | None, /, *, window: int = 14, width: int = 768, depth: int = 12, heads: int = 12
+) -> nn.Module:
+    """A vision transformer, ViT-B for 14 x 14 tokens and one more unless said otherwise.
+
+    Args:
+        name: a local directory or a hub name, or none for random weights.
+        window: tokens along an edge.
+        width: channels of a token.
+        depth: blocks.
+        heads: of each block.
+
+    Raises:
+        BadInput: weights that cannot be had, or of another network.
+        MissingExtra: without transformers.
+    """
+    hub = _transformers("nets: a vision transformer")
+    if name is None:
+        config = hub.ViTConfig(
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            image_size=16 * window,
+        )
+        return hub.ViTModel(config, add_pooling_layer=False)
+    net = _fetched(hub.ViTModel, name, "nets: vit", add_pooling_layer=False)
+    found = (*net.embeddings.position_embeddings.shape[1:], len(blocks(net)), net.config.num_attention_heads)
+    if found != (window**2 + 1, width, depth, heads):
+        wanted = _sizes((window**2 + 1, width, depth, heads))
+        raise BadInput("nets: vit", name, f"has {_sizes(found)}, not {wanted}: pass one that has, or none")
+    return net
+
+
+def blocks(vit: nn.Module, /) -> nn.ModuleList:
+    """The blocks of a vision transformer, wherever its version of transformers keeps them."""
+    found = getattr(vit, "layers", None)
+    return vit.encoder.layer if found is None else found  # type: ignore[union-attr, return-value]
+
+
+def save(net: nn.Module, path: Path | str, content: dict[str, Any] | None = None, /) -> Path:
+    """Write a network: its weights and the call that built it.
+
+    Args:
+        net: with a ``recipe``, as builders of `phaseloom.nets` leave it.
+        path: a ``.safetensors`` file, or a folder for one.
+        content: of its card: what it was trained on, what it reached. Anything that JSON can say.
+
+    Returns:
+        The file.
+
+    Raises:
+        BadInput: a network that no builder made.
+        MissingExtra: without safetensors.
+
+    Example:
+        >>> from phaseloom.nets.stitching import overlap
+        >>> file = save(overlap(weight="flat"), "stitch.safetensors", {"step": "2 A"})
+        >>> load(file).recipe[2], card(file)["step"]
+        ({'weight': 'flat'}, '2 A')
+    """
+    _safetensors()
+    from safetensors.torch import save_file
+
+    recipe = getattr(net, "recipe", None)
+    if not isinstance(recipe, tuple):
+        raise BadInput("nets: save", type(net).__name__, "has no recipe: make it with a builder of nets")
+    said = {**_told(recipe), "card": dict(content or {}), "torch": torch.__version__}
+    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    weights = {name: value.clone() for name, value in weights.items()}
+    with whole(_file(path)) as short:
+        save_file(weights, short, metadata={"phaseloom": json.dumps(said)})
+    return _file(path)
+
+
+def load(path: Path | str, /) -> nn.Module:
+    """The network of a file, as it was saved, on the CPU and in evaluation mode.
+
+    Args:
+        path: the file, or its folder.
+
+    Raises:
+        BadInput: a file that is missing, damaged or not of ours.
+        MissingExtra: without safetensors.
+    """
+    said, weights = _read(Path(path), weights=True)
+    net = _built(said, str(path))
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as problem:
+        fix = "does not fit the network that it names: it was written by another version of phaseloom or"
+        raise BadInput("nets: load", str(path), f"{fix} transformers, train it again or go back") from problem
+    return net.eval()
+
+
+def card(path: Path | str, /) -> dict[str, Any]:
+    """What was written on the card of a file; errors as of `load`."""
+    return _read(Path(path), weights=False)[0]["card"]
+
+
+def _sizes(found: tuple[int, ...]) -> str:
+    return "{} places, width {}, {} blocks, {} heads".format(*found)
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON says it; a knob may be a recipe of its own."""
+    room, name, knobs = recipe
+    parts = {key for key, value in knobs.items() if isinstance(value, tuple) and isinstance(value[-1], dict)}
+    plain = {key: _told(value) if key in parts else value for key, value in knobs.items()}
+    return {"room": room, "builder": name, "knobs": plain}
+
+
+def _built(said: dict[str, Any], path: str) -> nn.Module:
+    room, name = str(said.get("room")), str(said.get("builder"))
+    foreign = BadInput("nets: load", path, f"names {room}.{name}, which is no builder of this version")
+    if not re.fullmatch(r"phaseloom\.nets\.(?!pretrained)[a-z_]+", room):
+        raise foreign
+    try:
+        module = importlib.import_module(room)
+    except ModuleNotFoundError as problem:
+        raise foreign from problem
+    if name not in module.__all__:
+        raise foreign
+    knobs = {key: _knob(key, value, path) for key, value in said["knobs"].items()}
+    try:
+        return getattr(module, name)(**knobs)
+    except TypeError as problem:
+        raise foreign from problem
+
+
+def _knob(name: str, value: Any, path: str) -> Any:
+    if name in STARTS:
+        return None
+    return _built(value, path) if isinstance(value, dict) and "builder" in value else value
+
+
+def _read(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a file says of itself, and its tensors."""
+    _safetensors()
+    from safetensors import SafetensorError, safe_open
+
+    file = _file(path)
+    if not file.is_file():
+        raise BadInput("nets: load", str(file), "does not exist")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get("phaseloom", "")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()} if weights else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as problem:
+        fix = "is damaged, or no file of weights: pass one that phaseloom has saved"
+        raise BadInput("nets: load", str(file), fix) from problem
+    said = _said(text)
+    if said is None:
+        fix = "does not say how its network is built: pass one that phaseloom has saved"
+        raise BadInput("nets: load", str(file), fix)
+    return said, tensors
+
+
+def _said(text: str) -> dict[str, Any] | None:
+    """What metadata say, if that is all that must be said."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return None
+    kinds = {"room": str, "builder": str, "knobs": dict, "card": dict}
+    complete = isinstance(said, dict) and all(isinstance(said.get(key), kind) for key, kind in kinds.items())
+    return said if complete else None
+
+
+def _file(path: Path | str) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path / FILE
+
+
+def _safetensors() -> None:
+    try:
+        import safetensors  # noqa: F401
+    except ModuleNotFoundError as problem:
+        raise MissingExtra("nets: weights in files", "safetensors", "learn") from problem
+
+
+def _transformers(feature: str) -> Any:
+    try:
+        import transformers
+    except ModuleNotFoundError as problem:
+        raise MissingExtra(feature, "transformers", "learn") from problem
+    return transformers
+
+
+def _fetched(kind: Any, name: str, place: str, **knobs: Any) -> Any:
+    """A network with weights of others, all of them found."""
+    from safetensors import SafetensorError
+
+    local, options = Path(name).is_dir(), {"use_safetensors": True, "output_loading_info": True}
+    try:
+        with _quiet():
+            net, report = kind.from_pretrained(name, local_files_only=local, **options, **knobs)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
+        raise BadInput(place, name, "cannot be loaded: pass a local directory, or none") from problem
+    if report["missing_keys"]:
+        fix = f"lacks {sorted(report['missing_keys'])[0]}: pass a directory of such a network, or none"
+        raise BadInput(place, name, fix)
+    return net
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars from a library inside of ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
