@@ -1,0 +1,174 @@
+"""The best linear estimate: each step of the image from the patterns around it, solved in closed form."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from phaseloom.errors import BadInput
+from phaseloom.nets.layers import Intake
+from phaseloom.nets.pretrained import Recipe, recorded
+from phaseloom.nets.recovery import PIXELS
+
+__all__ = ["LinearRecovery", "linear"]
+
+NEAR = 3
+"""Patterns along an edge of the neighbourhood that an estimate is made of."""
+
+CLEAN = 1.0
+"""The last of the optics' numbers, log10(dose / 1e4) / 3, of patterns without counting noise."""
+
+
+class Components(nn.Module):
+    """Patterns to their leading principal components: amplitudes less their mean, on a basis.
+
+    Attributes:
+        intake: to amplitudes.
+        basis: ``(component, y * x)``, orthonormal rows.
+    """
+
+    def __init__(self, patterns: int, components: int):
+        super().__init__()
+        if not 1 <= components <= patterns**2:
+            raise BadInput(
+                "nets: components", components, f"must be 1 to the {patterns**2} pixels of a pattern"
+            )
+        self.intake = Intake(patterns)
+        self.basis = nn.Parameter(torch.zeros(components, patterns**2))
+
+    def forward(self, patterns: Float[Tensor, "b rows cols y x"]) -> Float[Tensor, "b k rows cols"]:
+        """Project, and leave the components where convolutions want channels."""
+        return (self.intake(patterns).flatten(-2) @ self.basis.T).movedim(-1, 1)
+
+    @torch.no_grad()
+    def calibrate(self, patterns: Float[Tensor, "*batch y x"]) -> None:
+        """Take mean and basis from patterns such as will come."""
+        self.intake.calibrate(patterns)
+        self.intake.spread.fill_(1.0)
+        rows = self.intake(patterns).reshape(-1, self.basis.shape[1])
+        _, vectors = torch.linalg.eigh((rows.T @ rows).double())
+        self.basis.copy_(vectors[:, -len(self.basis) :].flip(1).T)
+
+
+class LinearRecovery(nn.Module):
+    """Phase of a scan as a linear function of the amplitudes of its patterns, one function for each dose.
+
+    Between the doses that it was fitted for, coefficients are interpolated over the logarithm of the dose.
+
+    Attributes:
+        components: of a pattern, shared by all doses.
+        weight: ``(dose, 25, 1 + component * 9)`` coefficients of the pixels of a step, the constant first.
+        doses: what optics hold for the dose at each of them, ascending.
+        recipe: the call that built it.
+    """
+
+    recipe: Recipe
+    doses: Tensor
+
+    def __init__(self, patterns: int, components: int, doses: Sequence[float]):
+        super().__init__()
+        self.components = Components(patterns, components)
+        self.weight = nn.Parameter(torch.zeros(len(doses), PIXELS**2, 1 + components * NEAR**2))
+        self.register_buffer("doses", torch.tensor(list(doses)))
+
+    def forward(
+        self, patterns: Float[Tensor, "b rows cols y x"], optics: Float[Tensor, "b 8"]
+    ) -> Float[Tensor, "b v u"]:
+        """The image of each scan, radian, but for a constant."""
+        features = _surrounded(self.components(patterns), NEAR // 2)
+        tokens = self._of(optics[:, -1]) @ features
+        rows, columns = (n + 2 for n in patterns.shape[1:3])
+        return drawn(tokens.unflatten(-1, (rows, columns)))
+
+    def _of(self, dose: Float[Tensor, " b"]) -> Float[Tensor, "b 25 n"]:
+        """Coefficients at doses."""
+        if len(self.doses) == 1:
+            return self.weight.expand(len(dose), -1, -1)
+        upper = torch.searchsorted(self.doses, dose.contiguous()).clamp(1, len(self.doses) - 1)
+        low, high = self.doses[upper - 1], self.doses[upper]
+        share = ((dose - low) / (high - low)).clamp(0, 1)[:, None, None]
+        return (1 - share) * self.weight[upper - 1] + share * self.weight[upper]
+
+    @torch.no_grad()
+    def solve(
+        self,
+        number: int,
+        scans: Iterable[tuple[Float[Tensor, "b rows cols y x"], Float[Tensor, "b v u"]]],
+        /,
+        *,
+        ridge: float = 1e-6,
+    ) -> None:
+        """Fit the coefficients of one dose by least squares over the inner steps of scans.
+
+        Args:
+            number: of the dose.
+            scans: patterns at that dose, and their phases.
+            ridge: added to the normal equations, relative to their mean diagonal.
+        """
+        normal, right = 0.0, 0.0
+        for patterns, phase in scans:
+            features = _inner(self.components(patterns))
+            wanted = _steps(phase - phase.mean((1, 2), keepdim=True), patterns.shape[1:3])
+            normal = normal + (features.T @ features).double()
+            right = right + (features.T @ wanted).double()
+        if not isinstance(normal, Tensor) or not isinstance(right, Tensor):
+            raise BadInput("nets: linear", None, "has nothing to learn from: give it a scan at least")
+        level = ridge * normal.diagonal()[1:].mean()
+        damped = normal + level * torch.eye(len(normal), dtype=normal.dtype)
+        self.weight[number] = torch.linalg.solve(damped, right).T.float()
+
+
+def drawn(tokens: Float[Tensor, "b 25 rows cols"], /) -> Float[Tensor, "b v u"]:
+    """Tokens, one beyond each edge of the scan included, to the pixels that each of them owns.
+
+    Example:
+        >>> drawn(torch.zeros(1, 25, 16, 16)).shape
+        torch.Size([1, 76, 76])
+    """
+    return functional.pixel_shuffle(tokens, PIXELS)[:, 0, 2:-2, 2:-2]
+
+
+def _surrounded(features: Float[Tensor, "b k rows cols"], near: int) -> Float[Tensor, "b n t"]:
+    """A one and the components of the neighbours of every token, one token beyond the edges included."""
+    wide = functional.pad(features, (near + 1,) * 4, mode="replicate")
+    columns = functional.unfold(wide, 2 * near + 1)
+    return torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
+
+
+def _inner(features: Float[Tensor, "b k rows cols"]) -> Float[Tensor, "t n"]:
+    """The same for the tokens whose neighbours are all measured, as rows."""
+    columns = functional.unfold(features, NEAR).movedim(1, -1).flatten(0, 1)
+    return torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
+
+
+def _steps(phase: Float[Tensor, "b v u"], scan: Sequence[int]) -> Float[Tensor, "t 25"]:
+    """The pixels of the inner steps of images, as rows."""
+    edge = 3 + PIXELS * (NEAR // 2)
+    inner = phase[:, edge : edge + PIXELS * (scan[0] - 2), edge : edge + PIXELS * (scan[1] - 2)]
+    return functional.pixel_unshuffle(inner[:, None], PIXELS).movedim(1, -1).flatten(0, 2)
+
+
+@recorded
+def linear(
+    *,
+    patterns: int = 24,
+    components: int = 72,
+    doses: tuple[float, ...] = (-1 / 3, 0.0, 1 / 3, 2 / 3, CLEAN),
+) -> LinearRecovery:
+    """Ridge regression on principal components of nine patterns: a baseline that is solved in seconds.
+
+    Every larger network has to say what it gains over this one, for the same probe and dose.
+
+    Args:
+        patterns: pixels along an edge of a pattern.
+        components: kept of a pattern.
+        doses: ``log10(dose / 1e4) / 3`` of each fit, ascending.
+
+    Example:
+        >>> net = linear(components=4)
+        >>> net(torch.full((1, 5, 6, 24, 24), 1 / 576), torch.ones(1, 8)).shape
+        torch.Size([1, 31, 36])
+    """
+    return LinearRecovery(patterns, components, doses)
