@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data.experiment import Experiment, diffracted, transmitted
+from phaseloom.data.experiment import Experiment
+from phaseloom.data.simulated import diffracted, transmitted
 from phaseloom.data.specimens import Specimen
 from phaseloom.physics import atoms, optics
 

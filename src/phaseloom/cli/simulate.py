@@ -1,0 +1,110 @@
+"""The verb that simulates."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from phaseloom.cli.command import app
+from phaseloom.cli.files import Set, settings_of
+from phaseloom.errors import BadInput
+
+__all__ = ["simulate"]
+
+
+@app.command()
+def simulate(  # noqa: PLR0913 - a verb has as many options
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="a parameter file: specimen, microscope, count, seed; default: defaults"),
+    ] = None,
+    settings: Set = None,
+    *,
+    out: Annotated[Path, typer.Option(help="folder of the samples; one that was begun is gone on with")],
+    count: Annotated[int | None, typer.Option(help="samples")] = None,
+    first: Annotated[int | None, typer.Option(help="number of the first sample")] = None,
+    seed: Annotated[int | None, typer.Option(help="of everything that is drawn")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="ours: a file for each sample; seed: simulation_data1.h5 of 700 each")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="processes; default: every processor")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="address of a Dask scheduler whose workers see the folder, too")
+    ] = None,
+    start_id: Annotated[int | None, typer.Option("--start_id", hidden=True)] = None,
+    end_id: Annotated[int | None, typer.Option("--end_id", hidden=True)] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> None:
+    """Simulate scans of crystals with their true phases, to learn from and to be examined with.
+
+    A run that was stopped is gone on with by the same command; several machines may share a folder.
+    """
+    from phaseloom.recipes import simulate as protocol
+
+    first, count = _range(first, count, start_id, end_id)
+    given = {"first": first, "count": count, "seed": seed, "layout": layout}
+    changed = {name: value for name, value in given.items() if value is not None}
+    recipe = protocol.Simulate.from_path(file, settings_of(settings or []) | changed)
+    wanted, begun = protocol.missing(recipe, out), time.monotonic()
+    if len(wanted) < recipe.count:
+        typer.echo(f"{recipe.count - len(wanted)} of {recipe.count} samples are there already")
+    done = _driven(protocol.simulate(recipe, out, workers=workers, scheduler=scheduler), len(wanted), quiet)
+    for line in _summary(out, done, time.monotonic() - begun):
+        typer.echo(line)
+    if done < len(wanted):
+        typer.echo(f"interrupted; go on with: {_again(out, recipe, workers, scheduler)}")
+        raise typer.Abort
+
+
+def _range(
+    first: int | None, count: int | None, start: int | None, end: int | None
+) -> tuple[int | None, int | None]:
+    """First number and count, of which the numbers from start to end, both included, are another way."""
+    if start is None and end is None:
+        return first, count
+    if start is None or end is None or end < start:
+        raise BadInput("--start_id", start, f"needs an --end_id from there on, not {end}")
+    if first is not None or count is not None:
+        raise BadInput("--start_id", start, "says the same as --first and --count: leave these out")
+    return start, end - start + 1
+
+
+def _driven(numbers: Any, total: int, quiet: bool) -> int:
+    """All samples behind a progress bar; how many came."""
+    from tqdm import tqdm
+
+    done = 0
+    with tqdm(total=total, disable=True if quiet else None, unit="sample", file=sys.stderr) as bar:
+        try:
+            for _ in numbers:
+                done += 1
+                bar.update()
+        except KeyboardInterrupt:
+            numbers.close()
+    return done
+
+
+def _summary(folder: Path, done: int, seconds: float) -> list[str]:
+    from phaseloom.data.samples import SampleSet
+
+    try:
+        found = SampleSet(folder)
+    except BadInput:  # stopped before the first one
+        return []
+    size = sum(path.stat().st_size for path in folder.rglob("[!.]*.h5"))
+    rows, columns = found.experiment(0).scan
+    return [
+        f"samples:  {len(found)} in {folder}, {done} of them now",
+        f"patterns: {len(found) * rows * columns}",
+        f"size:     {size / 1e6:.4g} MB, {size / 1e6 / len(found):.3g} MB a sample",
+        f"seconds:  {seconds:.1f}" + (f", {seconds / done:.2g} a sample" if done else ""),
+    ]
+
+
+def _again(out: Path, recipe: Any, workers: int | None, scheduler: str | None) -> str:
+    """The command line that goes on."""
+    others = [f"--workers {workers}" if workers else "", f"--scheduler {scheduler}" if scheduler else ""]
+    line = f"phaseloom simulate {out / 'run.yaml'} --out {out} --first {recipe.first} --count {recipe.count}"
+    return " ".join([line, *(text for text in others if text)])

@@ -1,0 +1,206 @@
+"""Windows of simulated scans, as networks see them in training: cut, flipped, and counted anew each time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phaseloom.data.experiment import PER_STEP, Experiment, image_shape, told
+from phaseloom.data.simulated import Sample
+from phaseloom.errors import BadInput
+
+__all__ = ["NOISELESS", "Choice", "Picked", "Scene", "Views", "drawn", "picked", "views"]
+
+NOISELESS = 1e7
+"""Electrons per pattern that stand for no counting noise."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A simulated scan in memory.
+
+    Attributes:
+        roots: square roots of the fractions of the beam ``(rows, columns, y, x)``, in half precision.
+        phase: ``(y, x)`` radian.
+        experiment: that made it.
+        group: of its material.
+    """
+
+    roots: Tensor
+    phase: Tensor
+    experiment: Experiment
+    group: str
+
+    @classmethod
+    def of(cls, sample: Sample, /) -> "Scene":
+        """A sample without counting noise, or with that of its own dose, which then stays the same."""
+        roots = torch.from_numpy(sample.patterns).clamp(min=0).sqrt().half()
+        return cls(roots, torch.from_numpy(sample.phase), sample.experiment, sample.group)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is drawn for every view.
+
+    Attributes:
+        window: probes (rows, columns).
+        doses: electrons per pattern, lowest and highest of a log-uniform draw.
+        clean: share of views without counting noise.
+        turned: flips and transposes too; right for round probes only.
+    """
+
+    window: tuple[int, int]
+    doses: tuple[float, float] = (1e3, 1e6)
+    clean: float = 0.3
+    turned: bool = True
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Views that were chosen and are yet to be cut: all that is random in them.
+
+    Attributes:
+        scenes: their numbers.
+        corners: first probe ``(n, 2)`` of each window.
+        turns: 0 to 7: 1 flips rows, 2 columns, 4 transposes, in this order.
+        doses: electrons per pattern; `NOISELESS` or more: no noise is drawn.
+        seed: of the counts.
+        window: probes (rows, columns).
+    """
+
+    scenes: np.ndarray
+    corners: np.ndarray
+    turns: np.ndarray
+    doses: np.ndarray
+    seed: int
+    window: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def split(self, size: int, /) -> "tuple[Picked, ...]":
+        """The same in pieces; counts are drawn anew for each."""
+        parts = [slice(start, start + size) for start in range(0, len(self), size)]
+        arrays = ("scenes", "corners", "turns", "doses")
+        return tuple(
+            replace(self, seed=self.seed + number, **{name: getattr(self, name)[part] for name in arrays})
+            for number, part in enumerate(parts)
+        )
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a network is given, and what it should say.
+
+    Attributes:
+        patterns: ``(n, rows, columns, y, x)`` fractions of the beam.
+        optics: ``(n, 8)``, see `phaseloom.data.experiment.told`.
+        coordinates: ``(n, 2)`` of the first probe from that of its scan, angstrom.
+        phase: ``(n, y, x)`` radian.
+        experiments: one for each.
+    """
+
+    patterns: Tensor
+    optics: Tensor
+    coordinates: Tensor
+    phase: Tensor
+    experiments: tuple[Experiment, ...]
+
+    def to(self, device: torch.device | str, /) -> "Views":
+        """The same on a device."""
+        names = ("patterns", "optics", "coordinates", "phase")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def picked(
+    count: int, numbers: Sequence[int], shape: tuple[int, int], choice: Choice, /, *, seed: tuple[int, ...]
+) -> Picked:
+    """Draw views at random.
+
+    Args:
+        count: how many.
+        numbers: of the scenes to draw from.
+        shape: probes (rows, columns) of the scenes.
+        choice: what else is drawn.
+        seed: numbers that tell this draw from all others.
+
+    Raises:
+        BadInput: scans smaller than a window.
+    """
+    if min(s - w for s, w in zip(shape, choice.window, strict=True)) < 0:
+        fix = f"is smaller than a window of {choice.window[0]} x {choice.window[1]}: scan more probes"
+        raise BadInput("train: a scan", f"{shape[0]} x {shape[1]}", fix)
+    rng = np.random.default_rng(seed)
+    rooms = [s - w + 1 for s, w in zip(shape, choice.window, strict=True)]
+    low, high = np.log(choice.doses)
+    doses = np.exp(rng.uniform(low, high, count))
+    doses[rng.random(count) < choice.clean] = NOISELESS
+    return Picked(
+        scenes=rng.choice(np.asarray(numbers), count),
+        corners=np.stack([rng.integers(0, room, count) for room in rooms], 1),
+        turns=rng.integers(0, 8 if choice.window[0] == choice.window[1] else 4, count) * choice.turned,
+        doses=doses,
+        seed=int(rng.integers(2**62)),
+        window=choice.window,
+    )
+
+
+def views(scenes: Sequence[Scene], these: Picked, /) -> Views:
+    """Cut, turn and count the views that were picked; ``scenes`` are looked up by their numbers.
+
+    Example:
+        >>> scene = Scene(torch.ones(6, 5, 4, 4).half() / 4, torch.zeros(36, 31), Experiment(scan=(6, 5)), "")
+        >>> few = picked(3, [0], (6, 5), Choice(window=(4, 4)), seed=(0,))
+        >>> seen = views([scene], few)
+        >>> seen.patterns.shape, seen.phase.shape
+        (torch.Size([3, 4, 4, 4, 4]), torch.Size([3, 26, 26]))
+    """
+    generator = torch.Generator().manual_seed(these.seed)
+    parts, numbers, phases = [], [], []
+    chosen = [scenes[number] for number in these.scenes]
+    for scene, (row, col), turn, dose in zip(chosen, these.corners, these.turns, these.doses, strict=True):
+        patterns, phase = _cut(scene, int(row), int(col), these.window)
+        patterns, phase = _turned(patterns, phase, int(turn))
+        parts.append(drawn(patterns, dose, generator))
+        numbers.append(told(scene.experiment, dose))
+        phases.append(phase)
+    steps = torch.tensor([scene.experiment.step for scene in chosen], dtype=torch.float32)
+    return Views(
+        patterns=torch.stack(parts),
+        optics=torch.from_numpy(np.stack(numbers)),
+        coordinates=torch.as_tensor(these.corners, dtype=torch.float32) * steps[:, None],
+        phase=torch.stack(phases),
+        experiments=tuple(scene.experiment for scene in chosen),
+    )
+
+
+def drawn(fractions: Tensor, dose: float, generator: torch.Generator, /) -> Tensor:
+    """Fractions of the beam with the counting noise of a dose."""
+    if dose >= NOISELESS:
+        return fractions
+    return torch.poisson(fractions * dose, generator=generator) / dose
+
+
+def _cut(scene: Scene, row: int, col: int, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Patterns of a window, and the phase under it."""
+    height, width = image_shape(window)
+    roots = scene.roots[row : row + window[0], col : col + window[1]].float()
+    top, left = PER_STEP * row, PER_STEP * col
+    return roots.square(), scene.phase[top : top + height, left : left + width]
+
+
+def _turned(patterns: Tensor, phase: Tensor, turn: int) -> tuple[Tensor, Tensor]:
+    """Scan, patterns and phase flipped together; zero frequency stays where it was.
+
+    Of an even number of pixels the first row has no partner and stays; it is the darkest.
+    """
+    for bit, axis in ((1, 0), (2, 1)):
+        if turn & bit:
+            patterns = patterns.flip(axis, axis + 2)
+            patterns = patterns.roll(1, axis + 2) if patterns.shape[axis + 2] % 2 == 0 else patterns
+            phase = phase.flip(axis)
+    if turn & 4:
+        patterns, phase = patterns.transpose(0, 1).transpose(2, 3), phase.T
+    return patterns, phase

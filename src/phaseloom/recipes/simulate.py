@@ -1,0 +1,325 @@
+"""From specimens and a microscope to a folder of simulated scans, each with its phase."""
+
+import os
+import time
+from collections.abc import Generator, Iterator, Mapping
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from phaseloom.data import _seed_layout, samples
+from phaseloom.data.samples import PARTS
+from phaseloom.data.simulated import Sample, simulated
+from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.files import whole
+from phaseloom.spec import Call, Recipe, load_yaml, part, to_yaml
+
+__all__ = ["Simulate", "missing", "one", "simulate"]
+
+RANGE = ("count", "first", "title")
+"""What may differ between runs that write to the same folder."""
+
+STALE = 3600.0
+"""Seconds after which a file that is half written belongs to nobody any more."""
+
+AHEAD = 1000
+"""Samples that are handed to a cluster at once: whoever works there is never without."""
+
+
+class Simulate(Recipe):
+    """A set of simulated scans: its parameters are those of the file ``run.yaml``.
+
+    Attributes:
+        specimen: what is looked at, drawn anew for each sample.
+        microscope: how it is looked at.
+        count: samples.
+        first: number of the first one.
+        seed: of everything that is drawn, together with a sample's number.
+        layout: ``ours``, a file for each sample; ``seed``, five files of 700 samples, and the microscope of
+            that layout if no other is given.
+        title: for people.
+
+    Example:
+        >>> Simulate.of({"count": 3, "layout": "seed"}).microscope.name
+        'seed'
+    """
+
+    specimen: Call = part("phaseloom.data.specimens", "prototypes")
+    microscope: Call = part("phaseloom.data.microscopes", "fixed")
+    count: int = Field(ge=1, strict=True)
+    first: int = Field(0, ge=0, strict=True)
+    seed: int = Field(0, ge=0, lt=2**63, strict=True)
+    layout: Literal["ours", "seed"] = "ours"
+    title: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_that_layout(cls, data: Any) -> Any:
+        seeds = isinstance(data, Mapping) and data.get("layout") == "seed"
+        return {"microscope": "seed", **data} if seeds else data
+
+    @classmethod
+    def from_path(cls, path: Path | str | None, settings: Mapping[str, Any] | None = None, /) -> Self:
+        """A recipe from a parameter file, or from nothing but settings."""
+        tree, folder = ({}, Path()) if path is None else (load_yaml(Path(path)), Path(path).parent)
+        settings = settings or {}
+        top = {name: value for name, value in settings.items() if "." not in name}
+        recipe = cls.of({**tree, **top}).rooted(folder)
+        inner = {name: value for name, value in settings.items() if "." in name}
+        return recipe.put(inner) if inner else recipe
+
+    def rooted(self, folder: Path, /) -> Self:
+        """The recipe with relative paths taken from a folder."""
+        calls = {name: getattr(self, name).rooted(folder) for name in ("specimen", "microscope")}
+        return self.model_copy(update={name: call for name, call in calls.items() if call.values})
+
+    @property
+    def numbers(self) -> range:
+        """Of the samples that are wanted."""
+        return range(self.first, self.first + self.count)
+
+
+def one(recipe: Simulate, number: int, /) -> Sample:
+    """A sample of a set: the same for a seed and a number, whatever else is simulated.
+
+    Args:
+        recipe: of the set; its ``count`` and ``first`` do not matter.
+        number: of the sample.
+
+    Raises:
+        BadInput: a specimen or a microscope that cannot be, with the number.
+    """
+    try:
+        rng = np.random.default_rng([recipe.seed, number])
+        experiment = recipe.microscope(rng)
+        specimen = recipe.specimen(experiment.box, rng)
+        return simulated(specimen, experiment, seed=int(rng.integers(2**63)))
+    except MissingExtra:
+        raise
+    except BadInput as problem:
+        raise BadInput(f"sample {number}", None, str(problem)) from problem
+
+
+def missing(recipe: Simulate, folder: Path, /) -> list[int]:
+    """Numbers of the samples that are wanted and not in the folder yet.
+
+    Raises:
+        BadInput: the folder was begun with another recipe, or holds samples of which nobody knows whose.
+    """
+    folder = Path(folder)
+    _same(recipe, folder)
+    if recipe.layout == "ours":
+        there = set(samples.named(folder))
+    else:
+        files = sorted({_seed_layout.file_of(number) for number in recipe.numbers})
+        there = set(samples.named(folder / PARTS)).union(
+            *(_seed_layout.held(folder / name) for name in files)
+        )
+    return [number for number in recipe.numbers if number not in there]
+
+
+def simulate(
+    recipe: Simulate, folder: Path, /, *, workers: int | None = None, scheduler: str | None = None
+) -> Generator[int, None, None]:
+    """Simulate what is not there yet, and yield each number as its file is written.
+
+    A sample is written whole or not at all, so a run may be stopped and called again at any time, and any
+    number of processes and machines may work on the same folder. Those that join take what is missing in an
+    order of their own, so that two hardly ever simulate the same sample; if they do, it is the same twice.
+    Samples do not depend on how many processes there are. A script that takes more than one worker has to
+    keep its own work below ``if __name__ == "__main__":``.
+
+    Args:
+        recipe: of the set.
+        folder: to write to; ``run.yaml`` in it keeps the recipe.
+        workers: processes, each with one thread; 1 works in this one; none takes every processor.
+        scheduler: address of a Dask scheduler, whose workers see the same folder by the same name.
+
+    Raises:
+        BadInput: a folder that was begun with another recipe, or a sample that cannot be simulated.
+        MissingExtra: a scheduler without the package ``distributed``.
+
+    Example:
+        >>> recipe = Simulate.of({"count": 2, "microscope": {"fixed": {"scan": [2, 2]}}})
+        >>> list(simulate(recipe, Path("few"), workers=1)), list(simulate(recipe, Path("few"), workers=1))
+        ([0, 1], [])
+    """
+    if workers is not None and workers < 1:
+        raise BadInput("workers", workers, "must be 1 at least")
+    recipe, folder = recipe.rooted(Path.cwd()), Path(folder).resolve()
+    numbers, joined = missing(recipe, folder), (folder / "run.yaml").exists()
+    if joined:
+        numbers = [int(number) for number in np.random.default_rng().permutation(numbers)]
+    with _team(workers, scheduler) as (team, ahead):
+        _begun(recipe, folder)
+        done = _inline(recipe, folder, numbers)
+        if team is not None:
+            done = _shared(recipe, folder, numbers, team, ahead)
+        with closing(done):
+            yield from done if recipe.layout == "ours" else _gathered(folder, done)
+    if recipe.layout == "seed":
+        _seed_layout.assembled(folder, folder / PARTS)
+
+
+def _inline(recipe: Simulate, folder: Path, numbers: list[int]) -> Generator[int, None, None]:
+    for number in numbers:
+        said = _written(recipe, folder, number)
+        yield _fine(number, said, folder, recipe)
+
+
+def _shared(
+    recipe: Simulate, folder: Path, numbers: list[int], team: futures.Executor, ahead: int
+) -> Generator[int, None, None]:
+    """Numbers as a team finishes them; when the caller stops, what has not begun is given up."""
+    waiting, left = {}, iter(numbers)
+    try:
+        while True:
+            for number in islice(left, ahead - len(waiting)):
+                waiting[team.submit(_written, recipe, folder, number)] = number
+            if not waiting:
+                return
+            for future in futures.wait(waiting, return_when=futures.FIRST_COMPLETED).done:
+                number = waiting.pop(future)
+                yield _fine(number, future.result(), folder, recipe)
+    except BrokenProcessPool as problem:
+        fix = "lost a process, perhaps for want of memory: call again, with fewer workers"
+        raise BadInput("workers", None, fix) from problem
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _gathered(folder: Path, done: Iterator[int]) -> Iterator[int]:
+    """The same numbers; files of 700 are put together as they become complete."""
+    parts = folder / PARTS
+    for number in done:
+        path = folder / _seed_layout.file_of(number)
+        if _seed_layout.is_full(path, parts):
+            _seed_layout.fill(path, parts)
+        yield number
+
+
+def _written(recipe: Simulate, folder: Path, number: int) -> str:
+    """Simulate and write a sample, unless somebody else has; a sentence when it cannot be.
+
+    This is what other processes run: exceptions with more than a message do not come back from there.
+    """
+    if _there(recipe, folder, number):
+        return ""
+    try:
+        with _one_thread():
+            sample = one(recipe, number)
+    except BadInput as problem:
+        return str(problem)
+    write = samples.write if recipe.layout == "ours" else _seed_layout.write
+    write(sample, _path(recipe, folder, number), number=number, seed=recipe.seed)
+    return ""
+
+
+def _fine(number: int, said: str, folder: Path, recipe: Simulate) -> int:
+    """The number of a sample that is there."""
+    if said:
+        place, _, fix = said.partition(": ")
+        raise BadInput(place, None, fix)
+    if not _there(recipe, folder, number):
+        fix = f"wrote sample {number} where it is not seen from here: share {folder} under this name"
+        raise BadInput("--scheduler", None, fix)
+    return number
+
+
+def _there(recipe: Simulate, folder: Path, number: int) -> bool:
+    """Whether a sample is there, in a file of its own or among others."""
+    if _path(recipe, folder, number).exists():
+        return True
+    return recipe.layout == "seed" and number in _seed_layout.held(folder / _seed_layout.file_of(number))
+
+
+def _path(recipe: Simulate, folder: Path, number: int) -> Path:
+    place = folder if recipe.layout == "ours" else folder / PARTS
+    return place / samples.name_of(number)
+
+
+def _same(recipe: Simulate, folder: Path) -> None:
+    """Refuse a folder that was begun with another recipe."""
+    path = folder / "run.yaml"
+    if not path.exists():
+        if folder.is_dir() and (samples.named(folder) or any(folder.glob("simulation_data*.h5"))):
+            fix = "holds samples but no run.yaml that says which: name another folder"
+            raise BadInput("folder", str(folder), fix)
+        return
+    begun, wanted = Simulate.of(load_yaml(path)).resolved(), recipe.rooted(Path.cwd()).resolved()
+    for name in wanted:
+        if name not in RANGE and begun[name] != wanted[name]:
+            fix = f"was begun with another {name}: name another folder, or go on with {path}"
+            raise BadInput("folder", str(folder), fix)
+
+
+def _begun(recipe: Simulate, folder: Path) -> None:
+    """Leave the recipe in the folder, and clear away what killed processes have left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if recipe.layout == "seed":
+        (folder / PARTS).mkdir(exist_ok=True)
+    if not (folder / "run.yaml").exists():
+        with whole(folder / "run.yaml") as short:
+            short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
+    for path in folder.rglob(".*.tmp.h5"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STALE:
+                path.unlink()
+
+
+@contextmanager
+def _team(workers: int | None, scheduler: str | None) -> Iterator[tuple[futures.Executor | None, int]]:
+    """Who does the work, and how many samples they are given ahead; nobody else for one worker."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    workers = workers or (len(allowed(0)) if allowed else os.cpu_count() or 1)
+    if scheduler is not None:
+        with _client(scheduler) as client:
+            yield client.get_executor(pure=False), AHEAD
+    elif workers == 1:
+        yield None, 1
+    else:
+        pool = futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_settled)
+        try:
+            yield pool, 2 * workers
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _client(scheduler: str) -> Any:
+    try:
+        from dask.distributed import Client  # pyright: ignore[reportMissingImports]
+    except ImportError as problem:
+        raise MissingExtra("--scheduler", "the package distributed", "cluster") from problem
+    try:
+        return Client(scheduler, timeout=20)
+    except Exception as problem:  # whatever comes of an address where no scheduler is
+        fix = f"does not answer ({type(problem).__name__}): is it running, and the address right?"
+        raise BadInput("--scheduler", scheduler, fix) from problem
+
+
+def _settled() -> None:
+    """A process of the team: one thread, and it is the caller who is interrupted, not this one."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order, as in every other process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
