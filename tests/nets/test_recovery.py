@@ -251,7 +251,7 @@ def test_the_same_seed_draws_the_same_net_and_leaves_other_numbers_alone():
 
 def test_a_parameter_file_can_call_the_builders():
     room = "phaseloom.nets.recovery"
-    assert spec.names(room) == ["base", "seed", "small"]
+    assert spec.names(room) == ["base", "linear", "seed", "small", "tiny"]
     call = spec.call(
         room, {"small": {"window": 4, "width": 16, "depth": 1, "heads": 2, "step": "3 A"}}, "net"
     )

@@ -6,4 +6,5 @@
 * `phaseloom.nets.pretrained`: weights of others, and files of ours.
 """
 
-__all__ = ["endtoend", "layers", "linear", "pretrained", "recovery", "stitching", "tiny"]
+__all__ = ["endtoend", "layers", "linear", "losses", "predict", "pretrained", "recovery", "stitching", "tiny"]
+__all__ += ["view"]

@@ -5,8 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
+from phaseloom.nets.layers import PIXELS, extent
 from phaseloom.nets.pretrained import Recipe
-from phaseloom.nets.recovery import PIXELS, PatchRecoveryNet, extent
+from phaseloom.nets.recovery import PatchRecoveryNet
 from phaseloom.nets.stitching import PhaseStitchingNet, windows
 
 __all__ = ["EndToEnd"]

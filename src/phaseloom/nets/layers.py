@@ -13,7 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from phaseloom.errors import BadInput
 
-__all__ = ["Block", "Embedding", "FiLM", "Grid", "Intake", "Places", "Plain", "UNet", "full"]
+__all__ = ["Block", "Embedding", "FiLM", "Grid", "Intake", "Places", "Plain", "UNet", "extent", "full"]
+
+PIXELS = 5
+"""Pixels of the image to a step of the scan."""
+
+MARGIN = 5
+"""Pixels of the image beyond the first probe, and the last."""
 
 OPTICS = 8
 """Numbers that tell a network of the optics and the dose."""
@@ -23,6 +29,16 @@ CHUNK = 2**22
 
 FAINT = 0.1
 """Share of the mean spread below which no pixel is spread out further: dark ones hold noise alone."""
+
+
+def extent(probes: int, /) -> int:
+    """Pixels of the image of so many probes in a row.
+
+    Example:
+        >>> extent(14), extent(50)
+        (76, 256)
+    """
+    return PIXELS * (probes - 1) + 2 * MARGIN + 1
 
 
 class Intake(nn.Module):

@@ -241,6 +241,8 @@ def _built(said: dict[str, Any], path: str) -> nn.Module:
 def _knob(name: str, value: Any, path: str) -> Any:
     if name in STARTS:
         return None
+    if isinstance(value, list):
+        return tuple(value)
     return _built(value, path) if isinstance(value, dict) and "builder" in value else value
 
 

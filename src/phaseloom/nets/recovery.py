@@ -14,27 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.nets import pretrained
-from phaseloom.nets.layers import Block, Embedding, FiLM, Grid, Intake, Plain
+from phaseloom.nets.layers import PIXELS, Block, Embedding, FiLM, Grid, Intake, Plain
+from phaseloom.nets.linear import linear
 from phaseloom.nets.pretrained import Recipe, recorded
+from phaseloom.nets.tiny import tiny
 from phaseloom.units import Length
 
-__all__ = ["base", "seed", "small"]
-
-PIXELS = 5
-"""Pixels of the image to a step of the scan."""
-
-MARGIN = 5
-"""Pixels of the image beyond the first probe, and the last."""
-
-
-def extent(probes: int, /) -> int:
-    """Pixels of the image of so many probes in a row.
-
-    Example:
-        >>> extent(14), extent(50)
-        (76, 256)
-    """
-    return PIXELS * (probes - 1) + 2 * MARGIN + 1
+__all__ = ["base", "linear", "seed", "small", "tiny"]
 
 
 class PatchRecoveryNet(nn.Module):

@@ -5,10 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phaseloom.nets.layers import OPTICS
+from phaseloom.nets.layers import OPTICS, PIXELS
 from phaseloom.nets.linear import NEAR, Components, LinearRecovery, drawn
 from phaseloom.nets.pretrained import Recipe, recorded
-from phaseloom.nets.recovery import PIXELS
 
 __all__ = ["TinyRecovery", "tiny"]
 
@@ -19,6 +18,7 @@ class TinyRecovery(nn.Module):
     Any scan of at least two by two probes is taken as it is: there are no windows and no seams.
 
     Attributes:
+        patterns: pixels along an edge of a pattern.
         components: of a pattern.
         estimate: the linear part.
         trunk: blocks that are told of the optics and the dose.
@@ -29,9 +29,9 @@ class TinyRecovery(nn.Module):
 
     def __init__(self, patterns: int, components: int, width: int, depth: int):
         super().__init__()
-        self.components = Components(patterns, components)
-        self.estimate = nn.Conv2d(components, PIXELS**2, NEAR)
-        self.enter = nn.Conv2d(components, width, 3, padding=1)
+        self.patterns, self.components = patterns, Components(patterns, components)
+        self.estimate = nn.Conv2d(self.components.count, PIXELS**2, NEAR)
+        self.enter = nn.Conv2d(self.components.count, width, 3, padding=1)
         self.trunk = nn.ModuleList(Told(width) for _ in range(depth))
         self.leave = nn.Conv2d(width, PIXELS**2, 3, padding=1)
         for part in (self.estimate, self.leave):
@@ -39,10 +39,19 @@ class TinyRecovery(nn.Module):
                 nn.init.zeros_(value)
 
     def forward(
-        self, patterns: Float[Tensor, "b rows cols y x"], optics: Float[Tensor, "b 8"]
+        self,
+        patterns: Float[Tensor, "b rows cols y x"],
+        optics: Float[Tensor, "b 8"],
+        coordinates: Float[Tensor, "b 2"] | None = None,
     ) -> Float[Tensor, "b v u"]:
-        """The image of each scan, radian, but for a constant."""
-        features = functional.pad(self.components(patterns), (2, 2, 2, 2), mode="replicate")
+        """The image of each scan, radian, but for a constant; it is the same wherever the scan lies."""
+        return self.draw(self.components(patterns), optics)
+
+    def draw(
+        self, each: Float[Tensor, "b k rows cols"], optics: Float[Tensor, "b 8"]
+    ) -> Float[Tensor, "b v u"]:
+        """The image from what `Components` has found of each pattern."""
+        features = functional.pad(self.components.joined(each), (2, 2, 2, 2), mode="replicate")
         state = self.enter(features)
         for block in self.trunk:
             state = block(state, optics)
@@ -52,7 +61,7 @@ class TinyRecovery(nn.Module):
     def begin(self, linear: LinearRecovery, /) -> None:
         """Start from a linear estimate with as many components, fitted without noise."""
         self.components.load_state_dict(linear.components.state_dict())
-        last, count = linear.weight[-1], len(linear.components.basis)
+        last, count = linear.weight[-1], linear.components.count
         self.estimate.weight.copy_(last[:, 1:].unflatten(1, (count, NEAR, NEAR)))
         self.estimate.bias.copy_(last[:, 0])  # type: ignore[union-attr]
 

@@ -1,0 +1,59 @@
+"""Verbs that predict with a trained network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phaseloom.cli.command import app
+from phaseloom.cli.files import DataFile, Set, folder, recipe_of
+from phaseloom.errors import BadInput
+
+__all__ = ["verbs"]
+
+verbs = typer.Typer(
+    help="Predict a phase with a trained network, in seconds and without iterations.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(verbs, name="predict")
+
+
+@verbs.callback()
+def _room() -> None:
+    """Predict a phase with a trained network, in seconds and without iterations."""
+
+
+@verbs.command()
+def scan(
+    file: DataFile,
+    settings: Set = None,
+    *,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="a network of the package by name, or its file")
+    ] = "tiny",
+    dose: Annotated[
+        float | None,
+        typer.Option(help="electrons of the beam in a pattern; default: from the brightest patterns"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder; default: runs/DATE-NAME")] = None,
+) -> None:
+    """Predict the phase of a 4D-STEM scan, or say why this network cannot."""
+    from phaseloom.recipes import predict
+
+    recipe = recipe_of(file, settings)
+    if out is not None and (out / "prediction.h5").exists():
+        raise BadInput("--out", str(out), "holds a prediction already: name a new folder")
+    target = folder(out, f"{recipe.title or recipe.file.stem}-predicted")
+    typer.echo(f"reading {recipe.there()}")
+    outcome = predict.predicted(recipe, model=model, dose=dose)
+    rows, columns = outcome.prediction.phase.shape
+    typer.echo(f"phase: {rows} x {columns} pixels of {outcome.prediction.pixel[0]:.4g} A, by {model}")
+    for note in outcome.prediction.notes:
+        typer.echo(f"  - {note}")
+    if outcome.misfit is not None:
+        typer.echo(str(outcome.misfit))
+    for warning in outcome.warnings:
+        typer.echo(f"WARN {warning}")
+    for path in predict.write(outcome, target):
+        typer.echo(f"written: {path}")

@@ -1,0 +1,168 @@
+"""From a data file to a predicted phase in a folder, on the command line."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from phaseloom import cli
+from phaseloom.data import specimens
+from phaseloom.data.experiment import Experiment
+from phaseloom.data.formats import native
+from phaseloom.data.simulated import Sample, simulated
+from phaseloom.nets import pretrained
+from phaseloom.nets.linear import linear
+from phaseloom.nets.predict import Optics, predict
+from phaseloom.nets.tiny import tiny
+from phaseloom.recipes._optics import optics_of
+from phaseloom.recipes.predict import misfit, predicted, write
+from phaseloom.recipes.reconstruct import Reconstruct
+
+EXPERIMENT = Experiment(scan=(12, 12))
+PROBE = {"focused": {"semiangle": "20 mrad", "defocus": "90 A"}}
+OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
+
+Phaseloom = Callable[..., SimpleNamespace]
+
+
+def made(seed: int, experiment: Experiment = EXPERIMENT) -> Sample:
+    rng = np.random.default_rng(seed)
+    return simulated(specimens.prototypes(experiment.box, rng, thickness=(4.0, 8.0)), experiment)
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory) -> SimpleNamespace:
+    """A trained network and a scan that it has not seen, as files."""
+    folder = tmp_path_factory.mktemp("predict")
+    samples = [made(seed) for seed in range(6)]
+    patterns = torch.from_numpy(np.stack([sample.patterns for sample in samples]))
+    first, net = linear(components=40, doses=(1.0,)), tiny(components=40, width=4, depth=1)
+    first.components.calibrate(patterns)
+    first.solve(0, [(patterns, torch.from_numpy(np.stack([s.phase for s in samples])))], ridge=1e-2)
+    net.begin(first)
+    card = {"name": "toy", "experiment": asdict(EXPERIMENT)}
+    path, sample = pretrained.save(net, folder / "toy.safetensors", card), made(9)
+    native.write(sample.scan(), folder / "scan.h5")
+    return SimpleNamespace(model=path, data=folder / "scan.h5", sample=sample, net=net.eval(), card=card)
+
+
+@pytest.fixture
+def phaseloom(tmp_path, monkeypatch, capsys) -> Phaseloom:
+    """Run a command line in an empty folder; gives code, output and complaints."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["phaseloom", *map(str, argv)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return SimpleNamespace(code=end.value.code or 0, out=said.out, err=said.err)
+
+    return call
+
+
+def recipe(there: SimpleNamespace) -> Reconstruct:
+    return Reconstruct.of({"file": str(there.data), "probe": PROBE, "title": "toy scan"})
+
+
+def test_the_outcome_is_in_the_folder(there, tmp_path):
+    outcome = predicted(recipe(there), model=there.model)
+    paths = write(outcome, tmp_path / "new")
+    assert {path.name for path in paths} == {"prediction.h5", "prediction.png", "prediction.tif"}
+    with h5py.File(paths[0]) as opened:
+        file: Any = opened
+        phase, texts = file["phase"][()], ("card", "notes", "misfit", "recipe")
+        card, notes, fit, text = (file[name].asstr()[()] for name in texts)
+        np.testing.assert_allclose(file["pixel"][()], 0.4)
+        np.testing.assert_allclose(file["origin"][()], 0.0, atol=1e-6)
+        assert (file.attrs["model"], len(file["told"])) == ("toy", 8)
+    assert np.corrcoef(phase.ravel(), there.sample.phase.ravel())[0, 1] > 0.8
+    assert json.loads(card)["experiment"]["step"] == 2.0
+    assert json.loads(fit)["predicted"] < json.loads(fit)["flat"]
+    assert json.loads(notes) == list(outcome.prediction.notes)
+    assert Reconstruct.of(yaml.safe_load(text)).title == "toy scan"
+    import tifffile
+
+    assert tifffile.imread(paths[2]).dtype == np.float32
+
+
+def test_the_truth_explains_the_patterns_and_a_prediction_nearly_so(there):
+    scan, truth = there.sample.scan(), there.sample.phase
+    found = predict(there.net, there.card, scan, OPTICS)
+    own, best = (misfit(replace(found, phase=phase), scan, most=25) for phase in (found.phase, truth))
+    opposite = misfit(replace(found, phase=-truth), scan, most=25)
+    assert best.predicted < 0.1 * best.flat
+    assert own.predicted < 0.35 * own.flat
+    assert opposite.predicted > 0.8 * own.flat
+    assert misfit(replace(found, phase=0 * truth), scan).predicted == pytest.approx(misfit(found, scan).flat)
+
+
+def test_the_place_of_a_prediction_counts(there):
+    scan, truth = there.sample.scan(), there.sample.phase
+    found = predict(there.net, there.card, scan, OPTICS)
+    moved = replace(found, phase=truth, origin=(found.origin[0] + 0.4, found.origin[1]))
+    assert (
+        misfit(moved, scan, most=25).predicted
+        > 2 * misfit(replace(found, phase=truth), scan, most=25).predicted
+    )
+
+
+def test_a_prediction_worse_than_nothing_is_warned_of(there, tmp_path):
+    net, generator = tiny(components=4, width=4, depth=1), torch.Generator().manual_seed(0)
+    for value in (net.estimate.weight, net.components.basis):
+        torch.nn.init.normal_(value, std=0.3, generator=generator)
+    path = pretrained.save(net, tmp_path / "wild.safetensors", there.card)
+    outcome = predicted(recipe(there), model=path)
+    assert "no better than no object" in outcome.warnings[0]
+    assert not predicted(recipe(there), model=there.model).warnings
+
+
+def test_what_a_parameter_file_says_of_the_beam_is_taken():
+    values = {"semiangle": "20 mrad", "astigmatism": "4 A", "aberrations": {"C30": "1 um"}}
+    found = optics_of(Reconstruct.of({"probe": {"focused": values}}).probe)
+    assert found == Optics(semiangle=0.02, aberrations={"C12": 4.0, "C30": 1e4})
+    assert optics_of(Reconstruct.of({}).probe) == Optics()
+    guess = Reconstruct.of({"probe": {"from_patterns": {"defocus": "9 nm"}}})
+    assert optics_of(guess.probe) == Optics(aberrations={"defocus": 90.0})
+
+
+def test_the_verb_predicts(there, phaseloom, tmp_path):
+    (tmp_path / "run.yaml").write_text(f"file: {there.data}\nprobe: {json.dumps(PROBE)}\n")
+    done = phaseloom("predict", "scan", "run.yaml", "--model", there.model, "--out", "here", "--dose", "1e6")
+    assert done.code == 0, done.err
+    assert "phase: 66 x 66 pixels of 0.4 A" in done.out
+    assert "misfit 0.0" in done.out
+    assert "(flat object 0.1" in done.out
+    assert "WARN" not in done.out
+    assert Path("here/prediction.h5").exists()
+    assert Path("here/prediction.png").read_bytes()[:4] == b"\x89PNG"
+    again = phaseloom("predict", "scan", "run.yaml", "--model", there.model, "--out", "here")
+    assert again.code == 2
+    assert "holds a prediction already" in again.err
+
+
+def test_the_verb_ends_in_a_sentence(there, phaseloom):
+    wrong = phaseloom(
+        "predict",
+        "scan",
+        there.data,
+        "-m",
+        there.model,
+        "-s",
+        "probe.focused={semiangle: 20 mrad, defocus: 130 A}",
+    )
+    assert wrong.code == 2
+    assert wrong.err.startswith("phaseloom: defocus: 130 A, but at 20 mrad and 80 keV")
+    none = phaseloom("predict", "scan", there.data, "-m", "no such")
+    assert none.code == 2
+    assert "is neither a file nor a model of the package" in none.err
+    assert "scan" in phaseloom("predict", "--help").out
