@@ -252,7 +252,12 @@ def _told(advice: list[str], known: set[str], say: Any) -> set[str]:
 
 
 def _start_lines(job: Any) -> list[str]:
-    found = job.start
+    found, worth = job.start, job.recipe.found.get("start")
+    if worth is not None:
+        better = worth["predicted"] < worth["empty"]
+        said = "taken as the start" if better else "left out: it explains the patterns no better than none"
+        told = f"start: predicted object {said} (loss {worth['predicted']:.4g}, without {worth['empty']:.4g})"
+        return [told if better else f"WARN {told}"]
     if found is None:
         return []
     from phaseloom.units import LENGTH

@@ -1,0 +1,160 @@
+"""Verbs that train networks."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from phaseloom.cli.command import app
+from phaseloom.cli.files import Set, folder, recipe_of, settings_of
+from phaseloom.errors import BadInput
+
+__all__ = ["end_to_end", "linear", "patches", "retrieval", "stitching"]
+
+train = typer.Typer(help="Train networks on simulated scans.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+File = Annotated[
+    Path | None, typer.Argument(help="a parameter file (train.yaml), or with --resume the folder of a run")
+]
+Out = Annotated[Path | None, typer.Option(help="run folder; default: runs/DATE-NAME")]
+Resume = Annotated[bool, typer.Option("--resume", help="FILE is a run folder: go on with it")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
+
+Stage = Literal["patches", "stitching", "end-to-end"]
+
+
+@train.command()
+def patches(
+    file: File = None, settings: Set = None, *, out: Out = None, resume: Resume = False, quiet: Quiet = False
+) -> None:
+    """First step: a network that reads the phase under a window of a scan from its patterns."""
+    _run("patches", file, settings or [], out, resume=resume, quiet=quiet)
+
+
+@train.command()
+def stitching(
+    file: File = None, settings: Set = None, *, out: Out = None, resume: Resume = False, quiet: Quiet = False
+) -> None:
+    """Second step: a network that puts true patches, spoiled, together to an image."""
+    _run("stitching", file, settings or [], out, resume=resume, quiet=quiet)
+
+
+@train.command("end-to-end")
+def end_to_end(
+    file: File = None, settings: Set = None, *, out: Out = None, resume: Resume = False, quiet: Quiet = False
+) -> None:
+    """Third step: both together, from patterns to the image (patches: and stitched: name their weights)."""
+    _run("end-to-end", file, settings or [], out, resume=resume, quiet=quiet)
+
+
+@train.command()
+def retrieval(file: File = None, settings: Set = None, *, out: Out = None, quiet: Quiet = False) -> None:
+    """All three steps one after the other, in folders 1-patches, 2-stitching and 3-end-to-end."""
+    base = folder(out, "retrieval")
+    first, second = base / "1-patches", base / "2-stitching"
+    given = settings or []
+    for stage, place in (("patches", first), ("stitching", second)):
+        _run(stage, file, given, place, resume=False, quiet=quiet)  # type: ignore[arg-type]
+    weights = {"patches": str(first / "net.safetensors"), "stitched": str(second / "net.safetensors")}
+    _run("end-to-end", file, given, base / "3-end-to-end", resume=False, quiet=quiet, more=weights)
+
+
+@train.command()
+def linear(
+    file: File = None,
+    settings: Set = None,
+    *,
+    scan: Annotated[
+        Path | None,
+        typer.Option("--for", help="a scan, or its parameter file: fit for its energy, step and probe"),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Solve the linear estimate: for the default probe, a parameter file's, or that of a scan at hand."""
+    from phaseloom.recipes import estimate as protocol
+    from phaseloom.recipes.train import Train
+
+    changed = {"model": "linear", **settings_of(settings or [])}
+    if scan is not None:
+        beside = [f"{path}={value}" for path, value in _probe(changed).items()]
+        changed |= protocol.microscope_of(recipe_of(scan, beside))
+    recipe = Train.from_path(file, changed)
+    place = folder(out, recipe.title or "linear")
+    typer.echo(f"simulating {recipe.scans} scans of {recipe.microscope.name} microscopes")
+    path, card = protocol.fitted(recipe, place, said=typer.echo)
+    for line in _scores(card):
+        typer.echo(line)
+    typer.echo(f"network: {path}\npredict with: phaseloom predict scan FILE --model {path}")
+
+
+def _probe(changed: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a reconstruction among those that were given: they are about the scan."""
+    named = [path for path in changed if path.split(".")[0] in ("probe", "read", "prepare")]
+    return {path: changed.pop(path) for path in named}
+
+
+def _run(
+    stage: Stage,
+    file: Path | None,
+    settings: list[str],
+    out: Path | None,
+    *,
+    resume: bool,
+    quiet: bool,
+    more: dict[str, str] | None = None,
+) -> None:
+    """Drive a training to its end, and leave network, curves and pictures in its folder."""
+    from phaseloom.recipes.train import Train, Training
+
+    if resume:
+        if settings or out or file is None:
+            raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
+        training = Training.resume(file)
+    else:
+        changed = {**settings_of(settings), "stage": stage, **(more or {})}
+        recipe = Train.from_path(file, changed)
+        training = Training.begin(recipe, folder(out, recipe.title or f"{stage}-{recipe.model.name}"))
+    try:
+        _drive(training, quiet=quiet)
+    except KeyboardInterrupt:
+        training.progress.stopped = f"interrupted after epoch {training.progress.epoch}"
+    _told(training)
+
+
+def _drive(training: Any, *, quiet: bool) -> None:
+    """All epochs behind a progress bar."""
+    from tqdm import tqdm
+
+    total, done = training.recipe.epochs, training.progress.epoch
+    with tqdm(
+        total=total, initial=done, disable=True if quiet else None, unit="epoch", file=sys.stderr
+    ) as bar:
+        for epoch in training:
+            bar.set_postfix_str(f"loss {epoch.loss:.4f}, unseen {epoch.holdout:.4f}")
+            bar.update()
+
+
+def _told(training: Any) -> None:
+    """What came of a training."""
+    from phaseloom.recipes.train import pictures
+
+    stopped = training.progress.stopped
+    if stopped.startswith("interrupted"):
+        typer.echo(f"stopped: {stopped}\ngo on with: phaseloom train patches --resume {training.directory}")
+        raise typer.Abort
+    path, card = training.finish()
+    for line in _scores(card):
+        typer.echo(line)
+    for picture in pictures(training):
+        typer.echo(f"picture: {picture}")
+    typer.echo(f"stopped: {stopped}\nnetwork: {path}")
+
+
+def _scores(card: dict[str, Any]) -> list[str]:
+    lines = [f"unseen materials: {'dose':>10s} {'CC':>8s} {'NMSE':>8s} {'PSNR':>7s} {'SSIM':>6s}"]
+    for dose, one in card.get("scores", {}).items():
+        numbers = (one["correlation"], one["nmse"], one["psnr"], one["ssim"])
+        lines.append(f"{'':17s} {dose:>10s} " + "{:8.4f} {:8.4f} {:7.1f} {:6.3f}".format(*numbers))
+    return lines if len(lines) > 1 else []

@@ -1,0 +1,85 @@
+"""A linear network for the probe at hand: simulate for it, solve, and say how good that is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from phaseloom.errors import BadInput
+from phaseloom.files import whole
+from phaseloom.nets import pretrained
+from phaseloom.nets.linear import LinearRecovery
+from phaseloom.nets.predict import measured
+from phaseloom.nets.view import raster
+from phaseloom.recipes._optics import optics_of
+from phaseloom.recipes._pool import Pool
+from phaseloom.recipes.linear import solved
+from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.train import Making, Train, card, held_numbers
+from phaseloom.spec import to_yaml
+from phaseloom.units import ANGLE, ENERGY, LENGTH
+
+__all__ = ["FEW", "fitted", "microscope_of"]
+
+FEW = {"scans": 100, "unseen": 8}
+"""Scans that are simulated for a probe at hand: enough in about a minute."""
+
+
+def microscope_of(recipe: Reconstruct, /) -> dict[str, Any]:
+    """Settings of a training for the energy, the step and the probe of a scan.
+
+    Args:
+        recipe: of its reconstruction, whose probe says the defocus; the semiangle is measured if not said.
+
+    Raises:
+        BadInput: a defocus that nobody says, or positions on no raster.
+    """
+    scan, optics = recipe.scan(), optics_of(recipe.probe)
+    others = {name: value for name, value in optics.aberrations.items() if name != "defocus"}
+    if "defocus" not in optics.aberrations:
+        fix = "is not said, and what a network learns depends on it: --set probe.focused.defocus='90 A'"
+        raise BadInput("probe: defocus", None, fix)
+    lattice = raster(scan)
+    if abs(lattice.step[0] / lattice.step[1] - 1) > 0.02:
+        steps = " and ".join(LENGTH.show(step) for step in lattice.step)
+        raise BadInput("scan: step", steps, "differ along rows and columns: linear wants one step for both")
+    knobs = {
+        "energy": ENERGY.show(scan.geometry.energy),
+        "semiangle": ANGLE.show(measured(scan, optics.semiangle)),
+        "defocus": f"{optics.aberrations['defocus']:.6g} A",
+        "step": f"{lattice.step[0]:.6g} A",
+    }
+    named = {
+        name: f"{value:.6g} {'rad' if name.startswith('phi') else 'A'}" for name, value in others.items()
+    }
+    return {"microscope": {"fixed": knobs | ({"aberrations": named} if named else {})}, **FEW}
+
+
+def fitted(
+    recipe: Train, directory: Path | str, /, *, said: Callable[[str], None] = lambda text: None
+) -> tuple[Path, dict[str, Any]]:
+    """Solve a linear network and leave it in a folder.
+
+    Args:
+        recipe: with ``model: linear``.
+        directory: for ``run.yaml`` and ``net.safetensors``.
+        said: told of what is going on.
+
+    Returns:
+        The file, and its card.
+
+    Raises:
+        BadInput: another model, or a folder that holds a run.
+    """
+    folder, net = Path(directory), recipe.network()
+    if not isinstance(net, LinearRecovery):
+        raise BadInput("train linear: model", recipe.model.name, "is not solved but trained: train patches")
+    if (folder / "run.yaml").exists():
+        raise BadInput(str(folder), None, "holds a run: name a new folder")
+    pool = Pool(Making(recipe.specimen, recipe.microscope, recipe.seed))
+    scenes = [pool[number] for number in range(recipe.scans)]
+    cost = solved(net, scenes, seed=recipe.seed)
+    said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
+    told = card(recipe, net, [pool[number] for number in held_numbers(recipe)], scenes) | {"fit": cost}
+    with whole(folder / "run.yaml") as short:
+        short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
+    return pretrained.save(net, folder / "net.safetensors", told), told
