@@ -38,8 +38,9 @@ class Call:
     when: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self, *pipeline: Any) -> Any:
-        """Call the function with values from the pipeline."""
-        return _function(self.room, self.name)(*pipeline, **self.values)
+        """Call the function with as many values from the pipeline as it asks for."""
+        function = _function(self.room, self.name)
+        return function(*pipeline[: _asked(function)], **self.values)
 
     def partial(self) -> Callable[..., Any]:
         """The function with its knobs set, hashable."""
@@ -227,6 +228,14 @@ def _function(room: str, name: str) -> Callable[..., Any]:
     if not inspect.isfunction(target):
         raise BadInput(room, f"there is no '{name}';", nearest(name, names(room)))
     return target
+
+
+def _asked(function: Callable[..., Any]) -> int | None:
+    """How many values of the pipeline a function takes; ``None``: all."""
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    many = inspect.Parameter.VAR_POSITIONAL in kinds
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return None if many else sum(kind in positional for kind in kinds)
 
 
 def _split(node: Any, place: str) -> tuple[str, dict[str, Any]]:

@@ -20,8 +20,8 @@ from phaseloom.physics.fourier import centred, cornered, fit_window, to_real, to
 from phaseloom.physics.kept import Kept, constant
 from phaseloom.physics.mosaic import Mosaic, mosaic
 from phaseloom.physics.patches import gather
-from phaseloom.ptycho.objects import Kind, PixelObject, _gaps, _shares
 from phaseloom.ptycho.scans import Canvas
+from phaseloom.ptycho.transmission import Kind, PixelObject, gaps_of, shares
 from phaseloom.units import Length
 
 __all__ = ["BandlimitedObject", "bandlimited", "begun", "resampled"]
@@ -152,8 +152,8 @@ def bandlimited(
     if not low <= pixel <= high:
         fix = f"A must lie between the probe's pixel, {low:.4g}, and a quarter of the field, {high:.4g}"
         raise BadInput("object: bandlimited.pixel", pixel, fix)
-    gaps = _gaps(slices, thickness, "object: bandlimited")
-    share = _shares(modes, occupancies, "object: bandlimited.occupancies")
+    gaps = gaps_of(slices, thickness, "object: bandlimited")
+    share = shares(modes, occupancies, "object: bandlimited.occupancies")
     pairs = zip(canvas.shape, canvas.pixel, strict=True)
     rows, columns = (min(max(round(n * size / pixel), 1), n) for n, size in pairs)
     return BandlimitedObject(begun(start, (modes, slices, rows, columns), seed), kind, gaps, canvas, share)

@@ -19,7 +19,7 @@ from phaseloom.fitting.loop import Epoch, Progress
 from phaseloom.fitting.schedule import Shape, paced
 from phaseloom.ptycho import batches
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.recipes import advice, outcome
+from phaseloom.recipes import advice, outcome, warm
 from phaseloom.recipes.images import images
 from phaseloom.recipes.reconstruct import IN_MEMORY, Reconstruct
 from phaseloom.recipes.stage import Stage, ends, grids, sized
@@ -105,6 +105,9 @@ class Job:
         file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()
         known = {"data": data.digest(), "setup": _setup(data)}
         job = cls(settled.model_copy(update={"file": file, "found": found | known}), data, start, directory)
+        if job.recipe.object.name == "predicted":
+            worth = warm.begun(job.full, _judges(job, 32))
+            job.recipe = job.recipe.model_copy(update={"found": job.recipe.found | {"start": worth}})
         _write_recipe(job)
         return job
 
@@ -304,7 +307,7 @@ def _epochs(
     if _settled(job.progress):
         return
     order = patterns(job.recipe, job.stage, learned)
-    judges = list(torch.as_tensor(held).split(batches.largest(order(1)))) if len(held) else []
+    judges = _judges(job, batches.largest(order(1))) if len(held) else []
 
     def first(progress: Progress) -> None:
         job.stage.change(job.recipe.changes, progress.epoch + 1)
@@ -312,6 +315,11 @@ def _epochs(
     yield from job.stage.fit(
         order, judges, first=first, epochs=last, horizon=pace[0], shape=pace[1], patience=job.recipe.patience
     )
+
+
+def _judges(job: Job, size: int) -> list[torch.Tensor]:
+    """The patterns held out, in batches."""
+    return list(torch.as_tensor(job.held).split(size)) if len(job.held) else []
 
 
 def _settled(progress: Progress) -> bool:

@@ -19,6 +19,7 @@ from phaseloom.ptycho import scans
 from phaseloom.ptycho.likelihood import Penalty
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import _memory
+from phaseloom.recipes._optics import optics_of
 from phaseloom.recipes.start import Start
 from phaseloom.result import Result, is_result
 from phaseloom.spec import Call, Recipe, call, knobs, load_yaml, part
@@ -95,6 +96,10 @@ SHARES = {
 """The same for ``optimizer: gauss_newton``: shares of the Newton step. That of a position is its own
 pattern's, so it does not have to fall for the sake of the others. A map of all positions makes up for a
 probe that is not found yet, and hardly comes back from that: it waits."""
+
+
+PATIENCE = 5
+"""Epochs without improvement that a run from a predicted object waits for: noise is all that is left soon."""
 
 
 class Reconstruct(Recipe):
@@ -222,6 +227,8 @@ class Reconstruct(Recipe):
             "start": Call("phaseloom.recipes.start", "none"),
         }
         changed["noise"] = self.noise_of(scan)
+        if self.object.name == "predicted" and "patience" not in self.model_fields_set:
+            changed["patience"] = PATIENCE
         if found is not None:
             if "defocus" in knobs(probe.room, probe.name) and not scan.geometry.near:
                 changed["probe"] = replace(probe, values={**probe.values, "defocus": found.defocus})
@@ -235,11 +242,11 @@ class Reconstruct(Recipe):
 
     def model(self, scan: Scan4D, room: scans.Canvas | None = None, /) -> Ptychography:
         """The model of a scan with its first guesses, on a canvas of its own or the one given."""
-        room = room or scans.canvas(scan)
+        coarse, room = room is not None, room or scans.canvas(scan)
         self._fits(room)
         model = Ptychography.of(
             scan,
-            object=self.object(room),
+            object=_thing(self, room, scan, coarse=coarse),
             probe=self.probe(scan),
             flight=self.propagator.partial(),
             detector=self.detector(scan),
@@ -321,6 +328,14 @@ _LACKS = {
     "descan": "only a far field can be shifted",
 }
 """Why a part may be missing, as the end of a sentence."""
+
+
+def _thing(recipe: Reconstruct, room: scans.Canvas, scan: Scan4D, *, coarse: bool) -> Any:
+    """The object; on a coarse grid, which takes over what the fine one has, nothing is predicted."""
+    if coarse and recipe.object.name == "predicted":
+        kept = {name: value for name, value in recipe.object.values.items() if name == "kind"}
+        return Call(recipe.object.room, "pixels", kept)(room)
+    return recipe.object(room, scan, optics_of(recipe.probe))
 
 
 def _read(recipe: Reconstruct) -> Scan4D:

@@ -142,10 +142,11 @@ class Stage:
 def grids(full: Stage, recipe: Reconstruct) -> list[Stage]:
     """Stages from the coarsest grid to that of the data.
 
-    By default one coarser grid is tried first, unless penalties or projections might mean pixels; and no
-    more grids than have an epoch each.
+    By default one coarser grid is tried first, unless penalties or projections might mean pixels or the
+    object was predicted; and no more grids than have an epoch each.
     """
     plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
+    plain = plain and recipe.object.name != "predicted"  # which knows the fine detail already
     count, stages = int(plain) if recipe.levels is None else recipe.levels, [full]
     while len(stages) <= count and _all_begin(recipe.epochs, len(stages) + 1):
         coarser = stages[0].coarser(recipe)
