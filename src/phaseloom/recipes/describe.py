@@ -1,25 +1,42 @@
 """The parameter file explained by the code that reads it."""
 
+import importlib
 import inspect
 from typing import Any
 
 from phaseloom.errors import BadInput, nearest
 from phaseloom.recipes.reconstruct import PARTS, Reconstruct
-from phaseloom.spec import _dimension, _function, knobs, names
+from phaseloom.spec import Recipe, _dimension, _function, knobs, names
 
 __all__ = ["describe"]
 
+HOMES = {
+    "reconstruct": ("phaseloom.recipes.reconstruct", "Reconstruct"),
+    "simulate": ("phaseloom.recipes.simulate", "Simulate"),
+    "train": ("phaseloom.recipes.train", "Train"),
+}
+"""Protocols that have a parameter file, and where they live."""
 
-def describe(section: str | None = None, name: str | None = None, /) -> str:
+
+def describe(section: str | None = None, name: str | None = None, /, *, of: str = "reconstruct") -> str:
     """Sections of the file; choices of a section; knobs of a choice.
+
+    Args:
+        section: of the file.
+        name: of a choice in it.
+        of: whose file: ``reconstruct``, ``simulate`` or ``train``.
+
+    Raises:
+        BadInput: no such file, section or choice.
 
     Example:
         >>> print(describe("noise", "poisson").splitlines()[0])
         noise: {poisson: {...}}
     """
-    fields = Reconstruct.model_fields
+    recipe = _recipe(of)
+    fields = recipe.model_fields
     if section is None:
-        return _sections()
+        return _sections(recipe)
     if section not in fields:
         raise BadInput("describe", section, f"is no section: {nearest(section, fields)}")
     room = (fields[section].json_schema_extra or {}).get("room")  # type: ignore[union-attr]
@@ -27,7 +44,7 @@ def describe(section: str | None = None, name: str | None = None, /) -> str:
         raise BadInput(f"describe {section}", name, f"is no choice: {section} is a plain value")
     if not room:
         parts = f"\nparts: {', '.join(PARTS)}\n{_RATE}" if section == "rates" else ""
-        return f"{section}: {_default(_start(fields[section]))}\n\n{_attribute(section)}{parts}"
+        return f"{section}: {_default(_start(fields[section]))}\n\n{_attribute(recipe, section)}{parts}"
     if name is None:
         room = str(room)
         lines = [f"{choice:20s} {_first(room, choice)}" for choice in names(room)]
@@ -38,12 +55,22 @@ def describe(section: str | None = None, name: str | None = None, /) -> str:
 _RATE = "each a number, or {rate: 0.2, start: 3, stop: 15, shape: {...}} with a shape as in `describe shape`"
 
 
-def _sections() -> str:
-    lines = []
-    for key, info in Reconstruct.model_fields.items():
+def _recipe(of: str) -> type[Recipe]:
+    """The protocol of a name."""
+    if of not in HOMES:
+        raise BadInput("describe --of", of, f"is no protocol: {nearest(of, HOMES)}")
+    room, name = HOMES[of]
+    return getattr(importlib.import_module(room), name)
+
+
+def _sections(recipe: type[Recipe]) -> str:
+    lines, needed = [], [key for key, info in recipe.model_fields.items() if info.is_required()]
+    for key, info in recipe.model_fields.items():
         if key != "found":
-            lines.append(f"  {key:12s} {_default(_start(info)):28s} {_attribute(key)}")
-    return "A parameter file (YAML) has these sections, all optional but file:\n" + "\n".join(lines)
+            lines.append(f"  {key:12s} {_default(_start(info)):28s} {_attribute(recipe, key)}")
+    but = "file" if recipe is Reconstruct else ", ".join(needed)
+    optional = f"all optional but {but}" if but else "all optional"
+    return f"A parameter file (YAML) has these sections, {optional}:\n" + "\n".join(lines)
 
 
 def _choice(section: str, room: str, name: str) -> str:
@@ -78,9 +105,9 @@ def _default(value: Any) -> str:
     return repr(value) if not isinstance(value, str) else (value or "''")
 
 
-def _attribute(key: str) -> str:
+def _attribute(recipe: type[Recipe], key: str) -> str:
     """The line of the recipe's docstring about a field."""
-    for line in (inspect.getdoc(Reconstruct) or "").splitlines():
+    for line in (inspect.getdoc(recipe) or "").splitlines():
         keys, colon, text = line.strip().partition(": ")
         if colon and key in [word.strip() for word in keys.split(",")]:
             return text
