@@ -212,3 +212,10 @@ def test_a_hologram_has_no_disk() -> None:
     near = replace(scan(), geometry=replace(geometry(), distance=1e9, focus=1e7))
     with pytest.raises(BadInput, match="far-field"):
         prepare.calibrate(near, angle=1e-3)
+
+
+def test_a_mask_around_the_detector_is_no_part_of_the_disk():
+    y, x = np.indices((32, 32))
+    away = np.hypot(y - 16, x - 16)
+    free, ringed = (fitted_disk(1.0 * (away < 6.2), mask=mask) for mask in (None, away < 10.5))
+    assert abs(ringed.radius - free.radius) < 1e-6

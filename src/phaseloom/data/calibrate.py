@@ -169,6 +169,16 @@ def _told(values: Floats) -> tuple[float, float, float, float, float, float]:
     return abs(radius), y, x, first, second, 0.25 + math.exp(min(width, 5.0))
 
 
+def _enclosed(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Bad pixels that hang together and do not reach the edge of the detector."""
+    from scipy.ndimage import label
+
+    parts: NDArray[np.int64]
+    parts, _ = label(bad)  # type: ignore[misc]
+    rim = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+    return bad & ~np.isin(parts, rim[rim > 0])
+
+
 def _first_guess(mean: Floats, good: NDArray[np.bool_]) -> Floats:
     """Area and middle of what exceeds half of a typical bright pixel, holes and specks mended."""
     from scipy.ndimage import binary_fill_holes, label, median_filter
@@ -178,7 +188,7 @@ def _first_guess(mean: Floats, good: NDArray[np.bool_]) -> Floats:
         raise BadInput("calibrate", None, "finds no disk: the mean pattern is dark")
     bright: NDArray[np.bool_] = smooth > 0.5 * np.median(smooth[smooth > 0.5 * np.percentile(smooth, 99.9)])
     parts: NDArray[np.int64]
-    parts, count = label(binary_fill_holes(bright | ~good))  # type: ignore[misc]
+    parts, count = label(binary_fill_holes(bright | _enclosed(~good)))  # type: ignore[misc]
     sizes = [float(smooth[parts == number].sum()) for number in range(1, count + 1)]
     body = parts == 1 + int(np.argmax(sizes)) if sizes else bright
     places = np.argwhere(body).mean(axis=0)
