@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -50,6 +49,9 @@ BEGUN = 100
 DRAWS = 200
 """Specimens that are drawn for one of the wanted side, before giving up."""
 
+WINDOW = 32
+"""Probes along an edge of a view where nothing else says."""
+
 UNSEEN = 0.15
 """Share of the materials that are kept from training."""
 
@@ -69,7 +71,8 @@ class Train(Recipe):
         scans: simulated scans that are in memory at a time.
         fresh: share of them that is replaced by new ones from epoch to epoch.
         unseen: scans of materials that are never trained on, which judge.
-        window: probes (rows, columns) of a view.
+        window: probes (rows, columns) of a view; default: those of the network's own window where it has one
+            and patches are trained, else 32 x 32, or the whole scan if that is smaller.
         views: learned from in an epoch.
         doses: electrons per pattern, lowest and highest.
         clean: share of views without counting noise.
@@ -105,7 +108,7 @@ class Train(Recipe):
     scans: int = Field(400, ge=1, strict=True)
     fresh: float = Field(0.0, ge=0, le=1)
     unseen: int = Field(16, ge=1, strict=True)
-    window: tuple[int, int] = (14, 14)
+    window: tuple[int, int] | None = None
     views: int = Field(512, ge=1, strict=True)
     doses: tuple[float, float] = (1e3, 1e6)
     clean: float = Field(0.3, ge=0, le=1)
@@ -146,10 +149,11 @@ class Train(Recipe):
             raise BadInput("train: model", type(first).__name__, fix)
         return EndToEnd(first, second)  # type: ignore[arg-type]
 
-    @cached_property
-    def choice(self) -> Choice:
-        """What is drawn for every view."""
-        return Choice(self.window, self.doses, self.clean, self.turned)
+    def choice(self, net: nn.Module, scan: tuple[int, int], /) -> Choice:
+        """What is drawn for every view of scans of so many probes."""
+        own = net.window if self.stage == "patches" and isinstance(net, PatchRecoveryNet) else WINDOW
+        window = self.window or (min(own, scan[0]), min(own, scan[1]))
+        return Choice(window, self.doses, self.clean, self.turned)
 
 
 @dataclass(frozen=True)
@@ -279,7 +283,8 @@ class Training:
             self.pool.expect(self.numbers(epoch + 1))
         recipe = self.recipe
         shape = self.pool[self.numbers(epoch)[0]].experiment.scan
-        all_ = picked(recipe.views, self.numbers(epoch), shape, recipe.choice, seed=(recipe.seed, epoch))
+        choice = recipe.choice(self.net, shape)
+        all_ = picked(recipe.views, self.numbers(epoch), shape, choice, seed=(recipe.seed, epoch))
         parts = all_.split(recipe.batch)
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
@@ -287,7 +292,8 @@ class Training:
         """Views that are never learned from, the same after every epoch."""
         recipe = self.recipe
         shape = self.pool[-1].experiment.scan
-        many = picked(4 * recipe.unseen, self.judges(), shape, recipe.choice, seed=(recipe.seed, 0))
+        choice = recipe.choice(self.net, shape)
+        many = picked(4 * recipe.unseen, self.judges(), shape, choice, seed=(recipe.seed, 0))
         return [*many.split(recipe.pieces or recipe.batch)]
 
     def prepared(self) -> None:
