@@ -69,6 +69,7 @@ def test_every_command_of_the_documents_exists() -> None:
     from phaseloom.cli import app
 
     known = {command.callback.__name__ for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
     for page in PAGES:
         for verb in re.findall(r"^phaseloom (\w+)", page.read_text(), re.M):
             assert verb in known, f"{page.name}: {verb}"

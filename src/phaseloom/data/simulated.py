@@ -110,7 +110,7 @@ def transmitted(specimen: Specimen, experiment: Experiment, generator: torch.Gen
     instants = []
     for _ in range(max(1, experiment.phonons)):
         now = places if still else atoms.displaced(places, experiment.vibration, generator=generator)
-        which = atoms.slabs(places[:, 0], max(thick, 1e-6), count)
+        which = atoms.slabs(places[:, 0], max(thick, 1e-6), count).numpy()
         blur = experiment.vibration if still else 0.0
         each = [_potential(now[which == n, 1:], numbers[which == n], experiment, blur) for n in range(count)]
         phase = strength * torch.stack(each)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from phaseloom.data.labels import seed_centre, seed_crop  # noqa: F401 - as the seed has them
 from phaseloom.errors import BadInput
 from phaseloom.nets import pretrained
 from phaseloom.nets.layers import Places, UNet, full
@@ -87,30 +88,6 @@ def crop(
         for start, count in zip(whole, phase.shape[-2:], strict=True)
     )
     return phase[..., rows[:, None], cols]
-
-
-def seed_centre(start: float, /) -> int:
-    """Pixel of the middle of a window whose first probe stands at ``start`` angstrom, by the seed's rule.
-
-    Example:
-        >>> [seed_centre(2.0 * index) for index in (0, 9, 18, 27, 36)]
-        [33, 79, 125, 172, 218]
-    """
-    return round((start + 13) * 2.56)
-
-
-def seed_crop(phase: Float[Tensor, "*batch 256 256"], row: int, col: int, /) -> Float[Tensor, "*batch 76 76"]:
-    """The patch that the first design took for the truth of a window: up to half a pixel off its place.
-
-    Args:
-        phase: an image of 100 angstrom, which repeats itself.
-        row: of the window's first probe in a scan of 2 angstrom steps.
-        col: of that probe.
-    """
-    middle = [size // 2 for size in phase.shape[-2:]]
-    amount = [m - seed_centre(2.0 * start) for m, start in zip(middle, (row, col), strict=True)]
-    rolled = torch.roll(phase, amount, (-2, -1))
-    return rolled[..., middle[0] - 38 : middle[0] + 38, middle[1] - 38 : middle[1] + 38]
 
 
 class PhaseStitchingNet(nn.Module):
