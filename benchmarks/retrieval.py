@@ -1,6 +1,7 @@
 """Phase retrieval from simulated 4D-STEM scans: networks, baselines and ptychography on unseen scans.
 
-    python -m benchmarks.retrieval [--models linear tiny FILE] [--scans 48] [--ptychography 6]
+    python -m benchmarks.retrieval [--models linear tiny FILE] [--scans 48] [--suites 12]
+                                   [--ptychography 4]
                                    [--out benchmarks/results/retrieval-2026-11-22.json]
 
 Two sets of scans of 32 x 32 probes (80 keV, 20 mrad, 90 A of under-focus, steps of 2 A), seed 1000, all of
@@ -51,12 +52,28 @@ PLAIN = [
 SETS = {"all": {}, "standard": {"families": PLAIN, "grains": 0.0}}
 PROBE = {"focused": {"semiangle": "20 mrad", "defocus": "90 A", "modes": 1, "soft": True}}
 EPOCHS = (20, 60, 200)
+FEW_DOSES = (NOISELESS, 1e4)
+SUITES = {
+    "defocus 80 A": {"defocus": "80 A"},
+    "defocus 110 A": {"defocus": "110 A"},
+    "defocus 130 A": {"defocus": "130 A"},
+    "semiangle 21 mrad": {"semiangle": "21 mrad"},
+    "semiangle 22 mrad": {"semiangle": "22 mrad"},
+    "Cs 0.1 mm": {"aberrations": {"Cs": "0.1 mm"}},
+    "focal spread 30 A": {"focal_spread": "30 A"},
+    "source 0.5 A": {"source_size": "0.5 A"},
+    "positions off by 0.2 A": {"jitter": "0.2 A"},
+    "8 phonons": {"phonons": 8},
+    "8 phonons, slices of 4 A": {"phonons": 8, "slice_thickness": "4 A"},
+}
+"""What networks were not trained for, on the first scans of ``all``, noiseless; they are told the optics."""
 
 
-def made(name, count, **microscope):
+def made(name, count, specimen=None, **microscope):
     """Samples of a set, the same in every run."""
     knobs = {"scan": [32, 32], **microscope}
-    recipe = Train.of({"specimen": {"prototypes": SETS[name]}, "microscope": {"fixed": knobs}})
+    prototypes = {**SETS[name], **(specimen or {})}
+    recipe = Train.of({"specimen": {"prototypes": prototypes}, "microscope": {"fixed": knobs}})
     making = Making(recipe.specimen, recipe.microscope, SEED)
     return [making(-1 - number) for number in range(count)]
 
@@ -101,11 +118,11 @@ def mean(rows):
     return {key: float(middle[key](values)) if values else float("inf") for key, values in named.items()}
 
 
-def read(methods, scenes):
+def read(methods, scenes, doses=DOSES):
     """Scores of methods that need no iteration."""
     out = {}
     for name, method in methods.items():
-        for dose in DOSES:
+        for dose in doses:
             began = time.process_time()
             found = [method(scene, dose, SEED + n) for n, scene in enumerate(scenes)]
             seconds = (time.process_time() - began) / len(scenes)
@@ -164,7 +181,7 @@ def iterated(count, model):
     things.append(("ptychography from " + str(model), {"predicted": {"model": str(find(model))}}, 60))
     out = {}
     for name, thing, epochs in things:
-        for dose in DOSES:
+        for dose in FEW_DOSES:
             rows = [reconstructed(s, dose, SEED + n, thing, epochs) for n, s in enumerate(samples)]
             courses = [{key: row.pop(key) for key in ("losses", "errors", "stopped")} for row in rows]
             out.setdefault(name, {})[label(dose)] = mean(rows) | {"courses": courses}
@@ -193,7 +210,8 @@ def main():
     )
     parser.add_argument("--models", nargs="*", default=["linear", "tiny"])
     parser.add_argument("--scans", type=int, default=48)
-    parser.add_argument("--ptychography", type=int, default=6, help="scans of `all`; 0: none")
+    parser.add_argument("--suites", type=int, default=12, help="scans of each suite; 0: none")
+    parser.add_argument("--ptychography", type=int, default=4, help="scans of `all`; 0: none")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -201,6 +219,12 @@ def main():
     found = {"machine": machine(), "torch": torch.__version__, "scans": given.scans}
     for name in SETS:
         found[name] = read(methods, [Scene.of(sample) for sample in made(name, given.scans)])
+    named = {name: made("all", given.suites, **knobs) for name, knobs in SUITES.items() if given.suites}
+    if named:
+        named["16 to 24 A thick"] = made("all", given.suites, specimen={"thickness": ["16 A", "24 A"]})
+        named["as trained for"] = made("all", given.suites)
+    for name, samples in named.items():
+        found[name] = read(methods, [Scene.of(sample) for sample in samples], [NOISELESS])
     if given.ptychography:
         samples = made("all", given.ptychography)
         found["few"] = read(methods, [Scene.of(sample) for sample in samples])

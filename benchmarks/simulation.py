@@ -95,7 +95,12 @@ def main() -> None:
         found[name]["share"] = found[name]["total"] / found["abtem"]["total"]
     import abtem
 
-    about = {"machine": machine(), "abtem": abtem.__version__, "torch": torch.__version__, "threads": 1}
+    about = {
+        "machine": machine(),
+        "abtem_version": abtem.__version__,
+        "torch": torch.__version__,
+        "threads": 1,
+    }
     text = json.dumps({"phonons": given.phonons, **found, **about}, indent=1)
     print(text)
     if given.out:

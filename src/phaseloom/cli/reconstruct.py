@@ -256,10 +256,7 @@ def _told(advice: list[str], known: set[str], say: Any) -> set[str]:
 def _start_lines(job: Any) -> list[str]:
     found, worth = job.start, job.recipe.found.get("start")
     if worth is not None:
-        better = worth["predicted"] < worth["empty"]
-        said = "taken as the start" if better else "left out: it explains the patterns no better than none"
-        told = f"start: predicted object {said} (loss {worth['predicted']:.4g}, without {worth['empty']:.4g})"
-        return [told if better else f"WARN {told}"]
+        return [_worth(**worth)]
     if found is None:
         return []
     from phaseloom.units import LENGTH
@@ -280,3 +277,14 @@ def _start_lines(job: Any) -> list[str]:
             f"  the patterns had to be {found.orientation} against the positions: check the file's axes"
         )
     return lines
+
+
+def _worth(*, predicted: float, conjugate: float, empty: float) -> str:
+    """What became of a predicted object."""
+    losses = f"(loss {predicted:.4g}, without {empty:.4g})"
+    if conjugate < min(predicted, empty):
+        fix = "its conjugate explains the patterns better: is the detector turned by 180 degrees?"
+        return f"WARN start: predicted object left out, {fix} {losses}"
+    if predicted < empty:
+        return f"start: predicted object taken as the start {losses}"
+    return f"WARN start: predicted object left out: it explains the patterns no better than none {losses}"

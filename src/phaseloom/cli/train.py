@@ -52,6 +52,7 @@ def end_to_end(
 @train.command()
 def retrieval(file: File = None, settings: Set = None, *, out: Out = None, quiet: Quiet = False) -> None:
     """All three steps one after the other, in folders 1-patches, 2-stitching and 3-end-to-end."""
+    _windowed(file, settings or [])
     base = folder(out, "retrieval")
     first, second = base / "1-patches", base / "2-stitching"
     given = settings or []
@@ -76,10 +77,13 @@ def linear(
     from phaseloom.recipes import estimate as protocol
     from phaseloom.recipes.train import Train
 
-    changed = {"model": "linear", **settings_of(settings or [])}
+    base = Train.from_path(file)
+    changed = ({} if base.model.name == "linear" else {"model": "linear"}) | settings_of(settings or [])
     if scan is not None:
         beside = [f"{path}={value}" for path, value in _probe(changed).items()]
-        changed |= protocol.microscope_of(recipe_of(scan, beside))
+        found, said = protocol.microscope_of(recipe_of(scan, beside)), base.model_fields_set
+        usual = {name: value for name, value in found.items() if name == "microscope" or name not in said}
+        changed = usual | changed  # what the user sets holds
     recipe = Train.from_path(file, changed)
     place = folder(out, recipe.title or "linear")
     typer.echo(f"simulating {recipe.scans} scans of {recipe.microscope.name} microscopes")
@@ -87,6 +91,16 @@ def linear(
     for line in _scores(card):
         typer.echo(line)
     typer.echo(f"network: {path}\npredict with: phaseloom predict scan FILE --model {path}")
+
+
+def _windowed(file: Path | None, settings: list[str]) -> None:
+    """Refuse a network that needs no second step before the first is done."""
+    from phaseloom.recipes.train import Train
+
+    recipe = Train.from_path(file, settings_of(settings))
+    if recipe.model.name in ("tiny", "linear"):
+        fix = "reads whole scans and needs no stitching: choose small, base or seed, or train patches"
+        raise BadInput("train retrieval: model", recipe.model.name, fix)
 
 
 def _probe(changed: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +156,8 @@ def _told(training: Any) -> None:
 
     stopped = training.progress.stopped
     if stopped.startswith("interrupted"):
-        typer.echo(f"stopped: {stopped}\ngo on with: phaseloom train patches --resume {training.directory}")
+        verb = f"phaseloom train {training.recipe.stage}"
+        typer.echo(f"stopped: {stopped}\ngo on with: {verb} --resume {training.directory}")
         raise typer.Abort
     path, card = training.finish()
     for line in _scores(card):

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from phaseloom.data.experiment import PER_STEP, Experiment, image_shape, told
+from phaseloom.data.labels import Geometry, commensurate, seed_crop
 from phaseloom.data.simulated import Sample
 from phaseloom.errors import BadInput
 
-__all__ = ["NOISELESS", "Choice", "Picked", "Scene", "Views", "drawn", "picked", "views"]
+__all__ = ["NOISELESS", "Choice", "Picked", "Scene", "Views", "drawn", "labelled"]
+__all__ += ["picked", "views"]
 
 NOISELESS = 1e7
 """Electrons per pattern that stand for no counting noise."""
@@ -26,18 +29,21 @@ class Scene:
         phase: ``(y, x)`` radian.
         experiment: that made it.
         group: of its material.
+        geometry: where the truth of a window lies (`phaseloom.data.labels`); by the seed's rule the phase is
+            that of the whole cell.
     """
 
-    roots: Tensor
+    roots: Any
     phase: Tensor
     experiment: Experiment
     group: str
+    geometry: Geometry = "exact"
 
     @classmethod
     def of(cls, sample: Sample, /) -> "Scene":
         """A sample without counting noise, or with that of its own dose, which then stays the same."""
         roots = torch.from_numpy(sample.patterns).clamp(min=0).sqrt().half()
-        return cls(roots, torch.from_numpy(sample.phase), sample.experiment, sample.group)
+        return labelled(roots, torch.from_numpy(sample.phase), sample.experiment, sample.group)
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,22 @@ class Choice:
         doses: electrons per pattern, lowest and highest of a log-uniform draw.
         clean: share of views without counting noise.
         turned: flips and transposes too; right for round probes only.
+
+    Raises:
+        BadInput: doses that are no range, or a window without a step.
     """
 
     window: tuple[int, int]
     doses: tuple[float, float] = (1e3, 1e6)
     clean: float = 0.3
     turned: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.doses[0] <= self.doses[1] < np.inf:
+            fix = "is no range of electrons per pattern: write [lowest, highest]"
+            raise BadInput("train: doses", list(self.doses), fix)
+        if min(self.window) < 2:
+            raise BadInput("train: window", list(self.window), "must be 2 by 2 probes at least")
 
 
 @dataclass(frozen=True)
@@ -183,10 +199,29 @@ def drawn(fractions: Tensor, dose: float, generator: torch.Generator, /) -> Tens
     return torch.poisson(fractions * dose, generator=generator) / dose
 
 
+def labelled(
+    roots: Any, phase: Tensor, experiment: Experiment, group: str, /, *, geometry: Geometry = "exact"
+) -> Scene:
+    """A scene of a phase as samples hold it; that of a periodic cell is put on pixels of a fifth of a step.
+
+    Args:
+        roots: square roots of the patterns: a tensor, or what reads one when it is indexed.
+        phase: of the image, or of the whole cell.
+        experiment: that made it.
+        group: of its material.
+        geometry: ``seed`` leaves the phase of a cell, from which windows are then cut by the seed's rule.
+    """
+    exact = experiment.cell is not None and geometry == "exact"
+    rule: Geometry = "exact" if experiment.cell is None else geometry
+    return Scene(roots, commensurate(phase, experiment) if exact else phase, experiment, group, rule)
+
+
 def _cut(scene: Scene, row: int, col: int, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Patterns of a window, and the phase under it."""
     height, width = image_shape(window)
     roots = scene.roots[row : row + window[0], col : col + window[1]].float()
+    if scene.geometry == "seed":
+        return roots.square(), seed_crop(scene.phase, row, col)
     top, left = PER_STEP * row, PER_STEP * col
     return roots.square(), scene.phase[top : top + height, left : left + width]
 

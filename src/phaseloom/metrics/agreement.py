@@ -51,7 +51,7 @@ def agreement(image: ArrayLike, truth: ArrayLike, /, *, rim: int = 0) -> Agreeme
         rim: pixels at each edge that are left out.
 
     Raises:
-        BadInput: other shapes, or a truth that is the same everywhere.
+        BadInput: other shapes, a truth that is the same everywhere, or a rim that leaves nothing.
 
     Example:
         >>> true = np.sin(np.arange(20.0))[:, None] * np.ones(20)
@@ -63,6 +63,8 @@ def agreement(image: ArrayLike, truth: ArrayLike, /, *, rim: int = 0) -> Agreeme
         raise BadInput(
             "agreement", values.shape, f"must be an image of the shape of the truth, {wanted.shape}"
         )
+    if not 0 <= 2 * rim < min(values.shape):
+        raise BadInput("agreement: rim", rim, f"leaves nothing of {values.shape} pixels: take a narrower one")
     inner = tuple(slice(rim, size - rim) for size in values.shape)
     values, wanted = (part[inner] - part[inner].mean() for part in (values, wanted))
     power, norm = float((wanted**2).sum()), float(np.linalg.norm(values))

@@ -36,7 +36,7 @@ def microscope_of(recipe: Reconstruct, /) -> dict[str, Any]:
     scan, optics = recipe.scan(), optics_of(recipe.probe)
     others = {name: value for name, value in optics.aberrations.items() if name != "defocus"}
     if "defocus" not in optics.aberrations:
-        fix = "is not said, and what a network learns depends on it: --set probe.focused.defocus='90 A'"
+        fix = "is not said, and what a network learns depends on it: --set probe.from_patterns.defocus='90 A'"
         raise BadInput("probe: defocus", None, fix)
     lattice = raster(scan)
     if abs(lattice.step[0] / lattice.step[1] - 1) > 0.02:

@@ -138,6 +138,8 @@ class Job:
         if snapshot.is_file():
             job.stage = grids(job.full, recipe)[-1 - checkpoint.level(snapshot)]
             checkpoint.load(job.progress, snapshot)
+        elif recipe.object.name == "predicted":
+            warm.begun(job.full, _judges(job, 32))
         return job
 
     def __iter__(self) -> Iterator[Epoch]:

@@ -6,6 +6,7 @@ One for each of the three steps: patches from patterns, images from patches, ima
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,13 +14,25 @@ from torch import Tensor, nn
 
 from phaseloom.data.experiment import PER_STEP
 from phaseloom.data.views import Picked, Views, views
-from phaseloom.nets import stitching
+from phaseloom.errors import BadInput
+from phaseloom.nets import pretrained, stitching
 from phaseloom.nets.endtoend import EndToEnd
+from phaseloom.nets.linear import LinearRecovery
 from phaseloom.nets.losses import Seen
+from phaseloom.nets.recovery import PatchRecoveryNet
+from phaseloom.nets.stitching import PhaseStitchingNet
+from phaseloom.nets.tiny import TinyRecovery
 
-__all__ = ["Assembling", "Lesson", "Reading", "Spoiled", "Whole"]
+__all__ = ["Assembling", "Lesson", "Reading", "Spoiled", "Whole", "joined", "loaded"]
 
 Loss = Callable[[Seen], Tensor]
+
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "patches": (PatchRecoveryNet, TinyRecovery, LinearRecovery),
+    "stitching": (PhaseStitchingNet,),
+    "end-to-end": (EndToEnd,),
+}
+"""The networks of each step."""
 
 
 class Lesson:
@@ -155,6 +168,29 @@ class Assembling(Lesson):
             shape = (batch.phase.shape[-2], batch.phase.shape[-1])
             image = self.net(self.spoiled(true, generator), places, shape)
         return self.judged(image, replace(batch))
+
+
+def joined(first: PatchRecoveryNet, second: PhaseStitchingNet, /) -> EndToEnd:
+    """The networks of both steps as one; windows overlap by a third, those of 14 probes by 5."""
+    return EndToEnd(first, second, stride=max(1, 2 * first.window // 3))
+
+
+def loaded(path: Path, knob: str, stage: str, /) -> nn.Module:
+    """The network of a file, for a step.
+
+    Args:
+        path: of the file.
+        knob: of the recipe that names it.
+        stage: the step.
+
+    Raises:
+        BadInput: one of another step.
+    """
+    net, kinds = pretrained.load(path), KINDS[stage]
+    if not isinstance(net, kinds):
+        fix = f"holds a {type(net).__name__}, here a {kinds[0].__name__} is wanted: name its file"
+        raise BadInput(f"train: {knob}", str(path), fix)
+    return net
 
 
 def _cut(phase: Tensor, places: Tensor, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import nn
 import phaseloom
 from phaseloom import plot
 from phaseloom.data.experiment import Experiment, told
+from phaseloom.data.labels import Geometry
 from phaseloom.data.simulated import Sample, simulated
 from phaseloom.data.specimens import held_out
 from phaseloom.data.views import NOISELESS, Choice, Picked, Scene, picked
@@ -32,7 +33,8 @@ from phaseloom.nets.stitching import overlap
 from phaseloom.nets.tiny import TinyRecovery
 from phaseloom.plot import training as training_figures
 from phaseloom.recipes._pool import Pool
-from phaseloom.recipes.lessons import Assembling, Lesson, Reading, Whole
+from phaseloom.recipes._stored import Stored
+from phaseloom.recipes.lessons import Assembling, Lesson, Reading, Whole, joined, loaded
 from phaseloom.recipes.linear import solved
 from phaseloom.recipes.scores import image, scores
 from phaseloom.spec import Call, Recipe, load_yaml, part, to_yaml
@@ -68,7 +70,10 @@ class Train(Recipe):
         stitched: trained weights of the second stage, for the third.
         specimen: what is in the microscope.
         microscope: how it is scanned.
-        scans: simulated scans that are in memory at a time.
+        stored: folder of a simulated set to learn from, in place of scans that are simulated on the way; a
+            view then reads its own patterns and no others.
+        geometry: where the truth of a window lies in a set of the seed's layout: exactly, or by its rule.
+        scans: simulated scans that are in memory at a time; of a stored set, how many are used.
         fresh: share of them that is replaced by new ones from epoch to epoch.
         unseen: scans of materials that are never trained on, which judge.
         window: probes (rows, columns) of a view; default: those of the network's own window where it has one
@@ -105,6 +110,8 @@ class Train(Recipe):
     stitched: Path | None = None
     specimen: Call = part("phaseloom.data.specimens", "prototypes")
     microscope: Call = part("phaseloom.data.microscopes", "fixed")
+    stored: Path | None = None
+    geometry: Geometry = "exact"
     scans: int = Field(400, ge=1, strict=True)
     fresh: float = Field(0.0, ge=0, le=1)
     unseen: int = Field(16, ge=1, strict=True)
@@ -137,17 +144,18 @@ class Train(Recipe):
     def network(self) -> nn.Module:
         """The network of the stage, with the weights that it is to start from."""
         if self.weights is not None:
-            return pretrained.load(self.weights)
+            return loaded(self.weights, "weights", self.stage)
         if self.stage == "patches":
             return self.model()
         if self.stage == "stitching":
             return self.stitching()
-        first = self.model() if self.patches is None else pretrained.load(self.patches)
-        second = self.stitching() if self.stitched is None else pretrained.load(self.stitched)
+        known, second = self.patches, self.stitched
+        first = self.model() if known is None else loaded(known, "patches", "patches")
+        second = self.stitching() if second is None else loaded(second, "stitched", "stitching")
         if not isinstance(first, PatchRecoveryNet):
             fix = "reads whole scans: it needs no stitching, so train it as patches"
             raise BadInput("train: model", type(first).__name__, fix)
-        return EndToEnd(first, second)  # type: ignore[arg-type]
+        return joined(first, second)  # type: ignore[arg-type]
 
     def choice(self, net: nn.Module, scan: tuple[int, int], /) -> Choice:
         """What is drawn for every view of scans of so many probes."""
@@ -211,8 +219,12 @@ class Training:
         net = recipe.network()
         if isinstance(net, LinearRecovery):
             raise BadInput("train: model", "linear", "is solved, not trained: use phaseloom train linear")
+        if not any(True for _ in net.parameters()):
+            raise BadInput(f"train: {recipe.stage}", type(net).__name__, "has nothing to learn: take another")
         processes = _processes(recipe.workers)
-        self.pool = Pool(Making(recipe.specimen, recipe.microscope, recipe.seed), processes)
+        self.pool: Pool | Stored = Pool(Making(recipe.specimen, recipe.microscope, recipe.seed), processes)
+        if recipe.stored is not None:
+            self.pool = Stored(recipe.stored, UNSEEN, recipe.geometry)
         self.net = net.to(device)
         losses = {call.name: call.partial() for call in recipe.losses}
         self.lesson = LESSONS[recipe.stage](self.net, self.pool, losses, precision=recipe.precision)
@@ -224,17 +236,19 @@ class Training:
         """A new training, in a folder that holds none.
 
         Raises:
-            BadInput: a folder that holds a run; settings that do not go together.
+            BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
         """
         folder = None if directory is None else Path(directory)
         if folder is not None and (folder / "run.yaml").exists():
             raise BadInput(str(folder), None, "holds a run: name a new folder, or resume it")
         training = cls(recipe, folder)
+        training.prepared()
+        with torch.no_grad():
+            training.lesson(training.held()[0])  # what does not fit together is said now
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             with whole(folder / "run.yaml") as short:
                 short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
-        training.prepared()
         return training
 
     @classmethod
@@ -366,7 +380,7 @@ def held_numbers(recipe: Train, /) -> list[int]:
 
 def _reading(net: nn.Module) -> nn.Module:
     """A network that reads whole scans."""
-    return EndToEnd(net, overlap()) if isinstance(net, PatchRecoveryNet) else net
+    return joined(net, overlap()) if isinstance(net, PatchRecoveryNet) else net
 
 
 def pictures(training: Training, /, *, most: int = 3) -> list[Path]:

@@ -1,0 +1,87 @@
+"""Training from simulated sets on disk: ours and the seed's five files."""
+
+import numpy as np
+import pytest
+import torch
+
+from phaseloom.data import samples
+from phaseloom.data.experiment import Experiment, image_shape
+from phaseloom.data.labels import commensurate, seed_crop
+from phaseloom.data.simulated import simulated
+from phaseloom.data.specimens import Specimen
+from phaseloom.data.views import Choice, Scene, picked, views
+from phaseloom.errors import BadInput
+from phaseloom.recipes._stored import Stored
+from phaseloom.recipes.train import Train, Training
+
+
+def sample(experiment, number):
+    """Random atoms of an element of their own."""
+    rng = np.random.default_rng(number)
+    size = (4.0, *experiment.box)
+    return simulated(
+        Specimen(
+            numbers=np.full(40, 6 + number),
+            places=rng.uniform(0, 1, (40, 3)) * size,
+            size=size,
+            family="test",
+            name=str(number),
+        ),
+        experiment,
+        seed=number,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("set")
+    for number in range(12):
+        made = sample(Experiment(scan=(12, 13)), number)
+        samples.write(made, place / f"{number:06d}.h5", number=number, seed=0)
+    return place
+
+
+def test_views_of_a_set_are_those_of_its_samples_in_memory(folder):
+    stored = Stored(folder, 0.15, "exact")
+    index = stored.seen[2]
+    memory = Scene.of(samples.read(folder / f"{index:06d}.h5"))
+    these = picked(5, [0], (12, 13), Choice(window=(6, 6), clean=1.0), seed=(3,))
+    one, other = views({0: stored[2]}, these), views({0: memory}, these)
+    torch.testing.assert_close(one.patterns, other.patterns, atol=2e-6, rtol=2e-3)
+    torch.testing.assert_close(one.phase, other.phase)
+
+
+def test_seen_and_unseen_share_no_material(folder):
+    stored = Stored(folder, 0.4, "exact")
+    seen, unseen = ({stored[n].group for n in side} for side in (range(20), range(-20, 0)))
+    assert seen
+    assert unseen
+    assert not seen & unseen
+
+
+def test_a_network_trains_from_a_set(folder, tmp_path):
+    knobs = {"stored": str(folder), "scans": 8, "unseen": 2, "views": 8, "epochs": 2, "window": [10, 10]}
+    training = Training.begin(Train.of(knobs), tmp_path / "run")
+    assert [epoch.number for epoch in training] == [1, 2]
+    assert training.finish()[0].exists()
+
+
+def test_a_folder_without_samples_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="holds no sample"):
+        Stored(tmp_path, 0.15, "exact")
+
+
+def test_a_cell_is_cut_exactly_or_by_the_rule_of_the_seed(tmp_path):
+    cell = Experiment(scan=(50, 50), pixel=100 / 256, cell=256, window=32, bin=1, detector=8)
+    for number in range(2):
+        made = sample(cell, number)
+        samples.write(made, tmp_path / f"{number:06d}.h5", number=number, seed=0)
+    raw = torch.from_numpy(samples.read(tmp_path / "000000.h5").phase)
+    exact, rounded = Stored(tmp_path, 0.0, "exact")[0], Stored(tmp_path, 0.0, "seed")[0]
+    assert exact.phase.shape == image_shape((50, 50))
+    these = picked(1, [0], (50, 50), Choice(window=(14, 14), clean=1.0, turned=False), seed=(1,))
+    row, col = these.corners[0].tolist()
+    torch.testing.assert_close(views({0: rounded}, these).phase[0], seed_crop(raw, row, col))
+    whole = commensurate(raw, cell)
+    there = whole[5 * row : 5 * row + 76, 5 * col : 5 * col + 76]
+    torch.testing.assert_close(views({0: exact}, these).phase[0], there)

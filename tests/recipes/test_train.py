@@ -1,0 +1,379 @@
+"""Trainings: they learn, stop, resume to the same bits, keep materials apart, and leave a network behind."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from phaseloom import cli
+from phaseloom.data.experiment import Experiment
+from phaseloom.data.specimens import held_out
+from phaseloom.errors import BadInput
+from phaseloom.nets import pretrained
+from phaseloom.nets.endtoend import EndToEnd
+from phaseloom.nets.predict import Optics, predict
+from phaseloom.recipes._pool import Pool
+from phaseloom.recipes.train import UNSEEN, Making, Train, Training, pictures
+
+BASE: dict[str, Any] = {
+    "microscope": {"fixed": {"scan": [16, 16]}},
+    "scans": 4,
+    "unseen": 2,
+    "window": [10, 10],
+    "views": 8,
+    "batch": 4,
+    "epochs": 3,
+    "clean": 1.0,
+    "shape": "constant",
+    "device": "cpu",
+}
+TINY = {**BASE, "model": {"tiny": {"components": 24, "width": 8, "depth": 1}}}
+NET = {"small": {"window": 10, "depth": 1, "width": 32, "heads": 4, "channels": 4}}
+SMALL = {**BASE, "model": NET, "views": 4, "batch": 2}
+STITCH = {**BASE, "stage": "stitching", "window": [16, 16], "stitching": {"residual": {"width": 8}}}
+OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
+
+Phaseloom = Callable[..., SimpleNamespace]
+
+
+def run(tree: dict[str, Any], folder: Path | None = None) -> Training:
+    training = Training.begin(Train.of(tree), folder)
+    for _ in training:
+        pass
+    return training
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def past(training: Training) -> list[dict[str, Any]]:
+    return [{name: event[name] for name in event if name != "seconds"} for event in training.progress.history]
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Networks of the three steps and of none, each trained for an epoch."""
+    base = tmp_path_factory.mktemp("stages")
+    files = {"patches": base / "1" / "net.safetensors", "stitched": base / "2" / "net.safetensors"}
+    run({**SMALL, "epochs": 1}, base / "1").finish()
+    run({**STITCH, "epochs": 1, "views": 4}, base / "2").finish()
+    return files
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    training = run({**TINY, "views": 24}, tmp_path_factory.mktemp("tiny") / "run")
+    training.finish()
+    return training
+
+
+def test_training_lowers_the_loss_of_materials_never_seen(tiny):
+    before = Training.begin(tiny.recipe)
+    with torch.no_grad():
+        losses = [before.lesson(piece)["contrast"] for piece in before.held()]
+    assert tiny.progress.history[-1]["holdout"] < 0.97 * float(torch.stack(losses).mean())
+    assert tiny.progress.history[-1]["loss"] < tiny.progress.history[0]["loss"]
+    assert not same(before.net, tiny.net)
+
+
+def test_a_training_leaves_what_is_needed_to_look_at_it_and_repeat_it(tiny):
+    names = {path.name for path in tiny.directory.iterdir()}
+    assert names >= {"run.yaml", "events.jsonl", "snapshot.h5", "net.safetensors"}
+    events = [json.loads(line) for line in (tiny.directory / "events.jsonl").read_text().splitlines()]
+    assert [event["number"] for event in events] == [1, 2, 3]
+    again = Train.from_path(tiny.directory / "run.yaml")
+    assert again.resolved() == tiny.recipe.resolved()
+    assert [path.name for path in pictures(tiny)] == ["curves.png", "unseen.png"]
+    assert all(path.stat().st_size > 1000 for path in pictures(tiny))
+
+
+def test_the_card_says_what_the_network_is_for_and_how_good_it_is(tiny):
+    card = pretrained.card(tiny.directory / "net.safetensors")
+    assert Experiment(**{**card["experiment"], "scan": (16, 16)}) == Experiment(scan=(16, 16))
+    assert card["tolerance"]["defocus"] == pytest.approx(0.1)
+    assert card["doses"] == [1e3, None]
+    assert card["epochs"] == 3
+    assert set(card["scores"]) == {"noiseless", "100000", "10000", "3000"}
+    errors = [card["scores"][dose]["nmse"] for dose in ("noiseless", "10000", "3000")]
+    assert errors == sorted(errors)
+    assert card["scores"]["noiseless"]["correlation"] > 0.7
+    assert yaml.safe_load(card["recipe"])["scans"] == 4
+
+
+def test_the_network_reads_a_scan_that_it_has_never_seen(tiny):
+    path = tiny.directory / "net.safetensors"
+    sample = tiny.pool.make(-2)
+    found = predict(pretrained.load(path), pretrained.card(path), sample.scan(), OPTICS)
+    inner = (slice(8, -8), slice(8, -8))
+    assert np.corrcoef(found.phase[inner].ravel(), sample.phase[inner].ravel())[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("tree", [{**TINY, "clean": 0.3, "shape": "one_cycle"}, {**SMALL, "fresh": 0.5}])
+def test_an_interrupted_training_goes_on_to_the_same_bits(tree, tmp_path):
+    straight = run(tree, tmp_path / "straight")
+    for _ in Training.begin(Train.of(tree), tmp_path / "broken"):
+        break
+    torch.rand(3)
+    resumed = Training.resume(tmp_path / "broken")
+    assert resumed.progress.epoch == 1
+    for _ in resumed:
+        pass
+    assert past(resumed) == past(straight)
+    assert same(resumed.net, straight.net)
+    texts = [(tmp_path / name / "events.jsonl").read_text().count("\n") for name in ("straight", "broken")]
+    assert texts == [3, 3]
+
+
+@pytest.mark.slow
+def test_a_training_that_died_before_its_first_snapshot_begins_anew(tmp_path):
+    straight = run({**TINY, "epochs": 1})
+    Training.begin(Train.of({**TINY, "epochs": 1}), tmp_path / "new")
+    resumed = Training.resume(tmp_path / "new")
+    for _ in resumed:
+        pass
+    assert same(resumed.net, straight.net)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tree", [TINY, SMALL])
+def test_a_batch_in_pieces_steps_as_the_whole(tree):
+    one = {**tree, "views": 4, "batch": 4, "epochs": 1, "optimizer": {"sgd": {}}, "clip": None, "rate": 1e-2}
+    whole, pieces = run(one), run({**one, "pieces": 2})
+    uneven = run({**one, "pieces": 3})
+    start = Training.begin(Train.of(one)).net.state_dict()
+    moved = 0.0
+    for name, value in whole.net.state_dict().items():
+        for other in (pieces, uneven):
+            torch.testing.assert_close(other.net.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+        moved = max(moved, float((value - start[name]).abs().max()))
+    assert moved > 1e-4
+    assert pieces.progress.history[0]["loss"] == pytest.approx(whole.progress.history[0]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tree", [TINY, SMALL])
+def test_half_of_the_precision_learns_the_same_roughly(tree):
+    full, half = run(tree), run({**tree, "precision": "bfloat16"})
+    losses = [training.progress.history[-1]["holdout"] for training in (full, half)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert losses[1] != losses[0]
+    assert all(torch.isfinite(value).all() for value in half.net.state_dict().values())
+    assert all(value.dtype == torch.float32 for value in half.net.parameters())
+
+
+@pytest.mark.slow
+def test_three_steps_follow_one_another(stages, tmp_path):
+    weights = {name: str(path) for name, path in stages.items()}
+    tree = {**SMALL, **weights, "stage": "end-to-end", "window": [16, 16], "epochs": 1}
+    tree["stitching"] = STITCH["stitching"]
+    training = Training.begin(Train.of(tree), tmp_path / "3")
+    assert isinstance(training.net, EndToEnd)
+    assert same(training.net.recovery, pretrained.load(stages["patches"]))
+    assert same(training.net.stitching, pretrained.load(stages["stitched"]))
+    (epoch,) = training
+    assert set(epoch.terms) == {"contrast", "patches"}
+    path, card = training.finish()
+    assert not same(training.net.recovery, pretrained.load(stages["patches"]))
+    assert np.isfinite(card["scores"]["noiseless"]["nmse"])
+    again = pretrained.load(path)
+    sample = training.pool.make(-1)
+    assert predict(again, card, sample.scan(), OPTICS).phase.shape == (86, 86)
+    onward = Training.begin(Train.of({**tree, "weights": str(path)}))
+    assert same(onward.net, again)
+
+
+@pytest.mark.slow
+def test_stitching_learns_from_spoiled_truth_and_begins_as_the_overlap():
+    training = Training.begin(Train.of({**STITCH, "epochs": 2}))
+    with torch.no_grad():
+        first = float(training.lesson(training.held()[0])["contrast"])
+    assert 0 < first < 0.3  # the truth was spoiled, but not beyond what overlaps mend
+    for _ in training:
+        pass
+    assert training.progress.history[-1]["holdout"] < 0.3
+
+
+def test_a_small_window_can_be_trained_and_judged(tmp_path):
+    net = {"small": {**NET["small"], "window": 5}}
+    training = run({**SMALL, "model": net, "window": None, "epochs": 1}, tmp_path / "new")
+    path, card = training.finish()
+    assert path.is_file()
+    assert np.isfinite(card["scores"]["noiseless"]["nmse"])
+
+
+def making(seed: int = 0, **specimen: Any) -> Making:
+    recipe = Train.of(
+        {**BASE, "specimen": {"prototypes": specimen}, "microscope": {"fixed": {"scan": [2, 2]}}}
+    )
+    return Making(recipe.specimen, recipe.microscope, seed)
+
+
+def test_materials_that_judge_are_never_learned_from():
+    make = making()
+    for number in range(40):
+        assert not held_out(make(number).group, UNSEEN)
+    for number in range(1, 41):
+        assert held_out(make(-number).group, UNSEEN)
+
+
+def test_the_sample_of_a_number_is_the_same_in_any_order():
+    make = making()
+    first = [make(number) for number in (3, -1, 1)]
+    again = [making()(number) for number in (1, 3, -1)]
+    for sample, other in zip(first, (again[1], again[2], again[0]), strict=True):
+        np.testing.assert_array_equal(sample.patterns, other.patterns)
+        np.testing.assert_array_equal(sample.phase, other.phase)
+    assert not np.array_equal(make(1).phase, make(-1).phase)
+    assert not np.array_equal(make(1).phase, making(seed=1)(1).phase)
+
+
+def test_samples_have_no_noise_of_their_own():
+    recipe = Train.of({**BASE, "microscope": {"fixed": {"scan": [2, 2], "dose": 1000.0}}})
+    assert Making(recipe.specimen, recipe.microscope, 0)(0).experiment.dose is None
+
+
+def test_a_specimen_without_materials_of_a_side_is_refused():
+    side = "train" if held_out("bcc:Fe", UNSEEN) else "held out"
+    number = 0 if side == "train" else -1
+    with pytest.raises(BadInput, match="prototypes"):
+        making(families=["bcc"], only=["Fe"])(number)
+
+
+def test_old_scans_are_let_go_of_as_new_ones_come():
+    training = Training.begin(Train.of({**TINY, "fresh": 0.5, "epochs": 3}))
+    assert [list(training.numbers(epoch)) for epoch in (1, 2, 3)] == [
+        [0, 1, 2, 3],
+        [2, 3, 4, 5],
+        [4, 5, 6, 7],
+    ]
+    training.batches(2)
+    assert set(training.pool.known) == {2, 3, 4, 5, -1, -2}
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_scans(tmp_path):
+    tree = {**TINY, "fresh": 0.5, "epochs": 2}
+    inline, apart = run(tree), run({**tree, "workers": 1})
+    try:
+        assert isinstance(apart.pool, Pool)
+        assert set(apart.pool.known) == set(inline.pool.known)
+        for number, scene in inline.pool.known.items():
+            assert torch.equal(apart.pool.known[number].roots, scene.roots)
+        assert same(apart.net, inline.net)
+    finally:
+        apart.pool.processes.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "linear"}, "is solved, not trained: use phaseloom train linear"),
+        ({"window": [17, 10]}, "smaller than a window of 17 x 10"),
+        ({"window": [1, 10]}, "2 by 2 probes at least"),
+        ({"doses": [1e5, 1e3]}, r"write \[lowest, highest\]"),
+        ({"doses": [0, 1e3]}, r"write \[lowest, highest\]"),
+        ({"model": NET, "window": [12, 12]}, "this network takes 10 x 10"),
+        ({"microscope": {"fixed": {"scan": [16, 16], "detector": 32}}}, r"\(32, 32\) pixels each"),
+        ({"stage": "end-to-end"}, "needs no stitching, so train it as patches"),
+        ({"stage": "stitching", "stitching": "overlap", "window": [16, 16]}, "has nothing to learn"),
+        ({"losses": [{"physics": {"weight": 1.0}}]}, "take larger views"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_a_folder_is_begun(change, said, tmp_path):
+    with pytest.raises(BadInput, match=said) as found:
+        Training.begin(Train.of({**TINY, **change}), tmp_path / "new")
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "knob", "file"),
+    [
+        ("patches", "weights", "stitched"),
+        ("stitching", "weights", "patches"),
+        ("end-to-end", "weights", "patches"),
+        ("end-to-end", "patches", "stitched"),
+        ("end-to-end", "stitched", "patches"),
+    ],
+)
+def test_weights_of_another_step_are_refused(stage, knob, file, stages):
+    tree = {**SMALL, "stage": stage, "window": [16, 16], knob: str(stages[file])}
+    with pytest.raises(BadInput, match=f"train: {knob}.*is wanted"):
+        Train.of(tree).network()
+
+
+def test_folders_that_hold_a_run_or_none_are_refused(tiny, tmp_path):
+    with pytest.raises(BadInput, match="holds a run: name a new folder, or resume it"):
+        Training.begin(tiny.recipe, tiny.directory)
+    with pytest.raises(BadInput, match=r"holds no run\.yaml"):
+        Training.resume(tmp_path / "nothing")
+
+
+@pytest.fixture
+def phaseloom(monkeypatch, capsys) -> Phaseloom:
+    """Run a command line; gives code, output and complaints."""
+
+    def call(*argv: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["phaseloom", *map(str, argv)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return SimpleNamespace(code=end.value.code or 0, out=said.out, err=said.err)
+
+    return call
+
+
+def written(tree: dict[str, Any]) -> str:
+    Path("train.yaml").write_text(yaml.safe_dump(tree))
+    return "train.yaml"
+
+
+def test_a_network_is_trained_on_the_command_line(phaseloom):
+    sets = [f"{name}={json.dumps(value)}" for name, value in TINY.items() if name != "model"]
+    given = [part for text in sets for part in ("--set", text)]
+    ended = phaseloom("train", "patches", *given, "--set", "model.tiny.width=8", "--out", "new", "-q")
+    assert ended.code == 0, ended.err
+    assert "unseen materials:" in ended.out
+    assert "noiseless" in ended.out
+    assert f"network: {Path('new') / 'net.safetensors'}" in ended.out
+    assert {path.name for path in Path("new").glob("*.png")} == {"curves.png", "unseen.png"}
+    assert pretrained.load(Path("new")).recipe[2]["width"] == 8
+    again = phaseloom("train", "patches", *given, "--out", "new")
+    assert (again.code, "exists already" in again.err) == (2, True)
+
+
+def test_an_interrupted_training_goes_on_on_the_command_line(phaseloom):
+    recipe = Train.of(TINY)
+    for _ in Training.begin(recipe, "broken"):
+        break
+    ended = phaseloom("train", "patches", "--resume", "broken", "-q")
+    assert ended.code == 0, ended.err
+    assert same(pretrained.load(Path("broken")), run(TINY).net)
+    more = phaseloom("train", "patches", "--resume", "broken", "--set", "epochs=9")
+    assert (more.code, "takes the folder of a run and nothing else" in more.err) == (2, True)
+    none = phaseloom("train", "patches", "--resume", "elsewhere")
+    assert (none.code, "holds no run.yaml" in none.err) == (2, True)
+    assert "Traceback" not in more.err + none.err
+
+
+@pytest.mark.slow
+def test_all_three_steps_run_on_the_command_line(phaseloom):
+    tree = {**SMALL, "window": None, "epochs": 1, "stitching": STITCH["stitching"]}
+    ended = phaseloom("train", "retrieval", written(tree), "--out", "all", "-q")
+    assert ended.code == 0, ended.err
+    nets = [pretrained.load(Path("all") / name) for name in ("1-patches", "2-stitching", "3-end-to-end")]
+    assert isinstance(nets[2], EndToEnd)
+    assert nets[2].recovery.recipe == nets[0].recipe
+    recipes = [Train.from_path(path) for path in sorted(Path("all").glob("*/run.yaml"))]
+    assert [recipe.stage for recipe in recipes] == ["patches", "stitching", "end-to-end"]
+    assert recipes[2].patches == Path("all") / "1-patches" / "net.safetensors"
