@@ -33,6 +33,9 @@ COARSEST = 0.5
 SAMPLED = 4096
 """Patterns that the beam is measured on."""
 
+DRAWN = 512
+"""Patterns of noise that are put where nothing was measured, one after the other."""
+
 FEWEST = 50
 """Counts in a pattern below which they are no electrons."""
 
@@ -177,6 +180,17 @@ class View:
         usual, said = _usual(net, known.shape), (*notes, *more)
         return cls(scan, good, down, along, share, usual, beam, electrons, said)
 
+    def filled(self, index: np.ndarray, /) -> Tensor:
+        """What is put where nothing is known: ``filling``, with the noise that electrons would have there.
+
+        A network that has learned from counts expects most dark pixels to be empty, and a few not to be.
+        """
+        if not self.electrons:
+            return self.filling
+        expected = (self.filling * self.beam).expand(DRAWN, -1, -1).contiguous()
+        drawn = torch.poisson(expected, generator=torch.Generator().manual_seed(0)) / self.beam
+        return drawn[torch.from_numpy(index.ravel() % DRAWN)]
+
     def patterns(self, index: np.ndarray, /) -> Tensor:
         """Fractions of the beam ``(*index, y, x)``; what is not measured is that of the pixel across."""
         counts = torch.from_numpy(_clean(self.scan, self.good, index.ravel()))
@@ -185,7 +199,7 @@ class View:
         seen = torch.where(known, seen / self.cover.clamp(min=0.5) / self.beam, 0.0)
         if not bool(known.all()):
             there = across(known.float()) > 0
-            seen = torch.where(known, seen, torch.where(there, across(seen), self.filling))
+            seen = torch.where(known, seen, torch.where(there, across(seen), self.filled(index)))
         return seen.reshape(*index.shape, *seen.shape[-2:])
 
 

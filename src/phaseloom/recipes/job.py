@@ -107,7 +107,9 @@ class Job:
         job = cls(settled.model_copy(update={"file": file, "found": found | known}), data, start, directory)
         if job.recipe.object.name == "predicted":
             worth = warm.begun(job.full, _judges(job, 32))
-            job.recipe = job.recipe.model_copy(update={"found": job.recipe.found | {"start": worth}})
+            slow = warm.slowed(recipe, job.full, worth["empty"]) if job.progress.best else ()
+            changes = {"found": job.recipe.found | {"start": worth}, "changes": (*slow, *job.recipe.changes)}
+            job.recipe = job.recipe.model_copy(update=changes)
         _write_recipe(job)
         return job
 

@@ -1,5 +1,6 @@
 """A start from a predicted object: whether it is better than none, and what it is worth."""
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor
 
 from phaseloom.fitting.learn import held_out
+from phaseloom.recipes.reconstruct import SHARES, Change, Reconstruct
 from phaseloom.recipes.stage import Stage
 
-__all__ = ["begun"]
+__all__ = ["begun", "slowed"]
 
 ASKED = 256
 """Patterns that decide."""
@@ -46,6 +48,31 @@ def begun(stage: Stage, held: Sequence[Tensor], /) -> dict[str, float]:
         if loss is not None:
             stage.progress.best = (0, loss, deepcopy(model.state_dict()))
     return {"predicted": there, "conjugate": turned, "empty": empty}
+
+
+def slowed(recipe: Reconstruct, stage: Stage, empty: float, /) -> tuple[Change, ...]:
+    """Rates for a start from a prediction where counts say little: longer steps would carry noise into it.
+
+    The loss without an object, in units of the noise, tells how much there is to learn. Of parts whose rate
+    the user gave, and of other optimisers, nothing is changed.
+
+    Args:
+        recipe: of the run.
+        stage: before its first epoch.
+        empty: loss without an object.
+    """
+    if recipe.optimizer.name != "gauss_newton":
+        return ()
+    signal = math.sqrt(max(empty, 1.0))
+    rates = {
+        "object": min(0.05 * signal, SHARES["object"]),
+        "probe": min(0.1 * (signal - 1), SHARES["probe"]),
+    }
+    return tuple(
+        Change(epoch=1, part=part, rate=rate, stop=None)
+        for part, rate in rates.items()
+        if part not in recipe.rates and stage.groups(part)
+    )
 
 
 def _loss(stage: Stage, index: Tensor) -> float:
