@@ -377,3 +377,12 @@ def test_all_three_steps_run_on_the_command_line(phaseloom):
     recipes = [Train.from_path(path) for path in sorted(Path("all").glob("*/run.yaml"))]
     assert [recipe.stage for recipe in recipes] == ["patches", "stitching", "end-to-end"]
     assert recipes[2].patches == Path("all") / "1-patches" / "net.safetensors"
+
+
+def test_a_loss_is_there_from_its_start_and_the_first_one_always():
+    knobs = {"scans": 4, "unseen": 2, "views": 4, "epochs": 2, "microscope": {"fixed": {"scan": [14, 14]}}}
+    late = {"losses": ["contrast", {"edges": {}, "start": 2}]}
+    training = Training.begin(Train.of({**knobs, **late}))
+    assert [sorted(epoch.terms) for epoch in training] == [["contrast"], ["contrast", "edges"]]
+    with pytest.raises(BadInput, match="it judges"):
+        Training.begin(Train.of({**knobs, "losses": [{"contrast": {}, "start": 2}]}))

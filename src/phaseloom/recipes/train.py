@@ -24,6 +24,7 @@ from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.fitting import checkpoint, optimizers
 from phaseloom.fitting.loop import Epoch, Progress, fit
+from phaseloom.fitting.schedule import Every
 from phaseloom.nets import pretrained
 from phaseloom.nets.endtoend import EndToEnd
 from phaseloom.nets.linear import CLEAN, LinearRecovery
@@ -82,7 +83,7 @@ class Train(Recipe):
         doses: electrons per pattern, lowest and highest.
         clean: share of views without counting noise.
         turned: flip and transpose views: for round probes only.
-        losses: what is made small; the first one judges.
+        losses: what is made small, each from its ``start`` to its ``stop`` if given; the first one judges.
         optimizer: how steps are made.
         rate: of the optimiser.
         shape: how the rate changes over the run.
@@ -226,7 +227,9 @@ class Training:
         if recipe.stored is not None:
             self.pool = Stored(recipe.stored, UNSEEN, recipe.geometry)
         self.net = net.to(device)
-        losses = {call.name: call.partial() for call in recipe.losses}
+        if not recipe.losses or recipe.losses[0].when:
+            raise BadInput("losses", None, "must begin with one that is there in every epoch: it judges")
+        losses = _due(recipe.losses, 1)
         self.lesson = LESSONS[recipe.stage](self.net, self.pool, losses, precision=recipe.precision)
         groups = optimizers.groups({"net": [*self.net.parameters()]}, {"net": recipe.rate})
         self.progress = Progress(self.net, recipe.optimizer(groups))
@@ -296,6 +299,7 @@ class Training:
         if epoch < self.recipe.epochs:
             self.pool.expect(self.numbers(epoch + 1))
         recipe = self.recipe
+        self.lesson.losses = _due(recipe.losses, epoch)
         shape = self.pool[self.numbers(epoch)[0]].experiment.scan
         choice = recipe.choice(self.net, shape)
         all_ = picked(recipe.views, self.numbers(epoch), shape, choice, seed=(recipe.seed, epoch))
@@ -398,6 +402,11 @@ def pictures(training: Training, /, *, most: int = 3) -> list[Path]:
         figure = training_figures.samples(seen, true, names, pixel=scenes[0].experiment.spacing)
         plot.save(figure, paths[1])
     return paths
+
+
+def _due(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
+    """The losses of an epoch by name."""
+    return {one.name: one.partial() for one in losses if Every(lambda: None, **dict(one.when)).due(epoch)}
 
 
 def _processes(workers: int) -> ProcessPoolExecutor | None:
