@@ -12,7 +12,7 @@ from phaseloom.errors import BadInput
 from phaseloom.nets.layers import PIXELS, Intake
 from phaseloom.nets.pretrained import Recipe, recorded
 
-__all__ = ["LinearRecovery", "linear"]
+__all__ = ["LinearRecovery", "ScanRecovery", "linear"]
 
 NEAR = 3
 """Patterns along an edge of the neighbourhood that an estimate is made of."""
@@ -75,27 +75,19 @@ class Components(nn.Module):
         self.basis.copy_(vectors[:, -len(self.basis) :].flip(1).T)
 
 
-class LinearRecovery(nn.Module):
-    """Phase of a scan as a linear function of the amplitudes of its patterns, one function for each dose.
-
-    Between the doses that it was fitted for, coefficients are interpolated over the logarithm of the dose.
+class ScanRecovery(nn.Module):
+    """A network that looks at each pattern by itself, then draws the image of a whole scan at once.
 
     Attributes:
-        components: of a pattern, shared by all doses.
-        weight: ``(dose, 25, 1 + component * 9)`` coefficients of the pixels of a step, the constant first.
-        doses: what optics hold for the dose at each of them, ascending.
+        components: of a pattern.
         recipe: the call that built it.
     """
 
     recipe: Recipe
-    doses: Tensor
 
-    def __init__(self, patterns: int, components: int, doses: Sequence[float]):
+    def __init__(self, patterns: int, components: int):
         super().__init__()
         self.components = Components(patterns, components)
-        count = 1 + self.components.count * NEAR**2
-        self.weight = nn.Parameter(torch.zeros(len(doses), PIXELS**2, count))
-        self.register_buffer("doses", torch.tensor(list(doses)))
 
     def forward(
         self,
@@ -105,6 +97,31 @@ class LinearRecovery(nn.Module):
     ) -> Float[Tensor, "b v u"]:
         """The image of each scan, radian, but for a constant; it is the same wherever the scan lies."""
         return self.draw(self.components(patterns), optics)
+
+    def draw(
+        self, each: Float[Tensor, "b k rows cols"], optics: Float[Tensor, "b 8"]
+    ) -> Float[Tensor, "b v u"]:
+        """The image from what `Components` has found of each pattern."""
+        raise NotImplementedError
+
+
+class LinearRecovery(ScanRecovery):
+    """Phase of a scan as a linear function of the amplitudes of its patterns, one function for each dose.
+
+    Between the doses that it was fitted for, coefficients are interpolated over the logarithm of the dose.
+
+    Attributes:
+        weight: ``(dose, 25, 1 + component * 9)`` coefficients of the pixels of a step, the constant first.
+        doses: what optics hold for the dose at each of them, ascending.
+    """
+
+    doses: Tensor
+
+    def __init__(self, patterns: int, components: int, doses: Sequence[float]):
+        super().__init__(patterns, components)
+        count = 1 + self.components.count * NEAR**2
+        self.weight = nn.Parameter(torch.zeros(len(doses), PIXELS**2, count))
+        self.register_buffer("doses", torch.tensor(list(doses)))
 
     def draw(
         self, each: Float[Tensor, "b k rows cols"], optics: Float[Tensor, "b 8"]

@@ -15,8 +15,7 @@ from phaseloom.data import calibrate
 from phaseloom.data.experiment import PER_STEP, Experiment, told
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
-from phaseloom.nets.linear import LinearRecovery
-from phaseloom.nets.tiny import TinyRecovery
+from phaseloom.nets.linear import ScanRecovery
 from phaseloom.nets.view import WANDER, Raster, View, across, raster
 
 __all__ = ["Optics", "Prediction", "find", "measured", "predict", "shipped"]
@@ -328,7 +327,7 @@ class _Told:
         """What the network makes of the patterns of an index, read in pieces where it can be."""
         net, device = self.net, next(self.net.parameters(), self.numbers).device
         numbers = self.numbers[None].to(device)
-        if not isinstance(net, LinearRecovery | TinyRecovery):
+        if not isinstance(net, ScanRecovery):
             return net(self.view.patterns(index)[None].to(device), numbers)[0].cpu().numpy()
         rows = max(1, self.at_once // index.shape[1])
         parts = [index[start : start + rows] for start in range(0, len(index), rows)]

@@ -6,30 +6,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.nets.layers import OPTICS, PIXELS
-from phaseloom.nets.linear import NEAR, Components, LinearRecovery, drawn
-from phaseloom.nets.pretrained import Recipe, recorded
+from phaseloom.nets.linear import NEAR, LinearRecovery, ScanRecovery, drawn
+from phaseloom.nets.pretrained import recorded
 
 __all__ = ["TinyRecovery", "tiny"]
 
 
-class TinyRecovery(nn.Module):
+class TinyRecovery(ScanRecovery):
     """Principal components of the patterns, a linear estimate, and what convolutions add to it.
 
     Any scan of at least two by two probes is taken as it is: there are no windows and no seams.
 
     Attributes:
         patterns: pixels along an edge of a pattern.
-        components: of a pattern.
         estimate: the linear part.
         trunk: blocks that are told of the optics and the dose.
-        recipe: the call that built it.
     """
 
-    recipe: Recipe
-
     def __init__(self, patterns: int, components: int, width: int, depth: int):
-        super().__init__()
-        self.patterns, self.components = patterns, Components(patterns, components)
+        super().__init__(patterns, components)
+        self.patterns = patterns
         self.estimate = nn.Conv2d(self.components.count, PIXELS**2, NEAR)
         self.enter = nn.Conv2d(self.components.count, width, 3, padding=1)
         self.trunk = nn.ModuleList(Told(width) for _ in range(depth))
@@ -37,15 +33,6 @@ class TinyRecovery(nn.Module):
         for part in (self.estimate, self.leave):
             for value in part.parameters():
                 nn.init.zeros_(value)
-
-    def forward(
-        self,
-        patterns: Float[Tensor, "b rows cols y x"],
-        optics: Float[Tensor, "b 8"],
-        coordinates: Float[Tensor, "b 2"] | None = None,
-    ) -> Float[Tensor, "b v u"]:
-        """The image of each scan, radian, but for a constant; it is the same wherever the scan lies."""
-        return self.draw(self.components(patterns), optics)
 
     def draw(
         self, each: Float[Tensor, "b k rows cols"], optics: Float[Tensor, "b 8"]

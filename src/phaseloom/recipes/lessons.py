@@ -17,18 +17,17 @@ from phaseloom.data.views import Picked, Views, views
 from phaseloom.errors import BadInput
 from phaseloom.nets import pretrained, stitching
 from phaseloom.nets.endtoend import EndToEnd
-from phaseloom.nets.linear import LinearRecovery
+from phaseloom.nets.linear import ScanRecovery
 from phaseloom.nets.losses import Seen
 from phaseloom.nets.recovery import PatchRecoveryNet
 from phaseloom.nets.stitching import PhaseStitchingNet
-from phaseloom.nets.tiny import TinyRecovery
 
 __all__ = ["Assembling", "Lesson", "Reading", "Spoiled", "Whole", "joined", "loaded"]
 
 Loss = Callable[[Seen], Tensor]
 
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {
-    "patches": (PatchRecoveryNet, TinyRecovery, LinearRecovery),
+    "patches": (PatchRecoveryNet, ScanRecovery),
     "stitching": (PhaseStitchingNet,),
     "end-to-end": (EndToEnd,),
 }
