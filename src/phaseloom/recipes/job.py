@@ -13,7 +13,7 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.fitting import checkpoint
+from phaseloom.fitting import checkpoint, device
 from phaseloom.fitting.learn import Batches
 from phaseloom.fitting.loop import Epoch, Progress
 from phaseloom.fitting.schedule import Shape, paced
@@ -55,12 +55,8 @@ class Job:
         self.recipe, self.start, self.directory = recipe, start, directory
         self.ended: Result | None = None
         torch.manual_seed(recipe.seed)
-        device = recipe.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("device", "cuda", "is not there: write device: cpu")
-        self.full = self.stage = Stage.of(recipe, scan, recipe.model(scan).to(device))
+        where = device.chosen(recipe.device)
+        self.full = self.stage = Stage.of(recipe, scan, recipe.model(scan).to(where))
         self.recipe = recipe.model_copy(update={"batch": sized(recipe, self.full.model)})
         self.begun = advice.Begun.of(self.model)
         self.learned, self.held = _split(len(scan), recipe.holdout, recipe.seed)

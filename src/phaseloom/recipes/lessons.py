@@ -5,7 +5,7 @@ One for each of the three steps: patches from patterns, images from patches, ima
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,7 +166,7 @@ class Assembling(Lesson):
         with self.running():
             shape = (batch.phase.shape[-2], batch.phase.shape[-1])
             image = self.net(self.spoiled(true, generator), places, shape)
-        return self.judged(image, replace(batch))
+        return self.judged(image, batch)
 
 
 def joined(first: PatchRecoveryNet, second: PhaseStitchingNet, /) -> EndToEnd:

@@ -22,7 +22,7 @@ from phaseloom.data.specimens import held_out
 from phaseloom.data.views import NOISELESS, Choice, Picked, Scene, picked
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.fitting import checkpoint, optimizers
+from phaseloom.fitting import checkpoint, device, optimizers
 from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.schedule import Every
 from phaseloom.nets import pretrained
@@ -212,21 +212,14 @@ class Training:
     def __init__(self, recipe: Train, directory: Path | None):
         self.recipe, self.directory = recipe, directory
         torch.manual_seed(recipe.seed)
-        device = recipe.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("device", "cuda", "is not there: write device: cpu")
+        where = device.chosen(recipe.device)
         net = recipe.network()
         if isinstance(net, LinearRecovery):
             raise BadInput("train: model", "linear", "is solved, not trained: use phaseloom train linear")
         if not any(True for _ in net.parameters()):
             raise BadInput(f"train: {recipe.stage}", type(net).__name__, "has nothing to learn: take another")
-        processes = _processes(recipe.workers)
-        self.pool: Pool | Stored = Pool(Making(recipe.specimen, recipe.microscope, recipe.seed), processes)
-        if recipe.stored is not None:
-            self.pool = Stored(recipe.stored, UNSEEN, recipe.geometry)
-        self.net = net.to(device)
+        self.pool = _pool(recipe)
+        self.net = net.to(where)
         if not recipe.losses or recipe.losses[0].when:
             raise BadInput("losses", None, "must begin with one that is there in every epoch: it judges")
         losses = _due(recipe.losses, 1)
@@ -300,19 +293,19 @@ class Training:
             self.pool.expect(self.numbers(epoch + 1))
         recipe = self.recipe
         self.lesson.losses = _due(recipe.losses, epoch)
-        shape = self.pool[self.numbers(epoch)[0]].experiment.scan
-        choice = recipe.choice(self.net, shape)
-        all_ = picked(recipe.views, self.numbers(epoch), shape, choice, seed=(recipe.seed, epoch))
-        parts = all_.split(recipe.batch)
+        parts = self._picked(recipe.views, self.numbers(epoch), epoch).split(recipe.batch)
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
     def held(self) -> list[Picked]:
         """Views that are never learned from, the same after every epoch."""
         recipe = self.recipe
-        shape = self.pool[-1].experiment.scan
-        choice = recipe.choice(self.net, shape)
-        many = picked(4 * recipe.unseen, self.judges(), shape, choice, seed=(recipe.seed, 0))
-        return [*many.split(recipe.pieces or recipe.batch)]
+        return [*self._picked(4 * recipe.unseen, self.judges(), 0).split(recipe.pieces or recipe.batch)]
+
+    def _picked(self, count: int, numbers: Sequence[int], epoch: int) -> Picked:
+        """Views of some samples, drawn for an epoch."""
+        shape = self.pool[numbers[0]].experiment.scan
+        choice = self.recipe.choice(self.net, shape)
+        return picked(count, numbers, shape, choice, seed=(self.recipe.seed, epoch))
 
     def prepared(self) -> None:
         """What a network takes from patterns such as will come before it learns, unless it has learned."""
@@ -409,5 +402,10 @@ def _due(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
     return {one.name: one.partial() for one in losses if Every(lambda: None, **dict(one.when)).due(epoch)}
 
 
-def _processes(workers: int) -> ProcessPoolExecutor | None:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers else None
+def _pool(recipe: Train) -> Pool | Stored:
+    """Where the scans come from: files, or simulation here and in other processes."""
+    if recipe.stored is not None:
+        return Stored(recipe.stored, UNSEEN, recipe.geometry)
+    workers = recipe.workers
+    processes = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers else None
+    return Pool(Making(recipe.specimen, recipe.microscope, recipe.seed), processes)
