@@ -6,12 +6,9 @@ The experiments are those of tests/recipes/test_axial_cases.py and test_axial_ne
 has is not run again. Errors are those of the complex transmission where the beam was, relative.
 """
 
-import argparse
-import json
 import tempfile
 import time
 from dataclasses import replace
-from datetime import date
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +17,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.record import machine
+from benchmarks.record import tabulated
 from tests.recipes import test_axial_cases as cases
 from tests.recipes import test_axial_near as near
 
@@ -278,27 +275,5 @@ def table(found):
     return "\n".join(lines) + "\n"
 
 
-def main():
-    """Rows that are wanted and missing, each written down when it ends."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", action="append", help="rows whose name holds this")
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/axial-{date.today()}"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.out.mkdir(parents=True, exist_ok=True)
-    store = given.out / "axial.json"
-    found = json.loads(store.read_text())["rows"] if store.exists() else {}
-    for name, call in rows().items():
-        if name in found or (given.only and not any(part in name for part in given.only)):
-            continue
-        found[name] = call()
-        print(name, found[name], flush=True)
-        about = {"date": f"{date.today()}", "machine": machine(), "torch": torch.__version__, "threads": 1}
-        store.write_text(json.dumps({**about, "rows": found}, indent=1) + "\n")
-        (given.out / "table.md").write_text("# Scans along the beam\n\n" + table(found))
-
-
 if __name__ == "__main__":
-    main()
+    tabulated("axial", __doc__, "Scans along the beam", rows(), table)

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.score import score
 
-__all__ = ["Case", "Enough", "Watch", "main", "now"]
+__all__ = ["Case", "Enough", "Watch", "main", "now", "tabulated"]
 
 
 class Enough(Exception):
@@ -175,6 +175,31 @@ def main(program, reconstruct, *packages, compiles=False):
     about = {"versions": versions(*packages, "torch", "numpy", "jax"), "machine": machine()}
     record = {"case": given.case.stem, "date": f"{date.today()}", **about, **record}
     given.out.write_text(json.dumps(record, indent=None) + "\n")
+
+
+def tabulated(name, about, title, rows, table):
+    """Command line of a table: rows that are wanted and missing, each written down when it ends.
+
+    ``rows`` are functions by their names, and ``table`` makes Markdown of what they give.
+    """
+    import torch
+
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", help="rows whose name holds this")
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{name}-{date.today()}"))
+    given = parser.parse_args()
+    one_thread()
+    given.out.mkdir(parents=True, exist_ok=True)
+    store = given.out / f"{name}.json"
+    found = json.loads(store.read_text())["rows"] if store.exists() else {}
+    for row, call in rows.items():
+        if row in found or (given.only and not any(part in row for part in given.only)):
+            continue
+        found[row] = call()
+        print(row, found[row], flush=True)
+        where = {"date": f"{date.today()}", "machine": machine(), "torch": torch.__version__, "threads": 1}
+        store.write_text(json.dumps({**where, "rows": found}, indent=1) + "\n")
+        (given.out / "table.md").write_text(f"# {title}\n\n{table(found)}")
 
 
 def one_thread():

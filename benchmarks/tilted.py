@@ -6,18 +6,14 @@ The experiment is that of tests/recipes/test_tilted_sample.py at several tilts a
 optics the same in pixels. The field along the lean is as long as heights of a depth of focus allow.
 """
 
-import argparse
-import json
 import math
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.record import machine
+from benchmarks.record import tabulated
 from phaseloom.physics import oblique
 from tests.recipes import test_tilted_sample as cases
 
@@ -97,27 +93,5 @@ def table(found):
     return "\n".join(lines) + "\n"
 
 
-def main():
-    """Rows that are wanted and missing, each written down when it ends."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", action="append", help="rows whose name holds this")
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/tilted-{date.today()}"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.out.mkdir(parents=True, exist_ok=True)
-    store = given.out / "tilted.json"
-    found = json.loads(store.read_text())["rows"] if store.exists() else {}
-    for name, call in rows():
-        if name in found or (given.only and not any(part in name for part in given.only)):
-            continue
-        found[name] = call()
-        print(name, found[name], flush=True)
-        about = {"date": f"{date.today()}", "machine": machine(), "torch": torch.__version__, "threads": 1}
-        store.write_text(json.dumps({**about, "rows": found}, indent=1) + "\n")
-        (given.out / "table.md").write_text("# Samples that lean against the beam\n\n" + table(found))
-
-
 if __name__ == "__main__":
-    main()
+    tabulated("tilted", __doc__, "Samples that lean against the beam", dict(rows()), table)
