@@ -17,6 +17,7 @@ from phaseloom.compat._cdtools_build import Options, experiment
 from phaseloom.compat._cdtools_datasets import Ptycho2DDataset
 from phaseloom.compat._cdtools_likelihood import parts
 from phaseloom.compat._cdtools_saved import laid, text
+from phaseloom.compat._cdtools_tools.propagators import far_field, inverse_far_field
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.illumination import Probe
@@ -166,17 +167,11 @@ def _modes(state: State, shape: tuple[int, int]) -> Tensor:
     modes = modes * torch.as_tensor(np.asarray(state.get("probe_support", True), bool))
     over = int(state.get("oversampling", 1))
     window = [over * n for n in shape]
-    waves = modes if bool(state.get("fourier_probe", False)) else _spectrum(modes)
+    waves = modes if bool(state.get("fourier_probe", False)) else far_field(modes)
     edges = [(w - n) // 2 for w, n in zip(window, modes.shape[-2:], strict=True)]
     whole = waves.new_zeros(len(waves), *window)
     whole[:, edges[0] : edges[0] + waves.shape[1], edges[1] : edges[1] + waves.shape[2]] = waves
-    pixels = torch.fft.ifft2(torch.fft.ifftshift(whole, (-2, -1)), norm="ortho")
-    return (torch.fft.fftshift(pixels, (-2, -1)) / over).to(torch.complex64)
-
-
-def _spectrum(wave: Tensor) -> Tensor:
-    waves = torch.fft.fft2(torch.fft.ifftshift(wave, (-2, -1)), norm="ortho")
-    return torch.fft.fftshift(waves, (-2, -1))
+    return (inverse_far_field(whole) / over).to(torch.complex64)
 
 
 def _canvas(state: State, like: Canvas) -> Canvas:

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-__all__ = ["centred", "cornered", "fit_window", "frequencies", "ramp", "shift", "to_real", "to_reciprocal"]
+__all__ = ["centred", "cornered", "fit_spectrum", "fit_window", "frequencies", "ramp", "shift"]
+__all__ += ["to_real", "to_reciprocal"]
 
 
 def to_reciprocal(wave: Shaped[Tensor, "*batch y x"], /) -> Complex[Tensor, "*batch y x"]:
@@ -116,3 +117,19 @@ def fit_window(wave: Shaped[Tensor, "*batch y x"], shape: tuple[int, int], /) ->
         padding = (0, 0, before, after) if axis == -2 else (before, after, 0, 0)
         wave = torch.nn.functional.pad(wave, padding)
     return wave
+
+
+def fit_spectrum(
+    wave: Shaped[Tensor, "*batch y x"], shape: tuple[int, int], /
+) -> Complex[Tensor, "*batch v u"]:
+    """The same field of view on other pixels: `fit_window` of the spectrum, the middle stays the middle.
+
+    What is padded keeps its power, so a mean falls as the square root of the number of pixels grows.
+
+    Example:
+        >>> fine = fit_spectrum(torch.tensor([[1.0, 0.0, -1.0, 0.0, 1.0]]), (1, 20))
+        >>> round(fine.abs().square().sum().item(), 4), round(2 * fine[0, 10].real.item(), 4)
+        (3.0, -1.0)
+    """
+    spectrum = centred(to_reciprocal(cornered(wave)))
+    return centred(to_real(cornered(fit_window(spectrum, shape))))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import centred, cornered, fit_window, to_real, to_reciprocal
+from phaseloom.physics.fourier import fit_spectrum, fit_window, to_reciprocal
 from phaseloom.physics.optics import probe_wave
 from phaseloom.ptycho.illumination import Probe, subdominant
 
@@ -129,4 +129,4 @@ def enlarged(wave: Tensor, scan: Scan4D) -> Tensor:
         return wave
     if not np.allclose(own.angle, model.angle):
         return fit_window(wave, model.shape)
-    return centred(to_real(cornered(fit_window(centred(to_reciprocal(cornered(wave))), model.shape))))
+    return fit_spectrum(wave, model.shape)

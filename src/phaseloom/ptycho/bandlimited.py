@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float, Int, Shaped
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import centred, cornered, fit_window, to_real, to_reciprocal
+from phaseloom.physics.fourier import fit_spectrum
 from phaseloom.physics.kept import Kept, constant
 from phaseloom.physics.mosaic import Mosaic, mosaic
 from phaseloom.physics.patches import gather
@@ -188,9 +188,8 @@ def resampled(
     """
     if tuple(field.shape[-2:]) == shape:
         return field + 0j
-    spectrum = fit_window(centred(to_reciprocal(cornered(field))), shape)
     ratio = shape[0] * shape[1] / (field.shape[-2] * field.shape[-1])
-    return ratio**0.5 * centred(to_real(cornered(spectrum)))
+    return ratio**0.5 * fit_spectrum(field, shape)
 
 
 def _spread(few: int, many: int, like: Tensor) -> Float[Tensor, "few many"]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phaseloom.data.prepare import crop
 from phaseloom.data.scan import Scan4D
-from phaseloom.physics.fourier import centred, cornered, fit_window, to_real, to_reciprocal
+from phaseloom.physics.fourier import centred, cornered, fit_spectrum, fit_window, to_real, to_reciprocal
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.scans import Canvas
@@ -55,9 +55,8 @@ def halved(canvas: Canvas, /) -> Canvas:
 def carry(source: Ptychography, target: Ptychography, /) -> None:
     """Take over all that one model has found into another of the same scan on a finer or coarser grid."""
     target.object.put(_resampled(source.object.transmission(), target.object.canvas.shape))
-    modes = centred(to_reciprocal(cornered(source.probe.modes())))
     window = (target.object.canvas.window[0], target.object.canvas.window[1])
-    target.probe.put(centred(to_real(cornered(fit_window(modes, window)))))
+    target.probe.put(fit_spectrum(source.probe.modes(), window))
     factor = source.object.canvas.pixel[0] / target.object.canvas.pixel[0]
     for name, parameters in source.scan.parts().items():
         for there, here in zip(target.scan.parts()[name], parameters, strict=True):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phaseloom.compat._cdtools_tools._shared import alike, missing, tensor
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import centred, cornered, fit_window, shift, to_real, to_reciprocal
+from phaseloom.physics.fourier import fit_spectrum, shift, to_real, to_reciprocal
 
 __all__ = [
     "center",
@@ -109,9 +109,8 @@ def fourier_upsample(ims: Tensor, upsample_factor: int = 2, preserve_mean: bool 
     new grid, also for odd sizes, where CDTools can be off by a fine pixel.
     """
     y, x = (upsample_factor * n for n in ims.shape[-2:])
-    spectrum = fit_window(centred(to_reciprocal(cornered(ims))), (y, x))
-    spectrum = upsample_factor * spectrum if preserve_mean else spectrum
-    return centred(to_real(cornered(spectrum)))
+    fine = fit_spectrum(ims, (y, x))
+    return upsample_factor * fine if preserve_mean else fine
 
 
 def center(image: Tensor, image_dims: int = 2, use_power: bool = True, iterations: int = 4) -> Tensor:
