@@ -24,6 +24,7 @@ from phaseloom.ptycho.objects import PixelObject
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.result import Result
+from tests.laws.conftest import in_double
 
 PLACES = np.array([[0.0, 0.0], [1.37, 2.81], [3.19, 0.72], [2.6, 4.3]])
 SHAPES = [(7, 10), (8, 5), (9, 9)]
@@ -74,12 +75,7 @@ def experiment(scan, *, slices=2, modes=2, unit=10.0, probe=None, kind="complex"
         detector=detectors.counting(scan),
         heights=None if scan.heights is None else Heights.of(scan, unit),
     )
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_complex():
-            tensor.data = tensor.to(torch.complex128)
-        elif tensor.is_floating_point():
-            tensor.data = tensor.to(torch.float64)
-    return model
+    return in_double(model)
 
 
 def patterns(model):

@@ -18,6 +18,7 @@ from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.probes import Probe
+from tests.laws.conftest import in_double
 
 FOCUS, BEHIND, PIXEL, N = 1e7, 4e7, 500.0, 64
 """Focus to object, object to detector, object pixel: angstrom; the wavelength is 1 A, the magnification 5."""
@@ -79,12 +80,7 @@ def model_of(scan, *, transmission=None, probe=None):
         probe=Probe(torch.as_tensor(light[None]) if probe is None else probe, scan.geometry),
         axial=scan.heights is not None,
     )
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_complex():
-            tensor.data = tensor.to(torch.complex128)
-        elif tensor.is_floating_point():
-            tensor.data = tensor.to(torch.float64)
-    return model
+    return in_double(model)
 
 
 def scanned(heights=HEIGHTS, *, geometry=None, places=PLACES):

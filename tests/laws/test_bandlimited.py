@@ -20,6 +20,7 @@ from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.spectral import spectral
+from tests.laws.conftest import in_double
 
 PAIRS = [((8, 8), (16, 16)), ((7, 7), (16, 16)), ((8, 6), (15, 13)), ((5, 9), (13, 10)), ((1, 4), (3, 4))]
 KINDS = ["complex", "amplitude and phase", "phase"]
@@ -57,16 +58,7 @@ def experiment(scan, grid, *, kind="complex", states=1, gaps=(), modes=2, seed=1
     share = torch.linspace(1, 2, states, dtype=torch.float64)
     thing = BandlimitedObject(start, kind, gaps, room, share / share.sum())
     probe = Probe(noise(modes, *scan.window.shape, seed=2), scan.window)
-    return doubled(Ptychography.of(scan, object=thing, probe=probe, detector=detectors.counting(scan)))
-
-
-def doubled(model):
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_complex():
-            tensor.data = tensor.to(torch.complex128)
-        elif tensor.is_floating_point():
-            tensor.data = tensor.to(torch.float64)
-    return model
+    return in_double(Ptychography.of(scan, object=thing, probe=probe, detector=detectors.counting(scan)))
 
 
 @pytest.mark.parametrize(("few", "many"), PAIRS)

@@ -24,6 +24,7 @@ from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
+from tests.laws.conftest import in_double
 
 KINDS = ["complex", "amplitude and phase", "phase"]
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
@@ -493,13 +494,6 @@ def experiment(shape, slices, modes, kind, real, *, each=False, bare=False):
     )
     likelihood = Likelihood(in_double(model), scan)
     return in_double(model, real), likelihood
-
-
-def in_double(model, real=torch.float64):
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_complex() or tensor.is_floating_point():
-            tensor.data = tensor.to(COMPLEX[real] if tensor.is_complex() else real)
-    return model
 
 
 def test_tilted_kernels_fly_as_they_should():

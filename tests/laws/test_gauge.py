@@ -18,6 +18,7 @@ from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.impose import imposed, setting
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
+from tests.laws.conftest import in_double
 
 SHAPE, PIXEL, WAVELENGTH = (47, 44), (0.41, 0.37), 0.0418
 PLACES = np.array([[0.0, 0.0], [1.37, 0.81], [0.19, 1.72]])
@@ -61,10 +62,7 @@ def experiment(tilt=(0.0, 0.0), *, states=2, each=False):
         propagator=propagators.FreeFlight(scan, GAPS, angular_spectrum, table),
         detector=detectors.counting(scan),
     )
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point():
-            tensor.data = tensor.double()
-    model.propagator.tilt.data = 1e3 * table
+    in_double(model).propagator.tilt.data = 1e3 * table
     return model, scan
 
 

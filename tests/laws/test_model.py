@@ -17,6 +17,7 @@ from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.noise import amplitude
 from phaseloom.ptycho.objects import PixelObject
+from tests.laws.conftest import in_double
 
 PIXEL = (0.31, 0.27)
 PLACES = np.array([[0.0, 0.0], [1.37, 2.81], [3.19, 0.72], [2.6, 4.3]])
@@ -65,16 +66,6 @@ def experiment(
 def fields(stack, shape, kind):
     wave = noise(*stack, *shape, seed=1)
     return (torch.ones_like(wave.real) if kind == "phase" else 1 + 0.1 * wave.real), 0.4 * wave.imag
-
-
-def in_double(model):
-    """``Module.double`` leaves complex tensors as they are."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_complex():
-            tensor.data = tensor.to(torch.complex128)
-        elif tensor.is_floating_point():
-            tensor.data = tensor.to(torch.float64)
-    return model
 
 
 def all_of(model):
