@@ -1,8 +1,6 @@
 """From a data file to a predicted phase in a folder, on the command line."""
 
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +12,6 @@ import pytest
 import torch
 import yaml
 
-from phaseloom import cli
 from phaseloom.data import specimens
 from phaseloom.data.experiment import Experiment
 from phaseloom.data.formats import native
@@ -30,8 +27,6 @@ from phaseloom.recipes.reconstruct import Reconstruct
 EXPERIMENT = Experiment(scan=(12, 12))
 PROBE = {"focused": {"semiangle": "20 mrad", "defocus": "90 A"}}
 OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
-
-Phaseloom = Callable[..., SimpleNamespace]
 
 
 def made(seed: int, experiment: Experiment = EXPERIMENT) -> Sample:
@@ -53,21 +48,6 @@ def there(tmp_path_factory) -> SimpleNamespace:
     path, sample = pretrained.save(net, folder / "toy.safetensors", card), made(9)
     native.write(sample.scan(), folder / "scan.h5")
     return SimpleNamespace(model=path, data=folder / "scan.h5", sample=sample, net=net.eval(), card=card)
-
-
-@pytest.fixture
-def phaseloom(tmp_path, monkeypatch, capsys) -> Phaseloom:
-    """Run a command line in an empty folder; gives code, output and complaints."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["phaseloom", *map(str, argv)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return SimpleNamespace(code=end.value.code or 0, out=said.out, err=said.err)
-
-    return call
 
 
 def recipe(there: SimpleNamespace) -> Reconstruct:

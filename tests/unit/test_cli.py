@@ -20,21 +20,15 @@ from phaseloom.result import Result
 VERBS = ["look", "check", "reconstruct", "compare", "describe", "demo", "simulate", "train", "predict"]
 PNG = b"\x89PNG"
 
-Phaseloom = Callable[..., str]
-
 
 @pytest.fixture
-def phaseloom(tmp_path, monkeypatch, capsys) -> Phaseloom:
-    """Run a command line that must work, in an empty folder; gives what it prints."""
-    monkeypatch.chdir(tmp_path)
+def works(phaseloom) -> Callable[..., str]:
+    """Run a command line that must work; gives what it prints."""
 
-    def call(*argv: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["phaseloom", *map(str, argv)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        assert not end.value.code, said.err
-        return said.out
+    def call(*argv: object) -> str:
+        ended = phaseloom(*argv)
+        assert not ended.code, ended.err
+        return ended.out
 
     return call
 
@@ -59,21 +53,18 @@ QUICK = ("-s", "start=none", "-s", "probe.focused={semiangle: 40 mrad, defocus: 
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(phaseloom, verb):
-    assert f"phaseloom {verb}" in phaseloom(verb, "--help")
+def test_every_verb_has_help(works, verb):
+    assert f"phaseloom {verb}" in works(verb, "--help")
 
 
-def test_the_help_names_every_verb(phaseloom):
-    said = phaseloom("--help")
+def test_the_help_names_every_verb(works):
+    said = works("--help")
     assert all(verb in said for verb in VERBS)
 
 
-def test_without_words_the_help_is_shown(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["phaseloom"])
-    with pytest.raises(SystemExit):
-        cli.main()
-    said = capsys.readouterr()
-    assert "reconstruct" in said.out + said.err
+def test_without_words_the_help_is_shown(phaseloom):
+    ended = phaseloom()
+    assert "reconstruct" in ended.out + ended.err
 
 
 @pytest.mark.slow
@@ -107,109 +98,101 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
-def test_look_tells_and_draws(phaseloom, scan, tmp_path):
-    said = phaseloom("look", scan)
+def test_look_tells_and_draws(works, scan, tmp_path):
+    said = works("look", scan)
     assert "24" in said
     assert "picture: scan.look.png" in said
     assert (tmp_path / "scan.look.png").read_bytes().startswith(PNG)
-    phaseloom("look", scan, "--picture", "other.png")
+    works("look", scan, "--picture", "other.png")
     assert (tmp_path / "other.png").exists()
 
 
-def test_check_says_what_a_run_would_need(phaseloom, scan, tmp_path):
-    said = phaseloom("check", scan, "-s", "object.pixels={slices: 2, thickness: 3 A}")
+def test_check_says_what_a_run_would_need(works, scan, tmp_path):
+    said = works("check", scan, "-s", "object.pixels={slices: 2, thickness: 3 A}")
     for wanted in ("36 of 24x24", "80 keV", "2 x ", "seconds per epoch"):
         assert wanted in said
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
-def test_describe_lists_sections_choices_and_knobs(phaseloom):
-    said = phaseloom("describe")
+def test_describe_lists_sections_choices_and_knobs(works):
+    said = works("describe")
     for section in Reconstruct.model_fields:
         assert section in said or section == "found"
-    assert "focused" in phaseloom("describe", "probe")
-    said = phaseloom("describe", "probe", "focused")
+    assert "focused" in works("describe", "probe")
+    said = works("describe", "probe", "focused")
     assert "semiangle            required, angle with a unit" in said
-    assert "20" in phaseloom("describe", "epochs")
-    assert "energy" in phaseloom("describe", "read", "npy")
+    assert "20" in works("describe", "epochs")
+    assert "energy" in works("describe", "read", "npy")
 
 
 @pytest.mark.parametrize(
     "section", [key for key, info in Reconstruct.model_fields.items() if info.json_schema_extra]
 )
-def test_every_choice_is_described(phaseloom, section):
+def test_every_choice_is_described(works, section):
     from phaseloom.spec import names
 
     room = Reconstruct.model_fields[section].json_schema_extra["room"]
     for name in names(room):
-        said = phaseloom("describe", section, name)
+        said = works("describe", section, name)
         assert said.startswith(f"{section}: {{{name}: ")
         assert len(said.splitlines()[2]) > 10, "the first line of its docstring"
 
 
 @pytest.mark.parametrize("more", [("-s", "epochs=3"), ("--out", "elsewhere")])
-def test_a_run_is_resumed_with_its_own_settings(monkeypatch, capsys, tmp_path, more):
-    monkeypatch.chdir(tmp_path)
+def test_a_run_is_resumed_with_its_own_settings(phaseloom, tmp_path, more):
     (tmp_path / "a").mkdir()
-    monkeypatch.setattr(sys, "argv", ["phaseloom", "reconstruct", "a", "--resume", *more])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code
-    assert "does not go with --resume: start anew from a/run.yaml" in capsys.readouterr().err
+    ended = phaseloom("reconstruct", "a", "--resume", *more)
+    assert ended.code
+    assert "does not go with --resume: start anew from a/run.yaml" in ended.err
 
 
 @pytest.mark.slow
-def test_reconstruct_resume_repeat_and_compare(phaseloom, scan, tmp_path):
-    said = phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=2", "--out", "a")
+def test_reconstruct_resume_repeat_and_compare(works, scan, tmp_path):
+    said = works("reconstruct", scan, *QUICK, "-s", "epochs=2", "--out", "a")
     assert "stopped: all 2 epochs done" in said
     for name in ("run.yaml", "events.jsonl", "snapshot.h5", "result.h5", "report.png"):
         assert (tmp_path / "a" / name).stat().st_size > 0
-    phaseloom("reconstruct", "a", "--resume", "-q")
-    phaseloom("reconstruct", "a/result.h5", "-q", "--out", "b", "-s", "epochs=3")
+    works("reconstruct", "a", "--resume", "-q")
+    works("reconstruct", "a/result.h5", "-q", "--out", "b", "-s", "epochs=3")
     first, second = (Result.load(tmp_path / name / "result.h5") for name in "ab")
     assert [len(result.history) for result in (first, second)] == [2, 3]
-    said = phaseloom("compare", "a/result.h5", "b/result.h5", "--picture", "two.png")
+    said = works("compare", "a/result.h5", "b/result.h5", "--picture", "two.png")
     assert "setting epochs: 2 against 3" in said
     assert "resolution" in said
     assert (tmp_path / "two.png").read_bytes().startswith(PNG)
 
 
-def test_a_parameter_file_finds_its_data_beside_itself(phaseloom, scan, tmp_path):
+def test_a_parameter_file_finds_its_data_beside_itself(works, scan, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "scan.h5").write_bytes(scan.read_bytes())
     (tmp_path / "sub" / "run.yaml").write_text("file: scan.h5\nstart: none")
-    assert "36 of 24x24" in phaseloom("check", "sub/run.yaml")
+    assert "36 of 24x24" in works("check", "sub/run.yaml")
 
 
 @pytest.mark.slow
-def test_a_run_without_a_folder_gets_a_new_one_each_time(phaseloom, scan, tmp_path):
+def test_a_run_without_a_folder_gets_a_new_one_each_time(works, scan, tmp_path):
     for _ in range(2):
-        phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=1", "-s", "title=a b/c")
+        works("reconstruct", scan, *QUICK, "-s", "epochs=1", "-s", "title=a b/c")
     found = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert len(found) == 2
     assert all("a_b_c" in name for name in found)
 
 
-def test_the_progress_goes_to_the_other_stream(phaseloom, scan, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["phaseloom", "reconstruct", str(scan), *QUICK[:-1], "-s", "epochs=1"])
-    with pytest.raises(SystemExit):
-        cli.main()
-    assert "epoch/s" not in capsys.readouterr().out
+def test_the_progress_goes_to_the_other_stream(works, scan):
+    assert "epoch/s" not in works("reconstruct", scan, *QUICK[:-1], "-s", "epochs=1")
 
 
-def test_ctrl_c_while_reading_is_no_traceback(scan, monkeypatch, capsys):
+def test_ctrl_c_while_reading_is_no_traceback(phaseloom, scan, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli.reconstruct, "recipe_of", interrupted)
-    monkeypatch.setattr(sys, "argv", ["phaseloom", "check", str(scan)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == 130
-    assert "Traceback" not in capsys.readouterr().err
+    ended = phaseloom("check", scan)
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
 
 
-def test_ctrl_c_between_epochs_keeps_the_result(scan, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_between_epochs_keeps_the_result(phaseloom, scan, tmp_path, monkeypatch):
     remember = job._remember
 
     def interrupted(running: Job, epoch: Epoch) -> None:
@@ -218,14 +201,10 @@ def test_ctrl_c_between_epochs_keeps_the_result(scan, tmp_path, monkeypatch, cap
             raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "_remember", interrupted)
-    command = ["phaseloom", "reconstruct", str(scan), *QUICK, "-s", "epochs=9", "--out", "a"]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == 130
-    said = capsys.readouterr().out
-    assert "stopped: interrupted after epoch 2" in said
-    assert "go on with: phaseloom reconstruct --resume a" in said
+    ended = phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=9", "--out", "a")
+    assert ended.code == 130
+    assert "stopped: interrupted after epoch 2" in ended.out
+    assert "go on with: phaseloom reconstruct --resume a" in ended.out
     result = Result.load(tmp_path / "a" / "result.h5")
     assert len(result.history) == 2
     assert np.isfinite(result.object).all()
