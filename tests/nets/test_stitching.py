@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from phaseloom.data.labels import seed_centre, seed_crop
 from phaseloom.errors import BadInput
 from phaseloom.nets import stitching
-from phaseloom.nets.stitching import crop, seed_centre, seed_crop, windows
+from phaseloom.nets.stitching import crop, windows
 
 WEIGHTS = pytest.mark.parametrize("weight", ["hann", "flat"])
 

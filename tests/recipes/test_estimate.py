@@ -1,9 +1,6 @@
 """A linear network for the probe at hand: simulated for the scan's own microscope, solved, and used on it."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +8,6 @@ import pytest
 import torch
 import yaml
 
-from phaseloom import cli
 from phaseloom.data import specimens
 from phaseloom.data.experiment import Experiment
 from phaseloom.data.formats import native
@@ -39,8 +35,6 @@ LENS = {"defocus": "80 A", "aberrations": {"C12": "15 A", "phi12": "0.4 rad"}}
 PROBE = {"focused": {"semiangle": "18 mrad", **LENS}}
 FEW = {"model": {"linear": {"components": 30}}, "microscope": {"fixed": {"scan": [12, 12]}}}
 FEW |= {"scans": 6, "unseen": 2}
-
-Phaseloom = Callable[..., SimpleNamespace]
 
 
 def made(seed: int, experiment: Experiment) -> Sample:
@@ -157,20 +151,6 @@ def test_what_cannot_be_fitted_is_refused(fit, tmp_path):
         fitted(Train.of({**FEW, "model": "tiny"}), tmp_path / "new")
     with pytest.raises(BadInput, match="holds a run: name a new folder"):
         fitted(Train.of(FEW), fit[0].parent)
-
-
-@pytest.fixture
-def phaseloom(monkeypatch, capsys) -> Phaseloom:
-    """Run a command line; gives code, output and complaints."""
-
-    def call(*argv: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["phaseloom", *map(str, argv)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return SimpleNamespace(code=end.value.code or 0, out=said.out, err=said.err)
-
-    return call
 
 
 def given(*settings: str) -> list[str]:

@@ -12,7 +12,8 @@ from phaseloom.data.specimens import Specimen
 from phaseloom.data.views import Choice, Scene, picked, views
 from phaseloom.errors import BadInput
 from phaseloom.recipes._stored import Stored
-from phaseloom.recipes.train import Train, Training
+from phaseloom.recipes.train import Train
+from phaseloom.recipes.training import Training
 
 
 def sample(experiment, number):

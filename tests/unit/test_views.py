@@ -29,7 +29,7 @@ def one(corner: tuple[int, int], turn: int = 0, dose: float = NOISELESS, window=
         corners=np.array([corner]),
         turns=np.array([turn]),
         doses=np.array([dose]),
-        seed=7,
+        seeds=np.array([7]),
         window=window,
     )
 

@@ -53,7 +53,7 @@ def end_to_end(
 def retrieval(file: File = None, settings: Set = None, *, out: Out = None, quiet: Quiet = False) -> None:
     """All three steps one after the other, in folders 1-patches, 2-stitching and 3-end-to-end."""
     _windowed(file, settings or [])
-    base = folder(out, "retrieval")
+    base = _place(out, "retrieval")
     first, second = base / "1-patches", base / "2-stitching"
     given = settings or []
     for stage, place in (("patches", first), ("stitching", second)):
@@ -74,9 +74,11 @@ def linear(
     out: Out = None,
 ) -> None:
     """Solve the linear estimate: for the default probe, a parameter file's, or that of a scan at hand."""
+    from phaseloom.fitting.team import team
     from phaseloom.recipes import estimate as protocol
     from phaseloom.recipes.train import Train
 
+    team().alone("train linear")
     base = Train.from_path(file)
     changed = ({} if base.model.name == "linear" else {"model": "linear"}) | settings_of(settings or [])
     if scan is not None:
@@ -120,7 +122,9 @@ def _run(
     more: dict[str, str] | None = None,
 ) -> None:
     """Drive a training to its end, and leave network, curves and pictures in its folder."""
-    from phaseloom.recipes.train import Train, Training
+    from phaseloom.fitting.team import team
+    from phaseloom.recipes.train import Train
+    from phaseloom.recipes.training import Training
 
     if resume:
         if settings or out or file is None:
@@ -129,12 +133,21 @@ def _run(
     else:
         changed = {**settings_of(settings), "stage": stage, **(more or {})}
         recipe = Train.from_path(file, changed)
-        training = Training.begin(recipe, folder(out, recipe.title or f"{stage}-{recipe.model.name}"))
+        training = Training.begin(recipe, _place(out, recipe.title or f"{stage}-{recipe.model.name}"))
     try:
-        _drive(training, quiet=quiet)
+        _drive(training, quiet=quiet or not team().first)
     except KeyboardInterrupt:
         training.progress.stopped = f"interrupted after epoch {training.progress.epoch}"
-    _told(training)
+    if team().first:
+        _told(training)
+    team().wait()
+
+
+def _place(out: Path | None, name: str) -> Path:
+    """The folder of a run, which the first of several processes names."""
+    from phaseloom.fitting.team import team
+
+    return team().told(folder(out, name) if team().first else Path())
 
 
 def _drive(training: Any, *, quiet: bool) -> None:
@@ -152,7 +165,7 @@ def _drive(training: Any, *, quiet: bool) -> None:
 
 def _told(training: Any) -> None:
     """What came of a training."""
-    from phaseloom.recipes.train import pictures
+    from phaseloom.recipes.training import pictures
 
     stopped = training.progress.stopped
     if stopped.startswith("interrupted"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ from phaseloom.data.labels import Geometry, commensurate, seed_crop
 from phaseloom.data.simulated import Sample
 from phaseloom.errors import BadInput
 
-__all__ = ["NOISELESS", "Choice", "Picked", "Scene", "Views", "drawn", "labelled"]
+__all__ = ["LANES", "NOISELESS", "Choice", "Picked", "Scene", "Views", "drawn", "labelled", "lane"]
 __all__ += ["picked", "views"]
 
 NOISELESS = 1e7
 """Electrons per pattern that stand for no counting noise."""
+
+LANES = 8
+"""Ways in which the scenes of a draw are parted, see `lane`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Picked:
         corners: first probe ``(n, 2)`` of each window.
         turns: 0 to 7: 1 flips rows, 2 columns, 4 transposes, in this order.
         doses: electrons per pattern; `NOISELESS` or more: no noise is drawn.
-        seed: of the counts.
+        seeds: of the counts of each.
         window: probes (rows, columns).
     """
 
@@ -90,20 +94,20 @@ class Picked:
     corners: np.ndarray
     turns: np.ndarray
     doses: np.ndarray
-    seed: int
+    seeds: np.ndarray
     window: tuple[int, int]
 
     def __len__(self) -> int:
         return len(self.scenes)
 
+    def __getitem__(self, part: slice) -> "Picked":
+        """Some of them."""
+        arrays = ("scenes", "corners", "turns", "doses", "seeds")
+        return replace(self, **{name: getattr(self, name)[part] for name in arrays})
+
     def split(self, size: int, /) -> "tuple[Picked, ...]":
-        """The same in pieces; counts are drawn anew for each."""
-        parts = [slice(start, start + size) for start in range(0, len(self), size)]
-        arrays = ("scenes", "corners", "turns", "doses")
-        return tuple(
-            replace(self, seed=self.seed + number, **{name: getattr(self, name)[part] for name in arrays})
-            for number, part in enumerate(parts)
-        )
+        """The same in pieces."""
+        return tuple(self[start : start + size] for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True)
@@ -150,17 +154,34 @@ def picked(
         raise BadInput("train: a scan", f"{shape[0]} x {shape[1]}", fix)
     rng = np.random.default_rng(seed)
     rooms = [s - w + 1 for s, w in zip(shape, choice.window, strict=True)]
+    lanes, shares = [lane(numbers, place) for place in range(LANES)], rng.random(count)
     low, high = np.log(choice.doses)
     doses = np.exp(rng.uniform(low, high, count))
     doses[rng.random(count) < choice.clean] = NOISELESS
     return Picked(
-        scenes=rng.choice(np.asarray(numbers), count),
+        scenes=np.array(
+            [one[int(share * len(one))] for one, share in zip(cycle(lanes), shares, strict=False)]
+        ),
         corners=np.stack([rng.integers(0, room, count) for room in rooms], 1),
         turns=rng.integers(0, 8 if choice.window[0] == choice.window[1] else 4, count) * choice.turned,
         doses=doses,
-        seed=int(rng.integers(2**62)),
+        seeds=rng.integers(2**62, size=count),
         window=choice.window,
     )
+
+
+def lane(numbers: Sequence[int], place: int, /) -> Sequence[int]:
+    """Scenes that the view at a place of a draw may be of: processes that share a draw hold their lanes only.
+
+    Few scenes have no lanes: all may be drawn at any place, or some would be drawn more often than others.
+
+    Example:
+        >>> lane(range(200), 3)[:3], lane(range(200), 11)[:3], lane([5, 6, 7], 0)
+        ([3, 11, 19], [3, 11, 19], [5, 6, 7])
+    """
+    if len(numbers) < LANES**2:
+        return numbers
+    return [number for number in numbers if number % LANES == place % LANES]
 
 
 def views(scenes: Sequence[Scene], these: Picked, /) -> Views:
@@ -173,13 +194,12 @@ def views(scenes: Sequence[Scene], these: Picked, /) -> Views:
         >>> seen.patterns.shape, seen.phase.shape
         (torch.Size([3, 4, 4, 4, 4]), torch.Size([3, 26, 26]))
     """
-    generator = torch.Generator().manual_seed(these.seed)
     parts, numbers, phases = [], [], []
-    chosen = [scenes[number] for number in these.scenes]
-    for scene, (row, col), turn, dose in zip(chosen, these.corners, these.turns, these.doses, strict=True):
+    chosen, columns = [scenes[number] for number in these.scenes], (these.turns, these.doses, these.seeds)
+    for scene, (row, col), turn, dose, seed in zip(chosen, these.corners, *columns, strict=True):
         patterns, phase = _cut(scene, int(row), int(col), these.window)
         patterns, phase = _turned(patterns, phase, int(turn))
-        parts.append(drawn(patterns, dose, generator))
+        parts.append(drawn(patterns, dose, torch.Generator().manual_seed(int(seed))))
         numbers.append(told(scene.experiment, dose))
         phases.append(phase)
     steps = torch.tensor([scene.experiment.step for scene in chosen], dtype=torch.float32)

@@ -3,21 +3,28 @@
 import torch
 
 from phaseloom.errors import BadInput
+from phaseloom.fitting.team import team
 
 __all__ = ["chosen"]
 
 
 def chosen(name: str, /) -> str:
-    """The device of a recipe's ``device``: ``auto`` is a GPU where there is one.
+    """The device of a recipe's ``device``: ``auto`` is a GPU where there is one, each process its own.
 
     Raises:
-        BadInput: a GPU that is not there.
+        BadInput: a GPU that is not there, or a CPU for processes that meet on GPUs.
 
     Example:
         >>> chosen("cpu")
         'cpu'
     """
-    there = torch.cuda.is_available()
+    there, us = torch.cuda.is_available(), team()
     if name == "cuda" and not there:
         raise BadInput("device", "cuda", "is not there: write device: cpu")
-    return ("cuda" if there else "cpu") if name == "auto" else name
+    if us.count > 1 and name == "cpu" and us.device != "cpu":
+        raise BadInput(
+            "device", "cpu", "is not where the processes meet: write auto, or hide the GPUs from them"
+        )
+    if us.count > 1:
+        return us.device
+    return "cuda" if there and name != "cpu" else "cpu"

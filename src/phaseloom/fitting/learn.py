@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting.rates import hold_still, moves
+from phaseloom.fitting.team import team
 
 __all__ = ["Batches", "NotFinite", "Objective", "from_all", "from_each", "held_out"]
 
@@ -43,10 +44,10 @@ def from_each(
     for place, batch in enumerate(batches):
         waiting.append((_size(batch), _gradients(objective, _pieces(batch), optimizer, number)))
         if clip is not None:
-            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+            nn.utils.clip_grad_norm_(_parameters(optimizer), clip)
         _step(optimizer, _size(batch))
         if expect is not None and place + 1 < len(batches):
-            expect(_pieces(batches[place + 1]))
+            expect(tuple(team().share(piece)[0] for piece in _pieces(batches[place + 1])))
         if len(waiting) == READ or place == len(batches) - 1:
             _read(waiting, sums, total, first=number == 1 and place < READ)
             waiting.clear()
@@ -113,14 +114,17 @@ def held_out(
     total, found = sum(len(piece) for piece in pieces), list[Tensor]()
     for piece in pieces:
         optimizer.zero_grad(set_to_none=True)
+        part, share = team().share(piece)
         with torch.set_grad_enabled(bool(settle)):
-            value = _judgement(objective(piece), judged)
+            value = share * _judgement(objective(part), judged)
         found.append(value.detach())
         if settle and value.requires_grad:
             value.backward()
             hold_still(optimizer, number, own)
+            team().gather(_parameters(optimizer))
             _step(optimizer, len(piece))
-    loss = sum(len(p) / total * value for p, value in zip(pieces, torch.stack(found).tolist(), strict=True))
+    values = team().add(torch.stack(found)).tolist()
+    loss = sum(len(piece) / total * value for piece, value in zip(pieces, values, strict=True))
     if not math.isfinite(loss):
         raise NotFinite(f"the hold-out loss became {loss}")
     return loss
@@ -188,20 +192,27 @@ def _gradients(
 ) -> Found:
     """Leave the gradient of the mean over all pieces in the parameters that move.
 
-    Each piece's terms are means over its patterns, so its share is that of its patterns.
+    Each piece's terms are means over its patterns, so its share is that of its patterns; of several
+    processes each does a part of every piece.
     """
     optimizer.zero_grad(set_to_none=True)
     total, seen, values = sum(len(piece) for piece in pieces), [], []
     for piece in pieces:
-        terms, share = objective(piece), len(piece) / total
-        each = torch.stack(list(terms.values()))
+        part, own = team().share(piece)
+        terms, share = objective(part), len(piece) / total
+        each = own * torch.stack(list(terms.values()))
         (each.sum() * share).backward()
         seen.append((tuple(terms), share))
         values.append(each.detach())
     hold_still(optimizer, number)
+    team().gather(_parameters(optimizer))
     moved = [(g["name"], p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     sums = torch.stack([_sum(parameter).to(values[0]) for _, parameter in moved]) if moved else values[0][:0]
-    return Found(seen, [name for name, _ in moved], torch.cat([*values, sums]))
+    return Found(seen, [name for name, _ in moved], torch.cat([team().add(torch.cat(values)), sums]))
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _sum(parameter: Tensor) -> Tensor:

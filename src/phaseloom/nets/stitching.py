@@ -1,8 +1,7 @@
 """Step two: patches of the phase, and where they lie, become one image.
 
 A place is that of a patch's pixel ``[0, 0]`` on the canvas, ``(y, x)`` in pixels, not always whole. Beside
-the builders: `windows` says which patches cover a scan, `crop` cuts a patch out of an image, and `seed_crop`
-cuts it as the first design did, on its grid of 2.56 pixels to the angstrom.
+the builders: `windows` says which patches cover a scan, and `crop` cuts a patch out of an image.
 """
 
 import math
@@ -13,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from phaseloom.data.labels import seed_centre, seed_crop  # noqa: F401 - as the seed has them
 from phaseloom.errors import BadInput
 from phaseloom.nets import pretrained
 from phaseloom.nets.layers import Places, UNet, full

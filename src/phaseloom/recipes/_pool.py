@@ -40,10 +40,8 @@ class Pool:
         return self.known[number]
 
     def hold(self, numbers: Iterable[int], /) -> None:
-        """Have these in memory and let go of all others."""
-        wanted = list(numbers)
-        self.expect(wanted)
-        self.known = {number: self[number] for number in wanted}
+        """Keep these of those in memory, and let go of all others."""
+        self.known = {number: self.known[number] for number in numbers if number in self.known}
 
     def expect(self, numbers: Iterable[int], /) -> None:
         """Let processes begin with those that are not there, while others work."""

@@ -12,9 +12,10 @@ from phaseloom.nets.predict import measured
 from phaseloom.nets.view import raster
 from phaseloom.recipes._optics import optics_of
 from phaseloom.recipes._pool import Pool
+from phaseloom.recipes.card import card
 from phaseloom.recipes.linear import solved
 from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.train import Making, Train, card, held_numbers
+from phaseloom.recipes.train import Making, Train
 from phaseloom.spec import to_yaml
 from phaseloom.units import ANGLE, ENERGY, LENGTH
 
@@ -79,7 +80,7 @@ def fitted(
     scenes = [pool[number] for number in range(recipe.scans)]
     cost = solved(net, scenes, seed=recipe.seed)
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
-    told = card(recipe, net, [pool[number] for number in held_numbers(recipe)], scenes) | {"fit": cost}
+    told = card(recipe, net, [pool[number] for number in recipe.judges()], scenes) | {"fit": cost}
     with whole(folder / "run.yaml") as short:
         short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
     return pretrained.save(net, folder / "net.safetensors", told), told

@@ -17,6 +17,7 @@ from phaseloom.fitting import checkpoint, device
 from phaseloom.fitting.learn import Batches
 from phaseloom.fitting.loop import Epoch, Progress
 from phaseloom.fitting.schedule import Shape, paced
+from phaseloom.fitting.team import team
 from phaseloom.ptycho import batches
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import advice, outcome, warm
@@ -52,6 +53,7 @@ class Job:
     """
 
     def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
+        team().alone("reconstruct")
         self.recipe, self.start, self.directory = recipe, start, directory
         self.ended: Result | None = None
         torch.manual_seed(recipe.seed)

@@ -162,11 +162,14 @@ class Assembling(Lesson):
         first = stitching.windows(rows, cols, self.probes, self.stride)
         places = torch.tensor(first, dtype=torch.float32, device=batch.phase.device)[None] * PER_STEP
         true = _cut(batch.phase, places, PER_STEP * (self.probes + 1) + 1)
-        generator = torch.Generator().manual_seed(these.seed)
+        given = [self._spoiled(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
         with self.running():
             shape = (batch.phase.shape[-2], batch.phase.shape[-1])
-            image = self.net(self.spoiled(true, generator), places, shape)
+            image = self.net(torch.stack(given), places, shape)
         return self.judged(image, batch)
+
+    def _spoiled(self, patches: Tensor, seed: int) -> Tensor:
+        return self.spoiled(patches[None], torch.Generator().manual_seed(int(seed)))[0]
 
 
 def joined(first: PatchRecoveryNet, second: PhaseStitchingNet, /) -> EndToEnd:

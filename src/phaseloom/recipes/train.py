@@ -1,10 +1,7 @@
 """Training of a network that reads phases, from simulated scans that are made as they are needed."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,41 +10,19 @@ import torch
 from pydantic import Field
 from torch import nn
 
-import phaseloom
-from phaseloom import plot
-from phaseloom.data.experiment import Experiment, told
+from phaseloom.data.experiment import Experiment
 from phaseloom.data.labels import Geometry
 from phaseloom.data.simulated import Sample, simulated
 from phaseloom.data.specimens import held_out
-from phaseloom.data.views import NOISELESS, Choice, Picked, Scene, picked
+from phaseloom.data.views import Choice
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
-from phaseloom.fitting import checkpoint, device, optimizers
-from phaseloom.fitting.loop import Epoch, Progress, fit
-from phaseloom.fitting.schedule import Every
-from phaseloom.nets import pretrained
-from phaseloom.nets.endtoend import EndToEnd
-from phaseloom.nets.linear import CLEAN, LinearRecovery
-from phaseloom.nets.predict import NUMBERS, TOLERANCE
 from phaseloom.nets.recovery import PatchRecoveryNet
-from phaseloom.nets.stitching import overlap
-from phaseloom.nets.tiny import TinyRecovery
-from phaseloom.plot import training as training_figures
-from phaseloom.recipes._pool import Pool
-from phaseloom.recipes._stored import Stored
-from phaseloom.recipes.lessons import Assembling, Lesson, Reading, Whole, joined, loaded
-from phaseloom.recipes.linear import solved
-from phaseloom.recipes.scores import image, scores
-from phaseloom.spec import Call, Recipe, load_yaml, part, to_yaml
+from phaseloom.recipes.lessons import joined, loaded
+from phaseloom.spec import Call, Recipe, load_yaml, part
 
-__all__ = ["Making", "Train", "Training", "card", "held_numbers", "pictures"]
+__all__ = ["Making", "Train"]
 
 Stage = Literal["patches", "stitching", "end-to-end"]
-
-LESSONS: dict[str, type[Lesson]] = {"patches": Reading, "stitching": Assembling, "end-to-end": Whole}
-
-BEGUN = 100
-"""Scans from which a network takes its statistics before it learns."""
 
 DRAWS = 200
 """Specimens that are drawn for one of the wanted side, before giving up."""
@@ -158,6 +133,10 @@ class Train(Recipe):
             raise BadInput("train: model", type(first).__name__, fix)
         return joined(first, second)  # type: ignore[arg-type]
 
+    def judges(self) -> list[int]:
+        """Numbers of the samples that are never learned from."""
+        return [-1 - number for number in range(self.unseen)]
+
     def choice(self, net: nn.Module, scan: tuple[int, int], /) -> Choice:
         """What is drawn for every view of scans of so many probes."""
         own = net.window if self.stage == "patches" and isinstance(net, PatchRecoveryNet) else WINDOW
@@ -193,219 +172,3 @@ class Making:
         raise BadInput(
             f"specimen: {call.name}", None, f"has no materials that are {side}: give it more of them"
         )
-
-
-class Training:
-    """A training that can be watched, stopped, resumed, and that leaves a network behind.
-
-    Iterating runs it, one `Epoch` at a time. The directory holds ``run.yaml``, ``events.jsonl`` and
-    ``snapshot.h5`` after every epoch, and at the end ``net.safetensors`` with a card.
-
-    Attributes:
-        recipe: what is done.
-        directory: where it is kept, or ``None``.
-        pool: simulated scans.
-        lesson: the objective.
-        progress: how far it has come.
-    """
-
-    def __init__(self, recipe: Train, directory: Path | None):
-        self.recipe, self.directory = recipe, directory
-        torch.manual_seed(recipe.seed)
-        where = device.chosen(recipe.device)
-        net = recipe.network()
-        if isinstance(net, LinearRecovery):
-            raise BadInput("train: model", "linear", "is solved, not trained: use phaseloom train linear")
-        if not any(True for _ in net.parameters()):
-            raise BadInput(f"train: {recipe.stage}", type(net).__name__, "has nothing to learn: take another")
-        self.pool = _pool(recipe)
-        self.net = net.to(where)
-        if not recipe.losses or recipe.losses[0].when:
-            raise BadInput("losses", None, "must begin with one that is there in every epoch: it judges")
-        losses = _due(recipe.losses, 1)
-        self.lesson = LESSONS[recipe.stage](self.net, self.pool, losses, precision=recipe.precision)
-        groups = optimizers.groups({"net": [*self.net.parameters()]}, {"net": recipe.rate})
-        self.progress = Progress(self.net, recipe.optimizer(groups))
-
-    @classmethod
-    def begin(cls, recipe: Train, directory: Path | str | None = None, /) -> "Training":
-        """A new training, in a folder that holds none.
-
-        Raises:
-            BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
-        """
-        folder = None if directory is None else Path(directory)
-        if folder is not None and (folder / "run.yaml").exists():
-            raise BadInput(str(folder), None, "holds a run: name a new folder, or resume it")
-        training = cls(recipe, folder)
-        training.prepared()
-        with torch.no_grad():
-            training.lesson(training.held()[0])  # what does not fit together is said now
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            with whole(folder / "run.yaml") as short:
-                short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
-        return training
-
-    @classmethod
-    def resume(cls, directory: Path | str, /) -> "Training":
-        """Go on from the last snapshot of a folder, to the same bits.
-
-        Raises:
-            BadInput: no training there.
-        """
-        folder = Path(directory)
-        if not (folder / "run.yaml").is_file():
-            raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a training")
-        training = cls(Train.from_path(folder / "run.yaml"), folder)
-        if (folder / "snapshot.h5").is_file():
-            checkpoint.load(training.progress, folder / "snapshot.h5")
-        else:
-            training.prepared()
-        return training
-
-    def __iter__(self) -> Iterator[Epoch]:
-        recipe, judge = self.recipe, self.recipe.losses[0].name
-        epochs = fit(
-            self.lesson,
-            self.batches,
-            self.progress,
-            epochs=recipe.epochs,
-            shape=recipe.shape.partial(),
-            holdout=self.held(),
-            judged=[judge],
-            patience=recipe.patience,
-            clip=recipe.clip,
-        )
-        for epoch in epochs:
-            self._remember()
-            yield epoch
-
-    def numbers(self, epoch: int, /) -> range:
-        """The samples that an epoch learns from."""
-        first = int((epoch - 1) * self.recipe.fresh * self.recipe.scans)
-        return range(first, first + self.recipe.scans)
-
-    def batches(self, epoch: int, /) -> Sequence[Any]:
-        """The views of an epoch, in batches; what comes new into memory is simulated before."""
-        self.pool.hold([*self.numbers(epoch), *self.judges()])
-        if epoch < self.recipe.epochs:
-            self.pool.expect(self.numbers(epoch + 1))
-        recipe = self.recipe
-        self.lesson.losses = _due(recipe.losses, epoch)
-        parts = self._picked(recipe.views, self.numbers(epoch), epoch).split(recipe.batch)
-        return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
-
-    def held(self) -> list[Picked]:
-        """Views that are never learned from, the same after every epoch."""
-        recipe = self.recipe
-        return [*self._picked(4 * recipe.unseen, self.judges(), 0).split(recipe.pieces or recipe.batch)]
-
-    def _picked(self, count: int, numbers: Sequence[int], epoch: int) -> Picked:
-        """Views of some samples, drawn for an epoch."""
-        shape = self.pool[numbers[0]].experiment.scan
-        choice = self.recipe.choice(self.net, shape)
-        return picked(count, numbers, shape, choice, seed=(self.recipe.seed, epoch))
-
-    def prepared(self) -> None:
-        """What a network takes from patterns such as will come before it learns, unless it has learned."""
-        recipe, net = self.recipe, self.net
-        if recipe.weights or recipe.patches or recipe.stage == "stitching":
-            return
-        scenes = [self.pool[number] for number in self.numbers(1)[:BEGUN]]
-        if isinstance(net, TinyRecovery):
-            first = LinearRecovery(net.patterns, len(net.components.basis), [CLEAN])
-            solved(first, scenes)
-            net.begin(first)
-            return
-        reader = net.recovery if isinstance(net, EndToEnd) else net
-        assert isinstance(reader, PatchRecoveryNet)
-        few = [scene.roots[::3, ::3].float().square().flatten(0, 1) for scene in scenes]
-        reader.calibrate(torch.cat(few))
-
-    def finish(self) -> tuple[Path | None, dict[str, Any]]:
-        """Write the network with its card; the file, and the card."""
-        unseen, seen = ([self.pool[n] for n in few] for few in (self.judges(), self.numbers(1)[:BEGUN]))
-        said = card(self.recipe, self.net, unseen, seen, epochs=self.progress.epoch)
-        path = None if self.directory is None else self.directory / "net.safetensors"
-        return None if path is None else pretrained.save(self.net, path, said), said
-
-    def judges(self) -> list[int]:
-        """Numbers of the samples that are never learned from."""
-        return held_numbers(self.recipe)
-
-    def _remember(self) -> None:
-        if self.directory is None:
-            return
-        checkpoint.save(self.progress, self.directory / "snapshot.h5")
-        with whole(self.directory / "events.jsonl") as short:
-            short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
-
-
-def card(
-    recipe: Train, net: nn.Module, unseen: Sequence[Scene], seen: Sequence[Scene], /, *, epochs: int = 0
-) -> dict[str, Any]:
-    """What a network says of itself when it is opened again.
-
-    Args:
-        recipe: that it was trained by.
-        net: patterns and optics to images, or the second stage.
-        unseen: scans that judge it.
-        seen: scans that it learned from.
-        epochs: of the training.
-    """
-    first = unseen[0].experiment
-    numbers = np.stack([told(scene.experiment, NOISELESS) for scene in (*unseen, *seen)])
-    spread = np.abs(numbers - told(first, NOISELESS)).max(0)
-    near = {name: most + float(more) for name, most, more in zip(NUMBERS, TOLERANCE, spread, strict=True)}
-    near.pop("dose")
-    return {
-        "experiment": asdict(first),
-        "tolerance": near,
-        "doses": [recipe.doses[0], None],
-        "recipe": to_yaml(recipe.resolved()),
-        "scores": {} if recipe.stage == "stitching" else scores(_reading(net), unseen),
-        "epochs": epochs,
-        "version": phaseloom.__version__,
-    }
-
-
-def held_numbers(recipe: Train, /) -> list[int]:
-    """Numbers of the samples that are never learned from."""
-    return [-1 - number for number in range(recipe.unseen)]
-
-
-def _reading(net: nn.Module) -> nn.Module:
-    """A network that reads whole scans."""
-    return joined(net, overlap()) if isinstance(net, PatchRecoveryNet) else net
-
-
-def pictures(training: Training, /, *, most: int = 3) -> list[Path]:
-    """Figures of a training in its folder: its course, and what it makes of unseen scans."""
-    if training.directory is None:
-        return []
-    paths = [training.directory / "curves.png"]
-    plot.save(training_figures.curves(training.progress.history), paths[0])
-    net = _reading(training.net)
-    if training.recipe.stage != "stitching":
-        scenes = [training.pool[number] for number in training.judges()[:most]]
-        seen = [image(net, scene) for scene in scenes]
-        true, names = [scene.phase.numpy() for scene in scenes], [scene.group for scene in scenes]
-        paths.append(training.directory / "unseen.png")
-        figure = training_figures.samples(seen, true, names, pixel=scenes[0].experiment.spacing)
-        plot.save(figure, paths[1])
-    return paths
-
-
-def _due(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
-    """The losses of an epoch by name."""
-    return {one.name: one.partial() for one in losses if Every(lambda: None, **dict(one.when)).due(epoch)}
-
-
-def _pool(recipe: Train) -> Pool | Stored:
-    """Where the scans come from: files, or simulation here and in other processes."""
-    if recipe.stored is not None:
-        return Stored(recipe.stored, UNSEEN, recipe.geometry)
-    workers = recipe.workers
-    processes = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers else None
-    return Pool(Making(recipe.specimen, recipe.microscope, recipe.seed), processes)

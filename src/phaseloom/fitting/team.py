@@ -1,0 +1,150 @@
+"""Several processes at one fit: each takes its share of every batch, and all take the same step.
+
+Started by ``torchrun`` or ``accelerate launch``; without either a team is one process, and nothing here
+does anything.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from phaseloom.errors import BadInput, MissingExtra
+
+__all__ = ["Team", "team"]
+
+Any_ = TypeVar("Any_")
+
+
+@dataclass(frozen=True)
+class Team:
+    """Which process this is, of how many.
+
+    Attributes:
+        rank: from zero; the first one writes.
+        count: processes.
+        device: where this one computes, if there are several and nobody says otherwise.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: str = "cpu"
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def share(self, batch: Any, /) -> tuple[Any, float]:
+        """What this process does of a batch or piece, and how much of it that is.
+
+        A process that is left without any does the first again, for nothing: all must name the same terms.
+
+        Example:
+            >>> Team(1, 2).share([3, 4, 5]), Team(1, 2).share([3])
+            (([4], 0.3333333333333333), ([3], 0.0))
+        """
+        if self.count == 1:
+            return batch, 1.0
+        own = batch[self.rank :: self.count]
+        return (own, len(own) / len(batch)) if len(own) else (batch[:1], 0.0)
+
+    def add(self, numbers: Tensor, /) -> Tensor:
+        """The sum over all processes, to the same bits in each."""
+        if self.count > 1:
+            torch.distributed.all_reduce(numbers)
+        return numbers
+
+    def gather(self, parameters: Sequence[Tensor], /) -> None:
+        """Add up gradients; one that some process has, all have afterwards."""
+        if self.count == 1 or not parameters:
+            return
+        there = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+        moved = [p for p, number in zip(parameters, self.add(there).tolist(), strict=True) if number]
+        for parameter in moved:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for dtype in dict.fromkeys(parameter.dtype for parameter in moved):
+            _reduced(self, [p.grad for p in moved if p.dtype == dtype and p.grad is not None])
+
+    def agree(self, net: nn.Module, /) -> None:
+        """Give every process the numbers of the first one's network."""
+        if self.count > 1:
+            for tensor in net.state_dict().values():
+                torch.distributed.broadcast(tensor, 0)
+
+    def joined(self, net: nn.Module, /) -> nn.Module:
+        """A network whose batches are shared: what it normalises over a batch, it does over all of it.
+
+        Raises:
+            BadInput: on CPUs, where PyTorch has no such layers.
+        """
+        batched = [
+            name for name, part in net.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)
+        ]
+        if self.count == 1 or not batched:
+            return net
+        if self.device.startswith("cpu"):
+            fix = "normalises over a batch, which CPUs cannot share: train it in one process, or on GPUs"
+            raise BadInput(f"{self.count} processes: {batched[0]}", None, fix)
+        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+
+    def alone(self, what: str, /) -> None:
+        """Refuse to be one of several.
+
+        Raises:
+            BadInput: several processes.
+        """
+        if self.count > 1:
+            fix = "cannot share this yet: start it without torchrun"
+            raise BadInput(what, f"{self.count} processes", fix)
+
+    def told(self, word: Any_, /) -> Any_:
+        """What the first process says."""
+        if self.count == 1:
+            return word
+        words = [word]
+        torch.distributed.broadcast_object_list(words, 0)
+        return words[0]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+
+@cache
+def team() -> Team:
+    """The processes that were started together.
+
+    Raises:
+        BadInput: a count in the environment that is no number.
+        MissingExtra: several, without the package that connects them.
+    """
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdigit():
+        raise BadInput("WORLD_SIZE", said, "is no number of processes: start them with torchrun")
+    if int(said) < 2:
+        return Team()
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise MissingExtra("several processes", "accelerate", "cluster") from None
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return Team(state.process_index, state.num_processes, str(state.device))
+
+
+def _reduced(team: Team, gradients: Sequence[Tensor]) -> None:
+    """Sums of many gradients in one message."""
+    flat = torch.cat([_real(gradient).flatten() for gradient in gradients])
+    parts = team.add(flat).split([_real(gradient).numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        _real(gradient).copy_(part.view_as(_real(gradient)))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

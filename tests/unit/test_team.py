@@ -1,0 +1,130 @@
+"""Several processes at one training take the steps of one; what they cannot share is said."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from phaseloom.errors import BadInput
+from phaseloom.fitting import team as teams
+from phaseloom.fitting.team import Team
+from phaseloom.recipes import job
+from phaseloom.recipes.train import Train
+from phaseloom.recipes.training import Training
+
+TREE = {
+    "model": {"small": {"width": 16, "depth": 1, "heads": 2, "window": 6}},
+    "microscope": {"fixed": {"scan": [8, 8]}},
+    "scans": 6,
+    "unseen": 2,
+    "views": 11,
+    "batch": 5,
+    "pieces": 3,
+    "losses": ["contrast", "edges"],
+}
+"""The last batch has a single view, which leaves the second process without any."""
+
+
+def launched(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command line, in two processes."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    told = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    line = [*start, "-m", "phaseloom.cli", *map(str, words)]
+    return subprocess.run(line, cwd=folder, env=told, capture_output=True, text=True, check=False)
+
+
+def course(folder: Path) -> torch.Tensor:
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return torch.tensor([[event["loss"], event["holdout"]] for event in events])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "optimizer"),
+    [
+        (2, "adamw"),
+        pytest.param(20, "adamw", marks=pytest.mark.slow),
+        pytest.param(3, "lbfgs", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_take_the_course_of_one(tmp_path, epochs, optimizer):
+    clip = {} if optimizer == "adamw" else {"clip": None}
+    tree = {**TREE, "epochs": epochs, "optimizer": optimizer, **clip}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(tree))
+    done = launched("train", "patches", "train.yaml", "--out", "two", "--quiet", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("network: ") == 1  # one of them speaks
+    alone = Training.begin(Train.of({**tree, "device": "cpu"}), tmp_path / "one")
+    for _ in alone:
+        pass
+    torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=2e-5, atol=0)
+    assert (tmp_path / "two" / "net.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_three_steps_and_a_resumed_one_are_done_by_two_processes(tmp_path):
+    scans = {"microscope": {"fixed": {"scan": [16, 16]}}, "views": 3, "batch": 2}
+    tree = {**TREE, **scans, "stitching": {"residual": {"width": 4, "depth": 1}}, "epochs": 1}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(tree))
+    done = launched("train", "retrieval", "train.yaml", "--out", "all", "--quiet", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    last = tmp_path / "all" / "3-end-to-end"
+    assert (last / "net.safetensors").is_file()
+    recipe = last / "run.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 1", "epochs: 2"))
+    done = launched("train", "end-to-end", last, "--resume", "--quiet", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(course(last)) == 2
+
+
+@pytest.mark.slow
+def test_what_processes_cannot_share_is_refused(tmp_path):
+    done = launched("train", "linear", folder=tmp_path)
+    assert done.returncode
+    assert "train linear: 2 processes cannot share this yet" in done.stderr
+
+
+def test_a_reconstruction_by_several_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(job, "team", lambda: Team(0, 2))
+    with pytest.raises(BadInput, match="reconstruct: 2 processes cannot share this yet"):
+        job.Job(None, None, None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_shares_are_all_of_a_batch_once(count, size):
+    shares = [Team(rank, count).share(torch.arange(size)) for rank in range(count)]
+    assert sum(weight for _, weight in shares) == pytest.approx(1)
+    assert sorted(int(n) for part, weight in shares if weight for n in part) == [*range(size)]
+    assert all(len(part) for part, _ in shares)
+
+
+def test_one_process_is_a_team_without_being_told(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    teams.team.cache_clear()
+    assert teams.team() == Team()
+    assert teams.team().told("word") == "word"
+
+
+def test_a_count_that_is_none_is_said(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    teams.team.cache_clear()
+    try:
+        with pytest.raises(BadInput, match="WORLD_SIZE: two is no number of processes"):
+            teams.team()
+    finally:
+        teams.team.cache_clear()
+
+
+def test_a_batch_that_is_normalised_whole_is_refused_on_processors():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    assert Team().joined(net) is net
+    with pytest.raises(BadInput, match="2 processes: 1: normalises over a batch"):
+        Team(0, 2).joined(net)
+    plain = nn.Linear(2, 2)
+    assert Team(0, 2).joined(plain) is plain
