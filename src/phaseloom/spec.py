@@ -170,10 +170,25 @@ class Recipe(BaseModel):
             _put(tree, path.split("."), value, path, _rooms(type(self)))
         return type(self).of(tree)
 
+    def rooted(self, folder: Path, /) -> typing.Self:
+        """The recipe with its relative paths taken from a folder, where they lead to something there."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return self.model_copy(update={name: _rooted(value, folder) for name, value in given.items()})
+
     def given(self) -> dict[str, Any]:
         """The tree of what was given, defaults left out."""
         set_ = self.model_fields_set
         return {key: _given(getattr(self, key)) for key in type(self).model_fields if key in set_}
+
+
+def _rooted(value: Any, folder: Path) -> Any:
+    if isinstance(value, Call):
+        return value.rooted(folder)
+    if isinstance(value, tuple):
+        return tuple(_rooted(one, folder) for one in value)
+    if isinstance(value, Path) and (folder / value).exists():
+        return (folder / value).resolve()
+    return value
 
 
 def _rooms(recipe: type[Recipe]) -> dict[str, str]:

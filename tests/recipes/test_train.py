@@ -358,7 +358,7 @@ def test_all_three_steps_run_on_the_command_line(phaseloom):
     assert nets[2].recovery.recipe == nets[0].recipe
     recipes = [Train.from_path(path) for path in sorted(Path("all").glob("*/run.yaml"))]
     assert [recipe.stage for recipe in recipes] == ["patches", "stitching", "end-to-end"]
-    assert recipes[2].patches == Path("all") / "1-patches" / "net.safetensors"
+    assert recipes[2].patches == Path("all").resolve() / "1-patches" / "net.safetensors"
 
 
 def test_a_loss_is_there_from_its_start_and_the_first_one_always():
@@ -368,3 +368,13 @@ def test_a_loss_is_there_from_its_start_and_the_first_one_always():
     assert [sorted(epoch.terms) for epoch in training] == [["contrast"], ["contrast", "edges"]]
     with pytest.raises(BadInput, match="it judges"):
         Training.begin(Train.of({**knobs, "losses": [{"contrast": {}, "start": 2}]}))
+
+
+def test_paths_of_a_file_are_relative_to_its_folder_and_those_of_settings_to_the_place_of_work(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for place in (tmp_path / "deep" / "weights", tmp_path / "here"):
+        place.touch()
+    (tmp_path / "deep" / "train.yaml").write_text("patches: weights\n")
+    recipe = Train.from_path(tmp_path / "deep" / "train.yaml", {"stitched": "here"})
+    assert recipe.patches == tmp_path / "deep" / "weights"
+    assert recipe.stitched == tmp_path / "here"

@@ -19,6 +19,10 @@ File = Annotated[
     Path | None, typer.Argument(help="a parameter file (train.yaml), or with --resume the folder of a run")
 ]
 Out = Annotated[Path | None, typer.Option(help="run folder; default: runs/DATE-NAME")]
+For = Annotated[
+    Path | None,
+    typer.Option("--for", help="a scan, or its parameter file: for its energy, step and probe"),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="FILE is a run folder: go on with it")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
 
@@ -27,10 +31,18 @@ Stage = Literal["patches", "stitching", "end-to-end"]
 
 @train.command()
 def patches(
-    file: File = None, settings: Set = None, *, out: Out = None, resume: Resume = False, quiet: Quiet = False
+    file: File = None,
+    settings: Set = None,
+    *,
+    scan: For = None,
+    out: Out = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
 ) -> None:
     """First step: a network that reads the phase under a window of a scan from its patterns."""
-    _run("patches", file, settings or [], out, resume=resume, quiet=quiet)
+    if resume and scan is not None:
+        raise BadInput("train patches", "--for", "is for a new run: a run that is resumed has its probe")
+    _run("patches", file, settings or [], out, resume=resume, quiet=quiet, scan=scan)
 
 
 @train.command()
@@ -67,10 +79,7 @@ def linear(
     file: File = None,
     settings: Set = None,
     *,
-    scan: Annotated[
-        Path | None,
-        typer.Option("--for", help="a scan, or its parameter file: fit for its energy, step and probe"),
-    ] = None,
+    scan: For = None,
     out: Out = None,
 ) -> None:
     """Solve the linear estimate: for the default probe, a parameter file's, or that of a scan at hand."""
@@ -82,10 +91,8 @@ def linear(
     base = Train.from_path(file)
     changed = ({} if base.model.name == "linear" else {"model": "linear"}) | settings_of(settings or [])
     if scan is not None:
-        beside = [f"{path}={value}" for path, value in _probe(changed).items()]
-        found, said = protocol.microscope_of(recipe_of(scan, beside)), base.model_fields_set
-        usual = {name: value for name, value in found.items() if name == "microscope" or name not in said}
-        changed = usual | changed  # what the user sets holds
+        few = {name: value for name, value in protocol.FEW.items() if name not in base.model_fields_set}
+        changed = few | _fitting(scan, base, changed)
     recipe = Train.from_path(file, changed)
     place = folder(out, recipe.title or "linear")
     typer.echo(f"simulating {recipe.scans} scans of {recipe.microscope.name} microscopes")
@@ -105,6 +112,14 @@ def _windowed(file: Path | None, settings: list[str]) -> None:
         raise BadInput("train retrieval: model", recipe.model.name, fix)
 
 
+def _fitting(scan: Path, base: Any, changed: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the microscope that a scan was made by; what the user says of it holds."""
+    from phaseloom.recipes.estimate import microscope_of
+
+    beside = [f"{path}={value}" for path, value in _probe(changed).items()]
+    return {"microscope": microscope_of(recipe_of(scan, beside), base.microscope), **changed}
+
+
 def _probe(changed: dict[str, Any]) -> dict[str, Any]:
     """Settings of a reconstruction among those that were given: they are about the scan."""
     named = [path for path in changed if path.split(".")[0] in ("probe", "read", "prepare")]
@@ -120,6 +135,7 @@ def _run(
     resume: bool,
     quiet: bool,
     more: dict[str, str] | None = None,
+    scan: Path | None = None,
 ) -> None:
     """Drive a training to its end, and leave network, curves and pictures in its folder."""
     from phaseloom.fitting.team import team
@@ -132,6 +148,7 @@ def _run(
         training = Training.resume(file)
     else:
         changed = {**settings_of(settings), "stage": stage, **(more or {})}
+        changed = changed if scan is None else _fitting(scan, Train.from_path(file), changed)
         recipe = Train.from_path(file, changed)
         training = Training.begin(recipe, _place(out, recipe.title or f"{stage}-{recipe.model.name}"))
     try:

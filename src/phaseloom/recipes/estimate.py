@@ -16,7 +16,7 @@ from phaseloom.recipes.card import card
 from phaseloom.recipes.linear import solved
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.train import Making, Train
-from phaseloom.spec import to_yaml
+from phaseloom.spec import Call, to_yaml
 from phaseloom.units import ANGLE, ENERGY, LENGTH
 
 __all__ = ["FEW", "fitted", "microscope_of"]
@@ -25,11 +25,12 @@ FEW = {"scans": 100, "unseen": 8}
 """Scans that are simulated for a probe at hand: enough in about a minute."""
 
 
-def microscope_of(recipe: Reconstruct, /) -> dict[str, Any]:
-    """Settings of a training for the energy, the step and the probe of a scan.
+def microscope_of(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str, Any]:
+    """The microscope of a training for the energy, the step and the probe of a scan.
 
     Args:
         recipe: of its reconstruction, whose probe says the defocus; the semiangle is measured if not said.
+        usual: microscope that says the rest (how many probes, which detector).
 
     Raises:
         BadInput: a defocus that nobody says, or positions on no raster.
@@ -52,7 +53,8 @@ def microscope_of(recipe: Reconstruct, /) -> dict[str, Any]:
     named = {
         name: f"{value:.6g} {'rad' if name.startswith('phi') else 'A'}" for name, value in others.items()
     }
-    return {"microscope": {"fixed": knobs | ({"aberrations": named} if named else {})}, **FEW}
+    rest = dict(usual.values) if usual is not None and usual.name == "fixed" else {}
+    return {"fixed": {**rest, **knobs, "aberrations": named or None}}
 
 
 def fitted(

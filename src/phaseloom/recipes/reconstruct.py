@@ -170,26 +170,14 @@ class Reconstruct(Recipe):
         """A recipe for a data file, from a parameter file, or out of a result, with settings changed."""
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
-            tree = load_yaml(path)
-            if isinstance(tree.get("file"), str) and Path(tree["file"]) != IN_MEMORY:
-                tree["file"] = str(path.parent / tree["file"])
+            recipe = cls.of(load_yaml(path)).rooted(path.parent)
+            if recipe.file != IN_MEMORY:
+                recipe = recipe.model_copy(update={"file": path.parent / recipe.file})
         elif path.suffix in (".h5", ".hdf5") and is_result(path):
-            tree = yaml.safe_load(Result.load(path).recipe)
+            recipe = cls.of(yaml.safe_load(Result.load(path).recipe)).rooted(path.parent)
         else:
-            tree = {"file": str(path)}
-        recipe = cls.of(tree)._rooted(path.parent)
+            recipe = cls.of({"file": str(path)})
         return recipe.put(settings) if settings else recipe
-
-    def _rooted(self, folder: Path, /) -> Self:
-        """Relative paths of all calls taken from the folder of the parameter file."""
-        changed: dict[str, Any] = {}
-        for name in self.model_fields_set:
-            value = getattr(self, name)
-            if isinstance(value, Call):
-                changed[name] = value.rooted(folder)
-            elif isinstance(value, tuple) and name != "changes":
-                changed[name] = tuple(one.rooted(folder) for one in value)
-        return self.model_copy(update=changed)
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared."""

@@ -76,11 +76,6 @@ class Simulate(Recipe):
         inner = {name: value for name, value in settings.items() if "." in name}
         return recipe.put(inner) if inner else recipe
 
-    def rooted(self, folder: Path, /) -> Self:
-        """The recipe with relative paths taken from a folder."""
-        calls = {name: getattr(self, name).rooted(folder) for name in ("specimen", "microscope")}
-        return self.model_copy(update={name: call for name, call in calls.items() if call.values})
-
     @property
     def numbers(self) -> range:
         """Of the samples that are wanted."""

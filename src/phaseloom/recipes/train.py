@@ -113,9 +113,9 @@ class Train(Recipe):
 
     @classmethod
     def from_path(cls, path: Path | str | None, settings: Mapping[str, Any] | None = None, /) -> Self:
-        """A recipe from a file, or the default one, with settings changed."""
-        recipe = cls.of({} if path is None else load_yaml(Path(path)))
-        return recipe.put(settings) if settings else recipe
+        """A recipe from a file, paths in which are relative to its folder, or the default one, changed."""
+        recipe = cls.of({}) if path is None else cls.of(load_yaml(Path(path))).rooted(Path(path).parent)
+        return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
 
     def network(self) -> nn.Module:
         """The network of the stage, with the weights that it is to start from."""
