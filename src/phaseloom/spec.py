@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 from phaseloom import plugins
 from phaseloom.documents import load_yaml, to_yaml
 from phaseloom.errors import BadInput, nearest
+from phaseloom.findings import said
 from phaseloom.units import Coefficients, Dimension
 
 __all__ = ["Call", "Recipe", "call", "knobs", "load_yaml", "names", "part", "to_yaml"]
@@ -201,11 +202,11 @@ def _sentence(problem: ValidationError, tree: Any) -> BadInput:
     """The finding that leads farthest into the tree: of a union's findings, that of the kind meant."""
     found = problem.errors()
     causes = [error.get("ctx", {}).get("error") for error in found]
-    if said := next((cause for cause in causes if isinstance(cause, BadInput)), None):
-        return said
+    if ours := next((cause for cause in causes if isinstance(cause, BadInput)), None):
+        return ours
     first = max(found, key=lambda error: len(_steps(error, tree)))
     place = ".".join(_steps(first, tree)) or "parameter file"
-    return BadInput(place, None if first["type"] == "missing" else first["input"], _said(first))
+    return BadInput(place, None if first["type"] == "missing" else first["input"], said(first))
 
 
 def _steps(error: Any, tree: Any) -> list[str]:
@@ -290,43 +291,8 @@ def _checked(kind: Any, value: Any, place: str) -> Any:
         first = problem.errors()[0]
         cause = first.get("ctx", {}).get("error")
         few = first["type"] == "missing" and first["loc"]
-        fix = cause.fix if isinstance(cause, BadInput) else "has too few values" if few else _said(first)
+        fix = cause.fix if isinstance(cause, BadInput) else "has too few values" if few else said(first)
         raise BadInput(place, value, fix) from None
-
-
-def _said(error: Any) -> str:
-    """Pydantic's finding as the end of a sentence of ours."""
-    kind, limits = error["type"], error.get("ctx", {})
-    for start, text in _SAID.items():
-        if kind.startswith(start):
-            return text.format(**limits)
-    message = str(error["msg"])
-    return f"cannot be used: {message[0].lower()}{message[1:]}"
-
-
-_SAID = {
-    "missing": "is missing: write it",
-    "extra_forbidden": "is no setting here: remove it",
-    "int_": "must be a whole number",
-    "float_": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_": "must be true or false",
-    "string_": "must be text: put it in quotes",
-    "tuple_": "must be a list, such as [1, 2]",
-    "list_": "must be a list, such as [1, 2]",
-    "too_long": "has too many values",
-    "too_short": "has too few values",
-    "dict_": "must hold 'name: value' lines",
-    "mapping_": "must hold 'name: value' lines",
-    "model_": "must hold 'name: value' lines",
-    "path_": "must be the name of a file",
-    "literal_error": "is no choice: write {expected}",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be above {gt}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be below {lt}",
-}
-"""Beginnings of pydantic's kinds of findings, in words."""
 
 
 def _hint(parameter: inspect.Parameter) -> str:

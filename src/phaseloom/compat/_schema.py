@@ -10,6 +10,7 @@ from phaseloom.compat._legacy import migrated
 from phaseloom.compat._tables import REQUIRED, STORED, TILTS, Group, Knob
 from phaseloom.compat._tables_run import SECTIONS
 from phaseloom.errors import BadInput, nearest
+from phaseloom.findings import said
 
 __all__ = ["checked", "is_ptyrad", "section"]
 
@@ -118,28 +119,11 @@ def _valid(kind: Any, value: Any, place: str) -> Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as problem:
         first = max(problem.errors(), key=lambda error: _SERIOUS.get(error["type"], 1))
-        limits = first.get("ctx", {})
-        known = next((text for start, text in _SAID.items() if first["type"].startswith(start)), None)
-        raise BadInput(place, value, (known or "is of the wrong kind").format(**limits)) from None
+        fix = "is of the wrong kind" if first["type"] == "none_required" else said(first)
+        raise BadInput(place, value, fix) from None
 
 
 _SERIOUS = {"none_required": -1, "literal_error": 2, "greater_than_equal": 2, "greater_than": 2}
-_SAID = {
-    "literal_error": "is no choice: write {expected}",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be above {gt}",
-    "less_than_equal": "must be at most {le}",
-    "int_": "must be a whole number",
-    "float_": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_": "must be true or false",
-    "string_": "must be text: put it in quotes",
-    "list_": "must be a list, such as [1, 2]",
-    "dict_": "must hold 'name: value' lines",
-    "too_long": "has too many values: {max_length} are wanted",
-    "too_short": "has too few values: {min_length} are wanted",
-    "none_required": "is of the wrong kind",
-}
 
 
 def _illumination(init: Tree) -> None:

@@ -170,9 +170,9 @@ class Reconstruct(Recipe):
         """A recipe for a data file, from a parameter file, or out of a result, with settings changed."""
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
-            recipe = cls.of(load_yaml(path)).rooted(path.parent)
-            if recipe.file != IN_MEMORY:
-                recipe = recipe.model_copy(update={"file": path.parent / recipe.file})
+            said = cls.of(load_yaml(path))
+            file = said.file if said.file == IN_MEMORY else path.parent / said.file
+            recipe = said.rooted(path.parent).model_copy(update={"file": file})
         elif path.suffix in (".h5", ".hdf5") and is_result(path):
             recipe = cls.of(yaml.safe_load(Result.load(path).recipe)).rooted(path.parent)
         else:

@@ -1,0 +1,44 @@
+"""What pydantic finds wrong with a value, in our words."""
+
+from typing import Any
+
+__all__ = ["said"]
+
+WORDS = {
+    "missing": "is missing: write it",
+    "extra_forbidden": "is no setting here: remove it",
+    "int_": "must be a whole number",
+    "float_": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_": "must be true or false",
+    "string_": "must be text: put it in quotes",
+    "tuple_": "must be a list, such as [1, 2]",
+    "list_": "must be a list, such as [1, 2]",
+    "too_long": "has too many values: {max_length} are wanted",
+    "too_short": "has too few values: {min_length} are wanted",
+    "dict_": "must hold 'name: value' lines",
+    "mapping_": "must hold 'name: value' lines",
+    "model_": "must hold 'name: value' lines",
+    "path_": "must be the name of a file",
+    "literal_error": "is no choice: write {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+}
+"""Beginnings of pydantic's kinds of findings, in words."""
+
+
+def said(error: Any, /) -> str:
+    """Pydantic's finding as the end of a sentence of ours.
+
+    Example:
+        >>> said({"type": "greater_than", "ctx": {"gt": 0}})
+        'must be above 0'
+    """
+    kind, limits = error["type"], error.get("ctx", {})
+    for start, text in WORDS.items():
+        if kind.startswith(start):
+            return text.format(**limits)
+    message = str(error["msg"])
+    return f"cannot be used: {message[0].lower()}{message[1:]}"
