@@ -350,7 +350,7 @@ def test_an_interrupted_training_goes_on_on_the_command_line(phaseloom):
 
 @pytest.mark.slow
 def test_all_three_steps_run_on_the_command_line(phaseloom):
-    tree = {**SMALL, "window": None, "epochs": 1, "stitching": STITCH["stitching"]}
+    tree = {**SMALL, "window": None, "epochs": 1, "stitching": STITCH["stitching"], "joint": {"rate": 3e-5}}
     ended = phaseloom("train", "retrieval", written(tree), "--out", "all", "-q")
     assert ended.code == 0, ended.err
     nets = [pretrained.load(Path("all") / name) for name in ("1-patches", "2-stitching", "3-end-to-end")]
@@ -358,7 +358,18 @@ def test_all_three_steps_run_on_the_command_line(phaseloom):
     assert nets[2].recovery.recipe == nets[0].recipe
     recipes = [Train.from_path(path) for path in sorted(Path("all").glob("*/run.yaml"))]
     assert [recipe.stage for recipe in recipes] == ["patches", "stitching", "end-to-end"]
+    assert [recipe.rate for recipe in recipes] == [1e-3, 1e-3, 3e-5]
     assert recipes[2].patches == Path("all").resolve() / "1-patches" / "net.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("joint", "said"),
+    [({"stage": "patches"}, "joint: stage is the same in all steps"), ({"ratte": 1}, "did you mean 'rate'")],
+)
+def test_settings_of_the_third_step_are_refused_before_the_first(phaseloom, joint, said):
+    ended = phaseloom("train", "retrieval", written({**SMALL, "joint": joint}), "--out", "all", "-q")
+    assert (ended.code, said in ended.err) == (2, True), ended.err
+    assert not Path("all").exists()
 
 
 def test_a_loss_is_there_from_its_start_and_the_first_one_always():

@@ -64,14 +64,14 @@ def end_to_end(
 @train.command()
 def retrieval(file: File = None, settings: Set = None, *, out: Out = None, quiet: Quiet = False) -> None:
     """All three steps one after the other, in folders 1-patches, 2-stitching and 3-end-to-end."""
-    _windowed(file, settings or [])
+    joint = _joint(file, settings or [])
     base = _place(out, "retrieval")
     first, second = base / "1-patches", base / "2-stitching"
     given = settings or []
     for stage, place in (("patches", first), ("stitching", second)):
         _run(stage, file, given, place, resume=False, quiet=quiet)  # type: ignore[arg-type]
     weights = {"patches": str(first / "net.safetensors"), "stitched": str(second / "net.safetensors")}
-    _run("end-to-end", file, given, base / "3-end-to-end", resume=False, quiet=quiet, more=weights)
+    _run("end-to-end", file, given, base / "3-end-to-end", resume=False, quiet=quiet, more=joint | weights)
 
 
 @train.command()
@@ -102,14 +102,19 @@ def linear(
     typer.echo(f"network: {path}\npredict with: phaseloom predict scan FILE --model {path}")
 
 
-def _windowed(file: Path | None, settings: list[str]) -> None:
-    """Refuse a network that needs no second step before the first is done."""
+def _joint(file: Path | None, settings: list[str]) -> dict[str, Any]:
+    """Settings of the third step; what it would refuse is refused before the first is done."""
     from phaseloom.recipes.train import Train
 
     recipe = Train.from_path(file, settings_of(settings))
     if recipe.model.name in ("tiny", "linear"):
         fix = "reads whole scans and needs no stitching: choose small, base or seed, or train patches"
         raise BadInput("train retrieval: model", recipe.model.name, fix)
+    for name in recipe.joint:
+        if name.partition(".")[0] in ("stage", "model", "stitching", "patches", "stitched", "joint"):
+            raise BadInput("joint", name, "is the same in all steps: remove it")
+    recipe.put(recipe.joint)
+    return recipe.joint
 
 
 def _fitting(scan: Path, base: Any, changed: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +139,7 @@ def _run(
     *,
     resume: bool,
     quiet: bool,
-    more: dict[str, str] | None = None,
+    more: dict[str, Any] | None = None,
     scan: Path | None = None,
 ) -> None:
     """Drive a training to its end, and leave network, curves and pictures in its folder."""

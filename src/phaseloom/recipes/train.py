@@ -44,6 +44,8 @@ class Train(Recipe):
         weights: trained weights to start from, of the stage's own network.
         patches: trained weights of the first stage, for the third.
         stitched: trained weights of the second stage, for the third.
+        joint: settings of the third step that differ, when one command runs all: it starts from trained
+            networks, which steps as long as theirs would spoil.
         specimen: what is in the microscope.
         microscope: how it is scanned.
         stored: folder of a simulated set to learn from, in place of scans that are simulated on the way; a
@@ -84,6 +86,7 @@ class Train(Recipe):
     weights: Path | None = None
     patches: Path | None = None
     stitched: Path | None = None
+    joint: dict[str, Any] = Field(default_factory=lambda: {"rate": 1e-4})
     specimen: Call = part("phaseloom.data.specimens", "prototypes")
     microscope: Call = part("phaseloom.data.microscopes", "fixed")
     stored: Path | None = None
