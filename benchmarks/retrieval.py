@@ -209,7 +209,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="*", default=["linear", "tiny"])
-    parser.add_argument("--scans", type=int, default=48)
+    parser.add_argument("--scans", type=int, default=48, help="scans of each set; 0: none")
     parser.add_argument("--suites", type=int, default=12, help="scans of each suite; 0: none")
     parser.add_argument("--ptychography", type=int, default=4, help="scans of `all`; 0: none")
     parser.add_argument("--out", type=Path)
@@ -217,7 +217,7 @@ def main():
     torch.set_num_threads(1)
     methods = {"flat": flat, "iCoM": icom} | {Path(m).stem: network(find(m)) for m in given.models}
     found = {"machine": machine(), "torch": torch.__version__, "scans": given.scans}
-    for name in SETS:
+    for name in SETS if given.scans else ():
         found[name] = read(methods, [Scene.of(sample) for sample in made(name, given.scans)])
     named = {name: made("all", given.suites, **knobs) for name, knobs in SUITES.items() if given.suites}
     if named:

@@ -99,6 +99,28 @@ def test_a_builder_takes_the_weights_that_are_named(tmp_path):
     assert patch.shape == (2, 16, 16)
 
 
+@pytest.mark.slow
+def test_the_first_design_takes_a_resnet34_and_a_vit_b_bit_by_bit(tmp_path):
+    """Both at their true sizes, from directories."""
+    stages = {"hidden_sizes": [64, 128, 256, 512], "depths": [3, 4, 6, 3]}
+    resnet = ResNetModel(ResNetConfig(embedding_size=64, layer_type="basic", **stages))
+    vit = ViTModel(ViTConfig())  # 12 layers of 768 numbers, 14 x 14 tokens of 224 x 224 pixels
+    resnet.save_pretrained(tmp_path / "resnet")
+    vit.save_pretrained(tmp_path / "vit")
+    net = recovery.seed(resnet=str(tmp_path / "resnet"), vit=str(tmp_path / "vit"))
+    ours, theirs = net.embedding.body.net.state_dict(), resnet.state_dict()
+    first = "embedder.embedder.convolution.weight"
+    assert torch.equal(ours.pop(first), theirs.pop(first).sum(1, keepdim=True))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    found, told = transformer(str(tmp_path / "vit")).state_dict(), vit.state_dict()
+    assert all(torch.equal(value, told[name]) for name, value in found.items())
+    assert len(net.grid.blocks) == 12
+    for here, there in zip(net.grid.blocks, vit.layers, strict=True):
+        pairs = zip(here.state_dict().values(), there.state_dict().values(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+    assert torch.equal(net.grid.table, vit.embeddings.position_embeddings)
+
+
 def test_weights_of_another_size_are_refused_in_a_sentence(colours, vit):
     with pytest.raises(BadInput, match=r"nets: resnet: .* is not a ResNet of basic blocks.*or none"):
         residual(colours[1])
