@@ -30,6 +30,7 @@ from phaseloom.metrics.resolution import ring_correlation
 from phaseloom.nets import pretrained
 from phaseloom.nets.linear import centres, integrated
 from phaseloom.nets.predict import find
+from phaseloom.recipes.card import reading
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.scores import RIM, image
@@ -93,8 +94,14 @@ def icom(scene, dose, seed):
 
 
 def network(path):
-    net = pretrained.load(path)
+    net = reading(pretrained.load(path))
     return lambda scene, dose, seed: image(net, scene, dose, seed=seed)
+
+
+def named_by(model):
+    """The name of a network: that of the package, or the folder of a training."""
+    path = Path(model)
+    return path.parent.name if path.stem == "net" else path.stem
 
 
 def judged(found, truth, *, ramp=False):
@@ -215,7 +222,7 @@ def main():
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    methods = {"flat": flat, "iCoM": icom} | {Path(m).stem: network(find(m)) for m in given.models}
+    methods = {"flat": flat, "iCoM": icom} | {named_by(m): network(find(m)) for m in given.models}
     found = {"machine": machine(), "torch": torch.__version__, "scans": given.scans}
     for name in SETS if given.scans else ():
         found[name] = read(methods, [Scene.of(sample) for sample in made(name, given.scans)])

@@ -45,7 +45,7 @@ class Train(Recipe):
         patches: trained weights of the first stage, for the third.
         stitched: trained weights of the second stage, for the third.
         joint: settings of the third step that differ, when one command runs all: it starts from trained
-            networks, which steps as long as theirs would spoil.
+            networks, which steps as long as theirs would spoil, and learns little from scans that they know.
         specimen: what is in the microscope.
         microscope: how it is scanned.
         stored: folder of a simulated set to learn from, in place of scans that are simulated on the way; a
@@ -86,7 +86,7 @@ class Train(Recipe):
     weights: Path | None = None
     patches: Path | None = None
     stitched: Path | None = None
-    joint: dict[str, Any] = Field(default_factory=lambda: {"rate": 1e-4})
+    joint: dict[str, Any] = Field(default_factory=lambda: {"rate": 1e-4, "seed": 1})
     specimen: Call = part("phaseloom.data.specimens", "prototypes")
     microscope: Call = part("phaseloom.data.microscopes", "fixed")
     stored: Path | None = None
