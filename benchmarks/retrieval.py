@@ -28,9 +28,9 @@ from phaseloom.data.views import NOISELESS, Scene, drawn
 from phaseloom.metrics.agreement import agreement
 from phaseloom.metrics.resolution import ring_correlation
 from phaseloom.nets import pretrained
+from phaseloom.nets.endtoend import reading
 from phaseloom.nets.linear import centres, integrated
 from phaseloom.nets.predict import find
-from phaseloom.recipes.card import reading
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.scores import RIM, image

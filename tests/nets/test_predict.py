@@ -15,8 +15,11 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.data.simulated import Sample, simulated
 from phaseloom.errors import BadInput
 from phaseloom.nets import predict as room
+from phaseloom.nets import recovery
+from phaseloom.nets.lattice import filled
 from phaseloom.nets.linear import LinearRecovery, linear
 from phaseloom.nets.predict import Optics, Prediction, find, predict
+from phaseloom.nets.stitching import overlap
 from phaseloom.nets.tiny import tiny
 from phaseloom.nets.view import View, overlaps, raster
 from phaseloom.units import electron_wavelength
@@ -106,13 +109,13 @@ def test_the_beam_is_found_from_the_patterns(net, card, sample):
     assert found.told[-1] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("fold", "detector"), [(1, 48), (1, None), (2, 30), (2, 18)])
+@pytest.mark.parametrize(("fold", "detector"), [(1, 48), (1, None), (2, 30), (2, 13)])
 def test_another_detector_sees_the_same(net, card, sample, fold, detector):
     other = made(replace(sample.experiment, bin=fold, detector=detector), STRONG)
     usual = predict(net, card, whole(sample), OPTICS, dose=1e6)
     found = predict(net, card, whole(other), OPTICS, dose=1e6)
-    assert alike(found.phase, usual.phase) > 0.99
-    assert known(found.notes, "beyond the detector") == (detector == 18)
+    assert alike(found.phase, usual.phase) > (0.95 if detector == 13 else 0.99)
+    assert known(found.notes, "beyond the detector") == (detector == 13)
 
 
 def test_interpolated_patterns_are_nearly_as_good(net, card, sample):
@@ -186,15 +189,101 @@ def test_a_card_may_be_more_tolerant(net, card, sample):
         predict(net, narrow, whole(sample), Optics(semiangle=0.02, aberrations={"defocus": 92.0}))
 
 
+def turned(positions: np.ndarray, degrees: float) -> np.ndarray:
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return positions @ np.array([[cosine, sine], [-sine, cosine]])
+
+
 def test_positions_off_a_raster_are_refused(net, card, sample):
     scan = whole(sample)
-    turn = np.array([[math.cos(0.5), -math.sin(0.5)], [math.sin(0.5), math.cos(0.5)]])
     stray = np.random.default_rng(1).uniform(-1.5, 1.5, scan.positions.shape)
-    for positions in (scan.positions @ turn, scan.positions + stray):
-        with pytest.raises(BadInput, match=r"off a raster.*regrid"):
-            predict(net, card, at(scan, positions), OPTICS)
-    with pytest.raises(BadInput, match="on no raster"):
-        predict(net, card, scan.select(np.arange(151)), OPTICS)
+    with pytest.raises(BadInput, match=r"no raster.*regrid"):
+        predict(net, card, at(scan, scan.positions + stray), OPTICS)
+    with pytest.raises(BadInput, match=r"no raster.*regrid"):
+        predict(net, card, scan.select(np.sort(np.random.default_rng(1).permutation(154)[:50])), OPTICS)
+
+
+@pytest.mark.parametrize("degrees", [30.0, -12.0])
+def test_a_turned_raster_is_refused_for_its_true_reason(net, card, sample, degrees):
+    scan = whole(sample)
+    said = f"turned by {degrees:g} degrees.*patterns do not turn.*turn patterns and positions together"
+    with pytest.raises(BadInput, match=said):
+        predict(net, card, at(scan, turned(scan.positions, degrees)), OPTICS)
+    square = predict(net, card, at(scan, turned(scan.positions, 90.0)), OPTICS)
+    assert square.phase.shape == image_shape((14, 11))
+
+
+def test_a_few_empty_places_are_filled_from_their_neighbours(net, card, sample):
+    scan = whole(sample)
+    kept = np.setdiff1d(np.arange(len(scan)), [0, 40, 41, 153])
+    usual = predict(net, card, scan, OPTICS, dose=1e6)
+    found = predict(net, card, scan.select(kept), OPTICS, dose=1e6)
+    assert known(found.notes, "4 of 154 places of the raster are empty")
+    assert found.phase.shape == usual.phase.shape
+    assert found.origin == pytest.approx(usual.origin)
+    assert alike(found.phase, usual.phase) > 0.98
+    weighted = replace(scan, weights=np.linspace(0.9, 1.1, len(scan))).select(kept)
+    whole_scan, lattice, _ = filled(weighted, raster(weighted))
+    assert (lattice.index >= 0).all()
+    assert len(whole_scan) == 154
+    near = whole_scan.counts[np.array([154 - 4])][0]  # the corner, of three neighbours
+    np.testing.assert_allclose(near, np.asarray(scan.counts)[[1, 14, 15]].mean(0), rtol=1e-5)
+
+
+def test_many_empty_places_are_counted(net, card, sample):
+    scan = whole(sample)
+    kept = np.sort(np.random.default_rng(0).permutation(154)[:140])
+    with pytest.raises(BadInput, match="14 of 154 places of the raster are empty"):
+        predict(net, card, scan.select(kept), OPTICS)
+
+
+@pytest.mark.parametrize(("few", "said"), [(slice(14), "14 probes in a line"), (slice(1), "1 probe ")])
+def test_a_line_of_probes_is_no_scan(net, card, sample, few, said):
+    scan = whole(sample)
+    for one in (scan.select(np.arange(154)[few]), scan.select(np.arange(0, 154, 14)[few])):
+        with pytest.raises(BadInput, match=f"{said}|11 probes in a line"):
+            predict(net, card, one, OPTICS)
+
+
+def test_a_hot_pixel_is_masked_and_said(net, card, sample):
+    scan = whole(sample)
+    counts = np.asarray(scan.counts).copy()
+    counts[:, 3, 20] = 1e5
+    usual = predict(net, card, scan, OPTICS, dose=1e6)
+    assert not known(usual.notes, "outshine")
+    found = predict(net, card, replace(scan, counts=counts), OPTICS)
+    assert known(found.notes, r"a pixel outshines all its neighbours and is masked: (3, 20)")
+    assert alike(found.phase, usual.phase) > 0.99
+    faint = replace(scan, counts=(counts / 1e6).astype(np.float32))
+    assert known(predict(net, card, faint, OPTICS).notes, "(3, 20)")
+
+
+def test_patterns_without_a_disk_are_refused(net, card, sample):
+    scan = whole(sample)
+    for counts in (
+        np.ones_like(np.asarray(scan.counts)),
+        np.asarray(scan.counts).mean((1, 2), keepdims=True),
+    ):
+        flat = replace(scan, counts=np.broadcast_to(counts, scan.counts.shape))
+        with pytest.raises(BadInput, match="no bright disk of 20 mrad"):
+            predict(net, card, flat, OPTICS)
+    assert predict(net, card, prepare.crop(scan, to=(14, 14)), OPTICS).phase.shape == sample.phase.shape
+
+
+def test_what_holds_nothing_of_the_beam_is_not_worth_a_word(net, card, sample):
+    assert not sample.scan().mask.all()
+    assert not known(predict(net, card, sample.scan(), OPTICS).notes, "masked")
+    cut = predict(net, card, prepare.crop(whole(sample), to=(22, 22)), OPTICS)
+    assert not known(cut.notes, "beyond the detector")
+
+
+def test_patches_of_windows_are_joined_and_a_stitching_network_is_told(card, sample):
+    windows = recovery.small(window=5, width=16, depth=1, heads=2, channels=4)
+    found = predict(windows.eval(), card, whole(sample), OPTICS)
+    assert found.phase.shape == sample.phase.shape
+    assert found.model == "toy"
+    with pytest.raises(BadInput, match="a stitching network joins patches and reads no patterns"):
+        predict(overlap(), card, whole(sample), OPTICS)
 
 
 def test_small_errors_of_positions_are_told(net, card, sample):
@@ -291,7 +380,15 @@ def test_what_no_network_is_about_is_refused(net, card, sample):
 
 def test_models_are_found_by_name_or_path(tmp_path, monkeypatch):
     (tmp_path / "linear.safetensors").touch()
+    with pytest.raises(BadInput, match=r"is a folder without a net.safetensors"):
+        find(tmp_path)
+    (tmp_path / "net.safetensors").touch()
     assert find(tmp_path) == tmp_path
+    (tmp_path / "scan.npy").touch()
+    with pytest.raises(BadInput, match=r"scan.npy is no file of a network"):
+        find(tmp_path / "scan.npy")
+    with pytest.raises(BadInput, match="is neither a file nor"):
+        find(tmp_path / "nothing.safetensors")
     monkeypatch.setattr(room, "WEIGHTS", tmp_path)
     assert find("linear") == tmp_path / "linear.safetensors"
     with pytest.raises(BadInput, match="did you mean 'linear'"):

@@ -12,13 +12,14 @@ import pytest
 import torch
 import yaml
 
-from phaseloom.data import specimens
+from phaseloom.data import prepare, specimens
 from phaseloom.data.experiment import Experiment
 from phaseloom.data.formats import native
+from phaseloom.data.scan import Scan4D
 from phaseloom.data.simulated import Sample, simulated
 from phaseloom.nets import pretrained
 from phaseloom.nets.linear import linear
-from phaseloom.nets.predict import Optics, predict
+from phaseloom.nets.predict import Optics, Prediction, predict
 from phaseloom.nets.tiny import tiny
 from phaseloom.recipes._optics import optics_of
 from phaseloom.recipes.predict import misfit, predicted, write
@@ -86,6 +87,74 @@ def test_the_truth_explains_the_patterns_and_a_prediction_nearly_so(there):
     assert misfit(replace(found, phase=0 * truth), scan).predicted == pytest.approx(misfit(found, scan).flat)
 
 
+def counted(scan: Scan4D, dose: float) -> Scan4D:
+    """The same with fewer electrons, and their noise."""
+    clean = np.asarray(scan.counts, np.float64)
+    rng = np.random.default_rng(0)
+    return replace(scan, counts=rng.poisson(clean * (dose / 1e6)).astype(np.float32))
+
+
+def test_what_is_explained_does_not_depend_on_counting_noise(there):
+    scan, truth = there.sample.scan(), there.sample.phase
+    found = replace(predict(there.net, there.card, scan, OPTICS), phase=truth)
+    clean = misfit(found, replace(scan, counts=np.asarray(scan.counts) / 1e6))
+    assert clean.explained is not None
+    assert clean.explained > 0.95
+    for dose in (1e5, 1e4):
+        noisy = misfit(found, counted(scan, dose))
+        assert noisy.explained == pytest.approx(clean.explained, abs=0.005 + 4 * (noisy.error or 0))
+        assert noisy.flat == pytest.approx(clean.flat, rel=0.1)
+        assert (noisy.error or 1) < 0.05
+    assert "explains 9" in str(clean) or "explains 100" in str(clean)
+    silent = misfit(found, counted(scan, 100.0))
+    assert silent.explained is None
+    assert "counting noise only" in str(silent)
+
+
+@pytest.mark.parametrize("dose", [1e6, 2e4])
+def test_a_detector_that_lies_wrongly_is_warned_of_and_one_that_lies_rightly_not(there, tmp_path, dose):
+    """Old residuals of roots were those of noise here."""
+    scan, said = counted(there.sample.scan(), dose), {}
+    counts = np.asarray(scan.counts)
+    ways = {
+        "right": counts,
+        "turned": counts[:, ::-1, ::-1],
+        "mirrored": counts[:, :, ::-1],
+        "transposed": counts.transpose(0, 2, 1),
+    }
+    for name, seen in ways.items():
+        whole = replace(scan, counts=np.ascontiguousarray(seen), mask=np.ones((24, 24), bool))
+        native.write(whole, tmp_path / f"{name}.h5")
+        one = Reconstruct.of({"file": str(tmp_path / f"{name}.h5"), "probe": PROBE})
+        said[name] = predicted(one, model=there.model).warnings
+    assert not said.pop("right")
+    for warnings in said.values():
+        assert "explains" in warnings[0]
+        assert "orientation of the detector" in warnings[0]
+
+
+def explained(found: Prediction, scan: Scan4D) -> float:
+    share = misfit(found, scan).explained
+    assert share is not None
+    return share
+
+
+def test_a_prediction_at_a_wrong_defocus_explains_less(there):
+    scan = there.sample.scan()
+    found = predict(there.net, there.card, scan, OPTICS)
+    shares = [explained(replace(found, aberrations={"defocus": z}), scan) for z in (90.0, 60.0, -90.0)]
+    assert shares[0] > 0.9 > shares[1] > shares[2]
+
+
+def test_a_small_detector_and_a_hot_pixel_do_not_spoil_the_judgement(there):
+    scan, truth = there.sample.scan(), there.sample.phase
+    found = replace(predict(there.net, there.card, scan, OPTICS), phase=truth)
+    counts = np.asarray(scan.counts).copy()
+    counts[:, 8, 15] = 1e6
+    assert explained(found, replace(scan, counts=counts)) > 0.95
+    assert explained(found, prepare.crop(scan, to=(14, 14))) > 0.9
+
+
 def test_the_place_of_a_prediction_counts(there):
     scan, truth = there.sample.scan(), there.sample.phase
     found = predict(there.net, there.card, scan, OPTICS)
@@ -121,6 +190,7 @@ def test_the_verb_predicts(there, phaseloom, tmp_path):
     assert done.code == 0, done.err
     assert "phase: 66 x 66 pixels of 0.4 A" in done.out
     assert "misfit 0.0" in done.out
+    assert "of what differs from pattern to pattern" in done.out
     assert "(flat object 0.1" in done.out
     assert "WARN" not in done.out
     assert Path("here/prediction.h5").exists()

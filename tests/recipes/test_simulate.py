@@ -329,3 +329,12 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     )
     assert SampleSet(out).numbers == (0, 1, 2, 3)
     assert samples.named(out).keys() == {0, 1, 2, 3}
+
+
+def test_a_folder_in_which_nothing_came_about_is_not_taken(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "set"
+    for scan, code in (("[0, 5]", 2), ("[4, 5]", 0)):
+        setting = f"microscope={{fixed: {{scan: {scan}, window: 16, detector: 6}}}}"
+        words = ("--out", out, "--count", 1, "--workers", 1, "--set", setting)
+        assert command(monkeypatch, *words) == code, capsys.readouterr().err
+    assert SampleSet(out).experiment(0).scan == (4, 5)

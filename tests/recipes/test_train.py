@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import nn
 
+from phaseloom.cli import train as cli_train
 from phaseloom.data.experiment import Experiment
 from phaseloom.data.specimens import held_out
 from phaseloom.errors import BadInput
@@ -260,14 +261,12 @@ def test_old_scans_are_let_go_of_as_new_ones_come():
 def test_processes_make_the_same_scans(tmp_path):
     tree = {**TINY, "fresh": 0.5, "epochs": 2}
     inline, apart = run(tree), run({**tree, "workers": 1})
-    try:
-        assert isinstance(apart.pool, Pool)
-        assert set(apart.pool.known) == set(inline.pool.known)
-        for number, scene in inline.pool.known.items():
-            assert torch.equal(apart.pool.known[number].roots, scene.roots)
-        assert same(apart.net, inline.net)
-    finally:
-        apart.pool.processes.shutdown()
+    assert isinstance(apart.pool, Pool)
+    assert apart.pool.processes is None  # sent home
+    assert set(apart.pool.known) == set(inline.pool.known)
+    for number, scene in inline.pool.known.items():
+        assert torch.equal(apart.pool.known[number].roots, scene.roots)
+    assert same(apart.net, inline.net)
 
 
 @pytest.mark.parametrize(
@@ -360,6 +359,51 @@ def test_all_three_steps_run_on_the_command_line(phaseloom):
     assert [recipe.stage for recipe in recipes] == ["patches", "stitching", "end-to-end"]
     assert [recipe.rate for recipe in recipes] == [1e-3, 1e-3, 3e-5]
     assert recipes[2].patches == Path("all").resolve() / "1-patches" / "net.safetensors"
+
+
+@pytest.mark.slow
+def test_all_three_steps_go_on_where_they_were_stopped(phaseloom, monkeypatch):
+    tree = {**SMALL, "window": None, "epochs": 1, "stitching": STITCH["stitching"]}
+    with monkeypatch.context() as patched:
+        patched.setattr(cli_train, "_drive", interrupted_at("stitching", cli_train._drive))
+        stopped = phaseloom("train", "retrieval", written(tree), "--out", "all", "-q")
+    assert stopped.code == 130
+    assert "go on with: phaseloom train retrieval --resume all" in stopped.out
+    before = (Path("all") / "1-patches" / "net.safetensors").stat().st_mtime_ns
+    ended = phaseloom("train", "retrieval", "all", "--resume", "-q")
+    assert ended.code == 0, ended.err
+    assert (Path("all") / "1-patches" / "net.safetensors").stat().st_mtime_ns == before
+    assert isinstance(pretrained.load(Path("all") / "3-end-to-end"), EndToEnd)
+    again = phaseloom("train", "retrieval", written(tree), "--out", "all", "-q")
+    assert (again.code, "use --resume to go on with it" in again.err) == (2, True)
+
+
+def interrupted_at(stage: str, drive: Any) -> Any:
+    """A drive that is interrupted in a step."""
+
+    def drive_(training: Training, *, quiet: bool) -> None:
+        if training.recipe.stage == stage:
+            raise KeyboardInterrupt
+        drive(training, quiet=quiet)
+
+    return drive_
+
+
+def test_a_folder_that_cannot_be_gone_on_with_is_named(phaseloom, tmp_path):
+    run({**TINY, "epochs": 1}, tmp_path / "one")
+    other = phaseloom("train", "stitching", tmp_path / "one", "--resume")
+    assert "a training of patches goes on with: phaseloom train patches --resume" in other.err
+    (tmp_path / "one" / "snapshot.h5").unlink()
+    with pytest.raises(BadInput, match="has lost its snapshot"):
+        Training.resume(tmp_path / "one")
+    (tmp_path / "one" / "run.yaml").write_text("{file: scan.npy}")
+    with pytest.raises(BadInput, match="is no run of a training"):
+        Training.resume(tmp_path / "one")
+
+
+def test_a_run_that_has_ended_says_so_when_it_is_resumed(phaseloom, tmp_path):
+    run({**TINY, "epochs": 1}, tmp_path / "one")
+    assert "all 1 epochs were done before" in phaseloom("train", "patches", tmp_path / "one", "--resume").out
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,24 @@ def test_a_prediction_that_explains_the_patterns_is_taken(there):
     assert transmission(job).angle().std() > 0.05
 
 
+def test_one_that_is_taken_although_it_explains_little_is_doubted(there, caplog):
+    """A mirrored detector: better than no object, and wrong."""
+    scan = there.sample.scan()
+    recipe = Reconstruct.of(tree(there, there.good))
+    assert Job.begin(recipe, scan=scan).progress.best is not None
+    assert not [text for text in caplog.messages if "object: predicted" in text]
+    mirrored = replace(scan, counts=np.ascontiguousarray(across(np.asarray(scan.counts))))
+    job = Job.begin(recipe, scan=mirrored)
+    doubts = [text for text in caplog.messages if "object: predicted: explains" in text]
+    assert (job.progress.best is not None) == bool(doubts)
+    assert doubts
+
+
+def across(counts: np.ndarray) -> np.ndarray:
+    """Patterns whose columns are turned about zero frequency."""
+    return np.roll(counts[:, :, ::-1], 1 - counts.shape[-1] % 2, axis=2)
+
+
 def test_a_prediction_that_does_not_is_left_out(there):
     job = begun(there, there.wrong)
     worth = job.recipe.found["start"]
@@ -136,6 +154,7 @@ def test_a_run_that_only_harms_ends_with_the_prediction(there):
     start = transmission(job)
     ended(job)
     held = [event["holdout"] for event in job.progress.history]
+    assert job.progress.best is not None
     assert min(held) > 1.01 * job.progress.best[1]
     assert job.progress.shown == 0
     assert "the result is that of epoch 0" in job.progress.stopped

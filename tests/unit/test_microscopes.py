@@ -109,6 +109,20 @@ def test_probes_that_never_fit_end_in_a_sentence(knobs, monkeypatch):
         microscopes.varied(rng(), detector=None, **knobs)
 
 
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"jitter": -1.0}, "experiment: jitter: -1.0 must be zero or above"),
+        ({"phonons": -2}, "experiment: phonons: -2 must be zero or above"),
+        ({"slice_thickness": 0.0}, "experiment: slice_thickness: 0.0 must be above zero"),
+        ({"defocus": 3e4}, "fixed.window: 64 holds . % of the probe"),
+    ],
+)
+def test_numbers_without_meaning_are_refused(knobs, said):
+    with pytest.raises(BadInput, match=said):
+        microscopes.fixed(rng(), **knobs)
+
+
 def test_the_layout_of_the_seed_has_its_shapes():
     layout = microscopes.seed(rng(), Cs=1e4)
     assert (layout.scan, layout.image, layout.detector_shape) == ((50, 50), (256, 256), (256, 256))

@@ -26,6 +26,8 @@ For = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="FILE is a run folder: go on with it")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
 
+NET = "net.safetensors"
+
 Stage = Literal["patches", "stitching", "end-to-end"]
 
 
@@ -62,16 +64,26 @@ def end_to_end(
 
 
 @train.command()
-def retrieval(file: File = None, settings: Set = None, *, out: Out = None, quiet: Quiet = False) -> None:
+def retrieval(
+    file: File = None, settings: Set = None, *, out: Out = None, resume: Resume = False, quiet: Quiet = False
+) -> None:
     """All three steps one after the other, in folders 1-patches, 2-stitching and 3-end-to-end."""
-    joint = _joint(file, settings or [])
-    base = _place(out, "retrieval")
-    first, second = base / "1-patches", base / "2-stitching"
-    given = settings or []
-    for stage, place in (("patches", first), ("stitching", second)):
-        _run(stage, file, given, place, resume=False, quiet=quiet)  # type: ignore[arg-type]
-    weights = {"patches": str(first / "net.safetensors"), "stitched": str(second / "net.safetensors")}
-    _run("end-to-end", file, given, base / "3-end-to-end", resume=False, quiet=quiet, more=joint | weights)
+    base, joint = _all(file, settings or [], out, resume=resume)
+    folders: dict[Stage, Path] = {
+        "patches": base / "1-patches",
+        "stitching": base / "2-stitching",
+        "end-to-end": base / "3-end-to-end",
+    }
+    weights = {"patches": str(folders["patches"] / NET), "stitched": str(folders["stitching"] / NET)}
+    again = f"phaseloom train retrieval --resume {base}"
+    for stage, place in folders.items():
+        if (place / NET).exists():
+            continue
+        if (place / "run.yaml").exists():
+            _run(stage, place, [], None, resume=True, quiet=quiet, again=again)
+            continue
+        more = joint | weights if stage == "end-to-end" else None
+        _run(stage, base / "train.yaml", [], place, resume=False, quiet=quiet, more=more, again=again)
 
 
 @train.command()
@@ -99,14 +111,42 @@ def linear(
     path, card = protocol.fitted(recipe, place, said=typer.echo)
     for line in _scores(card):
         typer.echo(line)
-    typer.echo(f"network: {path}\npredict with: phaseloom predict scan FILE --model {path}")
+    typer.echo(
+        f"network: {path}\npredict with: phaseloom predict scan FILE --model {path}, and the probe as here"
+    )
 
 
-def _joint(file: Path | None, settings: list[str]) -> dict[str, Any]:
-    """Settings of the third step; what it would refuse is refused before the first is done."""
+def _all(
+    file: Path | None, settings: list[str], out: Path | None, *, resume: bool
+) -> tuple[Path, dict[str, Any]]:
+    """The folder of all three steps, with their recipe in it, and settings of the third."""
+    from phaseloom.files import whole
+    from phaseloom.fitting.team import team
     from phaseloom.recipes.train import Train
+    from phaseloom.spec import to_yaml
 
+    if resume:
+        if settings or out or file is None:
+            raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
+        if not (file / "train.yaml").is_file():
+            raise BadInput(str(file), None, "holds no train.yaml: name the folder of train retrieval")
+        return file, Train.from_path(file / "train.yaml").joint
     recipe = Train.from_path(file, settings_of(settings))
+    joint, base = _joint(recipe), _place(out, "retrieval")
+    if (base / "train.yaml").exists() and team().first:
+        raise BadInput(
+            "--out", str(base), "exists already: name a new folder, or use --resume to go on with it"
+        )
+    if team().first:
+        base.mkdir(parents=True, exist_ok=True)
+        with whole(base / "train.yaml") as short:
+            short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
+    team().wait()
+    return base, joint
+
+
+def _joint(recipe: Any) -> dict[str, Any]:
+    """Settings of the third step; what it would refuse is refused before the first is done."""
     if recipe.model.name in ("tiny", "linear"):
         fix = "reads whole scans and needs no stitching: choose small, base or seed, or train patches"
         raise BadInput("train retrieval: model", recipe.model.name, fix)
@@ -141,6 +181,7 @@ def _run(
     quiet: bool,
     more: dict[str, Any] | None = None,
     scan: Path | None = None,
+    again: str = "",
 ) -> None:
     """Drive a training to its end, and leave network, curves and pictures in its folder."""
     from phaseloom.fitting.team import team
@@ -150,7 +191,7 @@ def _run(
     if resume:
         if settings or out or file is None:
             raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
-        training = Training.resume(file)
+        training = Training.resume(file, stage=stage)
     else:
         changed = {**settings_of(settings), "stage": stage, **(more or {})}
         changed = changed if scan is None else _fitting(scan, Train.from_path(file), changed)
@@ -161,7 +202,7 @@ def _run(
     except KeyboardInterrupt:
         training.progress.stopped = f"interrupted after epoch {training.progress.epoch}"
     if team().first:
-        _told(training)
+        _told(training, again or f"phaseloom train {stage} --resume {training.directory}")
     team().wait()
 
 
@@ -185,14 +226,13 @@ def _drive(training: Any, *, quiet: bool) -> None:
             bar.update()
 
 
-def _told(training: Any) -> None:
+def _told(training: Any, again: str) -> None:
     """What came of a training."""
     from phaseloom.recipes.training import pictures
 
-    stopped = training.progress.stopped
+    stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
     if stopped.startswith("interrupted"):
-        verb = f"phaseloom train {training.recipe.stage}"
-        typer.echo(f"stopped: {stopped}\ngo on with: {verb} --resume {training.directory}")
+        typer.echo(f"stopped: {stopped}\ngo on with: {again}")
         raise typer.Abort
     path, card = training.finish()
     for line in _scores(card):
@@ -207,4 +247,6 @@ def _scores(card: dict[str, Any]) -> list[str]:
     for dose, one in card.get("scores", {}).items():
         numbers = (one["correlation"], one["nmse"], one["psnr"], one["ssim"])
         lines.append(f"{'':17s} {dose:>10s} " + "{:8.4f} {:8.4f} {:7.1f} {:6.3f}".format(*numbers))
+    if card.get("scores", {}).get("noiseless", {}).get("nmse", 0) > 1:
+        lines.append("WARN: worse than a flat image: learn from more scans, or longer")
     return lines if len(lines) > 1 else []

@@ -101,9 +101,7 @@ class Experiment:
     table: atoms.Table = "lobato"
 
     def __post_init__(self) -> None:
-        for name in ("step", "energy", "semiangle", "window", "bin"):
-            if not getattr(self, name) > 0:
-                raise BadInput(f"experiment: {name}", getattr(self, name), "must be above zero")
+        _above(self)
         if min(self.scan) < 2:
             raise BadInput("experiment: scan", list(self.scan), "must be 2 by 2 probes at least")
         if self.jitter > self.step / 2:
@@ -228,6 +226,19 @@ def told(experiment: Experiment, /, dose: float | None = None) -> np.ndarray:
     numbers += [angle**2 * given.get(name, 0.0) / length for name in ("C12a", "C12b")]
     numbers += [angle**3 * given.get(name, 0.0) / length for name in ("C21a", "C21b")]
     return np.array([*numbers, math.log10(dose / 1e4) / 3], np.float32)
+
+
+def _above(experiment: Experiment) -> None:
+    """Refuse numbers below what they may be."""
+    for name in ("step", "energy", "semiangle", "window", "bin"):
+        if not getattr(experiment, name) > 0:
+            raise BadInput(f"experiment: {name}", getattr(experiment, name), "must be above zero")
+    for name in ("focal_spread", "source_size", "phonons", "vibration", "jitter"):
+        if not 0 <= getattr(experiment, name) < math.inf:
+            raise BadInput(f"experiment: {name}", getattr(experiment, name), "must be zero or above")
+    if experiment.slice_thickness is not None and not experiment.slice_thickness > 0:
+        fix = "must be above zero; leave it out for one slice"
+        raise BadInput("experiment: slice_thickness", experiment.slice_thickness, fix)
 
 
 def _fits(experiment: Experiment) -> None:

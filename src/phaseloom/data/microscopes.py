@@ -34,6 +34,9 @@ SPHERICAL = (-0.3, 0.3)
 SEEN = 0.95
 """Share of the probe that its window holds at least."""
 
+LEAST = 0.8
+"""The same, of a probe that is asked for in numbers."""
+
 TRIES = 200
 """Draws of a microscope whose probe fits into the window, before giving up."""
 
@@ -95,7 +98,7 @@ def fixed(  # noqa: PLR0913 - a microscope has as many settings
         >>> fixed(np.random.default_rng()) == Experiment()
         True
     """
-    return Experiment(
+    experiment = Experiment(
         scan=scan,
         step=step,
         energy=energy,
@@ -115,6 +118,11 @@ def fixed(  # noqa: PLR0913 - a microscope has as many settings
         dose=dose,
         table=table,
     )
+    share = _seen(experiment)
+    if cell is None and share < LEAST:
+        fix = f"holds {100 * share:.0f} % of the probe: take a larger window, or less defocus and aberrations"
+        raise BadInput("fixed.window", window, fix)
+    return experiment
 
 
 def varied(  # noqa: PLR0913 - a microscope has as many settings

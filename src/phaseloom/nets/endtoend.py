@@ -8,9 +8,9 @@ from phaseloom.errors import BadInput
 from phaseloom.nets.layers import PIXELS, extent
 from phaseloom.nets.pretrained import Recipe
 from phaseloom.nets.recovery import PatchRecoveryNet
-from phaseloom.nets.stitching import PhaseStitchingNet, windows
+from phaseloom.nets.stitching import PhaseStitchingNet, overlap, windows
 
-__all__ = ["EndToEnd"]
+__all__ = ["EndToEnd", "joined", "reading"]
 
 
 class EndToEnd(nn.Module):
@@ -76,3 +76,20 @@ class EndToEnd(nn.Module):
         patches, places = self.patches(patterns, optics)
         rows, cols = patterns.shape[1:3]
         return self.stitching(patches, places[:1], (extent(rows), extent(cols)))
+
+
+def joined(first: PatchRecoveryNet, second: PhaseStitchingNet, /) -> EndToEnd:
+    """The networks of both steps as one; windows overlap by a third, those of 14 probes by 5."""
+    return EndToEnd(first, second, stride=max(1, 2 * first.window // 3))
+
+
+def reading(net: nn.Module, /) -> nn.Module:
+    """A network that reads whole scans: of one that reads windows, the patches put together by overlap.
+
+    Raises:
+        BadInput: a network that reads no patterns.
+    """
+    if isinstance(net, PhaseStitchingNet):
+        fix = "joins patches and reads no patterns: take that of phaseloom train end-to-end, or of patches"
+        raise BadInput("model", "a stitching network", fix)
+    return joined(net, overlap()).eval() if isinstance(net, PatchRecoveryNet) else net

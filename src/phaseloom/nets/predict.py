@@ -15,8 +15,11 @@ from phaseloom.data import calibrate
 from phaseloom.data.experiment import PER_STEP, Experiment, told
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
+from phaseloom.nets.endtoend import reading
+from phaseloom.nets.lattice import WANDER, Raster, filled, raster
 from phaseloom.nets.linear import ScanRecovery
-from phaseloom.nets.view import WANDER, Raster, View, across, raster
+from phaseloom.nets.pretrained import FILE
+from phaseloom.nets.view import View, across, trusted
 
 __all__ = ["Optics", "Prediction", "find", "measured", "predict", "shipped"]
 
@@ -31,6 +34,9 @@ AT_ONCE = 2**13
 
 APART = 0.08
 """Share by which a semiangle may differ from the disk in the patterns before it is worth a word."""
+
+CONTRAST = 2.0
+"""Times that the bright disk is brighter than what lies around it, at least."""
 
 FINER = 12
 """Times finer than the model's, beyond which a scan's unit is doubted rather than its step."""
@@ -96,9 +102,11 @@ def predict(
 
     Patterns are brought onto the detector of the network's experiment in units of the semiangle. A scan
     that is a whole number of times finer is parted into scans of the right step, whose phases are averaged.
+    Hot pixels are masked, few empty places of the raster filled with the mean of their neighbours.
 
     Args:
-        net: as of `phaseloom.nets.pretrained.load`.
+        net: as of `phaseloom.nets.pretrained.load`; the patches of one that reads windows are joined by their
+            weighted mean.
         card: its card: ``experiment``, and if it has them ``tolerance``, ``doses`` and ``name``.
         scan: the data, its patterns centred and turned as its positions are.
         optics: of the beam.
@@ -108,8 +116,10 @@ def predict(
     Raises:
         BadInput: a scan that this network was not trained for, the first difference by its name.
     """
-    experiment, lattice = _experiment(card), raster(scan)
+    net, experiment = reading(net), _experiment(card)
     _electrons(scan)
+    scan, masked = trusted(scan)
+    scan, lattice, put = filled(scan, raster(scan))
     beam, notes = _known(scan, optics or Optics(), experiment)
     every = _parting(lattice, beam, experiment, _tolerance(card)[1])
     beam = replace(beam, step=math.sqrt(math.prod(lattice.step) * math.prod(every)))
@@ -118,7 +128,7 @@ def predict(
     numbers, more = _told(beam, view, card)
     pixel = (lattice.step[0] * every[0] / PER_STEP, lattice.step[1] * every[1] / PER_STEP)
     phase = _Told(net, view, numbers, at_once).whole(lattice, every)
-    said = [*notes, *_said(scan, lattice, every, beam, experiment), *view.notes, *more]
+    said = [*masked, *put, *notes, *_said(scan, lattice, every, beam, experiment), *view.notes, *more]
     return Prediction(
         phase=(phase - phase.mean(dtype=np.float64)).astype(np.float32),
         pixel=pixel,
@@ -150,10 +160,15 @@ def find(model: str | Path, /) -> Path:
     known = shipped()
     if str(model) in known:
         return known[str(model)]
-    if not Path(model).exists():
-        way = nearest(str(model), known) if known else "give a .safetensors file that phaseloom has written"
+    path, ours = Path(model), "give a .safetensors file that phaseloom has written"
+    if not path.exists():
+        way = nearest(str(model), known) if known else ours
         raise BadInput("model", str(model), f"is neither a file nor a model of the package: {way}")
-    return Path(model)
+    if path.is_dir() and not (path / FILE).is_file():
+        raise BadInput("model", str(model), f"is a folder without a {FILE}: name the folder of a training")
+    if path.is_file() and path.suffix != ".safetensors":
+        raise BadInput("model", str(model), f"is no file of a network: {ours}")
+    return path
 
 
 def _experiment(card: Mapping[str, Any]) -> Experiment:
@@ -192,6 +207,7 @@ def _electrons(scan: Scan4D) -> None:
 def _known(scan: Scan4D, optics: Optics, model: Experiment) -> tuple[Experiment, list[str]]:
     """The experiment that the scan is of, as far as a network is told of it, and what was assumed."""
     angle, notes = _angle(scan, optics.semiangle)
+    _lit(scan, angle)
     wavelength, aberrations = scan.geometry.wavelength, dict(optics.aberrations)
     if not {"defocus", "C10", "C1"} & set(aberrations):
         aberrations["defocus"] = float(told(model)[0]) * wavelength / angle**2
@@ -232,6 +248,19 @@ def _angle(scan: Scan4D, given: float | None) -> tuple[float, list[str]]:
             f"the disk looks like {1e3 * seen:.3g} mrad, not {1e3 * given:.3g}: check the calibration"
         )
     return (seen if given is None else given), notes
+
+
+def _lit(scan: Scan4D, angle: float) -> None:
+    """Refuse patterns that are as bright around the disk as in it."""
+    mean = _mean(scan)
+    ways = zip(mean.shape, scan.geometry.angle, strict=True)
+    y, x = ((np.arange(n) - n // 2) * one / angle for n, one in ways)
+    away = np.hypot(y[:, None], x)
+    inside, around = mean[away < 0.7], mean[(away > 1.3) & (away < 2)]
+    if min(inside.size, around.size) and np.median(inside) <= CONTRAST * max(np.median(around), 0):
+        what = f"no bright disk of {1e3 * angle:.3g} mrad"
+        fix = "is in the patterns, which are nearly as bright around it: check calibration and semiangle"
+        raise BadInput("scan", what, fix)
 
 
 def _mean(scan: Scan4D) -> np.ndarray:

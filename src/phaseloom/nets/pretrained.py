@@ -253,7 +253,8 @@ def _read(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, torch
 
     file = _file(path)
     if not file.is_file():
-        raise BadInput("nets: load", str(file), "does not exist")
+        lack = f"is a folder without {FILE}" if path.is_dir() else "is no network that phaseloom has saved"
+        raise BadInput("nets: load", str(path), lack if path.exists() else "does not exist")
     try:
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {}).get("phaseloom", "")

@@ -5,7 +5,7 @@ any energy.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from phaseloom.data.experiment import Experiment, vacuum
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.nets.lattice import Raster, raster
 from phaseloom.nets.layers import Intake
 
-__all__ = ["Raster", "View", "across", "overlaps", "raster"]
-
-ASTRAY = 0.25
-"""Steps that a position may be off its raster."""
-
-WANDER = 0.05
-"""The same, beyond which it is worth a word."""
+__all__ = ["Raster", "View", "across", "overlaps", "raster", "trusted"]
 
 BEYOND = 0.02
 """Share of the beam without a specimen that a detector may miss."""
+
+WORTH = 1e-3
+"""Share of the beam without a specimen from which on what is missing is worth a word."""
+
+SCATTERED = 2.5e-3
+"""The same of the electrons behind a usual specimen."""
 
 COARSEST = 0.5
 """Detector pixels to a pixel of the model's, below which a pattern has lost what the model reads."""
@@ -39,53 +40,8 @@ DRAWN = 512
 FEWEST = 50
 """Counts in a pattern below which they are no electrons."""
 
-
-@dataclass(frozen=True, eq=False)
-class Raster:
-    """Patterns on a lattice along rows and columns.
-
-    Attributes:
-        index: ``(rows, columns)`` numbers of the patterns, places ascending along both axes.
-        step: between neighbours (y, x), angstrom.
-        first: place (y, x) of ``index[0, 0]`` on the lattice, angstrom, in the frame of the scan.
-        astray: farthest that a position lies from the lattice, steps.
-    """
-
-    index: np.ndarray
-    step: tuple[float, float]
-    first: tuple[float, float]
-    astray: float
-
-    def part(self, every: tuple[int, int], at: tuple[int, int], /) -> np.ndarray:
-        """Numbers of every so many-th pattern along (y, x), from one on."""
-        return self.index[at[0] :: every[0], at[1] :: every[1]]
-
-
-def raster(scan: Scan4D, /) -> Raster:
-    """The lattice that the positions of a scan lie on, in whatever order they were taken.
-
-    Raises:
-        BadInput: positions that are on none, or on one that is turned.
-
-    Example:
-        >>> from phaseloom.data.scan import Geometry
-        >>> geometry = Geometry(wavelength=0.04, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")
-        >>> places = np.array([[0, 3], [0, 0], [2, 0], [2, 3], [4, 3], [4, 0]])
-        >>> scan = Scan4D(counts=np.ones((6, 4, 4)), positions=places, geometry=geometry)
-        >>> raster(scan).index.tolist(), raster(scan).step
-        ([[1, 0], [2, 3], [5, 4]], (2.0, 3.0))
-    """
-    count = len(scan)
-    shapes = {(n, count // n) for n in range(2, count // 2 + 1) if count % n == 0}
-    if scan.grid is not None and min(scan.grid) > 1:
-        shapes = {(scan.grid[0], scan.grid[1]), (scan.grid[1], scan.grid[0])}
-    tried = [_lattice(scan.positions, shape) for shape in sorted(shapes)]
-    best = min(tried, key=lambda one: one.astray, default=None)
-    if best is None or best.astray > ASTRAY:
-        off = "on no raster" if best is None else f"{best.astray:.2g} steps"
-        fix = "off a raster along rows and columns, which a network needs: turn them, or regrid the scan"
-        raise BadInput("scan.positions", off, fix)
-    return best
+LOOKED = 500
+"""Patterns that hot pixels are looked for in."""
 
 
 def overlaps(many: int, few: int, ratio: float, /) -> np.ndarray:
@@ -114,6 +70,31 @@ def across(patterns: Tensor, /) -> Tensor:
             flipped = flipped.roll(1, axis)
             flipped.select(axis, 0).zero_()
     return flipped
+
+
+def trusted(scan: Scan4D, /) -> tuple[Scan4D, list[str]]:
+    """The scan without its hot pixels, and what was masked, in words.
+
+    A hot pixel outshines all its neighbours in the mean pattern four times, and most of them ten times. The
+    disk of a probe that a network can read is wider than that.
+
+    Example:
+        >>> from phaseloom.data.scan import Geometry
+        >>> geometry = Geometry(wavelength=0.04, shape=(9, 9), angle=(1e-3, 1e-3), beam="electron")
+        >>> counts = np.ones((2, 9, 9))
+        >>> counts[:, 3, 5] = 1000
+        >>> scan, notes = trusted(Scan4D(counts=counts, positions=np.eye(2), geometry=geometry))
+        >>> np.argwhere(~scan.mask).tolist(), notes
+        ([[3, 5]], ['a pixel outshines all its neighbours and is masked: (3, 5)'])
+    """
+    hot = _hot(scan)
+    if not hot.any() or not (scan.mask & ~hot).any():
+        return scan, []
+    places = [f"({y}, {x})" for y, x in np.argwhere(hot)]
+    listed = ", ".join(places[:3]) + (", ..." if len(places) > 3 else "")
+    alone = "a pixel outshines all its neighbours and is masked"
+    several = f"{len(places)} pixels outshine all their neighbours and are masked"
+    return replace(scan, mask=scan.mask & ~hot), [f"{alone if len(places) == 1 else several}: {listed}"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,13 +153,12 @@ class View:
         rows, columns = (overlaps(many, few, each) for many, few, each in sizes)
         area, known = ratio[0] * ratio[1], vacuum(experiment).numpy()
         there = np.outer(rows.sum(1), columns.sum(1)) / area
-        notes = _reached(there, known, scan, semiangle)
-        cover = rows @ good @ columns.T / area
-        notes += _mended(there, cover)
+        cover, usual = rows @ good @ columns.T / area, _usual(net, known.shape)
+        notes = _reached(there, known, usual.numpy(), scan, semiangle)
+        notes += _mended(there, cover, known, usual.numpy())
         beam, electrons, more = _beam(scan, good, float((known * cover).sum() / known.sum()), dose)
-        down, along, share = (torch.as_tensor(one, dtype=torch.float32) for one in (rows, columns, cover))
-        usual, said = _usual(net, known.shape), (*notes, *more)
-        return cls(scan, good, down, along, share, usual, beam, electrons, said)
+        down, along, part = (torch.as_tensor(one, dtype=torch.float32) for one in (rows, columns, cover))
+        return cls(scan, good, down, along, part, usual, beam, electrons, (*notes, *more))
 
     def filled(self, index: np.ndarray, /) -> Tensor:
         """What is put where nothing is known: ``filling``, with the noise that electrons would have there.
@@ -203,25 +183,6 @@ class View:
         return seen.reshape(*index.shape, *seen.shape[-2:])
 
 
-def _lattice(positions: np.ndarray, shape: tuple[int, int]) -> Raster:
-    """Positions sorted onto a lattice of a shape, and how well they fit."""
-    lines = np.argsort(positions[:, 0], kind="stable").reshape(shape)
-    order = np.argsort(positions[lines, 1], axis=1, kind="stable")
-    index = np.take_along_axis(lines, order, 1)
-    step, first, astray = [], [], 0.0
-    for axis in (0, 1):
-        places = positions[index, axis]
-        number = np.arange(shape[axis]) - (shape[axis] - 1) / 2
-        along = places.mean(1 - axis)
-        slope = float(number @ along / (number @ number))
-        line = along.mean() + slope * number
-        off = np.abs(places - (line[:, None] if axis == 0 else line)).max()
-        astray = max(astray, float(off / slope) if slope > 0 else math.inf)
-        step.append(slope)
-        first.append(float(line[0]))
-    return Raster(index, (step[0], step[1]), (first[0], first[1]), astray)
-
-
 def _fine_enough(ratio: list[float], angle: tuple[float, float]) -> None:
     if min(ratio) < COARSEST:
         own, wanted = max(angle), max(angle) * min(ratio)
@@ -230,25 +191,47 @@ def _fine_enough(ratio: list[float], angle: tuple[float, float]) -> None:
         raise BadInput("detector pixel", f"{1e3 * own:.3g} mrad", fix)
 
 
-def _reached(there: np.ndarray, known: np.ndarray, scan: Scan4D, semiangle: float) -> list[str]:
+def _hot(scan: Scan4D) -> np.ndarray:
+    """Which pixels outshine their neighbours by far; of electrons, by fifty at least."""
+    from scipy.ndimage import maximum_filter, median_filter
+
+    looked = min(LOOKED, len(scan))
+    total = np.where(scan.mask, scan.mean_pattern(most=LOOKED), 0.0) * looked
+    least = 50.0 if total.sum() > FEWEST * looked else 1e-4 * max(float(total.sum()), 0.0)
+    ring = np.ones((3, 3), bool)
+    ring[1, 1] = False
+    near = {"footprint": ring, "mode": "constant"}
+    beyond = (total > 10 * median_filter(total, **near) + least) & (total > 4 * maximum_filter(total, **near))
+    return beyond & scan.mask
+
+
+def _reached(
+    there: np.ndarray, known: np.ndarray, usual: np.ndarray, scan: Scan4D, semiangle: float
+) -> list[str]:
     """What the detector misses of the model's, in words, or a refusal."""
     lost = float(known[there < 0.5].sum() / known.sum())
     reach = 1e3 * min(n // 2 * a for n, a in zip(scan.geometry.shape, scan.geometry.angle, strict=True))
     if lost > BEYOND:
         fix = f"misses {100 * lost:.2g} % of the beam of {1e3 * semiangle:.3g} mrad: do not crop so far"
         raise BadInput("detector", f"a reach of {reach:.3g} mrad", fix)
-    if (there < 0.5).any():
-        share = 100 * float((there < 0.5).mean())
-        told = "and are taken as on average" if not lost else f"with {100 * lost:.2g} % of the beam"
-        return [f"{share:.2g} % of the model's pixels lie beyond the detector's {reach:.3g} mrad, {told}"]
-    return []
+    missed, part = _share(known, usual, there < 0.5), 100 * float((there < 0.5).mean())
+    if not missed:
+        return []
+    told = f"with {100 * missed:.2g} % of the beam, which are taken as on average"
+    return [f"{part:.2g} % of the model's pixels lie beyond the detector's {reach:.3g} mrad, {told}"]
 
 
-def _mended(there: np.ndarray, cover: np.ndarray) -> list[str]:
-    """What is masked, in words."""
+def _share(known: np.ndarray, usual: np.ndarray, where: np.ndarray) -> float:
+    """Share of the electrons in some pixels; zero where that is not worth a word."""
+    bare, typical = float(known[where].sum() / known.sum()), float(usual[where].sum())
+    return max(bare, typical) if bare > WORTH or typical > SCATTERED else 0.0
+
+
+def _mended(there: np.ndarray, cover: np.ndarray, known: np.ndarray, usual: np.ndarray) -> list[str]:
+    """What is masked, in words, where it holds some of the beam."""
     masked = (there >= 0.5) & (cover <= 0.5)
     mended = masked & (across(torch.from_numpy(1.0 * (cover > 0.5))).numpy() > 0)
-    if not masked.any():
+    if not _share(known, usual, masked):
         return []
     rest = f", {(masked & ~mended).sum()} as on average" if (masked & ~mended).any() else ""
     return [f"{masked.sum()} of the model's pixels are masked: {mended.sum()} taken as those across{rest}"]

@@ -1,13 +1,22 @@
 """Simulated scans in memory, made when they are first asked for, by several processes if there are."""
 
+import signal
 from collections.abc import Iterable
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol
 
+import torch
+
 from phaseloom.data.simulated import Sample
 from phaseloom.data.views import Scene
 
-__all__ = ["Maker", "Pool"]
+__all__ = ["Maker", "Pool", "settled"]
+
+
+def settled() -> None:
+    """A process of a team: one thread, and it is the caller who is interrupted, not this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
 
 
 class Maker(Protocol):
@@ -42,6 +51,12 @@ class Pool:
     def hold(self, numbers: Iterable[int], /) -> None:
         """Keep these of those in memory, and let go of all others."""
         self.known = {number: self.known[number] for number in numbers if number in self.known}
+
+    def close(self) -> None:
+        """Send the processes home; what they have not begun is made here if it is asked for."""
+        if self.processes is not None:
+            self.processes.shutdown(wait=True, cancel_futures=True)
+        self.processes, self.coming = None, {}
 
     def expect(self, numbers: Iterable[int], /) -> None:
         """Let processes begin with those that are not there, while others work."""

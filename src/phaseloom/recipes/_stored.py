@@ -79,6 +79,9 @@ class Stored:
         group = self.samples.group(index)
         return labelled(OnDisk(self.samples, index), phase, experiment, group, geometry=self.geometry)
 
+    def close(self) -> None:
+        """Nothing: files are open only while they are read."""
+
     def hold(self, numbers: Iterable[int], /) -> None:
         """Nothing: files hold what there is."""
 

@@ -10,15 +10,13 @@ from torch import nn
 import phaseloom
 from phaseloom.data.experiment import told
 from phaseloom.data.views import NOISELESS, Scene
+from phaseloom.nets.endtoend import reading
 from phaseloom.nets.predict import NUMBERS, TOLERANCE
-from phaseloom.nets.recovery import PatchRecoveryNet
-from phaseloom.nets.stitching import overlap
-from phaseloom.recipes.lessons import joined
 from phaseloom.recipes.scores import scores
 from phaseloom.recipes.train import Train
 from phaseloom.spec import to_yaml
 
-__all__ = ["card", "reading"]
+__all__ = ["card"]
 
 
 def card(
@@ -47,8 +45,3 @@ def card(
         "epochs": epochs,
         "version": phaseloom.__version__,
     }
-
-
-def reading(net: nn.Module, /) -> nn.Module:
-    """A network that reads whole scans."""
-    return joined(net, overlap()) if isinstance(net, PatchRecoveryNet) else net

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from itertools import takewhile
 from typing import Any
 
 from phaseloom.errors import BadInput, nearest
@@ -38,7 +39,9 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
     if section is None:
         return _sections(recipe)
     if section not in fields:
-        raise BadInput("describe", section, f"is no section: {nearest(section, fields)}")
+        others = [one for one in HOMES if one != of and section in _recipe(one).model_fields]
+        way = f"one of another file: add --of {others[0]}" if others else nearest(section, fields)
+        raise BadInput("describe", section, f"is no section: {way}")
     room = (fields[section].json_schema_extra or {}).get("room")  # type: ignore[union-attr]
     if not room and name is not None:
         raise BadInput(f"describe {section}", name, f"is no choice: {section} is a plain value")
@@ -106,9 +109,16 @@ def _default(value: Any) -> str:
 
 
 def _attribute(recipe: type[Recipe], key: str) -> str:
-    """The line of the recipe's docstring about a field."""
-    for line in (inspect.getdoc(recipe) or "").splitlines():
+    """What the recipe's docstring says about a field."""
+    lines = (inspect.getdoc(recipe) or "").splitlines()
+    for number, line in enumerate(lines):
         keys, colon, text = line.strip().partition(": ")
         if colon and key in [word.strip() for word in keys.split(",")]:
-            return text
+            deeper = " " * (len(line) - len(line.lstrip()) + 1)
+            return " ".join([text, *_indented(lines[number + 1 :], deeper)])
     return ""
+
+
+def _indented(lines: list[str], deeper: str) -> list[str]:
+    """The lines up to the first that does not begin with so many blanks."""
+    return [line.strip() for line in takewhile(lambda line: line.startswith(deeper), lines)]

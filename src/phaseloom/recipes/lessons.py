@@ -22,7 +22,7 @@ from phaseloom.nets.losses import Seen
 from phaseloom.nets.recovery import PatchRecoveryNet
 from phaseloom.nets.stitching import PhaseStitchingNet
 
-__all__ = ["Assembling", "Lesson", "Reading", "Spoiled", "Whole", "joined", "loaded"]
+__all__ = ["Assembling", "Lesson", "Reading", "Spoiled", "Whole", "loaded"]
 
 Loss = Callable[[Seen], Tensor]
 
@@ -170,11 +170,6 @@ class Assembling(Lesson):
 
     def _spoiled(self, patches: Tensor, seed: int) -> Tensor:
         return self.spoiled(patches[None], torch.Generator().manual_seed(int(seed)))[0]
-
-
-def joined(first: PatchRecoveryNet, second: PhaseStitchingNet, /) -> EndToEnd:
-    """The networks of both steps as one; windows overlap by a third, those of 14 probes by 5."""
-    return EndToEnd(first, second, stride=max(1, 2 * first.window // 3))
 
 
 def loaded(path: Path, knob: str, stage: str, /) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.nets import pretrained
 from phaseloom.nets.predict import Prediction, find, predict
+from phaseloom.nets.view import FEWEST, trusted
 from phaseloom.plot import canvas
 from phaseloom.ptycho import objects, probes, scans
 from phaseloom.ptycho.model import Ptychography
@@ -29,40 +31,74 @@ from phaseloom.spec import to_yaml
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Misfit", "Outcome", "misfit", "picture", "predicted", "write"]
+__all__ = ["LITTLE", "Misfit", "Outcome", "held", "misfit", "picture", "predicted", "write"]
 
 log = logging.getLogger(__name__)
 
-CHECKED = 200
-"""Patterns that the prediction is held against."""
+CHECKED = 1000
+"""Patterns that the prediction is held against, at most."""
+
+FEWER = 25
+"""Patterns up to which those at the rim of a scan are taken too."""
+
+HELD = 2**24
+"""Pixels of all of them, at most."""
 
 REACH = 1.5
 """Semiangles up to which patterns are compared."""
 
+LITTLE = 0.9
+"""Share explained, below which a prediction should be doubted; right ones have 0.97 and more."""
+
+CERTAIN = 5.0
+"""Standard errors by which patterns must differ from each other, for a prediction to be judged."""
+
+FAINT = 0.1
+"""Of the mean intensity, added to that of each pixel where it is weighted: dark pixels hold noise only."""
+
+AT_ONCE = 64
+"""Patterns that are modelled together."""
+
 ROOM = 48
 """Pixels of the window of the probe, at least."""
+
+WIDE = 3.5
+"""Semiangles that the model reaches over, at least, from edge to edge."""
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """Amplitude residual ``sum |sqrt I - sqrt E| / sum sqrt I`` of patterns, each model scaled to fit best.
+    """How much of what differs from pattern to pattern a prediction explains, as a thin object.
 
-    Only angles up to one and a half semiangles count: farther out, most of what scatters is finer than a
+    Each pattern counts less the mean of all, measured and modelled, so that neither the rim of the disk nor
+    an uneven detector is taken for the object's. Residuals are root mean squares over the root mean square
+    of the mean pattern, pixels weighted by the inverse of its counts, less what counting noise adds. Only
+    angles up to one and a half semiangles count: farther out, most of what scatters is finer than a
     predicted phase can be.
 
     Attributes:
-        predicted: of the predicted phase as a thin object.
-        flat: of no object at all.
+        predicted: residual of the predicted phase.
+        flat: residual of no object, for which all patterns are the same.
         patterns: that were compared.
+        explained: ``1 - predicted^2 / flat^2``, below zero if the prediction is worse than none; ``None``
+            where patterns do not differ by more than counting noise.
+        error: standard error of that by counting noise.
     """
 
     predicted: float
     flat: float
     patterns: int
+    explained: float | None = None
+    error: float | None = None
 
     def __str__(self) -> str:
         """As a line of a report."""
-        return f"misfit {self.predicted:.2g} (flat object {self.flat:.2g})"
+        if self.explained is None:
+            return f"misfit unknown: {self.patterns} patterns differ from each other by counting noise only"
+        text = f"misfit {self.predicted:.2g} (flat object {self.flat:.2g})"
+        unsure = "" if not self.error or self.error < 0.05 else f" +- {100 * self.error:.0f}"
+        part = f"{100 * self.explained:.0f}{unsure} %" if self.explained > 0 else "nothing"
+        return f"{text}: explains {part} of what differs from pattern to pattern"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +147,8 @@ def predicted(recipe: Reconstruct, /, *, model: str | Path, dose: float | None =
 def misfit(prediction: Prediction, scan: Scan4D, /, *, most: int = CHECKED) -> Misfit:
     """Hold a prediction against the patterns around the middle of its scan, beside no object at all.
 
+    Hot pixels are left out, as in the prediction.
+
     Args:
         prediction: of the scan.
         scan: the data.
@@ -119,17 +157,51 @@ def misfit(prediction: Prediction, scan: Scan4D, /, *, most: int = CHECKED) -> M
     Raises:
         BadInput: a beam that the detector cannot hold.
     """
-    middle = (scan.positions.min(0) + scan.positions.max(0)) / 2
-    order = np.argsort(np.linalg.norm(scan.positions - middle, axis=1), kind="stable")
-    few = scan.select(np.sort(order[:most]))
-    few = _roomy(replace(few, counts=np.asarray(few.counts[np.arange(len(few))], np.float32)))
-    index, model = torch.arange(len(few)), _modelled(prediction, few)
-    measured = torch.from_numpy(few.counts)
+    scan, _ = trusted(scan)
+    few = scan.select(_inner(scan, most))
+    few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))], np.float32))
+    few = _roomy(few, prediction.semiangle)
+    model, measured = _modelled(prediction, few), torch.from_numpy(few.counts)
+    parts = torch.arange(len(few)).split(AT_ONCE)
+    expected = torch.cat([model.detector.display(model(part)) for part in parts])
     bare = model.detector.display(model.detector.background())
-    mask = torch.from_numpy(few.mask & _within(few.geometry, REACH * prediction.semiangle))
-    there = _residual(model.detector.display(model(index)), measured, bare, mask)
-    model.object.phase.zero_()
-    return Misfit(there, _residual(model.detector.display(model(index)), measured, bare, mask), len(few))
+    return held(expected, measured, bare, few.mask & _within(few.geometry, REACH * prediction.semiangle))
+
+
+def held(expected: Tensor, measured: Tensor, bare: Tensor, mask: np.ndarray, /) -> Misfit:
+    """Hold modelled patterns against measured ones.
+
+    Args:
+        expected: ``(n, y, x)`` counts by the model; one factor for all is fitted.
+        measured: counts; patterns of few are taken as free of noise.
+        bare: ``(y, x)`` counts without beam.
+        mask: ``(y, x)`` pixels that count.
+
+    Example:
+        >>> y, x = np.indices((8, 8))
+        >>> true = torch.from_numpy(np.stack([1e4 + 1e3 * np.sin(x + n + y * n) for n in range(9)]))
+        >>> dark, mask = torch.zeros(8, 8), np.ones((8, 8), bool)
+        >>> held(0.1 * true, true, dark, mask).explained, held(true.flip(0), true, dark, mask).explained < 0.5
+        (1.0, True)
+    """
+    good = torch.as_tensor(mask)
+    seen, model = measured.double()[:, good], (expected - bare).double()[:, good]
+    dark = bare.double()[good] if bare.shape == good.shape else bare.double()
+    light = seen - dark
+    model = model * (light.sum() / model.sum().clamp(min=1e-300))
+    mean, count = seen.mean(0), len(seen)
+    lit = light.mean(0).clamp(min=0)
+    weight = 1 / (mean.clamp(min=0) + FAINT * mean.mean().clamp(min=1e-300))
+    own, made = seen - mean, model - model.mean(0)
+    noisy = float(seen.sum(1).mean()) >= FEWEST
+    noise = float((weight * mean).sum()) * (count - 1) if noisy else 0.0
+    spread = math.sqrt(count * float((weight**2 * (2 * mean**2 + mean)).sum())) if noisy else 0.0
+    there, none = (float((weight * one**2).sum()) - noise for one in (own - made, own))
+    whole = count * float((weight * lit**2).sum())
+    sizes = [math.sqrt(max(value, 0.0) / max(whole, 1e-300)) for value in (there, none)]
+    if none <= max(CERTAIN * spread, 1e-12 * whole):
+        return Misfit(sizes[0], sizes[1], count)
+    return Misfit(sizes[0], sizes[1], count, min(1 - there / none, 1.0), spread / none)
 
 
 def write(outcome: Outcome, folder: Path, /) -> list[Path]:
@@ -162,10 +234,16 @@ def _compared(prediction: Prediction, scan: Scan4D) -> tuple[Misfit | None, list
         found = misfit(prediction, scan)
     except BadInput as problem:
         return None, [f"the prediction cannot be held against the data: {problem}"]
-    if found.predicted < found.flat:
-        return found, []
-    fix = "do not believe it; check optics, orientation of the detector and the unit of the positions"
-    return found, [f"the prediction explains the patterns no better than no object at all: {fix}"]
+    fix = "check optics, orientation of the detector, unit of the positions, and that counts are electrons"
+    if found.explained is None or found.error is None:
+        return found, ["too few counts or too thin an object to judge: nothing tells whether it is right"]
+    if found.explained + 3 * found.error <= 0:
+        none = "the prediction explains the patterns no better than no object at all: do not believe it"
+        return found, [f"{none}; {fix}"]
+    if found.explained + 3 * found.error < LITTLE:
+        part = f"{100 * max(found.explained, 0):.0f} %"
+        return found, [f"the prediction explains only {part} of what differs from pattern to pattern: {fix}"]
+    return found, []
 
 
 def _modelled(prediction: Prediction, scan: Scan4D) -> Ptychography:
@@ -187,13 +265,25 @@ def _modelled(prediction: Prediction, scan: Scan4D) -> Ptychography:
     return Ptychography.of(scan, object=thing, probe=light)
 
 
-def _roomy(scan: Scan4D) -> Scan4D:
-    """The scan modelled in a window that the beam of a coarse detector fits into."""
-    times = -(-ROOM // min(scan.geometry.shape))
-    if times == 1 or scan.modelled is not None:
+def _inner(scan: Scan4D, most: int) -> np.ndarray:
+    """The half of the patterns that is farthest from the rim of the scan: what is beyond is not predicted."""
+    low, high = scan.positions.min(0), scan.positions.max(0)
+    away = np.abs(2 * scan.positions - low - high) / np.maximum(high - low, 1e-9)
+    count = min(most, max(FEWER, len(scan) // 2), max(100, HELD // math.prod(scan.geometry.shape)))
+    return np.sort(np.argsort(away.max(1).round(6), kind="stable")[:count])
+
+
+def _roomy(scan: Scan4D, semiangle: float) -> Scan4D:
+    """The scan modelled up to angles that the object scatters to, in a window that the beam fits into."""
+    if scan.modelled is not None:
         return scan
-    rows, columns = (times * n for n in scan.geometry.shape)
-    return enlarge(scan, to=(rows, columns), match="resample")
+    shape = scan.geometry.shape
+    reach = min(n * angle for n, angle in zip(shape, scan.geometry.angle, strict=True))
+    wider, finer = math.ceil(WIDE * semiangle / reach), -(-ROOM // min(shape))
+    rows, columns = (max(wider, finer) * n for n in shape)
+    if wider > 1:
+        return enlarge(scan, to=(rows, columns), match="crop")
+    return enlarge(scan, to=(rows, columns), match="resample") if finer > 1 else scan
 
 
 def _within(geometry: Geometry, angle: float) -> np.ndarray:
@@ -204,15 +294,6 @@ def _within(geometry: Geometry, angle: float) -> np.ndarray:
 
 def _sizes(thing: objects.PixelObject) -> tuple[tuple[int, int], tuple[float, float]]:
     return thing.canvas.window, thing.canvas.pixel
-
-
-def _residual(expected: Tensor, measured: Tensor, bare: Tensor, mask: Tensor) -> float:
-    """The amplitude residual, with the one factor of the beam that makes it small."""
-    seen = (measured.double() * mask).clamp(min=0).sqrt()
-    model = ((expected - bare).double() * mask).clamp(min=0)
-    share = float((seen * model.sqrt()).sum() / model.sum().clamp(min=1e-300)) ** 2
-    again = ((share * model + bare * mask).clamp(min=0)).sqrt()
-    return float((seen - again).abs().sum() / seen.sum().clamp(min=1e-300))
 
 
 def _write_h5(outcome: Outcome, path: Path) -> None:

@@ -20,6 +20,7 @@ from phaseloom.data.samples import PARTS
 from phaseloom.data.simulated import Sample, simulated
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
+from phaseloom.recipes._pool import settled
 from phaseloom.spec import Call, Recipe, load_yaml, part, to_yaml
 
 __all__ = ["Simulate", "missing", "one", "simulate"]
@@ -250,6 +251,8 @@ def _same(recipe: Simulate, folder: Path) -> None:
             fix = "holds samples but no run.yaml that says which: name another folder"
             raise BadInput("folder", str(folder), fix)
         return
+    if not any(folder.rglob("[!.]*.h5")):
+        return  # whatever was begun came to nothing
     begun, wanted = Simulate.of(load_yaml(path)).resolved(), recipe.rooted(Path.cwd()).resolved()
     for name in wanted:
         if name not in RANGE and begun[name] != wanted[name]:
@@ -262,7 +265,7 @@ def _begun(recipe: Simulate, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.layout == "seed":
         (folder / PARTS).mkdir(exist_ok=True)
-    if not (folder / "run.yaml").exists():
+    if not (folder / "run.yaml").exists() or not any(folder.rglob("[!.]*.h5")):
         with whole(folder / "run.yaml") as short:
             short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
     for path in folder.rglob(".*.tmp.h5"):
@@ -282,7 +285,7 @@ def _team(workers: int | None, scheduler: str | None) -> Iterator[tuple[futures.
     elif workers == 1:
         yield None, 1
     else:
-        pool = futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_settled)
+        pool = futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=settled)
         try:
             yield pool, 2 * workers
         finally:
@@ -299,14 +302,6 @@ def _client(scheduler: str) -> Any:
     except Exception as problem:  # whatever comes of an address where no scheduler is
         fix = f"does not answer ({type(problem).__name__}): is it running, and the address right?"
         raise BadInput("--scheduler", scheduler, fix) from problem
-
-
-def _settled() -> None:
-    """A process of the team: one thread, and it is the caller who is interrupted, not this one."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
 
 @contextmanager

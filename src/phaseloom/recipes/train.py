@@ -16,8 +16,9 @@ from phaseloom.data.simulated import Sample, simulated
 from phaseloom.data.specimens import held_out
 from phaseloom.data.views import Choice
 from phaseloom.errors import BadInput
+from phaseloom.nets.endtoend import joined
 from phaseloom.nets.recovery import PatchRecoveryNet
-from phaseloom.recipes.lessons import joined, loaded
+from phaseloom.recipes.lessons import loaded
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
 __all__ = ["Making", "Train"]

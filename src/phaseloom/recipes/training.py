@@ -18,19 +18,19 @@ from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.schedule import Every
 from phaseloom.fitting.team import team
 from phaseloom.nets import pretrained
-from phaseloom.nets.endtoend import EndToEnd
+from phaseloom.nets.endtoend import EndToEnd, reading
 from phaseloom.nets.linear import CLEAN, LinearRecovery
 from phaseloom.nets.recovery import PatchRecoveryNet
 from phaseloom.nets.tiny import TinyRecovery
 from phaseloom.plot import training as training_figures
-from phaseloom.recipes._pool import Pool
+from phaseloom.recipes._pool import Pool, settled
 from phaseloom.recipes._stored import Stored
-from phaseloom.recipes.card import card, reading
+from phaseloom.recipes.card import card
 from phaseloom.recipes.lessons import Assembling, Lesson, Reading, Whole
 from phaseloom.recipes.linear import solved
 from phaseloom.recipes.scores import image
-from phaseloom.recipes.train import UNSEEN, Making, Train
-from phaseloom.spec import Call, to_yaml
+from phaseloom.recipes.train import UNSEEN, Making, Stage, Train
+from phaseloom.spec import Call, load_yaml, to_yaml
 
 __all__ = ["Training", "pictures"]
 
@@ -93,15 +93,28 @@ class Training:
         return training
 
     @classmethod
-    def resume(cls, directory: Path | str, /) -> "Training":
+    def resume(cls, directory: Path | str, /, *, stage: Stage | None = None) -> "Training":
         """Go on from the last snapshot of a folder, to the same bits.
 
+        Args:
+            directory: of the run.
+            stage: that it must be of.
+
         Raises:
-            BadInput: no training there.
+            BadInput: no training there, one of another step, or one that has lost its snapshot.
         """
         folder = Path(directory)
         if not (folder / "run.yaml").is_file():
             raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a training")
+        own = load_yaml(folder / "run.yaml").get("stage")
+        if own is None:
+            raise BadInput(str(folder), None, "is no run of a training: name the folder of one")
+        if stage not in (None, own):
+            raise BadInput(
+                str(folder), f"a training of {own}", f"goes on with: phaseloom train {own} --resume"
+            )
+        if (folder / "events.jsonl").is_file() and not (folder / "snapshot.h5").is_file():
+            raise BadInput(str(folder), None, "has lost its snapshot.h5: begin anew, in another folder")
         training = cls(Train.from_path(folder / "run.yaml"), folder if team().first else None)
         if (folder / "snapshot.h5").is_file():
             checkpoint.load(training.progress, folder / "snapshot.h5")
@@ -122,9 +135,12 @@ class Training:
             patience=recipe.patience,
             clip=recipe.clip,
         )
-        for epoch in epochs:
-            self._remember()
-            yield epoch
+        try:
+            for epoch in epochs:
+                self._remember()
+                yield epoch
+        finally:
+            self.pool.close()
 
     def numbers(self, epoch: int, /) -> range:
         """The samples that an epoch learns from."""
@@ -188,8 +204,8 @@ def pictures(training: Training, /, *, most: int = 3) -> list[Path]:
         return []
     paths = [training.directory / "curves.png"]
     plot.save(training_figures.curves(training.progress.history), paths[0])
-    net = reading(training.net)
     if training.recipe.stage != "stitching":
+        net = reading(training.net)
         scenes = [training.pool[number] for number in training.recipe.judges()[:most]]
         seen = [image(net, scene) for scene in scenes]
         true, names = [scene.phase.numpy() for scene in scenes], [scene.group for scene in scenes]
@@ -229,7 +245,13 @@ def _due(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
 def _pool(recipe: Train) -> Pool | Stored:
     """Where the scans come from: files, or simulation here and in other processes."""
     if recipe.stored is not None:
+        given, usual = recipe.resolved(), Train.of({}).resolved()
+        for name in ("specimen", "microscope", "fresh", "workers"):
+            if given[name] != usual[name]:
+                raise BadInput(
+                    f"train: {name}", None, "is that of the stored set: leave it out, or leave stored out"
+                )
         return Stored(recipe.stored, UNSEEN, recipe.geometry)
-    workers = recipe.workers
-    processes = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers else None
+    workers, spawn = recipe.workers, get_context("spawn")
+    processes = ProcessPoolExecutor(workers, mp_context=spawn, initializer=settled) if workers else None
     return Pool(Making(recipe.specimen, recipe.microscope, recipe.seed), processes)

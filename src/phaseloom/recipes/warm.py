@@ -1,5 +1,6 @@
 """A start from a predicted object: whether it is better than none, and what it is worth."""
 
+import logging
 import math
 from collections.abc import Sequence
 from copy import deepcopy
@@ -8,17 +9,23 @@ import torch
 from torch import Tensor
 
 from phaseloom.fitting.learn import held_out
+from phaseloom.recipes.predict import Misfit, held
 from phaseloom.recipes.reconstruct import SHARES, Change, Reconstruct
 from phaseloom.recipes.stage import Stage
 
 __all__ = ["begun", "slowed"]
 
+log = logging.getLogger(__name__)
+
 ASKED = 256
 """Patterns that decide."""
 
+LITTLE = 0.75
+"""Share explained (`phaseloom.recipes.predict.Misfit`), below which a start that is taken is worth a word."""
+
 
 @torch.no_grad()
-def begun(stage: Stage, held: Sequence[Tensor], /) -> dict[str, float]:
+def begun(stage: Stage, kept_out: Sequence[Tensor], /) -> dict[str, float]:
     """Keep a predicted object if it explains the patterns better than none does, and than its conjugate.
 
     The conjugate is what a detector that is turned by 180 degrees against the scan would make of it.
@@ -29,7 +36,7 @@ def begun(stage: Stage, held: Sequence[Tensor], /) -> dict[str, float]:
 
     Args:
         stage: before its first epoch.
-        held: batches of patterns that are held out.
+        kept_out: batches of patterns that are held out.
 
     Returns:
         The loss with the prediction, with its conjugate, and without an object.
@@ -38,13 +45,17 @@ def begun(stage: Stage, held: Sequence[Tensor], /) -> dict[str, float]:
     count = len(model.scan.start)
     index = torch.linspace(0, count - 1, min(count, ASKED)).round().long().to(model.scan.start.device)
     there, kept = _loss(stage, index), model.object.transmission().clone()
+    found = _explained(stage, index)
     model.object.put(kept.conj())
     turned = _loss(stage, index)
     model.object.put(torch.ones_like(kept))
     empty = _loss(stage, index)
     if there < min(empty, turned):
         model.object.put(kept)
-        loss = held_out(stage.likelihood, (held, (), stage.likelihood.judging), stage.progress.optimizer, 0)
+        _doubted(found)
+        loss = held_out(
+            stage.likelihood, (kept_out, (), stage.likelihood.judging), stage.progress.optimizer, 0
+        )
         if loss is not None:
             stage.progress.best = (0, loss, deepcopy(model.state_dict()))
     return {"predicted": there, "conjugate": turned, "empty": empty}
@@ -72,6 +83,28 @@ def slowed(recipe: Reconstruct, stage: Stage, empty: float, /) -> tuple[Change, 
         Change(epoch=1, part=part, rate=rate, stop=None)
         for part, rate in rates.items()
         if part not in recipe.rates and stage.groups(part)
+    )
+
+
+def _explained(stage: Stage, index: Tensor) -> Misfit:
+    """How much of what differs between patterns the object explains."""
+    detector = stage.model.detector
+    pieces = [
+        (stage.model(part), stage.likelihood.measured.take(part, part.device)[1]) for part in index.split(32)
+    ]
+    expected, measured = (torch.cat(some).cpu() for some in zip(*pieces, strict=True))
+    return held(expected, measured, detector.background().cpu(), detector.mask.cpu().numpy().astype(bool))
+
+
+def _doubted(found: Misfit) -> None:
+    """Say so where a prediction that is better than nothing explains little."""
+    if found.explained is None or found.error is None or found.explained + 3 * found.error >= LITTLE:
+        return
+    part = f"only {100 * found.explained:.0f} %" if found.explained > 0 else "nothing"
+    log.warning(
+        "object: predicted: explains %s of what differs from pattern to pattern: is the detector mirrored"
+        " or turned, or the probe another? Do not trust the result before that is clear",
+        part,
     )
 
 
