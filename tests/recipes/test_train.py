@@ -397,7 +397,7 @@ def test_a_folder_that_cannot_be_gone_on_with_is_named(phaseloom, tmp_path):
     with pytest.raises(BadInput, match="has lost its snapshot"):
         Training.resume(tmp_path / "one")
     (tmp_path / "one" / "run.yaml").write_text("{file: scan.npy}")
-    with pytest.raises(BadInput, match="is no run of a training"):
+    with pytest.raises(BadInput, match="is no run of such a training"):
         Training.resume(tmp_path / "one")
 
 

@@ -1,20 +1,17 @@
 """A training under way: watched, stopped, resumed, and asked for its network."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch import nn
 
 from phaseloom import plot
 from phaseloom.data.views import Picked, picked
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
-from phaseloom.fitting import checkpoint, device, optimizers
-from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.schedule import Every
 from phaseloom.fitting.team import team
 from phaseloom.nets import pretrained
@@ -26,11 +23,12 @@ from phaseloom.plot import training as training_figures
 from phaseloom.recipes._pool import Pool, settled
 from phaseloom.recipes._stored import Stored
 from phaseloom.recipes.card import card
+from phaseloom.recipes.course import Course
 from phaseloom.recipes.lessons import Assembling, Lesson, Reading, Whole
 from phaseloom.recipes.linear import solved
 from phaseloom.recipes.scores import image
 from phaseloom.recipes.train import UNSEEN, Making, Stage, Train
-from phaseloom.spec import Call, load_yaml, to_yaml
+from phaseloom.spec import Call
 
 __all__ = ["Training", "pictures"]
 
@@ -40,11 +38,8 @@ BEGUN = 100
 """Scans from which a network takes its statistics before it learns."""
 
 
-class Training:
-    """A training that can be watched, stopped, resumed, and that leaves a network behind.
-
-    Iterating runs it, one `Epoch` at a time. The directory holds ``run.yaml``, ``events.jsonl`` and
-    ``snapshot.h5`` after every epoch, and at the end ``net.safetensors`` with a card.
+class Training(Course):
+    """A training on simulated scans, which leaves a network that reads phases behind.
 
     Attributes:
         recipe: what is done.
@@ -54,46 +49,30 @@ class Training:
         progress: how far it has come.
     """
 
+    kind = Train
+    recipe: Train
+    lesson: Lesson
+
     def __init__(self, recipe: Train, directory: Path | None):
-        self.recipe, self.directory = recipe, directory
-        torch.manual_seed(recipe.seed)
-        where = device.chosen(recipe.device)
+        super().__init__(recipe, directory)
+        self.pool = _pool(recipe)
+        losses = _due(recipe.losses, 1)
+        self.lesson = LESSONS[recipe.stage](self.net, self.pool, losses, precision=recipe.precision)
+
+    def network(self) -> nn.Module:
+        """That of the step, if there is something to learn by something."""
+        recipe = self.recipe
         net = recipe.network()
         if isinstance(net, LinearRecovery):
             raise BadInput("train: model", "linear", "is solved, not trained: use phaseloom train linear")
         if not any(True for _ in net.parameters()):
             raise BadInput(f"train: {recipe.stage}", type(net).__name__, "has nothing to learn: take another")
-        self.pool = _pool(recipe)
-        self.net = team().joined(net.to(where))
         if not recipe.losses or recipe.losses[0].when:
             raise BadInput("losses", None, "must begin with one that is there in every epoch: it judges")
-        losses = _due(recipe.losses, 1)
-        self.lesson = LESSONS[recipe.stage](self.net, self.pool, losses, precision=recipe.precision)
-        groups = optimizers.groups({"net": [*self.net.parameters()]}, {"net": recipe.rate})
-        self.progress = Progress(self.net, recipe.optimizer(groups))
+        return net
 
     @classmethod
-    def begin(cls, recipe: Train, directory: Path | str | None = None, /) -> "Training":
-        """A new training, in a folder that holds none.
-
-        Raises:
-            BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
-        """
-        folder = None if directory is None or not team().first else Path(directory)
-        if folder is not None and (folder / "run.yaml").exists():
-            raise BadInput(str(folder), None, "holds a run: name a new folder, or resume it")
-        training = cls(recipe, folder)
-        training.prepared()
-        with torch.no_grad():
-            training.lesson(training.held()[0])  # what does not fit together is said now
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            with whole(folder / "run.yaml") as short:
-                short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
-        return training
-
-    @classmethod
-    def resume(cls, directory: Path | str, /, *, stage: Stage | None = None) -> "Training":
+    def resume(cls, directory: Path | str, /, *, stage: Stage | None = None) -> Self:
         """Go on from the last snapshot of a folder, to the same bits.
 
         Args:
@@ -103,44 +82,21 @@ class Training:
         Raises:
             BadInput: no training there, one of another step, or one that has lost its snapshot.
         """
-        folder = Path(directory)
-        if not (folder / "run.yaml").is_file():
-            raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a training")
-        own = load_yaml(folder / "run.yaml").get("stage")
-        if own is None:
-            raise BadInput(str(folder), None, "is no run of a training: name the folder of one")
+        training = super().resume(directory)
+        own = training.recipe.stage
         if stage not in (None, own):
-            raise BadInput(
-                str(folder), f"a training of {own}", f"goes on with: phaseloom train {own} --resume"
-            )
-        if (folder / "events.jsonl").is_file() and not (folder / "snapshot.h5").is_file():
-            raise BadInput(str(folder), None, "has lost its snapshot.h5: begin anew, in another folder")
-        training = cls(Train.from_path(folder / "run.yaml"), folder if team().first else None)
-        if (folder / "snapshot.h5").is_file():
-            checkpoint.load(training.progress, folder / "snapshot.h5")
-        else:
-            training.prepared()
+            fix = f"goes on with: phaseloom train {own} --resume"
+            raise BadInput(str(directory), f"a training of {own}", fix)
         return training
 
-    def __iter__(self) -> Iterator[Epoch]:
-        recipe, judge = self.recipe, self.recipe.losses[0].name
-        epochs = fit(
-            self.lesson,
-            self.batches,
-            self.progress,
-            epochs=recipe.epochs,
-            shape=recipe.shape.partial(),
-            holdout=self.held(),
-            judged=[judge],
-            patience=recipe.patience,
-            clip=recipe.clip,
-        )
-        try:
-            for epoch in epochs:
-                self._remember()
-                yield epoch
-        finally:
-            self.pool.close()
+    @property
+    def judged(self) -> str:
+        """The first of the losses."""
+        return self.recipe.losses[0].name
+
+    def close(self) -> None:
+        """Send home the processes that simulate."""
+        self.pool.close()
 
     def numbers(self, epoch: int, /) -> range:
         """The samples that an epoch learns from."""
@@ -189,13 +145,6 @@ class Training:
         said = card(self.recipe, self.net, unseen, seen, epochs=self.progress.epoch)
         path = None if self.directory is None else self.directory / "net.safetensors"
         return None if path is None else pretrained.save(self.net, path, said), said
-
-    def _remember(self) -> None:
-        if self.directory is None:
-            return
-        checkpoint.save(self.progress, self.directory / "snapshot.h5")
-        with whole(self.directory / "events.jsonl") as short:
-            short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
 
 
 def pictures(training: Training, /, *, most: int = 3) -> list[Path]:

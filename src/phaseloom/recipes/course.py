@@ -1,0 +1,149 @@
+"""A training of a network in a folder: watched, stopped, resumed. Its subclasses say what is learned."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from phaseloom.errors import BadInput
+from phaseloom.files import whole
+from phaseloom.fitting import checkpoint, device, optimizers
+from phaseloom.fitting.loop import Epoch, Progress, fit
+from phaseloom.fitting.team import team
+from phaseloom.spec import load_yaml, to_yaml
+
+__all__ = ["Course", "placed"]
+
+
+class Course:
+    """A training that can be watched, stopped, resumed, and that leaves a network behind.
+
+    Iterating runs it, one `Epoch` at a time. The directory holds ``run.yaml``, and after every epoch
+    ``events.jsonl`` and ``snapshot.h5``.
+
+    Attributes:
+        kind: class of the recipe, which has ``optimizer``, ``rate``, ``shape``, ``epochs``, ``clip``,
+            ``patience``, ``seed`` and ``device``.
+        recipe: what is done.
+        directory: where it is kept, or ``None``.
+        net: what is trained, on its device.
+        lesson: the objective, for `phaseloom.fitting.loop.fit`.
+        progress: how far it has come.
+    """
+
+    kind: ClassVar[Any]
+    lesson: Any
+
+    def __init__(self, recipe: Any, directory: Path | None):
+        self.recipe, self.directory = recipe, directory
+        torch.manual_seed(recipe.seed)
+        where = device.chosen(recipe.device)
+        self.net = team().joined(self.network().to(where))
+        groups = optimizers.groups({"net": [*self.net.parameters()]}, {"net": recipe.rate})
+        self.progress = Progress(self.net, recipe.optimizer(groups))
+
+    @classmethod
+    def begin(cls, recipe: Any, directory: Path | str | None = None, /) -> Self:
+        """A new training, in a folder that holds none.
+
+        Raises:
+            BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
+        """
+        return cls(recipe, placed(directory)).begun()
+
+    def begun(self) -> Self:
+        """The same, ready to learn, its recipe in the folder."""
+        self.prepared()
+        with torch.no_grad():
+            self.lesson(self.held()[0])  # what does not fit together is said now
+        if self.directory is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with whole(self.directory / "run.yaml") as short:
+                short.write_text(to_yaml(self.recipe.resolved()), encoding="utf-8")
+        return self
+
+    @classmethod
+    def resume(cls, directory: Path | str, /) -> Self:
+        """Go on from the last snapshot of a folder, to the same bits.
+
+        Raises:
+            BadInput: no training of this kind there, or one that has lost its snapshot.
+        """
+        folder = Path(directory)
+        if not (folder / "run.yaml").is_file():
+            raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a training")
+        if set(load_yaml(folder / "run.yaml")) - set(cls.kind.model_fields):
+            raise BadInput(str(folder), None, "is no run of such a training: name the folder of one")
+        if (folder / "events.jsonl").is_file() and not (folder / "snapshot.h5").is_file():
+            raise BadInput(str(folder), None, "has lost its snapshot.h5: begin anew, in another folder")
+        training = cls(cls.kind.from_path(folder / "run.yaml"), folder if team().first else None)
+        if (folder / "snapshot.h5").is_file():
+            checkpoint.load(training.progress, folder / "snapshot.h5")
+        else:
+            training.prepared()
+        return training
+
+    def __iter__(self) -> Iterator[Epoch]:
+        recipe = self.recipe
+        epochs = fit(
+            self.lesson,
+            self.batches,
+            self.progress,
+            epochs=recipe.epochs,
+            shape=recipe.shape.partial(),
+            holdout=self.held(),
+            judged=[self.judged],
+            patience=recipe.patience,
+            clip=recipe.clip,
+        )
+        try:
+            for epoch in epochs:
+                self._remember()
+                yield epoch
+        finally:
+            self.close()
+
+    def network(self) -> nn.Module:
+        """What is trained, before it has learned."""
+        raise NotImplementedError
+
+    def prepared(self) -> None:
+        """What the network takes from its data before it learns."""
+
+    def batches(self, epoch: int, /) -> Sequence[Any]:
+        """What an epoch learns from."""
+        raise NotImplementedError
+
+    def held(self) -> Sequence[Any]:
+        """What is never learned from."""
+        raise NotImplementedError
+
+    @property
+    def judged(self) -> str:
+        """The loss that judges."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what only a training in progress needs."""
+
+    def _remember(self) -> None:
+        if self.directory is None:
+            return
+        checkpoint.save(self.progress, self.directory / "snapshot.h5")
+        with whole(self.directory / "events.jsonl") as short:
+            short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
+
+
+def placed(directory: Path | str | None, /) -> Path | None:
+    """The folder of a new run, for the one of several processes that writes.
+
+    Raises:
+        BadInput: a folder that holds a run.
+    """
+    folder = None if directory is None or not team().first else Path(directory)
+    if folder is not None and (folder / "run.yaml").exists():
+        raise BadInput(str(folder), None, "holds a run: name a new folder, or resume it")
+    return folder
