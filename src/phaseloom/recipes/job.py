@@ -22,7 +22,8 @@ from phaseloom.ptycho import batches
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import advice, outcome, warm
 from phaseloom.recipes.images import images
-from phaseloom.recipes.reconstruct import IN_MEMORY, Reconstruct
+from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.scanned import IN_MEMORY
 from phaseloom.recipes.stage import Stage, ends, grids, sized
 from phaseloom.recipes.start import Start
 from phaseloom.result import Result

@@ -11,7 +11,6 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from phaseloom.data import formats
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers
@@ -20,9 +19,10 @@ from phaseloom.ptycho.likelihood import Penalty
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import _memory
 from phaseloom.recipes._optics import optics_of
+from phaseloom.recipes.scanned import Scanned
 from phaseloom.recipes.start import Start
 from phaseloom.result import Result, is_result
-from phaseloom.spec import Call, Recipe, call, knobs, load_yaml, part
+from phaseloom.spec import Call, call, knobs, part
 
 __all__ = ["Reconstruct"]
 
@@ -84,9 +84,6 @@ class Change(BaseModel):
         return self
 
 
-IN_MEMORY = Path("in memory")
-"""What a recipe has for a file when the scan was handed over by a program."""
-
 SHARES = {
     "object": 0.2,
     "probe": 0.4,
@@ -102,7 +99,7 @@ PATIENCE = 5
 """Epochs without improvement that a run from a predicted object waits for: noise is all that is left soon."""
 
 
-class Reconstruct(Recipe):
+class Reconstruct(Scanned):
     """A ptychographic reconstruction: its parameters are those of the file ``run.yaml``.
 
     Attributes:
@@ -138,9 +135,6 @@ class Reconstruct(Recipe):
         30
     """
 
-    file: Path = IN_MEMORY
-    read: Call | None = part("phaseloom.data.formats", None, partial=True)
-    prepare: tuple[Call, ...] = part("phaseloom.data.prepare", ())
     object: Call = part("phaseloom.ptycho.objects", "pixels")
     probe: Call = part("phaseloom.ptycho.probes", "auto")
     propagator: Call = part("phaseloom.ptycho.propagators", "exact")
@@ -169,38 +163,15 @@ class Reconstruct(Recipe):
     def from_path(cls, path: Path | str, settings: Mapping[str, Any] | None = None, /) -> Self:
         """A recipe for a data file, from a parameter file, or out of a result, with settings changed."""
         path = Path(path)
-        if path.suffix in (".yaml", ".yml"):
-            said = cls.of(load_yaml(path))
-            file = said.file if said.file == IN_MEMORY else path.parent / said.file
-            recipe = said.rooted(path.parent).model_copy(update={"file": file})
-        elif path.suffix in (".h5", ".hdf5") and is_result(path):
-            recipe = cls.of(yaml.safe_load(Result.load(path).recipe)).rooted(path.parent)
-        else:
-            recipe = cls.of({"file": str(path)})
+        if path.suffix not in (".h5", ".hdf5") or not is_result(path):
+            return super().from_path(path, settings)
+        recipe = cls.of(yaml.safe_load(Result.load(path).recipe)).rooted(path.parent)
         return recipe.put(settings) if settings else recipe
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared."""
-        scan = _read(self) if given is None else given
-        for step in self.prepare:
-            scan = step(scan)
-        if self.axial is False:
-            scan = replace(scan, heights=None)
-        return _lit(scan, self.file.name)
-
-    def there(self) -> Path:
-        """The file of the data, or a sentence on why nothing can be read from it."""
-        if self.file == IN_MEMORY:
-            given = "file" in self.model_fields_set
-            fix = "is where a program had the data: hand them over again, Job.begin(recipe, scan=scan)"
-            raise BadInput("file", *(("in memory", fix) if given else (None, "is missing: write it")))
-        if self.file.is_dir() and self.file.suffix != ".zarr":
-            raise BadInput(
-                "file", str(self.file), "is a folder: name a file in it, or --resume to go on with a run"
-            )
-        if not self.file.exists():
-            raise BadInput("file", str(self.file), "does not exist: give the path of the data")
-        return self.file
+        scan = super().scan(given)
+        return replace(scan, heights=None) if self.axial is False else scan
 
     def settled(self, scan: Scan4D, /) -> tuple[Self, Start | None]:
         """The recipe with what was left open decided from the data: probe, defocus, orientation."""
@@ -326,24 +297,6 @@ def _thing(recipe: Reconstruct, room: scans.Canvas, scan: Scan4D, *, coarse: boo
     return recipe.object(room, scan, optics_of(recipe.probe))
 
 
-def _read(recipe: Reconstruct) -> Scan4D:
-    if recipe.read is None:
-        return formats.read(recipe.there())
-    return formats.read(recipe.there(), format=recipe.read.name, knobs=recipe.read.values)
-
-
 def _darkest(scan: Scan4D) -> float:
     """Mean counts of the darkest pixels, which a background that is the same everywhere cannot exceed."""
     return float(np.percentile(scan.mean_pattern(most=500)[scan.mask], 2))
-
-
-def _lit(scan: Scan4D, name: str) -> Scan4D:
-    """The patterns that hold counts at all; blank ones (a closed shutter, a lost frame) are named."""
-    parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
-    lit = np.concatenate([(scan.counts[index] * scan.mask).any((1, 2)) for index in parts])
-    if not lit.any():
-        raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
-    if lit.all():
-        return scan
-    log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
-    return scan.select(lit)
