@@ -15,7 +15,7 @@ from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.team import team
 from phaseloom.spec import load_yaml, to_yaml
 
-__all__ = ["Course", "placed"]
+__all__ = ["Course", "fresh", "placed"]
 
 
 class Course:
@@ -42,8 +42,7 @@ class Course:
         torch.manual_seed(recipe.seed)
         where = device.chosen(recipe.device)
         self.net = team().joined(self.network().to(where))
-        groups = optimizers.groups({"net": [*self.net.parameters()]}, {"net": recipe.rate})
-        self.progress = Progress(self.net, recipe.optimizer(groups))
+        self.progress = fresh(recipe, self.net)
 
     @classmethod
     def begin(cls, recipe: Any, directory: Path | str | None = None, /) -> Self:
@@ -135,6 +134,12 @@ class Course:
         checkpoint.save(self.progress, self.directory / "snapshot.h5")
         with whole(self.directory / "events.jsonl") as short:
             short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
+
+
+def fresh(recipe: Any, net: nn.Module, /) -> Progress:
+    """The beginning of a fit, for the parameters that a network has now."""
+    groups = optimizers.groups({"net": [*net.parameters()]}, {"net": recipe.rate})
+    return Progress(net, recipe.optimizer(groups))
 
 
 def placed(directory: Path | str | None, /) -> Path | None:

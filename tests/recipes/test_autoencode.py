@@ -1,0 +1,105 @@
+"""Trainings of autoencoders: they begin as principal components, learn, stop, and are gone on with."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fitting.learn import held_out
+from phaseloom.recipes.autoencode import Autoencode, Encoding
+
+GEOMETRY = Geometry(wavelength=0.025, shape=(16, 16), angle=(1e-3, 1e-3), beam="electron")
+SMALL = {"recommended": {"latent_dim": 3, "width": 8, "head_channels": 2}}
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan4D:
+    """A disk that wanders over the scan, of a strength that changes: three numbers, none of them linear."""
+    y, x = np.mgrid[:24, :24] / 23
+    centre = np.stack([np.sin(5 * x), np.cos(4 * y)], -1).reshape(-1, 2, 1, 1)
+    v, u = np.mgrid[:16, :16] - 8
+    away = np.hypot(v - 3 * centre[:, 0], u - 3 * centre[:, 1])
+    rate = (20 + 10 * x * y).reshape(-1, 1, 1) / (1 + np.exp(3 * (away - 3)))
+    places = np.stack([y, x], -1).reshape(-1, 2) * 46
+    return Scan4D(
+        counts=np.random.default_rng(0).poisson(rate).astype(np.uint16), positions=places, geometry=GEOMETRY
+    )
+
+
+def recipe(**changes) -> Autoencode:
+    return Autoencode.of({"model": SMALL, "block": 4, "epochs": 2, "device": "cpu", **changes})
+
+
+def judged(training: Encoding) -> float:
+    return held_out(training.lesson, (training.held(), (), None), training.progress.optimizer, 1) or 0.0
+
+
+def test_it_begins_as_principal_components_and_learns_more(scan):
+    training = Encoding.begin(recipe(epochs=8), scan=scan)
+    components = Encoding.begin(recipe(model={"pca": {"latent_dim": 3}}), scan=scan)
+    assert judged(training) == pytest.approx(judged(components), rel=1e-4)
+    epochs = list(training)
+    assert epochs[-1].holdout < 0.9 * judged(components)
+
+
+def test_nothing_that_is_held_out_is_learned_from(scan):
+    training = Encoding.begin(recipe(), scan=scan)
+    learned = np.concatenate([*training.batches(1)])
+    np.testing.assert_array_equal(np.sort(learned), training.parts.train)
+    others = np.concatenate([*training.held(), training.parts.test])
+    assert not set(learned) & set(others)
+
+
+def test_pixels_that_are_not_trusted_change_nothing(scan):
+    mask = np.ones((16, 16), bool)
+    mask[4, 7] = False
+    hot = scan.counts.copy()
+    hot[:, 4, 7] = np.random.default_rng(1).integers(0, 60000, len(hot))
+    ends = []
+    for counts in (scan.counts, hot):
+        training = Encoding.begin(recipe(), scan=replace(scan, counts=counts, mask=mask))
+        index = training.parts.test
+        ends.append(training.lesson.counts(index))
+    good = torch.from_numpy(mask)
+    torch.testing.assert_close(ends[0][..., good], ends[1][..., good])
+    there = ends[1][..., 4, 7]
+    assert (there == there[0]).all()
+    assert 0 < float(there[0]) < 60  # as the pixel across, not as the hot one
+
+
+def test_a_training_that_was_stopped_ends_as_a_straight_one(scan, tmp_path):
+    np.save(tmp_path / "scan.npy", scan.counts.reshape(24, 24, 16, 16))
+    (tmp_path / "scan.npy.yaml").write_text("{energy: 200 keV, angle: 1 mrad, step: 2 A}")
+    tree = {"file": str(tmp_path / "scan.npy"), "epochs": 3}
+    straight = Encoding.begin(recipe(**tree), tmp_path / "straight")
+    losses = [epoch.loss for epoch in straight]
+    for epoch in Encoding.begin(recipe(**tree), tmp_path / "stopped"):
+        if epoch.number == 1:
+            break
+    again = Encoding.resume(tmp_path / "stopped")
+    assert [epoch.loss for epoch in again] == losses[1:]
+    for name, value in straight.net.state_dict().items():
+        assert torch.equal(again.net.state_dict()[name], value), name
+
+
+def test_the_first_design_is_trained_by_its_own_losses(scan):
+    training = Encoding.begin(
+        recipe(model={"seed": {"latent_dim": 2}}, losses=["squares", "regularised"], epochs=1, batch=2),
+        scan=scan,
+    )
+    terms = training.lesson(training.parts.train[:2])
+    assert set(terms) == {"squares", "regularised"}
+    assert all(torch.isfinite(value) for value in terms.values())
+
+
+def test_bad_input_is_a_sentence(scan):
+    with pytest.raises(BadInput, match="losses: must be one at least"):
+        Encoding.begin(recipe(losses=[]), scan=scan)
+    with pytest.raises(BadInput, match="leave none to learn from"):
+        Encoding.begin(recipe(block=100), scan=scan)
+    with pytest.raises(BadInput, match="does not exist"):
+        Encoding.begin(recipe(file=str(Path("nowhere.npy"))))
