@@ -10,7 +10,9 @@ import torch
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.learn import held_out
+from phaseloom.nets import pretrained
 from phaseloom.recipes.autoencode import Autoencode, Encoding
+from phaseloom.recipes.examined import components, examined, finished
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(16, 16), angle=(1e-3, 1e-3), beam="electron")
 SMALL = {"recommended": {"latent_dim": 3, "width": 8, "head_channels": 2}}
@@ -28,6 +30,13 @@ def scan() -> Scan4D:
     return Scan4D(
         counts=np.random.default_rng(0).poisson(rate).astype(np.uint16), positions=places, geometry=GEOMETRY
     )
+
+
+@pytest.fixture
+def files(scan, tmp_path) -> Path:
+    np.save(tmp_path / "scan.npy", scan.counts.reshape(24, 24, 16, 16))
+    (tmp_path / "scan.npy.yaml").write_text("{energy: 200 keV, angle: 1 mrad, step: 2 A}")
+    return tmp_path / "scan.npy"
 
 
 def recipe(**changes) -> Autoencode:
@@ -71,10 +80,8 @@ def test_pixels_that_are_not_trusted_change_nothing(scan):
     assert 0 < float(there[0]) < 60  # as the pixel across, not as the hot one
 
 
-def test_a_training_that_was_stopped_ends_as_a_straight_one(scan, tmp_path):
-    np.save(tmp_path / "scan.npy", scan.counts.reshape(24, 24, 16, 16))
-    (tmp_path / "scan.npy.yaml").write_text("{energy: 200 keV, angle: 1 mrad, step: 2 A}")
-    tree = {"file": str(tmp_path / "scan.npy"), "epochs": 3}
+def test_a_training_that_was_stopped_ends_as_a_straight_one(files, tmp_path):
+    tree = {"file": str(files), "epochs": 3}
     straight = Encoding.begin(recipe(**tree), tmp_path / "straight")
     losses = [epoch.loss for epoch in straight]
     for epoch in Encoding.begin(recipe(**tree), tmp_path / "stopped"):
@@ -94,6 +101,39 @@ def test_the_first_design_is_trained_by_its_own_losses(scan):
     terms = training.lesson(training.parts.train[:2])
     assert set(terms) == {"squares", "regularised"}
     assert all(torch.isfinite(value) for value in terms.values())
+
+
+def test_it_is_examined_on_what_it_never_saw_beside_as_many_components(scan, tmp_path):
+    training = Encoding.begin(recipe(epochs=8), tmp_path / "run", scan=scan)
+    began = examined(training.lesson, training.parts.test)
+    assert began.explained == pytest.approx(
+        components(training.lesson, training.parts.test).explained, abs=1e-4
+    )
+    for _ in training:
+        pass
+    path, card = finished(training)
+    assert card["scores"]["network"]["explained"] > began.explained + 0.05
+    assert card["scores"]["pca"]["explained"] == pytest.approx(began.explained, abs=1e-4)
+    assert 0.8 < card["scores"]["network"]["deviance"] < began.deviance
+    net = pretrained.load(path)
+    counts = training.lesson.counts(training.parts.test[:3])
+    torch.testing.assert_close(net.embed(net.scale(counts)), training.net.embed(training.net.scale(counts)))
+
+
+def test_the_command_trains_says_scores_and_goes_on(phaseloom, files):
+    small = "model={recommended: {latent_dim: 3, width: 8, head_channels: 2}}"
+    words = ("--set", small, "--set", "block=4", "--set", "epochs=1", "-q")
+    ended = phaseloom("train", "autoencoder", files, *words, "--out", "run")
+    assert ended.code == 0, ended.err
+    assert "network  explained variance" in ended.out
+    assert "pca      explained variance" in ended.out
+    again = phaseloom("train", "autoencoder", "run", "--resume", "-q")
+    assert (again.code, "all 1 epochs were done before" in again.out) == (0, True), again.err
+    taken = phaseloom("train", "autoencoder", files, *words, "--out", "run")
+    assert taken.code == 2
+    stranger = phaseloom("train", "patches", "run", "--resume")
+    assert "is no run of such a training" in stranger.err
+    assert "latent" in phaseloom("describe", "model", "recommended", "--of", "autoencoder").out
 
 
 def test_bad_input_is_a_sentence(scan):

@@ -10,7 +10,7 @@ from phaseloom.cli.command import app
 from phaseloom.cli.files import Set, folder, recipe_of, settings_of
 from phaseloom.errors import BadInput
 
-__all__ = ["end_to_end", "linear", "patches", "retrieval", "stitching"]
+__all__ = ["autoencoder", "end_to_end", "linear", "patches", "retrieval", "stitching"]
 
 train = typer.Typer(help="Train networks on simulated scans.", no_args_is_help=True)
 app.add_typer(train, name="train")
@@ -116,6 +116,68 @@ def linear(
     )
 
 
+@train.command()
+def autoencoder(
+    file: Annotated[
+        Path, typer.Argument(help="a scan, its parameter file, or with --resume the folder of a run")
+    ],
+    settings: Set = None,
+    *,
+    out: Out = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn to say each pattern of a scan by a few numbers, and to draw it again from these."""
+    from phaseloom.fitting.team import team
+    from phaseloom.recipes.autoencode import Autoencode, Encoding
+
+    team().alone("train autoencoder")
+    if resume:
+        _nothing_else(settings, out)
+        training = Encoding.resume(file)
+    else:
+        recipe = Autoencode.from_path(file, settings_of(settings or []))
+        typer.echo(f"reading {recipe.there()}")
+        training = Encoding.begin(recipe, folder(out, recipe.title or f"{recipe.file.stem}-autoencoder"))
+    _ran(training, quiet=quiet)
+    _stopped(training, f"phaseloom train autoencoder --resume {training.directory}")
+    _drawn(training)
+
+
+def _drawn(training: Any) -> None:
+    """What came of an autoencoder."""
+    from phaseloom.recipes.examined import Examined, finished
+
+    path, card = finished(training)
+    for name, scores in card["scores"].items():
+        typer.echo(f"{name:8s} {Examined(**scores)}")
+    if card["scores"]["network"]["explained"] < card["scores"]["pca"]["explained"] - 0.002:
+        typer.echo("WARN: as many principal components explain more: take --set model=pca, or train longer")
+    typer.echo(f"network: {path}")
+
+
+def _nothing_else(settings: list[str] | None, out: Path | None) -> None:
+    if settings or out:
+        raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
+
+
+def _ran(training: Any, *, quiet: bool) -> None:
+    """Drive a training until its end or an interruption."""
+    try:
+        _drive(training, quiet=quiet)
+    except KeyboardInterrupt:
+        training.progress.stopped = f"interrupted after epoch {training.progress.epoch}"
+
+
+def _stopped(training: Any, again: str) -> None:
+    """Say why a training ended, and after an interruption how to go on."""
+    stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
+    typer.echo(f"stopped: {stopped}")
+    if stopped.startswith("interrupted"):
+        typer.echo(f"go on with: {again}")
+        raise typer.Abort
+
+
 def _all(
     file: Path | None, settings: list[str], out: Path | None, *, resume: bool
 ) -> tuple[Path, dict[str, Any]]:
@@ -126,8 +188,9 @@ def _all(
     from phaseloom.spec import to_yaml
 
     if resume:
-        if settings or out or file is None:
-            raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
+        if file is None:
+            raise BadInput("train", "--resume", "needs the folder of a run")
+        _nothing_else(settings, out)
         if not (file / "train.yaml").is_file():
             raise BadInput(str(file), None, "holds no train.yaml: name the folder of train retrieval")
         return file, Train.from_path(file / "train.yaml").joint
@@ -189,18 +252,16 @@ def _run(
     from phaseloom.recipes.training import Training
 
     if resume:
-        if settings or out or file is None:
-            raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
+        if file is None:
+            raise BadInput("train", "--resume", "needs the folder of a run")
+        _nothing_else(settings, out)
         training = Training.resume(file, stage=stage)
     else:
         changed = {**settings_of(settings), "stage": stage, **(more or {})}
         changed = changed if scan is None else _fitting(scan, Train.from_path(file), changed)
         recipe = Train.from_path(file, changed)
         training = Training.begin(recipe, _place(out, recipe.title or f"{stage}-{recipe.model.name}"))
-    try:
-        _drive(training, quiet=quiet or not team().first)
-    except KeyboardInterrupt:
-        training.progress.stopped = f"interrupted after epoch {training.progress.epoch}"
+    _ran(training, quiet=quiet or not team().first)
     if team().first:
         _told(training, again or f"phaseloom train {stage} --resume {training.directory}")
     team().wait()
@@ -230,16 +291,13 @@ def _told(training: Any, again: str) -> None:
     """What came of a training."""
     from phaseloom.recipes.training import pictures
 
-    stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
-    if stopped.startswith("interrupted"):
-        typer.echo(f"stopped: {stopped}\ngo on with: {again}")
-        raise typer.Abort
+    _stopped(training, again)
     path, card = training.finish()
     for line in _scores(card):
         typer.echo(line)
     for picture in pictures(training):
         typer.echo(f"picture: {picture}")
-    typer.echo(f"stopped: {stopped}\nnetwork: {path}")
+    typer.echo(f"network: {path}")
 
 
 def _scores(card: dict[str, Any]) -> list[str]:

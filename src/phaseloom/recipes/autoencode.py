@@ -80,12 +80,13 @@ class Drawing:
         net: on the device.
         scan: whose patterns these are.
         losses: by name.
+        few: patterns that statistics are taken from.
         usual: ``(y, x)`` mean pattern.
         highest: counts that are one for networks without a scale of their own.
     """
 
     def __init__(self, net: PatternAutoencoder, scan: Scan4D, losses: Mapping[str, Any], few: np.ndarray):
-        self.net, self.scan, self.losses = net, scan, dict(losses)
+        self.net, self.scan, self.losses, self.few = net, scan, dict(losses), few
         self.usual, self.highest = _usual(scan, few)
         self.good = torch.from_numpy(scan.mask)
 

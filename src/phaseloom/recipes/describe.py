@@ -15,6 +15,7 @@ HOMES = {
     "reconstruct": ("phaseloom.recipes.reconstruct", "Reconstruct"),
     "simulate": ("phaseloom.recipes.simulate", "Simulate"),
     "train": ("phaseloom.recipes.train", "Train"),
+    "autoencoder": ("phaseloom.recipes.autoencode", "Autoencode"),
 }
 """Protocols that have a parameter file, and where they live."""
 
@@ -25,7 +26,7 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
     Args:
         section: of the file.
         name: of a choice in it.
-        of: whose file: ``reconstruct``, ``simulate`` or ``train``.
+        of: whose file: ``reconstruct``, ``simulate``, ``train`` or ``autoencoder``.
 
     Raises:
         BadInput: no such file, section or choice.

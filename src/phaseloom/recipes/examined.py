@@ -1,0 +1,131 @@
+"""How well an autoencoder draws patterns that it has not learned from, beside as many components."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import phaseloom
+from phaseloom.nets import pretrained
+from phaseloom.nets.autoencoder import pca
+from phaseloom.nets.embedding_losses import poisson_deviance
+from phaseloom.recipes.autoencode import Drawing, Encoding
+from phaseloom.spec import to_yaml
+
+__all__ = ["Examined", "components", "examined", "finished"]
+
+AT_ONCE = 64
+"""Patterns that are drawn together."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Of patterns that were held out, trusted pixels only.
+
+    Attributes:
+        explained: share of the variance about the mean pattern, in the numbers that the network takes; what
+            shot noise adds to the patterns is not explained by anybody, so the best is below 1.
+        deviance: Poisson deviance in a pixel; 1 where nothing but shot noise is left.
+        psnr: dB of the counts, with the largest of them all as peak.
+        patterns: that were looked at.
+    """
+
+    explained: float
+    deviance: float
+    psnr: float
+    patterns: int
+
+    def __str__(self) -> str:
+        """As a line of a report."""
+        return (
+            f"explained variance {self.explained:.4f}, deviance {self.deviance:.3f}, "
+            f"PSNR {self.psnr:.1f} dB, {self.patterns} patterns"
+        )
+
+
+@torch.no_grad()
+def examined(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
+    """Look at patterns that are in no part that was learned from.
+
+    Args:
+        lesson: with the network.
+        numbers: of the patterns.
+    """
+    lesson.net.eval()
+    sums, usual = torch.zeros(4, dtype=torch.float64), _usual(lesson)
+    for index in _pieces(numbers):
+        sums += _sums(lesson, index, usual)
+    pixels = len(numbers) * int(lesson.good.sum())
+    off, spread, deviance, squares = (float(value) for value in sums)
+    psnr = 10 * np.log10(lesson.highest**2 * pixels / max(squares, 1e-300))
+    return Examined(1 - off / max(spread, 1e-300), deviance / len(numbers), float(psnr), len(numbers))
+
+
+@torch.no_grad()
+def components(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
+    """The same of as many principal components, of the stabilised patterns that the network began with.
+
+    Args:
+        lesson: with the network.
+        numbers: of the patterns that are looked at.
+    """
+    counts = lesson.counts(lesson.few).cpu()
+    latents = lesson.net.embed(lesson.taken(lesson.counts(lesson.few[:2]))).shape[1]
+    net = pca(latent_dim=latents)
+    assert net.scale is not None
+    net.scale.calibrate(counts)
+    net.begin(net.scale(counts))
+    return examined(Drawing(net, lesson.scan, {}, lesson.few), numbers)
+
+
+def _pieces(numbers: np.ndarray) -> list[np.ndarray]:
+    return [numbers[start : start + AT_ONCE] for start in range(0, len(numbers), AT_ONCE)]
+
+
+def _usual(lesson: Drawing) -> Tensor:
+    """The mean of what the network takes, of patterns that it began with."""
+    parts = [lesson.taken(lesson.counts(index)).sum(0, keepdim=True) for index in _pieces(lesson.few)]
+    return torch.stack(parts).sum(0) / len(lesson.few)
+
+
+def _sums(lesson: Drawing, index: np.ndarray, usual: Tensor) -> Tensor:
+    """Squares that are left, squares about the mean pattern, deviance, squares that are left in counts."""
+    counts = lesson.counts(index)
+    taken = lesson.taken(counts)
+    again = lesson.net(taken)
+    expected = lesson.expected(again)
+    good = lesson.good.to(counts.device)
+    here = good.expand_as(counts)
+    return torch.stack(
+        [
+            ((again - taken).square() * good).sum(dtype=torch.float64),
+            ((taken - usual).square() * good).sum(dtype=torch.float64),
+            poisson_deviance(expected[here], counts[here]).double() * len(index),
+            ((expected - counts).square() * good).sum(dtype=torch.float64),
+        ]
+    ).cpu()
+
+
+def finished(training: Encoding, /) -> tuple[Path | None, dict[str, Any]]:
+    """Examine a training, and write its network with a card if it has a folder; the file, and the card.
+
+    Args:
+        training: at its end; its test part is looked at here and nowhere else.
+    """
+    lesson, test = training.lesson, training.parts.test
+    judges = test if len(test) else training.parts.validation
+    said = {
+        "shape": list(training.scan.counts.shape[1:]),
+        "data": training.scan.digest(),
+        "recipe": to_yaml(training.recipe.resolved()),
+        "scores": {"network": asdict(examined(lesson, judges)), "pca": asdict(components(lesson, judges))},
+        "judged on": "test" if len(test) else "validation",
+        "highest": lesson.highest,
+        "epochs": training.progress.epoch,
+        "version": phaseloom.__version__,
+    }
+    path = None if training.directory is None else training.directory / "net.safetensors"
+    return None if path is None else pretrained.save(training.net, path, said), said
