@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,9 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.learn import held_out
 from phaseloom.nets import pretrained
+from phaseloom.nets.predict import find
 from phaseloom.recipes.autoencode import Autoencode, Encoding
+from phaseloom.recipes.embed import embedded
 from phaseloom.recipes.examined import components, examined, finished
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(16, 16), angle=(1e-3, 1e-3), beam="electron")
@@ -120,6 +123,25 @@ def test_it_is_examined_on_what_it_never_saw_beside_as_many_components(scan, tmp
     torch.testing.assert_close(net.embed(net.scale(counts)), training.net.embed(training.net.scale(counts)))
 
 
+def test_embeddings_are_those_of_the_training_and_bad_frames_stand_out(scan, tmp_path):
+    training = Encoding.begin(recipe(epochs=6), tmp_path / "run", scan=scan)
+    for _ in training:
+        pass
+    path, card = finished(training)
+    counts = scan.counts.copy()
+    counts[77] = np.roll(counts[77], 8, axis=0)
+    latents, misfits = embedded(pretrained.load(path), card, replace(scan, counts=counts))
+    assert misfits.argmax() == 77
+    index = np.array([5, 300])
+    with torch.no_grad():
+        expected = training.net.eval().embed(training.lesson.taken(training.lesson.counts(index)))
+    np.testing.assert_allclose(latents[index], expected.numpy(), atol=1e-5)
+    narrow = replace(GEOMETRY, shape=(16, 8))
+    half = Scan4D(counts=counts[..., 4:12], positions=scan.positions, geometry=narrow)
+    with pytest.raises(BadInput, match="16 x 8 is not what it learned from, 16 x 16"):
+        embedded(pretrained.load(path), card, half)
+
+
 def test_the_command_trains_says_scores_and_goes_on(phaseloom, files):
     small = "model={recommended: {latent_dim: 3, width: 8, head_channels: 2}}"
     words = ("--set", small, "--set", "block=4", "--set", "epochs=1", "-q")
@@ -131,6 +153,14 @@ def test_the_command_trains_says_scores_and_goes_on(phaseloom, files):
     assert (again.code, "all 1 epochs were done before" in again.out) == (0, True), again.err
     taken = phaseloom("train", "autoencoder", files, *words, "--out", "run")
     assert taken.code == 2
+    done = phaseloom("embed", files, "--model", "run", "--out", "latents.h5")
+    assert done.code == 0, done.err
+    assert "latents: 3 of 576 patterns" in done.out
+    with h5py.File("latents.h5") as file:
+        assert file["latents"].shape == (576, 3)
+        assert file["positions"].attrs["units"] == "angstrom"
+    wrong = phaseloom("embed", files, "--model", find("tiny"), "--out", "more.npz")
+    assert (wrong.code, "which embeds nothing" in wrong.err) == (2, True)
     stranger = phaseloom("train", "patches", "run", "--resume")
     assert "is no run of such a training" in stranger.err
     assert "latent" in phaseloom("describe", "model", "recommended", "--of", "autoencoder").out

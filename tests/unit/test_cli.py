@@ -17,7 +17,7 @@ from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.result import Result
 
-VERBS = ["look", "check", "reconstruct", "compare", "describe", "demo", "simulate", "train", "predict"]
+VERBS = ["look", "check", "reconstruct", "compare", "describe", "demo", "simulate", "train", "predict", "embed"]
 PNG = b"\x89PNG"
 
 

@@ -19,7 +19,7 @@ from phaseloom.recipes.course import Course, fresh, placed
 from phaseloom.recipes.scanned import Scanned
 from phaseloom.spec import Call, part
 
-__all__ = ["Autoencode", "Drawing", "Encoding"]
+__all__ = ["Autoencode", "Drawing", "Encoding", "few_of"]
 
 BEGUN = 4096
 """Patterns, at most, that statistics and principal components are taken from."""
@@ -135,7 +135,7 @@ class Encoding(Course):
         shares = {"validation": recipe.validation, "test": recipe.test}
         self.parts: Parts = blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
         losses = {loss.name: loss.partial() for loss in recipe.losses}
-        few = _few(self.parts.train)
+        few = few_of(self.parts.train)
         self.lesson = Drawing(self.net, self.scan, losses, few)
         counts = self.lesson.counts(few)
         if self.net.scale is not None:
@@ -171,7 +171,7 @@ class Encoding(Course):
         return [held[start : start + self.recipe.batch] for start in range(0, len(held), self.recipe.batch)]
 
 
-def _few(numbers: np.ndarray) -> np.ndarray:
+def few_of(numbers: np.ndarray, /) -> np.ndarray:
     """Some of many, from all over."""
     return numbers[np.linspace(0, len(numbers) - 1, min(BEGUN, len(numbers))).astype(int)]
 
