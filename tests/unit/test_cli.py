@@ -17,7 +17,18 @@ from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.result import Result
 
-VERBS = ["look", "check", "reconstruct", "compare", "describe", "demo", "simulate", "train", "predict", "embed"]
+VERBS = [
+    "look",
+    "check",
+    "reconstruct",
+    "compare",
+    "describe",
+    "demo",
+    "simulate",
+    "train",
+    "predict",
+    "embed",
+]
 PNG = b"\x89PNG"
 
 
