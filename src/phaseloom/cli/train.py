@@ -133,8 +133,7 @@ def autoencoder(
 
     team().alone("train autoencoder")
     if resume:
-        _nothing_else(settings, out)
-        training = Encoding.resume(file)
+        training = Encoding.resume(_begun(file, settings, out))
     else:
         recipe = Autoencode.from_path(file, settings_of(settings or []))
         typer.echo(f"reading {recipe.there()}")
@@ -156,9 +155,13 @@ def _drawn(training: Any) -> None:
     typer.echo(f"network: {path}")
 
 
-def _nothing_else(settings: list[str] | None, out: Path | None) -> None:
+def _begun(file: Path | None, settings: list[str] | None, out: Path | None) -> Path:
+    """The folder of a run to go on with."""
+    if file is None:
+        raise BadInput("train", "--resume", "needs the folder of a run")
     if settings or out:
         raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
+    return file
 
 
 def _ran(training: Any, *, quiet: bool) -> None:
@@ -182,18 +185,15 @@ def _all(
     file: Path | None, settings: list[str], out: Path | None, *, resume: bool
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of all three steps, with their recipe in it, and settings of the third."""
-    from phaseloom.files import whole
     from phaseloom.fitting.team import team
+    from phaseloom.recipes._folder import keep_recipe
     from phaseloom.recipes.train import Train
-    from phaseloom.spec import to_yaml
 
     if resume:
-        if file is None:
-            raise BadInput("train", "--resume", "needs the folder of a run")
-        _nothing_else(settings, out)
-        if not (file / "train.yaml").is_file():
-            raise BadInput(str(file), None, "holds no train.yaml: name the folder of train retrieval")
-        return file, Train.from_path(file / "train.yaml").joint
+        begun = _begun(file, settings, out)
+        if not (begun / "train.yaml").is_file():
+            raise BadInput(str(begun), None, "holds no train.yaml: name the folder of train retrieval")
+        return begun, Train.from_path(begun / "train.yaml").joint
     recipe = Train.from_path(file, settings_of(settings))
     joint, base = _joint(recipe), _place(out, "retrieval")
     if (base / "train.yaml").exists() and team().first:
@@ -201,9 +201,7 @@ def _all(
             "--out", str(base), "exists already: name a new folder, or use --resume to go on with it"
         )
     if team().first:
-        base.mkdir(parents=True, exist_ok=True)
-        with whole(base / "train.yaml") as short:
-            short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
+        keep_recipe(recipe, base, name="train.yaml")
     team().wait()
     return base, joint
 
@@ -252,10 +250,7 @@ def _run(
     from phaseloom.recipes.training import Training
 
     if resume:
-        if file is None:
-            raise BadInput("train", "--resume", "needs the folder of a run")
-        _nothing_else(settings, out)
-        training = Training.resume(file, stage=stage)
+        training = Training.resume(_begun(file, settings, out), stage=stage)
     else:
         changed = {**settings_of(settings), "stage": stage, **(more or {})}
         changed = changed if scan is None else _fitting(scan, Train.from_path(file), changed)

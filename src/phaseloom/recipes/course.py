@@ -1,6 +1,5 @@
 """A training of a network in a folder: watched, stopped, resumed. Its subclasses say what is learned."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -9,11 +8,11 @@ import torch
 from torch import nn
 
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
 from phaseloom.fitting import checkpoint, device, optimizers
 from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.team import team
-from phaseloom.spec import load_yaml, to_yaml
+from phaseloom.recipes._folder import keep_events, keep_recipe
+from phaseloom.spec import load_yaml
 
 __all__ = ["Course", "fresh", "placed"]
 
@@ -59,9 +58,7 @@ class Course:
         with torch.no_grad():
             self.lesson(self.held()[0])  # what does not fit together is said now
         if self.directory is not None:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with whole(self.directory / "run.yaml") as short:
-                short.write_text(to_yaml(self.recipe.resolved()), encoding="utf-8")
+            keep_recipe(self.recipe, self.directory)
         return self
 
     @classmethod
@@ -132,8 +129,7 @@ class Course:
         if self.directory is None:
             return
         checkpoint.save(self.progress, self.directory / "snapshot.h5")
-        with whole(self.directory / "events.jsonl") as short:
-            short.write_text("".join(json.dumps(event) + "\n" for event in self.progress.history))
+        keep_events(self.progress.history, self.directory)
 
 
 def fresh(recipe: Any, net: nn.Module, /) -> Progress:

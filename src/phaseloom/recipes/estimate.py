@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
 from phaseloom.nets import pretrained
 from phaseloom.nets.linear import LinearRecovery
 from phaseloom.nets.predict import measured
 from phaseloom.nets.view import raster
+from phaseloom.recipes._folder import keep_recipe
 from phaseloom.recipes._optics import optics_of
 from phaseloom.recipes._pool import Pool
 from phaseloom.recipes.card import card
 from phaseloom.recipes.linear import solved
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.train import Making, Train
-from phaseloom.spec import Call, to_yaml
+from phaseloom.spec import Call
 from phaseloom.units import ANGLE, ENERGY, LENGTH
 
 __all__ = ["FEW", "fitted", "microscope_of"]
@@ -83,6 +83,5 @@ def fitted(
     cost = solved(net, scenes, seed=recipe.seed)
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
     told = card(recipe, net, [pool[number] for number in recipe.judges()], scenes) | {"fit": cost}
-    with whole(folder / "run.yaml") as short:
-        short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
+    keep_recipe(recipe, folder)
     return pretrained.save(net, folder / "net.safetensors", told), told

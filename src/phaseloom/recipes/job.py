@@ -12,7 +12,6 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
 from phaseloom.fitting import checkpoint, device
 from phaseloom.fitting.learn import Batches
 from phaseloom.fitting.loop import Epoch, Progress
@@ -21,6 +20,7 @@ from phaseloom.fitting.team import team
 from phaseloom.ptycho import batches
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes import advice, outcome, warm
+from phaseloom.recipes._folder import keep_events, keep_recipe
 from phaseloom.recipes.images import images
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.scanned import IN_MEMORY
@@ -109,7 +109,7 @@ class Job:
             slow = warm.slowed(recipe, job.full, worth["empty"]) if job.progress.best else ()
             changes = {"found": job.recipe.found | {"start": worth}, "changes": (*slow, *job.recipe.changes)}
             job.recipe = job.recipe.model_copy(update=changes)
-        _write_recipe(job)
+        _keep(job)
         return job
 
     @classmethod
@@ -183,7 +183,7 @@ class Job:
             fix = f"rests in this run, which has prepared nothing for it: begin with rates.{part} above zero"
             raise BadInput("job.rate", part, f"{fix}, and a start if it is to wait")
         self.recipe = self.recipe.model_copy(update={"changes": (*self.recipe.changes, change)})
-        _write_recipe(self)
+        _keep(self)
 
     def images(self) -> dict[str, Any]:
         """Object, probe and losses as they stand, as `phaseloom.plot.Live` draws them.
@@ -216,7 +216,8 @@ def _placed(recipe: Any, directory: Any, scan: Any) -> Path | None:
 
 def _run(job: Job) -> Iterator[Epoch]:
     """All epochs of all grids, from where the job is."""
-    _write_events(job)
+    if job.directory is not None:
+        keep_events(job.progress.history, job.directory)
     stages = grids(job.full, job.recipe)
     at = 0
     if job.progress.history:
@@ -258,19 +259,10 @@ def _remember(job: Job, epoch: Epoch) -> None:
         outcome.write(job, job.result(), epoch.number)
 
 
-def _write_events(job: Job) -> None:
-    """Start the list of events anew from the history: a killed run may have left half a line."""
-    if job.directory is None:
-        return
-    with whole(job.directory / "events.jsonl") as short:
-        short.write_text("".join(json.dumps(event) + "\n" for event in job.progress.history))
-
-
-def _write_recipe(job: Job) -> None:
-    """The parameter file of the run, never half of it."""
+def _keep(job: Job) -> None:
+    """Leave the parameter file in the folder of the run."""
     if job.directory is not None:
-        with whole(job.directory / "run.yaml") as short:
-            short.write_text(job.text(), encoding="utf-8")
+        keep_recipe(job.recipe, job.directory)
 
 
 def _setup(scan: Scan4D) -> str:

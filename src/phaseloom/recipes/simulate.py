@@ -19,9 +19,9 @@ from phaseloom.data import _seed_layout, samples
 from phaseloom.data.samples import PARTS
 from phaseloom.data.simulated import Sample, simulated
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.files import whole
+from phaseloom.recipes._folder import keep_recipe
 from phaseloom.recipes._pool import settled
-from phaseloom.spec import Call, Recipe, load_yaml, part, to_yaml
+from phaseloom.spec import Call, Recipe, load_yaml, part
 
 __all__ = ["Simulate", "missing", "one", "simulate"]
 
@@ -266,8 +266,7 @@ def _begun(recipe: Simulate, folder: Path) -> None:
     if recipe.layout == "seed":
         (folder / PARTS).mkdir(exist_ok=True)
     if not (folder / "run.yaml").exists() or not any(folder.rglob("[!.]*.h5")):
-        with whole(folder / "run.yaml") as short:
-            short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
+        keep_recipe(recipe, folder)
     for path in folder.rglob(".*.tmp.h5"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > STALE:
