@@ -118,8 +118,7 @@ def fixed(  # noqa: PLR0913 - a microscope has as many settings
         dose=dose,
         table=table,
     )
-    share = _seen(experiment)
-    if cell is None and share < LEAST:
+    if cell is None and (share := _seen(experiment)) < LEAST:
         fix = f"holds {100 * share:.0f} % of the probe: take a larger window, or less defocus and aberrations"
         raise BadInput("fixed.window", window, fix)
     return experiment

@@ -1,11 +1,12 @@
 """Where to compute."""
 
 import torch
+from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting.team import team
 
-__all__ = ["chosen"]
+__all__ = ["chosen", "of"]
 
 
 def chosen(name: str, /) -> str:
@@ -28,3 +29,13 @@ def chosen(name: str, /) -> str:
     if us.count > 1:
         return us.device
     return "cuda" if there and name != "cpu" else "cpu"
+
+
+def of(net: nn.Module, /) -> torch.device:
+    """The device of a network; that of one without numbers is the CPU.
+
+    Example:
+        >>> of(nn.Identity())
+        device(type='cpu')
+    """
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))

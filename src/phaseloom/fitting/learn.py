@@ -12,7 +12,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.rates import hold_still, moves
 from phaseloom.fitting.team import team
 
-__all__ = ["Batches", "NotFinite", "Objective", "from_all", "from_each", "held_out"]
+__all__ = ["Batches", "NotFinite", "Objective", "from_all", "from_each", "held_out", "in_pieces"]
 
 Objective = Callable[[Any], Mapping[str, Tensor]]
 Batches = Callable[[int], Sequence[Any]]
@@ -42,12 +42,12 @@ def from_each(
     expect = getattr(objective, "expect", None)
     total, waiting = sum(_size(batch) for batch in batches), list[tuple[int, Found]]()
     for place, batch in enumerate(batches):
-        waiting.append((_size(batch), _gradients(objective, _pieces(batch), optimizer, number)))
+        waiting.append((_size(batch), _gradients(objective, in_pieces(batch), optimizer, number)))
         if clip is not None:
             nn.utils.clip_grad_norm_(_parameters(optimizer), clip)
         _step(optimizer, _size(batch))
         if expect is not None and place + 1 < len(batches):
-            expect(tuple(team().share(piece)[0] for piece in _pieces(batches[place + 1])))
+            expect(tuple(team().share(piece)[0] for piece in in_pieces(batches[place + 1])))
         if len(waiting) == READ or place == len(batches) - 1:
             _read(waiting, sums, total, first=number == 1 and place < READ)
             waiting.clear()
@@ -80,7 +80,7 @@ def from_all(
     """L-BFGS: each evaluation adds the gradients of all batches, so its loss is that of the whole data."""
     if clip is not None:
         raise BadInput("clip", clip, "does not go with lbfgs, which chooses its own step length")
-    pieces = [piece for batch in batches for piece in _pieces(batch)]
+    pieces = [piece for batch in batches for piece in in_pieces(batch)]
     seen: list[dict[str, float]] = []
 
     def closure() -> float:
@@ -110,7 +110,7 @@ def held_out(
     if not len(batches):
         return None
     settle = [g for g in optimizer.param_groups if g["name"] in own and moves(g, number)]
-    pieces = [piece for batch in batches for piece in _pieces(batch)]
+    pieces = [piece for batch in batches for piece in in_pieces(batch)]
     total, found = sum(len(piece) for piece in pieces), list[Tensor]()
     for piece in pieces:
         optimizer.zero_grad(set_to_none=True)
@@ -146,12 +146,13 @@ def _judgement(terms: Mapping[str, Tensor], judged: Sequence[str] | None) -> Ten
     return torch.stack(judges).sum()
 
 
-def _pieces(batch: Any) -> tuple[Any, ...]:
+def in_pieces(batch: Any, /) -> tuple[Any, ...]:
+    """A batch that is computed at once, or in pieces, as its pieces."""
     return batch if isinstance(batch, tuple) else (batch,)
 
 
 def _size(batch: Any) -> int:
-    return sum(len(piece) for piece in _pieces(batch))
+    return sum(len(piece) for piece in in_pieces(batch))
 
 
 @dataclass(frozen=True)

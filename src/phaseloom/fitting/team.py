@@ -83,10 +83,12 @@ class Team:
         Raises:
             BadInput: on CPUs, where PyTorch has no such layers.
         """
+        if self.count == 1:
+            return net
         batched = [
             name for name, part in net.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)
         ]
-        if self.count == 1 or not batched:
+        if not batched:
             return net
         if self.device.startswith("cpu"):
             fix = "normalises over a batch, which CPUs cannot share: train it in one process, or on GPUs"

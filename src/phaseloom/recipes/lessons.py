@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from phaseloom.data.experiment import PER_STEP
 from phaseloom.data.views import Picked, Views, views
 from phaseloom.errors import BadInput
+from phaseloom.fitting import device
 from phaseloom.nets import pretrained, stitching
 from phaseloom.nets.endtoend import EndToEnd
 from phaseloom.nets.linear import ScanRecovery
@@ -60,8 +61,8 @@ class Lesson:
     def __call__(self, these: Picked) -> dict[str, Tensor]:
         """Losses of a batch."""
         self.net.train(torch.is_grad_enabled())
-        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
-        batch = views(self.scenes, these).to(device)
+        where = device.of(self.net)
+        batch = views(self.scenes, these).to(where)
         terms = self.terms(batch, these)
         return {name: value.float() for name, value in terms.items()}
 
@@ -78,8 +79,7 @@ class Lesson:
         """The precision of the network."""
         if self.precision == "float32":
             return nullcontext()
-        device = next(self.net.parameters()).device.type
-        return torch.autocast(device, dtype=torch.bfloat16)
+        return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
 
 
 class Reading(Lesson):

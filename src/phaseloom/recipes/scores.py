@@ -10,6 +10,7 @@ from torch import nn
 
 from phaseloom.data.experiment import told
 from phaseloom.data.views import NOISELESS, Scene, drawn
+from phaseloom.fitting import device
 from phaseloom.metrics.agreement import Agreement, agreement
 
 __all__ = ["DOSES", "RIM", "image", "scores"]
@@ -25,10 +26,10 @@ RIM = 8
 def image(net: nn.Module, scene: Scene, dose: float = NOISELESS, /, *, seed: int = 0) -> np.ndarray:
     """What a network makes of a whole scan at a dose, ``(y, x)`` radian."""
     net.eval()
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    where = device.of(net)
     patterns = drawn(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
     optics = torch.from_numpy(told(scene.experiment, dose))
-    return net(patterns[None].to(device), optics[None].to(device))[0].float().cpu().numpy()
+    return net(patterns[None].to(where), optics[None].to(where))[0].float().cpu().numpy()
 
 
 def scores(

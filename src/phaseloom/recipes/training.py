@@ -12,6 +12,7 @@ from torch import nn
 from phaseloom import plot
 from phaseloom.data.views import Picked, picked
 from phaseloom.errors import BadInput
+from phaseloom.fitting.learn import in_pieces
 from phaseloom.fitting.schedule import Every
 from phaseloom.fitting.team import team
 from phaseloom.nets import pretrained
@@ -105,12 +106,13 @@ class Training(Course):
 
     def batches(self, epoch: int, /) -> Sequence[Any]:
         """The views of an epoch, in batches, whose scans are simulated as they are needed."""
+        parts = self._parts(epoch)
         self.pool.hold([*self.numbers(epoch), *self.recipe.judges()])
-        self.pool.expect([*_read(self._parts(epoch)), *self.recipe.judges()])
+        self.pool.expect([*_read(parts), *self.recipe.judges()])
         if epoch < self.recipe.epochs:
             self.pool.expect(_read(self._parts(epoch + 1)))
         self.lesson.losses = _due(self.recipe.losses, epoch)
-        return self._parts(epoch)
+        return parts
 
     def _parts(self, epoch: int) -> list[Any]:
         """The views of an epoch in batches; those that are computed in pieces are tuples."""
@@ -182,7 +184,7 @@ def _prepare(training: Training) -> None:
 
 def _read(batches: Sequence[Any]) -> list[int]:
     """Scans that this process will read for some batches."""
-    pieces = [piece for batch in batches for piece in (batch if isinstance(batch, tuple) else (batch,))]
+    pieces = [piece for batch in batches for piece in in_pieces(batch)]
     return sorted({int(number) for piece in pieces for number in team().share(piece)[0].scenes})
 
 

@@ -45,14 +45,13 @@ def begun(stage: Stage, kept_out: Sequence[Tensor], /) -> dict[str, float]:
     count = len(model.scan.start)
     index = torch.linspace(0, count - 1, min(count, ASKED)).round().long().to(model.scan.start.device)
     there, kept = _loss(stage, index), model.object.transmission().clone()
-    found = _explained(stage, index)
     model.object.put(kept.conj())
     turned = _loss(stage, index)
     model.object.put(torch.ones_like(kept))
     empty = _loss(stage, index)
     if there < min(empty, turned):
         model.object.put(kept)
-        _doubted(found)
+        _doubted(_explained(stage, index))
         loss = held_out(
             stage.likelihood, (kept_out, (), stage.likelihood.judging), stage.progress.optimizer, 0
         )
