@@ -29,9 +29,7 @@ def embed(
     from phaseloom.recipes import embed as protocol
     from phaseloom.recipes.scanned import Scanned
 
-    if out.suffix not in (".h5", ".hdf5", ".npz"):
-        raise BadInput("--out", out.name, "is no .h5 or .npz: give it one of these endings")
-    if out.exists():
+    if protocol.writable(out).exists():
         raise BadInput("--out", str(out), "exists already: name a new file")
     recipe = Scanned.from_path(file, settings_of(settings or []))
     typer.echo(f"reading {recipe.there()}")

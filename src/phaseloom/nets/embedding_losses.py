@@ -23,6 +23,7 @@ __all__ = [
     "cosine",
     "dead",
     "decorrelation",
+    "deviances",
     "poisson_deviance",
 ]
 __all__ += ["regularised", "variance_hinge"]
@@ -184,10 +185,20 @@ def poisson_deviance(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) 
         >>> poisson_deviance(torch.full((3,), 4.0), torch.full((3,), 4.0)).item()
         0.0
     """
+    return deviances(rate, counts).mean()
+
+
+def deviances(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) -> Float[Tensor, "*n"]:
+    """What each pixel adds to `poisson_deviance`; arguments as there.
+
+    Example:
+        >>> deviances(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])).tolist()
+        [2.0, 0.0]
+    """
     with alone(rate):
         wanted, found = full(counts), full(rate).clamp_min(1e-6)
         share = torch.where(wanted > 0, wanted / found, torch.ones_like(found))
-        return 2 * (wanted * share.log() - (wanted - found)).mean()
+        return 2 * (wanted * share.log() - (wanted - found))
 
 
 def dead(embeddings: Float[Tensor, "b k"], /) -> int:

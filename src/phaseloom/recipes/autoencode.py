@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from phaseloom.data.blocks import Parts, blocks, runs
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.fitting import device
 from phaseloom.nets.autoencoder import PatternAutoencoder
 from phaseloom.nets.pattern_losses import Drawn
 from phaseloom.nets.view import across
@@ -94,8 +95,8 @@ class Drawing:
         """Patterns ``(b, 1, y, x)`` on the device of the network."""
         patterns = np.asarray(self.scan.counts[index], np.float32)
         patterns = np.where(self.scan.mask, patterns, self.usual)
-        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
-        return torch.from_numpy(patterns)[:, None].to(device)
+        where = device.of(self.net)
+        return torch.from_numpy(patterns)[:, None].to(where)
 
     def taken(self, counts: Tensor, /) -> Tensor:
         """What the network takes for counts."""
@@ -104,6 +105,13 @@ class Drawing:
     def expected(self, drawn: Tensor, /) -> Tensor:
         """The counts that what it draws stands for."""
         return drawn * self.highest if self.net.scale is None else self.net.scale.inverse(drawn)
+
+    def begin(self) -> None:
+        """Let the network take statistics and components from the few patterns."""
+        counts = self.counts(self.few)
+        if self.net.scale is not None:
+            self.net.scale.calibrate(counts)
+        self.net.begin(self.taken(counts))
 
     def __call__(self, index: np.ndarray) -> dict[str, Tensor]:
         """Losses of a batch."""
@@ -135,12 +143,8 @@ class Encoding(Course):
         shares = {"validation": recipe.validation, "test": recipe.test}
         self.parts: Parts = blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
         losses = {loss.name: loss.partial() for loss in recipe.losses}
-        few = few_of(self.parts.train)
-        self.lesson = Drawing(self.net, self.scan, losses, few)
-        counts = self.lesson.counts(few)
-        if self.net.scale is not None:
-            self.net.scale.calibrate(counts)
-        self.net.begin(self.lesson.taken(counts))
+        self.lesson = Drawing(self.net, self.scan, losses, few_of(self.parts.train))
+        self.lesson.begin()
         self.progress = fresh(recipe, self.net)
 
     @classmethod

@@ -14,11 +14,12 @@ from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.nets import pretrained
 from phaseloom.nets.autoencoder import PatternAutoencoder
+from phaseloom.nets.embedding_losses import deviances
 from phaseloom.recipes.autoencode import Drawing, few_of
 from phaseloom.recipes.scanned import Scanned
 from phaseloom.result import Provenance
 
-__all__ = ["Embedding", "embed", "embedded"]
+__all__ = ["Embedding", "embed", "embedded", "writable"]
 
 AT_ONCE = 64
 """Patterns that are read and embedded together."""
@@ -49,6 +50,7 @@ class Embedding:
         Raises:
             BadInput: a name with another ending.
         """
+        writable(path)
         arrays = {"latents": self.latents, "misfit": self.misfit, "positions": self.positions}
         if self.grid is not None:
             arrays["grid"] = np.array(self.grid)
@@ -56,8 +58,6 @@ class Embedding:
             with whole(path) as short:
                 np.savez(short, **arrays)  # pyright: ignore[reportArgumentType]
             return path
-        if path.suffix not in (".h5", ".hdf5"):
-            raise BadInput("--out", path.name, "is no .h5 or .npz: give it one of these endings")
         import h5py
 
         with whole(path) as short, h5py.File(short, "w") as file:
@@ -67,6 +67,17 @@ class Embedding:
             file["provenance"] = json.dumps(asdict(self.provenance))
             file.attrs["phaseloom_embedding"] = 1
         return path
+
+
+def writable(path: Path, /) -> Path:
+    """A path that an embedding can be written to.
+
+    Raises:
+        BadInput: a name with another ending.
+    """
+    if path.suffix not in (".h5", ".hdf5", ".npz"):
+        raise BadInput("--out", path.name, "is no .h5 or .npz: give it one of these endings")
+    return path
 
 
 def embed(recipe: Scanned, model: Path | str, /) -> Embedding:
@@ -113,9 +124,8 @@ def embedded(
     for start in range(0, len(scan), AT_ONCE):
         counts = lesson.counts(np.arange(start, min(start + AT_ONCE, len(scan))))
         found = net.embed(lesson.taken(counts))
-        drawn = lesson.expected(net.decode(found, (counts.shape[-2], counts.shape[-1]))).clamp(min=1e-6)
-        share = torch.where(counts > 0, counts / drawn, torch.ones_like(drawn))
-        terms = 2 * (counts * share.log() - (counts - drawn)) * lesson.good.to(counts.device)
+        drawn = lesson.expected(net.decode(found, (counts.shape[-2], counts.shape[-1])))
+        terms = deviances(drawn, counts) * lesson.good.to(counts.device)
         latents.append(found.float().cpu().numpy())
         misfits.append((terms.sum((1, 2, 3)) / lesson.good.sum()).cpu().numpy())
     return np.concatenate(latents), np.concatenate(misfits)

@@ -72,13 +72,10 @@ def components(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
         lesson: with the network.
         numbers: of the patterns that are looked at.
     """
-    counts = lesson.counts(lesson.few).cpu()
     latents = lesson.net.embed(lesson.taken(lesson.counts(lesson.few[:2]))).shape[1]
-    net = pca(latent_dim=latents)
-    assert net.scale is not None
-    net.scale.calibrate(counts)
-    net.begin(net.scale(counts))
-    return examined(Drawing(net, lesson.scan, {}, lesson.few), numbers)
+    beside = Drawing(pca(latent_dim=latents), lesson.scan, {}, lesson.few)
+    beside.begin()
+    return examined(beside, numbers)
 
 
 def _pieces(numbers: np.ndarray) -> list[np.ndarray]:
