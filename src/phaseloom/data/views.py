@@ -12,6 +12,7 @@ from torch import Tensor
 from phaseloom.data.experiment import PER_STEP, Experiment, image_shape, told
 from phaseloom.data.labels import Geometry, commensurate, seed_crop
 from phaseloom.data.simulated import Sample
+from phaseloom.data.turns import turned
 from phaseloom.errors import BadInput
 
 __all__ = ["LANES", "NOISELESS", "Choice", "Picked", "Scene", "Views", "drawn", "labelled", "lane"]
@@ -247,15 +248,10 @@ def _cut(scene: Scene, row: int, col: int, window: tuple[int, int]) -> tuple[Ten
 
 
 def _turned(patterns: Tensor, phase: Tensor, turn: int) -> tuple[Tensor, Tensor]:
-    """Scan, patterns and phase flipped together; zero frequency stays where it was.
-
-    Of an even number of pixels the first row has no partner and stays; it is the darkest.
-    """
+    """Scan, patterns and phase flipped together; zero frequency stays where it was."""
     for bit, axis in ((1, 0), (2, 1)):
         if turn & bit:
-            patterns = patterns.flip(axis, axis + 2)
-            patterns = patterns.roll(1, axis + 2) if patterns.shape[axis + 2] % 2 == 0 else patterns
-            phase = phase.flip(axis)
+            patterns, phase = patterns.flip(axis), phase.flip(axis)
     if turn & 4:
-        patterns, phase = patterns.transpose(0, 1).transpose(2, 3), phase.T
-    return patterns, phase
+        patterns, phase = patterns.transpose(0, 1), phase.T
+    return turned(patterns, turn), phase
