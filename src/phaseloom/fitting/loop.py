@@ -93,6 +93,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
     judged: Sequence[str] | None = None,
     patience: int | None = None,
     clip: float | None = None,
+    within: float = 0.01,
 ) -> Iterator[Epoch]:
     """Run until ``epochs`` are done in all, yielding each.
 
@@ -121,6 +122,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         judged: names of the terms that the hold-out loss is made of; default: all.
         patience: stop when the hold-out loss has not fallen by 0.1 % for so many epochs.
         clip: largest norm of the gradient.
+        within: share by which the last hold-out loss may be above the lowest and still be the result.
 
     Yields:
         An `Epoch` after each.
@@ -140,7 +142,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         done = bool(progress.stopped) or number >= epochs
         if done:
             progress.stopped = progress.stopped or _all(epochs, horizon)
-            _return_to_best(progress, epoch)
+            _return_to_best(progress, epoch, within)
         yield epoch
         if done:
             return
@@ -266,12 +268,13 @@ def _all(epochs: int, horizon: int | None) -> str:
     return f"all {epochs} epochs done" if epochs > 1 else "one epoch done"
 
 
-def _return_to_best(progress: Progress, epoch: Epoch) -> None:
-    if progress.best is None or epoch.holdout is None or epoch.holdout <= 1.01 * progress.best[1]:
+def _return_to_best(progress: Progress, epoch: Epoch, within: float) -> None:
+    best = progress.best
+    if best is None or epoch.holdout is None or epoch.holdout <= (1 + within) * best[1]:
         return
     progress.restore_best()
-    progress.shown = progress.best[0]
-    progress.stopped += f"; the result is that of epoch {progress.best[0]}, whose hold-out loss is the lowest"
+    progress.shown = best[0]
+    progress.stopped += f"; the result is that of epoch {best[0]}, whose hold-out loss is the lowest"
 
 
 def _learns_on(progress: Progress, since: int) -> bool:

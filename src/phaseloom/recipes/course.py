@@ -26,6 +26,7 @@ class Course:
     Attributes:
         kind: class of the recipe, which has ``optimizer``, ``rate``, ``shape``, ``epochs``, ``clip``,
             ``patience``, ``seed`` and ``device``.
+        within: share by which the last hold-out loss may be above the lowest and still be the result.
         recipe: what is done.
         directory: where it is kept, or ``None``.
         net: what is trained, on its device.
@@ -34,6 +35,7 @@ class Course:
     """
 
     kind: ClassVar[Any]
+    within: ClassVar[float] = 0.01
     lesson: Any
 
     def __init__(self, recipe: Any, directory: Path | None):
@@ -94,6 +96,7 @@ class Course:
             judged=[self.judged],
             patience=recipe.patience,
             clip=recipe.clip,
+            within=self.within,
         )
         try:
             for epoch in epochs:

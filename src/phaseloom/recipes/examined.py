@@ -12,7 +12,8 @@ import phaseloom
 from phaseloom.nets import pretrained
 from phaseloom.nets.autoencoder import pca
 from phaseloom.nets.embedding_losses import poisson_deviance
-from phaseloom.recipes.autoencode import Drawing, Encoding
+from phaseloom.recipes.autoencode import Encoding
+from phaseloom.recipes.drawing import Drawing
 from phaseloom.spec import to_yaml
 
 __all__ = ["Examined", "components", "examined", "finished"]
@@ -27,7 +28,8 @@ class Examined:
 
     Attributes:
         explained: share of the variance about the mean pattern, in the numbers that the network takes; what
-            shot noise adds to the patterns is not explained by anybody, so the best is below 1.
+            shot noise adds to the patterns is not explained by anybody, so the best is below 1. Of networks
+            that learn from halves, of one half by the other.
         deviance: Poisson deviance in a pixel; 1 where nothing but shot noise is left.
         psnr: dB of the counts, with the largest of them all as peak.
         patterns: that were looked at.
@@ -73,7 +75,7 @@ def components(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
         numbers: of the patterns that are looked at.
     """
     latents = lesson.net.embed(lesson.taken(lesson.counts(lesson.few[:2]))).shape[1]
-    beside = Drawing(pca(latent_dim=latents), lesson.scan, {}, lesson.few)
+    beside = Drawing(pca(latent_dim=latents), lesson.scan, {}, lesson.few, manner=lesson.manner)
     beside.begin()
     return examined(beside, numbers)
 
@@ -83,16 +85,16 @@ def _pieces(numbers: np.ndarray) -> list[np.ndarray]:
 
 
 def _usual(lesson: Drawing) -> Tensor:
-    """The mean of what the network takes, of patterns that it began with."""
-    parts = [lesson.taken(lesson.counts(index)).sum(0, keepdim=True) for index in _pieces(lesson.few)]
+    """The mean of what the network should draw, of patterns that it began with."""
+    parts = [lesson.taken(lesson.shown(index)[1]).sum(0, keepdim=True) for index in _pieces(lesson.few)]
     return torch.stack(parts).sum(0) / len(lesson.few)
 
 
 def _sums(lesson: Drawing, index: np.ndarray, usual: Tensor) -> Tensor:
     """Squares that are left, squares about the mean pattern, deviance, squares that are left in counts."""
-    counts = lesson.counts(index)
+    given, counts = lesson.shown(index)
     taken = lesson.taken(counts)
-    again = lesson.net(taken)
+    again = lesson.net(lesson.taken(given))
     expected = lesson.expected(again)
     good = lesson.good.to(counts.device)
     here = good.expand_as(counts)
@@ -121,6 +123,7 @@ def finished(training: Encoding, /) -> tuple[Path | None, dict[str, Any]]:
         "scores": {"network": asdict(examined(lesson, judges)), "pca": asdict(components(lesson, judges))},
         "judged on": "test" if len(test) else "validation",
         "highest": lesson.highest,
+        "halves": lesson.manner.halves,
         "epochs": training.progress.epoch,
         "version": phaseloom.__version__,
     }
