@@ -197,6 +197,7 @@ NO_DISKS = {
     "a disk larger than the detector": disk((40, 40), 24.0, (20.0, 20.0)),
     "a disk over the edge": disk((40, 40), 12.0, (4.0, 20.0)),
     "a gentle hill": np.exp(-np.hypot(*(np.indices((60, 60)) - 30.0)) / 8),
+    "a cone": np.maximum(0, 1 - np.hypot(*(np.indices((32, 32)) - 16.0)) / 12),
     "a single pixel": np.eye(40)[:, :1] @ np.eye(40)[20:21] * 100,
     "NaN": np.full((40, 40), np.nan),
 }

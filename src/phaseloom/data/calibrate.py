@@ -141,7 +141,8 @@ class _Rim:
         radius, y, x, *_, width = _told(found)
         room = min(y, x, shape[0] - 1 - y, shape[1] - 1 - x)
         inside = np.hypot(self.y - y, self.x - x) < radius
-        step = self.counts[inside].mean() - self.counts[~inside].mean() if inside.any() else 0.0
+        both = inside.any() and not inside.all()
+        step = self.counts[inside].mean() - self.counts[~inside].mean() if both else 0.0
         if not (2 <= radius <= room + 1 and width < 0.5 * radius and step > 0.1):
             fix = "is no disk that lies within the detector: give the angle of a pixel instead"
             raise BadInput("calibrate", f"a radius of {radius:.4g} pixels", fix)
