@@ -6,7 +6,7 @@ from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.metrics.image import psnr, ssim
-from phaseloom.nets.autoencoder import Autoencoder, pca
+from phaseloom.nets.autoencoder import Autoencoder, pca, recommended
 from phaseloom.nets.summary import calculate_metrics, comparison, save_comparison_images, show
 
 
@@ -111,3 +111,9 @@ def test_wrong_calls_are_told():
         calculate_metrics(torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 17))
     with pytest.raises(BadInput, match="11x11"):
         calculate_metrics(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8))
+
+
+def test_an_autoencoder_is_shown_in_its_own_size():
+    net = recommended(latent_dim=2, out_shape=(24, 20), width=4)
+    assert show(net).input_size == (1, 24, 20)
+    assert show(net, input_size=(1, 32, 32)).input_size == (1, 32, 32)

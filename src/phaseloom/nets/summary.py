@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.metrics import image
+from phaseloom.nets.autoencoder import PatternAutoencoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,7 +135,7 @@ def show(
     example_input: Tensor | None = None,
     output_dir: Path | str | None = None,
     *,
-    input_size: Sequence[int] = (1, 256, 256),
+    input_size: Sequence[int] | None = None,
 ) -> Summary:
     """Layers, shapes and parameters of a network; with an example, also how well it is drawn.
 
@@ -144,7 +145,8 @@ def show(
         model: takes ``(b, *input_size)`` and gives the same shape.
         example_input: patterns ``(b, 1, y, x)`` to draw, which then say the size.
         output_dir: folder for a figure of them and what is drawn.
-        input_size: of one pattern, the channel first.
+        input_size: of one pattern, the channel first; default: what an autoencoder is made for, else
+            1 x 256 x 256.
 
     Returns:
         A value to print.
@@ -159,7 +161,8 @@ def show(
     """
     if example_input is None and output_dir is not None:
         raise BadInput("show: output_dir", str(output_dir), "needs patterns to draw: pass example_input too")
-    size = tuple(input_size if example_input is None else example_input.shape[1:])
+    own = (1, *model.out_shape) if isinstance(model, PatternAutoencoder) else (1, 256, 256)
+    size = tuple(input_size or own) if example_input is None else tuple(example_input.shape[1:])
     counts = [value.numel() for value in model.parameters()]
     free = sum(value.numel() for value in model.parameters() if value.requires_grad)
     metrics = figure = None
