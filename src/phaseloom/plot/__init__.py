@@ -21,6 +21,7 @@ from phaseloom.plot.places import groups, positions, tilts
 from phaseloom.plot.probe import probe_modes
 from phaseloom.plot.report import comparison, report
 from phaseloom.plot.scan import scan_overview
+from phaseloom.plot.virtual import save_stem_visualization, virtual_images
 
 __all__ = [
     "Live",
@@ -38,9 +39,11 @@ __all__ = [
     "refined",
     "report",
     "save",
+    "save_stem_visualization",
     "scan_overview",
     "slices",
     "slide",
     "tilts",
+    "virtual_images",
     "watching",
 ]

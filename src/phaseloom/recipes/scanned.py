@@ -46,11 +46,15 @@ class Scanned(Recipe):
         return recipe.put(settings) if settings else recipe
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
-        """The data, read or handed over, and prepared."""
+        """The data, read or handed over, and prepared, without blank patterns."""
+        return _lit(self.all(given), self.file.name)
+
+    def all(self, given: Scan4D | None = None, /) -> Scan4D:
+        """The same with blank patterns in their places."""
         scan = _read(self) if given is None else given
         for step in self.prepare:
             scan = step(scan)
-        return _lit(scan, self.file.name)
+        return scan
 
     def there(self) -> Path:
         """The file of the data, or a sentence on why nothing can be read from it."""
