@@ -6,11 +6,12 @@
 - `states`: entropy, fidelity and error of mixed states, whose modes matter only up to unitary mixing.
 - `repeats`: repeated reconstructions in one gauge, their mean, and what is real in it (PRTF, SSNR).
 - `spectral`: correlations in bands of frequency, also of mixed states, and what a scan puts into each.
+- `clusters`: groups of rows of numbers, how stable they are, and how they agree with labels.
 - `halves`: reconstructions of halves of the data without trends, laid on one another.
 
 Everything takes numpy arrays, or what `numpy.asarray` accepts, and returns floats, arrays or frozen values.
 """
 
-from phaseloom.metrics import halves, image, phase, repeats, resolution, spectral, states
+from phaseloom.metrics import clusters, halves, image, phase, repeats, resolution, spectral, states
 
-__all__ = ["halves", "image", "phase", "repeats", "resolution", "spectral", "states"]
+__all__ = ["clusters", "halves", "image", "phase", "repeats", "resolution", "spectral", "states"]
