@@ -28,8 +28,9 @@ from phaseloom.data.prepare._scan import (
     weights,
 )
 from phaseloom.data.prepare._surface import tilt_sample
+from phaseloom.data.prepare._without import without
 
 __all__ = ["affine", "bin", "calibrate", "center", "crop", "detector_blur", "enlarge", "expect", "flip"]
 __all__ += ["half", "jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]
 __all__ += ["resample", "rotate", "scale", "select", "source_size", "thin", "tilt_sample", "transpose"]
-__all__ += ["weights", "window"]
+__all__ += ["weights", "window", "without"]
