@@ -130,7 +130,7 @@ def test_embeddings_are_those_of_the_training_and_bad_frames_stand_out(scan, tmp
     path, card = finished(training)
     counts = scan.counts.copy()
     counts[77] = np.roll(counts[77], 8, axis=0)
-    latents, misfits = embedded(pretrained.load(path), card, replace(scan, counts=counts))
+    latents, misfits, _ = embedded(pretrained.load(path), card, replace(scan, counts=counts))
     assert misfits.argmax() == 77
     index = np.array([5, 300])
     with torch.no_grad():

@@ -28,6 +28,8 @@ VERBS = [
     "train",
     "predict",
     "embed",
+    "virtual",
+    "latents",
 ]
 PNG = b"\x89PNG"
 

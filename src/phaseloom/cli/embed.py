@@ -1,7 +1,7 @@
 """The verb that says each pattern by a few numbers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from phaseloom.cli.files import DataFile, Set, settings_of
 from phaseloom.errors import BadInput
 
 __all__ = ["embed"]
+
+NAMED = 8
+"""Unusual patterns that are named in print; the file holds all."""
 
 
 @app.command()
@@ -22,7 +25,7 @@ def embed(
     ],
     out: Annotated[Path, typer.Option(help="file to write, .h5 or .npz")] = Path("embeddings.h5"),
 ) -> None:
-    """Embed every pattern of a scan by an autoencoder: latents, misfits and places in a file.
+    """Embed every pattern of a scan by an autoencoder: latents, misfits, counts and places in a file.
 
     The scan is read and prepared as in its parameter file; the settings of a training hold for its own scan.
     """
@@ -35,7 +38,30 @@ def embed(
     typer.echo(f"reading {recipe.there()}")
     found = protocol.embed(recipe, model)
     count, latents = found.latents.shape
-    worst = [int(number) for number in found.misfit.argsort()[::-1][:5]]
     typer.echo(f"latents: {latents} of {count} patterns")
-    typer.echo(f"misfit:  median {sorted(found.misfit)[count // 2]:.3g}; largest in patterns {worst}")
+    typer.echo(f"misfit:  median {sorted(found.misfit)[count // 2]:.3g}")
     typer.echo(f"written: {found.write(out)}")
+    _unusual(found, recipe, out)
+
+
+def _unusual(found: Any, recipe: Any, out: Path) -> None:
+    """Name the patterns that stand out, and say how to leave them out."""
+    import yaml
+
+    from phaseloom.recipes.embedding import THRESHOLD
+
+    numbers = found.unusual()
+    said = f"unusual: {len(numbers)} patterns, more than {THRESHOLD:g} robust spreads from their neighbours"
+    typer.echo(said)
+    usual = sorted(found.totals)[len(found) // 2]
+    for number in numbers[:NAMED]:
+        share = 100 * found.totals[number] / usual
+        typer.echo(
+            f"  pattern {number}: misfit {found.misfit[number]:.3g}, counts {share:.0f} % of the median"
+        )
+    if len(numbers) > NAMED:
+        typer.echo(f"  and {len(numbers) - NAMED} more: 'unusual' in {out}")
+    if len(numbers):
+        steps = [*recipe.given().get("prepare", []), {"without": {"path": str(out.resolve())}}]
+        line = yaml.safe_dump({"prepare": steps}, default_flow_style=True, width=10**6).strip()
+        typer.echo(f"to leave them out, write in the parameter file:\n{line[1:-1]}")
