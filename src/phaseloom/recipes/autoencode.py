@@ -94,7 +94,7 @@ class Encoding(Course):
         self.parts: Parts = blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
         losses = {loss.name: loss.partial() for loss in recipe.losses}
         manner = Manner(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
-        self.lesson = Drawing(self.net, self.scan, losses, few_of(self.parts.train), manner=manner)
+        self.lesson = Drawing(self.net, self.scan, losses, few_of(self.parts.train, self.scan), manner=manner)
         self.lesson.begin()
         self.progress = fresh(recipe, self.net)
 

@@ -19,8 +19,8 @@ from phaseloom.nets.view import across
 
 __all__ = ["Drawing", "Manner", "few_of"]
 
-BEGUN = 4096
-"""Patterns, at most, that statistics and principal components are taken from."""
+BEGUN, NUMBERS = 4096, 2**24
+"""Patterns, and pixels of them all, that statistics and principal components are taken from at most."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,15 @@ class Drawing:
         return turns.turned(given, way), turns.turned(wanted, way), turns.turned(good, way)
 
 
-def few_of(numbers: np.ndarray, /) -> np.ndarray:
-    """Some of many, from all over."""
-    return numbers[np.linspace(0, len(numbers) - 1, min(BEGUN, len(numbers))).astype(int)]
+def few_of(numbers: np.ndarray, scan: Scan4D, /) -> np.ndarray:
+    """Some of many patterns, from all over, that fit into memory.
+
+    Args:
+        numbers: of patterns.
+        scan: that they are of.
+    """
+    most = min(BEGUN, max(NUMBERS // scan.mask.size, 64), len(numbers))
+    return numbers[np.linspace(0, len(numbers) - 1, most).astype(int)]
 
 
 def _usual(scan: Scan4D, few: np.ndarray) -> tuple[np.ndarray, float]:
