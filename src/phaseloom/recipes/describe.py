@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from phaseloom.errors import BadInput, nearest
@@ -106,7 +107,7 @@ def _start(info: Any) -> Any:
 def _default(value: Any) -> str:
     if str(value) == "PydanticUndefined":
         return "(required)"
-    return repr(value) if not isinstance(value, str) else (value or "''")
+    return str(value) or "''" if isinstance(value, str | Path) else repr(value)
 
 
 def _attribute(recipe: type[Recipe], key: str) -> str:
