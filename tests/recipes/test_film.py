@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 import pytest
 
-from benchmarks.autoencoder import everything, explained, trained
+from benchmarks.autoencoder import everything, explained, memory, trained
 from phaseloom.data.domains import polar_film
 
 # share of the variance that a network must explain beyond principal components
@@ -39,3 +39,10 @@ def test_latents_of_small_patterns_are_as_many_numbers_as_they_are():
     gain, latents = judged(polar_film(pixels=64, seed=0), 32, 0, 2)
     assert gain > -0.002
     assert np.linalg.matrix_rank(latents - latents.mean(0), rtol=1e-2) >= 16
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_scan():
+    small, large = (memory(gigabytes) for gigabytes in (0.1, 0.8))
+    assert large["patterns"] > 6 * small["patterns"]
+    assert large["peak_bytes"] < small["peak_bytes"] + 0.5 * large["bytes"]

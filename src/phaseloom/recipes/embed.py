@@ -82,15 +82,16 @@ def embedded(
 
     Arguments and errors as of `lesson_of`.
     """
-    lesson = lesson_of(net, card, scan)
-    latents, misfits, totals = [], [], []
-    for start in range(0, len(scan), AT_ONCE):
-        index = np.arange(start, min(start + AT_ONCE, len(scan)))
+    lesson, count = lesson_of(net, card, scan), len(scan)
+    latents = np.empty((count, lesson.drawn(np.arange(1))[0].shape[1]), np.float32)
+    misfits, totals = np.empty(count, np.float32), np.empty(count)  # pieces would pin memory
+    for start in range(0, count, AT_ONCE):
+        index = np.arange(start, min(start + AT_ONCE, count))
         counts = lesson.counts(index)
         good = lesson.good.to(counts.device)
         found, drawn = lesson.drawn(index)
         terms = deviances(drawn, counts) * good
-        latents.append(found.cpu().numpy())
-        misfits.append((terms.sum((1, 2, 3)) / good.sum()).cpu().numpy())
-        totals.append((counts * good).sum((1, 2, 3), dtype=torch.float64).cpu().numpy())
-    return np.concatenate(latents), np.concatenate(misfits), np.concatenate(totals)
+        latents[index] = found.cpu()
+        misfits[index] = (terms.sum((1, 2, 3)) / good.sum()).cpu()
+        totals[index] = (counts * good).sum((1, 2, 3), dtype=torch.float64).cpu()
+    return latents, misfits, totals
