@@ -431,3 +431,52 @@ class TestSchedule:
         assert values[-1] == pytest.approx(0.1)
         assert (np.diff(values) <= 0).all()
         assert constant(0.7) == 1
+
+
+class Spoiled(Lines):
+    """Some samples have no finite loss, others no finite gradient."""
+
+    def __init__(self, loss=(), slope=()):
+        super().__init__()
+        self.loss, self.steep = set(loss), set(slope)
+
+    def __call__(self, index):
+        misfit = super().__call__(index)["misfit"]
+        if self.loss & set(index.tolist()):
+            misfit = misfit * math.nan
+        if self.steep & set(index.tolist()):
+            misfit = misfit + (self.slope.sum() * 0).sqrt()  # zero, with an infinite gradient
+        return {"misfit": misfit}
+
+
+def in_order(number):
+    return [INDEX[start : start + 3] for start in range(0, 12, 3)]
+
+
+def test_batches_without_finite_numbers_are_skipped_and_named(caplog):
+    model, twin = Spoiled(loss=[4], slope=[10]), Lines()
+    progress, other = started(model), started(twin)
+    list(fit(model, in_order, progress, epochs=3, spare=1))
+    list(fit(twin, lambda number: in_order(number)[::2], other, epochs=3))
+    torch.testing.assert_close(model.slope, twin.slope)
+    losses = [[event["loss"] for event in one.history] for one in (progress, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    named = [record.getMessage() for record in caplog.records]
+    assert "epoch 1, batch 2 ([3 4 5]): the term 'misfit' became nan: skipped" in named
+    assert sum("batch 4" in text and "gradient" in text for text in named) == 3
+
+
+def test_too_many_of_them_in_a_row_end_the_fit():
+    model = Spoiled(loss=[4, 7])
+    progress = started(model)
+    assert list(fit(model, in_order, progress, epochs=3, spare=1)) == []
+    assert "in 2 batches one after the other" in progress.stopped
+
+
+def test_groups_that_say_so_are_not_clipped():
+    model = Lines()
+    progress = started(model)
+    progress.optimizer.param_groups[1]["clip"] = False
+    list(fit(model, in_order, progress, epochs=1, clip=1e-9))
+    assert float(model.slope.detach().abs().max()) < 1e-8
+    assert float(model.height.detach().abs().max()) > 1e-3

@@ -1,5 +1,6 @@
 """What an optimiser does with the batches of one epoch."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.rates import hold_still, moves
 from phaseloom.fitting.team import team
 
-__all__ = ["Batches", "NotFinite", "Objective", "from_all", "from_each", "held_out", "in_pieces"]
+__all__ = ["Batches", "NotFinite", "Objective", "from_all", "from_each", "from_good", "held_out", "in_pieces"]
+
+log = logging.getLogger(__name__)
 
 Objective = Callable[[Any], Mapping[str, Tensor]]
 Batches = Callable[[int], Sequence[Any]]
@@ -44,7 +47,7 @@ def from_each(
     for place, batch in enumerate(batches):
         waiting.append((_size(batch), _gradients(objective, in_pieces(batch), optimizer, number)))
         if clip is not None:
-            nn.utils.clip_grad_norm_(_parameters(optimizer), clip)
+            nn.utils.clip_grad_norm_(_clipped(optimizer), clip)
         _step(optimizer, _size(batch))
         if expect is not None and place + 1 < len(batches):
             expect(tuple(team().share(piece)[0] for piece in in_pieces(batches[place + 1])))
@@ -52,6 +55,46 @@ def from_each(
             _read(waiting, sums, total, first=number == 1 and place < READ)
             waiting.clear()
     return sums, len(batches), 1.0
+
+
+def from_good(
+    objective: Objective,
+    batches: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
+    /,
+    *,
+    spare: int,
+) -> Learnt:
+    """As `from_each`, but a batch whose loss or gradient is not finite is skipped, and named in the log.
+
+    Every batch is waited for. Means are those of the others; ``spare`` may be skipped one after the other.
+
+    Raises:
+        NotFinite: one more in a row, or none left.
+    """
+    sums: dict[str, float] = {}
+    kept = left = steps = 0
+    for place, batch in enumerate(batches):
+        found = _gradients(objective, in_pieces(batch), optimizer, number)
+        try:
+            terms = found.terms(found.numbers.tolist())
+        except NotFinite as problem:
+            left += 1
+            log.warning("epoch %d, batch %d (%s): %s: skipped", number, place + 1, batch, problem)
+            if left > spare:
+                raise NotFinite(f"{problem}, in {left} batches one after the other") from problem
+            continue
+        if clip is not None:
+            nn.utils.clip_grad_norm_(_clipped(optimizer), clip)
+        _step(optimizer, _size(batch))
+        left, steps, kept = 0, steps + 1, kept + _size(batch)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value * _size(batch)
+    if not kept:
+        raise NotFinite("no batch had a finite loss and gradient")
+    return {name: value / kept for name, value in sums.items()}, steps, 1.0
 
 
 def _read(waiting: Sequence[tuple[int, "Found"]], sums: dict[str, float], total: int, *, first: bool) -> None:
@@ -210,6 +253,11 @@ def _gradients(
     moved = [(g["name"], p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     sums = torch.stack([_sum(parameter).to(values[0]) for _, parameter in moved]) if moved else values[0][:0]
     return Found(seen, [name for name, _ in moved], torch.cat([team().add(torch.cat(values)), sums]))
+
+
+def _clipped(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Parameters whose gradients are clipped together: of all groups that do not say ``clip: False``."""
+    return [each for group in optimizer.param_groups if group.get("clip", True) for each in group["params"]]
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -5,12 +5,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from phaseloom.fitting.learn import Batches, NotFinite, Objective, from_all, from_each, held_out
+from phaseloom.fitting.learn import Batches, NotFinite, Objective, from_all, from_each, from_good, held_out
 from phaseloom.fitting.rates import set_rates, settling
 from phaseloom.fitting.schedule import Every, Shape, constant
 
@@ -94,6 +95,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
     patience: int | None = None,
     clip: float | None = None,
     within: float = 0.01,
+    spare: int = 0,
 ) -> Iterator[Epoch]:
     """Run until ``epochs`` are done in all, yielding each.
 
@@ -123,12 +125,14 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         patience: stop when the hold-out loss has not fallen by 0.1 % for so many epochs.
         clip: largest norm of the gradient.
         within: share by which the last hold-out loss may be above the lowest and still be the result.
+        spare: batches one after the other that are skipped if their numbers are not finite, rather than
+            ending the epoch.
 
     Yields:
         An `Epoch` after each.
     """
     progress.stopped, progress.shown = "", None
-    learnt, held, pace = (objective, batches, clip), (holdout, own, judged), (shape, horizon or epochs)
+    learnt, held, pace = (objective, batches, clip, spare), (holdout, own, judged), (shape, horizon or epochs)
     while progress.epoch < epochs:
         number = progress.epoch + 1
         epoch = _tried(progress, pace, learnt, held, (before, after))
@@ -151,7 +155,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
 def _tried(
     progress: Progress,
     pace: tuple[Shape, int],
-    learnt: tuple[Objective, Batches, float | None],
+    learnt: tuple[Objective, Batches, float | None, int],
     held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
     around: tuple[Sequence[Callable[[Progress], None]], Sequence[Every]],
 ) -> Epoch | None:
@@ -184,13 +188,14 @@ def _tried(
 def _one(
     progress: Progress,
     rates: dict[str, float],
-    learnt: tuple[Objective, Batches, float | None],
+    learnt: tuple[Objective, Batches, float | None, int],
     held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
 ) -> Epoch:
     """One epoch: learn from every batch, then look at the patterns held out."""
     began = time.perf_counter()
-    (objective, batches, clip), number = learnt, progress.epoch + 1
-    learn = from_all if isinstance(progress.optimizer, torch.optim.LBFGS) else from_each
+    (objective, batches, clip, spare), number = learnt, progress.epoch + 1
+    learn = partial(from_good, spare=spare) if spare else from_each
+    learn = from_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
     terms, updates, passes = learn(objective, batches(number), progress.optimizer, number, clip)
     left = held_out(objective, held, progress.optimizer, number)
     return Epoch(

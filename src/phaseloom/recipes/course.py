@@ -27,6 +27,7 @@ class Course:
         kind: class of the recipe, which has ``optimizer``, ``rate``, ``shape``, ``epochs``, ``clip``,
             ``patience``, ``seed`` and ``device``.
         within: share by which the last hold-out loss may be above the lowest and still be the result.
+        spare: batches in a row that are skipped where their numbers are not finite.
         recipe: what is done.
         directory: where it is kept, or ``None``.
         net: what is trained, on its device.
@@ -36,6 +37,7 @@ class Course:
 
     kind: ClassVar[Any]
     within: ClassVar[float] = 0.01
+    spare: ClassVar[int] = 0
     lesson: Any
 
     def __init__(self, recipe: Any, directory: Path | None):
@@ -97,6 +99,7 @@ class Course:
             patience=recipe.patience,
             clip=recipe.clip,
             within=self.within,
+            spare=self.spare,
         )
         try:
             for epoch in epochs:
