@@ -3,6 +3,7 @@
 - `phase`: error of a phase image after its gauge (shift, constant, ramp) has been removed.
 - `resolution`: Fourier ring correlation of two independent reconstructions.
 - `image`: peak signal-to-noise ratio and structural similarity.
+- `colour`: underwater image quality and colour without a reference.
 - `states`: entropy, fidelity and error of mixed states, whose modes matter only up to unitary mixing.
 - `repeats`: repeated reconstructions in one gauge, their mean, and what is real in it (PRTF, SSNR).
 - `spectral`: correlations in bands of frequency, also of mixed states, and what a scan puts into each.
@@ -12,6 +13,6 @@
 Everything takes numpy arrays, or what `numpy.asarray` accepts, and returns floats, arrays or frozen values.
 """
 
-from phaseloom.metrics import clusters, halves, image, phase, repeats, resolution, spectral, states
+from phaseloom.metrics import clusters, colour, halves, image, phase, repeats, resolution, spectral, states
 
-__all__ = ["clusters", "halves", "image", "phase", "repeats", "resolution", "spectral", "states"]
+__all__ = ["clusters", "colour", "halves", "image", "phase", "repeats", "resolution", "spectral", "states"]

@@ -11,13 +11,22 @@ SIGMA, REACH = 1.5, 5
 """Gaussian weights of the structural similarity: an 11x11 window, as Wang et al. (2004)."""
 
 
-def psnr(image: ArrayLike, reference: ArrayLike, /, *, peak: float | int | None = None) -> float:
+def psnr(
+    image: ArrayLike,
+    reference: ArrayLike,
+    /,
+    *,
+    peak: float | int | None = None,
+    within: tuple[float | int, float | int] | None = None,
+) -> float:
     """Peak signal-to-noise ratio, ``10 log10(peak^2 / mean squared error)``, in decibel.
 
     Args:
-        image: any shape, real.
+        image: any shape, real; all values of all channels count the same.
         reference: the same shape.
         peak: largest possible difference of grey values; default: the reference's range.
+        within: lowest and highest value that the image is clipped to first, as a file or a screen would,
+            such as ``(0, 1)``; default: it is taken as it is.
 
     Raises:
         BadInput: shapes differ, or the reference is constant and no peak is given.
@@ -26,21 +35,31 @@ def psnr(image: ArrayLike, reference: ArrayLike, /, *, peak: float | int | None 
         >>> psnr(np.full((4, 4), 0.1), np.zeros((4, 4)), peak=1.0).__round__(6)
         20.0
     """
-    values, wanted, peak = _checked(image, reference, peak)
+    values, wanted, peak = _checked(image, reference, peak, within)
     error = np.mean((values - wanted) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
 
 
-def ssim(image: ArrayLike, reference: ArrayLike, /, *, peak: float | int | None = None) -> float:
+def ssim(
+    image: ArrayLike,
+    reference: ArrayLike,
+    /,
+    *,
+    peak: float | int | None = None,
+    within: tuple[float | int, float | int] | None = None,
+) -> float:
     """Mean structural similarity, 1 for equal images.
 
     Gaussian weights (sigma 1.5, 11x11), ``K1 = 0.01``, ``K2 = 0.03``; the mean leaves out five pixels
     at each edge (Wang et al. 2004, doi 10.1109/TIP.2003.819861).
 
     Args:
-        image: ``(..., y, x)``, real; leading axes are averaged.
+        image: ``(..., y, x)``, real; each image of the leading axes, such as colours, is compared by itself,
+            and all count the same.
         reference: the same shape.
         peak: largest possible difference of grey values; default: the reference's range.
+        within: lowest and highest value that the image is clipped to first, as a file or a screen would,
+            such as ``(0, 1)``; default: it is taken as it is.
 
     Raises:
         BadInput: shapes differ, images smaller than 11x11, or a constant reference without peak.
@@ -49,7 +68,7 @@ def ssim(image: ArrayLike, reference: ArrayLike, /, *, peak: float | int | None 
         >>> ssim(np.eye(16), np.eye(16)).__round__(6)
         1.0
     """
-    values, wanted, peak = _checked(image, reference, peak)
+    values, wanted, peak = _checked(image, reference, peak, within)
     if values.ndim < 2 or min(values.shape[-2:]) <= 2 * REACH:
         raise BadInput("ssim", values.shape, "must be at least 11x11 pixels")
     mean, target = _blur(values), _blur(wanted)
@@ -71,7 +90,10 @@ def _blur(values: np.ndarray) -> np.ndarray:
 
 
 def _checked(
-    image: ArrayLike, reference: ArrayLike, peak: float | int | None
+    image: ArrayLike,
+    reference: ArrayLike,
+    peak: float | int | None,
+    within: tuple[float | int, float | int] | None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Both images in double precision, and the range of grey values."""
     values, wanted = np.asarray(image, float), np.asarray(reference, float)
@@ -80,4 +102,4 @@ def _checked(
     peak = float(np.ptp(wanted)) if peak is None else float(peak)
     if peak <= 0:
         raise BadInput("metrics.image.peak", peak, "must be positive: give the range of grey values")
-    return values, wanted, peak
+    return values if within is None else np.clip(values, *within), wanted, peak

@@ -11,4 +11,5 @@
 __all__ = ["endtoend", "layers", "linear", "losses", "predict", "pretrained", "recovery", "stitching", "tiny"]
 __all__ += ["autoencoder", "convolutional", "embedding_losses", "linear_skip", "residual", "sizes"]
 __all__ += ["stabilised", "summary", "view"]
-__all__ += ["agssf", "gates", "phase_attention", "phaseformer", "tiles", "ushape"]
+__all__ += ["agssf", "gates", "phase_attention", "phaseformer", "references", "restoration_losses", "tiles"]
+__all__ += ["ushape", "vgg", "weighting"]
