@@ -103,7 +103,7 @@ class Course:
         )
         try:
             for epoch in epochs:
-                self._remember()
+                _remember(self)
                 yield epoch
         finally:
             self.close()
@@ -128,14 +128,21 @@ class Course:
         """The loss that judges."""
         raise NotImplementedError
 
+    def state(self) -> dict[str, Any]:
+        """What else is to be known of an epoch, for its line of ``events.jsonl``."""
+        return {}
+
     def close(self) -> None:
         """Let go of what only a training in progress needs."""
 
-    def _remember(self) -> None:
-        if self.directory is None:
-            return
-        checkpoint.save(self.progress, self.directory / "snapshot.h5")
-        keep_events(self.progress.history, self.directory)
+
+def _remember(course: Course) -> None:
+    """Keep what an epoch has found, in the history and in the folder."""
+    if state := course.state():
+        course.progress.history[-1]["state"] = state
+    if course.directory is not None:
+        checkpoint.save(course.progress, course.directory / "snapshot.h5")
+        keep_events(course.progress.history, course.directory)
 
 
 def fresh(recipe: Any, net: nn.Module, /) -> Progress:
