@@ -148,7 +148,7 @@ class Mending:
         crops: what is drawn.
         losses: by name.
         recipe: of the training.
-        last: the losses of the last batch, by output and name.
+        last: ``losses`` of the last batch that was learned from, by output and name, and their ``weights``.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Mending:
         self.net, self.weighting, self.pairs, self.recipe = net, weighting, pairs, recipe
         self.crops = Crops(size=recipe.crops, scales=recipe.scales, turned=recipe.turned)
         self.losses = {loss.name: loss.partial() for loss in recipe.losses}
-        self.last: dict[str, dict[str, float]] = {}
+        self.last: dict[str, Any] = {}
 
     def batch(self, these: Cuts, /) -> Batch:
         """Cut, or read as a whole, and brought to the device of the network."""
@@ -189,11 +189,10 @@ class Mending:
         terms = {"low": Compared(low.float(), batch.target, "low", scale).terms(self.losses)}
         if high is not None:
             terms["high"] = Compared(high.float(), batch.fine, "high", scale).terms(self.losses)
-        self.last = {
-            branch: {name: float(value.detach()) for name, value in row.items()}
-            for branch, row in terms.items()
-        }
-        return {"loss": self.weighting(terms)}
+        loss = self.weighting(terms)
+        found = {b: {name: float(value.detach()) for name, value in row.items()} for b, row in terms.items()}
+        self.last = {"losses": found, "weights": self.weighting.weights}
+        return {"loss": loss}
 
 
 class Restoring(Course):
@@ -255,8 +254,8 @@ class Restoring(Course):
         return [Cuts(np.array([number])) for number in range(len(self.pairs[1]))]
 
     def state(self) -> dict[str, Any]:
-        """Weights of the losses, and the losses of the last batch: kept with every epoch."""
-        return {"weights": self.weighting.weights, "losses": self.lesson.last}
+        """Losses of the last batch and their weights."""
+        return self.lesson.last
 
 
 def _groups(net: nn.Module, weighting: Weighting, recipe: Restore) -> list[dict[str, Any]]:
