@@ -16,11 +16,11 @@ from phaseloom.nets.autoencoder import (
     Autoencoder,
     Decoder,
     Encoder,
-    effective,
     pca,
     recommended,
     seed,
 )
+from phaseloom.nets.convolutional import effective
 from phaseloom.nets.embedding_losses import dead
 from phaseloom.nets.linear_skip import principal
 from phaseloom.nets.residual import ConvBlock, EmbeddingLayer, IdentityBlock, ResNetBlock, ResNetUpBlock

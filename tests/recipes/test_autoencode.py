@@ -12,6 +12,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.learn import held_out
 from phaseloom.nets import pretrained
+from phaseloom.nets.embedding_losses import deviances, noise_deviance
 from phaseloom.nets.predict import find
 from phaseloom.recipes.autoencode import Autoencode, Encoding
 from phaseloom.recipes.embed import embedded
@@ -173,3 +174,27 @@ def test_bad_input_is_a_sentence(scan):
         Encoding.begin(recipe(block=100), scan=scan)
     with pytest.raises(BadInput, match="does not exist"):
         Encoding.begin(recipe(file=str(Path("nowhere.npy"))))
+
+
+def test_a_run_of_a_relative_path_is_resumed(files, monkeypatch):
+    monkeypatch.chdir(files.parent)
+    for _ in Encoding.begin(Autoencode.of({**recipe().given(), "file": files.name}), "run"):
+        break
+    monkeypatch.chdir(files.parent.parent)
+    again = Encoding.resume(files.parent / "run")
+    assert [epoch.number for epoch in again] == [2]
+
+
+def test_components_are_not_trained(scan):
+    training = Encoding.begin(recipe(model={"pca": {"latent_dim": 3}}), scan=scan)
+    assert list(training) == []
+    assert "not trained" in training.progress.stopped
+
+
+@pytest.mark.parametrize("dose", [0.02, 1.0, 40.0])
+def test_a_deviance_of_one_is_shot_noise_at_any_dose(scan, dose):
+    rate = np.linspace(0.5, 1.5, 16) * dose + np.zeros(scan.counts.shape)
+    counts = np.random.default_rng(2).poisson(rate).astype(float)
+    found = deviances(torch.from_numpy(rate), torch.from_numpy(counts)).sum()
+    noise = noise_deviance(torch.from_numpy(rate)).sum()
+    assert float(found / noise) == pytest.approx(1, abs=0.02)

@@ -11,6 +11,9 @@ from phaseloom.errors import BadInput
 
 __all__ = ["embed"]
 
+STRANGE = 3.0
+"""Median misfit above which a network does not know the patterns."""
+
 NAMED = 8
 """Unusual patterns that are named in print; the file holds all."""
 
@@ -39,7 +42,10 @@ def embed(
     found = protocol.embed(recipe, model)
     count, latents = found.latents.shape
     typer.echo(f"latents: {latents} of {count} patterns")
-    typer.echo(f"misfit:  median {sorted(found.misfit)[count // 2]:.3g}")
+    usual = sorted(found.misfit)[count // 2]
+    typer.echo(f"misfit:  median {usual:.3g} (1: nothing but shot noise is left)")
+    if usual > STRANGE:
+        typer.echo("WARN: this is not what the network learned from, or it is spoiled: see phaseloom look")
     typer.echo(f"written: {found.write(out)}")
     _unusual(found, recipe, out)
 
@@ -58,6 +64,10 @@ def _unusual(found: Any, recipe: Any, out: Path) -> None:
         share = 100 * found.totals[number] / usual
         typer.echo(
             f"  pattern {number}: misfit {found.misfit[number]:.3g}, counts {share:.0f} % of the median"
+        )
+    if beside := found.together(numbers):
+        typer.echo(
+            f"  {beside} of them lie side by side: a region of the specimen, perhaps; look at its map first"
         )
     if len(numbers) > NAMED:
         typer.echo(f"  and {len(numbers) - NAMED} more: 'unusual' in {out}")

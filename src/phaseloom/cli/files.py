@@ -66,6 +66,18 @@ def foreign(file: Path) -> dict[str, Any] | None:
     return ours
 
 
+def spoiled(scan: Any, /) -> list[str]:
+    """Sentences on pixels that would spoil whatever is learned or seen of a scan."""
+    from phaseloom.data.inspect import inspect
+
+    bad = [
+        found
+        for found in inspect(scan)
+        if found.name in ("hot pixels", "dead pixels") and found.level == "warn"
+    ]
+    return [f"WARN: {one.name}: {one.value}. {one.advice}" for one in bad]
+
+
 def settings_of(given: list[str]) -> dict[str, Any]:
     """``path=value`` pairs, the value read as YAML."""
     import yaml

@@ -109,5 +109,7 @@ def _seen(found: Any, kinds: Any, scan: Path | None, model: Path | None, setting
     seen["means"] = tuple(protocol.means(data, kind.labels) for kind in kinds)
     seen["components"] = (protocol.principal(data, count), protocol.nonnegative(data, count))
     if net is not None:
-        seen["samples"] = protocol.samples(embed.lesson_of(net, card, data), found.misfit)
+        lesson = embed.lesson_of(net, card, data)
+        protocol.drawn_by(lesson, found)
+        seen["samples"] = protocol.samples(lesson, found.misfit)
     return seen

@@ -125,7 +125,7 @@ def describe(
     section: Annotated[str | None, typer.Argument(help="a section of the parameter file, e.g. probe")] = None,
     name: Annotated[str | None, typer.Argument(help="a choice in it, e.g. focused")] = None,
     *,
-    of: Annotated[str, typer.Option(help="whose file: reconstruct, simulate or train")] = "reconstruct",
+    of: Annotated[str, typer.Option(help="whose file: reconstruct, train, autoencoder, ...")] = "reconstruct",
 ) -> None:
     """List the settings of the parameter file, the choices of one, or the knobs of a choice."""
     from phaseloom.recipes.describe import describe as described

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, folder, recipe_of, settings_of
+from phaseloom.cli.files import Set, folder, recipe_of, settings_of, spoiled
 from phaseloom.errors import BadInput
 
 __all__ = ["autoencoder", "end_to_end", "linear", "patches", "retrieval", "stitching"]
 
-train = typer.Typer(help="Train networks on simulated scans.", no_args_is_help=True)
+train = typer.Typer(
+    help="Train networks: on simulated scans, or on the patterns of one.", no_args_is_help=True
+)
 app.add_typer(train, name="train")
 
 File = Annotated[
@@ -138,6 +140,8 @@ def autoencoder(
         recipe = Autoencode.from_path(file, settings_of(settings or []))
         typer.echo(f"reading {recipe.there()}")
         training = Encoding.begin(recipe, folder(out, recipe.title or f"{recipe.file.stem}-autoencoder"))
+        for line in spoiled(training.scan):
+            typer.echo(line)
     _ran(training, quiet=quiet)
     _stopped(training, f"phaseloom train autoencoder --resume {training.directory}")
     _drawn(training)
@@ -148,8 +152,9 @@ def _drawn(training: Any) -> None:
     from phaseloom.recipes.examined import Examined, finished
 
     path, card = finished(training)
+    kept = "" if card["judged on"] == "test" else ", of the blocks that decided"
     for name, scores in card["scores"].items():
-        typer.echo(f"{name:8s} {Examined(**scores)}")
+        typer.echo(f"{name:8s} {Examined(**scores)}{kept}")
     if card["scores"]["network"]["explained"] < card["scores"]["pca"]["explained"] - 0.002:
         typer.echo("WARN: as many principal components explain more: take --set model=pca, or train longer")
     typer.echo(f"network: {path}")

@@ -4,6 +4,7 @@ Patterns of neighbouring probes share most of what is under them. Held out one b
 known by their neighbours, and whatever is learned looks better than it is.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
 __all__ = ["Parts", "blocks", "runs"]
+
+log = logging.getLogger(__name__)
+
+FEW = 9
+"""Blocks below which a warning comes."""
 
 PLACES = 4
 """Places of a scan that a batch is read from, each a run of neighbours."""
@@ -69,6 +75,9 @@ def blocks(
     if sum(few) >= count:
         fix = f"of {edge} x {edge} probes leave none to learn from: take smaller ones, or smaller shares"
         raise BadInput("blocks", f"{count} blocks", fix)
+    if count < FEW:
+        told = "blocks: %d of %d x %d probes are few: what is held out may be like nothing else; "
+        log.warning(told + "take smaller ones (block)", count, edge, edge)
     order = np.random.default_rng(seed).permutation(count)
     sides = np.split(order, np.cumsum(few))
     judging, last, learning = (np.flatnonzero(np.isin(numbers, side)) for side in sides)

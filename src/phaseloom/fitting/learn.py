@@ -122,7 +122,9 @@ def from_all(
 ) -> Learnt:
     """L-BFGS: each evaluation adds the gradients of all batches, so its loss is that of the whole data."""
     if clip is not None:
-        raise BadInput("clip", clip, "does not go with lbfgs, which chooses its own step length")
+        raise BadInput(
+            "clip", clip, "does not go with lbfgs, which chooses its own step length: write clip: null"
+        )
     pieces = [piece for batch in batches for piece in in_pieces(batch)]
     seen: list[dict[str, float]] = []
 

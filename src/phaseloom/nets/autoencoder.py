@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
 from phaseloom.nets import embedding_losses
-from phaseloom.nets.convolutional import POOLING, AdaptiveDecoder, Decoder, Encoder
+from phaseloom.nets.convolutional import AdaptiveDecoder, Decoder, Encoder
 from phaseloom.nets.linear_skip import LinearSkip
 from phaseloom.nets.pretrained import Recipe, recorded
-from phaseloom.nets.sizes import BASE, checked, chosen, counted, sized
+from phaseloom.nets.sizes import checked, counted, sized
 from phaseloom.nets.stabilised import Stabilised
 
 __all__ = ["AdaptiveDecoder", "Autoencoder", "Decoder", "Encoder", "LinearAutoencoder", "PatternAutoencoder"]
-__all__ += ["effective", "pca", "recommended", "seed"]
+__all__ += ["pca", "recommended", "seed"]
 
 log = logging.getLogger(__name__)
 
@@ -196,30 +196,13 @@ class LinearAutoencoder(PatternAutoencoder):
         self.skip.begin(patterns)
 
 
-def effective(size: Sequence[int], /, *, pooling: str = "seed", head_channels: int = 1) -> int:
-    """Numbers that all latents of a pattern follow from, however many latents there are.
-
-    Args:
-        size: pixels (y, x) of the patterns.
-        pooling: of an `Encoder`.
-        head_channels: of an `Encoder`.
-
-    Example:
-        >>> [effective((n, n)) for n in (32, 64, 128, 256, 512)]
-        [1, 1, 4, 16, 16]
-        >>> effective((64, 64), pooling="ladder", head_channels=8)
-        128
-    """
-    rows, columns = (min(BASE, chosen("pooling", pooling, POOLING)(n)[-1]) for n in sized(size))
-    return rows * columns * head_channels
-
-
 @recorded
 def seed(*, latent_dim: int = 32, out_shape: Sequence[int] = (256, 256), seed: int = 0) -> Autoencoder:
     """The first design: sigmoid output, latents that are not negative, 3,914,404 parameters for 32 of them.
 
     Its encoder divides by four three times, whatever the size, so that all latents follow from 1 number of
-    patterns up to 64 pixels, 4 at 128, and 16 from 256 pixels on (`effective`); a warning says so. It takes
+    patterns up to 64 pixels, 4 at 128, and 16 from 256 pixels on
+    (`phaseloom.nets.convolutional.effective`); a warning says so. It takes
     patterns between zero and one.
 
     Args:
@@ -231,12 +214,9 @@ def seed(*, latent_dim: int = 32, out_shape: Sequence[int] = (256, 256), seed: i
         >>> sum(value.numel() for value in seed().parameters())
         3914404
     """
-    net, numbers = Autoencoder(latent_dim, out_shape), effective(out_shape)
-    told = "autoencoder: the seed's %d latents of patterns of %d x %d pixels all follow from %d numbers: "
-    log.warning(
-        told + "take the recommended network where they should say more", latent_dim, *net.out_shape, numbers
-    )
-    return net
+    told = "autoencoder: the seed's %d latents follow from 1 number up to 64 pixels, 4 at 128, "
+    log.warning(told + "16 from 256 on: take the recommended network where they should say more", latent_dim)
+    return Autoencoder(latent_dim, out_shape)
 
 
 @recorded

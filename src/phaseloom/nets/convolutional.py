@@ -26,7 +26,7 @@ from phaseloom.nets.sizes import (
     sized,
 )
 
-__all__ = ["AdaptiveDecoder", "Decoder", "Encoder"]
+__all__ = ["AdaptiveDecoder", "Decoder", "Encoder", "effective"]
 
 POOLING = {"seed": quarters, "ladder": ladder}
 """Pixels after each block of an encoder."""
@@ -38,6 +38,24 @@ HEADS = {"relu": nn.ReLU, "softplus": nn.ReLU, "none": nn.Identity}
 """What the last map of an encoder passes, by the activation of the latents: signed ones see both signs."""
 
 OUTPUTS = {"sigmoid": nn.Sigmoid, "linear": nn.Identity, "softplus": nn.Softplus}
+
+
+def effective(size: Sequence[int], /, *, pooling: str = "seed", head_channels: int = 1) -> int:
+    """Numbers that all latents of a pattern follow from, however many latents there are.
+
+    Args:
+        size: pixels (y, x) of the patterns.
+        pooling: of an `Encoder`.
+        head_channels: of an `Encoder`.
+
+    Example:
+        >>> [effective((n, n)) for n in (32, 64, 128, 256, 512)]
+        [1, 1, 4, 16, 16]
+        >>> effective((64, 64), pooling="ladder", head_channels=8)
+        128
+    """
+    rows, columns = (min(BASE, chosen("pooling", pooling, POOLING)(n)[-1]) for n in sized(size))
+    return rows * columns * head_channels
 
 
 class Encoder(nn.Module):

@@ -7,7 +7,9 @@ same without these faults. Everything is computed in single precision, also unde
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ __all__ = [
     "dead",
     "decorrelation",
     "deviances",
+    "noise_deviance",
     "poisson_deviance",
 ]
 __all__ += ["regularised", "variance_hinge"]
@@ -199,6 +202,38 @@ def deviances(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) -> Floa
         wanted, found = full(counts), full(rate).clamp_min(1e-6)
         share = torch.where(wanted > 0, wanted / found, torch.ones_like(found))
         return 2 * (wanted * share.log() - (wanted - found))
+
+
+def noise_deviance(rate: Float[Tensor, "*n"], /) -> Float[Tensor, "*n"]:
+    """The mean of `deviances` where counts are Poisson of this rate: what shot noise alone leaves.
+
+    It is one for many counts, 1.15 at three, and falls to nothing where hardly anything is counted, so a
+    deviance says how right a rate is only over this.
+
+    Example:
+        >>> [round(value, 2) for value in noise_deviance(torch.tensor([0.01, 0.3, 3.0, 100.0])).tolist()]
+        [0.09, 0.79, 1.15, 1.0]
+    """
+    grid, mean = _left_by_noise()
+    place = (full(rate).clamp(1e-6, 1e3).log10() + 6) * ((len(grid) - 1) / 9)
+    low = place.floor().long().clamp(0, len(grid) - 2)
+    table = torch.from_numpy(mean).to(place)
+    return torch.lerp(table[low], table[low + 1], place - low)
+
+
+@lru_cache(maxsize=1)
+def _left_by_noise() -> tuple[np.ndarray, np.ndarray]:
+    """Rates from 1e-6 to 1e3, evenly spread on a log scale, and the mean deviance of their counts."""
+    from scipy.stats import poisson
+
+    rates = np.logspace(-6, 3, 1801)
+    counts = np.arange(1400.0)
+    mean = []
+    for rate in rates:
+        share = np.where(counts > 0, counts, 1.0) / rate
+        each = 2 * (counts * np.where(counts > 0, np.log(share), 0.0) - (counts - rate))
+        mean.append(float((poisson.pmf(counts, rate) * each).sum()))
+    return rates, np.array(mean)
 
 
 def dead(embeddings: Float[Tensor, "b k"], /) -> int:

@@ -53,7 +53,7 @@ def squares(drawn: Drawn, /, *, weight: float = 1.0) -> Tensor:
 
 
 def deviance(drawn: Drawn, /, *, weight: float = 1.0) -> Tensor:
-    """Poisson deviance of the counts in a trusted pixel; one where nothing but shot noise is left.
+    """Poisson deviance of the counts in a trusted pixel; near one, or below where few are counted, at best.
 
     Args:
         drawn: see `Drawn`.

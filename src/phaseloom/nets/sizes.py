@@ -110,10 +110,11 @@ def sized(size: Sequence[int], /) -> Size:
     Raises:
         BadInput: other than two whole numbers, or beyond the limits.
     """
-    good = [n for n in size if isinstance(n, int) and SMALLEST <= n <= LARGEST]
-    if len(good) != 2 or len(size) != 2:
+    given = tuple(size) if isinstance(size, Sequence) else (size,)
+    good = [n for n in given if isinstance(n, int) and SMALLEST <= n <= LARGEST]
+    if len(good) != 2 or len(given) != 2:
         fix = f"are not {SMALLEST} to {LARGEST} pixels along y and x: crop, bin or pad the patterns"
-        raise BadInput("patterns: size", tuple(size), fix)
+        raise BadInput("patterns: size", given, fix)
     return good[0], good[1]
 
 

@@ -193,7 +193,7 @@ def calculate_metrics(patterns: Tensor, drawn: Tensor, /, *, data_range: float |
         >>> print(calculate_metrics(patterns, patterns + 0.1, data_range=1.0).psnr)
         20 ± 0
     """
-    given, found = (part.detach().double().cpu().numpy() for part in (patterns, drawn))
+    given, found = (torch.as_tensor(part).detach().double().cpu().numpy() for part in (patterns, drawn))
     peak = float(np.ptp(given)) if data_range is None else data_range
     pairs = list(zip(found, given, strict=False)) if found.shape == given.shape else [(found, given)]
     ratio = [image.psnr(a, b, peak=peak) for a, b in pairs]
@@ -235,6 +235,8 @@ def comparison(patterns: Tensor, drawn: Tensor, /) -> Figure:
 def save_comparison_images(patterns: Tensor, drawn: Tensor, path: Path | str, /) -> Path:
     """Write the figure of `comparison`, and make the folder that it goes to."""
     path = Path(path)
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise BadInput("save_comparison_images: path", str(path), "is no name of a picture: end it with .png")
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as short:
         comparison(patterns, drawn).savefig(short, dpi=130)

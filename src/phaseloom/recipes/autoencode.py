@@ -1,9 +1,9 @@
 """Training of an autoencoder on the patterns of one scan: blocks of the scan are kept to judge it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 from torch import nn
@@ -12,7 +12,8 @@ from phaseloom.data.blocks import Parts, blocks, runs
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.learn import held_out
-from phaseloom.nets.autoencoder import PatternAutoencoder
+from phaseloom.fitting.loop import Epoch
+from phaseloom.nets.autoencoder import LinearAutoencoder, PatternAutoencoder
 from phaseloom.recipes.course import Course, fresh, placed
 from phaseloom.recipes.drawing import Drawing, Manner, few_of
 from phaseloom.recipes.scanned import Scanned
@@ -53,6 +54,8 @@ class Autoencode(Scanned):
         >>> Autoencode.of({"file": "scan.h5", "model": "pca"}).model.name
         'pca'
     """
+
+    strict: ClassVar[bool] = True
 
     model: Call = part("phaseloom.nets.autoencoder", "recommended")
     losses: tuple[Call, ...] = part("phaseloom.nets.pattern_losses", ("squares",))
@@ -103,7 +106,13 @@ class Encoding(Course):
         cls, recipe: Autoencode, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
     ) -> Self:
         """A new training, on the recipe's file or a scan in memory; errors as of `Course.begin`."""
-        return cls(recipe, placed(directory), scan).begun()
+        return cls(recipe.rooted(Path.cwd()), placed(directory), scan).begun()
+
+    def __iter__(self) -> Iterator[Epoch]:
+        if isinstance(self.net, LinearAutoencoder):
+            self.progress.stopped = "components are fitted, not trained"
+            return iter(())
+        return super().__iter__()
 
     def network(self) -> nn.Module:
         """Before it has seen a pattern."""
@@ -124,7 +133,7 @@ class Encoding(Course):
         return self.recipe.losses[0].name
 
     def batches(self, epoch: int, /) -> Sequence[Any]:
-        """Runs of neighbours from all over the part that is learned from; none for components alone."""
+        """Runs of neighbours from all over the part that is learned from."""
         self.lesson.epoch = epoch
         return runs(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
 

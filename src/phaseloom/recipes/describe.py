@@ -17,6 +17,8 @@ HOMES = {
     "simulate": ("phaseloom.recipes.simulate", "Simulate"),
     "train": ("phaseloom.recipes.train", "Train"),
     "autoencoder": ("phaseloom.recipes.autoencode", "Autoencode"),
+    "virtual": ("phaseloom.recipes.virtual", "Virtual"),
+    "restorer": ("phaseloom.recipes.restore", "Restore"),
 }
 """Protocols that have a parameter file, and where they live."""
 
@@ -27,7 +29,7 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
     Args:
         section: of the file.
         name: of a choice in it.
-        of: whose file: ``reconstruct``, ``simulate``, ``train`` or ``autoencoder``.
+        of: whose file: ``reconstruct``, ``simulate``, ``train``, ``autoencoder``, ``virtual``, ``restorer``.
 
     Raises:
         BadInput: no such file, section or choice.
@@ -42,7 +44,7 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
         return _sections(recipe)
     if section not in fields:
         others = [one for one in HOMES if one != of and section in _recipe(one).model_fields]
-        way = f"one of another file: add --of {others[0]}" if others else nearest(section, fields)
+        way = f"one of another file: add --of {' or '.join(others)}" if others else nearest(section, fields)
         raise BadInput("describe", section, f"is no section: {way}")
     room = (fields[section].json_schema_extra or {}).get("room")  # type: ignore[union-attr]
     if not room and name is not None:

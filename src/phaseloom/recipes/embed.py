@@ -11,7 +11,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.nets import pretrained
 from phaseloom.nets.autoencoder import PatternAutoencoder
-from phaseloom.nets.embedding_losses import deviances
+from phaseloom.nets.embedding_losses import deviances, noise_deviance
 from phaseloom.recipes.drawing import Drawing, Manner, few_of
 from phaseloom.recipes.embedding import Embedding, writable
 from phaseloom.recipes.scanned import Scanned
@@ -92,6 +92,7 @@ def embedded(
         found, drawn = lesson.drawn(index)
         terms = deviances(drawn, counts) * good
         latents[index] = found.cpu()
-        misfits[index] = (terms.sum((1, 2, 3)) / good.sum()).cpu()
+        noise = (noise_deviance(drawn) * good).sum((1, 2, 3))
+        misfits[index] = (terms.sum((1, 2, 3)) / noise.clamp_min(1e-12)).cpu()
         totals[index] = (counts * good).sum((1, 2, 3), dtype=torch.float64).cpu()
     return latents, misfits, totals

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from phaseloom.data.formats._files import BROKEN, checked
 from phaseloom.errors import BadInput
@@ -36,8 +37,8 @@ class Embedding:
 
     Attributes:
         latents: ``(n, k)``, in the order of the scan's patterns.
-        misfit: ``(n,)`` Poisson deviance in a pixel between a pattern and what is drawn of it; 1 where only
-            shot noise is left.
+        misfit: ``(n,)`` Poisson deviance between a pattern and what is drawn of it, over what shot noise
+            alone would leave: 1 is as good as can be.
         totals: ``(n,)`` counts of each pattern in the pixels that are trusted.
         positions: ``(n, 2)`` of the beam (row, column), angstrom.
         grid: rows and columns of the scan, if its patterns are in that order.
@@ -72,6 +73,14 @@ class Embedding:
             raise BadInput("unusual: threshold", threshold, "must be a number above zero, such as 8")
         misfit, counts = (apart(values, self.positions) for values in (self.misfit, self.totals))
         return np.flatnonzero((misfit > threshold) | (np.abs(counts) > threshold))
+
+    def together(self, numbers: np.ndarray, /) -> int:
+        """How many of some patterns lie beside another of them: more a region of the specimen than frames."""
+        if len(numbers) < 2:
+            return 0
+        pitch = float(np.median(KDTree(self.positions).query(self.positions, 2)[0][:, 1]))
+        near = KDTree(self.positions[numbers]).query(self.positions[numbers], 2)[0][:, 1]
+        return int((near <= 1.5 * pitch).sum())
 
     def write(self, path: Path, /) -> Path:
         """Leave all of it, and the numbers of unusual patterns, in an HDF5 file or an ``.npz``.

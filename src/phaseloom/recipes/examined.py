@@ -11,7 +11,7 @@ from torch import Tensor
 import phaseloom
 from phaseloom.nets import pretrained
 from phaseloom.nets.autoencoder import pca
-from phaseloom.nets.embedding_losses import poisson_deviance
+from phaseloom.nets.embedding_losses import deviances, noise_deviance
 from phaseloom.recipes.autoencode import Encoding
 from phaseloom.recipes.drawing import Drawing
 from phaseloom.spec import to_yaml
@@ -30,21 +30,23 @@ class Examined:
         explained: share of the variance about the mean pattern, in the numbers that the network takes; what
             shot noise adds to the patterns is not explained by anybody, so the best is below 1. Of networks
             that learn from halves, of one half by the other.
-        deviance: Poisson deviance in a pixel; 1 where nothing but shot noise is left.
+        deviance: Poisson deviance over what shot noise alone would leave: 1 is as good as can be.
         psnr: dB of the counts, with the largest of them all as peak.
+        peak: that count.
         patterns: that were looked at.
     """
 
     explained: float
     deviance: float
     psnr: float
+    peak: float
     patterns: int
 
     def __str__(self) -> str:
         """As a line of a report."""
         return (
             f"explained variance {self.explained:.4f}, deviance {self.deviance:.3f}, "
-            f"PSNR {self.psnr:.1f} dB, {self.patterns} patterns"
+            f"PSNR {self.psnr:.1f} dB (peak {self.peak:.4g} counts), {self.patterns} patterns"
         )
 
 
@@ -57,13 +59,13 @@ def examined(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
         numbers: of the patterns.
     """
     lesson.net.eval()
-    sums, usual = torch.zeros(4, dtype=torch.float64), _usual(lesson)
+    sums, usual = torch.zeros(5, dtype=torch.float64), _usual(lesson)
     for index in _pieces(numbers):
         sums += _sums(lesson, index, usual)
     pixels = len(numbers) * int(lesson.good.sum())
-    off, spread, deviance, squares = (float(value) for value in sums)
-    psnr = 10 * np.log10(lesson.highest**2 * pixels / max(squares, 1e-300))
-    return Examined(1 - off / max(spread, 1e-300), deviance / len(numbers), float(psnr), len(numbers))
+    off, spread, deviance, noise, squares = (max(float(value), 1e-300) for value in sums)
+    psnr = float(10 * np.log10(lesson.highest**2 * pixels / squares))
+    return Examined(1 - off / spread, deviance / noise, psnr, lesson.highest, len(numbers))
 
 
 @torch.no_grad()
@@ -91,7 +93,7 @@ def _usual(lesson: Drawing) -> Tensor:
 
 
 def _sums(lesson: Drawing, index: np.ndarray, usual: Tensor) -> Tensor:
-    """Squares that are left, squares about the mean pattern, deviance, squares that are left in counts."""
+    """Squares left, squares about the mean pattern, deviance, that of shot noise, squares left in counts."""
     given, counts = lesson.shown(index)
     taken = lesson.taken(counts)
     again = lesson.net(lesson.taken(given))
@@ -102,7 +104,8 @@ def _sums(lesson: Drawing, index: np.ndarray, usual: Tensor) -> Tensor:
         [
             ((again - taken).square() * good).sum(dtype=torch.float64),
             ((taken - usual).square() * good).sum(dtype=torch.float64),
-            poisson_deviance(expected[here], counts[here]).double() * len(index),
+            deviances(expected[here], counts[here]).sum(dtype=torch.float64),
+            noise_deviance(expected[here]).sum(dtype=torch.float64),
             ((expected - counts).square() * good).sum(dtype=torch.float64),
         ]
     ).cpu()

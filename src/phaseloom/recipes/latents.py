@@ -23,7 +23,8 @@ from phaseloom.recipes.embedding import Embedding
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Components", "Means", "Report", "Samples", "figures", "generated", "grouped", "means"]
+__all__ = ["Components", "Means", "Report", "Samples", "drawn_by", "figures", "generated", "grouped"]
+__all__ += ["means"]
 __all__ += ["nonnegative", "principal", "same", "samples", "strongest", "traversals", "traversed", "umapped"]
 __all__ += ["write"]
 
@@ -133,6 +134,20 @@ def grouped(
     found = tried.suggested if tried else count
     assert found is not None
     return tuple(method(rows, found, seeds=drawn, truth=truth) for method in (kmeans, mixture)), tried
+
+
+def drawn_by(lesson: Drawing, embedding: Embedding, /) -> None:
+    """Refuse latents that another network has made.
+
+    Raises:
+        BadInput: some patterns have other latents by this one.
+    """
+    few = np.unique(np.linspace(0, len(embedding) - 1, 5).astype(int))
+    known, found = embedding.latents[few], lesson.drawn(few)[0].cpu().numpy()
+    spread = max(float(embedding.latents.std()), 1e-6)
+    if known.shape != found.shape or np.abs(known - found).max() > 0.05 * spread:
+        fix = "did not make these embeddings: give the network that did, or embed the scan again"
+        raise BadInput("--model", type(lesson.net).__name__, fix)
 
 
 def same(embedding: Embedding, scan: Scan4D, /) -> None:

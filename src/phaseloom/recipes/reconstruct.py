@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -134,6 +134,8 @@ class Reconstruct(Scanned):
         >>> Reconstruct.of({"file": "scan.cxi", "epochs": 30}).epochs
         30
     """
+
+    strict: ClassVar[bool] = True
 
     object: Call = part("phaseloom.ptycho.objects", "pixels")
     probe: Call = part("phaseloom.ptycho.probes", "auto")

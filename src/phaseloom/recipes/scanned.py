@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -24,10 +24,13 @@ class Scanned(Recipe):
     """A recipe of a scan.
 
     Attributes:
+        strict: whether a parameter file may not hold sections of other recipes.
         file: the data.
         read: format and what the file does not say; default: found out.
         prepare: transforms of the scan, in order.
     """
+
+    strict: ClassVar[bool] = False
 
     file: Path = IN_MEMORY
     read: Call | None = part("phaseloom.data.formats", None, partial=True)
@@ -38,7 +41,7 @@ class Scanned(Recipe):
         """A recipe for a data file, or from a parameter file, with settings changed."""
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
-            said = cls.of(load_yaml(path))
+            said = cls.of(_own(cls, load_yaml(path)))
             file = {} if said.file == IN_MEMORY else {"file": path.parent / said.file}
             recipe = said.rooted(path.parent).model_copy(update=file)
         else:
@@ -69,6 +72,18 @@ class Scanned(Recipe):
         if not self.file.exists():
             raise BadInput("file", str(self.file), "does not exist: give the path of the data")
         return self.file
+
+
+def _own(kind: type[Scanned], tree: dict[str, Any]) -> dict[str, Any]:
+    """What a parameter file says of a scan, where the rest of it is meant for another recipe of scans."""
+    if kind.strict or set(tree) <= set(kind.model_fields):
+        return tree
+    from phaseloom.recipes.autoencode import Autoencode
+    from phaseloom.recipes.reconstruct import Reconstruct
+
+    if not set(tree) <= set(kind.model_fields).union(Autoencode.model_fields, Reconstruct.model_fields):
+        return tree  # and be refused with the nearest name
+    return {name: value for name, value in tree.items() if name in kind.model_fields}
 
 
 def _read(recipe: Scanned) -> Scan4D:

@@ -30,12 +30,15 @@ class Virtual(Scanned):
         centre: pixel (row, column) of the beam; default: that of the disk, or without one, zero frequency.
         annuli: further rings, from and to in semi-angles.
         segments: into how many the bright field is cut, as those of a DPC detector; 0: none.
+        level: take a plane over the scan off the deflections, which the scan coils may have made: the phase
+            loses with it what is a parabola.
     """
 
     semiangle: str | None = None
     centre: tuple[float, float] | None = None
     annuli: tuple[tuple[float, float], ...] = ()
     segments: int = 0
+    level: bool = True
 
     @field_validator("semiangle", mode="before")
     @classmethod
@@ -52,7 +55,7 @@ class Images:
     Attributes:
         survey: images, deflections and patterns.
         beam: where it is, how wide, and how that is known.
-        deflection: ``(n, 2)`` (y, x) radian, less the plane over the scan that fits best.
+        deflection: ``(n, 2)`` (y, x) radian, less a plane over the scan unless ``level`` is off.
         phase: ``(rows, columns)`` radian, integrated from it; ``None`` where the positions are no raster.
         profile: of the mean pattern, over angle.
         notes: sentences on what was found and what is left out.
@@ -99,12 +102,15 @@ class Images:
             told = {"units": "counts", "trusted_share": float(trusted), **ring}
             found[f"images/{one.name}"] = (seen.image(one.name), told)
             found[f"detectors/{one.name}"] = (one.weights, {"units": "share of a pixel", **ring})
-        found["images/total"] = (laid(seen.total, seen.grid), {"units": "counts", "trusted_share": 1.0})
+        found["images/total"] = (
+            laid(seen.total, seen.grid),
+            {"units": "counts", "of": "trusted pixels, as they are"},
+        )
         bent = {"units": "radian", "axes": "(y, x) last; positive towards larger rows and columns"}
         found["deflection/measured"] = (laid(seen.deflection, seen.grid), bent)
-        found["deflection/levelled"] = (laid(self.deflection, seen.grid), bent)
+        found["deflection/used"] = (laid(self.deflection, seen.grid), bent)
         if self.phase is not None:
-            found["phase"] = (self.phase, {"units": "radian", "from": "deflection/levelled"})
+            found["phase"] = (self.phase, {"units": "radian", "from": "deflection/used"})
         for name in ("mean", "highest", "spread"):
             found[f"patterns/{name}"] = (getattr(seen, name), {"units": "counts"})
         for name in ("mean", "variance", "share"):
@@ -133,7 +139,10 @@ def virtual(recipe: Virtual, scan: Scan4D, /) -> Images:
         raise BadInput(recipe.file.name, None, "holds no counts at all: check the data set and the mask")
     if blank := int((~(found.total > 0)).sum()):
         notes = (*notes, f"{blank} of {len(scan)} patterns hold no counts: their deflection is NaN")
-    deflection, phase = levelled(found.deflection, scan.positions), None
+    deflection, phase = found.deflection, None
+    if recipe.level:
+        deflection = levelled(deflection, scan.positions)
+        notes = (*notes, "a plane is taken off the deflections, and with it parabolas of the phase (level)")
     if scan.grid is not None:
         phase = integrated_phase(deflection, scan.positions, scan.grid, wavelength=scan.geometry.wavelength)
     else:
