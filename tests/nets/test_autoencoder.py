@@ -132,7 +132,7 @@ def test_the_recommended_latents_follow_from_at_least_as_many_numbers_as_there_a
 def test_the_first_design_says_how_little_its_latents_hold(caplog):
     with caplog.at_level(logging.WARNING, logger="phaseloom"):
         net = seed(latent_dim=8, out_shape=(64, 64))
-    assert "8 latents of patterns of 64 x 64 pixels all follow from 1 numbers" in caplog.text
+    assert "the seed's 8 latents follow from 1 number up to 64 pixels" in caplog.text
     assert count(net) == 3_914_404 - 24 * 2065
 
 

@@ -256,6 +256,8 @@ def rooms() -> list[Any]:
         ("prepare", "region"): None,
         ("prepare", "resample"): {"factor": [0.5, 0.5]},
         ("prepare", "source_size"): None,
+        ("prepare", "without"): {"numbers": [1]},
+        ("prepare", "denoise"): None,
         ("prepare", "tilt_sample"): {"normal": [0.0, 0.2, 1.0]},
         ("object", "from_file"): None,
         ("object", "bandlimited"): {"pixel": "0.4 A"},

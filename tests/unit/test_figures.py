@@ -62,7 +62,7 @@ def test_every_name_is_drawn_and_every_figure_of_a_result_has_a_name(tmp_path):
     paths = export.figures(outcome(), tmp_path, of=tuple(FIGURES), dpi=30)
     assert len({path.name for path in paths}) == len(FIGURES)
     others = {"comparison", "groups", "save", "scan_overview"}
-    others |= {"Live", "browse", "compare", "slide", "watching"}
+    others |= {"Live", "browse", "compare", "slide", "watching", "save_stem_visualization", "virtual_images"}
     assert {function.__name__ for function in FIGURES.values()} == set(plot.__all__) - others
 
 

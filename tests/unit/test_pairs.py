@@ -156,7 +156,7 @@ def test_groups_stay_together_when_pairs_are_parted():
 
 
 def test_a_folder_that_is_no_data_set_is_a_sentence(tmp_path):
-    with pytest.raises(BadInput, match=r"train/input does not exist"):
+    with pytest.raises(BadInput, match="does not exist: a data set has train/input"):
         ImagePairs.of(tmp_path)
     with pytest.raises(BadInput, match="need the folder"):
         ImagePairs.of([])
