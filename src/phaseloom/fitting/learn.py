@@ -46,9 +46,7 @@ def from_each(
     total, waiting = sum(_size(batch) for batch in batches), list[tuple[int, Found]]()
     for place, batch in enumerate(batches):
         waiting.append((_size(batch), _gradients(objective, in_pieces(batch), optimizer, number)))
-        if clip is not None:
-            nn.utils.clip_grad_norm_(_clipped(optimizer), clip)
-        _step(optimizer, _size(batch))
+        _step(optimizer, _size(batch), clip)
         if expect is not None and place + 1 < len(batches):
             expect(tuple(team().share(piece)[0] for piece in in_pieces(batches[place + 1])))
         if len(waiting) == READ or place == len(batches) - 1:
@@ -86,9 +84,7 @@ def from_good(
             if left > spare:
                 raise NotFinite(f"{problem}, in {left} batches one after the other") from problem
             continue
-        if clip is not None:
-            nn.utils.clip_grad_norm_(_clipped(optimizer), clip)
-        _step(optimizer, _size(batch))
+        _step(optimizer, _size(batch), clip)
         left, steps, kept = 0, steps + 1, kept + _size(batch)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value * _size(batch)
@@ -175,8 +171,10 @@ def held_out(
     return loss
 
 
-def _step(optimizer: torch.optim.Optimizer, size: int) -> None:
-    """A step whose gradient is that of a mean over ``size`` patterns, for optimisers that ask."""
+def _step(optimizer: torch.optim.Optimizer, size: int, clip: float | None = None) -> None:
+    """A step whose gradient, clipped, is that of a mean over ``size`` patterns, for optimisers that ask."""
+    if clip is not None:
+        nn.utils.clip_grad_norm_(_clipped(optimizer), clip)
     for group in optimizer.param_groups:
         group["size"] = size
     optimizer.step()

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
+from phaseloom.data.crops import doubled
 from phaseloom.errors import BadInput
 from phaseloom.nets.agssf import agssf1
 from phaseloom.nets.gates import ChannelGate, PhaseGate
@@ -100,11 +100,6 @@ class TwoScaleUNet(Restorer):
         if not self.residual:
             return Restored(low, high)
         return Restored(images + low, None if high is None else doubled(images) + high)
-
-
-def doubled(images: Float[Tensor, "b c y x"], /) -> Float[Tensor, "b c v u"]:
-    """Images on twice as many pixels along each axis, bilinear between the middles of pixels."""
-    return functional.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 @recorded

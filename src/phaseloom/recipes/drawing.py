@@ -123,7 +123,7 @@ class Drawing:
         given, wanted = self.shown(index, epoch=self.epoch if learning else 0)
         good = self.good.to(given.device)
         if learning and self.manner.turned:
-            given, wanted, good = self._turned(given, wanted, good, index)
+            given, wanted, good = _turned(self, given, wanted, good, index)
         patterns = self.taken(given)
         with self._running():
             latents = self.net.embed(patterns)
@@ -133,13 +133,18 @@ class Drawing:
 
     @torch.no_grad()
     def drawn(self, index: np.ndarray, /) -> tuple[Tensor, Tensor]:
-        """Latents ``(b, k)`` of patterns, and the counts ``(b, 1, y, x)`` that are expected by these.
+        """Latents ``(b, k)`` of patterns, and the counts ``(b, 1, y, x)`` that are expected by these."""
+        return self.asked(self.sides(index))
 
-        Of a network that learned from halves both are asked; latents are their mean, counts their sum.
-        """
+    def sides(self, index: np.ndarray, /) -> tuple[Tensor, ...]:
+        """Counts that the network is asked about, which add up to those of the patterns."""
+        shown = self.shown(index)
+        return shown if self.manner.halves else shown[:1]
+
+    @torch.no_grad()
+    def asked(self, sides: tuple[Tensor, ...], /) -> tuple[Tensor, Tensor]:
+        """As `drawn`, of patterns that were read: latents are the mean of all sides, counts their sum."""
         self.net.eval()
-        sides = self.shown(index)
-        sides = sides if self.manner.halves else sides[:1]
         with self._running():
             latents = torch.stack([self.net.embed(self.taken(side)).float() for side in sides]).mean(0)
             size = (sides[0].shape[-2], sides[0].shape[-1])
@@ -154,14 +159,15 @@ class Drawing:
             return nullcontext()
         return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
 
-    def _turned(
-        self, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch and its trusted pixels, all turned alike, by what the detector allows."""
-        ways = turns.allowed(self.scan.geometry)
-        drawn = np.random.default_rng((self.manner.seed, 29, self.epoch, int(index[0]), len(index)))
-        way = ways[drawn.integers(len(ways))]
-        return turns.turned(given, way), turns.turned(wanted, way), turns.turned(good, way)
+
+def _turned(
+    lesson: Drawing, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch and its trusted pixels, all turned alike, by what the detector allows."""
+    ways = turns.allowed(lesson.scan.geometry)
+    drawn = np.random.default_rng((lesson.manner.seed, 29, lesson.epoch, int(index[0]), len(index)))
+    way = ways[drawn.integers(len(ways))]
+    return turns.turned(given, way), turns.turned(wanted, way), turns.turned(good, way)
 
 
 def few_of(numbers: np.ndarray, scan: Scan4D, /) -> np.ndarray:

@@ -87,9 +87,9 @@ def embedded(
     misfits, totals = np.empty(count, np.float32), np.empty(count)  # pieces would pin memory
     for start in range(0, count, AT_ONCE):
         index = np.arange(start, min(start + AT_ONCE, count))
-        counts = lesson.counts(index)
-        good = lesson.good.to(counts.device)
-        found, drawn = lesson.drawn(index)
+        sides = lesson.sides(index)
+        counts, good = torch.stack(sides).sum(0), lesson.good.to(sides[0].device)
+        found, drawn = lesson.asked(sides)
         terms = deviances(drawn, counts) * good
         latents[index] = found.cpu()
         noise = (noise_deviance(drawn) * good).sum((1, 2, 3))

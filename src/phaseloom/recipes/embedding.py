@@ -178,8 +178,6 @@ def apart(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
 
 def _seen(values: np.ndarray, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Median of the neighbours of each value, their median distance from it, and how near the fifth is."""
-    from scipy.spatial import KDTree
-
     count = len(values)
     places = positions if np.ptp(positions, axis=0).any() else np.arange(float(count))[:, None]
     tree = KDTree(places)
