@@ -63,7 +63,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(pairs, tmp_path, monke
     whole = begun(pairs, tmp_path / "whole")
     list(whole)
     folder = tmp_path / "part"
-    monkeypatch.setattr(Restore, "pairs", lambda self, which: pairs)
+    monkeypatch.setattr(Restore, "known", lambda self: (pairs, None))
     for _ in begun(pairs, folder):
         break
     again = Restoring.resume(folder)
@@ -116,3 +116,43 @@ def test_a_recipe_names_its_data_relative_to_its_file(tmp_path):
     assert found.pairs("test").names == ("a",)
     with pytest.raises(BadInput, match="names no data set"):
         recipe().pairs("train")
+
+
+def test_crops_read_by_threads_are_the_same(pairs):
+    ends = [[*begun(pairs, threads=threads, epochs=1)][-1].loss for threads in (0, 3)]
+    assert ends[0] == ends[1]
+
+
+def test_validation_holds_out_scenes_and_not_pairs(pairs):
+    scenes = [str(number % 3) for number in range(len(pairs))]
+    training = Restoring.begin(recipe(), pairs=pairs, scenes=scenes)
+    sides = [{int(pair.name) % 3 for pair in side} for side in training.pairs]
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == {0, 1, 2}
+
+
+def test_a_network_takes_the_channels_of_the_data(pairs):
+    coloured = [Pair(p.name, np.repeat(p.input, 3, 0), np.repeat(p.target, 3, 0)) for p in pairs]
+    training = begun(coloured)
+    assert training.net.plan.channels_in == training.net.plan.channels_out == 3
+    assert training.recipe.model.values["channels_in"] == 3
+
+
+def test_a_phase_is_learned_whatever_its_plane_and_its_strength(pairs):
+    y, x = np.mgrid[:32, :32]
+
+    def other(image):
+        return 7 * image + 3 - 0.2 * y + 0.5 * x
+
+    tilted = [Pair(p.name, other(p.input), other(p.target)) for p in pairs]
+    ends = [[*begun(some, task="phase", epochs=1)][-1].holdout for some in (pairs, tilted)]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-3)
+
+
+def test_epochs_keep_loss_and_similarity(pairs, tmp_path):
+    list(begun(pairs, tmp_path / "run", epochs=2))
+    states = [
+        json.loads(line)["state"] for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    ]
+    assert all(0 < state["ssim"] < 1 for state in states)
+    assert all(np.isfinite(state["loss"]) for state in states)

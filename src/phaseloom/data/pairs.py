@@ -4,10 +4,15 @@ A data set is a folder ``train`` and a folder ``test``, each with ``input``, ``g
 perhaps ``gt_hr`` (the same on twice as many rows and columns); files belong together by their names without
 suffix. Arrays are ``(channel, y, x)`` in the unit of the files: 0 to 1 of photographs, anything of
 floating-point TIFF and .npy.
+
+Pairs that show the same thing, such as crops of one photograph or draws of one scan, are not each other's
+judges. A file ``meta.json`` beside ``train`` and ``test`` may say which: ``{"pairs": {"train/0001.png":
+{"scene": "harbour"}}}``, by the names of the input files.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,10 +88,12 @@ class ImagePairs(Sequence[Pair]):
     Attributes:
         names: of the pairs; of several data sets with the folder in front.
         files: input, target and fine target (or ``None``) of each.
+        scenes: what each pair shows, in a word; default: each something of its own.
     """
 
     names: tuple[str, ...]
     files: tuple[tuple[Path, Path, Path | None], ...]
+    scenes: tuple[str, ...] | None = None
 
     @classmethod
     def of(
@@ -99,17 +106,19 @@ class ImagePairs(Sequence[Pair]):
             part: which of the two.
 
         Raises:
-            BadInput: a folder that is missing or holds no pair, files without partner, or two of one name.
+            BadInput: a folder that is missing or holds no pair, files without partner, two of one name, or a
+                ``meta.json`` that cannot be read.
         """
         folders = [folders] if isinstance(folders, Path | str) else list(folders)
         if not folders:
             raise BadInput("pairs", None, "need the folder of a data set")
-        names, files = [], []
+        names, files, scenes = [], [], []
         for folder in folders:
             found = _listed(Path(folder) / part)
             names += [name if len(folders) == 1 else f"{folder}: {name}" for name in found]
             files += found.values()
-        return cls(tuple(names), tuple(files))
+            scenes += _scenes(Path(folder), part, [before.name for before, _, _ in found.values()])
+        return cls(tuple(names), tuple(files), tuple(scenes))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -125,7 +134,8 @@ class ImagePairs(Sequence[Pair]):
             BadInput: a file that cannot be read, or images that are no pair, see `Pair`.
         """
         if isinstance(index, slice):
-            return ImagePairs(self.names[index], self.files[index])
+            scenes = None if self.scenes is None else self.scenes[index]
+            return ImagePairs(self.names[index], self.files[index], scenes)
         before, after, fine = self.files[index]
         return Pair(
             self.names[index], picture(before), picture(after), None if fine is None else picture(fine)
@@ -226,6 +236,18 @@ def _listed(folder: Path) -> dict[str, tuple[Path, Path, Path | None]]:
     return {
         stem: (sides["input"][stem], sides["gt"][stem], sides.get("gt_hr", {}).get(stem)) for stem in shared
     }
+
+
+def _scenes(folder: Path, part: str, names: Sequence[str]) -> list[str]:
+    """What each file of a part shows, as ``meta.json`` says; else its own name."""
+    path, told = folder / "meta.json", {}
+    if path.is_file():
+        try:
+            told = {name: one["scene"] for name, one in json.loads(path.read_text("utf-8"))["pairs"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            fix = 'does not say {"pairs": {"train/NAME": {"scene": ...}}}: mend it, or take it away'
+            raise BadInput(str(path), None, fix) from problem
+    return [f"{folder}: {told.get(f'{part}/{name}', name)}" for name in names]
 
 
 def _stems(folder: Path) -> dict[str, Path]:

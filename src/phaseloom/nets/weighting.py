@@ -93,6 +93,14 @@ class Weighting(nn.Module):
         """One number of losses, zero where there are none."""
         return (self.of_branches()[:, None] * self.of_terms() * losses).sum()
 
+    @torch.no_grad()
+    def begin(self, terms: Terms, /) -> None:
+        """Take from losses what the weights begin with, before any of them is learned from.
+
+        Errors as of calling it.
+        """
+        self._placed(terms)
+
     def of_terms(self) -> Float[Tensor, "b k"]:
         """Weights of the terms within each branch; zero for what the last batch did not have."""
         raise NotImplementedError
@@ -166,6 +174,10 @@ class Uncertainty(Weighting):
         if torch.is_grad_enabled():
             self._begin(losses.detach())
         return super().total(losses) + (self.sizes * self.present).sum()
+
+    def begin(self, terms: Terms, /) -> None:
+        """Take the size of each loss."""
+        self._begin(self._placed(terms))
 
     def of_terms(self) -> Float[Tensor, "b k"]:
         """One over the size of each loss, as far as it is known."""

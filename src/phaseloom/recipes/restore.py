@@ -3,28 +3,30 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from phaseloom.data.crops import Batch, Crops, crop, resized, stacked
 from phaseloom.data.pairs import ImagePairs, Pair, parted
+from phaseloom.data.tasks import Task
 from phaseloom.errors import BadInput
 from phaseloom.fitting import device, optimizers
 from phaseloom.fitting.loop import Progress
-from phaseloom.nets.restoration_losses import Compared
+from phaseloom.fitting.team import team
 from phaseloom.nets.ushape import Restorer
 from phaseloom.nets.weighting import Weighting
 from phaseloom.recipes.course import Course, placed
-from phaseloom.spec import Call, Recipe, load_yaml, part
+from phaseloom.recipes.mending import Cuts, Mending
+from phaseloom.spec import Call, Recipe, knobs, load_yaml, part
 
-__all__ = ["Cuts", "Mending", "Restore", "Restoring"]
+__all__ = ["Levelled", "Restore", "Restoring", "fitting"]
 
-BEST = 100.0
-"""Decibels from which the hold-out loss counts down: the best network has the smallest."""
+
+Known = tuple[Sequence[Pair], Sequence[str] | None]
+"""Pairs, and what each shows in a word, if that is known."""
 
 
 class Restore(Recipe):
@@ -33,7 +35,8 @@ class Restore(Recipe):
     Attributes:
         data: folders of data sets: ``train`` and ``test`` in each, in these ``input``, ``gt`` and, where the
             finer image is known, ``gt_hr``.
-        model: the network.
+        task: what of the images' values is arbitrary, and which values there can be.
+        model: the network; channels that are not said are those of the data.
         losses: what is made small, of both outputs.
         weighting: how they become one number.
         weight_rate: of learning its weights.
@@ -41,8 +44,8 @@ class Restore(Recipe):
         scales: factors by which crops are enlarged, one for each batch.
         turned: flip and turn crops.
         each: crops of each pair in an epoch.
-        validation: share of the training pairs that decide which epoch is the best.
-        data_range: largest possible difference of two pixels.
+        validation: share of the training pairs that decide which epoch is the best; pairs of one scene
+            (`phaseloom.data.pairs`) stay together.
         optimizer: how steps are made.
         rate: of the optimiser.
         shape: how the rate changes over the run.
@@ -53,6 +56,7 @@ class Restore(Recipe):
         clip: largest norm of the network's gradient.
         patience: epochs without improvement before stopping.
         seed: of everything that is drawn.
+        threads: that read files at once; none: the one that computes.
         device: where to compute.
         title: for figures and files.
 
@@ -62,6 +66,7 @@ class Restore(Recipe):
     """
 
     data: tuple[Path, ...] = ()
+    task: Call = part("phaseloom.data.tasks", "photograph")
     model: Call = part("phaseloom.nets.phaseformer", "narrow")
     losses: tuple[Call, ...] = part(
         "phaseloom.nets.restoration_losses", ("charbonnier", "gradient", "similarity")
@@ -73,7 +78,6 @@ class Restore(Recipe):
     turned: bool = True
     each: int = Field(1, ge=1, strict=True)
     validation: float = Field(0.05, gt=0, lt=1)
-    data_range: float = Field(1.0, gt=0, allow_inf_nan=False)
     optimizer: Call = part("phaseloom.fitting.optimizers", "adamw")
     rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
     shape: Call = part("phaseloom.fitting.schedule", "one_cycle")
@@ -84,6 +88,7 @@ class Restore(Recipe):
     clip: float | None = Field(1.0, gt=0)
     patience: int | None = Field(None, ge=1, strict=True)
     seed: int = Field(0, ge=0, lt=2**62, strict=True)
+    threads: int = Field(0, ge=0, strict=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     title: str = ""
 
@@ -92,6 +97,11 @@ class Restore(Recipe):
         """A recipe from a file, paths in which are relative to its folder, or the default one, changed."""
         recipe = cls.of({}) if path is None else cls.of(load_yaml(Path(path))).rooted(Path(path).parent)
         return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
+
+    def known(self) -> Known:
+        """The pairs to learn from, and what each shows."""
+        pairs = self.pairs("train")
+        return pairs, pairs.scenes
 
     def pairs(self, which: Literal["train", "test"], /) -> ImagePairs:
         """The pairs of one part of all data sets.
@@ -104,95 +114,30 @@ class Restore(Recipe):
         return ImagePairs.of(self.data, part=which)
 
 
-@dataclass(frozen=True, eq=False)
-class Cuts:
-    """Crops that were chosen and are yet to be cut, or whole pairs: all that is random in them.
+@dataclass(frozen=True)
+class Levelled(Sequence[Pair]):
+    """Pairs as a network is taught them.
 
     Attributes:
-        draws: numbers of the draws; ``draw % pairs`` is the pair.
-        epoch: part of the seed of each draw; 0: pairs as a whole.
-        scale: by which they are enlarged.
+        pairs: in their unit.
+        task: that levels them.
     """
 
-    draws: np.ndarray
-    epoch: int = 0
-    scale: float = 1.0
+    pairs: Sequence[Pair]
+    task: Task
 
     def __len__(self) -> int:
-        """Number of crops."""
-        return len(self.draws)
+        return len(self.pairs)
 
-    def __getitem__(self, some: slice) -> "Cuts":
-        """Some of them."""
-        return replace(self, draws=self.draws[some])
-
-    def __str__(self) -> str:
-        """For a log."""
-        return f"draws {', '.join(map(str, self.draws))} of epoch {self.epoch}"
-
-    def split(self, size: int, /) -> "tuple[Cuts, ...]":
-        """The same in pieces."""
-        return tuple(self[start : start + size] for start in range(0, len(self), size))
-
-
-class Mending:
-    """Crops that were chosen, through a network, to one number.
-
-    Gradients decide the mode: with them it is the weighed losses, without them how many decibels an image
-    lacks of a hundred.
-
-    Attributes:
-        net: on the device.
-        weighting: of the losses, beside it.
-        pairs: that crops are cut from, and that judge.
-        crops: what is drawn.
-        losses: by name.
-        recipe: of the training.
-        last: ``losses`` of the last batch that was learned from, by output and name, and their ``weights``.
-    """
-
-    def __init__(
-        self,
-        net: Restorer,
-        weighting: Weighting,
-        pairs: tuple[Sequence[Pair], Sequence[Pair]],
-        recipe: Restore,
-    ):
-        self.net, self.weighting, self.pairs, self.recipe = net, weighting, pairs, recipe
-        self.crops = Crops(size=recipe.crops, scales=recipe.scales, turned=recipe.turned)
-        self.losses = {loss.name: loss.partial() for loss in recipe.losses}
-        self.last: dict[str, Any] = {}
-
-    def batch(self, these: Cuts, /) -> Batch:
-        """Cut, or read as a whole, and brought to the device of the network."""
-        where, seed = device.of(self.net), self.recipe.seed
-        if not these.epoch:
-            return stacked([self.pairs[1][int(draw)] for draw in these.draws]).to(where)
-        learned = self.pairs[0]
-        cuts = [
-            crop(learned[int(n) % len(learned)], self.crops, seed=seed, epoch=these.epoch, number=int(n))
-            for n in these.draws
-        ]
-        return resized(stacked(cuts), self.crops.scaled(these.scale)).to(where)
-
-    def __call__(self, these: Cuts) -> dict[str, Tensor]:
-        """The number of a batch."""
-        learning = torch.is_grad_enabled()
-        self.net.train(learning)
-        batch = self.batch(these)
-        where = batch.input.device.type
-        with torch.autocast(where, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            low, high = self.net(batch.input)
-        if not learning:
-            return {"decibels": BEST - _psnr(low.float(), batch.target, self.recipe.data_range)}
-        scale = self.recipe.data_range
-        terms = {"low": Compared(low.float(), batch.target, "low", scale).terms(self.losses)}
-        if high is not None:
-            terms["high"] = Compared(high.float(), batch.fine, "high", scale).terms(self.losses)
-        loss = self.weighting(terms)
-        found = {b: {name: float(value.detach()) for name, value in row.items()} for b, row in terms.items()}
-        self.last = {"losses": found, "weights": self.weighting.weights}
-        return {"loss": loss}
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Levelled": ...
+    def __getitem__(self, index: int | slice) -> "Pair | Levelled":
+        """A pair; a slice is not read yet."""
+        if isinstance(index, slice):
+            return Levelled(self.pairs[index], self.task)
+        return self.task.levelled(self.pairs[index])
 
 
 class Restoring(Course):
@@ -208,10 +153,13 @@ class Restoring(Course):
     lesson: Mending
     net: Restorer
 
-    def __init__(self, recipe: Restore, directory: Path | None, pairs: Sequence[Pair] | None = None):
+    def __init__(self, recipe: Restore, directory: Path | None, known: Known | None = None):
+        pairs, scenes = known or recipe.known()
+        task = recipe.task()
+        sides = parted(pairs, validation=recipe.validation, seed=recipe.seed, groups=scenes)
+        self.pairs = Levelled(sides[0], task), Levelled(sides[1], task)
+        recipe = recipe.model_copy(update={"model": fitting(recipe.model, pairs[0])})
         super().__init__(recipe, directory)
-        known = recipe.pairs("train") if pairs is None else pairs
-        self.pairs = parted(known, validation=recipe.validation, seed=recipe.seed)
         names = [loss.name for loss in recipe.losses]
         self.weighting: Weighting = recipe.weighting(names, ("low", "high")).to(device.of(self.net))
         self.lesson = Mending(self.net, self.weighting, self.pairs, recipe)
@@ -220,10 +168,23 @@ class Restoring(Course):
 
     @classmethod
     def begin(
-        cls, recipe: Restore, directory: Path | str | None = None, /, *, pairs: Sequence[Pair] | None = None
+        cls,
+        recipe: Restore,
+        directory: Path | str | None = None,
+        /,
+        *,
+        pairs: Sequence[Pair] | None = None,
+        scenes: Sequence[str] | None = None,
     ) -> Self:
-        """A new training, on the recipe's data or pairs in memory; errors as of `Course.begin`."""
-        return cls(recipe, placed(directory), pairs).begun()
+        """A new training, on the recipe's data or pairs in memory; errors as of `Course.begin`.
+
+        Args:
+            recipe: of the training.
+            directory: of the run.
+            pairs: in place of the recipe's data.
+            scenes: what each of them shows, see `phaseloom.data.pairs.parted`.
+        """
+        return cls(recipe, placed(directory), None if pairs is None else (pairs, scenes)).begun()
 
     def network(self) -> nn.Module:
         """Before it has seen an image."""
@@ -231,6 +192,13 @@ class Restoring(Course):
         if not recipe.losses or any(loss.when for loss in recipe.losses):
             raise BadInput("losses", None, "must be one at least, there in every epoch")
         return recipe.model()
+
+    def prepared(self) -> None:
+        """What losses begin with, of a whole first batch in every process, and the same in all."""
+        first = self.batches(1)[0]
+        with torch.no_grad():
+            self.weighting.begin(self.lesson.terms(first if isinstance(first, Cuts) else first[0]))
+        team().agree(self.weighting)
 
     @property
     def judged(self) -> str:
@@ -254,8 +222,20 @@ class Restoring(Course):
         return [Cuts(np.array([number])) for number in range(len(self.pairs[1]))]
 
     def state(self) -> dict[str, Any]:
-        """Losses of the last batch and their weights."""
-        return self.lesson.last
+        """Losses of the last batch, their weights, and the similarity of the pairs that judged."""
+        alike, self.lesson.alike = self.lesson.alike[-len(self.pairs[1]) :], []
+        return {**self.lesson.last, "ssim": float(np.mean(alike)) if alike else None}
+
+    def close(self) -> None:
+        """Send home the threads that read."""
+        self.lesson.close()
+
+
+def fitting(model: Call, pair: Pair, /) -> Call:
+    """A network for pairs such as this, where its recipe leaves open how many channels come in and out."""
+    asked = knobs(model.room, model.name)
+    found = {"channels_in": len(pair.input), "channels_out": len(pair.target)}
+    return replace(model, values={**{name: n for name, n in found.items() if name in asked}, **model.values})
 
 
 def _groups(net: nn.Module, weighting: Weighting, recipe: Restore) -> list[dict[str, Any]]:
@@ -268,9 +248,3 @@ def _groups(net: nn.Module, weighting: Weighting, recipe: Restore) -> list[dict[
     for group in groups[1:]:
         group |= {"clip": False, "weight_decay": 0.0}
     return groups
-
-
-def _psnr(image: Tensor, wanted: Tensor, data_range: float) -> Tensor:
-    """Decibels of images that are held within their range, a mean over the batch."""
-    off = (image.clamp(0, data_range) - wanted).square().flatten(1).mean(1)
-    return (10 * torch.log10(data_range**2 / off.clamp_min(1e-10 * data_range**2))).mean()

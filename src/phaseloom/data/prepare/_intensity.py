@@ -179,15 +179,22 @@ def poisson(
     return _scaled(scan, loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn, factor)
 
 
-def thin(scan: Scan4D, /, *, which: Literal[0, 1], seed: int = 0) -> Scan4D:
-    """One of two halves of the counts: the toss of a coin says for each count in which one it is.
+def thin(scan: Scan4D, /, *, which: Literal[0, 1], share: float = 0.5, seed: int = 0) -> Scan4D:
+    """One of two parts of the counts: the toss of a coin says for each count in which one it is.
 
-    The halves of Poisson counts are independent Poisson counts (binomial thinning), of half of the dose;
+    The parts of Poisson counts are independent Poisson counts (binomial thinning), of a share of the dose;
     both add up to the counts exactly. Untrusted pixels are zero. Each pattern has a random stream of its
-    own: the same seed gives the same halves, read in any order.
+    own: the same seed gives the same parts, read in any order.
+
+    Args:
+        scan: with counts that are single quanta.
+        which: the first part or the second.
+        share: of the counts that is in the first part; the rest is in the second.
+        seed: of the coin.
 
     Raises:
-        BadInput: a half other than 0 and 1; counts that are not whole numbers from zero up, when read.
+        BadInput: a part other than 0 and 1, a share that leaves one empty; counts that are not whole numbers
+            from zero up, when read.
 
     Example:
         >>> first, second = (thin(_example(), which=which).counts for which in (0, 1))
@@ -196,9 +203,13 @@ def thin(scan: Scan4D, /, *, which: Literal[0, 1], seed: int = 0) -> Scan4D:
     """
     if which not in (0, 1):
         raise BadInput("thin.which", which, "is no half of the counts: choose 0 or 1")
-    coin = partial(_tossed, mask=scan.mask, which=which)
+    if not 0 < share < 1:
+        raise BadInput("thin.share", share, "leaves one part empty: write a number between 0 and 1")
+    coin = partial(_tossed, mask=scan.mask, which=which, share=share)
     drawn = _Drawn(scan.counts, coin, (seed, 11), scan.counts.dtype)  # 11: not the stream of poisson
-    return _scaled(scan, loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn, 0.5)
+    return _scaled(
+        scan, loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn, 1 - share if which else share
+    )
 
 
 def detector_blur(scan: Scan4D, /, *, std: float) -> Scan4D:
@@ -269,7 +280,9 @@ def _counted(pattern: np.ndarray, stream: np.random.Generator, factor: float, mo
     return np.minimum(stream.poisson(np.maximum(pattern * factor, 0)), most)
 
 
-def _tossed(pattern: np.ndarray, stream: np.random.Generator, mask: np.ndarray, which: int) -> np.ndarray:
+def _tossed(
+    pattern: np.ndarray, stream: np.random.Generator, mask: np.ndarray, which: int, share: float
+) -> np.ndarray:
     counts = np.where(mask, pattern, 0)
     bad = (counts < 0) | (counts != np.rint(counts)) | ~(counts < 2**53)
     if bad.any():
@@ -279,7 +292,7 @@ def _tossed(pattern: np.ndarray, stream: np.random.Generator, mask: np.ndarray, 
             "is no number of counts, so it cannot be split: leave out steps of prepare that scale or blend, "
             "or compare halves of the patterns (prepare: [{half: {which: 0}}])",
         )
-    first = stream.binomial(counts.astype(np.int64), 0.5)
+    first = stream.binomial(counts.astype(np.int64), share)
     return counts - first if which else first
 
 

@@ -1,0 +1,83 @@
+"""What of an image's values is arbitrary is taken off, and put back, on any pixels."""
+
+import json
+
+import numpy as np
+import pytest
+
+from phaseloom.data import tasks
+from phaseloom.data.pairs import ImagePairs, Pair
+from phaseloom.errors import BadInput
+from phaseloom.nets.references import upsampled
+
+ALL = [tasks.photograph(), tasks.phase(), tasks.virtual_detector()]
+
+
+def images(count: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).normal(3, 2, (count, 13, 10))
+
+
+@pytest.mark.parametrize("task", ALL, ids=lambda task: task.name)
+def test_what_is_taken_off_is_put_back(task):
+    level = task.level(images())
+    np.testing.assert_allclose(level.given(level.taken(images())), images(), atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ALL[1:], ids=lambda task: task.name)
+def test_brightness_and_contrast_are_gone(task):
+    taken = [task.level(image).taken(image) for image in (images(), 40 - 3e-3 * images())]
+    np.testing.assert_allclose(taken[0], -taken[1], atol=1e-4)
+
+
+def test_a_plane_is_the_same_on_finer_pixels():
+    y, x = np.mgrid[:12, :20]
+    plane = (2 - 0.3 * y + 0.1 * x)[None].astype(np.float32)
+    fine = tasks.phase().level(plane).taken(upsampled(plane))[0]
+    assert abs(fine[1:-1, 1:-1]).max() < 1e-4
+
+
+def test_a_pair_of_phases_loses_the_plane_of_each():
+    y, x = np.mgrid[:16, :16]
+    clean = np.exp(-((y - 8) ** 2 + (x - 6) ** 2) / 4.0)[None]
+    pair = Pair("p", clean + 1 + 0.1 * x, clean - 4 + 0.3 * y, np.repeat(np.repeat(clean, 2, 1), 2, 2))
+    seen = tasks.phase().levelled(pair)
+    assert abs(seen.input - seen.target).max() < 0.02
+    assert seen.fine is not None
+
+
+def test_the_scale_of_a_pair_is_that_of_its_input():
+    pair = Pair("p", images(1), 0.1 * images(1))
+    seen = tasks.virtual_detector().levelled(pair)
+    assert np.ptp(seen.input) == pytest.approx(10 * np.ptp(seen.target), rel=1e-5)
+
+
+def test_a_flat_image_and_one_that_is_not_finite():
+    for task in ALL:
+        flat = np.full((1, 5, 7), 2.0)
+        assert np.isfinite(task.level(flat).taken(flat)).all()
+        with pytest.raises(BadInput, match="1 of 35 values are not finite"):
+            task.level(np.where(np.arange(35).reshape(1, 5, 7) == 3, np.nan, flat))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for side in ("input", "gt"):
+        (tmp_path / "train" / side).mkdir(parents=True)
+        for name in "abc":
+            np.save(tmp_path / "train" / side / f"{name}.npy", np.zeros((1, 8, 8), np.float32))
+    return tmp_path
+
+
+def test_a_data_set_says_which_pairs_show_the_same(folder):
+    told = {"pairs": {f"train/{name}.npy": {"scene": scene} for name, scene in [("a", "sea"), ("b", "sea")]}}
+    (folder / "meta.json").write_text(json.dumps(told))
+    scenes = ImagePairs.of(folder).scenes
+    assert scenes is not None
+    assert scenes[0] == scenes[1] != scenes[2]
+    assert ImagePairs.of(folder)[1:].scenes == scenes[1:]
+
+
+def test_a_list_of_scenes_that_says_nothing_is_refused(folder):
+    (folder / "meta.json").write_text('{"pairs": {"train/a.npy": "sea"}}')
+    with pytest.raises(BadInput, match=r"meta\.json: does not say"):
+        ImagePairs.of(folder)
