@@ -10,7 +10,7 @@ import yaml
 
 from phaseloom.data.pairs import Pair
 from phaseloom.errors import BadInput
-from phaseloom.recipes.restore import Restore, Restoring
+from phaseloom.recipes.restore import Known, Restore, Restoring
 
 TINY = {"recommended": {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}}
 
@@ -63,7 +63,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(pairs, tmp_path, monke
     whole = begun(pairs, tmp_path / "whole")
     list(whole)
     folder = tmp_path / "part"
-    monkeypatch.setattr(Restore, "known", lambda self: (pairs, None))
+    monkeypatch.setattr(Restore, "known", lambda self: Known(pairs))
     for _ in begun(pairs, folder):
         break
     again = Restoring.resume(folder)

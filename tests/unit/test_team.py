@@ -11,10 +11,12 @@ import torch
 import yaml
 from torch import nn
 
+from phaseloom.data import underwater
 from phaseloom.errors import BadInput
 from phaseloom.fitting import team as teams
 from phaseloom.fitting.team import Team
 from phaseloom.recipes import job
+from phaseloom.recipes.restore import Restore, Restoring
 from phaseloom.recipes.train import Train
 from phaseloom.recipes.training import Training
 
@@ -64,6 +66,20 @@ def test_two_processes_take_the_course_of_one(tmp_path, epochs, optimizer):
         pass
     torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=2e-5, atol=0)
     assert (tmp_path / "two" / "net.safetensors").is_file()
+
+
+@pytest.mark.parametrize("epochs", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_two_processes_restore_as_one(tmp_path, epochs):
+    underwater.save(tmp_path / "sea", size=24, train=5, test=1)
+    sizes = {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}
+    tree = {"data": ["sea"], "model": {"recommended": sizes}, "crops": 16, "batch": 3, "epochs": epochs}
+    (tmp_path / "restore.yaml").write_text(yaml.safe_dump(tree | {"validation": 0.4, "pieces": 2}))
+    done = launched("train", "restorer", "restore.yaml", "--out", "two", "--quiet", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("network: two") == 1
+    for _ in Restoring.begin(Restore.from_path(tmp_path / "restore.yaml"), tmp_path / "one"):
+        pass
+    torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

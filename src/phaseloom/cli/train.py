@@ -1,6 +1,7 @@
 """Verbs that train networks."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,8 @@ from phaseloom.cli.command import app
 from phaseloom.cli.files import Set, folder, recipe_of, settings_of, spoiled
 from phaseloom.errors import BadInput
 
-__all__ = ["autoencoder", "end_to_end", "linear", "patches", "retrieval", "stitching"]
+__all__ = ["File", "Out", "Quiet", "Resume", "begun", "place", "ran", "stopped", "train"]
+__all__ += ["autoencoder", "end_to_end", "linear", "patches", "retrieval", "stitching"]
 
 train = typer.Typer(
     help="Train networks: on simulated scans, or on the patterns of one.", no_args_is_help=True
@@ -135,15 +137,15 @@ def autoencoder(
 
     team().alone("train autoencoder")
     if resume:
-        training = Encoding.resume(_begun(file, settings, out))
+        training = Encoding.resume(begun(file, settings, out))
     else:
         recipe = Autoencode.from_path(file, settings_of(settings or []))
         typer.echo(f"reading {recipe.there()}")
         training = Encoding.begin(recipe, folder(out, recipe.title or f"{recipe.file.stem}-autoencoder"))
         for line in spoiled(training.scan):
             typer.echo(line)
-    _ran(training, quiet=quiet)
-    _stopped(training, f"phaseloom train autoencoder --resume {training.directory}")
+    ran(training, quiet=quiet)
+    stopped(training, f"phaseloom train autoencoder --resume {training.directory}")
     _drawn(training)
 
 
@@ -160,7 +162,7 @@ def _drawn(training: Any) -> None:
     typer.echo(f"network: {path}")
 
 
-def _begun(file: Path | None, settings: list[str] | None, out: Path | None) -> Path:
+def begun(file: Path | None, settings: list[str] | None, out: Path | None) -> Path:
     """The folder of a run to go on with."""
     if file is None:
         raise BadInput("train", "--resume", "needs the folder of a run")
@@ -169,15 +171,15 @@ def _begun(file: Path | None, settings: list[str] | None, out: Path | None) -> P
     return file
 
 
-def _ran(training: Any, *, quiet: bool) -> None:
-    """Drive a training until its end or an interruption."""
+def ran(training: Any, *, quiet: bool, told: Callable[[Any, Any], str] | None = None) -> None:
+    """Drive a training until its end or an interruption, its epochs told in words of its own."""
     try:
-        _drive(training, quiet=quiet)
+        _drive(training, told or _losses, quiet=quiet)
     except KeyboardInterrupt:
         training.progress.stopped = f"interrupted after epoch {training.progress.epoch}"
 
 
-def _stopped(training: Any, again: str) -> None:
+def stopped(training: Any, again: str) -> None:
     """Say why a training ended, and after an interruption how to go on."""
     stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
     typer.echo(f"stopped: {stopped}")
@@ -195,12 +197,12 @@ def _all(
     from phaseloom.recipes.train import Train
 
     if resume:
-        begun = _begun(file, settings, out)
-        if not (begun / "train.yaml").is_file():
-            raise BadInput(str(begun), None, "holds no train.yaml: name the folder of train retrieval")
-        return begun, Train.from_path(begun / "train.yaml").joint
+        base = begun(file, settings, out)
+        if not (base / "train.yaml").is_file():
+            raise BadInput(str(base), None, "holds no train.yaml: name the folder of train retrieval")
+        return base, Train.from_path(base / "train.yaml").joint
     recipe = Train.from_path(file, settings_of(settings))
-    joint, base = _joint(recipe), _place(out, "retrieval")
+    joint, base = _joint(recipe), place(out, "retrieval")
     if (base / "train.yaml").exists() and team().first:
         raise BadInput(
             "--out", str(base), "exists already: name a new folder, or use --resume to go on with it"
@@ -255,26 +257,30 @@ def _run(
     from phaseloom.recipes.training import Training
 
     if resume:
-        training = Training.resume(_begun(file, settings, out), stage=stage)
+        training = Training.resume(begun(file, settings, out), stage=stage)
     else:
         changed = {**settings_of(settings), "stage": stage, **(more or {})}
         changed = changed if scan is None else _fitting(scan, Train.from_path(file), changed)
         recipe = Train.from_path(file, changed)
-        training = Training.begin(recipe, _place(out, recipe.title or f"{stage}-{recipe.model.name}"))
-    _ran(training, quiet=quiet or not team().first)
+        training = Training.begin(recipe, place(out, recipe.title or f"{stage}-{recipe.model.name}"))
+    ran(training, quiet=quiet or not team().first)
     if team().first:
         _told(training, again or f"phaseloom train {stage} --resume {training.directory}")
     team().wait()
 
 
-def _place(out: Path | None, name: str) -> Path:
+def place(out: Path | None, name: str) -> Path:
     """The folder of a run, which the first of several processes names."""
     from phaseloom.fitting.team import team
 
     return team().told(folder(out, name) if team().first else Path())
 
 
-def _drive(training: Any, *, quiet: bool) -> None:
+def _losses(training: Any, epoch: Any) -> str:
+    return f"loss {epoch.loss:.4f}, unseen {epoch.holdout:.4f}"
+
+
+def _drive(training: Any, told: Callable[[Any, Any], str], *, quiet: bool) -> None:
     """All epochs behind a progress bar."""
     from tqdm import tqdm
 
@@ -283,7 +289,7 @@ def _drive(training: Any, *, quiet: bool) -> None:
         total=total, initial=done, disable=True if quiet else None, unit="epoch", file=sys.stderr
     ) as bar:
         for epoch in training:
-            bar.set_postfix_str(f"loss {epoch.loss:.4f}, unseen {epoch.holdout:.4f}")
+            bar.set_postfix_str(told(training, epoch))
             bar.update()
 
 
@@ -291,7 +297,7 @@ def _told(training: Any, again: str) -> None:
     """What came of a training."""
     from phaseloom.recipes.training import pictures
 
-    _stopped(training, again)
+    stopped(training, again)
     path, card = training.finish()
     for line in _scores(card):
         typer.echo(line)

@@ -9,13 +9,16 @@ import numpy as np
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 
-__all__ = ["SUFFIXES", "picture", "written"]
+__all__ = ["SUFFIXES", "depth", "picture", "written"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
 """Files that are images."""
 
 DEPTHS = {"b": 1, "u1": 255, "u2": 65535}
 """Largest value of the kinds of whole numbers that files of images hold."""
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""What a PNG begins with."""
 
 MODES = ("1", "L", "I;16", "I;16B", "I;16L", "P", "RGB", "RGBA", "LA")
 """Kinds of pixels that are read, in the words of Pillow."""
@@ -49,13 +52,65 @@ def picture(path: Path, /) -> np.ndarray:
     return np.ascontiguousarray(_scaled(values, path).reshape(-1, *values.shape[-2:]))
 
 
-def written(path: Path, image: np.ndarray, /) -> None:
-    """Save one or three channels ``(channel, y, x)`` of 0 to 1 as a PNG of 8 bits; values are clipped."""
+def depth(path: Path, /) -> int:
+    """Bits of a grey value in a PNG: 16, or 8 of everything else."""
+    with path.open("rb") as file:
+        head = file.read(25)
+    return 16 if head[:8] == SIGNATURE and head[24] == 16 else 8
+
+
+def written(path: Path, image: np.ndarray, /, *, bits: int = 8, stamp: str = "") -> None:
+    """Save channels ``(channel, y, x)``: one or three of 0 to 1 as a PNG, clipped; any as TIFF or .npy.
+
+    Args:
+        path: its ending says which.
+        image: float32.
+        bits: of a grey value in a PNG of one channel; colours have 8.
+        stamp: words to keep in the file; a .npy has no place for them.
+
+    Raises:
+        MissingExtra: a TIFF without tifffile.
+    """
+    with whole(path) as short:
+        if path.suffix == ".npy":
+            with short.open("wb") as file:
+                np.save(file, image.astype(np.float32), allow_pickle=False)
+        elif path.suffix == ".tif":
+            _tifffile(path).imwrite(
+                short, image.astype(np.float32), description=stamp, photometric="minisblack"
+            )
+        else:
+            _drawn(image, bits).save(short, "PNG", pnginfo=_information(stamp))
+
+
+def _drawn(image: np.ndarray, bits: int) -> Any:
+    """A picture of the channels."""
     from PIL import Image
 
-    levels = np.moveaxis(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), 0, -1)
-    with whole(path) as short:
-        Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels).save(short, "PNG")
+    values = np.clip(image, 0, 1)
+    if bits == 16 and len(image) == 1:
+        return Image.fromarray(np.round(values[0] * 65535).astype(np.uint16))
+    levels = np.moveaxis(np.round(values * 255).astype(np.uint8), 0, -1)
+    return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+
+
+def _information(stamp: str) -> Any:
+    """Words for a PNG."""
+    from PIL import PngImagePlugin
+
+    if not stamp:
+        return None
+    words = PngImagePlugin.PngInfo()
+    words.add_text("Description", stamp)
+    return words
+
+
+def _tifffile(path: Path) -> Any:
+    try:
+        import tifffile
+    except ImportError as problem:
+        raise MissingExtra(f"{path.name}: tif", "tifffile", "formats") from problem
+    return tifffile
 
 
 def _scaled(values: np.ndarray, path: Path) -> np.ndarray:
@@ -81,11 +136,7 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _tiff(path: Path) -> np.ndarray:
-    try:
-        import tifffile
-    except ImportError as problem:
-        raise MissingExtra(f"{path.name}: tif", "tifffile", "formats") from problem
-    with tifffile.TiffFile(path) as file:
+    with _tifffile(path).TiffFile(path) as file:
         series: Any = file.series[0]
         values, axes = series.asarray(), series.axes
     if values.ndim == 3 and axes.endswith("S"):  # samples of a pixel next to one another
@@ -118,6 +169,6 @@ def _keep_bits(path: Path) -> None:
     """Refuse a PNG of more than one channel of 16 bits, of which Pillow would keep 8 without a word."""
     with path.open("rb") as file:
         head = file.read(26)
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and head[24] == 16 and head[25] != 0:
+    if head[:8] == SIGNATURE and head[24] == 16 and head[25] != 0:
         fix = "of which only 8 could be read: save it as a TIFF or .npy"
         raise BadInput(str(path), "16 bits per colour", fix)

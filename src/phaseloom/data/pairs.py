@@ -7,7 +7,7 @@ floating-point TIFF and .npy.
 
 Pairs that show the same thing, such as crops of one photograph or draws of one scan, are not each other's
 judges. A file ``meta.json`` beside ``train`` and ``test`` may say which: ``{"pairs": {"train/0001.png":
-{"scene": "harbour"}}}``, by the names of the input files.
+{"scene": "harbour"}}}``, by the names of the input files; and under ``task`` what the images are.
 """
 
 from __future__ import annotations
@@ -89,11 +89,13 @@ class ImagePairs(Sequence[Pair]):
         names: of the pairs; of several data sets with the folder in front.
         files: input, target and fine target (or ``None``) of each.
         scenes: what each pair shows, in a word; default: each something of its own.
+        task: what the images are (`phaseloom.data.tasks`), if all data sets say the same.
     """
 
     names: tuple[str, ...]
     files: tuple[tuple[Path, Path, Path | None], ...]
     scenes: tuple[str, ...] | None = None
+    task: str | None = None
 
     @classmethod
     def of(
@@ -112,13 +114,16 @@ class ImagePairs(Sequence[Pair]):
         folders = [folders] if isinstance(folders, Path | str) else list(folders)
         if not folders:
             raise BadInput("pairs", None, "need the folder of a data set")
-        names, files, scenes = [], [], []
+        names, files, scenes, tasks = [], [], [], set()
         for folder in folders:
             found = _listed(Path(folder) / part)
             names += [name if len(folders) == 1 else f"{folder}: {name}" for name in found]
             files += found.values()
-            scenes += _scenes(Path(folder), part, [before.name for before, _, _ in found.values()])
-        return cls(tuple(names), tuple(files), tuple(scenes))
+            known, task = _told(Path(folder))
+            places = (f"{part}/{before.name}" for before, _, _ in found.values())
+            scenes += [f"{folder}: {known.get(place, place)}" for place in places]
+            tasks.add(task)
+        return cls(tuple(names), tuple(files), tuple(scenes), tasks.pop() if len(tasks) == 1 else None)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -135,7 +140,7 @@ class ImagePairs(Sequence[Pair]):
         """
         if isinstance(index, slice):
             scenes = None if self.scenes is None else self.scenes[index]
-            return ImagePairs(self.names[index], self.files[index], scenes)
+            return ImagePairs(self.names[index], self.files[index], scenes, self.task)
         before, after, fine = self.files[index]
         return Pair(
             self.names[index], picture(before), picture(after), None if fine is None else picture(fine)
@@ -238,16 +243,17 @@ def _listed(folder: Path) -> dict[str, tuple[Path, Path, Path | None]]:
     }
 
 
-def _scenes(folder: Path, part: str, names: Sequence[str]) -> list[str]:
-    """What each file of a part shows, as ``meta.json`` says; else its own name."""
-    path, told = folder / "meta.json", {}
-    if path.is_file():
-        try:
-            told = {name: one["scene"] for name, one in json.loads(path.read_text("utf-8"))["pairs"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            fix = 'does not say {"pairs": {"train/NAME": {"scene": ...}}}: mend it, or take it away'
-            raise BadInput(str(path), None, fix) from problem
-    return [f"{folder}: {told.get(f'{part}/{name}', name)}" for name in names]
+def _told(folder: Path) -> tuple[dict[str, str], str | None]:
+    """What each file of a data set shows, as its ``meta.json`` says, and what the images are."""
+    path = folder / "meta.json"
+    if not path.is_file():
+        return {}, None
+    try:
+        told = json.loads(path.read_text("utf-8"))
+        return {name: str(one["scene"]) for name, one in told["pairs"].items()}, told.get("task")
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        fix = 'does not say {"pairs": {"train/NAME": {"scene": ...}}}: mend it, or take it away'
+        raise BadInput(str(path), None, fix) from problem
 
 
 def _stems(folder: Path) -> dict[str, Path]:

@@ -28,6 +28,7 @@ __all__ = [
     "exponential",
     "late",
     "linear",
+    "linear_decay",
     "multi_step",
     "one_cycle",
     "plateau",
@@ -184,6 +185,19 @@ def linear(
     _positive("linear", start=start, epochs=1 if epochs is None else epochs)
     _least("linear", end=end)
     return start + (end - start) * _done(progress, epoch, epochs)
+
+
+def linear_decay(progress: float, epoch: int, /, *, hold: int, decay: int) -> float:
+    """Full rate for ``hold`` epochs and one, then in a line that would reach zero ``decay + 1`` epochs later.
+
+    ``niter`` and ``niter_decay`` of programs that translate images.
+
+    Example:
+        >>> [linear_decay(0.0, epoch, hold=1, decay=3) for epoch in range(1, 6)]
+        [1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    _least("linear_decay", hold=hold, decay=decay)
+    return max(1 - max(0, epoch - 1 - hold) / (decay + 1), 0.0)
 
 
 def polynomial(progress: float, epoch: int = 1, /, *, power: float = 1.0, epochs: int | None = None) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, NamedTuple, Self, overload
 
 import numpy as np
 import torch
@@ -20,13 +20,23 @@ from phaseloom.nets.ushape import Restorer
 from phaseloom.nets.weighting import Weighting
 from phaseloom.recipes.course import Course, placed
 from phaseloom.recipes.mending import Cuts, Mending
-from phaseloom.spec import Call, Recipe, knobs, load_yaml, part
+from phaseloom.spec import Call, Recipe, call, knobs, load_yaml, part
 
-__all__ = ["Levelled", "Restore", "Restoring", "fitting"]
+__all__ = ["Known", "Levelled", "Restore", "Restoring", "fitting"]
 
 
-Known = tuple[Sequence[Pair], Sequence[str] | None]
-"""Pairs, and what each shows in a word, if that is known."""
+class Known(NamedTuple):
+    """Pairs, and what is known of them.
+
+    Attributes:
+        pairs: to learn from.
+        scenes: what each shows, in a word, or ``None``.
+        task: what the images are, or ``None``.
+    """
+
+    pairs: Sequence[Pair]
+    scenes: Sequence[str] | None = None
+    task: str | None = None
 
 
 class Restore(Recipe):
@@ -35,7 +45,8 @@ class Restore(Recipe):
     Attributes:
         data: folders of data sets: ``train`` and ``test`` in each, in these ``input``, ``gt`` and, where the
             finer image is known, ``gt_hr``.
-        task: what of the images' values is arbitrary, and which values there can be.
+        task: what of the images' values is arbitrary, and which values there can be; default: what the data
+            sets say that they are, else photographs.
         model: the network; channels that are not said are those of the data.
         losses: what is made small, of both outputs.
         weighting: how they become one number.
@@ -98,10 +109,15 @@ class Restore(Recipe):
         recipe = cls.of({}) if path is None else cls.of(load_yaml(Path(path))).rooted(Path(path).parent)
         return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
 
-    def known(self) -> Known:
-        """The pairs to learn from, and what each shows."""
+    def known(self) -> "Known":
+        """The pairs to learn from, with what their folders say of them."""
         pairs = self.pairs("train")
-        return pairs, pairs.scenes
+        return Known(pairs, pairs.scenes, pairs.task)
+
+    def tests(self) -> Sequence[Pair]:
+        """The pairs that judge in the end; none where no data set has a part ``test``."""
+        there = tuple(folder for folder in self.data if (folder / "test").is_dir())
+        return ImagePairs.of(there, part="test") if there else ()
 
     def pairs(self, which: Literal["train", "test"], /) -> ImagePairs:
         """The pairs of one part of all data sets.
@@ -154,11 +170,11 @@ class Restoring(Course):
     net: Restorer
 
     def __init__(self, recipe: Restore, directory: Path | None, known: Known | None = None):
-        pairs, scenes = known or recipe.known()
+        known = known or recipe.known()
+        recipe = fitting(recipe, known)
         task = recipe.task()
-        sides = parted(pairs, validation=recipe.validation, seed=recipe.seed, groups=scenes)
+        sides = parted(known.pairs, validation=recipe.validation, seed=recipe.seed, groups=known.scenes)
         self.pairs = Levelled(sides[0], task), Levelled(sides[1], task)
-        recipe = recipe.model_copy(update={"model": fitting(recipe.model, pairs[0])})
         super().__init__(recipe, directory)
         names = [loss.name for loss in recipe.losses]
         self.weighting: Weighting = recipe.weighting(names, ("low", "high")).to(device.of(self.net))
@@ -184,7 +200,7 @@ class Restoring(Course):
             pairs: in place of the recipe's data.
             scenes: what each of them shows, see `phaseloom.data.pairs.parted`.
         """
-        return cls(recipe, placed(directory), None if pairs is None else (pairs, scenes)).begun()
+        return cls(recipe, placed(directory), None if pairs is None else Known(pairs, scenes)).begun()
 
     def network(self) -> nn.Module:
         """Before it has seen an image."""
@@ -231,11 +247,20 @@ class Restoring(Course):
         self.lesson.close()
 
 
-def fitting(model: Call, pair: Pair, /) -> Call:
-    """A network for pairs such as this, where its recipe leaves open how many channels come in and out."""
-    asked = knobs(model.room, model.name)
-    found = {"channels_in": len(pair.input), "channels_out": len(pair.target)}
-    return replace(model, values={**{name: n for name, n in found.items() if name in asked}, **model.values})
+def fitting(recipe: Restore, known: Known, /) -> Restore:
+    """A recipe in which what it leaves open follows from the data: their task, and channels in and out.
+
+    Raises:
+        BadInput: data sets that name a task that is none.
+    """
+    changes: dict[str, Any] = {}
+    if "task" not in recipe.model_fields_set and known.task is not None:
+        changes["task"] = call("phaseloom.data.tasks", known.task, "meta.json: task")
+    asked, first = knobs(recipe.model.room, recipe.model.name), known.pairs[0]
+    found = {"channels_in": len(first.input), "channels_out": len(first.target)}
+    values = {name: count for name, count in found.items() if name in asked} | dict(recipe.model.values)
+    changes["model"] = replace(recipe.model, values=values)
+    return recipe.model_copy(update=changes)
 
 
 def _groups(net: nn.Module, weighting: Weighting, recipe: Restore) -> list[dict[str, Any]]:

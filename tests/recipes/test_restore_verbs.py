@@ -1,0 +1,272 @@
+"""The verbs of restoration: data, training by file or by the guide's flags, judgement, use."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from phaseloom.compat import phaseformer
+from phaseloom.data import tasks
+from phaseloom.data._pictures import picture
+from phaseloom.errors import BadInput
+from phaseloom.nets import pretrained
+from phaseloom.nets.phaseformer import narrow, recommended
+from phaseloom.plot import canvas
+from phaseloom.recipes import mend_result
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.mend import STAMP
+from phaseloom.recipes.reconstruct import Reconstruct
+
+TINY = '{"recommended": {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}}'
+
+Said = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch) -> None:
+    """Pictures of few pixels: they are drawn, not looked at."""
+    save = canvas.save
+    monkeypatch.setattr(canvas, "save", lambda figure, path: save(figure, path, dpi=20))
+    monkeypatch.setattr("phaseloom.plot.save", lambda figure, path: save(figure, path, dpi=20))
+
+
+@pytest.fixture(scope="module")
+def sea(tmp_path_factory) -> Path:
+    from phaseloom.data import underwater
+
+    folder = tmp_path_factory.mktemp("data") / "sea"
+    underwater.save(folder, size=32, train=6, test=3, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory) -> Path:
+    """Networks that change nothing: of three channels, and of a phase."""
+    folder = tmp_path_factory.mktemp("nets")
+    sizes = {"widths": (4, 8), "blocks": (1, 1), "heads": (1, 2), "refine": 0}
+    pretrained.save(recommended(channels_in=3, channels_out=3, **sizes), folder / "sea.safetensors")
+    phase = recommended(**sizes)
+    pretrained.save(phase, folder / "phase.safetensors", {"task": "phase"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(files, tmp_path_factory) -> Path:
+    """A reconstruction in its folder."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    tree = {"file": str(files.native), "probe": {"focused": {"semiangle": "40 mrad", "defocus": "60 A"}}}
+    job = Job.begin(Reconstruct.of({**tree, "epochs": 4, "device": "cpu"}), folder)
+    for _ in job:
+        pass
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Of a training, by the first test that asks."""
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
+class TestTraining:
+    def test_the_flags_of_the_guide_train_judge_and_keep(self, phaseloom, sea, folder):
+        words = ["--dataset_path", sea, "--batch_size", 2, "--test_batch_size", 8, "--niter", 0]
+        words += ["--niter_decay", 1, "--lr", 0.001, "--beta1", 0.5, "--threads", 2, "--seed", 123]
+        more = ["--set", f"model={TINY}", "--set", "crops=16", "--out", folder, "--quiet"]
+        said = phaseloom("restore", "train", *words, *more)
+        assert not said.code, said.err
+        assert "--test_batch_size is not needed" in said.out
+        for name in ("gray world", "stretch", "colour matrix", "network", "UIQM", "UCIQE", "SSIM"):
+            assert name in said.out, name
+        assert {"net.safetensors", "curves.png", "before_after.png", "events.jsonl"} <= {
+            path.name for path in folder.iterdir()
+        }
+        card = pretrained.card(folder)
+        assert card["epochs"] == 2
+        assert card["scores"]["pairs"] == 3
+        assert "linear_decay" in card["recipe"]
+
+    def test_a_run_that_is_done_goes_on_with_nothing(self, phaseloom, folder):
+        said = phaseloom("restore", "train", "--resume", folder, "--quiet")
+        assert not said.code, said.err
+        assert "all 2 epochs were done" in said.out
+        said = phaseloom("restore", "train", "--resume", folder, "--lr", 0.1)
+        assert "goes on as the run began" in said.err
+
+    def test_it_is_judged_and_used(self, phaseloom, sea, folder, tmp_path):
+        said = phaseloom("restore", "eval", "--data", sea, "--model", folder, "--out", tmp_path / "scores")
+        assert not said.code, said.err
+        scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+        assert scores == pretrained.card(folder)["scores"]
+        said = phaseloom("restore", "apply", sea / "test" / "input", "-m", folder, "--out", tmp_path / "out")
+        assert not said.code, said.err
+        assert len([*(tmp_path / "out" / "finer").iterdir()]) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"epoch_count": 5}, "--resume goes on with schedule"),
+        ({"niter": -1}, "0 or more"),
+    ],
+)
+def test_flags_that_would_do_harm_are_refused(flags, said):
+    with pytest.raises(BadInput, match=said):
+        phaseformer.flags(flags)
+
+
+def test_every_policy_is_a_shape_that_exists():
+    from phaseloom.recipes.restore import Restore
+
+    for policy in ("lambda", "step", "plateau", "cosine", "onecycle"):
+        recipe = Restore.of(phaseformer.schedule(policy, 2, 3))
+        assert recipe.epochs == 6
+        recipe.shape.partial()
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("evil"),))
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ({"a": torch.zeros(1_783_800)}, "two outputs"),
+        ({"state_dict": {"a": torch.zeros(2_530_193)}}, "one output"),
+        ({"a": torch.zeros(7)}, "weights of 7 numbers"),
+        (Evil(), "whole pickled program"),
+        ([1], "holds no weights"),
+    ],
+)
+def test_old_checkpoints_are_recognised_and_refused(phaseloom, tmp_path, monkeypatch, held, said):
+    monkeypatch.chdir(tmp_path)
+    torch.save(held, tmp_path / "netG_model_epoch_12.pth")
+    ended = phaseloom("restore", "train", "--resume", tmp_path / "netG_model_epoch_12.pth")
+    assert ended.code == 2
+    assert said in ended.err
+    assert not (tmp_path / "evil").exists()
+
+
+class TestApplying:
+    def images(self, folder: Path) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(0)
+        folder.mkdir()
+        levels = rng.integers(0, 65536, (20, 31)).astype(np.uint16)
+        Image.fromarray(levels).save(folder / "grey.png")
+        floats = rng.normal(1e4, 3, (20, 31)).astype(np.float32)
+        tifffile.imwrite(folder / "float.tif", floats)
+        np.save(folder / "array.npy", floats)
+        return {"grey.png": levels / 65535, "float.tif": floats, "array.npy": floats}
+
+    def test_what_comes_in_goes_out_in_its_kind_and_unit_and_is_stamped(self, phaseloom, nets, tmp_path):
+        known = self.images(tmp_path / "in")
+        out = tmp_path / "out"
+        said = phaseloom("restore", "apply", tmp_path / "in", "-m", nets / "phase.safetensors", "--out", out)
+        assert not said.code, said.err
+        for name, image in known.items():
+            found = picture(out / "restored" / name)[0]
+            np.testing.assert_allclose(found, image, rtol=2e-6, atol=1e-4)
+            assert picture(out / "finer" / name).shape == (1, 40, 62)
+        told = json.loads((out / "restored.json").read_text())
+        assert told["stamp"] == STAMP
+        assert len(told["images"]) == 3
+        with Image.open(out / "restored" / "grey.png") as file:
+            assert STAMP in file.info["Description"]
+        with tifffile.TiffFile(out / "restored" / "float.tif") as file:
+            assert STAMP in file.pages[0].description
+
+    def test_tiles_of_an_identity_are_no_change(self, phaseloom, nets, tmp_path):
+        image = np.random.default_rng(1).uniform(size=(3, 40, 60)).astype(np.float32)
+        np.save(tmp_path / "a.npy", image)
+        words = ["-m", nets / "sea.safetensors", "--out", tmp_path / "out", "--tile", 32, "--overlap", 16]
+        said = phaseloom("restore", "apply", tmp_path / "a.npy", *words)
+        assert not said.code, said.err
+        np.testing.assert_allclose(np.load(tmp_path / "out" / "restored" / "a.npy"), image, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [("none.png", "does not exist"), ("sea.safetensors", "is no image"), (".", "holds no image")],
+    )
+    def test_what_is_no_image_is_said(self, phaseloom, nets, tmp_path, name, said):
+        ended = phaseloom(
+            "restore", "apply", nets / name, "-m", nets / "sea.safetensors", "--out", tmp_path / "o"
+        )
+        assert ended.code == 2
+        assert said in ended.err
+
+    def test_two_files_of_one_name_and_other_channels_are_refused(self, phaseloom, nets, tmp_path):
+        image = np.zeros((2, 16, 16), np.float32)
+        np.save(tmp_path / "a.npy", image)
+        (tmp_path / "b").mkdir()
+        np.save(tmp_path / "b" / "a.npy", image)
+        words = ["-m", nets / "sea.safetensors", "--out", tmp_path / "out"]
+        ended = phaseloom("restore", "apply", tmp_path / "a.npy", tmp_path / "b", *words)
+        assert "one name" in ended.err
+        ended = phaseloom("restore", "apply", tmp_path / "a.npy", *words)
+        assert "a.npy" in ended.err
+        assert "3 channels" in ended.err
+
+    def test_a_network_of_another_kind_is_no_restorer(self, phaseloom, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros((1, 16, 16), np.float32))
+        ended = phaseloom("restore", "apply", tmp_path / "a.npy", "-m", "linear", "--out", tmp_path / "out")
+        assert ended.code == 2
+        assert "restores no images" in ended.err
+
+
+class TestPhases:
+    def test_a_phase_that_is_not_changed_has_the_misfit_of_the_run(self, run):
+        found = mend_result.phase_of(narrow(), tasks.phase(), run)
+        assert found.misfits is not None
+        assert found.misfits.restored == pytest.approx(found.misfits.measured, rel=1e-3)
+        assert found.misfits.empty > 1.2 * found.misfits.measured
+        np.testing.assert_allclose(found.restored, found.measured, atol=1e-4)
+
+    def test_a_phase_that_is_spoiled_has_a_larger_misfit(self, run):
+        net = narrow()
+        torch.nn.init.normal_(net.heads.last.weight, std=0.3)
+        found = mend_result.phase_of(net, tasks.phase(), run)
+        assert found.misfits is not None
+        assert found.misfits.restored > 1.05 * found.misfits.measured
+
+    def test_results_are_restored_from_the_command_line(self, phaseloom, nets, run, tmp_path):
+        words = ["-m", nets / "phase.safetensors", "--out", tmp_path / "out"]
+        alone = tmp_path / "alone.h5"
+        alone.write_bytes((run / "result.h5").read_bytes())
+        said = phaseloom("restore", "apply", run, alone, *words)
+        assert not said.code, said.err
+        assert said.out.count("misfit of the patterns: ") == 1
+        assert said.out.count("no run beside the result") == 1
+        with h5py.File(tmp_path / "out" / "00_run.h5") as file:
+            assert file.attrs["stamp"] == STAMP
+            assert file["restored"].attrs["stamp"] == STAMP
+            assert file["measured"].attrs["stamp"] == "as reconstructed"
+            assert file["finer"].shape == tuple(2 * n for n in file["restored"].shape)
+
+    def test_halves_are_correlated_as_measured_and_as_restored(self):
+        rng = np.random.default_rng(0)
+        clean, noise = gaussian_filter(rng.normal(size=(64, 64)), 2), 0.1 * rng.normal(size=(2, 64, 64))
+        halves = [
+            mend_result.MendedPhase(clean + one, gaussian_filter(clean + one, 1), None, (0.5, 0.5), None)
+            for one in noise
+        ]
+        before, after = mend_result.correlations(*halves)
+        assert before.resolution() > 2 * 0.5
+        assert after.frequency[-1] == before.frequency[-1]
+
+    def test_two_halves_must_be_two_results(self, phaseloom, nets, run, tmp_path):
+        words = ["-m", nets / "phase.safetensors", "--out", tmp_path / "out", "--halves"]
+        ended = phaseloom("restore", "apply", run, *words)
+        assert "needs two results" in ended.err
+
+    def test_a_phase_wants_a_network_of_phases(self, phaseloom, nets, run, tmp_path):
+        ended = phaseloom("restore", "apply", run, "-m", nets / "sea.safetensors", "--out", tmp_path / "out")
+        assert ended.code == 2
+        assert "this is a phase" in ended.err
