@@ -10,6 +10,7 @@ import yaml
 import phaseloom as pl
 from phaseloom.data.formats import cxi
 from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.restore import Restore
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,7 +51,9 @@ def test_python_blocks_run(text: str) -> None:
 def test_parameter_files_are_understood(text: str) -> None:
     text = text.removeprefix("# run.yaml\n")
     tree = yaml.safe_load(text)
-    if "file" in tree:
+    if "data" in tree:
+        assert Restore.of(tree).batch == tree["batch"]
+    elif "file" in tree:
         assert Reconstruct.of(tree).file.name == tree["file"]
     else:
         np.save("scan.npy", np.ones((64, 64, 4, 4), np.uint16))

@@ -30,6 +30,7 @@ VERBS = [
     "embed",
     "virtual",
     "latents",
+    "restore",
 ]
 PNG = b"\x89PNG"
 

@@ -170,8 +170,10 @@ def _phases(results: list[Path], model: str, out: Path, *, halves: bool, tiles: 
         one = mend_result.phase_of(net, task, path, **tiles)
         name = path.name if path.is_dir() else path.stem
         place = one.write(out / f"{number:02d}_{name}.h5", model)
-        rows = {"input": one.measured, "network": one.restored, "change": one.restored - one.measured}
-        plot.save(before_after([rows], [name], pixel=one.pixel, unit="rad"), place.with_suffix(".png"))
+        rows = [{"reconstructed": one.measured, "restored": one.restored}]
+        rows.append({"restored": one.restored - one.measured})
+        picture = before_after(rows, [name, "change"], pixel=one.pixel, unit="rad")
+        plot.save(picture, place.with_suffix(".png"))
         typer.echo(f"{path} -> {place}, and a picture")
         for note in (one.misfits, *one.notes):
             if note is not None:
