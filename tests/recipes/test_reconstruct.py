@@ -265,6 +265,7 @@ def rooms() -> list[Any]:
         ("probe", "zone_plate"): {"diameter": "100 um", "outermost_zone": "1 A"},
         ("noise", "none"): None,
         ("shape", "cosine_annealing"): {"epochs": 2},
+        ("shape", "linear_decay"): {"hold": 1, "decay": 1},
         ("shape", "warm_restarts"): {"epochs": 2},
         ("shape", "multi_step"): {"after": [1, 2]},
         ("shape", "step"): {"every": 1},

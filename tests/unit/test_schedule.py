@@ -183,7 +183,8 @@ def test_warm_up_rises_in_a_line_and_then_falls():
 
 @pytest.mark.parametrize("name", [n for n in names(ROOM) if n not in ("step", "multi_step")])
 def test_every_shape_is_a_share_of_the_rate(name):
-    knobs = {"cosine_annealing": {"epochs": 4}, "warm_restarts": {"epochs": 4}}.get(name, {})
+    needed = {"cosine_annealing": {"epochs": 4}, "warm_restarts": {"epochs": 4}}
+    knobs = (needed | {"linear_decay": {"hold": 2, "decay": 5}}).get(name, {})
     shape = call(ROOM, {name: knobs}, "shape").partial()
     history = [{"loss": 1.0, "holdout": 1.0}] * 3
     for epochs in (1, 2, 9):

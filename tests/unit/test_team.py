@@ -5,20 +5,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch import nn
 
-from phaseloom.data import underwater
+from phaseloom.data import simulate, underwater
+from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.fitting import team as teams
 from phaseloom.fitting.team import Team
 from phaseloom.recipes import job
+from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.restore import Restore, Restoring
 from phaseloom.recipes.train import Train
 from phaseloom.recipes.training import Training
+from phaseloom.result import load
 
 TREE = {
     "model": {"small": {"width": 16, "depth": 1, "heads": 2, "window": 6}},
@@ -105,10 +110,47 @@ def test_what_processes_cannot_share_is_refused(tmp_path):
     assert "train linear: 2 processes cannot share this yet" in done.stderr
 
 
-def test_a_reconstruction_by_several_processes_is_refused(monkeypatch):
-    monkeypatch.setattr(job, "team", lambda: Team(0, 2))
-    with pytest.raises(BadInput, match="reconstruct: 2 processes cannot share this yet"):
-        job.Job(None, None, None, None)  # type: ignore[arg-type]
+def electrons(folder: Path) -> dict[str, Any]:
+    """A scan of 12 x 12 patterns of 24 x 24 pixels in a file, and a recipe for it."""
+    margin = 15 * 0.2
+    positions = simulate.raster((12, 12), 0.8, jitter=0.05, seed=1)
+    positions += margin - positions.min(0)
+    rows, columns = np.ceil((positions.max(0) + margin) / 0.2).astype(int)
+    truth = simulate.atoms((int(rows), int(columns)), 0.2, peak=0.5, seed=2)
+    optics = {"energy": 80e3, "semiangle": 0.04, "defocus": 60.0, "window": 24}
+    scan, _ = simulate.electron_scan(truth, 0.2, positions, **optics, dose=1e5)
+    native.write(scan, folder / "scan.h5")
+    probe = {"focused": {"semiangle": "40 mrad", "defocus": "60 A", "modes": 2}}
+    rates = {"object": 0.2, "probe": 0.2, "positions": 0.2}
+    return {"file": "scan.h5", "start": "none", "probe": probe, "rates": rates, "seed": 3}
+
+
+CASES = {
+    "quick": {"epochs": 3},
+    "long": {"epochs": 20},
+    "adam": {"epochs": 3, "optimizer": "adam", "penalties": [{"sparse": {"weight": 0.01}}]},
+    "sparse": {"epochs": 3, "batch": {"sparse": {"size": 7}}, "object": {"pixels": {"kind": "phase"}}},
+}
+
+
+@pytest.mark.parametrize("name", ["quick", *(pytest.param(n, marks=pytest.mark.slow) for n in [*CASES][1:])])
+def test_two_processes_reconstruct_as_one(tmp_path, name):
+    tree = electrons(tmp_path) | CASES[name]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    done = launched("reconstruct", "run.yaml", "--out", "two", "--quiet", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("result: ") == 1
+    one = job.Job.begin(Reconstruct.from_path(tmp_path / "run.yaml"), tmp_path / "one")
+    for _ in one:
+        pass
+    torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=1e-4, atol=0)
+    alone, both = load(tmp_path / "one" / "result.h5"), load(tmp_path / "two" / "result.h5")
+    np.testing.assert_allclose(both.object, alone.object, atol=2e-3)
+    np.testing.assert_allclose(both.positions, alone.positions, atol=1e-3)
+    for number, value in alone.metrics.items():
+        assert both.metrics[number] == pytest.approx(value, rel=1e-3), number
+    done = launched("reconstruct", "two", "--resume", "--quiet", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from phaseloom.data.leaves import leaves
 from phaseloom.data.pairs import ImagePairs
 from phaseloom.data.underwater import save, sights, split
 from phaseloom.data.water import JERLOV, Camera, Water, range_map, recorded, seen, some_water
@@ -85,8 +86,23 @@ def test_the_fine_target_averages_to_the_target_in_light(few):
 def test_no_scene_is_on_both_sides(few):
     sides = {part: {sight.scene for sight in made} for part, made in few.items()}
     assert not sides["train"] & sides["test"]
-    for part, found in sides.items():
-        assert found == set(split(part=part))
+    assert sides["test"] == set(split(part="test"))
+    assert {scene for scene in sides["train"] if not scene.startswith("leaves")} <= set(split())
+
+
+def test_every_second_scene_to_learn_from_is_invented_and_there_only_once(few):
+    scenes = [sight.scene for sight in few["train"]]
+    assert [scene.startswith("leaves") for scene in scenes[:4]] == [False, True, False, True]
+    assert len({scene for scene in scenes if scene.startswith("leaves")}) == len(scenes) // 2
+
+
+def test_leaves_have_edges_and_colours_and_one_seed_makes_one_scene():
+    scenes = [leaves(64, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(scenes[0], scenes[1])
+    assert abs(scenes[0] - scenes[2]).mean() > 0.05
+    steps = abs(np.diff(scenes[0], axis=-1))
+    assert np.quantile(steps, 0.99) > 8 * np.median(steps)  # flat, then an edge
+    assert np.std(scenes[0], 0).mean() > 0.01
 
 
 def test_photographs_of_a_folder_stay_on_their_side_when_others_come(tmp_path):
@@ -122,10 +138,10 @@ def test_a_data_set_on_disk_is_the_one_in_memory(tmp_path, few):
     assert sorted(told["pairs"]) == [
         "test/00000_chelsea.png",
         "train/00000_astronaut.png",
-        "train/00001_rocket.png",
+        "train/00001_leaves00001.png",
     ]
-    drawn = told["pairs"]["train/00001_rocket.png"]
-    assert (drawn["scene"], drawn["kind"]) == ("rocket", few["train"][1].water.kind)
+    drawn = told["pairs"]["train/00001_leaves00001.png"]
+    assert (drawn["scene"], drawn["kind"]) == ("leaves00001", few["train"][1].water.kind)
     for part, count in (("train", 2), ("test", 1)):
         pairs = ImagePairs.of(tmp_path / "set", part=part)
         assert len(pairs) == count

@@ -1,8 +1,9 @@
 """The command itself, and how it ends: in one sentence when something was wrong."""
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import typer
@@ -24,12 +25,22 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: a mistake ends in one sentence and exit code 2, or 1 for a plugin's; no traceback."""
-    with _sentences():
+    with _sentences(), _one_voice():
         sys.exit(app(standalone_mode=False) or 0)
 
 
 _USAGE: Any = typer.BadParameter.__base__
 """What Typer raises when a command line is not understood, wherever it keeps it."""
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes only the first one prints; complaints are everybody's."""
+    if os.environ.get("RANK", "0") in ("", "0"):
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 @contextmanager

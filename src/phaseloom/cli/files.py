@@ -7,7 +7,7 @@ import typer
 
 from phaseloom.errors import BadInput
 
-__all__ = ["DataFile", "Set", "drawable", "folder", "foreign", "recipe_of", "settings_of"]
+__all__ = ["DataFile", "Set", "drawable", "folder", "foreign", "place", "recipe_of", "settings_of"]
 
 DataFile = Annotated[
     Path,
@@ -97,6 +97,13 @@ def settings_of(given: list[str]) -> dict[str, Any]:
                 f"--set {path}", value, "is not a value that YAML can read: check quotes and braces"
             ) from None
     return out
+
+
+def place(out: Path | None, name: str) -> Path:
+    """The folder of a run, which the first of several processes names."""
+    from phaseloom.fitting.team import team
+
+    return team().told(folder(out, name) if team().first else Path())
 
 
 def folder(out: Path | None, name: str) -> Path:

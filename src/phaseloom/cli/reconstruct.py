@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, drawable, folder, foreign, recipe_of
+from phaseloom.cli.files import DataFile, Set, drawable, foreign, place, recipe_of
 from phaseloom.errors import BadInput
 
 __all__ = ["run"]
@@ -68,6 +68,7 @@ def reconstruct(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
+    from phaseloom.fitting.team import team
     from phaseloom.recipes.halves import splittable
     from phaseloom.recipes.job import Job
 
@@ -82,8 +83,9 @@ def reconstruct(
             f"reading {recipe.there()}" + ("" if recipe.start.name == "none" else " and finding the start")
         )
         if halves:
+            team().alone("reconstruct --halves")
             splittable(recipe.scan())
-        job = Job.begin(recipe, folder(out, recipe.title or recipe.file.stem))
+        job = Job.begin(recipe, place(out, recipe.title or recipe.file.stem))
     run(job, quiet=quiet, halves=halves)
 
 
@@ -150,12 +152,17 @@ def demo(
 
 def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     """Drive a job to its end with a progress bar, and leave result and report in its folder."""
+    from phaseloom.fitting.team import team
     from phaseloom.recipes import outcome
 
     for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
-    said = _drive(job, quiet=quiet)
-    result = _left(job, job.ended or job.result())
+    said = _drive(job, quiet=quiet or not team().first)
+    found = job.ended or job.result()
+    if not team().first:
+        team().wait()
+        return found
+    result = _left(job, found)
     if halves and result.history and not result.stopped.startswith("interrupted"):
         result = _left(job, _halved(job, result, quiet=quiet))
     for line in outcome.told(result):
@@ -165,6 +172,7 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     typer.echo(f"stopped: {result.stopped}")
     _told(result.advice, said, typer.echo)
     typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
+    team().wait()
     if "nothing was learned" in result.stopped:
         raise typer.Exit(1)
     if result.stopped.startswith("interrupted"):

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, settings_of
-from phaseloom.cli.train import File, Out, Quiet, Resume, begun, place, ran, stopped, train
+from phaseloom.cli.files import Set, place, settings_of
+from phaseloom.cli.train import File, Out, Quiet, Resume, begun, ran, stopped, train
 from phaseloom.compat.phaseformer import Policy
 from phaseloom.errors import BadInput
 
@@ -40,12 +40,16 @@ def demo_data(
     photographs: Annotated[
         Path | None, typer.Option(help="a folder of photographs; default: those of scikit-image")
     ] = None,
+    invented: Annotated[
+        float, typer.Option(help="share of the pairs to learn from whose scene is no photograph")
+    ] = 0.5,
     seed: Annotated[int, typer.Option(help="of all that is drawn")] = 0,
 ) -> None:
     """Make photographs as they would look under water, in pairs with the photographs, and on finer pixels."""
     from phaseloom.data import underwater
 
-    made = underwater.save(folder, size=size, train=count, test=test, photographs=photographs, seed=seed)
+    given = {"size": size, "train": count, "test": test, "invented": invented, "seed": seed}
+    made = underwater.save(folder, photographs=photographs, **given)
     typer.echo(f"{count} pairs to learn from and {test} of other scenes: {folder}")
     typer.echo(f"what was drawn: {made}\nlearn with: phaseloom restore train --dataset_path {folder}")
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, folder, recipe_of, settings_of, spoiled
+from phaseloom.cli.files import Set, folder, place, recipe_of, settings_of, spoiled
 from phaseloom.errors import BadInput
 
-__all__ = ["File", "Out", "Quiet", "Resume", "begun", "place", "ran", "stopped", "train"]
+__all__ = ["File", "Out", "Quiet", "Resume", "begun", "ran", "stopped", "train"]
 __all__ += ["autoencoder", "end_to_end", "linear", "patches", "retrieval", "stitching"]
 
 train = typer.Typer(
@@ -80,14 +80,14 @@ def retrieval(
     }
     weights = {"patches": str(folders["patches"] / NET), "stitched": str(folders["stitching"] / NET)}
     again = f"phaseloom train retrieval --resume {base}"
-    for stage, place in folders.items():
-        if (place / NET).exists():
+    for stage, there in folders.items():
+        if (there / NET).exists():
             continue
-        if (place / "run.yaml").exists():
-            _run(stage, place, [], None, resume=True, quiet=quiet, again=again)
+        if (there / "run.yaml").exists():
+            _run(stage, there, [], None, resume=True, quiet=quiet, again=again)
             continue
         more = joint | weights if stage == "end-to-end" else None
-        _run(stage, base / "train.yaml", [], place, resume=False, quiet=quiet, more=more, again=again)
+        _run(stage, base / "train.yaml", [], there, resume=False, quiet=quiet, more=more, again=again)
 
 
 @train.command()
@@ -110,9 +110,9 @@ def linear(
         few = {name: value for name, value in protocol.FEW.items() if name not in base.model_fields_set}
         changed = few | _fitting(scan, base, changed)
     recipe = Train.from_path(file, changed)
-    place = folder(out, recipe.title or "linear")
+    there = folder(out, recipe.title or "linear")
     typer.echo(f"simulating {recipe.scans} scans of {recipe.microscope.name} microscopes")
-    path, card = protocol.fitted(recipe, place, said=typer.echo)
+    path, card = protocol.fitted(recipe, there, said=typer.echo)
     for line in _scores(card):
         typer.echo(line)
     typer.echo(
@@ -267,13 +267,6 @@ def _run(
     if team().first:
         _told(training, again or f"phaseloom train {stage} --resume {training.directory}")
     team().wait()
-
-
-def place(out: Path | None, name: str) -> Path:
-    """The folder of a run, which the first of several processes names."""
-    from phaseloom.fitting.team import team
-
-    return team().told(folder(out, name) if team().first else Path())
 
 
 def _losses(training: Any, epoch: Any) -> str:

@@ -8,9 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Arranged", "Chosen", "Counts", "InFile", "Mapped", "Source", "loaded", "mapped", "pieces"]
+__all__ = ["Arranged", "Chosen", "Counts", "InFile", "Mapped", "Part", "Source", "loaded", "mapped", "pieces"]
 
 Pattern = np.ndarray
+
+LOADED = 1_000_000_000
+"""Bytes of a part of a stack that are kept in memory."""
 
 PIECE = 32_000_000
 """Bytes that are read or transformed at once."""
@@ -188,6 +191,59 @@ class Chosen:
         return self.source[self.index[index]]
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A stack of which some patterns are here and the others are not: they keep their numbers.
+
+    Attributes:
+        rows: the patterns that are here, in memory or in their file.
+        place: ``(n,)`` where each pattern of the stack lies in ``rows``, -1 for those that do not.
+        own: numbers of those that nobody else is in charge of.
+    """
+
+    rows: Counts
+    place: np.ndarray
+    own: np.ndarray
+
+    @classmethod
+    def of(cls, counts: Counts, own: np.ndarray, others: np.ndarray, /) -> "Part":
+        """Some patterns of a stack, read into memory unless they take more than `LOADED` bytes.
+
+        Example:
+            >>> part = Part.of(np.arange(12.0).reshape(3, 2, 2), np.array([2]), np.array([0]))
+            >>> part[np.array([2])].ravel().tolist(), part.shape
+            ([8.0, 9.0, 10.0, 11.0], (3, 2, 2))
+        """
+        numbers = np.union1d(own, others)
+        place = np.full(counts.shape[0], -1)
+        place[numbers] = np.arange(len(numbers))
+        rows = Chosen(counts, numbers)
+        small = rows.dtype.itemsize * int(np.prod(rows.shape)) <= LOADED
+        return cls(loaded(rows) if small else rows, place, own)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the whole stack."""
+        return (len(self.place), *self.rows.shape[1:])  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the patterns."""
+        return self.rows.dtype
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
+        """Patterns that are here.
+
+        Raises:
+            LookupError: others; it would be a mistake of the program to ask.
+        """
+        where = self.place[index]
+        if (where < 0).any():
+            missing = np.atleast_1d(np.arange(len(self.place))[index])[np.atleast_1d(where < 0)]
+            raise LookupError(f"pattern {missing[0]} is kept by another process")
+        return self.rows[where]
+
+
 def mapped(
     counts: Counts, function: Callable[[np.ndarray], np.ndarray], /, *, lazy: bool | None = None
 ) -> Counts:
@@ -213,6 +269,13 @@ def loaded(counts: Counts, /) -> np.ndarray:
     for index in pieces(counts):
         out[index[0] : index[-1] + 1] = counts[index]
     return out
+
+
+def own(counts: Counts, /) -> np.ndarray:
+    """Numbers of the patterns that nobody else is in charge of: all, but of a `Part`."""
+    if isinstance(counts, Part):
+        return counts.own
+    return own(counts.source) if isinstance(counts, Mapped) else np.arange(counts.shape[0])
 
 
 def pieces(counts: Counts, /) -> Iterator[np.ndarray]:

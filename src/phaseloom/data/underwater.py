@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from phaseloom.data._pictures import SUFFIXES, picture, written
+from phaseloom.data.leaves import leaves
 from phaseloom.data.pairs import Pair, channels
 from phaseloom.data.water import JERLOV, Camera, Water, range_map, recorded, seen, some_camera, some_water
 from phaseloom.errors import BadInput, MissingExtra
@@ -39,6 +40,9 @@ COLOURED += ("hubble_deep_field", "colorwheel")
 GREY = ("brick", "grass", "gravel", "camera", "coins")
 STEREO = "motorcycle"
 """Pictures that come with scikit-image; grey ones are tinted, the last has a measured range."""
+
+INVENTED = "leaves"
+"""What a scene that is no photograph is called, see `phaseloom.data.leaves`."""
 
 HELD_OUT = ("chelsea", "coffee", "gravel", STEREO)
 """Those that are for tests only."""
@@ -108,6 +112,7 @@ def sights(
     part: Side = "train",
     folder: Path | None = None,
     types: Sequence[str] = tuple(JERLOV),
+    invented: float = 0.5,
     seed: int = 0,
 ) -> Iterator[Sight]:
     """Pairs, one after another; each follows from the seed, its side and its number alone.
@@ -118,6 +123,7 @@ def sights(
         part: which scenes, see `split`.
         folder: of photographs; default: those of scikit-image, good up to a size of 150.
         types: of water.
+        invented: share of the pairs to learn from whose scene is no photograph but `phaseloom.data.leaves`.
         seed: of all that is drawn.
 
     Raises:
@@ -127,11 +133,16 @@ def sights(
     for knob, value, least in (("count", count, 0), ("size", size, 8), ("seed", seed, 0)):
         if value < least:
             raise BadInput(f"underwater: {knob}", value, f"must be {least} or more")
+    if not 0 <= invented <= 1:
+        raise BadInput("underwater: invented", invented, "must be a share of the pairs, 0 to 1")
     names = split(folder, part=part)
     for number in range(count):
-        name = names[number % len(names)]
         rng = np.random.default_rng((seed, part == "test", number))
-        scene = _picture(name) if folder is None else _photograph(Path(folder) / name)
+        before = int(number * invented) if part == "train" else 0
+        name = names[(number - before) % len(names)]
+        if part == "train" and int((number + 1) * invented) > before:
+            name = f"{INVENTED}{number:05d}"
+        scene = _scene(name, folder, 2 * size, rng)
         fine, ranges = _cut(scene, size, rng, name)
         light = fine.reshape(3, size, 2, size, 2).mean((2, 4))
         water, limit = some_water(rng, size=size, types=types)
@@ -153,6 +164,7 @@ def save(
     test: int = 40,
     photographs: Path | None = None,
     types: Sequence[str] = tuple(JERLOV),
+    invented: float = 0.5,
     seed: int = 0,
 ) -> Path:
     """Write a data set as `phaseloom.data.pairs` reads it, PNG of 8 bits, with ``meta.json`` of all draws.
@@ -164,6 +176,7 @@ def save(
         test: pairs of other scenes.
         photographs: folder to take scenes from; default: those of scikit-image.
         types: of water.
+        invented: see `sights`.
         seed: of all that is drawn.
 
     Returns:
@@ -177,8 +190,9 @@ def save(
         raise BadInput("underwater: folder", str(folder), "is not empty: name a new one")
     told: dict[str, Any] = {"size": size, "seed": seed, "pairs": {}}
     counts: dict[Side, int] = {"train": train, "test": test}
+    drawn: dict[str, Any] = {"size": size, "folder": photographs, "types": types, "seed": seed}
     for part, count in counts.items():
-        for sight in sights(count, size=size, part=part, folder=photographs, types=types, seed=seed):
+        for sight in sights(count, part=part, invented=invented, **drawn):
             pair, name = sight.pair, f"{sight.pair.name}.png"
             for place, image in {"input": pair.input, "gt": pair.target, "gt_hr": pair.fine}.items():
                 written(folder / part / place / name, np.asarray(image))
@@ -236,6 +250,12 @@ def _bundled() -> Any:
     except ImportError as problem:
         raise MissingExtra("underwater: scenes", "scikit-image", "restore") from problem
     return data
+
+
+def _scene(name: str, folder: Path | None, size: int, rng: np.random.Generator) -> Scene:
+    if name.startswith(INVENTED):
+        return Scene(leaves(size, rng), None)
+    return _picture(name) if folder is None else _photograph(Path(folder) / name)
 
 
 def _cut(scene: Scene, size: int, rng: np.random.Generator, name: str) -> tuple[Floats, Floats | None]:

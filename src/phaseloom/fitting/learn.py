@@ -249,10 +249,21 @@ def _gradients(
         seen.append((tuple(terms), share))
         values.append(each.detach())
     hold_still(optimizer, number)
+    _agree(objective, pieces, optimizer)
     team().gather(_parameters(optimizer))
     moved = [(g["name"], p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     sums = torch.stack([_sum(parameter).to(values[0]) for _, parameter in moved]) if moved else values[0][:0]
     return Found(seen, [name for name, _ in moved], torch.cat([team().add(torch.cat(values)), sums]))
+
+
+def _agree(objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer) -> None:
+    """Where parameters were touched by all of a batch, in every process."""
+    boxes = getattr(objective, "boxes", None)
+    if team().count == 1 or boxes is None:
+        return
+    for parameter in _parameters(optimizer):
+        if touched := getattr(parameter, "touched", None):
+            touched[:] = [box for piece in pieces for box in boxes(piece)]
 
 
 def _clipped(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.physics.patches import disjoint
 
 __all__ = ["Team", "team"]
 
 Any_ = TypeVar("Any_")
+
+SPREAD, PRIME = 48271, 2**31 - 1
+"""Of a multiplication that scatters the numbers of patterns, so that a batch has some of every process."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Team:
     def share(self, batch: Any, /) -> tuple[Any, float]:
         """What this process does of a batch or piece, and how much of it that is.
 
-        A process that is left without any does the first again, for nothing: all must name the same terms.
+        Numbers of patterns belong to the process that keeps these patterns (`keeps`); of anything else it
+        does every so-manieth. A process that is left without any does something of its own again, for
+        nothing: all must name the same terms.
 
         Example:
             >>> Team(1, 2).share([3, 4, 5]), Team(1, 2).share([3])
@@ -50,8 +57,25 @@ class Team:
         """
         if self.count == 1:
             return batch, 1.0
+        if isinstance(batch, Tensor | np.ndarray):
+            own = batch[self.keeps(batch)]
+            return (own, len(own) / len(batch)) if len(own) else (0 * batch[:1] + self._spare, 0.0)
         own = batch[self.rank :: self.count]
         return (own, len(own) / len(batch)) if len(own) else (batch[:1], 0.0)
+
+    def keeps(self, numbers: Any, /) -> Any:
+        """Whether this process keeps patterns of such numbers (an array): neighbours belong to any.
+
+        Example:
+            >>> sum(Team(rank, 3).keeps(np.arange(7)).astype(int) for rank in range(3)).tolist()
+            [1, 1, 1, 1, 1, 1, 1]
+        """
+        return (numbers * SPREAD % PRIME) % self.count == self.rank
+
+    @property
+    def _spare(self) -> int:
+        """A pattern of this process."""
+        return next(number for number in range(PRIME) if self.keeps(np.array(number)))
 
     def add(self, numbers: Tensor, /) -> Tensor:
         """The sum over all processes, to the same bits in each."""
@@ -60,16 +84,24 @@ class Team:
         return numbers
 
     def gather(self, parameters: Sequence[Tensor], /) -> None:
-        """Add up gradients; one that some process has, all have afterwards."""
+        """Add up gradients; one that some process has, all have afterwards.
+
+        Of one that knows where it was touched, only there: in the same boxes in every process.
+        """
         if self.count == 1 or not parameters:
             return
+        known = [each for each in parameters if each.grad is not None and getattr(each, "touched", None)]
+        for parameter in known:
+            boxes = disjoint(parameter.touched, parameter.shape[-2:])  # pyright: ignore
+            _summed(self, [parameter.grad[..., a:b, c:d] for a, b, c, d in boxes])  # pyright: ignore
+        parameters = [each for each in parameters if not any(each is one for one in known)]
         there = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
         moved = [p for p, number in zip(parameters, self.add(there).tolist(), strict=True) if number]
         for parameter in moved:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         for dtype in dict.fromkeys(parameter.dtype for parameter in moved):
-            _reduced(self, [p.grad for p in moved if p.dtype == dtype and p.grad is not None])
+            _summed(self, [p.grad for p in moved if p.dtype == dtype and p.grad is not None])
 
     def agree(self, net: nn.Module, /) -> None:
         """Give every process the numbers of the first one's network."""
@@ -140,12 +172,11 @@ def team() -> Team:
     return Team(state.process_index, state.num_processes, str(state.device))
 
 
-def _reduced(team: Team, gradients: Sequence[Tensor]) -> None:
-    """Sums of many gradients in one message."""
-    flat = torch.cat([_real(gradient).flatten() for gradient in gradients])
-    parts = team.add(flat).split([_real(gradient).numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        _real(gradient).copy_(part.view_as(_real(gradient)))
+def _summed(team: Team, parts: Sequence[Tensor]) -> None:
+    """Sums of many tensors, or parts of some, in one message."""
+    flat = team.add(torch.cat([_real(part).flatten() for part in parts]))
+    for part, total in zip(parts, flat.split([_real(part).numel() for part in parts]), strict=True):
+        _real(part).copy_(total.view_as(_real(part)))
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -6,12 +6,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from phaseloom.data.counts import own
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.kept import Kept
+from phaseloom.physics.patches import Box
 from phaseloom.ptycho import noise
 from phaseloom.ptycho.measured import Measured
 from phaseloom.ptycho.model import Ptychography
@@ -137,6 +139,11 @@ class Likelihood:
         """Begin to send the patterns of the batch that comes next."""
         self.measured.expect(pieces, self.model.scan.start.device)
 
+    def boxes(self, index: Int[Tensor, " b"]) -> list[Box]:
+        """Rectangles of the object that hold the windows of a batch."""
+        place = self.model.scan(index.to(self.model.scan.start.device))[0]
+        return self.model.object.mosaic(place).boxes()
+
     @property
     def at_once(self) -> int:
         """Patterns that are best modelled together: their waves fill the caches of a CPU and no more.
@@ -152,23 +159,31 @@ class Likelihood:
         wave = 2 * start.element_size() * height * width * modes
         return max(1, WORKING // wave)
 
-    @torch.no_grad()
-    def remaining(self) -> dict[str, float]:
+    def remaining(self, over: Callable[[Tensor], Tensor] = lambda sums: sums, /) -> dict[str, float]:
         """What is left over all patterns, in the units that are compared between programs.
 
         ``amplitude``: mean over trusted pixels of ``(sqrt(model) - sqrt(counts))^2``, about 0.25 at the
         shot-noise limit of bright data. ``poisson``: twice the Poisson deviance's half per pixel with
         at least one count, 1 at the limit.
+
+        Args:
+            over: makes sums over all patterns of those over the patterns that are kept here.
         """
-        mask, device = self.model.detector.mask, self.model.scan.start.device
-        amplitude = deviance = lit = 0.0
-        for index in torch.arange(len(self.measured), device=device).split(min(self.at_once, 256)):
-            counts, expected = self.measured[index].to(device), self.model(index)
-            amplitude += float((noise.amplitude(expected, counts, floor=0.0) * mask).sum())
-            deviance += float((noise.poisson(expected, counts) * mask).sum())
-            lit += float(((counts >= 1) & mask).sum())
-        pixels = len(self.measured) * float(mask.sum())
+        amplitude, deviance, lit = over(self._left()).tolist()
+        pixels = len(self.measured) * float(self.model.detector.mask.sum())
         return {"amplitude": amplitude / pixels, "poisson": 2 * deviance / max(lit, 1.0)}
+
+    @torch.no_grad()
+    def _left(self) -> Float[Tensor, "3"]:
+        """Sums over the patterns that are kept here: of both, and of pixels with a count."""
+        mask, device = self.model.detector.mask, self.model.scan.start.device
+        sums, kept = torch.zeros(3, dtype=torch.float64), torch.from_numpy(own(self.measured.counts))
+        for index in kept.to(device).split(min(self.at_once, 256)):
+            counts, expected = self.measured[index].to(device), self.model(index)
+            amplitude = (noise.amplitude(expected, counts, floor=0.0) * mask).sum()
+            deviance = (noise.poisson(expected, counts) * mask).sum()
+            sums += torch.stack([amplitude, deviance, ((counts >= 1) & mask).sum()]).double().cpu()
+        return sums
 
     @cached_property
     @torch.no_grad()

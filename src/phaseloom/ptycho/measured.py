@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from phaseloom.data.counts import Counts, Part
 from phaseloom.data.scan import Scan4D
 
 __all__ = ["Measured"]
@@ -46,12 +47,17 @@ class Measured:
         """The patterns of an index, arranged on its device."""
         if index.device.type != "cpu":
             here = self._residing(index.device)
-            found = here[index] if here is not None else self._whole(index.cpu().numpy()).to(index.device)
+            found = (
+                self._whole(index.cpu().numpy()).to(index.device)
+                if here is None
+                else here[_rows(self.counts, index)]
+            )
             return self._float(found)
-        if type(self.counts) is np.ndarray and 4 * self.counts.size <= HELD:
+        lying = _lying(self.counts)
+        if lying is not None and 4 * lying.size <= HELD:
             if self.held is None:
-                self.held = self._read(np.arange(len(self)), np.float32)
-            return self.held.index_select(0, index)
+                self.held = self._ordered(lying, np.float32)
+            return self.held.index_select(0, _rows(self.counts, index))
         return self._read(index.numpy(), np.float32)
 
     def expect(self, pieces: Sequence[Tensor], device: torch.device, /) -> None:
@@ -76,18 +82,26 @@ class Measured:
     def _residing(self, device: torch.device) -> Tensor | None:
         """All patterns on a device, if there was room for them when first asked."""
         if device not in self.resident:
-            size = _kept(self.counts.dtype).itemsize * int(np.prod(self.counts.shape))
+            shape = self.counts.rows.shape if isinstance(self.counts, Part) else self.counts.shape
+            size = _kept(self.counts.dtype).itemsize * int(np.prod(shape))
             self.resident[device] = self._all(device) if size <= _room(device) else None
         return self.resident[device]
 
     def _all(self, device: torch.device) -> Tensor:
         """All patterns, sent bit by bit."""
-        parts = np.array_split(np.arange(len(self)), max(1, 4 * int(np.prod(self.counts.shape)) // HELD))
+        numbers = (
+            np.flatnonzero(self.counts.place >= 0) if isinstance(self.counts, Part) else np.arange(len(self))
+        )
+        parts = np.array_split(numbers, max(1, 4 * int(np.prod(self.counts.shape)) // HELD))
         return torch.cat([self._whole(part).to(device) for part in parts if len(part)])
 
     def _read(self, index: np.ndarray, dtype: Any) -> Tensor:
         """Patterns as numbers of some kind."""
-        read = np.asarray(self.counts[index]).astype(dtype)
+        return self._ordered(np.asarray(self.counts[index]), dtype)
+
+    def _ordered(self, patterns: np.ndarray, dtype: Any) -> Tensor:
+        """Patterns in the detector's order."""
+        read = patterns.astype(dtype)
         return self.arrange(torch.from_numpy(read.view(np.int16) if read.dtype == np.uint16 else read))
 
     def _whole(self, index: np.ndarray) -> Tensor:
@@ -130,6 +144,17 @@ class Sent:
 def _beside(device: torch.device) -> torch.cuda.Stream:
     """The stream on which patterns are sent."""
     return torch.cuda.Stream(device)
+
+
+def _lying(counts: Counts) -> np.ndarray | None:
+    """Patterns that lie in memory, if any do."""
+    rows = counts.rows if isinstance(counts, Part) else counts
+    return rows if type(rows) is np.ndarray else None
+
+
+def _rows(counts: Counts, index: Tensor) -> Tensor:
+    """Where patterns lie among those that are here."""
+    return torch.from_numpy(counts.place).to(index.device)[index] if isinstance(counts, Part) else index
 
 
 def _room(device: torch.device) -> int:

@@ -54,12 +54,12 @@ class Job:
     """
 
     def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
-        team().alone("reconstruct")
         self.recipe, self.start, self.directory = recipe, start, directory
         self.ended: Result | None = None
         torch.manual_seed(recipe.seed)
         where = device.chosen(recipe.device)
         self.full = self.stage = Stage.of(recipe, scan, recipe.model(scan).to(where))
+        team().agree(self.full.model)
         self.recipe = recipe.model_copy(update={"batch": sized(recipe, self.full.model)})
         self.begun = advice.Begun.of(self.model)
         self.learned, self.held = _split(len(scan), recipe.holdout, recipe.seed)
@@ -92,7 +92,7 @@ class Job:
         Raises:
             BadInput: a directory that holds a run, arguments in the wrong place, data that do not fit.
         """
-        directory = _placed(recipe, directory, scan)
+        directory = _placed(recipe, directory, scan) if team().first else None
         if scan is not None:
             recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
         data = recipe.scan(scan)
@@ -102,7 +102,7 @@ class Job:
                 data = step(data)
         found = {} if start is None else outcome.found(start)
         file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()
-        known = {"data": data.digest(), "setup": _setup(data)}
+        known = {"data": _digest(data), "setup": _setup(data)}
         job = cls(settled.model_copy(update={"file": file, "found": found | known}), data, start, directory)
         if job.recipe.object.name == "predicted":
             worth = warm.begun(job.full, _judges(job, 32))
@@ -129,12 +129,12 @@ class Job:
             fix = "holds a run on a scan in memory: give that again, Job.resume(directory, scan=scan)"
             raise BadInput(str(directory), None, fix)
         scan = recipe.scan(scan)
-        same = {"data": ("", scan.digest()), "setup": ("in its geometry, probe or weights ", _setup(scan))}
+        same = {"data": ("", _digest(scan)), "setup": ("in its geometry, probe or weights ", _setup(scan))}
         for name, (where, now) in same.items():
             if recipe.found.get(name) not in (None, now):
                 fix = f"has changed {where}since the run began: start a new run"
                 raise BadInput("file", str(recipe.file), fix)
-        job = cls(recipe, scan, None, directory)
+        job = cls(recipe, scan, None, directory if team().first else None)
         snapshot = directory / "snapshot.h5"
         if snapshot.is_file():
             job.stage = grids(job.full, recipe)[-1 - checkpoint.level(snapshot)]
@@ -236,27 +236,39 @@ def _run(job: Job) -> Iterator[Epoch]:
 
 
 def _left(job: Job, *, moved: bool) -> None:
-    """The result of a loop that came to its end; one of an earlier loop stays where this one did nothing."""
-    if job.directory is None or job.progress.stopped.startswith("interrupted"):
+    """The result of a loop that came to its end; one of an earlier loop stays where this one did nothing.
+
+    Several processes look at the patterns of a result together, and the first one keeps it.
+    """
+    folder = job.directory
+    lacks = folder is not None and (moved or not (folder / "result.h5").is_file())
+    if job.progress.stopped.startswith("interrupted") or not team().told(lacks):
         return
-    path = job.directory / "result.h5"
-    if moved or not path.is_file():
-        job.ended = job.result()
-        job.ended.save(path)
+    job.ended = job.result()
+    if folder is not None:
+        job.ended.save(folder / "result.h5")
 
 
 def _remember(job: Job, epoch: Epoch) -> None:
     """Keep what an epoch has found, in the history and in the run directory."""
     job.progress.history[-1]["state"] = outcome.state(job.model)
-    if job.directory is None:
+    if not team().told(job.directory is not None):
         return
-    pixels = [one.model.scan.canvas.pixel[0] for one in (job.stage, job.full)]
-    level = round(np.log2(pixels[0] / pixels[1]))
-    checkpoint.save(job.progress, job.directory / "snapshot.h5", level=level)
-    with open(job.directory / "events.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(job.progress.history[-1]) + "\n")
+    if job.directory is not None:
+        pixels = [one.model.scan.canvas.pixel[0] for one in (job.stage, job.full)]
+        level = round(np.log2(pixels[0] / pixels[1]))
+        checkpoint.save(job.progress, job.directory / "snapshot.h5", level=level)
+        with open(job.directory / "events.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(job.progress.history[-1]) + "\n")
     if any(outcome.due(call, epoch.number) for call in job.recipe.outputs):
-        outcome.write(job, job.result(), epoch.number)
+        found = job.result()
+        if job.directory is not None:
+            outcome.write(job, found, epoch.number)
+
+
+def _digest(scan: Scan4D) -> str:
+    """A hash of the patterns, which one process reads."""
+    return team().told(scan.digest() if team().first else "")
 
 
 def _keep(job: Job) -> None:

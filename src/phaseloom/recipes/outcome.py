@@ -14,6 +14,7 @@ from phaseloom.fitting import verdict as verdicts
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.schedule import Every
+from phaseloom.fitting.team import team
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.plot.report import trust
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
@@ -182,7 +183,7 @@ def found(start: Start) -> dict[str, Any]:
 
 
 def _metrics(job: Underway) -> dict[str, float]:
-    left = job.stage.likelihood.remaining()
+    left = job.stage.likelihood.remaining(team().add)
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
     history = job.progress.history[: job.progress.shown]

@@ -1,7 +1,7 @@
 """Training of a network that restores images, on pairs of a spoiled image and the one that is wanted."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, overload
 
@@ -55,8 +55,8 @@ class Restore(Recipe):
         scales: factors by which crops are enlarged, one for each batch.
         turned: flip and turn crops.
         each: crops of each pair in an epoch.
-        validation: share of the training pairs that decide which epoch is the best; pairs of one scene
-            (`phaseloom.data.pairs`) stay together.
+        validation: share of the training pairs that decide which epoch is the best, unless the last one is
+            within half a decibel; pairs of one scene (`phaseloom.data.pairs`) stay together.
         optimizer: how steps are made.
         rate: of the optimiser.
         shape: how the rate changes over the run.
@@ -130,17 +130,26 @@ class Restore(Recipe):
         return ImagePairs.of(self.data, part=which)
 
 
+WITHIN = 0.006
+"""Half a decibel: validation by a few scenes is no surer than that, and the last epoch is the settled one."""
+
+KEPT = 500_000_000
+"""Bytes of levelled pairs that are kept in memory."""
+
+
 @dataclass(frozen=True)
 class Levelled(Sequence[Pair]):
-    """Pairs as a network is taught them.
+    """Pairs as a network is taught them; read and levelled once, as long as there is room.
 
     Attributes:
         pairs: in their unit.
         task: that levels them.
+        kept: those that were asked for before, by their numbers.
     """
 
     pairs: Sequence[Pair]
     task: Task
+    kept: dict[int, Pair] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -153,7 +162,13 @@ class Levelled(Sequence[Pair]):
         """A pair; a slice is not read yet."""
         if isinstance(index, slice):
             return Levelled(self.pairs[index], self.task)
-        return self.task.levelled(self.pairs[index])
+        if index in self.kept:
+            return self.kept[index]
+        pair = self.task.levelled(self.pairs[index])
+        size = sum(image.nbytes for image in (pair.input, pair.target, pair.fine) if image is not None)
+        if size * (len(self.kept) + 1) < KEPT:
+            self.kept[index] = pair
+        return pair
 
 
 class Restoring(Course):
@@ -164,7 +179,7 @@ class Restoring(Course):
         weighting: of the losses.
     """
 
-    kind, within, spare = Restore, 0.0, 20
+    kind, within, spare = Restore, WITHIN, 20
     recipe: Restore
     lesson: Mending
     net: Restorer

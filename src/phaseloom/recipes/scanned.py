@@ -2,22 +2,28 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from phaseloom.data import formats
+from phaseloom.data.counts import Part
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.fitting.team import team
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
-__all__ = ["IN_MEMORY", "Scanned"]
+__all__ = ["IN_MEMORY", "Scanned", "parted"]
 
 log = logging.getLogger(__name__)
 
 IN_MEMORY = Path("in memory")
 """What a recipe has for a file when the scan was handed over by a program."""
+
+LOOKED_AT = (3, 64, 200, 256, 400)
+"""Patterns, evenly over a scan, from which curvatures, mean patterns, noise and examples are taken."""
 
 
 class Scanned(Recipe):
@@ -87,9 +93,20 @@ def _own(kind: type[Scanned], tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(recipe: Scanned) -> Scan4D:
+    several = team().count > 1  # each keeps a part only
     if recipe.read is None:
-        return formats.read(recipe.there())
-    return formats.read(recipe.there(), format=recipe.read.name, knobs=recipe.read.values)
+        return formats.read(recipe.there(), lazy=several)
+    return formats.read(recipe.there(), format=recipe.read.name, knobs=recipe.read.values, lazy=several)
+
+
+def parted(scan: Scan4D, /) -> Scan4D:
+    """A scan of which this process keeps its part of the patterns, and some that all look at."""
+    if team().count == 1:
+        return scan
+    every = np.arange(len(scan))
+    some = [np.linspace(0, len(scan) - 1, min(len(scan), many)).round().astype(int) for many in LOOKED_AT]
+    some += [np.linspace(0, len(scan) - 1, min(len(scan), many)).astype(int) for many in LOOKED_AT]
+    return replace(scan, counts=Part.of(scan.counts, every[team().keeps(every)], np.concatenate(some)))
 
 
 def _lit(scan: Scan4D, name: str) -> Scan4D:

@@ -21,6 +21,7 @@ from phaseloom.ptycho.impose import imposed, setting
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.recipes.reconstruct import Change, Reconstruct
+from phaseloom.recipes.scanned import parted
 from phaseloom.spec import Call
 
 __all__ = ["Stage", "ends", "grids", "sized"]
@@ -58,7 +59,7 @@ class Stage:
     @classmethod
     def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Stage":
         """The parts of a fit around a model."""
-        likelihood = Likelihood(model, scan, recipe.noise_of(scan).partial(), recipe.terms())
+        likelihood = Likelihood(model, parted(scan), recipe.noise_of(scan).partial(), recipe.terms())
         if not likelihood.judging:
             raise BadInput(
                 "noise", "none", "leaves nothing that compares with the data: add a penalty that does"

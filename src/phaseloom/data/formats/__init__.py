@@ -83,7 +83,12 @@ def _reader(name: str) -> Callable[..., Scan4D]:
 
 
 def read(
-    path: str | os.PathLike[str], /, *, format: str = "auto", knobs: Mapping[str, object] | None = None
+    path: str | os.PathLike[str],
+    /,
+    *,
+    format: str = "auto",
+    knobs: Mapping[str, object] | None = None,
+    lazy: bool = False,
 ) -> Scan4D:
     """A scan from a file of any known format.
 
@@ -95,6 +100,7 @@ def read(
         path: the file.
         format: one of the formats, that of a plugin (`phaseloom.plugins`), or ``auto``.
         knobs: keyword arguments of the format's ``read``; text is read with units.
+        lazy: leave patterns in the file, where the format can.
 
     Raises:
         BadInput: what does not fit, in one sentence.
@@ -111,11 +117,13 @@ def read(
 
     path = stored(path)
     name = guess(path) if format == "auto" else format
-    reader = _reader(name)
+    reader, knobs = _reader(name), dict(knobs or {})
+    if lazy and "lazy" in inspect.signature(reader).parameters:
+        knobs = {"lazy": True} | knobs
     if name in __all__:
-        return _scan(path, reader, knobs or {})
+        return _scan(path, reader, knobs)
     with plugins.trusted(__name__, name):
-        scan = _scan(path, reader, knobs or {})
+        scan = _scan(path, reader, knobs)
     if not isinstance(scan, Scan4D):
         fix = f"gave {type(scan).__name__}, which is no Scan4D: tell its author, or name another"
         raise BadPlugin(plugins.place(__name__, name), None, fix)
