@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +15,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from phaseloom.compat import phaseformer
-from phaseloom.data import tasks
+from phaseloom.data import prepare, tasks
 from phaseloom.data._pictures import picture
+from phaseloom.data.formats import native
+from phaseloom.data.pairs import ImagePairs
 from phaseloom.errors import BadInput
 from phaseloom.nets import pretrained
 from phaseloom.nets.phaseformer import narrow, recommended
@@ -153,6 +156,17 @@ def test_old_checkpoints_are_recognised_and_refused(phaseloom, tmp_path, monkeyp
     assert ended.code == 2
     assert said in ended.err
     assert not (tmp_path / "evil").exists()
+
+
+def test_pairs_are_made_of_scans_and_say_what_they_are(phaseloom, files, tmp_path):
+    scan = prepare.poisson(files.scan, dose=1e5, seed=0)
+    native.write(replace(scan, grid=(5, 5)), tmp_path / "scan.h5")
+    words = ["--task", "virtual_detector", "--share", 0.2, "--draws", 2, "--out", tmp_path / "pairs"]
+    said = phaseloom("restore", "pairs", tmp_path / "scan.h5", *words)
+    assert not said.code, said.err
+    assert "what was drawn" in said.out
+    pairs = ImagePairs.of(tmp_path / "pairs")
+    assert (len(pairs), pairs.task, len({*pairs.scenes})) == (2, "virtual_detector", 1)
 
 
 class TestApplying:
