@@ -28,8 +28,9 @@ def samples():
 
 
 def test_they_are_there_and_small():
-    assert set(shipped()) == {"linear", "tiny"}
-    assert sum(path.stat().st_size for path in shipped().values()) < 2 * 2**20
+    assert set(shipped()) == {"linear", "tiny", "underwater"}
+    assert sum(shipped()[name].stat().st_size for name in ("linear", "tiny")) < 2 * 2**20
+    assert shipped()["underwater"].stat().st_size < 2 * 10**6
 
 
 @pytest.mark.parametrize("name", ["linear", "tiny"])

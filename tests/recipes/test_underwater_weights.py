@@ -1,0 +1,40 @@
+"""The restorer that comes with the package, on scenes that it has not seen."""
+
+import pytest
+
+from phaseloom.data.underwater import sights
+from phaseloom.recipes.mend import restorer
+from phaseloom.recipes.rated import Rating, rated
+
+
+def judged(count: int, learned: int) -> Rating:
+    net, task, _ = restorer("underwater")
+    few = [sight.pair for sight in sights(learned, size=128, invented=0.1)]
+    return rated(net, task, [sight.pair for sight in sights(count, size=128, part="test")], learned=few)
+
+
+def better(found: Rating, decibels: float) -> None:
+    gain, best = found.gain
+    assert best == "colour matrix"
+    assert gain > decibels
+    assert found.low["network"]["ssim"] > found.low["colour matrix"]["ssim"]
+    assert found.high["network"]["ssim"] > found.high["bilinear of the network"]["ssim"]
+
+
+def test_it_beats_what_needs_no_network():
+    better(judged(12, 40), 1.0)
+
+
+@pytest.mark.slow
+def test_it_beats_the_best_of_these_by_one_and_a_half_decibels():
+    found = judged(60, 240)
+    better(found, 1.5)
+    assert found.high["network"]["psnr"] > found.high["bilinear of the network"]["psnr"]
+
+
+def test_its_card_says_how_it_was_made():
+    _, task, card = restorer("underwater")
+    assert task.name == "photograph"
+    assert card["scores"]["gain"]["psnr"] > 1.5
+    assert card["scores"]["pairs"] == 60
+    assert "restore train" in card["commands"][1]
