@@ -31,6 +31,7 @@ VERBS = [
     "virtual",
     "latents",
     "restore",
+    "search",
 ]
 PNG = b"\x89PNG"
 

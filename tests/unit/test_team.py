@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import yaml
 from torch import nn
 
 from phaseloom.data import simulate, underwater
+from phaseloom.data.counts import own
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.fitting import team as teams
 from phaseloom.fitting.team import Team
-from phaseloom.recipes import job
+from phaseloom.recipes import job, scanned
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.restore import Restore, Restoring
 from phaseloom.recipes.train import Train
@@ -131,6 +134,49 @@ CASES = {
     "adam": {"epochs": 3, "optimizer": "adam", "penalties": [{"sparse": {"weight": 0.01}}]},
     "sparse": {"epochs": 3, "batch": {"sparse": {"size": 7}}, "object": {"pixels": {"kind": "phase"}}},
 }
+
+
+def test_each_process_keeps_its_patterns_and_those_that_all_look_at(tmp_path, monkeypatch):
+    electrons(tmp_path)
+    scan = native.read(tmp_path / "scan.h5")
+    monkeypatch.setattr(scanned, "LOOKED_AT", (5,))
+    kept = []
+    for rank in range(3):
+        monkeypatch.setattr(scanned, "team", lambda rank=rank: Team(rank, 3))
+        part = scanned.parted(scan).counts
+        kept.append(own(part))
+        assert len(kept[-1]) <= len(part.rows) <= len(kept[-1]) + 10
+        np.testing.assert_array_equal(part[kept[-1]], scan.counts[kept[-1]])
+        with pytest.raises(LookupError, match="kept by another process"):
+            part[np.setdiff1d(np.arange(len(scan)), np.flatnonzero(part.place >= 0))]
+    np.testing.assert_array_equal(np.sort(np.concatenate(kept)), np.arange(len(scan)))
+    assert max(map(len, kept)) < 0.5 * len(scan)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_run_and_leaves_its_last_checkpoint(tmp_path):
+    tree = electrons(tmp_path) | {"epochs": 400}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += ["-m", "phaseloom.cli", "reconstruct", "run.yaml", "--out", "two", "--quiet"]
+    told = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.Popen(words, cwd=tmp_path, env=told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    events = tmp_path / "two" / "events.jsonl"
+    for _ in range(1200):
+        if events.is_file() and len(events.read_text().splitlines()) > 2:
+            break
+        time.sleep(0.1)
+    ranks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode
+    assert b"SIGKILL" in said
+    before = len(course(tmp_path / "two"))
+    recipe = tmp_path / "two" / "run.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 400", f"epochs: {before + 2}"))
+    done = launched("reconstruct", "two", "--resume", "--quiet", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert before <= len(course(tmp_path / "two")) <= before + 2
 
 
 @pytest.mark.parametrize("name", ["quick", *(pytest.param(n, marks=pytest.mark.slow) for n in [*CASES][1:])])

@@ -6,6 +6,7 @@ from phaseloom.cli import (  # noqa: F401 - their verbs
     predict,
     reconstruct,
     restore,
+    search,
     simulate,
     train,
     virtual,

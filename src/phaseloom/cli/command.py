@@ -33,6 +33,12 @@ _USAGE: Any = typer.BadParameter.__base__
 """What Typer raises when a command line is not understood, wherever it keeps it."""
 
 
+def _speaker() -> str:
+    """Who complains."""
+    rank = os.environ.get("RANK", "0")
+    return "phaseloom" if rank in ("", "0") else f"phaseloom, process {rank}"
+
+
 @contextmanager
 def _one_voice() -> Iterator[None]:
     """Of several processes only the first one prints; complaints are everybody's."""
@@ -48,7 +54,7 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except BadInput as problem:
-        sys.stderr.write(f"phaseloom: {problem}\n")
+        sys.stderr.write(f"{_speaker()}: {problem}\n")
         sys.exit(problem.code)
     except _USAGE as problem:
         _explain(problem)

@@ -19,6 +19,8 @@ HOMES = {
     "autoencoder": ("phaseloom.recipes.autoencode", "Autoencode"),
     "virtual": ("phaseloom.recipes.virtual", "Virtual"),
     "restorer": ("phaseloom.recipes.restore", "Restore"),
+    "pairs": ("phaseloom.recipes.thinned", "Thin"),
+    "search": ("phaseloom.recipes.search", "Search"),
 }
 """Protocols that have a parameter file, and where they live."""
 
@@ -29,7 +31,8 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
     Args:
         section: of the file.
         name: of a choice in it.
-        of: whose file: ``reconstruct``, ``simulate``, ``train``, ``autoencoder``, ``virtual``, ``restorer``.
+        of: whose file: ``reconstruct``, ``simulate``, ``train``, ``autoencoder``, ``virtual``, ``restorer``,
+            ``pairs``, ``search``.
 
     Raises:
         BadInput: no such file, section or choice.

@@ -1,0 +1,160 @@
+"""What several processes gain at a reconstruction, and what they cost: bytes that meet against work.
+
+``model`` prints, for three sizes, how many bytes a batch adds up over all processes and how many operations
+it takes: a network that moves fewer bytes in the time of so many operations takes longer than the arithmetic.
+``run`` reconstructs a scan with 1 and 2 processes (gloo) and writes down seconds, CPU seconds and the largest
+memory of a process, with the size of the patterns that each keeps.
+
+    python -m benchmarks.scaling model
+    python -m benchmarks.scaling run --epochs 3
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import record
+
+SIZES = {
+    "S": {"pattern": 64, "modes": 1, "slices": 1, "batch": 32, "box": 64 * 64 * 8},
+    "M": {"pattern": 128, "modes": 4, "slices": 6, "batch": 32, "box": 128 * 128 * 12},
+    "large": {"pattern": 256, "modes": 8, "slices": 20, "batch": 64, "box": 256 * 256 * 30},
+}
+"""Pixels of a pattern, modes, slices, patterns of a batch, and pixels of the object that a batch touches."""
+
+
+def cost(pattern: int, modes: int, slices: int, batch: int, box: int) -> dict[str, float]:
+    """Bytes that are added up for a batch, and operations that it takes, forward and back."""
+    waves = batch * modes * pattern**2
+    transforms = 2 * (2 * (slices - 1) + 1)  # each free flight two, the far field one; forward and back
+    flops = waves * (transforms * 5 * np.log2(pattern**2) + slices * 40)
+    sent = 8 * (box * slices + modes * pattern**2) + 4 * 2 * batch
+    return {"bytes": float(sent), "operations": float(flops), "operations per byte": flops / sent}
+
+
+def model() -> None:
+    """Print the table of docs/scaling.md."""
+    print(f"{'case':8s} {'MB a batch':>10s} {'Gop a batch':>12s} {'op/byte':>8s}")
+    for name, sizes in SIZES.items():
+        one = cost(**sizes)
+        told = (one["bytes"] / 1e6, one["operations"] / 1e9, one["operations per byte"])
+        print(f"{name:8s} " + "{:10.2f} {:12.2f} {:8.0f}".format(*told))
+
+
+def written(folder: Path, side: int, window: int) -> Path:
+    """A scan of ``side x side`` patterns in a file."""
+    from phaseloom.data import simulate
+    from phaseloom.data.formats import native
+
+    margin = (window // 2 + 3) * 0.2
+    positions = simulate.raster((side, side), 0.8, jitter=0.05, seed=1)
+    positions += margin - positions.min(0)
+    rows, columns = np.ceil((positions.max(0) + margin) / 0.2).astype(int)
+    truth = simulate.atoms((int(rows), int(columns)), 0.2, peak=0.5, seed=2)
+    optics = {"energy": 80e3, "semiangle": 0.025, "defocus": 80.0, "window": window}
+    scan, _ = simulate.electron_scan(truth, 0.2, positions, **optics, dose=1e5)
+    native.write(scan, folder / "scan.h5")
+    return folder / "scan.h5"
+
+
+def inside(file: Path, epochs: int) -> None:
+    """What one process does; the first one prints, after it has heard of the others."""
+    from phaseloom.data.counts import Part
+    from phaseloom.fitting.team import team
+    from phaseloom.recipes.job import Job
+    from phaseloom.recipes.reconstruct import Reconstruct
+
+    torch.set_num_threads(1)
+    probe = {"focused": {"semiangle": "25 mrad", "defocus": "80 A", "modes": 2}}
+    tree = {
+        "file": str(file),
+        "start": "none",
+        "probe": probe,
+        "epochs": epochs,
+        "levels": 1,
+        "device": "cpu",
+    }
+    job = Job.begin(Reconstruct.of(tree))
+    counts = job.stage.likelihood.measured.counts
+    begun, busy = time.perf_counter(), time.process_time()
+    for _ in job:
+        pass
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - busy
+    rows = counts.rows if isinstance(counts, Part) else counts
+    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    mine = torch.tensor([cpu, float(np.prod(rows.shape)) * rows.dtype.itemsize, float(memory)])
+    most = mine.clone()
+    if team().count > 1:
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    if team().first:
+        names = ("CPU seconds", "bytes of patterns", "peak bytes")
+        found = {
+            f"{name}, largest of a process": value for name, value in zip(names, most.tolist(), strict=True)
+        }
+        loss = job.progress.history[-1]["loss"]
+        print(json.dumps({"processes": team().count, "seconds": seconds, "loss": loss, **found}))
+
+
+def run(epochs: int, side: int, window: int) -> None:
+    """One process and two, one after the other, on the same scan."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = written(Path(folder), side, window)
+        for count in (1, 2):
+            start = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(count),
+            ]
+            words = ["-m", "benchmarks.scaling", "inside", "--file", str(file), "--epochs", str(epochs)]
+            told = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            done = subprocess.run(start + words, env=told, capture_output=True, text=True, check=True)
+            rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
+            print(rows[-1])
+    about = {"machine": record.machine(), "date": f"{date.today()}", "commit": _commit()}
+    about |= {"versions": record.versions("phaseloom", "torch", "numpy")}
+    asked = {"epochs": epochs, "side": side, "window": window}
+    path = Path(__file__).parent / "results" / f"scaling-{date.today()}.json"
+    path.write_text(json.dumps(about | {"asked": asked, "runs": rows}, indent=1) + "\n")
+    print(path)
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+def main() -> None:
+    """The command line."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("what", choices=("model", "run", "inside"))
+    asked.add_argument("--epochs", type=int, default=3)
+    asked.add_argument("--side", type=int, default=96)
+    asked.add_argument("--window", type=int, default=64)
+    asked.add_argument("--file", type=Path)
+    given = asked.parse_args()
+    if given.what == "model":
+        model()
+    elif given.what == "inside":
+        inside(given.file, given.epochs)
+    else:
+        run(given.epochs, given.side, given.window)
+
+
+if __name__ == "__main__":
+    main()
