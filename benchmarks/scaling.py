@@ -2,8 +2,8 @@
 
 ``model`` prints, for three sizes, how many bytes a batch adds up over all processes and how many operations
 it takes: a network that moves fewer bytes in the time of so many operations takes longer than the arithmetic.
-``run`` reconstructs a scan with 1 and 2 processes (gloo) and writes down seconds, CPU seconds and the largest
-memory of a process, with the size of the patterns that each keeps.
+``run`` reconstructs a scan with 1, 2 and 4 processes (gloo) and writes down seconds, CPU seconds and the
+largest memory of a process, with the size of the patterns that each keeps.
 
     python -m benchmarks.scaling model
     python -m benchmarks.scaling run --epochs 3
@@ -54,7 +54,7 @@ def model() -> None:
 def written(folder: Path, side: int, window: int) -> Path:
     """A scan of ``side x side`` patterns in a file."""
     from phaseloom.data import simulate
-    from phaseloom.data.formats import native
+    from phaseloom.data.formats import cxi
 
     margin = (window // 2 + 3) * 0.2
     positions = simulate.raster((side, side), 0.8, jitter=0.05, seed=1)
@@ -63,8 +63,8 @@ def written(folder: Path, side: int, window: int) -> Path:
     truth = simulate.atoms((int(rows), int(columns)), 0.2, peak=0.5, seed=2)
     optics = {"energy": 80e3, "semiangle": 0.025, "defocus": 80.0, "window": window}
     scan, _ = simulate.electron_scan(truth, 0.2, positions, **optics, dose=1e5)
-    native.write(scan, folder / "scan.h5")
-    return folder / "scan.h5"
+    cxi.write(scan, folder / "scan.cxi")
+    return folder / "scan.cxi"
 
 
 def inside(file: Path, epochs: int) -> None:
@@ -106,11 +106,11 @@ def inside(file: Path, epochs: int) -> None:
 
 
 def run(epochs: int, side: int, window: int) -> None:
-    """One process and two, one after the other, on the same scan."""
+    """One process, two and four, one after the other, on the same scan, which one would keep in memory."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         file = written(Path(folder), side, window)
-        for count in (1, 2):
+        for count in (1, 2, 4):
             start = [
                 sys.executable,
                 "-m",

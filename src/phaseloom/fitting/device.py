@@ -22,7 +22,7 @@ def chosen(name: str, /) -> str:
     there, us = torch.cuda.is_available(), team()
     if name == "cuda" and not there:
         raise BadInput("device", "cuda", "is not there: write device: cpu")
-    if us.count > 1 and name == "cpu" and us.device != "cpu":
+    if us.count > 1 and name == "cpu" and not us.device.startswith("cpu"):
         raise BadInput(
             "device", "cpu", "is not where the processes meet: write auto, or hide the GPUs from them"
         )
