@@ -97,6 +97,7 @@ def test_a_training_that_was_stopped_ends_as_a_straight_one(files, tmp_path):
         assert torch.equal(again.net.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_the_first_design_is_trained_by_its_own_losses(scan):
     training = Encoding.begin(
         recipe(model={"seed": {"latent_dim": 2}}, losses=["squares", "regularised"], epochs=1, batch=2),

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from phaseloom.compat import phaseformer
-from phaseloom.data import prepare, tasks
+from phaseloom.data import prepare, tasks, underwater
 from phaseloom.data._pictures import picture
 from phaseloom.data.formats import native
 from phaseloom.data.pairs import ImagePairs
@@ -27,6 +27,7 @@ from phaseloom.recipes import mend_result
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.mend import STAMP
 from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.restore import Restore
 
 TINY = '{"recommended": {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}}'
 
@@ -43,8 +44,6 @@ def small(monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def sea(tmp_path_factory) -> Path:
-    from phaseloom.data import underwater
-
     folder = tmp_path_factory.mktemp("data") / "sea"
     underwater.save(folder, size=32, train=6, test=3, seed=1)
     return folder
@@ -126,8 +125,6 @@ def test_flags_that_would_do_harm_are_refused(flags, said):
 
 
 def test_every_policy_is_a_shape_that_exists():
-    from phaseloom.recipes.restore import Restore
-
     for policy in ("lambda", "step", "plateau", "cosine", "onecycle"):
         recipe = Restore.of(phaseformer.schedule(policy, 2, 3))
         assert recipe.epochs == 6
@@ -169,6 +166,35 @@ def test_pairs_are_made_of_scans_and_say_what_they_are(phaseloom, files, tmp_pat
     assert (len(pairs), pairs.task, len({*pairs.scenes})) == (2, "virtual_detector", 1)
 
 
+def test_a_training_takes_the_task_of_its_data_and_crops_that_fit(phaseloom, tmp_path):
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for side in ("input", "gt"):
+            (tmp_path / "set" / part / side).mkdir(parents=True)
+            for number in range(3):
+                np.save(tmp_path / "set" / part / side / f"{number}.npy", rng.normal(9e4, 50, (2, 21, 26)))
+    names = [f"{part}/{number}.npy" for part in ("train", "test") for number in range(3)]
+    told = {"task": "virtual_detector", "pairs": {name: {"scene": name} for name in names}}
+    (tmp_path / "set" / "meta.json").write_text(json.dumps(told))
+    words = ["--set", f"data=[{tmp_path / 'set'}]", "--set", f"model={TINY}", "--set", "epochs=1", "--quiet"]
+    said = phaseloom("train", "restorer", *words, "--out", tmp_path / "run")
+    assert not said.code, said.err
+    card = pretrained.card(tmp_path / "run")
+    assert card["task"] == "virtual_detector"
+    assert "nmse" in card["scores"]["low"]["network"]
+    assert Restore.from_path(tmp_path / "run" / "run.yaml").crops == 16
+
+
+def test_test_pairs_that_cannot_be_read_lose_no_network(phaseloom, tmp_path):
+    underwater.save(tmp_path / "sea", size=24, train=4, test=2)
+    (tmp_path / "sea" / "test" / "gt" / "00001_coffee.png").write_bytes(b"no picture")
+    words = ["--set", f"data=[{tmp_path / 'sea'}]", "--set", f"model={TINY}", "--set", "epochs=1", "--quiet"]
+    said = phaseloom("train", "restorer", *words, "--out", tmp_path / "run")
+    assert said.code == 2
+    assert "00001_coffee.png" in said.err
+    assert pretrained.card(tmp_path / "run")["scores"] is None
+
+
 class TestApplying:
     def images(self, folder: Path) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(0)
@@ -196,6 +222,35 @@ class TestApplying:
             assert STAMP in file.info["Description"]
         with tifffile.TiffFile(out / "restored" / "float.tif") as file:
             assert STAMP in file.pages[0].description
+
+    def test_whole_numbers_and_axes_are_kept(self, phaseloom, nets, tmp_path):
+        rng = np.random.default_rng(2)
+        (tmp_path / "in").mkdir()
+        counts = rng.integers(0, 65535, (20, 31)).astype(np.uint16)
+        np.save(tmp_path / "in" / "counts.npy", counts)
+        out = tmp_path / "out"
+        said = phaseloom("restore", "apply", tmp_path / "in", "-m", nets / "phase.safetensors", "--out", out)
+        assert not said.code, said.err
+        found = np.load(out / "restored" / "counts.npy")
+        assert (found.dtype, found.shape) == (counts.dtype, counts.shape)
+        assert abs(found.astype(int) - counts).max() <= 1
+        colours = rng.integers(0, 255, (20, 31, 3)).astype(np.uint8)
+        tifffile.imwrite(tmp_path / "colours.tif", colours, photometric="rgb")
+        words = ["-m", nets / "sea.safetensors", "--out", tmp_path / "colours"]
+        said = phaseloom("restore", "apply", tmp_path / "colours.tif", *words)
+        assert not said.code, said.err
+        np.testing.assert_array_equal(
+            tifffile.imread(tmp_path / "colours" / "restored" / "colours.tif"), colours
+        )
+        assert tifffile.imread(tmp_path / "colours" / "finer" / "colours.tif").shape == (40, 62, 3)
+
+    def test_what_is_no_photograph_is_refused(self, phaseloom, nets, tmp_path):
+        np.save(tmp_path / "a.npy", np.full((3, 16, 16), 81.0, np.float32))
+        ended = phaseloom(
+            "restore", "apply", tmp_path / "a.npy", "-m", nets / "sea.safetensors", "--out", tmp_path / "out"
+        )
+        assert ended.code == 2
+        assert "must lie within 0 to 1" in ended.err
 
     def test_tiles_of_an_identity_are_no_change(self, phaseloom, nets, tmp_path):
         image = np.random.default_rng(1).uniform(size=(3, 40, 60)).astype(np.float32)

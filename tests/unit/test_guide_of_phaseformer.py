@@ -17,7 +17,7 @@ from phaseloom.nets.weighting import softmax_frozen
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
-    return [sight.pair for sight in sights(4, size=48, seed=3)]
+    return [sight.pair for sight in sights(4, size=48, invented=0.0, seed=3)]
 
 
 def test_a_target_blown_up_holds_nothing_that_the_target_lacks(pairs):

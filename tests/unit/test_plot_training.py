@@ -19,7 +19,7 @@ def test_every_term_and_the_unseen_views_have_a_line():
     ]
     upper, lower = curves(history).axes
     lines = {line.get_label(): line for line in upper.get_lines()}
-    assert set(lines) == {"contrast", "edges", "unseen views"}
+    assert set(lines) == {"contrast", "edges", "held out"}
     np.testing.assert_allclose(lines["contrast"].get_ydata(), [1.0, 0.5, 0.4])
     np.testing.assert_allclose(lines["contrast"].get_xdata(), [1, 2, 3])
     np.testing.assert_allclose(lower.get_lines()[0].get_ydata(), [0.1, 0.05, 0.1 / 3])
@@ -31,8 +31,8 @@ def test_a_term_that_came_later_and_a_loss_that_was_not_judged_leave_gaps(tmp_pa
     figure = curves([event(1, None, contrast=1.0), event(2, 0.3, contrast=0.5, physics=0.1)])
     lines = {line.get_label(): np.asarray(line.get_ydata()) for line in figure.axes[0].get_lines()}
     assert np.isnan(lines["physics"][0])
-    assert np.isnan(lines["unseen views"][0])
-    assert lines["unseen views"][1] == 0.3
+    assert np.isnan(lines["held out"][0])
+    assert lines["held out"][1] == 0.3
     plot.save(figure, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
 

@@ -27,7 +27,9 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="file or folder of a network, or a name of the package's own")
 ]
 Tile = Annotated[int, typer.Option(help="pixels along an edge that the network is shown at once")]
-Overlap = Annotated[int, typer.Option(help="pixels that neighbouring tiles share")]
+Overlap = Annotated[
+    int, typer.Option(help="pixels that neighbouring tiles share: a multiple of 8, half a tile at most")
+]
 
 
 @restore.command("demo-data")
@@ -74,7 +76,9 @@ def fit(  # noqa: PLR0913 - the flags of the guide
     *,
     dataset_path: Data = None,
     batch_size: Annotated[int | None, typer.Option("--batch_size", help="crops of a step")] = None,
-    niter: Annotated[int | None, typer.Option(help="epochs at the full rate (guide: 50)")] = None,
+    niter: Annotated[
+        int | None, typer.Option(help="epochs at the full rate, and one more (guide: 50)")
+    ] = None,
     niter_decay: Annotated[
         int | None, typer.Option("--niter_decay", help="epochs while it falls in a line (guide: 500)")
     ] = None,
@@ -146,7 +150,7 @@ def apply(
 
     results = [path for path in images if mend_result.is_run(path)]
     files = [path for path in images if path not in results]
-    if halves and (files or len(results) != 2):
+    if halves and (files or len({path.resolve() for path in results}) != 2 or len(results) != 2):
         raise BadInput(
             "--halves", f"{len(images)} files", "needs two results, one of each half of the counts"
         )
@@ -199,7 +203,12 @@ def _resolved(curve: Any) -> str:
 @restore.command("pairs")
 def thinned(
     files: Annotated[list[Path], typer.Argument(help="scans, or their parameter files")],
-    settings: Set = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="PATH=VALUE", help="a setting, e.g. scan.probe.focused.defocus='9 nm'"
+        ),
+    ] = None,
     *,
     out: Annotated[Path, typer.Option(help="new folder")],
     task: Annotated[str | None, typer.Option(help="phase or virtual_detector")] = None,
@@ -264,6 +273,7 @@ def _restoring(what: Any, out: Path | None = None, *, quiet: bool) -> None:
     if isinstance(what, Path):
         training = Restoring.resume(what)
     else:
+        what.tests()  # what lacks there is said now
         training = Restoring.begin(what, place(out, what.title or "restorer"))
         _begins(training)
     ran(training, quiet=quiet or not team().first, told=restored.told)

@@ -9,7 +9,7 @@ import numpy as np
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 
-__all__ = ["SUFFIXES", "depth", "picture", "written"]
+__all__ = ["SUFFIXES", "depth", "like", "picture", "written"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
 """Files that are images."""
@@ -59,12 +59,34 @@ def depth(path: Path, /) -> int:
     return 16 if head[:8] == SIGNATURE and head[24] == 16 else 8
 
 
+def like(path: Path, image: np.ndarray, /) -> np.ndarray:
+    """Channels ``(channel, y, x)`` in the numbers and the order of axes that a TIFF or a .npy has.
+
+    Whole numbers are rounded and clipped; floating-point numbers have 32 bits.
+    """
+    kind, flat, last = _kind(path)
+    if kind.kind in "iub":
+        largest = DEPTHS["b" if kind.kind == "b" else f"{kind.kind}{kind.itemsize}"]
+        image = np.round(image.clip(0, 1) * largest).astype(kind)
+    return image[0] if flat else np.moveaxis(image, 0, -1) if last else image
+
+
+def _kind(path: Path) -> tuple[np.dtype, bool, bool]:
+    """Numbers of a file, whether it has no axis of channels, and whether that is the last one."""
+    if path.suffix.lower() == ".npy":
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        return values.dtype, values.ndim == 2, False
+    with _tifffile(path).TiffFile(path) as file:
+        series: Any = file.series[0]
+        return np.dtype(series.dtype), len(series.shape) == 2, series.axes.endswith("S")
+
+
 def written(path: Path, image: np.ndarray, /, *, bits: int = 8, stamp: str = "") -> None:
-    """Save channels ``(channel, y, x)``: one or three of 0 to 1 as a PNG, clipped; any as TIFF or .npy.
+    """Save one or three channels ``(channel, y, x)`` of 0 to 1 as a PNG, clipped; any array as TIFF or .npy.
 
     Args:
         path: its ending says which.
-        image: float32.
+        image: to save.
         bits: of a grey value in a PNG of one channel; colours have 8.
         stamp: words to keep in the file; a .npy has no place for them.
 
@@ -74,11 +96,10 @@ def written(path: Path, image: np.ndarray, /, *, bits: int = 8, stamp: str = "")
     with whole(path) as short:
         if path.suffix == ".npy":
             with short.open("wb") as file:
-                np.save(file, image.astype(np.float32), allow_pickle=False)
+                np.save(file, image, allow_pickle=False)
         elif path.suffix == ".tif":
-            _tifffile(path).imwrite(
-                short, image.astype(np.float32), description=stamp, photometric="minisblack"
-            )
+            look = "rgb" if image.ndim == 3 and image.shape[-1] == 3 else "minisblack"
+            _tifffile(path).imwrite(short, image, description=stamp, photometric=look)
         else:
             _drawn(image, bits).save(short, "PNG", pnginfo=_information(stamp))
 

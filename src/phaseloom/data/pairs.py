@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,7 @@ class ImagePairs(Sequence[Pair]):
             names += [name if len(folders) == 1 else f"{folder}: {name}" for name in found]
             files += found.values()
             known, task = _told(Path(folder))
+            _all_there(known, found, Path(folder), part)
             places = (f"{part}/{before.name}" for before, _, _ in found.values())
             scenes += [f"{folder}: {known.get(place, place)}" for place in places]
             tasks.add(task)
@@ -207,7 +208,8 @@ def parted(
         raise BadInput("pairs: groups", f"{len(words)} groups", f"but there are {len(pairs)} pairs")
     kinds = sorted(set(words))
     if len(kinds) < 2:
-        raise BadInput("pairs", f"{len(kinds)} to part", "are too few: training and validation need one each")
+        what = "pairs to part" if groups is None else "scenes in all pairs"
+        raise BadInput("pairs", f"{len(kinds)} {what}", "are too few: training and validation need one each")
     kept = min(max(1, round(validation * len(kinds))), len(kinds) - 1)
     chosen = {kinds[number] for number in np.random.default_rng(seed).permutation(len(kinds))[:kept]}
     sides = [tuple(n for n, word in enumerate(words) if (word in chosen) == side) for side in (False, True)]
@@ -254,6 +256,14 @@ def _told(folder: Path) -> tuple[dict[str, str], str | None]:
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         fix = 'does not say {"pairs": {"train/NAME": {"scene": ...}}}: mend it, or take it away'
         raise BadInput(str(path), None, fix) from problem
+
+
+def _all_there(known: dict[str, str], found: dict[str, Any], folder: Path, part: str) -> None:
+    """Refuse a list of scenes that names what is not there: a slip would let a scene onto both sides."""
+    there = {f"{part}/{before.name}" for before, _, _ in found.values()}
+    if lost := sorted(name for name in known if name.startswith(f"{part}/") and name not in there):
+        fix = f"is no input file: write {part}/NAME with its ending, or take it away"
+        raise BadInput(str(folder / "meta.json"), lost[0], fix)
 
 
 def _stems(folder: Path) -> dict[str, Path]:

@@ -22,6 +22,9 @@ __all__ = ["Level", "Task", "phase", "photograph", "virtual_detector"]
 
 Floats = NDArray[np.floating]
 
+SLACK = 1.0
+"""How far values may lie beyond what there can be: noise and sharpening reach there, other units further."""
+
 OUTER = (2.0, 98.0)
 """Percentiles between which the scale of an image is taken."""
 
@@ -72,11 +75,12 @@ class Task:
         """Where the values of an image ``(channel, y, x)`` lie.
 
         Raises:
-            BadInput: values that are not finite.
+            BadInput: values that are not finite, or that there cannot be.
         """
         image = np.asarray(image, np.float64)
         if bad := image.size - int(np.isfinite(image).sum()):
             raise BadInput(self.name, f"{bad} of {image.size} values", "are not finite: repair the image")
+        self._refuse_others(image)
         return self.find(image)
 
     def levelled(self, pair: Pair, /) -> Pair:
@@ -84,10 +88,18 @@ class Task:
 
         The plane of a phase is its own: what constant and ramp a target has, nobody can tell from its input.
         """
-        low = self.level(pair.input)
-        wanted = Level(self.level(pair.target).planes, low.scales) if self.own else low
+        low, other = self.level(pair.input), self.level(pair.target)
+        wanted = Level(other.planes, low.scales) if self.own else low
         fine = None if pair.fine is None else wanted.taken(pair.fine)
         return Pair(pair.name, low.taken(pair.input), wanted.taken(pair.target), fine)
+
+    def _refuse_others(self, image: Floats) -> None:
+        low, high = float(image.min()), float(image.max())
+        if self.within is None or (low > self.within[0] - SLACK and high < self.within[1] + SLACK):
+            return
+        bounds = f"{self.within[0]:g} to {self.within[1]:g}"
+        fix = f"must lie within {bounds}: divide by the largest grey value, or choose another task"
+        raise BadInput(self.name, f"values of {low:.4g} to {high:.4g}", fix)
 
 
 def photograph() -> Task:

@@ -290,6 +290,11 @@ class Fixed(Weighting):
         return self.parts * self.present.any(1)
 
 
+USUAL = {"charbonnier": 0.03, "perceptual": 0.025, "gradient": 0.02, "similarity": 0.01}
+"""Spectroformer's numbers."""
+USUAL["perceptual_random"] = USUAL["perceptual"]
+
+
 def uncertainty(names: Sequence[str], branches: Sequence[str], /) -> Weighting:
     """Each loss over its own size; see `Uncertainty`.
 
@@ -343,7 +348,7 @@ def fixed(
     branches: Sequence[str],
     /,
     *,
-    numbers: tuple[float, ...] = (0.03, 0.025, 0.02, 0.01),
+    numbers: tuple[float, ...] | None = None,
     parts: tuple[float, ...] | None = None,
 ) -> Weighting:
     """Numbers of the user's, which are not scaled to any sum.
@@ -352,7 +357,7 @@ def fixed(
         names: of the losses.
         branches: of the network.
         numbers: one for each loss, in the order in which the training file lists them; the default is
-            Spectroformer's for `charbonnier`, `perceptual`, `gradient` and `similarity`.
+            Spectroformer's: 0.03 for `charbonnier`, 0.025 `perceptual`, 0.02 `gradient`, 0.01 `similarity`.
         parts: one for each branch; default: one.
 
     Example:
@@ -360,6 +365,12 @@ def fixed(
         >>> weigh({"low": {"charbonnier": torch.tensor(2.0), "gradient": torch.tensor(4.0)}}).item()
         4.0
     """
+    if numbers is None:
+        missing = [name for name in names if name not in USUAL]
+        if missing:
+            fix = "has no usual number: give numbers, one for each loss"
+            raise BadInput("weighting: fixed.numbers", missing[0], fix)
+        numbers = tuple(USUAL[name] for name in names)
     return Fixed(names, branches, numbers=numbers, parts=(1.0,) * len(branches) if parts is None else parts)
 
 

@@ -16,7 +16,7 @@ __all__ = ["curves", "samples"]
 
 
 def curves(history: Sequence[Mapping[str, Any]], /) -> Figure:
-    """Losses of each epoch by their terms, that of unseen views, and the rate.
+    """Losses of each epoch by their terms, that of what is held out, and the rate.
 
     Example:
         >>> events = [{"number": n, "terms": {"contrast": 1 / n}, "holdout": 2 / n, "rates": {"net": 0.1}}
@@ -29,14 +29,16 @@ def curves(history: Sequence[Mapping[str, Any]], /) -> Figure:
     epochs = [event["number"] for event in history]
     names = list(dict.fromkeys(name for event in history for name in event["terms"]))
     lines = {name: [event["terms"].get(name, np.nan) for event in history] for name in names}
-    lines["unseen views"] = [np.nan if e["holdout"] is None else e["holdout"] for e in history]
+    lines["held out"] = [np.nan if e["holdout"] is None else e["holdout"] for e in history]
     for number, (name, values) in enumerate(lines.items()):
         style = {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)]}
         upper.plot(epochs, values, label=name, **style)
     frame(upper, title="Training", x="", y="loss")
-    upper.set_yscale("log")
+    lowest = min(value for values in lines.values() for value in values if np.isfinite(value))
+    upper.set_yscale("log" if lowest > 0 else "linear")
     upper.legend()
-    lower.plot(epochs, [max(event["rates"].values(), default=np.nan) for event in history], color=PALETTE[0])
+    rates = [event["rates"].get("net", max(event["rates"].values(), default=np.nan)) for event in history]
+    lower.plot(epochs, rates, color=PALETTE[0])
     frame(lower, title="", x="epoch", y="rate")
     lower.set_yscale("log")
     return figure

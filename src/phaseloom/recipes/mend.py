@@ -81,6 +81,9 @@ def restorer(path: Path | str, /) -> tuple[Restorer, Task, dict[str, Any]]:
     Raises:
         BadInput: no network there, or one that restores nothing.
     """
+    if Path(path).suffix in (".pth", ".pt", ".ckpt"):
+        fix = "was saved by another program, and holds no layers of this one: train anew"
+        raise BadInput("--model", str(path), fix)
     file = find(path)
     net, card = pretrained.load(file), pretrained.card(file)
     if not isinstance(net, Restorer):

@@ -1,7 +1,8 @@
 """Image files through a restorer: what goes out is of the kind that came in, and says what was done to it.
 
-Images of a PNG, JPEG or BMP come back as PNG of 8 bits (16 of 16 bits), those of TIFF as floating-point TIFF
-of 32 bits, arrays as .npy. The stamp stands in PNG and TIFF, and for all in ``restored.json`` beside them.
+Images of a PNG, JPEG or BMP come back as PNG of 8 bits (16 of 16 bits), TIFF and .npy with their numbers and
+order of axes, floating-point ones in 32 bits. The stamp stands in PNG and TIFF, and for all of them in
+``restored.json`` beside.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import phaseloom
-from phaseloom.data._pictures import SUFFIXES, depth, picture, written
+from phaseloom.data._pictures import SUFFIXES, depth, like, picture, written
 from phaseloom.data.pairs import Image
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
@@ -119,9 +120,10 @@ def _kept(found: Mended, image: Image, file: Path, out: Path, said: dict[str, An
     """Write a restored image, and the list of all so far."""
     name, stamp = _named(file), f"{STAMP}; by {said['model']} ({said['weights']}) from {file.name}"
     low, high = out / "restored" / name, out / "finer" / name
-    written(low, found.low, bits=depth(file), stamp=stamp)
-    if found.high is not None:
-        written(high, found.high, bits=depth(file), stamp=stamp)
+    for path, part in ((low, found.low), (high, found.high)):
+        if part is not None:
+            kept = part if path.suffix == ".png" else like(file, part)
+            written(path, kept, bits=depth(file), stamp=stamp)
     spread = float(image.std()) or 1.0
     done = Applied(file, low, None if found.high is None else high, float(np.std(found.low - image) / spread))
     said["images"][str(file)] = {

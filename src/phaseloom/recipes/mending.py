@@ -87,7 +87,7 @@ class Mending:
         recipe: Any,
     ):
         self.net, self.weighting, self.pairs, self.recipe = net, weighting, pairs, recipe
-        self.task: Task = recipe.task()
+        self.task: Task = recipe.kind()
         self.crops = Crops(size=recipe.crops, scales=recipe.scales, turned=recipe.turned)
         self.losses = {loss.name: loss.partial() for loss in recipe.losses}
         self.last: dict[str, Any] = {}

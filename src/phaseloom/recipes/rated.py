@@ -362,9 +362,14 @@ def _table(title: str, rows: Table) -> list[str]:
     wide = max(map(len, (title, *rows)))
     out = [title.ljust(wide) + "".join(f"{COLUMNS[name][0]:>11s}" for name in names)]
     for method, row in rows.items():
-        cells = [format(row[name], COLUMNS[name][1]) if name in row else "-" for name in names]
-        out.append(method.ljust(wide) + "".join(f"{cell:>11s}" for cell in cells))
+        cells = [_cell(row[name], COLUMNS[name][1]) if name in row else "-" for name in names]
+        out.append(method.ljust(wide) + "".join(f" {cell:>10s}" for cell in cells))
     return out
+
+
+def _cell(value: float, style: str) -> str:
+    """A score in at most ten letters."""
+    return format(value, style if abs(value) < 1e4 else ".3g")
 
 
 def _count(pairs: int) -> str:

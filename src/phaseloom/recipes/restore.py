@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from phaseloom.data.pairs import ImagePairs, Pair, parted
-from phaseloom.data.tasks import Task
+from phaseloom.data.tasks import Task, photograph
 from phaseloom.errors import BadInput
 from phaseloom.fitting import device, optimizers
 from phaseloom.fitting.loop import Progress
@@ -51,7 +51,8 @@ class Restore(Recipe):
         losses: what is made small, of both outputs.
         weighting: how they become one number.
         weight_rate: of learning its weights.
-        crops: pixels along an edge of the crops that are learned from, a multiple of 8.
+        crops: pixels along an edge of the crops that are learned from, a multiple of 8; default: 64, or what
+            smaller images have.
         scales: factors by which crops are enlarged, one for each batch.
         turned: flip and turn crops.
         each: crops of each pair in an epoch.
@@ -77,14 +78,14 @@ class Restore(Recipe):
     """
 
     data: tuple[Path, ...] = ()
-    task: Call = part("phaseloom.data.tasks", "photograph")
+    task: Call | None = part("phaseloom.data.tasks", None)
     model: Call = part("phaseloom.nets.phaseformer", "narrow")
     losses: tuple[Call, ...] = part(
         "phaseloom.nets.restoration_losses", ("charbonnier", "gradient", "similarity")
     )
     weighting: Call = part("phaseloom.nets.weighting", "uncertainty")
     weight_rate: float = Field(1e-2, gt=0, allow_inf_nan=False)
-    crops: int = Field(64, ge=8, strict=True)
+    crops: int | None = Field(None, ge=8, strict=True)
     scales: tuple[float, ...] = (1.0,)
     turned: bool = True
     each: int = Field(1, ge=1, strict=True)
@@ -114,6 +115,10 @@ class Restore(Recipe):
         pairs = self.pairs("train")
         return Known(pairs, pairs.scenes, pairs.task)
 
+    def kind(self) -> Task:
+        """What the images are; photographs, as long as nobody has said or seen."""
+        return photograph() if self.task is None else self.task()
+
     def tests(self) -> Sequence[Pair]:
         """The pairs that judge in the end; none where no data set has a part ``test``."""
         there = tuple(folder for folder in self.data if (folder / "test").is_dir())
@@ -132,6 +137,9 @@ class Restore(Recipe):
 
 WITHIN = 0.006
 """Half a decibel: validation by a few scenes is no surer than that, and the last epoch is the settled one."""
+
+USUAL = 64
+"""Pixels along an edge of a crop, where images are as large."""
 
 KEPT = 500_000_000
 """Bytes of levelled pairs that are kept in memory."""
@@ -187,7 +195,7 @@ class Restoring(Course):
     def __init__(self, recipe: Restore, directory: Path | None, known: Known | None = None):
         known = known or recipe.known()
         recipe = fitting(recipe, known)
-        task = recipe.task()
+        task = recipe.kind()
         sides = parted(known.pairs, validation=recipe.validation, seed=recipe.seed, groups=known.scenes)
         self.pairs = Levelled(sides[0], task), Levelled(sides[1], task)
         super().__init__(recipe, directory)
@@ -263,17 +271,19 @@ class Restoring(Course):
 
 
 def fitting(recipe: Restore, known: Known, /) -> Restore:
-    """A recipe in which what it leaves open follows from the data: their task, and channels in and out.
+    """A recipe in which what it leaves open follows from the data: task, crops, channels in and out.
 
     Raises:
         BadInput: data sets that name a task that is none.
     """
     changes: dict[str, Any] = {}
-    if "task" not in recipe.model_fields_set and known.task is not None:
-        changes["task"] = call("phaseloom.data.tasks", known.task, "meta.json: task")
+    if recipe.task is None:
+        changes["task"] = call("phaseloom.data.tasks", known.task or "photograph", "meta.json: task")
     asked, first = knobs(recipe.model.room, recipe.model.name), known.pairs[0]
     found = {"channels_in": len(first.input), "channels_out": len(first.target)}
     values = {name: count for name, count in found.items() if name in asked} | dict(recipe.model.values)
+    if recipe.crops is None:
+        changes["crops"] = max(8, min(USUAL, min(first.size) // 8 * 8))
     changes["model"] = replace(recipe.model, values=values)
     return recipe.model_copy(update=changes)
 

@@ -43,19 +43,24 @@ def finished(training: Restoring, /) -> tuple[Path | None, dict[str, Any], Ratin
         BadInput: test pairs that cannot be read.
     """
     recipe, rating = training.recipe, None
-    if tests := recipe.tests():
-        rating = rated(training.net, recipe.task(), tests, learned=recipe.pairs("train"))
-    card = {
-        "task": recipe.task.name,
+    card: dict[str, Any] = {
+        "task": recipe.kind().name,
         "recipe": to_yaml(recipe.resolved()),
-        "scores": None if rating is None else rating.as_dict(),
+        "scores": None,
         "pairs": [len(side) for side in training.pairs],
         "epochs": training.progress.epoch,
         "weights": training.weighting.weights,
         "version": phaseloom.__version__,
     }
     path = None if training.directory is None else training.directory / "net.safetensors"
-    return None if path is None else pretrained.save(training.net, path, card), card, rating
+    if path is not None:
+        pretrained.save(training.net, path, card)  # whatever the test pairs are like
+    if tests := recipe.tests():
+        rating = rated(training.net, recipe.kind(), tests, learned=recipe.pairs("train"))
+        card["scores"] = rating.as_dict()
+        if path is not None:
+            pretrained.save(training.net, path, card)
+    return path, card, rating
 
 
 def pictures(training: Restoring, /) -> list[Path]:
@@ -66,7 +71,7 @@ def pictures(training: Restoring, /) -> list[Path]:
     plot.save(curves(training.progress.history), paths[0])
     if tests := training.recipe.tests():
         paths.append(training.directory / "before_after.png")
-        plot.save(figure(training.net, training.recipe.task(), tests), paths[1])
+        plot.save(figure(training.net, training.recipe.kind(), tests), paths[1])
     return paths
 
 

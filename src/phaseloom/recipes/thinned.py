@@ -82,7 +82,8 @@ class Thin(Recipe):
     Attributes:
         files: scans, or parameter files of scans, whose optics and preparation hold for both images of a
             pair; counts, which must be single quanta, are parted after ``prepare``.
-        scan: what a parameter file would say of those that are none, such as ``probe`` and ``prepare``.
+        scan: what a parameter file would say of those that are none: ``read``, ``prepare``; ``probe`` for
+            reconstruct and predict, ``semiangle`` for the others.
         task: ``phase``, one channel in radian; ``virtual_detector``, what bright field, dark fields and
             further rings or segments of the parameter file see, a channel each, in counts of the whole dose:
             they are divided by the share, so that input and target have one unit.

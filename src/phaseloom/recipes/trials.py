@@ -200,7 +200,7 @@ class Mending(Trial):
         from phaseloom.recipes.mend import mended
 
         pair = self.run.pairs[1].pairs[0]
-        return mended(self.run.net, self.run.recipe.task(), pair.input).low.mean(0), 1.0
+        return mended(self.run.net, self.run.recipe.kind(), pair.input).low.mean(0), 1.0
 
 
 KINDS: tuple[type[Trial], ...] = (Reconstruction, Embedding, Mending, Reading)
