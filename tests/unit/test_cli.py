@@ -32,6 +32,7 @@ VERBS = [
     "latents",
     "restore",
     "search",
+    "calibrate",
 ]
 PNG = b"\x89PNG"
 

@@ -96,11 +96,16 @@ class Job:
         if scan is not None:
             recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
         data = recipe.scan(scan)
+        if recipe.preset is not None:
+            from phaseloom.recipes.calibrate import calibrated  # which runs jobs itself
+
+            recipe, data = calibrated(recipe, data)
         settled, start = recipe.settled(data)
         if start is not None:
             for step in start.steps():
                 data = step(data)
-        found = {} if start is None else outcome.found(start)
+        found = {name: told for name, told in recipe.found.items() if name == "calibrate"}
+        found |= {} if start is None else outcome.found(start)
         file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()
         known = {"data": _digest(data), "setup": _setup(data)}
         job = cls(settled.model_copy(update={"file": file, "found": found | known}), data, start, directory)

@@ -128,6 +128,7 @@ class Reconstruct(Scanned):
         patience: epochs without improvement of the hold-out loss before stopping.
         seed: of everything that is drawn.
         device: where to compute.
+        preset: what is found before the run begins (`phaseloom.recipes.calibrate`).
         title: for figures and files.
 
     Example:
@@ -158,6 +159,7 @@ class Reconstruct(Scanned):
     patience: int | None = Field(15, ge=1, strict=True)
     seed: int = Field(0, ge=0, lt=2**63, strict=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    preset: Literal["calibrate"] | None = None
     title: str = ""
     found: dict[str, Any] = Field(default_factory=dict)
 

@@ -1,0 +1,262 @@
+"""A calibration finds what was put in, names what cannot be known, and keeps what it cannot decide."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from phaseloom.data import prepare, simulate
+from phaseloom.data.formats import native
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.sidebands import sidebands
+from phaseloom.errors import BadInput
+from phaseloom.recipes import calibrate as protocol
+from phaseloom.recipes import rungs
+from phaseloom.recipes.calibrate import calibrate
+from phaseloom.recipes.job import Job
+from phaseloom.recipes.ladder import TWIN, Finding, Known, Step, middle
+from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.recipes.start import ORIENTATIONS, TWINS
+
+PIXEL, WINDOW, GRID, ANGLE, DEFOCUS = 0.2, 32, (11, 12), 0.035, 60.0
+WAYS = list(ORIENTATIONS | TWINS)
+
+
+def recipe(**optics):
+    return Reconstruct.of({"probe": {"focused": {"semiangle": f"{1e3 * ANGLE} mrad", **optics}}})
+
+
+def knowing(stated=None, **more):
+    """What is known at the beginning, or right at its end."""
+    optics = {} if stated is None else {"defocus": f"{stated} A"}
+    return replace(Known(recipe(**optics), semiangle=ANGLE), **more)
+
+
+@pytest.fixture(scope="module")
+def true():
+    """132 patterns as they should have been read; the detector does not say how it lies."""
+    margin = (WINDOW // 2 + 6) * PIXEL
+    positions = simulate.raster(GRID, 0.6)
+    positions += margin - positions.min(0)
+    rows, columns = np.ceil((positions.max(0) + margin) / PIXEL).astype(int)
+    phase = simulate.atoms((int(rows), int(columns)), PIXEL, peak=0.4, seed=2)
+    beam = {"energy": 80e3, "semiangle": ANGLE, "defocus": DEFOCUS, "window": WINDOW, "dose": 1e6}
+    scan, _ = simulate.electron_scan(phase, PIXEL, positions, **beam)
+    return replace(scan, grid=GRID, oriented=False)
+
+
+def spoilt(scan, truth):
+    """The scan that these corrections make right."""
+    for call in reversed(Known(recipe(), orientation=truth.orientation).steps(scan)):
+        scan = call(scan)
+    return prepare.scale(prepare.rotate(scan, angle=-truth.rotation), factor=1 / truth.step)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_known_of_a_scan_and_what_prepare_makes_of_it_are_the_same(true, way):
+    """A quarter turn takes the raster to a raster, so that its frequencies are the same ones."""
+    known, defocus = knowing(orientation=way, rotation=math.pi / 2, step=1.03), np.array([50.0, -70.0])
+    laid = sidebands(known.laid(true), ANGLE).explained(np.eye(2), defocus)
+    assert sidebands(true, ANGLE).explained(known.frame(), defocus) == pytest.approx(laid, rel=1e-3)
+
+
+def test_twins_explain_a_disk_alike_and_nothing_else_does(true):
+    bands, frame, defocus = sidebands(true, ANGLE), np.eye(2), np.array([DEFOCUS])
+    share = bands.explained(frame, defocus)
+    assert share > 0.5
+    assert bands.explained(-frame, -defocus) == pytest.approx(share)
+    for other in (bands.explained(frame, -defocus), bands.explained(frame[::-1], defocus)):
+        assert other < 0.4 * share
+
+
+def test_the_orientation_is_found_with_rotation_and_defocus(true):
+    truth = knowing(orientation="transposed", rotation=math.radians(8), step=1.02)
+    step = rungs.orientation(spoilt(true, truth), knowing(stated=120.0, defocus=120.0), patterns=25, epochs=3)
+    assert step.known.orientation == "transposed"
+    assert step.known.rotation == pytest.approx(truth.rotation, abs=math.radians(3))
+    assert step.known.defocus == pytest.approx(DEFOCUS, abs=10)
+    assert not step.known.soft
+    assert all(finding.decided and finding.margin > 1.2 for finding in step.findings)
+
+
+def test_noise_decides_nothing_and_what_was_given_is_kept(true):
+    mean = np.broadcast_to(true.mean_pattern(), true.counts.shape)
+    noise = replace(true, counts=np.random.default_rng(0).poisson(1e-2 * mean).astype(np.float32))
+    given = knowing(stated=-70.0, defocus=-70.0, rotation=0.0)
+    step = rungs.orientation(noise, given, patterns=16, epochs=1)
+    orientation, side = step.findings
+    assert not orientation.decided
+    assert not side.decided
+    assert orientation.margin < 1.05
+    assert "undecided: as given" in orientation.line()
+    assert (step.known.orientation, step.known.defocus, step.known.rotation) == ("as given", -70.0, 0.0)
+    assert not step.known.certain
+
+
+def test_few_electrons_are_enough_for_the_sidebands(true):
+    """Where short runs see only noise."""
+    rng = np.random.default_rng(3)
+    few = replace(true, counts=rng.binomial(np.asarray(true.counts).astype(int), 3e-3).astype(np.float32))
+    step = rungs.orientation(prepare.transpose(few), knowing(), patterns=9, epochs=1)
+    assert step.known.orientation == "transposed"
+    assert step.known.certain
+    assert step.findings[0].note.startswith("only sidebands explain")
+
+
+def test_of_twins_the_sign_of_a_stated_defocus_tells(true):
+    known = knowing(stated=-30.0, orientation="transposed", defocus=55.0)
+    step = rungs.sign(true, known, patterns=25, epochs=2)
+    (twin,) = step.findings
+    assert (step.known.orientation, step.known.defocus) == (TWIN["transposed"], -55.0)
+    assert "the sign of the stated defocus" in twin.note
+    assert twin.margin == 1.0
+
+
+def test_of_twins_atoms_tell_where_no_defocus_is_stated(true):
+    turned = prepare.flip(prepare.flip(true, axis="y"), axis="x")
+    step = rungs.sign(turned, knowing(defocus=-DEFOCUS), patterns=64, epochs=4)
+    assert (step.known.orientation, step.known.defocus) == (TWIN["as given"], DEFOCUS)
+    assert "atoms are peaks of phase" in step.findings[0].note
+
+
+def test_atoms_that_contradict_the_stated_sign_are_mentioned(true):
+    step = rungs.sign(true, knowing(stated=-50.0, defocus=DEFOCUS), patterns=64, epochs=4)
+    assert step.known.defocus == -DEFOCUS
+    assert "say the opposite" in step.findings[0].note
+
+
+def test_rotation_step_and_defocus_are_found_together_and_what_was_right_stays(true):
+    truth = knowing(rotation=math.radians(2), step=1.0)
+    start = knowing(stated=DEFOCUS + 60, defocus=DEFOCUS + 8, rotation=math.radians(1))
+    step = rungs.geometry(spoilt(true, truth), start, patterns=49, epochs=6)
+    rotation, scale, defocus = step.findings
+    assert step.known.rotation == pytest.approx(truth.rotation, abs=math.radians(0.3))
+    assert step.known.defocus == pytest.approx(DEFOCUS, abs=3)
+    assert step.known.step == pytest.approx(1.0, abs=0.003)
+    assert rotation.decided
+    assert defocus.decided
+    assert defocus.margin > 1.1
+    assert scale.margin < 1.05
+
+
+def test_the_disk_tells_the_semi_angle_unless_the_stated_one_agrees(true):
+    found = rungs.aperture(true, knowing(semiangle=None)).known.semiangle
+    assert found == pytest.approx(ANGLE, rel=0.04)  # of a radius of five pixels
+    assert rungs.aperture(true, knowing(semiangle=0.03)).known.semiangle == found
+    assert rungs.aperture(true, knowing()).known.semiangle == ANGLE
+    dark = replace(true, counts=np.ones(true.counts.shape))
+    assert not rungs.aperture(dark, knowing()).findings[0].decided
+    with pytest.raises(BadInput, match="semi-angle: is not known, and the mean pattern shows none"):
+        rungs.aperture(dark, knowing(semiangle=None))
+
+
+def test_the_angle_of_a_pixel_was_wrong_where_stated_angle_and_step_agree(true):
+    seen = knowing(semiangle=ANGLE / 1.05, step=1.052, defocus=70.0)
+    step = rungs.pixel(true, seen)
+    assert (step.known.angle, step.known.step, step.known.semiangle) == (1.052, 1.0, ANGLE)
+    assert step.known.defocus == pytest.approx(70 / 1.052**2)
+    assert step.known.laid(true).geometry.angle[1] == pytest.approx(1.052 * true.geometry.angle[1], rel=1e-6)
+    only = rungs.pixel(true, replace(seen, semiangle=ANGLE))
+    assert only.known == replace(seen, semiangle=ANGLE)
+    assert "a wrong angle of a pixel looks like a wrong step" in only.findings[0].note
+
+
+def test_a_thin_object_keeps_its_slice(true):
+    step = rungs.depth(true, knowing(defocus=DEFOCUS), patterns=25, epochs=3)
+    assert (step.known.slices, step.known.defocus) == (1, DEFOCUS)
+    assert [row["slices"] for row in step.tried] == [1, 2, 4]
+
+
+def guess(scan, known):
+    """An estimator of one's own."""
+    found = replace(known, defocus=50.0, orientation="flipped", rotation=0.1, step=0.99, slices=2, gap=9.0)
+    return Step(found, (Finding("defocus", "50 A", "nothing", 2.0, True),))
+
+
+def test_a_rung_of_ones_own_takes_the_place_of_others_and_the_recipe_repeats_it(true):
+    asked = Reconstruct.of({"probe": "from_patterns", "preset": "calibrate", "prepare": ["nonnegative"]})
+    done = calibrate(asked, true, ladder=(rungs.aperture, guess))
+    again = Reconstruct.of(yaml.safe_load(yaml.safe_dump(done.recipe.given())))
+    assert again.preset is None
+    assert again.start.name == "none"
+    assert [call.name for call in again.prepare] == ["nonnegative", "flip", "rotate", "scale"]
+    assert again.object.values == {"slices": 2, "thickness": 9.0}
+    assert again.probe.values["defocus"] == 50.0
+    assert "margin 2" in again.found["calibrate"]["defocus"]
+    assert np.array_equal(again.scan(true).positions, done.known.laid(true).positions)
+
+
+def test_a_run_with_the_preset_begins_calibrated_and_its_file_says_so(true, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol.calibrate, "__kwdefaults__", {"ladder": (rungs.aperture, guess)})
+    job = Job.begin(Reconstruct.of({"preset": "calibrate", "epochs": 1}), tmp_path / "run", scan=true)
+    kept = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    assert kept["preset"] is None
+    assert kept["probe"]["focused"]["defocus"] == "5 nm"
+    assert "50 A" in kept["found"]["calibrate"]["defocus"]
+    assert np.array_equal(np.asarray(job.scan.counts), np.asarray(prepare.flip(true, axis="y").counts))
+    assert len(job.model.propagator.distances()) == 1
+    assert Job.resume(tmp_path / "run", scan=true).recipe.preset is None
+
+
+def test_the_verb_writes_a_file_that_runs(true, tmp_path, phaseloom, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(protocol.calibrate, "__kwdefaults__", {"ladder": (rungs.aperture, guess)})
+    native.write(true, tmp_path / "scan.h5")
+    ended = phaseloom("calibrate", "scan.h5", "--set", "epochs=3", "--out", "found.yaml")
+    assert not ended.code, ended.err
+    assert "defocus" in ended.out
+    assert "semi-angle" in ended.out
+    assert (tmp_path / "found.png").is_file()
+    again = Reconstruct.from_path(tmp_path / "found.yaml")
+    assert (again.epochs, again.preset, again.probe.values["defocus"]) == (3, None, 50.0)
+    assert len(again.scan()) == len(true)
+    ended = phaseloom("calibrate", "scan.h5", "--out", "found.yaml")
+    assert (ended.code, ended.err) == (2, "phaseloom: --out: found.yaml exists already: name a new file\n")
+    assert phaseloom("calibrate", "scan.h5", "--out", "found.txt").code == 2
+
+
+def test_what_cannot_be_calibrated_is_refused(true):
+    near = replace(true.geometry, distance=1e9, focus=math.inf)
+    with pytest.raises(BadInput, match="far-field"):
+        calibrate(recipe(), replace(true, geometry=near))
+    with pytest.raises(BadInput, match="brings a curvature of its own"):
+        calibrate(Reconstruct.of({"probe": "stored"}), true)
+
+
+def test_the_middle_of_a_scan_is_a_smaller_raster_without_dark_margins():
+    geometry = Geometry(wavelength=0.04, shape=(128, 128), angle=(1e-3, 1e-3), beam="electron")
+    counts = np.zeros((30, 128, 128), np.uint16)
+    counts[:, 60:70, 60:70] = 5
+    places = np.stack(np.meshgrid(np.arange(5.0), np.arange(6.0), indexing="ij"), -1).reshape(-1, 2)
+    scan = Scan4D(counts=counts, positions=places, geometry=geometry, grid=(5, 6))
+    few = middle(scan, 9)
+    assert (few.grid, few.geometry.shape) == ((3, 3), (64, 64))
+    assert np.array_equal(np.unique(few.positions[:, 0]), [1, 2, 3])
+    assert len(middle(replace(scan, grid=None), 7)) == 7
+
+
+@pytest.mark.slow
+def test_a_strong_object_with_everything_wrong_is_put_right():
+    """The case that `benchmarks/calibrate.py` begins with, of 60 seconds."""
+    from benchmarks.calibrate import measured
+
+    row = measured("S", 0, None, unstated=False)
+    assert row["right"], row["lines"]
+    assert row["cpu_s"] < 600
+
+
+@pytest.mark.slow
+def test_a_thick_crystal_gets_slices_and_about_its_thickness():
+    """Four slices over 60 angstrom; two explain them nearly as well."""
+    from benchmarks.calibrate import spoilt as random_case
+
+    case = random_case("thick", 1, None)
+    middle_of_it = case.truth.defocus - 30.0
+    known = replace(case.truth, setting=case.recipe(unstated=False), slices=1, gap=0.0, defocus=middle_of_it)
+    found = rungs.depth(case.scan, known).known
+    assert found.slices > 1
+    assert found.slices * found.gap == pytest.approx(80.0, rel=0.15)
+    assert found.defocus - (found.slices - 1) * found.gap / 2 == pytest.approx(middle_of_it, abs=5)
+    assert (found.rotation, found.step) == (known.rotation, known.step)
