@@ -216,3 +216,38 @@ def test_the_verb_ends_in_a_sentence(there, phaseloom):
     assert none.code == 2
     assert "is neither a file nor a model of the package" in none.err
     assert "scan" in phaseloom("predict", "--help").out
+
+
+def several(there: SimpleNamespace, folder: Path) -> list[Path]:
+    """Two scans, and a file that is none."""
+    paths = [folder / f"{name}.h5" for name in ("one", "two", "none")]
+    for path in paths[:2]:
+        path.write_bytes(there.data.read_bytes())
+    paths[2].write_bytes(b"no scan")
+    return paths
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_many_scans_are_predicted_and_what_is_there_is_left_alone(phaseloom, there, tmp_path, workers):
+    paths, out = several(there, tmp_path), tmp_path / "out"
+    words = ["--model", there.model, "--out", out, "--workers", workers]
+    words += [f"--set=probe.focused.{knob}={value}" for knob, value in PROBE["focused"].items()]
+    done = phaseloom("predict", "scans", *paths, *words)
+    assert done.code == 2
+    assert "1 of 3 scans could not be predicted" in done.err
+    assert "one.h5: done" in done.out
+    alone = predicted(recipe(there), model=there.model).prediction.phase
+    with h5py.File(out / "two" / "prediction.h5") as file:
+        np.testing.assert_array_equal(file["phase"][()], alone)
+    before = (out / "one" / "prediction.h5").stat().st_mtime_ns
+    again = phaseloom("predict", "scans", *paths[:2], *words)
+    assert not again.code, again.err
+    assert "2 of 2 predictions are there already" in again.out
+    assert (out / "one" / "prediction.h5").stat().st_mtime_ns == before
+
+
+def test_two_scans_of_one_name_are_refused(phaseloom, there, tmp_path):
+    (tmp_path / "other").mkdir()
+    paths = [several(there, tmp_path)[0], several(there, tmp_path / "other")[0]]
+    ended = phaseloom("predict", "scans", *paths, "--out", tmp_path / "out")
+    assert "would share a folder" in ended.err

@@ -57,3 +57,34 @@ def scan(
         typer.echo(f"WARN {warning}")
     for path in predict.write(outcome, target):
         typer.echo(f"written: {path}")
+
+
+@verbs.command()
+def scans(
+    files: Annotated[list[Path], typer.Argument(help="scans, or their parameter files")],
+    settings: Set = None,
+    *,
+    out: Annotated[Path, typer.Option(help="folder; a folder for each scan in it")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="a network of the package by name, or its file")
+    ] = "tiny",
+    dose: Annotated[float | None, typer.Option(help="electrons of the beam in a pattern")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes; default: every processor")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="address of a Dask scheduler whose workers see files and folder, too")
+    ] = None,
+) -> None:
+    """Predict many scans, the same settings for all; what is there already is left alone."""
+    from phaseloom.recipes import predict_many
+
+    recipes = [recipe_of(file, settings) for file in files]
+    left = predict_many.missing(recipes, out)
+    if len(left) < len(recipes):
+        typer.echo(f"{len(recipes) - len(left)} of {len(recipes)} predictions are there already")
+    lost = 0
+    given = {"model": model, "dose": dose, "workers": workers, "scheduler": scheduler}
+    for file, said in predict_many.predictions(recipes, out, **given):
+        lost += bool(said) and not said.startswith("WARN")
+        typer.echo(f"{file.name}: {said or 'done'}")
+    if lost:
+        raise BadInput("predict scans", f"{lost} of {len(left)} scans", "could not be predicted: see above")

@@ -1,18 +1,13 @@
 """From specimens and a microscope to a folder of simulated scans, each with its phase."""
 
-import os
 import time
 from collections.abc import Generator, Iterator, Mapping
-from concurrent import futures
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, suppress
-from itertools import islice
-from multiprocessing import get_context
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 
 from phaseloom.data import _seed_layout, samples
@@ -20,7 +15,7 @@ from phaseloom.data.samples import PARTS
 from phaseloom.data.simulated import Sample, simulated
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.recipes._folder import keep_recipe
-from phaseloom.recipes._pool import settled
+from phaseloom.recipes._spread import crew, one_thread, spread
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
 __all__ = ["Simulate", "missing", "one", "simulate"]
@@ -30,9 +25,6 @@ RANGE = ("count", "first", "title")
 
 STALE = 3600.0
 """Seconds after which a file that is half written belongs to nobody any more."""
-
-AHEAD = 1000
-"""Samples that are handed to a cluster at once: whoever works there is never without."""
 
 
 class Simulate(Recipe):
@@ -148,49 +140,17 @@ def simulate(
         >>> list(simulate(recipe, Path("few"), workers=1)), list(simulate(recipe, Path("few"), workers=1))
         ([0, 1], [])
     """
-    if workers is not None and workers < 1:
-        raise BadInput("workers", workers, "must be 1 at least")
     recipe, folder = recipe.rooted(Path.cwd()), Path(folder).resolve()
     numbers, joined = missing(recipe, folder), (folder / "run.yaml").exists()
     if joined:
         numbers = [int(number) for number in np.random.default_rng().permutation(numbers)]
-    with _team(workers, scheduler) as (team, ahead):
+    with crew(workers, scheduler) as (team, ahead):
         _begun(recipe, folder)
-        done = _inline(recipe, folder, numbers)
-        if team is not None:
-            done = _shared(recipe, folder, numbers, team, ahead)
-        with closing(done):
+        with closing(spread(partial(_written, recipe, folder), numbers, team, ahead)) as found:
+            done = (_fine(number, said, folder, recipe) for number, said in found)
             yield from done if recipe.layout == "ours" else _gathered(folder, done)
     if recipe.layout == "seed":
         _seed_layout.assembled(folder, folder / PARTS)
-
-
-def _inline(recipe: Simulate, folder: Path, numbers: list[int]) -> Generator[int, None, None]:
-    for number in numbers:
-        said = _written(recipe, folder, number)
-        yield _fine(number, said, folder, recipe)
-
-
-def _shared(
-    recipe: Simulate, folder: Path, numbers: list[int], team: futures.Executor, ahead: int
-) -> Generator[int, None, None]:
-    """Numbers as a team finishes them; when the caller stops, what has not begun is given up."""
-    waiting, left = {}, iter(numbers)
-    try:
-        while True:
-            for number in islice(left, ahead - len(waiting)):
-                waiting[team.submit(_written, recipe, folder, number)] = number
-            if not waiting:
-                return
-            for future in futures.wait(waiting, return_when=futures.FIRST_COMPLETED).done:
-                number = waiting.pop(future)
-                yield _fine(number, future.result(), folder, recipe)
-    except BrokenProcessPool as problem:
-        fix = "lost a process, perhaps for want of memory: call again, with fewer workers"
-        raise BadInput("workers", None, fix) from problem
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _gathered(folder: Path, done: Iterator[int]) -> Iterator[int]:
@@ -211,7 +171,7 @@ def _written(recipe: Simulate, folder: Path, number: int) -> str:
     if _there(recipe, folder, number):
         return ""
     try:
-        with _one_thread():
+        with one_thread():
             sample = one(recipe, number)
     except BadInput as problem:
         return str(problem)
@@ -271,44 +231,3 @@ def _begun(recipe: Simulate, folder: Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > STALE:
                 path.unlink()
-
-
-@contextmanager
-def _team(workers: int | None, scheduler: str | None) -> Iterator[tuple[futures.Executor | None, int]]:
-    """Who does the work, and how many samples they are given ahead; nobody else for one worker."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    workers = workers or (len(allowed(0)) if allowed else os.cpu_count() or 1)
-    if scheduler is not None:
-        with _client(scheduler) as client:
-            yield client.get_executor(pure=False), AHEAD
-    elif workers == 1:
-        yield None, 1
-    else:
-        pool = futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=settled)
-        try:
-            yield pool, 2 * workers
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _client(scheduler: str) -> Any:
-    try:
-        from dask.distributed import Client  # pyright: ignore[reportMissingImports]
-    except ImportError as problem:
-        raise MissingExtra("--scheduler", "the package distributed", "cluster") from problem
-    try:
-        return Client(scheduler, timeout=20)
-    except Exception as problem:  # whatever comes of an address where no scheduler is
-        fix = f"does not answer ({type(problem).__name__}): is it running, and the address right?"
-        raise BadInput("--scheduler", scheduler, fix) from problem
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, as in every other process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
