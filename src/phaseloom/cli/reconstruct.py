@@ -263,6 +263,8 @@ def _told(advice: list[str], known: set[str], say: Any) -> set[str]:
 
 def _start_lines(job: Any) -> list[str]:
     found, worth = job.start, job.recipe.found.get("start")
+    if rungs := job.recipe.found.get("calibrate"):
+        return [f"{name:12s} {told}" for name, told in rungs.items()]
     if worth is not None:
         return [_worth(**worth)]
     if found is None:
