@@ -1,6 +1,7 @@
 """Laws of the batches: every pattern once, sizes alike, spread or close as their names say."""
 
 import time
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -173,8 +174,8 @@ class TestMeasured:
 
     def test_only_the_batch_is_read(self):
         scan = self.scan("u2")
-        measured = Measured(scan, lambda x: x)
-        measured.counts = counts = scan.counts.view(Watched)
+        counts = scan.counts.view(Watched)
+        measured = Measured(replace(scan, counts=counts), lambda x: x)
         counts.taken = []
         measured[torch.tensor([5, 0])]
         assert counts.taken == [2]

@@ -271,6 +271,11 @@ def loaded(counts: Counts, /) -> np.ndarray:
     return out
 
 
+def present(counts: Counts, /) -> tuple[Counts, np.ndarray | None]:
+    """The patterns that are here, and where each one of the stack lies among them; ``None``: in order."""
+    return (counts.rows, counts.place) if isinstance(counts, Part) else (counts, None)
+
+
 def own(counts: Counts, /) -> np.ndarray:
     """Numbers of the patterns that nobody else is in charge of: all, but of a `Part`."""
     if isinstance(counts, Part):

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from phaseloom.data.counts import Counts, Part
+from phaseloom.data.counts import present
 from phaseloom.data.scan import Scan4D
 
 __all__ = ["Measured"]
@@ -35,8 +35,9 @@ class Measured:
 
     def __init__(self, scan: Scan4D, arrange: Callable[[Tensor], Tensor]):
         self.counts, self.arrange = scan.counts, arrange
-        self.held: Tensor | None = None
-        self.resident: dict[torch.device, Tensor | None] = {}
+        self.rows, self.place = present(scan.counts)
+        self.held: Lying | None = None
+        self.resident: dict[torch.device, Lying | None] = {}
         self.coming: dict[int, tuple[Tensor, Sent]] = {}
 
     def __len__(self) -> int:
@@ -47,17 +48,12 @@ class Measured:
         """The patterns of an index, arranged on its device."""
         if index.device.type != "cpu":
             here = self._residing(index.device)
-            found = (
-                self._whole(index.cpu().numpy()).to(index.device)
-                if here is None
-                else here[_rows(self.counts, index)]
-            )
+            found = self._whole(index.cpu().numpy()).to(index.device) if here is None else here.at(index)
             return self._float(found)
-        lying = _lying(self.counts)
-        if lying is not None and 4 * lying.size <= HELD:
+        if type(self.rows) is np.ndarray and 4 * self.rows.size <= HELD:
             if self.held is None:
-                self.held = self._ordered(lying, np.float32)
-            return self.held.index_select(0, _rows(self.counts, index))
+                self.held = Lying.on(index.device, self._ordered(self.rows, np.float32), self.place)
+            return self.held.at(index)
         return self._read(index.numpy(), np.float32)
 
     def expect(self, pieces: Sequence[Tensor], device: torch.device, /) -> None:
@@ -79,21 +75,20 @@ class Measured:
             return Sent.to(device, index)
         return Sent.to(device, index, self._whole(index.numpy()))
 
-    def _residing(self, device: torch.device) -> Tensor | None:
-        """All patterns on a device, if there was room for them when first asked."""
+    def _residing(self, device: torch.device) -> "Lying | None":
+        """All patterns that are here on a device, if there was room for them when first asked."""
         if device not in self.resident:
-            shape = self.counts.rows.shape if isinstance(self.counts, Part) else self.counts.shape
-            size = _kept(self.counts.dtype).itemsize * int(np.prod(shape))
+            size = _kept(self.rows.dtype).itemsize * int(np.prod(self.rows.shape))
             self.resident[device] = self._all(device) if size <= _room(device) else None
         return self.resident[device]
 
-    def _all(self, device: torch.device) -> Tensor:
-        """All patterns, sent bit by bit."""
-        numbers = (
-            np.flatnonzero(self.counts.place >= 0) if isinstance(self.counts, Part) else np.arange(len(self))
-        )
-        parts = np.array_split(numbers, max(1, 4 * int(np.prod(self.counts.shape)) // HELD))
-        return torch.cat([self._whole(part).to(device) for part in parts if len(part)])
+    def _all(self, device: torch.device) -> "Lying":
+        """All patterns that are here, sent bit by bit."""
+        pieces = max(1, 4 * int(np.prod(self.rows.shape)) // HELD)
+        parts = [part for part in np.array_split(np.arange(self.rows.shape[0]), pieces) if len(part)]
+        kept = _kept(self.rows.dtype)
+        sent = [self._ordered(np.asarray(self.rows[part]), kept).to(device) for part in parts]
+        return Lying.on(device, torch.cat(sent), self.place)
 
     def _read(self, index: np.ndarray, dtype: Any) -> Tensor:
         """Patterns as numbers of some kind."""
@@ -112,6 +107,22 @@ class Measured:
         """Kept patterns as numbers of single precision."""
         numbers = counts.to(torch.float32)
         return numbers.remainder_(65536) if _kept(self.counts.dtype) == np.uint16 else numbers
+
+
+class Lying(NamedTuple):
+    """Patterns on a device, and where among them each one of the scan is; ``None``: at its own number."""
+
+    patterns: Tensor
+    place: Tensor | None
+
+    @classmethod
+    def on(cls, device: torch.device, patterns: Tensor, place: np.ndarray | None) -> "Lying":
+        """Patterns that are on a device already, and their places, sent there."""
+        return cls(patterns, None if place is None else torch.from_numpy(place).to(device))
+
+    def at(self, index: Tensor) -> Tensor:
+        """The patterns of an index of the scan."""
+        return self.patterns.index_select(0, index if self.place is None else self.place[index])
 
 
 @dataclass(frozen=True)
@@ -144,17 +155,6 @@ class Sent:
 def _beside(device: torch.device) -> torch.cuda.Stream:
     """The stream on which patterns are sent."""
     return torch.cuda.Stream(device)
-
-
-def _lying(counts: Counts) -> np.ndarray | None:
-    """Patterns that lie in memory, if any do."""
-    rows = counts.rows if isinstance(counts, Part) else counts
-    return rows if type(rows) is np.ndarray else None
-
-
-def _rows(counts: Counts, index: Tensor) -> Tensor:
-    """Where patterns lie among those that are here."""
-    return torch.from_numpy(counts.place).to(index.device)[index] if isinstance(counts, Part) else index
 
 
 def _room(device: torch.device) -> int:
