@@ -5,7 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["whole"]
+from phaseloom.errors import BadInput
+
+__all__ = ["fresh", "whole"]
 
 
 @contextlib.contextmanager
@@ -28,3 +30,19 @@ def whole(path: Path | str, /) -> Iterator[Path]:
         os.replace(short, path)
     finally:
         short.unlink(missing_ok=True)
+
+
+def fresh(folder: Path | str, place: str, /) -> Path:
+    """A folder in which nothing is yet.
+
+    Args:
+        folder: there or not.
+        place: what asks for it, for the message.
+
+    Raises:
+        BadInput: it holds something, or is a file.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise BadInput(place, str(folder), "is not empty: name a new folder")
+    return folder

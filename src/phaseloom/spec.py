@@ -182,6 +182,16 @@ class Recipe(BaseModel):
         return {key: _given(getattr(self, key)) for key in type(self).model_fields if key in set_}
 
 
+class Written(Recipe):
+    """A protocol whose file may be left out: everything in it has a default."""
+
+    @classmethod
+    def from_path(cls, path: Path | str | None, settings: Mapping[str, Any] | None = None, /) -> typing.Self:
+        """A recipe from a file, paths in which are relative to its folder, or the default one, changed."""
+        recipe = cls.of({}) if path is None else cls.of(load_yaml(Path(path))).rooted(Path(path).parent)
+        return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
+
+
 def _rooted(value: Any, folder: Path) -> Any:
     if isinstance(value, Call):
         return value.rooted(folder)

@@ -241,7 +241,7 @@ def test_what_cannot_be_is_said(tmp_path):
             list(pairs(recipe(**knobs)))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").touch()
-    with pytest.raises(BadInput, match="is not empty: name a new one"):
+    with pytest.raises(BadInput, match="is not empty: name a new folder"):
         save(recipe(files=names), tmp_path / "full")
 
 

@@ -10,6 +10,7 @@ from phaseloom.cli.files import Set, place, settings_of
 from phaseloom.cli.train import File, Out, Quiet, Resume, begun, ran, stopped, train
 from phaseloom.compat.phaseformer import Policy
 from phaseloom.errors import BadInput
+from phaseloom.files import fresh, whole
 
 __all__ = ["apply", "demo_data", "evaluate", "fit", "restorer", "thinned"]
 
@@ -155,8 +156,7 @@ def apply(
             "--halves", f"{len(images)} files", "needs two results, one of each half of the counts"
         )
     chosen, tiles = mend_files.listed(files) if files else [], {"tile": tile, "overlap": overlap}
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput("--out", str(out), "is not empty: name a new folder")
+    fresh(out, "--out")
     if results:
         _phases(results, model, out, halves=halves, tiles=tiles)
     for done in mend_files.apply(chosen, model, out, **tiles) if chosen else ():
@@ -241,7 +241,6 @@ def evaluate(
 
     from phaseloom import plot
     from phaseloom.data.pairs import ImagePairs
-    from phaseloom.files import whole
     from phaseloom.recipes import restored
     from phaseloom.recipes.mend import restorer as network
     from phaseloom.recipes.rated import rated

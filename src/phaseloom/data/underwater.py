@@ -27,7 +27,7 @@ from phaseloom.data.leaves import leaves
 from phaseloom.data.pairs import Pair, channels
 from phaseloom.data.water import JERLOV, Camera, Water, range_map, recorded, seen, some_camera, some_water
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.files import whole
+from phaseloom.files import fresh, whole
 from phaseloom.metrics.colour import display, linear_light
 
 __all__ = ["Sight", "save", "sights", "split"]
@@ -185,9 +185,7 @@ def save(
     Raises:
         BadInput: a folder that holds something, or what `sights` refuses.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise BadInput("underwater: folder", str(folder), "is not empty: name a new one")
+    folder = fresh(folder, "underwater: folder")
     told: dict[str, Any] = {"size": size, "seed": seed, "pairs": {}}
     counts: dict[Side, int] = {"train": train, "test": test}
     drawn: dict[str, Any] = {"size": size, "folder": photographs, "types": types, "seed": seed}

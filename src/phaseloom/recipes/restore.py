@@ -1,6 +1,6 @@
 """Training of a network that restores images, on pairs of a spoiled image and the one that is wanted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, overload
@@ -20,9 +20,19 @@ from phaseloom.nets.ushape import Restorer
 from phaseloom.nets.weighting import Weighting
 from phaseloom.recipes.course import Course, placed
 from phaseloom.recipes.mending import Cuts, Mending
-from phaseloom.spec import Call, Recipe, call, knobs, load_yaml, part
+from phaseloom.spec import Call, Written, call, knobs, part
 
 __all__ = ["Known", "Levelled", "Restore", "Restoring", "fitting"]
+
+
+WITHIN = 0.006
+"""Half a decibel: validation by a few scenes is no surer than that, and the last epoch is the settled one."""
+
+USUAL = 64
+"""Pixels along an edge of a crop, where images are as large."""
+
+KEPT = 500_000_000
+"""Bytes of levelled pairs that are kept in memory."""
 
 
 class Known(NamedTuple):
@@ -39,7 +49,7 @@ class Known(NamedTuple):
     task: str | None = None
 
 
-class Restore(Recipe):
+class Restore(Written):
     """How a network that restores images is trained.
 
     Attributes:
@@ -104,12 +114,6 @@ class Restore(Recipe):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     title: str = ""
 
-    @classmethod
-    def from_path(cls, path: Path | str | None, settings: Mapping[str, Any] | None = None, /) -> Self:
-        """A recipe from a file, paths in which are relative to its folder, or the default one, changed."""
-        recipe = cls.of({}) if path is None else cls.of(load_yaml(Path(path))).rooted(Path(path).parent)
-        return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
-
     def known(self) -> "Known":
         """The pairs to learn from, with what their folders say of them."""
         pairs = self.pairs("train")
@@ -133,16 +137,6 @@ class Restore(Recipe):
         if not self.data:
             raise BadInput("data", None, "names no data set: give a folder with train and test in it")
         return ImagePairs.of(self.data, part=which)
-
-
-WITHIN = 0.006
-"""Half a decibel: validation by a few scenes is no surer than that, and the last epoch is the settled one."""
-
-USUAL = 64
-"""Pixels along an edge of a crop, where images are as large."""
-
-KEPT = 500_000_000
-"""Bytes of levelled pairs that are kept in memory."""
 
 
 @dataclass(frozen=True)

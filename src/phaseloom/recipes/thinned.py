@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ from phaseloom.data.experiment import PER_STEP
 from phaseloom.data.pairs import Image, Pair
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.files import whole
+from phaseloom.files import fresh, whole
 from phaseloom.metrics.phase import find_shift, remove_ramp, shifted
 from phaseloom.nets import pretrained
 from phaseloom.nets.predict import find, measured, predict
@@ -49,7 +49,7 @@ from phaseloom.recipes.halves import splittable
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.virtual import Virtual, virtual
-from phaseloom.spec import Recipe, load_yaml, to_yaml
+from phaseloom.spec import Written, to_yaml
 
 __all__ = ["Thin", "Thinned", "drawn", "pairs", "save", "source"]
 
@@ -76,7 +76,7 @@ LIKE = 0.3
 """Correlation of input and target below which there is hardly anything to learn from."""
 
 
-class Thin(Recipe):
+class Thin(Written):
     """How pairs of images are made of scans.
 
     Attributes:
@@ -111,12 +111,6 @@ class Thin(Recipe):
     target: Literal["rest", "all"] = "rest"
     test: Share = 0.25
     seed: int = Field(0, ge=0, lt=2**62, strict=True)
-
-    @classmethod
-    def from_path(cls, path: Path | str | None, settings: Mapping[str, Any] | None = None, /) -> Self:
-        """A recipe from a file, paths in which are relative to its folder, or the default one, changed."""
-        recipe = cls.of({}) if path is None else cls.of(load_yaml(Path(path))).rooted(Path(path).parent)
-        return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
 
     @property
     def way(self) -> str:
@@ -238,9 +232,7 @@ def save(recipe: Thin, folder: Path, /, *, each: Callable[[Thinned], Any] = lamb
     Raises:
         BadInput: a folder that holds something; and as of `pairs`.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise BadInput("pairs: folder", str(folder), "is not empty: name a new one")
+    folder = fresh(folder, "pairs: folder")
     told: dict[str, Any] = {"task": recipe.task, "unit": UNITS[recipe.task], "channels": []}
     told |= {"recipe": to_yaml(recipe.resolved()), "pairs": {}}
     for made in pairs(recipe):

@@ -1,9 +1,8 @@
 """Training of a network that reads phases, from simulated scans that are made as they are needed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from phaseloom.errors import BadInput
 from phaseloom.nets.endtoend import joined
 from phaseloom.nets.recovery import PatchRecoveryNet
 from phaseloom.recipes.lessons import loaded
-from phaseloom.spec import Call, Recipe, load_yaml, part
+from phaseloom.spec import Call, Written, part
 
 __all__ = ["Making", "Train"]
 
@@ -35,7 +34,7 @@ UNSEEN = 0.15
 """Share of the materials that are kept from training."""
 
 
-class Train(Recipe):
+class Train(Written):
     """How a network is trained: its parameters are those of the file ``train.yaml``.
 
     Attributes:
@@ -114,12 +113,6 @@ class Train(Recipe):
     seed: int = Field(0, ge=0, lt=2**62, strict=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     title: str = ""
-
-    @classmethod
-    def from_path(cls, path: Path | str | None, settings: Mapping[str, Any] | None = None, /) -> Self:
-        """A recipe from a file, paths in which are relative to its folder, or the default one, changed."""
-        recipe = cls.of({}) if path is None else cls.of(load_yaml(Path(path))).rooted(Path(path).parent)
-        return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
 
     def network(self) -> nn.Module:
         """The network of the stage, with the weights that it is to start from."""

@@ -115,23 +115,42 @@ class Reconstruction(Trial):
         return float(sum(event["terms"][name] for name in names)) if event else float("nan")
 
 
-class Reading(Trial):
-    """A network that reads phases."""
+class Network(Trial):
+    """A network, trained; what is told of it is what its card says.
 
-    recipe = Train
-    run: Training
+    Attributes:
+        course: class of the training.
+    """
 
-    def begin(self, recipe: Any, folder: Path | None, /) -> Training:
-        """Simulate what is asked for first."""
-        return Training.begin(recipe, folder)
+    course: ClassVar[type[Training | Encoding | Restoring]]
 
     @cached_property
-    def _card(self) -> Mapping[str, Any]:
-        return self.run.finish()[1]
+    def card(self) -> Mapping[str, Any]:
+        """Of the network at its end, which is left in its folder."""
+        return self.finished()[1]
+
+    def begin(self, recipe: Any, folder: Path | None, /) -> Any:
+        """Read or simulate what is learned from."""
+        return self.course.begin(recipe, folder)
 
     def numbers(self) -> Mapping[str, Any]:
-        """Of the card: ``scores.noiseless.nmse``."""
-        return self._card
+        """Of the card: ``scores.network.explained``."""
+        return self.card
+
+    def finished(self) -> tuple[Any, Mapping[str, Any]]:
+        """The network as it is kept, and its card."""
+        raise NotImplementedError
+
+
+class Reading(Network):
+    """A network that reads phases."""
+
+    recipe, course = Train, Training
+    run: Training
+
+    def finished(self) -> tuple[Any, Mapping[str, Any]]:
+        """Judged on what it has never seen."""
+        return self.run.finish()
 
     def picture(self) -> Picture | None:
         """What it makes of a scan that it has never seen."""
@@ -144,25 +163,17 @@ class Reading(Trial):
         return image(reading(self.run.net), scene), scene.experiment.spacing
 
 
-class Embedding(Trial):
+class Embedding(Network):
     """An autoencoder of patterns."""
 
-    recipe = Autoencode
+    recipe, course = Autoencode, Encoding
     run: Encoding
 
-    def begin(self, recipe: Any, folder: Path | None, /) -> Encoding:
-        """Read the scan."""
-        return Encoding.begin(recipe, folder)
-
-    @cached_property
-    def _card(self) -> Mapping[str, Any]:
+    def finished(self) -> tuple[Any, Mapping[str, Any]]:
+        """Judged on patterns held out."""
         from phaseloom.recipes.examined import finished
 
-        return finished(self.run)[1]
-
-    def numbers(self) -> Mapping[str, Any]:
-        """Of the card: ``scores.network.explained``."""
-        return self._card
+        return finished(self.run)
 
     def picture(self) -> Picture | None:
         """A pattern that decided, drawn by the network, in the numbers that it takes."""
@@ -175,25 +186,17 @@ class Embedding(Trial):
         return np.squeeze(drawn.float().cpu().numpy()), 1.0
 
 
-class Mending(Trial):
+class Mending(Network):
     """A network that restores images."""
 
-    recipe = Restore
+    recipe, course = Restore, Restoring
     run: Restoring
 
-    def begin(self, recipe: Any, folder: Path | None, /) -> Restoring:
-        """Read the pairs."""
-        return Restoring.begin(recipe, folder)
-
-    @cached_property
-    def _card(self) -> Mapping[str, Any]:
+    def finished(self) -> tuple[Any, Mapping[str, Any]]:
+        """Judged on pairs held out."""
         from phaseloom.recipes.restored import finished
 
-        return finished(self.run)[1]
-
-    def numbers(self) -> Mapping[str, Any]:
-        """Of the card: ``scores.low.network.psnr``."""
-        return self._card
+        return finished(self.run)[:2]
 
     def picture(self) -> Picture | None:
         """A pair that decided, restored; colours by their mean."""
