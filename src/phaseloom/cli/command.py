@@ -33,16 +33,21 @@ _USAGE: Any = typer.BadParameter.__base__
 """What Typer raises when a command line is not understood, wherever it keeps it."""
 
 
+def _other() -> str:
+    """The number of this process where it is not the first of several."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else rank
+
+
 def _speaker() -> str:
     """Who complains."""
-    rank = os.environ.get("RANK", "0")
-    return "phaseloom" if rank in ("", "0") else f"phaseloom, process {rank}"
+    return f"phaseloom, process {_other()}" if _other() else "phaseloom"
 
 
 @contextmanager
 def _one_voice() -> Iterator[None]:
     """Of several processes only the first one prints; complaints are everybody's."""
-    if os.environ.get("RANK", "0") in ("", "0"):
+    if not _other():
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):

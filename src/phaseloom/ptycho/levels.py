@@ -17,7 +17,7 @@ from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.scans import Canvas
 
-__all__ = ["carry", "coarser", "halved"]
+__all__ = ["carry", "coarser", "halved", "roomy"]
 
 LOST = 1e-3
 """Share of the light that may fall outside of the inner half of the detector."""
@@ -34,13 +34,17 @@ def coarser(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
     shape = scan.geometry.shape
     free = type(model.probe) is Probe and model.probe.support is None
     plain = free and model.propagator.onward is None and model.detector.sight is None
-    if not plain or scan.modelled is not None or any(n % 4 or n // 2 < SMALLEST for n in shape):
-        return None
+    return crop(scan, to=(shape[0] // 2, shape[1] // 2)) if plain and roomy(scan) else None
+
+
+def roomy(scan: Scan4D, /) -> bool:
+    """Whether hardly any light falls outside of the inner half of the detector, and that half is enough."""
+    shape = scan.geometry.shape
+    if scan.modelled is not None or any(n % 4 or n // 2 < SMALLEST for n in shape):
+        return False
     light = np.where(scan.mask, scan.mean_pattern(most=200), 0).clip(min=0)
-    rows, columns = (slice(n // 2 - n // 4, n // 2 + n // 4) for n in shape)
-    if light[rows, columns].sum() < (1 - LOST) * light.sum():
-        return None
-    return crop(scan, to=(shape[0] // 2, shape[1] // 2))
+    rows, columns = (slice(n // 4, n - n // 4) for n in shape)
+    return bool(light[rows, columns].sum() >= (1 - LOST) * light.sum())
 
 
 def halved(canvas: Canvas, /) -> Canvas:

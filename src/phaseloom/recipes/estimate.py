@@ -84,4 +84,4 @@ def fitted(
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
     told = card(recipe, net, [pool[number] for number in recipe.judges()], scenes) | {"fit": cost}
     keep_recipe(recipe, folder)
-    return pretrained.save(net, folder / "net.safetensors", told), told
+    return pretrained.save(net, folder / pretrained.FILE, told), told

@@ -130,5 +130,5 @@ def finished(training: Encoding, /) -> tuple[Path | None, dict[str, Any]]:
         "epochs": training.progress.epoch,
         "version": phaseloom.__version__,
     }
-    path = None if training.directory is None else training.directory / "net.safetensors"
+    path = None if training.directory is None else training.directory / pretrained.FILE
     return None if path is None else pretrained.save(training.net, path, said), said

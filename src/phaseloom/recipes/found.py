@@ -14,6 +14,7 @@ from phaseloom import plot
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.plot import search as figures
+from phaseloom.recipes.paths import placed
 from phaseloom.recipes.search import Plan, engine
 from phaseloom.spec import to_yaml
 
@@ -126,8 +127,6 @@ def left(plan: Plan, /) -> list[Path]:
 def _beside(plan: Plan, top: Tried, recipe: Any) -> Any:
     """A recipe with what the trial began with besides its knobs."""
     study = plan.opened(top.part)
-    from phaseloom.recipes.paths import placed
-
     return placed(recipe, study.trials[top.number].user_attrs.get("warm", {}))
 
 

@@ -14,21 +14,16 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics.fourier import cornered, to_real, to_reciprocal
 from phaseloom.physics.optics import probe_wave
 from phaseloom.ptycho.illumination import AberratedProbe
+from phaseloom.ptycho.levels import roomy
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.start import ORIENTATIONS, TWINS
+from phaseloom.recipes.start import ORIENTATIONS, TWINS, nearest
 from phaseloom.spec import Call
 
 __all__ = ["TWIN", "Finding", "Known", "Rung", "Step", "Trial", "middle", "short"]
 
 TWIN = dict(zip([*ORIENTATIONS, *TWINS], [*TWINS, *ORIENTATIONS], strict=True))
 """The orientation that lies turned by 180 degrees against each."""
-
-LOST = 1e-3
-"""Share of the light that may fall on the outer half of a detector that is cropped for short runs."""
-
-SMALLEST = 64
-"""Pixels of a pattern below which nothing is gained by a crop."""
 
 
 @dataclass(frozen=True)
@@ -246,22 +241,11 @@ def middle(scan: Scan4D, count: int, /) -> Scan4D:
         rows, columns = ((int(a), int(a + n)) for a, n in zip(first, sides, strict=True))
         few = prepare.region(scan, rows=rows, columns=columns)
     else:
-        away = np.linalg.norm(scan.positions - np.median(scan.positions, axis=0), axis=1)
-        few = scan.select(np.sort(np.argsort(away, kind="stable")[:count]))
+        few = nearest(scan, count)
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]), probe=None)
-    while _roomy(few):
+    while roomy(few):
         few = prepare.crop(few, to=(few.geometry.shape[0] // 2, few.geometry.shape[1] // 2))
     return few
-
-
-def _roomy(scan: Scan4D) -> bool:
-    """Whether hardly any light falls outside the inner half of the detector."""
-    shape = scan.geometry.shape
-    if scan.modelled is not None or any(n % 4 or n // 2 < SMALLEST for n in shape):
-        return False
-    light = np.where(scan.mask, scan.mean_pattern(most=200), 0).clip(min=0)
-    rows, columns = (slice(n // 4, n - n // 4) for n in shape)
-    return bool(light[rows, columns].sum() >= (1 - LOST) * light.sum())
 
 
 def _ended(job: Job, known: Known) -> Known:

@@ -20,6 +20,7 @@ from phaseloom.data.pairs import Image
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.nets.predict import find
+from phaseloom.nets.pretrained import FILE
 from phaseloom.recipes.mend import STAMP, Mended, mended, restorer
 
 __all__ = ["Applied", "apply", "listed"]
@@ -142,4 +143,4 @@ def _named(path: Path) -> str:
 
 def _bytes(model: Path | str) -> bytes:
     path = find(model)
-    return (path / "net.safetensors" if path.is_dir() else path).read_bytes()
+    return (path / FILE if path.is_dir() else path).read_bytes()

@@ -19,6 +19,7 @@ from phaseloom.files import whole
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.nets.ushape import Restorer
+from phaseloom.recipes.images import images
 from phaseloom.recipes.job import Job
 from phaseloom.recipes.mend import STAMP, Mended, mended
 from phaseloom.result import Result, load
@@ -167,14 +168,17 @@ def _held(result: Result, change: np.ndarray, folder: Path) -> tuple[Misfits | N
 
 def _is_of(job: Job, result: Result) -> bool:
     """Whether a run holds the object of a result, now or as its best epoch."""
-    if _off(job, result) > SAME and job.progress.best is not None:
-        job.progress.restore_best()
+    if _off(job, result) <= SAME:
+        return True
+    if job.progress.best is None:
+        return False
+    job.progress.restore_best()
     return _off(job, result) <= SAME
 
 
 def _off(job: Job, result: Result) -> float:
-    """How far two objects differ, up to a factor."""
-    found = job.result().object
+    """How far two objects differ, in parts of the one of the result."""
+    found = images(job.model)["object"]
     if found.shape != result.object.shape:
         return float("inf")
     return float(np.linalg.norm(found - result.object) / np.linalg.norm(result.object))

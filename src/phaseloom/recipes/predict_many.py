@@ -21,10 +21,10 @@ def missing(recipes: Sequence[Reconstruct], folder: Path, /) -> list[Reconstruct
     """
     names: dict[str, Path] = {}
     for recipe in recipes:
-        other = names.setdefault(recipe.file.stem, recipe.file)
-        if other != recipe.file or sum(one.file == other for one in recipes) > 1:
+        if other := names.get(recipe.file.stem):
             fix = "would share a folder: name each scan once, and scans of one name in calls of their own"
             raise BadInput("predict scans", f"{other} and {recipe.file}", fix)
+        names[recipe.file.stem] = recipe.file
     return [one for one in recipes if not (folder / one.file.stem / "prediction.h5").is_file()]
 
 

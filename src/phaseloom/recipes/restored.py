@@ -52,7 +52,7 @@ def finished(training: Restoring, /) -> tuple[Path | None, dict[str, Any], Ratin
         "weights": training.weighting.weights,
         "version": phaseloom.__version__,
     }
-    path = None if training.directory is None else training.directory / "net.safetensors"
+    path = None if training.directory is None else training.directory / pretrained.FILE
     if path is not None:
         pretrained.save(training.net, path, card)  # whatever the test pairs are like
     if tests := recipe.tests():

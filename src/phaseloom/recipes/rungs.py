@@ -16,6 +16,7 @@ from phaseloom.data.calibrate import fitted_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.sidebands import Sidebands, sidebands
 from phaseloom.errors import BadInput
+from phaseloom.metrics.phase import remove_ramp
 from phaseloom.recipes.ladder import TWIN, Finding, Known, Step, Trial, middle, short
 from phaseloom.recipes.start import ORIENTATIONS, reach
 from phaseloom.units import ANGLE, LENGTH
@@ -323,9 +324,7 @@ def _skewness(trial: Trial) -> tuple[float, float]:
     phase = np.angle(job.model.object.transmission().detach().cpu().numpy()[0, 0])
     covered = job.model.coverage()
     lit = covered > 0.5 * covered.max()
-    y, x = (axis[lit] for axis in np.indices(phase.shape))
-    flat = np.stack([np.ones_like(y), y, x], 1).astype(float)
-    values = phase[lit] - flat @ np.linalg.lstsq(flat, phase[lit], rcond=None)[0]
+    values = remove_ramp(phase, lit)[lit]
     detail = (job.scan.geometry.wavelength / (2 * (trial.known.semiangle or 1.0))) ** 2
     cells = max(1.0, lit.sum() * math.prod(job.scan.geometry.pixel) / detail)
     return float((values**3).mean() / max((values**2).mean(), 1e-30) ** 1.5), math.sqrt(6 / cells)

@@ -46,15 +46,14 @@ def gp(seed: int, /, *, startup: int = 10, exact: bool = True) -> Any:
         startup: trials that are drawn at random first.
         exact: the value has no noise of its own.
     """
-    from optuna.samplers import GPSampler, RandomSampler
+    from optuna.samplers import GPSampler
 
     return quiet(
         lambda: GPSampler(
             seed=seed,
             n_startup_trials=startup,
             deterministic_objective=exact,
-            independent_sampler=RandomSampler(seed),
-            warn_independent_sampling=False,
+            **_alone(seed),
         )
     )
 
@@ -72,7 +71,7 @@ def cmaes(seed: int, /, *, width: float | None = None, population: int | None = 
 
     Source: N. Hansen, The CMA evolution strategy: a tutorial, arXiv:1604.00772.
     """
-    from optuna.samplers import CmaEsSampler, RandomSampler
+    from optuna.samplers import CmaEsSampler
 
     from phaseloom.errors import MissingExtra
 
@@ -85,8 +84,7 @@ def cmaes(seed: int, /, *, width: float | None = None, population: int | None = 
             seed=seed,
             sigma0=width,
             popsize=population,
-            independent_sampler=RandomSampler(seed),
-            warn_independent_sampling=False,
+            **_alone(seed),
         )
     )
 
@@ -102,15 +100,14 @@ def qmc(
         kind: of the sequence.
         scramble: shift it at random, by the seed of the search.
     """
-    from optuna.samplers import QMCSampler, RandomSampler
+    from optuna.samplers import QMCSampler
 
     return quiet(
         lambda: QMCSampler(
             qmc_type=kind,
             scramble=scramble,
             seed=shared,
-            independent_sampler=RandomSampler(seed),
-            warn_independent_sampling=False,
+            **_alone(seed),
         )
     )
 
@@ -143,6 +140,11 @@ def nsga(seed: int, /, *, population: int = 20, crossover: float = 0.9, swapping
     return NSGAIISampler(
         seed=seed, population_size=population, crossover_prob=crossover, swapping_prob=swapping
     )
+
+
+def _alone(seed: int) -> dict[str, Any]:
+    """How knobs are drawn that a sampler cannot treat together with the others: at random, without a word."""
+    return {"independent_sampler": random(seed), "warn_independent_sampling": False}
 
 
 def quiet(make: Callable[[], Any]) -> Any:

@@ -276,13 +276,13 @@ def smaller(plan: Plan, /) -> dict[str, Any]:
         raise BadInput("share", search.share, "is of scans and of views: make trials smaller by epochs")
     scan = base.scan()
     if scan.grid is None:
-        return out | {"prepare": {"select": _middle(len(scan), search.share, ("start", "stop"))}}
+        return out | {"prepare": {"select": _middle(len(scan), search.share)}}
     edge = search.share**0.5
-    sides = [[*_middle(size, edge, ("start", "stop")).values()] for size in scan.grid]
+    sides = [[*_middle(size, edge).values()] for size in scan.grid]
     return out | {"prepare": {"region": {"rows": sides[0], "columns": sides[1]}}}
 
 
-def _middle(count: int, share: float, names: tuple[str, str]) -> dict[str, int]:
+def _middle(count: int, share: float) -> dict[str, int]:
     kept = max(1, round(share * count))
     first = (count - kept) // 2
-    return {names[0]: first, names[1]: first + kept}
+    return {"start": first, "stop": first + kept}

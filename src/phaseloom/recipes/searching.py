@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from phaseloom.errors import BadInput
+from phaseloom.nets import pretrained
 from phaseloom.plot.canvas import thinned
 from phaseloom.recipes import found, pruners
 from phaseloom.recipes.paths import at
@@ -22,7 +23,7 @@ from phaseloom.recipes.trials import Trial
 
 __all__ = ["Searching", "joined"]
 
-HEAVY = ("result.h5", "net.safetensors", "picture.npz")
+HEAVY = ("result.h5", pretrained.FILE, "picture.npz")
 """What only the best trials keep."""
 
 PIXELS = 320
@@ -220,10 +221,10 @@ def _warm(plan: Plan, part: str) -> dict[str, Any]:
     if not done:
         return {}
     folder = plan.folder / part / f"{done[0].number:04d}"
-    name = "net.safetensors" if "weights" in type(plan.base).model_fields else "result.h5"
+    name = pretrained.FILE if "weights" in type(plan.base).model_fields else "result.h5"
     if not (folder / name).is_file():
         return {}
-    if name == "net.safetensors":
+    if name == pretrained.FILE:
         return {"weights": str(folder / name)}
     searched = {knob.path.split(".")[0] for knob in plan.space.knobs}
     out: dict[str, Any] = {}

@@ -150,7 +150,8 @@ def sweep(
         )
     if min(rungs, default=0) < 1:
         raise BadInput("start: sweep.rungs", list(rungs), "must be one or more numbers of epochs from 1 up")
-    few = _middle(scan, patterns)
+    few = nearest(scan, patterns)
+    few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
     turn = (not scan.oriented) if orientations is None else orientations
     base = float(probe.values.get("defocus", 0.0))
     ways = ([*ORIENTATIONS] + [*TWINS] * (base != 0)) if turn else ["as given"]
@@ -203,12 +204,10 @@ def _defocus_values(scan: Scan4D, probe: Call, base: float, span: float | None, 
     return [float(f"{value:.15g}") for value in values]  # what a parameter file can hold
 
 
-def _middle(scan: Scan4D, count: int) -> Scan4D:
-    """Neighbouring patterns around the middle of the scan."""
-    middle = np.median(scan.positions, axis=0)
-    order = np.argsort(np.linalg.norm(scan.positions - middle, axis=1), kind="stable")
-    few = scan.select(np.sort(order[:count]))
-    return replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
+def nearest(scan: Scan4D, count: int, /) -> Scan4D:
+    """So many patterns, those nearest to the middle of the scan."""
+    away = np.linalg.norm(scan.positions - np.median(scan.positions, axis=0), axis=1)
+    return scan.select(np.sort(np.argsort(away, kind="stable")[:count]))
 
 
 def _turned(scan: Scan4D, way: str) -> Scan4D:

@@ -145,7 +145,7 @@ class Training(Course):
             [self.pool[n] for n in few] for few in (self.recipe.judges(), self.numbers(1)[:BEGUN])
         )
         said = card(self.recipe, self.net, unseen, seen, epochs=self.progress.epoch)
-        path = None if self.directory is None else self.directory / "net.safetensors"
+        path = None if self.directory is None else self.directory / pretrained.FILE
         return None if path is None else pretrained.save(self.net, path, said), said
 
 
