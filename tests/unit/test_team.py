@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import nn
 
 from phaseloom.data import simulate, underwater
 from phaseloom.data.counts import own
@@ -21,7 +20,12 @@ from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.fitting import team as teams
 from phaseloom.fitting.team import Team
-from phaseloom.recipes import job, scanned
+from phaseloom.nets import pretrained
+from phaseloom.recipes import estimate, job, scanned
+from phaseloom.recipes.autoencode import Autoencode, Encoding
+from phaseloom.recipes.calibrate import calibrate
+from phaseloom.recipes.examined import finished
+from phaseloom.recipes.halves import halves
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.restore import Restore, Restoring
 from phaseloom.recipes.train import Train
@@ -107,10 +111,16 @@ def test_three_steps_and_a_resumed_one_are_done_by_two_processes(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_processes_cannot_share_is_refused(tmp_path):
-    done = launched("train", "linear", folder=tmp_path)
-    assert done.returncode
-    assert "train linear: 2 processes cannot share this yet" in done.stderr
+def test_two_processes_simulate_together_what_a_linear_network_is_solved_from(tmp_path):
+    few = {"scans": 3, "unseen": 2, "microscope": {"fixed": {"scan": [8, 8]}}, "model": "linear"}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(few))
+    done = launched("train", "linear", "train.yaml", "--out", "two", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("network: ") == 1
+    estimate.fitted(Train.from_path(tmp_path / "train.yaml"), tmp_path / "one")
+    one, two = (pretrained.load(tmp_path / name).state_dict() for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, msg=name)
 
 
 def electrons(folder: Path) -> dict[str, Any]:
@@ -202,6 +212,65 @@ def test_two_processes_reconstruct_as_one(tmp_path, name):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "off"),
+    [
+        ({"epochs": 20, "optimizer": "sgd", "rate": 0.01}, 1e-5),
+        (
+            {"epochs": 2, "halves": True, "turned": True},
+            1e-3,
+        ),  # Adam makes a whole step of what is but rounding
+    ],
+)
+def test_two_processes_embed_as_one(tmp_path, more, off):
+    electrons(tmp_path)
+    tree = {"file": "scan.h5", "model": {"recommended": {"latent_dim": 4}}, "block": 3, "batch": 10, **more}
+    (tmp_path / "embed.yaml").write_text(yaml.safe_dump(tree))
+    done = launched("train", "autoencoder", "embed.yaml", "--out", "two", "--quiet", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("network: two") == 1
+    one = Encoding.begin(Autoencode.from_path(tmp_path / "embed.yaml"), tmp_path / "one")
+    for _ in one:
+        pass
+    torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=off, atol=0)
+    both, alone = pretrained.card(tmp_path / "two"), finished(one)[1]
+    assert both["data"] == alone["data"]
+    for who in ("network", "pca"):
+        assert both["scores"][who] == pytest.approx(alone["scores"][who], rel=1e-3), who
+    (tmp_path / "embed.yaml").write_text(yaml.safe_dump(tree | {"losses": ["squares", "hinged"]}))
+    done = launched("train", "autoencoder", "embed.yaml", "--out", "not", "--quiet", folder=tmp_path)
+    assert "losses: hinged compares the patterns of a batch" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_resolution_by_halves(tmp_path):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(electrons(tmp_path) | {"epochs": 3}))
+    done = launched("reconstruct", "run.yaml", "--halves", "--out", "two", "--quiet", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("result: ") == 1
+    found = load(tmp_path / "two" / "result.h5").halves
+    alone = halves(Reconstruct.from_path(tmp_path / "run.yaml")).correlation
+    np.testing.assert_allclose(found.value, alone.value, atol=5e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_climb_the_ladder_of_one(tmp_path):
+    tree = electrons(tmp_path)
+    kept = {"file": "scan.h5", "probe": {"focused": {"semiangle": "40 mrad", "defocus": "90 A"}}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(kept | {"prepare": ["transpose"]}))
+    assert tree["file"] == kept["file"]
+    done = launched("calibrate", "run.yaml", "--out", "two.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    recipe = Reconstruct.from_path(tmp_path / "run.yaml")
+    alone = calibrate(recipe, recipe.scan())
+    assert done.stdout.count("orientation ") == 1
+    two = Reconstruct.from_path(tmp_path / "two.yaml")
+    assert [step.name for step in two.prepare] == [step.name for step in alone.recipe.prepare]
+    assert two.probe.values["defocus"] == pytest.approx(alone.known.defocus, abs=0.1)
+    assert alone.known.defocus == pytest.approx(60, abs=5)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_shares_are_all_of_a_batch_once(count, size):
@@ -226,12 +295,3 @@ def test_a_count_that_is_none_is_said(monkeypatch):
             teams.team()
     finally:
         teams.team.cache_clear()
-
-
-def test_a_batch_that_is_normalised_whole_is_refused_on_processors():
-    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    assert Team().joined(net) is net
-    with pytest.raises(BadInput, match="2 processes: 1: normalises over a batch"):
-        Team(0, 2).joined(net)
-    plain = nn.Linear(2, 2)
-    assert Team(0, 2).joined(plain) is plain

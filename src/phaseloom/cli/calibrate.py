@@ -24,6 +24,7 @@ def calibrate(
     """Find orientation, rotation, defocus, step, angle of a pixel and slices; write a parameter file."""
     from phaseloom import plot
     from phaseloom.files import whole
+    from phaseloom.fitting.team import team
     from phaseloom.plot.calibrate import landscape
     from phaseloom.recipes import calibrate as protocol
     from phaseloom.spec import to_yaml
@@ -32,6 +33,8 @@ def calibrate(
     recipe = recipe_of(file, settings)
     typer.echo(f"reading {recipe.there()} and climbing the ladder")
     done = protocol.calibrate(recipe, recipe.scan())
+    if not team().first:
+        return
     for line in done.lines():
         typer.echo(line)
     tree = {name: value for name, value in done.recipe.given().items() if name != "preset"}

@@ -68,7 +68,6 @@ def reconstruct(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
-    from phaseloom.fitting.team import team
     from phaseloom.recipes.halves import splittable
     from phaseloom.recipes.job import Job
 
@@ -83,7 +82,6 @@ def reconstruct(
             f"reading {recipe.there()}" + ("" if recipe.start.name == "none" else " and finding the start")
         )
         if halves:
-            team().alone("reconstruct --halves")
             splittable(recipe.scan())
         job = Job.begin(recipe, place(out, recipe.title or recipe.file.stem))
     run(job, quiet=quiet, halves=halves)
@@ -157,14 +155,13 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
 
     for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
-    said = _drive(job, quiet=quiet or not team().first)
-    found = job.ended or job.result()
+    said = _drive(job, quiet=quiet)
+    result = _left(job, job.ended or job.result())
+    if halves and team().told(bool(result.history) and not result.stopped.startswith("interrupted")):
+        result = _left(job, _halved(job, result, quiet=quiet))
     if not team().first:
         team().wait()
-        return found
-    result = _left(job, found)
-    if halves and result.history and not result.stopped.startswith("interrupted"):
-        result = _left(job, _halved(job, result, quiet=quiet))
+        return result
     for line in outcome.told(result):
         typer.echo(line)
     for path in outcome.write(job, result):
@@ -182,9 +179,12 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
 
 
 def _left(job: Any, result: Any) -> Any:
-    """A result that is written to the folder of its run, with report and phase."""
+    """A result that is written to the folder of its run, with report and phase, by one of the processes."""
     from phaseloom import plot
+    from phaseloom.fitting.team import team
 
+    if not team().first:
+        return result
     if result is not job.ended:
         result.save(job.directory / "result.h5")
     plot.save(plot.report(result), job.directory / "report.png")
@@ -225,9 +225,12 @@ def _told_of_result(file: Path, target: Path) -> bool:
 
 
 def _drive(job: Any, *, quiet: bool) -> set[str]:
-    """All epochs behind a progress bar; what was advised on the way."""
+    """All epochs behind a progress bar, of one process; what was advised on the way."""
     from tqdm import tqdm
 
+    from phaseloom.fitting.team import team
+
+    quiet = quiet or not team().first
     said: set[str] = set()
     done, total = job.progress.epoch, job.recipe.epochs
     with tqdm(

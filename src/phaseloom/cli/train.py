@@ -99,11 +99,9 @@ def linear(
     out: Out = None,
 ) -> None:
     """Solve the linear estimate: for the default probe, a parameter file's, or that of a scan at hand."""
-    from phaseloom.fitting.team import team
     from phaseloom.recipes import estimate as protocol
     from phaseloom.recipes.train import Train
 
-    team().alone("train linear")
     base = Train.from_path(file)
     changed = ({} if base.model.name == "linear" else {"model": "linear"}) | settings_of(settings or [])
     if scan is not None:
@@ -132,10 +130,8 @@ def autoencoder(
     quiet: Quiet = False,
 ) -> None:
     """Learn to say each pattern of a scan by a few numbers, and to draw it again from these."""
-    from phaseloom.fitting.team import team
     from phaseloom.recipes.autoencode import Autoencode, Encoding
 
-    team().alone("train autoencoder")
     if resume:
         training = Encoding.resume(begun(file, settings, out))
     else:

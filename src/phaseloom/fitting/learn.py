@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
+from phaseloom.fitting.norms import counted
 from phaseloom.fitting.rates import hold_still, moves
 from phaseloom.fitting.team import team
 
@@ -156,7 +157,7 @@ def held_out(
     for piece in pieces:
         optimizer.zero_grad(set_to_none=True)
         part, share = team().share(piece)
-        with torch.set_grad_enabled(bool(settle)):
+        with torch.set_grad_enabled(bool(settle)), counted(share > 0):
             value = share * _judgement(objective(part), judged)
         found.append(value.detach())
         if settle and value.requires_grad:
@@ -243,7 +244,8 @@ def _gradients(
     total, seen, values = sum(len(piece) for piece in pieces), [], []
     for piece in pieces:
         part, own = team().share(piece)
-        terms, share = objective(part), len(piece) / total
+        with counted(own > 0):
+            terms, share = objective(part), len(piece) / total
         each = own * torch.stack(list(terms.values()))
         (each.sum() * share).backward()
         seen.append((tuple(terms), share))

@@ -5,7 +5,7 @@ does anything.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.fitting import norms
 from phaseloom.physics.patches import disjoint
 
 __all__ = ["Team", "team"]
@@ -113,19 +114,9 @@ class Team:
         """A network whose batches are shared: what it normalises over a batch, it does over all of it.
 
         Raises:
-            BadInput: on CPUs, where PyTorch has no such layers.
+            BadInput: see `phaseloom.fitting.norms.shared`.
         """
-        if self.count == 1:
-            return net
-        batched = [
-            name for name, part in net.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)
-        ]
-        if not batched:
-            return net
-        if self.device.startswith("cpu"):
-            fix = "normalises over a batch, which CPUs cannot share: train it in one process, or on GPUs"
-            raise BadInput(f"{self.count} processes: {batched[0]}", None, fix)
-        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        return net if self.count == 1 else norms.shared(net, self.rank, self.count)
 
     def alone(self, what: str, /) -> None:
         """Refuse to be one of several.
@@ -144,6 +135,21 @@ class Team:
         words = [word]
         torch.distributed.broadcast_object_list(words, 0)
         return words[0]
+
+    def each(self, make: Callable[[int], Any_], numbers: Sequence[int], /) -> list[Any_]:
+        """What is made of each of some numbers, each by one process, and given to all.
+
+        Example:
+            >>> Team().each(lambda number: number**2, [3, 4])
+            [9, 16]
+        """
+        own = {number: make(number) for number in numbers[self.rank :: self.count]}
+        made = [own]
+        if self.count > 1:
+            made = [own for _ in range(self.count)]
+            torch.distributed.all_gather_object(made, own)
+        known = {number: one for some in made for number, one in some.items()}
+        return [known[number] for number in numbers]
 
     def wait(self) -> None:
         """Until all are here."""

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from phaseloom.nets import embedding_losses
 
-__all__ = ["Drawn", "decorrelated", "deviance", "hinged", "regularised", "squares"]
+__all__ = ["COMPARING", "Drawn", "decorrelated", "deviance", "hinged", "regularised", "squares"]
+
+
+COMPARING = frozenset({"decorrelated", "hinged", "regularised"})
+"""Losses that compare the patterns of a batch with one another: they are no means over its patterns."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Drawn:
         latents: ``(b, k)``.
         counts: ``(b, 1, y, x)`` that the patterns were made of.
         expected: what makes counts of ``again``.
-        good: ``(y, x)`` pixels that count.
+        good: ``(y, x)`` pixels that count, or of each pattern ``(b, 1, y, x)``, of each as many.
     """
 
     patterns: Float[Tensor, "b 1 y x"]
@@ -33,7 +37,7 @@ class Drawn:
     latents: Float[Tensor, "b k"]
     counts: Float[Tensor, "b 1 y x"]
     expected: Callable[[Tensor], Tensor]
-    good: Bool[Tensor, "y x"]
+    good: Bool[Tensor, "*b y x"]
 
 
 def squares(drawn: Drawn, /, *, weight: float = 1.0) -> Tensor:
@@ -102,6 +106,6 @@ def decorrelated(drawn: Drawn, /, *, weight: float = 0.01) -> Tensor:
     return weight * embedding_losses.decorrelation(drawn.latents)
 
 
-def _mean(values: Float[Tensor, "b 1 y x"], good: Bool[Tensor, "y x"]) -> Float[Tensor, ""]:
+def _mean(values: Float[Tensor, "b 1 y x"], good: Bool[Tensor, "*b y x"]) -> Float[Tensor, ""]:
     """Over trusted pixels."""
-    return (values * good).sum() / (len(values) * good.sum()).clamp(min=1)
+    return (values * good).sum() / good.expand_as(values).sum().clamp(min=1)

@@ -13,10 +13,12 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.learn import held_out
 from phaseloom.fitting.loop import Epoch
+from phaseloom.fitting.team import team
 from phaseloom.nets.autoencoder import LinearAutoencoder, PatternAutoencoder
+from phaseloom.nets.pattern_losses import COMPARING
 from phaseloom.recipes.course import Course, fresh, placed
 from phaseloom.recipes.drawing import Drawing, Manner, few_of
-from phaseloom.recipes.scanned import Scanned
+from phaseloom.recipes.scanned import Scanned, parted
 from phaseloom.spec import Call, part
 
 __all__ = ["Autoencode", "Drawing", "Encoding", "few_of"]
@@ -97,8 +99,10 @@ class Encoding(Course):
         self.parts: Parts = blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
         losses = {loss.name: loss.partial() for loss in recipe.losses}
         manner = Manner(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
-        self.lesson = Drawing(self.net, self.scan, losses, few_of(self.parts.train, self.scan), manner=manner)
+        few = few_of(self.parts.train, self.scan)
+        self.lesson = Drawing(self.net, parted(self.scan, known=few), losses, few, manner=manner)
         self.lesson.begin()
+        team().agree(self.net)
         self.progress = fresh(recipe, self.net)
 
     @classmethod
@@ -118,6 +122,10 @@ class Encoding(Course):
         """Before it has seen a pattern."""
         if not self.recipe.losses or any(loss.when for loss in self.recipe.losses):
             raise BadInput("losses", None, "must be one at least, there in every epoch: the first one judges")
+        for loss in self.recipe.losses:
+            if team().count > 1 and loss.name in COMPARING:
+                fix = "compares the patterns of a batch, which several processes share: use one process"
+                raise BadInput("losses", loss.name, fix)
         return self.recipe.model()
 
     def prepared(self) -> None:

@@ -66,7 +66,6 @@ def calibrate(recipe: Reconstruct, scan: Scan4D, /, *, ladder: Sequence[Rung] = 
     Raises:
         BadInput: a near field, a probe that brings its own curvature, or no semi-angle to be found.
     """
-    team().alone("preset: calibrate")
     if scan.geometry.near:
         raise BadInput("preset", "calibrate", "needs far-field patterns with a bright disk: leave it out")
     if recipe.probe.name not in FREE:
@@ -76,7 +75,7 @@ def calibrate(recipe: Reconstruct, scan: Scan4D, /, *, ladder: Sequence[Rung] = 
     known = Known(recipe, semiangle=stated.get("semiangle"), defocus=float(stated.get("defocus") or 0.0))
     findings, tried = [], {}
     for rung in ladder:
-        step = rung(scan, known)
+        step = team().told(rung(scan, known))
         known, findings = step.known, [*findings, *step.findings]
         tried[getattr(rung, "__name__", type(rung).__name__)] = step.tried
     made = known.recipe(scan)

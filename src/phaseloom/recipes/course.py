@@ -60,7 +60,7 @@ class Course:
         """The same, ready to learn, its recipe in the folder."""
         self.prepared()
         with torch.no_grad():
-            self.lesson(self.held()[0])  # what does not fit together is said now
+            self.lesson(team().share(self.held()[0])[0])  # what does not fit together is said now
         if self.directory is not None:
             keep_recipe(self.recipe, self.directory)
         return self

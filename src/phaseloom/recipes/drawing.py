@@ -29,7 +29,7 @@ class Manner:
 
     Attributes:
         halves: each pattern is parted into two of half the counts, and one is drawn from the other.
-        turned: while it learns, batches are turned and mirrored as the detector allows.
+        turned: while it learns, patterns are turned and mirrored as the detector allows.
         precision: of the network's arithmetic.
         seed: of halves and turns.
     """
@@ -163,11 +163,16 @@ class Drawing:
 def _turned(
     lesson: Drawing, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch and its trusted pixels, all turned alike, by what the detector allows."""
+    """A batch and its trusted pixels, each pattern turned by what the detector allows: by its number."""
     ways = turns.allowed(lesson.scan.geometry)
-    drawn = np.random.default_rng((lesson.manner.seed, 29, lesson.epoch, int(index[0]), len(index)))
-    way = ways[drawn.integers(len(ways))]
-    return turns.turned(given, way), turns.turned(wanted, way), turns.turned(good, way)
+    seeds = ((lesson.manner.seed, 29, lesson.epoch, int(number)) for number in index)
+    drawn = np.array([np.random.default_rng(seed).integers(len(ways)) for seed in seeds])
+    out = given.clone(), wanted.clone(), good.repeat(len(index), 1, 1, 1)
+    for number in np.unique(drawn):
+        own = torch.from_numpy(drawn == number).to(given.device)
+        for side, taken in zip(out, (given, wanted, out[2]), strict=True):
+            side[own] = turns.turned(taken[own], ways[number])
+    return out
 
 
 def few_of(numbers: np.ndarray, scan: Scan4D, /) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from phaseloom.errors import BadInput
+from phaseloom.fitting.team import team
 from phaseloom.nets import pretrained
 from phaseloom.nets.linear import LinearRecovery
 from phaseloom.nets.predict import measured
@@ -67,6 +68,8 @@ def fitted(
         directory: for ``run.yaml`` and ``net.safetensors``.
         said: told of what is going on.
 
+    Several processes simulate the scans together; each then solves for itself, and one of them writes.
+
     Returns:
         The file, and its card.
 
@@ -79,9 +82,11 @@ def fitted(
     if (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder")
     pool = Pool(Making(recipe.specimen, recipe.microscope, recipe.seed))
-    scenes = [pool[number] for number in range(recipe.scans)]
+    scenes, judges = (team().each(pool.__getitem__, few) for few in (range(recipe.scans), recipe.judges()))
     cost = solved(net, scenes, seed=recipe.seed)
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
-    told = card(recipe, net, [pool[number] for number in recipe.judges()], scenes) | {"fit": cost}
-    keep_recipe(recipe, folder)
-    return pretrained.save(net, folder / pretrained.FILE, told), told
+    told = card(recipe, net, judges, scenes) | {"fit": cost}
+    if team().first:
+        keep_recipe(recipe, folder)
+        pretrained.save(net, folder / pretrained.FILE, told)
+    return folder / pretrained.FILE, told

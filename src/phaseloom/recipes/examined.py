@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 import phaseloom
+from phaseloom.fitting import device
+from phaseloom.fitting.team import team
 from phaseloom.nets import pretrained
 from phaseloom.nets.autoencoder import pca
 from phaseloom.nets.embedding_losses import deviances, noise_deviance
@@ -59,11 +61,11 @@ def examined(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
         numbers: of the patterns.
     """
     lesson.net.eval()
-    sums, usual = torch.zeros(5, dtype=torch.float64), _usual(lesson)
-    for index in _pieces(numbers):
+    sums, usual = torch.zeros(5, dtype=torch.float64, device=device.of(lesson.net)), _usual(lesson)
+    for index in _pieces(numbers[team().keeps(numbers)]):
         sums += _sums(lesson, index, usual)
     pixels = len(numbers) * int(lesson.good.sum())
-    off, spread, deviance, noise, squares = (max(float(value), 1e-300) for value in sums)
+    off, spread, deviance, noise, squares = (max(value, 1e-300) for value in team().add(sums).tolist())
     psnr = float(10 * np.log10(lesson.highest**2 * pixels / squares))
     return Examined(1 - off / spread, deviance / noise, psnr, lesson.highest, len(numbers))
 
@@ -108,7 +110,7 @@ def _sums(lesson: Drawing, index: np.ndarray, usual: Tensor) -> Tensor:
             noise_deviance(expected[here]).sum(dtype=torch.float64),
             ((expected - counts).square() * good).sum(dtype=torch.float64),
         ]
-    ).cpu()
+    )
 
 
 def finished(training: Encoding, /) -> tuple[Path | None, dict[str, Any]]:
@@ -121,7 +123,7 @@ def finished(training: Encoding, /) -> tuple[Path | None, dict[str, Any]]:
     judges = test if len(test) else training.parts.validation
     said = {
         "shape": list(training.scan.counts.shape[1:]),
-        "data": training.scan.digest(),
+        "data": team().told(training.scan.digest() if team().first else ""),
         "recipe": to_yaml(training.recipe.resolved()),
         "scores": {"network": asdict(examined(lesson, judges)), "pca": asdict(components(lesson, judges))},
         "judged on": "test" if len(test) else "validation",

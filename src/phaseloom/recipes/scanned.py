@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 IN_MEMORY = Path("in memory")
 """What a recipe has for a file when the scan was handed over by a program."""
 
-LOOKED_AT = (3, 64, 200, 256, 400)
+LOOKED_AT = (3, 16, 64, 200, 256, 400)
 """Patterns, evenly over a scan, from which curvatures, mean patterns, noise and examples are taken."""
 
 
@@ -99,13 +99,19 @@ def _read(recipe: Scanned) -> Scan4D:
     return formats.read(recipe.there(), format=recipe.read.name, knobs=recipe.read.values, lazy=several)
 
 
-def parted(scan: Scan4D, /) -> Scan4D:
-    """A scan of which this process keeps its part of the patterns, and some that all look at."""
+def parted(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
+    """A scan of which this process keeps its part of the patterns, and some that all look at.
+
+    Args:
+        scan: all of it, in memory or in its file.
+        known: numbers of further patterns that all look at.
+    """
     if team().count == 1:
         return scan
     every = np.arange(len(scan))
     some = [np.linspace(0, len(scan) - 1, min(len(scan), many)).round().astype(int) for many in LOOKED_AT]
     some += [np.linspace(0, len(scan) - 1, min(len(scan), many)).astype(int) for many in LOOKED_AT]
+    some += [] if known is None else [known]
     return replace(scan, counts=Part.of(scan.counts, every[team().keeps(every)], np.concatenate(some)))
 
 
