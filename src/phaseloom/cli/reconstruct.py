@@ -92,7 +92,11 @@ def convert(
     file: Annotated[Path, typer.Argument(help="a parameter file of PtyRAD: .yaml, .toml or .json")],
     out: Annotated[Path, typer.Option(help="where to write ours")] = Path("run.yaml"),
 ) -> None:
-    """Write the parameter file of another program as one of ours, and say what cannot be honoured."""
+    """Write the parameter file of another program as one of ours, and say what cannot be honoured.
+
+    Of a file with hypertune_params a search file is written too, beside the other.
+    """
+    from phaseloom.compat import ptyrad
     from phaseloom.files import whole
     from phaseloom.recipes.reconstruct import Reconstruct
     from phaseloom.spec import to_yaml
@@ -100,11 +104,22 @@ def convert(
     tree = foreign(file)
     if tree is None:
         raise BadInput(str(file), None, "is no parameter file of PtyRAD: there is nothing to convert")
-    if out.exists():
-        raise BadInput("--out", str(out), "exists already: name another file")
+    beside = out.with_name(f"{out.stem}-search.yaml")
+    theirs, searches = ptyrad.load(file), None
+    if (theirs.get("hypertune_params") or {}).get("if_hypertune"):
+        tree, searches, notes = ptyrad.searched(theirs, file.parent)
+        for note in notes:
+            typer.echo(f"  - {note}")
+    for path in (out, beside) if searches else (out,):
+        if path.exists():
+            raise BadInput("--out", str(path), "exists already: name another file")
     with whole(out) as short:
         short.write_text(to_yaml(Reconstruct.of(tree).given()), encoding="utf-8")
     typer.echo(f"written: {out}\nrun it with: phaseloom reconstruct {out}")
+    if searches:
+        with whole(beside) as short:
+            short.write_text(to_yaml(searches), encoding="utf-8")
+        typer.echo(f"written: {beside}\nsearch with: phaseloom search {out} {beside}")
 
 
 @app.command()

@@ -49,7 +49,7 @@ def _unmatched(project: Project) -> None:
     """What has no counterpart, told only when a file asks for it."""
     if project.tree["hypertune_params"]["if_hypertune"]:
         project.note(
-            "hypertune_params: a search for settings is not made yet; the file runs once, as it stands"
+            "hypertune_params: the file runs once, as it stands; phaseloom convert also writes its search"
         )
     if project.init["meas_export"] is not None:
         project.note("init_params.meas_export: prepared patterns are not exported")

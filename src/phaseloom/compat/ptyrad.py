@@ -2,7 +2,8 @@
 
 A parameter file of PtyRAD 1.0 or before runs as it is: `is_ptyrad` knows one, `load` reads it (YAML, TOML,
 JSON; never Python, since a file must not execute code), and `translated` makes our tree of it, with notes
-on what cannot be as it was. The functions of PtyRAD's tutorial are here too, by their names.
+on what cannot be as it was; `searched` makes a run and a search of its ``hypertune_params``. The functions
+of PtyRAD's tutorial are here too, by their names.
 """
 
 import json
@@ -23,11 +24,12 @@ from phaseloom.compat._engine import CombinedConstraint, CombinedLoss, Initializ
 from phaseloom.compat._legacy import normalised as _normalize_constraint_params
 from phaseloom.compat._schema import checked, is_ptyrad
 from phaseloom.compat._translate import translated
+from phaseloom.compat._translate_search import searched
 from phaseloom.errors import BadInput
 
 __all__ = ["CombinedConstraint", "CombinedLoss", "CustomLogger", "Initializer", "PtyRADParams", "PtychoAD"]
 __all__ += ["evaluate_results", "is_ptyrad", "load", "load_and_preprocess_data", "print_system_info"]
-__all__ += ["run_inversion", "set_gpu_device", "translated", "vprint"]
+__all__ += ["run_inversion", "searched", "set_gpu_device", "translated", "vprint"]
 
 log = logging.getLogger(__name__)
 

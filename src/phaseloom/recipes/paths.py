@@ -2,7 +2,8 @@
 
 ``probe.focused.defocus`` is a knob of a call, ``epochs`` a value of its own. Calls in a list go by their
 names or by their numbers from 0: ``penalties.sparse.weight``, ``penalties.0.sparse.weight``; their times
-are beside their knobs: ``projections.orthogonal.every``.
+are beside their knobs: ``projections.orthogonal.every``. Elements of a list go by their numbers too:
+``propagator.exact.tilt.0``.
 """
 
 import types
@@ -168,8 +169,22 @@ def placed(recipe: Any, settings: Mapping[str, Any], /) -> Any:
             ]
             recipe = recipe.put({first: changed})
         else:
-            recipe = recipe.put({path: settings[path]})
+            recipe = recipe.put(dict([_whole(recipe, path, settings[path])]))
     return recipe
+
+
+def _whole(recipe: Any, path: str, value: Any) -> tuple[str, Any]:
+    """A list is set whole: the path of it, and it with another element, where a path leads to one."""
+    above, _, number = path.rpartition(".")
+    listed = at(recipe.resolved(), above) if number.isdigit() else None
+    return (path, value) if not isinstance(listed, list) else (above, _exchanged(listed, number, value))
+
+
+def _exchanged(listed: list[Any], number: str, value: Any) -> list[Any]:
+    """A list with another element."""
+    if int(number) >= len(listed):
+        raise BadInput("over", number, f"is no place in a list of {len(listed)}: count from 0")
+    return [*listed[: int(number)], value, *listed[int(number) + 1 :]]
 
 
 def _changed(node: Any, path: str, value: Any) -> dict[str, Any]:
@@ -183,7 +198,9 @@ def _changed(node: Any, path: str, value: Any) -> dict[str, Any]:
     if len(deeper) == 1 and deeper[0] in TIMES and deeper[0] not in (call or {}):
         return {**tree, deeper[0]: value}
     values = dict(call or {})
-    if len(deeper) > 1:
+    if len(deeper) > 1 and isinstance(values.get(deeper[0]), list):
+        value = _exchanged(values[deeper[0]], deeper[1], value)
+    elif len(deeper) > 1:
         value = {**(values.get(deeper[0]) or {}), deeper[1]: value}
     return {**tree, name: {**values, deeper[0]: value}}
 
