@@ -119,7 +119,7 @@ def _knob(base: Tree, folder: Path, name: str, one: Tree) -> tuple[Tree, Tree, s
         return base, _choices([made(n) for n in range(kwargs["low"], kwargs["high"] + 1, step)]), ""
     if len(moved) != 1:
         raise BadInput(
-            "it", None, f"changes {', '.join(moved) or 'nothing'} here: search one of ours instead"
+            "here", None, f"it changes {', '.join(moved) or 'nothing'}: search one of ours instead"
         )
     (path,), ends = moved, [_leaves(made(kwargs[end])).get(moved[0]) for end in ("low", "high")]
     knob, said = _range(values, [tree.get(path) for tree in trees], ends, kwargs)
@@ -139,13 +139,13 @@ def _inner(kwargs: Tree, *, whole: bool) -> list[float]:
 def _range(
     values: Sequence[float], found: Sequence[Any], ends: Sequence[Any], kwargs: Tree
 ) -> tuple[Tree, str]:
-    """A range of ours for one of theirs: its ends, or where these are not there, a line through values within."""
+    """A range of ours for one of theirs: its ends, or where these vanish, a line through values within."""
     (ours, units), low_high = zip(*map(_number, found), strict=True), (kwargs["low"], kwargs["high"])
     slope = (ours[1] - ours[0]) / (values[1] - values[0])
     line = [ours[0] + slope * (value - values[0]) for value in (*values, *low_high)]
     straight = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(line[: len(ours)], ours, strict=True))
     if None in ends and not straight:
-        raise BadInput("it", None, "means another number here, not in proportion: search ours instead")
+        raise BadInput("here", None, "it means another number, not in proportion: search ours instead")
     exact = line[-2:] if None in ends else [_number(end)[0] for end in ends]
     whole = all(float(number).is_integer() for number in exact) and isinstance(values[0], int)
     low, high = (_shown(number, units[0], whole=whole) for number in sorted(exact))
@@ -209,7 +209,7 @@ def _number(value: Any) -> tuple[float, str]:
     """A number and its unit."""
     found = re.fullmatch(r"([-+.\deE]+)(?: (\S+))?", str(value))
     if isinstance(value, bool) or found is None:
-        raise BadInput("it", None, f"becomes {value} here, which is no number: search one of ours instead")
+        raise BadInput("here", None, f"it becomes {value}, which is no number: search one of ours instead")
     return float(found[1]), found[2] or ""
 
 
