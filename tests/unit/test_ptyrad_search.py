@@ -118,8 +118,9 @@ def test_what_cannot_be_searched_is_named_and_the_rest_is():
         "batch_size": ranged(16, 64, "int", step=16),
     }
     run, search, notes = searched(project(tune), Path("."))
-    assert "hypertune_params.tune_params.conv_angle is not searched: it changes read.raw.angle" in " ".join(
-        notes
+    assert (
+        "hypertune_params.tune_params.conv_angle is not searched: here: it changes read.raw.angle"
+        in " ".join(notes)
     )
     assert [*search["over"]] == ["optimizer", "batch.random.size"] or "optimizer" in search["over"]
     assert [next(iter(one)) for one in search["over"]["optimizer"]] == ["adam", "sgd"]
