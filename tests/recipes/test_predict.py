@@ -23,6 +23,7 @@ from phaseloom.nets.predict import Optics, Prediction, predict
 from phaseloom.nets.tiny import tiny
 from phaseloom.recipes._optics import optics_of
 from phaseloom.recipes.predict import misfit, predicted, write
+from phaseloom.recipes.predict_many import predictions
 from phaseloom.recipes.reconstruct import Reconstruct
 
 EXPERIMENT = Experiment(scan=(12, 12))
@@ -244,6 +245,20 @@ def test_many_scans_are_predicted_and_what_is_there_is_left_alone(phaseloom, the
     assert not again.code, again.err
     assert "2 of 2 predictions are there already" in again.out
     assert (out / "one" / "prediction.h5").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_predict_the_same(there, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    scans = [Reconstruct.of({"file": str(p), "probe": PROBE}) for p in several(there, tmp_path)]
+    few = {"n_workers": 1, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    with distributed.LocalCluster(**few) as cluster:
+        told = {"model": str(there.model), "scheduler": cluster.scheduler_address}
+        said = dict(predictions(scans, tmp_path / "out", **told))
+    assert [bool(said[scan.file]) for scan in scans] == [False, False, True]
+    alone = predicted(recipe(there), model=there.model).prediction.phase
+    with h5py.File(tmp_path / "out" / "two" / "prediction.h5") as file:
+        np.testing.assert_array_equal(file["phase"][()], alone)
 
 
 def test_two_scans_of_one_name_are_refused(phaseloom, there, tmp_path):

@@ -341,6 +341,19 @@ def test_who_is_killed_loses_one_trial_which_another_does(tree, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mssql+nodriver://u@there/x", "there/x"),
+        ("mysql+mysqldb://u@there/x", "there/x needs the module MySQLdb: install the driver"),
+        ("nothing", "nothing cannot be opened"),
+    ],
+)
+def test_a_data_base_that_cannot_be_opened_is_said(tree, tmp_path, url, said):
+    with pytest.raises(BadInput, match=f"storage: {said}"):
+        begun(tree, {"epochs": [1, 2]}, tmp_path / "s", storage=url)
+
+
 @pytest.mark.parametrize("storage", [None, "sqlite"])
 def test_several_processes_share_a_study(tree, tmp_path, storage):
     url = storage and f"sqlite:///{tmp_path / 'study.db'}"

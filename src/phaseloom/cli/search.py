@@ -53,7 +53,8 @@ def search(  # noqa: PLR0913 - each an option of the command line
         plan = Plan.at(file, trials=trials, seconds=seconds, workers=workers)
     else:
         plan = _begun(file, over, settings or [], out, given)
-    typer.echo(f"{len(plan.space.knobs)} knobs, {plan.objective.name} is made small: {plan.folder}")
+    count = len(plan.space.knobs)
+    typer.echo(f"{count} knob{'s' * (count > 1)}, {plan.objective.name} is made small: {plan.folder}")
     _driven(Searching(plan), quiet=quiet)
 
 

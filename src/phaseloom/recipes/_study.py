@@ -148,8 +148,15 @@ def _storage(url: str | None, folder: Path, silence: int) -> BaseStorage:
                 heartbeat_stale_trial_callback=stale,
             )
         except Exception as problem:  # whatever a driver of a data base raises
-            said = " ".join(str(problem).split())[:120]
-            raise BadInput("storage", url.split("@")[-1], f"cannot be opened: {said}") from problem
+            lost = getattr(problem.__cause__ or problem.__context__, "name", None)
+            said = (
+                f"needs the module {lost}: install the driver of that data base"
+                if lost
+                else " ".join(str(problem).split())[:160]
+            )
+            raise BadInput(
+                "storage", url.split("@")[-1], said if lost else f"cannot be opened: {said}"
+            ) from problem
 
 
 def asked(
