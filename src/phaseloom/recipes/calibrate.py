@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.team import team
@@ -71,6 +73,10 @@ def calibrate(recipe: Reconstruct, scan: Scan4D, /, *, ladder: Sequence[Rung] = 
     if recipe.probe.name not in FREE:
         fix = f"brings a curvature of its own: write one of {', '.join(FREE[1:])} to calibrate"
         raise BadInput("probe", recipe.probe.name, fix)
+    if not np.ptp(scan.positions, axis=0).any():
+        raise BadInput(
+            "positions", "all the same", "tell nothing of how the scan lies: give those of the beam"
+        )
     stated = recipe.probe.values
     known = Known(recipe, semiangle=stated.get("semiangle"), defocus=float(stated.get("defocus") or 0.0))
     findings, tried = [], {}

@@ -5,7 +5,7 @@ tried (`phaseloom.recipes.ladder`). A better estimator of a quantity takes the p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +49,12 @@ DEEPER = 1.05
 
 UNLIKE = 2.0
 """Loss above which the patterns are not explained by a lens, and a free probe is tried."""
+
+UNSURE = 1e-3
+"""Share of the loss by which fits explain the patterns alike: no model is surer than that."""
+
+ROUNDS = 4
+"""How often a fit is begun anew from either side, at most."""
 
 MOVING = {"rotation": 0.3, "scale": 0.3}
 """Shares of a Newton step of what moves all positions."""
@@ -141,9 +147,11 @@ def sign(scan: Scan4D, known: Known, /, *, patterns: int = 144, epochs: int = 8)
 def geometry(scan: Scan4D, known: Known, /, *, patterns: int = 1024, epochs: int = 16) -> Step:
     """Defocus, rotation and step together, by gradients of all that explains the patterns.
 
-    Where no lens explains the patterns, the probe is let free. Errors are what fits of half of the patterns
-    differ by; a value that differs by less than two of them from the one given is kept, and so are all where
-    the orientation is not certain. Margins compare with short fits that hold a value as given.
+    Where no lens explains the patterns, the probe is let free. The fit begins again from either side of where
+    it ended, until that explains no more. Errors are what fits of half of the patterns differ by, or fits
+    from either side that explain the patterns as well, to a part in a thousand. A value that lies within its
+    error of the one given is kept as given, and so are rotation and step where the orientation is unknown.
+    Margins compare with short fits that hold a value as given.
     """
     few = middle(scan, patterns)
     late = {**MOVING, "positions": {"rate": 1.0, "start": epochs // 2 + 1}}
@@ -153,17 +161,23 @@ def geometry(scan: Scan4D, known: Known, /, *, patterns: int = 1024, epochs: int
         loose = short(few, whole.known, epochs=epochs, rates=late, free=True)
         free = loose.loss < 0.7 * whole.loss
         whole = loose if free else whole
-    halves = [short(part, known, epochs=epochs, rates=late, free=free).known for part in _halves(few)]
+    unit = scan.geometry.wavelength / (known.semiangle or 1.0) ** 2
+    aside = replace(known, rotation=0.01, step=0.01, defocus=0.1 * unit)
+    whole, blurs = _settled(whole, aside, lambda at: short(few, at, epochs=epochs, rates=late, free=free))
+    halves = [short(part, whole.known, epochs=epochs, rates=late, free=free).known for part in _halves(few)]
     base, found, findings = _held(few, whole.known, "nothing"), whole.known, []
     for name, given in {"rotation": 0.0, "step": 1.0, "defocus": known.stated("defocus")}.items():
         value, show = getattr(whole.known, name), _FINE[name]
-        error = max(abs(getattr(half, name) - value) for half in halves)
-        decided = known.certain and (given is None or abs(value - given) > 2 * error)
+        apart = max(abs(getattr(half, name) - value) for half in halves)
         old = value if given is None else given
         margin = _held(few, replace(whole.known, **{name: old}), name) / base
+        sure = known.certain or (name == "defocus" and margin > CLEAR)
+        decided = sure and (given is None or abs(value - given) > max(2 * apart, blurs[name]))
         found = found if decided else replace(found, **{name: old})
         told = show(value if decided else old), "nothing" if given is None else show(given)
-        findings.append(Finding(name, *told, margin, decided, show(error)))
+        error = show(max(apart, blurs[name]))
+        note = "" if decided else f"the fit says {show(value)} +- {error}"
+        findings.append(Finding(name, *told, margin, decided, error if decided else "", note))
     row = {"loss": whole.loss, "blurred edge": known.soft, "free probe": free}
     return Step(found, tuple(findings), [row])
 
@@ -175,7 +189,7 @@ def pixel(scan: Scan4D, known: Known, /) -> Step:
     """
     stated = known.stated("semiangle")
     given = ANGLE.show(scan.geometry.angle[0])
-    note = "to the patterns a wrong angle of a pixel looks like a wrong step: the step was changed"
+    note = "" if known.step == 1 else "the patterns know only its product with the step, which was changed"
     agreed, square = (
         stated is None or stated == known.semiangle,
         math.isclose(*scan.geometry.angle, rel_tol=1e-6),
@@ -199,6 +213,10 @@ def depth(scan: Scan4D, known: Known, /, *, patterns: int = 144, epochs: int = 1
     Runs of two and of four slices begin with half a depth of focus and refine it.
     """
     thing = known.setting.object.values
+    if not known.certain:
+        told = f"{int(thing.get('slices') or 1)}"
+        note = "nothing so fine is looked for where the orientation is not known"
+        return Step(known, (Finding("slices", told, told, 1.0, False, note=note),))
     given, gap = int(thing.get("slices") or 1), thing.get("thickness") or 0.0
     gap = float(np.mean(gap)) if given > 1 else 0.0
     few, focus = middle(scan, patterns), scan.geometry.wavelength / (known.semiangle or 1.0) ** 2
@@ -216,7 +234,8 @@ def depth(scan: Scan4D, known: Known, /, *, patterns: int = 144, epochs: int = 1
     old = f"{given}" + (f", {LENGTH.show(gap)} apart" if given > 1 else "")
     rivals = [trial.held for one, trial in trials.items() if one != count]
     margin = (base if changed else min(rivals)) / trials[count].held
-    told = Finding("slices", value, old, margin, margin > LEAST)
+    note = "" if count == 1 else f"defocus at the first one {_FINE['defocus'](found.defocus)}"
+    told = Finding("slices", value, old, margin, margin > LEAST, note=note)
     return Step(
         found, (told,), [{"slices": n, "gap": t.known.gap, "held out": t.held} for n, t in trials.items()]
     )
@@ -335,6 +354,29 @@ def _halves(scan: Scan4D) -> list[Scan4D]:
     number = np.arange(len(scan))
     colour = number if scan.grid is None else number // scan.grid[1] + number % scan.grid[1]
     return [scan.select(np.flatnonzero(colour % 2 == one)) for one in (0, 1)]
+
+
+def _settled(trial: Trial, aside: Known, fit: Callable[[Known], Trial]) -> tuple[Trial, dict[str, float]]:
+    """The fit, begun anew from beside where it ended until that explains no more; how sure each value is.
+
+    A value is as sure as where such fits end that explain the patterns as well.
+    """
+    for _ in range(ROUNDS):
+        sides = [fit(_moved(trial.known, aside, sign)) for sign in (-1, 1)]
+        best = min((trial, *sides), key=lambda one: one.loss)
+        alike = [one for one in (trial, *sides) if one.loss < (1 + UNSURE) * best.loss]
+        apart = {
+            name: max(abs(getattr(one.known, name) - getattr(best.known, name)) for one in alike)
+            for name in _FINE
+        }
+        if best is trial:
+            break
+        trial = best
+    return trial, apart
+
+
+def _moved(known: Known, aside: Known, sign: int) -> Known:
+    return replace(known, **{name: getattr(known, name) + sign * getattr(aside, name) for name in _FINE})
 
 
 def _held(scan: Scan4D, known: Known, name: str) -> float:
