@@ -78,13 +78,13 @@ def scans(
     from phaseloom.recipes import predict_many
 
     recipes = [recipe_of(file, settings) for file in files]
-    left = predict_many.missing(recipes, out)
+    left = predict_many.missing(recipes, out, model=model, dose=dose)
     if len(left) < len(recipes):
         typer.echo(f"{len(recipes) - len(left)} of {len(recipes)} predictions are there already")
     lost = 0
     given = {"model": model, "dose": dose, "workers": workers, "scheduler": scheduler}
     for file, said in predict_many.predictions(recipes, out, **given):
         lost += bool(said) and not said.startswith("WARN")
-        typer.echo(f"{file.name}: {said or 'done'}")
+        typer.echo(f"{file.name}: {said if said and not said.startswith('WARN') else f'done {said}'.strip()}")
     if lost:
         raise BadInput("predict scans", f"{lost} of {len(left)} scans", "could not be predicted: see above")

@@ -1,31 +1,81 @@
 """Predictions of many scans, spread over processes or a cluster; what is there already is left alone."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from phaseloom.errors import BadInput
+from phaseloom.files import whole
+from phaseloom.nets.predict import find
+from phaseloom.nets.pretrained import FILE
 from phaseloom.recipes import predict
 from phaseloom.recipes._spread import crew, one_thread, spread
 from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.spec import to_yaml
 
 __all__ = ["missing", "predictions"]
 
+ASKED = "asked.json"
+"""What a prediction is of and how it was made, written last: a folder without it is not finished."""
 
-def missing(recipes: Sequence[Reconstruct], folder: Path, /) -> list[Reconstruct]:
-    """Those whose prediction is not in the folder yet.
+
+def missing(
+    recipes: Sequence[Reconstruct], folder: Path, /, *, model: str, dose: float | None = None
+) -> list[Reconstruct]:
+    """Those whose prediction is not in the folder yet, or not whole.
+
+    Args:
+        recipes: of the scans.
+        folder: see `predictions`, as the rest.
+        model: a network's file, or the name of one of the package.
+        dose: electrons in a pattern.
 
     Raises:
-        BadInput: two scans of one name, whose predictions would share a folder.
+        BadInput: two scans of one name, whose predictions would share a folder; a folder that holds the
+            prediction of another scan, of data that have changed since, or by another model or settings.
     """
     names: dict[str, Path] = {}
     for recipe in recipes:
         if other := names.get(recipe.file.stem):
-            fix = "would share a folder: name each scan once, and scans of one name in calls of their own"
+            fix = "would share a folder: name each scan once, and give scans of one name an --out each"
             raise BadInput("predict scans", f"{other} and {recipe.file}", fix)
         names[recipe.file.stem] = recipe.file
-    return [one for one in recipes if not (folder / one.file.stem / "prediction.h5").is_file()]
+    return [one for one in recipes if not _there(one, folder / one.file.stem, model, dose)]
+
+
+def _there(recipe: Reconstruct, folder: Path, model: str, dose: float | None) -> bool:
+    """Whether the prediction of a scan is there and whole.
+
+    Raises:
+        BadInput: it is another one.
+    """
+    if not ((folder / ASKED).is_file() and (folder / "prediction.h5").is_file()):
+        return False
+    told, asked = json.loads((folder / ASKED).read_text(encoding="utf-8")), _asked(recipe, model, dose)
+    differ = [name for name, value in asked.items() if told.get(name) != value]
+    if differ:
+        fix = f"is there already with another {', '.join(differ)}: name another --out, or remove that folder"
+        raise BadInput("predict scans", str(folder), fix)
+    return True
+
+
+def _asked(recipe: Reconstruct, model: str, dose: float | None) -> dict[str, Any]:
+    """What tells one prediction from another."""
+    file, path = recipe.file.resolve(), find(model)
+    weights = path / FILE if path.is_dir() else path
+    settings = {name: value for name, value in recipe.given().items() if name not in ("file", "title")}
+    data = file.stat() if file.exists() else None
+    return {
+        "file": str(file),
+        "data": None if data is None or file.is_dir() else [data.st_size, data.st_mtime_ns],
+        "model": hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest(),
+        "dose": dose,
+        "settings": to_yaml(settings),
+    }
 
 
 def predictions(
@@ -53,7 +103,7 @@ def predictions(
     Raises:
         BadInput: as of `missing`, or a scheduler that does not answer.
     """
-    left = missing(recipes, folder)
+    left = missing(recipes, folder, model=model, dose=dose)
     work = partial(_predicted, folder=folder.resolve(), model=model, dose=dose)
     trees = [recipe.model_copy(update={"file": recipe.file.resolve()}) for recipe in left]
     with crew(workers, scheduler) as (team, ahead), closing(spread(work, trees, team, ahead)) as done:
@@ -69,4 +119,6 @@ def _predicted(recipe: Reconstruct, *, folder: Path, model: str, dose: float | N
     except BadInput as problem:
         return str(problem)
     predict.write(outcome, folder / recipe.file.stem)
+    with whole(folder / recipe.file.stem / ASKED) as short:
+        short.write_text(json.dumps(_asked(recipe, model, dose), indent=1), encoding="utf-8")
     return "; ".join(f"WARN {warning}" for warning in outcome.warnings)
