@@ -31,7 +31,7 @@ DEFOCUS = {"probe.focused.defocus": ["40 A", "60 A", "80 A"]}
 
 
 def begun(tree: dict[str, Any], over: dict[str, Any], folder: Path, **knobs: Any) -> Plan:
-    base = Reconstruct.of({"epochs": 1, **{key: value for key, value in tree.items() if key != "epochs"}})
+    base = Reconstruct.of({**tree, "epochs": knobs.get("epochs", 1)})
     return Plan.begin(base, Search.of({"over": over, **knobs}), folder)
 
 
@@ -63,6 +63,11 @@ KNOBS: dict[str, tuple[dict[str, Any], str, list[Any]]] = {
     "in a list, by its name": (SPARSE, "penalties.sparse.weight", [0.1, 300]),
     "in a list, by its number": (SPARSE, "penalties.0.sparse.weight", [0.1, 300]),
     "when a call acts": (POSITIVE, "projections.positive.start", [1, 9]),
+    "in a list of numbers": (
+        {"object": TWICE, "propagator": {"exact": {"tilt": ["1 mrad", "0 mrad"]}}},
+        "propagator.exact.tilt.0",
+        ["0 mrad", "30 mrad"],
+    ),
     "a whole list": ({}, "penalties", [[], [{"sparse": {"weight": 300}}]]),
 }
 """Each kind of knob: what the run file needs besides, its path, and two values."""
@@ -341,6 +346,48 @@ def test_who_is_killed_loses_one_trial_which_another_does(tree, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_search_that_is_refused_leaves_nothing_and_a_study_of_others_is_known(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = {"storage": "sqlite:///study.db", "study": "one", "objective": "loss"}
+    first = begun(tree, {"epochs": [1, 2]}, tmp_path / "a", **url)
+    assert first.search.storage == f"sqlite:///{tmp_path / 'study.db'}"
+    with pytest.raises(BadInput, match="is a study that is there already"):
+        begun(tree, DEFOCUS, tmp_path / "b", **url)
+    assert not (tmp_path / "b" / "search.yaml").exists()
+    other = begun(tree, DEFOCUS, tmp_path / "c", **{**url, "study": "two"})
+    text = (other.folder / "search.yaml").read_text()
+    (other.folder / "search.yaml").write_text(text.replace("study: two", "study: one"))
+    with pytest.raises(BadInput, match="storage: one holds no search of this run file"):
+        Plan.at(other.folder)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert not Plan.at(first.folder).size
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_search_that_cannot_come_to_anything_ends(tree, tmp_path, workers):
+    asked = {"metric": {"name": "amplitude eror"}}
+    over = {"probe.focused.defocus": {"low": "40 A", "high": "90 A"}}
+    wrong = begun(tree, over, tmp_path / "a", objective=asked, pruner="none", trials=9, workers=workers)
+    ended = list[found.Tried]()
+    with pytest.raises(BadInput, match="did you mean 'amplitude error'"):
+        ended += Searching(wrong)
+    assert len(found.tried(wrong, "trials")) <= 2 * workers
+    if workers == 1:
+        lost = begun({**tree, "rates": {"thickness": 0.1}}, over, tmp_path / "b", trials=9)
+        with pytest.raises(BadInput, match=r"search: 3 trials failed, because: rates\.thickness"):
+            list(Searching(lost))
+
+
+def test_knobs_that_change_nothing_are_doubted(tree, tmp_path):
+    plan = begun(tree, {"patience": [3, 40]}, tmp_path / "s", sampler="grid", objective="loss")
+    list(Searching(plan))
+    assert "all 2 trials came to the same value" in found.doubts(plan)[0]
+    with pytest.raises(BadInput, match="epochs: 9 is more than the 1 of the run file"):
+        Plan.begin(plan.base, plan.search.model_copy(update={"epochs": 9}), tmp_path / "t")
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

@@ -45,8 +45,8 @@ def search(  # noqa: PLR0913 - each an option of the command line
     given = {"trials": trials, "seconds": seconds, "workers": workers, "storage": storage}
     if join:
         _nothing(over, settings, out, *given.values())
-        for one in joined(file):
-            _told(one, quiet=quiet)
+        done = [_told(one, quiet=quiet) for one in joined(file)]
+        typer.echo(f"helped with {len(done)} trials: nothing is left to do")
         return
     if resume:
         _nothing(over, settings, out, storage)
@@ -95,6 +95,8 @@ def _driven(searching: Any, *, quiet: bool) -> None:
         typer.echo(f"matters: {path:40s} {100 * share:.0f} %")
     best = found.best(plan)
     typer.echo(f"best: {best}")
+    for doubt in found.doubts(plan):
+        typer.echo(f"WARN {doubt}")
     for path in files:
         typer.echo(f"written: {path}")
     typer.echo(f"run it with: phaseloom {verb(plan.base)} {plan.folder / 'best.yaml'}")

@@ -18,7 +18,7 @@ from phaseloom.recipes.paths import placed
 from phaseloom.recipes.search import Plan, engine
 from phaseloom.spec import to_yaml
 
-__all__ = ["Tried", "best", "landscape", "left", "tried"]
+__all__ = ["Tried", "best", "doubts", "landscape", "left", "tried"]
 
 FEW = 10
 """Trials with a value, below which nothing is said of how much a knob matters."""
@@ -86,6 +86,16 @@ def _told(plan: Plan, part: str, one: Any) -> Tried:
         seconds,
         steps,
     )
+
+
+def doubts(plan: Plan, /) -> list[str]:
+    """What the trials say against themselves, in sentences."""
+    done = [one for one in tried(plan, "trials") if one.value is not None]
+    drawn = {str(sorted(one.drawn.items())) for one in done}
+    if len(drawn) > 1 and len({one.value for one in done}) == 1:
+        fix = "the knobs change nothing here (does the run end too early, or does something else decide?)"
+        return [f"all {len(done)} trials came to the same value, to the last digit: {fix}"]
+    return []
 
 
 def best(plan: Plan, /) -> Tried | None:

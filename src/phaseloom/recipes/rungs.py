@@ -369,9 +369,9 @@ def _settled(trial: Trial, aside: Known, fit: Callable[[Known], Trial]) -> tuple
             name: max(abs(getattr(one.known, name) - getattr(best.known, name)) for one in alike)
             for name in _FINE
         }
-        if best is trial:
+        before, trial = trial, best
+        if best.loss > (1 - UNSURE / 4) * before.loss:
             break
-        trial = best
     return trial, apart
 
 

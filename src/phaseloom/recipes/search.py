@@ -5,6 +5,7 @@ search holds ``base.yaml``, ``search.yaml``, ``study.journal``, a run folder for
 ``best.yaml``, ``trials.csv`` and ``report.png``.
 """
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 from phaseloom.recipes._folder import keep_recipe
 from phaseloom.recipes.paths import placed
+from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.scanned import Scanned
 from phaseloom.recipes.space import Searched, Space
 from phaseloom.recipes.trials import Trial, read, trial_of
@@ -115,16 +117,20 @@ class Plan:
         if (folder / "search.yaml").exists() or (folder / "run.yaml").exists():
             fix = "holds a run or a search: name a new folder, or use --resume to go on with it"
             raise BadInput("--out", str(folder), fix)
-        named = search.model_copy(update={"study": search.study or folder.name})
+        named = {"study": search.study or folder.name, "storage": _absolute(search.storage)}
         if isinstance(base, Scanned):
             base.there()
-        plan = cls(folder, named, base.rooted(Path.cwd()))
-        if named.sampler.name == "grid":
+        plan = cls(folder, search.model_copy(update=named), base.rooted(Path.cwd()))
+        if search.sampler.name == "grid":
             engine().asked(plan.space, 1, grid=True, seed=0)
+        size = smaller(plan)
+        folder.mkdir(parents=True, exist_ok=True)
+        study = plan.opened("trials", fresh=True)
+        study.set_user_attr("smaller", size)
+        study.set_user_attr("of", plan.mark())
         with whole(folder / "base.yaml") as short:
             short.write_text(to_yaml(plan.base.given()), encoding="utf-8")
         keep_recipe(plan.search, folder, name="search.yaml")
-        plan.opened("trials", fresh=True).set_user_attr("smaller", smaller(plan))
         plan.tickets()
         return plan
 
@@ -137,7 +143,7 @@ class Plan:
             changes: settings of it that are other from now on: ``trials``, ``seconds``, ``workers``.
 
         Raises:
-            BadInput: no search there.
+            BadInput: no search there, or another one in the data base.
         """
         engine()
         folder = Path(folder).resolve()
@@ -152,8 +158,18 @@ class Plan:
         if changed != search:
             keep_recipe(changed, folder, name="search.yaml")
         plan = cls(folder, changed, read(folder / "base.yaml")[1])
+        if plan.opened("trials").user_attrs.get("of") != plan.mark():
+            fix = (
+                "holds no search of this run file and these knobs: was the folder or the data base exchanged?"
+            )
+            raise BadInput("storage", search.study, fix)
         plan.tickets()
         return plan
+
+    def mark(self) -> str:
+        """What tells the study of this search from others: knobs and run file."""
+        told = [sorted(knob.path for knob in self.space.knobs), to_yaml(self.base.given())]
+        return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
     def opened(self, part: str, /, *, fresh: bool = False) -> Any:
         """The study of the trials, or of the finals."""
@@ -191,6 +207,13 @@ class Plan:
         return int(self.search.epochs or self.base.epochs)
 
 
+def _absolute(url: str | None) -> str | None:
+    """A file of SQLite by its whole path: a search may be resumed from any folder."""
+    name = (url or "").removeprefix("sqlite:///")
+    named = url is not None and url.startswith("sqlite:///") and name and not name.startswith((":", "file:"))
+    return f"sqlite:///{Path(name).resolve()}" if named else url
+
+
 def engine() -> Any:
     """What works on studies.
 
@@ -209,6 +232,10 @@ def _settled(search: Search, base: Any) -> Search:
     rooms = "phaseloom.recipes.objectives", "phaseloom.recipes.pruners"
     held = getattr(base, "holdout", 1.0) > 0
     objective = search.objective or Call(rooms[0], "holdout" if held else "loss")
+    if objective.name == "holdout" and not held and "holdout" not in search.over:
+        raise BadInput("objective", "holdout", "needs something held out: write holdout: 0.1 in the run file")
+    if objective.name in ("frc", "contrast") and not isinstance(base, Reconstruct):
+        raise BadInput("objective", objective.name, "is of reconstructions: take holdout, loss or metric")
     early = objective().each is not None
     pruner = search.pruner or Call(rooms[1], "median" if early else "none")
     if not early and pruner.name != "none":
@@ -222,7 +249,8 @@ def _sensible(plan: Plan) -> None:
     search, paths = plan.search, [knob.path for knob in plan.space.knobs]
     for path in paths:
         if path.split(".")[0] in plan.objective.unlike:
-            fix = f"changes what {plan.objective.name} means: take objective: metric, or frc"
+            other = ", or frc" if isinstance(plan.base, Reconstruct) else ""
+            fix = f"changes what {plan.objective.name} means: take objective: metric{other}"
             raise BadInput(f"over: {path}", None, fix)
         if path in ("seed", "device", "title", "file"):
             raise BadInput(f"over: {path}", None, "is nothing to be searched")
@@ -231,6 +259,9 @@ def _sensible(plan: Plan) -> None:
             raise BadInput(f"over: {path}", None, fix)
     if search.epochs is not None and "epochs" in paths:
         raise BadInput("epochs", search.epochs, "is searched: leave one of the two out")
+    if search.epochs is not None and search.epochs > plan.base.epochs:
+        fix = f"is more than the {plan.base.epochs} of the run file: write as many there, or fewer here"
+        raise BadInput("epochs", search.epochs, fix)
     if search.warm:
         _warm(plan, paths)
 

@@ -4,7 +4,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -22,6 +22,9 @@ from phaseloom.recipes.search import Plan, engine
 from phaseloom.recipes.trials import Trial
 
 __all__ = ["Searching", "joined"]
+
+ENOUGH = 3
+"""Trials that fail for one reason, before any is done, after which no more are begun."""
 
 HEAVY = ("result.h5", pretrained.FILE, "picture.npz")
 """What only the best trials keep."""
@@ -71,13 +74,33 @@ def _part(plan: Plan, part: str, until: float | None) -> Iterator[found.Tried]:
     """All trials of a part; those of this machine's processes, then what they may have left."""
     known = {one.number for one in found.tried(plan, part)}
     if plan.search.workers > 1:
-        for one in _together(plan, part, until, known):
-            known.add(one.number)
-            yield one
-    yield from _alone(plan, part, wait=True, until=until, known=known)
+        with closing(_together(plan, part, until, known)) as ended:
+            for one in ended:
+                known.add(one.number)
+                yield one
+                _hopeless(plan, part)
+    for one in _alone(plan, part, wait=True, until=until, known=known):
+        yield one
+        _hopeless(plan, part)
 
 
-def _together(plan: Plan, part: str, until: float | None, known: set[int]) -> Iterator[found.Tried]:
+def _hopeless(plan: Plan, part: str) -> None:
+    """Stop where every trial will fail as all before did.
+
+    Raises:
+        BadInput: an objective that is none of these runs; or three trials that failed for one reason, before
+            any was done.
+    """
+    ended = found.tried(plan, part)
+    reasons = [re.sub(r"[\d.]+", "", one.reason) for one in ended if one.state == "failed"]
+    asked = next((one.reason for one in ended if one.reason.startswith("objective")), None)
+    alike = len(reasons) >= ENOUGH and len({*reasons}) == 1 and len(reasons) == len(ended)
+    if alike or (asked and len(reasons) == len(ended)):
+        fix = f"failed, because: {asked or ended[-1].reason}"
+        raise BadInput("search", f"{len(ended)} trial{'s' * (len(ended) > 1)}", fix)
+
+
+def _together(plan: Plan, part: str, until: float | None, known: set[int]) -> Generator[found.Tried]:
     """Trials of several processes, as they end."""
     spawn, count = get_context("spawn"), plan.search.workers
     left = None if until is None else until - time.monotonic()
