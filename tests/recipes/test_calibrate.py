@@ -160,7 +160,7 @@ def test_the_angle_of_a_pixel_was_wrong_where_stated_angle_and_step_agree(true):
     assert step.known.laid(true).geometry.angle[1] == pytest.approx(1.052 * true.geometry.angle[1], rel=1e-6)
     only = rungs.pixel(true, replace(seen, semiangle=ANGLE))
     assert only.known == replace(seen, semiangle=ANGLE)
-    assert "a wrong angle of a pixel looks like a wrong step" in only.findings[0].note
+    assert "the patterns know only its product with the step" in only.findings[0].note
 
 
 def test_a_thin_object_keeps_its_slice(true):

@@ -80,7 +80,8 @@ def test_two_processes_take_the_course_of_one(tmp_path, epochs, optimizer):
     assert (tmp_path / "two" / "net.safetensors").is_file()
 
 
-@pytest.mark.parametrize("epochs", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [2, 20])
 def test_two_processes_restore_as_one(tmp_path, epochs):
     underwater.save(tmp_path / "sea", size=24, train=5, test=1)
     sizes = {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}
@@ -278,6 +279,25 @@ def test_shares_are_all_of_a_batch_once(count, size):
     assert sum(weight for _, weight in shares) == pytest.approx(1)
     assert sorted(int(n) for part, weight in shares if weight for n in part) == [*range(size)]
     assert all(len(part) for part, _ in shares)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (
+            "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1",
+            "another process has ended",
+        ),
+        ("mat1 and mat2 shapes cannot be multiplied", "Traceback"),
+    ],
+)
+def test_a_process_says_that_it_has_lost_another_one(said, sentence):
+    code = "import os\nos.environ.update(RANK='1', WORLD_SIZE='2')\nfrom phaseloom.cli import command\n"
+    code += f"def lost(**_): raise RuntimeError({said!r})\ncommand.app = lost\ncommand.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert ("Traceback" in done.stderr) == (sentence == "Traceback")
 
 
 def test_one_process_is_a_team_without_being_told(monkeypatch):

@@ -1,6 +1,7 @@
 """The command itself, and how it ends: in one sentence when something was wrong."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -31,6 +32,10 @@ def main() -> None:
 
 _USAGE: Any = typer.BadParameter.__base__
 """What Typer raises when a command line is not understood, wherever it keeps it."""
+
+
+_LOST = re.compile("connection closed|connection reset|broken pipe|timed out|remote process", re.IGNORECASE)
+"""What a lost connection between processes is called by the libraries that keep it."""
 
 
 def _other() -> str:
@@ -69,6 +74,14 @@ def _sentences() -> Iterator[None]:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except RuntimeError as problem:
+        if not (os.environ.get("WORLD_SIZE", "1") != "1" and _LOST.search(str(problem))):
+            raise
+        fix = "which has said why, or was killed; what was kept can be gone on with by --resume"
+        sys.stderr.write(f"{_speaker()}: ends, for another process has ended, {fix}\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # what connects the processes would wait, or complain, for others that are gone
     except OSError as problem:
         sys.stderr.write(f"phaseloom: {problem.filename or 'file'}: {problem.strerror or problem}\n")
         sys.exit(2)

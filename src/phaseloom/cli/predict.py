@@ -85,6 +85,7 @@ def scans(
     given = {"model": model, "dose": dose, "workers": workers, "scheduler": scheduler}
     for file, said in predict_many.predictions(recipes, out, **given):
         lost += bool(said) and not said.startswith("WARN")
-        typer.echo(f"{file.name}: {said if said and not said.startswith('WARN') else f'done {said}'.strip()}")
+        told = said.removeprefix(f"{file.name}: ")
+        typer.echo(f"{file.name}: {told if said and not said.startswith('WARN') else f'done {told}'.strip()}")
     if lost:
         raise BadInput("predict scans", f"{lost} of {len(left)} scans", "could not be predicted: see above")

@@ -65,6 +65,7 @@ class Landscape:
         axes: the knobs by their paths.
         importance: shares of one, by path; may be empty.
         pictures: title, values ``(y, x)`` and pixel in angstrom of the best trials; 1 where it is unknown.
+        best: place of the trial whose knobs the best file has; ``None``: of none that came to a value.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Landscape:
     axes: Mapping[str, Axis]
     importance: Mapping[str, float]
     pictures: tuple[tuple[str, np.ndarray, float], ...]
+    best: int | None = None
 
 
 def report(land: Landscape, /) -> Figure:
@@ -162,6 +164,8 @@ def _scaled(axis: Axis) -> tuple[np.ndarray, str]:
 
 def _along(axes: Axes, axis: Axis, *, upright: bool = False) -> None:
     """Ticks and scale of a knob along one side."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     side = axes.yaxis if upright else axes.xaxis
     if axis.labels is not None:
         short = [label if len(label) <= 14 else label[:13] + "…" for label in axis.labels]
@@ -169,7 +173,9 @@ def _along(axes: Axes, axis: Axis, *, upright: bool = False) -> None:
         (axes.set_ylim if upright else axes.set_xlim)(-0.5, len(short) - 0.5)
     elif axis.log:
         (axes.set_yscale if upright else axes.set_xscale)("log")
-        axes.tick_params(which="minor", labelsize=SMALL - 1)
+        side.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+        side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        side.set_minor_formatter(NullFormatter())
 
 
 def _slice(axes: Axes, land: Landscape, path: str) -> None:
@@ -182,8 +188,10 @@ def _slice(axes: Axes, land: Landscape, path: str) -> None:
     colours = land.numbers[there] + 0.3 * last
     axes.scatter(values[there], land.values[there], c=colours, vmin=0, vmax=1.3 * last, **look)
     if there.any():
-        best = np.flatnonzero(there)[np.argmin(land.values[there])]
-        axes.plot(values[best], land.values[best], "*", color=PALETTE[1], markersize=11)
+        if land.best is not None and there[land.best]:
+            star = {"color": PALETTE[1], "markersize": 11, "linestyle": ""}
+            axes.plot(values[land.best], land.values[land.best], "*", label="of the best file", **star)
+            axes.legend(fontsize=SMALL, frameon=False)
         low, high = limits(land.values[there])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     _along(axes, axis)

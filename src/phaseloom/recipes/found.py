@@ -154,16 +154,24 @@ def _table(plan: Plan, trials: Sequence[Tried]) -> Path:
             ["part", "number", "state", plan.objective.name, *paths, "seconds", "epochs", "reason"]
         )
         for one in trials:
-            values = [one.shown.get(path, "") for path in paths]
+            values = [_exact(plan, one, path) for path in paths]
             number = "" if one.value is None else repr(one.value)
             row = [one.part, one.number, one.state, number, *values, f"{one.seconds:.1f}", one.epochs]
             table.writerow([*row, one.reason])
     return plan.folder / "trials.csv"
 
 
+def _exact(plan: Plan, one: Tried, path: str) -> Any:
+    """The value of a knob as a file would have it; nothing where the knob was not there."""
+    knob = next(knob for knob in plan.space.knobs if knob.path == path)
+    if path not in one.drawn or knob.choices is not None:
+        return one.drawn.get(path, "")
+    return knob.written(one.drawn[path])
+
+
 def landscape(plan: Plan, /) -> figures.Landscape:
     """All that is drawn of a search."""
-    trials = tried(plan, "trials")
+    trials, top = tried(plan, "trials"), best(plan)
     axes = {knob.path: _axis(knob, trials) for knob in plan.space.knobs}
     shown = [
         (f"{one.part[:-1]} {one.number}: {one.value:.4g}", *picture)
@@ -180,6 +188,7 @@ def landscape(plan: Plan, /) -> figures.Landscape:
         axes=axes,
         importance=importance(plan),
         pictures=tuple(shown[:ABREAST]),
+        best=next((place for place, one in enumerate(trials) if top and one.drawn == top.drawn), None),
     )
 
 

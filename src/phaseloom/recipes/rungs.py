@@ -53,6 +53,9 @@ UNLIKE = 2.0
 UNSURE = 1e-3
 """Share of the loss by which fits explain the patterns alike: no model is surer than that."""
 
+WORSE = 0.99
+"""Margin below which short fits explain more with the value as given, which is kept."""
+
 ROUNDS = 4
 """How often a fit is begun anew from either side, at most."""
 
@@ -171,7 +174,7 @@ def geometry(scan: Scan4D, known: Known, /, *, patterns: int = 1024, epochs: int
         apart = max(abs(getattr(half, name) - value) for half in halves)
         old = value if given is None else given
         margin = _held(few, replace(whole.known, **{name: old}), name) / base
-        sure = known.certain or (name == "defocus" and margin > CLEAR)
+        sure = margin > WORSE and (known.certain or (name == "defocus" and margin > CLEAR))
         decided = sure and (given is None or abs(value - given) > max(2 * apart, blurs[name]))
         found = found if decided else replace(found, **{name: old})
         told = show(value if decided else old), "nothing" if given is None else show(given)
@@ -359,18 +362,20 @@ def _halves(scan: Scan4D) -> list[Scan4D]:
 def _settled(trial: Trial, aside: Known, fit: Callable[[Known], Trial]) -> tuple[Trial, dict[str, float]]:
     """The fit, begun anew from beside where it ended until that explains no more; how sure each value is.
 
-    A value is as sure as where such fits end that explain the patterns as well.
+    A value is as sure as where such fits end that explain the patterns as well: to a part in a thousand, or
+    to what the last epoch still gained.
     """
     for _ in range(ROUNDS):
         sides = [fit(_moved(trial.known, aside, sign)) for sign in (-1, 1)]
         best = min((trial, *sides), key=lambda one: one.loss)
-        alike = [one for one in (trial, *sides) if one.loss < (1 + UNSURE) * best.loss]
+        unsure = max(UNSURE, best.gain)
+        alike = [one for one in (trial, *sides) if one.loss < (1 + unsure) * best.loss]
         apart = {
             name: max(abs(getattr(one.known, name) - getattr(best.known, name)) for one in alike)
             for name in _FINE
         }
         before, trial = trial, best
-        if best.loss > (1 - UNSURE / 4) * before.loss:
+        if best.loss > (1 - unsure / 4) * before.loss:
             break
     return trial, apart
 

@@ -244,7 +244,8 @@ def _knob(recipe: Recipe, path: str, asked: Searched, known: Mapping[str, Knob])
     if not found.numeric:
         raise BadInput(place, None, "is no number: give [choices, ...]")
     if not low < high or (asked.log and low <= 0):
-        fix = "has low above high" if not low < high else "needs a low above zero, to be drawn by logarithm"
+        none = "has low above high" if low > high else "has one value: give it in the run file, not here"
+        fix = none if not low < high else "needs a low above zero, to be drawn by logarithm"
         raise BadInput(place, None, fix)
     if whole and not _are_whole(low, high):
         raise BadInput(place, None, "is a whole number: give whole ends")

@@ -220,7 +220,7 @@ def table(path: Path, /) -> np.ndarray:
         return np.array([[float(word) for word in line.split("#")[0].split()] for line in lines])
     except BROKEN as error:
         raise BadInput(
-            path.name, None, "is not a table of numbers: write two columns, row and column"
+            path.name, None, "is not a table of numbers: write two columns, row and column, no header"
         ) from error
 
 
