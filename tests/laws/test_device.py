@@ -336,7 +336,7 @@ class TestPatterns:
         resident = measured.resident[ELSEWHERE]
         assert (resident is None) == (not room)
         if room and dtype in ("u1", "u2", "i2"):
-            assert resident.element_size() == counts.itemsize
+            assert resident.patterns.element_size() == counts.itemsize
 
     def test_stay_unread_and_unpinned_on_a_cpu(self, monkeypatch):
         monkeypatch.setattr(torch.Tensor, "pin_memory", None)
