@@ -14,18 +14,9 @@ from phaseloom.compat._schema import checked, is_ptyrad
 from phaseloom.compat._tables import Group
 from phaseloom.compat._tables_run import SECTIONS
 from phaseloom.errors import BadInput
+from tests import ptyrad as ptyrad_files
 
-LEAST = {
-    "probe_kv": 80,
-    "probe_conv_angle": 24.9,
-    "meas_Npix": 128,
-    "pos_N_scan_slow": 8,
-    "pos_N_scan_fast": 9,
-    "pos_scan_step_size": 0.4,
-    "obj_Nlayer": 1,
-    "obj_slice_thickness": 2,
-    "meas_params": {"path": "scan.npy"},
-}
+LEAST = ptyrad_files.LEAST | {"pos_scan_step_size": 0.4, "obj_Nlayer": 1, "meas_params": {"path": "scan.npy"}}
 
 
 def tree(**changes: Any) -> dict[str, Any]:

@@ -14,18 +14,7 @@ from phaseloom.recipes.paths import at
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.recipes.search import Search
 from phaseloom.recipes.space import Space
-
-LEAST = {
-    "probe_kv": 80,
-    "probe_conv_angle": 24.9,
-    "meas_Npix": 128,
-    "pos_N_scan_slow": 8,
-    "pos_N_scan_fast": 9,
-    "pos_scan_step_size": 0.43,
-    "obj_Nlayer": 6,
-    "obj_slice_thickness": 2,
-    "meas_params": {"path": "scan.raw"},
-}
+from tests.ptyrad import LEAST
 
 
 def ranged(low: float, high: float, suggest: str = "float", **more: Any) -> dict[str, Any]:

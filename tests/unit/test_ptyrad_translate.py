@@ -13,18 +13,8 @@ from phaseloom.errors import BadInput
 from phaseloom.recipes.reconstruct import Reconstruct
 from phaseloom.spec import to_yaml
 from phaseloom.units import LENGTH, electron_wavelength
+from tests.ptyrad import LEAST
 
-LEAST = {
-    "probe_kv": 80,
-    "probe_conv_angle": 24.9,
-    "meas_Npix": 128,
-    "pos_N_scan_slow": 8,
-    "pos_N_scan_fast": 9,
-    "pos_scan_step_size": 0.43,
-    "obj_Nlayer": 6,
-    "obj_slice_thickness": 2,
-    "meas_params": {"path": "scan.raw"},
-}
 SECTIONS = ("model_params", "loss_params", "constraint_params", "recon_params", "hypertune_params")
 
 
