@@ -84,8 +84,8 @@ def scans(
     lost = 0
     given = {"model": model, "dose": dose, "workers": workers, "scheduler": scheduler}
     for file, said in predict_many.predictions(recipes, out, **given):
-        lost += bool(said) and not said.startswith("WARN")
-        told = said.removeprefix(f"{file.name}: ")
-        typer.echo(f"{file.name}: {told if said and not said.startswith('WARN') else f'done {told}'.strip()}")
+        done = not said or said.startswith("WARN")
+        lost += not done
+        typer.echo(f"{file.name}: {f'done {said}'.strip() if done else said.removeprefix(f'{file.name}: ')}")
     if lost:
         raise BadInput("predict scans", f"{lost} of {len(left)} scans", "could not be predicted: see above")

@@ -1,5 +1,6 @@
 """The phase of a scan by a trained network, whatever its shape and calibration; or the reason why not."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from phaseloom.nets.linear import ScanRecovery
 from phaseloom.nets.pretrained import FILE
 from phaseloom.nets.view import View, across, trusted
 
-__all__ = ["Optics", "Prediction", "find", "measured", "predict", "shipped"]
+__all__ = ["Optics", "Prediction", "find", "fingerprint", "measured", "predict", "shipped"]
 
 NUMBERS = ("defocus", "step", "Cs", "C12a", "C12b", "C21a", "C21b", "dose")
 """What networks are told of an experiment, by name (`phaseloom.data.experiment.told`)."""
@@ -169,6 +170,17 @@ def find(model: str | Path, /) -> Path:
     if path.is_file() and path.suffix != ".safetensors":
         raise BadInput("model", str(model), f"is no file of a network: {ours}")
     return path
+
+
+def fingerprint(model: str | Path, /) -> str:
+    """A hash of a network's file, which tells it from another of the same name.
+
+    Args:
+        model: see `find`, whose errors it raises.
+    """
+    path = find(model)
+    weights = path / FILE if path.is_dir() else path
+    return hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest()
 
 
 def _experiment(card: Mapping[str, Any]) -> Experiment:

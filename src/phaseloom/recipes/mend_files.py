@@ -5,7 +5,6 @@ order of axes, floating-point ones in 32 bits. The stamp stands in PNG and TIFF,
 ``restored.json`` beside.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from phaseloom.data._pictures import SUFFIXES, depth, like, picture, written
 from phaseloom.data.pairs import Image
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.nets.predict import find
-from phaseloom.nets.pretrained import FILE
+from phaseloom.nets.predict import fingerprint
 from phaseloom.recipes.mend import STAMP, Mended, mended, restorer
 
 __all__ = ["Applied", "apply", "listed"]
@@ -86,7 +84,7 @@ def apply(
     said: dict[str, Any] = {
         "stamp": STAMP,
         "model": str(model),
-        "weights": hashlib.blake2b(_bytes(model), digest_size=16).hexdigest(),
+        "weights": fingerprint(model),
         "task": task.name,
         "tile": tile,
         "overlap": overlap,
@@ -139,8 +137,3 @@ def _kept(found: Mended, image: Image, file: Path, out: Path, said: dict[str, An
 
 def _named(path: Path) -> str:
     return path.stem + KINDS.get(path.suffix.lower(), ".png")
-
-
-def _bytes(model: Path | str) -> bytes:
-    path = find(model)
-    return (path / FILE if path.is_dir() else path).read_bytes()

@@ -1,6 +1,5 @@
 """Predictions of many scans, spread over processes or a cluster; what is there already is left alone."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -10,8 +9,7 @@ from typing import Any
 
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.nets.predict import find
-from phaseloom.nets.pretrained import FILE
+from phaseloom.nets.predict import fingerprint
 from phaseloom.recipes import predict
 from phaseloom.recipes._spread import crew, one_thread, spread
 from phaseloom.recipes.reconstruct import Reconstruct
@@ -44,10 +42,11 @@ def missing(
             fix = "would share a folder: name each scan once, and give scans of one name an --out each"
             raise BadInput("predict scans", f"{other} and {recipe.file}", fix)
         names[recipe.file.stem] = recipe.file
-    return [one for one in recipes if not _there(one, folder / one.file.stem, model, dose)]
+    by = {"model": fingerprint(model), "dose": dose}
+    return [one for one in recipes if not _there(folder / one.file.stem, {**_of(one), **by})]
 
 
-def _there(recipe: Reconstruct, folder: Path, model: str, dose: float | None) -> bool:
+def _there(folder: Path, asked: dict[str, Any]) -> bool:
     """Whether the prediction of a scan is there and whole.
 
     Raises:
@@ -55,7 +54,7 @@ def _there(recipe: Reconstruct, folder: Path, model: str, dose: float | None) ->
     """
     if not ((folder / ASKED).is_file() and (folder / "prediction.h5").is_file()):
         return False
-    told, asked = json.loads((folder / ASKED).read_text(encoding="utf-8")), _asked(recipe, model, dose)
+    told = json.loads((folder / ASKED).read_text(encoding="utf-8"))
     differ = [name for name, value in asked.items() if told.get(name) != value]
     if differ:
         fix = f"is there already with another {', '.join(differ)}: name another --out, or remove that folder"
@@ -63,17 +62,14 @@ def _there(recipe: Reconstruct, folder: Path, model: str, dose: float | None) ->
     return True
 
 
-def _asked(recipe: Reconstruct, model: str, dose: float | None) -> dict[str, Any]:
-    """What tells one prediction from another."""
-    file, path = recipe.file.resolve(), find(model)
-    weights = path / FILE if path.is_dir() else path
+def _of(recipe: Reconstruct) -> dict[str, Any]:
+    """What a prediction is of."""
+    file = recipe.file.resolve()
     settings = {name: value for name, value in recipe.given().items() if name not in ("file", "title")}
     data = file.stat() if file.exists() else None
     return {
         "file": str(file),
         "data": None if data is None or file.is_dir() else [data.st_size, data.st_mtime_ns],
-        "model": hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest(),
-        "dose": dose,
         "settings": to_yaml(settings),
     }
 
@@ -104,21 +100,22 @@ def predictions(
         BadInput: as of `missing`, or a scheduler that does not answer.
     """
     left = missing(recipes, folder, model=model, dose=dose)
-    work = partial(_predicted, folder=folder.resolve(), model=model, dose=dose)
+    by = {"model": fingerprint(model), "dose": dose}
+    work = partial(_predicted, folder=folder.resolve(), model=model, by=by)
     trees = [recipe.model_copy(update={"file": recipe.file.resolve()}) for recipe in left]
     with crew(workers, scheduler) as (team, ahead), closing(spread(work, trees, team, ahead)) as done:
         for recipe, said in done:
             yield recipe.file, said
 
 
-def _predicted(recipe: Reconstruct, *, folder: Path, model: str, dose: float | None) -> str:
+def _predicted(recipe: Reconstruct, *, folder: Path, model: str, by: dict[str, Any]) -> str:
     """Predict and write; a sentence when it cannot be."""
     try:
         with one_thread():
-            outcome = predict.predicted(recipe, model=model, dose=dose)
+            outcome = predict.predicted(recipe, model=model, dose=by["dose"])
     except BadInput as problem:
         return str(problem)
     predict.write(outcome, folder / recipe.file.stem)
     with whole(folder / recipe.file.stem / ASKED) as short:
-        short.write_text(json.dumps(_asked(recipe, model, dose), indent=1), encoding="utf-8")
+        short.write_text(json.dumps({**_of(recipe), **by}, indent=1), encoding="utf-8")
     return "; ".join(f"WARN {warning}" for warning in outcome.warnings)
