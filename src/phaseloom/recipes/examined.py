@@ -16,6 +16,7 @@ from phaseloom.nets.autoencoder import pca
 from phaseloom.nets.embedding_losses import deviances, noise_deviance
 from phaseloom.recipes.autoencode import Encoding
 from phaseloom.recipes.drawing import Drawing
+from phaseloom.recipes.scanned import digest
 from phaseloom.spec import to_yaml
 
 __all__ = ["Examined", "components", "examined", "finished"]
@@ -123,7 +124,7 @@ def finished(training: Encoding, /) -> tuple[Path | None, dict[str, Any]]:
     judges = test if len(test) else training.parts.validation
     said = {
         "shape": list(training.scan.counts.shape[1:]),
-        "data": team().told(training.scan.digest() if team().first else ""),
+        "data": digest(training.scan),
         "recipe": to_yaml(training.recipe.resolved()),
         "scores": {"network": asdict(examined(lesson, judges)), "pca": asdict(components(lesson, judges))},
         "judged on": "test" if len(test) else "validation",

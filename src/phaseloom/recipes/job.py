@@ -23,7 +23,7 @@ from phaseloom.recipes import advice, outcome, warm
 from phaseloom.recipes._folder import keep_events, keep_recipe
 from phaseloom.recipes.images import images
 from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.scanned import IN_MEMORY
+from phaseloom.recipes.scanned import IN_MEMORY, digest
 from phaseloom.recipes.stage import Stage, ends, grids, sized
 from phaseloom.recipes.start import Start
 from phaseloom.result import Result
@@ -107,7 +107,7 @@ class Job:
         found = {name: told for name, told in recipe.found.items() if name == "calibrate"}
         found |= {} if start is None else outcome.found(start)
         file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()
-        known = {"data": _digest(data), "setup": _setup(data)}
+        known = {"data": digest(data), "setup": _setup(data)}
         job = cls(settled.model_copy(update={"file": file, "found": found | known}), data, start, directory)
         if job.recipe.object.name == "predicted":
             worth = warm.begun(job.full, _judges(job, 32))
@@ -134,7 +134,7 @@ class Job:
             fix = "holds a run on a scan in memory: give that again, Job.resume(directory, scan=scan)"
             raise BadInput(str(directory), None, fix)
         scan = recipe.scan(scan)
-        same = {"data": ("", _digest(scan)), "setup": ("in its geometry, probe or weights ", _setup(scan))}
+        same = {"data": ("", digest(scan)), "setup": ("in its geometry, probe or weights ", _setup(scan))}
         for name, (where, now) in same.items():
             if recipe.found.get(name) not in (None, now):
                 fix = f"has changed {where}since the run began: start a new run"
@@ -269,11 +269,6 @@ def _remember(job: Job, epoch: Epoch) -> None:
         found = job.result()
         if job.directory is not None:
             outcome.write(job, found, epoch.number)
-
-
-def _digest(scan: Scan4D) -> str:
-    """A hash of the patterns, which one process reads."""
-    return team().told(scan.digest() if team().first else "")
 
 
 def _keep(job: Job) -> None:

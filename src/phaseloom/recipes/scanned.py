@@ -15,7 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.team import team
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
-__all__ = ["IN_MEMORY", "Scanned", "parted"]
+__all__ = ["IN_MEMORY", "Scanned", "digest", "parted"]
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,11 @@ def parted(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
     some += [np.linspace(0, len(scan) - 1, min(len(scan), many)).astype(int) for many in LOOKED_AT]
     some += [] if known is None else [known]
     return replace(scan, counts=Part.of(scan.counts, every[team().keeps(every)], np.concatenate(some)))
+
+
+def digest(scan: Scan4D, /) -> str:
+    """A hash of the patterns, which one process reads and all know."""
+    return team().told(scan.digest() if team().first else "")
 
 
 def _lit(scan: Scan4D, name: str) -> Scan4D:
