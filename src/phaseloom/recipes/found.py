@@ -3,7 +3,7 @@
 import csv
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from phaseloom.files import whole
 from phaseloom.plot import search as figures
 from phaseloom.recipes.paths import placed
 from phaseloom.recipes.search import Plan, engine
+from phaseloom.recipes.space import Knob
 from phaseloom.spec import to_yaml
 
-__all__ = ["Tried", "best", "doubts", "landscape", "left", "tried"]
+__all__ = ["Tried", "best", "doubts", "left", "tried"]
 
 FEW = 10
 """Trials with a value, below which nothing is said of how much a knob matters."""
@@ -90,7 +91,7 @@ def _told(plan: Plan, part: str, one: Any) -> Tried:
 
 def doubts(plan: Plan, /) -> list[str]:
     """What the trials say against themselves, in sentences."""
-    done = [one for one in tried(plan, "trials") if one.value is not None]
+    done = ranked(tried(plan, "trials"))
     drawn = {str(sorted(one.drawn.items())) for one in done}
     if len(drawn) > 1 and len({one.value for one in done}) == 1:
         fix = "the knobs change nothing here (does the run end too early, or does something else decide?)"
@@ -100,10 +101,12 @@ def doubts(plan: Plan, /) -> list[str]:
 
 def best(plan: Plan, /) -> Tried | None:
     """The best final, or where there is none the best trial; ``None`` before one is done."""
-    for part in ("finals", "trials") if plan.size else ("trials",):
-        if done := ranked(tried(plan, part)):
-            return done[0]
-    return None
+    return _first({part: tried(plan, part) for part in _parts(plan)})
+
+
+def _first(ended: dict[str, list[Tried]]) -> Tried | None:
+    """The best of the last part that has one, of those in the order in which they are worked on."""
+    return next((done[0] for part in reversed(ended) if (done := ranked(ended[part]))), None)
 
 
 def ranked(trials: Sequence[Tried], /) -> list[Tried]:
@@ -118,8 +121,8 @@ def left(plan: Plan, /) -> list[Path]:
     Raises:
         BadInput: no trial came to a value.
     """
-    all_ = [one for part in _parts(plan) for one in tried(plan, part)]
-    top = best(plan)
+    ended = {part: tried(plan, part) for part in _parts(plan)}
+    all_, top = [one for some in ended.values() for one in some], _first(ended)
     paths = [_table(plan, all_)]
     if top is None:
         why = next((one.reason for one in all_ if one.reason), "")
@@ -129,7 +132,7 @@ def left(plan: Plan, /) -> list[Path]:
     recipe = plan.put(top.drawn, "finals")
     with whole(plan.folder / "best.yaml") as short:
         short.write_text(to_yaml(_beside(plan, top, recipe).resolved()), encoding="utf-8")
-    figure = figures.report(landscape(plan))
+    figure = figures.report(_landscape(plan, ended))
     plot.save(figure, plan.folder / "report.png")
     return [plan.folder / "best.yaml", *paths, plan.folder / "report.png"]
 
@@ -146,37 +149,34 @@ def _parts(plan: Plan) -> tuple[str, ...]:
 
 def _table(plan: Plan, trials: Sequence[Tried]) -> Path:
     """All trials, a line each."""
-    paths = [knob.path for knob in plan.space.knobs]
+    knobs = plan.space.knobs
     with whole(plan.folder / "trials.csv") as short, open(short, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         assert plan.objective is not None
-        table.writerow(
-            ["part", "number", "state", plan.objective.name, *paths, "seconds", "epochs", "reason"]
-        )
+        names = [plan.objective.name, *(knob.path for knob in knobs)]
+        table.writerow(["part", "number", "state", *names, "seconds", "epochs", "reason"])
         for one in trials:
-            values = [_exact(plan, one, path) for path in paths]
+            values = [_exact(knob, one.drawn) for knob in knobs]
             number = "" if one.value is None else repr(one.value)
             row = [one.part, one.number, one.state, number, *values, f"{one.seconds:.1f}", one.epochs]
             table.writerow([*row, one.reason])
     return plan.folder / "trials.csv"
 
 
-def _exact(plan: Plan, one: Tried, path: str) -> Any:
+def _exact(knob: Knob, drawn: Mapping[str, Any]) -> Any:
     """The value of a knob as a file would have it; nothing where the knob was not there."""
-    knob = next(knob for knob in plan.space.knobs if knob.path == path)
-    if path not in one.drawn or knob.choices is not None:
-        return one.drawn.get(path, "")
-    return knob.written(one.drawn[path])
+    value = drawn.get(knob.path, "")
+    return knob.written(value) if knob.path in drawn and knob.choices is None else value
 
 
-def landscape(plan: Plan, /) -> figures.Landscape:
-    """All that is drawn of a search."""
-    trials, top = tried(plan, "trials"), best(plan)
+def _landscape(plan: Plan, ended: dict[str, list[Tried]]) -> figures.Landscape:
+    """All that is drawn of a search, of which these trials have ended."""
+    trials, top = ended["trials"], _first(ended)
     axes = {knob.path: _axis(knob, trials) for knob in plan.space.knobs}
     shown = [
         (f"{one.part[:-1]} {one.number}: {one.value:.4g}", *picture)
-        for part in reversed(_parts(plan))
-        for one in ranked(tried(plan, part))
+        for part in reversed(ended)
+        for one in ranked(ended[part])
         if (picture := _picture(plan, one)) is not None
     ]
     return figures.Landscape(
@@ -192,7 +192,7 @@ def landscape(plan: Plan, /) -> figures.Landscape:
     )
 
 
-def _axis(knob: Any, trials: Sequence[Tried]) -> figures.Axis:
+def _axis(knob: Knob, trials: Sequence[Tried]) -> figures.Axis:
     """Values of a knob over all trials; choices by their numbers."""
     labels = None if knob.choices is None else tuple(knob.choices)
     places = {label: number for number, label in enumerate(labels or ())}

@@ -4,7 +4,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -72,26 +72,31 @@ def joined(folder: Path | str, /) -> Iterator[found.Tried]:
 
 def _part(plan: Plan, part: str, until: float | None) -> Iterator[found.Tried]:
     """All trials of a part; those of this machine's processes, then what they may have left."""
-    known = {one.number for one in found.tried(plan, part)}
+    ended = found.tried(plan, part)
+    with closing(_ending(plan, part, until, {one.number for one in ended})) as more:
+        for one in more:
+            yield one
+            ended.append(one)
+            _hopeless(ended)
+
+
+def _ending(plan: Plan, part: str, until: float | None, known: set[int]) -> Generator[found.Tried]:
+    """Those that are not known yet, as they end."""
     if plan.search.workers > 1:
         with closing(_together(plan, part, until, known)) as ended:
             for one in ended:
                 known.add(one.number)
                 yield one
-                _hopeless(plan, part)
-    for one in _alone(plan, part, wait=True, until=until, known=known):
-        yield one
-        _hopeless(plan, part)
+    yield from _alone(plan, part, wait=True, until=until, known=known)
 
 
-def _hopeless(plan: Plan, part: str) -> None:
+def _hopeless(ended: Sequence[found.Tried]) -> None:
     """Stop where every trial will fail as all before did.
 
     Raises:
         BadInput: an objective that is none of these runs; or three trials that failed for one reason, before
             any was done.
     """
-    ended = found.tried(plan, part)
     reasons = [re.sub(r"[\d.]+", "", one.reason) for one in ended if one.state == "failed"]
     asked = next((one.reason for one in ended if one.reason.startswith("objective")), None)
     alike = len(reasons) >= ENOUGH and len({*reasons}) == 1 and len(reasons) == len(ended)
