@@ -157,28 +157,17 @@ def geometry(scan: Scan4D, known: Known, /, *, patterns: int = 1024, epochs: int
     Margins compare with short fits that hold a value as given.
     """
     few = middle(scan, patterns)
-    late = {**MOVING, "positions": {"rate": 1.0, "start": epochs // 2 + 1}}
-    whole = short(few, known, epochs=epochs, rates=late)
-    free = whole.loss > UNLIKE
-    if free:
-        loose = short(few, whole.known, epochs=epochs, rates=late, free=True)
-        free = loose.loss < 0.7 * whole.loss
-        whole = loose if free else whole
-    unit = scan.geometry.wavelength / (known.semiangle or 1.0) ** 2
-    aside = replace(known, rotation=0.01, step=0.01, defocus=0.1 * unit)
-    whole, blurs = _settled(whole, aside, lambda at: short(few, at, epochs=epochs, rates=late, free=free))
-    halves = [short(part, whole.known, epochs=epochs, rates=late, free=free).known for part in _halves(few)]
+    whole, halved, blurs, free = _fitted(few, known, epochs)
     base, found, findings = _held(few, whole.known, "nothing"), whole.known, []
     for name, given in {"rotation": 0.0, "step": 1.0, "defocus": known.stated("defocus")}.items():
         value, show = getattr(whole.known, name), _FINE[name]
-        apart = max(abs(getattr(half, name) - value) for half in halves)
         old = value if given is None else given
         margin = _held(few, replace(whole.known, **{name: old}), name) / base
         sure = margin > WORSE and (known.certain or (name == "defocus" and margin > CLEAR))
-        decided = sure and (given is None or abs(value - given) > max(2 * apart, blurs[name]))
+        decided = sure and (given is None or abs(value - given) > max(2 * halved[name], blurs[name]))
         found = found if decided else replace(found, **{name: old})
         told = show(value if decided else old), "nothing" if given is None else show(given)
-        error = show(max(apart, blurs[name]))
+        error = show(max(halved[name], blurs[name]))
         note = "" if decided else f"the fit says {show(value)} +- {error}"
         findings.append(Finding(name, *told, margin, decided, error if decided else "", note))
     row = {"loss": whole.loss, "blurred edge": known.soft, "free probe": free}
@@ -357,6 +346,25 @@ def _halves(scan: Scan4D) -> list[Scan4D]:
     number = np.arange(len(scan))
     colour = number if scan.grid is None else number // scan.grid[1] + number % scan.grid[1]
     return [scan.select(np.flatnonzero(colour % 2 == one)) for one in (0, 1)]
+
+
+def _fitted(few: Scan4D, known: Known, epochs: int) -> tuple[Trial, dict[str, float], dict[str, float], bool]:
+    """The fit of `geometry`; how far halves are from it, how sure it is, and whether the probe is free."""
+    late = {**MOVING, "positions": {"rate": 1.0, "start": epochs // 2 + 1}}
+    whole = short(few, known, epochs=epochs, rates=late)
+    free = whole.loss > UNLIKE
+    if free:
+        loose = short(few, whole.known, epochs=epochs, rates=late, free=True)
+        free = loose.loss < 0.7 * whole.loss
+        whole = loose if free else whole
+    unit = few.geometry.wavelength / (known.semiangle or 1.0) ** 2
+    aside = replace(known, rotation=0.01, step=0.01, defocus=0.1 * unit)
+    whole, blurs = _settled(whole, aside, lambda at: short(few, at, epochs=epochs, rates=late, free=free))
+    halves = [short(part, whole.known, epochs=epochs, rates=late, free=free).known for part in _halves(few)]
+    apart = {
+        name: max(abs(getattr(half, name) - getattr(whole.known, name)) for half in halves) for name in _FINE
+    }
+    return whole, apart, blurs, free
 
 
 def _settled(trial: Trial, aside: Known, fit: Callable[[Known], Trial]) -> tuple[Trial, dict[str, float]]:
