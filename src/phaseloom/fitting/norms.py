@@ -107,7 +107,7 @@ def _joined(values: Tensor, others: list[int], rank: int, count: int) -> tuple[T
     mean = values.mean(others)
     square = (values - mean.view([1, -1] + [1] * (values.ndim - 2))).square().sum(others)
     row = torch.cat([number[None], mean, square]) * float(_COUNTED.get())
-    rows = _Sum.apply(torch.stack([row if one == rank else 0 * row for one in range(count)]))
+    rows = _Sum.apply(nn.functional.pad(row[None], (0, 0, rank, count - 1 - rank)))
     numbers, means, squares = rows[:, :1], *rows[:, 1:].chunk(2, 1)
     total = numbers.sum()
     whole = (numbers * means).sum(0) / total

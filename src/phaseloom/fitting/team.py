@@ -144,9 +144,8 @@ class Team:
             [9, 16]
         """
         own = {number: make(number) for number in numbers[self.rank :: self.count]}
-        made = [own]
+        made = [own] * self.count
         if self.count > 1:
-            made = [own for _ in range(self.count)]
             torch.distributed.all_gather_object(made, own)
         known = {number: one for some in made for number, one in some.items()}
         return [known[number] for number in numbers]

@@ -148,15 +148,15 @@ def _storage(url: str | None, folder: Path, silence: int) -> BaseStorage:
                 heartbeat_stale_trial_callback=stale,
             )
         except Exception as problem:  # whatever a driver of a data base raises
-            lost = getattr(problem.__cause__ or problem.__context__, "name", None)
-            said = (
-                f"needs the module {lost}: install the driver of that data base"
-                if lost
-                else " ".join(str(problem).split())[:160]
-            )
-            raise BadInput(
-                "storage", url.split("@")[-1], said if lost else f"cannot be opened: {said}"
-            ) from problem
+            raise BadInput("storage", url.split("@")[-1], _refused(problem)) from problem
+
+
+def _refused(problem: Exception) -> str:
+    """Why a data base cannot be opened, and what helps where that is known."""
+    lost = getattr(problem.__cause__ or problem.__context__, "name", None)
+    if lost:
+        return f"needs the module {lost}: install the driver of that data base"
+    return f"cannot be opened: {' '.join(str(problem).split())[:160]}"
 
 
 def asked(

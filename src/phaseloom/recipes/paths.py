@@ -169,15 +169,15 @@ def placed(recipe: Any, settings: Mapping[str, Any], /) -> Any:
             ]
             recipe = recipe.put({first: changed})
         else:
-            recipe = recipe.put(dict([_whole(recipe, path, settings[path])]))
+            recipe = recipe.put(_whole(recipe, path, settings[path]))
     return recipe
 
 
-def _whole(recipe: Any, path: str, value: Any) -> tuple[str, Any]:
-    """A list is set whole: the path of it, and it with another element, where a path leads to one."""
+def _whole(recipe: Any, path: str, value: Any) -> dict[str, Any]:
+    """The setting of a path; a list is set whole, with another element where the path leads to one."""
     above, _, number = path.rpartition(".")
     listed = at(recipe.resolved(), above) if number.isdigit() else None
-    return (path, value) if not isinstance(listed, list) else (above, _exchanged(listed, number, value))
+    return {above: _exchanged(listed, number, value)} if isinstance(listed, list) else {path: value}
 
 
 def _exchanged(listed: list[Any], number: str, value: Any) -> list[Any]:

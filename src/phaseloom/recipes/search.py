@@ -127,7 +127,7 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         study = plan.opened("trials", fresh=True)
         study.set_user_attr("smaller", size)
-        study.set_user_attr("of", plan.mark())
+        study.set_user_attr("of", _mark(plan))
         with whole(folder / "base.yaml") as short:
             short.write_text(to_yaml(plan.base.given()), encoding="utf-8")
         keep_recipe(plan.search, folder, name="search.yaml")
@@ -158,18 +158,11 @@ class Plan:
         if changed != search:
             keep_recipe(changed, folder, name="search.yaml")
         plan = cls(folder, changed, read(folder / "base.yaml")[1])
-        if plan.opened("trials").user_attrs.get("of") != plan.mark():
-            fix = (
-                "holds no search of this run file and these knobs: was the folder or the data base exchanged?"
-            )
+        if plan.opened("trials").user_attrs.get("of") != _mark(plan):
+            fix = "holds no search of this run file and these knobs: was folder or data base exchanged?"
             raise BadInput("storage", search.study, fix)
         plan.tickets()
         return plan
-
-    def mark(self) -> str:
-        """What tells the study of this search from others: knobs and run file."""
-        told = [sorted(knob.path for knob in self.space.knobs), to_yaml(self.base.given())]
-        return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
     def opened(self, part: str, /, *, fresh: bool = False) -> Any:
         """The study of the trials, or of the finals."""
@@ -205,6 +198,12 @@ class Plan:
     def epochs(self) -> int:
         """Of a trial, where they are not searched."""
         return int(self.search.epochs or self.base.epochs)
+
+
+def _mark(plan: Plan) -> str:
+    """What tells the study of a search from others: knobs and run file."""
+    told = [sorted(knob.path for knob in plan.space.knobs), to_yaml(plan.base.given())]
+    return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
 
 def _absolute(url: str | None) -> str | None:
