@@ -106,12 +106,13 @@ def test_the_weights_of_losses_neither_decay_nor_count_for_the_clip(pairs):
     assert (groups[1]["weight_decay"], groups[1]["clip"], groups[1]["lr"]) == (0.0, False, 1e-2)
 
 
-def test_a_recipe_names_its_data_relative_to_its_file(tmp_path):
+@pytest.mark.parametrize("data", [["set"], "set"])
+def test_a_recipe_names_its_data_relative_to_its_file(tmp_path, data):
     for part in ("train", "test"):
         for side in ("input", "gt"):
             (tmp_path / "set" / part / side).mkdir(parents=True)
             np.save(tmp_path / "set" / part / side / "a.npy", np.zeros((1, 16, 16), np.float32))
-    (tmp_path / "restore.yaml").write_text(yaml.safe_dump({"data": ["set"]}))
+    (tmp_path / "restore.yaml").write_text(yaml.safe_dump({"data": data}))
     found = Restore.from_path(tmp_path / "restore.yaml")
     assert found.pairs("test").names == ("a",)
     with pytest.raises(BadInput, match="names no data set"):

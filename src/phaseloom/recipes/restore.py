@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self, overload
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from phaseloom.data.pairs import ImagePairs, Pair, parted
@@ -113,6 +113,12 @@ class Restore(Written):
     threads: int = Field(0, ge=0, strict=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     title: str = ""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _listed(cls, data: Any) -> Any:
+        """One folder may stand by itself."""
+        return (data,) if isinstance(data, str | Path) else data
 
     def known(self) -> "Known":
         """The pairs to learn from, with what their folders say of them."""
