@@ -211,9 +211,10 @@ def _rooms(recipe: type[Recipe]) -> dict[str, str]:
 def _sentence(problem: ValidationError, tree: Any) -> BadInput:
     """The finding that leads farthest into the tree: of a union's findings, that of the kind meant."""
     found = problem.errors()
-    causes = [error.get("ctx", {}).get("error") for error in found]
-    if ours := next((cause for cause in causes if isinstance(cause, BadInput)), None):
-        return ours
+    for error in found:
+        if isinstance(ours := error.get("ctx", {}).get("error"), BadInput):
+            place = ".".join(_steps(error, tree))
+            return BadInput(place, ours.value, ours.fix) if place.startswith(f"{ours.place}.") else ours
     first = max(found, key=lambda error: len(_steps(error, tree)))
     place = ".".join(_steps(first, tree)) or "parameter file"
     return BadInput(place, None if first["type"] == "missing" else first["input"], said(first))

@@ -85,7 +85,7 @@ PARAMETERS = {
     "rates: {object: {rate: 0.1, begin: 2}}": "rates.object.begin: 2 is no setting here: remove it",
     "rates: {object: {rate: 0.1, start: 0}}": "rates.object.start: 0 must be at least 1",
     "rates: {object: {start: 2}}": "rates.object.rate: is missing",
-    "rates: {object: {rate: 0.1, start: 5, stop: 2}}": "rates: stop: 2 lies before start: 5",
+    "rates: {object: {rate: 0.1, start: 5, stop: 2}}": "rates.object: stop: 2 lies before start: 5",
     "rates: {object: 0, probe: 0, positions: 0, affine: 0, weights: 0}": "give one of them a rate above zero",
     "epochs: 0": "epochs: 0 must be at least 1",
     "epochs: -3": "epochs: -3 must be at least 1",

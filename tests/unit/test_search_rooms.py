@@ -78,7 +78,10 @@ REFUSED = {
         },
         "goes round in a circle",
     ),
-    "a misspelt word": ({"epochs": {"lo": 1, "high": 3}}, "there is no|not known|lo"),
+    "a misspelt word": (
+        {"epochs": {"lo": 1, "high": 3}},
+        "^over.epochs: there is no .lo.; did you mean .low.",
+    ),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from phaseloom.errors import BadInput
+from phaseloom.errors import BadInput, nearest
 from phaseloom.recipes.paths import address, placed
 from phaseloom.spec import Recipe
 from phaseloom.units import Dimension
@@ -39,6 +39,12 @@ class Searched(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _listed(cls, data: Any) -> Any:
+        if (
+            unknown := [name for name in data if name not in cls.model_fields]
+            if isinstance(data, dict)
+            else []
+        ):
+            raise BadInput("over", f"there is no '{unknown[0]}';", nearest(unknown[0], cls.model_fields))
         return {"choices": data} if isinstance(data, list | tuple) else data
 
     @model_validator(mode="after")
