@@ -100,6 +100,33 @@ def test_ends_of_a_range_are_those_of_the_file_with_them(name):
     assert float(str(found).split()[0]) == pytest.approx(float(str(wanted).split()[0]), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "stays"),
+    [
+        ("scale", ranged(0.95, 1.05), 1.0),
+        ("rotation", ranged(-5, 5), "0 deg"),
+        ("shear", ranged(2, 5), "0 deg"),
+        ("asymmetry", ranged(-5, 5), 0.0),
+        ("tilt_x", ranged(-5, 5), "0 mrad"),
+        ("C12", ranged(5, 9), "0 A"),
+    ],
+)
+def test_the_run_file_beside_a_search_is_the_run_of_the_file(name, given, stays):
+    tree = project({name: given})
+    run, search, notes = searched(tree, Path("."))
+    ((path, _),) = search["over"].items()
+    assert at(run, path) == stays
+    assert not notes
+    plain = Reconstruct.of(translated(tree, Path("."))[0]).resolved()
+    assert at(plain, path) in (None, 0, stays)
+
+
+def test_slices_that_are_searched_have_what_lies_between_them():
+    run, _, _ = searched(project({"Nlayer": ranged(1, 3, "int")}, obj_Nlayer=1), Path("."))
+    assert run["object"]["pixels"] == {"slices": 1, "thickness": "2 A", "kind": "amplitude and phase"}
+    assert Reconstruct.of(run)
+
+
 def test_what_cannot_be_searched_is_named_and_the_rest_is():
     tune = {
         "optimizer": among("Adam", "SGD"),

@@ -87,45 +87,78 @@ def searched(tree: Mapping[str, Any], folder: Path, /) -> tuple[Tree, Tree, list
         {'probe.focused.defocus': {'low': '50 A', 'high': '100 A'}}
     """
     base, _ = checked(tree)
-    tuned, notes, over = base["hypertune_params"], list[str](), Tree()
+    tuned, notes, over, stays = base["hypertune_params"], list[str](), Tree(), Tree()
     base = {**base, "hypertune_params": {"if_hypertune": False}}
     wanted = {name: one for name, one in tuned["tune_params"].items() if one is not None and one["state"]}
     for name, one in wanted.items():
         place = f"hypertune_params.tune_params.{name}"
         try:
-            base, knob, said = _knob(base, folder, name, one)
+            base, knob, said, kept = _knob(base, folder, name, one)
         except BadInput as problem:
             notes.append(f"{place} is not searched: {problem}")
             continue
         notes += [f"{place}: {said}"] if said else []
-        over |= knob
+        over, stays = over | knob, stays | kept
     if not over:
         said = "; ".join(notes) or "tunes nothing"
         raise BadInput("hypertune_params", None, f"leaves nothing to be searched here: {said}")
-    return translated(base, folder)[0], {"over": over, **_engine(tuned, notes)}, notes
+    run = translated(base, folder)[0]
+    for path, value in stays.items():
+        _laid(run, path, value)
+    return run, {"over": over, **_engine(tuned, notes)}, notes
 
 
-def _knob(base: Tree, folder: Path, name: str, one: Tree) -> tuple[Tree, Tree, str]:
-    """A base in which the knob of ours that a setting moves is there; the knob; what is to be said of it."""
+def _knob(base: Tree, folder: Path, name: str, one: Tree) -> tuple[Tree, Tree, str, Tree]:
+    """A base in which the knob of ours that a setting moves is there; the knob; what is to be said of it.
+
+    And values by their paths which the run file needs to have the knob, and which leave the run as it is.
+    """
     kwargs, whole = one["kwargs"], one["suggest"] == "int"
     made = lambda value: translated(_put(base, name, value), folder)[0]  # noqa: E731 - said in a line
     if one["suggest"] == "cat":
-        return base, _choices([made(value) for value in kwargs["choices"]]), ""
+        return base, _choices([made(value) for value in kwargs["choices"]]), "", {}
     values = _inner(kwargs, whole=whole)
     trees = [_leaves(made(value)) for value in values]
     moved = [path for path in trees[0] if any(tree.get(path) != trees[0][path] for tree in trees[1:])]
     if len(moved) > 1 and whole:
         step = int(kwargs.get("step") or 1)
-        return base, _choices([made(n) for n in range(kwargs["low"], kwargs["high"] + 1, step)]), ""
+        return base, _choices([made(n) for n in range(kwargs["low"], kwargs["high"] + 1, step)]), "", {}
     if len(moved) != 1:
         raise BadInput(
             "here", None, f"it changes {', '.join(moved) or 'nothing'}: search one of ours instead"
         )
     (path,), ends = moved, [_leaves(made(kwargs[end])).get(moved[0]) for end in ("low", "high")]
-    knob, said = _range(values, [tree.get(path) for tree in trees], ends, kwargs)
-    if path not in _leaves(translated(base, folder)[0]):
-        base, said = _put(base, name, values[0]), said or "the run file has a value out of the range"
-    return base, {path: knob}, said
+    found, there = [tree.get(path) for tree in trees], _leaves(translated(base, folder)[0])
+    knob, said = _range(values, found, ends, kwargs)
+    section = path.split(".")[0]
+    kept = {
+        key: value for key, value in trees[0].items() if key.split(".")[0] == section and key not in there
+    }
+    if path in kept:
+        base, kept = _put(base, name, values[0]), {path: _as_it_is(base, name, values, found)}
+    return base, {path: knob}, said, kept
+
+
+def _as_it_is(base: Tree, name: str, values: Sequence[float], found: Sequence[Any]) -> Any:
+    """Our value for a setting that the file leaves at what changes nothing."""
+    way = _PLACES.get(name, ("init_params", "probe_aberrations", name))
+    plain: Any = base
+    for step in way:
+        inner = plain.get(step) if isinstance(plain, dict) else plain[int(step)]
+        plain = _EMPTY.get(str(step)) if inner is None else inner
+        if plain is None:
+            break
+    (ours, units) = zip(*map(_number, found), strict=True)
+    slope = (ours[1] - ours[0]) / (values[1] - values[0])
+    return _shown(ours[0] + slope * (float(plain or 0) - values[0]), units[0], whole=False)
+
+
+def _laid(tree: Any, path: str, value: Any) -> None:
+    """Set a value of a tree at its path."""
+    *above, last = path.split(".")
+    for step in above:
+        tree = tree[int(step) if isinstance(tree, list) else step]
+    tree[int(last) if isinstance(tree, list) else last] = value
 
 
 def _inner(kwargs: Tree, *, whole: bool) -> list[float]:
