@@ -134,7 +134,7 @@ def test_what_was_given_is_left_alone():
                     }
                 }
             },
-            "is called C10",
+            "is called C10 since 0.1.0b13, and is minus the defocus",
         ),
     ],
 )

@@ -311,6 +311,8 @@ def _legacy_tuning(tuned: Tree, notes: list[str]) -> None:
     for old, new in (("defocus", "C10"), ("c3", "C30"), ("c5", "C50")):
         given = tuned["tune_params"].pop(old, None)
         if given is not None and given["state"]:
-            raise BadInput(f"hypertune_params.tune_params.{old}", None, f"is called {new} since 0.1.0b13")
+            minus = ", and is minus the defocus: turn low and high round" if old == "defocus" else ""
+            fix = f"is called {new} since 0.1.0b13{minus}"
+            raise BadInput(f"hypertune_params.tune_params.{old}", None, fix)
         if given is not None:
             notes.append(f"hypertune_params.tune_params.{old} is off and is passed over: it is {new} now")
