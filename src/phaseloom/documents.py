@@ -24,6 +24,8 @@ def load_yaml(path: Path, /) -> dict[str, Any]:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" (line {line + 1})"
         raise BadInput(str(path), None, f"is not YAML{where}: check quotes, colons and indentation") from None
+    except BadInput as problem:
+        raise BadInput(f"{path}: {problem.place}", problem.value, problem.fix) from None
     if not isinstance(tree, dict):
         raise BadInput(str(path), tree, "must hold 'name: value' lines")
     return tree
@@ -34,10 +36,13 @@ class _Once(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """As ever, but every key once."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        again = next((key for key in keys if keys.count(key) > 1 and key != "<<"), None)
-        if again is not None:
-            raise BadInput(f"line {node.start_mark.line + 1}", again, "stands twice: remove one of them")
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                line = key.start_mark.line + 1
+                if (first := seen.setdefault(key.value, line)) != line:
+                    fix = f"stands twice, in line {first} too: remove one of them"
+                    raise BadInput(f"line {line}", key.value, fix)
         return super().construct_mapping(node, deep)
 
 
