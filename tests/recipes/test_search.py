@@ -190,6 +190,13 @@ def test_a_trial_that_is_given_up_leaves_no_value(tree, tmp_path):
     assert one.reason == "given up after epoch 1"
 
 
+def test_no_trial_is_given_up_after_its_last_epoch(tree, tmp_path):
+    pruner = {"threshold": {"upper": 1e-6}}
+    (one,) = Searching(begun(tree, DEFOCUS, tmp_path / "s", trials=1, pruner=pruner, epochs=1))
+    assert one.state == "done"
+    assert one.value is not None
+
+
 def test_the_best_small_trials_are_run_again_as_the_file_says(tree, tmp_path):
     plan = begun({**tree, "holdout": 0.1}, DEFOCUS, tmp_path / "s", sampler="grid", share=0.8, finals=1)
     trials = list(Searching(plan))
@@ -303,6 +310,8 @@ def test_a_folder_that_holds_a_search_is_gone_on_with_and_not_begun_again(tree, 
     assert (ended.code, "is for a new search" in ended.err) == (2, True)
     ended = phaseloom("search", tmp_path, "--resume")
     assert (ended.code, "holds no search.yaml" in ended.err) == (2, True)
+    ended = phaseloom("search", tmp_path / "s" / "search.yaml", tmp_path / "s" / "base.yaml")
+    assert (ended.code, "give the run file first" in ended.err) == (2, True)
 
 
 WORKER = """

@@ -228,6 +228,10 @@ def test_a_gaussian_process_finds_the_bottom():
     assert min(abs(one["x"] - 0.3) for one in found) < 0.05
 
 
+def test_a_width_of_cmaes_is_taken_without_a_warning():
+    call("phaseloom.recipes.samplers", {"cmaes": {"width": 0.2}}, "sampler")(0, 0)
+
+
 def test_points_that_fill_a_space_are_one_sequence():
     x = np.sort([one["x"] for one in drawn("qmc", 3, 17)[1:]])
     assert np.histogram(x, 8, (-1, 1))[0].tolist() == [2] * 8

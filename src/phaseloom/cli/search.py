@@ -62,11 +62,14 @@ def _begun(
     file: Path, over: Path | None, settings: list[str], out: Path | None, given: dict[str, Any]
 ) -> Any:
     """A new search."""
+    from phaseloom.documents import load_yaml
     from phaseloom.recipes.search import Plan, Search
     from phaseloom.recipes.trials import read
 
     if over is None:
         raise BadInput("search", str(file), "needs a second file that says what is searched: search.yaml")
+    if file.suffix in (".yaml", ".yml") and "over" in load_yaml(file):
+        raise BadInput("search", str(file), "says what is searched: give the run file first, then this one")
     wanted = Search.from_path(over, {name: value for name, value in given.items() if value is not None})
     if (tree := foreign(file)) is not None:
         from phaseloom.recipes.reconstruct import Reconstruct

@@ -114,7 +114,8 @@ def metric(*, name: str, largest: bool = False) -> Objective:
 def _held(trial: Trial) -> float:
     value = trial.held()
     if value is None:
-        fix = "is not known: nothing is held out (a scan of under 20 patterns, or holdout: 0); take loss"
+        why = "holdout: 0, or under 20 patterns: a small scan, or a small share of one"
+        fix = f"is not known: nothing is held out ({why}); take loss"
         raise BadInput("objective", "holdout", fix)
     return value
 

@@ -148,9 +148,10 @@ def _alone(seed: int) -> dict[str, Any]:
 
 
 def quiet(make: Callable[[], Any]) -> Any:
-    """Without the warnings that something is experimental."""
+    """Without the warnings that something is experimental, or goes with the next version of Optuna."""
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         return make()

@@ -284,7 +284,7 @@ def _run(plan: Plan, run: Trial, trial: Any) -> None:
             if value is None:
                 continue
             trial.report(float(value), epoch.number)
-            if trial.should_prune():
+            if epoch.number < run.run.recipe.epochs and trial.should_prune():
                 _tidy(run, ())
                 trial.set_user_attr("reason", f"given up after epoch {epoch.number}")
                 raise engine().optuna.TrialPruned
