@@ -75,8 +75,10 @@ def scans(
     ] = None,
 ) -> None:
     """Predict many scans, the same settings for all; what is there already is left alone."""
+    from phaseloom.fitting.team import team
     from phaseloom.recipes import predict_many
 
+    team().alone("predict scans")
     recipes = [recipe_of(file, settings) for file in files]
     left = predict_many.missing(recipes, out, model=model, dose=dose)
     if len(left) < len(recipes):

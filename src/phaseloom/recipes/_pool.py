@@ -1,5 +1,6 @@
 """Simulated scans in memory, made when they are first asked for, by several processes if there are."""
 
+import os
 import signal
 from collections.abc import Iterable
 from concurrent.futures import Executor, Future
@@ -14,7 +15,9 @@ __all__ = ["Maker", "Pool", "settled"]
 
 
 def settled() -> None:
-    """A process of a team: one thread, and it is the caller who is interrupted, not this one."""
+    """A helper of one process: one thread, no part in a team, and it is the caller who is interrupted."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        os.environ.pop(name, None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
