@@ -157,7 +157,7 @@ class TestElectrons:
         from phaseloom.spec import load_yaml
 
         Path("twice.yaml").write_text("file: a.h5\nepochs: 3\nepochs: 4\n")
-        with pytest.raises(BadInput, match="^twice.yaml: line 3: epochs stands twice, in line 2 too"):
+        with pytest.raises(BadInput, match=r"^twice\.yaml: line 3: epochs stands twice, in line 2 too"):
             load_yaml(Path("twice.yaml"))
 
     def test_the_size_of_patterns_is_held_against_ptyrads(self, files):
