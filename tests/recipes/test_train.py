@@ -381,10 +381,10 @@ def test_all_three_steps_go_on_where_they_were_stopped(phaseloom, monkeypatch):
 def interrupted_at(stage: str, drive: Any) -> Any:
     """A drive that is interrupted in a step."""
 
-    def drive_(training: Training, *, quiet: bool) -> None:
+    def drive_(training: Training, *told: Any, quiet: bool) -> None:
         if training.recipe.stage == stage:
             raise KeyboardInterrupt
-        drive(training, quiet=quiet)
+        drive(training, *told, quiet=quiet)
 
     return drive_
 
