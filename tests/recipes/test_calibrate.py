@@ -141,6 +141,34 @@ def test_rotation_step_and_defocus_are_found_together_and_what_was_right_stays(t
     assert scale.margin < 1.05
 
 
+def test_nothing_is_believed_of_a_fit_that_goes_astray(true, monkeypatch):
+    """The defocus as given explains the patterns twice as well as where the fit ended."""
+    monkeypatch.setattr(rungs, "held", lambda scan, known, name: 0.5 if name == "defocus" else 1.0)
+    start = knowing(stated=DEFOCUS + 40, defocus=DEFOCUS + 20, rotation=0.1)
+    step = rungs.geometry(spoilt(true, knowing(rotation=0.1)), start, patterns=9, epochs=1)
+    assert not any(finding.decided for finding in step.findings)
+    assert (step.known.rotation, step.known.step, step.known.defocus) == (0.0, 1.0, DEFOCUS + 40)
+    assert not step.known.certain
+    (slices,) = rungs.depth(true, step.known).findings
+    assert "not believed" in slices.note
+
+
+def test_patterns_that_were_flipped_by_hand_are_centred_first(true, tmp_path):
+    by_hand = replace(true, counts=np.asarray(true.counts)[..., ::-1].copy())
+    asked = Reconstruct.of(
+        {"preset": "calibrate", "probe": {"focused": {"semiangle": f"{1e3 * ANGLE} mrad"}}}
+    )
+    done = calibrate(asked, by_hand, ladder=(rungs.aperture,))
+    centre = done.findings[0]
+    assert (centre.name, centre.decided) == ("centre", True)
+    assert centre.given.endswith("0.00, -1.00 pixels off")
+    assert [call.name for call in done.recipe.prepare] == ["center"]
+    np.testing.assert_array_equal(done.recipe.scan(by_hand).counts[3], prepare.center(by_hand).counts[3])
+    job = Job.begin(done.recipe, tmp_path / "run", scan=by_hand)
+    np.testing.assert_array_equal(job.scan.counts[3], prepare.center(by_hand).counts[3])
+    assert calibrate(asked, true, ladder=(rungs.aperture,)).findings[0].name == "semi-angle"
+
+
 def test_the_disk_tells_the_semi_angle_unless_the_stated_one_agrees(true):
     found = rungs.aperture(true, knowing(semiangle=None)).known.semiangle
     assert found == pytest.approx(ANGLE, rel=0.04)  # of a radius of five pixels

@@ -43,6 +43,17 @@ class Disk:
     distortion_error: float
     axis: float
 
+    @property
+    def clear(self) -> bool:
+        """Whether there clearly is one: a sharp rim, round."""
+        return self.width < 0.15 * self.radius and self.distortion < 0.1
+
+    def off(self, shape: tuple[int, ...], /) -> tuple[float, float]:
+        """Pixels (y, x) by which it lies off ``[N // 2, N // 2]``; zero where that is within its error."""
+        y, x = (middle - n // 2 for middle, n in zip(self.centre, shape, strict=True))
+        sure = max(abs(y), abs(x)) >= max(0.4, 3 * max(self.centre_error))
+        return (y, x) if sure else (0.0, 0.0)
+
 
 def fitted_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
     """Fit an elliptic disk with a blurred rim to a mean pattern.

@@ -1,18 +1,22 @@
 """The ladder that a user needs first: how the detector lies, optics, step and slices, found by short runs."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from phaseloom.data import prepare
+from phaseloom.data.calibrate import fitted_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.team import team
 from phaseloom.recipes import rungs
 from phaseloom.recipes.ladder import Finding, Known, Rung
 from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.spec import Call
 
 __all__ = ["LADDER", "Calibration", "calibrate", "calibrated"]
 
@@ -77,9 +81,10 @@ def calibrate(recipe: Reconstruct, scan: Scan4D, /, *, ladder: Sequence[Rung] = 
         raise BadInput(
             "positions", "all the same", "tell nothing of how the scan lies: give those of the beam"
         )
+    recipe, scan, found = _centred(recipe, scan)
     stated = recipe.probe.values
     known = Known(recipe, semiangle=stated.get("semiangle"), defocus=float(stated.get("defocus") or 0.0))
-    findings, tried = [], {}
+    findings, tried = list(found), {}
     for rung in ladder:
         step = team().told(rung(scan, known))
         known, findings = step.known, [*findings, *step.findings]
@@ -94,4 +99,37 @@ def calibrated(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4
     done = calibrate(recipe, scan)
     for line in done.lines():
         log.info("calibrate: %s", line)
-    return done.recipe, done.known.laid(scan)
+    for step in done.recipe.prepare[len(recipe.prepare) :]:
+        scan = step(scan)
+    return done.recipe, scan
+
+
+def _centred(recipe: Reconstruct, scan: Scan4D) -> tuple[Reconstruct, Scan4D, tuple[Finding, ...]]:
+    """The scan with its bright disk in the middle, and what was done if it lay off.
+
+    Patterns that were flipped by hand lie off by a pixel, and what the rungs find of them is wrong.
+    """
+    off = _off(scan)
+    if not any(off):
+        return recipe, scan, ()
+    step = Call(prepare.__name__, "center")
+    moved = step(scan)
+    left = _off(moved)
+    if any(left):
+        note = "nothing below can be believed: centre the patterns"
+        return recipe, scan, (Finding("centre", _pixels(off), _pixels(off), 1.0, False, note=note),)
+    told = Finding("centre", _pixels(left), _pixels(off), math.inf, True, note="by prepare: center")
+    return recipe.model_copy(update={"prepare": (*recipe.prepare, step)}), moved, (told,)
+
+
+def _off(scan: Scan4D) -> tuple[float, float]:
+    """Pixels by which the bright disk lies off the middle, where there clearly is one."""
+    try:
+        disk = fitted_disk(scan.mean_pattern(most=500), mask=scan.mask)
+    except BadInput:
+        return 0.0, 0.0
+    return disk.off(scan.geometry.shape) if disk.clear else (0.0, 0.0)
+
+
+def _pixels(off: tuple[float, float]) -> str:
+    return f"{off[0]:+.2f}, {off[1]:+.2f} pixels off"

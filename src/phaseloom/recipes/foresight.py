@@ -183,8 +183,8 @@ def _centred(prospect: Prospect) -> str:
     disk = _disk(prospect)
     if disk is None or "semiangle" not in prospect.job.recipe.probe.values:
         return ""
-    off = [middle - n // 2 for middle, n in zip(disk.centre, prospect.mean.shape, strict=True)]
-    if max(map(abs, off)) < max(0.4, 3 * max(disk.centre_error)):
+    off = disk.off(prospect.mean.shape)
+    if not any(off):
         return ""
     text = f"the bright disk lies {off[0]:+.2g}, {off[1]:+.2g} pixels off the probe's"
     return f"disk: {text}. Centre the patterns (prepare: center); one flipped by hand moves by a pixel."
@@ -372,7 +372,7 @@ def _disk(prospect: Prospect) -> Disk | None:
         disk = fitted_disk(prospect.mean, mask=prospect.scan.mask)
     except BadInput:
         return None
-    return disk if disk.width < 0.15 * disk.radius and disk.distortion < 0.1 else None
+    return disk if disk.clear else None
 
 
 def _at_border(wave: torch.Tensor) -> float:

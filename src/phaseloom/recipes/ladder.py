@@ -43,7 +43,7 @@ class Known:
         slices: of the object.
         gap: between slices, angstrom.
         soft: whether the edge of the disk is blurred over a pixel.
-        certain: whether the orientation was decided: nothing finer is believed where it was not.
+        certain: whether the orientation was decided, and its fit went well: else nothing finer is believed.
     """
 
     setting: Reconstruct

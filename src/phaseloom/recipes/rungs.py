@@ -5,7 +5,7 @@ tried (`phaseloom.recipes.ladder`). A better estimator of a quantity takes the p
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.data.sidebands import Sidebands, sidebands
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import remove_ramp
+from phaseloom.recipes._refit import FINE, fitted, held
 from phaseloom.recipes.ladder import TWIN, Finding, Known, Step, Trial, middle, short
 from phaseloom.recipes.start import ORIENTATIONS, reach
 from phaseloom.units import ANGLE, LENGTH
@@ -47,20 +48,11 @@ SAME = 0.3
 DEEPER = 1.05
 """Margin by which more slices must explain patterns held out, to be taken."""
 
-UNLIKE = 2.0
-"""Loss above which the patterns are not explained by a lens, and a free probe is tried."""
-
-UNSURE = 1e-3
-"""Share of the loss by which fits explain the patterns alike: no model is surer than that."""
-
 WORSE = 0.99
 """Margin below which short fits explain more with the value as given, which is kept."""
 
-ROUNDS = 4
-"""How often a fit is begun anew from either side, at most."""
-
-MOVING = {"rotation": 0.3, "scale": 0.3}
-"""Shares of a Newton step of what moves all positions."""
+ASTRAY = 0.9
+"""Margin of any value below which a fit has gone astray, and nothing of it is believed."""
 
 
 def aperture(scan: Scan4D, known: Known, /) -> Step:
@@ -154,16 +146,19 @@ def geometry(scan: Scan4D, known: Known, /, *, patterns: int = 1024, epochs: int
     it ended, until that explains no more. Errors are what fits of half of the patterns differ by, or fits
     from either side that explain the patterns as well, to a part in a thousand. A value that lies within its
     error of the one given is kept as given, and so are rotation and step where the orientation is unknown.
-    Margins compare with short fits that hold a value as given.
+    Margins compare with short fits that hold a value as given; where one of them explains clearly more, the
+    fit went astray, and nothing of it is believed.
     """
     few = middle(scan, patterns)
-    whole, halved, blurs, free = _fitted(few, known, epochs)
-    base, found, findings = _held(few, whole.known, "nothing"), whole.known, []
-    for name, given in {"rotation": 0.0, "step": 1.0, "defocus": known.stated("defocus")}.items():
-        value, show = getattr(whole.known, name), _FINE[name]
-        old = value if given is None else given
-        margin = _held(few, replace(whole.known, **{name: old}), name) / base
-        sure = margin > WORSE and (known.certain or (name == "defocus" and margin > CLEAR))
+    whole, halved, blurs, free = fitted(few, known, epochs)
+    asked = {"rotation": 0.0, "step": 1.0, "defocus": known.stated("defocus")}
+    found, findings, base = whole.known, [], held(few, whole.known, "nothing")
+    olds = {name: getattr(found, name) if given is None else given for name, given in asked.items()}
+    margins = {name: held(few, replace(found, **{name: old}), name) / base for name, old in olds.items()}
+    astray = min(margins.values()) < ASTRAY
+    for name, given in asked.items():
+        value, show, old, margin = getattr(whole.known, name), FINE[name], olds[name], margins[name]
+        sure = margin > WORSE and not astray and (known.certain or (name == "defocus" and margin > CLEAR))
         decided = sure and (given is None or abs(value - given) > max(2 * halved[name], blurs[name]))
         found = found if decided else replace(found, **{name: old})
         told = show(value if decided else old), "nothing" if given is None else show(given)
@@ -171,6 +166,7 @@ def geometry(scan: Scan4D, known: Known, /, *, patterns: int = 1024, epochs: int
         note = "" if decided else f"the fit says {show(value)} +- {error}"
         findings.append(Finding(name, *told, margin, decided, error if decided else "", note))
     row = {"loss": whole.loss, "blurred edge": known.soft, "free probe": free}
+    found = replace(found, certain=known.certain and not astray)
     return Step(found, tuple(findings), [row])
 
 
@@ -207,7 +203,7 @@ def depth(scan: Scan4D, known: Known, /, *, patterns: int = 144, epochs: int = 1
     thing = known.setting.object.values
     if not known.certain:
         told = f"{int(thing.get('slices') or 1)}"
-        note = "nothing so fine is looked for where the orientation is not known"
+        note = "nothing so fine is looked for where orientation or geometry are not believed"
         return Step(known, (Finding("slices", told, told, 1.0, False, note=note),))
     given, gap = int(thing.get("slices") or 1), thing.get("thickness") or 0.0
     gap = float(np.mean(gap)) if given > 1 else 0.0
@@ -226,7 +222,7 @@ def depth(scan: Scan4D, known: Known, /, *, patterns: int = 144, epochs: int = 1
     old = f"{given}" + (f", {LENGTH.show(gap)} apart" if given > 1 else "")
     rivals = [trial.held for one, trial in trials.items() if one != count]
     margin = (base if changed else min(rivals)) / trials[count].held
-    note = "" if count == 1 else f"defocus at the first one {_FINE['defocus'](found.defocus)}"
+    note = "" if count == 1 else f"defocus at the first one {FINE['defocus'](found.defocus)}"
     told = Finding("slices", value, old, margin, margin > LEAST, note=note)
     return Step(
         found, (told,), [{"slices": n, "gap": t.known.gap, "held out": t.held} for n, t in trials.items()]
@@ -240,14 +236,6 @@ def _coarse(scan: Scan4D, semiangle: float) -> float:
 
 def _mrad(value: float) -> str:
     return f"{1e3 * value:.4g} mrad"
-
-
-_FINE = {
-    "rotation": lambda value: f"{math.degrees(value):.3f} deg",
-    "step": lambda value: f"{value:.4f}",
-    "defocus": lambda value: LENGTH.show(float(f"{value:.4g}")),
-}
-"""What `geometry` finds, and how it is shown."""
 
 
 def _side(defocus: float) -> str:
@@ -339,64 +327,6 @@ def _skewness(trial: Trial) -> tuple[float, float]:
     detail = (job.scan.geometry.wavelength / (2 * (trial.known.semiangle or 1.0))) ** 2
     cells = max(1.0, lit.sum() * math.prod(job.scan.geometry.pixel) / detail)
     return float((values**3).mean() / max((values**2).mean(), 1e-30) ** 1.5), math.sqrt(6 / cells)
-
-
-def _halves(scan: Scan4D) -> list[Scan4D]:
-    """Patterns of the black and of the white fields of a chess board; without a raster, every second."""
-    number = np.arange(len(scan))
-    colour = number if scan.grid is None else number // scan.grid[1] + number % scan.grid[1]
-    return [scan.select(np.flatnonzero(colour % 2 == one)) for one in (0, 1)]
-
-
-def _fitted(few: Scan4D, known: Known, epochs: int) -> tuple[Trial, dict[str, float], dict[str, float], bool]:
-    """The fit of `geometry`; how far halves are from it, how sure it is, and whether the probe is free."""
-    late = {**MOVING, "positions": {"rate": 1.0, "start": epochs // 2 + 1}}
-    whole = short(few, known, epochs=epochs, rates=late)
-    free = whole.loss > UNLIKE
-    if free:
-        loose = short(few, whole.known, epochs=epochs, rates=late, free=True)
-        free = loose.loss < 0.7 * whole.loss
-        whole = loose if free else whole
-    unit = few.geometry.wavelength / (known.semiangle or 1.0) ** 2
-    aside = replace(known, rotation=0.01, step=0.01, defocus=0.1 * unit)
-    whole, blurs = _settled(whole, aside, lambda at: short(few, at, epochs=epochs, rates=late, free=free))
-    halves = [short(part, whole.known, epochs=epochs, rates=late, free=free).known for part in _halves(few)]
-    apart = {
-        name: max(abs(getattr(half, name) - getattr(whole.known, name)) for half in halves) for name in _FINE
-    }
-    return whole, apart, blurs, free
-
-
-def _settled(trial: Trial, aside: Known, fit: Callable[[Known], Trial]) -> tuple[Trial, dict[str, float]]:
-    """The fit, begun anew from beside where it ended until that explains no more; how sure each value is.
-
-    A value is as sure as where such fits end that explain the patterns as well: to a part in a thousand, or
-    to what the last epoch still gained.
-    """
-    for _ in range(ROUNDS):
-        sides = [fit(_moved(trial.known, aside, sign)) for sign in (-1, 1)]
-        best = min((trial, *sides), key=lambda one: one.loss)
-        unsure = max(UNSURE, best.gain)
-        alike = [one for one in (trial, *sides) if one.loss < (1 + unsure) * best.loss]
-        apart = {
-            name: max(abs(getattr(one.known, name) - getattr(best.known, name)) for one in alike)
-            for name in _FINE
-        }
-        before, trial = trial, best
-        if best.loss > (1 - unsure / 4) * before.loss:
-            break
-    return trial, apart
-
-
-def _moved(known: Known, aside: Known, sign: int) -> Known:
-    return replace(known, **{name: getattr(known, name) + sign * getattr(aside, name) for name in _FINE})
-
-
-def _held(scan: Scan4D, known: Known, name: str) -> float:
-    """Loss of a short fit that holds one value."""
-    rates = {one: rate for one, rate in MOVING.items() if one != {"step": "scale"}.get(name, name)}
-    refine = ("C12",) if name == "defocus" else ("C10", "C12")
-    return short(scan, known, epochs=6, rates=rates, refine=refine).loss
 
 
 def _entered(known: Known, count: int, gap: float) -> float:
