@@ -284,14 +284,14 @@ def memory(gigabytes: float) -> dict:
 
 
 def embedded(path: Path) -> dict:
-    """Learn from a hundredth of a file, then embed all of it by components: in a process of its own."""
+    """Learn from a few hundredths of a file, then embed all of it by components: in a process of its own."""
     from phaseloom.recipes import embed as protocol
 
     torch.set_num_threads(1)
     read = {"hdf5": {"energy": "200 keV", "angle": "0.5 mrad", "step": "2 A"}}
     setting = {"file": str(path), "read": read}
     began = time.process_time()
-    few = {"model": {"recommended": {"latent_dim": 8, "width": 8}}, "validation": 0.01, "test": 0.98}
+    few = {"model": {"recommended": {"latent_dim": 8, "width": 8}}, "validation": 0.01, "test": 0.95}
     for _ in Encoding.begin(Autoencode.of({**setting, **few, "epochs": 1, "device": "cpu"})):
         pass
     with tempfile.TemporaryDirectory() as folder:
