@@ -277,6 +277,7 @@ def memory(gigabytes: float) -> dict:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.autoencoder", "embedded", "--file", str(path)],
             check=True,
+            cwd=Path(__file__).parents[1],
             capture_output=True,
             text=True,
         )
