@@ -141,9 +141,8 @@ def _knob(base: Tree, folder: Path, name: str, one: Tree) -> tuple[Tree, Tree, s
 
 def _as_it_is(base: Tree, name: str, values: Sequence[float], found: Sequence[Any]) -> Any:
     """Our value for a setting that the file leaves at what changes nothing."""
-    way = _PLACES.get(name, ("init_params", "probe_aberrations", name))
     plain: Any = base
-    for step in way:
+    for step in _way(name):
         inner = plain.get(step) if isinstance(plain, dict) else plain[int(step)]
         plain = _EMPTY.get(str(step)) if inner is None else inner
         if plain is None:
@@ -209,10 +208,15 @@ def _choices(trees: Sequence[Tree]) -> Tree:
     return {section: [tree[section] for tree in trees]}
 
 
+def _way(name: str) -> tuple[Any, ...]:
+    """Where a tuned setting stands in a file."""
+    return _PLACES.get(name, ("init_params", "probe_aberrations", name))
+
+
 def _put(tree: Tree, name: str, value: Any) -> Tree:
     """A PtyRAD file with another value of a tuned setting."""
     out = deepcopy(tree)
-    way = _PLACES.get(name, ("init_params", "probe_aberrations", name))
+    way = _way(name)
     node: Any = out
     for step in way[:-1]:
         if isinstance(node, dict) and node.get(step) is None:
