@@ -39,12 +39,9 @@ class Searched(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _listed(cls, data: Any) -> Any:
-        if (
-            unknown := [name for name in data if name not in cls.model_fields]
-            if isinstance(data, dict)
-            else []
-        ):
-            raise BadInput("over", f"there is no '{unknown[0]}';", nearest(unknown[0], cls.model_fields))
+        for name in data if isinstance(data, dict) else ():
+            if name not in cls.model_fields:
+                raise BadInput("over", f"there is no '{name}';", nearest(name, cls.model_fields))
         return {"choices": data} if isinstance(data, list | tuple) else data
 
     @model_validator(mode="after")
