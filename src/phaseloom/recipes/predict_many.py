@@ -36,13 +36,17 @@ def missing(
         BadInput: two scans of one name, whose predictions would share a folder; a folder that holds the
             prediction of another scan, of data that have changed since, or by another model or settings.
     """
+    return _missing(recipes, folder, {"model": fingerprint(model), "dose": dose})
+
+
+def _missing(recipes: Sequence[Reconstruct], folder: Path, by: dict[str, Any]) -> list[Reconstruct]:
+    """The same, of a network that is known by its hash."""
     names: dict[str, Path] = {}
     for recipe in recipes:
         if other := names.get(recipe.file.stem):
             fix = "would share a folder: name each scan once, and give scans of one name an --out each"
             raise BadInput("predict scans", f"{other} and {recipe.file}", fix)
         names[recipe.file.stem] = recipe.file
-    by = {"model": fingerprint(model), "dose": dose}
     return [one for one in recipes if not _there(folder / one.file.stem, {**_of(one), **by})]
 
 
@@ -99,8 +103,8 @@ def predictions(
     Raises:
         BadInput: as of `missing`, or a scheduler that does not answer.
     """
-    left = missing(recipes, folder, model=model, dose=dose)
     by = {"model": fingerprint(model), "dose": dose}
+    left = _missing(recipes, folder, by)
     work = partial(_predicted, folder=folder.resolve(), model=model, by=by)
     trees = [recipe.model_copy(update={"file": recipe.file.resolve()}) for recipe in left]
     with crew(workers, scheduler) as (team, ahead), closing(spread(work, trees, team, ahead)) as done:
