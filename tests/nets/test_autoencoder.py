@@ -405,7 +405,7 @@ def test_patterns_of_another_size_pass_the_linear_part_interpolated():
 
 def test_begin_takes_the_size_and_needs_enough_patterns():
     net, _ = begun()
-    assert net.out_shape == (16, 24) == net.recipe[2]["out_shape"]
+    assert net.out_shape == (16, 24) == net.recipe[1]["out_shape"]
     assert net.decode(drawn(2, 4)).shape == (2, 1, 16, 24)
     with pytest.raises(BadInput, match="too few for 4 components"):
         net.begin(drawn(4, 1, 16, 16))

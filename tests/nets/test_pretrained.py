@@ -1,5 +1,6 @@
 """Weights of others, and files of ours."""
 
+import importlib
 import json
 
 import pytest
@@ -11,7 +12,17 @@ from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 from phaseloom.errors import BadInput
 from phaseloom.nets import recovery, stitching
 from phaseloom.nets.endtoend import EndToEnd
-from phaseloom.nets.pretrained import blocks, card, load, residual, save, transformer
+from phaseloom.nets.pretrained import (
+    BUILDERS,
+    BUILDERS_BEFORE_0_2,
+    _builder_name,
+    blocks,
+    card,
+    load,
+    residual,
+    save,
+    transformer,
+)
 
 SIZES = {"widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1)}
 VIT = {"window": 3, "width": 8, "depth": 2, "heads": 2}
@@ -224,13 +235,13 @@ def test_a_folder_holds_one_net_and_a_trained_pair_comes_back_whole():
     assert isinstance(back, EndToEnd)
     assert back.stride == 2
     assert torch.equal(back(*given), net(*given))
-    assert back.stitching.recipe[1:] == ("residual", net.stitching.recipe[2])
+    assert back.stitching.recipe == ("stitching.residual", net.stitching.recipe[1])
 
 
 def test_a_file_says_in_words_how_its_net_was_built():
     with safe_open(save(tiny(), "net.safetensors"), framework="pt") as file:
         said = json.loads(file.metadata()["phaseloom"])
-    assert (said["room"], said["builder"]) == ("phaseloom.nets.recovery", "small")
+    assert said["network"] == "recovery.small"
     assert said["knobs"]["window"] == 3
 
 
@@ -246,7 +257,36 @@ def broken(path, said) -> None:
     save_file({"a": torch.zeros(2)}, path, metadata={"phaseloom": said})
 
 
-GOOD = {"room": "phaseloom.nets.recovery", "builder": "small", "knobs": {}, "card": {}}
+GOOD = {"network": "recovery.small", "knobs": {}, "card": {}}
+OLD = {"room": "phaseloom.nets.recovery", "builder": "small", "knobs": {}, "card": {}}
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_every_name_of_a_network_leads_to_its_builder(name):
+    module, _, function = BUILDERS[name].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(BUILDERS_BEFORE_0_2.items()))
+def test_files_that_name_a_module_of_version_0_1_are_still_read(old, new):
+    assert new in BUILDERS
+    room, _, builder = old.rpartition(".")
+    assert _builder_name({"room": room, "builder": builder}) == new
+
+
+def test_a_file_of_version_0_1_gives_the_same_network(tmp_path):
+    net = EndToEnd(tiny(), stitching.residual(width=8, depth=1), stride=2).eval()
+    file = save(net, tmp_path / "net.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        said = json.loads(opened.metadata()["phaseloom"])
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    old = {new: name.rpartition(".") for name, new in BUILDERS_BEFORE_0_2.items()}
+    for node in (said, said["knobs"]["recovery"], said["knobs"]["stitching"]):
+        room, _, builder = old[node.pop("network")]
+        node.update(room=room, builder=builder)
+    save_file(weights, file, metadata={"phaseloom": json.dumps(said)})
+    back, given = load(file), (torch.rand(1, 5, 4, 24, 24) / 576, torch.rand(1, 8))
+    assert torch.equal(back(*given), net(*given))
 
 
 @pytest.mark.parametrize(
@@ -255,11 +295,16 @@ GOOD = {"room": "phaseloom.nets.recovery", "builder": "small", "knobs": {}, "car
         ("no json", "does not say how its network is built"),
         ("[1]", "does not say how its network is built"),
         (json.dumps(GOOD | {"knobs": 3}), "does not say how its network is built"),
-        (json.dumps(GOOD | {"room": "os", "builder": "system"}), "is no builder of this version"),
-        (json.dumps(GOOD | {"room": "phaseloom.nets.pretrained", "builder": "load"}), "is no builder"),
-        (json.dumps(GOOD | {"room": "phaseloom.nets.nothing"}), "is no builder of this version"),
-        (json.dumps(GOOD | {"builder": "extent"}), "is no builder of this version"),
-        (json.dumps(GOOD | {"knobs": {"speed": 3}}), "is no builder of this version"),
+        (
+            json.dumps(OLD | {"room": "os", "builder": "system"}),
+            "os.system, which this version does not have",
+        ),
+        (json.dumps(OLD | {"room": "phaseloom.nets.pretrained", "builder": "load"}), "does not have"),
+        (json.dumps(OLD | {"room": "phaseloom.nets.nothing"}), "which this version does not have"),
+        (json.dumps(OLD | {"builder": "extent"}), "which this version does not have"),
+        (json.dumps(GOOD | {"network": "os:system"}), "which this version does not have"),
+        (json.dumps(GOOD | {"network": 3}), "does not say how its network is built"),
+        (json.dumps(GOOD | {"knobs": {"speed": 3}}), "which this version does not have"),
         (json.dumps(GOOD | {"knobs": {"heads": 5}}), "choose a divisor"),
         (json.dumps(GOOD | {"knobs": {"depth": 1, "width": 8, "heads": 1}}), "does not fit the network"),
     ],

@@ -328,7 +328,7 @@ def test_a_network_is_trained_on_the_command_line(phaseloom):
     assert "noiseless" in ended.out
     assert f"network: {Path('new') / 'net.safetensors'}" in ended.out
     assert {path.name for path in Path("new").glob("*.png")} == {"curves.png", "unseen.png"}
-    assert pretrained.load(Path("new")).recipe[2]["width"] == 8
+    assert pretrained.load(Path("new")).recipe[1]["width"] == 8
     again = phaseloom("train", "patches", *given, "--out", "new")
     assert (again.code, "exists already" in again.err) == (2, True)
 

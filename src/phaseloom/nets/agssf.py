@@ -163,7 +163,7 @@ def _twice(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width, width, 1), nn.LeakyReLU(0.1), nn.Conv2d(width, width, 1))
 
 
-@recorded
+@recorded("agssf1")
 def agssf1(*, channels_in: int = 3, channels_out: int = 3, seed: int = 0) -> LegacyUNet:
     """The legacy model in its published sizes: 2,530,193 parameters, of which 272,924 do nothing.
 

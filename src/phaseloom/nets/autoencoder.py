@@ -79,7 +79,7 @@ class PatternAutoencoder(nn.Module):
         self.out_shape = sized(checked(patterns, self).shape[-2:])
         recipe = getattr(self, "recipe", None)
         if recipe is not None:
-            self.recipe = (recipe[0], recipe[1], {**recipe[2], "out_shape": self.out_shape})
+            self.recipe = (recipe[0], {**recipe[1], "out_shape": self.out_shape})
 
 
 class Autoencoder(PatternAutoencoder):
@@ -141,7 +141,7 @@ class Autoencoder(PatternAutoencoder):
                     nn.init.zeros_(value)
         knobs = {"latent_dim": latent_dim, "out_shape": self.out_shape, "width": width}
         knobs |= {**inner, **outer, "linear_skip": linear_skip}
-        self.recipe = (__name__, "Autoencoder", knobs)
+        self.recipe = ("autoencoder", knobs)
 
     def embed(self, x: Tensor) -> Float[Tensor, "b k"]:
         """Latents of patterns ``(b, 1, y, x)``.
@@ -196,7 +196,7 @@ class LinearAutoencoder(PatternAutoencoder):
         self.skip.begin(patterns)
 
 
-@recorded
+@recorded("autoencoder.seed")
 def seed(*, latent_dim: int = 32, out_shape: Sequence[int] = (256, 256), seed: int = 0) -> Autoencoder:
     """The first design: sigmoid output, latents that are not negative, 3,914,404 parameters for 32 of them.
 
@@ -219,7 +219,7 @@ def seed(*, latent_dim: int = 32, out_shape: Sequence[int] = (256, 256), seed: i
     return Autoencoder(latent_dim, out_shape)
 
 
-@recorded
+@recorded("autoencoder.recommended")
 def recommended(
     *,
     latent_dim: int = 32,
@@ -263,7 +263,7 @@ def recommended(
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-@recorded
+@recorded("autoencoder.pca")
 def pca(*, latent_dim: int = 32, out_shape: Sequence[int] = (64, 64), seed: int = 0) -> LinearAutoencoder:
     """Principal components with the methods of an autoencoder: fitted by `begin` in seconds, no training.
 

@@ -43,7 +43,7 @@ class EndToEnd(nn.Module):
             raise BadInput("nets: chunk", chunk, "is no number of windows: choose one or more")
         self.recovery, self.stitching, self.stride, self.chunk = recovery, stitching, stride, chunk
         parts = {"recovery": recovery.recipe, "stitching": stitching.recipe}
-        self.recipe = (__name__, "EndToEnd", {**parts, "stride": stride, "chunk": chunk})
+        self.recipe = ("end_to_end", {**parts, "stride": stride, "chunk": chunk})
 
     def patches(
         self, patterns: Float[Tensor, "b rows cols y x"], optics: Float[Tensor, "b 8"], /

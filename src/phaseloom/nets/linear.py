@@ -255,7 +255,7 @@ def _steps(phase: Float[Tensor, "b v u"], scan: Sequence[int]) -> Float[Tensor, 
     return functional.pixel_unshuffle(inner[:, None], PIXELS).movedim(1, -1).flatten(0, 2)
 
 
-@recorded
+@recorded("linear")
 def linear(
     *,
     patterns: int = 24,

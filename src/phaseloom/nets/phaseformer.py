@@ -102,7 +102,7 @@ class TwoScaleUNet(Restorer):
         return Restored(images + low, None if high is None else doubled(images) + high)
 
 
-@recorded
+@recorded("phaseformer")
 def phaseformer(
     *, channels_in: int = 3, channels_out: int = 3, high: bool = True, seed: int = 0
 ) -> TwoScaleUNet:
@@ -125,7 +125,7 @@ def phaseformer(
     return TwoScaleUNet(plan, attention="phase", skip_gate="phase", residual=False, high=high)
 
 
-@recorded
+@recorded("phaseformer.recommended")
 def recommended(  # noqa: PLR0913 - each choice that an ablation would compare
     *,
     channels_in: int = 1,
@@ -181,7 +181,7 @@ def recommended(  # noqa: PLR0913 - each choice that an ablation would compare
     )
 
 
-@recorded
+@recorded("phaseformer.narrow")
 def narrow(
     *,
     channels_in: int = 1,

@@ -9,7 +9,6 @@ import functools
 import importlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +20,55 @@ from torch import nn
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 
-__all__ = ["Recipe", "blocks", "card", "load", "recorded", "residual", "save", "transformer"]
+__all__ = ["BUILDERS", "Recipe", "blocks", "card", "load", "recorded", "residual", "save", "transformer"]
 
-Recipe = tuple[str, str, dict[str, Any]]
-"""The call that built a network: its room, the name of the builder and its knobs."""
+Recipe = tuple[str, dict[str, Any]]
+"""The call that built a network: the public name of its builder (a key of `BUILDERS`) and its arguments."""
+
+BUILDERS = {
+    "agssf1": "phaseloom.nets.agssf:agssf1",
+    "autoencoder": "phaseloom.nets.autoencoder:Autoencoder",
+    "autoencoder.pca": "phaseloom.nets.autoencoder:pca",
+    "autoencoder.recommended": "phaseloom.nets.autoencoder:recommended",
+    "autoencoder.seed": "phaseloom.nets.autoencoder:seed",
+    "end_to_end": "phaseloom.nets.endtoend:EndToEnd",
+    "linear": "phaseloom.nets.linear:linear",
+    "phaseformer": "phaseloom.nets.phaseformer:phaseformer",
+    "phaseformer.narrow": "phaseloom.nets.phaseformer:narrow",
+    "phaseformer.recommended": "phaseloom.nets.phaseformer:recommended",
+    "recovery.base": "phaseloom.nets.recovery:base",
+    "recovery.seed": "phaseloom.nets.recovery:seed",
+    "recovery.small": "phaseloom.nets.recovery:small",
+    "stitching.overlap": "phaseloom.nets.stitching:overlap",
+    "stitching.residual": "phaseloom.nets.stitching:residual",
+    "stitching.seed": "phaseloom.nets.stitching:seed",
+    "tiny": "phaseloom.nets.tiny:tiny",
+}
+"""Public names of the builders of networks, as weight files hold them, and where each is defined.
+
+A file keeps its name for ever; the place may change from version to version.
+"""
+
+BUILDERS_BEFORE_0_2 = {
+    "phaseloom.nets.agssf.agssf1": "agssf1",
+    "phaseloom.nets.autoencoder.Autoencoder": "autoencoder",
+    "phaseloom.nets.autoencoder.pca": "autoencoder.pca",
+    "phaseloom.nets.autoencoder.recommended": "autoencoder.recommended",
+    "phaseloom.nets.autoencoder.seed": "autoencoder.seed",
+    "phaseloom.nets.endtoend.EndToEnd": "end_to_end",
+    "phaseloom.nets.linear.linear": "linear",
+    "phaseloom.nets.phaseformer.narrow": "phaseformer.narrow",
+    "phaseloom.nets.phaseformer.phaseformer": "phaseformer",
+    "phaseloom.nets.phaseformer.recommended": "phaseformer.recommended",
+    "phaseloom.nets.recovery.base": "recovery.base",
+    "phaseloom.nets.recovery.seed": "recovery.seed",
+    "phaseloom.nets.recovery.small": "recovery.small",
+    "phaseloom.nets.stitching.overlap": "stitching.overlap",
+    "phaseloom.nets.stitching.residual": "stitching.residual",
+    "phaseloom.nets.stitching.seed": "stitching.seed",
+    "phaseloom.nets.tiny.tiny": "tiny",
+}
+"""Builders as files of version 0.1 name them: by the path of a module, as it was then."""
 
 FILE = "net.safetensors"
 """Name of the file where a folder is given."""
@@ -38,30 +82,36 @@ Knobs = ParamSpec("Knobs")
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def recorded(builder: Callable[Knobs, Net], /) -> Callable[Knobs, Net]:
-    """A builder that writes its call on the network, as ``recipe``, and draws weights from its ``seed``.
+def recorded(name: str, /) -> Callable[[Callable[Knobs, Net]], Callable[Knobs, Net]]:
+    """Decorate a builder so that the network keeps its call, as ``recipe``, and draws weights from ``seed``.
 
-    The process's own random numbers go on as if none had been drawn.
+    The random state of the process is left as it was.
+
+    Args:
+        name: public name of the builder, a key of `BUILDERS` for networks that can be saved.
 
     Example:
-        >>> @recorded
+        >>> @recorded("line")
         ... def line(*, width: int = 2, seed: int = 0):
         ...     return torch.nn.Linear(width, 1)
-        >>> line(width=3).recipe[1:], bool((line().weight == line().weight).all())
+        >>> line(width=3).recipe, bool((line().weight == line().weight).all())
         (('line', {'width': 3, 'seed': 0}), True)
     """
 
-    @functools.wraps(builder)
-    def build(*args: Knobs.args, **knobs: Knobs.kwargs) -> Net:
-        call = inspect.signature(builder).bind(*args, **knobs)
-        call.apply_defaults()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(call.arguments.get("seed", 0))
-            net = builder(*call.args, **call.kwargs)
-        net.recipe = (builder.__module__, builder.__name__, dict(call.arguments))  # type: ignore[assignment]
-        return net
+    def decorate(builder: Callable[Knobs, Net]) -> Callable[Knobs, Net]:
+        @functools.wraps(builder)
+        def build(*args: Knobs.args, **knobs: Knobs.kwargs) -> Net:
+            call = inspect.signature(builder).bind(*args, **knobs)
+            call.apply_defaults()
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(call.arguments.get("seed", 0))
+                net = builder(*call.args, **call.kwargs)
+            net.recipe = (name, dict(call.arguments))  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+            return net
 
-    return build
+        return build
+
+    return decorate
 
 
 def residual(
@@ -166,7 +216,7 @@ def save(net: nn.Module, path: Path | str, content: dict[str, Any] | None = None
     Example:
         >>> from phaseloom.nets.stitching import overlap
         >>> file = save(overlap(weight="flat"), "stitch.safetensors", {"step": "2 A"})
-        >>> load(file).recipe[2], card(file)["step"]
+        >>> load(file).recipe[1], card(file)["step"]
         ({'weight': 'flat'}, '2 A')
     """
     _safetensors()
@@ -175,7 +225,7 @@ def save(net: nn.Module, path: Path | str, content: dict[str, Any] | None = None
     recipe = getattr(net, "recipe", None)
     if not isinstance(recipe, tuple):
         raise BadInput("nets: save", type(net).__name__, "has no recipe: make it with a builder of nets")
-    said = {**_told(recipe), "card": dict(content or {}), "torch": torch.__version__}
+    said = {**_to_json(recipe), "card": dict(content or {}), "torch": torch.__version__}
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     weights = {name: value.clone() for name, value in weights.items()}
     with whole(_file(path)) as short:
@@ -194,7 +244,7 @@ def load(path: Path | str, /) -> nn.Module:
         MissingExtra: without safetensors.
     """
     said, weights = _read(Path(path), weights=True)
-    net = _built(said, str(path))
+    net = _build(said, str(path))
     try:
         net.load_state_dict(weights)
     except RuntimeError as problem:
@@ -212,30 +262,39 @@ def _sizes(found: tuple[int, ...]) -> str:
     return "{} places, width {}, {} blocks, {} heads".format(*found)
 
 
-def _told(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as JSON says it; a knob may be a recipe of its own."""
-    room, name, knobs = recipe
+def _to_json(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as metadata hold it; an argument may be a recipe of its own."""
+    name, knobs = recipe
     parts = {key for key, value in knobs.items() if isinstance(value, tuple) and isinstance(value[-1], dict)}
-    plain = {key: _told(value) if key in parts else value for key, value in knobs.items()}
-    return {"room": room, "builder": name, "knobs": plain}
+    return {
+        "network": name,
+        "knobs": {key: _to_json(value) if key in parts else value for key, value in knobs.items()},
+    }
 
 
-def _built(said: dict[str, Any], path: str) -> nn.Module:
-    room, name = str(said.get("room")), str(said.get("builder"))
-    foreign = BadInput("nets: load", path, f"names {room}.{name}, which is no builder of this version")
-    if not re.fullmatch(r"phaseloom\.nets\.(?!pretrained)[a-z_]+", room):
+def _build(said: dict[str, Any], path: str) -> nn.Module:
+    """The network that metadata describe.
+
+    Only builders of the table are ever imported: a file must not choose what code runs.
+    """
+    name = _builder_name(said)
+    foreign = BadInput("nets: load", path, f"names the network {name}, which this version does not have")
+    if name not in BUILDERS:
         raise foreign
-    try:
-        module = importlib.import_module(room)
-    except ModuleNotFoundError as problem:
-        raise foreign from problem
-    if name not in module.__all__:
-        raise foreign
+    module, _, function = BUILDERS[name].partition(":")
     knobs = {key: _knob(key, value, path) for key, value in said["knobs"].items()}
     try:
-        return getattr(module, name)(**knobs)
+        return getattr(importlib.import_module(module), function)(**knobs)
     except TypeError as problem:
         raise foreign from problem
+
+
+def _builder_name(said: dict[str, Any]) -> str:
+    """The public name of a builder, also in files of version 0.1, which name a module instead."""
+    if "network" in said:
+        return str(said["network"])
+    old = f"{said.get('room')}.{said.get('builder')}"
+    return BUILDERS_BEFORE_0_2.get(old, old)
 
 
 def _knob(name: str, value: Any, path: str) -> Any:
@@ -243,7 +302,8 @@ def _knob(name: str, value: Any, path: str) -> Any:
         return None
     if isinstance(value, list):
         return tuple(value)
-    return _built(value, path) if isinstance(value, dict) and "builder" in value else value
+    nested = isinstance(value, dict) and ("network" in value or "builder" in value)
+    return _build(value, path) if nested else value
 
 
 def _read(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -275,8 +335,11 @@ def _said(text: str) -> dict[str, Any] | None:
         said = json.loads(text)
     except ValueError:
         return None
-    kinds = {"room": str, "builder": str, "knobs": dict, "card": dict}
-    complete = isinstance(said, dict) and all(isinstance(said.get(key), kind) for key, kind in kinds.items())
+    if not isinstance(said, dict):
+        return None
+    kinds = {"network": str} if "network" in said else {"room": str, "builder": str}
+    kinds |= {"knobs": dict, "card": dict}
+    complete = all(isinstance(said.get(key), kind) for key, kind in kinds.items())
     return said if complete else None
 
 

@@ -159,7 +159,7 @@ class Pooled(nn.Module):
         return self.net(images).pooler_output.flatten(1)
 
 
-@recorded
+@recorded("recovery.small")
 def small(
     *,
     patterns: int = 24,
@@ -207,7 +207,7 @@ def small(
     return PatchRecoveryNet(embedding, grid, Commensurate(width, channels))
 
 
-@recorded
+@recorded("recovery.base")
 def base(
     *,
     patterns: int = 24,
@@ -255,7 +255,7 @@ def base(
     return PatchRecoveryNet(embedding, _grid(encoder, films, step), Commensurate(width, channels))
 
 
-@recorded
+@recorded("recovery.seed")
 def seed(
     *,
     resnet: str | None = None,

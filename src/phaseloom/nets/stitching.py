@@ -249,7 +249,7 @@ class Drawn(nn.Module):
         return self.draw(tokens)[:, 0]
 
 
-@recorded
+@recorded("stitching.overlap")
 def overlap(*, weight: Literal["hann", "flat"] = "hann") -> PhaseStitchingNet:
     """The weighted mean of patches where they overlap, constants fitted: exact where patches are.
 
@@ -265,7 +265,7 @@ def overlap(*, weight: Literal["hann", "flat"] = "hann") -> PhaseStitchingNet:
     return PhaseStitchingNet(Overlap(weight), Mean())
 
 
-@recorded
+@recorded("stitching.residual")
 def residual(
     *, width: int = 32, depth: int = 3, weight: Literal["hann", "flat"] = "hann", seed: int = 0
 ) -> PhaseStitchingNet:
@@ -285,7 +285,7 @@ def residual(
     return PhaseStitchingNet(Overlap(weight), Residual(width, depth))
 
 
-@recorded
+@recorded("stitching.seed")
 def seed(*, vit: str | None = None, seed: int = 0) -> PhaseStitchingNet:
     """The first design: each of 25 patches pooled to a token, ViT-B, transposed convolutions to 256 x 256.
 

@@ -72,7 +72,7 @@ class Told(nn.Module):
         return state + self.second(functional.gelu(inner))
 
 
-@recorded
+@recorded("tiny")
 def tiny(
     *, patterns: int = 24, components: int = 72, width: int = 64, depth: int = 3, seed: int = 0
 ) -> TinyRecovery:
