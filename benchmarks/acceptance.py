@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from phaseloom.recipes import demo
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.cli import demo
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 
 STAR = Path(__file__).parents[1] / "tests" / "data" / "siemens_star_velociprobe.cxi"
 

@@ -6,7 +6,7 @@
     python -m benchmarks.autoencoder memory
     python -m benchmarks.autoencoder gpu --out benchmarks/results/autoencoder-DATE-gpu.json
 
-``accuracy``: for every seed another film (`phaseloom.data.domains.polar_film`), another split into blocks
+``accuracy``: for every seed another film (`phaseloom.embedding.film.polar_film`), another split into blocks
 and other first weights. ``explained`` is the share of the variance of patterns without noise, of blocks that
 nothing was learned from, on the scale on which the noise of counts is one; clusters are of all patterns.
 ``plain``: components of counts as they are. ``halves``: patterns of few electrons, learned from whole and
@@ -31,21 +31,21 @@ import numpy as np
 import torch
 
 from benchmarks.record import machine
-from phaseloom.data import simulate
-from phaseloom.data.annuli import annulus
-from phaseloom.data.blocks import blocks
-from phaseloom.data.domains import Labelled, polar_film
-from phaseloom.data.virtual import levelled, survey
-from phaseloom.nets import autoencoder
-from phaseloom.nets.linear_skip import principal
-from phaseloom.nets.stabilised import anscombe
-from phaseloom.recipes.autoencode import Autoencode, Encoding
-from phaseloom.recipes.demo import against_truth
-from phaseloom.recipes.denoise import denoise
-from phaseloom.recipes.drawing import Drawing, few_of
-from phaseloom.recipes.examined import finished
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.cli.demo import against_truth
+from phaseloom.embedding.block_split import blocks
+from phaseloom.embedding.denoise import denoise
+from phaseloom.embedding.evaluate import finished
+from phaseloom.embedding.film import Labelled, polar_film
+from phaseloom.embedding.networks import autoencoder
+from phaseloom.embedding.networks.anscombe import anscombe
+from phaseloom.embedding.networks.linear_skip import principal
+from phaseloom.embedding.objective import Drawing, few_of
+from phaseloom.embedding.train import Autoencode, Encoding
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
+from phaseloom.virtual.annuli import annulus
+from phaseloom.virtual.images import levelled, survey
 
 LATENTS, SEEDS, EPOCHS = (4, 8, 16, 32), range(5), 8
 
@@ -147,7 +147,7 @@ def plain(pixels: int, count: int, seed: int) -> dict:
 
 
 def _deviance(drawn: torch.Tensor, counts: np.ndarray) -> torch.Tensor:
-    from phaseloom.nets.embedding_losses import poisson_deviance
+    from phaseloom.embedding.losses import poisson_deviance
 
     return poisson_deviance(drawn[:, 0].float(), torch.from_numpy(counts.astype(np.float32)))
 
@@ -286,7 +286,7 @@ def memory(gigabytes: float) -> dict:
 
 def embedded(path: Path) -> dict:
     """Learn from a few hundredths of a file, then embed all of it by components: in a process of its own."""
-    from phaseloom.recipes import embed as protocol
+    from phaseloom.embedding import embed as protocol
 
     torch.set_num_threads(1)
     read = {"hdf5": {"energy": "200 keV", "angle": "0.5 mrad", "step": "2 A"}}

@@ -25,11 +25,11 @@ import torch
 
 from benchmarks import cases
 from benchmarks.record import machine
+from phaseloom.calibration.protocol import calibrate
+from phaseloom.calibration.state import Known
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.recipes.calibrate import calibrate
-from phaseloom.recipes.ladder import Known
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.start import ORIENTATIONS, TWINS
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.start import ORIENTATIONS, TWINS
 
 RIGHT = {"rotation_deg": 0.3, "step_percent": 0.3, "defocus_A": 5.0}
 WAYS = list(ORIENTATIONS | TWINS)

@@ -130,8 +130,8 @@ def recommended(scan, epochs):
     """Our recipe with its defaults, and its patterns."""
     import torch
 
-    from phaseloom.recipes.job import Job
-    from phaseloom.recipes.reconstruct import Reconstruct
+    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.recipe import Reconstruct
 
     tree = {"file": str(ROOT / scan["file"]), "epochs": epochs, "device": "cpu", **scan["recipe"]}
     job = Job.begin(Reconstruct.of(tree))

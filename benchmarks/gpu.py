@@ -106,7 +106,8 @@ class Ours:
 
     def __init__(self, batch, device, kind, side, *, graph):
         from benchmarks import floor
-        from phaseloom.fitting import optimizers, replay
+        from phaseloom.fitting import cuda_graph as replay
+        from phaseloom.fitting import optimizers
         from phaseloom.ptycho.curvature import Curvature
 
         window, self.slices, self.modes, _, step = floor.CASES["M"]

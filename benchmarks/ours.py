@@ -65,8 +65,8 @@ def finer(stack, factors):
 
 def reconstruct(case, settings, watch):
     """Run a job epoch by epoch, as long as it wants to or may."""
-    from phaseloom.recipes.job import Job
-    from phaseloom.recipes.reconstruct import Reconstruct
+    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.recipe import Reconstruct
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "case.npz")

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from phaseloom.data import simulate
+from phaseloom.cli import demo
 from phaseloom.metrics.phase import phase_error
-from phaseloom.physics.columns import sheared
+from phaseloom.physics.column_tilt import sheared
 from phaseloom.physics.fourier import frequencies, ramp
-from phaseloom.recipes import demo
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
 
 STILL = {"positions": 0, "affine": 0, "weights": 0}
 THICK = {

@@ -3,11 +3,12 @@
     python -m benchmarks.restoration phase --out benchmarks/results/restoration-phase-DATE.json
     python -m benchmarks.restoration phase --by reconstruct --out benchmarks/results/restoration-DATE.json
 
-``phase``: simulated scans of crystals and glasses (`phaseloom.data.specimens.prototypes`) of 1e5 electrons in
-a pattern are thinned to a share of these, and both parts are read by the linear network of the package, or
-reconstructed by ptychography (`phaseloom.recipes.thinned`, target ``rest``). Materials of the test pairs are
-held out: they are neither in the training pairs nor in what the linear network was solved for. Specimens with
-next to nothing in view (a contrast of less than 0.03 rad) are left out of both.
+``phase``: simulated scans of crystals and glasses (`phaseloom.simulation.specimens.prototypes`) of 1e5
+electrons in a pattern are thinned to a share of these, and both parts are read by the linear network of the
+package, or reconstructed by ptychography (`phaseloom.restoration.pairs.noise2noise`, target ``rest``).
+Materials of the test pairs are held out: they are neither in the training pairs nor in what the linear
+network was solved for. Specimens with next to nothing in view (a contrast of less than 0.03 rad) are left
+out of both.
 
 One network learns all doses together, every attention and seed by itself. Filters have a strength for each
 dose by itself: fitted to 24 training pairs, the one best for all test pairs (which no user could know), and
@@ -30,17 +31,18 @@ import numpy as np
 import torch
 
 from benchmarks.record import machine, versions
-from phaseloom.data import prepare, specimens
-from phaseloom.data.experiment import PER_STEP, Experiment
-from phaseloom.data.pairs import Pair
-from phaseloom.data.simulated import Sample, simulated
-from phaseloom.data.tasks import phase as level_of_phases
+from phaseloom.data import prepare
 from phaseloom.metrics.phase import remove_ramp
-from phaseloom.nets.references import METHODS, SPANS, Denoiser
-from phaseloom.recipes.mend import mended
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.restore import Restore, Restoring
-from phaseloom.recipes.thinned import Thin, drawn
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.restoration.apply import mended
+from phaseloom.restoration.baselines import METHODS, SPANS, Denoiser
+from phaseloom.restoration.pairs.folders import Pair
+from phaseloom.restoration.pairs.image_kinds import phase as level_of_phases
+from phaseloom.restoration.pairs.noise2noise import Thin, drawn
+from phaseloom.restoration.train import Restore, Restoring
+from phaseloom.simulation import specimens
+from phaseloom.simulation.experiment import PER_STEP, Experiment
+from phaseloom.simulation.scan import Sample, simulated
 
 DOSE = 1e5
 """Electrons in a pattern of the whole scan."""

@@ -34,12 +34,12 @@ import torch
 from torch import nn
 
 from benchmarks import record
-from phaseloom.data.crops import Batch, doubled
 from phaseloom.fitting import optimizers
-from phaseloom.nets import restoration_losses as losses
-from phaseloom.nets.phaseformer import phaseformer, recommended
-from phaseloom.nets.restoration_losses import Compared
-from phaseloom.nets.weighting import uncertainty
+from phaseloom.restoration import losses
+from phaseloom.restoration.losses import Compared
+from phaseloom.restoration.networks.phaseformer import phaseformer, recommended
+from phaseloom.restoration.pairs.crops import Batch, doubled
+from phaseloom.restoration.weighting import uncertainty
 
 ROOT = Path(__file__).parents[1]
 BATCHES = {"cpu": (1,), "gpu": (8, 4, 2, 1)}

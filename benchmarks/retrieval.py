@@ -23,18 +23,18 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from benchmarks.record import machine
-from phaseloom.data.experiment import PER_STEP, Experiment
-from phaseloom.data.views import NOISELESS, Scene, drawn
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.weight_files import find
 from phaseloom.metrics.agreement import agreement
 from phaseloom.metrics.resolution import ring_correlation
-from phaseloom.nets import pretrained
-from phaseloom.nets.endtoend import reading
-from phaseloom.nets.linear import centres, integrated
-from phaseloom.nets.predict import find
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.scores import RIM, image
-from phaseloom.recipes.train import Making, Train
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.retrieval.evaluate import RIM, image
+from phaseloom.retrieval.networks.end_to_end import reading
+from phaseloom.retrieval.networks.linear import centres, integrated
+from phaseloom.retrieval.recipe import Making, Train
+from phaseloom.retrieval.training_samples import NOISELESS, Scene, drawn
+from phaseloom.simulation.experiment import PER_STEP, Experiment
 
 SEED = 1000
 DOSES = (NOISELESS, 1e5, 1e4, 3e3)

@@ -53,8 +53,8 @@ def model() -> None:
 
 def written(folder: Path, side: int, window: int) -> Path:
     """A scan of ``side x side`` patterns in a file."""
-    from phaseloom.data import simulate
     from phaseloom.data.formats import cxi
+    from phaseloom.simulation import simulate
 
     margin = (window // 2 + 3) * 0.2
     positions = simulate.raster((side, side), 0.8, jitter=0.05, seed=1)
@@ -70,9 +70,9 @@ def written(folder: Path, side: int, window: int) -> Path:
 def inside(file: Path, epochs: int) -> None:
     """What one process does; the first one prints, after it has heard of the others."""
     from phaseloom.data.counts import Part
-    from phaseloom.fitting.team import team
-    from phaseloom.recipes.job import Job
-    from phaseloom.recipes.reconstruct import Reconstruct
+    from phaseloom.fitting.distributed import team
+    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.recipe import Reconstruct
 
     torch.set_num_threads(1)
     probe = {"focused": {"semiangle": "25 mrad", "defocus": "80 A", "modes": 2}}

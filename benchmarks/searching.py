@@ -25,10 +25,10 @@ from benchmarks.calibrate import commit
 from benchmarks.record import machine
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.recipes import found
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.search import Plan, Search
-from phaseloom.recipes.searching import Searching
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.search import report as found
+from phaseloom.search.recipe import Plan, Search
+from phaseloom.search.runner import Searching
 
 
 class Busy:

@@ -17,9 +17,9 @@ from ase import Atoms
 from ase.spacegroup import crystal
 
 from benchmarks.record import machine
-from phaseloom.data.experiment import Experiment
-from phaseloom.data.simulated import diffracted, transmitted
-from phaseloom.data.specimens import Specimen
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.scan import diffracted, transmitted
+from phaseloom.simulation.specimens import Specimen
 
 CELL, PIXELS, SCAN = 100.0, 256, 50
 

@@ -13,7 +13,7 @@ from PIL import Image
 import phaseloom as pl
 from phaseloom import plot
 from phaseloom.data.formats import native
-from phaseloom.recipes.halves import halves
+from phaseloom.reconstruction.half_data_frc import halves
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--show", action="store_true", help="open windows")

@@ -6,11 +6,13 @@ Everything public is here and is imported on first use, so that ``import phaselo
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from phaseloom.version import __version__
+
 if TYPE_CHECKING:
     from phaseloom import metrics, physics, plot, ptycho
-    from phaseloom.data import prepare, simulate
+    from phaseloom.data import prepare
+    from phaseloom.data.diagnostics import inspect
     from phaseloom.data.formats import read
-    from phaseloom.data.inspect import inspect
     from phaseloom.data.scan import Geometry, Scan4D
     from phaseloom.errors import BadInput
     from phaseloom.fitting import optimizers
@@ -21,15 +23,14 @@ if TYPE_CHECKING:
     from phaseloom.ptycho.likelihood import Likelihood, Misfit
     from phaseloom.ptycho.model import Ptychography
     from phaseloom.ptycho.noise import shot_noise
-    from phaseloom.recipes.job import Job
-    from phaseloom.recipes.reconstruct import Reconstruct
+    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.recipe import Reconstruct
     from phaseloom.result import Result, load
-
-__version__ = "0.1.0"
+    from phaseloom.simulation import simulate
 
 _HOMES = {
     "data.formats": ["read"],
-    "data.inspect": ["inspect"],
+    "data.diagnostics": ["inspect"],
     "data.scan": ["Geometry", "Scan4D"],
     "errors": ["BadInput"],
     "fitting.loop": ["Progress", "fit"],
@@ -38,20 +39,20 @@ _HOMES = {
     "ptycho.likelihood": ["Likelihood", "Misfit"],
     "ptycho.model": ["Ptychography"],
     "ptycho.noise": ["shot_noise"],
-    "recipes.job": ["Job"],
-    "recipes.reconstruct": ["Reconstruct"],
+    "reconstruction.job": ["Job"],
+    "reconstruction.recipe": ["Reconstruct"],
     "result": ["Result", "load"],
 }
 """Modules and the public names that live in them."""
 
-_ROOMS = ["metrics", "physics", "plot", "ptycho", "data.prepare", "data.simulate", "fitting.optimizers"]
+_ROOMS = ["metrics", "physics", "plot", "ptycho", "data.prepare", "simulation.simulate", "fitting.optimizers"]
 _ROOMS += ["ptycho.batches", "ptycho.noise", "ptycho.objects", "ptycho.probes"]
 """Modules that are public as a whole, under their last name."""
 
 __all__ = ["BadInput", "Geometry", "Job", "Likelihood", "Misfit", "Progress", "Ptychography", "Reconstruct"]
 __all__ += ["Result", "Scan4D", "batches", "depth_of_focus", "fit", "inspect", "load", "metrics", "noise"]
 __all__ += ["objects", "optimizers", "physics", "plot", "prepare", "probes", "ptycho", "read", "register"]
-__all__ += ["shot_noise", "simulate"]
+__all__ += ["__version__", "shot_noise", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

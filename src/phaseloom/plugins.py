@@ -18,10 +18,27 @@ from phaseloom.errors import BadInput, BadPlugin, nearest
 
 __all__ = ["function", "names", "place", "register", "target", "trusted"]
 
-ROOMS = ("data.formats", "data.prepare", "recipes.start", "fitting.optimizers", "fitting.schedule", "export")
+ROOMS = (
+    "data.formats",
+    "data.prepare",
+    "reconstruction.start",
+    "fitting.optimizers",
+    "fitting.schedule",
+    "export",
+)
 ROOMS += tuple(f"ptycho.{room}" for room in ("objects", "probes", "propagators", "detectors", "batches"))
 ROOMS += tuple(f"ptycho.{room}" for room in ("noise", "penalties", "projections"))
 """What can be added to."""
+
+FROM_SYSTEMS = {
+    ("objects", "predicted"): "phaseloom.retrieval.network_start:predicted",
+    ("prepare", "denoise"): "phaseloom.embedding.denoise:denoise",
+}
+"""Choices of this package that need a system above their room: the room and the name, and where they are.
+
+Imported when they are first used, so that no lower package imports a higher one. This table is the one place
+where such an arrow may stand.
+"""
 
 Plugin = Callable[..., Any] | ModuleType
 _registered: dict[tuple[str, str], Plugin] = {}
@@ -57,7 +74,7 @@ def register(room: str, plugin: Plugin, /, *, name: str | None = None) -> None:
     label = name or getattr(plugin, "__name__", "").rpartition(".")[2]
     if not label.isidentifier():
         raise BadInput(f"register: {room}", label or plugin, "is no name of a choice: give name=")
-    if label in importlib.import_module(homes[room]).__all__:
+    if label in importlib.import_module(homes[room]).__all__ or (room, label) in FROM_SYSTEMS:
         raise BadInput(f"register: {room}", label, "is a choice of the package already: give another name=")
     _called(plugin, f"register: {room}: {label}")
     _registered[room, label] = plugin
@@ -66,7 +83,8 @@ def register(room: str, plugin: Plugin, /, *, name: str | None = None) -> None:
 def names(room: str, /) -> list[str]:
     """What others have added to a room, given by its module; nothing is loaded for it."""
     group = room.rpartition(".")[2]
-    return sorted({name for there, name in _registered if there == group} | set(_installed(group)))
+    named = [*FROM_SYSTEMS, *_registered]
+    return sorted({name for there, name in named if there == group} | set(_installed(group)))
 
 
 def target(room: str, name: str, /) -> Plugin:
@@ -76,6 +94,9 @@ def target(room: str, name: str, /) -> Plugin:
         BadInput: it cannot be loaded, or two packages claim the name.
     """
     group = room.rpartition(".")[2]
+    if (group, name) in FROM_SYSTEMS:
+        module, _, function = FROM_SYSTEMS[group, name].partition(":")
+        return getattr(importlib.import_module(module), function)
     return _registered.get((group, name)) or _loaded(group, name)
 
 
@@ -87,6 +108,8 @@ def function(room: str, name: str, /) -> Callable[..., Any]:
 def place(room: str, name: str, /) -> str:
     """How sentences call a plugin: its room, its name and the package, or module, that it is of."""
     group = room.rpartition(".")[2]
+    if (group, name) in FROM_SYSTEMS:
+        return f"{group}: {name}"
     if (plugin := _registered.get((group, name))) is not None:
         return f"plugin {group}: {name}, of {getattr(plugin, '__module__', None) or plugin.__name__}"
     return f"plugin {group}: {name}, of {_origin(_installed(group)[name][0])}"

@@ -9,8 +9,8 @@ import yaml
 
 import phaseloom as pl
 from phaseloom.data.formats import cxi
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.restore import Restore
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.restoration.train import Restore
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

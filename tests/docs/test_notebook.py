@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from phaseloom.recipes.simulate import Simulate
-from phaseloom.recipes.train import Train
+from phaseloom.simulation.recipe import Simulate
+from phaseloom.retrieval.recipe import Train
 
 DOCS = Path(__file__).parents[2] / "docs"
-NOTEBOOK = json.loads((DOCS / "notebooks" / "test.ipynb").read_text(encoding="utf-8"))
+NOTEBOOK = json.loads((DOCS / "notebooks" / "retrieval_training.ipynb").read_text(encoding="utf-8"))
 CODE = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 FILES = re.findall(r"```yml\n(.*?)```", (DOCS / "learned.md").read_text(encoding="utf-8"), re.S)
 

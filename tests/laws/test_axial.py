@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from phaseloom.data import simulate
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho import detectors, noise, propagators, scans
+from phaseloom.ptycho.axial import Heights
 from phaseloom.ptycho.curvature import Curvature
-from phaseloom.ptycho.heights import Heights
 from phaseloom.ptycho.illumination import Probe, depth_of_focus
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
+from phaseloom.simulation import simulate
 from tests.laws.conftest import in_double
 
 PLACES = np.array([[0.0, 0.0], [1.37, 2.81], [3.19, 0.72], [2.6, 4.3]])

@@ -17,15 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.fitting import learn, optimizers, replay
+from phaseloom.fitting import cuda_graph as replay
+from phaseloom.fitting import optimizers
+from phaseloom.fitting import updates as learn
 from phaseloom.physics import adjoint
 from phaseloom.physics.patches import gather, scatter
-from phaseloom.ptycho import measured as measured_module
+from phaseloom.ptycho import count_loader as measured_module
 from phaseloom.ptycho import noise, objects, scans
+from phaseloom.ptycho.count_loader import Measured
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
-from phaseloom.ptycho.measured import Measured
 from phaseloom.ptycho.model import Ptychography
 
 aten = torch.ops.aten

@@ -10,15 +10,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.physics import passes
+from phaseloom.physics import fused_kernels as passes
 from phaseloom.physics.adjoint import far_waves
-from phaseloom.physics.compare import differentiated, misfit
+from phaseloom.physics.amplitude_loss import differentiated, misfit
+from phaseloom.physics.cache import Kept
 from phaseloom.physics.fourier import shift
-from phaseloom.physics.kept import Kept
-from phaseloom.physics.mosaic import Glass, OnDevice, mosaic, transmission
 from phaseloom.physics.patches import clear, disjoint, gather, grouped
 from phaseloom.physics.propagate import angular_spectrum, far_field, tilt_ramp
 from phaseloom.physics.scatter import multislice
+from phaseloom.physics.windowed_transmission import Glass, OnDevice, mosaic, transmission
 from phaseloom.ptycho import detectors, noise, propagators, scans
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood

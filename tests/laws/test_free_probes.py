@@ -15,7 +15,7 @@ from phaseloom.physics.modes import orthogonalise
 from phaseloom.ptycho import detectors, probes
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.relaxed import RelaxedProbe
+from phaseloom.ptycho.opr import RelaxedProbe
 from phaseloom.ptycho.support import Support
 
 torch.set_num_threads(1)

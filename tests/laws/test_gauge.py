@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data import simulate
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.columns import lean, sheared
+from phaseloom.physics.column_tilt import lean, sheared
 from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors, projections, propagators, scans
+from phaseloom.ptycho.apply_projections import imposed, setting
 from phaseloom.ptycho.illumination import Probe
-from phaseloom.ptycho.impose import imposed, setting
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
+from phaseloom.simulation import simulate
 from tests.laws.conftest import in_double
 
 SHAPE, PIXEL, WAVELENGTH = (47, 44), (0.41, 0.37), 0.0418

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from phaseloom.data import simulate
 from phaseloom.data.prepare import enlarge
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -20,6 +19,7 @@ from phaseloom.ptycho import batches, probes
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.simulation import simulate
 
 WAVELENGTH, PIXEL, SEMIANGLE = 0.0418, 0.25, 0.03
 

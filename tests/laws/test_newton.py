@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data import simulate
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress, fit
-from phaseloom.ptycho import batches, levels, noise, objects, probes, scans
+from phaseloom.ptycho import batches, noise, objects, probes, scans
+from phaseloom.ptycho import multigrid as levels
 from phaseloom.ptycho.curvature import Curvature, crossings, incident, light
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.simulation import simulate
 
 RATES = {"object": 0.2, "probe": 0.4}
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from phaseloom.errors import BadInput
-from phaseloom.fitting.norms import SharedNorm, counted, shared
-from phaseloom.fitting.team import Team
-from phaseloom.nets.layers import Embedding, Intake
+from phaseloom.fitting.distributed import Team
+from phaseloom.fitting.sync_batchnorm import SharedNorm, counted, shared
+from phaseloom.learning.layers import Embedding, Intake
 
 
 class Around:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phaseloom.errors import BadInput
-from phaseloom.nets import pretrained
-from phaseloom.nets.autoencoder import (
+from phaseloom.embedding.losses import dead
+from phaseloom.embedding.networks.autoencoder import (
     AdaptiveDecoder,
     Autoencoder,
     Decoder,
@@ -20,11 +19,18 @@ from phaseloom.nets.autoencoder import (
     recommended,
     seed,
 )
-from phaseloom.nets.convolutional import effective
-from phaseloom.nets.embedding_losses import dead
-from phaseloom.nets.linear_skip import principal
-from phaseloom.nets.residual import ConvBlock, EmbeddingLayer, IdentityBlock, ResNetBlock, ResNetUpBlock
-from phaseloom.nets.summary import show
+from phaseloom.embedding.networks.convolutional import effective
+from phaseloom.embedding.networks.linear_skip import principal
+from phaseloom.embedding.networks.residual import (
+    ConvBlock,
+    EmbeddingLayer,
+    IdentityBlock,
+    ResNetBlock,
+    ResNetUpBlock,
+)
+from phaseloom.embedding.summary import show
+from phaseloom.errors import BadInput
+from phaseloom.learning import weight_files as pretrained
 
 CHOICES = [
     {},
@@ -386,7 +392,7 @@ def test_long_tables_have_the_same_components_from_a_random_subspace(monkeypatch
         60, 80, seed=2
     )
     mean, basis = principal(rows, 5)
-    monkeypatch.setattr("phaseloom.nets.linear_skip.EXACT", 10)
+    monkeypatch.setattr("phaseloom.embedding.networks.linear_skip.EXACT", 10)
     state = torch.random.get_rng_state()
     again = principal(rows, 5)
     assert torch.equal(state, torch.random.get_rng_state())

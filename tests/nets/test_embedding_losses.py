@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phaseloom.errors import BadInput
-from phaseloom.nets.embedding_losses import (
+from phaseloom.embedding.losses import (
     ContrastiveLoss,
     DivergenceLoss,
     cosine,
@@ -18,6 +17,7 @@ from phaseloom.nets.embedding_losses import (
     regularised,
     variance_hinge,
 )
+from phaseloom.errors import BadInput
 
 SPREAD = (variance_hinge, decorrelation, cosine, ContrastiveLoss(0.2), DivergenceLoss())
 

@@ -5,13 +5,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from phaseloom.data import specimens
-from phaseloom.data.experiment import Experiment, told
-from phaseloom.data.simulated import Sample, simulated
-from phaseloom.data.specimens import Specimen
 from phaseloom.errors import BadInput
-from phaseloom.nets import pretrained
-from phaseloom.nets.linear import CLEAN, Components, LinearRecovery, centres, drawn, integrated, linear
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.retrieval.networks.linear import (
+    CLEAN,
+    Components,
+    LinearRecovery,
+    centres,
+    drawn,
+    integrated,
+    linear,
+)
+from phaseloom.simulation import specimens
+from phaseloom.simulation.experiment import Experiment, told
+from phaseloom.simulation.scan import Sample, simulated
+from phaseloom.simulation.specimens import Specimen
 
 EXPERIMENT = Experiment(scan=(10, 10))
 

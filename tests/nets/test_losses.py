@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from phaseloom.data.experiment import Experiment
-from phaseloom.data.simulated import simulated
-from phaseloom.data.specimens import Specimen
 from phaseloom.errors import BadInput
-from phaseloom.nets.losses import Seen, contrast, edges, physics, rings
+from phaseloom.retrieval.losses import Seen, contrast, edges, physics, rings
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.scan import simulated
+from phaseloom.simulation.specimens import Specimen
 
 IMAGES: list[Callable[..., Tensor]] = [contrast, edges, rings]
 EVERY: list[Callable[..., Tensor]] = [*IMAGES, physics]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.nets.phase_attention import (
+from phaseloom.restoration.networks.phase_attention import (
     ChannelAttention,
     ChannelNorm,
     GatedFeedForward,

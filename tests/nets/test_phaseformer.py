@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.nets.agssf import FourierGrow, agssf1
-from phaseloom.nets.gates import ChannelGate, PhaseGate
-from phaseloom.nets.phase_attention import ChannelAttention, whitened
-from phaseloom.nets.phaseformer import TwoScaleUNet, narrow, phaseformer, recommended
-from phaseloom.nets.pretrained import load, save
-from phaseloom.nets.ushape import Plan, Restorer, mirrored
+from phaseloom.learning.gating import ChannelGate, PhaseGate
+from phaseloom.learning.weight_files import load, save
+from phaseloom.restoration.networks.agssf import FourierGrow, agssf1
+from phaseloom.restoration.networks.phase_attention import ChannelAttention, whitened
+from phaseloom.restoration.networks.phaseformer import TwoScaleUNet, narrow, phaseformer, recommended
+from phaseloom.restoration.networks.unet import Plan, Restorer, mirrored
 
 KNOBS = [
     {},

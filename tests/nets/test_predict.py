@@ -9,19 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from phaseloom.data import prepare, specimens
-from phaseloom.data.experiment import Experiment, image_shape, told
+from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
-from phaseloom.data.simulated import Sample, simulated
 from phaseloom.errors import BadInput
-from phaseloom.nets import predict as room
-from phaseloom.nets import recovery
-from phaseloom.nets.lattice import filled
-from phaseloom.nets.linear import LinearRecovery, linear
-from phaseloom.nets.predict import Optics, Prediction, find, predict
-from phaseloom.nets.stitching import overlap
-from phaseloom.nets.tiny import tiny
-from phaseloom.nets.view import View, overlaps, raster
+from phaseloom.learning.weight_files import find
+from phaseloom.ptycho.beam_optics import Optics
+from phaseloom.retrieval import prediction as room
+from phaseloom.retrieval.networks import recovery
+from phaseloom.retrieval.networks.linear import LinearRecovery, linear
+from phaseloom.retrieval.networks.raster import filled
+from phaseloom.retrieval.networks.stitching import overlap
+from phaseloom.retrieval.networks.tiny import tiny
+from phaseloom.retrieval.prediction import Prediction, predict
+from phaseloom.retrieval.preprocessing import View, overlaps, raster
+from phaseloom.simulation import specimens
+from phaseloom.simulation.experiment import Experiment, image_shape, told
+from phaseloom.simulation.scan import Sample, simulated
 from phaseloom.units import electron_wavelength
 
 OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})

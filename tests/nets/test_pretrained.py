@@ -10,9 +10,7 @@ from safetensors.torch import save_file
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from phaseloom.errors import BadInput
-from phaseloom.nets import recovery, stitching
-from phaseloom.nets.endtoend import EndToEnd
-from phaseloom.nets.pretrained import (
+from phaseloom.learning.weight_files import (
     BUILDERS,
     BUILDERS_BEFORE_0_2,
     _builder_name,
@@ -23,6 +21,8 @@ from phaseloom.nets.pretrained import (
     save,
     transformer,
 )
+from phaseloom.retrieval.networks import recovery, stitching
+from phaseloom.retrieval.networks.end_to_end import EndToEnd
 
 SIZES = {"widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1)}
 VIT = {"window": 3, "width": 8, "depth": 2, "heads": 2}

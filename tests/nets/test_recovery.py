@@ -9,10 +9,10 @@ import torch
 
 from phaseloom import spec
 from phaseloom.errors import BadInput
-from phaseloom.nets import recovery, stitching
-from phaseloom.nets.endtoend import EndToEnd
-from phaseloom.nets.layers import Embedding, FiLM, Intake, Places
-from phaseloom.nets.recovery import Commensurate
+from phaseloom.learning.layers import Embedding, FiLM, Intake, Places
+from phaseloom.retrieval.networks import recovery, stitching
+from phaseloom.retrieval.networks.end_to_end import EndToEnd
+from phaseloom.retrieval.networks.recovery import Commensurate
 
 
 def tiny(**knobs):
@@ -209,7 +209,7 @@ def test_frugal_embedding_gives_the_same_gradients_and_moves_means_once(normed):
 def test_embedding_in_pieces_is_embedding_at_once(monkeypatch):
     net, patterns = tiny(), beams(1, 3, 3, 24, 24)
     whole = net.embed(patterns)
-    monkeypatch.setattr("phaseloom.nets.layers.CHUNK", 2 * 24 * 24)
+    monkeypatch.setattr("phaseloom.learning.layers.CHUNK", 2 * 24 * 24)
     with torch.no_grad():
         torch.testing.assert_close(net.embed(patterns), whole)
 
@@ -250,7 +250,7 @@ def test_the_same_seed_draws_the_same_net_and_leaves_other_numbers_alone():
 
 
 def test_a_parameter_file_can_call_the_builders():
-    room = "phaseloom.nets.recovery"
+    room = "phaseloom.retrieval.networks.recovery"
     assert spec.names(room) == ["base", "linear", "seed", "small", "tiny"]
     call = spec.call(
         room, {"small": {"window": 4, "width": 16, "depth": 1, "heads": 2, "step": "3 A"}}, "net"
@@ -298,7 +298,7 @@ def test_a_scan_smaller_than_a_window_is_refused():
 
 SEED = """
 import resource, time, torch
-from phaseloom.nets import recovery
+from phaseloom.retrieval.networks import recovery
 torch.set_num_threads(1)
 net = recovery.seed(checkpoint=True)
 patterns = torch.rand(1, 14, 14, 256, 256) / 256**2

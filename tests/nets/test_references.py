@@ -5,9 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from phaseloom.data.pairs import Pair
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.nets.references import (
+from phaseloom.restoration.baselines import (
     ColourMatrix,
     Denoiser,
     denoisers,
@@ -17,6 +16,7 @@ from phaseloom.nets.references import (
     total_variation,
     upsampled,
 )
+from phaseloom.restoration.pairs.folders import Pair
 
 RNG = np.random.default_rng(11)
 MATRIX = np.array([[0.8, 0.1, 0.0, 0.05], [0.2, 0.9, -0.1, 0.0], [0.0, 0.3, 1.2, -0.02]])

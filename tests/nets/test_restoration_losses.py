@@ -12,8 +12,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.nets import restoration_losses, vgg
-from phaseloom.nets.restoration_losses import (
+from phaseloom.restoration import losses as restoration_losses
+from phaseloom.restoration.losses import (
     Compared,
     charbonnier,
     gradient,
@@ -22,9 +22,10 @@ from phaseloom.nets.restoration_losses import (
     poisson,
     similarity,
 )
+from phaseloom.restoration.networks import vgg
 from phaseloom.spec import call, names
 
-ROOM = "phaseloom.nets.restoration_losses"
+ROOM = "phaseloom.restoration.losses"
 PLAIN = (charbonnier, gradient, similarity, perceptual_random)
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from phaseloom.embedding.networks.anscombe import LEAST, Stabilised, anscombe, counts
 from phaseloom.errors import BadInput
-from phaseloom.nets.stabilised import LEAST, Stabilised, anscombe, counts
 
 
 def poisson(rate: float, *shape: int) -> torch.Tensor:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data.labels import seed_centre, seed_crop
 from phaseloom.errors import BadInput
-from phaseloom.nets import stitching
-from phaseloom.nets.stitching import crop, windows
+from phaseloom.retrieval.ground_truth import seed_centre, seed_crop
+from phaseloom.retrieval.networks import stitching
+from phaseloom.retrieval.networks.stitching import crop, windows
 
 WEIGHTS = pytest.mark.parametrize("weight", ["hann", "flat"])
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from phaseloom.embedding.networks.autoencoder import Autoencoder, pca, recommended
+from phaseloom.embedding.summary import calculate_metrics, comparison, save_comparison_images, show
 from phaseloom.errors import BadInput
 from phaseloom.metrics.image import psnr, ssim
-from phaseloom.nets.autoencoder import Autoencoder, pca, recommended
-from phaseloom.nets.summary import calculate_metrics, comparison, save_comparison_images, show
 
 
 def small() -> Autoencoder:

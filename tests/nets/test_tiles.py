@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.nets.agssf import agssf1
-from phaseloom.nets.phaseformer import TwoScaleUNet, narrow
-from phaseloom.nets.tiles import Axis, tiled
-from phaseloom.nets.ushape import Plan, Restored, Restorer
+from phaseloom.restoration.networks.agssf import agssf1
+from phaseloom.restoration.networks.phaseformer import TwoScaleUNet, narrow
+from phaseloom.restoration.networks.unet import Plan, Restored, Restorer
+from phaseloom.restoration.tiles import Axis, tiled
 
 PLAN = Plan(channels_in=2, channels_out=2, widths=(4, 4, 4, 4), blocks=(1,) * 4, heads=(1,) * 4, refine=0)
 

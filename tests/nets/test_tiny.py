@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.nets import pretrained
-from phaseloom.nets.linear import CLEAN, LinearRecovery, linear
-from phaseloom.nets.tiny import TinyRecovery, tiny
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery, linear
+from phaseloom.retrieval.networks.tiny import TinyRecovery, tiny
 
 
 def random_patterns(*shape: int, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.nets import vgg
+from phaseloom.restoration.networks import vgg
 
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 

@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.nets import weighting
-from phaseloom.nets.weighting import fixed, softmax, softmax_frozen, uncertainty
+from phaseloom.restoration import weighting
+from phaseloom.restoration.weighting import fixed, softmax, softmax_frozen, uncertainty
 from phaseloom.spec import call, names
 
-ROOM = "phaseloom.nets.weighting"
+ROOM = "phaseloom.restoration.weighting"
 NAMES = ["charbonnier", "perceptual", "gradient", "similarity"]
 BRANCHES = ["low", "high"]
 SIZES = (0.05, 0.5, 0.03, 0.10)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.metrics import repeats, resolution, states
+from phaseloom.metrics import ensembles as repeats
+from phaseloom.metrics import mixed_states as states
+from phaseloom.metrics import resolution
 
 pytest.importorskip("cdtools")
 analysis = pytest.importorskip("cdtools.tools.analysis")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data.experiment import Experiment
-from phaseloom.data.simulated import diffracted, transmitted
-from phaseloom.data.specimens import Specimen
 from phaseloom.physics import atoms, optics
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.scan import diffracted, transmitted
+from phaseloom.simulation.specimens import Specimen
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

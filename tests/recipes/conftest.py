@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phaseloom.data import simulate
 from phaseloom.data.formats import cxi, native
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
 
 PIXEL, WINDOW = 0.2, 24
 OPTICS = {"semiangle": "40 mrad", "defocus": "60 A", "modes": 1}

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.embedding.embed import embedded
+from phaseloom.embedding.evaluate import components, examined, finished
+from phaseloom.embedding.losses import deviances, noise_deviance
+from phaseloom.embedding.train import Autoencode, Encoding
 from phaseloom.errors import BadInput
-from phaseloom.fitting.learn import held_out
-from phaseloom.nets import pretrained
-from phaseloom.nets.embedding_losses import deviances, noise_deviance
-from phaseloom.nets.predict import find
-from phaseloom.recipes.autoencode import Autoencode, Encoding
-from phaseloom.recipes.embed import embedded
-from phaseloom.recipes.examined import components, examined, finished
+from phaseloom.fitting.updates import held_out
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.weight_files import find
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(16, 16), angle=(1e-3, 1e-3), beam="electron")
 SMALL = {"recommended": {"latent_dim": 3, "width": 8, "head_channels": 2}}

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data import simulate
 from phaseloom.data.formats import cxi, native
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.illumination import AberratedProbe
-from phaseloom.recipes import foresight
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction import preflight as foresight
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
 
 N, PIXEL, WAVELENGTH, UM = 128, 280.0, 1.41, 1e4
 RING = (12, 35)

@@ -13,11 +13,11 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from phaseloom.data import simulate
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
 
 N, PIXEL, MM = 128, 1000.0, 1e7
 BEAMS = {"parallel": (math.inf, 6.0 * MM, 4.0 * MM), "cone": (10.0 * MM, 15.0 * MM, 2.5 * MM)}

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 import yaml
 
-from phaseloom.data import prepare, simulate
+from phaseloom.calibration import estimators as rungs
+from phaseloom.calibration import protocol
+from phaseloom.calibration.protocol import calibrate
+from phaseloom.calibration.sidebands import sidebands
+from phaseloom.calibration.state import TWIN, Finding, Known, Step, middle
+from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.data.sidebands import sidebands
 from phaseloom.errors import BadInput
-from phaseloom.recipes import calibrate as protocol
-from phaseloom.recipes import rungs
-from phaseloom.recipes.calibrate import calibrate
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.ladder import TWIN, Finding, Known, Step, middle
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.start import ORIENTATIONS, TWINS
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.start import ORIENTATIONS, TWINS
+from phaseloom.simulation import simulate
 
 PIXEL, WINDOW, GRID, ANGLE, DEFOCUS = 0.2, 32, (11, 12), 0.035, 60.0
 WAYS = list(ORIENTATIONS | TWINS)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from phaseloom.compat import _cdtools_build as build
 from phaseloom.compat import cdtools as CDTools
+from phaseloom.compat.cdtools import build
 from phaseloom.data.formats import cxi
 from phaseloom.errors import BadInput
 
@@ -352,7 +352,7 @@ class TestPlaces:
     def test_so_is_that_of_optimisers_and_thick_models(self) -> None:
         import inspect
 
-        from phaseloom.compat._cdtools_multislice import ORDER
+        from phaseloom.compat.cdtools.multislice import ORDER
 
         theirs = pytest.importorskip("cdtools")
         for name in ("Adam_optimize", "SGD_optimize", "LBFGS_optimize"):

@@ -14,13 +14,15 @@ import pytest
 import torch
 import yaml
 
-from phaseloom.data import simulate
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.recipes import _memory, check, foresight
-from phaseloom.recipes.check import estimate, outlook
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction import check
+from phaseloom.reconstruction import preflight as foresight
+from phaseloom.reconstruction.check import estimate, outlook
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.runs import memory as _memory
+from phaseloom.simulation import simulate
 
 PIXEL, WINDOW, ENERGY = 0.2, 64, 80e3
 
@@ -258,8 +260,8 @@ def test_a_tilt_for_each_position_costs_two_numbers_and_no_window() -> None:
 
 PEAK = """
 import sys
-from phaseloom.recipes.check import outlook
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.check import outlook
+from phaseloom.reconstruction.recipe import Reconstruct
 print("peak", outlook(Reconstruct.from_path(sys.argv[1])).peak)
 """
 RUN = """

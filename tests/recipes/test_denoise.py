@@ -8,12 +8,12 @@ import torch
 
 from phaseloom.data.counts import Chosen
 from phaseloom.data.scan import Scan4D
+from phaseloom.embedding.denoise import denoise
+from phaseloom.embedding.networks.autoencoder import pca
 from phaseloom.errors import BadInput
+from phaseloom.learning.weight_files import save
 from phaseloom.metrics.image import psnr
-from phaseloom.nets.autoencoder import pca
-from phaseloom.nets.pretrained import save
-from phaseloom.recipes.denoise import denoise
-from phaseloom.recipes.scanned import Scanned
+from phaseloom.runs.scan_recipe import Scanned
 from tests.recipes.test_autoencode import GEOMETRY
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.embedding.networks import autoencoder
+from phaseloom.embedding.objective import Drawing, Manner
+from phaseloom.embedding.pattern_losses import squares
+from phaseloom.embedding.train import Autoencode, Encoding
 from phaseloom.errors import BadInput
-from phaseloom.nets import autoencoder
-from phaseloom.nets.pattern_losses import squares
-from phaseloom.recipes.autoencode import Autoencode, Encoding
-from phaseloom.recipes.drawing import Drawing, Manner
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(18, 16), angle=(1e-3, 1e-3), beam="electron")
 ALL = np.arange(144)

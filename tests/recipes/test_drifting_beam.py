@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data import simulate
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.ptycho import probes
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.relaxed import RelaxedProbe
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
 
 PIXEL, WINDOW, GRID, DOSE = 0.2, 32, (10, 10), 1e5
 LENS = {"semiangle": 0.04, "defocus": 60.0, "modes": 1}

@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from phaseloom.data import simulate
+from phaseloom.cli import demo
 from phaseloom.data.formats import native
-from phaseloom.recipes import demo
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "electrons"
 CASES = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
@@ -138,7 +138,7 @@ def test_streamed_patterns_stay_integers_in_the_file(runs):
 
 
 def test_outputs_are_written(runs, folder):
-    from phaseloom.recipes import outcome
+    from phaseloom.reconstruction import result_builder as outcome
 
     job = runs("mixed_object")
     made = outcome.write(job, job.result())

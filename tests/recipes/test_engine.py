@@ -12,10 +12,10 @@ import torch
 from benchmarks import cases, ours
 from benchmarks.score import score
 from phaseloom.ptycho import scans
-from phaseloom.recipes._memory import Ledger
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.stage import Stage
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.resolution_level import Stage
+from phaseloom.runs.memory import Ledger
 
 SMALL = replace(cases.CASES["S"], scan=(14, 14))
 DEEP = replace(cases.CASES["M"], scan=(6, 6), slices=2, modes=2)

@@ -8,20 +8,21 @@ import pytest
 import torch
 import yaml
 
-from phaseloom.data import specimens
-from phaseloom.data.experiment import Experiment
 from phaseloom.data.formats import native
-from phaseloom.data.simulated import Sample, simulated
-from phaseloom.data.views import Scene
 from phaseloom.errors import BadInput
-from phaseloom.nets import pretrained
-from phaseloom.nets.linear import CLEAN, LinearRecovery, linear
-from phaseloom.nets.predict import Optics, predict
-from phaseloom.recipes.estimate import fitted, microscope_of
-from phaseloom.recipes.linear import solved
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.scores import image, scores
-from phaseloom.recipes.train import Train
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.ptycho.beam_optics import Optics
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.retrieval.evaluate import image, scores
+from phaseloom.retrieval.linear_fit import fitted, microscope_of
+from phaseloom.retrieval.linear_recipe import solved
+from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery, linear
+from phaseloom.retrieval.prediction import predict
+from phaseloom.retrieval.recipe import Train
+from phaseloom.retrieval.training_samples import Scene
+from phaseloom.simulation import specimens
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.scan import Sample, simulated
 
 OWN = Experiment(
     scan=(12, 13),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.autoencoder import everything, explained, memory, trained
-from phaseloom.data.domains import polar_film
+from phaseloom.embedding.film import polar_film
 
 # share of the variance that a network must explain beyond principal components
 BEYOND = {4: 0.01, 8: -0.002, 16: -0.002, 32: -0.002}

@@ -12,16 +12,16 @@ from phaseloom.data import prepare
 from phaseloom.data.counts import Mapped
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.embedding import latents as protocol
+from phaseloom.embedding.embed import embed, embedded, lesson_of
+from phaseloom.embedding.embeddings import Embedding
+from phaseloom.embedding.networks.autoencoder import LinearAutoencoder, pca
 from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.learning import weight_files as pretrained
 from phaseloom.metrics.clusters import kmeans
-from phaseloom.nets import pretrained
-from phaseloom.nets.autoencoder import LinearAutoencoder, pca
-from phaseloom.plot import canvas
-from phaseloom.recipes import latents as protocol
-from phaseloom.recipes.embed import embed, embedded, lesson_of
-from phaseloom.recipes.embedding import Embedding
-from phaseloom.recipes.scanned import Scanned
+from phaseloom.plot import style as canvas
 from phaseloom.result import Provenance
+from phaseloom.runs.scan_recipe import Scanned
 
 GRID, SHAPE = (9, 13), (16, 17)
 GEOMETRY = Geometry(wavelength=0.025, shape=SHAPE, angle=(1e-3, 1e-3), beam="electron")
@@ -293,7 +293,7 @@ def test_a_map_of_clusters_says_how_stable_they_are(scan):
 
 
 def test_a_map_has_a_length_and_dots_have_places(scan):
-    from phaseloom.plot import latents as plot
+    from phaseloom.embedding import figures as plot
 
     rows = np.random.default_rng(5).normal(size=(117, 2))
     raster = plot.maps({"latents": rows}, scan.positions, GRID)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 
 torch.set_num_threads(1)
 

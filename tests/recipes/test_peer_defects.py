@@ -12,8 +12,8 @@ from phaseloom.data import prepare
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.ptycho import batches, penalties, projections
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 
 PIXELS = {"pixels": {"slices": 2, "thickness": "8 A", "kind": "amplitude and phase"}}
 OPTICS = {"semiangle": "40 mrad", "defocus": "60 A", "modes": 2}

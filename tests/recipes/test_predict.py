@@ -12,19 +12,20 @@ import pytest
 import torch
 import yaml
 
-from phaseloom.data import prepare, specimens
-from phaseloom.data.experiment import Experiment
+from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
-from phaseloom.data.simulated import Sample, simulated
-from phaseloom.nets import pretrained
-from phaseloom.nets.linear import linear
-from phaseloom.nets.predict import Optics, Prediction, predict
-from phaseloom.nets.tiny import tiny
-from phaseloom.recipes._optics import optics_of
-from phaseloom.recipes.predict import misfit, predicted, write
-from phaseloom.recipes.predict_many import predictions
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.ptycho.beam_optics import Optics, optics_of
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.retrieval.networks.linear import linear
+from phaseloom.retrieval.networks.tiny import tiny
+from phaseloom.retrieval.predict import misfit, predicted, write
+from phaseloom.retrieval.predict_many import predictions
+from phaseloom.retrieval.prediction import Prediction, predict
+from phaseloom.simulation import specimens
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.scan import Sample, simulated
 
 EXPERIMENT = Experiment(scan=(12, 12))
 PROBE = {"focused": {"semiangle": "20 mrad", "defocus": "90 A"}}

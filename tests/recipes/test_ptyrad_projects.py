@@ -12,10 +12,10 @@ import yaml
 
 from phaseloom.compat import ptyrad
 from phaseloom.compat.ptyrad import translated
-from phaseloom.data import simulate
 from phaseloom.export import ptyrad as exported
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
 from phaseloom.units import electron_wavelength
 
 GRID, SIZE, PIXEL, STEP = (9, 7), 32, 0.2, 0.5

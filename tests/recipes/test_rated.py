@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data import tasks
-from phaseloom.data.pairs import Pair
 from phaseloom.errors import BadInput
 from phaseloom.metrics.image import psnr
-from phaseloom.nets.phaseformer import recommended
-from phaseloom.nets.references import upsampled
-from phaseloom.plot.restored import before_after
-from phaseloom.recipes.mend import Mended, mended
-from phaseloom.recipes.rated import rated, shown
+from phaseloom.restoration.apply import Mended, mended
+from phaseloom.restoration.baselines import upsampled
+from phaseloom.restoration.evaluate import rated, shown
+from phaseloom.restoration.figures import before_after
+from phaseloom.restoration.networks.phaseformer import recommended
+from phaseloom.restoration.pairs import image_kinds as tasks
+from phaseloom.restoration.pairs.folders import Pair
 
 SIZES = {"widths": (4, 8), "blocks": (1, 1), "heads": (1, 1), "refine": 0}
 

@@ -7,9 +7,9 @@ import pytest
 from scipy.ndimage import binary_erosion
 from skimage.filters import threshold_otsu
 
-from phaseloom.recipes import demo
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.cli import demo
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 
 STAR = Path(__file__).parents[1] / "data" / "siemens_star_velociprobe.cxi"
 NEAR = {"file": str(demo.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "noise": "poisson"}

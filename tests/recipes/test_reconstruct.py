@@ -14,8 +14,8 @@ import yaml
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result, is_result
 from phaseloom.spec import Call, call, knobs, names, to_yaml
 

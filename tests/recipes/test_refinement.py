@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data import simulate
-from phaseloom.recipes import demo
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.cli import demo
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
 
 PIXEL, STEP, GAP = 0.2, 0.5, 15.0
 OPTICS = {"energy": 80e3, "semiangle": 0.025, "defocus": 100.0, "dose": 1e6}

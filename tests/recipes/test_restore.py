@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from phaseloom.data.pairs import Pair
 from phaseloom.errors import BadInput
-from phaseloom.recipes.restore import Known, Restore, Restoring
+from phaseloom.restoration.pairs.folders import Pair
+from phaseloom.restoration.train import Known, Restore, Restoring
 
 TINY = {"recommended": {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}}
 

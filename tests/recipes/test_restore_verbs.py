@@ -15,19 +15,21 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from phaseloom.compat import phaseformer
-from phaseloom.data import prepare, tasks, underwater
-from phaseloom.data._pictures import picture
+from phaseloom.data import prepare
 from phaseloom.data.formats import native
-from phaseloom.data.pairs import ImagePairs
 from phaseloom.errors import BadInput
-from phaseloom.nets import pretrained
-from phaseloom.nets.phaseformer import narrow, recommended
-from phaseloom.plot import canvas
-from phaseloom.recipes import mend_result
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.mend import STAMP
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.restore import Restore
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.plot import style as canvas
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.restoration import apply_result as mend_result
+from phaseloom.restoration.apply import STAMP
+from phaseloom.restoration.networks.phaseformer import narrow, recommended
+from phaseloom.restoration.pairs import image_kinds as tasks
+from phaseloom.restoration.pairs import underwater
+from phaseloom.restoration.pairs.folders import ImagePairs
+from phaseloom.restoration.pairs.images import picture
+from phaseloom.restoration.train import Restore
 
 TINY = '{"recommended": {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}}'
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from phaseloom.compat import cdtools as CDTools
-from phaseloom.compat._cdtools_rpi import RPI
+from phaseloom.compat.cdtools.rpi import RPI
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 
 N, P = 48, 24
 GEOMETRY = Geometry(wavelength=1.4, shape=(N, N), angle=(4e-5, 4e-5), distance=2e10)

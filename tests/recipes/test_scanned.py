@@ -7,15 +7,15 @@ import pytest
 
 from phaseloom.cli.files import spoiled
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.embedding.embeddings import Embedding
+from phaseloom.embedding.latents import drawn_by
+from phaseloom.embedding.networks.autoencoder import pca
+from phaseloom.embedding.objective import Drawing
+from phaseloom.embedding.train import Autoencode
 from phaseloom.errors import BadInput
-from phaseloom.nets.autoencoder import pca
-from phaseloom.recipes.autoencode import Autoencode
-from phaseloom.recipes.drawing import Drawing
-from phaseloom.recipes.embedding import Embedding
-from phaseloom.recipes.latents import drawn_by
-from phaseloom.recipes.scanned import Scanned
-from phaseloom.recipes.virtual import Virtual, virtual
 from phaseloom.result import Provenance
+from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.virtual.recipe import Virtual, virtual
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(24, 24), angle=(1e-3, 1e-3), beam="electron")
 

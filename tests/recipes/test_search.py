@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phaseloom.data import simulate, underwater
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
-from phaseloom.recipes import found, searching
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.paths import at
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.search import Plan, Search
-from phaseloom.recipes.searching import Searching, joined
-from phaseloom.recipes.trials import Reconstruction, read
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.restoration.pairs import underwater
 from phaseloom.result import Result
+from phaseloom.search import report as found
+from phaseloom.search import runner as searching
+from phaseloom.search.parameter_paths import at
+from phaseloom.search.recipe import Plan, Search
+from phaseloom.search.runner import Searching, joined
+from phaseloom.search.trials import Reconstruction, read
+from phaseloom.simulation import simulate
 from phaseloom.spec import load_yaml, to_yaml
 
 pytest.importorskip("optuna")
@@ -317,7 +319,7 @@ def test_a_folder_that_holds_a_search_is_gone_on_with_and_not_begun_again(tree, 
 WORKER = """
 import sys, time, torch
 torch.set_num_threads(1)
-from phaseloom.recipes import searching
+from phaseloom.search import runner as searching
 run = searching._run
 def slow(plan, one, trial):
     run(plan, one, trial)

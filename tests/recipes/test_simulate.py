@@ -18,11 +18,12 @@ import torch
 import yaml
 
 from phaseloom import cli
-from phaseloom.data import _seed_layout, samples
-from phaseloom.data.samples import SampleSet
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.recipes import simulate as protocol
-from phaseloom.recipes.simulate import Simulate, missing, one, simulate
+from phaseloom.simulation import dp_set_layout as _seed_layout
+from phaseloom.simulation import recipe as protocol
+from phaseloom.simulation import samples
+from phaseloom.simulation.recipe import Simulate, missing, one, simulate
+from phaseloom.simulation.samples import SampleSet
 
 SMALL = {"scan": [4, 5], "window": 16, "detector": 6}
 TREE = {"count": 5, "seed": 7, "microscope": {"fixed": SMALL}}

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from phaseloom.recipes.start import sweep
-from phaseloom.recipes.train import Making, Train
+from phaseloom.reconstruction.start import sweep
+from phaseloom.retrieval.recipe import Making, Train
 from phaseloom.spec import call
 
 

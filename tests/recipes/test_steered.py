@@ -12,9 +12,9 @@ import torch
 
 import phaseloom as pl
 from phaseloom.cli import reconstruct as cli
-from phaseloom.recipes.halves import halves
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.half_data_frc import halves
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 from tests.recipes.test_engine import DEEP, begun
 
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data import samples
-from phaseloom.data.experiment import Experiment, image_shape
-from phaseloom.data.labels import commensurate, seed_crop
-from phaseloom.data.simulated import simulated
-from phaseloom.data.specimens import Specimen
-from phaseloom.data.views import Choice, Scene, picked, views
 from phaseloom.errors import BadInput
-from phaseloom.recipes._stored import Stored
-from phaseloom.recipes.train import Train
-from phaseloom.recipes.training import Training
+from phaseloom.retrieval.ground_truth import commensurate, seed_crop
+from phaseloom.retrieval.recipe import Train
+from phaseloom.retrieval.stored_samples import Stored
+from phaseloom.retrieval.trainer import Training
+from phaseloom.retrieval.training_samples import Choice, Scene, picked, views
+from phaseloom.simulation import samples
+from phaseloom.simulation.experiment import Experiment, image_shape
+from phaseloom.simulation.scan import simulated
+from phaseloom.simulation.specimens import Specimen
 
 
 def sample(experiment, number):

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import yaml
 
-from phaseloom.data import prepare, simulate, specimens
-from phaseloom.data.experiment import Experiment
+from phaseloom.data import prepare
 from phaseloom.data.formats import native
-from phaseloom.data.pairs import ImagePairs
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.data.simulated import simulated
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import find_shift, remove_ramp, shifted
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.thinned import Thin, Thinned, _registered, drawn, pairs, save
-from phaseloom.recipes.virtual import Virtual, virtual
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.restoration.pairs.folders import ImagePairs
+from phaseloom.restoration.pairs.noise2noise import Thin, Thinned, _registered, drawn, pairs, save
+from phaseloom.simulation import simulate, specimens
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.scan import simulated
+from phaseloom.virtual.recipe import Virtual, virtual
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(14, 16), angle=(1e-3, 1e-3), beam="electron")
 GRID = (8, 11)

@@ -11,15 +11,16 @@ import yaml
 from torch import nn
 
 from phaseloom.cli import train as cli_train
-from phaseloom.data.experiment import Experiment
-from phaseloom.data.specimens import held_out
 from phaseloom.errors import BadInput
-from phaseloom.nets import pretrained
-from phaseloom.nets.endtoend import EndToEnd
-from phaseloom.nets.predict import Optics, predict
-from phaseloom.recipes._pool import Pool
-from phaseloom.recipes.train import UNSEEN, Making, Train
-from phaseloom.recipes.training import Training, pictures
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.ptycho.beam_optics import Optics
+from phaseloom.retrieval.networks.end_to_end import EndToEnd
+from phaseloom.retrieval.prediction import predict
+from phaseloom.retrieval.recipe import UNSEEN, Making, Train
+from phaseloom.retrieval.sample_pool import Pool
+from phaseloom.retrieval.trainer import Training, pictures
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.specimens import held_out
 
 BASE: dict[str, Any] = {
     "microscope": {"fixed": {"scan": [16, 16]}},

@@ -9,16 +9,17 @@ import pytest
 import yaml
 
 from phaseloom import cli
-from phaseloom.data import prepare, simulate
+from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.plot.report import trust
-from phaseloom.recipes import outcome
-from phaseloom.recipes.halves import halves
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction import result_builder as outcome
+from phaseloom.reconstruction.half_data_frc import halves
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
+from phaseloom.simulation import simulate
 
 PIXEL, WINDOW = 0.2, 64
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from phaseloom.data.underwater import sights
-from phaseloom.recipes.mend import restorer
-from phaseloom.recipes.rated import Rating, rated
+from phaseloom.restoration.apply import restorer
+from phaseloom.restoration.evaluate import Rating, rated
+from phaseloom.restoration.pairs.underwater import sights
 
 
 def judged(count: int, learned: int) -> Rating:

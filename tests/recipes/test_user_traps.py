@@ -11,9 +11,9 @@ import torch
 import phaseloom as pl
 from phaseloom.data.formats import cxi, native
 from phaseloom.errors import BadInput
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.start import ORIENTATIONS, TWINS, sweep
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.start import ORIENTATIONS, TWINS, sweep
 from phaseloom.spec import Call
 
 OPTICS = {"semiangle": 0.02, "defocus": 150.0}

@@ -12,15 +12,15 @@ import torch
 import yaml
 
 from phaseloom import cli
-from phaseloom.data import specimens
-from phaseloom.data.experiment import Experiment
 from phaseloom.data.formats import native
-from phaseloom.data.simulated import Sample, simulated
 from phaseloom.errors import BadInput
-from phaseloom.nets import pretrained
-from phaseloom.nets.linear import CLEAN, linear
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.retrieval.networks.linear import CLEAN, linear
+from phaseloom.simulation import specimens
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.scan import Sample, simulated
 
 EXPERIMENT = Experiment(scan=(14, 14))
 TREE: dict[str, Any] = {

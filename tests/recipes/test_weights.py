@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data.experiment import Experiment
-from phaseloom.data.views import NOISELESS, Scene
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.weight_files import find, shipped
 from phaseloom.metrics.agreement import agreement
-from phaseloom.nets import pretrained
-from phaseloom.nets.predict import Optics, find, predict, shipped
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.scores import RIM, image
-from phaseloom.recipes.train import Making, Train
+from phaseloom.ptycho.beam_optics import Optics
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.retrieval.evaluate import RIM, image
+from phaseloom.retrieval.prediction import predict
+from phaseloom.retrieval.recipe import Making, Train
+from phaseloom.retrieval.training_samples import NOISELESS, Scene
+from phaseloom.simulation.experiment import Experiment
 
 OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
 

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 
-from phaseloom.fitting.team import team
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.fitting.distributed import team
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 from tests.laws.conftest import in_double
 
 

@@ -9,7 +9,7 @@ from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress
 from phaseloom.ptycho import objects, probes, scans
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.recipes import advice
+from phaseloom.reconstruction import advice
 
 
 def experiment(slices=5, modes=2):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from phaseloom.data.blocks import blocks, runs
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.embedding.block_split import blocks, runs
 from phaseloom.errors import BadInput
 
 GEOMETRY = Geometry(wavelength=0.04, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from phaseloom.compat import cdtools as CDTools
-from phaseloom.compat._cdtools_oblique import lying
+from phaseloom.compat.cdtools.oblique import lying
 from phaseloom.data.scan import LAB_BASIS
 from phaseloom.errors import BadInput
-from phaseloom.physics import oblique, surface
+from phaseloom.physics import tilted_detector as oblique
+from phaseloom.physics import tilted_sample as surface
 
 SIDE, WAVE, ANGLE = 17, 1e-9, 2e-3
 NORMAL = [0.5, 0.2, 0.8]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from phaseloom import cli
-from phaseloom.data import simulate
 from phaseloom.data.formats import native
 from phaseloom.fitting.loop import Epoch
-from phaseloom.recipes import job
-from phaseloom.recipes.job import Job
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction import job
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
+from phaseloom.simulation import simulate
 
 VERBS = [
     "look",
@@ -227,7 +227,7 @@ def test_ctrl_c_between_epochs_keeps_the_result(phaseloom, scan, tmp_path, monke
 
 
 def test_a_demo_takes_the_place_of_an_older_one(tmp_path):
-    from phaseloom.recipes import demo
+    from phaseloom.cli import demo
 
     for _ in range(2):
         _, job = next(demo.jobs(tmp_path))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from phaseloom.data.domains import polar_film
+from phaseloom.embedding.film import polar_film
 from phaseloom.errors import BadInput
 
 

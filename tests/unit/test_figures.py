@@ -11,7 +11,7 @@ from phaseloom import export, plot
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
 from phaseloom.export._figures import FIGURES
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 
 GEOMETRY = Geometry(wavelength=0.0417, shape=(9, 8), angle=(8e-3, 9e-3), beam="electron")

@@ -5,14 +5,14 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from phaseloom.data.crops import stacked
-from phaseloom.data.pairs import Pair
-from phaseloom.data.underwater import sights
+from phaseloom.learning.gating import PhaseGate
 from phaseloom.metrics.image import psnr, ssim
-from phaseloom.nets.gates import PhaseGate
-from phaseloom.nets.phaseformer import phaseformer
-from phaseloom.nets.references import upsampled
-from phaseloom.nets.weighting import softmax_frozen
+from phaseloom.restoration.baselines import upsampled
+from phaseloom.restoration.networks.phaseformer import phaseformer
+from phaseloom.restoration.pairs.crops import stacked
+from phaseloom.restoration.pairs.folders import Pair
+from phaseloom.restoration.pairs.underwater import sights
+from phaseloom.restoration.weighting import softmax_frozen
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phaseloom.data.inspect import Finding, inspect
+from phaseloom.data.diagnostics import Finding, inspect
 from phaseloom.data.scan import Geometry, Scan4D
 
 N, DX, DIAMETER = 48, 0.5, 8.0

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from phaseloom import plot
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.windows import Picture, is_open, pump, windowed
+from phaseloom.plot.gui import Picture, is_open, pump, windowed
 from phaseloom.result import Result
 
 GEOMETRY = Geometry(wavelength=0.0418, shape=(7, 10), angle=(2e-3, 1.5e-3), beam="electron")

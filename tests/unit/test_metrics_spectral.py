@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from phaseloom.errors import BadInput
-from phaseloom.metrics import halves, resolution, spectral, states
+from phaseloom.metrics import mixed_states as states
+from phaseloom.metrics import resolution, spectral
+from phaseloom.metrics import standardise_pair as halves
 
 SHAPES = [(24, 19), (17, 32)]
 

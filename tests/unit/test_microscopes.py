@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from phaseloom.data import microscopes
-from phaseloom.data.experiment import BAND, Experiment, told
 from phaseloom.errors import BadInput
 from phaseloom.physics.optics import coefficients
+from phaseloom.simulation import microscopes
+from phaseloom.simulation.experiment import BAND, Experiment, told
 from phaseloom.spec import call, knobs
 
-ROOM = "phaseloom.data.microscopes"
+ROOM = "phaseloom.simulation.microscopes"
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -8,9 +8,9 @@ import tifffile
 import torch
 from PIL import Image
 
-from phaseloom.data.crops import Crops, batches, crop, doubled, stacked
-from phaseloom.data.pairs import ImagePairs, Pair, parted
 from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.restoration.pairs.crops import Crops, batches, crop, doubled, stacked
+from phaseloom.restoration.pairs.folders import ImagePairs, Pair, parted
 
 RNG = np.random.default_rng(5)
 

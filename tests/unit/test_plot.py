@@ -14,11 +14,11 @@ from phaseloom.data.prepare import affine
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.metrics.resolution import register, ring_correlation
-from phaseloom.plot.canvas import round_length, thinned, wave_colours
-from phaseloom.plot.course import courses
+from phaseloom.plot.histories import courses
 from phaseloom.plot.object import Field
-from phaseloom.plot.places import distortion
 from phaseloom.plot.probe import caustic
+from phaseloom.plot.scan_maps import distortion
+from phaseloom.plot.style import round_length, thinned, wave_colours
 from phaseloom.ptycho.batches import compact, sparse
 from phaseloom.result import Provenance, Result
 from phaseloom.units import LENGTH

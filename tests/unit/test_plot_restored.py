@@ -5,7 +5,7 @@ import pytest
 
 from phaseloom import plot
 from phaseloom.errors import BadInput
-from phaseloom.plot.restored import before_after
+from phaseloom.restoration.figures import before_after
 
 
 def row(seed: int = 0, shape=(13, 18), **more) -> dict:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from phaseloom import plot
-from phaseloom.plot.training import curves, samples
+from phaseloom.learning.figures import curves, samples
 
 
 def event(number: int, holdout: float | None = 0.5, **terms: float) -> dict:

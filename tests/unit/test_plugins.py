@@ -11,10 +11,10 @@ import torch
 
 import phaseloom as pl
 from phaseloom import plugins, spec
+from phaseloom.cli.describe import describe
 from phaseloom.data import formats
 from phaseloom.data.formats import native
 from phaseloom.ptycho import penalties
-from phaseloom.recipes.describe import describe
 from phaseloom.units import Length
 
 READER = '''

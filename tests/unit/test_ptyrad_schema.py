@@ -9,10 +9,10 @@ from unittest.mock import MagicMock, mock_open, patch
 import pytest
 
 from phaseloom.compat import ptyrad
-from phaseloom.compat._legacy import krivanek, migrated
-from phaseloom.compat._schema import checked, is_ptyrad
-from phaseloom.compat._tables import Group
-from phaseloom.compat._tables_run import SECTIONS
+from phaseloom.compat.ptyrad.legacy import krivanek, migrated
+from phaseloom.compat.ptyrad.schema import checked, is_ptyrad
+from phaseloom.compat.ptyrad.tables import Group
+from phaseloom.compat.ptyrad.tables_run import SECTIONS
 from phaseloom.errors import BadInput
 from tests import ptyrad as ptyrad_files
 

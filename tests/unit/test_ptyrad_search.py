@@ -10,10 +10,10 @@ import yaml
 from phaseloom import cli
 from phaseloom.compat.ptyrad import searched, translated
 from phaseloom.errors import BadInput
-from phaseloom.recipes.paths import at
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.search import Search
-from phaseloom.recipes.space import Space
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.search.parameter_paths import at
+from phaseloom.search.recipe import Search
+from phaseloom.search.space import Space
 from tests.ptyrad import LEAST
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from phaseloom.compat.ptyrad import translated
 from phaseloom.errors import BadInput
-from phaseloom.recipes.reconstruct import Reconstruct
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.spec import to_yaml
 from phaseloom.units import LENGTH, electron_wavelength
 from tests.ptyrad import LEAST
@@ -558,8 +558,8 @@ def values(kind: Any) -> list[Any]:
 
 @pytest.mark.parametrize("section", ["init_params", *SECTIONS[:4]])
 def test_every_value_of_every_setting_becomes_a_recipe_or_a_sentence(section: str):
-    from phaseloom.compat._tables import Group
-    from phaseloom.compat._tables_run import SECTIONS as TABLES
+    from phaseloom.compat.ptyrad.tables import Group
+    from phaseloom.compat.ptyrad.tables_run import SECTIONS as TABLES
 
     def settings(group: Group, place: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
         found = []

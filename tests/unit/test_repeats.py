@@ -5,7 +5,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from phaseloom.errors import BadInput
-from phaseloom.metrics import phase, repeats, resolution, states
+from phaseloom.metrics import ensembles as repeats
+from phaseloom.metrics import mixed_states as states
+from phaseloom.metrics import phase, resolution
 
 FIELD, WINDOW = (75, 82), (33, 36)
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data import _seed_layout, samples
-from phaseloom.data.experiment import Experiment
-from phaseloom.data.samples import SampleSet, read, write
-from phaseloom.data.simulated import Sample
 from phaseloom.errors import BadInput
 from phaseloom.physics.optics import interaction
+from phaseloom.simulation import dp_set_layout as _seed_layout
+from phaseloom.simulation import samples
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.samples import SampleSet, read, write
+from phaseloom.simulation.scan import Sample
 
 ABERRATIONS = {"defocus": 90.0, "C12": 3.0, "phi12": 0.7}
 

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from phaseloom.errors import BadInput
-from phaseloom.plot.search import Axis, Landscape, report
-from phaseloom.recipes import objectives, pruners, samplers
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.search import Plan, Search
-from phaseloom.recipes.space import Searched, Space
-from phaseloom.recipes.train import Train
-from phaseloom.recipes.trials import read
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.retrieval.recipe import Train
+from phaseloom.search import objectives, pruners, samplers
+from phaseloom.search.figures import Axis, Landscape, report
+from phaseloom.search.recipe import Plan, Search
+from phaseloom.search.space import Searched, Space
+from phaseloom.search.trials import read
 from phaseloom.spec import call, names, to_yaml
 
 optuna = pytest.importorskip("optuna")
@@ -200,7 +200,7 @@ def bowl(trial: Any) -> float:
 
 
 def drawn(name: str, seed: int, count: int = 16, knobs: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    sampler = call("phaseloom.recipes.samplers", {name: knobs or {}}, "sampler")
+    sampler = call("phaseloom.search.samplers", {name: knobs or {}}, "sampler")
     study = optuna.create_study()
     for number in range(count):
         study.sampler = sampler(1000 * seed + number, seed)
@@ -216,7 +216,7 @@ def _silent():
     optuna.logging.set_verbosity(before)
 
 
-@pytest.mark.parametrize("name", [name for name in names("phaseloom.recipes.samplers") if name != "gp"])
+@pytest.mark.parametrize("name", [name for name in names("phaseloom.search.samplers") if name != "gp"])
 def test_a_sampler_draws_by_its_seed_alone(name):
     assert drawn(name, 1) == drawn(name, 1)
     assert drawn(name, 1) != drawn(name, 2)
@@ -229,7 +229,7 @@ def test_a_gaussian_process_finds_the_bottom():
 
 
 def test_a_width_of_cmaes_is_taken_without_a_warning():
-    call("phaseloom.recipes.samplers", {"cmaes": {"width": 0.2}}, "sampler")(0, 0)
+    call("phaseloom.search.samplers", {"cmaes": {"width": 0.2}}, "sampler")(0, 0)
 
 
 def test_points_that_fill_a_space_are_one_sequence():
@@ -259,7 +259,7 @@ KNOWN = {"median": 3, "percentile": 3, "hyperband": None, "halving": 2, "patient
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_pruner_gives_up_what_is_bad(name):
-    epoch = given_up(call("phaseloom.recipes.pruners", name, "pruner")(9))
+    epoch = given_up(call("phaseloom.search.pruners", name, "pruner")(9))
     assert epoch == KNOWN[name] or (name == "hyperband" and epoch is not None)
 
 
@@ -272,7 +272,7 @@ def test_a_threshold_gives_up_what_leaves_its_band():
 def test_every_sampler_and_pruner_of_the_rooms_is_tested():
     assert {*samplers.__all__} == {"cmaes", "gp", "grid", "nsga", "qmc", "random", "tpe"}
     assert {*pruners.__all__} == {*KNOWN, "threshold"}
-    assert {*names("phaseloom.recipes.objectives")} == {*objectives.__all__} - {"Objective"}
+    assert {*names("phaseloom.search.objectives")} == {*objectives.__all__} - {"Objective"}
 
 
 def test_a_report_of_failures_and_of_choices_is_drawn():

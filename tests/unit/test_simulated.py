@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data.experiment import Experiment, collected, told, vacuum
-from phaseloom.data.labels import commensurate, seed_crop
-from phaseloom.data.simulated import simulated
-from phaseloom.data.specimens import Specimen
 from phaseloom.errors import BadInput
+from phaseloom.retrieval.ground_truth import commensurate, seed_crop
+from phaseloom.simulation.experiment import Experiment, collected, told, vacuum
+from phaseloom.simulation.scan import simulated
+from phaseloom.simulation.specimens import Specimen
 
 SMALL = Experiment(scan=(4, 5), vibration=0.08)
 

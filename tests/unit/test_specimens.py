@@ -8,9 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from phaseloom.data import _crystals
-from phaseloom.data._matter import close, reference
-from phaseloom.data.specimens import (
+from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.simulation import crystals as _crystals
+from phaseloom.simulation.specimen_box import close, reference
+from phaseloom.simulation.specimens import (
     FAMILIES,
     Specimen,
     cif,
@@ -20,12 +21,11 @@ from phaseloom.data.specimens import (
     prototypes,
     settled,
 )
-from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.spec import call, names
 
 pytest.importorskip("ase")
 
-ROOM = "phaseloom.data.specimens"
+ROOM = "phaseloom.simulation.specimens"
 SALT = 3.905
 PEROVSKITE = np.array([38, 22, 8, 8, 8])
 SITES = SALT * np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])

@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from phaseloom.errors import BadInput
-from phaseloom.metrics import states
+from phaseloom.metrics import mixed_states as states
 
 SHAPE = (7, 5)
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from phaseloom.data import tasks
-from phaseloom.data.pairs import ImagePairs, Pair
 from phaseloom.errors import BadInput
-from phaseloom.nets.references import upsampled
+from phaseloom.restoration.baselines import upsampled
+from phaseloom.restoration.pairs import image_kinds as tasks
+from phaseloom.restoration.pairs.folders import ImagePairs, Pair
 
 ALL = [tasks.photograph(), tasks.phase(), tasks.virtual_detector()]
 

@@ -15,23 +15,26 @@ import pytest
 import torch
 import yaml
 
-from phaseloom.data import simulate, underwater
+from phaseloom.calibration.protocol import calibrate
 from phaseloom.data.counts import own
 from phaseloom.data.formats import native
+from phaseloom.embedding.evaluate import finished
+from phaseloom.embedding.train import Autoencode, Encoding
 from phaseloom.errors import BadInput
-from phaseloom.fitting import team as teams
-from phaseloom.fitting.team import Team
-from phaseloom.nets import pretrained
-from phaseloom.recipes import estimate, job, scanned
-from phaseloom.recipes.autoencode import Autoencode, Encoding
-from phaseloom.recipes.calibrate import calibrate
-from phaseloom.recipes.examined import finished
-from phaseloom.recipes.halves import halves
-from phaseloom.recipes.reconstruct import Reconstruct
-from phaseloom.recipes.restore import Restore, Restoring
-from phaseloom.recipes.train import Train
-from phaseloom.recipes.training import Training
+from phaseloom.fitting import distributed as teams
+from phaseloom.fitting.distributed import Team
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.reconstruction import job
+from phaseloom.reconstruction.half_data_frc import halves
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.restoration.pairs import underwater
+from phaseloom.restoration.train import Restore, Restoring
 from phaseloom.result import load
+from phaseloom.retrieval import linear_fit as estimate
+from phaseloom.retrieval.recipe import Train
+from phaseloom.retrieval.trainer import Training
+from phaseloom.runs import scan_recipe as scanned
+from phaseloom.simulation import simulate
 from tests.unit.doubled import reconstructed
 
 ROOT = Path(__file__).parents[2]

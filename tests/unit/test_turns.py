@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from phaseloom.data.orientations import allowed, turned
 from phaseloom.data.scan import Geometry
-from phaseloom.data.turns import allowed, turned
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (8, 8), (7, 10)])

@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from phaseloom.data.leaves import leaves
-from phaseloom.data.pairs import ImagePairs
-from phaseloom.data.underwater import save, sights, split
-from phaseloom.data.water import JERLOV, Camera, Water, range_map, recorded, seen, some_water
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.metrics.colour import display, linear_light
+from phaseloom.restoration.pairs.dead_leaves import leaves
+from phaseloom.restoration.pairs.folders import ImagePairs
+from phaseloom.restoration.pairs.underwater import save, sights, split
+from phaseloom.restoration.pairs.water import JERLOV, Camera, Water, range_map, recorded, seen, some_water
 
 RNG = np.random.default_rng(2)
 LIGHT = RNG.random((3, 15, 22))
@@ -154,7 +154,7 @@ def test_a_data_set_on_disk_is_the_one_in_memory(tmp_path, few):
 
 
 def test_without_scikit_image_its_extra_is_named(monkeypatch):
-    from phaseloom.data import underwater
+    from phaseloom.restoration.pairs import underwater
 
     underwater._picture.cache_clear()
     monkeypatch.setitem(sys.modules, "skimage", None)

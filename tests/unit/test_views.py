@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data.experiment import Experiment, told
-from phaseloom.data.simulated import simulated
-from phaseloom.data.specimens import Specimen
-from phaseloom.data.views import NOISELESS, Choice, Picked, Scene, picked, views
 from phaseloom.errors import BadInput
+from phaseloom.retrieval.training_samples import NOISELESS, Choice, Picked, Scene, picked, views
+from phaseloom.simulation.experiment import Experiment, told
+from phaseloom.simulation.scan import simulated
+from phaseloom.simulation.specimens import Specimen
 
 SCAN = (6, 7)
 

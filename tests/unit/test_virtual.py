@@ -7,12 +7,13 @@ import h5py
 import numpy as np
 import pytest
 
-from phaseloom.data import simulate
-from phaseloom.data.annuli import STANDARD, Detector, annulus, segments, standard, unseen
 from phaseloom.data.counts import Arranged, InFile
-from phaseloom.data.radial import disk_share, radial
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.data.virtual import (
+from phaseloom.errors import BadInput
+from phaseloom.simulation import simulate
+from phaseloom.virtual.annuli import STANDARD, Detector, annulus, segments, standard, unseen
+from phaseloom.virtual.figures import save_stem_visualization, virtual_images
+from phaseloom.virtual.images import (
     beam_of,
     group_patterns,
     integrated_phase,
@@ -21,8 +22,7 @@ from phaseloom.data.virtual import (
     profiles,
     survey,
 )
-from phaseloom.errors import BadInput
-from phaseloom.plot.virtual import save_stem_visualization, virtual_images
+from phaseloom.virtual.radial import disk_share, radial
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(13, 10), angle=(1e-3, 1.4e-3), beam="electron")
 CENTRE = (5.3, 5.8)

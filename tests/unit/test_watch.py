@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from phaseloom.fitting.rate_advice import advice
 from phaseloom.fitting.schedule import cosine
 from phaseloom.fitting.verdict import verdict
-from phaseloom.fitting.watch import advice
 
 RATES = {"object": 0.02, "probe": 0.01}
 

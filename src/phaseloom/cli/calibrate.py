@@ -23,10 +23,10 @@ def calibrate(
 ) -> None:
     """Find orientation, rotation, defocus, step, angle of a pixel and slices; write a parameter file."""
     from phaseloom import plot
+    from phaseloom.calibration import protocol
+    from phaseloom.calibration.figures import landscape
     from phaseloom.files import whole
-    from phaseloom.fitting.team import team
-    from phaseloom.plot.calibrate import landscape
-    from phaseloom.recipes import calibrate as protocol
+    from phaseloom.fitting.distributed import team
     from phaseloom.spec import to_yaml
 
     picture = _free(out)

@@ -32,8 +32,8 @@ def embed(
 
     The scan is read and prepared as in its parameter file; the settings of a training hold for its own scan.
     """
-    from phaseloom.recipes import embed as protocol
-    from phaseloom.recipes.scanned import Scanned
+    from phaseloom.embedding import embed as protocol
+    from phaseloom.runs.scan_recipe import Scanned
 
     if protocol.writable(out).exists():
         raise BadInput("--out", str(out), "exists already: name a new file")
@@ -54,7 +54,7 @@ def _unusual(found: Any, recipe: Any, out: Path) -> None:
     """Name the patterns that stand out, and say how to leave them out."""
     import yaml
 
-    from phaseloom.recipes.embedding import THRESHOLD
+    from phaseloom.embedding.embeddings import THRESHOLD
 
     numbers = found.unusual()
     said = f"unusual: {len(numbers)} patterns, more than {THRESHOLD:g} robust spreads from their neighbours"

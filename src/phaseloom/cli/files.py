@@ -34,7 +34,7 @@ def drawable(path: Path) -> Path:
 
 def recipe_of(file: Path, settings: list[str] | None) -> Any:
     """The recipe of a reconstruction from what a verb was given."""
-    from phaseloom.recipes.reconstruct import Reconstruct
+    from phaseloom.reconstruction.recipe import Reconstruct
 
     tree = foreign(file)
     if tree is None:
@@ -68,7 +68,7 @@ def foreign(file: Path) -> dict[str, Any] | None:
 
 def spoiled(scan: Any, /) -> list[str]:
     """Sentences on pixels that would spoil whatever is learned or seen of a scan."""
-    from phaseloom.data.inspect import inspect
+    from phaseloom.data.diagnostics import inspect
 
     bad = [
         found
@@ -101,7 +101,7 @@ def settings_of(given: list[str]) -> dict[str, Any]:
 
 def place(out: Path | None, name: str) -> Path:
     """The folder of a run, which the first of several processes names."""
-    from phaseloom.fitting.team import team
+    from phaseloom.fitting.distributed import team
 
     return team().told(folder(out, name) if team().first else Path())
 

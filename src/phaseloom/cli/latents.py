@@ -38,9 +38,9 @@ def latents(
 
     Without --scan and --model only what the embeddings hold: maps and clusters.
     """
+    from phaseloom.embedding import latents as protocol
+    from phaseloom.embedding.embeddings import Embedding
     from phaseloom.metrics.clusters import whitened
-    from phaseloom.recipes import latents as protocol
-    from phaseloom.recipes.embedding import Embedding
 
     if (out / "clusters.h5").exists() or out.is_file():
         raise BadInput("--out", str(out), "exists already: name a new folder")
@@ -91,9 +91,9 @@ def _tried(tried: Any) -> None:
 
 def _seen(found: Any, kinds: Any, scan: Path | None, model: Path | None, settings: dict[str, Any]) -> Any:
     """What needs the scan, the network, or both."""
-    from phaseloom.recipes import embed
-    from phaseloom.recipes import latents as protocol
-    from phaseloom.recipes.scanned import Scanned
+    from phaseloom.embedding import embed
+    from phaseloom.embedding import latents as protocol
+    from phaseloom.runs.scan_recipe import Scanned
 
     seen: dict[str, Any] = {}
     net, card = embed.autoencoder(model) if model is not None else (None, {})

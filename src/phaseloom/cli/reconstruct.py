@@ -28,7 +28,7 @@ def look(
     Of a result, say how far it may be trusted, and draw its report.
     """
     from phaseloom import plot
-    from phaseloom.data.inspect import inspect
+    from phaseloom.data.diagnostics import inspect
 
     target = drawable(picture or Path(f"{file.stem}.look.png"))
     if not settings and file.suffix in (".h5", ".hdf5") and _told_of_result(file, target):
@@ -46,7 +46,7 @@ def look(
 @app.command()
 def check(file: DataFile, settings: Set = None) -> None:
     """Read a parameter file and its data, and say what a run would need, without running it."""
-    from phaseloom.recipes.check import outlook
+    from phaseloom.reconstruction.check import outlook
 
     seen = outlook(recipe_of(file, settings))
     for name, value in seen.lines.items():
@@ -68,8 +68,8 @@ def reconstruct(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
-    from phaseloom.recipes.halves import splittable
-    from phaseloom.recipes.job import Job
+    from phaseloom.reconstruction.half_data_frc import splittable
+    from phaseloom.reconstruction.job import Job
 
     if resume:
         if settings or out:
@@ -98,7 +98,7 @@ def convert(
     """
     from phaseloom.compat import ptyrad
     from phaseloom.files import whole
-    from phaseloom.recipes.reconstruct import Reconstruct
+    from phaseloom.reconstruction.recipe import Reconstruct
     from phaseloom.spec import to_yaml
 
     tree = foreign(file)
@@ -129,7 +129,7 @@ def compare(
     picture: Annotated[Path, typer.Option(help="where to write the picture")] = Path("compare.png"),
 ) -> None:
     """Compare two results: resolution by ring correlation, phase difference, settings that differ."""
-    from phaseloom.recipes.compare import compare as compared
+    from phaseloom.reconstruction.compare import compare as compared
 
     for line in compared(first, second, drawable(picture)):
         typer.echo(line)
@@ -143,7 +143,7 @@ def describe(
     of: Annotated[str, typer.Option(help="whose file: reconstruct, train, autoencoder, ...")] = "reconstruct",
 ) -> None:
     """List the settings of the parameter file, the choices of one, or the knobs of a choice."""
-    from phaseloom.recipes.describe import describe as described
+    from phaseloom.cli.describe import describe as described
 
     typer.echo(described(section, name, of=of))
 
@@ -154,7 +154,7 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Reconstruct a real X-ray scan that comes with the package, and a simulated electron scan."""
-    from phaseloom.recipes import demo as protocol
+    from phaseloom.cli import demo as protocol
 
     for title, job in protocol.jobs(out):
         typer.echo(f"\n{title}")
@@ -165,8 +165,8 @@ def demo(
 
 def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     """Drive a job to its end with a progress bar, and leave result and report in its folder."""
-    from phaseloom.fitting.team import team
-    from phaseloom.recipes import outcome
+    from phaseloom.fitting.distributed import team
+    from phaseloom.reconstruction import result_builder as outcome
 
     for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
@@ -196,7 +196,7 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
 def _left(job: Any, result: Any) -> Any:
     """A result that is written to the folder of its run, with report and phase, by one of the processes."""
     from phaseloom import plot
-    from phaseloom.fitting.team import team
+    from phaseloom.fitting.distributed import team
 
     if not team().first:
         return result
@@ -211,7 +211,7 @@ def _halved(job: Any, result: Any, *, quiet: bool) -> Any:
     """The result with the ring correlation of halves, or as it was if that came to nothing."""
     from dataclasses import replace
 
-    from phaseloom.recipes.halves import halves
+    from phaseloom.reconstruction.half_data_frc import halves
 
     typer.echo("halves: two more runs, on half of the counts each")
     try:
@@ -226,7 +226,7 @@ def _halved(job: Any, result: Any, *, quiet: bool) -> Any:
 def _told_of_result(file: Path, target: Path) -> bool:
     """Tell of a result and draw its report; False when the file is none."""
     from phaseloom import plot
-    from phaseloom.recipes import outcome
+    from phaseloom.reconstruction import result_builder as outcome
     from phaseloom.result import Result, is_result
 
     if not is_result(file):
@@ -243,7 +243,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
     """All epochs behind a progress bar, of one process; what was advised on the way."""
     from tqdm import tqdm
 
-    from phaseloom.fitting.team import team
+    from phaseloom.fitting.distributed import team
 
     quiet = quiet or not team().first
     said: set[str] = set()
@@ -265,7 +265,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
 
 def _doubts(job: Any) -> list[str]:
     """What `check` would warn of, before any time is spent."""
-    from phaseloom.recipes import foresight
+    from phaseloom.reconstruction import preflight as foresight
 
     return [f"WARN {line}" for line in foresight.of(job, started=job.start is not None)]
 

@@ -49,7 +49,7 @@ def demo_data(
     seed: Annotated[int, typer.Option(help="of all that is drawn")] = 0,
 ) -> None:
     """Make photographs as they would look under water, in pairs with the photographs, and on finer pixels."""
-    from phaseloom.data import underwater
+    from phaseloom.restoration.pairs import underwater
 
     given = {"size": size, "train": count, "test": test, "invented": invented, "seed": seed}
     made = underwater.save(folder, photographs=photographs, **given)
@@ -65,7 +65,7 @@ def restorer(
     if resume:
         _restoring(begun(file, settings, out), quiet=quiet)
         return
-    from phaseloom.recipes.restore import Restore
+    from phaseloom.restoration.train import Restore
 
     _restoring(Restore.from_path(file, settings_of(settings or [])), out, quiet=quiet)
 
@@ -127,7 +127,7 @@ def fit(  # noqa: PLR0913 - the flags of the guide
         return
     for note in notes:
         typer.echo(f"  - {note}")
-    from phaseloom.recipes.restore import Restore
+    from phaseloom.restoration.train import Restore
 
     _restoring(Restore.from_path(file, known | settings_of(settings or [])), out, quiet=quiet)
 
@@ -147,7 +147,8 @@ def apply(
     overlap: Overlap = 64,
 ) -> None:
     """Restore images; those of reconstructions are held against their patterns, before and after."""
-    from phaseloom.recipes import mend_files, mend_result
+    from phaseloom.restoration import apply_files as mend_files
+    from phaseloom.restoration import apply_result as mend_result
 
     results = [path for path in images if mend_result.is_run(path)]
     files = [path for path in images if path not in results]
@@ -168,9 +169,9 @@ def apply(
 def _phases(results: list[Path], model: str, out: Path, *, halves: bool, tiles: dict[str, int]) -> None:
     """Restore the phases of reconstructions."""
     from phaseloom import plot
-    from phaseloom.plot.restored import before_after
-    from phaseloom.recipes import mend_result
-    from phaseloom.recipes.mend import restorer as network
+    from phaseloom.restoration import apply_result as mend_result
+    from phaseloom.restoration.apply import restorer as network
+    from phaseloom.restoration.figures import before_after
 
     net, task, _ = network(model)
     found = []
@@ -195,7 +196,7 @@ def _phases(results: list[Path], model: str, out: Path, *, halves: bool, tiles: 
 
 def _resolved(curve: Any) -> str:
     """The period at which a ring correlation falls below half a bit."""
-    from phaseloom.plot.canvas import show_length
+    from phaseloom.plot.style import show_length
 
     return f"correlated down to {show_length(curve.resolution())}"
 
@@ -217,7 +218,7 @@ def thinned(
     draws: Annotated[int | None, typer.Option(help="pairs of each scan")] = None,
 ) -> None:
     """Make pairs of images from scans: one of a few of the counts, one of the rest of them."""
-    from phaseloom.recipes.thinned import Thin, save
+    from phaseloom.restoration.pairs.noise2noise import Thin, save
 
     given = {"task": task, "by": by, "share": share, "draws": draws}
     told = {name: value for name, value in given.items() if value is not None} | settings_of(settings or [])
@@ -240,10 +241,10 @@ def evaluate(
     import json
 
     from phaseloom import plot
-    from phaseloom.data.pairs import ImagePairs
-    from phaseloom.recipes import restored
-    from phaseloom.recipes.mend import restorer as network
-    from phaseloom.recipes.rated import rated
+    from phaseloom.restoration import evaluation_report as restored
+    from phaseloom.restoration.apply import restorer as network
+    from phaseloom.restoration.evaluate import rated
+    from phaseloom.restoration.pairs.folders import ImagePairs
 
     if part not in ("test", "train"):
         raise BadInput("--part", part, "is none: choose test or train")
@@ -265,9 +266,9 @@ def evaluate(
 
 def _restoring(what: Any, out: Path | None = None, *, quiet: bool) -> None:
     """Train a restorer, from a recipe, or go on with the run of a folder; then judge and keep it."""
-    from phaseloom.fitting.team import team
-    from phaseloom.recipes import restored
-    from phaseloom.recipes.restore import Restoring
+    from phaseloom.fitting.distributed import team
+    from phaseloom.restoration import evaluation_report as restored
+    from phaseloom.restoration.train import Restoring
 
     if isinstance(what, Path):
         training = Restoring.resume(what)
@@ -289,7 +290,7 @@ def _restoring(what: Any, out: Path | None = None, *, quiet: bool) -> None:
 
 def _begins(training: Any) -> None:
     """What will be done, in a line."""
-    from phaseloom.fitting.team import team
+    from phaseloom.fitting.distributed import team
 
     if not team().first:
         return

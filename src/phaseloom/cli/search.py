@@ -37,9 +37,9 @@ def search(  # noqa: PLR0913 - each an option of the command line
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no line for each trial")] = False,
 ) -> None:
     """Search for knobs of a reconstruction or a training: many trials, the best file, and a report."""
-    from phaseloom.fitting.team import team
-    from phaseloom.recipes.search import Plan
-    from phaseloom.recipes.searching import Searching, joined
+    from phaseloom.fitting.distributed import team
+    from phaseloom.search.recipe import Plan
+    from phaseloom.search.runner import Searching, joined
 
     team().alone("search")
     given = {"trials": trials, "seconds": seconds, "workers": workers, "storage": storage}
@@ -63,8 +63,8 @@ def _begun(
 ) -> Any:
     """A new search."""
     from phaseloom.documents import load_yaml
-    from phaseloom.recipes.search import Plan, Search
-    from phaseloom.recipes.trials import read
+    from phaseloom.search.recipe import Plan, Search
+    from phaseloom.search.trials import read
 
     if over is None:
         raise BadInput("search", str(file), "needs a second file that says what is searched: search.yaml")
@@ -72,7 +72,7 @@ def _begun(
         raise BadInput("search", str(file), "says what is searched: give the run file first, then this one")
     wanted = Search.from_path(over, {name: value for name, value in given.items() if value is not None})
     if (tree := foreign(file)) is not None:
-        from phaseloom.recipes.reconstruct import Reconstruct
+        from phaseloom.reconstruction.recipe import Reconstruct
 
         base = Reconstruct.of(tree)
         base = base.put(settings_of(settings)) if settings else base
@@ -83,8 +83,8 @@ def _begun(
 
 def _driven(searching: Any, *, quiet: bool) -> None:
     """All trials, then what they came to."""
-    from phaseloom.recipes import found
-    from phaseloom.recipes.trials import verb
+    from phaseloom.search import report as found
+    from phaseloom.search.trials import verb
 
     plan = searching.plan
     try:

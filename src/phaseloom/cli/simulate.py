@@ -41,7 +41,7 @@ def simulate(  # noqa: PLR0913 - a verb has as many options
 
     A run that was stopped is gone on with by the same command; several machines may share a folder.
     """
-    from phaseloom.recipes import simulate as protocol
+    from phaseloom.simulation import recipe as protocol
 
     first, count = _range(first, count, start_id, end_id)
     given = {"first": first, "count": count, "seed": seed, "layout": layout}
@@ -87,7 +87,7 @@ def _driven(numbers: Any, total: int, quiet: bool) -> int:
 
 
 def _summary(folder: Path, done: int, seconds: float) -> list[str]:
-    from phaseloom.data.samples import SampleSet
+    from phaseloom.simulation.samples import SampleSet
 
     try:
         found = SampleSet(folder)

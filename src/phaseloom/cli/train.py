@@ -99,8 +99,8 @@ def linear(
     out: Out = None,
 ) -> None:
     """Solve the linear estimate: for the default probe, a parameter file's, or that of a scan at hand."""
-    from phaseloom.recipes import estimate as protocol
-    from phaseloom.recipes.train import Train
+    from phaseloom.retrieval import linear_fit as protocol
+    from phaseloom.retrieval.recipe import Train
 
     base = Train.from_path(file)
     changed = ({} if base.model.name == "linear" else {"model": "linear"}) | settings_of(settings or [])
@@ -130,7 +130,7 @@ def autoencoder(
     quiet: Quiet = False,
 ) -> None:
     """Learn to say each pattern of a scan by a few numbers, and to draw it again from these."""
-    from phaseloom.recipes.autoencode import Autoencode, Encoding
+    from phaseloom.embedding.train import Autoencode, Encoding
 
     if resume:
         training = Encoding.resume(begun(file, settings, out))
@@ -147,7 +147,7 @@ def autoencoder(
 
 def _drawn(training: Any) -> None:
     """What came of an autoencoder."""
-    from phaseloom.recipes.examined import Examined, finished
+    from phaseloom.embedding.evaluate import Examined, finished
 
     path, card = finished(training)
     kept = "" if card["judged on"] == "test" else ", of the blocks that decided"
@@ -188,9 +188,9 @@ def _all(
     file: Path | None, settings: list[str], out: Path | None, *, resume: bool
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of all three steps, with their recipe in it, and settings of the third."""
-    from phaseloom.fitting.team import team
-    from phaseloom.recipes._folder import keep_recipe
-    from phaseloom.recipes.train import Train
+    from phaseloom.fitting.distributed import team
+    from phaseloom.retrieval.recipe import Train
+    from phaseloom.runs.folder import keep_recipe
 
     if resume:
         base = begun(file, settings, out)
@@ -223,7 +223,7 @@ def _joint(recipe: Any) -> dict[str, Any]:
 
 def _fitting(scan: Path, base: Any, changed: dict[str, Any]) -> dict[str, Any]:
     """Settings with the microscope that a scan was made by; what the user says of it holds."""
-    from phaseloom.recipes.estimate import microscope_of
+    from phaseloom.retrieval.linear_fit import microscope_of
 
     beside = [f"{path}={value}" for path, value in _probe(changed).items()]
     return {"microscope": microscope_of(recipe_of(scan, beside), base.microscope), **changed}
@@ -248,9 +248,9 @@ def _run(
     again: str = "",
 ) -> None:
     """Drive a training to its end, and leave network, curves and pictures in its folder."""
-    from phaseloom.fitting.team import team
-    from phaseloom.recipes.train import Train
-    from phaseloom.recipes.training import Training
+    from phaseloom.fitting.distributed import team
+    from phaseloom.retrieval.recipe import Train
+    from phaseloom.retrieval.trainer import Training
 
     if resume:
         training = Training.resume(begun(file, settings, out), stage=stage)
@@ -284,7 +284,7 @@ def _drive(training: Any, told: Callable[[Any, Any], str], *, quiet: bool) -> No
 
 def _told(training: Any, again: str) -> None:
     """What came of a training."""
-    from phaseloom.recipes.training import pictures
+    from phaseloom.retrieval.trainer import pictures
 
     stopped(training, again)
     path, card = training.finish()

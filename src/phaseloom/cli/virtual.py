@@ -10,7 +10,7 @@ from phaseloom.cli.files import DataFile, Set, settings_of, spoiled
 from phaseloom.errors import BadInput
 
 if TYPE_CHECKING:
-    from phaseloom.recipes.virtual import Images
+    from phaseloom.virtual.recipe import Images
 
 __all__ = ["virtual"]
 
@@ -40,8 +40,8 @@ def virtual(
 ) -> None:
     """Show a scan as a STEM does: bright and dark fields, deflections, integrated phase, radial profile."""
     from phaseloom import plot
-    from phaseloom.plot.virtual import virtual_images
-    from phaseloom.recipes import virtual as protocol
+    from phaseloom.virtual import recipe as protocol
+    from phaseloom.virtual.figures import virtual_images
 
     picture = _free(out)
     given: dict[str, Any] = {"semiangle": semiangle, "segments": segments}

@@ -26,7 +26,7 @@ SIZES = {
 
 
 def schedule(policy: Policy, niter: int, niter_decay: int, /) -> dict[str, Any]:
-    """The epochs and the shape of the rate that a policy means, as settings of `phaseloom.recipes.restore`.
+    """The epochs and the shape of the rate that a policy means, as settings of `phaseloom.restoration.train`.
 
     Args:
         policy: ``lambda``: the full rate for ``niter`` epochs and one, then down in a line for

@@ -15,10 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from phaseloom.data import _checked
+from phaseloom.data import validation as _checked
 from phaseloom.data.counts import Chosen, Counts
 from phaseloom.errors import BadInput
-from phaseloom.physics import surface
+from phaseloom.physics import tilted_sample as surface
 from phaseloom.units import ELECTRON_REST_ENERGY, HC, electron_wavelength, photon_wavelength
 
 __all__ = ["LAB_BASIS", "Geometry", "Scan4D", "wavelength_of"]

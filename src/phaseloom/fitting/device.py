@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from phaseloom.errors import BadInput
-from phaseloom.fitting.team import team
+from phaseloom.fitting.distributed import team
 
 __all__ = ["chosen", "of"]
 

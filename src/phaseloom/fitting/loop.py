@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phaseloom.fitting.learn import Batches, NotFinite, Objective, from_all, from_each, from_good, held_out
 from phaseloom.fitting.rates import set_rates, settling
 from phaseloom.fitting.schedule import Every, Shape, constant
+from phaseloom.fitting.updates import Batches, NotFinite, Objective, from_all, from_each, from_good, held_out
 
 __all__ = ["Epoch", "Progress", "fit"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phaseloom.fitting._course import (
+from phaseloom.fitting.history import (
     History,
     broken,
     chooses,

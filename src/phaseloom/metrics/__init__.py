@@ -13,6 +13,9 @@
 Everything takes numpy arrays, or what `numpy.asarray` accepts, and returns floats, arrays or frozen values.
 """
 
-from phaseloom.metrics import clusters, colour, halves, image, phase, repeats, resolution, spectral, states
+from phaseloom.metrics import clusters, colour, image, phase, resolution, spectral
+from phaseloom.metrics import ensembles as repeats
+from phaseloom.metrics import mixed_states as states
+from phaseloom.metrics import standardise_pair as halves
 
 __all__ = ["clusters", "colour", "halves", "image", "phase", "repeats", "resolution", "spectral", "states"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput
-from phaseloom.metrics.states import fidelity
+from phaseloom.metrics.mixed_states import fidelity
 
 __all__ = [
     "Bands",

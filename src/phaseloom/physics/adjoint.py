@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.fft import fft2, ifft2
 
 from phaseloom.physics.fourier import frequencies
-from phaseloom.physics.mosaic import Mosaic
-from phaseloom.physics.passes import entered, moved
+from phaseloom.physics.fused_kernels import entered, moved
+from phaseloom.physics.windowed_transmission import Mosaic
 
 __all__ = ["far_waves"]
 

@@ -18,7 +18,7 @@ from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 __all__ = ["centred", "cornered", "fit_spectrum", "fit_window", "frequencies", "ramp", "shift"]
-__all__ += ["to_real", "to_reciprocal"]
+__all__ += ["mirror_through_zero", "to_real", "to_reciprocal"]
 
 
 def to_reciprocal(wave: Shaped[Tensor, "*batch y x"], /) -> Complex[Tensor, "*batch y x"]:
@@ -133,3 +133,18 @@ def fit_spectrum(
     """
     spectrum = centred(to_reciprocal(cornered(wave)))
     return centred(to_real(cornered(fit_window(spectrum, shape))))
+
+
+def mirror_through_zero(patterns: Tensor, /) -> Tensor:
+    """Patterns point-mirrored about zero frequency; zero where there is no pixel mirror_through_zero.
+
+    Example:
+        >>> mirror_through_zero(torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 3))[0].tolist()
+        [0.0, 4.0, 3.0, 2.0]
+    """
+    flipped = patterns.flip(-2, -1)
+    for axis in (-2, -1):
+        if patterns.shape[axis] % 2 == 0:
+            flipped = flipped.roll(1, axis)
+            flipped.select(axis, 0).zero_()
+    return flipped

@@ -9,19 +9,22 @@ Interactive ones (`browse`, `compare`, `slide`, `Live`) belong to pyplot, whose 
 in windows, or with ipympl in a notebook; the first three return an `interactive.View`.
 """
 
+import importlib
+import warnings
+from typing import Any
+
 from phaseloom.plot.browse import browse, compare
-from phaseloom.plot.canvas import save
-from phaseloom.plot.course import losses, refined
-from phaseloom.plot.events import watching
+from phaseloom.plot.gui_events import watching
+from phaseloom.plot.histories import losses, refined
 from phaseloom.plot.interactive import slide
 from phaseloom.plot.live import Live
 from phaseloom.plot.object import object_amplitude, object_modes, object_phase, slices
 from phaseloom.plot.patterns import forward
-from phaseloom.plot.places import groups, positions, tilts
 from phaseloom.plot.probe import probe_modes
 from phaseloom.plot.report import comparison, report
 from phaseloom.plot.scan import scan_overview
-from phaseloom.plot.virtual import save_stem_visualization, virtual_images
+from phaseloom.plot.scan_maps import groups, positions, tilts
+from phaseloom.plot.style import save
 
 __all__ = [
     "Live",
@@ -39,11 +42,21 @@ __all__ = [
     "refined",
     "report",
     "save",
-    "save_stem_visualization",
     "scan_overview",
     "slices",
     "slide",
     "tilts",
-    "virtual_images",
     "watching",
 ]
+
+
+_MOVED = ("save_stem_visualization", "virtual_images")
+"""Public here until version 0.2, now in `phaseloom.virtual`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Names of version 0.1 that have another home now."""
+    if name not in _MOVED:
+        raise AttributeError(f"module 'phaseloom.plot' has no attribute '{name}'")
+    warnings.warn(f"pl.plot.{name} is now pl.virtual.{name}", DeprecationWarning, stacklevel=2)
+    return getattr(importlib.import_module("phaseloom.virtual.figures"), name)

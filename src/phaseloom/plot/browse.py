@@ -15,10 +15,10 @@ import numpy as np
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.canvas import SMALL, colour_bar, limits, mapped, steps, unit_of
+from phaseloom.plot.gui import Picture, frozen, plain, span, window
 from phaseloom.plot.interactive import FAR, View
 from phaseloom.plot.scan import detector_step
-from phaseloom.plot.windows import Picture, frozen, plain, span, window
+from phaseloom.plot.style import SMALL, colour_bar, limits, mapped, steps, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from phaseloom.errors import BadInput
-from phaseloom.plot.canvas import SMALL
-from phaseloom.plot.windows import window
+from phaseloom.plot.gui import window
+from phaseloom.plot.style import SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from phaseloom.errors import BadInput
-from phaseloom.plot.canvas import PALETTE, SMALL, frame, limits, wave_colours
+from phaseloom.plot.gui import Picture, frozen, is_open, plain, pump, window, windowed
 from phaseloom.plot.object import PHASE, Field
-from phaseloom.plot.windows import Picture, frozen, is_open, plain, pump, window, windowed
+from phaseloom.plot.style import PALETTE, SMALL, frame, limits, wave_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

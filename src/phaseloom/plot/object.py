@@ -15,7 +15,7 @@ import numpy as np
 
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import level, remove_ramp, summed_phase
-from phaseloom.plot.canvas import OUTSIDE, colour_bar, frame, image, limits, page, show_length, unit_of
+from phaseloom.plot.style import OUTSIDE, colour_bar, frame, image, limits, page, show_length, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

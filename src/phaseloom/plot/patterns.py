@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phaseloom.plot.canvas import colour_bar, image, note, page
 from phaseloom.plot.scan import detector_step
+from phaseloom.plot.style import colour_bar, image, note, page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phaseloom.plot.canvas import (
+from phaseloom.plot.object import depths
+from phaseloom.plot.style import (
     SMALL,
     colour_bar,
     colour_wheel,
@@ -18,7 +19,6 @@ from phaseloom.plot.canvas import (
     unit_of,
     wave_colours,
 )
-from phaseloom.plot.object import depths
 from phaseloom.units import ANGLE
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.metrics.resolution import RingCorrelation
-from phaseloom.plot.canvas import NORMAL, PALETTE, SMALL, frame, limits, page, show_length, unit_of
-from phaseloom.plot.course import ABREAST, Course, counted, courses, draw_courses, draw_drift, draw_losses
+from phaseloom.plot.histories import ABREAST, Course, counted, courses, draw_courses, draw_drift, draw_losses
 from phaseloom.plot.object import ABREAST as SLICES
 from phaseloom.plot.object import Field, chosen, depths, draw_amplitude, draw_phase, draw_slices, draw_states
 from phaseloom.plot.patterns import draw_patterns
-from phaseloom.plot.places import draw_positions
 from phaseloom.plot.probe import draw_modes
+from phaseloom.plot.scan_maps import draw_positions
+from phaseloom.plot.style import NORMAL, PALETTE, SMALL, frame, limits, page, show_length, unit_of
 from phaseloom.units import ENERGY
 
 if TYPE_CHECKING:

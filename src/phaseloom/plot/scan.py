@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.plot.canvas import SMALL, colour_bar, frame, image, limits, mapped, page, show_length
+from phaseloom.plot.style import SMALL, colour_bar, frame, image, limits, mapped, page, show_length
 from phaseloom.units import ANGLE, ENERGY, LENGTH, Dimension
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from jaxtyping import Complex, Float, Int, Shaped
 from torch import Tensor
 
 from phaseloom.errors import BadInput
+from phaseloom.physics.cache import Kept, constant
 from phaseloom.physics.fourier import fit_spectrum
-from phaseloom.physics.kept import Kept, constant
-from phaseloom.physics.mosaic import Mosaic, mosaic
 from phaseloom.physics.patches import gather
+from phaseloom.physics.windowed_transmission import Mosaic, mosaic
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.ptycho.transmission import Kind, PixelObject, gaps_of, shares
 from phaseloom.units import Length

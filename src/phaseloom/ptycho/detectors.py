@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect
-from phaseloom.physics.compare import misfit
+from phaseloom.physics.amplitude_loss import misfit
+from phaseloom.physics.cache import Kept, constant
 from phaseloom.physics.detect import blurred, collected, intensity, spread
 from phaseloom.physics.fourier import centred, cornered
-from phaseloom.physics.kept import Kept, constant
 from phaseloom.ptycho import noise
 from phaseloom.ptycho.ewald import Ewald, Mapping, mapped
 

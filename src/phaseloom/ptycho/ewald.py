@@ -8,7 +8,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.physics import oblique
+from phaseloom.physics import tilted_detector as oblique
 from phaseloom.physics.fourier import cornered, ramp, to_real
 
 __all__ = ["Ewald", "Mapping", "mapped"]
@@ -27,13 +27,13 @@ class Ewald(nn.Module):
     """Waves on a detector's pixels, from those on the regular grid of a Fourier transform.
 
     They are known between its pixels, for the window ends: they are transformed to a finer grid, and
-    interpolated on that (`phaseloom.physics.oblique.interpolation`).
+    interpolated on that (`phaseloom.physics.tilted_detector.interpolation`).
 
     Attributes:
         shape: pixels (y, x).
         taper: of the window, by which interpolation is exact in it.
         turn: what brings the middle of the window to the corner, on the finer grid.
-        pixels, weights: on the finer grid, see `phaseloom.physics.oblique.interpolation`.
+        pixels, weights: on the finer grid, see `phaseloom.physics.tilted_detector.interpolation`.
     """
 
     taper: Tensor

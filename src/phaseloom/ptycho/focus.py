@@ -3,7 +3,8 @@
 import torch
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.ptycho import heights, probes
+from phaseloom.ptycho import axial as heights
+from phaseloom.ptycho import probes
 
 __all__ = ["depth_of_focus"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
+from phaseloom.physics.cache import Kept, constant
 from phaseloom.physics.fourier import centred, frequencies, ramp, shift, to_real, to_reciprocal
-from phaseloom.physics.kept import Kept, constant
 from phaseloom.physics.optics import aberration_phase, aperture, to_cartesian, to_polar
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.support import Support

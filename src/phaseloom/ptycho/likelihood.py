@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from phaseloom.data.counts import own
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.kept import Kept
+from phaseloom.physics.cache import Kept
 from phaseloom.physics.patches import Box
 from phaseloom.ptycho import noise
-from phaseloom.ptycho.measured import Measured
+from phaseloom.ptycho.count_loader import Measured
 from phaseloom.ptycho.model import Ptychography
 
 __all__ = ["Likelihood", "Misfit"]

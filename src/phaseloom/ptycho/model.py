@@ -10,7 +10,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.adjoint import far_waves
 from phaseloom.physics.scatter import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
-from phaseloom.ptycho.heights import Heights, depth, fallen, matter
+from phaseloom.ptycho.axial import Heights, depth, fallen, matter
 from phaseloom.ptycho.noise import Divergence
 
 __all__ = ["Ptychography"]
@@ -23,7 +23,7 @@ class Ptychography(nn.Module):
 
     Attributes:
         scan: `phaseloom.ptycho.scans.Positions`.
-        heights: `phaseloom.ptycho.heights.Heights` of a scan along the beam, or ``None``.
+        heights: `phaseloom.ptycho.axial.Heights` of a scan along the beam, or ``None``.
         probe: `phaseloom.ptycho.illumination.Illumination`.
         object: `phaseloom.ptycho.objects.PixelObject`.
         propagator: `phaseloom.ptycho.propagators.FreeFlight`.

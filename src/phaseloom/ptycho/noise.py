@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.compare import Amplitudes, Judge, differentiated
+from phaseloom.physics.amplitude_loss import Amplitudes, Judge, differentiated
 
 __all__ = ["amplitude", "gaussian", "none", "poisson"]
 

@@ -7,12 +7,11 @@ import torch
 
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.bandlimited import bandlimited
-from phaseloom.ptycho.predicted import predicted
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.ptycho.transmission import Kind, PixelObject, gaps_of, shares
 from phaseloom.units import Length
 
-__all__ = ["bandlimited", "from_file", "pixels", "predicted"]
+__all__ = ["bandlimited", "from_file", "pixels"]
 
 Filling = Literal["vacuum", "mean", "edge"]
 
@@ -93,7 +92,7 @@ def from_file(
     Raises:
         BadInput: no such file, or nothing in it that fits.
     """
-    from phaseloom.ptycho import stored
+    from phaseloom.ptycho import import_parts as stored
 
     if modes is not None and modes < 1:
         raise BadInput("object: from_file.modes", modes, "must be at least 1")

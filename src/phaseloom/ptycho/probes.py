@@ -26,7 +26,7 @@ from phaseloom.ptycho._guesses import (
     total_of,
 )
 from phaseloom.ptycho.illumination import AberratedProbe, Illumination, Probe, PupilProbe
-from phaseloom.ptycho.relaxed import RelaxedProbe
+from phaseloom.ptycho.opr import RelaxedProbe
 from phaseloom.ptycho.support import Support, within
 from phaseloom.units import Aberrations, Angle, Length
 
@@ -289,7 +289,7 @@ def relaxed(
     """
     support = _support(scan, radius, semiangle, spectrum)
     if path is not None:
-        from phaseloom.ptycho import stored as earlier
+        from phaseloom.ptycho import import_parts as earlier
 
         wave = defocused(earlier.probe_of(path, scan.window), scan.window, defocus).to(torch.complex64)
         return RelaxedProbe(wave, scan.window, earlier.mixtures_of(path, len(scan)), support=support)
@@ -366,7 +366,7 @@ def from_file(
     Raises:
         BadInput: not a complex array of two or three axes.
     """
-    from phaseloom.ptycho import stored as earlier
+    from phaseloom.ptycho import import_parts as earlier
 
     wave = earlier.probe_of(path, scan.window)
     moved = defocused(wave, scan.window, defocus - forward)

@@ -15,7 +15,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics import columns, depth, filters
+from phaseloom.physics import column_tilt as columns
+from phaseloom.physics import depth, filters
 from phaseloom.physics.fourier import to_real, to_reciprocal
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.physics.propagate import angular_spectrum, fly

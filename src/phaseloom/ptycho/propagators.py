@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import propagate
+from phaseloom.physics.cache import Kept, constant
 from phaseloom.physics.detect import deflect
 from phaseloom.physics.fourier import ramp
-from phaseloom.physics.kept import Kept, constant
 from phaseloom.physics.scatter import multislice
 from phaseloom.units import Angle
 
@@ -209,7 +209,7 @@ def _tilted(
         raise BadInput("propagator: tilt", tilt, "must be two angles below 1 rad")
     table = torch.tensor([tilt], dtype=torch.float64)
     if file is not None:
-        from phaseloom.ptycho import stored
+        from phaseloom.ptycho import import_parts as stored
 
         table = table + torch.as_tensor(stored.tilts_of(file))
         if len(table) not in (1, len(scan)):

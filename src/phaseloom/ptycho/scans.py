@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.kept import Kept, constant
-from phaseloom.ptycho.heights import spread
+from phaseloom.physics.cache import Kept, constant
+from phaseloom.ptycho.axial import spread
 
 __all__ = ["Canvas", "Positions", "canvas"]
 

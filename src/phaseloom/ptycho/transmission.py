@@ -10,9 +10,9 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.mosaic import Glass, Mosaic, mosaic
 from phaseloom.physics.patches import gather
-from phaseloom.ptycho import placed
+from phaseloom.physics.windowed_transmission import Glass, Mosaic, mosaic
+from phaseloom.ptycho import canvas_windows as placed
 from phaseloom.ptycho.scans import Canvas
 
 __all__ = ["Kind", "PixelObject", "gaps_of", "shares"]

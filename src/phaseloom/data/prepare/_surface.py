@@ -8,7 +8,7 @@ import numpy as np
 from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
 from phaseloom.data.scan import ACROSS, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics import surface
+from phaseloom.physics import tilted_sample as surface
 
 __all__ = ["tilt_sample"]
 

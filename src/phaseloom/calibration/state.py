@@ -1,0 +1,298 @@
+"""What a calibration knows, finds and tries: the words that its rungs speak
+(`phaseloom.calibration.estimators`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phaseloom.data import prepare
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.physics.fourier import cornered, to_real, to_reciprocal
+from phaseloom.physics.optics import probe_wave
+from phaseloom.ptycho.illumination import AberratedProbe
+from phaseloom.ptycho.multigrid import roomy
+from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.start import ORIENTATIONS, TWINS, nearest
+from phaseloom.spec import Call
+
+__all__ = ["TWIN", "Finding", "Known", "Rung", "Step", "Trial", "middle", "short"]
+
+TWIN = dict(zip([*ORIENTATIONS, *TWINS], [*TWINS, *ORIENTATIONS], strict=True))
+"""The orientation that lies turned by 180 degrees against each."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known so far of a scan and its optics; a rung hands on a better one.
+
+    Attributes:
+        setting: the recipe that the ladder serves; short runs take its noise, detector, propagator, seed and
+            device.
+        semiangle: of the disk as the detector's angles have it, radian; ``None``: not known yet.
+        defocus: angstrom; positive: under-focus.
+        orientation: how the detector has to be laid, a key of ``ORIENTATIONS`` or ``TWINS`` of
+            `phaseloom.reconstruction.start`.
+        rotation: by which positions have to be turned, radian, from the row axis towards the column axis.
+        step: factor on all positions.
+        angle: factor on what a detector pixel sees.
+        slices: of the object.
+        gap: between slices, angstrom.
+        soft: whether the edge of the disk is blurred over a pixel.
+        certain: whether the orientation was decided, and its fit went well: else nothing finer is believed.
+    """
+
+    setting: Reconstruct
+    semiangle: float | None = None
+    defocus: float = 0.0
+    orientation: str = "as given"
+    rotation: float = 0.0
+    step: float = 1.0
+    angle: float = 1.0
+    slices: int = 1
+    gap: float = 0.0
+    soft: bool = False
+    certain: bool = True
+
+    def stated(self, name: str, /) -> float | None:
+        """What the recipe said of the probe before the ladder began."""
+        value = self.setting.probe.values.get(name)
+        return None if value is None else float(value)
+
+    def frame(self) -> np.ndarray:
+        """Takes row vectors of frequency in the frame of the scan to the detector as it was read."""
+        c, s = math.cos(self.rotation), math.sin(self.rotation)
+        turn = np.array([[c, s], [-s, c]])
+        lay = np.eye(2)  # a step of prepare takes detector coordinates k to k @ lay
+        for name, given in (ORIENTATIONS | TWINS)[self.orientation]:
+            swap = np.array([[0.0, 1.0], [1.0, 0.0]])
+            lay = lay @ (
+                swap if name == "transpose" else np.diag([-1.0 if given["axis"] == a else 1.0 for a in "yx"])
+            )
+        return turn @ lay.T / self.step
+
+    def steps(self, scan: Scan4D, /) -> tuple[Call, ...]:
+        """What has to be done to a scan as it was read and prepared."""
+        room, (seen, other) = prepare.__name__, scan.geometry.angle
+        calls = [Call(room, name, given) for name, given in (ORIENTATIONS | TWINS)[self.orientation]]
+        if self.angle != 1 and math.isclose(seen, other, rel_tol=1e-6):
+            calls.append(Call(room, "calibrate", {"angle": _short(self.angle * seen)}))
+        if self.rotation:
+            calls.append(Call(room, "rotate", {"angle": _short(self.rotation)}))
+        if self.step != 1:
+            calls.append(Call(room, "scale", {"factor": _short(self.step)}))
+        return tuple(calls)
+
+    def laid(self, scan: Scan4D, /) -> Scan4D:
+        """The scan as it should have been read."""
+        for step in self.steps(scan):
+            scan = step(scan)
+        return scan
+
+    def probe(self) -> Call:
+        """The call of a first guess with what is known of the optics."""
+        asked = self.setting.probe
+        values = {"semiangle": _short(self.semiangle or 0.0), "defocus": _short(self.defocus)}
+        if asked.name == "aberrated" or self.soft:
+            values["soft"] = self.soft
+        if asked.name in ("focused", "aberrated"):
+            return replace(asked, values={**asked.values, **values})
+        kept = {"modes": asked.values["modes"]} if "modes" in asked.values else {}
+        return Call(asked.room, "focused", {**values, **kept})
+
+    def recipe(self, scan: Scan4D, /) -> Reconstruct:
+        """The recipe of a run with everything that was found written into it, and nothing left to find."""
+        thing, update = self.setting.object, {}
+        if thing.name == "pixels" and (self.slices > 1 or thing.values.get("slices", 1) > 1):
+            depth = {"slices": self.slices} | ({"thickness": _short(self.gap)} if self.slices > 1 else {})
+            kept = {
+                name: value for name, value in thing.values.items() if name not in ("slices", "thickness")
+            }
+            update["object"] = replace(thing, values={**kept, **depth})
+        update["prepare"] = (*self.setting.prepare, *self.steps(scan))
+        update |= {
+            "probe": self.probe(),
+            "start": Call("phaseloom.reconstruction.start", "none"),
+            "preset": None,
+        }
+        return self.setting.model_copy(update=update)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One quantity that a rung looked for.
+
+    Attributes:
+        name: of the quantity.
+        value: found, or kept, in words.
+        given: what it was before, in words.
+        margin: loss of the runner-up, or of the value as given, over that of the one found; 1: undecided;
+            infinite: there was no other.
+        decided: whether the data, or a prior that the note names, told; else what was given is kept.
+        error: of the value, in words: what fits of half of the patterns differ by.
+        note: what was used, what disagrees.
+    """
+
+    name: str
+    value: str
+    given: str
+    margin: float
+    decided: bool
+    error: str = ""
+    note: str = ""
+
+    def line(self) -> str:
+        """The finding in a line."""
+        off = f" +- {self.error}" if self.error else ""
+        kept = "" if self.decided else ", undecided: as given"
+        note = f"; {self.note}" if self.note else ""
+        margin = f"margin {self.margin:.3g}" if math.isfinite(self.margin) else "no rival"
+        return f"{self.name:12s} {self.value}{off} (given {self.given}; {margin}{kept}){note}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a rung hands on.
+
+    Attributes:
+        known: with what the rung found.
+        findings: a line each.
+        tried: candidates with their numbers.
+    """
+
+    known: Known
+    findings: tuple[Finding, ...] = ()
+    tried: list[dict[str, Any]] = field(default_factory=list)
+
+
+Rung = Callable[[Scan4D, Known], Step]
+"""A rung: the scan as it was read and prepared, and what is known so far, in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A short reconstruction, and where it went.
+
+    Attributes:
+        known: with the defocus, rotation and step that it ended at.
+        loss: of its last epoch, 1 being shot noise.
+        held: loss of patterns held out, or that of the others where none were.
+        job: the run.
+    """
+
+    known: Known
+    loss: float
+    held: float
+    job: Job
+
+    @property
+    def gain(self) -> float:
+        """By which share the last epoch lowered the loss."""
+        before, after = [math.inf, *(event["loss"] for event in self.job.progress.history)][-2:]
+        return before / after - 1
+
+
+def short(
+    scan: Scan4D,
+    known: Known,
+    /,
+    *,
+    epochs: int,
+    rates: dict[str, Any],
+    refine: tuple[str, ...] = ("C10", "C12"),
+    free: bool = False,
+    holdout: float = 0.0,
+) -> Trial:
+    """Reconstruct shortly from what is known.
+
+    Args:
+        scan: as it was read; patterns of the field that is looked at.
+        known: where to begin.
+        epochs: how many.
+        rates: of positions, rotation, scale, thickness.
+        refine: aberrations that move.
+        free: the probe is one of free pixels, not one that a lens can make.
+        holdout: share of patterns that judge.
+    """
+    data, usual = known.laid(scan), {"positions": 0.0, "affine": 0.0}
+    optics = {"semiangle": known.semiangle, "defocus": known.defocus, "modes": 1}
+    rest = {"soft": known.soft} | ({} if free else {"refine": list(refine)})
+    depth = {"slices": known.slices} | ({"thickness": known.gap} if known.slices > 1 else {})
+    kind = {"kind": "phase"} if scan.geometry.beam == "electron" else {}
+    tree = {"rates": {**usual, **rates}, "epochs": epochs, "holdout": holdout, "patience": None, "levels": 0}
+    name = "focused" if free else "aberrated"
+    parts = {
+        "probe": Call("phaseloom.ptycho.probes", name, {**optics, **rest}),
+        "object": Call("phaseloom.ptycho.objects", "pixels", {**depth, **kind}),
+        "start": Call("phaseloom.reconstruction.start", "none"),
+        **{one: getattr(known.setting, one) for one in ("detector", "propagator", "noise", "seed", "device")},
+    }
+    with torch.random.fork_rng(devices=[]):
+        job = Job.begin(Reconstruct.of(tree).model_copy(update=parts), scan=data)
+        for _ in job:
+            pass
+    last = job.progress.history[-1] if job.progress.history else {"loss": math.inf, "holdout": None}
+    loss = last["loss"] if math.isfinite(last["loss"]) else math.inf
+    held = [event["holdout"] for event in job.progress.history if event["holdout"] is not None]
+    return Trial(_ended(job, known), loss, held[-1] if held else loss, job)
+
+
+def middle(scan: Scan4D, count: int, /) -> Scan4D:
+    """Neighbouring patterns around the middle of a scan, in memory; a raster stays one."""
+    if len(scan) <= count:
+        few = scan
+    elif scan.grid is not None:
+        sides = np.minimum(scan.grid, max(2, math.isqrt(count)))
+        first = (np.array(scan.grid) - sides) // 2
+        rows, columns = ((int(a), int(a + n)) for a, n in zip(first, sides, strict=True))
+        few = prepare.region(scan, rows=rows, columns=columns)
+    else:
+        few = nearest(scan, count)
+    few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]), probe=None)
+    while roomy(few):
+        few = prepare.crop(few, to=(few.geometry.shape[0] // 2, few.geometry.shape[1] // 2))
+    return few
+
+
+def _ended(job: Job, known: Known) -> Known:
+    """Where the optics and the map of the positions ended."""
+    before, after = job.scan.positions, job.model.scan.angstrom()
+    linear = np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]
+    turn = math.atan2(linear[0, 1] - linear[1, 0], linear[0, 0] + linear[1, 1])
+    scale = math.sqrt(abs(np.linalg.det(linear)))
+    probe = job.model.probe
+    if isinstance(probe, AberratedProbe):
+        defocus = -probe.aberrations().get("C10", -known.defocus)
+    else:
+        defocus = _focus(job.model.probe.modes().detach()[0], job.scan.window, known)
+    gaps = job.model.propagator.distances().detach().cpu().double().numpy()
+    gap = float(gaps.mean()) if len(gaps) else known.gap
+    return replace(known, defocus=defocus, rotation=known.rotation + turn, step=known.step * scale, gap=gap)
+
+
+@torch.no_grad()
+def _focus(mode: Tensor, geometry: Geometry, known: Known) -> float:
+    """Defocus of the lens that a free probe resembles most, wherever in its window it lies."""
+    angle, far = known.semiangle or 0.0, to_reciprocal(cornered(mode))
+    unit = geometry.wavelength / angle**2
+    places = (known.defocus + torch.linspace(-1, 1, 81, dtype=torch.float64) * unit).tolist()
+    like = []
+    for defocus in places:
+        optics = {"wavelength": geometry.wavelength, "semiangle": angle, "aberrations": {"defocus": defocus}}
+        lens = to_reciprocal(cornered(probe_wave(geometry.shape, geometry.pixel, **optics)))
+        like.append(float(to_real(far * lens.conj()).abs().max()))
+    best = min(max(1, int(np.argmax(like))), len(like) - 2)
+    before, at, after = like[best - 1 : best + 2]
+    bend = before - 2 * at + after
+    return places[best] + (0.5 * (before - after) / bend if bend < 0 else 0.0) * (places[1] - places[0])
+
+
+def _short(value: float) -> float:
+    """What a parameter file says in few digits."""
+    return float(f"{value:.7g}")

@@ -1,0 +1,131 @@
+"""The parameter file explained by the code that reads it."""
+
+import importlib
+import inspect
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from phaseloom.errors import BadInput, nearest
+from phaseloom.reconstruction.recipe import PARTS, Reconstruct
+from phaseloom.spec import Recipe, _dimension, _function, knobs, names
+
+__all__ = ["describe"]
+
+HOMES = {
+    "reconstruct": ("phaseloom.reconstruction.recipe", "Reconstruct"),
+    "simulate": ("phaseloom.simulation.recipe", "Simulate"),
+    "train": ("phaseloom.retrieval.recipe", "Train"),
+    "autoencoder": ("phaseloom.embedding.train", "Autoencode"),
+    "virtual": ("phaseloom.virtual.recipe", "Virtual"),
+    "restorer": ("phaseloom.restoration.train", "Restore"),
+    "pairs": ("phaseloom.restoration.pairs.noise2noise", "Thin"),
+    "search": ("phaseloom.search.recipe", "Search"),
+}
+"""Protocols that have a parameter file, and where they live."""
+
+
+def describe(section: str | None = None, name: str | None = None, /, *, of: str = "reconstruct") -> str:
+    """Sections of the file; choices of a section; knobs of a choice.
+
+    Args:
+        section: of the file.
+        name: of a choice in it.
+        of: whose file: ``reconstruct``, ``simulate``, ``train``, ``autoencoder``, ``virtual``, ``restorer``,
+            ``pairs``, ``search``.
+
+    Raises:
+        BadInput: no such file, section or choice.
+
+    Example:
+        >>> print(describe("noise", "poisson").splitlines()[0])
+        noise: {poisson: {...}}
+    """
+    recipe = _recipe(of)
+    fields = recipe.model_fields
+    if section is None:
+        return _sections(recipe)
+    if section not in fields:
+        others = [one for one in HOMES if one != of and section in _recipe(one).model_fields]
+        way = f"one of another file: add --of {' or '.join(others)}" if others else nearest(section, fields)
+        raise BadInput("describe", section, f"is no section: {way}")
+    room = (fields[section].json_schema_extra or {}).get("room")  # type: ignore[union-attr]
+    if not room and name is not None:
+        raise BadInput(f"describe {section}", name, f"is no choice: {section} is a plain value")
+    if not room:
+        parts = f"\nparts: {', '.join(PARTS)}\n{_RATE}" if section == "rates" else ""
+        return f"{section}: {_default(_start(fields[section]))}\n\n{_attribute(recipe, section)}{parts}"
+    if name is None:
+        room = str(room)
+        lines = [f"{choice:20s} {_first(room, choice)}" for choice in names(room)]
+        return f"{section}: one of\n" + "\n".join("  " + line for line in lines)
+    return _choice(section, str(room), name)
+
+
+_RATE = "each a number, or {rate: 0.2, start: 3, stop: 15, shape: {...}} with a shape as in `describe shape`"
+
+
+def _recipe(of: str) -> type[Recipe]:
+    """The protocol of a name."""
+    if of not in HOMES:
+        raise BadInput("describe --of", of, f"is no protocol: {nearest(of, HOMES)}")
+    room, name = HOMES[of]
+    return getattr(importlib.import_module(room), name)
+
+
+def _sections(recipe: type[Recipe]) -> str:
+    lines, needed = [], [key for key, info in recipe.model_fields.items() if info.is_required()]
+    for key, info in recipe.model_fields.items():
+        if key != "found":
+            lines.append(f"  {key:12s} {_default(_start(info)):28s} {_attribute(recipe, key)}")
+    but = "file" if recipe is Reconstruct else ", ".join(needed)
+    optional = f"all optional but {but}" if but else "all optional"
+    return f"A parameter file (YAML) has these sections, {optional}:\n" + "\n".join(lines)
+
+
+def _choice(section: str, room: str, name: str) -> str:
+    if name not in names(room):
+        raise BadInput(f"describe {section}", name, f"is no choice: {nearest(name, names(room))}")
+    lines = [f"{section}: {{{name}: {{...}}}}", "", inspect.getdoc(_function(room, name)) or "", "", "knobs:"]
+    for key, knob in knobs(room, name).items():
+        default = "required" if knob.default is knob.empty else f"default {_default(knob.default)}"
+        dimension = _dimension(knob.annotation)
+        unit = f", {dimension.name} with a unit" if dimension else ""
+        lines.append(f"  {key:20s} {default}{unit}")
+    return "\n".join(lines)
+
+
+def _first(room: str, name: str) -> str:
+    """The first line on a choice; of a plugin that cannot be loaded, why."""
+    try:
+        said = (inspect.getdoc(_function(room, name)) or "(no description)").splitlines()[0]
+    except BadInput as problem:
+        return str(problem)
+    return said.replace("``", "")
+
+
+def _start(info: Any) -> Any:
+    """What a field holds when the file says nothing."""
+    return info.default_factory() if info.default_factory else info.default
+
+
+def _default(value: Any) -> str:
+    if str(value) == "PydanticUndefined":
+        return "(required)"
+    return str(value) or "''" if isinstance(value, str | Path) else repr(value)
+
+
+def _attribute(recipe: type[Recipe], key: str) -> str:
+    """What the recipe's docstring says about a field."""
+    lines = (inspect.getdoc(recipe) or "").splitlines()
+    for number, line in enumerate(lines):
+        keys, colon, text = line.strip().partition(": ")
+        if colon and key in [word.strip() for word in keys.split(",")]:
+            deeper = " " * (len(line) - len(line.lstrip()) + 1)
+            return " ".join([text, *_indented(lines[number + 1 :], deeper)])
+    return ""
+
+
+def _indented(lines: list[str], deeper: str) -> list[str]:
+    """The lines up to the first that does not begin with so many blanks."""
+    return [line.strip() for line in takewhile(lambda line: line.startswith(deeper), lines)]

@@ -1,0 +1,325 @@
+"""Figures of latents: their maps, clusters, mean patterns, and what a network draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phaseloom.plot.style import (
+    DASHES,
+    PALETTE,
+    SMALL,
+    colour_bar,
+    frame,
+    image,
+    limits,
+    mapped,
+    page,
+    steps,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    from phaseloom.virtual.radial import Profile
+
+__all__ = ["clusters", "components", "maps", "patterns", "plane", "samples", "traversals"]
+
+TILES = 32
+"""Maps of a kind that are shown at most, those of largest variance."""
+
+ROOT: dict[str, Any] = {"cmap": "magma"}
+
+
+def maps(kinds: Mapping[str, np.ndarray], positions: np.ndarray, grid: tuple[int, int] | None, /) -> Figure:
+    """Numbers over the scan, one map and one scale of colours each, kinds side by side.
+
+    Args:
+        kinds: ``(n, k)`` by name; of more than 32, those of largest variance.
+        positions: ``(n, 2)`` angstrom.
+        grid: rows and columns of the scan, or none: dots.
+
+    Example:
+        >>> places = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), -1).reshape(-1, 2)
+        >>> rows = np.random.default_rng(0).normal(size=(12, 2))
+        >>> len(maps({"latents": rows, "components": rows}, places, None).axes)
+        4
+    """
+    shown = {name: _strongest(np.asarray(rows)) for name, rows in kinds.items()}
+    across = [max(1, round(math.sqrt(len(some) / 1.6))) for some in shown.values()]
+    down = max(-(-len(some) // wide) for some, wide in zip(shown.values(), across, strict=True))
+    figure = page(1.75 * sum(across) + 0.4, 1.5 * down + 0.5)
+    blocks = _blocks(figure, 1, len(shown), width_ratios=across)
+    for block, (name, some), wide in zip(blocks, shown.items(), across, strict=True):
+        rows = np.asarray(kinds[name])
+        rest = f", {len(some)} of {rows.shape[1]}" if len(some) < rows.shape[1] else ""
+        block.suptitle(f"{name}{rest}", fontsize=11)
+        for number, axes in enumerate(np.ravel(block.subplots(down, wide))):
+            if number >= len(some):
+                axes.axis("off")
+                continue
+            values = rows[:, some[number]]
+            look = {"cmap": "viridis", "vmin": limits(values)[0], "vmax": limits(values)[1]}
+            drawn = _tile(axes, values, positions, grid, bar=number == 0, title=str(some[number]), **look)
+            colour_bar(axes, drawn, "")
+            axes.child_axes[-1].tick_params(labelsize=5.5, pad=1, length=2)
+    return figure
+
+
+def clusters(
+    labelled: Mapping[str, np.ndarray], positions: np.ndarray, grid: tuple[int, int] | None, /
+) -> Figure:
+    """Clusters over the scan, one map for each method; the shares of all patterns are in the key.
+
+    Args:
+        labelled: labels ``(n,)`` from zero, by the words of the title.
+        positions: ``(n, 2)`` angstrom.
+        grid: rows and columns of the scan, or none: dots.
+
+    Example:
+        >>> places = np.random.default_rng(0).uniform(0, 50, (9, 2))
+        >>> len(clusters({"k-means": np.arange(9) % 2}, places, None).axes)
+        1
+    """
+    figure = page(5.6 * len(labelled), 5.0)
+    for axes, (title, labels) in zip(
+        np.ravel(figure.subplots(1, len(labelled))), labelled.items(), strict=True
+    ):
+        count = int(labels.max()) + 1
+        if grid is not None and math.prod(grid) == len(labels):
+            seen = _colours(count)(labels.reshape(grid))[..., :3]
+            image(axes, seen, pixel=steps(positions, grid), title=_broken(title))
+        else:
+            look = {"cmap": _colours(count), "vmin": -0.5, "vmax": count - 0.5}
+            mapped(axes, labels, positions, None, title=_broken(title), **look)
+        _key(axes, labels, count)
+    return figure
+
+
+def patterns(
+    means: np.ndarray, mean: np.ndarray, sizes: np.ndarray, profile: Profile | None, /, *, title: str = ""
+) -> Figure:
+    """Mean pattern of each cluster, its difference from the mean of all, and radial profiles.
+
+    Args:
+        means: ``(k, y, x)`` counts.
+        mean: ``(y, x)`` of all.
+        sizes: ``(k,)`` patterns of each cluster.
+        profile: of the means and, last, of the mean of all, or none.
+        title: above all.
+
+    Example:
+        >>> mean = np.random.default_rng(0).random((2, 5, 7))
+        >>> len(patterns(mean, mean.mean(0), np.array([3, 1]), None).axes)
+        4
+    """
+    count = len(means)
+    figure = page(max(1.9 * count, 5.0), 4.6 if profile is None else 8.0)
+    figure.suptitle(title, fontsize=11)
+    parts = [4.0] if profile is None else [4.0, 3.2]
+    blocks = _blocks(figure, len(parts), 1, height_ratios=parts)
+    upper, lower = blocks[0].subplots(2, count, squeeze=False)
+    apart = means - mean
+    reach = limits(np.abs(apart))[1]
+    high = limits(np.sqrt(np.append(means, mean[None], 0).clip(0)))[1]
+    for number in range(count):
+        share = 100 * sizes[number] / max(1, sizes.sum())
+        first = image(
+            upper[number],
+            np.sqrt(means[number].clip(0)),
+            pixel=(1, 1),
+            title=f"{number}: {share:.1f} %",
+            dimension=None,
+            vmin=0,
+            vmax=high,
+            **ROOT,
+        )
+        look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
+        second = image(lower[number], apart[number], pixel=(1, 1), dimension=None, **look)
+    colour_bar(upper[-1], first, "root of mean counts")
+    colour_bar(lower[-1], second, "less mean of all (counts)")
+    if profile is not None:
+        _profiles(blocks[1].subplots(), profile, count)
+    return figure
+
+
+def components(kinds: Mapping[str, np.ndarray], /) -> Figure:
+    """Images of components, each on a scale of its own; those with signs are white at zero.
+
+    Args:
+        kinds: ``(k, y, x)`` by name.
+
+    Example:
+        >>> len(components({"one": np.ones((3, 4, 5)), "other": -np.ones((2, 4, 5))}).axes)
+        16
+    """
+    wide = 8
+    rows = [-(-min(len(images), TILES) // wide) for images in kinds.values()]
+    figure = page(1.25 * wide, 1.4 * sum(rows) + 0.4 * len(rows))
+    blocks = _blocks(figure, len(kinds), 1, height_ratios=rows)
+    for block, (name, images), down in zip(blocks, kinds.items(), rows, strict=True):
+        block.suptitle(name, fontsize=11)
+        for number, axes in enumerate(np.ravel(block.subplots(down, wide))):
+            if number >= min(len(images), TILES):
+                axes.axis("off")
+                continue
+            reach = limits(np.abs(images[number]))[1]
+            signed = bool((images[number] < 0).any())
+            look = {"cmap": "RdBu_r", "vmin": -reach} if signed else {"cmap": "magma", "vmin": 0}
+            image(axes, images[number], pixel=(1, 1), title=str(number), dimension=None, vmax=reach, **look)
+    return figure
+
+
+def samples(measured: np.ndarray, drawn: np.ndarray, names: Sequence[str], /) -> Figure:
+    """Patterns, and below them what is drawn of each: denoised; roots of counts, a column on one scale.
+
+    Args:
+        measured: ``(m, y, x)`` counts.
+        drawn: ``(m, y, x)`` expected counts.
+        names: of the columns.
+
+    Example:
+        >>> len(samples(np.ones((2, 4, 5)), np.ones((2, 4, 5)), ("worst: 3", "typical: 4")).axes)
+        4
+    """
+    figure = page(1.9 * len(names), 4.3)
+    upper, lower = figure.subplots(2, len(names), squeeze=False)
+    for number, name in enumerate(names):
+        high = limits(np.sqrt(measured[number].clip(0)), 0.1)[1]
+        for axes, values, title in ((upper, measured, name), (lower, drawn, "as drawn")):
+            seen, look = np.sqrt(values[number].clip(0)), {"vmin": 0, "vmax": high, **ROOT}
+            image(axes[number], seen, pixel=(1, 1), title=title, dimension=None, **look)
+    figure.suptitle("Patterns and what the network draws of them (roots of counts)", fontsize=11)
+    return figure
+
+
+def traversals(rows: np.ndarray, varied: Sequence[int], /) -> Figure:
+    """Patterns of latents that are varied from their 1st to their 99th percentile, one in each row.
+
+    Beside each row stands what changes: its last pattern less its first.
+
+    Args:
+        rows: ``(latent, step, y, x)`` counts.
+        varied: numbers of the latents.
+
+    Example:
+        >>> len(traversals(np.ones((2, 3, 4, 5)), (0, 7)).axes)
+        8
+    """
+    count, wide = rows.shape[:2]
+    figure = page(1.15 * (wide + 1) + 0.3, 1.2 * count + 0.6)
+    high = limits(np.sqrt(rows.clip(0)), 0.1)[1]
+    for axes, patterns_, which in zip(
+        figure.subplots(count, wide + 1, squeeze=False), rows, varied, strict=True
+    ):
+        for place, pattern in zip(axes, np.sqrt(patterns_.clip(0)), strict=False):
+            image(place, pattern, pixel=(1, 1), dimension=None, vmin=0, vmax=high, **ROOT)
+        change = patterns_[-1] - patterns_[0]
+        reach = limits(np.abs(change))[1]
+        look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
+        image(axes[-1], change, pixel=(1, 1), dimension=None, title="change", **look)
+        axes[0].set_title(f"latent {which}", fontsize=SMALL, y=1.0, pad=4)
+    figure.suptitle(
+        "One latent from its 1st to its 99th percentile, the others at their medians", fontsize=10
+    )
+    return figure
+
+
+def plane(places: np.ndarray, labels: np.ndarray, title: str, /) -> Figure:
+    """Patterns laid out in a plane, in the colours of their clusters.
+
+    Args:
+        places: ``(m, 2)``.
+        labels: ``(m,)`` from zero.
+        title: what the colours are.
+
+    Example:
+        >>> len(plane(np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) % 3, "k-means").axes)
+        1
+    """
+    figure = page(5.8, 5.4)
+    axes, count = figure.subplots(), int(labels.max()) + 1
+    frame(axes, title=_broken(f"UMAP of latents; {title}"), x="", y="")
+    look: dict[str, Any] = {"cmap": _colours(count), "vmin": -0.5, "vmax": count - 0.5}
+    axes.scatter(*places.T, c=labels, s=float(np.clip(20000 / len(labels), 1, 20)), linewidths=0, **look)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    _key(axes, labels, count)
+    return figure
+
+
+def _tile(
+    axes: Axes,
+    values: np.ndarray,
+    positions: np.ndarray,
+    grid: tuple[int, int] | None,
+    *,
+    bar: bool,
+    **look: Any,
+) -> Any:
+    """A small map; a scale bar, or axes with ticks, on the first of a kind alone."""
+    if grid is not None and math.prod(grid) == len(values):
+        known = {} if bar else {"dimension": None}
+        return image(axes, values.reshape(grid), pixel=steps(positions, grid), **known, **look)
+    drawn = mapped(axes, values, positions, None, **look)
+    drawn.set_sizes([float(np.clip(2000 / len(values), 0.5, 12))])
+    axes.tick_params(labelsize=5.5, pad=1, length=2)
+    axes.set_xlabel(axes.get_xlabel(), fontsize=6)
+    axes.set_ylabel(axes.get_ylabel(), fontsize=6)
+    if not bar:
+        axes.set(xlabel="", ylabel="", xticks=[], yticks=[])
+    return drawn
+
+
+def _blocks(figure: Figure, down: int, across: int, **ratios: Any) -> list[Any]:
+    found: Any = figure.subfigures(down, across, squeeze=False, **ratios)
+    return list(found.ravel())
+
+
+def _strongest(rows: np.ndarray) -> np.ndarray:
+    """Numbers of the columns that are shown, ascending."""
+    return np.sort(np.argsort(-rows.var(0), kind="stable")[:TILES])
+
+
+def _colours(count: int) -> ListedColormap:
+    import matplotlib
+    from matplotlib.colors import ListedColormap
+
+    if count <= len(PALETTE):
+        return ListedColormap(PALETTE[:count])
+    return ListedColormap([matplotlib.colormaps["turbo"]((at + 0.5) / count) for at in range(count)])
+
+
+def _key(axes: Axes, labels: np.ndarray, count: int) -> None:
+    """Colours of the clusters and their shares of all patterns."""
+    from matplotlib.patches import Patch
+
+    colours, sizes = _colours(count), np.bincount(labels, minlength=count)
+    parts = [
+        Patch(color=colours(number), label=f"{number}: {100 * size / len(labels):.1f} %")
+        for number, size in enumerate(sizes)
+    ]
+    axes.legend(handles=parts, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL, frameon=False)
+
+
+def _profiles(axes: Axes, profile: Profile, count: int) -> None:
+    """Radial profiles of the clusters, and that of all dashed."""
+    colours, angle = _colours(count), 1e3 * profile.angle
+    for number in range(count):
+        style = {"color": colours(number), "linestyle": DASHES[number // len(PALETTE) % len(DASHES)]}
+        axes.plot(angle, profile.mean[number], label=str(number), linewidth=1.2, **style)
+    axes.plot(angle, profile.mean[-1], "--", color="0.5", linewidth=1, label="all")
+    frame(axes, title="Radial profiles", x="angle (mrad)", y="mean counts per pixel")
+    if (profile.mean[np.isfinite(profile.mean)] > 0).any():
+        axes.set_yscale("log")
+    axes.legend(fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _broken(title: str) -> str:
+    """A title in two lines, at its colon."""
+    return title.replace(": ", ":\n", 1)

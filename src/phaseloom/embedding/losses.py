@@ -1,0 +1,264 @@
+"""What latents should be besides enough to draw a pattern: sparse, unlike one another, spread out.
+
+The three terms of the first design are kept to the letter, for whoever compares with it; of the default
+weights the penalty on similarity does nothing (no cosine is above its margin of one), and one over a variance
+outweighs all else as soon as one latent is dead. `variance_hinge`, `decorrelation` and `cosine` ask for the
+same without these faults. Everything is computed in single precision, also under autocast.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from phaseloom.errors import BadInput
+from phaseloom.learning.layers import full
+
+__all__ = [
+    "ContrastiveLoss",
+    "DivergenceLoss",
+    "alone",
+    "cosine",
+    "dead",
+    "decorrelation",
+    "deviances",
+    "noise_deviance",
+    "poisson_deviance",
+]
+__all__ += ["regularised", "variance_hinge"]
+
+TINY = 1e-8
+"""Added to a variance before it is divided by."""
+
+DEAD = 1e-8
+"""Variance of a latent below which it says nothing."""
+
+STEEP = 1e-4
+"""Variance below which the gradient of its inverse does not grow further."""
+
+
+class ContrastiveLoss(nn.Module):
+    """Mean over pairs of patterns of how far the cosine between their latents is above a margin.
+
+    Args:
+        margin: cosine that costs nothing; at the first design's one, no pair ever costs anything.
+
+    Example:
+        >>> same = torch.ones(3, 4)
+        >>> ContrastiveLoss(margin=0.5)(same).item(), ContrastiveLoss()(same[:1]).item()
+        (0.5, 0.0)
+    """
+
+    def __init__(self, margin: float = 1.0):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, embeddings: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+        """Compare; nothing for fewer than two patterns."""
+        with alone(embeddings):
+            if len(embeddings) < 2:
+                return _nothing(embeddings)
+            return functional.relu(_pairs(full(embeddings)) - self.margin).mean()
+
+
+class DivergenceLoss(nn.Module):
+    """Mean over latents of one over their variance within the batch.
+
+    The value is the first design's. Its gradient is too, but for variances below 1e-4: there it stays as
+    steep as it is at 1e-4, where it would reach 1e11 and end a training in half precision.
+
+    Example:
+        >>> DivergenceLoss()(torch.tensor([[0.0, 0.0], [2.0, 1.0]])).item()
+        1.25
+    """
+
+    def forward(self, embeddings: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+        """Invert variances; nothing for fewer than two patterns."""
+        with alone(embeddings):
+            if len(embeddings) < 2:
+                return _nothing(embeddings)
+            variance = full(embeddings).var(0)
+            slope = (variance.detach().clamp_min(STEEP) + TINY) ** -2
+            fall = -slope * variance
+            return (1 / (variance.detach() + TINY) + fall - fall.detach()).mean()
+
+
+def regularised(
+    x: Tensor,
+    x_hat: Tensor,
+    z: Tensor,
+    /,
+    *,
+    lambda_act: float = 1e-4,
+    lambda_sim: float = 5e-5,
+    lambda_div: float = 2e-4,
+) -> dict[str, Tensor]:
+    """The loss of the first design and its parts: ``total = mse + lambda_act act + ...``, parts unweighted.
+
+    Args:
+        x: patterns as the network was given them.
+        x_hat: as it drew them.
+        z: ``(b, k)`` their latents.
+        lambda_act: weight of the mean magnitude of latents.
+        lambda_sim: weight of `ContrastiveLoss`.
+        lambda_div: weight of `DivergenceLoss`.
+
+    Raises:
+        BadInput: patterns and drawings of different shapes, or of other patterns than the latents.
+
+    Example:
+        >>> parts = regularised(torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4), torch.eye(2), lambda_div=0.5)
+        >>> {name: round(value.item(), 4) for name, value in parts.items()}
+        {'total': 2.0001, 'mse': 1.0, 'act': 0.5, 'sim': 0.0, 'div': 2.0}
+    """
+    if x.shape != x_hat.shape:
+        raise BadInput("loss: x_hat", tuple(x_hat.shape), f"must have the shape of x, {tuple(x.shape)}")
+    if z.ndim != 2 or len(z) != len(x):
+        raise BadInput("loss: z", tuple(z.shape), f"must be the latents of these {len(x)} patterns, (b, k)")
+    with alone(z):
+        mse, act = (full(x_hat) - full(x)).square().mean(), full(z).abs().mean()
+        sim, div = ContrastiveLoss()(z), DivergenceLoss()(z)
+        total = mse + lambda_act * act + lambda_sim * sim + lambda_div * div
+    return {"total": total, "mse": mse, "act": act, "sim": sim, "div": div}
+
+
+def variance_hinge(embeddings: Float[Tensor, "b k"], /, *, gamma: float = 1.0) -> Float[Tensor, ""]:
+    """Mean over latents of what their standard deviation lacks to ``gamma``: at most ``gamma`` itself.
+
+    Args:
+        embeddings: of a batch; fewer than two cost nothing.
+        gamma: standard deviation that is enough.
+
+    Source: the variance term of VICReg, Bardes et al. 2022, arXiv 2105.04906.
+
+    Example:
+        >>> variance_hinge(torch.zeros(5, 3)).item().__round__(3)
+        0.99
+    """
+    with alone(embeddings):
+        if len(embeddings) < 2:
+            return _nothing(embeddings)
+        return functional.relu(gamma - (full(embeddings).var(0) + 1e-4).sqrt()).mean()
+
+
+def decorrelation(embeddings: Float[Tensor, "b k"], /) -> Float[Tensor, ""]:
+    """Sum of squared covariances between different latents, over their number: no two say the same.
+
+    Source: the covariance term of VICReg, Bardes et al. 2022, arXiv 2105.04906.
+
+    Example:
+        >>> decorrelation(torch.tensor([[1.0, 1.0], [-1.0, -1.0]])).item()
+        4.0
+    """
+    with alone(embeddings):
+        if len(embeddings) < 2:
+            return _nothing(embeddings)
+        centred = full(embeddings) - full(embeddings).mean(0)
+        covariance = centred.T @ centred / (len(centred) - 1)
+        return (covariance.square().sum() - covariance.diagonal().square().sum()) / len(covariance)
+
+
+def cosine(embeddings: Float[Tensor, "b k"], /) -> Float[Tensor, ""]:
+    """Mean square of the cosine between latents of different patterns: zero where they are orthogonal.
+
+    Example:
+        >>> cosine(torch.eye(3)).item(), round(cosine(-torch.ones(2, 3)).item(), 4)
+        (0.0, 1.0)
+    """
+    with alone(embeddings):
+        if len(embeddings) < 2:
+            return _nothing(embeddings)
+        return _pairs(full(embeddings)).square().mean()
+
+
+def poisson_deviance(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) -> Float[Tensor, ""]:
+    """Twice the mean of how much likelier counts are at their own rate: about one where rates are right.
+
+    Args:
+        rate: expected counts, as a network with a positive output draws them; at least 1e-6 is taken.
+        counts: measured.
+
+    Source: McCullagh & Nelder 1989, doi 10.1007/978-1-4899-3242-6, section 2.3.
+
+    Example:
+        >>> poisson_deviance(torch.full((3,), 4.0), torch.full((3,), 4.0)).item()
+        0.0
+    """
+    return deviances(rate, counts).mean()
+
+
+def deviances(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) -> Float[Tensor, "*n"]:
+    """What each pixel adds to `poisson_deviance`; arguments as there.
+
+    Example:
+        >>> deviances(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])).tolist()
+        [2.0, 0.0]
+    """
+    with alone(rate):
+        wanted, found = full(counts), full(rate).clamp_min(1e-6)
+        share = torch.where(wanted > 0, wanted / found, torch.ones_like(found))
+        return 2 * (wanted * share.log() - (wanted - found))
+
+
+def noise_deviance(rate: Float[Tensor, "*n"], /) -> Float[Tensor, "*n"]:
+    """The mean of `deviances` where counts are Poisson of this rate: what shot noise alone leaves.
+
+    It is one for many counts, 1.09 at three, and falls to nothing where hardly anything is counted, so a
+    deviance says how right a rate is only over this.
+
+    Example:
+        >>> [round(value, 2) for value in noise_deviance(torch.tensor([0.01, 0.3, 3.0, 100.0])).tolist()]
+        [0.09, 0.84, 1.09, 1.0]
+    """
+    grid, mean = _left_by_noise()
+    place = (full(rate).clamp(1e-6, 1e3).log10() + 6) * ((len(grid) - 1) / 9)
+    low = place.floor().long().clamp(0, len(grid) - 2)
+    table = torch.from_numpy(mean).to(place)
+    return torch.lerp(table[low], table[low + 1], place - low)
+
+
+@lru_cache(maxsize=1)
+def _left_by_noise() -> tuple[np.ndarray, np.ndarray]:
+    """Rates from 1e-6 to 1e3, evenly spread on a log scale, and the mean deviance of their counts."""
+    from scipy.stats import poisson
+
+    rates = np.logspace(-6, 3, 1801)
+    counts = np.arange(1400.0)
+    mean = []
+    for rate in rates:
+        share = np.where(counts > 0, counts, 1.0) / rate
+        each = 2 * (counts * np.where(counts > 0, np.log(share), 0.0) - (counts - rate))
+        mean.append(float((poisson.pmf(counts, rate) * each).sum()))
+    return rates, np.array(mean)
+
+
+def dead(embeddings: Float[Tensor, "b k"], /) -> int:
+    """Latents that are the same for all patterns of a batch.
+
+    Example:
+        >>> dead(torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.0, 2.0]]))
+        2
+    """
+    return int((full(embeddings.detach()).var(0, correction=0) < DEAD).sum())
+
+
+def alone(values: Tensor, /) -> AbstractContextManager[object]:
+    """Autocast is off within: sums of squares need more than half precision."""
+    kind = values.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def _nothing(embeddings: Tensor) -> Tensor:
+    """Zero that gradients go through."""
+    return full(embeddings).sum() * 0
+
+
+def _pairs(embeddings: Float[Tensor, "b k"]) -> Float[Tensor, " pairs"]:
+    """Cosines between the latents of each pair of patterns, each pair once."""
+    unit = functional.normalize(embeddings, dim=1, eps=1e-6)
+    row, column = torch.triu_indices(len(unit), len(unit), 1, device=unit.device)
+    return (unit @ unit.T)[row, column]

@@ -1,0 +1,173 @@
+"""The two halves of a convolutional autoencoder: patterns of any size to latents, and latents to patterns.
+
+An image passes three residual blocks on either side. The first design divides and multiplies by four each
+time; a ladder of sizes that ends in 4 x 4 pixels has the same parameters, and keeps more of small patterns.
+"""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from phaseloom.embedding.networks.residual import (
+    EmbeddingLayer,
+    IdentityBlock,
+    Normed,
+    ResNetBlock,
+    ResNetUpBlock,
+)
+from phaseloom.errors import BadInput
+from phaseloom.learning.feature_sizes import (
+    BASE,
+    LEVELS,
+    checked,
+    chosen,
+    climb,
+    counted,
+    fixed,
+    ladder,
+    quarters,
+    resized,
+    sized,
+)
+
+__all__ = ["AdaptiveDecoder", "Decoder", "Encoder", "effective"]
+
+POOLING = {"seed": quarters, "ladder": ladder}
+"""Pixels after each block of an encoder."""
+
+GROWING = {"seed": fixed, "target": climb}
+"""Pixels after each block of a decoder."""
+
+HEADS = {"relu": nn.ReLU, "softplus": nn.ReLU, "none": nn.Identity}
+"""What the last map of an encoder passes, by the activation of the latents: signed ones see both signs."""
+
+OUTPUTS = {"sigmoid": nn.Sigmoid, "linear": nn.Identity, "softplus": nn.Softplus}
+
+
+def effective(size: Sequence[int], /, *, pooling: str = "seed", head_channels: int = 1) -> int:
+    """Numbers that all latents of a pattern follow from, however many latents there are.
+
+    Args:
+        size: pixels (y, x) of the patterns.
+        pooling: of an `Encoder`.
+        head_channels: of an `Encoder`.
+
+    Example:
+        >>> [effective((n, n)) for n in (32, 64, 128, 256, 512)]
+        [1, 1, 4, 16, 16]
+        >>> effective((64, 64), pooling="ladder", head_channels=8)
+        128
+    """
+    rows, columns = (min(BASE, chosen("pooling", pooling, POOLING)(n)[-1]) for n in sized(size))
+    return rows * columns * head_channels
+
+
+class Encoder(nn.Module):
+    """Patterns to latents: two convolutions, three residual blocks that shrink, two convolutions, a matrix.
+
+    Args:
+        latent_dim: latents.
+        width: channels of the blocks.
+        pooling: ``seed`` divides by four each time, which leaves one pixel of a small pattern; ``ladder``
+            leaves 4 x 4 of every pattern.
+        head_channels: of the last map.
+        latent_activation: ``relu``, ``softplus`` or ``none``.
+
+    Example:
+        >>> Encoder(5, width=8)(torch.rand(2, 1, 32, 48)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 32,
+        *,
+        width: int = 128,
+        pooling: str = "seed",
+        head_channels: int = 1,
+        latent_activation: str = "relu",
+    ):
+        super().__init__()
+        for knob, value in (("latent_dim", latent_dim), ("head_channels", head_channels)):
+            counted(knob, value)
+        counted("width", width, multiple=2)
+        self.sizes = chosen("pooling", pooling, POOLING)
+        self.conv_input, self.conv_pre = IdentityBlock(1, width // 2), IdentityBlock(width // 2, width)
+        self.blocks = nn.ModuleList(ResNetBlock(width) for _ in range(LEVELS))
+        self.conv_post, self.conv_final = IdentityBlock(width, width // 2), Normed(width // 2, head_channels)
+        self.head = chosen("latent_activation", latent_activation, HEADS)()
+        self.embedding = EmbeddingLayer(BASE**2 * head_channels, latent_dim, latent_activation)
+
+    def features(self, x: Tensor) -> Float[Tensor, "b n"]:
+        """All that the latents are made of: the pixels of a 4 x 4 map of each channel."""
+        maps = self.conv_pre(self.conv_input(x))
+        for block, *size in zip(self.blocks, *(self.sizes(n) for n in x.shape[-2:]), strict=True):
+            maps = block(maps, tuple(size))
+        maps = self.head(self.conv_final(self.conv_post(maps)))
+        return functional.adaptive_avg_pool2d(maps, BASE).flatten(1)
+
+    def forward(self, x: Tensor) -> Float[Tensor, "b k"]:
+        """Embed patterns ``(b, 1, y, x)``.
+
+        Raises:
+            BadInput: patterns of another shape, type or size.
+        """
+        return self.embedding(self.features(checked(x, self)))
+
+
+class Decoder(nn.Module):
+    """Latents to patterns: a matrix to 4 x 4 pixels, a convolution, three residual blocks that grow, another.
+
+    Parameters are the same whatever the size.
+
+    Args:
+        latent_dim: latents.
+        out_shape: pixels (y, x) that are drawn where none are told.
+        width: channels of the blocks.
+        decoder_sizes: ``seed`` grows to 256 x 256 and interpolates; ``target`` grows to what is wanted.
+        output: ``sigmoid``, ``linear`` or ``softplus``.
+
+    Example:
+        >>> Decoder(5, (32, 48), width=8, decoder_sizes="target")(torch.rand(2, 5)).shape
+        torch.Size([2, 1, 32, 48])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 32,
+        out_shape: Sequence[int] = (256, 256),
+        *,
+        width: int = 128,
+        decoder_sizes: str = "seed",
+        output: str = "sigmoid",
+    ):
+        super().__init__()
+        counted("latent_dim", latent_dim)
+        counted("width", width)
+        self.out_shape, self.sizes = sized(out_shape), chosen("decoder_sizes", decoder_sizes, GROWING)
+        self.linear = nn.Linear(latent_dim, width * BASE**2)
+        self.conv_initial = nn.Conv2d(width, width, 3, padding=1)
+        self.blocks = nn.ModuleList(ResNetUpBlock(width) for _ in range(LEVELS))
+        self.conv_final = nn.Conv2d(width, 1, 3, padding=1)
+        self.output = chosen("output", output, OUTPUTS)()
+
+    def forward(self, z: Float[Tensor, "b k"], size: Sequence[int] | None = None) -> Float[Tensor, "b 1 y x"]:
+        """Draw.
+
+        Raises:
+            BadInput: another number of latents, or a size that is none.
+        """
+        if z.shape[-1] != self.linear.in_features:
+            fix = f"in each pattern, where this network has {self.linear.in_features}"
+            raise BadInput("latents", z.shape[-1], fix)
+        wanted = self.out_shape if size is None else sized(size)
+        maps = self.conv_initial(self.linear(z).unflatten(1, (-1, BASE, BASE)))
+        for block, *rung in zip(self.blocks, *(self.sizes(n) for n in wanted), strict=True):
+            maps = block(maps, tuple(rung))
+        return resized(self.output(self.conv_final(maps)), wanted)
+
+
+AdaptiveDecoder = Decoder
+"""The first design's second name for it."""

@@ -1,0 +1,211 @@
+"""What an autoencoder learns from: patterns of a scan, and how they are drawn again."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phaseloom.data import orientations as turns
+from phaseloom.data.scan import Scan4D
+from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
+from phaseloom.embedding.pattern_losses import Drawn
+from phaseloom.errors import BadInput
+from phaseloom.fitting import device
+from phaseloom.physics.fourier import mirror_through_zero
+
+__all__ = ["Drawing", "Manner", "few_of"]
+
+BEGUN, NUMBERS = 4096, 2**24
+"""Patterns, and pixels of them all, that statistics and principal components are taken from at most."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How patterns are shown to a network.
+
+    Attributes:
+        halves: each pattern is parted into two of half the counts, and one is drawn from the other.
+        turned: while it learns, patterns are turned and mirrored as the detector allows.
+        precision: of the network's arithmetic.
+        seed: of halves and turns.
+    """
+
+    halves: bool = False
+    turned: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+
+PLAIN = Manner()
+
+
+class Drawing:
+    """Numbers of patterns, through an autoencoder, to losses by name.
+
+    Gradients decide the mode: with them the network trains, without them it is asked. Pixels that are not
+    trusted are given the mean of those across, and count for nothing. Of patterns in halves, the one that a
+    batch is drawn from and the one that it is compared with are the same in each epoch's every pass.
+
+    Attributes:
+        net: on the device.
+        scan: whose patterns these are.
+        losses: by name.
+        few: patterns that statistics are taken from.
+        manner: see `Manner`.
+        epoch: counts as part of the seed while the network learns.
+        usual: ``(y, x)`` mean pattern.
+        highest: counts that are one for networks without a scale of their own.
+        good: ``(y, x)`` pixels that are trusted.
+    """
+
+    def __init__(
+        self,
+        net: PatternAutoencoder,
+        scan: Scan4D,
+        losses: Mapping[str, Any],
+        few: np.ndarray,
+        *,
+        manner: Manner = PLAIN,
+    ):
+        self.net, self.scan, self.losses, self.few = net, scan, dict(losses), few
+        self.manner, self.epoch = manner, 0
+        self.usual, self.highest = _usual(scan, few)
+        self.good = torch.from_numpy(scan.mask)
+        if manner.halves:
+            _whole(scan, few)
+
+    def counts(self, index: np.ndarray, /) -> Tensor:
+        """Patterns ``(b, 1, y, x)`` on the device of the network."""
+        patterns = np.asarray(self.scan.counts[index], np.float32)
+        return self._lit(np.where(self.scan.mask, patterns, self.usual))
+
+    def taken(self, counts: Tensor, /) -> Tensor:
+        """What the network takes for counts."""
+        return counts / self.highest if self.net.scale is None else self.net.scale(counts)
+
+    def expected(self, drawn: Tensor, /) -> Tensor:
+        """The counts that what it draws stands for."""
+        return drawn * self.highest if self.net.scale is None else self.net.scale.inverse(drawn)
+
+    def shown(self, index: np.ndarray, /, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """Counts that the network is given, and those that it should draw.
+
+        Args:
+            index: of the patterns.
+            epoch: of the draw, of patterns in halves.
+        """
+        if not self.manner.halves:
+            counts = self.counts(index)
+            return counts, counts
+        whole = np.asarray(self.scan.counts[index]) * self.scan.mask
+        tossed = [_half(*one, (self.manner.seed, 23, epoch)) for one in zip(whole, index, strict=True)]
+        first = np.stack(tossed).astype(np.float32)
+        parts = (first, whole.astype(np.float32) - first)
+        given, wanted = (np.where(self.scan.mask, part, self.usual / 2) for part in parts)
+        return self._lit(given), self._lit(wanted)
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Let the network take statistics and components from the few patterns."""
+        counts = self.shown(self.few)[0]
+        if self.net.scale is not None:
+            self.net.scale.calibrate(counts)
+        self.net.begin(self.taken(counts))
+
+    def __call__(self, index: np.ndarray) -> dict[str, Tensor]:
+        """Losses of a batch."""
+        learning = torch.is_grad_enabled()
+        self.net.train(learning)
+        given, wanted = self.shown(index, epoch=self.epoch if learning else 0)
+        good = self.good.to(given.device)
+        if learning and self.manner.turned:
+            given, wanted, good = _turned(self, given, wanted, good, index)
+        patterns = self.taken(given)
+        with self._running():
+            latents = self.net.embed(patterns)
+            again = self.net.decode(latents, (patterns.shape[-2], patterns.shape[-1]))
+        seen = Drawn(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
+        return {name: loss(seen).float() for name, loss in self.losses.items()}
+
+    @torch.no_grad()
+    def drawn(self, index: np.ndarray, /) -> tuple[Tensor, Tensor]:
+        """Latents ``(b, k)`` of patterns, and the counts ``(b, 1, y, x)`` that are expected by these."""
+        return self.asked(self.sides(index))
+
+    def sides(self, index: np.ndarray, /) -> tuple[Tensor, ...]:
+        """Counts that the network is asked about, which add up to those of the patterns."""
+        shown = self.shown(index)
+        return shown if self.manner.halves else shown[:1]
+
+    @torch.no_grad()
+    def asked(self, sides: tuple[Tensor, ...], /) -> tuple[Tensor, Tensor]:
+        """As `drawn`, of patterns that were read: latents are the mean of all sides, counts their sum."""
+        self.net.eval()
+        with self._running():
+            latents = torch.stack([self.net.embed(self.taken(side)).float() for side in sides]).mean(0)
+            size = (sides[0].shape[-2], sides[0].shape[-1])
+            again = self.net.decode(latents, size).float()
+        return latents, len(sides) * self.expected(again)
+
+    def _lit(self, patterns: np.ndarray) -> Tensor:
+        return torch.from_numpy(patterns.astype(np.float32, copy=False))[:, None].to(device.of(self.net))
+
+    def _running(self) -> AbstractContextManager[Any]:
+        if self.manner.precision == "float32":
+            return nullcontext()
+        return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
+
+
+def _turned(
+    lesson: Drawing, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch and its trusted pixels, each pattern turned by what the detector allows: by its number."""
+    ways = turns.allowed(lesson.scan.geometry)
+    seeds = ((lesson.manner.seed, 29, lesson.epoch, int(number)) for number in index)
+    drawn = np.array([np.random.default_rng(seed).integers(len(ways)) for seed in seeds])
+    out = given.clone(), wanted.clone(), good.repeat(len(index), 1, 1, 1)
+    for number in np.unique(drawn):
+        own = torch.from_numpy(drawn == number).to(given.device)
+        for side, taken in zip(out, (given, wanted, out[2]), strict=True):
+            side[own] = turns.turned(taken[own], ways[number])
+    return out
+
+
+def few_of(numbers: np.ndarray, scan: Scan4D, /) -> np.ndarray:
+    """Some of many patterns, from all over, that fit into memory.
+
+    Args:
+        numbers: of patterns.
+        scan: that they are of.
+    """
+    most = min(BEGUN, max(NUMBERS // scan.mask.size, 64), len(numbers))
+    return numbers[np.linspace(0, len(numbers) - 1, most).astype(int)]
+
+
+def _usual(scan: Scan4D, few: np.ndarray) -> tuple[np.ndarray, float]:
+    """Mean of some patterns, untrusted pixels as those across, or dark; the highest count of trusted ones."""
+    total, highest = np.zeros(scan.counts.shape[1:]), 0.0
+    for start in range(0, len(few), 256):
+        patterns = np.asarray(scan.counts[few[start : start + 256]], np.float64) * scan.mask
+        total += patterns.sum(0)
+        highest = max(highest, float(patterns.max(initial=0)))
+    mean = total / len(few)
+    mirrored = mirror_through_zero(torch.from_numpy(mean)).numpy()
+    return np.where(scan.mask, mean, mirrored).astype(np.float32), highest or 1.0
+
+
+def _half(pattern: np.ndarray, number: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Counts of a pattern, each kept by the toss of a coin, the same for a seed and a number."""
+    return np.random.default_rng((*seed, int(number))).binomial(pattern.astype(np.int64), 0.5)
+
+
+def _whole(scan: Scan4D, few: np.ndarray) -> None:
+    """Refuse to toss coins for what are no counts."""
+    patterns = np.asarray(scan.counts[few[:64]]) * scan.mask
+    if (patterns < 0).any() or (patterns != np.rint(patterns)).any():
+        fix = "are no whole numbers of electrons, so they cannot be parted: scale them to counts, or leave it"
+        raise BadInput("halves", "patterns", fix)

@@ -1,0 +1,151 @@
+"""Training of an autoencoder on the patterns of one scan: blocks of the scan are kept to judge it."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field
+from torch import nn
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.embedding.block_split import Parts, blocks, runs
+from phaseloom.embedding.networks.autoencoder import LinearAutoencoder, PatternAutoencoder
+from phaseloom.embedding.objective import Drawing, Manner, few_of
+from phaseloom.embedding.pattern_losses import COMPARING
+from phaseloom.errors import BadInput
+from phaseloom.fitting.distributed import team
+from phaseloom.fitting.loop import Epoch
+from phaseloom.fitting.updates import held_out
+from phaseloom.learning.trainer import Course, fresh, placed
+from phaseloom.runs.scan_recipe import Scanned, parted
+from phaseloom.spec import Call, part
+
+__all__ = ["Autoencode", "Drawing", "Encoding", "few_of"]
+
+
+class Autoencode(Scanned):
+    """How an autoencoder is trained.
+
+    Attributes:
+        file: the scan.
+        read: its format and calibration, as for a reconstruction.
+        prepare: what is done to it first, as for a reconstruction.
+        model: the network; its latents are a knob of it.
+        losses: what is made small; the first one judges.
+        block: probes along an edge of the blocks that are held out: neighbours are alike.
+        validation: share of the blocks that decide when to stop.
+        test: share of the blocks that are looked at once, in the end.
+        optimizer: how steps are made.
+        rate: of the optimiser.
+        shape: how the rate changes over the run.
+        epochs: at most.
+        batch: patterns of a step.
+        halves: learn to draw one half of a pattern's counts from the other, which has noise of its own: what
+            is learned is no noise, and ``phaseloom embed`` takes the mean of both halves.
+        turned: turn and mirror patterns at random, as the detector allows: for scans whose specimens lie
+            in all directions, and only if latents need not tell these apart.
+        precision: of the network's arithmetic.
+        clip: largest norm of the gradient.
+        patience: epochs without improvement before stopping.
+        seed: of everything that is drawn.
+        device: where to compute.
+        title: for figures and files.
+
+    Example:
+        >>> Autoencode.of({"file": "scan.h5", "model": "pca"}).model.name
+        'pca'
+    """
+
+    strict: ClassVar[bool] = True
+
+    model: Call = part("phaseloom.embedding.networks.autoencoder", "recommended")
+    losses: tuple[Call, ...] = part("phaseloom.embedding.pattern_losses", ("squares",))
+    block: int = Field(8, ge=1, strict=True)
+    validation: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.2, ge=0, lt=1)
+    optimizer: Call = part("phaseloom.fitting.optimizers", "adamw")
+    rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    shape: Call = part("phaseloom.fitting.schedule", "one_cycle")
+    epochs: int = Field(20, ge=1, strict=True)
+    batch: int = Field(32, ge=1, strict=True)
+    halves: bool = False
+    turned: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    clip: float | None = Field(1.0, gt=0)
+    patience: int | None = Field(None, ge=1, strict=True)
+    seed: int = Field(0, ge=0, lt=2**62, strict=True)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    title: str = ""
+
+
+class Encoding(Course):
+    """A training on the patterns of a scan, which leaves an autoencoder behind.
+
+    Attributes:
+        scan: the data.
+        parts: which of its patterns learn, decide and examine.
+    """
+
+    kind, within = Autoencode, 0.0
+    recipe: Autoencode
+    lesson: Drawing
+    net: PatternAutoencoder
+
+    def __init__(self, recipe: Autoencode, directory: Path | None, scan: Scan4D | None = None):
+        super().__init__(recipe, directory)
+        self.scan = recipe.scan(scan)
+        shares = {"validation": recipe.validation, "test": recipe.test}
+        self.parts: Parts = blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
+        losses = {loss.name: loss.partial() for loss in recipe.losses}
+        manner = Manner(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
+        few = few_of(self.parts.train, self.scan)
+        self.lesson = Drawing(self.net, parted(self.scan, known=few), losses, few, manner=manner)
+        self.lesson.begin()
+        team().agree(self.net)
+        self.progress = fresh(recipe, self.net)
+
+    @classmethod
+    def begin(
+        cls, recipe: Autoencode, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
+    ) -> Self:
+        """A new training, on the recipe's file or a scan in memory; errors as of `Course.begin`."""
+        return cls(recipe.rooted(Path.cwd()), placed(directory), scan).begun()
+
+    def __iter__(self) -> Iterator[Epoch]:
+        if isinstance(self.net, LinearAutoencoder):
+            self.progress.stopped = "components are fitted, not trained"
+            return iter(())
+        return super().__iter__()
+
+    def network(self) -> nn.Module:
+        """Before it has seen a pattern."""
+        if not self.recipe.losses or any(loss.when for loss in self.recipe.losses):
+            raise BadInput("losses", None, "must be one at least, there in every epoch: the first one judges")
+        for loss in self.recipe.losses:
+            if team().count > 1 and loss.name in COMPARING:
+                fix = "compares the patterns of a batch, which several processes share: use one process"
+                raise BadInput("losses", loss.name, fix)
+        return self.recipe.model()
+
+    def prepared(self) -> None:
+        """Principal components are the result of epoch 0, until something is better."""
+        held = (self.held(), (), [self.judged])
+        loss = held_out(self.lesson, held, self.progress.optimizer, 0)
+        assert loss is not None
+        self.progress.best = (0, loss, deepcopy(self.net.state_dict()))
+
+    @property
+    def judged(self) -> str:
+        """The first of the losses."""
+        return self.recipe.losses[0].name
+
+    def batches(self, epoch: int, /) -> Sequence[Any]:
+        """Runs of neighbours from all over the part that is learned from."""
+        self.lesson.epoch = epoch
+        return runs(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
+
+    def held(self) -> Sequence[Any]:
+        """The part that decides when to stop."""
+        held = self.parts.validation
+        return [held[start : start + self.recipe.batch] for start in range(0, len(held), self.recipe.batch)]

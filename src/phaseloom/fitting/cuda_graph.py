@@ -1,0 +1,148 @@
+"""A batch and its way back as one CUDA graph, replayed with the next batch's index.
+
+A graph spares the host the several hundred launches of a batch, which is what small batches wait for. The
+step of the optimiser stays outside: its rates are numbers that a graph would freeze.
+
+This has been tried with a stand-in for CUDA's graphs only; it has not yet run on a card.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from phaseloom.fitting.updates import Objective
+
+__all__ = ["Replayed"]
+
+WARM = 3
+"""Batches that are worked on plainly first, beside the main stream, as the recording of a graph asks for."""
+
+log = logging.getLogger(__name__)
+
+
+class Replayed:
+    """Gradients of an objective, by replay for batches of one size.
+
+    Calling it with a batch of indices gives the objective's terms and leaves the gradient of their sum in the
+    parameters that want one, as the objective and ``backward`` would. Batches of another size, and all
+    batches on a CPU or where no graph could be recorded, go the plain way.
+
+    A graph holds on to the memory of all that was computed before it and did not change while it was
+    recorded (frozen parts, kernels of free flight, tables): make another when any of that has changed, as
+    after projections or a change of what moves. Patterns must lie on the device, and indices should.
+
+    Attributes:
+        size: of the batches that are replayed.
+        graph: ``None`` until it is recorded.
+        broken: no graph could be recorded.
+    """
+
+    def __init__(self, objective: Objective, parameters: Sequence[nn.Parameter], *, size: int):
+        self.objective, self.size = objective, size
+        self.parameters = [one for one in parameters if one.requires_grad]
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.broken, self.seen = False, 0
+        self.index: Tensor | None = None
+        self.moved: list[nn.Parameter] = []
+        self.terms: dict[str, Tensor] = {}
+        self.gradients: list[tuple[nn.Parameter, Tensor, list[object] | None]] = []
+
+    def __call__(self, index: Tensor, /) -> dict[str, Tensor]:
+        """Terms of a batch, whose gradients stand in the parameters."""
+        device = self.parameters[0].device
+        if self.broken or len(index) != self.size or not recordable(device):
+            return self._plainly(index)
+        if self.seen < WARM:
+            self.seen += 1
+            return self._beside(index)
+        if self.graph is None and not self._recorded(index):
+            return self._plainly(index)
+        return self._again(index)
+
+    def _plainly(self, index: Tensor) -> dict[str, Tensor]:
+        """The objective and its way back; gradients are this batch's alone."""
+        self._forget()
+        return self._work(index)
+
+    def _work(self, index: Tensor) -> dict[str, Tensor]:
+        terms = self.objective(index)
+        torch.stack(list(terms.values())).sum().backward()
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _beside(self, index: Tensor) -> dict[str, Tensor]:
+        """The same on a stream of its own."""
+        stream, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(now)
+        with torch.cuda.stream(stream):
+            terms = self._plainly(index)
+        now.wait_stream(stream)
+        self.moved = [one for one in self.parameters if one.grad is not None]
+        return terms
+
+    def _recorded(self, index: Tensor) -> bool:
+        """Record a graph; a failure is told once and leaves no gradient."""
+        self.index = index.to(self.parameters[0].device, copy=True)
+        self._forget()
+        for one in self.moved:
+            one.grad = torch.zeros_like(one) if one.grad is None else one.grad
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                for one in self.moved:
+                    assert one.grad is not None
+                    one.grad.zero_()
+                self.terms = self._work(self.index)
+        except RuntimeError as problem:
+            log.warning("batches are not replayed: no graph could be recorded (%s)", _first_line(problem))
+            self.broken = True
+            for one in self.parameters:
+                one.grad = None
+                _touch(one, [])
+            return False
+        self.graph = graph
+        self.gradients = [(one, one.grad, _touched(one)) for one in self.moved if one.grad is not None]
+        return True
+
+    def _again(self, index: Tensor) -> dict[str, Tensor]:
+        """Replay with another index; what the graph wrote is where it was."""
+        assert self.graph is not None
+        assert self.index is not None
+        self.index.copy_(index, non_blocking=True)
+        for one in self.parameters:
+            one.grad = None
+        self.graph.replay()
+        for one, gradient, touched in self.gradients:
+            one.grad = gradient
+            _touch(one, touched or [])
+        return {name: value.clone() for name, value in self.terms.items()}
+
+    def _forget(self) -> None:
+        """Gradients of the batch before; of a parameter that knows where it was touched they are cleared."""
+        for one in self.parameters:
+            if _touched(one) is None:
+                one.grad = None
+            elif one.grad is not None:
+                one.grad.zero_()
+            _touch(one, [])
+
+
+def recordable(device: torch.device, /) -> bool:
+    """Whether graphs can be recorded on a device."""
+    return device.type == "cuda"
+
+
+def _touched(parameter: nn.Parameter) -> list[object] | None:
+    """Where a parameter's gradient is, if it keeps a list of that (`phaseloom.physics.patches`)."""
+    touched = getattr(parameter, "touched", None)
+    return None if touched is None else list(touched)
+
+
+def _touch(parameter: nn.Parameter, touched: list[object]) -> None:
+    if (known := getattr(parameter, "touched", None)) is not None:
+        known[:] = touched
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]

@@ -1,0 +1,68 @@
+"""What the course of the loss says about the rates of a fit, in plain words."""
+
+import numpy as np
+
+from phaseloom.fitting.history import (
+    History,
+    broken,
+    chooses,
+    highest,
+    shared_losses,
+    swinging,
+    times,
+    violent,
+)
+
+__all__ = ["advice"]
+
+
+def advice(
+    history: History, /, *, stopped: str = "", floor: float = 0.0, newton: float = np.inf
+) -> list[str]:
+    """Sentences that name what went wrong in a fit and what to do; none when all is well.
+
+    Rates are too high when the loss stands above its start or its best and stays there, swings, or
+    is no longer finite; too low when it has hardly moved. A rise that begins where a part begins to move is
+    that part's. Whether more epochs would help is for `verdict` to say. Nothing is said of L-BFGS, which
+    chooses its own steps, and of losses that are not positive, which have no ratios.
+
+    Args:
+        history: of a fit (`phaseloom.fitting.loop.Progress.history`).
+        stopped: why it ended, in the words of the fit.
+        floor: loss at which nothing is left to be had (1 for a likelihood); near it nothing is said.
+        newton: rate of a whole Newton step (1) where rates are shares of it: none above is advised, and none
+            from a tenth of it up is called low; default: rates are lengths.
+
+    Example:
+        >>> rates = {"object": 0.02}
+        >>> slow = [{"number": n, "loss": 5 - 0.001 * n, "rates": rates} for n in range(1, 21)]
+        >>> advice(slow, floor=1.0)[0].split(": ")
+        ['the loss has fallen by only 0.4 % in 20 epochs', 'raise the rates (object 0.02 -> 0.06)']
+    """
+    if broken(stopped):
+        return _after_a_breakdown(history, stopped, newton)
+    losses = shared_losses(history)
+    if len(losses) < 4 or not losses.min() > 0 or losses[-1] < 1.2 * floor:
+        return []
+    if chooses(history):
+        return []
+    said = [rule(history, losses, newton) for rule in (violent, swinging)]
+    return [sentence for sentence in (*said, _timid(history, losses, newton, floor)) if sentence][:1]
+
+
+def _after_a_breakdown(history: History, stopped: str, newton: float) -> list[str]:
+    """The remedy for a loss that is not finite, unless it was so from the start."""
+    if "before the first step" in stopped:
+        return []
+    what = f"lower the rates ({times(highest(history), 1 / 3, newton)})" if history else "lower all rates"
+    return [f"the loss broke down: {what}"]
+
+
+def _timid(history: History, losses: np.ndarray, newton: float, floor: float) -> str:
+    """Hardly lower than at the start, by rates that may be why."""
+    fall = 1 - losses[-1] / losses[0]
+    low = {name: rate for name, rate in highest(history).items() if rate < newton / 10}
+    if len(losses) < 8 or losses[-1] < 2 * floor or not 0 <= fall < 0.1 or not low:
+        return ""
+    words = f"the loss has fallen by only {100 * fall:.1f} % in {len(losses)} epochs"
+    return f"{words}: raise the rates ({times(low, 3, newton)})"

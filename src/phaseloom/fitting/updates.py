@@ -1,0 +1,290 @@
+"""What an optimiser does with the batches of one epoch."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phaseloom.errors import BadInput
+from phaseloom.fitting.distributed import team
+from phaseloom.fitting.rates import hold_still, moves
+from phaseloom.fitting.sync_batchnorm import counted
+
+__all__ = ["Batches", "NotFinite", "Objective", "from_all", "from_each", "from_good", "held_out", "in_pieces"]
+
+log = logging.getLogger(__name__)
+
+Objective = Callable[[Any], Mapping[str, Tensor]]
+Batches = Callable[[int], Sequence[Any]]
+READ = 32
+"""Batches after which losses are read from the device, which has to wait for it."""
+
+Learnt = tuple[dict[str, float], int, float]
+"""Mean of each term, steps of the optimiser, how often each pattern was modelled."""
+
+
+class NotFinite(ArithmeticError):
+    """A term of the loss became infinite or not a number."""
+
+
+def from_each(
+    objective: Objective,
+    batches: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
+) -> Learnt:
+    """A step after every batch; a tuple is a batch in pieces, whose gradients are added before it.
+
+    While a device works on a batch, an objective that has a method ``expect`` is told of the next one.
+    """
+    sums: dict[str, float] = {}
+    expect = getattr(objective, "expect", None)
+    total, waiting = sum(_size(batch) for batch in batches), list[tuple[int, Found]]()
+    for place, batch in enumerate(batches):
+        waiting.append((_size(batch), _gradients(objective, in_pieces(batch), optimizer, number)))
+        _step(optimizer, _size(batch), clip)
+        if expect is not None and place + 1 < len(batches):
+            expect(tuple(team().share(piece)[0] for piece in in_pieces(batches[place + 1])))
+        if len(waiting) == READ or place == len(batches) - 1:
+            _read(waiting, sums, total, first=number == 1 and place < READ)
+            waiting.clear()
+    return sums, len(batches), 1.0
+
+
+def from_good(
+    objective: Objective,
+    batches: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
+    /,
+    *,
+    spare: int,
+) -> Learnt:
+    """As `from_each`, but a batch whose loss or gradient is not finite is skipped, and named in the log.
+
+    Every batch is waited for. Means are those of the others; ``spare`` may be skipped one after the other.
+
+    Raises:
+        NotFinite: one more in a row, or none left.
+    """
+    sums: dict[str, float] = {}
+    kept = left = steps = 0
+    for place, batch in enumerate(batches):
+        found = _gradients(objective, in_pieces(batch), optimizer, number)
+        try:
+            terms = found.terms(found.numbers.tolist())
+        except NotFinite as problem:
+            left += 1
+            log.warning("epoch %d, batch %d (%s): %s: skipped", number, place + 1, batch, problem)
+            if left > spare:
+                raise NotFinite(f"{problem}, in {left} batches one after the other") from problem
+            continue
+        _step(optimizer, _size(batch), clip)
+        left, steps, kept = 0, steps + 1, kept + _size(batch)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value * _size(batch)
+    if not kept:
+        raise NotFinite("no batch had a finite loss and gradient")
+    return {name: value / kept for name, value in sums.items()}, steps, 1.0
+
+
+def _read(waiting: Sequence[tuple[int, "Found"]], sums: dict[str, float], total: int, *, first: bool) -> None:
+    """Add what batches found to the sums, the terms of all of them read from the device at once."""
+    numbers = torch.cat([found.numbers for _, found in waiting]).tolist()
+    for place, (size, found) in enumerate(waiting):
+        own, numbers = numbers[: len(found.numbers)], numbers[len(found.numbers) :]
+        try:
+            terms = found.terms(own)
+        except NotFinite as problem:
+            if place or not first:
+                raise
+            fix = "check the data, the mask and the settings of this term"
+            raise NotFinite(f"{problem} before the first step ({fix})") from problem
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value * size / total
+
+
+def from_all(
+    objective: Objective,
+    batches: Sequence[Any],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    clip: float | None,
+) -> Learnt:
+    """L-BFGS: each evaluation adds the gradients of all batches, so its loss is that of the whole data."""
+    if clip is not None:
+        raise BadInput(
+            "clip", clip, "does not go with lbfgs, which chooses its own step length: write clip: null"
+        )
+    pieces = [piece for batch in batches for piece in in_pieces(batch)]
+    seen: list[dict[str, float]] = []
+
+    def closure() -> float:
+        found = _gradients(objective, pieces, optimizer, number)
+        seen.append(found.terms(found.numbers.tolist()))
+        for parameter in optimizer.param_groups[0]["params"]:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.contiguous()  # L-BFGS takes a flat view of it
+        return sum(seen[-1].values())
+
+    optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+    last = min(seen, key=lambda terms: sum(terms.values()))
+    return last, 1, float(len(seen))
+
+
+def held_out(
+    objective: Objective,
+    held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
+    optimizer: torch.optim.Optimizer,
+    number: int,
+) -> float | None:
+    """Mean loss of the patterns held out; their own values take a step, nothing that is shared does.
+
+    ``held`` is their batches, the names of groups that are the patterns' own, and of terms that judge.
+    """
+    batches, own, judged = held
+    if not len(batches):
+        return None
+    settle = [g for g in optimizer.param_groups if g["name"] in own and moves(g, number)]
+    pieces = [piece for batch in batches for piece in in_pieces(batch)]
+    total, found = sum(len(piece) for piece in pieces), list[Tensor]()
+    for piece in pieces:
+        optimizer.zero_grad(set_to_none=True)
+        part, share = team().share(piece)
+        with torch.set_grad_enabled(bool(settle)), counted(share > 0):
+            value = share * _judgement(objective(part), judged)
+        found.append(value.detach())
+        if settle and value.requires_grad:
+            value.backward()
+            hold_still(optimizer, number, own)
+            team().gather(_parameters(optimizer))
+            _step(optimizer, len(piece))
+    values = team().add(torch.stack(found)).tolist()
+    loss = sum(len(piece) / total * value for piece, value in zip(pieces, values, strict=True))
+    if not math.isfinite(loss):
+        raise NotFinite(f"the hold-out loss became {loss}")
+    return loss
+
+
+def _step(optimizer: torch.optim.Optimizer, size: int, clip: float | None = None) -> None:
+    """A step whose gradient, clipped, is that of a mean over ``size`` patterns, for optimisers that ask."""
+    if clip is not None:
+        nn.utils.clip_grad_norm_(_clipped(optimizer), clip)
+    for group in optimizer.param_groups:
+        group["size"] = size
+    optimizer.step()
+
+
+def _judgement(terms: Mapping[str, Tensor], judged: Sequence[str] | None) -> Tensor:
+    """The sum of the terms that say how well a pattern is modelled."""
+    judges = [value for name, value in terms.items() if judged is None or name in judged]
+    if not judges:
+        fix = f"names none of the terms {', '.join(terms)}: name one that compares patterns"
+        raise BadInput("judged", list(judged or ()), fix)
+    return torch.stack(judges).sum()
+
+
+def in_pieces(batch: Any, /) -> tuple[Any, ...]:
+    """A batch that is computed at once, or in pieces, as its pieces."""
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def _size(batch: Any) -> int:
+    return sum(len(piece) for piece in in_pieces(batch))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a batch found, still on its device.
+
+    Attributes:
+        pieces: names of the terms of each piece, and its share of the patterns.
+        parts: names of the parts that have a gradient.
+        numbers: the terms of all pieces, then the sums of the gradients.
+    """
+
+    pieces: Sequence[tuple[tuple[str, ...], float]]
+    parts: Sequence[str]
+    numbers: Tensor
+
+    def terms(self, numbers: Sequence[float]) -> dict[str, float]:
+        """Terms by name; a finite loss may have a gradient that is not, and one such step would spoil all.
+
+        Raises:
+            NotFinite: a term or a gradient is not finite.
+        """
+        sums: dict[str, float] = {}
+        named = [(name, share) for names, share in self.pieces for name in names]
+        for (name, share), value in zip(named, numbers, strict=False):
+            if not math.isfinite(value):
+                raise NotFinite(f"the term '{name}' became {value}")
+            sums[name] = sums.get(name, 0.0) + value * share
+        for part, total in zip(self.parts, numbers[len(named) :], strict=True):
+            if not math.isfinite(total):
+                blame = " + ".join(f"'{name}'" for name in sums)
+                raise NotFinite(f"the gradient of {blame} in '{part}' is no longer finite")
+        return sums
+
+
+def _gradients(
+    objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer, number: int
+) -> Found:
+    """Leave the gradient of the mean over all pieces in the parameters that move.
+
+    Each piece's terms are means over its patterns, so its share is that of its patterns; of several
+    processes each does a part of every piece.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    total, seen, values = sum(len(piece) for piece in pieces), [], []
+    for piece in pieces:
+        part, own = team().share(piece)
+        with counted(own > 0):
+            terms, share = objective(part), len(piece) / total
+        each = own * torch.stack(list(terms.values()))
+        (each.sum() * share).backward()
+        seen.append((tuple(terms), share))
+        values.append(each.detach())
+    hold_still(optimizer, number)
+    _agree(objective, pieces, optimizer)
+    team().gather(_parameters(optimizer))
+    moved = [(g["name"], p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    sums = torch.stack([_sum(parameter).to(values[0]) for _, parameter in moved]) if moved else values[0][:0]
+    return Found(seen, [name for name, _ in moved], torch.cat([team().add(torch.cat(values)), sums]))
+
+
+def _agree(objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer) -> None:
+    """Where parameters were touched by all of a batch, in every process."""
+    boxes = getattr(objective, "boxes", None)
+    if team().count == 1 or boxes is None:
+        return
+    for parameter in _parameters(optimizer):
+        if touched := getattr(parameter, "touched", None):
+            touched[:] = [box for piece in pieces for box in boxes(piece)]
+
+
+def _clipped(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Parameters whose gradients are clipped together: of all groups that do not say ``clip: False``."""
+    return [each for group in optimizer.param_groups if group.get("clip", True) for each in group["params"]]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _sum(parameter: Tensor) -> Tensor:
+    """Of the gradient, finite when all of it is; of one that knows where it was touched, only there."""
+    gradient, touched = parameter.grad, getattr(parameter, "touched", None)
+    assert gradient is not None
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient.resolve_conj())
+    if not touched:
+        return gradient.flatten().sum()
+    last = (slice(None),) * (gradient.ndim - parameter.ndim)
+    boxes = [gradient[..., top:bottom, left:right, *last] for top, bottom, left, right in touched]
+    return torch.stack([box.sum() for box in boxes]).sum()

@@ -1,0 +1,163 @@
+"""A training of a network in a folder: watched, stopped, resumed. Its subclasses say what is learned."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from phaseloom.errors import BadInput
+from phaseloom.fitting import checkpoint, device, optimizers
+from phaseloom.fitting.distributed import team
+from phaseloom.fitting.loop import Epoch, Progress, fit
+from phaseloom.runs.folder import keep_events, keep_recipe
+from phaseloom.spec import load_yaml
+
+__all__ = ["Course", "fresh", "placed"]
+
+
+class Course:
+    """A training that can be watched, stopped, resumed, and that leaves a network behind.
+
+    Iterating runs it, one `Epoch` at a time. The directory holds ``run.yaml``, and after every epoch
+    ``events.jsonl`` and ``snapshot.h5``.
+
+    Attributes:
+        kind: class of the recipe, which has ``optimizer``, ``rate``, ``shape``, ``epochs``, ``clip``,
+            ``patience``, ``seed`` and ``device``.
+        within: share by which the last hold-out loss may be above the lowest and still be the result.
+        spare: batches in a row that are skipped where their numbers are not finite.
+        recipe: what is done.
+        directory: where it is kept, or ``None``.
+        net: what is trained, on its device.
+        lesson: the objective, for `phaseloom.fitting.loop.fit`.
+        progress: how far it has come.
+    """
+
+    kind: ClassVar[Any]
+    within: ClassVar[float] = 0.01
+    spare: ClassVar[int] = 0
+    lesson: Any
+
+    def __init__(self, recipe: Any, directory: Path | None):
+        self.recipe, self.directory = recipe, directory
+        torch.manual_seed(recipe.seed)
+        where = device.chosen(recipe.device)
+        self.net = team().joined(self.network().to(where))
+        self.progress = fresh(recipe, self.net)
+
+    @classmethod
+    def begin(cls, recipe: Any, directory: Path | str | None = None, /) -> Self:
+        """A new training, in a folder that holds none.
+
+        Raises:
+            BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
+        """
+        return cls(recipe, placed(directory)).begun()
+
+    def begun(self) -> Self:
+        """The same, ready to learn, its recipe in the folder."""
+        self.prepared()
+        with torch.no_grad():
+            self.lesson(team().share(self.held()[0])[0])  # what does not fit together is said now
+        if self.directory is not None:
+            keep_recipe(self.recipe, self.directory)
+        return self
+
+    @classmethod
+    def resume(cls, directory: Path | str, /) -> Self:
+        """Go on from the last snapshot of a folder, to the same bits.
+
+        Raises:
+            BadInput: no training of this kind there, or one that has lost its snapshot.
+        """
+        folder = Path(directory)
+        if not (folder / "run.yaml").is_file():
+            raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a training")
+        if set(load_yaml(folder / "run.yaml")) - set(cls.kind.model_fields):
+            raise BadInput(str(folder), None, "is no run of such a training: name the folder of one")
+        if (folder / "events.jsonl").is_file() and not (folder / "snapshot.h5").is_file():
+            raise BadInput(str(folder), None, "has lost its snapshot.h5: begin anew, in another folder")
+        training = cls(cls.kind.from_path(folder / "run.yaml"), folder if team().first else None)
+        if (folder / "snapshot.h5").is_file():
+            checkpoint.load(training.progress, folder / "snapshot.h5")
+        else:
+            training.prepared()
+        return training
+
+    def __iter__(self) -> Iterator[Epoch]:
+        recipe = self.recipe
+        epochs = fit(
+            self.lesson,
+            self.batches,
+            self.progress,
+            epochs=recipe.epochs,
+            shape=recipe.shape.partial(),
+            holdout=self.held(),
+            judged=[self.judged],
+            patience=recipe.patience,
+            clip=recipe.clip,
+            within=self.within,
+            spare=self.spare,
+        )
+        try:
+            for epoch in epochs:
+                _remember(self)
+                yield epoch
+        finally:
+            self.close()
+
+    def network(self) -> nn.Module:
+        """What is trained, before it has learned."""
+        raise NotImplementedError
+
+    def prepared(self) -> None:
+        """What the network takes from its data before it learns."""
+
+    def batches(self, epoch: int, /) -> Sequence[Any]:
+        """What an epoch learns from."""
+        raise NotImplementedError
+
+    def held(self) -> Sequence[Any]:
+        """What is never learned from."""
+        raise NotImplementedError
+
+    @property
+    def judged(self) -> str:
+        """The loss that judges."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """What else is to be known of an epoch, for its line of ``events.jsonl``."""
+        return {}
+
+    def close(self) -> None:
+        """Let go of what only a training in progress needs."""
+
+
+def _remember(course: Course) -> None:
+    """Keep what an epoch has found, in the history and in the folder."""
+    if state := course.state():
+        course.progress.history[-1]["state"] = state
+    if course.directory is not None:
+        checkpoint.save(course.progress, course.directory / "snapshot.h5")
+        keep_events(course.progress.history, course.directory)
+
+
+def fresh(recipe: Any, net: nn.Module, /) -> Progress:
+    """The beginning of a fit, for the parameters that a network has now."""
+    groups = optimizers.groups({"net": [*net.parameters()]}, {"net": recipe.rate})
+    return Progress(net, recipe.optimizer(groups))
+
+
+def placed(directory: Path | str | None, /) -> Path | None:
+    """The folder of a new run, for the one of several processes that writes.
+
+    Raises:
+        BadInput: a folder that holds a run.
+    """
+    folder = None if directory is None or not team().first else Path(directory)
+    if folder is not None and (folder / "run.yaml").exists():
+        raise BadInput(str(folder), None, "holds a run: name a new folder, or resume it")
+    return folder

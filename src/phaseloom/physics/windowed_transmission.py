@@ -1,0 +1,336 @@
+"""The object as a batch sees it: transmission computed around its windows, gradients added where they are.
+
+A mosaic is made of the object's leaves: ``(transmission,)`` complex, ``(phase,)`` in radian, or
+``(amplitude, phase)``; each ``(slice, y, x)`` or, with a single state, ``(1, slice, y, x)``.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int, Num
+from torch import Tensor
+
+from phaseloom.physics.cache import Kept
+from phaseloom.physics.fused_kernels import Layout, added, compiled, power
+from phaseloom.physics.patches import Box, around, flat, grouped, target
+
+__all__ = ["Glass", "Mosaic", "mosaic", "transmission"]
+
+Leaves = tuple[Tensor, ...]
+
+
+class Sink(NamedTuple):
+    """Where the derivative of the transmission goes.
+
+    Attributes:
+        field: one-dimensional; real when it is the phase's own gradient, else complex.
+        layout: of the windows in it; ``None`` where windows are indexed.
+        conjugate: it is autograd's gradient of the transmission, the conjugate of the derivative.
+        returned: what autograd is given for the only leaf.
+    """
+
+    field: Tensor
+    layout: Layout | None
+    conjugate: bool = False
+    returned: Tensor | None = None
+
+
+class Glass:
+    """Remembers the transmission of a rectangle of the object until the object changes."""
+
+    def __init__(self):
+        self.kept: Kept[Tensor] = Kept()
+        self.box: Box = (0, 0, 0, 0)
+
+    def around(self, leaves: Leaves, box: Box, /) -> tuple[Tensor, Box]:
+        """Transmission ``(slice, y, x)`` of a rectangle that holds ``box``, and that rectangle.
+
+        It grows to what the batches of a scan have in common, for the next one will ask for much the same.
+        """
+        if not _inside(box, self.box) or not self.kept.fresh(*leaves):
+            wide = _hull(box, self.box)
+            fits = wide[1] <= leaves[0].shape[-2] and wide[3] <= leaves[0].shape[-1]
+            self.box = wide if fits and self.box[1] and _area(wide) <= 1.5 * _area(box) else box
+            return self.kept.keep(transmission(leaves, self.box), *leaves), self.box
+        assert self.kept.value is not None
+        return self.kept.value, self.box
+
+
+class Mosaic:
+    """Windows of a transmission, through which waves ``(b, mode, y, x)`` pass.
+
+    Attributes:
+        leaves: what the object is made of.
+        slices: their number.
+        region: layout of the windows in the transmission that was computed.
+    """
+
+    region: Layout | None = None
+
+    def __init__(self, leaves: Leaves):
+        self.leaves, self.slices = leaves, leaves[0].shape[-3]
+
+    def windows(self, slice_: int, /) -> Complex[Tensor, "b 1 y x"]:
+        """Transmission of one slice in every window."""
+        raise NotImplementedError
+
+    def add(self, field: Num[Tensor, " all"], layout: Layout | None, slice_: int, values: Tensor, /) -> None:
+        """Add values ``(b, y, x)`` to one slice of a flat field."""
+        raise NotImplementedError
+
+    @property
+    def dense(self) -> Layout | None:
+        """Layout of the windows in a field of the object's own shape."""
+        return None
+
+    def boxes(self) -> list[Box]:
+        """Rectangles that hold all windows."""
+        raise NotImplementedError
+
+    def zeros(self) -> Complex[Tensor, " all"]:
+        """Room for the derivative of the transmission that was computed."""
+        raise NotImplementedError
+
+    def parts(self, field: Complex[Tensor, " all"], /) -> list[tuple[Box, Tensor]]:
+        """Such a field as rectangles ``(slice, y, x)``."""
+        raise NotImplementedError
+
+    def through(self, wave: Tensor, slice_: int, out: Tensor, /) -> Tensor:
+        """Waves behind one slice, written to ``out``."""
+        return torch.mul(wave, self.windows(slice_), out=out)
+
+    def back(self, wave: Tensor, incident: Tensor, slice_: int, sink: Sink | None, /) -> Tensor:
+        """Transpose of `through`, in place; the derivative of the transmission goes to the sink."""
+        windows = self.windows(slice_)
+        if sink is None:
+            return wave.mul_(windows)
+        if sink.field.is_complex():
+            slope = added(wave * incident)
+            self.add(sink.field, sink.layout, slice_, slope.conj() if sink.conjugate else slope)
+            return wave.mul_(windows)
+        wave.mul_(windows)
+        self.add(sink.field, sink.layout, slice_, -torch.view_as_real(added(wave * incident))[..., 1])
+        return wave
+
+    def illuminate(self, light: Float[Tensor, "slice y x"], slice_: int, wave: Tensor, factor: float) -> None:
+        """Add ``factor * sum_modes |wave|^2`` where the waves fall on one slice."""
+        self.add(light.view(-1), self.dense, slice_, power(wave).mul_(factor))
+
+    def sink(self, wanted: Sequence[bool], /) -> Sink | None:
+        """Where the derivative goes, if any leaf wants it: to a single leaf's gradient at once."""
+        if not any(wanted):
+            return None
+        if len(self.leaves) == 2:
+            return Sink(self.zeros(), self.region)
+        leaf = self.leaves[0]
+        into, own = target(leaf, self.boxes)
+        return Sink(into.view(-1), self.dense, leaf.is_complex(), None if own else into)
+
+    def gradients(self, sink: Sink | None, wanted: Sequence[bool], /) -> list[Tensor | None]:
+        """What autograd is given for each leaf."""
+        if sink is None:
+            return [None] * len(self.leaves)
+        if len(self.leaves) == 1:
+            return [sink.returned]
+        pairs = zip(self.leaves, wanted, strict=True)
+        into = [target(leaf, self.boxes) if want else None for leaf, want in pairs]
+        for (top, bottom, left, right), slope in self.parts(sink.field):
+            inside = (..., slice(top, bottom), slice(left, right))
+            amplitude, phase = (leaf.detach()[inside].reshape(slope.shape) for leaf in self.leaves)
+            turned = slope * torch.polar(torch.ones_like(phase), phase)
+            for gradient, part in zip(into, (turned.real, -amplitude * turned.imag), strict=True):
+                if gradient is not None:
+                    gradient[0][inside] += part
+        return [None if one is None or one[1] else one[0] for one in into]
+
+
+class OnHost(Mosaic):
+    """Windows are views of rectangles that lie one after the other in memory."""
+
+    def __init__(self, leaves: Leaves, corner: Int[Tensor, "b 2"], window: tuple[int, int], glass: Glass):
+        super().__init__(leaves)
+        self.places, self.window = corner.numpy(), window
+        height, width = leaves[0].shape[-2:]
+        if leaves[0].is_complex():
+            self.rectangles = [(0, height, 0, width)]
+            self.flat, self.region = leaves[0].detach().reshape(-1), self.dense
+            return
+        boxes, member = self._grouped
+        if len(boxes) == 1:
+            wave, around = glass.around(leaves, boxes[0])
+            self.rectangles, self.flat = [around], wave.view(-1)
+            self.region = _layout(self.places, around)
+        else:
+            self.rectangles = boxes
+            cut = [[leaf.detach()[..., a:b, c:d].reshape(-1) for a, b, c, d in boxes] for leaf in leaves]
+            self.flat = transmission(tuple(torch.cat(parts) for parts in cut))
+            self.region = _scattered(self.places, np.array(boxes), np.array(member), self.slices)
+
+    @cached_property
+    def dense(self) -> Layout:
+        """Layout of the windows in a field of the object's own shape."""
+        return _layout(self.places, (0, self.leaves[0].shape[-2], 0, self.leaves[0].shape[-1]))
+
+    @cached_property
+    def _grouped(self) -> tuple[list[Box], list[int]]:
+        return grouped(self.places, self.window)
+
+    def boxes(self) -> list[Box]:
+        """Rectangles that hold all windows."""
+        return self._grouped[0]
+
+    def through(self, wave: Tensor, slice_: int, out: Tensor, /) -> Tensor:
+        """Waves behind one slice, written to ``out``."""
+        if loops := compiled(wave, self.flat, out):
+            loops.through(wave.numpy(), self.flat.numpy(), *_at(self.region, slice_), out.numpy())
+            return out
+        return super().through(wave, slice_, out)
+
+    def back(self, wave: Tensor, incident: Tensor, slice_: int, sink: Sink | None, /) -> Tensor:
+        """Transpose of `through`, in place; the derivative of the transmission goes to the sink."""
+        loops = None if sink is None else compiled(wave, incident, self.flat, sink.field)
+        if loops is None or sink is None:
+            return super().back(wave, incident, slice_, sink)
+        field, given = sink.field.numpy(), (wave.numpy(), incident.numpy(), self.flat.numpy())
+        if sink.field.is_complex():
+            real = np.float32 if sink.field.dtype == torch.complex64 else np.float64
+            sign = real(-1 if sink.conjugate else 1)
+            loops.to_wave(*given, *_at(self.region, slice_), field, *_at(sink.layout, slice_), sign)
+        else:
+            loops.to_phase(*given, *_at(self.region, slice_), field, *_at(sink.layout, slice_))
+        return wave
+
+    def illuminate(self, light: Float[Tensor, "slice y x"], slice_: int, wave: Tensor, factor: float) -> None:
+        """Add ``factor * sum_modes |wave|^2`` where the waves fall on one slice."""
+        loops = compiled(wave, light)
+        if loops is None or light.dtype != wave.real.dtype:
+            super().illuminate(light, slice_, wave, factor)
+            return
+        field = light.view(-1).numpy()
+        loops.lit(wave.numpy(), field, *_at(self.dense, slice_), field.dtype.type(factor))
+
+    def windows(self, slice_: int, /) -> Complex[Tensor, "b 1 y x"]:
+        """Copied side by side: on a CPU quicker than an index of every pixel."""
+        return torch.stack(self._views(self.flat, self.region, slice_))[:, None]
+
+    def add(self, field: Num[Tensor, " all"], layout: Layout | None, slice_: int, values: Tensor, /) -> None:
+        """Window by window, in order, so that the sum is the same every time."""
+        for view, value in zip(self._views(field, layout, slice_), values, strict=True):
+            view.add_(value)
+
+    def zeros(self) -> Complex[Tensor, " all"]:
+        """Room for the derivative of the transmission that was computed."""
+        return torch.zeros_like(self.flat)
+
+    def parts(self, field: Complex[Tensor, " all"], /) -> list[tuple[Box, Tensor]]:
+        """Such a field as rectangles ``(slice, y, x)``."""
+        sizes = [self.slices * _area(box) for box in self.rectangles]
+        pairs = zip(self.rectangles, field.split(sizes), strict=True)
+        return [(box, part.view(self.slices, box[1] - box[0], box[3] - box[2])) for box, part in pairs]
+
+    def _views(self, field: Tensor, layout: Layout | None, slice_: int) -> list[Tensor]:
+        places = zip(*(places.tolist() for places in _at(layout, slice_)), strict=True)
+        return [field.as_strided(self.window, (row, 1), start) for start, row in places]
+
+
+class OnDevice(Mosaic):
+    """Windows are gathered by index, all at once, and nothing is read back from the device."""
+
+    def __init__(self, leaves: Leaves, corner: Int[Tensor, "b 2"], window: tuple[int, int]):
+        super().__init__(leaves)
+        self.corner, self.window, (self.height, self.width) = corner, window, leaves[0].shape[-2:]
+        self.index = flat(corner, window, self.width)
+        shape = (self.slices, len(corner), *window)
+        cut = tuple(leaf.detach().reshape(self.slices, -1)[:, self.index].view(shape) for leaf in leaves)
+        self.glass = transmission(cut, None)
+
+    def boxes(self) -> list[Box]:
+        """The whole canvas, unless it is so large that reading the corners is quicker."""
+        return around(self.corner, self.window, (self.height, self.width))
+
+    def windows(self, slice_: int, /) -> Complex[Tensor, "b 1 y x"]:
+        """Transmission of one slice in every window."""
+        return self.glass[slice_][:, None]
+
+    def add(self, field: Num[Tensor, " all"], layout: Layout | None, slice_: int, values: Tensor, /) -> None:
+        """All windows at once."""
+        area = self.height * self.width
+        field[slice_ * area : (slice_ + 1) * area].index_add_(0, self.index, values.resolve_conj().flatten())
+
+    def zeros(self) -> Complex[Tensor, " all"]:
+        """Room for the derivative of the whole transmission."""
+        return self.glass.new_zeros(self.slices * self.height * self.width)
+
+    def parts(self, field: Complex[Tensor, " all"], /) -> list[tuple[Box, Tensor]]:
+        """Such a field as one rectangle ``(slice, y, x)``."""
+        return [((0, self.height, 0, self.width), field.view(self.slices, self.height, self.width))]
+
+
+def mosaic(
+    leaves: Leaves, corner: Int[Tensor, "b 2"], window: tuple[int, int], /, *, glass: Glass | None = None
+) -> Mosaic:
+    """The windows of a batch, by their top-left pixels (y, x).
+
+    Args:
+        leaves: see the top of this file.
+        corner: all windows lie inside the object.
+        window: pixels (y, x).
+        glass: keeps what was computed for the next batch, which may see the same object.
+    """
+    if corner.device.type == "cpu":
+        return OnHost(leaves, corner, window, glass or Glass())
+    return OnDevice(leaves, corner, window)
+
+
+@torch.no_grad()
+def transmission(leaves: Leaves, box: Box | None = None, /) -> Complex[Tensor, "*slice pixels"]:
+    """Transmission of the leaves, in a rectangle if one is given.
+
+    Example:
+        >>> transmission((torch.zeros(1, 4, 4),), (0, 2, 1, 4)).shape
+        torch.Size([1, 2, 3])
+    """
+    if box is not None:
+        leaves = tuple(leaf[..., box[0] : box[1], box[2] : box[3]] for leaf in leaves)
+    if leaves[0].is_complex():
+        return leaves[0].detach()
+    *amplitude, phase = leaves
+    wave = torch.polar(amplitude[0] if amplitude else torch.ones_like(phase), phase)
+    return wave.flatten(0, -3) if box is not None else wave
+
+
+def _at(layout: Layout | None, slice_: int) -> tuple[np.ndarray, np.ndarray]:
+    """First pixel and pixels to the next row of the windows in one slice."""
+    assert layout is not None
+    return layout.start + slice_ * layout.layer, layout.row
+
+
+def _layout(places: np.ndarray, box: Box) -> Layout:
+    """Windows in one rectangle ``(slice, y, x)``."""
+    width, area = box[3] - box[2], _area(box)
+    start = places[:, 0] * width + places[:, 1] - (box[0] * width + box[2])
+    return Layout(start, np.full(len(places), width), np.full(len(places), area))
+
+
+def _scattered(places: np.ndarray, boxes: np.ndarray, member: np.ndarray, slices: int) -> Layout:
+    """Windows in rectangles ``(slice, y, x)`` that lie one after the other."""
+    width = boxes[:, 3] - boxes[:, 2]
+    area = (boxes[:, 1] - boxes[:, 0]) * width
+    first = (np.cumsum(area) - area) * slices - boxes[:, 0] * width - boxes[:, 2]
+    row = width[member]
+    return Layout(first[member] + places[:, 0] * row + places[:, 1], row, area[member])
+
+
+def _area(box: Box) -> int:
+    return (box[1] - box[0]) * (box[3] - box[2])
+
+
+def _inside(box: Box, other: Box) -> bool:
+    return other[0] <= box[0] and box[1] <= other[1] and other[2] <= box[2] and box[3] <= other[3]
+
+
+def _hull(box: Box, other: Box) -> Box:
+    return min(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), max(box[3], other[3])

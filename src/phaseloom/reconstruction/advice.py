@@ -1,0 +1,119 @@
+"""What a run should make its user do about probe, depth, positions and rates."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phaseloom.fitting import rate_advice as watch
+from phaseloom.fitting.loop import Progress
+from phaseloom.fitting.newton import GaussNewton
+from phaseloom.physics.modes import powers
+from phaseloom.ptycho.model import Ptychography
+
+__all__ = ["Begun", "beyond", "of"]
+
+VANISHED, SWOLLEN = 0.5, 2.0
+"""Share of its first power below and above which the probe has traded places with the object."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a model was before its first step.
+
+    Attributes:
+        power: of the probe, counts, were the object's modulus one.
+    """
+
+    power: float
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Ptychography, /) -> "Begun":
+        """As the model is now."""
+        return cls(float(model.probe.modes().abs().square().sum() * float(model.modulus().prod()) ** 2))
+
+
+@torch.no_grad()
+def of(model: Ptychography, begun: Begun, progress: Progress, /, *, floor: float = 0.0) -> list[str]:
+    """Sentences about a run, worst first; an empty list when there is nothing to do.
+
+    Args:
+        model: as it stands.
+        begun: as it started.
+        progress: the history of the losses.
+        floor: loss at which nothing but noise is left.
+    """
+    newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
+    rates = watch.advice(progress.history, stopped=progress.stopped, floor=floor, newton=newton)
+    over = beyond(progress)
+    long = [f"more than a whole Newton step is asked for ({over}): take 0.1 to 0.5"] if over else []
+    return [*_probe(model, begun), *_places(model, progress), *_depth(model), *long, *rates]
+
+
+def beyond(progress: Progress, /) -> str:
+    """The rates that ask for more than a whole Newton step, by name; empty when none does."""
+    if not isinstance(progress.optimizer, GaussNewton):
+        return ""
+    rates = ((group["name"], group["base"]) for group in progress.optimizer.param_groups)
+    return ", ".join(f"{name} {rate:.3g}" for name, rate in rates if rate > 1)
+
+
+def centre(wave: Tensor, /) -> float | None:
+    """Mean slice of the strongest structure; ``None`` for one slice or a flat object."""
+    weight = wave.angle().abs().mean(0)
+    weight = weight - weight.mean((-2, -1), keepdim=True)
+    each = weight.clamp(min=0).square().mean((-2, -1))
+    if len(each) < 3 or float(each.sum()) < 1e-10:
+        return None
+    place = torch.arange(len(each), dtype=each.dtype, device=each.device)
+    return float((each * place).sum() / each.sum())
+
+
+def _probe(model: Ptychography, begun: Begun) -> list[str]:
+    modes = model.probe.modes()
+    shared = float(model.modulus().prod()) ** 2
+    share = shared * float(modes.abs().square().sum()) / max(begun.power, 1e-30)
+    if share < VANISHED:
+        return [
+            f"the probe has lost {1 - share:.0%} of its power to the object: add the projection 'power', "
+            "or bound the object's amplitude"
+        ]
+    if share > SWOLLEN:
+        return [
+            f"the probe has {share:.1f} times its first power, the object absorbs what is not there: add the "
+            "projection 'power', or start the object with less freedom (kind: phase)"
+        ]
+    last = powers(modes)
+    if len(last) > 1 and float(last[-1]) < 1e-5:
+        return [f"the weakest of {len(last)} probe modes holds nothing: fewer modes are as good, and faster"]
+    return []
+
+
+def _places(model: Ptychography, progress: Progress) -> list[str]:
+    lost = model.scan.outside()
+    if not lost:
+        return []
+    rates = {group["name"]: group["base"] for group in progress.optimizer.param_groups}
+    later = ""
+    if "positions" in rates:
+        one = f"rate: {rates['positions']:g}, start: {1 + max(progress.epoch // 2, 1)}"
+        later = f", or freeze positions until the object is good (rates: {{positions: {{{one}}}}})"
+    return [
+        f"{lost} positions have moved off the object's canvas: check step and rotation of the scan{later}"
+    ]
+
+
+def _depth(model: Ptychography) -> list[str]:
+    now = centre(model.object.transmission())
+    if now is None:
+        return []
+    last = model.object.transmission().shape[1] - 1
+    if 0.15 * last < now < 0.85 * last:
+        return []
+    side = "first" if now < last / 2 else "last"
+    return [
+        f"the object has gathered in the {side} slices: its depth trades with the probe's defocus. Add the "
+        "projection 'recentre', or correct the defocus"
+    ]

@@ -1,0 +1,235 @@
+"""What a run would need, and what would go wrong with it, before it runs.
+
+Nothing is guessed that can be tried: the data are read, the model is built, and a few batches go
+through all that an epoch does (steps, held-out patterns, copies to fall back on, projections). What
+the process holds then is what the run will hold.
+"""
+
+import importlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.fitting.loop import Epoch
+from phaseloom.ptycho.batches import largest
+from phaseloom.reconstruction import preflight as foresight
+from phaseloom.reconstruction.job import Job, patterns
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.resolution_level import Stage, ends, grids
+from phaseloom.reconstruction.start import none, sweep
+from phaseloom.runs import memory as _memory
+from phaseloom.spec import Call, knobs
+from phaseloom.units import ENERGY, LENGTH
+
+__all__ = ["Outlook", "estimate", "outlook"]
+
+BATCHES, EPOCHS = 2, 2
+"""Batches of a rehearsed epoch, and such epochs."""
+
+DRAWING = 48 * 2**20
+"""Bytes that the report takes when it is drawn (measured: 31 to 51 MiB)."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run is expected to need, and what its user should be warned of.
+
+    Attributes:
+        lines: sizes, memory and time by name, in words.
+        warnings: what will go wrong, with its number and what to do, in sentences.
+        peak: largest resident set of the run, bytes.
+        seconds: of an epoch.
+    """
+
+    lines: dict[str, str]
+    warnings: list[str]
+    peak: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """Bytes of tensors, and seconds of an epoch.
+
+    Attributes:
+        model: parameters and buffers.
+        steps: what the optimiser keeps.
+        copies: of both, to fall back on; and of the best epoch's parameters.
+        batch: the waves that differentiation keeps of a batch, and gradients.
+        seconds: of an epoch.
+        stopped: why the rehearsal ended.
+    """
+
+    model: int
+    steps: int
+    copies: int
+    batch: int
+    seconds: float
+    stopped: str
+
+
+def estimate(recipe: Reconstruct, /) -> dict[str, str]:
+    """Sizes, memory and time of a run, as `outlook` finds them."""
+    return outlook(recipe).lines
+
+
+def outlook(recipe: Reconstruct, /) -> Outlook:
+    """Read, build and try a run, and tell what all of it would need and what stands in its way.
+
+    The peak is that of this process, which has done whatever takes memory in a run, be it for one epoch
+    of each candidate of an automatic start, and for few of the batches.
+    """
+    importlib.import_module("phaseloom.plot")  # a run draws its report, and libraries take memory
+    _memory.forget_highest()
+    scan = recipe.scan()
+    before = _started(recipe, scan)
+    settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settled(scan)[0]
+    job = Job(settled, scan, None, None)
+    warned = foresight.of(job, started=recipe.start.name != "none")
+    stages = grids(job.full, job.recipe)
+    last = [0, *ends(job.recipe.epochs, len(stages))]
+    each = [_tried(job, stage) for stage in stages]
+    needs = each[-1]
+    peak = max(_memory.highest(), _memory.resident() + DRAWING)
+    total = sum((b - a) * one.seconds for a, b, one in zip(last[:-1], last[1:], each, strict=True))
+    times = {
+        "seconds for the start": f"{before:.2g}",
+        "seconds per epoch": f"{needs.seconds:.2g} on {job.model.scan.start.device}",
+        "minutes for all epochs": f"{total / 60:.2g} at most, after the start",
+    }
+    if len(stages) > 1:
+        times["on a coarser grid"] = f"epochs 1 to {last[-2]}, {each[0].seconds:.2g} seconds each at first"
+    return Outlook(
+        lines=_sizes(job) | _in_words(job, needs, peak) | times,
+        warnings=warned + _shortage(needs, peak),
+        peak=peak,
+        seconds=needs.seconds,
+    )
+
+
+def _sizes(job: Job) -> dict[str, str]:
+    scan, model, batches = job.scan, job.model, patterns(job.recipe, job.full, job.learned)(1)
+    room, (states, slices) = model.scan.canvas, model.object.transmission().shape[:2]
+    energy, beam = ENERGY.show(scan.geometry.energy), scan.geometry.beam
+    several = f", {states} states" if states > 1 else ""
+    pieces = _pieces(batches[0])
+    cut = f" in {len(pieces)} pieces" if len(pieces) > 1 else ""
+    grid = f"{room.shape[0]} x {room.shape[1]} pixels of {LENGTH.show(room.pixel[0])}"
+    return {
+        "patterns": f"{len(scan)} of {scan.geometry.shape[0]}x{scan.geometry.shape[1]}, {scan.counts.dtype}",
+        "beam": f"{beam}s of {energy}, {'near' if scan.geometry.near else 'far'} field",
+        "object": f"{slices} x {grid}{several}",
+        "probe": f"{len(model.probe.modes())} modes, from {job.recipe.probe.name}",
+        "batches per epoch": f"{len(batches)} of {_count(batches[:1])} patterns{cut}",
+    }
+
+
+def _in_words(job: Job, needs: _Needs, peak: float) -> dict[str, str]:
+    inside, device = _inside(job.scan.counts), job.model.scan.start.device
+    lines = {
+        "memory of counts": _size(inside) if inside else "none: they are read from the file",
+        "memory of parameters": f"{_size(needs.model)}, {_size(needs.steps)} of the optimiser",
+        "memory of copies": f"{_size(needs.copies)}, to fall back on",
+        "memory of a batch": _size(needs.batch),
+        "peak memory": f"{_size(peak)}, libraries included",
+    }
+    if device.type != "cpu":
+        total = needs.model + needs.steps + needs.copies + needs.batch
+        lines["memory on the device"] = f"{_size(total)} of these, counted"
+    return lines
+
+
+def _inside(counts: Any) -> int:
+    """Bytes of patterns that are in memory, not in a file."""
+    part = counts
+    while isinstance(part, np.ndarray) and not isinstance(part, np.memmap):
+        if part.base is None:
+            return counts.nbytes
+        part = part.base
+    return 0
+
+
+def _shortage(needs: _Needs, peak: float) -> list[str]:
+    """What the trial itself showed."""
+    said = []
+    if needs.stopped and "done" not in needs.stopped:
+        said.append(f"trial: {needs.stopped}. Check the data and the settings before a run.")
+    left = _memory.available()
+    more = peak - _memory.resident()
+    if left is not None and more > left:
+        fix = "take smaller batches (batch: {random: {size: ..., accumulate: ...}}) or fewer slices and modes"
+        said.append(f"memory: the run needs {_size(more)} more and {_size(left)} are free. Then {fix}.")
+    return said
+
+
+def _tried(job: Job, stage: Stage) -> _Needs:
+    """Put a few batches through all that an epoch on a grid does."""
+    batches, optimizer = patterns(job.recipe, stage, job.learned)(1), stage.progress.optimizer
+    for group in optimizer.param_groups:
+        group["start"], group["stop"] = 1, None  # all parts together, whenever they move
+    few = 1 if isinstance(optimizer, torch.optim.LBFGS) else BATCHES
+    held = torch.as_tensor(job.held).split(largest(batches))[:1] if len(job.held) else ()
+    batch = _of_a_batch(stage, batches)
+    last = _epoch(stage, batches[:few], held)
+    began = time.perf_counter()
+    for event in stage.after:
+        event.action()
+    imposing = time.perf_counter() - began
+    whole, state = _memory.tensors(stage.model.state_dict()), _memory.tensors(optimizer.state_dict())
+    seconds, passes = (last.seconds, last.passes) if last else (math.nan, 1.0)
+    done, due = (
+        _count(batches[:few]) * passes + _count(held),
+        len(job.learned) * passes + len(job.held),
+    )
+    return _Needs(
+        model=whole,
+        steps=state,
+        copies=2 * (whole + state) + 2 * whole * bool(held),
+        batch=batch,
+        seconds=seconds * due / done + imposing,
+        stopped=stage.progress.stopped,
+    )
+
+
+def _epoch(stage: Stage, batches: Sequence[Any], held: Sequence[torch.Tensor]) -> Epoch | None:
+    """The last of a few short epochs; ``None`` if the first already broke down."""
+    return (list(stage.fit(lambda number: batches, held, epochs=EPOCHS)) or [None])[-1]
+
+
+def _of_a_batch(stage: Stage, batches: Sequence[Any]) -> int:
+    """Bytes of all tensors that the largest piece of a batch needs at once, gradients included."""
+    index = max(_pieces(batches[0]), key=len)
+    with _memory.Ledger() as ledger:
+        torch.stack(list(stage.likelihood(index).values())).sum().backward()
+    stage.progress.optimizer.zero_grad(set_to_none=True)
+    return ledger.most
+
+
+def _started(recipe: Reconstruct, scan: Scan4D) -> float:
+    """Seconds of an automatic start, from one epoch of every candidate; what it finds is not used."""
+    if recipe.start.name != sweep.__name__:
+        return 0.0
+    asked = knobs(recipe.start.room, recipe.start.name)["rungs"].default
+    rungs = recipe.start.values.get("rungs", asked)
+    short = replace(recipe.start, values={**recipe.start.values, "rungs": (1,)})
+    began = time.perf_counter()
+    recipe.model_copy(update={"start": short}).settled(scan)
+    return (time.perf_counter() - began) * sum(epochs / 4**turn for turn, epochs in enumerate(rungs))
+
+
+def _pieces(batch: Any) -> tuple[torch.Tensor, ...]:
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def _count(batches: Sequence[Any]) -> int:
+    return sum(len(piece) for batch in batches for piece in _pieces(batch))
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**34 else f"{count / 2**30:.0f} GiB"

@@ -1,0 +1,306 @@
+"""From a file of patterns to a phase image."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput, nearest
+from phaseloom.fitting import optimizers
+from phaseloom.ptycho import scans
+from phaseloom.ptycho.beam_optics import optics_of
+from phaseloom.ptycho.likelihood import Penalty
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.reconstruction.start import Start
+from phaseloom.result import Result, is_result
+from phaseloom.runs import memory as _memory
+from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.spec import Call, call, knobs, part
+
+__all__ = ["Reconstruct"]
+
+log = logging.getLogger(__name__)
+
+RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weights": 0.002}
+"""Steps relative to the natural size of each part: transmission 1, probe's peak, a pixel, a weight of 1."""
+
+
+PARTS = (
+    *("object", "amplitude", "phase", "probe", "defocus", "semiangle", "positions", "affine", "rotation"),
+    *("scale", "lines", "heights", "height_scale", "tilts", "thickness", "shift", "descan", "weights"),
+    *("background", "opr_weights"),
+)
+"""All that can have a rate; which of them an experiment has depends on its parts."""
+
+
+class Moving(BaseModel):
+    """Rate of a part with the epochs between which it moves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    rate: float
+    start: int = Field(1, ge=1)
+    stop: int | None = Field(None, ge=1)
+    shape: Any = None
+
+    @model_validator(mode="after")
+    def _moves_at_all(self) -> Self:
+        if self.stop is not None and self.stop < self.start:
+            raise BadInput(
+                "rates", f"stop: {self.stop}", f"lies before start: {self.start}; write 0 to freeze"
+            )
+        return self
+
+    def as_rate(self) -> optimizers.Rate:
+        """As optimisers want it."""
+        if self.shape is None:
+            return optimizers.Rate(self.rate, self.start, self.stop)
+        curve = call("phaseloom.fitting.schedule", self.shape, "rates: shape").partial()
+        return optimizers.Rate(self.rate, self.start, self.stop, curve)
+
+
+class Change(BaseModel):
+    """A rate that holds from an epoch on, decided in mid-run (`phaseloom.reconstruction.job.Job.rate`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    epoch: int = Field(ge=1, strict=True)
+    part: str
+    rate: float = Field(ge=0, allow_inf_nan=False)
+    stop: int | None = Field(None, ge=1, strict=True)
+
+    @model_validator(mode="after")
+    def _of_a_part(self) -> Self:
+        if self.part not in PARTS:
+            raise BadInput("changes: part", self.part, f"is no part of a model: {nearest(self.part, PARTS)}")
+        if self.stop is not None and self.stop < self.epoch:
+            fix = f"lies before epoch: {self.epoch}; write rate: 0 to freeze"
+            raise BadInput("changes", f"stop: {self.stop}", fix)
+        return self
+
+
+SHARES = {
+    "object": 0.2,
+    "probe": 0.4,
+    "positions": Moving(rate=1.0, start=1, stop=None, shape="constant"),
+    "affine": Moving(rate=0.1, start=1, stop=None, shape="late"),
+}
+"""The same for ``optimizer: gauss_newton``: shares of the Newton step. That of a position is its own
+pattern's, so it does not have to fall for the sake of the others. A map of all positions makes up for a
+probe that is not found yet, and hardly comes back from that: it waits."""
+
+
+PATIENCE = 5
+"""Epochs without improvement that a run from a predicted object waits for: noise is all that is left soon."""
+
+
+class Reconstruct(Scanned):
+    """A ptychographic reconstruction: its parameters are those of the file ``run.yaml``.
+
+    Attributes:
+        file: the measured patterns; ``in memory`` where a program hands them over (`Job.begin`).
+        read: format and what the file does not say; default: found out.
+        prepare: transforms of the scan, in order.
+        object: the grid that the phase is found on: slices, and what is free in them.
+        probe: the first guess of the illumination.
+        propagator: how waves fly, exact or paraxial, and how the object is tilted.
+        detector: what becomes of the waves: blur, transfer, pixels.
+        noise: how counts are compared with the model; default: poisson for electrons, amplitude for photons.
+        penalties: what else the loss asks for.
+        start: how the first guess is settled.
+        rates: how far parts move: shares of a Newton step, or natural sizes (docs/parameters.md).
+        changes: rates that hold from an epoch on, as decided in the middle of a run.
+        optimizer: how steps are made.
+        shape: how rates change over the run.
+        projections: what is imposed after epochs.
+        batch: how patterns are grouped; with gauss_newton their overlap gives the size.
+        outputs: files written besides result and report.
+        epochs: at most.
+        axial: whether positions along the beam are modelled; default: where they differ by a tenth of
+            the depth of focus.
+        levels: coarser grids that the run begins on; default: one, where that loses no light.
+        holdout: share of the patterns that tell when to stop; the last tenth of the epochs learns from all.
+        patience: epochs without improvement of the hold-out loss before stopping.
+        seed: of everything that is drawn.
+        device: where to compute.
+        preset: what is found before the run begins (`phaseloom.calibration.protocol`).
+        title: for figures and files.
+
+    Example:
+        >>> Reconstruct.of({"file": "scan.cxi", "epochs": 30}).epochs
+        30
+    """
+
+    strict: ClassVar[bool] = True
+
+    object: Call = part("phaseloom.ptycho.objects", "pixels")
+    probe: Call = part("phaseloom.ptycho.probes", "auto")
+    propagator: Call = part("phaseloom.ptycho.propagators", "exact")
+    detector: Call = part("phaseloom.ptycho.detectors", "counting")
+    noise: Call | None = part("phaseloom.ptycho.noise", None)
+    penalties: tuple[Call, ...] = part("phaseloom.ptycho.penalties", ())
+    start: Call = part("phaseloom.reconstruction.start", "sweep")
+    rates: Mapping[str, float | Moving] = Field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+    optimizer: Call = part("phaseloom.fitting.optimizers", "gauss_newton")
+    shape: Call = part("phaseloom.fitting.schedule", "cosine")
+    projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
+    batch: Call = part("phaseloom.ptycho.batches", "random")
+    outputs: tuple[Call, ...] = part("phaseloom.export", ())
+    epochs: int = Field(20, ge=1, strict=True)
+    axial: bool | None = None
+    levels: int | None = Field(None, ge=0, le=4, strict=True)
+    holdout: float = Field(0.05, ge=0, lt=0.9)
+    patience: int | None = Field(15, ge=1, strict=True)
+    seed: int = Field(0, ge=0, lt=2**63, strict=True)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    preset: Literal["calibrate"] | None = None
+    title: str = ""
+    found: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def from_path(cls, path: Path | str, settings: Mapping[str, Any] | None = None, /) -> Self:
+        """A recipe for a data file, from a parameter file, or out of a result, with settings changed."""
+        path = Path(path)
+        if path.suffix not in (".h5", ".hdf5") or not is_result(path):
+            return super().from_path(path, settings)
+        recipe = cls.of(yaml.safe_load(Result.load(path).recipe)).rooted(path.parent)
+        return recipe.put(settings) if settings else recipe
+
+    def scan(self, given: Scan4D | None = None, /) -> Scan4D:
+        """The data, read or handed over, and prepared."""
+        scan = super().scan(given)
+        return replace(scan, heights=None) if self.axial is False else scan
+
+    def settled(self, scan: Scan4D, /) -> tuple[Self, Start | None]:
+        """The recipe with what was left open decided from the data: probe, defocus, orientation."""
+        probe = self.probe
+        if probe.name == "auto":
+            name = "stored" if scan.probe is not None else "from_patterns"
+            probe = replace(probe, name=name)
+        found = self.start(scan, probe, self.seed)
+        changed: dict[str, Any] = {
+            "rates": self.all_rates(),
+            "probe": probe,
+            "start": Call("phaseloom.reconstruction.start", "none"),
+        }
+        changed["noise"] = self.noise_of(scan)
+        if self.object.name == "predicted" and "patience" not in self.model_fields_set:
+            changed["patience"] = PATIENCE
+        if found is not None:
+            if "defocus" in knobs(probe.room, probe.name) and not scan.geometry.near:
+                changed["probe"] = replace(probe, values={**probe.values, "defocus": found.defocus})
+            changed["prepare"] = (*self.prepare, *found.steps())
+        return self.model_copy(update=changed), found
+
+    def noise_of(self, scan: Scan4D, /) -> Call:
+        """The noise model given, or the usual one of the scan's beam."""
+        usual = "amplitude" if scan.geometry.beam == "photon" else "poisson"
+        return self.noise or Call("phaseloom.ptycho.noise", usual)
+
+    def model(self, scan: Scan4D, room: scans.Canvas | None = None, /) -> Ptychography:
+        """The model of a scan with its first guesses, on a canvas of its own or the one given."""
+        coarse, room = room is not None, room or scans.canvas(scan)
+        self._fits(room)
+        model = Ptychography.of(
+            scan,
+            object=_thing(self, room, scan, coarse=coarse),
+            probe=self.probe(scan),
+            flight=self.propagator.partial(),
+            detector=self.detector(scan),
+            axial=self.axial,
+        )
+        if self.rate_of("background") and scan.background is None:
+            model.detector.begin(_darkest(scan))
+        return model
+
+    def _fits(self, room: scans.Canvas) -> None:
+        """Refuse an object that could never be kept: six numbers for each voxel."""
+        slices, modes = (int(self.object.values.get(name) or 1) for name in ("slices", "modes"))
+        need, there = 6 * 8 * float(np.prod(room.shape)) * slices * modes, _memory.available()
+        if there is not None and need > there:
+            size = f"{modes} x {slices} x {room.shape[0]} x {room.shape[1]} voxels"
+            fix = (
+                f"need {need / 2**30:.3g} GiB of memory, but {there / 2**30:.3g} are free: take fewer slices"
+            )
+            raise BadInput("object", size, fix)
+
+    def terms(self) -> dict[str, Penalty]:
+        """The penalties by the names under which their values are reported."""
+        out: dict[str, Penalty] = {}
+        for one in self.penalties:
+            name = one.name.replace("_", " ")
+            again = sum(known.split(" #")[0] == name for known in out)
+            out[f"{name} #{again + 1}" if again else name] = one.partial()
+        return out
+
+    def all_rates(self) -> dict[str, "float | Moving"]:
+        """Rates of all parts, given or default."""
+        usual = dict(SHARES if self.optimizer.name == "gauss_newton" else RATES)
+        if self.probe.name == "relaxed":
+            usual["opr_weights"] = usual["probe"]
+        return {**usual, **self.rates}
+
+    def rate_of(self, name: str, /) -> float:
+        """Rate of a part, given or default."""
+        given = self.all_rates().get(name, 0.0)
+        return given.rate if isinstance(given, Moving) else given
+
+    def moving(
+        self, parts: Mapping[str, Sequence[torch.nn.Parameter]], /
+    ) -> dict[str, optimizers.Rate | float]:
+        """Rates of the parts of a model; that of ``object`` is also that of its amplitude and phase.
+
+        Raises:
+            BadInput: a rate for something that does not exist, or that this model does not have.
+        """
+        given = self.all_rates()
+        whole = given["object"]
+        if "object" not in parts:
+            given = {**{name: whole for name in ("amplitude", "phase") if name in parts}, **given}
+            del given["object"]
+        for name, rate in given.items():
+            if name not in PARTS:
+                raise BadInput("rates", name, f"is no part of the model: {nearest(name, PARTS)}")
+            if not parts.get(name) and (rate.rate if isinstance(rate, Moving) else rate):
+                raise BadInput(
+                    f"rates.{name}", rate, f"has nothing to move: {_LACKS.get(name, 'leave it out')}"
+                )
+        kept = {name: rate for name, rate in given.items() if parts.get(name)}
+        return {name: rate.as_rate() if isinstance(rate, Moving) else rate for name, rate in kept.items()}
+
+
+_LACKS = {
+    "object": "this object has amplitude and phase instead",
+    "amplitude": "write object: {pixels: {kind: amplitude and phase}}",
+    "phase": "write object: {pixels: {kind: amplitude and phase}}",
+    "tilts": "an object of one slice does not feel a tilt",
+    "thickness": "an object of one slice has no gap",
+    "lines": "the positions are no whole raster",
+    "heights": "no positions along the beam are modelled: give them, and axial: true",
+    "height_scale": "no positions along the beam are modelled: give them, and axial: true",
+    "defocus": "this probe has its defocus among its aberrations",
+    "semiangle": "only probe: aberrated has an aperture that moves",
+    "opr_weights": "write probe: {relaxed: {basis: 3}}",
+    "shift": "only a far field can be shifted",
+    "descan": "only a far field can be shifted",
+}
+"""Why a part may be missing, as the end of a sentence."""
+
+
+def _thing(recipe: Reconstruct, room: scans.Canvas, scan: Scan4D, *, coarse: bool) -> Any:
+    """The object; on a coarse grid, which takes over what the fine one has, nothing is predicted."""
+    if coarse and recipe.object.name == "predicted":
+        kept = {name: value for name, value in recipe.object.values.items() if name == "kind"}
+        return Call(recipe.object.room, "pixels", kept)(room)
+    return recipe.object(room, scan, optics_of(recipe.probe))
+
+
+def _darkest(scan: Scan4D) -> float:
+    """Mean counts of the darkest pixels, which a background that is the same everywhere cannot exceed."""
+    return float(np.percentile(scan.mean_pattern(most=500)[scan.mask], 2))

@@ -1,0 +1,212 @@
+"""What a job has come to: the Result of a model as it stands, and what is followed through a run."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fitting import verdict as verdicts
+from phaseloom.fitting.distributed import team
+from phaseloom.fitting.loop import Progress
+from phaseloom.fitting.newton import GaussNewton
+from phaseloom.fitting.schedule import Every
+from phaseloom.physics.modes import orthogonalise, powers
+from phaseloom.plot.report import trust
+from phaseloom.ptycho.illumination import AberratedProbe, Probe
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.resolution_level import Stage
+from phaseloom.reconstruction.start import Start
+from phaseloom.result import Provenance, Result
+from phaseloom.spec import Call
+from phaseloom.units import LENGTH
+
+__all__ = ["due", "found", "of", "state", "told", "verdict", "write"]
+
+log = logging.getLogger(__name__)
+
+
+class Underway(Protocol):
+    """What is asked of a job to tell its outcome."""
+
+    recipe: Reconstruct
+    start: Start | None
+    stage: Stage
+    directory: Path | None
+
+    @property
+    def scan(self) -> Scan4D:
+        """The data."""
+        ...
+
+    @property
+    def model(self) -> Ptychography:
+        """The model."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """How far the fit has come."""
+        ...
+
+    def advice(self) -> list[str]:
+        """What the run should make its user do."""
+        ...
+
+    def text(self) -> str:
+        """The parameter file that repeats the run."""
+        ...
+
+
+def of(job: Underway, /) -> Result:
+    """The reconstruction as it stands."""
+    model, room = job.model, job.model.scan.canvas
+    with torch.no_grad():
+        states = model.object.transmission().cpu().numpy()
+        modes = orthogonalise(model.probe.modes())
+        mixed = model.probe.mixtures(modes).cpu().numpy() if isinstance(model.probe, RelaxedProbe) else None
+        probe = (modes if model.heights is None else model.heights.level(modes)).cpu().numpy()
+        background = model.detector.display(model.detector.background()).cpu().numpy()
+    coverage = model.coverage()
+    scale = model.modulus(coverage)  # which the probe takes over: the transmission of vacuum is one
+    states, probe = states / scale[:, None, None], probe * np.prod(scale)
+    share = model.object.occupancy.cpu().numpy()
+    gaps = model.propagator.distances().detach().cpu().double().tolist()
+    seed, data, said = job.recipe.seed, str(job.recipe.found.get("data", "")), verdict(job)
+    return Result(
+        object=np.einsum("s,szyx->zyx", share, states) if len(share) > 1 else states[0],
+        probe=probe,
+        positions=model.scan.angstrom(),
+        positions_start=job.scan.positions,
+        pixel=room.pixel,
+        origin=room.origin,
+        coverage=coverage,
+        geometry=job.scan.geometry,
+        thickness=float(np.mean(gaps)) if gaps else 0.0,
+        gaps=tuple(gaps),
+        object_modes=states if len(share) > 1 else None,
+        occupancies=share if len(share) > 1 else None,
+        tilts=model.propagator.tilts().detach().cpu().double().numpy(),
+        descan=model.propagator.deflections(),
+        heights=None if model.heights is None else model.heights.angstrom(),
+        heights_start=None if model.heights is None else job.scan.heights,
+        opr_weights=mixed,
+        grid=job.scan.grid,
+        weights=model.detector.weights.detach().cpu().numpy(),
+        background=background if background.any() else None,
+        history=job.progress.history,
+        stopped=job.progress.stopped,
+        verdict=said,
+        metrics=_metrics(job),
+        recipe=job.text(),
+        provenance=Provenance.now(seed=seed, data=data, file=job.recipe.file.name),
+        start={} if job.start is None else found(job.start) | {"tried": job.start.tried},
+        title=job.recipe.title or job.scan.metadata.get("title", "") or job.recipe.file.stem,
+        examples=_examples(job),
+        advice=[sentence for sentence in job.advice() if sentence not in said],
+    )
+
+
+def verdict(job: Underway, /) -> str:
+    """How far the run as it stands may be trusted, in a sentence; a silent likelihood knows no floor."""
+    floor, progress = 0.0 if job.stage.likelihood.silent else 1.0, job.progress
+    newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
+    end = {"stopped": progress.stopped, "since": progress.since, "blind": job.stage.likelihood.blind}
+    return verdicts.verdict(progress.history, **end, floor=floor, newton=newton)
+
+
+@torch.no_grad()
+def state(model: Ptychography, /) -> dict[str, Any]:
+    """What is followed besides losses: thickness, tilt, defocus, heights, optics, powers of the modes."""
+    state: dict[str, Any] = {"mode powers": powers(model.probe.modes()).cpu().tolist()}
+    if len(model.propagator.gaps):
+        state["thickness (A)"] = float(model.propagator.distances().mean())
+        state["tilt (mrad)"] = model.propagator.tilt.mean(0).cpu().tolist()
+    if isinstance(model.probe, Probe) and model.probe.focus.requires_grad:
+        state["defocus added (A)"] = float(model.probe.focus) * model.probe.unit
+    if isinstance(model.probe, AberratedProbe):
+        state["aberrations"] = model.probe.aberrations()
+    if model.heights is not None and any(p.requires_grad for p in model.heights.parameters()):
+        moved = model.heights.refined() - model.heights.start
+        state["heights moved (A)"] = float(moved.square().mean().sqrt())
+    return state
+
+
+def told(result: Result, /) -> list[str]:
+    """The verdict on a result, and the numbers that speak for it, a line each."""
+    facts = dict(trust(result))
+    shown = ("loss", "hold-out") if "chi^2" in facts else ()
+    facts |= {name: f"{value:.4g}" for name, value in result.metrics.items() if name not in shown}
+    verdict = result.verdict or "none: the result is of an earlier version"
+    return [f"verdict: {verdict}", *(f"  {name:32s} {value}" for name, value in facts.items())]
+
+
+def write(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:
+    """The files that the recipe asks for besides result and report; in the middle of a run, those due.
+
+    One that cannot be written is told in the log: a run must not end for a picture.
+    """
+    if job.directory is None:
+        return []
+    folder = job.directory if epoch is None else job.directory / "epochs" / f"{epoch:04d}"
+    wanted = [call for call in job.recipe.outputs if epoch is None or due(call, epoch)]
+    made = []
+    for call in wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            files = call(result, folder)
+        except (BadInput, OSError) as problem:
+            log.warning("outputs: %s was not written: %s", call.name, problem)
+            continue
+        made += list(files) if isinstance(files, tuple | list) else [files]
+    return made
+
+
+def due(call: Call, epoch: int) -> bool:
+    """Whether an output has times of its own, and this is one."""
+    return bool(call.when) and Every(lambda: None, **dict(call.when)).due(epoch)
+
+
+def found(start: Start) -> dict[str, Any]:
+    """What the automatic start found, as files keep it."""
+    return {
+        "defocus": LENGTH.show(start.defocus),
+        "orientation": start.orientation,
+        "margin": round(start.margin, 4) if math.isfinite(start.margin) else "no rival",
+    }
+
+
+def _metrics(job: Underway) -> dict[str, float]:
+    left = job.stage.likelihood.remaining(team().add)
+    moved = job.model.scan.angstrom() - job.scan.positions
+    moved = moved - moved.mean(0)
+    history = job.progress.history[: job.progress.shown]
+    held = [event["holdout"] for event in history[job.progress.since :] if event["holdout"] is not None]
+    numbers = {
+        "loss": history[-1]["loss"] if history else math.nan,
+        "amplitude error": left["amplitude"],
+        "Poisson deviance": left["poisson"],
+        "move rms (A)": float(np.sqrt((moved**2).sum(1).mean())),
+    }
+    if held:
+        numbers["hold-out"] = held[-1]
+    return numbers
+
+
+@torch.no_grad()
+def _examples(job: Underway) -> dict[str, np.ndarray]:
+    index = torch.as_tensor(np.linspace(0, len(job.scan) - 1, 3).astype(int))
+    show = job.model.detector.display
+    modelled = job.model(index.to(job.model.scan.start.device)).cpu()
+    measured = job.stage.likelihood.measured[index]
+    return {
+        "index": index.numpy(),
+        "measured": show(measured).numpy(),
+        "modelled": show(modelled).numpy(),
+    }

@@ -1,0 +1,1 @@
+"""Dual-resolution restoration of images: networks, losses, pairs, training, application, evaluation."""

@@ -1,0 +1,1 @@
+"""Learned phase retrieval: networks that read the phase out of diffraction patterns."""

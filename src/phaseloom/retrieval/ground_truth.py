@@ -1,0 +1,69 @@
+"""Where the truth of a window of a scan lies on a phase image: exactly, or by the rule of the seed.
+
+The scan of the seed's layout has 5.12 pixels to a step, so no window of pixels belongs to a window of the
+scan. Exactly, the phase is read off its Fourier series on pixels of a fifth of a step. The seed rounds
+instead, and is off by up to half a pixel, by another amount for every window.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from phaseloom.simulation.experiment import PER_STEP, Experiment, image_shape
+
+__all__ = ["Geometry", "commensurate", "seed_centre", "seed_crop"]
+
+Geometry = Literal["exact", "seed"]
+
+
+def commensurate(phase: Tensor, experiment: Experiment, /) -> Tensor:
+    """The phase of a periodic cell on pixels of a fifth of a step, the first probe at pixel (5, 5).
+
+    Read off the Fourier series of the cell, which is exact for what its pixels can hold.
+
+    Args:
+        phase: ``(y, x)`` of the cell, whose pixel (0, 0) is where the first probe stands.
+        experiment: with a ``cell``.
+
+    Example:
+        >>> cell = Experiment(scan=(3, 4), pixel=0.4, cell=64, window=64)
+        >>> commensurate(torch.arange(64.0).expand(64, 64), cell)[0, 5:9].round().tolist()
+        [0.0, 1.0, 2.0, 3.0]
+    """
+    axes = []
+    for count, size in zip(image_shape(experiment.scan), phase.shape, strict=True):
+        place = (torch.arange(count, dtype=torch.float64) - PER_STEP) * experiment.step / PER_STEP
+        cycles = (place / (size * experiment.spacing))[:, None] * (torch.fft.fftfreq(size) * size)
+        axes.append(torch.polar(torch.ones_like(cycles), 2 * math.pi * cycles))
+    spectrum = torch.fft.fft2(phase.double(), norm="forward")
+    return (axes[0] @ spectrum @ axes[1].T).real.float()
+
+
+def seed_centre(start: float, /) -> int:
+    """Pixel of the middle of a window whose first probe stands at ``start`` angstrom, by the seed's rule.
+
+    Example:
+        >>> [seed_centre(2.0 * index) for index in (0, 9, 18, 27, 36)]
+        [33, 79, 125, 172, 218]
+    """
+    return round((start + 13) * 2.56)
+
+
+def seed_crop(phase: Tensor, row: int, col: int, /) -> Tensor:
+    """The patch that the seed takes for the truth of a window: up to half a pixel off its place.
+
+    Args:
+        phase: images ``(..., 256, 256)`` of 100 angstrom, which repeat themselves.
+        row: of the window's first probe in a scan of 2 angstrom steps.
+        col: of that probe.
+
+    Example:
+        >>> seed_crop(torch.zeros(256, 256), 0, 9).shape
+        torch.Size([76, 76])
+    """
+    middle = [size // 2 for size in phase.shape[-2:]]
+    amount = [m - seed_centre(2.0 * start) for m, start in zip(middle, (row, col), strict=True)]
+    rolled = torch.roll(phase, amount, (-2, -1))
+    return rolled[..., middle[0] - 38 : middle[0] + 38, middle[1] - 38 : middle[1] + 38]

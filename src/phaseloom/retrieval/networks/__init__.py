@@ -1,0 +1,1 @@
+"""Networks that recover patches of the phase and stitch them."""

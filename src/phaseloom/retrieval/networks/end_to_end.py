@@ -1,0 +1,96 @@
+"""Step three: a scan to an image, each of its patterns embedded once."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from phaseloom.errors import BadInput
+from phaseloom.learning.layers import PIXELS, extent
+from phaseloom.learning.weight_files import Recipe
+from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
+from phaseloom.retrieval.networks.stitching import PhaseStitchingNet, overlap, windows
+
+__all__ = ["EndToEnd", "joined", "reading"]
+
+
+class EndToEnd(nn.Module):
+    """The patterns of a scan to its phase: windows overlap, but patterns are embedded once for all of them.
+
+    A scan of ``rows x cols`` probes has an image of ``5 (rows - 1) + 11`` by ``5 (cols - 1) + 11`` pixels;
+    its first probe is at pixel (5, 5).
+
+    Args:
+        recovery: patterns of a window to a patch.
+        stitching: patches to an image.
+        stride: probes from a window to the next.
+        chunk: windows that are recovered at a time, to save memory.
+
+    Example:
+        >>> from phaseloom.retrieval.networks import recovery
+        >>> from phaseloom.retrieval.networks import stitching
+        >>> part = recovery.small(window=3, width=16, depth=1, heads=2, channels=4)
+        >>> net = EndToEnd(part, stitching.overlap(), stride=2)
+        >>> net(torch.zeros(1, 5, 4, 24, 24), torch.zeros(1, 8)).shape
+        torch.Size([1, 31, 26])
+    """
+
+    recipe: Recipe
+
+    def __init__(
+        self, recovery: PatchRecoveryNet, stitching: PhaseStitchingNet, *, stride: int = 9, chunk: int = 256
+    ):
+        super().__init__()
+        if chunk < 1:
+            raise BadInput("nets: chunk", chunk, "is no number of windows: choose one or more")
+        self.recovery, self.stitching, self.stride, self.chunk = recovery, stitching, stride, chunk
+        parts = {"recovery": recovery.recipe, "stitching": stitching.recipe}
+        self.recipe = ("end_to_end", {**parts, "stride": stride, "chunk": chunk})
+
+    def patches(
+        self, patterns: Float[Tensor, "b rows cols y x"], optics: Float[Tensor, "b 8"], /
+    ) -> tuple[Float[Tensor, "b k v v"], Float[Tensor, "b k 2"]]:
+        """What step one makes of a scan: its patches, and their places on the image, pixels.
+
+        Args:
+            patterns: fractions of the incident beam.
+            optics: what the probe and the dose are, as numbers of order one.
+
+        Raises:
+            BadInput: a scan smaller than a window.
+        """
+        net, n = self.recovery, self.recovery.window
+        rows, cols = patterns.shape[1:3]
+        first = windows(rows, cols, n, self.stride)
+        tokens = net.embed(patterns)
+        cut = torch.stack([tokens[:, row : row + n, col : col + n] for row, col in first], 1).flatten(0, 1)
+        corner = torch.tensor(first, dtype=torch.float32, device=patterns.device)
+        places = corner.expand(len(patterns), -1, -1)
+        told = optics.repeat_interleave(len(first), 0), places.flatten(0, 1) * net.step
+        parts = zip(*(part.split(self.chunk) for part in (cut, *told)), strict=True)
+        recovered = torch.cat([net.recover(some, one, where) for some, one, where in parts])
+        return recovered.unflatten(0, (len(patterns), len(first))), places * PIXELS
+
+    def forward(
+        self, patterns: Float[Tensor, "b rows cols y x"], optics: Float[Tensor, "b 8"]
+    ) -> Float[Tensor, "b v u"]:
+        """Recover and stitch; arguments and errors as of `patches`."""
+        patches, places = self.patches(patterns, optics)
+        rows, cols = patterns.shape[1:3]
+        return self.stitching(patches, places[:1], (extent(rows), extent(cols)))
+
+
+def joined(first: PatchRecoveryNet, second: PhaseStitchingNet, /) -> EndToEnd:
+    """The networks of both steps as one; windows overlap by a third, those of 14 probes by 5."""
+    return EndToEnd(first, second, stride=max(1, 2 * first.window // 3))
+
+
+def reading(net: nn.Module, /) -> nn.Module:
+    """A network that reads whole scans: of one that reads windows, the patches put together by overlap.
+
+    Raises:
+        BadInput: a network that reads no patterns.
+    """
+    if isinstance(net, PhaseStitchingNet):
+        fix = "joins patches and reads no patterns: take that of phaseloom train end-to-end, or of patches"
+        raise BadInput("model", "a stitching network", fix)
+    return joined(net, overlap()).eval() if isinstance(net, PatchRecoveryNet) else net

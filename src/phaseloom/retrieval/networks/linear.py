@@ -1,0 +1,279 @@
+"""The best linear estimate: each step of the image from the patterns around it, solved in closed form."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from phaseloom.errors import BadInput
+from phaseloom.learning.layers import PIXELS, Intake
+from phaseloom.learning.weight_files import Recipe, recorded
+
+__all__ = ["LinearRecovery", "ScanRecovery", "linear"]
+
+NEAR = 3
+"""Patterns along an edge of the neighbourhood that an estimate is made of."""
+
+WIDTHS = (0.0, 1.0, 2.0)
+"""Standard deviations, in steps of the scan, to which integrated centres of mass are blurred."""
+
+GAIN = 0.3
+"""Factor that brings them to the size of the components."""
+
+FLOOR = 0.03
+"""Contrast of a scan, radian, below which its errors are not blown up further."""
+
+CLEAN = 1.0
+"""The last of the optics' numbers, log10(dose / 1e4) / 3, of patterns without counting noise."""
+
+
+class Components(nn.Module):
+    """What an estimate is made of: principal components of patterns, and their centres of mass, integrated.
+
+    A pattern and its neighbours tell of what is near. That one side of an edge is thicker than the other is
+    told by the deflections in between: centres of mass are proportional to the gradient of the phase that
+    the probe blurs, so their integral, blurred to several widths, holds the slow part of the phase.
+
+    Attributes:
+        intake: to amplitudes.
+        basis: ``(component, y * x)``, orthonormal rows.
+    """
+
+    def __init__(self, patterns: int, components: int):
+        super().__init__()
+        if not 1 <= components <= patterns**2:
+            fix = f"must be 1 to the {patterns**2} pixels of a pattern"
+            raise BadInput("nets: components", components, fix)
+        self.intake = Intake(patterns)
+        self.basis = nn.Parameter(torch.zeros(components, patterns**2))
+
+    @property
+    def count(self) -> int:
+        """Numbers of each probe."""
+        return len(self.basis) + len(WIDTHS)
+
+    def forward(self, patterns: Float[Tensor, "b rows cols y x"]) -> Float[Tensor, "b k rows cols"]:
+        """Each pattern by itself: components, then the centre of mass (y, x)."""
+        seen = (self.intake(patterns).flatten(-2) @ self.basis.T).movedim(-1, 1)
+        return torch.cat([seen, centres(patterns)], 1)
+
+    def joined(self, each: Float[Tensor, "b k rows cols"]) -> Float[Tensor, "b n rows cols"]:
+        """Components and the integrals, from what `forward` has found of a whole scan."""
+        seen, moved = each[:, :-2], each[:, -2:]
+        return torch.cat([seen, GAIN * integrated(moved, WIDTHS)], 1)
+
+    @torch.no_grad()
+    def calibrate(self, patterns: Float[Tensor, "*batch y x"]) -> None:
+        """Take mean and basis from patterns such as will come."""
+        self.intake.calibrate(patterns)
+        self.intake.spread.fill_(1.0)
+        rows = self.intake(patterns).reshape(-1, self.basis.shape[1])
+        _, vectors = torch.linalg.eigh((rows.T @ rows).double())
+        self.basis.copy_(vectors[:, -len(self.basis) :].flip(1).T)
+
+
+class ScanRecovery(nn.Module):
+    """A network that looks at each pattern by itself, then draws the image of a whole scan at once.
+
+    Attributes:
+        components: of a pattern.
+        recipe: the call that built it.
+    """
+
+    recipe: Recipe
+
+    def __init__(self, patterns: int, components: int):
+        super().__init__()
+        self.components = Components(patterns, components)
+
+    def forward(
+        self,
+        patterns: Float[Tensor, "b rows cols y x"],
+        optics: Float[Tensor, "b 8"],
+        coordinates: Float[Tensor, "b 2"] | None = None,
+    ) -> Float[Tensor, "b v u"]:
+        """The image of each scan, radian, but for a constant; it is the same wherever the scan lies."""
+        return self.draw(self.components(patterns), optics)
+
+    def draw(
+        self, each: Float[Tensor, "b k rows cols"], optics: Float[Tensor, "b 8"]
+    ) -> Float[Tensor, "b v u"]:
+        """The image from what `Components` has found of each pattern."""
+        raise NotImplementedError
+
+
+class LinearRecovery(ScanRecovery):
+    """Phase of a scan as a linear function of the amplitudes of its patterns, one function for each dose.
+
+    Between the doses that it was fitted for, coefficients are interpolated over the logarithm of the dose.
+
+    Attributes:
+        weight: ``(dose, 25, 1 + component * 9)`` coefficients of the pixels of a step, the constant first.
+        doses: what optics hold for the dose at each of them, ascending.
+    """
+
+    doses: Tensor
+
+    def __init__(self, patterns: int, components: int, doses: Sequence[float]):
+        super().__init__(patterns, components)
+        count = 1 + self.components.count * NEAR**2
+        self.weight = nn.Parameter(torch.zeros(len(doses), PIXELS**2, count))
+        self.register_buffer("doses", torch.tensor(list(doses)))
+
+    def draw(
+        self, each: Float[Tensor, "b k rows cols"], optics: Float[Tensor, "b 8"]
+    ) -> Float[Tensor, "b v u"]:
+        """The image from what `Components` has found of each pattern."""
+        features = _surrounded(self.components.joined(each), NEAR // 2)
+        tokens = self._of(optics[:, -1]) @ features
+        rows, columns = (n + 2 for n in each.shape[-2:])
+        return drawn(tokens.unflatten(-1, (rows, columns)))
+
+    def _of(self, dose: Float[Tensor, " b"]) -> Float[Tensor, "b 25 n"]:
+        """Coefficients at doses."""
+        if len(self.doses) == 1:
+            return self.weight.expand(len(dose), -1, -1)
+        upper = torch.searchsorted(self.doses, dose.contiguous()).clamp(1, len(self.doses) - 1)
+        low, high = self.doses[upper - 1], self.doses[upper]
+        share = ((dose - low) / (high - low)).clamp(0, 1)[:, None, None]
+        return (1 - share) * self.weight[upper - 1] + share * self.weight[upper]
+
+    @torch.no_grad()
+    def solve(
+        self,
+        number: int,
+        scans: Iterable[tuple[Float[Tensor, "b rows cols y x"], Float[Tensor, "b v u"]]],
+        /,
+        *,
+        ridge: float = 1e-7,
+    ) -> None:
+        """Fit the coefficients of one dose by least squares over the inner steps of scans.
+
+        Errors count in units of a scan's own contrast, so that light specimens are fitted as heavy ones are.
+
+        Args:
+            number: of the dose.
+            scans: patterns at that dose, and their phases.
+            ridge: added to the normal equations, relative to their mean diagonal.
+        """
+        normal, right = 0.0, 0.0
+        for patterns, phase in scans:
+            features = _inner(self.components.joined(self.components(patterns)))
+            wanted = _steps(phase - phase.mean((1, 2), keepdim=True), patterns.shape[1:3])
+            scale = 1 / math.hypot(float(phase.std()), FLOOR)
+            features, wanted = features * scale, wanted * scale
+            normal = normal + (features.T @ features).double()
+            right = right + (features.T @ wanted).double()
+        if not isinstance(normal, Tensor) or not isinstance(right, Tensor):
+            raise BadInput("nets: linear", None, "has nothing to learn from: give it a scan at least")
+        level = ridge * normal.diagonal()[1:].mean()
+        damped = normal + level * torch.eye(len(normal), dtype=normal.dtype)
+        self.weight[number] = torch.linalg.solve(damped, right).T.float()
+
+
+def centres(patterns: Float[Tensor, "b rows cols y x"], /) -> Float[Tensor, "b 2 rows cols"]:
+    """Centre of mass (y, x) of each pattern, pixels from zero frequency at ``[N // 2, N // 2]``.
+
+    Example:
+        >>> one = torch.zeros(1, 1, 1, 4, 4)
+        >>> one[..., 3, 2] = 0.5
+        >>> centres(one).flatten().tolist()
+        [1.0, 0.0]
+    """
+    total = patterns.sum((-2, -1)).clamp_min(1e-6)
+    found = []
+    for axis in (-2, -1):
+        size = patterns.shape[axis]
+        place = torch.arange(size, device=patterns.device, dtype=patterns.dtype) - size // 2
+        found.append((patterns.sum(-3 - axis) * place).sum(-1) / total)
+    return torch.stack(found, 1)
+
+
+def integrated(
+    slope: Float[Tensor, "b 2 rows cols"], widths: Sequence[float], /
+) -> Float[Tensor, "b n rows cols"]:
+    """The map whose gradient is nearest to a field of slopes (y, x), blurred to several widths in steps.
+
+    The field is continued by its mirror image, so that nothing has to match across the scan.
+
+    Source:
+        Frankot & Chellappa 1988, doi 10.1109/34.3909.
+
+    Example:
+        >>> ramp = torch.zeros(1, 2, 6, 8)
+        >>> ramp[:, 1] = 2.0
+        >>> rise = integrated(ramp, [0.0])[0, 0].diff(dim=1)[:, 2:-2]
+        >>> bool((rise > 1.5).all() and (rise < 2.5).all())
+        True
+    """
+    (rows, columns), parts = slope.shape[-2:], []
+    for axis, one in ((-2, slope[:, 0]), (-1, slope[:, 1])):
+        wide = one.float()
+        for flipped in (-2, -1):
+            mirror = wide.flip(flipped)
+            wide = torch.cat([wide, -mirror if flipped == axis else mirror], flipped)
+        parts.append(torch.fft.fft2(wide))
+    y = torch.fft.fftfreq(2 * rows, device=slope.device)[:, None]
+    x = torch.fft.fftfreq(2 * columns, device=slope.device)
+    square = y**2 + x**2
+    square[0, 0] = 1.0  # of the mean, which no slope tells: zero over one
+    spectrum = (y * parts[0] + x * parts[1]) / (2j * torch.pi * square)
+    blurs = [torch.exp(-2 * (torch.pi * width) ** 2 * (y**2 + x**2)) for width in widths]
+    return torch.stack([torch.fft.ifft2(spectrum * blur).real[:, :rows, :columns] for blur in blurs], 1)
+
+
+def drawn(tokens: Float[Tensor, "b 25 rows cols"], /) -> Float[Tensor, "b v u"]:
+    """Tokens, one beyond each edge of the scan included, to the pixels that each of them owns.
+
+    Example:
+        >>> drawn(torch.zeros(1, 25, 16, 16)).shape
+        torch.Size([1, 76, 76])
+    """
+    return functional.pixel_shuffle(tokens, PIXELS)[:, 0, 2:-2, 2:-2]
+
+
+def _surrounded(features: Float[Tensor, "b k rows cols"], near: int) -> Float[Tensor, "b n t"]:
+    """A one and the components of the neighbours of every token, one token beyond the edges included."""
+    wide = functional.pad(features, (near + 1,) * 4, mode="replicate")
+    columns = functional.unfold(wide, 2 * near + 1)
+    return torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
+
+
+def _inner(features: Float[Tensor, "b k rows cols"]) -> Float[Tensor, "t n"]:
+    """The same for the tokens whose neighbours are all measured, as rows."""
+    columns = functional.unfold(features, NEAR).movedim(1, -1).flatten(0, 1)
+    return torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
+
+
+def _steps(phase: Float[Tensor, "b v u"], scan: Sequence[int]) -> Float[Tensor, "t 25"]:
+    """The pixels of the inner steps of images, as rows."""
+    edge = 3 + PIXELS * (NEAR // 2)
+    inner = phase[:, edge : edge + PIXELS * (scan[0] - 2), edge : edge + PIXELS * (scan[1] - 2)]
+    return functional.pixel_unshuffle(inner[:, None], PIXELS).movedim(1, -1).flatten(0, 2)
+
+
+@recorded("linear")
+def linear(
+    *,
+    patterns: int = 24,
+    components: int = 72,
+    doses: tuple[float, ...] = (-1 / 3, 0.0, 1 / 3, 2 / 3, CLEAN),
+) -> LinearRecovery:
+    """Ridge regression on principal components of nine patterns: a baseline that is solved in seconds.
+
+    Every larger network has to say what it gains over this one, for the same probe and dose.
+
+    Args:
+        patterns: pixels along an edge of a pattern.
+        components: kept of a pattern.
+        doses: ``log10(dose / 1e4) / 3`` of each fit, ascending.
+
+    Example:
+        >>> net = linear(components=4)
+        >>> net(torch.full((1, 5, 6, 24, 24), 1 / 576), torch.ones(1, 8)).shape
+        torch.Size([1, 31, 36])
+    """
+    return LinearRecovery(patterns, components, doses)

@@ -1,0 +1,205 @@
+"""What networks learn from: objectives of `phaseloom.fitting.loop.fit` that take views which were picked.
+
+One for each of the three steps: patches from patterns, images from patches, images from patterns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from phaseloom.errors import BadInput
+from phaseloom.fitting import device
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.retrieval.losses import Seen
+from phaseloom.retrieval.networks import stitching
+from phaseloom.retrieval.networks.end_to_end import EndToEnd
+from phaseloom.retrieval.networks.linear import ScanRecovery
+from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
+from phaseloom.retrieval.networks.stitching import PhaseStitchingNet
+from phaseloom.retrieval.training_samples import Picked, Views, views
+from phaseloom.simulation.experiment import PER_STEP
+
+__all__ = ["Assembling", "Lesson", "Reading", "Spoiled", "Whole", "loaded"]
+
+Loss = Callable[[Seen], Tensor]
+
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "patches": (PatchRecoveryNet, ScanRecovery),
+    "stitching": (PhaseStitchingNet,),
+    "end-to-end": (EndToEnd,),
+}
+"""The networks of each step."""
+
+
+class Lesson:
+    """Views that were picked, through a network, to losses by name.
+
+    Gradients decide the mode: with them the network trains, without them it is asked. Losses are computed
+    in single precision, whatever the network runs in.
+
+    Attributes:
+        net: on the device.
+        scenes: looked up by their numbers.
+        losses: by name.
+        precision: of the network's arithmetic.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        scenes: Any,
+        losses: Mapping[str, Loss],
+        *,
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ):
+        self.net, self.scenes, self.losses, self.precision = net, scenes, dict(losses), precision
+
+    def __call__(self, these: Picked) -> dict[str, Tensor]:
+        """Losses of a batch."""
+        self.net.train(torch.is_grad_enabled())
+        where = device.of(self.net)
+        batch = views(self.scenes, these).to(where)
+        terms = self.terms(batch, these)
+        return {name: value.float() for name, value in terms.items()}
+
+    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+        """Losses by name."""
+        raise NotImplementedError
+
+    def judged(self, image: Tensor, batch: Views) -> dict[str, Tensor]:
+        """Every loss of an image."""
+        seen = Seen(image.float(), batch.phase, batch.patterns, batch.experiments)
+        return {name: loss(seen) for name, loss in self.losses.items()}
+
+    def running(self) -> AbstractContextManager[Any]:
+        """The precision of the network."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
+
+
+class Reading(Lesson):
+    """Step one: the patterns of a window to the phase under it."""
+
+    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+        """Losses of the patch."""
+        with self.running():
+            image = self.net(batch.patterns, batch.optics, batch.coordinates)
+        return self.judged(image, batch)
+
+
+class Whole(Lesson):
+    """Step three: the patterns of a scan to its image; patches on the way are judged too.
+
+    Attributes:
+        share: weight of the patches' own losses.
+    """
+
+    share = 0.5
+
+    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+        """Losses of the image, and of its patches together."""
+        net = self.net
+        assert isinstance(net, EndToEnd)
+        with self.running():
+            patches, places = net.patches(batch.patterns, batch.optics)
+            image = net.stitching(patches, places, (batch.phase.shape[-2], batch.phase.shape[-1]))
+        wanted = _cut(batch.phase, places, patches.shape[-1])
+        few = Seen(patches.flatten(0, 1).float(), wanted.flatten(0, 1), batch.patterns, ())
+        own = [loss(few) for name, loss in self.losses.items() if name != "physics"]
+        return self.judged(image, batch) | {"patches": self.share * torch.stack(own).sum()}
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """How true patches are spoiled, as those of a network will be; each number is drawn from zero to it.
+
+    Attributes:
+        noise: standard deviation, over that of the patch.
+        blur: standard deviation, pixels.
+        constant: standard deviation, radian.
+        lost: share of patches that hold nothing.
+    """
+
+    noise: float = 0.3
+    blur: float = 0.8
+    constant: float = 1.0
+    lost: float = 0.05
+
+    def __call__(self, patches: Tensor, generator: torch.Generator) -> Tensor:
+        """Patches ``(b, k, y, x)``, spoiled."""
+
+        def random(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator).to(patches)
+
+        count = patches.shape[:2]
+        spread = patches.std((-2, -1), keepdim=True)
+        wander = torch.randn(patches.shape, generator=generator).to(patches)
+        soft = self.blur * random(*count, 1, 1)
+        out = _soft(patches, soft) + self.noise * random(*count, 1, 1) * spread * _soft(wander, 0.7 + soft)
+        out = out + self.constant * torch.randn(*count, 1, 1, generator=generator).to(patches)
+        return torch.where(random(*count, 1, 1) < self.lost, torch.zeros_like(out), out)
+
+
+class Assembling(Lesson):
+    """Step two: true patches, spoiled, to the image that they were cut from.
+
+    Attributes:
+        probes: along an edge of a window.
+        stride: probes from a window to the next.
+        spoiled: see `Spoiled`.
+    """
+
+    probes, stride, spoiled = 14, 9, Spoiled()
+
+    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+        """Losses of the image."""
+        rows, cols = batch.patterns.shape[1:3]
+        first = stitching.windows(rows, cols, self.probes, self.stride)
+        places = torch.tensor(first, dtype=torch.float32, device=batch.phase.device)[None] * PER_STEP
+        true = _cut(batch.phase, places, PER_STEP * (self.probes + 1) + 1)
+        given = [self._spoiled(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
+        with self.running():
+            shape = (batch.phase.shape[-2], batch.phase.shape[-1])
+            image = self.net(torch.stack(given), places, shape)
+        return self.judged(image, batch)
+
+    def _spoiled(self, patches: Tensor, seed: int) -> Tensor:
+        return self.spoiled(patches[None], torch.Generator().manual_seed(int(seed)))[0]
+
+
+def loaded(path: Path, knob: str, stage: str, /) -> nn.Module:
+    """The network of a file, for a step.
+
+    Args:
+        path: of the file.
+        knob: of the recipe that names it.
+        stage: the step.
+
+    Raises:
+        BadInput: one of another step.
+    """
+    net, kinds = pretrained.load(path), KINDS[stage]
+    if not isinstance(net, kinds):
+        fix = f"holds a {type(net).__name__}, here a {kinds[0].__name__} is wanted: name its file"
+        raise BadInput(f"train: {knob}", str(path), fix)
+    return net
+
+
+def _cut(phase: Tensor, places: Tensor, size: int) -> Tensor:
+    """Patches ``(b, k, y, x)`` of images at whole places, those of one scan for all."""
+    corners: Sequence[Sequence[int]] = places[0].round().long().tolist()
+    return torch.stack([phase[:, y : y + size, x : x + size] for y, x in corners], 1)
+
+
+def _soft(patches: Tensor, width: Tensor) -> Tensor:
+    """Patches after a Gaussian blur of a width each, pixels, by way of their transforms."""
+    y = torch.fft.fftfreq(patches.shape[-2], device=patches.device)[:, None]
+    x = torch.fft.rfftfreq(patches.shape[-1], device=patches.device)
+    fall = torch.exp(-2 * (torch.pi * width) ** 2 * (y**2 + x**2))
+    return torch.fft.irfft2(torch.fft.rfft2(patches) * fall, s=patches.shape[-2:])

@@ -1,0 +1,171 @@
+"""Training of a network that reads phases, from simulated scans that are made as they are needed."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from phaseloom.errors import BadInput
+from phaseloom.retrieval.ground_truth import Geometry
+from phaseloom.retrieval.networks.end_to_end import joined
+from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
+from phaseloom.retrieval.objectives import loaded
+from phaseloom.retrieval.training_samples import Choice
+from phaseloom.simulation.experiment import Experiment
+from phaseloom.simulation.scan import Sample, simulated
+from phaseloom.simulation.specimens import held_out
+from phaseloom.spec import Call, Written, part
+
+__all__ = ["Making", "Train"]
+
+Stage = Literal["patches", "stitching", "end-to-end"]
+
+DRAWS = 200
+"""Specimens that are drawn for one of the wanted side, before giving up."""
+
+WINDOW = 32
+"""Probes along an edge of a view where nothing else says."""
+
+UNSEEN = 0.15
+"""Share of the materials that are kept from training."""
+
+
+class Train(Written):
+    """How a network is trained: its parameters are those of the file ``train.yaml``.
+
+    Attributes:
+        stage: what is trained: patches from patterns, images from patches, or both together.
+        model: the network of the first stage.
+        stitching: the network of the second stage.
+        weights: trained weights to start from, of the stage's own network.
+        patches: trained weights of the first stage, for the third.
+        stitched: trained weights of the second stage, for the third.
+        joint: settings of the third step that differ, when one command runs all: it starts from trained
+            networks, which steps as long as theirs would spoil, and learns little from scans that they know.
+        specimen: what is in the microscope.
+        microscope: how it is scanned.
+        stored: folder of a simulated set to learn from, in place of scans that are simulated on the way; a
+            view then reads its own patterns and no others.
+        geometry: where the truth of a window lies in a set of the seed's layout: exactly, or by its rule.
+        scans: simulated scans that are in memory at a time; of a stored set, how many are used.
+        fresh: share of them that is replaced by new ones from epoch to epoch.
+        unseen: scans of materials that are never trained on, which judge.
+        window: probes (rows, columns) of a view; default: those of the network's own window where it has one
+            and patches are trained, else 32 x 32, or the whole scan if that is smaller.
+        views: learned from in an epoch.
+        doses: electrons per pattern, lowest and highest.
+        clean: share of views without counting noise.
+        turned: flip and transpose views: for round probes only.
+        losses: what is made small, each from its ``start`` to its ``stop`` if given; the first one judges.
+        optimizer: how steps are made.
+        rate: of the optimiser.
+        shape: how the rate changes over the run.
+        epochs: at most.
+        batch: views of a step.
+        pieces: views that are computed together; fewer than a batch save memory.
+        precision: of the network's arithmetic.
+        clip: largest norm of the gradient.
+        patience: epochs without improvement before stopping.
+        workers: processes that simulate; 0: none besides this one.
+        seed: of everything that is drawn.
+        device: where to compute.
+        title: for figures and files.
+
+    Example:
+        >>> Train.of({"model": "small", "epochs": 3}).model.name
+        'small'
+    """
+
+    stage: Stage = "patches"
+    model: Call = part("phaseloom.retrieval.networks.recovery", "tiny")
+    stitching: Call = part("phaseloom.retrieval.networks.stitching", "residual")
+    weights: Path | None = None
+    patches: Path | None = None
+    stitched: Path | None = None
+    joint: dict[str, Any] = Field(default_factory=lambda: {"rate": 1e-4, "seed": 1})
+    specimen: Call = part("phaseloom.simulation.specimens", "prototypes")
+    microscope: Call = part("phaseloom.simulation.microscopes", "fixed")
+    stored: Path | None = None
+    geometry: Geometry = "exact"
+    scans: int = Field(400, ge=1, strict=True)
+    fresh: float = Field(0.0, ge=0, le=1)
+    unseen: int = Field(16, ge=1, strict=True)
+    window: tuple[int, int] | None = None
+    views: int = Field(512, ge=1, strict=True)
+    doses: tuple[float, float] = (1e3, 1e6)
+    clean: float = Field(0.3, ge=0, le=1)
+    turned: bool = True
+    losses: tuple[Call, ...] = part("phaseloom.retrieval.losses", ("contrast",))
+    optimizer: Call = part("phaseloom.fitting.optimizers", "adamw")
+    rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    shape: Call = part("phaseloom.fitting.schedule", "one_cycle")
+    epochs: int = Field(40, ge=1, strict=True)
+    batch: int = Field(4, ge=1, strict=True)
+    pieces: int | None = Field(None, ge=1, strict=True)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    clip: float | None = Field(1.0, gt=0)
+    patience: int | None = Field(None, ge=1, strict=True)
+    workers: int = Field(0, ge=0, strict=True)
+    seed: int = Field(0, ge=0, lt=2**62, strict=True)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    title: str = ""
+
+    def network(self) -> nn.Module:
+        """The network of the stage, with the weights that it is to start from."""
+        if self.weights is not None:
+            return loaded(self.weights, "weights", self.stage)
+        if self.stage == "patches":
+            return self.model()
+        if self.stage == "stitching":
+            return self.stitching()
+        known, second = self.patches, self.stitched
+        first = self.model() if known is None else loaded(known, "patches", "patches")
+        second = self.stitching() if second is None else loaded(second, "stitched", "stitching")
+        if not isinstance(first, PatchRecoveryNet):
+            fix = "reads whole scans: it needs no stitching, so train it as patches"
+            raise BadInput("train: model", type(first).__name__, fix)
+        return joined(first, second)  # type: ignore[arg-type]
+
+    def judges(self) -> list[int]:
+        """Numbers of the samples that are never learned from."""
+        return [-1 - number for number in range(self.unseen)]
+
+    def choice(self, net: nn.Module, scan: tuple[int, int], /) -> Choice:
+        """What is drawn for every view of scans of so many probes."""
+        own = net.window if self.stage == "patches" and isinstance(net, PatchRecoveryNet) else WINDOW
+        window = self.window or (min(own, scan[0]), min(own, scan[1]))
+        return Choice(window, self.doses, self.clean, self.turned)
+
+
+@dataclass(frozen=True)
+class Making:
+    """Samples by their numbers; those of negative ones are of materials that training never sees.
+
+    Attributes:
+        specimen, microscope: calls of a recipe.
+        seed: tells one set of samples from another.
+    """
+
+    specimen: Call
+    microscope: Call
+    seed: int
+
+    def __call__(self, number: int, /) -> Sample:
+        """The sample of a number, the same in any process."""
+        torch.set_num_threads(1)
+        rng = np.random.default_rng((self.seed, abs(number), int(number < 0)))
+        experiment: Experiment = replace(self.microscope(rng), dose=None)
+        side = "held out" if number < 0 else "train"
+        knobs = {**self.specimen.values, "part": side, "share": UNSEEN}
+        call = replace(self.specimen, values=knobs) if self.specimen.name == "prototypes" else self.specimen
+        for _ in range(DRAWS):
+            specimen = call(experiment.box, rng)
+            if held_out(specimen.group, UNSEEN) == (number < 0):
+                return simulated(specimen, experiment, seed=int(rng.integers(2**62)))
+        raise BadInput(
+            f"specimen: {call.name}", None, f"has no materials that are {side}: give it more of them"
+        )

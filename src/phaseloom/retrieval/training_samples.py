@@ -1,0 +1,257 @@
+"""Windows of simulated scans, as networks see them in training: cut, flipped, and counted anew each time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phaseloom.data.orientations import turned
+from phaseloom.errors import BadInput
+from phaseloom.retrieval.ground_truth import Geometry, commensurate, seed_crop
+from phaseloom.simulation.experiment import PER_STEP, Experiment, image_shape, told
+from phaseloom.simulation.scan import Sample
+
+__all__ = ["LANES", "NOISELESS", "Choice", "Picked", "Scene", "Views", "drawn", "labelled", "lane"]
+__all__ += ["picked", "views"]
+
+NOISELESS = 1e7
+"""Electrons per pattern that stand for no counting noise."""
+
+LANES = 8
+"""Ways in which the scenes of a draw are parted, see `lane`."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A simulated scan in memory.
+
+    Attributes:
+        roots: square roots of the fractions of the beam ``(rows, columns, y, x)``, in half precision.
+        phase: ``(y, x)`` radian.
+        experiment: that made it.
+        group: of its material.
+        geometry: where the truth of a window lies (`phaseloom.retrieval.ground_truth`); by the seed's rule
+            the phase is that of the whole cell.
+    """
+
+    roots: Any
+    phase: Tensor
+    experiment: Experiment
+    group: str
+    geometry: Geometry = "exact"
+
+    @classmethod
+    def of(cls, sample: Sample, /) -> "Scene":
+        """A sample without counting noise, or with that of its own dose, which then stays the same."""
+        roots = torch.from_numpy(sample.patterns).clamp(min=0).sqrt().half()
+        return labelled(roots, torch.from_numpy(sample.phase), sample.experiment, sample.group)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is drawn for every view.
+
+    Attributes:
+        window: probes (rows, columns).
+        doses: electrons per pattern, lowest and highest of a log-uniform draw.
+        clean: share of views without counting noise.
+        turned: flips and transposes too; right for round probes only.
+
+    Raises:
+        BadInput: doses that are no range, or a window without a step.
+    """
+
+    window: tuple[int, int]
+    doses: tuple[float, float] = (1e3, 1e6)
+    clean: float = 0.3
+    turned: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.doses[0] <= self.doses[1] < np.inf:
+            fix = "is no range of electrons per pattern: write [lowest, highest]"
+            raise BadInput("train: doses", list(self.doses), fix)
+        if min(self.window) < 2:
+            raise BadInput("train: window", list(self.window), "must be 2 by 2 probes at least")
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Views that were chosen and are yet to be cut: all that is random in them.
+
+    Attributes:
+        scenes: their numbers.
+        corners: first probe ``(n, 2)`` of each window.
+        turns: 0 to 7: 1 flips rows, 2 columns, 4 transposes, in this order.
+        doses: electrons per pattern; `NOISELESS` or more: no noise is drawn.
+        seeds: of the counts of each.
+        window: probes (rows, columns).
+    """
+
+    scenes: np.ndarray
+    corners: np.ndarray
+    turns: np.ndarray
+    doses: np.ndarray
+    seeds: np.ndarray
+    window: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, part: slice) -> "Picked":
+        """Some of them."""
+        arrays = ("scenes", "corners", "turns", "doses", "seeds")
+        return replace(self, **{name: getattr(self, name)[part] for name in arrays})
+
+    def split(self, size: int, /) -> "tuple[Picked, ...]":
+        """The same in pieces."""
+        return tuple(self[start : start + size] for start in range(0, len(self), size))
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a network is given, and what it should say.
+
+    Attributes:
+        patterns: ``(n, rows, columns, y, x)`` fractions of the beam.
+        optics: ``(n, 8)``, see `phaseloom.simulation.experiment.told`.
+        coordinates: ``(n, 2)`` of the first probe from that of its scan, angstrom.
+        phase: ``(n, y, x)`` radian.
+        experiments: one for each.
+    """
+
+    patterns: Tensor
+    optics: Tensor
+    coordinates: Tensor
+    phase: Tensor
+    experiments: tuple[Experiment, ...]
+
+    def to(self, device: torch.device | str, /) -> "Views":
+        """The same on a device."""
+        names = ("patterns", "optics", "coordinates", "phase")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def picked(
+    count: int, numbers: Sequence[int], shape: tuple[int, int], choice: Choice, /, *, seed: tuple[int, ...]
+) -> Picked:
+    """Draw views at random.
+
+    Args:
+        count: how many.
+        numbers: of the scenes to draw from.
+        shape: probes (rows, columns) of the scenes.
+        choice: what else is drawn.
+        seed: numbers that tell this draw from all others.
+
+    Raises:
+        BadInput: scans smaller than a window.
+    """
+    if min(s - w for s, w in zip(shape, choice.window, strict=True)) < 0:
+        fix = f"is smaller than a window of {choice.window[0]} x {choice.window[1]}: scan more probes"
+        raise BadInput("train: a scan", f"{shape[0]} x {shape[1]}", fix)
+    rng = np.random.default_rng(seed)
+    rooms = [s - w + 1 for s, w in zip(shape, choice.window, strict=True)]
+    lanes, shares = [lane(numbers, place) for place in range(LANES)], rng.random(count)
+    low, high = np.log(choice.doses)
+    doses = np.exp(rng.uniform(low, high, count))
+    doses[rng.random(count) < choice.clean] = NOISELESS
+    return Picked(
+        scenes=np.array(
+            [one[int(share * len(one))] for one, share in zip(cycle(lanes), shares, strict=False)]
+        ),
+        corners=np.stack([rng.integers(0, room, count) for room in rooms], 1),
+        turns=rng.integers(0, 8 if choice.window[0] == choice.window[1] else 4, count) * choice.turned,
+        doses=doses,
+        seeds=rng.integers(2**62, size=count),
+        window=choice.window,
+    )
+
+
+def lane(numbers: Sequence[int], place: int, /) -> Sequence[int]:
+    """Scenes that the view at a place of a draw may be of: processes that share a draw hold their lanes only.
+
+    Few scenes have no lanes: all may be drawn at any place, or some would be drawn more often than others.
+
+    Example:
+        >>> lane(range(200), 3)[:3], lane(range(200), 11)[:3], lane([5, 6, 7], 0)
+        ([3, 11, 19], [3, 11, 19], [5, 6, 7])
+    """
+    if len(numbers) < LANES**2:
+        return numbers
+    return [number for number in numbers if number % LANES == place % LANES]
+
+
+def views(scenes: Sequence[Scene], these: Picked, /) -> Views:
+    """Cut, turn and count the views that were picked; ``scenes`` are looked up by their numbers.
+
+    Example:
+        >>> scene = Scene(torch.ones(6, 5, 4, 4).half() / 4, torch.zeros(36, 31), Experiment(scan=(6, 5)), "")
+        >>> few = picked(3, [0], (6, 5), Choice(window=(4, 4)), seed=(0,))
+        >>> seen = views([scene], few)
+        >>> seen.patterns.shape, seen.phase.shape
+        (torch.Size([3, 4, 4, 4, 4]), torch.Size([3, 26, 26]))
+    """
+    parts, numbers, phases = [], [], []
+    chosen, columns = [scenes[number] for number in these.scenes], (these.turns, these.doses, these.seeds)
+    for scene, (row, col), turn, dose, seed in zip(chosen, these.corners, *columns, strict=True):
+        patterns, phase = _cut(scene, int(row), int(col), these.window)
+        patterns, phase = _turned(patterns, phase, int(turn))
+        parts.append(drawn(patterns, dose, torch.Generator().manual_seed(int(seed))))
+        numbers.append(told(scene.experiment, dose))
+        phases.append(phase)
+    steps = torch.tensor([scene.experiment.step for scene in chosen], dtype=torch.float32)
+    return Views(
+        patterns=torch.stack(parts),
+        optics=torch.from_numpy(np.stack(numbers)),
+        coordinates=torch.as_tensor(these.corners, dtype=torch.float32) * steps[:, None],
+        phase=torch.stack(phases),
+        experiments=tuple(scene.experiment for scene in chosen),
+    )
+
+
+def drawn(fractions: Tensor, dose: float, generator: torch.Generator, /) -> Tensor:
+    """Fractions of the beam with the counting noise of a dose."""
+    if dose >= NOISELESS:
+        return fractions
+    return torch.poisson(fractions * dose, generator=generator) / dose
+
+
+def labelled(
+    roots: Any, phase: Tensor, experiment: Experiment, group: str, /, *, geometry: Geometry = "exact"
+) -> Scene:
+    """A scene of a phase as samples hold it; that of a periodic cell is put on pixels of a fifth of a step.
+
+    Args:
+        roots: square roots of the patterns: a tensor, or what reads one when it is indexed.
+        phase: of the image, or of the whole cell.
+        experiment: that made it.
+        group: of its material.
+        geometry: ``seed`` leaves the phase of a cell, from which windows are then cut by the seed's rule.
+    """
+    exact = experiment.cell is not None and geometry == "exact"
+    rule: Geometry = "exact" if experiment.cell is None else geometry
+    return Scene(roots, commensurate(phase, experiment) if exact else phase, experiment, group, rule)
+
+
+def _cut(scene: Scene, row: int, col: int, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Patterns of a window, and the phase under it."""
+    height, width = image_shape(window)
+    roots = scene.roots[row : row + window[0], col : col + window[1]].float()
+    if scene.geometry == "seed":
+        return roots.square(), seed_crop(scene.phase, row, col)
+    top, left = PER_STEP * row, PER_STEP * col
+    return roots.square(), scene.phase[top : top + height, left : left + width]
+
+
+def _turned(patterns: Tensor, phase: Tensor, turn: int) -> tuple[Tensor, Tensor]:
+    """Scan, patterns and phase flipped together; zero frequency stays where it was."""
+    for bit, axis in ((1, 0), (2, 1)):
+        if turn & bit:
+            patterns, phase = patterns.flip(axis), phase.flip(axis)
+    if turn & 4:
+        patterns, phase = patterns.transpose(0, 1), phase.T
+    return turned(patterns, turn), phase

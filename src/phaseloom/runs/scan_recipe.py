@@ -1,0 +1,132 @@
+"""What recipes that work on a scan have in common: where it is, how it is read, what is done to it first."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from phaseloom.data import formats
+from phaseloom.data.counts import Part
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fitting.distributed import team
+from phaseloom.spec import Call, Recipe, load_yaml, part
+
+__all__ = ["IN_MEMORY", "Scanned", "digest", "parted"]
+
+log = logging.getLogger(__name__)
+
+IN_MEMORY = Path("in memory")
+"""What a recipe has for a file when the scan was handed over by a program."""
+
+LOOKED_AT = (3, 16, 64, 200, 256, 400)
+"""Patterns, evenly over a scan, from which curvatures, mean patterns, noise and examples are taken."""
+
+
+class Scanned(Recipe):
+    """A recipe of a scan.
+
+    Attributes:
+        strict: whether a parameter file may not hold sections of other recipes.
+        file: the data.
+        read: format and what the file does not say; default: found out.
+        prepare: transforms of the scan, in order.
+    """
+
+    strict: ClassVar[bool] = False
+
+    file: Path = IN_MEMORY
+    read: Call | None = part("phaseloom.data.formats", None, partial=True)
+    prepare: tuple[Call, ...] = part("phaseloom.data.prepare", ())
+
+    @classmethod
+    def from_path(cls, path: Path | str, settings: Mapping[str, Any] | None = None, /) -> Self:
+        """A recipe for a data file, or from a parameter file, with settings changed."""
+        path = Path(path)
+        if path.suffix in (".yaml", ".yml"):
+            said = cls.of(_own(cls, load_yaml(path)))
+            file = {} if said.file == IN_MEMORY else {"file": path.parent / said.file}
+            recipe = said.rooted(path.parent).model_copy(update=file)
+        else:
+            recipe = cls.of({"file": str(path)})
+        return recipe.put(settings) if settings else recipe
+
+    def scan(self, given: Scan4D | None = None, /) -> Scan4D:
+        """The data, read or handed over, and prepared, without blank patterns."""
+        return _lit(self.all(given), self.file.name)
+
+    def all(self, given: Scan4D | None = None, /) -> Scan4D:
+        """The same with blank patterns in their places."""
+        scan = _read(self) if given is None else given
+        for step in self.prepare:
+            scan = step(scan)
+        return scan
+
+    def there(self) -> Path:
+        """The file of the data, or a sentence on why nothing can be read from it."""
+        if self.file == IN_MEMORY:
+            given = "file" in self.model_fields_set
+            fix = "is where a program had the data: hand them over again, Job.begin(recipe, scan=scan)"
+            raise BadInput("file", *(("in memory", fix) if given else (None, "is missing: write it")))
+        if self.file.is_dir() and self.file.suffix != ".zarr":
+            raise BadInput(
+                "file", str(self.file), "is a folder: name a file in it, or --resume to go on with a run"
+            )
+        if not self.file.exists():
+            raise BadInput("file", str(self.file), "does not exist: give the path of the data")
+        return self.file
+
+
+def _own(kind: type[Scanned], tree: dict[str, Any]) -> dict[str, Any]:
+    """What a parameter file says of a scan, where the rest of it is meant for another recipe of scans."""
+    if kind.strict or set(tree) <= set(kind.model_fields):
+        return tree
+    from phaseloom.embedding.train import Autoencode
+    from phaseloom.reconstruction.recipe import Reconstruct
+
+    if not set(tree) <= set(kind.model_fields).union(Autoencode.model_fields, Reconstruct.model_fields):
+        return tree  # and be refused with the nearest name
+    return {name: value for name, value in tree.items() if name in kind.model_fields}
+
+
+def _read(recipe: Scanned) -> Scan4D:
+    several = team().count > 1  # each keeps a part only
+    if recipe.read is None:
+        return formats.read(recipe.there(), lazy=several)
+    return formats.read(recipe.there(), format=recipe.read.name, knobs=recipe.read.values, lazy=several)
+
+
+def parted(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
+    """A scan of which this process keeps its part of the patterns, and some that all look at.
+
+    Args:
+        scan: all of it, in memory or in its file.
+        known: numbers of further patterns that all look at.
+    """
+    if team().count == 1:
+        return scan
+    every = np.arange(len(scan))
+    some = [np.linspace(0, len(scan) - 1, min(len(scan), many)).round().astype(int) for many in LOOKED_AT]
+    some += [np.linspace(0, len(scan) - 1, min(len(scan), many)).astype(int) for many in LOOKED_AT]
+    some += [] if known is None else [known]
+    return replace(scan, counts=Part.of(scan.counts, every[team().keeps(every)], np.concatenate(some)))
+
+
+def digest(scan: Scan4D, /) -> str:
+    """A hash of the patterns, which one process reads and all know."""
+    return team().told(scan.digest() if team().first else "")
+
+
+def _lit(scan: Scan4D, name: str) -> Scan4D:
+    """The patterns that hold counts at all; blank ones (a closed shutter, a lost frame) are named."""
+    parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
+    lit = np.concatenate([(scan.counts[index] * scan.mask).any((1, 2)) for index in parts])
+    if not lit.any():
+        raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
+    if lit.all():
+        return scan
+    log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
+    return scan.select(lit)

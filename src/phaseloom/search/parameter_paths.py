@@ -1,0 +1,230 @@
+"""Knobs by their paths in the file: what is there, what kind of value, and the file with another one.
+
+``probe.focused.defocus`` is a knob of a call, ``epochs`` a value of its own. Calls in a list go by their
+names or by their numbers from 0: ``penalties.sparse.weight``, ``penalties.0.sparse.weight``; their times
+are beside their knobs: ``projections.orthogonal.every``. Elements of a list go by their numbers too:
+``propagator.exact.tilt.0``.
+"""
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from phaseloom.errors import BadInput, nearest
+from phaseloom.spec import Call, Recipe, _dimension, _rooms, _table, knobs, names
+from phaseloom.units import Dimension
+
+__all__ = ["Kind", "address", "at", "placed"]
+
+TIMES = ("start", "stop", "every")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a knob holds.
+
+    Attributes:
+        numeric: whether numbers can stand there.
+        whole: whether only whole ones; ``None``: unknown.
+        dimension: of the numbers, or ``None``.
+    """
+
+    numeric: bool = True
+    whole: bool | None = None
+    dimension: Dimension | None = None
+
+    @classmethod
+    def of(cls, annotation: Any, /) -> "Kind":
+        """That of a type.
+
+        Example:
+            >>> Kind.of(int | None)
+            Kind(numeric=True, whole=True, dimension=None)
+        """
+        if annotation is Any:
+            return cls()
+        dimension, inner = _dimension(annotation), _flat(annotation)
+        if dimension is not None or float in inner:
+            return cls(True, False, dimension)
+        return cls(int in inner, int in inner, None)
+
+
+def _flat(annotation: Any) -> set[Any]:
+    """The types of a union."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return set().union(*(_flat(one) for one in typing.get_args(annotation)))
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _flat(typing.get_args(annotation)[0])
+    return {annotation}
+
+
+def address(recipe: Recipe, path: str, /) -> Kind:
+    """What is at a path of a recipe's file.
+
+    Raises:
+        BadInput: nothing, with the nearest name.
+
+    Example:
+        >>> from phaseloom.reconstruction.recipe import Reconstruct
+        >>> base = Reconstruct.of({"file": "a.h5", "probe": {"focused": {"semiangle": "20 mrad"}}})
+        >>> address(base, "probe.focused.defocus").dimension.name
+        'length'
+        >>> address(base, "probe.focused.defokus")
+        Traceback (most recent call last):
+        phaseloom.errors.BadInput: over: probe.focused.defokus: there is no 'defokus'; did you mean 'defocus'?
+    """
+    first, *rest = path.split(".")
+    place, fields = f"over: {path}", type(recipe).model_fields
+    _known(first, [name for name in fields if name != "found"], place)
+    if first in _rooms(type(recipe)):
+        value = getattr(recipe, first)
+        if isinstance(value, tuple) and rest:
+            number = _number(value, rest, place)
+            return _in_call(value[number], rest[rest[0].isdigit() :], place)
+        return _in_call(value, rest, place, _rooms(type(recipe))[first]) if rest else Kind(False)
+    annotation = fields[first].annotation
+    if rest and first == "rates":
+        from phaseloom.reconstruction.recipe import PARTS
+
+        _known(rest[0], PARTS, place)
+    if not rest:
+        return Kind.of(annotation)
+    if typing.get_origin(annotation) in (dict, Mapping) or _mapping(annotation):
+        inner = typing.get_args(annotation)[1]
+        return Kind.of(inner if len(rest) == 1 else Any)
+    raise BadInput(place, None, f"leads nowhere: {first} is a plain value")
+
+
+def _mapping(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _in_call(value: Any, rest: list[str], place: str, room: str = "") -> Kind:
+    """What is in a call: its name, a knob of it, or what that holds."""
+    there = value.name if isinstance(value, Call) else None
+    room = value.room if isinstance(value, Call) else room
+    name, *deeper = rest
+    _known(name, names(room), place)
+    if name != there:
+        stands = "names none" if there is None else f"has {there}"
+        fix = f"asks for {name}, but the run file {stands}: write {name} there, or search that choice too"
+        raise BadInput(place, None, fix)
+    if not deeper:
+        return Kind(False)
+    wanted = knobs(room, name)
+    if deeper[0] in TIMES and deeper[0] not in wanted:
+        return Kind(True, True)
+    _known(deeper[0], wanted, place)
+    annotation = wanted[deeper[0]].annotation
+    if len(deeper) == 1:
+        return Kind.of(annotation)
+    table = _table(annotation)
+    return Kind(True, False, table.of(deeper[1])) if table else Kind(dimension=_dimension(annotation))
+
+
+def _known(name: str, there: Any, place: str) -> None:
+    if name not in there:
+        raise BadInput(place, f"there is no '{name}';", nearest(name, there))
+
+
+def _number(calls: tuple[Call, ...], rest: list[str], place: str) -> int:
+    """Which call of a list is meant."""
+    found = [number for number, one in enumerate(calls) if one.name == rest[0]]
+    if rest[0].isdigit() and int(rest[0]) < len(calls) and len(rest) > 1:
+        return int(rest[0])
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(one.name for one in calls) or "none"
+    fix = (
+        f"is there {len(found)} times: give its number, from 0" if found else f"is not there: it has {there}"
+    )
+    raise BadInput(place, rest[0], fix)
+
+
+def placed(recipe: Any, settings: Mapping[str, Any], /) -> Any:
+    """A recipe with other values at some paths, wholes before their parts.
+
+    Raises:
+        BadInput: as of `phaseloom.spec.Recipe.put`.
+
+    Example:
+        >>> from phaseloom.reconstruction.recipe import Reconstruct
+        >>> base = Reconstruct.of({"file": "a.h5", "penalties": [{"sparse": {"weight": 0.1}}]})
+        >>> placed(base, {"penalties.sparse.weight": 0.2}).penalties[0].values
+        {'weight': 0.2}
+    """
+    for path in sorted(settings, key=lambda one: one.count(".")):
+        first, *rest = path.split(".")
+        value = getattr(recipe, first, None)
+        if isinstance(value, tuple) and rest and first in _rooms(type(recipe)):
+            number = _number(value, rest, f"over: {path}")
+            listed = recipe.given()[first] if first in recipe.model_fields_set else recipe.resolved()[first]
+            changed = [
+                *listed[:number],
+                _changed(listed[number], path, settings[path]),
+                *listed[number + 1 :],
+            ]
+            recipe = recipe.put({first: changed})
+        else:
+            recipe = recipe.put(_whole(recipe, path, settings[path]))
+    return recipe
+
+
+def _whole(recipe: Any, path: str, value: Any) -> dict[str, Any]:
+    """The setting of a path; a list is set whole, with another element where the path leads to one."""
+    above, _, number = path.rpartition(".")
+    listed = at(recipe.resolved(), above) if number.isdigit() else None
+    return {above: _exchanged(listed, number, value)} if isinstance(listed, list) else {path: value}
+
+
+def _exchanged(listed: list[Any], number: str, value: Any) -> list[Any]:
+    """A list with another element."""
+    if int(number) >= len(listed):
+        raise BadInput("over", number, f"is no place in a list of {len(listed)}: count from 0")
+    return [*listed[: int(number)], value, *listed[int(number) + 1 :]]
+
+
+def _changed(node: Any, path: str, value: Any) -> dict[str, Any]:
+    """A call of a list with another value in it."""
+    rest = path.split(".")[1:]
+    name, *deeper = rest[rest[0].isdigit() :]
+    tree: dict[str, Any] = {node: {}} if isinstance(node, str) else dict(node)
+    if not deeper:
+        return {**tree, name: value}
+    call: Any = next(iter(knob for key, knob in tree.items() if key == name))
+    if len(deeper) == 1 and deeper[0] in TIMES and deeper[0] not in (call or {}):
+        return {**tree, deeper[0]: value}
+    values = dict(call or {})
+    if len(deeper) > 1 and isinstance(values.get(deeper[0]), list):
+        value = _exchanged(values[deeper[0]], deeper[1], value)
+    elif len(deeper) > 1:
+        value = {**(values.get(deeper[0]) or {}), deeper[1]: value}
+    return {**tree, name: {**values, deeper[0]: value}}
+
+
+def at(tree: Any, path: str, /) -> Any:
+    """What stands at a path of the tree of a file; ``None`` where it leads nowhere.
+
+    Example:
+        >>> at({"penalties": [{"sparse": {"weight": 0.1}}]}, "penalties.sparse.weight")
+        0.1
+    """
+    above: Any = None
+    for step in path.split("."):
+        if isinstance(tree, list):
+            named = (one for one in tree if one == step or (isinstance(one, dict) and step in one))
+            tree = tree[int(step)] if step.isdigit() and int(step) < len(tree) else next(named, None)
+            if step.isdigit():
+                continue
+        beside = step in TIMES and isinstance(tree, dict) and step not in tree
+        tree, above = _inside(above if beside else tree, step), tree
+    return tree
+
+
+def _inside(tree: Any, step: str) -> Any:
+    if isinstance(tree, dict):
+        return tree.get(step)
+    return tree if tree == step else None

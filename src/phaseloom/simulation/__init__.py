@@ -1,0 +1,1 @@
+"""Simulated 4D-STEM scans: specimens, microscopes, experiments, sets of samples."""

@@ -1,0 +1,1 @@
+"""Virtual detectors, centre of mass and radial profiles of a scan."""

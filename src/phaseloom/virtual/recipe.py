@@ -1,0 +1,172 @@
+"""What a STEM would have shown: images of a scan by virtual detectors, deflections, phase, radial profile."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import field_validator
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.files import whole
+from phaseloom.result import Provenance
+from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.units import ANGLE
+from phaseloom.virtual.annuli import Detector, annulus, segments, standard, unseen
+from phaseloom.virtual.images import Beam, Survey, beam_of, integrated_phase, laid, levelled, survey
+from phaseloom.virtual.radial import Profile, radial
+
+__all__ = ["Images", "Virtual", "virtual"]
+
+
+class Virtual(Scanned):
+    """A recipe of virtual images.
+
+    Attributes:
+        semiangle: of the beam, in words: ``21 mrad``; default: that of the disk of the mean pattern.
+        centre: pixel (row, column) of the beam; default: that of the disk, or without one, zero frequency.
+        annuli: further rings, from and to in semi-angles.
+        segments: into how many the bright field is cut, as those of a DPC detector; 0: none.
+        level: take a plane over the scan off the deflections, which the scan coils may have made: the phase
+            loses with it what is a parabola.
+    """
+
+    semiangle: str | None = None
+    centre: tuple[float, float] | None = None
+    annuli: tuple[tuple[float, float], ...] = ()
+    segments: int = 0
+    level: bool = True
+
+    @field_validator("semiangle", mode="before")
+    @classmethod
+    def _angle(cls, said: object) -> object:
+        if said is not None:
+            ANGLE.parse(said, "semiangle")
+        return said
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """What virtual detectors see of a scan.
+
+    Attributes:
+        survey: images, deflections and patterns.
+        beam: where it is, how wide, and how that is known.
+        deflection: ``(n, 2)`` (y, x) radian, less a plane over the scan unless ``level`` is off.
+        phase: ``(rows, columns)`` radian, integrated from it; ``None`` where the positions are no raster.
+        profile: of the mean pattern, over angle.
+        notes: sentences on what was found and what is left out.
+        provenance: see `phaseloom.result.Provenance`.
+    """
+
+    survey: Survey
+    beam: Beam
+    deflection: np.ndarray
+    phase: np.ndarray | None
+    profile: Profile
+    notes: tuple[str, ...]
+    provenance: Provenance
+
+    def write(self, path: Path, /) -> Path:
+        """Leave all of it in an HDF5 file; units and the angles of detectors are attributes.
+
+        Raises:
+            BadInput: a name with another ending.
+        """
+        if path.suffix not in (".h5", ".hdf5"):
+            raise BadInput("--out", path.name, "is no .h5: give it this ending")
+        import h5py
+
+        with whole(path) as short, h5py.File(short, "w") as file:
+            for name, (values, told) in self.tables().items():
+                file.create_dataset(name, data=values).attrs.update(told)
+            file.attrs.update({"phaseloom_virtual": 1, "semiangle": self.beam.semiangle})
+            file.attrs.update({"semiangle_units": "radian", "centre": self.survey.centre})
+            file.attrs.update({"centre_units": "pixel (row, column)", "notes": "\n".join(self.notes)})
+            if self.survey.grid is not None:
+                file.attrs["grid"] = self.survey.grid
+            file["provenance"] = json.dumps(asdict(self.provenance))
+        return path
+
+    def tables(self) -> dict[str, tuple[np.ndarray, Mapping[str, Any]]]:
+        """Arrays with their attributes, by the name that they have in the file."""
+        seen = self.survey
+        found: dict[str, tuple[np.ndarray, Mapping[str, Any]]] = {}
+        for one, trusted in zip(seen.detectors, seen.trusted, strict=True):
+            ring = (
+                {} if one.inner is None else {"inner": one.inner, "outer": one.outer, "angle_units": "radian"}
+            )
+            told = {"units": "counts", "trusted_share": float(trusted), **ring}
+            found[f"images/{one.name}"] = (seen.image(one.name), told)
+            found[f"detectors/{one.name}"] = (one.weights, {"units": "share of a pixel", **ring})
+        found["images/total"] = (
+            laid(seen.total, seen.grid),
+            {"units": "counts", "of": "trusted pixels, as they are"},
+        )
+        bent = {"units": "radian", "axes": "(y, x) last; positive towards larger rows and columns"}
+        found["deflection/measured"] = (laid(seen.deflection, seen.grid), bent)
+        found["deflection/used"] = (laid(self.deflection, seen.grid), bent)
+        if self.phase is not None:
+            found["phase"] = (self.phase, {"units": "radian", "from": "deflection/used"})
+        for name in ("mean", "highest", "spread"):
+            found[f"patterns/{name}"] = (getattr(seen, name), {"units": "counts"})
+        for name in ("mean", "variance", "share"):
+            units = {"mean": "counts", "variance": "counts^2", "share": "1"}[name]
+            found[f"radial/{name}"] = (getattr(self.profile, name), {"units": units})
+        found["radial/angle"] = (self.profile.angle, {"units": "radian"})
+        found["positions"] = (seen.positions, {"units": "angstrom", "axes": "(row, column)"})
+        return found
+
+
+def virtual(recipe: Virtual, scan: Scan4D, /) -> Images:
+    """Find the beam, lay the detectors around it, and see the scan through them.
+
+    Args:
+        recipe: what is asked for.
+        scan: its data, ``recipe.all()``: a blank pattern has a place in an image.
+
+    Raises:
+        BadInput: no semi-angle and no disk, a ring that the detector does not reach, or no counts at all.
+    """
+    semiangle = None if recipe.semiangle is None else ANGLE.parse(recipe.semiangle, "semiangle")
+    beam = beam_of(scan, semiangle=semiangle, centre=recipe.centre)
+    detectors, notes = _detectors(recipe, scan, beam)
+    found = survey(scan, detectors, centre=beam.centre)
+    if not (found.total > 0).any():
+        raise BadInput(recipe.file.name, None, "holds no counts at all: check the data set and the mask")
+    if blank := int((~(found.total > 0)).sum()):
+        notes = (*notes, f"{blank} of {len(scan)} patterns hold no counts: their deflection is NaN")
+    deflection, phase = found.deflection, None
+    if recipe.level:
+        deflection = levelled(deflection, scan.positions)
+        notes = (*notes, "a plane is taken off the deflections, and with it parabolas of the phase (level)")
+    if scan.grid is not None:
+        phase = integrated_phase(deflection, scan.positions, scan.grid, wavelength=scan.geometry.wavelength)
+    else:
+        notes = (*notes, "the positions are no raster, so there is no integrated phase")
+    return Images(
+        survey=found,
+        beam=beam,
+        deflection=deflection,
+        phase=phase,
+        profile=radial(found.mean, scan.geometry, centre=beam.centre, mask=scan.mask),
+        notes=(*beam.notes, *notes),
+        provenance=Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name),
+    )
+
+
+def _detectors(recipe: Virtual, scan: Scan4D, beam: Beam) -> tuple[tuple[Detector, ...], tuple[str, ...]]:
+    """The standard ones, the rings that were asked for, and segments of the bright field."""
+    made, notes = standard(scan.geometry, beam.semiangle, centre=beam.centre, mask=scan.mask)
+    for inner, outer in recipe.annuli:
+        name = f"{inner:g}-{outer:g}"
+        limits = (inner * beam.semiangle, outer * beam.semiangle)
+        ring = annulus(scan.geometry, *limits, name=name, centre=beam.centre)
+        made, notes = (*made, ring), (*notes, *unseen(scan.geometry, ring, centre=beam.centre))
+    if recipe.segments:
+        whole = (0.0, beam.semiangle)
+        made += segments(scan.geometry, *whole, count=recipe.segments, centre=beam.centre)
+    return made, notes
