@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from phaseloom.ptycho.likelihood import Likelihood, Misfit
     from phaseloom.ptycho.model import Ptychography
     from phaseloom.ptycho.noise import shot_noise
-    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.protocol import Job
     from phaseloom.reconstruction.recipe import Reconstruct
     from phaseloom.result import Result, load
     from phaseloom.simulation import simulate
@@ -39,7 +39,7 @@ _HOMES = {
     "ptycho.likelihood": ["Likelihood", "Misfit"],
     "ptycho.model": ["Ptychography"],
     "ptycho.noise": ["shot_noise"],
-    "reconstruction.job": ["Job"],
+    "reconstruction.protocol": ["Job"],
     "reconstruction.recipe": ["Reconstruct"],
     "result": ["Result", "load"],
 }

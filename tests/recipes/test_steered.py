@@ -13,7 +13,7 @@ import torch
 import phaseloom as pl
 from phaseloom.cli import reconstruct as cli
 from phaseloom.reconstruction.half_data_frc import halves
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from tests.recipes.test_engine import DEEP, begun
 

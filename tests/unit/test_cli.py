@@ -11,8 +11,8 @@ import pytest
 from phaseloom import cli
 from phaseloom.data.formats import native
 from phaseloom.fitting.loop import Epoch
-from phaseloom.reconstruction import job
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction import protocol as job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.simulation import simulate
