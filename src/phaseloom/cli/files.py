@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
 
 __all__ = ["DataFile", "Set", "drawable", "folder", "foreign", "place", "recipe_of", "settings_of"]
@@ -54,6 +53,8 @@ PARAMETER_FILES = (".yaml", ".yml", ".toml", ".json", ".py")
 def parameter_tree(file: Path) -> dict[str, Any]:
     """The tree of a parameter file, parsed once."""
     if file.suffix in (".yaml", ".yml"):
+        from phaseloom.documents import load_yaml
+
         return load_yaml(file)
     from phaseloom.compat import ptyrad
 
