@@ -27,13 +27,50 @@ LOOKED_AT = (3, 16, 64, 200, 256, 400)
 
 
 SECTIONS_OF_SCAN_RECIPES = frozenset(
-    "axial batch block changes clip detector device epochs file found halves holdout levels losses model noise"
-    " object optimizer outputs patience penalties precision prepare preset probe projections propagator rate"
-    " rates read seed shape start test title turned validation".split()
+    [
+        "axial",
+        "batch",
+        "block",
+        "changes",
+        "clip",
+        "detector",
+        "device",
+        "epochs",
+        "file",
+        "found",
+        "halves",
+        "holdout",
+        "levels",
+        "losses",
+        "model",
+        "noise",
+        "object",
+        "optimizer",
+        "outputs",
+        "patience",
+        "penalties",
+        "precision",
+        "prepare",
+        "preset",
+        "probe",
+        "projections",
+        "propagator",
+        "rate",
+        "rates",
+        "read",
+        "seed",
+        "shape",
+        "start",
+        "test",
+        "title",
+        "turned",
+        "validation",
+    ]
 )
 """All sections that parameter files of reconstructions and of autoencoders may have.
 
-A recipe that is not ``strict`` takes its own from such a file and skips the others (`phaseloom virtual run.yaml`).
+A recipe that is not ``strict`` takes its own from such a file and skips the others (`phaseloom virtual
+run.yaml`).
 """
 
 
