@@ -3,12 +3,13 @@
 __all__ = [
     "checkpoint",
     "device",
-    "learn",
+    "distributed",
     "loop",
     "optimizers",
+    "outcome",
+    "rate_advice",
     "rates",
     "schedule",
-    "team",
+    "updates",
     "verdict",
-    "watch",
 ]

@@ -15,6 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint, device
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress
+from phaseloom.fitting.outcome import Advice
 from phaseloom.fitting.schedule import Shape, paced
 from phaseloom.fitting.updates import Batches
 from phaseloom.ptycho import batches
@@ -154,13 +155,14 @@ class Job:
         """Run to the end, or until stopped, saving after every epoch, and at the end the result."""
         self.ended, stage, epoch = None, self.stage, self.progress.epoch
         yield from _run(self)
+        _record_end(self)
         _left(self, moved=self.stage is not stage or self.progress.epoch > epoch)
 
     def result(self) -> Result:
         """The reconstruction as it stands."""
         return outcome.of(self)
 
-    def advice(self) -> list[str]:
+    def advice(self) -> list[Advice]:
         """What the run so far should make its user do, in sentences."""
         floor = 0.0 if self.stage.likelihood.silent else 1.0
         return advice.of(self.model, self.begun, self.progress, floor=floor)
@@ -238,7 +240,7 @@ def _run(job: Job) -> Iterator[Epoch]:
         for epoch in _fitted(job, end, AGAIN if number else 1.0):
             _remember(job, epoch)
             yield epoch
-        if job.progress.epoch < end and not _settled(job.progress):
+        if job.progress.epoch < end and not job.progress.stop.settled:
             return
 
 
@@ -249,11 +251,18 @@ def _left(job: Job, *, moved: bool) -> None:
     """
     folder = job.directory
     lacks = folder is not None and (moved or not (folder / "result.h5").is_file())
-    if job.progress.stopped.startswith("interrupted") or not team().told(lacks):
+    if job.progress.stop.interrupted or not team().told(lacks):
         return
     job.ended = job.result()
     if folder is not None:
         job.ended.save(folder / "result.h5")
+
+
+def _record_end(job: Job) -> None:
+    """Record with the last epoch why the run ended and how far it may be trusted."""
+    job.progress.record_stop(verdict=outcome.verdict(job).verdict.value)
+    if job.directory is not None:
+        keep_events(job.progress.history, job.directory)
 
 
 def _remember(job: Job, epoch: Epoch) -> None:
@@ -313,7 +322,7 @@ def _epochs(
     job: Job, last: int, pace: tuple[int, Shape], learned: np.ndarray, held: np.ndarray
 ) -> Iterator[Epoch]:
     """Epochs that learn from some patterns and are judged by others, at the pace of a longer run."""
-    if _settled(job.progress):
+    if job.progress.stop.settled:
         return
     order = patterns(job.recipe, job.stage, learned)
     judges = _judges(job, batches.largest(order(1))) if len(held) else []
@@ -329,11 +338,6 @@ def _epochs(
 def _judges(job: Job, size: int) -> list[torch.Tensor]:
     """The patterns held out, in batches."""
     return list(torch.as_tensor(job.held).split(size)) if len(job.held) else []
-
-
-def _settled(progress: Progress) -> bool:
-    """Whether more epochs on this grid are of no use."""
-    return progress.stopped.startswith(("converged", "overfitting"))
 
 
 def _between(shape: Shape, since: int, last: int, factor: float) -> Shape:
