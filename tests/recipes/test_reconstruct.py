@@ -14,6 +14,7 @@ import yaml
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
+from phaseloom.fitting.outcome import StopReason, Verdict
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result, is_result
@@ -139,6 +140,26 @@ def test_a_run_folder_holds_what_viewers_need(finished):
     events = [json.loads(line) for line in (finished.directory / "events.jsonl").read_text().splitlines()]
     assert [event["number"] for event in events] == [1, 2, 3, 4]
     assert events == finished.progress.history
+
+
+def test_a_run_folder_holds_the_codes(tree, tmp_path):
+    job = Job.begin(Reconstruct.of(tree), tmp_path / "run")
+    for _ in job:
+        pass
+    lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    *before, last = [json.loads(line) for line in lines]
+    assert all("stop_reason" not in event for event in before)
+    assert StopReason(last["stop_reason"]) is StopReason.ALL_EPOCHS
+    assert last["stopped"] == job.progress.stopped
+    result = Result.load(tmp_path / "run" / "result.h5")
+    assert StopReason(result.stop_reason) is StopReason.ALL_EPOCHS
+    assert Verdict(last["verdict"]) is Verdict(result.verdict_code) is Verdict.STILL_FALLING
+    with h5py.File(tmp_path / "run" / "result.h5", "r+") as file:
+        for name in ("stop_reason", "verdict_code"):
+            del file.attrs[name]
+    old = Result.load(tmp_path / "run" / "result.h5")
+    assert (old.stop_reason, old.verdict_code) == ("", "")
+    assert old.stopped == result.stopped
 
 
 def test_half_a_line_of_events_is_repaired(tree, tmp_path):

@@ -1,4 +1,4 @@
-"""What keeps the house easy to live in: imports one way, one name for one thing, codes instead of sentences."""
+"""What keeps the code easy to find one's way in: imports one way, one name for one thing, codes for outcomes."""
 
 import ast
 import re
@@ -50,7 +50,7 @@ def import_graph() -> dict[str, set[str]]:
     return graph
 
 
-def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:  # noqa: C901 - one algorithm
     """Strongly connected components of more than one module (Tarjan)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}

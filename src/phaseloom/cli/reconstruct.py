@@ -171,7 +171,7 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
         typer.echo(line)
     said = _drive(job, quiet=quiet)
     result = _save(job, job.ended or job.result())
-    if halves and team().told(bool(result.history) and not result.stopped.startswith("interrupted")):
+    if halves and team().told(bool(result.history) and not job.progress.stop.interrupted):
         result = _save(job, _halved(job, result, quiet=quiet))
     if not team().first:
         team().wait()
@@ -184,9 +184,9 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     _told(result.advice, said, typer.echo)
     typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
     team().wait()
-    if "nothing was learned" in result.stopped:
+    if job.progress.stop.nothing_learned:
         raise typer.Exit(1)
-    if result.stopped.startswith("interrupted"):
+    if job.progress.stop.interrupted:
         typer.echo(f"go on with: phaseloom reconstruct --resume {job.directory}")
         raise typer.Abort
     return result
@@ -238,6 +238,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
     from tqdm import tqdm
 
     from phaseloom.fitting.distributed import team
+    from phaseloom.fitting.outcome import Stop
 
     quiet = quiet or not team().first
     said: set[str] = set()
@@ -253,7 +254,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
                 if epoch.number % 10 == 0 and epoch.number < total:
                     said = _told(job.advice(), said, bar.write)
         except KeyboardInterrupt:
-            job.progress.stopped = f"interrupted after epoch {job.progress.epoch}"
+            job.progress.stop = Stop.interrupted_after(job.progress.epoch)
     return said
 
 
@@ -265,11 +266,11 @@ def _doubts(job: Any) -> list[str]:
 
 
 def _told(advice: list[str], known: set[str], say: Any) -> set[str]:
-    """Say what has not been said yet, sentences with other numbers counting as the same."""
-    for sentence in advice:
-        if (kind := sentence.split(":")[0].split("%")[0][:25]) not in known:
-            say(f"WARN {sentence}")
-            known.add(kind)
+    """Print advice whose code was not printed before, and return the codes printed so far."""
+    for one in advice:
+        if one.code not in known:
+            say(f"WARN {one}")
+            known.add(one.code)
     return known
 
 

@@ -172,14 +172,16 @@ def ran(training: Any, *, quiet: bool, told: Callable[[Any, Any], str] | None = 
     try:
         _drive(training, told or _losses, quiet=quiet)
     except KeyboardInterrupt:
-        training.progress.stopped = f"interrupted after epoch {training.progress.epoch}"
+        from phaseloom.fitting.outcome import Stop
+
+        training.progress.stop = Stop.interrupted_after(training.progress.epoch)
 
 
 def stopped(training: Any, again: str) -> None:
     """Say why a training ended, and after an interruption how to go on."""
     stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
     typer.echo(f"stopped: {stopped}")
-    if stopped.startswith("interrupted"):
+    if training.progress.stop.interrupted:
         typer.echo(f"go on with: {again}")
         raise typer.Abort
 

@@ -16,6 +16,7 @@ from phaseloom.embedding.pattern_losses import COMPARING
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
+from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.fitting.updates import held_out
 from phaseloom.learning.trainer import Course, fresh, placed
 from phaseloom.runs.scan_recipe import Scanned, parted
@@ -114,7 +115,7 @@ class Encoding(Course):
 
     def __iter__(self) -> Iterator[Epoch]:
         if isinstance(self.net, LinearAutoencoder):
-            self.progress.stopped = "components are fitted, not trained"
+            self.progress.stop = Stop(StopReason.NOT_TRAINED, "components are fitted, not trained")
             return iter(())
         return super().__iter__()
 

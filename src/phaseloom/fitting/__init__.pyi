@@ -6,6 +6,7 @@ from . import history as history
 from . import loop as loop
 from . import newton as newton
 from . import optimizers as optimizers
+from . import outcome as outcome
 from . import rate_advice as rate_advice
 from . import rates as rates
 from . import schedule as schedule

@@ -17,6 +17,7 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.loop import Epoch
+from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.ptycho.batches import largest
 from phaseloom.reconstruction import preflight as foresight
 from phaseloom.reconstruction.level import Level, build_levels, last_epochs, make_batches
@@ -63,7 +64,7 @@ class _Needs:
         copies: of both, to fall back on; and of the best epoch's parameters.
         batch: the waves that differentiation keeps of a batch, and gradients.
         seconds: of an epoch.
-        stopped: why the rehearsal ended.
+        stop: why the rehearsal ended.
     """
 
     model: int
@@ -71,7 +72,7 @@ class _Needs:
     copies: int
     batch: int
     seconds: float
-    stopped: str
+    stop: Stop
 
 
 def estimate(recipe: Reconstruct, /) -> dict[str, str]:
@@ -158,8 +159,8 @@ def _inside(counts: Any) -> int:
 def _shortage(needs: _Needs, peak: float) -> list[str]:
     """What the trial itself showed."""
     said = []
-    if needs.stopped and "done" not in needs.stopped:
-        said.append(f"trial: {needs.stopped}. Check the data and the settings before a run.")
+    if not (needs.stop.finished or needs.stop.reason is StopReason.NOT_STOPPED):
+        said.append(f"trial: {needs.stop}. Check the data and the settings before a run.")
     left = _memory.available()
     more = peak - _memory.resident()
     if left is not None and more > left:
@@ -193,7 +194,7 @@ def _tried(job: Job, level: Level) -> _Needs:
         copies=2 * (whole + state) + 2 * whole * bool(held),
         batch=batch,
         seconds=seconds * due / done + imposing,
-        stopped=level.progress.stopped,
+        stop=level.progress.stop,
     )
 
 

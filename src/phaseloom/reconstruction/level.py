@@ -146,10 +146,6 @@ class Level:
         self.progress.epoch, self.progress.history = done.epoch, done.history
         self.progress.since = done.epoch
 
-    def has_settled(self) -> bool:
-        """Whether more epochs on this level are of no use."""
-        return self.progress.stopped.startswith(("converged", "overfitting"))
-
 
 def build_levels(finest: Level, recipe: Reconstruct, /) -> list[Level]:
     """The levels of a run, from the coarsest grid to that of the data.
@@ -246,7 +242,7 @@ def _fit(
     **pace: Any,
 ) -> Iterator[Epoch]:
     """Epochs that learn from some patterns and are judged by others."""
-    if level.has_settled():
+    if level.progress.stop.settled:
         return
     order = make_batches(recipe, level, training)
     judges = list(torch.as_tensor(holdout).split(batches.largest(order(1)))) if len(holdout) else []

@@ -18,6 +18,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint, device
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress
+from phaseloom.fitting.outcome import Advice
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction import advice, result_builder, warm_start
 from phaseloom.reconstruction.level import (
@@ -150,8 +151,9 @@ class Job:
             for done in self._fit(ends[number], RATES_AFTER_COARSER if number else 1.0):
                 self._save_epoch(done)
                 yield done
-            if self.progress.epoch < ends[number] and not self.level.has_settled():
+            if self.progress.epoch < ends[number] and not self.progress.stop.settled:
                 break
+        self._record_end()
         self._save_new_result(moved=self.level is not level_before or self.progress.epoch > epoch_before)
 
     @classmethod
@@ -205,7 +207,7 @@ class Job:
         if self.directory is not None:
             save_result(result, self.directory, figures=True)
 
-    def advice(self) -> list[str]:
+    def advice(self) -> list[Advice]:
         """What the user should do about the run so far, in sentences."""
         floor = 0.0 if self.level.likelihood.silent else 1.0
         return advice.of(self.model, self.initial, self.progress, floor=floor)
@@ -279,6 +281,12 @@ class Job:
             if self.directory is not None:
                 result_builder.write_outputs(self, result, epoch.number)
 
+    def _record_end(self) -> None:
+        """Record with the last epoch why the run ended and how far it may be trusted."""
+        self.progress.record_stop(verdict=result_builder.judge(self).verdict.value)
+        if self.directory is not None:
+            keep_events(self.progress.history, self.directory)
+
     def _save_new_result(self, *, moved: bool) -> None:
         """Keep the result of a loop that ended; one of an earlier loop stays where this one did nothing.
 
@@ -286,7 +294,7 @@ class Job:
         """
         folder = self.directory
         missing = folder is not None and (moved or not (folder / "result.h5").is_file())
-        if self.progress.stopped.startswith("interrupted") or not team().told(missing):
+        if self.progress.stop.interrupted or not team().told(missing):
             return
         self.ended = self.result()
         if folder is not None:

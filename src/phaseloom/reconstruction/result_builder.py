@@ -14,6 +14,7 @@ from phaseloom.fitting import verdict as verdicts
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.newton import GaussNewton
+from phaseloom.fitting.outcome import Advice, Judgement
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.plot.report import trust
@@ -65,7 +66,7 @@ class Underway(Protocol):
         """How far the fit has come."""
         ...
 
-    def advice(self) -> list[str]:
+    def advice(self) -> list[Advice]:
         """What the run should make its user do."""
         ...
 
@@ -112,22 +113,24 @@ def build_result(job: Underway, /) -> Result:
         background=background if background.any() else None,
         history=job.progress.history,
         stopped=job.progress.stopped,
-        verdict=said,
+        stop_reason=job.progress.stop.reason.value,
+        verdict=str(said),
+        verdict_code=said.verdict.value,
         metrics=_metrics(job),
         recipe=job.text(),
         provenance=Provenance.now(seed=seed, data=data, file=job.recipe.file.name),
         start={} if job.start is None else describe_start(job.start) | {"tried": job.start.tried},
         title=job.recipe.title or job.scan.metadata.get("title", "") or job.recipe.file.stem,
         examples=_examples(job),
-        advice=[sentence for sentence in job.advice() if sentence not in said],
+        advice=[advice for advice in job.advice() if not said.includes(advice)],
     )
 
 
-def judge(job: Underway, /) -> str:
-    """How far the run as it stands may be trusted, in a sentence; a silent likelihood knows no floor."""
+def judge(job: Underway, /) -> Judgement:
+    """How far the run as it stands may be trusted; a silent likelihood knows no floor."""
     floor, progress = 0.0 if job.level.likelihood.silent else 1.0, job.progress
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
-    end = {"stopped": progress.stopped, "since": progress.since, "blind": job.level.likelihood.blind}
+    end = {"stopped": progress.stop, "since": progress.since, "blind": job.level.likelihood.blind}
     return verdicts.verdict(progress.history, **end, floor=floor, newton=newton)
 
 

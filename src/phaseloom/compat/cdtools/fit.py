@@ -16,6 +16,7 @@ from phaseloom.compat.cdtools.validate import number, whole
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers, schedule
 from phaseloom.fitting.loop import Progress, fit, put_back
+from phaseloom.fitting.outcome import Stop
 from phaseloom.fitting.updates import Batches, Objective
 
 __all__ = ["Course", "Fit", "Named", "Task", "chosen", "whole"]
@@ -127,7 +128,7 @@ class Fit(ABC):
                 loss = self._epoch(task, since=since, plateau=course.plateau)
                 if loss is None:
                     self.done = True
-                    _ended(name, self.progress.stopped)
+                    _ended(name, self.progress.stop)
                     return
                 self._note(task.told(loss), note)
             self.done = before + 1 == iterations
@@ -253,12 +254,12 @@ def chosen(subset: Any, count: int, place: str = "optimize: subset") -> np.ndarr
     return index
 
 
-def _ended(name: str, stopped: str) -> None:
+def _ended(name: str, stop: Stop) -> None:
     """Say why an epoch came to nothing, after which the model is what it was before."""
-    if not stopped.startswith("interrupted"):
-        fix = f"came to nothing ({stopped}): the model is as it was before that epoch; take a smaller lr"
+    if not stop.interrupted:
+        fix = f"came to nothing ({stop}): the model is as it was before that epoch; take a smaller lr"
         raise BadInput(f"{name}_optimize", None, fix)
-    log.warning("%s_optimize ended early: %s", name, stopped)
+    log.warning("%s_optimize ended early: %s", name, stop)
 
 
 def _members(optimizer: torch.optim.Optimizer) -> set[int]:

@@ -359,7 +359,7 @@ def _reconstructed(recipe: Thin, one: Any, scan: Scan4D | None) -> _Eye:
 def _driven(job: Job) -> Job:
     """A job that has come to its end, in silence."""
     deque(job, maxlen=0)
-    if job.progress.stopped.startswith("interrupted"):
+    if job.progress.stop.interrupted:
         raise KeyboardInterrupt
     return job
 
