@@ -1,4 +1,5 @@
-"""What keeps the code easy to find one's way in: imports one way, one name for one thing, codes for outcomes."""
+"""What keeps the code easy to find one's way in: imports one way, one name for one thing, codes for
+outcomes."""
 
 import ast
 import re
