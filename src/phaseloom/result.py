@@ -177,7 +177,7 @@ class Result:
         from phaseloom.physics.optics import interaction
 
         if self.geometry.beam != "electron":
-            raise BadInput("result.potential", self.geometry.beam, "is no electron: use the phase")
+            raise BadInput("result.potential", self.geometry.beam, "is not an electron: use the phase")
         return np.angle(level(self.object, self.covered.astype(float))) / interaction(self.geometry.energy)
 
     @property

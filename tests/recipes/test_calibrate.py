@@ -58,16 +58,18 @@ def spoilt(scan, truth):
 def test_what_is_known_of_a_scan_and_what_prepare_makes_of_it_are_the_same(true, way):
     """A quarter turn takes the raster to a raster, so that its frequencies are the same ones."""
     state, defocus = knowing(orientation=way, rotation=math.pi / 2, step=1.03), np.array([50.0, -70.0])
-    laid = sidebands(state.apply_to(true), ANGLE).explained(np.eye(2), defocus)
-    assert sidebands(true, ANGLE).explained(state.detector_frame(), defocus) == pytest.approx(laid, rel=1e-3)
+    laid = sidebands(state.apply_to(true), ANGLE).explained_share(np.eye(2), defocus)
+    assert sidebands(true, ANGLE).explained_share(state.detector_frame(), defocus) == pytest.approx(
+        laid, rel=1e-3
+    )
 
 
 def test_twins_explain_a_disk_alike_and_nothing_else_does(true):
     bands, frame, defocus = sidebands(true, ANGLE), np.eye(2), np.array([DEFOCUS])
-    share = bands.explained(frame, defocus)
+    share = bands.explained_share(frame, defocus)
     assert share > 0.5
-    assert bands.explained(-frame, -defocus) == pytest.approx(share)
-    for other in (bands.explained(frame, -defocus), bands.explained(frame[::-1], defocus)):
+    assert bands.explained_share(-frame, -defocus) == pytest.approx(share)
+    for other in (bands.explained_share(frame, -defocus), bands.explained_share(frame[::-1], defocus)):
         assert other < 0.4 * share
 
 

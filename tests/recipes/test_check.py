@@ -48,7 +48,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def warned(scan: Scan4D = SOUND, /, **changes: Any) -> list[str]:
-    return foresight.of(Job(Reconstruct.of({**SETTINGS, **changes}), scan, None, None))
+    return foresight.warn_before_run(Job(Reconstruct.of({**SETTINGS, **changes}), scan, None, None))
 
 
 def sliced(count: int, gap: str, **knobs: Any) -> dict[str, Any]:
@@ -196,22 +196,22 @@ def test_one_pattern_is_enough_where_the_probe_is_known_and_the_object_has_few_n
 
 def test_a_start_settles_the_orientation_before_the_run() -> None:
     job = Job(Reconstruct.of(SETTINGS), replace(SOUND, oriented=False), None, None)
-    assert foresight.of(job, started=True) == []
+    assert foresight.warn_before_run(job, started=True) == []
 
 
 def test_a_beam_whose_defocus_is_yet_to_be_found_is_judged_by_its_speckles() -> None:
     """In focus it would be far smaller than the steps."""
     wide = replace(SOUND, positions=SOUND.positions * 4)
     job = Job(Reconstruct.of({**SETTINGS, "probe": focused(defocus="0 A")}), wide, None, None)
-    assert any("the probe being" in line for line in foresight.of(job))
-    assert not any("the probe being" in line for line in foresight.of(job, started=True))
+    assert any("the probe being" in line for line in foresight.warn_before_run(job))
+    assert not any("the probe being" in line for line in foresight.warn_before_run(job, started=True))
 
 
 def test_positions_off_the_canvas_are_named() -> None:
     job = Job(Reconstruct.of(SETTINGS), SOUND, None, None)
     with torch.no_grad():
         job.model.scan.offsets[3] = 500.0
-    assert [line.split(",")[0] for line in foresight.of(job)] == [
+    assert [line.split(",")[0] for line in foresight.warn_before_run(job)] == [
         "positions: 1 of 64 lie beyond the object's canvas. Check the unit and the step of the positions"
     ]
 

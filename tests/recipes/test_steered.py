@@ -176,7 +176,7 @@ class TestRates:
     @pytest.mark.parametrize(
         ("part", "value", "stop", "said"),
         [
-            ("objekt", 0.1, None, "objekt is no part of a model: did you mean 'object'?"),
+            ("objekt", 0.1, None, "objekt is not a part of a model: did you mean 'object'?"),
             ("background", 0.1, None, "background rests in this run, which has prepared nothing for it"),
             ("object", -0.1, None, "-0.1 must be at least 0"),
             ("object", float("nan"), None, "nan must be"),

@@ -87,7 +87,7 @@ def test_the_module_is_a_command():
     words = [sys.executable, "-m", "phaseloom.cli", "describe", "nothing"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("phaseloom: describe: nothing is no section: choose one of file, read")
+    assert done.stderr.startswith("phaseloom: describe: nothing is not a section: choose one of file, read")
     assert done.stderr.count("\n") == 1
 
 

@@ -162,7 +162,7 @@ def test_each_process_keeps_its_patterns_and_those_that_all_look_at(tmp_path, mo
     kept = []
     for rank in range(3):
         monkeypatch.setattr(scanned, "team", lambda rank=rank: Team(rank, 3))
-        part = scanned.parted(scan).counts
+        part = scanned.keep_part_of_process(scan).counts
         kept.append(own(part))
         assert len(kept[-1]) <= len(part.rows) <= len(kept[-1]) + 10
         np.testing.assert_array_equal(part[kept[-1]], scan.counts[kept[-1]])

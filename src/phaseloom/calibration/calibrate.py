@@ -52,7 +52,7 @@ class Calibration:
         """The estimates as lines of text."""
         return [estimate.line() for estimate in self.estimates]
 
-    def found(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         """The estimates as a run file keeps them."""
         return {one.name: one.line().removeprefix(one.name).strip() for one in self.estimates}
 
@@ -92,7 +92,7 @@ def run_estimators(
         tried[getattr(estimator, "__name__", type(estimator).__name__)] = found.tried
     complete = state.recipe(scan)
     done = Calibration(complete, state, tuple(estimates), tried)
-    kept = {**complete.found, "calibrate": done.found()}
+    kept = {**complete.found, "calibrate": done.summary()}
     return replace(done, recipe=complete.model_copy(update={"found": kept}))
 
 

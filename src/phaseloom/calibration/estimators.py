@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from phaseloom.calibration.orientations import ORIENTATIONS, TWIN_OF, max_defocus
-from phaseloom.calibration.refine import FORMATTERS, fit_geometry, loss_with_fixed
+from phaseloom.calibration.refine import FORMATTERS, fit_geometry, loss_at_fixed_value
 from phaseloom.calibration.sidebands import Sidebands, sidebands
 from phaseloom.calibration.state import (
     CalibrationState,
@@ -60,7 +60,7 @@ MIN_MARGIN_OF_REFINED_VALUE = 0.99
 """Margin below which short fits explain more with the value as given, which is kept."""
 
 MARGIN_OF_DIVERGED_FIT = 0.9
-"""Margin of any value below which a fit has gone astray, and nothing of it is believed."""
+"""Margin of any value below which the fit has diverged and its results are discarded."""
 
 
 def estimate_semiangle(scan: Scan4D, state: CalibrationState, /) -> EstimatorResult:
@@ -173,15 +173,16 @@ def refine_geometry(
     from either side that explain the patterns as well, to a part in a thousand. A value that lies within its
     error of the one given is kept as given, and so are rotation and step where the orientation is unknown.
     Margins compare with short fits that hold a value as given; where one of them explains clearly more, the
-    fit went astray, and nothing of it is believed.
+    fit has diverged and its results are discarded.
     """
     few = select_middle(scan, patterns)
     whole, halved, blurs, free = fit_geometry(few, state, epochs)
     asked = {"rotation": 0.0, "step": 1.0, "defocus": state.stated_value("defocus")}
-    found, estimates, base = whole.state, [], loss_with_fixed(few, whole.state, "nothing")
+    found, estimates, base = whole.state, [], loss_at_fixed_value(few, whole.state, "nothing")
     olds = {name: getattr(found, name) if given is None else given for name, given in asked.items()}
     margins = {
-        name: loss_with_fixed(few, replace(found, **{name: old}), name) / base for name, old in olds.items()
+        name: loss_at_fixed_value(few, replace(found, **{name: old}), name) / base
+        for name, old in olds.items()
     }
     astray = min(margins.values()) < MARGIN_OF_DIVERGED_FIT
     for name, given in asked.items():
@@ -312,7 +313,7 @@ def _explained_shares(scan: Scan4D, seen: Sidebands, state: CalibrationState) ->
         bands, sides = seen.strongest(150, 0.5 / detail), np.unique([-away, away])
         width = min(math.radians(9), detail / (2 * angle * max(away, 1e-9)))
         for turn in _bin_centres(math.ceil(math.pi / 2 / width), math.pi / 4):
-            shares = bands.explained(replace(state, rotation=turn).detector_frame(), sides).tolist()
+            shares = bands.explained_share(replace(state, rotation=turn).detector_frame(), sides).tolist()
             where = {"orientation": state.orientation, "rotation": turn}
             rows += [{**where, "defocus": d, "share": s} for d, s in zip(sides.tolist(), shares, strict=True)]
         away += detail / angle
@@ -336,7 +337,7 @@ def _climb_to_maximum(
         if value[1] * side < 0 or abs(value[0]) > MAX_ROTATION:
             return 0.0
         frame = replace(state, rotation=float(value[0])).detector_frame()
-        return -float(bands.explained(frame, np.array([value[1] * unit]))[0])
+        return -float(bands.explained_share(frame, np.array([value[1] * unit]))[0])
 
     first = np.array([best["rotation"], best["defocus"] / unit])
     simplex = first + np.array([[0, 0], [0.05, 0], [0, 0.5]])

@@ -10,7 +10,7 @@ from phaseloom.calibration.state import CalibrationState, ShortRun, run_short
 from phaseloom.data.scan import Scan4D
 from phaseloom.units import LENGTH
 
-__all__ = ["FORMATTERS", "fit_geometry", "loss_with_fixed"]
+__all__ = ["FORMATTERS", "fit_geometry", "loss_at_fixed_value"]
 
 MIN_LOSS_FOR_FREE_PROBE = 2.0
 """Loss above which the patterns are not explained by a lens, and a free probe is tried."""
@@ -65,7 +65,7 @@ def fit_geometry(
     return whole, apart, blurs, free
 
 
-def loss_with_fixed(scan: Scan4D, state: CalibrationState, name: str, /) -> float:
+def loss_at_fixed_value(scan: Scan4D, state: CalibrationState, name: str, /) -> float:
     """Loss of a short fit that holds one value."""
     rates = {one: rate for one, rate in GEOMETRY_RATES.items() if one != {"step": "scale"}.get(name, name)}
     refine = ("C12",) if name == "defocus" else ("C10", "C12")

@@ -51,7 +51,7 @@ class Sidebands:
         kept = np.sort(low[np.argsort(-power, kind="stable")[:count]])
         return replace(self, spectrum=self.spectrum[kept], frequency=self.frequency[kept])
 
-    def explained(self, frame: Frame, defocus: Float[np.ndarray, " d"], /) -> Float[np.ndarray, " d"]:
+    def explained_share(self, frame: Frame, defocus: Float[np.ndarray, " d"], /) -> Float[np.ndarray, " d"]:
         """Share of the change that a weak phase object explains, for each defocus.
 
         Args:

@@ -85,7 +85,7 @@ def foreign(file: Path) -> dict[str, Any] | None:
     return translated_tree(parameter_tree(file), file)
 
 
-def spoiled(scan: Any, /) -> list[str]:
+def warn_of_bad_pixels(scan: Any, /) -> list[str]:
     """Sentences on pixels that would spoil whatever is learned or seen of a scan."""
     from phaseloom.data.diagnostics import inspect
 

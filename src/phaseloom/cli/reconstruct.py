@@ -102,7 +102,7 @@ def convert(
 
     tree = foreign(file)
     if tree is None:
-        raise BadInput(str(file), None, "is no parameter file of PtyRAD: there is nothing to convert")
+        raise BadInput(str(file), None, "is not a PtyRAD parameter file")
     beside = out.with_name(f"{out.stem}-search.yaml")
     theirs, searches = ptyrad.load(file), None
     if (theirs.get("hypertune_params") or {}).get("if_hypertune"):
@@ -218,7 +218,7 @@ def _halved(job: Any, result: Any, *, quiet: bool) -> Any:
 
 
 def _told_of_result(file: Path, target: Path) -> bool:
-    """Tell of a result and draw its report; False when the file is none."""
+    """Print the verdict of a result and draw its report; False when the file is not a result."""
     from phaseloom import plot
     from phaseloom.reconstruction import result_builder as outcome
     from phaseloom.result import Result, is_result
@@ -262,7 +262,7 @@ def _doubts(job: Any) -> list[str]:
     """What `check` would warn of, before any time is spent."""
     from phaseloom.reconstruction import preflight as foresight
 
-    return [f"WARN {line}" for line in foresight.of(job, started=job.start is not None)]
+    return [f"WARN {line}" for line in foresight.warn_before_run(job, started=job.start is not None)]
 
 
 def _told(advice: list[str], known: set[str], say: Any) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, folder, place, recipe_of, settings_of, spoiled
+from phaseloom.cli.files import Set, folder, place, recipe_of, settings_of, warn_of_bad_pixels
 from phaseloom.errors import BadInput
 
 __all__ = ["File", "Out", "Quiet", "Resume", "begun", "ran", "stopped", "train"]
@@ -138,7 +138,7 @@ def autoencoder(
         recipe = Autoencode.from_path(file, settings_of(settings or []))
         typer.echo(f"reading {recipe.there()}")
         training = Encoding.begin(recipe, folder(out, recipe.title or f"{recipe.file.stem}-autoencoder"))
-        for line in spoiled(training.scan):
+        for line in warn_of_bad_pixels(training.scan):
             typer.echo(line)
     ran(training, quiet=quiet)
     stopped(training, f"phaseloom train autoencoder --resume {training.directory}")

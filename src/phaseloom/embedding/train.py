@@ -19,13 +19,13 @@ from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.fitting.updates import held_out
 from phaseloom.learning.trainer import Course, fresh, placed
-from phaseloom.runs.scan_recipe import Scanned, parted
+from phaseloom.runs.scan_recipe import ScanRecipe, keep_part_of_process
 from phaseloom.spec import Call, part
 
 __all__ = ["Autoencode", "Drawing", "Encoding", "few_of"]
 
 
-class Autoencode(Scanned):
+class Autoencode(ScanRecipe):
     """How an autoencoder is trained.
 
     Attributes:
@@ -101,7 +101,9 @@ class Encoding(Course):
         losses = {loss.name: loss.partial() for loss in recipe.losses}
         manner = Manner(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
         few = few_of(self.parts.train, self.scan)
-        self.lesson = Drawing(self.net, parted(self.scan, known=few), losses, few, manner=manner)
+        self.lesson = Drawing(
+            self.net, keep_part_of_process(self.scan, known=few), losses, few, manner=manner
+        )
         self.lesson.begin()
         team().agree(self.net)
         self.progress = fresh(recipe, self.net)

@@ -14,7 +14,7 @@ from phaseloom.fitting.outcome import Advice
 from phaseloom.physics.modes import powers
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["Begun", "beyond", "of"]
+__all__ = ["InitialProbe", "advise", "rates_above_newton"]
 
 VANISHED, SWOLLEN = 0.5, 2.0
 """Share of its first power below and above which the probe has traded places with the object."""
@@ -32,7 +32,7 @@ class ModelAdvice(StrEnum):
 
 
 @dataclass(frozen=True)
-class Begun:
+class InitialProbe:
     """What a model was before its first step.
 
     Attributes:
@@ -43,13 +43,15 @@ class Begun:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Ptychography, /) -> "Begun":
+    def of(cls, model: Ptychography, /) -> "InitialProbe":
         """As the model is now."""
         return cls(float(model.probe.modes().abs().square().sum() * float(model.modulus().prod()) ** 2))
 
 
 @torch.no_grad()
-def of(model: Ptychography, begun: Begun, progress: Progress, /, *, floor: float = 0.0) -> list[Advice]:
+def advise(
+    model: Ptychography, begun: InitialProbe, progress: Progress, /, *, floor: float = 0.0
+) -> list[Advice]:
     """Sentences about a run, worst first; an empty list when there is nothing to do.
 
     Args:
@@ -60,13 +62,13 @@ def of(model: Ptychography, begun: Begun, progress: Progress, /, *, floor: float
     """
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
     rates = watch.advice(progress.history, stopped=progress.stop, floor=floor, newton=newton)
-    over = beyond(progress)
+    over = rates_above_newton(progress)
     sentence = f"more than a whole Newton step is asked for ({over}): take 0.1 to 0.5"
     long = [Advice(ModelAdvice.BEYOND_NEWTON_STEP, sentence)] if over else []
     return [*_probe(model, begun), *_places(model, progress), *_depth(model), *long, *rates]
 
 
-def beyond(progress: Progress, /) -> str:
+def rates_above_newton(progress: Progress, /) -> str:
     """The rates that ask for more than a whole Newton step, by name; empty when none does."""
     if not isinstance(progress.optimizer, GaussNewton):
         return ""
@@ -85,7 +87,7 @@ def centre(wave: Tensor, /) -> float | None:
     return float((each * place).sum() / each.sum())
 
 
-def _probe(model: Ptychography, begun: Begun) -> list[Advice]:
+def _probe(model: Ptychography, begun: InitialProbe) -> list[Advice]:
     modes = model.probe.modes()
     shared = float(model.modulus().prod()) ** 2
     share = shared * float(modes.abs().square().sum()) / max(begun.power, 1e-30)

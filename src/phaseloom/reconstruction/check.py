@@ -33,7 +33,7 @@ __all__ = ["Outlook", "estimate", "outlook"]
 BATCHES, EPOCHS = 2, 2
 """Batches of a rehearsed epoch, and such epochs."""
 
-DRAWING = 48 * 2**20
+MEMORY_OF_REPORT = 48 * 2**20
 """Bytes that the report takes when it is drawn (measured: 31 to 51 MiB)."""
 
 
@@ -89,15 +89,15 @@ def outlook(recipe: Reconstruct, /) -> Outlook:
     importlib.import_module("phaseloom.plot")  # a run draws its report, and libraries take memory
     _memory.forget_highest()
     scan = recipe.scan()
-    before = _started(recipe, scan)
-    settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settled(scan)[0]
+    before = _time_of_start(recipe, scan)
+    settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settle(scan)[0]
     job = Job(settled, scan, None, None)
-    warned = foresight.of(job, started=recipe.start.name != "none")
+    warned = foresight.warn_before_run(job, started=recipe.start.name != "none")
     levels = build_levels(job.finest, job.recipe)
     last = [0, *last_epochs(job.recipe.epochs, len(levels))]
-    each = [_tried(job, level) for level in levels]
+    each = [_rehearse(job, level) for level in levels]
     needs = each[-1]
-    peak = max(_memory.highest(), _memory.resident() + DRAWING)
+    peak = max(_memory.highest(), _memory.resident() + MEMORY_OF_REPORT)
     total = sum((b - a) * one.seconds for a, b, one in zip(last[:-1], last[1:], each, strict=True))
     times = {
         "seconds for the start": f"{before:.2g}",
@@ -169,7 +169,7 @@ def _shortage(needs: _Needs, peak: float) -> list[str]:
     return said
 
 
-def _tried(job: Job, level: Level) -> _Needs:
+def _rehearse(job: Job, level: Level) -> _Needs:
     """Put a few batches through all that an epoch on a grid does."""
     batches, optimizer = make_batches(job.recipe, level, job.training)(1), level.progress.optimizer
     for group in optimizer.param_groups:
@@ -212,7 +212,7 @@ def _of_a_batch(level: Level, batches: Sequence[Any]) -> int:
     return ledger.most
 
 
-def _started(recipe: Reconstruct, scan: Scan4D) -> float:
+def _time_of_start(recipe: Reconstruct, scan: Scan4D) -> float:
     """Seconds of an automatic start, from one epoch of every candidate; what it finds is not used."""
     if recipe.start.name != sweep.__name__:
         return 0.0
@@ -220,7 +220,7 @@ def _started(recipe: Reconstruct, scan: Scan4D) -> float:
     rungs = recipe.start.values.get("rungs", asked)
     short = replace(recipe.start, values={**recipe.start.values, "rungs": (1,)})
     began = time.perf_counter()
-    recipe.model_copy(update={"start": short}).settled(scan)
+    recipe.model_copy(update={"start": short}).settle(scan)
     return (time.perf_counter() - began) * sum(epochs / 4**turn for turn, epochs in enumerate(rungs))
 
 

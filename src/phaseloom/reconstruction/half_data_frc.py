@@ -55,7 +55,7 @@ def halves(
     """
     job = one if isinstance(one, Job) else Job.begin(one)
     splittable(job.finest.scan)
-    first, second = (_reconstructed(job, which, drive) for which in (0, 1))
+    first, second = (_reconstruct_half(job, which, drive) for which in (0, 1))
     images = register(*common(first, second), max_shift=8)
     return Halves((first, second), ring_correlation(*images, pixel=first.pixel))
 
@@ -70,7 +70,7 @@ def splittable(scan: Scan4D, /) -> None:
     loaded(prepare.thin(some, which=0).counts)
 
 
-def _reconstructed(job: Job, which: Literal[0, 1], drive: Callable[[Job], Any]) -> Result:
+def _reconstruct_half(job: Job, which: Literal[0, 1], drive: Callable[[Job], Any]) -> Result:
     """The result of one half, without a folder; its recipe says what was split."""
     thin = Call(prepare.__name__, "thin", {"which": which, "seed": job.recipe.seed})
     recipe = job.recipe.model_copy(update={"prepare": (*job.recipe.prepare, thin), "outputs": ()})

@@ -21,7 +21,7 @@ from phaseloom.ptycho.curvature import OFTEN, Curvature, crossings
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.recipe import Change, Reconstruct
-from phaseloom.runs.scan_recipe import parted
+from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call
 
 __all__ = ["Level", "build_levels", "fit_level", "last_epochs", "make_batches", "set_batch_size"]
@@ -72,7 +72,9 @@ class Level:
     @classmethod
     def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Level":
         """Objective, optimiser, preparation and projections around a model."""
-        likelihood = Likelihood(model, parted(scan), recipe.noise_of(scan).partial(), recipe.terms())
+        likelihood = Likelihood(
+            model, keep_part_of_process(scan), recipe.noise_of(scan).partial(), recipe.terms()
+        )
         if not likelihood.judging:
             fix = "leaves nothing that compares with the data: add a penalty that does"
             raise BadInput("noise", "none", fix)

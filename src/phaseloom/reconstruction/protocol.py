@@ -35,7 +35,7 @@ from phaseloom.reconstruction.run_folder import check_arguments, hash_setup, sav
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result
 from phaseloom.runs.folder import keep_events, keep_recipe
-from phaseloom.runs.scan_recipe import IN_MEMORY, digest
+from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
 from phaseloom.spec import to_yaml
 
 __all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
@@ -134,7 +134,7 @@ class Job:
         self.finest = self.level = Level.of(recipe, scan, model)
         team().agree(model)
         self.recipe = recipe.model_copy(update={"batch": set_batch_size(recipe, model)})
-        self.initial = advice.Begun.of(model)
+        self.initial = advice.InitialProbe.of(model)
         self.training, self.holdout = split_patterns(len(scan), recipe.holdout, recipe.seed)
 
     def __iter__(self) -> Iterator[Epoch]:
@@ -210,7 +210,7 @@ class Job:
     def advice(self) -> list[Advice]:
         """What the user should do about the run so far, in sentences."""
         floor = 0.0 if self.level.likelihood.silent else 1.0
-        return advice.of(self.model, self.initial, self.progress, floor=floor)
+        return advice.advise(self.model, self.initial, self.progress, floor=floor)
 
     def text(self) -> str:
         """The parameter file that repeats this run."""
@@ -325,12 +325,12 @@ def calibrate_scan(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, S
 
 def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D, Start | None]:
     """The recipe with its probe, defocus and orientation settled, and the scan laid accordingly."""
-    settled, start = recipe.settled(scan)
+    settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
     found = {name: value for name, value in recipe.found.items() if name == "calibrate"}
     found |= {} if start is None else result_builder.describe_start(start)
-    found |= {"data": digest(scan), "setup": hash_setup(scan)}
+    found |= {"data": digest_of_scan(scan), "setup": hash_setup(scan)}
     file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()
     return settled.model_copy(update={"file": file, "found": found}), scan, start
 
@@ -344,7 +344,10 @@ def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:
 
 def _check_same_data(recipe: Reconstruct, scan: Scan4D) -> None:
     """Refuse to resume a run on other data than it began with."""
-    hashes = {"data": ("", digest(scan)), "setup": ("in its geometry, probe or weights ", hash_setup(scan))}
+    hashes = {
+        "data": ("", digest_of_scan(scan)),
+        "setup": ("in its geometry, probe or weights ", hash_setup(scan)),
+    }
     for name, (where, now) in hashes.items():
         if recipe.found.get(name) not in (None, now):
             raise BadInput(

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Underway(Protocol):
-    """What is asked of a job to tell its outcome."""
+    """What a result is built from."""
 
     recipe: Reconstruct
     start: Start | None
@@ -163,7 +163,7 @@ def summary_lines(result: Result, /) -> list[str]:
 def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:
     """The files that the recipe asks for besides result and report; in the middle of a run, those due.
 
-    One that cannot be written is told in the log: a run must not end for a picture.
+    A file that cannot be written is reported in the log: a run must not end for a picture.
     """
     if job.directory is None:
         return []

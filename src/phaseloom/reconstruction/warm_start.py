@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phaseloom.fitting.updates import held_out
 from phaseloom.reconstruction.level import Level
-from phaseloom.reconstruction.recipe import SHARES, Change, Reconstruct
+from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Change, Reconstruct
 from phaseloom.retrieval.predict import Misfit, held
 
 __all__ = ["judge", "keep_better_start", "slower_rates"]
@@ -98,8 +98,8 @@ def slower_rates(
         return ()
     signal = math.sqrt(max(empty, 1.0))
     rates = {
-        "object": min(0.05 * signal, SHARES["object"]),
-        "probe": min(0.1 * (signal - 1), SHARES["probe"]),
+        "object": min(0.05 * signal, DEFAULT_NEWTON_RATES["object"]),
+        "probe": min(0.1 * (signal - 1), DEFAULT_NEWTON_RATES["probe"]),
     }
     return tuple(
         Change(epoch=1, part=part, rate=rate, stop=None)

@@ -15,7 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
-__all__ = ["IN_MEMORY", "Scanned", "digest", "parted"]
+__all__ = ["IN_MEMORY", "ScanRecipe", "digest_of_scan", "keep_part_of_process"]
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ run.yaml`).
 """
 
 
-class Scanned(Recipe):
+class ScanRecipe(Recipe):
     """A recipe of a scan.
 
     Attributes:
@@ -111,11 +111,11 @@ class Scanned(Recipe):
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared, without blank patterns."""
-        return _lit(self.all(given), self.file.name)
+        return _drop_blank_patterns(self.all(given), self.file.name)
 
     def all(self, given: Scan4D | None = None, /) -> Scan4D:
         """The same with blank patterns in their places."""
-        scan = _read(self) if given is None else given
+        scan = _read_scan(self) if given is None else given
         for step in self.prepare:
             scan = step(scan)
         return scan
@@ -135,7 +135,7 @@ class Scanned(Recipe):
         return self.file
 
 
-def _skip_foreign_sections(kind: type[Scanned], tree: dict[str, Any]) -> dict[str, Any]:
+def _skip_foreign_sections(kind: type[ScanRecipe], tree: dict[str, Any]) -> dict[str, Any]:
     """The sections of a recipe that is not strict; with an unknown one the tree stays, to be refused."""
     fields = set(kind.model_fields)
     if kind.strict or not set(tree) <= fields | SECTIONS_OF_SCAN_RECIPES:
@@ -143,14 +143,14 @@ def _skip_foreign_sections(kind: type[Scanned], tree: dict[str, Any]) -> dict[st
     return {name: value for name, value in tree.items() if name in fields}
 
 
-def _read(recipe: Scanned) -> Scan4D:
+def _read_scan(recipe: ScanRecipe) -> Scan4D:
     several = team().count > 1  # each keeps a part only
     if recipe.read is None:
         return formats.read(recipe.there(), lazy=several)
     return formats.read(recipe.there(), format=recipe.read.name, knobs=recipe.read.values, lazy=several)
 
 
-def parted(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
+def keep_part_of_process(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
     """A scan of which this process keeps its part of the patterns, and some that all look at.
 
     Args:
@@ -166,12 +166,12 @@ def parted(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
     return replace(scan, counts=Part.of(scan.counts, every[team().keeps(every)], np.concatenate(some)))
 
 
-def digest(scan: Scan4D, /) -> str:
+def digest_of_scan(scan: Scan4D, /) -> str:
     """A hash of the patterns, which one process reads and all know."""
     return team().told(scan.digest() if team().first else "")
 
 
-def _lit(scan: Scan4D, name: str) -> Scan4D:
+def _drop_blank_patterns(scan: Scan4D, name: str) -> Scan4D:
     """The patterns that hold counts at all; blank ones (a closed shutter, a lost frame) are named."""
     parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
     lit = np.concatenate([(scan.counts[index] * scan.mask).any((1, 2)) for index in parts])
