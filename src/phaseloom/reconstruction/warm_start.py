@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from phaseloom.fitting.updates import held_out
+from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.reconstruction.recipe import SHARES, Change, Reconstruct
 from phaseloom.reconstruction.resolution_level import Stage
-from phaseloom.retrieval.predict import Misfit, held
 
 __all__ = ["begun", "slowed"]
 
@@ -21,8 +21,8 @@ ASKED = 256
 """Patterns that decide."""
 
 LITTLE = 0.75
-"""Share explained (`phaseloom.retrieval.predict.Misfit`), below which a start that is taken is worth a
-word."""
+"""Share explained (`phaseloom.metrics.pattern_misfit.PatternMisfit`), below which a start that is taken is
+worth a word."""
 
 
 @torch.no_grad()
@@ -86,17 +86,18 @@ def slowed(recipe: Reconstruct, stage: Stage, empty: float, /) -> tuple[Change, 
     )
 
 
-def _explained(stage: Stage, index: Tensor) -> Misfit:
+def _explained(stage: Stage, index: Tensor) -> PatternMisfit:
     """How much of what differs between patterns the object explains."""
     detector = stage.model.detector
     pieces = [
         (stage.model(part), stage.likelihood.measured.take(part, part.device)[1]) for part in index.split(32)
     ]
     expected, measured = (torch.cat(some).cpu() for some in zip(*pieces, strict=True))
-    return held(expected, measured, detector.background().cpu(), detector.mask.cpu().numpy().astype(bool))
+    mask = detector.mask.cpu().numpy().astype(bool)
+    return measure_pattern_misfit(expected, measured, detector.background().cpu(), mask)
 
 
-def _doubted(found: Misfit) -> None:
+def _doubted(found: PatternMisfit) -> None:
     """Say so where a prediction that is better than nothing explains little."""
     if found.explained is None or found.error is None or found.explained + 3 * found.error >= LITTLE:
         return

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from phaseloom import plot
 from phaseloom.data.prepare import enlarge
@@ -19,6 +18,7 @@ from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find
+from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.plot import style as canvas
 from phaseloom.ptycho import objects, probes, scans
 from phaseloom.ptycho.beam_optics import optics_of
@@ -26,13 +26,13 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.prediction import Prediction, predict
-from phaseloom.retrieval.preprocessing import FEWEST, trusted
+from phaseloom.retrieval.preprocessing import trusted
 from phaseloom.spec import to_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LITTLE", "Misfit", "Outcome", "held", "misfit", "picture", "predicted", "write"]
+__all__ = ["LITTLE", "Outcome", "misfit", "picture", "predicted", "write"]
 
 log = logging.getLogger(__name__)
 
@@ -51,55 +51,15 @@ REACH = 1.5
 LITTLE = 0.9
 """Share explained, below which a prediction should be doubted; right ones have 0.97 and more."""
 
-CERTAIN = 5.0
-"""Standard errors by which patterns must differ from each other, for a prediction to be judged."""
 
-FAINT = 0.1
-"""Of the mean intensity, added to that of each pixel where it is weighted: dark pixels hold noise only."""
-
-AT_ONCE = 64
+PATTERNS_AT_ONCE = 64
 """Patterns that are modelled together."""
 
-ROOM = 48
+MIN_PROBE_WINDOW = 48
 """Pixels of the window of the probe, at least."""
 
-WIDE = 3.5
+MIN_MODEL_SEMIANGLES = 3.5
 """Semiangles that the model reaches over, at least, from edge to edge."""
-
-
-@dataclass(frozen=True)
-class Misfit:
-    """How much of what differs from pattern to pattern a prediction explains, as a thin object.
-
-    Each pattern counts less the mean of all, measured and modelled, so that neither the rim of the disk nor
-    an uneven detector is taken for the object's. Residuals are root mean squares over the root mean square
-    of the mean pattern, pixels weighted by the inverse of its counts, less what counting noise adds. Only
-    angles up to one and a half semiangles count: farther out, most of what scatters is finer than a
-    predicted phase can be.
-
-    Attributes:
-        predicted: residual of the predicted phase.
-        flat: residual of no object, for which all patterns are the same.
-        patterns: that were compared.
-        explained: ``1 - predicted^2 / flat^2``, below zero if the prediction is worse than none; ``None``
-            where patterns do not differ by more than counting noise.
-        error: standard error of that by counting noise.
-    """
-
-    predicted: float
-    flat: float
-    patterns: int
-    explained: float | None = None
-    error: float | None = None
-
-    def __str__(self) -> str:
-        """As a line of a report."""
-        if self.explained is None:
-            return f"misfit unknown: {self.patterns} patterns differ from each other by counting noise only"
-        text = f"misfit {self.predicted:.2g} (flat object {self.flat:.2g})"
-        unsure = "" if not self.error or self.error < 0.05 else f" +- {100 * self.error:.0f}"
-        part = f"{100 * self.explained:.0f}{unsure} %" if self.explained > 0 else "nothing"
-        return f"{text}: explains {part} of what differs from pattern to pattern"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +76,7 @@ class Outcome:
     """
 
     prediction: Prediction
-    misfit: Misfit | None
+    misfit: PatternMisfit | None
     card: Mapping[str, Any]
     recipe: Reconstruct
     provenance: Provenance
@@ -145,7 +105,7 @@ def predicted(recipe: Reconstruct, /, *, model: str | Path, dose: float | None =
 
 
 @torch.no_grad()
-def misfit(prediction: Prediction, scan: Scan4D, /, *, most: int = CHECKED) -> Misfit:
+def misfit(prediction: Prediction, scan: Scan4D, /, *, most: int = CHECKED) -> PatternMisfit:
     """Hold a prediction against the patterns around the middle of its scan, beside no object at all.
 
     Hot pixels are left out, as in the prediction.
@@ -163,46 +123,12 @@ def misfit(prediction: Prediction, scan: Scan4D, /, *, most: int = CHECKED) -> M
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))], np.float32))
     few = _roomy(few, prediction.semiangle)
     model, measured = _modelled(prediction, few), torch.from_numpy(few.counts)
-    parts = torch.arange(len(few)).split(AT_ONCE)
+    parts = torch.arange(len(few)).split(PATTERNS_AT_ONCE)
     expected = torch.cat([model.detector.display(model(part)) for part in parts])
     bare = model.detector.display(model.detector.background())
-    return held(expected, measured, bare, few.mask & _within(few.geometry, REACH * prediction.semiangle))
-
-
-def held(expected: Tensor, measured: Tensor, bare: Tensor, mask: np.ndarray, /) -> Misfit:
-    """Hold modelled patterns against measured ones.
-
-    Args:
-        expected: ``(n, y, x)`` counts by the model; one factor for all is fitted.
-        measured: counts; patterns of few are taken as free of noise.
-        bare: ``(y, x)`` counts without beam.
-        mask: ``(y, x)`` pixels that count.
-
-    Example:
-        >>> y, x = np.indices((8, 8))
-        >>> true = torch.from_numpy(np.stack([1e4 + 1e3 * np.sin(x + n + y * n) for n in range(9)]))
-        >>> dark, mask = torch.zeros(8, 8), np.ones((8, 8), bool)
-        >>> held(0.1 * true, true, dark, mask).explained, held(true.flip(0), true, dark, mask).explained < 0.5
-        (1.0, True)
-    """
-    good = torch.as_tensor(mask)
-    seen, model = measured.double()[:, good], (expected - bare).double()[:, good]
-    dark = bare.double()[good] if bare.shape == good.shape else bare.double()
-    light = seen - dark
-    model = model * (light.sum() / model.sum().clamp(min=1e-300))
-    mean, count = seen.mean(0), len(seen)
-    lit = light.mean(0).clamp(min=0)
-    weight = 1 / (mean.clamp(min=0) + FAINT * mean.mean().clamp(min=1e-300))
-    own, made = seen - mean, model - model.mean(0)
-    noisy = float(seen.sum(1).mean()) >= FEWEST
-    noise = float((weight * mean).sum()) * (count - 1) if noisy else 0.0
-    spread = math.sqrt(count * float((weight**2 * (2 * mean**2 + mean)).sum())) if noisy else 0.0
-    there, none = (float((weight * one**2).sum()) - noise for one in (own - made, own))
-    whole = count * float((weight * lit**2).sum())
-    sizes = [math.sqrt(max(value, 0.0) / max(whole, 1e-300)) for value in (there, none)]
-    if none <= max(CERTAIN * spread, 1e-12 * whole):
-        return Misfit(sizes[0], sizes[1], count)
-    return Misfit(sizes[0], sizes[1], count, min(1 - there / none, 1.0), spread / none)
+    return measure_pattern_misfit(
+        expected, measured, bare, few.mask & _within(few.geometry, REACH * prediction.semiangle)
+    )
 
 
 def write(outcome: Outcome, folder: Path, /) -> list[Path]:
@@ -229,7 +155,7 @@ def picture(prediction: Prediction, /) -> "Figure":
     return figure
 
 
-def _compared(prediction: Prediction, scan: Scan4D) -> tuple[Misfit | None, list[str]]:
+def _compared(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisfit | None, list[str]]:
     """The misfit, and what it makes doubtful."""
     try:
         found = misfit(prediction, scan)
@@ -280,7 +206,7 @@ def _roomy(scan: Scan4D, semiangle: float) -> Scan4D:
         return scan
     shape = scan.geometry.shape
     reach = min(n * angle for n, angle in zip(shape, scan.geometry.angle, strict=True))
-    wider, finer = math.ceil(WIDE * semiangle / reach), -(-ROOM // min(shape))
+    wider, finer = math.ceil(MIN_MODEL_SEMIANGLES * semiangle / reach), -(-MIN_PROBE_WINDOW // min(shape))
     rows, columns = (max(wider, finer) * n for n in shape)
     if wider > 1:
         return enlarge(scan, to=(rows, columns), match="crop")

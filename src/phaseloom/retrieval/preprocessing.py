@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.learning.layers import Intake
+from phaseloom.metrics.pattern_misfit import MIN_COUNTS_OF_ELECTRONS
 from phaseloom.physics.fourier import mirror_through_zero
 from phaseloom.retrieval.networks.raster import Raster, raster
 from phaseloom.simulation.experiment import Experiment, vacuum
@@ -38,10 +39,7 @@ SAMPLED = 4096
 DRAWN = 512
 """Patterns of noise that are put where nothing was measured, one after the other."""
 
-FEWEST = 50
-"""Counts in a pattern below which they are no electrons."""
-
-LOOKED = 500
+MAX_PATTERNS_FOR_HOT_PIXELS = 500
 """Patterns that hot pixels are looked for in."""
 
 
@@ -181,9 +179,9 @@ def _hot(scan: Scan4D) -> np.ndarray:
     """Which pixels outshine their neighbours by far; of electrons, by fifty at least."""
     from scipy.ndimage import maximum_filter, median_filter
 
-    looked = min(LOOKED, len(scan))
-    total = np.where(scan.mask, scan.mean_pattern(most=LOOKED), 0.0) * looked
-    least = 50.0 if total.sum() > FEWEST * looked else 1e-4 * max(float(total.sum()), 0.0)
+    looked = min(MAX_PATTERNS_FOR_HOT_PIXELS, len(scan))
+    total = np.where(scan.mask, scan.mean_pattern(most=MAX_PATTERNS_FOR_HOT_PIXELS), 0.0) * looked
+    least = 50.0 if total.sum() > MIN_COUNTS_OF_ELECTRONS * looked else 1e-4 * max(float(total.sum()), 0.0)
     ring = np.ones((3, 3), bool)
     ring[1, 1] = False
     near = {"footprint": ring, "mode": "constant"}
@@ -238,7 +236,7 @@ def _beam(
     if not mean > 0:
         raise BadInput("scan.counts", None, "hold no intensity above the background")
     beam = max(mean, float(np.percentile(each, 99.9)) - 3 * math.sqrt(mean)) / kept
-    if beam < FEWEST:
+    if beam < MIN_COUNTS_OF_ELECTRONS:
         return beam, False, (f"patterns of {beam:.3g} are no counts of electrons: taken as free of noise",)
     return beam, True, (f"dose is not given: taken as {beam:.4g} electrons, as in the brightest patterns",)
 
