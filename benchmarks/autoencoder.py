@@ -33,7 +33,7 @@ import torch
 from benchmarks.record import machine
 from phaseloom.cli.demo import against_truth
 from phaseloom.embedding.block_split import blocks
-from phaseloom.embedding.denoise import denoise
+from phaseloom.embedding.embeddings import denoise
 from phaseloom.embedding.evaluate import finished
 from phaseloom.embedding.film import Labelled, polar_film
 from phaseloom.embedding.networks import autoencoder
@@ -286,7 +286,7 @@ def memory(gigabytes: float) -> dict:
 
 def embedded(path: Path) -> dict:
     """Learn from a few hundredths of a file, then embed all of it by components: in a process of its own."""
-    from phaseloom.embedding import embed as protocol
+    from phaseloom.embedding import embeddings as protocol
 
     torch.set_num_threads(1)
     read = {"hdf5": {"energy": "200 keV", "angle": "0.5 mrad", "step": "2 A"}}

@@ -25,7 +25,7 @@ from scipy.ndimage import map_coordinates
 from benchmarks.record import machine
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find
-from phaseloom.metrics.agreement import agreement
+from phaseloom.metrics.phase import agreement
 from phaseloom.metrics.resolution import ring_correlation
 from phaseloom.reconstruction.job import Job
 from phaseloom.reconstruction.recipe import Reconstruct

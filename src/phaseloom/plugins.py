@@ -32,7 +32,7 @@ ROOMS += tuple(f"ptycho.{room}" for room in ("noise", "penalties", "projections"
 
 FROM_SYSTEMS = {
     ("objects", "predicted"): "phaseloom.retrieval.network_start:predicted",
-    ("prepare", "denoise"): "phaseloom.embedding.denoise:denoise",
+    ("prepare", "denoise"): "phaseloom.embedding.embeddings:denoise",
 }
 """Choices of this package that need a system above their room: the room and the name, and where they are.
 

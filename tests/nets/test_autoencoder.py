@@ -19,15 +19,15 @@ from phaseloom.embedding.networks.autoencoder import (
     recommended,
     seed,
 )
-from phaseloom.embedding.networks.convolutional import effective
-from phaseloom.embedding.networks.linear_skip import principal
-from phaseloom.embedding.networks.residual import (
+from phaseloom.embedding.networks.convolutional import (
     ConvBlock,
     EmbeddingLayer,
     IdentityBlock,
     ResNetBlock,
     ResNetUpBlock,
+    effective,
 )
+from phaseloom.embedding.networks.linear_skip import principal
 from phaseloom.embedding.summary import show
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained

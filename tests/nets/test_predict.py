@@ -17,11 +17,11 @@ from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.retrieval import prediction as room
 from phaseloom.retrieval.networks import recovery
 from phaseloom.retrieval.networks.linear import LinearRecovery, linear
-from phaseloom.retrieval.networks.raster import filled
 from phaseloom.retrieval.networks.stitching import overlap
 from phaseloom.retrieval.networks.tiny import tiny
 from phaseloom.retrieval.prediction import Prediction, predict
 from phaseloom.retrieval.preprocessing import View, overlaps, raster
+from phaseloom.retrieval.raster import filled
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment, image_shape, told
 from phaseloom.simulation.scan import Sample, simulated

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.embedding.embed import embedded
+from phaseloom.embedding.embeddings import embedded
 from phaseloom.embedding.evaluate import components, examined, finished
 from phaseloom.embedding.losses import deviances, noise_deviance
 from phaseloom.embedding.train import Autoencode, Encoding

@@ -8,7 +8,7 @@ import torch
 
 from phaseloom.data.counts import Chosen
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.denoise import denoise
+from phaseloom.embedding.embeddings import denoise
 from phaseloom.embedding.networks.autoencoder import pca
 from phaseloom.errors import BadInput
 from phaseloom.learning.weight_files import save

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.embedding.losses import squares
 from phaseloom.embedding.networks import autoencoder
 from phaseloom.embedding.objective import Drawing, Manner
-from phaseloom.embedding.pattern_losses import squares
 from phaseloom.embedding.train import Autoencode, Encoding
 from phaseloom.errors import BadInput
 

@@ -14,8 +14,7 @@ from phaseloom.learning import weight_files as pretrained
 from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import image, scores
-from phaseloom.retrieval.linear_fit import fitted, microscope_of
-from phaseloom.retrieval.linear_recipe import solved
+from phaseloom.retrieval.linear_fit import fitted, microscope_of, solved
 from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery, linear
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.recipe import Train

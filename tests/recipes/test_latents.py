@@ -13,8 +13,7 @@ from phaseloom.data.counts import Mapped
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.embedding import latents as protocol
-from phaseloom.embedding.embed import embed, embedded, lesson_of
-from phaseloom.embedding.embeddings import Embedding
+from phaseloom.embedding.embeddings import Embedding, embed, embedded, lesson_of
 from phaseloom.embedding.networks.autoencoder import LinearAutoencoder, pca
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.learning import weight_files as pretrained

@@ -20,8 +20,7 @@ from phaseloom.ptycho.beam_optics import Optics, optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.networks.linear import linear
 from phaseloom.retrieval.networks.tiny import tiny
-from phaseloom.retrieval.predict import misfit, predicted, write
-from phaseloom.retrieval.predict_many import predictions
+from phaseloom.retrieval.predict_scans import misfit, predicted, predictions, write
 from phaseloom.retrieval.prediction import Prediction, predict
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment

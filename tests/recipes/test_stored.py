@@ -7,9 +7,8 @@ import torch
 from phaseloom.errors import BadInput
 from phaseloom.retrieval.ground_truth import commensurate, seed_crop
 from phaseloom.retrieval.recipe import Train
-from phaseloom.retrieval.stored_samples import Stored
 from phaseloom.retrieval.trainer import Training
-from phaseloom.retrieval.training_samples import Choice, Scene, picked, views
+from phaseloom.retrieval.training_samples import Choice, Scene, Stored, picked, views
 from phaseloom.simulation import samples
 from phaseloom.simulation.experiment import Experiment, image_shape
 from phaseloom.simulation.scan import simulated

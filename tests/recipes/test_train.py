@@ -17,8 +17,8 @@ from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.recipe import UNSEEN, Making, Train
-from phaseloom.retrieval.sample_pool import Pool
 from phaseloom.retrieval.trainer import Training, pictures
+from phaseloom.retrieval.training_samples import Pool
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.specimens import held_out
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from phaseloom.errors import BadInput
-from phaseloom.metrics.agreement import Agreement, agreement
+from phaseloom.metrics.phase import Agreement, agreement
 
 
 def pair(seed: int = 0, shape: tuple[int, int] = (24, 19)) -> tuple[np.ndarray, np.ndarray]:

@@ -1,20 +1,39 @@
-"""Latents of the patterns of a scan as a value: what a network says of each, and which are odd."""
+"""Embed the patterns of a scan with a trained autoencoder; find unusual patterns; denoise patterns."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from scipy.spatial import KDTree
 
+from phaseloom.data.counts import loaded
 from phaseloom.data.formats._files import BROKEN, checked
+from phaseloom.data.scan import Scan4D
+from phaseloom.embedding.losses import deviances, noise_deviance
+from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
+from phaseloom.embedding.objective import Drawing, Manner, few_of
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
+from phaseloom.learning import weight_files as pretrained
 from phaseloom.result import Provenance
+from phaseloom.runs.scan_recipe import Scanned
 
-__all__ = ["THRESHOLD", "Embedding", "apart", "writable"]
+__all__ = [
+    "PATTERNS_AT_ONCE",
+    "THRESHOLD",
+    "Embedding",
+    "apart",
+    "autoencoder",
+    "denoise",
+    "embed",
+    "embedded",
+    "lesson_of",
+    "writable",
+]
 
 THRESHOLD = 8.0
 """Robust spreads that a pattern is apart from its neighbours before it counts as unusual."""
@@ -205,3 +224,130 @@ def _hdf5(path: Path) -> dict[str, Any]:
             raise KeyError(path.name)
         held: dict[str, Any] = {name: file[name][()] for name in file}  # type: ignore[index]
         return held | {"provenance": held["provenance"].decode()}
+
+
+PATTERNS_AT_ONCE = 64
+"""Patterns that are read and embedded together."""
+
+
+def embed(recipe: Scanned, model: Path | str, /) -> Embedding:
+    """Embed the data of a recipe.
+
+    Args:
+        recipe: of the scan, prepared as for the training.
+        model: file or folder of an autoencoder.
+
+    Raises:
+        BadInput: a network that is no autoencoder, or patterns of another size than it learned from.
+    """
+    net, card = autoencoder(model)
+    scan = recipe.scan()
+    made = Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name)
+    return Embedding(*embedded(net, card, scan), scan.positions, scan.grid, made)
+
+
+def autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str, Any]]:
+    """A network that embeds, and the card of its file.
+
+    Raises:
+        BadInput: no file of ours, or a network that is no autoencoder.
+    """
+    net, card = pretrained.load(model), pretrained.card(model)
+    if not isinstance(net, PatternAutoencoder):
+        fix = f"holds a {type(net).__name__}, which embeds nothing: take one of phaseloom train autoencoder"
+        raise BadInput("model", str(model), fix)
+    return net.eval(), card
+
+
+def lesson_of(net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /) -> Drawing:
+    """A scan as an autoencoder is shown it that has learned already.
+
+    Args:
+        net: an autoencoder.
+        card: of its file; without ``highest``, counts are put over their own largest.
+        scan: the data.
+
+    Raises:
+        BadInput: patterns of another size than the network learned from.
+    """
+    shape = tuple(card.get("shape") or scan.counts.shape[1:])
+    if shape != tuple(scan.counts.shape[1:]):
+        sizes = " x ".join(map(str, scan.counts.shape[1:]))
+        fix = f"is not what it learned from, {' x '.join(map(str, shape))}: prepare the scan alike"
+        raise BadInput("patterns", sizes, fix)
+    manner = Manner(halves=bool(card.get("halves")))
+    lesson = Drawing(net.eval(), scan, {}, few_of(np.arange(len(scan)), scan), manner=manner)
+    lesson.highest = float(card.get("highest", lesson.highest))
+    return lesson
+
+
+@torch.no_grad()
+def embedded(
+    net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latents ``(n, k)``, misfits ``(n,)`` and counts ``(n,)``, in memory for a few patterns at a time.
+
+    Arguments and errors as of `lesson_of`.
+    """
+    lesson, count = lesson_of(net, card, scan), len(scan)
+    latents = np.empty((count, lesson.drawn(np.arange(1))[0].shape[1]), np.float32)
+    misfits, totals = np.empty(count, np.float32), np.empty(count)  # pieces would pin memory
+    for start in range(0, count, PATTERNS_AT_ONCE):
+        index = np.arange(start, min(start + PATTERNS_AT_ONCE, count))
+        sides = lesson.sides(index)
+        counts, good = torch.stack(sides).sum(0), lesson.good.to(sides[0].device)
+        found, drawn = lesson.asked(sides)
+        terms = deviances(drawn, counts) * good
+        latents[index] = found.cpu()
+        noise = (noise_deviance(drawn) * good).sum((1, 2, 3))
+        misfits[index] = (terms.sum((1, 2, 3)) / noise.clamp_min(1e-12)).cpu()
+        totals[index] = (counts * good).sum((1, 2, 3), dtype=torch.float64).cpu()
+    return latents, misfits, totals
+
+
+def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
+    """Each pattern as the counts that an autoencoder expects by its latents; a step of ``prepare``.
+
+    For virtual detectors, centres of mass, groups and eyes. What is left are no counts: their noise is small,
+    and alike in patterns that are alike. A noise model knows what counts are, so give a reconstruction the
+    measured ones (docs/autoencoder.md). Untrusted pixels stay as they are.
+
+    Args:
+        scan: prepared as for the training.
+        model: file or folder of an autoencoder; a path is looked for beside the parameter file too.
+
+    Raises:
+        BadInput: a network that is no autoencoder, or patterns of another size than it learned from.
+    """
+    net, card = autoencoder(model)
+    drawn = _Expected(lesson_of(net, card, scan))
+    return replace(scan, counts=loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn)
+
+
+@dataclass(frozen=True, eq=False)
+class _Expected:
+    """Patterns that are drawn when they are read."""
+
+    lesson: Drawing
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.lesson.scan.counts.shape
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
+        index = np.arange(self.shape[0])[index]
+        flat = np.atleast_1d(index)
+        parts = [
+            self._drawn(flat[start : start + PATTERNS_AT_ONCE])
+            for start in range(0, len(flat), PATTERNS_AT_ONCE)
+        ]
+        out = np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
+        return out if np.ndim(index) else out[0]
+
+    def _drawn(self, index: np.ndarray) -> np.ndarray:
+        scan, drawn = self.lesson.scan, self.lesson.drawn(index)[1][:, 0].cpu().numpy()
+        return np.where(scan.mask, drawn, np.asarray(scan.counts[index], self.dtype))

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.embed import AT_ONCE
-from phaseloom.embedding.embeddings import Embedding
+from phaseloom.embedding.embeddings import PATTERNS_AT_ONCE, Embedding
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder, pca
 from phaseloom.embedding.objective import Drawing
 from phaseloom.errors import BadInput, MissingExtra
@@ -297,7 +296,7 @@ def generated(net: PatternAutoencoder, card: Mapping[str, Any], latents: np.ndar
     size = card.get("shape") or net.out_shape
     given = torch.from_numpy(np.asarray(latents, np.float32))
     try:
-        drawn = [net.decode(part, size)[:, 0] for part in given.split(AT_ONCE)]
+        drawn = [net.decode(part, size)[:, 0] for part in given.split(PATTERNS_AT_ONCE)]
     except (BadInput, RuntimeError) as problem:
         fix = "are not as many as those of this network: take the one that they are of"
         raise BadInput("latents", f"{given.shape[-1]} numbers", fix) from problem
@@ -398,7 +397,9 @@ def _fill(file: Any, report: Report) -> None:
 
 
 def _pieces(count: int) -> Iterator[np.ndarray]:
-    return (np.arange(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE))
+    return (
+        np.arange(start, min(start + PATTERNS_AT_ONCE, count)) for start in range(0, count, PATTERNS_AT_ONCE)
+    )
 
 
 def _few(scan: Scan4D, seed: int) -> np.ndarray:

@@ -1,35 +1,126 @@
-"""What latents should be besides enough to draw a pattern: sparse, unlike one another, spread out.
+"""Losses of an autoencoder: how well patterns are decoded, and what latents should be.
 
-The three terms of the first design are kept to the letter, for whoever compares with it; of the default
-weights the penalty on similarity does nothing (no cosine is above its margin of one), and one over a variance
-outweighs all else as soon as one latent is dead. `variance_hinge`, `decorrelation` and `cosine` ask for the
-same without these faults. Everything is computed in single precision, also under autocast.
+The functions of `__all__` are the choices of a training file: ``(batch, /, *, weight, ...) -> scalar``, a mean
+over the patterns of a batch; the listed ones are added up.
+
+`ContrastiveLoss` and `DivergenceLoss` follow the first design to the letter, for comparison. With its default
+weights the penalty on similarity has no effect (no cosine exceeds its margin of one), and one over a variance
+dominates the loss as soon as one latent is dead. `variance_hinge`, `decorrelation` and `cosine` have the same
+aim without these faults. Everything is computed in single precision, also under autocast.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
 from phaseloom.learning.layers import full
 
-__all__ = [
-    "ContrastiveLoss",
-    "DivergenceLoss",
-    "alone",
-    "cosine",
-    "dead",
-    "decorrelation",
-    "deviances",
-    "noise_deviance",
-    "poisson_deviance",
-]
-__all__ += ["regularised", "variance_hinge"]
+__all__ = ["ContrastiveLoss", "DecodedBatch", "DivergenceLoss"]
+__all__ += ["decorrelated", "deviance", "hinged", "regularised", "squares"]
+
+COMPARING = frozenset({"decorrelated", "hinged", "regularised"})
+"""Losses that compare the patterns of a batch with one another: they are no means over its patterns."""
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """A batch after the network.
+
+    Attributes:
+        patterns: ``(b, 1, y, x)`` that the network took.
+        again: ``(b, 1, y, x)`` that it drew.
+        latents: ``(b, k)``.
+        counts: ``(b, 1, y, x)`` that the patterns were made of.
+        expected: what makes counts of ``again``.
+        good: ``(y, x)`` pixels that count, or of each pattern ``(b, 1, y, x)``, of each as many.
+    """
+
+    patterns: Float[Tensor, "b 1 y x"]
+    again: Float[Tensor, "b 1 y x"]
+    latents: Float[Tensor, "b k"]
+    counts: Float[Tensor, "b 1 y x"]
+    expected: Callable[[Tensor], Tensor]
+    good: Bool[Tensor, "*b y x"]
+
+
+def squares(drawn: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
+    """Mean square error of trusted pixels, in the numbers that the network takes.
+
+    Args:
+        drawn: see `DecodedBatch`.
+        weight: of the loss.
+
+    Example:
+        >>> one = torch.zeros(2, 1, 4, 4)
+        >>> seen = DecodedBatch(one, one + 3, torch.zeros(2, 2), one, torch.relu, torch.ones(4, 4) > 0)
+        >>> squares(seen).item()
+        9.0
+    """
+    return weight * _mean_of_trusted((drawn.again - drawn.patterns).square(), drawn.good)
+
+
+def deviance(drawn: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
+    """Poisson deviance of the counts in a trusted pixel; near one, or below where few are counted, at best.
+
+    Args:
+        drawn: see `DecodedBatch`.
+        weight: of the loss.
+    """
+    rate, good = drawn.expected(drawn.again), drawn.good.expand_as(drawn.counts)
+    return weight * poisson_deviance(rate[good], drawn.counts[good])
+
+
+def regularised(
+    drawn: DecodedBatch, /, *, activity: float = 1e-4, similarity: float = 5e-5, divergence: float = 2e-4
+) -> Tensor:
+    """The three terms that the first design adds to its mean square error, with its weights.
+
+    The second is zero whatever the latents are, and the third takes over the loss where a latent is dead
+    (docs: what fails there).
+
+    Args:
+        drawn: see `DecodedBatch`.
+        activity: weight of the mean absolute latent.
+        similarity: weight of cosines above one.
+        divergence: weight of the mean inverse variance.
+    """
+    terms = compute_seed_loss(drawn.patterns, drawn.again, drawn.latents)
+    return activity * terms["act"] + similarity * terms["sim"] + divergence * terms["div"]
+
+
+def hinged(drawn: DecodedBatch, /, *, weight: float = 0.01, gamma: float = 1.0) -> Tensor:
+    """Keep every latent's spread over a batch above ``gamma``; see `variance_hinge`.
+
+    Args:
+        drawn: see `DecodedBatch`.
+        weight: of the loss.
+        gamma: standard deviation that is enough.
+    """
+    return weight * variance_hinge(drawn.latents, gamma=gamma)
+
+
+def decorrelated(drawn: DecodedBatch, /, *, weight: float = 0.01) -> Tensor:
+    """Keep latents from saying the same; see `decorrelation`.
+
+    Args:
+        drawn: see `DecodedBatch`.
+        weight: of the loss.
+    """
+    return weight * decorrelation(drawn.latents)
+
+
+def _mean_of_trusted(values: Float[Tensor, "b 1 y x"], good: Bool[Tensor, "*b y x"]) -> Float[Tensor, ""]:
+    """Over trusted pixels."""
+    return (values * good).sum() / good.expand_as(values).sum().clamp(min=1)
+
 
 TINY = 1e-8
 """Added to a variance before it is divided by."""
@@ -87,7 +178,7 @@ class DivergenceLoss(nn.Module):
             return (1 / (variance.detach() + TINY) + fall - fall.detach()).mean()
 
 
-def regularised(
+def compute_seed_loss(
     x: Tensor,
     x_hat: Tensor,
     z: Tensor,
@@ -111,7 +202,8 @@ def regularised(
         BadInput: patterns and drawings of different shapes, or of other patterns than the latents.
 
     Example:
-        >>> parts = regularised(torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4), torch.eye(2), lambda_div=0.5)
+        >>> patterns = torch.zeros(2, 1, 4, 4)
+        >>> parts = compute_seed_loss(patterns, patterns + 1, torch.eye(2), lambda_div=0.5)
         >>> {name: round(value.item(), 4) for name, value in parts.items()}
         {'total': 2.0001, 'mse': 1.0, 'act': 0.5, 'sim': 0.0, 'div': 2.0}
     """

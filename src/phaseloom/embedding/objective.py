@@ -11,8 +11,8 @@ from torch import Tensor
 
 from phaseloom.data import orientations as turns
 from phaseloom.data.scan import Scan4D
+from phaseloom.embedding.losses import DecodedBatch
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
-from phaseloom.embedding.pattern_losses import Drawn
 from phaseloom.errors import BadInput
 from phaseloom.fitting import device
 from phaseloom.physics.fourier import mirror_through_zero
@@ -128,7 +128,7 @@ class Drawing:
         with self._running():
             latents = self.net.embed(patterns)
             again = self.net.decode(latents, (patterns.shape[-2], patterns.shape[-1]))
-        seen = Drawn(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
+        seen = DecodedBatch(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
         return {name: loss(seen).float() for name, loss in self.losses.items()}
 
     @torch.no_grad()

@@ -10,9 +10,9 @@ from torch import nn
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.embedding.block_split import Parts, blocks, runs
+from phaseloom.embedding.losses import COMPARING
 from phaseloom.embedding.networks.autoencoder import LinearAutoencoder, PatternAutoencoder
 from phaseloom.embedding.objective import Drawing, Manner, few_of
-from phaseloom.embedding.pattern_losses import COMPARING
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
@@ -60,7 +60,7 @@ class Autoencode(Scanned):
     strict: ClassVar[bool] = True
 
     model: Call = part("phaseloom.embedding.networks.autoencoder", "recommended")
-    losses: tuple[Call, ...] = part("phaseloom.embedding.pattern_losses", ("squares",))
+    losses: tuple[Call, ...] = part("phaseloom.embedding.losses", ("squares",))
     block: int = Field(8, ge=1, strict=True)
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)

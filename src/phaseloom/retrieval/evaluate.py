@@ -1,4 +1,4 @@
-"""How well a network reads scans of materials that it has never seen, at several doses."""
+"""Evaluate a network at several doses on scans of materials that it was not trained on; fill in its card."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,11 +9,16 @@ import torch
 from torch import nn
 
 from phaseloom.fitting import device
-from phaseloom.metrics.agreement import Agreement, agreement
+from phaseloom.metrics.phase import Agreement, agreement
+from phaseloom.retrieval.networks.end_to_end import reading
+from phaseloom.retrieval.prediction import NUMBERS, TOLERANCE
+from phaseloom.retrieval.recipe import Train
 from phaseloom.retrieval.training_samples import NOISELESS, Scene, drawn
 from phaseloom.simulation.experiment import told
+from phaseloom.spec import to_yaml
+from phaseloom.version import __version__
 
-__all__ = ["DOSES", "RIM", "image", "scores"]
+__all__ = ["DOSES", "RIM", "card", "image", "scores"]
 
 DOSES = (NOISELESS, 1e5, 1e4, 3e3)
 """Electrons per pattern at which networks are judged; the first stands for no counting noise."""
@@ -51,3 +56,31 @@ def scores(
             found.append(agreement(seen, scene.phase.numpy(), rim=RIM))
         out["noiseless" if dose >= NOISELESS else f"{dose:g}"] = asdict(Agreement.mean(found))
     return out
+
+
+def card(
+    recipe: Train, net: nn.Module, unseen: Sequence[Scene], seen: Sequence[Scene], /, *, epochs: int = 0
+) -> dict[str, Any]:
+    """What a network says of itself when it is opened again.
+
+    Args:
+        recipe: that it was trained by.
+        net: patterns and optics to images, or the second stage.
+        unseen: scans that judge it.
+        seen: scans that it learned from.
+        epochs: of the training.
+    """
+    first = unseen[0].experiment
+    numbers = np.stack([told(scene.experiment, NOISELESS) for scene in (*unseen, *seen)])
+    spread = np.abs(numbers - told(first, NOISELESS)).max(0)
+    near = {name: most + float(more) for name, most, more in zip(NUMBERS, TOLERANCE, spread, strict=True)}
+    near.pop("dose")
+    return {
+        "experiment": asdict(first),
+        "tolerance": near,
+        "doses": [recipe.doses[0], None],
+        "recipe": to_yaml(recipe.resolved()),
+        "scores": {} if recipe.stage == "stitching" else scores(reading(net), unseen),
+        "epochs": epochs,
+        "version": __version__,
+    }

@@ -1,26 +1,66 @@
-"""A linear network for the probe at hand: simulate for it, solve, and say how good that is."""
+"""Fit the linear network: to simulated scans of the default probe, or of the probe of a measured scan."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.ptycho.beam_optics import optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.retrieval.linear_recipe import solved
-from phaseloom.retrieval.model_card import card
-from phaseloom.retrieval.networks.linear import LinearRecovery
+from phaseloom.retrieval.evaluate import card
+from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery
 from phaseloom.retrieval.prediction import measured
 from phaseloom.retrieval.preprocessing import raster
 from phaseloom.retrieval.recipe import Making, Train
-from phaseloom.retrieval.sample_pool import Pool
+from phaseloom.retrieval.training_samples import NOISELESS, Pool, Scene, drawn
 from phaseloom.runs.folder import keep_recipe
 from phaseloom.spec import Call
 from phaseloom.units import ANGLE, ENERGY, LENGTH
 
-__all__ = ["FEW", "fitted", "microscope_of"]
+__all__ = ["FEW", "NOISY", "fitted", "microscope_of", "solved"]
+
+NOISY = 20
+"""Scans that each dose with counting noise is fitted to; noise varies more than they do."""
+
+
+def solved(net: LinearRecovery, scenes: Sequence[Scene], /, *, seed: int = 0) -> dict[str, Any]:
+    """Fit a linear network to scans in place, each of its doses; what that took.
+
+    Args:
+        net: see `phaseloom.retrieval.networks.linear.linear`.
+        scenes: simulated scans.
+        seed: of the counts.
+
+    Returns:
+        The CPU seconds of the fit, and the scans of each dose.
+    """
+    began = time.process_time()
+    net.components.calibrate(torch.cat([_some(scene) for scene in scenes[::3]]))
+    used = {}
+    for number, dose in enumerate(net.doses.tolist()):
+        few = scenes if dose >= CLEAN else scenes[:NOISY]
+        net.solve(number, _pairs(few, 1e4 * 10 ** (3 * dose), seed + number))
+        used[f"{1e4 * 10 ** (3 * dose):.3g}"] = len(few)
+    return {"cpu_seconds": time.process_time() - began, "scans": used}
+
+
+def _pairs(scenes: Sequence[Scene], dose: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    for scene in scenes:
+        dose = NOISELESS if dose > 0.99 * NOISELESS else dose
+        yield drawn(scene.roots.float().square(), dose, generator)[None], scene.phase[None]
+
+
+def _some(scene: Scene) -> Tensor:
+    """One pattern in six of a scan, to take statistics from."""
+    return scene.roots[::2, ::3].float().square().flatten(0, 1)
+
 
 FEW = {"scans": 100, "unseen": 8}
 """Scans that are simulated for a probe at hand: enough in about a minute."""

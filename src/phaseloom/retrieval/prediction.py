@@ -17,8 +17,8 @@ from phaseloom.physics.fourier import mirror_through_zero
 from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.retrieval.networks.end_to_end import reading
 from phaseloom.retrieval.networks.linear import ScanRecovery
-from phaseloom.retrieval.networks.raster import WANDER, Raster, filled, raster
 from phaseloom.retrieval.preprocessing import View, trusted
+from phaseloom.retrieval.raster import WANDER, Raster, filled, raster
 from phaseloom.simulation.experiment import PER_STEP, Experiment, told
 
 __all__ = ["Prediction", "measured", "predict"]

@@ -16,7 +16,7 @@ from phaseloom.errors import BadInput
 from phaseloom.learning.layers import Intake
 from phaseloom.metrics.pattern_misfit import MIN_COUNTS_OF_ELECTRONS
 from phaseloom.physics.fourier import mirror_through_zero
-from phaseloom.retrieval.networks.raster import Raster, raster
+from phaseloom.retrieval.raster import Raster, raster
 from phaseloom.simulation.experiment import Experiment, vacuum
 
 __all__ = ["Raster", "View", "overlaps", "raster", "trusted"]

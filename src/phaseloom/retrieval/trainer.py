@@ -17,18 +17,15 @@ from phaseloom.fitting.updates import in_pieces
 from phaseloom.learning import figures as training_figures
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.trainer import Course
-from phaseloom.retrieval.evaluate import image
-from phaseloom.retrieval.linear_recipe import solved
-from phaseloom.retrieval.model_card import card
+from phaseloom.retrieval.evaluate import card, image
+from phaseloom.retrieval.linear_fit import solved
 from phaseloom.retrieval.networks.end_to_end import EndToEnd, reading
 from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
 from phaseloom.retrieval.networks.tiny import TinyRecovery
 from phaseloom.retrieval.objectives import Assembling, Lesson, Reading, Whole
 from phaseloom.retrieval.recipe import UNSEEN, Making, Stage, Train
-from phaseloom.retrieval.sample_pool import Pool
-from phaseloom.retrieval.stored_samples import Stored
-from phaseloom.retrieval.training_samples import Picked, picked
+from phaseloom.retrieval.training_samples import Picked, Pool, Stored, picked
 from phaseloom.runs.parallel_map import settled
 from phaseloom.spec import Call
 

@@ -1,9 +1,11 @@
-"""Windows of simulated scans, as networks see them in training: cut, flipped, and counted anew each time."""
+"""Samples for training: simulated or stored scans, and the windows that are cut from them with new counts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from itertools import cycle
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,10 +15,26 @@ from phaseloom.data.orientations import turned
 from phaseloom.errors import BadInput
 from phaseloom.retrieval.ground_truth import Geometry, commensurate, seed_crop
 from phaseloom.simulation.experiment import PER_STEP, Experiment, image_shape, told
+from phaseloom.simulation.samples import SampleSet
 from phaseloom.simulation.scan import Sample
+from phaseloom.simulation.specimens import held_out
 
-__all__ = ["LANES", "NOISELESS", "Choice", "Picked", "Scene", "Views", "drawn", "labelled", "lane"]
-__all__ += ["picked", "views"]
+__all__ = [
+    "LANES",
+    "NOISELESS",
+    "Choice",
+    "Maker",
+    "Picked",
+    "Pool",
+    "Scene",
+    "Stored",
+    "Views",
+    "drawn",
+    "labelled",
+    "lane",
+    "picked",
+    "views",
+]
 
 NOISELESS = 1e7
 """Electrons per pattern that stand for no counting noise."""
@@ -255,3 +273,123 @@ def _turned(patterns: Tensor, phase: Tensor, turn: int) -> tuple[Tensor, Tensor]
     if turn & 4:
         patterns, phase = patterns.transpose(0, 1), phase.T
     return turned(patterns, turn), phase
+
+
+class Maker(Protocol):
+    """Whatever makes the sample of a number, always the same."""
+
+    def __call__(self, number: int, /) -> Sample:
+        """Make it."""
+        ...
+
+
+class Pool:
+    """Scenes by their numbers.
+
+    Attributes:
+        make: the sample of a number; with processes, something that can be pickled.
+        processes: an executor, or ``None``: everything is made where it is asked for.
+    """
+
+    def __init__(self, make: Maker, processes: Executor | None = None):
+        self.make, self.processes = make, processes
+        self.known: dict[int, Scene] = {}
+        self.coming: dict[int, Future[Any]] = {}
+
+    def __getitem__(self, number: int) -> Scene:
+        """The scene of a number."""
+        if number not in self.known:
+            future = self.coming.pop(number, None)
+            sample = self.make(number) if future is None else future.result()
+            self.known[number] = Scene.of(sample)
+        return self.known[number]
+
+    def hold(self, numbers: Iterable[int], /) -> None:
+        """Keep these of those in memory, and let go of all others."""
+        self.known = {number: self.known[number] for number in numbers if number in self.known}
+
+    def close(self) -> None:
+        """Send the processes home; what they have not begun is made here if it is asked for."""
+        if self.processes is not None:
+            self.processes.shutdown(wait=True, cancel_futures=True)
+        self.processes, self.coming = None, {}
+
+    def expect(self, numbers: Iterable[int], /) -> None:
+        """Let processes begin with those that are not there, while others work."""
+        if self.processes is None:
+            return
+        for number in numbers:
+            if number not in self.known and number not in self.coming:
+                self.coming[number] = self.processes.submit(self.make, number)
+
+
+KEPT = 64
+"""Scenes whose phases are kept in memory; patterns never are."""
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Square roots of the patterns of a sample: an index reads what it asks for."""
+
+    samples: SampleSet
+    index: int
+
+    def __getitem__(self, part: Any) -> Tensor:
+        """Roots of patterns of some rows and columns of the scan."""
+        rows, cols = part if isinstance(part, tuple) else (part, slice(None))
+        fractions = self.samples.patterns(self.index, rows, cols)
+        return torch.from_numpy(np.sqrt(np.maximum(fractions, 0)))
+
+    def float(self) -> Tensor:
+        """All of them."""
+        return self[:, :]
+
+
+class Stored:
+    """Scenes of a folder by their numbers; those of negative ones are of materials that training never sees.
+
+    Attributes:
+        samples: the files.
+        seen, unseen: indices of the samples of either side.
+    """
+
+    geometry: Geometry
+
+    def __init__(self, folder: Path, share: float, geometry: Geometry):
+        self.samples, self.geometry = SampleSet(folder), geometry
+        groups = [self.samples.group(index) for index in range(len(self.samples))]
+        apart = [held_out(group, share) for group in groups]
+        if not any(apart):
+            first = min(round(0.85 * len(groups)), len(groups) - 1)
+            apart = [index >= first for index in range(len(groups))]
+        self.seen = [index for index, held in enumerate(apart) if not held]
+        self.unseen = [index for index, held in enumerate(apart) if held]
+        if not self.seen or not self.unseen:
+            fix = "holds too few samples to part them into seen and unseen: simulate more"
+            raise BadInput("train: stored", str(folder), fix)
+        self.known: dict[int, Scene] = {}
+
+    def __getitem__(self, number: int) -> Scene:
+        """The scene of a number, which counts on from the first when all are through."""
+        side = self.unseen if number < 0 else self.seen
+        place = (-1 - number if number < 0 else number) % len(side)
+        if number not in self.known:
+            if len(self.known) >= KEPT:
+                self.known.clear()
+            self.known[number] = self._scene(side[place])
+        return self.known[number]
+
+    def _scene(self, index: int) -> Scene:
+        experiment = self.samples.experiment(index)
+        phase = torch.from_numpy(self.samples.phase(index))
+        group = self.samples.group(index)
+        return labelled(OnDisk(self.samples, index), phase, experiment, group, geometry=self.geometry)
+
+    def close(self) -> None:
+        """Nothing: files are open only while they are read."""
+
+    def hold(self, numbers: Iterable[int], /) -> None:
+        """Nothing: files hold what there is."""
+
+    def expect(self, numbers: Iterable[int], /) -> None:
+        """Nothing either."""

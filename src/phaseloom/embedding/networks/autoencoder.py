@@ -68,7 +68,7 @@ class PatternAutoencoder(nn.Module):
     ) -> dict[str, Tensor]:
         """The first design's loss: ``total, mse, act, sim, div``; see `embedding_losses.regularised`."""
         weights = {"lambda_act": lambda_act, "lambda_sim": lambda_sim, "lambda_div": lambda_div}
-        return embedding_losses.regularised(x, x_hat, z, **weights)
+        return embedding_losses.compute_seed_loss(x, x_hat, z, **weights)
 
     def begin(self, patterns: Tensor, /) -> None:
         """Take the size of patterns ``(n, 1, y, x)`` such as will come, and the components of a linear part.
