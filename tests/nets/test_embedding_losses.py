@@ -12,7 +12,7 @@ from phaseloom.embedding.losses import (
     DivergenceLoss,
     compute_seed_loss,
     cosine,
-    dead,
+    count_dead_latents,
     decorrelation,
     poisson_deviance,
     variance_hinge,
@@ -147,5 +147,5 @@ def test_the_deviance_is_least_at_the_measured_rate_and_finite_at_none():
 def test_dead_latents_are_counted():
     z = drawn(5, 6)
     z[:, 1], z[:, 4] = 0, 3.0
-    assert dead(z) == 2
-    assert dead(z[:1]) == 6
+    assert count_dead_latents(z) == 2
+    assert count_dead_latents(z[:1]) == 6

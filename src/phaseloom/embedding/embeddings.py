@@ -13,45 +13,31 @@ from scipy.spatial import KDTree
 from phaseloom.data.counts import loaded
 from phaseloom.data.formats._files import BROKEN, checked
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.losses import deviances, noise_deviance
+from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
-from phaseloom.embedding.objective import Drawing, Manner, few_of
+from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentation, select_few
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import Scanned
 
-__all__ = [
-    "PATTERNS_AT_ONCE",
-    "THRESHOLD",
-    "Embedding",
-    "apart",
-    "autoencoder",
-    "denoise",
-    "embed",
-    "embedded",
-    "lesson_of",
-    "writable",
-]
+__all__ = ["OUTLIER_THRESHOLD", "PATTERNS_AT_ONCE", "ScanEmbedding", "denoise", "embed", "embed_patterns"]
+__all__ += ["load_autoencoder", "make_objective", "measure_outliers", "require_writable"]
 
-THRESHOLD = 8.0
-"""Robust spreads that a pattern is apart from its neighbours before it counts as unusual."""
+# Robust spreads that a pattern is apart from its neighbours before it counts as unusual.
+OUTLIER_THRESHOLD = 8.0
 
-NEIGHBOURS, ALIKE = 24, 5
+NEIGHBOUR_COUNT, SIMILAR_NEIGHBOURS = 24, 5
 """Neighbours that a pattern is seen with, and how many of them must be like it."""
 
-PIECE = 65536
-"""Patterns whose neighbours are looked for together."""
-
-LEAST = 0.01
-"""Share of the median that a robust spread is taken for at least."""
-
+PATTERNS_PER_QUERY = 65536  # patterns whose neighbours are looked for together
+MIN_RELATIVE_SPREAD = 0.01  # share of the median that a robust spread is taken for at least
 ARRAYS = ("latents", "misfit", "totals", "positions")
 
 
 @dataclass(frozen=True, eq=False)
-class Embedding:
+class ScanEmbedding:
     """Latents of a scan.
 
     Attributes:
@@ -75,7 +61,7 @@ class Embedding:
         """Number of patterns."""
         return len(self.latents)
 
-    def unusual(self, *, threshold: float = THRESHOLD) -> np.ndarray:
+    def unusual(self, *, threshold: float = OUTLIER_THRESHOLD) -> np.ndarray:
         """Numbers of the patterns that stand out, ascending: bad frames.
 
         A pattern stands out if its misfit is above, or its counts are above or below, those of all but four
@@ -83,14 +69,14 @@ class Embedding:
         are alike. Rows of bad frames do, but not whole areas of them; see the maps.
 
         Args:
-            threshold: in robust spreads, see `apart`; one is 1 % of the median at least.
+            threshold: in robust spreads, see `measure_outliers`; one is 1 % of the median at least.
 
         Raises:
             BadInput: a threshold that is not positive.
         """
         if not threshold > 0:
             raise BadInput("unusual: threshold", threshold, "must be a number above zero, such as 8")
-        misfit, counts = (apart(values, self.positions) for values in (self.misfit, self.totals))
+        misfit, counts = (measure_outliers(values, self.positions) for values in (self.misfit, self.totals))
         return np.flatnonzero((misfit > threshold) | (np.abs(counts) > threshold))
 
     def together(self, numbers: np.ndarray, /) -> int:
@@ -107,7 +93,7 @@ class Embedding:
         Raises:
             BadInput: a name with another ending.
         """
-        writable(path)
+        require_writable(path)
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
         arrays["unusual"] = self.unusual()
         arrays["provenance"] = json.dumps(asdict(self.provenance))
@@ -135,7 +121,7 @@ class Embedding:
         """
         path = checked(path)
         try:
-            held = _npz(path) if path.suffix == ".npz" else _hdf5(path)
+            held = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
             grid = None if "grid" not in held else tuple(int(length) for length in held["grid"])
             said = Provenance(**json.loads(str(held["provenance"])))
             found = cls(*(held[name] for name in ARRAYS), grid, said)  # type: ignore[arg-type]
@@ -153,7 +139,7 @@ class Embedding:
         return self
 
 
-def writable(path: Path, /) -> Path:
+def require_writable(path: Path, /) -> Path:
     """A path that an embedding can be written to.
 
     Raises:
@@ -164,7 +150,7 @@ def writable(path: Path, /) -> Path:
     return path
 
 
-def apart(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
+def measure_outliers(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
     """How far each value is from those of its neighbours, in robust spreads; above them positive.
 
     Of the 24 nearest, the fifth most alike counts, for edges and corners of an area have so many of their
@@ -180,43 +166,49 @@ def apart(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
         >>> places = np.stack(np.meshgrid(np.arange(6.0), np.arange(5.0)), -1).reshape(-1, 2)
         >>> values = 100 + np.cos(7.0 * np.arange(30))
         >>> values[7] = 160
-        >>> np.flatnonzero(apart(values, places) > 8).tolist()
+        >>> np.flatnonzero(measure_outliers(values, places) > 8).tolist()
         [7]
     """
     values = np.asarray(values, np.float64)
     lost = ~np.isfinite(values)
-    if len(values) <= NEIGHBOURS + 1 or lost.all():
+    if len(values) <= NEIGHBOUR_COUNT + 1 or lost.all():
         return np.where(lost, np.inf, 0.0)
     middle = float(np.median(values[~lost]))
     values = np.where(lost, middle, values)
-    usual, around, alike = (np.concatenate(part) for part in zip(*_seen(values, positions), strict=True))
-    noise = max(1.4826 * float(np.median(np.abs(values - usual))), LEAST * abs(middle), 1e-300)
+    usual, around, alike = (
+        np.concatenate(part) for part in zip(*_compare_neighbours(values, positions), strict=True)
+    )
+    noise = max(1.4826 * float(np.median(np.abs(values - usual))), MIN_RELATIVE_SPREAD * abs(middle), 1e-300)
     spread = np.maximum(noise, 1.4826 * around)
     return np.where(lost, np.inf, np.sign(values - usual) * alike / spread)
 
 
-def _seen(values: np.ndarray, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _compare_neighbours(
+    values: np.ndarray, positions: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Median of the neighbours of each value, their median distance from it, and how near the fifth is."""
     count = len(values)
     places = positions if np.ptp(positions, axis=0).any() else np.arange(float(count))[:, None]
     tree = KDTree(places)
-    for start in range(0, count, PIECE):
-        own = values[start : start + PIECE]
-        found = np.asarray(tree.query(places[start : start + PIECE], k=NEIGHBOURS + 1)[1])
+    for start in range(0, count, PATTERNS_PER_QUERY):
+        own = values[start : start + PATTERNS_PER_QUERY]
+        found = np.asarray(tree.query(places[start : start + PATTERNS_PER_QUERY], k=NEIGHBOUR_COUNT + 1)[1])
         itself = found == np.arange(start, start + len(own))[:, None]
         itself[~itself.any(1), -1] = True  # more than 24 others at the same place
-        near = values[found[~itself].reshape(len(own), NEIGHBOURS)]
+        near = values[found[~itself].reshape(len(own), NEIGHBOUR_COUNT)]
         usual = np.median(near, axis=1)
-        away = np.partition(np.abs(near - own[:, None]), ALIKE - 1, axis=1)[:, ALIKE - 1]
+        away = np.partition(np.abs(near - own[:, None]), SIMILAR_NEIGHBOURS - 1, axis=1)[
+            :, SIMILAR_NEIGHBOURS - 1
+        ]
         yield usual, np.median(np.abs(near - usual[:, None]), axis=1), away
 
 
-def _npz(path: Path) -> dict[str, Any]:
+def _read_npz(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
 
 
-def _hdf5(path: Path) -> dict[str, Any]:
+def _read_hdf5(path: Path) -> dict[str, Any]:
     import h5py
 
     with h5py.File(path) as file:
@@ -226,11 +218,10 @@ def _hdf5(path: Path) -> dict[str, Any]:
         return held | {"provenance": held["provenance"].decode()}
 
 
-PATTERNS_AT_ONCE = 64
-"""Patterns that are read and embedded together."""
+PATTERNS_AT_ONCE = 64  # patterns that are read and embedded together
 
 
-def embed(recipe: Scanned, model: Path | str, /) -> Embedding:
+def embed(recipe: Scanned, model: Path | str, /) -> ScanEmbedding:
     """Embed the data of a recipe.
 
     Args:
@@ -240,26 +231,26 @@ def embed(recipe: Scanned, model: Path | str, /) -> Embedding:
     Raises:
         BadInput: a network that is no autoencoder, or patterns of another size than it learned from.
     """
-    net, card = autoencoder(model)
+    net, card = load_autoencoder(model)
     scan = recipe.scan()
     made = Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name)
-    return Embedding(*embedded(net, card, scan), scan.positions, scan.grid, made)
+    return ScanEmbedding(*embed_patterns(net, card, scan), scan.positions, scan.grid, made)
 
 
-def autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str, Any]]:
+def load_autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str, Any]]:
     """A network that embeds, and the card of its file.
 
     Raises:
         BadInput: no file of ours, or a network that is no autoencoder.
     """
-    net, card = pretrained.load(model), pretrained.card(model)
+    net, card = pretrained.load_network(model), pretrained.load_card(model)
     if not isinstance(net, PatternAutoencoder):
         fix = f"holds a {type(net).__name__}, which embeds nothing: take one of phaseloom train autoencoder"
         raise BadInput("model", str(model), fix)
     return net.eval(), card
 
 
-def lesson_of(net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /) -> Drawing:
+def make_objective(net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /) -> AutoencoderObjective:
     """A scan as an autoencoder is shown it that has learned already.
 
     Args:
@@ -275,21 +266,21 @@ def lesson_of(net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /)
         sizes = " x ".join(map(str, scan.counts.shape[1:]))
         fix = f"is not what it learned from, {' x '.join(map(str, shape))}: prepare the scan alike"
         raise BadInput("patterns", sizes, fix)
-    manner = Manner(halves=bool(card.get("halves")))
-    lesson = Drawing(net.eval(), scan, {}, few_of(np.arange(len(scan)), scan), manner=manner)
+    manner = PatternPresentation(halves=bool(card.get("halves")))
+    lesson = AutoencoderObjective(net.eval(), scan, {}, select_few(np.arange(len(scan)), scan), manner=manner)
     lesson.highest = float(card.get("highest", lesson.highest))
     return lesson
 
 
 @torch.no_grad()
-def embedded(
+def embed_patterns(
     net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Latents ``(n, k)``, misfits ``(n,)`` and counts ``(n,)``, in memory for a few patterns at a time.
 
-    Arguments and errors as of `lesson_of`.
+    Arguments and errors as of `make_objective`.
     """
-    lesson, count = lesson_of(net, card, scan), len(scan)
+    lesson, count = make_objective(net, card, scan), len(scan)
     latents = np.empty((count, lesson.drawn(np.arange(1))[0].shape[1]), np.float32)
     misfits, totals = np.empty(count, np.float32), np.empty(count)  # pieces would pin memory
     for start in range(0, count, PATTERNS_AT_ONCE):
@@ -297,9 +288,9 @@ def embedded(
         sides = lesson.sides(index)
         counts, good = torch.stack(sides).sum(0), lesson.good.to(sides[0].device)
         found, drawn = lesson.asked(sides)
-        terms = deviances(drawn, counts) * good
+        terms = compute_deviances(drawn, counts) * good
         latents[index] = found.cpu()
-        noise = (noise_deviance(drawn) * good).sum((1, 2, 3))
+        noise = (compute_noise_deviance(drawn) * good).sum((1, 2, 3))
         misfits[index] = (terms.sum((1, 2, 3)) / noise.clamp_min(1e-12)).cpu()
         totals[index] = (counts * good).sum((1, 2, 3), dtype=torch.float64).cpu()
     return latents, misfits, totals
@@ -319,16 +310,16 @@ def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
     Raises:
         BadInput: a network that is no autoencoder, or patterns of another size than it learned from.
     """
-    net, card = autoencoder(model)
-    drawn = _Expected(lesson_of(net, card, scan))
+    net, card = load_autoencoder(model)
+    drawn = _DecodedCounts(make_objective(net, card, scan))
     return replace(scan, counts=loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn)
 
 
 @dataclass(frozen=True, eq=False)
-class _Expected:
+class _DecodedCounts:
     """Patterns that are drawn when they are read."""
 
-    lesson: Drawing
+    lesson: AutoencoderObjective
 
     @property
     def dtype(self) -> np.dtype:
@@ -351,3 +342,11 @@ class _Expected:
     def _drawn(self, index: np.ndarray) -> np.ndarray:
         scan, drawn = self.lesson.scan, self.lesson.drawn(index)[1][:, 0].cpu().numpy()
         return np.where(scan.mask, drawn, np.asarray(scan.counts[index], self.dtype))
+
+
+# old names, until callers are renamed
+writable = require_writable
+autoencoder = load_autoencoder
+lesson_of = make_objective
+Embedding = ScanEmbedding
+THRESHOLD = OUTLIER_THRESHOLD

@@ -1,7 +1,7 @@
 """Losses of an autoencoder: how well patterns are decoded, and what latents should be.
 
-The functions of `__all__` are the choices of a training file: ``(batch, /, *, weight, ...) -> scalar``, a mean
-over the patterns of a batch; the listed ones are added up.
+The functions in `__all__` are the choices of a training file: ``(batch, /, *, weight, ...) -> scalar``, a
+mean over the patterns of a batch; those that the file lists are added up.
 
 `ContrastiveLoss` and `DivergenceLoss` follow the first design to the letter, for comparison. With its default
 weights the penalty on similarity has no effect (no cosine exceeds its margin of one), and one over a variance
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.learning.layers import full
+from phaseloom.learning.layers import to_full_precision
 
-__all__ = ["ContrastiveLoss", "DecodedBatch", "DivergenceLoss"]
-__all__ += ["decorrelated", "deviance", "hinged", "regularised", "squares"]
+__all__ = ["ContrastiveLoss", "DecodedBatch", "DivergenceLoss", "decorrelated", "deviance", "hinged"]
+__all__ += ["regularised", "squares"]
 
-COMPARING = frozenset({"decorrelated", "hinged", "regularised"})
-"""Losses that compare the patterns of a batch with one another: they are no means over its patterns."""
+# Losses that compare the patterns of a batch with one another: they are no means over its patterns.
+BATCH_LOSSES = frozenset({"decorrelated", "hinged", "regularised"})
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,9 @@ def _mean_of_trusted(values: Float[Tensor, "b 1 y x"], good: Bool[Tensor, "*b y 
     return (values * good).sum() / good.expand_as(values).sum().clamp(min=1)
 
 
-TINY = 1e-8
-"""Added to a variance before it is divided by."""
-
-DEAD = 1e-8
-"""Variance of a latent below which it says nothing."""
-
-STEEP = 1e-4
-"""Variance below which the gradient of its inverse does not grow further."""
+VARIANCE_EPSILON = 1e-8  # added to a variance before it is divided by
+DEAD_LATENT_VARIANCE = 1e-8  # variance of a latent below which it says nothing
+MIN_GRADIENT_VARIANCE = 1e-4  # variance below which the gradient of its inverse does not grow further
 
 
 class ContrastiveLoss(nn.Module):
@@ -150,10 +145,10 @@ class ContrastiveLoss(nn.Module):
 
     def forward(self, embeddings: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
         """Compare; nothing for fewer than two patterns."""
-        with alone(embeddings):
+        with disable_autocast(embeddings):
             if len(embeddings) < 2:
-                return _nothing(embeddings)
-            return functional.relu(_pairs(full(embeddings)) - self.margin).mean()
+                return _make_zero_loss(embeddings)
+            return functional.relu(_compute_cosines(to_full_precision(embeddings)) - self.margin).mean()
 
 
 class DivergenceLoss(nn.Module):
@@ -169,13 +164,13 @@ class DivergenceLoss(nn.Module):
 
     def forward(self, embeddings: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
         """Invert variances; nothing for fewer than two patterns."""
-        with alone(embeddings):
+        with disable_autocast(embeddings):
             if len(embeddings) < 2:
-                return _nothing(embeddings)
-            variance = full(embeddings).var(0)
-            slope = (variance.detach().clamp_min(STEEP) + TINY) ** -2
+                return _make_zero_loss(embeddings)
+            variance = to_full_precision(embeddings).var(0)
+            slope = (variance.detach().clamp_min(MIN_GRADIENT_VARIANCE) + VARIANCE_EPSILON) ** -2
             fall = -slope * variance
-            return (1 / (variance.detach() + TINY) + fall - fall.detach()).mean()
+            return (1 / (variance.detach() + VARIANCE_EPSILON) + fall - fall.detach()).mean()
 
 
 def compute_seed_loss(
@@ -211,8 +206,11 @@ def compute_seed_loss(
         raise BadInput("loss: x_hat", tuple(x_hat.shape), f"must have the shape of x, {tuple(x.shape)}")
     if z.ndim != 2 or len(z) != len(x):
         raise BadInput("loss: z", tuple(z.shape), f"must be the latents of these {len(x)} patterns, (b, k)")
-    with alone(z):
-        mse, act = (full(x_hat) - full(x)).square().mean(), full(z).abs().mean()
+    with disable_autocast(z):
+        mse, act = (
+            (to_full_precision(x_hat) - to_full_precision(x)).square().mean(),
+            to_full_precision(z).abs().mean(),
+        )
         sim, div = ContrastiveLoss()(z), DivergenceLoss()(z)
         total = mse + lambda_act * act + lambda_sim * sim + lambda_div * div
     return {"total": total, "mse": mse, "act": act, "sim": sim, "div": div}
@@ -231,10 +229,10 @@ def variance_hinge(embeddings: Float[Tensor, "b k"], /, *, gamma: float = 1.0) -
         >>> variance_hinge(torch.zeros(5, 3)).item().__round__(3)
         0.99
     """
-    with alone(embeddings):
+    with disable_autocast(embeddings):
         if len(embeddings) < 2:
-            return _nothing(embeddings)
-        return functional.relu(gamma - (full(embeddings).var(0) + 1e-4).sqrt()).mean()
+            return _make_zero_loss(embeddings)
+        return functional.relu(gamma - (to_full_precision(embeddings).var(0) + 1e-4).sqrt()).mean()
 
 
 def decorrelation(embeddings: Float[Tensor, "b k"], /) -> Float[Tensor, ""]:
@@ -246,10 +244,10 @@ def decorrelation(embeddings: Float[Tensor, "b k"], /) -> Float[Tensor, ""]:
         >>> decorrelation(torch.tensor([[1.0, 1.0], [-1.0, -1.0]])).item()
         4.0
     """
-    with alone(embeddings):
+    with disable_autocast(embeddings):
         if len(embeddings) < 2:
-            return _nothing(embeddings)
-        centred = full(embeddings) - full(embeddings).mean(0)
+            return _make_zero_loss(embeddings)
+        centred = to_full_precision(embeddings) - to_full_precision(embeddings).mean(0)
         covariance = centred.T @ centred / (len(centred) - 1)
         return (covariance.square().sum() - covariance.diagonal().square().sum()) / len(covariance)
 
@@ -261,10 +259,10 @@ def cosine(embeddings: Float[Tensor, "b k"], /) -> Float[Tensor, ""]:
         >>> cosine(torch.eye(3)).item(), round(cosine(-torch.ones(2, 3)).item(), 4)
         (0.0, 1.0)
     """
-    with alone(embeddings):
+    with disable_autocast(embeddings):
         if len(embeddings) < 2:
-            return _nothing(embeddings)
-        return _pairs(full(embeddings)).square().mean()
+            return _make_zero_loss(embeddings)
+        return _compute_cosines(to_full_precision(embeddings)).square().mean()
 
 
 def poisson_deviance(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) -> Float[Tensor, ""]:
@@ -280,41 +278,42 @@ def poisson_deviance(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) 
         >>> poisson_deviance(torch.full((3,), 4.0), torch.full((3,), 4.0)).item()
         0.0
     """
-    return deviances(rate, counts).mean()
+    return compute_deviances(rate, counts).mean()
 
 
-def deviances(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) -> Float[Tensor, "*n"]:
+def compute_deviances(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) -> Float[Tensor, "*n"]:
     """What each pixel adds to `poisson_deviance`; arguments as there.
 
     Example:
-        >>> deviances(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])).tolist()
+        >>> compute_deviances(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])).tolist()
         [2.0, 0.0]
     """
-    with alone(rate):
-        wanted, found = full(counts), full(rate).clamp_min(1e-6)
+    with disable_autocast(rate):
+        wanted, found = to_full_precision(counts), to_full_precision(rate).clamp_min(1e-6)
         share = torch.where(wanted > 0, wanted / found, torch.ones_like(found))
         return 2 * (wanted * share.log() - (wanted - found))
 
 
-def noise_deviance(rate: Float[Tensor, "*n"], /) -> Float[Tensor, "*n"]:
-    """The mean of `deviances` where counts are Poisson of this rate: what shot noise alone leaves.
+def compute_noise_deviance(rate: Float[Tensor, "*n"], /) -> Float[Tensor, "*n"]:
+    """The mean of `compute_deviances` where counts are Poisson of this rate: what shot noise alone leaves.
 
     It is one for many counts, 1.09 at three, and falls to nothing where hardly anything is counted, so a
     deviance says how right a rate is only over this.
 
     Example:
-        >>> [round(value, 2) for value in noise_deviance(torch.tensor([0.01, 0.3, 3.0, 100.0])).tolist()]
+        >>> rates = torch.tensor([0.01, 0.3, 3.0, 100.0])
+        >>> [round(value, 2) for value in compute_noise_deviance(rates).tolist()]
         [0.09, 0.84, 1.09, 1.0]
     """
-    grid, mean = _left_by_noise()
-    place = (full(rate).clamp(1e-6, 1e3).log10() + 6) * ((len(grid) - 1) / 9)
+    grid, mean = _tabulate_noise_deviance()
+    place = (to_full_precision(rate).clamp(1e-6, 1e3).log10() + 6) * ((len(grid) - 1) / 9)
     low = place.floor().long().clamp(0, len(grid) - 2)
     table = torch.from_numpy(mean).to(place)
     return torch.lerp(table[low], table[low + 1], place - low)
 
 
 @lru_cache(maxsize=1)
-def _left_by_noise() -> tuple[np.ndarray, np.ndarray]:
+def _tabulate_noise_deviance() -> tuple[np.ndarray, np.ndarray]:
     """Rates from 1e-6 to 1e3, evenly spread on a log scale, and the mean deviance of their counts."""
     from scipy.stats import poisson
 
@@ -328,29 +327,33 @@ def _left_by_noise() -> tuple[np.ndarray, np.ndarray]:
     return rates, np.array(mean)
 
 
-def dead(embeddings: Float[Tensor, "b k"], /) -> int:
+def count_dead_latents(embeddings: Float[Tensor, "b k"], /) -> int:
     """Latents that are the same for all patterns of a batch.
 
     Example:
-        >>> dead(torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.0, 2.0]]))
+        >>> count_dead_latents(torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.0, 2.0]]))
         2
     """
-    return int((full(embeddings.detach()).var(0, correction=0) < DEAD).sum())
+    return int((to_full_precision(embeddings.detach()).var(0, correction=0) < DEAD_LATENT_VARIANCE).sum())
 
 
-def alone(values: Tensor, /) -> AbstractContextManager[object]:
+def disable_autocast(values: Tensor, /) -> AbstractContextManager[object]:
     """Autocast is off within: sums of squares need more than half precision."""
     kind = values.device.type
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
-def _nothing(embeddings: Tensor) -> Tensor:
+def _make_zero_loss(embeddings: Tensor) -> Tensor:
     """Zero that gradients go through."""
-    return full(embeddings).sum() * 0
+    return to_full_precision(embeddings).sum() * 0
 
 
-def _pairs(embeddings: Float[Tensor, "b k"]) -> Float[Tensor, " pairs"]:
+def _compute_cosines(embeddings: Float[Tensor, "b k"]) -> Float[Tensor, " pairs"]:
     """Cosines between the latents of each pair of patterns, each pair once."""
     unit = functional.normalize(embeddings, dim=1, eps=1e-6)
     row, column = torch.triu_indices(len(unit), len(unit), 1, device=unit.device)
     return (unit @ unit.T)[row, column]
+
+
+# old names, until callers are renamed
+alone = disable_autocast

@@ -17,14 +17,14 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import device
 from phaseloom.physics.fourier import mirror_through_zero
 
-__all__ = ["Drawing", "Manner", "few_of"]
+__all__ = ["AutoencoderObjective", "PatternPresentation", "select_few"]
 
-BEGUN, NUMBERS = 4096, 2**24
+MAX_CALIBRATION_PATTERNS, MAX_CALIBRATION_PIXELS = 4096, 2**24
 """Patterns, and pixels of them all, that statistics and principal components are taken from at most."""
 
 
 @dataclass(frozen=True)
-class Manner:
+class PatternPresentation:
     """How patterns are shown to a network.
 
     Attributes:
@@ -40,10 +40,10 @@ class Manner:
     seed: int = 0
 
 
-PLAIN = Manner()
+DEFAULT_PRESENTATION = PatternPresentation()
 
 
-class Drawing:
+class AutoencoderObjective:
     """Numbers of patterns, through an autoencoder, to losses by name.
 
     Gradients decide the mode: with them the network trains, without them it is asked. Pixels that are not
@@ -55,7 +55,7 @@ class Drawing:
         scan: whose patterns these are.
         losses: by name.
         few: patterns that statistics are taken from.
-        manner: see `Manner`.
+        manner: see `PatternPresentation`.
         epoch: counts as part of the seed while the network learns.
         usual: ``(y, x)`` mean pattern.
         highest: counts that are one for networks without a scale of their own.
@@ -69,14 +69,14 @@ class Drawing:
         losses: Mapping[str, Any],
         few: np.ndarray,
         *,
-        manner: Manner = PLAIN,
+        manner: PatternPresentation = DEFAULT_PRESENTATION,
     ):
         self.net, self.scan, self.losses, self.few = net, scan, dict(losses), few
         self.manner, self.epoch = manner, 0
-        self.usual, self.highest = _usual(scan, few)
+        self.usual, self.highest = _compute_mean_and_peak(scan, few)
         self.good = torch.from_numpy(scan.mask)
         if manner.halves:
-            _whole(scan, few)
+            _require_whole_counts(scan, few)
 
     def counts(self, index: np.ndarray, /) -> Tensor:
         """Patterns ``(b, 1, y, x)`` on the device of the network."""
@@ -102,7 +102,7 @@ class Drawing:
             counts = self.counts(index)
             return counts, counts
         whole = np.asarray(self.scan.counts[index]) * self.scan.mask
-        tossed = [_half(*one, (self.manner.seed, 23, epoch)) for one in zip(whole, index, strict=True)]
+        tossed = [_draw_half(*one, (self.manner.seed, 23, epoch)) for one in zip(whole, index, strict=True)]
         first = np.stack(tossed).astype(np.float32)
         parts = (first, whole.astype(np.float32) - first)
         given, wanted = (np.where(self.scan.mask, part, self.usual / 2) for part in parts)
@@ -123,7 +123,7 @@ class Drawing:
         given, wanted = self.shown(index, epoch=self.epoch if learning else 0)
         good = self.good.to(given.device)
         if learning and self.manner.turned:
-            given, wanted, good = _turned(self, given, wanted, good, index)
+            given, wanted, good = _turn_batch(self, given, wanted, good, index)
         patterns = self.taken(given)
         with self._running():
             latents = self.net.embed(patterns)
@@ -160,8 +160,8 @@ class Drawing:
         return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
 
 
-def _turned(
-    lesson: Drawing, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
+def _turn_batch(
+    lesson: AutoencoderObjective, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch and its trusted pixels, each pattern turned by what the detector allows: by its number."""
     ways = turns.allowed(lesson.scan.geometry)
@@ -175,18 +175,18 @@ def _turned(
     return out
 
 
-def few_of(numbers: np.ndarray, scan: Scan4D, /) -> np.ndarray:
+def select_few(numbers: np.ndarray, scan: Scan4D, /) -> np.ndarray:
     """Some of many patterns, from all over, that fit into memory.
 
     Args:
         numbers: of patterns.
         scan: that they are of.
     """
-    most = min(BEGUN, max(NUMBERS // scan.mask.size, 64), len(numbers))
+    most = min(MAX_CALIBRATION_PATTERNS, max(MAX_CALIBRATION_PIXELS // scan.mask.size, 64), len(numbers))
     return numbers[np.linspace(0, len(numbers) - 1, most).astype(int)]
 
 
-def _usual(scan: Scan4D, few: np.ndarray) -> tuple[np.ndarray, float]:
+def _compute_mean_and_peak(scan: Scan4D, few: np.ndarray) -> tuple[np.ndarray, float]:
     """Mean of some patterns, untrusted pixels as those across, or dark; the highest count of trusted ones."""
     total, highest = np.zeros(scan.counts.shape[1:]), 0.0
     for start in range(0, len(few), 256):
@@ -198,14 +198,18 @@ def _usual(scan: Scan4D, few: np.ndarray) -> tuple[np.ndarray, float]:
     return np.where(scan.mask, mean, mirrored).astype(np.float32), highest or 1.0
 
 
-def _half(pattern: np.ndarray, number: int, seed: tuple[int, ...]) -> np.ndarray:
+def _draw_half(pattern: np.ndarray, number: int, seed: tuple[int, ...]) -> np.ndarray:
     """Counts of a pattern, each kept by the toss of a coin, the same for a seed and a number."""
     return np.random.default_rng((*seed, int(number))).binomial(pattern.astype(np.int64), 0.5)
 
 
-def _whole(scan: Scan4D, few: np.ndarray) -> None:
+def _require_whole_counts(scan: Scan4D, few: np.ndarray) -> None:
     """Refuse to toss coins for what are no counts."""
     patterns = np.asarray(scan.counts[few[:64]]) * scan.mask
     if (patterns < 0).any() or (patterns != np.rint(patterns)).any():
         fix = "are no whole numbers of electrons, so they cannot be parted: scale them to counts, or leave it"
         raise BadInput("halves", "patterns", fix)
+
+
+# old names, until callers are renamed
+Drawing = AutoencoderObjective

@@ -9,19 +9,19 @@ from pydantic import Field
 from torch import nn
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.block_split import Parts, blocks, runs
-from phaseloom.embedding.losses import COMPARING
+from phaseloom.embedding.block_split import BlockSplit, make_batches, split_blocks
+from phaseloom.embedding.losses import BATCH_LOSSES
 from phaseloom.embedding.networks.autoencoder import LinearAutoencoder, PatternAutoencoder
-from phaseloom.embedding.objective import Drawing, Manner, few_of
+from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentation, select_few
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.updates import held_out
-from phaseloom.learning.trainer import Course, fresh, placed
+from phaseloom.learning.trainer import NetworkTraining, require_new_folder, start_progress
 from phaseloom.runs.scan_recipe import Scanned, parted
 from phaseloom.spec import Call, part
 
-__all__ = ["Autoencode", "Drawing", "Encoding", "few_of"]
+__all__ = ["Autoencode", "AutoencoderTraining"]
 
 
 class Autoencode(Scanned):
@@ -79,7 +79,7 @@ class Autoencode(Scanned):
     title: str = ""
 
 
-class Encoding(Course):
+class AutoencoderTraining(NetworkTraining):
     """A training on the patterns of a scan, which leaves an autoencoder behind.
 
     Attributes:
@@ -89,28 +89,28 @@ class Encoding(Course):
 
     kind, within = Autoencode, 0.0
     recipe: Autoencode
-    lesson: Drawing
+    lesson: AutoencoderObjective
     net: PatternAutoencoder
 
     def __init__(self, recipe: Autoencode, directory: Path | None, scan: Scan4D | None = None):
         super().__init__(recipe, directory)
         self.scan = recipe.scan(scan)
         shares = {"validation": recipe.validation, "test": recipe.test}
-        self.parts: Parts = blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
+        self.parts: BlockSplit = split_blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
         losses = {loss.name: loss.partial() for loss in recipe.losses}
-        manner = Manner(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
-        few = few_of(self.parts.train, self.scan)
-        self.lesson = Drawing(self.net, parted(self.scan, known=few), losses, few, manner=manner)
+        manner = PatternPresentation(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
+        few = select_few(self.parts.train, self.scan)
+        self.lesson = AutoencoderObjective(self.net, parted(self.scan, known=few), losses, few, manner=manner)
         self.lesson.begin()
         team().agree(self.net)
-        self.progress = fresh(recipe, self.net)
+        self.progress = start_progress(recipe, self.net)
 
     @classmethod
     def begin(
         cls, recipe: Autoencode, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
     ) -> Self:
-        """A new training, on the recipe's file or a scan in memory; errors as of `Course.begin`."""
-        return cls(recipe.rooted(Path.cwd()), placed(directory), scan).begun()
+        """A new training, on the recipe's file or a scan in memory; errors as of `NetworkTraining.begin`."""
+        return cls(recipe.rooted(Path.cwd()), require_new_folder(directory), scan).begun()
 
     def __iter__(self) -> Iterator[Epoch]:
         if isinstance(self.net, LinearAutoencoder):
@@ -123,7 +123,7 @@ class Encoding(Course):
         if not self.recipe.losses or any(loss.when for loss in self.recipe.losses):
             raise BadInput("losses", None, "must be one at least, there in every epoch: the first one judges")
         for loss in self.recipe.losses:
-            if team().count > 1 and loss.name in COMPARING:
+            if team().count > 1 and loss.name in BATCH_LOSSES:
                 fix = "compares the patterns of a batch, which several processes share: use one process"
                 raise BadInput("losses", loss.name, fix)
         return self.recipe.model()
@@ -143,9 +143,13 @@ class Encoding(Course):
     def batches(self, epoch: int, /) -> Sequence[Any]:
         """Runs of neighbours from all over the part that is learned from."""
         self.lesson.epoch = epoch
-        return runs(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
+        return make_batches(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
 
     def held(self) -> Sequence[Any]:
         """The part that decides when to stop."""
         held = self.parts.validation
         return [held[start : start + self.recipe.batch] for start in range(0, len(held), self.recipe.batch)]
+
+
+# old names, until callers are renamed
+Encoding = AutoencoderTraining

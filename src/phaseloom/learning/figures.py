@@ -12,16 +12,16 @@ from phaseloom.plot.style import DASHES, PALETTE, colour_bar, frame, image, limi
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves", "samples"]
+__all__ = ["plot_losses", "plot_predictions"]
 
 
-def curves(history: Sequence[Mapping[str, Any]], /) -> Figure:
+def plot_losses(history: Sequence[Mapping[str, Any]], /) -> Figure:
     """Losses of each epoch by their terms, that of what is held out, and the rate.
 
     Example:
         >>> events = [{"number": n, "terms": {"contrast": 1 / n}, "holdout": 2 / n, "rates": {"net": 0.1}}
         ...           for n in (1, 2, 3)]
-        >>> len(curves(events).axes)
+        >>> len(plot_losses(events).axes)
         2
     """
     figure = page(6.4, 5.0)
@@ -44,7 +44,7 @@ def curves(history: Sequence[Mapping[str, Any]], /) -> Figure:
     return figure
 
 
-def samples(
+def plot_predictions(
     images: Sequence[np.ndarray],
     phases: Sequence[np.ndarray],
     names: Sequence[str],
@@ -72,3 +72,7 @@ def samples(
             look = {"title": title, "cmap": colours, "vmin": bottom, "vmax": top}
             colour_bar(axis, image(axis, what, pixel=(pixel, pixel), **look), "rad")
     return figure
+
+
+# old names, until callers are renamed
+curves = plot_losses

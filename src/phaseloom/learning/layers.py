@@ -13,35 +13,28 @@ from torch.utils.checkpoint import checkpoint
 
 from phaseloom.errors import BadInput
 
-__all__ = ["Block", "Embedding", "FiLM", "Grid", "Intake", "Places", "Plain", "UNet", "extent", "full"]
+__all__ = ["AttentionBlock", "FiLM", "NoConditioning", "PatternEmbedding", "PatternIntake"]
+__all__ += ["PositionEncoding", "ScanTransformer", "UNet", "count_image_pixels", "to_full_precision"]
 
-PIXELS = 5
-"""Pixels of the image to a step of the scan."""
-
-MARGIN = 5
-"""Pixels of the image beyond the first probe, and the last."""
-
-OPTICS = 8
-"""Numbers that tell a network of the optics and the dose."""
-
-CHUNK = 2**22
-"""Pixels of patterns that are embedded at a time where memory is to be saved."""
-
-FAINT = 0.1
-"""Share of the mean spread below which no pixel is spread out further: dark ones hold noise alone."""
+PIXELS_PER_STEP = 5  # pixels of the image to a step of the scan
+MARGIN_PIXELS = 5  # pixels of the image beyond the first probe, and the last
+OPTICS_NUMBERS = 8  # numbers that tell a network of the optics and the dose
+PIXELS_AT_ONCE = 2**22  # pixels of patterns that are embedded at a time where memory is to be saved
+# Share of the mean spread below which no pixel is spread out further: dark ones hold noise alone.
+MIN_SPREAD_SHARE = 0.1
 
 
-def extent(probes: int, /) -> int:
+def count_image_pixels(probes: int, /) -> int:
     """Pixels of the image of so many probes in a row.
 
     Example:
-        >>> extent(14), extent(50)
+        >>> count_image_pixels(14), count_image_pixels(50)
         (76, 256)
     """
-    return PIXELS * (probes - 1) + 2 * MARGIN + 1
+    return PIXELS_PER_STEP * (probes - 1) + 2 * MARGIN_PIXELS + 1
 
 
-class Intake(nn.Module):
+class PatternIntake(nn.Module):
     """Patterns as fractions of the incident beam, made numbers of order one.
 
     A pixel holds ``sqrt(fraction * pixels)``, the amplitude relative to a beam spread evenly over the
@@ -54,7 +47,7 @@ class Intake(nn.Module):
         mean, spread: ``(y, x)``; zero and one until `calibrate`.
 
     Example:
-        >>> Intake(4)(torch.full((1, 4, 4), 1 / 16)).unique().tolist()
+        >>> PatternIntake(4)(torch.full((1, 4, 4), 1 / 16)).unique().tolist()
         [1.0]
     """
 
@@ -99,18 +92,18 @@ class Intake(nn.Module):
         if not spread.any():
             raise BadInput("patterns", None, "are all the same: calibrate with patterns of specimens")
         self.mean.copy_(amplitude.mean(0))
-        self.spread.copy_(spread.clamp_min(FAINT * float(spread.square().mean().sqrt())))
+        self.spread.copy_(spread.clamp_min(MIN_SPREAD_SHARE * float(spread.square().mean().sqrt())))
 
 
-class Embedding(nn.Module):
-    """One pattern to ``D`` numbers: an `Intake`, and a body that takes images of one channel.
+class PatternEmbedding(nn.Module):
+    """One pattern to ``D`` numbers: a `PatternIntake`, and a body that takes images of one channel.
 
     With ``frugal`` patterns are embedded some at a time and their activations are computed again in the
     backward pass. Batch norms then see the patterns that go together as their batch; their running means
     are moved once.
     """
 
-    def __init__(self, intake: Intake, body: nn.Module, *, frugal: bool):
+    def __init__(self, intake: PatternIntake, body: nn.Module, *, frugal: bool):
         super().__init__()
         self.intake, self.body, self.frugal = intake, body, frugal
 
@@ -120,16 +113,16 @@ class Embedding(nn.Module):
         graph = torch.is_grad_enabled()
         if graph and not self.frugal:
             return self.body(images)
-        chunks = images.split(max(1, CHUNK // images[0].numel()))
+        chunks = images.split(max(1, PIXELS_AT_ONCE // images[0].numel()))
         return torch.cat([self._again(chunk) if graph else self.body(chunk) for chunk in chunks])
 
     def _again(self, images: Tensor) -> Tensor:
-        contexts = lambda: (nullcontext(), _still(self.body))  # noqa: E731 - what checkpoint asks for
+        contexts = lambda: (nullcontext(), _freeze_running_means(self.body))  # noqa: E731 - what checkpoint asks for
         return checkpoint(self.body, images, use_reentrant=False, context_fn=contexts)  # type: ignore[return-value]
 
 
 @contextmanager
-def _still(body: nn.Module) -> Iterator[None]:
+def _freeze_running_means(body: nn.Module) -> Iterator[None]:
     """Running means stay as they are: a pass that is repeated must not move them twice."""
     norms = [(part, part.momentum) for part in body.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm, _ in norms:
@@ -141,7 +134,7 @@ def _still(body: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-class Places(nn.Module):
+class PositionEncoding(nn.Module):
     """Sines and cosines of places in a plane, ``width`` numbers each, times a learned gain.
 
     A quarter of the numbers are sines along y, and so on; wavelengths go from ``shortest`` to ``longest``
@@ -153,7 +146,7 @@ class Places(nn.Module):
         longest: wavelength.
 
     Example:
-        >>> Places(8, shortest=4.0, longest=400.0)(torch.zeros(5, 2)).shape
+        >>> PositionEncoding(8, shortest=4.0, longest=400.0)(torch.zeros(5, 2)).shape
         torch.Size([5, 8])
     """
 
@@ -183,7 +176,7 @@ class FiLM(nn.Module):
 
     def __init__(self, width: int, *, hidden: int = 64):
         super().__init__()
-        self.read = nn.Linear(OPTICS, hidden)
+        self.read = nn.Linear(OPTICS_NUMBERS, hidden)
         self.write = nn.Linear(hidden, 2 * width)
         for value in self.write.parameters():
             nn.init.zeros_(value)
@@ -195,7 +188,7 @@ class FiLM(nn.Module):
         return tokens * (1 + gain) + offset
 
 
-class Plain(nn.Module):
+class NoConditioning(nn.Module):
     """In place of `FiLM` where a network is not told of the optics."""
 
     def forward(self, tokens: Float[Tensor, "b t d"], optics: Float[Tensor, "b 8"]) -> Float[Tensor, "b t d"]:
@@ -203,7 +196,7 @@ class Plain(nn.Module):
         return tokens
 
 
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     """Attention and a perceptron, each after a layer norm and added to what came in.
 
     Args:
@@ -229,7 +222,7 @@ class Block(nn.Module):
         return tokens + self.think(self.after(tokens))
 
 
-class Grid(nn.Module):
+class ScanTransformer(nn.Module):
     """A transformer over the tokens of a square window of a scan, and one token of no place before them.
 
     Each token is told its place in the window, by a learned table, and its place in the scan, in angstrom.
@@ -238,7 +231,7 @@ class Grid(nn.Module):
         entry: from the width of embeddings to that of the blocks.
         first: the token before the others ``(1, 1, d)``.
         table: of places in the window ``(1, 1 + n * n, d)``.
-        films: one for each block, `FiLM` or `Plain`.
+        films: one for each block, `FiLM` or `NoConditioning`.
         blocks: tokens in, tokens (or a tuple of them) out.
         norm: over what leaves the last block.
         step: of the scan, angstrom.
@@ -260,7 +253,7 @@ class Grid(nn.Module):
         self.entry, self.first, self.table = entry, first, table
         self.films, self.blocks, self.norm, self.step = films, blocks, norm, step
         self.window = math.isqrt(table.shape[1] - 1)
-        self.places = Places(table.shape[-1], shortest=2 * step, longest=200 * step)
+        self.places = PositionEncoding(table.shape[-1], shortest=2 * step, longest=200 * step)
 
     def forward(
         self,
@@ -303,12 +296,13 @@ class UNet(nn.Module):
     def __init__(self, maps: int, *, width: int, depth: int):
         super().__init__()
         wide = [width * 2**level for level in range(depth + 1)]
-        self.enter = _pair(maps, width)
+        self.enter = _make_double_convolution(maps, width)
         self.down = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 2, stride=2), _pair(b, b)) for a, b in pairwise(wide)
+            nn.Sequential(nn.Conv2d(a, b, 2, stride=2), _make_double_convolution(b, b))
+            for a, b in pairwise(wide)
         )
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * a, a, 2, stride=2) for a in wide[-2::-1])
-        self.join = nn.ModuleList(_pair(2 * a, a) for a in wide[-2::-1])
+        self.join = nn.ModuleList(_make_double_convolution(2 * a, a) for a in wide[-2::-1])
         self.leave = nn.Conv2d(width, 1, 3, padding=1)
         for value in self.leave.parameters():
             nn.init.zeros_(value)
@@ -327,12 +321,16 @@ class UNet(nn.Module):
         return self.leave(state)[..., :height, :width]
 
 
-def _pair(before: int, after: int) -> nn.Sequential:
+def _make_double_convolution(before: int, after: int) -> nn.Sequential:
     first, second = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
     norms = [nn.GroupNorm(math.gcd(8, after), after) for _ in range(2)]
     return nn.Sequential(first, norms[0], nn.GELU(), second, norms[1], nn.GELU())
 
 
-def full(value: Tensor, /) -> Tensor:
+def to_full_precision(value: Tensor, /) -> Tensor:
     """At least single precision: what sums over overlaps and transforms needs, also under autocast."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+# old names, until callers are renamed
+full = to_full_precision

@@ -14,10 +14,10 @@ from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.runs.folder import keep_events, keep_recipe
 from phaseloom.spec import load_yaml
 
-__all__ = ["Course", "fresh", "placed"]
+__all__ = ["NetworkTraining", "require_new_folder", "start_progress"]
 
 
-class Course:
+class NetworkTraining:
     """A training that can be watched, stopped, resumed, and that leaves a network behind.
 
     Iterating runs it, one `Epoch` at a time. The directory holds ``run.yaml``, and after every epoch
@@ -45,7 +45,7 @@ class Course:
         torch.manual_seed(recipe.seed)
         where = device.chosen(recipe.device)
         self.net = team().joined(self.network().to(where))
-        self.progress = fresh(recipe, self.net)
+        self.progress = start_progress(recipe, self.net)
 
     @classmethod
     def begin(cls, recipe: Any, directory: Path | str | None = None, /) -> Self:
@@ -54,7 +54,7 @@ class Course:
         Raises:
             BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
         """
-        return cls(recipe, placed(directory)).begun()
+        return cls(recipe, require_new_folder(directory)).begun()
 
     def begun(self) -> Self:
         """The same, ready to learn, its recipe in the folder."""
@@ -103,7 +103,7 @@ class Course:
         )
         try:
             for epoch in epochs:
-                _remember(self)
+                _save_epoch(self)
                 yield epoch
         finally:
             self.close()
@@ -136,7 +136,7 @@ class Course:
         """Let go of what only a training in progress needs."""
 
 
-def _remember(course: Course) -> None:
+def _save_epoch(course: NetworkTraining) -> None:
     """Keep what an epoch has found, in the history and in the folder."""
     if state := course.state():
         course.progress.history[-1]["state"] = state
@@ -145,13 +145,13 @@ def _remember(course: Course) -> None:
         keep_events(course.progress.history, course.directory)
 
 
-def fresh(recipe: Any, net: nn.Module, /) -> Progress:
+def start_progress(recipe: Any, net: nn.Module, /) -> Progress:
     """The beginning of a fit, for the parameters that a network has now."""
     groups = optimizers.groups({"net": [*net.parameters()]}, {"net": recipe.rate})
     return Progress(net, recipe.optimizer(groups))
 
 
-def placed(directory: Path | str | None, /) -> Path | None:
+def require_new_folder(directory: Path | str | None, /) -> Path | None:
     """The folder of a new run, for the one of several processes that writes.
 
     Raises:
@@ -161,3 +161,8 @@ def placed(directory: Path | str | None, /) -> Path | None:
     if folder is not None and (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder, or resume it")
     return folder
+
+
+# old names, until callers are renamed
+Course = NetworkTraining
+placed = require_new_folder

@@ -9,14 +9,12 @@ from torch import Tensor
 
 __all__ = ["MIN_COUNTS_OF_ELECTRONS", "PatternMisfit", "measure_pattern_misfit"]
 
+# Counts in a pattern below which they are not taken for electrons, so without counting noise.
 MIN_COUNTS_OF_ELECTRONS = 50
-"""Counts in a pattern below which they are not taken for electrons, so without counting noise."""
-
+# Standard errors by which patterns must differ from each other before a model can be judged.
 MIN_STANDARD_ERRORS = 5.0
-"""Standard errors by which patterns must differ from each other before a model can be judged."""
-
+# Of the mean intensity, added to that of each pixel where it is weighted: dark pixels hold noise only.
 DARK_PIXEL_SHARE = 0.1
-"""Of the mean intensity, added to that of each pixel where it is weighted: dark pixels hold noise only."""
 
 
 @dataclass(frozen=True)

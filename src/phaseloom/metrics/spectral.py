@@ -12,15 +12,8 @@ from numpy.typing import ArrayLike
 from phaseloom.errors import BadInput
 from phaseloom.metrics.mixed_states import fidelity
 
-__all__ = [
-    "Bands",
-    "ScanSpectrum",
-    "band_correlation",
-    "band_fidelity",
-    "bands",
-    "scan_spectrum",
-    "snr_threshold",
-]
+__all__ = ["Bands", "ScanSpectrum", "band_correlation", "band_fidelity", "divide_bands", "scan_spectrum"]
+__all__ += ["snr_threshold"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +56,7 @@ class ScanSpectrum:
     value: np.ndarray
 
 
-def bands(
+def divide_bands(
     shape: tuple[int, int],
     /,
     *,
@@ -84,7 +77,7 @@ def bands(
         BadInput: no bands, or an unknown limit.
 
     Example:
-        >>> bands((8, 8), count=3).counts.astype(int).tolist()
+        >>> divide_bands((8, 8), count=3).counts.astype(int).tolist()
         [1, 8, 20]
     """
     if count < 1:
@@ -107,14 +100,14 @@ def band_correlation(a: ArrayLike, b: ArrayLike, /, parts: Bands) -> np.ndarray:
     Args:
         a: ``(y, x)``, real or complex.
         b: the same shape.
-        parts: `bands` of that shape.
+        parts: `divide_bands` of that shape.
 
     Raises:
         BadInput: shapes differ.
 
     Example:
         >>> image = np.random.default_rng(0).normal(size=(16, 17))
-        >>> values = band_correlation(1j * image, image, bands((16, 17), count=4))
+        >>> values = band_correlation(1j * image, image, divide_bands((16, 17), count=4))
         >>> bool(np.allclose(values, 1j))
         True
     """
@@ -136,14 +129,14 @@ def band_fidelity(a: ArrayLike, b: ArrayLike, /, parts: Bands) -> np.ndarray:
     Args:
         a: modes ``(mode, y, x)``, complex.
         b: modes in the same window; any number of them.
-        parts: `bands` of the window.
+        parts: `divide_bands` of the window.
 
     Raises:
         BadInput: windows differ.
 
     Example:
         >>> modes = np.random.default_rng(0).normal(size=(2, 9, 8))
-        >>> band_fidelity(modes, 3 * modes[::-1], bands((9, 8), count=2)).round(6).tolist()
+        >>> band_fidelity(modes, 3 * modes[::-1], divide_bands((9, 8), count=2)).round(6).tolist()
         [1.0, 1.0]
     """
     first, second = (np.fft.fft2(np.asarray(modes)) for modes in (a, b))
@@ -194,7 +187,7 @@ def scan_spectrum(
         positions: ``(shot, 2)`` in the unit of the pixel.
         pixel: of the exit wave, (y, x): the window is ``shape * pixel``.
         mask: ``(y, x)``, true where the detector is to be trusted; default: everywhere.
-        count: how many `bands`.
+        count: how many `divide_bands`.
 
     Raises:
         BadInput: positions on a line, which enclose no area, or shapes that do not fit.
@@ -211,14 +204,14 @@ def scan_spectrum(
         shapes = (pattern.shape, trusted.shape, places.shape)
         raise BadInput("scan_spectrum", shapes, "must be a pattern (y, x), its mask and positions (shot, 2)")
     window = pattern.size * pixel[0] * pixel[1]
-    pattern = np.where(trusted, pattern, 0) * (window / _hull(places))
-    parts = bands((pattern.shape[0], pattern.shape[1]), count=count, pixel=pixel)
+    pattern = np.where(trusted, pattern, 0) * (window / _measure_hull(places))
+    parts = divide_bands((pattern.shape[0], pattern.shape[1]), count=count, pixel=pixel)
     pixels = parts.total(trusted.astype(float))
     value = np.divide(parts.total(pattern), pixels, out=np.full(count, np.nan), where=pixels > 0)
     return ScanSpectrum(pattern, parts.edges, value)
 
 
-def _hull(places: np.ndarray) -> float:
+def _measure_hull(places: np.ndarray) -> float:
     """Area of the convex hull of points."""
     from scipy.spatial import ConvexHull
 
@@ -228,3 +221,7 @@ def _hull(places: np.ndarray) -> float:
             "scan_spectrum.positions", None, "lie on a line and enclose no area: use a mean pattern"
         )
     return float(ConvexHull(places / spread[0]).volume) * float(spread[0]) ** 2
+
+
+# old names, until callers are renamed
+bands = divide_bands

@@ -9,36 +9,41 @@ import torch
 from torch import nn
 
 from phaseloom.fitting import device
-from phaseloom.metrics.phase import Agreement, agreement
-from phaseloom.retrieval.networks.end_to_end import reading
-from phaseloom.retrieval.prediction import NUMBERS, TOLERANCE
+from phaseloom.metrics.phase import Agreement, measure_agreement
+from phaseloom.retrieval.networks.end_to_end import make_scan_network
+from phaseloom.retrieval.prediction import DEFAULT_TOLERANCE, OPTICS_NAMES
 from phaseloom.retrieval.recipe import Train
-from phaseloom.retrieval.training_samples import NOISELESS, Scene, drawn
+from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan, draw_counts
 from phaseloom.simulation.experiment import told
 from phaseloom.spec import to_yaml
 from phaseloom.version import __version__
 
-__all__ = ["DOSES", "RIM", "card", "image", "scores"]
+__all__ = ["EVALUATION_DOSES", "RIM_PIXELS", "evaluate_network", "make_card", "predict_image"]
 
-DOSES = (NOISELESS, 1e5, 1e4, 3e3)
-"""Electrons per pattern at which networks are judged; the first stands for no counting noise."""
-
-RIM = 8
-"""Pixels at the edges of an image that no probe surrounds, left out of every score."""
+# Electrons per pattern at which networks are judged; the first stands for no counting noise.
+EVALUATION_DOSES = (NOISELESS_DOSE, 1e5, 1e4, 3e3)
+RIM_PIXELS = 8  # pixels at the edges of an image that no probe surrounds, left out of every score
 
 
 @torch.no_grad()
-def image(net: nn.Module, scene: Scene, dose: float = NOISELESS, /, *, seed: int = 0) -> np.ndarray:
+def predict_image(
+    net: nn.Module, scene: TrainingScan, dose: float = NOISELESS_DOSE, /, *, seed: int = 0
+) -> np.ndarray:
     """What a network makes of a whole scan at a dose, ``(y, x)`` radian."""
     net.eval()
     where = device.of(net)
-    patterns = drawn(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
+    patterns = draw_counts(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
     optics = torch.from_numpy(told(scene.experiment, dose))
     return net(patterns[None].to(where), optics[None].to(where))[0].float().cpu().numpy()
 
 
-def scores(
-    net: nn.Module, scenes: Sequence[Scene], /, *, doses: Sequence[float] = DOSES, seed: int = 0
+def evaluate_network(
+    net: nn.Module,
+    scenes: Sequence[TrainingScan],
+    /,
+    *,
+    doses: Sequence[float] = EVALUATION_DOSES,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Mean agreement with the truth over scans, by dose.
 
@@ -52,14 +57,20 @@ def scores(
     for dose in doses:
         found: list[Agreement] = []
         for number, scene in enumerate(scenes):
-            seen = image(net, scene, dose, seed=seed + number)
-            found.append(agreement(seen, scene.phase.numpy(), rim=RIM))
-        out["noiseless" if dose >= NOISELESS else f"{dose:g}"] = asdict(Agreement.mean(found))
+            seen = predict_image(net, scene, dose, seed=seed + number)
+            found.append(measure_agreement(seen, scene.phase.numpy(), rim=RIM_PIXELS))
+        out["noiseless" if dose >= NOISELESS_DOSE else f"{dose:g}"] = asdict(Agreement.mean(found))
     return out
 
 
-def card(
-    recipe: Train, net: nn.Module, unseen: Sequence[Scene], seen: Sequence[Scene], /, *, epochs: int = 0
+def make_card(
+    recipe: Train,
+    net: nn.Module,
+    unseen: Sequence[TrainingScan],
+    seen: Sequence[TrainingScan],
+    /,
+    *,
+    epochs: int = 0,
 ) -> dict[str, Any]:
     """What a network says of itself when it is opened again.
 
@@ -71,16 +82,23 @@ def card(
         epochs: of the training.
     """
     first = unseen[0].experiment
-    numbers = np.stack([told(scene.experiment, NOISELESS) for scene in (*unseen, *seen)])
-    spread = np.abs(numbers - told(first, NOISELESS)).max(0)
-    near = {name: most + float(more) for name, most, more in zip(NUMBERS, TOLERANCE, spread, strict=True)}
+    numbers = np.stack([told(scene.experiment, NOISELESS_DOSE) for scene in (*unseen, *seen)])
+    spread = np.abs(numbers - told(first, NOISELESS_DOSE)).max(0)
+    near = {
+        name: most + float(more)
+        for name, most, more in zip(OPTICS_NAMES, DEFAULT_TOLERANCE, spread, strict=True)
+    }
     near.pop("dose")
     return {
         "experiment": asdict(first),
         "tolerance": near,
         "doses": [recipe.doses[0], None],
         "recipe": to_yaml(recipe.resolved()),
-        "scores": {} if recipe.stage == "stitching" else scores(reading(net), unseen),
+        "scores": {} if recipe.stage == "stitching" else evaluate_network(make_scan_network(net), unseen),
         "epochs": epochs,
         "version": __version__,
     }
+
+
+# old names, until callers are renamed
+image = predict_image

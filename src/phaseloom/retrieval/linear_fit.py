@@ -13,23 +13,24 @@ from phaseloom.fitting.distributed import team
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.ptycho.beam_optics import optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.retrieval.evaluate import card
-from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery
-from phaseloom.retrieval.prediction import measured
-from phaseloom.retrieval.preprocessing import raster
-from phaseloom.retrieval.recipe import Making, Train
-from phaseloom.retrieval.training_samples import NOISELESS, Pool, Scene, drawn
+from phaseloom.retrieval.evaluate import make_card
+from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
+from phaseloom.retrieval.prediction import measure_semiangle
+from phaseloom.retrieval.raster import find_raster
+from phaseloom.retrieval.recipe import SampleSimulator, Train
+from phaseloom.retrieval.training_samples import NOISELESS_DOSE, SamplePool, TrainingScan, draw_counts
 from phaseloom.runs.folder import keep_recipe
 from phaseloom.spec import Call
 from phaseloom.units import ANGLE, ENERGY, LENGTH
 
-__all__ = ["FEW", "NOISY", "fitted", "microscope_of", "solved"]
+__all__ = ["NOISY_SCANS_PER_DOSE", "SCANS_FOR_ONE_PROBE", "fit_linear_network", "get_microscope"]
+__all__ += ["solve_linear"]
 
-NOISY = 20
-"""Scans that each dose with counting noise is fitted to; noise varies more than they do."""
+# Scans that each dose with counting noise is fitted to; noise varies more than they do.
+NOISY_SCANS_PER_DOSE = 20
 
 
-def solved(net: LinearRecovery, scenes: Sequence[Scene], /, *, seed: int = 0) -> dict[str, Any]:
+def solve_linear(net: LinearRecovery, scenes: Sequence[TrainingScan], /, *, seed: int = 0) -> dict[str, Any]:
     """Fit a linear network to scans in place, each of its doses; what that took.
 
     Args:
@@ -41,32 +42,32 @@ def solved(net: LinearRecovery, scenes: Sequence[Scene], /, *, seed: int = 0) ->
         The CPU seconds of the fit, and the scans of each dose.
     """
     began = time.process_time()
-    net.components.calibrate(torch.cat([_some(scene) for scene in scenes[::3]]))
+    net.components.calibrate(torch.cat([_sample_patterns(scene) for scene in scenes[::3]]))
     used = {}
     for number, dose in enumerate(net.doses.tolist()):
-        few = scenes if dose >= CLEAN else scenes[:NOISY]
-        net.solve(number, _pairs(few, 1e4 * 10 ** (3 * dose), seed + number))
+        few = scenes if dose >= NOISELESS_DOSE_NUMBER else scenes[:NOISY_SCANS_PER_DOSE]
+        net.solve(number, _draw_pairs(few, 1e4 * 10 ** (3 * dose), seed + number))
         used[f"{1e4 * 10 ** (3 * dose):.3g}"] = len(few)
     return {"cpu_seconds": time.process_time() - began, "scans": used}
 
 
-def _pairs(scenes: Sequence[Scene], dose: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _draw_pairs(scenes: Sequence[TrainingScan], dose: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     for scene in scenes:
-        dose = NOISELESS if dose > 0.99 * NOISELESS else dose
-        yield drawn(scene.roots.float().square(), dose, generator)[None], scene.phase[None]
+        dose = NOISELESS_DOSE if dose > 0.99 * NOISELESS_DOSE else dose
+        yield draw_counts(scene.roots.float().square(), dose, generator)[None], scene.phase[None]
 
 
-def _some(scene: Scene) -> Tensor:
+def _sample_patterns(scene: TrainingScan) -> Tensor:
     """One pattern in six of a scan, to take statistics from."""
     return scene.roots[::2, ::3].float().square().flatten(0, 1)
 
 
-FEW = {"scans": 100, "unseen": 8}
-"""Scans that are simulated for a probe at hand: enough in about a minute."""
+# Scans that are simulated for a probe at hand: enough in about a minute.
+SCANS_FOR_ONE_PROBE = {"scans": 100, "unseen": 8}
 
 
-def microscope_of(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str, Any]:
+def get_microscope(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str, Any]:
     """The microscope of a training for the energy, the step and the probe of a scan.
 
     Args:
@@ -81,13 +82,13 @@ def microscope_of(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str
     if "defocus" not in optics.aberrations:
         fix = "is not said, and what a network learns depends on it: --set probe.from_patterns.defocus='90 A'"
         raise BadInput("probe: defocus", None, fix)
-    lattice = raster(scan)
+    lattice = find_raster(scan)
     if abs(lattice.step[0] / lattice.step[1] - 1) > 0.02:
         steps = " and ".join(LENGTH.show(step) for step in lattice.step)
         raise BadInput("scan: step", steps, "differ along rows and columns: linear wants one step for both")
     knobs = {
         "energy": ENERGY.show(scan.geometry.energy),
-        "semiangle": ANGLE.show(measured(scan, optics.semiangle)),
+        "semiangle": ANGLE.show(measure_semiangle(scan, optics.semiangle)),
         "defocus": f"{optics.aberrations['defocus']:.6g} A",
         "step": f"{lattice.step[0]:.6g} A",
     }
@@ -98,7 +99,7 @@ def microscope_of(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str
     return {"fixed": {**rest, **knobs, "aberrations": named or None}}
 
 
-def fitted(
+def fit_linear_network(
     recipe: Train, directory: Path | str, /, *, said: Callable[[str], None] = lambda text: None
 ) -> tuple[Path, dict[str, Any]]:
     """Solve a linear network and leave it in a folder.
@@ -121,12 +122,18 @@ def fitted(
         raise BadInput("train linear: model", recipe.model.name, "is not solved but trained: train patches")
     if (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder")
-    pool = Pool(Making(recipe.specimen, recipe.microscope, recipe.seed))
+    pool = SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed))
     scenes, judges = (team().each(pool.__getitem__, few) for few in (range(recipe.scans), recipe.judges()))
-    cost = solved(net, scenes, seed=recipe.seed)
+    cost = solve_linear(net, scenes, seed=recipe.seed)
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
-    told = card(recipe, net, judges, scenes) | {"fit": cost}
+    told = make_card(recipe, net, judges, scenes) | {"fit": cost}
     if team().first:
         keep_recipe(recipe, folder)
-        pretrained.save(net, folder / pretrained.FILE, told)
-    return folder / pretrained.FILE, told
+        pretrained.save_network(net, folder / pretrained.NETWORK_FILE, told)
+    return folder / pretrained.NETWORK_FILE, told
+
+
+# old names, until callers are renamed
+microscope_of = get_microscope
+fitted = fit_linear_network
+FEW = SCANS_FOR_ONE_PROBE

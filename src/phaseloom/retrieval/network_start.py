@@ -6,16 +6,16 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.weight_files import find
+from phaseloom.learning.weight_files import find_network
 from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.ptycho.transmission import Kind, PixelObject
 from phaseloom.retrieval.prediction import predict
 
-__all__ = ["predicted"]
+__all__ = ["predict_object"]
 
 
-def predicted(
+def predict_object(
     canvas: Canvas,
     scan: Scan4D,
     optics: Optics,
@@ -40,9 +40,9 @@ def predicted(
     Raises:
         BadInput: no such network, or a scan that it was not trained for.
     """
-    path = find(model)
-    card = {"name": path.stem, **pretrained.card(path)}
-    seen = predict(pretrained.load(path), card, scan, optics, dose=dose)
+    path = find_network(model)
+    card = {"name": path.stem, **pretrained.load_card(path)}
+    seen = predict(pretrained.load_network(path), card, scan, optics, dose=dose)
     phase = torch.from_numpy(seen.phase)
     start = torch.ones(1, 1, *canvas.shape, dtype=torch.complex64)
     thing = PixelObject(start, kind, (), canvas)

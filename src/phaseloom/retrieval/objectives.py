@@ -15,28 +15,29 @@ from torch import Tensor, nn
 from phaseloom.errors import BadInput
 from phaseloom.fitting import device
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.retrieval.losses import Seen
+from phaseloom.retrieval.losses import PredictedBatch
 from phaseloom.retrieval.networks import stitching
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.networks.linear import ScanRecovery
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
 from phaseloom.retrieval.networks.stitching import PhaseStitchingNet
-from phaseloom.retrieval.training_samples import Picked, Views, views
+from phaseloom.retrieval.training_samples import ViewBatch, ViewSelection, cut_views
 from phaseloom.simulation.experiment import PER_STEP
 
-__all__ = ["Assembling", "Lesson", "Reading", "Spoiled", "Whole", "loaded"]
+__all__ = ["EndToEndObjective", "PatchDegradation", "PatchObjective", "RetrievalObjective"]
+__all__ += ["StitchingObjective", "load_stage_network"]
 
-Loss = Callable[[Seen], Tensor]
+Loss = Callable[[PredictedBatch], Tensor]
 
-KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+# The networks of each step.
+STAGE_NETWORKS: dict[str, tuple[type[nn.Module], ...]] = {
     "patches": (PatchRecoveryNet, ScanRecovery),
     "stitching": (PhaseStitchingNet,),
     "end-to-end": (EndToEnd,),
 }
-"""The networks of each step."""
 
 
-class Lesson:
+class RetrievalObjective:
     """Views that were picked, through a network, to losses by name.
 
     Gradients decide the mode: with them the network trains, without them it is asked. Losses are computed
@@ -59,21 +60,21 @@ class Lesson:
     ):
         self.net, self.scenes, self.losses, self.precision = net, scenes, dict(losses), precision
 
-    def __call__(self, these: Picked) -> dict[str, Tensor]:
+    def __call__(self, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of a batch."""
         self.net.train(torch.is_grad_enabled())
         where = device.of(self.net)
-        batch = views(self.scenes, these).to(where)
+        batch = cut_views(self.scenes, these).to(where)
         terms = self.terms(batch, these)
         return {name: value.float() for name, value in terms.items()}
 
-    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+    def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses by name."""
         raise NotImplementedError
 
-    def judged(self, image: Tensor, batch: Views) -> dict[str, Tensor]:
+    def judged(self, image: Tensor, batch: ViewBatch) -> dict[str, Tensor]:
         """Every loss of an image."""
-        seen = Seen(image.float(), batch.phase, batch.patterns, batch.experiments)
+        seen = PredictedBatch(image.float(), batch.phase, batch.patterns, batch.experiments)
         return {name: loss(seen) for name, loss in self.losses.items()}
 
     def running(self) -> AbstractContextManager[Any]:
@@ -83,17 +84,17 @@ class Lesson:
         return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
 
 
-class Reading(Lesson):
+class PatchObjective(RetrievalObjective):
     """Step one: the patterns of a window to the phase under it."""
 
-    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+    def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the patch."""
         with self.running():
             image = self.net(batch.patterns, batch.optics, batch.coordinates)
         return self.judged(image, batch)
 
 
-class Whole(Lesson):
+class EndToEndObjective(RetrievalObjective):
     """Step three: the patterns of a scan to its image; patches on the way are judged too.
 
     Attributes:
@@ -102,21 +103,21 @@ class Whole(Lesson):
 
     share = 0.5
 
-    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+    def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the image, and of its patches together."""
         net = self.net
         assert isinstance(net, EndToEnd)
         with self.running():
             patches, places = net.patches(batch.patterns, batch.optics)
             image = net.stitching(patches, places, (batch.phase.shape[-2], batch.phase.shape[-1]))
-        wanted = _cut(batch.phase, places, patches.shape[-1])
-        few = Seen(patches.flatten(0, 1).float(), wanted.flatten(0, 1), batch.patterns, ())
+        wanted = _cut_patches(batch.phase, places, patches.shape[-1])
+        few = PredictedBatch(patches.flatten(0, 1).float(), wanted.flatten(0, 1), batch.patterns, ())
         own = [loss(few) for name, loss in self.losses.items() if name != "physics"]
         return self.judged(image, batch) | {"patches": self.share * torch.stack(own).sum()}
 
 
 @dataclass(frozen=True)
-class Spoiled:
+class PatchDegradation:
     """How true patches are spoiled, as those of a network will be; each number is drawn from zero to it.
 
     Attributes:
@@ -141,28 +142,30 @@ class Spoiled:
         spread = patches.std((-2, -1), keepdim=True)
         wander = torch.randn(patches.shape, generator=generator).to(patches)
         soft = self.blur * random(*count, 1, 1)
-        out = _soft(patches, soft) + self.noise * random(*count, 1, 1) * spread * _soft(wander, 0.7 + soft)
+        out = _blur_patches(patches, soft) + self.noise * random(*count, 1, 1) * spread * _blur_patches(
+            wander, 0.7 + soft
+        )
         out = out + self.constant * torch.randn(*count, 1, 1, generator=generator).to(patches)
         return torch.where(random(*count, 1, 1) < self.lost, torch.zeros_like(out), out)
 
 
-class Assembling(Lesson):
+class StitchingObjective(RetrievalObjective):
     """Step two: true patches, spoiled, to the image that they were cut from.
 
     Attributes:
         probes: along an edge of a window.
         stride: probes from a window to the next.
-        spoiled: see `Spoiled`.
+        spoiled: see `PatchDegradation`.
     """
 
-    probes, stride, spoiled = 14, 9, Spoiled()
+    probes, stride, spoiled = 14, 9, PatchDegradation()
 
-    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+    def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the image."""
         rows, cols = batch.patterns.shape[1:3]
-        first = stitching.windows(rows, cols, self.probes, self.stride)
+        first = stitching.list_windows(rows, cols, self.probes, self.stride)
         places = torch.tensor(first, dtype=torch.float32, device=batch.phase.device)[None] * PER_STEP
-        true = _cut(batch.phase, places, PER_STEP * (self.probes + 1) + 1)
+        true = _cut_patches(batch.phase, places, PER_STEP * (self.probes + 1) + 1)
         given = [self._spoiled(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
         with self.running():
             shape = (batch.phase.shape[-2], batch.phase.shape[-1])
@@ -173,7 +176,7 @@ class Assembling(Lesson):
         return self.spoiled(patches[None], torch.Generator().manual_seed(int(seed)))[0]
 
 
-def loaded(path: Path, knob: str, stage: str, /) -> nn.Module:
+def load_stage_network(path: Path, knob: str, stage: str, /) -> nn.Module:
     """The network of a file, for a step.
 
     Args:
@@ -184,20 +187,20 @@ def loaded(path: Path, knob: str, stage: str, /) -> nn.Module:
     Raises:
         BadInput: one of another step.
     """
-    net, kinds = pretrained.load(path), KINDS[stage]
+    net, kinds = pretrained.load_network(path), STAGE_NETWORKS[stage]
     if not isinstance(net, kinds):
         fix = f"holds a {type(net).__name__}, here a {kinds[0].__name__} is wanted: name its file"
         raise BadInput(f"train: {knob}", str(path), fix)
     return net
 
 
-def _cut(phase: Tensor, places: Tensor, size: int) -> Tensor:
+def _cut_patches(phase: Tensor, places: Tensor, size: int) -> Tensor:
     """Patches ``(b, k, y, x)`` of images at whole places, those of one scan for all."""
     corners: Sequence[Sequence[int]] = places[0].round().long().tolist()
     return torch.stack([phase[:, y : y + size, x : x + size] for y, x in corners], 1)
 
 
-def _soft(patches: Tensor, width: Tensor) -> Tensor:
+def _blur_patches(patches: Tensor, width: Tensor) -> Tensor:
     """Patches after a Gaussian blur of a width each, pixels, by way of their transforms."""
     y = torch.fft.fftfreq(patches.shape[-2], device=patches.device)[:, None]
     x = torch.fft.rfftfreq(patches.shape[-1], device=patches.device)

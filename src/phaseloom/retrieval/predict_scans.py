@@ -19,7 +19,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.weight_files import find, fingerprint
+from phaseloom.learning.weight_files import find_network, hash_network
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.plot import style as canvas
 from phaseloom.ptycho import objects, probes, scans
@@ -28,45 +28,33 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.prediction import Prediction, predict
-from phaseloom.retrieval.preprocessing import trusted
+from phaseloom.retrieval.preprocessing import mask_hot_pixels
 from phaseloom.runs.parallel_map import crew, one_thread, spread
 from phaseloom.spec import to_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LITTLE", "Outcome", "misfit", "missing", "picture", "predicted", "predictions", "write"]
+__all__ = ["MIN_EXPLAINED_SHARE", "ScanPrediction", "find_missing", "measure_misfit", "plot_prediction"]
+__all__ += ["predict_missing", "predict_scan", "write_prediction"]
 
 log = logging.getLogger(__name__)
 
-CHECKED = 1000
-"""Patterns that the prediction is held against, at most."""
-
-FEWER = 25
-"""Patterns up to which those at the rim of a scan are taken too."""
-
-HELD = 2**24
-"""Pixels of all of them, at most."""
-
-REACH = 1.5
-"""Semiangles up to which patterns are compared."""
-
-LITTLE = 0.9
-"""Share explained, below which a prediction should be doubted; right ones have 0.97 and more."""
+MAX_CHECKED_PATTERNS = 1000  # patterns that the prediction is held against, at most
+MAX_PATTERNS_WITH_RIM = 25  # patterns up to which those at the rim of a scan are taken too
+MAX_CHECKED_PIXELS = 2**24  # pixels of all of them, at most
+MAX_SEMIANGLES = 1.5  # semiangles up to which patterns are compared
+# Share explained, below which a prediction should be doubted; right ones have 0.97 and more.
+MIN_EXPLAINED_SHARE = 0.9
 
 
-PATTERNS_AT_ONCE = 64
-"""Patterns that are modelled together."""
-
-MIN_PROBE_WINDOW = 48
-"""Pixels of the window of the probe, at least."""
-
-MIN_MODEL_SEMIANGLES = 3.5
-"""Semiangles that the model reaches over, at least, from edge to edge."""
+PATTERNS_AT_ONCE = 64  # patterns that are modelled together
+MIN_PROBE_WINDOW = 48  # pixels of the window of the probe, at least
+MIN_MODEL_SEMIANGLES = 3.5  # semiangles that the model reaches over, at least, from edge to edge
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class ScanPrediction:
     """A prediction with what came of it.
 
     Attributes:
@@ -86,7 +74,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-def predicted(recipe: Reconstruct, /, *, model: str | Path, dose: float | None = None) -> Outcome:
+def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | None = None) -> ScanPrediction:
     """Predict the phase of the data of a recipe, whose file, preparation and probe are what is used of it.
 
     Args:
@@ -97,18 +85,20 @@ def predicted(recipe: Reconstruct, /, *, model: str | Path, dose: float | None =
     Raises:
         BadInput: no such model, or data that it was not trained for.
     """
-    path = find(model)
-    net, card = pretrained.load(path), pretrained.card(path)
+    path = find_network(model)
+    net, card = pretrained.load_network(path), pretrained.load_card(path)
     card = {**card, "name": card.get("name") or path.stem}
     scan = recipe.scan()
     prediction = predict(net, card, scan, optics_of(recipe.probe), dose=dose)
-    found, doubts = _compared(prediction, scan)
+    found, doubts = _check_prediction(prediction, scan)
     made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
-    return Outcome(prediction, found, card, recipe, made, doubts)
+    return ScanPrediction(prediction, found, card, recipe, made, doubts)
 
 
 @torch.no_grad()
-def misfit(prediction: Prediction, scan: Scan4D, /, *, most: int = CHECKED) -> PatternMisfit:
+def measure_misfit(
+    prediction: Prediction, scan: Scan4D, /, *, most: int = MAX_CHECKED_PATTERNS
+) -> PatternMisfit:
     """Hold a prediction against the patterns around the middle of its scan, beside no object at all.
 
     Hot pixels are left out, as in the prediction.
@@ -121,33 +111,33 @@ def misfit(prediction: Prediction, scan: Scan4D, /, *, most: int = CHECKED) -> P
     Raises:
         BadInput: a beam that the detector cannot hold.
     """
-    scan, _ = trusted(scan)
-    few = scan.select(_inner(scan, most))
+    scan, _ = mask_hot_pixels(scan)
+    few = scan.select(_select_inner(scan, most))
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))], np.float32))
-    few = _roomy(few, prediction.semiangle)
-    model, measured = _modelled(prediction, few), torch.from_numpy(few.counts)
+    few = _enlarge_detector(few, prediction.semiangle)
+    model, measured = _make_model(prediction, few), torch.from_numpy(few.counts)
     parts = torch.arange(len(few)).split(PATTERNS_AT_ONCE)
     expected = torch.cat([model.detector.display(model(part)) for part in parts])
     bare = model.detector.display(model.detector.background())
     return measure_pattern_misfit(
-        expected, measured, bare, few.mask & _within(few.geometry, REACH * prediction.semiangle)
+        expected, measured, bare, few.mask & _find_within(few.geometry, MAX_SEMIANGLES * prediction.semiangle)
     )
 
 
-def write(outcome: Outcome, folder: Path, /) -> list[Path]:
+def write_prediction(outcome: ScanPrediction, folder: Path, /) -> list[Path]:
     """Leave ``prediction.h5``, ``prediction.png``, and with tifffile ``prediction.tif`` in a folder."""
     import importlib.util
 
     paths = [folder / "prediction.h5", folder / "prediction.png"]
     _write_h5(outcome, paths[0])
-    plot.save(picture(outcome.prediction), paths[1])
+    plot.save(plot_prediction(outcome.prediction), paths[1])
     if importlib.util.find_spec("tifffile") is not None:
         paths.append(folder / "prediction.tif")
         _write_tiff(outcome.prediction, paths[2])
     return paths
 
 
-def picture(prediction: Prediction, /) -> "Figure":
+def plot_prediction(prediction: Prediction, /) -> "Figure":
     """The phase with scale bar and colour bar."""
     figure = canvas.page(6.4, 5.2)
     axes, phase = figure.subplots(), prediction.phase
@@ -158,10 +148,10 @@ def picture(prediction: Prediction, /) -> "Figure":
     return figure
 
 
-def _compared(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisfit | None, list[str]]:
+def _check_prediction(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisfit | None, list[str]]:
     """The misfit, and what it makes doubtful."""
     try:
-        found = misfit(prediction, scan)
+        found = measure_misfit(prediction, scan)
     except BadInput as problem:
         return None, [f"the prediction cannot be held against the data: {problem}"]
     fix = "check optics, orientation of the detector, unit of the positions, and that counts are electrons"
@@ -170,13 +160,13 @@ def _compared(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisfit | Non
     if found.explained + 3 * found.error <= 0:
         none = "the prediction explains the patterns no better than no object at all: do not believe it"
         return found, [f"{none}; {fix}"]
-    if found.explained + 3 * found.error < LITTLE:
+    if found.explained + 3 * found.error < MIN_EXPLAINED_SHARE:
         part = f"{100 * max(found.explained, 0):.0f} %"
         return found, [f"the prediction explains only {part} of what differs from pattern to pattern: {fix}"]
     return found, []
 
 
-def _modelled(prediction: Prediction, scan: Scan4D) -> Ptychography:
+def _make_model(prediction: Prediction, scan: Scan4D) -> Ptychography:
     """The experiment with the predicted phase as its object, gone on with beyond its edges."""
     light = probes.focused(
         scan,
@@ -195,15 +185,19 @@ def _modelled(prediction: Prediction, scan: Scan4D) -> Ptychography:
     return Ptychography.of(scan, object=thing, probe=light)
 
 
-def _inner(scan: Scan4D, most: int) -> np.ndarray:
+def _select_inner(scan: Scan4D, most: int) -> np.ndarray:
     """The half of the patterns that is farthest from the rim of the scan: what is beyond is not predicted."""
     low, high = scan.positions.min(0), scan.positions.max(0)
     away = np.abs(2 * scan.positions - low - high) / np.maximum(high - low, 1e-9)
-    count = min(most, max(FEWER, len(scan) // 2), max(100, HELD // math.prod(scan.geometry.shape)))
+    count = min(
+        most,
+        max(MAX_PATTERNS_WITH_RIM, len(scan) // 2),
+        max(100, MAX_CHECKED_PIXELS // math.prod(scan.geometry.shape)),
+    )
     return np.sort(np.argsort(away.max(1).round(6), kind="stable")[:count])
 
 
-def _roomy(scan: Scan4D, semiangle: float) -> Scan4D:
+def _enlarge_detector(scan: Scan4D, semiangle: float) -> Scan4D:
     """The scan modelled up to angles that the object scatters to, in a window that the beam fits into."""
     if scan.modelled is not None:
         return scan
@@ -216,7 +210,7 @@ def _roomy(scan: Scan4D, semiangle: float) -> Scan4D:
     return enlarge(scan, to=(rows, columns), match="resample") if finer > 1 else scan
 
 
-def _within(geometry: Geometry, angle: float) -> np.ndarray:
+def _find_within(geometry: Geometry, angle: float) -> np.ndarray:
     """Which detector pixels see less than an angle."""
     y, x = ((np.arange(n) - n // 2) * a for n, a in zip(geometry.shape, geometry.angle, strict=True))
     return np.hypot(y[:, None], x) <= angle
@@ -226,7 +220,7 @@ def _sizes(thing: objects.PixelObject) -> tuple[tuple[int, int], tuple[float, fl
     return thing.canvas.window, thing.canvas.pixel
 
 
-def _write_h5(outcome: Outcome, path: Path) -> None:
+def _write_h5(outcome: ScanPrediction, path: Path) -> None:
     import h5py
 
     made = outcome.prediction
@@ -259,18 +253,18 @@ def _write_tiff(prediction: Prediction, path: Path) -> None:
         tifffile.imwrite(short, prediction.phase, imagej=True, resolution=resolution, metadata={"unit": "nm"})
 
 
-ASKED = "asked.json"
-"""What a prediction is of and how it was made, written last: a folder without it is not finished."""
+# What a prediction is of and how it was made, written last: a folder without it is not finished.
+REQUEST_FILE = "asked.json"
 
 
-def missing(
+def find_missing(
     recipes: Sequence[Reconstruct], folder: Path, /, *, model: str, dose: float | None = None
 ) -> list[Reconstruct]:
     """Those whose prediction is not in the folder yet, or not whole.
 
     Args:
         recipes: of the scans.
-        folder: see `predictions`, as the rest.
+        folder: see `predict_missing`, as the rest.
         model: a network's file, or the name of one of the package.
         dose: electrons in a pattern.
 
@@ -278,10 +272,10 @@ def missing(
         BadInput: two scans of one name, whose predictions would share a folder; a folder that holds the
             prediction of another scan, of data that have changed since, or by another model or settings.
     """
-    return _missing(recipes, folder, {"model": fingerprint(model), "dose": dose})
+    return _find_missing(recipes, folder, {"model": hash_network(model), "dose": dose})
 
 
-def _missing(recipes: Sequence[Reconstruct], folder: Path, by: dict[str, Any]) -> list[Reconstruct]:
+def _find_missing(recipes: Sequence[Reconstruct], folder: Path, by: dict[str, Any]) -> list[Reconstruct]:
     """The same, of a network that is known by its hash."""
     names: dict[str, Path] = {}
     for recipe in recipes:
@@ -289,18 +283,20 @@ def _missing(recipes: Sequence[Reconstruct], folder: Path, by: dict[str, Any]) -
             fix = "would share a folder: name each scan once, and give scans of one name an --out each"
             raise BadInput("predict scans", f"{other} and {recipe.file}", fix)
         names[recipe.file.stem] = recipe.file
-    return [one for one in recipes if not _there(folder / one.file.stem, {**_of(one), **by})]
+    return [
+        one for one in recipes if not _is_complete(folder / one.file.stem, {**_describe_input(one), **by})
+    ]
 
 
-def _there(folder: Path, asked: dict[str, Any]) -> bool:
+def _is_complete(folder: Path, asked: dict[str, Any]) -> bool:
     """Whether the prediction of a scan is there and whole.
 
     Raises:
         BadInput: it is another one.
     """
-    if not ((folder / ASKED).is_file() and (folder / "prediction.h5").is_file()):
+    if not ((folder / REQUEST_FILE).is_file() and (folder / "prediction.h5").is_file()):
         return False
-    told = json.loads((folder / ASKED).read_text(encoding="utf-8"))
+    told = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
     differ = [name for name, value in asked.items() if told.get(name) != value]
     if differ:
         fix = f"is there already with another {', '.join(differ)}: name another --out, or remove that folder"
@@ -308,7 +304,7 @@ def _there(folder: Path, asked: dict[str, Any]) -> bool:
     return True
 
 
-def _of(recipe: Reconstruct) -> dict[str, Any]:
+def _describe_input(recipe: Reconstruct) -> dict[str, Any]:
     """What a prediction is of."""
     file = recipe.file.resolve()
     settings = {name: value for name, value in recipe.given().items() if name not in ("file", "title")}
@@ -320,7 +316,7 @@ def _of(recipe: Reconstruct) -> dict[str, Any]:
     }
 
 
-def predictions(
+def predict_missing(
     recipes: Sequence[Reconstruct],
     folder: Path,
     /,
@@ -343,25 +339,32 @@ def predictions(
         scheduler: address of a Dask scheduler, whose workers see files and folder by the same names.
 
     Raises:
-        BadInput: as of `missing`, or a scheduler that does not answer.
+        BadInput: as of `find_missing`, or a scheduler that does not answer.
     """
-    by = {"model": fingerprint(model), "dose": dose}
-    left = _missing(recipes, folder, by)
-    work = partial(_predicted, folder=folder.resolve(), model=model, by=by)
+    by = {"model": hash_network(model), "dose": dose}
+    left = _find_missing(recipes, folder, by)
+    work = partial(_predict_one, folder=folder.resolve(), model=model, by=by)
     trees = [recipe.model_copy(update={"file": recipe.file.resolve()}) for recipe in left]
     with crew(workers, scheduler) as (team, ahead), closing(spread(work, trees, team, ahead)) as done:
         for recipe, said in done:
             yield recipe.file, said
 
 
-def _predicted(recipe: Reconstruct, *, folder: Path, model: str, by: dict[str, Any]) -> str:
+def _predict_one(recipe: Reconstruct, *, folder: Path, model: str, by: dict[str, Any]) -> str:
     """Predict and write; a sentence when it cannot be."""
     try:
         with one_thread():
-            outcome = predicted(recipe, model=model, dose=by["dose"])
+            outcome = predict_scan(recipe, model=model, dose=by["dose"])
     except BadInput as problem:
         return str(problem)
-    write(outcome, folder / recipe.file.stem)
-    with whole(folder / recipe.file.stem / ASKED) as short:
-        short.write_text(json.dumps({**_of(recipe), **by}, indent=1), encoding="utf-8")
+    write_prediction(outcome, folder / recipe.file.stem)
+    with whole(folder / recipe.file.stem / REQUEST_FILE) as short:
+        short.write_text(json.dumps({**_describe_input(recipe), **by}, indent=1), encoding="utf-8")
     return "; ".join(f"WARN {warning}" for warning in outcome.warnings)
+
+
+# old names, until callers are renamed
+predicted = predict_scan
+write = write_prediction
+missing = find_missing
+predictions = predict_missing

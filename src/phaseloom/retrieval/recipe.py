@@ -11,27 +11,22 @@ from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.retrieval.ground_truth import Geometry
-from phaseloom.retrieval.networks.end_to_end import joined
+from phaseloom.retrieval.networks.end_to_end import join_stages
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
-from phaseloom.retrieval.objectives import loaded
-from phaseloom.retrieval.training_samples import Choice
+from phaseloom.retrieval.objectives import load_stage_network
+from phaseloom.retrieval.training_samples import ViewDistribution
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.scan import Sample, simulated
 from phaseloom.simulation.specimens import held_out
 from phaseloom.spec import Call, Written, part
 
-__all__ = ["Making", "Train"]
+__all__ = ["SampleSimulator", "Train"]
 
 Stage = Literal["patches", "stitching", "end-to-end"]
 
-DRAWS = 200
-"""Specimens that are drawn for one of the wanted side, before giving up."""
-
-WINDOW = 32
-"""Probes along an edge of a view where nothing else says."""
-
-UNSEEN = 0.15
-"""Share of the materials that are kept from training."""
+MAX_SPECIMEN_DRAWS = 200  # specimens that are drawn for one of the wanted side, before giving up
+DEFAULT_WINDOW = 32  # probes along an edge of a view where nothing else says
+HELD_OUT_SHARE = 0.15  # share of the materials that are kept from training
 
 
 class Train(Written):
@@ -117,32 +112,32 @@ class Train(Written):
     def network(self) -> nn.Module:
         """The network of the stage, with the weights that it is to start from."""
         if self.weights is not None:
-            return loaded(self.weights, "weights", self.stage)
+            return load_stage_network(self.weights, "weights", self.stage)
         if self.stage == "patches":
             return self.model()
         if self.stage == "stitching":
             return self.stitching()
         known, second = self.patches, self.stitched
-        first = self.model() if known is None else loaded(known, "patches", "patches")
-        second = self.stitching() if second is None else loaded(second, "stitched", "stitching")
+        first = self.model() if known is None else load_stage_network(known, "patches", "patches")
+        second = self.stitching() if second is None else load_stage_network(second, "stitched", "stitching")
         if not isinstance(first, PatchRecoveryNet):
             fix = "reads whole scans: it needs no stitching, so train it as patches"
             raise BadInput("train: model", type(first).__name__, fix)
-        return joined(first, second)  # type: ignore[arg-type]
+        return join_stages(first, second)  # type: ignore[arg-type]
 
     def judges(self) -> list[int]:
         """Numbers of the samples that are never learned from."""
         return [-1 - number for number in range(self.unseen)]
 
-    def choice(self, net: nn.Module, scan: tuple[int, int], /) -> Choice:
+    def choice(self, net: nn.Module, scan: tuple[int, int], /) -> ViewDistribution:
         """What is drawn for every view of scans of so many probes."""
-        own = net.window if self.stage == "patches" and isinstance(net, PatchRecoveryNet) else WINDOW
+        own = net.window if self.stage == "patches" and isinstance(net, PatchRecoveryNet) else DEFAULT_WINDOW
         window = self.window or (min(own, scan[0]), min(own, scan[1]))
-        return Choice(window, self.doses, self.clean, self.turned)
+        return ViewDistribution(window, self.doses, self.clean, self.turned)
 
 
 @dataclass(frozen=True)
-class Making:
+class SampleSimulator:
     """Samples by their numbers; those of negative ones are of materials that training never sees.
 
     Attributes:
@@ -160,12 +155,16 @@ class Making:
         rng = np.random.default_rng((self.seed, abs(number), int(number < 0)))
         experiment: Experiment = replace(self.microscope(rng), dose=None)
         side = "held out" if number < 0 else "train"
-        knobs = {**self.specimen.values, "part": side, "share": UNSEEN}
+        knobs = {**self.specimen.values, "part": side, "share": HELD_OUT_SHARE}
         call = replace(self.specimen, values=knobs) if self.specimen.name == "prototypes" else self.specimen
-        for _ in range(DRAWS):
+        for _ in range(MAX_SPECIMEN_DRAWS):
             specimen = call(experiment.box, rng)
-            if held_out(specimen.group, UNSEEN) == (number < 0):
+            if held_out(specimen.group, HELD_OUT_SHARE) == (number < 0):
                 return simulated(specimen, experiment, seed=int(rng.integers(2**62)))
         raise BadInput(
             f"specimen: {call.name}", None, f"has no materials that are {side}: give it more of them"
         )
+
+
+# old names, until callers are renamed
+Making = SampleSimulator

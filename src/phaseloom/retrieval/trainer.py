@@ -16,28 +16,36 @@ from phaseloom.fitting.schedule import Every
 from phaseloom.fitting.updates import in_pieces
 from phaseloom.learning import figures as training_figures
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.trainer import Course
-from phaseloom.retrieval.evaluate import card, image
-from phaseloom.retrieval.linear_fit import solved
-from phaseloom.retrieval.networks.end_to_end import EndToEnd, reading
-from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery
+from phaseloom.learning.trainer import NetworkTraining
+from phaseloom.retrieval.evaluate import make_card, predict_image
+from phaseloom.retrieval.linear_fit import solve_linear
+from phaseloom.retrieval.networks.end_to_end import EndToEnd, make_scan_network
+from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
 from phaseloom.retrieval.networks.tiny import TinyRecovery
-from phaseloom.retrieval.objectives import Assembling, Lesson, Reading, Whole
-from phaseloom.retrieval.recipe import UNSEEN, Making, Stage, Train
-from phaseloom.retrieval.training_samples import Picked, Pool, Stored, picked
+from phaseloom.retrieval.objectives import (
+    EndToEndObjective,
+    PatchObjective,
+    RetrievalObjective,
+    StitchingObjective,
+)
+from phaseloom.retrieval.recipe import HELD_OUT_SHARE, SampleSimulator, Stage, Train
+from phaseloom.retrieval.training_samples import SamplePool, StoredSamples, ViewSelection, draw_views
 from phaseloom.runs.parallel_map import settled
 from phaseloom.spec import Call
 
-__all__ = ["Training", "pictures"]
+__all__ = ["RetrievalTraining", "save_figures"]
 
-LESSONS: dict[str, type[Lesson]] = {"patches": Reading, "stitching": Assembling, "end-to-end": Whole}
+STAGE_OBJECTIVES: dict[str, type[RetrievalObjective]] = {
+    "patches": PatchObjective,
+    "stitching": StitchingObjective,
+    "end-to-end": EndToEndObjective,
+}
 
-BEGUN = 100
-"""Scans from which a network takes its statistics before it learns."""
+CALIBRATION_SCANS = 100  # scans from which a network takes its statistics before it learns
 
 
-class Training(Course):
+class RetrievalTraining(NetworkTraining):
     """A training on simulated scans, which leaves a network that reads phases behind.
 
     Attributes:
@@ -50,13 +58,13 @@ class Training(Course):
 
     kind = Train
     recipe: Train
-    lesson: Lesson
+    lesson: RetrievalObjective
 
     def __init__(self, recipe: Train, directory: Path | None):
         super().__init__(recipe, directory)
-        self.pool = _pool(recipe)
-        losses = _due(recipe.losses, 1)
-        self.lesson = LESSONS[recipe.stage](self.net, self.pool, losses, precision=recipe.precision)
+        self.pool = _make_pool(recipe)
+        losses = _select_losses(recipe.losses, 1)
+        self.lesson = STAGE_OBJECTIVES[recipe.stage](self.net, self.pool, losses, precision=recipe.precision)
 
     def network(self) -> nn.Module:
         """That of the step, if there is something to learn by something."""
@@ -106,10 +114,10 @@ class Training(Course):
         """The views of an epoch, in batches, whose scans are simulated as they are needed."""
         parts = self._parts(epoch)
         self.pool.hold([*self.numbers(epoch), *self.recipe.judges()])
-        self.pool.expect([*_read(parts), *self.recipe.judges()])
+        self.pool.expect([*_list_scans(parts), *self.recipe.judges()])
         if epoch < self.recipe.epochs:
-            self.pool.expect(_read(self._parts(epoch + 1)))
-        self.lesson.losses = _due(self.recipe.losses, epoch)
+            self.pool.expect(_list_scans(self._parts(epoch + 1)))
+        self.lesson.losses = _select_losses(self.recipe.losses, epoch)
         return parts
 
     def _parts(self, epoch: int) -> list[Any]:
@@ -118,60 +126,60 @@ class Training(Course):
         parts = self._picked(recipe.views, self.numbers(epoch), epoch).split(recipe.batch)
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
-    def held(self) -> list[Picked]:
+    def held(self) -> list[ViewSelection]:
         """Views that are never learned from, the same after every epoch."""
         recipe = self.recipe
         return [
             *self._picked(4 * recipe.unseen, self.recipe.judges(), 0).split(recipe.pieces or recipe.batch)
         ]
 
-    def _picked(self, count: int, numbers: Sequence[int], epoch: int) -> Picked:
+    def _picked(self, count: int, numbers: Sequence[int], epoch: int) -> ViewSelection:
         """Views of some samples, drawn for an epoch."""
         shape = self.pool[-1].experiment.scan
         choice = self.recipe.choice(self.net, shape)
-        return picked(count, numbers, shape, choice, seed=(self.recipe.seed, epoch))
+        return draw_views(count, numbers, shape, choice, seed=(self.recipe.seed, epoch))
 
     def prepared(self) -> None:
         """What a network takes from patterns such as will come before it learns, unless it has learned."""
         if team().first:
-            _prepare(self)
+            _prepare_network(self)
         team().agree(self.net)
 
     def finish(self) -> tuple[Path | None, dict[str, Any]]:
         """Write the network with its card; the file, and the card."""
         unseen, seen = (
-            [self.pool[n] for n in few] for few in (self.recipe.judges(), self.numbers(1)[:BEGUN])
+            [self.pool[n] for n in few] for few in (self.recipe.judges(), self.numbers(1)[:CALIBRATION_SCANS])
         )
-        said = card(self.recipe, self.net, unseen, seen, epochs=self.progress.epoch)
-        path = None if self.directory is None else self.directory / pretrained.FILE
-        return None if path is None else pretrained.save(self.net, path, said), said
+        said = make_card(self.recipe, self.net, unseen, seen, epochs=self.progress.epoch)
+        path = None if self.directory is None else self.directory / pretrained.NETWORK_FILE
+        return None if path is None else pretrained.save_network(self.net, path, said), said
 
 
-def pictures(training: Training, /, *, most: int = 3) -> list[Path]:
+def save_figures(training: RetrievalTraining, /, *, most: int = 3) -> list[Path]:
     """Figures of a training in its folder: its course, and what it makes of unseen scans."""
     if training.directory is None:
         return []
     paths = [training.directory / "curves.png"]
-    plot.save(training_figures.curves(training.progress.history), paths[0])
+    plot.save(training_figures.plot_losses(training.progress.history), paths[0])
     if training.recipe.stage != "stitching":
-        net = reading(training.net)
+        net = make_scan_network(training.net)
         scenes = [training.pool[number] for number in training.recipe.judges()[:most]]
-        seen = [image(net, scene) for scene in scenes]
+        seen = [predict_image(net, scene) for scene in scenes]
         true, names = [scene.phase.numpy() for scene in scenes], [scene.group for scene in scenes]
         paths.append(training.directory / "unseen.png")
-        figure = training_figures.samples(seen, true, names, pixel=scenes[0].experiment.spacing)
+        figure = training_figures.plot_predictions(seen, true, names, pixel=scenes[0].experiment.spacing)
         plot.save(figure, paths[1])
     return paths
 
 
-def _prepare(training: Training) -> None:
+def _prepare_network(training: RetrievalTraining) -> None:
     recipe, net = training.recipe, training.net
     if recipe.weights or recipe.patches or recipe.stage == "stitching":
         return
-    scenes = [training.pool[number] for number in training.numbers(1)[:BEGUN]]
+    scenes = [training.pool[number] for number in training.numbers(1)[:CALIBRATION_SCANS]]
     if isinstance(net, TinyRecovery):
-        first = LinearRecovery(net.patterns, len(net.components.basis), [CLEAN])
-        solved(first, scenes)
+        first = LinearRecovery(net.patterns, len(net.components.basis), [NOISELESS_DOSE_NUMBER])
+        solve_linear(first, scenes)
         net.begin(first)
         return
     reader = net.recovery if isinstance(net, EndToEnd) else net
@@ -180,18 +188,18 @@ def _prepare(training: Training) -> None:
     reader.calibrate(torch.cat(few))
 
 
-def _read(batches: Sequence[Any]) -> list[int]:
+def _list_scans(batches: Sequence[Any]) -> list[int]:
     """Scans that this process will read for some batches."""
     pieces = [piece for batch in batches for piece in in_pieces(batch)]
     return sorted({int(number) for piece in pieces for number in team().share(piece)[0].scenes})
 
 
-def _due(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
+def _select_losses(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
     """The losses of an epoch by name."""
     return {one.name: one.partial() for one in losses if Every(lambda: None, **dict(one.when)).due(epoch)}
 
 
-def _pool(recipe: Train) -> Pool | Stored:
+def _make_pool(recipe: Train) -> SamplePool | StoredSamples:
     """Where the scans come from: files, or simulation here and in other processes."""
     if recipe.stored is not None:
         given, usual = recipe.resolved(), Train.of({}).resolved()
@@ -200,7 +208,12 @@ def _pool(recipe: Train) -> Pool | Stored:
                 raise BadInput(
                     f"train: {name}", None, "is that of the stored set: leave it out, or leave stored out"
                 )
-        return Stored(recipe.stored, UNSEEN, recipe.geometry)
+        return StoredSamples(recipe.stored, HELD_OUT_SHARE, recipe.geometry)
     workers, spawn = recipe.workers, get_context("spawn")
     processes = ProcessPoolExecutor(workers, mp_context=spawn, initializer=settled) if workers else None
-    return Pool(Making(recipe.specimen, recipe.microscope, recipe.seed), processes)
+    return SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed), processes)
+
+
+# old names, until callers are renamed
+Training = RetrievalTraining
+pictures = save_figures

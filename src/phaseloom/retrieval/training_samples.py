@@ -13,38 +13,22 @@ from torch import Tensor
 
 from phaseloom.data.orientations import turned
 from phaseloom.errors import BadInput
-from phaseloom.retrieval.ground_truth import Geometry, commensurate, seed_crop
+from phaseloom.retrieval.ground_truth import Geometry, crop_as_seed, resample_to_steps
 from phaseloom.simulation.experiment import PER_STEP, Experiment, image_shape, told
 from phaseloom.simulation.samples import SampleSet
 from phaseloom.simulation.scan import Sample
 from phaseloom.simulation.specimens import held_out
 
-__all__ = [
-    "LANES",
-    "NOISELESS",
-    "Choice",
-    "Maker",
-    "Picked",
-    "Pool",
-    "Scene",
-    "Stored",
-    "Views",
-    "drawn",
-    "labelled",
-    "lane",
-    "picked",
-    "views",
-]
+__all__ = ["LANE_COUNT", "NOISELESS_DOSE", "SampleMaker", "SamplePool", "StoredSamples", "TrainingScan"]
+__all__ += ["ViewBatch", "ViewDistribution", "ViewSelection", "cut_views", "draw_counts", "draw_views"]
+__all__ += ["make_scan", "select_lane"]
 
-NOISELESS = 1e7
-"""Electrons per pattern that stand for no counting noise."""
-
-LANES = 8
-"""Ways in which the scenes of a draw are parted, see `lane`."""
+NOISELESS_DOSE = 1e7  # electrons per pattern that stand for no counting noise
+LANE_COUNT = 8  # ways in which the scenes of a draw are parted, see `select_lane`
 
 
 @dataclass(frozen=True)
-class Scene:
+class TrainingScan:
     """A simulated scan in memory.
 
     Attributes:
@@ -63,14 +47,14 @@ class Scene:
     geometry: Geometry = "exact"
 
     @classmethod
-    def of(cls, sample: Sample, /) -> "Scene":
+    def of(cls, sample: Sample, /) -> "TrainingScan":
         """A sample without counting noise, or with that of its own dose, which then stays the same."""
         roots = torch.from_numpy(sample.patterns).clamp(min=0).sqrt().half()
-        return labelled(roots, torch.from_numpy(sample.phase), sample.experiment, sample.group)
+        return make_scan(roots, torch.from_numpy(sample.phase), sample.experiment, sample.group)
 
 
 @dataclass(frozen=True)
-class Choice:
+class ViewDistribution:
     """What is drawn for every view.
 
     Attributes:
@@ -97,14 +81,14 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Picked:
+class ViewSelection:
     """Views that were chosen and are yet to be cut: all that is random in them.
 
     Attributes:
         scenes: their numbers.
         corners: first probe ``(n, 2)`` of each window.
         turns: 0 to 7: 1 flips rows, 2 columns, 4 transposes, in this order.
-        doses: electrons per pattern; `NOISELESS` or more: no noise is drawn.
+        doses: electrons per pattern; `NOISELESS_DOSE` or more: no noise is drawn.
         seeds: of the counts of each.
         window: probes (rows, columns).
     """
@@ -119,7 +103,7 @@ class Picked:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, part: slice) -> "Picked":
+    def __getitem__(self, part: slice) -> "ViewSelection":
         """Some of them."""
         arrays = ("scenes", "corners", "turns", "doses", "seeds")
         return replace(self, **{name: getattr(self, name)[part] for name in arrays})
@@ -130,7 +114,7 @@ class Picked:
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewBatch:
     """What a network is given, and what it should say.
 
     Attributes:
@@ -147,15 +131,21 @@ class Views:
     phase: Tensor
     experiments: tuple[Experiment, ...]
 
-    def to(self, device: torch.device | str, /) -> "Views":
+    def to(self, device: torch.device | str, /) -> "ViewBatch":
         """The same on a device."""
         names = ("patterns", "optics", "coordinates", "phase")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
-def picked(
-    count: int, numbers: Sequence[int], shape: tuple[int, int], choice: Choice, /, *, seed: tuple[int, ...]
-) -> Picked:
+def draw_views(
+    count: int,
+    numbers: Sequence[int],
+    shape: tuple[int, int],
+    choice: ViewDistribution,
+    /,
+    *,
+    seed: tuple[int, ...],
+) -> ViewSelection:
     """Draw views at random.
 
     Args:
@@ -173,11 +163,11 @@ def picked(
         raise BadInput("train: a scan", f"{shape[0]} x {shape[1]}", fix)
     rng = np.random.default_rng(seed)
     rooms = [s - w + 1 for s, w in zip(shape, choice.window, strict=True)]
-    lanes, shares = [lane(numbers, place) for place in range(LANES)], rng.random(count)
+    lanes, shares = [select_lane(numbers, place) for place in range(LANE_COUNT)], rng.random(count)
     low, high = np.log(choice.doses)
     doses = np.exp(rng.uniform(low, high, count))
-    doses[rng.random(count) < choice.clean] = NOISELESS
-    return Picked(
+    doses[rng.random(count) < choice.clean] = NOISELESS_DOSE
+    return ViewSelection(
         scenes=np.array(
             [one[int(share * len(one))] for one, share in zip(cycle(lanes), shares, strict=False)]
         ),
@@ -189,40 +179,41 @@ def picked(
     )
 
 
-def lane(numbers: Sequence[int], place: int, /) -> Sequence[int]:
+def select_lane(numbers: Sequence[int], place: int, /) -> Sequence[int]:
     """Scenes that the view at a place of a draw may be of: processes that share a draw hold their lanes only.
 
     Few scenes have no lanes: all may be drawn at any place, or some would be drawn more often than others.
 
     Example:
-        >>> lane(range(200), 3)[:3], lane(range(200), 11)[:3], lane([5, 6, 7], 0)
+        >>> select_lane(range(200), 3)[:3], select_lane(range(200), 11)[:3], select_lane([5, 6, 7], 0)
         ([3, 11, 19], [3, 11, 19], [5, 6, 7])
     """
-    if len(numbers) < LANES**2:
+    if len(numbers) < LANE_COUNT**2:
         return numbers
-    return [number for number in numbers if number % LANES == place % LANES]
+    return [number for number in numbers if number % LANE_COUNT == place % LANE_COUNT]
 
 
-def views(scenes: Sequence[Scene], these: Picked, /) -> Views:
+def cut_views(scenes: Sequence[TrainingScan], these: ViewSelection, /) -> ViewBatch:
     """Cut, turn and count the views that were picked; ``scenes`` are looked up by their numbers.
 
     Example:
-        >>> scene = Scene(torch.ones(6, 5, 4, 4).half() / 4, torch.zeros(36, 31), Experiment(scan=(6, 5)), "")
-        >>> few = picked(3, [0], (6, 5), Choice(window=(4, 4)), seed=(0,))
-        >>> seen = views([scene], few)
+        >>> roots, experiment = torch.ones(6, 5, 4, 4).half() / 4, Experiment(scan=(6, 5))
+        >>> scene = TrainingScan(roots, torch.zeros(36, 31), experiment, "")
+        >>> few = draw_views(3, [0], (6, 5), ViewDistribution(window=(4, 4)), seed=(0,))
+        >>> seen = cut_views([scene], few)
         >>> seen.patterns.shape, seen.phase.shape
         (torch.Size([3, 4, 4, 4, 4]), torch.Size([3, 26, 26]))
     """
     parts, numbers, phases = [], [], []
     chosen, columns = [scenes[number] for number in these.scenes], (these.turns, these.doses, these.seeds)
     for scene, (row, col), turn, dose, seed in zip(chosen, these.corners, *columns, strict=True):
-        patterns, phase = _cut(scene, int(row), int(col), these.window)
-        patterns, phase = _turned(patterns, phase, int(turn))
-        parts.append(drawn(patterns, dose, torch.Generator().manual_seed(int(seed))))
+        patterns, phase = _cut_window(scene, int(row), int(col), these.window)
+        patterns, phase = _turn_view(patterns, phase, int(turn))
+        parts.append(draw_counts(patterns, dose, torch.Generator().manual_seed(int(seed))))
         numbers.append(told(scene.experiment, dose))
         phases.append(phase)
     steps = torch.tensor([scene.experiment.step for scene in chosen], dtype=torch.float32)
-    return Views(
+    return ViewBatch(
         patterns=torch.stack(parts),
         optics=torch.from_numpy(np.stack(numbers)),
         coordinates=torch.as_tensor(these.corners, dtype=torch.float32) * steps[:, None],
@@ -231,16 +222,16 @@ def views(scenes: Sequence[Scene], these: Picked, /) -> Views:
     )
 
 
-def drawn(fractions: Tensor, dose: float, generator: torch.Generator, /) -> Tensor:
+def draw_counts(fractions: Tensor, dose: float, generator: torch.Generator, /) -> Tensor:
     """Fractions of the beam with the counting noise of a dose."""
-    if dose >= NOISELESS:
+    if dose >= NOISELESS_DOSE:
         return fractions
     return torch.poisson(fractions * dose, generator=generator) / dose
 
 
-def labelled(
+def make_scan(
     roots: Any, phase: Tensor, experiment: Experiment, group: str, /, *, geometry: Geometry = "exact"
-) -> Scene:
+) -> TrainingScan:
     """A scene of a phase as samples hold it; that of a periodic cell is put on pixels of a fifth of a step.
 
     Args:
@@ -252,20 +243,22 @@ def labelled(
     """
     exact = experiment.cell is not None and geometry == "exact"
     rule: Geometry = "exact" if experiment.cell is None else geometry
-    return Scene(roots, commensurate(phase, experiment) if exact else phase, experiment, group, rule)
+    return TrainingScan(
+        roots, resample_to_steps(phase, experiment) if exact else phase, experiment, group, rule
+    )
 
 
-def _cut(scene: Scene, row: int, col: int, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _cut_window(scene: TrainingScan, row: int, col: int, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Patterns of a window, and the phase under it."""
     height, width = image_shape(window)
     roots = scene.roots[row : row + window[0], col : col + window[1]].float()
     if scene.geometry == "seed":
-        return roots.square(), seed_crop(scene.phase, row, col)
+        return roots.square(), crop_as_seed(scene.phase, row, col)
     top, left = PER_STEP * row, PER_STEP * col
     return roots.square(), scene.phase[top : top + height, left : left + width]
 
 
-def _turned(patterns: Tensor, phase: Tensor, turn: int) -> tuple[Tensor, Tensor]:
+def _turn_view(patterns: Tensor, phase: Tensor, turn: int) -> tuple[Tensor, Tensor]:
     """Scan, patterns and phase flipped together; zero frequency stays where it was."""
     for bit, axis in ((1, 0), (2, 1)):
         if turn & bit:
@@ -275,7 +268,7 @@ def _turned(patterns: Tensor, phase: Tensor, turn: int) -> tuple[Tensor, Tensor]
     return turned(patterns, turn), phase
 
 
-class Maker(Protocol):
+class SampleMaker(Protocol):
     """Whatever makes the sample of a number, always the same."""
 
     def __call__(self, number: int, /) -> Sample:
@@ -283,7 +276,7 @@ class Maker(Protocol):
         ...
 
 
-class Pool:
+class SamplePool:
     """Scenes by their numbers.
 
     Attributes:
@@ -291,17 +284,17 @@ class Pool:
         processes: an executor, or ``None``: everything is made where it is asked for.
     """
 
-    def __init__(self, make: Maker, processes: Executor | None = None):
+    def __init__(self, make: SampleMaker, processes: Executor | None = None):
         self.make, self.processes = make, processes
-        self.known: dict[int, Scene] = {}
+        self.known: dict[int, TrainingScan] = {}
         self.coming: dict[int, Future[Any]] = {}
 
-    def __getitem__(self, number: int) -> Scene:
+    def __getitem__(self, number: int) -> TrainingScan:
         """The scene of a number."""
         if number not in self.known:
             future = self.coming.pop(number, None)
             sample = self.make(number) if future is None else future.result()
-            self.known[number] = Scene.of(sample)
+            self.known[number] = TrainingScan.of(sample)
         return self.known[number]
 
     def hold(self, numbers: Iterable[int], /) -> None:
@@ -323,12 +316,11 @@ class Pool:
                 self.coming[number] = self.processes.submit(self.make, number)
 
 
-KEPT = 64
-"""Scenes whose phases are kept in memory; patterns never are."""
+MAX_SCANS_IN_MEMORY = 64  # scenes whose phases are kept in memory; patterns never are
 
 
 @dataclass(frozen=True)
-class OnDisk:
+class StoredPatterns:
     """Square roots of the patterns of a sample: an index reads what it asks for."""
 
     samples: SampleSet
@@ -345,7 +337,7 @@ class OnDisk:
         return self[:, :]
 
 
-class Stored:
+class StoredSamples:
     """Scenes of a folder by their numbers; those of negative ones are of materials that training never sees.
 
     Attributes:
@@ -367,23 +359,25 @@ class Stored:
         if not self.seen or not self.unseen:
             fix = "holds too few samples to part them into seen and unseen: simulate more"
             raise BadInput("train: stored", str(folder), fix)
-        self.known: dict[int, Scene] = {}
+        self.known: dict[int, TrainingScan] = {}
 
-    def __getitem__(self, number: int) -> Scene:
+    def __getitem__(self, number: int) -> TrainingScan:
         """The scene of a number, which counts on from the first when all are through."""
         side = self.unseen if number < 0 else self.seen
         place = (-1 - number if number < 0 else number) % len(side)
         if number not in self.known:
-            if len(self.known) >= KEPT:
+            if len(self.known) >= MAX_SCANS_IN_MEMORY:
                 self.known.clear()
             self.known[number] = self._scene(side[place])
         return self.known[number]
 
-    def _scene(self, index: int) -> Scene:
+    def _scene(self, index: int) -> TrainingScan:
         experiment = self.samples.experiment(index)
         phase = torch.from_numpy(self.samples.phase(index))
         group = self.samples.group(index)
-        return labelled(OnDisk(self.samples, index), phase, experiment, group, geometry=self.geometry)
+        return make_scan(
+            StoredPatterns(self.samples, index), phase, experiment, group, geometry=self.geometry
+        )
 
     def close(self) -> None:
         """Nothing: files are open only while they are read."""

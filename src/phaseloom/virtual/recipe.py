@@ -15,11 +15,25 @@ from phaseloom.files import whole
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import Scanned
 from phaseloom.units import ANGLE
-from phaseloom.virtual.annuli import Detector, annulus, segments, standard, unseen
-from phaseloom.virtual.images import Beam, Survey, beam_of, integrated_phase, laid, levelled, survey
-from phaseloom.virtual.radial import Profile, radial
+from phaseloom.virtual.annuli import (
+    VirtualDetector,
+    describe_cut_ring,
+    make_annulus,
+    make_segments,
+    make_standard_detectors,
+)
+from phaseloom.virtual.images import (
+    DirectBeam,
+    ScanMeasurement,
+    arrange_on_grid,
+    find_beam,
+    integrate_phase,
+    measure_scan,
+    subtract_plane,
+)
+from phaseloom.virtual.radial import RadialProfile, compute_radial_profile
 
-__all__ = ["Images", "Virtual", "virtual"]
+__all__ = ["Virtual", "VirtualImages", "make_virtual_images"]
 
 
 class Virtual(Scanned):
@@ -49,7 +63,7 @@ class Virtual(Scanned):
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class VirtualImages:
     """What virtual detectors see of a scan.
 
     Attributes:
@@ -62,11 +76,11 @@ class Images:
         provenance: see `phaseloom.result.Provenance`.
     """
 
-    survey: Survey
-    beam: Beam
+    survey: ScanMeasurement
+    beam: DirectBeam
     deflection: np.ndarray
     phase: np.ndarray | None
-    profile: Profile
+    profile: RadialProfile
     notes: tuple[str, ...]
     provenance: Provenance
 
@@ -103,12 +117,12 @@ class Images:
             found[f"images/{one.name}"] = (seen.image(one.name), told)
             found[f"detectors/{one.name}"] = (one.weights, {"units": "share of a pixel", **ring})
         found["images/total"] = (
-            laid(seen.total, seen.grid),
+            arrange_on_grid(seen.total, seen.grid),
             {"units": "counts", "of": "trusted pixels, as they are"},
         )
         bent = {"units": "radian", "axes": "(y, x) last; positive towards larger rows and columns"}
-        found["deflection/measured"] = (laid(seen.deflection, seen.grid), bent)
-        found["deflection/used"] = (laid(self.deflection, seen.grid), bent)
+        found["deflection/measured"] = (arrange_on_grid(seen.deflection, seen.grid), bent)
+        found["deflection/used"] = (arrange_on_grid(self.deflection, seen.grid), bent)
         if self.phase is not None:
             found["phase"] = (self.phase, {"units": "radian", "from": "deflection/used"})
         for name in ("mean", "highest", "spread"):
@@ -121,7 +135,7 @@ class Images:
         return found
 
 
-def virtual(recipe: Virtual, scan: Scan4D, /) -> Images:
+def make_virtual_images(recipe: Virtual, scan: Scan4D, /) -> VirtualImages:
     """Find the beam, lay the detectors around it, and see the scan through them.
 
     Args:
@@ -132,41 +146,48 @@ def virtual(recipe: Virtual, scan: Scan4D, /) -> Images:
         BadInput: no semi-angle and no disk, a ring that the detector does not reach, or no counts at all.
     """
     semiangle = None if recipe.semiangle is None else ANGLE.parse(recipe.semiangle, "semiangle")
-    beam = beam_of(scan, semiangle=semiangle, centre=recipe.centre)
-    detectors, notes = _detectors(recipe, scan, beam)
-    found = survey(scan, detectors, centre=beam.centre)
+    beam = find_beam(scan, semiangle=semiangle, centre=recipe.centre)
+    detectors, notes = _make_detectors(recipe, scan, beam)
+    found = measure_scan(scan, detectors, centre=beam.centre)
     if not (found.total > 0).any():
         raise BadInput(recipe.file.name, None, "holds no counts at all: check the data set and the mask")
     if blank := int((~(found.total > 0)).sum()):
         notes = (*notes, f"{blank} of {len(scan)} patterns hold no counts: their deflection is NaN")
     deflection, phase = found.deflection, None
     if recipe.level:
-        deflection = levelled(deflection, scan.positions)
+        deflection = subtract_plane(deflection, scan.positions)
         notes = (*notes, "a plane is taken off the deflections, and with it parabolas of the phase (level)")
     if scan.grid is not None:
-        phase = integrated_phase(deflection, scan.positions, scan.grid, wavelength=scan.geometry.wavelength)
+        phase = integrate_phase(deflection, scan.positions, scan.grid, wavelength=scan.geometry.wavelength)
     else:
         notes = (*notes, "the positions are no raster, so there is no integrated phase")
-    return Images(
+    return VirtualImages(
         survey=found,
         beam=beam,
         deflection=deflection,
         phase=phase,
-        profile=radial(found.mean, scan.geometry, centre=beam.centre, mask=scan.mask),
+        profile=compute_radial_profile(found.mean, scan.geometry, centre=beam.centre, mask=scan.mask),
         notes=(*beam.notes, *notes),
         provenance=Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name),
     )
 
 
-def _detectors(recipe: Virtual, scan: Scan4D, beam: Beam) -> tuple[tuple[Detector, ...], tuple[str, ...]]:
+def _make_detectors(
+    recipe: Virtual, scan: Scan4D, beam: DirectBeam
+) -> tuple[tuple[VirtualDetector, ...], tuple[str, ...]]:
     """The standard ones, the rings that were asked for, and segments of the bright field."""
-    made, notes = standard(scan.geometry, beam.semiangle, centre=beam.centre, mask=scan.mask)
+    made, notes = make_standard_detectors(scan.geometry, beam.semiangle, centre=beam.centre, mask=scan.mask)
     for inner, outer in recipe.annuli:
         name = f"{inner:g}-{outer:g}"
         limits = (inner * beam.semiangle, outer * beam.semiangle)
-        ring = annulus(scan.geometry, *limits, name=name, centre=beam.centre)
-        made, notes = (*made, ring), (*notes, *unseen(scan.geometry, ring, centre=beam.centre))
+        ring = make_annulus(scan.geometry, *limits, name=name, centre=beam.centre)
+        made, notes = (*made, ring), (*notes, *describe_cut_ring(scan.geometry, ring, centre=beam.centre))
     if recipe.segments:
         whole = (0.0, beam.semiangle)
-        made += segments(scan.geometry, *whole, count=recipe.segments, centre=beam.centre)
+        made += make_segments(scan.geometry, *whole, count=recipe.segments, centre=beam.centre)
     return made, notes
+
+
+# old names, until callers are renamed
+virtual = make_virtual_images
+Images = VirtualImages

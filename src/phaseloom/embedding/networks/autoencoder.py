@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from phaseloom.embedding import losses as embedding_losses
-from phaseloom.embedding.networks.anscombe import Stabilised
+from phaseloom.embedding.networks.anscombe import AnscombeScale
 from phaseloom.embedding.networks.convolutional import AdaptiveDecoder, Decoder, Encoder
 from phaseloom.embedding.networks.linear_skip import LinearSkip
 from phaseloom.errors import BadInput
-from phaseloom.learning.feature_sizes import checked, counted, sized
-from phaseloom.learning.weight_files import Recipe, recorded
+from phaseloom.learning.feature_sizes import check_count, check_patterns, check_size
+from phaseloom.learning.weight_files import BuilderCall, record_builder
 
 __all__ = ["AdaptiveDecoder", "Autoencoder", "Decoder", "Encoder", "LinearAutoencoder", "PatternAutoencoder"]
 __all__ += ["pca", "recommended", "seed"]
@@ -35,11 +35,11 @@ class PatternAutoencoder(nn.Module):
         recipe: the call that built it.
     """
 
-    recipe: Recipe
+    recipe: BuilderCall
 
-    def __init__(self, out_shape: Sequence[int], scale: Stabilised | None):
+    def __init__(self, out_shape: Sequence[int], scale: AnscombeScale | None):
         super().__init__()
-        self.out_shape, self.scale = sized(out_shape), scale
+        self.out_shape, self.scale = check_size(out_shape), scale
 
     def forward(self, x: Tensor) -> Float[Tensor, "b 1 y x"]:
         """Patterns ``(b, 1, y, x)`` as the latents hold them, in the size in which they came.
@@ -76,7 +76,7 @@ class PatternAutoencoder(nn.Module):
         Raises:
             BadInput: patterns of another shape, type or size, or too few of them.
         """
-        self.out_shape = sized(checked(patterns, self).shape[-2:])
+        self.out_shape = check_size(check_patterns(patterns, self).shape[-2:])
         recipe = getattr(self, "recipe", None)
         if recipe is not None:
             self.recipe = (recipe[0], {**recipe[1], "out_shape": self.out_shape})
@@ -124,7 +124,7 @@ class Autoencoder(PatternAutoencoder):
         width: int = 128,
         linear_skip: bool = False,
     ):
-        super().__init__(out_shape, Stabilised() if linear_skip else None)
+        super().__init__(out_shape, AnscombeScale() if linear_skip else None)
         if linear_skip and (latent_activation, output) != ("none", "linear"):
             fix = (
                 "cannot have a linear part: choose latents with 'none' and a 'linear' output, or leave it out"
@@ -158,7 +158,7 @@ class Autoencoder(PatternAutoencoder):
         Raises:
             BadInput: another number of latents, or a size that is none.
         """
-        wanted = self.out_shape if size is None else sized(size)
+        wanted = self.out_shape if size is None else check_size(size)
         if self.skip is None:
             return self.decoder(z, wanted)
         return self.skip.decode(z, wanted) + self.decoder(z / self.skip.spread, wanted)
@@ -179,16 +179,16 @@ class LinearAutoencoder(PatternAutoencoder):
     """
 
     def __init__(self, latent_dim: int, out_shape: Sequence[int]):
-        super().__init__(out_shape, Stabilised())
-        self.skip = LinearSkip(counted("latent_dim", latent_dim), self.out_shape)
+        super().__init__(out_shape, AnscombeScale())
+        self.skip = LinearSkip(check_count("latent_dim", latent_dim), self.out_shape)
 
     def embed(self, x: Tensor) -> Float[Tensor, "b k"]:
         """Latents of patterns ``(b, 1, y, x)``, the one of largest variance first."""
-        return self.skip.embed(checked(x, self))
+        return self.skip.embed(check_patterns(x, self))
 
     def decode(self, z: Float[Tensor, "b k"], size: Sequence[int] | None = None) -> Float[Tensor, "b 1 y x"]:
         """Patterns of a size, or of ``out_shape``, from latents."""
-        return self.skip.decode(z, self.out_shape if size is None else sized(size))
+        return self.skip.decode(z, self.out_shape if size is None else check_size(size))
 
     def begin(self, patterns: Tensor, /) -> None:
         """Take size and components from patterns; see `LinearSkip.begin`. There is nothing more to learn."""
@@ -196,13 +196,13 @@ class LinearAutoencoder(PatternAutoencoder):
         self.skip.begin(patterns)
 
 
-@recorded("autoencoder.seed")
+@record_builder("autoencoder.seed")
 def seed(*, latent_dim: int = 32, out_shape: Sequence[int] = (256, 256), seed: int = 0) -> Autoencoder:
     """The first design: sigmoid output, latents that are not negative, 3,914,404 parameters for 32 of them.
 
     Its encoder divides by four three times, whatever the size, so that all latents follow from 1 number of
     patterns up to 64 pixels, 4 at 128, and 16 from 256 pixels on
-    (`phaseloom.embedding.networks.convolutional.effective`); a warning says so. It takes
+    (`phaseloom.embedding.networks.convolutional.count_effective_features`); a warning says so. It takes
     patterns between zero and one.
 
     Args:
@@ -219,7 +219,7 @@ def seed(*, latent_dim: int = 32, out_shape: Sequence[int] = (256, 256), seed: i
     return Autoencoder(latent_dim, out_shape)
 
 
-@recorded("autoencoder.recommended")
+@record_builder("autoencoder.recommended")
 def recommended(
     *,
     latent_dim: int = 32,
@@ -263,7 +263,7 @@ def recommended(
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-@recorded("autoencoder.pca")
+@record_builder("autoencoder.pca")
 def pca(*, latent_dim: int = 32, out_shape: Sequence[int] = (64, 64), seed: int = 0) -> LinearAutoencoder:
     """Principal components with the methods of an autoencoder: fitted by `begin` in seconds, no training.
 

@@ -8,38 +8,28 @@ from torch.nn import functional
 
 from phaseloom.errors import BadInput
 from phaseloom.learning.feature_sizes import (
-    BASE,
-    LEVELS,
+    BASE_PIXELS,
+    LEVEL_COUNT,
     Size,
-    checked,
-    chosen,
-    climb,
-    counted,
-    fixed,
-    ladder,
-    quarters,
-    resized,
-    sized,
+    check_count,
+    check_patterns,
+    check_size,
+    choose_option,
+    divide_by_four,
+    divide_evenly,
+    multiply_by_four,
+    multiply_evenly,
+    resize_images,
 )
 
-__all__ = [
-    "AdaptiveDecoder",
-    "ConvBlock",
-    "Decoder",
-    "EmbeddingLayer",
-    "Encoder",
-    "IdentityBlock",
-    "Normed",
-    "ResNetBlock",
-    "ResNetUpBlock",
-    "effective",
-]
+__all__ = ["AdaptiveDecoder", "ConvBlock", "Decoder", "EmbeddingLayer", "Encoder", "IdentityBlock"]
+__all__ += ["NormedConvolution", "ResNetBlock", "ResNetUpBlock", "count_effective_features"]
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]]
 ACTIVATIONS = {"relu": nn.ReLU, "softplus": nn.Softplus, "none": nn.Identity}
 
 
-class Normed(nn.Module):
+class NormedConvolution(nn.Module):
     """A convolution and its batch norm, which a map of one pixel goes without.
 
     Args:
@@ -73,9 +63,9 @@ class ConvBlock(nn.Module):
     def __init__(self, before: int, after: int):
         super().__init__()
         self.first, self.second, self.third = (
-            Normed(before, after),
-            Normed(after, after),
-            Normed(after, after),
+            NormedConvolution(before, after),
+            NormedConvolution(after, after),
+            NormedConvolution(after, after),
         )
         self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
 
@@ -95,7 +85,7 @@ class IdentityBlock(nn.Module):
 
     def __init__(self, before: int, after: int):
         super().__init__()
-        self.normed = Normed(before, after)
+        self.normed = NormedConvolution(before, after)
 
     def forward(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d y x"]:
         """Convolve."""
@@ -152,7 +142,7 @@ class ResNetUpBlock(nn.Module):
     def forward(self, maps: Float[Tensor, "b c y x"], size: Size | None = None) -> Float[Tensor, "b c v u"]:
         """Grow to a size."""
         rows, columns = (n * self.scale for n in maps.shape[-2:])
-        return self.identity_block(self.conv_block(resized(maps, size or (rows, columns))))
+        return self.identity_block(self.conv_block(resize_images(maps, size or (rows, columns))))
 
 
 class EmbeddingLayer(nn.Module):
@@ -174,26 +164,21 @@ class EmbeddingLayer(nn.Module):
     def __init__(self, features: int, latent_dim: int, activation: str = "relu"):
         super().__init__()
         self.linear = nn.Linear(features, latent_dim)
-        self.activation = chosen("latent_activation", activation, ACTIVATIONS)()
+        self.activation = choose_option("latent_activation", activation, ACTIVATIONS)()
 
     def forward(self, features: Float[Tensor, "b n"]) -> Float[Tensor, "b k"]:
         """Embed."""
         return self.activation(self.linear(features))
 
 
-POOLING = {"seed": quarters, "ladder": ladder}
-"""Pixels after each block of an encoder."""
-
-GROWING = {"seed": fixed, "target": climb}
-"""Pixels after each block of a decoder."""
-
+POOLING = {"seed": divide_by_four, "ladder": divide_evenly}  # pixels after each block of an encoder
+GROWING = {"seed": multiply_by_four, "target": multiply_evenly}  # pixels after each block of a decoder
+# What the last map of an encoder passes, by the activation of the latents: signed ones see both signs.
 HEADS = {"relu": nn.ReLU, "softplus": nn.ReLU, "none": nn.Identity}
-"""What the last map of an encoder passes, by the activation of the latents: signed ones see both signs."""
-
 OUTPUTS = {"sigmoid": nn.Sigmoid, "linear": nn.Identity, "softplus": nn.Softplus}
 
 
-def effective(size: Sequence[int], /, *, pooling: str = "seed", head_channels: int = 1) -> int:
+def count_effective_features(size: Sequence[int], /, *, pooling: str = "seed", head_channels: int = 1) -> int:
     """Numbers that all latents of a pattern follow from, however many latents there are.
 
     Args:
@@ -202,12 +187,14 @@ def effective(size: Sequence[int], /, *, pooling: str = "seed", head_channels: i
         head_channels: of an `Encoder`.
 
     Example:
-        >>> [effective((n, n)) for n in (32, 64, 128, 256, 512)]
+        >>> [count_effective_features((n, n)) for n in (32, 64, 128, 256, 512)]
         [1, 1, 4, 16, 16]
-        >>> effective((64, 64), pooling="ladder", head_channels=8)
+        >>> count_effective_features((64, 64), pooling="ladder", head_channels=8)
         128
     """
-    rows, columns = (min(BASE, chosen("pooling", pooling, POOLING)(n)[-1]) for n in sized(size))
+    rows, columns = (
+        min(BASE_PIXELS, choose_option("pooling", pooling, POOLING)(n)[-1]) for n in check_size(size)
+    )
     return rows * columns * head_channels
 
 
@@ -238,14 +225,17 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         for knob, value in (("latent_dim", latent_dim), ("head_channels", head_channels)):
-            counted(knob, value)
-        counted("width", width, multiple=2)
-        self.sizes = chosen("pooling", pooling, POOLING)
+            check_count(knob, value)
+        check_count("width", width, multiple=2)
+        self.sizes = choose_option("pooling", pooling, POOLING)
         self.conv_input, self.conv_pre = IdentityBlock(1, width // 2), IdentityBlock(width // 2, width)
-        self.blocks = nn.ModuleList(ResNetBlock(width) for _ in range(LEVELS))
-        self.conv_post, self.conv_final = IdentityBlock(width, width // 2), Normed(width // 2, head_channels)
-        self.head = chosen("latent_activation", latent_activation, HEADS)()
-        self.embedding = EmbeddingLayer(BASE**2 * head_channels, latent_dim, latent_activation)
+        self.blocks = nn.ModuleList(ResNetBlock(width) for _ in range(LEVEL_COUNT))
+        self.conv_post, self.conv_final = (
+            IdentityBlock(width, width // 2),
+            NormedConvolution(width // 2, head_channels),
+        )
+        self.head = choose_option("latent_activation", latent_activation, HEADS)()
+        self.embedding = EmbeddingLayer(BASE_PIXELS**2 * head_channels, latent_dim, latent_activation)
 
     def features(self, x: Tensor) -> Float[Tensor, "b n"]:
         """All that the latents are made of: the pixels of a 4 x 4 map of each channel."""
@@ -253,7 +243,7 @@ class Encoder(nn.Module):
         for block, *size in zip(self.blocks, *(self.sizes(n) for n in x.shape[-2:]), strict=True):
             maps = block(maps, tuple(size))
         maps = self.head(self.conv_final(self.conv_post(maps)))
-        return functional.adaptive_avg_pool2d(maps, BASE).flatten(1)
+        return functional.adaptive_avg_pool2d(maps, BASE_PIXELS).flatten(1)
 
     def forward(self, x: Tensor) -> Float[Tensor, "b k"]:
         """Embed patterns ``(b, 1, y, x)``.
@@ -261,7 +251,7 @@ class Encoder(nn.Module):
         Raises:
             BadInput: patterns of another shape, type or size.
         """
-        return self.embedding(self.features(checked(x, self)))
+        return self.embedding(self.features(check_patterns(x, self)))
 
 
 class Decoder(nn.Module):
@@ -291,14 +281,17 @@ class Decoder(nn.Module):
         output: str = "sigmoid",
     ):
         super().__init__()
-        counted("latent_dim", latent_dim)
-        counted("width", width)
-        self.out_shape, self.sizes = sized(out_shape), chosen("decoder_sizes", decoder_sizes, GROWING)
-        self.linear = nn.Linear(latent_dim, width * BASE**2)
+        check_count("latent_dim", latent_dim)
+        check_count("width", width)
+        self.out_shape, self.sizes = (
+            check_size(out_shape),
+            choose_option("decoder_sizes", decoder_sizes, GROWING),
+        )
+        self.linear = nn.Linear(latent_dim, width * BASE_PIXELS**2)
         self.conv_initial = nn.Conv2d(width, width, 3, padding=1)
-        self.blocks = nn.ModuleList(ResNetUpBlock(width) for _ in range(LEVELS))
+        self.blocks = nn.ModuleList(ResNetUpBlock(width) for _ in range(LEVEL_COUNT))
         self.conv_final = nn.Conv2d(width, 1, 3, padding=1)
-        self.output = chosen("output", output, OUTPUTS)()
+        self.output = choose_option("output", output, OUTPUTS)()
 
     def forward(self, z: Float[Tensor, "b k"], size: Sequence[int] | None = None) -> Float[Tensor, "b 1 y x"]:
         """Draw.
@@ -309,11 +302,11 @@ class Decoder(nn.Module):
         if z.shape[-1] != self.linear.in_features:
             fix = f"in each pattern, where this network has {self.linear.in_features}"
             raise BadInput("latents", z.shape[-1], fix)
-        wanted = self.out_shape if size is None else sized(size)
-        maps = self.conv_initial(self.linear(z).unflatten(1, (-1, BASE, BASE)))
+        wanted = self.out_shape if size is None else check_size(size)
+        maps = self.conv_initial(self.linear(z).unflatten(1, (-1, BASE_PIXELS, BASE_PIXELS)))
         for block, *rung in zip(self.blocks, *(self.sizes(n) for n in wanted), strict=True):
             maps = block(maps, tuple(rung))
-        return resized(self.output(self.conv_final(maps)), wanted)
+        return resize_images(self.output(self.conv_final(maps)), wanted)
 
 
 AdaptiveDecoder = Decoder

@@ -14,8 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.layers import PIXELS, Block, Embedding, FiLM, Grid, Intake, Plain
-from phaseloom.learning.weight_files import Recipe, recorded
+from phaseloom.learning.layers import (
+    PIXELS_PER_STEP,
+    AttentionBlock,
+    FiLM,
+    NoConditioning,
+    PatternEmbedding,
+    PatternIntake,
+    ScanTransformer,
+)
+from phaseloom.learning.weight_files import BuilderCall, record_builder
 from phaseloom.retrieval.networks.linear import linear
 from phaseloom.retrieval.networks.tiny import tiny
 from phaseloom.units import Length
@@ -33,9 +41,9 @@ class PatchRecoveryNet(nn.Module):
         recipe: the call that built it.
     """
 
-    recipe: Recipe
+    recipe: BuilderCall
 
-    def __init__(self, embedding: Embedding, grid: Grid, decoder: nn.Module):
+    def __init__(self, embedding: PatternEmbedding, grid: ScanTransformer, decoder: nn.Module):
         super().__init__()
         self.embedding, self.grid, self.decoder = embedding, grid, decoder
 
@@ -50,7 +58,7 @@ class PatchRecoveryNet(nn.Module):
         return self.grid.step
 
     def calibrate(self, patterns: Float[Tensor, "*batch y x"], /) -> None:
-        """Take mean and spread of what comes in from patterns such as will come; see `Intake.calibrate`."""
+        """Take mean and spread of the input from typical patterns; see `PatternIntake.calibrate`."""
         self.embedding.intake.calibrate(patterns)
 
     def embed(self, patterns: Float[Tensor, "b rows cols y x"], /) -> Float[Tensor, "b rows cols d"]:
@@ -86,7 +94,7 @@ class PatchRecoveryNet(nn.Module):
         return self.recover(self.embed(patterns), optics, coordinates)
 
 
-class Commensurate(nn.Module):
+class StepDecoder(nn.Module):
     """Tokens to pixels such that each token owns the five by five pixels around its probe.
 
     The window is padded by one token, every token becomes its pixels, and what is more than the patch is
@@ -99,19 +107,19 @@ class Commensurate(nn.Module):
 
     def __init__(self, width: int, channels: int):
         super().__init__()
-        self.spread = nn.Conv2d(width, PIXELS**2 * channels, 3, padding=2)
+        self.spread = nn.Conv2d(width, PIXELS_PER_STEP**2 * channels, 3, padding=2)
         self.refine = nn.Conv2d(channels, channels, 3, padding=1)
         self.leave = nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, tokens: Float[Tensor, "b n n d"]) -> Float[Tensor, "b v u"]:
         """Draw the patch."""
-        fine = functional.pixel_shuffle(self.spread(tokens.movedim(-1, 1)), PIXELS)[..., 2:-2, 2:-2]
+        fine = functional.pixel_shuffle(self.spread(tokens.movedim(-1, 1)), PIXELS_PER_STEP)[..., 2:-2, 2:-2]
         fine = functional.gelu(fine)
         fine = fine + functional.gelu(self.refine(fine))
         return self.leave(fine)[:, 0]
 
 
-class Upsampled(nn.Module):
+class TransposedDecoder(nn.Module):
     """Fourteen by fourteen tokens to 76 by 76 pixels by transposed convolutions, as in the seed."""
 
     def __init__(self, width: int):
@@ -128,7 +136,7 @@ class Upsampled(nn.Module):
         return self.draw(self.enter(tokens).movedim(-1, 1))[:, 0]
 
 
-class Convolved(nn.Module):
+class ConvolutionalEncoder(nn.Module):
     """A pattern to ``width`` numbers by four convolutions; the last sees the whole of it.
 
     Nothing is averaged over the pattern: it matters where in the disc the intensity lies.
@@ -147,7 +155,7 @@ class Convolved(nn.Module):
         return self.layers(images)
 
 
-class Pooled(nn.Module):
+class PooledBackbone(nn.Module):
     """A network of transformers that ends in a mean over the image."""
 
     def __init__(self, net: Any):
@@ -159,7 +167,7 @@ class Pooled(nn.Module):
         return self.net(images).pooler_output.flatten(1)
 
 
-@recorded("recovery.small")
+@record_builder("recovery.small")
 def small(
     *,
     patterns: int = 24,
@@ -193,21 +201,23 @@ def small(
         >>> net(torch.zeros(2, 3, 3, 24, 24), torch.zeros(2, 8), torch.zeros(2, 2)).shape
         torch.Size([2, 21, 21])
     """
-    embedding = Embedding(Intake(patterns), Convolved(patterns, width), frugal=checkpoint)
+    embedding = PatternEmbedding(
+        PatternIntake(patterns), ConvolutionalEncoder(patterns, width), frugal=checkpoint
+    )
     table = nn.Parameter(torch.randn(1, window**2 + 1, width) * 0.02)
-    grid = Grid(
+    grid = ScanTransformer(
         nn.Linear(width, width),
         nn.Parameter(torch.randn(1, 1, width) * 0.02),
         table,
         films=nn.ModuleList(FiLM(width) for _ in range(depth)),
-        blocks=nn.ModuleList(Block(width, heads) for _ in range(depth)),
+        blocks=nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth)),
         norm=nn.LayerNorm(width),
         step=step,
     )
-    return PatchRecoveryNet(embedding, grid, Commensurate(width, channels))
+    return PatchRecoveryNet(embedding, grid, StepDecoder(width, channels))
 
 
-@recorded("recovery.base")
+@record_builder("recovery.base")
 def base(
     *,
     patterns: int = 24,
@@ -247,15 +257,15 @@ def base(
         >>> len(net.grid.blocks), net.window
         (1, 14)
     """
-    body = Pooled(pretrained.residual(resnet))
-    embedding = Embedding(Intake(patterns), body, frugal=checkpoint)
+    body = PooledBackbone(pretrained.make_resnet(resnet))
+    embedding = PatternEmbedding(PatternIntake(patterns), body, frugal=checkpoint)
     heads = max(1, width // 64)
-    encoder = pretrained.transformer(vit, window=window, width=width, depth=depth, heads=heads)
+    encoder = pretrained.make_transformer(vit, window=window, width=width, depth=depth, heads=heads)
     films = nn.ModuleList(FiLM(width) for _ in range(depth))
-    return PatchRecoveryNet(embedding, _grid(encoder, films, step), Commensurate(width, channels))
+    return PatchRecoveryNet(embedding, _make_grid(encoder, films, step), StepDecoder(width, channels))
 
 
-@recorded("recovery.seed")
+@record_builder("recovery.seed")
 def seed(
     *,
     resnet: str | None = None,
@@ -291,21 +301,23 @@ def seed(
         >>> sum(value.numel() for value in net.parameters())
         109953218
     """
-    embedding = Embedding(Intake(patterns), Pooled(pretrained.residual(resnet)), frugal=checkpoint)
-    encoder = pretrained.transformer(vit)
-    films = nn.ModuleList(Plain() for _ in pretrained.blocks(encoder))
-    return PatchRecoveryNet(embedding, _grid(encoder, films, step), Upsampled(768))
+    embedding = PatternEmbedding(
+        PatternIntake(patterns), PooledBackbone(pretrained.make_resnet(resnet)), frugal=checkpoint
+    )
+    encoder = pretrained.make_transformer(vit)
+    films = nn.ModuleList(NoConditioning() for _ in pretrained.get_blocks(encoder))
+    return PatchRecoveryNet(embedding, _make_grid(encoder, films, step), TransposedDecoder(768))
 
 
-def _grid(vit: Any, films: nn.ModuleList, step: float) -> Grid:
+def _make_grid(vit: Any, films: nn.ModuleList, step: float) -> ScanTransformer:
     """The parts of a vision transformer that are of use when tokens are no pieces of an image."""
     table = vit.embeddings.position_embeddings
-    return Grid(
+    return ScanTransformer(
         nn.Linear(512, table.shape[-1]),
         vit.embeddings.cls_token,
         table,
         films=films,
-        blocks=pretrained.blocks(vit),
+        blocks=pretrained.get_blocks(vit),
         norm=vit.layernorm,
         step=step,
     )
