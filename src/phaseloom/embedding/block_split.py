@@ -95,7 +95,8 @@ def make_batches(
         >>> [batch.tolist() for batch in make_batches(range(16), 8, seed=(0, 1))]
         [[1, 2, 5, 6, 9, 10, 13, 15], [0, 3, 4, 7, 8, 11, 12, 14]]
     """
-    numbers, rng = np.asarray(numbers), np.random.default_rng(list(seed))
+    numbers = np.asarray(numbers)
+    rng = np.random.default_rng(list(seed))
     length = max(1, size // RUNS_PER_BATCH)
     first = int(rng.integers(length))  # else a pattern would have the same company in every epoch
     pieces = np.split(numbers, np.arange(first, len(numbers), length)[(first == 0) :])
@@ -105,7 +106,8 @@ def make_batches(
 
 def _number_blocks(positions: np.ndarray, edge: int) -> np.ndarray:
     """The block of each position, counted from zero without a gap."""
-    low, high = positions.min(0), positions.max(0)
+    low = positions.min(0)
+    high = positions.max(0)
     spread = high - low
     pitch = _estimate_pitch(spread, len(positions))
     wide = [max(1, math.ceil((extent + pitch / 2) / (edge * pitch) - 0.25)) for extent in spread]
@@ -118,7 +120,8 @@ def _number_blocks(positions: np.ndarray, edge: int) -> np.ndarray:
 
 def _estimate_pitch(spread: np.ndarray, count: int) -> float:
     """Distance of neighbours, of so many points spread evenly over a rectangle or along a line."""
-    long, short = float(max(spread)), float(min(spread))
+    long = float(max(spread))
+    short = float(min(spread))
     if long == 0 or count < 2:
         return 1.0
     if short < long / count:

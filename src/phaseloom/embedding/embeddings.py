@@ -28,7 +28,8 @@ __all__ += ["load_autoencoder", "make_objective", "measure_outliers", "require_w
 # Robust spreads that a pattern is apart from its neighbours before it counts as unusual.
 OUTLIER_THRESHOLD = 8.0
 
-NEIGHBOUR_COUNT, SIMILAR_NEIGHBOURS = 24, 5
+NEIGHBOUR_COUNT = 24
+SIMILAR_NEIGHBOURS = 5
 """Neighbours that a pattern is seen with, and how many of them must be like it."""
 
 PATTERNS_PER_QUERY = 65536  # patterns whose neighbours are looked for together
@@ -243,7 +244,8 @@ def load_autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str
     Raises:
         BadInput: no file of ours, or a network that is no autoencoder.
     """
-    net, card = pretrained.load_network(model), pretrained.load_card(model)
+    net = pretrained.load_network(model)
+    card = pretrained.load_card(model)
     if not isinstance(net, PatternAutoencoder):
         fix = f"holds a {type(net).__name__}, which embeds nothing: take one of phaseloom train autoencoder"
         raise BadInput("model", str(model), fix)
@@ -280,13 +282,15 @@ def embed_patterns(
 
     Arguments and errors as of `make_objective`.
     """
-    lesson, count = make_objective(net, card, scan), len(scan)
+    lesson = make_objective(net, card, scan)
+    count = len(scan)
     latents = np.empty((count, lesson.drawn(np.arange(1))[0].shape[1]), np.float32)
     misfits, totals = np.empty(count, np.float32), np.empty(count)  # pieces would pin memory
     for start in range(0, count, PATTERNS_AT_ONCE):
         index = np.arange(start, min(start + PATTERNS_AT_ONCE, count))
         sides = lesson.sides(index)
-        counts, good = torch.stack(sides).sum(0), lesson.good.to(sides[0].device)
+        counts = torch.stack(sides).sum(0)
+        good = lesson.good.to(sides[0].device)
         found, drawn = lesson.asked(sides)
         terms = compute_deviances(drawn, counts) * good
         latents[index] = found.cpu()
@@ -340,7 +344,8 @@ class _DecodedCounts:
         return out if np.ndim(index) else out[0]
 
     def _drawn(self, index: np.ndarray) -> np.ndarray:
-        scan, drawn = self.lesson.scan, self.lesson.drawn(index)[1][:, 0].cpu().numpy()
+        scan = self.lesson.scan
+        drawn = self.lesson.drawn(index)[1][:, 0].cpu().numpy()
         return np.where(scan.mask, drawn, np.asarray(scan.counts[index], self.dtype))
 
 

@@ -1,4 +1,4 @@
-"""How well an autoencoder draws patterns that it has not learned from, beside as many components."""
+"""Evaluate an autoencoder on held-out patterns, beside as many principal components."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +14,8 @@ from phaseloom.embedding.objective import AutoencoderObjective
 from phaseloom.embedding.train import AutoencoderTraining
 from phaseloom.fitting import device
 from phaseloom.fitting.distributed import team
-from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.evaluation import make_card, save_with_card
 from phaseloom.runs.scan_recipe import digest
-from phaseloom.spec import to_yaml
-from phaseloom.version import __version__
 
 __all__ = ["ReconstructionScores", "evaluate_components", "evaluate_objective", "finish_training"]
 
@@ -61,7 +59,8 @@ def evaluate_objective(lesson: AutoencoderObjective, numbers: np.ndarray, /) -> 
         numbers: of the patterns.
     """
     lesson.net.eval()
-    sums, usual = torch.zeros(5, dtype=torch.float64, device=device.of(lesson.net)), _compute_mean(lesson)
+    sums = torch.zeros(5, dtype=torch.float64, device=device.of(lesson.net))
+    usual = _compute_mean(lesson)
     for index in _split_numbers(numbers[team().keeps(numbers)]):
         sums += _compute_sums(lesson, index, usual)
     pixels = len(numbers) * int(lesson.good.sum())
@@ -116,29 +115,27 @@ def _compute_sums(lesson: AutoencoderObjective, index: np.ndarray, usual: Tensor
 
 
 def finish_training(training: AutoencoderTraining, /) -> tuple[Path | None, dict[str, Any]]:
-    """Examine a training, and write its network with a card if it has a folder; the file, and the card.
+    """Evaluate a training and write its network with a card if it has a folder; the file, and the card.
 
     Args:
-        training: at its end; its test part is looked at here and nowhere else.
+        training: at its end; its test part is used here and nowhere else.
     """
-    lesson, test = training.lesson, training.parts.test
+    objective = training.lesson
+    test = training.parts.test
     judges = test if len(test) else training.parts.validation
-    said = {
+    scores = {
+        "network": asdict(evaluate_objective(objective, judges)),
+        "pca": asdict(evaluate_components(objective, judges)),
+    }
+    facts = {
         "shape": list(training.scan.counts.shape[1:]),
         "data": digest(training.scan),
-        "recipe": to_yaml(training.recipe.resolved()),
-        "scores": {
-            "network": asdict(evaluate_objective(lesson, judges)),
-            "pca": asdict(evaluate_components(lesson, judges)),
-        },
         "judged on": "test" if len(test) else "validation",
-        "highest": lesson.highest,
-        "halves": lesson.manner.halves,
-        "epochs": training.progress.epoch,
-        "version": __version__,
+        "highest": objective.highest,
+        "halves": objective.manner.halves,
     }
-    path = None if training.directory is None else training.directory / pretrained.NETWORK_FILE
-    return None if path is None else pretrained.save_network(training.net, path, said), said
+    card = make_card(training.recipe, scores, epochs=training.progress.epoch, **facts)
+    return save_with_card(training.net, card, training.directory), card
 
 
 # old names, until callers are renamed

@@ -201,7 +201,8 @@ def plot_samples(measured: np.ndarray, drawn: np.ndarray, names: Sequence[str], 
     for number, name in enumerate(names):
         high = limits(np.sqrt(measured[number].clip(0)), 0.1)[1]
         for axes, values, title in ((upper, measured, name), (lower, drawn, "as drawn")):
-            seen, look = np.sqrt(values[number].clip(0)), {"vmin": 0, "vmax": high, **ROOT_STYLE}
+            seen = np.sqrt(values[number].clip(0))
+            look = {"vmin": 0, "vmax": high, **ROOT_STYLE}
             image(axes[number], seen, pixel=(1, 1), title=title, dimension=None, **look)
     figure.suptitle("Patterns and what the network draws of them (roots of counts)", fontsize=11)
     return figure
@@ -252,7 +253,8 @@ def plot_plane(places: np.ndarray, labels: np.ndarray, title: str, /) -> Figure:
         1
     """
     figure = page(5.8, 5.4)
-    axes, count = figure.subplots(), int(labels.max()) + 1
+    axes = figure.subplots()
+    count = int(labels.max()) + 1
     frame(axes, title=_break_title(f"UMAP of latents; {title}"), x="", y="")
     look: dict[str, Any] = {"cmap": _make_colours(count), "vmin": -0.5, "vmax": count - 0.5}
     axes.scatter(*places.T, c=labels, s=float(np.clip(20000 / len(labels), 1, 20)), linewidths=0, **look)
@@ -308,7 +310,8 @@ def _draw_key(axes: Axes, labels: np.ndarray, count: int) -> None:
     """Colours of the clusters and their shares of all patterns."""
     from matplotlib.patches import Patch
 
-    colours, sizes = _make_colours(count), np.bincount(labels, minlength=count)
+    colours = _make_colours(count)
+    sizes = np.bincount(labels, minlength=count)
     parts = [
         Patch(color=colours(number), label=f"{number}: {100 * size / len(labels):.1f} %")
         for number, size in enumerate(sizes)
@@ -318,7 +321,8 @@ def _draw_key(axes: Axes, labels: np.ndarray, count: int) -> None:
 
 def _draw_profiles(axes: Axes, profile: RadialProfile, count: int) -> None:
     """Radial profiles of the clusters, and that of all dashed."""
-    colours, angle = _make_colours(count), 1e3 * profile.angle
+    colours = _make_colours(count)
+    angle = 1e3 * profile.angle
     for number in range(count):
         style = {"color": colours(number), "linestyle": DASHES[number // len(PALETTE) % len(DASHES)]}
         axes.plot(angle, profile.mean[number], label=str(number), linewidth=1.2, **style)

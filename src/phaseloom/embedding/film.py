@@ -23,10 +23,12 @@ from phaseloom.units import electron_wavelength
 
 __all__ = ["LabelledScan", "polar_film"]
 
-BEAM_ENERGY, BEAM_SEMIANGLE = 200e3, 3.5e-3
+BEAM_ENERGY = 200e3
+BEAM_SEMIANGLE = 3.5e-3
 """Of the beam: disks that do not touch, eV and radian."""
 
-WAVE_PIXEL, WAVE_WINDOW = 0.373, 96
+WAVE_PIXEL = 0.373
+WAVE_WINDOW = 96
 """Of the waves, angstrom, and how many of them; reflections to 22 mrad are kept."""
 
 # Of the detector, among the pixels of the waves' transform.
@@ -40,7 +42,9 @@ CELL_ATOMS = (
     (8, 0.5, 0.0, -0.3),
 )
 
-LATTICE_CONSTANT, CELLS_PER_SLICE, SLICE_COUNT = 3.905, 3, 8
+LATTICE_CONSTANT = 3.905
+CELLS_PER_SLICE = 3
+SLICE_COUNT = 8
 """Lattice constant, angstrom; cells along the beam in a slice of the thickest part; slices."""
 
 # Polarisation (y, x) of each label: none in vacuum, then up, right, down, left.
@@ -125,7 +129,8 @@ class _DomainMap:
         count = max(8, math.ceil(float(np.prod(field)) / DOMAIN_SIZE**2))
         self.centres = rng.uniform(0, field, (count, 2))
         self.labels = rng.permutation(np.arange(count) % 4) + 1
-        self.edge, self.wave = 0.12 * field[0] + rng.uniform(-5, 5), rng.uniform(0, 2 * np.pi)
+        self.edge = 0.12 * field[0] + rng.uniform(-5, 5)
+        self.wave = rng.uniform(0, 2 * np.pi)
 
     def __call__(self, places: np.ndarray) -> np.ndarray:
         far = ((places[:, None] - self.centres) ** 2).sum(-1)
@@ -164,15 +169,14 @@ def _draw_smooth(grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 def _simulate_patterns(phase: Tensor, corner: Tensor, share: Tensor, tilts: Tensor, pixels: int) -> Tensor:
     """Patterns ``(n, y, x)`` of so many pixels each way, shares of the beam."""
-    size, pixel, wavelength = (
-        (WAVE_WINDOW, WAVE_WINDOW),
-        (WAVE_PIXEL, WAVE_PIXEL),
-        electron_wavelength(BEAM_ENERGY),
-    )
+    size = (WAVE_WINDOW, WAVE_WINDOW)
+    pixel = (WAVE_PIXEL, WAVE_PIXEL)
+    wavelength = electron_wavelength(BEAM_ENERGY)
     probe = optics.probe_wave(
         size, pixel, wavelength=wavelength, semiangle=BEAM_SEMIANGLE, aberrations={}, dtype=torch.complex64
     )
-    kept, weights = _make_band_limit(size), detect.area_weights(64, pixels)
+    kept = _make_band_limit(size)
+    weights = detect.area_weights(64, pixels)
     out = torch.empty(len(corner), pixels, pixels)
     for index in torch.arange(len(corner)).split(PROBES_AT_ONCE):
         thin = patches.gather(phase, corner[index], size) * share[index, None, None].float()

@@ -34,10 +34,12 @@ __all__ += ["compute_nonnegative_factors", "compute_principal_components", "comp
 __all__ += ["generate_traversals", "make_traversal", "require_same_scan", "select_samples"]
 __all__ += ["select_strongest", "write_report"]
 
-MAX_FITTED_PATTERNS, MAX_FITTED_NUMBERS = 2000, 20_000_000
+MAX_FITTED_PATTERNS = 2000
+MAX_FITTED_NUMBERS = 20_000_000
 """Patterns, and numbers in them, that components are fitted to at most."""
 
-TRAVERSAL_STEPS, MAX_TRAVERSALS = 7, 12
+TRAVERSAL_STEPS = 7
+MAX_TRAVERSALS = 12
 """Patterns of a traversal, and latents that are traversed."""
 
 SAMPLES_OF_A_KIND = 3  # worst patterns that are shown, and as many typical ones
@@ -146,7 +148,8 @@ def require_same_network(lesson: AutoencoderObjective, embedding: ScanEmbedding,
         BadInput: some patterns have other latents by this one.
     """
     few = np.unique(np.linspace(0, len(embedding) - 1, 5).astype(int))
-    known, found = embedding.latents[few], lesson.drawn(few)[0].cpu().numpy()
+    known = embedding.latents[few]
+    found = lesson.drawn(few)[0].cpu().numpy()
     spread = max(float(embedding.latents.std()), 1e-6)
     if known.shape != found.shape or np.abs(known - found).max() > 0.05 * spread:
         fix = "did not make these embeddings: give the network that did, or embed the scan again"
@@ -179,7 +182,8 @@ def compute_mean_patterns(scan: Scan4D, labels: np.ndarray, /) -> MeanPatterns:
             sums[label] += patterns[labels[index] == label].sum(0, dtype=np.float64)
     hidden = np.where(scan.mask, 1.0, np.nan)
     with np.errstate(invalid="ignore"):
-        patterns, mean = sums / sizes[:, None, None] * hidden, sums.sum(0) / len(scan) * hidden
+        patterns = sums / sizes[:, None, None] * hidden
+        mean = sums.sum(0) / len(scan) * hidden
     if scan.geometry.near:
         return MeanPatterns(sizes, patterns, mean, None)
     seen = np.nan_to_num(np.concatenate([patterns, mean[None]]))
@@ -250,7 +254,8 @@ def select_samples(
         few: of each.
     """
     order = np.argsort(-misfit, kind="stable")
-    worst, middle = order[:few], len(order) // 2
+    worst = order[:few]
+    middle = len(order) // 2
     typical = [number for number in order[max(0, middle - few // 2) :][:few] if number not in worst]
     index = np.array([*worst, *typical])
     names = [f"worst: {number}" for number in worst] + [f"typical: {number}" for number in typical]
@@ -308,7 +313,8 @@ def generate_patterns(net: PatternAutoencoder, card: Mapping[str, Any], latents:
     except (BadInput, RuntimeError) as problem:
         fix = "are not as many as those of this network: take the one that they are of"
         raise BadInput("latents", f"{given.shape[-1]} numbers", fix) from problem
-    again, parts = torch.cat(drawn), 2 if card.get("halves") else 1
+    again = torch.cat(drawn)
+    parts = 2 if card.get("halves") else 1
     expected = again * float(card.get("highest", 1.0)) if net.scale is None else net.scale.inverse(again)
     return (parts * expected).numpy()
 
@@ -347,7 +353,8 @@ def plot_report(report: LatentReport, /) -> dict[str, "Figure"]:
     """Figures by name: what is there of maps, clusters, mean patterns, samples, traversals, a plane."""
     from phaseloom.embedding import figures as plot
 
-    found, where = {}, (report.embedding.positions, report.embedding.grid)
+    found = {}
+    where = (report.embedding.positions, report.embedding.grid)
     numbers = {"latents": report.embedding.latents} | {c.name: c.scores for c in report.components}
     found["latents"] = plot.plot_maps(numbers, *where)
     found["clusters"] = plot.plot_clusters({str(kind): kind.labels for kind in report.kinds}, *where)
@@ -395,7 +402,8 @@ def _write_tables(file: Any, report: LatentReport) -> None:
     file.attrs["phaseloom_clusters"] = 1
     for kind in report.kinds:
         group = file.create_group(kind.method.split()[-1])
-        group["labels"], group["sizes"] = kind.labels, kind.sizes
+        group["labels"] = kind.labels
+        group["sizes"] = kind.sizes
         for name, value in {"stability": kind.stability, "agreement": kind.agreement}.items():
             if value is not None:
                 group.attrs[name] = (value.mean, value.spread)

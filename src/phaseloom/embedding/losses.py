@@ -74,7 +74,8 @@ def deviance(drawn: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
         drawn: see `DecodedBatch`.
         weight: of the loss.
     """
-    rate, good = drawn.expected(drawn.again), drawn.good.expand_as(drawn.counts)
+    rate = drawn.expected(drawn.again)
+    good = drawn.good.expand_as(drawn.counts)
     return weight * poisson_deviance(rate[good], drawn.counts[good])
 
 
@@ -207,11 +208,10 @@ def compute_seed_loss(
     if z.ndim != 2 or len(z) != len(x):
         raise BadInput("loss: z", tuple(z.shape), f"must be the latents of these {len(x)} patterns, (b, k)")
     with disable_autocast(z):
-        mse, act = (
-            (to_full_precision(x_hat) - to_full_precision(x)).square().mean(),
-            to_full_precision(z).abs().mean(),
-        )
-        sim, div = ContrastiveLoss()(z), DivergenceLoss()(z)
+        mse = (to_full_precision(x_hat) - to_full_precision(x)).square().mean()
+        act = to_full_precision(z).abs().mean()
+        sim = ContrastiveLoss()(z)
+        div = DivergenceLoss()(z)
         total = mse + lambda_act * act + lambda_sim * sim + lambda_div * div
     return {"total": total, "mse": mse, "act": act, "sim": sim, "div": div}
 
@@ -289,7 +289,8 @@ def compute_deviances(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /)
         [2.0, 0.0]
     """
     with disable_autocast(rate):
-        wanted, found = to_full_precision(counts), to_full_precision(rate).clamp_min(1e-6)
+        wanted = to_full_precision(counts)
+        found = to_full_precision(rate).clamp_min(1e-6)
         share = torch.where(wanted > 0, wanted / found, torch.ones_like(found))
         return 2 * (wanted * share.log() - (wanted - found))
 

@@ -19,7 +19,8 @@ from phaseloom.physics.fourier import mirror_through_zero
 
 __all__ = ["AutoencoderObjective", "PatternPresentation", "select_few"]
 
-MAX_CALIBRATION_PATTERNS, MAX_CALIBRATION_PIXELS = 4096, 2**24
+MAX_CALIBRATION_PATTERNS = 4096
+MAX_CALIBRATION_PIXELS = 2**24
 """Patterns, and pixels of them all, that statistics and principal components are taken from at most."""
 
 
@@ -71,8 +72,12 @@ class AutoencoderObjective:
         *,
         manner: PatternPresentation = DEFAULT_PRESENTATION,
     ):
-        self.net, self.scan, self.losses, self.few = net, scan, dict(losses), few
-        self.manner, self.epoch = manner, 0
+        self.net = net
+        self.scan = scan
+        self.losses = dict(losses)
+        self.few = few
+        self.manner = manner
+        self.epoch = 0
         self.usual, self.highest = _compute_mean_and_peak(scan, few)
         self.good = torch.from_numpy(scan.mask)
         if manner.halves:
@@ -188,7 +193,8 @@ def select_few(numbers: np.ndarray, scan: Scan4D, /) -> np.ndarray:
 
 def _compute_mean_and_peak(scan: Scan4D, few: np.ndarray) -> tuple[np.ndarray, float]:
     """Mean of some patterns, untrusted pixels as those across, or dark; the highest count of trusted ones."""
-    total, highest = np.zeros(scan.counts.shape[1:]), 0.0
+    total = np.zeros(scan.counts.shape[1:])
+    highest = 0.0
     for start in range(0, len(few), 256):
         patterns = np.asarray(scan.counts[few[start : start + 256]], np.float64) * scan.mask
         total += patterns.sum(0)

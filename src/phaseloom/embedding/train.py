@@ -87,7 +87,8 @@ class AutoencoderTraining(NetworkTraining):
         parts: which of its patterns learn, decide and examine.
     """
 
-    kind, within = Autoencode, 0.0
+    kind = Autoencode
+    within = 0.0
     recipe: Autoencode
     lesson: AutoencoderObjective
     net: PatternAutoencoder

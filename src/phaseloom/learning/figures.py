@@ -63,7 +63,8 @@ def plot_predictions(
     figure = page(8.0, 2.5 * len(images))
     rows = figure.subplots(len(images), 3, squeeze=False)
     for axes, found, true, name in zip(rows, images, phases, names, strict=True):
-        level, known = found - found.mean(), true - true.mean()
+        level = found - found.mean()
+        known = true - true.mean()
         low, high = limits(known)
         reach = (high - low) / 2
         parts = [(known, f"{name}: true", "viridis", low, high), (level, "predicted", "viridis", low, high)]

@@ -1,9 +1,10 @@
 """Pieces that networks share: what takes patterns in, where tokens stand, what the optics change."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from phaseloom.errors import BadInput
+from phaseloom.errors import BadInput, nearest
 
-__all__ = ["AttentionBlock", "FiLM", "NoConditioning", "PatternEmbedding", "PatternIntake"]
-__all__ += ["PositionEncoding", "ScanTransformer", "UNet", "count_image_pixels", "to_full_precision"]
+__all__ = ["AttentionBlock", "FiLM", "NoConditioning", "PatternEmbedding", "PatternIntake", "check_count"]
+__all__ += ["PositionEncoding", "ScanTransformer", "UNet", "choose_option", "count_image_pixels"]
+__all__ += ["to_full_precision"]
 
 PIXELS_PER_STEP = 5  # pixels of the image to a step of the scan
 MARGIN_PIXELS = 5  # pixels of the image beyond the first probe, and the last
@@ -22,6 +24,8 @@ OPTICS_NUMBERS = 8  # numbers that tell a network of the optics and the dose
 PIXELS_AT_ONCE = 2**22  # pixels of patterns that are embedded at a time where memory is to be saved
 # Share of the mean spread below which no pixel is spread out further: dark ones hold noise alone.
 MIN_SPREAD_SHARE = 0.1
+
+Option = TypeVar("Option")
 
 
 def count_image_pixels(probes: int, /) -> int:
@@ -105,7 +109,9 @@ class PatternEmbedding(nn.Module):
 
     def __init__(self, intake: PatternIntake, body: nn.Module, *, frugal: bool):
         super().__init__()
-        self.intake, self.body, self.frugal = intake, body, frugal
+        self.intake = intake
+        self.body = body
+        self.frugal = frugal
 
     def forward(self, patterns: Float[Tensor, "m y x"]) -> Float[Tensor, "m d"]:
         """Embed each pattern by itself."""
@@ -209,8 +215,10 @@ class AttentionBlock(nn.Module):
         if width % heads:
             raise BadInput("nets: heads", heads, f"do not share a width of {width} evenly: choose a divisor")
         self.heads = heads
-        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.look, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.before = nn.LayerNorm(width)
+        self.after = nn.LayerNorm(width)
+        self.look = nn.Linear(width, 3 * width)
+        self.join = nn.Linear(width, width)
         self.think = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
@@ -250,8 +258,13 @@ class ScanTransformer(nn.Module):
         step: float,
     ):
         super().__init__()
-        self.entry, self.first, self.table = entry, first, table
-        self.films, self.blocks, self.norm, self.step = films, blocks, norm, step
+        self.entry = entry
+        self.first = first
+        self.table = table
+        self.films = films
+        self.blocks = blocks
+        self.norm = norm
+        self.step = step
         self.window = math.isqrt(table.shape[1] - 1)
         self.places = PositionEncoding(table.shape[-1], shortest=2 * step, longest=200 * step)
 
@@ -322,7 +335,8 @@ class UNet(nn.Module):
 
 
 def _make_double_convolution(before: int, after: int) -> nn.Sequential:
-    first, second = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
+    first = nn.Conv2d(before, after, 3, padding=1)
+    second = nn.Conv2d(after, after, 3, padding=1)
     norms = [nn.GroupNorm(math.gcd(8, after), after) for _ in range(2)]
     return nn.Sequential(first, norms[0], nn.GELU(), second, norms[1], nn.GELU())
 
@@ -332,5 +346,29 @@ def to_full_precision(value: Tensor, /) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
+def choose_option(knob: str, name: str, choices: Mapping[str, Option], /) -> Option:
+    """The value of an option.
+
+    Raises:
+        BadInput: another name.
+    """
+    if name not in choices:
+        raise BadInput(f"nets: {knob}", name, f"is not an option: {nearest(name, choices)}")
+    return choices[name]
+
+
+def check_count(knob: str, value: int, /, *, multiple: int = 1) -> int:
+    """A whole number of at least one, a multiple of ``multiple``.
+
+    Raises:
+        BadInput: another value.
+    """
+    if not isinstance(value, int) or value < 1 or value % multiple:
+        raise BadInput(f"nets: {knob}", value, f"must be a whole number above zero, a multiple of {multiple}")
+    return value
+
+
 # old names, until callers are renamed
 full = to_full_precision
+chosen = choose_option
+counted = check_count

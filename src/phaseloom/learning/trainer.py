@@ -41,7 +41,8 @@ class NetworkTraining:
     lesson: Any
 
     def __init__(self, recipe: Any, directory: Path | None):
-        self.recipe, self.directory = recipe, directory
+        self.recipe = recipe
+        self.directory = directory
         torch.manual_seed(recipe.seed)
         where = device.chosen(recipe.device)
         self.net = team().joined(self.network().to(where))

@@ -282,7 +282,8 @@ def find_network(model: str | Path, /) -> Path:
     known = list_shipped()
     if str(model) in known:
         return known[str(model)]
-    path, ours = Path(model), "give a .safetensors file that phaseloom has written"
+    path = Path(model)
+    ours = "give a .safetensors file that phaseloom has written"
     if not path.exists():
         way = nearest(str(model), known) if known else ours
         raise BadInput("model", str(model), f"is neither a file nor a model of the package: {way}")
@@ -419,7 +420,8 @@ def _load_pretrained(kind: Any, name: str, place: str, **knobs: Any) -> Any:
     """A network with weights of others, all of them found."""
     from safetensors import SafetensorError
 
-    local, options = Path(name).is_dir(), {"use_safetensors": True, "output_loading_info": True}
+    local = Path(name).is_dir()
+    options = {"use_safetensors": True, "output_loading_info": True}
     try:
         with _hide_progress_bars():
             net, report = kind.from_pretrained(name, local_files_only=local, **options, **knobs)

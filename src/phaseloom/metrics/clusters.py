@@ -24,10 +24,12 @@ from phaseloom.errors import BadInput, MissingExtra
 __all__ = ["ClusterCounts", "Clusters", "MeanOverSeeds", "adjusted_rand", "compare_cluster_counts"]
 __all__ += ["fit_kmeans", "fit_mixture", "standardise_columns"]
 
-MAX_FITTED_ROWS, FITTED_SHARE = 20000, 0.8
+MAX_FITTED_ROWS = 20000
+FITTED_SHARE = 0.8
 """Rows that a seed learns from at most, and as a share of all."""
 
-MAX_TRIED_ROWS, MAX_SILHOUETTE_ROWS = 5000, 2000
+MAX_TRIED_ROWS = 5000
+MAX_SILHOUETTE_ROWS = 2000
 """Rows, at most, that numbers of clusters are tried on, and that silhouettes are taken of."""
 
 KMEANS_STARTS = 4  # beginnings of k-means for a seed, of which the best counts
@@ -258,7 +260,8 @@ def _fit_normals(values: np.ndarray, few: np.ndarray, count: int, seed: int) -> 
 
 def _fit_best_mixture(few: np.ndarray, count: int, kind: str, seed: int) -> Any:
     """The likeliest of mixtures that begin at k-means, and at rows far from each other."""
-    make, least = _import_sklearn("mixture").GaussianMixture, 1e-6 * float(few.var(0).mean())
+    make = _import_sklearn("mixture").GaussianMixture
+    least = 1e-6 * float(few.var(0).mean())
     known = {"covariance_type": kind, "reg_covar": least, "random_state": seed}
     starts = [make(count, init_params=start, n_init=n, **known) for start, n in MIXTURE_STARTS.items()]
     with warnings.catch_warnings():

@@ -120,7 +120,8 @@ def underwater_colourfulness(image: ArrayLike, /) -> float:
         -6.834
     """
     red, green, blue = 255 * _check_colours(image)
-    means, squares = [], []
+    means = []
+    squares = []
     for opponent in (red - green, (red + green) / 2 - blue):
         ordered = np.sort(opponent, axis=None)
         left = int(TRIMMED_SHARE * ordered.size)
@@ -155,7 +156,8 @@ def underwater_contrast(image: ArrayLike, /) -> float:
         0.3466
     """
     highest, lowest = _find_window_extremes(_check_colours(image).mean(0, keepdims=True))
-    total, span = highest + lowest, highest - lowest
+    total = highest + lowest
+    span = highest - lowest
     share = np.divide(span, total, out=np.zeros_like(span), where=total > 0)
     logs = np.log(share, out=np.zeros_like(share), where=share > 1e-12)
     return float(abs((share * logs).mean()))
@@ -192,7 +194,8 @@ def _check_colours(image: ArrayLike) -> np.ndarray:
     values = np.asarray(image, np.float64)
     if values.ndim != 3 or len(values) != 3 or not values.size:
         raise BadInput("metrics.colour", values.shape, "must be red, green and blue (3, y, x)")
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     if not (low >= 0 and high <= 1):
         fix = "must be display values of 0 to 1: divide by the largest grey value, or clip"
         raise BadInput("metrics.colour", f"values of {low:.3g} to {high:.3g}", fix)

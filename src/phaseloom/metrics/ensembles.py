@@ -103,10 +103,12 @@ def standardise(
         >>> bool(np.allclose(object, 1)), divmod(int(np.argmax(abs(centred))), 21)
         (True, (10, 10))
     """
-    values, wave = np.asarray(object).astype(complex), np.asarray(probe).astype(complex)
+    values = np.asarray(object).astype(complex)
+    wave = np.asarray(probe).astype(complex)
     if values.ndim not in (2, 3) or wave.ndim not in (2, 3) or not (values.any() and wave.any()):
         raise BadInput("standardise", (values.shape, wave.shape), "must be an object and a probe with power")
-    slices, modes = values.reshape(-1, *values.shape[-2:]), wave.reshape(-1, *wave.shape[-2:])
+    slices = values.reshape(-1, *values.shape[-2:])
+    modes = wave.reshape(-1, *wave.shape[-2:])
     slices, modes = _move_ramp_to_object(*_centre_probe(*_move_ramp_to_object(slices, modes)))
     weights = _check_weights(weight, slices.shape[-2:])
     scale = np.sqrt(np.sum(weights * np.abs(slices) ** 2, (1, 2)) / weights.sum())
@@ -154,7 +156,8 @@ def synthesise(
     likeness = [sum(_correlate_objects(one, two, weights) for two in whole) for one in whole]
     object, probe = pairs[int(np.argmax(likeness))]
     laid = [_register_pair(*pair, object, probe, weights) for pair in pairs]
-    objects, probes = np.stack([pair[0] for pair in laid]), np.stack([pair[1] for pair in laid])
+    objects = np.stack([pair[0] for pair in laid])
+    probes = np.stack([pair[1] for pair in laid])
     target = _multiply_slices(object, weights)
     correlation = np.array(
         [_correlate_objects(_multiply_slices(one, weights), target, weights) for one in objects]
@@ -273,7 +276,8 @@ def deconvolved_correlation(
         >>> found.shift, round(found.height, 6)
         ((-2.0, 1.0), 1.0)
     """
-    moving, fixed = np.asarray(image), np.asarray(reference)
+    moving = np.asarray(image)
+    fixed = np.asarray(reference)
     if moving.ndim != 2 or moving.shape != fixed.shape:
         raise BadInput("deconvolved_correlation", (moving.shape, fixed.shape), "must be images of one shape")
     taper = np.outer(*(_make_window(size, window) for size in fixed.shape))
@@ -307,7 +311,8 @@ def _trade_ramp(
 def _centre_probe(slices: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Object and probe moved together, the probe's centre of mass to the middle."""
     middle = [size // 2 for size in modes.shape[-2:]]
-    shift, moved = (0.0, 0.0), modes
+    shift = (0.0, 0.0)
+    moved = modes
     for _ in range(4):
         slope = _find_phase_slope(np.fft.fft2(moved), cyclic=True)
         place = [-s * n / (2 * np.pi) for s, n in zip(slope, modes.shape[-2:], strict=True)]

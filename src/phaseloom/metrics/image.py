@@ -7,7 +7,8 @@ from phaseloom.errors import BadInput
 
 __all__ = ["psnr", "ssim"]
 
-WINDOW_SIGMA, WINDOW_REACH = 1.5, 5
+WINDOW_SIGMA = 1.5
+WINDOW_REACH = 5
 """Gaussian weights of the structural similarity: an 11x11 window, as Wang et al. (2004)."""
 
 
@@ -71,10 +72,12 @@ def ssim(
     values, wanted, peak = _check_images(image, reference, peak, within)
     if values.ndim < 2 or min(values.shape[-2:]) <= 2 * WINDOW_REACH:
         raise BadInput("ssim", values.shape, "must be at least 11x11 pixels")
-    mean, target = _blur_image(values), _blur_image(wanted)
+    mean = _blur_image(values)
+    target = _blur_image(wanted)
     variance = _blur_image(values**2) - mean**2 + _blur_image(wanted**2) - target**2
     covariance = _blur_image(values * wanted) - mean * target
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    c1 = (0.01 * peak) ** 2
+    c2 = (0.03 * peak) ** 2
     luminance = (2 * mean * target + c1) / (mean**2 + target**2 + c1)
     structure = (2 * covariance + c2) / (variance + c2)
     return float((luminance * structure)[..., WINDOW_REACH:-WINDOW_REACH, WINDOW_REACH:-WINDOW_REACH].mean())
@@ -96,7 +99,8 @@ def _check_images(
     within: tuple[float | int, float | int] | None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Both images in double precision, and the range of grey values."""
-    values, wanted = np.asarray(image, float), np.asarray(reference, float)
+    values = np.asarray(image, float)
+    wanted = np.asarray(reference, float)
     if values.shape != wanted.shape:
         raise BadInput("metrics.image", values.shape, f"must have the shape of the reference, {wanted.shape}")
     peak = float(np.ptp(wanted)) if peak is None else float(peak)

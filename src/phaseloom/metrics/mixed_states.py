@@ -38,7 +38,8 @@ def product_svd(a: ArrayLike, b: ArrayLike, /) -> tuple[np.ndarray, np.ndarray, 
         >>> bool(np.allclose(u * s @ vh, a @ b)), s.shape
         (True, (2,))
     """
-    one, two = np.asarray(a), np.asarray(b)
+    one = np.asarray(a)
+    two = np.asarray(b)
     if one.ndim != 2 or two.ndim != 2 or one.shape[1] != two.shape[0]:
         raise BadInput("product_svd", (one.shape, two.shape), "must be (row, inner) and (inner, column)")
     left, first = np.linalg.qr(one)
@@ -74,7 +75,8 @@ def orthogonalise(modes: ArrayLike, /, weights: ArrayLike | None = None) -> tupl
         True
     """
     stack = _stack_modes(modes)
-    count, shape = len(stack), stack.shape[1:]
+    count = len(stack)
+    shape = stack.shape[1:]
     mixing = np.eye(count) if weights is None else np.asarray(weights)
     if mixing.ndim not in (2, 3) or mixing.shape[-1] != count:
         raise BadInput(
@@ -205,7 +207,8 @@ def rms_error(image: ArrayLike, reference: ArrayLike, /, *, scale: bool = False)
         >>> [round(error, 6) for error in errors]
         [1.0, 0.0]
     """
-    moving, fixed = np.asarray(image).astype(complex), np.asarray(reference).astype(complex)
+    moving = np.asarray(image).astype(complex)
+    fixed = np.asarray(reference).astype(complex)
     if moving.shape != fixed.shape or not fixed.any():
         raise BadInput("rms_error", moving.shape, f"needs a reference of that shape, not zero: {fixed.shape}")
     overlap = np.vdot(moving, fixed)
@@ -252,7 +255,8 @@ def _stack_modes(modes: ArrayLike) -> np.ndarray:
 
 def _stack_pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Two stacks of modes in one window."""
-    one, two = _stack_modes(a), _stack_modes(b)
+    one = _stack_modes(a)
+    two = _stack_modes(b)
     if one.shape[1:] != two.shape[1:]:
         raise BadInput("states.modes", one.shape, f"and {two.shape} must share their window (y, x)")
     return one, two

@@ -63,8 +63,10 @@ def phase_error(
     found = remove_ramp(found)
     shift = find_shift(found, remove_ramp(wanted), max_shift=max_shift)
     inner = tuple(slice(margin, size - margin) for size in wanted.shape)
-    found, wanted = remove_ramp(shift_image(found, shift)[inner]), remove_ramp(wanted[inner])
-    norm, overlap = np.linalg.norm(wanted), np.vdot(found, wanted)
+    found = remove_ramp(shift_image(found, shift)[inner])
+    wanted = remove_ramp(wanted[inner])
+    norm = np.linalg.norm(wanted)
+    overlap = np.vdot(found, wanted)
     power = np.vdot(found, found)
     scale = overlap / max(power, 1e-30)
     return PhaseError(
@@ -239,7 +241,8 @@ def sum_phase(object: ArrayLike, /) -> np.ndarray:
 
 def _check_shapes(image: ArrayLike, reference: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Both as floating arrays (y, x)."""
-    one, two = np.asarray(image), np.asarray(reference)
+    one = np.asarray(image)
+    two = np.asarray(reference)
     if one.shape != two.shape or one.ndim != 2:
         raise BadInput("metrics", one.shape, f"and {two.shape} must be two images (y, x) of one shape")
     dtype = np.result_type(one, two, np.float64)
@@ -334,7 +337,8 @@ def measure_agreement(image: ArrayLike, truth: ArrayLike, /, *, rim: int = 0) ->
         raise BadInput("agreement: rim", rim, f"leaves nothing of {values.shape} pixels: take a narrower one")
     inner = tuple(slice(rim, size - rim) for size in values.shape)
     values, wanted = (part[inner] - part[inner].mean() for part in (values, wanted))
-    power, norm = float((wanted**2).sum()), float(np.linalg.norm(values))
+    power = float((wanted**2).sum())
+    norm = float(np.linalg.norm(values))
     if not power > 0:
         raise BadInput(
             "agreement", None, "has a truth that is the same everywhere: nothing can agree with it"

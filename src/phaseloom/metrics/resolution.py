@@ -96,11 +96,13 @@ def ring_correlation(
         >>> bool(abs(curve.value[4:]).max() < 0.4)
         True
     """
-    one, two = np.asarray(a), np.asarray(b)
+    one = np.asarray(a)
+    two = np.asarray(b)
     if one.ndim != 2 or one.shape != two.shape or min(one.shape) < 4:
         raise BadInput("ring_correlation", (one.shape, two.shape), "must be two images (y, x) of one shape")
     taper = np.outer(*(_make_window(size, window) for size in one.shape))
-    first, second = np.fft.fft2(one * taper), np.fft.fft2(two * taper)
+    first = np.fft.fft2(one * taper)
+    second = np.fft.fft2(two * taper)
     ring, width, rings = _number_rings(one.shape, pixel)
 
     def total(values: np.ndarray) -> np.ndarray:
@@ -143,12 +145,15 @@ def register(
         >>> one.shape, bool(np.allclose(one, two, atol=1e-6))
         ((24, 24), True)
     """
-    one, two = np.asarray(a), np.asarray(b)
+    one = np.asarray(a)
+    two = np.asarray(b)
     shape = np.minimum(one.shape, two.shape)
-    one, two = _cut_centre(one, shape), _cut_centre(two, shape)
+    one = _cut_centre(one, shape)
+    two = _cut_centre(two, shape)
     complex_ = np.iscomplexobj(one) and np.iscomplexobj(two)
     if complex_:
-        one, two = remove_plane_wave(one), remove_plane_wave(two)
+        one = remove_plane_wave(one)
+        two = remove_plane_wave(two)
     shift = find_shift(one, two, max_shift=max_shift, rounds=3)
     one = shift_image(one, shift)
     if complex_:

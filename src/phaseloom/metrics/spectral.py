@@ -111,10 +111,12 @@ def band_correlation(a: ArrayLike, b: ArrayLike, /, parts: Bands) -> np.ndarray:
         >>> bool(np.allclose(values, 1j))
         True
     """
-    one, two = np.asarray(a), np.asarray(b)
+    one = np.asarray(a)
+    two = np.asarray(b)
     if not one.shape == two.shape == parts.number.shape:
         raise BadInput("band_correlation", (one.shape, two.shape), f"must both be {parts.number.shape}")
-    first, second = np.fft.fft2(one), np.fft.fft2(two)
+    first = np.fft.fft2(one)
+    second = np.fft.fft2(two)
     power = parts.total(np.abs(first) ** 2) * parts.total(np.abs(second) ** 2)
     overlap = parts.total(first * second.conj()).astype(complex)
     return np.divide(overlap, np.sqrt(power), out=np.full(len(power), np.nan + 0j), where=power > 0)
@@ -145,7 +147,8 @@ def band_fidelity(a: ArrayLike, b: ArrayLike, /, parts: Bands) -> np.ndarray:
     found = np.full(len(parts.edges) - 1, np.nan)
     for band in range(len(found)):
         inside = parts.number == band
-        one, two = first[..., inside][:, None], second[..., inside][:, None]
+        one = first[..., inside][:, None]
+        two = second[..., inside][:, None]
         if one.any() and two.any():
             found[band] = np.sqrt(fidelity(one, two))
     return found
@@ -163,7 +166,8 @@ def snr_threshold(counts: ArrayLike, snr: float, /) -> np.ndarray:
         [0.333, 0.452]
     """
     number = np.asarray(counts, float)
-    root, half = np.sqrt(np.where(number > 0, number, np.nan)), snr / 2
+    root = np.sqrt(np.where(number > 0, number, np.nan))
+    half = snr / 2
     return (half + (2 * np.sqrt(half) + 1) / root) / (1 + half + 2 * np.sqrt(half) / root)
 
 
@@ -198,7 +202,8 @@ def scan_spectrum(
         >>> found.value.tolist()
         [2.0, 2.0]
     """
-    pattern, places = np.asarray(total, float), np.asarray(positions, float)
+    pattern = np.asarray(total, float)
+    places = np.asarray(positions, float)
     trusted = np.ones(pattern.shape, bool) if mask is None else np.asarray(mask, bool)
     if pattern.ndim != 2 or trusted.shape != pattern.shape or places.ndim != 2 or places.shape[1] != 2:
         shapes = (pattern.shape, trusted.shape, places.shape)

@@ -9,16 +9,15 @@ import torch
 from torch import nn
 
 from phaseloom.fitting import device
+from phaseloom.learning.evaluation import make_card
 from phaseloom.metrics.phase import Agreement, measure_agreement
 from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.prediction import DEFAULT_TOLERANCE, OPTICS_NAMES
 from phaseloom.retrieval.recipe import Train
 from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan, draw_counts
 from phaseloom.simulation.experiment import told
-from phaseloom.spec import to_yaml
-from phaseloom.version import __version__
 
-__all__ = ["EVALUATION_DOSES", "RIM_PIXELS", "evaluate_network", "make_card", "predict_image"]
+__all__ = ["EVALUATION_DOSES", "RIM_PIXELS", "evaluate_network", "make_network_card", "predict_image"]
 
 # Electrons per pattern at which networks are judged; the first stands for no counting noise.
 EVALUATION_DOSES = (NOISELESS_DOSE, 1e5, 1e4, 3e3)
@@ -29,7 +28,7 @@ RIM_PIXELS = 8  # pixels at the edges of an image that no probe surrounds, left 
 def predict_image(
     net: nn.Module, scene: TrainingScan, dose: float = NOISELESS_DOSE, /, *, seed: int = 0
 ) -> np.ndarray:
-    """What a network makes of a whole scan at a dose, ``(y, x)`` radian."""
+    """The image of a whole scan that a network predicts at a dose, ``(y, x)`` radian."""
     net.eval()
     where = device.of(net)
     patterns = draw_counts(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
@@ -63,7 +62,7 @@ def evaluate_network(
     return out
 
 
-def make_card(
+def make_network_card(
     recipe: Train,
     net: nn.Module,
     unseen: Sequence[TrainingScan],
@@ -72,32 +71,23 @@ def make_card(
     *,
     epochs: int = 0,
 ) -> dict[str, Any]:
-    """What a network says of itself when it is opened again.
+    """The card of a network: the experiment and the deviations that it was trained for, and its scores.
 
     Args:
-        recipe: that it was trained by.
+        recipe: of its training.
         net: patterns and optics to images, or the second stage.
-        unseen: scans that judge it.
-        seen: scans that it learned from.
+        unseen: scans of held-out materials, to evaluate it on.
+        seen: scans that it was trained on.
         epochs: of the training.
     """
     first = unseen[0].experiment
     numbers = np.stack([told(scene.experiment, NOISELESS_DOSE) for scene in (*unseen, *seen)])
     spread = np.abs(numbers - told(first, NOISELESS_DOSE)).max(0)
-    near = {
-        name: most + float(more)
-        for name, most, more in zip(OPTICS_NAMES, DEFAULT_TOLERANCE, spread, strict=True)
-    }
-    near.pop("dose")
-    return {
-        "experiment": asdict(first),
-        "tolerance": near,
-        "doses": [recipe.doses[0], None],
-        "recipe": to_yaml(recipe.resolved()),
-        "scores": {} if recipe.stage == "stitching" else evaluate_network(make_scan_network(net), unseen),
-        "epochs": epochs,
-        "version": __version__,
-    }
+    rows = zip(OPTICS_NAMES, DEFAULT_TOLERANCE, spread, strict=True)
+    tolerance = {name: usual + float(more) for name, usual, more in rows if name != "dose"}
+    scores = {} if recipe.stage == "stitching" else evaluate_network(make_scan_network(net), unseen)
+    facts = {"experiment": asdict(first), "tolerance": tolerance, "doses": [recipe.doses[0], None]}
+    return make_card(recipe, scores, epochs=epochs, **facts)
 
 
 # old names, until callers are renamed

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
-from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.evaluation import save_with_card
+from phaseloom.learning.weight_files import NETWORK_FILE
 from phaseloom.ptycho.beam_optics import optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.retrieval.evaluate import make_card
+from phaseloom.retrieval.evaluate import make_network_card
 from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
 from phaseloom.retrieval.prediction import measure_semiangle
 from phaseloom.retrieval.raster import find_raster
@@ -27,6 +28,7 @@ __all__ = ["NOISY_SCANS_PER_DOSE", "SCANS_FOR_ONE_PROBE", "fit_linear_network", 
 __all__ += ["solve_linear"]
 
 # Scans that each dose with counting noise is fitted to; noise varies more than they do.
+SCANS_FOR_ONE_PROBE = {"scans": 100, "unseen": 8}  # for a probe at hand: simulated in about a minute
 NOISY_SCANS_PER_DOSE = 20
 
 
@@ -63,24 +65,23 @@ def _sample_patterns(scene: TrainingScan) -> Tensor:
     return scene.roots[::2, ::3].float().square().flatten(0, 1)
 
 
-# Scans that are simulated for a probe at hand: enough in about a minute.
-SCANS_FOR_ONE_PROBE = {"scans": 100, "unseen": 8}
-
-
 def get_microscope(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str, Any]:
     """The microscope of a training for the energy, the step and the probe of a scan.
 
     Args:
-        recipe: of its reconstruction, whose probe says the defocus; the semiangle is measured if not said.
-        usual: microscope that says the rest (how many probes, which detector).
+        recipe: of its reconstruction, whose probe has a defocus; the semiangle is measured if not given.
+        usual: microscope with the rest (number of probes, detector).
 
     Raises:
-        BadInput: a defocus that nobody says, or positions on no raster.
+        BadInput: an unknown defocus, or positions that are not a raster.
     """
-    scan, optics = recipe.scan(), optics_of(recipe.probe)
+    scan = recipe.scan()
+    optics = optics_of(recipe.probe)
     others = {name: value for name, value in optics.aberrations.items() if name != "defocus"}
     if "defocus" not in optics.aberrations:
-        fix = "is not said, and what a network learns depends on it: --set probe.from_patterns.defocus='90 A'"
+        fix = (
+            "is not said, and a network is trained for one defocus: --set probe.from_patterns.defocus='90 A'"
+        )
         raise BadInput("probe: defocus", None, fix)
     lattice = find_raster(scan)
     if abs(lattice.step[0] / lattice.step[1] - 1) > 0.02:
@@ -102,14 +103,14 @@ def get_microscope(recipe: Reconstruct, usual: Call | None = None, /) -> dict[st
 def fit_linear_network(
     recipe: Train, directory: Path | str, /, *, said: Callable[[str], None] = lambda text: None
 ) -> tuple[Path, dict[str, Any]]:
-    """Solve a linear network and leave it in a folder.
+    """Solve a linear network and write it into a folder.
+
+    Several processes simulate the scans together; each then solves for itself, and one of them writes.
 
     Args:
         recipe: with ``model: linear``.
         directory: for ``run.yaml`` and ``net.safetensors``.
-        said: told of what is going on.
-
-    Several processes simulate the scans together; each then solves for itself, and one of them writes.
+        said: called with a line of progress.
 
     Returns:
         The file, and its card.
@@ -117,20 +118,22 @@ def fit_linear_network(
     Raises:
         BadInput: another model, or a folder that holds a run.
     """
-    folder, net = Path(directory), recipe.network()
+    folder = Path(directory)
+    net = recipe.network()
     if not isinstance(net, LinearRecovery):
         raise BadInput("train linear: model", recipe.model.name, "is not solved but trained: train patches")
     if (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder")
     pool = SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed))
-    scenes, judges = (team().each(pool.__getitem__, few) for few in (range(recipe.scans), recipe.judges()))
-    cost = solve_linear(net, scenes, seed=recipe.seed)
+    scans = team().each(pool.__getitem__, range(recipe.scans))
+    judges = team().each(pool.__getitem__, recipe.judges())
+    cost = solve_linear(net, scans, seed=recipe.seed)
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
-    told = make_card(recipe, net, judges, scenes) | {"fit": cost}
+    card = make_network_card(recipe, net, judges, scans) | {"fit": cost}
     if team().first:
         keep_recipe(recipe, folder)
-        pretrained.save_network(net, folder / pretrained.NETWORK_FILE, told)
-    return folder / pretrained.NETWORK_FILE, told
+        save_with_card(net, card, folder)
+    return folder / NETWORK_FILE, card
 
 
 # old names, until callers are renamed

@@ -51,10 +51,8 @@ def contrast(seen: PredictedBatch, /, *, weight: float = 1.0, floor: float = 0.0
         >>> round(contrast(PredictedBatch(flat, true, flat, [])).item(), 3)
         1.0
     """
-    error, truth = (
-        _subtract_mean(_cut_rim(seen.image) - _cut_rim(seen.phase)),
-        _subtract_mean(_cut_rim(seen.phase)),
-    )
+    error = _subtract_mean(_cut_rim(seen.image) - _cut_rim(seen.phase))
+    truth = _subtract_mean(_cut_rim(seen.phase))
     return weight * (_compute_power(error) / (_compute_power(truth) + floor**2)).mean()
 
 
@@ -66,7 +64,8 @@ def edges(seen: PredictedBatch, /, *, weight: float = 0.1, floor: float = 0.02) 
         weight: of the loss.
         floor: mean gradient of the truth, radian per pixel, below which errors are not blown up further.
     """
-    error, truth = seen.image - seen.phase, seen.phase
+    error = seen.image - seen.phase
+    truth = seen.phase
     off, there = (_compute_gradient(_cut_rim(part)) for part in (error, truth))
     return weight * (off / (there + floor)).mean()
 
@@ -117,7 +116,8 @@ def _compare_patterns(image: Tensor, patterns: Tensor, experiment: Experiment, p
     windows = patches.gather(wave, corner, (experiment.window, experiment.window))
     light, empty = (collected(lit(w, experiment), experiment) for w in (beam * windows[:, None], beam[None]))
     amplitudes = [(part + 1e-9).sqrt() for part in (light, given, empty)]
-    off, there = _compute_power(amplitudes[0] - amplitudes[1]), _compute_power(amplitudes[1] - amplitudes[2])
+    off = _compute_power(amplitudes[0] - amplitudes[1])
+    there = _compute_power(amplitudes[1] - amplitudes[2])
     return off.mean() / (there.mean() + 1e-9)
 
 
@@ -151,7 +151,8 @@ def _sum_rings(image: Tensor, count: int) -> Tensor:
     """Power in rings ``(n, ring)``."""
     height, width = image.shape[-2:]
     power = torch.fft.rfft2(image.float(), norm="ortho").abs().square().flatten(-2)
-    y, x = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+    y = torch.fft.fftfreq(height)[:, None]
+    x = torch.fft.rfftfreq(width)[None]
     ring = (torch.hypot(y, x) * (3 * count)).long().flatten().to(image.device)
     kept = ring < count
     sums = power.new_zeros(*power.shape[:-1], count)

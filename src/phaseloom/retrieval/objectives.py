@@ -58,7 +58,10 @@ class RetrievalObjective:
         *,
         precision: Literal["float32", "bfloat16"] = "float32",
     ):
-        self.net, self.scenes, self.losses, self.precision = net, scenes, dict(losses), precision
+        self.net = net
+        self.scenes = scenes
+        self.losses = dict(losses)
+        self.precision = precision
 
     def __call__(self, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of a batch."""
@@ -158,7 +161,9 @@ class StitchingObjective(RetrievalObjective):
         spoiled: see `PatchDegradation`.
     """
 
-    probes, stride, spoiled = 14, 9, PatchDegradation()
+    probes = 14
+    stride = 9
+    spoiled = PatchDegradation()
 
     def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the image."""
@@ -187,7 +192,8 @@ def load_stage_network(path: Path, knob: str, stage: str, /) -> nn.Module:
     Raises:
         BadInput: one of another step.
     """
-    net, kinds = pretrained.load_network(path), STAGE_NETWORKS[stage]
+    net = pretrained.load_network(path)
+    kinds = STAGE_NETWORKS[stage]
     if not isinstance(net, kinds):
         fix = f"holds a {type(net).__name__}, here a {kinds[0].__name__} is wanted: name its file"
         raise BadInput(f"train: {knob}", str(path), fix)

@@ -86,7 +86,8 @@ def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | Non
         BadInput: no such model, or data that it was not trained for.
     """
     path = find_network(model)
-    net, card = pretrained.load_network(path), pretrained.load_card(path)
+    net = pretrained.load_network(path)
+    card = pretrained.load_card(path)
     card = {**card, "name": card.get("name") or path.stem}
     scan = recipe.scan()
     prediction = predict(net, card, scan, optics_of(recipe.probe), dose=dose)
@@ -115,7 +116,8 @@ def measure_misfit(
     few = scan.select(_select_inner(scan, most))
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))], np.float32))
     few = _enlarge_detector(few, prediction.semiangle)
-    model, measured = _make_model(prediction, few), torch.from_numpy(few.counts)
+    model = _make_model(prediction, few)
+    measured = torch.from_numpy(few.counts)
     parts = torch.arange(len(few)).split(PATTERNS_AT_ONCE)
     expected = torch.cat([model.detector.display(model(part)) for part in parts])
     bare = model.detector.display(model.detector.background())
@@ -140,7 +142,8 @@ def write_prediction(outcome: ScanPrediction, folder: Path, /) -> list[Path]:
 def plot_prediction(prediction: Prediction, /) -> "Figure":
     """The phase with scale bar and colour bar."""
     figure = canvas.page(6.4, 5.2)
-    axes, phase = figure.subplots(), prediction.phase
+    axes = figure.subplots()
+    phase = prediction.phase
     low, high = canvas.limits(phase)
     look = {"title": f"Phase, predicted by {prediction.model}", "cmap": "viridis", "vmin": low, "vmax": high}
     drawn = canvas.image(axes, phase, pixel=prediction.pixel, **look)
@@ -187,7 +190,8 @@ def _make_model(prediction: Prediction, scan: Scan4D) -> Ptychography:
 
 def _select_inner(scan: Scan4D, most: int) -> np.ndarray:
     """The half of the patterns that is farthest from the rim of the scan: what is beyond is not predicted."""
-    low, high = scan.positions.min(0), scan.positions.max(0)
+    low = scan.positions.min(0)
+    high = scan.positions.max(0)
     away = np.abs(2 * scan.positions - low - high) / np.maximum(high - low, 1e-9)
     count = min(
         most,
@@ -203,7 +207,8 @@ def _enlarge_detector(scan: Scan4D, semiangle: float) -> Scan4D:
         return scan
     shape = scan.geometry.shape
     reach = min(n * angle for n, angle in zip(shape, scan.geometry.angle, strict=True))
-    wider, finer = math.ceil(MIN_MODEL_SEMIANGLES * semiangle / reach), -(-MIN_PROBE_WINDOW // min(shape))
+    wider = math.ceil(MIN_MODEL_SEMIANGLES * semiangle / reach)
+    finer = -(-MIN_PROBE_WINDOW // min(shape))
     rows, columns = (max(wider, finer) * n for n in shape)
     if wider > 1:
         return enlarge(scan, to=(rows, columns), match="crop")
@@ -230,7 +235,8 @@ def _write_h5(outcome: ScanPrediction, path: Path) -> None:
         for name in ("pixel", "origin"):
             file.create_dataset(name, data=getattr(made, name)).attrs["units"] = "angstrom"
         file["told"] = made.told
-        file.attrs["phaseloom_prediction"], file.attrs["model"] = 1, made.model
+        file.attrs["phaseloom_prediction"] = 1
+        file.attrs["model"] = made.model
         file.attrs["semiangle"] = made.semiangle
         for name, value in {
             "aberrations": dict(made.aberrations),

@@ -91,7 +91,8 @@ def predict(
     Raises:
         BadInput: a scan that this network was not trained for, the first difference by its name.
     """
-    net, experiment = make_scan_network(net), _read_experiment(card)
+    net = make_scan_network(net)
+    experiment = _read_experiment(card)
     _require_electrons(scan)
     scan, masked = mask_hot_pixels(scan)
     scan, lattice, put = fill_empty_places(scan, find_raster(scan))
@@ -153,7 +154,8 @@ def _describe_experiment(scan: Scan4D, optics: Optics, model: Experiment) -> tup
     """The experiment that the scan is of, as far as a network is told of it, and what was assumed."""
     angle, notes = _find_semiangle(scan, optics.semiangle)
     _require_disk(scan, angle)
-    wavelength, aberrations = scan.geometry.wavelength, dict(optics.aberrations)
+    wavelength = scan.geometry.wavelength
+    aberrations = dict(optics.aberrations)
     if not {"defocus", "C10", "C1"} & set(aberrations):
         aberrations["defocus"] = float(told(model)[0]) * wavelength / angle**2
         notes.append(f"defocus is not given: assumed {aberrations['defocus']:.4g} A, as of the model")
@@ -181,7 +183,8 @@ def _find_semiangle(scan: Scan4D, given: float | None) -> tuple[float, list[str]
             raise BadInput("semiangle", None, fix) from problem
         return given, []
     angles = scan.geometry.angle
-    seen, middle = disk.radius * math.sqrt(angles[0] * angles[1]), [n // 2 for n in mean.shape]
+    seen = disk.radius * math.sqrt(angles[0] * angles[1])
+    middle = [n // 2 for n in mean.shape]
     away = math.hypot(*(found - centre for found, centre in zip(disk.centre, middle, strict=True)))
     notes = []
     if away > max(0.1 * disk.radius, 0.3):
@@ -201,7 +204,8 @@ def _require_disk(scan: Scan4D, angle: float) -> None:
     ways = zip(mean.shape, scan.geometry.angle, strict=True)
     y, x = ((np.arange(n) - n // 2) * one / angle for n, one in ways)
     away = np.hypot(y[:, None], x)
-    inside, around = mean[away < 0.7], mean[(away > 1.3) & (away < 2)]
+    inside = mean[away < 0.7]
+    around = mean[(away > 1.3) & (away < 2)]
     if min(inside.size, around.size) and np.median(inside) <= MIN_DISK_CONTRAST * max(np.median(around), 0):
         what = f"no bright disk of {1e3 * angle:.3g} mrad"
         fix = "is in the patterns, which are nearly as bright around it: check calibration and semiangle"
@@ -217,7 +221,8 @@ def _compute_mean_pattern(scan: Scan4D) -> np.ndarray:
 
 def _find_stride(lattice: Raster, beam: Experiment, model: Experiment, tolerance: float) -> tuple[int, int]:
     """How many times finer than the model's the steps are (y, x)."""
-    unit, wanted = beam.wavelength / beam.semiangle, float(told(model)[1])
+    unit = beam.wavelength / beam.semiangle
+    wanted = float(told(model)[1])
     times = [max(1, round(wanted * unit / step)) for step in lattice.step]
     for step, count in zip(lattice.step, times, strict=True):
         if abs(count * step / unit - wanted) > tolerance or count > MAX_STRIDE:
@@ -228,7 +233,8 @@ def _find_stride(lattice: Raster, beam: Experiment, model: Experiment, tolerance
 
 def _require_agreement(beam: Experiment, model: Experiment, tolerance: tuple[float, ...]) -> None:
     """Refuse the first number in which a scan is not what the model was trained for."""
-    angle, length = beam.semiangle, beam.wavelength
+    angle = beam.semiangle
+    length = beam.wavelength
     units = [length / angle**2, length / angle, 4 * length / angle**4]
     units += [length / angle**2] * 2 + [length / angle**3] * 2
     rows = zip(OPTICS_NAMES, units, told(beam), told(model), tolerance, strict=False)
@@ -255,7 +261,8 @@ def _make_optics_numbers(
     lowest, highest = (math.inf, math.inf) if doses is None else (_read_limit(value) for value in doses)
     found = view.beam if view.electrons else math.inf
     dose = min(max(found, lowest), highest)
-    numbers, notes = told(beam, None if math.isinf(dose) else dose), []
+    numbers = told(beam, None if math.isinf(dose) else dose)
+    notes = []
     if found < min(0.99 * lowest, LOW_NOISE_DOSE):
         least = "patterns without noise" if math.isinf(lowest) else f"{lowest:.3g} electrons or more"
         notes.append(f"{found:.3g} electrons in a pattern are few for this model, trained for {least}")
@@ -303,7 +310,8 @@ class _ScanReader:
     @torch.no_grad()
     def seen(self, index: np.ndarray) -> np.ndarray:
         """What the network makes of the patterns of an index, read in pieces where it can be."""
-        net, device = self.net, next(self.net.parameters(), self.numbers).device
+        net = self.net
+        device = next(self.net.parameters(), self.numbers).device
         numbers = self.numbers[None].to(device)
         if not isinstance(net, ScanRecovery):
             return net(self.view.patterns(index)[None].to(device), numbers)[0].cpu().numpy()
@@ -321,7 +329,8 @@ def _merge_images(
 
     pairs = zip(scan, every, strict=True)
     shape = [PER_STEP * (n - 1) // k + 2 * PER_STEP + 1 for n, k in pairs]
-    total, cover = np.zeros(shape), np.zeros(shape)
+    total = np.zeros(shape)
+    cover = np.zeros(shape)
     for at, image in images.items():
         ways = zip(shape, at, every, image.shape, strict=True)
         where = [(np.arange(n) - PER_STEP * a / k, size) for n, a, k, size in ways]

@@ -122,9 +122,11 @@ class PatternPreprocessor:
         _require_fine_pixels(ratio, scan.geometry.angle)
         sizes = zip(scan.geometry.shape, experiment.detector_shape, ratio, strict=True)
         rows, columns = (compute_overlaps(many, few, each) for many, few, each in sizes)
-        area, known = ratio[0] * ratio[1], vacuum(experiment).numpy()
+        area = ratio[0] * ratio[1]
+        known = vacuum(experiment).numpy()
         there = np.outer(rows.sum(1), columns.sum(1)) / area
-        cover, usual = rows @ good @ columns.T / area, _get_mean_pattern(net, known.shape)
+        cover = rows @ good @ columns.T / area
+        usual = _get_mean_pattern(net, known.shape)
         notes = _check_reach(there, known, usual.numpy(), scan, semiangle)
         notes += _describe_masked(there, cover, known, usual.numpy())
         beam, electrons, more = _estimate_dose(scan, good, float((known * cover).sum() / known.sum()), dose)
@@ -156,7 +158,8 @@ class PatternPreprocessor:
 
 def _require_fine_pixels(ratio: list[float], angle: tuple[float, float]) -> None:
     if min(ratio) < MIN_PIXEL_RATIO:
-        own, wanted = max(angle), max(angle) * min(ratio)
+        own = max(angle)
+        wanted = max(angle) * min(ratio)
         fix = f"is too coarse for this model, whose pixel is {1e3 * wanted:.3g} mrad: bin less, or"
         fix += " take a longer camera length"
         raise BadInput("detector pixel", f"{1e3 * own:.3g} mrad", fix)
@@ -185,7 +188,8 @@ def _check_reach(
     if lost > MAX_MISSED_BEAM:
         fix = f"misses {100 * lost:.2g} % of the beam of {1e3 * semiangle:.3g} mrad: do not crop so far"
         raise BadInput("detector", f"a reach of {reach:.3g} mrad", fix)
-    missed, part = _measure_share(known, usual, there < 0.5), 100 * float((there < 0.5).mean())
+    missed = _measure_share(known, usual, there < 0.5)
+    part = 100 * float((there < 0.5).mean())
     if not missed:
         return []
     told = f"with {100 * missed:.2g} % of the beam, which are taken as on average"
@@ -194,7 +198,8 @@ def _check_reach(
 
 def _measure_share(known: np.ndarray, usual: np.ndarray, where: np.ndarray) -> float:
     """Share of the electrons in some pixels; zero where that is not worth a word."""
-    bare, typical = float(known[where].sum() / known.sum()), float(usual[where].sum())
+    bare = float(known[where].sum() / known.sum())
+    typical = float(usual[where].sum())
     return max(bare, typical) if bare > MIN_NOTED_BEAM or typical > MIN_NOTED_SCATTERING else 0.0
 
 

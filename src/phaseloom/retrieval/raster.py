@@ -59,7 +59,8 @@ def find_raster(scan: Scan4D, /) -> Raster:
     best = _fit_full_lattice(scan.positions, scan.grid) or _fit_sparse_lattice(scan.positions)
     if best is None:
         raise _make_refusal(scan.positions)
-    missing, places = int((best.index < 0).sum()), best.index.size
+    missing = int((best.index < 0).sum())
+    places = best.index.size
     if missing > MAX_EMPTY_SHARE * places:
         fix = "are empty: a network needs a pattern at each, so cut the scan to a part that is full"
         raise BadInput("scan", f"{missing} of {places} places of the raster", fix)
@@ -115,8 +116,10 @@ class _CompletedCounts:
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         """The patterns of an integer index array, in its order."""
-        index, count = np.asarray(index), self.counts.shape[0]
-        out, old = np.empty((len(index), *self.shape[1:]), np.float32), index < count
+        index = np.asarray(index)
+        count = self.counts.shape[0]
+        out = np.empty((len(index), *self.shape[1:]), np.float32)
+        old = index < count
         if old.any():
             out[old] = self.counts[index[old]]
         for place in np.flatnonzero(~old):
@@ -172,7 +175,9 @@ def _fit_lattice(positions: np.ndarray, shape: tuple[int, int]) -> Raster:
     lines = np.argsort(positions[:, 0], kind="stable").reshape(shape)
     order = np.argsort(positions[lines, 1], axis=1, kind="stable")
     index = np.take_along_axis(lines, order, 1)
-    step, first, astray = [], [], 0.0
+    step = []
+    first = []
+    astray = 0.0
     for axis in (0, 1):
         places = positions[index, axis]
         number = np.arange(shape[axis]) - (shape[axis] - 1) / 2

@@ -117,7 +117,8 @@ class Train(Written):
             return self.model()
         if self.stage == "stitching":
             return self.stitching()
-        known, second = self.patches, self.stitched
+        known = self.patches
+        second = self.stitched
         first = self.model() if known is None else load_stage_network(known, "patches", "patches")
         second = self.stitching() if second is None else load_stage_network(second, "stitched", "stitching")
         if not isinstance(first, PatchRecoveryNet):

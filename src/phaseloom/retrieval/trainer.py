@@ -1,6 +1,6 @@
-"""A training under way: watched, stopped, resumed, and asked for its network."""
+"""Train networks that recover phases from simulated scans: one stage, or all three one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,12 +12,14 @@ from torch import nn
 from phaseloom import plot
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
+from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.schedule import Every
 from phaseloom.fitting.updates import in_pieces
-from phaseloom.learning import figures as training_figures
-from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.evaluation import save_with_card
+from phaseloom.learning.figures import plot_losses, plot_predictions
 from phaseloom.learning.trainer import NetworkTraining
-from phaseloom.retrieval.evaluate import make_card, predict_image
+from phaseloom.learning.weight_files import NETWORK_FILE
+from phaseloom.retrieval.evaluate import make_network_card, predict_image
 from phaseloom.retrieval.linear_fit import solve_linear
 from phaseloom.retrieval.networks.end_to_end import EndToEnd, make_scan_network
 from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
@@ -31,29 +33,35 @@ from phaseloom.retrieval.objectives import (
 )
 from phaseloom.retrieval.recipe import HELD_OUT_SHARE, SampleSimulator, Stage, Train
 from phaseloom.retrieval.training_samples import SamplePool, StoredSamples, ViewSelection, draw_views
+from phaseloom.runs.folder import keep_recipe
 from phaseloom.runs.parallel_map import settled
 from phaseloom.spec import Call
 
-__all__ = ["RetrievalTraining", "save_figures"]
+__all__ = ["RetrievalTraining", "open_stages", "save_figures", "train_retrieval"]
 
 STAGE_OBJECTIVES: dict[str, type[RetrievalObjective]] = {
     "patches": PatchObjective,
     "stitching": StitchingObjective,
     "end-to-end": EndToEndObjective,
 }
-
-CALIBRATION_SCANS = 100  # scans from which a network takes its statistics before it learns
+STAGE_FOLDERS: dict[Stage, str] = {
+    "patches": "1-patches",
+    "stitching": "2-stitching",
+    "end-to-end": "3-end-to-end",
+}
+STAGES_FILE = "train.yaml"  # recipe of all three stages, in the folder that holds theirs
+CALIBRATION_SCANS = 100  # scans from which a network takes its statistics before it is trained
 
 
 class RetrievalTraining(NetworkTraining):
-    """A training on simulated scans, which leaves a network that reads phases behind.
+    """Training of one stage on simulated scans.
 
     Attributes:
-        recipe: what is done.
-        directory: where it is kept, or ``None``.
+        recipe: see `phaseloom.retrieval.recipe.Train`.
+        directory: folder of the run, or ``None``.
         pool: simulated scans.
         lesson: the objective.
-        progress: how far it has come.
+        progress: of the fit.
     """
 
     kind = Train
@@ -64,30 +72,32 @@ class RetrievalTraining(NetworkTraining):
         super().__init__(recipe, directory)
         self.pool = _make_pool(recipe)
         losses = _select_losses(recipe.losses, 1)
-        self.lesson = STAGE_OBJECTIVES[recipe.stage](self.net, self.pool, losses, precision=recipe.precision)
+        objective = STAGE_OBJECTIVES[recipe.stage]
+        self.lesson = objective(self.net, self.pool, losses, precision=recipe.precision)
 
     def network(self) -> nn.Module:
-        """That of the step, if there is something to learn by something."""
+        """The network of the stage, if it has parameters and the recipe has a loss."""
         recipe = self.recipe
         net = recipe.network()
         if isinstance(net, LinearRecovery):
             raise BadInput("train: model", "linear", "is solved, not trained: use phaseloom train linear")
         if not any(True for _ in net.parameters()):
-            raise BadInput(f"train: {recipe.stage}", type(net).__name__, "has nothing to learn: take another")
+            fix = "has no parameters to train: choose another network"
+            raise BadInput(f"train: {recipe.stage}", type(net).__name__, fix)
         if not recipe.losses or recipe.losses[0].when:
             raise BadInput("losses", None, "must begin with one that is there in every epoch: it judges")
         return net
 
     @classmethod
     def resume(cls, directory: Path | str, /, *, stage: Stage | None = None) -> Self:
-        """Go on from the last snapshot of a folder, to the same bits.
+        """Continue from the last snapshot of a folder, bit by bit as without the interruption.
 
         Args:
             directory: of the run.
             stage: that it must be of.
 
         Raises:
-            BadInput: no training there, one of another step, or one that has lost its snapshot.
+            BadInput: not a training, one of another stage, or one without its snapshot.
         """
         training = super().resume(directory)
         own = training.recipe.stage
@@ -102,11 +112,11 @@ class RetrievalTraining(NetworkTraining):
         return self.recipe.losses[0].name
 
     def close(self) -> None:
-        """Send home the processes that simulate."""
+        """Shut the simulating processes down."""
         self.pool.close()
 
     def numbers(self, epoch: int, /) -> range:
-        """The samples that an epoch learns from."""
+        """Numbers of the samples that an epoch is trained on."""
         first = int((epoch - 1) * self.recipe.fresh * self.recipe.scans)
         return range(first, first + self.recipe.scans)
 
@@ -123,73 +133,147 @@ class RetrievalTraining(NetworkTraining):
     def _parts(self, epoch: int) -> list[Any]:
         """The views of an epoch in batches; those that are computed in pieces are tuples."""
         recipe = self.recipe
-        parts = self._picked(recipe.views, self.numbers(epoch), epoch).split(recipe.batch)
+        parts = self._draw(recipe.views, self.numbers(epoch), epoch).split(recipe.batch)
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
     def held(self) -> list[ViewSelection]:
-        """Views that are never learned from, the same after every epoch."""
+        """Hold-out views, the same after every epoch."""
         recipe = self.recipe
-        return [
-            *self._picked(4 * recipe.unseen, self.recipe.judges(), 0).split(recipe.pieces or recipe.batch)
-        ]
+        views = self._draw(4 * recipe.unseen, recipe.judges(), 0)
+        return [*views.split(recipe.pieces or recipe.batch)]
 
-    def _picked(self, count: int, numbers: Sequence[int], epoch: int) -> ViewSelection:
+    def _draw(self, count: int, numbers: Sequence[int], epoch: int) -> ViewSelection:
         """Views of some samples, drawn for an epoch."""
         shape = self.pool[-1].experiment.scan
         choice = self.recipe.choice(self.net, shape)
         return draw_views(count, numbers, shape, choice, seed=(self.recipe.seed, epoch))
 
     def prepared(self) -> None:
-        """What a network takes from patterns such as will come before it learns, unless it has learned."""
+        """Let the network take its statistics from typical patterns, unless it has been trained."""
         if team().first:
             _prepare_network(self)
         team().agree(self.net)
 
     def finish(self) -> tuple[Path | None, dict[str, Any]]:
-        """Write the network with its card; the file, and the card."""
-        unseen, seen = (
-            [self.pool[n] for n in few] for few in (self.recipe.judges(), self.numbers(1)[:CALIBRATION_SCANS])
-        )
-        said = make_card(self.recipe, self.net, unseen, seen, epochs=self.progress.epoch)
-        path = None if self.directory is None else self.directory / pretrained.NETWORK_FILE
-        return None if path is None else pretrained.save_network(self.net, path, said), said
+        """Evaluate the network and write it with its card; the file, and the card."""
+        unseen = [self.pool[number] for number in self.recipe.judges()]
+        seen = [self.pool[number] for number in self.numbers(1)[:CALIBRATION_SCANS]]
+        card = make_network_card(self.recipe, self.net, unseen, seen, epochs=self.progress.epoch)
+        return save_with_card(self.net, card, self.directory), card
+
+
+def train_retrieval(
+    recipe: Train | None, directory: Path | str, /
+) -> Iterator[tuple[RetrievalTraining, Epoch]]:
+    """Train all three stages, patches, stitching and end-to-end, each from the networks of those before.
+
+    Stages have the folders ``1-patches``, ``2-stitching`` and ``3-end-to-end``; each ends with its network,
+    card and figures. Stopped at any time, it continues where it was when it is called without a recipe.
+
+    Args:
+        recipe: of all stages; its ``joint`` holds what differs in the third. ``None``: resume the folder.
+        directory: of the stages.
+
+    Yields:
+        The training of a stage and its epoch.
+
+    Raises:
+        BadInput: a folder that holds a run already, or none to resume; a network that needs no stitching;
+            joint settings that must be the same in all stages.
+    """
+    for training in open_stages(recipe, directory):
+        for epoch in training:
+            yield training, epoch
+        if team().first:
+            training.finish()
+            save_figures(training)
+        team().wait()
+
+
+def open_stages(recipe: Train | None, directory: Path | str, /) -> Iterator[RetrievalTraining]:
+    """Open the trainings of the three stages that are not done, one after the other.
+
+    Each must be run to its end and finished before the next is asked for. Arguments and errors as of
+    `train_retrieval`; settings that the third stage would refuse are refused before the first begins.
+    """
+    folder = Path(directory)
+    if recipe is None:
+        if not (folder / STAGES_FILE).is_file():
+            raise BadInput(str(folder), None, f"holds no {STAGES_FILE}: name the folder of train retrieval")
+    else:
+        _require_joint(recipe)
+        if (folder / STAGES_FILE).exists() and team().first:
+            fix = "exists already: name a new folder, or use --resume to go on with it"
+            raise BadInput("--out", str(folder), fix)
+        if team().first:
+            keep_recipe(recipe, folder, name=STAGES_FILE)
+        team().wait()
+    return _open_remaining(folder)
+
+
+def _open_remaining(folder: Path) -> Iterator[RetrievalTraining]:
+    for stage, name in STAGE_FOLDERS.items():
+        own = folder / name
+        if (own / NETWORK_FILE).exists():
+            continue
+        if (own / "run.yaml").exists():
+            yield RetrievalTraining.resume(own, stage=stage)
+            continue
+        changes: dict[str, Any] = {"stage": stage}
+        if stage == "end-to-end":
+            changes |= Train.from_path(folder / STAGES_FILE).joint
+            changes["patches"] = str(folder / STAGE_FOLDERS["patches"] / NETWORK_FILE)
+            changes["stitched"] = str(folder / STAGE_FOLDERS["stitching"] / NETWORK_FILE)
+        yield RetrievalTraining.begin(Train.from_path(folder / STAGES_FILE, changes), own)
+
+
+def _require_joint(recipe: Train) -> None:
+    """Refuse what the third stage cannot use."""
+    if recipe.model.name in ("tiny", "linear"):
+        fix = "reads whole scans and needs no stitching: choose small, base or seed, or train patches"
+        raise BadInput("train retrieval: model", recipe.model.name, fix)
+    for name in recipe.joint:
+        if name.partition(".")[0] in ("stage", "model", "stitching", "patches", "stitched", "joint"):
+            raise BadInput("joint", name, "is the same in all steps: remove it")
+    recipe.put(recipe.joint)
 
 
 def save_figures(training: RetrievalTraining, /, *, most: int = 3) -> list[Path]:
-    """Figures of a training in its folder: its course, and what it makes of unseen scans."""
+    """Write figures into the folder of a training: its losses, and predictions of some held-out scans."""
     if training.directory is None:
         return []
     paths = [training.directory / "curves.png"]
-    plot.save(training_figures.plot_losses(training.progress.history), paths[0])
+    plot.save(plot_losses(training.progress.history), paths[0])
     if training.recipe.stage != "stitching":
         net = make_scan_network(training.net)
-        scenes = [training.pool[number] for number in training.recipe.judges()[:most]]
-        seen = [predict_image(net, scene) for scene in scenes]
-        true, names = [scene.phase.numpy() for scene in scenes], [scene.group for scene in scenes]
+        scans = [training.pool[number] for number in training.recipe.judges()[:most]]
+        images = [predict_image(net, scan) for scan in scans]
+        phases = [scan.phase.numpy() for scan in scans]
+        names = [scan.group for scan in scans]
         paths.append(training.directory / "unseen.png")
-        figure = training_figures.plot_predictions(seen, true, names, pixel=scenes[0].experiment.spacing)
-        plot.save(figure, paths[1])
+        plot.save(plot_predictions(images, phases, names, pixel=scans[0].experiment.spacing), paths[1])
     return paths
 
 
 def _prepare_network(training: RetrievalTraining) -> None:
-    recipe, net = training.recipe, training.net
+    recipe = training.recipe
+    net = training.net
     if recipe.weights or recipe.patches or recipe.stage == "stitching":
         return
-    scenes = [training.pool[number] for number in training.numbers(1)[:CALIBRATION_SCANS]]
+    scans = [training.pool[number] for number in training.numbers(1)[:CALIBRATION_SCANS]]
     if isinstance(net, TinyRecovery):
         first = LinearRecovery(net.patterns, len(net.components.basis), [NOISELESS_DOSE_NUMBER])
-        solve_linear(first, scenes)
+        solve_linear(first, scans)
         net.begin(first)
         return
-    reader = net.recovery if isinstance(net, EndToEnd) else net
-    assert isinstance(reader, PatchRecoveryNet)
-    few = [scene.roots[::3, ::3].float().square().flatten(0, 1) for scene in scenes]
-    reader.calibrate(torch.cat(few))
+    recovery = net.recovery if isinstance(net, EndToEnd) else net
+    assert isinstance(recovery, PatchRecoveryNet)
+    few = [scan.roots[::3, ::3].float().square().flatten(0, 1) for scan in scans]
+    recovery.calibrate(torch.cat(few))
 
 
 def _list_scans(batches: Sequence[Any]) -> list[int]:
-    """Scans that this process will read for some batches."""
+    """Numbers of the scans that this process reads for some batches."""
     pieces = [piece for batch in batches for piece in in_pieces(batch)]
     return sorted({int(number) for piece in pieces for number in team().share(piece)[0].scenes})
 
@@ -200,17 +284,19 @@ def _select_losses(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
 
 
 def _make_pool(recipe: Train) -> SamplePool | StoredSamples:
-    """Where the scans come from: files, or simulation here and in other processes."""
+    """The source of scans: files, or simulation here and in other processes."""
     if recipe.stored is not None:
-        given, usual = recipe.resolved(), Train.of({}).resolved()
+        given = recipe.resolved()
+        usual = Train.of({}).resolved()
         for name in ("specimen", "microscope", "fresh", "workers"):
             if given[name] != usual[name]:
-                raise BadInput(
-                    f"train: {name}", None, "is that of the stored set: leave it out, or leave stored out"
-                )
+                fix = "is that of the stored set: leave it out, or leave stored out"
+                raise BadInput(f"train: {name}", None, fix)
         return StoredSamples(recipe.stored, HELD_OUT_SHARE, recipe.geometry)
-    workers, spawn = recipe.workers, get_context("spawn")
-    processes = ProcessPoolExecutor(workers, mp_context=spawn, initializer=settled) if workers else None
+    processes = None
+    if recipe.workers:
+        spawn = get_context("spawn")
+        processes = ProcessPoolExecutor(recipe.workers, mp_context=spawn, initializer=settled)
     return SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed), processes)
 
 

@@ -163,7 +163,8 @@ def draw_views(
         raise BadInput("train: a scan", f"{shape[0]} x {shape[1]}", fix)
     rng = np.random.default_rng(seed)
     rooms = [s - w + 1 for s, w in zip(shape, choice.window, strict=True)]
-    lanes, shares = [select_lane(numbers, place) for place in range(LANE_COUNT)], rng.random(count)
+    lanes = [select_lane(numbers, place) for place in range(LANE_COUNT)]
+    shares = rng.random(count)
     low, high = np.log(choice.doses)
     doses = np.exp(rng.uniform(low, high, count))
     doses[rng.random(count) < choice.clean] = NOISELESS_DOSE
@@ -204,8 +205,11 @@ def cut_views(scenes: Sequence[TrainingScan], these: ViewSelection, /) -> ViewBa
         >>> seen.patterns.shape, seen.phase.shape
         (torch.Size([3, 4, 4, 4, 4]), torch.Size([3, 26, 26]))
     """
-    parts, numbers, phases = [], [], []
-    chosen, columns = [scenes[number] for number in these.scenes], (these.turns, these.doses, these.seeds)
+    parts = []
+    numbers = []
+    phases = []
+    chosen = [scenes[number] for number in these.scenes]
+    columns = (these.turns, these.doses, these.seeds)
     for scene, (row, col), turn, dose, seed in zip(chosen, these.corners, *columns, strict=True):
         patterns, phase = _cut_window(scene, int(row), int(col), these.window)
         patterns, phase = _turn_view(patterns, phase, int(turn))
@@ -254,7 +258,8 @@ def _cut_window(scene: TrainingScan, row: int, col: int, window: tuple[int, int]
     roots = scene.roots[row : row + window[0], col : col + window[1]].float()
     if scene.geometry == "seed":
         return roots.square(), crop_as_seed(scene.phase, row, col)
-    top, left = PER_STEP * row, PER_STEP * col
+    top = PER_STEP * row
+    left = PER_STEP * col
     return roots.square(), scene.phase[top : top + height, left : left + width]
 
 
@@ -262,9 +267,11 @@ def _turn_view(patterns: Tensor, phase: Tensor, turn: int) -> tuple[Tensor, Tens
     """Scan, patterns and phase flipped together; zero frequency stays where it was."""
     for bit, axis in ((1, 0), (2, 1)):
         if turn & bit:
-            patterns, phase = patterns.flip(axis), phase.flip(axis)
+            patterns = patterns.flip(axis)
+            phase = phase.flip(axis)
     if turn & 4:
-        patterns, phase = patterns.transpose(0, 1), phase.T
+        patterns = patterns.transpose(0, 1)
+        phase = phase.T
     return turned(patterns, turn), phase
 
 
@@ -285,7 +292,8 @@ class SamplePool:
     """
 
     def __init__(self, make: SampleMaker, processes: Executor | None = None):
-        self.make, self.processes = make, processes
+        self.make = make
+        self.processes = processes
         self.known: dict[int, TrainingScan] = {}
         self.coming: dict[int, Future[Any]] = {}
 
@@ -305,7 +313,8 @@ class SamplePool:
         """Send the processes home; what they have not begun is made here if it is asked for."""
         if self.processes is not None:
             self.processes.shutdown(wait=True, cancel_futures=True)
-        self.processes, self.coming = None, {}
+        self.processes = None
+        self.coming = {}
 
     def expect(self, numbers: Iterable[int], /) -> None:
         """Let processes begin with those that are not there, while others work."""
@@ -348,7 +357,8 @@ class StoredSamples:
     geometry: Geometry
 
     def __init__(self, folder: Path, share: float, geometry: Geometry):
-        self.samples, self.geometry = SampleSet(folder), geometry
+        self.samples = SampleSet(folder)
+        self.geometry = geometry
         groups = [self.samples.group(index) for index in range(len(self.samples))]
         apart = [held_out(group, share) for group in groups]
         if not any(apart):

@@ -163,10 +163,13 @@ def make_standard_detectors(
     """
     if not (math.isfinite(semiangle) and semiangle > 0):
         raise BadInput("semiangle", semiangle, "is not a positive angle: write for example '21 mrad'")
-    made, notes = [], []
-    reach, good = _measure_reach(geometry, centre), np.ones(geometry.shape) if mask is None else mask
+    made = []
+    notes = []
+    reach = _measure_reach(geometry, centre)
+    good = np.ones(geometry.shape) if mask is None else mask
     for name, (inner, outer) in STANDARD_RINGS.items():
-        begin, end = inner * semiangle, outer * semiangle
+        begin = inner * semiangle
+        end = outer * semiangle
         seen = begin < reach
         ring = make_annulus(geometry, begin, end, name=name, centre=centre) if seen else None
         if ring is None or (ring.weights * good).sum() < 1:
@@ -194,7 +197,8 @@ def describe_cut_ring(
     """
     at = zip(get_centre(geometry, centre), geometry.shape, geometry.angle, strict=True)
     edge = max(0.0, min(min(c + 0.5, n - 0.5 - c) * a for c, n, a in at))
-    inner, outer = ring.inner or 0.0, ring.outer or 0.0
+    inner = ring.inner or 0.0
+    outer = ring.outer or 0.0
     if outer <= edge * (1 + 1e-9):
         return ()
     said = f"{ring.name}: the detector holds whole rings only to {format_mrad(edge)}"

@@ -132,7 +132,8 @@ def _draw_image(
     axes: Axes, *, found: ScanMeasurement, number: int, drawn: ScanMeasurement | None = None
 ) -> None:
     """Counts in a detector over the scan; what was drawn on the scale of what was measured."""
-    one, shown = found.detectors[number], found if drawn is None else drawn
+    one = found.detectors[number]
+    shown = found if drawn is None else drawn
     low, high = limits(found.values[number])
     title = f"{one.name}{_format_range(one)}" + ("" if drawn is None else ", drawn")
     look = {"cmap": "gray", "vmin": low, "vmax": high, "title": title}
@@ -211,7 +212,9 @@ def _draw_profiles(axes: Axes, *, scan: Scan4D, curves: list[tuple[str, ScanMeas
     floor = np.inf
     for number, (name, one) in enumerate(curves):
         told = compute_radial_profile(one.mean, scan.geometry, centre=one.centre, mask=scan.mask)
-        angle, mean, spread = 1e3 * told.angle, told.mean, np.sqrt(told.variance)
+        angle = 1e3 * told.angle
+        mean = told.mean
+        spread = np.sqrt(told.variance)
         style = {"color": PALETTE[number], "linestyle": DASHES[number]}
         axes.plot(angle, mean, linewidth=1.3, label=name or "mean over the azimuth", **style)
         axes.fill_between(angle, mean - spread, mean + spread, alpha=0.25, color=style["color"], linewidth=0)

@@ -150,7 +150,8 @@ def _get_efficiency(scan: Scan4D) -> np.ndarray | float:
 
 def _read_counts(scan: Scan4D) -> Iterator[tuple[NDArray[np.int64], Floats]]:
     """Indices and counts of the beam ``(m, y * x)``, float64, piece by piece."""
-    good, flat = _get_trusted_pixels(scan), _get_efficiency(scan)
+    good = _get_trusted_pixels(scan)
+    flat = _get_efficiency(scan)
     background = 0.0 if scan.background is None else scan.background
     for index in pieces(scan.counts):
         counts = np.where(good, (scan.counts[index].astype(np.float64) - background) / flat, 0.0)
@@ -171,8 +172,10 @@ class _RunningMoments:
     highest: Floats = field(default_factory=lambda: np.full((), -np.inf))
 
     def add(self, counts: Floats) -> None:
-        many, mean = len(counts), counts.mean(0)
-        apart, share = mean - self.mean, many / (self.count + many)
+        many = len(counts)
+        mean = counts.mean(0)
+        apart = mean - self.mean
+        share = many / (self.count + many)
         self.squares = self.squares + ((counts - mean) ** 2).sum(0) + apart**2 * (self.count * share)
         self.mean = self.mean + apart * share
         self.highest = np.maximum(self.highest, counts.max(0))
@@ -216,11 +219,14 @@ def measure_scan(
     y, x = compute_angles(scan.geometry, centre=at)
     used = np.ones(scan.mask.shape) if within is None else within.weights
     weights = [*(one.weights for one in detectors), np.ones_like(used), used, used * y, used * x]
-    table, moments, sums = np.stack([one.ravel() for one in weights], 1), _RunningMoments(), []
+    table = np.stack([one.ravel() for one in weights], 1)
+    moments = _RunningMoments()
+    sums = []
     for _, counts in _read_counts(scan):
         moments.add(counts)
         sums.append(counts @ table)
-    told, shape = np.concatenate(sums).T, scan.mask.shape
+    told = np.concatenate(sums).T
+    shape = scan.mask.shape
     weight = np.where(told[-3] > 0, told[-3], np.nan)
     return ScanMeasurement(
         detectors=tuple(detectors),
@@ -264,7 +270,8 @@ def subtract_plane(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
         True
     """
     values = np.asarray(values, np.float64)
-    flat, known = values.reshape(len(values), -1), np.isfinite(values).reshape(len(values), -1).all(1)
+    flat = values.reshape(len(values), -1)
+    known = np.isfinite(values).reshape(len(values), -1).all(1)
     arm = positions - positions.mean(0)
     arm = np.column_stack([np.ones(len(arm)), arm / max(float(np.abs(arm).max()), 1e-300)])
     plane = np.linalg.lstsq(arm[known], flat[known], rcond=None)[0]
@@ -298,9 +305,12 @@ def integrate_phase(
     if grid is None or math.prod(grid) != len(deflection):
         raise BadInput("integrated phase", None, "needs a raster: these positions are none")
     slope = np.nan_to_num(deflection).reshape(*grid, 2)
-    places, right, waves = positions.reshape(*grid, 2), np.zeros(grid), np.zeros(grid)
+    places = positions.reshape(*grid, 2)
+    right = np.zeros(grid)
+    waves = np.zeros(grid)
     for axis, size in enumerate(grid):
-        before, after = np.arange(size - 1), np.arange(1, size)
+        before = np.arange(size - 1)
+        after = np.arange(1, size)
         mean = (slope.take(before, axis) + slope.take(after, axis)) / 2
         rise = 2 * math.pi / wavelength * (mean * np.diff(places, axis=axis)).sum(-1)
         right += -np.diff(rise, axis=axis, prepend=0, append=0)

@@ -103,8 +103,10 @@ def compute_disk_share(
     near = np.hypot(np.maximum(np.abs(y) - half_y, 0), np.maximum(np.abs(x) - half_x, 0))
     share = (far <= radius).astype(np.float64)
     rows, columns = np.nonzero((far > radius) & (near < radius))
-    up, left = y[rows, 0] - half_y, x[0, columns] - half_x
-    down, right = up + 2 * half_y, left + 2 * half_x
+    up = y[rows, 0] - half_y
+    left = x[0, columns] - half_x
+    down = up + 2 * half_y
+    right = left + 2 * half_x
     area = _compute_corner_area(down, right, radius) - _compute_corner_area(up, right, radius)
     area += _compute_corner_area(up, left, radius) - _compute_corner_area(down, left, radius)
     share[rows, columns] = np.clip(area / (4 * half_y * half_x), 0.0, 1.0)
@@ -114,7 +116,8 @@ def compute_disk_share(
 def _compute_corner_area(y: Floats, x: Floats, radius: float) -> Floats:
     """Signed area of a disk in the rectangle between its centre and ``(y, x)``."""
     sign = np.sign(y) * np.sign(x)
-    y, x = np.minimum(np.abs(y), radius), np.minimum(np.abs(x), radius)
+    y = np.minimum(np.abs(y), radius)
+    x = np.minimum(np.abs(x), radius)
     chord = np.sqrt(np.maximum(radius**2 - y**2, 0))
     cut = chord * y + _compute_quarter_area(x, radius) - _compute_quarter_area(chord, radius)
     return sign * np.where(x <= chord, x * y, cut)
@@ -211,7 +214,9 @@ def _compute_ring_areas(disks: Iterator[Floats], good: NDArray[np.bool_]) -> csr
     """Areas ``(ring, pixel)`` between one disk and the next, of trusted pixels."""
     from scipy.sparse import csr_array
 
-    places, areas, inner = [], [], np.zeros(good.shape)
+    places = []
+    areas = []
+    inner = np.zeros(good.shape)
     for outer in disks:
         ring = np.where(good, outer - inner, 0.0).ravel()
         places.append(np.flatnonzero(ring > 1e-12))

@@ -153,7 +153,8 @@ def make_virtual_images(recipe: Virtual, scan: Scan4D, /) -> VirtualImages:
         raise BadInput(recipe.file.name, None, "holds no counts at all: check the data set and the mask")
     if blank := int((~(found.total > 0)).sum()):
         notes = (*notes, f"{blank} of {len(scan)} patterns hold no counts: their deflection is NaN")
-    deflection, phase = found.deflection, None
+    deflection = found.deflection
+    phase = None
     if recipe.level:
         deflection = subtract_plane(deflection, scan.positions)
         notes = (*notes, "a plane is taken off the deflections, and with it parabolas of the phase (level)")
@@ -181,7 +182,8 @@ def _make_detectors(
         name = f"{inner:g}-{outer:g}"
         limits = (inner * beam.semiangle, outer * beam.semiangle)
         ring = make_annulus(scan.geometry, *limits, name=name, centre=beam.centre)
-        made, notes = (*made, ring), (*notes, *describe_cut_ring(scan.geometry, ring, centre=beam.centre))
+        made = (*made, ring)
+        notes = (*notes, *describe_cut_ring(scan.geometry, ring, centre=beam.centre))
     if recipe.segments:
         whole = (0.0, beam.semiangle)
         made += make_segments(scan.geometry, *whole, count=recipe.segments, centre=beam.centre)

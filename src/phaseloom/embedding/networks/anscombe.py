@@ -53,7 +53,8 @@ class AnscombeScale(nn.Module):
             BadInput: patterns that are not finite, or all the same.
         """
         values = stabilise_counts(patterns).double()
-        mean, std = values.mean(), values.std(correction=0)
+        mean = values.mean()
+        std = values.std(correction=0)
         if not torch.isfinite(mean):
             raise BadInput("patterns", float(mean), "is their mean: mask what is not a finite number")
         if not std > 0:
@@ -93,6 +94,7 @@ def invert_anscombe(values: Float[Tensor, "*batch y x"], /) -> Float[Tensor, "*b
         >>> invert_anscombe(mean[None, None]).item().__round__(1)
         3.0
     """
-    d, root = values.clamp_min(MIN_STABILISED_COUNT), math.sqrt(3 / 2)
+    d = values.clamp_min(MIN_STABILISED_COUNT)
+    root = math.sqrt(3 / 2)
     rate = d**2 / 4 + root / 4 / d - 11 / 8 / d**2 + 5 / 8 * root / d**3 - 1 / 8
     return rate.clamp_min(0)

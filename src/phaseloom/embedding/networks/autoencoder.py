@@ -14,10 +14,16 @@ from torch import Tensor, nn
 
 from phaseloom.embedding import losses as embedding_losses
 from phaseloom.embedding.networks.anscombe import AnscombeScale
-from phaseloom.embedding.networks.convolutional import AdaptiveDecoder, Decoder, Encoder
+from phaseloom.embedding.networks.convolutional import (
+    AdaptiveDecoder,
+    Decoder,
+    Encoder,
+    check_patterns,
+    check_size,
+)
 from phaseloom.embedding.networks.linear_skip import LinearSkip
 from phaseloom.errors import BadInput
-from phaseloom.learning.feature_sizes import check_count, check_patterns, check_size
+from phaseloom.learning.layers import check_count
 from phaseloom.learning.weight_files import BuilderCall, record_builder
 
 __all__ = ["AdaptiveDecoder", "Autoencoder", "Decoder", "Encoder", "LinearAutoencoder", "PatternAutoencoder"]
@@ -39,7 +45,8 @@ class PatternAutoencoder(nn.Module):
 
     def __init__(self, out_shape: Sequence[int], scale: AnscombeScale | None):
         super().__init__()
-        self.out_shape, self.scale = check_size(out_shape), scale
+        self.out_shape = check_size(out_shape)
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Float[Tensor, "b 1 y x"]:
         """Patterns ``(b, 1, y, x)`` as the latents hold them, in the size in which they came.

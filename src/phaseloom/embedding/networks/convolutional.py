@@ -2,31 +2,107 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.learning.feature_sizes import (
-    BASE_PIXELS,
-    LEVEL_COUNT,
-    Size,
-    check_count,
-    check_patterns,
-    check_size,
-    choose_option,
-    divide_by_four,
-    divide_evenly,
-    multiply_by_four,
-    multiply_evenly,
-    resize_images,
-)
+from phaseloom.learning.layers import check_count, choose_option
 
 __all__ = ["AdaptiveDecoder", "ConvBlock", "Decoder", "EmbeddingLayer", "Encoder", "IdentityBlock"]
-__all__ += ["NormedConvolution", "ResNetBlock", "ResNetUpBlock", "count_effective_features"]
+__all__ += ["NormedConvolution", "ResNetBlock", "ResNetUpBlock", "check_patterns", "check_size"]
+__all__ += ["count_effective_features"]
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]]
 ACTIVATIONS = {"relu": nn.ReLU, "softplus": nn.Softplus, "none": nn.Identity}
+Size = tuple[int, int]  # pixels along y and x
+BASE_PIXELS = 4  # pixels along an edge of the map that stands next to the latents, on either side
+LEVEL_COUNT = 3  # blocks of an encoder or decoder
+MIN_PATTERN_PIXELS = 16
+MAX_PATTERN_PIXELS = 1024
+
+
+def resize_images(images: Float[Tensor, "b c y x"], size: Size, /) -> Float[Tensor, "b c v u"]:
+    """Images of another size, by bilinear interpolation between centres of pixels."""
+    if images.shape[-2:] == size:
+        return images
+    return functional.interpolate(images, size, mode="bilinear", align_corners=False)
+
+
+def divide_by_four(pixels: int, /) -> tuple[int, ...]:
+    """Pixels after each block that divides them by four, the first design's way.
+
+    Example:
+        >>> divide_by_four(64), divide_by_four(256)
+        ((16, 4, 1), (64, 16, 4))
+    """
+    return tuple(max(1, pixels // BASE_PIXELS**level) for level in range(1, LEVEL_COUNT + 1))
+
+
+def divide_evenly(pixels: int, /) -> tuple[int, ...]:
+    """Pixels after each block that divides them by one ratio, such that four are left.
+
+    Example:
+        >>> divide_evenly(64), divide_evenly(256)
+        ((25, 10, 4), (64, 16, 4))
+    """
+    return tuple(
+        round(pixels * (BASE_PIXELS / pixels) ** (level / LEVEL_COUNT)) for level in range(1, LEVEL_COUNT + 1)
+    )
+
+
+def multiply_by_four(pixels: int, /) -> tuple[int, ...]:
+    """Pixels after each block that multiplies four by four, whatever is wanted in the end.
+
+    Example:
+        >>> multiply_by_four(64)
+        (16, 64, 256)
+    """
+    return tuple(BASE_PIXELS ** (level + 1) for level in range(1, LEVEL_COUNT + 1))
+
+
+def multiply_evenly(pixels: int, /) -> tuple[int, ...]:
+    """The `divide_evenly` from its lower end: four pixels grow by one ratio to what is wanted.
+
+    Example:
+        >>> multiply_evenly(64), multiply_evenly(256)
+        ((10, 25, 64), (16, 64, 256))
+    """
+    return (*divide_evenly(pixels)[-2::-1], pixels)
+
+
+def check_patterns(x: Tensor, net: nn.Module, /) -> Tensor:
+    """Patterns that a network can take.
+
+    Raises:
+        BadInput: another shape, type or size.
+    """
+    if x.ndim != 4 or x.shape[1] != 1 or not len(x):
+        raise BadInput(
+            "patterns", tuple(x.shape), "is no shape (b, 1, y, x): stack patterns with one channel"
+        )
+    check_size(x.shape[-2:])
+    wanted = next(net.parameters()).dtype
+    mixed = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+    if x.dtype != wanted and not (mixed and x.dtype in (torch.float32, torch.bfloat16, torch.float16)):
+        raise BadInput("patterns", str(x.dtype), f"is not the network's type: give {wanted}")
+    return x
+
+
+def check_size(size: Sequence[int], /) -> Size:
+    """Pixels along y and x of a pattern that can be taken.
+
+    Raises:
+        BadInput: other than two whole numbers, or beyond the limits.
+    """
+    given = tuple(size) if isinstance(size, Sequence) else (size,)
+    good = [n for n in given if isinstance(n, int) and MIN_PATTERN_PIXELS <= n <= MAX_PATTERN_PIXELS]
+    if len(good) != 2 or len(given) != 2:
+        limits = f"{MIN_PATTERN_PIXELS} to {MAX_PATTERN_PIXELS}"
+        fix = f"are not {limits} pixels along y and x: crop, bin or pad the patterns"
+        raise BadInput("patterns: size", given, fix)
+    return good[0], good[1]
 
 
 class NormedConvolution(nn.Module):
@@ -62,11 +138,9 @@ class ConvBlock(nn.Module):
 
     def __init__(self, before: int, after: int):
         super().__init__()
-        self.first, self.second, self.third = (
-            NormedConvolution(before, after),
-            NormedConvolution(after, after),
-            NormedConvolution(after, after),
-        )
+        self.first = NormedConvolution(before, after)
+        self.second = NormedConvolution(after, after)
+        self.third = NormedConvolution(after, after)
         self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
 
     def forward(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d y x"]:
@@ -106,10 +180,8 @@ class ResNetBlock(nn.Module):
 
     def __init__(self, channels: int, pool_size: int = 4):
         super().__init__()
-        self.conv_block, self.identity_block = (
-            ConvBlock(channels, channels),
-            IdentityBlock(channels, channels),
-        )
+        self.conv_block = ConvBlock(channels, channels)
+        self.identity_block = IdentityBlock(channels, channels)
         self.pool_size = pool_size
 
     def forward(self, maps: Float[Tensor, "b c y x"], size: Size | None = None) -> Float[Tensor, "b c v u"]:
@@ -133,10 +205,8 @@ class ResNetUpBlock(nn.Module):
 
     def __init__(self, channels: int, scale: int = 4):
         super().__init__()
-        self.conv_block, self.identity_block = (
-            ConvBlock(channels, channels),
-            IdentityBlock(channels, channels),
-        )
+        self.conv_block = ConvBlock(channels, channels)
+        self.identity_block = IdentityBlock(channels, channels)
         self.scale = scale
 
     def forward(self, maps: Float[Tensor, "b c y x"], size: Size | None = None) -> Float[Tensor, "b c v u"]:
@@ -228,12 +298,11 @@ class Encoder(nn.Module):
             check_count(knob, value)
         check_count("width", width, multiple=2)
         self.sizes = choose_option("pooling", pooling, POOLING)
-        self.conv_input, self.conv_pre = IdentityBlock(1, width // 2), IdentityBlock(width // 2, width)
+        self.conv_input = IdentityBlock(1, width // 2)
+        self.conv_pre = IdentityBlock(width // 2, width)
         self.blocks = nn.ModuleList(ResNetBlock(width) for _ in range(LEVEL_COUNT))
-        self.conv_post, self.conv_final = (
-            IdentityBlock(width, width // 2),
-            NormedConvolution(width // 2, head_channels),
-        )
+        self.conv_post = IdentityBlock(width, width // 2)
+        self.conv_final = NormedConvolution(width // 2, head_channels)
         self.head = choose_option("latent_activation", latent_activation, HEADS)()
         self.embedding = EmbeddingLayer(BASE_PIXELS**2 * head_channels, latent_dim, latent_activation)
 
@@ -283,10 +352,8 @@ class Decoder(nn.Module):
         super().__init__()
         check_count("latent_dim", latent_dim)
         check_count("width", width)
-        self.out_shape, self.sizes = (
-            check_size(out_shape),
-            choose_option("decoder_sizes", decoder_sizes, GROWING),
-        )
+        self.out_shape = check_size(out_shape)
+        self.sizes = choose_option("decoder_sizes", decoder_sizes, GROWING)
         self.linear = nn.Linear(latent_dim, width * BASE_PIXELS**2)
         self.conv_initial = nn.Conv2d(width, width, 3, padding=1)
         self.blocks = nn.ModuleList(ResNetUpBlock(width) for _ in range(LEVEL_COUNT))

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.embedding.losses import disable_autocast
+from phaseloom.embedding.networks.convolutional import Size, check_patterns
 from phaseloom.errors import BadInput
-from phaseloom.learning.feature_sizes import Size, check_patterns
 from phaseloom.learning.layers import to_full_precision
 
 __all__ = ["LinearSkip", "fit_principal_components"]
@@ -15,7 +15,8 @@ __all__ = ["LinearSkip", "fit_principal_components"]
 # Patterns, or pixels, up to which components are found in closed form; beyond it takes minutes.
 MAX_EXACT_SIZE = 512
 
-EXTRA_DIRECTIONS, POWER_ITERATIONS = 16, 8
+EXTRA_DIRECTIONS = 16
+POWER_ITERATIONS = 8
 """Directions more than wanted, and times that patterns are multiplied to them, where there are more."""
 
 
@@ -77,7 +78,9 @@ class LinearSkip(nn.Module):
         Raises:
             BadInput: no more patterns than latents, or patterns that are not finite.
         """
-        rows, size, count = check_patterns(patterns, self).flatten(1), patterns.shape[-2:], len(self.basis)
+        rows = check_patterns(patterns, self).flatten(1)
+        size = patterns.shape[-2:]
+        count = len(self.basis)
         if not count < len(rows) or count > rows.shape[1]:
             fix = f"are too few for {count} components: give more of them, or ask for fewer latents"
             raise BadInput("patterns", f"{len(rows)} of {rows.shape[1]} pixels", fix)

@@ -42,7 +42,10 @@ class EndToEnd(nn.Module):
         super().__init__()
         if chunk < 1:
             raise BadInput("nets: chunk", chunk, "is no number of windows: choose one or more")
-        self.recovery, self.stitching, self.stride, self.chunk = recovery, stitching, stride, chunk
+        self.recovery = recovery
+        self.stitching = stitching
+        self.stride = stride
+        self.chunk = chunk
         parts = {"recovery": recovery.recipe, "stitching": stitching.recipe}
         self.recipe = ("end_to_end", {**parts, "stride": stride, "chunk": chunk})
 
@@ -58,7 +61,8 @@ class EndToEnd(nn.Module):
         Raises:
             BadInput: a scan smaller than a window.
         """
-        net, n = self.recovery, self.recovery.window
+        net = self.recovery
+        n = self.recovery.window
         rows, cols = patterns.shape[1:3]
         first = list_windows(rows, cols, n, self.stride)
         tokens = net.embed(patterns)

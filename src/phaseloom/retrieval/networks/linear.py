@@ -55,7 +55,8 @@ class PatternFeatures(nn.Module):
 
     def joined(self, each: Float[Tensor, "b k rows cols"]) -> Float[Tensor, "b n rows cols"]:
         """Components and the integrals, from what `forward` has found of a whole scan."""
-        seen, moved = each[:, :-2], each[:, -2:]
+        seen = each[:, :-2]
+        moved = each[:, -2:]
         return torch.cat([seen, INTEGRAL_GAIN * integrate_slopes(moved, BLUR_WIDTHS)], 1)
 
     @torch.no_grad()
@@ -130,7 +131,8 @@ class LinearRecovery(ScanRecovery):
         if len(self.doses) == 1:
             return self.weight.expand(len(dose), -1, -1)
         upper = torch.searchsorted(self.doses, dose.contiguous()).clamp(1, len(self.doses) - 1)
-        low, high = self.doses[upper - 1], self.doses[upper]
+        low = self.doses[upper - 1]
+        high = self.doses[upper]
         share = ((dose - low) / (high - low)).clamp(0, 1)[:, None, None]
         return (1 - share) * self.weight[upper - 1] + share * self.weight[upper]
 
@@ -152,12 +154,14 @@ class LinearRecovery(ScanRecovery):
             scans: patterns at that dose, and their phases.
             ridge: added to the normal equations, relative to their mean diagonal.
         """
-        normal, right = 0.0, 0.0
+        normal = 0.0
+        right = 0.0
         for patterns, phase in scans:
             features = _gather_inner(self.components.joined(self.components(patterns)))
             wanted = _cut_inner_steps(phase - phase.mean((1, 2), keepdim=True), patterns.shape[1:3])
             scale = 1 / math.hypot(float(phase.std()), MIN_CONTRAST)
-            features, wanted = features * scale, wanted * scale
+            features = features * scale
+            wanted = wanted * scale
             normal = normal + (features.T @ features).double()
             right = right + (features.T @ wanted).double()
         if not isinstance(normal, Tensor) or not isinstance(right, Tensor):
@@ -202,7 +206,8 @@ def integrate_slopes(
         >>> bool((rise > 1.5).all() and (rise < 2.5).all())
         True
     """
-    (rows, columns), parts = slope.shape[-2:], []
+    (rows, columns) = slope.shape[-2:]
+    parts = []
     for axis, one in ((-2, slope[:, 0]), (-1, slope[:, 1])):
         wide = one.float()
         for flipped in (-2, -1):

@@ -45,7 +45,9 @@ class PatchRecoveryNet(nn.Module):
 
     def __init__(self, embedding: PatternEmbedding, grid: ScanTransformer, decoder: nn.Module):
         super().__init__()
-        self.embedding, self.grid, self.decoder = embedding, grid, decoder
+        self.embedding = embedding
+        self.grid = grid
+        self.decoder = decoder
 
     @property
     def window(self) -> int:

@@ -98,7 +98,8 @@ class PhaseStitchingNet(nn.Module):
 
     def __init__(self, layout: nn.Module, finish: nn.Module):
         super().__init__()
-        self.layout, self.finish = layout, finish
+        self.layout = layout
+        self.finish = finish
 
     def forward(
         self, patches: Float[Tensor, "b k v u"], places: Float[Tensor, "one m 2"], shape: Shape
@@ -144,7 +145,8 @@ class OverlapMean(nn.Module):
 
     def _laid(self, patches: Tensor, places: Tensor, shape: Shape) -> Tensor:
         corner = places.detach().floor()
-        rest, corner = places - corner, corner.long()
+        rest = places - corner
+        corner = corner.long()
         window = self._window(patches)
         known = _shift_by_fraction(torch.ones_like(window).expand(*places.shape[:2], *window.shape), rest)
         weight = _shift_by_fraction(window.expand(*places.shape[:2], *window.shape), rest)
@@ -206,14 +208,16 @@ class PatchTokens(nn.Module):
 
     def __init__(self, vit: nn.Module):
         super().__init__()
-        widths, layers = (1, 64, 128, 256, 512), []
+        widths = (1, 64, 128, 256, 512)
+        layers = []
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
         self.encode = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 768))
         self.first: nn.Parameter = vit.embeddings.cls_token  # type: ignore[assignment, union-attr]
         self.table = nn.Parameter(torch.randn(1, 26, 768) * 0.02)
         self.places = PositionEncoding(768, shortest=20.0, longest=2000.0)
-        self.blocks, self.norm = pretrained.get_blocks(vit), vit.layernorm
+        self.blocks = pretrained.get_blocks(vit)
+        self.norm = vit.layernorm
 
     def forward(
         self, patches: Float[Tensor, "b m v u"], places: Float[Tensor, "one m 2"], shape: Shape
@@ -238,7 +242,8 @@ class ImageDecoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        widths, layers = (768, 512, 256, 128, 64, 32, 16), []
+        widths = (768, 512, 256, 128, 64, 32, 16)
+        layers = []
         for number, (before, after) in enumerate(pairwise(widths)):
             padding = 3 if number == 1 else 1  # 10 pixels become 16, not 20
             step = nn.ConvTranspose2d(before, after, 4, stride=2, padding=padding)
@@ -306,7 +311,8 @@ def seed(*, vit: str | None = None, seed: int = 0) -> PhaseStitchingNet:
 
 def _shift_by_fraction(values: Float[Tensor, "*batch v u"], rest: Float[Tensor, "*#batch 2"]) -> Tensor:
     """Values moved down and right by part of a pixel, on one more row and column."""
-    y, x = rest[..., 0, None, None], rest[..., 1, None, None]
+    y = rest[..., 0, None, None]
+    x = rest[..., 1, None, None]
     pad = nn.functional.pad
     rows = (1 - y) * pad(values, (0, 0, 0, 1)) + y * pad(values, (0, 0, 1, 0))
     return (1 - x) * pad(rows, (0, 1)) + x * pad(rows, (1, 0))
@@ -357,8 +363,11 @@ def _solve_constants(
     shared = torch.zeros_like(near, dtype=weight.dtype)
     y, x = _pixel_coordinates(corner, size)
     for part in torch.arange(len(batch), device=batch.device).split(PAIRS_AT_ONCE):
-        b, k, m = batch[part], one[part], other[part]
-        rows, cols = y[b, k] - corner[b, m, 0, None, None], x[b, k] - corner[b, m, 1, None, None]
+        b = batch[part]
+        k = one[part]
+        m = other[part]
+        rows = y[b, k] - corner[b, m, 0, None, None]
+        cols = x[b, k] - corner[b, m, 1, None, None]
         there = (rows >= 0) & (rows < size) & (cols >= 0) & (cols < size)
         place = rows.clamp(0, size - 1) * size + cols.clamp(0, size - 1)
         second = weight[b, m].flatten(1).gather(1, place.flatten(1)).view(place.shape)

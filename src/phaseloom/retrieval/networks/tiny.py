@@ -53,7 +53,8 @@ class TinyRecovery(ScanRecovery):
     def begin(self, linear: LinearRecovery, /) -> None:
         """Start from a linear estimate with as many components, fitted without noise."""
         self.components.load_state_dict(linear.components.state_dict())
-        last, count = linear.weight[-1], linear.components.count
+        last = linear.weight[-1]
+        count = linear.components.count
         self.estimate.weight.copy_(
             last[:, 1:].unflatten(1, (count, NEIGHBOURHOOD_PROBES, NEIGHBOURHOOD_PROBES))
         )
