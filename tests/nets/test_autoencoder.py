@@ -271,9 +271,9 @@ def symmetric(rows: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (torch.zeros(2, 16, 16), r"\(2, 16, 16\) is no shape"),
+        (torch.zeros(2, 16, 16), r"\(2, 16, 16\) is not of shape"),
         (torch.zeros(2, 3, 16, 16), "stack patterns with one channel"),
-        (torch.zeros(0, 1, 16, 16), "is no shape"),
+        (torch.zeros(0, 1, 16, 16), "is not of shape"),
         (torch.zeros(1, 1, 15, 16), "are not 16 to 1024 pixels"),
         (torch.zeros(1, 1, 16, 1025), "crop, bin or pad"),
         (torch.zeros(1, 1, 16, 16, dtype=torch.int32), "give torch.float32"),

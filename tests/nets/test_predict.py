@@ -200,9 +200,9 @@ def turned(positions: np.ndarray, degrees: float) -> np.ndarray:
 def test_positions_off_a_raster_are_refused(net, card, sample):
     scan = whole(sample)
     stray = np.random.default_rng(1).uniform(-1.5, 1.5, scan.positions.shape)
-    with pytest.raises(BadInput, match=r"no raster.*regrid"):
+    with pytest.raises(BadInput, match=r"not on a raster.*regrid"):
         predict(net, card, at(scan, scan.positions + stray), OPTICS)
-    with pytest.raises(BadInput, match=r"no raster.*regrid"):
+    with pytest.raises(BadInput, match=r"not on a raster.*regrid"):
         predict(net, card, scan.select(np.sort(np.random.default_rng(1).permutation(154)[:50])), OPTICS)
 
 
@@ -388,7 +388,7 @@ def test_models_are_found_by_name_or_path(tmp_path, monkeypatch):
     (tmp_path / "net.safetensors").touch()
     assert find_network(tmp_path) == tmp_path
     (tmp_path / "scan.npy").touch()
-    with pytest.raises(BadInput, match=r"is no file of a network"):
+    with pytest.raises(BadInput, match=r"is not a network file"):
         find_network(tmp_path / "scan.npy")
     with pytest.raises(BadInput, match="is neither a file nor"):
         find_network(tmp_path / "nothing.safetensors")

@@ -164,7 +164,7 @@ def test_the_command_trains_says_scores_and_goes_on(phaseloom, files):
     wrong = phaseloom("embed", files, "--model", find_network("tiny"), "--out", "more.npz")
     assert (wrong.code, "which embeds nothing" in wrong.err) == (2, True)
     stranger = phaseloom("train", "patches", "run", "--resume")
-    assert "is no run of such a training" in stranger.err
+    assert "is not a run of this kind of training" in stranger.err
     assert "latent" in phaseloom("describe", "model", "recommended", "--of", "autoencoder").out
 
 

@@ -395,12 +395,12 @@ def interrupted_at(stage: str, drive: Any) -> Any:
 def test_a_folder_that_cannot_be_gone_on_with_is_named(phaseloom, tmp_path):
     run({**TINY, "epochs": 1}, tmp_path / "one")
     other = phaseloom("train", "stitching", tmp_path / "one", "--resume")
-    assert "a training of patches goes on with: phaseloom train patches --resume" in other.err
+    assert "a training of patches continues with: phaseloom train patches --resume" in other.err
     (tmp_path / "one" / "snapshot.h5").unlink()
     with pytest.raises(BadInput, match="has lost its snapshot"):
         RetrievalTraining.resume(tmp_path / "one")
     (tmp_path / "one" / "run.yaml").write_text("{file: scan.npy}")
-    with pytest.raises(BadInput, match="is no run of such a training"):
+    with pytest.raises(BadInput, match="is not a run of this kind of training"):
         RetrievalTraining.resume(tmp_path / "one")
 
 

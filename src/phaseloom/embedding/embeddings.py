@@ -123,15 +123,15 @@ class ScanEmbedding:
         path = checked(path)
         try:
             held = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
-            grid = None if "grid" not in held else tuple(int(length) for length in held["grid"])
+            grid: Any = None if "grid" not in held else tuple(int(length) for length in held["grid"])
             said = Provenance(**json.loads(str(held["provenance"])))
-            found = cls(*(held[name] for name in ARRAYS), grid, said)  # type: ignore[arg-type]
+            found = cls(*(held[name] for name in ARRAYS), grid, said)
         except BROKEN as problem:
             fix = "holds no embedding: give a file of phaseloom embed"
             raise BadInput(path.name, None, fix) from problem
-        return found._checked(path.name)
+        return found._require_consistent(path.name)
 
-    def _checked(self, name: str) -> Self:
+    def _require_consistent(self, name: str) -> Self:
         count = len(self.latents)
         shapes = [self.misfit.shape, self.totals.shape, self.positions.shape]
         grid = self.grid is None or (len(self.grid) == 2 and np.prod(self.grid) == count)
@@ -215,7 +215,8 @@ def _read_hdf5(path: Path) -> dict[str, Any]:
     with h5py.File(path) as file:
         if "phaseloom_embedding" not in file.attrs:
             raise KeyError(path.name)
-        held: dict[str, Any] = {name: file[name][()] for name in file}  # type: ignore[index]
+        tables: Any = file
+        held: dict[str, Any] = {name: tables[name][()] for name in tables}
         return held | {"provenance": held["provenance"].decode()}
 
 
@@ -230,7 +231,7 @@ def embed(recipe: Scanned, model: Path | str, /) -> ScanEmbedding:
         model: file or folder of an autoencoder.
 
     Raises:
-        BadInput: a network that is no autoencoder, or patterns of another size than it learned from.
+        BadInput: a network that is not an autoencoder, or patterns of another size than it learned from.
     """
     net, card = load_autoencoder(model)
     scan = recipe.scan()
@@ -242,7 +243,7 @@ def load_autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str
     """A network that embeds, and the card of its file.
 
     Raises:
-        BadInput: no file of ours, or a network that is no autoencoder.
+        BadInput: not a file of phaseloom, or a network that is not an autoencoder.
     """
     net = pretrained.load_network(model)
     card = pretrained.load_card(model)
@@ -285,7 +286,8 @@ def embed_patterns(
     lesson = make_objective(net, card, scan)
     count = len(scan)
     latents = np.empty((count, lesson.drawn(np.arange(1))[0].shape[1]), np.float32)
-    misfits, totals = np.empty(count, np.float32), np.empty(count)  # pieces would pin memory
+    misfits = np.empty(count, np.float32)  # filled in place: pieces would pin memory
+    totals = np.empty(count)
     for start in range(0, count, PATTERNS_AT_ONCE):
         index = np.arange(start, min(start + PATTERNS_AT_ONCE, count))
         sides = lesson.sides(index)
@@ -312,7 +314,7 @@ def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
         model: file or folder of an autoencoder; a path is looked for beside the parameter file too.
 
     Raises:
-        BadInput: a network that is no autoencoder, or patterns of another size than it learned from.
+        BadInput: a network that is not an autoencoder, or patterns of another size than it learned from.
     """
     net, card = load_autoencoder(model)
     drawn = _DecodedCounts(make_objective(net, card, scan))

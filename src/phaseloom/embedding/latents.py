@@ -1,4 +1,4 @@
-"""What latents tell of a scan: maps, clusters, mean patterns, what is drawn of them and generated."""
+"""Analyse the latents of a scan: maps, clusters, mean patterns, components, traversals."""
 
 import json
 import warnings

@@ -41,8 +41,8 @@ class Autoencode(Scanned):
         shape: how the rate changes over the run.
         epochs: at most.
         batch: patterns of a step.
-        halves: learn to draw one half of a pattern's counts from the other, which has noise of its own: what
-            is learned is no noise, and ``phaseloom embed`` takes the mean of both halves.
+        halves: train to predict one half of a pattern's counts from the other, whose noise is independent, so
+            that noise is not learned; ``phaseloom embed`` takes the mean of both halves.
         turned: turn and mirror patterns at random, as the detector allows: for scans whose specimens lie
             in all directions, and only if latents need not tell these apart.
         precision: of the network's arithmetic.

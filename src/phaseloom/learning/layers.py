@@ -1,4 +1,4 @@
-"""Pieces that networks share: what takes patterns in, where tokens stand, what the optics change."""
+"""Layers that networks share: input of patterns, positions of tokens, conditioning on the optics."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -124,7 +124,9 @@ class PatternEmbedding(nn.Module):
 
     def _again(self, images: Tensor) -> Tensor:
         contexts = lambda: (nullcontext(), _freeze_running_means(self.body))  # noqa: E731 - what checkpoint asks for
-        return checkpoint(self.body, images, use_reentrant=False, context_fn=contexts)  # type: ignore[return-value]
+        out = checkpoint(self.body, images, use_reentrant=False, context_fn=contexts)
+        assert isinstance(out, Tensor)
+        return out
 
 
 @contextmanager
@@ -161,7 +163,7 @@ class PositionEncoding(nn.Module):
     def __init__(self, width: int, *, shortest: float, longest: float):
         super().__init__()
         if width % 4:
-            raise BadInput("nets: width", width, "is no multiple of four: choose one")
+            raise BadInput("nets: width", width, "is not a multiple of four: choose one")
         lengths = torch.logspace(math.log10(shortest), math.log10(longest), width // 4)
         self.register_buffer("waves", 2 * torch.pi / lengths)
         self.gain = nn.Parameter(torch.tensor(0.1))
@@ -231,9 +233,9 @@ class AttentionBlock(nn.Module):
 
 
 class ScanTransformer(nn.Module):
-    """A transformer over the tokens of a square window of a scan, and one token of no place before them.
+    """A transformer over the tokens of a square window of a scan, after one token without a place.
 
-    Each token is told its place in the window, by a learned table, and its place in the scan, in angstrom.
+    Each token is given its place in the window by a learned table, and its place in the scan, in angstrom.
 
     Args:
         entry: from the width of embeddings to that of the blocks.
@@ -353,7 +355,7 @@ def choose_option(knob: str, name: str, choices: Mapping[str, Option], /) -> Opt
         BadInput: another name.
     """
     if name not in choices:
-        raise BadInput(f"nets: {knob}", name, f"is not an option: {nearest(name, choices)}")
+        raise BadInput(f"nets: {knob}", name, f"is no choice: {nearest(name, choices)}")
     return choices[name]
 
 

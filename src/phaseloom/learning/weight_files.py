@@ -196,10 +196,10 @@ def make_transformer(
     return net
 
 
-def get_blocks(vit: nn.Module, /) -> nn.ModuleList:
+def get_blocks(vit: Any, /) -> nn.ModuleList:
     """The blocks of a vision transformer, wherever its version of transformers keeps them."""
     found = getattr(vit, "layers", None)
-    return vit.encoder.layer if found is None else found  # type: ignore[union-attr, return-value]
+    return vit.encoder.layer if found is None else found
 
 
 def save_network(net: nn.Module, path: Path | str, content: dict[str, Any] | None = None, /) -> Path:
@@ -292,7 +292,7 @@ def find_network(model: str | Path, /) -> Path:
             "model", str(model), f"is a folder without a {NETWORK_FILE}: name the folder of a training"
         )
     if path.is_file() and path.suffix != ".safetensors":
-        raise BadInput("model", str(model), f"is no file of a network: {ours}")
+        raise BadInput("model", str(model), f"is not a network file: {ours}")
     return path
 
 
@@ -365,7 +365,7 @@ def _read_file(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, 
         lack = (
             f"is a folder without {NETWORK_FILE}"
             if path.is_dir()
-            else "is no network that phaseloom has saved"
+            else "is not a network that phaseloom has saved"
         )
         raise BadInput("nets: load", str(path), lack if path.exists() else "does not exist")
     try:

@@ -158,7 +158,7 @@ def fit_kmeans(
         truth: ``(n,)`` true labels, numbers or words, to agree with.
 
     Raises:
-        BadInput: rows that are no table of finite numbers, fewer different ones than clusters, fewer than
+        BadInput: rows that are not a table of finite numbers, fewer different ones than clusters, fewer than
             two clusters or seeds, or labels for another number of rows.
         MissingExtra: without scikit-learn.
 

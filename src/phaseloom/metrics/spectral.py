@@ -159,7 +159,7 @@ def snr_threshold(counts: ArrayLike, snr: float, /) -> np.ndarray:
 
     With ``s = snr / 2`` of each half and ``n`` Fourier pixels ``(s + (2 sqrt(s) + 1) / sqrt(n)) / (1 + s +
     2 sqrt(s / n))`` (van Heel & Schatz 2005, doi 10.1016/j.jsb.2005.05.009). ``snr = sqrt(2) - 1`` is the
-    half-bit curve, 1 the one-bit curve. NaN where there is no pixel.
+    half-bit curve, 1 the one-bit curve. NaN for bands without a pixel.
 
     Example:
         >>> snr_threshold([1e12, 100.0], 1.0).round(3).tolist()

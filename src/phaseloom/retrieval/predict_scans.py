@@ -55,7 +55,7 @@ MIN_MODEL_SEMIANGLES = 3.5  # semiangles that the model reaches over, at least, 
 
 @dataclass(frozen=True, eq=False)
 class ScanPrediction:
-    """A prediction with what came of it.
+    """A prediction, its misfit and its provenance.
 
     Attributes:
         prediction: see `phaseloom.retrieval.prediction.Prediction`.
@@ -75,7 +75,7 @@ class ScanPrediction:
 
 
 def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | None = None) -> ScanPrediction:
-    """Predict the phase of the data of a recipe, whose file, preparation and probe are what is used of it.
+    """Predict the phase of the data of a recipe, of which file, preparation and probe are used.
 
     Args:
         recipe: as for a reconstruction.
@@ -100,9 +100,10 @@ def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | Non
 def measure_misfit(
     prediction: Prediction, scan: Scan4D, /, *, most: int = MAX_CHECKED_PATTERNS
 ) -> PatternMisfit:
-    """Hold a prediction against the patterns around the middle of its scan, beside no object at all.
+    """Compare a prediction with the patterns around the middle of its scan, and no object with them.
 
-    Hot pixels are left out, as in the prediction.
+    Hot pixels are left out, as in the prediction, and so are angles beyond one and a half semiangles: most of
+    what scatters there is finer than a predicted phase can be.
 
     Args:
         prediction: of the scan.
@@ -170,7 +171,7 @@ def _check_prediction(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisf
 
 
 def _make_model(prediction: Prediction, scan: Scan4D) -> Ptychography:
-    """The experiment with the predicted phase as its object, gone on with beyond its edges."""
+    """The experiment with the predicted phase as its object, extended beyond its edges."""
     light = probes.focused(
         scan,
         semiangle=prediction.semiangle,

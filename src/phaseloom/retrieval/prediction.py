@@ -23,7 +23,7 @@ from phaseloom.simulation.experiment import PER_STEP, Experiment, told
 
 __all__ = ["Prediction", "measure_semiangle", "predict"]
 
-# What networks are told of an experiment, by name (`phaseloom.simulation.experiment.told`).
+# Input numbers of networks for the optics and the dose (`phaseloom.simulation.experiment.told`).
 OPTICS_NAMES = ("defocus", "step", "Cs", "C12a", "C12b", "C21a", "C21b", "dose")
 # How far these may be off where a card says nothing.
 DEFAULT_TOLERANCE = (0.1, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1, math.inf)
@@ -47,7 +47,7 @@ class Prediction:
         pixel: (y, x), angstrom.
         origin: position (y, x) of the middle of pixel ``[0, 0]`` in the frame of the scan, angstrom.
         notes: what was rescaled or assumed, in sentences.
-        told: the eight numbers that the network was told (`phaseloom.simulation.experiment.told`).
+        told: the eight input numbers for the optics (`phaseloom.simulation.experiment.told`).
         semiangle: that was taken, radian.
         aberrations: that were taken, angstrom and radian.
         model: name of the network.
@@ -103,7 +103,7 @@ def predict(
     view = PatternPreprocessor.of(scan, experiment, beam.semiangle, net, dose=dose)
     numbers, more = _make_optics_numbers(beam, view, card)
     pixel = (lattice.step[0] * every[0] / PER_STEP, lattice.step[1] * every[1] / PER_STEP)
-    phase = _ScanReader(net, view, numbers, at_once).whole(lattice, every)
+    phase = _ScanReader(net, view, numbers, at_once).predict_whole(lattice, every)
     said = [*masked, *put, *notes, *_list_notes(scan, lattice, every, beam, experiment), *view.notes, *more]
     return Prediction(
         phase=(phase - phase.mean(dtype=np.float64)).astype(np.float32),
@@ -118,7 +118,7 @@ def predict(
 
 
 def _read_experiment(card: Mapping[str, Any]) -> Experiment:
-    """The experiment that a card speaks of."""
+    """The experiment on a card."""
     given = card.get("experiment")
     if not isinstance(given, Mapping):
         fix = "does not say which experiment it was trained for, so nothing can be predicted with it"
@@ -142,7 +142,7 @@ def _read_tolerance(card: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _require_electrons(scan: Scan4D) -> None:
-    """Refuse what no network here is about."""
+    """Refuse scans for which there are no networks."""
     if scan.geometry.beam != "electron":
         raise BadInput("scan", scan.geometry.beam + "s", "are not what networks are trained for: electrons")
     if scan.geometry.near or scan.geometry.tilted:
@@ -151,7 +151,7 @@ def _require_electrons(scan: Scan4D) -> None:
 
 
 def _describe_experiment(scan: Scan4D, optics: Optics, model: Experiment) -> tuple[Experiment, list[str]]:
-    """The experiment that the scan is of, as far as a network is told of it, and what was assumed."""
+    """The experiment of the scan, as far as networks take it as input, and what was assumed."""
     angle, notes = _find_semiangle(scan, optics.semiangle)
     _require_disk(scan, angle)
     wavelength = scan.geometry.wavelength
@@ -256,7 +256,7 @@ def _make_refusal(
 def _make_optics_numbers(
     beam: Experiment, view: PatternPreprocessor, card: Mapping[str, Any]
 ) -> tuple[Tensor, list[str]]:
-    """What the network is told, the dose held within what it was trained for."""
+    """The input for the optics, the dose clamped to the range of the training."""
     doses = card.get("doses")
     lowest, highest = (math.inf, math.inf) if doses is None else (_read_limit(value) for value in doses)
     found = view.beam if view.electrons else math.inf
@@ -294,22 +294,22 @@ def _list_notes(
 
 @dataclass(frozen=True, eq=False)
 class _ScanReader:
-    """A network that has been told of a beam, with the scan in its view."""
+    """A network with its input for the optics, and the preprocessed scan."""
 
     net: nn.Module
     view: PatternPreprocessor
     numbers: Tensor
     at_once: int
 
-    def whole(self, lattice: Raster, every: tuple[int, int]) -> np.ndarray:
+    def predict_whole(self, lattice: Raster, every: tuple[int, int]) -> np.ndarray:
         """The phase of a scan, the mean of those of its parts."""
         parts = product(range(every[0]), range(every[1]))
-        images = {at: self.seen(lattice.part(every, at)) for at in parts}
+        images = {at: self.predict_part(lattice.part(every, at)) for at in parts}
         return images[0, 0] if len(images) == 1 else _merge_images(images, every, lattice.index.shape)
 
     @torch.no_grad()
-    def seen(self, index: np.ndarray) -> np.ndarray:
-        """What the network makes of the patterns of an index, read in pieces where it can be."""
+    def predict_part(self, index: np.ndarray) -> np.ndarray:
+        """The image of the patterns of an index, which are read in pieces where the network allows it."""
         net = self.net
         device = next(self.net.parameters(), self.numbers).device
         numbers = self.numbers[None].to(device)

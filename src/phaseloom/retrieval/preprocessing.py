@@ -1,4 +1,4 @@
-"""A scan as a network sees it: patterns on the detector that it knows, as fractions of the beam, on a raster.
+"""Preprocess a scan for a network: patterns on the detector of its training, as fractions of the beam.
 
 Angles count in semiangles and lengths in wavelengths over semiangles, so that one network serves beams of
 any energy.
@@ -70,7 +70,7 @@ def mask_hot_pixels(scan: Scan4D, /) -> tuple[Scan4D, list[str]]:
 
 @dataclass(frozen=True, eq=False)
 class PatternPreprocessor:
-    """What makes a network's patterns of the counts of a scan.
+    """Turns the counts of a scan into the input patterns of a network.
 
     Attributes:
         scan: the data.
@@ -104,7 +104,7 @@ class PatternPreprocessor:
         *,
         dose: float | None = None,
     ) -> "PatternPreprocessor":
-        """Look at a scan as the network of an experiment does.
+        """Prepare a scan for the network of an experiment.
 
         Args:
             scan: the data.
@@ -133,8 +133,8 @@ class PatternPreprocessor:
         down, along, part = (torch.as_tensor(one, dtype=torch.float32) for one in (rows, columns, cover))
         return cls(scan, good, down, along, part, usual, beam, electrons, (*notes, *more))
 
-    def filled(self, index: np.ndarray, /) -> Tensor:
-        """What is put where nothing is known: ``filling``, with the noise that electrons would have there.
+    def fill(self, index: np.ndarray, /) -> Tensor:
+        """Values for unknown pixels: ``filling``, with the counting noise that it would have.
 
         A network that has learned from counts expects most dark pixels to be empty, and a few not to be.
         """
@@ -152,7 +152,7 @@ class PatternPreprocessor:
         seen = torch.where(known, seen / self.cover.clamp(min=0.5) / self.beam, 0.0)
         if not bool(known.all()):
             there = mirror_through_zero(known.float()) > 0
-            seen = torch.where(known, seen, torch.where(there, mirror_through_zero(seen), self.filled(index)))
+            seen = torch.where(known, seen, torch.where(there, mirror_through_zero(seen), self.fill(index)))
         return seen.reshape(*index.shape, *seen.shape[-2:])
 
 
@@ -229,7 +229,7 @@ def _estimate_dose(
         raise BadInput("scan.counts", None, "hold no intensity above the background")
     beam = max(mean, float(np.percentile(each, 99.9)) - 3 * math.sqrt(mean)) / kept
     if beam < MIN_COUNTS_OF_ELECTRONS:
-        return beam, False, (f"patterns of {beam:.3g} are no counts of electrons: taken as free of noise",)
+        return beam, False, (f"patterns of {beam:.3g} are not counts of electrons: taken as free of noise",)
     return beam, True, (f"dose is not given: taken as {beam:.4g} electrons, as in the brightest patterns",)
 
 

@@ -1,4 +1,4 @@
-"""The lattice that a scan lies on, as a network wants it: rows and columns, and a pattern at each place."""
+"""The raster of a scan, as networks need it: rows and columns, and a pattern at each place."""
 
 import math
 from dataclasses import dataclass, replace
@@ -240,5 +240,5 @@ def _make_refusal(positions: np.ndarray) -> BadInput:
         fix = "and patterns do not turn with them: only rasters along the detector's rows and columns can be"
         fix += " predicted; turn patterns and positions together before, or reconstruct without a prediction"
         return BadInput("scan.positions", what, fix)
-    fix = "lie on no raster along rows and columns, which a network needs: regrid the scan"
+    fix = "are not on a raster along rows and columns, which a network needs: regrid the scan"
     return BadInput("scan.positions", None, fix)

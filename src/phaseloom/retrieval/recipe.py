@@ -13,6 +13,7 @@ from phaseloom.errors import BadInput
 from phaseloom.retrieval.ground_truth import Geometry
 from phaseloom.retrieval.networks.end_to_end import join_stages
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
+from phaseloom.retrieval.networks.stitching import PhaseStitchingNet
 from phaseloom.retrieval.objectives import load_stage_network
 from phaseloom.retrieval.training_samples import ViewDistribution
 from phaseloom.simulation.experiment import Experiment
@@ -124,7 +125,8 @@ class Train(Written):
         if not isinstance(first, PatchRecoveryNet):
             fix = "reads whole scans: it needs no stitching, so train it as patches"
             raise BadInput("train: model", type(first).__name__, fix)
-        return join_stages(first, second)  # type: ignore[arg-type]
+        assert isinstance(second, PhaseStitchingNet)
+        return join_stages(first, second)
 
     def judges(self) -> list[int]:
         """Numbers of the samples that are never learned from."""

@@ -102,7 +102,7 @@ class RetrievalTraining(NetworkTraining):
         training = super().resume(directory)
         own = training.recipe.stage
         if stage not in (None, own):
-            fix = f"goes on with: phaseloom train {own} --resume"
+            fix = f"continues with: phaseloom train {own} --resume"
             raise BadInput(str(directory), f"a training of {own}", fix)
         return training
 

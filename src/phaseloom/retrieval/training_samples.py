@@ -74,7 +74,7 @@ class ViewDistribution:
 
     def __post_init__(self) -> None:
         if not 0 < self.doses[0] <= self.doses[1] < np.inf:
-            fix = "is no range of electrons per pattern: write [lowest, highest]"
+            fix = "is not a range of electrons per pattern: write [lowest, highest]"
             raise BadInput("train: doses", list(self.doses), fix)
         if min(self.window) < 2:
             raise BadInput("train: window", list(self.window), "must be 2 by 2 probes at least")

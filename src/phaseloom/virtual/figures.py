@@ -165,8 +165,12 @@ def _draw_mean(axes: Axes, *, scan: Scan4D, found: ScanMeasurement, title: str) 
     colour_bar(axes, drawn, "counts per pixel")
     at = tuple((c + 0.5) * s for c, s in zip(found.centre[::-1], step[::-1], strict=True))
     for radius, number, _ in _list_rims(found):
-        style = {"edgecolor": PALETTE[number % 7], "linestyle": DASHES[number % 7], "linewidth": 1.2}
-        axes.add_patch(Circle(at, radius, facecolor="none", **style))  # type: ignore[arg-type]
+        style: dict[str, Any] = {
+            "edgecolor": PALETTE[number % 7],
+            "linestyle": DASHES[number % 7],
+            "linewidth": 1.2,
+        }
+        axes.add_patch(Circle((at[0], at[1]), radius, facecolor="none", **style))
     axes.set_xlim(drawn.get_extent()[:2])
     axes.set_ylim(drawn.get_extent()[2:])
 

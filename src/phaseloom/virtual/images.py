@@ -303,7 +303,7 @@ def integrate_phase(
     from scipy.fft import dctn, idctn
 
     if grid is None or math.prod(grid) != len(deflection):
-        raise BadInput("integrated phase", None, "needs a raster: these positions are none")
+        raise BadInput("integrated phase", None, "needs positions on a raster")
     slope = np.nan_to_num(deflection).reshape(*grid, 2)
     places = positions.reshape(*grid, 2)
     right = np.zeros(grid)

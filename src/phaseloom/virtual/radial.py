@@ -50,14 +50,14 @@ def get_centre(geometry: Geometry, centre: tuple[float, float] | None = None, /)
     """The pixel (y, x) of the beam: as given, or zero frequency at ``[N // 2, N // 2]``.
 
     Raises:
-        BadInput: a near field, which has no angles, or a centre that is no pair of finite numbers.
+        BadInput: a near field, which has no angles, or a centre that is not a pair of finite numbers.
 
     Example:
         >>> get_centre(Geometry(wavelength=0.02, shape=(5, 8), angle=(1e-3, 1e-3)))
         (2.0, 4.0)
     """
     if geometry.near:
-        raise BadInput("detectors", None, "need far-field patterns: in a hologram a pixel is no angle")
+        raise BadInput("detectors", None, "need far-field patterns: in a hologram a pixel is not an angle")
     if centre is None:
         return float(geometry.shape[0] // 2), float(geometry.shape[1] // 2)
     given = np.asarray(centre, np.float64)
@@ -163,7 +163,7 @@ class Rings:
         reach = math.hypot(float(np.abs(y).max()), float(np.abs(x).max()))
         step = max(geometry.angle) if width is None else float(width)
         if not (math.isfinite(step) and step > 1e-4 * reach):
-            fix = "is no width of a ring in radian: take that of a pixel or so"
+            fix = "is not a width of a ring in radian: take about that of a pixel"
             raise BadInput("radial.width", width, fix)
         edges = (np.arange(math.ceil(reach / step + 0.5)) + 0.5) * step
         disks = (compute_disk_share(geometry, float(edge), centre=centre) for edge in edges)
@@ -182,7 +182,7 @@ class Rings:
         pixels = np.asarray(table.sum(axis=1), np.float64).ravel()
         flat = stack.reshape(-1, self.away.size)
         parts = [
-            self._told(flat[at : at + PATTERNS_AT_ONCE], pixels)
+            self._compute_moments(flat[at : at + PATTERNS_AT_ONCE], pixels)
             for at in range(0, len(flat), PATTERNS_AT_ONCE)
         ]
         empty = np.zeros((0, len(pixels)))
@@ -191,7 +191,7 @@ class Rings:
         angle = table @ self.away / np.where(pixels > 0, pixels, np.nan)
         return RadialProfile(angle, mean.reshape(lead), variance.reshape(lead), pixels, pixels / self.whole)
 
-    def _told(self, flat: Floats, pixels: Floats) -> tuple[Floats, Floats]:
+    def _compute_moments(self, flat: Floats, pixels: Floats) -> tuple[Floats, Floats]:
         """Mean and variance ``(n, ring)`` of patterns ``(n, pixel)``; two passes, so that nothing cancels."""
         from scipy.sparse import csr_array
 

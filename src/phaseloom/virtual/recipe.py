@@ -1,4 +1,4 @@
-"""What a STEM would have shown: images of a scan by virtual detectors, deflections, phase, radial profile."""
+"""Virtual images of a scan: detectors, deflections, integrated phase and radial profile."""
 
 import json
 from collections.abc import Mapping
@@ -136,10 +136,10 @@ class VirtualImages:
 
 
 def make_virtual_images(recipe: Virtual, scan: Scan4D, /) -> VirtualImages:
-    """Find the beam, lay the detectors around it, and see the scan through them.
+    """Find the beam, place the detectors around it, and compute their images of the scan.
 
     Args:
-        recipe: what is asked for.
+        recipe: which images to make.
         scan: its data, ``recipe.all()``: a blank pattern has a place in an image.
 
     Raises:
@@ -161,7 +161,7 @@ def make_virtual_images(recipe: Virtual, scan: Scan4D, /) -> VirtualImages:
     if scan.grid is not None:
         phase = integrate_phase(deflection, scan.positions, scan.grid, wavelength=scan.geometry.wavelength)
     else:
-        notes = (*notes, "the positions are no raster, so there is no integrated phase")
+        notes = (*notes, "the positions are not a raster, so there is no integrated phase")
     return VirtualImages(
         survey=found,
         beam=beam,

@@ -81,8 +81,8 @@ def stabilise_counts(patterns: Real[Tensor, "*batch y x"], /) -> Float[Tensor, "
 def invert_anscombe(values: Float[Tensor, "*batch y x"], /) -> Float[Tensor, "*batch y x"]:
     """Rate whose counts have this mean after `stabilise_counts`: the exact unbiased inverse, closed form.
 
-    It is no inverse for a single count: a mean of roots is less than the root of a mean, and what a network
-    draws is a mean. ``(D / 2)^2 - 3/8`` would be too small by a quarter of a count.
+    For a single count it is not the inverse: a mean of roots is less than the root of a mean, and the output
+    of a network is a mean. ``(D / 2)^2 - 3/8`` would be too small by a quarter of a count.
 
     Args:
         values: means of transformed counts; below ``2 sqrt(3/8)``, nothing.

@@ -7,6 +7,7 @@ these components alone. The last two take patterns that their own ``scale`` has 
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -36,7 +37,7 @@ class PatternAutoencoder(nn.Module):
     """Patterns to latents and back, and what both must not lose.
 
     Attributes:
-        out_shape: pixels (y, x) of a pattern that `decode` draws where none are told.
+        out_shape: pixels (y, x) of a pattern that `decode` returns by default.
         scale: what makes of counts the numbers that this network takes, saved with its weights, or none.
         recipe: the call that built it.
     """
@@ -98,7 +99,7 @@ class Autoencoder(PatternAutoencoder):
 
     Args:
         latent_dim: latents.
-        out_shape: pixels (y, x) of a pattern that `decode` draws where none are told, and in which a linear
+        out_shape: pixels (y, x) of a pattern that `decode` returns by default, and in which a linear
             part works; `begin` replaces it.
         pooling: ``seed`` or ``ladder``; see `Encoder`.
         decoder_sizes: ``seed`` or ``target``; see `Decoder`.
@@ -109,7 +110,7 @@ class Autoencoder(PatternAutoencoder):
         linear_skip: with a linear part, which asks for signed latents and a linear output.
 
     Raises:
-        BadInput: a knob that is no choice, or two that contradict.
+        BadInput: an unknown option, or two that contradict.
 
     Example:
         >>> net = Autoencoder(latent_dim=4, width=8, decoder_sizes="target")
@@ -137,9 +138,13 @@ class Autoencoder(PatternAutoencoder):
                 "cannot have a linear part: choose latents with 'none' and a 'linear' output, or leave it out"
             )
             raise BadInput("nets: linear_skip", f"latents with {latent_activation!r}, output {output!r}", fix)
-        inner = {"head_channels": head_channels, "latent_activation": latent_activation, "pooling": pooling}
+        inner: dict[str, Any] = {
+            "head_channels": head_channels,
+            "latent_activation": latent_activation,
+            "pooling": pooling,
+        }
         outer = {"decoder_sizes": decoder_sizes, "output": output}
-        self.encoder = Encoder(latent_dim, width=width, **inner)  # type: ignore[arg-type]
+        self.encoder = Encoder(latent_dim, width=width, **inner)
         self.decoder = Decoder(latent_dim, self.out_shape, width=width, **outer)
         self.skip = LinearSkip(latent_dim, self.out_shape) if linear_skip else None
         if linear_skip:
@@ -238,7 +243,7 @@ def recommended(
     """Signed latents of 128 features on top of principal components, a linear output in the patterns' size.
 
     Call ``net.scale.calibrate`` with counts and `PatternAutoencoder.begin` with what ``net.scale`` makes of
-    them, then train: it starts as `pca`, and is no worse than it as long as held-out patterns decide when
+    them, then train: it starts as `pca`, and is not worse as long as held-out patterns decide when
     training stops.
 
     Args:
@@ -267,7 +272,7 @@ def recommended(
         linear_skip=True,
     )
     # 1.4 times as fast on a processor
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 @record_builder("autoencoder.pca")

@@ -80,7 +80,7 @@ def check_patterns(x: Tensor, net: nn.Module, /) -> Tensor:
     """
     if x.ndim != 4 or x.shape[1] != 1 or not len(x):
         raise BadInput(
-            "patterns", tuple(x.shape), "is no shape (b, 1, y, x): stack patterns with one channel"
+            "patterns", tuple(x.shape), "is not of shape (b, 1, y, x): stack patterns with one channel"
         )
     check_size(x.shape[-2:])
     wanted = next(net.parameters()).dtype
@@ -171,7 +171,7 @@ class ResNetBlock(nn.Module):
 
     Args:
         channels: of the maps.
-        pool_size: factor by which each axis shrinks where no size is told.
+        pool_size: factor by which each axis shrinks by default.
 
     Example:
         >>> ResNetBlock(2)(torch.rand(1, 2, 3, 9)).shape
@@ -196,7 +196,7 @@ class ResNetUpBlock(nn.Module):
 
     Args:
         channels: of the maps.
-        scale: factor by which each axis grows where no size is told.
+        scale: factor by which each axis grows by default.
 
     Example:
         >>> ResNetUpBlock(2)(torch.rand(1, 2, 1, 2)).shape
@@ -330,7 +330,7 @@ class Decoder(nn.Module):
 
     Args:
         latent_dim: latents.
-        out_shape: pixels (y, x) that are drawn where none are told.
+        out_shape: pixels (y, x) that are drawn by default.
         width: channels of the blocks.
         decoder_sizes: ``seed`` grows to 256 x 256 and interpolates; ``target`` grows to what is wanted.
         output: ``sigmoid``, ``linear`` or ``softplus``.

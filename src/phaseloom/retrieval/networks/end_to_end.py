@@ -1,4 +1,4 @@
-"""Step three: a scan to an image, each of its patterns embedded once."""
+"""Third stage: a whole scan to an image; each of its patterns is embedded once."""
 
 import torch
 from jaxtyping import Float
@@ -41,7 +41,7 @@ class EndToEnd(nn.Module):
     ):
         super().__init__()
         if chunk < 1:
-            raise BadInput("nets: chunk", chunk, "is no number of windows: choose one or more")
+            raise BadInput("nets: chunk", chunk, "must be one window or more")
         self.recovery = recovery
         self.stitching = stitching
         self.stride = stride
@@ -52,7 +52,7 @@ class EndToEnd(nn.Module):
     def patches(
         self, patterns: Float[Tensor, "b rows cols y x"], optics: Float[Tensor, "b 8"], /
     ) -> tuple[Float[Tensor, "b k v v"], Float[Tensor, "b k 2"]]:
-        """What step one makes of a scan: its patches, and their places on the image, pixels.
+        """The patches that the first stage recovers from a scan, and their places on the image, pixels.
 
         Args:
             patterns: fractions of the incident beam.
@@ -84,15 +84,15 @@ class EndToEnd(nn.Module):
 
 
 def join_stages(first: PatchRecoveryNet, second: PhaseStitchingNet, /) -> EndToEnd:
-    """The networks of both steps as one; windows overlap by a third, those of 14 probes by 5."""
+    """Both networks in one; windows overlap by a third, those of 14 probes by 5."""
     return EndToEnd(first, second, stride=max(1, 2 * first.window // 3))
 
 
 def make_scan_network(net: nn.Module, /) -> nn.Module:
-    """A network that reads whole scans: of one that reads windows, the patches put together by overlap.
+    """A network for whole scans: one for windows is completed by the overlap of its patches.
 
     Raises:
-        BadInput: a network that reads no patterns.
+        BadInput: a stitching network, which does not take patterns.
     """
     if isinstance(net, PhaseStitchingNet):
         fix = "joins patches and reads no patterns: take that of phaseloom train end-to-end, or of patches"

@@ -24,11 +24,11 @@ NOISELESS_DOSE_NUMBER = 1.0
 
 
 class PatternFeatures(nn.Module):
-    """What an estimate is made of: principal components of patterns, and their centres of mass, integrated.
+    """Features of patterns: principal components, and centres of mass, integrated over the scan.
 
-    A pattern and its neighbours tell of what is near. That one side of an edge is thicker than the other is
-    told by the deflections in between: centres of mass are proportional to the gradient of the phase that
-    the probe blurs, so their integral, blurred to several widths, holds the slow part of the phase.
+    A pattern and its neighbours determine what is near. Differences over longer distances follow from the
+    deflections in between: centres of mass are proportional to the gradient of the phase, blurred by the
+    probe, so their integral, blurred to several widths, holds the low frequencies of the phase.
 
     Attributes:
         intake: to amplitudes.
@@ -53,8 +53,8 @@ class PatternFeatures(nn.Module):
         seen = (self.intake(patterns).flatten(-2) @ self.basis.T).movedim(-1, 1)
         return torch.cat([seen, compute_centres_of_mass(patterns)], 1)
 
-    def joined(self, each: Float[Tensor, "b k rows cols"]) -> Float[Tensor, "b n rows cols"]:
-        """Components and the integrals, from what `forward` has found of a whole scan."""
+    def join(self, each: Float[Tensor, "b k rows cols"]) -> Float[Tensor, "b n rows cols"]:
+        """Components and integrated centres of mass, from the output of `forward` for a whole scan."""
         seen = each[:, :-2]
         moved = each[:, -2:]
         return torch.cat([seen, INTEGRAL_GAIN * integrate_slopes(moved, BLUR_WIDTHS)], 1)
@@ -70,7 +70,7 @@ class PatternFeatures(nn.Module):
 
 
 class ScanRecovery(nn.Module):
-    """A network that looks at each pattern by itself, then draws the image of a whole scan at once.
+    """A network that encodes each pattern by itself and decodes the image of a whole scan at once.
 
     Attributes:
         components: of a pattern.
@@ -121,7 +121,7 @@ class LinearRecovery(ScanRecovery):
         self, each: Float[Tensor, "b k rows cols"], optics: Float[Tensor, "b 8"]
     ) -> Float[Tensor, "b v u"]:
         """The image from what `PatternFeatures` has found of each pattern."""
-        features = _gather_neighbours(self.components.joined(each), NEIGHBOURHOOD_PROBES // 2)
+        features = _gather_neighbours(self.components.join(each), NEIGHBOURHOOD_PROBES // 2)
         tokens = self._of(optics[:, -1]) @ features
         rows, columns = (n + 2 for n in each.shape[-2:])
         return tokens_to_image(tokens.unflatten(-1, (rows, columns)))
@@ -157,7 +157,7 @@ class LinearRecovery(ScanRecovery):
         normal = 0.0
         right = 0.0
         for patterns, phase in scans:
-            features = _gather_inner(self.components.joined(self.components(patterns)))
+            features = _gather_inner(self.components.join(self.components(patterns)))
             wanted = _cut_inner_steps(phase - phase.mean((1, 2), keepdim=True), patterns.shape[1:3])
             scale = 1 / math.hypot(float(phase.std()), MIN_CONTRAST)
             features = features * scale
@@ -165,7 +165,7 @@ class LinearRecovery(ScanRecovery):
             normal = normal + (features.T @ features).double()
             right = right + (features.T @ wanted).double()
         if not isinstance(normal, Tensor) or not isinstance(right, Tensor):
-            raise BadInput("nets: linear", None, "has nothing to learn from: give it a scan at least")
+            raise BadInput("nets: linear", None, "cannot be fitted without a scan: give one or more")
         level = ridge * normal.diagonal()[1:].mean()
         damped = normal + level * torch.eye(len(normal), dtype=normal.dtype)
         self.weight[number] = torch.linalg.solve(damped, right).T.float()
@@ -264,7 +264,7 @@ def linear(
 ) -> LinearRecovery:
     """Ridge regression on principal components of nine patterns: a baseline that is solved in seconds.
 
-    Every larger network has to say what it gains over this one, for the same probe and dose.
+    Larger networks should be compared with this one, for the same probe and dose.
 
     Args:
         patterns: pixels along an edge of a pattern.

@@ -1,4 +1,4 @@
-"""Step one: the patterns of a window of a scan, and where it lies, become a patch of the phase.
+"""First stage: the patterns of a window of a scan, and its place, to a patch of the phase.
 
 Every pattern is embedded by itself, so that a scan is embedded once however its windows overlap; a
 transformer lets the patterns of a window look at one another; a decoder draws the patch. Five pixels are a
@@ -36,7 +36,7 @@ class PatchRecoveryNet(nn.Module):
 
     Attributes:
         embedding: one pattern to ``D`` numbers.
-        grid: the tokens of a window to tokens that know of one another.
+        grid: attention between the tokens of a window.
         decoder: these to the patch.
         recipe: the call that built it.
     """
@@ -182,7 +182,7 @@ def small(
     checkpoint: bool = False,
     seed: int = 0,
 ) -> PatchRecoveryNet:
-    """Four convolutions, a transformer told of the optics in every block, a decoder that keeps to the scan.
+    """Four convolutions, a transformer conditioned on the optics in every block, a decoder on the steps of the scan.
 
     3.9 million parameters for patterns of 24 pixels. No batch norm: what comes out does not depend on what
     else is in the batch.
@@ -233,7 +233,7 @@ def base(
     checkpoint: bool = False,
     seed: int = 0,
 ) -> PatchRecoveryNet:
-    """ResNet34, a transformer as large as ViT-B told of the optics in every block, and `small`'s decoder.
+    """ResNet34, a ViT-B conditioned on the optics in every block, and the decoder of `small`.
 
     113.6 million parameters. Meant for patterns of 32 to 64 pixels.
 
@@ -312,7 +312,7 @@ def seed(
 
 
 def _make_grid(vit: Any, films: nn.ModuleList, step: float) -> ScanTransformer:
-    """The parts of a vision transformer that are of use when tokens are no pieces of an image."""
+    """The parts of a vision transformer that do not depend on tokens being patches of an image."""
     table = vit.embeddings.position_embeddings
     return ScanTransformer(
         nn.Linear(512, table.shape[-1]),

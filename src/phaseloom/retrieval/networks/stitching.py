@@ -1,4 +1,4 @@
-"""Step two: patches of the phase, and where they lie, become one image.
+"""Second stage: patches of the phase and their places to one image.
 
 A place is that of a patch's pixel ``[0, 0]`` on the canvas, ``(y, x)`` in pixels, not always whole. Beside
 the builders: `list_windows` says which patches cover a scan, and `crop_patch` cuts a patch out of an image.
@@ -6,7 +6,7 @@ the builders: `list_windows` says which patches cover a scan, and `crop_patch` c
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -137,13 +137,13 @@ class OverlapMean(nn.Module):
             fix = f"do not go with patches of {tuple(patches.shape)}: give (y, x) for each"
             raise BadInput("patches: places", tuple(places.shape), fix)
         with torch.autocast(patches.device.type, enabled=False):
-            return self._laid(
+            return self._stitch(
                 to_full_precision(patches),
                 to_full_precision(places).to(to_full_precision(patches).dtype),
                 shape,
             )
 
-    def _laid(self, patches: Tensor, places: Tensor, shape: Shape) -> Tensor:
+    def _stitch(self, patches: Tensor, places: Tensor, shape: Shape) -> Tensor:
         corner = places.detach().floor()
         rest = places - corner
         corner = corner.long()
@@ -183,7 +183,7 @@ class MeanMap(nn.Module):
 
 
 class ResidualCorrection(nn.Module):
-    """The mean and what a `UNet` adds to it, seeing where patches lie and disagree.
+    """The mean and what a `UNet` adds to it, given where patches lie and disagree.
 
     A constant in all patches is a constant in the image.
     """
@@ -202,18 +202,18 @@ class ResidualCorrection(nn.Module):
 class PatchTokens(nn.Module):
     """Patches to five by five tokens of the canvas, as in the seed.
 
-    A patch is pooled to 768 numbers, which learn its number in the sequence and are told the place of its
-    middle; a vision transformer lets them look at one another.
+    A patch is pooled to 768 numbers; a learned table adds its number in the sequence, an encoding the place
+    of its middle; a vision transformer follows.
     """
 
-    def __init__(self, vit: nn.Module):
+    def __init__(self, vit: Any):
         super().__init__()
         widths = (1, 64, 128, 256, 512)
         layers = []
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
         self.encode = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 768))
-        self.first: nn.Parameter = vit.embeddings.cls_token  # type: ignore[assignment, union-attr]
+        self.first = vit.embeddings.cls_token
         self.table = nn.Parameter(torch.randn(1, 26, 768) * 0.02)
         self.places = PositionEncoding(768, shortest=20.0, longest=2000.0)
         self.blocks = pretrained.get_blocks(vit)
@@ -234,7 +234,7 @@ class PatchTokens(nn.Module):
         for block in self.blocks:
             out = block(state)
             state = out[0] if isinstance(out, tuple) else out
-        return self.norm(state)[:, 1:].unflatten(1, (5, 5)).movedim(-1, 1)  # type: ignore[operator]
+        return self.norm(state)[:, 1:].unflatten(1, (5, 5)).movedim(-1, 1)
 
 
 class ImageDecoder(nn.Module):
@@ -275,7 +275,7 @@ def overlap(*, weight: Literal["hann", "flat"] = "hann") -> PhaseStitchingNet:
 def residual(
     *, width: int = 32, depth: int = 3, weight: Literal["hann", "flat"] = "hann", seed: int = 0
 ) -> PhaseStitchingNet:
-    """`overlap`, then a U-Net that mends it and is shown where patches lie and disagree; `overlap` at first.
+    """`overlap` and a U-Net that corrects it, given where patches lie and disagree; zero correction at first.
 
     Args:
         width: channels of the U-Net at full size.
@@ -351,7 +351,7 @@ def _take_patches(canvas: Float[Tensor, "b y x"], at: Int[Tensor, "#b k v u"]) -
 def _solve_constants(
     weight: Float[Tensor, "b k v v"], at: Int[Tensor, "b k v v"], corner: Int[Tensor, "#b k 2"], cover: Tensor
 ) -> Float[Tensor, "b k k"]:
-    """The matrix that turns what patches are above the mean into what is to be taken off them.
+    """The matrix from the excess of patches over the mean to the constants to subtract from them.
 
     The squares of all differences in overlaps are least where ``(diag(w) - W) c = -away``, ``W`` holding the
     products of two patches' weights over the cover; its smallest solution adds up to zero.

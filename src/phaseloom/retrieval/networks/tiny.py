@@ -25,7 +25,7 @@ class TinyRecovery(ScanRecovery):
     Attributes:
         patterns: pixels along an edge of a pattern.
         estimate: the linear part.
-        trunk: blocks that are told of the optics and the dose.
+        trunk: blocks conditioned on the optics and the dose.
     """
 
     def __init__(self, patterns: int, components: int, width: int, depth: int):
@@ -43,7 +43,7 @@ class TinyRecovery(ScanRecovery):
         self, each: Float[Tensor, "b k rows cols"], optics: Float[Tensor, "b 8"]
     ) -> Float[Tensor, "b v u"]:
         """The image from what `Components` has found of each pattern."""
-        features = functional.pad(self.components.joined(each), (2, 2, 2, 2), mode="replicate")
+        features = functional.pad(self.components.join(each), (2, 2, 2, 2), mode="replicate")
         state = self.enter(features)
         for block in self.trunk:
             state = block(state, optics)
@@ -58,7 +58,8 @@ class TinyRecovery(ScanRecovery):
         self.estimate.weight.copy_(
             last[:, 1:].unflatten(1, (count, NEIGHBOURHOOD_PROBES, NEIGHBOURHOOD_PROBES))
         )
-        self.estimate.bias.copy_(last[:, 0])  # type: ignore[union-attr]
+        assert self.estimate.bias is not None
+        self.estimate.bias.copy_(last[:, 0])
 
 
 class ConditionedBlock(nn.Module):
