@@ -17,7 +17,7 @@ from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.recipe import HELD_OUT_SHARE, SampleSimulator, Train
-from phaseloom.retrieval.trainer import RetrievalTraining, save_figures
+from phaseloom.retrieval.trainer import RetrievalTraining, save_figures, train_retrieval
 from phaseloom.retrieval.training_samples import SamplePool
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.specimens import held_out
@@ -379,6 +379,22 @@ def test_all_three_steps_go_on_where_they_were_stopped(phaseloom, monkeypatch):
     assert isinstance(pretrained.load_network(Path("all") / "3-end-to-end"), EndToEnd)
     again = phaseloom("train", "retrieval", written(tree), "--out", "all", "-q")
     assert (again.code, "use --resume to go on with it" in again.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_all_three_stages_are_trained_and_resumed_in_python(tmp_path):
+    recipe = Train.of({**SMALL, "window": None, "epochs": 1, "stitching": STITCH["stitching"]})
+    for training, _ in train_retrieval(recipe, tmp_path / "all"):
+        assert training.recipe.stage == "patches"
+        break  # stopped before the first network is written
+    with pytest.raises(BadInput, match="name a new folder"):
+        next(train_retrieval(recipe, tmp_path / "all"))
+    stages = [training.recipe.stage for training, _ in train_retrieval(None, tmp_path / "all")]
+    assert stages == ["stitching", "end-to-end"]
+    assert (tmp_path / "all" / "1-patches" / "net.safetensors").exists()
+    assert isinstance(pretrained.load_network(tmp_path / "all" / "3-end-to-end"), EndToEnd)
+    with pytest.raises(BadInput, match=r"holds no train.yaml"):
+        next(train_retrieval(None, tmp_path))
 
 
 def interrupted_at(stage: str, drive: Any) -> Any:

@@ -339,13 +339,13 @@ class _DecodedCounts:
         index = np.arange(self.shape[0])[index]
         flat = np.atleast_1d(index)
         parts = [
-            self._drawn(flat[start : start + PATTERNS_AT_ONCE])
+            self._decode(flat[start : start + PATTERNS_AT_ONCE])
             for start in range(0, len(flat), PATTERNS_AT_ONCE)
         ]
         out = np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
         return out if np.ndim(index) else out[0]
 
-    def _drawn(self, index: np.ndarray) -> np.ndarray:
+    def _decode(self, index: np.ndarray) -> np.ndarray:
         scan = self.lesson.scan
         drawn = self.lesson.drawn(index)[1][:, 0].cpu().numpy()
         return np.where(scan.mask, drawn, np.asarray(scan.counts[index], self.dtype))

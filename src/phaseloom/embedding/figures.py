@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phaseloom.plot.style import (
-    DASHES,
-    PALETTE,
-    SMALL,
-    colour_bar,
-    frame,
-    image,
-    limits,
-    mapped,
-    page,
-    steps,
-)
+from phaseloom.plot.style import DASHES, PALETTE, SMALL, colour_bar, frame, image, limits, mapped, page, steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""What an autoencoder learns from: patterns of a scan, and how they are drawn again."""
+"""Objective of an autoencoder: patterns of a scan, through the network, to losses."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -86,7 +86,7 @@ class AutoencoderObjective:
     def counts(self, index: np.ndarray, /) -> Tensor:
         """Patterns ``(b, 1, y, x)`` on the device of the network."""
         patterns = np.asarray(self.scan.counts[index], np.float32)
-        return self._lit(np.where(self.scan.mask, patterns, self.usual))
+        return self._to_tensor(np.where(self.scan.mask, patterns, self.usual))
 
     def taken(self, counts: Tensor, /) -> Tensor:
         """What the network takes for counts."""
@@ -111,7 +111,7 @@ class AutoencoderObjective:
         first = np.stack(tossed).astype(np.float32)
         parts = (first, whole.astype(np.float32) - first)
         given, wanted = (np.where(self.scan.mask, part, self.usual / 2) for part in parts)
-        return self._lit(given), self._lit(wanted)
+        return self._to_tensor(given), self._to_tensor(wanted)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -130,7 +130,7 @@ class AutoencoderObjective:
         if learning and self.manner.turned:
             given, wanted, good = _turn_batch(self, given, wanted, good, index)
         patterns = self.taken(given)
-        with self._running():
+        with self._use_precision():
             latents = self.net.embed(patterns)
             again = self.net.decode(latents, (patterns.shape[-2], patterns.shape[-1]))
         seen = DecodedBatch(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
@@ -150,16 +150,16 @@ class AutoencoderObjective:
     def asked(self, sides: tuple[Tensor, ...], /) -> tuple[Tensor, Tensor]:
         """As `drawn`, of patterns that were read: latents are the mean of all sides, counts their sum."""
         self.net.eval()
-        with self._running():
+        with self._use_precision():
             latents = torch.stack([self.net.embed(self.taken(side)).float() for side in sides]).mean(0)
             size = (sides[0].shape[-2], sides[0].shape[-1])
             again = self.net.decode(latents, size).float()
         return latents, len(sides) * self.expected(again)
 
-    def _lit(self, patterns: np.ndarray) -> Tensor:
+    def _to_tensor(self, patterns: np.ndarray) -> Tensor:
         return torch.from_numpy(patterns.astype(np.float32, copy=False))[:, None].to(device.of(self.net))
 
-    def _running(self) -> AbstractContextManager[Any]:
+    def _use_precision(self) -> AbstractContextManager[Any]:
         if self.manner.precision == "float32":
             return nullcontext()
         return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)

@@ -45,12 +45,7 @@ def plot_losses(history: Sequence[Mapping[str, Any]], /) -> Figure:
 
 
 def plot_predictions(
-    images: Sequence[np.ndarray],
-    phases: Sequence[np.ndarray],
-    names: Sequence[str],
-    /,
-    *,
-    pixel: float,
+    images: Sequence[np.ndarray], phases: Sequence[np.ndarray], names: Sequence[str], /, *, pixel: float
 ) -> Figure:
     """Predicted phases beside the true ones and the differences, each row on one scale.
 

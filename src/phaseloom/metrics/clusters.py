@@ -219,13 +219,7 @@ def compare_cluster_counts(
 
 
 def _fit_clusters(
-    method: str,
-    fit: Fit,
-    rows: ArrayLike,
-    count: int,
-    *,
-    seeds: Sequence[int],
-    truth: ArrayLike | None,
+    method: str, fit: Fit, rows: ArrayLike, count: int, *, seeds: Sequence[int], truth: ArrayLike | None
 ) -> Clusters:
     values, order = _sort_rows(_check_rows(rows, count, seeds))
     known = None if truth is None else _check_labels(truth, len(values))[order]

@@ -167,11 +167,7 @@ def synthesise(
 
 
 def prtf(
-    waves: ArrayLike,
-    /,
-    magnitudes: ArrayLike | None = None,
-    *,
-    pixel: tuple[float, float] = (1.0, 1.0),
+    waves: ArrayLike, /, magnitudes: ArrayLike | None = None, *, pixel: tuple[float, float] = (1.0, 1.0)
 ) -> RadialCurve:
     """Phase retrieval transfer function: how much of each spatial frequency survives averaging.
 
@@ -214,12 +210,7 @@ def prtf(
 
 
 def ssnr(
-    a: ArrayLike,
-    b: ArrayLike,
-    /,
-    *,
-    pixel: tuple[float, float] = (1.0, 1.0),
-    window: str = "hann",
+    a: ArrayLike, b: ArrayLike, /, *, pixel: tuple[float, float] = (1.0, 1.0), window: str = "hann"
 ) -> RadialCurve:
     """Spectral signal-to-noise ratio of all data, from reconstructions of two halves of it.
 

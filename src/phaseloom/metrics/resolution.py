@@ -68,12 +68,7 @@ class RingCorrelation:
 
 
 def ring_correlation(
-    a: ArrayLike,
-    b: ArrayLike,
-    /,
-    *,
-    pixel: tuple[float, float] = (1.0, 1.0),
-    window: str = "hann",
+    a: ArrayLike, b: ArrayLike, /, *, pixel: tuple[float, float] = (1.0, 1.0), window: str = "hann"
 ) -> RingCorrelation:
     """Fourier ring correlation ``Re sum(A B*) / sqrt(sum|A|^2 sum|B|^2)`` of two registered images.
 

@@ -57,12 +57,7 @@ class ScanSpectrum:
 
 
 def divide_bands(
-    shape: tuple[int, int],
-    /,
-    *,
-    count: int,
-    pixel: tuple[float, float] = (1.0, 1.0),
-    limit: str = "side",
+    shape: tuple[int, int], /, *, count: int, pixel: tuple[float, float] = (1.0, 1.0), limit: str = "side"
 ) -> Bands:
     """Divide a Fourier plane into bands of equal width.
 

@@ -1,4 +1,4 @@
-"""What networks learn from: objectives of `phaseloom.fitting.loop.fit` that take views which were picked.
+"""Objectives of the three stages, for `phaseloom.fitting.loop.fit`: selected views to losses.
 
 One for each of the three steps: patches from patterns, images from patches, images from patterns.
 """
@@ -38,7 +38,7 @@ STAGE_NETWORKS: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 class RetrievalObjective:
-    """Views that were picked, through a network, to losses by name.
+    """Selected views, through a network, to losses by name.
 
     Gradients decide the mode: with them the network trains, without them it is asked. Losses are computed
     in single precision, whatever the network runs in.
@@ -75,12 +75,12 @@ class RetrievalObjective:
         """Losses by name."""
         raise NotImplementedError
 
-    def judged(self, image: Tensor, batch: ViewBatch) -> dict[str, Tensor]:
+    def compute_losses(self, image: Tensor, batch: ViewBatch) -> dict[str, Tensor]:
         """Every loss of an image."""
         seen = PredictedBatch(image.float(), batch.phase, batch.patterns, batch.experiments)
         return {name: loss(seen) for name, loss in self.losses.items()}
 
-    def running(self) -> AbstractContextManager[Any]:
+    def use_precision(self) -> AbstractContextManager[Any]:
         """The precision of the network."""
         if self.precision == "float32":
             return nullcontext()
@@ -88,17 +88,17 @@ class RetrievalObjective:
 
 
 class PatchObjective(RetrievalObjective):
-    """Step one: the patterns of a window to the phase under it."""
+    """First stage: the patterns of a window to the phase under it."""
 
     def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the patch."""
-        with self.running():
+        with self.use_precision():
             image = self.net(batch.patterns, batch.optics, batch.coordinates)
-        return self.judged(image, batch)
+        return self.compute_losses(image, batch)
 
 
 class EndToEndObjective(RetrievalObjective):
-    """Step three: the patterns of a scan to its image; patches on the way are judged too.
+    """Third stage: the patterns of a scan to its image; intermediate patches have a loss too.
 
     Attributes:
         share: weight of the patches' own losses.
@@ -110,18 +110,18 @@ class EndToEndObjective(RetrievalObjective):
         """Losses of the image, and of its patches together."""
         net = self.net
         assert isinstance(net, EndToEnd)
-        with self.running():
+        with self.use_precision():
             patches, places = net.patches(batch.patterns, batch.optics)
             image = net.stitching(patches, places, (batch.phase.shape[-2], batch.phase.shape[-1]))
         wanted = _cut_patches(batch.phase, places, patches.shape[-1])
         few = PredictedBatch(patches.flatten(0, 1).float(), wanted.flatten(0, 1), batch.patterns, ())
         own = [loss(few) for name, loss in self.losses.items() if name != "physics"]
-        return self.judged(image, batch) | {"patches": self.share * torch.stack(own).sum()}
+        return self.compute_losses(image, batch) | {"patches": self.share * torch.stack(own).sum()}
 
 
 @dataclass(frozen=True)
 class PatchDegradation:
-    """How true patches are spoiled, as those of a network will be; each number is drawn from zero to it.
+    """How true patches are degraded, as those of a network are; each number is drawn from zero up to it.
 
     Attributes:
         noise: standard deviation, over that of the patch.
@@ -136,7 +136,7 @@ class PatchDegradation:
     lost: float = 0.05
 
     def __call__(self, patches: Tensor, generator: torch.Generator) -> Tensor:
-        """Patches ``(b, k, y, x)``, spoiled."""
+        """Degrade patches ``(b, k, y, x)``."""
 
         def random(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator).to(patches)
@@ -153,17 +153,17 @@ class PatchDegradation:
 
 
 class StitchingObjective(RetrievalObjective):
-    """Step two: true patches, spoiled, to the image that they were cut from.
+    """Second stage: true patches, degraded, to the image that they were cut from.
 
     Attributes:
         probes: along an edge of a window.
         stride: probes from a window to the next.
-        spoiled: see `PatchDegradation`.
+        degradation: see `PatchDegradation`.
     """
 
     probes = 14
     stride = 9
-    spoiled = PatchDegradation()
+    degradation = PatchDegradation()
 
     def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the image."""
@@ -171,14 +171,14 @@ class StitchingObjective(RetrievalObjective):
         first = stitching.list_windows(rows, cols, self.probes, self.stride)
         places = torch.tensor(first, dtype=torch.float32, device=batch.phase.device)[None] * PER_STEP
         true = _cut_patches(batch.phase, places, PER_STEP * (self.probes + 1) + 1)
-        given = [self._spoiled(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
-        with self.running():
+        given = [self._degrade(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
+        with self.use_precision():
             shape = (batch.phase.shape[-2], batch.phase.shape[-1])
             image = self.net(torch.stack(given), places, shape)
-        return self.judged(image, batch)
+        return self.compute_losses(image, batch)
 
-    def _spoiled(self, patches: Tensor, seed: int) -> Tensor:
-        return self.spoiled(patches[None], torch.Generator().manual_seed(int(seed)))[0]
+    def _degrade(self, patches: Tensor, seed: int) -> Tensor:
+        return self.degradation(patches[None], torch.Generator().manual_seed(int(seed)))[0]
 
 
 def load_stage_network(path: Path, knob: str, stage: str, /) -> nn.Module:

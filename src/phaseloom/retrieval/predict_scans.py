@@ -173,11 +173,7 @@ def _check_prediction(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisf
 def _make_model(prediction: Prediction, scan: Scan4D) -> Ptychography:
     """The experiment with the predicted phase as its object, extended beyond its edges."""
     light = probes.focused(
-        scan,
-        semiangle=prediction.semiangle,
-        aberrations=dict(prediction.aberrations),
-        modes=1,
-        soft=True,
+        scan, semiangle=prediction.semiangle, aberrations=dict(prediction.aberrations), modes=1, soft=True
     )
     thing = objects.pixels(scans.canvas(scan), kind="phase")
     pixel = prediction.pixel

@@ -182,7 +182,7 @@ def small(
     checkpoint: bool = False,
     seed: int = 0,
 ) -> PatchRecoveryNet:
-    """Four convolutions, a transformer conditioned on the optics in every block, a decoder on the steps of the scan.
+    """Four convolutions, a transformer conditioned on the optics in every block, a decoder.
 
     3.9 million parameters for patterns of 24 pixels. No batch norm: what comes out does not depend on what
     else is in the batch.
