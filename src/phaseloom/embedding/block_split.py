@@ -1,7 +1,7 @@
-"""Parts of a scan that learn, judge and examine: whole blocks of neighbours, for neighbours are alike.
+"""Block-wise split of a scan into training, validation and test patterns: neighbours are correlated.
 
-Patterns of neighbouring probes share most of what is under them. Held out one by one at random, they are
-known by their neighbours, and whatever is learned looks better than it is.
+Patterns of neighbouring probes overlap on the specimen. Held out one by one at random, they are known from
+their neighbours in the training set, and scores are too good.
 """
 
 import logging
@@ -27,9 +27,9 @@ class BlockSplit:
     """Numbers of patterns, ascending.
 
     Attributes:
-        train: learned from.
-        validation: that decide when to stop.
-        test: looked at once, at the end.
+        train: for training.
+        validation: for early stopping.
+        test: for the final scores.
     """
 
     train: np.ndarray
@@ -40,7 +40,7 @@ class BlockSplit:
 def split_blocks(
     scan: Scan4D, /, *, edge: int = 8, validation: float = 0.1, test: float = 0.2, seed: int = 0
 ) -> BlockSplit:
-    """Part a scan by blocks of ``edge`` times ``edge`` probes.
+    """Split a scan by blocks of ``edge`` times ``edge`` probes.
 
     Args:
         scan: with positions in any order; of a grid, or on none.
@@ -84,7 +84,7 @@ def split_blocks(
 def make_batches(
     numbers: Sequence[int] | np.ndarray, size: int, /, *, seed: Sequence[int]
 ) -> list[np.ndarray]:
-    """Batches of an epoch, each of a few runs of neighbours from all over: a file is read in few strokes.
+    """Batches of an epoch, each of a few runs of neighbours from all over the scan, which are fast to read.
 
     Args:
         numbers: of the patterns, ascending.

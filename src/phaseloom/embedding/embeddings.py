@@ -154,10 +154,10 @@ def require_writable(path: Path, /) -> Path:
 def measure_outliers(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
     """How far each value is from those of its neighbours, in robust spreads; above them positive.
 
-    Of the 24 nearest, the fifth most alike counts, for edges and corners of an area have so many of their
-    own kind. The spread is the median distance of values from the median of their neighbours, times 1.48, or
-    that of these neighbours among themselves if it is larger, as along an edge. Values that are not finite
-    are infinitely far; of fewer than 26 patterns nothing is said.
+    Of the 24 nearest neighbours the fifth most similar counts: edges and corners of an area have at least so
+    many neighbours of their own kind. The spread is the median distance of values from the median of their
+    neighbours, times 1.48, or that of these neighbours among themselves if it is larger, as along an edge.
+    Values that are not finite are infinitely far; with fewer than 26 patterns all distances are zero.
 
     Args:
         values: ``(n,)``.
@@ -254,7 +254,7 @@ def load_autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str
 
 
 def make_objective(net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /) -> AutoencoderObjective:
-    """A scan as an autoencoder is shown it that has learned already.
+    """The objective of a trained autoencoder for a scan.
 
     Args:
         net: an autoencoder.
@@ -279,7 +279,7 @@ def make_objective(net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4
 def embed_patterns(
     net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents ``(n, k)``, misfits ``(n,)`` and counts ``(n,)``, in memory for a few patterns at a time.
+    """Latents ``(n, k)``, misfits ``(n,)`` and counts ``(n,)``; few patterns are in memory at a time.
 
     Arguments and errors as of `make_objective`.
     """
@@ -303,11 +303,11 @@ def embed_patterns(
 
 
 def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
-    """Each pattern as the counts that an autoencoder expects by its latents; a step of ``prepare``.
+    """Replace each pattern by what an autoencoder decodes from its latents; a step of ``prepare``.
 
-    For virtual detectors, centres of mass, groups and eyes. What is left are no counts: their noise is small,
-    and alike in patterns that are alike. A noise model knows what counts are, so give a reconstruction the
-    measured ones (docs/autoencoder.md). Untrusted pixels stay as they are.
+    For virtual detectors, centres of mass, clusters and figures. The result does not have Poisson statistics: its
+    noise is small and correlated between similar patterns, so use the measured counts for reconstructions
+    (docs/autoencoder.md). Untrusted pixels stay as they are.
 
     Args:
         scan: prepared as for the training.
@@ -323,7 +323,7 @@ def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
 
 @dataclass(frozen=True, eq=False)
 class _DecodedCounts:
-    """Patterns that are drawn when they are read."""
+    """Counts that are decoded when they are read."""
 
     lesson: AutoencoderObjective
 

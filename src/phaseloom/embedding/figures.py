@@ -1,4 +1,4 @@
-"""Figures of latents: their maps, clusters, mean patterns, and what a network draws."""
+"""Figures of latents: maps, clusters, mean patterns, components, reconstructions, traversals."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def plot_samples(measured: np.ndarray, drawn: np.ndarray, names: Sequence[str], 
             seen = np.sqrt(values[number].clip(0))
             look = {"vmin": 0, "vmax": high, **ROOT_STYLE}
             image(axes[number], seen, pixel=(1, 1), title=title, dimension=None, **look)
-    figure.suptitle("Patterns and what the network draws of them (roots of counts)", fontsize=11)
+    figure.suptitle("Patterns and their reconstructions (roots of counts)", fontsize=11)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""A film of polar domains, with a map of what is where: to try out whatever groups patterns.
+"""Simulated film of polar domains with ground-truth labels, to test methods that cluster patterns.
 
 The specimen is a perovskite whose cations are displaced along one of four directions, domain by domain, and
 beside it vacuum. Its thickness and its orientation change slowly over the field, as they do in a real film,
@@ -55,7 +55,7 @@ PROBES_AT_ONCE = 64
 
 @dataclass(frozen=True, eq=False)
 class LabelledScan:
-    """A simulated scan with what a measurement would not tell.
+    """A simulated scan with its ground truth.
 
     Attributes:
         scan: counts.

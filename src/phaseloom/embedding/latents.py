@@ -80,10 +80,10 @@ class MeanPatterns:
 
 @dataclass(frozen=True, eq=False)
 class PatternSamples:
-    """Patterns beside what is drawn of them, counts; NaN in pixels that are not trusted.
+    """Patterns and their reconstructions, counts; NaN in pixels that are not trusted.
 
     Attributes:
-        names: of each in words.
+        names: of the patterns.
         measured: ``(m, y, x)``.
         drawn: ``(m, y, x)``.
     """
@@ -95,7 +95,7 @@ class PatternSamples:
 
 @dataclass(frozen=True, eq=False)
 class LatentReport:
-    """All that was found; what needs the scan or the network is there if these were given.
+    """Results of an analysis; those that need the scan or the network are there if these were given.
 
     Attributes:
         embedding: the latents.
@@ -123,7 +123,7 @@ class LatentReport:
 def find_clusters(
     rows: np.ndarray, count: int | None, /, *, seeds: int = 5, truth: np.ndarray | None = None
 ) -> tuple[tuple[Clusters, ...], ClusterCounts | None]:
-    """Clusters by k-means and by a mixture; the numbers that were tried where none was told.
+    """Clusters by k-means and by a mixture; the numbers that were tried if none is given.
 
     Args:
         rows: latents, whitened or not.
@@ -246,7 +246,7 @@ def compute_nonnegative_factors(scan: Scan4D, count: int, /, *, seed: int = 0) -
 def select_samples(
     lesson: AutoencoderObjective, misfit: np.ndarray, /, few: int = SAMPLES_OF_A_KIND
 ) -> PatternSamples:
-    """The patterns that are drawn worst, and those of median misfit, beside what is drawn of them.
+    """The patterns of largest and of median misfit, with their reconstructions.
 
     Args:
         lesson: with the network and the scan.
@@ -295,7 +295,7 @@ def make_traversal(latents: np.ndarray, which: int, /, *, steps: int = TRAVERSAL
 
 @torch.no_grad()
 def generate_patterns(net: PatternAutoencoder, card: Mapping[str, Any], latents: np.ndarray, /) -> np.ndarray:
-    """Patterns ``(m, y, x)`` that latents stand for, expected counts.
+    """Decode latents to patterns ``(m, y, x)``, expected counts.
 
     Args:
         net: an autoencoder.

@@ -84,7 +84,7 @@ def regularised(
 ) -> Tensor:
     """The three terms that the first design adds to its mean square error, with its weights.
 
-    The second is zero whatever the latents are, and the third takes over the loss where a latent is dead
+    The second is always zero, and the third dominates the loss where a latent is dead
     (docs: what fails there).
 
     Args:
@@ -269,7 +269,7 @@ def poisson_deviance(rate: Float[Tensor, "*n"], counts: Float[Tensor, "*n"], /) 
     """Twice the mean of how much likelier counts are at their own rate: about one where rates are right.
 
     Args:
-        rate: expected counts, as a network with a positive output draws them; at least 1e-6 is taken.
+        rate: expected counts, clamped to at least 1e-6.
         counts: measured.
 
     Source: McCullagh & Nelder 1989, doi 10.1007/978-1-4899-3242-6, section 2.3.

@@ -47,7 +47,7 @@ DEFAULT_PRESENTATION = PatternPresentation()
 class AutoencoderObjective:
     """Numbers of patterns, through an autoencoder, to losses by name.
 
-    Gradients decide the mode: with them the network trains, without them it is asked. Pixels that are not
+    With gradients enabled the network is in training mode, otherwise in evaluation mode. Pixels that are not
     trusted are given the mean of those across, and count for nothing. Of patterns in halves, the one that a
     batch is drawn from and the one that it is compared with are the same in each epoch's every pass.
 
@@ -142,7 +142,7 @@ class AutoencoderObjective:
         return self.asked(self.sides(index))
 
     def sides(self, index: np.ndarray, /) -> tuple[Tensor, ...]:
-        """Counts that the network is asked about, which add up to those of the patterns."""
+        """Input counts of the network, which add up to those of the patterns."""
         shown = self.shown(index)
         return shown if self.manner.halves else shown[:1]
 

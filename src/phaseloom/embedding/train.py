@@ -1,4 +1,4 @@
-"""Training of an autoencoder on the patterns of one scan: blocks of the scan are kept to judge it."""
+"""Train an autoencoder on the patterns of one scan, with blocks of the scan held out."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -32,10 +32,10 @@ class Autoencode(Scanned):
         read: its format and calibration, as for a reconstruction.
         prepare: what is done to it first, as for a reconstruction.
         model: the network; its latents are a knob of it.
-        losses: what is made small; the first one judges.
-        block: probes along an edge of the blocks that are held out: neighbours are alike.
-        validation: share of the blocks that decide when to stop.
-        test: share of the blocks that are looked at once, in the end.
+        losses: minimised; the first one is the hold-out loss.
+        block: probes along an edge of the blocks that are held out: neighbours are correlated.
+        validation: share of the blocks for early stopping.
+        test: share of the blocks for the final scores.
         optimizer: how steps are made.
         rate: of the optimiser.
         shape: how the rate changes over the run.

@@ -81,7 +81,7 @@ class PatternIntake(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, patterns: Float[Tensor, "*batch y x"]) -> None:
-        """Take mean and spread from patterns such as will come.
+        """Take mean and spread from typical patterns.
 
         Raises:
             BadInput: patterns that hold more than the incident beam, or no two of them.
@@ -224,7 +224,7 @@ class AttentionBlock(nn.Module):
         self.think = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        """Every token looks at every other of its window."""
+        """Attention between all tokens of a window."""
         wide = self.look(self.before(tokens)).unflatten(-1, (3, self.heads, -1))
         query, key, value = wide.permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(query, key, value)

@@ -1,4 +1,4 @@
-"""A training of a network in a folder: watched, stopped, resumed. Its subclasses say what is learned."""
+"""Training of a network in a folder, which can be stopped and resumed. Subclasses define data and loss."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["NetworkTraining", "require_new_folder", "start_progress"]
 
 
 class NetworkTraining:
-    """A training that can be watched, stopped, resumed, and that leaves a network behind.
+    """Base class of trainings: epochs, snapshots, early stopping, resumption.
 
     Iterating runs it, one `Epoch` at a time. The directory holds ``run.yaml``, and after every epoch
     ``events.jsonl`` and ``snapshot.h5``.
@@ -110,35 +110,35 @@ class NetworkTraining:
             self.close()
 
     def network(self) -> nn.Module:
-        """What is trained, before it has learned."""
+        """The network with its initial weights."""
         raise NotImplementedError
 
     def prepared(self) -> None:
-        """What the network takes from its data before it learns."""
+        """Initialise the network from the data."""
 
     def batches(self, epoch: int, /) -> Sequence[Any]:
-        """What an epoch learns from."""
+        """Batches of an epoch."""
         raise NotImplementedError
 
     def held(self) -> Sequence[Any]:
-        """What is never learned from."""
+        """Batches of the hold-out loss."""
         raise NotImplementedError
 
     @property
     def judged(self) -> str:
-        """The loss that judges."""
+        """Name of the hold-out loss."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """What else is to be known of an epoch, for its line of ``events.jsonl``."""
+        """Further entries for the line of an epoch in ``events.jsonl``."""
         return {}
 
     def close(self) -> None:
-        """Let go of what only a training in progress needs."""
+        """Release what only a running training needs."""
 
 
 def _save_epoch(course: NetworkTraining) -> None:
-    """Keep what an epoch has found, in the history and in the folder."""
+    """Add the state of an epoch to the history, and save both in the folder."""
     if state := course.state():
         course.progress.history[-1]["state"] = state
     if course.directory is not None:

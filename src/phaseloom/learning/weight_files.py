@@ -1,6 +1,6 @@
-"""Weights: those of others to start from, and files of ours that are read without running their code.
+"""Weight files: read and written without running code from them; pretrained backbones to start from.
 
-A file of ours is a safetensors file whose metadata hold, as JSON, the call that built the network, so that
+A weight file is a safetensors file whose metadata hold, as JSON, the call that built the network, so that
 `load_network` builds it again before it fills it. Nothing is unpickled, and nothing is downloaded unless its
 name was given.
 """
@@ -72,7 +72,7 @@ BUILDERS_BEFORE_0_2 = {
 }
 
 NETWORK_FILE = "net.safetensors"  # name of the file where a folder is given
-# Knobs that name weights to start from: a file of ours holds what has become of them.
+# Arguments that name pretrained weights: a weight file holds their trained values.
 PRETRAINED_ARGUMENTS = ("resnet", "vit")
 FIRST_CONVOLUTION = "embedder.embedder.convolution.weight"
 
@@ -244,7 +244,7 @@ def load_network(path: Path | str, /) -> nn.Module:
         path: the file, or its folder.
 
     Raises:
-        BadInput: a file that is missing, damaged or not of ours.
+        BadInput: a file that is missing, damaged or not written by phaseloom.
         MissingExtra: without safetensors.
     """
     said, weights = _read_file(Path(path), weights=True)
@@ -356,7 +356,7 @@ def _read_argument(name: str, value: Any, path: str) -> Any:
 
 
 def _read_file(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What a file says of itself, and its tensors."""
+    """The metadata of a file, and its tensors."""
     _require_safetensors()
     from safetensors import SafetensorError, safe_open
 
@@ -417,7 +417,7 @@ def _import_transformers(feature: str) -> Any:
 
 
 def _load_pretrained(kind: Any, name: str, place: str, **knobs: Any) -> Any:
-    """A network with weights of others, all of them found."""
+    """A network with pretrained weights, none of them missing."""
     from safetensors import SafetensorError
 
     local = Path(name).is_dir()
@@ -435,7 +435,7 @@ def _load_pretrained(kind: Any, name: str, place: str, **knobs: Any) -> Any:
 
 @contextmanager
 def _hide_progress_bars() -> Iterator[None]:
-    """No progress bars from a library inside of ours."""
+    """Hide the progress bars of transformers."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,9 +1,8 @@
-"""Clusters of rows of numbers, and what may be believed of them: whether they come again.
+"""Clusters of rows of numbers, and their stability from seed to seed.
 
-Every seed learns from rows of its own draw, four fifths of them and 20,000 at most, and then says of all rows
-to which cluster they belong. What only some rows make, or only some beginnings find, does not come again, and
-the agreement between seeds shows it. Rows are put in an order of their own first: clusters do not depend on
-the order in which they came.
+Every seed fits its own random draw of rows, four fifths of them and 20,000 at most, and assigns all rows to
+clusters. Those that depend on few rows, or on the start of the fit, are not reproduced, which lowers the
+agreement between seeds. Rows are sorted first, so that clusters do not depend on their order.
 
 Latents differ in variance, and distances are dominated by the largest. `standardise_columns` divides each by
 its standard deviation; it does not rotate them to uncorrelated directions first (PCA whitening): where two
@@ -71,7 +70,7 @@ class Clusters:
     """Rows put into clusters.
 
     Attributes:
-        method: how, in words.
+        method: its name.
         labels: ``(n,)`` of the seed with the least inertia or the largest likelihood; 0 is the largest
             cluster.
         sizes: ``(k,)`` rows of each cluster.
@@ -131,7 +130,7 @@ def standardise_columns(rows: ArrayLike, /) -> np.ndarray:
 
 
 def adjusted_rand(one: ArrayLike, other: ArrayLike, /) -> float:
-    """How far two labellings part the same rows alike: 1 if they do, about 0 by chance; names do not matter.
+    """Agreement of two labellings of the same rows: 1 if equal but for names, about 0 by chance.
 
     Source: Hubert & Arabie 1985, doi 10.1007/BF01908075.
 

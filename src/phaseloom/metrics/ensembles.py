@@ -1,4 +1,4 @@
-"""Repeated reconstructions of one scene: bring them to one gauge, average them, say what is real in them.
+"""Repeated reconstructions of one scene: bring them to one gauge, average them, measure what is reproducible.
 
 Patterns of ptychography do not change when object and probe are moved together, when a constant factor
 or a phase ramp goes from one to the other, or when either gets a constant phase. Objects are complex,
@@ -244,7 +244,7 @@ def ssnr(
 def deconvolved_correlation(
     image: ArrayLike, reference: ArrayLike, /, *, noise: float = 0.0, window: str = "hann"
 ) -> CrossCorrelation:
-    """Cross-correlation without the images' own autocorrelation, whose peak is as sharp as they are alike.
+    """Cross-correlation deconvolved by the images' own spectra; the more similar, the sharper its peak.
 
     Inverse Fourier transform of ``R A* / (|R A*| + noise <|R A*|>)``, scaled to 1 for equal images. Without
     noise all frequencies count the same (phase-only correlation: Kuglin & Hines 1975); noise damps those

@@ -40,8 +40,8 @@ STAGE_NETWORKS: dict[str, tuple[type[nn.Module], ...]] = {
 class RetrievalObjective:
     """Selected views, through a network, to losses by name.
 
-    Gradients decide the mode: with them the network trains, without them it is asked. Losses are computed
-    in single precision, whatever the network runs in.
+    With gradients enabled the network is in training mode, otherwise in evaluation mode. Losses are computed
+    in single precision, also where the network is not.
 
     Attributes:
         net: on the device.

@@ -1,4 +1,4 @@
-"""The phase of a scan by a trained network, whatever its shape and calibration; or the reason why not."""
+"""Predict the phase of a scan with a trained network, or refuse a scan that it was not trained for."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -27,8 +27,8 @@ __all__ = ["Prediction", "measure_semiangle", "predict"]
 OPTICS_NAMES = ("defocus", "step", "Cs", "C12a", "C12b", "C21a", "C21b", "dose")
 # How far these may be off where a card says nothing.
 DEFAULT_TOLERANCE = (0.1, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1, math.inf)
-PROBES_AT_ONCE = 2**13  # probes whose patterns are read together where a network looks at each by itself
-# Share by which a semiangle may differ from the disk in the patterns before it is worth a word.
+PROBES_AT_ONCE = 2**13  # probes that are read together if the network encodes each by itself
+# Share by which a semiangle may differ from the disk in the patterns before there is a note.
 MAX_SEMIANGLE_DEVIATION = 0.08
 MIN_DISK_CONTRAST = 2.0  # times that the bright disk is brighter than what lies around it, at least
 MAX_STRIDE = 12  # times finer than the model's, beyond which a scan's unit is doubted rather than its step
@@ -171,7 +171,7 @@ def measure_semiangle(scan: Scan4D, given: float | None = None, /) -> float:
 
 
 def _find_semiangle(scan: Scan4D, given: float | None) -> tuple[float, list[str]]:
-    """The semiangle, and what the patterns say of it."""
+    """The semiangle, and notes from comparing it with the patterns."""
     if given is not None and not 0 < given < math.pi / 2:
         raise BadInput("semiangle", given, "must lie between 0 and 1.57 rad")
     mean = _compute_mean_pattern(scan)

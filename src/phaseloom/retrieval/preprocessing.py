@@ -21,7 +21,7 @@ from phaseloom.simulation.experiment import Experiment, vacuum
 __all__ = ["PatternPreprocessor", "compute_overlaps", "mask_hot_pixels"]
 
 MAX_MISSED_BEAM = 0.02  # share of the beam without a specimen that a detector may miss
-MIN_NOTED_BEAM = 1e-3  # share of the beam without a specimen from which on what is missing is worth a word
+MIN_NOTED_BEAM = 1e-3  # missing share of the beam, without a specimen, from which on there is a note
 MIN_NOTED_SCATTERING = 2.5e-3  # the same of the electrons behind a usual specimen
 # Detector pixels to a pixel of the model's, below which a pattern has lost what the model reads.
 MIN_PIXEL_RATIO = 0.5
@@ -44,7 +44,7 @@ def compute_overlaps(many: int, few: int, ratio: float, /) -> np.ndarray:
 
 
 def mask_hot_pixels(scan: Scan4D, /) -> tuple[Scan4D, list[str]]:
-    """The scan without its hot pixels, and what was masked, in words.
+    """Mask the hot pixels of a scan; the scan, and a note.
 
     A hot pixel outshines all its neighbours in the mean pattern four times, and most of them ten times. The
     disk of a probe that a network can read is wider than that.
@@ -182,7 +182,7 @@ def _find_hot_pixels(scan: Scan4D) -> np.ndarray:
 def _check_reach(
     there: np.ndarray, known: np.ndarray, usual: np.ndarray, scan: Scan4D, semiangle: float
 ) -> list[str]:
-    """What the detector misses of the model's, in words, or a refusal."""
+    """Notes on the model's pixels beyond the detector, or a refusal."""
     lost = float(known[there < 0.5].sum() / known.sum())
     reach = 1e3 * min(n // 2 * a for n, a in zip(scan.geometry.shape, scan.geometry.angle, strict=True))
     if lost > MAX_MISSED_BEAM:
@@ -197,14 +197,14 @@ def _check_reach(
 
 
 def _measure_share(known: np.ndarray, usual: np.ndarray, where: np.ndarray) -> float:
-    """Share of the electrons in some pixels; zero where that is not worth a word."""
+    """Share of the electrons in some pixels; zero if it is too small for a note."""
     bare = float(known[where].sum() / known.sum())
     typical = float(usual[where].sum())
     return max(bare, typical) if bare > MIN_NOTED_BEAM or typical > MIN_NOTED_SCATTERING else 0.0
 
 
 def _describe_masked(there: np.ndarray, cover: np.ndarray, known: np.ndarray, usual: np.ndarray) -> list[str]:
-    """What is masked, in words, where it holds some of the beam."""
+    """A note on masked pixels that hold some of the beam."""
     masked = (there >= 0.5) & (cover <= 0.5)
     mended = masked & (mirror_through_zero(torch.from_numpy(1.0 * (cover > 0.5))).numpy() > 0)
     if not _measure_share(known, usual, masked):

@@ -12,7 +12,7 @@ from phaseloom.errors import BadInput
 __all__ = ["MAX_DEVIATION", "MIN_NOTED_DEVIATION", "Raster", "fill_empty_places", "find_raster"]
 
 MAX_DEVIATION = 0.25  # steps that a position may be off its raster
-MIN_NOTED_DEVIATION = 0.05  # the same, beyond which it is worth a word
+MIN_NOTED_DEVIATION = 0.05  # the same, beyond which there is a note
 MAX_EMPTY_SHARE = 0.05  # share of places that may be without a pattern
 # How well directions to neighbours agree, up to quarter turns, where positions lie on a turned lattice.
 MIN_DIRECTION_AGREEMENT = 0.9
@@ -27,7 +27,7 @@ class Raster:
             there is none (see `fill_empty_places`).
         step: between neighbours (y, x), angstrom.
         first: place (y, x) of ``index[0, 0]`` on the lattice, angstrom, in the frame of the scan.
-        astray: farthest that a position lies from the lattice, steps.
+        astray: largest distance of a position from the lattice, steps.
     """
 
     index: np.ndarray
@@ -41,11 +41,11 @@ class Raster:
 
 
 def find_raster(scan: Scan4D, /) -> Raster:
-    """The lattice that the positions of a scan lie on, in whatever order they were taken.
+    """The lattice that the positions of a scan lie on, in any order.
 
     Raises:
-        BadInput: a line of probes, positions that are on no lattice, or on one that is turned, or one with
-            many empty places.
+        BadInput: a line of probes, or positions that are not on a lattice, or on a rotated one, or on one
+            with many empty places.
 
     Example:
         >>> from phaseloom.data.scan import Geometry
@@ -68,7 +68,7 @@ def find_raster(scan: Scan4D, /) -> Raster:
 
 
 def fill_empty_places(scan: Scan4D, lattice: Raster, /) -> tuple[Scan4D, Raster, list[str]]:
-    """Put the mean of its neighbours' patterns at each empty place; and what was put, in words."""
+    """Fill each empty place with the mean of its neighbours' patterns; scan, raster and a note."""
     places = np.argwhere(lattice.index < 0)
     if len(places) == 0:
         return scan, lattice, []

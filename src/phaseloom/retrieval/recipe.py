@@ -1,4 +1,4 @@
-"""Training of a network that reads phases, from simulated scans that are made as they are needed."""
+"""Recipe of a training for phase retrieval, from scans that are simulated when they are needed."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,23 +40,23 @@ class Train(Written):
         weights: trained weights to start from, of the stage's own network.
         patches: trained weights of the first stage, for the third.
         stitched: trained weights of the second stage, for the third.
-        joint: settings of the third step that differ, when one command runs all: it starts from trained
-            networks, which steps as long as theirs would spoil, and learns little from scans that they know.
+        joint: settings of the third stage that differ, when one command runs all: it starts from trained
+            networks, so it takes shorter steps and other scans.
         specimen: what is in the microscope.
         microscope: how it is scanned.
-        stored: folder of a simulated set to learn from, in place of scans that are simulated on the way; a
-            view then reads its own patterns and no others.
+        stored: folder of a simulated set, instead of scans that are simulated during the training; only the
+            patterns of a view are read.
         geometry: where the truth of a window lies in a set of the seed's layout: exactly, or by its rule.
         scans: simulated scans that are in memory at a time; of a stored set, how many are used.
         fresh: share of them that is replaced by new ones from epoch to epoch.
-        unseen: scans of materials that are never trained on, which judge.
+        unseen: scans of held-out materials, for the hold-out loss.
         window: probes (rows, columns) of a view; default: those of the network's own window where it has one
             and patches are trained, else 32 x 32, or the whole scan if that is smaller.
         views: learned from in an epoch.
         doses: electrons per pattern, lowest and highest.
         clean: share of views without counting noise.
         turned: flip and transpose views: for round probes only.
-        losses: what is made small, each from its ``start`` to its ``stop`` if given; the first one judges.
+        losses: minimised, each from its ``start`` to its ``stop`` if given; the first is the hold-out loss.
         optimizer: how steps are made.
         rate: of the optimiser.
         shape: how the rate changes over the run.
@@ -66,8 +66,8 @@ class Train(Written):
         precision: of the network's arithmetic.
         clip: largest norm of the gradient.
         patience: epochs without improvement before stopping.
-        workers: processes that simulate; 0: none besides this one.
-        seed: of everything that is drawn.
+        workers: processes that simulate; 0: this process alone.
+        seed: of all random numbers.
         device: where to compute.
         title: for figures and files.
 
@@ -111,7 +111,7 @@ class Train(Written):
     title: str = ""
 
     def network(self) -> nn.Module:
-        """The network of the stage, with the weights that it is to start from."""
+        """The network of the stage, with its initial weights."""
         if self.weights is not None:
             return load_stage_network(self.weights, "weights", self.stage)
         if self.stage == "patches":
@@ -129,7 +129,7 @@ class Train(Written):
         return join_stages(first, second)
 
     def judges(self) -> list[int]:
-        """Numbers of the samples that are never learned from."""
+        """Numbers of the held-out samples."""
         return [-1 - number for number in range(self.unseen)]
 
     def choice(self, net: nn.Module, scan: tuple[int, int], /) -> ViewDistribution:
@@ -141,7 +141,7 @@ class Train(Written):
 
 @dataclass(frozen=True)
 class SampleSimulator:
-    """Samples by their numbers; those of negative ones are of materials that training never sees.
+    """Simulates samples by their numbers; negative numbers give held-out materials.
 
     Attributes:
         specimen, microscope: calls of a recipe.

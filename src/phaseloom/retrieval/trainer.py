@@ -193,7 +193,7 @@ def train_retrieval(
 def open_stages(recipe: Train | None, directory: Path | str, /) -> Iterator[RetrievalTraining]:
     """Open the trainings of the three stages that are not done, one after the other.
 
-    Each must be run to its end and finished before the next is asked for. Arguments and errors as of
+    Each must be run to its end and finished before the next one is opened. Arguments and errors as of
     `train_retrieval`; settings that the third stage would refuse are refused before the first begins.
     """
     folder = Path(directory)

@@ -142,7 +142,7 @@ def make_standard_detectors(
 ) -> tuple[tuple[VirtualDetector, ...], tuple[str, ...]]:
     """BF, ABF, ADF and HAADF as far as the detector reaches, and sentences on what it does not hold.
 
-    Rings that are seen by less than one trusted pixel in all are left out.
+    Rings with less than one trusted pixel are left out.
 
     Args:
         geometry: of the detector.
@@ -216,7 +216,7 @@ def _measure_reach(geometry: Geometry, centre: tuple[float, float] | None) -> fl
 
 
 def format_mrad(angle: float, /) -> str:
-    """An angle in words.
+    """An angle as text.
 
     Example:
         >>> format_mrad(0.0214)

@@ -1,4 +1,4 @@
-"""Virtual detectors at a glance: their images, the mean pattern that they lie on, deflections, profiles."""
+"""Figures of virtual detectors: images, mean pattern with the detectors, deflections, profiles."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def save_stem_visualization(
         path: of the picture.
         semiangle: of the beam, radian; default: that of the disk of the mean pattern.
         centre: pixel (y, x) of the beam; default: that of the disk.
-        drawn: the same patterns as a network or a model draws them, to be compared by the same detectors.
+        drawn: the same patterns from a network or a model, to compare by the same detectors.
 
     Raises:
         BadInput: no semi-angle and no disk, or drawn patterns that are not as many or of another shape.
@@ -141,7 +141,7 @@ def _draw_image(
 
 
 def _format_range(one: VirtualDetector) -> str:
-    """The angles of a ring in words."""
+    """The angles of a ring as text."""
     if one.inner is None or one.outer is None:
         return ""
     if np.isinf(one.outer):
@@ -196,7 +196,7 @@ def _draw_deflection(axes: Axes, *, found: ScanMeasurement, size: float, title: 
     moved = np.nan_to_num(subtract_plane(found.deflection, found.positions)) / size
     wave = moved[:, 1] - 1j * moved[:, 0]
     wave = wave / np.maximum(np.abs(wave), 1)
-    # The brightest colour is that of a modulus of one, whatever the values are.
+    # The brightest colour is that of a modulus of one, for all values.
     colours = wave_colours(np.append(wave, np.ones(1 + len(wave) // 400)))[: len(wave)]
     words = f"Deflection{', ' if title else ''}{title}, to {_format_angle(size)}"
     if found.grid is None:

@@ -40,7 +40,7 @@ class Virtual(Scanned):
     """A recipe of virtual images.
 
     Attributes:
-        semiangle: of the beam, in words: ``21 mrad``; default: that of the disk of the mean pattern.
+        semiangle: of the beam, such as ``21 mrad``; default: that of the disk of the mean pattern.
         centre: pixel (row, column) of the beam; default: that of the disk, or without one, zero frequency.
         annuli: further rings, from and to in semi-angles.
         segments: into how many the bright field is cut, as those of a DPC detector; 0: none.
@@ -64,7 +64,7 @@ class Virtual(Scanned):
 
 @dataclass(frozen=True, eq=False)
 class VirtualImages:
-    """What virtual detectors see of a scan.
+    """Virtual images of a scan.
 
     Attributes:
         survey: images, deflections and patterns.

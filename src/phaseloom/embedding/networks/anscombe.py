@@ -1,4 +1,4 @@
-"""Counts made numbers of order one whose noise is equally strong everywhere, and back."""
+"""Anscombe transform: counts to values of order one with uniform noise, and back."""
 
 import math
 
@@ -42,7 +42,7 @@ class AnscombeScale(nn.Module):
         return (stabilise_counts(patterns) - self.mean) / self.std
 
     def inverse(self, values: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch y x"]:
-        """Stabilised values, as a network without noise of its own draws them, to expected counts."""
+        """Stabilised values, free of noise as from a network, to expected counts."""
         return invert_anscombe(values * self.std + self.mean)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A diffraction pattern to a few numbers, and from these the pattern again.
+"""Autoencoders: a diffraction pattern to a few latents, and back.
 
 `seed` is the first design to the letter, with its limits: below 128 pixels all its latents follow from one
 number. `recommended` begins as the principal components of the patterns and learns what these miss; `pca` is
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class PatternAutoencoder(nn.Module):
-    """Patterns to latents and back, and what both must not lose.
+    """Base of the autoencoders: patterns to latents and back.
 
     Attributes:
         out_shape: pixels (y, x) of a pattern that `decode` returns by default.
@@ -79,7 +79,7 @@ class PatternAutoencoder(nn.Module):
         return embedding_losses.compute_seed_loss(x, x_hat, z, **weights)
 
     def begin(self, patterns: Tensor, /) -> None:
-        """Take the size of patterns ``(n, 1, y, x)`` such as will come, and the components of a linear part.
+        """Take the size of typical patterns ``(n, 1, y, x)``, and from them the components of a linear part.
 
         Raises:
             BadInput: patterns of another shape, type or size, or too few of them.

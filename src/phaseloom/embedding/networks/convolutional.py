@@ -53,7 +53,7 @@ def divide_evenly(pixels: int, /) -> tuple[int, ...]:
 
 
 def multiply_by_four(pixels: int, /) -> tuple[int, ...]:
-    """Pixels after each block that multiplies four by four, whatever is wanted in the end.
+    """Pixels after each block that multiplies them by four, independent of the wanted size.
 
     Example:
         >>> multiply_by_four(64)
@@ -326,7 +326,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to patterns: a matrix to 4 x 4 pixels, a convolution, three residual blocks that grow, another.
 
-    Parameters are the same whatever the size.
+    The parameters do not depend on the size.
 
     Args:
         latent_dim: latents.

@@ -1,4 +1,4 @@
-"""Principal components of patterns, as a part of a network: where a bottleneck should begin."""
+"""Principal components of patterns as a layer: the linear part of an autoencoder."""
 
 import torch
 from jaxtyping import Float
@@ -71,7 +71,7 @@ class LinearSkip(nn.Module):
 
     @torch.no_grad()
     def begin(self, patterns: Float[Tensor, "n 1 y x"], /) -> None:
-        """Take size, mean and principal components from patterns such as will come.
+        """Take size, mean and principal components from typical patterns.
 
         Latents are in the order of their variance. Some thousands of patterns say as much as all of them.
 

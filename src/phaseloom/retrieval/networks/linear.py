@@ -61,7 +61,7 @@ class PatternFeatures(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, patterns: Float[Tensor, "*batch y x"]) -> None:
-        """Take mean and basis from patterns such as will come."""
+        """Take mean and basis from typical patterns."""
         self.intake.calibrate(patterns)
         self.intake.spread.fill_(1.0)
         rows = self.intake(patterns).reshape(-1, self.basis.shape[1])

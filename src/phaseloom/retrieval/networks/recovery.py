@@ -1,7 +1,7 @@
 """First stage: the patterns of a window of a scan, and its place, to a patch of the phase.
 
 Every pattern is embedded by itself, so that a scan is embedded once however its windows overlap; a
-transformer lets the patterns of a window look at one another; a decoder draws the patch. Five pixels are a
+transformer relates the patterns of a window; a decoder computes the patch. Five pixels are a
 step of the scan, and the patch reaches five pixels beyond the first probe and the last:
 ``5 (n - 1) + 11`` pixels for ``n`` probes, 76 for 14.
 """
@@ -184,8 +184,8 @@ def small(
 ) -> PatchRecoveryNet:
     """Four convolutions, a transformer conditioned on the optics in every block, a decoder.
 
-    3.9 million parameters for patterns of 24 pixels. No batch norm: what comes out does not depend on what
-    else is in the batch.
+    3.9 million parameters for patterns of 24 pixels. No batch norm: the output does not depend on the
+    rest of the batch.
 
     Args:
         patterns: pixels along an edge of a pattern.
