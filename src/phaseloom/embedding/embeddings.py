@@ -27,11 +27,8 @@ __all__ += ["load_autoencoder", "make_objective", "measure_outliers", "require_w
 
 # Robust spreads that a pattern is apart from its neighbours before it counts as unusual.
 OUTLIER_THRESHOLD = 8.0
-
-NEIGHBOUR_COUNT = 24
-SIMILAR_NEIGHBOURS = 5
-"""Neighbours that a pattern is seen with, and how many of them must be like it."""
-
+NEIGHBOUR_COUNT = 24  # neighbours that a pattern is compared with
+SIMILAR_NEIGHBOURS = 5  # how many of them must be similar
 PATTERNS_PER_QUERY = 65536  # patterns whose neighbours are looked for together
 MIN_RELATIVE_SPREAD = 0.01  # share of the median that a robust spread is taken for at least
 ARRAYS = ("latents", "misfit", "totals", "positions")
@@ -125,7 +122,8 @@ class ScanEmbedding:
             held = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
             grid: Any = None if "grid" not in held else tuple(int(length) for length in held["grid"])
             said = Provenance(**json.loads(str(held["provenance"])))
-            found = cls(*(held[name] for name in ARRAYS), grid, said)
+            latents, misfit, totals, positions = (held[name] for name in ARRAYS)
+            found = cls(latents, misfit, totals, positions, grid, said)
         except BROKEN as problem:
             fix = "holds no embedding: give a file of phaseloom embed"
             raise BadInput(path.name, None, fix) from problem
@@ -305,8 +303,8 @@ def embed_patterns(
 def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
     """Replace each pattern by what an autoencoder decodes from its latents; a step of ``prepare``.
 
-    For virtual detectors, centres of mass, clusters and figures. The result does not have Poisson statistics: its
-    noise is small and correlated between similar patterns, so use the measured counts for reconstructions
+    For virtual detectors, centres of mass, clusters and figures. The result does not have Poisson statistics:
+    its noise is small and correlated between similar patterns. Reconstruct from the measured counts instead
     (docs/autoencoder.md). Untrusted pixels stay as they are.
 
     Args:

@@ -23,14 +23,10 @@ from phaseloom.units import electron_wavelength
 
 __all__ = ["LabelledScan", "polar_film"]
 
-BEAM_ENERGY = 200e3
-BEAM_SEMIANGLE = 3.5e-3
-"""Of the beam: disks that do not touch, eV and radian."""
-
-WAVE_PIXEL = 0.373
-WAVE_WINDOW = 96
-"""Of the waves, angstrom, and how many of them; reflections to 22 mrad are kept."""
-
+BEAM_ENERGY = 200e3  # eV
+BEAM_SEMIANGLE = 3.5e-3  # radian; disks do not touch
+WAVE_PIXEL = 0.373  # angstrom
+WAVE_WINDOW = 96  # pixels; reflections to 22 mrad are kept
 # Of the detector, among the pixels of the waves' transform.
 DETECTOR_PIXELS = slice(WAVE_WINDOW // 2 - 32, WAVE_WINDOW // 2 + 32)
 # Atomic number, place along the edges, and displacement along the polarisation, angstrom.
@@ -42,11 +38,9 @@ CELL_ATOMS = (
     (8, 0.5, 0.0, -0.3),
 )
 
-LATTICE_CONSTANT = 3.905
-CELLS_PER_SLICE = 3
+LATTICE_CONSTANT = 3.905  # angstrom
+CELLS_PER_SLICE = 3  # cells along the beam in a slice of the thickest part
 SLICE_COUNT = 8
-"""Lattice constant, angstrom; cells along the beam in a slice of the thickest part; slices."""
-
 # Polarisation (y, x) of each label: none in vacuum, then up, right, down, left.
 POLARISATION_DIRECTIONS = np.array([[0.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0]])
 DOMAIN_SIZE = 60.0  # of a domain, angstrom

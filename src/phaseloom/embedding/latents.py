@@ -34,14 +34,11 @@ __all__ += ["compute_nonnegative_factors", "compute_principal_components", "comp
 __all__ += ["generate_traversals", "make_traversal", "require_same_scan", "select_samples"]
 __all__ += ["select_strongest", "write_report"]
 
+# Patterns, and numbers in them, that components are fitted to.
 MAX_FITTED_PATTERNS = 2000
 MAX_FITTED_NUMBERS = 20_000_000
-"""Patterns, and numbers in them, that components are fitted to at most."""
-
-TRAVERSAL_STEPS = 7
+TRAVERSAL_STEPS = 7  # patterns of a traversal
 MAX_TRAVERSALS = 12
-"""Patterns of a traversal, and latents that are traversed."""
-
 SAMPLES_OF_A_KIND = 3  # worst patterns that are shown, and as many typical ones
 MAX_UMAP_PATTERNS = 20000  # patterns that are laid out by UMAP at most
 

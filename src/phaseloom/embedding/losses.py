@@ -10,7 +10,6 @@ aim without these faults. Everything is computed in single precision, also under
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.learning.layers import to_full_precision
+from phaseloom.learning.layers import disable_autocast, to_full_precision
 
 __all__ = ["ContrastiveLoss", "DecodedBatch", "DivergenceLoss", "decorrelated", "deviance", "hinged"]
 __all__ += ["regularised", "squares"]
@@ -336,12 +335,6 @@ def count_dead_latents(embeddings: Float[Tensor, "b k"], /) -> int:
         2
     """
     return int((to_full_precision(embeddings.detach()).var(0, correction=0) < DEAD_LATENT_VARIANCE).sum())
-
-
-def disable_autocast(values: Tensor, /) -> AbstractContextManager[object]:
-    """Autocast is off within: sums of squares need more than half precision."""
-    kind = values.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def _make_zero_loss(embeddings: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Objective of an autoencoder: patterns of a scan, through the network, to losses."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,13 +14,14 @@ from phaseloom.embedding.losses import DecodedBatch
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
 from phaseloom.errors import BadInput
 from phaseloom.fitting import device
+from phaseloom.learning.layers import use_precision
 from phaseloom.physics.fourier import mirror_through_zero
 
 __all__ = ["AutoencoderObjective", "PatternPresentation", "select_few"]
 
+# Patterns, and pixels of them all, that statistics and principal components are taken from.
 MAX_CALIBRATION_PATTERNS = 4096
 MAX_CALIBRATION_PIXELS = 2**24
-"""Patterns, and pixels of them all, that statistics and principal components are taken from at most."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class AutoencoderObjective:
         if learning and self.manner.turned:
             given, wanted, good = _turn_batch(self, given, wanted, good, index)
         patterns = self.taken(given)
-        with self._use_precision():
+        with use_precision(self.net, self.manner.precision):
             latents = self.net.embed(patterns)
             again = self.net.decode(latents, (patterns.shape[-2], patterns.shape[-1]))
         seen = DecodedBatch(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
@@ -150,7 +150,7 @@ class AutoencoderObjective:
     def asked(self, sides: tuple[Tensor, ...], /) -> tuple[Tensor, Tensor]:
         """As `drawn`, of patterns that were read: latents are the mean of all sides, counts their sum."""
         self.net.eval()
-        with self._use_precision():
+        with use_precision(self.net, self.manner.precision):
             latents = torch.stack([self.net.embed(self.taken(side)).float() for side in sides]).mean(0)
             size = (sides[0].shape[-2], sides[0].shape[-1])
             again = self.net.decode(latents, size).float()
@@ -158,11 +158,6 @@ class AutoencoderObjective:
 
     def _to_tensor(self, patterns: np.ndarray) -> Tensor:
         return torch.from_numpy(patterns.astype(np.float32, copy=False))[:, None].to(device.of(self.net))
-
-    def _use_precision(self) -> AbstractContextManager[Any]:
-        if self.manner.precision == "float32":
-            return nullcontext()
-        return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
 
 
 def _turn_batch(

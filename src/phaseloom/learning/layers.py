@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from phaseloom.errors import BadInput, nearest
+from phaseloom.fitting import device
 
 __all__ = ["AttentionBlock", "FiLM", "NoConditioning", "PatternEmbedding", "PatternIntake", "check_count"]
 __all__ += ["PositionEncoding", "ScanTransformer", "UNet", "choose_option", "count_image_pixels"]
@@ -346,6 +347,21 @@ def _make_double_convolution(before: int, after: int) -> nn.Sequential:
 def to_full_precision(value: Tensor, /) -> Tensor:
     """At least single precision: what sums over overlaps and transforms needs, also under autocast."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def disable_autocast(values: Tensor, /) -> AbstractContextManager[object]:
+    """A context without autocast: sums of squares need more than half precision."""
+    kind = values.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def use_precision(
+    net: nn.Module, precision: Literal["float32", "bfloat16"], /
+) -> AbstractContextManager[object]:
+    """A context in which a network runs in a precision; its parameters stay in single precision."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.of(net).type, dtype=torch.bfloat16)
 
 
 def choose_option(knob: str, name: str, choices: Mapping[str, Option], /) -> Option:

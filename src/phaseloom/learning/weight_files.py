@@ -25,8 +25,8 @@ __all__ = ["BUILDERS", "BuilderCall", "find_network", "get_blocks", "hash_networ
 __all__ += ["list_shipped", "load_network", "make_resnet", "record_builder", "save_network"]
 __all__ += ["make_transformer"]
 
+# The call that built a network: the public name of its builder (a key of `BUILDERS`) and its arguments.
 BuilderCall = tuple[str, dict[str, Any]]
-"""The call that built a network: the public name of its builder (a key of `BUILDERS`) and its arguments."""
 
 # Public names of the builders of networks, as weight files hold them, and where each is defined. A file
 # keeps its name for ever; the place may change from version to version.

@@ -23,14 +23,10 @@ from phaseloom.errors import BadInput, MissingExtra
 __all__ = ["ClusterCounts", "Clusters", "MeanOverSeeds", "adjusted_rand", "compare_cluster_counts"]
 __all__ += ["fit_kmeans", "fit_mixture", "standardise_columns"]
 
-MAX_FITTED_ROWS = 20000
-FITTED_SHARE = 0.8
-"""Rows that a seed learns from at most, and as a share of all."""
-
-MAX_TRIED_ROWS = 5000
+MAX_FITTED_ROWS = 20000  # rows that a seed is fitted to
+FITTED_SHARE = 0.8  # the same as a share of all rows
+MAX_TRIED_ROWS = 5000  # rows that numbers of clusters are tried on
 MAX_SILHOUETTE_ROWS = 2000
-"""Rows, at most, that numbers of clusters are tried on, and that silhouettes are taken of."""
-
 KMEANS_STARTS = 4  # beginnings of k-means for a seed, of which the best counts
 # Those of a mixture: clusters of k-means, best for round ones, and single rows far apart, for long ones.
 MIXTURE_STARTS = {"kmeans": 1, "k-means++": 2}
@@ -38,8 +34,8 @@ MIXTURE_STARTS = {"kmeans": 1, "k-means++": 2}
 STABILITY_TOLERANCE = 0.05
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 
+# All rows, those to fit, number of clusters and seed, to labels of all rows and a score, larger is better.
 Fit = Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, float]]
-"""All rows, those to learn from, clusters and a seed to labels of all and a score, the more the better."""
 
 
 @dataclass(frozen=True)

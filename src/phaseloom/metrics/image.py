@@ -7,9 +7,9 @@ from phaseloom.errors import BadInput
 
 __all__ = ["psnr", "ssim"]
 
+# Gaussian weights of the structural similarity: an 11x11 window, as Wang et al. (2004).
 WINDOW_SIGMA = 1.5
 WINDOW_REACH = 5
-"""Gaussian weights of the structural similarity: an 11x11 window, as Wang et al. (2004)."""
 
 
 def psnr(

@@ -4,7 +4,6 @@ One for each of the three steps: patches from patterns, images from patches, ima
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from phaseloom.errors import BadInput
 from phaseloom.fitting import device
 from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.layers import use_precision
 from phaseloom.retrieval.losses import PredictedBatch
 from phaseloom.retrieval.networks import stitching
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
@@ -80,19 +80,13 @@ class RetrievalObjective:
         seen = PredictedBatch(image.float(), batch.phase, batch.patterns, batch.experiments)
         return {name: loss(seen) for name, loss in self.losses.items()}
 
-    def use_precision(self) -> AbstractContextManager[Any]:
-        """The precision of the network."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
-
 
 class PatchObjective(RetrievalObjective):
     """First stage: the patterns of a window to the phase under it."""
 
     def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the patch."""
-        with self.use_precision():
+        with use_precision(self.net, self.precision):
             image = self.net(batch.patterns, batch.optics, batch.coordinates)
         return self.compute_losses(image, batch)
 
@@ -110,7 +104,7 @@ class EndToEndObjective(RetrievalObjective):
         """Losses of the image, and of its patches together."""
         net = self.net
         assert isinstance(net, EndToEnd)
-        with self.use_precision():
+        with use_precision(self.net, self.precision):
             patches, places = net.patches(batch.patterns, batch.optics)
             image = net.stitching(patches, places, (batch.phase.shape[-2], batch.phase.shape[-1]))
         wanted = _cut_patches(batch.phase, places, patches.shape[-1])
@@ -172,7 +166,7 @@ class StitchingObjective(RetrievalObjective):
         places = torch.tensor(first, dtype=torch.float32, device=batch.phase.device)[None] * PER_STEP
         true = _cut_patches(batch.phase, places, PER_STEP * (self.probes + 1) + 1)
         given = [self._degrade(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
-        with self.use_precision():
+        with use_precision(self.net, self.precision):
             shape = (batch.phase.shape[-2], batch.phase.shape[-1])
             image = self.net(torch.stack(given), places, shape)
         return self.compute_losses(image, batch)

@@ -5,19 +5,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phaseloom.embedding.losses import disable_autocast
 from phaseloom.embedding.networks.convolutional import Size, check_patterns
 from phaseloom.errors import BadInput
-from phaseloom.learning.layers import to_full_precision
+from phaseloom.learning.layers import disable_autocast, to_full_precision
 
 __all__ = ["LinearSkip", "fit_principal_components"]
 
 # Patterns, or pixels, up to which components are found in closed form; beyond it takes minutes.
 MAX_EXACT_SIZE = 512
 
+# Of the randomised subspace where there are more patterns and pixels.
 EXTRA_DIRECTIONS = 16
 POWER_ITERATIONS = 8
-"""Directions more than wanted, and times that patterns are multiplied to them, where there are more."""
 
 
 class LinearSkip(nn.Module):
