@@ -14,14 +14,12 @@ from phaseloom.learning.weight_files import (
     BUILDERS,
     BUILDERS_BEFORE_0_2,
     _builder_name,
-    get_blocks,
     load_card,
     load_network,
-    make_resnet,
-    make_transformer,
     save_network,
 )
 from phaseloom.retrieval.networks import recovery, stitching
+from phaseloom.retrieval.networks.backbones import get_blocks, make_resnet, make_transformer
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 
 SIZES = {"widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1)}

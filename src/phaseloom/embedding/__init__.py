@@ -1,6 +1,7 @@
 """4D-STEM autoencoders: patterns encoded into a few latents, and what can be seen in these.
 
-Public names are imported on first use.
+To read: `networks`, `losses` and `objective`, `block_split` and `train`, `evaluate`; then `embeddings` for the
+latents of a scan, `latents` and `figures` for their analysis. Public names are imported on first use.
 """
 
 import importlib

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.layers import (
     PIXELS_PER_STEP,
     AttentionBlock,
@@ -24,6 +23,7 @@ from phaseloom.learning.layers import (
     ScanTransformer,
 )
 from phaseloom.learning.weight_files import BuilderCall, record_builder
+from phaseloom.retrieval.networks.backbones import get_blocks, make_resnet, make_transformer
 from phaseloom.retrieval.networks.linear import linear
 from phaseloom.retrieval.networks.tiny import tiny
 from phaseloom.units import Length
@@ -259,10 +259,10 @@ def base(
         >>> len(net.grid.blocks), net.window
         (1, 14)
     """
-    body = PooledBackbone(pretrained.make_resnet(resnet))
+    body = PooledBackbone(make_resnet(resnet))
     embedding = PatternEmbedding(PatternIntake(patterns), body, frugal=checkpoint)
     heads = max(1, width // 64)
-    encoder = pretrained.make_transformer(vit, window=window, width=width, depth=depth, heads=heads)
+    encoder = make_transformer(vit, window=window, width=width, depth=depth, heads=heads)
     films = nn.ModuleList(FiLM(width) for _ in range(depth))
     return PatchRecoveryNet(embedding, _make_grid(encoder, films, step), StepDecoder(width, channels))
 
@@ -304,10 +304,10 @@ def seed(
         109953218
     """
     embedding = PatternEmbedding(
-        PatternIntake(patterns), PooledBackbone(pretrained.make_resnet(resnet)), frugal=checkpoint
+        PatternIntake(patterns), PooledBackbone(make_resnet(resnet)), frugal=checkpoint
     )
-    encoder = pretrained.make_transformer(vit)
-    films = nn.ModuleList(NoConditioning() for _ in pretrained.get_blocks(encoder))
+    encoder = make_transformer(vit)
+    films = nn.ModuleList(NoConditioning() for _ in get_blocks(encoder))
     return PatchRecoveryNet(embedding, _make_grid(encoder, films, step), TransposedDecoder(768))
 
 
@@ -319,7 +319,7 @@ def _make_grid(vit: Any, films: nn.ModuleList, step: float) -> ScanTransformer:
         vit.embeddings.cls_token,
         table,
         films=films,
-        blocks=pretrained.get_blocks(vit),
+        blocks=get_blocks(vit),
         norm=vit.layernorm,
         step=step,
     )

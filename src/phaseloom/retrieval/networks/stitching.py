@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.layers import PositionEncoding, UNet, to_full_precision
 from phaseloom.learning.weight_files import BuilderCall, record_builder
 from phaseloom.physics.fourier import shift
+from phaseloom.retrieval.networks.backbones import get_blocks, make_transformer
 
 __all__ = ["overlap", "residual", "seed"]
 
@@ -216,7 +216,7 @@ class PatchTokens(nn.Module):
         self.first = vit.embeddings.cls_token
         self.table = nn.Parameter(torch.randn(1, 26, 768) * 0.02)
         self.places = PositionEncoding(768, shortest=20.0, longest=2000.0)
-        self.blocks = pretrained.get_blocks(vit)
+        self.blocks = get_blocks(vit)
         self.norm = vit.layernorm
 
     def forward(
@@ -306,7 +306,7 @@ def seed(*, vit: str | None = None, seed: int = 0) -> PhaseStitchingNet:
         BadInput: weights that cannot be had, or of another network.
         MissingExtra: without transformers.
     """
-    return PhaseStitchingNet(PatchTokens(pretrained.make_transformer(vit)), ImageDecoder())
+    return PhaseStitchingNet(PatchTokens(make_transformer(vit)), ImageDecoder())
 
 
 def _shift_by_fraction(values: Float[Tensor, "*batch v u"], rest: Float[Tensor, "*#batch 2"]) -> Tensor:
