@@ -1,7 +1,8 @@
 """4D-STEM autoencoders: patterns encoded into a few latents, and what can be seen in these.
 
-To read: `networks`, `losses` and `objective`, `block_split` and `train`, `evaluate`; then `embeddings` for the
-latents of a scan, `latents` and `figures` for their analysis. Public names are imported on first use.
+In reading order: `networks`; `losses`, `objective`, `block_split`, `train` and `evaluate` for training;
+`embeddings` for the latents of a scan; `latents` and `figures` for their analysis. Public names are imported
+on first use.
 """
 
 import importlib

@@ -1,8 +1,9 @@
 """Phase retrieval by neural networks: train them on simulated scans, and predict the phase of measured ones.
 
-To read: `networks` (recovery of patches, stitching, end to end; linear and tiny for whole scans), `losses` and
-`objectives`, `training_samples`, `recipe` and `trainer`, `linear_fit`; then `raster`, `preprocessing`,
-`prediction` and `predict_scans` for measured scans, `evaluate` for scores. Public names are imported on first use.
+In reading order: `networks` (recovery of patches, stitching, end to end; linear and tiny for whole scans);
+`losses`, `objectives`, `training_samples`, `recipe`, `trainer` and `linear_fit` for training; `raster`,
+`preprocessing`, `prediction` and `predict_scans` for measured scans; `evaluate` for scores. Public names are
+imported on first use.
 """
 
 import importlib
