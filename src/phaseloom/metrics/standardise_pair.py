@@ -95,14 +95,14 @@ def fit_growth(object: ArrayLike, /) -> Pair:
     level = np.log(np.maximum(size.ravel(), 1e-6))
     start = np.linalg.lstsq(place * size.ravel()[:, None], level * size.ravel(), rcond=None)[0]
 
-    def fitted(rates: np.ndarray) -> np.ndarray:
+    def evaluate(rates: np.ndarray) -> np.ndarray:
         return np.exp(np.minimum(place @ rates, 50.0))
 
-    def sloped(rates: np.ndarray) -> np.ndarray:
-        return place * fitted(rates)[:, None]
+    def differentiate(rates: np.ndarray) -> np.ndarray:
+        return place * evaluate(rates)[:, None]
 
-    jac: Any = sloped
-    found = least_squares(lambda rates: fitted(rates) - size.ravel(), start, jac).x
+    jac: Any = differentiate
+    found = least_squares(lambda rates: evaluate(rates) - size.ravel(), start, jac).x
     y, x = (float(rate / max(n - 1, 1)) for rate, n in zip(found[1:], size.shape, strict=True))
     return y, x
 
@@ -129,12 +129,12 @@ def trade_trends(
     """
     step = [complex(g, s) if any(slope) else g for g, s in zip(rate, slope, strict=True)]
 
-    def trended(values: np.ndarray, sign: int) -> np.ndarray:
+    def multiply_trend(values: np.ndarray, sign: int) -> np.ndarray:
         rows, columns = (sign * np.arange(n) * s for n, s in zip(values.shape[-2:], step, strict=True))
         kind = np.result_type(values, np.complex64 if any(slope) else np.float32)
         return (values * np.exp(np.add.outer(rows, columns))).astype(kind)
 
-    return trended(np.asarray(object), -1), trended(np.asarray(probe), 1)
+    return multiply_trend(np.asarray(object), -1), multiply_trend(np.asarray(probe), 1)
 
 
 def standardise_set(

@@ -40,7 +40,8 @@ __all__ += ["predict_missing", "predict_scan", "write_prediction"]
 
 log = logging.getLogger(__name__)
 
-MAX_CHECKED_PATTERNS = 1000  # patterns that the prediction is held against, at most
+REQUEST_FILE = "asked.json"  # scan, model and settings of a prediction; written last, when it is complete
+MAX_CHECKED_PATTERNS = 1000  # patterns that the prediction is compared with
 MAX_PATTERNS_WITH_RIM = 25  # patterns up to which those at the rim of a scan are taken too
 MAX_CHECKED_PIXELS = 2**24  # pixels of all of them, at most
 MAX_SEMIANGLES = 1.5  # semiangles up to which patterns are compared
@@ -153,16 +154,16 @@ def plot_prediction(prediction: Prediction, /) -> "Figure":
 
 
 def _check_prediction(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisfit | None, list[str]]:
-    """The misfit, and what it makes doubtful."""
+    """The misfit, and warnings that follow from it."""
     try:
         found = measure_misfit(prediction, scan)
     except BadInput as problem:
-        return None, [f"the prediction cannot be held against the data: {problem}"]
+        return None, [f"the prediction cannot be compared with the data: {problem}"]
     fix = "check optics, orientation of the detector, unit of the positions, and that counts are electrons"
     if found.explained is None or found.error is None:
-        return found, ["too few counts or too thin an object to judge: nothing tells whether it is right"]
+        return found, ["too few counts or too thin an object: the prediction cannot be checked"]
     if found.explained + 3 * found.error <= 0:
-        none = "the prediction explains the patterns no better than no object at all: do not believe it"
+        none = "the prediction explains the patterns no better than no object: discard it"
         return found, [f"{none}; {fix}"]
     if found.explained + 3 * found.error < MIN_EXPLAINED_SHARE:
         part = f"{100 * max(found.explained, 0):.0f} %"
@@ -172,17 +173,18 @@ def _check_prediction(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisf
 
 def _make_model(prediction: Prediction, scan: Scan4D) -> Ptychography:
     """The experiment with the predicted phase as its object, extended beyond its edges."""
-    light = probes.focused(
+    probe = probes.focused(
         scan, semiangle=prediction.semiangle, aberrations=dict(prediction.aberrations), modes=1, soft=True
     )
-    thing = objects.pixels(scans.canvas(scan), kind="phase")
-    pixel = prediction.pixel
-    wide = [int(np.ceil(n * p / own)) + 1 for n, p, own in zip(*_sizes(thing), pixel, strict=True)]
-    phase = np.pad(prediction.phase, [(n, n) for n in wide], mode="edge")
-    middle = zip(prediction.origin, pixel, phase.shape, wide, strict=True)
-    at = [first + own * (count // 2 - extra) for first, own, count, extra in middle]
-    thing.lay(torch.polar(torch.ones(phase.shape), torch.from_numpy(phase)), at=at, pixel=pixel)
-    return Ptychography.of(scan, object=thing, probe=light)
+    specimen = objects.pixels(scans.canvas(scan), kind="phase")
+    window = zip(specimen.canvas.window, specimen.canvas.pixel, prediction.pixel, strict=True)
+    margins = [math.ceil(count * size / pixel) + 1 for count, size, pixel in window]
+    phase = np.pad(prediction.phase, [(n, n) for n in margins], mode="edge")
+    axes = zip(prediction.origin, prediction.pixel, phase.shape, margins, strict=True)
+    centre = [origin + pixel * (count // 2 - margin) for origin, pixel, count, margin in axes]
+    wave = torch.polar(torch.ones(phase.shape), torch.from_numpy(phase))
+    specimen.lay(wave, at=centre, pixel=prediction.pixel)
+    return Ptychography.of(scan, object=specimen, probe=probe)
 
 
 def _select_inner(scan: Scan4D, most: int) -> np.ndarray:
@@ -218,10 +220,6 @@ def _find_within(geometry: Geometry, angle: float) -> np.ndarray:
     return np.hypot(y[:, None], x) <= angle
 
 
-def _sizes(thing: objects.PixelObject) -> tuple[tuple[int, int], tuple[float, float]]:
-    return thing.canvas.window, thing.canvas.pixel
-
-
 def _write_h5(outcome: ScanPrediction, path: Path) -> None:
     import h5py
 
@@ -254,10 +252,6 @@ def _write_tiff(prediction: Prediction, path: Path) -> None:
     resolution = (10 / prediction.pixel[1], 10 / prediction.pixel[0])
     with whole(path) as short:
         tifffile.imwrite(short, prediction.phase, imagej=True, resolution=resolution, metadata={"unit": "nm"})
-
-
-# What a prediction is of and how it was made, written last: a folder without it is not finished.
-REQUEST_FILE = "asked.json"
 
 
 def find_missing(
