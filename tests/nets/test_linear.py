@@ -128,7 +128,7 @@ def test_errors_count_in_units_of_a_scan_s_own_contrast():
 
 
 def test_nothing_to_learn_from_is_said():
-    with pytest.raises(BadInput, match="nothing to learn from"):
+    with pytest.raises(BadInput, match="cannot be fitted without a scan"):
         random_net(4, 2).solve(0, [])
 
 

@@ -108,7 +108,7 @@ def test_the_beam_is_found_from_the_patterns(net, card, sample):
     assert known(view.notes, "dose is not given")
     faint = replace(whole(sample), counts=np.asarray(whole(sample).counts) / 1e6)
     found = predict(net, card, faint, OPTICS)
-    assert known(found.notes, "no counts of electrons")
+    assert known(found.notes, "not counts of electrons")
     assert found.told[-1] == pytest.approx(1.0)
 
 

@@ -281,7 +281,7 @@ def test_processes_make_the_same_scans(tmp_path):
         ({"model": NET, "window": [12, 12]}, "this network takes 10 x 10"),
         ({"microscope": {"fixed": {"scan": [16, 16], "detector": 32}}}, r"\(32, 32\) pixels each"),
         ({"stage": "end-to-end"}, "needs no stitching, so train it as patches"),
-        ({"stage": "stitching", "stitching": "overlap", "window": [16, 16]}, "has nothing to learn"),
+        ({"stage": "stitching", "stitching": "overlap", "window": [16, 16]}, "has no parameters to train"),
         ({"losses": [{"physics": {"weight": 1.0}}]}, "take larger views"),
     ],
 )

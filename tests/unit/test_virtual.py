@@ -319,7 +319,7 @@ def test_mistakes_are_sentences():
         measure_scan(scan, [make_annulus(GEOMETRY, 0, 2e-3)] * 2)
     with pytest.raises(BadInput, match="two segments at least"):
         make_segments(GEOMETRY, 0, 2e-3, count=1)
-    with pytest.raises(BadInput, match="no width of a ring"):
+    with pytest.raises(BadInput, match="not a width of a ring"):
         compute_radial_profile(scan.counts, GEOMETRY, width=0.0)
     with pytest.raises(BadInput, match="row and column of the beam"):
         measure_scan(scan, [], centre=(3.0, np.nan))

@@ -25,7 +25,7 @@ def predict_object(
     dose: float | None = None,
     kind: Kind = "complex",
 ) -> PixelObject:
-    """The phase that a trained network predicts from the patterns, as a start; one slice, surrounded by vacuum.
+    """Initial object with the phase that a trained network predicts from the patterns; one slice in vacuum.
 
     A reconstruction takes it only if it explains the patterns better than no object.
 

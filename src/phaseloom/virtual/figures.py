@@ -96,11 +96,11 @@ def plot_virtual_images(
         drawn: what the same detectors found in patterns that a network drew: below each image, on its scale.
 
     Example:
-        >>> from phaseloom.virtual.annuli import annulus
+        >>> from phaseloom.virtual.annuli import make_annulus
         >>> from phaseloom.data.scan import Geometry
         >>> geometry = Geometry(wavelength=0.02, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
         >>> scan = Scan4D(counts=np.ones((4, 8, 8)), positions=np.eye(4)[:, :2], geometry=geometry)
-        >>> found = measure_scan(scan, [annulus(geometry, 0, 2e-3, name="BF")])
+        >>> found = measure_scan(scan, [make_annulus(geometry, 0, 2e-3, name="BF")])
         >>> [axes.get_title() for axes in plot_virtual_images(scan, found).axes[:2]]
         ['BF 0–2 mrad', '']
     """

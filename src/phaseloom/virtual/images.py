@@ -196,7 +196,7 @@ def measure_scan(
 
     Args:
         scan: a far-field scan; patterns may be lazy, on a raster or not.
-        detectors: `standard`, `annulus`, `segments`, or any mask.
+        detectors: of `phaseloom.virtual.annuli`, or any mask.
         centre: pixel (y, x) of the beam, from which deflections are counted; default: zero frequency.
         within: pixels of which the centre of mass is taken; default: all. Untrusted pixels are left out,
             which moves it where they are not dark.
@@ -205,12 +205,12 @@ def measure_scan(
         BadInput: detectors of another shape, of one name, or with no trusted pixel.
 
     Example:
-        >>> from phaseloom.virtual.annuli import annulus
+        >>> from phaseloom.virtual.annuli import make_annulus
         >>> from phaseloom.data.scan import Geometry
         >>> geometry = Geometry(wavelength=0.02, shape=(5, 5), angle=(1e-3, 1e-3), beam="electron")
         >>> counts = np.zeros((1, 5, 5)); counts[0, 3, 2] = 8
         >>> scan = Scan4D(counts=counts, positions=np.zeros((1, 2)), geometry=geometry)
-        >>> found = measure_scan(scan, [annulus(geometry, 0, 2e-3, name="BF")])
+        >>> found = measure_scan(scan, [make_annulus(geometry, 0, 2e-3, name="BF")])
         >>> found.image("BF").tolist(), found.deflection.tolist()
         ([8.0], [[0.001, 0.0]])
     """
@@ -303,7 +303,7 @@ def integrate_phase(
     from scipy.fft import dctn, idctn
 
     if grid is None or math.prod(grid) != len(deflection):
-        raise BadInput("integrated phase", None, "needs positions on a raster")
+        raise BadInput("integrated phase", None, "needs a raster: the positions are not on one")
     slope = np.nan_to_num(deflection).reshape(*grid, 2)
     places = positions.reshape(*grid, 2)
     right = np.zeros(grid)
