@@ -73,8 +73,8 @@ def split_blocks(
         fix = f"of {edge} x {edge} probes leave none to learn from: take smaller ones, or smaller shares"
         raise BadInput("blocks", f"{count} blocks", fix)
     if count < MIN_BLOCKS:
-        told = "blocks: %d of %d x %d probes are few: what is held out may be like nothing else; "
-        log.warning(told + "take smaller ones (block)", count, edge, edge)
+        warning = "blocks: %d of %d x %d probes are few: what is held out may be like nothing else; "
+        log.warning(warning + "take smaller ones (block)", count, edge, edge)
     order = np.random.default_rng(seed).permutation(count)
     sides = np.split(order, np.cumsum(few))
     judging, last, learning = (np.flatnonzero(np.isin(numbers, side)) for side in sides)

@@ -119,11 +119,11 @@ class ScanEmbedding:
         """
         path = checked(path)
         try:
-            held = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
-            grid: Any = None if "grid" not in held else tuple(int(length) for length in held["grid"])
-            said = Provenance(**json.loads(str(held["provenance"])))
-            latents, misfit, totals, positions = (held[name] for name in ARRAYS)
-            found = cls(latents, misfit, totals, positions, grid, said)
+            arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
+            grid: Any = None if "grid" not in arrays else tuple(int(length) for length in arrays["grid"])
+            provenance = Provenance(**json.loads(str(arrays["provenance"])))
+            latents, misfit, totals, positions = (arrays[name] for name in ARRAYS)
+            found = cls(latents, misfit, totals, positions, grid, provenance)
         except BROKEN as problem:
             fix = "holds no embedding: give a file of phaseloom embed"
             raise BadInput(path.name, None, fix) from problem
@@ -169,17 +169,19 @@ def measure_outliers(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray
         [7]
     """
     values = np.asarray(values, np.float64)
-    lost = ~np.isfinite(values)
-    if len(values) <= NEIGHBOUR_COUNT + 1 or lost.all():
-        return np.where(lost, np.inf, 0.0)
-    middle = float(np.median(values[~lost]))
-    values = np.where(lost, middle, values)
-    usual, around, alike = (
+    invalid = ~np.isfinite(values)
+    if len(values) <= NEIGHBOUR_COUNT + 1 or invalid.all():
+        return np.where(invalid, np.inf, 0.0)
+    middle = float(np.median(values[~invalid]))
+    values = np.where(invalid, middle, values)
+    medians, around, distances = (
         np.concatenate(part) for part in zip(*_compare_neighbours(values, positions), strict=True)
     )
-    noise = max(1.4826 * float(np.median(np.abs(values - usual))), MIN_RELATIVE_SPREAD * abs(middle), 1e-300)
+    noise = max(
+        1.4826 * float(np.median(np.abs(values - medians))), MIN_RELATIVE_SPREAD * abs(middle), 1e-300
+    )
     spread = np.maximum(noise, 1.4826 * around)
-    return np.where(lost, np.inf, np.sign(values - usual) * alike / spread)
+    return np.where(invalid, np.inf, np.sign(values - medians) * distances / spread)
 
 
 def _compare_neighbours(
@@ -195,11 +197,11 @@ def _compare_neighbours(
         itself = found == np.arange(start, start + len(own))[:, None]
         itself[~itself.any(1), -1] = True  # more than 24 others at the same place
         near = values[found[~itself].reshape(len(own), NEIGHBOUR_COUNT)]
-        usual = np.median(near, axis=1)
+        medians = np.median(near, axis=1)
         away = np.partition(np.abs(near - own[:, None]), SIMILAR_NEIGHBOURS - 1, axis=1)[
             :, SIMILAR_NEIGHBOURS - 1
         ]
-        yield usual, np.median(np.abs(near - usual[:, None]), axis=1), away
+        yield medians, np.median(np.abs(near - medians[:, None]), axis=1), away
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -214,8 +216,8 @@ def _read_hdf5(path: Path) -> dict[str, Any]:
         if "phaseloom_embedding" not in file.attrs:
             raise KeyError(path.name)
         tables: Any = file
-        held: dict[str, Any] = {name: tables[name][()] for name in tables}
-        return held | {"provenance": held["provenance"].decode()}
+        arrays: dict[str, Any] = {name: tables[name][()] for name in tables}
+        return arrays | {"provenance": arrays["provenance"].decode()}
 
 
 PATTERNS_AT_ONCE = 64  # patterns that are read and embedded together
@@ -291,10 +293,10 @@ def embed_patterns(
         sides = lesson.sides(index)
         counts = torch.stack(sides).sum(0)
         good = lesson.good.to(sides[0].device)
-        found, drawn = lesson.asked(sides)
-        terms = compute_deviances(drawn, counts) * good
+        found, decoded = lesson.asked(sides)
+        terms = compute_deviances(decoded, counts) * good
         latents[index] = found.cpu()
-        noise = (compute_noise_deviance(drawn) * good).sum((1, 2, 3))
+        noise = (compute_noise_deviance(decoded) * good).sum((1, 2, 3))
         misfits[index] = (terms.sum((1, 2, 3)) / noise.clamp_min(1e-12)).cpu()
         totals[index] = (counts * good).sum((1, 2, 3), dtype=torch.float64).cpu()
     return latents, misfits, totals
@@ -315,8 +317,8 @@ def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
         BadInput: a network that is not an autoencoder, or patterns of another size than it learned from.
     """
     net, card = load_autoencoder(model)
-    drawn = _DecodedCounts(make_objective(net, card, scan))
-    return replace(scan, counts=loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn)
+    decoded = _DecodedCounts(make_objective(net, card, scan))
+    return replace(scan, counts=loaded(decoded) if isinstance(scan.counts, np.ndarray) else decoded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,8 +347,8 @@ class _DecodedCounts:
 
     def _decode(self, index: np.ndarray) -> np.ndarray:
         scan = self.lesson.scan
-        drawn = self.lesson.drawn(index)[1][:, 0].cpu().numpy()
-        return np.where(scan.mask, drawn, np.asarray(scan.counts[index], self.dtype))
+        decoded = self.lesson.drawn(index)[1][:, 0].cpu().numpy()
+        return np.where(scan.mask, decoded, np.asarray(scan.counts[index], self.dtype))
 
 
 # old names, until callers are renamed

@@ -60,9 +60,9 @@ def evaluate_objective(lesson: AutoencoderObjective, numbers: np.ndarray, /) -> 
     """
     lesson.net.eval()
     sums = torch.zeros(5, dtype=torch.float64, device=device.of(lesson.net))
-    usual = _compute_mean(lesson)
+    mean = _compute_mean(lesson)
     for index in _split_numbers(numbers[team().keeps(numbers)]):
-        sums += _compute_sums(lesson, index, usual)
+        sums += _compute_sums(lesson, index, mean)
     pixels = len(numbers) * int(lesson.good.sum())
     off, spread, deviance, noise, squares = (max(value, 1e-300) for value in team().add(sums).tolist())
     psnr = float(10 * np.log10(lesson.highest**2 * pixels / squares))
@@ -95,7 +95,7 @@ def _compute_mean(lesson: AutoencoderObjective) -> Tensor:
     return torch.stack(parts).sum(0) / len(lesson.few)
 
 
-def _compute_sums(lesson: AutoencoderObjective, index: np.ndarray, usual: Tensor) -> Tensor:
+def _compute_sums(lesson: AutoencoderObjective, index: np.ndarray, mean: Tensor) -> Tensor:
     """Squares left, squares about the mean pattern, deviance, that of shot noise, squares left in counts."""
     given, counts = lesson.shown(index)
     taken = lesson.taken(counts)
@@ -106,7 +106,7 @@ def _compute_sums(lesson: AutoencoderObjective, index: np.ndarray, usual: Tensor
     return torch.stack(
         [
             ((again - taken).square() * good).sum(dtype=torch.float64),
-            ((taken - usual).square() * good).sum(dtype=torch.float64),
+            ((taken - mean).square() * good).sum(dtype=torch.float64),
             compute_deviances(expected[here], counts[here]).sum(dtype=torch.float64),
             compute_noise_deviance(expected[here]).sum(dtype=torch.float64),
             ((expected - counts).square() * good).sum(dtype=torch.float64),

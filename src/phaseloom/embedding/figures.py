@@ -40,12 +40,12 @@ def plot_maps(
         >>> len(plot_maps({"latents": rows, "components": rows}, places, None).axes)
         4
     """
-    shown = {name: _select_strongest(np.asarray(rows)) for name, rows in kinds.items()}
-    across = [max(1, round(math.sqrt(len(some) / 1.6))) for some in shown.values()]
-    down = max(-(-len(some) // wide) for some, wide in zip(shown.values(), across, strict=True))
+    selected = {name: _select_strongest(np.asarray(rows)) for name, rows in kinds.items()}
+    across = [max(1, round(math.sqrt(len(some) / 1.6))) for some in selected.values()]
+    down = max(-(-len(some) // wide) for some, wide in zip(selected.values(), across, strict=True))
     figure = page(1.75 * sum(across) + 0.4, 1.5 * down + 0.5)
-    blocks = _make_blocks(figure, 1, len(shown), width_ratios=across)
-    for block, (name, some), wide in zip(blocks, shown.items(), across, strict=True):
+    blocks = _make_blocks(figure, 1, len(selected), width_ratios=across)
+    for block, (name, some), wide in zip(blocks, selected.items(), across, strict=True):
         rows = np.asarray(kinds[name])
         rest = f", {len(some)} of {rows.shape[1]}" if len(some) < rows.shape[1] else ""
         block.suptitle(f"{name}{rest}", fontsize=11)
@@ -55,10 +55,10 @@ def plot_maps(
                 continue
             values = rows[:, some[number]]
             look = {"cmap": "viridis", "vmin": limits(values)[0], "vmax": limits(values)[1]}
-            drawn = _draw_tile(
+            artist = _draw_tile(
                 axes, values, positions, grid, bar=number == 0, title=str(some[number]), **look
             )
-            colour_bar(axes, drawn, "")
+            colour_bar(axes, artist, "")
             axes.child_axes[-1].tick_params(labelsize=5.5, pad=1, length=2)
     return figure
 
@@ -84,8 +84,8 @@ def plot_clusters(
     ):
         count = int(labels.max()) + 1
         if grid is not None and math.prod(grid) == len(labels):
-            seen = _make_colours(count)(labels.reshape(grid))[..., :3]
-            image(axes, seen, pixel=steps(positions, grid), title=_break_title(title))
+            colours = _make_colours(count)(labels.reshape(grid))[..., :3]
+            image(axes, colours, pixel=steps(positions, grid), title=_break_title(title))
         else:
             look = {"cmap": _make_colours(count), "vmin": -0.5, "vmax": count - 0.5}
             mapped(axes, labels, positions, None, title=_break_title(title), **look)
@@ -122,8 +122,8 @@ def plot_mean_patterns(
     parts = [4.0] if profile is None else [4.0, 3.2]
     blocks = _make_blocks(figure, len(parts), 1, height_ratios=parts)
     upper, lower = blocks[0].subplots(2, count, squeeze=False)
-    apart = means - mean
-    reach = limits(np.abs(apart))[1]
+    differences = means - mean
+    reach = limits(np.abs(differences))[1]
     high = limits(np.sqrt(np.append(means, mean[None], 0).clip(0)))[1]
     for number in range(count):
         share = 100 * sizes[number] / max(1, sizes.sum())
@@ -138,7 +138,7 @@ def plot_mean_patterns(
             **ROOT_STYLE,
         )
         look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
-        second = image(lower[number], apart[number], pixel=(1, 1), dimension=None, **look)
+        second = image(lower[number], differences[number], pixel=(1, 1), dimension=None, **look)
     colour_bar(upper[-1], first, "root of mean counts")
     colour_bar(lower[-1], second, "less mean of all (counts)")
     if profile is not None:
@@ -190,9 +190,9 @@ def plot_samples(measured: np.ndarray, drawn: np.ndarray, names: Sequence[str], 
     for number, name in enumerate(names):
         high = limits(np.sqrt(measured[number].clip(0)), 0.1)[1]
         for axes, values, title in ((upper, measured, name), (lower, drawn, "as drawn")):
-            seen = np.sqrt(values[number].clip(0))
+            roots = np.sqrt(values[number].clip(0))
             look = {"vmin": 0, "vmax": high, **ROOT_STYLE}
-            image(axes[number], seen, pixel=(1, 1), title=title, dimension=None, **look)
+            image(axes[number], roots, pixel=(1, 1), title=title, dimension=None, **look)
     figure.suptitle("Patterns and their reconstructions (roots of counts)", fontsize=11)
     return figure
 
@@ -266,14 +266,14 @@ def _draw_tile(
     if grid is not None and math.prod(grid) == len(values):
         known = {} if bar else {"dimension": None}
         return image(axes, values.reshape(grid), pixel=steps(positions, grid), **known, **look)
-    drawn = mapped(axes, values, positions, None, **look)
-    drawn.set_sizes([float(np.clip(2000 / len(values), 0.5, 12))])
+    artist = mapped(axes, values, positions, None, **look)
+    artist.set_sizes([float(np.clip(2000 / len(values), 0.5, 12))])
     axes.tick_params(labelsize=5.5, pad=1, length=2)
     axes.set_xlabel(axes.get_xlabel(), fontsize=6)
     axes.set_ylabel(axes.get_ylabel(), fontsize=6)
     if not bar:
         axes.set(xlabel="", ylabel="", xticks=[], yticks=[])
-    return drawn
+    return artist
 
 
 def _make_blocks(figure: Figure, down: int, across: int, **ratios: Any) -> list[Any]:

@@ -169,7 +169,7 @@ def _simulate_patterns(phase: Tensor, corner: Tensor, share: Tensor, tilts: Tens
     probe = optics.probe_wave(
         size, pixel, wavelength=wavelength, semiangle=BEAM_SEMIANGLE, aberrations={}, dtype=torch.complex64
     )
-    kept = _make_band_limit(size)
+    band = _make_band_limit(size)
     weights = detect.area_weights(64, pixels)
     out = torch.empty(len(corner), pixels, pixels)
     for index in torch.arange(len(corner)).split(PROBES_AT_ONCE):
@@ -177,14 +177,16 @@ def _simulate_patterns(phase: Tensor, corner: Tensor, share: Tensor, tilts: Tens
         slices = torch.polar(torch.ones_like(thin), thin)[:, None].expand(-1, SLICE_COUNT, -1, -1)
         gap = share[index] * CELLS_PER_SLICE * LATTICE_CONSTANT
         kernel = propagate.fresnel(size, pixel, wavelength, gap)
-        kernel = kernel * propagate.tilt_ramp(size, pixel, gap, tilts[index]) * kept
+        kernel = kernel * propagate.tilt_ramp(size, pixel, gap, tilts[index]) * band
         leaving = multislice(
             probe[None, None].expand(len(index), 1, -1, -1),
             slices,
             [kernel[:, None].to(torch.complex64)] * (SLICE_COUNT - 1),
         )
-        seen = centred(detect.intensity(propagate.far_field(leaving)))[:, DETECTOR_PIXELS, DETECTOR_PIXELS]
-        out[index] = weights @ seen @ weights.T
+        intensity = centred(detect.intensity(propagate.far_field(leaving)))[
+            :, DETECTOR_PIXELS, DETECTOR_PIXELS
+        ]
+        out[index] = weights @ intensity @ weights.T
     return out
 
 

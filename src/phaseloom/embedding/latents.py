@@ -120,11 +120,13 @@ def find_clusters(
     Raises:
         BadInput: see `phaseloom.metrics.clusters.fit_kmeans`.
     """
-    drawn = tuple(range(seeds))
-    tried = compare_cluster_counts(rows, seeds=drawn) if count is None else None
-    found = tried.suggested if tried else count
+    numbers = tuple(range(seeds))
+    counts = compare_cluster_counts(rows, seeds=numbers) if count is None else None
+    found = counts.suggested if counts else count
     assert found is not None
-    return tuple(method(rows, found, seeds=drawn, truth=truth) for method in (fit_kmeans, fit_mixture)), tried
+    return tuple(
+        method(rows, found, seeds=numbers, truth=truth) for method in (fit_kmeans, fit_mixture)
+    ), counts
 
 
 def require_same_network(lesson: AutoencoderObjective, embedding: ScanEmbedding, /) -> None:
@@ -172,8 +174,8 @@ def compute_mean_patterns(scan: Scan4D, labels: np.ndarray, /) -> MeanPatterns:
         mean = sums.sum(0) / len(scan) * hidden
     if scan.geometry.near:
         return MeanPatterns(sizes, patterns, mean, None)
-    seen = np.nan_to_num(np.concatenate([patterns, mean[None]]))
-    return MeanPatterns(sizes, patterns, mean, compute_radial_profile(seen, scan.geometry, mask=scan.mask))
+    stack = np.nan_to_num(np.concatenate([patterns, mean[None]]))
+    return MeanPatterns(sizes, patterns, mean, compute_radial_profile(stack, scan.geometry, mask=scan.mask))
 
 
 def select_samples(
@@ -193,8 +195,8 @@ def select_samples(
     index = np.array([*worst, *typical])
     names = [f"worst: {number}" for number in worst] + [f"typical: {number}" for number in typical]
     hidden = np.where(lesson.scan.mask, 1.0, np.nan)
-    drawn = lesson.drawn(index)[1][:, 0].cpu().numpy()
-    return PatternSamples(tuple(names), np.asarray(lesson.scan.counts[index]) * hidden, drawn * hidden)
+    decoded = lesson.drawn(index)[1][:, 0].cpu().numpy()
+    return PatternSamples(tuple(names), np.asarray(lesson.scan.counts[index]) * hidden, decoded * hidden)
 
 
 def select_strongest(latents: np.ndarray, most: int, /) -> tuple[int, ...]:
@@ -242,11 +244,11 @@ def generate_patterns(net: PatternAutoencoder, card: Mapping[str, Any], latents:
     size = card.get("shape") or net.out_shape
     given = torch.from_numpy(np.asarray(latents, np.float32))
     try:
-        drawn = [net.decode(part, size)[:, 0] for part in given.split(PATTERNS_AT_ONCE)]
+        decoded = [net.decode(part, size)[:, 0] for part in given.split(PATTERNS_AT_ONCE)]
     except (BadInput, RuntimeError) as problem:
         fix = "are not as many as those of this network: take the one that they are of"
         raise BadInput("latents", f"{given.shape[-1]} numbers", fix) from problem
-    again = torch.cat(drawn)
+    again = torch.cat(decoded)
     parts = 2 if card.get("halves") else 1
     expected = again * float(card.get("highest", 1.0)) if net.scale is None else net.scale.inverse(again)
     return (parts * expected).numpy()

@@ -50,11 +50,11 @@ class DecodedBatch:
     good: Bool[Tensor, "*b y x"]
 
 
-def squares(drawn: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
+def squares(batch: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
     """Mean square error of trusted pixels, in the numbers that the network takes.
 
     Args:
-        drawn: see `DecodedBatch`.
+        batch: see `DecodedBatch`.
         weight: of the loss.
 
     Example:
@@ -63,23 +63,23 @@ def squares(drawn: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
         >>> squares(seen).item()
         9.0
     """
-    return weight * _mean_of_trusted((drawn.again - drawn.patterns).square(), drawn.good)
+    return weight * _mean_of_trusted((batch.again - batch.patterns).square(), batch.good)
 
 
-def deviance(drawn: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
+def deviance(batch: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
     """Poisson deviance of the counts in a trusted pixel; near one, or below where few are counted, at best.
 
     Args:
-        drawn: see `DecodedBatch`.
+        batch: see `DecodedBatch`.
         weight: of the loss.
     """
-    rate = drawn.expected(drawn.again)
-    good = drawn.good.expand_as(drawn.counts)
-    return weight * poisson_deviance(rate[good], drawn.counts[good])
+    rate = batch.expected(batch.again)
+    good = batch.good.expand_as(batch.counts)
+    return weight * poisson_deviance(rate[good], batch.counts[good])
 
 
 def regularised(
-    drawn: DecodedBatch, /, *, activity: float = 1e-4, similarity: float = 5e-5, divergence: float = 2e-4
+    batch: DecodedBatch, /, *, activity: float = 1e-4, similarity: float = 5e-5, divergence: float = 2e-4
 ) -> Tensor:
     """The three terms that the first design adds to its mean square error, with its weights.
 
@@ -87,34 +87,34 @@ def regularised(
     (docs: what fails there).
 
     Args:
-        drawn: see `DecodedBatch`.
+        batch: see `DecodedBatch`.
         activity: weight of the mean absolute latent.
         similarity: weight of cosines above one.
         divergence: weight of the mean inverse variance.
     """
-    terms = compute_seed_loss(drawn.patterns, drawn.again, drawn.latents)
+    terms = compute_seed_loss(batch.patterns, batch.again, batch.latents)
     return activity * terms["act"] + similarity * terms["sim"] + divergence * terms["div"]
 
 
-def hinged(drawn: DecodedBatch, /, *, weight: float = 0.01, gamma: float = 1.0) -> Tensor:
+def hinged(batch: DecodedBatch, /, *, weight: float = 0.01, gamma: float = 1.0) -> Tensor:
     """Keep every latent's spread over a batch above ``gamma``; see `variance_hinge`.
 
     Args:
-        drawn: see `DecodedBatch`.
+        batch: see `DecodedBatch`.
         weight: of the loss.
         gamma: standard deviation that is enough.
     """
-    return weight * variance_hinge(drawn.latents, gamma=gamma)
+    return weight * variance_hinge(batch.latents, gamma=gamma)
 
 
-def decorrelated(drawn: DecodedBatch, /, *, weight: float = 0.01) -> Tensor:
+def decorrelated(batch: DecodedBatch, /, *, weight: float = 0.01) -> Tensor:
     """Keep latents from saying the same; see `decorrelation`.
 
     Args:
-        drawn: see `DecodedBatch`.
+        batch: see `DecodedBatch`.
         weight: of the loss.
     """
-    return weight * decorrelation(drawn.latents)
+    return weight * decorrelation(batch.latents)
 
 
 def _mean_of_trusted(values: Float[Tensor, "b 1 y x"], good: Bool[Tensor, "*b y x"]) -> Float[Tensor, ""]:

@@ -107,8 +107,8 @@ class AutoencoderObjective:
             counts = self.counts(index)
             return counts, counts
         whole = np.asarray(self.scan.counts[index]) * self.scan.mask
-        tossed = [_draw_half(*one, (self.manner.seed, 23, epoch)) for one in zip(whole, index, strict=True)]
-        first = np.stack(tossed).astype(np.float32)
+        halves = [_draw_half(*one, (self.manner.seed, 23, epoch)) for one in zip(whole, index, strict=True)]
+        first = np.stack(halves).astype(np.float32)
         parts = (first, whole.astype(np.float32) - first)
         given, wanted = (np.where(self.scan.mask, part, self.usual / 2) for part in parts)
         return self._to_tensor(given), self._to_tensor(wanted)
@@ -133,8 +133,8 @@ class AutoencoderObjective:
         with use_precision(self.net, self.manner.precision):
             latents = self.net.embed(patterns)
             again = self.net.decode(latents, (patterns.shape[-2], patterns.shape[-1]))
-        seen = DecodedBatch(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
-        return {name: loss(seen).float() for name, loss in self.losses.items()}
+        batch = DecodedBatch(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
+        return {name: loss(batch).float() for name, loss in self.losses.items()}
 
     @torch.no_grad()
     def drawn(self, index: np.ndarray, /) -> tuple[Tensor, Tensor]:
@@ -143,8 +143,8 @@ class AutoencoderObjective:
 
     def sides(self, index: np.ndarray, /) -> tuple[Tensor, ...]:
         """Input counts of the network, which add up to those of the patterns."""
-        shown = self.shown(index)
-        return shown if self.manner.halves else shown[:1]
+        counts = self.shown(index)
+        return counts if self.manner.halves else counts[:1]
 
     @torch.no_grad()
     def asked(self, sides: tuple[Tensor, ...], /) -> tuple[Tensor, Tensor]:
@@ -166,10 +166,10 @@ def _turn_batch(
     """A batch and its trusted pixels, each pattern turned by what the detector allows: by its number."""
     ways = turns.allowed(lesson.scan.geometry)
     seeds = ((lesson.manner.seed, 29, lesson.epoch, int(number)) for number in index)
-    drawn = np.array([np.random.default_rng(seed).integers(len(ways)) for seed in seeds])
+    choices = np.array([np.random.default_rng(seed).integers(len(ways)) for seed in seeds])
     out = given.clone(), wanted.clone(), good.repeat(len(index), 1, 1, 1)
-    for number in np.unique(drawn):
-        own = torch.from_numpy(drawn == number).to(given.device)
+    for number in np.unique(choices):
+        own = torch.from_numpy(choices == number).to(given.device)
         for side, taken in zip(out, (given, wanted, out[2]), strict=True):
             side[own] = turns.turned(taken[own], ways[number])
     return out

@@ -228,8 +228,8 @@ class AttentionBlock(nn.Module):
         """Attention between all tokens of a window."""
         wide = self.look(self.before(tokens)).unflatten(-1, (3, self.heads, -1))
         query, key, value = wide.permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(query, key, value)
-        tokens = tokens + self.join(seen.transpose(1, 2).flatten(-2))
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.join(attended.transpose(1, 2).flatten(-2))
         return tokens + self.think(self.after(tokens))
 
 
@@ -328,12 +328,12 @@ class UNet(nn.Module):
         height, width = maps.shape[-2:]
         unit = 2 ** len(self.down)
         state = self.enter(functional.pad(maps, (0, -width % unit, 0, -height % unit)))
-        kept = [state]
+        skips = [state]
         for down in self.down:
-            kept.append(state := down(state))
-        kept.pop()
+            skips.append(state := down(state))
+        skips.pop()
         for up, join in zip(self.up, self.join, strict=True):
-            state = join(torch.cat([up(state), kept.pop()], 1))
+            state = join(torch.cat([up(state), skips.pop()], 1))
         return self.leave(state)[..., :height, :width]
 
 

@@ -136,11 +136,11 @@ def save_network(net: nn.Module, path: Path | str, content: dict[str, Any] | Non
     recipe = getattr(net, "recipe", None)
     if not isinstance(recipe, tuple):
         raise BadInput("nets: save", type(net).__name__, "has no recipe: make it with a builder of nets")
-    said = {**_recipe_to_json(recipe), "card": dict(content or {}), "torch": torch.__version__}
+    metadata = {**_recipe_to_json(recipe), "card": dict(content or {}), "torch": torch.__version__}
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     weights = {name: value.clone() for name, value in weights.items()}
     with whole(_get_file(path)) as short:
-        save_file(weights, short, metadata={"phaseloom": json.dumps(said)})
+        save_file(weights, short, metadata={"phaseloom": json.dumps(metadata)})
     return _get_file(path)
 
 
@@ -154,8 +154,8 @@ def load_network(path: Path | str, /) -> nn.Module:
         BadInput: a file that is missing, damaged or not written by phaseloom.
         MissingExtra: without safetensors.
     """
-    said, weights = _read_file(Path(path), weights=True)
-    net = _build_network(said, str(path))
+    metadata, weights = _read_file(Path(path), weights=True)
+    net = _build_network(metadata, str(path))
     try:
         net.load_state_dict(weights)
     except RuntimeError as problem:
@@ -224,28 +224,28 @@ def _recipe_to_json(recipe: BuilderCall) -> dict[str, Any]:
     }
 
 
-def _build_network(said: dict[str, Any], path: str) -> nn.Module:
+def _build_network(metadata: dict[str, Any], path: str) -> nn.Module:
     """The network that metadata describe.
 
     Only builders of the table are ever imported: a file must not choose what code runs.
     """
-    name = _builder_name(said)
+    name = _builder_name(metadata)
     foreign = BadInput("nets: load", path, f"names the network {name}, which this version does not have")
     if name not in BUILDERS:
         raise foreign
     module, _, function = BUILDERS[name].partition(":")
-    knobs = {key: _read_argument(key, value, path) for key, value in said["knobs"].items()}
+    knobs = {key: _read_argument(key, value, path) for key, value in metadata["knobs"].items()}
     try:
         return getattr(importlib.import_module(module), function)(**knobs)
     except TypeError as problem:
         raise foreign from problem
 
 
-def _builder_name(said: dict[str, Any]) -> str:
+def _builder_name(metadata: dict[str, Any]) -> str:
     """The public name of a builder, also in files of version 0.1, which name a module instead."""
-    if "network" in said:
-        return str(said["network"])
-    old = f"{said.get('room')}.{said.get('builder')}"
+    if "network" in metadata:
+        return str(metadata["network"])
+    old = f"{metadata.get('room')}.{metadata.get('builder')}"
     return BUILDERS_BEFORE_0_2.get(old, old)
 
 
@@ -278,25 +278,25 @@ def _read_file(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, 
     except (SafetensorError, OSError) as problem:
         fix = "is damaged, or no file of weights: pass one that phaseloom has saved"
         raise BadInput("nets: load", str(file), fix) from problem
-    said = _read_metadata(text)
-    if said is None:
+    metadata = _read_metadata(text)
+    if metadata is None:
         fix = "does not say how its network is built: pass one that phaseloom has saved"
         raise BadInput("nets: load", str(file), fix)
-    return said, tensors
+    return metadata, tensors
 
 
 def _read_metadata(text: str) -> dict[str, Any] | None:
     """What metadata say, if that is all that must be said."""
     try:
-        said = json.loads(text)
+        metadata = json.loads(text)
     except ValueError:
         return None
-    if not isinstance(said, dict):
+    if not isinstance(metadata, dict):
         return None
-    kinds = {"network": str} if "network" in said else {"room": str, "builder": str}
+    kinds = {"network": str} if "network" in metadata else {"room": str, "builder": str}
     kinds |= {"knobs": dict, "card": dict}
-    complete = all(isinstance(said.get(key), kind) for key, kind in kinds.items())
-    return said if complete else None
+    complete = all(isinstance(metadata.get(key), kind) for key, kind in kinds.items())
+    return metadata if complete else None
 
 
 def _get_file(path: Path | str) -> Path:

@@ -221,12 +221,12 @@ def _fit_clusters(
     least = int(np.ceil(FITTED_SHARE * len(values)))
     draws = [_draw_rows(len(values), min(MAX_FITTED_ROWS, least), seed) for seed in seeds]
     found = [fit(values, values[few], count, seed) for few, seed in zip(draws, seeds, strict=True)]
-    parted = [labels for labels, _ in found]
+    labellings = [labels for labels, _ in found]
     labels = _rank_labels(found[int(np.argmax([score for _, score in found]))][0], count)
     again = np.empty_like(labels)
     again[order] = labels
-    stability = MeanOverSeeds.of(adjusted_rand(one, other) for one, other in combinations(parted, 2))
-    true = None if known is None else MeanOverSeeds.of(adjusted_rand(known, one) for one in parted)
+    stability = MeanOverSeeds.of(adjusted_rand(one, other) for one, other in combinations(labellings, 2))
+    true = None if known is None else MeanOverSeeds.of(adjusted_rand(known, one) for one in labellings)
     return Clusters(method, again, np.bincount(labels, minlength=count), stability, true)
 
 

@@ -155,9 +155,9 @@ def synthesise(
     whole = [_multiply_slices(object, weights) for object, _ in pairs]
     likeness = [sum(_correlate_objects(one, two, weights) for two in whole) for one in whole]
     object, probe = pairs[int(np.argmax(likeness))]
-    laid = [_register_pair(*pair, object, probe, weights) for pair in pairs]
-    objects = np.stack([pair[0] for pair in laid])
-    probes = np.stack([pair[1] for pair in laid])
+    registered = [_register_pair(*pair, object, probe, weights) for pair in pairs]
+    objects = np.stack([pair[0] for pair in registered])
+    probes = np.stack([pair[1] for pair in registered])
     target = _multiply_slices(object, weights)
     correlation = np.array(
         [_correlate_objects(_multiply_slices(one, weights), target, weights) for one in objects]
@@ -201,11 +201,11 @@ def prtf(
     if wanted.shape != repeats.shape[1:]:
         raise BadInput("prtf.magnitudes", wanted.shape, f"must have the shape {repeats.shape[1:]}")
     ring, width, rings = _number_rings(repeats.shape[-2:], pixel)
-    kept, total = (
+    coherent, total = (
         np.bincount(ring.ravel(), values.reshape(-1, ring.size).sum(0), minlength=rings + 1)[:rings]
         for values in (np.abs(spectra.mean(0)), wanted)
     )
-    value = np.divide(kept, total, out=np.zeros(rings), where=total > 0)
+    value = np.divide(coherent, total, out=np.zeros(rings), where=total > 0)
     return RadialCurve(np.arange(rings) * width, value)
 
 
@@ -303,13 +303,13 @@ def _centre_probe(slices: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np
     """Object and probe moved together, the probe's centre of mass to the middle."""
     middle = [size // 2 for size in modes.shape[-2:]]
     shift = (0.0, 0.0)
-    moved = modes
+    shifted_modes = modes
     for _ in range(4):
-        slope = _find_phase_slope(np.fft.fft2(moved), cyclic=True)
+        slope = _find_phase_slope(np.fft.fft2(shifted_modes), cyclic=True)
         place = [-s * n / (2 * np.pi) for s, n in zip(slope, modes.shape[-2:], strict=True)]
         away = [(m - p + n / 2) % n - n / 2 for m, p, n in zip(middle, place, modes.shape[-2:], strict=True)]
         shift = (shift[0] + away[0], shift[1] + away[1])
-        moved = _shift_periodic(modes, shift)
+        shifted_modes = _shift_periodic(modes, shift)
     return _move_together(slices, modes, shift)
 
 
@@ -323,10 +323,10 @@ def _move_together(
     if np.hypot(*shift) < 1e-9:
         return slices, modes
     planes = [_find_plane_wave(image) for image in slices]
-    moved = [
+    shifted_slices = [
         shift_image(image * wave.conj(), shift) * wave for image, wave in zip(slices, planes, strict=True)
     ]
-    return np.stack(moved), _shift_periodic(modes, shift)
+    return np.stack(shifted_slices), _shift_periodic(modes, shift)
 
 
 def _shift_periodic(modes: np.ndarray, shift: tuple[float, float]) -> np.ndarray:

@@ -153,10 +153,10 @@ def register(
     one = shift_image(one, shift)
     if complex_:
         one = remove_plane_wave(one * two.conj()) * two / np.maximum(np.abs(two) ** 2, 1e-30)
-    lost = [margin + int(np.ceil(abs(step))) for step in shift]
-    if any(size - 2 * edge < 4 for size, edge in zip(shape, lost, strict=True)):
+    edges = [margin + int(np.ceil(abs(step))) for step in shift]
+    if any(size - 2 * edge < 4 for size, edge in zip(shape, edges, strict=True)):
         raise BadInput("register.margin", margin, f"leaves nothing of {shape[0]}x{shape[1]} after the shift")
-    inner = tuple(slice(edge, size - edge) for size, edge in zip(shape, lost, strict=True))
+    inner = tuple(slice(edge, size - edge) for size, edge in zip(shape, edges, strict=True))
     return one[inner], two[inner]
 
 

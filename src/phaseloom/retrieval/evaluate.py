@@ -56,8 +56,8 @@ def evaluate_network(
     for dose in doses:
         found: list[Agreement] = []
         for number, scene in enumerate(scenes):
-            seen = predict_image(net, scene, dose, seed=seed + number)
-            found.append(measure_agreement(seen, scene.phase.numpy(), rim=RIM_PIXELS))
+            image = predict_image(net, scene, dose, seed=seed + number)
+            found.append(measure_agreement(image, scene.phase.numpy(), rim=RIM_PIXELS))
         out["noiseless" if dose >= NOISELESS_DOSE else f"{dose:g}"] = asdict(Agreement.mean(found))
     return out
 
@@ -66,7 +66,7 @@ def make_network_card(
     recipe: Train,
     net: nn.Module,
     unseen: Sequence[TrainingScan],
-    seen: Sequence[TrainingScan],
+    trained: Sequence[TrainingScan],
     /,
     *,
     epochs: int = 0,
@@ -77,11 +77,11 @@ def make_network_card(
         recipe: of its training.
         net: patterns and optics to images, or the second stage.
         unseen: scans of held-out materials, to evaluate it on.
-        seen: scans that it was trained on.
+        trained: scans that it was trained on.
         epochs: of the training.
     """
     first = unseen[0].experiment
-    numbers = np.stack([told(scene.experiment, NOISELESS_DOSE) for scene in (*unseen, *seen)])
+    numbers = np.stack([told(scene.experiment, NOISELESS_DOSE) for scene in (*unseen, *trained)])
     spread = np.abs(numbers - told(first, NOISELESS_DOSE)).max(0)
     rows = zip(OPTICS_NAMES, DEFAULT_TOLERANCE, spread, strict=True)
     tolerance = {name: usual + float(more) for name, usual, more in rows if name != "dose"}

@@ -37,11 +37,11 @@ class PredictedBatch:
     experiments: Sequence[Experiment]
 
 
-def contrast(seen: PredictedBatch, /, *, weight: float = 1.0, floor: float = 0.05) -> Tensor:
+def contrast(batch: PredictedBatch, /, *, weight: float = 1.0, floor: float = 0.05) -> Tensor:
     """Mean square error over the variance of the truth, so that light specimens count as heavy ones do.
 
     Args:
-        seen: see `PredictedBatch`.
+        batch: see `PredictedBatch`.
         weight: of the loss.
         floor: standard deviation of the truth, radian, below which errors are not blown up further.
 
@@ -51,46 +51,46 @@ def contrast(seen: PredictedBatch, /, *, weight: float = 1.0, floor: float = 0.0
         >>> round(contrast(PredictedBatch(flat, true, flat, [])).item(), 3)
         1.0
     """
-    error = _subtract_mean(_cut_rim(seen.image) - _cut_rim(seen.phase))
-    truth = _subtract_mean(_cut_rim(seen.phase))
+    error = _subtract_mean(_cut_rim(batch.image) - _cut_rim(batch.phase))
+    truth = _subtract_mean(_cut_rim(batch.phase))
     return weight * (_compute_power(error) / (_compute_power(truth) + floor**2)).mean()
 
 
-def edges(seen: PredictedBatch, /, *, weight: float = 0.1, floor: float = 0.02) -> Tensor:
+def edges(batch: PredictedBatch, /, *, weight: float = 0.1, floor: float = 0.02) -> Tensor:
     """Mean absolute error of the gradient, over that of the truth's gradient.
 
     Args:
-        seen: see `PredictedBatch`.
+        batch: see `PredictedBatch`.
         weight: of the loss.
         floor: mean gradient of the truth, radian per pixel, below which errors are not blown up further.
     """
-    error = seen.image - seen.phase
-    truth = seen.phase
+    error = batch.image - batch.phase
+    truth = batch.phase
     off, there = (_compute_gradient(_cut_rim(part)) for part in (error, truth))
     return weight * (off / (there + floor)).mean()
 
 
-def rings(seen: PredictedBatch, /, *, weight: float = 0.1, count: int = 16) -> Tensor:
+def rings(batch: PredictedBatch, /, *, weight: float = 0.1, count: int = 16) -> Tensor:
     """Error of the Fourier transform over the power of the truth, ring by ring: fine detail counts too.
 
     Args:
-        seen: see `PredictedBatch`.
+        batch: see `PredictedBatch`.
         weight: of the loss.
         count: rings up to two thirds of the Nyquist frequency, where the truth ends.
     """
-    error, truth = (_subtract_mean(_cut_rim(part)) for part in (seen.image - seen.phase, seen.phase))
+    error, truth = (_subtract_mean(_cut_rim(part)) for part in (batch.image - batch.phase, batch.phase))
     off, there = (_sum_rings(part, count) for part in (error, truth))
     return weight * (off / (there + 0.01 * there.mean(-1, keepdim=True) + 1e-12)).clamp(max=10).mean()
 
 
-def physics(seen: PredictedBatch, /, *, weight: float = 0.1, probes: int = 4) -> Tensor:
+def physics(batch: PredictedBatch, /, *, weight: float = 0.1, probes: int = 4) -> Tensor:
     """Difference of the patterns that the image would give, by our own forward model, from those given.
 
     Amplitudes are compared, relative to how the patterns differ from one without a specimen. Only probes
     whose window lies in the image take part.
 
     Args:
-        seen: see `PredictedBatch`; an image of one slice.
+        batch: see `PredictedBatch`; an image of one slice.
         weight: of the loss.
         probes: rows and columns of probes that are compared, from the middle of the view.
 
@@ -99,7 +99,7 @@ def physics(seen: PredictedBatch, /, *, weight: float = 0.1, probes: int = 4) ->
     """
     total = [
         _compare_patterns(*one, probes)
-        for one in zip(seen.image, seen.patterns, seen.experiments, strict=True)
+        for one in zip(batch.image, batch.patterns, batch.experiments, strict=True)
     ]
     return weight * torch.stack(total).mean()
 
@@ -154,6 +154,6 @@ def _sum_rings(image: Tensor, count: int) -> Tensor:
     y = torch.fft.fftfreq(height)[:, None]
     x = torch.fft.rfftfreq(width)[None]
     ring = (torch.hypot(y, x) * (3 * count)).long().flatten().to(image.device)
-    kept = ring < count
+    inside = ring < count
     sums = power.new_zeros(*power.shape[:-1], count)
-    return sums.index_add(-1, ring[kept], power[..., kept])
+    return sums.index_add(-1, ring[inside], power[..., inside])

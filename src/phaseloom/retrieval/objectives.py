@@ -77,8 +77,8 @@ class RetrievalObjective:
 
     def compute_losses(self, image: Tensor, batch: ViewBatch) -> dict[str, Tensor]:
         """Every loss of an image."""
-        seen = PredictedBatch(image.float(), batch.phase, batch.patterns, batch.experiments)
-        return {name: loss(seen) for name, loss in self.losses.items()}
+        predicted = PredictedBatch(image.float(), batch.phase, batch.patterns, batch.experiments)
+        return {name: loss(predicted) for name, loss in self.losses.items()}
 
 
 class PatchObjective(RetrievalObjective):

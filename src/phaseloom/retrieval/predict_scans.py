@@ -148,8 +148,8 @@ def plot_prediction(prediction: Prediction, /) -> "Figure":
     phase = prediction.phase
     low, high = canvas.limits(phase)
     look = {"title": f"Phase, predicted by {prediction.model}", "cmap": "viridis", "vmin": low, "vmax": high}
-    drawn = canvas.image(axes, phase, pixel=prediction.pixel, **look)
-    canvas.colour_bar(axes, drawn, "phase (rad)")
+    artist = canvas.image(axes, phase, pixel=prediction.pixel, **look)
+    canvas.colour_bar(axes, artist, "phase (rad)")
     return figure
 
 
@@ -285,7 +285,7 @@ def _find_missing(recipes: Sequence[Reconstruct], folder: Path, by: dict[str, An
     ]
 
 
-def _is_complete(folder: Path, asked: dict[str, Any]) -> bool:
+def _is_complete(folder: Path, request: dict[str, Any]) -> bool:
     """Whether the prediction of a scan is there and whole.
 
     Raises:
@@ -293,8 +293,8 @@ def _is_complete(folder: Path, asked: dict[str, Any]) -> bool:
     """
     if not ((folder / REQUEST_FILE).is_file() and (folder / "prediction.h5").is_file()):
         return False
-    told = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
-    differ = [name for name, value in asked.items() if told.get(name) != value]
+    stored = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
+    differ = [name for name, value in request.items() if stored.get(name) != value]
     if differ:
         fix = f"is there already with another {', '.join(differ)}: name another --out, or remove that folder"
         raise BadInput("predict scans", str(folder), fix)
@@ -343,8 +343,8 @@ def predict_missing(
     work = partial(_predict_one, folder=folder.resolve(), model=model, by=by)
     trees = [recipe.model_copy(update={"file": recipe.file.resolve()}) for recipe in left]
     with crew(workers, scheduler) as (team, ahead), closing(spread(work, trees, team, ahead)) as done:
-        for recipe, said in done:
-            yield recipe.file, said
+        for recipe, message in done:
+            yield recipe.file, message
 
 
 def _predict_one(recipe: Reconstruct, *, folder: Path, model: str, by: dict[str, Any]) -> str:

@@ -94,8 +94,8 @@ def predict(
     net = make_scan_network(net)
     experiment = _read_experiment(card)
     _require_electrons(scan)
-    scan, masked = mask_hot_pixels(scan)
-    scan, lattice, put = fill_empty_places(scan, find_raster(scan))
+    scan, mask_notes = mask_hot_pixels(scan)
+    scan, lattice, fill_notes = fill_empty_places(scan, find_raster(scan))
     beam, notes = _describe_experiment(scan, optics or Optics(), experiment)
     every = _find_stride(lattice, beam, experiment, _read_tolerance(card)[1])
     beam = replace(beam, step=math.sqrt(math.prod(lattice.step) * math.prod(every)))
@@ -104,12 +104,19 @@ def predict(
     numbers, more = _make_optics_numbers(beam, view, card)
     pixel = (lattice.step[0] * every[0] / PER_STEP, lattice.step[1] * every[1] / PER_STEP)
     phase = _ScanReader(net, view, numbers, at_once).predict_whole(lattice, every)
-    said = [*masked, *put, *notes, *_list_notes(scan, lattice, every, beam, experiment), *view.notes, *more]
+    all_notes = [
+        *mask_notes,
+        *fill_notes,
+        *notes,
+        *_list_notes(scan, lattice, every, beam, experiment),
+        *view.notes,
+        *more,
+    ]
     return Prediction(
         phase=(phase - phase.mean(dtype=np.float64)).astype(np.float32),
         pixel=pixel,
         origin=(lattice.first[0] - PER_STEP * pixel[0], lattice.first[1] - PER_STEP * pixel[1]),
-        notes=tuple(said),
+        notes=tuple(all_notes),
         told=tuple(numbers.tolist()),
         semiangle=beam.semiangle,
         aberrations=dict(beam.aberrations),
@@ -183,19 +190,19 @@ def _find_semiangle(scan: Scan4D, given: float | None) -> tuple[float, list[str]
             raise BadInput("semiangle", None, fix) from problem
         return given, []
     angles = scan.geometry.angle
-    seen = disk.radius * math.sqrt(angles[0] * angles[1])
+    measured = disk.radius * math.sqrt(angles[0] * angles[1])
     middle = [n // 2 for n in mean.shape]
     away = math.hypot(*(found - centre for found, centre in zip(disk.centre, middle, strict=True)))
     notes = []
     if away > max(0.1 * disk.radius, 0.3):
         notes.append(f"the disk lies {away:.2g} pixels beside the middle: try prepare: center")
     if given is None:
-        notes.append(f"semiangle is not given: taken as {1e3 * seen:.4g} mrad, that of the disk")
-    elif abs(seen / given - 1) > MAX_SEMIANGLE_DEVIATION:
+        notes.append(f"semiangle is not given: taken as {1e3 * measured:.4g} mrad, that of the disk")
+    elif abs(measured / given - 1) > MAX_SEMIANGLE_DEVIATION:
         notes.append(
-            f"the disk looks like {1e3 * seen:.3g} mrad, not {1e3 * given:.3g}: check the calibration"
+            f"the disk looks like {1e3 * measured:.3g} mrad, not {1e3 * given:.3g}: check the calibration"
         )
-    return (seen if given is None else given), notes
+    return (measured if given is None else given), notes
 
 
 def _require_disk(scan: Scan4D, angle: float) -> None:
@@ -337,9 +344,9 @@ def _merge_images(
         inside = [(place >= 0) & (place <= size - 1) for place, size in where]
         box = np.ix_(*inside)
         places = np.meshgrid(*(p[one] for (p, _), one in zip(where, inside, strict=True)), indexing="ij")
-        moved = map_coordinates(image.astype(np.float64), places, order=3, mode="nearest")
-        inner = moved[PER_STEP:-PER_STEP, PER_STEP:-PER_STEP]
-        total[box] += moved - inner.mean()
+        resampled = map_coordinates(image.astype(np.float64), places, order=3, mode="nearest")
+        inner = resampled[PER_STEP:-PER_STEP, PER_STEP:-PER_STEP]
+        total[box] += resampled - inner.mean()
         cover[box] += 1
     return (total / np.maximum(cover, 1)).astype(np.float32)
 

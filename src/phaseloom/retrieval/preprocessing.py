@@ -126,12 +126,12 @@ class PatternPreprocessor:
         known = vacuum(experiment).numpy()
         there = np.outer(rows.sum(1), columns.sum(1)) / area
         cover = rows @ good @ columns.T / area
-        usual = _get_mean_pattern(net, known.shape)
-        notes = _check_reach(there, known, usual.numpy(), scan, semiangle)
-        notes += _describe_masked(there, cover, known, usual.numpy())
+        typical = _get_mean_pattern(net, known.shape)
+        notes = _check_reach(there, known, typical.numpy(), scan, semiangle)
+        notes += _describe_masked(there, cover, known, typical.numpy())
         beam, electrons, more = _estimate_dose(scan, good, float((known * cover).sum() / known.sum()), dose)
         down, along, part = (torch.as_tensor(one, dtype=torch.float32) for one in (rows, columns, cover))
-        return cls(scan, good, down, along, part, usual, beam, electrons, (*notes, *more))
+        return cls(scan, good, down, along, part, typical, beam, electrons, (*notes, *more))
 
     def fill(self, index: np.ndarray, /) -> Tensor:
         """Values for unknown pixels: ``filling``, with the counting noise that it would have.
@@ -141,19 +141,21 @@ class PatternPreprocessor:
         if not self.electrons:
             return self.filling
         expected = (self.filling * self.beam).expand(NOISE_PATTERNS, -1, -1).contiguous()
-        drawn = torch.poisson(expected, generator=torch.Generator().manual_seed(0)) / self.beam
-        return drawn[torch.from_numpy(index.ravel() % NOISE_PATTERNS)]
+        noisy = torch.poisson(expected, generator=torch.Generator().manual_seed(0)) / self.beam
+        return noisy[torch.from_numpy(index.ravel() % NOISE_PATTERNS)]
 
     def patterns(self, index: np.ndarray, /) -> Tensor:
         """Fractions of the beam ``(*index, y, x)``; what is not measured is that of the pixel across."""
         counts = torch.from_numpy(_read_counts(self.scan, self.good, index.ravel()))
         known = self.cover > 0.5
-        seen = self.rows @ counts @ self.columns.T
-        seen = torch.where(known, seen / self.cover.clamp(min=0.5) / self.beam, 0.0)
+        patterns = self.rows @ counts @ self.columns.T
+        patterns = torch.where(known, patterns / self.cover.clamp(min=0.5) / self.beam, 0.0)
         if not bool(known.all()):
             there = mirror_through_zero(known.float()) > 0
-            seen = torch.where(known, seen, torch.where(there, mirror_through_zero(seen), self.fill(index)))
-        return seen.reshape(*index.shape, *seen.shape[-2:])
+            patterns = torch.where(
+                known, patterns, torch.where(there, mirror_through_zero(patterns), self.fill(index))
+            )
+        return patterns.reshape(*index.shape, *patterns.shape[-2:])
 
 
 def _require_fine_pixels(ratio: list[float], angle: tuple[float, float]) -> None:
@@ -180,20 +182,22 @@ def _find_hot_pixels(scan: Scan4D) -> np.ndarray:
 
 
 def _check_reach(
-    there: np.ndarray, known: np.ndarray, usual: np.ndarray, scan: Scan4D, semiangle: float
+    there: np.ndarray, known: np.ndarray, typical: np.ndarray, scan: Scan4D, semiangle: float
 ) -> list[str]:
     """Notes on the model's pixels beyond the detector, or a refusal."""
-    lost = float(known[there < 0.5].sum() / known.sum())
+    missed_share = float(known[there < 0.5].sum() / known.sum())
     reach = 1e3 * min(n // 2 * a for n, a in zip(scan.geometry.shape, scan.geometry.angle, strict=True))
-    if lost > MAX_MISSED_BEAM:
-        fix = f"misses {100 * lost:.2g} % of the beam of {1e3 * semiangle:.3g} mrad: do not crop so far"
+    if missed_share > MAX_MISSED_BEAM:
+        fix = (
+            f"misses {100 * missed_share:.2g} % of the beam of {1e3 * semiangle:.3g} mrad: do not crop so far"
+        )
         raise BadInput("detector", f"a reach of {reach:.3g} mrad", fix)
-    missed = _measure_share(known, usual, there < 0.5)
+    missed = _measure_share(known, typical, there < 0.5)
     part = 100 * float((there < 0.5).mean())
     if not missed:
         return []
-    told = f"with {100 * missed:.2g} % of the beam, which are taken as on average"
-    return [f"{part:.2g} % of the model's pixels lie beyond the detector's {reach:.3g} mrad, {told}"]
+    description = f"with {100 * missed:.2g} % of the beam, which are taken as on average"
+    return [f"{part:.2g} % of the model's pixels lie beyond the detector's {reach:.3g} mrad, {description}"]
 
 
 def _measure_share(known: np.ndarray, usual: np.ndarray, where: np.ndarray) -> float:
@@ -203,11 +207,13 @@ def _measure_share(known: np.ndarray, usual: np.ndarray, where: np.ndarray) -> f
     return max(bare, typical) if bare > MIN_NOTED_BEAM or typical > MIN_NOTED_SCATTERING else 0.0
 
 
-def _describe_masked(there: np.ndarray, cover: np.ndarray, known: np.ndarray, usual: np.ndarray) -> list[str]:
+def _describe_masked(
+    there: np.ndarray, cover: np.ndarray, known: np.ndarray, typical: np.ndarray
+) -> list[str]:
     """A note on masked pixels that hold some of the beam."""
     masked = (there >= 0.5) & (cover <= 0.5)
     mended = masked & (mirror_through_zero(torch.from_numpy(1.0 * (cover > 0.5))).numpy() > 0)
-    if not _measure_share(known, usual, masked):
+    if not _measure_share(known, typical, masked):
         return []
     rest = f", {(masked & ~mended).sum()} as on average" if (masked & ~mended).any() else ""
     return [f"{masked.sum()} of the model's pixels are masked: {mended.sum()} taken as those across{rest}"]

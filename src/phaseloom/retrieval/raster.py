@@ -88,8 +88,8 @@ def fill_empty_places(scan: Scan4D, lattice: Raster, /) -> tuple[Scan4D, Raster,
         **{name: longer(getattr(scan, name)) for name in ("weights", "heights", "descan")},
     )
     verb = "is empty and is" if len(places) == 1 else "are empty and are"
-    said = f"{len(places)} of {index.size} places of the raster {verb} filled with the mean of the neighbours"
-    return whole, replace(lattice, index=index), [said]
+    note = f"{len(places)} of {index.size} places of the raster {verb} filled with the mean of the neighbours"
+    return whole, replace(lattice, index=index), [note]
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ def _fit_full_lattice(positions: np.ndarray, grid: tuple[int, int] | None) -> Ra
     shapes = {(n, count // n) for n in range(2, count // 2 + 1) if count % n == 0}
     if grid is not None and min(grid) > 1:
         shapes = {(grid[0], grid[1]), (grid[1], grid[0])}
-    tried = [_fit_lattice(positions, shape) for shape in sorted(shapes)]
-    best = min(tried, key=lambda one: one.astray, default=None)
+    fits = [_fit_lattice(positions, shape) for shape in sorted(shapes)]
+    best = min(fits, key=lambda one: one.astray, default=None)
     return best if best is not None and best.astray <= MAX_DEVIATION else None
 
 
@@ -177,7 +177,7 @@ def _fit_lattice(positions: np.ndarray, shape: tuple[int, int]) -> Raster:
     index = np.take_along_axis(lines, order, 1)
     step = []
     first = []
-    astray = 0.0
+    deviation = 0.0
     for axis in (0, 1):
         places = positions[index, axis]
         number = np.arange(shape[axis]) - (shape[axis] - 1) / 2
@@ -185,10 +185,10 @@ def _fit_lattice(positions: np.ndarray, shape: tuple[int, int]) -> Raster:
         slope = float(number @ along / (number @ number))
         line = along.mean() + slope * number
         off = np.abs(places - (line[:, None] if axis == 0 else line)).max()
-        astray = max(astray, float(off / slope) if slope > 0 else math.inf)
+        deviation = max(deviation, float(off / slope) if slope > 0 else math.inf)
         step.append(slope)
         first.append(float(line[0]))
-    return Raster(index, (step[0], step[1]), (first[0], first[1]), astray)
+    return Raster(index, (step[0], step[1]), (first[0], first[1]), deviation)
 
 
 def _fit_sparse_lattice(positions: np.ndarray) -> Raster | None:
@@ -198,19 +198,19 @@ def _fit_sparse_lattice(positions: np.ndarray) -> Raster | None:
         return None
     axes = [_find_lines(places, spacing) for places in positions.T]
     numbers = np.stack([number for number, _, _ in axes], 1)
-    astray = max(
+    deviation = max(
         float(np.abs(places - first - step * number).max() / step)
         for places, (number, step, first) in zip(positions.T, axes, strict=True)
     )
     shape = numbers.max(0) + 1
-    if astray > MAX_DEVIATION or len(positions) < 0.5 * math.prod(shape.tolist()):
+    if deviation > MAX_DEVIATION or len(positions) < 0.5 * math.prod(shape.tolist()):
         return None
     index = np.full(shape, -1)
     index[tuple(numbers.T)] = np.arange(len(positions))
     if int((index >= 0).sum()) < len(positions):
         return None
     (_, step_y, first_y), (_, step_x, first_x) = axes
-    return Raster(index, (step_y, step_x), (first_y, first_x), astray)
+    return Raster(index, (step_y, step_x), (first_y, first_x), deviation)
 
 
 def _find_lines(places: np.ndarray, spacing: float) -> tuple[np.ndarray, float, float]:

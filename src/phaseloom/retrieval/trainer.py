@@ -157,8 +157,8 @@ class RetrievalTraining(NetworkTraining):
     def finish(self) -> tuple[Path | None, dict[str, Any]]:
         """Evaluate the network and write it with its card; the file, and the card."""
         unseen = [self.pool[number] for number in self.recipe.judges()]
-        seen = [self.pool[number] for number in self.numbers(1)[:CALIBRATION_SCANS]]
-        card = make_network_card(self.recipe, self.net, unseen, seen, epochs=self.progress.epoch)
+        trained = [self.pool[number] for number in self.numbers(1)[:CALIBRATION_SCANS]]
+        card = make_network_card(self.recipe, self.net, unseen, trained, epochs=self.progress.epoch)
         return save_with_card(self.net, card, self.directory), card
 
 

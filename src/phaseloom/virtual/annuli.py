@@ -170,8 +170,8 @@ def make_standard_detectors(
     for name, (inner, outer) in STANDARD_RINGS.items():
         begin = inner * semiangle
         end = outer * semiangle
-        seen = begin < reach
-        ring = make_annulus(geometry, begin, end, name=name, centre=centre) if seen else None
+        reached = begin < reach
+        ring = make_annulus(geometry, begin, end, name=name, centre=centre) if reached else None
         if ring is None or (ring.weights * good).sum() < 1:
             limits = f"it begins at {format_mrad(begin)}, and the detector reaches to {format_mrad(reach)}"
             notes.append(f"{name} is left out: {limits}")
@@ -201,12 +201,12 @@ def describe_cut_ring(
     outer = ring.outer or 0.0
     if outer <= edge * (1 + 1e-9):
         return ()
-    said = f"{ring.name}: the detector holds whole rings only to {format_mrad(edge)}"
+    sentence = f"{ring.name}: the detector holds whole rings only to {format_mrad(edge)}"
     if math.isinf(outer):
         where = "lies in its corners alone" if inner >= edge else "ends where the detector ends"
-        return (f"{said}, so it {where}",)
+        return (f"{sentence}, so it {where}",)
     share = ring.weights.sum() * math.prod(geometry.angle) / (math.pi * (outer**2 - inner**2))
-    return (f"{said}, and {100 * share:.0f} % of this one",)
+    return (f"{sentence}, and {100 * share:.0f} % of this one",)
 
 
 def _measure_reach(geometry: Geometry, centre: tuple[float, float] | None) -> float:

@@ -155,14 +155,14 @@ def _draw_mean(axes: Axes, *, scan: Scan4D, found: ScanMeasurement, title: str) 
     from matplotlib.patches import Circle
 
     mean = np.where(scan.mask, found.mean, np.nan)
-    lit = mean[np.isfinite(mean) & (mean > 0)]
-    high = float(lit.max()) if lit.size else 1.0
-    low = float(np.clip(np.percentile(lit, 2), high * 1e-5, high / 10)) if lit.size else 0.1
+    positive = mean[np.isfinite(mean) & (mean > 0)]
+    high = float(positive.max()) if positive.size else 1.0
+    low = float(np.clip(np.percentile(positive, 2), high * 1e-5, high / 10)) if positive.size else 0.1
     step, dimension = detector_step(scan.geometry)
     look: dict[str, Any] = {"cmap": "magma", "norm": LogNorm(low, high, clip=True)}
     words = f"Mean pattern{', ' if title else ''}{title}"
-    drawn = image(axes, np.ma.masked_invalid(mean), pixel=step, dimension=dimension, title=words, **look)
-    colour_bar(axes, drawn, "counts per pixel")
+    artist = image(axes, np.ma.masked_invalid(mean), pixel=step, dimension=dimension, title=words, **look)
+    colour_bar(axes, artist, "counts per pixel")
     at = tuple((c + 0.5) * s for c, s in zip(found.centre[::-1], step[::-1], strict=True))
     for radius, number, _ in _list_rims(found):
         style: dict[str, Any] = {
@@ -171,8 +171,8 @@ def _draw_mean(axes: Axes, *, scan: Scan4D, found: ScanMeasurement, title: str) 
             "linewidth": 1.2,
         }
         axes.add_patch(Circle((at[0], at[1]), radius, facecolor="none", **style))
-    axes.set_xlim(drawn.get_extent()[:2])
-    axes.set_ylim(drawn.get_extent()[2:])
+    axes.set_xlim(artist.get_extent()[:2])
+    axes.set_ylim(artist.get_extent()[2:])
 
 
 def _list_rims(found: ScanMeasurement) -> list[tuple[float, int, str]]:
@@ -193,8 +193,8 @@ def _find_largest_deflection(found: ScanMeasurement) -> float:
 
 def _draw_deflection(axes: Axes, *, found: ScanMeasurement, size: float, title: str) -> None:
     """Centres of mass: hue is the direction in the picture (rows down), brightness the angle."""
-    moved = np.nan_to_num(subtract_plane(found.deflection, found.positions)) / size
-    wave = moved[:, 1] - 1j * moved[:, 0]
+    scaled = np.nan_to_num(subtract_plane(found.deflection, found.positions)) / size
+    wave = scaled[:, 1] - 1j * scaled[:, 0]
     wave = wave / np.maximum(np.abs(wave), 1)
     # The brightest colour is that of a modulus of one, for all values.
     colours = wave_colours(np.append(wave, np.ones(1 + len(wave) // 400)))[: len(wave)]
@@ -215,15 +215,15 @@ def _draw_profiles(axes: Axes, *, scan: Scan4D, curves: list[tuple[str, ScanMeas
     """Mean over the azimuth of mean patterns, with its spread, and where detectors begin and end."""
     floor = np.inf
     for number, (name, one) in enumerate(curves):
-        told = compute_radial_profile(one.mean, scan.geometry, centre=one.centre, mask=scan.mask)
-        angle = 1e3 * told.angle
-        mean = told.mean
-        spread = np.sqrt(told.variance)
+        profile = compute_radial_profile(one.mean, scan.geometry, centre=one.centre, mask=scan.mask)
+        angle = 1e3 * profile.angle
+        mean = profile.mean
+        spread = np.sqrt(profile.variance)
         style = {"color": PALETTE[number], "linestyle": DASHES[number]}
         axes.plot(angle, mean, linewidth=1.3, label=name or "mean over the azimuth", **style)
         axes.fill_between(angle, mean - spread, mean + spread, alpha=0.25, color=style["color"], linewidth=0)
-        lit = mean[np.isfinite(mean) & (mean > 0)]
-        floor = min([floor, *np.maximum(lit, 1e-6 * lit.max(initial=0.0)).tolist()])
+        positive = mean[np.isfinite(mean) & (mean > 0)]
+        floor = min([floor, *np.maximum(positive, 1e-6 * positive.max(initial=0.0)).tolist()])
     if np.isfinite(floor):
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7 * floor)

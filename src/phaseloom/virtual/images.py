@@ -174,10 +174,10 @@ class _RunningMoments:
     def add(self, counts: Floats) -> None:
         many = len(counts)
         mean = counts.mean(0)
-        apart = mean - self.mean
+        difference = mean - self.mean
         share = many / (self.count + many)
-        self.squares = self.squares + ((counts - mean) ** 2).sum(0) + apart**2 * (self.count * share)
-        self.mean = self.mean + apart * share
+        self.squares = self.squares + ((counts - mean) ** 2).sum(0) + difference**2 * (self.count * share)
+        self.mean = self.mean + difference * share
         self.highest = np.maximum(self.highest, counts.max(0))
         self.count += many
 
@@ -225,15 +225,15 @@ def measure_scan(
     for _, counts in _read_counts(scan):
         moments.add(counts)
         sums.append(counts @ table)
-    told = np.concatenate(sums).T
+    sums_by_detector = np.concatenate(sums).T
     shape = scan.mask.shape
-    weight = np.where(told[-3] > 0, told[-3], np.nan)
+    weight = np.where(sums_by_detector[-3] > 0, sums_by_detector[-3], np.nan)
     return ScanMeasurement(
         detectors=tuple(detectors),
-        values=told[:-4] / trusted[:, None],
+        values=sums_by_detector[:-4] / trusted[:, None],
         trusted=trusted,
-        total=told[-4],
-        deflection=(told[-2:] / weight).T,
+        total=sums_by_detector[-4],
+        deflection=(sums_by_detector[-2:] / weight).T,
         mean=moments.mean.reshape(shape),
         highest=moments.highest.reshape(shape),
         spread=np.sqrt(moments.squares / moments.count).reshape(shape),

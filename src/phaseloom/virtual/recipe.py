@@ -95,8 +95,8 @@ class VirtualImages:
         import h5py
 
         with whole(path) as short, h5py.File(short, "w") as file:
-            for name, (values, told) in self.tables().items():
-                file.create_dataset(name, data=values).attrs.update(told)
+            for name, (values, attributes) in self.tables().items():
+                file.create_dataset(name, data=values).attrs.update(attributes)
             file.attrs.update({"phaseloom_virtual": 1, "semiangle": self.beam.semiangle})
             file.attrs.update({"semiangle_units": "radian", "centre": self.survey.centre})
             file.attrs.update({"centre_units": "pixel (row, column)", "notes": "\n".join(self.notes)})
@@ -107,31 +107,31 @@ class VirtualImages:
 
     def tables(self) -> dict[str, tuple[np.ndarray, Mapping[str, Any]]]:
         """Arrays with their attributes, by the name that they have in the file."""
-        seen = self.survey
+        measured = self.survey
         found: dict[str, tuple[np.ndarray, Mapping[str, Any]]] = {}
-        for one, trusted in zip(seen.detectors, seen.trusted, strict=True):
+        for one, trusted in zip(measured.detectors, measured.trusted, strict=True):
             ring = (
                 {} if one.inner is None else {"inner": one.inner, "outer": one.outer, "angle_units": "radian"}
             )
-            told = {"units": "counts", "trusted_share": float(trusted), **ring}
-            found[f"images/{one.name}"] = (seen.image(one.name), told)
+            attributes = {"units": "counts", "trusted_share": float(trusted), **ring}
+            found[f"images/{one.name}"] = (measured.image(one.name), attributes)
             found[f"detectors/{one.name}"] = (one.weights, {"units": "share of a pixel", **ring})
         found["images/total"] = (
-            arrange_on_grid(seen.total, seen.grid),
+            arrange_on_grid(measured.total, measured.grid),
             {"units": "counts", "of": "trusted pixels, as they are"},
         )
         bent = {"units": "radian", "axes": "(y, x) last; positive towards larger rows and columns"}
-        found["deflection/measured"] = (arrange_on_grid(seen.deflection, seen.grid), bent)
-        found["deflection/used"] = (arrange_on_grid(self.deflection, seen.grid), bent)
+        found["deflection/measured"] = (arrange_on_grid(measured.deflection, measured.grid), bent)
+        found["deflection/used"] = (arrange_on_grid(self.deflection, measured.grid), bent)
         if self.phase is not None:
             found["phase"] = (self.phase, {"units": "radian", "from": "deflection/used"})
         for name in ("mean", "highest", "spread"):
-            found[f"patterns/{name}"] = (getattr(seen, name), {"units": "counts"})
+            found[f"patterns/{name}"] = (getattr(measured, name), {"units": "counts"})
         for name in ("mean", "variance", "share"):
             units = {"mean": "counts", "variance": "counts^2", "share": "1"}[name]
             found[f"radial/{name}"] = (getattr(self.profile, name), {"units": units})
         found["radial/angle"] = (self.profile.angle, {"units": "radian"})
-        found["positions"] = (seen.positions, {"units": "angstrom", "axes": "(row, column)"})
+        found["positions"] = (measured.positions, {"units": "angstrom", "axes": "(row, column)"})
         return found
 
 

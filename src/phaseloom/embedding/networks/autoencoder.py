@@ -226,8 +226,10 @@ def seed(*, latent_dim: int = 32, out_shape: Sequence[int] = (256, 256), seed: i
         >>> sum(value.numel() for value in seed().parameters())
         3914404
     """
-    told = "autoencoder: the seed's %d latents follow from 1 number up to 64 pixels, 4 at 128, "
-    log.warning(told + "16 from 256 on: take the recommended network where they should say more", latent_dim)
+    warning = "autoencoder: the seed's %d latents follow from 1 number up to 64 pixels, 4 at 128, "
+    log.warning(
+        warning + "16 from 256 on: take the recommended network where they should say more", latent_dim
+    )
     return Autoencoder(latent_dim, out_shape)
 
 

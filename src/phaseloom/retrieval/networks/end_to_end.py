@@ -69,8 +69,8 @@ class EndToEnd(nn.Module):
         cut = torch.stack([tokens[:, row : row + n, col : col + n] for row, col in first], 1).flatten(0, 1)
         corner = torch.tensor(first, dtype=torch.float32, device=patterns.device)
         places = corner.expand(len(patterns), -1, -1)
-        told = optics.repeat_interleave(len(first), 0), places.flatten(0, 1) * net.step
-        parts = zip(*(part.split(self.chunk) for part in (cut, *told)), strict=True)
+        rest = optics.repeat_interleave(len(first), 0), places.flatten(0, 1) * net.step
+        parts = zip(*(part.split(self.chunk) for part in (cut, *rest)), strict=True)
         recovered = torch.cat([net.recover(some, one, where) for some, one, where in parts])
         return recovered.unflatten(0, (len(patterns), len(first))), places * PIXELS_PER_STEP
 

@@ -50,14 +50,14 @@ class PatternFeatures(nn.Module):
 
     def forward(self, patterns: Float[Tensor, "b rows cols y x"]) -> Float[Tensor, "b k rows cols"]:
         """Each pattern by itself: components, then the centre of mass (y, x)."""
-        seen = (self.intake(patterns).flatten(-2) @ self.basis.T).movedim(-1, 1)
-        return torch.cat([seen, compute_centres_of_mass(patterns)], 1)
+        components = (self.intake(patterns).flatten(-2) @ self.basis.T).movedim(-1, 1)
+        return torch.cat([components, compute_centres_of_mass(patterns)], 1)
 
     def join(self, each: Float[Tensor, "b k rows cols"]) -> Float[Tensor, "b n rows cols"]:
         """Components and integrated centres of mass, from the output of `forward` for a whole scan."""
-        seen = each[:, :-2]
-        moved = each[:, -2:]
-        return torch.cat([seen, INTEGRAL_GAIN * integrate_slopes(moved, BLUR_WIDTHS)], 1)
+        components = each[:, :-2]
+        centres = each[:, -2:]
+        return torch.cat([components, INTEGRAL_GAIN * integrate_slopes(centres, BLUR_WIDTHS)], 1)
 
     @torch.no_grad()
     def calibrate(self, patterns: Float[Tensor, "*batch y x"]) -> None:
