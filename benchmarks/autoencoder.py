@@ -32,32 +32,32 @@ import torch
 
 from benchmarks.record import machine
 from phaseloom.cli.demo import against_truth
-from phaseloom.embedding.block_split import blocks
-from phaseloom.embedding.denoise import denoise
-from phaseloom.embedding.evaluate import finished
-from phaseloom.embedding.film import Labelled, polar_film
+from phaseloom.embedding.block_split import split_blocks
+from phaseloom.embedding.embeddings import denoise
+from phaseloom.embedding.evaluate import finish_training
+from phaseloom.embedding.film import LabelledScan, polar_film
 from phaseloom.embedding.networks import autoencoder
-from phaseloom.embedding.networks.anscombe import anscombe
-from phaseloom.embedding.networks.linear_skip import principal
-from phaseloom.embedding.objective import Drawing, few_of
-from phaseloom.embedding.train import Autoencode, Encoding
+from phaseloom.embedding.networks.anscombe import stabilise_counts
+from phaseloom.embedding.networks.linear_skip import fit_principal_components
+from phaseloom.embedding.objective import AutoencoderObjective, select_few
+from phaseloom.embedding.train import Autoencode, AutoencoderTraining
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
-from phaseloom.virtual.annuli import annulus
-from phaseloom.virtual.images import levelled, survey
+from phaseloom.virtual.annuli import make_annulus
+from phaseloom.virtual.images import measure_scan, subtract_plane
 
 LATENTS, SEEDS, EPOCHS = (4, 8, 16, 32), range(5), 8
 
 
 def explained(drawn: torch.Tensor, expected: np.ndarray) -> float:
     """Share of the variance of what is expected, on the scale on which the noise of counts is one."""
-    truth = anscombe(torch.from_numpy(expected).double())
-    off = (anscombe(drawn[:, 0].double().cpu()) - truth).square().sum()
+    truth = stabilise_counts(torch.from_numpy(expected).double())
+    off = (stabilise_counts(drawn[:, 0].double().cpu()) - truth).square().sum()
     return float(1 - off / (truth - truth.mean(0)).square().sum())
 
 
-def everything(lesson: Drawing) -> tuple[np.ndarray, torch.Tensor]:
+def everything(lesson: AutoencoderObjective) -> tuple[np.ndarray, torch.Tensor]:
     """Latents of all patterns, and the counts that they expect."""
     every = np.arange(len(lesson.scan))
     parts = [lesson.drawn(every[start : start + 64]) for start in range(0, len(every), 64)]
@@ -72,7 +72,7 @@ def spread_rank(latents: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(np.maximum(share, 1e-300))).sum()))
 
 
-def factored(film: Labelled, train: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, torch.Tensor]:
+def factored(film: LabelledScan, train: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, torch.Tensor]:
     """The same of factors that are not negative (NMF), of roots of counts."""
     from sklearn.decomposition import NMF
 
@@ -88,21 +88,21 @@ def groups(latents: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
     from phaseloom.metrics import clusters
 
     found = {}
-    for name, rows in {"raw": latents, "whitened": clusters.whitened(latents)}.items():
-        for way in (clusters.kmeans, clusters.mixture):
+    for name, rows in {"raw": latents, "whitened": clusters.standardise_columns(latents)}.items():
+        for way in (clusters.fit_kmeans, clusters.fit_mixture):
             agreement = way(rows, 5, truth=labels).agreement
             found[f"{way.__name__} {name}"] = [agreement.mean, agreement.spread]
     return found
 
 
 def trained(
-    film: Labelled, count: int, seed: int, epochs: int, *, batch: int = 32, rate: float = 1e-3
-) -> tuple[Encoding, Drawing]:
+    film: LabelledScan, count: int, seed: int, epochs: int, *, batch: int = 32, rate: float = 1e-3
+) -> tuple[AutoencoderTraining, AutoencoderObjective]:
     """A training on a film, and the components that it began with."""
     model = {"recommended": {"latent_dim": count}}
     recipe = {"model": model, "epochs": epochs, "batch": batch, "rate": rate, "seed": seed, "device": "cpu"}
-    training = Encoding.begin(Autoencode.of(recipe), scan=film.scan)
-    beside = Drawing(autoencoder.pca(latent_dim=count), film.scan, {}, training.lesson.few)
+    training = AutoencoderTraining.begin(Autoencode.of(recipe), scan=film.scan)
+    beside = AutoencoderObjective(autoencoder.pca(latent_dim=count), film.scan, {}, training.lesson.few)
     beside.begin()
     for _ in training:
         pass
@@ -133,12 +133,14 @@ def accuracy(pixels: int, count: int, seed: int, epochs: int) -> dict:
 def plain(pixels: int, count: int, seed: int) -> dict:
     """Components of counts as they are, beside those of stabilised counts."""
     film = polar_film(pixels=pixels, seed=seed)
-    parts = blocks(film.scan, seed=seed)
+    parts = split_blocks(film.scan, seed=seed)
     rows = torch.from_numpy(np.asarray(film.scan.counts, np.float32))[:, None]
-    mean, basis = principal(rows[parts.train].flatten(1), count)
+    mean, basis = fit_principal_components(rows[parts.train].flatten(1), count)
     away = rows[parts.test].flatten(1) - mean
     drawn = (mean + away @ basis.T @ basis).clamp_min(0).view(-1, 1, pixels, pixels)
-    stable = Drawing(autoencoder.pca(latent_dim=count), film.scan, {}, few_of(parts.train, film.scan))
+    stable = AutoencoderObjective(
+        autoencoder.pca(latent_dim=count), film.scan, {}, select_few(parts.train, film.scan)
+    )
     stable.begin()
     other = everything(stable)[1][parts.test]
     named = {"counts": drawn, "stabilised": other}
@@ -166,7 +168,7 @@ def halves(count: int, seed: int, dose: float, epochs: int) -> dict:
         model = {next(iter(knobs.get("model", {"recommended": {}}))): {"latent_dim": count}}
         more = {key: value for key, value in knobs.items() if key != "model"}
         recipe = {"model": model, "epochs": epochs, "seed": seed, "device": "cpu", **more}
-        training = Encoding.begin(Autoencode.of(recipe), scan=film.scan)
+        training = AutoencoderTraining.begin(Autoencode.of(recipe), scan=film.scan)
         for _ in training if name != "pca" else ():
             pass
         test = training.parts.test
@@ -195,10 +197,10 @@ def denoised(dose: float, seed: int, epochs: int) -> dict:
             model = {"pca" if name == "pca" else "recommended": {"latent_dim": 16}}
             recipe = {"model": model, "epochs": epochs, "seed": seed, "device": "cpu"}
             recipe = Autoencode.of(recipe | ({"halves": True} if name == "halves" else {}))
-            training = Encoding.begin(recipe, Path(folder) / name, scan=scan)
+            training = AutoencoderTraining.begin(recipe, Path(folder) / name, scan=scan)
             for _ in training if name != "pca" else ():
                 pass
-            ways[name] = denoise(scan, model=finished(training)[0])
+            ways[name] = denoise(scan, model=finish_training(training)[0])
     bent = _bent(clean)
     out: dict = {"dose": dose, "seed": seed, "epochs": epochs}
     for name, one in ways.items():
@@ -212,8 +214,8 @@ def denoised(dose: float, seed: int, epochs: int) -> dict:
 
 
 def _bent(scan) -> np.ndarray:
-    found = survey(scan, (annulus(scan.geometry, 0, 0.025, name="BF"),)).deflection
-    return np.nan_to_num(levelled(found, scan.positions))
+    found = measure_scan(scan, (make_annulus(scan.geometry, 0, 0.025, name="BF"),)).deflection
+    return np.nan_to_num(subtract_plane(found, scan.positions))
 
 
 def throughput(pixels: int, device: str, batch: int, precision: str, turns: int) -> dict:
@@ -286,19 +288,19 @@ def memory(gigabytes: float) -> dict:
 
 def embedded(path: Path) -> dict:
     """Learn from a few hundredths of a file, then embed all of it by components: in a process of its own."""
-    from phaseloom.embedding import embed as protocol
+    from phaseloom.embedding import embeddings as protocol
 
     torch.set_num_threads(1)
     read = {"hdf5": {"energy": "200 keV", "angle": "0.5 mrad", "step": "2 A"}}
     setting = {"file": str(path), "read": read}
     began = time.process_time()
     few = {"model": {"recommended": {"latent_dim": 8, "width": 8}}, "validation": 0.01, "test": 0.95}
-    for _ in Encoding.begin(Autoencode.of({**setting, **few, "epochs": 1, "device": "cpu"})):
+    for _ in AutoencoderTraining.begin(Autoencode.of({**setting, **few, "epochs": 1, "device": "cpu"})):
         pass
     with tempfile.TemporaryDirectory() as folder:
         knobs = {"model": {"pca": {"latent_dim": 8}}, "validation": 0.01, "test": 0.0, "device": "cpu"}
         recipe = Autoencode.of({**setting, **knobs})
-        finished(Encoding.begin(recipe, Path(folder) / "run"))
+        finish_training(AutoencoderTraining.begin(recipe, Path(folder) / "run"))
         found = protocol.embed(recipe, Path(folder) / "run")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = time.process_time() - began

@@ -24,20 +24,20 @@ from scipy.ndimage import map_coordinates
 
 from benchmarks.record import machine
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.weight_files import find
-from phaseloom.metrics.agreement import agreement
+from phaseloom.learning.weight_files import find_network
+from phaseloom.metrics.phase import measure_agreement
 from phaseloom.metrics.resolution import ring_correlation
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.retrieval.evaluate import RIM, image
-from phaseloom.retrieval.networks.end_to_end import reading
-from phaseloom.retrieval.networks.linear import centres, integrated
-from phaseloom.retrieval.recipe import Making, Train
-from phaseloom.retrieval.training_samples import NOISELESS, Scene, drawn
+from phaseloom.retrieval.evaluate import RIM_PIXELS, predict_image
+from phaseloom.retrieval.networks.end_to_end import make_scan_network
+from phaseloom.retrieval.networks.linear import compute_centres_of_mass, integrate_slopes
+from phaseloom.retrieval.recipe import SampleSimulator, Train
+from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan, draw_counts
 from phaseloom.simulation.experiment import PER_STEP, Experiment
 
 SEED = 1000
-DOSES = (NOISELESS, 1e5, 1e4, 3e3)
+DOSES = (NOISELESS_DOSE, 1e5, 1e4, 3e3)
 PLAIN = [
     "bcc",
     "fcc",
@@ -53,7 +53,7 @@ PLAIN = [
 SETS = {"all": {}, "standard": {"families": PLAIN, "grains": 0.0}}
 PROBE = {"focused": {"semiangle": "20 mrad", "defocus": "90 A", "modes": 1, "soft": True}}
 EPOCHS = (20, 60, 200)
-FEW_DOSES = (NOISELESS, 1e4)
+FEW_DOSES = (NOISELESS_DOSE, 1e4)
 SUITES = {
     "defocus 80 A": {"defocus": "80 A"},
     "defocus 110 A": {"defocus": "110 A"},
@@ -75,7 +75,7 @@ def made(name, count, specimen=None, **microscope):
     knobs = {"scan": [32, 32], **microscope}
     prototypes = {**SETS[name], **(specimen or {})}
     recipe = Train.of({"specimen": {"prototypes": prototypes}, "microscope": {"fixed": knobs}})
-    making = Making(recipe.specimen, recipe.microscope, SEED)
+    making = SampleSimulator(recipe.specimen, recipe.microscope, SEED)
     return [making(-1 - number) for number in range(count)]
 
 
@@ -85,17 +85,17 @@ def flat(scene, dose, seed):
 
 def icom(scene, dose, seed):
     """Integrated centres of mass: the gradient of the phase is 2 pi times the mean frequency."""
-    patterns = drawn(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
+    patterns = draw_counts(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
     beam = scene.experiment
     unit = 2 * np.pi * beam.angle / beam.wavelength * beam.step
-    coarse = integrated(unit * centres(patterns[None]), [0.0])[0, 0].numpy()
+    coarse = integrate_slopes(unit * compute_centres_of_mass(patterns[None]), [0.0])[0, 0].numpy()
     axes = [(np.arange(n) - PER_STEP) / PER_STEP for n in scene.phase.shape]
     return map_coordinates(coarse, np.meshgrid(*axes, indexing="ij"), order=3, mode="nearest")
 
 
 def network(path):
-    net = reading(pretrained.load(path))
-    return lambda scene, dose, seed: image(net, scene, dose, seed=seed)
+    net = make_scan_network(pretrained.load_network(path))
+    return lambda scene, dose, seed: predict_image(net, scene, dose, seed=seed)
 
 
 def named_by(model):
@@ -106,14 +106,14 @@ def named_by(model):
 
 def judged(found, truth, *, ramp=False):
     if ramp:
-        inner = tuple(slice(RIM, n - RIM) for n in truth.shape)
+        inner = tuple(slice(RIM_PIXELS, n - RIM_PIXELS) for n in truth.shape)
         y, x = np.mgrid[: truth.shape[0], : truth.shape[1]]
         table = np.stack([np.ones(truth.size), y.ravel(), x.ravel()], 1).reshape(*truth.shape, 3)
         error = (found - truth)[inner].ravel()
         plane = np.linalg.lstsq(table[inner].reshape(-1, 3), error, rcond=None)[0]
         found = found - table @ plane
-    seen = asdict(agreement(found, truth, rim=RIM))
-    inner = [part[RIM:-RIM, RIM:-RIM] for part in (found, truth)]
+    seen = asdict(measure_agreement(found, truth, rim=RIM_PIXELS))
+    inner = [part[RIM_PIXELS:-RIM_PIXELS, RIM_PIXELS:-RIM_PIXELS] for part in (found, truth)]
     pixel = Experiment().spacing
     period = ring_correlation(*(part - part.mean() for part in inner), pixel=(pixel, pixel)).resolution(0.5)
     return seen | {"frc_half": period}
@@ -139,13 +139,13 @@ def read(methods, scenes, doses=DOSES):
 
 
 def label(dose):
-    return "noiseless" if dose >= NOISELESS else f"{dose:g}"
+    return "noiseless" if dose >= NOISELESS_DOSE else f"{dose:g}"
 
 
 def counted(sample, dose, seed):
     """The scan of a sample with the counts of a dose (1e6 without noise)."""
     fractions = torch.from_numpy(sample.patterns).reshape(-1, *sample.patterns.shape[2:])
-    counts = drawn(fractions, dose, torch.Generator().manual_seed(seed)) * min(dose, 1e6)
+    counts = draw_counts(fractions, dose, torch.Generator().manual_seed(seed)) * min(dose, 1e6)
     return replace(sample.scan(), counts=counts.numpy())
 
 
@@ -185,7 +185,7 @@ def iterated(count, model):
     """Ptychography from a flat object and from a prediction."""
     samples = made("all", count, detector=None)
     things = [(f"ptychography, {n} epochs", "pixels", n) for n in EPOCHS]
-    things.append(("ptychography from " + str(model), {"predicted": {"model": str(find(model))}}, 60))
+    things.append(("ptychography from " + str(model), {"predicted": {"model": str(find_network(model))}}, 60))
     out = {}
     for name, thing, epochs in things:
         for dose in FEW_DOSES:
@@ -222,19 +222,19 @@ def main():
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    methods = {"flat": flat, "iCoM": icom} | {named_by(m): network(find(m)) for m in given.models}
+    methods = {"flat": flat, "iCoM": icom} | {named_by(m): network(find_network(m)) for m in given.models}
     found = {"machine": machine(), "torch": torch.__version__, "scans": given.scans}
     for name in SETS if given.scans else ():
-        found[name] = read(methods, [Scene.of(sample) for sample in made(name, given.scans)])
+        found[name] = read(methods, [TrainingScan.of(sample) for sample in made(name, given.scans)])
     named = {name: made("all", given.suites, **knobs) for name, knobs in SUITES.items() if given.suites}
     if named:
         named["16 to 24 A thick"] = made("all", given.suites, specimen={"thickness": ["16 A", "24 A"]})
         named["as trained for"] = made("all", given.suites)
     for name, samples in named.items():
-        found[name] = read(methods, [Scene.of(sample) for sample in samples], [NOISELESS])
+        found[name] = read(methods, [TrainingScan.of(sample) for sample in samples], [NOISELESS_DOSE])
     if given.ptychography:
         samples = made("all", given.ptychography)
-        found["few"] = read(methods, [Scene.of(sample) for sample in samples])
+        found["few"] = read(methods, [TrainingScan.of(sample) for sample in samples])
         found["few, iterated"] = iterated(given.ptychography, given.models[-1])
     print(table(found))
     if given.out:

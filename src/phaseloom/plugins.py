@@ -31,8 +31,8 @@ ROOMS += tuple(f"ptycho.{room}" for room in ("noise", "penalties", "projections"
 """What can be added to."""
 
 FROM_SYSTEMS = {
-    ("objects", "predicted"): "phaseloom.retrieval.network_start:predicted",
-    ("prepare", "denoise"): "phaseloom.embedding.denoise:denoise",
+    ("objects", "predicted"): "phaseloom.retrieval.network_start:predict_object",
+    ("prepare", "denoise"): "phaseloom.embedding.embeddings:denoise",
 }
 """Choices of this package that need a system above their room: the room and the name, and where they are.
 

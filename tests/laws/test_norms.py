@@ -10,7 +10,7 @@ from torch import nn
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import Team
 from phaseloom.fitting.sync_batchnorm import SharedNorm, counted, shared
-from phaseloom.learning.layers import Embedding, Intake
+from phaseloom.learning.layers import PatternEmbedding, PatternIntake
 
 
 class Around:
@@ -97,7 +97,7 @@ def test_only_batch_norms_are_replaced_and_one_process_keeps_them():
 
 def test_patterns_embedded_some_at_a_time_are_refused():
     body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    Team(0, 2).joined(Embedding(Intake(8), deepcopy(body), frugal=False))
+    Team(0, 2).joined(PatternEmbedding(PatternIntake(8), deepcopy(body), frugal=False))
     said = r"2 processes: embedding: normalises over some patterns at a time.*checkpoint: false"
     with pytest.raises(BadInput, match=said):
-        Team(0, 2).joined(nn.ModuleDict({"embedding": Embedding(Intake(8), body, frugal=True)}))
+        Team(0, 2).joined(nn.ModuleDict({"embedding": PatternEmbedding(PatternIntake(8), body, frugal=True)}))

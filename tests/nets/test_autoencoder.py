@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phaseloom.embedding.losses import dead
+from phaseloom.embedding.losses import count_dead_latents
 from phaseloom.embedding.networks.autoencoder import (
     AdaptiveDecoder,
     Autoencoder,
@@ -19,15 +19,15 @@ from phaseloom.embedding.networks.autoencoder import (
     recommended,
     seed,
 )
-from phaseloom.embedding.networks.convolutional import effective
-from phaseloom.embedding.networks.linear_skip import principal
-from phaseloom.embedding.networks.residual import (
+from phaseloom.embedding.networks.convolutional import (
     ConvBlock,
     EmbeddingLayer,
     IdentityBlock,
     ResNetBlock,
     ResNetUpBlock,
+    count_effective_features,
 )
+from phaseloom.embedding.networks.linear_skip import fit_principal_components
 from phaseloom.embedding.summary import show
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
@@ -116,7 +116,9 @@ def test_the_first_designs_latents_follow_from_few_numbers(size, rank):
     encoder = alive(Encoder(32, width=4))
     with torch.no_grad():
         features = torch.cat([encoder.features(drawn(4, 1, size, size, seed=n)) for n in range(6)])
-    assert int(torch.linalg.matrix_rank(features, rtol=1e-5)) == rank == effective((size, size))
+    assert (
+        int(torch.linalg.matrix_rank(features, rtol=1e-5)) == rank == count_effective_features((size, size))
+    )
 
 
 def alive(encoder: Encoder) -> Encoder:
@@ -131,7 +133,9 @@ def test_the_recommended_latents_follow_from_at_least_as_many_numbers_as_there_a
     net = recommended(latent_dim=16, width=4)
     with torch.no_grad():
         features = net.encoder.features(drawn(40, 1, size, size))
-    assert features.shape[1] == effective((size, size), pooling="ladder", head_channels=8) == 128
+    assert (
+        features.shape[1] == count_effective_features((size, size), pooling="ladder", head_channels=8) == 128
+    )
     assert int(torch.linalg.matrix_rank(features, rtol=1e-4)) >= 16
 
 
@@ -241,7 +245,7 @@ def test_axes_are_pooled_each_by_its_own_size():
     encoder = Encoder(3, width=4)
     maps = drawn(1, 4, 64, 256)
     assert encoder.blocks[0](maps).shape == (1, 4, 16, 64)
-    assert effective((64, 256)) == 4
+    assert count_effective_features((64, 256)) == 4
 
 
 def test_a_pattern_on_its_side_is_drawn_on_its_side():
@@ -267,9 +271,9 @@ def symmetric(rows: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (torch.zeros(2, 16, 16), r"\(2, 16, 16\) is no shape"),
+        (torch.zeros(2, 16, 16), r"\(2, 16, 16\) is not of shape"),
         (torch.zeros(2, 3, 16, 16), "stack patterns with one channel"),
-        (torch.zeros(0, 1, 16, 16), "is no shape"),
+        (torch.zeros(0, 1, 16, 16), "is not of shape"),
         (torch.zeros(1, 1, 15, 16), "are not 16 to 1024 pixels"),
         (torch.zeros(1, 1, 16, 1025), "crop, bin or pad"),
         (torch.zeros(1, 1, 16, 16, dtype=torch.int32), "give torch.float32"),
@@ -348,10 +352,10 @@ def test_no_latent_is_dead_in_any_of_twenty_initialisations():
     x = drawn(6, 1, 64, 64)
     with torch.no_grad():
         nets = [recommended(latent_dim=8, width=4, seed=n) for n in range(20)]
-        assert [dead(net.embed(x)) for net in nets] == [0] * 20
+        assert [count_dead_latents(net.embed(x)) for net in nets] == [0] * 20
         for net in nets:
             nn.init.normal_(net.encoder.embedding.linear.weight, std=0.1)
-        assert [dead(net.encoder(x)) for net in nets] == [0] * 20
+        assert [count_dead_latents(net.encoder(x)) for net in nets] == [0] * 20
 
 
 def test_weights_follow_the_seed_and_leave_the_process_alone():
@@ -391,10 +395,10 @@ def test_long_tables_have_the_same_components_from_a_random_subspace(monkeypatch
     rows = drawn(60, 6) * torch.tensor([9.0, 7, 5, 3, 2, 1]) @ drawn(6, 80, seed=1) + 0.01 * drawn(
         60, 80, seed=2
     )
-    mean, basis = principal(rows, 5)
-    monkeypatch.setattr("phaseloom.embedding.networks.linear_skip.EXACT", 10)
+    mean, basis = fit_principal_components(rows, 5)
+    monkeypatch.setattr("phaseloom.embedding.networks.linear_skip.MAX_EXACT_SIZE", 10)
     state = torch.random.get_rng_state()
-    again = principal(rows, 5)
+    again = fit_principal_components(rows, 5)
     assert torch.equal(state, torch.random.get_rng_state())
     torch.testing.assert_close(again, (mean, basis), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(basis @ basis.T, torch.eye(5), atol=1e-5, rtol=0)
@@ -456,8 +460,8 @@ def test_a_saved_network_is_loaded_to_the_same_bits(net, tmp_path):
     with torch.no_grad():
         for value in net.parameters():
             value.add_(0.01)
-    file = pretrained.save(net, tmp_path, {"data": "none"})
-    again = pretrained.load(file)
+    file = pretrained.save_network(net, tmp_path, {"data": "none"})
+    again = pretrained.load_network(file)
     assert type(again) is type(net)
     assert again.recipe == net.recipe
     state, wanted = again.state_dict(), net.state_dict()
@@ -467,5 +471,5 @@ def test_a_saved_network_is_loaded_to_the_same_bits(net, tmp_path):
 
 
 def test_the_first_design_is_loaded_by_its_name(tmp_path):
-    file = pretrained.save(seed(latent_dim=2), tmp_path)
-    assert count(pretrained.load(file)) == 3_914_404 - 30 * 2065
+    file = pretrained.save_network(seed(latent_dim=2), tmp_path)
+    assert count(pretrained.load_network(file)) == 3_914_404 - 30 * 2065

@@ -10,11 +10,11 @@ from torch.nn import functional
 from phaseloom.embedding.losses import (
     ContrastiveLoss,
     DivergenceLoss,
+    compute_seed_loss,
     cosine,
-    dead,
+    count_dead_latents,
     decorrelation,
     poisson_deviance,
-    regularised,
     variance_hinge,
 )
 from phaseloom.errors import BadInput
@@ -48,7 +48,7 @@ def test_divergence_is_what_a_loop_over_latents_finds():
 
 def test_the_whole_is_the_weighted_sum_of_its_parts():
     x, x_hat, z = drawn(4, 1, 6, 6), drawn(4, 1, 6, 6, seed=1), drawn(4, 3, seed=2)
-    parts = regularised(x, x_hat, z, lambda_act=0.1, lambda_sim=0.2, lambda_div=0.3)
+    parts = compute_seed_loss(x, x_hat, z, lambda_act=0.1, lambda_sim=0.2, lambda_div=0.3)
     assert list(parts) == ["total", "mse", "act", "sim", "div"]
     assert parts["mse"].item() == pytest.approx(float(((x - x_hat) ** 2).sum() / x.numel()), rel=1e-5)
     assert parts["act"].item() == pytest.approx(float(z.abs().sum() / z.numel()), rel=1e-5)
@@ -97,10 +97,10 @@ def test_the_gradient_of_divergence_is_that_of_its_formula_above_the_limit():
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_half_precision_loses_nothing(kind):
     x, x_hat, z = drawn(4, 1, 6, 6), drawn(4, 1, 6, 6, seed=1), drawn(4, 3, seed=2).to(kind)
-    wanted = regularised(x, x_hat, z.float())
+    wanted = compute_seed_loss(x, x_hat, z.float())
     z[:, 0] = 0
     with torch.autocast("cpu", dtype=kind):
-        found = regularised(x, x_hat.to(kind), z.requires_grad_())
+        found = compute_seed_loss(x, x_hat.to(kind), z.requires_grad_())
     assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in found.values())
     assert found["mse"].item() == pytest.approx(wanted["mse"].item(), rel=1e-2)
     found["total"].backward()
@@ -109,9 +109,9 @@ def test_half_precision_loses_nothing(kind):
 
 def test_a_loss_refuses_what_does_not_belong_together():
     with pytest.raises(BadInput, match=r"must have the shape of x, \(2, 1, 4, 4\)"):
-        regularised(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 5), torch.zeros(2, 3))
+        compute_seed_loss(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 5), torch.zeros(2, 3))
     with pytest.raises(BadInput, match="latents of these 2 patterns"):
-        regularised(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), torch.zeros(3, 3))
+        compute_seed_loss(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), torch.zeros(3, 3))
 
 
 def test_latents_that_spread_enough_cost_no_hinge():
@@ -147,5 +147,5 @@ def test_the_deviance_is_least_at_the_measured_rate_and_finite_at_none():
 def test_dead_latents_are_counted():
     z = drawn(5, 6)
     z[:, 1], z[:, 4] = 0, 3.0
-    assert dead(z) == 2
-    assert dead(z[:1]) == 6
+    assert count_dead_latents(z) == 2
+    assert count_dead_latents(z[:1]) == 6

@@ -8,13 +8,13 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.retrieval.networks.linear import (
-    CLEAN,
-    Components,
+    NOISELESS_DOSE_NUMBER,
     LinearRecovery,
-    centres,
-    drawn,
-    integrated,
+    PatternFeatures,
+    compute_centres_of_mass,
+    integrate_slopes,
     linear,
+    tokens_to_image,
 )
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment, told
@@ -30,7 +30,9 @@ def random_patterns(*shape: int, seed: int = 0) -> Tensor:
     return 0.9 * patterns / patterns.sum((-2, -1), keepdim=True)
 
 
-def random_net(patterns: int, components: int, doses: tuple[float, ...] = (CLEAN,)) -> LinearRecovery:
+def random_net(
+    patterns: int, components: int, doses: tuple[float, ...] = (NOISELESS_DOSE_NUMBER,)
+) -> LinearRecovery:
     net = linear(patterns=patterns, components=components, doses=doses)
     net.components.calibrate(random_patterns(40, patterns, patterns, seed=1))
     net.weight.data = torch.randn(net.weight.shape, generator=torch.Generator().manual_seed(2))
@@ -48,11 +50,11 @@ def test_a_centre_of_mass_is_counted_from_zero_frequency(shape):
     y, x = (np.arange(n) - n // 2 for n in shape)
     shares = (patterns / patterns.sum((-2, -1), keepdim=True)).numpy()
     wanted = np.stack([(shares * y[:, None]).sum((-2, -1)), (shares * x).sum((-2, -1))], 1)
-    np.testing.assert_allclose(centres(patterns), wanted, atol=1e-5)
+    np.testing.assert_allclose(compute_centres_of_mass(patterns), wanted, atol=1e-5)
 
 
 def test_a_dark_pattern_has_its_centre_in_the_middle():
-    assert centres(torch.zeros(1, 2, 2, 5, 5)).abs().max() == 0
+    assert compute_centres_of_mass(torch.zeros(1, 2, 2, 5, 5)).abs().max() == 0
 
 
 @pytest.mark.parametrize(("rows", "columns", "waves"), [(9, 12, (1, 2)), (10, 7, (2, 0)), (8, 8, (0, 3))])
@@ -61,7 +63,7 @@ def test_the_slopes_of_a_mirror_symmetric_map_integrate_to_it(rows, columns, wav
     y, x = y[:, None], x[None]
     true = y.cos() * x.cos()
     slope = torch.stack([-waves[0] / rows * y.sin() * x.cos(), -waves[1] / columns * y.cos() * x.sin()])
-    found = integrated(torch.pi * slope[None], (0.0, 1.5))[0]
+    found = integrate_slopes(torch.pi * slope[None], (0.0, 1.5))[0]
     torch.testing.assert_close(found[0], true, atol=1e-5, rtol=0)
     square = (waves[0] / (2 * rows)) ** 2 + (waves[1] / (2 * columns)) ** 2
     torch.testing.assert_close(found[1], true * np.exp(-2 * (np.pi * 1.5) ** 2 * square), atol=1e-5, rtol=0)
@@ -71,13 +73,13 @@ def test_the_slopes_of_a_mirror_symmetric_map_integrate_to_it(rows, columns, wav
 def test_a_slope_along_an_axis_rises_along_that_axis(axis):
     slope = torch.zeros(1, 2, 8, 6)
     slope[:, axis] = 1.0
-    found = integrated(slope, (0.0,))[0, 0]
+    found = integrate_slopes(slope, (0.0,))[0, 0]
     assert found.diff(dim=axis)[1:-1].mean() > 0.8
     assert found.diff(dim=1 - axis).abs().max() < 1e-4
 
 
 def test_components_are_orthonormal_and_the_first_tells_most():
-    each = Components(6, 5)
+    each = PatternFeatures(6, 5)
     shapes = torch.randn(3, 36, generator=torch.Generator().manual_seed(3))
     amounts = torch.randn(60, 3, generator=torch.Generator().manual_seed(4)) * torch.tensor([0.3, 0.1, 0.03])
     patterns = (1 + amounts @ shapes / 6).clamp_min(0.1).square().reshape(1, 6, 10, 6, 6)
@@ -99,7 +101,7 @@ def test_components_are_no_more_than_the_pixels():
 def test_a_relation_that_is_linear_is_found_exactly():
     patterns, optics = random_patterns(1, 14, 13, 4, 4), torch.ones(1, 8)
     true = random_net(4, 3)
-    net = linear(patterns=4, components=3, doses=(CLEAN,))
+    net = linear(patterns=4, components=3, doses=(NOISELESS_DOSE_NUMBER,))
     net.components.load_state_dict(true.components.state_dict())
     with torch.no_grad():
         phase = true(patterns, optics)
@@ -126,7 +128,7 @@ def test_errors_count_in_units_of_a_scan_s_own_contrast():
 
 
 def test_nothing_to_learn_from_is_said():
-    with pytest.raises(BadInput, match="nothing to learn from"):
+    with pytest.raises(BadInput, match="cannot be fitted without a scan"):
         random_net(4, 2).solve(0, [])
 
 
@@ -158,7 +160,7 @@ def test_a_token_owns_the_five_by_five_pixels_around_its_probe():
     for row, column in ((0, 0), (2, 5), (1, 3)):
         tokens = torch.zeros(1, 25, 3 + 2, 6 + 2)
         tokens[0, :, row + 1, column + 1] = torch.arange(1.0, 26.0)
-        image = drawn(tokens)[0]
+        image = tokens_to_image(tokens)[0]
         assert image.shape == (21, 36)
         y, x = 5 + 5 * row, 5 + 5 * column
         assert image[y - 2 : y + 3, x - 2 : x + 3].flatten().tolist() == list(range(1, 26))
@@ -177,7 +179,7 @@ def test_patterns_one_probe_on_move_what_is_local_by_five_pixels():
 
 @pytest.fixture(scope="module")
 def fitted() -> LinearRecovery:
-    net, samples = linear(components=40, doses=(CLEAN,)), []
+    net, samples = linear(components=40, doses=(NOISELESS_DOSE_NUMBER,)), []
     for seed in range(8):
         rng = np.random.default_rng(seed)
         specimen = specimens.prototypes(EXPERIMENT.box, rng, thickness=(4.0, 8.0))
@@ -212,6 +214,6 @@ def test_atoms_are_seen_bright_and_where_they_are(fitted):
 
 
 def test_a_file_keeps_every_bit(fitted, tmp_path):
-    again = pretrained.load(pretrained.save(fitted, tmp_path / "net.safetensors"))
+    again = pretrained.load_network(pretrained.save_network(fitted, tmp_path / "net.safetensors"))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in fitted.state_dict().items())
     assert again.recipe == fitted.recipe

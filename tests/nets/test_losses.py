@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.retrieval.losses import Seen, contrast, edges, physics, rings
+from phaseloom.retrieval.losses import PredictedBatch, contrast, edges, physics, rings
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.scan import simulated
 from phaseloom.simulation.specimens import Specimen
@@ -20,7 +20,7 @@ EXPERIMENT = Experiment(scan=(8, 9), window=32, bin=1)
 
 
 @pytest.fixture(scope="module")
-def seen() -> Seen:
+def seen() -> PredictedBatch:
     """The truth of two weak specimens, and the patterns that they gave."""
     samples = []
     for seed in range(2):
@@ -30,10 +30,10 @@ def seen() -> Seen:
         samples.append(simulated(specimen, EXPERIMENT))
     phase = torch.from_numpy(np.stack([sample.phase for sample in samples]))
     patterns = torch.from_numpy(np.stack([sample.patterns for sample in samples]))
-    return Seen(phase, phase, patterns, (EXPERIMENT, EXPERIMENT))
+    return PredictedBatch(phase, phase, patterns, (EXPERIMENT, EXPERIMENT))
 
 
-def at(seen: Seen, image: Tensor) -> Seen:
+def at(seen: PredictedBatch, image: Tensor) -> PredictedBatch:
     return replace(seen, image=image)
 
 
@@ -74,7 +74,9 @@ def test_a_weight_is_a_factor(loss, seen):
 def test_a_batch_costs_the_mean_of_its_views(loss, seen):
     flat = at(seen, 0.3 * seen.phase)
     parts = [
-        Seen(flat.image[n : n + 1], flat.phase[n : n + 1], flat.patterns[n : n + 1], flat.experiments[:1])
+        PredictedBatch(
+            flat.image[n : n + 1], flat.phase[n : n + 1], flat.patterns[n : n + 1], flat.experiments[:1]
+        )
         for n in range(2)
     ]
     torch.testing.assert_close(loss(flat), torch.stack([loss(part) for part in parts]).mean())
@@ -82,10 +84,12 @@ def test_a_batch_costs_the_mean_of_its_views(loss, seen):
 
 @pytest.mark.parametrize("loss", [contrast, edges])
 def test_light_specimens_count_as_heavy_ones(loss, seen):
-    strong = Seen(50 * 0.3 * seen.phase, 50 * seen.phase, seen.patterns, seen.experiments)
-    stronger = Seen(100 * 0.3 * seen.phase, 100 * seen.phase, seen.patterns, seen.experiments)
+    strong = PredictedBatch(50 * 0.3 * seen.phase, 50 * seen.phase, seen.patterns, seen.experiments)
+    stronger = PredictedBatch(100 * 0.3 * seen.phase, 100 * seen.phase, seen.patterns, seen.experiments)
     torch.testing.assert_close(loss(strong), loss(stronger), rtol=0.02, atol=0)
-    empty = Seen(0 * seen.phase + 1e-3 * torch.randn_like(seen.phase), 0 * seen.phase, seen.patterns, ())
+    empty = PredictedBatch(
+        0 * seen.phase + 1e-3 * torch.randn_like(seen.phase), 0 * seen.phase, seen.patterns, ()
+    )
     assert torch.isfinite(loss(empty))
 
 
@@ -104,13 +108,13 @@ def test_gradients_are_those_of_the_value(loss):
     image = 0.5 * torch.randn(2, 15, 13, dtype=torch.float64, generator=generator)
     image.requires_grad_()
     if loss is rings:  # its transform runs in single precision
-        _agrees(lambda one: loss(Seen(one, phase, one, ()), weight=1.0, count=4), image)
+        _agrees(lambda one: loss(PredictedBatch(one, phase, one, ()), weight=1.0, count=4), image)
         return
-    assert torch.autograd.gradcheck(lambda one: loss(Seen(one, phase, one, ())), image)
+    assert torch.autograd.gradcheck(lambda one: loss(PredictedBatch(one, phase, one, ())), image)
 
 
 def test_the_gradient_of_the_patterns_is_that_of_the_value(seen):
-    few = Seen(seen.image[:1], seen.phase[:1], seen.patterns[:1], seen.experiments[:1])
+    few = PredictedBatch(seen.image[:1], seen.phase[:1], seen.patterns[:1], seen.experiments[:1])
     image = (0.5 * few.phase + 0.02 * torch.randn_like(few.phase)).requires_grad_()
     _agrees(lambda one: physics(replace(few, image=one)), image)
 
@@ -146,6 +150,8 @@ def test_every_probe_whose_window_lies_in_the_image_can_be_asked(seen):
 
 
 def test_views_too_small_for_a_window_are_refused_in_a_sentence(seen):
-    small = Seen(seen.image[:, :31, :31], seen.phase[:, :31, :31], seen.patterns[:, :5, :5], seen.experiments)
+    small = PredictedBatch(
+        seen.image[:, :31, :31], seen.phase[:, :31, :31], seen.patterns[:, :5, :5], seen.experiments
+    )
     with pytest.raises(BadInput, match="31 pixels, and a probe's window has 32: take larger views"):
         physics(small)

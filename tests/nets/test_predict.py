@@ -12,16 +12,16 @@ from torch import nn
 from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.learning.weight_files import find
+from phaseloom.learning import weight_files
+from phaseloom.learning.weight_files import find_network
 from phaseloom.ptycho.beam_optics import Optics
-from phaseloom.retrieval import prediction as room
 from phaseloom.retrieval.networks import recovery
 from phaseloom.retrieval.networks.linear import LinearRecovery, linear
-from phaseloom.retrieval.networks.raster import filled
 from phaseloom.retrieval.networks.stitching import overlap
 from phaseloom.retrieval.networks.tiny import tiny
 from phaseloom.retrieval.prediction import Prediction, predict
-from phaseloom.retrieval.preprocessing import View, overlaps, raster
+from phaseloom.retrieval.preprocessing import PatternPreprocessor, compute_overlaps
+from phaseloom.retrieval.raster import fill_empty_places, find_raster
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment, image_shape, told
 from phaseloom.simulation.scan import Sample, simulated
@@ -103,12 +103,12 @@ def test_the_network_is_given_what_it_was_trained_on(net, card, sample):
 
 
 def test_the_beam_is_found_from_the_patterns(net, card, sample):
-    view = View.of(whole(sample), EXPERIMENT, 0.02, net)
+    view = PatternPreprocessor.of(whole(sample), EXPERIMENT, 0.02, net)
     assert view.beam == pytest.approx(1e6, rel=0.03)
     assert known(view.notes, "dose is not given")
     faint = replace(whole(sample), counts=np.asarray(whole(sample).counts) / 1e6)
     found = predict(net, card, faint, OPTICS)
-    assert known(found.notes, "no counts of electrons")
+    assert known(found.notes, "not counts of electrons")
     assert found.told[-1] == pytest.approx(1.0)
 
 
@@ -200,9 +200,9 @@ def turned(positions: np.ndarray, degrees: float) -> np.ndarray:
 def test_positions_off_a_raster_are_refused(net, card, sample):
     scan = whole(sample)
     stray = np.random.default_rng(1).uniform(-1.5, 1.5, scan.positions.shape)
-    with pytest.raises(BadInput, match=r"no raster.*regrid"):
+    with pytest.raises(BadInput, match=r"not on a raster.*regrid"):
         predict(net, card, at(scan, scan.positions + stray), OPTICS)
-    with pytest.raises(BadInput, match=r"no raster.*regrid"):
+    with pytest.raises(BadInput, match=r"not on a raster.*regrid"):
         predict(net, card, scan.select(np.sort(np.random.default_rng(1).permutation(154)[:50])), OPTICS)
 
 
@@ -226,7 +226,7 @@ def test_a_few_empty_places_are_filled_from_their_neighbours(net, card, sample):
     assert found.origin == pytest.approx(usual.origin)
     assert alike(found.phase, usual.phase) > 0.98
     weighted = replace(scan, weights=np.linspace(0.9, 1.1, len(scan))).select(kept)
-    whole_scan, lattice, _ = filled(weighted, raster(weighted))
+    whole_scan, lattice, _ = fill_empty_places(weighted, find_raster(weighted))
     assert (lattice.index >= 0).all()
     assert len(whole_scan) == 154
     near = whole_scan.counts[np.array([154 - 4])][0]  # the corner, of three neighbours
@@ -384,23 +384,23 @@ def test_what_no_network_is_about_is_refused(net, card, sample):
 def test_models_are_found_by_name_or_path(tmp_path, monkeypatch):
     (tmp_path / "linear.safetensors").touch()
     with pytest.raises(BadInput, match=r"is a folder without a net.safetensors"):
-        find(tmp_path)
+        find_network(tmp_path)
     (tmp_path / "net.safetensors").touch()
-    assert find(tmp_path) == tmp_path
+    assert find_network(tmp_path) == tmp_path
     (tmp_path / "scan.npy").touch()
-    with pytest.raises(BadInput, match=r"is no file of a network"):
-        find(tmp_path / "scan.npy")
+    with pytest.raises(BadInput, match=r"is not a network file"):
+        find_network(tmp_path / "scan.npy")
     with pytest.raises(BadInput, match="is neither a file nor"):
-        find(tmp_path / "nothing.safetensors")
-    monkeypatch.setattr(room, "WEIGHTS", tmp_path)
-    assert find("linear") == tmp_path / "linear.safetensors"
+        find_network(tmp_path / "nothing.safetensors")
+    monkeypatch.setattr(weight_files, "list_shipped", lambda: {"linear": tmp_path / "linear.safetensors"})
+    assert find_network("linear") == tmp_path / "linear.safetensors"
     with pytest.raises(BadInput, match="did you mean 'linear'"):
-        find("liner")
+        find_network("liner")
 
 
 def test_overlaps_conserve_what_falls_on_both():
     for many, few, ratio in ((32, 24, 1.0), (41, 10, 2.7), (20, 24, 0.8)):
-        shares = overlaps(many, few, ratio)
+        shares = compute_overlaps(many, few, ratio)
         inside = abs(np.arange(many) - many // 2) < ratio * (few // 2 - 1)
         np.testing.assert_allclose(shares.sum(0)[inside], 1)
         middle = shares[few // 2]
@@ -410,7 +410,7 @@ def test_overlaps_conserve_what_falls_on_both():
 def test_a_raster_is_found_however_it_was_run(sample):
     scan = whole(sample)
     turned = replace(at(scan, scan.positions[:, ::-1] * [-1, 1]), grid=(11, 14))
-    found = raster(turned)
+    found = find_raster(turned)
     assert found.index.shape == (14, 11)
     assert found.step == pytest.approx((2.0, 2.0))
     assert found.index[0, 0] == 13

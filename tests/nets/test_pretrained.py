@@ -14,14 +14,12 @@ from phaseloom.learning.weight_files import (
     BUILDERS,
     BUILDERS_BEFORE_0_2,
     _builder_name,
-    blocks,
-    card,
-    load,
-    residual,
-    save,
-    transformer,
+    load_card,
+    load_network,
+    save_network,
 )
 from phaseloom.retrieval.networks import recovery, stitching
+from phaseloom.retrieval.networks.backbones import get_blocks, make_resnet, make_transformer
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 
 SIZES = {"widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1)}
@@ -58,14 +56,14 @@ def tiny(**knobs):
 
 def test_a_grey_image_gives_what_it_gave_in_colour(colours):
     theirs, folder = colours
-    ours, grey = residual(folder, **SIZES).eval(), torch.rand(2, 1, 40, 32)
+    ours, grey = make_resnet(folder, **SIZES).eval(), torch.rand(2, 1, 40, 32)
     told = theirs(grey.expand(-1, 3, -1, -1)).pooler_output
     torch.testing.assert_close(ours(grey).pooler_output, told, atol=1e-5, rtol=1e-4)
 
 
 def test_every_tensor_of_a_resnet_is_loaded_bit_by_bit(colours):
     theirs, folder = colours
-    expected, found = theirs.state_dict(), residual(folder, **SIZES).state_dict()
+    expected, found = theirs.state_dict(), make_resnet(folder, **SIZES).state_dict()
     assert set(expected) == set(found)
     first = "embedder.embedder.convolution.weight"
     assert torch.equal(found.pop(first), expected.pop(first).sum(1, keepdim=True))
@@ -73,15 +71,15 @@ def test_every_tensor_of_a_resnet_is_loaded_bit_by_bit(colours):
 
 
 def test_weights_of_one_channel_stay_as_they_are(tmp_path):
-    theirs = residual(None, **SIZES)
+    theirs = make_resnet(None, **SIZES)
     theirs.save_pretrained(tmp_path / "grey")
-    found = residual(str(tmp_path / "grey"), **SIZES).state_dict()
+    found = make_resnet(str(tmp_path / "grey"), **SIZES).state_dict()
     assert all(torch.equal(value, found[name]) for name, value in theirs.state_dict().items())
 
 
 def test_every_tensor_of_a_vit_is_loaded_bit_by_bit(vit):
     theirs, folder = vit
-    expected, found = theirs.state_dict(), transformer(folder, **VIT).state_dict()
+    expected, found = theirs.state_dict(), make_transformer(folder, **VIT).state_dict()
     assert set(expected) - set(found) == {"pooler.dense.weight", "pooler.dense.bias"}
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
@@ -94,7 +92,7 @@ def test_a_builder_takes_the_weights_that_are_named(tmp_path):
         )
     )
     theirs.save_pretrained(tmp_path / "resnet")
-    vit = transformer(None, window=2, width=64, depth=1, heads=1)
+    vit = make_transformer(None, window=2, width=64, depth=1, heads=1)
     vit.save_pretrained(tmp_path / "vit")
     net = recovery.base(
         resnet=str(tmp_path / "resnet"), vit=str(tmp_path / "vit"), window=2, width=64, depth=1, channels=2
@@ -123,7 +121,7 @@ def test_the_first_design_takes_a_resnet34_and_a_vit_b_bit_by_bit(tmp_path):
     first = "embedder.embedder.convolution.weight"
     assert torch.equal(ours.pop(first), theirs.pop(first).sum(1, keepdim=True))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    found, told = transformer(str(tmp_path / "vit")).state_dict(), vit.state_dict()
+    found, told = make_transformer(str(tmp_path / "vit")).state_dict(), vit.state_dict()
     assert all(torch.equal(value, told[name]) for name, value in found.items())
     assert len(net.grid.blocks) == 12
     for here, there in zip(net.grid.blocks, vit.layers, strict=True):
@@ -134,16 +132,16 @@ def test_the_first_design_takes_a_resnet34_and_a_vit_b_bit_by_bit(tmp_path):
 
 def test_weights_of_another_size_are_refused_in_a_sentence(colours, vit):
     with pytest.raises(BadInput, match=r"nets: resnet: .* is not a ResNet of basic blocks.*or none"):
-        residual(colours[1])
+        make_resnet(colours[1])
     with pytest.raises(
         BadInput, match="has 10 places, width 8, 2 blocks, 2 heads, not 197 places, width 768"
     ):
-        transformer(vit[1])
+        make_transformer(vit[1])
 
 
 def test_weights_of_another_kind_are_refused_in_a_sentence(colours):
     with pytest.raises(BadInput, match="nets: vit"):
-        transformer(colours[1], **VIT)
+        make_transformer(colours[1], **VIT)
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-net", "./no/such/folder"])
@@ -159,7 +157,7 @@ def test_a_damaged_file_of_weights_is_refused_in_a_sentence(vit, tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(BadInput, match="pass a local directory, or none"):
-        transformer(str(tmp_path), **VIT)
+        make_transformer(str(tmp_path), **VIT)
 
 
 def test_nothing_is_loaded_unless_it_is_named(monkeypatch):
@@ -193,11 +191,11 @@ class Tupled(torch.nn.Module):
 
 def test_both_layouts_of_a_vit_give_the_same():
     """A tuple's first is the tokens; the first of a tensor would be the first of the batch."""
-    new = transformer(None, window=3, width=8, depth=2, heads=2).eval()
+    new = make_transformer(None, window=3, width=8, depth=2, heads=2).eval()
     outs = []
     for vit in (new, Old(new)):
-        films = torch.nn.ModuleList(recovery.Plain() for _ in blocks(vit))
-        grid = recovery._grid(vit, films, 2.0)
+        films = torch.nn.ModuleList(recovery.NoConditioning() for _ in get_blocks(vit))
+        grid = recovery._make_grid(vit, films, 2.0)
         grid.entry = torch.nn.Identity()
         torch.nn.init.zeros_(grid.places.gain)
         outs.append(grid(torch.ones(2, 3, 3, 8), torch.zeros(2, 8), torch.zeros(2, 2)))
@@ -216,22 +214,22 @@ def test_a_saved_net_is_the_same_when_loaded():
     with torch.no_grad():
         for value in net.parameters():
             value.add_(torch.randn_like(value) * 0.1)
-    file = save(net, "net.safetensors", {"trained": {"scans": 3}})
+    file = save_network(net, "net.safetensors", {"trained": {"scans": 3}})
     state = torch.get_rng_state()
-    back = load(file)
+    back = load_network(file)
     assert torch.equal(torch.get_rng_state(), state)
     assert back.recipe == net.recipe
     assert not back.training
     given = torch.rand(2, 3, 3, 24, 24) / 576, torch.rand(2, 8), torch.rand(2, 2)
     assert torch.equal(back(*given), net.eval()(*given))
-    assert card(file) == {"trained": {"scans": 3}}
+    assert load_card(file) == {"trained": {"scans": 3}}
 
 
 def test_a_folder_holds_one_net_and_a_trained_pair_comes_back_whole():
     net = EndToEnd(tiny(), stitching.residual(width=8, depth=1), stride=2).eval()
-    file = save(net, "somewhere/deep")
+    file = save_network(net, "somewhere/deep")
     assert file.name == "net.safetensors"
-    back, given = load("somewhere/deep"), (torch.rand(1, 5, 4, 24, 24) / 576, torch.rand(1, 8))
+    back, given = load_network("somewhere/deep"), (torch.rand(1, 5, 4, 24, 24) / 576, torch.rand(1, 8))
     assert isinstance(back, EndToEnd)
     assert back.stride == 2
     assert torch.equal(back(*given), net(*given))
@@ -239,18 +237,18 @@ def test_a_folder_holds_one_net_and_a_trained_pair_comes_back_whole():
 
 
 def test_a_file_says_in_words_how_its_net_was_built():
-    with safe_open(save(tiny(), "net.safetensors"), framework="pt") as file:
+    with safe_open(save_network(tiny(), "net.safetensors"), framework="pt") as file:
         said = json.loads(file.metadata()["phaseloom"])
     assert said["network"] == "recovery.small"
     assert said["knobs"]["window"] == 3
 
 
 def test_a_net_made_from_weights_of_others_is_loaded_without_them(tmp_path):
-    transformer(None, window=2, width=64, depth=1, heads=1).save_pretrained(tmp_path / "vit")
+    make_transformer(None, window=2, width=64, depth=1, heads=1).save_pretrained(tmp_path / "vit")
     net = recovery.base(vit=str(tmp_path / "vit"), window=2, width=64, depth=1, channels=2)
-    file = save(net, tmp_path / "ours")
+    file = save_network(net, tmp_path / "ours")
     (tmp_path / "vit" / "model.safetensors").unlink()
-    assert torch.equal(load(file).grid.table, net.grid.table)
+    assert torch.equal(load_network(file).grid.table, net.grid.table)
 
 
 def broken(path, said) -> None:
@@ -276,7 +274,7 @@ def test_files_that_name_a_module_of_version_0_1_are_still_read(old, new):
 
 def test_a_file_of_version_0_1_gives_the_same_network(tmp_path):
     net = EndToEnd(tiny(), stitching.residual(width=8, depth=1), stride=2).eval()
-    file = save(net, tmp_path / "net.safetensors")
+    file = save_network(net, tmp_path / "net.safetensors")
     with safe_open(file, framework="pt") as opened:
         said = json.loads(opened.metadata()["phaseloom"])
         weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -285,7 +283,7 @@ def test_a_file_of_version_0_1_gives_the_same_network(tmp_path):
         room, _, builder = old[node.pop("network")]
         node.update(room=room, builder=builder)
     save_file(weights, file, metadata={"phaseloom": json.dumps(said)})
-    back, given = load(file), (torch.rand(1, 5, 4, 24, 24) / 576, torch.rand(1, 8))
+    back, given = load_network(file), (torch.rand(1, 5, 4, 24, 24) / 576, torch.rand(1, 8))
     assert torch.equal(back(*given), net(*given))
 
 
@@ -312,24 +310,24 @@ def test_a_file_of_version_0_1_gives_the_same_network(tmp_path):
 def test_a_file_that_names_no_net_of_ours_is_refused_in_a_sentence(said, sentence):
     broken("net.safetensors", said)
     with pytest.raises(BadInput, match=sentence):
-        load("net.safetensors")
+        load_network("net.safetensors")
 
 
 def test_foreign_damaged_and_missing_files_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(BadInput, match="does not exist"):
-        load(tmp_path / "nothing")
+        load_network(tmp_path / "nothing")
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(BadInput, match="does not say how"):
-        load(tmp_path / "foreign.safetensors")
-    file = save(tiny(), tmp_path / "cut.safetensors")
+        load_network(tmp_path / "foreign.safetensors")
+    file = save_network(tiny(), tmp_path / "cut.safetensors")
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(BadInput, match="is damaged"):
-        load(file)
+        load_network(file)
     torch.save({"a": torch.zeros(2)}, tmp_path / "pickle.safetensors")
     with pytest.raises(BadInput, match="is damaged"):
-        load(tmp_path / "pickle.safetensors")
+        load_network(tmp_path / "pickle.safetensors")
 
 
 def test_a_net_without_a_recipe_is_not_saved():
     with pytest.raises(BadInput, match="make it with a builder"):
-        save(torch.nn.Linear(2, 2), "net.safetensors")
+        save_network(torch.nn.Linear(2, 2), "net.safetensors")

@@ -9,10 +9,10 @@ import torch
 
 from phaseloom import spec
 from phaseloom.errors import BadInput
-from phaseloom.learning.layers import Embedding, FiLM, Intake, Places
+from phaseloom.learning.layers import FiLM, PatternEmbedding, PatternIntake, PositionEncoding
 from phaseloom.retrieval.networks import recovery, stitching
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
-from phaseloom.retrieval.networks.recovery import Commensurate
+from phaseloom.retrieval.networks.recovery import StepDecoder
 
 
 def tiny(**knobs):
@@ -115,7 +115,9 @@ def test_coordinates_are_angstrom_of_each_token():
 
 
 def test_neighbouring_places_differ_and_far_ones_do_not_repeat():
-    places = Places(32, shortest=4.0, longest=400.0)(torch.arange(100.0)[:, None] * torch.tensor([2.0, 0]))
+    places = PositionEncoding(32, shortest=4.0, longest=400.0)(
+        torch.arange(100.0)[:, None] * torch.tensor([2.0, 0])
+    )
     distance = torch.cdist(places, places) + torch.eye(100)
     assert distance.min() > 0.01
 
@@ -139,7 +141,7 @@ def test_each_number_of_the_optics_can_be_heard():
 
 def test_a_token_owns_the_pixels_around_its_probe():
     """Away from the edges, moving the tokens by one moves the patch by five pixels."""
-    decoder, tokens = Commensurate(6, 3), torch.zeros(1, 9, 9, 6)
+    decoder, tokens = StepDecoder(6, 3), torch.zeros(1, 9, 9, 6)
     nothing = decoder(tokens)
     tokens[0, 3, 4] = 1
     patch = decoder(tokens) - nothing
@@ -153,14 +155,14 @@ def test_a_token_owns_the_pixels_around_its_probe():
 def test_intake_counts_in_amplitudes_of_an_even_beam():
     patterns = torch.zeros(1, 4, 4)
     patterns[0, 0, 0], patterns[0, 1, 1] = 1.0, -1e-3
-    told = Intake(4)(patterns)
+    told = PatternIntake(4)(patterns)
     assert told[0, 0, 0] == 4.0
     assert told[0, 1, 1] == pytest.approx(0, abs=1e-5)
 
 
 def test_calibrated_patterns_have_order_one_however_weak_they_are():
     """The first batch norm of the first design saw a variance of 7e-10."""
-    intake, patterns = Intake(16), beams(50, 16, 16) * torch.linspace(0, 1, 16) ** 6
+    intake, patterns = PatternIntake(16), beams(50, 16, 16) * torch.linspace(0, 1, 16) ** 6
     intake.calibrate(patterns)
     told = intake(patterns)
     assert told.mean(0).abs().max() < 1e-4
@@ -200,7 +202,7 @@ def test_frugal_embedding_gives_the_same_gradients_and_moves_means_once(normed):
     for frugal in (False, True):
         normed[1].reset_running_stats()
         normed.zero_grad()
-        Embedding(Intake(8), normed, frugal=frugal)(patterns).square().sum().backward()
+        PatternEmbedding(PatternIntake(8), normed, frugal=frugal)(patterns).square().sum().backward()
         results.append([normed[0].weight.grad.clone(), normed[1].running_mean.clone()])
         assert normed[1].momentum == 0.1
     torch.testing.assert_close(*results)
@@ -209,7 +211,7 @@ def test_frugal_embedding_gives_the_same_gradients_and_moves_means_once(normed):
 def test_embedding_in_pieces_is_embedding_at_once(monkeypatch):
     net, patterns = tiny(), beams(1, 3, 3, 24, 24)
     whole = net.embed(patterns)
-    monkeypatch.setattr("phaseloom.learning.layers.CHUNK", 2 * 24 * 24)
+    monkeypatch.setattr("phaseloom.learning.layers.PIXELS_AT_ONCE", 2 * 24 * 24)
     with torch.no_grad():
         torch.testing.assert_close(net.embed(patterns), whole)
 
@@ -266,7 +268,7 @@ def test_sharing_embeddings_changes_nothing():
     """Windows cut from the embedded scan are the windows embedded."""
     net, patterns, optics = scan_net(), beams(2, 8, 6, 24, 24), some(2, 8)
     patches, places = net.patches(patterns, optics)
-    for number, (row, col) in enumerate(stitching.windows(8, 6, 4, 3)):
+    for number, (row, col) in enumerate(stitching.list_windows(8, 6, 4, 3)):
         window = patterns[:, row : row + 4, col : col + 4]
         alone = net.recovery(window, optics, torch.tensor([[2.0 * row, 2.0 * col]]).expand(2, 2))
         torch.testing.assert_close(patches[:, number], alone, atol=1e-5, rtol=1e-5)

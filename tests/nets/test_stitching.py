@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.retrieval.ground_truth import seed_centre, seed_crop
+from phaseloom.retrieval.ground_truth import compute_seed_centre, crop_as_seed
 from phaseloom.retrieval.networks import stitching
-from phaseloom.retrieval.networks.stitching import crop, windows
+from phaseloom.retrieval.networks.stitching import crop_patch, list_windows
 
 WEIGHTS = pytest.mark.parametrize("weight", ["hann", "flat"])
 
@@ -27,7 +27,7 @@ def cut(image: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def scan_places(rows: int, cols: int, n: int, stride: int) -> torch.Tensor:
-    return torch.tensor(windows(rows, cols, n, stride), dtype=torch.float32) * 5
+    return torch.tensor(list_windows(rows, cols, n, stride), dtype=torch.float32) * 5
 
 
 def parameters(builder) -> int:
@@ -101,7 +101,7 @@ def test_an_asymmetric_mark_appears_at_its_pixel():
 def test_patches_over_the_edge_are_cut():
     image = picture(1, 40, 30)
     places = torch.tensor([[[-5.0, -7.0], [12.0, 8.0], [25.0, 18.0], [-5.0, 18.0], [25.0, -7.0]]])
-    patches = torch.stack([crop(image, (y, x), 20) for y, x in places[0].tolist()], 1)
+    patches = torch.stack([crop_patch(image, (y, x), 20) for y, x in places[0].tolist()], 1)
     out = stitching.overlap()(patches, places, (40, 30))
     covered = stitching.overlap()(torch.ones_like(patches), places, (40, 30)) > 0
     torch.testing.assert_close(out[covered], image[covered], atol=1e-5, rtol=0)
@@ -124,7 +124,7 @@ def test_a_smooth_image_survives_places_between_pixels():
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     image = (torch.cos(2 * torch.pi * y / 32) + torch.sin(2 * torch.pi * (x + y) / 64))[None]
     places = torch.tensor([[[0.3, 0.2], [0.3, 30.6], [28.5, 0.2], [28.5, 30.6]]])
-    patches = torch.stack([crop(image, (a, b), 34) for a, b in places[0].tolist()], 1)
+    patches = torch.stack([crop_patch(image, (a, b), 34) for a, b in places[0].tolist()], 1)
     out = stitching.overlap()(patches, places, (64, 64))
     assert (out - image)[:, 2:61, 2:61].abs().max() < 0.02
 
@@ -190,7 +190,7 @@ def test_the_seed_hears_where_patches_lie():
     layout = layout.to_empty(device="cpu").eval()
     for value in layout.state_dict().values():
         value.zero_()
-    layout.places.load_state_dict(stitching.Places(768, shortest=20.0, longest=2000.0).state_dict())
+    layout.places.load_state_dict(stitching.PositionEncoding(768, shortest=20.0, longest=2000.0).state_dict())
     patches, places = torch.zeros(1, 25, 76, 76), torch.zeros(1, 25, 2)
     places[0, 7, 1] = 45.0
     tokens = layout(patches, places, (256, 256))
@@ -207,13 +207,13 @@ def test_the_seed_refuses_any_other_canvas_in_a_sentence():
 
 def test_windows_are_those_of_the_document():
     first = (0, 9, 18, 27, 36)
-    assert windows(50, 50, 14, 9) == [(row, col) for row in first for col in first]
+    assert list_windows(50, 50, 14, 9) == [(row, col) for row in first for col in first]
 
 
 @pytest.mark.parametrize(("rows", "cols", "n", "stride"), [(14, 14, 14, 9), (15, 40, 14, 9), (23, 31, 7, 7)])
 def test_every_probe_is_in_a_window_and_no_window_leaves_the_scan(rows, cols, n, stride):
     seen = np.zeros((rows, cols), int)
-    found = windows(rows, cols, n, stride)
+    found = list_windows(rows, cols, n, stride)
     for row, col in found:
         assert 0 <= row <= rows - n
         assert 0 <= col <= cols - n
@@ -226,12 +226,12 @@ def test_every_probe_is_in_a_window_and_no_window_leaves_the_scan(rows, cols, n,
 @pytest.mark.parametrize(("knobs", "sentence"), [((13, 50, 14, 9), "smaller"), ((50, 50, 14, 15), "leaves")])
 def test_windows_that_cannot_cover_a_scan_are_refused(knobs, sentence):
     with pytest.raises(BadInput, match=sentence):
-        windows(*knobs)
+        list_windows(*knobs)
 
 
 def test_a_crop_at_a_whole_place_is_a_slice():
     image = picture(2, 30, 41)
-    assert torch.equal(crop(image, (4.0, 9), 12), image[:, 4:16, 9:21])
+    assert torch.equal(crop_patch(image, (4.0, 9), 12), image[:, 4:16, 9:21])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -242,7 +242,7 @@ def test_a_crop_between_pixels_reads_the_wave_there(dtype):
         return torch.cos(2 * torch.pi * (7 * y / 30 - 5 * x / 24)) + 0.5 * torch.sin(2 * torch.pi * x / 8)
 
     for a, b in ((3.37, 8.0), (-4.6, 17.25)):
-        patch = crop(wave(y, x)[None], (a, b), 9)
+        patch = crop_patch(wave(y, x)[None], (a, b), 9)
         expected = wave(y[:9, :9] + a, x[:9, :9] + b)[None]
         torch.testing.assert_close(patch, expected, atol=2e-5, rtol=0)
         assert patch.dtype == dtype
@@ -254,12 +254,12 @@ def test_the_seed_crop_is_the_documented_roll():
         bright = [round((2.0 * start + 13) * 2.56) for start in (row, col)]
         rolled = np.roll(phase, (256 // 2 - bright[0], 256 // 2 - bright[1]), axis=(0, 1))
         expected = rolled[128 - 38 : 128 + 38, 128 - 38 : 128 + 38]
-        assert np.array_equal(seed_crop(torch.from_numpy(phase), row, col).numpy(), expected)
-        assert np.array_equal(seed_crop(torch.from_numpy(phase)[None], row, col)[0].numpy(), expected)
+        assert np.array_equal(crop_as_seed(torch.from_numpy(phase), row, col).numpy(), expected)
+        assert np.array_equal(crop_as_seed(torch.from_numpy(phase)[None], row, col)[0].numpy(), expected)
 
 
 def test_the_seed_crop_is_up_to_half_a_pixel_off():
     exact = [(2.0 * index + 13) * 2.56 for index in (0, 9, 18, 27, 36)]
-    away = [seed_centre(2.0 * index) - e for index, e in zip((0, 9, 18, 27, 36), exact, strict=True)]
+    away = [compute_seed_centre(2.0 * index) - e for index, e in zip((0, 9, 18, 27, 36), exact, strict=True)]
     assert min(away) == pytest.approx(-0.44)
     assert max(away) == pytest.approx(0.48)

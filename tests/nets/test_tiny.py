@@ -6,7 +6,7 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery, linear
+from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery, linear
 from phaseloom.retrieval.networks.tiny import TinyRecovery, tiny
 
 
@@ -22,7 +22,7 @@ def estimate(doses: tuple[float, ...]) -> LinearRecovery:
     return net
 
 
-def begun(doses: tuple[float, ...] = (CLEAN,)) -> tuple[LinearRecovery, TinyRecovery]:
+def begun(doses: tuple[float, ...] = (NOISELESS_DOSE_NUMBER,)) -> tuple[LinearRecovery, TinyRecovery]:
     first, net = estimate(doses), tiny(patterns=6, components=4, width=8, depth=2)
     net.begin(first)
     return first, net
@@ -30,11 +30,11 @@ def begun(doses: tuple[float, ...] = (CLEAN,)) -> tuple[LinearRecovery, TinyReco
 
 @pytest.mark.parametrize("scan", [(2, 2), (3, 7), (9, 5)])
 def test_it_begins_as_the_linear_estimate_without_noise(scan):
-    first, net = begun((0.0, CLEAN))
+    first, net = begun((0.0, NOISELESS_DOSE_NUMBER))
     patterns = random_patterns(2, *scan, 6, 6)
     optics = torch.randn(2, 8)
     found = net(patterns, optics)
-    optics[:, -1] = CLEAN
+    optics[:, -1] = NOISELESS_DOSE_NUMBER
     torch.testing.assert_close(found, first(patterns, optics), atol=1e-5, rtol=1e-5)
     assert found.shape == (2, 5 * (scan[0] - 1) + 11, 5 * (scan[1] - 1) + 11)
     assert found.std() > 0.1
@@ -83,12 +83,14 @@ def test_a_scan_may_lie_anywhere():
 
 def test_components_that_do_not_match_the_estimate_are_refused():
     with pytest.raises((BadInput, RuntimeError), match=r"basis|components"):
-        tiny(patterns=6, components=5, width=4, depth=1).begin(estimate((CLEAN,)))
+        tiny(patterns=6, components=5, width=4, depth=1).begin(estimate((NOISELESS_DOSE_NUMBER,)))
 
 
 def test_a_file_keeps_every_bit(tmp_path):
     _, net = begun()
-    again = pretrained.load(pretrained.save(net, tmp_path / "net.safetensors", {"step": "2 A"}))
+    again = pretrained.load_network(
+        pretrained.save_network(net, tmp_path / "net.safetensors", {"step": "2 A"})
+    )
     patterns, optics = random_patterns(1, 3, 4, 6, 6), torch.ones(1, 8)
     assert torch.equal(again(patterns, optics), net.eval()(patterns, optics))
     assert again.recipe == net.recipe

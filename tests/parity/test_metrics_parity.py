@@ -36,7 +36,7 @@ def test_ssim_of_a_stack_is_the_mean_over_its_images(pair):
 
 def test_shifts_are_those_of_scikit_image(pair):
     window = np.outer(np.hanning(57), np.hanning(70))
-    moved = phase.shifted(pair[1], (1.7, -2.3))
+    moved = phase.shift_image(pair[1], (1.7, -2.3))
     parts = [(part - part.mean()) * window for part in (pair[1], moved)]
     theirs, *_ = registration.phase_cross_correlation(*parts, upsample_factor=100, normalization=None)
     np.testing.assert_allclose(phase.find_shift(moved, pair[1]), theirs, atol=0.011)

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.embedding.embed import embedded
-from phaseloom.embedding.evaluate import components, examined, finished
-from phaseloom.embedding.losses import deviances, noise_deviance
-from phaseloom.embedding.train import Autoencode, Encoding
+from phaseloom.embedding.embeddings import embed_patterns
+from phaseloom.embedding.evaluate import evaluate_components, evaluate_objective, finish_training
+from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
+from phaseloom.embedding.train import Autoencode, AutoencoderTraining
 from phaseloom.errors import BadInput
 from phaseloom.fitting.updates import held_out
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.weight_files import find
+from phaseloom.learning.weight_files import find_network
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(16, 16), angle=(1e-3, 1e-3), beam="electron")
 SMALL = {"recommended": {"latent_dim": 3, "width": 8, "head_channels": 2}}
@@ -47,20 +47,20 @@ def recipe(**changes) -> Autoencode:
     return Autoencode.of({"model": SMALL, "block": 4, "epochs": 2, "device": "cpu", **changes})
 
 
-def judged(training: Encoding) -> float:
+def judged(training: AutoencoderTraining) -> float:
     return held_out(training.lesson, (training.held(), (), None), training.progress.optimizer, 1) or 0.0
 
 
 def test_it_begins_as_principal_components_and_learns_more(scan):
-    training = Encoding.begin(recipe(epochs=8), scan=scan)
-    components = Encoding.begin(recipe(model={"pca": {"latent_dim": 3}}), scan=scan)
+    training = AutoencoderTraining.begin(recipe(epochs=8), scan=scan)
+    components = AutoencoderTraining.begin(recipe(model={"pca": {"latent_dim": 3}}), scan=scan)
     assert judged(training) == pytest.approx(judged(components), rel=1e-4)
     epochs = list(training)
     assert epochs[-1].holdout < 0.9 * judged(components)
 
 
 def test_nothing_that_is_held_out_is_learned_from(scan):
-    training = Encoding.begin(recipe(), scan=scan)
+    training = AutoencoderTraining.begin(recipe(), scan=scan)
     learned = np.concatenate([*training.batches(1)])
     np.testing.assert_array_equal(np.sort(learned), training.parts.train)
     others = np.concatenate([*training.held(), training.parts.test])
@@ -74,7 +74,7 @@ def test_pixels_that_are_not_trusted_change_nothing(scan):
     hot[:, 4, 7] = np.random.default_rng(1).integers(0, 60000, len(hot))
     ends = []
     for counts in (scan.counts, hot):
-        training = Encoding.begin(recipe(), scan=replace(scan, counts=counts, mask=mask))
+        training = AutoencoderTraining.begin(recipe(), scan=replace(scan, counts=counts, mask=mask))
         index = training.parts.test
         ends.append(training.lesson.counts(index))
     good = torch.from_numpy(mask)
@@ -86,12 +86,12 @@ def test_pixels_that_are_not_trusted_change_nothing(scan):
 
 def test_a_training_that_was_stopped_ends_as_a_straight_one(files, tmp_path):
     tree = {"file": str(files), "epochs": 3}
-    straight = Encoding.begin(recipe(**tree), tmp_path / "straight")
+    straight = AutoencoderTraining.begin(recipe(**tree), tmp_path / "straight")
     losses = [epoch.loss for epoch in straight]
-    for epoch in Encoding.begin(recipe(**tree), tmp_path / "stopped"):
+    for epoch in AutoencoderTraining.begin(recipe(**tree), tmp_path / "stopped"):
         if epoch.number == 1:
             break
-    again = Encoding.resume(tmp_path / "stopped")
+    again = AutoencoderTraining.resume(tmp_path / "stopped")
     assert [epoch.loss for epoch in again] == losses[1:]
     for name, value in straight.net.state_dict().items():
         assert torch.equal(again.net.state_dict()[name], value), name
@@ -99,7 +99,7 @@ def test_a_training_that_was_stopped_ends_as_a_straight_one(files, tmp_path):
 
 @pytest.mark.slow
 def test_the_first_design_is_trained_by_its_own_losses(scan):
-    training = Encoding.begin(
+    training = AutoencoderTraining.begin(
         recipe(model={"seed": {"latent_dim": 2}}, losses=["squares", "regularised"], epochs=1, batch=2),
         scan=scan,
     )
@@ -109,30 +109,30 @@ def test_the_first_design_is_trained_by_its_own_losses(scan):
 
 
 def test_it_is_examined_on_what_it_never_saw_beside_as_many_components(scan, tmp_path):
-    training = Encoding.begin(recipe(epochs=8), tmp_path / "run", scan=scan)
-    began = examined(training.lesson, training.parts.test)
+    training = AutoencoderTraining.begin(recipe(epochs=8), tmp_path / "run", scan=scan)
+    began = evaluate_objective(training.lesson, training.parts.test)
     assert began.explained == pytest.approx(
-        components(training.lesson, training.parts.test).explained, abs=1e-4
+        evaluate_components(training.lesson, training.parts.test).explained, abs=1e-4
     )
     for _ in training:
         pass
-    path, card = finished(training)
+    path, card = finish_training(training)
     assert card["scores"]["network"]["explained"] > began.explained + 0.05
     assert card["scores"]["pca"]["explained"] == pytest.approx(began.explained, abs=1e-4)
     assert 0.8 < card["scores"]["network"]["deviance"] < began.deviance
-    net = pretrained.load(path)
+    net = pretrained.load_network(path)
     counts = training.lesson.counts(training.parts.test[:3])
     torch.testing.assert_close(net.embed(net.scale(counts)), training.net.embed(training.net.scale(counts)))
 
 
 def test_embeddings_are_those_of_the_training_and_bad_frames_stand_out(scan, tmp_path):
-    training = Encoding.begin(recipe(epochs=6), tmp_path / "run", scan=scan)
+    training = AutoencoderTraining.begin(recipe(epochs=6), tmp_path / "run", scan=scan)
     for _ in training:
         pass
-    path, card = finished(training)
+    path, card = finish_training(training)
     counts = scan.counts.copy()
     counts[77] = np.roll(counts[77], 8, axis=0)
-    latents, misfits, _ = embedded(pretrained.load(path), card, replace(scan, counts=counts))
+    latents, misfits, _ = embed_patterns(pretrained.load_network(path), card, replace(scan, counts=counts))
     assert misfits.argmax() == 77
     index = np.array([5, 300])
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_embeddings_are_those_of_the_training_and_bad_frames_stand_out(scan, tmp
     narrow = replace(GEOMETRY, shape=(16, 8))
     half = Scan4D(counts=counts[..., 4:12], positions=scan.positions, geometry=narrow)
     with pytest.raises(BadInput, match="16 x 8 is not what it learned from, 16 x 16"):
-        embedded(pretrained.load(path), card, half)
+        embed_patterns(pretrained.load_network(path), card, half)
 
 
 def test_the_command_trains_says_scores_and_goes_on(phaseloom, files):
@@ -161,33 +161,33 @@ def test_the_command_trains_says_scores_and_goes_on(phaseloom, files):
     with h5py.File("latents.h5") as file:
         assert file["latents"].shape == (576, 3)
         assert file["positions"].attrs["units"] == "angstrom"
-    wrong = phaseloom("embed", files, "--model", find("tiny"), "--out", "more.npz")
+    wrong = phaseloom("embed", files, "--model", find_network("tiny"), "--out", "more.npz")
     assert (wrong.code, "which embeds nothing" in wrong.err) == (2, True)
     stranger = phaseloom("train", "patches", "run", "--resume")
-    assert "is no run of such a training" in stranger.err
+    assert "is not a run of this kind of training" in stranger.err
     assert "latent" in phaseloom("describe", "model", "recommended", "--of", "autoencoder").out
 
 
 def test_bad_input_is_a_sentence(scan):
     with pytest.raises(BadInput, match="losses: must be one at least"):
-        Encoding.begin(recipe(losses=[]), scan=scan)
+        AutoencoderTraining.begin(recipe(losses=[]), scan=scan)
     with pytest.raises(BadInput, match="leave none to learn from"):
-        Encoding.begin(recipe(block=100), scan=scan)
+        AutoencoderTraining.begin(recipe(block=100), scan=scan)
     with pytest.raises(BadInput, match="does not exist"):
-        Encoding.begin(recipe(file=str(Path("nowhere.npy"))))
+        AutoencoderTraining.begin(recipe(file=str(Path("nowhere.npy"))))
 
 
 def test_a_run_of_a_relative_path_is_resumed(files, monkeypatch):
     monkeypatch.chdir(files.parent)
-    for _ in Encoding.begin(Autoencode.of({**recipe().given(), "file": files.name}), "run"):
+    for _ in AutoencoderTraining.begin(Autoencode.of({**recipe().given(), "file": files.name}), "run"):
         break
     monkeypatch.chdir(files.parent.parent)
-    again = Encoding.resume(files.parent / "run")
+    again = AutoencoderTraining.resume(files.parent / "run")
     assert [epoch.number for epoch in again] == [2]
 
 
 def test_components_are_not_trained(scan):
-    training = Encoding.begin(recipe(model={"pca": {"latent_dim": 3}}), scan=scan)
+    training = AutoencoderTraining.begin(recipe(model={"pca": {"latent_dim": 3}}), scan=scan)
     assert list(training) == []
     assert "not trained" in training.progress.stopped
 
@@ -196,6 +196,6 @@ def test_components_are_not_trained(scan):
 def test_a_deviance_of_one_is_shot_noise_at_any_dose(scan, dose):
     rate = np.linspace(0.5, 1.5, 16) * dose + np.zeros(scan.counts.shape)
     counts = np.random.default_rng(2).poisson(rate).astype(float)
-    found = deviances(torch.from_numpy(rate), torch.from_numpy(counts)).sum()
-    noise = noise_deviance(torch.from_numpy(rate)).sum()
+    found = compute_deviances(torch.from_numpy(rate), torch.from_numpy(counts)).sum()
+    noise = compute_noise_deviance(torch.from_numpy(rate)).sum()
     assert float(found / noise) == pytest.approx(1, abs=0.02)

@@ -8,10 +8,10 @@ import torch
 
 from phaseloom.data.counts import Chosen
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.denoise import denoise
+from phaseloom.embedding.embeddings import denoise
 from phaseloom.embedding.networks.autoencoder import pca
 from phaseloom.errors import BadInput
-from phaseloom.learning.weight_files import save
+from phaseloom.learning.weight_files import save_network
 from phaseloom.metrics.image import psnr
 from phaseloom.runs.scan_recipe import ScanRecipe
 from tests.recipes.test_autoencode import GEOMETRY
@@ -37,7 +37,7 @@ def model(scan, tmp_path):
     net, counts = pca(latent_dim=2), torch.from_numpy(scan.counts.astype(np.float32))[:, None]
     net.scale.calibrate(counts)
     net.begin(net.scale(counts))
-    return save(net, tmp_path / "net.safetensors", {"shape": [16, 16]})
+    return save_network(net, tmp_path / "net.safetensors", {"shape": [16, 16]})
 
 
 def test_drawn_patterns_are_nearer_to_the_truth(scan, truth, model):

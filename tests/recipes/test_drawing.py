@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.embedding.losses import squares
 from phaseloom.embedding.networks import autoencoder
-from phaseloom.embedding.objective import Drawing, Manner
-from phaseloom.embedding.pattern_losses import squares
-from phaseloom.embedding.train import Autoencode, Encoding
+from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentation
+from phaseloom.embedding.train import Autoencode, AutoencoderTraining
 from phaseloom.errors import BadInput
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(18, 16), angle=(1e-3, 1e-3), beam="electron")
@@ -28,9 +28,9 @@ def scan() -> Scan4D:
     return Scan4D(counts=counts, positions=places, geometry=GEOMETRY)
 
 
-def drawing(scan: Scan4D, **manner) -> Drawing:
+def drawing(scan: Scan4D, **manner) -> AutoencoderObjective:
     net = autoencoder.recommended(latent_dim=2, width=4, head_channels=2)
-    lesson = Drawing(net, scan, {"squares": squares}, ALL, manner=Manner(**manner))
+    lesson = AutoencoderObjective(net, scan, {"squares": squares}, ALL, manner=PatternPresentation(**manner))
     lesson.begin()
     return lesson
 
@@ -104,7 +104,7 @@ def test_a_training_that_spoils_the_start_ends_with_the_start(scan):
             "device": "cpu",
         }
     )
-    training = Encoding.begin(recipe, scan=scan)
+    training = AutoencoderTraining.begin(recipe, scan=scan)
     start = {name: value.clone() for name, value in training.net.state_dict().items()}
     epochs = list(training)
     assert training.progress.best[1] < epochs[-1].holdout

@@ -13,13 +13,12 @@ from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.retrieval.evaluate import image, scores
-from phaseloom.retrieval.linear_fit import fitted, microscope_of
-from phaseloom.retrieval.linear_recipe import solved
-from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery, linear
+from phaseloom.retrieval.evaluate import evaluate_network, predict_image
+from phaseloom.retrieval.linear_fit import fit_linear_network, get_microscope, solve_linear
+from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery, linear
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.recipe import Train
-from phaseloom.retrieval.training_samples import Scene
+from phaseloom.retrieval.training_samples import TrainingScan
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.scan import Sample, simulated
@@ -59,7 +58,7 @@ def asked(file: Path, probe: Any) -> Reconstruct:
 
 
 def test_the_microscope_is_that_of_the_scan(file):
-    recipe = Train.of({"model": "linear", "microscope": microscope_of(asked(file, PROBE))})
+    recipe = Train.of({"model": "linear", "microscope": get_microscope(asked(file, PROBE))})
     found = recipe.microscope(np.random.default_rng(0))
     assert found.energy == pytest.approx(100e3)
     assert found.semiangle == pytest.approx(0.018)
@@ -70,14 +69,14 @@ def test_the_microscope_is_that_of_the_scan(file):
 
 
 def test_a_semiangle_that_is_not_said_is_measured(file):
-    found = microscope_of(asked(file, {"from_patterns": {"defocus": "80 A"}}))["fixed"]
+    found = get_microscope(asked(file, {"from_patterns": {"defocus": "80 A"}}))["fixed"]
     assert float(found["semiangle"].split()[0]) == pytest.approx(18, abs=1)
 
 
 @pytest.mark.parametrize("probe", [{"focused": {"semiangle": "18 mrad"}}, "auto"])
 def test_a_defocus_that_nobody_says_is_asked_for(probe, file):
     with pytest.raises(BadInput, match=r"defocus: is not said.*--set"):
-        microscope_of(asked(file, probe))
+        get_microscope(asked(file, probe))
 
 
 def test_steps_that_differ_are_refused(own, tmp_path):
@@ -85,21 +84,21 @@ def test_steps_that_differ_are_refused(own, tmp_path):
     scan.positions[:, 1] *= 1.1
     native.write(scan, tmp_path / "wide.h5")
     with pytest.raises(BadInput, match="differ along rows and columns"):
-        microscope_of(asked(tmp_path / "wide.h5", PROBE))
+        get_microscope(asked(tmp_path / "wide.h5", PROBE))
 
 
 @pytest.fixture(scope="module")
 def fit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
     said: list[str] = []
-    path, card = fitted(Train.of(FEW), tmp_path_factory.mktemp("fit") / "new", said=said.append)
+    path, card = fit_linear_network(Train.of(FEW), tmp_path_factory.mktemp("fit") / "new", said=said.append)
     return path, card, said
 
 
 def test_a_fit_leaves_a_network_that_reads_unseen_scans(fit):
     path, card, said = fit
     assert [name.name for name in sorted(path.parent.iterdir())] == ["net.safetensors", "run.yaml"]
-    net, sample = pretrained.load(path), made(9, Experiment(scan=(11, 14)))
-    found = predict(net, pretrained.card(path), sample.scan(), Optics(aberrations={"defocus": 90.0}))
+    net, sample = pretrained.load_network(path), made(9, Experiment(scan=(11, 14)))
+    found = predict(net, pretrained.load_card(path), sample.scan(), Optics(aberrations={"defocus": 90.0}))
     inner = (slice(8, -8), slice(8, -8))
     assert np.corrcoef(found.phase[inner].ravel(), sample.phase[inner].ravel())[0, 1] > 0.6
     assert (said, card["fit"]["cpu_seconds"] > 0) == (
@@ -111,35 +110,41 @@ def test_a_fit_leaves_a_network_that_reads_unseen_scans(fit):
 
 
 def test_the_same_recipe_gives_the_same_bits(fit, tmp_path):
-    again, _ = fitted(Train.of(FEW), tmp_path / "again")
-    first = pretrained.load(fit[0]).state_dict()
-    assert all(torch.equal(value, first[name]) for name, value in pretrained.load(again).state_dict().items())
+    again, _ = fit_linear_network(Train.of(FEW), tmp_path / "again")
+    first = pretrained.load_network(fit[0]).state_dict()
+    assert all(
+        torch.equal(value, first[name]) for name, value in pretrained.load_network(again).state_dict().items()
+    )
 
 
 def test_a_fit_for_noise_is_better_in_noise_than_one_without(fit):
-    net, scene = pretrained.load(fit[0]), Scene.of(made(9, Experiment(scan=(12, 12))))
+    net, scene = pretrained.load_network(fit[0]), TrainingScan.of(made(9, Experiment(scan=(12, 12))))
     assert isinstance(net, LinearRecovery)
-    clean = linear(components=30, doses=(CLEAN,))
+    clean = linear(components=30, doses=(NOISELESS_DOSE_NUMBER,))
     clean.components.load_state_dict(net.components.state_dict())
     clean.weight.data = net.weight.data[-1:].clone()
-    told, bare = (scores(one, [scene], doses=(1e7, 3e3)) for one in (net, clean))
+    told, bare = (evaluate_network(one, [scene], doses=(1e7, 3e3)) for one in (net, clean))
     assert told["noiseless"] == bare["noiseless"]
     assert told["3000"]["nmse"] < 0.7 * bare["3000"]["nmse"]
 
 
 def test_scores_follow_from_their_seed_and_leave_out_the_rim(fit):
-    net, scene = pretrained.load(fit[0]), Scene.of(made(9, Experiment(scan=(12, 12))))
-    found = scores(net, [scene], doses=(1e4,), seed=3)
-    assert found == scores(net, [scene], doses=(1e4,), seed=3) != scores(net, [scene], doses=(1e4,), seed=4)
-    seen, true = image(net, scene, 1e4, seed=3), scene.phase.numpy()
+    net, scene = pretrained.load_network(fit[0]), TrainingScan.of(made(9, Experiment(scan=(12, 12))))
+    found = evaluate_network(net, [scene], doses=(1e4,), seed=3)
+    assert (
+        found
+        == evaluate_network(net, [scene], doses=(1e4,), seed=3)
+        != evaluate_network(net, [scene], doses=(1e4,), seed=4)
+    )
+    seen, true = predict_image(net, scene, 1e4, seed=3), scene.phase.numpy()
     off, true = ((part - part[8:-8, 8:-8].mean())[8:-8, 8:-8] for part in (seen, true))
     assert found["10000"]["nmse"] == pytest.approx(((off - true) ** 2).mean() / true.var(), rel=1e-4)
 
 
 def test_a_fit_is_of_the_scans_it_is_given():
-    scenes = [Scene.of(made(seed, Experiment(scan=(10, 10)))) for seed in range(4)]
-    net = linear(components=30, doses=(CLEAN,))
-    assert solved(net, scenes)["scans"] == {"1e+07": 4}
+    scenes = [TrainingScan.of(made(seed, Experiment(scan=(10, 10)))) for seed in range(4)]
+    net = linear(components=30, doses=(NOISELESS_DOSE_NUMBER,))
+    assert solve_linear(net, scenes)["scans"] == {"1e+07": 4}
     optics = torch.ones(1, 8)
     with torch.no_grad():
         found = net(scenes[0].roots.float().square()[None], optics)[0].numpy()
@@ -148,9 +153,9 @@ def test_a_fit_is_of_the_scans_it_is_given():
 
 def test_what_cannot_be_fitted_is_refused(fit, tmp_path):
     with pytest.raises(BadInput, match="is not solved but trained: train patches"):
-        fitted(Train.of({**FEW, "model": "tiny"}), tmp_path / "new")
+        fit_linear_network(Train.of({**FEW, "model": "tiny"}), tmp_path / "new")
     with pytest.raises(BadInput, match="holds a run: name a new folder"):
-        fitted(Train.of(FEW), fit[0].parent)
+        fit_linear_network(Train.of(FEW), fit[0].parent)
 
 
 def given(*settings: str) -> list[str]:
@@ -168,7 +173,7 @@ def test_on_the_command_line_a_scan_is_fitted_for_and_settings_hold(phaseloom, f
     assert (recipe.scans, recipe.unseen) == (6, 2)
     experiment = recipe.microscope(np.random.default_rng(0))
     assert (experiment.scan, experiment.step, experiment.energy) == ((12, 12), 2.2, 100e3)
-    net, card = pretrained.load("new"), pretrained.card("new")
+    net, card = pretrained.load_network("new"), pretrained.load_card("new")
     lens = {name: OWN.aberrations[name] for name in ("defocus", "C12", "phi12")}
     found = predict(net, card, own.scan(), Optics(semiangle=0.018, aberrations=lens))
     assert np.corrcoef(found.phase[8:-8, 8:-8].ravel(), own.phase[8:-8, 8:-8].ravel())[0, 1] > 0.7
@@ -197,7 +202,7 @@ def test_on_the_command_line_a_network_is_trained_for_a_scan(phaseloom, file):
     experiment = Train.from_path("new/run.yaml").microscope(np.random.default_rng(0))
     assert (experiment.scan, experiment.step, experiment.energy) == ((9, 9), 2.2, 100e3)
     assert experiment.aberrations == {"defocus": 80.0}  # those of the scan, and no others
-    assert pretrained.card("new")["experiment"]["semiangle"] == pytest.approx(0.018)
+    assert pretrained.load_card("new")["experiment"]["semiangle"] == pytest.approx(0.018)
     again = phaseloom("train", "patches", "new", "--resume", "--for", file)
     assert (again.code, "a run that is resumed has its probe" in again.err) == (2, True)
 

@@ -13,12 +13,11 @@ from phaseloom.data.counts import Mapped
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.embedding import latents as protocol
-from phaseloom.embedding.embed import embed, embedded, lesson_of
-from phaseloom.embedding.embeddings import Embedding
+from phaseloom.embedding.embeddings import ScanEmbedding, embed, embed_patterns, make_objective
 from phaseloom.embedding.networks.autoencoder import LinearAutoencoder, pca
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.metrics.clusters import kmeans
+from phaseloom.metrics.clusters import fit_kmeans
 from phaseloom.plot import style as canvas
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import ScanRecipe
@@ -48,19 +47,19 @@ def scan() -> Scan4D:
 
 def fitted(scan: Scan4D, latents: int = 3) -> tuple[LinearAutoencoder, dict[str, object]]:
     net = pca(latent_dim=latents)
-    lesson = lesson_of(net, {}, scan)
+    lesson = make_objective(net, {}, scan)
     lesson.begin()
     return net, {"shape": list(SHAPE), "highest": lesson.highest}
 
 
-def embedding(scan: Scan4D) -> Embedding:
+def embedding(scan: Scan4D) -> ScanEmbedding:
     made = Provenance.now(seed=0, data=scan.digest(), file="scan.h5")
-    return Embedding(*embedded(*fitted(scan), scan), scan.positions, scan.grid, made)
+    return ScanEmbedding(*embed_patterns(*fitted(scan), scan), scan.positions, scan.grid, made)
 
 
-def handmade(misfit: np.ndarray, totals: np.ndarray, positions: np.ndarray) -> Embedding:
+def handmade(misfit: np.ndarray, totals: np.ndarray, positions: np.ndarray) -> ScanEmbedding:
     made = Provenance.now(seed=0, data="", file="")
-    return Embedding(np.zeros((len(misfit), 2)), misfit, totals, positions, None, made)
+    return ScanEmbedding(np.zeros((len(misfit), 2)), misfit, totals, positions, None, made)
 
 
 def lazily(scan: Scan4D) -> Scan4D:
@@ -81,7 +80,7 @@ def test_a_bad_frame_is_found_and_nothing_else(scan):
         counts[50] = wrong(counts[50])
         bad = replace(scan, counts=counts)
         made = Provenance.now(seed=0, data="", file="")
-        found = Embedding(*embedded(net, card, bad), bad.positions, bad.grid, made)
+        found = ScanEmbedding(*embed_patterns(net, card, bad), bad.positions, bad.grid, made)
         assert found.unusual().tolist() == [50]
 
 
@@ -113,7 +112,7 @@ def test_rows_of_bad_frames_and_lost_numbers_stand_out_and_areas_do_not():
 def test_what_is_written_is_loaded_again(scan, tmp_path, name):
     for data in (scan, scan.select(np.arange(100))):
         made = embedding(data)
-        again = Embedding.load(made.write(tmp_path / name))
+        again = ScanEmbedding.load(made.write(tmp_path / name))
         for field in ("latents", "misfit", "totals", "positions"):
             np.testing.assert_array_equal(getattr(again, field), getattr(made, field))
         assert (again.grid, again.provenance) == (made.grid, made.provenance)
@@ -125,16 +124,16 @@ def test_other_files_are_refused_in_a_sentence(scan, tmp_path):
     (tmp_path / "text.h5").write_text("no")
     for name in ("scan.h5", "more.npz", "text.h5"):
         with pytest.raises(BadInput, match=f"{name}: holds no embedding"):
-            Embedding.load(tmp_path / name)
+            ScanEmbedding.load(tmp_path / name)
     with pytest.raises(BadInput, match="does not exist"):
-        Embedding.load(tmp_path / "nowhere.h5")
+        ScanEmbedding.load(tmp_path / "nowhere.h5")
     odd = replace(embedding(scan), misfit=np.ones(116))
     odd = replace(odd, totals=odd.totals)
     with h5py.File(embedding(scan).write(tmp_path / "odd.h5"), "r+") as file:
         del file["misfit"]
         file["misfit"] = np.ones(5)
     with pytest.raises(BadInput, match="do not fit together"):
-        Embedding.load(tmp_path / "odd.h5")
+        ScanEmbedding.load(tmp_path / "odd.h5")
 
 
 def test_unusual_patterns_are_left_out_by_the_file_that_names_them(scan, tmp_path):
@@ -143,7 +142,7 @@ def test_unusual_patterns_are_left_out_by_the_file_that_names_them(scan, tmp_pat
     files = {"file": str(tmp_path / "scan.h5")}
     native.write(replace(scan, counts=counts), tmp_path / "scan.h5")
     net, card = fitted(scan)
-    pretrained.save(net, tmp_path / "net.safetensors", card)
+    pretrained.save_network(net, tmp_path / "net.safetensors", card)
     found = embed(ScanRecipe.of(files), tmp_path / "net.safetensors")
     assert (len(found), found.unusual().tolist()) == (116, [8])  # the blank one is out already
     path = found.write(tmp_path / "embeddings.h5")
@@ -154,16 +153,16 @@ def test_unusual_patterns_are_left_out_by_the_file_that_names_them(scan, tmp_pat
 def test_untrusted_pixels_do_not_matter(scan):
     dark, hot = dead_pixel(scan, 0), dead_pixel(scan, 60000)
     net, card = fitted(dark)
-    for one, other in zip(embedded(net, card, dark), embedded(net, card, hot), strict=True):
+    for one, other in zip(embed_patterns(net, card, dark), embed_patterns(net, card, hot), strict=True):
         np.testing.assert_array_equal(one, other)
     assert embedding(dark).totals[7] == (scan.counts[7] * dark.mask).sum()
     for look in (
-        lambda s: protocol.means(s, KINDS).patterns,
-        lambda s: protocol.means(s, KINDS).profile.mean,
-        lambda s: protocol.principal(s, 2).scores,
-        lambda s: protocol.nonnegative(s, 2).scores,
-        lambda s: protocol.nonnegative(s, 2).images,
-        lambda s: protocol.samples(lesson_of(net, card, s), np.arange(117.0)).measured,
+        lambda s: protocol.compute_mean_patterns(s, KINDS).patterns,
+        lambda s: protocol.compute_mean_patterns(s, KINDS).profile.mean,
+        lambda s: protocol.compute_principal_components(s, 2).scores,
+        lambda s: protocol.compute_nonnegative_factors(s, 2).scores,
+        lambda s: protocol.compute_nonnegative_factors(s, 2).images,
+        lambda s: protocol.select_samples(make_objective(net, card, s), np.arange(117.0)).measured,
     ):
         np.testing.assert_array_equal(look(dark), look(hot))
 
@@ -171,16 +170,19 @@ def test_untrusted_pixels_do_not_matter(scan):
 def test_a_scan_in_a_file_gives_the_same_as_one_in_memory(scan):
     lazy = lazily(scan)
     net, card = fitted(scan)
-    for one, other in zip(embedded(net, card, scan), embedded(net, card, lazy), strict=True):
+    for one, other in zip(embed_patterns(net, card, scan), embed_patterns(net, card, lazy), strict=True):
         np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(protocol.means(scan, KINDS).patterns, protocol.means(lazy, KINDS).patterns)
-    for find in (protocol.principal, protocol.nonnegative):
+    np.testing.assert_array_equal(
+        protocol.compute_mean_patterns(scan, KINDS).patterns,
+        protocol.compute_mean_patterns(lazy, KINDS).patterns,
+    )
+    for find in (protocol.compute_principal_components, protocol.compute_nonnegative_factors):
         np.testing.assert_array_equal(find(scan, 3).scores, find(lazy, 3).scores)
 
 
 def test_means_of_clusters_weighted_by_their_sizes_are_the_mean_of_all(scan):
     labels = np.random.default_rng(3).choice([0, 1, 3], 117)  # nobody in 2
-    found = protocol.means(scan, labels)
+    found = protocol.compute_mean_patterns(scan, labels)
     assert found.sizes.tolist() == np.bincount(labels).tolist()
     weighted = (found.sizes[:, None, None] * np.nan_to_num(found.patterns)).sum(0) / 117
     np.testing.assert_allclose(weighted, scan.mean_pattern(), rtol=1e-12)
@@ -192,27 +194,30 @@ def test_means_of_clusters_weighted_by_their_sizes_are_the_mean_of_all(scan):
 
 def test_areas_are_found_by_latents_and_by_components(scan):
     found = embedding(scan)
-    kinds, tried = protocol.grouped(found.latents, None, truth=KINDS)
+    kinds, tried = protocol.find_clusters(found.latents, None, truth=KINDS)
     assert tried.suggested == 2
     assert [kind.agreement.mean for kind in kinds] == [1, 1]
     assert [kind.stability.mean for kind in kinds] == [1, 1]
-    for one in (protocol.principal(scan, 3), protocol.nonnegative(scan, 3)):
+    for one in (
+        protocol.compute_principal_components(scan, 3),
+        protocol.compute_nonnegative_factors(scan, 3),
+    ):
         assert one.scores.shape == (117, 3)
         assert one.images.shape == (3, *SHAPE)
-        assert kmeans(one.scores, 2, truth=KINDS).agreement.mean == 1
-    factors = protocol.nonnegative(scan, 2)
+        assert fit_kmeans(one.scores, 2, truth=KINDS).agreement.mean == 1
+    factors = protocol.compute_nonnegative_factors(scan, 2)
     assert (factors.scores.min(), factors.images.min()) >= (0, 0)
     drawn = np.einsum("nk,kyx->nyx", factors.scores, factors.images)
     assert (
         np.sqrt(np.mean((drawn - np.sqrt(scan.counts)) ** 2)) < 0.65
     )  # of counts alone it is 0.5, or a bit more
-    assert protocol.principal(scan.select(np.arange(4)), 9).scores.shape == (4, 3)
+    assert protocol.compute_principal_components(scan.select(np.arange(4)), 9).scores.shape == (4, 3)
 
 
 def test_a_traversal_of_components_is_a_straight_line_along_one_of_them(scan):
     net, card = fitted(scan)
-    latents = embedded(net, card, scan)[0]
-    rows = protocol.traversed(latents, 1, steps=5)
+    latents = embed_patterns(net, card, scan)[0]
+    rows = protocol.make_traversal(latents, 1, steps=5)
     low, high = np.percentile(latents[:, 1], [1, 99])
     np.testing.assert_allclose(rows[[0, -1], 1], [low, high])
     drawn = net.decode(torch.from_numpy(rows).float())[:, 0].detach().numpy()
@@ -220,7 +225,7 @@ def test_a_traversal_of_components_is_a_straight_line_along_one_of_them(scan):
     np.testing.assert_allclose(
         np.diff(drawn, axis=0), np.broadcast_to((high - low) / 4 * along, (4, *SHAPE)), atol=1e-5
     )
-    centred = protocol.traversed(latents - np.median(latents, axis=0), 1, steps=5)
+    centred = protocol.make_traversal(latents - np.median(latents, axis=0), 1, steps=5)
     through = net.decode(torch.from_numpy(centred).float())[:, 0].detach().numpy()
     share = centred[:, 1][:, None, None]
     np.testing.assert_allclose(through, net.skip.mean.numpy() + share * along, atol=1e-5)
@@ -229,22 +234,22 @@ def test_a_traversal_of_components_is_a_straight_line_along_one_of_them(scan):
 def test_what_latents_generate_is_what_is_drawn_of_their_pattern(scan):
     net, card = fitted(scan)
     index = np.array([4, 77])
-    latents, drawn = lesson_of(net, card, scan).drawn(index)
-    again = protocol.generated(net, card, latents.numpy())
+    latents, drawn = make_objective(net, card, scan).drawn(index)
+    again = protocol.generate_patterns(net, card, latents.numpy())
     np.testing.assert_allclose(again, drawn[:, 0].numpy(), rtol=1e-5, atol=1e-5)
     parted = {**card, "halves": True}
-    np.testing.assert_allclose(protocol.generated(net, parted, latents.numpy()), 2 * again)
+    np.testing.assert_allclose(protocol.generate_patterns(net, parted, latents.numpy()), 2 * again)
     with pytest.raises(BadInput, match="latents: 5 numbers are not as many"):
-        protocol.generated(net, card, np.ones((2, 5)))
+        protocol.generate_patterns(net, card, np.ones((2, 5)))
     with pytest.raises(BadInput, match="latent 3 of 3 cannot be varied"):
-        protocol.traversed(np.ones((4, 3)), 3)
+        protocol.make_traversal(np.ones((4, 3)), 3)
 
 
 def test_samples_are_the_worst_and_typical_ones(scan):
     net, card = fitted(scan)
     misfit = np.linspace(1, 2, 117)
     misfit[13] = 9
-    found = protocol.samples(lesson_of(net, card, scan), misfit)
+    found = protocol.select_samples(make_objective(net, card, scan), misfit)
     assert found.names[:3] == ("worst: 13", "worst: 116", "worst: 115")
     np.testing.assert_array_equal(found.measured[0], scan.counts[13])
     numbers = [int(name.split()[-1]) for name in found.names[3:]]
@@ -258,20 +263,23 @@ def test_all_figures_and_the_file_are_there_on_a_raster_and_off(scan, tmp_path, 
     rng = np.random.default_rng(4)
     data = scan if raster else replace(scan, positions=rng.uniform(0, 30, (117, 2)), grid=None)
     found, (net, card) = embedding(data), fitted(data)
-    kinds, _ = protocol.grouped(found.latents, 3)
-    patterns, varied = protocol.traversals(net, card, found.latents)
-    report = protocol.Report(
+    kinds, _ = protocol.find_clusters(found.latents, 3)
+    patterns, varied = protocol.generate_traversals(net, card, found.latents)
+    report = protocol.LatentReport(
         found,
         kinds,
-        means=tuple(protocol.means(data, kind.labels) for kind in kinds),
-        components=(protocol.principal(data, 3), protocol.nonnegative(data, 3)),
-        samples=protocol.samples(lesson_of(net, card, data), found.misfit),
+        means=tuple(protocol.compute_mean_patterns(data, kind.labels) for kind in kinds),
+        components=(
+            protocol.compute_principal_components(data, 3),
+            protocol.compute_nonnegative_factors(data, 3),
+        ),
+        samples=protocol.select_samples(make_objective(net, card, data), found.misfit),
         traversals=patterns,
         varied=varied,
         places=found.latents[10:, :2],
         placed=np.arange(10, 117),
     )
-    names = [path.name for path in protocol.write(report, tmp_path / "out")]
+    names = [path.name for path in protocol.write_report(report, tmp_path / "out")]
     pictures = ["latents", "clusters", "means_k-means", "means_mixture", "components", "samples"]
     assert names == ["clusters.h5", *(f"{name}.png" for name in [*pictures, "traversals", "umap"])]
     with h5py.File(tmp_path / "out" / "clusters.h5") as file:
@@ -284,9 +292,9 @@ def test_all_figures_and_the_file_are_there_on_a_raster_and_off(scan, tmp_path, 
 
 
 def test_a_map_of_clusters_says_how_stable_they_are(scan):
-    kinds, _ = protocol.grouped(np.random.default_rng(6).normal(size=(117, 2)), 2)
-    report = protocol.Report(replace(embedding(scan), grid=None), kinds)
-    axes = protocol.figures(report)["clusters"].axes
+    kinds, _ = protocol.find_clusters(np.random.default_rng(6).normal(size=(117, 2)), 2)
+    report = protocol.LatentReport(replace(embedding(scan), grid=None), kinds)
+    axes = protocol.plot_report(report)["clusters"].axes
     assert [
         f"stability {kind.stability}" in one.get_title() for kind, one in zip(kinds, axes, strict=True)
     ] == [True, True]
@@ -296,22 +304,22 @@ def test_a_map_has_a_length_and_dots_have_places(scan):
     from phaseloom.embedding import figures as plot
 
     rows = np.random.default_rng(5).normal(size=(117, 2))
-    raster = plot.maps({"latents": rows}, scan.positions, GRID)
+    raster = plot.plot_maps({"latents": rows}, scan.positions, GRID)
     assert raster.axes[0].images[0].get_extent() == [0, 26, 27, 0]  # angstrom
-    dots = plot.maps({"latents": rows}, scan.positions, None)
+    dots = plot.plot_maps({"latents": rows}, scan.positions, None)
     np.testing.assert_allclose(dots.axes[0].collections[0].get_offsets(), scan.positions[:, ::-1])
 
 
 def test_umap_keeps_areas_apart(scan):
     pytest.importorskip("umap")
-    places, numbers = protocol.umapped(embedding(scan).latents)
-    assert kmeans(places, 2, truth=KINDS[numbers]).agreement.mean == 1
+    places, numbers = protocol.compute_umap(embedding(scan).latents)
+    assert fit_kmeans(places, 2, truth=KINDS[numbers]).agreement.mean == 1
 
 
 def test_without_umap_a_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
     with pytest.raises(MissingExtra, match=r"pip install 'phaseloom\[umap\]'"):
-        protocol.umapped(np.zeros((9, 2)))
+        protocol.compute_umap(np.zeros((9, 2)))
 
 
 @pytest.fixture
@@ -321,7 +329,7 @@ def work(scan, tmp_path, monkeypatch) -> Path:
     counts[50] //= 3
     native.write(replace(scan, counts=counts), tmp_path / "scan.h5")
     net, card = fitted(scan)
-    pretrained.save(net, tmp_path / "net.safetensors", card)
+    pretrained.save_network(net, tmp_path / "net.safetensors", card)
     np.save("labels.npy", KINDS.reshape(GRID))
     return tmp_path
 

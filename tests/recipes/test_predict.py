@@ -20,8 +20,7 @@ from phaseloom.ptycho.beam_optics import Optics, optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.networks.linear import linear
 from phaseloom.retrieval.networks.tiny import tiny
-from phaseloom.retrieval.predict import misfit, predicted, write
-from phaseloom.retrieval.predict_many import predictions
+from phaseloom.retrieval.predict_scans import measure_misfit, predict_missing, predict_scan, write_prediction
 from phaseloom.retrieval.prediction import Prediction, predict
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment
@@ -48,7 +47,7 @@ def there(tmp_path_factory) -> SimpleNamespace:
     first.solve(0, [(patterns, torch.from_numpy(np.stack([s.phase for s in samples])))], ridge=1e-2)
     net.begin(first)
     card = {"name": "toy", "experiment": asdict(EXPERIMENT)}
-    path, sample = pretrained.save(net, folder / "toy.safetensors", card), made(9)
+    path, sample = pretrained.save_network(net, folder / "toy.safetensors", card), made(9)
     native.write(sample.scan(), folder / "scan.h5")
     return SimpleNamespace(model=path, data=folder / "scan.h5", sample=sample, net=net.eval(), card=card)
 
@@ -58,8 +57,8 @@ def recipe(there: SimpleNamespace) -> Reconstruct:
 
 
 def test_the_outcome_is_in_the_folder(there, tmp_path):
-    outcome = predicted(recipe(there), model=there.model)
-    paths = write(outcome, tmp_path / "new")
+    outcome = predict_scan(recipe(there), model=there.model)
+    paths = write_prediction(outcome, tmp_path / "new")
     assert {path.name for path in paths} == {"prediction.h5", "prediction.png", "prediction.tif"}
     with h5py.File(paths[0]) as opened:
         file: Any = opened
@@ -81,12 +80,14 @@ def test_the_outcome_is_in_the_folder(there, tmp_path):
 def test_the_truth_explains_the_patterns_and_a_prediction_nearly_so(there):
     scan, truth = there.sample.scan(), there.sample.phase
     found = predict(there.net, there.card, scan, OPTICS)
-    own, best = (misfit(replace(found, phase=phase), scan, most=25) for phase in (found.phase, truth))
-    opposite = misfit(replace(found, phase=-truth), scan, most=25)
+    own, best = (measure_misfit(replace(found, phase=phase), scan, most=25) for phase in (found.phase, truth))
+    opposite = measure_misfit(replace(found, phase=-truth), scan, most=25)
     assert best.predicted < 0.1 * best.flat
     assert own.predicted < 0.35 * own.flat
     assert opposite.predicted > 0.8 * own.flat
-    assert misfit(replace(found, phase=0 * truth), scan).predicted == pytest.approx(misfit(found, scan).flat)
+    assert measure_misfit(replace(found, phase=0 * truth), scan).predicted == pytest.approx(
+        measure_misfit(found, scan).flat
+    )
 
 
 def counted(scan: Scan4D, dose: float) -> Scan4D:
@@ -99,16 +100,16 @@ def counted(scan: Scan4D, dose: float) -> Scan4D:
 def test_what_is_explained_does_not_depend_on_counting_noise(there):
     scan, truth = there.sample.scan(), there.sample.phase
     found = replace(predict(there.net, there.card, scan, OPTICS), phase=truth)
-    clean = misfit(found, replace(scan, counts=np.asarray(scan.counts) / 1e6))
+    clean = measure_misfit(found, replace(scan, counts=np.asarray(scan.counts) / 1e6))
     assert clean.explained is not None
     assert clean.explained > 0.95
     for dose in (1e5, 1e4):
-        noisy = misfit(found, counted(scan, dose))
+        noisy = measure_misfit(found, counted(scan, dose))
         assert noisy.explained == pytest.approx(clean.explained, abs=0.005 + 4 * (noisy.error or 0))
         assert noisy.flat == pytest.approx(clean.flat, rel=0.1)
         assert (noisy.error or 1) < 0.05
     assert "explains 9" in str(clean) or "explains 100" in str(clean)
-    silent = misfit(found, counted(scan, 100.0))
+    silent = measure_misfit(found, counted(scan, 100.0))
     assert silent.explained is None
     assert "counting noise only" in str(silent)
 
@@ -128,7 +129,7 @@ def test_a_detector_that_lies_wrongly_is_warned_of_and_one_that_lies_rightly_not
         whole = replace(scan, counts=np.ascontiguousarray(seen), mask=np.ones((24, 24), bool))
         native.write(whole, tmp_path / f"{name}.h5")
         one = Reconstruct.of({"file": str(tmp_path / f"{name}.h5"), "probe": PROBE})
-        said[name] = predicted(one, model=there.model).warnings
+        said[name] = predict_scan(one, model=there.model).warnings
     assert not said.pop("right")
     for warnings in said.values():
         assert "explains" in warnings[0]
@@ -136,7 +137,7 @@ def test_a_detector_that_lies_wrongly_is_warned_of_and_one_that_lies_rightly_not
 
 
 def explained(found: Prediction, scan: Scan4D) -> float:
-    share = misfit(found, scan).explained
+    share = measure_misfit(found, scan).explained
     assert share is not None
     return share
 
@@ -162,8 +163,8 @@ def test_the_place_of_a_prediction_counts(there):
     found = predict(there.net, there.card, scan, OPTICS)
     moved = replace(found, phase=truth, origin=(found.origin[0] + 0.4, found.origin[1]))
     assert (
-        misfit(moved, scan, most=25).predicted
-        > 2 * misfit(replace(found, phase=truth), scan, most=25).predicted
+        measure_misfit(moved, scan, most=25).predicted
+        > 2 * measure_misfit(replace(found, phase=truth), scan, most=25).predicted
     )
 
 
@@ -171,10 +172,10 @@ def test_a_prediction_worse_than_nothing_is_warned_of(there, tmp_path):
     net, generator = tiny(components=4, width=4, depth=1), torch.Generator().manual_seed(0)
     for value in (net.estimate.weight, net.components.basis):
         torch.nn.init.normal_(value, std=0.3, generator=generator)
-    path = pretrained.save(net, tmp_path / "wild.safetensors", there.card)
-    outcome = predicted(recipe(there), model=path)
+    path = pretrained.save_network(net, tmp_path / "wild.safetensors", there.card)
+    outcome = predict_scan(recipe(there), model=path)
     assert "no better than no object" in outcome.warnings[0]
-    assert not predicted(recipe(there), model=there.model).warnings
+    assert not predict_scan(recipe(there), model=there.model).warnings
 
 
 def test_what_a_parameter_file_says_of_the_beam_is_taken():
@@ -238,7 +239,7 @@ def test_many_scans_are_predicted_and_what_is_there_is_left_alone(phaseloom, the
     assert done.code == 2
     assert "1 of 3 scans could not be predicted" in done.err
     assert "one.h5: done" in done.out
-    alone = predicted(recipe(there), model=there.model).prediction.phase
+    alone = predict_scan(recipe(there), model=there.model).prediction.phase
     with h5py.File(out / "two" / "prediction.h5") as file:
         np.testing.assert_array_equal(file["phase"][()], alone)
     before = (out / "one" / "prediction.h5").stat().st_mtime_ns
@@ -265,9 +266,9 @@ def test_workers_of_a_cluster_predict_the_same(there, tmp_path):
     few = {"n_workers": 1, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
     with distributed.LocalCluster(**few) as cluster:
         told = {"model": str(there.model), "scheduler": cluster.scheduler_address}
-        said = dict(predictions(scans, tmp_path / "out", **told))
+        said = dict(predict_missing(scans, tmp_path / "out", **told))
     assert [bool(said[scan.file]) for scan in scans] == [False, False, True]
-    alone = predicted(recipe(there), model=there.model).prediction.phase
+    alone = predict_scan(recipe(there), model=there.model).prediction.phase
     with h5py.File(tmp_path / "out" / "two" / "prediction.h5") as file:
         np.testing.assert_array_equal(file["phase"][()], alone)
 

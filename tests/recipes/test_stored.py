@@ -5,11 +5,16 @@ import pytest
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.retrieval.ground_truth import commensurate, seed_crop
+from phaseloom.retrieval.ground_truth import crop_as_seed, resample_to_steps
 from phaseloom.retrieval.recipe import Train
-from phaseloom.retrieval.stored_samples import Stored
-from phaseloom.retrieval.trainer import Training
-from phaseloom.retrieval.training_samples import Choice, Scene, picked, views
+from phaseloom.retrieval.trainer import RetrievalTraining
+from phaseloom.retrieval.training_samples import (
+    StoredSamples,
+    TrainingScan,
+    ViewDistribution,
+    cut_views,
+    draw_views,
+)
 from phaseloom.simulation import samples
 from phaseloom.simulation.experiment import Experiment, image_shape
 from phaseloom.simulation.scan import simulated
@@ -43,17 +48,17 @@ def folder(tmp_path_factory):
 
 
 def test_views_of_a_set_are_those_of_its_samples_in_memory(folder):
-    stored = Stored(folder, 0.15, "exact")
+    stored = StoredSamples(folder, 0.15, "exact")
     index = stored.seen[2]
-    memory = Scene.of(samples.read(folder / f"{index:06d}.h5"))
-    these = picked(5, [0], (12, 13), Choice(window=(6, 6), clean=1.0), seed=(3,))
-    one, other = views({0: stored[2]}, these), views({0: memory}, these)
+    memory = TrainingScan.of(samples.read(folder / f"{index:06d}.h5"))
+    these = draw_views(5, [0], (12, 13), ViewDistribution(window=(6, 6), clean=1.0), seed=(3,))
+    one, other = cut_views({0: stored[2]}, these), cut_views({0: memory}, these)
     torch.testing.assert_close(one.patterns, other.patterns, atol=2e-6, rtol=2e-3)
     torch.testing.assert_close(one.phase, other.phase)
 
 
 def test_seen_and_unseen_share_no_material(folder):
-    stored = Stored(folder, 0.4, "exact")
+    stored = StoredSamples(folder, 0.4, "exact")
     seen, unseen = ({stored[n].group for n in side} for side in (range(20), range(-20, 0)))
     assert seen
     assert unseen
@@ -62,14 +67,14 @@ def test_seen_and_unseen_share_no_material(folder):
 
 def test_a_network_trains_from_a_set(folder, tmp_path):
     knobs = {"stored": str(folder), "scans": 8, "unseen": 2, "views": 8, "epochs": 2, "window": [10, 10]}
-    training = Training.begin(Train.of(knobs), tmp_path / "run")
+    training = RetrievalTraining.begin(Train.of(knobs), tmp_path / "run")
     assert [epoch.number for epoch in training] == [1, 2]
     assert training.finish()[0].exists()
 
 
 def test_a_folder_without_samples_is_refused(tmp_path):
     with pytest.raises(BadInput, match="holds no sample"):
-        Stored(tmp_path, 0.15, "exact")
+        StoredSamples(tmp_path, 0.15, "exact")
 
 
 def test_a_cell_is_cut_exactly_or_by_the_rule_of_the_seed(tmp_path):
@@ -78,11 +83,13 @@ def test_a_cell_is_cut_exactly_or_by_the_rule_of_the_seed(tmp_path):
         made = sample(cell, number)
         samples.write(made, tmp_path / f"{number:06d}.h5", number=number, seed=0)
     raw = torch.from_numpy(samples.read(tmp_path / "000000.h5").phase)
-    exact, rounded = Stored(tmp_path, 0.0, "exact")[0], Stored(tmp_path, 0.0, "seed")[0]
+    exact, rounded = StoredSamples(tmp_path, 0.0, "exact")[0], StoredSamples(tmp_path, 0.0, "seed")[0]
     assert exact.phase.shape == image_shape((50, 50))
-    these = picked(1, [0], (50, 50), Choice(window=(14, 14), clean=1.0, turned=False), seed=(1,))
+    these = draw_views(
+        1, [0], (50, 50), ViewDistribution(window=(14, 14), clean=1.0, turned=False), seed=(1,)
+    )
     row, col = these.corners[0].tolist()
-    torch.testing.assert_close(views({0: rounded}, these).phase[0], seed_crop(raw, row, col))
-    whole = commensurate(raw, cell)
+    torch.testing.assert_close(cut_views({0: rounded}, these).phase[0], crop_as_seed(raw, row, col))
+    whole = resample_to_steps(raw, cell)
     there = whole[5 * row : 5 * row + 76, 5 * col : 5 * col + 76]
-    torch.testing.assert_close(views({0: exact}, these).phase[0], there)
+    torch.testing.assert_close(cut_views({0: exact}, these).phase[0], there)

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.weight_files import find, shipped
-from phaseloom.metrics.agreement import agreement
+from phaseloom.learning.weight_files import find_network, list_shipped
+from phaseloom.metrics.phase import measure_agreement
 from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.retrieval.evaluate import RIM, image
+from phaseloom.retrieval.evaluate import RIM_PIXELS, predict_image
 from phaseloom.retrieval.prediction import predict
-from phaseloom.retrieval.recipe import Making, Train
-from phaseloom.retrieval.training_samples import NOISELESS, Scene
+from phaseloom.retrieval.recipe import SampleSimulator, Train
+from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan
 from phaseloom.simulation.experiment import Experiment
 
 OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
@@ -25,19 +25,19 @@ OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
 def samples():
     """Scans of materials that training never draws; with 32 pixels of the detector, for reconstructions."""
     recipe = Train.of({"microscope": {"fixed": {"scan": [20, 22], "detector": None}}})
-    making = Making(recipe.specimen, recipe.microscope, 1000)
+    making = SampleSimulator(recipe.specimen, recipe.microscope, 1000)
     return [making(-1 - number) for number in range(6)]
 
 
 def test_they_are_there_and_small():
-    assert set(shipped()) == {"linear", "tiny", "underwater"}
-    assert sum(shipped()[name].stat().st_size for name in ("linear", "tiny")) < 2 * 2**20
-    assert shipped()["underwater"].stat().st_size < 2 * 10**6
+    assert set(list_shipped()) == {"linear", "tiny", "underwater"}
+    assert sum(list_shipped()[name].stat().st_size for name in ("linear", "tiny")) < 2 * 2**20
+    assert list_shipped()["underwater"].stat().st_size < 2 * 10**6
 
 
 @pytest.mark.parametrize("name", ["linear", "tiny"])
 def test_their_cards_tell_probe_recipe_and_scores(name):
-    card = pretrained.card(find(name))
+    card = pretrained.load_card(find_network(name))
     assert card["experiment"]["semiangle"] == 0.02
     assert card["experiment"]["aberrations"] == {"defocus": 90.0}
     assert name in card["recipe"]
@@ -46,19 +46,22 @@ def test_their_cards_tell_probe_recipe_and_scores(name):
 
 @pytest.mark.parametrize(("name", "clean", "noisy"), [("linear", 0.95, 0.80), ("tiny", 0.97, 0.88)])
 def test_they_read_unseen_materials(samples, name, clean, noisy):
-    net = pretrained.load(find(name))
+    net = pretrained.load_network(find_network(name))
     middle = slice(4, 28)
-    scenes = [Scene.of(replace(s, patterns=s.patterns[:, :, middle, middle])) for s in samples]
-    for dose, least in ((NOISELESS, clean), (1e4, noisy)):
-        found = [agreement(image(net, s, dose), s.phase.numpy(), rim=RIM).correlation for s in scenes]
+    scenes = [TrainingScan.of(replace(s, patterns=s.patterns[:, :, middle, middle])) for s in samples]
+    for dose, least in ((NOISELESS_DOSE, clean), (1e4, noisy)):
+        found = [
+            measure_agreement(predict_image(net, s, dose), s.phase.numpy(), rim=RIM_PIXELS).correlation
+            for s in scenes
+        ]
         assert np.mean(found) > least
 
 
 @pytest.mark.parametrize("name", ["linear", "tiny"])
 def test_they_predict_a_scan_and_refuse_another_probe(samples, name):
-    net, card = pretrained.load(find(name)), pretrained.card(find(name))
+    net, card = pretrained.load_network(find_network(name)), pretrained.load_card(find_network(name))
     seen = predict(net, card, samples[0].scan(), OPTICS)
-    assert agreement(seen.phase, samples[0].phase, rim=RIM).correlation > 0.93
+    assert measure_agreement(seen.phase, samples[0].phase, rim=RIM_PIXELS).correlation > 0.93
     with pytest.raises(ValueError, match="defocus: 130 A, but"):
         predict(net, card, samples[0].scan(), replace(OPTICS, aberrations={"defocus": 130.0}))
 
@@ -79,11 +82,11 @@ def started(sample, thing, dose, epochs):
     rows, columns = (slice(f, f + n) for f, n in zip(first, sample.phase.shape, strict=True))
     phase = job.model.object.transmission()[0, 0].angle().detach().numpy()[rows, columns]
     y, x = np.mgrid[: phase.shape[0], : phase.shape[1]]
-    inner = tuple(slice(RIM, n - RIM) for n in phase.shape)
+    inner = tuple(slice(RIM_PIXELS, n - RIM_PIXELS) for n in phase.shape)
     table = np.stack([np.ones(phase.size), y.ravel(), x.ravel()], 1).reshape(*phase.shape, 3)
     error = (phase - sample.phase)[inner].ravel()
     plane = np.linalg.lstsq(table[inner].reshape(-1, 3), error, rcond=None)[0]
-    return losses, agreement(phase - table @ plane, sample.phase, rim=RIM).nmse
+    return losses, measure_agreement(phase - table @ plane, sample.phase, rim=RIM_PIXELS).nmse
 
 
 def test_half_the_epochs_lead_from_a_prediction_to_the_residual_of_a_flat_start(samples):
@@ -95,14 +98,14 @@ def test_half_the_epochs_lead_from_a_prediction_to_the_residual_of_a_flat_start(
 
 @pytest.mark.slow
 def test_at_few_electrons_a_start_from_a_prediction_beats_it_and_beats_ptychography_alone(samples):
-    net = pretrained.load(find("tiny"))
+    net = pretrained.load_network(find_network("tiny"))
     beaten = 0
     for sample in samples[:4]:
         _, alone = started(sample, "pixels", 1e4, 20)
         _, both = started(sample, {"predicted": {"model": "tiny"}}, 1e4, 20)
         middle = slice(4, 28)
-        scene = Scene.of(replace(sample, patterns=sample.patterns[:, :, middle, middle]))
-        read = agreement(image(net, scene, 1e4), sample.phase, rim=RIM).nmse
+        scene = TrainingScan.of(replace(sample, patterns=sample.patterns[:, :, middle, middle]))
+        read = measure_agreement(predict_image(net, scene, 1e4), sample.phase, rim=RIM_PIXELS).nmse
         beaten += both < min(alone, 1.02 * read)
     assert beaten >= 3
 

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.metrics.clusters import adjusted_rand, choice, kmeans, mixture, whitened
+from phaseloom.metrics.clusters import (
+    adjusted_rand,
+    compare_cluster_counts,
+    fit_kmeans,
+    fit_mixture,
+    standardise_columns,
+)
 
-METHODS = pytest.mark.parametrize("method", [kmeans, mixture])
+METHODS = pytest.mark.parametrize("method", [fit_kmeans, fit_mixture])
 
 
 def blobs(sizes=(50, 40, 31), width=0.5, seed=0) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +65,7 @@ def test_names_of_clusters_do_not_count():
 
 def test_the_same_seeds_find_the_same_and_agreement_is_a_mean_over_seeds():
     rows, labels = blob(), np.arange(300) % 2
-    one, other = (mixture(rows, 2, seeds=(5, 9), truth=labels) for _ in range(2))
+    one, other = (fit_mixture(rows, 2, seeds=(5, 9), truth=labels) for _ in range(2))
     np.testing.assert_array_equal(one.labels, other.labels)
     assert one.stability.spread == 0  # there is one pair
     assert one.agreement == other.agreement
@@ -70,46 +76,48 @@ def test_a_mixture_finds_what_is_long_and_centres_do_not():
     rng = np.random.default_rng(5)
     rows = np.concatenate([rng.normal(size=(150, 2)) * [4, 0.3] + [0, 2 * at] for at in range(2)])
     labels = np.repeat([0, 1], 150)
-    assert mixture(rows, 2, truth=labels).agreement.mean > 0.95
-    assert kmeans(rows, 2, truth=labels).agreement.mean < 0.2
+    assert fit_mixture(rows, 2, truth=labels).agreement.mean > 0.95
+    assert fit_kmeans(rows, 2, truth=labels).agreement.mean < 0.2
 
 
 def test_whitening_makes_a_weak_latent_count():
     rows, labels = blobs()
     rows = np.stack([100 * np.random.default_rng(6).normal(size=len(rows)), labels.astype(float)], 1)
-    assert kmeans(rows, 3, truth=labels).agreement.mean < 0.2
-    white = whitened(rows)
+    assert fit_kmeans(rows, 3, truth=labels).agreement.mean < 0.2
+    white = standardise_columns(rows)
     np.testing.assert_allclose(white.std(0), 1)
-    np.testing.assert_allclose(whitened(rows * [3, 0.01] - 7), white, atol=1e-12)
-    assert np.isfinite(whitened(np.ones((4, 2)))).all()
+    np.testing.assert_allclose(standardise_columns(rows * [3, 0.01] - 7), white, atol=1e-12)
+    assert np.isfinite(standardise_columns(np.ones((4, 2)))).all()
 
 
 def test_the_number_of_blobs_is_suggested():
     rows, _ = blobs()
-    found = choice(rows, range(2, 7))
+    found = compare_cluster_counts(rows, range(2, 7))
     assert found.suggested == 3
     assert found.counts[found.silhouette.argmax()] == found.counts[found.bic.argmin()] == 3
     assert found.stability[1] == 1
-    np.testing.assert_array_equal(choice(blob(40)).counts, [2, 3, 4])  # ten patterns in each at least
-    assert choice(blob()).stability.max() < 0.9
+    np.testing.assert_array_equal(
+        compare_cluster_counts(blob(40)).counts, [2, 3, 4]
+    )  # ten patterns in each at least
+    assert compare_cluster_counts(blob()).stability.max() < 0.9
 
 
 def test_of_many_rows_few_are_learned_from_and_all_get_a_label(monkeypatch):
-    monkeypatch.setattr("phaseloom.metrics.clusters.LEARNED", 20)
+    monkeypatch.setattr("phaseloom.metrics.clusters.MAX_FITTED_ROWS", 20)
     rows, labels = blobs()
-    for method in (kmeans, mixture):
+    for method in (fit_kmeans, fit_mixture):
         assert method(rows, 3, truth=labels).agreement.mean == 1
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: kmeans(np.ones((5, 2)), 2), "2 are more than the 1 different patterns"),
-        (lambda: kmeans(blob(), 1), "clusters: 1 must be 2 at least"),
-        (lambda: mixture(blob(), 2, seeds=(4, 4)), "seeds: 1 must be 2 at least"),
-        (lambda: kmeans(blob() / 0.0, 2), "table of finite numbers"),
-        (lambda: kmeans(blob(), 2, truth=np.zeros(7)), "7 labels but there are 300 patterns"),
-        (lambda: choice(np.ones(4)), "table of finite numbers"),
+        (lambda: fit_kmeans(np.ones((5, 2)), 2), "2 are more than the 1 different patterns"),
+        (lambda: fit_kmeans(blob(), 1), "clusters: 1 must be 2 at least"),
+        (lambda: fit_mixture(blob(), 2, seeds=(4, 4)), "seeds: 1 must be 2 at least"),
+        (lambda: fit_kmeans(blob() / 0.0, 2), "table of finite numbers"),
+        (lambda: fit_kmeans(blob(), 2, truth=np.zeros(7)), "7 labels but there are 300 patterns"),
+        (lambda: compare_cluster_counts(np.ones(4)), "table of finite numbers"),
     ],
 )
 def test_bad_input_is_a_sentence(call, sentence):
@@ -120,4 +128,4 @@ def test_bad_input_is_a_sentence(call, sentence):
 def test_without_scikit_learn_a_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(MissingExtra, match=r"needs scikit-learn: pip install 'phaseloom\[analyse\]'"):
-        kmeans(blob(), 2)
+        fit_kmeans(blob(), 2)

@@ -72,20 +72,20 @@ def test_an_image_comes_back_onto_its_reference():
 
 def test_a_shift_and_its_opposite_cancel_within():
     values = scene() + 1j * scene(1)
-    back = phase.shifted(phase.shifted(values, (1.25, -3.5)), (-1.25, 3.5))
+    back = phase.shift_image(phase.shift_image(values, (1.25, -3.5)), (-1.25, 3.5))
     np.testing.assert_allclose(back[12:-12, 12:-12], values[12:-12, 12:-12], atol=0.01)
 
 
 def test_a_wrapping_ramp_is_levelled_in_each_slice():
     specimen = np.stack([0.3 * scene(), 0.3 * scene(1)])
     ramps = np.stack([0.8 * ROWS - 0.5 * COLUMNS, 2 + 0.3 * COLUMNS])
-    flat = phase.summed_phase(phase.level(np.exp(1j * (specimen + ramps))))
+    flat = phase.sum_phase(phase.remove_plane_wave(np.exp(1j * (specimen + ramps))))
     assert phase.phase_error(flat, specimen.sum(0)).nrmse < 1e-6
 
 
 def test_slices_add_up_beyond_one_turn():
     thick = np.stack([np.full((3, 5), 2.5), np.linspace(-1, 1, 15).reshape(3, 5), np.full((3, 5), 2.5)])
-    np.testing.assert_allclose(phase.summed_phase(np.exp(1j * thick)), thick.sum(0), atol=1e-12)
+    np.testing.assert_allclose(phase.sum_phase(np.exp(1j * thick)), thick.sum(0), atol=1e-12)
 
 
 def test_shapes_that_differ_are_refused():
@@ -159,7 +159,7 @@ def test_registration_undoes_what_no_data_can_fix():
     wave = np.exp(2j * scene(5, (101, 110), 1.5))
     y, x = np.mgrid[:101, :110]
     gauge = 0.8 * np.exp(1j * (1.2 + 0.2 * y - 0.13 * x))
-    one, two = resolution.register(phase.shifted(wave, (2.4, -3.7)) * gauge, wave[1:, 2:])
+    one, two = resolution.register(phase.shift_image(wave, (2.4, -3.7)) * gauge, wave[1:, 2:])
     curve = resolution.ring_correlation(one, two)
     assert one.shape == two.shape
     assert curve.value[: len(curve.value) // 3].min() > 0.98

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from phaseloom import plot
-from phaseloom.learning.figures import curves, samples
+from phaseloom.learning.figures import plot_losses, plot_predictions
 
 
 def event(number: int, holdout: float | None = 0.5, **terms: float) -> dict:
@@ -17,7 +17,7 @@ def test_every_term_and_the_unseen_views_have_a_line():
         event(2, contrast=0.5, edges=0.1),
         event(3, contrast=0.4, edges=0.1),
     ]
-    upper, lower = curves(history).axes
+    upper, lower = plot_losses(history).axes
     lines = {line.get_label(): line for line in upper.get_lines()}
     assert set(lines) == {"contrast", "edges", "held out"}
     np.testing.assert_allclose(lines["contrast"].get_ydata(), [1.0, 0.5, 0.4])
@@ -28,7 +28,7 @@ def test_every_term_and_the_unseen_views_have_a_line():
 
 
 def test_a_term_that_came_later_and_a_loss_that_was_not_judged_leave_gaps(tmp_path):
-    figure = curves([event(1, None, contrast=1.0), event(2, 0.3, contrast=0.5, physics=0.1)])
+    figure = plot_losses([event(1, None, contrast=1.0), event(2, 0.3, contrast=0.5, physics=0.1)])
     lines = {line.get_label(): np.asarray(line.get_ydata()) for line in figure.axes[0].get_lines()}
     assert np.isnan(lines["physics"][0])
     assert np.isnan(lines["held out"][0])
@@ -38,12 +38,12 @@ def test_a_term_that_came_later_and_a_loss_that_was_not_judged_leave_gaps(tmp_pa
 
 
 def test_a_single_epoch_is_drawn(tmp_path):
-    plot.save(curves([event(1, contrast=1.0)]), tmp_path / "one.png")
+    plot.save(plot_losses([event(1, contrast=1.0)]), tmp_path / "one.png")
 
 
 def test_many_terms_are_drawn():
     names = {f"term {number}": 0.1 for number in range(9)}
-    assert len(curves([event(1, **names), event(2, **names)]).axes[0].get_lines()) == 10
+    assert len(plot_losses([event(1, **names), event(2, **names)]).axes[0].get_lines()) == 10
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def pairs() -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def test_predicted_and_true_share_a_scale_and_no_constant(pairs, tmp_path):
     images, phases = pairs
-    figure = samples(images, phases, ["a:Fe", "b:Au"], pixel=0.4)
+    figure = plot_predictions(images, phases, ["a:Fe", "b:Au"], pixel=0.4)
     panels = [axes for axes in figure.axes if axes.get_images() and axes.get_title()]
     assert [axes.get_title() for axes in panels[:3]] == ["a:Fe: true", "predicted", "difference"]
     assert len(panels) == 6
@@ -72,4 +72,4 @@ def test_predicted_and_true_share_a_scale_and_no_constant(pairs, tmp_path):
 
 def test_rows_that_do_not_go_together_are_refused(pairs):
     with pytest.raises(ValueError, match="zip"):
-        samples(*pairs, ["one name"], pixel=0.4)
+        plot_predictions(*pairs, ["one name"], pixel=0.4)

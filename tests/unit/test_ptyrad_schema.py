@@ -115,7 +115,10 @@ def test_what_was_given_is_left_alone():
             {"model_params": {"update_params": {"obja": {"start_iter": 1}}}},
             "update_params.obja.lr: 0 must not",
         ),
-        ({"model_params": {"optimizer_params": {"name": "Adm"}}}, "optimizer_params.name: Adm is not a choice"),
+        (
+            {"model_params": {"optimizer_params": {"name": "Adm"}}},
+            "optimizer_params.name: Adm is not a choice",
+        ),
         ({"recon_params": {"prefix_time": "daily"}}, "recon_params.prefix_time"),
         ({"recon_params": {"result_modes": {"bit": ["12"]}}}, "recon_params.result_modes.bit"),
         (

@@ -41,7 +41,7 @@ def light(centre=(16, 18), modes=2):
 
 
 def moved(stack, shift):
-    return np.stack([phase.shifted(image, shift) for image in stack])
+    return np.stack([phase.shift_image(image, shift) for image in stack])
 
 
 def ramp(shape, y, x):

@@ -153,13 +153,13 @@ def test_small_errors_are_not_lost():
 
 def test_no_mixing_beats_the_match():
     best = np.linalg.norm(
-        states.matched(A, mixed(A) + 0.5 * draw(3, *SHAPE)) - mixed(A) - 0.5 * draw(3, *SHAPE)
+        states.match_modes(A, mixed(A) + 0.5 * draw(3, *SHAPE)) - mixed(A) - 0.5 * draw(3, *SHAPE)
     )
     for seed in range(20):
         other = np.linalg.norm(mixed(A, seed) - mixed(A) - 0.5 * draw(3, *SHAPE))
         assert best < other
-    np.testing.assert_allclose(states.matched(mixed(A), A), A, atol=1e-12)
-    np.testing.assert_allclose(density(states.matched(A, B)), density(A), atol=1e-12)
+    np.testing.assert_allclose(states.match_modes(mixed(A), A), A, atol=1e-12)
+    np.testing.assert_allclose(density(states.match_modes(A, B)), density(A), atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def embed(
 
     The scan is read and prepared as in its parameter file; the settings of a training hold for its own scan.
     """
-    from phaseloom.embedding import embed as protocol
+    from phaseloom.embedding import embeddings as protocol
     from phaseloom.runs.scan_recipe import ScanRecipe
 
     if protocol.writable(out).exists():

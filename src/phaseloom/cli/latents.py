@@ -91,7 +91,7 @@ def _tried(tried: Any) -> None:
 
 def _seen(found: Any, kinds: Any, scan: Path | None, model: Path | None, settings: dict[str, Any]) -> Any:
     """What needs the scan, the network, or both."""
-    from phaseloom.embedding import embed
+    from phaseloom.embedding import embeddings as embed
     from phaseloom.embedding import latents as protocol
     from phaseloom.runs.scan_recipe import ScanRecipe
 

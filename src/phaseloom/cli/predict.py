@@ -39,7 +39,7 @@ def scan(
     out: Annotated[Path | None, typer.Option(help="folder; default: runs/DATE-NAME")] = None,
 ) -> None:
     """Predict the phase of a 4D-STEM scan, or say why this network cannot."""
-    from phaseloom.retrieval import predict
+    from phaseloom.retrieval import predict_scans as predict
 
     recipe = recipe_of(file, settings)
     if out is not None and (out / "prediction.h5").exists():
@@ -76,7 +76,7 @@ def scans(
 ) -> None:
     """Predict many scans, the same settings for all; what is there already is left alone."""
     from phaseloom.fitting.distributed import team
-    from phaseloom.retrieval import predict_many
+    from phaseloom.retrieval import predict_scans as predict_many
 
     team().alone("predict scans")
     recipes = [recipe_of(file, settings) for file in files]

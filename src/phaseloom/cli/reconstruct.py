@@ -181,7 +181,7 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     for path in outcome.write_outputs(job, result):
         typer.echo(f"written: {path}")
     typer.echo(f"stopped: {result.stopped}")
-    _told(result.advice, said, typer.echo)
+    _print_new_advice(result.advice, said, typer.echo)
     typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
     team().wait()
     if job.progress.stop.nothing_learned:
@@ -252,7 +252,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
                 bar.set_postfix_str(f"loss {epoch.loss:.3f}{held}")
                 bar.update()
                 if epoch.number % 10 == 0 and epoch.number < total:
-                    said = _told(job.advice(), said, bar.write)
+                    said = _print_new_advice(job.advice(), said, bar.write)
         except KeyboardInterrupt:
             job.progress.stop = Stop.interrupted_after(job.progress.epoch)
     return said
@@ -265,7 +265,7 @@ def _doubts(job: Any) -> list[str]:
     return [f"WARN {line}" for line in foresight.warn_before_run(job, started=job.start is not None)]
 
 
-def _told(advice: list[str], known: set[str], say: Any) -> set[str]:
+def _print_new_advice(advice: list[Any], known: set[str], say: Any) -> set[str]:
     """Print advice whose code was not printed before, and return the codes printed so far."""
     for one in advice:
         if one.code not in known:

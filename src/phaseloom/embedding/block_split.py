@@ -1,7 +1,7 @@
-"""Parts of a scan that learn, judge and examine: whole blocks of neighbours, for neighbours are alike.
+"""Block-wise split of a scan into training, validation and test patterns: neighbours are correlated.
 
-Patterns of neighbouring probes share most of what is under them. Held out one by one at random, they are
-known by their neighbours, and whatever is learned looks better than it is.
+Patterns of neighbouring probes overlap on the specimen. Held out one by one at random, they are known from
+their neighbours in the training set, and scores are too good.
 """
 
 import logging
@@ -14,25 +14,22 @@ import numpy as np
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["Parts", "blocks", "runs"]
+__all__ = ["BlockSplit", "make_batches", "split_blocks"]
 
 log = logging.getLogger(__name__)
 
-FEW = 9
-"""Blocks below which a warning comes."""
-
-PLACES = 4
-"""Places of a scan that a batch is read from, each a run of neighbours."""
+MIN_BLOCKS = 9  # blocks below which a warning comes
+RUNS_PER_BATCH = 4  # places of a scan that a batch is read from, each a run of neighbours
 
 
 @dataclass(frozen=True)
-class Parts:
+class BlockSplit:
     """Numbers of patterns, ascending.
 
     Attributes:
-        train: learned from.
-        validation: that decide when to stop.
-        test: looked at once, at the end.
+        train: for training.
+        validation: for early stopping.
+        test: for the final scores.
     """
 
     train: np.ndarray
@@ -40,10 +37,10 @@ class Parts:
     test: np.ndarray
 
 
-def blocks(
+def split_blocks(
     scan: Scan4D, /, *, edge: int = 8, validation: float = 0.1, test: float = 0.2, seed: int = 0
-) -> Parts:
-    """Part a scan by blocks of ``edge`` times ``edge`` probes.
+) -> BlockSplit:
+    """Split a scan by blocks of ``edge`` times ``edge`` probes.
 
     Args:
         scan: with positions in any order; of a grid, or on none.
@@ -60,7 +57,7 @@ def blocks(
         >>> geometry = Geometry(wavelength=0.04, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")
         >>> places = np.stack(np.meshgrid(np.arange(16.0), np.arange(24.0), indexing="ij"), -1).reshape(-1, 2)
         >>> scan = Scan4D(counts=np.ones((384, 4, 4)), positions=places, geometry=geometry)
-        >>> parts = blocks(scan)
+        >>> parts = split_blocks(scan)
         >>> [len(part) for part in (parts.train, parts.validation, parts.test)]
         [256, 64, 64]
     """
@@ -69,23 +66,25 @@ def blocks(
     for name, share in {"validation": validation, "test": test}.items():
         if not 0 <= share < 1:
             raise BadInput(f"blocks: {name}", share, "must be a share of the blocks from 0 to below 1")
-    numbers = _blocks(scan.positions, edge)
+    numbers = _number_blocks(scan.positions, edge)
     count = int(numbers.max()) + 1
     few = [max(1, round(share * count)) if share else 0 for share in (validation, test)]
     if sum(few) >= count:
         fix = f"of {edge} x {edge} probes leave none to learn from: take smaller ones, or smaller shares"
         raise BadInput("blocks", f"{count} blocks", fix)
-    if count < FEW:
-        told = "blocks: %d of %d x %d probes are few: what is held out may be like nothing else; "
-        log.warning(told + "take smaller ones (block)", count, edge, edge)
+    if count < MIN_BLOCKS:
+        warning = "blocks: %d of %d x %d probes are few: what is held out may be like nothing else; "
+        log.warning(warning + "take smaller ones (block)", count, edge, edge)
     order = np.random.default_rng(seed).permutation(count)
     sides = np.split(order, np.cumsum(few))
     judging, last, learning = (np.flatnonzero(np.isin(numbers, side)) for side in sides)
-    return Parts(learning, judging, last)
+    return BlockSplit(learning, judging, last)
 
 
-def runs(numbers: Sequence[int] | np.ndarray, size: int, /, *, seed: Sequence[int]) -> list[np.ndarray]:
-    """Batches of an epoch, each of a few runs of neighbours from all over: a file is read in few strokes.
+def make_batches(
+    numbers: Sequence[int] | np.ndarray, size: int, /, *, seed: Sequence[int]
+) -> list[np.ndarray]:
+    """Batches of an epoch, each of a few runs of neighbours from all over the scan, which are fast to read.
 
     Args:
         numbers: of the patterns, ascending.
@@ -93,22 +92,24 @@ def runs(numbers: Sequence[int] | np.ndarray, size: int, /, *, seed: Sequence[in
         seed: numbers that tell this epoch from all others.
 
     Example:
-        >>> [batch.tolist() for batch in runs(range(16), 8, seed=(0, 1))]
+        >>> [batch.tolist() for batch in make_batches(range(16), 8, seed=(0, 1))]
         [[1, 2, 5, 6, 9, 10, 13, 15], [0, 3, 4, 7, 8, 11, 12, 14]]
     """
-    numbers, rng = np.asarray(numbers), np.random.default_rng(list(seed))
-    length = max(1, size // PLACES)
+    numbers = np.asarray(numbers)
+    rng = np.random.default_rng(list(seed))
+    length = max(1, size // RUNS_PER_BATCH)
     first = int(rng.integers(length))  # else a pattern would have the same company in every epoch
     pieces = np.split(numbers, np.arange(first, len(numbers), length)[(first == 0) :])
     order = np.concatenate([pieces[at] for at in rng.permutation(len(pieces))])
     return [np.sort(order[start : start + size]) for start in range(0, len(order), size)]
 
 
-def _blocks(positions: np.ndarray, edge: int) -> np.ndarray:
+def _number_blocks(positions: np.ndarray, edge: int) -> np.ndarray:
     """The block of each position, counted from zero without a gap."""
-    low, high = positions.min(0), positions.max(0)
+    low = positions.min(0)
+    high = positions.max(0)
     spread = high - low
-    pitch = _pitch(spread, len(positions))
+    pitch = _estimate_pitch(spread, len(positions))
     wide = [max(1, math.ceil((extent + pitch / 2) / (edge * pitch) - 0.25)) for extent in spread]
     cells = [
         np.minimum((place * count / (extent + 1e-9 * pitch + pitch)).astype(int), count - 1)
@@ -117,9 +118,10 @@ def _blocks(positions: np.ndarray, edge: int) -> np.ndarray:
     return np.unique(cells[0] * wide[1] + cells[1], return_inverse=True)[1]
 
 
-def _pitch(spread: np.ndarray, count: int) -> float:
+def _estimate_pitch(spread: np.ndarray, count: int) -> float:
     """Distance of neighbours, of so many points spread evenly over a rectangle or along a line."""
-    long, short = float(max(spread)), float(min(spread))
+    long = float(max(spread))
+    short = float(min(spread))
     if long == 0 or count < 2:
         return 1.0
     if short < long / count:

@@ -1,38 +1,41 @@
-"""Latents of the patterns of a scan as a value: what a network says of each, and which are odd."""
+"""Embed the patterns of a scan with a trained autoencoder; find unusual patterns; denoise patterns."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from scipy.spatial import KDTree
 
+from phaseloom.data.counts import loaded
 from phaseloom.data.formats._files import BROKEN, checked
+from phaseloom.data.scan import Scan4D
+from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
+from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
+from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentation, select_few
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
+from phaseloom.learning import weight_files as pretrained
 from phaseloom.result import Provenance
+from phaseloom.runs.scan_recipe import ScanRecipe
 
-__all__ = ["THRESHOLD", "Embedding", "apart", "writable"]
+__all__ = ["OUTLIER_THRESHOLD", "PATTERNS_AT_ONCE", "ScanEmbedding", "denoise", "embed", "embed_patterns"]
+__all__ += ["load_autoencoder", "make_objective", "measure_outliers", "require_writable"]
 
-THRESHOLD = 8.0
-"""Robust spreads that a pattern is apart from its neighbours before it counts as unusual."""
-
-NEIGHBOURS, ALIKE = 24, 5
-"""Neighbours that a pattern is seen with, and how many of them must be like it."""
-
-PIECE = 65536
-"""Patterns whose neighbours are looked for together."""
-
-LEAST = 0.01
-"""Share of the median that a robust spread is taken for at least."""
-
+# Robust spreads that a pattern is apart from its neighbours before it counts as unusual.
+OUTLIER_THRESHOLD = 8.0
+NEIGHBOUR_COUNT = 24  # neighbours that a pattern is compared with
+SIMILAR_NEIGHBOURS = 5  # how many of them must be similar
+PATTERNS_PER_QUERY = 65536  # patterns whose neighbours are looked for together
+MIN_RELATIVE_SPREAD = 0.01  # share of the median that a robust spread is taken for at least
 ARRAYS = ("latents", "misfit", "totals", "positions")
 
 
 @dataclass(frozen=True, eq=False)
-class Embedding:
+class ScanEmbedding:
     """Latents of a scan.
 
     Attributes:
@@ -56,7 +59,7 @@ class Embedding:
         """Number of patterns."""
         return len(self.latents)
 
-    def unusual(self, *, threshold: float = THRESHOLD) -> np.ndarray:
+    def unusual(self, *, threshold: float = OUTLIER_THRESHOLD) -> np.ndarray:
         """Numbers of the patterns that stand out, ascending: bad frames.
 
         A pattern stands out if its misfit is above, or its counts are above or below, those of all but four
@@ -64,14 +67,14 @@ class Embedding:
         are alike. Rows of bad frames do, but not whole areas of them; see the maps.
 
         Args:
-            threshold: in robust spreads, see `apart`; one is 1 % of the median at least.
+            threshold: in robust spreads, see `measure_outliers`; one is 1 % of the median at least.
 
         Raises:
             BadInput: a threshold that is not positive.
         """
         if not threshold > 0:
             raise BadInput("unusual: threshold", threshold, "must be a number above zero, such as 8")
-        misfit, counts = (apart(values, self.positions) for values in (self.misfit, self.totals))
+        misfit, counts = (measure_outliers(values, self.positions) for values in (self.misfit, self.totals))
         return np.flatnonzero((misfit > threshold) | (np.abs(counts) > threshold))
 
     def together(self, numbers: np.ndarray, /) -> int:
@@ -88,7 +91,7 @@ class Embedding:
         Raises:
             BadInput: a name with another ending.
         """
-        writable(path)
+        require_writable(path)
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
         arrays["unusual"] = self.unusual()
         arrays["provenance"] = json.dumps(asdict(self.provenance))
@@ -116,16 +119,17 @@ class Embedding:
         """
         path = checked(path)
         try:
-            held = _npz(path) if path.suffix == ".npz" else _hdf5(path)
-            grid = None if "grid" not in held else tuple(int(length) for length in held["grid"])
-            said = Provenance(**json.loads(str(held["provenance"])))
-            found = cls(*(held[name] for name in ARRAYS), grid, said)  # type: ignore[arg-type]
+            arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
+            grid: Any = None if "grid" not in arrays else tuple(int(length) for length in arrays["grid"])
+            provenance = Provenance(**json.loads(str(arrays["provenance"])))
+            latents, misfit, totals, positions = (arrays[name] for name in ARRAYS)
+            found = cls(latents, misfit, totals, positions, grid, provenance)
         except BROKEN as problem:
             fix = "holds no embedding: give a file of phaseloom embed"
             raise BadInput(path.name, None, fix) from problem
-        return found._checked(path.name)
+        return found._require_consistent(path.name)
 
-    def _checked(self, name: str) -> Self:
+    def _require_consistent(self, name: str) -> Self:
         count = len(self.latents)
         shapes = [self.misfit.shape, self.totals.shape, self.positions.shape]
         grid = self.grid is None or (len(self.grid) == 2 and np.prod(self.grid) == count)
@@ -134,7 +138,7 @@ class Embedding:
         return self
 
 
-def writable(path: Path, /) -> Path:
+def require_writable(path: Path, /) -> Path:
     """A path that an embedding can be written to.
 
     Raises:
@@ -145,13 +149,13 @@ def writable(path: Path, /) -> Path:
     return path
 
 
-def apart(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
+def measure_outliers(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
     """How far each value is from those of its neighbours, in robust spreads; above them positive.
 
-    Of the 24 nearest, the fifth most alike counts, for edges and corners of an area have so many of their
-    own kind. The spread is the median distance of values from the median of their neighbours, times 1.48, or
-    that of these neighbours among themselves if it is larger, as along an edge. Values that are not finite
-    are infinitely far; of fewer than 26 patterns nothing is said.
+    Of the 24 nearest neighbours the fifth most similar counts: edges and corners of an area have at least so
+    many neighbours of their own kind. The spread is the median distance of values from the median of their
+    neighbours, times 1.48, or that of these neighbours among themselves if it is larger, as along an edge.
+    Values that are not finite are infinitely far; with fewer than 26 patterns all distances are zero.
 
     Args:
         values: ``(n,)``.
@@ -161,47 +165,195 @@ def apart(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
         >>> places = np.stack(np.meshgrid(np.arange(6.0), np.arange(5.0)), -1).reshape(-1, 2)
         >>> values = 100 + np.cos(7.0 * np.arange(30))
         >>> values[7] = 160
-        >>> np.flatnonzero(apart(values, places) > 8).tolist()
+        >>> np.flatnonzero(measure_outliers(values, places) > 8).tolist()
         [7]
     """
     values = np.asarray(values, np.float64)
-    lost = ~np.isfinite(values)
-    if len(values) <= NEIGHBOURS + 1 or lost.all():
-        return np.where(lost, np.inf, 0.0)
-    middle = float(np.median(values[~lost]))
-    values = np.where(lost, middle, values)
-    usual, around, alike = (np.concatenate(part) for part in zip(*_seen(values, positions), strict=True))
-    noise = max(1.4826 * float(np.median(np.abs(values - usual))), LEAST * abs(middle), 1e-300)
+    invalid = ~np.isfinite(values)
+    if len(values) <= NEIGHBOUR_COUNT + 1 or invalid.all():
+        return np.where(invalid, np.inf, 0.0)
+    middle = float(np.median(values[~invalid]))
+    values = np.where(invalid, middle, values)
+    medians, around, distances = (
+        np.concatenate(part) for part in zip(*_compare_neighbours(values, positions), strict=True)
+    )
+    noise = max(
+        1.4826 * float(np.median(np.abs(values - medians))), MIN_RELATIVE_SPREAD * abs(middle), 1e-300
+    )
     spread = np.maximum(noise, 1.4826 * around)
-    return np.where(lost, np.inf, np.sign(values - usual) * alike / spread)
+    return np.where(invalid, np.inf, np.sign(values - medians) * distances / spread)
 
 
-def _seen(values: np.ndarray, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _compare_neighbours(
+    values: np.ndarray, positions: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Median of the neighbours of each value, their median distance from it, and how near the fifth is."""
     count = len(values)
     places = positions if np.ptp(positions, axis=0).any() else np.arange(float(count))[:, None]
     tree = KDTree(places)
-    for start in range(0, count, PIECE):
-        own = values[start : start + PIECE]
-        found = np.asarray(tree.query(places[start : start + PIECE], k=NEIGHBOURS + 1)[1])
+    for start in range(0, count, PATTERNS_PER_QUERY):
+        own = values[start : start + PATTERNS_PER_QUERY]
+        found = np.asarray(tree.query(places[start : start + PATTERNS_PER_QUERY], k=NEIGHBOUR_COUNT + 1)[1])
         itself = found == np.arange(start, start + len(own))[:, None]
         itself[~itself.any(1), -1] = True  # more than 24 others at the same place
-        near = values[found[~itself].reshape(len(own), NEIGHBOURS)]
-        usual = np.median(near, axis=1)
-        away = np.partition(np.abs(near - own[:, None]), ALIKE - 1, axis=1)[:, ALIKE - 1]
-        yield usual, np.median(np.abs(near - usual[:, None]), axis=1), away
+        near = values[found[~itself].reshape(len(own), NEIGHBOUR_COUNT)]
+        medians = np.median(near, axis=1)
+        away = np.partition(np.abs(near - own[:, None]), SIMILAR_NEIGHBOURS - 1, axis=1)[
+            :, SIMILAR_NEIGHBOURS - 1
+        ]
+        yield medians, np.median(np.abs(near - medians[:, None]), axis=1), away
 
 
-def _npz(path: Path) -> dict[str, Any]:
+def _read_npz(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
 
 
-def _hdf5(path: Path) -> dict[str, Any]:
+def _read_hdf5(path: Path) -> dict[str, Any]:
     import h5py
 
     with h5py.File(path) as file:
         if "phaseloom_embedding" not in file.attrs:
             raise KeyError(path.name)
-        held: dict[str, Any] = {name: file[name][()] for name in file}  # type: ignore[index]
-        return held | {"provenance": held["provenance"].decode()}
+        tables: Any = file
+        arrays: dict[str, Any] = {name: tables[name][()] for name in tables}
+        return arrays | {"provenance": arrays["provenance"].decode()}
+
+
+PATTERNS_AT_ONCE = 64  # patterns that are read and embedded together
+
+
+def embed(recipe: ScanRecipe, model: Path | str, /) -> ScanEmbedding:
+    """Embed the data of a recipe.
+
+    Args:
+        recipe: of the scan, prepared as for the training.
+        model: file or folder of an autoencoder.
+
+    Raises:
+        BadInput: a network that is not an autoencoder, or patterns of another size than it learned from.
+    """
+    net, card = load_autoencoder(model)
+    scan = recipe.scan()
+    made = Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name)
+    return ScanEmbedding(*embed_patterns(net, card, scan), scan.positions, scan.grid, made)
+
+
+def load_autoencoder(model: Path | str, /) -> tuple[PatternAutoencoder, dict[str, Any]]:
+    """A network that embeds, and the card of its file.
+
+    Raises:
+        BadInput: not a file of phaseloom, or a network that is not an autoencoder.
+    """
+    net = pretrained.load_network(model)
+    card = pretrained.load_card(model)
+    if not isinstance(net, PatternAutoencoder):
+        fix = f"holds a {type(net).__name__}, which embeds nothing: take one of phaseloom train autoencoder"
+        raise BadInput("model", str(model), fix)
+    return net.eval(), card
+
+
+def make_objective(net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /) -> AutoencoderObjective:
+    """The objective of a trained autoencoder for a scan.
+
+    Args:
+        net: an autoencoder.
+        card: of its file; without ``highest``, counts are put over their own largest.
+        scan: the data.
+
+    Raises:
+        BadInput: patterns of another size than the network learned from.
+    """
+    shape = tuple(card.get("shape") or scan.counts.shape[1:])
+    if shape != tuple(scan.counts.shape[1:]):
+        sizes = " x ".join(map(str, scan.counts.shape[1:]))
+        fix = f"is not what it learned from, {' x '.join(map(str, shape))}: prepare the scan alike"
+        raise BadInput("patterns", sizes, fix)
+    manner = PatternPresentation(halves=bool(card.get("halves")))
+    lesson = AutoencoderObjective(net.eval(), scan, {}, select_few(np.arange(len(scan)), scan), manner=manner)
+    lesson.highest = float(card.get("highest", lesson.highest))
+    return lesson
+
+
+@torch.no_grad()
+def embed_patterns(
+    net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4D, /
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latents ``(n, k)``, misfits ``(n,)`` and counts ``(n,)``; few patterns are in memory at a time.
+
+    Arguments and errors as of `make_objective`.
+    """
+    lesson = make_objective(net, card, scan)
+    count = len(scan)
+    latents = np.empty((count, lesson.drawn(np.arange(1))[0].shape[1]), np.float32)
+    misfits = np.empty(count, np.float32)  # filled in place: pieces would pin memory
+    totals = np.empty(count)
+    for start in range(0, count, PATTERNS_AT_ONCE):
+        index = np.arange(start, min(start + PATTERNS_AT_ONCE, count))
+        sides = lesson.sides(index)
+        counts = torch.stack(sides).sum(0)
+        good = lesson.good.to(sides[0].device)
+        found, decoded = lesson.asked(sides)
+        terms = compute_deviances(decoded, counts) * good
+        latents[index] = found.cpu()
+        noise = (compute_noise_deviance(decoded) * good).sum((1, 2, 3))
+        misfits[index] = (terms.sum((1, 2, 3)) / noise.clamp_min(1e-12)).cpu()
+        totals[index] = (counts * good).sum((1, 2, 3), dtype=torch.float64).cpu()
+    return latents, misfits, totals
+
+
+def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
+    """Replace each pattern by what an autoencoder decodes from its latents; a step of ``prepare``.
+
+    For virtual detectors, centres of mass, clusters and figures. The result does not have Poisson statistics:
+    its noise is small and correlated between similar patterns. Reconstruct from the measured counts instead
+    (docs/autoencoder.md). Untrusted pixels stay as they are.
+
+    Args:
+        scan: prepared as for the training.
+        model: file or folder of an autoencoder; a path is looked for beside the parameter file too.
+
+    Raises:
+        BadInput: a network that is not an autoencoder, or patterns of another size than it learned from.
+    """
+    net, card = load_autoencoder(model)
+    decoded = _DecodedCounts(make_objective(net, card, scan))
+    return replace(scan, counts=loaded(decoded) if isinstance(scan.counts, np.ndarray) else decoded)
+
+
+@dataclass(frozen=True, eq=False)
+class _DecodedCounts:
+    """Counts that are decoded when they are read."""
+
+    lesson: AutoencoderObjective
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.lesson.scan.counts.shape
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
+        index = np.arange(self.shape[0])[index]
+        flat = np.atleast_1d(index)
+        parts = [
+            self._decode(flat[start : start + PATTERNS_AT_ONCE])
+            for start in range(0, len(flat), PATTERNS_AT_ONCE)
+        ]
+        out = np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
+        return out if np.ndim(index) else out[0]
+
+    def _decode(self, index: np.ndarray) -> np.ndarray:
+        scan = self.lesson.scan
+        decoded = self.lesson.drawn(index)[1][:, 0].cpu().numpy()
+        return np.where(scan.mask, decoded, np.asarray(scan.counts[index], self.dtype))
+
+
+# old names, until callers are renamed
+writable = require_writable
+autoencoder = load_autoencoder
+lesson_of = make_objective
+Embedding = ScanEmbedding
+THRESHOLD = OUTLIER_THRESHOLD

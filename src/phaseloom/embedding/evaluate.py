@@ -1,4 +1,4 @@
-"""How well an autoencoder draws patterns that it has not learned from, beside as many components."""
+"""Evaluate an autoencoder on held-out patterns, beside as many principal components."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,25 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.embedding.losses import deviances, noise_deviance
+from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
 from phaseloom.embedding.networks.autoencoder import pca
-from phaseloom.embedding.objective import Drawing
-from phaseloom.embedding.train import Encoding
+from phaseloom.embedding.objective import AutoencoderObjective
+from phaseloom.embedding.train import AutoencoderTraining
 from phaseloom.fitting import device
 from phaseloom.fitting.distributed import team
-from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.evaluation import make_card, save_with_card
 from phaseloom.runs.scan_recipe import digest_of_scan
-from phaseloom.spec import to_yaml
-from phaseloom.version import __version__
 
-__all__ = ["Examined", "components", "examined", "finished"]
+__all__ = ["ReconstructionScores", "evaluate_components", "evaluate_objective", "finish_training"]
 
-AT_ONCE = 64
-"""Patterns that are drawn together."""
+PATTERNS_AT_ONCE = 64  # patterns that are drawn together
 
 
 @dataclass(frozen=True)
-class Examined:
+class ReconstructionScores:
     """Of patterns that were held out, trusted pixels only.
 
     Attributes:
@@ -54,7 +51,7 @@ class Examined:
 
 
 @torch.no_grad()
-def examined(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
+def evaluate_objective(lesson: AutoencoderObjective, numbers: np.ndarray, /) -> ReconstructionScores:
     """Look at patterns that are in no part that was learned from.
 
     Args:
@@ -62,17 +59,18 @@ def examined(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
         numbers: of the patterns.
     """
     lesson.net.eval()
-    sums, usual = torch.zeros(5, dtype=torch.float64, device=device.of(lesson.net)), _usual(lesson)
-    for index in _pieces(numbers[team().keeps(numbers)]):
-        sums += _sums(lesson, index, usual)
+    sums = torch.zeros(5, dtype=torch.float64, device=device.of(lesson.net))
+    mean = _compute_mean(lesson)
+    for index in _split_numbers(numbers[team().keeps(numbers)]):
+        sums += _compute_sums(lesson, index, mean)
     pixels = len(numbers) * int(lesson.good.sum())
     off, spread, deviance, noise, squares = (max(value, 1e-300) for value in team().add(sums).tolist())
     psnr = float(10 * np.log10(lesson.highest**2 * pixels / squares))
-    return Examined(1 - off / spread, deviance / noise, psnr, lesson.highest, len(numbers))
+    return ReconstructionScores(1 - off / spread, deviance / noise, psnr, lesson.highest, len(numbers))
 
 
 @torch.no_grad()
-def components(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
+def evaluate_components(lesson: AutoencoderObjective, numbers: np.ndarray, /) -> ReconstructionScores:
     """The same of as many principal components, of the stabilised patterns that the network began with.
 
     Args:
@@ -80,22 +78,24 @@ def components(lesson: Drawing, numbers: np.ndarray, /) -> Examined:
         numbers: of the patterns that are looked at.
     """
     latents = lesson.net.embed(lesson.taken(lesson.counts(lesson.few[:2]))).shape[1]
-    beside = Drawing(pca(latent_dim=latents), lesson.scan, {}, lesson.few, manner=lesson.manner)
+    beside = AutoencoderObjective(pca(latent_dim=latents), lesson.scan, {}, lesson.few, manner=lesson.manner)
     beside.begin()
-    return examined(beside, numbers)
+    return evaluate_objective(beside, numbers)
 
 
-def _pieces(numbers: np.ndarray) -> list[np.ndarray]:
-    return [numbers[start : start + AT_ONCE] for start in range(0, len(numbers), AT_ONCE)]
+def _split_numbers(numbers: np.ndarray) -> list[np.ndarray]:
+    return [numbers[start : start + PATTERNS_AT_ONCE] for start in range(0, len(numbers), PATTERNS_AT_ONCE)]
 
 
-def _usual(lesson: Drawing) -> Tensor:
+def _compute_mean(lesson: AutoencoderObjective) -> Tensor:
     """The mean of what the network should draw, of patterns that it began with."""
-    parts = [lesson.taken(lesson.shown(index)[1]).sum(0, keepdim=True) for index in _pieces(lesson.few)]
+    parts = [
+        lesson.taken(lesson.shown(index)[1]).sum(0, keepdim=True) for index in _split_numbers(lesson.few)
+    ]
     return torch.stack(parts).sum(0) / len(lesson.few)
 
 
-def _sums(lesson: Drawing, index: np.ndarray, usual: Tensor) -> Tensor:
+def _compute_sums(lesson: AutoencoderObjective, index: np.ndarray, mean: Tensor) -> Tensor:
     """Squares left, squares about the mean pattern, deviance, that of shot noise, squares left in counts."""
     given, counts = lesson.shown(index)
     taken = lesson.taken(counts)
@@ -106,32 +106,38 @@ def _sums(lesson: Drawing, index: np.ndarray, usual: Tensor) -> Tensor:
     return torch.stack(
         [
             ((again - taken).square() * good).sum(dtype=torch.float64),
-            ((taken - usual).square() * good).sum(dtype=torch.float64),
-            deviances(expected[here], counts[here]).sum(dtype=torch.float64),
-            noise_deviance(expected[here]).sum(dtype=torch.float64),
+            ((taken - mean).square() * good).sum(dtype=torch.float64),
+            compute_deviances(expected[here], counts[here]).sum(dtype=torch.float64),
+            compute_noise_deviance(expected[here]).sum(dtype=torch.float64),
             ((expected - counts).square() * good).sum(dtype=torch.float64),
         ]
     )
 
 
-def finished(training: Encoding, /) -> tuple[Path | None, dict[str, Any]]:
-    """Examine a training, and write its network with a card if it has a folder; the file, and the card.
+def finish_training(training: AutoencoderTraining, /) -> tuple[Path | None, dict[str, Any]]:
+    """Evaluate a training and write its network with a card if it has a folder; the file, and the card.
 
     Args:
-        training: at its end; its test part is looked at here and nowhere else.
+        training: at its end; its test part is used here and nowhere else.
     """
-    lesson, test = training.lesson, training.parts.test
+    objective = training.lesson
+    test = training.parts.test
     judges = test if len(test) else training.parts.validation
-    said = {
+    scores = {
+        "network": asdict(evaluate_objective(objective, judges)),
+        "pca": asdict(evaluate_components(objective, judges)),
+    }
+    facts = {
         "shape": list(training.scan.counts.shape[1:]),
         "data": digest_of_scan(training.scan),
-        "recipe": to_yaml(training.recipe.resolved()),
-        "scores": {"network": asdict(examined(lesson, judges)), "pca": asdict(components(lesson, judges))},
         "judged on": "test" if len(test) else "validation",
-        "highest": lesson.highest,
-        "halves": lesson.manner.halves,
-        "epochs": training.progress.epoch,
-        "version": __version__,
+        "highest": objective.highest,
+        "halves": objective.manner.halves,
     }
-    path = None if training.directory is None else training.directory / pretrained.FILE
-    return None if path is None else pretrained.save(training.net, path, said), said
+    card = make_card(training.recipe, scores, epochs=training.progress.epoch, **facts)
+    return save_with_card(training.net, card, training.directory), card
+
+
+# old names, until callers are renamed
+finished = finish_training
+Examined = ReconstructionScores

@@ -1,4 +1,4 @@
-"""Figures of latents: their maps, clusters, mean patterns, and what a network draws."""
+"""Figures of latents: maps, clusters, mean patterns, components, reconstructions, traversals."""
 
 from __future__ import annotations
 
@@ -8,35 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phaseloom.plot.style import (
-    DASHES,
-    PALETTE,
-    SMALL,
-    colour_bar,
-    frame,
-    image,
-    limits,
-    mapped,
-    page,
-    steps,
-)
+from phaseloom.plot.style import DASHES, PALETTE, SMALL, colour_bar, frame, image, limits, mapped, page, steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
-    from phaseloom.virtual.radial import Profile
+    from phaseloom.virtual.radial import RadialProfile
 
-__all__ = ["clusters", "components", "maps", "patterns", "plane", "samples", "traversals"]
+__all__ = ["plot_clusters", "plot_components", "plot_maps", "plot_mean_patterns", "plot_plane"]
+__all__ += ["plot_samples", "plot_traversals"]
 
-TILES = 32
-"""Maps of a kind that are shown at most, those of largest variance."""
-
-ROOT: dict[str, Any] = {"cmap": "magma"}
+MAX_TILES = 32  # maps of a kind that are shown at most, those of largest variance
+ROOT_STYLE: dict[str, Any] = {"cmap": "magma"}
 
 
-def maps(kinds: Mapping[str, np.ndarray], positions: np.ndarray, grid: tuple[int, int] | None, /) -> Figure:
+def plot_maps(
+    kinds: Mapping[str, np.ndarray], positions: np.ndarray, grid: tuple[int, int] | None, /
+) -> Figure:
     """Numbers over the scan, one map and one scale of colours each, kinds side by side.
 
     Args:
@@ -47,15 +37,15 @@ def maps(kinds: Mapping[str, np.ndarray], positions: np.ndarray, grid: tuple[int
     Example:
         >>> places = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), -1).reshape(-1, 2)
         >>> rows = np.random.default_rng(0).normal(size=(12, 2))
-        >>> len(maps({"latents": rows, "components": rows}, places, None).axes)
+        >>> len(plot_maps({"latents": rows, "components": rows}, places, None).axes)
         4
     """
-    shown = {name: _strongest(np.asarray(rows)) for name, rows in kinds.items()}
-    across = [max(1, round(math.sqrt(len(some) / 1.6))) for some in shown.values()]
-    down = max(-(-len(some) // wide) for some, wide in zip(shown.values(), across, strict=True))
+    selected = {name: _select_strongest(np.asarray(rows)) for name, rows in kinds.items()}
+    across = [max(1, round(math.sqrt(len(some) / 1.6))) for some in selected.values()]
+    down = max(-(-len(some) // wide) for some, wide in zip(selected.values(), across, strict=True))
     figure = page(1.75 * sum(across) + 0.4, 1.5 * down + 0.5)
-    blocks = _blocks(figure, 1, len(shown), width_ratios=across)
-    for block, (name, some), wide in zip(blocks, shown.items(), across, strict=True):
+    blocks = _make_blocks(figure, 1, len(selected), width_ratios=across)
+    for block, (name, some), wide in zip(blocks, selected.items(), across, strict=True):
         rows = np.asarray(kinds[name])
         rest = f", {len(some)} of {rows.shape[1]}" if len(some) < rows.shape[1] else ""
         block.suptitle(f"{name}{rest}", fontsize=11)
@@ -65,13 +55,15 @@ def maps(kinds: Mapping[str, np.ndarray], positions: np.ndarray, grid: tuple[int
                 continue
             values = rows[:, some[number]]
             look = {"cmap": "viridis", "vmin": limits(values)[0], "vmax": limits(values)[1]}
-            drawn = _tile(axes, values, positions, grid, bar=number == 0, title=str(some[number]), **look)
-            colour_bar(axes, drawn, "")
+            artist = _draw_tile(
+                axes, values, positions, grid, bar=number == 0, title=str(some[number]), **look
+            )
+            colour_bar(axes, artist, "")
             axes.child_axes[-1].tick_params(labelsize=5.5, pad=1, length=2)
     return figure
 
 
-def clusters(
+def plot_clusters(
     labelled: Mapping[str, np.ndarray], positions: np.ndarray, grid: tuple[int, int] | None, /
 ) -> Figure:
     """Clusters over the scan, one map for each method; the shares of all patterns are in the key.
@@ -83,7 +75,7 @@ def clusters(
 
     Example:
         >>> places = np.random.default_rng(0).uniform(0, 50, (9, 2))
-        >>> len(clusters({"k-means": np.arange(9) % 2}, places, None).axes)
+        >>> len(plot_clusters({"k-means": np.arange(9) % 2}, places, None).axes)
         1
     """
     figure = page(5.6 * len(labelled), 5.0)
@@ -92,17 +84,23 @@ def clusters(
     ):
         count = int(labels.max()) + 1
         if grid is not None and math.prod(grid) == len(labels):
-            seen = _colours(count)(labels.reshape(grid))[..., :3]
-            image(axes, seen, pixel=steps(positions, grid), title=_broken(title))
+            colours = _make_colours(count)(labels.reshape(grid))[..., :3]
+            image(axes, colours, pixel=steps(positions, grid), title=_break_title(title))
         else:
-            look = {"cmap": _colours(count), "vmin": -0.5, "vmax": count - 0.5}
-            mapped(axes, labels, positions, None, title=_broken(title), **look)
-        _key(axes, labels, count)
+            look = {"cmap": _make_colours(count), "vmin": -0.5, "vmax": count - 0.5}
+            mapped(axes, labels, positions, None, title=_break_title(title), **look)
+        _draw_key(axes, labels, count)
     return figure
 
 
-def patterns(
-    means: np.ndarray, mean: np.ndarray, sizes: np.ndarray, profile: Profile | None, /, *, title: str = ""
+def plot_mean_patterns(
+    means: np.ndarray,
+    mean: np.ndarray,
+    sizes: np.ndarray,
+    profile: RadialProfile | None,
+    /,
+    *,
+    title: str = "",
 ) -> Figure:
     """Mean pattern of each cluster, its difference from the mean of all, and radial profiles.
 
@@ -115,17 +113,17 @@ def patterns(
 
     Example:
         >>> mean = np.random.default_rng(0).random((2, 5, 7))
-        >>> len(patterns(mean, mean.mean(0), np.array([3, 1]), None).axes)
+        >>> len(plot_mean_patterns(mean, mean.mean(0), np.array([3, 1]), None).axes)
         4
     """
     count = len(means)
     figure = page(max(1.9 * count, 5.0), 4.6 if profile is None else 8.0)
     figure.suptitle(title, fontsize=11)
     parts = [4.0] if profile is None else [4.0, 3.2]
-    blocks = _blocks(figure, len(parts), 1, height_ratios=parts)
+    blocks = _make_blocks(figure, len(parts), 1, height_ratios=parts)
     upper, lower = blocks[0].subplots(2, count, squeeze=False)
-    apart = means - mean
-    reach = limits(np.abs(apart))[1]
+    differences = means - mean
+    reach = limits(np.abs(differences))[1]
     high = limits(np.sqrt(np.append(means, mean[None], 0).clip(0)))[1]
     for number in range(count):
         share = 100 * sizes[number] / max(1, sizes.sum())
@@ -137,35 +135,35 @@ def patterns(
             dimension=None,
             vmin=0,
             vmax=high,
-            **ROOT,
+            **ROOT_STYLE,
         )
         look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
-        second = image(lower[number], apart[number], pixel=(1, 1), dimension=None, **look)
+        second = image(lower[number], differences[number], pixel=(1, 1), dimension=None, **look)
     colour_bar(upper[-1], first, "root of mean counts")
     colour_bar(lower[-1], second, "less mean of all (counts)")
     if profile is not None:
-        _profiles(blocks[1].subplots(), profile, count)
+        _draw_profiles(blocks[1].subplots(), profile, count)
     return figure
 
 
-def components(kinds: Mapping[str, np.ndarray], /) -> Figure:
+def plot_components(kinds: Mapping[str, np.ndarray], /) -> Figure:
     """Images of components, each on a scale of its own; those with signs are white at zero.
 
     Args:
         kinds: ``(k, y, x)`` by name.
 
     Example:
-        >>> len(components({"one": np.ones((3, 4, 5)), "other": -np.ones((2, 4, 5))}).axes)
+        >>> len(plot_components({"one": np.ones((3, 4, 5)), "other": -np.ones((2, 4, 5))}).axes)
         16
     """
     wide = 8
-    rows = [-(-min(len(images), TILES) // wide) for images in kinds.values()]
+    rows = [-(-min(len(images), MAX_TILES) // wide) for images in kinds.values()]
     figure = page(1.25 * wide, 1.4 * sum(rows) + 0.4 * len(rows))
-    blocks = _blocks(figure, len(kinds), 1, height_ratios=rows)
+    blocks = _make_blocks(figure, len(kinds), 1, height_ratios=rows)
     for block, (name, images), down in zip(blocks, kinds.items(), rows, strict=True):
         block.suptitle(name, fontsize=11)
         for number, axes in enumerate(np.ravel(block.subplots(down, wide))):
-            if number >= min(len(images), TILES):
+            if number >= min(len(images), MAX_TILES):
                 axes.axis("off")
                 continue
             reach = limits(np.abs(images[number]))[1]
@@ -175,7 +173,7 @@ def components(kinds: Mapping[str, np.ndarray], /) -> Figure:
     return figure
 
 
-def samples(measured: np.ndarray, drawn: np.ndarray, names: Sequence[str], /) -> Figure:
+def plot_samples(measured: np.ndarray, drawn: np.ndarray, names: Sequence[str], /) -> Figure:
     """Patterns, and below them what is drawn of each: denoised; roots of counts, a column on one scale.
 
     Args:
@@ -184,7 +182,7 @@ def samples(measured: np.ndarray, drawn: np.ndarray, names: Sequence[str], /) ->
         names: of the columns.
 
     Example:
-        >>> len(samples(np.ones((2, 4, 5)), np.ones((2, 4, 5)), ("worst: 3", "typical: 4")).axes)
+        >>> len(plot_samples(np.ones((2, 4, 5)), np.ones((2, 4, 5)), ("worst: 3", "typical: 4")).axes)
         4
     """
     figure = page(1.9 * len(names), 4.3)
@@ -192,13 +190,14 @@ def samples(measured: np.ndarray, drawn: np.ndarray, names: Sequence[str], /) ->
     for number, name in enumerate(names):
         high = limits(np.sqrt(measured[number].clip(0)), 0.1)[1]
         for axes, values, title in ((upper, measured, name), (lower, drawn, "as drawn")):
-            seen, look = np.sqrt(values[number].clip(0)), {"vmin": 0, "vmax": high, **ROOT}
-            image(axes[number], seen, pixel=(1, 1), title=title, dimension=None, **look)
-    figure.suptitle("Patterns and what the network draws of them (roots of counts)", fontsize=11)
+            roots = np.sqrt(values[number].clip(0))
+            look = {"vmin": 0, "vmax": high, **ROOT_STYLE}
+            image(axes[number], roots, pixel=(1, 1), title=title, dimension=None, **look)
+    figure.suptitle("Patterns and their reconstructions (roots of counts)", fontsize=11)
     return figure
 
 
-def traversals(rows: np.ndarray, varied: Sequence[int], /) -> Figure:
+def plot_traversals(rows: np.ndarray, varied: Sequence[int], /) -> Figure:
     """Patterns of latents that are varied from their 1st to their 99th percentile, one in each row.
 
     Beside each row stands what changes: its last pattern less its first.
@@ -208,7 +207,7 @@ def traversals(rows: np.ndarray, varied: Sequence[int], /) -> Figure:
         varied: numbers of the latents.
 
     Example:
-        >>> len(traversals(np.ones((2, 3, 4, 5)), (0, 7)).axes)
+        >>> len(plot_traversals(np.ones((2, 3, 4, 5)), (0, 7)).axes)
         8
     """
     count, wide = rows.shape[:2]
@@ -218,7 +217,7 @@ def traversals(rows: np.ndarray, varied: Sequence[int], /) -> Figure:
         figure.subplots(count, wide + 1, squeeze=False), rows, varied, strict=True
     ):
         for place, pattern in zip(axes, np.sqrt(patterns_.clip(0)), strict=False):
-            image(place, pattern, pixel=(1, 1), dimension=None, vmin=0, vmax=high, **ROOT)
+            image(place, pattern, pixel=(1, 1), dimension=None, vmin=0, vmax=high, **ROOT_STYLE)
         change = patterns_[-1] - patterns_[0]
         reach = limits(np.abs(change))[1]
         look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
@@ -230,7 +229,7 @@ def traversals(rows: np.ndarray, varied: Sequence[int], /) -> Figure:
     return figure
 
 
-def plane(places: np.ndarray, labels: np.ndarray, title: str, /) -> Figure:
+def plot_plane(places: np.ndarray, labels: np.ndarray, title: str, /) -> Figure:
     """Patterns laid out in a plane, in the colours of their clusters.
 
     Args:
@@ -239,21 +238,22 @@ def plane(places: np.ndarray, labels: np.ndarray, title: str, /) -> Figure:
         title: what the colours are.
 
     Example:
-        >>> len(plane(np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) % 3, "k-means").axes)
+        >>> len(plot_plane(np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) % 3, "k-means").axes)
         1
     """
     figure = page(5.8, 5.4)
-    axes, count = figure.subplots(), int(labels.max()) + 1
-    frame(axes, title=_broken(f"UMAP of latents; {title}"), x="", y="")
-    look: dict[str, Any] = {"cmap": _colours(count), "vmin": -0.5, "vmax": count - 0.5}
+    axes = figure.subplots()
+    count = int(labels.max()) + 1
+    frame(axes, title=_break_title(f"UMAP of latents; {title}"), x="", y="")
+    look: dict[str, Any] = {"cmap": _make_colours(count), "vmin": -0.5, "vmax": count - 0.5}
     axes.scatter(*places.T, c=labels, s=float(np.clip(20000 / len(labels), 1, 20)), linewidths=0, **look)
     axes.set_xticks([])
     axes.set_yticks([])
-    _key(axes, labels, count)
+    _draw_key(axes, labels, count)
     return figure
 
 
-def _tile(
+def _draw_tile(
     axes: Axes,
     values: np.ndarray,
     positions: np.ndarray,
@@ -266,27 +266,27 @@ def _tile(
     if grid is not None and math.prod(grid) == len(values):
         known = {} if bar else {"dimension": None}
         return image(axes, values.reshape(grid), pixel=steps(positions, grid), **known, **look)
-    drawn = mapped(axes, values, positions, None, **look)
-    drawn.set_sizes([float(np.clip(2000 / len(values), 0.5, 12))])
+    artist = mapped(axes, values, positions, None, **look)
+    artist.set_sizes([float(np.clip(2000 / len(values), 0.5, 12))])
     axes.tick_params(labelsize=5.5, pad=1, length=2)
     axes.set_xlabel(axes.get_xlabel(), fontsize=6)
     axes.set_ylabel(axes.get_ylabel(), fontsize=6)
     if not bar:
         axes.set(xlabel="", ylabel="", xticks=[], yticks=[])
-    return drawn
+    return artist
 
 
-def _blocks(figure: Figure, down: int, across: int, **ratios: Any) -> list[Any]:
+def _make_blocks(figure: Figure, down: int, across: int, **ratios: Any) -> list[Any]:
     found: Any = figure.subfigures(down, across, squeeze=False, **ratios)
     return list(found.ravel())
 
 
-def _strongest(rows: np.ndarray) -> np.ndarray:
+def _select_strongest(rows: np.ndarray) -> np.ndarray:
     """Numbers of the columns that are shown, ascending."""
-    return np.sort(np.argsort(-rows.var(0), kind="stable")[:TILES])
+    return np.sort(np.argsort(-rows.var(0), kind="stable")[:MAX_TILES])
 
 
-def _colours(count: int) -> ListedColormap:
+def _make_colours(count: int) -> ListedColormap:
     import matplotlib
     from matplotlib.colors import ListedColormap
 
@@ -295,11 +295,12 @@ def _colours(count: int) -> ListedColormap:
     return ListedColormap([matplotlib.colormaps["turbo"]((at + 0.5) / count) for at in range(count)])
 
 
-def _key(axes: Axes, labels: np.ndarray, count: int) -> None:
+def _draw_key(axes: Axes, labels: np.ndarray, count: int) -> None:
     """Colours of the clusters and their shares of all patterns."""
     from matplotlib.patches import Patch
 
-    colours, sizes = _colours(count), np.bincount(labels, minlength=count)
+    colours = _make_colours(count)
+    sizes = np.bincount(labels, minlength=count)
     parts = [
         Patch(color=colours(number), label=f"{number}: {100 * size / len(labels):.1f} %")
         for number, size in enumerate(sizes)
@@ -307,9 +308,10 @@ def _key(axes: Axes, labels: np.ndarray, count: int) -> None:
     axes.legend(handles=parts, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL, frameon=False)
 
 
-def _profiles(axes: Axes, profile: Profile, count: int) -> None:
+def _draw_profiles(axes: Axes, profile: RadialProfile, count: int) -> None:
     """Radial profiles of the clusters, and that of all dashed."""
-    colours, angle = _colours(count), 1e3 * profile.angle
+    colours = _make_colours(count)
+    angle = 1e3 * profile.angle
     for number in range(count):
         style = {"color": colours(number), "linestyle": DASHES[number // len(PALETTE) % len(DASHES)]}
         axes.plot(angle, profile.mean[number], label=str(number), linewidth=1.2, **style)
@@ -320,6 +322,6 @@ def _profiles(axes: Axes, profile: Profile, count: int) -> None:
     axes.legend(fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _broken(title: str) -> str:
+def _break_title(title: str) -> str:
     """A title in two lines, at its colon."""
     return title.replace(": ", ":\n", 1)

@@ -1,4 +1,4 @@
-"""What latents tell of a scan: maps, clusters, mean patterns, what is drawn of them and generated."""
+"""Analyse the latents of a scan: maps, clusters, mean patterns, components, traversals."""
 
 import json
 import warnings
@@ -11,53 +11,44 @@ import numpy as np
 import torch
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.embed import AT_ONCE
-from phaseloom.embedding.embeddings import Embedding
-from phaseloom.embedding.networks.autoencoder import PatternAutoencoder, pca
-from phaseloom.embedding.objective import Drawing
+from phaseloom.embedding.components import (
+    ComponentAnalysis,
+    compute_nonnegative_factors,
+    compute_principal_components,
+    draw_numbers,
+    iterate_pieces,
+)
+from phaseloom.embedding.embeddings import PATTERNS_AT_ONCE, ScanEmbedding
+from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
+from phaseloom.embedding.objective import AutoencoderObjective
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
-from phaseloom.metrics.clusters import Choice, Clusters, choice, kmeans, mixture
-from phaseloom.virtual.radial import Profile, radial
+from phaseloom.metrics.clusters import (
+    ClusterCounts,
+    Clusters,
+    compare_cluster_counts,
+    fit_kmeans,
+    fit_mixture,
+)
+from phaseloom.virtual.radial import RadialProfile, compute_radial_profile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Components", "Means", "Report", "Samples", "drawn_by", "figures", "generated", "grouped"]
-__all__ += ["means"]
-__all__ += ["nonnegative", "principal", "same", "samples", "strongest", "traversals", "traversed", "umapped"]
-__all__ += ["write"]
+__all__ = ["ComponentAnalysis", "LatentReport", "MeanPatterns", "PatternSamples", "find_clusters"]
+__all__ += ["compute_mean_patterns", "generate_patterns", "plot_report", "require_same_network"]
+__all__ += ["compute_nonnegative_factors", "compute_principal_components", "compute_umap"]
+__all__ += ["generate_traversals", "make_traversal", "require_same_scan", "select_samples"]
+__all__ += ["select_strongest", "write_report"]
 
-FITTED, NUMBERS = 2000, 20_000_000
-"""Patterns, and numbers in them, that components are fitted to at most."""
-
-STEPS, ROWS = 7, 12
-"""Patterns of a traversal, and latents that are traversed."""
-
-FEW = 3
-"""Worst patterns that are shown, and as many typical ones."""
-
-PLACED = 20000
-"""Patterns that are laid out by UMAP at most."""
+TRAVERSAL_STEPS = 7  # patterns of a traversal
+MAX_TRAVERSALS = 12
+SAMPLES_OF_A_KIND = 3  # worst patterns that are shown, and as many typical ones
+MAX_UMAP_PATTERNS = 20000  # patterns that are laid out by UMAP at most
 
 
 @dataclass(frozen=True, eq=False)
-class Components:
-    """Patterns as sums of a few images.
-
-    Attributes:
-        name: of the method.
-        scores: ``(n, k)`` how much of each is in a pattern.
-        images: ``(k, y, x)`` in the roots of counts; NaN in pixels that are not trusted.
-    """
-
-    name: str
-    scores: np.ndarray
-    images: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Means:
+class MeanPatterns:
     """Mean patterns, counts; NaN in pixels that are not trusted, and in clusters without a pattern.
 
     Attributes:
@@ -70,15 +61,15 @@ class Means:
     sizes: np.ndarray
     patterns: np.ndarray
     mean: np.ndarray
-    profile: Profile | None
+    profile: RadialProfile | None
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """Patterns beside what is drawn of them, counts; NaN in pixels that are not trusted.
+class PatternSamples:
+    """Patterns and their reconstructions, counts; NaN in pixels that are not trusted.
 
     Attributes:
-        names: of each in words.
+        names: of the patterns.
         measured: ``(m, y, x)``.
         drawn: ``(m, y, x)``.
     """
@@ -89,8 +80,8 @@ class Samples:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
-    """All that was found; what needs the scan or the network is there if these were given.
+class LatentReport:
+    """Results of an analysis; those that need the scan or the network are there if these were given.
 
     Attributes:
         embedding: the latents.
@@ -104,53 +95,56 @@ class Report:
         placed: numbers of these patterns.
     """
 
-    embedding: Embedding
+    embedding: ScanEmbedding
     kinds: tuple[Clusters, ...]
-    means: tuple[Means, ...] = ()
-    components: tuple[Components, ...] = ()
-    samples: Samples | None = None
+    means: tuple[MeanPatterns, ...] = ()
+    components: tuple[ComponentAnalysis, ...] = ()
+    samples: PatternSamples | None = None
     traversals: np.ndarray | None = None
     varied: tuple[int, ...] = ()
     places: np.ndarray | None = None
     placed: np.ndarray | None = None
 
 
-def grouped(
+def find_clusters(
     rows: np.ndarray, count: int | None, /, *, seeds: int = 5, truth: np.ndarray | None = None
-) -> tuple[tuple[Clusters, ...], Choice | None]:
-    """Clusters by k-means and by a mixture; the numbers that were tried where none was told.
+) -> tuple[tuple[Clusters, ...], ClusterCounts | None]:
+    """Clusters by k-means and by a mixture; the numbers that were tried if none is given.
 
     Args:
         rows: latents, whitened or not.
-        count: clusters; none: as suggested, see `phaseloom.metrics.clusters.Choice`.
+        count: clusters; none: as suggested, see `phaseloom.metrics.clusters.ClusterCounts`.
         seeds: how many.
         truth: true labels.
 
     Raises:
-        BadInput: see `phaseloom.metrics.clusters.kmeans`.
+        BadInput: see `phaseloom.metrics.clusters.fit_kmeans`.
     """
-    drawn = tuple(range(seeds))
-    tried = choice(rows, seeds=drawn) if count is None else None
-    found = tried.suggested if tried else count
+    numbers = tuple(range(seeds))
+    counts = compare_cluster_counts(rows, seeds=numbers) if count is None else None
+    found = counts.suggested if counts else count
     assert found is not None
-    return tuple(method(rows, found, seeds=drawn, truth=truth) for method in (kmeans, mixture)), tried
+    return tuple(
+        method(rows, found, seeds=numbers, truth=truth) for method in (fit_kmeans, fit_mixture)
+    ), counts
 
 
-def drawn_by(lesson: Drawing, embedding: Embedding, /) -> None:
+def require_same_network(lesson: AutoencoderObjective, embedding: ScanEmbedding, /) -> None:
     """Refuse latents that another network has made.
 
     Raises:
         BadInput: some patterns have other latents by this one.
     """
     few = np.unique(np.linspace(0, len(embedding) - 1, 5).astype(int))
-    known, found = embedding.latents[few], lesson.drawn(few)[0].cpu().numpy()
+    known = embedding.latents[few]
+    found = lesson.drawn(few)[0].cpu().numpy()
     spread = max(float(embedding.latents.std()), 1e-6)
     if known.shape != found.shape or np.abs(known - found).max() > 0.05 * spread:
         fix = "did not make these embeddings: give the network that did, or embed the scan again"
         raise BadInput("--model", type(lesson.net).__name__, fix)
 
 
-def same(embedding: Embedding, scan: Scan4D, /) -> None:
+def require_same_scan(embedding: ScanEmbedding, scan: Scan4D, /) -> None:
     """Refuse a scan that an embedding is not of.
 
     Raises:
@@ -161,7 +155,7 @@ def same(embedding: Embedding, scan: Scan4D, /) -> None:
         raise BadInput("--scan", f"{len(scan)} patterns", fix)
 
 
-def means(scan: Scan4D, labels: np.ndarray, /) -> Means:
+def compute_mean_patterns(scan: Scan4D, labels: np.ndarray, /) -> MeanPatterns:
     """Mean patterns of clusters and of all, in one pass over the scan.
 
     Args:
@@ -170,72 +164,24 @@ def means(scan: Scan4D, labels: np.ndarray, /) -> Means:
     """
     sizes = np.bincount(labels)
     sums = np.zeros((len(sizes), *scan.mask.shape))
-    for index in _pieces(len(scan)):
+    for index in iterate_pieces(len(scan)):
         patterns = np.asarray(scan.counts[index])
         for label in np.unique(labels[index]):
             sums[label] += patterns[labels[index] == label].sum(0, dtype=np.float64)
     hidden = np.where(scan.mask, 1.0, np.nan)
     with np.errstate(invalid="ignore"):
-        patterns, mean = sums / sizes[:, None, None] * hidden, sums.sum(0) / len(scan) * hidden
+        patterns = sums / sizes[:, None, None] * hidden
+        mean = sums.sum(0) / len(scan) * hidden
     if scan.geometry.near:
-        return Means(sizes, patterns, mean, None)
-    seen = np.nan_to_num(np.concatenate([patterns, mean[None]]))
-    return Means(sizes, patterns, mean, radial(seen, scan.geometry, mask=scan.mask))
+        return MeanPatterns(sizes, patterns, mean, None)
+    stack = np.nan_to_num(np.concatenate([patterns, mean[None]]))
+    return MeanPatterns(sizes, patterns, mean, compute_radial_profile(stack, scan.geometry, mask=scan.mask))
 
 
-@torch.no_grad()
-def principal(scan: Scan4D, count: int, /) -> Components:
-    """Principal components of stabilised patterns, the one of largest variance first.
-
-    Args:
-        scan: the data.
-        count: components; fewer where there are too few patterns or pixels.
-    """
-    few = _few(scan, 0)
-    net = pca(latent_dim=max(1, min(count, len(few) - 1, scan.mask.size)))
-    lesson = Drawing(net, scan, {}, few)
-    lesson.begin()
-    scores = [net.embed(lesson.taken(lesson.counts(index))).numpy() for index in _pieces(len(scan))]
-    images = np.where(scan.mask, net.skip.basis.detach().numpy(), np.nan)
-    return Components("principal components", np.concatenate(scores), images)
-
-
-def nonnegative(scan: Scan4D, count: int, /, *, seed: int = 0) -> Components:
-    """Non-negative factors of the roots of counts, the one with the most counts first.
-
-    They are fitted to 2000 patterns at most, from all over the scan; images have norm one. Pixels that are
-    not trusted are left out.
-
-    Args:
-        scan: the data.
-        count: factors; fewer where there are too few patterns or pixels.
-        seed: of the draw.
-
-    Raises:
-        MissingExtra: without scikit-learn.
-
-    Source: Lee & Seung 1999, doi 10.1038/44565.
-    """
-    try:
-        from sklearn.decomposition import NMF
-    except ImportError as problem:
-        raise MissingExtra("components", "scikit-learn", "analyse") from problem
-    few = _few(scan, seed)
-    wanted: Any = max(1, min(count, len(few), int(scan.mask.sum())))
-    net = NMF(wanted, init="nndsvda", random_state=seed, tol=1e-3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # not converged: near enough for a map
-        net.fit(_roots(scan, few))
-        scores = np.concatenate([net.transform(_roots(scan, index)) for index in _pieces(len(scan))])
-    strength = np.linalg.norm(net.components_, axis=1)
-    order = np.argsort(-strength * scores.mean(0), kind="stable")
-    images = np.full((len(order), *scan.mask.shape), np.nan)
-    images[:, scan.mask] = (net.components_ / np.where(strength > 0, strength, 1)[:, None])[order]
-    return Components("non-negative factors", (scores * strength)[:, order], images)
-
-
-def samples(lesson: Drawing, misfit: np.ndarray, /, few: int = FEW) -> Samples:
-    """The patterns that are drawn worst, and those of median misfit, beside what is drawn of them.
+def select_samples(
+    lesson: AutoencoderObjective, misfit: np.ndarray, /, few: int = SAMPLES_OF_A_KIND
+) -> PatternSamples:
+    """The patterns of largest and of median misfit, with their reconstructions.
 
     Args:
         lesson: with the network and the scan.
@@ -243,21 +189,22 @@ def samples(lesson: Drawing, misfit: np.ndarray, /, few: int = FEW) -> Samples:
         few: of each.
     """
     order = np.argsort(-misfit, kind="stable")
-    worst, middle = order[:few], len(order) // 2
+    worst = order[:few]
+    middle = len(order) // 2
     typical = [number for number in order[max(0, middle - few // 2) :][:few] if number not in worst]
     index = np.array([*worst, *typical])
     names = [f"worst: {number}" for number in worst] + [f"typical: {number}" for number in typical]
     hidden = np.where(lesson.scan.mask, 1.0, np.nan)
-    drawn = lesson.drawn(index)[1][:, 0].cpu().numpy()
-    return Samples(tuple(names), np.asarray(lesson.scan.counts[index]) * hidden, drawn * hidden)
+    decoded = lesson.drawn(index)[1][:, 0].cpu().numpy()
+    return PatternSamples(tuple(names), np.asarray(lesson.scan.counts[index]) * hidden, decoded * hidden)
 
 
-def strongest(latents: np.ndarray, most: int, /) -> tuple[int, ...]:
+def select_strongest(latents: np.ndarray, most: int, /) -> tuple[int, ...]:
     """Numbers of the latents of largest variance, ascending."""
     return tuple(sorted(int(k) for k in np.argsort(-latents.var(0), kind="stable")[:most]))
 
 
-def traversed(latents: np.ndarray, which: int, /, *, steps: int = STEPS) -> np.ndarray:
+def make_traversal(latents: np.ndarray, which: int, /, *, steps: int = TRAVERSAL_STEPS) -> np.ndarray:
     """Latents ``(steps, k)``: one from its 1st to its 99th percentile, the others at their medians.
 
     Args:
@@ -269,7 +216,7 @@ def traversed(latents: np.ndarray, which: int, /, *, steps: int = STEPS) -> np.n
         BadInput: a latent that is not there, or fewer than two steps.
 
     Example:
-        >>> traversed(np.array([[0.0, 5.0], [50.0, 7.0], [100.0, 6.0]]), 0, steps=3).round().tolist()
+        >>> make_traversal(np.array([[0.0, 5.0], [50.0, 7.0], [100.0, 6.0]]), 0, steps=3).round().tolist()
         [[1.0, 6.0], [50.0, 6.0], [99.0, 6.0]]
     """
     if not 0 <= which < latents.shape[1] or steps < 2:
@@ -282,8 +229,8 @@ def traversed(latents: np.ndarray, which: int, /, *, steps: int = STEPS) -> np.n
 
 
 @torch.no_grad()
-def generated(net: PatternAutoencoder, card: Mapping[str, Any], latents: np.ndarray, /) -> np.ndarray:
-    """Patterns ``(m, y, x)`` that latents stand for, expected counts.
+def generate_patterns(net: PatternAutoencoder, card: Mapping[str, Any], latents: np.ndarray, /) -> np.ndarray:
+    """Decode latents to patterns ``(m, y, x)``, expected counts.
 
     Args:
         net: an autoencoder.
@@ -297,24 +244,27 @@ def generated(net: PatternAutoencoder, card: Mapping[str, Any], latents: np.ndar
     size = card.get("shape") or net.out_shape
     given = torch.from_numpy(np.asarray(latents, np.float32))
     try:
-        drawn = [net.decode(part, size)[:, 0] for part in given.split(AT_ONCE)]
+        decoded = [net.decode(part, size)[:, 0] for part in given.split(PATTERNS_AT_ONCE)]
     except (BadInput, RuntimeError) as problem:
         fix = "are not as many as those of this network: take the one that they are of"
         raise BadInput("latents", f"{given.shape[-1]} numbers", fix) from problem
-    again, parts = torch.cat(drawn), 2 if card.get("halves") else 1
+    again = torch.cat(decoded)
+    parts = 2 if card.get("halves") else 1
     expected = again * float(card.get("highest", 1.0)) if net.scale is None else net.scale.inverse(again)
     return (parts * expected).numpy()
 
 
-def traversals(
+def generate_traversals(
     net: PatternAutoencoder, card: Mapping[str, Any], latents: np.ndarray, /
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Patterns ``(latent, step, y, x)`` of the traversals of the strongest latents, and which these are."""
-    varied = strongest(latents, ROWS)
-    return np.stack([generated(net, card, traversed(latents, which)) for which in varied]), varied
+    varied = select_strongest(latents, MAX_TRAVERSALS)
+    return np.stack(
+        [generate_patterns(net, card, make_traversal(latents, which)) for which in varied]
+    ), varied
 
 
-def umapped(rows: np.ndarray, /, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def compute_umap(rows: np.ndarray, /, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Places ``(m, 2)`` in a plane that keeps neighbours together, and whose they are: 20,000 at most.
 
     Distances between groups, and their sizes, mean nothing in it.
@@ -328,35 +278,42 @@ def umapped(rows: np.ndarray, /, *, seed: int = 0) -> tuple[np.ndarray, np.ndarr
         from umap import UMAP  # pyright: ignore[reportMissingImports]
     except ImportError as problem:
         raise MissingExtra("--umap", "umap-learn", "umap") from problem
-    numbers = _drawn(len(rows), PLACED, seed)
+    numbers = draw_numbers(len(rows), MAX_UMAP_PATTERNS, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one thread, as a seed asks for
         return np.asarray(UMAP(random_state=seed).fit_transform(rows[numbers])), numbers
 
 
-def figures(report: Report, /) -> dict[str, "Figure"]:
+def plot_report(report: LatentReport, /) -> dict[str, "Figure"]:
     """Figures by name: what is there of maps, clusters, mean patterns, samples, traversals, a plane."""
     from phaseloom.embedding import figures as plot
 
-    found, where = {}, (report.embedding.positions, report.embedding.grid)
+    found = {}
+    where = (report.embedding.positions, report.embedding.grid)
     numbers = {"latents": report.embedding.latents} | {c.name: c.scores for c in report.components}
-    found["latents"] = plot.maps(numbers, *where)
-    found["clusters"] = plot.clusters({str(kind): kind.labels for kind in report.kinds}, *where)
+    found["latents"] = plot.plot_maps(numbers, *where)
+    found["clusters"] = plot.plot_clusters({str(kind): kind.labels for kind in report.kinds}, *where)
     for kind, mean in zip(report.kinds, report.means, strict=False):
         name = f"means_{kind.method.split()[-1]}"
-        found[name] = plot.patterns(mean.patterns, mean.mean, mean.sizes, mean.profile, title=str(kind))
+        found[name] = plot.plot_mean_patterns(
+            mean.patterns, mean.mean, mean.sizes, mean.profile, title=str(kind)
+        )
     if report.components:
-        found["components"] = plot.components({one.name: one.images for one in report.components})
+        found["components"] = plot.plot_components({one.name: one.images for one in report.components})
     if report.samples is not None:
-        found["samples"] = plot.samples(report.samples.measured, report.samples.drawn, report.samples.names)
+        found["samples"] = plot.plot_samples(
+            report.samples.measured, report.samples.drawn, report.samples.names
+        )
     if report.traversals is not None:
-        found["traversals"] = plot.traversals(report.traversals, report.varied)
+        found["traversals"] = plot.plot_traversals(report.traversals, report.varied)
     if report.places is not None:
-        found["umap"] = plot.plane(report.places, report.kinds[0].labels[report.placed], str(report.kinds[0]))
+        found["umap"] = plot.plot_plane(
+            report.places, report.kinds[0].labels[report.placed], str(report.kinds[0])
+        )
     return found
 
 
-def write(report: Report, folder: Path, /) -> Iterator[Path]:
+def write_report(report: LatentReport, folder: Path, /) -> Iterator[Path]:
     """Leave figures and ``clusters.h5`` in a folder, one after the other.
 
     The file holds, for each method, ``labels``, ``sizes`` and mean ``patterns``, with the stability as
@@ -369,18 +326,19 @@ def write(report: Report, folder: Path, /) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "clusters.h5"
     with whole(path) as short, h5py.File(short, "w") as file:
-        _fill(file, report)
+        _write_tables(file, report)
     yield path
-    for name, figure in figures(report).items():
+    for name, figure in plot_report(report).items():
         save(figure, folder / f"{name}.png")
         yield folder / f"{name}.png"
 
 
-def _fill(file: Any, report: Report) -> None:
+def _write_tables(file: Any, report: LatentReport) -> None:
     file.attrs["phaseloom_clusters"] = 1
     for kind in report.kinds:
         group = file.create_group(kind.method.split()[-1])
-        group["labels"], group["sizes"] = kind.labels, kind.sizes
+        group["labels"] = kind.labels
+        group["sizes"] = kind.sizes
         for name, value in {"stability": kind.stability, "agreement": kind.agreement}.items():
             if value is not None:
                 group.attrs[name] = (value.mean, value.spread)
@@ -397,21 +355,15 @@ def _fill(file: Any, report: Report) -> None:
     file["provenance"] = json.dumps(asdict(report.embedding.provenance))
 
 
-def _pieces(count: int) -> Iterator[np.ndarray]:
-    return (np.arange(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE))
-
-
-def _few(scan: Scan4D, seed: int) -> np.ndarray:
-    """Numbers of the patterns that components are fitted to, ascending."""
-    return _drawn(len(scan), max(2, min(FITTED, NUMBERS // scan.mask.size)), seed)
-
-
-def _drawn(count: int, most: int, seed: int) -> np.ndarray:
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
-
-
-def _roots(scan: Scan4D, index: np.ndarray) -> np.ndarray:
-    """Roots of counts in trusted pixels ``(b, pixel)``."""
-    return np.sqrt(np.asarray(scan.counts[index], np.float32)[:, scan.mask].clip(0))
+# old names, until callers are renamed
+grouped = find_clusters
+drawn_by = require_same_network
+same = require_same_scan
+means = compute_mean_patterns
+principal = compute_principal_components
+nonnegative = compute_nonnegative_factors
+samples = select_samples
+traversals = generate_traversals
+umapped = compute_umap
+write = write_report
+Report = LatentReport

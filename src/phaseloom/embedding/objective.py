@@ -1,7 +1,6 @@
-"""What an autoencoder learns from: patterns of a scan, and how they are drawn again."""
+"""Objective of an autoencoder: patterns of a scan, through the network, to losses."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,20 +10,22 @@ from torch import Tensor
 
 from phaseloom.data import orientations as turns
 from phaseloom.data.scan import Scan4D
+from phaseloom.embedding.losses import DecodedBatch
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
-from phaseloom.embedding.pattern_losses import Drawn
 from phaseloom.errors import BadInput
 from phaseloom.fitting import device
+from phaseloom.learning.layers import use_precision
 from phaseloom.physics.fourier import mirror_through_zero
 
-__all__ = ["Drawing", "Manner", "few_of"]
+__all__ = ["AutoencoderObjective", "PatternPresentation", "select_few"]
 
-BEGUN, NUMBERS = 4096, 2**24
-"""Patterns, and pixels of them all, that statistics and principal components are taken from at most."""
+# Patterns, and pixels of them all, that statistics and principal components are taken from.
+MAX_CALIBRATION_PATTERNS = 4096
+MAX_CALIBRATION_PIXELS = 2**24
 
 
 @dataclass(frozen=True)
-class Manner:
+class PatternPresentation:
     """How patterns are shown to a network.
 
     Attributes:
@@ -40,13 +41,13 @@ class Manner:
     seed: int = 0
 
 
-PLAIN = Manner()
+DEFAULT_PRESENTATION = PatternPresentation()
 
 
-class Drawing:
+class AutoencoderObjective:
     """Numbers of patterns, through an autoencoder, to losses by name.
 
-    Gradients decide the mode: with them the network trains, without them it is asked. Pixels that are not
+    With gradients enabled the network is in training mode, otherwise in evaluation mode. Pixels that are not
     trusted are given the mean of those across, and count for nothing. Of patterns in halves, the one that a
     batch is drawn from and the one that it is compared with are the same in each epoch's every pass.
 
@@ -55,7 +56,7 @@ class Drawing:
         scan: whose patterns these are.
         losses: by name.
         few: patterns that statistics are taken from.
-        manner: see `Manner`.
+        manner: see `PatternPresentation`.
         epoch: counts as part of the seed while the network learns.
         usual: ``(y, x)`` mean pattern.
         highest: counts that are one for networks without a scale of their own.
@@ -69,19 +70,23 @@ class Drawing:
         losses: Mapping[str, Any],
         few: np.ndarray,
         *,
-        manner: Manner = PLAIN,
+        manner: PatternPresentation = DEFAULT_PRESENTATION,
     ):
-        self.net, self.scan, self.losses, self.few = net, scan, dict(losses), few
-        self.manner, self.epoch = manner, 0
-        self.usual, self.highest = _usual(scan, few)
+        self.net = net
+        self.scan = scan
+        self.losses = dict(losses)
+        self.few = few
+        self.manner = manner
+        self.epoch = 0
+        self.usual, self.highest = _compute_mean_and_peak(scan, few)
         self.good = torch.from_numpy(scan.mask)
         if manner.halves:
-            _whole(scan, few)
+            _require_whole_counts(scan, few)
 
     def counts(self, index: np.ndarray, /) -> Tensor:
         """Patterns ``(b, 1, y, x)`` on the device of the network."""
         patterns = np.asarray(self.scan.counts[index], np.float32)
-        return self._lit(np.where(self.scan.mask, patterns, self.usual))
+        return self._to_tensor(np.where(self.scan.mask, patterns, self.usual))
 
     def taken(self, counts: Tensor, /) -> Tensor:
         """What the network takes for counts."""
@@ -102,11 +107,11 @@ class Drawing:
             counts = self.counts(index)
             return counts, counts
         whole = np.asarray(self.scan.counts[index]) * self.scan.mask
-        tossed = [_half(*one, (self.manner.seed, 23, epoch)) for one in zip(whole, index, strict=True)]
-        first = np.stack(tossed).astype(np.float32)
+        halves = [_draw_half(*one, (self.manner.seed, 23, epoch)) for one in zip(whole, index, strict=True)]
+        first = np.stack(halves).astype(np.float32)
         parts = (first, whole.astype(np.float32) - first)
         given, wanted = (np.where(self.scan.mask, part, self.usual / 2) for part in parts)
-        return self._lit(given), self._lit(wanted)
+        return self._to_tensor(given), self._to_tensor(wanted)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -123,13 +128,13 @@ class Drawing:
         given, wanted = self.shown(index, epoch=self.epoch if learning else 0)
         good = self.good.to(given.device)
         if learning and self.manner.turned:
-            given, wanted, good = _turned(self, given, wanted, good, index)
+            given, wanted, good = _turn_batch(self, given, wanted, good, index)
         patterns = self.taken(given)
-        with self._running():
+        with use_precision(self.net, self.manner.precision):
             latents = self.net.embed(patterns)
             again = self.net.decode(latents, (patterns.shape[-2], patterns.shape[-1]))
-        seen = Drawn(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
-        return {name: loss(seen).float() for name, loss in self.losses.items()}
+        batch = DecodedBatch(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
+        return {name: loss(batch).float() for name, loss in self.losses.items()}
 
     @torch.no_grad()
     def drawn(self, index: np.ndarray, /) -> tuple[Tensor, Tensor]:
@@ -137,58 +142,54 @@ class Drawing:
         return self.asked(self.sides(index))
 
     def sides(self, index: np.ndarray, /) -> tuple[Tensor, ...]:
-        """Counts that the network is asked about, which add up to those of the patterns."""
-        shown = self.shown(index)
-        return shown if self.manner.halves else shown[:1]
+        """Input counts of the network, which add up to those of the patterns."""
+        counts = self.shown(index)
+        return counts if self.manner.halves else counts[:1]
 
     @torch.no_grad()
     def asked(self, sides: tuple[Tensor, ...], /) -> tuple[Tensor, Tensor]:
         """As `drawn`, of patterns that were read: latents are the mean of all sides, counts their sum."""
         self.net.eval()
-        with self._running():
+        with use_precision(self.net, self.manner.precision):
             latents = torch.stack([self.net.embed(self.taken(side)).float() for side in sides]).mean(0)
             size = (sides[0].shape[-2], sides[0].shape[-1])
             again = self.net.decode(latents, size).float()
         return latents, len(sides) * self.expected(again)
 
-    def _lit(self, patterns: np.ndarray) -> Tensor:
+    def _to_tensor(self, patterns: np.ndarray) -> Tensor:
         return torch.from_numpy(patterns.astype(np.float32, copy=False))[:, None].to(device.of(self.net))
 
-    def _running(self) -> AbstractContextManager[Any]:
-        if self.manner.precision == "float32":
-            return nullcontext()
-        return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
 
-
-def _turned(
-    lesson: Drawing, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
+def _turn_batch(
+    lesson: AutoencoderObjective, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch and its trusted pixels, each pattern turned by what the detector allows: by its number."""
     ways = turns.allowed(lesson.scan.geometry)
     seeds = ((lesson.manner.seed, 29, lesson.epoch, int(number)) for number in index)
-    drawn = np.array([np.random.default_rng(seed).integers(len(ways)) for seed in seeds])
+    choices = np.array([np.random.default_rng(seed).integers(len(ways)) for seed in seeds])
     out = given.clone(), wanted.clone(), good.repeat(len(index), 1, 1, 1)
-    for number in np.unique(drawn):
-        own = torch.from_numpy(drawn == number).to(given.device)
+    for number in np.unique(choices):
+        own = torch.from_numpy(choices == number).to(given.device)
         for side, taken in zip(out, (given, wanted, out[2]), strict=True):
             side[own] = turns.turned(taken[own], ways[number])
     return out
 
 
-def few_of(numbers: np.ndarray, scan: Scan4D, /) -> np.ndarray:
+def select_few(numbers: np.ndarray, scan: Scan4D, /) -> np.ndarray:
     """Some of many patterns, from all over, that fit into memory.
 
     Args:
         numbers: of patterns.
         scan: that they are of.
     """
-    most = min(BEGUN, max(NUMBERS // scan.mask.size, 64), len(numbers))
+    most = min(MAX_CALIBRATION_PATTERNS, max(MAX_CALIBRATION_PIXELS // scan.mask.size, 64), len(numbers))
     return numbers[np.linspace(0, len(numbers) - 1, most).astype(int)]
 
 
-def _usual(scan: Scan4D, few: np.ndarray) -> tuple[np.ndarray, float]:
+def _compute_mean_and_peak(scan: Scan4D, few: np.ndarray) -> tuple[np.ndarray, float]:
     """Mean of some patterns, untrusted pixels as those across, or dark; the highest count of trusted ones."""
-    total, highest = np.zeros(scan.counts.shape[1:]), 0.0
+    total = np.zeros(scan.counts.shape[1:])
+    highest = 0.0
     for start in range(0, len(few), 256):
         patterns = np.asarray(scan.counts[few[start : start + 256]], np.float64) * scan.mask
         total += patterns.sum(0)
@@ -198,14 +199,18 @@ def _usual(scan: Scan4D, few: np.ndarray) -> tuple[np.ndarray, float]:
     return np.where(scan.mask, mean, mirrored).astype(np.float32), highest or 1.0
 
 
-def _half(pattern: np.ndarray, number: int, seed: tuple[int, ...]) -> np.ndarray:
+def _draw_half(pattern: np.ndarray, number: int, seed: tuple[int, ...]) -> np.ndarray:
     """Counts of a pattern, each kept by the toss of a coin, the same for a seed and a number."""
     return np.random.default_rng((*seed, int(number))).binomial(pattern.astype(np.int64), 0.5)
 
 
-def _whole(scan: Scan4D, few: np.ndarray) -> None:
+def _require_whole_counts(scan: Scan4D, few: np.ndarray) -> None:
     """Refuse to toss coins for what are no counts."""
     patterns = np.asarray(scan.counts[few[:64]]) * scan.mask
     if (patterns < 0).any() or (patterns != np.rint(patterns)).any():
         fix = "are no whole numbers of electrons, so they cannot be parted: scale them to counts, or leave it"
         raise BadInput("halves", "patterns", fix)
+
+
+# old names, until callers are renamed
+Drawing = AutoencoderObjective

@@ -1,4 +1,4 @@
-"""Training of an autoencoder on the patterns of one scan: blocks of the scan are kept to judge it."""
+"""Train an autoencoder on the patterns of one scan, with blocks of the scan held out."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -9,20 +9,19 @@ from pydantic import Field
 from torch import nn
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.block_split import Parts, blocks, runs
+from phaseloom.embedding.block_split import BlockSplit, make_batches, split_blocks
+from phaseloom.embedding.losses import BATCH_LOSSES
 from phaseloom.embedding.networks.autoencoder import LinearAutoencoder, PatternAutoencoder
-from phaseloom.embedding.objective import Drawing, Manner, few_of
-from phaseloom.embedding.pattern_losses import COMPARING
+from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentation, select_few
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
-from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.fitting.updates import held_out
-from phaseloom.learning.trainer import Course, fresh, placed
+from phaseloom.learning.trainer import NetworkTraining, require_new_folder, start_progress
 from phaseloom.runs.scan_recipe import ScanRecipe, keep_part_of_process
 from phaseloom.spec import Call, part
 
-__all__ = ["Autoencode", "Drawing", "Encoding", "few_of"]
+__all__ = ["Autoencode", "AutoencoderTraining"]
 
 
 class Autoencode(ScanRecipe):
@@ -33,17 +32,17 @@ class Autoencode(ScanRecipe):
         read: its format and calibration, as for a reconstruction.
         prepare: what is done to it first, as for a reconstruction.
         model: the network; its latents are a knob of it.
-        losses: what is made small; the first one judges.
-        block: probes along an edge of the blocks that are held out: neighbours are alike.
-        validation: share of the blocks that decide when to stop.
-        test: share of the blocks that are looked at once, in the end.
+        losses: minimised; the first one is the hold-out loss.
+        block: probes along an edge of the blocks that are held out: neighbours are correlated.
+        validation: share of the blocks for early stopping.
+        test: share of the blocks for the final scores.
         optimizer: how steps are made.
         rate: of the optimiser.
         shape: how the rate changes over the run.
         epochs: at most.
         batch: patterns of a step.
-        halves: learn to draw one half of a pattern's counts from the other, which has noise of its own: what
-            is learned is no noise, and ``phaseloom embed`` takes the mean of both halves.
+        halves: train to predict one half of a pattern's counts from the other, whose noise is independent, so
+            that noise is not learned; ``phaseloom embed`` takes the mean of both halves.
         turned: turn and mirror patterns at random, as the detector allows: for scans whose specimens lie
             in all directions, and only if latents need not tell these apart.
         precision: of the network's arithmetic.
@@ -61,7 +60,7 @@ class Autoencode(ScanRecipe):
     strict: ClassVar[bool] = True
 
     model: Call = part("phaseloom.embedding.networks.autoencoder", "recommended")
-    losses: tuple[Call, ...] = part("phaseloom.embedding.pattern_losses", ("squares",))
+    losses: tuple[Call, ...] = part("phaseloom.embedding.losses", ("squares",))
     block: int = Field(8, ge=1, strict=True)
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
@@ -80,7 +79,7 @@ class Autoencode(ScanRecipe):
     title: str = ""
 
 
-class Encoding(Course):
+class AutoencoderTraining(NetworkTraining):
     """A training on the patterns of a scan, which leaves an autoencoder behind.
 
     Attributes:
@@ -88,36 +87,37 @@ class Encoding(Course):
         parts: which of its patterns learn, decide and examine.
     """
 
-    kind, within = Autoencode, 0.0
+    kind = Autoencode
+    within = 0.0
     recipe: Autoencode
-    lesson: Drawing
+    lesson: AutoencoderObjective
     net: PatternAutoencoder
 
     def __init__(self, recipe: Autoencode, directory: Path | None, scan: Scan4D | None = None):
         super().__init__(recipe, directory)
         self.scan = recipe.scan(scan)
         shares = {"validation": recipe.validation, "test": recipe.test}
-        self.parts: Parts = blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
+        self.parts: BlockSplit = split_blocks(self.scan, edge=recipe.block, seed=recipe.seed, **shares)
         losses = {loss.name: loss.partial() for loss in recipe.losses}
-        manner = Manner(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
-        few = few_of(self.parts.train, self.scan)
-        self.lesson = Drawing(
+        manner = PatternPresentation(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
+        few = select_few(self.parts.train, self.scan)
+        self.lesson = AutoencoderObjective(
             self.net, keep_part_of_process(self.scan, known=few), losses, few, manner=manner
         )
         self.lesson.begin()
         team().agree(self.net)
-        self.progress = fresh(recipe, self.net)
+        self.progress = start_progress(recipe, self.net)
 
     @classmethod
     def begin(
         cls, recipe: Autoencode, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
     ) -> Self:
-        """A new training, on the recipe's file or a scan in memory; errors as of `Course.begin`."""
-        return cls(recipe.rooted(Path.cwd()), placed(directory), scan).begun()
+        """A new training, on the recipe's file or a scan in memory; errors as of `NetworkTraining.begin`."""
+        return cls(recipe.rooted(Path.cwd()), require_new_folder(directory), scan).begun()
 
     def __iter__(self) -> Iterator[Epoch]:
         if isinstance(self.net, LinearAutoencoder):
-            self.progress.stop = Stop(StopReason.NOT_TRAINED, "components are fitted, not trained")
+            self.progress.stopped = "components are fitted, not trained"
             return iter(())
         return super().__iter__()
 
@@ -126,7 +126,7 @@ class Encoding(Course):
         if not self.recipe.losses or any(loss.when for loss in self.recipe.losses):
             raise BadInput("losses", None, "must be one at least, there in every epoch: the first one judges")
         for loss in self.recipe.losses:
-            if team().count > 1 and loss.name in COMPARING:
+            if team().count > 1 and loss.name in BATCH_LOSSES:
                 fix = "compares the patterns of a batch, which several processes share: use one process"
                 raise BadInput("losses", loss.name, fix)
         return self.recipe.model()
@@ -146,9 +146,13 @@ class Encoding(Course):
     def batches(self, epoch: int, /) -> Sequence[Any]:
         """Runs of neighbours from all over the part that is learned from."""
         self.lesson.epoch = epoch
-        return runs(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
+        return make_batches(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
 
     def held(self) -> Sequence[Any]:
         """The part that decides when to stop."""
         held = self.parts.validation
         return [held[start : start + self.recipe.batch] for start in range(0, len(held), self.recipe.batch)]
+
+
+# old names, until callers are renamed
+Encoding = AutoencoderTraining

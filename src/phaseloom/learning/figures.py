@@ -12,16 +12,16 @@ from phaseloom.plot.style import DASHES, PALETTE, colour_bar, frame, image, limi
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves", "samples"]
+__all__ = ["plot_losses", "plot_predictions"]
 
 
-def curves(history: Sequence[Mapping[str, Any]], /) -> Figure:
+def plot_losses(history: Sequence[Mapping[str, Any]], /) -> Figure:
     """Losses of each epoch by their terms, that of what is held out, and the rate.
 
     Example:
         >>> events = [{"number": n, "terms": {"contrast": 1 / n}, "holdout": 2 / n, "rates": {"net": 0.1}}
         ...           for n in (1, 2, 3)]
-        >>> len(curves(events).axes)
+        >>> len(plot_losses(events).axes)
         2
     """
     figure = page(6.4, 5.0)
@@ -44,13 +44,8 @@ def curves(history: Sequence[Mapping[str, Any]], /) -> Figure:
     return figure
 
 
-def samples(
-    images: Sequence[np.ndarray],
-    phases: Sequence[np.ndarray],
-    names: Sequence[str],
-    /,
-    *,
-    pixel: float,
+def plot_predictions(
+    images: Sequence[np.ndarray], phases: Sequence[np.ndarray], names: Sequence[str], /, *, pixel: float
 ) -> Figure:
     """Predicted phases beside the true ones and the differences, each row on one scale.
 
@@ -63,7 +58,8 @@ def samples(
     figure = page(8.0, 2.5 * len(images))
     rows = figure.subplots(len(images), 3, squeeze=False)
     for axes, found, true, name in zip(rows, images, phases, names, strict=True):
-        level, known = found - found.mean(), true - true.mean()
+        level = found - found.mean()
+        known = true - true.mean()
         low, high = limits(known)
         reach = (high - low) / 2
         parts = [(known, f"{name}: true", "viridis", low, high), (level, "predicted", "viridis", low, high)]
@@ -72,3 +68,7 @@ def samples(
             look = {"title": title, "cmap": colours, "vmin": bottom, "vmax": top}
             colour_bar(axis, image(axis, what, pixel=(pixel, pixel), **look), "rad")
     return figure
+
+
+# old names, until callers are renamed
+curves = plot_losses

@@ -1,9 +1,10 @@
-"""Pieces that networks share: what takes patterns in, where tokens stand, what the optics change."""
+"""Layers that networks share: input of patterns, positions of tokens, conditioning on the optics."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -11,37 +12,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from phaseloom.errors import BadInput
+from phaseloom.errors import BadInput, nearest
+from phaseloom.fitting import device
 
-__all__ = ["Block", "Embedding", "FiLM", "Grid", "Intake", "Places", "Plain", "UNet", "extent", "full"]
+__all__ = ["AttentionBlock", "FiLM", "NoConditioning", "PatternEmbedding", "PatternIntake", "check_count"]
+__all__ += ["PositionEncoding", "ScanTransformer", "UNet", "choose_option", "count_image_pixels"]
+__all__ += ["to_full_precision"]
 
-PIXELS = 5
-"""Pixels of the image to a step of the scan."""
+PIXELS_PER_STEP = 5  # pixels of the image to a step of the scan
+MARGIN_PIXELS = 5  # pixels of the image beyond the first probe, and the last
+OPTICS_NUMBERS = 8  # numbers that tell a network of the optics and the dose
+PIXELS_AT_ONCE = 2**22  # pixels of patterns that are embedded at a time where memory is to be saved
+# Share of the mean spread below which no pixel is spread out further: dark ones hold noise alone.
+MIN_SPREAD_SHARE = 0.1
 
-MARGIN = 5
-"""Pixels of the image beyond the first probe, and the last."""
-
-OPTICS = 8
-"""Numbers that tell a network of the optics and the dose."""
-
-CHUNK = 2**22
-"""Pixels of patterns that are embedded at a time where memory is to be saved."""
-
-FAINT = 0.1
-"""Share of the mean spread below which no pixel is spread out further: dark ones hold noise alone."""
+Option = TypeVar("Option")
 
 
-def extent(probes: int, /) -> int:
+def count_image_pixels(probes: int, /) -> int:
     """Pixels of the image of so many probes in a row.
 
     Example:
-        >>> extent(14), extent(50)
+        >>> count_image_pixels(14), count_image_pixels(50)
         (76, 256)
     """
-    return PIXELS * (probes - 1) + 2 * MARGIN + 1
+    return PIXELS_PER_STEP * (probes - 1) + 2 * MARGIN_PIXELS + 1
 
 
-class Intake(nn.Module):
+class PatternIntake(nn.Module):
     """Patterns as fractions of the incident beam, made numbers of order one.
 
     A pixel holds ``sqrt(fraction * pixels)``, the amplitude relative to a beam spread evenly over the
@@ -54,7 +52,7 @@ class Intake(nn.Module):
         mean, spread: ``(y, x)``; zero and one until `calibrate`.
 
     Example:
-        >>> Intake(4)(torch.full((1, 4, 4), 1 / 16)).unique().tolist()
+        >>> PatternIntake(4)(torch.full((1, 4, 4), 1 / 16)).unique().tolist()
         [1.0]
     """
 
@@ -84,7 +82,7 @@ class Intake(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, patterns: Float[Tensor, "*batch y x"]) -> None:
-        """Take mean and spread from patterns such as will come.
+        """Take mean and spread from typical patterns.
 
         Raises:
             BadInput: patterns that hold more than the incident beam, or no two of them.
@@ -99,20 +97,22 @@ class Intake(nn.Module):
         if not spread.any():
             raise BadInput("patterns", None, "are all the same: calibrate with patterns of specimens")
         self.mean.copy_(amplitude.mean(0))
-        self.spread.copy_(spread.clamp_min(FAINT * float(spread.square().mean().sqrt())))
+        self.spread.copy_(spread.clamp_min(MIN_SPREAD_SHARE * float(spread.square().mean().sqrt())))
 
 
-class Embedding(nn.Module):
-    """One pattern to ``D`` numbers: an `Intake`, and a body that takes images of one channel.
+class PatternEmbedding(nn.Module):
+    """One pattern to ``D`` numbers: a `PatternIntake`, and a body that takes images of one channel.
 
     With ``frugal`` patterns are embedded some at a time and their activations are computed again in the
     backward pass. Batch norms then see the patterns that go together as their batch; their running means
     are moved once.
     """
 
-    def __init__(self, intake: Intake, body: nn.Module, *, frugal: bool):
+    def __init__(self, intake: PatternIntake, body: nn.Module, *, frugal: bool):
         super().__init__()
-        self.intake, self.body, self.frugal = intake, body, frugal
+        self.intake = intake
+        self.body = body
+        self.frugal = frugal
 
     def forward(self, patterns: Float[Tensor, "m y x"]) -> Float[Tensor, "m d"]:
         """Embed each pattern by itself."""
@@ -120,16 +120,18 @@ class Embedding(nn.Module):
         graph = torch.is_grad_enabled()
         if graph and not self.frugal:
             return self.body(images)
-        chunks = images.split(max(1, CHUNK // images[0].numel()))
+        chunks = images.split(max(1, PIXELS_AT_ONCE // images[0].numel()))
         return torch.cat([self._again(chunk) if graph else self.body(chunk) for chunk in chunks])
 
     def _again(self, images: Tensor) -> Tensor:
-        contexts = lambda: (nullcontext(), _still(self.body))  # noqa: E731 - what checkpoint asks for
-        return checkpoint(self.body, images, use_reentrant=False, context_fn=contexts)  # type: ignore[return-value]
+        contexts = lambda: (nullcontext(), _freeze_running_means(self.body))  # noqa: E731 - what checkpoint asks for
+        out = checkpoint(self.body, images, use_reentrant=False, context_fn=contexts)
+        assert isinstance(out, Tensor)
+        return out
 
 
 @contextmanager
-def _still(body: nn.Module) -> Iterator[None]:
+def _freeze_running_means(body: nn.Module) -> Iterator[None]:
     """Running means stay as they are: a pass that is repeated must not move them twice."""
     norms = [(part, part.momentum) for part in body.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm, _ in norms:
@@ -141,7 +143,7 @@ def _still(body: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-class Places(nn.Module):
+class PositionEncoding(nn.Module):
     """Sines and cosines of places in a plane, ``width`` numbers each, times a learned gain.
 
     A quarter of the numbers are sines along y, and so on; wavelengths go from ``shortest`` to ``longest``
@@ -153,7 +155,7 @@ class Places(nn.Module):
         longest: wavelength.
 
     Example:
-        >>> Places(8, shortest=4.0, longest=400.0)(torch.zeros(5, 2)).shape
+        >>> PositionEncoding(8, shortest=4.0, longest=400.0)(torch.zeros(5, 2)).shape
         torch.Size([5, 8])
     """
 
@@ -162,7 +164,7 @@ class Places(nn.Module):
     def __init__(self, width: int, *, shortest: float, longest: float):
         super().__init__()
         if width % 4:
-            raise BadInput("nets: width", width, "is no multiple of four: choose one")
+            raise BadInput("nets: width", width, "is not a multiple of four: choose one")
         lengths = torch.logspace(math.log10(shortest), math.log10(longest), width // 4)
         self.register_buffer("waves", 2 * torch.pi / lengths)
         self.gain = nn.Parameter(torch.tensor(0.1))
@@ -183,7 +185,7 @@ class FiLM(nn.Module):
 
     def __init__(self, width: int, *, hidden: int = 64):
         super().__init__()
-        self.read = nn.Linear(OPTICS, hidden)
+        self.read = nn.Linear(OPTICS_NUMBERS, hidden)
         self.write = nn.Linear(hidden, 2 * width)
         for value in self.write.parameters():
             nn.init.zeros_(value)
@@ -195,7 +197,7 @@ class FiLM(nn.Module):
         return tokens * (1 + gain) + offset
 
 
-class Plain(nn.Module):
+class NoConditioning(nn.Module):
     """In place of `FiLM` where a network is not told of the optics."""
 
     def forward(self, tokens: Float[Tensor, "b t d"], optics: Float[Tensor, "b 8"]) -> Float[Tensor, "b t d"]:
@@ -203,7 +205,7 @@ class Plain(nn.Module):
         return tokens
 
 
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     """Attention and a perceptron, each after a layer norm and added to what came in.
 
     Args:
@@ -216,29 +218,31 @@ class Block(nn.Module):
         if width % heads:
             raise BadInput("nets: heads", heads, f"do not share a width of {width} evenly: choose a divisor")
         self.heads = heads
-        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.look, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.before = nn.LayerNorm(width)
+        self.after = nn.LayerNorm(width)
+        self.look = nn.Linear(width, 3 * width)
+        self.join = nn.Linear(width, width)
         self.think = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        """Every token looks at every other of its window."""
+        """Attention between all tokens of a window."""
         wide = self.look(self.before(tokens)).unflatten(-1, (3, self.heads, -1))
         query, key, value = wide.permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(query, key, value)
-        tokens = tokens + self.join(seen.transpose(1, 2).flatten(-2))
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.join(attended.transpose(1, 2).flatten(-2))
         return tokens + self.think(self.after(tokens))
 
 
-class Grid(nn.Module):
-    """A transformer over the tokens of a square window of a scan, and one token of no place before them.
+class ScanTransformer(nn.Module):
+    """A transformer over the tokens of a square window of a scan, after one token without a place.
 
-    Each token is told its place in the window, by a learned table, and its place in the scan, in angstrom.
+    Each token is given its place in the window by a learned table, and its place in the scan, in angstrom.
 
     Args:
         entry: from the width of embeddings to that of the blocks.
         first: the token before the others ``(1, 1, d)``.
         table: of places in the window ``(1, 1 + n * n, d)``.
-        films: one for each block, `FiLM` or `Plain`.
+        films: one for each block, `FiLM` or `NoConditioning`.
         blocks: tokens in, tokens (or a tuple of them) out.
         norm: over what leaves the last block.
         step: of the scan, angstrom.
@@ -257,10 +261,15 @@ class Grid(nn.Module):
         step: float,
     ):
         super().__init__()
-        self.entry, self.first, self.table = entry, first, table
-        self.films, self.blocks, self.norm, self.step = films, blocks, norm, step
+        self.entry = entry
+        self.first = first
+        self.table = table
+        self.films = films
+        self.blocks = blocks
+        self.norm = norm
+        self.step = step
         self.window = math.isqrt(table.shape[1] - 1)
-        self.places = Places(table.shape[-1], shortest=2 * step, longest=200 * step)
+        self.places = PositionEncoding(table.shape[-1], shortest=2 * step, longest=200 * step)
 
     def forward(
         self,
@@ -303,12 +312,13 @@ class UNet(nn.Module):
     def __init__(self, maps: int, *, width: int, depth: int):
         super().__init__()
         wide = [width * 2**level for level in range(depth + 1)]
-        self.enter = _pair(maps, width)
+        self.enter = _make_double_convolution(maps, width)
         self.down = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 2, stride=2), _pair(b, b)) for a, b in pairwise(wide)
+            nn.Sequential(nn.Conv2d(a, b, 2, stride=2), _make_double_convolution(b, b))
+            for a, b in pairwise(wide)
         )
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * a, a, 2, stride=2) for a in wide[-2::-1])
-        self.join = nn.ModuleList(_pair(2 * a, a) for a in wide[-2::-1])
+        self.join = nn.ModuleList(_make_double_convolution(2 * a, a) for a in wide[-2::-1])
         self.leave = nn.Conv2d(width, 1, 3, padding=1)
         for value in self.leave.parameters():
             nn.init.zeros_(value)
@@ -318,21 +328,65 @@ class UNet(nn.Module):
         height, width = maps.shape[-2:]
         unit = 2 ** len(self.down)
         state = self.enter(functional.pad(maps, (0, -width % unit, 0, -height % unit)))
-        kept = [state]
+        skips = [state]
         for down in self.down:
-            kept.append(state := down(state))
-        kept.pop()
+            skips.append(state := down(state))
+        skips.pop()
         for up, join in zip(self.up, self.join, strict=True):
-            state = join(torch.cat([up(state), kept.pop()], 1))
+            state = join(torch.cat([up(state), skips.pop()], 1))
         return self.leave(state)[..., :height, :width]
 
 
-def _pair(before: int, after: int) -> nn.Sequential:
-    first, second = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
+def _make_double_convolution(before: int, after: int) -> nn.Sequential:
+    first = nn.Conv2d(before, after, 3, padding=1)
+    second = nn.Conv2d(after, after, 3, padding=1)
     norms = [nn.GroupNorm(math.gcd(8, after), after) for _ in range(2)]
     return nn.Sequential(first, norms[0], nn.GELU(), second, norms[1], nn.GELU())
 
 
-def full(value: Tensor, /) -> Tensor:
+def to_full_precision(value: Tensor, /) -> Tensor:
     """At least single precision: what sums over overlaps and transforms needs, also under autocast."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def disable_autocast(values: Tensor, /) -> AbstractContextManager[object]:
+    """A context without autocast: sums of squares need more than half precision."""
+    kind = values.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def use_precision(
+    net: nn.Module, precision: Literal["float32", "bfloat16"], /
+) -> AbstractContextManager[object]:
+    """A context in which a network runs in a precision; its parameters stay in single precision."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.of(net).type, dtype=torch.bfloat16)
+
+
+def choose_option(knob: str, name: str, choices: Mapping[str, Option], /) -> Option:
+    """The value of an option.
+
+    Raises:
+        BadInput: another name.
+    """
+    if name not in choices:
+        raise BadInput(f"nets: {knob}", name, f"is no choice: {nearest(name, choices)}")
+    return choices[name]
+
+
+def check_count(knob: str, value: int, /, *, multiple: int = 1) -> int:
+    """A whole number of at least one, a multiple of ``multiple``.
+
+    Raises:
+        BadInput: another value.
+    """
+    if not isinstance(value, int) or value < 1 or value % multiple:
+        raise BadInput(f"nets: {knob}", value, f"must be a whole number above zero, a multiple of {multiple}")
+    return value
+
+
+# old names, until callers are renamed
+full = to_full_precision
+chosen = choose_option
+counted = check_count

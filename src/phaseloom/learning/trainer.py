@@ -1,4 +1,4 @@
-"""A training of a network in a folder: watched, stopped, resumed. Its subclasses say what is learned."""
+"""Training of a network in a folder, which can be stopped and resumed. Subclasses define data and loss."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.runs.folder import keep_events, keep_recipe
 from phaseloom.spec import load_yaml
 
-__all__ = ["Course", "fresh", "placed"]
+__all__ = ["NetworkTraining", "require_new_folder", "start_progress"]
 
 
-class Course:
-    """A training that can be watched, stopped, resumed, and that leaves a network behind.
+class NetworkTraining:
+    """Base class of trainings: epochs, snapshots, early stopping, resumption.
 
     Iterating runs it, one `Epoch` at a time. The directory holds ``run.yaml``, and after every epoch
     ``events.jsonl`` and ``snapshot.h5``.
@@ -41,11 +41,12 @@ class Course:
     lesson: Any
 
     def __init__(self, recipe: Any, directory: Path | None):
-        self.recipe, self.directory = recipe, directory
+        self.recipe = recipe
+        self.directory = directory
         torch.manual_seed(recipe.seed)
         where = device.chosen(recipe.device)
         self.net = team().joined(self.network().to(where))
-        self.progress = fresh(recipe, self.net)
+        self.progress = start_progress(recipe, self.net)
 
     @classmethod
     def begin(cls, recipe: Any, directory: Path | str | None = None, /) -> Self:
@@ -54,7 +55,7 @@ class Course:
         Raises:
             BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
         """
-        return cls(recipe, placed(directory)).begun()
+        return cls(recipe, require_new_folder(directory)).begun()
 
     def begun(self) -> Self:
         """The same, ready to learn, its recipe in the folder."""
@@ -76,7 +77,7 @@ class Course:
         if not (folder / "run.yaml").is_file():
             raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a training")
         if set(load_yaml(folder / "run.yaml")) - set(cls.kind.model_fields):
-            raise BadInput(str(folder), None, "is no run of such a training: name the folder of one")
+            raise BadInput(str(folder), None, "is not a run of this kind of training: name the folder of one")
         if (folder / "events.jsonl").is_file() and not (folder / "snapshot.h5").is_file():
             raise BadInput(str(folder), None, "has lost its snapshot.h5: begin anew, in another folder")
         training = cls(cls.kind.from_path(folder / "run.yaml"), folder if team().first else None)
@@ -103,7 +104,7 @@ class Course:
         )
         try:
             for epoch in epochs:
-                _remember(self)
+                _save_epoch(self)
                 yield epoch
             self.progress.record_stop()
             if self.directory is not None and self.progress.history:
@@ -112,35 +113,35 @@ class Course:
             self.close()
 
     def network(self) -> nn.Module:
-        """What is trained, before it has learned."""
+        """The network with its initial weights."""
         raise NotImplementedError
 
     def prepared(self) -> None:
-        """What the network takes from its data before it learns."""
+        """Initialise the network from the data."""
 
     def batches(self, epoch: int, /) -> Sequence[Any]:
-        """What an epoch learns from."""
+        """Batches of an epoch."""
         raise NotImplementedError
 
     def held(self) -> Sequence[Any]:
-        """What is never learned from."""
+        """Batches of the hold-out loss."""
         raise NotImplementedError
 
     @property
     def judged(self) -> str:
-        """The loss that judges."""
+        """Name of the hold-out loss."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """What else is to be known of an epoch, for its line of ``events.jsonl``."""
+        """Further entries for the line of an epoch in ``events.jsonl``."""
         return {}
 
     def close(self) -> None:
-        """Let go of what only a training in progress needs."""
+        """Release what only a running training needs."""
 
 
-def _remember(course: Course) -> None:
-    """Keep what an epoch has found, in the history and in the folder."""
+def _save_epoch(course: NetworkTraining) -> None:
+    """Add the state of an epoch to the history, and save both in the folder."""
     if state := course.state():
         course.progress.history[-1]["state"] = state
     if course.directory is not None:
@@ -148,13 +149,13 @@ def _remember(course: Course) -> None:
         keep_events(course.progress.history, course.directory)
 
 
-def fresh(recipe: Any, net: nn.Module, /) -> Progress:
+def start_progress(recipe: Any, net: nn.Module, /) -> Progress:
     """The beginning of a fit, for the parameters that a network has now."""
     groups = optimizers.groups({"net": [*net.parameters()]}, {"net": recipe.rate})
     return Progress(net, recipe.optimizer(groups))
 
 
-def placed(directory: Path | str | None, /) -> Path | None:
+def require_new_folder(directory: Path | str | None, /) -> Path | None:
     """The folder of a new run, for the one of several processes that writes.
 
     Raises:
@@ -164,3 +165,8 @@ def placed(directory: Path | str | None, /) -> Path | None:
     if folder is not None and (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder, or resume it")
     return folder
+
+
+# old names, until callers are renamed
+Course = NetworkTraining
+placed = require_new_folder

@@ -4,18 +4,42 @@
 - `resolution`: Fourier ring correlation of two independent reconstructions.
 - `image`: peak signal-to-noise ratio and structural similarity.
 - `colour`: underwater image quality and colour without a reference.
-- `states`: entropy, fidelity and error of mixed states, whose modes matter only up to unitary mixing.
-- `repeats`: repeated reconstructions in one gauge, their mean, and what is real in it (PRTF, SSNR).
+- `mixed_states`: entropy, fidelity and error of mixed states, whose modes matter only up to unitary mixing.
+- `ensembles`: repeated reconstructions in one gauge, their mean, and what is real in it (PRTF, SSNR).
 - `spectral`: correlations in bands of frequency, also of mixed states, and what a scan puts into each.
 - `clusters`: groups of rows of numbers, how stable they are, and how they agree with labels.
-- `halves`: reconstructions of halves of the data without trends, laid on one another.
+- `standardise_pair`: reconstructions of halves of the data without trends, registered to one another.
+- `pattern_misfit`: how much of what differs between diffraction patterns a model explains.
 
-Everything takes numpy arrays, or what `numpy.asarray` accepts, and returns floats, arrays or frozen values.
+Everything takes numpy arrays, or what `numpy.asarray` accepts, and returns floats, arrays or frozen values;
+only `pattern_misfit` takes tensors.
 """
 
-from phaseloom.metrics import clusters, colour, image, phase, resolution, spectral
-from phaseloom.metrics import ensembles as repeats
-from phaseloom.metrics import mixed_states as states
-from phaseloom.metrics import standardise_pair as halves
+import warnings
+from typing import Any
 
-__all__ = ["clusters", "colour", "halves", "image", "phase", "repeats", "resolution", "spectral", "states"]
+from phaseloom.metrics import (
+    clusters,
+    colour,
+    ensembles,
+    image,
+    mixed_states,
+    phase,
+    resolution,
+    spectral,
+    standardise_pair,
+)
+
+__all__ = ["clusters", "colour", "ensembles", "image", "mixed_states", "phase", "resolution", "spectral"]
+__all__ += ["standardise_pair"]
+
+_OLD_NAMES = {"repeats": ensembles, "states": mixed_states, "halves": standardise_pair}
+
+
+def __getattr__(name: str) -> Any:
+    """The modules under their names of version 0.1."""
+    if name not in _OLD_NAMES:
+        raise AttributeError(f"module 'phaseloom.metrics' has no attribute '{name}'")
+    module = _OLD_NAMES[name]
+    warnings.warn(f"metrics.{name} is now {module.__name__}", DeprecationWarning, stacklevel=2)
+    return module

@@ -1,13 +1,12 @@
-"""Clusters of rows of numbers, and what may be believed of them: whether they come again.
+"""Clusters of rows of numbers, and their stability from seed to seed.
 
-Every seed learns from rows of its own draw, four fifths of them and 20,000 at most, and then says of all rows
-to which cluster they belong. What only some rows make, or only some beginnings find, does not come again, and
-the agreement between seeds shows it. Rows are put in an order of their own first: clusters do not depend on
-the order in which they came.
+Every seed fits its own random draw of rows, four fifths of them and 20,000 at most, and assigns all rows to
+clusters. Those that depend on few rows, or on the start of the fit, are not reproduced, which lowers the
+agreement between seeds. Rows are sorted first, so that clusters do not depend on their order.
 
-Latents differ in strength, and distances are made by the strongest. `whitened` puts each over its standard
-deviation; it does not turn them to uncorrelated directions first (PCA-whitening), for where two latents say
-the same, that blows their difference up, which is noise, until it weighs as much as what they say.
+Latents differ in variance, and distances are dominated by the largest. `standardise_columns` divides each by
+its standard deviation; it does not rotate them to uncorrelated directions first (PCA whitening): where two
+latents are nearly equal, that amplifies their difference, which is noise, to the same weight.
 """
 
 import warnings
@@ -21,31 +20,26 @@ from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput, MissingExtra
 
-__all__ = ["Choice", "Clusters", "Repeated", "adjusted_rand", "choice", "kmeans", "mixture", "whitened"]
+__all__ = ["ClusterCounts", "Clusters", "MeanOverSeeds", "adjusted_rand", "compare_cluster_counts"]
+__all__ += ["fit_kmeans", "fit_mixture", "standardise_columns"]
 
-LEARNED, SHARE = 20000, 0.8
-"""Rows that a seed learns from at most, and as a share of all."""
+MAX_FITTED_ROWS = 20000  # rows that a seed is fitted to
+FITTED_SHARE = 0.8  # the same as a share of all rows
+MAX_TRIED_ROWS = 5000  # rows that numbers of clusters are tried on
+MAX_SILHOUETTE_ROWS = 2000
+KMEANS_STARTS = 4  # beginnings of k-means for a seed, of which the best counts
+# Those of a mixture: clusters of k-means, best for round ones, and single rows far apart, for long ones.
+MIXTURE_STARTS = {"kmeans": 1, "k-means++": 2}
+# Of stability, that a number of clusters may lose against the best one and still be suggested.
+STABILITY_TOLERANCE = 0.05
+DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 
-TRIED, SHOWN = 5000, 2000
-"""Rows, at most, that numbers of clusters are tried on, and that silhouettes are taken of."""
-
-STARTS = 4
-"""Beginnings of k-means for a seed, of which the best counts."""
-
-BEGINNINGS = {"kmeans": 1, "k-means++": 2}
-"""Those of a mixture: clusters of k-means, best for round ones, and single rows far apart, for long ones."""
-
-STABLE = 0.05
-"""Of stability, that a number of clusters may lose against the best one and still be suggested."""
-
-SEEDS = (0, 1, 2, 3, 4)
-
+# All rows, those to fit, number of clusters and seed, to labels of all rows and a score, larger is better.
 Fit = Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, float]]
-"""All rows, those to learn from, clusters and a seed to labels of all and a score, the more the better."""
 
 
 @dataclass(frozen=True)
-class Repeated:
+class MeanOverSeeds:
     """A number that several seeds gave.
 
     Attributes:
@@ -57,7 +51,7 @@ class Repeated:
     spread: float
 
     @classmethod
-    def of(cls, values: Iterable[float], /) -> "Repeated":
+    def of(cls, values: Iterable[float], /) -> "MeanOverSeeds":
         """Of some numbers."""
         found = np.fromiter(values, float)
         return cls(float(found.mean()), float(found.std()))
@@ -72,7 +66,7 @@ class Clusters:
     """Rows put into clusters.
 
     Attributes:
-        method: how, in words.
+        method: its name.
         labels: ``(n,)`` of the seed with the least inertia or the largest likelihood; 0 is the largest
             cluster.
         sizes: ``(k,)`` rows of each cluster.
@@ -83,8 +77,8 @@ class Clusters:
     method: str
     labels: np.ndarray
     sizes: np.ndarray
-    stability: Repeated
-    agreement: Repeated | None
+    stability: MeanOverSeeds
+    agreement: MeanOverSeeds | None
 
     def __str__(self) -> str:
         """As a line of a report."""
@@ -93,7 +87,7 @@ class Clusters:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class ClusterCounts:
     """Numbers of clusters side by side; all arrays ``(m,)``.
 
     Attributes:
@@ -114,15 +108,15 @@ class Choice:
 
         A suggestion: it never says that there are no clusters at all, as low stabilities of all numbers do.
         """
-        usable = self.stability >= float(self.stability.max()) - STABLE
+        usable = self.stability >= float(self.stability.max()) - STABILITY_TOLERANCE
         return int(self.counts[np.where(usable, np.nan_to_num(self.silhouette, nan=-1), -2).argmax()])
 
 
-def whitened(rows: ArrayLike, /) -> np.ndarray:
+def standardise_columns(rows: ArrayLike, /) -> np.ndarray:
     """Each column less its mean and over its standard deviation; a column of one number becomes zero.
 
     Example:
-        >>> whitened([[1.0, 5.0], [3.0, 5.0]]).tolist()
+        >>> standardise_columns([[1.0, 5.0], [3.0, 5.0]]).tolist()
         [[-1.0, 0.0], [1.0, 0.0]]
     """
     values = np.asarray(rows, np.float64)
@@ -132,7 +126,7 @@ def whitened(rows: ArrayLike, /) -> np.ndarray:
 
 
 def adjusted_rand(one: ArrayLike, other: ArrayLike, /) -> float:
-    """How far two labellings part the same rows alike: 1 if they do, about 0 by chance; names do not matter.
+    """Agreement of two labellings of the same rows: 1 if equal but for names, about 0 by chance.
 
     Source: Hubert & Arabie 1985, doi 10.1007/BF01908075.
 
@@ -144,11 +138,11 @@ def adjusted_rand(one: ArrayLike, other: ArrayLike, /) -> float:
         1.0
     """
     first, second = (np.unique(np.ravel(part), return_inverse=True)[1] for part in (one, other))
-    return float(_sklearn("metrics").adjusted_rand_score(first, second))
+    return float(_import_sklearn("metrics").adjusted_rand_score(first, second))
 
 
-def kmeans(
-    rows: ArrayLike, count: int, /, *, seeds: Sequence[int] = SEEDS, truth: ArrayLike | None = None
+def fit_kmeans(
+    rows: ArrayLike, count: int, /, *, seeds: Sequence[int] = DEFAULT_SEEDS, truth: ArrayLike | None = None
 ) -> Clusters:
     """Clusters about centres, the sum of squared distances from them as small as can be found.
 
@@ -159,138 +153,137 @@ def kmeans(
         truth: ``(n,)`` true labels, numbers or words, to agree with.
 
     Raises:
-        BadInput: rows that are no table of finite numbers, fewer different ones than clusters, fewer than
+        BadInput: rows that are not a table of finite numbers, fewer different ones than clusters, fewer than
             two clusters or seeds, or labels for another number of rows.
         MissingExtra: without scikit-learn.
 
     Example:
         >>> rows = np.repeat([[0.0, 0.0], [9.0, 1.0]], 20, axis=0)
-        >>> found = kmeans(rows, 2)
+        >>> found = fit_kmeans(rows, 2)
         >>> found.sizes.tolist(), str(found.stability)
         ([20, 20], '1.000 ± 0.000')
     """
-    return _clusters("k-means", _centres, rows, count, seeds=seeds, truth=truth)
+    return _fit_clusters("k-means", _fit_centres, rows, count, seeds=seeds, truth=truth)
 
 
-def mixture(
-    rows: ArrayLike, count: int, /, *, seeds: Sequence[int] = SEEDS, truth: ArrayLike | None = None
+def fit_mixture(
+    rows: ArrayLike, count: int, /, *, seeds: Sequence[int] = DEFAULT_SEEDS, truth: ArrayLike | None = None
 ) -> Clusters:
     """Clusters as a sum of normal distributions, each row in the likeliest: they may be long, or small.
 
     Each has a covariance of its own; of variances alone where there are fewer than two rows to learn from
     for each of its numbers.
 
-    Arguments and errors as of `kmeans`.
+    Arguments and errors as of `fit_kmeans`.
     """
-    return _clusters("Gaussian mixture", _normals, rows, count, seeds=seeds, truth=truth)
+    return _fit_clusters("Gaussian mixture", _fit_normals, rows, count, seeds=seeds, truth=truth)
 
 
-def choice(
-    rows: ArrayLike, counts: Iterable[int] = range(2, 11), /, *, seeds: Sequence[int] = SEEDS
-) -> Choice:
+def compare_cluster_counts(
+    rows: ArrayLike, counts: Iterable[int] = range(2, 11), /, *, seeds: Sequence[int] = DEFAULT_SEEDS
+) -> ClusterCounts:
     """Try numbers of clusters, on a draw of 5,000 rows at most.
 
     Args:
         rows: ``(n, d)`` numbers.
         counts: of clusters; those above a tenth of the rows are left out, but for the smallest.
-        seeds: as of `kmeans`; the first of them makes the draw and the mixture.
+        seeds: as of `fit_kmeans`; the first of them makes the draw and the mixture.
 
     Raises:
-        BadInput: as of `kmeans`.
+        BadInput: as of `fit_kmeans`.
         MissingExtra: without scikit-learn.
 
     Example:
         >>> rows = np.concatenate([np.random.default_rng(0).normal(10 * at, 1, (50, 2)) for at in range(3)])
-        >>> choice(rows).suggested
+        >>> compare_cluster_counts(rows).suggested
         3
     """
     wanted = sorted(set(counts))
-    values = _sorted(_checked(rows, wanted[0], seeds))[0]
-    values = values[_drawn(len(values), TRIED, seeds[0])]
+    values = _sort_rows(_check_rows(rows, wanted[0], seeds))[0]
+    values = values[_draw_rows(len(values), MAX_TRIED_ROWS, seeds[0])]
     wanted = [count for count in wanted if count <= max(len(values) // 10, wanted[0])]
-    kind = _covariance(values, wanted[-1])
+    kind = _choose_covariance(values, wanted[-1])
     table = []
     for count in wanted:
-        found = kmeans(values, count, seeds=seeds)
-        fitted = _mixed(values, count, kind, seeds[0])
-        table.append((found.stability.mean, _silhouette(values, found.labels, seeds[0]), fitted.bic(values)))
-    return Choice(np.array(wanted), *np.array(table).T)
+        found = fit_kmeans(values, count, seeds=seeds)
+        fitted = _fit_best_mixture(values, count, kind, seeds[0])
+        table.append(
+            (found.stability.mean, _compute_silhouette(values, found.labels, seeds[0]), fitted.bic(values))
+        )
+    return ClusterCounts(np.array(wanted), *np.array(table).T)
 
 
-def _clusters(
-    method: str,
-    fit: Fit,
-    rows: ArrayLike,
-    count: int,
-    *,
-    seeds: Sequence[int],
-    truth: ArrayLike | None,
+def _fit_clusters(
+    method: str, fit: Fit, rows: ArrayLike, count: int, *, seeds: Sequence[int], truth: ArrayLike | None
 ) -> Clusters:
-    values, order = _sorted(_checked(rows, count, seeds))
-    known = None if truth is None else _known(truth, len(values))[order]
-    least = int(np.ceil(SHARE * len(values)))
-    draws = [_drawn(len(values), min(LEARNED, least), seed) for seed in seeds]
+    values, order = _sort_rows(_check_rows(rows, count, seeds))
+    known = None if truth is None else _check_labels(truth, len(values))[order]
+    least = int(np.ceil(FITTED_SHARE * len(values)))
+    draws = [_draw_rows(len(values), min(MAX_FITTED_ROWS, least), seed) for seed in seeds]
     found = [fit(values, values[few], count, seed) for few, seed in zip(draws, seeds, strict=True)]
-    parted = [labels for labels, _ in found]
-    labels = _ranked(found[int(np.argmax([score for _, score in found]))][0], count)
+    labellings = [labels for labels, _ in found]
+    labels = _rank_labels(found[int(np.argmax([score for _, score in found]))][0], count)
     again = np.empty_like(labels)
     again[order] = labels
-    stability = Repeated.of(adjusted_rand(one, other) for one, other in combinations(parted, 2))
-    true = None if known is None else Repeated.of(adjusted_rand(known, one) for one in parted)
+    stability = MeanOverSeeds.of(adjusted_rand(one, other) for one, other in combinations(labellings, 2))
+    true = None if known is None else MeanOverSeeds.of(adjusted_rand(known, one) for one in labellings)
     return Clusters(method, again, np.bincount(labels, minlength=count), stability, true)
 
 
-def _centres(values: np.ndarray, few: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, float]:
-    net = _sklearn("cluster").KMeans(count, n_init=STARTS, random_state=seed)
+def _fit_centres(values: np.ndarray, few: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, float]:
+    net = _import_sklearn("cluster").KMeans(count, n_init=KMEANS_STARTS, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a draw may hold fewer different rows than clusters
         net.fit(few)
     return net.predict(values), float(net.score(values))
 
 
-def _normals(values: np.ndarray, few: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, float]:
-    fitted = _mixed(few, count, _covariance(few, count), seed)
-    parts = np.array_split(values, max(1, len(values) // LEARNED))  # of each row its share in each cluster
+def _fit_normals(values: np.ndarray, few: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, float]:
+    fitted = _fit_best_mixture(few, count, _choose_covariance(few, count), seed)
+    parts = np.array_split(
+        values, max(1, len(values) // MAX_FITTED_ROWS)
+    )  # of each row its share in each cluster
     score = sum(float(fitted.score(part)) * len(part) for part in parts)
     return np.concatenate([fitted.predict(part) for part in parts]), score
 
 
-def _mixed(few: np.ndarray, count: int, kind: str, seed: int) -> Any:
+def _fit_best_mixture(few: np.ndarray, count: int, kind: str, seed: int) -> Any:
     """The likeliest of mixtures that begin at k-means, and at rows far from each other."""
-    make, least = _sklearn("mixture").GaussianMixture, 1e-6 * float(few.var(0).mean())
+    make = _import_sklearn("mixture").GaussianMixture
+    least = 1e-6 * float(few.var(0).mean())
     known = {"covariance_type": kind, "reg_covar": least, "random_state": seed}
-    starts = [make(count, init_params=start, n_init=n, **known) for start, n in BEGINNINGS.items()]
+    starts = [make(count, init_params=start, n_init=n, **known) for start, n in MIXTURE_STARTS.items()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # not converged: then seeds do not agree, which is said
         return max((one.fit(few) for one in starts), key=lambda one: one.lower_bound_)
 
 
-def _covariance(few: np.ndarray, count: int) -> str:
+def _choose_covariance(few: np.ndarray, count: int) -> str:
     numbers = count * few.shape[1] * (few.shape[1] + 1) / 2
     return "full" if len(few) >= 2 * numbers else "diag"
 
 
-def _silhouette(values: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    few = _drawn(len(values), SHOWN, seed)
+def _compute_silhouette(values: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    few = _draw_rows(len(values), MAX_SILHOUETTE_ROWS, seed)
     if not 1 < len(np.unique(labels[few])) < len(few):
         return float("nan")
-    return float(_sklearn("metrics").silhouette_score(values[few], labels[few]))
+    return float(_import_sklearn("metrics").silhouette_score(values[few], labels[few]))
 
 
-def _drawn(count: int, most: int, seed: int) -> np.ndarray:
+def _draw_rows(count: int, most: int, seed: int) -> np.ndarray:
     """Numbers of some of many rows, ascending."""
     if count <= most:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-def _sorted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sort_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows in an order that does not depend on the one in which they came, and their numbers."""
     order = np.lexsort(values.T[::-1])
     return values[order], order
 
 
-def _ranked(labels: np.ndarray, count: int) -> np.ndarray:
+def _rank_labels(labels: np.ndarray, count: int) -> np.ndarray:
     """Labels named by the size of the clusters; of equal ones, that whose first row comes first."""
     first = np.full(count, len(labels))
     np.minimum.at(first, labels, np.arange(len(labels)))
@@ -300,20 +293,20 @@ def _ranked(labels: np.ndarray, count: int) -> np.ndarray:
     return names[labels]
 
 
-def _checked(rows: ArrayLike, count: int, seeds: Sequence[int]) -> np.ndarray:
+def _check_rows(rows: ArrayLike, count: int, seeds: Sequence[int]) -> np.ndarray:
     values = np.asarray(rows, np.float64)
     if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
         raise BadInput("clusters: rows", f"shape {values.shape}", "must be a table of finite numbers")
     for name, given in {"clusters": count, "seeds": len(set(seeds))}.items():
         if given < 2:
             raise BadInput(f"clusters: {name}", given, "must be 2 at least")
-    different = len(np.unique(values, axis=0)) if len(values) < LEARNED else len(values)
+    different = len(np.unique(values, axis=0)) if len(values) < MAX_FITTED_ROWS else len(values)
     if different < count:
         raise BadInput("clusters", count, f"are more than the {different} different patterns: take fewer")
     return values
 
 
-def _known(truth: ArrayLike, count: int) -> np.ndarray:
+def _check_labels(truth: ArrayLike, count: int) -> np.ndarray:
     labels = np.ravel(truth)
     if len(labels) != count:
         raise BadInput(
@@ -322,10 +315,19 @@ def _known(truth: ArrayLike, count: int) -> np.ndarray:
     return np.unique(labels, return_inverse=True)[1]
 
 
-def _sklearn(room: str) -> Any:
+def _import_sklearn(room: str) -> Any:
     import importlib
 
     try:
         return importlib.import_module(f"sklearn.{room}")
     except ImportError as problem:
         raise MissingExtra("clusters", "scikit-learn", "analyse") from problem
+
+
+# old names, until callers are renamed
+whitened = standardise_columns
+kmeans = fit_kmeans
+mixture = fit_mixture
+choice = compare_cluster_counts
+Repeated = MeanOverSeeds
+Choice = ClusterCounts

@@ -32,52 +32,46 @@ from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput
 
-__all__ = ["cielab", "display", "linear_light", "uciqe", "uiqm"]
-__all__ += ["underwater_colourfulness", "underwater_contrast", "underwater_sharpness"]
+__all__ = ["convert_to_cielab", "decode_srgb", "encode_srgb", "uciqe", "uiqm", "underwater_colourfulness"]
+__all__ += ["underwater_contrast", "underwater_sharpness"]
 
-WINDOW = 10
-"""Pixels along an edge of the windows of UISM and UIConM."""
-
-TRIMMED = 0.1
-"""Share of pixels that a trimmed mean leaves out at each end."""
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in UISM (ITU-R BT.601)."""
-
+WINDOW_PIXELS = 10  # pixels along an edge of the windows of UISM and UIConM
+TRIMMED_SHARE = 0.1  # share of pixels that a trimmed mean leaves out at each end
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # weights of red, green and blue in UISM (ITU-R BT.601)
+# Linear sRGB to CIE XYZ; the sums of its rows are the white of D65 (IEC 61966-2-1).
 TO_XYZ = (
     (0.4124564, 0.3575761, 0.1804375),
     (0.2126729, 0.7151522, 0.0721750),
     (0.0193339, 0.1191920, 0.9503041),
 )
-"""Linear sRGB to CIE XYZ; the sums of its rows are the white of D65 (IEC 61966-2-1)."""
 
 
-def linear_light(image: ArrayLike, /) -> np.ndarray:
+def decode_srgb(image: ArrayLike, /) -> np.ndarray:
     """Light from display values by the curve of sRGB, both 0 to 1; values beyond are clipped.
 
     Source:
         IEC 61966-2-1:1999.
 
     Example:
-        >>> linear_light([0.0, 0.5, 1.0]).round(4).tolist()
+        >>> decode_srgb([0.0, 0.5, 1.0]).round(4).tolist()
         [0.0, 0.214, 1.0]
     """
-    values = np.clip(_floats(image), 0, 1)
+    values = np.clip(_as_floats(image), 0, 1)
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
-def display(light: ArrayLike, /) -> np.ndarray:
-    """Display values of light, the inverse of `linear_light`.
+def encode_srgb(light: ArrayLike, /) -> np.ndarray:
+    """Display values of light, the inverse of `decode_srgb`.
 
     Example:
-        >>> display([0.0, 0.2140, 2.0]).round(3).tolist()
+        >>> encode_srgb([0.0, 0.2140, 2.0]).round(3).tolist()
         [0.0, 0.5, 1.0]
     """
-    values = np.clip(_floats(light), 0, 1)
+    values = np.clip(_as_floats(light), 0, 1)
     return np.where(values <= 0.0031308, 12.92 * values, 1.055 * values ** (1 / 2.4) - 0.055)
 
 
-def cielab(image: ArrayLike, /) -> np.ndarray:
+def convert_to_cielab(image: ArrayLike, /) -> np.ndarray:
     """Lightness ``L*`` (0 to 100), ``a*`` and ``b*`` of a colour image, white D65.
 
     Args:
@@ -90,11 +84,11 @@ def cielab(image: ArrayLike, /) -> np.ndarray:
         BadInput: no three colours, or values beyond 0 to 1.
 
     Example:
-        >>> (abs(cielab(np.ones((3, 1, 2)))[:, 0, 0] - [100, 0, 0]) < 1e-4).tolist()
+        >>> (abs(convert_to_cielab(np.ones((3, 1, 2)))[:, 0, 0] - [100, 0, 0]) < 1e-4).tolist()
         [True, True, True]
     """
     matrix = np.array(TO_XYZ)
-    share = np.tensordot(matrix / matrix.sum(1, keepdims=True), linear_light(_colours(image)), 1)
+    share = np.tensordot(matrix / matrix.sum(1, keepdims=True), decode_srgb(_check_colours(image)), 1)
     edge = 6 / 29
     x, y, z = np.where(share > edge**3, np.cbrt(share), share / (3 * edge**2) + 4 / 29)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
@@ -125,11 +119,12 @@ def underwater_colourfulness(image: ArrayLike, /) -> float:
         >>> underwater_colourfulness(cast).__round__(4)
         -6.834
     """
-    red, green, blue = 255 * _colours(image)
-    means, squares = [], []
+    red, green, blue = 255 * _check_colours(image)
+    means = []
+    squares = []
     for opponent in (red - green, (red + green) / 2 - blue):
         ordered = np.sort(opponent, axis=None)
-        left = int(TRIMMED * ordered.size)
+        left = int(TRIMMED_SHARE * ordered.size)
         means.append(ordered[left : ordered.size - left].mean())
         squares.append(((opponent - means[-1]) ** 2).mean())
     return float(-0.0268 * np.hypot(*means) + 0.1586 * np.sqrt(sum(squares)))
@@ -144,12 +139,12 @@ def underwater_sharpness(image: ArrayLike, /) -> float:
     """
     from scipy.ndimage import sobel
 
-    values = _colours(image)
+    values = _check_colours(image)
     edges = np.hypot(sobel(values, 1), sobel(values, 2)) * values
-    highest, lowest = _extremes(edges)
+    highest, lowest = _find_window_extremes(edges)
     counted = lowest > 1e-12  # below: rounding of a flat window
     ratio = np.divide(highest, lowest, out=np.ones_like(highest), where=counted)
-    return float(np.dot(LUMA, 2 * np.log(ratio).mean((1, 2))))
+    return float(np.dot(LUMA_WEIGHTS, 2 * np.log(ratio).mean((1, 2))))
 
 
 def underwater_contrast(image: ArrayLike, /) -> float:
@@ -160,8 +155,9 @@ def underwater_contrast(image: ArrayLike, /) -> float:
         >>> underwater_contrast(stripes).__round__(4)
         0.3466
     """
-    highest, lowest = _extremes(_colours(image).mean(0, keepdims=True))
-    total, span = highest + lowest, highest - lowest
+    highest, lowest = _find_window_extremes(_check_colours(image).mean(0, keepdims=True))
+    total = highest + lowest
+    span = highest - lowest
     share = np.divide(span, total, out=np.zeros_like(span), where=total > 0)
     logs = np.log(share, out=np.zeros_like(share), where=share > 1e-12)
     return float(abs((share * logs).mean()))
@@ -180,7 +176,7 @@ def uciqe(image: ArrayLike, /) -> float:
         >>> uciqe(np.full((3, 4, 4), 0.5)) < 1e-4
         True
     """
-    lightness, a, b = cielab(image) / 100
+    lightness, a, b = convert_to_cielab(image) / 100
     chroma = np.hypot(a, b)
     length = np.hypot(chroma, lightness)
     saturation = np.divide(chroma, length, out=np.zeros_like(chroma), where=length > 0)
@@ -188,28 +184,37 @@ def uciqe(image: ArrayLike, /) -> float:
     return float(0.4680 * chroma.std() + 0.2745 * (high - low) + 0.2576 * saturation.mean())
 
 
-def _floats(image: ArrayLike) -> np.ndarray:
+def _as_floats(image: ArrayLike) -> np.ndarray:
     values = np.asarray(image)
     return values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
 
 
-def _colours(image: ArrayLike) -> np.ndarray:
+def _check_colours(image: ArrayLike) -> np.ndarray:
     """The image in double precision, if it is one of red, green and blue."""
     values = np.asarray(image, np.float64)
     if values.ndim != 3 or len(values) != 3 or not values.size:
         raise BadInput("metrics.colour", values.shape, "must be red, green and blue (3, y, x)")
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     if not (low >= 0 and high <= 1):
         fix = "must be display values of 0 to 1: divide by the largest grey value, or clip"
         raise BadInput("metrics.colour", f"values of {low:.3g} to {high:.3g}", fix)
     return values
 
 
-def _extremes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_window_extremes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Highest and lowest value of each window ``(c, rows, columns)``."""
-    rows, columns = (size // WINDOW for size in images.shape[1:])
+    rows, columns = (size // WINDOW_PIXELS for size in images.shape[1:])
     if not rows * columns:
-        raise BadInput("metrics.colour", images.shape, f"must hold {WINDOW} x {WINDOW} pixels at least")
-    whole = images[:, : rows * WINDOW, : columns * WINDOW]
-    windows = whole.reshape(len(images), rows, WINDOW, columns, WINDOW)
+        raise BadInput(
+            "metrics.colour", images.shape, f"must hold {WINDOW_PIXELS} x {WINDOW_PIXELS} pixels at least"
+        )
+    whole = images[:, : rows * WINDOW_PIXELS, : columns * WINDOW_PIXELS]
+    windows = whole.reshape(len(images), rows, WINDOW_PIXELS, columns, WINDOW_PIXELS)
     return windows.max((2, 4)), windows.min((2, 4))
+
+
+# old names, until callers are renamed
+linear_light = decode_srgb
+display = encode_srgb
+cielab = convert_to_cielab

@@ -1,4 +1,4 @@
-"""Repeated reconstructions of one scene: bring them to one gauge, average them, say what is real in them.
+"""Repeated reconstructions of one scene: bring them to one gauge, average them, measure what is reproducible.
 
 Patterns of ptychography do not change when object and probe are moved together, when a constant factor
 or a phase ramp goes from one to the other, or when either gets a constant phase. Objects are complex,
@@ -12,20 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput
-from phaseloom.metrics.mixed_states import matched
-from phaseloom.metrics.phase import _peak, _plane_wave, find_shift, level, shifted
-from phaseloom.metrics.resolution import _rings, _window, ring_correlation
+from phaseloom.metrics.mixed_states import match_modes
+from phaseloom.metrics.phase import _find_peak, _find_plane_wave, find_shift, remove_plane_wave, shift_image
+from phaseloom.metrics.resolution import _make_window, _number_rings, ring_correlation
 
-__all__ = [
-    "CrossCorrelation",
-    "RadialCurve",
-    "Synthesis",
-    "deconvolved_correlation",
-    "prtf",
-    "ssnr",
-    "standardise",
-    "synthesise",
-]
+__all__ = ["CrossCorrelation", "RadialCurve", "Synthesis", "deconvolved_correlation", "prtf", "ssnr"]
+__all__ += ["standardise", "synthesise"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +103,14 @@ def standardise(
         >>> bool(np.allclose(object, 1)), divmod(int(np.argmax(abs(centred))), 21)
         (True, (10, 10))
     """
-    values, wave = np.asarray(object).astype(complex), np.asarray(probe).astype(complex)
+    values = np.asarray(object).astype(complex)
+    wave = np.asarray(probe).astype(complex)
     if values.ndim not in (2, 3) or wave.ndim not in (2, 3) or not (values.any() and wave.any()):
         raise BadInput("standardise", (values.shape, wave.shape), "must be an object and a probe with power")
-    slices, modes = values.reshape(-1, *values.shape[-2:]), wave.reshape(-1, *wave.shape[-2:])
-    slices, modes = _upright(*_centred(*_upright(slices, modes)))
-    weights = _weights(weight, slices.shape[-2:])
+    slices = values.reshape(-1, *values.shape[-2:])
+    modes = wave.reshape(-1, *wave.shape[-2:])
+    slices, modes = _move_ramp_to_object(*_centre_probe(*_move_ramp_to_object(slices, modes)))
+    weights = _check_weights(weight, slices.shape[-2:])
     scale = np.sqrt(np.sum(weights * np.abs(slices) ** 2, (1, 2)) / weights.sum())
     turn = np.exp(-1j * np.angle(np.sum(weights * slices, (1, 2))))
     slices = slices * (turn / scale)[:, None, None]
@@ -157,24 +151,23 @@ def synthesise(
     pairs = [standardise(object, probe, weight=weight) for object, probe in reconstructions]
     if len({(object.shape, probe.shape) for object, probe in pairs}) != 1:
         raise BadInput("synthesise", len(pairs), "reconstructions must be at least one, all of one shape")
-    weights = _weights(weight, pairs[0][0].shape[-2:])
-    whole = [_whole(object, weights) for object, _ in pairs]
-    likeness = [sum(_correlation(one, two, weights) for two in whole) for one in whole]
+    weights = _check_weights(weight, pairs[0][0].shape[-2:])
+    whole = [_multiply_slices(object, weights) for object, _ in pairs]
+    likeness = [sum(_correlate_objects(one, two, weights) for two in whole) for one in whole]
     object, probe = pairs[int(np.argmax(likeness))]
-    laid = [_laid(*pair, object, probe, weights) for pair in pairs]
-    objects, probes = np.stack([pair[0] for pair in laid]), np.stack([pair[1] for pair in laid])
-    target = _whole(object, weights)
-    correlation = np.array([_correlation(_whole(one, weights), target, weights) for one in objects])
+    registered = [_register_pair(*pair, object, probe, weights) for pair in pairs]
+    objects = np.stack([pair[0] for pair in registered])
+    probes = np.stack([pair[1] for pair in registered])
+    target = _multiply_slices(object, weights)
+    correlation = np.array(
+        [_correlate_objects(_multiply_slices(one, weights), target, weights) for one in objects]
+    )
     used = correlation >= min(threshold, correlation.max())
     return Synthesis(objects[used].mean(0), probes[used].mean(0), objects, correlation, int(used.sum()))
 
 
 def prtf(
-    waves: ArrayLike,
-    /,
-    magnitudes: ArrayLike | None = None,
-    *,
-    pixel: tuple[float, float] = (1.0, 1.0),
+    waves: ArrayLike, /, magnitudes: ArrayLike | None = None, *, pixel: tuple[float, float] = (1.0, 1.0)
 ) -> RadialCurve:
     """Phase retrieval transfer function: how much of each spatial frequency survives averaging.
 
@@ -207,22 +200,17 @@ def prtf(
     wanted = np.abs(spectra).mean(0) if magnitudes is None else np.asarray(magnitudes, float)
     if wanted.shape != repeats.shape[1:]:
         raise BadInput("prtf.magnitudes", wanted.shape, f"must have the shape {repeats.shape[1:]}")
-    ring, width, rings = _rings(repeats.shape[-2:], pixel)
-    kept, total = (
+    ring, width, rings = _number_rings(repeats.shape[-2:], pixel)
+    coherent, total = (
         np.bincount(ring.ravel(), values.reshape(-1, ring.size).sum(0), minlength=rings + 1)[:rings]
         for values in (np.abs(spectra.mean(0)), wanted)
     )
-    value = np.divide(kept, total, out=np.zeros(rings), where=total > 0)
+    value = np.divide(coherent, total, out=np.zeros(rings), where=total > 0)
     return RadialCurve(np.arange(rings) * width, value)
 
 
 def ssnr(
-    a: ArrayLike,
-    b: ArrayLike,
-    /,
-    *,
-    pixel: tuple[float, float] = (1.0, 1.0),
-    window: str = "hann",
+    a: ArrayLike, b: ArrayLike, /, *, pixel: tuple[float, float] = (1.0, 1.0), window: str = "hann"
 ) -> RadialCurve:
     """Spectral signal-to-noise ratio of all data, from reconstructions of two halves of it.
 
@@ -256,7 +244,7 @@ def ssnr(
 def deconvolved_correlation(
     image: ArrayLike, reference: ArrayLike, /, *, noise: float = 0.0, window: str = "hann"
 ) -> CrossCorrelation:
-    """Cross-correlation without the images' own autocorrelation, whose peak is as sharp as they are alike.
+    """Cross-correlation deconvolved by the images' own spectra; the more similar, the sharper its peak.
 
     Inverse Fourier transform of ``R A* / (|R A*| + noise <|R A*|>)``, scaled to 1 for equal images. Without
     noise all frequencies count the same (phase-only correlation: Kuglin & Hines 1975); noise damps those
@@ -279,10 +267,11 @@ def deconvolved_correlation(
         >>> found.shift, round(found.height, 6)
         ((-2.0, 1.0), 1.0)
     """
-    moving, fixed = np.asarray(image), np.asarray(reference)
+    moving = np.asarray(image)
+    fixed = np.asarray(reference)
     if moving.ndim != 2 or moving.shape != fixed.shape:
         raise BadInput("deconvolved_correlation", (moving.shape, fixed.shape), "must be images of one shape")
-    taper = np.outer(*(_window(size, window) for size in fixed.shape))
+    taper = np.outer(*(_make_window(size, window) for size in fixed.shape))
     first, second = (np.fft.fft2((each - each.mean()) * taper) for each in (moving, fixed))
     product = second * first.conj()
     size = np.abs(product)
@@ -290,40 +279,41 @@ def deconvolved_correlation(
         raise BadInput("deconvolved_correlation", None, "needs images that are not constant")
     floor = max(noise * size.mean(), 1e-12 * size.max())
     spectrum = product / (size + floor) / np.mean(size / (size + floor))
-    shift = _peak(spectrum, None, signed=False)
+    shift = _find_peak(spectrum, None, signed=False)
     y, x = (np.fft.fftfreq(n) * step for n, step in zip(fixed.shape, shift, strict=True))
     height = abs(np.mean(spectrum * np.exp(2j * np.pi * np.add.outer(y, x))))
     return CrossCorrelation(np.fft.fftshift(np.fft.ifft2(spectrum)), shift, float(height))
 
 
-def _upright(slices: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _move_ramp_to_object(slices: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The probe's mean ramp handed to the object: before a shift for its edges, after it to be exact."""
-    y, x = _slope(modes)
-    return _traded(slices, modes, (-y, -x))
+    y, x = _find_phase_slope(modes)
+    return _trade_ramp(slices, modes, (-y, -x))
 
 
-def _traded(
+def _trade_ramp(
     slices: np.ndarray, modes: np.ndarray, slope: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """A ramp taken from the first slice and given to the probe."""
-    first = slices[:1] * _ramp(slices.shape[-2:], slope).conj()
-    return np.concatenate([first, slices[1:]]), modes * _ramp(modes.shape[-2:], slope)
+    first = slices[:1] * _make_ramp(slices.shape[-2:], slope).conj()
+    return np.concatenate([first, slices[1:]]), modes * _make_ramp(modes.shape[-2:], slope)
 
 
-def _centred(slices: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _centre_probe(slices: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Object and probe moved together, the probe's centre of mass to the middle."""
     middle = [size // 2 for size in modes.shape[-2:]]
-    shift, moved = (0.0, 0.0), modes
+    shift = (0.0, 0.0)
+    shifted_modes = modes
     for _ in range(4):
-        slope = _slope(np.fft.fft2(moved), cyclic=True)
+        slope = _find_phase_slope(np.fft.fft2(shifted_modes), cyclic=True)
         place = [-s * n / (2 * np.pi) for s, n in zip(slope, modes.shape[-2:], strict=True)]
         away = [(m - p + n / 2) % n - n / 2 for m, p, n in zip(middle, place, modes.shape[-2:], strict=True)]
         shift = (shift[0] + away[0], shift[1] + away[1])
-        moved = _circled(modes, shift)
-    return _moved(slices, modes, shift)
+        shifted_modes = _shift_periodic(modes, shift)
+    return _move_together(slices, modes, shift)
 
 
-def _moved(
+def _move_together(
     slices: np.ndarray, modes: np.ndarray, shift: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both moved together: the probe, dark at its edges, in a circle; the object's edges are mirrored.
@@ -332,18 +322,20 @@ def _moved(
     """
     if np.hypot(*shift) < 1e-9:
         return slices, modes
-    planes = [_plane_wave(image) for image in slices]
-    moved = [shifted(image * wave.conj(), shift) * wave for image, wave in zip(slices, planes, strict=True)]
-    return np.stack(moved), _circled(modes, shift)
+    planes = [_find_plane_wave(image) for image in slices]
+    shifted_slices = [
+        shift_image(image * wave.conj(), shift) * wave for image, wave in zip(slices, planes, strict=True)
+    ]
+    return np.stack(shifted_slices), _shift_periodic(modes, shift)
 
 
-def _circled(modes: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
+def _shift_periodic(modes: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
     """Waves moved in a periodic window: the same far-field intensities to the last digit."""
     y, x = (-2 * np.pi * step * np.fft.fftfreq(n) for n, step in zip(modes.shape[-2:], shift, strict=True))
     return np.fft.ifft2(np.fft.fft2(modes) * np.exp(1j * np.add.outer(y, x)))
 
 
-def _slope(waves: np.ndarray, *, cyclic: bool = False) -> tuple[float, float]:
+def _find_phase_slope(waves: np.ndarray, *, cyclic: bool = False) -> tuple[float, float]:
     """Mean phase step (y, x) of a stack of waves from pixel to pixel, radian, weighted by intensity."""
     pairs = [(np.roll(waves, -1, axis), waves) for axis in (1, 2)]
     if not cyclic:
@@ -352,12 +344,12 @@ def _slope(waves: np.ndarray, *, cyclic: bool = False) -> tuple[float, float]:
     return y, x
 
 
-def _ramp(shape: tuple[int, ...], slope: tuple[float, float]) -> np.ndarray:
+def _make_ramp(shape: tuple[int, ...], slope: tuple[float, float]) -> np.ndarray:
     """Plane wave with a phase step (y, x) per pixel, zero at the first pixel."""
     return np.exp(1j * np.add.outer(np.arange(shape[0]) * slope[0], np.arange(shape[1]) * slope[1]))
 
 
-def _weights(weight: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
+def _check_weights(weight: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
     """Weight (y, x) of the object, 1 everywhere by default."""
     weights = np.ones(shape) if weight is None else np.asarray(weight, float)
     if weights.shape != shape or not weights.any() or weights.min() < 0:
@@ -365,28 +357,28 @@ def _weights(weight: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
     return weights
 
 
-def _correlation(one: np.ndarray, two: np.ndarray, weights: np.ndarray) -> float:
+def _correlate_objects(one: np.ndarray, two: np.ndarray, weights: np.ndarray) -> float:
     """Modulus of the weighted correlation coefficient of two whole objects."""
     first, second = (v - np.average(v, weights=weights) for v in (one, two))
     power = np.sum(weights * np.abs(first) ** 2) * np.sum(weights * np.abs(second) ** 2)
     return float(abs(np.sum(weights * first * second.conj())) / np.sqrt(max(power, 1e-300)))
 
 
-def _whole(object: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _multiply_slices(object: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """All slices in one, free of the plane wave that would hide what objects have in common."""
-    return level(object.reshape(-1, *object.shape[-2:]).prod(0), weights)
+    return remove_plane_wave(object.reshape(-1, *object.shape[-2:]).prod(0), weights)
 
 
-def _laid(
+def _register_pair(
     object: np.ndarray, probe: np.ndarray, fixed: np.ndarray, light: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """One reconstruction moved, turned and mixed onto another."""
-    shift = find_shift(_whole(object, weights), _whole(fixed, weights), rounds=3)
+    shift = find_shift(_multiply_slices(object, weights), _multiply_slices(fixed, weights), rounds=3)
     slices, modes = (stack.reshape(-1, *stack.shape[-2:]) for stack in (object, probe))
-    slices, modes = _moved(slices, modes, shift)
+    slices, modes = _move_together(slices, modes, shift)
     target = fixed.reshape(slices.shape)
     between = weights * slices.prod(0) * target.prod(0).conj()
-    slices, modes = _traded(slices, modes, _slope(between[None]))
+    slices, modes = _trade_ramp(slices, modes, _find_phase_slope(between[None]))
     overlap = np.sum(weights * slices.conj() * target, (1, 2))
     slices = slices * np.exp(1j * np.angle(overlap))[:, None, None]
-    return slices.reshape(object.shape), matched(modes, light)
+    return slices.reshape(object.shape), match_modes(modes, light)

@@ -7,8 +7,9 @@ from phaseloom.errors import BadInput
 
 __all__ = ["psnr", "ssim"]
 
-SIGMA, REACH = 1.5, 5
-"""Gaussian weights of the structural similarity: an 11x11 window, as Wang et al. (2004)."""
+# Gaussian weights of the structural similarity: an 11x11 window, as Wang et al. (2004).
+WINDOW_SIGMA = 1.5
+WINDOW_REACH = 5
 
 
 def psnr(
@@ -35,7 +36,7 @@ def psnr(
         >>> psnr(np.full((4, 4), 0.1), np.zeros((4, 4)), peak=1.0).__round__(6)
         20.0
     """
-    values, wanted, peak = _checked(image, reference, peak, within)
+    values, wanted, peak = _check_images(image, reference, peak, within)
     error = np.mean((values - wanted) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
 
@@ -68,35 +69,38 @@ def ssim(
         >>> ssim(np.eye(16), np.eye(16)).__round__(6)
         1.0
     """
-    values, wanted, peak = _checked(image, reference, peak, within)
-    if values.ndim < 2 or min(values.shape[-2:]) <= 2 * REACH:
+    values, wanted, peak = _check_images(image, reference, peak, within)
+    if values.ndim < 2 or min(values.shape[-2:]) <= 2 * WINDOW_REACH:
         raise BadInput("ssim", values.shape, "must be at least 11x11 pixels")
-    mean, target = _blur(values), _blur(wanted)
-    variance = _blur(values**2) - mean**2 + _blur(wanted**2) - target**2
-    covariance = _blur(values * wanted) - mean * target
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    mean = _blur_image(values)
+    target = _blur_image(wanted)
+    variance = _blur_image(values**2) - mean**2 + _blur_image(wanted**2) - target**2
+    covariance = _blur_image(values * wanted) - mean * target
+    c1 = (0.01 * peak) ** 2
+    c2 = (0.03 * peak) ** 2
     luminance = (2 * mean * target + c1) / (mean**2 + target**2 + c1)
     structure = (2 * covariance + c2) / (variance + c2)
-    return float((luminance * structure)[..., REACH:-REACH, REACH:-REACH].mean())
+    return float((luminance * structure)[..., WINDOW_REACH:-WINDOW_REACH, WINDOW_REACH:-WINDOW_REACH].mean())
 
 
-def _blur(values: np.ndarray) -> np.ndarray:
+def _blur_image(values: np.ndarray) -> np.ndarray:
     """Local mean with Gaussian weights along the last two axes."""
     from scipy.ndimage import correlate1d
 
-    weights = np.exp(-0.5 * (np.arange(-REACH, REACH + 1) / SIGMA) ** 2)
+    weights = np.exp(-0.5 * (np.arange(-WINDOW_REACH, WINDOW_REACH + 1) / WINDOW_SIGMA) ** 2)
     weights /= weights.sum()
     return correlate1d(correlate1d(values, weights, axis=-1), weights, axis=-2)
 
 
-def _checked(
+def _check_images(
     image: ArrayLike,
     reference: ArrayLike,
     peak: float | int | None,
     within: tuple[float | int, float | int] | None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Both images in double precision, and the range of grey values."""
-    values, wanted = np.asarray(image, float), np.asarray(reference, float)
+    values = np.asarray(image, float)
+    wanted = np.asarray(reference, float)
     if values.shape != wanted.shape:
         raise BadInput("metrics.image", values.shape, f"must have the shape of the reference, {wanted.shape}")
     peak = float(np.ptp(wanted)) if peak is None else float(peak)

@@ -12,16 +12,8 @@ from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput
 
-__all__ = [
-    "entropy",
-    "fidelity",
-    "generalised_rms_error",
-    "matched",
-    "orthogonalise",
-    "power_fractions",
-    "product_svd",
-    "rms_error",
-]
+__all__ = ["entropy", "fidelity", "generalised_rms_error", "match_modes", "orthogonalise", "power_fractions"]
+__all__ += ["product_svd", "rms_error"]
 
 
 def product_svd(a: ArrayLike, b: ArrayLike, /) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,7 +38,8 @@ def product_svd(a: ArrayLike, b: ArrayLike, /) -> tuple[np.ndarray, np.ndarray, 
         >>> bool(np.allclose(u * s @ vh, a @ b)), s.shape
         (True, (2,))
     """
-    one, two = np.asarray(a), np.asarray(b)
+    one = np.asarray(a)
+    two = np.asarray(b)
     if one.ndim != 2 or two.ndim != 2 or one.shape[1] != two.shape[0]:
         raise BadInput("product_svd", (one.shape, two.shape), "must be (row, inner) and (inner, column)")
     left, first = np.linalg.qr(one)
@@ -81,8 +74,9 @@ def orthogonalise(modes: ArrayLike, /, weights: ArrayLike | None = None) -> tupl
         >>> bool(np.allclose(np.tensordot(rewritten, new, 1), np.tensordot(weights, modes, 1)))
         True
     """
-    stack = _stack(modes)
-    count, shape = len(stack), stack.shape[1:]
+    stack = _stack_modes(modes)
+    count = len(stack)
+    shape = stack.shape[1:]
     mixing = np.eye(count) if weights is None else np.asarray(weights)
     if mixing.ndim not in (2, 3) or mixing.shape[-1] != count:
         raise BadInput(
@@ -109,7 +103,7 @@ def power_fractions(modes: ArrayLike, /, weights: ArrayLike | None = None) -> np
         >>> power_fractions([[[2, 0]], [[0, 1]]]).round(6).tolist()
         [0.8, 0.2]
     """
-    power = _power(orthogonalise(modes, weights)[0])
+    power = _compute_power(orthogonalise(modes, weights)[0])
     if not power.sum() > 0:
         raise BadInput("states.modes", None, "carry no power: nothing to compare")
     return power / power.sum()
@@ -158,14 +152,14 @@ def fidelity(a: ArrayLike, b: ArrayLike, /) -> float:
         >>> round(fidelity(wave, 2j * wave), 6), round(fidelity(wave[:1, None], wave[:2, None]), 6)
         (1.0, 0.5)
     """
-    one, two = _pair(a, b)
-    total = _power(one).sum() * _power(two).sum()
+    one, two = _stack_pair(a, b)
+    total = _compute_power(one).sum() * _compute_power(two).sum()
     if not total > 0:
         raise BadInput("fidelity", None, "needs modes with power in both states")
-    return float(np.linalg.svd(_overlap(one, two), compute_uv=False).sum() ** 2 / total)
+    return float(np.linalg.svd(_compute_overlap(one, two), compute_uv=False).sum() ** 2 / total)
 
 
-def matched(modes: ArrayLike, reference: ArrayLike, /) -> np.ndarray:
+def match_modes(modes: ArrayLike, reference: ArrayLike, /) -> np.ndarray:
     """The same mixed state, its modes mixed unitarily to lie nearest to a reference.
 
     Least squares over all unitary mixings (Schoenemann 1966, doi 10.1007/BF02289451). For one mode this
@@ -183,11 +177,11 @@ def matched(modes: ArrayLike, reference: ArrayLike, /) -> np.ndarray:
 
     Example:
         >>> reference = np.random.default_rng(0).normal(size=(2, 5, 4))
-        >>> bool(np.allclose(matched(1j * reference[::-1], reference), reference))
+        >>> bool(np.allclose(match_modes(1j * reference[::-1], reference), reference))
         True
     """
-    moving, fixed = _filled(*_pair(modes, reference))
-    left, _, right = np.linalg.svd(_overlap(fixed, moving))
+    moving, fixed = _pad_modes(*_stack_pair(modes, reference))
+    left, _, right = np.linalg.svd(_compute_overlap(fixed, moving))
     return np.tensordot(left @ right, moving, 1)
 
 
@@ -213,7 +207,8 @@ def rms_error(image: ArrayLike, reference: ArrayLike, /, *, scale: bool = False)
         >>> [round(error, 6) for error in errors]
         [1.0, 0.0]
     """
-    moving, fixed = np.asarray(image).astype(complex), np.asarray(reference).astype(complex)
+    moving = np.asarray(image).astype(complex)
+    fixed = np.asarray(reference).astype(complex)
     if moving.shape != fixed.shape or not fixed.any():
         raise BadInput("rms_error", moving.shape, f"needs a reference of that shape, not zero: {fixed.shape}")
     overlap = np.vdot(moving, fixed)
@@ -243,14 +238,14 @@ def generalised_rms_error(modes: ArrayLike, reference: ArrayLike, /) -> float:
         >>> generalised_rms_error(mixed, reference) < 1e-12
         True
     """
-    moving, fixed = _filled(*_pair(modes, reference))
+    moving, fixed = _pad_modes(*_stack_pair(modes, reference))
     norm = np.linalg.norm(fixed)
     if not norm > 0:
         raise BadInput("generalised_rms_error.reference", None, "is zero: nothing to compare with")
-    return float(np.linalg.norm(fixed - matched(moving, fixed)) / norm)
+    return float(np.linalg.norm(fixed - match_modes(moving, fixed)) / norm)
 
 
-def _stack(modes: ArrayLike) -> np.ndarray:
+def _stack_modes(modes: ArrayLike) -> np.ndarray:
     """Modes ``(mode, y, x)`` in double precision."""
     values = np.asarray(modes).astype(complex)
     if values.ndim not in (2, 3) or values.size == 0:
@@ -258,26 +253,31 @@ def _stack(modes: ArrayLike) -> np.ndarray:
     return values.reshape(-1, *values.shape[-2:])
 
 
-def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _stack_pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Two stacks of modes in one window."""
-    one, two = _stack(a), _stack(b)
+    one = _stack_modes(a)
+    two = _stack_modes(b)
     if one.shape[1:] != two.shape[1:]:
         raise BadInput("states.modes", one.shape, f"and {two.shape} must share their window (y, x)")
     return one, two
 
 
-def _filled(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pad_modes(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both stacks with as many modes as the larger: dark ones are appended."""
     most = max(len(one), len(two))
     first, second = (np.pad(s, ((0, most - len(s)), (0, 0), (0, 0))) for s in (one, two))
     return first, second
 
 
-def _overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+def _compute_overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """Every mode of one times every conjugate mode of the other, summed over pixels."""
     return one.reshape(len(one), -1) @ two.reshape(len(two), -1).conj().T
 
 
-def _power(stack: np.ndarray) -> np.ndarray:
+def _compute_power(stack: np.ndarray) -> np.ndarray:
     """Power of each mode."""
     return np.sum(np.abs(stack) ** 2, (1, 2))
+
+
+# old names, until callers are renamed
+matched = match_modes

@@ -1,29 +1,18 @@
-"""Phase images up to what ptychography cannot determine: joint shift, constant phase, phase ramp.
+"""Phase images."""
 
-Axes are ``(y, x)``, or ``(slice, y, x)`` for an object; phases in radian, shifts in pixels. A shift
-``(dy, dx)`` moves the content of an image towards larger row and column numbers.
-"""
-
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput
+from phaseloom.metrics.image import psnr, ssim
 
-__all__ = [
-    "PhaseError",
-    "align",
-    "find_shift",
-    "level",
-    "phase_error",
-    "remove_ramp",
-    "shifted",
-    "summed_phase",
-]
+__all__ = ["Agreement", "PhaseError", "align", "find_shift", "measure_agreement", "phase_error"]
+__all__ += ["remove_plane_wave", "remove_ramp", "shift_image", "sum_phase"]
 
-PAD = 16
-"""Pixels mirrored around an image before it is shifted by a phase ramp, so that edges do not wrap."""
+# Pixels mirrored around an image before it is shifted by a phase ramp, so that edges do not wrap.
+MIRRORED_PIXELS = 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,7 @@ def phase_error(
     """Compare two phase images (y, x) of the same scene after removing shift, constant and ramp.
 
     The shift is found to 0.01 pixel (`find_shift`); ``margin`` pixels at each edge are left out.
-    Both images are unwrapped phases in radian (`summed_phase`).
+    Both images are unwrapped phases in radian (`sum_phase`).
 
     Args:
         reconstruction: ``(y, x)``.
@@ -68,14 +57,16 @@ def phase_error(
         >>> phase_error(truth + 3 + 0.2 * x, truth).nrmse < 1e-10
         True
     """
-    found, wanted = _same_shape(reconstruction, truth)
+    found, wanted = _check_shapes(reconstruction, truth)
     if min(wanted.shape) - 2 * margin < 2:
         raise BadInput("phase_error.margin", margin, f"leaves nothing of {wanted.shape[0]}x{wanted.shape[1]}")
     found = remove_ramp(found)
     shift = find_shift(found, remove_ramp(wanted), max_shift=max_shift)
     inner = tuple(slice(margin, size - margin) for size in wanted.shape)
-    found, wanted = remove_ramp(shifted(found, shift)[inner]), remove_ramp(wanted[inner])
-    norm, overlap = np.linalg.norm(wanted), np.vdot(found, wanted)
+    found = remove_ramp(shift_image(found, shift)[inner])
+    wanted = remove_ramp(wanted[inner])
+    norm = np.linalg.norm(wanted)
+    overlap = np.vdot(found, wanted)
     power = np.vdot(found, found)
     scale = overlap / max(power, 1e-30)
     return PhaseError(
@@ -115,11 +106,11 @@ def remove_ramp(phase: ArrayLike, /, weight: ArrayLike | None = None, *, robust:
     plane = np.stack([np.ones(values.size), y.ravel(), x.ravel()], 1)
     used = weights.ravel() > 0
     root = np.sqrt(weights.ravel()[used])
-    fit = _plane(plane[used], values.ravel()[used], root, rounds=30 if robust else 1)
+    fit = _fit_plane(plane[used], values.ravel()[used], root, rounds=30 if robust else 1)
     return values - (plane @ fit).reshape(values.shape)
 
 
-def _plane(axes: np.ndarray, values: np.ndarray, root: np.ndarray, *, rounds: int) -> np.ndarray:
+def _fit_plane(axes: np.ndarray, values: np.ndarray, root: np.ndarray, *, rounds: int) -> np.ndarray:
     """Least squares in one round; more rounds trust ever fewer pixels, those near the commonest plane.
 
     Weights ``1 / (1 + (r / s)^2)`` with a width ``s`` that shrinks from round to round (graduated
@@ -160,35 +151,37 @@ def find_shift(
         >>> find_shift(np.roll(blob, (1, -2), (0, 1)), blob, rounds=3)
         (-1.0, 2.0)
     """
-    moving, fixed = _same_shape(image, reference)
+    moving, fixed = _check_shapes(image, reference)
     window = np.outer(*(np.hanning(size) for size in fixed.shape))
     target = np.fft.fft2((fixed - fixed.mean()) * window)
     shift = (0.0, 0.0)
     for _ in range(rounds):
-        moved = shifted(moving, shift) if any(shift) else moving
+        moved = shift_image(moving, shift) if any(shift) else moving
         spectrum = target * np.fft.fft2((moved - moved.mean()) * window).conj()
-        step = _peak(spectrum, max_shift, signed=not np.iscomplexobj(moving))
+        step = _find_peak(spectrum, max_shift, signed=not np.iscomplexobj(moving))
         shift = (round(shift[0] + step[0], 4), round(shift[1] + step[1], 4))
     return shift
 
 
-def shifted(image: ArrayLike, shift: tuple[float, float], /) -> np.ndarray:
+def shift_image(image: ArrayLike, shift: tuple[float, float], /) -> np.ndarray:
     """Move an image (y, x) by a sub-pixel shift, by a phase ramp in Fourier space; edges are mirrored.
 
     Example:
-        >>> shifted(np.eye(4), (0.0, 1.0)).round(6)[0].tolist()
+        >>> shift_image(np.eye(4), (0.0, 1.0)).round(6)[0].tolist()
         [0.0, 1.0, 0.0, 0.0]
     """
     values = np.asarray(image)
-    wide = np.pad(values, PAD, mode="reflect")
+    wide = np.pad(values, MIRRORED_PIXELS, mode="reflect")
     y, x = (np.fft.fftfreq(size) for size in wide.shape)
     ramp = np.exp(-2j * np.pi * (y[:, None] * shift[0] + x * shift[1]))
-    moved = np.fft.ifft2(np.fft.fft2(wide) * ramp)[PAD:-PAD, PAD:-PAD]
+    moved = np.fft.ifft2(np.fft.fft2(wide) * ramp)[
+        MIRRORED_PIXELS:-MIRRORED_PIXELS, MIRRORED_PIXELS:-MIRRORED_PIXELS
+    ]
     return moved if np.iscomplexobj(values) else moved.real
 
 
 def align(image: ArrayLike, reference: ArrayLike, /, *, max_shift: int | None = None) -> np.ndarray:
-    """Lay an image (y, x) on a reference of the same shape: `shifted` by what `find_shift` finds.
+    """Lay an image (y, x) on a reference of the same shape: `shift_image` by what `find_shift` finds.
 
     Raises:
         BadInput: shapes differ.
@@ -199,10 +192,10 @@ def align(image: ArrayLike, reference: ArrayLike, /, *, max_shift: int | None = 
         >>> bool(np.allclose(align(np.roll(blob, 3, 0), blob), blob, atol=0.01))
         True
     """
-    return shifted(image, find_shift(image, reference, max_shift=max_shift, rounds=3))
+    return shift_image(image, find_shift(image, reference, max_shift=max_shift, rounds=3))
 
 
-def level(object: ArrayLike, /, weight: ArrayLike | None = None) -> np.ndarray:
+def remove_plane_wave(object: ArrayLike, /, weight: ArrayLike | None = None) -> np.ndarray:
     """Divide each slice by the plane wave it holds most of: constant phase and ramp, even if they wrap.
 
     The plane wave is the peak of the Fourier transform, to 0.01 of its pixel; so most of the image
@@ -214,7 +207,7 @@ def level(object: ArrayLike, /, weight: ArrayLike | None = None) -> np.ndarray:
 
     Example:
         >>> y, x = np.mgrid[:16, :20]
-        >>> flat = level(np.exp(1j * (2 + 0.9 * y - 1.3 * x)))
+        >>> flat = remove_plane_wave(np.exp(1j * (2 + 0.9 * y - 1.3 * x)))
         >>> bool(abs(np.angle(flat)).max() < 0.1)
         True
     """
@@ -222,22 +215,22 @@ def level(object: ArrayLike, /, weight: ArrayLike | None = None) -> np.ndarray:
     weights = np.ones(values.shape[-2:]) if weight is None else np.asarray(weight, float)
     flat = np.empty(values.shape, np.result_type(values, np.complex64))
     for index in np.ndindex(values.shape[:-2]):
-        plane = _plane_wave(values[index] * weights)
+        plane = _find_plane_wave(values[index] * weights)
         flat[index] = values[index] * plane.conj()
     return flat
 
 
-def summed_phase(object: ArrayLike, /) -> np.ndarray:
+def sum_phase(object: ArrayLike, /) -> np.ndarray:
     """Phase (y, x) of a whole object: the sum over slices of the phase of each, radian.
 
     Each slice is unwrapped only as far as a cut opposite to its own mean phase allows: a slice whose
-    phases span more than 2 pi jumps. More slices, or `level` before (a ramp wraps), push that limit.
+    phases span more than 2 pi jumps. More slices, or `remove_plane_wave` before, push that limit.
 
     Args:
         object: ``(slice, y, x)`` or ``(y, x)``, complex transmission.
 
     Example:
-        >>> bool(np.allclose(summed_phase(np.full((3, 2, 2), np.exp(2j))), 6))
+        >>> bool(np.allclose(sum_phase(np.full((3, 2, 2), np.exp(2j))), 6))
         True
     """
     values = np.asarray(object)
@@ -246,25 +239,26 @@ def summed_phase(object: ArrayLike, /) -> np.ndarray:
     return (np.angle(values * np.exp(-1j * mean)) + mean).sum(0)
 
 
-def _same_shape(image: ArrayLike, reference: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _check_shapes(image: ArrayLike, reference: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Both as floating arrays (y, x)."""
-    one, two = np.asarray(image), np.asarray(reference)
+    one = np.asarray(image)
+    two = np.asarray(reference)
     if one.shape != two.shape or one.ndim != 2:
         raise BadInput("metrics", one.shape, f"and {two.shape} must be two images (y, x) of one shape")
     dtype = np.result_type(one, two, np.float64)
     return one.astype(dtype), two.astype(dtype)
 
 
-def _plane_wave(field: np.ndarray) -> np.ndarray:
+def _find_plane_wave(field: np.ndarray) -> np.ndarray:
     """The plane wave of unit amplitude that a complex field holds most of."""
     rows, columns = field.shape
-    y, x = _peak(np.fft.ifftshift(field), None, signed=False)
+    y, x = _find_peak(np.fft.ifftshift(field), None, signed=False)
     cycles = np.add.outer(np.arange(rows) * (y / rows), np.arange(columns) * (x / columns))
     wave = np.exp(-2j * np.pi * cycles)
     return wave * np.exp(1j * np.angle(np.vdot(wave, field)))
 
 
-def _peak(spectrum: np.ndarray, most: int | None, *, signed: bool) -> tuple[float, float]:
+def _find_peak(spectrum: np.ndarray, most: int | None, *, signed: bool) -> tuple[float, float]:
     """Where the inverse Fourier transform is largest, in pixels, to 0.01 pixel."""
     size = np.real if signed else np.abs
     grid = [np.fft.fftfreq(n) * n for n in spectrum.shape]
@@ -275,13 +269,87 @@ def _peak(spectrum: np.ndarray, most: int | None, *, signed: bool) -> tuple[floa
     place = [float(g[i]) for g, i in zip(grid, best, strict=True)]
     for reach in (1.0, 0.1):
         fine = [centre + np.linspace(-reach, reach, 21) for centre in place]
-        rows, columns = (_harmonics(f, n) for f, n in zip(fine, spectrum.shape, strict=True))
+        rows, columns = (_make_harmonics(f, n) for f, n in zip(fine, spectrum.shape, strict=True))
         height = size(rows @ spectrum @ columns.T)
         best = np.unravel_index(np.argmax(height), height.shape)
         place = [round(float(f[i]), 4) for f, i in zip(fine, best, strict=True)]
     return place[0], place[1]
 
 
-def _harmonics(place: np.ndarray, size: int) -> np.ndarray:
+def _make_harmonics(place: np.ndarray, size: int) -> np.ndarray:
     """Rows of an inverse Fourier transform at any place, ``(place, frequency)``."""
     return np.exp(2j * np.pi * np.outer(place, np.fft.fftfreq(size)))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What `measure_agreement` finds.
+
+    Attributes:
+        nmse: squared error over the variance of the truth, 0 at best, 1 for a flat image.
+        correlation: of both, Pearson's.
+        psnr: decibel, the peak being the truth's range.
+        ssim: structural similarity, the same peak.
+    """
+
+    nmse: float
+    correlation: float
+    psnr: float
+    ssim: float
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"CC {self.correlation:.4f}  NMSE {self.nmse:.4f}  PSNR {self.psnr:.1f} dB  SSIM {self.ssim:.3f}"
+        )
+
+    @classmethod
+    def mean(cls, found: "list[Agreement]", /) -> "Agreement":
+        """Of several images, each counting the same."""
+        table = [asdict(one) for one in found]
+        return cls(**{name: float(np.mean([row[name] for row in table])) for name in table[0]})
+
+
+def measure_agreement(image: ArrayLike, truth: ArrayLike, /, *, rim: int = 0) -> Agreement:
+    """Compare a phase image with the truth.
+
+    Nothing is fitted but the constant: scale, ramp and place count as errors.
+
+    Args:
+        image: ``(y, x)`` radian.
+        truth: ``(y, x)`` radian, not constant.
+        rim: pixels at each edge that are left out.
+
+    Raises:
+        BadInput: other shapes, a truth that is the same everywhere, or a rim that leaves nothing.
+
+    Example:
+        >>> true = np.sin(np.arange(20.0))[:, None] * np.ones(20)
+        >>> measure_agreement(true + 3, true).nmse < 1e-12, measure_agreement(np.zeros((20, 20)), true).nmse
+        (True, 1.0)
+    """
+    values, wanted = (np.asarray(part, np.float64) for part in (image, truth))
+    if values.shape != wanted.shape or values.ndim != 2:
+        raise BadInput(
+            "agreement", values.shape, f"must be an image of the shape of the truth, {wanted.shape}"
+        )
+    if not 0 <= 2 * rim < min(values.shape):
+        raise BadInput("agreement: rim", rim, f"leaves nothing of {values.shape} pixels: take a narrower one")
+    inner = tuple(slice(rim, size - rim) for size in values.shape)
+    values, wanted = (part[inner] - part[inner].mean() for part in (values, wanted))
+    power = float((wanted**2).sum())
+    norm = float(np.linalg.norm(values))
+    if not power > 0:
+        raise BadInput(
+            "agreement", None, "has a truth that is the same everywhere: nothing can agree with it"
+        )
+    correlation = float((values * wanted).sum() / (norm * power**0.5)) if norm > 0 else 0.0
+    error = float(((values - wanted) ** 2).sum()) / power
+    return Agreement(error, correlation, psnr(values, wanted), ssim(values, wanted))
+
+
+# old names, until callers are renamed
+shifted = shift_image
+level = remove_plane_wave
+summed_phase = sum_phase
+agreement = measure_agreement

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput
-from phaseloom.metrics.phase import find_shift, level, shifted
+from phaseloom.metrics.phase import find_shift, remove_plane_wave, shift_image
 
 __all__ = ["RingCorrelation", "register", "ring_correlation"]
 
@@ -68,12 +68,7 @@ class RingCorrelation:
 
 
 def ring_correlation(
-    a: ArrayLike,
-    b: ArrayLike,
-    /,
-    *,
-    pixel: tuple[float, float] = (1.0, 1.0),
-    window: str = "hann",
+    a: ArrayLike, b: ArrayLike, /, *, pixel: tuple[float, float] = (1.0, 1.0), window: str = "hann"
 ) -> RingCorrelation:
     """Fourier ring correlation ``Re sum(A B*) / sqrt(sum|A|^2 sum|B|^2)`` of two registered images.
 
@@ -96,12 +91,14 @@ def ring_correlation(
         >>> bool(abs(curve.value[4:]).max() < 0.4)
         True
     """
-    one, two = np.asarray(a), np.asarray(b)
+    one = np.asarray(a)
+    two = np.asarray(b)
     if one.ndim != 2 or one.shape != two.shape or min(one.shape) < 4:
         raise BadInput("ring_correlation", (one.shape, two.shape), "must be two images (y, x) of one shape")
-    taper = np.outer(*(_window(size, window) for size in one.shape))
-    first, second = np.fft.fft2(one * taper), np.fft.fft2(two * taper)
-    ring, width, rings = _rings(one.shape, pixel)
+    taper = np.outer(*(_make_window(size, window) for size in one.shape))
+    first = np.fft.fft2(one * taper)
+    second = np.fft.fft2(two * taper)
+    ring, width, rings = _number_rings(one.shape, pixel)
 
     def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(ring.ravel(), values.ravel(), minlength=rings + 1)[:rings]
@@ -113,7 +110,7 @@ def ring_correlation(
     return RingCorrelation(
         frequency=np.arange(rings) * width,
         value=value,
-        threshold_half_bit=_half_bit(counts),
+        threshold_half_bit=_compute_half_bit(counts),
         threshold_one_seventh=np.full(rings, ONE_SEVENTH),
         counts=counts,
     )
@@ -143,37 +140,40 @@ def register(
         >>> one.shape, bool(np.allclose(one, two, atol=1e-6))
         ((24, 24), True)
     """
-    one, two = np.asarray(a), np.asarray(b)
+    one = np.asarray(a)
+    two = np.asarray(b)
     shape = np.minimum(one.shape, two.shape)
-    one, two = _centre(one, shape), _centre(two, shape)
+    one = _cut_centre(one, shape)
+    two = _cut_centre(two, shape)
     complex_ = np.iscomplexobj(one) and np.iscomplexobj(two)
     if complex_:
-        one, two = level(one), level(two)
+        one = remove_plane_wave(one)
+        two = remove_plane_wave(two)
     shift = find_shift(one, two, max_shift=max_shift, rounds=3)
-    one = shifted(one, shift)
+    one = shift_image(one, shift)
     if complex_:
-        one = level(one * two.conj()) * two / np.maximum(np.abs(two) ** 2, 1e-30)
-    lost = [margin + int(np.ceil(abs(step))) for step in shift]
-    if any(size - 2 * edge < 4 for size, edge in zip(shape, lost, strict=True)):
+        one = remove_plane_wave(one * two.conj()) * two / np.maximum(np.abs(two) ** 2, 1e-30)
+    edges = [margin + int(np.ceil(abs(step))) for step in shift]
+    if any(size - 2 * edge < 4 for size, edge in zip(shape, edges, strict=True)):
         raise BadInput("register.margin", margin, f"leaves nothing of {shape[0]}x{shape[1]} after the shift")
-    inner = tuple(slice(edge, size - edge) for size, edge in zip(shape, lost, strict=True))
+    inner = tuple(slice(edge, size - edge) for size, edge in zip(shape, edges, strict=True))
     return one[inner], two[inner]
 
 
-def _half_bit(counts: np.ndarray) -> np.ndarray:
+def _compute_half_bit(counts: np.ndarray) -> np.ndarray:
     """Signal-to-noise 0.4142 of the sum of both halves; van Heel & Schatz, equation 17."""
     root = np.sqrt(counts)
     return (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
 
 
-def _window(size: int, name: str) -> np.ndarray:
+def _make_window(size: int, name: str) -> np.ndarray:
     """Periodic Hann window, or ones."""
     if name not in ("hann", "none"):
         raise BadInput("ring_correlation.window", name, "is unknown: write hann or none")
     return np.ones(size) if name == "none" else 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(size) + 0.5) / size)
 
 
-def _rings(shape: tuple[int, ...], pixel: tuple[float, float]) -> tuple[np.ndarray, float, int]:
+def _number_rings(shape: tuple[int, ...], pixel: tuple[float, float]) -> tuple[np.ndarray, float, int]:
     """Number of the ring at each Fourier pixel, width of a ring and how many are complete."""
     y, x = (np.fft.fftfreq(size, step) for size, step in zip(shape, pixel, strict=True))
     width = max(1 / (size * step) for size, step in zip(shape, pixel, strict=True))
@@ -182,7 +182,7 @@ def _rings(shape: tuple[int, ...], pixel: tuple[float, float]) -> tuple[np.ndarr
     return np.minimum(ring, rings), width, rings
 
 
-def _centre(image: np.ndarray, shape: np.ndarray) -> np.ndarray:
+def _cut_centre(image: np.ndarray, shape: np.ndarray) -> np.ndarray:
     """The middle of an image."""
     start = [(size - want) // 2 for size, want in zip(image.shape, shape, strict=True)]
     return image[tuple(slice(s, s + want) for s, want in zip(start, shape, strict=True))]

@@ -12,15 +12,8 @@ from numpy.typing import ArrayLike
 from phaseloom.errors import BadInput
 from phaseloom.metrics.mixed_states import fidelity
 
-__all__ = [
-    "Bands",
-    "ScanSpectrum",
-    "band_correlation",
-    "band_fidelity",
-    "bands",
-    "scan_spectrum",
-    "snr_threshold",
-]
+__all__ = ["Bands", "ScanSpectrum", "band_correlation", "band_fidelity", "divide_bands", "scan_spectrum"]
+__all__ += ["snr_threshold"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +56,8 @@ class ScanSpectrum:
     value: np.ndarray
 
 
-def bands(
-    shape: tuple[int, int],
-    /,
-    *,
-    count: int,
-    pixel: tuple[float, float] = (1.0, 1.0),
-    limit: str = "side",
+def divide_bands(
+    shape: tuple[int, int], /, *, count: int, pixel: tuple[float, float] = (1.0, 1.0), limit: str = "side"
 ) -> Bands:
     """Divide a Fourier plane into bands of equal width.
 
@@ -84,7 +72,7 @@ def bands(
         BadInput: no bands, or an unknown limit.
 
     Example:
-        >>> bands((8, 8), count=3).counts.astype(int).tolist()
+        >>> divide_bands((8, 8), count=3).counts.astype(int).tolist()
         [1, 8, 20]
     """
     if count < 1:
@@ -107,21 +95,23 @@ def band_correlation(a: ArrayLike, b: ArrayLike, /, parts: Bands) -> np.ndarray:
     Args:
         a: ``(y, x)``, real or complex.
         b: the same shape.
-        parts: `bands` of that shape.
+        parts: `divide_bands` of that shape.
 
     Raises:
         BadInput: shapes differ.
 
     Example:
         >>> image = np.random.default_rng(0).normal(size=(16, 17))
-        >>> values = band_correlation(1j * image, image, bands((16, 17), count=4))
+        >>> values = band_correlation(1j * image, image, divide_bands((16, 17), count=4))
         >>> bool(np.allclose(values, 1j))
         True
     """
-    one, two = np.asarray(a), np.asarray(b)
+    one = np.asarray(a)
+    two = np.asarray(b)
     if not one.shape == two.shape == parts.number.shape:
         raise BadInput("band_correlation", (one.shape, two.shape), f"must both be {parts.number.shape}")
-    first, second = np.fft.fft2(one), np.fft.fft2(two)
+    first = np.fft.fft2(one)
+    second = np.fft.fft2(two)
     power = parts.total(np.abs(first) ** 2) * parts.total(np.abs(second) ** 2)
     overlap = parts.total(first * second.conj()).astype(complex)
     return np.divide(overlap, np.sqrt(power), out=np.full(len(power), np.nan + 0j), where=power > 0)
@@ -136,14 +126,14 @@ def band_fidelity(a: ArrayLike, b: ArrayLike, /, parts: Bands) -> np.ndarray:
     Args:
         a: modes ``(mode, y, x)``, complex.
         b: modes in the same window; any number of them.
-        parts: `bands` of the window.
+        parts: `divide_bands` of the window.
 
     Raises:
         BadInput: windows differ.
 
     Example:
         >>> modes = np.random.default_rng(0).normal(size=(2, 9, 8))
-        >>> band_fidelity(modes, 3 * modes[::-1], bands((9, 8), count=2)).round(6).tolist()
+        >>> band_fidelity(modes, 3 * modes[::-1], divide_bands((9, 8), count=2)).round(6).tolist()
         [1.0, 1.0]
     """
     first, second = (np.fft.fft2(np.asarray(modes)) for modes in (a, b))
@@ -152,7 +142,8 @@ def band_fidelity(a: ArrayLike, b: ArrayLike, /, parts: Bands) -> np.ndarray:
     found = np.full(len(parts.edges) - 1, np.nan)
     for band in range(len(found)):
         inside = parts.number == band
-        one, two = first[..., inside][:, None], second[..., inside][:, None]
+        one = first[..., inside][:, None]
+        two = second[..., inside][:, None]
         if one.any() and two.any():
             found[band] = np.sqrt(fidelity(one, two))
     return found
@@ -163,14 +154,15 @@ def snr_threshold(counts: ArrayLike, snr: float, /) -> np.ndarray:
 
     With ``s = snr / 2`` of each half and ``n`` Fourier pixels ``(s + (2 sqrt(s) + 1) / sqrt(n)) / (1 + s +
     2 sqrt(s / n))`` (van Heel & Schatz 2005, doi 10.1016/j.jsb.2005.05.009). ``snr = sqrt(2) - 1`` is the
-    half-bit curve, 1 the one-bit curve. NaN where there is no pixel.
+    half-bit curve, 1 the one-bit curve. NaN for bands without a pixel.
 
     Example:
         >>> snr_threshold([1e12, 100.0], 1.0).round(3).tolist()
         [0.333, 0.452]
     """
     number = np.asarray(counts, float)
-    root, half = np.sqrt(np.where(number > 0, number, np.nan)), snr / 2
+    root = np.sqrt(np.where(number > 0, number, np.nan))
+    half = snr / 2
     return (half + (2 * np.sqrt(half) + 1) / root) / (1 + half + 2 * np.sqrt(half) / root)
 
 
@@ -194,7 +186,7 @@ def scan_spectrum(
         positions: ``(shot, 2)`` in the unit of the pixel.
         pixel: of the exit wave, (y, x): the window is ``shape * pixel``.
         mask: ``(y, x)``, true where the detector is to be trusted; default: everywhere.
-        count: how many `bands`.
+        count: how many `divide_bands`.
 
     Raises:
         BadInput: positions on a line, which enclose no area, or shapes that do not fit.
@@ -205,20 +197,21 @@ def scan_spectrum(
         >>> found.value.tolist()
         [2.0, 2.0]
     """
-    pattern, places = np.asarray(total, float), np.asarray(positions, float)
+    pattern = np.asarray(total, float)
+    places = np.asarray(positions, float)
     trusted = np.ones(pattern.shape, bool) if mask is None else np.asarray(mask, bool)
     if pattern.ndim != 2 or trusted.shape != pattern.shape or places.ndim != 2 or places.shape[1] != 2:
         shapes = (pattern.shape, trusted.shape, places.shape)
         raise BadInput("scan_spectrum", shapes, "must be a pattern (y, x), its mask and positions (shot, 2)")
     window = pattern.size * pixel[0] * pixel[1]
-    pattern = np.where(trusted, pattern, 0) * (window / _hull(places))
-    parts = bands((pattern.shape[0], pattern.shape[1]), count=count, pixel=pixel)
+    pattern = np.where(trusted, pattern, 0) * (window / _measure_hull(places))
+    parts = divide_bands((pattern.shape[0], pattern.shape[1]), count=count, pixel=pixel)
     pixels = parts.total(trusted.astype(float))
     value = np.divide(parts.total(pattern), pixels, out=np.full(count, np.nan), where=pixels > 0)
     return ScanSpectrum(pattern, parts.edges, value)
 
 
-def _hull(places: np.ndarray) -> float:
+def _measure_hull(places: np.ndarray) -> float:
     """Area of the convex hull of points."""
     from scipy.spatial import ConvexHull
 
@@ -228,3 +221,7 @@ def _hull(places: np.ndarray) -> float:
             "scan_spectrum.positions", None, "lie on a line and enclose no area: use a mean pattern"
         )
     return float(ConvexHull(places / spread[0]).volume) * float(spread[0]) ** 2
+
+
+# old names, until callers are renamed
+bands = divide_bands

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from phaseloom.errors import BadInput
-from phaseloom.metrics.phase import _peak, find_shift, shifted
+from phaseloom.metrics.phase import _find_peak, find_shift, shift_image
 
-__all__ = ["StandardSet", "growth", "phase_slope", "standard_set", "traded"]
+__all__ = ["StandardSet", "find_phase_slope", "fit_growth", "standardise_set", "trade_trends"]
 
 Pair = tuple[float, float]
 
@@ -37,7 +37,7 @@ class StandardSet:
     shifts: tuple[Pair, ...]
 
 
-def phase_slope(object: ArrayLike, /) -> Pair:
+def find_phase_slope(object: ArrayLike, /) -> Pair:
     """Phase step (y, x) per pixel, radian, of the plane wave that an object holds most of.
 
     The highest peak of the Fourier transform, found anywhere (ramps may wrap) and refined to the digits
@@ -51,14 +51,14 @@ def phase_slope(object: ArrayLike, /) -> Pair:
 
     Example:
         >>> y, x = np.mgrid[:20, :31]
-        >>> [round(step, 5) for step in phase_slope(np.exp(1j * (0.7 * y - 2.5 * x)))]
+        >>> [round(step, 5) for step in find_phase_slope(np.exp(1j * (0.7 * y - 2.5 * x)))]
         [0.7, -2.5]
     """
     from scipy.optimize import minimize
 
-    values = _image("phase_slope", object).astype(complex)
+    values = _check_image("phase_slope", object).astype(complex)
     values = values / np.abs(values).sum()
-    peak = _peak(np.fft.ifftshift(values), None, signed=False)
+    peak = _find_peak(np.fft.ifftshift(values), None, signed=False)
     unit = [2 * np.pi / size for size in values.shape]
 
     def missing(place: np.ndarray) -> float:
@@ -72,7 +72,7 @@ def phase_slope(object: ArrayLike, /) -> Pair:
     return y, x
 
 
-def growth(object: ArrayLike, /) -> Pair:
+def fit_growth(object: ArrayLike, /) -> Pair:
     """Rate (y, x) per pixel of the exponential ``c exp(g . r)`` nearest to the modulus, least squares.
 
     Args:
@@ -83,31 +83,31 @@ def growth(object: ArrayLike, /) -> Pair:
 
     Example:
         >>> y, x = np.mgrid[:20, :31]
-        >>> [round(rate, 6) for rate in growth(3 * np.exp(0.02 * y - 0.01 * x + 1j * y))]
+        >>> [round(rate, 6) for rate in fit_growth(3 * np.exp(0.02 * y - 0.01 * x + 1j * y))]
         [0.02, -0.01]
     """
     from scipy.optimize import least_squares
 
-    size = np.abs(_image("growth", object)).astype(float)
+    size = np.abs(_check_image("growth", object)).astype(float)
     size = size / size.max()
     axes = [np.arange(n) / max(n - 1, 1) for n in size.shape]
     place = np.stack([np.ones(size.size), *(a.ravel() for a in np.meshgrid(*axes, indexing="ij"))], 1)
     level = np.log(np.maximum(size.ravel(), 1e-6))
     start = np.linalg.lstsq(place * size.ravel()[:, None], level * size.ravel(), rcond=None)[0]
 
-    def fitted(rates: np.ndarray) -> np.ndarray:
+    def evaluate(rates: np.ndarray) -> np.ndarray:
         return np.exp(np.minimum(place @ rates, 50.0))
 
-    def sloped(rates: np.ndarray) -> np.ndarray:
-        return place * fitted(rates)[:, None]
+    def differentiate(rates: np.ndarray) -> np.ndarray:
+        return place * evaluate(rates)[:, None]
 
-    jac: Any = sloped
-    found = least_squares(lambda rates: fitted(rates) - size.ravel(), start, jac).x
+    jac: Any = differentiate
+    found = least_squares(lambda rates: evaluate(rates) - size.ravel(), start, jac).x
     y, x = (float(rate / max(n - 1, 1)) for rate, n in zip(found[1:], size.shape, strict=True))
     return y, x
 
 
-def traded(
+def trade_trends(
     object: ArrayLike, probe: ArrayLike, /, *, slope: Pair = (0.0, 0.0), rate: Pair = (0.0, 0.0)
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take a ramp and a growth from the object and give them to the probe.
@@ -123,21 +123,21 @@ def traded(
         rate: 1 / pixel (y, x).
 
     Example:
-        >>> object, probe = traded(np.ones((4, 5)), np.ones((3, 3)), slope=(0.1, 0.2), rate=(0.3, 0.0))
+        >>> object, probe = trade_trends(np.ones((4, 5)), np.ones((3, 3)), slope=(0.1, 0.2), rate=(0.3, 0.0))
         >>> bool(np.allclose(object[1:4, 2:5] * probe, np.exp(-0.3 - 0.1j - 0.4j)))
         True
     """
     step = [complex(g, s) if any(slope) else g for g, s in zip(rate, slope, strict=True)]
 
-    def trended(values: np.ndarray, sign: int) -> np.ndarray:
+    def multiply_trend(values: np.ndarray, sign: int) -> np.ndarray:
         rows, columns = (sign * np.arange(n) * s for n, s in zip(values.shape[-2:], step, strict=True))
         kind = np.result_type(values, np.complex64 if any(slope) else np.float32)
         return (values * np.exp(np.add.outer(rows, columns))).astype(kind)
 
-    return trended(np.asarray(object), -1), trended(np.asarray(probe), 1)
+    return multiply_trend(np.asarray(object), -1), multiply_trend(np.asarray(probe), 1)
 
 
-def standard_set(
+def standardise_set(
     reconstructions: Sequence[tuple[ArrayLike, ArrayLike]],
     /,
     *,
@@ -167,7 +167,7 @@ def standard_set(
     Example:
         >>> y, x = np.mgrid[:40, :42]
         >>> object, probe = np.exp(1j * np.cos(x) * np.sin(y / 2)), np.ones((8, 8))
-        >>> found = standard_set([(object * np.exp(1 + 0.2j * y), probe), (object, probe)])
+        >>> found = standardise_set([(object * np.exp(1 + 0.2j * y), probe), (object, probe)])
         >>> bool(np.allclose(found.objects[0], np.e * found.objects[1], atol=1e-3))
         True
     """
@@ -175,21 +175,28 @@ def standard_set(
     if len({object.shape for object, _ in pairs}) != 1:
         raise BadInput("standard_set", len(pairs), "reconstructions must be at least one, all of one shape")
     none: Pair = (0.0, 0.0)
-    slopes = [phase_slope(object[window]) if ramp else none for object, _ in pairs]
-    rates = [growth(object[window]) if grown else none for object, _ in pairs]
-    even = [traded(*p, slope=s, rate=r) for p, s, r in zip(pairs, slopes, rates, strict=True)]
+    slopes = [find_phase_slope(object[window]) if ramp else none for object, _ in pairs]
+    rates = [fit_growth(object[window]) if grown else none for object, _ in pairs]
+    even = [trade_trends(*p, slope=s, rate=r) for p, s, r in zip(pairs, slopes, rates, strict=True)]
     if phase:
         even = [(object * np.exp(-1j * np.angle(object[window].sum())), probe) for object, probe in even]
     fixed = even[reference][0]
     shifts: list[Pair] = [
         none if object is fixed else find_shift(object[window], fixed[window], rounds=3) for object, _ in even
     ]
-    objects = [o if o is fixed else shifted(o, s) for (o, _), s in zip(even, shifts, strict=True)]
+    objects = [o if o is fixed else shift_image(o, s) for (o, _), s in zip(even, shifts, strict=True)]
     return StandardSet(tuple(objects), tuple(probe for _, probe in even), tuple(rates), tuple(shifts))
 
 
-def _image(place: str, object: ArrayLike) -> np.ndarray:
+def _check_image(place: str, object: ArrayLike) -> np.ndarray:
     values = np.asarray(object)
     if values.ndim != 2 or not values.any() or not np.isfinite(values).all():
         raise BadInput(place, values.shape, "must be a finite image (y, x) with something in it")
     return values
+
+
+# old names, until callers are renamed
+phase_slope = find_phase_slope
+growth = fit_growth
+traded = trade_trends
+standard_set = standardise_set

@@ -24,7 +24,7 @@ from phaseloom.units import ANGLE, LENGTH
 
 __all__ = ["RunAhead", "warn_before_run"]
 
-Rules = tuple[Callable[["Prospect"], str], ...]
+Rules = tuple[Callable[["RunAhead"], str], ...]
 
 
 def warn_before_run(job: Job, /, *, started: bool = False) -> list[str]:
@@ -40,13 +40,13 @@ def warn_before_run(job: Job, /, *, started: bool = False) -> list[str]:
     left_out = (("window", "overlap") if known else ()) + (("counts", "dose") if scaled else ())
     found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in left_out]
     said = [f"{f.name}: {f.value}. {f.advice}" for f in found]
-    prospect = RunAhead(job, started)
+    run = RunAhead(job, started)
     rules: Rules = (_window, _overlap) if known else ()
     rules += (_aperture, _disk_offset, _room, _wrapping, _band, _thin, _thick)
     rules += (_orientation, _outside, _rates, _levels, _planes)
     if not scaled:  # else nobody knows how many electrons there were
         rules += (_dose, _modes, _numbers)
-    return said + [sentence for rule in rules if (sentence := rule(prospect))]
+    return said + [sentence for rule in rules if (sentence := rule(run))]
 
 
 @dataclass
@@ -141,11 +141,11 @@ class RunAhead:
         return height * width
 
 
-def _window(prospect: RunAhead) -> str:
+def _window(run: RunAhead) -> str:
     """Power near the border of the window, before or behind the object."""
-    if prospect.scan.geometry.near:
+    if run.scan.geometry.near:
         return ""
-    shares = [_at_border(wave) for wave in (prospect.modes, prospect.leaving)]
+    shares = [_at_border(wave) for wave in (run.modes, run.leaving)]
     share = max(shares)
     if share < 0.03:
         return ""
@@ -154,22 +154,22 @@ def _window(prospect: RunAhead) -> str:
     return f"window: {share:.0%} of the probe {where}lies within a sixteenth of the window's border. {fix}"
 
 
-def _overlap(prospect: RunAhead) -> str:
-    step, wide = _step(prospect.scan), prospect.diameter
-    if not step or prospect.scan.geometry.near or 1 - step / wide >= 0.5:
+def _overlap(run: RunAhead) -> str:
+    step, wide = _step(run.scan), run.diameter
+    if not step or run.scan.geometry.near or 1 - step / wide >= 0.5:
         return ""
     fix = "Scan with smaller steps, or with a wider beam (more defocus)."
     text = f"{max(0.0, 1 - step / wide):.0%} between neighbours {_length(step)} apart"
     return f"overlap: {text}, the probe being {_length(wide)} wide. {fix}"
 
 
-def _aperture(prospect: RunAhead) -> str:
+def _aperture(run: RunAhead) -> str:
     """The semiangle that was stated, against the bright-field disk."""
-    stated = prospect.job.recipe.probe.values.get("semiangle")
-    disk = _disk(prospect)
+    stated = run.job.recipe.probe.values.get("semiangle")
+    disk = _disk(run)
     if stated is None or disk is None:
         return ""
-    angle = float(np.mean(prospect.scan.geometry.angle))
+    angle = float(np.mean(run.scan.geometry.angle))
     seen, doubt = disk.radius * angle, 3 * disk.radius_error * angle
     if abs(seen - stated) < max(0.06 * stated, angle, doubt):
         return ""
@@ -178,37 +178,37 @@ def _aperture(prospect: RunAhead) -> str:
     return f"semiangle: {text}. {fix}"
 
 
-def _disk_offset(prospect: RunAhead) -> str:
+def _disk_offset(run: RunAhead) -> str:
     """The middle of the bright disk, which a probe made by a lens has at pixel ``[N // 2, N // 2]``."""
-    disk = _disk(prospect)
-    if disk is None or "semiangle" not in prospect.job.recipe.probe.values:
+    disk = _disk(run)
+    if disk is None or "semiangle" not in run.job.recipe.probe.values:
         return ""
-    off = disk.off(prospect.mean.shape)
+    off = disk.off(run.mean.shape)
     if not any(off):
         return ""
     text = f"the bright disk lies {off[0]:+.2g}, {off[1]:+.2g} pixels off the probe's"
     return f"disk: {text}. Centre the patterns (prepare: center); one flipped by hand moves by a pixel."
 
 
-def _room(prospect: RunAhead) -> str:
+def _room(run: RunAhead) -> str:
     """Angles beyond the bright disk, where the detail is."""
-    if prospect.scan.geometry.near:
+    if run.scan.geometry.near:
         return ""
-    one = prospect.scan.geometry
+    one = run.scan.geometry
     most = min(n * a for n, a in zip(one.shape, one.angle, strict=True)) / 2
-    if prospect.semiangle < 0.8 * most:
+    if run.semiangle < 0.8 * most:
         return ""
-    text = f"the beam fills {prospect.semiangle / most:.0%} of the detector's half width"
+    text = f"the beam fills {run.semiangle / most:.0%} of the detector's half width"
     return f"aperture: {text}, so scattered counts miss it or alias. Use a shorter camera length."
 
 
-def _dose(prospect: RunAhead) -> str:
+def _dose(run: RunAhead) -> str:
     """Counts for each number of the object; no phase is surer than half the root of their inverse."""
-    counts, pixel = float(prospect.mean.sum()), prospect.model.object.cell
-    slices, states = _layers(prospect)
-    area = counts * len(prospect.scan) / prospect.field
+    counts, pixel = float(run.mean.sum()), run.model.object.cell
+    slices, states = _layers(run)
+    area = counts * len(run.scan) / run.field
     each = area * pixel / (slices * states)
-    if each >= 6 or prospect.scan.geometry.near:
+    if each >= 6 or run.scan.geometry.near:
         return ""
     limit = 1 / (2 * math.sqrt(max(area * pixel, 1e-9)))
     text = f"{counts:.3g} counts per pattern are {area:.3g} per A^2 and {each:.2g} for each free number"
@@ -217,15 +217,15 @@ def _dose(prospect: RunAhead) -> str:
     return f"dose: {text} of the object{split}; its phase is uncertain by {limit:.2g} rad at best. {fix}"
 
 
-def _modes(prospect: RunAhead) -> str:
+def _modes(run: RunAhead) -> str:
     """Counts of the weakest probe mode for each number that is free in it."""
-    power = prospect.modes.abs().square().sum((-2, -1)).double()
-    changing = isinstance(prospect.model.probe, RelaxedProbe)  # whose modes begin with no light
-    if len(power) < 2 or changing or not prospect.job.recipe.rate_of("probe"):
+    power = run.modes.abs().square().sum((-2, -1)).double()
+    changing = isinstance(run.model.probe, RelaxedProbe)  # whose modes begin with no light
+    if len(power) < 2 or changing or not run.job.recipe.rate_of("probe"):
         return ""
-    light = to_reciprocal(prospect.modes).abs().square().sum(0)
+    light = to_reciprocal(run.modes).abs().square().sum(0)
     numbers = 2 * float((light > 0.01 * light.max()).sum())
-    counts = float(prospect.mean.sum()) * len(prospect.scan)
+    counts = float(run.mean.sum()) * len(run.scan)
     share = float(power.min() / power.sum())
     if counts * share >= 10 * numbers:
         return ""
@@ -234,28 +234,28 @@ def _modes(prospect: RunAhead) -> str:
     return f"probe modes: {text}. {fix}"
 
 
-def _numbers(prospect: RunAhead) -> str:
+def _numbers(run: RunAhead) -> str:
     """Measured values against numbers that are to be found."""
-    scan, recipe = prospect.scan, prospect.job.recipe
-    slices, states = _layers(prospect)
-    kinds = 2 if prospect.model.object.kind != "phase" else 1
-    free = kinds * slices * states * prospect.field / prospect.model.object.cell
-    if recipe.rate_of("probe") and "probe" in prospect.model.parts():
-        free += 2 * sum(p.numel() for p in prospect.model.parts()["probe"])
-    known = float(prospect.mean.clip(max=1).sum()) * len(scan)  # a value tells no more than one number
+    scan, recipe = run.scan, run.job.recipe
+    slices, states = _layers(run)
+    kinds = 2 if run.model.object.kind != "phase" else 1
+    free = kinds * slices * states * run.field / run.model.object.cell
+    if recipe.rate_of("probe") and "probe" in run.model.parts():
+        free += 2 * sum(p.numel() for p in run.model.parts()["probe"])
+    known = float(run.mean.clip(max=1).sum()) * len(scan)  # a value tells no more than one number
     if known >= 2 * free:
         return ""
     fix = "Take fewer slices, states and modes, object kind: phase, or a denser scan."
     return f"free numbers: {free:.3g} are sought from {known:.3g} values that hold counts. {fix}"
 
 
-def _wrapping(prospect: RunAhead) -> str:
+def _wrapping(run: RunAhead) -> str:
     """Kernel of a gap: its phase may change by less than pi from one frequency to the next."""
-    if not len(prospect.gaps):
+    if not len(run.gaps):
         return ""
-    one = prospect.scan.window
+    one = run.scan.window
     most = min(n * p * p for n, p in zip(one.shape, one.pixel, strict=True)) / one.wavelength
-    gap = float(prospect.gaps.max())
+    gap = float(run.gaps.max())
     if gap <= most:
         return ""
     fix = "Take more slices, or a larger window (prepare: pad)."
@@ -263,13 +263,13 @@ def _wrapping(prospect: RunAhead) -> str:
     return f"flight: {text}. {fix}"
 
 
-def _band(prospect: RunAhead) -> str:
+def _band(run: RunAhead) -> str:
     """Counts beyond two thirds of the grid, which alias when a wave meets a slice."""
-    if not len(prospect.gaps):
+    if not len(run.gaps):
         return ""
-    own, model = prospect.scan.geometry, prospect.scan.window
+    own, model = run.scan.geometry, run.scan.window
     half = min(n * a for n, a in zip(model.shape, model.angle, strict=True)) / 2
-    share = float(prospect.mean[prospect.angles > 2 / 3 * half].sum() / max(prospect.mean.sum(), 1e-30))
+    share = float(run.mean[run.angles > 2 / 3 * half].sum() / max(run.mean.sum(), 1e-30))
     if share < 0.05:
         return ""
     text = f"{share:.0%} of the counts lie beyond two thirds of the modelled angles"
@@ -277,33 +277,33 @@ def _band(prospect: RunAhead) -> str:
     return f"band: {text}, and alias between slices. Model a larger grid (prepare: enlarge to {wide})."
 
 
-def _thin(prospect: RunAhead) -> str:
+def _thin(run: RunAhead) -> str:
     """Slices closer than the counts can tell apart: their sum is known, their difference is not."""
-    if not len(prospect.gaps) or prospect.gaps.min() >= prospect.depth / 6:
+    if not len(run.gaps) or run.gaps.min() >= run.depth / 6:
         return ""
-    total, depth = float(prospect.gaps.sum()), prospect.depth
-    enough = min(math.ceil(3 * total / depth) + 1, len(prospect.gaps))
-    text = f"{_length(float(prospect.gaps.min()))} apart, where the counts resolve {_length(depth)} in depth"
+    total, depth = float(run.gaps.sum()), run.depth
+    enough = min(math.ceil(3 * total / depth) + 1, len(run.gaps))
+    text = f"{_length(float(run.gaps.min()))} apart, where the counts resolve {_length(depth)} in depth"
     fix = f"Take {enough} slices, or couple them (projections: depth_blur)."
-    return f"slices: {text} (depth of focus {_length(_focus(prospect))}). {fix}"
+    return f"slices: {text} (depth of focus {_length(_focus(run))}). {fix}"
 
 
-def _thick(prospect: RunAhead) -> str:
+def _thick(run: RunAhead) -> str:
     """Slices so far apart that waves change on the way through what is taken for one plane."""
-    if not len(prospect.gaps) or prospect.gaps.max() <= 2 * prospect.depth:
+    if not len(run.gaps) or run.gaps.max() <= 2 * run.depth:
         return ""
-    total, depth = float(prospect.gaps.sum()), prospect.depth
-    text = f"{_length(float(prospect.gaps.max()))} apart is too far for one plane each"
-    why = f"counts reach {ANGLE.show(_round(prospect.reach))}, where waves change within {_length(depth)}"
+    total, depth = float(run.gaps.sum()), run.depth
+    text = f"{_length(float(run.gaps.max()))} apart is too far for one plane each"
+    why = f"counts reach {ANGLE.show(_round(run.reach))}, where waves change within {_length(depth)}"
     fix = f"Take {math.ceil(total / depth) + 1} slices."
-    return f"slices: {text}: {why} (depth of focus {_length(_focus(prospect))}). {fix}"
+    return f"slices: {text}: {why} (depth of focus {_length(_focus(run))}). {fix}"
 
 
-def _orientation(prospect: RunAhead) -> str:
+def _orientation(run: RunAhead) -> str:
     """Nothing says how the detector lies against the scan."""
     turning = {"flip", "transpose", "rotate"}
-    known = prospect.scan.oriented or prospect.started
-    if known or turning & {step.name for step in prospect.job.recipe.prepare}:
+    known = run.scan.oriented or run.started
+    if known or turning & {step.name for step in run.job.recipe.prepare}:
         return ""
     return (
         "orientation: the file does not say how the detector lies against the scan, one way of eight, of "
@@ -311,24 +311,24 @@ def _orientation(prospect: RunAhead) -> str:
     )
 
 
-def _outside(prospect: RunAhead) -> str:
-    lost = prospect.model.scan.outside()
+def _outside(run: RunAhead) -> str:
+    lost = run.model.scan.outside()
     if not lost:
         return ""
     fix = "Check the unit and the step of the positions, or start from a flat object."
-    return f"positions: {lost} of {len(prospect.scan)} lie beyond the object's canvas. {fix}"
+    return f"positions: {lost} of {len(run.scan)} lie beyond the object's canvas. {fix}"
 
 
-def _rates(prospect: RunAhead) -> str:
+def _rates(run: RunAhead) -> str:
     """Steps longer than Newton's."""
-    over = advice.rates_above_newton(prospect.job.progress)
+    over = advice.rates_above_newton(run.job.progress)
     return f"rates: more than a whole Newton step is asked for ({over}). Take 0.1 to 0.5." if over else ""
 
 
-def _levels(prospect: RunAhead) -> str:
+def _levels(run: RunAhead) -> str:
     """More coarse grids asked for than lose no light."""
-    asked = prospect.job.recipe.levels or 0
-    there = len(build_levels(prospect.job.finest, prospect.job.recipe)) - 1 if asked else 0
+    asked = run.job.recipe.levels or 0
+    there = len(build_levels(run.job.finest, run.job.recipe)) - 1 if asked else 0
     if there >= asked:
         return ""
     return (
@@ -336,20 +336,20 @@ def _levels(prospect: RunAhead) -> str:
     )
 
 
-def _planes(prospect: RunAhead) -> str:
+def _planes(run: RunAhead) -> str:
     """One place seen in few planes along the beam, or in many by a probe that may be any wave."""
-    return ambiguous(prospect.job.recipe, prospect.scan, prospect.model, prospect.semiangle)
+    return ambiguous(run.job.recipe, run.scan, run.model, run.semiangle)
 
 
-def _layers(prospect: RunAhead) -> tuple[int, int]:
+def _layers(run: RunAhead) -> tuple[int, int]:
     """Slices and states of the object."""
-    states, slices = prospect.model.object.transmission().shape[:2]
+    states, slices = run.model.object.transmission().shape[:2]
     return slices, states
 
 
-def _focus(prospect: RunAhead) -> float:
+def _focus(run: RunAhead) -> float:
     """Depth of focus of the probe, ``wavelength / semiangle^2``, angstrom."""
-    return prospect.scan.window.wavelength / max(prospect.semiangle, 1e-9) ** 2
+    return run.scan.window.wavelength / max(run.semiangle, 1e-9) ** 2
 
 
 def _step(scan: Scan4D) -> float:
@@ -362,14 +362,12 @@ def _step(scan: Scan4D) -> float:
     return float(np.median(KDTree(places).query(places, k=2)[0][:, 1]))
 
 
-def _disk(prospect: RunAhead) -> Disk | None:
+def _disk(run: RunAhead) -> Disk | None:
     """The bright-field disk, where there clearly is one."""
-    if prospect.scan.geometry.near or np.ptp(prospect.scan.geometry.angle) > 1e-3 * max(
-        prospect.scan.geometry.angle
-    ):
+    if run.scan.geometry.near or np.ptp(run.scan.geometry.angle) > 1e-3 * max(run.scan.geometry.angle):
         return None
     try:
-        disk = fitted_disk(prospect.mean, mask=prospect.scan.mask)
+        disk = fitted_disk(run.mean, mask=run.scan.mask)
     except BadInput:
         return None
     return disk if disk.clear else None

@@ -77,7 +77,9 @@ class Change(BaseModel):
     @model_validator(mode="after")
     def _of_a_part(self) -> Self:
         if self.part not in PARTS:
-            raise BadInput("changes: part", self.part, f"is not a part of a model: {nearest(self.part, PARTS)}")
+            raise BadInput(
+                "changes: part", self.part, f"is not a part of a model: {nearest(self.part, PARTS)}"
+            )
         if self.stop is not None and self.stop < self.epoch:
             fix = f"lies before epoch: {self.epoch}; write rate: 0 to freeze"
             raise BadInput("changes", f"stop: {self.stop}", fix)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from phaseloom.fitting.updates import held_out
+from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Change, Reconstruct
-from phaseloom.retrieval.predict import Misfit, held
 
 __all__ = ["judge", "keep_better_start", "slower_rates"]
 
@@ -22,8 +22,8 @@ MAX_PATTERNS_OF_JUDGE = 256
 """Patterns that decide between the prediction, its conjugate and no object."""
 
 MIN_SHARE_EXPLAINED = 0.75
-"""Share explained (`phaseloom.retrieval.predict.Misfit`), below which a start that is taken is worth a
-word."""
+"""Share explained (`phaseloom.metrics.pattern_misfit.PatternMisfit`), below which a start that is taken is
+worth a word."""
 
 
 def judge(
@@ -108,17 +108,19 @@ def slower_rates(
     )
 
 
-def _measure_misfit(level: Level, index: Tensor) -> Misfit:
+def _measure_misfit(level: Level, index: Tensor) -> PatternMisfit:
     """How much of what differs between patterns the object explains."""
     detector = level.model.detector
     pieces = [
         (level.model(part), level.likelihood.measured.take(part, part.device)[1]) for part in index.split(32)
     ]
     expected, measured = (torch.cat(some).cpu() for some in zip(*pieces, strict=True))
-    return held(expected, measured, detector.background().cpu(), detector.mask.cpu().numpy().astype(bool))
+    return measure_pattern_misfit(
+        expected, measured, detector.background().cpu(), detector.mask.cpu().numpy().astype(bool)
+    )
 
 
-def _warn_of_little_explained(found: Misfit) -> None:
+def _warn_of_little_explained(found: PatternMisfit) -> None:
     """Say so where a prediction that is better than nothing explains little."""
     if (
         found.explained is None

@@ -1,4 +1,4 @@
-"""How well a network reads scans of materials that it has never seen, at several doses."""
+"""Evaluate a network at several doses on scans of materials that it was not trained on; fill in its card."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,31 +9,40 @@ import torch
 from torch import nn
 
 from phaseloom.fitting import device
-from phaseloom.metrics.agreement import Agreement, agreement
-from phaseloom.retrieval.training_samples import NOISELESS, Scene, drawn
+from phaseloom.learning.evaluation import make_card
+from phaseloom.metrics.phase import Agreement, measure_agreement
+from phaseloom.retrieval.networks.end_to_end import make_scan_network
+from phaseloom.retrieval.prediction import DEFAULT_TOLERANCE, OPTICS_NAMES
+from phaseloom.retrieval.recipe import Train
+from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan, draw_counts
 from phaseloom.simulation.experiment import told
 
-__all__ = ["DOSES", "RIM", "image", "scores"]
+__all__ = ["EVALUATION_DOSES", "RIM_PIXELS", "evaluate_network", "make_network_card", "predict_image"]
 
-DOSES = (NOISELESS, 1e5, 1e4, 3e3)
-"""Electrons per pattern at which networks are judged; the first stands for no counting noise."""
-
-RIM = 8
-"""Pixels at the edges of an image that no probe surrounds, left out of every score."""
+# Electrons per pattern at which networks are judged; the first stands for no counting noise.
+EVALUATION_DOSES = (NOISELESS_DOSE, 1e5, 1e4, 3e3)
+RIM_PIXELS = 8  # pixels at the edges of an image that no probe surrounds, left out of every score
 
 
 @torch.no_grad()
-def image(net: nn.Module, scene: Scene, dose: float = NOISELESS, /, *, seed: int = 0) -> np.ndarray:
-    """What a network makes of a whole scan at a dose, ``(y, x)`` radian."""
+def predict_image(
+    net: nn.Module, scene: TrainingScan, dose: float = NOISELESS_DOSE, /, *, seed: int = 0
+) -> np.ndarray:
+    """The image of a whole scan that a network predicts at a dose, ``(y, x)`` radian."""
     net.eval()
     where = device.of(net)
-    patterns = drawn(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
+    patterns = draw_counts(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
     optics = torch.from_numpy(told(scene.experiment, dose))
     return net(patterns[None].to(where), optics[None].to(where))[0].float().cpu().numpy()
 
 
-def scores(
-    net: nn.Module, scenes: Sequence[Scene], /, *, doses: Sequence[float] = DOSES, seed: int = 0
+def evaluate_network(
+    net: nn.Module,
+    scenes: Sequence[TrainingScan],
+    /,
+    *,
+    doses: Sequence[float] = EVALUATION_DOSES,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Mean agreement with the truth over scans, by dose.
 
@@ -47,7 +56,39 @@ def scores(
     for dose in doses:
         found: list[Agreement] = []
         for number, scene in enumerate(scenes):
-            seen = image(net, scene, dose, seed=seed + number)
-            found.append(agreement(seen, scene.phase.numpy(), rim=RIM))
-        out["noiseless" if dose >= NOISELESS else f"{dose:g}"] = asdict(Agreement.mean(found))
+            image = predict_image(net, scene, dose, seed=seed + number)
+            found.append(measure_agreement(image, scene.phase.numpy(), rim=RIM_PIXELS))
+        out["noiseless" if dose >= NOISELESS_DOSE else f"{dose:g}"] = asdict(Agreement.mean(found))
     return out
+
+
+def make_network_card(
+    recipe: Train,
+    net: nn.Module,
+    unseen: Sequence[TrainingScan],
+    trained: Sequence[TrainingScan],
+    /,
+    *,
+    epochs: int = 0,
+) -> dict[str, Any]:
+    """The card of a network: the experiment and the deviations that it was trained for, and its scores.
+
+    Args:
+        recipe: of its training.
+        net: patterns and optics to images, or the second stage.
+        unseen: scans of held-out materials, to evaluate it on.
+        trained: scans that it was trained on.
+        epochs: of the training.
+    """
+    first = unseen[0].experiment
+    numbers = np.stack([told(scene.experiment, NOISELESS_DOSE) for scene in (*unseen, *trained)])
+    spread = np.abs(numbers - told(first, NOISELESS_DOSE)).max(0)
+    rows = zip(OPTICS_NAMES, DEFAULT_TOLERANCE, spread, strict=True)
+    tolerance = {name: usual + float(more) for name, usual, more in rows if name != "dose"}
+    scores = {} if recipe.stage == "stitching" else evaluate_network(make_scan_network(net), unseen)
+    facts = {"experiment": asdict(first), "tolerance": tolerance, "doses": [recipe.doses[0], None]}
+    return make_card(recipe, scores, epochs=epochs, **facts)
+
+
+# old names, until callers are renamed
+image = predict_image

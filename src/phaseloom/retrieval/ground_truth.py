@@ -13,12 +13,12 @@ from torch import Tensor
 
 from phaseloom.simulation.experiment import PER_STEP, Experiment, image_shape
 
-__all__ = ["Geometry", "commensurate", "seed_centre", "seed_crop"]
+__all__ = ["Geometry", "compute_seed_centre", "crop_as_seed", "resample_to_steps"]
 
 Geometry = Literal["exact", "seed"]
 
 
-def commensurate(phase: Tensor, experiment: Experiment, /) -> Tensor:
+def resample_to_steps(phase: Tensor, experiment: Experiment, /) -> Tensor:
     """The phase of a periodic cell on pixels of a fifth of a step, the first probe at pixel (5, 5).
 
     Read off the Fourier series of the cell, which is exact for what its pixels can hold.
@@ -29,7 +29,7 @@ def commensurate(phase: Tensor, experiment: Experiment, /) -> Tensor:
 
     Example:
         >>> cell = Experiment(scan=(3, 4), pixel=0.4, cell=64, window=64)
-        >>> commensurate(torch.arange(64.0).expand(64, 64), cell)[0, 5:9].round().tolist()
+        >>> resample_to_steps(torch.arange(64.0).expand(64, 64), cell)[0, 5:9].round().tolist()
         [0.0, 1.0, 2.0, 3.0]
     """
     axes = []
@@ -41,17 +41,17 @@ def commensurate(phase: Tensor, experiment: Experiment, /) -> Tensor:
     return (axes[0] @ spectrum @ axes[1].T).real.float()
 
 
-def seed_centre(start: float, /) -> int:
+def compute_seed_centre(start: float, /) -> int:
     """Pixel of the middle of a window whose first probe stands at ``start`` angstrom, by the seed's rule.
 
     Example:
-        >>> [seed_centre(2.0 * index) for index in (0, 9, 18, 27, 36)]
+        >>> [compute_seed_centre(2.0 * index) for index in (0, 9, 18, 27, 36)]
         [33, 79, 125, 172, 218]
     """
     return round((start + 13) * 2.56)
 
 
-def seed_crop(phase: Tensor, row: int, col: int, /) -> Tensor:
+def crop_as_seed(phase: Tensor, row: int, col: int, /) -> Tensor:
     """The patch that the seed takes for the truth of a window: up to half a pixel off its place.
 
     Args:
@@ -60,10 +60,15 @@ def seed_crop(phase: Tensor, row: int, col: int, /) -> Tensor:
         col: of that probe.
 
     Example:
-        >>> seed_crop(torch.zeros(256, 256), 0, 9).shape
+        >>> crop_as_seed(torch.zeros(256, 256), 0, 9).shape
         torch.Size([76, 76])
     """
     middle = [size // 2 for size in phase.shape[-2:]]
-    amount = [m - seed_centre(2.0 * start) for m, start in zip(middle, (row, col), strict=True)]
+    amount = [m - compute_seed_centre(2.0 * start) for m, start in zip(middle, (row, col), strict=True)]
     rolled = torch.roll(phase, amount, (-2, -1))
     return rolled[..., middle[0] - 38 : middle[0] + 38, middle[1] - 38 : middle[1] + 38]
+
+
+# old names, until callers are renamed
+commensurate = resample_to_steps
+seed_crop = crop_as_seed

@@ -1,53 +1,95 @@
-"""A linear network for the probe at hand: simulate for it, solve, and say how good that is."""
+"""Fit the linear network: to simulated scans of the default probe, or of the probe of a measured scan."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
-from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.evaluation import save_with_card
+from phaseloom.learning.weight_files import NETWORK_FILE
 from phaseloom.ptycho.beam_optics import optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.retrieval.linear_recipe import solved
-from phaseloom.retrieval.model_card import card
-from phaseloom.retrieval.networks.linear import LinearRecovery
-from phaseloom.retrieval.prediction import measured
-from phaseloom.retrieval.preprocessing import raster
-from phaseloom.retrieval.recipe import Making, Train
-from phaseloom.retrieval.sample_pool import Pool
+from phaseloom.retrieval.evaluate import make_network_card
+from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
+from phaseloom.retrieval.prediction import measure_semiangle
+from phaseloom.retrieval.raster import find_raster
+from phaseloom.retrieval.recipe import SampleSimulator, Train
+from phaseloom.retrieval.training_samples import NOISELESS_DOSE, SamplePool, TrainingScan, draw_counts
 from phaseloom.runs.folder import keep_recipe
 from phaseloom.spec import Call
 from phaseloom.units import ANGLE, ENERGY, LENGTH
 
-__all__ = ["FEW", "fitted", "microscope_of"]
+__all__ = ["NOISY_SCANS_PER_DOSE", "SCANS_FOR_ONE_PROBE", "fit_linear_network", "get_microscope"]
+__all__ += ["solve_linear"]
 
-FEW = {"scans": 100, "unseen": 8}
-"""Scans that are simulated for a probe at hand: enough in about a minute."""
+# Scans that each dose with counting noise is fitted to; noise varies more than they do.
+SCANS_FOR_ONE_PROBE = {"scans": 100, "unseen": 8}  # for a probe at hand: simulated in about a minute
+NOISY_SCANS_PER_DOSE = 20
 
 
-def microscope_of(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str, Any]:
+def solve_linear(net: LinearRecovery, scenes: Sequence[TrainingScan], /, *, seed: int = 0) -> dict[str, Any]:
+    """Fit a linear network to scans in place, each of its doses; what that took.
+
+    Args:
+        net: see `phaseloom.retrieval.networks.linear.linear`.
+        scenes: simulated scans.
+        seed: of the counts.
+
+    Returns:
+        The CPU seconds of the fit, and the scans of each dose.
+    """
+    began = time.process_time()
+    net.components.calibrate(torch.cat([_sample_patterns(scene) for scene in scenes[::3]]))
+    used = {}
+    for number, dose in enumerate(net.doses.tolist()):
+        few = scenes if dose >= NOISELESS_DOSE_NUMBER else scenes[:NOISY_SCANS_PER_DOSE]
+        net.solve(number, _draw_pairs(few, 1e4 * 10 ** (3 * dose), seed + number))
+        used[f"{1e4 * 10 ** (3 * dose):.3g}"] = len(few)
+    return {"cpu_seconds": time.process_time() - began, "scans": used}
+
+
+def _draw_pairs(scenes: Sequence[TrainingScan], dose: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    for scene in scenes:
+        dose = NOISELESS_DOSE if dose > 0.99 * NOISELESS_DOSE else dose
+        yield draw_counts(scene.roots.float().square(), dose, generator)[None], scene.phase[None]
+
+
+def _sample_patterns(scene: TrainingScan) -> Tensor:
+    """One pattern in six of a scan, to take statistics from."""
+    return scene.roots[::2, ::3].float().square().flatten(0, 1)
+
+
+def get_microscope(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str, Any]:
     """The microscope of a training for the energy, the step and the probe of a scan.
 
     Args:
-        recipe: of its reconstruction, whose probe says the defocus; the semiangle is measured if not said.
-        usual: microscope that says the rest (how many probes, which detector).
+        recipe: of its reconstruction, whose probe has a defocus; the semiangle is measured if not given.
+        usual: microscope with the rest (number of probes, detector).
 
     Raises:
-        BadInput: a defocus that nobody says, or positions on no raster.
+        BadInput: an unknown defocus, or positions that are not a raster.
     """
-    scan, optics = recipe.scan(), optics_of(recipe.probe)
+    scan = recipe.scan()
+    optics = optics_of(recipe.probe)
     others = {name: value for name, value in optics.aberrations.items() if name != "defocus"}
     if "defocus" not in optics.aberrations:
-        fix = "is not said, and what a network learns depends on it: --set probe.from_patterns.defocus='90 A'"
+        fix = (
+            "is not said, and a network is trained for one defocus: --set probe.from_patterns.defocus='90 A'"
+        )
         raise BadInput("probe: defocus", None, fix)
-    lattice = raster(scan)
+    lattice = find_raster(scan)
     if abs(lattice.step[0] / lattice.step[1] - 1) > 0.02:
         steps = " and ".join(LENGTH.show(step) for step in lattice.step)
         raise BadInput("scan: step", steps, "differ along rows and columns: linear wants one step for both")
     knobs = {
         "energy": ENERGY.show(scan.geometry.energy),
-        "semiangle": ANGLE.show(measured(scan, optics.semiangle)),
+        "semiangle": ANGLE.show(measure_semiangle(scan, optics.semiangle)),
         "defocus": f"{optics.aberrations['defocus']:.6g} A",
         "step": f"{lattice.step[0]:.6g} A",
     }
@@ -58,17 +100,17 @@ def microscope_of(recipe: Reconstruct, usual: Call | None = None, /) -> dict[str
     return {"fixed": {**rest, **knobs, "aberrations": named or None}}
 
 
-def fitted(
+def fit_linear_network(
     recipe: Train, directory: Path | str, /, *, said: Callable[[str], None] = lambda text: None
 ) -> tuple[Path, dict[str, Any]]:
-    """Solve a linear network and leave it in a folder.
+    """Solve a linear network and write it into a folder.
+
+    Several processes simulate the scans together; each then solves for itself, and one of them writes.
 
     Args:
         recipe: with ``model: linear``.
         directory: for ``run.yaml`` and ``net.safetensors``.
-        said: told of what is going on.
-
-    Several processes simulate the scans together; each then solves for itself, and one of them writes.
+        said: called with a line of progress.
 
     Returns:
         The file, and its card.
@@ -76,17 +118,25 @@ def fitted(
     Raises:
         BadInput: another model, or a folder that holds a run.
     """
-    folder, net = Path(directory), recipe.network()
+    folder = Path(directory)
+    net = recipe.network()
     if not isinstance(net, LinearRecovery):
         raise BadInput("train linear: model", recipe.model.name, "is not solved but trained: train patches")
     if (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder")
-    pool = Pool(Making(recipe.specimen, recipe.microscope, recipe.seed))
-    scenes, judges = (team().each(pool.__getitem__, few) for few in (range(recipe.scans), recipe.judges()))
-    cost = solved(net, scenes, seed=recipe.seed)
+    pool = SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed))
+    scans = team().each(pool.__getitem__, range(recipe.scans))
+    judges = team().each(pool.__getitem__, recipe.judges())
+    cost = solve_linear(net, scans, seed=recipe.seed)
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
-    told = card(recipe, net, judges, scenes) | {"fit": cost}
+    card = make_network_card(recipe, net, judges, scans) | {"fit": cost}
     if team().first:
         keep_recipe(recipe, folder)
-        pretrained.save(net, folder / pretrained.FILE, told)
-    return folder / pretrained.FILE, told
+        save_with_card(net, card, folder)
+    return folder / NETWORK_FILE, card
+
+
+# old names, until callers are renamed
+microscope_of = get_microscope
+fitted = fit_linear_network
+FEW = SCANS_FOR_ONE_PROBE

@@ -15,14 +15,13 @@ from phaseloom.errors import BadInput
 from phaseloom.physics import patches
 from phaseloom.simulation.experiment import PER_STEP, Experiment, collected, lit
 
-__all__ = ["Seen", "contrast", "edges", "physics", "rings"]
+__all__ = ["PredictedBatch", "contrast", "edges", "physics", "rings"]
 
-INNER = 3
-"""Pixels at the rim of an image that no probe reaches well."""
+RIM_PIXELS = 3  # pixels at the rim of an image that no probe reaches well
 
 
 @dataclass(frozen=True)
-class Seen:
+class PredictedBatch:
     """A batch after the network.
 
     Attributes:
@@ -38,58 +37,60 @@ class Seen:
     experiments: Sequence[Experiment]
 
 
-def contrast(seen: Seen, /, *, weight: float = 1.0, floor: float = 0.05) -> Tensor:
+def contrast(batch: PredictedBatch, /, *, weight: float = 1.0, floor: float = 0.05) -> Tensor:
     """Mean square error over the variance of the truth, so that light specimens count as heavy ones do.
 
     Args:
-        seen: see `Seen`.
+        batch: see `PredictedBatch`.
         weight: of the loss.
         floor: standard deviation of the truth, radian, below which errors are not blown up further.
 
     Example:
         >>> flat = torch.zeros(1, 16, 16)
         >>> true = torch.rand(1, 16, 16) * 100
-        >>> round(contrast(Seen(flat, true, flat, [])).item(), 3)
+        >>> round(contrast(PredictedBatch(flat, true, flat, [])).item(), 3)
         1.0
     """
-    error, truth = _level(_inner(seen.image) - _inner(seen.phase)), _level(_inner(seen.phase))
-    return weight * (_power(error) / (_power(truth) + floor**2)).mean()
+    error = _subtract_mean(_cut_rim(batch.image) - _cut_rim(batch.phase))
+    truth = _subtract_mean(_cut_rim(batch.phase))
+    return weight * (_compute_power(error) / (_compute_power(truth) + floor**2)).mean()
 
 
-def edges(seen: Seen, /, *, weight: float = 0.1, floor: float = 0.02) -> Tensor:
+def edges(batch: PredictedBatch, /, *, weight: float = 0.1, floor: float = 0.02) -> Tensor:
     """Mean absolute error of the gradient, over that of the truth's gradient.
 
     Args:
-        seen: see `Seen`.
+        batch: see `PredictedBatch`.
         weight: of the loss.
         floor: mean gradient of the truth, radian per pixel, below which errors are not blown up further.
     """
-    error, truth = seen.image - seen.phase, seen.phase
-    off, there = (_gradient(_inner(part)) for part in (error, truth))
+    error = batch.image - batch.phase
+    truth = batch.phase
+    off, there = (_compute_gradient(_cut_rim(part)) for part in (error, truth))
     return weight * (off / (there + floor)).mean()
 
 
-def rings(seen: Seen, /, *, weight: float = 0.1, count: int = 16) -> Tensor:
+def rings(batch: PredictedBatch, /, *, weight: float = 0.1, count: int = 16) -> Tensor:
     """Error of the Fourier transform over the power of the truth, ring by ring: fine detail counts too.
 
     Args:
-        seen: see `Seen`.
+        batch: see `PredictedBatch`.
         weight: of the loss.
         count: rings up to two thirds of the Nyquist frequency, where the truth ends.
     """
-    error, truth = (_level(_inner(part)) for part in (seen.image - seen.phase, seen.phase))
-    off, there = (_ringed(part, count) for part in (error, truth))
+    error, truth = (_subtract_mean(_cut_rim(part)) for part in (batch.image - batch.phase, batch.phase))
+    off, there = (_sum_rings(part, count) for part in (error, truth))
     return weight * (off / (there + 0.01 * there.mean(-1, keepdim=True) + 1e-12)).clamp(max=10).mean()
 
 
-def physics(seen: Seen, /, *, weight: float = 0.1, probes: int = 4) -> Tensor:
+def physics(batch: PredictedBatch, /, *, weight: float = 0.1, probes: int = 4) -> Tensor:
     """Difference of the patterns that the image would give, by our own forward model, from those given.
 
     Amplitudes are compared, relative to how the patterns differ from one without a specimen. Only probes
     whose window lies in the image take part.
 
     Args:
-        seen: see `Seen`; an image of one slice.
+        batch: see `PredictedBatch`; an image of one slice.
         weight: of the loss.
         probes: rows and columns of probes that are compared, from the middle of the view.
 
@@ -97,14 +98,15 @@ def physics(seen: Seen, /, *, weight: float = 0.1, probes: int = 4) -> Tensor:
         BadInput: views too small for a window.
     """
     total = [
-        _consistency(*one, probes) for one in zip(seen.image, seen.patterns, seen.experiments, strict=True)
+        _compare_patterns(*one, probes)
+        for one in zip(batch.image, batch.patterns, batch.experiments, strict=True)
     ]
     return weight * torch.stack(total).mean()
 
 
-def _consistency(image: Tensor, patterns: Tensor, experiment: Experiment, probes: int) -> Tensor:
+def _compare_patterns(image: Tensor, patterns: Tensor, experiment: Experiment, probes: int) -> Tensor:
     rows, columns = (
-        _covered(n, size, experiment.window, probes)
+        _select_probes(n, size, experiment.window, probes)
         for n, size in zip(patterns.shape, image.shape, strict=False)
     )
     corner = torch.cartesian_prod(PER_STEP * (rows + 1), PER_STEP * (columns + 1)) - experiment.window // 2
@@ -114,11 +116,12 @@ def _consistency(image: Tensor, patterns: Tensor, experiment: Experiment, probes
     windows = patches.gather(wave, corner, (experiment.window, experiment.window))
     light, empty = (collected(lit(w, experiment), experiment) for w in (beam * windows[:, None], beam[None]))
     amplitudes = [(part + 1e-9).sqrt() for part in (light, given, empty)]
-    off, there = _power(amplitudes[0] - amplitudes[1]), _power(amplitudes[1] - amplitudes[2])
+    off = _compute_power(amplitudes[0] - amplitudes[1])
+    there = _compute_power(amplitudes[1] - amplitudes[2])
     return off.mean() / (there.mean() + 1e-9)
 
 
-def _covered(count: int, size: int, window: int, most: int) -> Tensor:
+def _select_probes(count: int, size: int, window: int, most: int) -> Tensor:
     """Numbers of the middle probes whose windows lie in the image."""
     inside = [n for n in range(count) if 0 <= PER_STEP * (n + 1) - window // 2 <= size - window]
     if not inside:
@@ -128,28 +131,29 @@ def _covered(count: int, size: int, window: int, most: int) -> Tensor:
     return torch.tensor(inside[first : first + most])
 
 
-def _inner(image: Tensor) -> Tensor:
-    return image[..., INNER:-INNER, INNER:-INNER]
+def _cut_rim(image: Tensor) -> Tensor:
+    return image[..., RIM_PIXELS:-RIM_PIXELS, RIM_PIXELS:-RIM_PIXELS]
 
 
-def _level(image: Tensor) -> Tensor:
+def _subtract_mean(image: Tensor) -> Tensor:
     return image - image.mean((-2, -1), keepdim=True)
 
 
-def _power(image: Tensor) -> Tensor:
+def _compute_power(image: Tensor) -> Tensor:
     return image.square().mean((-2, -1))
 
 
-def _gradient(image: Tensor) -> Tensor:
+def _compute_gradient(image: Tensor) -> Tensor:
     return image.diff(dim=-2).abs().mean((-2, -1)) + image.diff(dim=-1).abs().mean((-2, -1))
 
 
-def _ringed(image: Tensor, count: int) -> Tensor:
+def _sum_rings(image: Tensor, count: int) -> Tensor:
     """Power in rings ``(n, ring)``."""
     height, width = image.shape[-2:]
     power = torch.fft.rfft2(image.float(), norm="ortho").abs().square().flatten(-2)
-    y, x = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+    y = torch.fft.fftfreq(height)[:, None]
+    x = torch.fft.rfftfreq(width)[None]
     ring = (torch.hypot(y, x) * (3 * count)).long().flatten().to(image.device)
-    kept = ring < count
+    inside = ring < count
     sums = power.new_zeros(*power.shape[:-1], count)
-    return sums.index_add(-1, ring[kept], power[..., kept])
+    return sums.index_add(-1, ring[inside], power[..., inside])

@@ -1,4 +1,4 @@
-"""An object that a network has read from the patterns, for a reconstruction to start from."""
+"""Initial object of a reconstruction from the prediction of a network."""
 
 from pathlib import Path
 
@@ -6,16 +6,16 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.weight_files import find
+from phaseloom.learning.weight_files import find_network
 from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.ptycho.transmission import Kind, PixelObject
 from phaseloom.retrieval.prediction import predict
 
-__all__ = ["predicted"]
+__all__ = ["predict_object"]
 
 
-def predicted(
+def predict_object(
     canvas: Canvas,
     scan: Scan4D,
     optics: Optics,
@@ -25,7 +25,7 @@ def predicted(
     dose: float | None = None,
     kind: Kind = "complex",
 ) -> PixelObject:
-    """The phase that a trained network reads from the patterns, as a start; one slice, vacuum around.
+    """Initial object with the phase that a trained network predicts from the patterns; one slice in vacuum.
 
     A reconstruction takes it only if it explains the patterns better than no object.
 
@@ -40,13 +40,13 @@ def predicted(
     Raises:
         BadInput: no such network, or a scan that it was not trained for.
     """
-    path = find(model)
-    card = {"name": path.stem, **pretrained.card(path)}
-    seen = predict(pretrained.load(path), card, scan, optics, dose=dose)
-    phase = torch.from_numpy(seen.phase)
-    start = torch.ones(1, 1, *canvas.shape, dtype=torch.complex64)
-    thing = PixelObject(start, kind, (), canvas)
-    rows, columns = phase.shape
-    middle = tuple(o + (n // 2) * p for o, n, p in zip(seen.origin, (rows, columns), seen.pixel, strict=True))
-    thing.lay(torch.polar(torch.ones_like(phase), phase), at=middle, pixel=seen.pixel)
-    return thing
+    path = find_network(model)
+    card = {"name": path.stem, **pretrained.load_card(path)}
+    prediction = predict(pretrained.load_network(path), card, scan, optics, dose=dose)
+    phase = torch.from_numpy(prediction.phase)
+    vacuum = torch.ones(1, 1, *canvas.shape, dtype=torch.complex64)
+    start = PixelObject(vacuum, kind, (), canvas)
+    axes = zip(prediction.origin, phase.shape, prediction.pixel, strict=True)
+    centre = tuple(origin + (count // 2) * pixel for origin, count, pixel in axes)
+    start.lay(torch.polar(torch.ones_like(phase), phase), at=centre, pixel=prediction.pixel)
+    return start

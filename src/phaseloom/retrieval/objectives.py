@@ -1,10 +1,9 @@
-"""What networks learn from: objectives of `phaseloom.fitting.loop.fit` that take views which were picked.
+"""Objectives of the three stages, for `phaseloom.fitting.loop.fit`: selected views to losses.
 
 One for each of the three steps: patches from patterns, images from patches, images from patterns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,32 +14,34 @@ from torch import Tensor, nn
 from phaseloom.errors import BadInput
 from phaseloom.fitting import device
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.retrieval.losses import Seen
+from phaseloom.learning.layers import use_precision
+from phaseloom.retrieval.losses import PredictedBatch
 from phaseloom.retrieval.networks import stitching
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.networks.linear import ScanRecovery
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
 from phaseloom.retrieval.networks.stitching import PhaseStitchingNet
-from phaseloom.retrieval.training_samples import Picked, Views, views
+from phaseloom.retrieval.training_samples import ViewBatch, ViewSelection, cut_views
 from phaseloom.simulation.experiment import PER_STEP
 
-__all__ = ["Assembling", "Lesson", "Reading", "Spoiled", "Whole", "loaded"]
+__all__ = ["EndToEndObjective", "PatchDegradation", "PatchObjective", "RetrievalObjective"]
+__all__ += ["StitchingObjective", "load_stage_network"]
 
-Loss = Callable[[Seen], Tensor]
+Loss = Callable[[PredictedBatch], Tensor]
 
-KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+# The networks of each step.
+STAGE_NETWORKS: dict[str, tuple[type[nn.Module], ...]] = {
     "patches": (PatchRecoveryNet, ScanRecovery),
     "stitching": (PhaseStitchingNet,),
     "end-to-end": (EndToEnd,),
 }
-"""The networks of each step."""
 
 
-class Lesson:
-    """Views that were picked, through a network, to losses by name.
+class RetrievalObjective:
+    """Selected views, through a network, to losses by name.
 
-    Gradients decide the mode: with them the network trains, without them it is asked. Losses are computed
-    in single precision, whatever the network runs in.
+    With gradients enabled the network is in training mode, otherwise in evaluation mode. Losses are computed
+    in single precision, also where the network is not.
 
     Attributes:
         net: on the device.
@@ -57,44 +58,41 @@ class Lesson:
         *,
         precision: Literal["float32", "bfloat16"] = "float32",
     ):
-        self.net, self.scenes, self.losses, self.precision = net, scenes, dict(losses), precision
+        self.net = net
+        self.scenes = scenes
+        self.losses = dict(losses)
+        self.precision = precision
 
-    def __call__(self, these: Picked) -> dict[str, Tensor]:
+    def __call__(self, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of a batch."""
         self.net.train(torch.is_grad_enabled())
         where = device.of(self.net)
-        batch = views(self.scenes, these).to(where)
+        batch = cut_views(self.scenes, these).to(where)
         terms = self.terms(batch, these)
         return {name: value.float() for name, value in terms.items()}
 
-    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+    def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses by name."""
         raise NotImplementedError
 
-    def judged(self, image: Tensor, batch: Views) -> dict[str, Tensor]:
+    def compute_losses(self, image: Tensor, batch: ViewBatch) -> dict[str, Tensor]:
         """Every loss of an image."""
-        seen = Seen(image.float(), batch.phase, batch.patterns, batch.experiments)
-        return {name: loss(seen) for name, loss in self.losses.items()}
-
-    def running(self) -> AbstractContextManager[Any]:
-        """The precision of the network."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(device.of(self.net).type, dtype=torch.bfloat16)
+        predicted = PredictedBatch(image.float(), batch.phase, batch.patterns, batch.experiments)
+        return {name: loss(predicted) for name, loss in self.losses.items()}
 
 
-class Reading(Lesson):
-    """Step one: the patterns of a window to the phase under it."""
+class PatchObjective(RetrievalObjective):
+    """First stage: the patterns of a window to the phase under it."""
 
-    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+    def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the patch."""
-        with self.running():
+        with use_precision(self.net, self.precision):
             image = self.net(batch.patterns, batch.optics, batch.coordinates)
-        return self.judged(image, batch)
+        return self.compute_losses(image, batch)
 
 
-class Whole(Lesson):
-    """Step three: the patterns of a scan to its image; patches on the way are judged too.
+class EndToEndObjective(RetrievalObjective):
+    """Third stage: the patterns of a scan to its image; intermediate patches have a loss too.
 
     Attributes:
         share: weight of the patches' own losses.
@@ -102,22 +100,22 @@ class Whole(Lesson):
 
     share = 0.5
 
-    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+    def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the image, and of its patches together."""
         net = self.net
         assert isinstance(net, EndToEnd)
-        with self.running():
+        with use_precision(self.net, self.precision):
             patches, places = net.patches(batch.patterns, batch.optics)
             image = net.stitching(patches, places, (batch.phase.shape[-2], batch.phase.shape[-1]))
-        wanted = _cut(batch.phase, places, patches.shape[-1])
-        few = Seen(patches.flatten(0, 1).float(), wanted.flatten(0, 1), batch.patterns, ())
+        wanted = _cut_patches(batch.phase, places, patches.shape[-1])
+        few = PredictedBatch(patches.flatten(0, 1).float(), wanted.flatten(0, 1), batch.patterns, ())
         own = [loss(few) for name, loss in self.losses.items() if name != "physics"]
-        return self.judged(image, batch) | {"patches": self.share * torch.stack(own).sum()}
+        return self.compute_losses(image, batch) | {"patches": self.share * torch.stack(own).sum()}
 
 
 @dataclass(frozen=True)
-class Spoiled:
-    """How true patches are spoiled, as those of a network will be; each number is drawn from zero to it.
+class PatchDegradation:
+    """How true patches are degraded, as those of a network are; each number is drawn from zero up to it.
 
     Attributes:
         noise: standard deviation, over that of the patch.
@@ -132,7 +130,7 @@ class Spoiled:
     lost: float = 0.05
 
     def __call__(self, patches: Tensor, generator: torch.Generator) -> Tensor:
-        """Patches ``(b, k, y, x)``, spoiled."""
+        """Degrade patches ``(b, k, y, x)``."""
 
         def random(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator).to(patches)
@@ -141,39 +139,43 @@ class Spoiled:
         spread = patches.std((-2, -1), keepdim=True)
         wander = torch.randn(patches.shape, generator=generator).to(patches)
         soft = self.blur * random(*count, 1, 1)
-        out = _soft(patches, soft) + self.noise * random(*count, 1, 1) * spread * _soft(wander, 0.7 + soft)
+        out = _blur_patches(patches, soft) + self.noise * random(*count, 1, 1) * spread * _blur_patches(
+            wander, 0.7 + soft
+        )
         out = out + self.constant * torch.randn(*count, 1, 1, generator=generator).to(patches)
         return torch.where(random(*count, 1, 1) < self.lost, torch.zeros_like(out), out)
 
 
-class Assembling(Lesson):
-    """Step two: true patches, spoiled, to the image that they were cut from.
+class StitchingObjective(RetrievalObjective):
+    """Second stage: true patches, degraded, to the image that they were cut from.
 
     Attributes:
         probes: along an edge of a window.
         stride: probes from a window to the next.
-        spoiled: see `Spoiled`.
+        degradation: see `PatchDegradation`.
     """
 
-    probes, stride, spoiled = 14, 9, Spoiled()
+    probes = 14
+    stride = 9
+    degradation = PatchDegradation()
 
-    def terms(self, batch: Views, these: Picked) -> dict[str, Tensor]:
+    def terms(self, batch: ViewBatch, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of the image."""
         rows, cols = batch.patterns.shape[1:3]
-        first = stitching.windows(rows, cols, self.probes, self.stride)
+        first = stitching.list_windows(rows, cols, self.probes, self.stride)
         places = torch.tensor(first, dtype=torch.float32, device=batch.phase.device)[None] * PER_STEP
-        true = _cut(batch.phase, places, PER_STEP * (self.probes + 1) + 1)
-        given = [self._spoiled(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
-        with self.running():
+        true = _cut_patches(batch.phase, places, PER_STEP * (self.probes + 1) + 1)
+        given = [self._degrade(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
+        with use_precision(self.net, self.precision):
             shape = (batch.phase.shape[-2], batch.phase.shape[-1])
             image = self.net(torch.stack(given), places, shape)
-        return self.judged(image, batch)
+        return self.compute_losses(image, batch)
 
-    def _spoiled(self, patches: Tensor, seed: int) -> Tensor:
-        return self.spoiled(patches[None], torch.Generator().manual_seed(int(seed)))[0]
+    def _degrade(self, patches: Tensor, seed: int) -> Tensor:
+        return self.degradation(patches[None], torch.Generator().manual_seed(int(seed)))[0]
 
 
-def loaded(path: Path, knob: str, stage: str, /) -> nn.Module:
+def load_stage_network(path: Path, knob: str, stage: str, /) -> nn.Module:
     """The network of a file, for a step.
 
     Args:
@@ -184,20 +186,21 @@ def loaded(path: Path, knob: str, stage: str, /) -> nn.Module:
     Raises:
         BadInput: one of another step.
     """
-    net, kinds = pretrained.load(path), KINDS[stage]
+    net = pretrained.load_network(path)
+    kinds = STAGE_NETWORKS[stage]
     if not isinstance(net, kinds):
         fix = f"holds a {type(net).__name__}, here a {kinds[0].__name__} is wanted: name its file"
         raise BadInput(f"train: {knob}", str(path), fix)
     return net
 
 
-def _cut(phase: Tensor, places: Tensor, size: int) -> Tensor:
+def _cut_patches(phase: Tensor, places: Tensor, size: int) -> Tensor:
     """Patches ``(b, k, y, x)`` of images at whole places, those of one scan for all."""
     corners: Sequence[Sequence[int]] = places[0].round().long().tolist()
     return torch.stack([phase[:, y : y + size, x : x + size] for y, x in corners], 1)
 
 
-def _soft(patches: Tensor, width: Tensor) -> Tensor:
+def _blur_patches(patches: Tensor, width: Tensor) -> Tensor:
     """Patches after a Gaussian blur of a width each, pixels, by way of their transforms."""
     y = torch.fft.fftfreq(patches.shape[-2], device=patches.device)[:, None]
     x = torch.fft.rfftfreq(patches.shape[-1], device=patches.device)

@@ -1,4 +1,4 @@
-"""The phase of a scan by a trained network, whatever its shape and calibration; or the reason why not."""
+"""Predict the phase of a scan with a trained network, or refuse a scan that it was not trained for."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,36 +15,27 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import mirror_through_zero
 from phaseloom.ptycho.beam_optics import Optics
-from phaseloom.retrieval.networks.end_to_end import reading
+from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.networks.linear import ScanRecovery
-from phaseloom.retrieval.networks.raster import WANDER, Raster, filled, raster
-from phaseloom.retrieval.preprocessing import View, trusted
+from phaseloom.retrieval.preprocessing import PatternPreprocessor, mask_hot_pixels
+from phaseloom.retrieval.raster import MIN_NOTED_DEVIATION, Raster, fill_empty_places, find_raster
 from phaseloom.simulation.experiment import PER_STEP, Experiment, told
 
-__all__ = ["Prediction", "measured", "predict"]
+__all__ = ["Prediction", "measure_semiangle", "predict"]
 
-NUMBERS = ("defocus", "step", "Cs", "C12a", "C12b", "C21a", "C21b", "dose")
-"""What networks are told of an experiment, by name (`phaseloom.simulation.experiment.told`)."""
-
-TOLERANCE = (0.1, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1, math.inf)
-"""How far these may be off where a card says nothing."""
-
-AT_ONCE = 2**13
-"""Probes whose patterns are read together where a network looks at each by itself."""
-
-APART = 0.08
-"""Share by which a semiangle may differ from the disk in the patterns before it is worth a word."""
-
-CONTRAST = 2.0
-"""Times that the bright disk is brighter than what lies around it, at least."""
-
-FINER = 12
-"""Times finer than the model's, beyond which a scan's unit is doubted rather than its step."""
-
-SILENT = 3e5
-"""Electrons in a pattern from which on noise hardly shows."""
-
-MORE = "take another model, or fit one to this probe in about a minute: phaseloom train linear --for FILE"
+# Input numbers of networks for the optics and the dose (`phaseloom.simulation.experiment.told`).
+OPTICS_NAMES = ("defocus", "step", "Cs", "C12a", "C12b", "C21a", "C21b", "dose")
+# How far these may be off where a card says nothing.
+DEFAULT_TOLERANCE = (0.1, 0.05, 0.1, 0.1, 0.1, 0.1, 0.1, math.inf)
+PROBES_AT_ONCE = 2**13  # probes that are read together if the network encodes each by itself
+# Share by which a semiangle may differ from the disk in the patterns before there is a note.
+MAX_SEMIANGLE_DEVIATION = 0.08
+MIN_DISK_CONTRAST = 2.0  # times that the bright disk is brighter than what lies around it, at least
+MAX_STRIDE = 12  # times finer than the model's, beyond which a scan's unit is doubted rather than its step
+LOW_NOISE_DOSE = 3e5  # electrons in a pattern from which on noise hardly shows
+OTHER_MODEL_ADVICE = (
+    "take another model, or fit one to this probe in about a minute: phaseloom train linear --for FILE"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +47,7 @@ class Prediction:
         pixel: (y, x), angstrom.
         origin: position (y, x) of the middle of pixel ``[0, 0]`` in the frame of the scan, angstrom.
         notes: what was rescaled or assumed, in sentences.
-        told: the eight numbers that the network was told (`phaseloom.simulation.experiment.told`).
+        told: the eight input numbers for the optics (`phaseloom.simulation.experiment.told`).
         semiangle: that was taken, radian.
         aberrations: that were taken, angstrom and radian.
         model: name of the network.
@@ -80,7 +71,7 @@ def predict(
     /,
     *,
     dose: float | None = None,
-    at_once: int = AT_ONCE,
+    at_once: int = PROBES_AT_ONCE,
 ) -> Prediction:
     """Predict the phase of a scan with a network.
 
@@ -89,7 +80,7 @@ def predict(
     Hot pixels are masked, few empty places of the raster filled with the mean of their neighbours.
 
     Args:
-        net: as of `phaseloom.learning.weight_files.load`; the patches of one that reads windows are joined
+        net: as of `phaseloom.learning.weight_files.load_network`; patches of a network for windows are joined
             by their weighted mean.
         card: its card: ``experiment``, and if it has them ``tolerance``, ``doses`` and ``name``.
         scan: the data, its patterns centred and turned as its positions are.
@@ -100,24 +91,32 @@ def predict(
     Raises:
         BadInput: a scan that this network was not trained for, the first difference by its name.
     """
-    net, experiment = reading(net), _experiment(card)
-    _electrons(scan)
-    scan, masked = trusted(scan)
-    scan, lattice, put = filled(scan, raster(scan))
-    beam, notes = _known(scan, optics or Optics(), experiment)
-    every = _parting(lattice, beam, experiment, _tolerance(card)[1])
+    net = make_scan_network(net)
+    experiment = _read_experiment(card)
+    _require_electrons(scan)
+    scan, mask_notes = mask_hot_pixels(scan)
+    scan, lattice, fill_notes = fill_empty_places(scan, find_raster(scan))
+    beam, notes = _describe_experiment(scan, optics or Optics(), experiment)
+    every = _find_stride(lattice, beam, experiment, _read_tolerance(card)[1])
     beam = replace(beam, step=math.sqrt(math.prod(lattice.step) * math.prod(every)))
-    _agree(beam, experiment, _tolerance(card))
-    view = View.of(scan, experiment, beam.semiangle, net, dose=dose)
-    numbers, more = _told(beam, view, card)
+    _require_agreement(beam, experiment, _read_tolerance(card))
+    view = PatternPreprocessor.of(scan, experiment, beam.semiangle, net, dose=dose)
+    numbers, more = _make_optics_numbers(beam, view, card)
     pixel = (lattice.step[0] * every[0] / PER_STEP, lattice.step[1] * every[1] / PER_STEP)
-    phase = _Told(net, view, numbers, at_once).whole(lattice, every)
-    said = [*masked, *put, *notes, *_said(scan, lattice, every, beam, experiment), *view.notes, *more]
+    phase = _ScanReader(net, view, numbers, at_once).predict_whole(lattice, every)
+    all_notes = [
+        *mask_notes,
+        *fill_notes,
+        *notes,
+        *_list_notes(scan, lattice, every, beam, experiment),
+        *view.notes,
+        *more,
+    ]
     return Prediction(
         phase=(phase - phase.mean(dtype=np.float64)).astype(np.float32),
         pixel=pixel,
         origin=(lattice.first[0] - PER_STEP * pixel[0], lattice.first[1] - PER_STEP * pixel[1]),
-        notes=tuple(said),
+        notes=tuple(all_notes),
         told=tuple(numbers.tolist()),
         semiangle=beam.semiangle,
         aberrations=dict(beam.aberrations),
@@ -125,8 +124,8 @@ def predict(
     )
 
 
-def _experiment(card: Mapping[str, Any]) -> Experiment:
-    """The experiment that a card speaks of."""
+def _read_experiment(card: Mapping[str, Any]) -> Experiment:
+    """The experiment on a card."""
     given = card.get("experiment")
     if not isinstance(given, Mapping):
         fix = "does not say which experiment it was trained for, so nothing can be predicted with it"
@@ -141,16 +140,16 @@ def _experiment(card: Mapping[str, Any]) -> Experiment:
         raise BadInput("model", str(card.get("name", "")) or None, fix) from problem
 
 
-def _tolerance(card: Mapping[str, Any]) -> tuple[float, ...]:
+def _read_tolerance(card: Mapping[str, Any]) -> tuple[float, ...]:
     """How far each number may be off: a list, or by name; without a limit where nothing stands."""
     given = card.get("tolerance") or {}
     if isinstance(given, Mapping):
-        given = [given.get(name, usual) for name, usual in zip(NUMBERS, TOLERANCE, strict=True)]
-    return tuple(_limit(value) for value in given)
+        given = [given.get(name, usual) for name, usual in zip(OPTICS_NAMES, DEFAULT_TOLERANCE, strict=True)]
+    return tuple(_read_limit(value) for value in given)
 
 
-def _electrons(scan: Scan4D) -> None:
-    """Refuse what no network here is about."""
+def _require_electrons(scan: Scan4D) -> None:
+    """Refuse scans for which there are no networks."""
     if scan.geometry.beam != "electron":
         raise BadInput("scan", scan.geometry.beam + "s", "are not what networks are trained for: electrons")
     if scan.geometry.near or scan.geometry.tilted:
@@ -158,11 +157,12 @@ def _electrons(scan: Scan4D) -> None:
         raise BadInput("scan", what, "is not what networks are trained for: a far field, head on")
 
 
-def _known(scan: Scan4D, optics: Optics, model: Experiment) -> tuple[Experiment, list[str]]:
-    """The experiment that the scan is of, as far as a network is told of it, and what was assumed."""
-    angle, notes = _angle(scan, optics.semiangle)
-    _lit(scan, angle)
-    wavelength, aberrations = scan.geometry.wavelength, dict(optics.aberrations)
+def _describe_experiment(scan: Scan4D, optics: Optics, model: Experiment) -> tuple[Experiment, list[str]]:
+    """The experiment of the scan, as far as networks take it as input, and what was assumed."""
+    angle, notes = _find_semiangle(scan, optics.semiangle)
+    _require_disk(scan, angle)
+    wavelength = scan.geometry.wavelength
+    aberrations = dict(optics.aberrations)
     if not {"defocus", "C10", "C1"} & set(aberrations):
         aberrations["defocus"] = float(told(model)[0]) * wavelength / angle**2
         notes.append(f"defocus is not given: assumed {aberrations['defocus']:.4g} A, as of the model")
@@ -172,16 +172,16 @@ def _known(scan: Scan4D, optics: Optics, model: Experiment) -> tuple[Experiment,
     return replace(model, pixel=pixel, dose=None, jitter=0.0, **optic), notes
 
 
-def measured(scan: Scan4D, given: float | None = None, /) -> float:
+def measure_semiangle(scan: Scan4D, given: float | None = None, /) -> float:
     """The semiangle that is given, or that of the bright disk, radian; errors as of `predict`."""
-    return _angle(scan, given)[0]
+    return _find_semiangle(scan, given)[0]
 
 
-def _angle(scan: Scan4D, given: float | None) -> tuple[float, list[str]]:
-    """The semiangle, and what the patterns say of it."""
+def _find_semiangle(scan: Scan4D, given: float | None) -> tuple[float, list[str]]:
+    """The semiangle, and notes from comparing it with the patterns."""
     if given is not None and not 0 < given < math.pi / 2:
         raise BadInput("semiangle", given, "must lie between 0 and 1.57 rad")
-    mean = _mean(scan)
+    mean = _compute_mean_pattern(scan)
     try:
         disk = calibrate.fitted_disk(mean)
     except BadInput as problem:
@@ -190,89 +190,98 @@ def _angle(scan: Scan4D, given: float | None) -> tuple[float, list[str]]:
             raise BadInput("semiangle", None, fix) from problem
         return given, []
     angles = scan.geometry.angle
-    seen, middle = disk.radius * math.sqrt(angles[0] * angles[1]), [n // 2 for n in mean.shape]
+    measured = disk.radius * math.sqrt(angles[0] * angles[1])
+    middle = [n // 2 for n in mean.shape]
     away = math.hypot(*(found - centre for found, centre in zip(disk.centre, middle, strict=True)))
     notes = []
     if away > max(0.1 * disk.radius, 0.3):
         notes.append(f"the disk lies {away:.2g} pixels beside the middle: try prepare: center")
     if given is None:
-        notes.append(f"semiangle is not given: taken as {1e3 * seen:.4g} mrad, that of the disk")
-    elif abs(seen / given - 1) > APART:
+        notes.append(f"semiangle is not given: taken as {1e3 * measured:.4g} mrad, that of the disk")
+    elif abs(measured / given - 1) > MAX_SEMIANGLE_DEVIATION:
         notes.append(
-            f"the disk looks like {1e3 * seen:.3g} mrad, not {1e3 * given:.3g}: check the calibration"
+            f"the disk looks like {1e3 * measured:.3g} mrad, not {1e3 * given:.3g}: check the calibration"
         )
-    return (seen if given is None else given), notes
+    return (measured if given is None else given), notes
 
 
-def _lit(scan: Scan4D, angle: float) -> None:
+def _require_disk(scan: Scan4D, angle: float) -> None:
     """Refuse patterns that are as bright around the disk as in it."""
-    mean = _mean(scan)
+    mean = _compute_mean_pattern(scan)
     ways = zip(mean.shape, scan.geometry.angle, strict=True)
     y, x = ((np.arange(n) - n // 2) * one / angle for n, one in ways)
     away = np.hypot(y[:, None], x)
-    inside, around = mean[away < 0.7], mean[(away > 1.3) & (away < 2)]
-    if min(inside.size, around.size) and np.median(inside) <= CONTRAST * max(np.median(around), 0):
+    inside = mean[away < 0.7]
+    around = mean[(away > 1.3) & (away < 2)]
+    if min(inside.size, around.size) and np.median(inside) <= MIN_DISK_CONTRAST * max(np.median(around), 0):
         what = f"no bright disk of {1e3 * angle:.3g} mrad"
         fix = "is in the patterns, which are nearly as bright around it: check calibration and semiangle"
         raise BadInput("scan", what, fix)
 
 
-def _mean(scan: Scan4D) -> np.ndarray:
+def _compute_mean_pattern(scan: Scan4D) -> np.ndarray:
     """The mean pattern, masked pixels as those across, or dark."""
     mean = scan.mean_pattern(most=500) - (0.0 if scan.background is None else scan.background)
     mean = np.where(scan.mask, mean, 0.0)
     return np.where(scan.mask, mean, mirror_through_zero(torch.from_numpy(mean)).numpy())
 
 
-def _parting(lattice: Raster, beam: Experiment, model: Experiment, tolerance: float) -> tuple[int, int]:
+def _find_stride(lattice: Raster, beam: Experiment, model: Experiment, tolerance: float) -> tuple[int, int]:
     """How many times finer than the model's the steps are (y, x)."""
-    unit, wanted = beam.wavelength / beam.semiangle, float(told(model)[1])
+    unit = beam.wavelength / beam.semiangle
+    wanted = float(told(model)[1])
     times = [max(1, round(wanted * unit / step)) for step in lattice.step]
     for step, count in zip(lattice.step, times, strict=True):
-        if abs(count * step / unit - wanted) > tolerance or count > FINER:
+        if abs(count * step / unit - wanted) > tolerance or count > MAX_STRIDE:
             more = "or a whole number of times finer" if count < 2 else f"or {wanted * unit / count:.4g} A"
-            raise _refusal("step", (step, wanted * unit, tolerance * unit), beam, f" {more}")
+            raise _make_refusal("step", (step, wanted * unit, tolerance * unit), beam, f" {more}")
     return times[0], times[1]
 
 
-def _agree(beam: Experiment, model: Experiment, tolerance: tuple[float, ...]) -> None:
+def _require_agreement(beam: Experiment, model: Experiment, tolerance: tuple[float, ...]) -> None:
     """Refuse the first number in which a scan is not what the model was trained for."""
-    angle, length = beam.semiangle, beam.wavelength
+    angle = beam.semiangle
+    length = beam.wavelength
     units = [length / angle**2, length / angle, 4 * length / angle**4]
     units += [length / angle**2] * 2 + [length / angle**3] * 2
-    rows = zip(NUMBERS, units, told(beam), told(model), tolerance, strict=False)
+    rows = zip(OPTICS_NAMES, units, told(beam), told(model), tolerance, strict=False)
     for name, unit, here, there, most in rows:
         if abs(float(here) - float(there)) > most:
-            raise _refusal(name, (float(here) * unit, float(there) * unit, most * unit), beam)
+            raise _make_refusal(name, (float(here) * unit, float(there) * unit, most * unit), beam)
 
 
-def _refusal(name: str, lengths: tuple[float, float, float], beam: Experiment, more: str = "") -> BadInput:
+def _make_refusal(
+    name: str, lengths: tuple[float, float, float], beam: Experiment, more: str = ""
+) -> BadInput:
     """What is, what should be and how far it may be off, in one sentence."""
     here, there, most = lengths
     where = f"at {1e3 * beam.semiangle:.3g} mrad and {beam.energy / 1e3:.3g} keV"
-    fix = f"but {where} this model was trained for {there:.4g} A +- {most:.2g} A{more}: {MORE}"
+    fix = f"but {where} this model was trained for {there:.4g} A +- {most:.2g} A{more}: {OTHER_MODEL_ADVICE}"
     return BadInput(name, f"{here:.4g} A,", fix)
 
 
-def _told(beam: Experiment, view: View, card: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
-    """What the network is told, the dose held within what it was trained for."""
+def _make_optics_numbers(
+    beam: Experiment, view: PatternPreprocessor, card: Mapping[str, Any]
+) -> tuple[Tensor, list[str]]:
+    """The input for the optics, the dose clamped to the range of the training."""
     doses = card.get("doses")
-    lowest, highest = (math.inf, math.inf) if doses is None else (_limit(value) for value in doses)
+    lowest, highest = (math.inf, math.inf) if doses is None else (_read_limit(value) for value in doses)
     found = view.beam if view.electrons else math.inf
     dose = min(max(found, lowest), highest)
-    numbers, notes = told(beam, None if math.isinf(dose) else dose), []
-    if found < min(0.99 * lowest, SILENT):
+    numbers = told(beam, None if math.isinf(dose) else dose)
+    notes = []
+    if found < min(0.99 * lowest, LOW_NOISE_DOSE):
         least = "patterns without noise" if math.isinf(lowest) else f"{lowest:.3g} electrons or more"
         notes.append(f"{found:.3g} electrons in a pattern are few for this model, trained for {least}")
     return torch.from_numpy(numbers), notes
 
 
-def _limit(value: float | None) -> float:
+def _read_limit(value: float | None) -> float:
     """A number of a card; JSON has no infinity, so nothing stands for it."""
     return math.inf if value is None else float(value)
 
 
-def _said(
+def _list_notes(
     scan: Scan4D, lattice: Raster, every: tuple[int, int], beam: Experiment, model: Experiment
 ) -> Iterator[str]:
     """What was done to the scan, and what may be wrong with it."""
@@ -282,7 +291,7 @@ def _said(
         yield f"lengths are {scale:.3g} times the model's, angles {wider:.3g} times"
     if every != (1, 1):
         yield f"the scan is {every[0]} x {every[1]} times finer than the model's: parted and averaged"
-    if lattice.astray > WANDER:
+    if lattice.astray > MIN_NOTED_DEVIATION:
         yield f"positions are up to {lattice.astray:.2g} steps off their raster, which is overlooked"
     if not scan.oriented:
         yield "the file does not say how the detector lies against the scan: taken as it is"
@@ -291,24 +300,25 @@ def _said(
 
 
 @dataclass(frozen=True, eq=False)
-class _Told:
-    """A network that has been told of a beam, with the scan in its view."""
+class _ScanReader:
+    """A network with its input for the optics, and the preprocessed scan."""
 
     net: nn.Module
-    view: View
+    view: PatternPreprocessor
     numbers: Tensor
     at_once: int
 
-    def whole(self, lattice: Raster, every: tuple[int, int]) -> np.ndarray:
+    def predict_whole(self, lattice: Raster, every: tuple[int, int]) -> np.ndarray:
         """The phase of a scan, the mean of those of its parts."""
         parts = product(range(every[0]), range(every[1]))
-        images = {at: self.seen(lattice.part(every, at)) for at in parts}
-        return images[0, 0] if len(images) == 1 else _merged(images, every, lattice.index.shape)
+        images = {at: self.predict_part(lattice.part(every, at)) for at in parts}
+        return images[0, 0] if len(images) == 1 else _merge_images(images, every, lattice.index.shape)
 
     @torch.no_grad()
-    def seen(self, index: np.ndarray) -> np.ndarray:
-        """What the network makes of the patterns of an index, read in pieces where it can be."""
-        net, device = self.net, next(self.net.parameters(), self.numbers).device
+    def predict_part(self, index: np.ndarray) -> np.ndarray:
+        """The image of the patterns of an index, which are read in pieces where the network allows it."""
+        net = self.net
+        device = next(self.net.parameters(), self.numbers).device
         numbers = self.numbers[None].to(device)
         if not isinstance(net, ScanRecovery):
             return net(self.view.patterns(index)[None].to(device), numbers)[0].cpu().numpy()
@@ -318,7 +328,7 @@ class _Told:
         return net.draw(torch.cat(each, 2), numbers)[0].cpu().numpy()
 
 
-def _merged(
+def _merge_images(
     images: Mapping[tuple[int, int], np.ndarray], every: tuple[int, int], scan: tuple[int, ...]
 ) -> np.ndarray:
     """Images of interleaved rasters on the grid of the first, by cubic splines, each less its mean."""
@@ -326,15 +336,20 @@ def _merged(
 
     pairs = zip(scan, every, strict=True)
     shape = [PER_STEP * (n - 1) // k + 2 * PER_STEP + 1 for n, k in pairs]
-    total, cover = np.zeros(shape), np.zeros(shape)
+    total = np.zeros(shape)
+    cover = np.zeros(shape)
     for at, image in images.items():
         ways = zip(shape, at, every, image.shape, strict=True)
         where = [(np.arange(n) - PER_STEP * a / k, size) for n, a, k, size in ways]
         inside = [(place >= 0) & (place <= size - 1) for place, size in where]
         box = np.ix_(*inside)
         places = np.meshgrid(*(p[one] for (p, _), one in zip(where, inside, strict=True)), indexing="ij")
-        moved = map_coordinates(image.astype(np.float64), places, order=3, mode="nearest")
-        inner = moved[PER_STEP:-PER_STEP, PER_STEP:-PER_STEP]
-        total[box] += moved - inner.mean()
+        resampled = map_coordinates(image.astype(np.float64), places, order=3, mode="nearest")
+        inner = resampled[PER_STEP:-PER_STEP, PER_STEP:-PER_STEP]
+        total[box] += resampled - inner.mean()
         cover[box] += 1
     return (total / np.maximum(cover, 1)).astype(np.float32)
+
+
+# old names, until callers are renamed
+measured = measure_semiangle

@@ -1,4 +1,4 @@
-"""A scan as a network sees it: patterns on the detector that it knows, as fractions of the beam, on a raster.
+"""Preprocess a scan for a network: patterns on the detector of its training, as fractions of the beam.
 
 Angles count in semiangles and lengths in wavelengths over semiangles, so that one network serves beams of
 any energy.
@@ -13,43 +13,28 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.learning.layers import Intake
+from phaseloom.learning.layers import PatternIntake
+from phaseloom.metrics.pattern_misfit import MIN_COUNTS_OF_ELECTRONS
 from phaseloom.physics.fourier import mirror_through_zero
-from phaseloom.retrieval.networks.raster import Raster, raster
 from phaseloom.simulation.experiment import Experiment, vacuum
 
-__all__ = ["Raster", "View", "overlaps", "raster", "trusted"]
+__all__ = ["PatternPreprocessor", "compute_overlaps", "mask_hot_pixels"]
 
-BEYOND = 0.02
-"""Share of the beam without a specimen that a detector may miss."""
-
-WORTH = 1e-3
-"""Share of the beam without a specimen from which on what is missing is worth a word."""
-
-SCATTERED = 2.5e-3
-"""The same of the electrons behind a usual specimen."""
-
-COARSEST = 0.5
-"""Detector pixels to a pixel of the model's, below which a pattern has lost what the model reads."""
-
-SAMPLED = 4096
-"""Patterns that the beam is measured on."""
-
-DRAWN = 512
-"""Patterns of noise that are put where nothing was measured, one after the other."""
-
-FEWEST = 50
-"""Counts in a pattern below which they are no electrons."""
-
-LOOKED = 500
-"""Patterns that hot pixels are looked for in."""
+MAX_MISSED_BEAM = 0.02  # share of the beam without a specimen that a detector may miss
+MIN_NOTED_BEAM = 1e-3  # missing share of the beam, without a specimen, from which on there is a note
+MIN_NOTED_SCATTERING = 2.5e-3  # the same of the electrons behind a usual specimen
+# Detector pixels to a pixel of the model's, below which a pattern has lost what the model reads.
+MIN_PIXEL_RATIO = 0.5
+MAX_PATTERNS_FOR_DOSE = 4096  # patterns that the beam is measured on
+NOISE_PATTERNS = 512  # patterns of noise that are put where nothing was measured, one after the other
+MAX_PATTERNS_FOR_HOT_PIXELS = 500  # patterns that hot pixels are looked for in
 
 
-def overlaps(many: int, few: int, ratio: float, /) -> np.ndarray:
+def compute_overlaps(many: int, few: int, ratio: float, /) -> np.ndarray:
     """Shares ``(few, many)`` of pixels in others ``ratio`` times as wide, zero at ``n // 2`` of both.
 
     Example:
-        >>> overlaps(5, 3, 1.5).tolist()
+        >>> compute_overlaps(5, 3, 1.5).tolist()
         [[0.75, 0.75, 0.0, 0.0, 0.0], [0.0, 0.25, 1.0, 0.25, 0.0], [0.0, 0.0, 0.0, 0.75, 0.75]]
     """
     coarse = ((np.arange(few) - few // 2) * ratio)[:, None]
@@ -58,8 +43,8 @@ def overlaps(many: int, few: int, ratio: float, /) -> np.ndarray:
     return np.clip(np.minimum(coarse + ratio / 2, fine + 0.5) - low, 0, None)
 
 
-def trusted(scan: Scan4D, /) -> tuple[Scan4D, list[str]]:
-    """The scan without its hot pixels, and what was masked, in words.
+def mask_hot_pixels(scan: Scan4D, /) -> tuple[Scan4D, list[str]]:
+    """Mask the hot pixels of a scan; the scan, and a note.
 
     A hot pixel outshines all its neighbours in the mean pattern four times, and most of them ten times. The
     disk of a probe that a network can read is wider than that.
@@ -69,11 +54,11 @@ def trusted(scan: Scan4D, /) -> tuple[Scan4D, list[str]]:
         >>> geometry = Geometry(wavelength=0.04, shape=(9, 9), angle=(1e-3, 1e-3), beam="electron")
         >>> counts = np.ones((2, 9, 9))
         >>> counts[:, 3, 5] = 1000
-        >>> scan, notes = trusted(Scan4D(counts=counts, positions=np.eye(2), geometry=geometry))
+        >>> scan, notes = mask_hot_pixels(Scan4D(counts=counts, positions=np.eye(2), geometry=geometry))
         >>> np.argwhere(~scan.mask).tolist(), notes
         ([[3, 5]], ['a pixel outshines all its neighbours and is masked: (3, 5)'])
     """
-    hot = _hot(scan)
+    hot = _find_hot_pixels(scan)
     if not hot.any() or not (scan.mask & ~hot).any():
         return scan, []
     places = [f"({y}, {x})" for y, x in np.argwhere(hot)]
@@ -84,8 +69,8 @@ def trusted(scan: Scan4D, /) -> tuple[Scan4D, list[str]]:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """What makes a network's patterns of the counts of a scan.
+class PatternPreprocessor:
+    """Turns the counts of a scan into the input patterns of a network.
 
     Attributes:
         scan: the data.
@@ -118,8 +103,8 @@ class View:
         /,
         *,
         dose: float | None = None,
-    ) -> "View":
-        """Look at a scan as the network of an experiment does.
+    ) -> "PatternPreprocessor":
+        """Prepare a scan for the network of an experiment.
 
         Args:
             scan: the data.
@@ -134,56 +119,61 @@ class View:
         good = scan.mask if scan.flat is None else scan.mask & (scan.flat > 0)
         wanted = experiment.angle / experiment.semiangle
         ratio = [wanted * semiangle / angle for angle in scan.geometry.angle]
-        _fine_enough(ratio, scan.geometry.angle)
+        _require_fine_pixels(ratio, scan.geometry.angle)
         sizes = zip(scan.geometry.shape, experiment.detector_shape, ratio, strict=True)
-        rows, columns = (overlaps(many, few, each) for many, few, each in sizes)
-        area, known = ratio[0] * ratio[1], vacuum(experiment).numpy()
+        rows, columns = (compute_overlaps(many, few, each) for many, few, each in sizes)
+        area = ratio[0] * ratio[1]
+        known = vacuum(experiment).numpy()
         there = np.outer(rows.sum(1), columns.sum(1)) / area
-        cover, usual = rows @ good @ columns.T / area, _usual(net, known.shape)
-        notes = _reached(there, known, usual.numpy(), scan, semiangle)
-        notes += _mended(there, cover, known, usual.numpy())
-        beam, electrons, more = _beam(scan, good, float((known * cover).sum() / known.sum()), dose)
+        cover = rows @ good @ columns.T / area
+        typical = _get_mean_pattern(net, known.shape)
+        notes = _check_reach(there, known, typical.numpy(), scan, semiangle)
+        notes += _describe_masked(there, cover, known, typical.numpy())
+        beam, electrons, more = _estimate_dose(scan, good, float((known * cover).sum() / known.sum()), dose)
         down, along, part = (torch.as_tensor(one, dtype=torch.float32) for one in (rows, columns, cover))
-        return cls(scan, good, down, along, part, usual, beam, electrons, (*notes, *more))
+        return cls(scan, good, down, along, part, typical, beam, electrons, (*notes, *more))
 
-    def filled(self, index: np.ndarray, /) -> Tensor:
-        """What is put where nothing is known: ``filling``, with the noise that electrons would have there.
+    def fill(self, index: np.ndarray, /) -> Tensor:
+        """Values for unknown pixels: ``filling``, with the counting noise that it would have.
 
         A network that has learned from counts expects most dark pixels to be empty, and a few not to be.
         """
         if not self.electrons:
             return self.filling
-        expected = (self.filling * self.beam).expand(DRAWN, -1, -1).contiguous()
-        drawn = torch.poisson(expected, generator=torch.Generator().manual_seed(0)) / self.beam
-        return drawn[torch.from_numpy(index.ravel() % DRAWN)]
+        expected = (self.filling * self.beam).expand(NOISE_PATTERNS, -1, -1).contiguous()
+        noisy = torch.poisson(expected, generator=torch.Generator().manual_seed(0)) / self.beam
+        return noisy[torch.from_numpy(index.ravel() % NOISE_PATTERNS)]
 
     def patterns(self, index: np.ndarray, /) -> Tensor:
         """Fractions of the beam ``(*index, y, x)``; what is not measured is that of the pixel across."""
-        counts = torch.from_numpy(_clean(self.scan, self.good, index.ravel()))
+        counts = torch.from_numpy(_read_counts(self.scan, self.good, index.ravel()))
         known = self.cover > 0.5
-        seen = self.rows @ counts @ self.columns.T
-        seen = torch.where(known, seen / self.cover.clamp(min=0.5) / self.beam, 0.0)
+        patterns = self.rows @ counts @ self.columns.T
+        patterns = torch.where(known, patterns / self.cover.clamp(min=0.5) / self.beam, 0.0)
         if not bool(known.all()):
             there = mirror_through_zero(known.float()) > 0
-            seen = torch.where(known, seen, torch.where(there, mirror_through_zero(seen), self.filled(index)))
-        return seen.reshape(*index.shape, *seen.shape[-2:])
+            patterns = torch.where(
+                known, patterns, torch.where(there, mirror_through_zero(patterns), self.fill(index))
+            )
+        return patterns.reshape(*index.shape, *patterns.shape[-2:])
 
 
-def _fine_enough(ratio: list[float], angle: tuple[float, float]) -> None:
-    if min(ratio) < COARSEST:
-        own, wanted = max(angle), max(angle) * min(ratio)
+def _require_fine_pixels(ratio: list[float], angle: tuple[float, float]) -> None:
+    if min(ratio) < MIN_PIXEL_RATIO:
+        own = max(angle)
+        wanted = max(angle) * min(ratio)
         fix = f"is too coarse for this model, whose pixel is {1e3 * wanted:.3g} mrad: bin less, or"
         fix += " take a longer camera length"
         raise BadInput("detector pixel", f"{1e3 * own:.3g} mrad", fix)
 
 
-def _hot(scan: Scan4D) -> np.ndarray:
+def _find_hot_pixels(scan: Scan4D) -> np.ndarray:
     """Which pixels outshine their neighbours by far; of electrons, by fifty at least."""
     from scipy.ndimage import maximum_filter, median_filter
 
-    looked = min(LOOKED, len(scan))
-    total = np.where(scan.mask, scan.mean_pattern(most=LOOKED), 0.0) * looked
-    least = 50.0 if total.sum() > FEWEST * looked else 1e-4 * max(float(total.sum()), 0.0)
+    looked = min(MAX_PATTERNS_FOR_HOT_PIXELS, len(scan))
+    total = np.where(scan.mask, scan.mean_pattern(most=MAX_PATTERNS_FOR_HOT_PIXELS), 0.0) * looked
+    least = 50.0 if total.sum() > MIN_COUNTS_OF_ELECTRONS * looked else 1e-4 * max(float(total.sum()), 0.0)
     ring = np.ones((3, 3), bool)
     ring[1, 1] = False
     near = {"footprint": ring, "mode": "constant"}
@@ -191,39 +181,45 @@ def _hot(scan: Scan4D) -> np.ndarray:
     return beyond & scan.mask
 
 
-def _reached(
-    there: np.ndarray, known: np.ndarray, usual: np.ndarray, scan: Scan4D, semiangle: float
+def _check_reach(
+    there: np.ndarray, known: np.ndarray, typical: np.ndarray, scan: Scan4D, semiangle: float
 ) -> list[str]:
-    """What the detector misses of the model's, in words, or a refusal."""
-    lost = float(known[there < 0.5].sum() / known.sum())
+    """Notes on the model's pixels beyond the detector, or a refusal."""
+    missed_share = float(known[there < 0.5].sum() / known.sum())
     reach = 1e3 * min(n // 2 * a for n, a in zip(scan.geometry.shape, scan.geometry.angle, strict=True))
-    if lost > BEYOND:
-        fix = f"misses {100 * lost:.2g} % of the beam of {1e3 * semiangle:.3g} mrad: do not crop so far"
+    if missed_share > MAX_MISSED_BEAM:
+        fix = (
+            f"misses {100 * missed_share:.2g} % of the beam of {1e3 * semiangle:.3g} mrad: do not crop so far"
+        )
         raise BadInput("detector", f"a reach of {reach:.3g} mrad", fix)
-    missed, part = _share(known, usual, there < 0.5), 100 * float((there < 0.5).mean())
+    missed = _measure_share(known, typical, there < 0.5)
+    part = 100 * float((there < 0.5).mean())
     if not missed:
         return []
-    told = f"with {100 * missed:.2g} % of the beam, which are taken as on average"
-    return [f"{part:.2g} % of the model's pixels lie beyond the detector's {reach:.3g} mrad, {told}"]
+    description = f"with {100 * missed:.2g} % of the beam, which are taken as on average"
+    return [f"{part:.2g} % of the model's pixels lie beyond the detector's {reach:.3g} mrad, {description}"]
 
 
-def _share(known: np.ndarray, usual: np.ndarray, where: np.ndarray) -> float:
-    """Share of the electrons in some pixels; zero where that is not worth a word."""
-    bare, typical = float(known[where].sum() / known.sum()), float(usual[where].sum())
-    return max(bare, typical) if bare > WORTH or typical > SCATTERED else 0.0
+def _measure_share(known: np.ndarray, usual: np.ndarray, where: np.ndarray) -> float:
+    """Share of the electrons in some pixels; zero if it is too small for a note."""
+    bare = float(known[where].sum() / known.sum())
+    typical = float(usual[where].sum())
+    return max(bare, typical) if bare > MIN_NOTED_BEAM or typical > MIN_NOTED_SCATTERING else 0.0
 
 
-def _mended(there: np.ndarray, cover: np.ndarray, known: np.ndarray, usual: np.ndarray) -> list[str]:
-    """What is masked, in words, where it holds some of the beam."""
+def _describe_masked(
+    there: np.ndarray, cover: np.ndarray, known: np.ndarray, typical: np.ndarray
+) -> list[str]:
+    """A note on masked pixels that hold some of the beam."""
     masked = (there >= 0.5) & (cover <= 0.5)
     mended = masked & (mirror_through_zero(torch.from_numpy(1.0 * (cover > 0.5))).numpy() > 0)
-    if not _share(known, usual, masked):
+    if not _measure_share(known, typical, masked):
         return []
     rest = f", {(masked & ~mended).sum()} as on average" if (masked & ~mended).any() else ""
     return [f"{masked.sum()} of the model's pixels are masked: {mended.sum()} taken as those across{rest}"]
 
 
-def _beam(
+def _estimate_dose(
     scan: Scan4D, good: np.ndarray, kept: float, dose: float | None
 ) -> tuple[float, bool, tuple[str, ...]]:
     """Counts of the incident beam, whether they are electrons, and how they were found."""
@@ -231,19 +227,19 @@ def _beam(
         if not (math.isfinite(dose) and dose > 0):
             raise BadInput("dose", dose, "must be electrons per pattern, above zero")
         return dose, True, ()
-    few = np.unique(np.linspace(0, len(scan) - 1, min(SAMPLED, len(scan))).round().astype(int))
-    sums = [_clean(scan, good, part).sum((1, 2), dtype=np.float64) for part in np.array_split(few, 32)]
+    few = np.unique(np.linspace(0, len(scan) - 1, min(MAX_PATTERNS_FOR_DOSE, len(scan))).round().astype(int))
+    sums = [_read_counts(scan, good, part).sum((1, 2), dtype=np.float64) for part in np.array_split(few, 32)]
     each = np.concatenate(sums)
     mean = float(each.mean())
     if not mean > 0:
         raise BadInput("scan.counts", None, "hold no intensity above the background")
     beam = max(mean, float(np.percentile(each, 99.9)) - 3 * math.sqrt(mean)) / kept
-    if beam < FEWEST:
-        return beam, False, (f"patterns of {beam:.3g} are no counts of electrons: taken as free of noise",)
+    if beam < MIN_COUNTS_OF_ELECTRONS:
+        return beam, False, (f"patterns of {beam:.3g} are not counts of electrons: taken as free of noise",)
     return beam, True, (f"dose is not given: taken as {beam:.4g} electrons, as in the brightest patterns",)
 
 
-def _clean(scan: Scan4D, good: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _read_counts(scan: Scan4D, good: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Counts ``(n, y, x)`` less background, as by even pixels and steady light; zero where not trusted."""
     order = np.argsort(index, kind="stable")
     counts = np.empty((len(index), *good.shape), np.float32)
@@ -257,9 +253,13 @@ def _clean(scan: Scan4D, good: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.where(good, counts, np.float32(0))
 
 
-def _usual(net: nn.Module, shape: tuple[int, ...]) -> Tensor:
+def _get_mean_pattern(net: nn.Module, shape: tuple[int, ...]) -> Tensor:
     """The mean pattern that a network was calibrated with, fractions of the beam."""
-    intake = next((part for part in net.modules() if isinstance(part, Intake)), None)
+    intake = next((part for part in net.modules() if isinstance(part, PatternIntake)), None)
     if intake is None or tuple(intake.mean.shape) != shape:
         return torch.zeros(*shape)
     return intake.mean.detach().cpu().square() / intake.mean.numel()
+
+
+# old names, until callers are renamed
+trusted = mask_hot_pixels

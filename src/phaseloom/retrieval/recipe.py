@@ -1,4 +1,4 @@
-"""Training of a network that reads phases, from simulated scans that are made as they are needed."""
+"""Recipe of a training for phase retrieval, from scans that are simulated when they are needed."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,27 +11,23 @@ from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.retrieval.ground_truth import Geometry
-from phaseloom.retrieval.networks.end_to_end import joined
+from phaseloom.retrieval.networks.end_to_end import join_stages
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
-from phaseloom.retrieval.objectives import loaded
-from phaseloom.retrieval.training_samples import Choice
+from phaseloom.retrieval.networks.stitching import PhaseStitchingNet
+from phaseloom.retrieval.objectives import load_stage_network
+from phaseloom.retrieval.training_samples import ViewDistribution
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.scan import Sample, simulated
 from phaseloom.simulation.specimens import held_out
 from phaseloom.spec import Call, Written, part
 
-__all__ = ["Making", "Train"]
+__all__ = ["SampleSimulator", "Train"]
 
 Stage = Literal["patches", "stitching", "end-to-end"]
 
-DRAWS = 200
-"""Specimens that are drawn for one of the wanted side, before giving up."""
-
-WINDOW = 32
-"""Probes along an edge of a view where nothing else says."""
-
-UNSEEN = 0.15
-"""Share of the materials that are kept from training."""
+MAX_SPECIMEN_DRAWS = 200  # specimens that are drawn for one of the wanted side, before giving up
+DEFAULT_WINDOW = 32  # probes along an edge of a view where nothing else says
+HELD_OUT_SHARE = 0.15  # share of the materials that are kept from training
 
 
 class Train(Written):
@@ -44,23 +40,23 @@ class Train(Written):
         weights: trained weights to start from, of the stage's own network.
         patches: trained weights of the first stage, for the third.
         stitched: trained weights of the second stage, for the third.
-        joint: settings of the third step that differ, when one command runs all: it starts from trained
-            networks, which steps as long as theirs would spoil, and learns little from scans that they know.
+        joint: settings of the third stage that differ, when one command runs all: it starts from trained
+            networks, so it takes shorter steps and other scans.
         specimen: what is in the microscope.
         microscope: how it is scanned.
-        stored: folder of a simulated set to learn from, in place of scans that are simulated on the way; a
-            view then reads its own patterns and no others.
+        stored: folder of a simulated set, instead of scans that are simulated during the training; only the
+            patterns of a view are read.
         geometry: where the truth of a window lies in a set of the seed's layout: exactly, or by its rule.
         scans: simulated scans that are in memory at a time; of a stored set, how many are used.
         fresh: share of them that is replaced by new ones from epoch to epoch.
-        unseen: scans of materials that are never trained on, which judge.
+        unseen: scans of held-out materials, for the hold-out loss.
         window: probes (rows, columns) of a view; default: those of the network's own window where it has one
             and patches are trained, else 32 x 32, or the whole scan if that is smaller.
         views: learned from in an epoch.
         doses: electrons per pattern, lowest and highest.
         clean: share of views without counting noise.
         turned: flip and transpose views: for round probes only.
-        losses: what is made small, each from its ``start`` to its ``stop`` if given; the first one judges.
+        losses: minimised, each from its ``start`` to its ``stop`` if given; the first is the hold-out loss.
         optimizer: how steps are made.
         rate: of the optimiser.
         shape: how the rate changes over the run.
@@ -70,8 +66,8 @@ class Train(Written):
         precision: of the network's arithmetic.
         clip: largest norm of the gradient.
         patience: epochs without improvement before stopping.
-        workers: processes that simulate; 0: none besides this one.
-        seed: of everything that is drawn.
+        workers: processes that simulate; 0: this process alone.
+        seed: of all random numbers.
         device: where to compute.
         title: for figures and files.
 
@@ -115,35 +111,37 @@ class Train(Written):
     title: str = ""
 
     def network(self) -> nn.Module:
-        """The network of the stage, with the weights that it is to start from."""
+        """The network of the stage, with its initial weights."""
         if self.weights is not None:
-            return loaded(self.weights, "weights", self.stage)
+            return load_stage_network(self.weights, "weights", self.stage)
         if self.stage == "patches":
             return self.model()
         if self.stage == "stitching":
             return self.stitching()
-        known, second = self.patches, self.stitched
-        first = self.model() if known is None else loaded(known, "patches", "patches")
-        second = self.stitching() if second is None else loaded(second, "stitched", "stitching")
+        known = self.patches
+        second = self.stitched
+        first = self.model() if known is None else load_stage_network(known, "patches", "patches")
+        second = self.stitching() if second is None else load_stage_network(second, "stitched", "stitching")
         if not isinstance(first, PatchRecoveryNet):
             fix = "reads whole scans: it needs no stitching, so train it as patches"
             raise BadInput("train: model", type(first).__name__, fix)
-        return joined(first, second)  # type: ignore[arg-type]
+        assert isinstance(second, PhaseStitchingNet)
+        return join_stages(first, second)
 
     def judges(self) -> list[int]:
-        """Numbers of the samples that are never learned from."""
+        """Numbers of the held-out samples."""
         return [-1 - number for number in range(self.unseen)]
 
-    def choice(self, net: nn.Module, scan: tuple[int, int], /) -> Choice:
+    def choice(self, net: nn.Module, scan: tuple[int, int], /) -> ViewDistribution:
         """What is drawn for every view of scans of so many probes."""
-        own = net.window if self.stage == "patches" and isinstance(net, PatchRecoveryNet) else WINDOW
+        own = net.window if self.stage == "patches" and isinstance(net, PatchRecoveryNet) else DEFAULT_WINDOW
         window = self.window or (min(own, scan[0]), min(own, scan[1]))
-        return Choice(window, self.doses, self.clean, self.turned)
+        return ViewDistribution(window, self.doses, self.clean, self.turned)
 
 
 @dataclass(frozen=True)
-class Making:
-    """Samples by their numbers; those of negative ones are of materials that training never sees.
+class SampleSimulator:
+    """Simulates samples by their numbers; negative numbers give held-out materials.
 
     Attributes:
         specimen, microscope: calls of a recipe.
@@ -160,12 +158,16 @@ class Making:
         rng = np.random.default_rng((self.seed, abs(number), int(number < 0)))
         experiment: Experiment = replace(self.microscope(rng), dose=None)
         side = "held out" if number < 0 else "train"
-        knobs = {**self.specimen.values, "part": side, "share": UNSEEN}
+        knobs = {**self.specimen.values, "part": side, "share": HELD_OUT_SHARE}
         call = replace(self.specimen, values=knobs) if self.specimen.name == "prototypes" else self.specimen
-        for _ in range(DRAWS):
+        for _ in range(MAX_SPECIMEN_DRAWS):
             specimen = call(experiment.box, rng)
-            if held_out(specimen.group, UNSEEN) == (number < 0):
+            if held_out(specimen.group, HELD_OUT_SHARE) == (number < 0):
                 return simulated(specimen, experiment, seed=int(rng.integers(2**62)))
         raise BadInput(
             f"specimen: {call.name}", None, f"has no materials that are {side}: give it more of them"
         )
+
+
+# old names, until callers are renamed
+Making = SampleSimulator

@@ -1,6 +1,6 @@
-"""A training under way: watched, stopped, resumed, and asked for its network."""
+"""Train networks that recover phases from simulated scans: one stage, or all three one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,82 +12,97 @@ from torch import nn
 from phaseloom import plot
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
+from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.schedule import Every
 from phaseloom.fitting.updates import in_pieces
-from phaseloom.learning import figures as training_figures
-from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.trainer import Course
-from phaseloom.retrieval.evaluate import image
-from phaseloom.retrieval.linear_recipe import solved
-from phaseloom.retrieval.model_card import card
-from phaseloom.retrieval.networks.end_to_end import EndToEnd, reading
-from phaseloom.retrieval.networks.linear import CLEAN, LinearRecovery
+from phaseloom.learning.evaluation import save_with_card
+from phaseloom.learning.figures import plot_losses, plot_predictions
+from phaseloom.learning.trainer import NetworkTraining
+from phaseloom.learning.weight_files import NETWORK_FILE
+from phaseloom.retrieval.evaluate import make_network_card, predict_image
+from phaseloom.retrieval.linear_fit import solve_linear
+from phaseloom.retrieval.networks.end_to_end import EndToEnd, make_scan_network
+from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
 from phaseloom.retrieval.networks.tiny import TinyRecovery
-from phaseloom.retrieval.objectives import Assembling, Lesson, Reading, Whole
-from phaseloom.retrieval.recipe import UNSEEN, Making, Stage, Train
-from phaseloom.retrieval.sample_pool import Pool
-from phaseloom.retrieval.stored_samples import Stored
-from phaseloom.retrieval.training_samples import Picked, picked
+from phaseloom.retrieval.objectives import (
+    EndToEndObjective,
+    PatchObjective,
+    RetrievalObjective,
+    StitchingObjective,
+)
+from phaseloom.retrieval.recipe import HELD_OUT_SHARE, SampleSimulator, Stage, Train
+from phaseloom.retrieval.training_samples import SamplePool, StoredSamples, ViewSelection, draw_views
+from phaseloom.runs.folder import keep_recipe
 from phaseloom.runs.parallel_map import set_up_worker
 from phaseloom.spec import Call
 
-__all__ = ["Training", "pictures"]
+__all__ = ["RetrievalTraining", "open_stages", "save_figures", "train_retrieval"]
 
-LESSONS: dict[str, type[Lesson]] = {"patches": Reading, "stitching": Assembling, "end-to-end": Whole}
+STAGE_OBJECTIVES: dict[str, type[RetrievalObjective]] = {
+    "patches": PatchObjective,
+    "stitching": StitchingObjective,
+    "end-to-end": EndToEndObjective,
+}
+STAGE_FOLDERS: dict[Stage, str] = {
+    "patches": "1-patches",
+    "stitching": "2-stitching",
+    "end-to-end": "3-end-to-end",
+}
+STAGES_FILE = "train.yaml"  # recipe of all three stages, in the folder that holds theirs
+CALIBRATION_SCANS = 100  # scans from which a network takes its statistics before it is trained
 
-BEGUN = 100
-"""Scans from which a network takes its statistics before it learns."""
 
-
-class Training(Course):
-    """A training on simulated scans, which leaves a network that reads phases behind.
+class RetrievalTraining(NetworkTraining):
+    """Training of one stage on simulated scans.
 
     Attributes:
-        recipe: what is done.
-        directory: where it is kept, or ``None``.
+        recipe: see `phaseloom.retrieval.recipe.Train`.
+        directory: folder of the run, or ``None``.
         pool: simulated scans.
         lesson: the objective.
-        progress: how far it has come.
+        progress: of the fit.
     """
 
     kind = Train
     recipe: Train
-    lesson: Lesson
+    lesson: RetrievalObjective
 
     def __init__(self, recipe: Train, directory: Path | None):
         super().__init__(recipe, directory)
-        self.pool = _pool(recipe)
-        losses = _due(recipe.losses, 1)
-        self.lesson = LESSONS[recipe.stage](self.net, self.pool, losses, precision=recipe.precision)
+        self.pool = _make_pool(recipe)
+        losses = _select_losses(recipe.losses, 1)
+        objective = STAGE_OBJECTIVES[recipe.stage]
+        self.lesson = objective(self.net, self.pool, losses, precision=recipe.precision)
 
     def network(self) -> nn.Module:
-        """That of the step, if there is something to learn by something."""
+        """The network of the stage, if it has parameters and the recipe has a loss."""
         recipe = self.recipe
         net = recipe.network()
         if isinstance(net, LinearRecovery):
             raise BadInput("train: model", "linear", "is solved, not trained: use phaseloom train linear")
         if not any(True for _ in net.parameters()):
-            raise BadInput(f"train: {recipe.stage}", type(net).__name__, "has nothing to learn: take another")
+            fix = "has no parameters to train: choose another network"
+            raise BadInput(f"train: {recipe.stage}", type(net).__name__, fix)
         if not recipe.losses or recipe.losses[0].when:
             raise BadInput("losses", None, "must begin with one that is there in every epoch: it judges")
         return net
 
     @classmethod
     def resume(cls, directory: Path | str, /, *, stage: Stage | None = None) -> Self:
-        """Go on from the last snapshot of a folder, to the same bits.
+        """Continue from the last snapshot of a folder, bit by bit as without the interruption.
 
         Args:
             directory: of the run.
             stage: that it must be of.
 
         Raises:
-            BadInput: no training there, one of another step, or one that has lost its snapshot.
+            BadInput: not a training, one of another stage, or one without its snapshot.
         """
         training = super().resume(directory)
         own = training.recipe.stage
         if stage not in (None, own):
-            fix = f"goes on with: phaseloom train {own} --resume"
+            fix = f"continues with: phaseloom train {own} --resume"
             raise BadInput(str(directory), f"a training of {own}", fix)
         return training
 
@@ -97,11 +112,11 @@ class Training(Course):
         return self.recipe.losses[0].name
 
     def close(self) -> None:
-        """Send home the processes that simulate."""
+        """Shut the simulating processes down."""
         self.pool.close()
 
     def numbers(self, epoch: int, /) -> range:
-        """The samples that an epoch learns from."""
+        """Numbers of the samples that an epoch is trained on."""
         first = int((epoch - 1) * self.recipe.fresh * self.recipe.scans)
         return range(first, first + self.recipe.scans)
 
@@ -109,101 +124,182 @@ class Training(Course):
         """The views of an epoch, in batches, whose scans are simulated as they are needed."""
         parts = self._parts(epoch)
         self.pool.hold([*self.numbers(epoch), *self.recipe.judges()])
-        self.pool.expect([*_read(parts), *self.recipe.judges()])
+        self.pool.expect([*_list_scans(parts), *self.recipe.judges()])
         if epoch < self.recipe.epochs:
-            self.pool.expect(_read(self._parts(epoch + 1)))
-        self.lesson.losses = _due(self.recipe.losses, epoch)
+            self.pool.expect(_list_scans(self._parts(epoch + 1)))
+        self.lesson.losses = _select_losses(self.recipe.losses, epoch)
         return parts
 
     def _parts(self, epoch: int) -> list[Any]:
         """The views of an epoch in batches; those that are computed in pieces are tuples."""
         recipe = self.recipe
-        parts = self._picked(recipe.views, self.numbers(epoch), epoch).split(recipe.batch)
+        parts = self._draw(recipe.views, self.numbers(epoch), epoch).split(recipe.batch)
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
-    def held(self) -> list[Picked]:
-        """Views that are never learned from, the same after every epoch."""
+    def held(self) -> list[ViewSelection]:
+        """Hold-out views, the same after every epoch."""
         recipe = self.recipe
-        return [
-            *self._picked(4 * recipe.unseen, self.recipe.judges(), 0).split(recipe.pieces or recipe.batch)
-        ]
+        views = self._draw(4 * recipe.unseen, recipe.judges(), 0)
+        return [*views.split(recipe.pieces or recipe.batch)]
 
-    def _picked(self, count: int, numbers: Sequence[int], epoch: int) -> Picked:
+    def _draw(self, count: int, numbers: Sequence[int], epoch: int) -> ViewSelection:
         """Views of some samples, drawn for an epoch."""
         shape = self.pool[-1].experiment.scan
         choice = self.recipe.choice(self.net, shape)
-        return picked(count, numbers, shape, choice, seed=(self.recipe.seed, epoch))
+        return draw_views(count, numbers, shape, choice, seed=(self.recipe.seed, epoch))
 
     def prepared(self) -> None:
-        """What a network takes from patterns such as will come before it learns, unless it has learned."""
+        """Let the network take its statistics from typical patterns, unless it has been trained."""
         if team().first:
-            _prepare(self)
+            _prepare_network(self)
         team().agree(self.net)
 
     def finish(self) -> tuple[Path | None, dict[str, Any]]:
-        """Write the network with its card; the file, and the card."""
-        unseen, seen = (
-            [self.pool[n] for n in few] for few in (self.recipe.judges(), self.numbers(1)[:BEGUN])
-        )
-        said = card(self.recipe, self.net, unseen, seen, epochs=self.progress.epoch)
-        path = None if self.directory is None else self.directory / pretrained.FILE
-        return None if path is None else pretrained.save(self.net, path, said), said
+        """Evaluate the network and write it with its card; the file, and the card."""
+        unseen = [self.pool[number] for number in self.recipe.judges()]
+        trained = [self.pool[number] for number in self.numbers(1)[:CALIBRATION_SCANS]]
+        card = make_network_card(self.recipe, self.net, unseen, trained, epochs=self.progress.epoch)
+        return save_with_card(self.net, card, self.directory), card
 
 
-def pictures(training: Training, /, *, most: int = 3) -> list[Path]:
-    """Figures of a training in its folder: its course, and what it makes of unseen scans."""
+def train_retrieval(
+    recipe: Train | None, directory: Path | str, /
+) -> Iterator[tuple[RetrievalTraining, Epoch]]:
+    """Train all three stages, patches, stitching and end-to-end, each from the networks of those before.
+
+    Stages have the folders ``1-patches``, ``2-stitching`` and ``3-end-to-end``; each ends with its network,
+    card and figures. Stopped at any time, it continues where it was when it is called without a recipe.
+
+    Args:
+        recipe: of all stages; its ``joint`` holds what differs in the third. ``None``: resume the folder.
+        directory: of the stages.
+
+    Yields:
+        The training of a stage and its epoch.
+
+    Raises:
+        BadInput: a folder that holds a run already, or none to resume; a network that needs no stitching;
+            joint settings that must be the same in all stages.
+    """
+    for training in open_stages(recipe, directory):
+        for epoch in training:
+            yield training, epoch
+        if team().first:
+            training.finish()
+            save_figures(training)
+        team().wait()
+
+
+def open_stages(recipe: Train | None, directory: Path | str, /) -> Iterator[RetrievalTraining]:
+    """Open the trainings of the three stages that are not done, one after the other.
+
+    Each must be run to its end and finished before the next one is opened. Arguments and errors as of
+    `train_retrieval`; settings that the third stage would refuse are refused before the first begins.
+    """
+    folder = Path(directory)
+    if recipe is None:
+        if not (folder / STAGES_FILE).is_file():
+            raise BadInput(str(folder), None, f"holds no {STAGES_FILE}: name the folder of train retrieval")
+    else:
+        _require_joint(recipe)
+        if (folder / STAGES_FILE).exists() and team().first:
+            fix = "exists already: name a new folder, or use --resume to go on with it"
+            raise BadInput("--out", str(folder), fix)
+        if team().first:
+            keep_recipe(recipe, folder, name=STAGES_FILE)
+        team().wait()
+    return _open_remaining(folder)
+
+
+def _open_remaining(folder: Path) -> Iterator[RetrievalTraining]:
+    for stage, name in STAGE_FOLDERS.items():
+        own = folder / name
+        if (own / NETWORK_FILE).exists():
+            continue
+        if (own / "run.yaml").exists():
+            yield RetrievalTraining.resume(own, stage=stage)
+            continue
+        changes: dict[str, Any] = {"stage": stage}
+        if stage == "end-to-end":
+            changes |= Train.from_path(folder / STAGES_FILE).joint
+            changes["patches"] = str(folder / STAGE_FOLDERS["patches"] / NETWORK_FILE)
+            changes["stitched"] = str(folder / STAGE_FOLDERS["stitching"] / NETWORK_FILE)
+        yield RetrievalTraining.begin(Train.from_path(folder / STAGES_FILE, changes), own)
+
+
+def _require_joint(recipe: Train) -> None:
+    """Refuse what the third stage cannot use."""
+    if recipe.model.name in ("tiny", "linear"):
+        fix = "reads whole scans and needs no stitching: choose small, base or seed, or train patches"
+        raise BadInput("train retrieval: model", recipe.model.name, fix)
+    for name in recipe.joint:
+        if name.partition(".")[0] in ("stage", "model", "stitching", "patches", "stitched", "joint"):
+            raise BadInput("joint", name, "is the same in all steps: remove it")
+    recipe.put(recipe.joint)
+
+
+def save_figures(training: RetrievalTraining, /, *, most: int = 3) -> list[Path]:
+    """Write figures into the folder of a training: its losses, and predictions of some held-out scans."""
     if training.directory is None:
         return []
     paths = [training.directory / "curves.png"]
-    plot.save(training_figures.curves(training.progress.history), paths[0])
+    plot.save(plot_losses(training.progress.history), paths[0])
     if training.recipe.stage != "stitching":
-        net = reading(training.net)
-        scenes = [training.pool[number] for number in training.recipe.judges()[:most]]
-        seen = [image(net, scene) for scene in scenes]
-        true, names = [scene.phase.numpy() for scene in scenes], [scene.group for scene in scenes]
+        net = make_scan_network(training.net)
+        scans = [training.pool[number] for number in training.recipe.judges()[:most]]
+        images = [predict_image(net, scan) for scan in scans]
+        phases = [scan.phase.numpy() for scan in scans]
+        names = [scan.group for scan in scans]
         paths.append(training.directory / "unseen.png")
-        figure = training_figures.samples(seen, true, names, pixel=scenes[0].experiment.spacing)
-        plot.save(figure, paths[1])
+        plot.save(plot_predictions(images, phases, names, pixel=scans[0].experiment.spacing), paths[1])
     return paths
 
 
-def _prepare(training: Training) -> None:
-    recipe, net = training.recipe, training.net
+def _prepare_network(training: RetrievalTraining) -> None:
+    recipe = training.recipe
+    net = training.net
     if recipe.weights or recipe.patches or recipe.stage == "stitching":
         return
-    scenes = [training.pool[number] for number in training.numbers(1)[:BEGUN]]
+    scans = [training.pool[number] for number in training.numbers(1)[:CALIBRATION_SCANS]]
     if isinstance(net, TinyRecovery):
-        first = LinearRecovery(net.patterns, len(net.components.basis), [CLEAN])
-        solved(first, scenes)
+        first = LinearRecovery(net.patterns, len(net.components.basis), [NOISELESS_DOSE_NUMBER])
+        solve_linear(first, scans)
         net.begin(first)
         return
-    reader = net.recovery if isinstance(net, EndToEnd) else net
-    assert isinstance(reader, PatchRecoveryNet)
-    few = [scene.roots[::3, ::3].float().square().flatten(0, 1) for scene in scenes]
-    reader.calibrate(torch.cat(few))
+    recovery = net.recovery if isinstance(net, EndToEnd) else net
+    assert isinstance(recovery, PatchRecoveryNet)
+    few = [scan.roots[::3, ::3].float().square().flatten(0, 1) for scan in scans]
+    recovery.calibrate(torch.cat(few))
 
 
-def _read(batches: Sequence[Any]) -> list[int]:
-    """Scans that this process will read for some batches."""
+def _list_scans(batches: Sequence[Any]) -> list[int]:
+    """Numbers of the scans that this process reads for some batches."""
     pieces = [piece for batch in batches for piece in in_pieces(batch)]
     return sorted({int(number) for piece in pieces for number in team().share(piece)[0].scenes})
 
 
-def _due(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
+def _select_losses(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
     """The losses of an epoch by name."""
     return {one.name: one.partial() for one in losses if Every(lambda: None, **dict(one.when)).due(epoch)}
 
 
-def _pool(recipe: Train) -> Pool | Stored:
-    """Where the scans come from: files, or simulation here and in other processes."""
+def _make_pool(recipe: Train) -> SamplePool | StoredSamples:
+    """The source of scans: files, or simulation here and in other processes."""
     if recipe.stored is not None:
-        given, usual = recipe.resolved(), Train.of({}).resolved()
+        given = recipe.resolved()
+        usual = Train.of({}).resolved()
         for name in ("specimen", "microscope", "fresh", "workers"):
             if given[name] != usual[name]:
-                raise BadInput(
-                    f"train: {name}", None, "is that of the stored set: leave it out, or leave stored out"
-                )
-        return Stored(recipe.stored, UNSEEN, recipe.geometry)
-    workers, spawn = recipe.workers, get_context("spawn")
-    processes = ProcessPoolExecutor(workers, mp_context=spawn, initializer=set_up_worker) if workers else None
-    return Pool(Making(recipe.specimen, recipe.microscope, recipe.seed), processes)
+                fix = "is that of the stored set: leave it out, or leave stored out"
+                raise BadInput(f"train: {name}", None, fix)
+        return StoredSamples(recipe.stored, HELD_OUT_SHARE, recipe.geometry)
+    processes = None
+    if recipe.workers:
+        spawn = get_context("spawn")
+        processes = ProcessPoolExecutor(recipe.workers, mp_context=spawn, initializer=set_up_worker)
+    return SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed), processes)
+
+
+# old names, until callers are renamed
+Training = RetrievalTraining
+pictures = save_figures

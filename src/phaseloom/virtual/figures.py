@@ -1,4 +1,4 @@
-"""Virtual detectors at a glance: their images, the mean pattern that they lie on, deflections, profiles."""
+"""Figures of virtual detectors: images, mean pattern with the detectors, deflections, profiles."""
 
 from __future__ import annotations
 
@@ -28,18 +28,17 @@ from phaseloom.plot.style import (
     wave_colours,
 )
 from phaseloom.units import ANGLE
-from phaseloom.virtual.annuli import Detector, standard
-from phaseloom.virtual.images import Survey, beam_of, levelled, survey
-from phaseloom.virtual.radial import radial
+from phaseloom.virtual.annuli import VirtualDetector, make_standard_detectors
+from phaseloom.virtual.images import ScanMeasurement, find_beam, measure_scan, subtract_plane
+from phaseloom.virtual.radial import compute_radial_profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["save_stem_visualization", "virtual_images"]
+__all__ = ["plot_virtual_images", "save_stem_visualization"]
 
-WIDE = 5
-"""Panels side by side."""
+PANELS_PER_ROW = 5  # panels side by side
 
 Panel = Callable[["Axes"], None]
 
@@ -53,14 +52,14 @@ def save_stem_visualization(
     centre: tuple[float, float] | None = None,
     drawn: Scan4D | None = None,
 ) -> Figure:
-    """Write `virtual_images` of the standard detectors to a file (.png, .pdf, .svg); gives the figure.
+    """Write `plot_virtual_images` of the standard detectors to a file (.png, .pdf, .svg); gives the figure.
 
     Args:
         scan: the data, a far field.
         path: of the picture.
         semiangle: of the beam, radian; default: that of the disk of the mean pattern.
         centre: pixel (y, x) of the beam; default: that of the disk.
-        drawn: the same patterns as a network or a model draws them, to be compared by the same detectors.
+        drawn: the same patterns from a network or a model, to compare by the same detectors.
 
     Raises:
         BadInput: no semi-angle and no disk, or drawn patterns that are not as many or of another shape.
@@ -75,15 +74,17 @@ def save_stem_visualization(
     if drawn is not None and drawn.counts.shape != scan.counts.shape:
         fix = f"are not those of the scan, {scan.counts.shape}: give what was drawn of its patterns"
         raise BadInput("drawn", drawn.counts.shape, fix)
-    beam = beam_of(scan, semiangle=semiangle, centre=centre)
-    detectors, _ = standard(scan.geometry, beam.semiangle, centre=beam.centre, mask=scan.mask)
-    found = [survey(one, detectors, centre=beam.centre) for one in (scan, drawn) if one is not None]
-    figure = virtual_images(scan, *found)
+    beam = find_beam(scan, semiangle=semiangle, centre=centre)
+    detectors, _ = make_standard_detectors(scan.geometry, beam.semiangle, centre=beam.centre, mask=scan.mask)
+    found = [measure_scan(one, detectors, centre=beam.centre) for one in (scan, drawn) if one is not None]
+    figure = plot_virtual_images(scan, *found)
     save(figure, path)
     return figure
 
 
-def virtual_images(scan: Scan4D, found: Survey, drawn: Survey | None = None, /) -> Figure:
+def plot_virtual_images(
+    scan: Scan4D, found: ScanMeasurement, drawn: ScanMeasurement | None = None, /
+) -> Figure:
     """Images of all detectors, the mean pattern with them on it, deflections as colour, radial profile.
 
     Deflections are without the plane that fits them best; hue is their direction in the picture, as the wheel
@@ -95,23 +96,23 @@ def virtual_images(scan: Scan4D, found: Survey, drawn: Survey | None = None, /) 
         drawn: what the same detectors found in patterns that a network drew: below each image, on its scale.
 
     Example:
-        >>> from phaseloom.virtual.annuli import annulus
+        >>> from phaseloom.virtual.annuli import make_annulus
         >>> from phaseloom.data.scan import Geometry
         >>> geometry = Geometry(wavelength=0.02, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
         >>> scan = Scan4D(counts=np.ones((4, 8, 8)), positions=np.eye(4)[:, :2], geometry=geometry)
-        >>> found = survey(scan, [annulus(geometry, 0, 2e-3, name="BF")])
-        >>> [axes.get_title() for axes in virtual_images(scan, found).axes[:2]]
+        >>> found = measure_scan(scan, [make_annulus(geometry, 0, 2e-3, name="BF")])
+        >>> [axes.get_title() for axes in plot_virtual_images(scan, found).axes[:2]]
         ['BF 0–2 mrad', '']
     """
     rows: list[list[Panel]] = []
-    for start in range(0, len(found.detectors), WIDE):
-        some = range(start, min(start + WIDE, len(found.detectors)))
+    for start in range(0, len(found.detectors), PANELS_PER_ROW):
+        some = range(start, min(start + PANELS_PER_ROW, len(found.detectors)))
         rows.append([partial(_draw_image, found=found, number=number) for number in some])
         if drawn is not None:
             rows.append([partial(_draw_image, found=found, number=number, drawn=drawn) for number in some])
     both = [("", found)] if drawn is None else [("measured", found), ("drawn", drawn)]
     last: list[Panel] = [partial(_draw_mean, scan=scan, found=one, title=name) for name, one in both]
-    size = _largest(found)
+    size = _find_largest_deflection(found)
     last += [partial(_draw_deflection, found=one, size=size, title=name) for name, one in both]
     last.append(partial(_draw_profiles, scan=scan, curves=both))
     rows.append(last)
@@ -127,17 +128,20 @@ def virtual_images(scan: Scan4D, found: Survey, drawn: Survey | None = None, /) 
     return figure
 
 
-def _draw_image(axes: Axes, *, found: Survey, number: int, drawn: Survey | None = None) -> None:
+def _draw_image(
+    axes: Axes, *, found: ScanMeasurement, number: int, drawn: ScanMeasurement | None = None
+) -> None:
     """Counts in a detector over the scan; what was drawn on the scale of what was measured."""
-    one, shown = found.detectors[number], found if drawn is None else drawn
+    one = found.detectors[number]
+    shown = found if drawn is None else drawn
     low, high = limits(found.values[number])
-    title = f"{one.name}{_reach(one)}" + ("" if drawn is None else ", drawn")
+    title = f"{one.name}{_format_range(one)}" + ("" if drawn is None else ", drawn")
     look = {"cmap": "gray", "vmin": low, "vmax": high, "title": title}
     colour_bar(axes, mapped(axes, shown.values[number], shown.positions, shown.grid, **look), "counts")
 
 
-def _reach(one: Detector) -> str:
-    """The angles of a ring in words."""
+def _format_range(one: VirtualDetector) -> str:
+    """The angles of a ring as text."""
     if one.inner is None or one.outer is None:
         return ""
     if np.isinf(one.outer):
@@ -145,29 +149,33 @@ def _reach(one: Detector) -> str:
     return f" {1e3 * one.inner:.3g}–{1e3 * one.outer:.3g} mrad"
 
 
-def _draw_mean(axes: Axes, *, scan: Scan4D, found: Survey, title: str) -> None:
+def _draw_mean(axes: Axes, *, scan: Scan4D, found: ScanMeasurement, title: str) -> None:
     """The mean pattern on a logarithmic scale with the rims of the detectors."""
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Circle
 
     mean = np.where(scan.mask, found.mean, np.nan)
-    lit = mean[np.isfinite(mean) & (mean > 0)]
-    high = float(lit.max()) if lit.size else 1.0
-    low = float(np.clip(np.percentile(lit, 2), high * 1e-5, high / 10)) if lit.size else 0.1
+    positive = mean[np.isfinite(mean) & (mean > 0)]
+    high = float(positive.max()) if positive.size else 1.0
+    low = float(np.clip(np.percentile(positive, 2), high * 1e-5, high / 10)) if positive.size else 0.1
     step, dimension = detector_step(scan.geometry)
     look: dict[str, Any] = {"cmap": "magma", "norm": LogNorm(low, high, clip=True)}
     words = f"Mean pattern{', ' if title else ''}{title}"
-    drawn = image(axes, np.ma.masked_invalid(mean), pixel=step, dimension=dimension, title=words, **look)
-    colour_bar(axes, drawn, "counts per pixel")
+    artist = image(axes, np.ma.masked_invalid(mean), pixel=step, dimension=dimension, title=words, **look)
+    colour_bar(axes, artist, "counts per pixel")
     at = tuple((c + 0.5) * s for c, s in zip(found.centre[::-1], step[::-1], strict=True))
-    for radius, number, _ in _rims(found):
-        style = {"edgecolor": PALETTE[number % 7], "linestyle": DASHES[number % 7], "linewidth": 1.2}
-        axes.add_patch(Circle(at, radius, facecolor="none", **style))  # type: ignore[arg-type]
-    axes.set_xlim(drawn.get_extent()[:2])
-    axes.set_ylim(drawn.get_extent()[2:])
+    for radius, number, _ in _list_rims(found):
+        style: dict[str, Any] = {
+            "edgecolor": PALETTE[number % 7],
+            "linestyle": DASHES[number % 7],
+            "linewidth": 1.2,
+        }
+        axes.add_patch(Circle((at[0], at[1]), radius, facecolor="none", **style))
+    axes.set_xlim(artist.get_extent()[:2])
+    axes.set_ylim(artist.get_extent()[2:])
 
 
-def _rims(found: Survey) -> list[tuple[float, int, str]]:
+def _list_rims(found: ScanMeasurement) -> list[tuple[float, int, str]]:
     """Angles at which detectors begin or end, radian: each once, with a number and those that do."""
     rims: dict[float, list[str]] = {}
     for one in found.detectors:
@@ -177,20 +185,20 @@ def _rims(found: Survey) -> list[tuple[float, int, str]]:
     return [(edge, k, ", ".join(names[:3])) for k, (edge, names) in enumerate(sorted(rims.items()))]
 
 
-def _largest(found: Survey) -> float:
+def _find_largest_deflection(found: ScanMeasurement) -> float:
     """Size of a deflection that is drawn at full brightness, radian."""
-    size = np.hypot(*levelled(found.deflection, found.positions).T)
+    size = np.hypot(*subtract_plane(found.deflection, found.positions).T)
     return max(float(np.nanpercentile(size, 99)), 1e-30) if np.isfinite(size).any() else 1.0
 
 
-def _draw_deflection(axes: Axes, *, found: Survey, size: float, title: str) -> None:
+def _draw_deflection(axes: Axes, *, found: ScanMeasurement, size: float, title: str) -> None:
     """Centres of mass: hue is the direction in the picture (rows down), brightness the angle."""
-    moved = np.nan_to_num(levelled(found.deflection, found.positions)) / size
-    wave = moved[:, 1] - 1j * moved[:, 0]
+    scaled = np.nan_to_num(subtract_plane(found.deflection, found.positions)) / size
+    wave = scaled[:, 1] - 1j * scaled[:, 0]
     wave = wave / np.maximum(np.abs(wave), 1)
-    # The brightest colour is that of a modulus of one, whatever the values are.
+    # The brightest colour is that of a modulus of one, for all values.
     colours = wave_colours(np.append(wave, np.ones(1 + len(wave) // 400)))[: len(wave)]
-    words = f"Deflection{', ' if title else ''}{title}, to {_shown(size)}"
+    words = f"Deflection{', ' if title else ''}{title}, to {_format_angle(size)}"
     if found.grid is None:
         mapped(axes, colours, found.positions, None, title=words)
     else:
@@ -198,29 +206,35 @@ def _draw_deflection(axes: Axes, *, found: Survey, size: float, title: str) -> N
     colour_wheel(axes)
 
 
-def _shown(angle: float) -> str:
+def _format_angle(angle: float) -> str:
     number, unit = ANGLE.show(angle).split(" ")
     return f"{float(number):.3g} {unit}"
 
 
-def _draw_profiles(axes: Axes, *, scan: Scan4D, curves: list[tuple[str, Survey]]) -> None:
+def _draw_profiles(axes: Axes, *, scan: Scan4D, curves: list[tuple[str, ScanMeasurement]]) -> None:
     """Mean over the azimuth of mean patterns, with its spread, and where detectors begin and end."""
     floor = np.inf
     for number, (name, one) in enumerate(curves):
-        told = radial(one.mean, scan.geometry, centre=one.centre, mask=scan.mask)
-        angle, mean, spread = 1e3 * told.angle, told.mean, np.sqrt(told.variance)
+        profile = compute_radial_profile(one.mean, scan.geometry, centre=one.centre, mask=scan.mask)
+        angle = 1e3 * profile.angle
+        mean = profile.mean
+        spread = np.sqrt(profile.variance)
         style = {"color": PALETTE[number], "linestyle": DASHES[number]}
         axes.plot(angle, mean, linewidth=1.3, label=name or "mean over the azimuth", **style)
         axes.fill_between(angle, mean - spread, mean + spread, alpha=0.25, color=style["color"], linewidth=0)
-        lit = mean[np.isfinite(mean) & (mean > 0)]
-        floor = min([floor, *np.maximum(lit, 1e-6 * lit.max(initial=0.0)).tolist()])
+        positive = mean[np.isfinite(mean) & (mean > 0)]
+        floor = min([floor, *np.maximum(positive, 1e-6 * positive.max(initial=0.0)).tolist()])
     if np.isfinite(floor):
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7 * floor)
-    for edge, _, names in _rims(curves[0][1]):
+    for edge, _, names in _list_rims(curves[0][1]):
         axes.axvline(1e3 * edge, color="0.6", linewidth=0.8, linestyle=":")
         place = {"xycoords": ("data", "axes fraction"), "rotation": 90, "va": "bottom", "ha": "right"}
         axes.annotate(names, (1e3 * edge, 0.03), fontsize=SMALL - 1, color="0.4", **place)
     frame(axes, title="Mean pattern ± σ over the azimuth", x="angle (mrad)", y="counts per pixel")
     if len(curves) > 1:
         axes.legend(fontsize=SMALL, frameon=False)
+
+
+# old names, until callers are renamed
+virtual_images = plot_virtual_images

@@ -21,17 +21,17 @@ from phaseloom.data.calibrate import fitted_disk
 from phaseloom.data.counts import pieces
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
-from phaseloom.virtual.annuli import Detector, in_mrad
-from phaseloom.virtual.radial import Profile, Rings, angles, middle
+from phaseloom.virtual.annuli import VirtualDetector, format_mrad
+from phaseloom.virtual.radial import RadialProfile, Rings, compute_angles, get_centre
 
-__all__ = ["Beam", "Survey", "beam_of", "group_patterns", "integrated_phase", "laid", "levelled"]
-__all__ += ["profiles", "survey"]
+__all__ = ["DirectBeam", "ScanMeasurement", "arrange_on_grid", "average_groups", "find_beam"]
+__all__ += ["compute_profiles", "integrate_phase", "measure_scan", "subtract_plane"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Beam:
+class DirectBeam:
     """Where the direct beam is and how wide.
 
     Attributes:
@@ -46,7 +46,7 @@ class Beam:
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class ScanMeasurement:
     """What one pass over a scan gives; values are in the order of its patterns.
 
     Attributes:
@@ -64,7 +64,7 @@ class Survey:
         grid: rows (slow) and columns (fast) of the scan, or ``None``.
     """
 
-    detectors: tuple[Detector, ...]
+    detectors: tuple[VirtualDetector, ...]
     values: Floats
     trusted: Floats
     total: Floats
@@ -81,14 +81,14 @@ class Survey:
         names = [one.name for one in self.detectors]
         if name not in names:
             raise BadInput("detector", name, f"is none of these: {nearest(name, names)}")
-        return laid(self.values[names.index(name)], self.grid)
+        return arrange_on_grid(self.values[names.index(name)], self.grid)
 
 
-def laid(values: np.ndarray, grid: tuple[int, int] | None, /) -> np.ndarray:
+def arrange_on_grid(values: np.ndarray, grid: tuple[int, int] | None, /) -> np.ndarray:
     """Values ``(n, ...)`` as ``(rows, columns, ...)`` where the patterns are a raster, else as they are.
 
     Example:
-        >>> laid(np.arange(6), (2, 3)).tolist(), laid(np.arange(2), None).tolist()
+        >>> arrange_on_grid(np.arange(6), (2, 3)).tolist(), arrange_on_grid(np.arange(2), None).tolist()
         ([[0, 1, 2], [3, 4, 5]], [0, 1])
     """
     if grid is None or math.prod(grid) != len(values):
@@ -96,9 +96,9 @@ def laid(values: np.ndarray, grid: tuple[int, int] | None, /) -> np.ndarray:
     return values.reshape(*grid, *values.shape[1:])
 
 
-def beam_of(
+def find_beam(
     scan: Scan4D, /, *, semiangle: float | None = None, centre: tuple[float, float] | None = None
-) -> Beam:
+) -> DirectBeam:
     """The direct beam: what is not given is read off the disk of the mean pattern.
 
     Args:
@@ -110,45 +110,48 @@ def beam_of(
         BadInput: no semi-angle is given and no disk is found.
     """
     geometry = scan.geometry
-    zero = middle(geometry, centre)
+    zero = get_centre(geometry, centre)
     if semiangle is not None and not (math.isfinite(semiangle) and semiangle > 0):
         raise BadInput("semiangle", semiangle, "is not a positive angle: write for example '21 mrad'")
     if semiangle is not None and centre is not None:
-        return Beam(semiangle, zero, ("semi-angle and centre are as given",))
+        return DirectBeam(semiangle, zero, ("semi-angle and centre are as given",))
     try:
-        disk = fitted_disk(_trusted_mean(scan), mask=scan.mask)
+        disk = fitted_disk(_compute_trusted_mean(scan), mask=scan.mask)
     except BadInput as problem:
         if semiangle is None:
             fix = f"is not known, and no disk tells it ({problem.fix}): give it, for example '21 mrad'"
             raise BadInput("semiangle", None, fix) from None
         note = f"no disk was found, so the beam is taken at pixel ({zero[0]:g}, {zero[1]:g})"
-        return Beam(semiangle, zero, (note,))
+        return DirectBeam(semiangle, zero, (note,))
     found = disk.radius * math.sqrt(math.prod(geometry.angle))
     notes = [
         f"the disk of the mean pattern has a radius of {disk.radius:.2f} ± {disk.radius_error:.2f} pixels, "
-        f"{in_mrad(found)}, and is centred on pixel ({disk.centre[0]:.2f}, {disk.centre[1]:.2f})"
+        f"{format_mrad(found)}, and is centred on pixel ({disk.centre[0]:.2f}, {disk.centre[1]:.2f})"
     ]
     if semiangle is not None and abs(found / semiangle - 1) > 0.05:
-        notes.append(f"which is not the {in_mrad(semiangle)} given: calibrate the pixels, or leave it out")
-    return Beam(semiangle or found, zero if centre is not None else disk.centre, tuple(notes))
+        notes.append(
+            f"which is not the {format_mrad(semiangle)} given: calibrate the pixels, or leave it out"
+        )
+    return DirectBeam(semiangle or found, zero if centre is not None else disk.centre, tuple(notes))
 
 
-def _trusted_mean(scan: Scan4D) -> Floats:
+def _compute_trusted_mean(scan: Scan4D) -> Floats:
     mean = scan.mean_pattern() - (0.0 if scan.background is None else scan.background)
-    return np.where(_trusted(scan), mean / _efficiency(scan), 0.0)
+    return np.where(_get_trusted_pixels(scan), mean / _get_efficiency(scan), 0.0)
 
 
-def _trusted(scan: Scan4D) -> NDArray[np.bool_]:
+def _get_trusted_pixels(scan: Scan4D) -> NDArray[np.bool_]:
     return scan.mask if scan.flat is None else scan.mask & (scan.flat > 0)
 
 
-def _efficiency(scan: Scan4D) -> np.ndarray | float:
+def _get_efficiency(scan: Scan4D) -> np.ndarray | float:
     return 1.0 if scan.flat is None else np.where(scan.flat > 0, scan.flat, 1.0)
 
 
-def _read(scan: Scan4D) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+def _read_counts(scan: Scan4D) -> Iterator[tuple[NDArray[np.int64], Floats]]:
     """Indices and counts of the beam ``(m, y * x)``, float64, piece by piece."""
-    good, flat = _trusted(scan), _efficiency(scan)
+    good = _get_trusted_pixels(scan)
+    flat = _get_efficiency(scan)
     background = 0.0 if scan.background is None else scan.background
     for index in pieces(scan.counts):
         counts = np.where(good, (scan.counts[index].astype(np.float64) - background) / flat, 0.0)
@@ -156,7 +159,7 @@ def _read(scan: Scan4D) -> Iterator[tuple[NDArray[np.int64], Floats]]:
 
 
 @dataclass
-class _Moments:
+class _RunningMoments:
     """Mean, largest and squares about the mean of pixels, of as many patterns as were added.
 
     Source:
@@ -169,29 +172,31 @@ class _Moments:
     highest: Floats = field(default_factory=lambda: np.full((), -np.inf))
 
     def add(self, counts: Floats) -> None:
-        many, mean = len(counts), counts.mean(0)
-        apart, share = mean - self.mean, many / (self.count + many)
-        self.squares = self.squares + ((counts - mean) ** 2).sum(0) + apart**2 * (self.count * share)
-        self.mean = self.mean + apart * share
+        many = len(counts)
+        mean = counts.mean(0)
+        difference = mean - self.mean
+        share = many / (self.count + many)
+        self.squares = self.squares + ((counts - mean) ** 2).sum(0) + difference**2 * (self.count * share)
+        self.mean = self.mean + difference * share
         self.highest = np.maximum(self.highest, counts.max(0))
         self.count += many
 
 
-def survey(
+def measure_scan(
     scan: Scan4D,
-    detectors: Sequence[Detector],
+    detectors: Sequence[VirtualDetector],
     /,
     *,
     centre: tuple[float, float] | None = None,
-    within: Detector | None = None,
-) -> Survey:
+    within: VirtualDetector | None = None,
+) -> ScanMeasurement:
     """Images of all detectors, centres of mass, and mean, highest and spread of each pixel, in one pass.
 
     Memory does not grow with the scan but for the few numbers that each pattern gives.
 
     Args:
         scan: a far-field scan; patterns may be lazy, on a raster or not.
-        detectors: `standard`, `annulus`, `segments`, or any mask.
+        detectors: of `phaseloom.virtual.annuli`, or any mask.
         centre: pixel (y, x) of the beam, from which deflections are counted; default: zero frequency.
         within: pixels of which the centre of mass is taken; default: all. Untrusted pixels are left out,
             which moves it where they are not dark.
@@ -200,32 +205,35 @@ def survey(
         BadInput: detectors of another shape, of one name, or with no trusted pixel.
 
     Example:
-        >>> from phaseloom.virtual.annuli import annulus
+        >>> from phaseloom.virtual.annuli import make_annulus
         >>> from phaseloom.data.scan import Geometry
         >>> geometry = Geometry(wavelength=0.02, shape=(5, 5), angle=(1e-3, 1e-3), beam="electron")
         >>> counts = np.zeros((1, 5, 5)); counts[0, 3, 2] = 8
         >>> scan = Scan4D(counts=counts, positions=np.zeros((1, 2)), geometry=geometry)
-        >>> found = survey(scan, [annulus(geometry, 0, 2e-3, name="BF")])
+        >>> found = measure_scan(scan, [make_annulus(geometry, 0, 2e-3, name="BF")])
         >>> found.image("BF").tolist(), found.deflection.tolist()
         ([8.0], [[0.001, 0.0]])
     """
-    at = middle(scan.geometry, centre)
-    trusted = _shares(scan, [*detectors, *([within] if within else [])])[: len(detectors)]
-    y, x = angles(scan.geometry, centre=at)
+    at = get_centre(scan.geometry, centre)
+    trusted = _measure_trusted_shares(scan, [*detectors, *([within] if within else [])])[: len(detectors)]
+    y, x = compute_angles(scan.geometry, centre=at)
     used = np.ones(scan.mask.shape) if within is None else within.weights
     weights = [*(one.weights for one in detectors), np.ones_like(used), used, used * y, used * x]
-    table, moments, sums = np.stack([one.ravel() for one in weights], 1), _Moments(), []
-    for _, counts in _read(scan):
+    table = np.stack([one.ravel() for one in weights], 1)
+    moments = _RunningMoments()
+    sums = []
+    for _, counts in _read_counts(scan):
         moments.add(counts)
         sums.append(counts @ table)
-    told, shape = np.concatenate(sums).T, scan.mask.shape
-    weight = np.where(told[-3] > 0, told[-3], np.nan)
-    return Survey(
+    sums_by_detector = np.concatenate(sums).T
+    shape = scan.mask.shape
+    weight = np.where(sums_by_detector[-3] > 0, sums_by_detector[-3], np.nan)
+    return ScanMeasurement(
         detectors=tuple(detectors),
-        values=told[:-4] / trusted[:, None],
+        values=sums_by_detector[:-4] / trusted[:, None],
         trusted=trusted,
-        total=told[-4],
-        deflection=(told[-2:] / weight).T,
+        total=sums_by_detector[-4],
+        deflection=(sums_by_detector[-2:] / weight).T,
         mean=moments.mean.reshape(shape),
         highest=moments.highest.reshape(shape),
         spread=np.sqrt(moments.squares / moments.count).reshape(shape),
@@ -235,12 +243,12 @@ def survey(
     )
 
 
-def _shares(scan: Scan4D, detectors: Sequence[Detector]) -> Floats:
+def _measure_trusted_shares(scan: Scan4D, detectors: Sequence[VirtualDetector]) -> Floats:
     """Share of each detector on trusted pixels."""
     names = [one.name for one in detectors]
     if len(set(names)) < len(names):
         raise BadInput("detectors", ", ".join(names), "have one name twice: give each its own")
-    good = _trusted(scan)
+    good = _get_trusted_pixels(scan)
     for one in detectors:
         if one.weights.shape != good.shape:
             fix = f"does not fit patterns of {good.shape}: make its weights so"
@@ -250,7 +258,7 @@ def _shares(scan: Scan4D, detectors: Sequence[Detector]) -> Floats:
     return np.array([float((one.weights * good).sum() / one.weights.sum()) for one in detectors])
 
 
-def levelled(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
+def subtract_plane(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
     """Values ``(n, ...)`` less the plane over positions ``(n, 2)`` that fits them best; NaN stays NaN.
 
     It takes away where the detector and the scan coils move the beam (descan), and with it a mean slope of
@@ -258,18 +266,19 @@ def levelled(values: np.ndarray, positions: np.ndarray, /) -> np.ndarray:
 
     Example:
         >>> places = np.array([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [3.0, 2.0]])
-        >>> bool(np.allclose(levelled(1 + places @ np.array([2.0, -1.0]), places), 0))
+        >>> bool(np.allclose(subtract_plane(1 + places @ np.array([2.0, -1.0]), places), 0))
         True
     """
     values = np.asarray(values, np.float64)
-    flat, known = values.reshape(len(values), -1), np.isfinite(values).reshape(len(values), -1).all(1)
+    flat = values.reshape(len(values), -1)
+    known = np.isfinite(values).reshape(len(values), -1).all(1)
     arm = positions - positions.mean(0)
     arm = np.column_stack([np.ones(len(arm)), arm / max(float(np.abs(arm).max()), 1e-300)])
     plane = np.linalg.lstsq(arm[known], flat[known], rcond=None)[0]
     return (flat - arm @ plane).reshape(values.shape)
 
 
-def integrated_phase(
+def integrate_phase(
     deflection: np.ndarray, positions: np.ndarray, grid: tuple[int, int] | None, /, *, wavelength: float
 ) -> NDArray[np.float64]:
     """The phase ``(rows, columns)`` in radian whose gradient is nearest to the deflections (iDPC), mean zero.
@@ -287,18 +296,21 @@ def integrated_phase(
     Example:
         >>> places = np.stack(np.indices((4, 5)), -1).reshape(-1, 2) * 2.0
         >>> tilt = np.tile([1e-3, 0.0], (20, 1))
-        >>> rise = np.diff(integrated_phase(tilt, places, (4, 5), wavelength=0.02), axis=0)
+        >>> rise = np.diff(integrate_phase(tilt, places, (4, 5), wavelength=0.02), axis=0)
         >>> bool(np.allclose(rise, 2 * np.pi / 0.02 * 1e-3 * 2.0))
         True
     """
     from scipy.fft import dctn, idctn
 
     if grid is None or math.prod(grid) != len(deflection):
-        raise BadInput("integrated phase", None, "needs a raster: these positions are none")
+        raise BadInput("integrated phase", None, "needs a raster: the positions are not on one")
     slope = np.nan_to_num(deflection).reshape(*grid, 2)
-    places, right, waves = positions.reshape(*grid, 2), np.zeros(grid), np.zeros(grid)
+    places = positions.reshape(*grid, 2)
+    right = np.zeros(grid)
+    waves = np.zeros(grid)
     for axis, size in enumerate(grid):
-        before, after = np.arange(size - 1), np.arange(1, size)
+        before = np.arange(size - 1)
+        after = np.arange(1, size)
         mean = (slope.take(before, axis) + slope.take(after, axis)) / 2
         rise = 2 * math.pi / wavelength * (mean * np.diff(places, axis=axis)).sum(-1)
         right += -np.diff(rise, axis=axis, prepend=0, append=0)
@@ -309,9 +321,9 @@ def integrated_phase(
     return np.asarray(idctn(spectrum, norm="ortho"), np.float64)
 
 
-def profiles(
+def compute_profiles(
     scan: Scan4D, /, *, centre: tuple[float, float] | None = None, width: float | None = None
-) -> Profile:
+) -> RadialProfile:
     """Radial profile of every pattern, ``(n, ring)``; the mean of the variances is that of fluctuation EM.
 
     Args:
@@ -323,16 +335,16 @@ def profiles(
         >>> from phaseloom.data.scan import Geometry
         >>> geometry = Geometry(wavelength=0.02, shape=(5, 5), angle=(1e-3, 1e-3), beam="electron")
         >>> scan = Scan4D(counts=np.ones((3, 5, 5)), positions=np.zeros((3, 2)), geometry=geometry)
-        >>> profiles(scan).mean.shape
+        >>> compute_profiles(scan).mean.shape
         (3, 4)
     """
-    rings = Rings.of(scan.geometry, centre=centre, mask=_trusted(scan), width=width)
-    parts = [rings.profile(counts.reshape(-1, *scan.mask.shape)) for _, counts in _read(scan)]
+    rings = Rings.of(scan.geometry, centre=centre, mask=_get_trusted_pixels(scan), width=width)
+    parts = [rings.profile(counts.reshape(-1, *scan.mask.shape)) for _, counts in _read_counts(scan)]
     mean, variance = (np.concatenate([getattr(p, k) for p in parts]) for k in ("mean", "variance"))
-    return Profile(parts[0].angle, mean, variance, parts[0].pixels, parts[0].share)
+    return RadialProfile(parts[0].angle, mean, variance, parts[0].pixels, parts[0].share)
 
 
-def group_patterns(
+def average_groups(
     scan: Scan4D, labels: np.ndarray, /
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Labels of groups in order, the mean pattern ``(group, y, x)`` of each, and how many patterns it has.
@@ -349,7 +361,7 @@ def group_patterns(
         >>> geometry = Geometry(wavelength=0.02, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")
         >>> counts = np.arange(3.0)[:, None, None] * np.ones((4, 4))
         >>> scan = Scan4D(counts=counts, positions=np.zeros((3, 2)), geometry=geometry)
-        >>> names, mean, many = group_patterns(scan, np.array([7, 0, 7]))
+        >>> names, mean, many = average_groups(scan, np.array([7, 0, 7]))
         >>> names.tolist(), mean[:, 0, 0].tolist(), many.tolist()
         ([0, 7], [1.0, 1.0], [1, 2])
     """
@@ -360,6 +372,6 @@ def group_patterns(
     if len(names) == 0:
         raise BadInput("labels", None, "name no group: all are negative")
     total = np.zeros((len(names), scan.mask.size))
-    for index, counts in _read(scan):
+    for index, counts in _read_counts(scan):
         total += (labels[index] == names[:, None]).astype(np.float64) @ counts
     return names.astype(np.int64), (total / many[:, None]).reshape(-1, *scan.mask.shape), many

@@ -1,4 +1,4 @@
-"""What a STEM would have shown: images of a scan by virtual detectors, deflections, phase, radial profile."""
+"""Virtual images of a scan: detectors, deflections, integrated phase and radial profile."""
 
 import json
 from collections.abc import Mapping
@@ -15,18 +15,32 @@ from phaseloom.files import whole
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import ScanRecipe
 from phaseloom.units import ANGLE
-from phaseloom.virtual.annuli import Detector, annulus, segments, standard, unseen
-from phaseloom.virtual.images import Beam, Survey, beam_of, integrated_phase, laid, levelled, survey
-from phaseloom.virtual.radial import Profile, radial
+from phaseloom.virtual.annuli import (
+    VirtualDetector,
+    describe_cut_ring,
+    make_annulus,
+    make_segments,
+    make_standard_detectors,
+)
+from phaseloom.virtual.images import (
+    DirectBeam,
+    ScanMeasurement,
+    arrange_on_grid,
+    find_beam,
+    integrate_phase,
+    measure_scan,
+    subtract_plane,
+)
+from phaseloom.virtual.radial import RadialProfile, compute_radial_profile
 
-__all__ = ["Images", "Virtual", "virtual"]
+__all__ = ["Virtual", "VirtualImages", "make_virtual_images"]
 
 
 class Virtual(ScanRecipe):
     """A recipe of virtual images.
 
     Attributes:
-        semiangle: of the beam, in words: ``21 mrad``; default: that of the disk of the mean pattern.
+        semiangle: of the beam, such as ``21 mrad``; default: that of the disk of the mean pattern.
         centre: pixel (row, column) of the beam; default: that of the disk, or without one, zero frequency.
         annuli: further rings, from and to in semi-angles.
         segments: into how many the bright field is cut, as those of a DPC detector; 0: none.
@@ -49,8 +63,8 @@ class Virtual(ScanRecipe):
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
-    """What virtual detectors see of a scan.
+class VirtualImages:
+    """Virtual images of a scan.
 
     Attributes:
         survey: images, deflections and patterns.
@@ -62,11 +76,11 @@ class Images:
         provenance: see `phaseloom.result.Provenance`.
     """
 
-    survey: Survey
-    beam: Beam
+    survey: ScanMeasurement
+    beam: DirectBeam
     deflection: np.ndarray
     phase: np.ndarray | None
-    profile: Profile
+    profile: RadialProfile
     notes: tuple[str, ...]
     provenance: Provenance
 
@@ -81,8 +95,8 @@ class Images:
         import h5py
 
         with whole(path) as short, h5py.File(short, "w") as file:
-            for name, (values, told) in self.tables().items():
-                file.create_dataset(name, data=values).attrs.update(told)
+            for name, (values, attributes) in self.tables().items():
+                file.create_dataset(name, data=values).attrs.update(attributes)
             file.attrs.update({"phaseloom_virtual": 1, "semiangle": self.beam.semiangle})
             file.attrs.update({"semiangle_units": "radian", "centre": self.survey.centre})
             file.attrs.update({"centre_units": "pixel (row, column)", "notes": "\n".join(self.notes)})
@@ -93,80 +107,89 @@ class Images:
 
     def tables(self) -> dict[str, tuple[np.ndarray, Mapping[str, Any]]]:
         """Arrays with their attributes, by the name that they have in the file."""
-        seen = self.survey
+        measured = self.survey
         found: dict[str, tuple[np.ndarray, Mapping[str, Any]]] = {}
-        for one, trusted in zip(seen.detectors, seen.trusted, strict=True):
+        for one, trusted in zip(measured.detectors, measured.trusted, strict=True):
             ring = (
                 {} if one.inner is None else {"inner": one.inner, "outer": one.outer, "angle_units": "radian"}
             )
-            told = {"units": "counts", "trusted_share": float(trusted), **ring}
-            found[f"images/{one.name}"] = (seen.image(one.name), told)
+            attributes = {"units": "counts", "trusted_share": float(trusted), **ring}
+            found[f"images/{one.name}"] = (measured.image(one.name), attributes)
             found[f"detectors/{one.name}"] = (one.weights, {"units": "share of a pixel", **ring})
         found["images/total"] = (
-            laid(seen.total, seen.grid),
+            arrange_on_grid(measured.total, measured.grid),
             {"units": "counts", "of": "trusted pixels, as they are"},
         )
         bent = {"units": "radian", "axes": "(y, x) last; positive towards larger rows and columns"}
-        found["deflection/measured"] = (laid(seen.deflection, seen.grid), bent)
-        found["deflection/used"] = (laid(self.deflection, seen.grid), bent)
+        found["deflection/measured"] = (arrange_on_grid(measured.deflection, measured.grid), bent)
+        found["deflection/used"] = (arrange_on_grid(self.deflection, measured.grid), bent)
         if self.phase is not None:
             found["phase"] = (self.phase, {"units": "radian", "from": "deflection/used"})
         for name in ("mean", "highest", "spread"):
-            found[f"patterns/{name}"] = (getattr(seen, name), {"units": "counts"})
+            found[f"patterns/{name}"] = (getattr(measured, name), {"units": "counts"})
         for name in ("mean", "variance", "share"):
             units = {"mean": "counts", "variance": "counts^2", "share": "1"}[name]
             found[f"radial/{name}"] = (getattr(self.profile, name), {"units": units})
         found["radial/angle"] = (self.profile.angle, {"units": "radian"})
-        found["positions"] = (seen.positions, {"units": "angstrom", "axes": "(row, column)"})
+        found["positions"] = (measured.positions, {"units": "angstrom", "axes": "(row, column)"})
         return found
 
 
-def virtual(recipe: Virtual, scan: Scan4D, /) -> Images:
-    """Find the beam, lay the detectors around it, and see the scan through them.
+def make_virtual_images(recipe: Virtual, scan: Scan4D, /) -> VirtualImages:
+    """Find the beam, place the detectors around it, and compute their images of the scan.
 
     Args:
-        recipe: what is asked for.
+        recipe: which images to make.
         scan: its data, ``recipe.all()``: a blank pattern has a place in an image.
 
     Raises:
         BadInput: no semi-angle and no disk, a ring that the detector does not reach, or no counts at all.
     """
     semiangle = None if recipe.semiangle is None else ANGLE.parse(recipe.semiangle, "semiangle")
-    beam = beam_of(scan, semiangle=semiangle, centre=recipe.centre)
-    detectors, notes = _detectors(recipe, scan, beam)
-    found = survey(scan, detectors, centre=beam.centre)
+    beam = find_beam(scan, semiangle=semiangle, centre=recipe.centre)
+    detectors, notes = _make_detectors(recipe, scan, beam)
+    found = measure_scan(scan, detectors, centre=beam.centre)
     if not (found.total > 0).any():
         raise BadInput(recipe.file.name, None, "holds no counts at all: check the data set and the mask")
     if blank := int((~(found.total > 0)).sum()):
         notes = (*notes, f"{blank} of {len(scan)} patterns hold no counts: their deflection is NaN")
-    deflection, phase = found.deflection, None
+    deflection = found.deflection
+    phase = None
     if recipe.level:
-        deflection = levelled(deflection, scan.positions)
+        deflection = subtract_plane(deflection, scan.positions)
         notes = (*notes, "a plane is taken off the deflections, and with it parabolas of the phase (level)")
     if scan.grid is not None:
-        phase = integrated_phase(deflection, scan.positions, scan.grid, wavelength=scan.geometry.wavelength)
+        phase = integrate_phase(deflection, scan.positions, scan.grid, wavelength=scan.geometry.wavelength)
     else:
-        notes = (*notes, "the positions are no raster, so there is no integrated phase")
-    return Images(
+        notes = (*notes, "the positions are not a raster, so there is no integrated phase")
+    return VirtualImages(
         survey=found,
         beam=beam,
         deflection=deflection,
         phase=phase,
-        profile=radial(found.mean, scan.geometry, centre=beam.centre, mask=scan.mask),
+        profile=compute_radial_profile(found.mean, scan.geometry, centre=beam.centre, mask=scan.mask),
         notes=(*beam.notes, *notes),
         provenance=Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name),
     )
 
 
-def _detectors(recipe: Virtual, scan: Scan4D, beam: Beam) -> tuple[tuple[Detector, ...], tuple[str, ...]]:
+def _make_detectors(
+    recipe: Virtual, scan: Scan4D, beam: DirectBeam
+) -> tuple[tuple[VirtualDetector, ...], tuple[str, ...]]:
     """The standard ones, the rings that were asked for, and segments of the bright field."""
-    made, notes = standard(scan.geometry, beam.semiangle, centre=beam.centre, mask=scan.mask)
+    made, notes = make_standard_detectors(scan.geometry, beam.semiangle, centre=beam.centre, mask=scan.mask)
     for inner, outer in recipe.annuli:
         name = f"{inner:g}-{outer:g}"
         limits = (inner * beam.semiangle, outer * beam.semiangle)
-        ring = annulus(scan.geometry, *limits, name=name, centre=beam.centre)
-        made, notes = (*made, ring), (*notes, *unseen(scan.geometry, ring, centre=beam.centre))
+        ring = make_annulus(scan.geometry, *limits, name=name, centre=beam.centre)
+        made = (*made, ring)
+        notes = (*notes, *describe_cut_ring(scan.geometry, ring, centre=beam.centre))
     if recipe.segments:
         whole = (0.0, beam.semiangle)
-        made += segments(scan.geometry, *whole, count=recipe.segments, centre=beam.centre)
+        made += make_segments(scan.geometry, *whole, count=recipe.segments, centre=beam.centre)
     return made, notes
+
+
+# old names, until callers are renamed
+virtual = make_virtual_images
+Images = VirtualImages

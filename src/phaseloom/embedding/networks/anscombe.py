@@ -1,4 +1,4 @@
-"""Counts made numbers of order one whose noise is equally strong everywhere, and back."""
+"""Anscombe transform: counts to values of order one with uniform noise, and back."""
 
 import math
 
@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
 
-__all__ = ["Stabilised", "anscombe", "counts"]
+__all__ = ["AnscombeScale", "invert_anscombe", "stabilise_counts"]
 
-LEAST = 2 * math.sqrt(3 / 8)
-"""What no counts become."""
+MIN_STABILISED_COUNT = 2 * math.sqrt(3 / 8)  # what no counts become
 
 
-class Stabilised(nn.Module):
-    """The `anscombe` transform of counts, less one mean and over one spread of all pixels.
+class AnscombeScale(nn.Module):
+    """The `stabilise_counts` transform of counts, less one mean and over one spread of all pixels.
 
     The mean is one number and not an image, so patterns of any size are taken, and a bright disc stays
     brighter than what is around it.
@@ -24,7 +23,7 @@ class Stabilised(nn.Module):
         mean, std: scalars; zero and one until `calibrate`.
 
     Example:
-        >>> scale, scans = Stabilised(), torch.poisson(torch.full((4, 1, 16, 16), 5.0))
+        >>> scale, scans = AnscombeScale(), torch.poisson(torch.full((4, 1, 16, 16), 5.0))
         >>> scale.calibrate(scans)
         >>> round(float(scale(scans).std()), 2)
         1.0
@@ -40,11 +39,11 @@ class Stabilised(nn.Module):
 
     def forward(self, patterns: Real[Tensor, "*batch y x"]) -> Float[Tensor, "*batch y x"]:
         """Counts to stabilised values."""
-        return (anscombe(patterns) - self.mean) / self.std
+        return (stabilise_counts(patterns) - self.mean) / self.std
 
     def inverse(self, values: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch y x"]:
-        """Stabilised values, as a network without noise of its own draws them, to expected counts."""
-        return counts(values * self.std + self.mean)
+        """Stabilised values, free of noise as from a network, to expected counts."""
+        return invert_anscombe(values * self.std + self.mean)
 
     @torch.no_grad()
     def calibrate(self, patterns: Real[Tensor, "*batch y x"]) -> None:
@@ -53,8 +52,9 @@ class Stabilised(nn.Module):
         Raises:
             BadInput: patterns that are not finite, or all the same.
         """
-        values = anscombe(patterns).double()
-        mean, std = values.mean(), values.std(correction=0)
+        values = stabilise_counts(patterns).double()
+        mean = values.mean()
+        std = values.std(correction=0)
         if not torch.isfinite(mean):
             raise BadInput("patterns", float(mean), "is their mean: mask what is not a finite number")
         if not std > 0:
@@ -63,7 +63,7 @@ class Stabilised(nn.Module):
         self.std.copy_(std)
 
 
-def anscombe(patterns: Real[Tensor, "*batch y x"], /) -> Float[Tensor, "*batch y x"]:
+def stabilise_counts(patterns: Real[Tensor, "*batch y x"], /) -> Float[Tensor, "*batch y x"]:
     """``2 sqrt(n + 3/8)``: the variance of counts above about four becomes one.
 
     What noise of a detector left below zero counts as nothing.
@@ -71,18 +71,18 @@ def anscombe(patterns: Real[Tensor, "*batch y x"], /) -> Float[Tensor, "*batch y
     Source: Anscombe 1948, doi 10.1093/biomet/35.3-4.246.
 
     Example:
-        >>> anscombe(torch.poisson(torch.full((500, 500), 20.0))).var().item().__round__(1)
+        >>> stabilise_counts(torch.poisson(torch.full((500, 500), 20.0))).var().item().__round__(1)
         1.0
     """
     values = patterns if patterns.is_floating_point() else patterns.float()
     return 2 * (values.clamp_min(0) + 3 / 8).sqrt()
 
 
-def counts(values: Float[Tensor, "*batch y x"], /) -> Float[Tensor, "*batch y x"]:
-    """The rate whose counts have this mean after `anscombe`: its exact unbiased inverse, in closed form.
+def invert_anscombe(values: Float[Tensor, "*batch y x"], /) -> Float[Tensor, "*batch y x"]:
+    """Rate whose counts have this mean after `stabilise_counts`: the exact unbiased inverse, closed form.
 
-    It is no inverse for a single count: a mean of roots is less than the root of a mean, and what a network
-    draws is a mean. ``(D / 2)^2 - 3/8`` would be too small by a quarter of a count.
+    For a single count it is not the inverse: a mean of roots is less than the root of a mean, and the output
+    of a network is a mean. ``(D / 2)^2 - 3/8`` would be too small by a quarter of a count.
 
     Args:
         values: means of transformed counts; below ``2 sqrt(3/8)``, nothing.
@@ -90,10 +90,11 @@ def counts(values: Float[Tensor, "*batch y x"], /) -> Float[Tensor, "*batch y x"
     Source: Mäkitalo & Foi 2011, doi 10.1109/TIP.2010.2056693 and, the closed form, 10.1109/TIP.2011.2121085.
 
     Example:
-        >>> mean = anscombe(torch.poisson(torch.full((500, 500), 3.0))).mean()
-        >>> counts(mean[None, None]).item().__round__(1)
+        >>> mean = stabilise_counts(torch.poisson(torch.full((500, 500), 3.0))).mean()
+        >>> invert_anscombe(mean[None, None]).item().__round__(1)
         3.0
     """
-    d, root = values.clamp_min(LEAST), math.sqrt(3 / 2)
+    d = values.clamp_min(MIN_STABILISED_COUNT)
+    root = math.sqrt(3 / 2)
     rate = d**2 / 4 + root / 4 / d - 11 / 8 / d**2 + 5 / 8 * root / d**3 - 1 / 8
     return rate.clamp_min(0)

@@ -1,4 +1,4 @@
-"""A diffraction pattern to a few numbers, and from these the pattern again.
+"""Autoencoders: a diffraction pattern to a few latents, and back.
 
 `seed` is the first design to the letter, with its limits: below 128 pixels all its latents follow from one
 number. `recommended` begins as the principal components of the patterns and learns what these miss; `pca` is
@@ -7,18 +7,25 @@ these components alone. The last two take patterns that their own ``scale`` has 
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from phaseloom.embedding import losses as embedding_losses
-from phaseloom.embedding.networks.anscombe import Stabilised
-from phaseloom.embedding.networks.convolutional import AdaptiveDecoder, Decoder, Encoder
+from phaseloom.embedding.networks.anscombe import AnscombeScale
+from phaseloom.embedding.networks.convolutional import (
+    AdaptiveDecoder,
+    Decoder,
+    Encoder,
+    check_patterns,
+    check_size,
+)
 from phaseloom.embedding.networks.linear_skip import LinearSkip
 from phaseloom.errors import BadInput
-from phaseloom.learning.feature_sizes import checked, counted, sized
-from phaseloom.learning.weight_files import Recipe, recorded
+from phaseloom.learning.layers import check_count
+from phaseloom.learning.weight_files import BuilderCall, record_builder
 
 __all__ = ["AdaptiveDecoder", "Autoencoder", "Decoder", "Encoder", "LinearAutoencoder", "PatternAutoencoder"]
 __all__ += ["pca", "recommended", "seed"]
@@ -27,19 +34,20 @@ log = logging.getLogger(__name__)
 
 
 class PatternAutoencoder(nn.Module):
-    """Patterns to latents and back, and what both must not lose.
+    """Base of the autoencoders: patterns to latents and back.
 
     Attributes:
-        out_shape: pixels (y, x) of a pattern that `decode` draws where none are told.
+        out_shape: pixels (y, x) of a pattern that `decode` returns by default.
         scale: what makes of counts the numbers that this network takes, saved with its weights, or none.
         recipe: the call that built it.
     """
 
-    recipe: Recipe
+    recipe: BuilderCall
 
-    def __init__(self, out_shape: Sequence[int], scale: Stabilised | None):
+    def __init__(self, out_shape: Sequence[int], scale: AnscombeScale | None):
         super().__init__()
-        self.out_shape, self.scale = sized(out_shape), scale
+        self.out_shape = check_size(out_shape)
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Float[Tensor, "b 1 y x"]:
         """Patterns ``(b, 1, y, x)`` as the latents hold them, in the size in which they came.
@@ -68,15 +76,15 @@ class PatternAutoencoder(nn.Module):
     ) -> dict[str, Tensor]:
         """The first design's loss: ``total, mse, act, sim, div``; see `embedding_losses.regularised`."""
         weights = {"lambda_act": lambda_act, "lambda_sim": lambda_sim, "lambda_div": lambda_div}
-        return embedding_losses.regularised(x, x_hat, z, **weights)
+        return embedding_losses.compute_seed_loss(x, x_hat, z, **weights)
 
     def begin(self, patterns: Tensor, /) -> None:
-        """Take the size of patterns ``(n, 1, y, x)`` such as will come, and the components of a linear part.
+        """Take the size of typical patterns ``(n, 1, y, x)``, and from them the components of a linear part.
 
         Raises:
             BadInput: patterns of another shape, type or size, or too few of them.
         """
-        self.out_shape = sized(checked(patterns, self).shape[-2:])
+        self.out_shape = check_size(check_patterns(patterns, self).shape[-2:])
         recipe = getattr(self, "recipe", None)
         if recipe is not None:
             self.recipe = (recipe[0], {**recipe[1], "out_shape": self.out_shape})
@@ -91,7 +99,7 @@ class Autoencoder(PatternAutoencoder):
 
     Args:
         latent_dim: latents.
-        out_shape: pixels (y, x) of a pattern that `decode` draws where none are told, and in which a linear
+        out_shape: pixels (y, x) of a pattern that `decode` returns by default, and in which a linear
             part works; `begin` replaces it.
         pooling: ``seed`` or ``ladder``; see `Encoder`.
         decoder_sizes: ``seed`` or ``target``; see `Decoder`.
@@ -102,7 +110,7 @@ class Autoencoder(PatternAutoencoder):
         linear_skip: with a linear part, which asks for signed latents and a linear output.
 
     Raises:
-        BadInput: a knob that is no choice, or two that contradict.
+        BadInput: an unknown option, or two that contradict.
 
     Example:
         >>> net = Autoencoder(latent_dim=4, width=8, decoder_sizes="target")
@@ -124,15 +132,19 @@ class Autoencoder(PatternAutoencoder):
         width: int = 128,
         linear_skip: bool = False,
     ):
-        super().__init__(out_shape, Stabilised() if linear_skip else None)
+        super().__init__(out_shape, AnscombeScale() if linear_skip else None)
         if linear_skip and (latent_activation, output) != ("none", "linear"):
             fix = (
                 "cannot have a linear part: choose latents with 'none' and a 'linear' output, or leave it out"
             )
             raise BadInput("nets: linear_skip", f"latents with {latent_activation!r}, output {output!r}", fix)
-        inner = {"head_channels": head_channels, "latent_activation": latent_activation, "pooling": pooling}
+        inner: dict[str, Any] = {
+            "head_channels": head_channels,
+            "latent_activation": latent_activation,
+            "pooling": pooling,
+        }
         outer = {"decoder_sizes": decoder_sizes, "output": output}
-        self.encoder = Encoder(latent_dim, width=width, **inner)  # type: ignore[arg-type]
+        self.encoder = Encoder(latent_dim, width=width, **inner)
         self.decoder = Decoder(latent_dim, self.out_shape, width=width, **outer)
         self.skip = LinearSkip(latent_dim, self.out_shape) if linear_skip else None
         if linear_skip:
@@ -158,7 +170,7 @@ class Autoencoder(PatternAutoencoder):
         Raises:
             BadInput: another number of latents, or a size that is none.
         """
-        wanted = self.out_shape if size is None else sized(size)
+        wanted = self.out_shape if size is None else check_size(size)
         if self.skip is None:
             return self.decoder(z, wanted)
         return self.skip.decode(z, wanted) + self.decoder(z / self.skip.spread, wanted)
@@ -179,16 +191,16 @@ class LinearAutoencoder(PatternAutoencoder):
     """
 
     def __init__(self, latent_dim: int, out_shape: Sequence[int]):
-        super().__init__(out_shape, Stabilised())
-        self.skip = LinearSkip(counted("latent_dim", latent_dim), self.out_shape)
+        super().__init__(out_shape, AnscombeScale())
+        self.skip = LinearSkip(check_count("latent_dim", latent_dim), self.out_shape)
 
     def embed(self, x: Tensor) -> Float[Tensor, "b k"]:
         """Latents of patterns ``(b, 1, y, x)``, the one of largest variance first."""
-        return self.skip.embed(checked(x, self))
+        return self.skip.embed(check_patterns(x, self))
 
     def decode(self, z: Float[Tensor, "b k"], size: Sequence[int] | None = None) -> Float[Tensor, "b 1 y x"]:
         """Patterns of a size, or of ``out_shape``, from latents."""
-        return self.skip.decode(z, self.out_shape if size is None else sized(size))
+        return self.skip.decode(z, self.out_shape if size is None else check_size(size))
 
     def begin(self, patterns: Tensor, /) -> None:
         """Take size and components from patterns; see `LinearSkip.begin`. There is nothing more to learn."""
@@ -196,13 +208,13 @@ class LinearAutoencoder(PatternAutoencoder):
         self.skip.begin(patterns)
 
 
-@recorded("autoencoder.seed")
+@record_builder("autoencoder.seed")
 def seed(*, latent_dim: int = 32, out_shape: Sequence[int] = (256, 256), seed: int = 0) -> Autoencoder:
     """The first design: sigmoid output, latents that are not negative, 3,914,404 parameters for 32 of them.
 
     Its encoder divides by four three times, whatever the size, so that all latents follow from 1 number of
     patterns up to 64 pixels, 4 at 128, and 16 from 256 pixels on
-    (`phaseloom.embedding.networks.convolutional.effective`); a warning says so. It takes
+    (`phaseloom.embedding.networks.convolutional.count_effective_features`); a warning says so. It takes
     patterns between zero and one.
 
     Args:
@@ -214,12 +226,14 @@ def seed(*, latent_dim: int = 32, out_shape: Sequence[int] = (256, 256), seed: i
         >>> sum(value.numel() for value in seed().parameters())
         3914404
     """
-    told = "autoencoder: the seed's %d latents follow from 1 number up to 64 pixels, 4 at 128, "
-    log.warning(told + "16 from 256 on: take the recommended network where they should say more", latent_dim)
+    warning = "autoencoder: the seed's %d latents follow from 1 number up to 64 pixels, 4 at 128, "
+    log.warning(
+        warning + "16 from 256 on: take the recommended network where they should say more", latent_dim
+    )
     return Autoencoder(latent_dim, out_shape)
 
 
-@recorded("autoencoder.recommended")
+@record_builder("autoencoder.recommended")
 def recommended(
     *,
     latent_dim: int = 32,
@@ -231,7 +245,7 @@ def recommended(
     """Signed latents of 128 features on top of principal components, a linear output in the patterns' size.
 
     Call ``net.scale.calibrate`` with counts and `PatternAutoencoder.begin` with what ``net.scale`` makes of
-    them, then train: it starts as `pca`, and is no worse than it as long as held-out patterns decide when
+    them, then train: it starts as `pca`, and is not worse as long as held-out patterns decide when
     training stops.
 
     Args:
@@ -260,10 +274,10 @@ def recommended(
         linear_skip=True,
     )
     # 1.4 times as fast on a processor
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-@recorded("autoencoder.pca")
+@record_builder("autoencoder.pca")
 def pca(*, latent_dim: int = 32, out_shape: Sequence[int] = (64, 64), seed: int = 0) -> LinearAutoencoder:
     """Principal components with the methods of an autoencoder: fitted by `begin` in seconds, no training.
 

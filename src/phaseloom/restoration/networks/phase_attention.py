@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.learning.feature_sizes import chosen
-from phaseloom.learning.layers import full
+from phaseloom.learning.layers import chosen, full
 
 __all__ = ["ChannelAttention", "ChannelNorm", "GatedFeedForward", "TransformerBlock", "spectral", "whitened"]
 

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.learning.feature_sizes import chosen
 from phaseloom.learning.gating import ChannelGate, PhaseGate
+from phaseloom.learning.layers import chosen
 from phaseloom.learning.weight_files import recorded
 from phaseloom.restoration.networks.agssf import agssf1
 from phaseloom.restoration.networks.phase_attention import ChannelAttention, TransformerBlock

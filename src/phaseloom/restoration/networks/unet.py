@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.learning.feature_sizes import counted
+from phaseloom.learning.layers import counted
 from phaseloom.learning.weight_files import Recipe
 
 __all__ = ["Heads", "Plan", "Restored", "Restorer", "UShape", "grow", "mirrored", "shrink"]

@@ -1,7 +1,7 @@
-"""Step one: the patterns of a window of a scan, and where it lies, become a patch of the phase.
+"""First stage: the patterns of a window of a scan, and its place, to a patch of the phase.
 
 Every pattern is embedded by itself, so that a scan is embedded once however its windows overlap; a
-transformer lets the patterns of a window look at one another; a decoder draws the patch. Five pixels are a
+transformer relates the patterns of a window; a decoder computes the patch. Five pixels are a
 step of the scan, and the patch reaches five pixels beyond the first probe and the last:
 ``5 (n - 1) + 11`` pixels for ``n`` probes, 76 for 14.
 """
@@ -13,9 +13,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.layers import PIXELS, Block, Embedding, FiLM, Grid, Intake, Plain
-from phaseloom.learning.weight_files import Recipe, recorded
+from phaseloom.learning.layers import (
+    PIXELS_PER_STEP,
+    AttentionBlock,
+    FiLM,
+    NoConditioning,
+    PatternEmbedding,
+    PatternIntake,
+    ScanTransformer,
+)
+from phaseloom.learning.weight_files import BuilderCall, record_builder
+from phaseloom.retrieval.networks.backbones import get_blocks, make_resnet, make_transformer
 from phaseloom.retrieval.networks.linear import linear
 from phaseloom.retrieval.networks.tiny import tiny
 from phaseloom.units import Length
@@ -28,16 +36,18 @@ class PatchRecoveryNet(nn.Module):
 
     Attributes:
         embedding: one pattern to ``D`` numbers.
-        grid: the tokens of a window to tokens that know of one another.
+        grid: attention between the tokens of a window.
         decoder: these to the patch.
         recipe: the call that built it.
     """
 
-    recipe: Recipe
+    recipe: BuilderCall
 
-    def __init__(self, embedding: Embedding, grid: Grid, decoder: nn.Module):
+    def __init__(self, embedding: PatternEmbedding, grid: ScanTransformer, decoder: nn.Module):
         super().__init__()
-        self.embedding, self.grid, self.decoder = embedding, grid, decoder
+        self.embedding = embedding
+        self.grid = grid
+        self.decoder = decoder
 
     @property
     def window(self) -> int:
@@ -50,7 +60,7 @@ class PatchRecoveryNet(nn.Module):
         return self.grid.step
 
     def calibrate(self, patterns: Float[Tensor, "*batch y x"], /) -> None:
-        """Take mean and spread of what comes in from patterns such as will come; see `Intake.calibrate`."""
+        """Take mean and spread of the input from typical patterns; see `PatternIntake.calibrate`."""
         self.embedding.intake.calibrate(patterns)
 
     def embed(self, patterns: Float[Tensor, "b rows cols y x"], /) -> Float[Tensor, "b rows cols d"]:
@@ -86,7 +96,7 @@ class PatchRecoveryNet(nn.Module):
         return self.recover(self.embed(patterns), optics, coordinates)
 
 
-class Commensurate(nn.Module):
+class StepDecoder(nn.Module):
     """Tokens to pixels such that each token owns the five by five pixels around its probe.
 
     The window is padded by one token, every token becomes its pixels, and what is more than the patch is
@@ -99,19 +109,19 @@ class Commensurate(nn.Module):
 
     def __init__(self, width: int, channels: int):
         super().__init__()
-        self.spread = nn.Conv2d(width, PIXELS**2 * channels, 3, padding=2)
+        self.spread = nn.Conv2d(width, PIXELS_PER_STEP**2 * channels, 3, padding=2)
         self.refine = nn.Conv2d(channels, channels, 3, padding=1)
         self.leave = nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, tokens: Float[Tensor, "b n n d"]) -> Float[Tensor, "b v u"]:
         """Draw the patch."""
-        fine = functional.pixel_shuffle(self.spread(tokens.movedim(-1, 1)), PIXELS)[..., 2:-2, 2:-2]
+        fine = functional.pixel_shuffle(self.spread(tokens.movedim(-1, 1)), PIXELS_PER_STEP)[..., 2:-2, 2:-2]
         fine = functional.gelu(fine)
         fine = fine + functional.gelu(self.refine(fine))
         return self.leave(fine)[:, 0]
 
 
-class Upsampled(nn.Module):
+class TransposedDecoder(nn.Module):
     """Fourteen by fourteen tokens to 76 by 76 pixels by transposed convolutions, as in the seed."""
 
     def __init__(self, width: int):
@@ -128,7 +138,7 @@ class Upsampled(nn.Module):
         return self.draw(self.enter(tokens).movedim(-1, 1))[:, 0]
 
 
-class Convolved(nn.Module):
+class ConvolutionalEncoder(nn.Module):
     """A pattern to ``width`` numbers by four convolutions; the last sees the whole of it.
 
     Nothing is averaged over the pattern: it matters where in the disc the intensity lies.
@@ -147,7 +157,7 @@ class Convolved(nn.Module):
         return self.layers(images)
 
 
-class Pooled(nn.Module):
+class PooledBackbone(nn.Module):
     """A network of transformers that ends in a mean over the image."""
 
     def __init__(self, net: Any):
@@ -159,7 +169,7 @@ class Pooled(nn.Module):
         return self.net(images).pooler_output.flatten(1)
 
 
-@recorded("recovery.small")
+@record_builder("recovery.small")
 def small(
     *,
     patterns: int = 24,
@@ -172,10 +182,10 @@ def small(
     checkpoint: bool = False,
     seed: int = 0,
 ) -> PatchRecoveryNet:
-    """Four convolutions, a transformer told of the optics in every block, a decoder that keeps to the scan.
+    """Four convolutions, a transformer conditioned on the optics in every block, a decoder.
 
-    3.9 million parameters for patterns of 24 pixels. No batch norm: what comes out does not depend on what
-    else is in the batch.
+    3.9 million parameters for patterns of 24 pixels. No batch norm: the output does not depend on the
+    rest of the batch.
 
     Args:
         patterns: pixels along an edge of a pattern.
@@ -193,21 +203,23 @@ def small(
         >>> net(torch.zeros(2, 3, 3, 24, 24), torch.zeros(2, 8), torch.zeros(2, 2)).shape
         torch.Size([2, 21, 21])
     """
-    embedding = Embedding(Intake(patterns), Convolved(patterns, width), frugal=checkpoint)
+    embedding = PatternEmbedding(
+        PatternIntake(patterns), ConvolutionalEncoder(patterns, width), frugal=checkpoint
+    )
     table = nn.Parameter(torch.randn(1, window**2 + 1, width) * 0.02)
-    grid = Grid(
+    grid = ScanTransformer(
         nn.Linear(width, width),
         nn.Parameter(torch.randn(1, 1, width) * 0.02),
         table,
         films=nn.ModuleList(FiLM(width) for _ in range(depth)),
-        blocks=nn.ModuleList(Block(width, heads) for _ in range(depth)),
+        blocks=nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth)),
         norm=nn.LayerNorm(width),
         step=step,
     )
-    return PatchRecoveryNet(embedding, grid, Commensurate(width, channels))
+    return PatchRecoveryNet(embedding, grid, StepDecoder(width, channels))
 
 
-@recorded("recovery.base")
+@record_builder("recovery.base")
 def base(
     *,
     patterns: int = 24,
@@ -221,7 +233,7 @@ def base(
     checkpoint: bool = False,
     seed: int = 0,
 ) -> PatchRecoveryNet:
-    """ResNet34, a transformer as large as ViT-B told of the optics in every block, and `small`'s decoder.
+    """ResNet34, a ViT-B conditioned on the optics in every block, and the decoder of `small`.
 
     113.6 million parameters. Meant for patterns of 32 to 64 pixels.
 
@@ -247,15 +259,15 @@ def base(
         >>> len(net.grid.blocks), net.window
         (1, 14)
     """
-    body = Pooled(pretrained.residual(resnet))
-    embedding = Embedding(Intake(patterns), body, frugal=checkpoint)
+    body = PooledBackbone(make_resnet(resnet))
+    embedding = PatternEmbedding(PatternIntake(patterns), body, frugal=checkpoint)
     heads = max(1, width // 64)
-    encoder = pretrained.transformer(vit, window=window, width=width, depth=depth, heads=heads)
+    encoder = make_transformer(vit, window=window, width=width, depth=depth, heads=heads)
     films = nn.ModuleList(FiLM(width) for _ in range(depth))
-    return PatchRecoveryNet(embedding, _grid(encoder, films, step), Commensurate(width, channels))
+    return PatchRecoveryNet(embedding, _make_grid(encoder, films, step), StepDecoder(width, channels))
 
 
-@recorded("recovery.seed")
+@record_builder("recovery.seed")
 def seed(
     *,
     resnet: str | None = None,
@@ -291,21 +303,23 @@ def seed(
         >>> sum(value.numel() for value in net.parameters())
         109953218
     """
-    embedding = Embedding(Intake(patterns), Pooled(pretrained.residual(resnet)), frugal=checkpoint)
-    encoder = pretrained.transformer(vit)
-    films = nn.ModuleList(Plain() for _ in pretrained.blocks(encoder))
-    return PatchRecoveryNet(embedding, _grid(encoder, films, step), Upsampled(768))
+    embedding = PatternEmbedding(
+        PatternIntake(patterns), PooledBackbone(make_resnet(resnet)), frugal=checkpoint
+    )
+    encoder = make_transformer(vit)
+    films = nn.ModuleList(NoConditioning() for _ in get_blocks(encoder))
+    return PatchRecoveryNet(embedding, _make_grid(encoder, films, step), TransposedDecoder(768))
 
 
-def _grid(vit: Any, films: nn.ModuleList, step: float) -> Grid:
-    """The parts of a vision transformer that are of use when tokens are no pieces of an image."""
+def _make_grid(vit: Any, films: nn.ModuleList, step: float) -> ScanTransformer:
+    """The parts of a vision transformer that do not depend on tokens being patches of an image."""
     table = vit.embeddings.position_embeddings
-    return Grid(
+    return ScanTransformer(
         nn.Linear(512, table.shape[-1]),
         vit.embeddings.cls_token,
         table,
         films=films,
-        blocks=pretrained.blocks(vit),
+        blocks=get_blocks(vit),
         norm=vit.layernorm,
         step=step,
     )

@@ -5,9 +5,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phaseloom.learning.layers import OPTICS, PIXELS
-from phaseloom.learning.weight_files import recorded
-from phaseloom.retrieval.networks.linear import NEAR, LinearRecovery, ScanRecovery, drawn
+from phaseloom.learning.layers import OPTICS_NUMBERS, PIXELS_PER_STEP
+from phaseloom.learning.weight_files import record_builder
+from phaseloom.retrieval.networks.linear import (
+    NEIGHBOURHOOD_PROBES,
+    LinearRecovery,
+    ScanRecovery,
+    tokens_to_image,
+)
 
 __all__ = ["TinyRecovery", "tiny"]
 
@@ -20,16 +25,16 @@ class TinyRecovery(ScanRecovery):
     Attributes:
         patterns: pixels along an edge of a pattern.
         estimate: the linear part.
-        trunk: blocks that are told of the optics and the dose.
+        trunk: blocks conditioned on the optics and the dose.
     """
 
     def __init__(self, patterns: int, components: int, width: int, depth: int):
         super().__init__(patterns, components)
         self.patterns = patterns
-        self.estimate = nn.Conv2d(self.components.count, PIXELS**2, NEAR)
+        self.estimate = nn.Conv2d(self.components.count, PIXELS_PER_STEP**2, NEIGHBOURHOOD_PROBES)
         self.enter = nn.Conv2d(self.components.count, width, 3, padding=1)
-        self.trunk = nn.ModuleList(Told(width) for _ in range(depth))
-        self.leave = nn.Conv2d(width, PIXELS**2, 3, padding=1)
+        self.trunk = nn.ModuleList(ConditionedBlock(width) for _ in range(depth))
+        self.leave = nn.Conv2d(width, PIXELS_PER_STEP**2, 3, padding=1)
         for part in (self.estimate, self.leave):
             for value in part.parameters():
                 nn.init.zeros_(value)
@@ -38,28 +43,32 @@ class TinyRecovery(ScanRecovery):
         self, each: Float[Tensor, "b k rows cols"], optics: Float[Tensor, "b 8"]
     ) -> Float[Tensor, "b v u"]:
         """The image from what `Components` has found of each pattern."""
-        features = functional.pad(self.components.joined(each), (2, 2, 2, 2), mode="replicate")
+        features = functional.pad(self.components.join(each), (2, 2, 2, 2), mode="replicate")
         state = self.enter(features)
         for block in self.trunk:
             state = block(state, optics)
-        return drawn(self.estimate(features) + self.leave(state)[..., 1:-1, 1:-1])
+        return tokens_to_image(self.estimate(features) + self.leave(state)[..., 1:-1, 1:-1])
 
     @torch.no_grad()
     def begin(self, linear: LinearRecovery, /) -> None:
         """Start from a linear estimate with as many components, fitted without noise."""
         self.components.load_state_dict(linear.components.state_dict())
-        last, count = linear.weight[-1], linear.components.count
-        self.estimate.weight.copy_(last[:, 1:].unflatten(1, (count, NEAR, NEAR)))
-        self.estimate.bias.copy_(last[:, 0])  # type: ignore[union-attr]
+        last = linear.weight[-1]
+        count = linear.components.count
+        self.estimate.weight.copy_(
+            last[:, 1:].unflatten(1, (count, NEIGHBOURHOOD_PROBES, NEIGHBOURHOOD_PROBES))
+        )
+        assert self.estimate.bias is not None
+        self.estimate.bias.copy_(last[:, 0])
 
 
-class Told(nn.Module):
+class ConditionedBlock(nn.Module):
     """Two convolutions added to what came in, scaled and shifted by what the optics are."""
 
     def __init__(self, width: int):
         super().__init__()
         self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        self.read = nn.Linear(OPTICS, 2 * width)
+        self.read = nn.Linear(OPTICS_NUMBERS, 2 * width)
         for value in self.read.parameters():
             nn.init.zeros_(value)
 
@@ -72,7 +81,7 @@ class Told(nn.Module):
         return state + self.second(functional.gelu(inner))
 
 
-@recorded("tiny")
+@record_builder("tiny")
 def tiny(
     *, patterns: int = 24, components: int = 72, width: int = 64, depth: int = 3, seed: int = 0
 ) -> TinyRecovery:

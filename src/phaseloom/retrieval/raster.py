@@ -1,4 +1,4 @@
-"""The lattice that a scan lies on, as a network wants it: rows and columns, and a pattern at each place."""
+"""The raster of a scan, as networks need it: rows and columns, and a pattern at each place."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,19 +9,13 @@ from phaseloom.data.counts import Counts
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["ASTRAY", "WANDER", "Raster", "filled", "raster"]
+__all__ = ["MAX_DEVIATION", "MIN_NOTED_DEVIATION", "Raster", "fill_empty_places", "find_raster"]
 
-ASTRAY = 0.25
-"""Steps that a position may be off its raster."""
-
-WANDER = 0.05
-"""The same, beyond which it is worth a word."""
-
-EMPTY = 0.05
-"""Share of places that may be without a pattern."""
-
-ALIKE = 0.9
-"""How well directions to neighbours agree, up to quarter turns, where positions lie on a turned lattice."""
+MAX_DEVIATION = 0.25  # steps that a position may be off its raster
+MIN_NOTED_DEVIATION = 0.05  # the same, beyond which there is a note
+MAX_EMPTY_SHARE = 0.05  # share of places that may be without a pattern
+# How well directions to neighbours agree, up to quarter turns, where positions lie on a turned lattice.
+MIN_DIRECTION_AGREEMENT = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +24,10 @@ class Raster:
 
     Attributes:
         index: ``(rows, columns)`` numbers of the patterns, places ascending along both axes; -1 where
-            there is none (see `filled`).
+            there is none (see `fill_empty_places`).
         step: between neighbours (y, x), angstrom.
         first: place (y, x) of ``index[0, 0]`` on the lattice, angstrom, in the frame of the scan.
-        astray: farthest that a position lies from the lattice, steps.
+        astray: largest distance of a position from the lattice, steps.
     """
 
     index: np.ndarray
@@ -46,38 +40,39 @@ class Raster:
         return self.index[at[0] :: every[0], at[1] :: every[1]]
 
 
-def raster(scan: Scan4D, /) -> Raster:
-    """The lattice that the positions of a scan lie on, in whatever order they were taken.
+def find_raster(scan: Scan4D, /) -> Raster:
+    """The lattice that the positions of a scan lie on, in any order.
 
     Raises:
-        BadInput: a line of probes, positions that are on no lattice, or on one that is turned, or one with
-            many empty places.
+        BadInput: a line of probes, or positions that are not on a lattice, or on a rotated one, or on one
+            with many empty places.
 
     Example:
         >>> from phaseloom.data.scan import Geometry
         >>> geometry = Geometry(wavelength=0.04, shape=(4, 4), angle=(1e-3, 1e-3), beam="electron")
         >>> places = np.array([[0, 3], [0, 0], [2, 0], [2, 3], [4, 3], [4, 0]])
         >>> scan = Scan4D(counts=np.ones((6, 4, 4)), positions=places, geometry=geometry)
-        >>> raster(scan).index.tolist(), raster(scan).step
+        >>> find_raster(scan).index.tolist(), find_raster(scan).step
         ([[1, 0], [2, 3], [5, 4]], (2.0, 3.0))
     """
-    _broad(scan)
-    best = _even(scan.positions, scan.grid) or _loose(scan.positions)
+    _require_rows_and_columns(scan)
+    best = _fit_full_lattice(scan.positions, scan.grid) or _fit_sparse_lattice(scan.positions)
     if best is None:
-        raise _refusal(scan.positions)
-    missing, places = int((best.index < 0).sum()), best.index.size
-    if missing > EMPTY * places:
+        raise _make_refusal(scan.positions)
+    missing = int((best.index < 0).sum())
+    places = best.index.size
+    if missing > MAX_EMPTY_SHARE * places:
         fix = "are empty: a network needs a pattern at each, so cut the scan to a part that is full"
         raise BadInput("scan", f"{missing} of {places} places of the raster", fix)
     return best
 
 
-def filled(scan: Scan4D, lattice: Raster, /) -> tuple[Scan4D, Raster, list[str]]:
-    """Put the mean of its neighbours' patterns at each empty place; and what was put, in words."""
+def fill_empty_places(scan: Scan4D, lattice: Raster, /) -> tuple[Scan4D, Raster, list[str]]:
+    """Fill each empty place with the mean of its neighbours' patterns; scan, raster and a note."""
     places = np.argwhere(lattice.index < 0)
     if len(places) == 0:
         return scan, lattice, []
-    near = tuple(_neighbours(lattice.index, place) for place in places)
+    near = tuple(_find_neighbours(lattice.index, place) for place in places)
     index = lattice.index.copy()
     index[tuple(places.T)] = len(scan) + np.arange(len(places))
 
@@ -87,18 +82,18 @@ def filled(scan: Scan4D, lattice: Raster, /) -> tuple[Scan4D, Raster, list[str]]
     where = np.asarray(lattice.first) + places * np.asarray(lattice.step)
     whole = replace(
         scan,
-        counts=_Completed(scan.counts, near),
+        counts=_CompletedCounts(scan.counts, near),
         positions=np.concatenate([scan.positions, where]),
         grid=None,
         **{name: longer(getattr(scan, name)) for name in ("weights", "heights", "descan")},
     )
     verb = "is empty and is" if len(places) == 1 else "are empty and are"
-    said = f"{len(places)} of {index.size} places of the raster {verb} filled with the mean of the neighbours"
-    return whole, replace(lattice, index=index), [said]
+    note = f"{len(places)} of {index.size} places of the raster {verb} filled with the mean of the neighbours"
+    return whole, replace(lattice, index=index), [note]
 
 
 @dataclass(frozen=True)
-class _Completed:
+class _CompletedCounts:
     """Counts with means of some of them added at the end.
 
     Attributes:
@@ -121,8 +116,10 @@ class _Completed:
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         """The patterns of an integer index array, in its order."""
-        index, count = np.asarray(index), self.counts.shape[0]
-        out, old = np.empty((len(index), *self.shape[1:]), np.float32), index < count
+        index = np.asarray(index)
+        count = self.counts.shape[0]
+        out = np.empty((len(index), *self.shape[1:]), np.float32)
+        old = index < count
         if old.any():
             out[old] = self.counts[index[old]]
         for place in np.flatnonzero(~old):
@@ -130,7 +127,7 @@ class _Completed:
         return out
 
 
-def _neighbours(index: np.ndarray, place: np.ndarray) -> np.ndarray:
+def _find_neighbours(index: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Numbers of the nearest patterns around an empty place, in growing squares."""
     for reach in range(1, max(index.shape)):
         low = np.maximum(place - reach, 0)
@@ -140,21 +137,21 @@ def _neighbours(index: np.ndarray, place: np.ndarray) -> np.ndarray:
     return np.sort(index[index >= 0])
 
 
-def _broad(scan: Scan4D) -> None:
+def _require_rows_and_columns(scan: Scan4D) -> None:
     """Refuse what has no rows and columns."""
     line = scan.grid is not None and min(scan.grid) < 2
-    line = line or min(scan.extent) < 0.5 * _spacing(scan.positions)
+    line = line or min(scan.extent) < 0.5 * _measure_spacing(scan.positions)
     if len(scan) < 4 or line:
         what = "1 probe" if len(scan) == 1 else f"{len(scan)} probes" + (" in a line" if line else "")
         raise BadInput("scan", what, "cannot be predicted: a network needs 2 x 2 probes at least")
 
 
-def _spacing(positions: np.ndarray) -> float:
+def _measure_spacing(positions: np.ndarray) -> float:
     """Median distance to the nearest neighbour."""
-    return float(np.median(np.linalg.norm(_nearest(positions), axis=1))) if len(positions) > 1 else 0.0
+    return float(np.median(np.linalg.norm(_find_nearest(positions), axis=1))) if len(positions) > 1 else 0.0
 
 
-def _nearest(positions: np.ndarray) -> np.ndarray:
+def _find_nearest(positions: np.ndarray) -> np.ndarray:
     """Vector from each position to its nearest neighbour."""
     from scipy.spatial import KDTree
 
@@ -162,23 +159,25 @@ def _nearest(positions: np.ndarray) -> np.ndarray:
     return positions[np.asarray(found)[:, 1]] - positions
 
 
-def _even(positions: np.ndarray, grid: tuple[int, int] | None) -> Raster | None:
+def _fit_full_lattice(positions: np.ndarray, grid: tuple[int, int] | None) -> Raster | None:
     """A lattice without empty places."""
     count = len(positions)
     shapes = {(n, count // n) for n in range(2, count // 2 + 1) if count % n == 0}
     if grid is not None and min(grid) > 1:
         shapes = {(grid[0], grid[1]), (grid[1], grid[0])}
-    tried = [_lattice(positions, shape) for shape in sorted(shapes)]
-    best = min(tried, key=lambda one: one.astray, default=None)
-    return best if best is not None and best.astray <= ASTRAY else None
+    fits = [_fit_lattice(positions, shape) for shape in sorted(shapes)]
+    best = min(fits, key=lambda one: one.astray, default=None)
+    return best if best is not None and best.astray <= MAX_DEVIATION else None
 
 
-def _lattice(positions: np.ndarray, shape: tuple[int, int]) -> Raster:
+def _fit_lattice(positions: np.ndarray, shape: tuple[int, int]) -> Raster:
     """Positions sorted onto a lattice of a shape, and how well they fit."""
     lines = np.argsort(positions[:, 0], kind="stable").reshape(shape)
     order = np.argsort(positions[lines, 1], axis=1, kind="stable")
     index = np.take_along_axis(lines, order, 1)
-    step, first, astray = [], [], 0.0
+    step = []
+    first = []
+    deviation = 0.0
     for axis in (0, 1):
         places = positions[index, axis]
         number = np.arange(shape[axis]) - (shape[axis] - 1) / 2
@@ -186,35 +185,35 @@ def _lattice(positions: np.ndarray, shape: tuple[int, int]) -> Raster:
         slope = float(number @ along / (number @ number))
         line = along.mean() + slope * number
         off = np.abs(places - (line[:, None] if axis == 0 else line)).max()
-        astray = max(astray, float(off / slope) if slope > 0 else math.inf)
+        deviation = max(deviation, float(off / slope) if slope > 0 else math.inf)
         step.append(slope)
         first.append(float(line[0]))
-    return Raster(index, (step[0], step[1]), (first[0], first[1]), astray)
+    return Raster(index, (step[0], step[1]), (first[0], first[1]), deviation)
 
 
-def _loose(positions: np.ndarray) -> Raster | None:
+def _fit_sparse_lattice(positions: np.ndarray) -> Raster | None:
     """A lattice with empty places, if positions lie on one and take at least half of it."""
-    spacing = _spacing(positions)
+    spacing = _measure_spacing(positions)
     if not spacing > 0:
         return None
-    axes = [_lines(places, spacing) for places in positions.T]
+    axes = [_find_lines(places, spacing) for places in positions.T]
     numbers = np.stack([number for number, _, _ in axes], 1)
-    astray = max(
+    deviation = max(
         float(np.abs(places - first - step * number).max() / step)
         for places, (number, step, first) in zip(positions.T, axes, strict=True)
     )
     shape = numbers.max(0) + 1
-    if astray > ASTRAY or len(positions) < 0.5 * math.prod(shape.tolist()):
+    if deviation > MAX_DEVIATION or len(positions) < 0.5 * math.prod(shape.tolist()):
         return None
     index = np.full(shape, -1)
     index[tuple(numbers.T)] = np.arange(len(positions))
     if int((index >= 0).sum()) < len(positions):
         return None
     (_, step_y, first_y), (_, step_x, first_x) = axes
-    return Raster(index, (step_y, step_x), (first_y, first_x), astray)
+    return Raster(index, (step_y, step_x), (first_y, first_x), deviation)
 
 
-def _lines(places: np.ndarray, spacing: float) -> tuple[np.ndarray, float, float]:
+def _find_lines(places: np.ndarray, spacing: float) -> tuple[np.ndarray, float, float]:
     """Number of the line that each place is on, distance between lines, and place of the first."""
     order = np.argsort(places, kind="stable")
     line = np.empty(len(places), int)
@@ -227,17 +226,19 @@ def _lines(places: np.ndarray, spacing: float) -> tuple[np.ndarray, float, float
     return number, float(step), float(first)
 
 
-def _refusal(positions: np.ndarray) -> BadInput:
+def _make_refusal(positions: np.ndarray) -> BadInput:
     """Why positions are on no lattice."""
-    vectors = _nearest(positions)
+    vectors = _find_nearest(positions)
     agreed = np.exp(4j * np.arctan2(vectors[:, 1], vectors[:, 0])).mean()
     turn = float(np.angle(agreed)) / 4
     back = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     straight = positions @ back
-    if abs(agreed) > ALIKE and (_even(straight, None) or _loose(straight)):
+    if abs(agreed) > MIN_DIRECTION_AGREEMENT and (
+        _fit_full_lattice(straight, None) or _fit_sparse_lattice(straight)
+    ):
         what = f"on a raster that is turned by {math.degrees(turn):.3g} degrees against the detector"
         fix = "and patterns do not turn with them: only rasters along the detector's rows and columns can be"
         fix += " predicted; turn patterns and positions together before, or reconstruct without a prediction"
         return BadInput("scan.positions", what, fix)
-    fix = "lie on no raster along rows and columns, which a network needs: regrid the scan"
+    fix = "are not on a raster along rows and columns, which a network needs: regrid the scan"
     return BadInput("scan.positions", None, fix)

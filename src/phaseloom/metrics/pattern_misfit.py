@@ -1,0 +1,94 @@
+"""How much of what differs from pattern to pattern a model of the specimen explains."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["MIN_COUNTS_OF_ELECTRONS", "PatternMisfit", "measure_pattern_misfit"]
+
+# Counts in a pattern below which they are not taken for electrons, so without counting noise.
+MIN_COUNTS_OF_ELECTRONS = 50
+# Standard errors by which patterns must differ from each other before a model can be judged.
+MIN_STANDARD_ERRORS = 5.0
+# Of the mean intensity, added to that of each pixel where it is weighted: dark pixels hold noise only.
+DARK_PIXEL_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class PatternMisfit:
+    """Residuals of modelled patterns, and the share of the differences between patterns that they explain.
+
+    The mean of all patterns is subtracted, measured and modelled, so that neither the rim of the disk nor an
+    uneven detector counts as the object's. Residuals are root mean squares over the root mean square of the
+    mean pattern, pixels weighted by the inverse of its counts, less what counting noise adds.
+
+    Attributes:
+        predicted: residual of the model.
+        flat: residual without an object, for which all patterns are the same.
+        patterns: number of patterns compared.
+        explained: ``1 - predicted^2 / flat^2``, below zero if the model is worse than none; ``None`` where
+            patterns do not differ by more than counting noise.
+        error: standard error of ``explained`` from counting noise.
+    """
+
+    predicted: float
+    flat: float
+    patterns: int
+    explained: float | None = None
+    error: float | None = None
+
+    def __str__(self) -> str:
+        """As a line of a report."""
+        if self.explained is None:
+            return f"misfit unknown: {self.patterns} patterns differ from each other by counting noise only"
+        text = f"misfit {self.predicted:.2g} (flat object {self.flat:.2g})"
+        unsure = "" if not self.error or self.error < 0.05 else f" +- {100 * self.error:.0f}"
+        part = f"{100 * self.explained:.0f}{unsure} %" if self.explained > 0 else "nothing"
+        return f"{text}: explains {part} of what differs from pattern to pattern"
+
+
+def measure_pattern_misfit(
+    expected: Tensor, measured: Tensor, background: Tensor, mask: np.ndarray, /
+) -> PatternMisfit:
+    """Compare modelled patterns with measured ones.
+
+    Args:
+        expected: ``(n, y, x)`` counts of the model; one factor for all of them is fitted.
+        measured: ``(n, y, x)`` counts; patterns of few counts are taken as free of noise.
+        background: ``(y, x)`` counts without beam.
+        mask: ``(y, x)`` pixels that count.
+
+    Example:
+        >>> y, x = np.indices((8, 8))
+        >>> true = torch.from_numpy(np.stack([1e4 + 1e3 * np.sin(x + n + y * n) for n in range(9)]))
+        >>> rest = torch.zeros(8, 8), np.ones((8, 8), bool)
+        >>> measure_pattern_misfit(0.1 * true, true, *rest).explained
+        1.0
+        >>> measure_pattern_misfit(true.flip(0), true, *rest).explained < 0.5
+        True
+    """
+    good = torch.as_tensor(mask)
+    counts = measured.double()[:, good]
+    model = (expected - background).double()[:, good]
+    dark = background.double()[good] if background.shape == good.shape else background.double()
+    light = counts - dark
+    model = model * (light.sum() / model.sum().clamp(min=1e-300))
+    mean = counts.mean(0)
+    number = len(counts)
+    mean_light = light.mean(0).clamp(min=0)
+    weight = 1 / (mean.clamp(min=0) + DARK_PIXEL_SHARE * mean.mean().clamp(min=1e-300))
+    change = counts - mean
+    modelled_change = model - model.mean(0)
+    noisy = float(counts.sum(1).mean()) >= MIN_COUNTS_OF_ELECTRONS
+    noise = float((weight * mean).sum()) * (number - 1) if noisy else 0.0
+    spread = math.sqrt(number * float((weight**2 * (2 * mean**2 + mean)).sum())) if noisy else 0.0
+    left = float((weight * (change - modelled_change) ** 2).sum()) - noise
+    left_flat = float((weight * change**2).sum()) - noise
+    total = number * float((weight * mean_light**2).sum())
+    predicted, flat = (math.sqrt(max(value, 0.0) / max(total, 1e-300)) for value in (left, left_flat))
+    if left_flat <= max(MIN_STANDARD_ERRORS * spread, 1e-12 * total):
+        return PatternMisfit(predicted, flat, number)
+    return PatternMisfit(predicted, flat, number, min(1 - left / left_flat, 1.0), spread / left_flat)

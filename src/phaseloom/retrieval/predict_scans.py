@@ -1,0 +1,370 @@
+"""Predict the phase of scans from their parameter files, check it against the patterns, and write it."""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from phaseloom import plot
+from phaseloom.data.prepare import enlarge
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.files import whole
+from phaseloom.learning import weight_files as pretrained
+from phaseloom.learning.weight_files import find_network, hash_network
+from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
+from phaseloom.plot import style as canvas
+from phaseloom.ptycho import objects, probes, scans
+from phaseloom.ptycho.beam_optics import optics_of
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.result import Provenance
+from phaseloom.retrieval.prediction import Prediction, predict
+from phaseloom.retrieval.preprocessing import mask_hot_pixels
+from phaseloom.runs.parallel_map import map_unordered, one_thread, worker_pool
+from phaseloom.spec import to_yaml
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["MIN_EXPLAINED_SHARE", "ScanPrediction", "find_missing", "measure_misfit", "plot_prediction"]
+__all__ += ["predict_missing", "predict_scan", "write_prediction"]
+
+log = logging.getLogger(__name__)
+
+REQUEST_FILE = "asked.json"  # scan, model and settings of a prediction; written last, when it is complete
+MAX_CHECKED_PATTERNS = 1000  # patterns that the prediction is compared with
+MAX_PATTERNS_WITH_RIM = 25  # patterns up to which those at the rim of a scan are taken too
+MAX_CHECKED_PIXELS = 2**24  # pixels of all of them, at most
+MAX_SEMIANGLES = 1.5  # semiangles up to which patterns are compared
+# Share explained, below which a prediction should be doubted; right ones have 0.97 and more.
+MIN_EXPLAINED_SHARE = 0.9
+
+
+PATTERNS_AT_ONCE = 64  # patterns that are modelled together
+MIN_PROBE_WINDOW = 48  # pixels of the window of the probe, at least
+MIN_MODEL_SEMIANGLES = 3.5  # semiangles that the model reaches over, at least, from edge to edge
+
+
+@dataclass(frozen=True, eq=False)
+class ScanPrediction:
+    """A prediction, its misfit and its provenance.
+
+    Attributes:
+        prediction: see `phaseloom.retrieval.prediction.Prediction`.
+        misfit: against the data, or ``None`` where they cannot be modelled.
+        card: of the network.
+        recipe: that the data were read by.
+        provenance: see `phaseloom.result.Provenance`.
+        warnings: why the prediction should be doubted, in sentences.
+    """
+
+    prediction: Prediction
+    misfit: PatternMisfit | None
+    card: Mapping[str, Any]
+    recipe: Reconstruct
+    provenance: Provenance
+    warnings: list[str] = field(default_factory=list)
+
+
+def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | None = None) -> ScanPrediction:
+    """Predict the phase of the data of a recipe, of which file, preparation and probe are used.
+
+    Args:
+        recipe: as for a reconstruction.
+        model: a network's file, or the name of one that comes with the package.
+        dose: electrons of the beam in a pattern; default: from the patterns.
+
+    Raises:
+        BadInput: no such model, or data that it was not trained for.
+    """
+    path = find_network(model)
+    net = pretrained.load_network(path)
+    card = pretrained.load_card(path)
+    card = {**card, "name": card.get("name") or path.stem}
+    scan = recipe.scan()
+    prediction = predict(net, card, scan, optics_of(recipe.probe), dose=dose)
+    found, doubts = _check_prediction(prediction, scan)
+    made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
+    return ScanPrediction(prediction, found, card, recipe, made, doubts)
+
+
+@torch.no_grad()
+def measure_misfit(
+    prediction: Prediction, scan: Scan4D, /, *, most: int = MAX_CHECKED_PATTERNS
+) -> PatternMisfit:
+    """Compare a prediction with the patterns around the middle of its scan, and no object with them.
+
+    Hot pixels are left out, as in the prediction, and so are angles beyond one and a half semiangles: most of
+    what scatters there is finer than a predicted phase can be.
+
+    Args:
+        prediction: of the scan.
+        scan: the data.
+        most: patterns that are compared.
+
+    Raises:
+        BadInput: a beam that the detector cannot hold.
+    """
+    scan, _ = mask_hot_pixels(scan)
+    few = scan.select(_select_inner(scan, most))
+    few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))], np.float32))
+    few = _enlarge_detector(few, prediction.semiangle)
+    model = _make_model(prediction, few)
+    measured = torch.from_numpy(few.counts)
+    parts = torch.arange(len(few)).split(PATTERNS_AT_ONCE)
+    expected = torch.cat([model.detector.display(model(part)) for part in parts])
+    bare = model.detector.display(model.detector.background())
+    return measure_pattern_misfit(
+        expected, measured, bare, few.mask & _find_within(few.geometry, MAX_SEMIANGLES * prediction.semiangle)
+    )
+
+
+def write_prediction(outcome: ScanPrediction, folder: Path, /) -> list[Path]:
+    """Leave ``prediction.h5``, ``prediction.png``, and with tifffile ``prediction.tif`` in a folder."""
+    import importlib.util
+
+    paths = [folder / "prediction.h5", folder / "prediction.png"]
+    _write_h5(outcome, paths[0])
+    plot.save(plot_prediction(outcome.prediction), paths[1])
+    if importlib.util.find_spec("tifffile") is not None:
+        paths.append(folder / "prediction.tif")
+        _write_tiff(outcome.prediction, paths[2])
+    return paths
+
+
+def plot_prediction(prediction: Prediction, /) -> "Figure":
+    """The phase with scale bar and colour bar."""
+    figure = canvas.page(6.4, 5.2)
+    axes = figure.subplots()
+    phase = prediction.phase
+    low, high = canvas.limits(phase)
+    look = {"title": f"Phase, predicted by {prediction.model}", "cmap": "viridis", "vmin": low, "vmax": high}
+    artist = canvas.image(axes, phase, pixel=prediction.pixel, **look)
+    canvas.colour_bar(axes, artist, "phase (rad)")
+    return figure
+
+
+def _check_prediction(prediction: Prediction, scan: Scan4D) -> tuple[PatternMisfit | None, list[str]]:
+    """The misfit, and warnings that follow from it."""
+    try:
+        found = measure_misfit(prediction, scan)
+    except BadInput as problem:
+        return None, [f"the prediction cannot be compared with the data: {problem}"]
+    fix = "check optics, orientation of the detector, unit of the positions, and that counts are electrons"
+    if found.explained is None or found.error is None:
+        return found, ["too few counts or too thin an object: the prediction cannot be checked"]
+    if found.explained + 3 * found.error <= 0:
+        none = "the prediction explains the patterns no better than no object: discard it"
+        return found, [f"{none}; {fix}"]
+    if found.explained + 3 * found.error < MIN_EXPLAINED_SHARE:
+        part = f"{100 * max(found.explained, 0):.0f} %"
+        return found, [f"the prediction explains only {part} of what differs from pattern to pattern: {fix}"]
+    return found, []
+
+
+def _make_model(prediction: Prediction, scan: Scan4D) -> Ptychography:
+    """The experiment with the predicted phase as its object, extended beyond its edges."""
+    probe = probes.focused(
+        scan, semiangle=prediction.semiangle, aberrations=dict(prediction.aberrations), modes=1, soft=True
+    )
+    specimen = objects.pixels(scans.canvas(scan), kind="phase")
+    window = zip(specimen.canvas.window, specimen.canvas.pixel, prediction.pixel, strict=True)
+    margins = [math.ceil(count * size / pixel) + 1 for count, size, pixel in window]
+    phase = np.pad(prediction.phase, [(n, n) for n in margins], mode="edge")
+    axes = zip(prediction.origin, prediction.pixel, phase.shape, margins, strict=True)
+    centre = [origin + pixel * (count // 2 - margin) for origin, pixel, count, margin in axes]
+    wave = torch.polar(torch.ones(phase.shape), torch.from_numpy(phase))
+    specimen.lay(wave, at=centre, pixel=prediction.pixel)
+    return Ptychography.of(scan, object=specimen, probe=probe)
+
+
+def _select_inner(scan: Scan4D, most: int) -> np.ndarray:
+    """The half of the patterns that is farthest from the rim of the scan: what is beyond is not predicted."""
+    low = scan.positions.min(0)
+    high = scan.positions.max(0)
+    away = np.abs(2 * scan.positions - low - high) / np.maximum(high - low, 1e-9)
+    count = min(
+        most,
+        max(MAX_PATTERNS_WITH_RIM, len(scan) // 2),
+        max(100, MAX_CHECKED_PIXELS // math.prod(scan.geometry.shape)),
+    )
+    return np.sort(np.argsort(away.max(1).round(6), kind="stable")[:count])
+
+
+def _enlarge_detector(scan: Scan4D, semiangle: float) -> Scan4D:
+    """The scan modelled up to angles that the object scatters to, in a window that the beam fits into."""
+    if scan.modelled is not None:
+        return scan
+    shape = scan.geometry.shape
+    reach = min(n * angle for n, angle in zip(shape, scan.geometry.angle, strict=True))
+    wider = math.ceil(MIN_MODEL_SEMIANGLES * semiangle / reach)
+    finer = -(-MIN_PROBE_WINDOW // min(shape))
+    rows, columns = (max(wider, finer) * n for n in shape)
+    if wider > 1:
+        return enlarge(scan, to=(rows, columns), match="crop")
+    return enlarge(scan, to=(rows, columns), match="resample") if finer > 1 else scan
+
+
+def _find_within(geometry: Geometry, angle: float) -> np.ndarray:
+    """Which detector pixels see less than an angle."""
+    y, x = ((np.arange(n) - n // 2) * a for n, a in zip(geometry.shape, geometry.angle, strict=True))
+    return np.hypot(y[:, None], x) <= angle
+
+
+def _write_h5(outcome: ScanPrediction, path: Path) -> None:
+    import h5py
+
+    made = outcome.prediction
+    with whole(path) as short, h5py.File(short, "w") as file:
+        phase = file.create_dataset("phase", data=made.phase, compression="gzip")
+        phase.attrs["units"] = "radian"
+        for name in ("pixel", "origin"):
+            file.create_dataset(name, data=getattr(made, name)).attrs["units"] = "angstrom"
+        file["told"] = made.told
+        file.attrs["phaseloom_prediction"] = 1
+        file.attrs["model"] = made.model
+        file.attrs["semiangle"] = made.semiangle
+        for name, value in {
+            "aberrations": dict(made.aberrations),
+            "card": dict(outcome.card),
+            "notes": list(made.notes),
+            "warnings": outcome.warnings,
+            "misfit": None if outcome.misfit is None else asdict(outcome.misfit),
+            "provenance": asdict(outcome.provenance),
+        }.items():
+            file[name] = json.dumps(value)
+        file["recipe"] = to_yaml(outcome.recipe.given())
+
+
+def _write_tiff(prediction: Prediction, path: Path) -> None:
+    """32-bit float with its pixel size, as ImageJ reads it."""
+    import tifffile
+
+    resolution = (10 / prediction.pixel[1], 10 / prediction.pixel[0])
+    with whole(path) as short:
+        tifffile.imwrite(short, prediction.phase, imagej=True, resolution=resolution, metadata={"unit": "nm"})
+
+
+def find_missing(
+    recipes: Sequence[Reconstruct], folder: Path, /, *, model: str, dose: float | None = None
+) -> list[Reconstruct]:
+    """Those whose prediction is not in the folder yet, or not whole.
+
+    Args:
+        recipes: of the scans.
+        folder: see `predict_missing`, as the rest.
+        model: a network's file, or the name of one of the package.
+        dose: electrons in a pattern.
+
+    Raises:
+        BadInput: two scans of one name, whose predictions would share a folder; a folder that holds the
+            prediction of another scan, of data that have changed since, or by another model or settings.
+    """
+    return _find_missing(recipes, folder, {"model": hash_network(model), "dose": dose})
+
+
+def _find_missing(recipes: Sequence[Reconstruct], folder: Path, by: dict[str, Any]) -> list[Reconstruct]:
+    """The same, of a network that is known by its hash."""
+    names: dict[str, Path] = {}
+    for recipe in recipes:
+        if other := names.get(recipe.file.stem):
+            fix = "would share a folder: name each scan once, and give scans of one name an --out each"
+            raise BadInput("predict scans", f"{other} and {recipe.file}", fix)
+        names[recipe.file.stem] = recipe.file
+    return [
+        one for one in recipes if not _is_complete(folder / one.file.stem, {**_describe_input(one), **by})
+    ]
+
+
+def _is_complete(folder: Path, request: dict[str, Any]) -> bool:
+    """Whether the prediction of a scan is there and whole.
+
+    Raises:
+        BadInput: it is another one.
+    """
+    if not ((folder / REQUEST_FILE).is_file() and (folder / "prediction.h5").is_file()):
+        return False
+    stored = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
+    differ = [name for name, value in request.items() if stored.get(name) != value]
+    if differ:
+        fix = f"is there already with another {', '.join(differ)}: name another --out, or remove that folder"
+        raise BadInput("predict scans", str(folder), fix)
+    return True
+
+
+def _describe_input(recipe: Reconstruct) -> dict[str, Any]:
+    """What a prediction is of."""
+    file = recipe.file.resolve()
+    settings = {name: value for name, value in recipe.given().items() if name not in ("file", "title")}
+    data = file.stat() if file.exists() else None
+    return {
+        "file": str(file),
+        "data": None if data is None or file.is_dir() else [data.st_size, data.st_mtime_ns],
+        "settings": to_yaml(settings),
+    }
+
+
+def predict_missing(
+    recipes: Sequence[Reconstruct],
+    folder: Path,
+    /,
+    *,
+    model: str,
+    dose: float | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> Iterator[tuple[Path, str]]:
+    """Predict the scans whose prediction is missing; yields each file with a sentence where it could not be.
+
+    Predictions are written whole or not at all, so a run may be stopped and called again.
+
+    Args:
+        recipes: of the scans.
+        folder: a folder for each scan in it, by the name of its file.
+        model: a network's file, or the name of one of the package.
+        dose: electrons in a pattern; default: from the patterns.
+        workers: processes; none takes every processor.
+        scheduler: address of a Dask scheduler, whose workers see files and folder by the same names.
+
+    Raises:
+        BadInput: as of `find_missing`, or a scheduler that does not answer.
+    """
+    by = {"model": hash_network(model), "dose": dose}
+    left = _find_missing(recipes, folder, by)
+    work = partial(_predict_one, folder=folder.resolve(), model=model, by=by)
+    trees = [recipe.model_copy(update={"file": recipe.file.resolve()}) for recipe in left]
+    with (
+        worker_pool(workers, scheduler) as (team, ahead),
+        closing(map_unordered(work, trees, team, ahead)) as done,
+    ):
+        for recipe, message in done:
+            yield recipe.file, message
+
+
+def _predict_one(recipe: Reconstruct, *, folder: Path, model: str, by: dict[str, Any]) -> str:
+    """Predict and write; a sentence when it cannot be."""
+    try:
+        with one_thread():
+            outcome = predict_scan(recipe, model=model, dose=by["dose"])
+    except BadInput as problem:
+        return str(problem)
+    write_prediction(outcome, folder / recipe.file.stem)
+    with whole(folder / recipe.file.stem / REQUEST_FILE) as short:
+        short.write_text(json.dumps({**_describe_input(recipe), **by}, indent=1), encoding="utf-8")
+    return "; ".join(f"WARN {warning}" for warning in outcome.warnings)
+
+
+# old names, until callers are renamed
+predicted = predict_scan
+write = write_prediction
+missing = find_missing
+predictions = predict_missing
