@@ -39,7 +39,7 @@ Recipe = tuple[str, dict[str, Any]]
 """The call that built a network: the public name of its builder (a key of `BUILDERS`) and its arguments."""
 
 BUILDERS = {
-    "agssf1": "phaseloom.restoration.networks.agssf:agssf1",
+    "agssf1": "phaseloom.restoration.networks.agssf1:agssf1",
     "autoencoder": "phaseloom.embedding.networks.autoencoder:Autoencoder",
     "autoencoder.pca": "phaseloom.embedding.networks.autoencoder:pca",
     "autoencoder.recommended": "phaseloom.embedding.networks.autoencoder:recommended",
