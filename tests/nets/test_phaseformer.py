@@ -319,4 +319,4 @@ def test_weights_follow_the_seed():
 def test_a_plan_is_frozen():
     plan = UNetPlan(channels_in=1, channels_out=1, widths=(4, 8), blocks=(1, 1), heads=(1, 1), refine=0)
     with pytest.raises(AttributeError):
-        plan.refine = 2  # type: ignore[misc]
+        plan.refine = 2  # pyright: ignore[reportAttributeAccessIssue]

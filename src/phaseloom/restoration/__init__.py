@@ -1,6 +1,8 @@
 """Dual-resolution restoration of images: networks, losses, pairs, training, application, evaluation.
 
-Public names are imported on first use.
+Modules in reading order: `pairs` (where training pairs come from, how they are normalised and cropped),
+`networks`, `losses` and `weighting`, `train` (recipe, objective, training), `apply` and `apply_result` (to
+images, files and reconstructions), `baselines`, `evaluate`, `figures`. Names are imported on first use.
 
 Example:
     >>> from phaseloom import restoration

@@ -21,25 +21,12 @@ from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs import image_kinds
 from phaseloom.restoration.pairs.folders import Image, format_channels
 from phaseloom.restoration.pairs.image_kinds import ImageKind
-from phaseloom.restoration.pairs.images import (
-    SUFFIXES,
-    convert_like,
-    read_bit_depth,
-    read_image,
-    write_image,
-)
+from phaseloom.restoration.pairs.images import SUFFIXES, convert_like, read_bit_depth, read_image, write_image
 from phaseloom.restoration.tiles import restore_in_tiles
 from phaseloom.version import __version__
 
-__all__ = [
-    "STAMP",
-    "RestoredFile",
-    "RestoredImage",
-    "list_images",
-    "load_restorer",
-    "restore_files",
-    "restore_image",
-]
+__all__ = ["STAMP", "RestoredFile", "RestoredImage", "list_images", "load_restorer", "restore_files"]
+__all__ += ["restore_image"]
 
 STAMP = "restored, prior-dependent"
 """Mark of every restored image: part of its content was learned, not measured."""

@@ -34,7 +34,7 @@ from phaseloom.restoration.figures import plot_pairs
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.folders import Pair, format_channels
 from phaseloom.restoration.pairs.image_kinds import ImageKind
-from phaseloom.restoration.train import RestorerTraining, describe_epoch
+from phaseloom.restoration.train import MIN_SIDE_FOR_SSIM, RestorerTraining, describe_epoch
 from phaseloom.spec import to_yaml
 from phaseloom.version import __version__
 
@@ -69,9 +69,8 @@ MAX_FIT_PAIRS = 24
 MAX_FIT_SIDE = 128
 """Pixels along an edge of the centres of these pairs."""
 
-# pixels along an edge that the windows of these measures need
-MIN_SIDE_FOR_SSIM = 11
 MIN_SIDE_FOR_UIQM = 10
+"""Pixels along an edge that the windows of UIQM need."""
 
 MIN_TARGET_RANGE = 1e-6
 """Range, in parts of the largest value, up to which a target shows nothing but rounding errors."""
@@ -187,9 +186,6 @@ def evaluate_restorer(
 def evaluate_training(training: RestorerTraining, /) -> tuple[Path | None, dict[str, Any], Evaluation | None]:
     """Score a finished training by its test pairs, which nothing else uses, and write its network and card.
 
-    Args:
-        training: at its end.
-
     Returns:
         The file, if the training has a folder; the card; and the scores, if the data have a test part.
 
@@ -232,12 +228,7 @@ def save_figures(training: RestorerTraining, /) -> list[Path]:
 
 @dataclass
 class ScoreTable:
-    """Scores of methods, accumulated pair by pair.
-
-    Attributes:
-        kind: of the images.
-        values: numbers of all pairs, by method and score.
-    """
+    """Scores of methods, accumulated pair by pair."""
 
     kind: ImageKind
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)

@@ -57,11 +57,6 @@ def figure_rows(
 
     Planes of phases are removed, as in the evaluation.
 
-    Args:
-        kind: of the image.
-        pair: to show.
-        found: its restoration.
-
     Example:
         >>> from phaseloom.restoration.pairs.image_kinds import phase
         >>> flat = np.zeros((2, 4, 5), np.float32)

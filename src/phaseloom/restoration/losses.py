@@ -23,15 +23,8 @@ from phaseloom.errors import BadInput
 from phaseloom.learning.layers import full
 from phaseloom.restoration.networks.vgg import VGG19, load_vgg, random_vgg
 
-__all__ = [
-    "RestoredBatch",
-    "charbonnier",
-    "gradient",
-    "perceptual",
-    "perceptual_random",
-    "poisson",
-    "similarity",
-]
+__all__ = ["RestoredBatch", "charbonnier", "gradient", "perceptual", "perceptual_random", "poisson"]
+__all__ += ["similarity"]
 
 log = logging.getLogger(__name__)
 
@@ -282,7 +275,8 @@ def _choose_scales(side: int, window: int) -> tuple[int, int]:
 def _multiscale_ssim(image: Tensor, target: Tensor, scales: int, window: int) -> Float[Tensor, "b c"]:
     """Structural similarity of each image and channel: contrast at every scale, brightness at the last."""
     offset = target.mean((-2, -1), keepdim=True)
-    image, target = image - offset, target - offset
+    image = image - offset
+    target = target - offset
     out = torch.ones_like(offset[..., 0, 0])
     for number in range(scales):
         contrast, both = _compare_windows(image, target, offset, window)
@@ -303,7 +297,8 @@ def _compare_windows(image: Tensor, target: Tensor, offset: Tensor, window: int)
     mean, wanted, one, two, cross = _blur(maps.flatten(0, 2), window).unflatten(0, maps.shape[:3])
     spread = one - mean * mean + two - wanted * wanted
     contrast = (2 * (cross - mean * wanted) + CONTRAST_CONSTANT) / (spread + CONTRAST_CONSTANT)
-    mean, wanted = mean + offset, wanted + offset
+    mean = mean + offset
+    wanted = wanted + offset
     bright = (2 * mean * wanted + BRIGHTNESS_CONSTANT) / (mean * mean + wanted * wanted + BRIGHTNESS_CONSTANT)
     return contrast.mean((-2, -1)), (bright * contrast).mean((-2, -1))
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, overload
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,14 @@ from phaseloom.learning.trainer import Course, placed
 from phaseloom.metrics.image import ssim
 from phaseloom.restoration.losses import RestoredBatch
 from phaseloom.restoration.networks.unet import Restorer
-from phaseloom.restoration.pairs.crops import Batch, Crops, crop_pair, resize_batch, stack_pairs
+from phaseloom.restoration.pairs.crops import (
+    CROP_MULTIPLE,
+    Batch,
+    Crops,
+    crop_pair,
+    resize_batch,
+    stack_pairs,
+)
 from phaseloom.restoration.pairs.folders import ImagePairs, Pair, Side, split_pairs
 from phaseloom.restoration.pairs.image_kinds import ImageKind, photograph
 from phaseloom.restoration.tiles import restore_in_tiles
@@ -35,9 +42,6 @@ last epoch is the converged one."""
 
 DEFAULT_CROP_PIXELS = 64
 """Pixels along an edge of a crop, if images are as large."""
-
-CROP_UNIT = 8
-"""Multiple of the default crop size."""
 
 MAX_CACHED_BYTES = 500_000_000
 """Bytes of normalised pairs that are kept in memory."""
@@ -162,13 +166,7 @@ class Restore(Written):
 
 @dataclass(frozen=True)
 class NormalisedPairs(Sequence[Pair]):
-    """Pairs normalised for a network, and cached as far as memory allows.
-
-    Attributes:
-        pairs: in their unit.
-        kind: that normalises them.
-        cache: pairs by their numbers.
-    """
+    """Pairs normalised for a network, and cached as far as memory allows."""
 
     pairs: Sequence[Pair]
     kind: ImageKind
@@ -177,11 +175,7 @@ class NormalisedPairs(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-    @overload
-    def __getitem__(self, index: slice) -> "NormalisedPairs": ...
-    def __getitem__(self, index: int | slice) -> "Pair | NormalisedPairs":
+    def __getitem__(self, index: Any) -> Any:
         """Read a pair; slices are not read yet."""
         if isinstance(index, slice):
             return NormalisedPairs(self.pairs[index], self.kind)
@@ -271,7 +265,7 @@ class RestorationObjective:
             return crop_pair(pair, self.crops, seed=self.recipe.seed, epoch=these.epoch, number=number)
 
         cuts = list(map(cut, numbers) if self.readers is None else self.readers.map(cut, numbers))
-        return resize_batch(stack_pairs(cuts), self.crops.scaled(these.scale)).to(where)
+        return resize_batch(stack_pairs(cuts), self.crops.scaled_size(these.scale)).to(where)
 
     def __call__(self, these: CropDraws) -> dict[str, Tensor]:
         """The weighted losses of a batch, or without gradients its hold-out loss."""
@@ -437,8 +431,8 @@ def complete_recipe(recipe: Restore, known: TrainingPairs, /) -> Restore:
         changes["task"] = call("phaseloom.restoration.pairs.image_kinds", name, "meta.json: task")
     first = known.pairs[0]
     if recipe.crops is None:
-        fitting = min(first.size) // CROP_UNIT * CROP_UNIT
-        changes["crops"] = max(CROP_UNIT, min(DEFAULT_CROP_PIXELS, fitting))
+        fitting = min(first.size) // CROP_MULTIPLE * CROP_MULTIPLE
+        changes["crops"] = max(CROP_MULTIPLE, min(DEFAULT_CROP_PIXELS, fitting))
     accepted = knobs(recipe.model.room, recipe.model.name)
     channels = {"channels_in": len(first.input), "channels_out": len(first.target)}
     values = {name: count for name, count in channels.items() if name in accepted}

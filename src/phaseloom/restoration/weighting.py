@@ -23,16 +23,8 @@ from phaseloom.embedding.losses import alone
 from phaseloom.errors import BadInput, nearest
 from phaseloom.learning.layers import full
 
-__all__ = [
-    "FixedWeighting",
-    "SoftmaxWeighting",
-    "UncertaintyWeighting",
-    "Weighting",
-    "fixed",
-    "softmax",
-    "softmax_frozen",
-    "uncertainty",
-]
+__all__ = ["FixedWeighting", "SoftmaxWeighting", "UncertaintyWeighting", "Weighting", "fixed", "softmax"]
+__all__ += ["softmax_frozen", "uncertainty"]
 
 log = logging.getLogger(__name__)
 

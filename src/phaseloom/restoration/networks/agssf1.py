@@ -45,10 +45,6 @@ class FrequencyAttention(nn.Module):
     """Plain attention, then a second pass over its result with the same weights.
 
     Frequency queries were meant to weight the second pass; their layers are unused.
-
-    Args:
-        width: channels.
-        heads: that share them.
     """
 
     def __init__(self, width: int, heads: int):
@@ -67,11 +63,7 @@ class FrequencyAttention(nn.Module):
 
 
 class SpectralGate(nn.Module):
-    """Maps from a pixel's neighbours and from the real part of the spectrum, joined, times 1/2.
-
-    Args:
-        width: channels.
-    """
+    """Maps from a pixel's neighbours and from the real part of the spectrum, joined, times 1/2."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -102,10 +94,6 @@ class FourierUpsample(nn.Module):
     A spectrum so repeated is that of the image with a zero row and column after each of its own; the zeros
     are inserted directly.
 
-    Args:
-        channels_in: channels.
-        channels_out: channels.
-
     Example:
         >>> grown = FourierUpsample(4, 2)(torch.rand(1, 4, 3, 5))
         >>> grown.shape, torch.equal(grown[..., 1::2, :], grown[..., 1:2, 1:2].expand(1, 2, 3, 10))
@@ -135,12 +123,7 @@ class FourierUpsample(nn.Module):
 
 
 class MixedUpsample(nn.Module):
-    """`FourierUpsample` beside a convolution with a pixel shuffle, joined.
-
-    Args:
-        channels_in: channels.
-        channels_out: channels.
-    """
+    """`FourierUpsample` beside a convolution with a pixel shuffle, joined."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
@@ -154,11 +137,7 @@ class MixedUpsample(nn.Module):
 
 
 class LegacyUNet(Restorer):
-    """The network; its output `high` is ``None``.
-
-    Args:
-        plan: sizes.
-    """
+    """The network; its output `high` is ``None``."""
 
     def __init__(self, plan: UNetPlan):
         super().__init__(plan)

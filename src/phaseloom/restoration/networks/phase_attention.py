@@ -25,14 +25,8 @@ from phaseloom.errors import BadInput
 from phaseloom.learning.feature_sizes import chosen
 from phaseloom.learning.layers import full
 
-__all__ = [
-    "ChannelAttention",
-    "ChannelNorm",
-    "GatedFeedForward",
-    "TransformerBlock",
-    "spectral_rows",
-    "whiten_spectrum",
-]
+__all__ = ["ChannelAttention", "ChannelNorm", "GatedFeedForward", "TransformerBlock", "spectral_rows"]
+__all__ += ["whiten_spectrum"]
 
 ATTENTION_EXPONENTS: Mapping[str, float] = {"phase": 1.0, "soft": 0.5, "plain": 0.0}
 """Power of its amplitude that each frequency is divided by before channels are compared."""
@@ -178,11 +172,7 @@ def separable_conv(channels_in: int, channels_out: int, /) -> nn.Sequential:
 
 
 class GatedFeedForward(nn.Module):
-    """Two sets of maps from the same input, one of them the other's gate: ``GELU(u) * w``.
-
-    Args:
-        width: channels; within, there are 2.66 times as many, twice.
-    """
+    """Two sets of maps from the same input, one of them the other's gate: ``GELU(u) * w``."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -211,10 +201,6 @@ class ChannelNorm(nn.LayerNorm):
 
 class TransformerBlock(nn.Module):
     """An attention and a feed-forward, each after a norm and added to its input.
-
-    Args:
-        width: channels.
-        attend: maps in, maps of the same shape out.
 
     Example:
         >>> block = TransformerBlock(16, ChannelAttention(16, 1))

@@ -96,11 +96,7 @@ class TwoScaleUNet(Restorer):
         return self.heads(self.trunk(images))
 
     def forward(self, images: Tensor) -> RestorerOutput:
-        """Restore images ``(b, channels_in, y, x)`` of one pixel or more.
-
-        Raises:
-            BadInput: other channels, no pixels, or another dtype than the network's.
-        """
+        """Restore images ``(b, channels_in, y, x)`` of one pixel or more."""
         low, high = super().forward(images)
         if not self.residual:
             return RestorerOutput(low, high)

@@ -17,16 +17,8 @@ from phaseloom.errors import BadInput
 from phaseloom.learning.feature_sizes import counted
 from phaseloom.learning.weight_files import Recipe
 
-__all__ = [
-    "OutputHeads",
-    "Restorer",
-    "RestorerOutput",
-    "UNetPlan",
-    "UNetTrunk",
-    "downsample",
-    "mirror_pad",
-    "upsample",
-]
+__all__ = ["OutputHeads", "Restorer", "RestorerOutput", "UNetPlan", "UNetTrunk", "downsample"]
+__all__ += ["mirror_pad", "upsample"]
 
 
 class RestorerOutput(NamedTuple):
@@ -103,11 +95,7 @@ class Restorer(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> RestorerOutput:
-        """Restore images ``(b, channels_in, y, x)`` of one pixel or more.
-
-        Raises:
-            BadInput: other channels, no pixels, or another dtype than the network's.
-        """
+        """Restore images ``(b, channels_in, y, x)`` of one pixel or more."""
         self._check(images)
         rows, columns = images.shape[-2:]
         low, high = self.draw(mirror_pad(images, self.plan.unit))
@@ -180,13 +168,7 @@ class UNetTrunk(nn.Module):
 
 
 class OutputHeads(nn.Module):
-    """Maps to images on the same pixels and on twice as many along each axis, by one shared last convolution.
-
-    Args:
-        width: half the channels of the maps.
-        channels: of the images.
-        high: whether there is the second output.
-    """
+    """Maps to images on the same pixels and on pixels half as wide, by one shared last convolution."""
 
     def __init__(self, width: int, channels: int, *, high: bool):
         super().__init__()

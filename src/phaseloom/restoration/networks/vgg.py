@@ -63,11 +63,7 @@ class VGG19(nn.Module):
         self.features = nn.Sequential(*layers[:-2])
 
     def forward(self, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b 512 v u"]:
-        """Features on a sixteenth of the pixels along each axis.
-
-        Raises:
-            BadInput: images of fewer than sixteen pixels along an edge.
-        """
+        """Features on a sixteenth of the pixels along each axis."""
         if min(images.shape[-2:]) < MIN_PIXELS:
             fix = f"pixels are too few for VGG19: give {MIN_PIXELS} or more along each edge"
             raise BadInput("nets: vgg19", tuple(images.shape[-2:]), fix)

@@ -17,15 +17,8 @@ from torch.nn import functional
 from phaseloom.errors import BadInput
 from phaseloom.restoration.pairs.folders import Image, Pair, format_channels
 
-__all__ = [
-    "Batch",
-    "Crops",
-    "crop_pair",
-    "double_pixels",
-    "iterate_batches",
-    "resize_batch",
-    "stack_pairs",
-]
+__all__ = ["Batch", "Crops", "crop_pair", "double_pixels", "iterate_batches", "resize_batch"]
+__all__ += ["stack_pairs"]
 
 CROP_MULTIPLE = 8
 """Sizes of crops are multiples of so many pixels, as restorers of four levels need them."""
@@ -50,7 +43,7 @@ class Crops:
         BadInput: a size that is not a multiple of 8, or no scale above zero.
 
     Example:
-        >>> [Crops(size=256).scaled(scale) for scale in (0.8, 1.0, 1.2)]
+        >>> [Crops(size=256).scaled_size(scale) for scale in (0.8, 1.0, 1.2)]
         [208, 256, 304]
     """
 
@@ -61,11 +54,13 @@ class Crops:
     def __post_init__(self) -> None:
         if self.size < CROP_MULTIPLE or self.size % CROP_MULTIPLE:
             raise BadInput("crops: size", self.size, f"must be a multiple of {CROP_MULTIPLE} pixels")
-        if not self.scales or not all(0 < scale < np.inf and self.scaled(scale) for scale in self.scales):
+        if not self.scales or not all(
+            0 < scale < np.inf and self.scaled_size(scale) for scale in self.scales
+        ):
             fix = f"must be factors above zero that leave {CROP_MULTIPLE} pixels: write [0.8, 1.0, 1.2]"
             raise BadInput("crops: scales", list(self.scales), fix)
 
-    def scaled(self, scale: float, /) -> int:
+    def scaled_size(self, scale: float, /) -> int:
         """Pixels along an edge of a crop that is enlarged by a factor."""
         return CROP_MULTIPLE * round(self.size * scale / CROP_MULTIPLE)
 
@@ -92,13 +87,6 @@ class Batch:
 
 def crop_pair(pair: Pair, crops: Crops, /, *, seed: int = 0, epoch: int = 0, number: int = 0) -> Pair:
     """Cut a random square, from input, target and fine target at the same place, turned alike.
-
-    Args:
-        pair: to cut from.
-        crops: its size and turns are used.
-        seed: of the training.
-        epoch: of the draw.
-        number: of the draw in its epoch.
 
     Raises:
         BadInput: a pair that is smaller than the crop.
@@ -161,7 +149,7 @@ def iterate_batches(
             crop_pair(pairs[draw % len(pairs)], crops, seed=seed, epoch=epoch, number=draw) for draw in draws
         ]
         scale = float(_generator(SCALE_STREAM, seed, epoch, number).choice(crops.scales))
-        yield resize_batch(stack_pairs(cuts), crops.scaled(scale))
+        yield resize_batch(stack_pairs(cuts), crops.scaled_size(scale))
 
 
 def stack_pairs(pairs: Sequence[Pair], /) -> Batch:
@@ -203,10 +191,6 @@ def double_pixels(images: Tensor, /) -> Tensor:
 
 def resize_batch(batch: Batch, size: int, /) -> Batch:
     """Interpolate squares to another size, averaging where they become smaller.
-
-    Args:
-        batch: of squares.
-        size: pixels along an edge of the input.
 
     Example:
         >>> ramp = Pair("ramp", np.zeros((1, 8, 8)), np.zeros((1, 8, 8)))

@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,11 +167,7 @@ class PairSubset(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-    @overload
-    def __getitem__(self, index: slice) -> PairSubset: ...
-    def __getitem__(self, index: int | slice) -> Pair | PairSubset:
+    def __getitem__(self, index: Any) -> Any:
         """Read a pair; slices are not read yet."""
         if isinstance(index, slice):
             return PairSubset(self.pairs, self.numbers[index])
@@ -179,12 +175,7 @@ class PairSubset(Sequence[Pair]):
 
 
 def split_pairs(
-    pairs: Sequence[Pair],
-    /,
-    *,
-    validation: float = 0.05,
-    seed: int = 0,
-    groups: Sequence[str] | None = None,
+    pairs: Sequence[Pair], /, *, validation: float = 0.05, seed: int = 0, groups: Sequence[str] | None = None
 ) -> tuple[PairSubset, PairSubset]:
     """Split pairs into training and validation; nothing is read.
 

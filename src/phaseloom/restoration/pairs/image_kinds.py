@@ -89,7 +89,8 @@ class ImageKind:
         image = np.asarray(image, np.float64)
         if bad := image.size - int(np.isfinite(image).sum()):
             raise BadInput(self.name, f"{bad} of {image.size} values", "are not finite: repair the image")
-        low, high = float(image.min()), float(image.max())
+        low = float(image.min())
+        high = float(image.max())
         bottom, top = self.value_range or (-np.inf, np.inf)
         if low <= bottom - RANGE_TOLERANCE or high >= top + RANGE_TOLERANCE:
             bounds = f"{bottom:g} to {top:g}"

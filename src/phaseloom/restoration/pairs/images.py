@@ -67,11 +67,13 @@ def convert_like(path: Path, image: np.ndarray, /) -> np.ndarray:
     """
     if path.suffix.lower() == ".npy":
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-        dtype, axes = values.dtype, "YX" if values.ndim == 2 else "CYX"
+        dtype = values.dtype
+        axes = "YX" if values.ndim == 2 else "CYX"
     else:
         with _import_tifffile(path).TiffFile(path) as file:
             series: Any = file.series[0]
-            dtype, axes = np.dtype(series.dtype), series.axes
+            dtype = np.dtype(series.dtype)
+            axes = series.axes
     largest = LARGEST_VALUES.get(f"{dtype.kind}{dtype.itemsize}")
     if largest is not None:
         image = np.round(image.clip(0, 1) * largest).astype(dtype)

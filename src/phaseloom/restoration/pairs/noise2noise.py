@@ -311,7 +311,8 @@ def _split_and_image(
         has_counts = _find_counts(few) & _find_counts(most)
         if not has_counts.any():
             raise BadInput("share", share, "of the counts leaves no pattern with any: take more")
-        few, most = few.select(has_counts), most.select(has_counts)
+        few = few.select(has_counts)
+        most = most.select(has_counts)
     before = imaging.image(few, share)
     after = imaging.image(most, rest)
     shift = (0.0, 0.0)

@@ -27,17 +27,8 @@ from numpy.typing import NDArray
 from phaseloom.errors import BadInput, nearest
 from phaseloom.metrics.colour import display
 
-__all__ = [
-    "WATER_TYPES",
-    "Camera",
-    "Water",
-    "WaterType",
-    "add_water",
-    "draw_camera",
-    "draw_range_map",
-    "draw_water",
-    "record_image",
-]
+__all__ = ["WATER_TYPES", "Camera", "Water", "WaterType", "add_water", "draw_camera", "draw_range_map"]
+__all__ += ["draw_water", "record_image"]
 
 Floats = NDArray[np.float64]
 
@@ -157,11 +148,6 @@ def draw_water(
     rng: np.random.Generator, /, *, size: int = 128, types: Sequence[str] = tuple(WATER_TYPES)
 ) -> tuple[Water, float]:
     """Random water, and the range in metre at which the clearest colour has 30 % of its light left.
-
-    Args:
-        rng: random generator.
-        size: pixels along an edge of the image; the blur is proportional to it.
-        types: of `WATER_TYPES` to choose from, by their relative frequency.
 
     Raises:
         BadInput: no type, or one that is unknown.
