@@ -180,17 +180,10 @@ def save_pairs(
     invented: float = 0.5,
     seed: int = 0,
 ) -> Path:
-    """Write a data set as `phaseloom.restoration.pairs.folders` reads it, PNG of 8 bits.
+    """Write a data set as `phaseloom.restoration.pairs.folders` reads it, PNG of 8 bits, to a new folder.
 
-    Args:
-        folder: new or empty.
-        size: see `simulate_pairs`.
-        train: number of training pairs.
-        test: number of test pairs, of other scenes.
-        photographs: folder to take scenes from; default: those of scikit-image.
-        types: of water.
-        invented: see `simulate_pairs`.
-        seed: of all random numbers.
+    ``train`` and ``test`` are numbers of pairs; ``photographs`` is the folder of `simulate_pairs`, which
+    explains the others.
 
     Returns:
         ``meta.json``, with the parameters of every pair.
@@ -205,11 +198,8 @@ def save_pairs(
     for part, count in counts.items():
         for made in simulate_pairs(count, part=part, invented=invented, **knobs):
             name = f"{made.pair.name}.png"
-            for side, image in (
-                ("input", made.pair.input),
-                ("gt", made.pair.target),
-                ("gt_hr", made.pair.fine),
-            ):
+            images = {"input": made.pair.input, "gt": made.pair.target, "gt_hr": made.pair.fine}
+            for side, image in images.items():
                 write_image(folder / part / side / name, np.asarray(image))
             reach = [float(made.ranges.min()), float(made.ranges.max())]
             parameters = {"scene": made.scene, "range": reach, **asdict(made.water), **asdict(made.camera)}
