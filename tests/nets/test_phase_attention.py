@@ -13,8 +13,8 @@ from phaseloom.restoration.networks.phase_attention import (
     ChannelNorm,
     GatedFeedForward,
     TransformerBlock,
-    spectral,
-    whitened,
+    spectral_rows,
+    whiten_spectrum,
 )
 
 SIZES = [(7, 9), (8, 6), (5, 16), (1, 1), (1, 4), (2, 3)]
@@ -32,7 +32,7 @@ def _seeded():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_whatever_is_whitened_has_norm_one(size):
-    norms = whitened(100 * drawn(2, 3, *size)).norm(dim=(-2, -1))
+    norms = whiten_spectrum(100 * drawn(2, 3, *size)).norm(dim=(-2, -1))
     torch.testing.assert_close(norms, torch.ones(2, 3))
 
 
@@ -42,30 +42,32 @@ def test_half_a_spectrum_gives_what_the_whole_complex_one_gives(size):
     waves = torch.fft.fft2(maps)
     wanted = torch.fft.ifft2(torch.exp(1j * waves.angle()))
     assert wanted.imag.abs().max() < 1e-12
-    torch.testing.assert_close(whitened(maps), wanted.real, atol=1e-9, rtol=0)
+    torch.testing.assert_close(whiten_spectrum(maps), wanted.real, atol=1e-9, rtol=0)
 
 
 def test_softened_it_keeps_a_power_of_each_amplitude_and_the_phase():
     maps = drawn(2, 8, 9, kind=torch.float64)
-    before, after = torch.fft.fft2(maps, norm="ortho"), torch.fft.fft2(whitened(maps, exponent=0.5))
+    before, after = torch.fft.fft2(maps, norm="ortho"), torch.fft.fft2(whiten_spectrum(maps, exponent=0.5))
     torch.testing.assert_close(after.abs(), before.abs().sqrt(), atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(after.angle().cos(), before.angle().cos(), atol=1e-9, rtol=0)
-    torch.testing.assert_close(whitened(maps, exponent=0.0), maps * 72**-0.5)
+    torch.testing.assert_close(whiten_spectrum(maps, exponent=0.0), maps * 72**-0.5)
 
 
 def test_gain_and_offset_change_no_phase():
     maps = drawn(4, 15, 12) + 0.5 * torch.ones(4, 1, 1)
     maps = maps * maps.mean((-2, -1), keepdim=True).sign()
     gain, offset = torch.tensor([0.02, 1, 7, 300.0])[:, None, None], torch.arange(4.0)[:, None, None]
-    torch.testing.assert_close(whitened(gain * maps + offset), whitened(maps), atol=1e-5, rtol=0)
-    assert (whitened(-maps) - whitened(maps)).norm() > 1
+    torch.testing.assert_close(
+        whiten_spectrum(gain * maps + offset), whiten_spectrum(maps), atol=1e-5, rtol=0
+    )
+    assert (whiten_spectrum(-maps) - whiten_spectrum(maps)).norm() > 1
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("exponent", [1.0, 0.5])
 def test_rows_of_half_spectra_have_the_products_of_whitened_maps(size, exponent):
     maps = drawn(2, 5, *size)
-    rows, white = spectral(maps, exponent=exponent), whitened(maps, exponent=exponent).flatten(-2)
+    rows, white = spectral_rows(maps, exponent=exponent), whiten_spectrum(maps, exponent=exponent).flatten(-2)
     white = functional.normalize(white, dim=-1)
     torch.testing.assert_close(rows @ rows.mT, white @ white.mT, atol=1e-5, rtol=0)
 
@@ -86,10 +88,10 @@ def test_attention_is_what_its_formula_says(kind, position):
     exponent = {"plain": 0.0, "soft": 0.5, "phase": 1.0}[kind]
     with torch.no_grad():
         attend.temperature.copy_(torch.tensor([0.5, 1, 4])[:, None, None])
-        source = whitened(maps, exponent=exponent) if position == "before" else maps
+        source = whiten_spectrum(maps, exponent=exponent) if position == "before" else maps
         query, key = attend.compare(source).chunk(2, 1)
         if position == "after":
-            query, key = whitened(query, exponent=exponent), whitened(key, exponent=exponent)
+            query, key = whiten_spectrum(query, exponent=exponent), whiten_spectrum(key, exponent=exponent)
         rows, out = attend.value(maps), torch.zeros(2, 6, 40)
         for n in range(2):
             for head, heat in enumerate((0.5, 1, 4)):
@@ -144,7 +146,7 @@ def test_gradients_are_finite_where_a_spectrum_is_empty(kind, position, maps):
         assert value.grad.isfinite().all()
     for exponent in (0.5, 1.0):
         bare = maps.clone().requires_grad_()
-        whitened(bare, exponent=exponent).sum().backward()
+        whiten_spectrum(bare, exponent=exponent).sum().backward()
         assert bare.grad is not None
         assert bare.grad.isfinite().all()
 
@@ -152,12 +154,12 @@ def test_gradients_are_finite_where_a_spectrum_is_empty(kind, position, maps):
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_half_precision_transforms_in_single(kind):
     maps = drawn(2, 4, 9, 7)
-    single = whitened(maps)
+    single = whiten_spectrum(maps)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(whitened(maps), single)
+        assert torch.equal(whiten_spectrum(maps), single)
         assert ChannelAttention(4, 2, attention="phase").scores(maps).dtype == torch.float32
     torch.testing.assert_close(
-        whitened(maps.to(kind)).float(), whitened(maps.to(kind).float()), atol=1e-2, rtol=0
+        whiten_spectrum(maps.to(kind)).float(), whiten_spectrum(maps.to(kind).float()), atol=1e-2, rtol=0
     )
     attend = ChannelAttention(4, 2, attention="phase").to(torch.bfloat16)
     assert attend(maps.bfloat16()).dtype == torch.bfloat16

@@ -10,10 +10,10 @@ from torch.nn import functional
 from phaseloom.errors import BadInput
 from phaseloom.learning.gating import ChannelGate, PhaseGate
 from phaseloom.learning.weight_files import load, save
-from phaseloom.restoration.networks.agssf import FourierGrow, agssf1
-from phaseloom.restoration.networks.phase_attention import ChannelAttention, whitened
+from phaseloom.restoration.networks.agssf1 import FourierUpsample, agssf1
+from phaseloom.restoration.networks.phase_attention import ChannelAttention, whiten_spectrum
 from phaseloom.restoration.networks.phaseformer import TwoScaleUNet, narrow, phaseformer, recommended
-from phaseloom.restoration.networks.unet import Plan, Restorer, mirrored
+from phaseloom.restoration.networks.unet import Restorer, UNetPlan, mirror_pad
 
 KNOBS = [
     {},
@@ -108,7 +108,9 @@ def test_the_published_gate_is_a_half_whatever_it_is_shown():
         assert (gate.weights(maps) - 0.5).abs().max() < 1e-4
         gate.conv.weight.fill_(5.0)
         assert (gate.weights(maps) - 0.5).abs().max() < 1e-2
-        torch.testing.assert_close(gate.pooled(maps), whitened(maps).mean((-2, -1)), atol=1e-7, rtol=1e-3)
+        torch.testing.assert_close(
+            gate.pooled(maps), whiten_spectrum(maps).mean((-2, -1)), atol=1e-7, rtol=1e-3
+        )
 
 
 def test_a_gate_of_means_sees_the_maps():
@@ -145,10 +147,10 @@ def test_images_come_back_in_their_size_and_in_twice_of_it(knobs, size):
 def test_images_are_mirrored_to_the_unit_and_cut_back():
     net, images = small(residual=False), drawn(1, 1, 13, 18)
     padded = functional.pad(images, (0, 6, 0, 3), mode="reflect")
-    assert torch.equal(mirrored(images, 8), padded)
+    assert torch.equal(mirror_pad(images, 8), padded)
     for found, wanted, scale in zip(net(images), net(padded), (1, 2), strict=True):
         assert torch.equal(found, wanted[..., : 13 * scale, : 18 * scale])
-    assert torch.equal(mirrored(images[..., :1, :1], 8), images[..., :1, :1].expand(1, 1, 8, 8))
+    assert torch.equal(mirror_pad(images[..., :1, :1], 8), images[..., :1, :1].expand(1, 1, 8, 8))
 
 
 def test_each_image_of_a_batch_is_restored_by_itself():
@@ -242,7 +244,7 @@ def test_half_precision_is_near_single_in_the_legacy_model():
 
 
 def test_a_spectrum_that_is_tiled_is_an_image_with_zeros_between():
-    layer, maps = FourierGrow(2, 3), drawn(1, 2, 5, 4)
+    layer, maps = FourierUpsample(2, 3), drawn(1, 2, 5, 4)
     waves = torch.fft.fft2(maps)
     amplitude, phase = layer.amplitude(waves.abs()), layer.phase(waves.angle())
     tiles = torch.polar(amplitude.abs(), phase + torch.pi * (amplitude < 0)).tile(2, 2)
@@ -255,10 +257,10 @@ def test_a_spectrum_that_is_tiled_is_an_image_with_zeros_between():
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (torch.zeros(1, 3, 8, 8), r"\(1, 3, 8, 8\) is no shape \(b, 1, y, x\)"),
-        (torch.zeros(1, 8, 8), "is no shape"),
+        (torch.zeros(1, 3, 8, 8), r"\(1, 3, 8, 8\) is not a shape \(b, 1, y, x\)"),
+        (torch.zeros(1, 8, 8), "is not a shape"),
         (torch.zeros(0, 1, 8, 8), "of one image or more"),
-        (torch.zeros(1, 1, 8, 0), "is no shape"),
+        (torch.zeros(1, 1, 8, 0), "is not a shape"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.float64), "float64 is not the network's type"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "give torch.float32"),
     ],
@@ -315,6 +317,6 @@ def test_weights_follow_the_seed():
 
 
 def test_a_plan_is_frozen():
-    plan = Plan(channels_in=1, channels_out=1, widths=(4, 8), blocks=(1, 1), heads=(1, 1), refine=0)
+    plan = UNetPlan(channels_in=1, channels_out=1, widths=(4, 8), blocks=(1, 1), heads=(1, 1), refine=0)
     with pytest.raises(AttributeError):
-        plan.refine = 2  # type: ignore[misc]
+        plan.refine = 2  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""What needs no network: corrections of colour, one matrix, and denoisers at their best strength."""
+"""What needs no network: corrections of colour, one matrix, and fit_denoisers at their best strength."""
 
 import sys
 
@@ -9,12 +9,12 @@ from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.restoration.baselines import (
     ColourMatrix,
     Denoiser,
-    denoisers,
+    fit_denoisers,
     gray_world,
     nonlocal_means,
     stretch,
     total_variation,
-    upsampled,
+    upsample_bilinear,
 )
 from phaseloom.restoration.pairs.folders import Pair
 
@@ -90,7 +90,7 @@ def test_stretching_undoes_gain_and_offset_of_every_channel():
 
 def test_upsampling_keeps_a_ramp_a_ramp():
     ramp = np.broadcast_to(np.arange(7.0)[:, None], (2, 7, 4))
-    fine = upsampled(ramp)
+    fine = upsample_bilinear(ramp)
     assert fine.shape == (2, 14, 8)
     np.testing.assert_allclose(np.diff(fine[0, 1:-1, 3]), 0.5)
 
@@ -98,7 +98,7 @@ def test_upsampling_keeps_a_ramp_a_ramp():
 def test_every_denoiser_at_its_best_beats_the_input_and_its_own_neighbours():
     pairs = noisy()
     before = error(lambda image: image, pairs)
-    for denoiser in denoisers(pairs):
+    for denoiser in fit_denoisers(pairs):
         best = error(denoiser, pairs)
         assert best < 0.75 * before, denoiser
         for factor in (0.7, 1.4):
@@ -132,9 +132,9 @@ def test_wishes_that_cannot_be_met_are_a_sentence():
         "has no pair": lambda: ColourMatrix.fit([]),
         "one: 1 channel but same has 3": lambda: ColourMatrix.fit([same, Pair("one", IMAGE[:1], IMAGE[:1])]),
         "1 channel but the matrix was fitted to 3": lambda: ColourMatrix.fit([same])(IMAGE[:1]),
-        "gaussian: has no pair": lambda: denoisers([]),
-        "equal to targets": lambda: denoisers([same]),
-        "median is no method": lambda: Denoiser.fit("median", noisy(1)),
+        "gaussian: has no pair": lambda: fit_denoisers([]),
+        "equal to targets": lambda: fit_denoisers([same]),
+        "median is not a method": lambda: Denoiser.fit("median", noisy(1)),
         "above zero": lambda: Denoiser("gaussian", 0.0),
         "less than a half": lambda: stretch(IMAGE, share=0.5),
         "must be an image": lambda: gray_world(IMAGE[0]),

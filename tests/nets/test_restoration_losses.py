@@ -14,7 +14,7 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.restoration import losses as restoration_losses
 from phaseloom.restoration.losses import (
-    Compared,
+    RestoredBatch,
     charbonnier,
     gradient,
     perceptual,
@@ -37,14 +37,14 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _says_again():
-    restoration_losses._say.cache_clear()
+    restoration_losses._warn_once.cache_clear()
 
 
 def test_charbonnier_is_the_root_of_squares_with_the_guides_epsilon():
     image, target = drawn(2, 3, 5, 7), drawn(2, 3, 5, 7, seed=1)
     wanted = np.sqrt((image.double().numpy() - target.double().numpy()) ** 2 + 1e-3**2).mean()
-    assert charbonnier(Compared(image, target)).item() == pytest.approx(wanted, rel=1e-6)
-    assert charbonnier(Compared(image, image), eps=0.5).item() == pytest.approx(0.5)
+    assert charbonnier(RestoredBatch(image, target)).item() == pytest.approx(wanted, rel=1e-6)
+    assert charbonnier(RestoredBatch(image, image), eps=0.5).item() == pytest.approx(0.5)
 
 
 def test_gradient_is_the_laplacian_that_a_loop_finds():
@@ -57,13 +57,13 @@ def test_gradient_is_the_laplacian_that_a_loop_finds():
                 e = error[n, c]
                 around = e[y - 1, x] + e[y + 1, x] + e[y, x - 1] + e[y, x + 1]
                 total, count = total + abs(around - 4 * e[y, x]), count + 1
-    assert gradient(Compared(image, target)).item() == pytest.approx(total / count, rel=1e-5)
+    assert gradient(RestoredBatch(image, target)).item() == pytest.approx(total / count, rel=1e-5)
 
 
 def test_a_plane_has_no_gradient_loss():
     y, x = torch.meshgrid(torch.arange(9.0), torch.arange(7.0), indexing="ij")
     plane = (0.1 * y - 0.3 * x)[None, None]
-    assert gradient(Compared(plane, 0 * plane)).item() == pytest.approx(0, abs=1e-6)
+    assert gradient(RestoredBatch(plane, 0 * plane)).item() == pytest.approx(0, abs=1e-6)
 
 
 def halved(image: np.ndarray) -> np.ndarray:
@@ -109,7 +109,7 @@ def test_similarity_is_scikit_images_on_as_many_scales_as_fit(sides, scales, cap
     target = 0.6 * image + 0.4 * target
     pairs = [(image[n, c].double().numpy(), target[n, c].double().numpy()) for n, c in np.ndindex(2, 2)]
     wanted = np.mean([skimages(*pair, scales, 5.0) for pair in pairs])
-    found = similarity(Compared(image, target, data_range=5.0)).item()
+    found = similarity(RestoredBatch(image, target, data_range=5.0)).item()
     assert found == pytest.approx(1 - wanted, abs=2e-6)
     assert found > 0.005
     told = f"images of {min(sides)} pixels take {scales} of 5 scales"
@@ -119,15 +119,15 @@ def test_similarity_is_scikit_images_on_as_many_scales_as_fit(sides, scales, cap
 @pytest.mark.parametrize(("side", "window"), [(1, 1), (2, 1), (5, 5), (10, 9)])
 def test_images_smaller_than_a_window_are_compared_with_a_smaller_one_and_it_is_said(side, window, caplog):
     image, target = drawn(1, 1, side, 12), drawn(1, 1, side, 12, seed=1)
-    assert 0 < similarity(Compared(image, target)).item() < 1.5
-    similarity(Compared(image, target))
+    assert 0 < similarity(RestoredBatch(image, target)).item() < 1.5
+    similarity(RestoredBatch(image, target))
     assert caplog.text.count(f"images of {side} pixels take one scale and a window of {window}") == 1
 
 
 @pytest.mark.parametrize("side", [11, 16, 32, 64, 160, 161])
 def test_similarity_is_zero_for_equal_images_and_falls_as_they_part(side):
     image, noise = drawn(1, 1, side, side + 3), drawn(1, 1, side, side + 3, seed=2) - 0.5
-    found = [similarity(Compared(image + part * noise, image)).item() for part in (0, 0.1, 0.3, 1.0)]
+    found = [similarity(RestoredBatch(image + part * noise, image)).item() for part in (0, 0.1, 0.3, 1.0)]
     assert found[0] == 0
     assert found == sorted(found)
     assert found[3] > 10 * found[1]
@@ -136,34 +136,36 @@ def test_similarity_is_zero_for_equal_images_and_falls_as_they_part(side):
 def test_similarity_of_opposite_images_is_bounded_and_still_has_a_gradient():
     target = drawn(1, 1, 64, 64)
     image = (1 - target).requires_grad_()
-    loss = similarity(Compared(image, target))
+    loss = similarity(RestoredBatch(image, target))
     loss.backward()
     assert 0.9 < loss.item() <= 1
     assert torch.isfinite(image.grad).all()
     with torch.no_grad():
-        better = similarity(Compared(image - 1e3 * image.grad, target))
+        better = similarity(RestoredBatch(image - 1e3 * image.grad, target))
     assert 0 < image.grad.abs().max() < 1
     assert better < loss
 
 
 def test_similarity_survives_images_far_from_zero():
     image, target = drawn(1, 1, 40, 40), drawn(1, 1, 40, 40, seed=1)
-    wanted = similarity(Compared(image.double() + 1000, target.double() + 1000)).item()
-    assert similarity(Compared(image + 1000, target + 1000)).item() == pytest.approx(wanted, abs=1e-4)
+    wanted = similarity(RestoredBatch(image.double() + 1000, target.double() + 1000)).item()
+    assert similarity(RestoredBatch(image + 1000, target + 1000)).item() == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize("loss", PLAIN)
 def test_range_and_unit_of_images_change_nothing(loss):
     image, target = drawn(1, 1, 24, 20), drawn(1, 1, 24, 20, seed=1)
-    wanted = loss(Compared(image, target)).item()
-    assert loss(Compared(40 * image, 40 * target, data_range=40.0)).item() == pytest.approx(wanted, rel=1e-4)
+    wanted = loss(RestoredBatch(image, target)).item()
+    assert loss(RestoredBatch(40 * image, 40 * target, data_range=40.0)).item() == pytest.approx(
+        wanted, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("loss", PLAIN)
 def test_a_loss_is_the_mean_over_the_batch_times_its_weight(loss):
     image, target = drawn(3, 3, 24, 20), drawn(3, 3, 24, 20, seed=1)
-    each = [loss(Compared(image[n : n + 1], target[n : n + 1])).item() for n in range(3)]
-    assert loss(Compared(image, target), weight=2.0).item() == pytest.approx(2 * np.mean(each), rel=1e-4)
+    each = [loss(RestoredBatch(image[n : n + 1], target[n : n + 1])).item() for n in range(3)]
+    assert loss(RestoredBatch(image, target), weight=2.0).item() == pytest.approx(2 * np.mean(each), rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", PLAIN)
@@ -171,17 +173,17 @@ def test_a_loss_is_the_mean_over_the_batch_times_its_weight(loss):
 def test_gradients_are_finite_at_no_error_and_at_any(loss, size):
     target = drawn(1, 1, 24, 20)
     image = (target + size * (drawn(1, 1, 24, 20, seed=1) - 0.5)).requires_grad_()
-    loss(Compared(image, target)).backward()
+    loss(RestoredBatch(image, target)).backward()
     assert torch.isfinite(image.grad).all()
 
 
 @pytest.mark.parametrize("loss", PLAIN)
 def test_half_precision_and_autocast_cost_nothing_but_the_images_own_rounding(loss):
     image, target = drawn(1, 3, 24, 20).bfloat16(), drawn(1, 3, 24, 20, seed=1)
-    wanted = loss(Compared(image.float(), target))
+    wanted = loss(RestoredBatch(image.float(), target))
     image.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = loss(Compared(image, target))
+        found = loss(RestoredBatch(image, target))
     found.backward()
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
@@ -191,14 +193,14 @@ def test_half_precision_and_autocast_cost_nothing_but_the_images_own_rounding(lo
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_any_number_of_channels_is_taken(channels):
     image, target = drawn(2, channels, 12, 17), drawn(2, channels, 12, 17, seed=1)
-    single = [Compared(image[:, c : c + 1], target[:, c : c + 1]) for c in range(channels)]
+    single = [RestoredBatch(image[:, c : c + 1], target[:, c : c + 1]) for c in range(channels)]
     for loss in (charbonnier, gradient, similarity):
         wanted = np.mean([loss(one).item() for one in single])
-        assert loss(Compared(image, target)).item() == pytest.approx(wanted, rel=1e-4)
+        assert loss(RestoredBatch(image, target)).item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_perceptual_is_off_without_a_file_and_says_so_once(caplog):
-    batch = Compared(drawn(1, 1, 16, 16), drawn(1, 1, 16, 16, seed=1))
+    batch = RestoredBatch(drawn(1, 1, 16, 16), drawn(1, 1, 16, 16, seed=1))
     assert perceptual(batch) is None
     assert list(batch.terms({"perceptual": perceptual, "charbonnier": charbonnier})) == ["charbonnier"]
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -206,10 +208,10 @@ def test_perceptual_is_off_without_a_file_and_says_so_once(caplog):
 
 
 def test_perceptual_is_the_mean_difference_of_features_of_grey_images_as_three(tmp_path):
-    net = vgg.random(seed=9)
+    net = vgg.random_vgg(seed=9)
     save_file(net.state_dict(), tmp_path / "vgg.safetensors")
     image, target = drawn(1, 1, 32, 20).requires_grad_(), drawn(1, 1, 32, 20, seed=1)
-    found = perceptual(Compared(image, target, data_range=2.0), file=tmp_path / "vgg.safetensors")
+    found = perceptual(RestoredBatch(image, target, data_range=2.0), file=tmp_path / "vgg.safetensors")
     with torch.no_grad():
         wanted = (net(image.repeat(1, 3, 1, 1) / 2) - net(target.repeat(1, 3, 1, 1) / 2)).abs().mean()
     assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
@@ -218,7 +220,7 @@ def test_perceptual_is_the_mean_difference_of_features_of_grey_images_as_three(t
 
 
 def test_perceptual_of_a_file_is_that_of_its_weights_and_not_of_others():
-    batch = Compared(drawn(1, 3, 16, 16), drawn(1, 3, 16, 16, seed=1))
+    batch = RestoredBatch(drawn(1, 3, 16, 16), drawn(1, 3, 16, 16, seed=1))
     first, again, other = (perceptual_random(batch, seed=seed).item() for seed in (0, 0, 1))
     assert first == again != other
     assert first > 0
@@ -228,33 +230,33 @@ def test_perceptual_of_a_file_is_that_of_its_weights_and_not_of_others():
 
 def test_perceptual_refuses_channels_that_are_no_colours():
     with pytest.raises(BadInput, match="2 channels are not one or three: leave it out"):
-        perceptual_random(Compared(drawn(1, 2, 16, 16), drawn(1, 2, 16, 16)))
+        perceptual_random(RestoredBatch(drawn(1, 2, 16, 16), drawn(1, 2, 16, 16)))
 
 
 def test_poisson_is_the_deviance_and_least_at_the_measured_rates():
     counts = torch.tensor([0.0, 1.0, 5.0, 90.0]).reshape(1, 1, 2, 2)
     rate = torch.tensor([0.5, 2.0, 5.0, 70.0]).reshape(1, 1, 2, 2)
-    batch = Compared(rate.log(), counts, counts=counts, expected=torch.exp)
+    batch = RestoredBatch(rate.log(), counts, counts=counts, expected=torch.exp)
     terms = [0.5, 1 * math.log(1 / 2) - (1 - 2), 0, 90 * math.log(90 / 70) - 20]
     assert poisson(batch).item() == pytest.approx(2 * sum(terms) / 4, rel=1e-5)
     with pytest.raises(BadInput, match="poisson: needs measured counts"):
-        poisson(Compared(rate, counts))
-    assert Compared(rate, counts, "high").terms({"poisson": poisson}) == {}
+        poisson(RestoredBatch(rate, counts))
+    assert RestoredBatch(rate, counts, "high").terms({"poisson": poisson}) == {}
 
 
 def test_images_that_do_not_belong_together_are_refused():
     one = torch.zeros(1, 1, 8, 8)
     with pytest.raises(BadInput, match=r"high: target: \(1, 1, 8, 9\) must have the shape of the image"):
-        Compared(one, torch.zeros(1, 1, 8, 9), "high")
+        RestoredBatch(one, torch.zeros(1, 1, 8, 9), "high")
     with pytest.raises(BadInput, match="low: counts"):
-        Compared(one, one, counts=torch.zeros(1, 1, 4, 4))
+        RestoredBatch(one, one, counts=torch.zeros(1, 1, 4, 4))
     for wrong in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(BadInput, match="data_range"):
-            Compared(one, one, data_range=wrong)
+            RestoredBatch(one, one, data_range=wrong)
 
 
 def test_knobs_that_mean_nothing_are_refused():
-    one = Compared(torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
+    one = RestoredBatch(torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
     with pytest.raises(BadInput, match=r"gradient: \(2, 8\) pixels are too few"):
         gradient(one)
     with pytest.raises(BadInput, match=r"eps: 0\.0 must be above zero"):
@@ -264,10 +266,10 @@ def test_knobs_that_mean_nothing_are_refused():
 
 
 def test_a_training_file_lists_them_by_name(tmp_path):
-    assert set(names(ROOM)) == set(restoration_losses.__all__) - {"Compared"}
+    assert set(names(ROOM)) == set(restoration_losses.__all__) - {"RestoredBatch"}
     (tmp_path / "vgg.pth").touch()
     node = call(ROOM, {"perceptual": {"weight": 0.5, "file": "vgg.pth"}}, "losses").rooted(tmp_path)
     assert node.values == {"weight": 0.5, "file": tmp_path.resolve() / "vgg.pth"}
-    one = Compared(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8))
+    one = RestoredBatch(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8))
     found = one.terms({"charbonnier": call(ROOM, {"charbonnier": {"weight": 3}}, "losses").partial()})
     assert found["charbonnier"].item() == pytest.approx(3, rel=1e-4)

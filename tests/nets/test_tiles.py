@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.restoration.networks.agssf import agssf1
+from phaseloom.restoration.networks.agssf1 import agssf1
 from phaseloom.restoration.networks.phaseformer import TwoScaleUNet, narrow
-from phaseloom.restoration.networks.unet import Plan, Restored, Restorer
-from phaseloom.restoration.tiles import Axis, tiled
+from phaseloom.restoration.networks.unet import Restorer, RestorerOutput, UNetPlan
+from phaseloom.restoration.tiles import TileAxis, restore_in_tiles
 
-PLAN = Plan(channels_in=2, channels_out=2, widths=(4, 4, 4, 4), blocks=(1,) * 4, heads=(1,) * 4, refine=0)
+PLAN = UNetPlan(channels_in=2, channels_out=2, widths=(4, 4, 4, 4), blocks=(1,) * 4, heads=(1,) * 4, refine=0)
 
 
 class Local(Restorer):
@@ -21,10 +21,10 @@ class Local(Restorer):
         super().__init__(PLAN)
         self.gain, self.seen = nn.Parameter(torch.tensor(3.0)), []
 
-    def draw(self, images: Tensor) -> Restored:
+    def draw(self, images: Tensor) -> RestorerOutput:
         self.seen.append(tuple(images.shape))
         low = self.gain * images.square()
-        return Restored(low, functional.interpolate(low, scale_factor=2))
+        return RestorerOutput(low, functional.interpolate(low, scale_factor=2))
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -55,7 +55,7 @@ def decibels(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("overlap", [8, 16])
 def test_what_sees_a_pixel_gives_the_whole_image(size, overlap):
     net, images = Local(), drawn(2, 2, *size)
-    found, wanted = tiled(net, images, tile=32, overlap=overlap), net(images)
+    found, wanted = restore_in_tiles(net, images, tile=32, overlap=overlap), net(images)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
@@ -66,7 +66,7 @@ def test_tiles_are_near_the_whole_image(attention):
     net = alive(narrow(attention=attention), image)
     with torch.no_grad():
         whole = net(image)
-    found = tiled(net, image, tile=64, overlap=32)
+    found = restore_in_tiles(net, image, tile=64, overlap=32)
     assert (whole.low - image).std() > 0.09
     assert decibels(found.low, whole.low) > 38
     assert decibels(found.high, whole.high) > 38
@@ -77,13 +77,13 @@ def test_an_image_of_one_tile_is_restored_at_once():
     image = scene(32, 24)
     net = alive(narrow(), image)
     with torch.no_grad():
-        for a, b in zip(tiled(net, image, tile=32, overlap=8), net(image), strict=True):
+        for a, b in zip(restore_in_tiles(net, image, tile=32, overlap=8), net(image), strict=True):
             assert torch.equal(a, b)
 
 
 def test_the_network_never_sees_more_than_a_tile():
     net = Local()
-    tiled(net, drawn(3, 2, 130, 70), tile=32, overlap=16)
+    restore_in_tiles(net, drawn(3, 2, 130, 70), tile=32, overlap=16)
     assert {shape[:2] for shape in net.seen} == {(1, 2)}
     assert max(max(shape[2:]) for shape in net.seen) == 32
     assert len(net.seen) == 3 * 8 * 4
@@ -91,19 +91,19 @@ def test_the_network_never_sees_more_than_a_tile():
 
 def test_one_output_alone_is_tiled_too():
     with torch.no_grad():
-        low, high = tiled(agssf1(channels_in=1, channels_out=1), scene(16, 24), tile=16, overlap=8)
+        low, high = restore_in_tiles(agssf1(channels_in=1, channels_out=1), scene(16, 24), tile=16, overlap=8)
     assert low.shape == (1, 1, 16, 24)
     assert high is None
 
 
 def test_no_gradient_is_kept():
-    assert not tiled(Local(), drawn(1, 2, 40, 40), tile=32, overlap=8).low.requires_grad
+    assert not restore_in_tiles(Local(), drawn(1, 2, 40, 40), tile=32, overlap=8).low.requires_grad
 
 
 @pytest.mark.parametrize("count", [17, 64, 75, 200])
 @pytest.mark.parametrize("scale", [1, 2])
 def test_weights_sum_to_one_and_go_smoothly(count, scale):
-    axis = Axis.of(count, 32, 16, 8)
+    axis = TileAxis.cover(count, 32, 16, 8)
     total = torch.zeros(scale * count, dtype=torch.float64)
     for which, span in enumerate(axis.spans):
         where, weight = axis.place(which, scale)
@@ -127,10 +127,10 @@ def test_weights_sum_to_one_and_go_smoothly(count, scale):
 )
 def test_wrong_tiles_are_refused_in_a_sentence(knobs, words):
     with pytest.raises(BadInput, match=words):
-        tiled(Local(), drawn(1, 2, 64, 64), **{"tile": 32, "overlap": 8, **knobs})
+        restore_in_tiles(Local(), drawn(1, 2, 64, 64), **{"tile": 32, "overlap": 8, **knobs})
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 64, 64), (2, 64, 64), (0, 2, 64, 64)])
 def test_what_is_no_image_is_refused_in_a_sentence(shape):
-    with pytest.raises(BadInput, match="is no shape"):
-        tiled(Local(), torch.zeros(shape), tile=32, overlap=8)
+    with pytest.raises(BadInput, match="is not a shape"):
+        restore_in_tiles(Local(), torch.zeros(shape), tile=32, overlap=8)

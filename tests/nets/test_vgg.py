@@ -13,7 +13,7 @@ CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 
 @pytest.fixture(scope="module")
 def net():
-    return vgg.random(seed=4)
+    return vgg.random_vgg(seed=4)
 
 
 def empty():
@@ -52,7 +52,7 @@ def test_it_is_never_trained_and_lets_gradients_through(net):
 
 
 def test_random_weights_follow_from_the_seed_and_keep_the_size_of_what_goes_through(net):
-    again, other = vgg.random(seed=4).state_dict(), vgg.random(seed=5).state_dict()
+    again, other = vgg.random_vgg(seed=4).state_dict(), vgg.random_vgg(seed=5).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in net.state_dict().items())
     assert not torch.equal(again["features.34.weight"], other["features.34.weight"])
     out = net(torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
@@ -67,14 +67,14 @@ def test_images_without_a_pixel_for_the_last_level_are_refused(net):
 def test_a_file_of_torchvisions_old_kind_is_read_and_its_classifier_left_aside(net):
     weights = dict(net.state_dict()) | {"classifier.0.weight": torch.ones(3, 3)}
     torch.save(weights, "vgg19.pth", _use_new_zipfile_serialization=False)
-    again = vgg.stored("vgg19.pth")
+    again = vgg.load_vgg("vgg19.pth")
     assert torch.equal(again.features[34].weight, net.features[34].weight)
     assert not any(value.requires_grad for value in again.parameters())
 
 
 def test_a_file_of_safetensors_in_half_precision_is_read_as_single(net):
     save_file({name: value.half() for name, value in net.state_dict().items()}, "vgg19.safetensors")
-    weight = vgg.stored("vgg19.safetensors").features[0].weight
+    weight = vgg.load_vgg("vgg19.safetensors").features[0].weight
     assert weight.dtype == torch.float32
     torch.testing.assert_close(weight, net.features[0].weight, rtol=1e-3, atol=1e-4)
 
@@ -86,7 +86,7 @@ def without(name):
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        (without("features.16.bias"), "lacks features.16.bias: it is no file of VGG19 without batch norms"),
+        (without("features.16.bias"), "lacks features.16.bias: not a file of VGG19 without batch norms"),
         ({"state_dict": empty()}, "lacks features.0.weight"),
         (
             empty() | {"features.2.weight": torch.zeros(64, 3, 3, 3)},
@@ -101,7 +101,7 @@ def without(name):
 def test_a_file_of_something_else_says_what_is_wrong(weights, sentence):
     torch.save(weights, "other.pth")
     with pytest.raises(BadInput, match=sentence):
-        vgg.stored("other.pth")
+        vgg.load_vgg("other.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(40)])
@@ -110,9 +110,9 @@ def test_a_damaged_file_says_so(tmp_path, content, ending):
     path = tmp_path / f"bad.{ending}"
     path.write_bytes(content)
     with pytest.raises(BadInput, match="damaged"):
-        vgg.stored(path)
+        vgg.load_vgg(path)
 
 
 def test_a_file_that_is_not_there_says_which_is_wanted():
     with pytest.raises(BadInput, match=r"none.pth does not exist: name torchvision's vgg19-dcbb9e9d.pth"):
-        vgg.stored("none.pth")
+        vgg.load_vgg("none.pth")

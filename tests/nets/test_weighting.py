@@ -133,7 +133,7 @@ def test_a_first_batch_that_is_looked_at_or_not_finite_sets_no_size():
 
 
 def test_losses_below_zero_are_refused_where_they_have_no_size():
-    with pytest.raises(BadInput, match=r"-0.5 is no loss that begins below zero: 'uncertainty' needs"):
+    with pytest.raises(BadInput, match=r"-0.5 is below zero, for a first loss: 'uncertainty' needs"):
         uncertainty(["poisson"], ["low"])({"low": {"poisson": torch.tensor(-0.5)}})
 
 
@@ -259,4 +259,4 @@ def test_a_training_file_names_them():
     assert names(ROOM) == ["fixed", "softmax", "softmax_frozen", "uncertainty"]
     weigh = call(ROOM, {"fixed": {"numbers": [1, 2, 3, 4]}}, "weighting")(NAMES, ["low"])
     assert within(weigh, "low") == pytest.approx(dict(zip(NAMES, (1, 2, 3, 4), strict=True)))
-    assert isinstance(call(ROOM, "uncertainty", "weighting")(NAMES, BRANCHES), weighting.Uncertainty)
+    assert isinstance(call(ROOM, "uncertainty", "weighting")(NAMES, BRANCHES), weighting.UncertaintyWeighting)

@@ -10,7 +10,7 @@ import yaml
 
 from phaseloom.errors import BadInput
 from phaseloom.restoration.pairs.folders import Pair
-from phaseloom.restoration.train import Known, Restore, Restoring
+from phaseloom.restoration.train import Restore, RestorerTraining, TrainingPairs
 
 TINY = {"recommended": {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}}
 
@@ -32,8 +32,8 @@ def recipe(**changes) -> Restore:
     return Restore.of({**known, "validation": 0.2, **changes})
 
 
-def begun(pairs, *folder, **changes) -> Restoring:
-    return Restoring.begin(recipe(**changes), *folder, pairs=pairs)
+def begun(pairs, *folder, **changes) -> RestorerTraining:
+    return RestorerTraining.begin(recipe(**changes), *folder, pairs=pairs)
 
 
 def test_it_begins_as_the_identity_and_learns(pairs):
@@ -63,10 +63,10 @@ def test_an_interrupted_training_ends_as_one_that_was_not(pairs, tmp_path, monke
     whole = begun(pairs, tmp_path / "whole")
     list(whole)
     folder = tmp_path / "part"
-    monkeypatch.setattr(Restore, "known", lambda self: Known(pairs))
+    monkeypatch.setattr(Restore, "list_training_pairs", lambda self: TrainingPairs(pairs))
     for _ in begun(pairs, folder):
         break
-    again = Restoring.resume(folder)
+    again = RestorerTraining.resume(folder)
     assert again.progress.epoch == 1
     list(again)
     for name, value in whole.progress.model.state_dict().items():
@@ -126,7 +126,7 @@ def test_crops_read_by_threads_are_the_same(pairs):
 
 def test_validation_holds_out_scenes_and_not_pairs(pairs):
     scenes = [str(number % 3) for number in range(len(pairs))]
-    training = Restoring.begin(recipe(), pairs=pairs, scenes=scenes)
+    training = RestorerTraining.begin(recipe(), pairs=pairs, scenes=scenes)
     sides = [{int(pair.name) % 3 for pair in side} for side in training.pairs]
     assert not sides[0] & sides[1]
     assert sides[0] | sides[1] == {0, 1, 2}

@@ -22,13 +22,13 @@ from phaseloom.learning import weight_files as pretrained
 from phaseloom.plot import style as canvas
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.restoration import apply_result as mend_result
+from phaseloom.restoration import apply_result
 from phaseloom.restoration.apply import STAMP
 from phaseloom.restoration.networks.phaseformer import narrow, recommended
 from phaseloom.restoration.pairs import image_kinds as tasks
 from phaseloom.restoration.pairs import underwater
 from phaseloom.restoration.pairs.folders import ImagePairs
-from phaseloom.restoration.pairs.images import picture
+from phaseloom.restoration.pairs.images import read_image
 from phaseloom.restoration.train import Restore
 
 TINY = '{"recommended": {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}}'
@@ -214,9 +214,9 @@ class TestApplying:
         said = phaseloom("restore", "apply", tmp_path / "in", "-m", nets / "phase.safetensors", "--out", out)
         assert not said.code, said.err
         for name, image in known.items():
-            found = picture(out / "restored" / name)[0]
+            found = read_image(out / "restored" / name)[0]
             np.testing.assert_allclose(found, image, rtol=2e-6, atol=1e-4)
-            assert picture(out / "finer" / name).shape == (1, 40, 62)
+            assert read_image(out / "finer" / name).shape == (1, 40, 62)
         told = json.loads((out / "restored.json").read_text())
         assert told["stamp"] == STAMP
         assert len(told["images"]) == 3
@@ -264,7 +264,7 @@ class TestApplying:
 
     @pytest.mark.parametrize(
         ("name", "said"),
-        [("none.png", "does not exist"), ("sea.safetensors", "is no image"), (".", "holds no image")],
+        [("none.png", "does not exist"), ("sea.safetensors", "is not an image"), (".", "holds no image")],
     )
     def test_what_is_no_image_is_said(self, phaseloom, nets, tmp_path, name, said):
         ended = phaseloom(
@@ -294,7 +294,7 @@ class TestApplying:
 
 class TestPhases:
     def test_a_phase_that_is_not_changed_has_the_misfit_of_the_run(self, run):
-        found = mend_result.phase_of(narrow(), tasks.phase(), run)
+        found = apply_result.restore_phase(narrow(), tasks.phase(), run)
         assert found.misfits is not None
         assert found.misfits.restored == pytest.approx(found.misfits.measured, rel=1e-3)
         assert found.misfits.empty > 1.2 * found.misfits.measured
@@ -303,7 +303,7 @@ class TestPhases:
     def test_a_phase_that_is_spoiled_has_a_larger_misfit(self, run):
         net = narrow()
         torch.nn.init.normal_(net.heads.last.weight, std=0.3)
-        found = mend_result.phase_of(net, tasks.phase(), run)
+        found = apply_result.restore_phase(net, tasks.phase(), run)
         assert found.misfits is not None
         assert found.misfits.restored > 1.05 * found.misfits.measured
 
@@ -325,10 +325,10 @@ class TestPhases:
         rng = np.random.default_rng(0)
         clean, noise = gaussian_filter(rng.normal(size=(64, 64)), 2), 0.1 * rng.normal(size=(2, 64, 64))
         halves = [
-            mend_result.MendedPhase(clean + one, gaussian_filter(clean + one, 1), None, (0.5, 0.5), None)
+            apply_result.RestoredPhase(clean + one, gaussian_filter(clean + one, 1), None, (0.5, 0.5), None)
             for one in noise
         ]
-        before, after = mend_result.correlations(*halves)
+        before, after = apply_result.correlate_halves(*halves)
         assert before.resolution() > 2 * 0.5
         assert after.frequency[-1] == before.frequency[-1]
 

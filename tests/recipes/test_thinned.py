@@ -16,7 +16,14 @@ from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import find_shift, remove_ramp, shifted
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs.folders import ImagePairs
-from phaseloom.restoration.pairs.noise2noise import Thin, Thinned, _registered, drawn, pairs, save
+from phaseloom.restoration.pairs.noise2noise import (
+    PairRecipe,
+    ScanPair,
+    _register,
+    make_pairs,
+    make_pairs_of_scan,
+    save_pairs,
+)
 from phaseloom.simulation import simulate, specimens
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.scan import simulated
@@ -48,12 +55,12 @@ def stored(folder: Path, count: int = 4) -> list[str]:
     return [str(folder / f"{number}.yaml") for number in range(count)]
 
 
-def recipe(**changes) -> Thin:
-    return Thin.of({"by": "integrate", "draws": 2, "share": 0.2, **changes})
+def recipe(**changes) -> PairRecipe:
+    return PairRecipe.of({"by": "integrate", "draws": 2, "share": 0.2, **changes})
 
 
-def seen(one: Thin, scan: Scan4D) -> list[Thinned]:
-    return list(drawn(one, BEAM, scan))
+def seen(one: PairRecipe, scan: Scan4D) -> list[ScanPair]:
+    return list(make_pairs_of_scan(one, BEAM, scan))
 
 
 def test_input_and_target_in_parts_of_their_share_are_the_image_of_all_counts():
@@ -96,7 +103,7 @@ def test_a_network_shows_both_parts_between_the_first_probe_and_the_last():
     sample = simulated(specimen, experiment)
     scan = prepare.poisson(sample.scan(), dose=1e6)
     one = Reconstruct.of({"probe": {"focused": {"semiangle": "20 mrad", "defocus": "90 A"}}})
-    (made,) = drawn(recipe(by="predict", draws=1), one, scan)
+    (made,) = make_pairs_of_scan(recipe(by="predict", draws=1), one, scan)
     truth = remove_ramp(sample.phase[5:-5, 5:-5])
     assert made.pair.size == truth.shape == (56, 66)
     for image in (made.pair.input[0], made.pair.target[0]):
@@ -108,7 +115,7 @@ def test_a_target_that_lies_aside_is_moved_and_the_input_stays_as_it_is():
     y, x = np.mgrid[:61, :70]
     wave = (np.sin(y * 0.35 + 0.004 * x**2) * np.cos(x * 0.3))[None]
     aside = shifted(wave[0], (2.3, -1.6))[None] + 0.02 * y
-    before, after, shift = _registered(wave, aside)
+    before, after, shift = _register(wave, aside)
     assert shift == pytest.approx((-2.3, 1.6), abs=0.05)
     np.testing.assert_array_equal(before, wave[:, 3:-3, 2:-2])
     assert np.std(remove_ramp((after - before)[0])[8:-8, 8:-8]) < 0.03
@@ -130,7 +137,7 @@ def test_reconstructions_of_both_parts_lie_on_the_same_pixels(caplog):
         {"probe": probe, "start": "none", "epochs": 3, "levels": 0, "device": "cpu", "seed": 3}
     )
     with caplog.at_level(logging.WARNING):
-        (made,) = drawn(recipe(by="reconstruct", draws=1), one, atoms())
+        (made,) = make_pairs_of_scan(recipe(by="reconstruct", draws=1), one, atoms())
     before, after = made.pair.input[0], made.pair.target[0]
     assert before.shape == after.shape
     assert np.hypot(*find_shift(after, before, max_shift=5)) < 0.1
@@ -146,7 +153,7 @@ def test_patterns_left_without_a_count_are_left_out_of_both(caplog):
     dark[:8, 12, 12] = 1
     probe = {"focused": {"semiangle": "25 mrad", "defocus": "60 A"}}
     one = Reconstruct.of({"probe": probe, "start": "none", "epochs": 1, "levels": 0, "device": "cpu"})
-    (made,) = drawn(recipe(by="reconstruct", draws=1), one, replace(scan, counts=dark))
+    (made,) = make_pairs_of_scan(recipe(by="reconstruct", draws=1), one, replace(scan, counts=dark))
     assert made.told["counts"] == pytest.approx(0.2 * dark[8:].sum() / 64, rel=0.02)
     assert "blank" not in caplog.text
 
@@ -164,7 +171,9 @@ def test_the_same_seed_draws_the_same_pairs_and_several_shares_are_all_drawn():
 
 def test_a_data_set_is_written_whose_test_is_of_other_scans(tmp_path):
     names, told = stored(tmp_path / "scans"), []
-    path = save(recipe(files=names, test=0.4), tmp_path / "pairs", each=lambda made: told.append(made.part))
+    path = save_pairs(
+        recipe(files=names, test=0.4), tmp_path / "pairs", each=lambda made: told.append(made.part)
+    )
     meta = json.loads(path.read_text())
     assert (meta["task"], meta["unit"], meta["channels"]) == ("phase", "radian", ["phase"])
     scenes = {}
@@ -177,13 +186,13 @@ def test_a_data_set_is_written_whose_test_is_of_other_scans(tmp_path):
         scenes[part] = said
     assert not scenes["train"] & scenes["test"]
     assert {"share", "seed", "file", "counts", "pixel", "shift", "likeness"} < set(meta["pairs"].popitem()[1])
-    assert Thin.of(yaml.safe_load(meta["recipe"])).draws == 2
+    assert PairRecipe.of(yaml.safe_load(meta["recipe"])).draws == 2
 
 
 @pytest.mark.parametrize(("count", "test", "tested"), [(1, 0.9, 0), (2, 0.9, 1), (4, 0.01, 1), (4, 0.99, 3)])
 def test_one_scan_at_least_is_on_either_side(tmp_path, count, test, tested):
     one = recipe(files=stored(tmp_path, count), test=test, draws=1)
-    assert sum(made.part == "test" for made in pairs(one)) == tested
+    assert sum(made.part == "test" for made in make_pairs(one)) == tested
 
 
 def test_a_parameter_file_says_what_is_done_to_a_scan(tmp_path):
@@ -191,7 +200,7 @@ def test_a_parameter_file_says_what_is_done_to_a_scan(tmp_path):
     (tmp_path / "run.yaml").write_text(
         "{file: film 0.h5, prepare: [{bin: {factor: 2}}], semiangle: 4 mrad, annuli: [[0.2, 0.9]]}"
     )
-    (made,) = pairs(recipe(files=[str(tmp_path / "run.yaml")], task="virtual_detector", draws=1))
+    (made,) = make_pairs(recipe(files=[str(tmp_path / "run.yaml")], task="virtual_detector", draws=1))
     assert "0.2-0.9" in made.channels
     assert made.told["scene"] == "000_film_0"
 
@@ -200,7 +209,7 @@ def test_files_that_say_nothing_share_what_is_said_of_them(tmp_path):
     stored(tmp_path, 1)
     said = {"semiangle": "3.5 mrad", "centre": [7, 8], "annuli": [[0.2, 0.9]]}
     one = recipe(files=[str(tmp_path / "film 0.h5")], scan=said, task="virtual_detector", draws=1)
-    (made,) = pairs(one.put({"scan.annuli": [[0.2, 0.8]]}))
+    (made,) = make_pairs(one.put({"scan.annuli": [[0.2, 0.8]]}))
     assert "0.2-0.8" in made.channels
 
 
@@ -209,8 +218,8 @@ def test_what_is_done_stays_when_a_later_scan_fails(tmp_path):
     spoiled = disk(1).counts.astype(np.float32)
     spoiled[1, 3, 4] = 0.5
     native.write(replace(disk(1), counts=spoiled), tmp_path / "film 1.h5")
-    with pytest.raises(BadInput, match=r"film 1\.h5: counts: '?0\.5'? is no number of counts"):
-        save(recipe(files=names), tmp_path / "pairs")
+    with pytest.raises(BadInput, match=r"film 1\.h5: counts: '?0\.5'? is not a number of counts"):
+        save_pairs(recipe(files=names), tmp_path / "pairs")
     meta = json.loads((tmp_path / "pairs" / "meta.json").read_text())
     assert len(meta["pairs"]) == 2
     assert len(list((tmp_path / "pairs").rglob("*.npy"))) == 4
@@ -219,8 +228,8 @@ def test_what_is_done_stays_when_a_later_scan_fails(tmp_path):
 def test_counts_that_are_none_are_refused_before_anything_is_written(tmp_path):
     names = stored(tmp_path, 2)
     (tmp_path / "b.yaml").write_text("{file: film 1.h5, prepare: [normalise]}")
-    with pytest.raises(BadInput, match="cannot be parted: leave out steps of prepare"):
-        save(recipe(files=[names[0], str(tmp_path / "b.yaml")]), tmp_path / "pairs")
+    with pytest.raises(BadInput, match="cannot be split: leave out steps of prepare"):
+        save_pairs(recipe(files=[names[0], str(tmp_path / "b.yaml")]), tmp_path / "pairs")
     assert not (tmp_path / "pairs").exists()
 
 
@@ -239,11 +248,11 @@ def test_what_cannot_be_is_said(tmp_path):
     }
     for sentence, knobs in refused.items():
         with pytest.raises(BadInput, match=sentence):
-            list(pairs(recipe(**knobs)))
+            list(make_pairs(recipe(**knobs)))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").touch()
     with pytest.raises(BadInput, match="is not empty: name a new folder"):
-        save(recipe(files=names), tmp_path / "full")
+        save_pairs(recipe(files=names), tmp_path / "full")
 
 
 @pytest.mark.parametrize("share", [0, 1, 1.5, [], [0.1, 1.0], "much"])

@@ -2,18 +2,19 @@
 
 import pytest
 
-from phaseloom.restoration.apply import restorer
-from phaseloom.restoration.evaluate import Rating, rated
-from phaseloom.restoration.pairs.underwater import sights
+from phaseloom.restoration.apply import load_restorer
+from phaseloom.restoration.evaluate import Evaluation, evaluate_restorer
+from phaseloom.restoration.pairs.underwater import simulate_pairs
 
 
-def judged(count: int, learned: int) -> Rating:
-    net, task, _ = restorer("underwater")
-    few = [sight.pair for sight in sights(learned, size=128, invented=0.1)]
-    return rated(net, task, [sight.pair for sight in sights(count, size=128, part="test")], learned=few)
+def judged(count: int, learned: int) -> Evaluation:
+    net, task, _ = load_restorer("underwater")
+    few = [sight.pair for sight in simulate_pairs(learned, size=128, invented=0.1)]
+    tests = [sight.pair for sight in simulate_pairs(count, size=128, part="test")]
+    return evaluate_restorer(net, task, tests, learned=few)
 
 
-def better(found: Rating, decibels: float) -> None:
+def better(found: Evaluation, decibels: float) -> None:
     gain, best = found.gain
     assert best == "colour matrix"
     assert gain > decibels
@@ -33,7 +34,7 @@ def test_it_beats_the_best_of_these_by_one_and_a_half_decibels():
 
 
 def test_its_card_says_how_it_was_made():
-    _, task, card = restorer("underwater")
+    _, task, card = load_restorer("underwater")
     assert task.name == "photograph"
     assert card["scores"]["gain"]["psnr"] > 1.5
     assert card["scores"]["pairs"] == 60

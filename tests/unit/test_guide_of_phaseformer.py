@@ -7,26 +7,26 @@ from scipy.ndimage import gaussian_filter
 
 from phaseloom.learning.gating import PhaseGate
 from phaseloom.metrics.image import psnr, ssim
-from phaseloom.restoration.baselines import upsampled
+from phaseloom.restoration.baselines import upsample_bilinear
 from phaseloom.restoration.networks.phaseformer import phaseformer
-from phaseloom.restoration.pairs.crops import stacked
+from phaseloom.restoration.pairs.crops import stack_pairs
 from phaseloom.restoration.pairs.folders import Pair
-from phaseloom.restoration.pairs.underwater import sights
+from phaseloom.restoration.pairs.underwater import simulate_pairs
 from phaseloom.restoration.weighting import softmax_frozen
 
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
-    return [sight.pair for sight in sights(4, size=48, invented=0.0, seed=3)]
+    return [sight.pair for sight in simulate_pairs(4, size=48, invented=0.0, seed=3)]
 
 
 def test_a_target_blown_up_holds_nothing_that_the_target_lacks(pairs):
     for pair in pairs:
-        blurred = stacked([Pair(pair.name, pair.input, pair.target)]).fine[0].numpy()
-        np.testing.assert_array_equal(blurred, upsampled(pair.target))
+        blurred = stack_pairs([Pair(pair.name, pair.input, pair.target)]).fine[0].numpy()
+        np.testing.assert_array_equal(blurred, upsample_bilinear(pair.target))
         assert pair.fine is not None
         assert psnr(blurred, pair.fine, peak=1) < 45
-    best = np.mean([psnr(upsampled(pair.target), np.asarray(pair.fine), peak=1) for pair in pairs])
+    best = np.mean([psnr(upsample_bilinear(pair.target), np.asarray(pair.fine), peak=1) for pair in pairs])
     assert best < 35  # a network that learns such targets to perfection comes no closer to the scene
 
 

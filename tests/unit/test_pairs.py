@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.restoration.pairs.crops import Crops, batches, crop, doubled, stacked
-from phaseloom.restoration.pairs.folders import ImagePairs, Pair, parted
+from phaseloom.restoration.pairs.crops import Crops, crop_pair, double_pixels, iterate_batches, stack_pairs
+from phaseloom.restoration.pairs.folders import ImagePairs, Pair, split_pairs
 
 RNG = np.random.default_rng(5)
 
@@ -42,7 +42,7 @@ def dataset(folder, suffix=".npy", names=("a", "b"), sides=("input", "gt"), part
 def test_a_crop_shows_one_place_in_input_target_and_fine_target_however_it_is_turned():
     seen = set()
     for number in range(60):
-        cut = crop(pair(), Crops(size=8), number=number)
+        cut = crop_pair(pair(), Crops(size=8), number=number)
         assert cut.input.shape == (2, 8, 8)
         np.testing.assert_array_equal(cut.target, cut.input + 100)
         np.testing.assert_allclose(averaged(cut.fine), cut.target, atol=1e-4)
@@ -52,13 +52,13 @@ def test_a_crop_shows_one_place_in_input_target_and_fine_target_however_it_is_tu
 
 
 def test_crops_come_from_everywhere_to_the_last_pixel():
-    cuts = [crop(pair(rows=9, columns=11), Crops(size=8, turned=False), number=n) for n in range(80)]
+    cuts = [crop_pair(pair(rows=9, columns=11), Crops(size=8, turned=False), number=n) for n in range(80)]
     assert {tuple(cut.input[:, 0, 0] - 0.5) for cut in cuts} == {(y, x) for y in (0, 1) for x in (0, 1, 2, 3)}
 
 
 def test_an_enlarged_batch_still_shows_one_place():
     for scale, edge in ((0.8, 24), (1.2, 40)):
-        (batch,) = batches([pair(rows=40, columns=44)], Crops(size=32, scales=(scale,)), size=1)
+        (batch,) = iterate_batches([pair(rows=40, columns=44)], Crops(size=32, scales=(scale,)), size=1)
         assert batch.input.shape == (1, 2, edge, edge)
         assert batch.fine.shape == (1, 2, 2 * edge, 2 * edge)
         np.testing.assert_allclose(batch.target, batch.input + 100, atol=1e-4)
@@ -71,7 +71,7 @@ def test_the_same_seed_draws_the_same_bits_and_another_epoch_others():
     crops = Crops(size=16)
 
     def drawn(**knobs):
-        return [batch.input for batch in batches(pairs, crops, size=2, each=3, **knobs)]
+        return [batch.input for batch in iterate_batches(pairs, crops, size=2, each=3, **knobs)]
 
     first, other = drawn(seed=4, epoch=1), drawn(seed=4, epoch=2)
     assert [len(batch) for batch in first] == [2] * 7 + [1]
@@ -84,15 +84,15 @@ def test_the_same_seed_draws_the_same_bits_and_another_epoch_others():
 def test_every_pair_comes_as_often_in_an_epoch():
     pairs = [Pair(str(n), *(np.full((1, 8, 8), n, np.float32),) * 2) for n in range(7)]
     values = torch.cat(
-        [batch.input[:, 0, 0, 0] for batch in batches(pairs, Crops(size=8, scales=(1,)), each=2)]
+        [batch.input[:, 0, 0, 0] for batch in iterate_batches(pairs, Crops(size=8, scales=(1,)), each=2)]
     )
     assert sorted(values.tolist()) == sorted([*range(7), *range(7)])
 
 
 def test_the_fine_target_is_the_true_one_where_there_is_one_and_else_bilinear():
-    batch = stacked([pair(fine=True), pair(fine=False)])
+    batch = stack_pairs([pair(fine=True), pair(fine=False)])
     np.testing.assert_array_equal(batch.fine[0], pair().fine)
-    torch.testing.assert_close(batch.fine[1:], doubled(batch.target[1:]))
+    torch.testing.assert_close(batch.fine[1:], double_pixels(batch.target[1:]))
 
 
 def test_photographs_are_numbers_of_zero_to_one(tmp_path):
@@ -139,7 +139,7 @@ def test_files_are_read_when_they_are_asked_for(tmp_path):
     assert pairs[0].fine.shape == (2, 6, 10)
     assert pairs[-1].fine is None
     (tmp_path / "one/train/gt/b.npy").write_bytes(b"broken")
-    learn, choose = parted(pairs, validation=0.3)
+    learn, choose = split_pairs(pairs, validation=0.3)
     assert sorted([*learn.numbers, *choose.numbers]) == [0, 1, 2]
     with pytest.raises(BadInput, match=r"b.npy: cannot be read"):
         pairs[1:][0]
@@ -148,11 +148,13 @@ def test_files_are_read_when_they_are_asked_for(tmp_path):
 def test_groups_stay_together_when_pairs_are_parted():
     pairs = [pair()] * 12
     groups = [f"scene {n % 4}" for n in range(12)]
-    learn, choose = parted(pairs, validation=0.25, seed=3, groups=groups)
+    learn, choose = split_pairs(pairs, validation=0.25, seed=3, groups=groups)
     assert len(choose) == 3
     assert not {groups[n] for n in learn.numbers} & {groups[n] for n in choose.numbers}
-    assert parted(pairs, seed=3, groups=groups)[1] == parted(pairs, seed=3, groups=groups)[1]
-    assert {parted(pairs, seed=n)[1].numbers for n in range(9)} != {parted(pairs, seed=0)[1].numbers}
+    assert split_pairs(pairs, seed=3, groups=groups)[1] == split_pairs(pairs, seed=3, groups=groups)[1]
+    assert {split_pairs(pairs, seed=n)[1].numbers for n in range(9)} != {
+        split_pairs(pairs, seed=0)[1].numbers
+    }
 
 
 def test_a_folder_that_is_no_data_set_is_a_sentence(tmp_path):
@@ -207,8 +209,8 @@ def test_files_that_would_be_misread_are_a_sentence(tmp_path):
     refused("looks like", "x.npy", lambda path: np.save(path, colours))
     refused("mode CMYK", "x.jpg", lambda path: Image.fromarray(colours).convert("CMYK").save(path))
     refused("largest value", "i.npy", lambda path: np.save(path, np.ones((3, 3), int)))
-    refused("no real image", "c.npy", lambda path: np.save(path, np.ones((3, 3), complex)))
-    refused("is no image", "o.npy", lambda path: np.save(path, np.ones(3)))
+    refused("is not a real image", "c.npy", lambda path: np.save(path, np.ones((3, 3), complex)))
+    refused("is not an image", "o.npy", lambda path: np.save(path, np.ones(3)))
     refused("cannot be read", "p.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True))
     refused("cannot be read", "t.tif", lambda path: path.write_bytes(b"II*"))
     head = b"\x89PNG\r\n\x1a\n" + b"\0" * 16 + bytes([16, 2])
@@ -229,20 +231,20 @@ def test_tiff_names_its_extra(tmp_path, monkeypatch):
         ("multiple of 8", lambda: Crops(size=100)),
         ("factors above zero", lambda: Crops(size=8, scales=(0.1,))),
         ("factors above zero", lambda: Crops(scales=())),
-        ("smaller than crops of 64", lambda: crop(pair(), Crops(size=64))),
-        ("0 or more", lambda: crop(pair(), Crops(size=8), seed=-1)),
-        ("batches: size", lambda: list(batches([pair()], Crops(size=8), size=0))),
-        ("batches: pairs", lambda: list(batches([], Crops(size=8)))),
-        ("holds no pair", lambda: stacked([])),
+        ("smaller than crops of 64", lambda: crop_pair(pair(), Crops(size=64))),
+        ("0 or more", lambda: crop_pair(pair(), Crops(size=8), seed=-1)),
+        ("batches: size", lambda: list(iterate_batches([pair()], Crops(size=8), size=0))),
+        ("batches: pairs", lambda: list(iterate_batches([], Crops(size=8)))),
+        ("holds no pair", lambda: stack_pairs([])),
         (
             r"batch: b: has 1 channel of 21 x 34 pixels and here 2 channels",
-            lambda: stacked([pair(), Pair("b", *(np.zeros((1, 21, 34)),) * 2)]),
+            lambda: stack_pairs([pair(), Pair("b", *(np.zeros((1, 21, 34)),) * 2)]),
         ),
-        ("share between", lambda: parted([pair()] * 3, validation=1.0)),
-        ("too few", lambda: parted([pair()])),
-        ("too few", lambda: parted([pair()] * 2, groups=["a", "a"])),
-        ("but there are 2 pairs", lambda: parted([pair()] * 2, groups=["a"])),
-        ("0 or more", lambda: parted([pair()] * 2, seed=-1)),
+        ("share between", lambda: split_pairs([pair()] * 3, validation=1.0)),
+        ("too few", lambda: split_pairs([pair()])),
+        ("too few", lambda: split_pairs([pair()] * 2, groups=["a", "a"])),
+        ("but there are 2 pairs", lambda: split_pairs([pair()] * 2, groups=["a"])),
+        ("0 or more", lambda: split_pairs([pair()] * 2, seed=-1)),
     ],
 )
 def test_wishes_that_cannot_be_met_are_a_sentence(sentence, attempt):

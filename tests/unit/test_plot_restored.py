@@ -86,7 +86,7 @@ def test_long_names_end_with_what_tells_them_apart():
         ([row()], ["a", "b"], "1 rows, 2 names"),
         ([{}], ["a"], "without any image"),
         ([{"input": np.zeros((2, 5, 6))}], ["a"], "each channel as a row"),
-        ([{"input": np.zeros((0, 6))}], ["a"], "no image"),
+        ([{"input": np.zeros((0, 6))}], ["a"], "neither an image"),
         ([{"input": np.zeros((3, 5, 6)), "target": np.zeros((5, 6))}], ["a"], "row of either"),
     ],
 )

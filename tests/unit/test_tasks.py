@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from phaseloom.errors import BadInput
-from phaseloom.restoration.baselines import upsampled
+from phaseloom.restoration.baselines import upsample_bilinear
 from phaseloom.restoration.pairs import image_kinds as tasks
 from phaseloom.restoration.pairs.folders import ImagePairs, Pair
 
@@ -19,21 +19,21 @@ def images(count: int = 2) -> np.ndarray:
 
 @pytest.mark.parametrize("task", ALL, ids=lambda task: task.name)
 def test_what_is_taken_off_is_put_back(task):
-    image = images() if task.within is None else images() / 20
-    level = task.level(image)
-    np.testing.assert_allclose(level.given(level.taken(image)), image, atol=1e-5)
+    image = images() if task.value_range is None else images() / 20
+    level = task.fit_normalisation(image)
+    np.testing.assert_allclose(level.invert(level.apply(image)), image, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", ALL[1:], ids=lambda task: task.name)
 def test_brightness_and_contrast_are_gone(task):
-    taken = [task.level(image).taken(image) for image in (images(), 40 - 3e-3 * images())]
+    taken = [task.fit_normalisation(image).apply(image) for image in (images(), 40 - 3e-3 * images())]
     np.testing.assert_allclose(taken[0], -taken[1], atol=1e-4)
 
 
 def test_a_plane_is_the_same_on_finer_pixels():
     y, x = np.mgrid[:12, :20]
     plane = (2 - 0.3 * y + 0.1 * x)[None].astype(np.float32)
-    fine = tasks.phase().level(plane).taken(upsampled(plane))[0]
+    fine = tasks.phase().fit_normalisation(plane).apply(upsample_bilinear(plane))[0]
     assert abs(fine[1:-1, 1:-1]).max() < 1e-4
 
 
@@ -55,9 +55,9 @@ def test_the_scale_of_a_pair_is_that_of_its_input():
 def test_a_flat_image_and_one_that_is_not_finite():
     for task in ALL:
         flat = np.full((1, 5, 7), 0.7)
-        assert np.isfinite(task.level(flat).taken(flat)).all()
+        assert np.isfinite(task.fit_normalisation(flat).apply(flat)).all()
         with pytest.raises(BadInput, match="1 of 35 values are not finite"):
-            task.level(np.where(np.arange(35).reshape(1, 5, 7) == 3, np.nan, flat))
+            task.fit_normalisation(np.where(np.arange(35).reshape(1, 5, 7) == 3, np.nan, flat))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_data_set_says_which_pairs_show_the_same(folder):
 def test_what_is_no_photograph_is_said(values):
     image = np.full((3, 4, 4), values)
     with pytest.raises(BadInput, match="must lie within 0 to 1"):
-        tasks.photograph().level(image)
+        tasks.photograph().fit_normalisation(image)
     with pytest.raises(BadInput, match="must lie within 0 to 1"):
         tasks.photograph().levelled(Pair("p", np.zeros((3, 4, 4)), image))
 
@@ -95,5 +95,5 @@ def test_a_list_of_scenes_that_says_nothing_is_refused(folder):
 
 def test_a_list_of_scenes_that_names_what_is_not_there_is_refused(folder):
     (folder / "meta.json").write_text('{"pairs": {"train/a": {"scene": "sea"}}}')
-    with pytest.raises(BadInput, match="train/a is no input file"):
+    with pytest.raises(BadInput, match="train/a is not an input file"):
         ImagePairs.of(folder)

@@ -8,14 +8,21 @@ import pytest
 
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.metrics.colour import display, linear_light
-from phaseloom.restoration.pairs.dead_leaves import leaves
 from phaseloom.restoration.pairs.folders import ImagePairs
-from phaseloom.restoration.pairs.underwater import save, sights, split
-from phaseloom.restoration.pairs.water import JERLOV, Camera, Water, range_map, recorded, seen, some_water
+from phaseloom.restoration.pairs.underwater import draw_dead_leaves, save_pairs, simulate_pairs, split_scenes
+from phaseloom.restoration.pairs.water import (
+    WATER_TYPES,
+    Camera,
+    Water,
+    add_water,
+    draw_range_map,
+    draw_water,
+    record_image,
+)
 
 RNG = np.random.default_rng(2)
 LIGHT = RNG.random((3, 15, 22))
-RANGES = range_map((15, 22), np.random.default_rng(3))
+RANGES = draw_range_map((15, 22), np.random.default_rng(3))
 MURKY = Water(daylight=(0.5, 0.8, 0.9), direct=(0.4, 0.2, 0.1), back=(0.5, 0.2, 0.15), veil=(0.1, 0.3, 0.4))
 
 
@@ -24,15 +31,15 @@ def hazy(forward: float, blur: float) -> Water:
 
 
 def test_without_water_a_scene_is_seen_as_it_is():
-    np.testing.assert_array_equal(seen(LIGHT, RANGES, Water()), LIGHT)
-    picture = recorded(LIGHT, Camera(), np.random.default_rng(0))
+    np.testing.assert_array_equal(add_water(LIGHT, RANGES, Water()), LIGHT)
+    picture = record_image(LIGHT, Camera(), np.random.default_rng(0))
     np.testing.assert_allclose(linear_light(picture), LIGHT, atol=1e-6)
 
 
 def test_from_infinitely_far_only_the_veil_is_seen():
     veil = np.array(MURKY.veil)[:, None, None] * np.ones((15, 22))
-    np.testing.assert_allclose(seen(LIGHT, np.full((15, 22), np.inf), hazy(0.3, 0.5)), veil, rtol=1e-12)
-    partly = seen(LIGHT, np.where(np.arange(22) < 8, np.inf, RANGES), MURKY)
+    np.testing.assert_allclose(add_water(LIGHT, np.full((15, 22), np.inf), hazy(0.3, 0.5)), veil, rtol=1e-12)
+    partly = add_water(LIGHT, np.where(np.arange(22) < 8, np.inf, RANGES), MURKY)
     np.testing.assert_allclose(partly[..., :8], veil[..., :8], rtol=1e-12)
     assert abs(partly[..., 8:] - veil[..., 8:]).min(axis=(1, 2)).max() > 1e-4
 
@@ -42,14 +49,14 @@ def test_without_blur_every_pixel_follows_the_formula_by_itself():
     z = RANGES[y, x]
     expected = 0.5 * LIGHT[colour, y, x] * np.exp(-0.4 * z) + 0.1 * (1 - np.exp(-0.5 * z))
     for water in (MURKY, hazy(0.4, 0.0), hazy(0.0, 3.0)):
-        assert seen(LIGHT, RANGES, water)[colour, y, x] == pytest.approx(expected, rel=1e-12)
+        assert add_water(LIGHT, RANGES, water)[colour, y, x] == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_is_farther_is_blurred_more():
     point = np.zeros((3, 41, 81))
     point[:, 20, [20, 60]] = 1.0
     ranges = np.where(np.arange(81) < 40, 1.0, 3.0) * np.ones((41, 1))
-    spread = seen(point, ranges, Water(forward=1.0, blur=1.0))[0]
+    spread = add_water(point, ranges, Water(forward=1.0, blur=1.0))[0]
     for column, width in ((20, 1.0), (60, 3.0)):
         around = spread[:, column - 15 : column + 16]
         place = np.arange(41) - 20
@@ -60,20 +67,20 @@ def test_what_is_farther_is_blurred_more():
 
 def test_counted_light_has_the_noise_of_its_photons():
     light = np.full((3, 60, 60), 0.2)
-    found = linear_light(recorded(light, Camera(photons=500.0, read=0.01), np.random.default_rng(1)))
+    found = linear_light(record_image(light, Camera(photons=500.0, read=0.01), np.random.default_rng(1)))
     assert found.mean() == pytest.approx(0.2, abs=1e-3)
     assert found.std() == pytest.approx(np.hypot(np.sqrt(0.2 / 500), 0.01), rel=0.05)
 
 
 def test_red_light_is_lost_first_in_the_ocean_and_blue_at_the_coast():
-    for kind in JERLOV:
-        red, _, blue = some_water(np.random.default_rng(0), types=[kind])[0].daylight
+    for kind in WATER_TYPES:
+        red, _, blue = draw_water(np.random.default_rng(0), types=[kind])[0].daylight
         assert (red < blue) == (kind not in ("5C", "7C", "9C"))
 
 
 @pytest.fixture(scope="module")
 def few():
-    return {part: list(sights(16, size=16, part=part, seed=3)) for part in ("train", "test")}
+    return {part: list(simulate_pairs(16, size=16, part=part, seed=3)) for part in ("train", "test")}
 
 
 def test_the_fine_target_averages_to_the_target_in_light(few):
@@ -86,8 +93,8 @@ def test_the_fine_target_averages_to_the_target_in_light(few):
 def test_no_scene_is_on_both_sides(few):
     sides = {part: {sight.scene for sight in made} for part, made in few.items()}
     assert not sides["train"] & sides["test"]
-    assert sides["test"] == set(split(part="test"))
-    assert {scene for scene in sides["train"] if not scene.startswith("leaves")} <= set(split())
+    assert sides["test"] == set(split_scenes(part="test"))
+    assert {scene for scene in sides["train"] if not scene.startswith("leaves")} <= set(split_scenes())
 
 
 def test_every_second_scene_to_learn_from_is_invented_and_there_only_once(few):
@@ -97,7 +104,7 @@ def test_every_second_scene_to_learn_from_is_invented_and_there_only_once(few):
 
 
 def test_leaves_have_edges_and_colours_and_one_seed_makes_one_scene():
-    scenes = [leaves(64, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    scenes = [draw_dead_leaves(64, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(scenes[0], scenes[1])
     assert abs(scenes[0] - scenes[2]).mean() > 0.05
     steps = abs(np.diff(scenes[0], axis=-1))
@@ -108,33 +115,33 @@ def test_leaves_have_edges_and_colours_and_one_seed_makes_one_scene():
 def test_photographs_of_a_folder_stay_on_their_side_when_others_come(tmp_path):
     for number in range(9):
         np.save(tmp_path / f"{number}.npy", np.full((3, 40, 33), number / 10, np.float32))
-    held = split(tmp_path, part="test", share=0.3)
+    held = split_scenes(tmp_path, part="test", share=0.3)
     assert len(held) == 3
-    assert sorted([*held, *split(tmp_path, share=0.3)]) == [f"{number}.npy" for number in range(9)]
-    assert split(tmp_path, part="test", share=0.3) == held
-    (made,) = sights(1, size=16, part="test", folder=tmp_path)
-    assert made.scene in split(tmp_path, part="test")
+    assert sorted([*held, *split_scenes(tmp_path, share=0.3)]) == [f"{number}.npy" for number in range(9)]
+    assert split_scenes(tmp_path, part="test", share=0.3) == held
+    (made,) = simulate_pairs(1, size=16, part="test", folder=tmp_path)
+    assert made.scene in split_scenes(tmp_path, part="test")
     assert np.ptp(made.pair.target) < 1e-6
 
 
 def test_the_same_seed_makes_the_same_bits_whatever_else_is_made(few):
-    again = list(sights(3, size=16, part="test", seed=3))
+    again = list(simulate_pairs(3, size=16, part="test", seed=3))
     for one, two in zip(few["test"], again, strict=False):
         assert (one.scene, one.water, one.camera) == (two.scene, two.water, two.camera)
         np.testing.assert_array_equal(one.pair.input, two.pair.input)
         np.testing.assert_array_equal(one.pair.fine, two.pair.fine)
-    other = next(sights(1, size=16, part="test", seed=4))
+    other = next(simulate_pairs(1, size=16, part="test", seed=4))
     assert other.water != again[0].water
 
 
 def test_under_water_images_are_worse_but_not_lost(few):
     errors = [np.mean((sight.pair.input - sight.pair.target) ** 2) for sight in few["train"]]
     assert 12 < -10 * np.log10(np.mean(errors)) < 22
-    assert all(sight.water.kind in JERLOV and sight.ranges.max() < 8.1 for sight in few["train"])
+    assert all(sight.water.kind in WATER_TYPES and sight.ranges.max() < 8.1 for sight in few["train"])
 
 
 def test_a_data_set_on_disk_is_the_one_in_memory(tmp_path, few):
-    told = json.loads(save(tmp_path / "set", size=16, train=2, test=1, seed=3).read_text())
+    told = json.loads(save_pairs(tmp_path / "set", size=16, train=2, test=1, seed=3).read_text())
     assert sorted(told["pairs"]) == [
         "test/00000_chelsea.png",
         "train/00000_astronaut.png",
@@ -150,16 +157,16 @@ def test_a_data_set_on_disk_is_the_one_in_memory(tmp_path, few):
             for one, two in ((stored.input, sight.pair.input), (stored.fine, sight.pair.fine)):
                 np.testing.assert_allclose(one, two, atol=0.5 / 255 + 1e-6)
     with pytest.raises(BadInput, match="not empty"):
-        save(tmp_path / "set")
+        save_pairs(tmp_path / "set")
 
 
 def test_without_scikit_image_its_extra_is_named(monkeypatch):
     from phaseloom.restoration.pairs import underwater
 
-    underwater._picture.cache_clear()
+    underwater._load_picture.cache_clear()
     monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(MissingExtra, match=r"phaseloom\[restore\]"):
-        next(sights(1))
+        next(simulate_pairs(1))
 
 
 def test_wishes_that_cannot_be_met_are_a_sentence(tmp_path):
@@ -169,13 +176,13 @@ def test_wishes_that_cannot_be_met_are_a_sentence(tmp_path):
         "chelsea: 300 x 451 pixels is smaller than twice the size of 200": {"size": 200, "part": "test"},
         "size: 4 must be 8 or more": {"size": 4},
         "seed: -1 must be": {"seed": -1},
-        "types: ICC is no type of water": {"types": ["ICC"]},
-        "types: are none": {"types": []},
-        "is no folder": {"folder": tmp_path / "nowhere"},
-        "(grey|deep).npy: . channels of .* is no photograph in colour": {"folder": tmp_path},
+        "types: ICC is not a type of water": {"types": ["ICC"]},
+        "types: are missing": {"types": []},
+        "is not a folder": {"folder": tmp_path / "nowhere"},
+        "(grey|deep).npy: . channels of .* is not a photograph in colour": {"folder": tmp_path},
     }
     for sentence, knobs in cases.items():
         with pytest.raises(BadInput, match=sentence):
-            next(sights(1, **knobs))
+            next(simulate_pairs(1, **knobs))
     with pytest.raises(BadInput, match="cannot be parted"):
-        split(tmp_path, share=1.5)
+        split_scenes(tmp_path, share=1.5)

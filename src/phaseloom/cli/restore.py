@@ -147,7 +147,7 @@ def apply(
     overlap: Overlap = 64,
 ) -> None:
     """Restore images; those of reconstructions are held against their patterns, before and after."""
-    from phaseloom.restoration import apply_files as mend_files
+    from phaseloom.restoration import apply as mend_files
     from phaseloom.restoration import apply_result as mend_result
 
     results = [path for path in images if mend_result.is_run(path)]
@@ -241,7 +241,7 @@ def evaluate(
     import json
 
     from phaseloom import plot
-    from phaseloom.restoration import evaluation_report as restored
+    from phaseloom.restoration import evaluate as restored
     from phaseloom.restoration.apply import restorer as network
     from phaseloom.restoration.evaluate import rated
     from phaseloom.restoration.pairs.folders import ImagePairs
@@ -267,7 +267,7 @@ def evaluate(
 def _restoring(what: Any, out: Path | None = None, *, quiet: bool) -> None:
     """Train a restorer, from a recipe, or go on with the run of a folder; then judge and keep it."""
     from phaseloom.fitting.distributed import team
-    from phaseloom.restoration import evaluation_report as restored
+    from phaseloom.restoration import evaluate as restored
     from phaseloom.restoration.train import Restoring
 
     if isinstance(what, Path):

@@ -29,7 +29,7 @@ BuilderCall = tuple[str, dict[str, Any]]
 # Public names of the builders of networks, as weight files hold them, and where each is defined. A file
 # keeps its name for ever; the place may change from version to version.
 BUILDERS = {
-    "agssf1": "phaseloom.restoration.networks.agssf:agssf1",
+    "agssf1": "phaseloom.restoration.networks.agssf1:agssf1",
     "autoencoder": "phaseloom.embedding.networks.autoencoder:Autoencoder",
     "autoencoder.pca": "phaseloom.embedding.networks.autoencoder:pca",
     "autoencoder.recommended": "phaseloom.embedding.networks.autoencoder:recommended",

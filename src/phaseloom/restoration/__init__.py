@@ -1,1 +1,16 @@
-"""Dual-resolution restoration of images: networks, losses, pairs, training, application, evaluation."""
+"""Dual-resolution restoration of images: networks, losses, pairs, training, application, evaluation.
+
+Modules in reading order: `pairs` (where training pairs come from, how they are normalised and cropped),
+`networks`, `losses` and `weighting`, `train` (recipe, objective, training), `apply` and `apply_result` (to
+images, files and reconstructions), `baselines`, `evaluate`, `figures`. Names are imported on first use.
+
+Example:
+    >>> from phaseloom import restoration
+    >>> net, kind, card = restoration.load_restorer("underwater")
+    >>> type(net).__name__, kind.name
+    ('TwoScaleUNet', 'photograph')
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,12 +1,11 @@
-"""The phase of a reconstruction through a restorer, held against the diffraction patterns before and after.
+"""Apply a restorer to the phase of a reconstruction, and compare with the diffraction patterns.
 
-A restored phase looks better than the one that was measured; whether it is truer, the patterns tell as far as
-they can: the object that was found, with its phase as it was restored, goes through the model of the run
-again. A network that only takes noise off leaves a misfit that is hardly higher. One that invents raises it.
+A restored phase looks better than the measured one; the patterns show how far it is right: the reconstructed
+object, with its phase restored, is passed through the forward model of the run again. A network that only
+removes noise leaves a misfit that is hardly higher. One that invents structure raises it.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,19 +18,19 @@ from phaseloom.metrics.phase import remove_ramp
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.result_builder import images_of
-from phaseloom.restoration.apply import STAMP, Mended, mended
+from phaseloom.restoration.apply import STAMP, restore_image
 from phaseloom.restoration.networks.unet import Restorer
-from phaseloom.restoration.pairs.image_kinds import Task
+from phaseloom.restoration.pairs.image_kinds import ImageKind
 from phaseloom.result import Result, load
 
-__all__ = ["MendedPhase", "Misfits", "correlations", "is_run", "phase_of"]
+__all__ = ["PatternMisfits", "RestoredPhase", "correlate_halves", "is_run", "restore_phase"]
 
-SAME = 0.02
-"""Relative difference of two objects that are taken for the same."""
+MAX_OBJECT_DIFFERENCE = 0.02
+"""Relative difference of two objects that are considered the same."""
 
 
 @dataclass(frozen=True)
-class Misfits:
+class PatternMisfits:
     """Poisson deviance in a pixel with counts, over all patterns: 1 if nothing but shot noise is left.
 
     Attributes:
@@ -46,20 +45,20 @@ class Misfits:
 
     def __str__(self) -> str:
         """As a line of a report."""
-        said = f"misfit of the patterns: {self.measured:.4g} as reconstructed, {self.restored:.4g} restored"
-        return f"{said}, {self.empty:.4g} without an object (Poisson deviance per pixel)"
+        text = f"misfit of the patterns: {self.measured:.4g} as reconstructed, {self.restored:.4g} restored"
+        return f"{text}, {self.empty:.4g} without an object (Poisson deviance per pixel)"
 
 
 @dataclass(frozen=True, eq=False)
-class MendedPhase:
-    """A phase that was restored, over the scanned field, in radian.
+class RestoredPhase:
+    """A restored phase, over the scanned field, in radian.
 
     Attributes:
         measured: ``(y, x)`` of the reconstruction, summed over slices.
         restored: ``(y, x)``.
         finer: ``(2y, 2x)``, or ``None``.
         pixel: (y, x), angstrom.
-        misfits: of the patterns, if the run is at hand.
+        misfits: of the patterns, if the run is available.
         notes: what could not be done, in sentences.
     """
 
@@ -67,25 +66,25 @@ class MendedPhase:
     restored: np.ndarray
     finer: np.ndarray | None
     pixel: tuple[float, float]
-    misfits: Misfits | None
+    misfits: PatternMisfits | None
     notes: tuple[str, ...] = ()
 
     def write(self, path: Path, model: str, /) -> Path:
-        """Leave all in an HDF5 file with the stamp.
+        """Write everything to an HDF5 file, with the stamp.
 
         Args:
             path: to write.
-            model: that restored.
+            model: the restorer.
         """
         import h5py
 
-        images = {"measured": self.measured, "restored": self.restored, "finer": self.finer}
+        arrays = {"measured": self.measured, "restored": self.restored, "finer": self.finer}
         with whole(path) as short, h5py.File(short, "w") as file:
-            for name, image in images.items():
+            for name, image in arrays.items():
                 if image is not None:
                     made = file.create_dataset(name, data=image.astype(np.float32))
-                    half = 2 if name == "finer" else 1
-                    made.attrs.update({"units": "radian", "pixel": np.array(self.pixel) / half})
+                    factor = 2 if name == "finer" else 1
+                    made.attrs.update({"units": "radian", "pixel": np.array(self.pixel) / factor})
                     made.attrs["stamp"] = "as reconstructed" if name == "measured" else STAMP
             file.attrs.update({"stamp": STAMP, "model": model, "pixel_units": "angstrom"})
             file.attrs["misfits"] = "" if self.misfits is None else json.dumps(asdict(self.misfits))
@@ -98,39 +97,44 @@ def is_run(path: Path, /) -> bool:
     return (path / "result.h5").is_file() if path.is_dir() else path.suffix in (".h5", ".hdf5")
 
 
-def phase_of(net: Restorer, task: Task, path: Path, /, *, tile: int = 256, overlap: int = 64) -> MendedPhase:
-    """Restore the phase of a reconstruction, and hold it against its patterns where the run is beside it.
+def restore_phase(
+    net: Restorer, kind: ImageKind, path: Path, /, *, tile: int = 256, overlap: int = 64
+) -> RestoredPhase:
+    """Restore the phase of a reconstruction, and compare with its patterns if the run is beside it.
 
     Args:
         net: of the task ``phase`` with one channel.
-        task: of the network.
+        kind: of the network's images.
         path: ``result.h5``, or the folder of a run.
-        tile: pixels along an edge of what the network is shown at once.
+        tile: pixels along an edge of the network's input.
         overlap: pixels that neighbouring tiles share.
 
     Raises:
         BadInput: no result, or a network of another task.
     """
     file = path / "result.h5" if path.is_dir() else path
-    if task.name != "phase":
-        fix = f"restores a {task.name}, and this is a phase: train one with task: phase"
+    if kind.name != "phase":
+        fix = f"restores a {kind.name}, and this is a phase: train one with task: phase"
         raise BadInput("--model", None, fix)
     result = load(file)
     window = result.window
-    seen = result.phase[window]
-    found: Mended = mended(net, task, seen[None], tile=tile, overlap=overlap)
+    measured = result.phase[window]
+    found = restore_image(net, kind, measured[None], tile=tile, overlap=overlap)
+    restored = found.low[0]
     change = np.zeros(result.object.shape[-2:])
-    change[window] = found.low[0] - seen
-    misfits, note = _held(result, change, file.parent)
+    change[window] = restored - measured
+    misfits, notes = _compare_with_patterns(result, change, file.parent)
     finer = None if found.high is None else found.high[0]
-    return MendedPhase(seen, found.low[0], finer, result.pixel, misfits, note)
+    return RestoredPhase(measured, restored, finer, result.pixel, misfits, notes)
 
 
-def correlations(first: MendedPhase, second: MendedPhase, /) -> tuple[RingCorrelation, RingCorrelation]:
-    """Ring correlation of two halves as they were measured, and as they were restored.
+def correlate_halves(
+    first: RestoredPhase, second: RestoredPhase, /
+) -> tuple[RingCorrelation, RingCorrelation]:
+    """Ring correlation of two halves as measured, and as restored.
 
-    The second is no measure of resolution: two images that one network restored agree in what it has learned,
-    too. It is worth something only where the first one is high as well.
+    The second does not measure resolution: two images restored by one network agree in what it has learned,
+    too. It is meaningful only where the first one is high as well.
 
     Args:
         first: from one half of the counts.
@@ -139,46 +143,54 @@ def correlations(first: MendedPhase, second: MendedPhase, /) -> tuple[RingCorrel
     Raises:
         BadInput: fields that are too small.
     """
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]]
-    pairs = (first.measured, second.measured), (first.restored, second.restored)
-    laid = (register(remove_ramp(a), remove_ramp(b), max_shift=8) for a, b in pairs)
-    one, two = (ring_correlation(a, b, pixel=first.pixel) for a, b in laid)
-    return one, two
+
+    def correlate(one: np.ndarray, two: np.ndarray) -> RingCorrelation:
+        registered = register(remove_ramp(one), remove_ramp(two), max_shift=8)
+        return ring_correlation(*registered, pixel=first.pixel)
+
+    return correlate(first.measured, second.measured), correlate(first.restored, second.restored)
 
 
-def _held(result: Result, change: np.ndarray, folder: Path) -> tuple[Misfits | None, tuple[str, ...]]:
-    """Misfits with a change of the phase, shared among slices; or why there are none."""
+def _compare_with_patterns(
+    result: Result, change: np.ndarray, folder: Path
+) -> tuple[PatternMisfits | None, tuple[str, ...]]:
+    """Misfits with a change of the phase, divided among slices; or a note why there are none."""
     if not (folder / "run.yaml").is_file() or not (folder / "snapshot.h5").is_file():
         return None, ("no run beside the result: the misfit of the patterns is not known",)
     try:
         job = Job.resume(folder)
     except BadInput as problem:
         return None, (f"the patterns cannot be modelled again: {problem}",)
-    if not _is_of(job, result):
+    if not _holds_object(job, result):
         return None, ("the run beside the result is another one: the misfit of the patterns is not known",)
-    thing, likelihood = job.model.object, job.level.likelihood
-    kept = thing.transmission().detach().clone()
-    turn = torch.from_numpy(change / kept.shape[-3]).to(kept.real)
-    numbers = []
-    for wave in (kept, kept * torch.polar(torch.ones_like(turn), turn), torch.ones_like(kept)):
-        thing.put(wave)
-        numbers.append(likelihood.remaining()["poisson"])
-    return Misfits(*numbers), ()
+    sample = job.model.object
+    measured = sample.transmission().detach().clone()
+    turn = torch.from_numpy(change / measured.shape[-3]).to(measured.real)
+    misfits = []
+    for wave in (measured, measured * torch.polar(torch.ones_like(turn), turn), torch.ones_like(measured)):
+        sample.put(wave)
+        misfits.append(job.level.likelihood.remaining()["poisson"])
+    return PatternMisfits(*misfits), ()
 
 
-def _is_of(job: Job, result: Result) -> bool:
+def _holds_object(job: Job, result: Result) -> bool:
     """Whether a run holds the object of a result, now or as its best epoch."""
-    if _off(job, result) <= SAME:
+    if _relative_difference(job, result) <= MAX_OBJECT_DIFFERENCE:
         return True
     if job.progress.best is None:
         return False
     job.progress.restore_best()
-    return _off(job, result) <= SAME
+    return _relative_difference(job, result) <= MAX_OBJECT_DIFFERENCE
 
 
-def _off(job: Job, result: Result) -> float:
-    """How far two objects differ, in parts of the one of the result."""
+def _relative_difference(job: Job, result: Result) -> float:
+    """Difference of two objects, in parts of the one of the result."""
     found = images_of(job.model)["object"]
     if found.shape != result.object.shape:
         return float("inf")
     return float(np.linalg.norm(found - result.object) / np.linalg.norm(result.object))
+
+
+# old names, until callers are renamed
+phase_of = restore_phase
+correlations = correlate_halves

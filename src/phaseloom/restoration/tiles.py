@@ -1,15 +1,15 @@
-"""Images of any size through a restorer in pieces, so that memory depends on the piece and not on the image.
+"""Restore images of any size in tiles, so that memory depends on the tile and not on the image.
 
-Each tile is restored by itself and blended into its neighbours: where two overlap, weights go from one to
-the other as a squared sine, so that a pixel at an edge that was cut counts nothing. Tiles begin at multiples
-of the network's unit, so that its coarse pixels are the same as in the whole image.
+Each tile is restored by itself and blended into its neighbours: in the overlap weights go from one to the
+other as a squared sine, so that a pixel at an inner edge has weight zero. Tiles begin at multiples of the
+network's unit, so that its coarse pixels are the same as in the whole image.
 
-Tiles are not the whole image, for the attention of a restorer compares channels over all of what it is
-shown. In a tile it sees the statistics of the tile; where these are not those of the image, brightness may
-drift from one to the next. Choose tiles no smaller than the images of the training and an overlap of a
-quarter of a tile. Against the whole image of 250 x 300 pixels, tiles of 64 with 16 in common then came
-within 55 dB (peak signal to noise) for a trained `narrow` network, tiles of 128 within 62 dB; networks that
-do not add the image, with random weights, within 31 to 42 dB.
+Results differ from those of the whole image, because the attention of a restorer compares channels over its
+whole input. In a tile it sees the statistics of the tile; if these differ from those of the image, brightness
+may drift from one tile to the next. Choose tiles no smaller than the images of the training and an overlap of
+a quarter of a tile. Against the whole image of 250 x 300 pixels, tiles of 64 with 16 in common then came
+within 55 dB (peak signal to noise) for a trained `narrow` network, tiles of 128 within 62 dB; networks
+without residual output, with random weights, within 31 to 42 dB.
 """
 
 from dataclasses import dataclass
@@ -20,53 +20,63 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.restoration.networks.unet import Restored, Restorer
+from phaseloom.restoration.networks.unet import Restorer, RestorerOutput
 
-__all__ = ["tiled"]
+__all__ = ["restore_in_tiles"]
 
 
 @torch.no_grad()
-def tiled(net: Restorer, images: Tensor, /, *, tile: int = 256, overlap: int = 64) -> Restored:
+def restore_in_tiles(
+    net: Restorer, images: Tensor, /, *, tile: int = 256, overlap: int = 64
+) -> RestorerOutput:
     """Restore images ``(b, c, y, x)`` tile by tile.
 
-    Images of one tile or less are restored as by the network itself. What is restored lies where the images
-    do; tiles are brought to the network one at a time, and no gradients are kept.
+    Images of one tile or less are passed to the network as a whole. The output is on the device of the
+    images; tiles are moved to the network one at a time, without gradients.
 
     Args:
-        net: that restores.
+        net: the restorer.
         images: as the network takes them.
-        tile: pixels along an edge of what the network is shown, a multiple of its unit.
+        tile: pixels along an edge of a tile, a multiple of the network's unit.
         overlap: pixels that neighbours share, a multiple of the unit, at most half a tile.
 
     Raises:
-        BadInput: a tile or an overlap that is no such number, or images that the network refuses.
+        BadInput: a tile or an overlap out of range, or images that the network refuses.
 
     Example:
         >>> from phaseloom.restoration.networks.phaseformer import narrow
         >>> images = torch.rand(1, 1, 40, 75)
-        >>> low, high = tiled(narrow(), images, tile=32, overlap=16)
+        >>> low, high = restore_in_tiles(narrow(), images, tile=32, overlap=16)
         >>> low.shape, high.shape, torch.allclose(low, images)
         (torch.Size([1, 1, 40, 75]), torch.Size([1, 1, 80, 150]), True)
     """
-    _check(tile, overlap, net.plan.unit)
+    unit = net.plan.unit
+    if not isinstance(tile, int) or tile < 2 * unit or tile % unit:
+        raise BadInput("nets: tile", tile, f"must be a multiple of {unit} pixels, {2 * unit} at least")
+    if not isinstance(overlap, int) or not 0 < overlap <= tile // 2 or overlap % unit:
+        fix = f"must be a multiple of {unit} pixels above zero and at most half a tile"
+        raise BadInput("nets: overlap", overlap, fix)
     device = next(net.parameters()).device
     if images.ndim != 4 or not images.numel() or max(images.shape[-2:]) <= tile:
-        return _moved(net(images.to(device)), images.device)
-    axes = [Axis.of(count, tile, overlap, net.plan.unit) for count in images.shape[-2:]]
-    whole: list[Tensor] = []
-    for which, row, column in product(range(len(images)), *(range(len(axis.spans)) for axis in axes)):
-        piece = images[which : which + 1, :, slice(*axes[0].spans[row]), slice(*axes[1].spans[column])]
-        parts = [part for part in _moved(net(piece.to(device)), images.device) if part is not None]
-        whole = whole or [_empty(part, images, scale) for scale, part in enumerate(parts, 1)]
-        for scale, (canvas, part) in enumerate(zip(whole, parts, strict=True), 1):
-            (rows, down), (columns, along) = axes[0].place(row, scale), axes[1].place(column, scale)
-            weight = down[:, None] * along
-            canvas[which, :, rows, columns] += part[0] * weight.to(part)
-    return Restored(whole[0], whole[1] if len(whole) > 1 else None)
+        low, high = net(images.to(device))
+        return RestorerOutput(low.to(images.device), None if high is None else high.to(images.device))
+    vertical, horizontal = (TileAxis.cover(count, tile, overlap, unit) for count in images.shape[-2:])
+    canvases: list[Tensor] = []
+    for which, row, column in product(
+        range(len(images)), range(len(vertical.spans)), range(len(horizontal.spans))
+    ):
+        piece = images[which : which + 1, :, slice(*vertical.spans[row]), slice(*horizontal.spans[column])]
+        parts = [part.to(images.device) for part in net(piece.to(device)) if part is not None]
+        canvases = canvases or [_empty_canvas(part, images, scale) for scale, part in enumerate(parts, 1)]
+        for scale, (canvas, part) in enumerate(zip(canvases, parts, strict=True), 1):
+            rows, down = vertical.place(row, scale)
+            columns, along = horizontal.place(column, scale)
+            canvas[which, :, rows, columns] += part[0] * (down[:, None] * along).to(part)
+    return RestorerOutput(canvases[0], canvases[1] if len(canvases) > 1 else None)
 
 
 @dataclass(frozen=True)
-class Axis:
+class TileAxis:
     """Tiles along one axis of an image.
 
     Attributes:
@@ -78,11 +88,11 @@ class Axis:
     overlap: int
 
     @classmethod
-    def of(cls, count: int, tile: int, overlap: int, unit: int) -> "Axis":
-        """Tiles that cover so many pixels, each from a multiple of a unit on; the last ends with them.
+    def cover(cls, count: int, tile: int, overlap: int, unit: int) -> "TileAxis":
+        """Tiles that cover a number of pixels, beginning at multiples of a unit; the last ends with them.
 
         Example:
-            >>> Axis.of(75, 32, 16, 8).spans
+            >>> TileAxis.cover(75, 32, 16, 8).spans
             ((0, 32), (16, 48), (32, 64), (48, 75))
         """
         last = -(-max(0, count - tile) // unit) * unit
@@ -90,7 +100,7 @@ class Axis:
         return cls(tuple((start, min(start + tile, count)) for start in starts), overlap)
 
     def place(self, which: int, scale: int, /) -> tuple[slice, Float[Tensor, "n"]]:
-        """Pixels of a tile in an image so many times finer, and their weights; all tiles' sum to one."""
+        """Pixels of a tile in an image on finer pixels, and their weights; those of all tiles sum to one."""
         first, last = (scale * edge for edge in self.spans[which])
         total = torch.zeros(scale * self.spans[-1][1], dtype=torch.float64)
         for span in self.spans:
@@ -98,7 +108,7 @@ class Axis:
         return slice(first, last), self._window(self.spans[which], scale) / total[first:last]
 
     def _window(self, span: tuple[int, int], scale: int) -> Float[Tensor, "n"]:
-        """Weights before they are made to sum to one: none at an edge that was cut, one within."""
+        """Weights before normalisation: zero at an inner edge, one within."""
         window = torch.ones(scale * (span[1] - span[0]), dtype=torch.float64)
         count = scale * self.overlap
         middle = (torch.arange(count, dtype=torch.float64) + 0.5) / count
@@ -110,19 +120,7 @@ class Axis:
         return window
 
 
-def _check(tile: int, overlap: int, unit: int) -> None:
-    if not isinstance(tile, int) or tile < 2 * unit or tile % unit:
-        raise BadInput("nets: tile", tile, f"must be a multiple of {unit} pixels, {2 * unit} at least")
-    if not isinstance(overlap, int) or not 0 < overlap <= tile // 2 or overlap % unit:
-        fix = f"must be a multiple of {unit} pixels above zero and at most half a tile"
-        raise BadInput("nets: overlap", overlap, fix)
-
-
-def _moved(found: Restored, device: torch.device) -> Restored:
-    return Restored(found.low.to(device), None if found.high is None else found.high.to(device))
-
-
-def _empty(part: Tensor, images: Tensor, scale: int) -> Tensor:
-    """Where tiles as many times finer than images are added up."""
+def _empty_canvas(part: Tensor, images: Tensor, scale: int) -> Tensor:
+    """Zeros of the size of the images on pixels `scale` times finer."""
     rows, columns = (scale * count for count in images.shape[-2:])
     return part.new_zeros(len(images), part.shape[1], rows, columns)

@@ -1,47 +1,68 @@
-"""Training of a network that restores images, on pairs of a spoiled image and the one that is wanted."""
+"""Train a network that restores images, on pairs of a measured image and the wanted one."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, overload
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
-from torch import nn
+from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting import device, optimizers
 from phaseloom.fitting.distributed import team
-from phaseloom.fitting.loop import Progress
+from phaseloom.fitting.loop import Epoch, Progress
 from phaseloom.learning.trainer import Course, placed
+from phaseloom.metrics.image import ssim
+from phaseloom.restoration.losses import RestoredBatch
 from phaseloom.restoration.networks.unet import Restorer
-from phaseloom.restoration.objective import Cuts, Mending
-from phaseloom.restoration.pairs.folders import ImagePairs, Pair, parted
-from phaseloom.restoration.pairs.image_kinds import Task, photograph
+from phaseloom.restoration.pairs.crops import (
+    CROP_MULTIPLE,
+    Batch,
+    Crops,
+    crop_pair,
+    resize_batch,
+    stack_pairs,
+)
+from phaseloom.restoration.pairs.folders import ImagePairs, Pair, Side, split_pairs
+from phaseloom.restoration.pairs.image_kinds import ImageKind, photograph
+from phaseloom.restoration.tiles import restore_in_tiles
 from phaseloom.restoration.weighting import Weighting
 from phaseloom.spec import Call, Written, call, knobs, part
 
-__all__ = ["Known", "Levelled", "Restore", "Restoring", "fitting"]
+__all__ = ["CropDraws", "NormalisedPairs", "Restore", "RestorerTraining", "TrainingPairs", "describe_epoch"]
+
+MAX_LAST_EPOCH_EXCESS = 0.006
+"""Half a decibel, relative to the hold-out loss: validation by a few scenes is not more accurate, and the
+last epoch is the converged one."""
+
+DEFAULT_CROP_PIXELS = 64
+"""Pixels along an edge of a crop, if images are as large."""
+
+MAX_CACHED_BYTES = 500_000_000
+"""Bytes of normalised pairs that are kept in memory."""
+
+HOLDOUT_DECIBELS = 100.0
+"""The hold-out loss is this number less the decibels, so that the best network has the smallest."""
+
+MAX_WHOLE_PIXELS = 256
+"""Pixels along an edge above which a validation pair is restored in tiles."""
+
+MIN_SIDE_FOR_SSIM = 11
+"""Pixels along an edge that the window of SSIM needs."""
 
 
-WITHIN = 0.006
-"""Half a decibel: validation by a few scenes is no surer than that, and the last epoch is the settled one."""
-
-USUAL = 64
-"""Pixels along an edge of a crop, where images are as large."""
-
-KEPT = 500_000_000
-"""Bytes of levelled pairs that are kept in memory."""
-
-
-class Known(NamedTuple):
-    """Pairs, and what is known of them.
+class TrainingPairs(NamedTuple):
+    """Pairs, and the metadata of their folders.
 
     Attributes:
-        pairs: to learn from.
+        pairs: for training and validation.
         scenes: what each shows, in a word, or ``None``.
-        task: what the images are, or ``None``.
+        task: kind of the images, or ``None``.
     """
 
     pairs: Sequence[Pair]
@@ -53,33 +74,33 @@ class Restore(Written):
     """How a network that restores images is trained.
 
     Attributes:
-        data: folders of data sets: ``train`` and ``test`` in each, in these ``input``, ``gt`` and, where the
+        data: folders of data sets: ``train`` and ``test`` in each, in these ``input``, ``gt`` and, if the
             finer image is known, ``gt_hr``.
-        task: what of the images' values is arbitrary, and which values there can be; default: what the data
-            sets say that they are, else photographs.
-        model: the network; channels that are not said are those of the data.
-        losses: what is made small, of both outputs.
-        weighting: how they become one number.
-        weight_rate: of learning its weights.
-        crops: pixels along an edge of the crops that are learned from, a multiple of 8; default: 64, or what
-            smaller images have.
+        task: kind of the images: which part of their values is arbitrary, and which values are possible;
+            default: what the data sets name, else photographs.
+        model: the network; its channels default to those of the data.
+        losses: to minimise, of both outputs.
+        weighting: how they are combined.
+        weight_rate: learning rate of the weights of the losses.
+        crops: pixels along an edge of the training crops, a multiple of 8; default: 64, or less for smaller
+            images.
         scales: factors by which crops are enlarged, one for each batch.
         turned: flip and turn crops.
         each: crops of each pair in an epoch.
         validation: share of the training pairs that decide which epoch is the best, unless the last one is
             within half a decibel; pairs of one scene (`phaseloom.restoration.pairs.folders`) stay together.
-        optimizer: how steps are made.
-        rate: of the optimiser.
-        shape: how the rate changes over the run.
+        optimizer: of the network and the weights.
+        rate: learning rate of the network.
+        shape: schedule of the rate.
         epochs: at most.
         batch: crops of a step.
         pieces: crops that are computed together; fewer than a batch save memory.
         precision: of the network's arithmetic.
         clip: largest norm of the network's gradient.
         patience: epochs without improvement before stopping.
-        seed: of everything that is drawn.
-        threads: that read files at once; none: the one that computes.
-        device: where to compute.
+        seed: of all random numbers.
+        threads: for reading files; zero: read in the main thread.
+        device: for computing.
         title: for figures and files.
 
     Example:
@@ -114,25 +135,25 @@ class Restore(Written):
 
     @field_validator("data", mode="before")
     @classmethod
-    def _listed(cls, data: Any) -> Any:
-        """One folder may stand by itself."""
+    def _wrap_folder(cls, data: Any) -> Any:
+        """Accept one folder without a list."""
         return (data,) if isinstance(data, str | Path) else data
 
-    def known(self) -> "Known":
-        """The pairs to learn from, with what their folders say of them."""
+    def list_training_pairs(self) -> TrainingPairs:
+        """The pairs for training and validation, with the metadata of their folders."""
         pairs = self.pairs("train")
-        return Known(pairs, pairs.scenes, pairs.task)
+        return TrainingPairs(pairs, pairs.scenes, pairs.task)
 
-    def kind(self) -> Task:
-        """What the images are; photographs, as long as nobody has said or seen."""
+    def kind(self) -> ImageKind:
+        """Kind of the images; photographs by default."""
         return photograph() if self.task is None else self.task()
 
     def tests(self) -> Sequence[Pair]:
-        """The pairs that judge in the end; none where no data set has a part ``test``."""
+        """The pairs for the final test; none if no data set has a part ``test``."""
         there = tuple(folder for folder in self.data if (folder / "test").is_dir())
         return ImagePairs.of(there, part="test") if there else ()
 
-    def pairs(self, which: Literal["train", "test"], /) -> ImagePairs:
+    def pairs(self, which: Side, /) -> ImagePairs:
         """The pairs of one part of all data sets.
 
         Raises:
@@ -144,64 +165,181 @@ class Restore(Written):
 
 
 @dataclass(frozen=True)
-class Levelled(Sequence[Pair]):
-    """Pairs as a network is taught them; read and levelled once, as long as there is room.
-
-    Attributes:
-        pairs: in their unit.
-        task: that levels them.
-        kept: those that were asked for before, by their numbers.
-    """
+class NormalisedPairs(Sequence[Pair]):
+    """Pairs normalised for a network, and cached as far as memory allows."""
 
     pairs: Sequence[Pair]
-    task: Task
-    kept: dict[int, Pair] = field(default_factory=dict)
+    kind: ImageKind
+    cache: dict[int, Pair] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Levelled": ...
-    def __getitem__(self, index: int | slice) -> "Pair | Levelled":
-        """A pair; a slice is not read yet."""
+    def __getitem__(self, index: Any) -> Any:
+        """Read a pair; slices are not read yet."""
         if isinstance(index, slice):
-            return Levelled(self.pairs[index], self.task)
-        if index in self.kept:
-            return self.kept[index]
-        pair = self.task.levelled(self.pairs[index])
+            return NormalisedPairs(self.pairs[index], self.kind)
+        if index in self.cache:
+            return self.cache[index]
+        pair = self.kind.levelled(self.pairs[index])
         size = sum(image.nbytes for image in (pair.input, pair.target, pair.fine) if image is not None)
-        if size * (len(self.kept) + 1) < KEPT:
-            self.kept[index] = pair
+        if size * (len(self.cache) + 1) < MAX_CACHED_BYTES:
+            self.cache[index] = pair
         return pair
 
 
-class Restoring(Course):
-    """A training on pairs of images, which leaves a network that restores behind.
+@dataclass(frozen=True, eq=False)
+class CropDraws:
+    """Crops that were chosen and not yet cut, or whole pairs: all random numbers of a batch.
 
     Attributes:
-        pairs: that are learned from, and that decide which epoch is the best.
+        draws: numbers of the draws; ``draw % pairs`` is the pair.
+        epoch: part of the seed of each draw; 0: whole pairs of the validation.
+        scale: factor by which crops are enlarged.
+    """
+
+    draws: np.ndarray
+    epoch: int = 0
+    scale: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def __getitem__(self, some: slice) -> "CropDraws":
+        return replace(self, draws=self.draws[some])
+
+    def __str__(self) -> str:
+        """For a log."""
+        return f"draws {', '.join(map(str, self.draws))} of epoch {self.epoch}"
+
+    def split(self, size: int, /) -> "tuple[CropDraws, ...]":
+        """The same in pieces."""
+        return tuple(self[start : start + size] for start in range(0, len(self), size))
+
+
+class RestorationObjective:
+    """Objective of the training: from drawn crops, through the network, to the weighted losses.
+
+    Without gradients it is the hold-out loss: 100 less the decibels of whole pairs.
+
+    Attributes:
+        net: on the device.
+        weighting: of the losses, beside it.
+        pairs: for training and for validation, normalised.
+        recipe: of the training.
+        losses: by name.
+        last: ``losses`` of the last training batch, by output and name, their ``weights``, and the combined
+            ``loss``.
+        similarities: SSIM of the validation pairs since it was emptied.
+    """
+
+    def __init__(
+        self,
+        net: Restorer,
+        weighting: Weighting,
+        pairs: tuple[Sequence[Pair], Sequence[Pair]],
+        recipe: Restore,
+    ):
+        self.net = net
+        self.weighting = weighting
+        self.pairs = pairs
+        self.recipe = recipe
+        self.value_range = recipe.kind().value_range
+        size = recipe.crops or DEFAULT_CROP_PIXELS
+        self.crops = Crops(size=size, scales=recipe.scales, turned=recipe.turned)
+        self.losses = {loss.name: loss.partial() for loss in recipe.losses}
+        self.last: dict[str, Any] = {}
+        self.similarities: list[float] = []
+        self.readers = ThreadPoolExecutor(recipe.threads) if recipe.threads else None
+
+    def batch(self, these: CropDraws, /) -> Batch:
+        """Read and cut the crops of a batch, on the device of the network."""
+        where = device.of(self.net)
+        numbers = [int(draw) for draw in these.draws]
+        if not these.epoch:
+            return stack_pairs([self.pairs[1][number] for number in numbers]).to(where)
+        learned = self.pairs[0]
+
+        def cut(number: int) -> Pair:
+            pair = learned[number % len(learned)]
+            return crop_pair(pair, self.crops, seed=self.recipe.seed, epoch=these.epoch, number=number)
+
+        cuts = list(map(cut, numbers) if self.readers is None else self.readers.map(cut, numbers))
+        return resize_batch(stack_pairs(cuts), self.crops.scaled_size(these.scale)).to(where)
+
+    def __call__(self, these: CropDraws) -> dict[str, Tensor]:
+        """The weighted losses of a batch, or without gradients its hold-out loss."""
+        learning = torch.is_grad_enabled()
+        self.net.train(learning)
+        return {"loss": self._loss(these)} if learning else {"decibels": self._holdout_loss(these)}
+
+    def terms(self, these: CropDraws, /) -> dict[str, dict[str, Tensor]]:
+        """Losses of a batch, by output and name."""
+        batch = self.batch(these)
+        with self._autocast(batch.input):
+            low, high = self.net(batch.input)
+        terms = {"low": RestoredBatch(low.float(), batch.target, "low").terms(self.losses)}
+        if high is not None:
+            terms["high"] = RestoredBatch(high.float(), batch.fine, "high").terms(self.losses)
+        return terms
+
+    def close(self) -> None:
+        """End the threads that read."""
+        if self.readers is not None:
+            self.readers.shutdown(cancel_futures=True)
+
+    def _loss(self, these: CropDraws) -> Tensor:
+        terms = self.terms(these)
+        loss = self.weighting(terms)
+        losses = {b: {name: float(value.detach()) for name, value in row.items()} for b, row in terms.items()}
+        self.last = {"losses": losses, "weights": self.weighting.weights, "loss": float(loss.detach())}
+        return loss
+
+    def _holdout_loss(self, these: CropDraws) -> Tensor:
+        batch = self.batch(these)
+        with self._autocast(batch.input):
+            low = restore_in_tiles(
+                self.net, batch.input, tile=max(MAX_WHOLE_PIXELS, self.crops.size)
+            ).low.float()
+        if self.value_range is not None:
+            low = low.clamp(*self.value_range)
+        if min(low.shape[-2:]) >= MIN_SIDE_FOR_SSIM:
+            self.similarities.append(ssim(low.cpu().numpy(), batch.target.cpu().numpy(), peak=1))
+        error = (low - batch.target).square().flatten(1).mean(1)
+        return HOLDOUT_DECIBELS - (10 * torch.log10(1 / error.clamp_min(1e-10))).mean()
+
+    def _autocast(self, images: Tensor) -> AbstractContextManager[Any]:
+        half = self.recipe.precision == "bfloat16"
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=half)
+
+
+class RestorerTraining(Course):
+    """A training on pairs of images that leaves a restorer behind.
+
+    Attributes:
+        pairs: for training, and for validation, which decides which epoch is the best.
         weighting: of the losses.
     """
 
-    kind, within, spare = Restore, WITHIN, 20
+    kind = Restore
+    within = MAX_LAST_EPOCH_EXCESS
+    spare = 20
     recipe: Restore
-    lesson: Mending
+    lesson: RestorationObjective
     net: Restorer
 
-    def __init__(self, recipe: Restore, directory: Path | None, known: Known | None = None):
-        known = known or recipe.known()
-        recipe = fitting(recipe, known)
-        task = recipe.kind()
-        sides = parted(known.pairs, validation=recipe.validation, seed=recipe.seed, groups=known.scenes)
-        self.pairs = Levelled(sides[0], task), Levelled(sides[1], task)
+    def __init__(self, recipe: Restore, directory: Path | None, known: TrainingPairs | None = None):
+        known = known or recipe.list_training_pairs()
+        recipe = complete_recipe(recipe, known)
+        kind = recipe.kind()
+        sides = split_pairs(known.pairs, validation=recipe.validation, seed=recipe.seed, groups=known.scenes)
+        self.pairs = (NormalisedPairs(sides[0], kind), NormalisedPairs(sides[1], kind))
         super().__init__(recipe, directory)
         names = [loss.name for loss in recipe.losses]
         self.weighting: Weighting = recipe.weighting(names, ("low", "high")).to(device.of(self.net))
-        self.lesson = Mending(self.net, self.weighting, self.pairs, recipe)
+        self.lesson = RestorationObjective(self.net, self.weighting, self.pairs, recipe)
         whole = nn.ModuleDict({"net": self.net, "weighting": self.weighting})
-        self.progress = Progress(whole, recipe.optimizer(_groups(self.net, self.weighting, recipe)))
+        self.progress = Progress(whole, recipe.optimizer(_parameter_groups(self.net, self.weighting, recipe)))
 
     @classmethod
     def begin(
@@ -219,82 +357,101 @@ class Restoring(Course):
             recipe: of the training.
             directory: of the run.
             pairs: in place of the recipe's data.
-            scenes: what each of them shows, see `phaseloom.restoration.pairs.folders.parted`.
+            scenes: what each of them shows, see `phaseloom.restoration.pairs.folders.split_pairs`.
         """
-        return cls(recipe, placed(directory), None if pairs is None else Known(pairs, scenes)).begun()
+        known = None if pairs is None else TrainingPairs(pairs, scenes)
+        return cls(recipe, placed(directory), known).begun()
 
     def network(self) -> nn.Module:
-        """Before it has seen an image."""
+        """The untrained network."""
         recipe = self.recipe
         if not recipe.losses or any(loss.when for loss in recipe.losses):
             raise BadInput("losses", None, "must be one at least, there in every epoch")
         return recipe.model()
 
     def prepared(self) -> None:
-        """What losses begin with, of a whole first batch in every process, and the same in all."""
+        """Initialise the weighting by a whole first batch, the same in all processes."""
         first = self.batches(1)[0]
         with torch.no_grad():
-            self.weighting.begin(self.lesson.terms(first if isinstance(first, Cuts) else first[0]))
+            self.weighting.begin(self.lesson.terms(first if isinstance(first, CropDraws) else first[0]))
         team().agree(self.weighting)
 
     @property
     def judged(self) -> str:
-        """Decibels of the validation pairs."""
+        """Name of the hold-out loss."""
         return "decibels"
 
     def batches(self, epoch: int, /) -> Sequence[Any]:
         """The crops of an epoch, each pair as often as any other."""
-        recipe, count = self.recipe, len(self.pairs[0]) * self.recipe.each
+        recipe = self.recipe
+        count = len(self.pairs[0]) * recipe.each
         rng = np.random.default_rng((recipe.seed, 31, epoch))
         order = rng.permutation(count)
         starts = range(0, count, recipe.batch)
         parts = [
-            Cuts(order[start : start + recipe.batch], epoch, float(rng.choice(recipe.scales)))
+            CropDraws(order[start : start + recipe.batch], epoch, float(rng.choice(recipe.scales)))
             for start in starts
         ]
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
     def held(self) -> Sequence[Any]:
-        """The pairs that decide, one by one: their sizes may differ."""
-        return [Cuts(np.array([number])) for number in range(len(self.pairs[1]))]
+        """The validation pairs, one by one: their sizes may differ."""
+        return [CropDraws(np.array([number])) for number in range(len(self.pairs[1]))]
 
     def state(self) -> dict[str, Any]:
-        """Losses of the last batch, their weights, and the similarity of the pairs that judged."""
-        alike, self.lesson.alike = self.lesson.alike[-len(self.pairs[1]) :], []
-        return {**self.lesson.last, "ssim": float(np.mean(alike)) if alike else None}
+        """Losses of the last batch, their weights, and the mean SSIM of the validation pairs."""
+        similarities = self.lesson.similarities[-len(self.pairs[1]) :]
+        self.lesson.similarities = []
+        return {**self.lesson.last, "ssim": float(np.mean(similarities)) if similarities else None}
 
     def close(self) -> None:
-        """Send home the threads that read."""
+        """End the threads that read."""
         self.lesson.close()
 
 
-def fitting(recipe: Restore, known: Known, /) -> Restore:
-    """A recipe in which what it leaves open follows from the data: task, crops, channels in and out.
+def describe_epoch(training: RestorerTraining, epoch: Epoch, /) -> str:
+    """An epoch for a progress bar: loss of its last batch, mean loss, rate, PSNR and SSIM of validation."""
+    last = training.progress.history[-1]
+    state = last.get("state", {})
+    rate = max(last["rates"].values(), default=0.0)
+    losses = f"Loss {state.get('loss', epoch.loss):.4f} Avg_Loss {epoch.loss:.4f}"
+    similarity = "" if state.get("ssim") is None else f" SSIM {state['ssim']:.3f}"
+    return f"{losses} LR {rate:.2e} PSNR {HOLDOUT_DECIBELS - (epoch.holdout or 0.0):.2f}{similarity}"
+
+
+def complete_recipe(recipe: Restore, known: TrainingPairs, /) -> Restore:
+    """A recipe with its open settings taken from the data: task, crops, channels in and out.
 
     Raises:
-        BadInput: data sets that name a task that is none.
+        BadInput: data sets that name an unknown task.
     """
     changes: dict[str, Any] = {}
     if recipe.task is None:
-        changes["task"] = call(
-            "phaseloom.restoration.pairs.image_kinds", known.task or "photograph", "meta.json: task"
-        )
-    asked, first = knobs(recipe.model.room, recipe.model.name), known.pairs[0]
-    found = {"channels_in": len(first.input), "channels_out": len(first.target)}
-    values = {name: count for name, count in found.items() if name in asked} | dict(recipe.model.values)
+        name = known.task or "photograph"
+        changes["task"] = call("phaseloom.restoration.pairs.image_kinds", name, "meta.json: task")
+    first = known.pairs[0]
     if recipe.crops is None:
-        changes["crops"] = max(8, min(USUAL, min(first.size) // 8 * 8))
-    changes["model"] = replace(recipe.model, values=values)
+        fitting = min(first.size) // CROP_MULTIPLE * CROP_MULTIPLE
+        changes["crops"] = max(CROP_MULTIPLE, min(DEFAULT_CROP_PIXELS, fitting))
+    accepted = knobs(recipe.model.room, recipe.model.name)
+    channels = {"channels_in": len(first.input), "channels_out": len(first.target)}
+    values = {name: count for name, count in channels.items() if name in accepted}
+    changes["model"] = replace(recipe.model, values=values | dict(recipe.model.values))
     return recipe.model_copy(update=changes)
 
 
-def _groups(net: nn.Module, weighting: Weighting, recipe: Restore) -> list[dict[str, Any]]:
-    """Parameters of the network, and those of the weights: without decay, and not clipped."""
-    parts, rates = {"net": [*net.parameters()]}, {"net": recipe.rate}
-    moving = [each for group in weighting.groups(recipe.weight_rate) for each in group["params"]]
-    if moving:
-        parts, rates = parts | {"weights": moving}, rates | {"weights": recipe.weight_rate}
+def _parameter_groups(net: nn.Module, weighting: Weighting, recipe: Restore) -> list[dict[str, Any]]:
+    """Parameters of the network, and those of the weights: without weight decay and gradient clipping."""
+    parts = {"net": [*net.parameters()]}
+    rates = {"net": recipe.rate}
+    if learned := [value for group in weighting.groups(recipe.weight_rate) for value in group["params"]]:
+        parts["weights"] = learned
+        rates["weights"] = recipe.weight_rate
     groups = optimizers.groups(parts, rates)
     for group in groups[1:]:
         group |= {"clip": False, "weight_decay": 0.0}
     return groups
+
+
+# old names, until callers are renamed
+Restoring = RestorerTraining

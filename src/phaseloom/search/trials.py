@@ -194,7 +194,7 @@ class Mending(Network):
 
     def finished(self) -> tuple[Any, Mapping[str, Any]]:
         """Judged on pairs held out."""
-        from phaseloom.restoration.evaluation_report import finished
+        from phaseloom.restoration.evaluate import finished
 
         return finished(self.run)[:2]
 

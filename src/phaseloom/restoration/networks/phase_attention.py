@@ -5,9 +5,9 @@ sets every amplitude to one, ``P(x) = F^-1(F(x) / |F(x)|)`` for each channel. Tw
 
     A_ij = mean over frequencies of cos(phase_i - phase_j),
 
-which knows neither gain nor offset nor place. Every frequency weighs the same, one that holds noise alone
-too: of images sampled finer than their resolution, mostly noise is compared. ``soft`` keeps the square root
-of the amplitudes, ``plain`` all of them.
+which depends on neither gain nor offset nor position. Every frequency has the same weight, also one that
+holds noise alone: for images sampled finer than their resolution, mostly noise is compared. ``soft`` keeps
+the square root of the amplitudes, ``plain`` all of them.
 
 Source: M. R. Khan et al., Phaseformer, WACV 2025, arXiv:2412.01456; S. W. Zamir et al., Restormer, CVPR 2022,
 doi:10.1109/CVPR52688.2022.00564 (attention between channels, gated feed-forward).
@@ -24,93 +24,95 @@ from torch.nn import functional
 from phaseloom.errors import BadInput
 from phaseloom.learning.layers import chosen, full
 
-__all__ = ["ChannelAttention", "ChannelNorm", "GatedFeedForward", "TransformerBlock", "spectral", "whitened"]
+__all__ = ["ChannelAttention", "ChannelNorm", "GatedFeedForward", "TransformerBlock", "spectral_rows"]
+__all__ += ["whiten_spectrum"]
 
-EXPONENTS: Mapping[str, float] = {"phase": 1.0, "soft": 0.5, "plain": 0.0}
+ATTENTION_EXPONENTS: Mapping[str, float] = {"phase": 1.0, "soft": 0.5, "plain": 0.0}
 """Power of its amplitude that each frequency is divided by before channels are compared."""
 
-POSITIONS: Mapping[str, bool] = {"after": False, "before": True}
-"""Whether amplitudes go before the convolutions that make queries and keys, or after them."""
+WHITEN_BEFORE_CONVOLUTION: Mapping[str, bool] = {"after": False, "before": True}
+"""Whether amplitudes are removed before the convolutions that make queries and keys, or after them."""
 
-FAINT = 1e-6
-"""Amplitude (of a unitary transform, features of order one) far below which a frequency counts as empty."""
+AMPLITUDE_FLOOR = 1e-6
+"""Amplitude (unitary transform, features of order one) far below which a frequency counts as empty."""
 
-EXPANSION = 2.66
-"""Channels within a feed-forward for each one outside."""
+FEED_FORWARD_EXPANSION = 2.66
+"""Channels within a feed-forward for each one outside (Restormer)."""
 
 
-def whitened(maps: Float[Tensor, "*b y x"], /, *, exponent: float = 1.0) -> Float[Tensor, "*b y x"]:
-    """Each map with the amplitudes of its spectrum X evened out: ``F^-1(X / |X|^exponent)``.
+def whiten_spectrum(maps: Float[Tensor, "*b y x"], /, *, exponent: float = 1.0) -> Float[Tensor, "*b y x"]:
+    """Each map with the amplitudes of its spectrum X equalised: ``F^-1(X / |X|^exponent)``.
 
-    With exponent one this is P: its norm is one, and neither a gain above zero nor an offset that leaves the
-    sign of the mean changes it. ``|X|`` is smoothed to ``sqrt(|X|^2 + FAINT^2)``, so that gradients are
-    finite where nothing is. It is computed in single precision, or double, whatever autocast says.
+    With exponent one this is P: its norm is one, and neither a positive gain nor an offset that leaves the
+    sign of the mean changes it. ``|X|`` is smoothed to ``sqrt(|X|^2 + floor^2)``, so that gradients are
+    finite for empty maps. Computed in single precision, or double, also under autocast.
 
     Args:
         maps: real.
-        exponent: one for P, one half to soften it, zero for none of it.
+        exponent: one for P, one half to soften it, zero to keep the amplitudes.
 
     Example:
         >>> maps = torch.rand(3, 5, 7)
-        >>> torch.allclose(whitened(maps).norm(dim=(-2, -1)), torch.ones(3))
+        >>> torch.allclose(whiten_spectrum(maps).norm(dim=(-2, -1)), torch.ones(3))
         True
-        >>> torch.allclose(whitened(4 * maps + 1), whitened(maps), atol=1e-5)
+        >>> torch.allclose(whiten_spectrum(4 * maps + 1), whiten_spectrum(maps), atol=1e-5)
         True
     """
     with torch.autocast(maps.device.type, enabled=False):
-        white = torch.fft.irfft2(_white(full(maps), exponent), s=maps.shape[-2:], norm="backward")
+        spectrum = _whitened_spectrum(full(maps), exponent)
+        white = torch.fft.irfft2(spectrum, s=maps.shape[-2:], norm="backward")
     return white.to(maps.dtype)
 
 
-def spectral(maps: Float[Tensor, "*b y x"], /, *, exponent: float = 1.0) -> Float[Tensor, "*b n"]:
-    """`whitened` maps as rows of unit length whose products are theirs, without the way back.
+def spectral_rows(maps: Float[Tensor, "*b y x"], /, *, exponent: float = 1.0) -> Float[Tensor, "*b n"]:
+    """Whitened maps as rows of unit length with the same products, without the inverse transform.
 
-    By Parseval's law the inverse transform changes no product of two maps; of the real maps' symmetric
-    spectra half is kept, with weights.
+    By Parseval's theorem the inverse transform changes no product of two maps. The spectra of real maps are
+    symmetric, so half of each is kept, with weights.
 
     Args:
         maps: real.
-        exponent: as of `whitened`.
+        exponent: as of `whiten_spectrum`.
 
     Example:
         >>> maps = torch.rand(3, 5, 8)
-        >>> rows, white = spectral(maps), whitened(maps).flatten(1)
+        >>> rows, white = spectral_rows(maps), whiten_spectrum(maps).flatten(1)
         >>> torch.allclose(rows @ rows.mT, white @ white.mT, atol=1e-5)
         True
     """
-    white, columns = _white(full(maps), exponent), maps.shape[-1]
-    twice = torch.full(white.shape[-1:], math.sqrt(2), dtype=white.real.dtype, device=maps.device)
-    twice[0] = 1
-    if columns % 2 == 0:
-        twice[-1] = 1
-    return functional.normalize(torch.view_as_real(white * twice).flatten(-3), dim=-1)
+    spectrum = _whitened_spectrum(full(maps), exponent)
+    weights = torch.full(spectrum.shape[-1:], math.sqrt(2), dtype=spectrum.real.dtype, device=maps.device)
+    weights[0] = 1
+    if maps.shape[-1] % 2 == 0:
+        weights[-1] = 1
+    return functional.normalize(torch.view_as_real(spectrum * weights).flatten(-3), dim=-1)
 
 
-def _white(maps: Float[Tensor, "*b y x"], exponent: float) -> Complex[Tensor, "*b y f"]:
-    waves = torch.fft.rfft2(maps, norm="ortho")
-    power = waves.real.square() + waves.imag.square() + FAINT**2
-    return waves * power.pow(-exponent / 2)
+def _whitened_spectrum(maps: Float[Tensor, "*b y x"], exponent: float) -> Complex[Tensor, "*b y f"]:
+    spectrum = torch.fft.rfft2(maps, norm="ortho")
+    power = spectrum.real.square() + spectrum.imag.square() + AMPLITUDE_FLOOR**2
+    return spectrum * power.pow(-exponent / 2)
 
 
 class ChannelAttention(nn.Module):
-    """Every channel becomes a mean of those of its head, weighted by how alike they are.
+    """Every channel becomes a mean of the channels of its head, weighted by similarity.
 
-    Queries and keys are 1 x 1 and channel-wise 3 x 3 convolutions of the maps, as values are. What is
-    compared are whole maps, so that the cost grows with the pixels, not with their square, and so that what
-    one pixel becomes depends on all of the image.
+    Queries and keys are 1 x 1 and channel-wise 3 x 3 convolutions of the maps, as values are. Whole maps are
+    compared, so the cost grows with the pixels, not with their square, and each output pixel depends on the
+    whole image.
 
     Args:
         width: channels.
         heads: that share them.
-        attention: ``phase``, ``soft`` or ``plain``: amplitudes evened out with exponent 1, 1/2 or 0.
+        attention: ``phase``, ``soft`` or ``plain``: amplitudes equalised with exponent 1, 1/2 or 0.
         phase_position: of the maps ``before`` the convolutions of queries and keys (the drawing of the
             paper), or of queries and keys ``after`` them (its program).
 
     Attributes:
-        temperature: ``(heads, 1, 1)``, what scores are multiplied with before the softmax.
+        temperature: ``(heads, 1, 1)``, factor of the scores before the softmax.
 
     Raises:
-        BadInput: heads that do not share the channels, other names, or plain attention ``before``.
+        BadInput: heads that do not divide the channels, unknown names, or plain attention ``before``.
 
     Example:
         >>> ChannelAttention(8, 2, attention="phase")(torch.rand(1, 8, 5, 7)).shape
@@ -121,60 +123,61 @@ class ChannelAttention(nn.Module):
         super().__init__()
         if width % heads:
             raise BadInput("nets: heads", heads, f"do not share a width of {width} evenly: choose a divisor")
-        self.heads, self.exponent = heads, chosen("attention", attention, EXPONENTS)
-        self.before = chosen("phase_position", phase_position, POSITIONS)
+        self.heads = heads
+        self.exponent = chosen("attention", attention, ATTENTION_EXPONENTS)
+        self.before = chosen("phase_position", phase_position, WHITEN_BEFORE_CONVOLUTION)
         if self.before and not self.exponent:
             fix = "has no place in plain attention: choose 'after', or attention 'phase' or 'soft'"
             raise BadInput("nets: phase_position", phase_position, fix)
-        self.compare, self.value = separable(width, 2 * width), separable(width, width)
+        self.compare = separable_conv(width, 2 * width)
+        self.value = separable_conv(width, width)
         self.leave = nn.Conv2d(width, width, 1, bias=False)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
 
     def scores(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b h i j"]:
         """Products of unit rows: queries i with keys j, between -1 and 1, at least in single precision."""
-        source = whitened(maps, exponent=self.exponent) if self.before else maps
+        source = whiten_spectrum(maps, exponent=self.exponent) if self.before else maps
         pair = self.compare(source).unflatten(1, (2, self.heads, -1))
         with torch.autocast(maps.device.type, enabled=False):
-            query, key = (self._rows(full(part)) for part in pair.unbind(1))
+            query, key = (self._unit_rows(full(part)) for part in pair.unbind(1))
             return query @ key.mT
 
     def weights(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b h i j"]:
-        """What each channel takes of the others: the softmax of scores times temperature."""
+        """Weights of the mean for each channel: the softmax of scores times temperature."""
         return (self.scores(maps) * self.temperature).softmax(-1)
 
     def forward(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
         """Mix channels."""
-        return self.leave(mixed(self.weights(maps), self.value(maps)))
+        return self.leave(mix_channels(self.weights(maps), self.value(maps)))
 
-    def _rows(self, maps: Float[Tensor, "b h c y x"]) -> Float[Tensor, "b h c n"]:
+    def _unit_rows(self, maps: Float[Tensor, "b h c y x"]) -> Float[Tensor, "b h c n"]:
         if self.before or not self.exponent:
             return functional.normalize(maps.flatten(-2), dim=-1)
-        return spectral(maps, exponent=self.exponent)
+        return spectral_rows(maps, exponent=self.exponent)
 
 
-def mixed(weights: Float[Tensor, "b h i j"], maps: Float[Tensor, "b c y x"], /) -> Float[Tensor, "b c y x"]:
-    """Maps weighted with one another, head by head."""
+def mix_channels(
+    weights: Float[Tensor, "b h i j"], maps: Float[Tensor, "b c y x"], /
+) -> Float[Tensor, "b c y x"]:
+    """Weighted means of maps, head by head."""
     heads = maps.unflatten(1, (weights.shape[1], -1))
     return (weights.to(maps.dtype) @ heads.flatten(-2)).view_as(heads).flatten(1, 2)
 
 
-def separable(before: int, after: int, /) -> nn.Sequential:
+def separable_conv(channels_in: int, channels_out: int, /) -> nn.Sequential:
     """A 1 x 1 and a channel-wise 3 x 3 convolution without biases."""
-    each = nn.Conv2d(after, after, 3, padding=1, groups=after, bias=False)
-    return nn.Sequential(nn.Conv2d(before, after, 1, bias=False), each)
+    depthwise = nn.Conv2d(channels_out, channels_out, 3, padding=1, groups=channels_out, bias=False)
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, bias=False), depthwise)
 
 
 class GatedFeedForward(nn.Module):
-    """Two sets of maps from the same ones, one of them the other's gate: ``GELU(u) * w``.
-
-    Args:
-        width: channels; within, there are 2.66 times as many, twice.
-    """
+    """Two sets of maps from the same input, one of them the other's gate: ``GELU(u) * w``."""
 
     def __init__(self, width: int):
         super().__init__()
-        inner = int(EXPANSION * width)
-        self.enter, self.leave = separable(width, 2 * inner), nn.Conv2d(inner, width, 1, bias=False)
+        inner = int(FEED_FORWARD_EXPANSION * width)
+        self.enter = separable_conv(width, 2 * inner)
+        self.leave = nn.Conv2d(inner, width, 1, bias=False)
 
     def forward(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
         """Transform each pixel with its neighbours."""
@@ -196,11 +199,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class TransformerBlock(nn.Module):
-    """An attention and a feed-forward, each after a norm and added to what came in.
-
-    Args:
-        width: channels.
-        attend: maps in, maps of the same shape out.
+    """An attention and a feed-forward, each after a norm and added to its input.
 
     Example:
         >>> block = TransformerBlock(16, ChannelAttention(16, 1))
@@ -210,8 +209,10 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, width: int, attend: nn.Module):
         super().__init__()
-        self.before, self.attend = ChannelNorm(width), attend
-        self.between, self.feed = ChannelNorm(width), GatedFeedForward(width)
+        self.before = ChannelNorm(width)
+        self.attend = attend
+        self.between = ChannelNorm(width)
+        self.feed = GatedFeedForward(width)
 
     def forward(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
         """Attend, then feed forward."""

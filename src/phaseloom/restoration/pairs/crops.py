@@ -1,7 +1,7 @@
-"""Crops of pairs of images, drawn anew in every epoch, and batches of them for a network.
+"""Random crops of pairs of images, new in every epoch, and batches of them for a network.
 
-Whatever is drawn follows from the seed, the epoch and the number of the draw alone, so that a training that
-goes on where it was stopped sees the same crops to the bit.
+All random numbers follow from the seed, the epoch and the number of the draw alone, so that a resumed
+training sees the same crops to the bit.
 """
 
 from __future__ import annotations
@@ -15,32 +15,35 @@ from torch import Tensor
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.restoration.pairs.folders import Image, Pair, channels
+from phaseloom.restoration.pairs.folders import Image, Pair, format_channels
 
-__all__ = ["Batch", "Crops", "batches", "crop", "doubled", "resized", "stacked"]
+__all__ = ["Batch", "Crops", "crop_pair", "double_pixels", "iterate_batches", "resize_batch"]
+__all__ += ["stack_pairs"]
 
-UNIT = 8
-"""Sizes of crops are multiples of so many pixels, as restorers of four levels want them."""
+CROP_MULTIPLE = 8
+"""Sizes of crops are multiples of so many pixels, as restorers of four levels need them."""
 
-ORDER, SCALE, PLACE = 1, 2, 3
-"""What is drawn: which pair comes when, how batches are scaled, and which crop of a pair is taken."""
+# first number of the seed of each kind of draw
+ORDER_STREAM = 1
+SCALE_STREAM = 2
+PLACE_STREAM = 3
 
 
 @dataclass(frozen=True)
 class Crops:
-    """What is drawn for every crop.
+    """How crops are drawn.
 
     Attributes:
         size: pixels along an edge of a crop of the input, a multiple of 8.
         scales: factors by which crops are enlarged after they were cut, one for each batch; sizes are rounded
             to multiples of 8.
-        turned: flips and quarter turns too; right where channels are no components of a vector.
+        turned: flips and quarter turns too; not for channels that are components of a vector.
 
     Raises:
-        BadInput: a size that is no multiple of 8, or no scale above zero.
+        BadInput: a size that is not a multiple of 8, or no scale above zero.
 
     Example:
-        >>> [Crops(size=256).scaled(scale) for scale in (0.8, 1.0, 1.2)]
+        >>> [Crops(size=256).scaled_size(scale) for scale in (0.8, 1.0, 1.2)]
         [208, 256, 304]
     """
 
@@ -49,26 +52,28 @@ class Crops:
     turned: bool = True
 
     def __post_init__(self) -> None:
-        if self.size < UNIT or self.size % UNIT:
-            raise BadInput("crops: size", self.size, f"must be a multiple of {UNIT} pixels")
-        if not self.scales or not all(0 < scale < np.inf and self.scaled(scale) for scale in self.scales):
-            fix = f"must be factors above zero that leave {UNIT} pixels: write for example [0.8, 1.0, 1.2]"
+        if self.size < CROP_MULTIPLE or self.size % CROP_MULTIPLE:
+            raise BadInput("crops: size", self.size, f"must be a multiple of {CROP_MULTIPLE} pixels")
+        if not self.scales or not all(
+            0 < scale < np.inf and self.scaled_size(scale) for scale in self.scales
+        ):
+            fix = f"must be factors above zero that leave {CROP_MULTIPLE} pixels: write [0.8, 1.0, 1.2]"
             raise BadInput("crops: scales", list(self.scales), fix)
 
-    def scaled(self, scale: float, /) -> int:
-        """Pixels along an edge of a crop that is enlarged so."""
-        return UNIT * round(self.size * scale / UNIT)
+    def scaled_size(self, scale: float, /) -> int:
+        """Pixels along an edge of a crop that is enlarged by a factor."""
+        return CROP_MULTIPLE * round(self.size * scale / CROP_MULTIPLE)
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Pairs for a network.
+    """Pairs as tensors for a network.
 
     Attributes:
         input: ``(b, channel, y, x)`` float32.
         target: the same shape.
-        fine: ``(b, channel, 2 y, 2 x)``: the fine target where a pair has one, else the target interpolated
-            (`doubled`), which holds no detail that the target lacks.
+        fine: ``(b, channel, 2 y, 2 x)``: the fine target of pairs that have one, else the target interpolated
+            (`double_pixels`), which holds no further detail.
     """
 
     input: Tensor
@@ -80,35 +85,28 @@ class Batch:
         return Batch(self.input.to(device), self.target.to(device), self.fine.to(device))
 
 
-def crop(pair: Pair, crops: Crops, /, *, seed: int = 0, epoch: int = 0, number: int = 0) -> Pair:
-    """A square of a pair at random, from input, target and fine target at the same place, turned alike.
-
-    Args:
-        pair: to cut from.
-        crops: of which its size and turns are used.
-        seed: of the training.
-        epoch: of the draw.
-        number: of the draw in its epoch.
+def crop_pair(pair: Pair, crops: Crops, /, *, seed: int = 0, epoch: int = 0, number: int = 0) -> Pair:
+    """Cut a random square, from input, target and fine target at the same place, turned alike.
 
     Raises:
         BadInput: a pair that is smaller than the crop.
 
     Example:
         >>> ramp = np.arange(120.0).reshape(1, 10, 12)
-        >>> cut = crop(Pair("ramp", ramp, ramp), Crops(size=8), number=3)
+        >>> cut = crop_pair(Pair("ramp", ramp, ramp), Crops(size=8), number=3)
         >>> cut.input.shape, bool((cut.input == cut.target).all())
         ((1, 8, 8), True)
     """
-    rooms = [size - crops.size + 1 for size in pair.size]
-    if min(rooms) < 1:
-        fix = f"is smaller than crops of {crops.size}: take smaller ones"
+    places = [size - crops.size + 1 for size in pair.size]
+    if min(places) < 1:
+        fix = f"is smaller than crops of {crops.size}: choose smaller crops"
         raise BadInput(f"pair {pair.name}", f"{pair.size[0]} x {pair.size[1]} pixels", fix)
-    rng = _generator(PLACE, seed, epoch, number)
-    y, x = (int(rng.integers(room)) for room in rooms)
+    rng = _generator(PLACE_STREAM, seed, epoch, number)
+    y, x = (int(rng.integers(count)) for count in places)
     turn = int(rng.integers(8)) if crops.turned else 0
 
     def cut(image: Image, factor: int) -> Image:
-        rows, columns = (slice(factor * at, factor * (at + crops.size)) for at in (y, x))
+        rows, columns = (slice(factor * start, factor * (start + crops.size)) for start in (y, x))
         part = np.rot90(image[:, rows, columns], turn % 4, (-2, -1))
         return np.ascontiguousarray(part[..., ::-1] if turn >= 4 else part)
 
@@ -116,7 +114,7 @@ def crop(pair: Pair, crops: Crops, /, *, seed: int = 0, epoch: int = 0, number: 
     return Pair(pair.name, cut(pair.input, 1), cut(pair.target, 1), fine)
 
 
-def batches(
+def iterate_batches(
     pairs: Sequence[Pair],
     crops: Crops,
     /,
@@ -127,96 +125,103 @@ def batches(
     epoch: int = 0,
     first: int = 0,
 ) -> Iterator[Batch]:
-    """One epoch of crops, in an order of its own; the last batch may be smaller.
+    """One epoch of crops in random order; the last batch may be smaller.
 
     Args:
         pairs: to cut from; files are read anew each time.
-        crops: what is drawn.
+        crops: how crops are drawn.
         size: crops in a batch.
         each: crops of each pair in an epoch.
         seed: of the training.
-        epoch: which of its epochs.
-        first: the batch to begin with, as if those before it had been seen.
+        epoch: number of the epoch.
+        first: number of the batch to begin with, as if those before it had been used.
 
     Raises:
-        BadInput: nothing to draw from, a size below one, pairs smaller than a crop or of different channels.
+        BadInput: no pairs, a size below one, pairs smaller than a crop or with different channels.
     """
     for knob, value in {"size": size, "each": each, "pairs": len(pairs)}.items():
         if value < 1:
             raise BadInput(f"batches: {knob}", value, "must be 1 at least")
-    order = _generator(ORDER, seed, epoch, 1).permutation(len(pairs) * each)
+    order = _generator(ORDER_STREAM, seed, epoch, 1).permutation(len(pairs) * each)
     for number in range(first, -(-len(order) // size)):
-        draws = order[number * size : (number + 1) * size]
+        draws = [int(draw) for draw in order[number * size : (number + 1) * size]]
         cuts = [
-            crop(pairs[int(draw) % len(pairs)], crops, seed=seed, epoch=epoch, number=int(draw))
-            for draw in draws
+            crop_pair(pairs[draw % len(pairs)], crops, seed=seed, epoch=epoch, number=draw) for draw in draws
         ]
-        scale = float(_generator(SCALE, seed, epoch, number).choice(crops.scales))
-        yield resized(stacked(cuts), crops.scaled(scale))
+        scale = float(_generator(SCALE_STREAM, seed, epoch, number).choice(crops.scales))
+        yield resize_batch(stack_pairs(cuts), crops.scaled_size(scale))
 
 
-def stacked(pairs: Sequence[Pair], /) -> Batch:
+def stack_pairs(pairs: Sequence[Pair], /) -> Batch:
     """Pairs of one size as tensors.
 
     Raises:
         BadInput: no pair, or sizes or channels that differ.
 
     Example:
-        >>> stacked([Pair("flat", np.zeros((1, 4, 6)), np.ones((1, 4, 6)))]).fine.shape
+        >>> stack_pairs([Pair("flat", np.zeros((1, 4, 6)), np.ones((1, 4, 6)))]).fine.shape
         torch.Size([1, 1, 8, 12])
     """
     if not pairs:
         raise BadInput("batch", None, "holds no pair")
-    one = pairs[0]
+    first = pairs[0]
     for other in pairs:
-        if other.input.shape != one.input.shape:
-            fix = f"and {one.name} {_said(one)}: they cannot share a batch, save all alike or crop them"
-            raise BadInput(f"batch: {other.name}", f"has {_said(other)}", fix)
-    target = _tensor([pair.target for pair in pairs])
-    known = [None if pair.fine is None else _tensor([pair.fine]) for pair in pairs]
-    fine = [doubled(target[n : n + 1]) if part is None else part for n, part in enumerate(known)]
-    return Batch(_tensor([pair.input for pair in pairs]), target, torch.cat(fine))
+        if other.input.shape != first.input.shape:
+            fix = (
+                f"and {first.name} {_describe(first)}: they cannot share a batch, save all alike or crop them"
+            )
+            raise BadInput(f"batch: {other.name}", f"has {_describe(other)}", fix)
+    target = _to_tensor([pair.target for pair in pairs])
+    fine = [
+        double_pixels(target[n : n + 1]) if pair.fine is None else _to_tensor([pair.fine])
+        for n, pair in enumerate(pairs)
+    ]
+    return Batch(_to_tensor([pair.input for pair in pairs]), target, torch.cat(fine))
 
 
-def doubled(images: Tensor, /) -> Tensor:
-    """Images ``(b, channel, y, x)`` on pixels half as wide by bilinear interpolation, edges repeated.
+def double_pixels(images: Tensor, /) -> Tensor:
+    """Interpolate images ``(b, channel, y, x)`` bilinearly to pixels half as wide, edges repeated.
 
     Example:
-        >>> doubled(torch.tensor([[[[0.0, 4.0]]]]))[0, 0].tolist()
+        >>> double_pixels(torch.tensor([[[[0.0, 4.0]]]]))[0, 0].tolist()
         [[0.0, 1.0, 3.0, 4.0], [0.0, 1.0, 3.0, 4.0]]
     """
     return functional.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def resized(batch: Batch, size: int, /) -> Batch:
-    """Squares interpolated to other sizes; what is made smaller is averaged as well.
-
-    Args:
-        batch: of squares.
-        size: pixels along an edge of the input.
+def resize_batch(batch: Batch, size: int, /) -> Batch:
+    """Interpolate squares to another size, averaging where they become smaller.
 
     Example:
         >>> ramp = Pair("ramp", np.zeros((1, 8, 8)), np.zeros((1, 8, 8)))
-        >>> resized(stacked([ramp]), 16).fine.shape
+        >>> resize_batch(stack_pairs([ramp]), 16).fine.shape
         torch.Size([1, 1, 32, 32])
     """
     if size == batch.input.shape[-1]:
         return batch
-    knobs = {"mode": "bilinear", "align_corners": False, "antialias": True}
-    parts = ((batch.input, size), (batch.target, size), (batch.fine, 2 * size))
-    return Batch(*(functional.interpolate(part, size=(edge, edge), **knobs) for part, edge in parts))
+
+    def resize(images: Tensor, edge: int) -> Tensor:
+        return functional.interpolate(
+            images, size=(edge, edge), mode="bilinear", align_corners=False, antialias=True
+        )
+
+    return Batch(resize(batch.input, size), resize(batch.target, size), resize(batch.fine, 2 * size))
 
 
-def _generator(what: int, seed: int, epoch: int, number: int) -> np.random.Generator:
+def _generator(stream: int, seed: int, epoch: int, number: int) -> np.random.Generator:
     for knob, value in {"seed": seed, "epoch": epoch, "number": number}.items():
         if not isinstance(value, int | np.integer) or value < 0:
             raise BadInput(f"crops: {knob}", value, "must be a whole number, 0 or more")
-    return np.random.default_rng((what, seed, epoch, number))
+    return np.random.default_rng((stream, seed, epoch, number))
 
 
-def _tensor(images: Sequence[Image]) -> Tensor:
+def _to_tensor(images: Sequence[Image]) -> Tensor:
     return torch.from_numpy(np.stack(images).astype(np.float32))
 
 
-def _said(pair: Pair) -> str:
-    return f"{channels(len(pair.input))} of {pair.size[0]} x {pair.size[1]} pixels"
+def _describe(pair: Pair) -> str:
+    return f"{format_channels(len(pair.input))} of {pair.size[0]} x {pair.size[1]} pixels"
+
+
+# old names, until callers are renamed
+doubled = double_pixels

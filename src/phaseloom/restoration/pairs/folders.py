@@ -1,13 +1,14 @@
-"""Pairs of images to learn restoration from: as measured, as it should be, and perhaps on finer pixels.
+"""Pairs of images for training restorers: as measured, as wanted, and optionally on finer pixels.
 
-A data set is a folder ``train`` and a folder ``test``, each with ``input``, ``gt`` (what should come out) and
-perhaps ``gt_hr`` (the same on twice as many rows and columns); files belong together by their names without
-suffix. Arrays are ``(channel, y, x)`` in the unit of the files: 0 to 1 of photographs, anything of
+A data set is a folder ``train`` and a folder ``test``, each with ``input``, ``gt`` (the target) and
+optionally ``gt_hr`` (the target on twice as many rows and columns); files belong together by their names
+without suffix. Arrays are ``(channel, y, x)`` in the unit of the files: 0 to 1 of photographs, anything of
 floating-point TIFF and .npy.
 
-Pairs that show the same thing, such as crops of one photograph or draws of one scan, are not each other's
-judges. A file ``meta.json`` beside ``train`` and ``test`` may say which: ``{"pairs": {"train/0001.png":
-{"scene": "harbour"}}}``, by the names of the input files; and under ``task`` what the images are.
+Pairs that show the same scene, such as crops of one photograph or draws of one scan, must stay on one side of
+the validation split. A file ``meta.json`` beside ``train`` and ``test`` may name the scenes: ``{"pairs":
+{"train/0001.png": {"scene": "harbour"}}}``, by the names of the input files; and under ``task`` the kind of
+the images.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phaseloom.errors import BadInput
-from phaseloom.restoration.pairs.images import SUFFIXES, picture
+from phaseloom.restoration.pairs.images import SUFFIXES, read_image
 
-__all__ = ["Image", "ImagePairs", "Pair", "Part", "channels", "parted"]
+__all__ = ["Image", "ImagePairs", "Pair", "PairSubset", "Side", "format_channels", "split_pairs"]
 
 Image = NDArray[np.float32]
+
+Side = Literal["train", "test"]
+"""Side of a data set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,7 @@ class Pair:
     """An image as it was measured, and as it should be.
 
     Attributes:
-        name: that messages call it by.
+        name: for messages.
         input: ``(channel, y, x)``.
         target: the same shape.
         fine: ``(channel, 2 y, 2 x)``, the target on pixels half as wide, or ``None``.
@@ -54,23 +58,24 @@ class Pair:
     fine: Image | None = None
 
     def __post_init__(self) -> None:
-        parts = {"input": self.input, "target": self.target, "fine": self.fine}
-        for part, image in parts.items():
-            if image is not None:
-                self._check(part, image)
+        self._check("input", self.input)
+        self._check("target", self.target)
+        if self.fine is not None:
+            self._check("fine", self.fine, factor=2)
 
-    def _check(self, part: str, image: Image) -> None:
-        place, factor, given = f"pair {self.name}: {part}", 2 if part == "fine" else 1, np.shape(image)
-        if len(given) != 3 or 0 in given:
-            raise BadInput(place, given, "must have the axes (channel, y, x)")
-        if given[0] != len(self.input):
+    def _check(self, part: str, image: Image, factor: int = 1) -> None:
+        place = f"pair {self.name}: {part}"
+        shape = np.shape(image)
+        if len(shape) != 3 or 0 in shape:
+            raise BadInput(place, shape, "must have the axes (channel, y, x)")
+        if shape[0] != len(self.input):
             fix = f"but the input has {len(self.input)}: save both with the same channels"
-            raise BadInput(place, f"{channels(given[0])}", fix)
-        wanted = tuple(factor * size for size in self.size)
-        if given[1:] != wanted:
-            twice = " exactly twice the input," if factor == 2 else " those of the input,"
-            fix = f"must be{twice} {wanted[0]} x {wanted[1]}: crop or resample it"
-            raise BadInput(place, f"{given[1]} x {given[2]} pixels", fix)
+            raise BadInput(place, format_channels(shape[0]), fix)
+        rows, columns = (factor * size for size in self.size)
+        if shape[1:] != (rows, columns):
+            relation = "exactly twice the input" if factor == 2 else "those of the input"
+            fix = f"must be {relation}, {rows} x {columns}: crop or resample it"
+            raise BadInput(place, f"{shape[1]} x {shape[2]} pixels", fix)
         bad = np.size(image) - int(np.isfinite(image).sum())
         if bad:
             raise BadInput(place, f"{bad} of {np.size(image)} values", "are not finite: repair the image")
@@ -83,13 +88,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class ImagePairs(Sequence[Pair]):
-    """Pairs in files: their names are known, their images are read when they are asked for.
+    """Pairs in files: names are known, images are read on access.
 
     Attributes:
-        names: of the pairs; of several data sets with the folder in front.
+        names: of the pairs; for several data sets with the folder in front.
         files: input, target and fine target (or ``None``) of each.
-        scenes: what each pair shows, in a word; default: each something of its own.
-        task: what the images are (`phaseloom.restoration.pairs.image_kinds`), if all data sets say the same.
+        scenes: what each pair shows, in a word; default: every pair a scene of its own.
+        task: kind of the images (`phaseloom.restoration.pairs.image_kinds`), if all data sets agree.
     """
 
     names: tuple[str, ...]
@@ -98,9 +103,7 @@ class ImagePairs(Sequence[Pair]):
     task: str | None = None
 
     @classmethod
-    def of(
-        cls, folders: Path | str | Sequence[Path | str], /, *, part: Literal["train", "test"] = "train"
-    ) -> ImagePairs:
+    def of(cls, folders: Path | str | Sequence[Path | str], /, *, part: Side = "train") -> ImagePairs:
         """The pairs of one data set or of several, in the order of folders and names.
 
         Args:
@@ -114,15 +117,17 @@ class ImagePairs(Sequence[Pair]):
         folders = [folders] if isinstance(folders, Path | str) else list(folders)
         if not folders:
             raise BadInput("pairs", None, "need the folder of a data set")
-        names, files, scenes, tasks = [], [], [], set()
+        names: list[str] = []
+        files: list[tuple[Path, Path, Path | None]] = []
+        scenes: list[str] = []
+        tasks: set[str | None] = set()
         for folder in folders:
-            found = _listed(Path(folder) / part)
+            found = _list_pairs(Path(folder) / part)
+            keys = [f"{part}/{source.name}" for source, _, _ in found.values()]
+            known, task = _read_meta(Path(folder), part, keys)
             names += [name if len(folders) == 1 else f"{folder}: {name}" for name in found]
             files += found.values()
-            known, task = _told(Path(folder))
-            _all_there(known, found, Path(folder), part)
-            places = (f"{part}/{before.name}" for before, _, _ in found.values())
-            scenes += [f"{folder}: {known.get(place, place)}" for place in places]
+            scenes += [f"{folder}: {known.get(key, key)}" for key in keys]
             tasks.add(task)
         return cls(tuple(names), tuple(files), tuple(scenes), tasks.pop() if len(tasks) == 1 else None)
 
@@ -134,27 +139,26 @@ class ImagePairs(Sequence[Pair]):
     @overload
     def __getitem__(self, index: slice) -> ImagePairs: ...
     def __getitem__(self, index: int | slice) -> Pair | ImagePairs:
-        """Read a pair; a slice is not read yet.
+        """Read a pair; slices are not read yet.
 
         Raises:
-            BadInput: a file that cannot be read, or images that are no pair, see `Pair`.
+            BadInput: a file that cannot be read, or images that do not fit together, see `Pair`.
         """
         if isinstance(index, slice):
             scenes = None if self.scenes is None else self.scenes[index]
             return ImagePairs(self.names[index], self.files[index], scenes, self.task)
-        before, after, fine = self.files[index]
-        return Pair(
-            self.names[index], picture(before), picture(after), None if fine is None else picture(fine)
-        )
+        source, target, fine = self.files[index]
+        finer = None if fine is None else read_image(fine)
+        return Pair(self.names[index], read_image(source), read_image(target), finer)
 
 
 @dataclass(frozen=True)
-class Part(Sequence[Pair]):
-    """Some of many pairs, read when they are asked for.
+class PairSubset(Sequence[Pair]):
+    """Some of many pairs, read on access.
 
     Attributes:
         pairs: all of them.
-        numbers: of those that belong here.
+        numbers: of those in the subset.
     """
 
     pairs: Sequence[Pair]
@@ -163,40 +167,31 @@ class Part(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-    @overload
-    def __getitem__(self, index: slice) -> Part: ...
-    def __getitem__(self, index: int | slice) -> Pair | Part:
-        """A pair; a slice is not read yet."""
+    def __getitem__(self, index: Any) -> Any:
+        """Read a pair; slices are not read yet."""
         if isinstance(index, slice):
-            return Part(self.pairs, self.numbers[index])
+            return PairSubset(self.pairs, self.numbers[index])
         return self.pairs[self.numbers[index]]
 
 
-def parted(
-    pairs: Sequence[Pair],
-    /,
-    *,
-    validation: float = 0.05,
-    seed: int = 0,
-    groups: Sequence[str] | None = None,
-) -> tuple[Part, Part]:
-    """Pairs to learn from, and pairs to choose by what was learned; nothing is read.
+def split_pairs(
+    pairs: Sequence[Pair], /, *, validation: float = 0.05, seed: int = 0, groups: Sequence[str] | None = None
+) -> tuple[PairSubset, PairSubset]:
+    """Split pairs into training and validation; nothing is read.
 
     Args:
         pairs: two at least.
-        validation: share of pairs, or of groups, that is kept for validation: at least one, never all.
+        validation: share of pairs, or of groups, for validation: at least one, never all.
         seed: of the draw.
         groups: one word for each pair; pairs of one word, such as crops of one photograph, stay together.
 
     Raises:
-        BadInput: a share that is none, a seed below zero, too few pairs or groups to part, or not one group
-            for each pair.
+        BadInput: a share out of range, a seed below zero, too few pairs or groups, or not one group for each
+            pair.
 
     Example:
         >>> pair = Pair("flat", np.zeros((1, 8, 8)), np.zeros((1, 8, 8)))
-        >>> [len(part) for part in parted([pair] * 40)]
+        >>> [len(part) for part in split_pairs([pair] * 40)]
         [38, 2]
     """
     if not 0 < validation < 1:
@@ -210,63 +205,41 @@ def parted(
     if len(kinds) < 2:
         what = "pairs to part" if groups is None else "scenes in all pairs"
         raise BadInput("pairs", f"{len(kinds)} {what}", "are too few: training and validation need one each")
-    kept = min(max(1, round(validation * len(kinds))), len(kinds) - 1)
-    chosen = {kinds[number] for number in np.random.default_rng(seed).permutation(len(kinds))[:kept]}
-    sides = [tuple(n for n, word in enumerate(words) if (word in chosen) == side) for side in (False, True)]
-    return Part(pairs, sides[0]), Part(pairs, sides[1])
+    count = min(max(1, round(validation * len(kinds))), len(kinds) - 1)
+    chosen = {kinds[number] for number in np.random.default_rng(seed).permutation(len(kinds))[:count]}
+    learned = tuple(n for n, word in enumerate(words) if word not in chosen)
+    judging = tuple(n for n, word in enumerate(words) if word in chosen)
+    return PairSubset(pairs, learned), PairSubset(pairs, judging)
 
 
-def channels(count: int, /) -> str:
+def format_channels(count: int, /) -> str:
     """A count of channels in words.
 
     Example:
-        >>> channels(1), channels(3)
+        >>> format_channels(1), format_channels(3)
         ('1 channel', '3 channels')
     """
     return f"{count} channel" + "s" * (count != 1)
 
 
-def _listed(folder: Path) -> dict[str, tuple[Path, Path, Path | None]]:
-    """The files of a data set's part by their names: input, target and fine target."""
-    sides = {"input": _stems(folder / "input"), "gt": _stems(folder / "gt")}
+def _list_pairs(folder: Path) -> dict[str, tuple[Path, Path, Path | None]]:
+    """Input, target and fine target of one side of a data set, by their names without suffix."""
+    sides = {"input": _list_stems(folder / "input"), "gt": _list_stems(folder / "gt")}
     if (folder / "gt_hr").is_dir():
-        sides["gt_hr"] = _stems(folder / "gt_hr")
-    everything = set().union(*sides.values())
-    shared = sorted(everything.intersection(*sides.values()))
-    single = [sides[side][stem].name for side in sides for stem in sorted({*sides[side]} - {*shared})]
+        sides["gt_hr"] = _list_stems(folder / "gt_hr")
+    shared = sorted(set.intersection(*(set(side) for side in sides.values())))
+    single = [side[stem].name for side in sides.values() for stem in sorted({*side} - {*shared})]
     if single:
         shown = ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
-        fix = f"lack a partner of their name in {' or '.join(sides)} ({shown}): add it, or take them away"
+        fix = f"lack a partner of their name in {' or '.join(sides)} ({shown}): add it, or remove them"
         raise BadInput(str(folder), f"{len(single)} file" + "s" * (len(single) > 1), fix)
     if not shared:
         raise BadInput(str(folder), None, f"holds no pair: put {', '.join(SUFFIXES)} into input and gt")
-    return {
-        stem: (sides["input"][stem], sides["gt"][stem], sides.get("gt_hr", {}).get(stem)) for stem in shared
-    }
+    fine = sides.get("gt_hr", {})
+    return {stem: (sides["input"][stem], sides["gt"][stem], fine.get(stem)) for stem in shared}
 
 
-def _told(folder: Path) -> tuple[dict[str, str], str | None]:
-    """What each file of a data set shows, as its ``meta.json`` says, and what the images are."""
-    path = folder / "meta.json"
-    if not path.is_file():
-        return {}, None
-    try:
-        told = json.loads(path.read_text("utf-8"))
-        return {name: str(one["scene"]) for name, one in told["pairs"].items()}, told.get("task")
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        fix = 'does not say {"pairs": {"train/NAME": {"scene": ...}}}: mend it, or take it away'
-        raise BadInput(str(path), None, fix) from problem
-
-
-def _all_there(known: dict[str, str], found: dict[str, Any], folder: Path, part: str) -> None:
-    """Refuse a list of scenes that names what is not there: a slip would let a scene onto both sides."""
-    there = {f"{part}/{before.name}" for before, _, _ in found.values()}
-    if lost := sorted(name for name in known if name.startswith(f"{part}/") and name not in there):
-        fix = f"is no input file: write {part}/NAME with its ending, or take it away"
-        raise BadInput(str(folder / "meta.json"), lost[0], fix)
-
-
-def _stems(folder: Path) -> dict[str, Path]:
+def _list_stems(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         fix = "does not exist: a data set has train/input, train/gt, test/input and test/gt"
         raise BadInput("pairs", str(folder), fix)
@@ -278,3 +251,24 @@ def _stems(folder: Path) -> dict[str, Path]:
             raise BadInput(str(folder), f"{found[path.stem].name} and {path.name}", "share a name: keep one")
         found[path.stem] = path
     return found
+
+
+def _read_meta(folder: Path, part: Side, keys: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """Scene of each input file and kind of the images from ``meta.json``.
+
+    Names that match no file are refused: a slip would let a scene onto both sides.
+    """
+    path = folder / "meta.json"
+    if not path.is_file():
+        return {}, None
+    try:
+        meta = json.loads(path.read_text("utf-8"))
+        scenes = {name: str(one["scene"]) for name, one in meta["pairs"].items()}
+        task = meta.get("task")
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        fix = 'does not say {"pairs": {"train/NAME": {"scene": ...}}}: correct or remove it'
+        raise BadInput(str(path), None, fix) from problem
+    if missing := sorted(name for name in scenes if name.startswith(f"{part}/") and name not in keys):
+        fix = f"is not an input file: write {part}/NAME with its suffix, or remove it"
+        raise BadInput(str(path), missing[0], fix)
+    return scenes, task

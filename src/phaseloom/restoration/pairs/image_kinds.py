@@ -1,9 +1,9 @@
-"""What images are restored as: what of their values is arbitrary, and which values there can be.
+"""Kinds of images: which part of their values is arbitrary, and which values are possible.
 
-A `Task` brings an image to the level that a network is shown, values of about 0 to 1 or -1/2 to 1/2, and
-what comes out back to the unit of the image. A phase is known up to a constant and a ramp, and its strength
-depends on the specimen: its plane and its scale are taken off before a network sees it, and put back
-afterwards. Images of detectors have a brightness and a contrast each. Photographs are what they are.
+An `ImageKind` normalises an image for a network, to values of about 0 to 1 or -1/2 to 1/2, and brings the
+output back to the unit of the image. A phase is known up to a constant and a ramp, and its strength depends
+on the specimen: its plane and its scale are removed for the network, and restored afterwards. Images of
+detectors have a brightness and a contrast each. Photographs are used as they are.
 """
 
 from __future__ import annotations
@@ -18,101 +18,115 @@ from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.restoration.pairs.folders import Image, Pair
 
-__all__ = ["Level", "Task", "phase", "photograph", "virtual_detector"]
+__all__ = ["ImageKind", "Normalisation", "phase", "photograph", "virtual_detector"]
 
 Floats = NDArray[np.floating]
 
-SLACK = 1.0
-"""How far values may lie beyond what there can be: noise and sharpening reach there, other units further."""
+RANGE_TOLERANCE = 1.0
+"""Distance of values from the possible range: noise and sharpening stay within it, other units do not."""
 
-OUTER = (2.0, 98.0)
-"""Percentiles between which the scale of an image is taken."""
+SCALE_PERCENTILES = (2.0, 98.0)
+"""Percentiles whose distance is the scale of an image."""
+
+ROUNDING_SHARE = 1e-6
+"""Scale, in parts of the largest value of the original image, up to which a remainder is rounding error."""
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
-    """Where the values of an image lie: a plane and a scale for each channel.
+class Normalisation:
+    """A plane and a scale for each channel of an image.
 
     Attributes:
-        planes: ``(channel, 3)``: in the middle of the image, and from there to its edge along y and x.
+        planes: ``(channel, 3)``: value in the middle of the image, and changes from there to its edges along
+            y and x.
         scales: ``(channel,)``.
     """
 
     planes: NDArray[np.float64]
     scales: NDArray[np.float64]
 
-    def taken(self, image: Floats, /) -> Image:
-        """An image of the same field on any pixels, as a network is shown it."""
+    def apply(self, image: Floats, /) -> Image:
+        """Normalise an image of the same field on any pixels, for a network."""
         return ((image - self._plane(image.shape[-2:])) / self.scales[:, None, None]).astype(np.float32)
 
-    def given(self, image: Floats, /) -> Image:
-        """The inverse of `taken`, on the same pixels or on finer ones."""
+    def invert(self, image: Floats, /) -> Image:
+        """The inverse of `apply`, on the same pixels or on finer ones."""
         return (image * self.scales[:, None, None] + self._plane(image.shape[-2:])).astype(np.float32)
 
     def _plane(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        y, x = (_across(count) for count in shape)
+        # centres of pixels, from -1 at one edge of the image to 1 at the other
+        y, x = ((2 * np.arange(count) + 1) / count - 1 for count in shape)
         middle, down, along = (part[:, None, None] for part in self.planes.T)
         return middle + down * y[:, None] + along * x
 
 
 @dataclass(frozen=True)
-class Task:
-    """What images are restored as.
+class ImageKind:
+    """How images of one kind are normalised.
 
     Attributes:
         name: of the function that made it.
-        find: from an image ``(channel, y, x)`` in double precision to its level.
-        own: whether the planes of input and target have nothing to do with one another.
-        within: lowest and highest value that there can be, or ``None``.
+        fit: from an image ``(channel, y, x)`` in double precision to its normalisation.
+        separate_planes: whether the planes of input and target are independent.
+        value_range: lowest and highest possible value, or ``None``.
     """
 
     name: str
-    find: Callable[[NDArray[np.float64]], Level]
-    own: bool = False
-    within: tuple[float, float] | None = None
+    fit: Callable[[NDArray[np.float64]], Normalisation]
+    separate_planes: bool = False
+    value_range: tuple[float, float] | None = None
 
-    def level(self, image: Floats, /) -> Level:
-        """Where the values of an image ``(channel, y, x)`` lie.
+    def is_colour(self, channels: int, /) -> bool:
+        """Whether images of so many channels are photographs in red, green and blue."""
+        return self.value_range == (0.0, 1.0) and channels == 3
+
+    def fit_normalisation(self, image: Floats, /) -> Normalisation:
+        """Normalisation of an image ``(channel, y, x)``.
 
         Raises:
-            BadInput: values that are not finite, or that there cannot be.
+            BadInput: values that are not finite, or not possible.
         """
         image = np.asarray(image, np.float64)
         if bad := image.size - int(np.isfinite(image).sum()):
             raise BadInput(self.name, f"{bad} of {image.size} values", "are not finite: repair the image")
-        self._refuse_others(image)
-        return self.find(image)
+        low = float(image.min())
+        high = float(image.max())
+        bottom, top = self.value_range or (-np.inf, np.inf)
+        if low <= bottom - RANGE_TOLERANCE or high >= top + RANGE_TOLERANCE:
+            bounds = f"{bottom:g} to {top:g}"
+            fix = f"must lie within {bounds}: divide by the largest grey value, or choose another task"
+            raise BadInput(self.name, f"values of {low:.4g} to {high:.4g}", fix)
+        return self.fit(image)
 
     def levelled(self, pair: Pair, /) -> Pair:
-        """A pair as a network is taught it, on the scale of its input.
+        """A pair normalised for training, on the scale of its input.
 
-        The plane of a phase is its own: what constant and ramp a target has, nobody can tell from its input.
+        Input and target of a phase have planes of their own: the constant and ramp of the target cannot be
+        known from the input.
         """
-        low, other = self.level(pair.input), self.level(pair.target)
-        wanted = Level(other.planes, low.scales) if self.own else low
-        fine = None if pair.fine is None else wanted.taken(pair.fine)
-        return Pair(pair.name, low.taken(pair.input), wanted.taken(pair.target), fine)
-
-    def _refuse_others(self, image: Floats) -> None:
-        low, high = float(image.min()), float(image.max())
-        if self.within is None or (low > self.within[0] - SLACK and high < self.within[1] + SLACK):
-            return
-        bounds = f"{self.within[0]:g} to {self.within[1]:g}"
-        fix = f"must lie within {bounds}: divide by the largest grey value, or choose another task"
-        raise BadInput(self.name, f"values of {low:.4g} to {high:.4g}", fix)
+        before = self.fit_normalisation(pair.input)
+        after = self.fit_normalisation(pair.target)
+        wanted = Normalisation(after.planes, before.scales) if self.separate_planes else before
+        fine = None if pair.fine is None else wanted.apply(pair.fine)
+        return Pair(pair.name, before.apply(pair.input), wanted.apply(pair.target), fine)
 
 
-def photograph() -> Task:
-    """Colours or grey values of 0 to 1, as they are; what comes out is clipped to that.
+def photograph() -> ImageKind:
+    """Colours or grey values of 0 to 1, not normalised; the output is clipped to that range.
 
     Example:
-        >>> photograph().level(np.full((3, 4, 5), 0.2)).taken(np.full((3, 4, 5), 0.2)).max().round(3)
+        >>> image = np.full((3, 4, 5), 0.2)
+        >>> photograph().fit_normalisation(image).apply(image).max().round(3)
         np.float32(0.2)
     """
-    return Task("photograph", _bare, within=(0.0, 1.0))
+
+    def fit(image: NDArray[np.float64]) -> Normalisation:
+        return Normalisation(np.zeros((len(image), 3)), np.ones(len(image)))
+
+    return ImageKind("photograph", fit, value_range=(0.0, 1.0))
 
 
-def phase() -> Task:
+def phase() -> ImageKind:
     """Phases in radian, unwrapped: each channel without its plane, all of them on one scale.
 
     The plane is the commonest one, so a lopsided specimen on a flat ground does not tilt it; the scale is
@@ -121,47 +135,40 @@ def phase() -> Task:
     Example:
         >>> y, x = np.mgrid[:8, :8]
         >>> ramp = (1 + 0.1 * y - 0.2 * x)[None]
-        >>> bool(abs(phase().level(ramp).taken(ramp)).max() < 1e-4)
+        >>> bool(abs(phase().fit_normalisation(ramp).apply(ramp)).max() < 1e-4)
         True
     """
-    return Task("phase", _ramped, own=True)
+
+    def fit(image: NDArray[np.float64]) -> Normalisation:
+        planes = np.stack([_fit_plane(channel) for channel in image])
+        flat = Normalisation(planes, np.ones(len(image))).apply(image)
+        return Normalisation(planes, np.full(len(image), _scale_of(flat, image)))
+
+    return ImageKind("phase", fit, separate_planes=True)
 
 
-def virtual_detector() -> Task:
+def virtual_detector() -> ImageKind:
     """Images of detectors, bright field or dark: each without its median, on a scale of its own.
 
     Example:
         >>> image = np.linspace(5, 6, 101).reshape(1, 1, 101)
-        >>> seen = virtual_detector().level(image).taken(image)
-        >>> seen.min().round(2), seen.max().round(2)
+        >>> normal = virtual_detector().fit_normalisation(image).apply(image)
+        >>> normal.min().round(2), normal.max().round(2)
         (np.float32(-0.52), np.float32(0.52))
     """
-    return Task("virtual_detector", _contrasts)
+
+    def fit(image: NDArray[np.float64]) -> Normalisation:
+        medians = np.median(image, (1, 2))
+        planes = np.stack([medians, 0 * medians, 0 * medians], 1)
+        return Normalisation(planes, np.array([_scale_of(channel, channel) for channel in image]))
+
+    return ImageKind("virtual_detector", fit)
 
 
-def _bare(image: NDArray[np.float64]) -> Level:
-    """No plane, no scale."""
-    return Level(np.zeros((len(image), 3)), np.ones(len(image)))
-
-
-def _ramped(image: NDArray[np.float64]) -> Level:
-    """A plane for each channel, one scale for all."""
-    planes = np.stack([_ramp(one) for one in image])
-    flat = Level(planes, np.ones(len(image))).taken(image)
-    return Level(planes, np.full(len(image), _span(flat, image)))
-
-
-def _contrasts(image: NDArray[np.float64]) -> Level:
-    """A middle and a scale for each channel."""
-    middles = np.median(image, (1, 2))
-    planes = np.stack([middles, 0 * middles, 0 * middles], 1)
-    return Level(planes, np.array([_span(one, one) for one in image]))
-
-
-def _ramp(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The plane of an image, whatever its strength: in its middle, and from there to its edges."""
+def _fit_plane(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The plane of an image of any strength: value in its middle, and changes from there to its edges."""
     flat = remove_ramp(image)
-    unit = _span(flat, image)
+    unit = _scale_of(flat, image)
     plane = image - unit * remove_ramp(flat / unit, robust=True)
     rows, columns = image.shape
     down = (plane[-1, 0] - plane[0, 0]) / 2 * rows / max(rows - 1, 1)
@@ -169,12 +176,7 @@ def _ramp(image: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([plane.mean(), down, along])
 
 
-def _across(count: int) -> NDArray[np.float64]:
-    """Middles of pixels, from -1 at one edge of an image to 1 at the other."""
-    return (2 * np.arange(count) + 1) / count - 1
-
-
-def _span(values: Floats, image: Floats) -> float:
-    """Distance between the outer percentiles; 1 of what is rounding of the image that it was made from."""
-    low, high = np.percentile(values, OUTER)
-    return float(high - low) if high - low > 1e-6 * np.abs(image).max() else 1.0
+def _scale_of(values: Floats, original: Floats) -> float:
+    """Distance between the outer percentiles; 1 if that is rounding error of the original image."""
+    low, high = np.percentile(values, SCALE_PERCENTILES)
+    return float(high - low) if high - low > ROUNDING_SHARE * np.abs(original).max() else 1.0

@@ -1,20 +1,20 @@
-"""Pairs to learn restoration from, of scans alone: what few of their counts show, and what the others show.
+"""Noise2Noise pairs of scans: images from a share of the counts, and from the remaining counts.
 
-For each count of a scan the toss of a coin says whether it is in the input (`prepare.thin`, binomial
-thinning). Both parts of Poisson counts are independent Poisson counts, those of a shorter and of a longer
-exposure, and both are turned into an image in the same way. So neither a truth nor a simulation is needed: a
-scan of high dose teaches what one of low dose lacks.
+A random number for each count decides whether it belongs to the input (`prepare.thin`, binomial thinning).
+Both parts of Poisson counts are independent Poisson counts, those of a shorter and of a longer exposure, and
+both are converted to an image in the same way. Neither ground truth nor a simulation is needed: a scan of
+high dose teaches what one of low dose lacks.
 
-**The target holds the rest of the counts**, not all of them: so the noise of both is independent, and a
-network cannot learn to keep any (Noise2Noise). With ``target: all``, as usually done, the noise of the input
-is also in the target, at its share of the counts, which teaches to keep so much of it. The target is noisy
-in either case, and an error against it holds the target's own noise.
+**The target holds the remaining counts**, not all of them: so the noise of both is independent, and a network
+cannot learn to keep any (Noise2Noise). With ``target: all``, as usually done, the noise of the input is also
+in the target, at its share of the counts, which teaches to keep that much of it. The target is noisy in
+either case, and an error against it includes the target's own noise.
 
-**Both images of a pair lie on the same pixels.** Beam, orientation and defocus are settled once, on all of
-the counts. A predicted phase, an integrated one and images of detectors are bound to the raster of the scan:
-nothing can drift. Of ptychography positions are found on all of the counts, and held; the probe is found by
-each part for itself and may take the object with it, so the target is moved onto the input by what their
-cross-correlation says, and both are cut to what they share. Inputs are never interpolated.
+**Both images of a pair lie on the same pixels.** Beam, orientation and defocus are determined once, on all of
+the counts. A predicted phase, an integrated one and images of detectors are on the raster of the scan and
+cannot drift. For ptychography positions are refined on all of the counts, then fixed; the probe is refined by
+each part and may shift the object, so the target is registered to the input by cross-correlation, and both
+are cropped to their overlap. Inputs are never interpolated.
 
 Source:
     J. Lehtinen et al., Noise2Noise, ICML 2018, arXiv:1803.04189.
@@ -38,67 +38,67 @@ from phaseloom.data.counts import loaded
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import fresh, whole
-from phaseloom.learning import weight_files as pretrained
-from phaseloom.learning.weight_files import find
+from phaseloom.learning import weight_files
 from phaseloom.metrics.phase import find_shift, remove_ramp, shifted
 from phaseloom.ptycho.beam_optics import optics_of
 from phaseloom.reconstruction.half_data_frc import splittable
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.restoration.pairs.folders import Image, Pair
+from phaseloom.restoration.pairs.folders import Image, Pair, Side
 from phaseloom.retrieval.prediction import measured, predict
 from phaseloom.retrieval.preprocessing import trusted
 from phaseloom.simulation.experiment import PER_STEP
 from phaseloom.spec import Written, to_yaml
 from phaseloom.virtual.recipe import Virtual, virtual
 
-__all__ = ["Thin", "Thinned", "drawn", "pairs", "save", "source"]
+__all__ = ["PairRecipe", "ScanPair", "make_pairs", "make_pairs_of_scan", "read_source", "save_pairs"]
 
 log = logging.getLogger(__name__)
 
-Part = Literal["train", "test"]
+Floats = NDArray[np.floating]
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 UNITS = {"phase": "radian", "virtual_detector": "counts"}
 
-PLACES = ("positions", "affine", "rotation", "scale", "lines", "heights", "height_scale")
-"""Parts of a reconstruction that move its field: found on all of the counts, then held."""
+FIELD_MOVING_PARTS = ("positions", "affine", "rotation", "scale", "lines", "heights", "height_scale")
+"""Parts of a reconstruction that move its field: refined on all of the counts, then fixed."""
 
-ASIDE = 8
-"""Pixels that two reconstructions may lie beside one another, at most."""
+MAX_REGISTRATION_SHIFT = 8
+"""Pixels by which two reconstructions may be shifted against one another, at most."""
 
-NO_COUNTS = "is no number of counts, so they cannot be parted: leave out steps of prepare that scale or blend"
-
-KEPT = 2**30
+MAX_BYTES_IN_MEMORY = 2**30
 """Bytes of counts up to which they are read once, and not pattern by pattern for every part."""
 
-LIKE = 0.3
-"""Correlation of input and target below which there is hardly anything to learn from."""
+MIN_CORRELATION = 0.3
+"""Correlation of input and target below which there is hardly anything to learn."""
+
+PATTERNS_PER_CHUNK = 256
+"""Patterns that are searched for counts at a time."""
 
 
-class Thin(Written):
+class PairRecipe(Written):
     """How pairs of images are made of scans.
 
     Attributes:
         files: scans, or parameter files of scans, whose optics and preparation hold for both images of a
-            pair; counts, which must be single quanta, are parted after ``prepare``.
-        scan: what a parameter file would say of those that are none: ``read``, ``prepare``; ``probe`` for
+            pair; counts, which must be single quanta, are split after ``prepare``.
+        scan: what a parameter file would say, for files that are scans: ``read``, ``prepare``; ``probe`` for
             reconstruct and predict, ``semiangle`` for the others.
-        task: ``phase``, one channel in radian; ``virtual_detector``, what bright field, dark fields and
-            further rings or segments of the parameter file see, a channel each, in counts of the whole dose:
+        task: ``phase``, one channel in radian; ``virtual_detector``, images of bright field, dark fields and
+            further rings or segments of the parameter file, a channel each, in counts of the whole dose:
             they are divided by the share, so that input and target have one unit.
-        by: how phases are found: ``reconstruct``, by ptychography as the parameter file says; ``predict``, by
-            a network; ``integrate``, from centres of mass, which needs no probe but a raster.
+        by: method for phases: ``reconstruct``, ptychography as the parameter file says; ``predict``, a
+            network; ``integrate``, from centres of mass, which needs no probe but a raster.
         model: of ``predict``: a network's file, or the name of one that comes with the package.
-        share: of the counts in the input; of several, each pair has one by chance: for any of these doses.
-        draws: pairs of each scan, each by a coin of its own.
+        share: of the counts in the input; of several, each pair has a random one: for any of these doses.
+        draws: pairs of each scan, each split at random.
         target: ``rest``, of the counts that are not in the input; ``all``, of all, see above.
         test: share of the scans whose pairs are for ``test``: one at least, never all; none of a single scan.
-        seed: of everything that is drawn.
+        seed: of all random numbers.
 
     Example:
-        >>> Thin.of({"files": ["a.h5", "b.h5"], "by": "integrate", "share": [0.05, 0.2]}).draws
+        >>> PairRecipe.of({"files": ["a.h5", "b.h5"], "by": "integrate", "share": [0.05, 0.2]}).draws
         4
     """
 
@@ -113,301 +113,329 @@ class Thin(Written):
     test: Share = 0.25
     seed: int = Field(0, ge=0, lt=2**62, strict=True)
 
-    @property
-    def way(self) -> str:
-        """What turns counts into an image."""
-        return self.by if self.task == "phase" else "detect"
-
 
 @dataclass(frozen=True, eq=False)
-class Thinned:
-    """A pair for a part of the data set, the names of its channels, and how it was drawn.
+class ScanPair:
+    """A pair of a scan.
 
     Attributes:
-        told: ``scene``, the name of its scan; ``file``, ``share``, ``seed`` of the coin, ``counts`` of a
+        part: side of the data set.
+        pair: the images.
+        channels: names of the channels.
+        told: ``scene``, the name of its scan; ``file``, ``share``, ``seed`` of the split, ``counts`` of a
             pattern in the input; ``pixel`` (y, x), angstrom; ``shift`` (y, x) pixels by which the target was
             moved; ``likeness``, correlation of input and target.
     """
 
-    part: Part
+    part: Side
     pair: Pair
     channels: tuple[str, ...]
     told: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class _Eye:
-    """A scan whose counts are to be parted, and what makes an image ``(channel, y, x)`` of a share of them.
+class _Imaging:
+    """A scan to split, and the conversion of its counts to an image, with parameters from all of the counts.
 
-    All that is settled is settled on all of the counts. Images may be ``loose``: beside one another.
+    Attributes:
+        scan: with all counts.
+        image: from a scan and its share of the counts to ``(channel, y, x)``.
+        channels: their names.
+        pixel: (y, x), angstrom.
+        register: whether images may be shifted against one another, and blank patterns are left out.
     """
 
     scan: Scan4D
-    see: Callable[[Scan4D, float], NDArray[np.floating]]
+    image: Callable[[Scan4D, float], Floats]
     channels: tuple[str, ...]
     pixel: tuple[float, float]
-    loose: bool = False
+    register: bool = False
 
 
-def source(recipe: Thin, path: Path, /) -> Reconstruct | Virtual:
-    """What a file of a scan says, or a parameter file, as far as it is needed to look at it."""
-    kind = Reconstruct if recipe.way in ("reconstruct", "predict") else Virtual
+def read_source(recipe: PairRecipe, path: Path, /) -> Reconstruct | Virtual:
+    """Parameters of a scan, from its parameter file, or for a scan from the recipe."""
+    needs_probe = recipe.task == "phase" and recipe.by != "integrate"
+    kind = Reconstruct if needs_probe else Virtual
     if path.suffix in (".yaml", ".yml") or not recipe.scan:
         return kind.from_path(path)
     return kind.of({**recipe.scan, "file": str(path)}).rooted(Path.cwd())
 
 
-def pairs(recipe: Thin, /) -> Iterator[Thinned]:
+def make_pairs(recipe: PairRecipe, /) -> Iterator[ScanPair]:
     """All pairs of all scans, one at a time.
 
-    Whether counts can be parted is looked at in all files first.
+    All files are checked first: whether their counts can be split.
 
     Raises:
         BadInput: no file, one that cannot be read or is given twice, counts that are not whole numbers from
-            zero up, a scan that cannot be looked at in this way, or channels that differ.
+            zero up, a scan that does not suit the method, or channels that differ.
     """
-    sources = _sources(recipe)
-    held, known = _held(recipe, len(sources)), None
-    for number, one in enumerate(sources):
-        for made in drawn(recipe, one, number=number, part="test" if number in held else "train"):
-            known = known or made
-            if made.channels != known.channels:
-                theirs, ours = ", ".join(known.channels), ", ".join(made.channels)
-                fix = f"but {known.told['scene']} has {theirs}: give each kind of scan a data set of its own"
-                raise BadInput(f"{one.file.name}: channels", ours, fix)
+    sources = _read_sources(recipe)
+    count = len(sources)
+    tests = min(max(1, round(recipe.test * count)), count - 1)
+    tested = np.random.default_rng((recipe.seed, 41)).permutation(count)[:tests]
+    first = None
+    for number, source in enumerate(sources):
+        part = "test" if number in tested else "train"
+        for made in make_pairs_of_scan(recipe, source, number=number, part=part):
+            first = first or made
+            if made.channels != first.channels:
+                known = f"{first.told['scene']} has {', '.join(first.channels)}"
+                fix = f"but {known}: give each kind of scan a data set of its own"
+                raise BadInput(f"{source.file.name}: channels", ", ".join(made.channels), fix)
             yield made
 
 
-def drawn(
-    recipe: Thin,
-    one: Reconstruct | Virtual,
+def make_pairs_of_scan(
+    recipe: PairRecipe,
+    source: Reconstruct | Virtual,
     scan: Scan4D | None = None,
     /,
     *,
     number: int = 0,
-    part: Part = "train",
-) -> Iterator[Thinned]:
+    part: Side = "train",
+) -> Iterator[ScanPair]:
     """The pairs of one scan.
 
     Args:
-        recipe: of the pairs; its ``files`` do not matter.
-        one: what is known of the scan, as `source` gives it.
-        scan: in memory, in place of the file; it is prepared as ``one`` says.
+        recipe: of the pairs; its ``files`` are ignored.
+        source: parameters of the scan, as of `read_source`.
+        scan: in memory, in place of the file; it is prepared as ``source`` says.
         number: of the scan, part of the seed and of the names.
-        part: that the pairs are for.
+        part: side of the data set.
 
     Raises:
-        BadInput: see `pairs`.
+        BadInput: see `make_pairs`.
     """
-    scene = f"{number:03d}_{one.file.stem.replace(' ', '_')}"
-    with _named(one):
-        eye = _WAYS[recipe.way](recipe, one, scan)
-        if np.prod(eye.scan.counts.shape) * eye.scan.counts.dtype.itemsize < KEPT:
-            eye = replace(eye, scan=replace(eye.scan, counts=loaded(eye.scan.counts)))
+    scene = f"{number:03d}_{source.file.stem.replace(' ', '_')}"
+    prepare_imaging = _METHODS[recipe.by if recipe.task == "phase" else "detect"]
+    with _errors_with_file(source):
+        imaging = prepare_imaging(recipe, source, scan)
+        counts = imaging.scan.counts
+        if np.prod(counts.shape) * counts.dtype.itemsize < MAX_BYTES_IN_MEMORY:
+            imaging = replace(imaging, scan=replace(imaging.scan, counts=loaded(counts)))
     for draw in range(recipe.draws):
         rng = np.random.default_rng((recipe.seed, 37, number, draw))
-        share, seed = float(rng.choice(np.atleast_1d(recipe.share))), int(rng.integers(2**31))
-        with _named(one):
-            images, told = _parted(recipe, eye, share, seed)
-        told = {"scene": scene, "file": one.file.name, "share": share, "seed": seed, **told}
-        pair = Pair(f"{scene}_{draw:02d}", *images)
-        if told["likeness"] < LIKE:
-            log.warning("%s: input and target hardly agree (correlation %.2f)", pair.name, told["likeness"])
-        yield Thinned(part, pair, eye.channels, told)
+        share = float(rng.choice(np.atleast_1d(recipe.share)))
+        seed = int(rng.integers(2**31))
+        with _errors_with_file(source):
+            before, after, details = _split_and_image(recipe, imaging, share, seed)
+        details = {"scene": scene, "file": source.file.name, "share": share, "seed": seed, **details}
+        pair = Pair(f"{scene}_{draw:02d}", before, after)
+        correlation = details["likeness"]
+        if correlation < MIN_CORRELATION:
+            log.warning("%s: input and target hardly agree (correlation %.2f)", pair.name, correlation)
+        yield ScanPair(part, pair, imaging.channels, details)
 
 
-def save(recipe: Thin, folder: Path, /, *, each: Callable[[Thinned], Any] = lambda made: None) -> Path:
-    """Write a data set as `phaseloom.restoration.pairs.folders` reads it, 32-bit ``.npy``, with
-    ``meta.json``.
+def save_pairs(
+    recipe: PairRecipe, folder: Path, /, *, each: Callable[[ScanPair], Any] = lambda made: None
+) -> Path:
+    """Write a data set as `phaseloom.restoration.pairs.folders` reads it, 32-bit ``.npy``.
 
-    It is written pair by pair: what is done stays if a later scan fails.
+    It is written pair by pair: finished pairs stay if a later scan fails.
 
     Args:
         recipe: of the pairs.
         folder: new or empty.
-        each: is told of every pair when it is written.
+        each: called with every pair after it is written.
 
     Returns:
-        ``meta.json``: ``task``, ``unit``, ``channels``, the text of the ``recipe``, and under ``pairs`` how
-        each was drawn, see `Thinned`, by its path from ``folder`` without ``input`` or ``gt``.
+        ``meta.json``: ``task``, ``unit``, ``channels``, the text of the ``recipe``, and under ``pairs`` the
+        parameters of each, see `ScanPair`, by its path from ``folder`` without ``input`` or ``gt``.
 
     Raises:
-        BadInput: a folder that holds something; and as of `pairs`.
+        BadInput: a folder that is not empty; and as of `make_pairs`.
     """
     folder = fresh(folder, "pairs: folder")
-    told: dict[str, Any] = {"task": recipe.task, "unit": UNITS[recipe.task], "channels": []}
-    told |= {"recipe": to_yaml(recipe.resolved()), "pairs": {}}
-    for made in pairs(recipe):
+    meta: dict[str, Any] = {"task": recipe.task, "unit": UNITS[recipe.task], "channels": []}
+    meta |= {"recipe": to_yaml(recipe.resolved()), "pairs": {}}
+    for made in make_pairs(recipe):
         name = f"{made.pair.name}.npy"
-        for place, image in {"input": made.pair.input, "gt": made.pair.target}.items():
-            with whole(folder / made.part / place / name) as short:
+        for side, image in {"input": made.pair.input, "gt": made.pair.target}.items():
+            with whole(folder / made.part / side / name) as short:
                 np.save(short, image)
-        told["channels"] = list(made.channels)
-        told["pairs"][f"{made.part}/{name}"] = dict(made.told)
+        meta["channels"] = list(made.channels)
+        meta["pairs"][f"{made.part}/{name}"] = dict(made.told)
         with whole(folder / "meta.json") as short:
-            short.write_text(json.dumps(told, indent=1), encoding="utf-8")
+            short.write_text(json.dumps(meta, indent=1), encoding="utf-8")
         each(made)
     return folder / "meta.json"
 
 
-def _sources(recipe: Thin) -> list[Reconstruct | Virtual]:
-    """What the files say, each of which has been looked into."""
+def _read_sources(recipe: PairRecipe) -> list[Reconstruct | Virtual]:
+    """Parameters of all files, checked."""
     if not recipe.files:
         raise BadInput("files", None, "names no scan: give files of scans, or parameter files of scans")
-    found = [source(recipe, path) for path in recipe.files]
-    places = [one.there().resolve() for one in found]
+    sources = [read_source(recipe, path) for path in recipe.files]
+    places = [source.there().resolve() for source in sources]
     if twice := [place for number, place in enumerate(places) if place in places[:number]]:
-        fix = "is given twice, so it could be learned from and examined with: give it once, with more draws"
+        fix = "is given twice, so it could be in training and in test: give it once, with more draws"
         raise BadInput("files", str(twice[0]), fix)
-    for one in found:
-        with _named(one):
-            splittable(one.scan())
-            if isinstance(one, Virtual):
-                _steps(one.all())
-    return found
-
-
-def _held(recipe: Thin, count: int) -> set[int]:
-    """Numbers of the scans that are for the test."""
-    kept = min(max(1, round(recipe.test * count)), count - 1)
-    order = np.random.default_rng((recipe.seed, 41)).permutation(count)
-    return {int(number) for number in order[:kept]}
+    for source in sources:
+        with _errors_with_file(source):
+            splittable(source.scan())
+            if isinstance(source, Virtual):
+                _raster_steps(source.all())
+    return sources
 
 
 @contextmanager
-def _named(one: Reconstruct | Virtual) -> Iterator[None]:
-    """What is wrong with a scan, said with its name."""
+def _errors_with_file(source: Reconstruct | Virtual) -> Iterator[None]:
+    """Add the name of the file to errors."""
     try:
         yield
     except MissingExtra:
         raise
     except BadInput as problem:
-        place, fix = problem.place, problem.fix
+        place = problem.place
+        fix = problem.fix
         if place == "halves of the counts":
-            place, fix = "counts", NO_COUNTS
-        raise BadInput(f"{one.file.name}: {place}", problem.value, fix) from problem
+            place = "counts"
+            fix = "is not a number of counts, so they cannot be split"
+            fix += ": leave out steps of prepare that scale or blend"
+        raise BadInput(f"{source.file.name}: {place}", problem.value, fix) from problem
 
 
-def _parted(recipe: Thin, eye: _Eye, share: float, seed: int) -> tuple[tuple[Image, Image], dict[str, Any]]:
-    """Input and target of one coin, and what was done."""
-    few = prepare.thin(eye.scan, which=0, share=share, seed=seed)
-    most = eye.scan
+def _split_and_image(
+    recipe: PairRecipe, imaging: _Imaging, share: float, seed: int
+) -> tuple[Image, Image, dict[str, Any]]:
+    """Input and target of one random split, and its parameters."""
+    few = prepare.thin(imaging.scan, which=0, share=share, seed=seed)
+    most = imaging.scan
+    rest = 1.0
     if recipe.target == "rest":
-        most = prepare.thin(eye.scan, which=1, share=share, seed=seed)
-    if eye.loose:  # what leaves out blank patterns must leave out the same ones
-        lit = _lit(few) & _lit(most)
-        if not lit.any():
+        most = prepare.thin(imaging.scan, which=1, share=share, seed=seed)
+        rest = 1 - share
+    if imaging.register:  # reconstructions leave out blank patterns: both must leave out the same ones
+        has_counts = _find_counts(few) & _find_counts(most)
+        if not has_counts.any():
             raise BadInput("share", share, "of the counts leaves no pattern with any: take more")
-        few, most = few.select(lit), most.select(lit)
-    rest = 1 - share if recipe.target == "rest" else 1.0
-    before, after = eye.see(few, share), eye.see(most, rest)
-    before, after, shift = _registered(before, after) if eye.loose else (before, after, (0.0, 0.0))
-    told: dict[str, Any] = {
+        few = few.select(has_counts)
+        most = most.select(has_counts)
+    before = imaging.image(few, share)
+    after = imaging.image(most, rest)
+    shift = (0.0, 0.0)
+    if imaging.register:
+        before, after, shift = _register(before, after)
+    details: dict[str, Any] = {
         "counts": float(few.mean_pattern().sum()),
-        "pixel": list(eye.pixel),
+        "pixel": list(imaging.pixel),
         "shift": list(shift),
+        "likeness": float(np.mean([_correlate(*both) for both in zip(before, after, strict=True)])),
     }
-    told["likeness"] = float(np.mean([_likeness(*both) for both in zip(before, after, strict=True)]))
-    return (before.astype(np.float32), after.astype(np.float32)), told
+    return before.astype(np.float32), after.astype(np.float32), details
 
 
-def _lit(scan: Scan4D) -> NDArray[np.bool_]:
+def _find_counts(scan: Scan4D) -> NDArray[np.bool_]:
     """Which patterns hold a count."""
-    parts = [np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256)]
-    return np.concatenate([(scan.counts[index] * scan.mask).any((1, 2)) for index in parts])
+    starts = range(0, len(scan), PATTERNS_PER_CHUNK)
+    chunks = [np.arange(start, min(start + PATTERNS_PER_CHUNK, len(scan))) for start in starts]
+    return np.concatenate([(scan.counts[index] * scan.mask).any((1, 2)) for index in chunks])
 
 
-def _registered(
-    before: NDArray[np.floating], after: NDArray[np.floating]
-) -> tuple[NDArray[np.floating], NDArray[np.floating], tuple[float, float]]:
-    """An image, another one moved onto it, both cut to what they share, and by how much it was moved."""
-    shift = find_shift(remove_ramp(after[0]), remove_ramp(before[0]), max_shift=ASIDE, rounds=3)
+def _register(before: Floats, after: Floats) -> tuple[Floats, Floats, tuple[float, float]]:
+    """An image, another one moved onto it, both cropped to their overlap, and the shift."""
+    reference = remove_ramp(before[0])
+    shift = find_shift(remove_ramp(after[0]), reference, max_shift=MAX_REGISTRATION_SHIFT, rounds=3)
     edges = np.ceil(np.abs(shift)).astype(int)
-    cut = [slice(edge, n - edge) for edge, n in zip(edges, after.shape[1:], strict=True)]
+    crop = [slice(edge, n - edge) for edge, n in zip(edges, after.shape[1:], strict=True)]
     moved = np.stack([shifted(one, shift) for one in after])
-    return before[:, *cut], moved[:, *cut], shift
+    return before[:, *crop], moved[:, *crop], shift
 
 
-def _likeness(one: NDArray[np.floating], two: NDArray[np.floating]) -> float:
-    """Correlation of two images, planes aside; 0 where one is the same everywhere."""
+def _correlate(one: Floats, two: Floats) -> float:
+    """Correlation of two images without their planes; 0 if one is constant."""
     a, b = (remove_ramp(image).ravel() for image in (one, two))
-    size = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / size) if size > 0 else 0.0
+    norm = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norm) if norm > 0 else 0.0
 
 
-def _reconstructed(recipe: Thin, one: Any, scan: Scan4D | None) -> _Eye:
-    """By ptychography: start and positions found on all of the counts, then the same run for each part."""
-    job = Job.begin(one.model_copy(update={"outputs": ()}), scan=scan)
+def _prepare_reconstruction(recipe: PairRecipe, source: Any, scan: Scan4D | None) -> _Imaging:
+    """Ptychography: start and positions from all of the counts, then the same run for each part."""
+    job = Job.begin(source.model_copy(update={"outputs": ()}), scan=scan)
     splittable(job.finest.scan)
-    if any(job.recipe.rate_of(name) for name in PLACES):
-        _driven(job)
-    found, rates = job.finest.scan, job.recipe.rates
+    if any(job.recipe.rate_of(name) for name in FIELD_MOVING_PARTS):
+        _run(job)
+    full = job.finest.scan
+    rates = job.recipe.rates
     if len(job.progress.history):
-        found = replace(found, positions=job.model.scan.angstrom())
-    held = {name: 0.0 for name in PLACES if name in rates}
-    changes = tuple(change for change in one.changes if change.part not in PLACES)
-    update = {"prepare": (), "outputs": (), "rates": {**rates, **held}, "changes": changes}
+        full = replace(full, positions=job.model.scan.angstrom())
+    fixed = {name: 0.0 for name in FIELD_MOVING_PARTS if name in rates}
+    changes = tuple(change for change in source.changes if change.part not in FIELD_MOVING_PARTS)
+    update = {"prepare": (), "outputs": (), "rates": {**rates, **fixed}, "changes": changes}
     settled = job.recipe.model_copy(update=update)
 
-    def see(part: Scan4D, share: float) -> NDArray[np.floating]:
-        result = _driven(Job.begin(settled, scan=part)).result()
+    def image(part: Scan4D, share: float) -> Floats:
+        result = _run(Job.begin(settled, scan=part)).result()
         return result.phase[result.window][None]
 
-    return _Eye(found, see, ("phase",), job.finest.model.scan.canvas.pixel, loose=True)
+    return _Imaging(full, image, ("phase",), job.finest.model.scan.canvas.pixel, register=True)
 
 
-def _driven(job: Job) -> Job:
-    """A job that has come to its end, in silence."""
+def _run(job: Job) -> Job:
+    """Run a job to its end."""
     deque(job, maxlen=0)
     if job.progress.stop.interrupted:
         raise KeyboardInterrupt
     return job
 
 
-def _predicted(recipe: Thin, one: Any, scan: Scan4D | None) -> _Eye:
-    """By a network, between the first probe and the last."""
-    path = find(recipe.model)
-    net, card = pretrained.load(path), pretrained.card(path)
-    scan, _ = trusted(one.scan(scan))
-    optics = optics_of(one.probe)
-    optics = replace(optics, semiangle=measured(scan, optics.semiangle))
+def _prepare_prediction(recipe: PairRecipe, source: Any, scan: Scan4D | None) -> _Imaging:
+    """A network; images cover the field between the first probe and the last."""
+    path = weight_files.find(recipe.model)
+    net = weight_files.load(path)
+    card = weight_files.card(path)
+    full, _ = trusted(source.scan(scan))
+    optics = optics_of(source.probe)
+    optics = replace(optics, semiangle=measured(full, optics.semiangle))
     inner = slice(PER_STEP, -PER_STEP)
 
-    def see(part: Scan4D, share: float) -> NDArray[np.floating]:
+    def image(part: Scan4D, share: float) -> Floats:
         return predict(net, card, part, optics).phase[None, inner, inner]
 
-    return _Eye(scan, see, ("phase",), predict(net, card, scan, optics).pixel)
+    return _Imaging(full, image, ("phase",), predict(net, card, full, optics).pixel)
 
 
-def _detected(recipe: Thin, one: Any, given: Scan4D | None) -> _Eye:
-    """By virtual detectors, whose beam is that of all of the counts."""
-    scan: Scan4D = one.all(given)
-    steps, found = _steps(scan), virtual(one, scan)
+def _prepare_detectors(recipe: PairRecipe, source: Any, scan: Scan4D | None) -> _Imaging:
+    """Virtual detectors, or the phase integrated from them, with the beam of all of the counts."""
+    full: Scan4D = source.all(scan)
+    steps = _raster_steps(full)
+    found = virtual(source, full)
     beam = {"semiangle": f"{float(found.beam.semiangle)!r} rad", "centre": found.survey.centre}
-    settled = one.model_copy(update=beam)
-    phased = recipe.task == "phase"
-    names = ("phase",) if phased else tuple(detector.name for detector in found.survey.detectors)
+    settled = source.model_copy(update=beam)
+    names = tuple(detector.name for detector in found.survey.detectors)
 
-    def see(part: Scan4D, share: float) -> NDArray[np.floating]:
+    def image(part: Scan4D, share: float) -> Floats:
         images = virtual(settled, part)
-        if not phased:
+        if recipe.task == "virtual_detector":
             return np.stack([images.survey.image(name) for name in names]) / share
         assert images.phase is not None
         return images.phase[None]
 
-    return _Eye(scan, see, names, steps)
+    return _Imaging(full, image, ("phase",) if recipe.task == "phase" else names, steps)
 
 
-def _steps(scan: Scan4D) -> tuple[float, float]:
+def _raster_steps(scan: Scan4D) -> tuple[float, float]:
     """Steps of the raster along its rows and columns, angstrom."""
     if scan.grid is None or np.prod(scan.grid) != len(scan):
-        fix = "needs a raster: say the grid when reading, or take by: reconstruct"
+        fix = "needs a raster: give the grid when reading, or choose by: reconstruct"
         raise BadInput("positions", None, fix)
-    places = scan.positions.reshape(*scan.grid, 2)
-    moves = (np.diff(places, axis=axis).reshape(-1, 2) for axis in (0, 1))
+    positions = scan.positions.reshape(*scan.grid, 2)
+    moves = (np.diff(positions, axis=axis).reshape(-1, 2) for axis in (0, 1))
     down, along = (float(np.linalg.norm(move.mean(0))) if len(move) else 0.0 for move in moves)
     return down, along
 
 
-_WAYS: dict[str, Callable[[Thin, Any, Scan4D | None], _Eye]]
-_WAYS = {"reconstruct": _reconstructed, "predict": _predicted, "integrate": _detected, "detect": _detected}
+_METHODS: dict[str, Callable[[PairRecipe, Any, Scan4D | None], _Imaging]] = {
+    "reconstruct": _prepare_reconstruction,
+    "predict": _prepare_prediction,
+    "integrate": _prepare_detectors,
+    "detect": _prepare_detectors,
+}
+
+
+# old names, until callers are renamed
+Thin = PairRecipe
+drawn = make_pairs_of_scan
+save = save_pairs

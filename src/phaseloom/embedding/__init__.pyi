@@ -1,0 +1,15 @@
+from . import losses as losses
+from . import networks as networks
+from .embeddings import ScanEmbedding as ScanEmbedding
+from .embeddings import denoise as denoise
+from .embeddings import embed as embed
+from .embeddings import embed_patterns as embed_patterns
+from .embeddings import load_autoencoder as load_autoencoder
+from .evaluate import finish_training as finish_training
+from .latents import LatentReport as LatentReport
+from .latents import find_clusters as find_clusters
+from .latents import generate_patterns as generate_patterns
+from .latents import write_report as write_report
+from .summary import show as show
+from .train import Autoencode as Autoencode
+from .train import AutoencoderTraining as AutoencoderTraining

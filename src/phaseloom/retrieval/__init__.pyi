@@ -1,0 +1,14 @@
+from . import losses as losses
+from . import networks as networks
+from .evaluate import evaluate_network as evaluate_network
+from .linear_fit import fit_linear_network as fit_linear_network
+from .predict_scans import ScanPrediction as ScanPrediction
+from .predict_scans import predict_missing as predict_missing
+from .predict_scans import predict_scan as predict_scan
+from .predict_scans import write_prediction as write_prediction
+from .prediction import Prediction as Prediction
+from .prediction import predict as predict
+from .recipe import Train as Train
+from .trainer import RetrievalTraining as RetrievalTraining
+from .trainer import save_figures as save_figures
+from .trainer import train_retrieval as train_retrieval

@@ -1,0 +1,15 @@
+from .annuli import VirtualDetector as VirtualDetector
+from .annuli import make_annulus as make_annulus
+from .annuli import make_segments as make_segments
+from .annuli import make_standard_detectors as make_standard_detectors
+from .figures import plot_virtual_images as plot_virtual_images
+from .figures import save_stem_visualization as save_stem_visualization
+from .images import compute_profiles as compute_profiles
+from .images import find_beam as find_beam
+from .images import integrate_phase as integrate_phase
+from .images import measure_scan as measure_scan
+from .radial import RadialProfile as RadialProfile
+from .radial import compute_radial_profile as compute_radial_profile
+from .recipe import Virtual as Virtual
+from .recipe import VirtualImages as VirtualImages
+from .recipe import make_virtual_images as make_virtual_images
