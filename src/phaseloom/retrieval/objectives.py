@@ -61,7 +61,7 @@ class RetrievalObjective:
         self.net = net
         self.scenes = scenes
         self.losses = dict(losses)
-        self.precision = precision
+        self.precision: Literal["float32", "bfloat16"] = precision
 
     def __call__(self, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of a batch."""

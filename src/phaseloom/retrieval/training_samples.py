@@ -306,7 +306,8 @@ def draw_views(
     rooms = [s - w + 1 for s, w in zip(shape, choice.window, strict=True)]
     lanes = [select_lane(numbers, place) for place in range(LANE_COUNT)]
     shares = rng.random(count)
-    doses = np.exp(rng.uniform(*np.log(choice.doses), count))
+    low, high = np.log(choice.doses)
+    doses = np.exp(rng.uniform(low, high, count))
     doses[rng.random(count) < choice.clean] = NOISELESS_DOSE
     scans = [lane[int(share * len(lane))] for lane, share in zip(cycle(lanes), shares, strict=False)]
     return ViewSelection(
