@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from phaseloom.data import validation as _checked
-from phaseloom.data.counts import Chosen, Counts
+from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_sample as surface
 from phaseloom.units import ELECTRON_REST_ENERGY, HC, electron_wavelength, photon_wavelength
@@ -271,7 +271,7 @@ class Scan4D:
         if isinstance(self.counts, np.ndarray):
             counts = self.counts[index[0] : index[-1] + 1] if steady else self.counts[index]
         else:
-            counts = Chosen(self.counts, index)
+            counts = SelectedCounts(self.counts, index)
         parts = {
             k: None if (v := getattr(self, k)) is None else v[index] for k in ("weights", "heights", "descan")
         }

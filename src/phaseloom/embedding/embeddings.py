@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.spatial import KDTree
 
-from phaseloom.data.formats._files import BROKEN, checked
+from phaseloom.data.formats.files import BROKEN, checked
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.result import Provenance

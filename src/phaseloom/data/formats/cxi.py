@@ -14,11 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.counts import InFile
-from phaseloom.data.formats import _layout
-from phaseloom.data.formats._arranged import arranged
-from phaseloom.data.formats._arrays import clean
-from phaseloom.data.formats._files import Tree, as_text, checked, opened, replacing
+from phaseloom.data.counts import HDF5Source
+from phaseloom.data.formats import cxi_layout
+from phaseloom.data.formats.arrangement import arrange
+from phaseloom.data.formats.arrays import clean_counts
+from phaseloom.data.formats.files import CheckedGroup, create_hdf5, decode_text, open_hdf5, require_file
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -29,7 +29,7 @@ __all__ = ["read", "write"]
 
 log = logging.getLogger(__name__)
 
-LARGE = 1_000_000_000
+MAX_BYTES_IN_MEMORY = 1_000_000_000
 """Bytes above which patterns stay in the file."""
 
 _TITLES = (
@@ -73,47 +73,50 @@ def read(
         >>> read("scan.cxi").positions.round(6).tolist()
         [[1.0, 1.0]]
     """
-    path = checked(path)
-    with opened(path) as file:
-        top = _layout.entry(file, path.name, entry)
-        detector, source = _layout.detector(top), top.first("instrument_1/source_1", "instrument/source")
-        tree, name = _layout.stack(top, detector)
+    path = require_file(path)
+    with open_hdf5(path) as file:
+        top = cxi_layout.find_entry(file, path.name, entry)
+        detector, source = (
+            cxi_layout.find_detector(top),
+            top.first("instrument_1/source_1", "instrument/source"),
+        )
+        tree, name = cxi_layout.find_patterns(top, detector)
         data = tree.dataset(name)
-        counts, raster = arranged(InFile.of(path, str(data.name)), tree.place(name))
-        large = data.size * data.dtype.itemsize > LARGE
+        counts, raster = arrange(HDF5Source.of(path, str(data.name)), tree.place(name))
+        large = data.size * data.dtype.itemsize > MAX_BYTES_IN_MEMORY
         if not (large if lazy is None else lazy):
             counts = data[()].reshape(counts.shape)
-        counts, trusted = clean(counts, tree.place(name))
-        basis, angle, distance = _layout.optics(detector)
+        counts, trusted = clean_counts(counts, tree.place(name))
+        basis, angle, distance = cxi_layout.read_optics(detector)
         geometry = Geometry(
-            wavelength=_layout.wavelength(top, source),
+            wavelength=cxi_layout.read_wavelength(top, source),
             shape=counts.shape[1:],  # type: ignore[arg-type]
             angle=angle,
             distance=distance,
             basis=basis,
-            normal=_layout.normal(top),
+            normal=cxi_layout.read_normal(top),
             beam="electron"
             if source and source.group.attrs.get("phaseloom_beam") == "electron"
             else "photon",
         )
         n = counts.shape[0]
-        positions, heights = _layout.motion(top, detector, n, geometry)
+        positions, heights = cxi_layout.read_motion(top, detector, n, geometry)
         attrs: Any = detector.group.attrs
-        grid = raster or _layout.raster(detector, n) or attrs.get("phaseloom_grid")
+        grid = raster or cxi_layout.find_raster(detector, n) or attrs.get("phaseloom_grid")
         scan = Scan4D(
             counts=counts,
             positions=positions,
             geometry=_focused(geometry, detector, focus),
-            background=_layout.background(detector, geometry.shape),
-            flat=_layout.flat(detector, geometry.shape),
-            weights=_layout.weights(top, detector, n),
+            background=cxi_layout.read_background(detector, geometry.shape),
+            flat=cxi_layout.read_flat(detector, geometry.shape),
+            weights=cxi_layout.read_weights(top, detector, n),
             heights=heights,
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
             oriented=bool(attrs.get("phaseloom_oriented", detector.find("basis_vectors") is not None)),
             metadata=_titles(top),
-            probe=_layout.illumination(top, geometry.shape) if probe else None,
+            probe=cxi_layout.read_illumination(top, geometry.shape) if probe else None,
         )
-        return _masked(scan, _layout.mask(detector, geometry.shape), trusted, detector.place("mask"))
+        return _masked(scan, cxi_layout.read_mask(detector, geometry.shape), trusted, detector.place("mask"))
 
 
 def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
@@ -128,7 +131,7 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         >>> geometry = Geometry(wavelength=1.0, shape=(4, 4), angle=(1e-5, 1e-5), distance=1e10)
         >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.ones((1, 2)), geometry=geometry), "one.cxi")
     """
-    with replacing(path) as file:
+    with create_hdf5(path) as file:
         file["cxi_version"], file["number_of_entries"] = 160, 1
         top = file.create_group("entry_1")
         for name, text in scan.metadata.items():
@@ -143,7 +146,7 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
             data[name] = h5py.SoftLink(f"/entry_1/{_DETECTOR}/{name}")
 
 
-def _focused(geometry: Geometry, detector: Tree, focus: float | None) -> Geometry:
+def _focused(geometry: Geometry, detector: CheckedGroup, focus: float | None) -> Geometry:
     """A near field, when the user or the file says so; no distance, when the written one was nominal."""
     if focus is None and detector.find("phaseloom_focus"):
         focus = float(detector.group["phaseloom_focus"][()]) * 1e10  # type: ignore[index]
@@ -166,7 +169,7 @@ def _masked(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, place: s
     return replace(scan, mask=good & trusted)
 
 
-def _titles(top: Tree) -> dict[str, str]:
+def _titles(top: CheckedGroup) -> dict[str, str]:
     found = {name: top.text(name) for name in _TITLES} | {"sample": top.text("sample_1/name")}
     return {name: text for name, text in found.items() if text}
 
@@ -219,4 +222,4 @@ def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
         group["intensities"].attrs["phaseloom_relative"] = True
         top[f"{_DETECTOR}/intensities"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/intensities")
     if sample := scan.metadata.get("sample"):
-        top["sample_1/name"] = np.bytes_(as_text(sample).encode())
+        top["sample_1/name"] = np.bytes_(decode_text(sample).encode())

@@ -8,8 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.counts import Arranged, Counts, InFile, loaded
-from phaseloom.data.formats._files import Tree, as_text, checked, opened, replacing
+from phaseloom.data.counts import ArrangedCounts, Counts, HDF5Source, load_counts
+from phaseloom.data.formats.files import CheckedGroup, create_hdf5, decode_text, open_hdf5, require_file
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.errors import BadInput
 
@@ -36,20 +36,20 @@ def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
         >>> read("s.h5").geometry == geometry
         True
     """
-    path = checked(path)
-    with opened(path) as file:
+    path = require_file(path)
+    with open_hdf5(path) as file:
         _check(file, path.name)
         arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in _ARRAYS if name in file}
-        counts: Counts = Arranged.of(InFile.of(path, "counts"))
+        counts: Counts = ArrangedCounts.of(HDF5Source.of(path, "counts"))
         if not lazy:
-            counts = loaded(counts)
+            counts = load_counts(counts)
         grid = file.attrs.get("grid")
         return Scan4D(
             counts=counts,
-            geometry=_geometry(Tree(file, path.name)),
+            geometry=_geometry(CheckedGroup(file, path.name)),
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
             oriented=bool(file.attrs.get("oriented", True)),
-            metadata=json.loads(as_text(file.attrs.get("metadata", "{}"))),
+            metadata=json.loads(decode_text(file.attrs.get("metadata", "{}"))),
             **arrays,
         )
 
@@ -64,7 +64,7 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         >>> geometry = Geometry(wavelength=1.0, shape=(4, 4), angle=(1e-5, 1e-5))
         >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.zeros((1, 2)), geometry=geometry), "one.h5")
     """
-    with replacing(path) as file:
+    with create_hdf5(path) as file:
         file.attrs["phaseloom_format"] = "scan"
         file.attrs["phaseloom_version"] = VERSION
         file.attrs["oriented"] = scan.oriented
@@ -95,7 +95,7 @@ def write_counts(group: h5py.Group, name: str, counts: Counts) -> h5py.Dataset:
 
 
 def _check(file: h5py.File, name: str) -> None:
-    if as_text(file.attrs.get("phaseloom_format", "")) != "scan":
+    if decode_text(file.attrs.get("phaseloom_format", "")) != "scan":
         raise BadInput(name, None, "is no scan written by Phaseloom: choose another format")
     version = int(file.attrs.get("phaseloom_version", 0))  # type: ignore[arg-type]
     if version > VERSION:
@@ -105,7 +105,7 @@ def _check(file: h5py.File, name: str) -> None:
             raise BadInput(f"{name}: /{member}", None, "is missing: write the file again")
 
 
-def _geometry(tree: Tree) -> Geometry:
+def _geometry(tree: CheckedGroup) -> Geometry:
     attrs: Any = tree.group["geometry"].attrs
     missing = [name for name in ("wavelength", "shape", "angle") if name not in attrs]
     if missing:
@@ -115,7 +115,7 @@ def _geometry(tree: Tree) -> Geometry:
         wavelength=float(attrs["wavelength"]),
         shape=tuple(int(n) for n in attrs["shape"]),  # type: ignore[arg-type]
         angle=tuple(float(a) for a in attrs["angle"]),  # type: ignore[arg-type]
-        beam=as_text(attrs.get("beam", "photon")),  # type: ignore[arg-type]
+        beam=decode_text(attrs.get("beam", "photon")),  # type: ignore[arg-type]
         basis=tuple(tuple(row) for row in np.asarray(attrs["basis"]).tolist()),
         normal=tuple(float(a) for a in attrs.get("normal", ACROSS)),  # type: ignore[arg-type]
         **optional,

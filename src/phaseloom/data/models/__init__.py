@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from phaseloom.data.formats._files import checked, opened
+from phaseloom.data.formats.files import open_hdf5, require_file
 from phaseloom.data.models._imported import Imported
 from phaseloom.data.models._positions import positions_file
 from phaseloom.errors import BadInput
@@ -41,7 +41,7 @@ def read(path: str | os.PathLike[str], /, *, pixel: Length | None = None) -> Imp
         >>> found.object.shape, found.positions[1]
         ((1, 3, 20, 30), array([3. , 4.5]))
     """
-    path = checked(path)
+    path = require_file(path)
     return importlib.import_module(f"{__name__}.{kind(path)}").read(path, pixel=pixel)
 
 
@@ -57,7 +57,7 @@ def kind(path: str | os.PathLike[str], /) -> str:
         >>> kind("model.h5")
         'ptyrad'
     """
-    path = checked(path)
+    path = require_file(path)
     found = _inside(path) if h5py.is_hdf5(path) else _by_start(path)
     if found is None:
         fix = "is no reconstruction that is known: give one of Phaseloom, PtyRAD, PtychoShelves or py4DSTEM"
@@ -74,7 +74,7 @@ def _by_start(path: Path) -> str | None:
 
 
 def _inside(path: Path) -> str | None:
-    with opened(path) as file:
+    with open_hdf5(path) as file:
         if "phaseloom_result" in file.attrs:
             return "ours"
         if "optimizable_tensors" in file:

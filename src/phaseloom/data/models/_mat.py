@@ -6,7 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.formats._files import BROKEN, opened
+from phaseloom.data.formats.files import READ_ERRORS, open_hdf5
 from phaseloom.errors import BadInput
 
 __all__ = ["variables"]
@@ -28,7 +28,7 @@ def variables(path: Path, /, *names: str) -> dict[str, Any]:
         ((2, 3, 4), array([[0.5]]), 2)
     """
     if h5py.is_hdf5(path):
-        with opened(path) as file:
+        with open_hdf5(path) as file:
             found = {name: _hdf5(file, name) for name in names}
     else:
         found = _version5(path, names)
@@ -40,7 +40,7 @@ def _version5(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
 
     try:
         roots = loadmat(path, variable_names=sorted({name.split(".")[0] for name in names}))
-    except (*BROKEN, NotImplementedError, IndexError) as error:
+    except (*READ_ERRORS, NotImplementedError, IndexError) as error:
         raise BadInput(path.name, None, "cannot be read as a MATLAB file: copy it again") from error
     return {name: _field(roots, name.split(".")) for name in names}
 

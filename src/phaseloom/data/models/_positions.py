@@ -7,8 +7,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.formats._arrays import table
-from phaseloom.data.formats._files import Tree, checked, opened
+from phaseloom.data.formats.arrays import read_table
+from phaseloom.data.formats.files import CheckedGroup, open_hdf5, require_file
 from phaseloom.data.models._mat import variables
 from phaseloom.errors import BadInput
 from phaseloom.units import LENGTH, Length
@@ -39,9 +39,9 @@ def positions_file(path: str | os.PathLike[str], /, *, pixel: Length | None = No
         >>> positions_file("data_roi0_para.hdf5").tolist()
         [[0.0, 0.0], [0.0, 0.4], [0.5, 0.0]]
     """
-    path = checked(path)
+    path = require_file(path)
     if path.suffix.lower() in (".npy", ".csv", ".txt"):
-        found: Any = table(path)
+        found: Any = read_table(path)
     elif (pair := _pair(path)) is not None:
         found = pair
     else:
@@ -65,11 +65,11 @@ def _pair(path: Path) -> np.ndarray | None:
     """``ppY`` and ``ppX`` as columns; the two signs that fold_slice gives them on the way cancel."""
     unit = ""
     if h5py.is_hdf5(path):
-        with opened(path) as file:
+        with open_hdf5(path) as file:
             if "ppX" not in file or "ppY" not in file:
                 return None
             columns = [np.ravel(np.asarray(file[name])) for name in ("ppY", "ppX")]
-            unit = Tree(file, path.name).unit("ppX")
+            unit = CheckedGroup(file, path.name).unit("ppX")
     elif path.suffix.lower() == ".mat":
         found = variables(path, "ppX", "ppY")
         if len(found) < 2:

@@ -6,7 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.formats._files import as_text, opened
+from phaseloom.data.formats.files import decode_text, open_hdf5
 from phaseloom.data.models._imported import Imported, uniform
 from phaseloom.errors import BadInput
 
@@ -19,7 +19,7 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
     Raises:
         BadInput: something is missing.
     """
-    with opened(path) as file:
+    with open_hdf5(path) as file:
         missing = [name for name in ("object", "probe", "positions", "geometry") if name not in file]
         if missing:
             raise BadInput(path.name, None, f"lacks {', '.join(missing)}: write the result again")
@@ -63,4 +63,4 @@ def _note(file: h5py.File, name: str) -> Any:
     """A part of the result that is kept as JSON."""
     import json
 
-    return json.loads(as_text(file[name][()])) if name in file else None  # type: ignore[index]
+    return json.loads(decode_text(file[name][()])) if name in file else None  # type: ignore[index]

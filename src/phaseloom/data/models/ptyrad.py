@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.formats._files import BROKEN, opened
+from phaseloom.data.formats.files import READ_ERRORS, open_hdf5
 from phaseloom.data.models._imported import Imported, in_angstrom, uniform
 from phaseloom.errors import BadInput
 
@@ -73,7 +73,7 @@ def _check(tree: Tree, path: Path) -> None:
 
 def _hdf5(path: Path) -> Tree:
     tree: dict[str, np.ndarray] = {}
-    with opened(path) as file:
+    with open_hdf5(path) as file:
         for group, names in (("optimizable_tensors", _TENSORS), ("model_attributes", _ATTRIBUTES)):
             for name in names:
                 member = file.get(f"{group}/{name}")
@@ -93,7 +93,7 @@ def _torch(path: Path) -> Tree:
     except pickle.UnpicklingError as error:
         fix = "holds more than tensors and plain values, which is not loaded: save it as .hdf5 in PtyRAD"
         raise BadInput(path.name, None, fix) from error
-    except BROKEN as error:
+    except READ_ERRORS as error:
         raise BadInput(path.name, None, "cannot be read as a .pt file: copy it again") from error
     if not isinstance(data, Mapping) or not isinstance(data.get("optimizable_tensors"), Mapping):
         raise BadInput(path.name, None, "lacks optimizable_tensors: give a model of PtyRAD")

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.formats._files import as_text, opened
+from phaseloom.data.formats.files import decode_text, open_hdf5
 from phaseloom.data.models._imported import Imported
 from phaseloom.errors import BadInput
 from phaseloom.units import electron_wavelength
@@ -27,7 +27,7 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
     Raises:
         BadInput: what is missing.
     """
-    with opened(path) as file:
+    with open_hdf5(path) as file:
         found: Any = file.visititems(lambda name, item: item.parent if name.endswith("_object_emd") else None)
         return _tree(found, path, pixel) if found is not None else _plain(file, path, pixel)
 
@@ -46,7 +46,7 @@ def _tree(group: h5py.Group, path: Path, pixel: float | None) -> Imported:
     if missing:
         raise BadInput(path.name, None, f"lacks {', '.join(missing)}: save the reconstruction again")
     object, probe = (np.asarray(group[f"{name}/data"]) for name in ("_object_emd", "_probe_emd"))
-    if as_text(_note(group, "instantiation", "object_type")) == "potential":
+    if decode_text(_note(group, "instantiation", "object_type")) == "potential":
         object = np.exp(1j * np.real(object))
     probe = np.fft.fftshift(probe, (-2, -1))  # it is kept with its middle in the corner
     sampling, energy = _note(group, "preprocess", "sampling"), _note(group, "instantiation", "energy")
@@ -93,7 +93,7 @@ def _note(group: h5py.Group, bundle: str, name: str) -> Any:
     if not isinstance(member, h5py.Dataset):
         return None
     value = member[()]
-    return None if as_text(value) == "_None" else value
+    return None if decode_text(value) == "_None" else value
 
 
 def _gaps(gaps: Any, object: np.ndarray) -> tuple[float, ...] | None:

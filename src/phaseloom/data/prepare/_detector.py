@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.counts import mapped
+from phaseloom.data.counts import map_counts
 from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
 from phaseloom.data.prepare._shared import middle, resampled, size, stretches, through, tilted
 from phaseloom.data.scan import Scan4D
@@ -81,7 +81,7 @@ def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
     flat, background = scan.flat, scan.background
     return replace(
         scan,
-        counts=mapped(scan.counts, partial(_summed, factor=int(factor))),
+        counts=map_counts(scan.counts, partial(_summed, factor=int(factor))),
         geometry=scan.geometry.binned(int(factor)),
         mask=blocks(scan.mask).all((-3, -1)),
         background=None if background is None else blocks(background).sum((-3, -1)),

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.counts import Counts, loaded, mapped, pieces
+from phaseloom.data.counts import Counts, load_counts, map_counts, split_indices
 from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
 from phaseloom.data.prepare._shared import finite, floating
 from phaseloom.data.scan import Scan4D
@@ -60,9 +60,9 @@ def mask(
 
 
 def _stored(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    from phaseloom.data.formats._arrays import table
+    from phaseloom.data.formats.arrays import read_table
 
-    stored = table(Path(path))
+    stored = read_table(Path(path))
     if stored.shape != shape or stored.dtype.kind not in "biuf":
         raise BadInput(
             f"mask.path: {path}", f"shape {stored.shape}", f"does not fit: make it {shape}, 1 = good"
@@ -106,7 +106,7 @@ def nonnegative(
     if how not in ways:
         raise BadInput("nonnegative.how", how, f"is no choice: write one of {', '.join(ways)}")
     if how == "subtract minimum":
-        lows = [float((scan.counts[index] * scan.mask).min()) for index in pieces(scan.counts)]
+        lows = [float((scan.counts[index] * scan.mask).min()) for index in split_indices(scan.counts)]
         value = min(0.0, *lows)
     lift = value if how.startswith("subtract") else 0.0
     level = value if how == "clip below" else 0.0
@@ -114,7 +114,7 @@ def nonnegative(
     background = scan.background
     if background is not None:
         background = np.maximum(background - lift, 0)
-    return replace(scan, counts=mapped(scan.counts, move), background=background)
+    return replace(scan, counts=map_counts(scan.counts, move), background=background)
 
 
 def normalise(
@@ -143,7 +143,7 @@ def normalise(
         number = float(ways[by](_mean(scan, "normalise")[scan.mask]))
     else:
         raise BadInput("normalise.by", by, f"is no choice: write divide or one of {', '.join(ways)}")
-    return _scaled(scan, mapped(scan.counts, partial(_divided, number=number)), 1 / number)
+    return _scaled(scan, map_counts(scan.counts, partial(_divided, number=number)), 1 / number)
 
 
 def poisson(
@@ -176,7 +176,7 @@ def poisson(
     factor = wanted / float(_mean(scan, "poisson")[scan.mask].sum())
     dtype = _fitting(wanted)
     drawn = _Drawn(scan.counts, partial(_counted, factor=factor, most=np.iinfo(dtype).max), (seed,), dtype)
-    return _scaled(scan, loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn, factor)
+    return _scaled(scan, load_counts(drawn) if isinstance(scan.counts, np.ndarray) else drawn, factor)
 
 
 def thin(scan: Scan4D, /, *, which: Literal[0, 1], share: float = 0.5, seed: int = 0) -> Scan4D:
@@ -208,7 +208,9 @@ def thin(scan: Scan4D, /, *, which: Literal[0, 1], share: float = 0.5, seed: int
     coin = partial(_tossed, mask=scan.mask, which=which, share=share)
     drawn = _Drawn(scan.counts, coin, (seed, 11), scan.counts.dtype)  # 11: not the stream of poisson
     return _scaled(
-        scan, loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn, 1 - share if which else share
+        scan,
+        load_counts(drawn) if isinstance(scan.counts, np.ndarray) else drawn,
+        1 - share if which else share,
     )
 
 
@@ -225,7 +227,7 @@ def detector_blur(scan: Scan4D, /, *, std: float) -> Scan4D:
     finite(std, "detector_blur.std", above=0)
     blur = partial(_blurred, std=std, mask=None if scan.mask.all() else scan.mask)
     background = None if scan.background is None else blur(scan.background[None])[0]
-    return replace(scan, counts=mapped(scan.counts, blur), background=background)
+    return replace(scan, counts=map_counts(scan.counts, blur), background=background)
 
 
 def source_size(scan: Scan4D, /, *, std: Length) -> Scan4D:
@@ -250,7 +252,7 @@ def source_size(scan: Scan4D, /, *, std: Length) -> Scan4D:
         mix = gaussian_filter1d(np.eye(n), std / step, axis=0, mode="reflect") if n > 1 else np.ones((1, 1))
         weights.append(np.where(mix > 1e-6, mix, 0.0))
     blurred = _Neighbours(scan.counts, weights[0], weights[1], floating(scan.counts.dtype))
-    return replace(scan, counts=loaded(blurred) if isinstance(scan.counts, np.ndarray) else blurred)
+    return replace(scan, counts=load_counts(blurred) if isinstance(scan.counts, np.ndarray) else blurred)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.counts import mapped
+from phaseloom.data.counts import map_counts
 from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
 from phaseloom.data.prepare._shared import finite, floating, middle, resampled, size
 from phaseloom.data.scan import Scan4D
@@ -66,7 +66,7 @@ def pad(
         probe = middle(probe, shape) if scan.geometry.near else resampled(probe, shape)
     return replace(
         scan,
-        counts=mapped(scan.counts, put, lazy=True if lazy else None),
+        counts=map_counts(scan.counts, put, lazy=True if lazy else None),
         geometry=scan.geometry.cropped(shape),
         mask=middle(scan.mask, shape) | (frame is not None and _outside(scan, shape)),
         background=None if scan.background is None else middle(scan.background, shape),

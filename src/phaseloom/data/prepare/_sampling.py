@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.counts import mapped
+from phaseloom.data.counts import map_counts
 from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
 from phaseloom.data.prepare._shared import finite, floating, middle, resampled, size, tilted
 from phaseloom.data.scan import Geometry, Scan4D
@@ -59,7 +59,7 @@ def resample(
     angle = tuple(a * n / m for a, n, m in zip(scan.geometry.angle, old, new, strict=True))
     return replace(
         scan,
-        counts=mapped(scan.counts, move, lazy=True if lazy else None),
+        counts=map_counts(scan.counts, move, lazy=True if lazy else None),
         geometry=replace(scan.geometry, shape=new, angle=angle),
         mask=abs(rows) @ ~scan.mask @ abs(columns).T < 1e-9,
         background=None if scan.background is None else move(scan.background),

@@ -187,11 +187,12 @@ def positions(
         >>> positions(_example(), path="places.npy", unit="nm").positions[1].tolist()
         [0.0, 10.0]
     """
-    from phaseloom.data.formats._arrays import placed, table
+    from phaseloom.data.formats.arrays import read_table
+    from phaseloom.data.formats.setup import convert_positions
 
     place, heights = f"positions.path: {path}", scan.heights
     if Path(path).suffix in (".npy", ".csv", ".txt"):
-        found = placed(table(Path(path)), unit, scan.geometry, len(scan), place)
+        found = convert_positions(read_table(Path(path)), unit, scan.geometry, len(scan), place)
     else:
         found = _refined(path, scan.window.pixel[0])
         heights = _along(path, heights)

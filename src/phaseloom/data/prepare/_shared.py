@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from phaseloom.data.counts import mapped
+from phaseloom.data.counts import map_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 
@@ -24,7 +24,7 @@ def through(scan: Scan4D, move: Callable[[np.ndarray], np.ndarray], geometry: Ge
     """Everything that lies on the detector, moved in the same way; the probe is left to the caller."""
     images = {name: getattr(scan, name) for name in ("mask", "background", "flat")}
     moved = {name: None if image is None else move(image) for name, image in images.items()}
-    return replace(scan, counts=mapped(scan.counts, move), geometry=geometry, probe=None, **moved)
+    return replace(scan, counts=map_counts(scan.counts, move), geometry=geometry, probe=None, **moved)
 
 
 def size(scan: Scan4D, to: tuple[int, int], place: str) -> tuple[int, int]:

@@ -46,11 +46,11 @@ def without(scan: Scan4D, /, *, numbers: tuple[int, ...] = (), path: Path | None
 
 def _of(path: Path, scan: Scan4D) -> np.ndarray:
     """Numbers of the patterns that a file names."""
-    from phaseloom.data.formats._arrays import table
+    from phaseloom.data.formats.arrays import read_table
 
     if path.suffix in (".h5", ".hdf5", ".npz"):
         return _standing_out(path, scan)
-    values = np.ravel(table(path))
+    values = np.ravel(read_table(path))
     if values.dtype.kind not in "iuf" or not (values == np.round(values)).all():
         raise BadInput(f"without.path: {path}", None, "must hold whole numbers of patterns and nothing else")
     return values.astype(np.int64)
@@ -82,10 +82,10 @@ def _near(scan: Scan4D) -> float:
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of patterns that stand out, and places of all, of embeddings."""
-    from phaseloom.data.formats._files import BROKEN, checked
+    from phaseloom.data.formats.files import READ_ERRORS, require_file
 
     try:
-        if checked(path).suffix == ".npz":
+        if require_file(path).suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return file["unusual"].astype(np.int64), file["positions"]
         import h5py
@@ -94,6 +94,6 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
             return np.asarray(file["unusual"], np.int64), np.asarray(file["positions"])
     except BadInput:
         raise
-    except BROKEN as problem:
+    except READ_ERRORS as problem:
         fix = "names no patterns that stand out: give a file of phaseloom embed"
         raise BadInput(f"without.path: {path}", None, fix) from problem
