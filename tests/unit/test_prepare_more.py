@@ -477,7 +477,7 @@ def test_every_transform_can_be_called_from_a_parameter_file() -> None:
 def test_positions_come_from_a_result_of_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from phaseloom.data import models
+    from phaseloom.data import importers as models
 
     Path("model.mat5").write_bytes(b"something")
     monkeypatch.setattr(models, "kind", lambda path: "ptychoshelves")

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Complex
 from torch import Tensor
 
-from phaseloom.data import models
-from phaseloom.data.models import Imported
+from phaseloom.data import importers as models
+from phaseloom.data.importers import Imported
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics import depth

@@ -150,7 +150,7 @@ def build_scan(
     """
     if unknown := set(setup) - set(DEFAULTS):
         raise TypeError(f"read() got an unexpected keyword argument '{min(unknown)}'")
-    given = DEFAULTS | {name: value for name, value in setup.items() if value is not None}
+    given: dict[str, Any] = DEFAULTS | {name: value for name, value in setup.items() if value is not None}
     place = f"{path.name}: {key}" if key else path.name
     how = Arrangement(given["selection"], given["permute"], given["reshape"])
     counts, raster = arrange(source, place, how)

@@ -210,9 +210,9 @@ def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
     Raises:
         BadInput: a file without any, or with those of another number of patterns.
     """
-    from phaseloom.data import models
+    from phaseloom.data import importers
 
-    place, found = f"weights.path: {path}", models.read(path)
+    place, found = f"weights.path: {path}", importers.read(path)
     if found.weights is None:
         raise BadInput(place, None, "holds no weights of shots: only results of ours do")
     if found.weights.shape != (len(scan),):
@@ -227,13 +227,13 @@ def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
 
 
 def _along(path: Path, usual: np.ndarray | None) -> np.ndarray | None:
-    from phaseloom.data import models
+    from phaseloom.data import importers
 
-    found = models.read(path).heights if models.kind(path) == "ours" else None
+    found = importers.read(path).heights if importers.kind(path) == "ours" else None
     return usual if found is None else found
 
 
 def _refined(path: Path, pixel: float) -> np.ndarray:
-    from phaseloom.data import models
+    from phaseloom.data import importers
 
-    return models.positions_file(path, pixel=pixel)
+    return importers.positions_file(path, pixel=pixel)
