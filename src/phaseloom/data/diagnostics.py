@@ -382,9 +382,8 @@ def _describe_raster(survey: _Survey) -> str | None:
 def _describe_extent(survey: _Survey) -> str | None:
     if len(survey.scan) < 2 or survey.scan.heights is not None:
         return None
-    return (
-        f"{survey.extent:.4g} object pixels" if survey.extent >= 1 else f"{survey.extent:.3g} object pixels"
-    )
+    digits = 4 if 1 <= survey.extent <= 1e5 else 3
+    return f"{survey.extent:.{digits}g} object pixels"
 
 
 def _describe_heights(survey: _Survey) -> str | None:
