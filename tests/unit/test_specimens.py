@@ -449,11 +449,11 @@ def test_what_is_missing_is_named(monkeypatch):
 
 
 def test_arrays_that_do_not_go_together_are_refused():
-    with pytest.raises(BadInput, match=r"cut\.positions"):
+    with pytest.raises(BadInput, match=r"cut_box\.positions"):
         cut(PEROVSKITE, SITES[:2], SALT * np.eye(3), (9, 9), thickness=9)
-    with pytest.raises(BadInput, match=r"cut\.lattice"):
+    with pytest.raises(BadInput, match=r"cut_box\.lattice"):
         cut(PEROVSKITE, SITES, np.ones((3, 3)), (9, 9), thickness=9)
-    with pytest.raises(BadInput, match=r"cut\.size"):
+    with pytest.raises(BadInput, match=r"cut_box\.size"):
         cut(PEROVSKITE, SITES, SALT * np.eye(3), (9, 0), thickness=9)
 
 

@@ -97,8 +97,7 @@ def place_crystal(
 def join_grains(
     one: Specimen, two: Specimen, rng: np.random.Generator, /, *, least: float, floor: float
 ) -> Specimen:
-    """Two grains in a box: the second fills a band or a patch of it; for the distances see
-    `remove_close_atoms`."""
+    """Two grains in a box: the second fills a band or a patch; for distances see `remove_close_atoms`."""
     region = _band(one.size, rng) if rng.uniform() < 0.7 else _patch(one.size, rng, rng.uniform(0.2, 0.4))
     parts = [one.masked(~region(one.places)), two.masked(region(two.places))]
     alike = one.family == two.family

@@ -116,9 +116,9 @@ def electron_scan(  # noqa: PLR0913 - an experiment has as many numbers
     wave = optics.probe_wave((window, window), (pixel, pixel), dtype=torch.complex128, **options)  # type: ignore[arg-type]
     probe = mixed_probe(wave, modes)
     slices = torch.polar(torch.ones(phase.shape, dtype=torch.float64), torch.as_tensor(phase))
-    geometry = _far(probe, pixel, wavelength, "electron", None)
+    geometry = _far_field_geometry(probe, pixel, wavelength, "electron", None)
     places = torch.as_tensor(positions / pixel)
-    counts = _drawn(probe, slices, places, pixel, wavelength, thickness=thickness, dose=dose, seed=seed)
+    counts = _draw_counts(probe, slices, places, pixel, wavelength, thickness=thickness, dose=dose, seed=seed)
     return Scan4D(counts=counts, positions=positions, geometry=geometry), probe.numpy()
 
 
@@ -186,18 +186,18 @@ def axial_scan(  # noqa: PLR0913 - an experiment has as many numbers
     slices = torch.as_tensor(np.asarray(transmission, np.complex128))
     slices = slices.reshape(-1, *slices.shape[-2:])
     moves, places = torch.as_tensor(heights - heights.mean()), torch.as_tensor(positions / pixel)
-    geometry, near = _far(modes, pixel, wavelength, beam, distance), None
+    geometry, near = _far_field_geometry(modes, pixel, wavelength, beam, distance), None
     if focus is not None:
-        geometry = near = _near(geometry, pixel, focus)
+        geometry = near = _near_field_geometry(geometry, pixel, focus)
         if len(slices) > 1 and math.isfinite(focus):
             raise BadInput("simulate: transmission", len(slices), "slices in a cone beam: give a single one")
     knobs: dict[str, Any] = {"thickness": thickness, "dose": dose, "seed": seed}
-    counts = _drawn(modes, slices, places, pixel, wavelength, moves=moves, near=near, **knobs)
+    counts = _draw_counts(modes, slices, places, pixel, wavelength, moves=moves, near=near, **knobs)
     guess = (math.sqrt(dose) * modes).numpy()
     return Scan4D(counts=counts, positions=positions, geometry=geometry, heights=heights, probe=guess)
 
 
-def _drawn(
+def _draw_counts(
     probe: torch.Tensor,
     slices: torch.Tensor,
     places: torch.Tensor,
@@ -211,7 +211,7 @@ def _drawn(
     near: Geometry | None = None,
 ) -> np.ndarray:
     """Counts of patterns at places in pixels, the probe moved downstream by what is given for each."""
-    shape = _window(probe)
+    shape = _window_shape(probe)
     moves = torch.zeros(len(places), dtype=torch.float64) if moves is None else moves
     fan = 0.0 if near is None or near.focus is None else 1 / near.focus
     ratio, wide = 1 - fan * moves, shape
@@ -246,7 +246,7 @@ def _drawn(
     return counts
 
 
-def _far(
+def _far_field_geometry(
     probe: torch.Tensor,
     pixel: float,
     wavelength: float,
@@ -254,17 +254,17 @@ def _far(
     distance: float | None,
 ) -> Geometry:
     """The far field behind a window of square pixels."""
-    shape = _window(probe)
+    shape = _window_shape(probe)
     angle = (wavelength / (shape[0] * pixel), wavelength / (shape[1] * pixel))
     return Geometry(wavelength=wavelength, shape=shape, angle=angle, beam=beam, distance=distance)
 
 
-def _near(geometry: Geometry, pixel: float, focus: float) -> Geometry:
+def _near_field_geometry(geometry: Geometry, pixel: float, focus: float) -> Geometry:
     """The near field of an object pixel, seen from a focus."""
     there = replace(geometry, focus=focus)
     angle = pixel * abs(there.magnification) / (there.distance or 1.0)
     return replace(there, angle=(angle, angle))
 
 
-def _window(probe: torch.Tensor) -> tuple[int, int]:
+def _window_shape(probe: torch.Tensor) -> tuple[int, int]:
     return int(probe.shape[-2]), int(probe.shape[-1])
