@@ -193,7 +193,8 @@ class SelectedCounts:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Number of chosen patterns, rows, columns."""
-        return (len(self.index), *self.source.shape[1:])  # type: ignore[return-value]
+        _, rows, columns = self.source.shape
+        return len(self.index), rows, columns
 
     @property
     def dtype(self) -> np.dtype:
@@ -238,7 +239,8 @@ class PartialCounts:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of the whole stack."""
-        return (len(self.place), *self.rows.shape[1:])  # type: ignore[return-value]
+        _, rows, columns = self.rows.shape
+        return len(self.place), rows, columns
 
     @property
     def dtype(self) -> np.dtype:
@@ -268,7 +270,7 @@ def map_counts(
     """
     now = isinstance(counts, np.ndarray) if lazy is None else not lazy and isinstance(counts, np.ndarray)
     sample = function(np.zeros((1, *counts.shape[1:]), counts.dtype))
-    later = MappedCounts(counts, function, (counts.shape[0], *sample.shape[1:]), sample.dtype)  # type: ignore[arg-type]
+    later = MappedCounts(counts, function, (counts.shape[0], *sample.shape[1:]), sample.dtype)
     return load_counts(later) if now else later
 
 

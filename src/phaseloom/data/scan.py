@@ -129,13 +129,17 @@ class Geometry:
     def pixel(self) -> tuple[float, float]:
         """Object pixel (y, x), angstrom."""
         if self.near:
-            return tuple(a * (self.distance or 0.0) / abs(self.magnification) for a in self.angle)  # type: ignore
-        return tuple(self.wavelength / (n * a) for n, a in zip(self.shape, self.angle, strict=True))  # type: ignore
+            height, width = (a * (self.distance or 0.0) / abs(self.magnification) for a in self.angle)
+        else:
+            height, width = (self.wavelength / (n * a) for n, a in zip(self.shape, self.angle, strict=True))
+        return height, width
 
     @property
     def detector_pixel(self) -> tuple[float, float] | None:
         """Detector pixel (y, x), angstrom; ``None`` where the distance is not known."""
-        return None if self.distance is None else tuple(a * self.distance for a in self.angle)  # type: ignore
+        return (
+            None if self.distance is None else (self.angle[0] * self.distance, self.angle[1] * self.distance)
+        )
 
     @property
     def energy(self) -> float:
@@ -192,7 +196,7 @@ class Scan4D:
     counts: Counts
     positions: np.ndarray
     geometry: Geometry
-    mask: np.ndarray = None  # type: ignore[assignment]
+    mask: np.ndarray = None  # pyright: ignore[reportAssignmentType]
     background: np.ndarray | None = None
     flat: np.ndarray | None = None
     weights: np.ndarray | None = None
@@ -289,7 +293,8 @@ class Scan4D:
     @property
     def extent(self) -> tuple[float, float]:
         """Scanned field (y, x), angstrom, without the width of the probe."""
-        return tuple(np.ptp(self.positions, axis=0).tolist())  # type: ignore[return-value]
+        height, width = np.ptp(self.positions, axis=0).tolist()
+        return height, width
 
     def digest(self) -> str:
         """A hash of counts, positions and mask, to recognise the data of a result."""

@@ -113,7 +113,7 @@ def electron_scan(  # noqa: PLR0913 - an experiment has as many numbers
     """
     wavelength = optics.electron_wavelength(energy)
     options = {"wavelength": wavelength, "semiangle": semiangle, "aberrations": {"defocus": defocus}}
-    wave = optics.probe_wave((window, window), (pixel, pixel), dtype=torch.complex128, **options)  # type: ignore[arg-type]
+    wave = optics.probe_wave((window, window), (pixel, pixel), dtype=torch.complex128, **options)
     probe = mixed_probe(wave, modes)
     slices = torch.polar(torch.ones(phase.shape, dtype=torch.float64), torch.as_tensor(phase))
     geometry = _far_field_geometry(probe, pixel, wavelength, "electron", None)

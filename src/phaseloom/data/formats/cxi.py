@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MAX_BYTES_IN_MEMORY = 1_000_000_000
 """Bytes above which patterns stay in the file."""
 
-_TITLES = (
+TITLE_NAMES = (
     "title",
     "experiment_identifier",
     "experiment_description",
@@ -40,7 +40,8 @@ _TITLES = (
     "start_time",
     "end_time",
 )
-_DETECTOR, _SOURCE = "instrument_1/detector_1", "instrument_1/source_1"
+DETECTOR_GROUP = "instrument_1/detector_1"
+SOURCE_GROUP = "instrument_1/source_1"
 
 
 def read(
@@ -87,10 +88,11 @@ def read(
         if not (large if lazy is None else lazy):
             counts = data[()].reshape(counts.shape)
         counts, trusted = clean_counts(counts, tree.place(name))
+        n, height, width = counts.shape
         basis, angle, distance = cxi_layout.read_optics(detector)
         geometry = Geometry(
             wavelength=cxi_layout.read_wavelength(top, source),
-            shape=counts.shape[1:],  # type: ignore[arg-type]
+            shape=(height, width),
             angle=angle,
             distance=distance,
             basis=basis,
@@ -99,24 +101,25 @@ def read(
             if source and source.group.attrs.get("phaseloom_beam") == "electron"
             else "photon",
         )
-        n = counts.shape[0]
         positions, heights = cxi_layout.read_motion(top, detector, n, geometry)
         attrs: Any = detector.group.attrs
         grid = raster or cxi_layout.find_raster(detector, n) or attrs.get("phaseloom_grid")
         scan = Scan4D(
             counts=counts,
             positions=positions,
-            geometry=_focused(geometry, detector, focus),
+            geometry=_set_focus(geometry, detector, focus),
             background=cxi_layout.read_background(detector, geometry.shape),
             flat=cxi_layout.read_flat(detector, geometry.shape),
             weights=cxi_layout.read_weights(top, detector, n),
             heights=heights,
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
             oriented=bool(attrs.get("phaseloom_oriented", detector.find("basis_vectors") is not None)),
-            metadata=_titles(top),
+            metadata=_read_titles(top),
             probe=cxi_layout.read_illumination(top, geometry.shape) if probe else None,
         )
-        return _masked(scan, cxi_layout.read_mask(detector, geometry.shape), trusted, detector.place("mask"))
+        return _apply_mask(
+            scan, cxi_layout.read_mask(detector, geometry.shape), trusted, detector.place("mask")
+        )
 
 
 def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
@@ -135,28 +138,28 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         file["cxi_version"], file["number_of_entries"] = 160, 1
         top = file.create_group("entry_1")
         for name, text in scan.metadata.items():
-            if name in _TITLES:
+            if name in TITLE_NAMES:
                 top[name] = np.bytes_(text.encode())
-        _write_source(scan, top.create_group(_SOURCE))
-        detector = top.create_group(_DETECTOR)
+        _write_source(scan, top.create_group(SOURCE_GROUP))
+        detector = top.create_group(DETECTOR_GROUP)
         _write_detector(scan, detector)
         _write_motion(scan, top)
         data = top.create_group("data_1")
         for name in ("data", "translation"):
-            data[name] = h5py.SoftLink(f"/entry_1/{_DETECTOR}/{name}")
+            data[name] = h5py.SoftLink(f"/entry_1/{DETECTOR_GROUP}/{name}")
 
 
-def _focused(geometry: Geometry, detector: CheckedGroup, focus: float | None) -> Geometry:
+def _set_focus(geometry: Geometry, detector: CheckedGroup, focus: float | None) -> Geometry:
     """A near field, when the user or the file says so; no distance, when the written one was nominal."""
     if focus is None and detector.find("phaseloom_focus"):
-        focus = float(detector.group["phaseloom_focus"][()]) * 1e10  # type: ignore[index]
+        focus = float(np.asarray(detector.group["phaseloom_focus"])) * 1e10
     if focus is not None:
         return replace(geometry, focus=focus)
     nominal = bool(detector.group.attrs.get("phaseloom_nominal_distance", False))
     return replace(geometry, distance=None) if nominal else geometry
 
 
-def _masked(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, place: str) -> Scan4D:
+def _apply_mask(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, place: str) -> Scan4D:
     if good is None:
         good = np.ones(scan.geometry.shape, bool)
     if 0 < good.sum() < good.size / 2:
@@ -169,8 +172,8 @@ def _masked(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, place: s
     return replace(scan, mask=good & trusted)
 
 
-def _titles(top: CheckedGroup) -> dict[str, str]:
-    found = {name: top.text(name) for name in _TITLES} | {"sample": top.text("sample_1/name")}
+def _read_titles(top: CheckedGroup) -> dict[str, str]:
+    found = {name: top.text(name) for name in TITLE_NAMES} | {"sample": top.text("sample_1/name")}
     return {name: text for name, text in found.items() if text}
 
 
@@ -204,7 +207,9 @@ def _write_detector(scan: Scan4D, detector: h5py.Group) -> None:
     write_counts(detector, "data", scan.counts).attrs["axes"] = "translation:y:x"
 
 
-def motion(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
+def compute_sample_motion(
+    positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry
+) -> np.ndarray:
     """Motion of the sample ``(n, 3)`` in metres, of beam positions in angstrom."""
     along = np.zeros(len(positions)) if heights is None else np.asarray(heights)
     return 0.0 - 1e-10 * surface.departed(positions, along, geometry.basis, geometry.normal)
@@ -213,13 +218,17 @@ def motion(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry
 def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
     """Sample motion (x, y, z): the three numbers whose reading gives back row, column and height."""
     group = top.create_group("sample_1/geometry_1")
-    group["translation"] = motion(scan.positions, scan.heights, scan.geometry)
+    group["translation"] = compute_sample_motion(scan.positions, scan.heights, scan.geometry)
     if scan.geometry.tilted:
         group["surface_normal"] = np.array(scan.geometry.normal)
-    top[f"{_DETECTOR}/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
+    top[f"{DETECTOR_GROUP}/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
     if scan.weights is not None:
         group["intensities"] = scan.weights
         group["intensities"].attrs["phaseloom_relative"] = True
-        top[f"{_DETECTOR}/intensities"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/intensities")
+        top[f"{DETECTOR_GROUP}/intensities"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/intensities")
     if sample := scan.metadata.get("sample"):
         top["sample_1/name"] = np.bytes_(decode_text(sample).encode())
+
+
+# old names, until callers are renamed
+motion = compute_sample_motion

@@ -40,17 +40,14 @@ def find_entry(file: h5py.File, name: str, number: int) -> CheckedGroup:
 def find_detector(top: CheckedGroup) -> CheckedGroup:
     """The first detector with patterns, or else the first detector."""
     instrument = top.first("instrument_1", "instrument")
-    names = (
-        []
-        if instrument is None
-        else sorted(k for k in map(str, instrument.group) if k.startswith("detector"))
-    )
-    groups = [g for k in names if (g := instrument.first(k))]  # type: ignore[union-attr]
+    groups = []
+    if instrument is not None:
+        names = sorted(name for name in map(str, instrument.group) if name.startswith("detector"))
+        groups = [group for name in names if (group := instrument.first(name))]
     if not groups:
-        raise BadInput(
-            top.place("instrument_1/detector_1"), None, "is missing: it holds distance and pixel sizes"
-        )
-    return next((g for g in groups if g.find("data")), groups[0])
+        fix = "is missing: it holds distance and pixel sizes"
+        raise BadInput(top.place("instrument_1/detector_1"), None, fix)
+    return next((group for group in groups if group.find("data")), groups[0])
 
 
 def find_patterns(top: CheckedGroup, detector: CheckedGroup) -> tuple[CheckedGroup, str]:
@@ -66,7 +63,7 @@ def find_patterns(top: CheckedGroup, detector: CheckedGroup) -> tuple[CheckedGro
 
 def find_raster(detector: CheckedGroup, count: int) -> tuple[int, int] | None:
     """The raster of patterns that the detector keeps in four axes."""
-    shape = detector.group["data"].shape if detector.find("data") else ()  # type: ignore[union-attr]
+    shape = detector.dataset("data").shape if detector.find("data") else ()
     return shape[:2] if len(shape) == 4 and shape[0] * shape[1] == count else None
 
 
@@ -147,11 +144,11 @@ def _read_basis(detector: CheckedGroup, name: str) -> np.ndarray:
 
 
 def _read_pixel_sizes(detector: CheckedGroup) -> np.ndarray:
-    names = [detector.find(f"{axis}_pixel_size") for axis in "yx"]
-    if not any(names):
+    names = [name for axis in "yx" if (name := detector.find(f"{axis}_pixel_size"))]
+    if not names:
         place = detector.place("x_pixel_size")
         raise BadInput(place, None, "is missing, and basis_vectors too: store the pixel size in metres")
-    return np.array([detector.length(name or names[0] or names[1]) for name in names])  # type: ignore[arg-type]
+    return np.array([detector.length(names[0]), detector.length(names[-1])])
 
 
 def _read_distance(detector: CheckedGroup, table: np.ndarray) -> float:
@@ -273,17 +270,15 @@ def _read_image(detector: CheckedGroup, name: str, shape: tuple[int, int]) -> np
 
 def read_illumination(top: CheckedGroup, shape: tuple[int, int]) -> np.ndarray | None:
     """A complex probe ``(mode, y, x)`` of the window's size, if the file has one."""
-    for tree in (
-        top.first("instrument_1/source_1"),
-        top.first("instrument_1"),
-        top.first("instrument_1/detector_1"),
-    ):
+    for group in ("instrument_1/source_1", "instrument_1", "instrument_1/detector_1"):
+        tree = top.first(group)
         name = tree.find(*ILLUMINATION_NAMES) if tree else None
-        data = tree.group[name] if tree and name else None
-        if data is None or data.dtype.kind != "c" or data.shape[-2:] != shape:  # type: ignore[union-attr]
+        if tree is None or name is None:
             continue
-        probe = np.asarray(data[()]).reshape(-1, *shape)  # type: ignore[index]
-        return probe if np.isfinite(probe).all() else None
+        probe = np.asarray(tree.group[name])
+        if probe.dtype.kind == "c" and probe.shape[-2:] == shape:
+            probe = probe.reshape(-1, *shape)
+            return probe if np.isfinite(probe).all() else None
     return None
 
 

@@ -15,9 +15,9 @@ from phaseloom.errors import BadInput
 
 __all__ = ["read", "write"]
 
-VERSION = 1
+FORMAT_VERSION = 1
 
-_ARRAYS = ("positions", "mask", "background", "flat", "weights", "heights", "probe")
+ARRAY_NAMES = ("positions", "mask", "background", "flat", "weights", "heights", "probe")
 
 
 def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
@@ -38,15 +38,15 @@ def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
     """
     path = require_file(path)
     with open_hdf5(path) as file:
-        _check(file, path.name)
-        arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in _ARRAYS if name in file}
+        _require_own_file(file, path.name)
+        arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in ARRAY_NAMES if name in file}
         counts: Counts = ArrangedCounts.of(HDF5Source.of(path, "counts"))
         if not lazy:
             counts = load_counts(counts)
         grid = file.attrs.get("grid")
         return Scan4D(
             counts=counts,
-            geometry=_geometry(CheckedGroup(file, path.name)),
+            geometry=_read_geometry(CheckedGroup(file, path.name)),
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
             oriented=bool(file.attrs.get("oriented", True)),
             metadata=json.loads(decode_text(file.attrs.get("metadata", "{}"))),
@@ -66,7 +66,7 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
     """
     with create_hdf5(path) as file:
         file.attrs["phaseloom_format"] = "scan"
-        file.attrs["phaseloom_version"] = VERSION
+        file.attrs["phaseloom_version"] = FORMAT_VERSION
         file.attrs["oriented"] = scan.oriented
         file.attrs["metadata"] = json.dumps(dict(scan.metadata))
         if scan.grid is not None:
@@ -76,7 +76,7 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
             value = getattr(scan.geometry, field.name)
             if value is not None:
                 group.attrs[field.name] = value
-        for name in _ARRAYS:
+        for name in ARRAY_NAMES:
             if (value := getattr(scan, name)) is not None:
                 file[name] = value
         write_counts(file, "counts", scan.counts)
@@ -94,29 +94,32 @@ def write_counts(group: h5py.Group, name: str, counts: Counts) -> h5py.Dataset:
     return data
 
 
-def _check(file: h5py.File, name: str) -> None:
+def _require_own_file(file: h5py.File, name: str) -> None:
     if decode_text(file.attrs.get("phaseloom_format", "")) != "scan":
         raise BadInput(name, None, "is no scan written by Phaseloom: choose another format")
-    version = int(file.attrs.get("phaseloom_version", 0))  # type: ignore[arg-type]
-    if version > VERSION:
-        raise BadInput(f"{name}: phaseloom_version", version, f"is newer than {VERSION}: update Phaseloom")
+    version = int(file.attrs.get("phaseloom_version", 0))
+    if version > FORMAT_VERSION:
+        raise BadInput(f"{name}: phaseloom_version", version, f"is newer than {FORMAT_VERSION}: update Phaseloom")
     for member in ("counts", "positions", "geometry"):
         if member not in file:
             raise BadInput(f"{name}: /{member}", None, "is missing: write the file again")
 
 
-def _geometry(tree: CheckedGroup) -> Geometry:
+def _read_geometry(tree: CheckedGroup) -> Geometry:
     attrs: Any = tree.group["geometry"].attrs
     missing = [name for name in ("wavelength", "shape", "angle") if name not in attrs]
     if missing:
         raise BadInput(f"{tree.file}: /geometry", None, f"lacks {', '.join(missing)}: write the file again")
+    rows, columns = attrs["shape"]
+    height, width = attrs["angle"]
+    x, y, z = attrs.get("normal", ACROSS)
     optional = {name: float(attrs[name]) for name in ("distance", "focus") if name in attrs}
     return Geometry(
         wavelength=float(attrs["wavelength"]),
-        shape=tuple(int(n) for n in attrs["shape"]),  # type: ignore[arg-type]
-        angle=tuple(float(a) for a in attrs["angle"]),  # type: ignore[arg-type]
-        beam=decode_text(attrs.get("beam", "photon")),  # type: ignore[arg-type]
+        shape=(int(rows), int(columns)),
+        angle=(float(height), float(width)),
+        beam="electron" if decode_text(attrs.get("beam", "photon")) == "electron" else "photon",
         basis=tuple(tuple(row) for row in np.asarray(attrs["basis"]).tolist()),
-        normal=tuple(float(a) for a in attrs.get("normal", ACROSS)),  # type: ignore[arg-type]
+        normal=(float(x), float(y), float(z)),
         **optional,
     )

@@ -198,22 +198,23 @@ def _pixel_angle(
     given: dict[str, Any], shape: tuple[int, int], wavelength: float, name: str
 ) -> tuple[float, float]:
     """Radian per detector pixel (y, x), from whichever length or angle the user gave."""
-    by_distance = given["distance"] is not None and given["detector_pixel"] is not None
-    if (given["angle"] is not None) + (given["pixel"] is not None) + by_distance != 1:
+    angle, pixel, distance, detector_pixel = (
+        given[key] for key in ("angle", "pixel", "distance", "detector_pixel")
+    )
+    by_distance = distance is not None and detector_pixel is not None
+    if (angle is not None) + (pixel is not None) + by_distance != 1:
         fix = "is not clear: give either angle, or pixel, or distance and detector_pixel"
         raise BadInput(f"{name}: sampling", None, fix)
     for key in ("angle", "pixel", "distance", "detector_pixel"):
         value = given[key]
         if value is not None and not (math.isfinite(value) and value > 0):
             raise BadInput(f"{name}: {key}", value, "must be a positive number")
-    pixel = given["pixel"]
     if pixel is not None:
         if given["focus"] is not None:
             raise BadInput(f"{name}: pixel", None, "cannot define a near field: give detector_pixel")
         return wavelength / (shape[0] * pixel), wavelength / (shape[1] * pixel)
-    angle = given["angle"]
-    if angle is None:
-        angle = given["detector_pixel"] / given["distance"]
+    if by_distance:
+        angle = detector_pixel / distance
     return angle, angle
 
 
