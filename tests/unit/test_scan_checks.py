@@ -201,7 +201,7 @@ def explaining(path, /):
     ("reader", "code", "said"),
     [
         (failing, 1, "plugin formats: failing, of {here}: failed (KeyError: 'detector'): tell its author"),
-        (empty, 1, "plugin formats: empty, of {here}: gave dict, which is no Scan4D"),
+        (empty, 1, "plugin formats: empty, of {here}: returned dict, which is not a Scan4D"),
         (explaining, 2, "a.zed: has no detector: name one"),
     ],
 )

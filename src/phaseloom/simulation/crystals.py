@@ -108,7 +108,7 @@ def _build_cell(family: str, size: CellSize) -> tuple[str, np.ndarray]:
     if family in _PLACES_BY_SIZE:
         return _PLACES_BY_SIZE[family](size)
     cell = TABLES.cells[family]
-    places = np.array([[float(Fraction(word)) for word in place] for place in cell.places])
+    places = np.array([[float(Fraction(word)) for word in place.split()] for place in cell.places])
     return cell.sites, _repeat_on_faces(places) if cell.face_centred else places
 
 

@@ -7,31 +7,22 @@ from typing import Annotated
 
 import numpy as np
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PositiveFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveFloat
 
 from phaseloom.errors import MissingExtra
 
 __all__ = ["SYMBOLS", "TABLES", "add_covalent_radii", "covalent_radii", "load_ase_data"]
 
 
-def _split_words(text: object) -> object:
-    return tuple(text.split()) if isinstance(text, str) else text
+def _require_symbol(symbol: str) -> str:
+    if symbol not in SYMBOLS:
+        raise ValueError(f"{symbol} is not the symbol of an element")
+    return symbol
 
 
-def _require_symbols(words: tuple[str, ...]) -> tuple[str, ...]:
-    if unknown := [word for word in words if word not in SYMBOLS]:
-        raise ValueError(f"{', '.join(unknown)}: not symbols of elements")
-    return words
-
-
-def _require_radii(radii: dict[str, float]) -> dict[str, float]:
-    _require_symbols(tuple(radii))
-    return radii
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
-Symbols = Annotated[Words, AfterValidator(_require_symbols)]
-Radii = Annotated[dict[str, PositiveFloat], AfterValidator(_require_radii)]
+Symbol = Annotated[str, AfterValidator(_require_symbol)]
+Symbols = tuple[Symbol, ...]
+Radii = dict[Symbol, PositiveFloat]
 
 
 class _Strict(BaseModel):
@@ -42,7 +33,7 @@ class CellTable(_Strict):
     """Sites of a cell, one letter for each atom, and places (x, y, z) as fractions of the cell."""
 
     sites: str
-    places: tuple[Words, ...]
+    places: tuple[str, ...]
     face_centred: bool = False
 
 

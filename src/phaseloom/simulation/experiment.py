@@ -253,9 +253,8 @@ def _require_consistent(experiment: Experiment) -> None:
             "experiment: semiangle", f"{1e3 * experiment.semiangle:.4g} mrad", fix + "take a finer pixel"
         )
     if experiment.window % experiment.bin:
-        raise BadInput(
-            "experiment: bin", experiment.bin, f"must divide the window of {experiment.window} pixels"
-        )
+        fix = f"must divide the window of {experiment.window} pixels"
+        raise BadInput("experiment: bin", experiment.bin, fix)
     if (
         experiment.detector is not None
         and not 2 <= experiment.detector <= experiment.window // experiment.bin

@@ -366,9 +366,8 @@ def _open_sample(place: _Location) -> Iterator[tuple[Any, _Location]]:
     with _open_file(place.path) as file:
         missing = [name for name in (place.patterns, place.phase) if name not in file]
         if missing:
-            raise BadInput(
-                f"samples: {place.path.name}", None, f"has no {missing[0]}: it is no sample of ours"
-            )
+            fix = f"has no {missing[0]}: it is no sample of ours"
+            raise BadInput(f"samples: {place.path.name}", None, fix)
         version = int(file[place.attributes].attrs.get("version", FORMAT_VERSION))
         if version > FORMAT_VERSION:
             fix = f"is of version {version}, this program reads up to {FORMAT_VERSION}: update it"

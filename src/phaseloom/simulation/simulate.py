@@ -177,9 +177,8 @@ def axial_scan(  # noqa: PLR0913 - an experiment has as many numbers
     """
     positions, heights = np.asarray(positions, np.float64), np.asarray(heights, np.float64)
     if heights.shape != positions.shape[:1]:
-        raise BadInput(
-            "simulate: heights", heights.shape, f"must be one for each of {len(positions)} positions"
-        )
+        fix = f"must be one for each of {len(positions)} positions"
+        raise BadInput("simulate: heights", heights.shape, fix)
     modes = torch.as_tensor(np.asarray(probe, np.complex128))
     modes = modes.reshape(-1, *modes.shape[-2:])
     modes = modes / modes.abs().square().sum().sqrt()

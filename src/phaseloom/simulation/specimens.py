@@ -288,9 +288,8 @@ def _read_cif(path: Path, changed: int) -> Crystal:
         fix = f"cannot be read ({type(problem).__name__}: {problem}): mend it, or move it elsewhere"
         raise BadInput(f"cif.folder: {path.name}", None, " ".join(fix.split())) from problem
     if not len(numbers) or not abs(np.linalg.det(lattice)) > 1e-3:
-        raise BadInput(
-            f"cif.folder: {path.name}", None, "has no atoms or no cell: mend it, or move it elsewhere"
-        )
+        fix = "has no atoms or no cell: mend it, or move it elsewhere"
+        raise BadInput(f"cif.folder: {path.name}", None, fix)
     name = atoms.get_chemical_formula("metal", empirical=True)
     return Crystal(kinds, positions, lattice, mixes, path.stem, name)
 
@@ -316,9 +315,8 @@ def _list_keys(path: Path, changed: int, crystal_type: str | None) -> list[tuple
         groups = [kind for kind, node in file.items() if isinstance(node, h5py.Group)]
         kinds = [kind for kind in groups if isinstance(file[kind].get("materials"), h5py.Group)]
         if not kinds:
-            raise BadInput(
-                "materials.path", path.name, "holds no {crystal type}/materials: is it another file?"
-            )
+            fix = "holds no {crystal type}/materials: is it another file?"
+            raise BadInput("materials.path", path.name, fix)
         if crystal_type is not None and crystal_type not in kinds:
             fix = nearest(crystal_type, kinds)
             raise BadInput("materials.crystal_type", f"there is no '{crystal_type}';", fix)
@@ -333,9 +331,8 @@ def _read_material(path: Path, kind: str, key: str) -> Crystal:
         wanted = ("cart_coords", "lattice_matrix", "atomic_numbers")
         missing = [name for name in wanted if name not in node]
         if missing:
-            raise BadInput(
-                place, None, f"has no {missing[0]}: mend the file, or leave it out by start and stop"
-            )
+            fix = f"has no {missing[0]}: mend the file, or leave it out by start and stop"
+            raise BadInput(place, None, fix)
         positions, lattice, numbers = (np.asarray(node[name][()]) for name in wanted)
         periodic = np.broadcast_to(node["pbc"][()] if "pbc" in node else True, 3)
         label = node["material_id"][()] if "material_id" in node else key

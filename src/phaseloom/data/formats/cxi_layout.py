@@ -56,9 +56,8 @@ def find_patterns(top: CheckedGroup, detector: CheckedGroup) -> tuple[CheckedGro
     for tree in (group, detector):
         if tree is not None and tree.find("data"):
             return tree, "data"
-    raise BadInput(
-        top.place("data_1/data"), None, "is missing, and in detector_1 too: store the patterns there"
-    )
+    fix = "is missing, and in detector_1 too: store the patterns there"
+    raise BadInput(top.place("data_1/data"), None, fix)
 
 
 def find_raster(detector: CheckedGroup, count: int) -> tuple[int, int] | None:
@@ -113,18 +112,16 @@ def read_optics(detector: CheckedGroup) -> tuple[tuple[tuple[float, float], ...]
         table = _read_basis(detector, name)
         sizes = np.linalg.norm(table, axis=0)
         if not (np.isfinite(table).all() and (sizes > 0).all()):
-            raise BadInput(
-                detector.place(name), None, "must be finite and not zero: store the step of a pixel"
-            )
+            fix = "must be finite and not zero: store the step of a pixel"
+            raise BadInput(detector.place(name), None, fix)
     else:
         sizes = _read_pixel_sizes(detector)
         table = np.asarray(LAB_BASIS) * sizes
     distance = _read_distance(detector, table)
     basis = tuple((float(a), float(b)) for a, b in table / sizes)
     if abs(np.cross(table[:, 0], table[:, 1])).max() < 1e-3 * sizes.prod():
-        raise BadInput(
-            detector.place("basis_vectors"), None, "are parallel: rows and columns need two directions"
-        )
+        fix = "are parallel: rows and columns need two directions"
+        raise BadInput(detector.place("basis_vectors"), None, fix)
     return basis, (float(sizes[0] / distance), float(sizes[1] / distance)), distance * 1e10
 
 
@@ -137,9 +134,8 @@ def _read_basis(detector: CheckedGroup, name: str) -> np.ndarray:
     if table.shape == (2, 3):
         table = table.T
     if table.shape != (3, 2):
-        raise BadInput(
-            detector.place(name), f"shape {table.shape}", "must be (3, 2), (2, 3) or one for each pattern"
-        )
+        fix = "must be (3, 2), (2, 3) or one for each pattern"
+        raise BadInput(detector.place(name), f"shape {table.shape}", fix)
     return table
 
 
@@ -159,9 +155,8 @@ def _read_distance(detector: CheckedGroup, table: np.ndarray) -> float:
         raise BadInput(detector.place("distance"), None, "is missing, and corner_position too: store metres")
     corner = detector.lengths(name)
     if corner.shape[-1:] != (3,):
-        raise BadInput(
-            detector.place(name), f"shape {corner.shape}", "must be three numbers: x, y, z in metres"
-        )
+        fix = "must be three numbers: x, y, z in metres"
+        raise BadInput(detector.place(name), f"shape {corner.shape}", fix)
     normal = np.cross(table[:, 0], table[:, 1])
     distance = abs(corner.reshape(-1, 3).mean(0) @ normal) / np.linalg.norm(normal)
     if not distance > 0:
@@ -201,9 +196,8 @@ def read_normal(top: CheckedGroup) -> tuple[float, float, float]:
 def _read_translation(tree: CheckedGroup, name: str, count: int) -> np.ndarray:
     place, table = tree.place(name), tree.lengths(name)
     if table.ndim < 2 or table.shape[-1] not in (2, 3):
-        raise BadInput(
-            place, f"shape {table.shape}", f"must be ({count}, 3): x, y, z of the sample in metres"
-        )
+        fix = f"must be ({count}, 3): x, y, z of the sample in metres"
+        raise BadInput(place, f"shape {table.shape}", fix)
     table = table.reshape(-1, table.shape[-1])
     if len(table) != count:
         raise BadInput(place, f"{len(table)} rows", f"but there are {count} patterns: store one row for each")

@@ -86,9 +86,8 @@ def get_dataset(file: h5py.File, path: Path, name: str, /) -> Any:
     """A data set of numbers by its path."""
     tree = CheckedGroup(file, path.name)
     if tree.find(name) is None:
-        raise BadInput(
-            f"{path.name}: {name}", None, f"is not a data set: {nearest(name, list_datasets(file))}"
-        )
+        fix = f"is not a data set: {nearest(name, list_datasets(file))}"
+        raise BadInput(f"{path.name}: {name}", None, fix)
     return tree.dataset(name)
 
 

@@ -99,7 +99,9 @@ def _require_own_file(file: h5py.File, name: str) -> None:
         raise BadInput(name, None, "is no scan written by Phaseloom: choose another format")
     version = int(file.attrs.get("phaseloom_version", 0))
     if version > FORMAT_VERSION:
-        raise BadInput(f"{name}: phaseloom_version", version, f"is newer than {FORMAT_VERSION}: update Phaseloom")
+        raise BadInput(
+            f"{name}: phaseloom_version", version, f"is newer than {FORMAT_VERSION}: update Phaseloom"
+        )
     for member in ("counts", "positions", "geometry"):
         if member not in file:
             raise BadInput(f"{name}: /{member}", None, "is missing: write the file again")

@@ -73,9 +73,8 @@ def _list_keys(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except (zipfile.BadZipFile, *READ_ERRORS) as error:
-        raise BadInput(
-            path.name, None, "is not a whole .npz archive: save it again with numpy.savez"
-        ) from error
+        fix = "is not a whole .npz archive: save it again with numpy.savez"
+        raise BadInput(path.name, None, fix) from error
 
 
 def _read_array(path: Path, key: str) -> np.ndarray:
@@ -100,9 +99,8 @@ def _find_patterns_key(path: Path) -> str:
     keys = _list_keys(path)
     found = next((key for key in PATTERN_KEYS if key in keys), None)
     if found is None:
-        raise BadInput(
-            path.name, None, f"has no patterns known by name: write key: one of {', '.join(keys[:12])}"
-        )
+        fix = f"has no patterns known by name: write key: one of {', '.join(keys[:12])}"
+        raise BadInput(path.name, None, fix)
     return found
 
 

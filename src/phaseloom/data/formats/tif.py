@@ -69,9 +69,8 @@ def _open_series(path: Path) -> Any:
             series = file.series[0]
             shape, dtype = tuple(series.shape), series.dtype
             if series.axes.endswith("S"):
-                raise BadInput(
-                    path.name, f"shape {shape}", "is a coloured picture: write counts, one per pixel"
-                )
+                fix = "is a coloured picture: write counts, one per pixel"
+                raise BadInput(path.name, f"shape {shape}", fix)
             if series.dataoffset is not None:
                 return tifffile.memmap(path, mode="r", series=0)
             if dtype is not None and len(series.pages) == int(np.prod(shape[:-2])):

@@ -60,16 +60,14 @@ class Imported:
         for name, words in axes.items():
             value = getattr(self, name)
             if value is not None and value.ndim != words.count(",") + 1:
-                raise BadInput(
-                    f"{self.source}: {name}", f"shape {value.shape}", f"does not have axes {words}"
-                )
+                fix = f"does not have axes {words}"
+                raise BadInput(f"{self.source}: {name}", f"shape {value.shape}", fix)
         n = 0 if self.positions is None else len(self.positions)
         for name, rows in (("positions", {n}), ("tilts", {1, n})):
             value = getattr(self, name)
             if value is not None and (value.shape[1:] != (2,) or len(value) not in rows):
-                raise BadInput(
-                    f"{self.source}: {name}", f"shape {value.shape}", f"does not fit {n} positions"
-                )
+                fix = f"does not fit {n} positions"
+                raise BadInput(f"{self.source}: {name}", f"shape {value.shape}", fix)
         for name in ("object", "probe", "positions", "tilts"):
             value = getattr(self, name)
             if value is not None and not np.isfinite(value).all():
@@ -80,9 +78,8 @@ class Imported:
 
     def _require_length(self, wanted: int, values: Any, name: str, what: str) -> None:
         if values is not None and len(values) != wanted:
-            raise BadInput(
-                f"{self.source}: {name}", f"{len(values)} values", f"but there are {wanted} {what}"
-            )
+            fix = f"but there are {wanted} {what}"
+            raise BadInput(f"{self.source}: {name}", f"{len(values)} values", fix)
 
 
 def angstrom_per_unit(pixel: float, /) -> float:

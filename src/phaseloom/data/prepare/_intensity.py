@@ -64,9 +64,8 @@ def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
     stored = read_table(Path(path))
     if stored.shape != shape or stored.dtype.kind not in "biuf":
-        raise BadInput(
-            f"mask.path: {path}", f"shape {stored.shape}", f"does not fit: make it {shape}, 1 = good"
-        )
+        fix = f"does not fit: make it {shape}, 1 = good"
+        raise BadInput(f"mask.path: {path}", f"shape {stored.shape}", fix)
     return stored.astype(bool)
 
 

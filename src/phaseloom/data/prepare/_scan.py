@@ -54,9 +54,8 @@ def half(scan: Scan4D, /, *, which: Literal[0, 1], seed: int = 0) -> Scan4D:
         (1, 2)
     """
     if which not in (0, 1) or len(scan) < 2:
-        raise BadInput(
-            "half.which", which, f"is no half of {len(scan)} patterns: choose 0 or 1 of two or more"
-        )
+        fix = f"is no half of {len(scan)} patterns: choose 0 or 1 of two or more"
+        raise BadInput("half.which", which, fix)
     order = np.random.default_rng(seed).permutation(len(scan))
     cut = len(scan) // 2
     return scan.select(np.sort(order[cut:] if which else order[:cut]))
@@ -279,9 +278,8 @@ def without(scan: Scan4D, /, *, numbers: tuple[int, ...] = (), path: Path | None
     )
     wrong = named[(named < 0) | (named >= len(scan))]
     if len(wrong):
-        raise BadInput(
-            "without", int(wrong[0]), f"is no pattern of this scan: count from 0 to {len(scan) - 1}"
-        )
+        fix = f"is no pattern of this scan: count from 0 to {len(scan) - 1}"
+        raise BadInput("without", int(wrong[0]), fix)
     kept = np.ones(len(scan), bool)
     kept[named.astype(np.int64)] = False
     return scan.select(np.flatnonzero(kept))

@@ -42,9 +42,8 @@ def require_shape(scan: Scan4D, to: tuple[int, int], place: str) -> tuple[int, i
     """Two positive whole numbers of pixels."""
     whole = len(to) == 2 and all(isinstance(n, (int, np.integer)) and n > 0 for n in to)
     if not whole:
-        raise BadInput(
-            place, to, f"must be two positive whole numbers; the detector has {scan.geometry.shape}"
-        )
+        fix = f"must be two positive whole numbers; the detector has {scan.geometry.shape}"
+        raise BadInput(place, to, fix)
     return int(to[0]), int(to[1])
 
 
