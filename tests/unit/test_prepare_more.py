@@ -480,7 +480,7 @@ def test_positions_come_from_a_result_of_another_program(monkeypatch: pytest.Mon
     from phaseloom.data import importers as models
 
     Path("model.mat5").write_bytes(b"something")
-    monkeypatch.setattr(models, "kind", lambda path: "ptychoshelves")
+    monkeypatch.setattr(models, "find_program", lambda path: "ptychoshelves")
     for found, message in ((np.ones((6, 2)), None), (np.ones((5, 2)), "5 positions"), (None, "no positions")):
         answer = SimpleNamespace(positions=found)
         monkeypatch.setattr(models, "read", lambda path, answer=answer, **known: answer)

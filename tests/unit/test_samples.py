@@ -216,7 +216,7 @@ def test_files_of_the_first_generator_are_samples_of_an_experiment_that_is_told(
 
 
 def test_what_is_no_set_of_samples_ends_in_a_sentence(tmp_path):
-    with pytest.raises(BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         SampleSet(tmp_path / "nowhere")
     (tmp_path / "scan.h5").write_text("another file")
     with pytest.raises(BadInput, match="holds no sample"):

@@ -383,7 +383,7 @@ def test_partial_occupancy_is_drawn_atom_by_atom(tmp_path: Path):
 def test_folders_and_files_that_cannot_be_used_are_named(tmp_path: Path):
     with pytest.raises(BadInput, match=r"holds no \.cif file"):
         cif((20.0, 20.0), rng(), folder=tmp_path)
-    with pytest.raises(BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         cif((20.0, 20.0), rng(), folder=tmp_path / "nowhere")
     (tmp_path / "broken.cif").write_text("data_x\nloop_\n_atom_site_label\n")
     with pytest.raises(BadInput, match=r"cif.folder: broken.cif: .*mend it"):
@@ -427,9 +427,9 @@ def test_files_of_materials_that_cannot_be_used_are_told(tmp_path: Path):
         materials(size, rng(), path=path, crystal_type="hexagonal")
     with pytest.raises(BadInput, match="did you mean 'cubic'"):
         materials(size, rng(), path=path, crystal_type="cubik")
-    with pytest.raises(BadInput, match="is no range of up to 3 materials"):
+    with pytest.raises(BadInput, match="is not a range of up to 3 materials"):
         materials(size, rng(), path=path, crystal_type="cubic", start=5)
-    with pytest.raises(BadInput, match="is no file"):
+    with pytest.raises(BadInput, match="is not a file"):
         materials(size, rng(), path=tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(BadInput, match="cannot be read as HDF5"):

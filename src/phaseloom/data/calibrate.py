@@ -123,7 +123,8 @@ class _Rim:
     @classmethod
     def of(cls, mean: Floats, good: NDArray[np.bool_], about: Floats) -> "_Rim":
         axes: Floats = np.indices(mean.shape).astype(np.float64)
-        y, x = axes[0], axes[1]
+        y = axes[0]
+        x = axes[1]
         away = np.hypot(y - about[1], x - about[2]) / about[0]
         here = good & (away > INNER_RADIUS) & (away < OUTER_RADIUS)
         turn = np.arctan2(x[here] - about[2], y[here] - about[1]) / (2 * np.pi)
@@ -157,7 +158,7 @@ class _Rim:
         both = inside.any() and not inside.all()
         step = self.counts[inside].mean() - self.counts[~inside].mean() if both else 0.0
         if not (2 <= radius <= room + 1 and width < 0.5 * radius and step > 0.1):
-            fix = "is no disk that lies within the detector: give the angle of a pixel instead"
+            fix = "is not a disk within the detector: give the angle of a pixel instead"
             raise BadInput("calibrate", f"a radius of {radius:.4g} pixels", fix)
 
     def _residual(self, values: Floats) -> Floats:
@@ -165,7 +166,8 @@ class _Rim:
         from scipy.special import erfc
 
         radius, y, x, first, second, width = _unpack_fit(values)
-        v, u = (self.y - y) / radius, (self.x - x) / radius
+        v = (self.y - y) / radius
+        u = (self.x - x) / radius
         away = np.maximum(np.hypot(v, u), 1e-9)
         edge = 1 + (first * (v**2 - u**2) + second * 2 * u * v) / away**2
         bend = width**2 / (2 * radius)  # a blur in two dimensions moves a curved rim inwards
@@ -190,7 +192,7 @@ def _label(image: Any) -> tuple[NDArray[np.int64], int]:
     return found
 
 
-def _find_enclosed(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _find_holes(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Bad pixels that hang together and do not reach the edge of the detector."""
     parts, _ = _label(bad)
     rim = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
@@ -205,7 +207,7 @@ def _first_guess(mean: Floats, good: NDArray[np.bool_]) -> Floats:
     if not smooth.max() > 0:
         raise BadInput("calibrate", None, "finds no disk: the mean pattern is dark")
     bright: NDArray[np.bool_] = smooth > 0.5 * np.median(smooth[smooth > 0.5 * np.percentile(smooth, 99.9)])
-    parts, count = _label(binary_fill_holes(bright | _find_enclosed(~good)))
+    parts, count = _label(binary_fill_holes(bright | _find_holes(~good)))
     sizes = [float(smooth[parts == number].sum()) for number in range(1, count + 1)]
     body = parts == 1 + int(np.argmax(sizes)) if sizes else bright
     places = np.argwhere(body).mean(axis=0)

@@ -17,7 +17,7 @@ __all__ = [
     "SelectedCounts",
     "Source",
     "get_present",
-    "list_owned",
+    "list_own_patterns",
     "load_counts",
     "map_counts",
     "split_indices",
@@ -292,11 +292,13 @@ def get_present(counts: Counts, /) -> tuple[Counts, np.ndarray | None]:
     return (counts.rows, counts.place) if isinstance(counts, PartialCounts) else (counts, None)
 
 
-def list_owned(counts: Counts, /) -> np.ndarray:
+def list_own_patterns(counts: Counts, /) -> np.ndarray:
     """Numbers of the patterns that nobody else is in charge of: all, but of a `PartialCounts`."""
     if isinstance(counts, PartialCounts):
         return counts.own
-    return list_owned(counts.source) if isinstance(counts, MappedCounts) else np.arange(counts.shape[0])
+    return (
+        list_own_patterns(counts.source) if isinstance(counts, MappedCounts) else np.arange(counts.shape[0])
+    )
 
 
 def split_indices(counts: Counts, /) -> Iterator[np.ndarray]:
@@ -323,6 +325,6 @@ InFile = HDF5Source
 Mapped = MappedCounts
 Part = PartialCounts
 loaded = load_counts
-own = list_owned
+own = list_own_patterns
 pieces = split_indices
 present = get_present

@@ -49,7 +49,7 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
         >>> inspect(scan)[0].value
         '2 patterns of 8 x 8 pixels, float64'
     """
-    survey = _Survey(scan)
+    survey = _ScanSurvey(scan)
     findings = []
     for name, describe in PROPERTIES.items():
         value = describe(survey)
@@ -63,7 +63,7 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
     return findings
 
 
-class _Survey:
+class _ScanSurvey:
     """A scan and what the rules need to know of it, computed when first asked for."""
 
     def __init__(self, scan: Scan4D):
@@ -293,7 +293,7 @@ def d4sigma(image: np.ndarray, pixel: Sequence[float] | np.ndarray, /) -> float:
 
 
 def _stack_neighbours(image: np.ndarray) -> np.ndarray:
-    """The eight neighbours of each pixel; zero beyond the edge and where there is no number."""
+    """The eight neighbours of each pixel; zero beyond the edge and for NaN."""
     wide = np.pad(image, 1, constant_values=np.nan)
     rows, columns = image.shape
     places = [(j, i) for j in range(3) for i in range(3) if (j, i) != (1, 1)]
@@ -315,20 +315,20 @@ def _show_lengths(*lengths: float) -> str:
     return " x ".join(LENGTH.show(length) for length in lengths)
 
 
-def _describe_counts(survey: _Survey) -> str:
+def _describe_counts(survey: _ScanSurvey) -> str:
     n, y, x = survey.scan.counts.shape
     text = f"{n} patterns of {y} x {x} pixels, {survey.scan.counts.dtype}"
     multiples = survey.highest > 0 and not survey.scaled and survey.quantum > 1
     return f"{text}, all multiples of {survey.quantum}" if multiples else text
 
 
-def _describe_field(survey: _Survey) -> str:
+def _describe_field(survey: _ScanSurvey) -> str:
     geometry = survey.geometry
     window = (n * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
     return f"{_show_lengths(*survey.scan.extent)} scanned, window {_show_lengths(*window)}"
 
 
-def _describe_overlap(survey: _Survey) -> str | None:
+def _describe_overlap(survey: _ScanSurvey) -> str | None:
     diameter = survey.diameter
     if survey.step == 0:
         return None
@@ -340,7 +340,7 @@ def _describe_overlap(survey: _Survey) -> str | None:
     return f"{survey.overlap:.0%} linear, {times:.3g} patterns on each place (beam {beam})"
 
 
-def _describe_dose(survey: _Survey) -> str:
+def _describe_dose(survey: _ScanSurvey) -> str:
     mean = float(survey.totals.mean())
     height, width = (max(length, survey.step) or survey.step or 1.0 for length in survey.scan.extent)
     area = mean * len(survey.scan) / (height * width)
@@ -350,14 +350,14 @@ def _describe_dose(survey: _Survey) -> str:
     return f"{text}, changing by {survey.changes:.0%}" if mean >= 100 and survey.changes > 0.3 else text
 
 
-def _describe_centre(survey: _Survey) -> str | None:
+def _describe_centre(survey: _ScanSurvey) -> str | None:
     if survey.off_centre is None:
         return None
     y, x = survey.off_centre
     return f"middle of the mean pattern off by {y:+.1f}, {x:+.1f} pixels"
 
 
-def _describe_window(survey: _Survey) -> str | None:
+def _describe_window(survey: _ScanSurvey) -> str | None:
     if survey.window_part is None:
         return None
     return f"beam fills {survey.window_part:.0%} of the window" + (
@@ -365,7 +365,7 @@ def _describe_window(survey: _Survey) -> str | None:
     )
 
 
-def _describe_flight(survey: _Survey) -> str | None:
+def _describe_flight(survey: _ScanSurvey) -> str | None:
     geometry = survey.geometry
     if not geometry.near:
         return None
@@ -373,25 +373,25 @@ def _describe_flight(survey: _Survey) -> str | None:
     return f"{text}, magnification {geometry.magnification:.4g}"
 
 
-def _describe_raster(survey: _Survey) -> str | None:
+def _describe_raster(survey: _ScanSurvey) -> str | None:
     if len(survey.scan) < 9 or survey.step == 0:
         return None
     return f"perfect, {survey.raster[0]} x {survey.raster[1]}" if survey.raster else "irregular"
 
 
-def _describe_extent(survey: _Survey) -> str | None:
+def _describe_extent(survey: _ScanSurvey) -> str | None:
     if len(survey.scan) < 2 or survey.scan.heights is not None:
         return None
     digits = 4 if 1 <= survey.extent <= 1e5 else 3
     return f"{survey.extent:.{digits}g} object pixels"
 
 
-def _describe_heights(survey: _Survey) -> str | None:
+def _describe_heights(survey: _ScanSurvey) -> str | None:
     heights = survey.scan.heights
     return None if heights is None else f"vary by {LENGTH.show(float(np.ptp(heights)))} along the beam"
 
 
-PROPERTIES: dict[str, Callable[[_Survey], str | None]] = {
+PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "counts": _describe_counts,
     "beam": lambda s: (
         f"{s.geometry.beam} {ENERGY.show(s.geometry.energy)}, wavelength {LENGTH.show(s.geometry.wavelength)}"
@@ -471,50 +471,52 @@ class Advice(StrEnum):
 
 
 @dataclass(frozen=True)
-class Rule:
+class FindingRule:
     """A problem with a property; of several that apply to one property, the first counts."""
 
     name: str
     level: Level
     advice: Advice
-    applies: Callable[[_Survey], bool]
+    applies: Callable[[_ScanSurvey], bool]
 
 
 RULES = (
-    Rule("counts", "bad", Advice.NO_COUNTS, lambda s: s.highest <= 0),
-    Rule("counts", "warn", Advice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
-    Rule("counts", "warn", Advice.LARGE_QUANTUM, lambda s: s.quantum > 1),
-    Rule("beam", "warn", Advice.UNUSUAL_ENERGY, lambda s: not s.has_usual_energy),
-    Rule(
+    FindingRule("counts", "bad", Advice.NO_COUNTS, lambda s: s.highest <= 0),
+    FindingRule("counts", "warn", Advice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
+    FindingRule("counts", "warn", Advice.LARGE_QUANTUM, lambda s: s.quantum > 1),
+    FindingRule("beam", "warn", Advice.UNUSUAL_ENERGY, lambda s: not s.has_usual_energy),
+    FindingRule(
         "object pixel", "bad", Advice.TINY_PIXEL, lambda s: min(s.geometry.pixel) < s.geometry.wavelength / 2
     ),
-    Rule("overlap", "note", Advice.UNKNOWN_BEAM, lambda s: not s.diameter),
-    Rule("overlap", "bad", Advice.NO_OVERLAP, lambda s: s.overlap == 0),
-    Rule("overlap", "bad", Advice.LITTLE_OVERLAP, lambda s: s.overlap < 0.3),
-    Rule("overlap", "warn", Advice.LITTLE_OVERLAP, lambda s: s.overlap < 0.6),
-    Rule("dose", "warn", Advice.FEW_COUNTS, lambda s: s.totals.mean() < 100),
-    Rule("dose", "note", Advice.CHANGING_COUNTS, lambda s: s.changes > 0.3),
-    Rule("dead pixels", "warn", Advice.DEAD_PIXELS, lambda s: s.dead_pixels > 0),
-    Rule("hot pixels", "warn", Advice.HOT_PIXELS, lambda s: s.hot_pixels > 0),
-    Rule("saturated pixels", "warn", Advice.SATURATED_PIXELS, lambda s: s.saturated),
-    Rule(
+    FindingRule("overlap", "note", Advice.UNKNOWN_BEAM, lambda s: not s.diameter),
+    FindingRule("overlap", "bad", Advice.NO_OVERLAP, lambda s: s.overlap == 0),
+    FindingRule("overlap", "bad", Advice.LITTLE_OVERLAP, lambda s: s.overlap < 0.3),
+    FindingRule("overlap", "warn", Advice.LITTLE_OVERLAP, lambda s: s.overlap < 0.6),
+    FindingRule("dose", "warn", Advice.FEW_COUNTS, lambda s: s.totals.mean() < 100),
+    FindingRule("dose", "note", Advice.CHANGING_COUNTS, lambda s: s.changes > 0.3),
+    FindingRule("dead pixels", "warn", Advice.DEAD_PIXELS, lambda s: s.dead_pixels > 0),
+    FindingRule("hot pixels", "warn", Advice.HOT_PIXELS, lambda s: s.hot_pixels > 0),
+    FindingRule("saturated pixels", "warn", Advice.SATURATED_PIXELS, lambda s: s.saturated),
+    FindingRule(
         "centre",
         "warn",
         Advice.OFF_CENTRE,
         lambda s: max(map(abs, s.off_centre or [0])) >= max(1.5, 0.03 * min(s.geometry.shape)),
     ),
-    Rule("detector", "warn", Advice.FULL_DETECTOR, lambda s: not (s.edge_ratio or 0.0) < 0.3),
-    Rule("window", "bad", Advice.WIDE_BEAM, lambda s: not (s.window_part or 0.0) < 0.7),
-    Rule("window", "warn", Advice.WIDE_BEAM, lambda s: (s.window_part or 0.0) > 0.5),
-    Rule("propagation", "warn", Advice.LONG_FLIGHT, lambda s: not abs(s.geometry.flight) <= s.longest_flight),
-    Rule("positions", "bad", Advice.ONE_POSITION, lambda s: s.stands_still),
-    Rule("positions", "note", Advice.REPEATED_POSITIONS, lambda s: s.repeated_positions > 0),
-    Rule("raster", "note", Advice.PERFECT_RASTER, lambda s: s.raster is not None),
-    Rule("extent", "bad", Advice.WRONG_EXTENT, lambda s: not 1 <= s.extent <= 1e5),
-    Rule("heights", "warn", Advice.HEIGHTS_NOT_MODELLED, lambda s: s.in_cone_beam),
-    Rule("heights", "note", Advice.HEIGHTS_MODELLED, lambda s: True),
-    Rule("orientation", "note", Advice.UNKNOWN_ORIENTATION, lambda s: not s.scan.oriented),
-    Rule("masked", "warn", Advice.LARGE_MASK, lambda s: s.masked_part >= 0.5),
-    Rule("masked", "note", Advice.LARGE_MASK, lambda s: s.masked_part >= 0.1),
-    Rule("background", "warn", Advice.LARGE_BACKGROUND, lambda s: not s.background_part < 0.5),
+    FindingRule("detector", "warn", Advice.FULL_DETECTOR, lambda s: not (s.edge_ratio or 0.0) < 0.3),
+    FindingRule("window", "bad", Advice.WIDE_BEAM, lambda s: not (s.window_part or 0.0) < 0.7),
+    FindingRule("window", "warn", Advice.WIDE_BEAM, lambda s: (s.window_part or 0.0) > 0.5),
+    FindingRule(
+        "propagation", "warn", Advice.LONG_FLIGHT, lambda s: not abs(s.geometry.flight) <= s.longest_flight
+    ),
+    FindingRule("positions", "bad", Advice.ONE_POSITION, lambda s: s.stands_still),
+    FindingRule("positions", "note", Advice.REPEATED_POSITIONS, lambda s: s.repeated_positions > 0),
+    FindingRule("raster", "note", Advice.PERFECT_RASTER, lambda s: s.raster is not None),
+    FindingRule("extent", "bad", Advice.WRONG_EXTENT, lambda s: not 1 <= s.extent <= 1e5),
+    FindingRule("heights", "warn", Advice.HEIGHTS_NOT_MODELLED, lambda s: s.in_cone_beam),
+    FindingRule("heights", "note", Advice.HEIGHTS_MODELLED, lambda s: True),
+    FindingRule("orientation", "note", Advice.UNKNOWN_ORIENTATION, lambda s: not s.scan.oriented),
+    FindingRule("masked", "warn", Advice.LARGE_MASK, lambda s: s.masked_part >= 0.5),
+    FindingRule("masked", "note", Advice.LARGE_MASK, lambda s: s.masked_part >= 0.1),
+    FindingRule("background", "warn", Advice.LARGE_BACKGROUND, lambda s: not s.background_part < 0.5),
 )

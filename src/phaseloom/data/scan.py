@@ -94,7 +94,7 @@ class Geometry:
         if self.focus is not None and (self.distance is None or self.distance <= 0 or self.focus == 0):
             raise BadInput("geometry.distance", self.distance, "a near-field scan needs object to detector")
         if self.near and self.tilted:
-            fix = "tilts the sample, which is not built for a near field: leave it out, or read a far field"
+            fix = "tilts the sample, not supported in the near field: leave it out, or read a far field"
             raise BadInput("geometry.normal", self.normal, fix)
 
     @property
@@ -352,9 +352,11 @@ def _to_array(place: str, value: Any, /) -> np.ndarray:
     try:
         out = np.asarray(value)
     except (ValueError, TypeError) as problem:
-        raise BadInput(place, None, "is no array: its rows differ in length, or are no numbers") from problem
+        raise BadInput(
+            place, None, "is not an array: its rows differ in length, or are not numbers"
+        ) from problem
     if out.dtype.kind not in "biufc":
-        raise BadInput(place, value, "is no array of numbers")
+        raise BadInput(place, value, "is not an array of numbers")
     return out
 
 

@@ -219,7 +219,8 @@ def _size_perovskite() -> Sizes:
     """Goldschmidt's tolerance says which exist; the cell is between what its two cations want."""
     for charges in ((1, 5, -2), (2, 4, -2), (3, 3, -2), (1, 2, -1)):
         for elements, (first, second, anion) in _combine_ions(*charges):
-            along, across = 2 * (second + anion), 2**0.5 * (first + 0.26 + anion)
+            along = 2 * (second + anion)
+            across = 2**0.5 * (first + 0.26 + anion)
             if 0.86 < across / along < 1.07 and 0.3 < second / anion < 0.8:
                 a = 0.973 * (along + across) / 2
                 yield elements, CellSize(a, 0, a / 2)

@@ -148,7 +148,7 @@ def varied(  # noqa: PLR0913 - a microscope has as many settings
     phonons: int = 0,
     vibration: Length = 0.1,
 ) -> Experiment:
-    """An experiment drawn from ranges (smallest, largest), for networks that are told of the probe.
+    """An experiment drawn from ranges (smallest, largest), for networks that take the probe as an input.
 
     All are drawn evenly, the dose evenly in its logarithm. Directions of astigmatism and coma are any. What
     is drawn is drawn again where the probe's aperture lies beyond the band of the pixels, or where more than
@@ -195,7 +195,8 @@ def varied(  # noqa: PLR0913 - a microscope has as many settings
         raise BadInput("varied.energies", None, "is empty: list one energy at least, or leave it out")
     for _ in range(MAX_DRAWS):
         volts = float(rng.choice(energies)) if energies else rng.uniform(*energy)
-        pace, wavelength = rng.uniform(*step), electron_wavelength(volts)
+        pace = rng.uniform(*step)
+        wavelength = electron_wavelength(volts)
         angle = _draw_value(semiangle, OVERLAP_IN_WAVES, wavelength / pace, rng)
         table = _draw_aberrations(lens, angle, wavelength, rng)
         others = {name: rng.uniform(*limits) for name, limits in spreads.items()}
@@ -291,7 +292,7 @@ def _require_ranges(
             continue
         least = min(limits)
         if not limits[0] <= limits[1] < np.inf:
-            raise BadInput(f"varied.{name}", list(limits), "is no range: write [smallest, largest]")
+            raise BadInput(f"varied.{name}", list(limits), "is not a range: write [smallest, largest]")
         if (name in above_zero and least <= 0) or (name in from_zero and least < 0):
             raise BadInput(f"varied.{name}", list(limits), "holds what cannot be: raise the smallest")
 

@@ -148,13 +148,13 @@ def simulate(
     with crew(workers, scheduler) as (team, ahead):
         _prepare_folder(recipe, folder)
         with closing(spread(partial(_write_sample, recipe, folder), numbers, team, ahead)) as found:
-            done = (_require_written(number, said, folder, recipe) for number, said in found)
-            yield from done if recipe.layout == "ours" else _assemble_completed(folder, done)
+            done = (_require_sample(number, said, folder, recipe) for number, said in found)
+            yield from done if recipe.layout == "ours" else _assemble_full_files(folder, done)
     if recipe.layout == "seed":
         samples.assemble_files(folder, folder / samples.WAITING_FOLDER)
 
 
-def _assemble_completed(folder: Path, done: Iterator[int]) -> Iterator[int]:
+def _assemble_full_files(folder: Path, done: Iterator[int]) -> Iterator[int]:
     """The same numbers; files of 700 are put together as they become complete."""
     parts = folder / samples.WAITING_FOLDER
     for number in done:
@@ -181,7 +181,7 @@ def _write_sample(recipe: Simulate, folder: Path, number: int) -> str:
     return ""
 
 
-def _require_written(number: int, said: str, folder: Path, recipe: Simulate) -> int:
+def _require_sample(number: int, said: str, folder: Path, recipe: Simulate) -> int:
     """The number of a sample that is there."""
     if said:
         place, _, fix = said.partition(": ")

@@ -122,7 +122,7 @@ def read(path: Path, /) -> Sample:
     """The sample of a file that `write` left.
 
     Raises:
-        BadInput: no such file, or one that is no sample.
+        BadInput: no such file, or one that is not a sample.
     """
     return _read_sample(_Location.of(Path(path)))
 
@@ -143,7 +143,7 @@ def _describe_sample(sample: Sample, *, number: int, seed: int) -> dict[str, Any
 
 
 def list_numbers(path: Path, /) -> set[int]:
-    """Numbers of the samples in a file of the seed's layout; none if there is no such file.
+    """Numbers of the samples in a file of the seed's layout; none if the file does not exist.
 
     Raises:
         BadInput: a file that cannot be read.
@@ -252,7 +252,8 @@ class SampleSet:
     def __init__(
         self, folder: Path | str, /, *, energy: float | None = None, experiment: Experiment | None = None
     ):
-        self.folder, self._experiment = Path(folder), experiment
+        self.folder = Path(folder)
+        self._experiment = experiment
         self._energy = experiment.energy if energy is None and experiment is not None else energy
         self._places = _locate_samples(self.folder)
         self.numbers = tuple(place.number for place in self._places)
@@ -326,7 +327,7 @@ class _Location:
 def _locate_samples(folder: Path) -> list[_Location]:
     """All samples of a folder in the order of their numbers."""
     if not folder.is_dir():
-        raise BadInput("samples", str(folder), "is no folder: name the one that samples were written to")
+        raise BadInput("samples", str(folder), "is not a folder: name the one that samples were written to")
     waiting = [
         _Location.of_seed(number, path) for number, path in list_sample_files(folder / WAITING_FOLDER).items()
     ]
@@ -366,7 +367,7 @@ def _open_sample(place: _Location) -> Iterator[tuple[Any, _Location]]:
     with _open_file(place.path) as file:
         missing = [name for name in (place.patterns, place.phase) if name not in file]
         if missing:
-            fix = f"has no {missing[0]}: it is no sample of ours"
+            fix = f"has no {missing[0]}: it is not a sample of ours"
             raise BadInput(f"samples: {place.path.name}", None, fix)
         version = int(file[place.attributes].attrs.get("version", FORMAT_VERSION))
         if version > FORMAT_VERSION:

@@ -52,7 +52,7 @@ class Sample:
     thickness: float
 
     def scan(self) -> Scan4D:
-        """The scan as a measurement would give it: counts (of 1e6 electrons if there is no noise).
+        """The scan as a measurement would give it: counts (of 1e6 electrons without noise).
 
         Pixels beyond the band of the waves, where nothing was simulated, are masked.
         """

@@ -53,7 +53,8 @@ def atoms(
         places = lattice @ turn + size / 2 + rng.normal(0, 0.1, lattice.shape)
         inside = ((places > -2) & (places < size + 2)).all(1)
         for at in places[inside]:
-            width, height = rng.uniform(0.25, 0.4), peak * rng.uniform(0.6, 1)
+            width = rng.uniform(0.25, 0.4)
+            height = peak * rng.uniform(0.6, 1)
             profile = [np.exp(-0.5 * ((axis - c) / width) ** 2) for axis, c in zip((y, x), at, strict=True)]
             phase[number] += height * np.outer(*profile)
     return phase
@@ -175,7 +176,8 @@ def axial_scan(  # noqa: PLR0913 - an experiment has as many numbers
         >>> scan.counts.shape, scan.heights.tolist(), scan.probe.shape
         ((3, 16, 16), [-1000.0, 0.0, 1000.0], (1, 16, 16))
     """
-    positions, heights = np.asarray(positions, np.float64), np.asarray(heights, np.float64)
+    positions = np.asarray(positions, np.float64)
+    heights = np.asarray(heights, np.float64)
     if heights.shape != positions.shape[:1]:
         fix = f"must be one for each of {len(positions)} positions"
         raise BadInput("simulate: heights", heights.shape, fix)
@@ -184,8 +186,10 @@ def axial_scan(  # noqa: PLR0913 - an experiment has as many numbers
     modes = modes / modes.abs().square().sum().sqrt()
     slices = torch.as_tensor(np.asarray(transmission, np.complex128))
     slices = slices.reshape(-1, *slices.shape[-2:])
-    moves, places = torch.as_tensor(heights - heights.mean()), torch.as_tensor(positions / pixel)
-    geometry, near = _far_field_geometry(modes, pixel, wavelength, beam, distance), None
+    moves = torch.as_tensor(heights - heights.mean())
+    places = torch.as_tensor(positions / pixel)
+    geometry = _far_field_geometry(modes, pixel, wavelength, beam, distance)
+    near = None
     if focus is not None:
         geometry = near = _near_field_geometry(geometry, pixel, focus)
         if len(slices) > 1 and math.isfinite(focus):
@@ -213,7 +217,8 @@ def _draw_counts(
     shape = _window_shape(probe)
     moves = torch.zeros(len(places), dtype=torch.float64) if moves is None else moves
     fan = 0.0 if near is None or near.focus is None else 1 / near.focus
-    ratio, wide = 1 - fan * moves, shape
+    ratio = 1 - fan * moves
+    wide = shape
     if fan:
         more = 2 * (math.ceil(max(shape) / 2 * (float(ratio.max()) - 1)) + TAPS)
         wide = (shape[0] + more, shape[1] + more)
@@ -229,7 +234,8 @@ def _draw_counts(
     generator = torch.Generator().manual_seed(seed)
     counts = np.empty((len(places), *shape), np.uint32)
     for index in torch.arange(len(places)).split(16):
-        beam, away = probe[None], moves[index] / ratio[index]
+        beam = probe[None]
+        away = moves[index] / ratio[index]
         if moves.any():
             beam = propagate.fly(beam, flight(-away)[:, None])
         rest = ((places[index] - places[index].round()) / ratio[index, None])[:, None]

@@ -104,7 +104,7 @@ def prototypes(  # noqa: PLR0913 - a specimen has as many properties
     choice = select_materials(_to_tuple(families), _to_tuple(only), _to_tuple(without) or ())
     specimen = None
     while specimen is None or not _is_on_side((specimen.group,), part, share):
-        material = _draw_wanted(choice, rng, part, share)
+        material = _draw_material_on_side(choice, rng, part, share)
         depth = how.depth(rng)
         specimen = _build_specimen(material, box, rng, how, depth)
         if material.family != GLASS and rng.uniform() < grains:
@@ -148,9 +148,10 @@ def cif(
         MissingExtra: ASE is not installed.
     """
     how = Placement("cif", thickness, axes, tilt if axes != "as given" else 0.0, vacancies, edges)
-    box, folder = _require_box(size, "cif.size"), Path(folder)
+    box = _require_box(size, "cif.size")
+    folder = Path(folder)
     if not folder.is_dir():
-        raise BadInput("cif.folder", str(folder), "is no folder: name one with .cif files")
+        raise BadInput("cif.folder", str(folder), "is not a folder: name one with .cif files")
     paths = _list_cif(folder, folder.stat().st_mtime_ns)
     if not paths:
         raise BadInput("cif.folder", str(folder), "holds no .cif file: name another folder")
@@ -199,14 +200,15 @@ def materials(  # noqa: PLR0913 - a specimen has as many properties
         MissingExtra: ASE is not installed.
     """
     how = Placement("materials", thickness, axes, tilt if axes != "as given" else 0.0, vacancies, edges)
-    box, path = _require_box(size, "materials.size"), Path(path)
+    box = _require_box(size, "materials.size")
+    path = Path(path)
     if not path.is_file():
-        raise BadInput("materials.path", str(path), "is no file: name the HDF5 file of materials")
+        raise BadInput("materials.path", str(path), "is not a file: name the HDF5 file of materials")
     keys = _list_keys(path, path.stat().st_mtime_ns, crystal_type)
     kept = [(kind, key) for kind, names in keys for key in names[start:stop]]
     if start < 0 or not kept:
         longest = max(len(names) for _, names in keys)
-        raise BadInput("materials.start", start, f"to {stop} is no range of up to {longest} materials")
+        raise BadInput("materials.start", start, f"to {stop} is not a range of up to {longest} materials")
     crystal = _read_material(path, *kept[rng.integers(len(kept))])
     return add_defects(place_crystal(crystal, box, rng, how, how.depth(rng)), rng, how)
 
@@ -223,7 +225,7 @@ def _build_specimen(
     return place_crystal(build_crystal(material), size, rng, how, depth)
 
 
-def _draw_wanted(choice: Choice, rng: np.random.Generator, part: Part, share: float) -> Material:
+def _draw_material_on_side(choice: Choice, rng: np.random.Generator, part: Part, share: float) -> Material:
     """A material on the wanted side of the split: nothing is built before it is decided."""
     for _ in range(MAX_DRAWS):
         material = draw_material(choice, rng)
@@ -259,7 +261,8 @@ def _to_tuple(names: list[str] | None) -> tuple[str, ...] | None:
 
 
 def _require_box(size: tuple[float, float], place: str) -> tuple[float, float]:
-    y, x = float(size[0]), float(size[1])
+    y = float(size[0])
+    x = float(size[1])
     if not (min(y, x) >= MIN_BOX and max(y, x) < float("inf")):
         raise BadInput(place, (y, x), f"must be at least {MIN_BOX:g} angstrom in y and x")
     return y, x
@@ -281,8 +284,10 @@ def _read_cif(path: Path, changed: int) -> Crystal:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             atoms: Any = ase.io.read(path, format="cif")
-        lattice, positions = np.asarray(atoms.cell), atoms.get_positions()
-        numbers, occupancy = atoms.get_atomic_numbers(), atoms.info.get("occupancy")
+        lattice = np.asarray(atoms.cell)
+        positions = atoms.get_positions()
+        numbers = atoms.get_atomic_numbers()
+        occupancy = atoms.info.get("occupancy")
         kinds, mixes = _mix_sites(numbers, atoms.arrays.get("spacegroup_kinds"), occupancy)
     except Exception as problem:  # whatever a reader says of a file that it does not understand
         fix = f"cannot be read ({type(problem).__name__}: {problem}): mend it, or move it elsewhere"

@@ -102,7 +102,7 @@ def _parse_selection(selection: Selection | None, shape: Sequence[int], place: s
     parts += [slice(None)] * (len(shape) - len(parts))
     for part, n in zip(parts, shape, strict=True):
         if part.step is not None and part.step < 1:
-            raise BadInput(place, part.step, "is no step: write 1 or more (prepare has flip)")
+            raise BadInput(place, part.step, "is not a step: write 1 or more (prepare has flip)")
         if n and not range(*part.indices(n)):
             raise BadInput(place, f"{part.start}:{part.stop}", f"leaves nothing of an axis of {n}")
     return tuple(slice(*part.indices(n)) for part, n in zip(parts, shape, strict=True))
@@ -115,7 +115,7 @@ def _parse_slice(part: str, place: str) -> slice:
     except ValueError:
         numbers = []
     if not 2 <= len(numbers) <= 3:
-        fix = "is no slice: write start:stop or start:stop:step for each axis, as in '0:64, :, 8:-8'"
+        fix = "is not a slice: write start:stop or start:stop:step for each axis, as in '0:64, :, 8:-8'"
         raise BadInput(place, part.strip() or "''", fix)
     return slice(*numbers)
 
@@ -124,7 +124,7 @@ def _build_slice(part: list[int | None] | None, place: str) -> slice:
     if part is None:
         return slice(None)
     if not isinstance(part, (list, tuple)) or not 2 <= len(part) <= 3:
-        raise BadInput(place, part, "is no slice: write null, [start, stop] or [start, stop, step]")
+        raise BadInput(place, part, "is not a slice: write null, [start, stop] or [start, stop, step]")
     return slice(*part)
 
 
@@ -133,7 +133,7 @@ def _resolve_permute(permute: Axes | None, count: int, place: str) -> tuple[int,
         return tuple(range(count))
     axes = tuple(axis + count if -count <= axis < 0 else axis for axis in permute)
     if sorted(axes) != list(range(count)):
-        fix = f"is no order of {count} axes: name each of 0 to {count - 1} once"
+        fix = f"is not an order of {count} axes: name each of 0 to {count - 1} once"
         raise BadInput(f"{place}: permute", list(permute), fix)
     return axes
 
@@ -141,7 +141,8 @@ def _resolve_permute(permute: Axes | None, count: int, place: str) -> tuple[int,
 def _resolve_reshape(reshape: Axes | None, taken: list[int], place: str) -> list[int]:
     if reshape is None:
         return taken
-    total, known = math.prod(taken), math.prod(n for n in reshape if n != -1)
+    total = math.prod(taken)
+    known = math.prod(n for n in reshape if n != -1)
     free = [n for n in reshape if n == -1]
     fits = total % known == 0 if free and known > 0 else known == total
     if len(free) > 1 or any(n < -1 or n == 0 for n in reshape) or not fits:

@@ -77,10 +77,8 @@ def read(
     path = require_file(path)
     with open_hdf5(path) as file:
         top = cxi_layout.find_entry(file, path.name, entry)
-        detector, source = (
-            cxi_layout.find_detector(top),
-            top.first("instrument_1/source_1", "instrument/source"),
-        )
+        detector = cxi_layout.find_detector(top)
+        source = top.first("instrument_1/source_1", "instrument/source")
         tree, name = cxi_layout.find_patterns(top, detector)
         data = tree.dataset(name)
         counts, raster = arrange(HDF5Source.of(path, str(data.name)), tree.place(name))
@@ -135,7 +133,8 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.ones((1, 2)), geometry=geometry), "one.cxi")
     """
     with create_hdf5(path) as file:
-        file["cxi_version"], file["number_of_entries"] = 160, 1
+        file["cxi_version"] = 160
+        file["number_of_entries"] = 1
         top = file.create_group("entry_1")
         for name, text in scan.metadata.items():
             if name in TITLE_NAMES:
@@ -193,7 +192,9 @@ def _write_detector(scan: Scan4D, detector: h5py.Group) -> None:
         detector.attrs["phaseloom_nominal_distance"] = True
     metres = 1.0 if geometry.distance is None else geometry.distance * 1e-10
     y, x = (angle * metres for angle in geometry.angle)
-    detector["distance"], detector["y_pixel_size"], detector["x_pixel_size"] = metres, y, x
+    detector["distance"] = metres
+    detector["y_pixel_size"] = y
+    detector["x_pixel_size"] = x
     detector["basis_vectors"] = np.asarray(geometry.basis) * [y, x]
     detector["mask"] = (~scan.mask).astype(np.uint32)
     detector.attrs["phaseloom_oriented"] = scan.oriented

@@ -194,7 +194,8 @@ def read_normal(top: CheckedGroup) -> tuple[float, float, float]:
 
 
 def _read_translation(tree: CheckedGroup, name: str, count: int) -> np.ndarray:
-    place, table = tree.place(name), tree.lengths(name)
+    place = tree.place(name)
+    table = tree.lengths(name)
     if table.ndim < 2 or table.shape[-1] not in (2, 3):
         fix = f"must be ({count}, 3): x, y, z of the sample in metres"
         raise BadInput(place, f"shape {table.shape}", fix)

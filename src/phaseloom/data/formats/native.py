@@ -96,7 +96,7 @@ def write_counts(group: h5py.Group, name: str, counts: Counts) -> h5py.Dataset:
 
 def _require_own_file(file: h5py.File, name: str) -> None:
     if decode_text(file.attrs.get("phaseloom_format", "")) != "scan":
-        raise BadInput(name, None, "is no scan written by Phaseloom: choose another format")
+        raise BadInput(name, None, "was not written by Phaseloom: choose another format")
     version = int(file.attrs.get("phaseloom_version", 0))
     if version > FORMAT_VERSION:
         raise BadInput(

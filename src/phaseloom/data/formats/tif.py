@@ -67,7 +67,8 @@ def _open_series(path: Path) -> Any:
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            shape, dtype = tuple(series.shape), series.dtype
+            shape = tuple(series.shape)
+            dtype = series.dtype
             if series.axes.endswith("S"):
                 fix = "is a coloured picture: write counts, one per pixel"
                 raise BadInput(path.name, f"shape {shape}", fix)

@@ -17,7 +17,7 @@ from phaseloom.data.importers.matlab import read_variables
 from phaseloom.errors import BadInput
 from phaseloom.units import LENGTH, Length
 
-__all__ = ["Imported", "kind", "positions_file", "read"]
+__all__ = ["Imported", "find_program", "read", "read_positions"]
 
 MAX_SCAN_IN_METRES = 0.05
 """A scan narrower than this is one in metres: in angstrom it would be a twentieth of an atom."""
@@ -47,10 +47,10 @@ def read(path: str | os.PathLike[str], /, *, pixel: Length | None = None) -> Imp
         ((1, 3, 20, 30), array([3. , 4.5]))
     """
     path = require_file(path)
-    return importlib.import_module(f"{__name__}.{kind(path)}").read(path, pixel=pixel)
+    return importlib.import_module(f"{__name__}.{find_program(path)}").read(path, pixel=pixel)
 
 
-def kind(path: str | os.PathLike[str], /) -> str:
+def find_program(path: str | os.PathLike[str], /) -> str:
     """The program that wrote a reconstruction: ``ours, ptyrad, ptychoshelves`` or ``py4dstem``.
 
     Raises:
@@ -59,7 +59,7 @@ def kind(path: str | os.PathLike[str], /) -> str:
     Example:
         >>> with h5py.File("model.h5", "w") as file:
         ...     _ = file.create_group("optimizable_tensors")
-        >>> kind("model.h5")
+        >>> find_program("model.h5")
         'ptyrad'
     """
     path = require_file(path)
@@ -90,7 +90,7 @@ def _guess_by_members(path: Path) -> str | None:
         return "py4dstem" if emd or "object" in file else None
 
 
-def positions_file(path: str | os.PathLike[str], /, *, pixel: Length | None = None) -> np.ndarray:
+def read_positions(path: str | os.PathLike[str], /, *, pixel: Length | None = None) -> np.ndarray:
     """Beam positions ``(n, 2)`` (row, column) in angstrom, from a table or another program's file.
 
     Known are ``.npy``, ``.csv`` and ``.txt`` with two columns in angstrom; HDF5 and ``.mat`` with ``ppX`` and
@@ -107,7 +107,7 @@ def positions_file(path: str | os.PathLike[str], /, *, pixel: Length | None = No
     Example:
         >>> with h5py.File("data_roi0_para.hdf5", "w") as file:
         ...     file["ppX"], file["ppY"] = [0.0, 0.4, 0.0], [0.0, 0.0, 0.5]
-        >>> positions_file("data_roi0_para.hdf5").tolist()
+        >>> read_positions("data_roi0_para.hdf5").tolist()
         [[0.0, 0.0], [0.0, 0.4], [0.5, 0.0]]
     """
     path = require_file(path)
@@ -149,3 +149,8 @@ def _read_fold_slice_positions(path: Path) -> np.ndarray | None:
     positions = np.stack([rows, columns], 1).astype(float)
     in_metres = np.ptp(positions, axis=0).max(initial=0.0) < MAX_SCAN_IN_METRES
     return positions * dict(LENGTH.scale).get(unit, 1e10 if in_metres else 1.0)
+
+
+# old names, until callers are renamed
+kind = find_program
+positions_file = read_positions

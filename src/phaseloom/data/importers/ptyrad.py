@@ -100,7 +100,8 @@ def _read_torch(path: Path) -> Members:
         raise BadInput(path.name, None, "cannot be read as a .pt file: copy it again") from error
     if not isinstance(data, Mapping) or not isinstance(data.get("optimizable_tensors"), Mapping):
         raise BadInput(path.name, None, "lacks optimizable_tensors: give a model of PtyRAD")
-    tensors, attributes = data["optimizable_tensors"], data.get("model_attributes") or {}
+    tensors = data["optimizable_tensors"]
+    attributes = data.get("model_attributes") or {}
     found = [(tensors, TENSOR_NAMES), (attributes, ATTRIBUTE_NAMES)]
     return {
         name: _to_numpy(group[name])
@@ -119,7 +120,8 @@ def _to_numpy(value: Any) -> np.ndarray:
 def _read_object(members: Members) -> np.ndarray | None:
     if "objp" not in members:
         return None
-    amplitude, phase = members["obja"], members["objp"]
+    amplitude = members["obja"]
+    phase = members["objp"]
     return (amplitude * np.exp(1j * phase)).astype(np.complex64)
 
 

@@ -128,7 +128,7 @@ def _calibrate_by_disk(scan: Scan4D, semiangle: float, by: str) -> Scan4D:
         if disk.distortion > max(0.01, 3 * disk.distortion_error):
             log.warning("calibrate: the bright-field disk is an ellipse (%s)", note)
     else:
-        raise BadInput("calibrate.by", by, "is no choice: write disk or half maximum area")
+        raise BadInput("calibrate.by", by, "is not known: write disk or half maximum area")
     angle = semiangle / radius
     log.info("calibrate: %s, so a pixel sees %s", note, ANGLE.show(angle))
     return _set_angle(scan, (angle, angle), note)

@@ -85,7 +85,8 @@ def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
     if not (isinstance(factor, (int, np.integer)) and 1 <= factor <= small // 2):
         raise BadInput("bin.factor", factor, f"must be a whole number from 1 to {small // 2}")
     blocks = partial(_split_into_blocks, factor=int(factor))
-    flat, background = scan.flat, scan.background
+    flat = scan.flat
+    background = scan.background
     return replace(
         scan,
         counts=map_counts(scan.counts, partial(_sum_blocks, factor=int(factor))),
@@ -125,8 +126,9 @@ def flip(
     if axis not in ("y", "x"):
         raise BadInput("flip.axis", axis, "is not an axis: choose y or x")
     if about not in ("zero frequency", "detector"):
-        raise BadInput("flip.about", about, "is no choice: write zero frequency or detector")
-    which, far = (-2 if axis == "y" else -1), not scan.geometry.near
+        raise BadInput("flip.about", about, "is not known: write zero frequency or detector")
+    which = -2 if axis == "y" else -1
+    far = not scan.geometry.near
     keep = far and about == "zero frequency"
     flipped = apply_to_detector(scan, partial(_mirror, axis=which, keep=keep), scan.geometry)
     if scan.probe is None:
@@ -237,7 +239,8 @@ def _bin_probe(scan: Scan4D, factor: int) -> np.ndarray:
         tilt = [np.exp(-1j * np.pi * (np.arange(n) - n // 2) / n) for n in probe.shape[-2:]]
         probe = probe * np.outer(*tilt)
     small = cut_middle(probe, shape)
-    power, left = (abs(probe) ** 2).sum(), (abs(small) ** 2).sum()
+    power = (abs(probe) ** 2).sum()
+    left = (abs(small) ** 2).sum()
     return (small * np.sqrt(power / left if left > 0 else 1.0)).astype(np.asarray(scan.probe).dtype)
 
 

@@ -103,7 +103,7 @@ def nonnegative(
     require_number(value, "nonnegative.value")
     ways = ("clip", "clip below", "subtract minimum", "subtract")
     if how not in ways:
-        raise BadInput("nonnegative.how", how, f"is no choice: write one of {', '.join(ways)}")
+        raise BadInput("nonnegative.how", how, f"is not known: write one of {', '.join(ways)}")
     if how == "subtract minimum":
         lows = [float((scan.counts[index] * scan.mask).min()) for index in split_indices(scan.counts)]
         value = min(0.0, *lows)
@@ -141,7 +141,7 @@ def normalise(
     elif by in ways:
         number = float(ways[by](_require_mean_pattern(scan, "normalise")[scan.mask]))
     else:
-        raise BadInput("normalise.by", by, f"is no choice: write divide or one of {', '.join(ways)}")
+        raise BadInput("normalise.by", by, f"is not known: write divide or one of {', '.join(ways)}")
     return _replace_counts(scan, map_counts(scan.counts, partial(_divide, number=number)), 1 / number)
 
 
@@ -204,7 +204,7 @@ def thin(scan: Scan4D, /, *, which: Literal[0, 1], share: float = 0.5, seed: int
         (True, True)
     """
     if which not in (0, 1):
-        raise BadInput("thin.which", which, "is no half of the counts: choose 0 or 1")
+        raise BadInput("thin.which", which, "is not a half of the counts: choose 0 or 1")
     if not 0 < share < 1:
         raise BadInput("thin.share", share, "leaves one part empty: write a number between 0 and 1")
     coin = partial(_draw_binomial, mask=scan.mask, which=which, share=share)
@@ -293,8 +293,8 @@ def _draw_binomial(
         raise BadInput(
             "halves of the counts",
             f"{counts[bad][0]:g}",
-            "is no number of counts, so it cannot be split: leave out steps of prepare that scale or blend, "
-            "or compare halves of the patterns (prepare: [{half: {which: 0}}])",
+            "is not a whole number of counts, so it cannot be split: leave out steps of prepare that scale "
+            "or blend, or compare halves of the patterns (prepare: [{half: {which: 0}}])",
         )
     first = stream.binomial(counts.astype(np.int64), share)
     return counts - first if which else first

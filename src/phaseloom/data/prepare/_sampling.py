@@ -57,7 +57,7 @@ def resample(
         ((3, 16, 16), np.float64(64.0))
     """
     if aligned not in ("zero frequency", "pixel edges"):
-        raise BadInput("resample.aligned", aligned, "is no choice: write zero frequency or pixel edges")
+        raise BadInput("resample.aligned", aligned, "is not known: write zero frequency or pixel edges")
     old = scan.geometry.shape
     new = _resolve_shape(scan, factor, to)
     rows, columns = (_interpolation_weights(n, m, aligned) for n, m in zip(old, new, strict=True))
@@ -93,7 +93,7 @@ def enlarge(scan: Scan4D, /, *, to: tuple[int, int], match: Literal["crop", "res
     if any(new < old for new, old in zip(shape, scan.geometry.shape, strict=True)):
         raise BadInput("enlarge.to", shape, f"is smaller than the detector {scan.geometry.shape}")
     if match not in ("crop", "resample"):
-        raise BadInput("enlarge.match", match, "is no choice: write crop or resample")
+        raise BadInput("enlarge.match", match, "is not known: write crop or resample")
     return replace(scan, modelled=_enlarge_geometry(scan.geometry, shape, finer=match == "resample"))
 
 
@@ -142,7 +142,8 @@ def _interpolate(stack: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np
 
 
 def _resample_probe(scan: Scan4D, new: tuple[int, int], aligned: Aligned) -> np.ndarray:
-    probe, old = np.asarray(scan.probe), scan.geometry.shape
+    probe = np.asarray(scan.probe)
+    old = scan.geometry.shape
     if scan.geometry.near:
         return resample_probe(probe, new)
     power = (abs(probe) ** 2).sum()
@@ -258,7 +259,7 @@ def _build_frame(
     if fill in ("edge", "ramp"):
         return _extend_edges(_fill_bad_pixels(mean, scan.mask), shape, fill, value)
     if fill not in ("exponential", "power"):
-        raise BadInput("pad.fill", fill, "is no choice: write none, constant, edge, ramp, exponential, power")
+        raise BadInput("pad.fill", fill, "is not known: write none, constant, edge, ramp, exponential, power")
     if not 0 < threshold <= 100:
         raise BadInput("pad.threshold", threshold, "must be a percentile above 0 and at most 100")
     return _fit_decay(np.sqrt(mean), scan.mask, shape, fill, threshold)
@@ -289,7 +290,8 @@ def _fit_decay(
 
     dim = good & (amplitude <= np.percentile(amplitude[good], threshold))
     away = _distance_from_middle(amplitude.shape)
-    far, seen = away[dim & (away > 0)], amplitude[dim & (away > 0)]
+    far = away[dim & (away > 0)]
+    seen = amplitude[dim & (away > 0)]
     if len(far) < 3 or not amplitude[good].any():
         raise BadInput("pad.threshold", threshold, "leaves nothing to fit a fall to: raise it, or fill edge")
     if not seen.any():

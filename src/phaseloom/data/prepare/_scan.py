@@ -54,7 +54,7 @@ def half(scan: Scan4D, /, *, which: Literal[0, 1], seed: int = 0) -> Scan4D:
         (1, 2)
     """
     if which not in (0, 1) or len(scan) < 2:
-        fix = f"is no half of {len(scan)} patterns: choose 0 or 1 of two or more"
+        fix = f"is not a half of {len(scan)} patterns: choose 0 or 1 of two or more"
         raise BadInput("half.which", which, fix)
     order = np.random.default_rng(seed).permutation(len(scan))
     cut = len(scan) // 2
@@ -73,7 +73,8 @@ def rotate(scan: Scan4D, /, *, angle: Angle) -> Scan4D:
     """
     if not np.isfinite(angle):
         raise BadInput("rotate.angle", angle, "must be finite")
-    c, s = np.cos(angle), np.sin(angle)
+    c = np.cos(angle)
+    s = np.sin(angle)
     return replace(scan, positions=scan.positions @ np.array([[c, s], [-s, c]]))
 
 
@@ -152,7 +153,8 @@ def affine(
     numbers = {"scale": scale, "asymmetry": asymmetry, "rotation": rotation, "shear": shear}
     for name, value in numbers.items():
         require_number(value, f"affine.{name}")
-    c, s = np.cos(rotation), np.sin(rotation)
+    c = np.cos(rotation)
+    s = np.sin(rotation)
     stretch = scale * np.diag([1 + asymmetry / 2, 1 - asymmetry / 2])
     matrix = stretch @ np.array([[c, s], [-s, c]]) @ np.array([[1.0, 0.0], [np.tan(shear), 1.0]])
     if abs(np.linalg.det(matrix)) < 1e-6:
@@ -202,7 +204,8 @@ def positions(
     from phaseloom.data.formats.arrays import read_table
     from phaseloom.data.formats.setup import convert_positions
 
-    place, heights = f"positions.path: {path}", scan.heights
+    place = f"positions.path: {path}"
+    heights = scan.heights
     if Path(path).suffix in (".npy", ".csv", ".txt"):
         found = convert_positions(read_table(Path(path)), unit, scan.geometry, len(scan), place)
     else:
@@ -224,7 +227,8 @@ def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
     """
     from phaseloom.data import importers
 
-    place, found = f"weights.path: {path}", importers.read(path)
+    place = f"weights.path: {path}"
+    found = importers.read(path)
     if found.weights is None:
         raise BadInput(place, None, "holds no weights of shots: only results of ours do")
     if found.weights.shape != (len(scan),):
@@ -241,14 +245,14 @@ def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
 def _read_heights(path: Path, usual: np.ndarray | None) -> np.ndarray | None:
     from phaseloom.data import importers
 
-    found = importers.read(path).heights if importers.kind(path) == "ours" else None
+    found = importers.read(path).heights if importers.find_program(path) == "ours" else None
     return usual if found is None else found
 
 
 def _read_refined_positions(path: Path, pixel: float) -> np.ndarray:
     from phaseloom.data import importers
 
-    return importers.positions_file(path, pixel=pixel)
+    return importers.read_positions(path, pixel=pixel)
 
 
 def without(scan: Scan4D, /, *, numbers: tuple[int, ...] = (), path: Path | None = None) -> Scan4D:
@@ -278,7 +282,7 @@ def without(scan: Scan4D, /, *, numbers: tuple[int, ...] = (), path: Path | None
     )
     wrong = named[(named < 0) | (named >= len(scan))]
     if len(wrong):
-        fix = f"is no pattern of this scan: count from 0 to {len(scan) - 1}"
+        fix = f"is not a pattern of this scan: count from 0 to {len(scan) - 1}"
         raise BadInput("without", int(wrong[0]), fix)
     kept = np.ones(len(scan), bool)
     kept[named.astype(np.int64)] = False
@@ -307,7 +311,8 @@ def _find_unusual(path: Path, scan: Scan4D) -> np.ndarray:
         return named
     from scipy.spatial import KDTree
 
-    tree, near = KDTree(scan.positions), _position_tolerance(scan)
+    tree = KDTree(scan.positions)
+    near = _position_tolerance(scan)
     away, numbers = tree.query(places)
     alone = all(len(one) == 1 for one in tree.query_ball_point(places[named], near))
     if (away > near).any() or (np.diff(numbers) < 1).any() or not alone:

@@ -50,7 +50,8 @@ def require_shape(scan: Scan4D, to: tuple[int, int], place: str) -> tuple[int, i
 def cut_middle(stack: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The window of this shape around ``[N // 2, N // 2]``, zero where there was nothing."""
     out = np.zeros((*stack.shape[:-2], *shape), stack.dtype)
-    inner, outer = [], []
+    inner = []
+    outer = []
     for old, new in zip(stack.shape[-2:], shape, strict=True):
         size = min(old, new)
         inner.append(slice(old // 2 - size // 2, old // 2 - size // 2 + size))
