@@ -76,7 +76,7 @@ PARAMETERS = {
     "probe: {from_file: {path: none.npy}}": "probe: from_file.path: none.npy does not exist",
     "probe: {from_file: {path: real.npy}}": "real.npy with float64(4, 4) is not a complex array",
     "probe: {from_file: {path: pickle.npy}}": "pickle.npy is not a plain numpy array",
-    "probe: {from_file: {path: damaged.h5}}": "damaged.h5: is no reconstruction that is known",
+    "probe: {from_file: {path: damaged.h5}}": "damaged.h5: is not a known reconstruction",
     "rates: 0.1": "rates: 0.1 must hold 'name: value' lines",
     "rates: {object: -0.1}": "rates.object: -0.1 must be a finite number from zero up",
     "rates: {object: .nan}": "rates.object: nan must be a finite number from zero up",

@@ -19,10 +19,9 @@ import yaml
 
 from phaseloom import cli
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.simulation import dp_set_layout as _seed_layout
 from phaseloom.simulation import recipe as protocol
 from phaseloom.simulation import samples
-from phaseloom.simulation.recipe import Simulate, missing, one, simulate
+from phaseloom.simulation.recipe import Simulate, list_missing, simulate, simulate_sample
 from phaseloom.simulation.samples import SampleSet
 
 SMALL = {"scan": [4, 5], "window": 16, "detector": 6}
@@ -60,9 +59,9 @@ def test_a_sample_follows_from_seed_and_number_alone(once, tmp_path):
     later = recipe(count=1, first=3, title="another range")
     assert list(simulate(later, tmp_path, workers=1)) == [3]
     assert contents(tmp_path) == {"000003.h5": once["000003.h5"]}
-    np.testing.assert_array_equal(one(recipe(), 3).phase, one(later, 3).phase)
-    assert not np.array_equal(one(recipe(), 3).phase, one(recipe(seed=8), 3).phase)
-    assert one(recipe(), 2).specimen != one(recipe(), 3).specimen
+    np.testing.assert_array_equal(simulate_sample(recipe(), 3).phase, simulate_sample(later, 3).phase)
+    assert not np.array_equal(simulate_sample(recipe(), 3).phase, simulate_sample(recipe(seed=8), 3).phase)
+    assert simulate_sample(recipe(), 2).specimen != simulate_sample(recipe(), 3).specimen
 
 
 def test_the_number_of_threads_changes_nothing_and_is_left_as_it_was(once, tmp_path):
@@ -80,9 +79,9 @@ def test_what_is_there_is_not_simulated_again(tmp_path, monkeypatch):
     run = simulate(recipe(), tmp_path, workers=1)
     assert [next(run), next(run)] == [0, 1]
     run.close()
-    assert missing(recipe(), tmp_path) == [2, 3, 4]
+    assert list_missing(recipe(), tmp_path) == [2, 3, 4]
     assert sorted(simulate(recipe(count=4), tmp_path, workers=1)) == [2, 3]
-    monkeypatch.setattr(protocol, "one", None)
+    monkeypatch.setattr(protocol, "simulate_sample", None)
     assert list(simulate(recipe(count=4), tmp_path, workers=1)) == []
 
 
@@ -163,19 +162,19 @@ def test_the_seeds_layout_takes_the_seeds_microscope_unless_another_is_given():
 
 
 def test_files_of_the_seeds_layout_are_put_together_as_they_become_complete(tmp_path, monkeypatch):
-    monkeypatch.setattr(_seed_layout, "IN_FILE", 2)
+    monkeypatch.setattr(samples, "SAMPLES_PER_FILE", 2)
     cell = {"fixed": {"scan": [3, 4], "cell": 32, "window": 32, "bin": 1, "detector": None}}
     wanted = recipe(layout="seed", microscope=cell, count=3)
     run: Iterator[int] = simulate(wanted, tmp_path, workers=1)
     assert [next(run), next(run)] == [0, 1]
     assert list(contents(tmp_path)) == ["simulation_data1.h5"]
-    assert missing(wanted, tmp_path) == [2]
+    assert list_missing(wanted, tmp_path) == [2]
     assert list(run) == [2]
     assert sorted(contents(tmp_path)) == ["simulation_data1.h5", "simulation_data2.h5"]
-    assert missing(wanted, tmp_path) == []
+    assert list_missing(wanted, tmp_path) == []
     found = SampleSet(tmp_path)
     assert found.numbers == (0, 1, 2)
-    expected = one(wanted, 2)
+    expected = simulate_sample(wanted, 2)
     assert expected.patterns.shape == (3, 4, 32, 32)
     np.testing.assert_allclose(found.patterns(2), expected.patterns, rtol=1e-6)
     np.testing.assert_allclose(found.phase(2), expected.phase, rtol=1e-6)
@@ -246,7 +245,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path):
 
 @pytest.mark.usefixtures("dask")
 def test_workers_that_write_elsewhere_are_found_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(protocol, "_written", lambda *_: "")
+    monkeypatch.setattr(protocol, "_write_sample", lambda *_: "")
     with pytest.raises(BadInput, match="share"):
         list(simulate(recipe(), tmp_path, scheduler="tcp://there:8786"))
 
@@ -256,7 +255,7 @@ def test_a_process_that_is_killed_from_outside_ends_in_a_sentence(tmp_path, monk
     def lost(*_: object) -> str:
         raise BrokenProcessPool
 
-    monkeypatch.setattr(protocol, "_written", lost)
+    monkeypatch.setattr(protocol, "_write_sample", lost)
     with pytest.raises(BadInput, match="with fewer workers"):
         list(simulate(recipe(), tmp_path, scheduler="tcp://there:8786"))
 
@@ -308,14 +307,14 @@ def test_command_lines_that_mean_nothing_end_in_a_sentence(tmp_path, monkeypatch
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    original = protocol.one
+    original = protocol.simulate_sample
 
     def interrupted(recipe: Simulate, number: int):
         if number == 2:
             raise KeyboardInterrupt
         return original(recipe, number)
 
-    monkeypatch.setattr(protocol, "one", interrupted)
+    monkeypatch.setattr(protocol, "simulate_sample", interrupted)
     out = tmp_path / "set"
     setting = f"microscope={{fixed: {yaml.safe_dump(SMALL, default_flow_style=True).strip()}}}"
     assert command(monkeypatch, "--out", out, "--count", 4, "--workers", 1, "--set", setting) == 130
@@ -324,12 +323,12 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         in capsys.readouterr().out
     )
     assert sorted(contents(out)) == ["000000.h5", "000001.h5"]
-    monkeypatch.setattr(protocol, "one", original)
+    monkeypatch.setattr(protocol, "simulate_sample", original)
     assert (
         command(monkeypatch, out / "run.yaml", "--out", out, "--first", 0, "--count", 4, "--workers", 1) == 0
     )
     assert SampleSet(out).numbers == (0, 1, 2, 3)
-    assert samples.named(out).keys() == {0, 1, 2, 3}
+    assert samples.list_sample_files(out).keys() == {0, 1, 2, 3}
 
 
 def test_a_folder_in_which_nothing_came_about_is_not_taken(tmp_path, monkeypatch, capsys):

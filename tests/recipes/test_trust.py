@@ -129,7 +129,7 @@ class TestHalves:
 
     def test_are_refused_where_counts_are_no_numbers(self, tree):
         recipe = Reconstruct.of(tree | {"prepare": [{"normalise": {"by": "divide", "value": 3.0}}]})
-        with pytest.raises(BadInput, match="is no number of counts"):
+        with pytest.raises(BadInput, match="is not a whole number of counts"):
             halves(recipe)
 
     def test_end_with_an_interruption(self, tree):

@@ -6,8 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
+from phaseloom import spec
 from phaseloom.data import formats
 from phaseloom.data.formats import hdf5, npy, npz, raw
+from phaseloom.data.formats.setup import DEFAULTS, Setup
 from phaseloom.data.scan import wavelength_of
 
 COUNTS = np.random.default_rng(1).poisson(3.0, (2, 3, 4, 6)).astype(np.uint16)
@@ -159,3 +161,20 @@ def test_hdf5_files_are_told_by_what_is_in_them(
         for member, value in members.items():
             file[member] = value
     assert formats.guess(tmp_path / name) == format_
+
+
+@pytest.mark.parametrize("name", ["hdf5", "mat", "npy", "npz", "raw", "tif", "zarr"])
+def test_every_reader_of_arrays_shows_the_whole_setup(name: str) -> None:
+    knobs = spec.knobs("phaseloom.data.formats", name)
+    own_defaults = {"positions_unit": None} if name == "npz" else {}
+    assert list(knobs)[: len(DEFAULTS)] == list(Setup.__annotations__) == list(DEFAULTS)
+    for knob, default in {**DEFAULTS, **own_defaults}.items():
+        required = knob == "energy" and name != "npz"
+        assert knobs[knob].default is (knobs[knob].empty if required else default)
+        assert f"\n        {knob}: " in (spec._function("phaseloom.data.formats", name).__doc__ or "")
+
+
+def test_an_unknown_keyword_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", COUNTS)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'anlge'"):
+        npy.read(tmp_path / "a.npy", **KNOBS, anlge=1e-3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from phaseloom import export
-from phaseloom.data.models import kind, read
+from phaseloom.data.importers import kind, read
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.result import Provenance, Result

@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from phaseloom.data import formats
 from phaseloom.data.counts import Arranged, Mapped, loaded
-from phaseloom.data.formats._arranged import Arrangement, Turned, arranged
+from phaseloom.data.formats.arrangement import Arrangement, ReversedAxes, arrange
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
@@ -152,8 +152,8 @@ def test_any_order_and_cut_equals_numpy(write: Writer, seed: int, tmp_path: Path
 def test_patterns_may_be_kept_as_rows_of_numbers(lead: tuple, pattern: tuple) -> None:
     stored = CUBE.reshape(*lead, *pattern)
     how = Arrangement(reshape=(SLOW, -1, Y, X))
-    for source in (stored, Turned(stored.T), np.asfortranarray(stored)):
-        counts, raster = arranged(source, "a", how)
+    for source in (stored, ReversedAxes(stored.T), np.asfortranarray(stored)):
+        counts, raster = arrange(source, "a", how)
         assert raster == (SLOW, FAST)
         np.testing.assert_array_equal(counts[np.arange(12)], CUBE.reshape(-1, Y, X))
 
@@ -250,7 +250,7 @@ def test_reading_lazily_touches_only_what_is_asked_for(tmp_path: Path) -> None:
             return part
 
     watched = Watched(CUBE)
-    counts, _ = arranged(watched, "a", Arrangement(selection=":, :, 1:3, ::3"))
+    counts, _ = arrange(watched, "a", Arrangement(selection=":, :, 1:3, ::3"))
     assert watched.read == 0
     counts[np.array([0, 1, 2, 5])]
     assert watched.read == 4 * 2 * 2
@@ -282,9 +282,9 @@ def test_all_array_formats_share_their_knobs() -> None:
 
 
 def test_axes_in_memory_are_viewed_not_copied() -> None:
-    counts, _ = arranged(CUBE, "a", Arrangement(reshape=(-1, Y, X)))
+    counts, _ = arrange(CUBE, "a", Arrangement(reshape=(-1, Y, X)))
     assert np.shares_memory(counts, CUBE)
-    turned, _ = arranged(CUBE, "a", Arrangement(permute=(2, 3, 0, 1)))
+    turned, _ = arrange(CUBE, "a", Arrangement(permute=(2, 3, 0, 1)))
     assert isinstance(turned, Arranged)
     assert turned.source is CUBE
     np.testing.assert_array_equal(loaded(turned), CUBE.transpose(2, 3, 0, 1).reshape(-1, SLOW, FAST))

@@ -49,7 +49,7 @@ def test_drawn_probes_fit_the_pixels_the_window_and_the_numbers_of_nets():
         assert (np.abs(numbers[:7]) <= np.array(limits) + 1e-6).all()
         assert numbers[1] >= 0.7 - 1e-6
         assert drawn.semiangle <= BAND * drawn.wavelength / 2 / drawn.spacing
-        assert microscopes._seen(drawn) >= microscopes.SEEN
+        assert microscopes._share_in_window(drawn) >= microscopes.MIN_SHARE_IN_WINDOW
         assert 60e3 <= drawn.energy <= 300e3
 
 
@@ -104,7 +104,7 @@ def test_what_is_no_range_is_refused_by_name(knobs, place):
     "knobs", [{"semiangle": (0.2, 0.3)}, {"defocus": (3000.0, 4000.0), "window": 16, "bin": 1}]
 )
 def test_probes_that_never_fit_end_in_a_sentence(knobs, monkeypatch):
-    monkeypatch.setattr(microscopes, "TRIES", 5)
+    monkeypatch.setattr(microscopes, "MAX_DRAWS", 5)
     with pytest.raises(BadInput, match="of 5 draws left no probe"):
         microscopes.varied(rng(), detector=None, **knobs)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from phaseloom.data.models import Imported, kind, positions_file, read
+from phaseloom.data.importers import Imported, kind, positions_file, read
 from phaseloom.errors import BadInput
 
 rng = np.random.default_rng(3)
@@ -349,10 +349,10 @@ WRONG = {
     ),
     "tilts": (broken_members(optimizable_tensors__obj_tilts=np.ones((3, 2))), "does not fit 5 positions"),
     "not finite": (broken_members(optimizable_tensors__probe=np.full((1, 4, 4), np.nan)), "not finite"),
-    "data": (lambda p: written(p, {"dp": np.ones((3, 4, 4))}), "no reconstruction that is known"),
+    "data": (lambda p: written(p, {"dp": np.ones((3, 4, 4))}), "not a known reconstruction"),
     "text": (
         lambda p: p.write_text("hello world, this is no file of numbers"),
-        "no reconstruction that is known",
+        "not a known reconstruction",
     ),
     "truncated": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(40)), "cannot be read as a .pt"),
     "mat": (lambda p: p.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + bytes(3)), "MATLAB"),

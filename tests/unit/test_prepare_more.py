@@ -477,10 +477,10 @@ def test_every_transform_can_be_called_from_a_parameter_file() -> None:
 def test_positions_come_from_a_result_of_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from phaseloom.data import models
+    from phaseloom.data import importers as models
 
     Path("model.mat5").write_bytes(b"something")
-    monkeypatch.setattr(models, "kind", lambda path: "ptychoshelves")
+    monkeypatch.setattr(models, "find_program", lambda path: "ptychoshelves")
     for found, message in ((np.ones((6, 2)), None), (np.ones((5, 2)), "5 positions"), (None, "no positions")):
         answer = SimpleNamespace(positions=found)
         monkeypatch.setattr(models, "read", lambda path, answer=answer, **known: answer)

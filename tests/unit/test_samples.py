@@ -14,7 +14,6 @@ import torch
 
 from phaseloom.errors import BadInput
 from phaseloom.physics.optics import interaction
-from phaseloom.simulation import dp_set_layout as _seed_layout
 from phaseloom.simulation import samples
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.samples import SampleSet, read, write
@@ -76,7 +75,7 @@ def test_counts_come_back_exactly(tmp_path, dose, kind):
 
 def test_a_set_has_its_samples_in_the_order_of_their_numbers(tmp_path):
     for number in (12, 3, 1234567):
-        write(sample(seed=number), tmp_path / samples.name_of(number), number=number, seed=0)
+        write(sample(seed=number), tmp_path / samples.sample_file_name(number), number=number, seed=0)
     (tmp_path / "run.yaml").write_text("count: 3")
     (tmp_path / ".000004.77.tmp.h5").write_text("half written")
     found = SampleSet(tmp_path)
@@ -130,23 +129,27 @@ def test_a_window_reads_only_the_chunks_that_it_touches(tmp_path, monkeypatch):
 
 
 def assembled(folder: Path, numbers: list[int]) -> list[Path]:
-    parts = folder / samples.PARTS
+    parts = folder / samples.WAITING_FOLDER
     for number in numbers:
-        _seed_layout.write(
-            sample(seed=number, jitter=0.1), parts / samples.name_of(number), number=number, seed=5
+        samples.write(
+            sample(seed=number, jitter=0.1),
+            parts / samples.sample_file_name(number),
+            number=number,
+            seed=5,
+            layout="seed",
         )
-    return _seed_layout.assembled(folder, parts)
+    return samples.assemble_files(folder, parts)
 
 
 def test_the_seeds_layout_comes_back_without_a_loss(tmp_path, monkeypatch):
-    monkeypatch.setattr(_seed_layout, "IN_FILE", 3)
+    monkeypatch.setattr(samples, "SAMPLES_PER_FILE", 3)
     files = assembled(tmp_path, [0, 1, 2, 4])
     assert [path.name for path in files] == ["simulation_data1.h5", "simulation_data2.h5"]
     found = SampleSet(tmp_path)
     assert found.numbers == (0, 1, 2, 4)
     same(found.sample(3), sample(seed=4, jitter=0.1))
     np.testing.assert_array_equal(found.patterns(1, slice(1, 3), slice(2)), sample(seed=1).patterns[1:3, :2])
-    assert not list((tmp_path / samples.PARTS).glob("*.h5"))
+    assert not list((tmp_path / samples.WAITING_FOLDER).glob("*.h5"))
     with opened(files[0]) as file:
         patterns, phase = file["dp_set_1"], file["phase_1"]
         assert (patterns.dtype, patterns.chunks) == (np.float32, (1, 1, 6, 6))
@@ -162,20 +165,20 @@ def test_what_comes_later_is_added_to_a_file_that_is_not_full(tmp_path):
 
 
 def test_two_that_put_together_at_the_same_time_lose_nothing(tmp_path):
-    parts = tmp_path / samples.PARTS
+    parts = tmp_path / samples.WAITING_FOLDER
     for number in range(6):
-        part = parts / samples.name_of(number)
-        _seed_layout.write(sample(seed=number), part, number=number, seed=5)
+        part = parts / samples.sample_file_name(number)
+        samples.write(sample(seed=number), part, number=number, seed=5, layout="seed")
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: _seed_layout.assembled(tmp_path, parts), range(4)))
+        list(pool.map(lambda _: samples.assemble_files(tmp_path, parts), range(4)))
     assert SampleSet(tmp_path).numbers == tuple(range(6))
     same(SampleSet(tmp_path).sample(5), sample(seed=5))
 
 
 def test_samples_that_wait_to_be_put_together_are_seen_too(tmp_path):
     assembled(tmp_path, [0])
-    part = tmp_path / samples.PARTS / samples.name_of(1)
-    _seed_layout.write(sample(seed=1), part, number=1, seed=5)
+    part = tmp_path / samples.WAITING_FOLDER / samples.sample_file_name(1)
+    samples.write(sample(seed=1), part, number=1, seed=5, layout="seed")
     found = SampleSet(tmp_path)
     assert found.numbers == (0, 1)
     same(found.sample(1), sample(seed=1))
@@ -213,7 +216,7 @@ def test_files_of_the_first_generator_are_samples_of_an_experiment_that_is_told(
 
 
 def test_what_is_no_set_of_samples_ends_in_a_sentence(tmp_path):
-    with pytest.raises(BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         SampleSet(tmp_path / "nowhere")
     (tmp_path / "scan.h5").write_text("another file")
     with pytest.raises(BadInput, match="holds no sample"):
@@ -230,7 +233,7 @@ def test_a_broken_file_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"simulation_data1.h5: cannot be read as HDF5"):
         SampleSet(tmp_path)
     with pytest.raises(BadInput, match=r"simulation_data1.h5: cannot be read as HDF5"):
-        _seed_layout.held(tmp_path / "simulation_data1.h5")
+        samples.list_numbers(tmp_path / "simulation_data1.h5")
 
 
 @pytest.mark.parametrize(

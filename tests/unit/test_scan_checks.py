@@ -41,15 +41,15 @@ REFUSED = {
     "descan nan": ({"descan": spoilt(np.nan, 3, 2)}, "scan.descan[2, 1]: nan is not finite"),
     "positions inf": ({"positions": spoilt(-np.inf, 3, 2)}, "scan.positions[2, 1]: -inf is not finite"),
     "positions complex": ({"positions": spoilt(1j, 3, 2)}, "scan.positions: values of complex128 must be"),
-    "positions ragged": ({"positions": [[1, 2], [3], [4, 5]]}, "scan.positions: is no array"),
-    "positions text": ({"positions": [["a", "b"]] * 3}, "is no array of numbers"),
+    "positions ragged": ({"positions": [[1, 2], [3], [4, 5]]}, "scan.positions: is not an array"),
+    "positions text": ({"positions": [["a", "b"]] * 3}, "is not an array of numbers"),
     "counts complex": ({"counts": np.ones((3, 8, 9), complex)}, "scan.counts: values of complex128 are no"),
     "counts none": ({"counts": np.ones((0, 8, 9)), "positions": np.ones((0, 2))}, "holds no pattern"),
     "counts flat": ({"counts": [[1.0]]}, "scan.counts: (1, 1) must have the axes"),
     "probe shape": ({"probe": np.ones((1, 8, 8)) + 0j}, "scan.probe: (1, 8, 8) must have the shape (mode, 8"),
     "probe 4D": ({"probe": np.ones((1, 1, 8, 9)) + 0j}, "scan.probe: (1, 1, 8, 9) must have the shape"),
     "probe nan": ({"probe": spoilt(np.nan, 1, 8, 9)}, "scan.probe[0, 7, 8]: nan is not finite"),
-    "probe text": ({"probe": "wave.npy"}, "scan.probe: wave.npy is no array of numbers"),
+    "probe text": ({"probe": "wave.npy"}, "scan.probe: wave.npy is not an array of numbers"),
     "heights shape": ({"heights": [1.0, 2.0]}, "scan.heights: (2,) does not fit 3 patterns"),
 }
 
@@ -201,7 +201,7 @@ def explaining(path, /):
     ("reader", "code", "said"),
     [
         (failing, 1, "plugin formats: failing, of {here}: failed (KeyError: 'detector'): tell its author"),
-        (empty, 1, "plugin formats: empty, of {here}: gave dict, which is no Scan4D"),
+        (empty, 1, "plugin formats: empty, of {here}: returned dict, which is not a Scan4D"),
         (explaining, 2, "a.zed: has no detector: name one"),
     ],
 )

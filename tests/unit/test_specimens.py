@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.simulation import crystals as _crystals
-from phaseloom.simulation.specimen_box import close, reference
+from phaseloom.simulation.crystals import Material, build_crystal
+from phaseloom.simulation.elements import load_ase_data
+from phaseloom.simulation.materials import draw_material, select_materials
+from phaseloom.simulation.specimen_box import find_close_pairs
 from phaseloom.simulation.specimens import (
     FAMILIES,
     Specimen,
@@ -61,7 +63,7 @@ def plain(size: tuple[float, float], seed: int, **knobs) -> Specimen:
 
 def shares(specimen: Specimen) -> np.ndarray:
     """Distances in shares of the sum of covalent radii, images included."""
-    _, distance, bond = close(specimen, 1.0)
+    _, distance, bond = find_close_pairs(specimen, 1.0)
     return distance / bond
 
 
@@ -145,7 +147,7 @@ def test_no_two_atoms_of_60_draws_are_too_close_and_all_are_in_their_box():
         assert inside(found), seed
         assert len(found.numbers) > 3, seed
         assert shares(found).min(initial=9.0) >= 0.7 - 1e-9, (seed, found.name)
-        assert close(found, 1.0)[1].min(initial=9.0) > 0.7 * 1.4, (seed, found.name)
+        assert find_close_pairs(found, 1.0)[1].min(initial=9.0) > 0.7 * 1.4, (seed, found.name)
         assert 4 <= found.thickness <= 16
         assert found.size[1:] == (50.0, 40.0)
 
@@ -153,15 +155,15 @@ def test_no_two_atoms_of_60_draws_are_too_close_and_all_are_in_their_box():
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "amorphous"])
 def test_every_family_has_the_density_and_the_bonds_of_its_cell(family):
     for seed in range(3):
-        material = _crystals.drawn(_crystals.listed((family,), None, ()), rng(seed))
-        cell = _crystals.crystal(material)
+        material = draw_material(select_materials((family,), None, ()), rng(seed))
+        cell = build_crystal(material)
         expected = len(cell.kinds) / abs(np.linalg.det(cell.lattice))
         size = (60.0, 60.0)
         found = plain(size, seed, families=[family], axes="random", thickness=(30.0, 30.0))
         assert found.family == family
         assert found.name == cell.name
         assert len(found.numbers) / np.prod(found.size) == pytest.approx(expected, rel=0.06)
-        _, distance, _ = close(found, 1.4)
+        _, distance, _ = find_close_pairs(found, 1.4)
         assert 1.2 < np.median(np.sort(distance)[: len(found.numbers) // 4]) < 3.6
 
 
@@ -184,7 +186,7 @@ def test_every_family_has_the_density_and_the_bonds_of_its_cell(family):
     ],
 )
 def test_lattice_constants_of_well_known_materials_are_right_to_two_percent(family, elements, constant):
-    cell = _crystals.crystal(_crystals.Material(family, elements))
+    cell = build_crystal(Material(family, elements))
     assert np.linalg.norm(cell.lattice[0]) == pytest.approx(constant, rel=0.02)
 
 
@@ -203,7 +205,7 @@ def test_lattice_constants_of_well_known_materials_are_right_to_two_percent(fami
 def test_prototypes_have_the_symmetry_of_their_space_group(family, elements, group, basis):
     from ase.spacegroup import Spacegroup
 
-    cell = _crystals.crystal(_crystals.Material(family, elements))
+    cell = build_crystal(Material(family, elements))
     at = (cell.positions @ np.linalg.inv(cell.lattice)) % 1
     setting = 2 if family == "spinel" else 1
     start = [at[cell.kinds == kind][0] if place is None else place for kind, place in enumerate(basis)]
@@ -279,11 +281,11 @@ def test_low_index_axes_show_columns_and_any_axes_do_not():
 
 
 def test_every_family_is_reached_and_there_are_thousands_of_groups():
-    choice = _crystals.listed(None, None, ())
+    choice = select_materials(None, None, ())
     assert set(choice) == set(FAMILIES)
     assert len(FAMILIES) >= 12
     generator = rng()
-    drawn = [_crystals.drawn(choice, generator) for _ in range(4000)]
+    drawn = [draw_material(choice, generator) for _ in range(4000)]
     assert {material.family for material in drawn} == set(FAMILIES)
     assert len({material.groups[0] for material in drawn}) > 1500
 
@@ -301,10 +303,10 @@ def test_training_and_held_out_groups_are_disjoint():
 
 
 def test_a_mixture_is_held_out_only_with_both_of_its_ends():
-    mixture = _crystals.Material("perovskite", ("Sr", "Ti", "O"), ("Ba", "Ti", "O"), 0.3)
+    mixture = Material("perovskite", ("Sr", "Ti", "O"), ("Ba", "Ti", "O"), 0.3)
     names = ("perovskite:Ba-O-Sr-Ti", "perovskite:O-Sr-Ti", "perovskite:Ba-O-Ti")
     assert mixture.groups == names
-    assert _crystals.crystal(mixture).name == "(Sr0.70Ba0.30)TiO3"
+    assert build_crystal(mixture).name == "(Sr0.70Ba0.30)TiO3"
 
 
 def test_the_split_is_the_same_in_another_process():
@@ -323,7 +325,7 @@ def test_elements_can_be_asked_for_and_left_out():
     ("knobs", "sentence"),
     [
         ({"families": ["perovskit"]}, "did you mean 'perovskite'"),
-        ({"only": ["Xx"]}, "prototypes.only: Xx is no element"),
+        ({"only": ["Xx"]}, "prototypes.only: Xx is not an element"),
         ({"families": ["perovskite"], "only": ["Sr"]}, "no material"),
         ({"families": ["fcc"], "only": ["Au"], "part": "held out", "share": 1e-9}, "prototypes.part"),
         ({"thickness": (9.0, 4.0)}, "prototypes.thickness"),
@@ -381,7 +383,7 @@ def test_partial_occupancy_is_drawn_atom_by_atom(tmp_path: Path):
 def test_folders_and_files_that_cannot_be_used_are_named(tmp_path: Path):
     with pytest.raises(BadInput, match=r"holds no \.cif file"):
         cif((20.0, 20.0), rng(), folder=tmp_path)
-    with pytest.raises(BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         cif((20.0, 20.0), rng(), folder=tmp_path / "nowhere")
     (tmp_path / "broken.cif").write_text("data_x\nloop_\n_atom_site_label\n")
     with pytest.raises(BadInput, match=r"cif.folder: broken.cif: .*mend it"):
@@ -425,9 +427,9 @@ def test_files_of_materials_that_cannot_be_used_are_told(tmp_path: Path):
         materials(size, rng(), path=path, crystal_type="hexagonal")
     with pytest.raises(BadInput, match="did you mean 'cubic'"):
         materials(size, rng(), path=path, crystal_type="cubik")
-    with pytest.raises(BadInput, match="is no range of up to 3 materials"):
+    with pytest.raises(BadInput, match="is not a range of up to 3 materials"):
         materials(size, rng(), path=path, crystal_type="cubic", start=5)
-    with pytest.raises(BadInput, match="is no file"):
+    with pytest.raises(BadInput, match="is not a file"):
         materials(size, rng(), path=tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(BadInput, match="cannot be read as HDF5"):
@@ -443,15 +445,15 @@ def test_files_of_materials_that_cannot_be_used_are_told(tmp_path: Path):
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ase.data", None)
     with pytest.raises(MissingExtra, match=r"needs ase: pip install 'phaseloom\[simulate\]'"):
-        reference()
+        load_ase_data()
 
 
 def test_arrays_that_do_not_go_together_are_refused():
-    with pytest.raises(BadInput, match=r"cut\.positions"):
+    with pytest.raises(BadInput, match=r"cut_box\.positions"):
         cut(PEROVSKITE, SITES[:2], SALT * np.eye(3), (9, 9), thickness=9)
-    with pytest.raises(BadInput, match=r"cut\.lattice"):
+    with pytest.raises(BadInput, match=r"cut_box\.lattice"):
         cut(PEROVSKITE, SITES, np.ones((3, 3)), (9, 9), thickness=9)
-    with pytest.raises(BadInput, match=r"cut\.size"):
+    with pytest.raises(BadInput, match=r"cut_box\.size"):
         cut(PEROVSKITE, SITES, SALT * np.eye(3), (9, 0), thickness=9)
 
 

@@ -201,7 +201,7 @@ def test_a_plane_is_taken_off_whatever_the_order_and_lost_patterns_stay_lost():
 @pytest.mark.parametrize("bytes_", [1, 3000, 10**9])
 def test_pieces_do_not_matter(monkeypatch, bytes_):
     whole = measure_scan(scanned(), tiles(), centre=CENTRE)
-    monkeypatch.setattr("phaseloom.data.counts.PIECE", bytes_)
+    monkeypatch.setattr("phaseloom.data.counts.BYTES_PER_PIECE", bytes_)
     same(measure_scan(scanned(), tiles(), centre=CENTRE), whole)
     counts = scanned().counts.astype(float)
     np.testing.assert_allclose(whole.mean, counts.mean(0), rtol=1e-13)
@@ -273,7 +273,7 @@ def test_profiles_of_all_patterns_are_those_of_each():
 
 
 def test_groups_have_the_mean_of_their_patterns(monkeypatch):
-    monkeypatch.setattr("phaseloom.data.counts.PIECE", 3000)
+    monkeypatch.setattr("phaseloom.data.counts.BYTES_PER_PIECE", 3000)
     labels = np.arange(15) % 4 - 1
     names, mean, many = average_groups(scanned(), labels)
     assert (names.tolist(), many.tolist()) == ([0, 1, 2], [4, 4, 3])

@@ -67,8 +67,8 @@ def test_bad_input_is_a_sentence(scan, tmp_path):
     embedding(tmp_path / "repeated.npz", repeated, [3])
     cases = {
         "needs numbers of patterns, or the path": {},
-        "20 is no pattern of this scan: count from 0 to 19": {"numbers": (20,)},
-        "-1 is no pattern": {"numbers": (-1,)},
+        "20 is not a pattern of this scan: count from 0 to 19": {"numbers": (20,)},
+        "-1 is not a pattern": {"numbers": (-1,)},
         "leaves no pattern": {"numbers": tuple(range(20))},
         "must hold whole numbers": {"path": tmp_path / "half.txt"},
         "names no patterns that stand out": {"path": tmp_path / "other.npz"},

@@ -73,8 +73,8 @@ def _count(text: str) -> int | None:
 
 
 def _labels(path: Path) -> Any:
-    from phaseloom.data.formats._arrays import load_array
-    from phaseloom.data.formats._files import checked
+    from phaseloom.data.formats.arrays import load_array
+    from phaseloom.data.formats.files import checked
 
     return load_array(checked(path)).ravel()
 

@@ -2,19 +2,21 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phaseloom.errors import BadInput
 
-__all__ = ["Disk", "fitted_disk", "half_maximum_radius"]
+__all__ = ["Disk", "fit_disk", "half_maximum_radius"]
 
-SECTORS = 16
+RIM_SECTORS = 16
 """Pieces of the rim that are left out in turn; their disagreement is the uncertainty."""
 
-INNER, OUTER = 0.6, 1.4
-"""The ring around the rim that is fitted, in radii."""
+INNER_RADIUS = 0.6
+OUTER_RADIUS = 1.4
+"""The ring around the rim that is fitted, in radii of the disk."""
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +57,7 @@ class Disk:
         return (y, x) if sure else (0.0, 0.0)
 
 
-def fitted_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
+def fit_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
     """Fit an elliptic disk with a blurred rim to a mean pattern.
 
     Inside and outside may vary smoothly (a polynomial each); only the rim decides. The errors are those
@@ -72,7 +74,7 @@ def fitted_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
 
     Example:
         >>> y, x = np.indices((40, 41))
-        >>> disk = fitted_disk(1.0 * (np.hypot(y - 20.3, x - 19.5) < 9.2))
+        >>> disk = fit_disk(1.0 * (np.hypot(y - 20.3, x - 19.5) < 9.2))
         >>> bool(abs(disk.radius - 9.2) < 0.1), bool(abs(disk.centre[0] - 20.3) < 0.1)
         (True, True)
     """
@@ -85,7 +87,7 @@ def fitted_disk(mean: np.ndarray, /, *, mask: np.ndarray | None = None) -> Disk:
     best = rim.fit(best)
     rim.check(best, mean.shape)
     error = rim.errors(best)
-    radius, y, x, first, second, width = _told(best)
+    radius, y, x, first, second, width = _unpack_fit(best)
     return Disk(
         radius=radius,
         radius_error=error[0],
@@ -121,18 +123,19 @@ class _Rim:
     @classmethod
     def of(cls, mean: Floats, good: NDArray[np.bool_], about: Floats) -> "_Rim":
         axes: Floats = np.indices(mean.shape).astype(np.float64)
-        y, x = axes[0], axes[1]
+        y = axes[0]
+        x = axes[1]
         away = np.hypot(y - about[1], x - about[2]) / about[0]
-        here = good & (away > INNER) & (away < OUTER)
+        here = good & (away > INNER_RADIUS) & (away < OUTER_RADIUS)
         turn = np.arctan2(x[here] - about[2], y[here] - about[1]) / (2 * np.pi)
-        sector = (np.floor(turn * SECTORS).astype(np.int64)) % SECTORS
+        sector = (np.floor(turn * RIM_SECTORS).astype(np.int64)) % RIM_SECTORS
         scale = max(float(mean[here].max(initial=0.0)), 1e-300)
         return cls(y[here], x[here], mean[here] / scale, sector)
 
     def errors(self, best: Floats) -> list[float]:
         """Standard errors by leaving out one sector after the other."""
-        told = np.array([_told(self.without(number).fit(best)) for number in range(SECTORS)])
-        return (np.sqrt(SECTORS - 1) * told.std(axis=0)).tolist()
+        parameters = np.array([_unpack_fit(self.without(number).fit(best)) for number in range(RIM_SECTORS)])
+        return (np.sqrt(RIM_SECTORS - 1) * parameters.std(axis=0)).tolist()
 
     def without(self, number: int) -> "_Rim":
         """The rim without one sector."""
@@ -149,21 +152,22 @@ class _Rim:
 
     def check(self, found: Floats, shape: tuple[int, ...]) -> None:
         """Refuse what cannot be a disk: beyond the detector, or with a rim that is none."""
-        radius, y, x, *_, width = _told(found)
+        radius, y, x, *_, width = _unpack_fit(found)
         room = min(y, x, shape[0] - 1 - y, shape[1] - 1 - x)
         inside = np.hypot(self.y - y, self.x - x) < radius
         both = inside.any() and not inside.all()
         step = self.counts[inside].mean() - self.counts[~inside].mean() if both else 0.0
         if not (2 <= radius <= room + 1 and width < 0.5 * radius and step > 0.1):
-            fix = "is no disk that lies within the detector: give the angle of a pixel instead"
+            fix = "is not a disk within the detector: give the angle of a pixel instead"
             raise BadInput("calibrate", f"a radius of {radius:.4g} pixels", fix)
 
     def _residual(self, values: Floats) -> Floats:
         """What smooth levels inside and outside of the rim cannot explain."""
         from scipy.special import erfc
 
-        radius, y, x, first, second, width = _told(values)
-        v, u = (self.y - y) / radius, (self.x - x) / radius
+        radius, y, x, first, second, width = _unpack_fit(values)
+        v = (self.y - y) / radius
+        u = (self.x - x) / radius
         away = np.maximum(np.hypot(v, u), 1e-9)
         edge = 1 + (first * (v**2 - u**2) + second * 2 * u * v) / away**2
         bend = width**2 / (2 * radius)  # a blur in two dimensions moves a curved rim inwards
@@ -175,33 +179,40 @@ class _Rim:
         return self.counts - levels @ heights
 
 
-def _told(values: Floats) -> tuple[float, float, float, float, float, float]:
+def _unpack_fit(values: Floats) -> tuple[float, float, float, float, float, float]:
     """Radius, centre, distortions and width; the rim of a pixelled disk is never sharper than a pixel."""
     radius, y, x, first, second, width = (float(value) for value in values)
     return abs(radius), y, x, first, second, 0.25 + math.exp(min(width, 5.0))
 
 
-def _enclosed(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Bad pixels that hang together and do not reach the edge of the detector."""
+def _label(image: Any) -> tuple[NDArray[np.int64], int]:
     from scipy.ndimage import label
 
-    parts: NDArray[np.int64]
-    parts, _ = label(bad)  # type: ignore[misc]
+    found: Any = label(image)
+    return found
+
+
+def _find_holes(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Bad pixels that hang together and do not reach the edge of the detector."""
+    parts, _ = _label(bad)
     rim = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
     return bad & ~np.isin(parts, rim[rim > 0])
 
 
 def _first_guess(mean: Floats, good: NDArray[np.bool_]) -> Floats:
     """Area and middle of what exceeds half of a typical bright pixel, holes and specks mended."""
-    from scipy.ndimage import binary_fill_holes, label, median_filter
+    from scipy.ndimage import binary_fill_holes, median_filter
 
     smooth: Floats = median_filter(mean, 3)
     if not smooth.max() > 0:
         raise BadInput("calibrate", None, "finds no disk: the mean pattern is dark")
     bright: NDArray[np.bool_] = smooth > 0.5 * np.median(smooth[smooth > 0.5 * np.percentile(smooth, 99.9)])
-    parts: NDArray[np.int64]
-    parts, count = label(binary_fill_holes(bright | _enclosed(~good)))  # type: ignore[misc]
+    parts, count = _label(binary_fill_holes(bright | _find_holes(~good)))
     sizes = [float(smooth[parts == number].sum()) for number in range(1, count + 1)]
     body = parts == 1 + int(np.argmax(sizes)) if sizes else bright
     places = np.argwhere(body).mean(axis=0)
     return np.array([math.sqrt(body.sum() / math.pi), *places.tolist(), 0.0, 0.0, math.log(0.5)])
+
+
+# old names, until callers are renamed
+fitted_disk = fit_disk

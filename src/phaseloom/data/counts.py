@@ -8,14 +8,25 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Arranged", "Chosen", "Counts", "InFile", "Mapped", "Part", "Source", "loaded", "mapped", "pieces"]
+__all__ = [
+    "ArrangedCounts",
+    "Counts",
+    "HDF5Source",
+    "MappedCounts",
+    "PartialCounts",
+    "SelectedCounts",
+    "Source",
+    "get_present",
+    "list_own_patterns",
+    "load_counts",
+    "map_counts",
+    "split_indices",
+]
 
-Pattern = np.ndarray
+MAX_BYTES_IN_MEMORY = 1_000_000_000
+"""Above this a part of a stack stays in its file."""
 
-LOADED = 1_000_000_000
-"""Bytes of a part of a stack that are kept in memory."""
-
-PIECE = 32_000_000
+BYTES_PER_PIECE = 32_000_000
 """Bytes that are read or transformed at once."""
 
 
@@ -57,7 +68,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class InFile:
+class HDF5Source:
     """A data set of an HDF5 file as a `Source`: the file is open only while it is read."""
 
     path: Path
@@ -66,7 +77,7 @@ class InFile:
     dtype: np.dtype
 
     @classmethod
-    def of(cls, path: Path, dataset: str) -> "InFile":
+    def of(cls, path: Path, dataset: str) -> "HDF5Source":
         """Look at a data set without reading it."""
         import h5py
 
@@ -89,7 +100,7 @@ class InFile:
 
 
 @dataclass(frozen=True)
-class Arranged:
+class ArrangedCounts:
     """Patterns cut out of a stored array, read when asked for.
 
     Attributes:
@@ -102,7 +113,7 @@ class Arranged:
     Example:
         >>> stored = np.arange(24).reshape(2, 3, 4)
         >>> whole = (slice(None),) * 3
-        >>> Arranged(stored, whole, (2, 0, 1), 1, (4, 2, 3))[np.array([1])].tolist()
+        >>> ArrangedCounts(stored, whole, (2, 0, 1), 1, (4, 2, 3))[np.array([1])].tolist()
         [[[1, 5, 9], [13, 17, 21]]]
     """
 
@@ -113,7 +124,7 @@ class Arranged:
     shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, source: Source) -> "Arranged":
+    def of(cls, source: Source) -> "ArrangedCounts":
         """All of an array whose last two axes are a pattern."""
         *raster, rows, columns = source.shape
         whole = (slice(None),) * len(source.shape)
@@ -132,10 +143,14 @@ class Arranged:
         ranges = [range(*s.indices(n)) for s, n in zip(self.cut, self.source.shape, strict=True)]
         raster = tuple(len(ranges[axis]) for axis in self.axes[: self.lead]) or (1,)
         out = np.empty((len(flat), *self.shape[1:]), self.dtype)
-        runs = _runs(flat, raster[-1], self._most())
-        wanted = (self._block(np.unravel_index(flat[a], raster), b - a, ranges) for a, b in runs)
-        one_file = isinstance(self.source, InFile)
-        blocks = self.source.blocks(wanted) if one_file else (self.source[block] for block in wanted)  # type: ignore
+        runs = _find_runs(flat, raster[-1], self._max_patterns_per_block())
+        wanted = [
+            self._block(np.unravel_index(flat[start], raster), stop - start, ranges) for start, stop in runs
+        ]
+        if isinstance(self.source, HDF5Source):
+            blocks = self.source.blocks(wanted)
+        else:
+            blocks = (self.source[block] for block in wanted)
         for (start, stop), read in zip(runs, blocks, strict=True):
             out[start:stop] = read.transpose(self.axes).reshape(stop - start, *self.shape[1:])
         return out if np.ndim(index) else out[0]
@@ -148,13 +163,12 @@ class Arranged:
             block[axis] = slice(some.start, some[-1] + 1, some.step)
         return tuple(block)
 
-    def _most(self) -> int:
-        """Patterns of one block."""
-        return max(1, PIECE // (int(np.prod(self.shape[1:])) * self.dtype.itemsize))
+    def _max_patterns_per_block(self) -> int:
+        return max(1, BYTES_PER_PIECE // (int(np.prod(self.shape[1:])) * self.dtype.itemsize))
 
 
 @dataclass(frozen=True)
-class Mapped:
+class MappedCounts:
     """Patterns that go through a function when they are read."""
 
     source: Counts
@@ -170,7 +184,7 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedCounts:
     """Some of the patterns of a lazy stack."""
 
     source: Counts
@@ -179,7 +193,8 @@ class Chosen:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Number of chosen patterns, rows, columns."""
-        return (len(self.index), *self.source.shape[1:])  # type: ignore[return-value]
+        _, rows, columns = self.source.shape
+        return len(self.index), rows, columns
 
     @property
     def dtype(self) -> np.dtype:
@@ -192,7 +207,7 @@ class Chosen:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class PartialCounts:
     """A stack of which some patterns are here and the others are not: they keep their numbers.
 
     Attributes:
@@ -206,25 +221,26 @@ class Part:
     own: np.ndarray
 
     @classmethod
-    def of(cls, counts: Counts, own: np.ndarray, others: np.ndarray, /) -> "Part":
-        """Some patterns of a stack, read into memory unless they take more than `LOADED` bytes.
+    def of(cls, counts: Counts, own: np.ndarray, others: np.ndarray, /) -> "PartialCounts":
+        """Some patterns of a stack, read into memory unless they take more than `MAX_BYTES_IN_MEMORY` bytes.
 
         Example:
-            >>> part = Part.of(np.arange(12.0).reshape(3, 2, 2), np.array([2]), np.array([0]))
+            >>> part = PartialCounts.of(np.arange(12.0).reshape(3, 2, 2), np.array([2]), np.array([0]))
             >>> part[np.array([2])].ravel().tolist(), part.shape
             ([8.0, 9.0, 10.0, 11.0], (3, 2, 2))
         """
         numbers = np.union1d(own, others)
         place = np.full(counts.shape[0], -1)
         place[numbers] = np.arange(len(numbers))
-        rows = Chosen(counts, numbers)
-        small = rows.dtype.itemsize * int(np.prod(rows.shape)) <= LOADED
-        return cls(loaded(rows) if small else rows, place, own)
+        rows = SelectedCounts(counts, numbers)
+        small = rows.dtype.itemsize * int(np.prod(rows.shape)) <= MAX_BYTES_IN_MEMORY
+        return cls(load_counts(rows) if small else rows, place, own)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of the whole stack."""
-        return (len(self.place), *self.rows.shape[1:])  # type: ignore[return-value]
+        _, rows, columns = self.rows.shape
+        return len(self.place), rows, columns
 
     @property
     def dtype(self) -> np.dtype:
@@ -244,7 +260,7 @@ class Part:
         return self.rows[where]
 
 
-def mapped(
+def map_counts(
     counts: Counts, function: Callable[[np.ndarray], np.ndarray], /, *, lazy: bool | None = None
 ) -> Counts:
     """Apply a function of a stack of patterns: now for an array, at reading for anything lazy.
@@ -254,48 +270,61 @@ def mapped(
     """
     now = isinstance(counts, np.ndarray) if lazy is None else not lazy and isinstance(counts, np.ndarray)
     sample = function(np.zeros((1, *counts.shape[1:]), counts.dtype))
-    later = Mapped(counts, function, (counts.shape[0], *sample.shape[1:]), sample.dtype)  # type: ignore[arg-type]
-    return loaded(later) if now else later
+    later = MappedCounts(counts, function, (counts.shape[0], *sample.shape[1:]), sample.dtype)
+    return load_counts(later) if now else later
 
 
-def loaded(counts: Counts, /) -> np.ndarray:
+def load_counts(counts: Counts, /) -> np.ndarray:
     """All patterns as an array, read piece by piece.
 
     Example:
-        >>> loaded(Chosen(np.ones((3, 2, 2)), np.array([0, 2]))).shape
+        >>> load_counts(SelectedCounts(np.ones((3, 2, 2)), np.array([0, 2]))).shape
         (2, 2, 2)
     """
     out = np.empty(counts.shape, counts.dtype)
-    for index in pieces(counts):
+    for index in split_indices(counts):
         out[index[0] : index[-1] + 1] = counts[index]
     return out
 
 
-def present(counts: Counts, /) -> tuple[Counts, np.ndarray | None]:
+def get_present(counts: Counts, /) -> tuple[Counts, np.ndarray | None]:
     """The patterns that are here, and where each one of the stack lies among them; ``None``: in order."""
-    return (counts.rows, counts.place) if isinstance(counts, Part) else (counts, None)
+    return (counts.rows, counts.place) if isinstance(counts, PartialCounts) else (counts, None)
 
 
-def own(counts: Counts, /) -> np.ndarray:
-    """Numbers of the patterns that nobody else is in charge of: all, but of a `Part`."""
-    if isinstance(counts, Part):
+def list_own_patterns(counts: Counts, /) -> np.ndarray:
+    """Numbers of the patterns that nobody else is in charge of: all, but of a `PartialCounts`."""
+    if isinstance(counts, PartialCounts):
         return counts.own
-    return own(counts.source) if isinstance(counts, Mapped) else np.arange(counts.shape[0])
+    return (
+        list_own_patterns(counts.source) if isinstance(counts, MappedCounts) else np.arange(counts.shape[0])
+    )
 
 
-def pieces(counts: Counts, /) -> Iterator[np.ndarray]:
+def split_indices(counts: Counts, /) -> Iterator[np.ndarray]:
     """Indices of neighbouring patterns that together cover a stack in small steps."""
     bytes_ = int(np.prod(counts.shape[1:])) * max(counts.dtype.itemsize, 4)
-    step = max(1, min(64, PIECE // bytes_))
+    step = max(1, min(64, BYTES_PER_PIECE // bytes_))
     for start in range(0, counts.shape[0], step):
         yield np.arange(start, min(start + step, counts.shape[0]))
 
 
-def _runs(flat: np.ndarray, row: int, most: int) -> list[tuple[int, int]]:
+def _find_runs(flat: np.ndarray, row: int, most: int) -> list[tuple[int, int]]:
     """Stretches of consecutive patterns that stay within one raster row, and within memory."""
     breaks = np.flatnonzero((np.diff(flat) != 1) | (flat[1:] % row == 0)) + 1
     edges = [0, *breaks.tolist(), len(flat)]
     if not len(flat):
         return []
-    runs = [(at, min(at + most, stop)) for start, stop in pairwise(edges) for at in range(start, stop, most)]
-    return runs
+    return [(at, min(at + most, stop)) for start, stop in pairwise(edges) for at in range(start, stop, most)]
+
+
+# old names, until callers are renamed
+Arranged = ArrangedCounts
+Chosen = SelectedCounts
+InFile = HDF5Source
+Mapped = MappedCounts
+Part = PartialCounts
+loaded = load_counts
+own = list_own_patterns
+pieces = split_indices
+present = get_present

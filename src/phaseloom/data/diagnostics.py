@@ -1,21 +1,25 @@
-"""What a scan is like and what will go wrong with it, before an hour is spent on a reconstruction."""
+"""What a scan is like and what will go wrong with it, before an hour is spent on a reconstruction.
 
-from collections.abc import Callable
+A scan has `PROPERTIES`; `RULES` tell which values of them are a problem and what to do about it.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.beam_width import d4sigma, widest
 from phaseloom.data.scan import Scan4D
 from phaseloom.units import ENERGY, LENGTH
 
-__all__ = ["Finding", "inspect"]
+__all__ = ["Finding", "d4sigma", "inspect"]
 
 Level = Literal["good", "note", "warn", "bad"]
-MOST = 500
-"""Patterns that are read."""
+
+MAX_PATTERNS_READ = 500
+"""Enough for means within a few percent, and read within seconds."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,9 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
 
     The diameter of the beam is four times the standard deviation of its intensity (D4 sigma, the
     diameter of an evenly lit disk), if a probe came with the data, and that of the mean pattern in the
-    near field. Otherwise the speckles tell it: the inverse transform of what a pattern has beyond the
-    mean pattern is an autocorrelation of the exit wave, which reaches as far as the beam is wide. Its
-    reach is where the radial mean of its square falls below a thousandth, or into shot noise; a beam
+    near field. Otherwise it is estimated from the speckles: the inverse transform of what a pattern has
+    beyond the mean pattern is an autocorrelation of the exit wave, which reaches as far as the beam is wide.
+    Its reach is where the radial mean of its square falls below a thousandth, or into shot noise; a beam
     with faint tails, a smooth object or few counts make it too small (by a quarter on a real scan).
 
     Example:
@@ -45,37 +49,37 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
         >>> inspect(scan)[0].value
         '2 patterns of 8 x 8 pixels, float64'
     """
-    survey = _Survey(scan)
-    checks: tuple[Callable[[_Survey], Finding | None], ...] = (
-        *(_counts, _beam, _pixel, _field, _overlap, _dose, _dead, _hot, _saturated, _centre),
-        *(
-            _sampling,
-            _window,
-            _flight,
-            _duplicates,
-            _raster,
-            _extent,
-            _heights,
-            _orientation,
-            _mask,
-            _background,
-        ),
-    )
-    return [finding for check in checks if (finding := check(survey)) is not None]
+    survey = _ScanSurvey(scan)
+    findings = []
+    for name, describe in PROPERTIES.items():
+        value = describe(survey)
+        if value is None:
+            continue
+        broken = (rule for rule in RULES if rule.name == name and rule.applies(survey))
+        if rule := next(broken, None):
+            findings.append(Finding(name, value, rule.level, rule.advice.format(survey=survey)))
+        else:
+            findings.append(Finding(name, value, "good", ""))
+    return findings
 
 
-class _Survey:
-    """A scan and what several checks need to know of it, computed when first asked for."""
+class _ScanSurvey:
+    """A scan and what the rules need to know of it, computed when first asked for."""
 
     def __init__(self, scan: Scan4D):
         self.scan = scan
+        self.geometry = scan.geometry
         n = len(scan)
-        index = np.unique(np.linspace(0, n - 1, min(n, MOST)).round().astype(int))
+        index = np.unique(np.linspace(0, n - 1, min(n, MAX_PATTERNS_READ)).round().astype(int))
         self.read = len(index)
-        shape = scan.geometry.shape
-        self.mean, self.speckle, self.totals = np.zeros(shape), np.zeros(shape), np.zeros(0)
-        self.highest, self.near_highest, self.at_highest = 0.0, 0, 0
-        self.scaled, self.quantum = False, 0
+        self.mean = np.zeros(scan.geometry.shape)
+        self.speckle = np.zeros(scan.geometry.shape)
+        self.totals = np.zeros(0)
+        self.highest = 0.0
+        self.near_highest = 0
+        self.at_highest = 0
+        self.scaled = False
+        self.quantum = 0
         for start in range(0, self.read, 64):
             self._add(scan.counts[index[start : start + 64]].astype(np.float64) * scan.mask)
         self.mean /= self.read
@@ -95,18 +99,24 @@ class _Survey:
         self.totals = np.append(self.totals, stack.sum((1, 2)))
         self.highest = max(self.highest, float(stack.max()))
 
+    @property
+    def has_usual_energy(self) -> bool:
+        low, high = (1e4, 2e6) if self.geometry.beam == "electron" else (10, 2e5)
+        return low <= self.geometry.energy <= high
+
     @cached_property
     def diameter(self) -> float | None:
         """Of the beam on the object, angstrom; ``None`` where the speckles drown in noise."""
-        pixel = np.asarray(self.scan.geometry.pixel)
+        pixel = np.asarray(self.geometry.pixel)
         if self.scan.probe is not None:
             return d4sigma((abs(self.scan.probe) ** 2).sum(0), pixel)
-        if self.scan.geometry.near:
+        if self.geometry.near:
             return d4sigma(self.mean, pixel)
-        return self._speckled(pixel)
+        return self._estimate_diameter_from_speckles(pixel)
 
-    def _speckled(self, pixel: np.ndarray) -> float | None:
-        noise, shape = float(self.mean.mean()), self.speckle.shape
+    def _estimate_diameter_from_speckles(self, pixel: np.ndarray) -> float | None:
+        noise = float(self.mean.mean())
+        shape = self.speckle.shape
         y, x = ((np.arange(n) - n // 2) * p for n, p in zip(shape, pixel, strict=True))
         ring = (np.hypot(y[:, None], x[None, :]) / pixel.max()).round().astype(int).ravel()
         members = np.maximum(np.bincount(ring), 1)
@@ -121,131 +131,177 @@ class _Survey:
     @cached_property
     def step(self) -> float:
         """Median distance to the nearest other position, angstrom (0 for a single one)."""
-        where = self.scan.positions
-        some = where[np.linspace(0, len(where) - 1, min(len(where), MOST)).astype(int)]
+        positions = self.scan.positions
+        sample = np.linspace(0, len(positions) - 1, min(len(positions), MAX_PATTERNS_READ)).astype(int)
         nearest = []
-        for point in some:
-            away = np.hypot(*(where - point).T)
+        for point in positions[sample]:
+            away = np.hypot(*(positions - point).T)
             away = away[away > 1e-6]
             nearest.append(away.min() if away.size else 0.0)
         return float(np.median(nearest))
 
+    @property
+    def overlap(self) -> float:
+        """Linear overlap of neighbouring beams; 1 where the size of the beam is not known."""
+        return max(0.0, 1 - self.step / self.diameter) if self.diameter else 1.0
 
-def _counts(survey: _Survey) -> Finding:
-    n, y, x = survey.scan.counts.shape
-    text = f"{n} patterns of {y} x {x} pixels, {survey.scan.counts.dtype}"
-    if survey.highest <= 0:
-        return Finding("counts", text, "bad", "Every good pixel is zero: check the data set and the mask.")
-    if survey.scaled:
-        advice = "The values are not whole numbers, so not counts: scale them, or do not trust a loss of 1."
-        return Finding("counts", text, "warn", advice)
-    if (one := survey.quantum) > 1:
-        step = f"[{{normalise: {{by: divide, value: {one}}}}}]"
-        advice = f"A quantum counts as {one}: divide by it (prepare: {step})."
-        return Finding("counts", f"{text}, all multiples of {one}", "warn", advice)
-    return Finding("counts", text, "good", "")
+    @property
+    def changes(self) -> float:
+        """Relative standard deviation of the counts of a pattern."""
+        return float(self.totals.std() / self.totals.mean())
+
+    @cached_property
+    def dead_pixels(self) -> int:
+        """Pixels without counts among others that have some."""
+        image = np.where(self.scan.mask, self.mean, np.nan)
+        median = np.nanmedian(_stack_neighbours(image), axis=0)
+        return int(((self.mean == 0) & self.scan.mask & (median * self.read > 12)).sum())
+
+    @cached_property
+    def hot_pixels(self) -> int:
+        """Single pixels that are brighter than all their neighbours."""
+        image = np.where(self.scan.mask, self.mean, np.nan) * self.read
+        around = _stack_neighbours(image)
+        hot = (image > 10 * np.median(around, axis=0) + 50) & (image > 4 * around.max(0)) & self.scan.mask
+        if not self.geometry.near:
+            y, x = (int(place) for place in np.unravel_index(self.mean.argmax(), hot.shape))
+            if max(abs(y - hot.shape[0] // 2), abs(x - hot.shape[1] // 2)) <= 2:
+                hot[y, x] &= _is_on_plateau(image, y, x)  # an unscattered beam may be one pixel wide
+        return int(hot.sum())
+
+    @property
+    def saturated(self) -> bool:
+        """Whether many values stop at the same number."""
+        many = self.at_highest >= 5 and self.at_highest >= 0.5 * self.near_highest
+        return self.highest >= 200 and many and self.near_highest < 0.5 * self.mean.size * self.read
+
+    @cached_property
+    def off_centre(self) -> list[float] | None:
+        """Pixels (y, x) from ``[N // 2, N // 2]``, where models expect it, to the mean pattern's middle."""
+        light = self.mean * self.scan.mask
+        if self.geometry.near or not light.sum() > 0:
+            return None
+        light = np.clip(light - np.median(light), 0, None)
+        total = max(float(light.sum()), 1e-30)
+        return [
+            float((light.sum(1 - axis) * np.arange(n)).sum() / total) - n // 2
+            for axis, n in enumerate(light.shape)
+        ]
+
+    @cached_property
+    def edge_ratio(self) -> float | None:
+        """Mean intensity at the edge of the detector over that of all of it."""
+        good = self.scan.mask
+        edge = np.ones_like(good)
+        edge[1:-1, 1:-1] = False
+        if self.geometry.near or not (edge & good).any() or not self.mean.any():
+            return None
+        return float(self.mean[edge & good].mean() / self.mean[good].mean())
+
+    @cached_property
+    def widest_diameter(self) -> float | None:
+        """Of a stored probe where it is widest in a scan along the beam, angstrom.
+
+        That is at one end of the scan, for the square of the diameter is a parabola of the height.
+        """
+        scan = self.scan
+        if scan.probe is None or scan.heights is None:
+            return None
+        import torch
+
+        from phaseloom.physics.propagate import angular_spectrum, fly
+
+        geometry = self.geometry
+        heights = scan.heights - scan.heights.mean()
+        ways = -torch.as_tensor([heights.min(), heights.max()])
+        kernels = angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, ways)[:, None]
+        planes = fly(torch.as_tensor(scan.probe).to(kernels)[None], kernels).abs().square().sum(1).numpy()
+        return max(d4sigma(plane, geometry.pixel) for plane in planes)
+
+    @property
+    def window_part(self) -> float | None:
+        """Diameter of the beam over the width of its window."""
+        if self.geometry.near or not self.diameter:
+            return None
+        window = min(n * p for n, p in zip(self.geometry.shape, self.geometry.pixel, strict=True))
+        return (self.widest_diameter or self.diameter) / window
+
+    @property
+    def longest_flight(self) -> float:
+        """Longest propagation in the near field that the window samples, angstrom."""
+        geometry = self.geometry
+        widths = (n * p * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
+        return min(widths) / geometry.wavelength
+
+    @cached_property
+    def repeated_positions(self) -> int:
+        """How many positions were there before."""
+        heights = np.zeros(len(self.scan)) if self.scan.heights is None else self.scan.heights
+        places = np.column_stack([self.scan.positions, heights])
+        return len(self.scan) - len(np.unique(places.round(4), axis=0))
+
+    @property
+    def stands_still(self) -> bool:
+        return self.repeated_positions == len(self.scan) - 1 and self.repeated_positions > 0
+
+    @property
+    def raster(self) -> list[int] | None:
+        """Lines along each axis; none if the positions are not on a perfect raster."""
+        positions = self.scan.positions
+        lines = [len(np.unique((axis / self.step).round(3))) for axis in positions.T]
+        return None if lines[0] * lines[1] > 1.2 * len(positions) or min(lines) < 2 else lines
+
+    @property
+    def extent(self) -> float:
+        """Longer side of the scanned field, object pixels."""
+        return max(self.scan.extent) / min(self.geometry.pixel)
+
+    @property
+    def in_cone_beam(self) -> bool:
+        return self.geometry.near and bool(np.isfinite(self.geometry.focus or 0))
+
+    @property
+    def masked_part(self) -> float:
+        return 1 - float(self.scan.mask.mean())
+
+    @property
+    def background_part(self) -> float:
+        """Of the counts of a mean pattern."""
+        if self.scan.background is None:
+            return 0.0
+        total = float(self.scan.background[self.scan.mask].sum())
+        return total / max(float(self.totals.mean()), 1e-30)
 
 
-def _beam(survey: _Survey) -> Finding:
-    geometry = survey.scan.geometry
-    energy, wavelength = ENERGY.show(geometry.energy), LENGTH.show(geometry.wavelength)
-    low, high = (1e4, 2e6) if geometry.beam == "electron" else (10, 2e5)
-    usual = low <= geometry.energy <= high
-    advice = "" if usual else f"The energy is unusual for {geometry.beam}s: check its unit."
-    return Finding(
-        "beam", f"{geometry.beam} {energy}, wavelength {wavelength}", "good" if usual else "warn", advice
-    )
+def d4sigma(image: np.ndarray, pixel: Sequence[float] | np.ndarray, /) -> float:
+    """Four times the standard deviation of an intensity ``(y, x)``, mean of both axes, in the pixel's unit.
+
+    Example:
+        >>> y, x = np.mgrid[-20:21, -20:21]
+        >>> round(d4sigma(np.hypot(y, x) < 10, (2.0, 2.0)) / 2)
+        20
+    """
+    image = np.clip(image, 0, None)
+    y, x = ((np.arange(n) - n // 2) * p for n, p in zip(image.shape, pixel, strict=True))
+    total = image.sum() or 1.0
+    spread = 0.0
+    for axis, grid in ((1, y), (0, x)):
+        profile = image.sum(axis) / total
+        middle = (profile * grid).sum()
+        spread += (profile * (grid - middle) ** 2).sum()
+    return float(4 * np.sqrt(spread / 2))
 
 
-def _pixel(survey: _Survey) -> Finding:
-    y, x = survey.scan.geometry.pixel
-    text = f"{LENGTH.show(y)} x {LENGTH.show(x)}"
-    if min(y, x) < survey.scan.geometry.wavelength / 2:
-        advice = "The object pixel is below half the wavelength: check distance, pixel size and energy."
-        return Finding("object pixel", text, "bad", advice)
-    return Finding("object pixel", text, "good", "")
-
-
-def _field(survey: _Survey) -> Finding:
-    scan = survey.scan
-    scanned = " x ".join(LENGTH.show(length) for length in scan.extent)
-    window = " x ".join(
-        LENGTH.show(n * p) for n, p in zip(scan.geometry.shape, scan.geometry.pixel, strict=True)
-    )
-    return Finding("field of view", f"{scanned} scanned, window {window}", "good", "")
-
-
-def _overlap(survey: _Survey) -> Finding | None:
-    diameter, step = survey.diameter, survey.step
-    if step == 0:
-        return None
-    if not diameter:
-        advice = "The beam's size cannot be told from noisy patterns: compare the step with it yourself."
-        return Finding("overlap", f"step {LENGTH.show(step)}", "note", advice)
-    linear = max(0.0, 1 - step / diameter)
-    height, width = (length + diameter for length in survey.scan.extent)
-    times = len(survey.scan) * np.pi * diameter**2 / 4 / (height * width)
-    beam = LENGTH.show(float(f"{diameter:.3g}"))
-    text = f"{linear:.0%} linear, {times:.3g} patterns on each place (beam {beam})"
-    if linear >= 0.6:
-        return Finding("overlap", text, "good", "")
-    advice = (
-        "Neighbouring beams overlap little: scan with smaller steps, or with a wider beam (more defocus)."
-        if linear > 0
-        else "Neighbouring beams do not touch: check the unit of the positions, then the step."
-    )
-    return Finding("overlap", text, "warn" if linear >= 0.3 else "bad", advice)
-
-
-def _dose(survey: _Survey) -> Finding:
-    scan, mean = survey.scan, float(survey.totals.mean())
-    height, width = (max(length, survey.step) or survey.step or 1.0 for length in scan.extent)
-    area = mean * len(scan) / (height * width)
-    small = scan.geometry.beam == "electron"
-    per_area = f"{area:.3g} per A^2" if small else f"{area * 1e8:.3g} per um^2"
-    text = f"{mean:.4g} counts per pattern, {per_area}"
-    if mean < 100:
-        advice = "There are few counts: use a Poisson noise model, and few probe modes."
-        return Finding("dose", text, "warn", advice)
-    changes = survey.totals.std() / mean
-    if changes > 0.3:
-        advice = "The counts change much from pattern to pattern: let the fit learn a weight for each."
-        return Finding("dose", f"{text}, changing by {changes:.0%}", "note", advice)
-    return Finding("dose", text, "good", "")
-
-
-def _around(image: np.ndarray) -> np.ndarray:
-    """The eight neighbours of each pixel, NaN beyond the edge."""
+def _stack_neighbours(image: np.ndarray) -> np.ndarray:
+    """The eight neighbours of each pixel; zero beyond the edge and for NaN."""
     wide = np.pad(image, 1, constant_values=np.nan)
     rows, columns = image.shape
     places = [(j, i) for j in range(3) for i in range(3) if (j, i) != (1, 1)]
-    return np.stack([wide[j : j + rows, i : i + columns] for j, i in places])
+    around = np.stack([wide[j : j + rows, i : i + columns] for j, i in places])
+    return np.nan_to_num(around, nan=0.0)
 
 
-def _dead(survey: _Survey) -> Finding:
-    image = np.where(survey.scan.mask, survey.mean, np.nan)
-    median = np.nanmedian(_filled(_around(image)), axis=0)
-    dead = (survey.mean == 0) & survey.scan.mask & (median * survey.read > 12)
-    advice = "Pixels without counts lie among lit ones: mask them."
-    return _count_of("dead pixels", int(dead.sum()), advice)
-
-
-def _hot(survey: _Survey) -> Finding:
-    image = np.where(survey.scan.mask, survey.mean, np.nan) * survey.read
-    around = _filled(_around(image))
-    hot = (image > 10 * np.median(around, axis=0) + 50) & (image > 4 * around.max(0)) & survey.scan.mask
-    middle = np.unravel_index(survey.mean.argmax(), hot.shape) if not survey.scan.geometry.near else None
-    zero = tuple(n // 2 for n in hot.shape)
-    if middle is not None and max(abs(int(m) - z) for m, z in zip(middle, zero, strict=True)) <= 2:
-        hot[middle] &= _level(image, *map(int, middle))  # an unscattered beam may well be one pixel wide
-    return _count_of(
-        "hot pixels",
-        int(hot.sum()),
-        "Single pixels outshine all their neighbours: mask them (prepare: mask).",
-    )
-
-
-def _level(image: np.ndarray, y: int, x: int) -> bool:
+def _is_on_plateau(image: np.ndarray, y: int, x: int) -> bool:
     """Whether the surroundings of a pixel are as bright two pixels away as next to it: a disk, no tail."""
     part = np.pad(image, 2, constant_values=np.nan)[y : y + 5, x : x + 5]
     near = np.zeros((5, 5), bool)
@@ -255,153 +311,212 @@ def _level(image: np.ndarray, y: int, x: int) -> bool:
     return bool(np.nanmedian(part[far]) > 0.5 * np.nanmedian(part[near]))
 
 
-def _filled(around: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(around, nan=0.0)
+def _show_lengths(*lengths: float) -> str:
+    return " x ".join(LENGTH.show(length) for length in lengths)
 
 
-def _count_of(name: str, count: int, advice: str) -> Finding:
-    return Finding(name, str(count), "warn" if count else "good", advice if count else "")
+def _describe_counts(survey: _ScanSurvey) -> str:
+    n, y, x = survey.scan.counts.shape
+    text = f"{n} patterns of {y} x {x} pixels, {survey.scan.counts.dtype}"
+    multiples = survey.highest > 0 and not survey.scaled and survey.quantum > 1
+    return f"{text}, all multiples of {survey.quantum}" if multiples else text
 
 
-def _saturated(survey: _Survey) -> Finding:
-    many = survey.at_highest >= 5 and survey.at_highest >= 0.5 * survey.near_highest
-    if survey.highest >= 200 and many and survey.near_highest < 0.5 * survey.mean.size * survey.read:
-        advice = f"Many pixels stop at the same value: mask those that reach {survey.highest:g} (saturated)."
-        return Finding(
-            "saturated pixels", f"{survey.at_highest} values of {survey.highest:g}", "warn", advice
-        )
-    return Finding("saturated pixels", "none", "good", "")
+def _describe_field(survey: _ScanSurvey) -> str:
+    geometry = survey.geometry
+    window = (n * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
+    return f"{_show_lengths(*survey.scan.extent)} scanned, window {_show_lengths(*window)}"
 
 
-def _centre(survey: _Survey) -> Finding | None:
-    """Whether the mean pattern lies around pixel ``[N // 2, N // 2]``, as every model assumes."""
-    geometry, light = survey.scan.geometry, survey.mean * survey.scan.mask
-    if geometry.near or not light.sum() > 0:
+def _describe_overlap(survey: _ScanSurvey) -> str | None:
+    diameter = survey.diameter
+    if survey.step == 0:
         return None
-    light = np.clip(light - np.median(light), 0, None)
-    total = max(float(light.sum()), 1e-30)
-    middle = [float((light.sum(1 - axis) * np.arange(n)).sum() / total) for axis, n in enumerate(light.shape)]
-    off = [m - n // 2 for m, n in zip(middle, light.shape, strict=True)]
-    text = f"middle of the mean pattern off by {off[0]:+.1f}, {off[1]:+.1f} pixels"
-    if max(map(abs, off)) < max(1.5, 0.03 * min(light.shape)):
-        return Finding("centre", text, "good", "")
-    advice = "The patterns are not centred, which tilts the phase: centre them (prepare: center)."
-    return Finding("centre", text, "warn", advice)
+    if not diameter:
+        return f"step {LENGTH.show(survey.step)}"
+    height, width = (length + diameter for length in survey.scan.extent)
+    times = len(survey.scan) * np.pi * diameter**2 / 4 / (height * width)
+    beam = LENGTH.show(float(f"{diameter:.3g}"))
+    return f"{survey.overlap:.0%} linear, {times:.3g} patterns on each place (beam {beam})"
 
 
-def _sampling(survey: _Survey) -> Finding | None:
-    if survey.scan.geometry.near:
+def _describe_dose(survey: _ScanSurvey) -> str:
+    mean = float(survey.totals.mean())
+    height, width = (max(length, survey.step) or survey.step or 1.0 for length in survey.scan.extent)
+    area = mean * len(survey.scan) / (height * width)
+    electrons = survey.geometry.beam == "electron"
+    text = f"{mean:.4g} counts per pattern, "
+    text += f"{area:.3g} per A^2" if electrons else f"{area * 1e8:.3g} per um^2"
+    return f"{text}, changing by {survey.changes:.0%}" if mean >= 100 and survey.changes > 0.3 else text
+
+
+def _describe_centre(survey: _ScanSurvey) -> str | None:
+    if survey.off_centre is None:
         return None
-    good = survey.scan.mask.copy()
-    edge = np.ones_like(good)
-    edge[1:-1, 1:-1] = False
-    if not (edge & good).any() or not survey.mean.any():
+    y, x = survey.off_centre
+    return f"middle of the mean pattern off by {y:+.1f}, {x:+.1f} pixels"
+
+
+def _describe_window(survey: _ScanSurvey) -> str | None:
+    if survey.window_part is None:
         return None
-    ratio = float(survey.mean[edge & good].mean() / survey.mean[good].mean())
-    text = f"edge has {ratio:.2g} of the mean intensity"
-    if ratio < 0.3:
-        return Finding("detector", text, "good", "")
-    advice = "The pattern fills the detector, so fine details are lost or aliased: move it nearer, or pad."
-    return Finding("detector", text, "warn", advice)
+    return f"beam fills {survey.window_part:.0%} of the window" + (
+        " at its widest" if survey.widest_diameter else ""
+    )
 
 
-def _window(survey: _Survey) -> Finding | None:
-    geometry, along = survey.scan.geometry, widest(survey.scan)
-    if geometry.near or not survey.diameter:
-        return None
-    window = min(n * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
-    part = (along or survey.diameter) / window
-    text = f"beam fills {part:.0%} of the window" + (" at its widest" if along else "")
-    if part <= 0.5:
-        return Finding("window", text, "good", "")
-    advice = "The beam nearly fills its window and wraps round: bin less, or defocus less."
-    return Finding("window", text, "warn" if part < 0.7 else "bad", advice)
-
-
-def _flight(survey: _Survey) -> Finding | None:
-    geometry = survey.scan.geometry
+def _describe_flight(survey: _ScanSurvey) -> str | None:
+    geometry = survey.geometry
     if not geometry.near:
         return None
-    limit = min(n * p * p for n, p in zip(geometry.shape, geometry.pixel, strict=True)) / geometry.wavelength
-    text = f"{LENGTH.show(geometry.flight)} of at most {LENGTH.show(limit)}"
-    text += f", magnification {geometry.magnification:.4g}"
-    if abs(geometry.flight) <= limit:
-        return Finding("propagation", text, "good", "")
-    advice = "The propagation is too long for this window: pad it, or check focus and distance."
-    return Finding("propagation", text, "warn", advice)
+    text = f"{LENGTH.show(geometry.flight)} of at most {LENGTH.show(survey.longest_flight)}"
+    return f"{text}, magnification {geometry.magnification:.4g}"
 
 
-def _duplicates(survey: _Survey) -> Finding:
-    scan = survey.scan
-    heights = np.zeros(len(scan)) if scan.heights is None else scan.heights
-    places = np.column_stack([scan.positions, heights])
-    again = len(scan) - len(np.unique(places.round(4), axis=0))
-    if again == len(scan) - 1 and again:
-        return Finding(
-            "positions", "all the same", "bad", "Every pattern has the same position: check the positions."
-        )
-    advice = "Some positions occur more than once: fine for repeated shots, else a sign of a stuck stage."
-    return Finding("positions", f"{again} repeated", "note" if again else "good", advice if again else "")
-
-
-def _raster(survey: _Survey) -> Finding | None:
-    where, step = survey.scan.positions, survey.step
-    if len(where) < 9 or step == 0:
+def _describe_raster(survey: _ScanSurvey) -> str | None:
+    if len(survey.scan) < 9 or survey.step == 0:
         return None
-    lines = [len(np.unique((axis / step).round(3))) for axis in where.T]
-    if lines[0] * lines[1] > 1.2 * len(where) or min(lines) < 2:
-        return Finding("raster", "irregular", "good", "")
-    advice = "A perfect raster leaves a grid in the picture: learn the positions, or scan a spiral."
-    return Finding("raster", f"perfect, {lines[0]} x {lines[1]}", "note", advice)
+    return f"perfect, {survey.raster[0]} x {survey.raster[1]}" if survey.raster else "irregular"
 
 
-def _extent(survey: _Survey) -> Finding | None:
-    scan = survey.scan
-    largest, pixel = max(scan.extent), min(scan.geometry.pixel)
-    if len(scan) < 2 or scan.heights is not None:
+def _describe_extent(survey: _ScanSurvey) -> str | None:
+    if len(survey.scan) < 2 or survey.scan.heights is not None:
         return None
-    across = largest / pixel
-    if 1 <= across <= 1e5:
-        return Finding("extent", f"{across:.4g} object pixels", "good", "")
-    advice = (
+    digits = 4 if 1 <= survey.extent <= 1e5 else 3
+    return f"{survey.extent:.{digits}g} object pixels"
+
+
+def _describe_heights(survey: _ScanSurvey) -> str | None:
+    heights = survey.scan.heights
+    return None if heights is None else f"vary by {LENGTH.show(float(np.ptp(heights)))} along the beam"
+
+
+PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
+    "counts": _describe_counts,
+    "beam": lambda s: (
+        f"{s.geometry.beam} {ENERGY.show(s.geometry.energy)}, wavelength {LENGTH.show(s.geometry.wavelength)}"
+    ),
+    "object pixel": lambda s: _show_lengths(*s.geometry.pixel),
+    "field of view": _describe_field,
+    "overlap": _describe_overlap,
+    "dose": _describe_dose,
+    "dead pixels": lambda s: str(s.dead_pixels),
+    "hot pixels": lambda s: str(s.hot_pixels),
+    "saturated pixels": lambda s: f"{s.at_highest} values of {s.highest:g}" if s.saturated else "none",
+    "centre": _describe_centre,
+    "detector": lambda s: (
+        None if s.edge_ratio is None else f"edge has {s.edge_ratio:.2g} of the mean intensity"
+    ),
+    "window": _describe_window,
+    "propagation": _describe_flight,
+    "positions": lambda s: "all the same" if s.stands_still else f"{s.repeated_positions} repeated",
+    "raster": _describe_raster,
+    "extent": _describe_extent,
+    "heights": _describe_heights,
+    "orientation": lambda s: "known" if s.scan.oriented else "unknown",
+    "masked": lambda s: f"{s.masked_part:.1%}",
+    "background": lambda s: "none" if s.scan.background is None else f"{s.background_part:.1%} of the counts",
+}
+"""Properties of a scan in the order in which they are shown; ``None`` where a scan has no such property."""
+
+
+class Advice(StrEnum):
+    """What to do about a problem; formatted with the survey."""
+
+    NO_COUNTS = "Every good pixel is zero: check the data set and the mask."
+    NOT_WHOLE_NUMBERS = (
+        "The values are not whole numbers, so not counts: scale them, or do not trust a loss of 1."
+    )
+    LARGE_QUANTUM = (
+        "A quantum counts as {survey.quantum}: divide by it "
+        "(prepare: [{{normalise: {{by: divide, value: {survey.quantum}}}}}])."
+    )
+    UNUSUAL_ENERGY = "The energy is unusual for {survey.geometry.beam}s: check its unit."
+    TINY_PIXEL = "The object pixel is below half the wavelength: check distance, pixel size and energy."
+    UNKNOWN_BEAM = "The beam's size cannot be told from noisy patterns: compare the step with it yourself."
+    NO_OVERLAP = "Neighbouring beams do not touch: check the unit of the positions, then the step."
+    LITTLE_OVERLAP = (
+        "Neighbouring beams overlap little: scan with smaller steps, or with a wider beam (more defocus)."
+    )
+    FEW_COUNTS = "There are few counts: use a Poisson noise model, and few probe modes."
+    CHANGING_COUNTS = "The counts change much from pattern to pattern: let the fit learn a weight for each."
+    DEAD_PIXELS = "Pixels without counts lie among lit ones: mask them."
+    HOT_PIXELS = "Single pixels outshine all their neighbours: mask them (prepare: mask)."
+    SATURATED_PIXELS = (
+        "Many pixels stop at the same value: mask those that reach {survey.highest:g} (saturated)."
+    )
+    OFF_CENTRE = "The patterns are not centred, which tilts the phase: centre them (prepare: center)."
+    FULL_DETECTOR = (
+        "The pattern fills the detector, so fine details are lost or aliased: move it nearer, or pad."
+    )
+    WIDE_BEAM = "The beam nearly fills its window and wraps round: bin less, or defocus less."
+    LONG_FLIGHT = "The propagation is too long for this window: pad it, or check focus and distance."
+    ONE_POSITION = "Every pattern has the same position: check the positions."
+    REPEATED_POSITIONS = (
+        "Some positions occur more than once: fine for repeated shots, else a sign of a stuck stage."
+    )
+    PERFECT_RASTER = "A perfect raster leaves a grid in the picture: learn the positions, or scan a spiral."
+    WRONG_EXTENT = (
         "The scanned field does not fit the object pixel: check the units of positions, distance and energy."
     )
-    return Finding("extent", f"{across:.3g} object pixels", "bad", advice)
-
-
-def _heights(survey: _Survey) -> Finding | None:
-    scan = survey.scan
-    if scan.heights is None:
-        return None
-    text = f"vary by {LENGTH.show(float(np.ptp(scan.heights)))} along the beam"
-    if scan.geometry.near and np.isfinite(scan.geometry.focus or 0):
-        advice = "In a cone beam heights are kept but not modelled: select patterns of one height."
-        return Finding("heights", text, "warn", advice)
-    advice = "They are modelled where they differ by a tenth of the depth of focus (axial: false does not)."
-    return Finding("heights", text, "note", advice)
-
-
-def _orientation(survey: _Survey) -> Finding:
-    if survey.scan.oriented:
-        return Finding("orientation", "known", "good", "")
-    advice = (
+    HEIGHTS_NOT_MODELLED = "In a cone beam heights are kept but not modelled: select patterns of one height."
+    HEIGHTS_MODELLED = (
+        "They are modelled where they differ by a tenth of the depth of focus (axial: false does not)."
+    )
+    UNKNOWN_ORIENTATION = (
         "The file does not say how the detector lies against the scan: the automatic start tries four ways."
     )
-    return Finding("orientation", "unknown", "note", advice)
+    LARGE_MASK = "Much of the detector is masked: check that the mask is meant so."
+    LARGE_BACKGROUND = "The background holds most of the counts: check that it is of one pattern."
 
 
-def _mask(survey: _Survey) -> Finding:
-    part = 1 - float(survey.scan.mask.mean())
-    level: Level = "good" if part < 0.1 else "note" if part < 0.5 else "warn"
-    advice = "" if level == "good" else "Much of the detector is masked: check that the mask is meant so."
-    return Finding("masked", f"{part:.1%}", level, advice)
+@dataclass(frozen=True)
+class FindingRule:
+    """A problem with a property; of several that apply to one property, the first counts."""
+
+    name: str
+    level: Level
+    advice: Advice
+    applies: Callable[[_ScanSurvey], bool]
 
 
-def _background(survey: _Survey) -> Finding:
-    background = survey.scan.background
-    if background is None:
-        return Finding("background", "none", "good", "")
-    total = float(background[survey.scan.mask].sum())
-    part = total / max(float(survey.totals.mean()), 1e-30)
-    advice = "" if part < 0.5 else "The background holds most of the counts: check that it is of one pattern."
-    return Finding("background", f"{part:.1%} of the counts", "good" if part < 0.5 else "warn", advice)
+RULES = (
+    FindingRule("counts", "bad", Advice.NO_COUNTS, lambda s: s.highest <= 0),
+    FindingRule("counts", "warn", Advice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
+    FindingRule("counts", "warn", Advice.LARGE_QUANTUM, lambda s: s.quantum > 1),
+    FindingRule("beam", "warn", Advice.UNUSUAL_ENERGY, lambda s: not s.has_usual_energy),
+    FindingRule(
+        "object pixel", "bad", Advice.TINY_PIXEL, lambda s: min(s.geometry.pixel) < s.geometry.wavelength / 2
+    ),
+    FindingRule("overlap", "note", Advice.UNKNOWN_BEAM, lambda s: not s.diameter),
+    FindingRule("overlap", "bad", Advice.NO_OVERLAP, lambda s: s.overlap == 0),
+    FindingRule("overlap", "bad", Advice.LITTLE_OVERLAP, lambda s: s.overlap < 0.3),
+    FindingRule("overlap", "warn", Advice.LITTLE_OVERLAP, lambda s: s.overlap < 0.6),
+    FindingRule("dose", "warn", Advice.FEW_COUNTS, lambda s: s.totals.mean() < 100),
+    FindingRule("dose", "note", Advice.CHANGING_COUNTS, lambda s: s.changes > 0.3),
+    FindingRule("dead pixels", "warn", Advice.DEAD_PIXELS, lambda s: s.dead_pixels > 0),
+    FindingRule("hot pixels", "warn", Advice.HOT_PIXELS, lambda s: s.hot_pixels > 0),
+    FindingRule("saturated pixels", "warn", Advice.SATURATED_PIXELS, lambda s: s.saturated),
+    FindingRule(
+        "centre",
+        "warn",
+        Advice.OFF_CENTRE,
+        lambda s: max(map(abs, s.off_centre or [0])) >= max(1.5, 0.03 * min(s.geometry.shape)),
+    ),
+    FindingRule("detector", "warn", Advice.FULL_DETECTOR, lambda s: not (s.edge_ratio or 0.0) < 0.3),
+    FindingRule("window", "bad", Advice.WIDE_BEAM, lambda s: not (s.window_part or 0.0) < 0.7),
+    FindingRule("window", "warn", Advice.WIDE_BEAM, lambda s: (s.window_part or 0.0) > 0.5),
+    FindingRule(
+        "propagation", "warn", Advice.LONG_FLIGHT, lambda s: not abs(s.geometry.flight) <= s.longest_flight
+    ),
+    FindingRule("positions", "bad", Advice.ONE_POSITION, lambda s: s.stands_still),
+    FindingRule("positions", "note", Advice.REPEATED_POSITIONS, lambda s: s.repeated_positions > 0),
+    FindingRule("raster", "note", Advice.PERFECT_RASTER, lambda s: s.raster is not None),
+    FindingRule("extent", "bad", Advice.WRONG_EXTENT, lambda s: not 1 <= s.extent <= 1e5),
+    FindingRule("heights", "warn", Advice.HEIGHTS_NOT_MODELLED, lambda s: s.in_cone_beam),
+    FindingRule("heights", "note", Advice.HEIGHTS_MODELLED, lambda s: True),
+    FindingRule("orientation", "note", Advice.UNKNOWN_ORIENTATION, lambda s: not s.scan.oriented),
+    FindingRule("masked", "warn", Advice.LARGE_MASK, lambda s: s.masked_part >= 0.5),
+    FindingRule("masked", "note", Advice.LARGE_MASK, lambda s: s.masked_part >= 0.1),
+    FindingRule("background", "warn", Advice.LARGE_BACKGROUND, lambda s: not s.background_part < 0.5),
+)

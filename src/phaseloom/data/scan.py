@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from phaseloom.data import validation as _checked
-from phaseloom.data.counts import Chosen, Counts
+from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_sample as surface
 from phaseloom.units import ELECTRON_REST_ENERGY, PLANCK_TIMES_C, electron_wavelength, photon_wavelength
@@ -88,14 +87,14 @@ class Geometry:
     def __post_init__(self) -> None:
         object.__setattr__(self, "normal", _downstream(self.normal))
         for name in ("angle", "shape"):
-            object.__setattr__(self, name, _checked.pair(f"geometry.{name}", getattr(self, name)))
-        _checked.directions(self.basis)
+            object.__setattr__(self, name, _require_pair(f"geometry.{name}", getattr(self, name)))
+        _require_directions(self.basis)
         if not (math.isfinite(self.wavelength) and self.wavelength > 0):
             raise BadInput("geometry.wavelength", self.wavelength, "must be a positive number")
         if self.focus is not None and (self.distance is None or self.distance <= 0 or self.focus == 0):
             raise BadInput("geometry.distance", self.distance, "a near-field scan needs object to detector")
         if self.near and self.tilted:
-            fix = "tilts the sample, which is not built for a near field: leave it out, or read a far field"
+            fix = "tilts the sample, not supported in the near field: leave it out, or read a far field"
             raise BadInput("geometry.normal", self.normal, fix)
 
     @property
@@ -129,13 +128,17 @@ class Geometry:
     def pixel(self) -> tuple[float, float]:
         """Object pixel (y, x), angstrom."""
         if self.near:
-            return tuple(a * (self.distance or 0.0) / abs(self.magnification) for a in self.angle)  # type: ignore
-        return tuple(self.wavelength / (n * a) for n, a in zip(self.shape, self.angle, strict=True))  # type: ignore
+            height, width = (a * (self.distance or 0.0) / abs(self.magnification) for a in self.angle)
+        else:
+            height, width = (self.wavelength / (n * a) for n, a in zip(self.shape, self.angle, strict=True))
+        return height, width
 
     @property
     def detector_pixel(self) -> tuple[float, float] | None:
         """Detector pixel (y, x), angstrom; ``None`` where the distance is not known."""
-        return None if self.distance is None else tuple(a * self.distance for a in self.angle)  # type: ignore
+        return (
+            None if self.distance is None else (self.angle[0] * self.distance, self.angle[1] * self.distance)
+        )
 
     @property
     def energy(self) -> float:
@@ -192,7 +195,7 @@ class Scan4D:
     counts: Counts
     positions: np.ndarray
     geometry: Geometry
-    mask: np.ndarray = None  # type: ignore[assignment]
+    mask: np.ndarray = None  # pyright: ignore[reportAssignmentType]
     background: np.ndarray | None = None
     flat: np.ndarray | None = None
     weights: np.ndarray | None = None
@@ -206,19 +209,19 @@ class Scan4D:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
-        set_(self, "counts", _checked.patterns(self.counts))
+        set_(self, "counts", _require_patterns(self.counts))
         if self.mask is None:
             set_(self, "mask", np.ones(self.counts.shape[1:], bool))
-        kinds = dict.fromkeys(("mask", "background", "flat"), _checked.array)
-        kinds |= {"positions": _checked.real, "heights": _checked.real, "descan": _checked.real}
-        for name, kind in (kinds | {"weights": _checked.positive}).items():
+        kinds = dict.fromkeys(("mask", "background", "flat"), _to_array)
+        kinds |= {"positions": _require_real, "heights": _require_real, "descan": _require_real}
+        for name, kind in (kinds | {"weights": _require_positive}).items():
             if (value := getattr(self, name)) is not None:
                 set_(self, name, kind(f"scan.{name}", value))
         set_(self, "positions", np.asarray(self.positions, np.float64))
         self._check()
         if self.probe is not None:
             shapes = {self.geometry.shape, self.window.shape}
-            set_(self, "probe", _checked.wave(self.probe, shapes))
+            set_(self, "probe", _require_wave(self.probe, shapes))
 
     def _check(self) -> None:
         n, *window = self.counts.shape
@@ -271,7 +274,7 @@ class Scan4D:
         if isinstance(self.counts, np.ndarray):
             counts = self.counts[index[0] : index[-1] + 1] if steady else self.counts[index]
         else:
-            counts = Chosen(self.counts, index)
+            counts = SelectedCounts(self.counts, index)
         parts = {
             k: None if (v := getattr(self, k)) is None else v[index] for k in ("weights", "heights", "descan")
         }
@@ -289,7 +292,8 @@ class Scan4D:
     @property
     def extent(self) -> tuple[float, float]:
         """Scanned field (y, x), angstrom, without the width of the probe."""
-        return tuple(np.ptp(self.positions, axis=0).tolist())  # type: ignore[return-value]
+        height, width = np.ptp(self.positions, axis=0).tolist()
+        return height, width
 
     def digest(self) -> str:
         """A hash of counts, positions and mask, to recognise the data of a result."""
@@ -303,3 +307,93 @@ class Scan4D:
         if self.heights is not None:
             known.update(np.asarray(self.heights, np.float64).tobytes())
         return known.hexdigest()
+
+
+def _require_pair(place: str, value: Any, /) -> tuple[Any, Any]:
+    """Two numbers above zero (y, x); a single one stands for both."""
+    both = (value, value) if np.ndim(value) == 0 else tuple(value)
+    if len(both) != 2 or not all(_is_number(one) and math.isfinite(one) and one > 0 for one in both):
+        raise BadInput(place, value, "must be a positive number, or two of them (y, x)")
+    return both
+
+
+def _require_directions(basis: Any, /) -> None:
+    """Refuse a detector basis whose two columns span no plane."""
+    table = _require_real("geometry.basis", basis)
+    if table.shape != (3, 2):
+        raise BadInput("geometry.basis", table.shape, "must have the shape (3, 2)")
+    rows, columns = table.T
+    lengths = float(np.linalg.norm(rows) * np.linalg.norm(columns))
+    if np.linalg.norm(np.cross(rows, columns)) <= 1e-6 * lengths:
+        fix = "has parallel or zero columns: give the directions of detector rows and columns"
+        raise BadInput("geometry.basis", table.tolist(), fix)
+
+
+def _require_patterns(counts: Any, /) -> Any:
+    """Counts that are read when asked for as they are; lists and tensors as an array."""
+    if not (hasattr(counts, "shape") and isinstance(getattr(counts, "dtype", None), np.dtype)):
+        counts = _to_array("scan.counts", counts)
+    if len(counts.shape) != 3:
+        raise BadInput("scan.counts", counts.shape, "must have the axes (pattern, y, x)")
+    if not all(counts.shape):
+        raise BadInput("scan.counts", counts.shape, "holds no pattern: give at least one")
+    if counts.dtype.kind not in "biuf":
+        fix = "are no counts: give real numbers, of a complex wave its abs() squared"
+        raise BadInput("scan.counts", f"values of {counts.dtype}", fix)
+    return counts
+
+
+def _to_array(place: str, value: Any, /) -> np.ndarray:
+    """A numpy array of an array, a list or a tensor."""
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "detach"):  # a tensor of PyTorch, on whatever device
+        value = value.detach().cpu()
+    try:
+        out = np.asarray(value)
+    except (ValueError, TypeError) as problem:
+        raise BadInput(
+            place, None, "is not an array: its rows differ in length, or are not numbers"
+        ) from problem
+    if out.dtype.kind not in "biufc":
+        raise BadInput(place, value, "is not an array of numbers")
+    return out
+
+
+def _require_real(place: str, value: Any, /) -> np.ndarray:
+    """An array of real and finite numbers."""
+    out = _to_array(place, value)
+    if out.dtype.kind not in "biuf":
+        raise BadInput(place, f"values of {out.dtype}", "must be real numbers")
+    return _require_all(
+        out, np.isfinite(out), place, "is not finite: remove such patterns, or repair the value"
+    )
+
+
+def _require_positive(place: str, value: Any, /) -> np.ndarray:
+    """An array of real, finite numbers above zero."""
+    out = _require_real(place, value)
+    return _require_all(out, out > 0, place, "must be above zero: remove shots without light")
+
+
+def _require_wave(value: Any, shapes: set[tuple[int, ...]], /) -> np.ndarray:
+    """A probe as finite complex ``(mode, y, x)`` of one of some shapes."""
+    out = _to_array("scan.probe", value)
+    if out.ndim not in (2, 3) or tuple(out.shape[-2:]) not in shapes or not out.size:
+        wanted = " or ".join(f"(mode, {y}, {x})" for y, x in sorted(shapes))
+        raise BadInput("scan.probe", out.shape, f"must have the shape {wanted}")
+    _require_all(
+        out, np.isfinite(out), "scan.probe", "is not finite: repair the value, or leave the probe out"
+    )
+    return (out if out.dtype.kind == "c" else out + 0j).reshape(-1, *out.shape[-2:])
+
+
+def _require_all(values: np.ndarray, good: np.ndarray, place: str, fix: str) -> np.ndarray:
+    if not good.all():
+        first = tuple(int(one) for one in np.argwhere(~good)[0])
+        raise BadInput(f"{place}[{', '.join(map(str, first))}]", str(values[first]), fix)
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, (bool, np.complexfloating))

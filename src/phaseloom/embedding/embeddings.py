@@ -11,7 +11,7 @@ import torch
 from scipy.spatial import KDTree
 
 from phaseloom.data.counts import loaded
-from phaseloom.data.formats._files import BROKEN, checked
+from phaseloom.data.formats.files import BROKEN, checked
 from phaseloom.data.scan import Scan4D
 from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder

@@ -25,7 +25,7 @@ UNEVEN = 1e-3
 
 
 def ptyrad(result: Result, path: str | os.PathLike[str], /, *, iteration: int | None = None) -> Path:
-    """Write a model that PtyRAD's readers open, and that `phaseloom.data.models.read` reads back.
+    """Write a model that PtyRAD's readers open, and that `phaseloom.data.importers.read` reads back.
 
     PtyRAD scales a probe to its patterns when it loads one; it stays in square roots of counts here.
 

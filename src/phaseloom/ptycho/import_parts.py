@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Complex
 from torch import Tensor
 
-from phaseloom.data import models
-from phaseloom.data.models import Imported
+from phaseloom.data import importers as models
+from phaseloom.data.importers import Imported
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics import depth
@@ -146,7 +146,7 @@ def tilts_of(path: Path, /) -> np.ndarray:
     """Tilts ``(1, 2)`` or ``(n, 2)`` in radian, of a result or of a table in milliradian."""
     path, place = Path(path), "propagator: tilts"
     if path.suffix in (".npy", ".csv", ".txt"):
-        from phaseloom.data.formats._arrays import table
+        from phaseloom.data.formats.arrays import table
 
         values = np.atleast_2d(table(path)) * 1e-3
     else:

@@ -1,46 +1,33 @@
-"""Materials to draw: prototypes of crystals filled with elements that go together, and glasses."""
+"""Crystals to simulate: prototypes filled with elements that go together, or mixtures of them."""
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from itertools import product
 from math import gcd
+from typing import NamedTuple
 
 import numpy as np
 
-from phaseloom.errors import BadInput, nearest
-from phaseloom.simulation import elements as _elements
-from phaseloom.simulation.specimen_box import (
-    SYMBOLS,
-    Crystal,
-    Specimen,
-    close,
-    grouped,
-    radii,
-    reference,
-    settled,
-)
+from phaseloom.simulation.elements import SYMBOLS, TABLES, add_covalent_radii, load_ase_data
+from phaseloom.simulation.specimen_box import Crystal, name_group
 
-__all__ = ["FAMILIES", "GLASS", "Material", "crystal", "drawn", "glass", "listed"]
+__all__ = ["CRYSTAL_FAMILIES", "CellSize", "Material", "build_crystal", "list_crystals"]
 
-FACES = ((0, 0, 0), (0, 1 / 2, 1 / 2), (1 / 2, 0, 1 / 2), (1 / 2, 1 / 2, 0))
-GLASS = "amorphous"
+SHORTEST_BOND = (1.2, 3.6)
+"""Angstrom: materials whose shortest bond lies outside are left out."""
 
-GLASSES = """C 2.0, Si 2.28, Ge 5.2, Se 4.28, SiO2 2.20, GeO2 3.65, Al2O3 3.2, TiO2 3.7, HfO2 8.5, ZrO2 5.0,
-Ta2O5 8.0, Nb2O5 4.5, Y2O3 4.6, Si3N4 2.8, AlN 2.9, SiC 2.8, BN 1.9, B2O3 1.82, GeSe2 4.4, GeTe 5.6,
-As2S3 3.2, As2Se3 4.6, Sb2Te3 6.1, InGaZnO4 6.1, MoS3 3.8, ZnO 5.3, SnO2 6.0, In2O3 6.6, V2O5 3.1,
-MgO 3.2, FePO4 2.9"""
-"""Formula and density, g/cm3."""
 
-AWAY, NEAR = 0.86, 0.72
-"""Shares of a bond: atoms of a glass push each other that far apart, and go where they stay too near."""
+class CellSize(NamedTuple):
+    """Lattice constants and the shortest bond of a material, angstrom."""
 
-PUSHES = 7
-"""Times that they do."""
+    a: float
+    c: float
+    bond: float
 
-SUBSTITUTE = 0.35
-"""Share of draws in which a part of one element is replaced by another that fits."""
+
+Sizes = Iterator[tuple[tuple[str, ...], CellSize]]
 
 
 @dataclass(frozen=True)
@@ -54,246 +41,51 @@ class Material:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """All that it touches: itself, and where there is a guest both ends of the mixture."""
+        """All groups that it belongs to: itself, and where there is a guest both ends of the mixture."""
         every = tuple(sorted({*self.elements, *self.guest}))
         ends = [ends for ends in (self.elements, self.guest) if ends]
-        return tuple(dict.fromkeys(grouped(self.family, part) for part in (every, *ends)))
-
-
-def _faces(*starts: tuple[float, ...]) -> np.ndarray:
-    """Places of a cell that is centred on all of its faces."""
-    return (np.array(starts)[:, None] + np.array(FACES)).reshape(-1, 3)
-
-
-def _plain(sites: str, *places: tuple[float, ...]) -> tuple[str, np.ndarray]:
-    return sites, np.array(places)
-
-
-def _spinel(u: float) -> tuple[str, np.ndarray]:
-    """The anions stand so far along the diagonals that the bond of four neighbours is as it should be."""
-    six = [(1 / 2, 1 / 2, 1 / 2), (1 / 2, 1 / 4, 1 / 4), (1 / 4, 1 / 2, 1 / 4), (1 / 4, 1 / 4, 1 / 2)]
-    even = [(u, u, u), (u, 1 / 4 - u, 1 / 4 - u), (1 / 4 - u, u, 1 / 4 - u), (1 / 4 - u, 1 / 4 - u, u)]
-    odd = [tuple(-x for x in place) for place in even]
-    places = _faces((1 / 8, 1 / 8, 1 / 8), (7 / 8, 7 / 8, 7 / 8), *six, *even, *odd)
-    return "a" * 8 + "b" * 16 + "c" * 32, places % 1
-
-
-def _sheets(height: float) -> tuple[str, np.ndarray]:
-    return _plain("abb", (0, 0, 1 / 2), (1 / 3, 2 / 3, 1 / 2 + height), (2 / 3, 1 / 3, 1 / 2 - height))
-
-
-def _prisms(height: float) -> tuple[str, np.ndarray]:
-    one, two = (1 / 3, 2 / 3), (2 / 3, 1 / 3)
-    low, high = (1 / 4 - height, 1 / 4 + height), (3 / 4 - height, 3 / 4 + height)
-    anions = [(*two, z) for z in low] + [(*one, z) for z in high]
-    return _plain("aabbbb", (*one, 1 / 4), (*two, 3 / 4), *anions)
-
-
-Third = (1 / 3, 2 / 3)
-Cell = tuple[str, np.ndarray]
-_CELLS: dict[str, Callable[[_elements.Sized], Cell]] = {
-    "bcc": lambda s: _plain("aa", (0, 0, 0), (1 / 2, 1 / 2, 1 / 2)),
-    "cdi2": lambda s: _sheets(s.a / 6**0.5 / s.c),
-    "cesiumchloride": lambda s: _plain("ab", (0, 0, 0), (1 / 2, 1 / 2, 1 / 2)),
-    "diamond": lambda s: ("a" * 8, _faces((0, 0, 0), (1 / 4, 1 / 4, 1 / 4))),
-    "fcc": lambda s: ("aaaa", _faces((0, 0, 0))),
-    "fluorite": lambda s: ("aaaa" + "b" * 8, _faces((0, 0, 0), (1 / 4, 1 / 4, 1 / 4), (3 / 4, 3 / 4, 3 / 4))),
-    "hcp": lambda s: _plain("aa", (*Third, 1 / 4), (*Third[::-1], 3 / 4)),
-    "heusler": lambda s: (
-        "a" * 8 + "bbbbcccc",
-        _faces((1 / 4, 1 / 4, 1 / 4), (3 / 4, 3 / 4, 3 / 4), (0, 0, 0), (1 / 2, 1 / 2, 1 / 2)),
-    ),
-    "honeycomb": lambda s: _plain(
-        "aabb", (0, 0, 1 / 4), (*Third[::-1], 3 / 4), (*Third, 1 / 4), (0, 0, 3 / 4)
-    ),
-    "l12": lambda s: ("abbb", np.array(FACES)),
-    "mx2": lambda s: _prisms((s.bond**2 - s.a**2 / 3) ** 0.5 / s.c),
-    "perovskite": lambda s: _plain("abccc", (0, 0, 0), (1 / 2, 1 / 2, 1 / 2), *FACES[1:]),
-    "rocksalt": lambda s: ("aaaabbbb", _faces((0, 0, 0), (1 / 2, 1 / 2, 1 / 2))),
-    "rutile": lambda s: _plain(
-        "aabbbb",
-        (0, 0, 0),
-        (1 / 2, 1 / 2, 1 / 2),
-        *((0.305, 0.305, 0), (0.695, 0.695, 0), (0.805, 0.195, 1 / 2), (0.195, 0.805, 1 / 2)),
-    ),
-    "spinel": lambda s: _spinel(1 / 8 + s.bond / 3**0.5 / s.a),
-    "wurtzite": lambda s: _plain(
-        "aabb", (*Third, 0), (*Third[::-1], 1 / 2), (*Third, 3 / 8), (*Third[::-1], 7 / 8)
-    ),
-    "zincblende": lambda s: ("aaaabbbb", _faces((0, 0, 0), (1 / 4, 1 / 4, 1 / 4))),
-}
-"""Sites, one letter an atom for the element on it, and places in shares of the cell."""
-
-FAMILIES = tuple(sorted([GLASS, *_CELLS]))
-"""Families of materials that can be drawn."""
-
-HEXAGONAL = ("cdi2", "hcp", "honeycomb", "mx2", "wurtzite")
-LAYERS = {"cdi2": 1, "honeycomb": 2, "mx2": 2}
-
-
-def drawn(materials: dict[str, tuple[tuple[str, ...], ...]], rng: np.random.Generator, /) -> Material:
-    """A family, all equally likely, and a material of it, sometimes with a guest on one of its sites."""
-    family = str(rng.choice(sorted(materials)))
-    listed = materials[family]
-    elements = listed[rng.integers(len(listed))]
-    if family == GLASS or rng.uniform() > SUBSTITUTE:
-        return Material(family, elements)
-    sized = _elements.recipes(family)
-    fits = [
-        other
-        for other in listed
-        if sum(a != b for a, b in zip(elements, other, strict=False)) == 1
-        and len(other) == len(elements)
-        and len({*other, *elements}) == len(elements) + 1
-        and abs(sized[other].a / sized[elements].a - 1) < 0.06
-    ]
-    if not fits:
-        return Material(family, elements)
-    return Material(family, elements, fits[rng.integers(len(fits))], float(rng.uniform(0.1, 0.5)))
+        return tuple(dict.fromkeys(name_group(self.family, part) for part in (every, *ends)))
 
 
 @lru_cache(maxsize=64)
-def listed(
-    families: tuple[str, ...] | None, only: tuple[str, ...] | None, without: tuple[str, ...], /
-) -> dict[str, tuple[tuple[str, ...], ...]]:
-    """The materials of families that are made of some elements only, and of others not at all.
-
-    Raises:
-        BadInput: no such family or element, or nothing left.
-    """
-    for family in families or ():
-        if family not in FAMILIES:
-            raise BadInput("prototypes.families", f"there is no '{family}';", nearest(family, FAMILIES))
-    for knob, symbols in (("only", only or ()), ("without", without)):
-        for symbol in symbols:
-            if symbol not in SYMBOLS[1:]:
-                raise BadInput(f"prototypes.{knob}", symbol, "is no element: write symbols such as Sr")
-    allowed = set(SYMBOLS if only is None else only) - set(without)
-    found = {
-        family: tuple(elements for elements in _every(family) if allowed.issuperset(elements))
-        for family in (FAMILIES if families is None else families)
-    }
-    found = {family: elements for family, elements in found.items() if elements}
-    if not found:
-        fix = "has no material of these families: allow more elements, or other families"
-        raise BadInput("prototypes.only", sorted(allowed & set(only or allowed))[:8], fix)
+def list_crystals(family: str, /) -> dict[tuple[str, ...], CellSize]:
+    """The materials of a crystalline family: elements in the order of its sites, with their sizes."""
+    shortest, longest = SHORTEST_BOND
+    found: dict[tuple[str, ...], CellSize] = {}
+    for elements, size in _SIZES[family]():
+        if shortest <= size.bond <= longest and len(set(elements)) == len(elements):
+            found.setdefault(elements, size)
     return found
 
 
-def crystal(material: Material, /) -> Crystal:
+def build_crystal(material: Material, /) -> Crystal:
     """The cell of a material; a mixture is as large as its shares ask for (Vegard)."""
     family = material.family
-    sized = _elements.recipes(family)[material.elements]
+    size = list_crystals(family)[material.elements]
     if material.guest:
-        other = _elements.recipes(family)[material.guest]
-        mixed = [(1 - material.share) * p + material.share * q for p, q in zip(sized, other, strict=True)]
-        sized = _elements.Sized(*mixed)
-    lattice = np.diag([sized.a, sized.a, sized.c or sized.a])
-    if family in HEXAGONAL:
-        lattice[1, :2] = -sized.a / 2, sized.a * 0.75**0.5
-    sites, places = _CELLS[family](sized)
+        other = list_crystals(family)[material.guest]
+        mixed = [(1 - material.share) * p + material.share * q for p, q in zip(size, other, strict=True)]
+        size = CellSize(*mixed)
+    lattice = np.diag([size.a, size.a, size.c or size.a])
+    if family in HEXAGONAL_FAMILIES:
+        lattice[1, :2] = -size.a / 2, size.a * 0.75**0.5
+    sites, places = _build_cell(family, size)
     used = sorted(set(sites))
     single = used if len(material.elements) > 1 else used[:1]
     kinds = np.array([single.index(site if site in single else "a") for site in sites])
-    mixes = tuple(_mix(material, index) for index in range(len(single)))
-    layer = sized.c / LAYERS[family] if family in LAYERS else 0.0
-    name = _formula(material, np.bincount(kinds))
-    return Crystal(kinds, places @ lattice, lattice, mixes, family, name, layer, bond=sized.bond)
+    mixes = tuple(_mix_site(material, index) for index in range(len(single)))
+    layer = size.c / LAYERS_PER_CELL[family] if family in LAYERS_PER_CELL else 0.0
+    formula = _write_formula(material, np.bincount(kinds))
+    return Crystal(kinds, places @ lattice, lattice, mixes, family, formula, layer, bond=size.bond)
 
 
-def glass(
-    material: Material, size: tuple[float, float], rng: np.random.Generator, /, *, thickness: float
-) -> Specimen:
-    """Atoms without order at the density of the glass: strewn evenly, then pushed apart."""
-    counts, density = _composition(material.elements, rng)
-    box = np.array([thickness, *size])
-    wanted = max(1, round(density * box.prod()))
-    cells = np.maximum(1, np.round(box * density ** (1 / 3))).astype(int)
-    spots = np.indices(cells).reshape(3, -1).T
-    places = (spots + rng.uniform(0, 1, spots.shape)) / cells * box
-    extra = rng.uniform(0, 1, (max(0, wanted - len(places)), 3)) * box
-    places = rng.permutation(np.concatenate([places, extra]))[:wanted]
-    share = np.array(list(counts.values())) / sum(counts.values())
-    numbers = rng.choice([SYMBOLS.index(symbol) for symbol in counts], len(places), p=share)
-    whole = (float(box[0]), float(box[1]), float(box[2]))
-    name = "".join(f"{symbol}{number:.2g}" if number != 1 else symbol for symbol, number in counts.items())
-    strewn = Specimen(numbers, places, whole, GLASS, name)
-    return settled(_pushed(strewn, density), least=NEAR)
-
-
-def _pushed(specimen: Specimen, density: float) -> Specimen:
-    """Neighbours that are too close give way, a few times; like atoms of a compound keep off each other."""
-    places, box = specimen.places, np.array(specimen.size)
-    apart = 0.9 * density ** (-1 / 3)
-    compound = (
-        bool({"O", "N", "S", "Se", "Te"}.intersection(specimen.elements)) and len(specimen.elements) > 1
-    )
-    share = max(AWAY, apart / (2 * radii()[specimen.numbers].max())) if compound else AWAY
-    for _ in range(PUSHES):
-        pairs, distance, bond = close(replace(specimen, places=places), share)
-        like = specimen.numbers[pairs[:, 0]] == specimen.numbers[pairs[:, 1]]
-        least = np.where(like & compound, np.maximum(AWAY * bond, apart), AWAY * bond)
-        short = np.flatnonzero(distance < least)
-        first, second = pairs[short].T
-        way = places[first] - places[second]
-        way -= np.array([0, box[1], box[2]]) * np.round(way / box)
-        push = (0.5 * (least[short] / np.maximum(distance[short], 1e-3) - 1))[:, None] * way
-        push = np.clip(push, -0.6, 0.6)
-        moved = [
-            np.bincount(first, push[:, axis], len(places)) - np.bincount(second, push[:, axis], len(places))
-            for axis in range(3)
-        ]
-        places = places + np.stack(moved, 1)
-        depth = np.clip(places[:, :1], 0, box[0] * (1 - 1e-9))
-        places = np.concatenate([depth, _wrapped(places[:, 1:], box[1:])], 1)
-    return replace(specimen, places=places)
-
-
-def _wrapped(places: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Into the half-open box; rounding may land on its end, which is its beginning."""
-    inside = np.mod(places, box)
-    return np.where(inside < box, inside, 0.0)
-
-
-def _every(family: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(_glasses() if family == GLASS else _elements.recipes(family))
-
-
-@lru_cache(maxsize=1)
-def _glasses() -> dict[tuple[str, ...], tuple[dict[str, float], float]]:
-    """Glasses by their elements, with counts of a formula and atoms per cubic angstrom; alloys have none."""
-    masses, found = reference().atomic_masses, {}
-    for formula, density in (item.split() for item in re.split(r",\s+", GLASSES)):
-        counts = {symbol: float(n or 1) for symbol, n in re.findall(r"([A-Z][a-z]?)(\d*)", formula)}
-        mass = sum(masses[SYMBOLS.index(symbol)] * n for symbol, n in counts.items())
-        found[tuple(counts)] = counts, float(density) * 0.602214 * sum(counts.values()) / mass
-    late, early = "Fe Co Ni Cu Pd Pt Ag Rh Ru", "Zr Hf Ti Nb Ta Y La Gd Al Mg W Mo"
-    pairs = [*product(late.split(), early.split()), *product(late.split(), ["Si", "Ge"])]
-    return {**{pair: ({}, 0.0) for pair in pairs}, **found}
-
-
-def _composition(elements: tuple[str, ...], rng: np.random.Generator) -> tuple[dict[str, float], float]:
-    """Shares of elements and atoms per cubic angstrom; an alloy is 3 % less dense than its packed metals."""
-    counts, density = _glasses()[elements]
-    if counts:
-        return counts, density
-    semiconductor = elements[1] in ("Si", "Ge")
-    share = rng.uniform(0.12, 0.3) if semiconductor else rng.uniform(0.25, 0.7)
-    radius = _elements.metals()
-    volume = sum(
-        part * (2 * radius[symbol]) ** 3 / 2**0.5
-        for symbol, part in zip(elements, (1 - share, share), strict=True)
-    )
-    return dict(zip(elements, (1 - share, share), strict=True)), 0.97 / volume
-
-
-def _mix(material: Material, index: int) -> dict[int, float]:
+def _mix_site(material: Material, index: int) -> dict[int, float]:
     host = SYMBOLS.index(material.elements[index])
     guest = SYMBOLS.index(material.guest[index]) if material.guest else host
     return {host: 1.0} if guest == host else {host: 1 - material.share, guest: material.share}
 
 
-def _formula(material: Material, counts: np.ndarray) -> str:
+def _write_formula(material: Material, counts: np.ndarray) -> str:
     """``SrTiO3``, or ``(Sr0.70Ba0.30)TiO3`` of a mixture."""
     common = gcd(*counts.tolist())
     parts = []
@@ -304,3 +96,200 @@ def _formula(material: Material, counts: np.ndarray) -> str:
         number = int(counts[index]) // common
         parts.append(symbol if number == 1 else f"{symbol}{number}")
     return "".join(parts)
+
+
+FACES = ((0, 0, 0), (0, 1 / 2, 1 / 2), (1 / 2, 0, 1 / 2), (1 / 2, 1 / 2, 0))
+HEXAGONAL_FAMILIES = ("cdi2", "hcp", "honeycomb", "mx2", "wurtzite")
+LAYERS_PER_CELL = {"cdi2": 1, "honeycomb": 2, "mx2": 2}
+
+
+def _build_cell(family: str, size: CellSize) -> tuple[str, np.ndarray]:
+    """Sites, one letter for each atom, and places in fractions of the cell."""
+    if family in _PLACES_BY_SIZE:
+        return _PLACES_BY_SIZE[family](size)
+    cell = TABLES.cells[family]
+    places = np.array([[float(Fraction(word)) for word in place.split()] for place in cell.places])
+    return cell.sites, _repeat_on_faces(places) if cell.face_centred else places
+
+
+def _repeat_on_faces(places: np.ndarray) -> np.ndarray:
+    return (places[:, None] + np.array(FACES)).reshape(-1, 3)
+
+
+def _place_spinel(size: CellSize) -> tuple[str, np.ndarray]:
+    """The anions stand so far along the diagonals that the bond of four neighbours is as it should be."""
+    u = 1 / 8 + size.bond / 3**0.5 / size.a
+    fours = [(1 / 8, 1 / 8, 1 / 8), (7 / 8, 7 / 8, 7 / 8)]
+    sixes = [(1 / 2, 1 / 2, 1 / 2), (1 / 2, 1 / 4, 1 / 4), (1 / 4, 1 / 2, 1 / 4), (1 / 4, 1 / 4, 1 / 2)]
+    even = [(u, u, u), (u, 1 / 4 - u, 1 / 4 - u), (1 / 4 - u, u, 1 / 4 - u), (1 / 4 - u, 1 / 4 - u, u)]
+    odd = [tuple(-x for x in place) for place in even]
+    places = _repeat_on_faces(np.array([*fours, *sixes, *even, *odd]))
+    return "a" * 8 + "b" * 16 + "c" * 32, places % 1
+
+
+def _place_cdi2(size: CellSize) -> tuple[str, np.ndarray]:
+    height = size.a / 6**0.5 / size.c
+    places = [(0, 0, 1 / 2), (1 / 3, 2 / 3, 1 / 2 + height), (2 / 3, 1 / 3, 1 / 2 - height)]
+    return "abb", np.array(places)
+
+
+def _place_mx2(size: CellSize) -> tuple[str, np.ndarray]:
+    height = (size.bond**2 - size.a**2 / 3) ** 0.5 / size.c
+    one = (1 / 3, 2 / 3)
+    two = (2 / 3, 1 / 3)
+    low = [(*two, z) for z in (1 / 4 - height, 1 / 4 + height)]
+    high = [(*one, z) for z in (3 / 4 - height, 3 / 4 + height)]
+    return "aabbbb", np.array([(*one, 1 / 4), (*two, 3 / 4), *low, *high])
+
+
+_PLACES_BY_SIZE = {"cdi2": _place_cdi2, "mx2": _place_mx2, "spinel": _place_spinel}
+"""Cells in which the places of some atoms depend on the size; the others are in ``materials.yaml``."""
+
+
+def _combine_ions(*charges: int) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
+    """Symbols and radii of every choice of one ion of each charge."""
+    for chosen in product(*(TABLES.ionic_radii[charge].items() for charge in charges)):
+        yield tuple(symbol for symbol, _ in chosen), tuple(radius for _, radius in chosen)
+
+
+def _list_elements(symmetry: str, bond: float) -> Sizes:
+    """Elements with their measured lattice constants, but for gases, chains and radioactive ones."""
+    left_out = ("Ne", "Ar", "Kr", "Xe", "Rn", "Se", "Te", "Ac", "Tc")
+    for symbol, state in zip(SYMBOLS, load_ase_data().reference_states, strict=False):
+        if state and state.get("symmetry") == symmetry and symbol not in left_out:
+            a = float(state["a"])
+            yield (symbol,), CellSize(a, a * float(state.get("c/a", 1.0)), a * bond)
+
+
+def _size_rocksalt() -> Sizes:
+    for charge in (1, 2, 3, 4):
+        for pair, (small, large) in _combine_ions(charge, -charge):
+            if 0.38 < small / large < 1.1 and not (charge == 4 and pair[0] in ("Ce", "Pr", "Tb", "Pb", "Sn")):
+                yield pair, CellSize(2 * (small + large), 0, small + large)
+
+
+def _size_cesiumchloride() -> Sizes:
+    for pair, (small, large) in _combine_ions(1, -1):
+        if small / large > 0.7:
+            bond = small + 0.1 + large
+            yield pair, CellSize(bond * 2 / 3**0.5, 0, bond)
+    for (one, r), (two, s) in product(TABLES.metallic_radii.items(), repeat=2):
+        if one < two and 0.75 < r / s < 1.34:
+            bond = 0.95 * (r + s)
+            yield (one, two), CellSize(bond * 2 / 3**0.5, 0, bond)
+
+
+def _combine_tetrahedral() -> Iterator[tuple[tuple[str, str], float]]:
+    """Compounds of eight electrons a pair, with their bonds."""
+    for cations, anions in TABLES.tetrahedral:
+        for one, two in product(cations, anions):
+            yield (one, two), 1.015 * add_covalent_radii(one, two)
+
+
+def _size_zincblende() -> Sizes:
+    return ((pair, CellSize(bond * 4 / 3**0.5, 0, bond)) for pair, bond in _combine_tetrahedral())
+
+
+def _size_wurtzite() -> Sizes:
+    return (
+        (pair, CellSize(bond * (8 / 3) ** 0.5, bond * 8 / 3, bond)) for pair, bond in _combine_tetrahedral()
+    )
+
+
+def _size_fluorite() -> Sizes:
+    """Eight neighbours widen a cation by 0.08 angstrom, four make it smaller by 0.1."""
+    for pair, (small, large) in [*_combine_ions(2, -1), *_combine_ions(4, -2)]:
+        if small / large > 0.5:
+            bond = small + 0.08 + large
+            yield pair, CellSize(bond * 4 / 3**0.5, 0, bond)
+    for (cation, anion), (small, large) in _combine_ions(1, -2):
+        if small / large < 0.8:
+            bond = small - 0.1 + large
+            yield (anion, cation), CellSize(bond * 4 / 3**0.5, 0, bond)
+
+
+def _size_rutile() -> Sizes:
+    for pair, (small, large) in [*_combine_ions(4, -2), *_combine_ions(2, -1)]:
+        if pair[1] in ("O", "F") and 0.36 < small / large < 0.64:
+            bond = 0.978 * (small + large)
+            yield pair, CellSize(2.344 * bond, 1.51 * bond, bond)
+
+
+def _size_perovskite() -> Sizes:
+    """Goldschmidt's tolerance says which exist; the cell is between what its two cations want."""
+    for charges in ((1, 5, -2), (2, 4, -2), (3, 3, -2), (1, 2, -1)):
+        for elements, (first, second, anion) in _combine_ions(*charges):
+            along = 2 * (second + anion)
+            across = 2**0.5 * (first + 0.26 + anion)
+            if 0.86 < across / along < 1.07 and 0.3 < second / anion < 0.8:
+                a = 0.973 * (along + across) / 2
+                yield elements, CellSize(a, 0, a / 2)
+
+
+def _size_spinel() -> Sizes:
+    """The first cation has four neighbours, the second six: the cell is what both bonds ask for."""
+    for elements, (four, six, anion) in _combine_ions(2, 3, -2):
+        if elements[2] != "Te" and 0.35 < four / anion < 0.62 and 0.3 < six / anion < 0.6:
+            bond = four - 0.15 + anion
+            yield elements, CellSize(8 / 27**0.5 * bond + 8 / 3 * (six + anion), 0, bond)
+
+
+def _size_mx2() -> Sizes:
+    for pair, (small, large) in _combine_ions(4, -2):
+        if pair[0] in TABLES.prismatic and pair[1] != "O":
+            bond = 0.975 * (small + large)
+            yield pair, CellSize(1.31 * bond, 2 * (1.31 * bond + 2.95), bond)
+
+
+def _size_cdi2() -> Sizes:
+    """Octahedra that share edges: a layer of a dichalcogenide or of a dihalide."""
+    for pair, (small, large) in [*_combine_ions(4, -2), *_combine_ions(2, -1)]:
+        if pair[0] not in TABLES.prismatic and pair[1] not in ("O", "F") and 0.25 < small / large < 0.6:
+            bond = small + large
+            yield pair, CellSize(2**0.5 * bond, 2 / 3**0.5 * bond + 2.95, bond)
+
+
+def _size_honeycomb() -> Sizes:
+    """Flat sheets of threefold bonds, 6 % shorter than fourfold ones."""
+    for one, two in TABLES.honeycomb:
+        bond = 0.94 * add_covalent_radii(one, two)
+        yield (one, two) if one != two else (one,), CellSize(3**0.5 * bond, 6.7, bond)
+
+
+def _size_l12() -> Sizes:
+    for (one, r), (two, s) in product(TABLES.metallic_radii.items(), repeat=2):
+        if one != two and 0.8 < r / s < 1.25:
+            bond = (r + 3 * s) / 2
+            yield (one, two), CellSize(2**0.5 * bond, 0, bond)
+
+
+def _size_heusler() -> Sizes:
+    """The first element has eight neighbours, half of them of each of the others."""
+    radius = TABLES.metallic_radii
+    for elements in product(*TABLES.heusler):
+        bond = 0.97 * (radius[elements[0]] + (radius[elements[1]] + radius[elements[2]]) / 2)
+        yield elements, CellSize(bond * 4 / 3**0.5, 0, bond)
+
+
+_SIZES = {
+    "bcc": lambda: _list_elements("bcc", 0.75**0.5),
+    "cdi2": _size_cdi2,
+    "cesiumchloride": _size_cesiumchloride,
+    "diamond": lambda: _list_elements("diamond", 0.1875**0.5),
+    "fcc": lambda: _list_elements("fcc", 0.5**0.5),
+    "fluorite": _size_fluorite,
+    "hcp": lambda: _list_elements("hcp", 0.985),
+    "heusler": _size_heusler,
+    "honeycomb": _size_honeycomb,
+    "l12": _size_l12,
+    "mx2": _size_mx2,
+    "perovskite": _size_perovskite,
+    "rocksalt": _size_rocksalt,
+    "rutile": _size_rutile,
+    "spinel": _size_spinel,
+    "wurtzite": _size_wurtzite,
+    "zincblende": _size_zincblende,
+}
+"""How the materials of each family are found."""
+
+CRYSTAL_FAMILIES = tuple(_SIZES)

@@ -1,4 +1,4 @@
-"""What happens to a specimen in the microscope: probe, scan, detector and dose, and what is seen then."""
+"""A simulated experiment: probe, scan, detector and dose, everything but the specimen."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,36 +14,36 @@ from phaseloom.physics import atoms, detect, optics, propagate
 from phaseloom.physics.fourier import centred, frequencies, shift
 
 __all__ = [
-    "BAND",
-    "PER_STEP",
-    "TAPER",
+    "BAND_EDGE",
+    "BAND_TAPER",
+    "PIXELS_PER_STEP",
     "Experiment",
-    "band",
-    "collected",
-    "image_shape",
-    "lit",
-    "told",
-    "vacuum",
+    "band_limit",
+    "collect_on_detector",
+    "compute_far_intensity",
+    "compute_image_shape",
+    "compute_vacuum_pattern",
+    "encode_conditions",
 ]
 
-PER_STEP = 5
+PIXELS_PER_STEP = 5
 """Object pixels in a step of the scan: with a whole number every probe stands on a pixel."""
 
-BAND = 2 / 3
+BAND_EDGE = 2 / 3
 """Part of the Nyquist frequency that waves keep, so that products do not fold back."""
 
-TAPER = 0.02
+BAND_TAPER = 0.02
 """Width of the band's soft edge, within it, in the same unit."""
 
 
-def image_shape(scan: tuple[int, int], /) -> tuple[int, int]:
+def compute_image_shape(scan: tuple[int, int], /) -> tuple[int, int]:
     """Pixels of the image of a scan of (rows, columns) probes, the first of which stands at pixel (5, 5).
 
     Example:
-        >>> image_shape((50, 50)), image_shape((14, 14))
+        >>> compute_image_shape((50, 50)), compute_image_shape((14, 14))
         ((256, 256), (76, 76))
     """
-    rows, columns = (PER_STEP * (n - 1) + 2 * PER_STEP + 1 for n in scan)
+    rows, columns = (PIXELS_PER_STEP * (n - 1) + 2 * PIXELS_PER_STEP + 1 for n in scan)
     return rows, columns
 
 
@@ -101,14 +101,14 @@ class Experiment:
     table: atoms.Table = "lobato"
 
     def __post_init__(self) -> None:
-        _above(self)
+        _require_positive(self)
         if min(self.scan) < 2:
             raise BadInput("experiment: scan", list(self.scan), "must be 2 by 2 probes at least")
         if self.jitter > self.step / 2:
             raise BadInput("experiment: jitter", self.jitter, "must be half a step at most")
         if self.dose is not None and not self.dose > 0:
             raise BadInput("experiment: dose", self.dose, "must be electrons per pattern, or left out")
-        _fits(self)
+        _require_consistent(self)
 
     @cached_property
     def wavelength(self) -> float:
@@ -118,17 +118,17 @@ class Experiment:
     @property
     def spacing(self) -> float:
         """Pixel of the potential, angstrom."""
-        return self.step / PER_STEP if self.pixel is None else self.pixel
+        return self.step / PIXELS_PER_STEP if self.pixel is None else self.pixel
 
     @property
     def image(self) -> tuple[int, int]:
         """Pixels of the image (y, x)."""
-        return image_shape(self.scan) if self.cell is None else (self.cell, self.cell)
+        return compute_image_shape(self.scan) if self.cell is None else (self.cell, self.cell)
 
     @property
     def margin(self) -> int:
         """Pixels around the image that windows reach into; none in a periodic cell."""
-        return 0 if self.cell is not None else self.window // 2 + PER_STEP
+        return 0 if self.cell is not None else self.window // 2 + PIXELS_PER_STEP
 
     @property
     def box(self) -> tuple[float, float]:
@@ -149,7 +149,7 @@ class Experiment:
 
     def positions(self, generator: torch.Generator, /) -> Tensor:
         """True places ``(n, 2)`` of the probes, angstrom from the first pixel of the image."""
-        first = 0.0 if self.cell is not None else PER_STEP * self.spacing
+        first = 0.0 if self.cell is not None else PIXELS_PER_STEP * self.spacing
         axes = [first + self.step * torch.arange(n, dtype=torch.float64) for n in self.scan]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
         wander = self.jitter * torch.randn(places.shape, dtype=torch.float64, generator=generator)
@@ -157,9 +157,10 @@ class Experiment:
 
     def probe(self) -> Tensor:
         """Incoherent modes ``(mode, y, x)`` of the probe, of unit power in all."""
-        shape, pixel = (self.window, self.window), (self.spacing, self.spacing)
+        shape = (self.window, self.window)
+        pixel = (self.spacing, self.spacing)
         modes = []
-        for weight, more in _nodes(self.focal_spread):
+        for weight, more in _gauss_hermite_nodes(self.focal_spread):
             given = optics.coefficients(self.aberrations)
             given["C10"] = given.get("C10", 0.0) - more
             wave = optics.probe_wave(
@@ -171,29 +172,30 @@ class Experiment:
                 soft=True,
             )
             modes.append(math.sqrt(weight) * wave)
-        return _spread(torch.stack(modes), self.source_size / self.spacing)
+        return _spread_over_source(torch.stack(modes), self.source_size / self.spacing)
 
 
-def vacuum(experiment: Experiment, /) -> Tensor:
+def compute_vacuum_pattern(experiment: Experiment, /) -> Tensor:
     """Pattern ``(y, x)`` without a specimen, as fractions of the beam.
 
     Example:
-        >>> round(vacuum(Experiment(scan=(2, 2))).sum().item(), 3)
+        >>> round(compute_vacuum_pattern(Experiment(scan=(2, 2))).sum().item(), 3)
         1.0
     """
-    return collected(lit(experiment.probe()[None], experiment), experiment)[0]
+    return collect_on_detector(compute_far_intensity(experiment.probe()[None], experiment), experiment)[0]
 
 
-def lit(leaving: Tensor, experiment: Experiment, /) -> Tensor:
+def compute_far_intensity(leaving: Tensor, experiment: Experiment, /) -> Tensor:
     """Intensity ``(n, y, x)`` far behind waves ``(n, mode, y, x)``, in their band; zero in the corner."""
     shape = (leaving.shape[-2], leaving.shape[-1])
-    disk = band(shape, experiment.spacing).square().to(leaving.device)
+    disk = band_limit(shape, experiment.spacing).square().to(leaving.device)
     return detect.intensity(propagate.far_field(leaving)) * disk
 
 
-def collected(pattern: Tensor, experiment: Experiment, /) -> Tensor:
-    """What the detector makes of intensities ``(n, y, x)`` with zero frequency in the corner."""
-    few, size = experiment.window // experiment.bin, experiment.detector_shape[0]
+def collect_on_detector(pattern: Tensor, experiment: Experiment, /) -> Tensor:
+    """Bin and crop to detector pixels the intensities ``(n, y, x)`` with zero frequency in the corner."""
+    few = experiment.window // experiment.bin
+    size = experiment.detector_shape[0]
     if few == size == experiment.window:
         return centred(pattern)
     table = detect.area_weights(experiment.window, few).to(pattern)
@@ -202,8 +204,8 @@ def collected(pattern: Tensor, experiment: Experiment, /) -> Tensor:
     return table @ pattern @ table.T
 
 
-def told(experiment: Experiment, /, dose: float | None = None) -> np.ndarray:
-    """The eight numbers without a unit that networks are told of a probe and a dose.
+def encode_conditions(experiment: Experiment, /, dose: float | None = None) -> np.ndarray:
+    """The eight dimensionless numbers that describe a probe and a dose to a network.
 
     ``a^2 df / l``, ``a step / l``, ``a^4 Cs / 4 l``, ``a^2 C12 / l`` and ``a^3 C21 / l`` with their two
     components each, ``a`` the semiangle and ``l`` the wavelength, then ``log10(dose / 1e4) / 3``, where no
@@ -215,11 +217,12 @@ def told(experiment: Experiment, /, dose: float | None = None) -> np.ndarray:
         dose: electrons per pattern, instead of the experiment's.
 
     Example:
-        >>> told(Experiment()).astype(float).round(2).tolist()
+        >>> encode_conditions(Experiment()).astype(float).round(2).tolist()
         [0.86, 0.96, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     """
     given = optics.to_cartesian(optics.coefficients(experiment.aberrations))
-    angle, length = experiment.semiangle, experiment.wavelength
+    angle = experiment.semiangle
+    length = experiment.wavelength
     dose = dose or experiment.dose or 1e7
     numbers = [-(angle**2) * given.get("C10", 0.0) / length, angle * experiment.step / length]
     numbers.append(angle**4 * given.get("C30", 0.0) / (4 * length))
@@ -228,7 +231,7 @@ def told(experiment: Experiment, /, dose: float | None = None) -> np.ndarray:
     return np.array([*numbers, math.log10(dose / 1e4) / 3], np.float32)
 
 
-def _above(experiment: Experiment) -> None:
+def _require_positive(experiment: Experiment) -> None:
     """Refuse numbers below what they may be."""
     for name in ("step", "energy", "semiangle", "window", "bin"):
         if not getattr(experiment, name) > 0:
@@ -241,18 +244,17 @@ def _above(experiment: Experiment) -> None:
         raise BadInput("experiment: slice_thickness", experiment.slice_thickness, fix)
 
 
-def _fits(experiment: Experiment) -> None:
+def _require_consistent(experiment: Experiment) -> None:
     """The probe's aperture lies within the band of the waves, and the detector within the window."""
-    limit = BAND * experiment.wavelength * 0.5 / experiment.spacing
+    limit = BAND_EDGE * experiment.wavelength * 0.5 / experiment.spacing
     if experiment.semiangle > limit:
         fix = f"is beyond the {1e3 * limit:.3g} mrad that pixels of {experiment.spacing:.3g} A carry: "
         raise BadInput(
             "experiment: semiangle", f"{1e3 * experiment.semiangle:.4g} mrad", fix + "take a finer pixel"
         )
     if experiment.window % experiment.bin:
-        raise BadInput(
-            "experiment: bin", experiment.bin, f"must divide the window of {experiment.window} pixels"
-        )
+        fix = f"must divide the window of {experiment.window} pixels"
+        raise BadInput("experiment: bin", experiment.bin, fix)
     if (
         experiment.detector is not None
         and not 2 <= experiment.detector <= experiment.window // experiment.bin
@@ -261,14 +263,14 @@ def _fits(experiment: Experiment) -> None:
         raise BadInput("experiment: detector", experiment.detector, fix)
 
 
-def band(shape: tuple[int, int], spacing: float, /) -> Tensor:
+def band_limit(shape: tuple[int, int], spacing: float, /) -> Tensor:
     """The band of the waves, zero frequency in the corner."""
     y, x = frequencies(shape, (spacing, spacing), like=torch.zeros(1))
     nyquist = 0.5 / spacing
-    return atoms.smooth_edge(torch.hypot(y, x), (BAND - TAPER) * nyquist, TAPER * nyquist)
+    return atoms.smooth_edge(torch.hypot(y, x), (BAND_EDGE - BAND_TAPER) * nyquist, BAND_TAPER * nyquist)
 
 
-def _nodes(spread: float) -> Iterator[tuple[float, float]]:
+def _gauss_hermite_nodes(spread: float) -> Iterator[tuple[float, float]]:
     """Weights and values of a normal distribution: five points of Gauss and Hermite, or one."""
     if spread <= 0:
         yield 1.0, 0.0
@@ -278,10 +280,22 @@ def _nodes(spread: float) -> Iterator[tuple[float, float]]:
         yield float(weight), float(spread * place)
 
 
-def _spread(modes: Tensor, source: float) -> Tensor:
+def _spread_over_source(modes: Tensor, source: float) -> Tensor:
     """Modes seen from points of a source of normal brightness, its standard deviation in pixels."""
     if source <= 0:
         return modes
-    points = [(w * v, (a, b)) for w, a in _nodes(source) for v, b in _nodes(source)]
+    points = [
+        (w * v, (a, b)) for w, a in _gauss_hermite_nodes(source) for v, b in _gauss_hermite_nodes(source)
+    ]
     moved = [math.sqrt(weight) * shift(modes, torch.tensor([place] * len(modes))) for weight, place in points]
     return torch.cat(moved)
+
+
+# old names, until callers are renamed
+BAND = BAND_EDGE
+PER_STEP = PIXELS_PER_STEP
+collected = collect_on_detector
+image_shape = compute_image_shape
+lit = compute_far_intensity
+told = encode_conditions
+vacuum = compute_vacuum_pattern

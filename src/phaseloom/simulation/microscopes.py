@@ -11,33 +11,33 @@ import numpy as np
 from phaseloom.errors import BadInput
 from phaseloom.physics.atoms import Table
 from phaseloom.physics.optics import coefficients, electron_wavelength
-from phaseloom.simulation.experiment import BAND, PER_STEP, Experiment
+from phaseloom.simulation.experiment import BAND_EDGE, PIXELS_PER_STEP, Experiment
 from phaseloom.units import Aberrations, Angle, Energy, Length
 
 __all__ = ["fixed", "seed", "varied"]
 
-OVERLAP = (0.7, 1.2)
+OVERLAP_IN_WAVES = (0.7, 1.2)
 """Semiangle times step by wavelength: of the default experiment 0.96."""
 
-DEFOCUS = (-1.5, 1.5)
+DEFOCUS_IN_WAVES = (-1.5, 1.5)
 """Defocus times semiangle squared by wavelength: of the default experiment 0.86."""
 
-ASTIGMATISM = (0.0, 0.3)
+ASTIGMATISM_IN_WAVES = (0.0, 0.3)
 """C12 times semiangle squared by wavelength."""
 
-COMA = (0.0, 0.15)
+COMA_IN_WAVES = (0.0, 0.15)
 """C21 times semiangle cubed by wavelength."""
 
-SPHERICAL = (-0.3, 0.3)
+SPHERICAL_IN_WAVES = (-0.3, 0.3)
 """C30 times semiangle to the fourth by four wavelengths."""
 
-SEEN = 0.95
+MIN_SHARE_IN_WINDOW = 0.95
 """Share of the probe that its window holds at least."""
 
-LEAST = 0.8
+MIN_SHARE_OF_FIXED_PROBE = 0.8
 """The same, of a probe that is asked for in numbers."""
 
-TRIES = 200
+MAX_DRAWS = 200
 """Draws of a microscope whose probe fits into the window, before giving up."""
 
 Range = tuple[float, float]
@@ -118,7 +118,7 @@ def fixed(  # noqa: PLR0913 - a microscope has as many settings
         dose=dose,
         table=table,
     )
-    if cell is None and (share := _seen(experiment)) < LEAST:
+    if cell is None and (share := _share_in_window(experiment)) < MIN_SHARE_OF_FIXED_PROBE:
         fix = f"holds {100 * share:.0f} % of the probe: take a larger window, or less defocus and aberrations"
         raise BadInput("fixed.window", window, fix)
     return experiment
@@ -148,7 +148,7 @@ def varied(  # noqa: PLR0913 - a microscope has as many settings
     phonons: int = 0,
     vibration: Length = 0.1,
 ) -> Experiment:
-    """An experiment drawn from ranges (smallest, largest), for networks that are told of the probe.
+    """An experiment drawn from ranges (smallest, largest), for networks that take the probe as an input.
 
     All are drawn evenly, the dose evenly in its logarithm. Directions of astigmatism and coma are any. What
     is drawn is drawn again where the probe's aperture lies beyond the band of the pixels, or where more than
@@ -190,17 +190,18 @@ def varied(  # noqa: PLR0913 - a microscope has as many settings
     lens = {"defocus": defocus, "astigmatism": astigmatism, "coma": coma, "spherical": spherical}
     spreads = {"focal_spread": focal_spread, "source_size": source_size, "jitter": jitter}
     given = {"step": step, "energy": energy, "semiangle": semiangle, "dose": dose, **lens, **spreads}
-    _checked(given, above_zero=("step", "energy", "semiangle", "dose"), from_zero=tuple(spreads))
+    _require_ranges(given, above_zero=("step", "energy", "semiangle", "dose"), from_zero=tuple(spreads))
     if energies is not None and not energies:
         raise BadInput("varied.energies", None, "is empty: list one energy at least, or leave it out")
-    for _ in range(TRIES):
+    for _ in range(MAX_DRAWS):
         volts = float(rng.choice(energies)) if energies else rng.uniform(*energy)
-        pace, wavelength = rng.uniform(*step), electron_wavelength(volts)
-        angle = _between(semiangle, OVERLAP, wavelength / pace, rng)
-        table = _aberrations(lens, angle, wavelength, rng)
+        pace = rng.uniform(*step)
+        wavelength = electron_wavelength(volts)
+        angle = _draw_value(semiangle, OVERLAP_IN_WAVES, wavelength / pace, rng)
+        table = _draw_aberrations(lens, angle, wavelength, rng)
         others = {name: rng.uniform(*limits) for name, limits in spreads.items()}
         electrons = None if dose is None else float(np.exp(rng.uniform(*np.log(dose))))
-        if angle > BAND * wavelength * PER_STEP / (2 * pace):
+        if angle > BAND_EDGE * wavelength * PIXELS_PER_STEP / (2 * pace):
             continue
         drawn = Experiment(
             scan=scan,
@@ -219,9 +220,9 @@ def varied(  # noqa: PLR0913 - a microscope has as many settings
             source_size=others["source_size"],
             jitter=others["jitter"],
         )
-        if _seen(drawn) >= SEEN:
+        if _share_in_window(drawn) >= MIN_SHARE_IN_WINDOW:
             return drawn
-    fix = f"of {TRIES} draws left no probe within the pixels' band and the window: take smaller angles, "
+    fix = f"of {MAX_DRAWS} draws left no probe within the pixels' band and the window: take smaller angles, "
     raise BadInput("microscope: varied", None, fix + "defocus and aberrations, or a larger window")
 
 
@@ -283,36 +284,38 @@ def _besides_defocus(aberrations: dict[str, float] | None) -> dict[str, float]:
     return table
 
 
-def _checked(ranges: dict[str, Range | None], *, above_zero: tuple[str, ...], from_zero: tuple[str, ...]):
+def _require_ranges(
+    ranges: dict[str, Range | None], *, above_zero: tuple[str, ...], from_zero: tuple[str, ...]
+):
     for name, limits in ranges.items():
         if limits is None:
             continue
         least = min(limits)
         if not limits[0] <= limits[1] < np.inf:
-            raise BadInput(f"varied.{name}", list(limits), "is no range: write [smallest, largest]")
+            raise BadInput(f"varied.{name}", list(limits), "is not a range: write [smallest, largest]")
         if (name in above_zero and least <= 0) or (name in from_zero and least < 0):
             raise BadInput(f"varied.{name}", list(limits), "holds what cannot be: raise the smallest")
 
 
-def _between(limits: Range | None, waves: Range, unit: float, rng: np.random.Generator) -> float:
+def _draw_value(limits: Range | None, waves: Range, unit: float, rng: np.random.Generator) -> float:
     """A value of a range, or of the usual range of a number without a unit."""
     return rng.uniform(*waves) * unit if limits is None else rng.uniform(*limits)
 
 
-def _aberrations(
+def _draw_aberrations(
     lens: dict[str, Range | None], angle: float, wavelength: float, rng: np.random.Generator
 ) -> dict[str, float]:
     return {
-        "defocus": _between(lens["defocus"], DEFOCUS, wavelength / angle**2, rng),
-        "C12": _between(lens["astigmatism"], ASTIGMATISM, wavelength / angle**2, rng),
+        "defocus": _draw_value(lens["defocus"], DEFOCUS_IN_WAVES, wavelength / angle**2, rng),
+        "C12": _draw_value(lens["astigmatism"], ASTIGMATISM_IN_WAVES, wavelength / angle**2, rng),
         "phi12": rng.uniform(0, np.pi),
-        "C21": _between(lens["coma"], COMA, wavelength / angle**3, rng),
+        "C21": _draw_value(lens["coma"], COMA_IN_WAVES, wavelength / angle**3, rng),
         "phi21": rng.uniform(0, 2 * np.pi),
-        "C30": _between(lens["spherical"], SPHERICAL, 4 * wavelength / angle**4, rng),
+        "C30": _draw_value(lens["spherical"], SPHERICAL_IN_WAVES, 4 * wavelength / angle**4, rng),
     }
 
 
-def _seen(experiment: Experiment) -> float:
+def _share_in_window(experiment: Experiment) -> float:
     """Share of the probe that its window holds, of all that four times the window holds."""
     size = experiment.window
     wide = replace(experiment, window=4 * size, bin=1, detector=None, focal_spread=0.0, source_size=0.0)

@@ -13,18 +13,16 @@ from pydantic import Field, model_validator
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.runs.folder import keep_recipe
 from phaseloom.runs.parallel_map import map_unordered, one_thread, worker_pool
-from phaseloom.simulation import dp_set_layout as _seed_layout
 from phaseloom.simulation import samples
-from phaseloom.simulation.samples import PARTS
-from phaseloom.simulation.scan import Sample, simulated
+from phaseloom.simulation.scan import Sample, simulate_scan
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
-__all__ = ["Simulate", "missing", "one", "simulate"]
+__all__ = ["Simulate", "list_missing", "simulate", "simulate_sample"]
 
-RANGE = ("count", "first", "title")
+RANGE_FIELDS = ("count", "first", "title")
 """What may differ between runs that write to the same folder."""
 
-STALE = 3600.0
+SECONDS_UNTIL_STALE = 3600.0
 """Seconds after which a file that is half written belongs to nobody any more."""
 
 
@@ -63,7 +61,8 @@ class Simulate(Recipe):
     @classmethod
     def from_path(cls, path: Path | str | None, settings: Mapping[str, Any] | None = None, /) -> Self:
         """A recipe from a parameter file, or from nothing but settings."""
-        tree, folder = ({}, Path()) if path is None else (load_yaml(Path(path)), Path(path).parent)
+        tree = {} if path is None else load_yaml(Path(path))
+        folder = Path() if path is None else Path(path).parent
         settings = settings or {}
         top = {name: value for name, value in settings.items() if "." not in name}
         recipe = cls.of({**tree, **top}).rooted(folder)
@@ -76,7 +75,7 @@ class Simulate(Recipe):
         return range(self.first, self.first + self.count)
 
 
-def one(recipe: Simulate, number: int, /) -> Sample:
+def simulate_sample(recipe: Simulate, number: int, /) -> Sample:
     """A sample of a set: the same for a seed and a number, whatever else is simulated.
 
     Args:
@@ -90,27 +89,27 @@ def one(recipe: Simulate, number: int, /) -> Sample:
         rng = np.random.default_rng([recipe.seed, number])
         experiment = recipe.microscope(rng)
         specimen = recipe.specimen(experiment.box, rng)
-        return simulated(specimen, experiment, seed=int(rng.integers(2**63)))
+        return simulate_scan(specimen, experiment, seed=int(rng.integers(2**63)))
     except MissingExtra:
         raise
     except BadInput as problem:
         raise BadInput(f"sample {number}", None, str(problem)) from problem
 
 
-def missing(recipe: Simulate, folder: Path, /) -> list[int]:
+def list_missing(recipe: Simulate, folder: Path, /) -> list[int]:
     """Numbers of the samples that are wanted and not in the folder yet.
 
     Raises:
         BadInput: the folder was begun with another recipe, or holds samples of which nobody knows whose.
     """
     folder = Path(folder)
-    _same(recipe, folder)
+    _require_same_recipe(recipe, folder)
     if recipe.layout == "ours":
-        there = set(samples.named(folder))
+        there = set(samples.list_sample_files(folder))
     else:
-        files = sorted({_seed_layout.file_of(number) for number in recipe.numbers})
-        there = set(samples.named(folder / PARTS)).union(
-            *(_seed_layout.held(folder / name) for name in files)
+        files = sorted({samples.seed_file_name(number) for number in recipe.numbers})
+        there = set(samples.list_sample_files(folder / samples.WAITING_FOLDER)).union(
+            *(samples.list_numbers(folder / name) for name in files)
         )
     return [number for number in recipe.numbers if number not in there]
 
@@ -141,94 +140,101 @@ def simulate(
         >>> list(simulate(recipe, Path("few"), workers=1)), list(simulate(recipe, Path("few"), workers=1))
         ([0, 1], [])
     """
-    recipe, folder = recipe.rooted(Path.cwd()), Path(folder).resolve()
-    numbers, joined = missing(recipe, folder), (folder / "run.yaml").exists()
-    if joined:
+    recipe = recipe.rooted(Path.cwd())
+    folder = Path(folder).resolve()
+    numbers = list_missing(recipe, folder)
+    if (folder / "run.yaml").exists():  # others may be at work
         numbers = [int(number) for number in np.random.default_rng().permutation(numbers)]
     with worker_pool(workers, scheduler) as (team, ahead):
-        _begun(recipe, folder)
-        with closing(map_unordered(partial(_written, recipe, folder), numbers, team, ahead)) as found:
-            done = (_fine(number, said, folder, recipe) for number, said in found)
-            yield from done if recipe.layout == "ours" else _gathered(folder, done)
+        _prepare_folder(recipe, folder)
+        with closing(map_unordered(partial(_write_sample, recipe, folder), numbers, team, ahead)) as found:
+            done = (_require_sample(number, said, folder, recipe) for number, said in found)
+            yield from done if recipe.layout == "ours" else _assemble_full_files(folder, done)
     if recipe.layout == "seed":
-        _seed_layout.assembled(folder, folder / PARTS)
+        samples.assemble_files(folder, folder / samples.WAITING_FOLDER)
 
 
-def _gathered(folder: Path, done: Iterator[int]) -> Iterator[int]:
+def _assemble_full_files(folder: Path, done: Iterator[int]) -> Iterator[int]:
     """The same numbers; files of 700 are put together as they become complete."""
-    parts = folder / PARTS
+    parts = folder / samples.WAITING_FOLDER
     for number in done:
-        path = folder / _seed_layout.file_of(number)
-        if _seed_layout.is_full(path, parts):
-            _seed_layout.fill(path, parts)
+        path = folder / samples.seed_file_name(number)
+        if samples.is_full(path, parts):
+            samples.fill_file(path, parts)
         yield number
 
 
-def _written(recipe: Simulate, folder: Path, number: int) -> str:
+def _write_sample(recipe: Simulate, folder: Path, number: int) -> str:
     """Simulate and write a sample, unless somebody else has; a sentence when it cannot be.
 
     This is what other processes run: exceptions with more than a message do not come back from there.
     """
-    if _there(recipe, folder, number):
+    if _exists(recipe, folder, number):
         return ""
     try:
         with one_thread():
-            sample = one(recipe, number)
+            sample = simulate_sample(recipe, number)
     except BadInput as problem:
         return str(problem)
-    write = samples.write if recipe.layout == "ours" else _seed_layout.write
-    write(sample, _path(recipe, folder, number), number=number, seed=recipe.seed)
+    path = _sample_path(recipe, folder, number)
+    samples.write(sample, path, number=number, seed=recipe.seed, layout=recipe.layout)
     return ""
 
 
-def _fine(number: int, said: str, folder: Path, recipe: Simulate) -> int:
+def _require_sample(number: int, said: str, folder: Path, recipe: Simulate) -> int:
     """The number of a sample that is there."""
     if said:
         place, _, fix = said.partition(": ")
         raise BadInput(place, None, fix)
-    if not _there(recipe, folder, number):
+    if not _exists(recipe, folder, number):
         fix = f"wrote sample {number} where it is not seen from here: share {folder} under this name"
         raise BadInput("--scheduler", None, fix)
     return number
 
 
-def _there(recipe: Simulate, folder: Path, number: int) -> bool:
+def _exists(recipe: Simulate, folder: Path, number: int) -> bool:
     """Whether a sample is there, in a file of its own or among others."""
-    if _path(recipe, folder, number).exists():
+    if _sample_path(recipe, folder, number).exists():
         return True
-    return recipe.layout == "seed" and number in _seed_layout.held(folder / _seed_layout.file_of(number))
+    return recipe.layout == "seed" and number in samples.list_numbers(folder / samples.seed_file_name(number))
 
 
-def _path(recipe: Simulate, folder: Path, number: int) -> Path:
-    place = folder if recipe.layout == "ours" else folder / PARTS
-    return place / samples.name_of(number)
+def _sample_path(recipe: Simulate, folder: Path, number: int) -> Path:
+    place = folder if recipe.layout == "ours" else folder / samples.WAITING_FOLDER
+    return place / samples.sample_file_name(number)
 
 
-def _same(recipe: Simulate, folder: Path) -> None:
+def _require_same_recipe(recipe: Simulate, folder: Path) -> None:
     """Refuse a folder that was begun with another recipe."""
     path = folder / "run.yaml"
     if not path.exists():
-        if folder.is_dir() and (samples.named(folder) or any(folder.glob("simulation_data*.h5"))):
+        if folder.is_dir() and (samples.list_sample_files(folder) or any(folder.glob("simulation_data*.h5"))):
             fix = "holds samples but no run.yaml that says which: name another folder"
             raise BadInput("folder", str(folder), fix)
         return
     if not any(folder.rglob("[!.]*.h5")):
-        return  # whatever was begun came to nothing
-    begun, wanted = Simulate.of(load_yaml(path)).resolved(), recipe.rooted(Path.cwd()).resolved()
+        return  # nothing was written
+    begun = Simulate.of(load_yaml(path)).resolved()
+    wanted = recipe.rooted(Path.cwd()).resolved()
     for name in wanted:
-        if name not in RANGE and begun[name] != wanted[name]:
-            fix = f"was begun with another {name}: name another folder, or go on with {path}"
+        if name not in RANGE_FIELDS and begun[name] != wanted[name]:
+            fix = f"was begun with another {name}: name another folder, or resume with {path}"
             raise BadInput("folder", str(folder), fix)
 
 
-def _begun(recipe: Simulate, folder: Path) -> None:
+def _prepare_folder(recipe: Simulate, folder: Path) -> None:
     """Leave the recipe in the folder, and clear away what killed processes have left."""
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.layout == "seed":
-        (folder / PARTS).mkdir(exist_ok=True)
+        (folder / samples.WAITING_FOLDER).mkdir(exist_ok=True)
     if not (folder / "run.yaml").exists() or not any(folder.rglob("[!.]*.h5")):
         keep_recipe(recipe, folder)
     for path in folder.rglob(".*.tmp.h5"):
         with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > STALE:
+            if time.time() - path.stat().st_mtime > SECONDS_UNTIL_STALE:
                 path.unlink()
+
+
+# old names, until callers are renamed
+missing = list_missing
+one = simulate_sample

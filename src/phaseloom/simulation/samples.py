@@ -1,17 +1,21 @@
-"""Sets of simulated samples: folders with one HDF5 file for each, or with the seed's five files.
+"""Sets of simulated samples: folders with one HDF5 file for each, or with files of 700.
 
 A file ``000123.h5`` holds ``patterns`` (rows, columns, y, x), either square roots of fractions of the beam
 in half precision, or counts where the experiment has a dose; ``phase`` (y, x) in radian; ``positions``
 (n, 2) in angstrom; and as attributes what the specimen and the experiment were.
+
+A file ``simulation_data1.h5`` of the seed's layout holds 700 samples, ``dp_set_{i}`` and ``phase_{i}`` by
+number, in single precision. It is never written to while it grows: samples wait in files of their own, in
+the same layout, and are put together when all are there. What is compressed already is copied as it is.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -23,81 +27,207 @@ from phaseloom.physics.optics import interaction
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.scan import Sample
 
-__all__ = ["PARTS", "SampleSet", "described", "name_of", "named", "read", "write"]
+__all__ = [
+    "WAITING_FOLDER",
+    "SampleSet",
+    "assemble_files",
+    "fill_file",
+    "is_full",
+    "list_numbers",
+    "list_sample_files",
+    "read",
+    "sample_file_name",
+    "seed_file_name",
+    "write",
+]
 
-FORMAT, VERSION = "phaseloom sample", 1
+FORMAT = "phaseloom sample"
+FORMAT_VERSION = 1
 
-TOGETHER = 10
+SAMPLES_PER_FILE = 700
+"""In a file of the seed's layout."""
+
+PROBES_PER_CHUNK = 10
 """Probes along each axis of the scan in one chunk: what a window of the scan does not need stays unread."""
 
-PARTS = "parts"
-"""Folder where samples of the seed's layout wait, each in a file of its own, until 700 can join."""
+WAITING_FOLDER = "parts"
+"""Folder where samples of the seed's layout wait, each in a file of its own, until 700 are complete."""
 
-UNTOLD = "unknown"
-"""Specimen and group of samples that come without a word about them."""
+UNKNOWN = "unknown"
+"""Specimen and group of samples whose files do not say them."""
 
-_OURS, _SEEDS = re.compile(r"(\d{6,})\.h5"), re.compile(r"simulation_data\d+\.h5")
+SAMPLE_FILE = re.compile(r"(\d{6,})\.h5")
+SEED_FILE = re.compile(r"simulation_data\d+\.h5")
 
 
-def name_of(number: int, /) -> str:
+def sample_file_name(number: int, /) -> str:
     """The name of a sample's file.
 
     Example:
-        >>> name_of(123)
+        >>> sample_file_name(123)
         '000123.h5'
     """
     return f"{number:06d}.h5"
 
 
-def named(folder: Path, /) -> dict[int, Path]:
+def list_sample_files(folder: Path, /) -> dict[int, Path]:
     """The files of samples in a folder, by number, in order."""
-    found = ((_OURS.fullmatch(path.name), path) for path in Path(folder).glob("*.h5"))
+    found = ((SAMPLE_FILE.fullmatch(path.name), path) for path in Path(folder).glob("*.h5"))
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
-def write(sample: Sample, path: Path, /, *, number: int, seed: int) -> None:
+def seed_file_name(number: int, /) -> str:
+    """The name of the file of the seed's layout that a sample belongs to.
+
+    Example:
+        >>> seed_file_name(699), seed_file_name(700)
+        ('simulation_data1.h5', 'simulation_data2.h5')
+    """
+    return f"simulation_data{number // SAMPLES_PER_FILE + 1}.h5"
+
+
+def write(
+    sample: Sample, path: Path, /, *, number: int, seed: int, layout: Literal["ours", "seed"] = "ours"
+) -> None:
     """Write a sample as one file, whole or not at all.
 
     Half precision keeps an amplitude to 5e-4 of itself; counts are exact.
 
     Args:
-        sample: as `phaseloom.simulation.experiment.simulated` gives it.
+        sample: as `phaseloom.simulation.scan.simulate_scan` gives it.
         path: of the file.
         number: of the sample in its set.
         seed: of the set.
+        layout: ``ours``, or ``seed``: single precision, a chunk for each pattern.
     """
-    rows, columns = sample.patterns.shape[:2]
-    chunks = (min(TOGETHER, rows), min(TOGETHER, columns), *sample.patterns.shape[2:])
+    ours = layout == "ours"
+    place = _Location(number, path) if ours else _Location.of_seed(number, path)
+    patterns = _encode_patterns(sample) if ours else sample.patterns.astype(np.float32)
+    probes = tuple(min(PROBES_PER_CHUNK, n) for n in patterns.shape[:2]) if ours else (1, 1)
+    packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     with whole(path) as short, h5py.File(short, "w") as file:
-        packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-        file.create_dataset("patterns", data=_stored(sample), chunks=chunks, **packed)
-        phase = file.create_dataset("phase", data=sample.phase.astype(np.float32))
+        file.create_dataset(place.patterns, data=patterns, chunks=(*probes, *patterns.shape[2:]), **packed)
+        phase = file.create_dataset(place.phase, data=sample.phase.astype(np.float32))
+        positions = file.create_dataset(place.positions, data=sample.positions.astype(np.float64))
+        file[place.attributes].attrs.update(_describe_sample(sample, number=number, seed=seed))
         phase.attrs["unit"] = "rad"
-        file.create_dataset("positions", data=sample.positions.astype(np.float64)).attrs["unit"] = "A"
-        file.attrs.update(described(sample, number=number, seed=seed))
+        if ours:
+            positions.attrs["unit"] = "A"
+        else:
+            energy = sample.experiment.energy
+            phase.attrs.update({"sigma": interaction(energy), "energy": energy})
 
 
 def read(path: Path, /) -> Sample:
     """The sample of a file that `write` left.
 
     Raises:
-        BadInput: no such file, or one that is no sample.
+        BadInput: no such file, or one that is not a sample.
     """
-    return _sample(_Place.of(Path(path)))
+    return _read_sample(_Location.of(Path(path)))
 
 
-def described(sample: Sample, /, *, number: int, seed: int) -> dict[str, Any]:
-    """What a file says of a sample besides its numbers, as attributes."""
+def _describe_sample(sample: Sample, *, number: int, seed: int) -> dict[str, Any]:
+    """What a file says of a sample besides its arrays, as attributes."""
     experiment = replace(sample.experiment, aberrations=dict(sample.experiment.aberrations))
-    told = {"specimen": sample.specimen, "group": sample.group, "thickness": float(sample.thickness)}
     return {
         "format": FORMAT,
-        "version": VERSION,
-        **told,
+        "version": FORMAT_VERSION,
+        "specimen": sample.specimen,
+        "group": sample.group,
+        "thickness": float(sample.thickness),
         "seed": seed,
         "number": number,
         "experiment": json.dumps(asdict(experiment), default=float),
     }
+
+
+def list_numbers(path: Path, /) -> set[int]:
+    """Numbers of the samples in a file of the seed's layout; none if the file does not exist.
+
+    Raises:
+        BadInput: a file that cannot be read.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            names = [str(name) for name in file]
+    except FileNotFoundError:
+        return set()
+    except OSError as problem:
+        fix = "cannot be read as HDF5: move it away, and its samples are simulated again"
+        raise BadInput(str(path), None, fix) from problem
+    return {int(name[7:]) for name in names if name.startswith("dp_set_") and name[7:].isdigit()}
+
+
+def _list_waiting(path: Path, parts: Path, /) -> dict[int, Path]:
+    """Samples that wait for a file, by number."""
+    return {
+        number: part
+        for number, part in list_sample_files(parts).items()
+        if seed_file_name(number) == path.name
+    }
+
+
+def is_full(path: Path, parts: Path, /) -> bool:
+    """Whether all samples of a file are there, in it or waiting."""
+    return len(list_numbers(path).union(_list_waiting(path, parts))) >= SAMPLES_PER_FILE
+
+
+def assemble_files(folder: Path, parts: Path, /) -> list[Path]:
+    """Put samples that wait in files of their own into the files they belong to, and remove the former.
+
+    Args:
+        folder: of ``simulation_data1.h5`` and so on.
+        parts: folder of files ``000123.h5``, as `write` leaves them.
+
+    Returns:
+        The files that samples waited for.
+    """
+    files = [
+        folder / name for name in sorted({seed_file_name(number) for number in list_sample_files(parts)})
+    ]
+    for path in files:
+        fill_file(path, parts)
+    return files
+
+
+def fill_file(path: Path, parts: Path, /) -> None:
+    """Add the samples that wait for a file to it, which is written anew, and remove their own files.
+
+    Others may do the same at the same time: one after the other, they add to what is there.
+    """
+    with _lock_folder(parts):
+        mine = _list_waiting(path, parts)
+        there = list_numbers(path)
+        fresh = {number: part for number, part in mine.items() if number not in there}
+        if fresh:
+            with whole(path) as short, h5py.File(short, "w") as file:
+                if there:
+                    _copy_samples(path, there, file)
+                for number, part in fresh.items():
+                    _copy_samples(part, [number], file)
+        for part in mine.values():
+            part.unlink(missing_ok=True)
+
+
+def _copy_samples(path: Path, numbers: Iterable[int], file: h5py.File) -> None:
+    with h5py.File(path, "r") as source:
+        for number in sorted(numbers):
+            for name in (f"{kind}_{number}" for kind in ("dp_set", "phase", "positions")):
+                source.copy(name, file)
+
+
+@contextmanager
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder against others who do the same; the system lets go when a process dies."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows: there, one process at a time
+        yield
+        return
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class SampleSet:
@@ -107,8 +237,8 @@ class SampleSet:
     ``simulation_data1.h5`` to ``simulation_data5.h5`` with ``dp_set_{i}`` (50, 50, 256, 256) fractions of
     the beam and ``phase_{i}`` (256, 256) or (slice, 256, 256). Those that we write say all that ours say.
     Those that the original generator wrote hold projected potential in V angstrom instead of radian, and
-    nothing about the microscope: it has to be told. Every call opens its file and closes it again, so a set
-    may be handed to other processes.
+    nothing about the microscope: give it as ``experiment``. Every call opens its file and closes it
+    again, so a set may be handed to other processes.
 
     Args:
         folder: that holds the files.
@@ -122,9 +252,10 @@ class SampleSet:
     def __init__(
         self, folder: Path | str, /, *, energy: float | None = None, experiment: Experiment | None = None
     ):
-        self.folder, self._experiment = Path(folder), experiment
+        self.folder = Path(folder)
+        self._experiment = experiment
         self._energy = experiment.energy if energy is None and experiment is not None else energy
-        self._places = _places(self.folder)
+        self._places = _locate_samples(self.folder)
         self.numbers = tuple(place.number for place in self._places)
 
     def __len__(self) -> int:
@@ -137,13 +268,13 @@ class SampleSet:
 
     def experiment(self, index: int, /) -> Experiment:
         """The experiment that made a sample."""
-        with _opened(self._places[index]) as (file, place):
-            return _experiment(file, place, self._experiment)
+        with _open_sample(self._places[index]) as (file, place):
+            return _read_experiment(file, place, self._experiment)
 
     def group(self, index: int, /) -> str:
         """Family and elements of a specimen, by which sets are split; ``unknown`` if nothing is said."""
-        with _opened(self._places[index]) as (file, place):
-            return str(file[place.told].attrs.get("group", UNTOLD))
+        with _open_sample(self._places[index]) as (file, place):
+            return str(file[place.attributes].attrs.get("group", UNKNOWN))
 
     def phase(self, index: int, /) -> np.ndarray:
         """Phase ``(y, x)``, radian, single precision.
@@ -151,8 +282,8 @@ class SampleSet:
         Raises:
             BadInput: a projected potential, and nobody says of which electrons.
         """
-        with _opened(self._places[index]) as (file, place):
-            return _phase(file, place, self._energy)
+        with _open_sample(self._places[index]) as (file, place):
+            return _read_phase(file, place, self._energy)
 
     def patterns(self, index: int, /, rows: slice = slice(None), cols: slice = slice(None)) -> np.ndarray:
         """Patterns ``(rows, columns, y, x)`` of a part of the scan, fractions of the beam.
@@ -162,16 +293,16 @@ class SampleSet:
             rows: of the scan.
             cols: columns of the scan; only the chunks that hold these probes are read.
         """
-        with _opened(self._places[index]) as (file, place):
-            return _fractions(file, place, rows, cols)
+        with _open_sample(self._places[index]) as (file, place):
+            return _read_fractions(file, place, rows, cols)
 
     def sample(self, index: int, /) -> Sample:
         """All of a sample."""
-        return _sample(self._places[index], self._experiment, self._energy)
+        return _read_sample(self._places[index], self._experiment, self._energy)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Location:
     """Where a sample lies: a file, and what its parts are called there."""
 
     number: int
@@ -179,22 +310,30 @@ class _Place:
     patterns: str = "patterns"
     phase: str = "phase"
     positions: str = "positions"
-    told: str = "/"
+    attributes: str = "/"
 
     @classmethod
-    def of(cls, path: Path) -> "_Place":
-        match = _OURS.fullmatch(path.name)
+    def of(cls, path: Path) -> "_Location":
+        match = SAMPLE_FILE.fullmatch(path.name)
         return cls(int(match[1]) if match else 0, path)
 
+    @classmethod
+    def of_seed(cls, number: int, path: Path) -> "_Location":
+        """In a file of the seed's layout, whole or of one sample."""
+        phase = f"phase_{number}"
+        return cls(number, path, f"dp_set_{number}", phase, f"positions_{number}", attributes=phase)
 
-def _places(folder: Path) -> list[_Place]:
+
+def _locate_samples(folder: Path) -> list[_Location]:
     """All samples of a folder in the order of their numbers."""
     if not folder.is_dir():
-        raise BadInput("samples", str(folder), "is no folder: name the one that samples were written to")
-    waiting = [_seeds(number, path) for number, path in named(folder / PARTS).items()]
-    ours = [_Place(number, path) for number, path in named(folder).items()]
-    files = sorted(path for path in folder.iterdir() if _SEEDS.fullmatch(path.name))
-    places = [*waiting, *ours, *(place for path in files for place in _inside(path))]
+        raise BadInput("samples", str(folder), "is not a folder: name the one that samples were written to")
+    waiting = [
+        _Location.of_seed(number, path) for number, path in list_sample_files(folder / WAITING_FOLDER).items()
+    ]
+    ours = [_Location(number, path) for number, path in list_sample_files(folder).items()]
+    files = sorted(path for path in folder.iterdir() if SEED_FILE.fullmatch(path.name))
+    places = [*waiting, *ours, *(place for path in files for place in _locate_in_seed_file(path))]
     if not places:
         fix = "holds no sample (000000.h5, or simulation_data1.h5): simulate some, or name another folder"
         raise BadInput("samples", str(folder), fix)
@@ -202,20 +341,15 @@ def _places(folder: Path) -> list[_Place]:
     return [each[number] for number in sorted(each)]
 
 
-def _inside(path: Path) -> list[_Place]:
+def _locate_in_seed_file(path: Path) -> list[_Location]:
     """The samples of a file of the seed's layout."""
-    with _file(path) as file:
+    with _open_file(path) as file:
         numbers = [int(name[7:]) for name in file if re.fullmatch(r"dp_set_\d+", name)]
-    return [_seeds(number, path) for number in numbers]
-
-
-def _seeds(number: int, path: Path) -> _Place:
-    phase = f"phase_{number}"
-    return _Place(number, path, f"dp_set_{number}", phase, f"positions_{number}", told=phase)
+    return [_Location.of_seed(number, path) for number in numbers]
 
 
 @contextmanager
-def _file(path: Path) -> Iterator[Any]:
+def _open_file(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise BadInput("samples", str(path), "does not exist: was it moved?")
     try:
@@ -228,42 +362,41 @@ def _file(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _opened(place: _Place) -> Iterator[tuple[Any, _Place]]:
+def _open_sample(place: _Location) -> Iterator[tuple[Any, _Location]]:
     """The open file of a sample that has all its parts."""
-    with _file(place.path) as file:
+    with _open_file(place.path) as file:
         missing = [name for name in (place.patterns, place.phase) if name not in file]
         if missing:
-            raise BadInput(
-                f"samples: {place.path.name}", None, f"has no {missing[0]}: it is no sample of ours"
-            )
-        version = int(file[place.told].attrs.get("version", VERSION))
-        if version > VERSION:
-            fix = f"is of version {version}, this program reads up to {VERSION}: update it"
+            fix = f"has no {missing[0]}: it is not a sample of ours"
+            raise BadInput(f"samples: {place.path.name}", None, fix)
+        version = int(file[place.attributes].attrs.get("version", FORMAT_VERSION))
+        if version > FORMAT_VERSION:
+            fix = f"is of version {version}, this program reads up to {FORMAT_VERSION}: update it"
             raise BadInput(f"samples: {place.path.name}", None, fix)
         yield file, place
 
 
-def _sample(place: _Place, given: Experiment | None = None, energy: float | None = None) -> Sample:
-    with _opened(place) as (file, _):
-        attributes = file[place.told].attrs
-        experiment = _experiment(file, place, given)
+def _read_sample(place: _Location, given: Experiment | None = None, energy: float | None = None) -> Sample:
+    with _open_sample(place) as (file, _):
+        attributes = file[place.attributes].attrs
+        experiment = _read_experiment(file, place, given)
         if place.positions in file:
             positions = file[place.positions][()]
         else:
             positions = replace(experiment, jitter=0.0).positions(torch.Generator()).numpy()
         return Sample(
-            patterns=_fractions(file, place, slice(None), slice(None)),
-            phase=_phase(file, place, energy),
+            patterns=_read_fractions(file, place, slice(None), slice(None)),
+            phase=_read_phase(file, place, energy),
             positions=positions,
             experiment=experiment,
-            specimen=str(attributes.get("specimen", UNTOLD)),
-            group=str(attributes.get("group", UNTOLD)),
+            specimen=str(attributes.get("specimen", UNKNOWN)),
+            group=str(attributes.get("group", UNKNOWN)),
             thickness=float(attributes.get("thickness", np.nan)),
         )
 
 
-def _experiment(file: Any, place: _Place, given: Experiment | None) -> Experiment:
-    text = file[place.told].attrs.get("experiment")
+def _read_experiment(file: Any, place: _Location, given: Experiment | None) -> Experiment:
+    text = file[place.attributes].attrs.get("experiment")
     if text is None:
         if given is not None:
             return given
@@ -279,7 +412,7 @@ def _experiment(file: Any, place: _Place, given: Experiment | None) -> Experimen
     return Experiment(**{**tree, "scan": tuple(tree["scan"])})
 
 
-def _phase(file: Any, place: _Place, energy: float | None) -> np.ndarray:
+def _read_phase(file: Any, place: _Location, energy: float | None) -> np.ndarray:
     node = file[place.phase]
     unit = node.attrs.get("unit", "V A")
     phase = node[()].astype(np.float32)
@@ -293,19 +426,19 @@ def _phase(file: Any, place: _Place, energy: float | None) -> np.ndarray:
     return phase * np.float32(interaction(energy))
 
 
-def _fractions(file: Any, place: _Place, rows: slice, cols: slice) -> np.ndarray:
+def _read_fractions(file: Any, place: _Location, rows: slice, cols: slice) -> np.ndarray:
     """What is stored as fractions of the beam: amplitudes are squared, counts divided by the dose."""
     node = file[place.patterns]
     values = node[rows, cols]
     if node.dtype == np.float16:
         return np.square(values.astype(np.float32))
     if node.dtype.kind == "u":
-        dose = _experiment(file, place, None).dose
+        dose = _read_experiment(file, place, None).dose
         return values.astype(np.float32) / np.float32(dose or 1.0)
     return values.astype(np.float32)
 
 
-def _stored(sample: Sample) -> np.ndarray:
+def _encode_patterns(sample: Sample) -> np.ndarray:
     """Patterns as a file keeps them: amplitudes in half precision, or counts."""
     dose = sample.experiment.dose
     if dose is None:

@@ -12,12 +12,19 @@ from phaseloom.errors import BadInput
 from phaseloom.physics import atoms, detect, optics, patches, propagate
 from phaseloom.physics.fourier import shift, to_real, to_reciprocal
 from phaseloom.physics.scatter import multislice
-from phaseloom.simulation.experiment import BAND, TAPER, Experiment, band, collected, lit
+from phaseloom.simulation.experiment import (
+    BAND_EDGE,
+    BAND_TAPER,
+    Experiment,
+    band_limit,
+    collect_on_detector,
+    compute_far_intensity,
+)
 from phaseloom.simulation.specimens import Specimen
 
-__all__ = ["Sample", "diffracted", "projected", "simulated", "transmitted"]
+__all__ = ["Sample", "diffract", "project_phase", "simulate_scan", "transmit"]
 
-AT_ONCE = 2**19
+MAX_PIXELS_PER_BATCH = 2**19
 """Pixels of the windows that are computed together: more fall out of a processor's cache."""
 
 
@@ -45,7 +52,7 @@ class Sample:
     thickness: float
 
     def scan(self) -> Scan4D:
-        """The scan as a measurement would give it: counts (of 1e6 electrons if there is no noise).
+        """The scan as a measurement would give it: counts (of 1e6 electrons without noise).
 
         Pixels beyond the band of the waves, where nothing was simulated, are masked.
         """
@@ -53,14 +60,18 @@ class Sample:
         counts = self.patterns.reshape(-1, *self.patterns.shape[2:]) * np.float32(dose)
         nominal = replace(self.experiment, jitter=0.0).positions(torch.Generator()).numpy()
         rows, columns = self.experiment.scan
-        angle, wavelength = self.experiment.angle, self.experiment.wavelength
-        shape = self.experiment.detector_shape
-        geometry = Geometry(wavelength=wavelength, shape=shape, angle=(angle, angle), beam="electron")
-        known = _inside(self.experiment)
+        angle = self.experiment.angle
+        geometry = Geometry(
+            wavelength=self.experiment.wavelength,
+            shape=self.experiment.detector_shape,
+            angle=(angle, angle),
+            beam="electron",
+        )
+        known = _find_band_pixels(self.experiment)
         return Scan4D(counts=counts, positions=nominal, geometry=geometry, grid=(rows, columns), mask=known)
 
 
-def simulated(specimen: Specimen, experiment: Experiment, /, *, seed: int = 0) -> Sample:
+def simulate_scan(specimen: Specimen, experiment: Experiment, /, *, seed: int = 0) -> Sample:
     """The patterns of a specimen in an experiment, and the phase that they come from.
 
     Args:
@@ -76,11 +87,11 @@ def simulated(specimen: Specimen, experiment: Experiment, /, *, seed: int = 0) -
         fix = f"must be the box of the experiment, {experiment.box} A"
         raise BadInput("simulate: specimen", specimen.size[1:], fix)
     positions = experiment.positions(generator)
-    waves = transmitted(specimen, experiment, generator)
-    patterns = diffracted(waves, positions, experiment, thickness=specimen.thickness)
+    waves = transmit(specimen, experiment, generator)
+    patterns = diffract(waves, positions, experiment, thickness=specimen.thickness)
     if experiment.dose is not None:
         patterns = detect.draw(patterns * experiment.dose, generator=generator) / experiment.dose
-    phase = projected(specimen, experiment)
+    phase = project_phase(specimen, experiment)
     return Sample(
         patterns=patterns.reshape(*experiment.scan, *patterns.shape[1:]).numpy(),
         phase=phase.numpy(),
@@ -92,33 +103,40 @@ def simulated(specimen: Specimen, experiment: Experiment, /, *, seed: int = 0) -
     )
 
 
-def projected(specimen: Specimen, experiment: Experiment, /) -> Tensor:
+def project_phase(specimen: Specimen, experiment: Experiment, /) -> Tensor:
     """Phase ``(y, x)`` of the average specimen in the image, radian, in the band of the waves."""
-    blur, band = experiment.vibration, BAND - TAPER / 2
-    whole = _potential(specimen.places[:, 1:], specimen.numbers, experiment, blur, band=band)
+    blur = experiment.vibration
+    band = BAND_EDGE - BAND_TAPER / 2
+    whole = _project_potential(specimen.places[:, 1:], specimen.numbers, experiment, blur, band=band)
     rows, columns = experiment.image
     edge = experiment.margin
     return (optics.interaction(experiment.energy) * whole)[edge : edge + rows, edge : edge + columns]
 
 
-def transmitted(specimen: Specimen, experiment: Experiment, generator: torch.Generator, /) -> Tensor:
+def transmit(specimen: Specimen, experiment: Experiment, generator: torch.Generator, /) -> Tensor:
     """Transmissions ``(instant, slice, y, x)`` of the whole field, in the band of the waves."""
-    places, numbers = torch.as_tensor(specimen.places), specimen.numbers
-    thick, limit = specimen.thickness, experiment.slice_thickness
+    places = torch.as_tensor(specimen.places)
+    numbers = specimen.numbers
+    thick = specimen.thickness
+    limit = experiment.slice_thickness
     count = 1 if limit is None else max(1, math.ceil(thick / limit - 1e-9))
-    strength, still = optics.interaction(experiment.energy), experiment.phonons == 0
+    strength = optics.interaction(experiment.energy)
+    still = experiment.phonons == 0
     instants = []
     for _ in range(max(1, experiment.phonons)):
         now = places if still else atoms.displaced(places, experiment.vibration, generator=generator)
         which = atoms.slabs(places[:, 0], max(thick, 1e-6), count).numpy()
         blur = experiment.vibration if still else 0.0
-        each = [_potential(now[which == n, 1:], numbers[which == n], experiment, blur) for n in range(count)]
+        each = [
+            _project_potential(now[which == n, 1:], numbers[which == n], experiment, blur)
+            for n in range(count)
+        ]
         phase = strength * torch.stack(each)
-        instants.append(_banded(torch.polar(torch.ones_like(phase), phase), experiment.spacing))
+        instants.append(_limit_band(torch.polar(torch.ones_like(phase), phase), experiment.spacing))
     return torch.stack(instants)
 
 
-def diffracted(
+def diffract(
     waves: Tensor, positions: Tensor, experiment: Experiment, /, *, thickness: float = 0.0
 ) -> Tensor:
     """Patterns ``(n, y, x)`` behind transmissions, fractions of the beam, averaged over instants.
@@ -129,27 +147,29 @@ def diffracted(
         experiment: its probe and detector.
         thickness: of all slices together, angstrom.
     """
-    size, beam = (experiment.window, experiment.window), experiment.probe()
+    size = (experiment.window, experiment.window)
+    beam = experiment.probe()
     places = positions / experiment.spacing + experiment.margin
     if experiment.cell is not None:
-        waves, places = _tiled(waves, experiment.window), places + experiment.window
+        waves = _tile_cell(waves, experiment.window)
+        places = places + experiment.window
     corner = places.round().long() - experiment.window // 2
     rest = (places - places.round()).float()
-    kernel = _flight(experiment, thickness / waves.shape[1]) if waves.shape[1] > 1 else None
+    kernel = _build_propagator(experiment, thickness / waves.shape[1]) if waves.shape[1] > 1 else None
     out = torch.empty(len(positions), *experiment.detector_shape)
-    for index in torch.arange(len(positions)).split(max(1, AT_ONCE // experiment.window**2)):
+    for index in torch.arange(len(positions)).split(max(1, MAX_PIXELS_PER_BATCH // experiment.window**2)):
         still = bool(rest[index].abs().max() < 1e-6)
         here = beam[None].expand(len(index), -1, -1, -1)
         here = here if still else shift(here, rest[index, None])
         total = torch.zeros(len(index), *size)
         for slices in waves:
             leaving = multislice(here, patches.gather(slices, corner[index], size), kernel)
-            total += lit(leaving, experiment)
-        out[index] = collected(total / len(waves), experiment)
+            total += compute_far_intensity(leaving, experiment)
+        out[index] = collect_on_detector(total / len(waves), experiment)
     return out
 
 
-def _potential(
+def _project_potential(
     places: np.ndarray | Tensor, numbers: np.ndarray, experiment: Experiment, blur: float, band: float = 1.0
 ) -> Tensor:
     """Projected potential of the field in single precision, its phases made in double."""
@@ -162,27 +182,36 @@ def _potential(
     )
 
 
-def _banded(waves: Tensor, spacing: float) -> Tensor:
+def _limit_band(waves: Tensor, spacing: float) -> Tensor:
     """Waves without the frequencies that products would fold back."""
-    return to_real(to_reciprocal(waves) * band((waves.shape[-2], waves.shape[-1]), spacing))
+    return to_real(to_reciprocal(waves) * band_limit((waves.shape[-2], waves.shape[-1]), spacing))
 
 
-def _inside(experiment: Experiment) -> np.ndarray:
+def _find_band_pixels(experiment: Experiment) -> np.ndarray:
     """Detector pixels that lie in the band of the waves."""
-    disk = band((experiment.window, experiment.window), experiment.spacing)
-    whole, kept = (collected(part[None], experiment)[0] for part in (torch.ones_like(disk), disk))
-    return (kept > 0.999 * whole).numpy()
+    disk = band_limit((experiment.window, experiment.window), experiment.spacing)
+    whole = collect_on_detector(torch.ones_like(disk)[None], experiment)[0]
+    inside = collect_on_detector(disk[None], experiment)[0]
+    return (inside > 0.999 * whole).numpy()
 
 
-def _tiled(waves: Tensor, around: int) -> Tensor:
+def _tile_cell(waves: Tensor, around: int) -> Tensor:
     """A periodic cell with as many pixels of its copies around it."""
     rows, columns = (torch.arange(-around, n + around) % n for n in waves.shape[-2:])
     return waves[..., rows, :][..., columns]
 
 
-def _flight(experiment: Experiment, distance: float) -> Tensor:
+def _build_propagator(experiment: Experiment, distance: float) -> Tensor:
     """Free flight between slices, in the band of the waves."""
-    size, pixel = (experiment.window, experiment.window), (experiment.spacing, experiment.spacing)
+    size = (experiment.window, experiment.window)
+    pixel = (experiment.spacing, experiment.spacing)
     far = torch.tensor(distance, dtype=torch.float64)
     kernel = propagate.fresnel(size, pixel, experiment.wavelength, far)
-    return kernel.to(torch.complex64) * band(size, experiment.spacing)
+    return kernel.to(torch.complex64) * band_limit(size, experiment.spacing)
+
+
+# old names, until callers are renamed
+diffracted = diffract
+projected = project_phase
+simulated = simulate_scan
+transmitted = transmit

@@ -53,7 +53,8 @@ def atoms(
         places = lattice @ turn + size / 2 + rng.normal(0, 0.1, lattice.shape)
         inside = ((places > -2) & (places < size + 2)).all(1)
         for at in places[inside]:
-            width, height = rng.uniform(0.25, 0.4), peak * rng.uniform(0.6, 1)
+            width = rng.uniform(0.25, 0.4)
+            height = peak * rng.uniform(0.6, 1)
             profile = [np.exp(-0.5 * ((axis - c) / width) ** 2) for axis, c in zip((y, x), at, strict=True)]
             phase[number] += height * np.outer(*profile)
     return phase
@@ -113,12 +114,12 @@ def electron_scan(  # noqa: PLR0913 - an experiment has as many numbers
     """
     wavelength = optics.electron_wavelength(energy)
     options = {"wavelength": wavelength, "semiangle": semiangle, "aberrations": {"defocus": defocus}}
-    wave = optics.probe_wave((window, window), (pixel, pixel), dtype=torch.complex128, **options)  # type: ignore[arg-type]
+    wave = optics.probe_wave((window, window), (pixel, pixel), dtype=torch.complex128, **options)
     probe = mixed_probe(wave, modes)
     slices = torch.polar(torch.ones(phase.shape, dtype=torch.float64), torch.as_tensor(phase))
-    geometry = _far(probe, pixel, wavelength, "electron", None)
+    geometry = _far_field_geometry(probe, pixel, wavelength, "electron", None)
     places = torch.as_tensor(positions / pixel)
-    counts = _drawn(probe, slices, places, pixel, wavelength, thickness=thickness, dose=dose, seed=seed)
+    counts = _draw_counts(probe, slices, places, pixel, wavelength, thickness=thickness, dose=dose, seed=seed)
     return Scan4D(counts=counts, positions=positions, geometry=geometry), probe.numpy()
 
 
@@ -175,29 +176,31 @@ def axial_scan(  # noqa: PLR0913 - an experiment has as many numbers
         >>> scan.counts.shape, scan.heights.tolist(), scan.probe.shape
         ((3, 16, 16), [-1000.0, 0.0, 1000.0], (1, 16, 16))
     """
-    positions, heights = np.asarray(positions, np.float64), np.asarray(heights, np.float64)
+    positions = np.asarray(positions, np.float64)
+    heights = np.asarray(heights, np.float64)
     if heights.shape != positions.shape[:1]:
-        raise BadInput(
-            "simulate: heights", heights.shape, f"must be one for each of {len(positions)} positions"
-        )
+        fix = f"must be one for each of {len(positions)} positions"
+        raise BadInput("simulate: heights", heights.shape, fix)
     modes = torch.as_tensor(np.asarray(probe, np.complex128))
     modes = modes.reshape(-1, *modes.shape[-2:])
     modes = modes / modes.abs().square().sum().sqrt()
     slices = torch.as_tensor(np.asarray(transmission, np.complex128))
     slices = slices.reshape(-1, *slices.shape[-2:])
-    moves, places = torch.as_tensor(heights - heights.mean()), torch.as_tensor(positions / pixel)
-    geometry, near = _far(modes, pixel, wavelength, beam, distance), None
+    moves = torch.as_tensor(heights - heights.mean())
+    places = torch.as_tensor(positions / pixel)
+    geometry = _far_field_geometry(modes, pixel, wavelength, beam, distance)
+    near = None
     if focus is not None:
-        geometry = near = _near(geometry, pixel, focus)
+        geometry = near = _near_field_geometry(geometry, pixel, focus)
         if len(slices) > 1 and math.isfinite(focus):
             raise BadInput("simulate: transmission", len(slices), "slices in a cone beam: give a single one")
     knobs: dict[str, Any] = {"thickness": thickness, "dose": dose, "seed": seed}
-    counts = _drawn(modes, slices, places, pixel, wavelength, moves=moves, near=near, **knobs)
+    counts = _draw_counts(modes, slices, places, pixel, wavelength, moves=moves, near=near, **knobs)
     guess = (math.sqrt(dose) * modes).numpy()
     return Scan4D(counts=counts, positions=positions, geometry=geometry, heights=heights, probe=guess)
 
 
-def _drawn(
+def _draw_counts(
     probe: torch.Tensor,
     slices: torch.Tensor,
     places: torch.Tensor,
@@ -211,10 +214,11 @@ def _drawn(
     near: Geometry | None = None,
 ) -> np.ndarray:
     """Counts of patterns at places in pixels, the probe moved downstream by what is given for each."""
-    shape = _window(probe)
+    shape = _window_shape(probe)
     moves = torch.zeros(len(places), dtype=torch.float64) if moves is None else moves
     fan = 0.0 if near is None or near.focus is None else 1 / near.focus
-    ratio, wide = 1 - fan * moves, shape
+    ratio = 1 - fan * moves
+    wide = shape
     if fan:
         more = 2 * (math.ceil(max(shape) / 2 * (float(ratio.max()) - 1)) + TAPS)
         wide = (shape[0] + more, shape[1] + more)
@@ -230,7 +234,8 @@ def _drawn(
     generator = torch.Generator().manual_seed(seed)
     counts = np.empty((len(places), *shape), np.uint32)
     for index in torch.arange(len(places)).split(16):
-        beam, away = probe[None], moves[index] / ratio[index]
+        beam = probe[None]
+        away = moves[index] / ratio[index]
         if moves.any():
             beam = propagate.fly(beam, flight(-away)[:, None])
         rest = ((places[index] - places[index].round()) / ratio[index, None])[:, None]
@@ -246,7 +251,7 @@ def _drawn(
     return counts
 
 
-def _far(
+def _far_field_geometry(
     probe: torch.Tensor,
     pixel: float,
     wavelength: float,
@@ -254,17 +259,17 @@ def _far(
     distance: float | None,
 ) -> Geometry:
     """The far field behind a window of square pixels."""
-    shape = _window(probe)
+    shape = _window_shape(probe)
     angle = (wavelength / (shape[0] * pixel), wavelength / (shape[1] * pixel))
     return Geometry(wavelength=wavelength, shape=shape, angle=angle, beam=beam, distance=distance)
 
 
-def _near(geometry: Geometry, pixel: float, focus: float) -> Geometry:
+def _near_field_geometry(geometry: Geometry, pixel: float, focus: float) -> Geometry:
     """The near field of an object pixel, seen from a focus."""
     there = replace(geometry, focus=focus)
     angle = pixel * abs(there.magnification) / (there.distance or 1.0)
     return replace(there, angle=(angle, angle))
 
 
-def _window(probe: torch.Tensor) -> tuple[int, int]:
+def _window_shape(probe: torch.Tensor) -> tuple[int, int]:
     return int(probe.shape[-2]), int(probe.shape[-1])

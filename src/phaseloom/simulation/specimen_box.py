@@ -3,40 +3,28 @@
 import hashlib
 import itertools
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from types import ModuleType
 
 import numpy as np
 
-from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.errors import BadInput
+from phaseloom.simulation.elements import SYMBOLS, covalent_radii
 
 __all__ = [
-    "LEAST",
-    "SYMBOLS",
     "Crystal",
     "Specimen",
-    "close",
-    "cut",
-    "filled",
-    "held_out",
-    "radii",
-    "settled",
+    "cut_box",
+    "fill_elements",
+    "find_close_pairs",
+    "is_held_out",
+    "name_group",
+    "remove_close_atoms",
 ]
-__all__ += ["reference"]
 
-LEAST = 0.6
+MIN_DISTANCE = 0.6
 """Atoms may come this near to each other: a share of the sum of their covalent radii."""
 
-TOUCH = 1e-6
+FACE_TOLERANCE = 1e-6
 """Angstrom: an atom as little below a face lies on it, for a sum of cells is not exact in floating point."""
-
-_ELEMENTS = """X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As
-Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd
-Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am
-Cm Bk Cf Es Fm Md No Lr"""
-
-SYMBOLS = tuple(_ELEMENTS.split())
-"""Elements by their atomic number; the first is none."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +63,8 @@ class Specimen:
 
     @property
     def group(self) -> str:
-        """Family and elements: what keeps training and test apart, see `held_out`."""
-        return grouped(self.family, self.elements)
+        """Family and elements: what keeps training and test apart, see `is_held_out`."""
+        return name_group(self.family, self.elements)
 
     def masked(self, keep: np.ndarray, /) -> "Specimen":
         """The atoms of a mask, or of a list of indices, in the same box."""
@@ -111,12 +99,12 @@ class Crystal:
     bond: float = 0.0
 
 
-def grouped(family: str, elements: tuple[str, ...], /) -> str:
+def name_group(family: str, elements: tuple[str, ...], /) -> str:
     """The name of a group of materials: ``perovskite:O-Sr-Ti``."""
     return f"{family}:{'-'.join(sorted(elements))}"
 
 
-def held_out(group: str, share: float, /, seed: int = 0) -> bool:
+def is_held_out(group: str, share: float, /, seed: int = 0) -> bool:
     """Whether a group of materials is kept away from training: the same answer on every machine and day.
 
     Args:
@@ -125,14 +113,14 @@ def held_out(group: str, share: float, /, seed: int = 0) -> bool:
         seed: of another division.
 
     Example:
-        >>> sum(held_out(f"perovskite:{n}", 0.15) for n in range(2000)) / 2000
+        >>> sum(is_held_out(f"perovskite:{n}", 0.15) for n in range(2000)) / 2000
         0.157
     """
     digest = hashlib.blake2b(f"{seed}:{group}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def cut(
+def cut_box(
     numbers: np.ndarray,
     positions: np.ndarray,
     lattice: np.ndarray,
@@ -147,7 +135,7 @@ def cut(
     """Fill a box with a turned crystal: half open, so that no atom is counted twice at a face.
 
     A crystal that repeats an exact number of times keeps exactly its atoms; any other does not match
-    itself at the faces across the beam, see `settled`.
+    itself at the faces across the beam, see `remove_close_atoms`.
 
     Args:
         numbers: ``(atom,)`` of a cell.
@@ -164,28 +152,29 @@ def cut(
 
     Example:
         >>> iron = np.array([[0.0, 0, 0], [1.435, 1.435, 1.435]])
-        >>> len(cut(np.array([26, 26]), iron, 2.87 * np.eye(3), (28.7, 28.7), thickness=5.74).numbers)
+        >>> len(cut_box(np.array([26, 26]), iron, 2.87 * np.eye(3), (28.7, 28.7), thickness=5.74).numbers)
         400
     """
-    numbers, positions = np.asarray(numbers), np.asarray(positions, np.float64)
+    numbers = np.asarray(numbers)
+    positions = np.asarray(positions, np.float64)
     lattice = np.asarray(lattice, np.float64)
     box = np.array([thickness, *size], np.float64)
     if not (np.isfinite(box).all() and (box > 0).all()):
-        raise BadInput("cut.size", (thickness, *size), "must be three positive lengths (z, y, x)")
+        raise BadInput("cut_box.size", (thickness, *size), "must be three positive lengths (z, y, x)")
     if positions.shape != (len(numbers), 3) or not np.isfinite(positions).all():
-        raise BadInput("cut.positions", positions.shape, f"must be (x, y, z) of {len(numbers)} atoms")
+        raise BadInput("cut_box.positions", positions.shape, f"must be (x, y, z) of {len(numbers)} atoms")
     if lattice.shape != (3, 3) or not abs(np.linalg.det(lattice)) > 1e-3:
-        raise BadInput("cut.lattice", lattice.tolist(), "has no volume: give three vectors (x, y, z)")
+        raise BadInput("cut_box.lattice", lattice.tolist(), "has no volume: give three vectors (x, y, z)")
     turn = (np.eye(3) if rotation is None else np.asarray(rotation, np.float64)).T
     basis = (positions @ turn)[:, ::-1] + np.asarray(shift)
-    origins = _origins((lattice @ turn)[:, ::-1], basis, box, periodic)
+    origins = _find_cell_origins((lattice @ turn)[:, ::-1], basis, box, periodic)
     places = (origins[:, None] + basis).reshape(-1, 3)
-    inside = ((places >= -TOUCH) & (places < box - TOUCH)).all(1)
+    inside = ((places >= -FACE_TOLERANCE) & (places < box - FACE_TOLERANCE)).all(1)
     whole = (float(box[0]), float(box[1]), float(box[2]))
     return Specimen(np.tile(numbers, len(origins))[inside], np.maximum(places[inside], 0.0), whole)
 
 
-def settled(specimen: Specimen, /, *, least: float = LEAST, floor: float = 0.0) -> Specimen:
+def remove_close_atoms(specimen: Specimen, /, *, least: float = MIN_DISTANCE, floor: float = 0.0) -> Specimen:
     """One atom of each pair that is too close is gone, also across the faces that are periodic.
 
     Args:
@@ -199,10 +188,10 @@ def settled(specimen: Specimen, /, *, least: float = LEAST, floor: float = 0.0) 
 
     Example:
         >>> pair = Specimen(np.array([6, 6, 6]), np.array([[0, 0, 0], [0, 0, 8.5], [1, 4, 4]]), (2, 9, 9))
-        >>> settled(pair).places.tolist()
+        >>> remove_close_atoms(pair).places.tolist()
         [[0.0, 0.0, 0.0], [1.0, 4.0, 4.0]]
     """
-    pairs, distance, expected = close(specimen, least, floor)
+    pairs, distance, expected = find_close_pairs(specimen, least, floor)
     keep = np.ones(len(specimen.numbers), bool)
     near = pairs[distance < np.maximum(least * expected, floor)]
     for first, second in near[np.lexsort((near[:, 1], near[:, 0]))].tolist():
@@ -211,7 +200,7 @@ def settled(specimen: Specimen, /, *, least: float = LEAST, floor: float = 0.0) 
     return specimen if keep.all() else specimen.masked(keep)
 
 
-def close(
+def find_close_pairs(
     specimen: Specimen, share: float, floor: float = 0.0, /
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neighbours across periodic faces, no farther than ``share`` of the longest bond, or than ``floor``.
@@ -226,7 +215,7 @@ def close(
 
     if not len(specimen.numbers):
         return np.zeros((0, 2), np.int64), np.zeros(0), np.zeros(0)
-    radius = radii()[specimen.numbers]
+    radius = covalent_radii()[specimen.numbers]
     reach = max(2 * share * float(radius.max()), floor)
     size = np.array(specimen.size)
     if min(size[1:]) <= 2 * reach:
@@ -240,7 +229,7 @@ def close(
     return pairs, np.linalg.norm(apart, axis=1), radius[pairs].sum(1)
 
 
-def filled(specimen: Specimen, crystal: Crystal, rng: np.random.Generator, /) -> Specimen:
+def fill_elements(specimen: Specimen, crystal: Crystal, rng: np.random.Generator, /) -> Specimen:
     """The elements of a box that was cut with kinds in place of atomic numbers, drawn by their shares."""
     numbers = np.zeros(len(specimen.numbers), np.int64)
     for kind, mix in enumerate(crystal.mixes):
@@ -252,34 +241,15 @@ def filled(specimen: Specimen, crystal: Crystal, rng: np.random.Generator, /) ->
     return full if numbers.all() else full.masked(numbers > 0)
 
 
-def reference() -> ModuleType:
-    """Tables of the elements.
-
-    Raises:
-        MissingExtra: ASE is not installed.
-    """
-    try:
-        import ase.data
-    except ImportError:
-        raise MissingExtra("specimens", "ase", "simulate") from None
-    return ase.data
-
-
-@lru_cache(maxsize=1)
-def radii() -> np.ndarray:
-    """Covalent radii by atomic number, angstrom."""
-    return np.asarray(reference().covalent_radii, np.float64)
-
-
-def _origins(
+def _find_cell_origins(
     lattice: np.ndarray, basis: np.ndarray, box: np.ndarray, periodic: tuple[bool, bool, bool]
 ) -> np.ndarray:
     """Where the cells begin that reach into the box, ``(cell, 3)``; vectors and atoms as (z, y, x)."""
     inverse = np.linalg.inv(lattice)
     corners = np.array(list(itertools.product(*zip(np.zeros(3), box, strict=True)))) @ inverse
     inner = basis @ inverse
-    low = np.floor(corners.min(0) - inner.max(0) - TOUCH).astype(int)
-    high = np.ceil(corners.max(0) - inner.min(0) + TOUCH).astype(int)
+    low = np.floor(corners.min(0) - inner.max(0) - FACE_TOLERANCE).astype(int)
+    high = np.ceil(corners.max(0) - inner.min(0) + FACE_TOLERANCE).astype(int)
     ranges = [
         np.arange(a, b + 1) if repeats else np.zeros(1, int)
         for a, b, repeats in zip(low, high, periodic, strict=True)
@@ -287,5 +257,5 @@ def _origins(
     last = ranges[2][:, None] * lattice[2]
     first = (ranges[0][:, None, None] * lattice[0] + ranges[1][:, None] * lattice[1]).reshape(-1, 3)
     origins = (first[:, None] + last).reshape(-1, 3)
-    reaches = (origins + basis.max(0) >= -TOUCH) & (origins + basis.min(0) < box + TOUCH)
+    reaches = (origins + basis.max(0) >= -FACE_TOLERANCE) & (origins + basis.min(0) < box + FACE_TOLERANCE)
     return origins[reaches.all(1)]

@@ -1,8 +1,8 @@
 """Atoms to look at: crystals and glasses of many families, folders of CIF files, files of materials.
 
 Each function fills a box ``size`` = (y, x) that is periodic across the beam and gives a `Specimen`.
-Besides them there are `cut` and `settled`, which fill a box with a crystal of one's own, and `held_out`,
-which parts materials into those to learn from and those to be examined with.
+Besides them there are `cut_box` and `remove_close_atoms`, which fill a box with a crystal of one's own, and
+`is_held_out`, which splits materials into those for training and those for evaluation.
 """
 
 import warnings
@@ -13,28 +13,38 @@ from typing import Any, Literal
 import numpy as np
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.simulation import crystals as _crystals
-from phaseloom.simulation import specimen_box as _matter
-from phaseloom.simulation.crystal_orientation import Axes, Laying, joined, laid, worn
-from phaseloom.simulation.specimen_box import SYMBOLS, Crystal, Specimen, grouped, held_out, reference
+from phaseloom.simulation.crystal_orientation import Axes, Placement, add_defects, join_grains, place_crystal
+from phaseloom.simulation.crystals import Material, build_crystal
+from phaseloom.simulation.elements import SYMBOLS, load_ase_data
+from phaseloom.simulation.materials import (
+    FAMILIES,
+    GLASS,
+    Choice,
+    build_glass,
+    draw_material,
+    select_materials,
+)
+from phaseloom.simulation.specimen_box import (
+    Crystal,
+    Specimen,
+    cut_box,
+    is_held_out,
+    name_group,
+    remove_close_atoms,
+)
 from phaseloom.units import Angle, Length
 
-__all__ = ["Specimen", "cif", "materials", "prototypes"]
-
-FAMILIES = _crystals.FAMILIES
-"""Families of materials that `prototypes` draws from."""
-
-cut, settled = _matter.cut, _matter.settled
+__all__ = ["FAMILIES", "Specimen", "cif", "materials", "prototypes"]
 
 Part = Literal["all", "train", "held out"]
 
-SEAM = 0.7
+MIN_DISTANCE_AT_SEAMS = 0.7
 """Share of a bond that atoms of prototypes keep at grain boundaries and periodic faces."""
 
-TRIES = 3000
+MAX_DRAWS = 3000
 """Draws until a material on the wanted side of a split is found, before giving up."""
 
-SMALLEST = 8.0
+MIN_BOX = 8.0
 """Angstrom: in a smaller periodic box an atom may be the neighbour of its own image."""
 
 
@@ -72,7 +82,7 @@ def prototypes(  # noqa: PLR0913 - a specimen has as many properties
         axes: directions of the crystal along the beam: simple ones, any, or ``mixed``, 70 % simple.
         only: symbols of the elements that may occur; none allows all.
         without: symbols of elements that must not occur.
-        part: ``train`` and ``held out`` keep to their side of `held_out`, and so do both ends of a
+        part: ``train`` and ``held out`` keep to their side of `is_held_out`, and so do both ends of a
             mixture and both sides of a boundary.
         share: of groups of materials that are held out.
 
@@ -86,23 +96,23 @@ def prototypes(  # noqa: PLR0913 - a specimen has as many properties
         >>> specimen.group, specimen.size[1:]
         ('perovskite:O-Sr-Ti', (40.0, 30.0))
     """
-    how = Laying("prototypes", thickness, axes, tilt, vacancies, edges, SEAM)
-    box = _box(size, "prototypes.size")
+    how = Placement("prototypes", thickness, axes, tilt, vacancies, edges, MIN_DISTANCE_AT_SEAMS)
+    box = _require_box(size, "prototypes.size")
     for knob, value in (("share", share), ("grains", grains)):
         if not 0 <= value <= 1:
             raise BadInput(f"prototypes.{knob}", value, "must lie between 0 and 1")
-    choice = _crystals.listed(_frozen(families), _frozen(only), _frozen(without) or ())
+    choice = select_materials(_to_tuple(families), _to_tuple(only), _to_tuple(without) or ())
     specimen = None
-    while specimen is None or not _on_side((specimen.group,), part, share):
-        material = _wanted(choice, rng, part, share)
+    while specimen is None or not _is_on_side((specimen.group,), part, share):
+        material = _draw_material_on_side(choice, rng, part, share)
         depth = how.depth(rng)
-        specimen = _made(material, box, rng, how, depth)
-        if material.family != _crystals.GLASS and rng.uniform() < grains:
-            other = _neighbour(material, choice, rng, part, share)
-            floor = SEAM * min(_crystals.crystal(grain).bond for grain in (material, other))
-            second = _made(other, box, rng, how, depth)
-            specimen = joined(specimen, second, rng, least=SEAM, floor=floor)
-        specimen = worn(specimen, rng, how)
+        specimen = _build_specimen(material, box, rng, how, depth)
+        if material.family != GLASS and rng.uniform() < grains:
+            other = _draw_neighbour(material, choice, rng, part, share)
+            floor = MIN_DISTANCE_AT_SEAMS * min(build_crystal(grain).bond for grain in (material, other))
+            second = _build_specimen(other, box, rng, how, depth)
+            specimen = join_grains(specimen, second, rng, least=MIN_DISTANCE_AT_SEAMS, floor=floor)
+        specimen = add_defects(specimen, rng, how)
     return specimen
 
 
@@ -137,16 +147,17 @@ def cif(
         BadInput: no such folder, none of these files in it, or one that cannot be read, by its name.
         MissingExtra: ASE is not installed.
     """
-    how = Laying("cif", thickness, axes, tilt if axes != "as given" else 0.0, vacancies, edges)
-    box, folder = _box(size, "cif.size"), Path(folder)
+    how = Placement("cif", thickness, axes, tilt if axes != "as given" else 0.0, vacancies, edges)
+    box = _require_box(size, "cif.size")
+    folder = Path(folder)
     if not folder.is_dir():
-        raise BadInput("cif.folder", str(folder), "is no folder: name one with .cif files")
-    paths = _listed(folder, folder.stat().st_mtime_ns)
+        raise BadInput("cif.folder", str(folder), "is not a folder: name one with .cif files")
+    paths = _list_cif(folder, folder.stat().st_mtime_ns)
     if not paths:
         raise BadInput("cif.folder", str(folder), "holds no .cif file: name another folder")
     path = paths[rng.integers(len(paths))]
     crystal = _read_cif(path, path.stat().st_mtime_ns)
-    return worn(laid(crystal, box, rng, how, how.depth(rng)), rng, how)
+    return add_defects(place_crystal(crystal, box, rng, how, how.depth(rng)), rng, how)
 
 
 def materials(  # noqa: PLR0913 - a specimen has as many properties
@@ -188,75 +199,77 @@ def materials(  # noqa: PLR0913 - a specimen has as many properties
         BadInput: a file, crystal type or material that is missing, incomplete or cannot be read.
         MissingExtra: ASE is not installed.
     """
-    how = Laying("materials", thickness, axes, tilt if axes != "as given" else 0.0, vacancies, edges)
-    box, path = _box(size, "materials.size"), Path(path)
+    how = Placement("materials", thickness, axes, tilt if axes != "as given" else 0.0, vacancies, edges)
+    box = _require_box(size, "materials.size")
+    path = Path(path)
     if not path.is_file():
-        raise BadInput("materials.path", str(path), "is no file: name the HDF5 file of materials")
-    keys = _keys(path, path.stat().st_mtime_ns, crystal_type)
+        raise BadInput("materials.path", str(path), "is not a file: name the HDF5 file of materials")
+    keys = _list_keys(path, path.stat().st_mtime_ns, crystal_type)
     kept = [(kind, key) for kind, names in keys for key in names[start:stop]]
     if start < 0 or not kept:
         longest = max(len(names) for _, names in keys)
-        raise BadInput("materials.start", start, f"to {stop} is no range of up to {longest} materials")
+        raise BadInput("materials.start", start, f"to {stop} is not a range of up to {longest} materials")
     crystal = _read_material(path, *kept[rng.integers(len(kept))])
-    return worn(laid(crystal, box, rng, how, how.depth(rng)), rng, how)
+    return add_defects(place_crystal(crystal, box, rng, how, how.depth(rng)), rng, how)
 
 
-def _made(
-    material: _crystals.Material,
+def _build_specimen(
+    material: Material,
     size: tuple[float, float],
     rng: np.random.Generator,
-    how: Laying,
+    how: Placement,
     depth: float,
 ) -> Specimen:
-    if material.family == _crystals.GLASS:
-        return _crystals.glass(material, size, rng, thickness=depth)
-    return laid(_crystals.crystal(material), size, rng, how, depth)
+    if material.family == GLASS:
+        return build_glass(material, size, rng, thickness=depth)
+    return place_crystal(build_crystal(material), size, rng, how, depth)
 
 
-def _wanted(choice: Any, rng: np.random.Generator, part: Part, share: float) -> _crystals.Material:
+def _draw_material_on_side(choice: Choice, rng: np.random.Generator, part: Part, share: float) -> Material:
     """A material on the wanted side of the split: nothing is built before it is decided."""
-    for _ in range(TRIES):
-        material = _crystals.drawn(choice, rng)
-        if _on_side(material.groups, part, share):
+    for _ in range(MAX_DRAWS):
+        material = draw_material(choice, rng)
+        if _is_on_side(material.groups, part, share):
             return material
     fix = "has no material of these families and elements: allow more of them, or change share"
     raise BadInput("prototypes.part", part, fix)
 
 
-def _neighbour(
-    material: _crystals.Material, choice: Any, rng: np.random.Generator, part: Part, share: float
-) -> _crystals.Material:
+def _draw_neighbour(
+    material: Material, choice: Choice, rng: np.random.Generator, part: Part, share: float
+) -> Material:
     """The material of a second grain: the same, or now and then another one of the same side."""
     if rng.uniform() > 1 / 3:
         return material
-    crystals = {family: elements for family, elements in choice.items() if family != _crystals.GLASS}
-    for _ in range(TRIES // 10):
-        other = _crystals.drawn(crystals, rng)
+    crystals = {family: elements for family, elements in choice.items() if family != GLASS}
+    for _ in range(MAX_DRAWS // 10):
+        other = draw_material(crystals, rng)
         families = dict.fromkeys([material.family, other.family])
         union = {*material.elements, *material.guest, *other.elements, *other.guest}
-        both = grouped("+".join(families), tuple(union))
-        if _on_side((*other.groups, both), part, share):
+        both = name_group("+".join(families), tuple(union))
+        if _is_on_side((*other.groups, both), part, share):
             return other
     return material
 
 
-def _on_side(groups: tuple[str, ...], part: Part, share: float) -> bool:
-    return part == "all" or all(held_out(group, share) == (part == "held out") for group in groups)
+def _is_on_side(groups: tuple[str, ...], part: Part, share: float) -> bool:
+    return part == "all" or all(is_held_out(group, share) == (part == "held out") for group in groups)
 
 
-def _frozen(names: list[str] | None) -> tuple[str, ...] | None:
+def _to_tuple(names: list[str] | None) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
-def _box(size: tuple[float, float], place: str) -> tuple[float, float]:
-    y, x = float(size[0]), float(size[1])
-    if not (min(y, x) >= SMALLEST and max(y, x) < float("inf")):
-        raise BadInput(place, (y, x), f"must be at least {SMALLEST:g} angstrom in y and x")
+def _require_box(size: tuple[float, float], place: str) -> tuple[float, float]:
+    y = float(size[0])
+    x = float(size[1])
+    if not (min(y, x) >= MIN_BOX and max(y, x) < float("inf")):
+        raise BadInput(place, (y, x), f"must be at least {MIN_BOX:g} angstrom in y and x")
     return y, x
 
 
 @lru_cache(maxsize=16)
-def _listed(folder: Path, changed: int) -> list[Path]:
+def _list_cif(folder: Path, changed: int) -> list[Path]:
     """The CIF files of a folder, remembered until some come or go."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".cif")
 
@@ -264,28 +277,29 @@ def _listed(folder: Path, changed: int) -> list[Path]:
 @lru_cache(maxsize=4096)
 def _read_cif(path: Path, changed: int) -> Crystal:
     """A crystal from a file, remembered until the file is ``changed``."""
-    reference()
+    load_ase_data()
     import ase.io
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             atoms: Any = ase.io.read(path, format="cif")
-        lattice, positions = np.asarray(atoms.cell), atoms.get_positions()
-        numbers, occupancy = atoms.get_atomic_numbers(), atoms.info.get("occupancy")
-        kinds, mixes = _mixes(numbers, atoms.arrays.get("spacegroup_kinds"), occupancy)
+        lattice = np.asarray(atoms.cell)
+        positions = atoms.get_positions()
+        numbers = atoms.get_atomic_numbers()
+        occupancy = atoms.info.get("occupancy")
+        kinds, mixes = _mix_sites(numbers, atoms.arrays.get("spacegroup_kinds"), occupancy)
     except Exception as problem:  # whatever a reader says of a file that it does not understand
         fix = f"cannot be read ({type(problem).__name__}: {problem}): mend it, or move it elsewhere"
         raise BadInput(f"cif.folder: {path.name}", None, " ".join(fix.split())) from problem
     if not len(numbers) or not abs(np.linalg.det(lattice)) > 1e-3:
-        raise BadInput(
-            f"cif.folder: {path.name}", None, "has no atoms or no cell: mend it, or move it elsewhere"
-        )
+        fix = "has no atoms or no cell: mend it, or move it elsewhere"
+        raise BadInput(f"cif.folder: {path.name}", None, fix)
     name = atoms.get_chemical_formula("metal", empirical=True)
     return Crystal(kinds, positions, lattice, mixes, path.stem, name)
 
 
-def _mixes(
+def _mix_sites(
     numbers: np.ndarray, sites: np.ndarray | None, occupancy: dict[str, dict[str, float]] | None
 ) -> tuple[np.ndarray, tuple[dict[int, float], ...]]:
     """Kinds of atoms and what is on them: by element, or where sites are shared by site."""
@@ -298,17 +312,16 @@ def _mixes(
 
 
 @lru_cache(maxsize=16)
-def _keys(path: Path, changed: int, crystal_type: str | None) -> list[tuple[str, list[str]]]:
+def _list_keys(path: Path, changed: int, crystal_type: str | None) -> list[tuple[str, list[str]]]:
     """Crystal types with the keys of their materials, remembered until the file is ``changed``."""
     import h5py
 
-    with _opened(path) as file:
+    with _open_materials(path) as file:
         groups = [kind for kind, node in file.items() if isinstance(node, h5py.Group)]
         kinds = [kind for kind in groups if isinstance(file[kind].get("materials"), h5py.Group)]
         if not kinds:
-            raise BadInput(
-                "materials.path", path.name, "holds no {crystal type}/materials: is it another file?"
-            )
+            fix = "holds no {crystal type}/materials: is it another file?"
+            raise BadInput("materials.path", path.name, fix)
         if crystal_type is not None and crystal_type not in kinds:
             fix = nearest(crystal_type, kinds)
             raise BadInput("materials.crystal_type", f"there is no '{crystal_type}';", fix)
@@ -318,14 +331,13 @@ def _keys(path: Path, changed: int, crystal_type: str | None) -> list[tuple[str,
 
 def _read_material(path: Path, kind: str, key: str) -> Crystal:
     place = f"materials.path: {path.name}: {kind}/materials/{key}"
-    with _opened(path) as file:
+    with _open_materials(path) as file:
         node = file[kind]["materials"][key]
         wanted = ("cart_coords", "lattice_matrix", "atomic_numbers")
         missing = [name for name in wanted if name not in node]
         if missing:
-            raise BadInput(
-                place, None, f"has no {missing[0]}: mend the file, or leave it out by start and stop"
-            )
+            fix = f"has no {missing[0]}: mend the file, or leave it out by start and stop"
+            raise BadInput(place, None, fix)
         positions, lattice, numbers = (np.asarray(node[name][()]) for name in wanted)
         periodic = np.broadcast_to(node["pbc"][()] if "pbc" in node else True, 3)
         label = node["material_id"][()] if "material_id" in node else key
@@ -333,7 +345,7 @@ def _read_material(path: Path, kind: str, key: str) -> Crystal:
     if not known or positions.shape != (len(numbers), 3) or lattice.shape != (3, 3):
         fix = f"has {numbers.shape} numbers, {positions.shape} places, {lattice.shape} lattice: mend it"
         raise BadInput(place, None, fix)
-    kinds, mixes = _mixes(numbers.astype(int), None, None)
+    kinds, mixes = _mix_sites(numbers.astype(int), None, None)
     along = (bool(periodic[0]), bool(periodic[1]), bool(periodic[2]))
     name = label.decode() if isinstance(label, bytes) else str(label)
     crystal = Crystal(kinds, positions, lattice, mixes, kind, name, periodic=along)
@@ -342,10 +354,16 @@ def _read_material(path: Path, kind: str, key: str) -> Crystal:
     return crystal
 
 
-def _opened(path: Path) -> Any:
+def _open_materials(path: Path) -> Any:
     import h5py
 
     try:
         return h5py.File(path, "r")
     except OSError as problem:
         raise BadInput("materials.path", path.name, "cannot be read as HDF5: is it whole?") from problem
+
+
+# old names, until callers are renamed
+cut = cut_box
+held_out = is_held_out
+settled = remove_close_atoms

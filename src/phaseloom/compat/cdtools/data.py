@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from phaseloom.compat.cdtools.tools import data as cxi_items
 from phaseloom.data.formats import cxi
-from phaseloom.data.formats._arrays import clean
+from phaseloom.data.formats.arrays import clean
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_sample as surface

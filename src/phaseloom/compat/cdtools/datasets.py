@@ -29,7 +29,7 @@ from phaseloom.compat.cdtools.validate import asked, path_of
 from phaseloom.compat.cdtools.views import browsed, by_height, mean_pattern
 from phaseloom.data import prepare
 from phaseloom.data.formats import cxi
-from phaseloom.data.formats._files import opened
+from phaseloom.data.formats.files import opened
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.plot.interactive import View

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from phaseloom.compat.cdtools.data import ANGSTROM, CDataset, array, geometry_of
-from phaseloom.data.formats._arrays import clean
+from phaseloom.data.formats.arrays import clean
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.plot.gui import pump, windowed

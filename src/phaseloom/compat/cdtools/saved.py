@@ -15,7 +15,7 @@ from phaseloom.compat.cdtools.build import Options, experiment
 from phaseloom.compat.cdtools.data import ANGSTROM, travel
 from phaseloom.compat.cdtools.fit import Fit
 from phaseloom.compat.cdtools.likelihood import parts
-from phaseloom.data.formats._files import opened
+from phaseloom.data.formats.files import opened
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole

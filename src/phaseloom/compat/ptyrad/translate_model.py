@@ -49,7 +49,7 @@ def _stored_slices(project: Project) -> int:
     path = Path(project.earlier("obj"))
     if not path.is_file():
         return init["obj_Nlayer"]
-    from phaseloom.data.models import read
+    from phaseloom.data.importers import read
 
     found = read(path).object
     return init["obj_Nlayer"] if found is None else found.shape[1]

@@ -4,12 +4,12 @@ import importlib
 import inspect
 import logging
 import os
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from phaseloom import plugins
+from phaseloom import plugins, spec
+from phaseloom.data.formats.files import HDF5_SIGNATURE, decode_text, open_hdf5, require_file_or_store
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
 
@@ -17,69 +17,66 @@ __all__ = ["cxi", "hdf5", "mat", "native", "npy", "npz", "raw", "tif", "zarr"]
 
 log = logging.getLogger(__name__)
 
-_SUFFIXES = {".npy": "npy", ".npz": "npz", ".raw": "raw", ".bin": "raw", ".dat": "raw"}
-_SUFFIXES |= {".mat": "mat", ".tif": "tif", ".tiff": "tif", ".zarr": "zarr", ".zip": "zarr"}
-_HDF5 = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".emd", ".ptyd")
+FORMAT_OF_SUFFIX = {".npy": "npy", ".npz": "npz", ".raw": "raw", ".bin": "raw", ".dat": "raw"}
+FORMAT_OF_SUFFIX |= {".mat": "mat", ".tif": "tif", ".tiff": "tif", ".zarr": "zarr", ".zip": "zarr"}
+HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".emd", ".ptyd")
 
 
 def guess(path: str | os.PathLike[str], /) -> str:
     """The format of a file, by its name and, for HDF5, by what is in it.
 
-    A plugin (`phaseloom.plugins`) that says that it knows the file is believed before a name is, unless
-    the file is one of our own.
+    A plugin (`phaseloom.plugins`) that recognises the file takes precedence over its name, unless the file
+    is one of our own.
 
     Raises:
-        BadInput: the file is missing, empty, a folder, of no known kind, or not what its name says.
+        BadInput: the file is missing, empty, a folder, of an unknown format, or not what its name says.
 
     Example:
         >>> _ = Path("scan.npy").write_bytes(b"x")
         >>> guess("scan.npy")
         'npy'
     """
-    from phaseloom.data.formats._files import SIGNATURE, stored
-
-    path = stored(path)
+    path = require_file_or_store(path)
     suffix = path.suffix.lower()
-    hierarchical = path.is_file() and suffix != ".mat" and (suffix in _HDF5 or _signed(path, SIGNATURE))
-    own = _inside(path) if hierarchical else None
-    if own != "native" and (known := _known(path)):
-        return known
+    own = _guess_hdf5(path) if suffix != ".mat" and _is_hdf5(path) else None
+    if own != "native" and (plugin := _find_plugin(path)):
+        return plugin
     if path.is_dir():
         return "zarr"
-    if own is None and suffix not in _SUFFIXES:
-        raise BadInput(path.name, None, f"is of no known kind: name its format, {nearest('', _names())}")
-    return own or _SUFFIXES[suffix]
+    if own is None and suffix not in FORMAT_OF_SUFFIX:
+        fix = f"has an unknown format: name its format, {nearest('', spec.names(__name__))}"
+        raise BadInput(path.name, None, fix)
+    return own or FORMAT_OF_SUFFIX[suffix]
 
 
-def _signed(path: Path, signature: bytes) -> bool:
+def _is_hdf5(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    if path.suffix.lower() in HDF5_SUFFIXES:
+        return True
     with path.open("rb") as file:
-        return file.read(len(signature)) == signature
+        return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
 
 
-def _known(path: Path) -> str | None:
-    """The plugin that knows a file; one that fails is told in the log, and does not stop the others."""
+def _guess_hdf5(path: Path) -> str:
+    with open_hdf5(path) as file:
+        if decode_text(file.attrs.get("phaseloom_format", "")) == "scan":
+            return "native"
+        cxi = path.suffix.lower() == ".cxi" or "cxi_version" in file or "entry_1/instrument_1" in file
+        return "cxi" if cxi else "hdf5"
+
+
+def _find_plugin(path: Path) -> str | None:
+    """The plugin that recognises a file; one that fails is logged and does not stop the others."""
     for name in plugins.names(__name__):
         try:
             knows = getattr(plugins.target(__name__, name), "knows", None)
             if knows is not None and knows(path):
                 return name
         except Exception as problem:
-            said = problem if isinstance(problem, BadInput) else f"plugin formats: {name}: {problem!r}"
-            log.warning("%s", said)
+            sentence = problem if isinstance(problem, BadInput) else f"plugin formats: {name}: {problem!r}"
+            log.warning("%s", sentence)
     return None
-
-
-def _names() -> list[str]:
-    return [*__all__, *(name for name in plugins.names(__name__) if name not in __all__)]
-
-
-def _reader(name: str) -> Callable[..., Scan4D]:
-    """The function that reads a format."""
-    if name not in _names():
-        raise BadInput("format", name, f"is not known: {nearest(name, _names())}")
-    if name not in __all__:
-        return plugins.function(__name__, name)
-    return importlib.import_module(f"{__name__}.{name}").read
 
 
 def read(
@@ -104,7 +101,7 @@ def read(
 
     Raises:
         BadInput: what does not fit, in one sentence.
-        BadPlugin: a plugin fails, or gives no scan.
+        BadPlugin: a plugin fails, or does not return a scan.
 
     Example:
         >>> import numpy as np
@@ -113,45 +110,43 @@ def read(
         >>> read("s.npy").grid
         (2, 3)
     """
-    from phaseloom.data.formats._files import stored
-
-    path = stored(path)
+    path = require_file_or_store(path)
     name = guess(path) if format == "auto" else format
-    reader, knobs = _reader(name), dict(knobs or {})
-    if lazy and "lazy" in inspect.signature(reader).parameters:
-        knobs = {"lazy": True} | knobs
+    if name not in spec.names(__name__):
+        raise BadInput("format", name, f"is not known: {nearest(name, spec.names(__name__))}")
+    knobs = dict(knobs or {})
     if name in __all__:
-        return _scan(path, reader, knobs)
+        reader = importlib.import_module(f"{__name__}.{name}").read
+        return _read_with_knobs(path, name, reader, knobs, lazy)
+    reader = plugins.function(__name__, name)
     with plugins.name_plugin_errors(__name__, name):
-        scan = _scan(path, reader, knobs)
+        scan = _read_with_knobs(path, name, reader, knobs, lazy)
     if not isinstance(scan, Scan4D):
-        fix = f"gave {type(scan).__name__}, which is no Scan4D: tell its author, or name another"
+        fix = f"returned {type(scan).__name__}, which is not a Scan4D: tell its author, or name another"
         raise BadPlugin(plugins.place(__name__, name), None, fix)
     return scan
 
 
-def _scan(path: Path, reader: Callable[..., Scan4D], knobs: Mapping[str, object]) -> Scan4D:
-    """What a reader makes of a file, with knobs from beside it and those given."""
-    chosen = {**_sidecar(path, reader), **_parsed(knobs, reader, path.name, strict=False)}
-    signature = inspect.signature(reader).parameters.values()
-    for knob in signature:
-        if knob.kind is knob.KEYWORD_ONLY and knob.default is knob.empty and knob.name not in chosen:
+Knobs = Mapping[str, inspect.Parameter]
+
+
+def _read_with_knobs(
+    path: Path, name: str, reader: Callable[..., Scan4D], values: Mapping[str, object], lazy: bool
+) -> Scan4D:
+    """Call a reader with the knobs of a side-car and those given."""
+    wanted = spec.knobs(__name__, name)
+    chosen = _read_sidecar(path, wanted)
+    if lazy and "lazy" in wanted:
+        chosen["lazy"] = True
+    chosen |= _parse_knobs(values, wanted, path.name, strict=False)
+    for knob in wanted.values():
+        if knob.default is knob.empty and knob.name not in chosen:
             fix = f"is not in the file: write it beside, in {path.name}.yaml, or give it as a knob"
             raise BadInput(f"{path.name}: {knob.name}", None, fix)
     return reader(path, **chosen)
 
 
-def _inside(path: Path) -> str:
-    from phaseloom.data.formats._files import as_text, opened
-
-    with opened(path) as file:
-        if as_text(file.attrs.get("phaseloom_format", "")) == "scan":
-            return "native"
-        cxi = path.suffix.lower() == ".cxi" or "cxi_version" in file or "entry_1/instrument_1" in file
-        return "cxi" if cxi else "hdf5"
-
-
-def _sidecar(path: Path, reader: Callable[..., Scan4D]) -> dict[str, Any]:
+def _read_sidecar(path: Path, wanted: Knobs) -> dict[str, Any]:
     import yaml
 
     names = (path.with_name(f"{path.name}.yaml"), path.with_suffix(".yaml"))
@@ -168,27 +163,23 @@ def _sidecar(path: Path, reader: Callable[..., Scan4D]) -> dict[str, Any]:
         return {}  # the parameter file of a run, not a side-car
     if not isinstance(values, dict):
         raise BadInput(beside.name, values, "is not a set of knobs: write lines like 'energy: 80 keV'")
-    return _parsed(values, reader, beside.name, strict=True)
+    return _parse_knobs(values, wanted, beside.name, strict=True)
 
 
-def _parsed(
-    values: Mapping[str, object], reader: Callable[..., Scan4D], place: str, *, strict: bool
-) -> dict[str, Any]:
+def _parse_knobs(values: Mapping[str, object], wanted: Knobs, place: str, *, strict: bool) -> dict[str, Any]:
     """Knobs by name in inner units; with ``strict`` even numbers need their unit."""
-    hints = typing.get_type_hints(reader, include_extras=True)
-    parameters = inspect.signature(reader).parameters
-    known = [name for name, knob in parameters.items() if knob.kind is knob.KEYWORD_ONLY]
     parsed: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in known:
-            raise BadInput(f"{place}: {name}", None, f"is not a knob of this format: {nearest(name, known)}")
+        if name not in wanted:
+            fix = f"is not a knob of this format: {nearest(name, list(wanted))}"
+            raise BadInput(f"{place}: {name}", None, fix)
         texts = [value, *value] if isinstance(value, (list, tuple)) else [value]
         parse = strict or any(isinstance(text, str) for text in texts)
-        parsed[name] = _valid(value, hints[name], f"{place}: {name}") if parse else value
+        parsed[name] = _validate(value, wanted[name].annotation, f"{place}: {name}") if parse else value
     return parsed
 
 
-def _valid(value: object, hint: Any, place: str) -> Any:
+def _validate(value: object, hint: Any, place: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     try:

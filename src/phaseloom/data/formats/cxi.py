@@ -14,11 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.counts import InFile
-from phaseloom.data.formats import _layout
-from phaseloom.data.formats._arranged import arranged
-from phaseloom.data.formats._arrays import clean
-from phaseloom.data.formats._files import Tree, as_text, checked, opened, replacing
+from phaseloom.data.counts import HDF5Source
+from phaseloom.data.formats import cxi_layout
+from phaseloom.data.formats.arrangement import arrange
+from phaseloom.data.formats.arrays import clean_counts
+from phaseloom.data.formats.files import CheckedGroup, create_hdf5, decode_text, open_hdf5, require_file
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -29,10 +29,10 @@ __all__ = ["read", "write"]
 
 log = logging.getLogger(__name__)
 
-LARGE = 1_000_000_000
+MAX_BYTES_IN_MEMORY = 1_000_000_000
 """Bytes above which patterns stay in the file."""
 
-_TITLES = (
+TITLE_NAMES = (
     "title",
     "experiment_identifier",
     "experiment_description",
@@ -40,7 +40,8 @@ _TITLES = (
     "start_time",
     "end_time",
 )
-_DETECTOR, _SOURCE = "instrument_1/detector_1", "instrument_1/source_1"
+DETECTOR_GROUP = "instrument_1/detector_1"
+SOURCE_GROUP = "instrument_1/source_1"
 
 
 def read(
@@ -73,47 +74,50 @@ def read(
         >>> read("scan.cxi").positions.round(6).tolist()
         [[1.0, 1.0]]
     """
-    path = checked(path)
-    with opened(path) as file:
-        top = _layout.entry(file, path.name, entry)
-        detector, source = _layout.detector(top), top.first("instrument_1/source_1", "instrument/source")
-        tree, name = _layout.stack(top, detector)
+    path = require_file(path)
+    with open_hdf5(path) as file:
+        top = cxi_layout.find_entry(file, path.name, entry)
+        detector = cxi_layout.find_detector(top)
+        source = top.first("instrument_1/source_1", "instrument/source")
+        tree, name = cxi_layout.find_patterns(top, detector)
         data = tree.dataset(name)
-        counts, raster = arranged(InFile.of(path, str(data.name)), tree.place(name))
-        large = data.size * data.dtype.itemsize > LARGE
+        counts, raster = arrange(HDF5Source.of(path, str(data.name)), tree.place(name))
+        large = data.size * data.dtype.itemsize > MAX_BYTES_IN_MEMORY
         if not (large if lazy is None else lazy):
             counts = data[()].reshape(counts.shape)
-        counts, trusted = clean(counts, tree.place(name))
-        basis, angle, distance = _layout.optics(detector)
+        counts, trusted = clean_counts(counts, tree.place(name))
+        n, height, width = counts.shape
+        basis, angle, distance = cxi_layout.read_optics(detector)
         geometry = Geometry(
-            wavelength=_layout.wavelength(top, source),
-            shape=counts.shape[1:],  # type: ignore[arg-type]
+            wavelength=cxi_layout.read_wavelength(top, source),
+            shape=(height, width),
             angle=angle,
             distance=distance,
             basis=basis,
-            normal=_layout.normal(top),
+            normal=cxi_layout.read_normal(top),
             beam="electron"
             if source and source.group.attrs.get("phaseloom_beam") == "electron"
             else "photon",
         )
-        n = counts.shape[0]
-        positions, heights = _layout.motion(top, detector, n, geometry)
+        positions, heights = cxi_layout.read_motion(top, detector, n, geometry)
         attrs: Any = detector.group.attrs
-        grid = raster or _layout.raster(detector, n) or attrs.get("phaseloom_grid")
+        grid = raster or cxi_layout.find_raster(detector, n) or attrs.get("phaseloom_grid")
         scan = Scan4D(
             counts=counts,
             positions=positions,
-            geometry=_focused(geometry, detector, focus),
-            background=_layout.background(detector, geometry.shape),
-            flat=_layout.flat(detector, geometry.shape),
-            weights=_layout.weights(top, detector, n),
+            geometry=_set_focus(geometry, detector, focus),
+            background=cxi_layout.read_background(detector, geometry.shape),
+            flat=cxi_layout.read_flat(detector, geometry.shape),
+            weights=cxi_layout.read_weights(top, detector, n),
             heights=heights,
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
             oriented=bool(attrs.get("phaseloom_oriented", detector.find("basis_vectors") is not None)),
-            metadata=_titles(top),
-            probe=_layout.illumination(top, geometry.shape) if probe else None,
+            metadata=_read_titles(top),
+            probe=cxi_layout.read_illumination(top, geometry.shape) if probe else None,
         )
-        return _masked(scan, _layout.mask(detector, geometry.shape), trusted, detector.place("mask"))
+        return _apply_mask(
+            scan, cxi_layout.read_mask(detector, geometry.shape), trusted, detector.place("mask")
+        )
 
 
 def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
@@ -128,32 +132,33 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         >>> geometry = Geometry(wavelength=1.0, shape=(4, 4), angle=(1e-5, 1e-5), distance=1e10)
         >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.ones((1, 2)), geometry=geometry), "one.cxi")
     """
-    with replacing(path) as file:
-        file["cxi_version"], file["number_of_entries"] = 160, 1
+    with create_hdf5(path) as file:
+        file["cxi_version"] = 160
+        file["number_of_entries"] = 1
         top = file.create_group("entry_1")
         for name, text in scan.metadata.items():
-            if name in _TITLES:
+            if name in TITLE_NAMES:
                 top[name] = np.bytes_(text.encode())
-        _write_source(scan, top.create_group(_SOURCE))
-        detector = top.create_group(_DETECTOR)
+        _write_source(scan, top.create_group(SOURCE_GROUP))
+        detector = top.create_group(DETECTOR_GROUP)
         _write_detector(scan, detector)
         _write_motion(scan, top)
         data = top.create_group("data_1")
         for name in ("data", "translation"):
-            data[name] = h5py.SoftLink(f"/entry_1/{_DETECTOR}/{name}")
+            data[name] = h5py.SoftLink(f"/entry_1/{DETECTOR_GROUP}/{name}")
 
 
-def _focused(geometry: Geometry, detector: Tree, focus: float | None) -> Geometry:
+def _set_focus(geometry: Geometry, detector: CheckedGroup, focus: float | None) -> Geometry:
     """A near field, when the user or the file says so; no distance, when the written one was nominal."""
     if focus is None and detector.find("phaseloom_focus"):
-        focus = float(detector.group["phaseloom_focus"][()]) * 1e10  # type: ignore[index]
+        focus = float(np.asarray(detector.group["phaseloom_focus"])) * 1e10
     if focus is not None:
         return replace(geometry, focus=focus)
     nominal = bool(detector.group.attrs.get("phaseloom_nominal_distance", False))
     return replace(geometry, distance=None) if nominal else geometry
 
 
-def _masked(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, place: str) -> Scan4D:
+def _apply_mask(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, place: str) -> Scan4D:
     if good is None:
         good = np.ones(scan.geometry.shape, bool)
     if 0 < good.sum() < good.size / 2:
@@ -166,8 +171,8 @@ def _masked(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, place: s
     return replace(scan, mask=good & trusted)
 
 
-def _titles(top: Tree) -> dict[str, str]:
-    found = {name: top.text(name) for name in _TITLES} | {"sample": top.text("sample_1/name")}
+def _read_titles(top: CheckedGroup) -> dict[str, str]:
+    found = {name: top.text(name) for name in TITLE_NAMES} | {"sample": top.text("sample_1/name")}
     return {name: text for name, text in found.items() if text}
 
 
@@ -187,7 +192,9 @@ def _write_detector(scan: Scan4D, detector: h5py.Group) -> None:
         detector.attrs["phaseloom_nominal_distance"] = True
     metres = 1.0 if geometry.distance is None else geometry.distance * 1e-10
     y, x = (angle * metres for angle in geometry.angle)
-    detector["distance"], detector["y_pixel_size"], detector["x_pixel_size"] = metres, y, x
+    detector["distance"] = metres
+    detector["y_pixel_size"] = y
+    detector["x_pixel_size"] = x
     detector["basis_vectors"] = np.asarray(geometry.basis) * [y, x]
     detector["mask"] = (~scan.mask).astype(np.uint32)
     detector.attrs["phaseloom_oriented"] = scan.oriented
@@ -201,7 +208,9 @@ def _write_detector(scan: Scan4D, detector: h5py.Group) -> None:
     write_counts(detector, "data", scan.counts).attrs["axes"] = "translation:y:x"
 
 
-def motion(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
+def compute_sample_motion(
+    positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry
+) -> np.ndarray:
     """Motion of the sample ``(n, 3)`` in metres, of beam positions in angstrom."""
     along = np.zeros(len(positions)) if heights is None else np.asarray(heights)
     return 0.0 - 1e-10 * surface.departed(positions, along, geometry.basis, geometry.normal)
@@ -210,13 +219,17 @@ def motion(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry
 def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
     """Sample motion (x, y, z): the three numbers whose reading gives back row, column and height."""
     group = top.create_group("sample_1/geometry_1")
-    group["translation"] = motion(scan.positions, scan.heights, scan.geometry)
+    group["translation"] = compute_sample_motion(scan.positions, scan.heights, scan.geometry)
     if scan.geometry.tilted:
         group["surface_normal"] = np.array(scan.geometry.normal)
-    top[f"{_DETECTOR}/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
+    top[f"{DETECTOR_GROUP}/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
     if scan.weights is not None:
         group["intensities"] = scan.weights
         group["intensities"].attrs["phaseloom_relative"] = True
-        top[f"{_DETECTOR}/intensities"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/intensities")
+        top[f"{DETECTOR_GROUP}/intensities"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/intensities")
     if sample := scan.metadata.get("sample"):
-        top["sample_1/name"] = np.bytes_(as_text(sample).encode())
+        top["sample_1/name"] = np.bytes_(decode_text(sample).encode())
+
+
+# old names, until callers are renamed
+motion = compute_sample_motion

@@ -2,45 +2,37 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import h5py
 import numpy as np
 from scipy.io.matlab import MatReadError
 
-from phaseloom.data.counts import InFile
-from phaseloom.data.formats._arranged import Arrangement, Axes, Selection, Turned
-from phaseloom.data.formats._arrays import Beam, Negative, Setup, Tables, Unit, scan_of
-from phaseloom.data.formats._files import BROKEN, checked, datasets, member, one, only, opened
+from phaseloom.data.counts import HDF5Source
+from phaseloom.data.formats.arrangement import ReversedAxes
+from phaseloom.data.formats.files import (
+    READ_ERRORS,
+    find_stack,
+    get_dataset,
+    list_datasets,
+    open_hdf5,
+    require_file,
+    require_one_stack,
+)
+from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
-from phaseloom.units import Angle, Energy, Length
 
 __all__ = ["read"]
 
 
-def read(  # noqa: PLR0913
+@accept_setup()
+def read(
     path: str | os.PathLike[str],
     /,
     *,
-    energy: Energy,
-    beam: Beam = "electron",
-    angle: Angle | None = None,
-    pixel: Length | None = None,
-    distance: Length | None = None,
-    detector_pixel: Length | None = None,
-    focus: Length | None = None,
-    step: Length | tuple[Length, Length] | None = None,
-    grid: tuple[int, int] | None = None,
-    rotation: Angle = 0.0,
-    positions: str | None = None,
-    positions_unit: Unit = "A",
-    mask: str | None = None,
-    selection: Selection | None = None,
-    permute: Axes | None = None,
-    reshape: Axes | None = None,
-    negative: Negative = "clip",
     key: str | None = None,
+    **setup: Unpack[Setup],
 ) -> Scan4D:
     """Counts of one variable; axes are in the order of MATLAB's ``size``, whichever version wrote it.
 
@@ -49,25 +41,7 @@ def read(  # noqa: PLR0913
 
     Args:
         path: the file.
-        energy: of a photon, or kinetic energy of an electron, eV.
-        beam: what is diffracted.
-        angle: radian per detector pixel. Say the sampling once: ``angle``, or ``pixel``, or ``distance``
-            with ``detector_pixel``.
-        pixel: of the object, angstrom (far field).
-        distance: object to detector, angstrom.
-        detector_pixel: edge of a detector pixel, angstrom.
-        focus: focus to object, angstrom: the scan is a near-field one.
-        step: of the raster (slow, fast), angstrom, when there are no positions.
-        grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
-        rotation: of the positions, radian, from the row axis towards the column axis.
-        positions: a variable of this file, or a file beside it, with columns (row, column).
-        positions_unit: of those positions; ``px`` are object pixels.
-        mask: a variable of this file, or a file beside it, not zero where a pixel is good.
-        selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
-            ``[start, stop, step]``; nothing else is read.
-        permute: the order of the axes after that, as in `numpy.transpose`.
-        reshape: the shape after that, with one -1 at most.
-        negative: ``clip`` negative values to zero, or ``keep`` them for a later step.
+        **setup: see `Setup`.
         key: the variable, ``group.field`` inside a structure; needed when several have three or four axes.
 
     Raises:
@@ -80,40 +54,37 @@ def read(  # noqa: PLR0913
         >>> read("scan.mat", permute=(2, 0, 1), **knobs).counts.shape
         (6, 8, 9)
     """
-    path = checked(path)
-    setup = Setup(energy, beam, angle, pixel, distance, detector_pixel, focus, step, grid, rotation)
-    how = Arrangement(selection, permute, reshape)
-    file = _Newer(path) if h5py.is_hdf5(path) else _Older(path)
-    key = (key or file.only()).replace(".", "/")
-    tables = Tables(positions, positions_unit, mask, file.whole)
-    return scan_of(path, file.source(key), setup, tables, how=how, negative=negative, key=key)
+    path = require_file(path)
+    file = _Version73File(path) if h5py.is_hdf5(path) else _Version5File(path)
+    key = (key or file.find_stack()).replace(".", "/")
+    return build_scan(path, file.open_variable(key), setup, key=key, read_member=file.read_variable)
 
 
-class _Newer:
+class _Version73File:
     """Version 7.3: an HDF5 file whose axes are the other way round."""
 
     def __init__(self, path: Path):
         self.path = path
 
-    def only(self) -> str:
+    def find_stack(self) -> str:
         """The one variable that can be patterns."""
-        with opened(self.path) as file:
-            found = {name: data for name, data in datasets(file).items() if not name.startswith("#")}
-            return only(found, self.path.name, "key")
+        with open_hdf5(self.path) as file:
+            found = {name: data for name, data in list_datasets(file).items() if not name.startswith("#")}
+            return find_stack(found, self.path.name, "key")
 
-    def source(self, key: str) -> Turned:
+    def open_variable(self, key: str) -> ReversedAxes:
         """A variable, to be read block by block."""
-        with opened(self.path) as file:
-            member(file, self.path, key)
-            return Turned(InFile.of(self.path, key))
+        with open_hdf5(self.path) as file:
+            get_dataset(file, self.path, key)
+            return ReversedAxes(HDF5Source.of(self.path, key))
 
-    def whole(self, key: str) -> np.ndarray:
+    def read_variable(self, key: str) -> np.ndarray:
         """A variable."""
-        with opened(self.path) as file:
-            return np.asarray(member(file, self.path, key)[()]).T
+        with open_hdf5(self.path) as file:
+            return np.asarray(get_dataset(file, self.path, key)[()]).T
 
 
-class _Older:
+class _Version5File:
     """Version 5 and before: only the variables that are needed are loaded, in their own type."""
 
     def __init__(self, path: Path):
@@ -122,15 +93,15 @@ class _Older:
         self.path = path
         try:
             self.shapes = {name: shape for name, shape, _ in whosmat(path)}
-        except (MatReadError, *BROKEN) as error:
+        except (MatReadError, *READ_ERRORS) as error:
             raise BadInput(path.name, None, "is not a whole MATLAB file: save it again") from error
 
-    def only(self) -> str:
+    def find_stack(self) -> str:
         """The one variable that can be patterns."""
         stacks = [name for name, shape in self.shapes.items() if len(shape) in (3, 4)]
-        return one(stacks, self.path.name, "key")
+        return require_one_stack(stacks, self.path.name, "key")
 
-    def whole(self, key: str) -> np.ndarray:
+    def read_variable(self, key: str) -> np.ndarray:
         """A variable, or a field of a structure."""
         from scipy.io import loadmat
 
@@ -142,9 +113,9 @@ class _Older:
             value: Any = loadmat(self.path, variable_names=[name], struct_as_record=True)[name]
             for field in fields:
                 value = value[field].ravel()[0]
-        except (MatReadError, IndexError, *BROKEN) as error:
+        except (MatReadError, IndexError, *READ_ERRORS) as error:
             fix = "cannot be read: save numbers with 'save -v7.3', and name fields as 'structure.field'"
             raise BadInput(f"{self.path.name}: {key}", None, fix) from error
         return value
 
-    source = whole
+    open_variable = read_variable

@@ -8,16 +8,16 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.data.counts import Arranged, Counts, InFile, loaded
-from phaseloom.data.formats._files import Tree, as_text, checked, opened, replacing
+from phaseloom.data.counts import ArrangedCounts, Counts, HDF5Source, load_counts
+from phaseloom.data.formats.files import CheckedGroup, create_hdf5, decode_text, open_hdf5, require_file
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.errors import BadInput
 
 __all__ = ["read", "write"]
 
-VERSION = 1
+FORMAT_VERSION = 1
 
-_ARRAYS = ("positions", "mask", "background", "flat", "weights", "heights", "probe")
+ARRAY_NAMES = ("positions", "mask", "background", "flat", "weights", "heights", "probe")
 
 
 def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
@@ -36,20 +36,20 @@ def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
         >>> read("s.h5").geometry == geometry
         True
     """
-    path = checked(path)
-    with opened(path) as file:
-        _check(file, path.name)
-        arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in _ARRAYS if name in file}
-        counts: Counts = Arranged.of(InFile.of(path, "counts"))
+    path = require_file(path)
+    with open_hdf5(path) as file:
+        _require_own_file(file, path.name)
+        arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in ARRAY_NAMES if name in file}
+        counts: Counts = ArrangedCounts.of(HDF5Source.of(path, "counts"))
         if not lazy:
-            counts = loaded(counts)
+            counts = load_counts(counts)
         grid = file.attrs.get("grid")
         return Scan4D(
             counts=counts,
-            geometry=_geometry(Tree(file, path.name)),
+            geometry=_read_geometry(CheckedGroup(file, path.name)),
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
             oriented=bool(file.attrs.get("oriented", True)),
-            metadata=json.loads(as_text(file.attrs.get("metadata", "{}"))),
+            metadata=json.loads(decode_text(file.attrs.get("metadata", "{}"))),
             **arrays,
         )
 
@@ -64,9 +64,9 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         >>> geometry = Geometry(wavelength=1.0, shape=(4, 4), angle=(1e-5, 1e-5))
         >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.zeros((1, 2)), geometry=geometry), "one.h5")
     """
-    with replacing(path) as file:
+    with create_hdf5(path) as file:
         file.attrs["phaseloom_format"] = "scan"
-        file.attrs["phaseloom_version"] = VERSION
+        file.attrs["phaseloom_version"] = FORMAT_VERSION
         file.attrs["oriented"] = scan.oriented
         file.attrs["metadata"] = json.dumps(dict(scan.metadata))
         if scan.grid is not None:
@@ -76,7 +76,7 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
             value = getattr(scan.geometry, field.name)
             if value is not None:
                 group.attrs[field.name] = value
-        for name in _ARRAYS:
+        for name in ARRAY_NAMES:
             if (value := getattr(scan, name)) is not None:
                 file[name] = value
         write_counts(file, "counts", scan.counts)
@@ -94,29 +94,34 @@ def write_counts(group: h5py.Group, name: str, counts: Counts) -> h5py.Dataset:
     return data
 
 
-def _check(file: h5py.File, name: str) -> None:
-    if as_text(file.attrs.get("phaseloom_format", "")) != "scan":
-        raise BadInput(name, None, "is no scan written by Phaseloom: choose another format")
-    version = int(file.attrs.get("phaseloom_version", 0))  # type: ignore[arg-type]
-    if version > VERSION:
-        raise BadInput(f"{name}: phaseloom_version", version, f"is newer than {VERSION}: update Phaseloom")
+def _require_own_file(file: h5py.File, name: str) -> None:
+    if decode_text(file.attrs.get("phaseloom_format", "")) != "scan":
+        raise BadInput(name, None, "was not written by Phaseloom: choose another format")
+    version = int(file.attrs.get("phaseloom_version", 0))
+    if version > FORMAT_VERSION:
+        raise BadInput(
+            f"{name}: phaseloom_version", version, f"is newer than {FORMAT_VERSION}: update Phaseloom"
+        )
     for member in ("counts", "positions", "geometry"):
         if member not in file:
             raise BadInput(f"{name}: /{member}", None, "is missing: write the file again")
 
 
-def _geometry(tree: Tree) -> Geometry:
+def _read_geometry(tree: CheckedGroup) -> Geometry:
     attrs: Any = tree.group["geometry"].attrs
     missing = [name for name in ("wavelength", "shape", "angle") if name not in attrs]
     if missing:
         raise BadInput(f"{tree.file}: /geometry", None, f"lacks {', '.join(missing)}: write the file again")
+    rows, columns = attrs["shape"]
+    height, width = attrs["angle"]
+    x, y, z = attrs.get("normal", ACROSS)
     optional = {name: float(attrs[name]) for name in ("distance", "focus") if name in attrs}
     return Geometry(
         wavelength=float(attrs["wavelength"]),
-        shape=tuple(int(n) for n in attrs["shape"]),  # type: ignore[arg-type]
-        angle=tuple(float(a) for a in attrs["angle"]),  # type: ignore[arg-type]
-        beam=as_text(attrs.get("beam", "photon")),  # type: ignore[arg-type]
+        shape=(int(rows), int(columns)),
+        angle=(float(height), float(width)),
+        beam="electron" if decode_text(attrs.get("beam", "photon")) == "electron" else "photon",
         basis=tuple(tuple(row) for row in np.asarray(attrs["basis"]).tolist()),
-        normal=tuple(float(a) for a in attrs.get("normal", ACROSS)),  # type: ignore[arg-type]
+        normal=(float(x), float(y), float(z)),
         **optional,
     )

@@ -3,65 +3,29 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from phaseloom.data.formats._arranged import Arrangement, Axes, Selection
-from phaseloom.data.formats._arrays import Beam, Negative, Setup, Tables, Unit, scan_of
-from phaseloom.data.formats._files import BROKEN, checked
+from phaseloom.data.formats.files import READ_ERRORS, require_file
+from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.units import Angle, Energy, Length
 
 __all__ = ["read"]
 
 
-def read(  # noqa: PLR0913
+@accept_setup()
+def read(
     path: str | os.PathLike[str],
     /,
-    *,
-    energy: Energy,
-    beam: Beam = "electron",
-    angle: Angle | None = None,
-    pixel: Length | None = None,
-    distance: Length | None = None,
-    detector_pixel: Length | None = None,
-    focus: Length | None = None,
-    step: Length | tuple[Length, Length] | None = None,
-    grid: tuple[int, int] | None = None,
-    rotation: Angle = 0.0,
-    positions: str | None = None,
-    positions_unit: Unit = "A",
-    mask: str | None = None,
-    selection: Selection | None = None,
-    permute: Axes | None = None,
-    reshape: Axes | None = None,
-    negative: Negative = "clip",
+    **setup: Unpack[Setup],
 ) -> Scan4D:
     """Counts ``(pattern, y, x)`` or ``(slow, fast, y, x)`` of the first series of images in the file.
 
     Args:
         path: the file.
-        energy: of a photon, or kinetic energy of an electron, eV.
-        beam: what is diffracted.
-        angle: radian per detector pixel. Say the sampling once: ``angle``, or ``pixel``, or ``distance``
-            with ``detector_pixel``.
-        pixel: of the object, angstrom (far field).
-        distance: object to detector, angstrom.
-        detector_pixel: edge of a detector pixel, angstrom.
-        focus: focus to object, angstrom: the scan is a near-field one.
-        step: of the raster (slow, fast), angstrom, when there are no positions.
-        grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
-        rotation: of the positions, radian, from the row axis towards the column axis.
-        positions: an ``.npy``, ``.csv`` or ``.txt`` file beside the data with columns (row, column).
-        positions_unit: of those positions; ``px`` are object pixels.
-        mask: an ``.npy``, ``.csv`` or ``.txt`` file beside the data, not zero where a pixel is good.
-        selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
-            ``[start, stop, step]``; nothing else is read.
-        permute: the order of the axes after that, as in `numpy.transpose`.
-        reshape: the shape after that, with one -1 at most.
-        negative: ``clip`` negative values to zero, or ``keep`` them for a later step.
+        **setup: see `Setup`.
 
     Raises:
         BadInput: what is missing or does not fit.
@@ -72,11 +36,8 @@ def read(  # noqa: PLR0913
         >>> len(read("stack.tif", energy=80e3, angle=1e-3, step=0.4, grid=(2, 3)))
         6
     """
-    path = checked(path)
-    setup = Setup(energy, beam, angle, pixel, distance, detector_pixel, focus, step, grid, rotation)
-    how = Arrangement(selection, permute, reshape)
-    tables = Tables(positions, positions_unit, mask)
-    return scan_of(path, _stored(path), setup, tables, how=how, negative=negative)
+    path = require_file(path)
+    return build_scan(path, _open_series(path), setup)
 
 
 @dataclass(frozen=True)
@@ -98,7 +59,7 @@ class Pages:
         return np.stack(images).reshape(*numbers.shape, *images[0].shape)
 
 
-def _stored(path: Path) -> Any:
+def _open_series(path: Path) -> Any:
     try:
         import tifffile
     except ImportError as error:
@@ -106,15 +67,15 @@ def _stored(path: Path) -> Any:
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            shape, dtype = tuple(series.shape), series.dtype
+            shape = tuple(series.shape)
+            dtype = series.dtype
             if series.axes.endswith("S"):
-                raise BadInput(
-                    path.name, f"shape {shape}", "is a coloured picture: write counts, one per pixel"
-                )
+                fix = "is a coloured picture: write counts, one per pixel"
+                raise BadInput(path.name, f"shape {shape}", fix)
             if series.dataoffset is not None:
                 return tifffile.memmap(path, mode="r", series=0)
             if dtype is not None and len(series.pages) == int(np.prod(shape[:-2])):
                 return Pages(path, shape, dtype)
             return series.asarray()
-    except (tifffile.TiffFileError, IndexError, *BROKEN) as error:
+    except (tifffile.TiffFileError, IndexError, *READ_ERRORS) as error:
         raise BadInput(path.name, None, "is not a whole TIFF file: copy it again") from error

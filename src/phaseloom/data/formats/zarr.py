@@ -2,67 +2,32 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from zipfile import BadZipFile
 
 import numpy as np
 
-from phaseloom.data.formats._arranged import Arrangement, Axes, Selection
-from phaseloom.data.formats._arrays import Beam, Negative, Setup, Tables, Unit, scan_of
-from phaseloom.data.formats._files import BROKEN, only, stored
+from phaseloom.data.formats.files import READ_ERRORS, find_stack, require_file_or_store
+from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra, nearest
-from phaseloom.units import Angle, Energy, Length
 
 __all__ = ["read"]
 
 
-def read(  # noqa: PLR0913
+@accept_setup()
+def read(
     path: str | os.PathLike[str],
     /,
     *,
-    energy: Energy,
-    beam: Beam = "electron",
-    angle: Angle | None = None,
-    pixel: Length | None = None,
-    distance: Length | None = None,
-    detector_pixel: Length | None = None,
-    focus: Length | None = None,
-    step: Length | tuple[Length, Length] | None = None,
-    grid: tuple[int, int] | None = None,
-    rotation: Angle = 0.0,
-    positions: str | None = None,
-    positions_unit: Unit = "A",
-    mask: str | None = None,
-    selection: Selection | None = None,
-    permute: Axes | None = None,
-    reshape: Axes | None = None,
-    negative: Negative = "clip",
     dataset: str | None = None,
+    **setup: Unpack[Setup],
 ) -> Scan4D:
     """Counts ``(pattern, y, x)`` or ``(slow, fast, y, x)`` of one array of the store, read lazily.
 
     Args:
         path: the store.
-        energy: of a photon, or kinetic energy of an electron, eV.
-        beam: what is diffracted.
-        angle: radian per detector pixel. Say the sampling once: ``angle``, or ``pixel``, or ``distance``
-            with ``detector_pixel``.
-        pixel: of the object, angstrom (far field).
-        distance: object to detector, angstrom.
-        detector_pixel: edge of a detector pixel, angstrom.
-        focus: focus to object, angstrom: the scan is a near-field one.
-        step: of the raster (slow, fast), angstrom, when there are no positions.
-        grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
-        rotation: of the positions, radian, from the row axis towards the column axis.
-        positions: an array of this store, or a file beside it, with columns (row, column).
-        positions_unit: of those positions; ``px`` are object pixels.
-        mask: an array of this store, or a file beside it, not zero where a pixel is good.
-        selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
-            ``[start, stop, step]``; nothing else is read.
-        permute: the order of the axes after that, as in `numpy.transpose`.
-        reshape: the shape after that, with one -1 at most.
-        negative: ``clip`` negative values to zero, or ``keep`` them for a later step.
+        **setup: see `Setup`.
         dataset: path inside the store; needed when there are several of three or four axes.
 
     Raises:
@@ -75,19 +40,17 @@ def read(  # noqa: PLR0913
         >>> read("scan.zarr", energy=80e3, angle=1e-3, step=0.4).grid
         (2, 3)
     """
-    path = stored(path)
-    setup = Setup(energy, beam, angle, pixel, distance, detector_pixel, focus, step, grid, rotation)
-    how = Arrangement(selection, permute, reshape)
-    arrays = _arrays(path)
-    key = dataset if dataset is not None else only(arrays, path.name, "dataset")
-    tables = Tables(
-        positions, positions_unit, mask, lambda name: np.asarray(_member(arrays, path, name)[...])
-    )
-    source = _member(arrays, path, key)
-    return scan_of(path, source, setup, tables, how=how, negative=negative, key=key)
+    path = require_file_or_store(path)
+    arrays = _list_arrays(path)
+    key = dataset if dataset is not None else find_stack(arrays, path.name, "dataset")
+
+    def read_member(name: str) -> np.ndarray:
+        return np.asarray(_get_array(arrays, path, name)[...])
+
+    return build_scan(path, _get_array(arrays, path, key), setup, key=key, read_member=read_member)
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def _list_arrays(path: Path) -> dict[str, Any]:
     """Every array of a store by its path; a store that is one array has the path ''."""
     try:
         import zarr
@@ -99,11 +62,11 @@ def _arrays(path: Path) -> dict[str, Any]:
         if isinstance(root, zarr.Array):
             return {"": root}
         return {name: item for name, item in root.members(None) if isinstance(item, zarr.Array)}
-    except (BadZipFile, *BROKEN) as error:
+    except (BadZipFile, *READ_ERRORS) as error:
         raise BadInput(path.name, None, "is not a whole Zarr store: copy it again") from error
 
 
-def _member(arrays: dict[str, Any], path: Path, name: str) -> Any:
+def _get_array(arrays: dict[str, Any], path: Path, name: str) -> Any:
     if name not in arrays:
         raise BadInput(f"{path.name}: {name}", None, f"is not an array: {nearest(name, arrays)}")
     return arrays[name]

@@ -14,8 +14,7 @@ from phaseloom.data.prepare._intensity import (
     source_size,
     thin,
 )
-from phaseloom.data.prepare._padding import pad
-from phaseloom.data.prepare._sampling import enlarge, resample
+from phaseloom.data.prepare._sampling import enlarge, pad, resample
 from phaseloom.data.prepare._scan import (
     affine,
     half,
@@ -25,10 +24,10 @@ from phaseloom.data.prepare._scan import (
     rotate,
     scale,
     select,
+    tilt_sample,
     weights,
+    without,
 )
-from phaseloom.data.prepare._surface import tilt_sample
-from phaseloom.data.prepare._without import without
 
 __all__ = ["affine", "bin", "calibrate", "center", "crop", "detector_blur", "enlarge", "expect", "flip"]
 __all__ += ["half", "jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]

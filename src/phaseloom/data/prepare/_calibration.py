@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.calibrate import fitted_disk, half_maximum_radius
-from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
-from phaseloom.data.prepare._shared import finite
+from phaseloom.data.calibrate import fit_disk, half_maximum_radius
+from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
+from phaseloom.data.prepare._shared import require_number
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import ANGLE, Angle, Length
@@ -76,33 +76,33 @@ def calibrate(
         name = next(iter(given))
         raise BadInput(f"calibrate.{name}", given[name], "says the angle already: leave semiangle out")
     for name, value in (given | ({} if semiangle is None else {"semiangle": semiangle})).items():
-        finite(value, f"calibrate.{name}", above=0)
-    if not given:
-        return _by_disk(scan, float(semiangle), by)  # type: ignore[arg-type]
+        require_number(value, f"calibrate.{name}", above=0)
+    if semiangle is not None and not given:
+        return _calibrate_by_disk(scan, float(semiangle), by)
     ((name, value),) = given.items()
     if name in ("radius", "semiangles") and semiangle is None:
         fix = "needs semiangle too: write for example semiangle: 25 mrad"
         raise BadInput(f"calibrate.{name}", value, fix)
-    return _seen(scan, _WAYS[name](scan.geometry, value, semiangle or 0.0))
+    return _set_angle(scan, ANGLE_BY_NUMBER[name](scan.geometry, value, semiangle or 0.0))
 
 
-_WAYS: dict[str, Callable[[Geometry, float, float], Angles]] = {
-    "pixel": lambda g, pixel, _: _each(g, lambda n: g.wavelength / (n * pixel)),
-    "frequency": lambda g, frequency, _: _each(g, lambda n: g.wavelength * frequency),
-    "highest": lambda g, highest, _: _each(g, lambda n: g.wavelength * highest / (n / 2)),
+ANGLE_BY_NUMBER: dict[str, Callable[[Geometry, float, float], Angles]] = {
+    "pixel": lambda g, pixel, _: _for_each_axis(g, lambda n: g.wavelength / (n * pixel)),
+    "frequency": lambda g, frequency, _: _for_each_axis(g, lambda n: g.wavelength * frequency),
+    "highest": lambda g, highest, _: _for_each_axis(g, lambda n: g.wavelength * highest / (n / 2)),
     "angle": lambda g, angle, _: (angle, angle),
-    "maximum": lambda g, maximum, _: _each(g, lambda n: maximum / (n / 2)),
+    "maximum": lambda g, maximum, _: _for_each_axis(g, lambda n: maximum / (n / 2)),
     "radius": lambda g, radius, semiangle: (semiangle / radius, semiangle / radius),
-    "semiangles": lambda g, number, semiangle: _each(g, lambda n: number * semiangle / (n / 2)),
+    "semiangles": lambda g, number, semiangle: _for_each_axis(g, lambda n: number * semiangle / (n / 2)),
 }
 """The angle of a pixel (y, x) that follows from each number."""
 
 
-def _each(geometry: Geometry, angle: Callable[[int], float]) -> Angles:
+def _for_each_axis(geometry: Geometry, angle: Callable[[int], float]) -> Angles:
     return angle(geometry.shape[0]), angle(geometry.shape[1])
 
 
-def _seen(scan: Scan4D, angle: Angles, note: str | None = None) -> Scan4D:
+def _set_angle(scan: Scan4D, angle: Angles, note: str | None = None) -> Scan4D:
     """Another angle; a known distance changes, for the detector's pixels are as large as ever."""
     geometry = scan.geometry
     distance = geometry.distance
@@ -112,7 +112,7 @@ def _seen(scan: Scan4D, angle: Angles, note: str | None = None) -> Scan4D:
     return replace(scan, geometry=replace(geometry, angle=angle, distance=distance), metadata=metadata)
 
 
-def _by_disk(scan: Scan4D, semiangle: float, by: str) -> Scan4D:
+def _calibrate_by_disk(scan: Scan4D, semiangle: float, by: str) -> Scan4D:
     mean = np.where(scan.mask, scan.mean_pattern(), 0.0)
     if by == "half maximum area":
         if not mean.max() > 0:
@@ -120,7 +120,7 @@ def _by_disk(scan: Scan4D, semiangle: float, by: str) -> Scan4D:
         radius = half_maximum_radius(mean)
         note = f"bright-field disk of {radius:.2f} px by its area above half the maximum"
     elif by == "disk":
-        disk = fitted_disk(mean, mask=scan.mask)
+        disk = fit_disk(mean, mask=scan.mask)
         radius = disk.radius
         note = f"bright-field disk of {radius:.3f} +- {disk.radius_error:.3f} px"
         note += f" at ({disk.centre[0]:.2f}, {disk.centre[1]:.2f})"
@@ -128,7 +128,7 @@ def _by_disk(scan: Scan4D, semiangle: float, by: str) -> Scan4D:
         if disk.distortion > max(0.01, 3 * disk.distortion_error):
             log.warning("calibrate: the bright-field disk is an ellipse (%s)", note)
     else:
-        raise BadInput("calibrate.by", by, "is no choice: write disk or half maximum area")
+        raise BadInput("calibrate.by", by, "is not known: write disk or half maximum area")
     angle = semiangle / radius
     log.info("calibrate: %s, so a pixel sees %s", note, ANGLE.show(angle))
-    return _seen(scan, (angle, angle), note)
+    return _set_angle(scan, (angle, angle), note)

@@ -6,9 +6,16 @@ from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.counts import mapped
-from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
-from phaseloom.data.prepare._shared import middle, resampled, size, stretches, through, tilted
+from phaseloom.data.counts import map_counts
+from phaseloom.data.prepare._shared import (
+    apply_to_detector,
+    cut_middle,
+    require_ranges,
+    require_shape,
+    resample_probe,
+    tilt_probe,
+)
+from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
@@ -28,10 +35,10 @@ def crop(scan: Scan4D, /, *, to: tuple[int, int]) -> Scan4D:
         >>> crop(_example(), to=(4, 6)).counts.shape
         (3, 4, 6)
     """
-    shape = size(scan, to, "crop.to")
+    shape = require_shape(scan, to, "crop.to")
     if any(new > old for new, old in zip(shape, scan.geometry.shape, strict=True)):
         raise BadInput("crop.to", shape, f"is larger than the detector {scan.geometry.shape}: use pad")
-    return _windowed(scan, shape)
+    return _crop_window(scan, shape)
 
 
 def window(
@@ -49,15 +56,15 @@ def window(
         >>> window(_example(), rows=(0, 6), columns=(1, 8)).counts.shape
         (3, 6, 7)
     """
-    ranges = stretches(scan.geometry.shape, {"window.rows": rows, "window.columns": columns})
+    ranges = require_ranges(scan.geometry.shape, {"window.rows": rows, "window.columns": columns})
     cut = tuple(slice(*pair) for pair in ranges)
     shape = (ranges[0][1] - ranges[0][0], ranges[1][1] - ranges[1][0])
-    kept = through(scan, partial(_cut, cut=cut), scan.geometry.cropped(shape))
+    kept = apply_to_detector(scan, partial(_cut_window, cut=cut), scan.geometry.cropped(shape))
     if scan.probe is None or scan.geometry.near:
-        return replace(kept, probe=None if scan.probe is None else _cut(scan.probe, cut))
+        return replace(kept, probe=None if scan.probe is None else _cut_window(scan.probe, cut))
     pairs = zip(scan.geometry.shape, ranges, shape, strict=True)
     y, x = (old // 2 - first - new // 2 for old, (first, _), new in pairs)
-    return replace(kept, probe=resampled(tilted(scan.probe, (y, x)), shape))
+    return replace(kept, probe=resample_probe(tilt_probe(scan.probe, (y, x)), shape))
 
 
 def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
@@ -77,16 +84,17 @@ def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
     small = min(scan.geometry.shape)
     if not (isinstance(factor, (int, np.integer)) and 1 <= factor <= small // 2):
         raise BadInput("bin.factor", factor, f"must be a whole number from 1 to {small // 2}")
-    blocks = partial(_blocks, factor=int(factor))
-    flat, background = scan.flat, scan.background
+    blocks = partial(_split_into_blocks, factor=int(factor))
+    flat = scan.flat
+    background = scan.background
     return replace(
         scan,
-        counts=mapped(scan.counts, partial(_summed, factor=int(factor))),
+        counts=map_counts(scan.counts, partial(_sum_blocks, factor=int(factor))),
         geometry=scan.geometry.binned(int(factor)),
         mask=blocks(scan.mask).all((-3, -1)),
         background=None if background is None else blocks(background).sum((-3, -1)),
         flat=None if flat is None else blocks(flat).mean((-3, -1)),
-        probe=None if scan.probe is None else _binned_probe(scan, int(factor)),
+        probe=None if scan.probe is None else _bin_probe(scan, int(factor)),
     )
 
 
@@ -118,15 +126,16 @@ def flip(
     if axis not in ("y", "x"):
         raise BadInput("flip.axis", axis, "is not an axis: choose y or x")
     if about not in ("zero frequency", "detector"):
-        raise BadInput("flip.about", about, "is no choice: write zero frequency or detector")
-    which, far = (-2 if axis == "y" else -1), not scan.geometry.near
+        raise BadInput("flip.about", about, "is not known: write zero frequency or detector")
+    which = -2 if axis == "y" else -1
+    far = not scan.geometry.near
     keep = far and about == "zero frequency"
-    flipped = through(scan, partial(_mirrored, axis=which, keep=keep), scan.geometry)
+    flipped = apply_to_detector(scan, partial(_mirror, axis=which, keep=keep), scan.geometry)
     if scan.probe is None:
         return flipped
-    probe = _mirrored(scan.probe, which, far)
+    probe = _mirror(scan.probe, which, far)
     if far and not keep and scan.geometry.shape[which] % 2 == 0:
-        probe = tilted(probe, (-1, 0) if axis == "y" else (0, -1))
+        probe = tilt_probe(probe, (-1, 0) if axis == "y" else (0, -1))
     return replace(flipped, probe=probe)
 
 
@@ -156,10 +165,10 @@ def transpose(scan: Scan4D, /) -> Scan4D:
         (3, 6, 4)
     """
     geometry = scan.geometry.transposed()
-    probe = None if scan.probe is None else _swapped(scan.probe)
+    probe = None if scan.probe is None else _swap_axes(scan.probe)
     larger = None if scan.modelled is None else scan.modelled.transposed()
     bare = replace(scan, modelled=None, probe=None)
-    return replace(through(bare, _swapped, geometry), probe=probe, modelled=larger)
+    return replace(apply_to_detector(bare, _swap_axes, geometry), probe=probe, modelled=larger)
 
 
 def center(scan: Scan4D, /) -> Scan4D:
@@ -184,23 +193,25 @@ def center(scan: Scan4D, /) -> Scan4D:
     shift = tuple(
         n // 2 - round(float((g * mean).sum() / mean.sum())) for g, n in zip(grid, mean.shape, strict=True)
     )
-    moved = through(scan, partial(_shifted, shift=shift), scan.geometry)
-    probe = None if scan.probe is None else tilted(scan.probe, shift)  # type: ignore[arg-type]
+    moved = apply_to_detector(scan, partial(_shift_patterns, shift=shift), scan.geometry)
+    probe = None if scan.probe is None else tilt_probe(scan.probe, shift)
     return replace(moved, probe=probe)
 
 
-def _windowed(scan: Scan4D, shape: tuple[int, int]) -> Scan4D:
+def _crop_window(scan: Scan4D, shape: tuple[int, int]) -> Scan4D:
     probe = scan.probe
     if probe is not None:
-        probe = middle(probe, shape) if scan.geometry.near else resampled(probe, shape)
-    return replace(through(scan, partial(middle, shape=shape), scan.geometry.cropped(shape)), probe=probe)
+        probe = cut_middle(probe, shape) if scan.geometry.near else resample_probe(probe, shape)
+    return replace(
+        apply_to_detector(scan, partial(cut_middle, shape=shape), scan.geometry.cropped(shape)), probe=probe
+    )
 
 
-def _cut(stack: np.ndarray, cut: tuple[slice, ...]) -> np.ndarray:
+def _cut_window(stack: np.ndarray, cut: tuple[slice, ...]) -> np.ndarray:
     return stack[(..., *cut)]
 
 
-def _blocks(stack: np.ndarray, factor: int) -> np.ndarray:
+def _split_into_blocks(stack: np.ndarray, factor: int) -> np.ndarray:
     """Axes ``(..., y, factor, x, factor)``; the block of zero frequency is the middle one.
 
     Where the blocks reach over the edge they go on at the other side, as frequencies do.
@@ -213,35 +224,36 @@ def _blocks(stack: np.ndarray, factor: int) -> np.ndarray:
     return stack.reshape(*stack.shape[:-2], sizes[0], factor, sizes[1], factor)
 
 
-def _summed(stack: np.ndarray, factor: int) -> np.ndarray:
+def _sum_blocks(stack: np.ndarray, factor: int) -> np.ndarray:
     small = stack.dtype.kind == "u" and stack.dtype.itemsize <= 2
     kept = stack.dtype if stack.dtype.kind == "f" else (np.uint32 if small else None)
-    return _blocks(stack, factor).sum((-3, -1), dtype=kept)
+    return _split_into_blocks(stack, factor).sum((-3, -1), dtype=kept)
 
 
-def _binned_probe(scan: Scan4D, factor: int) -> np.ndarray:
+def _bin_probe(scan: Scan4D, factor: int) -> np.ndarray:
     probe = np.asarray(scan.probe)
     shape = scan.geometry.binned(factor).shape
     if scan.geometry.near:
-        return resampled(middle(probe, (shape[0] * factor, shape[1] * factor)), shape)
+        return resample_probe(cut_middle(probe, (shape[0] * factor, shape[1] * factor)), shape)
     if factor % 2 == 0:
         tilt = [np.exp(-1j * np.pi * (np.arange(n) - n // 2) / n) for n in probe.shape[-2:]]
         probe = probe * np.outer(*tilt)
-    small = middle(probe, shape)
-    power, left = (abs(probe) ** 2).sum(), (abs(small) ** 2).sum()
+    small = cut_middle(probe, shape)
+    power = (abs(probe) ** 2).sum()
+    left = (abs(small) ** 2).sum()
     return (small * np.sqrt(power / left if left > 0 else 1.0)).astype(np.asarray(scan.probe).dtype)
 
 
-def _mirrored(stack: np.ndarray, axis: int, keep: bool) -> np.ndarray:
+def _mirror(stack: np.ndarray, axis: int, keep: bool) -> np.ndarray:
     flipped = np.flip(stack, axis)
     return np.roll(flipped, 1, axis) if keep and stack.shape[axis] % 2 == 0 else flipped
 
 
-def _swapped(stack: np.ndarray) -> np.ndarray:
+def _swap_axes(stack: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.swapaxes(stack, -2, -1))
 
 
-def _shifted(stack: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
+def _shift_patterns(stack: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
     moved = np.roll(stack, shift, (-2, -1))
     for axis, s in zip((-2, -1), shift, strict=True):
         outside = slice(0, s) if s > 0 else slice(moved.shape[axis] + s, None)

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.counts import Counts, loaded, mapped, pieces
-from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
-from phaseloom.data.prepare._shared import finite, floating
+from phaseloom.data.counts import Counts, load_counts, map_counts, split_indices
+from phaseloom.data.prepare._shared import float_dtype, require_number
+from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import Length
@@ -45,9 +45,9 @@ def mask(
     """
     good = scan.mask.copy()
     if path is not None:
-        good &= _stored(path, scan.geometry.shape)
+        good &= _read_mask(path, scan.geometry.shape)
     if saturated is not None:
-        good &= _highest(scan) < saturated
+        good &= _find_highest_counts(scan) < saturated
     y, x = (np.arange(n) - n // 2 for n in scan.geometry.shape)
     away = np.hypot(y[:, None], x[None, :])
     if radius is not None:
@@ -59,18 +59,17 @@ def mask(
     return replace(scan, mask=good)
 
 
-def _stored(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    from phaseloom.data.formats._arrays import table
+def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    from phaseloom.data.formats.arrays import read_table
 
-    stored = table(Path(path))
+    stored = read_table(Path(path))
     if stored.shape != shape or stored.dtype.kind not in "biuf":
-        raise BadInput(
-            f"mask.path: {path}", f"shape {stored.shape}", f"does not fit: make it {shape}, 1 = good"
-        )
+        fix = f"does not fit: make it {shape}, 1 = good"
+        raise BadInput(f"mask.path: {path}", f"shape {stored.shape}", fix)
     return stored.astype(bool)
 
 
-def _highest(scan: Scan4D) -> np.ndarray:
+def _find_highest_counts(scan: Scan4D) -> np.ndarray:
     highest = np.zeros(scan.geometry.shape)
     for start in range(0, len(scan), 64):
         stack = scan.counts[np.arange(start, min(start + 64, len(scan)))]
@@ -101,20 +100,20 @@ def nonnegative(
         >>> nonnegative(_example(), how="subtract", value=0.25).counts[0, 0, 0]
         np.float64(0.75)
     """
-    finite(value, "nonnegative.value")
+    require_number(value, "nonnegative.value")
     ways = ("clip", "clip below", "subtract minimum", "subtract")
     if how not in ways:
-        raise BadInput("nonnegative.how", how, f"is no choice: write one of {', '.join(ways)}")
+        raise BadInput("nonnegative.how", how, f"is not known: write one of {', '.join(ways)}")
     if how == "subtract minimum":
-        lows = [float((scan.counts[index] * scan.mask).min()) for index in pieces(scan.counts)]
+        lows = [float((scan.counts[index] * scan.mask).min()) for index in split_indices(scan.counts)]
         value = min(0.0, *lows)
     lift = value if how.startswith("subtract") else 0.0
     level = value if how == "clip below" else 0.0
-    move = partial(_lifted, lift=lift, level=level)
+    move = partial(_subtract_and_clip, lift=lift, level=level)
     background = scan.background
     if background is not None:
         background = np.maximum(background - lift, 0)
-    return replace(scan, counts=mapped(scan.counts, move), background=background)
+    return replace(scan, counts=map_counts(scan.counts, move), background=background)
 
 
 def normalise(
@@ -138,12 +137,12 @@ def normalise(
     """
     ways = {"mean at one": np.mean, "max at one": np.max, "sum to one": np.sum}
     if by == "divide":
-        number = finite(np.nan if value is None else value, "normalise.value", above=0)
+        number = require_number(np.nan if value is None else value, "normalise.value", above=0)
     elif by in ways:
-        number = float(ways[by](_mean(scan, "normalise")[scan.mask]))
+        number = float(ways[by](_require_mean_pattern(scan, "normalise")[scan.mask]))
     else:
-        raise BadInput("normalise.by", by, f"is no choice: write divide or one of {', '.join(ways)}")
-    return _scaled(scan, mapped(scan.counts, partial(_divided, number=number)), 1 / number)
+        raise BadInput("normalise.by", by, f"is not known: write divide or one of {', '.join(ways)}")
+    return _replace_counts(scan, map_counts(scan.counts, partial(_divide, number=number)), 1 / number)
 
 
 def poisson(
@@ -168,15 +167,18 @@ def poisson(
         >>> noisy.counts.dtype, bool(2 < noisy.counts[0].sum() < 50)
         (dtype('uint8'), True)
     """
-    if (dose is None) == (per_area is None):
+    if dose is not None and per_area is None:
+        wanted = require_number(dose, "poisson.dose", above=0)
+    elif per_area is not None and dose is None:
+        wanted = require_number(per_area, "poisson.per_area", above=0) * _scanned_area_per_pattern(scan)
+    else:
         raise BadInput("poisson", None, "needs one of dose (counts per pattern) and per_area (per A^2)")
-    name, number = ("dose", dose) if per_area is None else ("per_area", per_area)
-    wanted = finite(number, f"poisson.{name}", above=0)  # type: ignore[arg-type]
-    wanted *= 1.0 if per_area is None else _cell(scan)
-    factor = wanted / float(_mean(scan, "poisson")[scan.mask].sum())
-    dtype = _fitting(wanted)
-    drawn = _Drawn(scan.counts, partial(_counted, factor=factor, most=np.iinfo(dtype).max), (seed,), dtype)
-    return _scaled(scan, loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn, factor)
+    factor = wanted / float(_require_mean_pattern(scan, "poisson")[scan.mask].sum())
+    dtype = _smallest_dtype(wanted)
+    drawn = _RandomCounts(
+        scan.counts, partial(_draw_poisson, factor=factor, most=np.iinfo(dtype).max), (seed,), dtype
+    )
+    return _replace_counts(scan, load_counts(drawn) if isinstance(scan.counts, np.ndarray) else drawn, factor)
 
 
 def thin(scan: Scan4D, /, *, which: Literal[0, 1], share: float = 0.5, seed: int = 0) -> Scan4D:
@@ -202,13 +204,15 @@ def thin(scan: Scan4D, /, *, which: Literal[0, 1], share: float = 0.5, seed: int
         (True, True)
     """
     if which not in (0, 1):
-        raise BadInput("thin.which", which, "is no half of the counts: choose 0 or 1")
+        raise BadInput("thin.which", which, "is not a half of the counts: choose 0 or 1")
     if not 0 < share < 1:
         raise BadInput("thin.share", share, "leaves one part empty: write a number between 0 and 1")
-    coin = partial(_tossed, mask=scan.mask, which=which, share=share)
-    drawn = _Drawn(scan.counts, coin, (seed, 11), scan.counts.dtype)  # 11: not the stream of poisson
-    return _scaled(
-        scan, loaded(drawn) if isinstance(scan.counts, np.ndarray) else drawn, 1 - share if which else share
+    coin = partial(_draw_binomial, mask=scan.mask, which=which, share=share)
+    drawn = _RandomCounts(scan.counts, coin, (seed, 11), scan.counts.dtype)  # 11: not the stream of poisson
+    return _replace_counts(
+        scan,
+        load_counts(drawn) if isinstance(scan.counts, np.ndarray) else drawn,
+        1 - share if which else share,
     )
 
 
@@ -222,10 +226,10 @@ def detector_blur(scan: Scan4D, /, *, std: float) -> Scan4D:
         >>> detector_blur(_example(), std=0.7).counts[0].sum().round(4)
         np.float64(64.0)
     """
-    finite(std, "detector_blur.std", above=0)
-    blur = partial(_blurred, std=std, mask=None if scan.mask.all() else scan.mask)
+    require_number(std, "detector_blur.std", above=0)
+    blur = partial(_blur, std=std, mask=None if scan.mask.all() else scan.mask)
     background = None if scan.background is None else blur(scan.background[None])[0]
-    return replace(scan, counts=mapped(scan.counts, blur), background=background)
+    return replace(scan, counts=map_counts(scan.counts, blur), background=background)
 
 
 def source_size(scan: Scan4D, /, *, std: Length) -> Scan4D:
@@ -242,19 +246,19 @@ def source_size(scan: Scan4D, /, *, std: Length) -> Scan4D:
     """
     from scipy.ndimage import gaussian_filter1d
 
-    finite(std, "source_size.std", above=0)
+    require_number(std, "source_size.std", above=0)
     if scan.grid is None:
         raise BadInput("source_size", None, "needs a raster: say the grid when reading")
     weights = []
-    for n, step in zip(scan.grid, _steps(scan), strict=True):
+    for n, step in zip(scan.grid, _raster_steps(scan, scan.grid), strict=True):
         mix = gaussian_filter1d(np.eye(n), std / step, axis=0, mode="reflect") if n > 1 else np.ones((1, 1))
         weights.append(np.where(mix > 1e-6, mix, 0.0))
-    blurred = _Neighbours(scan.counts, weights[0], weights[1], floating(scan.counts.dtype))
-    return replace(scan, counts=loaded(blurred) if isinstance(scan.counts, np.ndarray) else blurred)
+    blurred = _BlendedCounts(scan.counts, weights[0], weights[1], float_dtype(scan.counts.dtype))
+    return replace(scan, counts=load_counts(blurred) if isinstance(scan.counts, np.ndarray) else blurred)
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _RandomCounts:
     """Patterns drawn from others; every pattern from a stream of its own."""
 
     source: Counts
@@ -276,11 +280,11 @@ class _Drawn:
         return out if np.ndim(index) else out[0]
 
 
-def _counted(pattern: np.ndarray, stream: np.random.Generator, factor: float, most: int) -> np.ndarray:
+def _draw_poisson(pattern: np.ndarray, stream: np.random.Generator, factor: float, most: int) -> np.ndarray:
     return np.minimum(stream.poisson(np.maximum(pattern * factor, 0)), most)
 
 
-def _tossed(
+def _draw_binomial(
     pattern: np.ndarray, stream: np.random.Generator, mask: np.ndarray, which: int, share: float
 ) -> np.ndarray:
     counts = np.where(mask, pattern, 0)
@@ -289,15 +293,15 @@ def _tossed(
         raise BadInput(
             "halves of the counts",
             f"{counts[bad][0]:g}",
-            "is no number of counts, so it cannot be split: leave out steps of prepare that scale or blend, "
-            "or compare halves of the patterns (prepare: [{half: {which: 0}}])",
+            "is not a whole number of counts, so it cannot be split: leave out steps of prepare that scale "
+            "or blend, or compare halves of the patterns (prepare: [{half: {which: 0}}])",
         )
     first = stream.binomial(counts.astype(np.int64), share)
     return counts - first if which else first
 
 
 @dataclass(frozen=True)
-class _Neighbours:
+class _BlendedCounts:
     """Patterns mixed with their neighbours on the raster by a matrix for each scan axis."""
 
     source: Counts
@@ -322,36 +326,36 @@ class _Neighbours:
         return out if np.ndim(index) else out[0]
 
 
-def _mean(scan: Scan4D, place: str) -> np.ndarray:
+def _require_mean_pattern(scan: Scan4D, place: str) -> np.ndarray:
     mean = np.where(scan.mask, scan.mean_pattern(), 0.0)
     if not (np.isfinite(mean).all() and mean.sum() > 0):
         raise BadInput(place, None, "finds no counts in the good pixels: check mask and data")
     return mean
 
 
-def _scaled(scan: Scan4D, counts: Counts, factor: float) -> Scan4D:
+def _replace_counts(scan: Scan4D, counts: Counts, factor: float) -> Scan4D:
     """Other counts, ``factor`` times as bright, with the background and the probe that belong to them."""
     probe = None if scan.probe is None else (scan.probe * np.sqrt(factor)).astype(scan.probe.dtype)
     background = None if scan.background is None else scan.background * factor
     return replace(scan, counts=counts, background=background, probe=probe)
 
 
-def _divided(stack: np.ndarray, number: float) -> np.ndarray:
-    return stack.astype(floating(stack.dtype), copy=False) / floating(stack.dtype).type(number)
+def _divide(stack: np.ndarray, number: float) -> np.ndarray:
+    return stack.astype(float_dtype(stack.dtype), copy=False) / float_dtype(stack.dtype).type(number)
 
 
-def _lifted(stack: np.ndarray, lift: float, level: float) -> np.ndarray:
+def _subtract_and_clip(stack: np.ndarray, lift: float, level: float) -> np.ndarray:
     kind = stack.dtype
     if kind.kind != "f" and lift != 0:
-        kind = np.promote_types(kind, np.int32) if float(lift).is_integer() else floating(kind)
+        kind = np.promote_types(kind, np.int32) if float(lift).is_integer() else float_dtype(kind)
     lowered = np.maximum(stack.astype(kind, copy=False) - kind.type(lift), 0)
     return np.where(lowered < level, 0, lowered).astype(kind, copy=False)
 
 
-def _blurred(stack: np.ndarray, std: float, mask: np.ndarray | None) -> np.ndarray:
+def _blur(stack: np.ndarray, std: float, mask: np.ndarray | None) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
-    kind = floating(stack.dtype)
+    kind = float_dtype(stack.dtype)
     blur = partial(gaussian_filter, sigma=(0, std, std), mode="reflect", output=kind)
     if mask is None:
         return blur(stack.astype(kind, copy=False))
@@ -360,15 +364,15 @@ def _blurred(stack: np.ndarray, std: float, mask: np.ndarray | None) -> np.ndarr
     return np.where(share > 1e-6, spread / np.maximum(share, 1e-6), 0).astype(kind)
 
 
-def _fitting(dose: float) -> np.dtype:
+def _smallest_dtype(dose: float) -> np.dtype:
     """The smallest type for patterns of a mean dose, even where some are four times as bright."""
     most = 4 * dose + 10 * np.sqrt(4 * dose)
     return np.min_scalar_type(int(min(most, 2**32 - 1)))
 
 
-def _steps(scan: Scan4D) -> tuple[float, float]:
+def _raster_steps(scan: Scan4D, grid: tuple[int, int]) -> tuple[float, float]:
     """Mean steps of a raster (slow, fast), angstrom; infinite along an axis of one."""
-    places = scan.positions.reshape(*scan.grid, 2)  # type: ignore[misc]
+    places = scan.positions.reshape(*grid, 2)
     steps = []
     for axis in (0, 1):
         away = np.diff(places, axis=axis).reshape(-1, 2)
@@ -378,7 +382,7 @@ def _steps(scan: Scan4D) -> tuple[float, float]:
     return steps[0], steps[1]
 
 
-def _cell(scan: Scan4D) -> float:
+def _scanned_area_per_pattern(scan: Scan4D) -> float:
     """Area of the scanned field for each pattern, square angstrom."""
     if scan.grid is not None and min(scan.grid) > 1:
         places = scan.positions.reshape(*scan.grid, 2)

@@ -1,4 +1,4 @@
-"""Transforms of the scan: which patterns are used, and where the beam was."""
+"""Transforms of the scan: which patterns are used, where the beam was, how the sample is tilted."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +6,26 @@ from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.prepare._shared import example as _example  # noqa: F401 - for the examples
-from phaseloom.data.prepare._shared import finite, stretches
-from phaseloom.data.scan import Scan4D
+from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
+from phaseloom.data.prepare._shared import require_number, require_ranges
+from phaseloom.data.scan import ACROSS, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.physics import tilted_sample as surface
 from phaseloom.units import Angle
 
-__all__ = ["affine", "half", "jitter", "positions", "region", "rotate", "scale", "select", "weights"]
+__all__ = [
+    "affine",
+    "half",
+    "jitter",
+    "positions",
+    "region",
+    "rotate",
+    "scale",
+    "select",
+    "tilt_sample",
+    "weights",
+    "without",
+]
 
 
 def select(scan: Scan4D, /, *, start: int = 0, stop: int | None = None, every: int = 1) -> Scan4D:
@@ -41,9 +54,8 @@ def half(scan: Scan4D, /, *, which: Literal[0, 1], seed: int = 0) -> Scan4D:
         (1, 2)
     """
     if which not in (0, 1) or len(scan) < 2:
-        raise BadInput(
-            "half.which", which, f"is no half of {len(scan)} patterns: choose 0 or 1 of two or more"
-        )
+        fix = f"is not a half of {len(scan)} patterns: choose 0 or 1 of two or more"
+        raise BadInput("half.which", which, fix)
     order = np.random.default_rng(seed).permutation(len(scan))
     cut = len(scan) // 2
     return scan.select(np.sort(order[cut:] if which else order[:cut]))
@@ -61,7 +73,8 @@ def rotate(scan: Scan4D, /, *, angle: Angle) -> Scan4D:
     """
     if not np.isfinite(angle):
         raise BadInput("rotate.angle", angle, "must be finite")
-    c, s = np.cos(angle), np.sin(angle)
+    c = np.cos(angle)
+    s = np.sin(angle)
     return replace(scan, positions=scan.positions @ np.array([[c, s], [-s, c]]))
 
 
@@ -101,7 +114,7 @@ def region(
     """
     if scan.grid is None:
         raise BadInput("region", None, "needs a raster: use select, or say the grid when reading")
-    ranges = stretches(scan.grid, {"region.rows": rows, "region.columns": columns})
+    ranges = require_ranges(scan.grid, {"region.rows": rows, "region.columns": columns})
     if min(every) < 1:
         raise BadInput("region.every", list(every), "must be 1 or more")
     kept = tuple(slice(*pair, step) for pair, step in zip(ranges, every, strict=True))
@@ -139,14 +152,15 @@ def affine(
     """
     numbers = {"scale": scale, "asymmetry": asymmetry, "rotation": rotation, "shear": shear}
     for name, value in numbers.items():
-        finite(value, f"affine.{name}")
-    c, s = np.cos(rotation), np.sin(rotation)
+        require_number(value, f"affine.{name}")
+    c = np.cos(rotation)
+    s = np.sin(rotation)
     stretch = scale * np.diag([1 + asymmetry / 2, 1 - asymmetry / 2])
     matrix = stretch @ np.array([[c, s], [-s, c]]) @ np.array([[1.0, 0.0], [np.tan(shear), 1.0]])
     if abs(np.linalg.det(matrix)) < 1e-6:
         raise BadInput("affine", numbers, "folds the scan on a line: keep scale and 2 - |asymmetry| from 0")
-    middle = scan.positions.mean(0)
-    return replace(scan, positions=(scan.positions - middle) @ matrix + middle)
+    centre = scan.positions.mean(0)
+    return replace(scan, positions=(scan.positions - centre) @ matrix + centre)
 
 
 def jitter(scan: Scan4D, /, *, std: float, seed: int = 0) -> Scan4D:
@@ -162,7 +176,7 @@ def jitter(scan: Scan4D, /, *, std: float, seed: int = 0) -> Scan4D:
         >>> bool((again[0] == again[1]).all())
         True
     """
-    finite(std, "jitter.std", least=0)
+    require_number(std, "jitter.std", least=0)
     drawn = np.random.default_rng(seed).normal(0.0, 1.0, scan.positions.shape)
     return replace(scan, positions=scan.positions + std * drawn * np.asarray(scan.geometry.pixel))
 
@@ -187,14 +201,16 @@ def positions(
         >>> positions(_example(), path="places.npy", unit="nm").positions[1].tolist()
         [0.0, 10.0]
     """
-    from phaseloom.data.formats._arrays import placed, table
+    from phaseloom.data.formats.arrays import read_table
+    from phaseloom.data.formats.setup import convert_positions
 
-    place, heights = f"positions.path: {path}", scan.heights
+    place = f"positions.path: {path}"
+    heights = scan.heights
     if Path(path).suffix in (".npy", ".csv", ".txt"):
-        found = placed(table(Path(path)), unit, scan.geometry, len(scan), place)
+        found = convert_positions(read_table(Path(path)), unit, scan.geometry, len(scan), place)
     else:
-        found = _refined(path, scan.window.pixel[0])
-        heights = _along(path, heights)
+        found = _read_refined_positions(path, scan.window.pixel[0])
+        heights = _read_heights(path, heights)
     if found.shape != (len(scan), 2):
         raise BadInput(place, f"{len(found)} positions", f"but there are {len(scan)} patterns: read others")
     return replace(scan, positions=found, heights=heights)
@@ -209,9 +225,10 @@ def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
     Raises:
         BadInput: a file without any, or with those of another number of patterns.
     """
-    from phaseloom.data import models
+    from phaseloom.data import importers
 
-    place, found = f"weights.path: {path}", models.read(path)
+    place = f"weights.path: {path}"
+    found = importers.read(path)
     if found.weights is None:
         raise BadInput(place, None, "holds no weights of shots: only results of ours do")
     if found.weights.shape != (len(scan),):
@@ -225,14 +242,151 @@ def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
     return replace(scan, **known)
 
 
-def _along(path: Path, usual: np.ndarray | None) -> np.ndarray | None:
-    from phaseloom.data import models
+def _read_heights(path: Path, usual: np.ndarray | None) -> np.ndarray | None:
+    from phaseloom.data import importers
 
-    found = models.read(path).heights if models.kind(path) == "ours" else None
+    found = importers.read(path).heights if importers.find_program(path) == "ours" else None
     return usual if found is None else found
 
 
-def _refined(path: Path, pixel: float) -> np.ndarray:
-    from phaseloom.data import models
+def _read_refined_positions(path: Path, pixel: float) -> np.ndarray:
+    from phaseloom.data import importers
 
-    return models.positions_file(path, pixel=pixel)
+    return importers.read_positions(path, pixel=pixel)
+
+
+def without(scan: Scan4D, /, *, numbers: tuple[int, ...] = (), path: Path | None = None) -> Scan4D:
+    """Leave patterns out; the others are then on no raster.
+
+    Patterns are counted from zero, of the scan as it is at this step. A file of ``phaseloom embed`` names
+    those that stand out with their places. Where it knows fewer patterns than there are here (blank ones
+    were left out before it was made), they are found by these places.
+
+    Args:
+        scan: the scan.
+        numbers: of patterns.
+        path: embeddings (.h5 .npz), or a list of numbers (.txt .csv .npy).
+
+    Raises:
+        BadInput: neither of both, a number that no pattern has, a file of something else or of another
+            scan, or no pattern that is left.
+
+    Example:
+        >>> without(_example(), numbers=(1,)).positions[:, 0].tolist()
+        [0.0, 2.0]
+    """
+    if path is None and not numbers:
+        raise BadInput("without", None, "needs numbers of patterns, or the path of a file with them")
+    named = (
+        np.asarray(numbers, np.int64) if path is None else np.append(_read_numbers(Path(path), scan), numbers)
+    )
+    wrong = named[(named < 0) | (named >= len(scan))]
+    if len(wrong):
+        fix = f"is not a pattern of this scan: count from 0 to {len(scan) - 1}"
+        raise BadInput("without", int(wrong[0]), fix)
+    kept = np.ones(len(scan), bool)
+    kept[named.astype(np.int64)] = False
+    return scan.select(np.flatnonzero(kept))
+
+
+def _read_numbers(path: Path, scan: Scan4D) -> np.ndarray:
+    """Numbers of the patterns that a file names."""
+    from phaseloom.data.formats.arrays import read_table
+
+    if path.suffix in (".h5", ".hdf5", ".npz"):
+        return _find_unusual(path, scan)
+    values = np.ravel(read_table(path))
+    if values.dtype.kind not in "iuf" or not (values == np.round(values)).all():
+        raise BadInput(f"without.path: {path}", None, "must hold whole numbers of patterns and nothing else")
+    return values.astype(np.int64)
+
+
+def _find_unusual(path: Path, scan: Scan4D) -> np.ndarray:
+    named, places = _read_unusual(path)
+    place = f"without.path: {path}"
+    if len(places) == len(scan):
+        if not np.allclose(places, scan.positions, rtol=0, atol=_position_tolerance(scan)):
+            fix = "is of a scan with other positions: let this be the step after those that it was made with"
+            raise BadInput(place, None, fix)
+        return named
+    from scipy.spatial import KDTree
+
+    tree = KDTree(scan.positions)
+    near = _position_tolerance(scan)
+    away, numbers = tree.query(places)
+    alone = all(len(one) == 1 for one in tree.query_ball_point(places[named], near))
+    if (away > near).any() or (np.diff(numbers) < 1).any() or not alone:
+        fix = f"but there are {len(scan)} here, not one at each of their places: embed this scan again"
+        raise BadInput(place, f"is of {len(places)} patterns", fix)
+    return np.asarray(numbers)[named]
+
+
+def _position_tolerance(scan: Scan4D) -> float:
+    """A distance that is none, angstrom."""
+    return 1e-6 * max(1.0, *scan.extent)
+
+
+def _read_unusual(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of patterns that stand out, and places of all, of embeddings."""
+    from phaseloom.data.formats.files import READ_ERRORS, require_file
+
+    try:
+        if require_file(path).suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return file["unusual"].astype(np.int64), file["positions"]
+        import h5py
+
+        with h5py.File(path) as file:
+            return np.asarray(file["unusual"], np.int64), np.asarray(file["positions"])
+    except BadInput:
+        raise
+    except READ_ERRORS as problem:
+        fix = "names no patterns that stand out: give a file of phaseloom embed"
+        raise BadInput(f"without.path: {path}", None, fix) from problem
+
+
+def tilt_sample(
+    scan: Scan4D,
+    /,
+    *,
+    normal: tuple[float, float, float] | None = None,
+    scattering: Literal["transmission", "reflection"] | None = None,
+) -> Scan4D:
+    """Say how the sample's surface lies: positions are projected on it, and heights follow.
+
+    Positions are then those that the detector sees of the points that the beam hits, and the object's grid is
+    an oblique one on the surface, with the steps ``geometry.steps`` (docs/geometry.md). Corrections of the
+    scan come before this.
+
+    Args:
+        scan: the scan.
+        normal: of the surface in the laboratory's frame (x, y, z), of any length; the beam travels along z.
+        scattering: instead of a normal: ``transmission``, a surface across the beam; ``reflection``, one that
+            reflects the beam into the middle of the detector.
+
+    Raises:
+        BadInput: not one of the two, a surface along the beam or seen from its edge, or a near field.
+
+    Example:
+        >>> tilted = tilt_sample(_example(), normal=(0.0, 0.6, 0.8))
+        >>> tilted.positions[:, 0].tolist(), tilted.heights.round(3).tolist()
+        ([0.0, 1.0, 2.0], [0.0, -0.75, -1.5])
+    """
+    if (normal is None) == (scattering is None):
+        raise BadInput("tilt_sample", None, "needs one of normal and scattering")
+    old = scan.geometry
+    if scattering is not None:
+        normal = ACROSS if scattering == "transmission" else tuple(surface.mirror(old.basis).tolist())
+    lying = normal if normal is not None else ACROSS
+    along = np.zeros(len(scan)) if scan.heights is None else scan.heights
+    beam = surface.departed(scan.positions, along, old.basis, old.normal)
+    geometry = replace(old, normal=lying)
+    surface.steps(old.basis, old.pixel, geometry.normal)
+    positions, heights = surface.landed(beam, old.basis, geometry.normal)
+    return replace(
+        scan,
+        positions=positions,
+        heights=heights if np.ptp(heights) > 1e-3 else None,
+        geometry=geometry,
+        modelled=None if scan.modelled is None else replace(scan.modelled, normal=lying),
+    )

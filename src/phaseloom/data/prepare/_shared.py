@@ -5,42 +5,53 @@ from dataclasses import replace
 
 import numpy as np
 
-from phaseloom.data.counts import mapped
+from phaseloom.data.counts import map_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["example", "finite", "floating", "middle", "resampled", "size", "stretches", "through"]
-__all__ += ["tilted"]
+__all__ = [
+    "apply_to_detector",
+    "cut_middle",
+    "float_dtype",
+    "make_example",
+    "require_number",
+    "require_ranges",
+    "require_shape",
+    "resample_probe",
+]
+__all__ += ["tilt_probe"]
 
 
-def example() -> Scan4D:
+def make_example() -> Scan4D:
     """Three patterns of 8 x 8 pixels, one count each, for the examples."""
     geometry = Geometry(wavelength=0.02, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
     positions = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     return Scan4D(counts=np.ones((3, 8, 8)), positions=positions, geometry=geometry)
 
 
-def through(scan: Scan4D, move: Callable[[np.ndarray], np.ndarray], geometry: Geometry, /) -> Scan4D:
+def apply_to_detector(
+    scan: Scan4D, move: Callable[[np.ndarray], np.ndarray], geometry: Geometry, /
+) -> Scan4D:
     """Everything that lies on the detector, moved in the same way; the probe is left to the caller."""
     images = {name: getattr(scan, name) for name in ("mask", "background", "flat")}
     moved = {name: None if image is None else move(image) for name, image in images.items()}
-    return replace(scan, counts=mapped(scan.counts, move), geometry=geometry, probe=None, **moved)
+    return replace(scan, counts=map_counts(scan.counts, move), geometry=geometry, probe=None, **moved)
 
 
-def size(scan: Scan4D, to: tuple[int, int], place: str) -> tuple[int, int]:
+def require_shape(scan: Scan4D, to: tuple[int, int], place: str) -> tuple[int, int]:
     """Two positive whole numbers of pixels."""
     whole = len(to) == 2 and all(isinstance(n, (int, np.integer)) and n > 0 for n in to)
     if not whole:
-        raise BadInput(
-            place, to, f"must be two positive whole numbers; the detector has {scan.geometry.shape}"
-        )
+        fix = f"must be two positive whole numbers; the detector has {scan.geometry.shape}"
+        raise BadInput(place, to, fix)
     return int(to[0]), int(to[1])
 
 
-def middle(stack: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def cut_middle(stack: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The window of this shape around ``[N // 2, N // 2]``, zero where there was nothing."""
     out = np.zeros((*stack.shape[:-2], *shape), stack.dtype)
-    inner, outer = [], []
+    inner = []
+    outer = []
     for old, new in zip(stack.shape[-2:], shape, strict=True):
         size = min(old, new)
         inner.append(slice(old // 2 - size // 2, old // 2 - size // 2 + size))
@@ -49,15 +60,15 @@ def middle(stack: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return out
 
 
-def resampled(probe: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def resample_probe(probe: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The same field of view with more or fewer pixels; the unitary transform keeps the counts."""
     axes = (-2, -1)
     far = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(probe, axes), norm="ortho"), axes)
-    far = np.fft.ifftshift(middle(far, shape), axes)
+    far = np.fft.ifftshift(cut_middle(far, shape), axes)
     return np.fft.fftshift(np.fft.ifft2(far, norm="ortho"), axes).astype(probe.dtype)
 
 
-def tilted(probe: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
+def tilt_probe(probe: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
     """A probe whose far-field pattern is shifted by this many pixels (y, x)."""
     waves = [
         np.exp(2j * np.pi * s * (np.arange(n) - n // 2) / n)
@@ -66,12 +77,14 @@ def tilted(probe: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
     return (probe * np.outer(*waves)).astype(probe.dtype)
 
 
-def floating(dtype: np.dtype) -> np.dtype:
+def float_dtype(dtype: np.dtype) -> np.dtype:
     """The type of patterns that stop being whole numbers: single precision unless they had more."""
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
-def finite(value: float, place: str, *, least: float | None = None, above: float | None = None) -> float:
+def require_number(
+    value: float, place: str, *, least: float | None = None, above: float | None = None
+) -> float:
     """A finite number, at least or above some limit."""
     good = isinstance(value, (int, float, np.number)) and np.isfinite(value)
     if not good or (least is not None and value < least) or (above is not None and value <= above):
@@ -81,7 +94,9 @@ def finite(value: float, place: str, *, least: float | None = None, above: float
     return float(value)
 
 
-def stretches(lengths: tuple[int, int], wanted: dict[str, tuple[int, int] | None]) -> list[tuple[int, int]]:
+def require_ranges(
+    lengths: tuple[int, int], wanted: dict[str, tuple[int, int] | None]
+) -> list[tuple[int, int]]:
     """For each axis the stretch ``[first, last)`` that is wanted; all of it for ``None``."""
     found = []
     for length, (place, pair) in zip(lengths, wanted.items(), strict=True):

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from phaseloom.compat.cdtools.tools._shared import missing, plain
-from phaseloom.data.formats import _layout
-from phaseloom.data.formats._files import Tree
+from phaseloom.data.formats import cxi_layout as _layout
+from phaseloom.data.formats.files import Tree
 from phaseloom.errors import BadInput
 from phaseloom.units import HC_SI
 

@@ -6,7 +6,7 @@ import re
 import h5py
 import numpy as np
 
-from phaseloom.data.formats._files import Tree
+from phaseloom.data.formats.files import CheckedGroup
 from phaseloom.data.scan import ACROSS, LAB_BASIS, Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_sample as surface
@@ -14,19 +14,21 @@ from phaseloom.units import HC_SI
 
 log = logging.getLogger(__name__)
 
-_JOULES = {"j": 1.0, "joule": 1.0, "joules": 1.0}
-_JOULES |= {unit: 1.602176634e-19 * scale for unit, scale in {"ev": 1, "kev": 1e3, "mev": 1e6}.items()}
-_TRANSLATIONS = ("translation", "translations")
-_GEOMETRIES = ("sample_1/geometry_1", "sample_1/geometry")
-_BEAMS = ("instrument_1/beam_1", "instrument_1/beam", "sample_1/beam_1", "beam_1", "sample_1/beam")
-_ILLUMINATIONS = ("illumination", "probe", "data_illumination")
-_FARTHEST = 1.0
+JOULES_PER_UNIT = {"j": 1.0, "joule": 1.0, "joules": 1.0}
+JOULES_PER_UNIT |= {
+    unit: 1.602176634e-19 * scale for unit, scale in {"ev": 1, "kev": 1e3, "mev": 1e6}.items()
+}
+TRANSLATION_NAMES = ("translation", "translations")
+GEOMETRY_GROUPS = ("sample_1/geometry_1", "sample_1/geometry")
+BEAM_GROUPS = ("instrument_1/beam_1", "instrument_1/beam", "sample_1/beam_1", "beam_1", "sample_1/beam")
+ILLUMINATION_NAMES = ("illumination", "probe", "data_illumination")
+MAX_SCAN_METRES = 1.0
 """Metres that a scan may span: more is a mistake of units."""
 
 
-def entry(file: h5py.File, name: str, number: int) -> Tree:
+def find_entry(file: h5py.File, name: str, number: int) -> CheckedGroup:
     """The group of one entry."""
-    root = Tree(file, name)
+    root = CheckedGroup(file, name)
     found = root.first(f"entry_{number}", *(["entry"] if number == 1 else []))
     if found is None:
         there = sorted(key for key in map(str, file) if re.fullmatch(r"entry(_\d+)?", key))
@@ -35,99 +37,95 @@ def entry(file: h5py.File, name: str, number: int) -> Tree:
     return found
 
 
-def detector(top: Tree) -> Tree:
+def find_detector(top: CheckedGroup) -> CheckedGroup:
     """The first detector with patterns, or else the first detector."""
     instrument = top.first("instrument_1", "instrument")
-    names = (
-        []
-        if instrument is None
-        else sorted(k for k in map(str, instrument.group) if k.startswith("detector"))
-    )
-    groups = [g for k in names if (g := instrument.first(k))]  # type: ignore[union-attr]
+    groups = []
+    if instrument is not None:
+        names = sorted(name for name in map(str, instrument.group) if name.startswith("detector"))
+        groups = [group for name in names if (group := instrument.first(name))]
     if not groups:
-        raise BadInput(
-            top.place("instrument_1/detector_1"), None, "is missing: it holds distance and pixel sizes"
-        )
-    return next((g for g in groups if g.find("data")), groups[0])
+        fix = "is missing: it holds distance and pixel sizes"
+        raise BadInput(top.place("instrument_1/detector_1"), None, fix)
+    return next((group for group in groups if group.find("data")), groups[0])
 
 
-def stack(top: Tree, detector: Tree) -> tuple[Tree, str]:
+def find_patterns(top: CheckedGroup, detector: CheckedGroup) -> tuple[CheckedGroup, str]:
     """Where the patterns are."""
     group = top.first("data_1", "data")
     for tree in (group, detector):
         if tree is not None and tree.find("data"):
             return tree, "data"
-    raise BadInput(
-        top.place("data_1/data"), None, "is missing, and in detector_1 too: store the patterns there"
-    )
+    fix = "is missing, and in detector_1 too: store the patterns there"
+    raise BadInput(top.place("data_1/data"), None, fix)
 
 
-def raster(detector: Tree, count: int) -> tuple[int, int] | None:
+def find_raster(detector: CheckedGroup, count: int) -> tuple[int, int] | None:
     """The raster of patterns that the detector keeps in four axes."""
-    shape = detector.group["data"].shape if detector.find("data") else ()  # type: ignore[union-attr]
+    shape = detector.dataset("data").shape if detector.find("data") else ()
     return shape[:2] if len(shape) == 4 and shape[0] * shape[1] == count else None
 
 
-def wavelength(top: Tree, source: Tree | None) -> float:
+def read_wavelength(top: CheckedGroup, source: CheckedGroup | None) -> float:
     """Angstrom: from a wavelength if there is one, else from a photon energy; NeXus beams come first.
 
     NeXus files keep the energy of the machine in ``source_1``, so ``beam_1`` is asked before.
     """
-    beams = [tree for name in _BEAMS if (tree := top.first(name))]
+    beams = [tree for name in BEAM_GROUPS if (tree := top.first(name))]
     known = [*([source] if source else []), *beams]
     for tree in known:
         if name := tree.find("wavelength", "incident_wavelength"):
-            return _plausible(tree.length(name) * 1e10, tree.place(name), tree.scalar(name), "metres")
+            return _require_plausible(tree.length(name) * 1e10, tree.place(name), tree.scalar(name), "metres")
     for tree in [*beams, *([source] if source else [])]:
         if name := tree.find("energy", "incident_beam_energy", "incident_energy"):
             value = tree.scalar(name)
-            return _plausible(HC_SI * 1e10 / _joules(tree, name, value), tree.place(name), value, "J or eV")
+            return _require_plausible(
+                HC_SI * 1e10 / _read_joules(tree, name, value), tree.place(name), value, "J or eV"
+            )
     place = top.place("instrument_1/source_1/wavelength")
     raise BadInput(place, None, "is missing, and energy too: store the wavelength in metres")
 
 
-def _joules(tree: Tree, name: str, value: float) -> float:
+def _read_joules(tree: CheckedGroup, name: str, value: float) -> float:
     unit = tree.unit(name).lower()
-    if unit and unit not in _JOULES:
+    if unit and unit not in JOULES_PER_UNIT:
         raise BadInput(tree.place(name), tree.unit(name), "is not a unit of energy: write units = 'eV'")
     if unit and value > 0:
-        return value * _JOULES[unit]
+        return value * JOULES_PER_UNIT[unit]
     if 0 < value < 1e-12:
         return value
     if 1e2 <= value <= 1e6:
-        return value * _JOULES["ev"]
+        return value * JOULES_PER_UNIT["ev"]
     raise BadInput(tree.place(name), value, "is neither J nor eV of a photon: add the attribute units = 'eV'")
 
 
-def _plausible(angstrom: float, place: str, value: float, unit: str) -> float:
+def _require_plausible(angstrom: float, place: str, value: float, unit: str) -> float:
     if not 1e-3 <= angstrom <= 2e4:
         fix = f"means a wavelength of {angstrom:.3g} A, which is absurd: store {unit}"
         raise BadInput(place, value, fix)
     return angstrom
 
 
-def optics(detector: Tree) -> tuple[tuple[tuple[float, float], ...], tuple[float, float], float]:
+def read_optics(detector: CheckedGroup) -> tuple[tuple[tuple[float, float], ...], tuple[float, float], float]:
     """Unit vectors of the detector axes, angle of a pixel (y, x), and distance in angstrom."""
     if name := detector.find("basis_vectors"):
-        table = _basis(detector, name)
+        table = _read_basis(detector, name)
         sizes = np.linalg.norm(table, axis=0)
         if not (np.isfinite(table).all() and (sizes > 0).all()):
-            raise BadInput(
-                detector.place(name), None, "must be finite and not zero: store the step of a pixel"
-            )
+            fix = "must be finite and not zero: store the step of a pixel"
+            raise BadInput(detector.place(name), None, fix)
     else:
-        sizes = _pixel_sizes(detector)
+        sizes = _read_pixel_sizes(detector)
         table = np.asarray(LAB_BASIS) * sizes
-    distance = _distance(detector, table)
+    distance = _read_distance(detector, table)
     basis = tuple((float(a), float(b)) for a, b in table / sizes)
     if abs(np.cross(table[:, 0], table[:, 1])).max() < 1e-3 * sizes.prod():
-        raise BadInput(
-            detector.place("basis_vectors"), None, "are parallel: rows and columns need two directions"
-        )
+        fix = "are parallel: rows and columns need two directions"
+        raise BadInput(detector.place("basis_vectors"), None, fix)
     return basis, (float(sizes[0] / distance), float(sizes[1] / distance)), distance * 1e10
 
 
-def _basis(detector: Tree, name: str) -> np.ndarray:
+def _read_basis(detector: CheckedGroup, name: str) -> np.ndarray:
     table = detector.lengths(name)
     if table.ndim == 3:
         if np.ptp(table, axis=0).max() > 1e-3 * abs(table).max():
@@ -136,21 +134,20 @@ def _basis(detector: Tree, name: str) -> np.ndarray:
     if table.shape == (2, 3):
         table = table.T
     if table.shape != (3, 2):
-        raise BadInput(
-            detector.place(name), f"shape {table.shape}", "must be (3, 2), (2, 3) or one for each pattern"
-        )
+        fix = "must be (3, 2), (2, 3) or one for each pattern"
+        raise BadInput(detector.place(name), f"shape {table.shape}", fix)
     return table
 
 
-def _pixel_sizes(detector: Tree) -> np.ndarray:
-    names = [detector.find(f"{axis}_pixel_size") for axis in "yx"]
-    if not any(names):
+def _read_pixel_sizes(detector: CheckedGroup) -> np.ndarray:
+    names = [name for axis in "yx" if (name := detector.find(f"{axis}_pixel_size"))]
+    if not names:
         place = detector.place("x_pixel_size")
         raise BadInput(place, None, "is missing, and basis_vectors too: store the pixel size in metres")
-    return np.array([detector.length(name or names[0] or names[1]) for name in names])  # type: ignore[arg-type]
+    return np.array([detector.length(names[0]), detector.length(names[-1])])
 
 
-def _distance(detector: Tree, table: np.ndarray) -> float:
+def _read_distance(detector: CheckedGroup, table: np.ndarray) -> float:
     if name := detector.find("distance"):
         return detector.length(name)
     name = detector.find("corner_position", "corner_positions")
@@ -158,9 +155,8 @@ def _distance(detector: Tree, table: np.ndarray) -> float:
         raise BadInput(detector.place("distance"), None, "is missing, and corner_position too: store metres")
     corner = detector.lengths(name)
     if corner.shape[-1:] != (3,):
-        raise BadInput(
-            detector.place(name), f"shape {corner.shape}", "must be three numbers: x, y, z in metres"
-        )
+        fix = "must be three numbers: x, y, z in metres"
+        raise BadInput(detector.place(name), f"shape {corner.shape}", fix)
     normal = np.cross(table[:, 0], table[:, 1])
     distance = abs(corner.reshape(-1, 3).mean(0) @ normal) / np.linalg.norm(normal)
     if not distance > 0:
@@ -168,22 +164,24 @@ def _distance(detector: Tree, table: np.ndarray) -> float:
     return float(distance)
 
 
-def motion(top: Tree, detector: Tree, count: int, geometry: Geometry) -> tuple[np.ndarray, np.ndarray | None]:
+def read_motion(
+    top: CheckedGroup, detector: CheckedGroup, count: int, geometry: Geometry
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Beam positions ``(n, 2)`` on the detector's axes and heights ``(n,)``, angstrom."""
-    places = [top.first("data_1", "data"), *(top.first(g) for g in _GEOMETRIES), detector]
-    found = next(((t, n) for t in places if t and (n := t.find(*_TRANSLATIONS))), None)
+    places = [top.first("data_1", "data"), *(top.first(g) for g in GEOMETRY_GROUPS), detector]
+    found = next(((t, n) for t in places if t and (n := t.find(*TRANSLATION_NAMES))), None)
     if found is None:
         place = top.place("sample_1/geometry_1/translation")
         raise BadInput(place, None, "is missing: store sample positions (n, 3) in metres")
     tree, name = found
-    moved = -_table(tree, name, count) * 1e10
+    moved = -_read_translation(tree, name, count) * 1e10
     positions, heights = surface.landed(moved, geometry.basis, geometry.normal)
     return positions, heights if np.ptp(heights) > 1e-3 else None
 
 
-def normal(top: Tree) -> tuple[float, float, float]:
+def read_normal(top: CheckedGroup) -> tuple[float, float, float]:
     """Normal of the sample's surface: as it is written, or across the two vectors of its orientation."""
-    for tree in (top.first(group) for group in _GEOMETRIES):
+    for tree in (top.first(group) for group in GEOMETRY_GROUPS):
         name = tree.find("surface_normal", "orientation") if tree else None
         if tree is None or name is None:
             continue
@@ -195,27 +193,27 @@ def normal(top: Tree) -> tuple[float, float, float]:
     return ACROSS
 
 
-def _table(tree: Tree, name: str, count: int) -> np.ndarray:
-    place, table = tree.place(name), tree.lengths(name)
+def _read_translation(tree: CheckedGroup, name: str, count: int) -> np.ndarray:
+    place = tree.place(name)
+    table = tree.lengths(name)
     if table.ndim < 2 or table.shape[-1] not in (2, 3):
-        raise BadInput(
-            place, f"shape {table.shape}", f"must be ({count}, 3): x, y, z of the sample in metres"
-        )
+        fix = f"must be ({count}, 3): x, y, z of the sample in metres"
+        raise BadInput(place, f"shape {table.shape}", fix)
     table = table.reshape(-1, table.shape[-1])
     if len(table) != count:
         raise BadInput(place, f"{len(table)} rows", f"but there are {count} patterns: store one row for each")
     if not np.isfinite(table).all():
         bad = int((~np.isfinite(table)).any(1).sum())
         raise BadInput(place, f"{bad} of {count} rows", "are not finite: remove those patterns")
-    if np.ptp(table, axis=0).max() > _FARTHEST:
+    if np.ptp(table, axis=0).max() > MAX_SCAN_METRES:
         span = float(np.ptp(table, axis=0).max())
         raise BadInput(place, f"spans {span:.3g} m", "which is absurd: store metres, or a units attribute")
     return table if table.shape[1] == 3 else np.column_stack([table, np.zeros(count)])
 
 
-def weights(top: Tree, detector: Tree, count: int) -> np.ndarray | None:
+def read_weights(top: CheckedGroup, detector: CheckedGroup, count: int) -> np.ndarray | None:
     """Relative intensity of each shot, mean 1."""
-    places = [top.first("data_1"), *(top.first(g) for g in _GEOMETRIES), detector]
+    places = [top.first("data_1"), *(top.first(g) for g in GEOMETRY_GROUPS), detector]
     source = top.first("instrument_1/source_1")
     found = next(((t, "intensities") for t in places if t and t.find("intensities")), None)
     if found is None and source and source.find("illumination_intensities"):
@@ -229,7 +227,7 @@ def weights(top: Tree, detector: Tree, count: int) -> np.ndarray | None:
     return values if tree.group[name].attrs.get("phaseloom_relative") else values / values.mean()
 
 
-def background(detector: Tree, shape: tuple[int, int]) -> np.ndarray | None:
+def read_background(detector: CheckedGroup, shape: tuple[int, int]) -> np.ndarray | None:
     """Mean of the dark patterns, counts."""
     if not detector.find("data_dark"):
         return None
@@ -241,20 +239,20 @@ def background(detector: Tree, shape: tuple[int, int]) -> np.ndarray | None:
     return np.where(there, dark, 0).sum(0) / np.maximum(there.sum(0), 1)
 
 
-def flat(detector: Tree, shape: tuple[int, int]) -> np.ndarray | None:
+def read_flat(detector: CheckedGroup, shape: tuple[int, int]) -> np.ndarray | None:
     """Efficiency of each pixel."""
-    return _image(detector, "qe_mask", shape) if detector.find("qe_mask") else None
+    return _read_image(detector, "qe_mask", shape) if detector.find("qe_mask") else None
 
 
-def mask(detector: Tree, shape: tuple[int, int]) -> np.ndarray | None:
+def read_mask(detector: CheckedGroup, shape: tuple[int, int]) -> np.ndarray | None:
     """True where the file says good: no bit, or nothing but 0x1000 (has signal)."""
     if not detector.find("mask"):
         return None
-    bits = _image(detector, "mask", shape)
+    bits = _read_image(detector, "mask", shape)
     return (bits == 0) | (bits == 0x1000)
 
 
-def _image(detector: Tree, name: str, shape: tuple[int, int]) -> np.ndarray:
+def _read_image(detector: CheckedGroup, name: str, shape: tuple[int, int]) -> np.ndarray:
     image = detector.array(name)
     if image.ndim > 2 and image.size == image.shape[-2] * image.shape[-1]:
         image = image.reshape(image.shape[-2:])
@@ -265,17 +263,26 @@ def _image(detector: Tree, name: str, shape: tuple[int, int]) -> np.ndarray:
     return image
 
 
-def illumination(top: Tree, shape: tuple[int, int]) -> np.ndarray | None:
+def read_illumination(top: CheckedGroup, shape: tuple[int, int]) -> np.ndarray | None:
     """A complex probe ``(mode, y, x)`` of the window's size, if the file has one."""
-    for tree in (
-        top.first("instrument_1/source_1"),
-        top.first("instrument_1"),
-        top.first("instrument_1/detector_1"),
-    ):
-        name = tree.find(*_ILLUMINATIONS) if tree else None
-        data = tree.group[name] if tree and name else None
-        if data is None or data.dtype.kind != "c" or data.shape[-2:] != shape:  # type: ignore[union-attr]
+    for group in ("instrument_1/source_1", "instrument_1", "instrument_1/detector_1"):
+        tree = top.first(group)
+        name = tree.find(*ILLUMINATION_NAMES) if tree else None
+        if tree is None or name is None:
             continue
-        probe = np.asarray(data[()]).reshape(-1, *shape)  # type: ignore[index]
-        return probe if np.isfinite(probe).all() else None
+        probe = np.asarray(tree.group[name])
+        if probe.dtype.kind == "c" and probe.shape[-2:] == shape:
+            probe = probe.reshape(-1, *shape)
+            return probe if np.isfinite(probe).all() else None
     return None
+
+
+# old names, until callers are renamed
+detector = find_detector
+entry = find_entry
+flat = read_flat
+background = read_background
+mask = read_mask
+optics = read_optics
+stack = find_patterns
+wavelength = read_wavelength

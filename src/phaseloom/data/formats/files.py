@@ -1,4 +1,4 @@
-"""Files as they come from outside: opened with care, and every complaint names file and place."""
+"""Files from outside: what is wrong with one becomes one sentence with file and place."""
 
 import os
 import zlib
@@ -14,13 +14,25 @@ import numpy as np
 from phaseloom.errors import BadInput, nearest
 from phaseloom.files import whole
 
-__all__ = ["BROKEN", "SIGNATURE", "Tree", "checked", "datasets", "member", "one", "only", "opened"]
-__all__ += ["replacing", "stored"]
+__all__ = [
+    "HDF5_SIGNATURE",
+    "READ_ERRORS",
+    "CheckedGroup",
+    "create_hdf5",
+    "decode_text",
+    "find_stack",
+    "get_dataset",
+    "list_datasets",
+    "open_hdf5",
+    "require_file",
+    "require_file_or_store",
+    "require_one_stack",
+]
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 """The first bytes of an HDF5 file."""
 
-BROKEN = (
+READ_ERRORS = (
     OSError,
     EOFError,
     ValueError,
@@ -33,13 +45,13 @@ BROKEN = (
 )
 """What libraries raise when they read a damaged file."""
 
-_METRES = {"m": 1.0, "meter": 1.0, "metre": 1.0, "meters": 1.0, "metres": 1.0, "cm": 1e-2, "mm": 1e-3}
-_METRES |= {"um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "microns": 1e-6, "micrometer": 1e-6}
-_METRES |= {"nm": 1e-9, "nanometer": 1e-9, "a": 1e-10, "å": 1e-10, "angstrom": 1e-10}
-_METRES |= {"angstroms": 1e-10, "pm": 1e-12, "fm": 1e-15, "": 1.0}
+METRES_PER_UNIT = {"m": 1.0, "meter": 1.0, "metre": 1.0, "meters": 1.0, "metres": 1.0, "cm": 1e-2, "mm": 1e-3}
+METRES_PER_UNIT |= {"um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "microns": 1e-6, "micrometer": 1e-6}
+METRES_PER_UNIT |= {"nm": 1e-9, "nanometer": 1e-9, "a": 1e-10, "å": 1e-10, "angstrom": 1e-10}
+METRES_PER_UNIT |= {"angstroms": 1e-10, "pm": 1e-12, "fm": 1e-15, "": 1.0}
 
 
-def checked(path: str | os.PathLike[str], /) -> Path:
+def require_file(path: str | os.PathLike[str], /) -> Path:
     """The path of an existing file that holds something."""
     path = Path(path)
     if path.is_dir():
@@ -51,14 +63,14 @@ def checked(path: str | os.PathLike[str], /) -> Path:
     return path
 
 
-def stored(path: str | os.PathLike[str], /) -> Path:
+def require_file_or_store(path: str | os.PathLike[str], /) -> Path:
     """The path of an existing file, or of a folder that is a Zarr store."""
     path = Path(path)
     marks = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
-    return path if any((path / mark).is_file() for mark in marks) else checked(path)
+    return path if any((path / mark).is_file() for mark in marks) else require_file(path)
 
 
-def datasets(file: h5py.File, /) -> dict[str, h5py.Dataset]:
+def list_datasets(file: h5py.File, /) -> dict[str, h5py.Dataset]:
     """Every data set of a file by its path."""
     found: dict[str, h5py.Dataset] = {}
 
@@ -70,21 +82,22 @@ def datasets(file: h5py.File, /) -> dict[str, h5py.Dataset]:
     return found
 
 
-def member(file: h5py.File, path: Path, name: str, /) -> Any:
+def get_dataset(file: h5py.File, path: Path, name: str, /) -> Any:
     """A data set of numbers by its path."""
-    tree = Tree(file, path.name)
+    tree = CheckedGroup(file, path.name)
     if tree.find(name) is None:
-        raise BadInput(f"{path.name}: {name}", None, f"is not a data set: {nearest(name, datasets(file))}")
+        fix = f"is not a data set: {nearest(name, list_datasets(file))}"
+        raise BadInput(f"{path.name}: {name}", None, fix)
     return tree.dataset(name)
 
 
-def only(arrays: Mapping[str, Any], name: str, knob: str, /) -> str:
+def find_stack(arrays: Mapping[str, Any], name: str, knob: str, /) -> str:
     """The one array of three or four axes among several, for which ``knob`` need not be given."""
     stacks = [k for k, v in arrays.items() if len(v.shape or ()) in (3, 4) and v.dtype.kind in "iufb"]
-    return one(stacks, name, knob)
+    return require_one_stack(stacks, name, knob)
 
 
-def one(stacks: list[str], name: str, knob: str, /) -> str:
+def require_one_stack(stacks: list[str], name: str, knob: str, /) -> str:
     """The only name of a list."""
     if not stacks:
         raise BadInput(name, None, f"holds no array of three or four axes: name one of others with {knob}")
@@ -94,25 +107,25 @@ def one(stacks: list[str], name: str, knob: str, /) -> str:
 
 
 @contextmanager
-def opened(path: Path, /) -> Iterator[h5py.File]:
+def open_hdf5(path: Path, /) -> Iterator[h5py.File]:
     """An HDF5 file for reading; whatever is wrong with it becomes one sentence."""
     with suppress(ImportError):
         __import__("hdf5plugin")
-    path = checked(path)
+    path = require_file(path)
     try:
         with h5py.File(path) as file:
             yield file
     except BadInput:
         raise
-    except BROKEN as error:
+    except READ_ERRORS as error:
         raise BadInput(path.name, None, _diagnosis(path, error)) from error
 
 
 def _diagnosis(path: Path, error: Exception) -> str:
     text = " ".join(str(error).split())
     with path.open("rb") as stream:
-        start = stream.read(len(SIGNATURE))
-    if start != SIGNATURE and not h5py.is_hdf5(path):
+        start = stream.read(len(HDF5_SIGNATURE))
+    if start != HDF5_SIGNATURE and not h5py.is_hdf5(path):
         return "is not an HDF5 file in spite of its name: choose another format"
     if "filter" in text:
         return "is compressed by a filter that is missing here: pip install 'phaseloom[formats]'"
@@ -122,7 +135,7 @@ def _diagnosis(path: Path, error: Exception) -> str:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], /) -> Iterator[h5py.File]:
+def create_hdf5(path: str | os.PathLike[str], /) -> Iterator[h5py.File]:
     """An HDF5 file written under a temporary name and renamed when it is whole."""
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
@@ -132,7 +145,7 @@ def replacing(path: str | os.PathLike[str], /) -> Iterator[h5py.File]:
 
 
 @dataclass(frozen=True)
-class Tree:
+class CheckedGroup:
     """A group of an HDF5 file whose values are read with units and checked."""
 
     group: h5py.Group
@@ -146,10 +159,10 @@ class Tree:
         """The first of some names that exists as a data set (broken links do not)."""
         return next((n for n in names if isinstance(self.group.get(n), h5py.Dataset)), None)
 
-    def first(self, *names: str) -> "Tree | None":
+    def first(self, *names: str) -> "CheckedGroup | None":
         """The first of some names that exists as a group."""
         found = next((g for n in names if isinstance(g := self.group.get(n), h5py.Group)), None)
-        return None if found is None else Tree(found, self.file)
+        return None if found is None else CheckedGroup(found, self.file)
 
     def dataset(self, name: str) -> h5py.Dataset:
         """A data set of numbers."""
@@ -167,7 +180,7 @@ class Tree:
 
     def lengths(self, name: str) -> np.ndarray:
         """Lengths in metres; a ``units`` attribute is honoured."""
-        return self.array(name) * self._factor(name, _METRES)
+        return self.array(name) * self._factor(name, METRES_PER_UNIT)
 
     def scalar(self, name: str) -> float:
         """One finite number, however it is wrapped."""
@@ -182,17 +195,17 @@ class Tree:
         value = self.scalar(name)
         if value <= 0:
             raise BadInput(self.place(name), value, "must be positive: store metres")
-        return value * self._factor(name, _METRES)
+        return value * self._factor(name, METRES_PER_UNIT)
 
     def unit(self, name: str) -> str:
         """The ``units`` attribute, or an empty text."""
         unit = self.group[name].attrs.get("units", "")
-        return as_text(unit).strip()
+        return decode_text(unit).strip()
 
     def text(self, name: str) -> str | None:
         """Text however it is stored: bytes, variable length, arrays of one."""
         found = self.find(name)
-        return None if found is None else as_text(self.group[found][()])  # type: ignore[index]
+        return None if found is None else decode_text(np.asarray(self.group[found]))
 
     def _factor(self, name: str, table: dict[str, float]) -> float:
         unit = self.unit(name)
@@ -201,11 +214,11 @@ class Tree:
         return table[unit.lower()]
 
 
-def as_text(value: Any) -> str:
+def decode_text(value: Any) -> str:
     """Any stored text as a plain string.
 
     Example:
-        >>> as_text(np.array([b"Siemens star"]))
+        >>> decode_text(np.array([b"Siemens star"]))
         'Siemens star'
     """
     first = next(iter(np.ravel(np.asarray(value, object)).tolist()), "")
@@ -215,4 +228,11 @@ def as_text(value: Any) -> str:
 def _value(data: h5py.Dataset) -> object:
     if data.shape is None or data.size != 1 or data.dtype.kind not in "SOU":
         return f"{data.dtype} data"
-    return as_text(data[()])
+    return decode_text(data[()])
+
+
+# old names, until callers are renamed
+BROKEN = READ_ERRORS
+Tree = CheckedGroup
+checked = require_file
+opened = open_hdf5

@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from phaseloom.data.counts import Arranged, Counts, Source
+from phaseloom.data.counts import ArrangedCounts, Counts, Source
 from phaseloom.errors import BadInput
 
-__all__ = ["Arrangement", "Axes", "Selection", "Turned", "arranged"]
+__all__ = ["Arrangement", "Axes", "ReversedAxes", "Selection", "arrange"]
 
 Axes = tuple[int, ...]
 Selection = str | list[list[int | None] | None]
 
-_KINDS = "iufb"
+NUMERIC_KINDS = "iufb"
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What a user says on the axes of a stored array; applied in this order.
+    """What a user says of the axes of a stored array; applied in this order.
 
     Attributes:
         selection: a slice for each stored axis, ``"0:64, :, 8:-8, ::2"``, or a list of ``null`` and
@@ -35,7 +35,7 @@ class Arrangement:
 
 
 @dataclass(frozen=True)
-class Turned:
+class ReversedAxes:
     """A stored array whose axes are counted from the last to the first, as MATLAB counts them."""
 
     source: Source
@@ -55,7 +55,7 @@ class Turned:
         return self.source[block[::-1]].T
 
 
-def arranged(
+def arrange(
     source: Any, place: str, how: Arrangement | None = None, /
 ) -> tuple[Counts, tuple[int, int] | None]:
     """Patterns of a stored array, and their raster (slow, fast) if four axes are left.
@@ -68,80 +68,81 @@ def arranged(
 
     Example:
         >>> stored = np.ones((8, 9, 2, 3), np.uint8)
-        >>> counts, raster = arranged(stored, "a.mat", Arrangement(permute=(2, 3, 0, 1)))
+        >>> counts, raster = arrange(stored, "a.mat", Arrangement(permute=(2, 3, 0, 1)))
         >>> counts.shape, raster
         ((6, 8, 9), (2, 3))
     """
     how = how or Arrangement()
     shape = tuple(int(n) for n in source.shape)
-    if source.dtype.kind not in _KINDS:
+    if source.dtype.kind not in NUMERIC_KINDS:
         raise BadInput(place, f"{source.dtype} data", "cannot be counts: store real numbers")
-    cut = _cut(how.selection, shape, place)
-    axes = _order(how.permute, len(shape), place)
+    cut = _parse_selection(how.selection, shape, place)
+    axes = _resolve_permute(how.permute, len(shape), place)
     taken = [len(range(*cut[axis].indices(shape[axis]))) for axis in axes]
-    final = _final(how.reshape, taken, place)
+    final = _resolve_reshape(how.reshape, taken, place)
     if len(final) not in (3, 4):
         fix = "must have the axes (pattern, y, x) or (slow, fast, y, x)"
         raise BadInput(place, f"shape {tuple(final)}", f"{fix}: see selection, permute and reshape")
     if 0 in final:
         raise BadInput(place, f"shape {tuple(final)}", "holds no pattern: measure again or copy again")
     stack = (math.prod(final[:-2]), final[-2], final[-1])
-    counts = Arranged(source, cut, axes, _lead(taken, final, place), stack)
-    return _viewed(counts), (final[0], final[1]) if len(final) == 4 else None
+    counts = ArrangedCounts(source, cut, axes, _count_pattern_axes(taken, final, place), stack)
+    return _view_in_memory(counts), (final[0], final[1]) if len(final) == 4 else None
 
 
-def _cut(selection: Selection | None, shape: Sequence[int], place: str) -> tuple[slice, ...]:
+def _parse_selection(selection: Selection | None, shape: Sequence[int], place: str) -> tuple[slice, ...]:
     place = f"{place}: selection"
     if isinstance(selection, str):
-        parts = [_from_text(part, place) for part in selection.split(",")]
+        parts = [_parse_slice(part, place) for part in selection.split(",")]
     else:
-        parts = [_from_list(part, place) for part in selection or []]
+        parts = [_build_slice(part, place) for part in selection or []]
     if len(parts) > len(shape):
         fix = f"has {len(parts)} slices, but the array has {len(shape)} axes"
         raise BadInput(place, None, f"{fix}: one for each of {tuple(shape)}")
     parts += [slice(None)] * (len(shape) - len(parts))
     for part, n in zip(parts, shape, strict=True):
         if part.step is not None and part.step < 1:
-            raise BadInput(place, part.step, "is no step: write 1 or more (prepare has flip)")
+            raise BadInput(place, part.step, "is not a step: write 1 or more (prepare has flip)")
         if n and not range(*part.indices(n)):
             raise BadInput(place, f"{part.start}:{part.stop}", f"leaves nothing of an axis of {n}")
     return tuple(slice(*part.indices(n)) for part, n in zip(parts, shape, strict=True))
 
 
-def _from_text(part: str, place: str) -> slice:
+def _parse_slice(part: str, place: str) -> slice:
     words = [word.strip() for word in part.split(":")]
     try:
         numbers = [int(word) if word else None for word in words]
     except ValueError:
         numbers = []
     if not 2 <= len(numbers) <= 3:
-        fix = "is no slice: write start:stop or start:stop:step for each axis, as in '0:64, :, 8:-8'"
+        fix = "is not a slice: write start:stop or start:stop:step for each axis, as in '0:64, :, 8:-8'"
         raise BadInput(place, part.strip() or "''", fix)
     return slice(*numbers)
 
 
-def _from_list(part: list[int | None] | None, place: str) -> slice:
+def _build_slice(part: list[int | None] | None, place: str) -> slice:
     if part is None:
         return slice(None)
     if not isinstance(part, (list, tuple)) or not 2 <= len(part) <= 3:
-        raise BadInput(place, part, "is no slice: write null, [start, stop] or [start, stop, step]")
+        raise BadInput(place, part, "is not a slice: write null, [start, stop] or [start, stop, step]")
     return slice(*part)
 
 
-def _order(permute: Axes | None, count: int, place: str) -> tuple[int, ...]:
+def _resolve_permute(permute: Axes | None, count: int, place: str) -> tuple[int, ...]:
     if permute is None:
         return tuple(range(count))
     axes = tuple(axis + count if -count <= axis < 0 else axis for axis in permute)
     if sorted(axes) != list(range(count)):
-        fix = f"is no order of {count} axes: name each of 0 to {count - 1} once"
+        fix = f"is not an order of {count} axes: name each of 0 to {count - 1} once"
         raise BadInput(f"{place}: permute", list(permute), fix)
     return axes
 
 
-def _final(reshape: Axes | None, taken: list[int], place: str) -> list[int]:
+def _resolve_reshape(reshape: Axes | None, taken: list[int], place: str) -> list[int]:
     if reshape is None:
         return taken
-    total, known = math.prod(taken), math.prod(n for n in reshape if n != -1)
+    total = math.prod(taken)
+    known = math.prod(n for n in reshape if n != -1)
     free = [n for n in reshape if n == -1]
     fits = total % known == 0 if free and known > 0 else known == total
     if len(free) > 1 or any(n < -1 or n == 0 for n in reshape) or not fits:
@@ -150,7 +151,7 @@ def _final(reshape: Axes | None, taken: list[int], place: str) -> list[int]:
     return [total // known if n == -1 else int(n) for n in reshape]
 
 
-def _lead(taken: list[int], final: list[int], place: str) -> int:
+def _count_pattern_axes(taken: list[int], final: list[int], place: str) -> int:
     """How many of the taken axes count patterns: the rest together must be one pattern."""
     pattern = math.prod(final[-2:])
     for lead in range(len(taken), -1, -1):
@@ -160,7 +161,7 @@ def _lead(taken: list[int], final: list[int], place: str) -> int:
     raise BadInput(f"{place}: reshape", list(final), fix)
 
 
-def _viewed(counts: Arranged) -> Counts:
+def _view_in_memory(counts: ArrangedCounts) -> Counts:
     """The same as a view, where the array lies in memory in this order."""
     if type(counts.source) is not np.ndarray:
         return counts

@@ -7,9 +7,9 @@ import numpy as np
 
 from phaseloom.errors import BadInput
 
-__all__ = ["Imported", "in_angstrom", "uniform"]
+__all__ = ["Imported", "angstrom_per_unit", "match_grid", "repeat_thickness"]
 
-SMALLEST_PIXEL = 1e-5
+MIN_PIXEL_IN_ANGSTROM = 1e-5
 """Angstrom; a pixel below this is one in metres: it would be smaller than any nucleus."""
 
 
@@ -60,44 +60,50 @@ class Imported:
         for name, words in axes.items():
             value = getattr(self, name)
             if value is not None and value.ndim != words.count(",") + 1:
-                raise BadInput(
-                    f"{self.source}: {name}", f"shape {value.shape}", f"does not have axes {words}"
-                )
+                fix = f"does not have axes {words}"
+                raise BadInput(f"{self.source}: {name}", f"shape {value.shape}", fix)
         n = 0 if self.positions is None else len(self.positions)
         for name, rows in (("positions", {n}), ("tilts", {1, n})):
             value = getattr(self, name)
             if value is not None and (value.shape[1:] != (2,) or len(value) not in rows):
-                raise BadInput(
-                    f"{self.source}: {name}", f"shape {value.shape}", f"does not fit {n} positions"
-                )
+                fix = f"does not fit {n} positions"
+                raise BadInput(f"{self.source}: {name}", f"shape {value.shape}", fix)
         for name in ("object", "probe", "positions", "tilts"):
             value = getattr(self, name)
             if value is not None and not np.isfinite(value).all():
                 raise BadInput(f"{self.source}: {name}", None, "holds values that are not finite")
         if self.object is not None:
-            self._fits(self.object.shape[0], self.occupancies, "occupancies", "object modes")
-            self._fits(self.object.shape[1] - 1, self.thickness, "thickness", "gaps between slices")
+            self._require_length(self.object.shape[0], self.occupancies, "occupancies", "object modes")
+            self._require_length(self.object.shape[1] - 1, self.thickness, "thickness", "gaps between slices")
 
-    def _fits(self, wanted: int, values: Any, name: str, what: str) -> None:
+    def _require_length(self, wanted: int, values: Any, name: str, what: str) -> None:
         if values is not None and len(values) != wanted:
-            raise BadInput(
-                f"{self.source}: {name}", f"{len(values)} values", f"but there are {wanted} {what}"
-            )
+            fix = f"but there are {wanted} {what}"
+            raise BadInput(f"{self.source}: {name}", f"{len(values)} values", fix)
 
 
-def in_angstrom(pixel: float, /) -> float:
+def angstrom_per_unit(pixel: float, /) -> float:
     """Angstrom per unit of length of a file with such a pixel: programs for electrons keep angstrom, those
     for X-rays metres.
 
     Example:
-        >>> in_angstrom(0.2), in_angstrom(8e-9)
+        >>> angstrom_per_unit(0.2), angstrom_per_unit(8e-9)
         (1.0, 10000000000.0)
     """
-    return 1.0 if pixel >= SMALLEST_PIXEL else 1e10
+    return 1.0 if pixel >= MIN_PIXEL_IN_ANGSTROM else 1e10
 
 
-def uniform(thickness: float | None, object: np.ndarray | None, /) -> tuple[float, ...] | None:
-    """A gap of one thickness between all slices of an object."""
+def repeat_thickness(thickness: float | None, object: np.ndarray | None, /) -> tuple[float, ...] | None:
+    """The same thickness for every gap between slices of an object."""
     if object is None or (thickness is None and object.shape[1] > 1):
         return None
     return (float(thickness or 0.0),) * (object.shape[1] - 1)
+
+
+def match_grid(
+    slow: float | None, fast: float | None, positions: np.ndarray | None
+) -> tuple[int, int] | None:
+    """The raster (slow, fast) of a file, if it has as many points as there are positions."""
+    if positions is None or slow is None or fast is None or int(slow) * int(fast) != len(positions):
+        return None
+    return int(slow), int(fast)

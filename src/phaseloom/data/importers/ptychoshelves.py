@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from phaseloom.data.models._imported import Imported, in_angstrom
-from phaseloom.data.models._mat import variables
+from phaseloom.data.importers.imported import Imported, angstrom_per_unit, match_grid
+from phaseloom.data.importers.matlab import read_variables
 from phaseloom.errors import BadInput
 
 __all__ = ["read"]
 
-_NAMES = ("object", "probe", "outputs.object", "outputs.probe", "outputs.probe_positions", "p.positions")
-_NAMES += ("outputs.pixel_size", "p.dx_spec", "p.lambda", "p.delta_z", "p.multi_slice_param.z_distance")
-_NAMES += ("outputs.z_distance", "p.scan.ny", "p.scan.nx")
+VARIABLES = ("object", "probe", "outputs.object", "outputs.probe", "outputs.probe_positions", "p.positions")
+VARIABLES += ("outputs.pixel_size", "p.dx_spec", "p.lambda", "p.delta_z", "p.multi_slice_param.z_distance")
+VARIABLES += ("outputs.z_distance", "p.scan.ny", "p.scan.nx")
 
 Found = Mapping[str, Any]
 
@@ -34,36 +34,35 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
     Raises:
         BadInput: what is missing.
     """
-    found = variables(path, *_NAMES)
-    object, probe = _object(found), _probe(found)
+    found = read_variables(path, *VARIABLES)
+    object = _read_object(found)
+    probe = _read_probe(found)
     if object is None and probe is None:
         fix = "lacks object and probe: give a reconstruction of PtychoShelves, not its data"
         raise BadInput(path.name, None, fix)
-    side = _pair(found, "p.dx_spec", "outputs.pixel_size")
-    unit = 1.0 if side is None else in_angstrom(side[0])
+    side = _read_pair(found, "p.dx_spec", "outputs.pixel_size")
+    unit = 1.0 if side is None else angstrom_per_unit(side[0])
     side = (pixel, pixel) if side is None and pixel is not None else side
     lengths = None if side is None else np.array(side) * unit
-    places = _places(found, object, probe)
-    known = places is not None and lengths is not None
+    places = _read_positions(found, object, probe)
+    positions = None if places is None or lengths is None else places * lengths
     wavelength = found.get("p.lambda")
     return Imported(
         source=f"{path.name} of PtychoShelves",
         object=object,
         probe=probe,
-        positions=places * lengths if known else None,  # type: ignore[operator]
-        origin=(0.0, 0.0) if known else None,
+        positions=positions,
+        origin=None if positions is None else (0.0, 0.0),
         pixel=None if lengths is None else (float(lengths[0]), float(lengths[1])),
-        thickness=_gaps(found, object, unit),
+        thickness=_read_gaps(found, object, unit),
         wavelength=None if wavelength is None else float(wavelength.flat[0]) * unit,
-        grid=_grid(found, places),
+        grid=match_grid(_read_number(found, "p.scan.ny"), _read_number(found, "p.scan.nx"), places),
     )
 
 
-def _object(found: Found) -> np.ndarray | None:
+def _read_object(found: Found) -> np.ndarray | None:
     """Complex ``(mode, slice, y, x)``."""
-    value = found.get("object", found.get("outputs.object"))
-    if isinstance(value, list):
-        value = np.stack([layer[:, :, *(0,) * (layer.ndim - 2)] for layer in value], -1) if value else None
+    value = _stack_cell(found.get("object", found.get("outputs.object")))
     if value is None:
         return None
     if value.ndim < 4:
@@ -71,18 +70,23 @@ def _object(found: Found) -> np.ndarray | None:
     return value.transpose(2, 3, 0, 1).astype(np.complex64)
 
 
-def _probe(found: Found) -> np.ndarray | None:
+def _read_probe(found: Found) -> np.ndarray | None:
     """Complex ``(mode, y, x)``."""
-    value = found.get("probe", found.get("outputs.probe"))
-    if isinstance(value, list):
-        value = np.stack([mode[:, :, *(0,) * (mode.ndim - 2)] for mode in value], -1) if value else None
+    value = _stack_cell(found.get("probe", found.get("outputs.probe")))
     if value is None:
         return None
     value = value.reshape(*value.shape[:2], *(value.shape[2:] or (1,)))
     return value[:, :, :, *(0,) * (value.ndim - 3)].transpose(2, 0, 1).astype(np.complex64)
 
 
-def _places(found: Found, object: np.ndarray | None, probe: np.ndarray | None) -> np.ndarray | None:
+def _stack_cell(value: Any) -> np.ndarray | None:
+    """The images of a cell as the last axis of one array, of each the first along its other axes."""
+    if not isinstance(value, list):
+        return value
+    return np.stack([image[:, :, *(0,) * (image.ndim - 2)] for image in value], -1) if value else None
+
+
+def _read_positions(found: Found, object: np.ndarray | None, probe: np.ndarray | None) -> np.ndarray | None:
     """Beam centres in object pixels (row, column), counted from 0.
 
     ``outputs.probe_positions`` are (x, y) from the middle of the object; a window of N pixels begins, counted
@@ -97,13 +101,13 @@ def _places(found: Found, object: np.ndarray | None, probe: np.ndarray | None) -
     return found["p.positions"] + window // 2 if "p.positions" in found else None
 
 
-def _pair(found: Found, *names: str) -> tuple[float, float] | None:
+def _read_pair(found: Found, *names: str) -> tuple[float, float] | None:
     """Rows and columns of the first of some variables that there is."""
     value = next((np.ravel(found[name]) for name in names if name in found), None)
     return None if value is None else (float(value[0]), float(value[-1]))
 
 
-def _gaps(found: Found, object: np.ndarray | None, unit: float) -> tuple[float, ...] | None:
+def _read_gaps(found: Found, object: np.ndarray | None, unit: float) -> tuple[float, ...] | None:
     count = 0 if object is None else object.shape[1] - 1
     if count == 0:
         return None if object is None else ()
@@ -114,6 +118,5 @@ def _gaps(found: Found, object: np.ndarray | None, unit: float) -> tuple[float, 
     return None
 
 
-def _grid(found: Found, places: np.ndarray | None) -> tuple[int, int] | None:
-    slow, fast = (int(np.ravel(found.get(name, 0))[0]) for name in ("p.scan.ny", "p.scan.nx"))
-    return (slow, fast) if places is not None and slow * fast == len(places) else None
+def _read_number(found: Found, name: str) -> float | None:
+    return float(np.ravel(found[name])[0]) if name in found else None

@@ -1,13 +1,14 @@
 """Our own results: ``result.h5``."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from phaseloom.data.formats._files import as_text, opened
-from phaseloom.data.models._imported import Imported, uniform
+from phaseloom.data.formats.files import decode_text, open_hdf5
+from phaseloom.data.importers.imported import Imported, repeat_thickness
 from phaseloom.errors import BadInput
 
 __all__ = ["read"]
@@ -19,14 +20,14 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
     Raises:
         BadInput: something is missing.
     """
-    with opened(path) as file:
+    with open_hdf5(path) as file:
         missing = [name for name in ("object", "probe", "positions", "geometry") if name not in file]
         if missing:
             raise BadInput(path.name, None, f"lacks {', '.join(missing)}: write the result again")
-        object = _array(file, "object_modes")
+        object = _read_array(file, "object_modes")
         object = np.asarray(file["object"])[None] if object is None else object
         y, x = np.asarray(file.attrs["origin"], float).tolist()
-        grid = _note(file, "grid")
+        grid = _read_json(file, "grid")
         height, width = np.asarray(file.attrs["pixel"], float).tolist()
         return Imported(
             source=f"{path.name} of Phaseloom",
@@ -35,32 +36,30 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
             positions=np.asarray(file["positions"], float),
             origin=(y, x),
             pixel=(height, width),
-            tilts=_array(file, "tilts"),
-            thickness=_gaps(file, object),
-            occupancies=_array(file, "occupancies"),
-            heights=_array(file, "heights"),
-            opr_weights=_array(file, "opr_weights"),
-            weights=_array(file, "weights"),
-            descan=_array(file, "descan"),
-            background=_array(file, "background"),
-            wavelength=float(_note(file, "geometry")["wavelength"]),
+            tilts=_read_array(file, "tilts"),
+            thickness=_read_gaps(file, object),
+            occupancies=_read_array(file, "occupancies"),
+            heights=_read_array(file, "heights"),
+            opr_weights=_read_array(file, "opr_weights"),
+            weights=_read_array(file, "weights"),
+            descan=_read_array(file, "descan"),
+            background=_read_array(file, "background"),
+            wavelength=float(_read_json(file, "geometry")["wavelength"]),
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
         )
 
 
-def _array(file: h5py.File, name: str) -> np.ndarray | None:
+def _read_array(file: h5py.File, name: str) -> np.ndarray | None:
     return np.asarray(file[name]) if name in file else None
 
 
-def _gaps(file: h5py.File, object: np.ndarray) -> tuple[float, ...] | None:
-    found = _note(file, "gaps")
+def _read_gaps(file: h5py.File, object: np.ndarray) -> tuple[float, ...] | None:
+    found = _read_json(file, "gaps")
     if not found:
-        return uniform(float(file.attrs.get("thickness", 0.0)), object)  # type: ignore[arg-type]
+        return repeat_thickness(float(np.asarray(file.attrs.get("thickness", 0.0))), object)
     return tuple(float(gap) for gap in found)
 
 
-def _note(file: h5py.File, name: str) -> Any:
+def _read_json(file: h5py.File, name: str) -> Any:
     """A part of the result that is kept as JSON."""
-    import json
-
-    return json.loads(as_text(file[name][()])) if name in file else None  # type: ignore[index]
+    return json.loads(decode_text(np.asarray(file[name]))) if name in file else None

@@ -1,0 +1,136 @@
+"""What array files have in common: tables of numbers, and counts without marks of broken pixels."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from phaseloom.data.counts import Counts, SelectedCounts, map_counts, split_indices
+from phaseloom.data.formats.files import READ_ERRORS, require_file
+from phaseloom.errors import BadInput
+
+__all__ = ["Negative", "clean_counts", "load_npy", "read_table"]
+
+log = logging.getLogger(__name__)
+
+Negative = Literal["clip", "keep"]
+
+MAX_PATTERNS_TO_JUDGE = 500
+"""Patterns of a lazy stack that decide which pixels are masked: reading all of a large file takes minutes."""
+
+
+def clean_counts(counts: Counts, place: str, /, *, negative: Negative = "clip") -> tuple[Counts, np.ndarray]:
+    """Counts without NaN and negative values, and a mask ``(y, x)`` of pixels that can be trusted.
+
+    A pixel is masked when it is NaN or infinite in any pattern, or holds a detector's mark for
+    "no value" (negative, or the largest integer of its type) in all of them. Lazy stacks are judged
+    by 500 patterns; an array in memory is repaired in place. ``negative="keep"`` leaves negative
+    values for `phaseloom.data.prepare.nonnegative`.
+    """
+    if counts.dtype.kind == "b":
+        return map_counts(counts, lambda stack: stack.astype(np.uint8)), np.ones(counts.shape[1:], bool)
+    survey = _PixelSurvey.of(counts)
+    broken = survey.broken
+    marked = survey.marked & (negative == "clip" or counts.dtype.kind == "u")
+    if broken.any():
+        log.warning("%s: %d pixels are not finite and were masked", place, broken.sum())
+    if survey.negative and negative == "clip":
+        log.warning("%s: negative counts were set to zero", place)
+    if marked.any():
+        log.warning("%s: %d pixels hold no value in any pattern and were masked", place, marked.sum())
+    if counts.dtype.kind == "f" or (counts.dtype.kind == "i" and negative == "clip"):
+        counts = _repair_counts(counts, negative, survey)
+    return counts, ~(broken | marked)
+
+
+@dataclass
+class _PixelSurvey:
+    """Which pixels are broken or marked in a sample of the patterns."""
+
+    broken: np.ndarray
+    marked: np.ndarray
+    negative: bool = False
+    infinite: bool = False
+    numbers: bool = False
+
+    @classmethod
+    def of(cls, counts: Counts) -> "_PixelSurvey":
+        n = counts.shape[0]
+        kind = counts.dtype.kind
+        sample_size = n if isinstance(counts, np.ndarray) else min(n, MAX_PATTERNS_TO_JUDGE)
+        index = np.unique(np.linspace(0, n - 1, sample_size).astype(int))
+        survey = cls(np.zeros(counts.shape[1:], bool), np.ones(counts.shape[1:], bool))
+        for some in split_indices(SelectedCounts(counts, index)):
+            survey.add(counts[index[some]])
+        survey.broken |= kind == "f" and not survey.numbers
+        survey.marked &= kind in "iu"
+        return survey
+
+    def add(self, stack: np.ndarray) -> None:
+        """Look at some more patterns."""
+        if stack.dtype.kind == "f":
+            good = np.isfinite(stack)
+            some = good.any((1, 2))  # a frame without any number is a lost frame, not lost pixels
+            self.broken |= ~good[some].all(0)
+            self.numbers = self.numbers or bool(some.any())
+            self.infinite = self.infinite or not good.all()
+        below = stack < 0
+        self.negative = self.negative or bool(below.any())
+        if stack.dtype.kind in "iu":
+            self.marked &= (below | (stack == np.iinfo(stack.dtype).max)).all(0)
+
+
+def _repair_counts(counts: Counts, negative: Negative, survey: _PixelSurvey) -> Counts:
+    repair = partial(_repair_stack, negative=negative)
+    if not isinstance(counts, np.ndarray):
+        return map_counts(counts, repair)
+    if not (survey.negative or survey.infinite):
+        return counts
+    if not counts.flags.writeable:
+        return map_counts(counts, repair, lazy=True)
+    for index in split_indices(counts):
+        place = slice(index[0], index[-1] + 1)
+        counts[place] = repair(counts[place])
+    return counts
+
+
+def _repair_stack(stack: np.ndarray, negative: Negative) -> np.ndarray:
+    if stack.dtype.kind == "f":
+        stack = np.nan_to_num(stack, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.maximum(stack, 0, dtype=stack.dtype) if negative == "clip" else stack
+
+
+def load_npy(path: Path, /, *, lazy: bool = False) -> np.ndarray:
+    """The array of an ``.npy`` file; pickled objects are never loaded."""
+    try:
+        data = np.load(path, mmap_mode="r" if lazy else None, allow_pickle=False)
+    except READ_ERRORS as error:
+        fix = "is not a whole .npy file of numbers: save it again with numpy.save, without objects"
+        raise BadInput(path.name, None, fix) from error
+    if not isinstance(data, np.ndarray):
+        data.close()
+        raise BadInput(path.name, None, "is an archive of arrays: rename it to .npz")
+    return data
+
+
+def read_table(path: Path, /) -> np.ndarray:
+    """Numbers from an ``.npy``, ``.csv`` or ``.txt`` file."""
+    path = require_file(path)
+    if path.suffix == ".npy":
+        return load_npy(path)
+    try:
+        text = path.read_text().replace(",", " ")
+        rows = [line.split("#")[0].split() for line in text.splitlines()]
+        return np.array([[float(word) for word in row] for row in rows if row])
+    except READ_ERRORS as error:
+        fix = "is not a table of numbers: write two columns, row and column, no header"
+        raise BadInput(path.name, None, fix) from error
+
+
+# old names, until callers are renamed
+clean = clean_counts
+load_array = load_npy
+table = read_table

@@ -1,0 +1,286 @@
+"""What a file of bare numbers does not say: the experiment, as keyword arguments of its reader."""
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypedDict
+
+import numpy as np
+
+from phaseloom.data.formats.arrangement import Arrangement, Axes, Selection, arrange
+from phaseloom.data.formats.arrays import Negative, clean_counts, read_table
+from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
+from phaseloom.errors import BadInput
+from phaseloom.units import Angle, Energy, Length
+
+__all__ = ["Setup", "accept_setup", "build_scan", "convert_positions", "rotate_positions"]
+
+Beam = Literal["electron", "photon"]
+Unit = Literal["A", "nm", "um", "mm", "m", "px"]
+Reader = ParamSpec("Reader")
+
+ANGSTROM_PER_UNIT = {"A": 1.0, "nm": 10.0, "um": 1e4, "mm": 1e7, "m": 1e10}
+
+
+class Setup(TypedDict, total=False):
+    """Keyword arguments of every reader of bare arrays; those that are left out are as in `DEFAULTS`.
+
+    One more needs three lines, all in this file: its type, its help, and its default unless that is None.
+
+    Args:
+        energy: of a photon, or kinetic energy of an electron, eV.
+        beam: what is diffracted.
+        angle: radian per detector pixel. Give the sampling once: ``angle``, or ``pixel``, or ``distance``
+            with ``detector_pixel``.
+        pixel: of the object, angstrom (far field).
+        distance: object to detector, angstrom.
+        detector_pixel: edge of a detector pixel, angstrom.
+        focus: focus to object, angstrom: the scan is a near-field one.
+        step: of the raster (slow, fast), angstrom, when there are no positions.
+        grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
+        rotation: of the positions, radian, from the row axis towards the column axis.
+        positions: a table with columns (row, column): an ``.npy``, ``.csv`` or ``.txt`` file beside the data,
+            or an array of the same file where it can hold several.
+        positions_unit: of those positions; ``px`` are object pixels.
+        mask: not zero where a pixel is good; a file or an array, as for ``positions``.
+        selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
+            ``[start, stop, step]``; nothing else is read.
+        permute: the order of the axes after that, as in `numpy.transpose`.
+        reshape: the shape after that, with one -1 at most.
+        negative: ``clip`` negative values to zero, or ``keep`` them for a later step.
+    """
+
+    energy: Energy
+    beam: Beam
+    angle: Angle | None
+    pixel: Length | None
+    distance: Length | None
+    detector_pixel: Length | None
+    focus: Length | None
+    step: Length | tuple[Length, Length] | None
+    grid: tuple[int, int] | None
+    rotation: Angle
+    positions: str | None
+    positions_unit: Unit
+    mask: str | None
+    selection: Selection | None
+    permute: Axes | None
+    reshape: Axes | None
+    negative: Negative
+
+
+DEFAULTS: dict[str, Any] = dict.fromkeys(Setup.__annotations__) | {
+    "beam": "electron",
+    "rotation": 0.0,
+    "positions_unit": "A",
+    "negative": "clip",
+}
+
+
+def accept_setup(
+    *, required: Sequence[str] = ("energy",), **defaults: Any
+) -> Callable[[Callable[Reader, Scan4D]], Callable[Reader, Scan4D]]:
+    """Show the keys of `Setup` in the signature and the help of a reader with ``**setup: Unpack[Setup]``.
+
+    Type checkers know them from the annotation (PEP 692); this tells everything that asks at run time:
+    parameter files, side-cars, the help and the documentation. In the docstring they replace the line
+    ``**setup: see `Setup`.``
+
+    Args:
+        required: keys without a default.
+        defaults: of keys whose default is not that of `DEFAULTS`.
+    """
+
+    def show(read: Callable[Reader, Scan4D]) -> Callable[Reader, Scan4D]:
+        hints = typing.get_type_hints(Setup, include_extras=True)
+        shown = []
+        for name, hint in hints.items():
+            default = defaults.get(name, DEFAULTS[name])
+            if name in defaults and default is None:
+                hint = hint | None  # noqa: PLW2901
+            if name in required:
+                default = inspect.Parameter.empty
+            shown.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            )
+        signature = inspect.signature(read)
+        path, *own = signature.parameters.values()
+        own = [knob for knob in own if knob.kind is not knob.VAR_KEYWORD]
+        changes = {
+            "__signature__": signature.replace(parameters=[path, *shown, *own]),
+            "__annotations__": read.__annotations__ | {knob.name: knob.annotation for knob in shown},
+            "__doc__": (read.__doc__ or "").replace("**setup: see `Setup`.", _setup_help()),
+        }
+        for name, value in changes.items():
+            setattr(read, name, value)
+        return read
+
+    return show
+
+
+def _setup_help() -> str:
+    """The lines of `Setup`'s docstring on its keys, without the blanks before the first."""
+    return (Setup.__doc__ or "").partition("Args:")[2].strip()
+
+
+def build_scan(
+    path: Path,
+    source: Any,
+    setup: Setup,
+    /,
+    *,
+    key: str = "",
+    read_member: Callable[[str], np.ndarray] | None = None,
+    wavelength: float | None = None,
+) -> Scan4D:
+    """A scan of a stored array and of what the user says of the experiment.
+
+    Args:
+        path: of the file.
+        source: the stored array.
+        setup: keyword arguments of the reader.
+        key: name of the array in the file, for messages.
+        read_member: reads an array of the same file by its name; without it tables are files.
+        wavelength: angstrom, where the file says it more precisely than the energy does.
+
+    Raises:
+        BadInput: what is missing or does not fit.
+    """
+    if unknown := set(setup) - set(DEFAULTS):
+        raise TypeError(f"read() got an unexpected keyword argument '{min(unknown)}'")
+    given: dict[str, Any] = DEFAULTS | {name: value for name, value in setup.items() if value is not None}
+    place = f"{path.name}: {key}" if key else path.name
+    how = Arrangement(given["selection"], given["permute"], given["reshape"])
+    counts, raster = arrange(source, place, how)
+    counts, trusted = clean_counts(counts, place, negative=given["negative"])
+    _, height, width = counts.shape
+    geometry = _build_geometry(given, (height, width), path.name, wavelength)
+    grid = given["grid"] or raster
+    table = _read_named_table(path, given["positions"], read_member)
+    if table is None:
+        positions = _raster_positions(given, counts.shape[0], grid, path.name)
+    else:
+        place = f"{path.name}: positions: {given['positions']}"
+        positions = convert_positions(table, given["positions_unit"], geometry, counts.shape[0], place)
+        grid = grid if grid and grid[0] * grid[1] == len(positions) else None
+    positions = rotate_positions(positions, given["rotation"])
+    mask = _read_named_table(path, given["mask"], read_member)
+    if mask is not None:
+        trusted &= _require_mask(mask, f"{path.name}: mask: {given['mask']}", geometry.shape)
+    if not trusted.any():
+        raise BadInput(f"{path.name}: mask", None, "marks every pixel as bad: is it inverted?")
+    return Scan4D(
+        counts=counts, positions=positions, geometry=geometry, mask=trusted, grid=grid, oriented=False
+    )
+
+
+def _build_geometry(
+    given: dict[str, Any], shape: tuple[int, int], name: str, wavelength: float | None
+) -> Geometry:
+    if wavelength is None:
+        if given["energy"] is None:
+            fix = "is not in the file: write for example energy: 80 keV"
+            raise BadInput(f"{name}: energy", None, fix)
+        wavelength = wavelength_of(given["energy"], given["beam"])
+    return Geometry(
+        wavelength=wavelength,
+        shape=shape,
+        angle=_pixel_angle(given, shape, wavelength, name),
+        distance=given["distance"],
+        focus=given["focus"],
+        beam=given["beam"],
+    )
+
+
+def _pixel_angle(
+    given: dict[str, Any], shape: tuple[int, int], wavelength: float, name: str
+) -> tuple[float, float]:
+    """Radian per detector pixel (y, x), from whichever length or angle the user gave."""
+    angle, pixel, distance, detector_pixel = (
+        given[key] for key in ("angle", "pixel", "distance", "detector_pixel")
+    )
+    by_distance = distance is not None and detector_pixel is not None
+    if (angle is not None) + (pixel is not None) + by_distance != 1:
+        fix = "is not clear: give either angle, or pixel, or distance and detector_pixel"
+        raise BadInput(f"{name}: sampling", None, fix)
+    for key in ("angle", "pixel", "distance", "detector_pixel"):
+        value = given[key]
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise BadInput(f"{name}: {key}", value, "must be a positive number")
+    if pixel is not None:
+        if given["focus"] is not None:
+            raise BadInput(f"{name}: pixel", None, "cannot define a near field: give detector_pixel")
+        return wavelength / (shape[0] * pixel), wavelength / (shape[1] * pixel)
+    if by_distance:
+        angle = detector_pixel / distance
+    return angle, angle
+
+
+def _raster_positions(
+    given: dict[str, Any], count: int, grid: tuple[int, int] | None, name: str
+) -> np.ndarray:
+    """Positions (angstrom) of a raster, slow axis along rows."""
+    if grid is None:
+        raise BadInput(f"{name}: grid", None, "is needed without positions: write grid: [slow, fast]")
+    if grid[0] * grid[1] != count:
+        fix = f"does not hold {count} patterns: make slow times fast {count}"
+        raise BadInput(f"{name}: grid", f"{grid[0]}x{grid[1]}", fix)
+    if given["step"] is None:
+        fix = "is needed without positions: write for example step: 0.4 A"
+        raise BadInput(f"{name}: step", None, fix)
+    step = np.broadcast_to(np.asarray(given["step"], float), 2)
+    if not (np.isfinite(step).all() and (step > 0).all()):
+        raise BadInput(f"{name}: step", given["step"], "must be positive")
+    return np.indices(grid).reshape(2, -1).T * step
+
+
+def rotate_positions(positions: np.ndarray, angle: float) -> np.ndarray:
+    """Positions (row, column) turned by an angle that takes the row axis towards the column axis.
+
+    Example:
+        >>> rotate_positions(np.array([[1.0, 0.0]]), np.pi / 2).round(6).tolist()
+        [[0.0, 1.0]]
+    """
+    c = math.cos(angle)
+    s = math.sin(angle)
+    return positions @ np.array([[c, s], [-s, c]])
+
+
+def convert_positions(
+    values: np.ndarray, unit: str, geometry: Geometry, count: int, place: str
+) -> np.ndarray:
+    """Positions ``(n, 2)`` in angstrom from a table in some unit."""
+    if values.dtype.kind not in "iuf" or values.ndim < 2 or values.shape[-1] != 2:
+        raise BadInput(place, f"shape {values.shape}", "must be numbers in two columns, row and column")
+    values = values.reshape(-1, 2).astype(np.float64)
+    if len(values) != count:
+        raise BadInput(place, f"{len(values)} rows", f"but there are {count} patterns: give one row for each")
+    if not np.isfinite(values).all():
+        raise BadInput(place, None, "holds positions that are not finite: remove those patterns")
+    if unit == "px":
+        return values * np.asarray(geometry.pixel)
+    if unit not in ANGSTROM_PER_UNIT:
+        fix = f"is not known: choose one of {', '.join(ANGSTROM_PER_UNIT)}, px"
+        raise BadInput(f"{place}: positions_unit", unit, fix)
+    return values * ANGSTROM_PER_UNIT[unit]
+
+
+def _read_named_table(
+    path: Path, name: str | None, read_member: Callable[[str], np.ndarray] | None
+) -> np.ndarray | None:
+    """An array of the data file, or a file: in the folder of the data, or relative to the working folder."""
+    if name is None:
+        return None
+    if read_member is not None and Path(name).suffix not in (".npy", ".csv", ".txt"):
+        return np.asarray(read_member(name))
+    beside = path.parent / name
+    return read_table(beside if beside.exists() else Path(name))
+
+
+def _require_mask(mask: np.ndarray, place: str, shape: tuple[int, int]) -> np.ndarray:
+    if mask.shape != shape or mask.dtype.kind not in "biuf":
+        fix = f"does not fit the patterns: make it {shape}, True = good"
+        raise BadInput(place, f"shape {mask.shape}", fix)
+    return mask.astype(bool)
