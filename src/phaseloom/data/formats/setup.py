@@ -213,7 +213,7 @@ def _pixel_angle(
         if given["focus"] is not None:
             raise BadInput(f"{name}: pixel", None, "cannot define a near field: give detector_pixel")
         return wavelength / (shape[0] * pixel), wavelength / (shape[1] * pixel)
-    if by_distance:
+    if distance is not None and detector_pixel is not None:
         angle = detector_pixel / distance
     return angle, angle
 
