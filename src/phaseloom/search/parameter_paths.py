@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.spec import Call, Recipe, _dimension, _rooms, _table, knobs, names
+from phaseloom.spec import Call, Recipe, _dimension, _rooms, _table, knobs, names, old_knobs
 from phaseloom.units import Dimension
 
 __all__ = ["Kind", "address", "at", "placed"]
@@ -117,6 +117,9 @@ def _in_call(value: Any, rest: list[str], place: str, room: str = "") -> Kind:
     wanted = knobs(room, name)
     if deeper[0] in TIMES and deeper[0] not in wanted:
         return Kind(True, True)
+    old, _, item = old_knobs(room, name).get(deeper[0], "").rstrip("]").partition("[")
+    if old:
+        deeper = [old, item] if item else [old]
     _known(deeper[0], wanted, place)
     annotation = wanted[deeper[0]].annotation
     if len(deeper) == 1:
