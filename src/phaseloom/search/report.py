@@ -44,6 +44,7 @@ class Tried:
         reason: why it failed, or whose value it has.
         seconds: wall time.
         epochs: that were judged.
+        wrong_objective: it failed because no run of this search has such an objective.
     """
 
     part: str
@@ -55,6 +56,7 @@ class Tried:
     reason: str
     seconds: float
     epochs: int
+    wrong_objective: bool = False
 
     def __str__(self) -> str:
         """One line of a log."""
@@ -86,6 +88,7 @@ def _told(plan: Plan, part: str, one: Any) -> Tried:
         told.get("reason", lost),
         seconds,
         steps,
+        told.get("wrong objective", False),
     )
 
 

@@ -96,7 +96,7 @@ def _hopeless(ended: Sequence[found.Tried]) -> None:
             any was done.
     """
     reasons = [re.sub(r"[\d.]+", "", one.reason) for one in ended if one.state == "failed"]
-    asked = next((one.reason for one in ended if one.reason.startswith("objective")), None)
+    asked = next((one.reason for one in ended if one.wrong_objective), None)
     alike = len(reasons) >= ENOUGH and len({*reasons}) == 1 and len(reasons) == len(ended)
     if alike or (asked and len(reasons) == len(ended)):
         fix = f"failed, because: {asked or ended[-1].reason}"
@@ -194,8 +194,10 @@ class _Worker:
             trial.set_user_attr("reason", "interrupted")
             raise
         except engine().FAILURES as problem:
-            said = str(problem) if isinstance(problem, BadInput) else f"{type(problem).__name__}: {problem}"
-            trial.set_user_attr("reason", " ".join(said.split()))
+            ours = isinstance(problem, BadInput)
+            reason = str(problem) if ours else f"{type(problem).__name__}: {problem}"
+            trial.set_user_attr("reason", " ".join(reason.split()))
+            trial.set_user_attr("wrong objective", ours and problem.place.startswith("objective"))
             raise
 
     def _value(self, trial: Any) -> float:

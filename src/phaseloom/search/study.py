@@ -46,6 +46,8 @@ POLL = 0.2
 """Seconds between two looks at what others do."""
 
 
+# Optuna recognises a storage with signs of life by this base class, which it exports nowhere in public; its
+# public RDBStorage has them too, but SQLite is not safe on the shared disks of a cluster.
 class Signs(JournalStorage, BaseHeartbeat):
     """A journal with signs of life: a file of each trial, touched while somebody works on it.
 
