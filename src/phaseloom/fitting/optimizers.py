@@ -87,10 +87,10 @@ def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate
     return out
 
 
-TECHNICAL = ("params", "lr", "capturable", "differentiable", "foreach", "fused", "maximize")
+TECHNICAL_PARAMETERS = ("params", "lr", "capturable", "differentiable", "foreach", "fused", "maximize")
 """Parameters of PyTorch's optimisers that are no settings of a fit; rates belong to the groups."""
 
-KNOBS = {
+KNOB_TEXTS = {
     "alpha": "decay of the running mean square; of `asgd`: exponent of the fall of the rate.",
     "amsgrad": "divide by the largest mean square so far (Reddi et al. 2018, arXiv 1904.09237).",
     "beta2_decay": "exponent of the number of steps by which the mean squares forget less and less.",
@@ -128,14 +128,14 @@ def _adapted(
     def make(moving: Groups, /, **knobs: Any) -> torch.optim.Optimizer:
         return kind(moving, **{**defaults, **knobs})
 
-    known = [p for p in inspect.signature(kind).parameters.values() if p.name not in TECHNICAL]
+    known = [p for p in inspect.signature(kind).parameters.values() if p.name not in TECHNICAL_PARAMETERS]
     values = {p.name: defaults.get(p.name, p.default) for p in known}
     moving = inspect.Parameter("moving", inspect.Parameter.POSITIONAL_ONLY, annotation=Groups)
     knobs = [
         p.replace(kind=p.KEYWORD_ONLY, default=values[p.name], annotation=_kind(values[p.name]))
         for p in known
     ]
-    lines = [f"    {name}: {KNOBS.get(name, 'see PyTorch.')}" for name in values]
+    lines = [f"    {name}: {KNOB_TEXTS.get(name, 'see PyTorch.')}" for name in values]
     make.__name__ = make.__qualname__ = kind.__name__.lower()
     make.__doc__ = "\n".join([text, "", "Args:", "    moving: see `groups`.", *lines])
     make.__annotations__ = {p.name: p.annotation for p in (moving, *knobs)}
@@ -153,38 +153,38 @@ def _kind(default: Any) -> Any:
 
 
 OLD_ADAM = {"momentum": "betas[0]", "memory": "betas[1]", "floor": "eps", "decay": "weight_decay"}
-BETAS = (0.9, 0.99)
+ADAM_BETAS = (0.9, 0.99)
 """A shorter memory of squares than PyTorch's 0.999: a fit has some hundred steps, not millions."""
 
 adam = _adapted(
     torch.optim.Adam,
     "Adam (Kingma & Ba 2014, arXiv 1412.6980): step size about the rate, independent of gradient scale.",
     OLD_ADAM,
-    betas=BETAS,
+    betas=ADAM_BETAS,
 )
 adamw = _adapted(
     torch.optim.AdamW,
     "Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101).",
     OLD_ADAM,
-    betas=BETAS,
+    betas=ADAM_BETAS,
 )
 nadam = _adapted(
     torch.optim.NAdam,
     "Adam with Nesterov momentum (Dozat 2016).",
     OLD_ADAM | {"fading": "momentum_decay", "decoupled": "decoupled_weight_decay"},
-    betas=BETAS,
+    betas=ADAM_BETAS,
 )
 radam = _adapted(
     torch.optim.RAdam,
     "Adam that takes plain steps until its mean square is known (Liu et al. 2019, arXiv 1908.03265).",
     OLD_ADAM | {"decoupled": "decoupled_weight_decay"},
-    betas=BETAS,
+    betas=ADAM_BETAS,
 )
 adamax = _adapted(
     torch.optim.Adamax,
     "Adam with the largest gradient in place of the mean square (arXiv 1412.6980, section 7).",
     OLD_ADAM,
-    betas=BETAS,
+    betas=ADAM_BETAS,
 )
 adadelta = _adapted(
     torch.optim.Adadelta,

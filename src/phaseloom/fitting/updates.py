@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 Objective = Callable[[Any], Mapping[str, Tensor]]
 Batches = Callable[[int], Sequence[Any]]
-READ = 32
+BATCHES_BETWEEN_READS = 32
 """Batches after which losses are read from the device, which has to wait for it."""
 
 Learnt = tuple[dict[str, float], int, float]
@@ -58,8 +58,8 @@ def from_each(
         _step(optimizer, _size(batch), clip)
         if expect is not None and place + 1 < len(batches):
             expect(tuple(team().share(piece)[0] for piece in in_pieces(batches[place + 1])))
-        if len(waiting) == READ or place == len(batches) - 1:
-            _read(waiting, sums, total, first=number == 1 and place < READ)
+        if len(waiting) == BATCHES_BETWEEN_READS or place == len(batches) - 1:
+            _read(waiting, sums, total, first=number == 1 and place < BATCHES_BETWEEN_READS)
             waiting.clear()
     return sums, len(batches), 1.0
 
