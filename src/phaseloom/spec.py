@@ -5,8 +5,10 @@ A node names a function of a room and the values of its keyword-only parameters:
 parameters come from the pipeline. So a signature is the schema, the help and the form.
 """
 
+import functools
 import importlib
 import inspect
+import logging
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,9 +23,12 @@ from phaseloom import plugins
 from phaseloom.documents import load_yaml, to_yaml
 from phaseloom.errors import BadInput, nearest
 from phaseloom.findings import describe_error
+from phaseloom.renames import current_knobs, targets
 from phaseloom.units import Coefficients, Dimension
 
-__all__ = ["Call", "Recipe", "call", "knobs", "load_yaml", "names", "part", "to_yaml"]
+__all__ = ["Call", "Recipe", "call", "knobs", "load_yaml", "names", "old_knobs", "part", "to_yaml"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,6 @@ class Call:
 
     def partial(self) -> Callable[..., Any]:
         """The function with its knobs set, hashable."""
-        import functools
-
         return functools.partial(function_of(self.room, self.name), **self.values)
 
     def rooted(self, folder: Path, /) -> "Call":
@@ -91,6 +94,11 @@ def knobs(room: str, name: str, /) -> dict[str, inspect.Parameter]:
     return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in keyword}
 
 
+def old_knobs(room: str, name: str, /) -> dict[str, str]:
+    """Knobs of a function by their names of an earlier version; one place of a tuple is ``betas[1]``."""
+    return targets(function_of(room, name))
+
+
 def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     """Read a node; a `Call` passes through.
 
@@ -98,8 +106,8 @@ def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
         BadInput: no such function, no such knob, a value of the wrong kind, a knob left out.
 
     Example:
-        >>> call("phaseloom.fitting.optimizers", {"adam": {"momentum": 0.8}}, "optimizer").values
-        {'momentum': 0.8}
+        >>> call("phaseloom.fitting.optimizers", {"adam": {"eps": 1e-9}}, "optimizer").values
+        {'eps': 1e-09}
     """
     if isinstance(node, Call):
         return node
@@ -109,6 +117,10 @@ def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     if name not in known:
         raise BadInput(place, f"there is no '{name}';", nearest(name, known))
     wanted = knobs(room, name)
+    for key, knob in old_knobs(room, name).items():
+        if key in given:
+            log.warning("%s: %s.%s is now %s: change the file", place, name, key, knob)
+    given = current_knobs(function_of(room, name), given, f"{place}: {name}")
     for key in given:
         if key not in wanted:
             fix = nearest(key, wanted) if wanted else f"{name} takes none"

@@ -88,16 +88,18 @@ def test_a_batch_is_normalised_whole(parts, monkeypatch):
 
 def test_only_batch_norms_are_replaced_and_one_process_keeps_them():
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.GroupNorm(1, 2))
-    assert Team().joined(net) is net
+    assert Team().convert_sync_batchnorm(net) is net
     assert isinstance(net[1], nn.BatchNorm1d)
-    kinds = [type(part) for part in Team(0, 2).joined(net)]
+    kinds = [type(part) for part in Team(0, 2).convert_sync_batchnorm(net)]
     assert kinds == [nn.Linear, SharedNorm, nn.GroupNorm]
-    assert isinstance(Team(0, 2).joined(nn.BatchNorm2d(3)), SharedNorm)
+    assert isinstance(Team(0, 2).convert_sync_batchnorm(nn.BatchNorm2d(3)), SharedNorm)
 
 
 def test_patterns_embedded_some_at_a_time_are_refused():
     body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    Team(0, 2).joined(PatternEmbedding(PatternIntake(8), deepcopy(body), frugal=False))
+    Team(0, 2).convert_sync_batchnorm(PatternEmbedding(PatternIntake(8), deepcopy(body), frugal=False))
     said = r"2 processes: embedding: normalises over some patterns at a time.*checkpoint: false"
     with pytest.raises(BadInput, match=said):
-        Team(0, 2).joined(nn.ModuleDict({"embedding": PatternEmbedding(PatternIntake(8), body, frugal=True)}))
+        Team(0, 2).convert_sync_batchnorm(
+            nn.ModuleDict({"embedding": PatternEmbedding(PatternIntake(8), body, frugal=True)})
+        )

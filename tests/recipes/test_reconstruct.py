@@ -96,7 +96,7 @@ def test_a_near_field_scan_runs(files):
     assert np.isfinite(result.object).all()
 
 
-@pytest.mark.parametrize("optimizer", ["gauss_newton", "adam", "sgd", {"lbfgs": {"inner": 2}}], ids=str)
+@pytest.mark.parametrize("optimizer", ["gauss_newton", "adam", "sgd", {"lbfgs": {"max_iter": 2}}], ids=str)
 @pytest.mark.parametrize("stop", [1, 3])
 def test_resume_equals_a_straight_run(tree, tmp_path, optimizer, stop):
     late = {"object": 0.01, "probe": {"rate": 0.01, "start": 2}}
@@ -285,11 +285,11 @@ def rooms() -> list[Any]:
         ("probe", "aberrated"): {"semiangle": "40 mrad"},
         ("probe", "zone_plate"): {"diameter": "100 um", "outermost_zone": "1 A"},
         ("noise", "none"): None,
-        ("shape", "cosine_annealing"): {"epochs": 2},
+        ("shape", "cosine_annealing"): {"T_max": 2},
         ("shape", "linear_decay"): {"hold": 1, "decay": 1},
-        ("shape", "warm_restarts"): {"epochs": 2},
-        ("shape", "multi_step"): {"after": [1, 2]},
-        ("shape", "step"): {"every": 1},
+        ("shape", "warm_restarts"): {"T_0": 2},
+        ("shape", "multi_step"): {"milestones": [1, 2]},
+        ("shape", "step"): {"step_size": 1},
         ("object", "predicted"): None,  # wants a scan that its network was trained for: test_weights.py
     }
     out = []

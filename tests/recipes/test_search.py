@@ -151,8 +151,8 @@ def test_values_that_were_tried_are_not_run_again(tree, tmp_path):
 
 def test_a_search_that_goes_on_draws_as_one_that_never_stopped(tree, tmp_path):
     over = {"rates.object": {"low": 0.01, "high": 0.3, "log": True}}
-    whole = searched(tree, over, tmp_path / "a", trials=3, sampler={"tpe": {"startup": 1}})
-    some = searched(tree, over, tmp_path / "b", trials=2, sampler={"tpe": {"startup": 1}})
+    whole = searched(tree, over, tmp_path / "a", trials=3, sampler={"tpe": {"n_startup_trials": 1}})
+    some = searched(tree, over, tmp_path / "b", trials=2, sampler={"tpe": {"n_startup_trials": 1}})
     more = list(Searching(Plan.at(tmp_path / "b", trials=3)))
     assert [one.drawn for one in [*some, *more]] == [one.drawn for one in whole]
     assert values([*some, *more]) == values(whole)

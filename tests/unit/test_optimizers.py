@@ -1,5 +1,6 @@
 """Every optimiser moves a small ptychography model, complex or in two real parts, and only what may move."""
 
+import inspect
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from phaseloom.fitting.loop import Progress, fit
 from phaseloom.fitting.optimizers import Rate, groups
 from phaseloom.fitting.schedule import cyclic, plateau, step
 from phaseloom.ptycho.batches import compact, random, sparse
-from phaseloom.spec import call, names
+from phaseloom.spec import call, knobs, names, old_knobs
 
 ROOM = "phaseloom.fitting.optimizers"
 NAMES = names(ROOM)
@@ -122,7 +123,7 @@ def _numbers(progress):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "lbfgs"])
 def test_a_part_rests_outside_its_epochs(name):
-    decay = {"decay": 0.1} if name in DECAYING else {}
+    decay = {"weight_decay": 0.1} if name in DECAYING else {}
     progress = started(name, {"probe": Rate(RATES.get(name, 0.02), start=2, stop=3)}, **decay)
     seen, moved = values(progress)["probe"], []
     for epoch in fit(
@@ -137,7 +138,7 @@ def test_a_part_rests_outside_its_epochs(name):
 
 @pytest.mark.parametrize("name", DECAYING)
 def test_decay_pulls_to_zero(name):
-    free, pulled = started(name, decay=0.0), started(name, decay=0.5)
+    free, pulled = started(name, weight_decay=0.0), started(name, weight_decay=0.5)
     for progress in (free, pulled):
         run(progress, 4)
     assert pulled.model.object.abs().mean() < free.model.object.abs().mean()
@@ -146,7 +147,11 @@ def test_decay_pulls_to_zero(name):
 @pytest.mark.parametrize("batch", [random, sparse, compact])
 @pytest.mark.parametrize("shape", [step, cyclic, plateau])
 def test_batches_and_shapes_resume_too(batch, shape, tmp_path):
-    knobs = {"step": {"every": 2, "factor": 0.5}, "cyclic": {"up": 2}, "plateau": {"patience": 0}}
+    knobs = {
+        "step": {"step_size": 2, "gamma": 0.5},
+        "cyclic": {"step_size_up": 2},
+        "plateau": {"patience": 0},
+    }
     own = Rate(0.05, start=2, shape=lambda share, epoch: 1 / epoch)
 
     def on(progress, epochs):
@@ -240,3 +245,68 @@ def test_rates_that_freeze_every_part_freeze_none(rates):
     with pytest.raises(BadInput, match="rates: freeze every part"):
         groups(model.parts(), rates)
     assert all(one.requires_grad for part in model.parts().values() for one in part)
+
+
+ADAM = {"momentum": 0.8, "memory": 0.95, "floor": 1e-7, "decay": 0.1}
+TORCH_ADAM = {"betas": (0.8, 0.95), "eps": 1e-7, "weight_decay": 0.1}
+OLD = {
+    "adam": (ADAM, TORCH_ADAM),
+    "adamw": (ADAM, TORCH_ADAM),
+    "adamax": (ADAM, TORCH_ADAM),
+    "nadam": (
+        ADAM | {"fading": 0.01, "decoupled": True},
+        TORCH_ADAM | {"momentum_decay": 0.01, "decoupled_weight_decay": True},
+    ),
+    "radam": (ADAM | {"decoupled": True}, TORCH_ADAM | {"decoupled_weight_decay": True}),
+    "adadelta": (
+        {"memory": 0.8, "floor": 1e-5, "decay": 0.1},
+        {"rho": 0.8, "eps": 1e-5, "weight_decay": 0.1},
+    ),
+    "adagrad": (
+        {"fading": 0.1, "initial": 0.2, "floor": 1e-8, "decay": 0.1},
+        {"lr_decay": 0.1, "initial_accumulator_value": 0.2, "eps": 1e-8, "weight_decay": 0.1},
+    ),
+    "rmsprop": ({"memory": 0.9, "momentum": 0.5}, {"alpha": 0.9, "momentum": 0.5}),
+    "rprop": (
+        {"factors": (0.4, 1.1), "steps": (1e-5, 1.0)},
+        {"etas": (0.4, 1.1), "step_sizes": (1e-5, 1.0)},
+    ),
+    "asgd": ({"fading": 1e-3, "power": 0.5, "averaged": 3.0}, {"lambd": 1e-3, "alpha": 0.5, "t0": 3.0}),
+    "adafactor": (
+        {"memory": 0.7, "floor": 1e-2, "longest": 1.5},
+        {"beta2_decay": -0.7, "eps": (None, 1e-2), "d": 1.5},
+    ),
+    "sgd": (
+        {"momentum": 0.5, "damping": 0.1, "decay": 0.1},
+        {"momentum": 0.5, "dampening": 0.1, "weight_decay": 0.1},
+    ),
+    "lbfgs": (
+        {"history": 5, "inner": 2, "search": False},
+        {"history_size": 5, "max_iter": 2, "line_search_fn": None},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_knobs_of_an_earlier_version_give_the_same_bits(name):
+    old, new = OLD[name]
+    assert call(ROOM, {name: old}, "optimizer") == call(ROOM, {name: new}, "optimizer")
+    one, other = started(name, **old), started(name, **new)
+    run(one, 2)
+    run(other, 2)
+    assert all(torch.equal(value, values(other)[part]) for part, value in values(one).items())
+    model = Tiny()
+    with pytest.warns(DeprecationWarning, match=f"{name}: "):
+        made = getattr(optimizers, name)(groups(model.parts(), dict.fromkeys(model.parts(), 0.1)), **old)
+    assert made.defaults == one.optimizer.defaults
+
+
+def test_every_optimiser_with_old_knobs_is_compared():
+    room = {name: old_knobs(ROOM, name) for name in NAMES}
+    assert {name for name, old in room.items() if old} == set(OLD)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "gauss_newton"])
+def test_knobs_are_those_of_pytorch(name):
+    (kind,) = (getattr(torch.optim, one) for one in dir(torch.optim) if one.lower() == name and one != name)
+    assert set(knobs(ROOM, name)) <= set(inspect.signature(kind).parameters)

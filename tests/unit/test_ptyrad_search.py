@@ -158,8 +158,8 @@ def test_the_engine_is_carried_over():
     _, search, notes = searched(project({"C10": ranged(-9, -3)}, more), Path("."))
     assert (search["trials"], search["seconds"], search["objective"]) == (50, 600.0, "loss")
     assert (search["study"], search["storage"]) == ("mine", "sqlite:///a.sqlite3")
-    assert search["sampler"] == {"tpe": {"startup": 7}}
-    assert search["pruner"] == {"hyperband": {"least": 5, "factor": 2}}
+    assert search["sampler"] == {"tpe": {"n_startup_trials": 7}}
+    assert search["pruner"] == {"hyperband": {"min_resource": 5, "reduction_factor": 2}}
     assert any("gamma of tpe are left out" in note for note in notes)
     contrast = {"error_metric": "contrast"}
     _, search, notes = searched(project({"C10": ranged(-9, -3)}, contrast), Path("."))

@@ -13,6 +13,7 @@ from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.recipe import Train
 from phaseloom.search import objectives, pruners, samplers
 from phaseloom.search.figures import Axis, Landscape, report
+from phaseloom.search.parameter_paths import placed
 from phaseloom.search.recipe import Plan, Search
 from phaseloom.search.space import Searched, Space
 from phaseloom.search.trials import read
@@ -224,12 +225,12 @@ def test_a_sampler_draws_by_its_seed_alone(name):
 
 
 def test_a_gaussian_process_finds_the_bottom():
-    found = drawn("gp", 1, 12, {"startup": 5})
+    found = drawn("gp", 1, 12, {"n_startup_trials": 5})
     assert min(abs(one["x"] - 0.3) for one in found) < 0.05
 
 
 def test_a_width_of_cmaes_is_taken_without_a_warning():
-    call("phaseloom.search.samplers", {"cmaes": {"width": 0.2}}, "sampler")(0, 0)
+    call("phaseloom.search.samplers", {"cmaes": {"sigma0": 0.2}}, "sampler")(0, 0)
 
 
 def test_points_that_fill_a_space_are_one_sequence():
@@ -267,6 +268,34 @@ def test_a_threshold_gives_up_what_leaves_its_band():
     assert given_up(pruners.threshold(9, upper=6.5)) == 2
     with pytest.raises(BadInput, match="needs an upper end"):
         pruners.threshold(9)
+
+
+OLD = [
+    ("samplers", "tpe", {"startup": 3, "joint": False}, {"n_startup_trials": 3, "multivariate": False}),
+    ("samplers", "gp", {"exact": False}, {"deterministic_objective": False}),
+    ("samplers", "cmaes", {"width": 0.2, "population": 5}, {"sigma0": 0.2, "popsize": 5}),
+    ("samplers", "qmc", {"kind": "halton"}, {"qmc_type": "halton"}),
+    ("samplers", "nsga", {"population": 6, "swapping": 0.2}, {"population_size": 6, "swapping_prob": 0.2}),
+    ("pruners", "median", {"startup": 2, "every": 2}, {"n_startup_trials": 2, "interval_steps": 2}),
+    ("pruners", "percentile", {"percent": 10, "warmup": 1}, {"percentile": 10, "n_warmup_steps": 1}),
+    ("pruners", "hyperband", {"least": 1, "factor": 2}, {"min_resource": 1, "reduction_factor": 2}),
+    ("pruners", "halving", {"least": 1, "factor": 2}, {"min_resource": 1, "reduction_factor": 2}),
+    ("pruners", "patient", {"least": 0.1, "inside": "none"}, {"min_delta": 0.1, "wrapped_pruner": "none"}),
+    ("pruners", "threshold", {"upper": 2, "warmup": 1}, {"upper": 2, "n_warmup_steps": 1}),
+]
+
+
+@pytest.mark.parametrize(("room", "name", "old", "new"), OLD)
+def test_arguments_of_an_earlier_version_mean_the_same(room, name, old, new):
+    room = f"phaseloom.search.{room}"
+    assert call(room, {name: old}, name) == call(room, {name: new}, name)
+
+
+def test_a_searched_knob_may_have_a_name_of_an_earlier_version():
+    run = Reconstruct.of({"file": "a.h5", "optimizer": "adam"})
+    space = Space.of(run, {"optimizer.adam.memory": Searched(low=0.5, high=0.9)})
+    assert space.put(run, {"optimizer.adam.memory": 0.6}).optimizer.values == {"betas": (0.9, 0.6)}
+    assert space.put(run, {"optimizer.adam.memory": 0.6}) == placed(run, {"optimizer.adam.betas.1": 0.6})
 
 
 def test_every_sampler_and_pruner_of_the_rooms_is_tested():

@@ -1,5 +1,7 @@
 """A parameter file is a list of calls: what is read, what is refused, and what is written back."""
 
+import inspect
+import operator
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +11,17 @@ import pytest
 from pydantic import Field
 
 from phaseloom.errors import BadInput
-from phaseloom.spec import Call, Recipe, call, knobs, load_yaml, names, part, to_yaml
+from phaseloom.renames import renamed_knobs, targets
+from phaseloom.spec import (
+    Call,
+    Recipe,
+    call,
+    knobs,
+    load_yaml,
+    names,
+    part,
+    to_yaml,
+)
 from phaseloom.units import Length
 
 ROOM = "kitchen"
@@ -191,3 +203,42 @@ def test_a_dimension_is_found_inside_a_union(room):
     made = call(ROOM, {"boil": {"depth": "3 nm"}}, "main")
     assert made.values == {"depth": 30.0}
     assert made.resolved() == {"boil": {"depth": "3 nm", "pot": 1}}
+
+
+@renamed_knobs(pace="rate", first="pair[0]", second="pair[1]", less=("rate", operator.neg))
+def renamed(base, /, *, rate: float = 1.0, pair: tuple[int, int] = (3, 4)):
+    """Knobs with old names."""
+    return base, rate, pair
+
+
+class TestRenamedKnobs:
+    def test_the_signature_is_that_of_today(self):
+        assert list(inspect.signature(renamed).parameters) == ["base", "rate", "pair"]
+        assert targets(renamed) == {"pace": "rate", "first": "pair[0]", "second": "pair[1]", "less": "rate"}
+
+    def test_names_of_today_pass_in_silence(self):
+        assert renamed(0, rate=2.0, pair=(1, 2)) == (0, 2.0, (1, 2))
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ({"pace": 2.0}, (0, 2.0, (3, 4))),
+            ({"first": 9}, (0, 1.0, (9, 4))),
+            ({"first": 9, "second": 8}, (0, 1.0, (9, 8))),
+            ({"pair": (1, 2), "second": 8}, (0, 1.0, (1, 8))),
+            ({"less": 2.0}, (0, -2.0, (3, 4))),
+        ],
+    )
+    def test_old_names_mean_the_same_with_a_warning(self, given, expected):
+        with pytest.warns(DeprecationWarning, match="is now"):
+            assert renamed(0, **given) == expected
+
+    def test_a_parameter_file_is_read_by_the_names_of_today(self, caplog):
+        read = call("phaseloom.fitting.optimizers", {"adam": {"memory": 0.5}}, "optimizer")
+        assert read.values == {"betas": (0.9, 0.5)}
+        assert "optimizer: adam.memory is now betas[1]" in caplog.text
+
+    @pytest.mark.parametrize("knob", [{"adafactor": {"memory": "much"}}, {"adam": {"momentum": "much"}}])
+    def test_an_old_knob_of_the_wrong_kind_is_a_sentence(self, knob):
+        with pytest.raises(BadInput, match="optimizer: ada"):
+            call("phaseloom.fitting.optimizers", knob, "optimizer")

@@ -331,14 +331,14 @@ def test_one_process_is_a_team_without_being_told(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     teams.team.cache_clear()
     assert teams.team() == Team()
-    assert teams.team().told("word") == "word"
+    assert teams.team().broadcast("word") == "word"
 
 
 def test_a_count_that_is_none_is_said(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     teams.team.cache_clear()
     try:
-        with pytest.raises(BadInput, match="WORLD_SIZE: two is no number of processes"):
+        with pytest.raises(BadInput, match="WORLD_SIZE: two is not a number of processes"):
             teams.team()
     finally:
         teams.team.cache_clear()

@@ -74,8 +74,8 @@ def level(path: Path, /) -> int:
 def _read(path: Path) -> dict[str, Any]:
     try:
         with h5py.File(path) as file:
-            text = str(file["state"].asstr()[()])  # type: ignore[union-attr]
-            count = len(file["tensors"])  # type: ignore[arg-type]
+            text = str(file["state"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
+            count = len(file["tensors"])  # pyright: ignore[reportArgumentType]
             tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
         tree = _unpacked(json.loads(text), tensors)
         return {**tree, "rest": [tree[name] for name in ("epoch", "history", "stopped", "best")]}

@@ -16,7 +16,7 @@ from phaseloom.fitting.updates import Objective
 
 __all__ = ["Replayed"]
 
-WARM = 3
+WARM_UP_RUNS = 3
 """Batches that are worked on plainly first, beside the main stream, as the recording of a graph asks for."""
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Replayed:
         device = self.parameters[0].device
         if self.broken or len(index) != self.size or not recordable(device):
             return self._plainly(index)
-        if self.seen < WARM:
+        if self.seen < WARM_UP_RUNS:
             self.seen += 1
             return self._beside(index)
         if self.graph is None and not self._recorded(index):

@@ -19,16 +19,16 @@ def chosen(name: str, /) -> str:
         >>> chosen("cpu")
         'cpu'
     """
-    there, us = torch.cuda.is_available(), team()
-    if name == "cuda" and not there:
-        raise BadInput("device", "cuda", "is not there: write device: cpu")
-    if us.count > 1 and name == "cpu" and not us.device.startswith("cpu"):
-        raise BadInput(
-            "device", "cpu", "is not where the processes meet: write auto, or hide the GPUs from them"
-        )
-    if us.count > 1:
-        return us.device
-    return "cuda" if there and name != "cpu" else "cpu"
+    has_gpu = torch.cuda.is_available()
+    processes = team()
+    if name == "cuda" and not has_gpu:
+        raise BadInput("device", "cuda", "is not available: write device: cpu")
+    if processes.world_size > 1 and name == "cpu" and not processes.device.startswith("cpu"):
+        fix = "is not where the processes communicate: write auto, or hide the GPUs from them"
+        raise BadInput("device", "cpu", fix)
+    if processes.world_size > 1:
+        return processes.device
+    return "cuda" if has_gpu and name != "cpu" else "cpu"
 
 
 def of(net: nn.Module, /) -> torch.device:

@@ -15,159 +15,177 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.fitting import sync_batchnorm as norms
+from phaseloom.fitting.sync_batchnorm import shared
 from phaseloom.physics.patches import disjoint
 
 __all__ = ["Team", "team"]
 
-Any_ = TypeVar("Any_")
+T = TypeVar("T")
 
-SPREAD, PRIME = 48271, 2**31 - 1
-"""Of a multiplication that scatters the numbers of patterns, so that a batch has some of every process."""
+HASH_MULTIPLIER = 48271
+HASH_MODULUS = 2**31 - 1
+"""Of a multiplication that scatters the numbers of patterns, so that a batch has some of every process
+(the generator of Park and Miller)."""
 
 
 @dataclass(frozen=True)
 class Team:
-    """Which process this is, of how many.
+    """The processes of a fit, with the collective operations of ``torch.distributed`` that it needs.
 
     Attributes:
-        rank: from zero; the first one writes.
-        count: processes.
-        device: where this one computes, if there are several and nobody says otherwise.
+        rank: of this process, from zero.
+        world_size: number of processes.
+        device: where this one computes by default, if there are several.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     device: str = "cpu"
 
     @property
-    def first(self) -> bool:
-        """Whether this process writes and speaks."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, batch: Any, /) -> tuple[Any, float]:
-        """What this process does of a batch or piece, and how much of it that is.
+        """The part of a batch that this process computes, and its share of the batch.
 
-        Numbers of patterns belong to the process that keeps these patterns (`keeps`); of anything else it
-        does every so-manieth. A process that is left without any does something of its own again, for
-        nothing: all must name the same terms.
+        Numbers of patterns belong to the process that owns these patterns (`owns`); anything else is dealt
+        out one by one. A process without any gets one item with share zero: all must name the same terms.
 
         Example:
             >>> Team(1, 2).share([3, 4, 5]), Team(1, 2).share([3])
             (([4], 0.3333333333333333), ([3], 0.0))
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return batch, 1.0
         if isinstance(batch, Tensor | np.ndarray):
-            own = batch[self.keeps(batch)]
+            own = batch[self.owns(batch)]
             return (own, len(own) / len(batch)) if len(own) else (0 * batch[:1] + self._spare, 0.0)
-        own = batch[self.rank :: self.count]
+        own = batch[self.rank :: self.world_size]
         return (own, len(own) / len(batch)) if len(own) else (batch[:1], 0.0)
 
-    def keeps(self, numbers: Any, /) -> Any:
-        """Whether this process keeps patterns of such numbers (an array): neighbours belong to any.
+    def owns(self, numbers: Any, /) -> Any:
+        """Whether this process holds the patterns of some numbers (an array); neighbours are spread.
 
         Example:
-            >>> sum(Team(rank, 3).keeps(np.arange(7)).astype(int) for rank in range(3)).tolist()
+            >>> sum(Team(rank, 3).owns(np.arange(7)).astype(int) for rank in range(3)).tolist()
             [1, 1, 1, 1, 1, 1, 1]
         """
-        return (numbers * SPREAD % PRIME) % self.count == self.rank
+        return (numbers * HASH_MULTIPLIER % HASH_MODULUS) % self.world_size == self.rank
 
     @property
     def _spare(self) -> int:
         """A pattern of this process."""
-        return next(number for number in range(PRIME) if self.keeps(np.array(number)))
+        return next(number for number in range(HASH_MODULUS) if self.owns(np.array(number)))
 
-    def add(self, numbers: Tensor, /) -> Tensor:
-        """The sum over all processes, to the same bits in each."""
-        if self.count > 1:
+    def all_reduce(self, numbers: Tensor, /) -> Tensor:
+        """Sum over all processes, in place; the same bits in each."""
+        if self.world_size > 1:
             torch.distributed.all_reduce(numbers)
         return numbers
 
-    def gather(self, parameters: Sequence[Tensor], /) -> None:
-        """Add up gradients; one that some process has, all have afterwards.
+    def all_reduce_gradients(self, parameters: Sequence[Tensor], /) -> None:
+        """Sum gradients over all processes; one that some process has, all have afterwards.
 
-        Of one that knows where it was touched, only there: in the same boxes in every process.
+        A gradient with known boxes (``touched``) is summed only there; all processes have the same boxes.
         """
-        if self.count == 1 or not parameters:
+        if self.world_size == 1 or not parameters:
             return
         known = [each for each in parameters if each.grad is not None and getattr(each, "touched", None)]
         for parameter in known:
             boxes = disjoint(parameter.touched, parameter.shape[-2:])  # pyright: ignore
-            _summed(self, [parameter.grad[..., a:b, c:d] for a, b, c, d in boxes])  # pyright: ignore
+            _all_reduce_parts(self, [parameter.grad[..., a:b, c:d] for a, b, c, d in boxes])  # pyright: ignore
         parameters = [each for each in parameters if not any(each is one for one in known)]
         there = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
-        moved = [p for p, number in zip(parameters, self.add(there).tolist(), strict=True) if number]
+        moved = [p for p, number in zip(parameters, self.all_reduce(there).tolist(), strict=True) if number]
         for parameter in moved:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         for dtype in dict.fromkeys(parameter.dtype for parameter in moved):
-            _summed(self, [p.grad for p in moved if p.dtype == dtype and p.grad is not None])
+            _all_reduce_parts(self, [p.grad for p in moved if p.dtype == dtype and p.grad is not None])
 
-    def agree(self, net: nn.Module, /) -> None:
-        """Give every process the numbers of the first one's network."""
-        if self.count > 1:
+    def broadcast_parameters(self, net: nn.Module, /) -> None:
+        """Copy parameters and buffers of the main process to all others."""
+        if self.world_size > 1:
             for tensor in net.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
 
-    def joined(self, net: nn.Module, /) -> nn.Module:
-        """A network whose batches are shared: what it normalises over a batch, it does over all of it.
+    def convert_sync_batchnorm(self, net: nn.Module, /) -> nn.Module:
+        """A network that normalises over the batches of all processes together.
 
         Raises:
             BadInput: see `phaseloom.fitting.sync_batchnorm.shared`.
         """
-        return net if self.count == 1 else norms.shared(net, self.rank, self.count)
+        return net if self.world_size == 1 else shared(net, self.rank, self.world_size)
 
-    def alone(self, what: str, /) -> None:
-        """Refuse to be one of several.
+    def require_single_process(self, what: str, /) -> None:
+        """Refuse to run in one of several processes.
 
         Raises:
             BadInput: several processes.
         """
-        if self.count > 1:
+        if self.world_size > 1:
             fix = "cannot share this yet: start it without torchrun"
-            raise BadInput(what, f"{self.count} processes", fix)
+            raise BadInput(what, f"{self.world_size} processes", fix)
 
-    def told(self, word: Any_, /) -> Any_:
-        """What the first process says."""
-        if self.count == 1:
-            return word
-        words = [word]
-        torch.distributed.broadcast_object_list(words, 0)
-        return words[0]
+    def broadcast(self, value: T, /) -> T:
+        """The value that the main process has."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, 0)
+        return values[0]
 
-    def each(self, make: Callable[[int], Any_], numbers: Sequence[int], /) -> list[Any_]:
-        """What is made of each of some numbers, each by one process, and given to all.
+    def map_gather(self, make: Callable[[int], T], numbers: Sequence[int], /) -> list[T]:
+        """Map a function over numbers, distributed over processes; every process gets all results.
 
         Example:
-            >>> Team().each(lambda number: number**2, [3, 4])
+            >>> Team().map_gather(lambda number: number**2, [3, 4])
             [9, 16]
         """
-        own = {number: make(number) for number in numbers[self.rank :: self.count]}
-        made = [own] * self.count
-        if self.count > 1:
+        own = {number: make(number) for number in numbers[self.rank :: self.world_size]}
+        made = [own] * self.world_size
+        if self.world_size > 1:
             torch.distributed.all_gather_object(made, own)
         known = {number: one for some in made for number, one in some.items()}
         return [known[number] for number in numbers]
 
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        if self.world_size > 1:
             torch.distributed.barrier()
+
+    # old names, until callers are renamed
+    @property
+    def count(self) -> int:
+        """`world_size`."""
+        return self.world_size
+
+    first = is_main
+    keeps = owns
+    add = all_reduce
+    gather = all_reduce_gradients
+    agree = broadcast_parameters
+    joined = convert_sync_batchnorm
+    alone = require_single_process
+    told = broadcast
+    each = map_gather
+    wait = barrier
 
 
 @cache
 def team() -> Team:
-    """The processes that were started together.
+    """The processes that were started together by ``torchrun`` or ``accelerate launch``.
 
     Raises:
-        BadInput: a count in the environment that is no number.
-        MissingExtra: several, without the package that connects them.
+        BadInput: ``WORLD_SIZE`` in the environment is not a number.
+        MissingExtra: several processes, without the package that connects them.
     """
-    said = os.environ.get("WORLD_SIZE", "1")
-    if not said.isdigit():
-        raise BadInput("WORLD_SIZE", said, "is no number of processes: start them with torchrun")
-    if int(said) < 2:
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if not world_size.isdigit():
+        raise BadInput("WORLD_SIZE", world_size, "is not a number of processes: start them with torchrun")
+    if int(world_size) < 2:
         return Team()
     try:
         from accelerate import PartialState
@@ -177,9 +195,9 @@ def team() -> Team:
     return Team(state.process_index, state.num_processes, str(state.device))
 
 
-def _summed(team: Team, parts: Sequence[Tensor]) -> None:
+def _all_reduce_parts(team: Team, parts: Sequence[Tensor]) -> None:
     """Sums of many tensors, or parts of some, in one message."""
-    flat = team.add(torch.cat([_real(part).flatten() for part in parts]))
+    flat = team.all_reduce(torch.cat([_real(part).flatten() for part in parts]))
     for part, total in zip(parts, flat.split([_real(part).numel() for part in parts]), strict=True):
         _real(part).copy_(total.view_as(_real(part)))
 

@@ -22,9 +22,9 @@ from phaseloom.physics.patches import clear, disjoint
 __all__ = ["GaussNewton", "Rule", "diagonal"]
 
 Where = tuple[slice, slice]
-EVERYWHERE: Where = (slice(None), slice(None))
+WHOLE_PLANE: Where = (slice(None), slice(None))
 
-SLOWEST = 1 / 64
+MIN_BRAKE = 1 / 64
 """Share of the rates below which braking is no help."""
 
 
@@ -136,7 +136,7 @@ class GaussNewton(torch.optim.Optimizer):
                     clear(parameter.grad, touched)
                 touched.clear()
 
-    def brake(self, only: Collection[str] | None = None, *, least: float = SLOWEST) -> bool:
+    def brake(self, only: Collection[str] | None = None, *, least: float = MIN_BRAKE) -> bool:
         """Halve the longest accelerated steps from now on, drop momentum; False when they are short already.
 
         Args:
@@ -194,6 +194,6 @@ def _moved(parameter: nn.Parameter) -> list[Where]:
     """Disjoint parts of a parameter outside which its gradient is zero."""
     touched = getattr(parameter, "touched", None)
     if touched is None:
-        return [EVERYWHERE]
+        return [WHOLE_PLANE]
     shape = (parameter.shape[-2], parameter.shape[-1])
     return [(slice(top, bottom), slice(left, right)) for top, bottom, left, right in disjoint(touched, shape)]

@@ -5,19 +5,22 @@ of complex parameters are moved as two real numbers. Left out: ``SparseAdam`` ne
 a wave that is Fourier transformed does not have, and refuses complex parameters; ``Muon`` takes matrices
 only, and an object has slices.
 
-``decay`` pulls parameters towards zero in every step. For a complex object that is darkness, not vacuum:
-leave it at 0 unless the object is a phase.
+``weight_decay`` pulls parameters towards zero in every step. For a complex object that is darkness, not
+vacuum: leave it at 0 unless the object is a phase.
 """
 
+import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting.newton import GaussNewton
+from phaseloom.renames import renamed_knobs
 
 __all__ = [
     "adadelta",
@@ -84,257 +87,157 @@ def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate
     return out
 
 
-def adam(
-    moving: Groups,
-    /,
-    *,
-    momentum: float = 0.9,
-    memory: float = 0.99,
-    floor: float = 1e-8,
-    decay: float = 0.0,
-    amsgrad: bool = False,
-) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2014, arXiv 1412.6980): steps of about the rate, whatever the gradient's size.
+TECHNICAL_PARAMETERS = ("params", "lr", "capturable", "differentiable", "foreach", "fused", "maximize")
+"""Parameters of PyTorch's optimisers that are no settings of a fit; rates belong to the groups."""
+
+KNOB_TEXTS = {
+    "alpha": "decay of the running mean square; of `asgd`: exponent of the fall of the rate.",
+    "amsgrad": "divide by the largest mean square so far (Reddi et al. 2018, arXiv 1904.09237).",
+    "beta2_decay": "exponent of the number of steps by which the mean squares forget less and less.",
+    "betas": "decay of the running means of the gradient and of its square.",
+    "centered": "divide by the spread about the mean gradient instead of the root mean square.",
+    "d": "root mean square above which a step is shortened, in units of the rate.",
+    "decoupled_weight_decay": "pull the parameters themselves, as `adamw` does, not through the gradient.",
+    "eps": "added to the denominator.",
+    "etas": "factors on a step when its gradient changes sign, and when it keeps it.",
+    "initial_accumulator_value": "value that the sums of squares start from.",
+    "lambd": "how soon the rate falls; it also pulls parameters to zero by this share of each step.",
+    "lr_decay": "the rate is divided by 1 + this times the number of steps.",
+    "momentum": "share of the last step that is made again.",
+    "momentum_decay": "how fast momentum rises to its full value.",
+    "rho": "decay of both running means.",
+    "step_sizes": "smallest and largest step.",
+    "t0": "number of the step after which means are taken.",
+    "weight_decay": "pull of the parameters towards zero.",
+}
+"""What the parameters of PyTorch's optimisers mean."""
+
+
+def _adapted(
+    kind: type[torch.optim.Optimizer], text: str, old: Mapping[str, Any], /, **defaults: Any
+) -> Callable[..., torch.optim.Optimizer]:
+    """An optimiser of PyTorch as a function of groups; its knobs are read from PyTorch's own signature.
 
     Args:
-        moving: see `groups`.
-        momentum: beta 1.
-        memory: beta 2.
-        floor: epsilon.
-        decay: of the parameters, added to the gradient.
-        amsgrad: divide by the largest mean square so far (Reddi et al. 2018, arXiv 1904.09237).
+        kind: the class.
+        text: the docstring.
+        old: names of knobs in an earlier version.
+        **defaults: those that differ from PyTorch's.
     """
-    betas = (momentum, memory)
-    return torch.optim.Adam(moving, betas=betas, eps=floor, weight_decay=decay, amsgrad=amsgrad)
+
+    def make(moving: Groups, /, **knobs: Any) -> torch.optim.Optimizer:
+        return kind(moving, **{**defaults, **knobs})
+
+    known = [p for p in inspect.signature(kind).parameters.values() if p.name not in TECHNICAL_PARAMETERS]
+    values = {p.name: defaults.get(p.name, p.default) for p in known}
+    moving = inspect.Parameter("moving", inspect.Parameter.POSITIONAL_ONLY, annotation=Groups)
+    knobs = [
+        p.replace(kind=p.KEYWORD_ONLY, default=values[p.name], annotation=_kind(values[p.name]))
+        for p in known
+    ]
+    lines = [f"    {name}: {KNOB_TEXTS.get(name, 'see PyTorch.')}" for name in values]
+    make.__name__ = make.__qualname__ = kind.__name__.lower()
+    make.__doc__ = "\n".join([text, "", "Args:", "    moving: see `groups`.", *lines])
+    make.__annotations__ = {p.name: p.annotation for p in (moving, *knobs)}
+    make.__signature__ = inspect.Signature([moving, *knobs])  # pyright: ignore[reportFunctionMemberAccess]
+    return renamed_knobs(**old)(make)
 
 
-def adamw(
-    moving: Groups,
-    /,
-    *,
-    momentum: float = 0.9,
-    memory: float = 0.99,
-    floor: float = 1e-8,
-    decay: float = 0.01,
-    amsgrad: bool = False,
-) -> torch.optim.Optimizer:
-    """Adam whose decay acts on the parameters themselves (Loshchilov & Hutter 2017, arXiv 1711.05101)."""
-    betas = (momentum, memory)
-    return torch.optim.AdamW(moving, betas=betas, eps=floor, weight_decay=decay, amsgrad=amsgrad)
+def _kind(default: Any) -> Any:
+    """The annotation of a knob with this default."""
+    if isinstance(default, tuple):
+        return tuple[tuple(map(_kind, default))]
+    if default is None:
+        return float | None
+    return bool if isinstance(default, bool) else float
 
 
-def nadam(
-    moving: Groups,
-    /,
-    *,
-    momentum: float = 0.9,
-    memory: float = 0.99,
-    floor: float = 1e-8,
-    decay: float = 0.0,
-    fading: float = 0.004,
-    decoupled: bool = False,
-) -> torch.optim.Optimizer:
-    """Adam with Nesterov's look ahead (Dozat 2016).
+OLD_ADAM = {"momentum": "betas[0]", "memory": "betas[1]", "floor": "eps", "decay": "weight_decay"}
+ADAM_BETAS = (0.9, 0.99)
+"""A shorter memory of squares than PyTorch's 0.999: a fit has some hundred steps, not millions."""
 
-    Args:
-        moving: see `groups`.
-        momentum: beta 1.
-        memory: beta 2.
-        floor: epsilon.
-        decay: of the parameters.
-        fading: how fast momentum rises to its full value.
-        decoupled: decay as in `adamw`.
-    """
-    return torch.optim.NAdam(
-        moving,
-        betas=(momentum, memory),
-        eps=floor,
-        weight_decay=decay,
-        momentum_decay=fading,
-        decoupled_weight_decay=decoupled,
-    )
-
-
-def radam(
-    moving: Groups,
-    /,
-    *,
-    momentum: float = 0.9,
-    memory: float = 0.99,
-    floor: float = 1e-8,
-    decay: float = 0.0,
-    decoupled: bool = False,
-) -> torch.optim.Optimizer:
-    """Adam that takes plain steps until its mean square is known (Liu et al. 2019, arXiv 1908.03265)."""
-    betas = (momentum, memory)
-    return torch.optim.RAdam(
-        moving, betas=betas, eps=floor, weight_decay=decay, decoupled_weight_decay=decoupled
-    )
-
-
-def adamax(
-    moving: Groups,
-    /,
-    *,
-    momentum: float = 0.9,
-    memory: float = 0.99,
-    floor: float = 1e-8,
-    decay: float = 0.0,
-) -> torch.optim.Optimizer:
-    """Adam with the largest gradient in place of the mean square (arXiv 1412.6980, section 7)."""
-    return torch.optim.Adamax(moving, betas=(momentum, memory), eps=floor, weight_decay=decay)
-
-
-def adadelta(
-    moving: Groups, /, *, memory: float = 0.9, floor: float = 1e-6, decay: float = 0.0
-) -> torch.optim.Optimizer:
-    """Steps of the size of those before (Zeiler 2012, arXiv 1212.5701); rates are factors, 1 being usual.
-
-    Args:
-        moving: see `groups`.
-        memory: of both running means.
-        floor: epsilon, which sets the size of the first steps: about its root.
-        decay: of the parameters, added to the gradient.
-    """
-    return torch.optim.Adadelta(moving, rho=memory, eps=floor, weight_decay=decay)
+adam = _adapted(
+    torch.optim.Adam,
+    "Adam (Kingma & Ba 2014, arXiv 1412.6980): step size about the rate, independent of gradient scale.",
+    OLD_ADAM,
+    betas=ADAM_BETAS,
+)
+adamw = _adapted(
+    torch.optim.AdamW,
+    "Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101).",
+    OLD_ADAM,
+    betas=ADAM_BETAS,
+)
+nadam = _adapted(
+    torch.optim.NAdam,
+    "Adam with Nesterov momentum (Dozat 2016).",
+    OLD_ADAM | {"fading": "momentum_decay", "decoupled": "decoupled_weight_decay"},
+    betas=ADAM_BETAS,
+)
+radam = _adapted(
+    torch.optim.RAdam,
+    "Adam that takes plain steps until its mean square is known (Liu et al. 2019, arXiv 1908.03265).",
+    OLD_ADAM | {"decoupled": "decoupled_weight_decay"},
+    betas=ADAM_BETAS,
+)
+adamax = _adapted(
+    torch.optim.Adamax,
+    "Adam with the largest gradient in place of the mean square (arXiv 1412.6980, section 7).",
+    OLD_ADAM,
+    betas=ADAM_BETAS,
+)
+adadelta = _adapted(
+    torch.optim.Adadelta,
+    "Steps of the size of those before (Zeiler 2012, arXiv 1212.5701); rates are factors, usually 1.\n\n"
+    "The first steps have about the size of the root of ``eps``.",
+    {"memory": "rho", "floor": "eps", "decay": "weight_decay"},
+)
+adagrad = _adapted(
+    torch.optim.Adagrad,
+    "Steps that shrink with the sum of squared gradients so far (Duchi et al. 2011).",
+    {"fading": "lr_decay", "initial": "initial_accumulator_value", "floor": "eps", "decay": "weight_decay"},
+)
+rmsprop = _adapted(
+    torch.optim.RMSprop,
+    "Gradients over their running root mean square (Hinton 2012, lecture 6).",
+    {"memory": "alpha", "floor": "eps", "decay": "weight_decay"},
+)
+rprop = _adapted(
+    torch.optim.Rprop,
+    "Signs of gradients only (Riedmiller & Braun 1993): for batches that hold the whole scan.\n\n"
+    "The rate is the first step; each number then has a step of its own, which shapes do not touch.",
+    {"factors": "etas", "steps": "step_sizes"},
+)
+asgd = _adapted(
+    torch.optim.ASGD,
+    "Gradient descent whose rate falls as a power of the number of steps (Polyak & Juditsky 1992).\n\n"
+    "The parameters are those of the last step; their mean is kept in the optimiser's state (``ax``).",
+    {"fading": "lambd", "power": "alpha", "averaged": "t0", "decay": "weight_decay"},
+)
 
 
-def adagrad(
-    moving: Groups,
-    /,
-    *,
-    fading: float = 0.0,
-    initial: float = 0.0,
-    floor: float = 1e-10,
-    decay: float = 0.0,
-) -> torch.optim.Optimizer:
-    """Steps that shrink with the sum of squared gradients so far (Duchi et al. 2011).
-
-    Args:
-        moving: see `groups`.
-        fading: the rate is divided by 1 + this times the number of steps.
-        initial: value that the sums start from.
-        floor: epsilon.
-        decay: of the parameters, added to the gradient.
-    """
-    return torch.optim.Adagrad(
-        moving, lr_decay=fading, initial_accumulator_value=initial, eps=floor, weight_decay=decay
-    )
-
-
-def rmsprop(
-    moving: Groups,
-    /,
-    *,
-    memory: float = 0.99,
-    momentum: float = 0.0,
-    centered: bool = False,
-    floor: float = 1e-8,
-    decay: float = 0.0,
-) -> torch.optim.Optimizer:
-    """Gradients over their running root mean square (Hinton 2012, lecture 6).
-
-    Args:
-        moving: see `groups`.
-        memory: of the mean square.
-        momentum: of the steps.
-        centered: divide by the spread about the mean gradient instead.
-        floor: epsilon.
-        decay: of the parameters, added to the gradient.
-    """
-    return torch.optim.RMSprop(
-        moving, alpha=memory, momentum=momentum, centered=centered, eps=floor, weight_decay=decay
-    )
-
-
-def rprop(
-    moving: Groups,
-    /,
-    *,
-    factors: tuple[float, float] = (0.5, 1.2),
-    steps: tuple[float, float] = (1e-6, 50.0),
-) -> torch.optim.Optimizer:
-    """Signs of gradients only (Riedmiller & Braun 1993): for batches that hold the whole scan.
-
-    The rate is the first step; each number then has a step of its own, which shapes do not touch.
-
-    Args:
-        moving: see `groups`.
-        factors: on a step when its gradient changes sign, and when it keeps it.
-        steps: smallest and largest.
-    """
-    return torch.optim.Rprop(moving, etas=factors, step_sizes=steps)
-
-
-def asgd(
-    moving: Groups,
-    /,
-    *,
-    fading: float = 1e-4,
-    power: float = 0.75,
-    averaged: float = 1e6,
-    decay: float = 0.0,
-) -> torch.optim.Optimizer:
-    """Gradient descent whose rate falls as a power of the number of steps (Polyak & Juditsky 1992).
-
-    The parameters are those of the last step; their mean is kept in the optimiser's state (``ax``).
-
-    Args:
-        moving: see `groups`.
-        fading: how soon the rate falls; it also pulls parameters to zero by this share of each step.
-        power: exponent of the fall.
-        averaged: number of the step after which means are taken.
-        decay: of the parameters, added to the gradient.
-    """
-    return torch.optim.ASGD(moving, lambd=fading, alpha=power, t0=averaged, weight_decay=decay)
-
-
-def adafactor(
-    moving: Groups,
-    /,
-    *,
-    memory: float = 0.8,
-    floor: float = 1e-3,
-    longest: float = 1.0,
-    decay: float = 0.0,
-) -> torch.optim.Optimizer:
-    """Adam with mean squares of rows and columns only, and no momentum (arXiv 1804.04235).
-
-    Its state is nearly nothing beside that of `adam`. Rates are relative to the root mean square of a
-    parameter, and fall as one over the root of the number of steps.
-
-    Args:
-        moving: see `groups`.
-        memory: the mean squares remember more as this power of the number of steps.
-        floor: least root mean square of a parameter: how fast those that start at zero can move.
-        longest: root mean square above which a step is shortened, in units of the rate.
-        decay: of the parameters themselves.
-    """
-    eps = (None, floor)
-    return _Componentwise(moving, beta2_decay=-memory, eps=eps, d=longest, weight_decay=decay)
-
-
+@renamed_knobs(damping="dampening", decay="weight_decay")
 def sgd(
     moving: Groups,
     /,
     *,
     momentum: float = 0.9,
     nesterov: bool = True,
-    damping: float = 0.0,
-    decay: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
     """Gradient descent with momentum; rates are in units of the parameters squared.
 
     Args:
         moving: see `groups`.
-        momentum: share of the last step that is kept.
-        nesterov: look ahead; only without damping.
-        damping: share of the gradient that momentum leaves out.
-        decay: of the parameters, added to the gradient.
+        momentum: share of the last step that is made again.
+        nesterov: look ahead; only with momentum and without dampening.
+        dampening: share of the gradient that momentum leaves out.
+        weight_decay: pull of the parameters towards zero.
     """
-    ahead = nesterov and momentum > 0 and damping == 0
+    ahead = nesterov and momentum > 0 and dampening == 0
     return torch.optim.SGD(
-        moving, lr=1.0, momentum=momentum, dampening=damping, weight_decay=decay, nesterov=ahead
+        moving, lr=1.0, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=ahead
     )
 
 
@@ -355,12 +258,22 @@ def gauss_newton(
     return GaussNewton(moving, momentum=momentum, pull=pull)
 
 
+@renamed_knobs(
+    history="history_size",
+    inner="max_iter",
+    search=("line_search_fn", lambda search: "strong_wolfe" if search else None),
+)
 def lbfgs(
-    moving: Groups, /, *, history: int = 10, inner: int = 4, search: bool = True
+    moving: Groups,
+    /,
+    *,
+    history_size: int = 10,
+    max_iter: int = 4,
+    line_search_fn: Literal["strong_wolfe"] | None = "strong_wolfe",
 ) -> torch.optim.Optimizer:
     """L-BFGS over all patterns at once, with a strong-Wolfe line search.
 
-    An epoch takes up to ``inner`` steps and ``1.25 inner`` passes over the data (`Epoch.passes`
+    An epoch takes up to ``max_iter`` steps and ``1.25 max_iter`` passes over the data (`Epoch.passes`
     counts them). Parts move together: their rates say only whether they move.
 
     Raises:
@@ -368,12 +281,13 @@ def lbfgs(
 
     Args:
         moving: see `groups`.
-        history: pairs of vectors kept.
-        inner: steps per epoch.
-        search: line search; else full steps.
+        history_size: pairs of vectors kept.
+        max_iter: steps per epoch.
+        line_search_fn: line search; ``None``: full steps.
     """
-    if history < 1 or inner < 1:
-        raise BadInput("optimizer: lbfgs", f"history {history}, inner {inner}", "must both be at least 1")
+    if history_size < 1 or max_iter < 1:
+        given = f"history_size {history_size}, max_iter {max_iter}"
+        raise BadInput("optimizer: lbfgs", given, "must both be at least 1")
     for group in moving:
         if group["start"] > 1 or group["stop"] is not None or group.get("shape") is not None:
             fix = "cannot start, stop or follow a shape by itself with lbfgs: freeze it, or run adam first"
@@ -381,11 +295,12 @@ def lbfgs(
     together = [parameter for group in moving for parameter in group["params"]]
     names = "+".join(group["name"] for group in moving)
     one = {"params": together, "name": names, "base": 1.0, "start": 1, "stop": None, "shape": None}
-    line = "strong_wolfe" if search else None
-    return torch.optim.LBFGS([one], lr=1.0, max_iter=inner, history_size=history, line_search_fn=line)  # type: ignore
+    return torch.optim.LBFGS(
+        [one], lr=1.0, max_iter=max_iter, history_size=history_size, line_search_fn=line_search_fn
+    )
 
 
-class _Componentwise(torch.optim.Adafactor):
+class Adafactor(torch.optim.Adafactor):
     """Adafactor that moves the real and imaginary parts of complex parameters as two real ones."""
 
     @torch.no_grad()
@@ -414,3 +329,14 @@ def _as_real(parameter: Tensor) -> Tensor:
     if parameter.grad is not None:
         view.grad = torch.view_as_real(parameter.grad).movedim(-1, 0)
     return view
+
+
+adafactor = _adapted(
+    Adafactor,
+    "Adam with mean squares of rows and columns only, and no momentum (arXiv 1804.04235).\n\n"
+    "Its state is nearly nothing beside that of `adam`. Rates are relative to the root mean square of a\n"
+    "parameter, and fall as one over the root of the number of steps. The first value of ``eps``\n"
+    "is added to squares; the second one is the least root mean square of a parameter, which sets how fast\n"
+    "those that start at zero can move.",
+    {"memory": ("beta2_decay", operator.neg), "floor": "eps[1]", "longest": "d", "decay": "weight_decay"},
+)

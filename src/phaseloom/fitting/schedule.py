@@ -12,6 +12,7 @@ The schedulers of PyTorch, stepped once an epoch: StepLR `step`, MultiStepLR `mu
 rate here. LambdaLR and MultiplicativeLR take a function: in Python, any function is a shape.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phaseloom.errors import BadInput
+from phaseloom.renames import renamed_knobs
 
 __all__ = [
     "constant",
@@ -39,6 +41,9 @@ __all__ = [
 ]
 
 Shape = Callable[..., float]
+
+CYCLIC_MODES = {"never": "triangular", "halve": "triangular2", "decay": "exp_range"}
+"""PyTorch's modes of `cyclic` by their names in an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,16 @@ def paced(shape: Shape, number: int, epochs: int, history: Sequence[Mapping[str,
     return shape(*values[: _taken(shape)])
 
 
-def constant(progress: float, epoch: int = 1, /, *, factor: float = 1.0, epochs: int = 0) -> float:
-    """Rates as given, all the time; or ``factor`` of them for the first ``epochs``.
+@renamed_knobs(epochs="total_iters")
+def constant(progress: float, epoch: int = 1, /, *, factor: float = 1.0, total_iters: int = 0) -> float:
+    """Rates as given, all the time; or ``factor`` of them for the first ``total_iters`` epochs.
 
     Example:
-        >>> constant(0.5), constant(0.0, 1, factor=0.3, epochs=5)
+        >>> constant(0.5), constant(0.0, 1, factor=0.3, total_iters=5)
         (1.0, 0.3)
     """
     _positive("constant", factor=factor)
-    return factor if epoch <= epochs else 1.0
+    return factor if epoch <= total_iters else 1.0
 
 
 def cosine(progress: float, /, *, floor: float = 0.05, hold: float = 0.3) -> float:
@@ -106,9 +112,9 @@ def late(
     For what the data determine only once all else is nearly right.
 
     Args:
-        progress: share of the epochs done.
-        epoch: not looked at.
-        history: the epochs before.
+        progress: see the module.
+        epoch: see the module.
+        history: see the module.
         after: share of the epochs for which nothing moves.
         below: loss of the epoch before, in units of the noise, from which on it may move.
         floor: smallest share of the rate.
@@ -140,51 +146,61 @@ def warm_up(
     return cosine((progress - rise) / max(1 - rise, 1e-9), floor=floor, hold=hold)
 
 
-def step(progress: float, epoch: int, /, *, every: int, factor: float = 0.1) -> float:
-    """Times ``factor`` after each ``every`` epochs.
+@renamed_knobs(every="step_size", factor="gamma")
+def step(progress: float, epoch: int, /, *, step_size: int, gamma: float = 0.1) -> float:
+    """Times ``gamma`` after each ``step_size`` epochs.
 
     Example:
-        >>> [step(0.0, epoch, every=2, factor=0.5) for epoch in range(1, 6)]
+        >>> [step(0.0, epoch, step_size=2, gamma=0.5) for epoch in range(1, 6)]
         [1.0, 1.0, 0.5, 0.5, 0.25]
     """
-    _positive("step", every=every, factor=factor)
-    return factor ** ((epoch - 1) // every)
+    _positive("step", step_size=step_size, gamma=gamma)
+    return gamma ** ((epoch - 1) // step_size)
 
 
-def multi_step(progress: float, epoch: int, /, *, after: tuple[int, ...], factor: float = 0.1) -> float:
-    """Times ``factor`` after each of the epochs named.
+@renamed_knobs(after="milestones", factor="gamma")
+def multi_step(progress: float, epoch: int, /, *, milestones: tuple[int, ...], gamma: float = 0.1) -> float:
+    """Times ``gamma`` after each of some epochs.
 
     Example:
-        >>> [multi_step(0.0, epoch, after=(1, 3), factor=0.5) for epoch in range(1, 6)]
+        >>> [multi_step(0.0, epoch, milestones=(1, 3), gamma=0.5) for epoch in range(1, 6)]
         [1.0, 0.5, 0.5, 0.25, 0.25]
     """
-    _positive("multi_step", factor=factor)
-    return factor ** sum(epoch > each for each in after)
+    _positive("multi_step", gamma=gamma)
+    return gamma ** sum(epoch > milestone for milestone in milestones)
 
 
-def exponential(progress: float, epoch: int, /, *, factor: float = 0.95) -> float:
-    """Times ``factor`` after every epoch.
+@renamed_knobs(factor="gamma")
+def exponential(progress: float, epoch: int, /, *, gamma: float = 0.95) -> float:
+    """Times ``gamma`` after every epoch.
 
     Example:
-        >>> exponential(0.0, 3, factor=0.5)
+        >>> exponential(0.0, 3, gamma=0.5)
         0.25
     """
-    _positive("exponential", factor=factor)
-    return factor ** (epoch - 1)
+    _positive("exponential", gamma=gamma)
+    return gamma ** (epoch - 1)
 
 
+@renamed_knobs(start="start_factor", end="end_factor", epochs="total_iters")
 def linear(
-    progress: float, epoch: int = 1, /, *, start: float = 1.0, end: float = 0.05, epochs: int | None = None
+    progress: float,
+    epoch: int = 1,
+    /,
+    *,
+    start_factor: float = 1.0,
+    end_factor: float = 0.05,
+    total_iters: int | None = None,
 ) -> float:
-    """In a line from ``start`` to ``end``, in so many epochs; default: over the whole run.
+    """In a line from ``start_factor`` to ``end_factor`` in ``total_iters`` epochs; default: the whole run.
 
     Example:
-        >>> linear(0.5, start=1.0, end=0.0), linear(0.5, 50, start=0.25, end=1.0, epochs=5)
+        >>> linear(0.5, end_factor=0.0), linear(0.5, 50, start_factor=0.25, end_factor=1.0, total_iters=5)
         (0.5, 1.0)
     """
-    _positive("linear", start=start, epochs=1 if epochs is None else epochs)
-    _least("linear", end=end)
-    return start + (end - start) * _done(progress, epoch, epochs)
+    _positive("linear", start_factor=start_factor, total_iters=1 if total_iters is None else total_iters)
+    _least("linear", end_factor=end_factor)
+    return _line(start_factor, end_factor, _done(progress, epoch, total_iters))
 
 
 def linear_decay(progress: float, epoch: int, /, *, hold: int, decay: int) -> float:
@@ -200,126 +216,149 @@ def linear_decay(progress: float, epoch: int, /, *, hold: int, decay: int) -> fl
     return max(1 - max(0, epoch - 1 - hold) / (decay + 1), 0.0)
 
 
-def polynomial(progress: float, epoch: int = 1, /, *, power: float = 1.0, epochs: int | None = None) -> float:
-    """``(1 - share)^power`` down to zero, in so many epochs; default: over the whole run.
+@renamed_knobs(epochs="total_iters")
+def polynomial(
+    progress: float, epoch: int = 1, /, *, power: float = 1.0, total_iters: int | None = None
+) -> float:
+    """``(1 - share)^power`` down to zero in ``total_iters`` epochs; default: the whole run.
 
     Example:
         >>> polynomial(0.5, power=2.0)
         0.25
     """
-    _positive("polynomial", power=power, epochs=1 if epochs is None else epochs)
-    return (1 - _done(progress, epoch, epochs)) ** power
+    _positive("polynomial", power=power, total_iters=1 if total_iters is None else total_iters)
+    return (1 - _done(progress, epoch, total_iters)) ** power
 
 
-def cosine_annealing(progress: float, epoch: int, /, *, epochs: int, floor: float = 0.0) -> float:
-    """Half a cosine down to a share ``floor`` in so many epochs, up again in as many, and so on.
+@renamed_knobs(epochs="T_max")
+def cosine_annealing(progress: float, epoch: int, /, *, T_max: int, floor: float = 0.0) -> float:
+    """Half a cosine down to a share ``floor`` in ``T_max`` epochs, up again in as many, and so on.
 
     Example:
-        >>> [round(cosine_annealing(0.0, epoch, epochs=2), 3) for epoch in range(1, 6)]
+        >>> [round(cosine_annealing(0.0, epoch, T_max=2), 3) for epoch in range(1, 6)]
         [1.0, 0.5, 0.0, 0.5, 1.0]
     """
-    _positive("cosine_annealing", epochs=epochs)
+    _positive("cosine_annealing", T_max=T_max)
     _share("cosine_annealing", floor=floor)
-    return _half_cosine(1.0, floor, (epoch - 1) / epochs)
+    return _half_cosine(1.0, floor, (epoch - 1) / T_max)
 
 
-def warm_restarts(
-    progress: float, epoch: int, /, *, epochs: int, longer: int = 1, floor: float = 0.0
-) -> float:
+@renamed_knobs(epochs="T_0", longer="T_mult")
+def warm_restarts(progress: float, epoch: int, /, *, T_0: int, T_mult: int = 1, floor: float = 0.0) -> float:
     """Half a cosine down to a share ``floor``, then at once full rate again (arXiv 1608.03983).
 
     Args:
-        progress: not looked at.
-        epoch: number from 1 up.
-        epochs: length of the first stretch.
-        longer: how many times longer each stretch is than the one before.
+        progress: see the module.
+        epoch: see the module.
+        T_0: epochs of the first stretch.
+        T_mult: how many times longer each stretch is than the one before.
         floor: share of the rate at the end of a stretch.
 
     Example:
-        >>> [round(warm_restarts(0.0, epoch, epochs=2), 3) for epoch in range(1, 6)]
+        >>> [round(warm_restarts(0.0, epoch, T_0=2), 3) for epoch in range(1, 6)]
         [1.0, 0.5, 1.0, 0.5, 1.0]
     """
-    _positive("warm_restarts", epochs=epochs, longer=longer)
+    _positive("warm_restarts", T_0=T_0, T_mult=T_mult)
     _share("warm_restarts", floor=floor)
-    done, length = epoch - 1, epochs
+    done = epoch - 1
+    length = T_0
     while done >= length:
-        done, length = done - length, length * longer
+        done -= length
+        length *= T_mult
     return _half_cosine(1.0, floor, done / length)
 
 
+@renamed_knobs(
+    up="step_size_up",
+    down="step_size_down",
+    shrink=("mode", lambda shrink: CYCLIC_MODES.get(shrink, shrink)),
+    factor="gamma",
+)
 def cyclic(
     progress: float,
     epoch: int,
     /,
     *,
-    up: int = 10,
-    down: int | None = None,
+    step_size_up: int = 10,
+    step_size_down: int | None = None,
     low: float = 0.1,
-    shrink: Literal["never", "halve", "decay"] = "never",
-    factor: float = 1.0,
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
+    gamma: float = 1.0,
 ) -> float:
     """Up and down in lines between a share ``low`` and the full rate (arXiv 1506.01186).
 
     Args:
-        progress: not looked at.
-        epoch: number from 1 up.
-        up: epochs of a rise.
-        down: epochs of a fall; default: as many.
-        low: share of the rate at the foot.
-        shrink: what the height above the foot does: ``never`` shrinks, halves after each cycle
-            (``halve``), or is multiplied by ``factor`` after each epoch (``decay``).
-        factor: see ``shrink``.
+        progress: see the module.
+        epoch: see the module.
+        step_size_up: epochs of a rise.
+        step_size_down: epochs of a fall; default: as many.
+        low: share of the rate at the foot (``base_lr / max_lr`` of PyTorch).
+        mode: the height above the foot stays (``triangular``), halves after each cycle (``triangular2``), or
+            is multiplied by ``gamma`` after each epoch (``exp_range``).
+        gamma: see ``mode``.
 
     Example:
-        >>> [round(cyclic(0.0, epoch, up=2, low=0.5), 3) for epoch in range(1, 6)]
+        >>> [round(cyclic(0.0, epoch, step_size_up=2, low=0.5), 3) for epoch in range(1, 6)]
         [0.5, 0.75, 1.0, 0.75, 0.5]
     """
-    down = up if down is None else down
-    _positive("cyclic", up=up, down=down, factor=factor)
+    up = step_size_up
+    down = up if step_size_down is None else step_size_down
+    _positive("cyclic", step_size_up=up, step_size_down=down, gamma=gamma)
     _share("cyclic", low=low)
     cycle, done = divmod(epoch - 1, up + down)
     height = done / up if done <= up else (up + down - done) / down
-    shrunk = {"never": 1.0, "halve": 0.5**cycle, "decay": factor ** (epoch - 1)}[shrink]
+    shrunk = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": gamma ** (epoch - 1)}[mode]
     return low + (1 - low) * height * shrunk
 
 
+@renamed_knobs(
+    rise="pct_start",
+    anneal=("anneal_strategy", lambda anneal: "cos" if anneal == "cosine" else anneal),
+    symmetric="three_phase",
+)
 def one_cycle(
     progress: float,
     /,
     *,
-    rise: float = 0.3,
+    pct_start: float = 0.3,
     start: float = 0.04,
     end: float = 4e-6,
-    anneal: Literal["cosine", "linear"] = "cosine",
-    symmetric: bool = False,
+    anneal_strategy: Literal["cos", "linear"] = "cos",
+    three_phase: bool = False,
 ) -> float:
     """Up to the full rate and down to nearly nothing, once in a run (arXiv 1708.07120).
 
     Args:
-        progress: share of epochs done.
-        rise: share of the run that the rate rises in.
-        start: share of the rate in the first epoch.
-        end: share of the rate in the last.
-        anneal: rises and falls by half cosines or in lines.
-        symmetric: fall to ``start`` as fast as it rose, then to ``end`` in what is left.
+        progress: see the module.
+        pct_start: share of the run that the rate rises in.
+        start: share of the rate in the first epoch (``1 / div_factor`` of PyTorch).
+        end: share of the rate in the last (``1 / (div_factor final_div_factor)``).
+        anneal_strategy: rises and falls by half cosines or in lines.
+        three_phase: fall to ``start`` as fast as it rose, then to ``end`` in what is left.
 
     Example:
-        >>> [round(one_cycle(share, rise=0.5), 2) for share in (0.0, 0.5, 1.0)]
+        >>> [round(one_cycle(share, pct_start=0.5), 2) for share in (0.0, 0.5, 1.0)]
         [0.04, 1.0, 0.0]
     """
-    _share("one_cycle", rise=rise, start=start, end=end)
-    if symmetric and rise > 0.5:
-        raise BadInput("shape: one_cycle", f"rise {rise}", "must be at most 0.5 with symmetric")
-    falls = [(2 * rise, 1.0, start), (1.0, start, end)] if symmetric else [(1.0, 1.0, end)]
-    begun = 0.0
-    between = _half_cosine if anneal == "cosine" else _line
-    for until, first, last in [(rise, start, 1.0), *falls]:
-        if progress <= until or until == 1.0:
-            return between(first, last, min((progress - begun) / max(until - begun, 1e-9), 1.0))
-        begun = until
+    _share("one_cycle", pct_start=pct_start, start=start, end=end)
+    if three_phase and pct_start > 0.5:
+        fix = "must be at most 0.5 with three_phase"
+        raise BadInput("shape: one_cycle", f"pct_start {pct_start}", fix)
+    falls = [(2 * pct_start, 1.0, start), (1.0, start, end)] if three_phase else [(1.0, 1.0, end)]
+    phase_start = 0.0
+    between = _half_cosine if anneal_strategy == "cos" else _line
+    for phase_end, first, last in [(pct_start, start, 1.0), *falls]:
+        if progress <= phase_end or phase_end == 1.0:
+            share = (progress - phase_start) / max(phase_end - phase_start, 1e-9)
+            return between(first, last, min(share, 1.0))
+        phase_start = phase_end
     return end
 
 
+@renamed_knobs(
+    relative=("threshold_mode", lambda relative: "rel" if relative else "abs"),
+    rest="cooldown",
+)
 def plateau(
     progress: float,
     epoch: int,
@@ -330,22 +369,22 @@ def plateau(
     factor: float = 0.1,
     patience: int = 10,
     threshold: float = 1e-4,
-    relative: bool = True,
-    rest: int = 0,
+    threshold_mode: Literal["rel", "abs"] = "rel",
+    cooldown: int = 0,
     floor: float = 0.0,
 ) -> float:
     """Times ``factor`` whenever the loss has not fallen for more than ``patience`` epochs.
 
     Args:
-        progress: not looked at.
-        epoch: not looked at.
-        history: the epochs before.
+        progress: see the module.
+        epoch: see the module.
+        history: see the module.
         of: which loss.
         factor: between 0 and 1.
         patience: epochs without a fall that are waited for.
-        threshold: what counts as a fall, as a share of the lowest loss so far or (not ``relative``) as is.
-        relative: see ``threshold``.
-        rest: epochs after a change that are not counted.
+        threshold: what counts as a fall.
+        threshold_mode: a threshold is a share of the lowest loss so far (``rel``), or a difference (``abs``).
+        cooldown: epochs after a change that are not counted.
         floor: smallest share of the rate.
 
     Example:
@@ -353,18 +392,28 @@ def plateau(
         0.5
     """
     _share("plateau", factor=factor, floor=floor)
-    best, bad, resting, now = math.inf, 0, 0, 1.0
+    best = math.inf
+    bad_epochs = 0
+    cooling = 0
+    share = 1.0
     losses = [event[of] for event in history if event[of] is not None]
     if history and not losses:
         raise BadInput("shape: plateau.of", of, "needs patterns held out: write loss, or hold some out")
     for loss in losses:
-        fallen = loss < (best * (1 - threshold) if relative else best - threshold)
-        best, bad = (loss, 0) if fallen else (best, bad + 1)
-        if resting:
-            resting, bad = resting - 1, 0
-        if bad > patience:
-            now, resting, bad = max(now * factor, floor), rest, 0
-    return now
+        relative = threshold_mode == "rel"
+        if loss < (best * (1 - threshold) if relative else best - threshold):
+            best = loss
+            bad_epochs = 0
+        else:
+            bad_epochs += 1
+        if cooling:
+            cooling -= 1
+            bad_epochs = 0
+        if bad_epochs > patience:
+            share = max(share * factor, floor)
+            cooling = cooldown
+            bad_epochs = 0
+    return share
 
 
 def _misfit(event: Mapping[str, Any]) -> float:
@@ -375,13 +424,23 @@ def _misfit(event: Mapping[str, Any]) -> float:
 def _taken(shape: Shape) -> int:
     """How many values a shape takes by position; what has a default of its own is a knob."""
     try:
-        parameters = inspect.signature(shape).parameters.values()
+        parameters = _parameters(shape)
     except (TypeError, ValueError):
         return 1
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return 3
     needed = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
     return len([p for p in parameters if p.kind is p.POSITIONAL_ONLY]) + len(needed)
+
+
+def _parameters(shape: Shape) -> list[inspect.Parameter]:
+    """Of a function, or of a partial one whose knobs may have names of an earlier version."""
+    try:
+        return [*inspect.signature(shape).parameters.values()]
+    except ValueError:
+        if not isinstance(shape, functools.partial):
+            raise
+        return [*inspect.signature(shape.func).parameters.values()]
 
 
 def _line(first: float, last: float, share: float) -> float:
@@ -398,17 +457,18 @@ def _done(progress: float, epoch: int, epochs: int | None) -> float:
 
 
 def _positive(name: str, **values: float) -> None:
-    _refuse(name, {k: v for k, v in values.items() if not 0 < v < math.inf}, "must be above zero")
+    _require(name, values, "must be above zero", lambda value: 0 < value < math.inf)
 
 
 def _least(name: str, **values: float) -> None:
-    _refuse(name, {k: v for k, v in values.items() if not 0 <= v < math.inf}, "must be zero or more")
+    _require(name, values, "must be zero or more", lambda value: 0 <= value < math.inf)
 
 
 def _share(name: str, **values: float) -> None:
-    _refuse(name, {k: v for k, v in values.items() if not 0 <= v <= 1}, "must lie between 0 and 1")
+    _require(name, values, "must lie between 0 and 1", lambda value: 0 <= value <= 1)
 
 
-def _refuse(name: str, wrong: Mapping[str, float], fix: str) -> None:
-    for knob, value in wrong.items():
-        raise BadInput(f"shape: {name}.{knob}", value, fix)
+def _require(name: str, values: Mapping[str, float], fix: str, allows: Callable[[float], bool]) -> None:
+    for knob, value in values.items():
+        if not allows(value):
+            raise BadInput(f"shape: {name}.{knob}", value, fix)

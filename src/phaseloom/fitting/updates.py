@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 Objective = Callable[[Any], Mapping[str, Tensor]]
 Batches = Callable[[int], Sequence[Any]]
-READ = 32
+BATCHES_BETWEEN_READS = 32
 """Batches after which losses are read from the device, which has to wait for it."""
 
 Learnt = tuple[dict[str, float], int, float]
@@ -58,8 +58,8 @@ def from_each(
         _step(optimizer, _size(batch), clip)
         if expect is not None and place + 1 < len(batches):
             expect(tuple(team().share(piece)[0] for piece in in_pieces(batches[place + 1])))
-        if len(waiting) == READ or place == len(batches) - 1:
-            _read(waiting, sums, total, first=number == 1 and place < READ)
+        if len(waiting) == BATCHES_BETWEEN_READS or place == len(batches) - 1:
+            _read(waiting, sums, total, first=number == 1 and place < BATCHES_BETWEEN_READS)
             waiting.clear()
     return sums, len(batches), 1.0
 
@@ -171,9 +171,9 @@ def held_out(
         if settle and value.requires_grad:
             value.backward()
             hold_still(optimizer, number, own)
-            team().gather(_parameters(optimizer))
+            team().all_reduce_gradients(_parameters(optimizer))
             _step(optimizer, len(piece))
-    values = team().add(torch.stack(found)).tolist()
+    values = team().all_reduce(torch.stack(found)).tolist()
     loss = sum(len(piece) / total * value for piece, value in zip(pieces, values, strict=True))
     if not math.isfinite(loss):
         raise NotFinite(f"the hold-out loss became {loss}")
@@ -260,16 +260,16 @@ def _gradients(
         values.append(each.detach())
     hold_still(optimizer, number)
     _agree(objective, pieces, optimizer)
-    team().gather(_parameters(optimizer))
+    team().all_reduce_gradients(_parameters(optimizer))
     moved = [(g["name"], p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     sums = torch.stack([_sum(parameter).to(values[0]) for _, parameter in moved]) if moved else values[0][:0]
-    return Found(seen, [name for name, _ in moved], torch.cat([team().add(torch.cat(values)), sums]))
+    return Found(seen, [name for name, _ in moved], torch.cat([team().all_reduce(torch.cat(values)), sums]))
 
 
 def _agree(objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer) -> None:
     """Where parameters were touched by all of a batch, in every process."""
     boxes = getattr(objective, "boxes", None)
-    if team().count == 1 or boxes is None:
+    if team().world_size == 1 or boxes is None:
         return
     for parameter in _parameters(optimizer):
         if touched := getattr(parameter, "touched", None):

@@ -17,33 +17,33 @@ from phaseloom.fitting.outcome import Judgement, Stop, StopReason, Verdict, stop
 
 __all__ = ["verdict"]
 
-NEAR = 1.05
+MAX_LEVEL_OF_NOISE = 1.05
 """Times the floor from which on nothing is left to be had."""
 
-FAR = 2.0
+MIN_LEVEL_OF_WRONG_MODEL = 2.0
 """Times the floor, learned or held out, that tell of a model that is not that of the experiment."""
 
-DEEP = 8.0
+FALL_OF_GOOD_START = 8.0
 """By what the loss has fallen in all when its start was good, wherever it ends."""
 
-PATIENT = 3.0
+MAX_EPOCHS_TO_NOISE = 3.0
 """Times the epochs done that a fall may still need to reach the floor."""
 
-WHOLE, FULL = 0.99, 0.7
+SHARE_OF_HIGHEST_RATE = 0.99
+SHARE_OF_HIGH_RATE = 0.7
 """Shares of the highest rates from which on the fall of the loss is judged, the second where few epochs had
 the first: lower rates quieten steps and so lower any loss, converged or not."""
 
-
-UNSEEN = 1.25
+MIN_HOLDOUT_IN_DOUBT = 1.25
 """Hold-out loss, in units of the noise, from which on a gap is more than chance."""
 
-APART = 1.15
+MIN_HOLDOUT_RATIO_IN_DOUBT = 1.15
 """Hold-out loss over the loss of what is learned that tells of a fit that describes no more than its data."""
 
-NOWHERE = 100.0
+MIN_LEVEL_OF_WRONG_START = 100.0
 """Times the noise that no good start is left with."""
 
-STEPS = 60
+MIN_STEPS_TO_JUDGE = 60
 """Updates in all that are too few to judge by."""
 
 
@@ -170,7 +170,9 @@ class Run:
         """
         if _near(self):
             return 0.0
-        whole, full = (np.flatnonzero(self.pace > share) for share in (WHOLE, FULL))
+        whole, full = (
+            np.flatnonzero(self.pace > share) for share in (SHARE_OF_HIGHEST_RATE, SHARE_OF_HIGH_RATE)
+        )
         full = whole if len(whole) > 3 else full
         last = full[-max(len(full) // 4, 4) :] if len(full) > 1 else np.arange(len(self.loss))[-4:]
         if len(last) < 2:
@@ -199,11 +201,18 @@ def _too_long(run: Run, stop: Stop) -> Judgement | None:
 def _lost(run: Run, stop: Stop) -> Judgement | None:
     """Several times the noise, not much less than at first, and not on the way to it: a false valley."""
     whole, worst = shared_losses(run.history), max(run.level, run.unseen)
-    if worst < FAR or len(whole) < 8:
+    if worst < MIN_LEVEL_OF_WRONG_MODEL or len(whole) < 8:
         return None
-    stuck = whole[0] < DEEP * whole[-1] and np.log(worst) > PATIENT * len(whole) * run.falls
-    apart = run.gap > APART and min(run.level, run.unseen) > FAR and not run.falls
-    if not (stuck or worst > NOWHERE or apart):
+    stuck = (
+        whole[0] < FALL_OF_GOOD_START * whole[-1]
+        and np.log(worst) > MAX_EPOCHS_TO_NOISE * len(whole) * run.falls
+    )
+    apart = (
+        run.gap > MIN_HOLDOUT_RATIO_IN_DOUBT
+        and min(run.level, run.unseen) > MIN_LEVEL_OF_WRONG_MODEL
+        and not run.falls
+    )
+    if not (stuck or worst > MIN_LEVEL_OF_WRONG_START or apart):
         return None
     return Judgement(
         Verdict.WRONG_START,
@@ -244,7 +253,7 @@ def _doubtful(run: Run, stop: Stop) -> Judgement | None:
             f"doubtful: patterns held out are explained no better than by their mean ({against} times the "
             "noise): too few counts, or a wrong start (defocus, centre, orientation)",
         )
-    if len(run.history) < 8 or run.unseen < UNSEEN or run.gap < APART:
+    if len(run.history) < 8 or run.unseen < MIN_HOLDOUT_IN_DOUBT or run.gap < MIN_HOLDOUT_RATIO_IN_DOUBT:
         return None
     return Judgement(
         Verdict.DOUBTFUL,
@@ -264,7 +273,7 @@ def _falling(run: Run, stop: Stop) -> Judgement | None:
         return None
     if not run.falls:
         return _hardly_begun(run)
-    when = " before the rates fell" if run.pace[-1] <= FULL else ""
+    when = " before the rates fell" if run.pace[-1] <= SHARE_OF_HIGH_RATE else ""
     words = f"by {_percent(run.falls)} per epoch{when}, at {run.left()}"
     sentence = f"still falling: {words}: give it more epochs ({2 * done} instead of {done})"
     return Judgement(Verdict.STILL_FALLING, sentence)
@@ -272,8 +281,8 @@ def _falling(run: Run, stop: Stop) -> Judgement | None:
 
 def _hardly_begun(run: Run) -> Judgement | None:
     """Levelled by the fall of the rates, after a number of steps that tells little."""
-    steps = sum(event.get("updates", STEPS) for event in run.history)
-    if steps < STEPS and not chooses(run.history):
+    steps = sum(event.get("updates", MIN_STEPS_TO_JUDGE) for event in run.history)
+    if steps < MIN_STEPS_TO_JUDGE and not chooses(run.history):
         return Judgement(
             Verdict.STILL_FALLING,
             f"still falling: {steps} steps tell too little, at {run.left()}: more epochs, or smaller batches",
@@ -293,7 +302,7 @@ def _converged(run: Run) -> Judgement:
         lacks = "centre of the patterns, step, defocus, probe modes, slices or a background"
         why = f"the model lacks something ({lacks}), or counts are not single quanta"
         return Judgement(Verdict.LEVELLED, f"levelled: what is left is {run.left()}{also}: {why}")
-    if level > NEAR and run.pace[-1] > FULL and not chooses(run.events):
+    if level > MAX_LEVEL_OF_NOISE and run.pace[-1] > SHARE_OF_HIGH_RATE and not chooses(run.events):
         doubt = "; long steps may be part of it: let the rates fall (shape: cosine)"
     elif 0 < level < 0.9 and not unseen:
         doubt = "; noise is described too, and no pattern was held out that could tell of overfitting"
@@ -301,7 +310,7 @@ def _converged(run: Run) -> Judgement:
 
 
 def _near(run: Run) -> bool:
-    return run.floor > 0 and 0 < run.noise[-1] / run.floor < NEAR
+    return run.floor > 0 and 0 < run.noise[-1] / run.floor < MAX_LEVEL_OF_NOISE
 
 
 def _trend(time: np.ndarray, values: np.ndarray) -> tuple[float, float]:

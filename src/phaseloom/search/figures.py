@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Axis", "Landscape", "report"]
 
-ABREAST = 4
+PANELS_PER_ROW = 4
 """Panels of a row."""
 
-MOST = 8
+MAX_PANELS = 8
 """Knobs that get a slice."""
 
 
@@ -92,14 +92,14 @@ def report(land: Landscape, /) -> Figure:
         4
     """
     shown = _chosen(land)
-    lines = -(-len(shown) // ABREAST)
+    lines = -(-len(shown) // PANELS_PER_ROW)
     heights = {"course": 3.0, "slices": 2.7 * lines} | ({"pictures": 3.4} if land.pictures else {})
     figure = page(13.0, sum(heights.values()) + 0.4)
     figure.suptitle(land.title, fontsize=NORMAL + 3, fontweight="bold", x=0.01, ha="left")
     parts = figure.subfigures(len(heights), 1, height_ratios=[*heights.values()], squeeze=False)[:, 0]
     rows = dict(zip(heights, parts, strict=True))
     _first_row(rows["course"], land)
-    panels = rows["slices"].subplots(lines, ABREAST, squeeze=False).ravel()
+    panels = rows["slices"].subplots(lines, PANELS_PER_ROW, squeeze=False).ravel()
     for axes, path in zip(panels, shown, strict=False):
         _slice(axes, land, path)
     for axes in panels[len(shown) :]:
@@ -112,7 +112,7 @@ def report(land: Landscape, /) -> Figure:
 def _chosen(land: Landscape) -> list[str]:
     """Knobs that get a slice, those that matter first."""
     order = [*land.importance, *(path for path in land.axes if path not in land.importance)]
-    return order[:MOST]
+    return order[:MAX_PANELS]
 
 
 def _first_row(row: SubFigure, land: Landscape) -> None:
@@ -146,7 +146,7 @@ def _course(axes: Axes, land: Landscape) -> None:
 
 
 def _importance(axes: Axes, land: Landscape) -> None:
-    names = [*land.importance][:MOST][::-1]
+    names = [*land.importance][:MAX_PANELS][::-1]
     axes.barh(range(len(names)), [land.importance[name] for name in names], color=PALETTE[2])
     axes.set_yticks(range(len(names)), names)
     frame(axes, title="What matters", x="share", y="")
@@ -225,7 +225,9 @@ def _two(axes: Axes, land: Landscape, paths: list[str]) -> None:
 
 def _pictures(row: SubFigure, land: Landscape) -> None:
     """The best images, each on a scale of its own."""
-    for axes, number in zip(row.subplots(1, ABREAST, squeeze=False)[0], range(ABREAST), strict=True):
+    for axes, number in zip(
+        row.subplots(1, PANELS_PER_ROW, squeeze=False)[0], range(PANELS_PER_ROW), strict=True
+    ):
         if number >= len(land.pictures):
             axes.axis("off")
             continue

@@ -30,7 +30,17 @@ class Objective:
     unlike: tuple[str, ...] = ()
 
 
-MEANING = ("noise", "losses", "weighting", "task", "holdout", "validation", "block", "test", "halves")
+OBJECTIVE_SETTINGS = (
+    "noise",
+    "losses",
+    "weighting",
+    "task",
+    "holdout",
+    "validation",
+    "block",
+    "test",
+    "halves",
+)
 
 
 def loss() -> Objective:
@@ -39,7 +49,7 @@ def loss() -> Objective:
     It falls with every freedom that a model gets, whether there is something to find with it or not. Of
     trainings it is the sum of all losses.
     """
-    return Objective("loss", lambda trial: trial.loss(), lambda trial, _: trial.loss(), MEANING)
+    return Objective("loss", lambda trial: trial.loss(), lambda trial, _: trial.loss(), OBJECTIVE_SETTINGS)
 
 
 def holdout() -> Objective:
@@ -50,7 +60,7 @@ def holdout() -> Objective:
     Raises:
         BadInput: nothing is held out; at the end of a trial.
     """
-    return Objective("hold-out loss", _held, lambda _, epoch: epoch.holdout, MEANING)
+    return Objective("hold-out loss", _held, lambda _, epoch: epoch.holdout, OBJECTIVE_SETTINGS)
 
 
 def contrast() -> Objective:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.spec import Call, Recipe, alternatives_table, dimension_of, knobs, names, rooms_of
+from phaseloom.spec import Call, Recipe, alternatives_table, dimension_of, knobs, names, old_knobs, rooms_of
 from phaseloom.units import Dimension
 
 __all__ = ["Kind", "address", "at", "placed"]
 
-TIMES = ("start", "stop", "every")
+CALL_TIMES = ("start", "stop", "every")
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,11 @@ def _in_call(value: Any, rest: list[str], place: str, room: str = "") -> Kind:
     if not deeper:
         return Kind(False)
     wanted = knobs(room, name)
-    if deeper[0] in TIMES and deeper[0] not in wanted:
+    if deeper[0] in CALL_TIMES and deeper[0] not in wanted:
         return Kind(True, True)
+    old, _, item = old_knobs(room, name).get(deeper[0], "").rstrip("]").partition("[")
+    if old:
+        deeper = [old, item] if item else [old]
     _known(deeper[0], wanted, place)
     annotation = wanted[deeper[0]].annotation
     if len(deeper) == 1:
@@ -195,7 +198,7 @@ def _changed(node: Any, path: str, value: Any) -> dict[str, Any]:
     if not deeper:
         return {**tree, name: value}
     call: Any = next(iter(knob for key, knob in tree.items() if key == name))
-    if len(deeper) == 1 and deeper[0] in TIMES and deeper[0] not in (call or {}):
+    if len(deeper) == 1 and deeper[0] in CALL_TIMES and deeper[0] not in (call or {}):
         return {**tree, deeper[0]: value}
     values = dict(call or {})
     if len(deeper) > 1 and isinstance(values.get(deeper[0]), list):
@@ -219,7 +222,7 @@ def at(tree: Any, path: str, /) -> Any:
             tree = tree[int(step)] if step.isdigit() and int(step) < len(tree) else next(named, None)
             if step.isdigit():
                 continue
-        beside = step in TIMES and isinstance(tree, dict) and step not in tree
+        beside = step in CALL_TIMES and isinstance(tree, dict) and step not in tree
         tree, above = _inside(above if beside else tree, step), tree
     return tree
 

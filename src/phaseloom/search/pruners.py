@@ -1,11 +1,14 @@
-"""When a search gives a trial up: the pruners of Optuna, by their knobs. Steps are epochs, from 1.
+"""When a search gives a trial up: the pruners of Optuna, with its names of their arguments.
 
-A function takes the epochs of a trial. Only objectives that are known after every epoch can be pruned by.
+A function takes the epochs of a trial. Steps are epochs, from 1. Only objectives that are known after every
+epoch can be pruned by. Optuna counts steps from 0, hence ``n_warmup_steps + 1`` below.
 """
 
 from typing import Any, Literal
 
-from phaseloom.search.samplers import quiet
+from phaseloom.errors import BadInput
+from phaseloom.renames import renamed_knobs
+from phaseloom.search.samplers import without_warnings
 
 __all__ = ["halving", "hyperband", "median", "none", "patient", "percentile", "threshold"]
 
@@ -17,88 +20,114 @@ def none(epochs: int = 0, /) -> Any:
     return NopPruner()
 
 
-def median(epochs: int = 0, /, *, startup: int = 5, warmup: int | None = None, every: int = 1) -> Any:
+@renamed_knobs(startup="n_startup_trials", warmup="n_warmup_steps", every="interval_steps")
+def median(
+    epochs: int = 0,
+    /,
+    *,
+    n_startup_trials: int = 5,
+    n_warmup_steps: int | None = None,
+    interval_steps: int = 1,
+) -> Any:
     """Give up what is worse than half of the trials were after as many epochs.
 
     Args:
         epochs: of a trial.
-        startup: trials that are left in peace first.
-        warmup: epochs of each trial that are left in peace; default: a quarter.
-        every: epochs from one look to the next.
+        n_startup_trials: trials that are not pruned.
+        n_warmup_steps: first epochs of each trial, which are not pruned; default: a quarter.
+        interval_steps: epochs from one look to the next.
     """
     from optuna.pruners import MedianPruner
 
-    peace = epochs // 4 if warmup is None else warmup
-    return MedianPruner(n_startup_trials=startup, n_warmup_steps=peace + 1, interval_steps=every)
+    warmup = epochs // 4 if n_warmup_steps is None else n_warmup_steps
+    return MedianPruner(n_startup_trials, warmup + 1, interval_steps)
 
 
+@renamed_knobs(
+    percent="percentile", startup="n_startup_trials", warmup="n_warmup_steps", every="interval_steps"
+)
 def percentile(
-    epochs: int = 0, /, *, percent: float = 25.0, startup: int = 5, warmup: int | None = None, every: int = 1
+    epochs: int = 0,
+    /,
+    *,
+    percentile: float = 25.0,
+    n_startup_trials: int = 5,
+    n_warmup_steps: int | None = None,
+    interval_steps: int = 1,
 ) -> Any:
     """Go on with the best per cent of what trials were after as many epochs; see `median`.
 
     Args:
         epochs: of a trial.
-        percent: that may go on.
-        startup: trials that are left in peace first.
-        warmup: epochs of each trial that are left in peace; default: a quarter.
-        every: epochs from one look to the next.
+        percentile: per cent that may go on.
+        n_startup_trials: trials that are not pruned.
+        n_warmup_steps: first epochs of each trial, which are not pruned; default: a quarter.
+        interval_steps: epochs from one look to the next.
     """
     from optuna.pruners import PercentilePruner
 
-    peace = epochs // 4 if warmup is None else warmup
-    counted = {"n_startup_trials": startup, "n_warmup_steps": peace + 1, "interval_steps": every}
-    return PercentilePruner(percent, **counted)
+    warmup = epochs // 4 if n_warmup_steps is None else n_warmup_steps
+    return PercentilePruner(percentile, n_startup_trials, warmup + 1, interval_steps)
 
 
-def hyperband(epochs: int, /, *, least: int = 2, factor: int = 3) -> Any:
+@renamed_knobs(least="min_resource", factor="reduction_factor")
+def hyperband(epochs: int, /, *, min_resource: int = 2, reduction_factor: int = 3) -> Any:
     """Races of different lengths: some begin with many trials that are soon given up, some with few.
 
     Args:
         epochs: of a trial.
-        least: epochs that every trial gets.
-        factor: one in so many goes on from round to round.
+        min_resource: epochs that every trial gets.
+        reduction_factor: one in so many goes on from round to round.
 
     Source: L. Li et al., Hyperband, J. Mach. Learn. Res. 18, 185 (2018).
     """
     from optuna.pruners import HyperbandPruner
 
-    return HyperbandPruner(min_resource=min(least, epochs), max_resource=epochs, reduction_factor=factor)
+    return HyperbandPruner(min(min_resource, epochs), epochs, reduction_factor)
 
 
-def halving(epochs: int = 0, /, *, least: int = 2, factor: int = 3) -> Any:
-    """A single one of these races, as trials come in.
+@renamed_knobs(least="min_resource", factor="reduction_factor")
+def halving(epochs: int = 0, /, *, min_resource: int = 2, reduction_factor: int = 3) -> Any:
+    """Successive halving: a single one of these races, as trials come in.
 
     Args:
         epochs: of a trial.
-        least: epochs that every trial gets.
-        factor: one in so many goes on from round to round.
+        min_resource: epochs that every trial gets.
+        reduction_factor: one in so many goes on from round to round.
 
     Source: L. Li et al., A system for massively parallel hyperparameter tuning, MLSys 2020.
     """
     from optuna.pruners import SuccessiveHalvingPruner
 
-    return SuccessiveHalvingPruner(min_resource=least, reduction_factor=factor)
+    return SuccessiveHalvingPruner(min_resource, reduction_factor)
 
 
+@renamed_knobs(least="min_delta", inside="wrapped_pruner")
 def patient(
-    epochs: int = 0, /, *, patience: int = 3, least: float = 0.0, inside: Literal["none", "median"] = "median"
+    epochs: int = 0,
+    /,
+    *,
+    patience: int = 3,
+    min_delta: float = 0.0,
+    wrapped_pruner: Literal["none", "median"] = "median",
 ) -> Any:
     """Give up only what has not become better for some epochs.
 
     Args:
         epochs: of a trial.
         patience: epochs without a better value that are waited for.
-        least: by how much it has to be better.
-        inside: what else has to be so: worse than half of the trials (`median`), or nothing.
+        min_delta: by how much it has to be better.
+        wrapped_pruner: what else has to be so: worse than half of the trials (`median`), or nothing.
     """
     from optuna.pruners import PatientPruner
 
-    return quiet(lambda: PatientPruner(median(epochs) if inside == "median" else None, patience, least))
+    wrapped = median(epochs) if wrapped_pruner == "median" else None
+    return without_warnings(PatientPruner, wrapped, patience, min_delta)
 
 
+@renamed_knobs(warmup="n_warmup_steps")
 def threshold(
-    epochs: int = 0, /, *, lower: float | None = None, upper: float | None = None, warmup: int = 0
+    epochs: int = 0, /, *, lower: float | None = None, upper: float | None = None, n_warmup_steps: int = 0
 ) -> Any:
     """Give up what leaves a band.
 
@@ -106,15 +135,13 @@ def threshold(
         epochs: of a trial.
         lower: end of the band.
         upper: end of the band.
-        warmup: epochs of each trial that are left in peace.
+        n_warmup_steps: first epochs of each trial, which are not pruned.
 
     Raises:
         BadInput: no end at all.
     """
     from optuna.pruners import ThresholdPruner
 
-    from phaseloom.errors import BadInput
-
     if lower is None and upper is None:
         raise BadInput("pruner: threshold", None, "needs an upper end, or a lower one")
-    return ThresholdPruner(lower=lower, upper=upper, n_warmup_steps=warmup + 1)
+    return ThresholdPruner(lower=lower, upper=upper, n_warmup_steps=n_warmup_steps + 1)

@@ -25,7 +25,7 @@ from phaseloom.spec import Call, Recipe, load_yaml, part, to_yaml
 
 __all__ = ["Plan", "Search", "engine"]
 
-BACK = 0.1
+SHARE_OF_LAST_EPOCHS = 0.1
 """Share of the epochs of a reconstruction that learn from all patterns, see
 `phaseloom.reconstruction.protocol`."""
 
@@ -284,7 +284,7 @@ def _warm(plan: Plan, paths: list[str]) -> None:
         raise BadInput("warm", True, fix)
     if objective.name == "frc":
         raise BadInput("warm", True, "makes both halves agree, which begin alike: take another objective")
-    if name == "Reconstruct" and objective.name == "holdout" and int(BACK * plan.epochs):
+    if name == "Reconstruct" and objective.name == "holdout" and int(SHARE_OF_LAST_EPOCHS * plan.epochs):
         fix = "begins with what has learned from all patterns, in its last epochs: take objective: loss"
         raise BadInput("warm", True, fix)
 

@@ -21,13 +21,13 @@ from phaseloom.spec import to_yaml
 
 __all__ = ["Tried", "best", "doubts", "left", "tried"]
 
-FEW = 10
+MIN_TRIALS_FOR_IMPORTANCE = 10
 """Trials with a value, below which nothing is said of how much a knob matters."""
 
-ABREAST = 4
+IMAGES_PER_ROW = 4
 """Images side by side."""
 
-STATES = {"COMPLETE": "done", "PRUNED": "given up", "FAIL": "failed"}
+STATE_NAMES = {"COMPLETE": "done", "PRUNED": "given up", "FAIL": "failed"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Tried:
         reason: why it failed, or whose value it has.
         seconds: wall time.
         epochs: that were judged.
+        wrong_objective: it failed because no run of this search has such an objective.
     """
 
     part: str
@@ -55,6 +56,7 @@ class Tried:
     reason: str
     seconds: float
     epochs: int
+    wrong_objective: bool = False
 
     def __str__(self) -> str:
         """One line of a log."""
@@ -70,7 +72,7 @@ def tried(plan: Plan, part: str, /) -> list[Tried]:
 
 
 def _told(plan: Plan, part: str, one: Any) -> Tried:
-    state, told = STATES[one.state.name], one.user_attrs
+    state, told = STATE_NAMES[one.state.name], one.user_attrs
     seconds = one.duration.total_seconds() if one.duration else 0.0
     lost = "the process that worked on it died" if state == "failed" else ""
     value = one.value if state == "done" else None
@@ -86,6 +88,7 @@ def _told(plan: Plan, part: str, one: Any) -> Tried:
         told.get("reason", lost),
         seconds,
         steps,
+        told.get("wrong objective", False),
     )
 
 
@@ -187,7 +190,7 @@ def _landscape(plan: Plan, ended: dict[str, list[Tried]]) -> figures.Landscape:
         states=tuple(one.state for one in trials),
         axes=axes,
         importance=importance(plan),
-        pictures=tuple(shown[:ABREAST]),
+        pictures=tuple(shown[:IMAGES_PER_ROW]),
         best=next((place for place, one in enumerate(trials) if top and one.drawn == top.drawn), None),
     )
 
@@ -220,7 +223,7 @@ def importance(plan: Plan, /) -> dict[str, float]:
     import optuna
 
     study = plan.opened("trials")
-    if len(ranked(tried(plan, "trials"))) < FEW:
+    if len(ranked(tried(plan, "trials"))) < MIN_TRIALS_FOR_IMPORTANCE:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

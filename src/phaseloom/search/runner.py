@@ -24,13 +24,13 @@ from phaseloom.search.trials import Trial
 
 __all__ = ["Searching", "joined"]
 
-ENOUGH = 3
+MAX_EQUAL_FAILURES = 3
 """Trials that fail for one reason, before any is done, after which no more are begun."""
 
-HEAVY = ("result.h5", pretrained.FILE, "picture.npz")
+HEAVY_FILES = ("result.h5", pretrained.FILE, "picture.npz")
 """What only the best trials keep."""
 
-PIXELS = 320
+PICTURE_PIXELS = 320
 """Along an edge of a picture that is kept of a trial."""
 
 
@@ -96,8 +96,8 @@ def _hopeless(ended: Sequence[found.Tried]) -> None:
             any was done.
     """
     reasons = [re.sub(r"[\d.]+", "", one.reason) for one in ended if one.state == "failed"]
-    asked = next((one.reason for one in ended if one.reason.startswith("objective")), None)
-    alike = len(reasons) >= ENOUGH and len({*reasons}) == 1 and len(reasons) == len(ended)
+    asked = next((one.reason for one in ended if one.wrong_objective), None)
+    alike = len(reasons) >= MAX_EQUAL_FAILURES and len({*reasons}) == 1 and len(reasons) == len(ended)
     if alike or (asked and len(reasons) == len(ended)):
         fix = f"failed, because: {asked or ended[-1].reason}"
         raise BadInput("search", f"{len(ended)} trial{'s' * (len(ended) > 1)}", fix)
@@ -117,7 +117,7 @@ def _together(plan: Plan, part: str, until: float | None, known: set[int]) -> Ge
     try:
         while any(process.is_alive() for process in team):
             yield from _new(plan, part, seen)
-            team[0].join(engine().POLL)
+            team[0].join(engine().POLL_SECONDS)
         yield from _new(plan, part, seen)
     finally:
         halt.set()
@@ -193,9 +193,11 @@ class _Worker:
         except KeyboardInterrupt:
             trial.set_user_attr("reason", "interrupted")
             raise
-        except engine().FAILURES as problem:
-            said = str(problem) if isinstance(problem, BadInput) else f"{type(problem).__name__}: {problem}"
-            trial.set_user_attr("reason", " ".join(said.split()))
+        except engine().TRIAL_FAILURES as problem:
+            ours = isinstance(problem, BadInput)
+            reason = str(problem) if ours else f"{type(problem).__name__}: {problem}"
+            trial.set_user_attr("reason", " ".join(reason.split()))
+            trial.set_user_attr("wrong objective", ours and problem.place.startswith("objective"))
             raise
 
     def _value(self, trial: Any) -> float:
@@ -301,7 +303,7 @@ def _ended(plan: Plan, run: Trial, folder: Path) -> float:
     run.numbers()
     if (picture := run.picture()) is not None:
         image, pixel = picture
-        fold = max(1, max(image.shape) // PIXELS)
+        fold = max(1, max(image.shape) // PICTURE_PIXELS)
         np.savez(folder / "picture.npz", image=thinned(image, fold).astype(np.float32), pixel=pixel * fold)
     _tidy(run, ())
     if not plan.search.warm:
@@ -323,5 +325,5 @@ def _forget(plan: Plan, folder: Path, value: float) -> None:
         [(number, name) for number, name in done if number is not None] + [(value, int(folder.name))]
     )
     for _, number in ranks[plan.search.keep :]:
-        for name in HEAVY:
+        for name in HEAVY_FILES:
             (folder.parent / f"{number:04d}" / name).unlink(missing_ok=True)

@@ -26,26 +26,28 @@ from optuna.trial import FrozenTrial, TrialState
 from phaseloom.errors import BadInput
 from phaseloom.search.space import Space
 
-__all__ = ["FAILURES", "Asking", "asked", "finished", "opened", "tickets", "worked"]
+__all__ = ["TRIAL_FAILURES", "Asking", "asked", "finished", "opened", "tickets", "worked"]
 
 log = logging.getLogger(__name__)
 
-FAILURES = (ValueError, RuntimeError, MemoryError, ArithmeticError, OSError)
+TRIAL_FAILURES = (ValueError, RuntimeError, MemoryError, ArithmeticError, OSError)
 """What ends a trial and not the search."""
 
-AGAIN = 1
+MAX_RETRIES = 1
 """How often what a dead process had is done once more."""
 
-MOST = 100_000
+MAX_GRID_POINTS = 100_000
 """Combinations of a grid that are counted at all."""
 
-LONG = 2.0
+SECONDS_BEFORE_COLLECTION = 2.0
 """Seconds of a trial after which its memory is collected at once, which takes a third of a second itself."""
 
-POLL = 0.2
+POLL_SECONDS = 0.2
 """Seconds between two looks at what others do."""
 
 
+# Optuna recognises a storage with signs of life by this base class, which it exports nowhere in public; its
+# public RDBStorage has them too, but SQLite is not safe on the shared disks of a cluster.
 class Signs(JournalStorage, BaseHeartbeat):
     """A journal with signs of life: a file of each trial, touched while somebody works on it.
 
@@ -137,7 +139,7 @@ def opened(url: str | None, folder: Path, name: str, /, *, silence: int, fresh: 
 def _storage(url: str | None, folder: Path, silence: int) -> BaseStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        stale = RetryHeartbeatStaleTrialCallback(max_retry=AGAIN)
+        stale = RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
         if url is None:
             return Signs(folder / "study.journal", silence, stale)
         try:
@@ -175,9 +177,11 @@ def asked(
     """
     if not grid:
         return dict.fromkeys(range(30 if count is None else count))
-    points = list(itertools.islice(space.grid(), MOST + 1))
-    if len(points) > MOST:
-        raise BadInput("sampler: grid", f"more than {MOST}", "are too many combinations: take larger steps")
+    points = list(itertools.islice(space.grid(), MAX_GRID_POINTS + 1))
+    if len(points) > MAX_GRID_POINTS:
+        raise BadInput(
+            "sampler: grid", f"more than {MAX_GRID_POINTS}", "are too many combinations: take larger steps"
+        )
     order = np.random.default_rng(seed).permutation(len(points))[:count]
     return {number: points[int(place)] for number, place in enumerate(order)}
 
@@ -224,7 +228,7 @@ def worked(
             continue
         if not wait or not _numbers(study, TrialState.RUNNING):
             return
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
         with warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore", ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
@@ -240,14 +244,14 @@ def _tried(study: optuna.Study, one: Callable[[optuna.Trial], float]) -> int | N
 
     began = time.monotonic()
     try:
-        study.optimize(noted, n_trials=1, catch=FAILURES)
+        study.optimize(noted, n_trials=1, catch=TRIAL_FAILURES)
     except UpdateFinishedTrialError:
         log.warning("trial %s: it took so long that others have done it", *numbers)
         return None
     except KeyboardInterrupt:
         _put_back(study, numbers)
         raise
-    if time.monotonic() - began > LONG:
+    if time.monotonic() - began > SECONDS_BEFORE_COLLECTION:
         gc.collect()
     return numbers[0]
 

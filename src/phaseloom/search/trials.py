@@ -209,7 +209,7 @@ class Mending(Network):
 KINDS: tuple[type[Trial], ...] = (Reconstruction, Embedding, Mending, Reading)
 """In the order in which they are tried on a file; a file that fits several is of the first."""
 
-NEEDED = {Reconstruction: "file", Embedding: "file", Mending: "data"}
+REQUIRED_SETTINGS = {Reconstruction: "file", Embedding: "file", Mending: "data"}
 """Without which it cannot be meant."""
 
 
@@ -222,17 +222,17 @@ def read(path: Path, settings: Mapping[str, Any] | None = None, /) -> tuple[type
     if path.suffix not in (".yaml", ".yml"):
         return Reconstruction, Reconstruct.from_path(path, settings)
     kind = _kind(set(load_yaml(path)) | {name.split(".")[0] for name in settings or {}}, str(path))
-    return kind, kind.recipe.from_path(path, settings)  # type: ignore[attr-defined]
+    return kind, kind.recipe.from_path(path, settings)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _kind(keys: set[str], place: str) -> type[Trial]:
     for kind in KINDS:
-        if keys <= set(kind.recipe.model_fields) and NEEDED.get(kind, "") in {*keys, ""}:
+        if keys <= set(kind.recipe.model_fields) and REQUIRED_SETTINGS.get(kind, "") in {*keys, ""}:
             return kind
     likely = max(KINDS, key=lambda kind: len(keys & set(kind.recipe.model_fields)))
     lacking = sorted(keys - set(likely.recipe.model_fields))
     if not lacking:
-        raise BadInput(place, None, f"says nothing of its {NEEDED[likely]}: write it")
+        raise BadInput(place, None, f"says nothing of its {REQUIRED_SETTINGS[likely]}: write it")
     raise BadInput(place, f"there is no '{lacking[0]}';", nearest(lacking[0], likely.recipe.model_fields))
 
 

@@ -66,7 +66,7 @@ class Fitted(nn.Module):
         index, betas = self._index(iterations, dataset, subset), _betas(betas)
         return self.fit.run(
             "Adam",
-            lambda groups: optimizers.adam(groups, momentum=betas[0], memory=betas[1], amsgrad=amsgrad),
+            lambda groups: optimizers.adam(groups, betas=betas, amsgrad=amsgrad),
             iterations,
             dataset,
             Course(
@@ -112,7 +112,7 @@ class Fitted(nn.Module):
             raise BadInput("optimize: line_search_fn", line_search_fn, "must be 'strong_wolfe' or None")
         return self.fit.run(
             "LBFGS",
-            lambda groups: optimizers.lbfgs(groups, history=history_size, inner=20),
+            lambda groups: optimizers.lbfgs(groups, history_size=history_size, max_iter=20),
             iterations,
             dataset,
             Course(

@@ -56,15 +56,6 @@ _PRUNERS = {
     **{"MedianPruner": "median", "PatientPruner": "patient", "PercentilePruner": "percentile"},
     **{"SuccessiveHalvingPruner": "halving", "HyperbandPruner": "hyperband", "ThresholdPruner": "threshold"},
 }
-_KNOBS = {
-    **{"n_startup_trials": "startup", "n_ei_candidates": "candidates", "sigma0": "width"},
-    **{"popsize": "population", "population_size": "population", "qmc_type": "kind", "scramble": "scramble"},
-    **{"crossover_prob": "crossover", "swapping_prob": "swapping", "multivariate": "joint"},
-    **{"n_warmup_steps": "warmup", "interval_steps": "every", "min_resource": "least"},
-    **{"reduction_factor": "factor", "percentile": "percent", "patience": "patience", "lower": "lower"},
-    "upper": "upper",
-}
-"""Arguments of samplers and pruners that we have by another name."""
 
 
 def searched(tree: Mapping[str, Any], folder: Path, /) -> tuple[Tree, Tree, list[str]]:
@@ -274,7 +265,7 @@ def _known(name: str, configs: Tree, kind: str, notes: list[str]) -> Tree:
     from phaseloom.spec import knobs
 
     there = knobs(f"phaseloom.search.{kind}s", name)
-    ours = {_KNOBS[key]: value for key, value in configs.items() if _KNOBS.get(key) in there}
-    if lost := sorted(key for key in configs if _KNOBS.get(key) not in there):
+    ours = {key: value for key, value in configs.items() if key in there}
+    if lost := sorted(key for key in configs if key not in there):
         notes.append(f"hypertune_params.{kind}_params.configs: {', '.join(lost)} of {name} are left out")
     return ours

@@ -214,6 +214,7 @@ def _pixel_angle(
             raise BadInput(f"{name}: pixel", None, "cannot define a near field: give detector_pixel")
         return wavelength / (shape[0] * pixel), wavelength / (shape[1] * pixel)
     if distance is not None and detector_pixel is not None:
+        assert detector_pixel is not None  # both or none, checked above
         angle = detector_pixel / distance
     return angle, angle
 
