@@ -7,7 +7,7 @@ from typing import Any
 
 from phaseloom.errors import BadInput
 
-__all__ = ["krivanek", "migrated", "normalised"]
+__all__ = ["migrate", "normalise_times", "to_krivanek"]
 
 _OLD_SECTIONS = ("exp_params", "source_params")
 _OLD_LENSES = {
@@ -40,11 +40,11 @@ _HAIDER = {
 _KRIVANEK = re.compile(r"(C|phi)(\d)(\d+)([ab]?)$")
 
 
-def migrated(tree: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
+def migrate(tree: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
     """The tree in the spelling of PtyRAD 1.0, and what was respelt, in words. The tree itself stays.
 
     Example:
-        >>> tree, notes = migrated({"init_params": {"probe_defocus": 50}})
+        >>> tree, notes = migrate({"init_params": {"probe_defocus": 50}})
         >>> tree["init_params"]["probe_aberrations"]
         {'C10': -50.0}
     """
@@ -66,19 +66,19 @@ def migrated(tree: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
     return out, notes
 
 
-def normalised(constraints: Mapping[str, Any], /) -> dict[str, Any]:
+def normalise_times(constraints: Mapping[str, Any], /) -> dict[str, Any]:
     """Every constraint with ``start_iter``, ``step`` and ``end_iter``; the older ``freq`` is a step.
 
     As in PtyRAD, one that is written without a start is off.
 
     Example:
-        >>> normalised({"tv": {"freq": 10, "alpha": 0.1}})
+        >>> normalise_times({"tv": {"freq": 10, "alpha": 0.1}})
         {'tv': {'start_iter': 1, 'step': 10, 'end_iter': None, 'alpha': 0.1}}
     """
     return {name: _timed(given) for name, given in constraints.items()}
 
 
-def krivanek(named: Mapping[str, Any], /) -> dict[str, float]:
+def to_krivanek(named: Mapping[str, Any], /) -> dict[str, float]:
     """Aberrations as ``Cnm`` in angstrom and ``phinm`` in degrees, from any notation PtyRAD knows.
 
     Krivanek's polar and cartesian (``C21a``, ``C21b``), Haider's (``B2``, ``B2phi``), ``Cs`` and
@@ -88,7 +88,7 @@ def krivanek(named: Mapping[str, Any], /) -> dict[str, float]:
         BadInput: a name that is none, a value that is no number, or a term that is said twice.
 
     Example:
-        >>> krivanek({"defocus": 100, "B2": 10, "B2phi": 30})
+        >>> to_krivanek({"defocus": 100, "B2": 10, "B2phi": 30})
         {'C10': -100.0, 'C21': 30.0, 'phi21': 30.0}
     """
     terms: dict[str, dict[str, float]] = {}
@@ -156,7 +156,7 @@ def _lenses(init: dict[str, Any], notes: list[str]) -> None:
         elif value is not None:
             lenses[new] = value
             notes.append(f"init_params.{old} is read as probe_aberrations: {{{new}: {value}}}")
-    init["probe_aberrations"] = krivanek(lenses)
+    init["probe_aberrations"] = to_krivanek(lenses)
 
 
 def _times(tree: dict[str, Any], notes: list[str]) -> None:
@@ -174,7 +174,7 @@ def _times(tree: dict[str, Any], notes: list[str]) -> None:
     for name, value in plain.items():
         if not isinstance(value, Mapping):
             raise BadInput(f"constraint_params.{name}", value, "must hold 'name: value' lines")
-    tree["constraint_params"] = normalised(plain)
+    tree["constraint_params"] = normalise_times(plain)
 
 
 def _timed(given: Mapping[str, Any]) -> dict[str, Any]:
