@@ -17,7 +17,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.reconstruction import preflight as foresight
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 

@@ -19,7 +19,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.reconstruction import check
 from phaseloom.reconstruction import preflight as foresight
 from phaseloom.reconstruction.check import estimate, outlook
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.runs import memory as _memory
 from phaseloom.simulation import simulate
@@ -247,7 +247,7 @@ def built(count: int, *, each: bool) -> tuple[int, int]:
     with _memory.Ledger() as ledger:
         job = Job(Reconstruct.of({**SETTINGS, **changes}), scan, None, None)
     with _memory.Ledger() as batch:
-        job.stage.likelihood(torch.arange(8))["noise"].backward()
+        job.level.likelihood(torch.arange(8))["noise"].backward()
     return ledger.now, batch.most
 
 

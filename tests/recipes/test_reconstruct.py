@@ -14,7 +14,7 @@ import yaml
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result, is_result
 from phaseloom.spec import Call, call, knobs, names, to_yaml
@@ -190,12 +190,12 @@ def test_a_run_cut_short_leaves_the_last_good_epoch(tree, tmp_path, then, said):
     tree = tree | {"holdout": 0, "shape": "constant", "rates": {"affine": 0}}
     two = run(Reconstruct.of(tree | {"epochs": 2}))
     job = Job.begin(Reconstruct.of(tree), tmp_path / "a")
-    batches = len(job.recipe.batch(job.learned, job.recipe.seed)(1))
-    good = job.stage.likelihood
-    job.stage.likelihood = Broken(good, 2 * batches + 1, then)
+    batches = len(job.recipe.batch(job.training, job.recipe.seed)(1))
+    good = job.level.likelihood
+    job.level.likelihood = Broken(good, 2 * batches + 1, then)
     assert [epoch.number for epoch in job] == [1, 2]
     assert said in job.progress.stopped
-    job.stage.likelihood = good
+    job.level.likelihood = good
     np.testing.assert_array_equal(job.result().object, two.result().object)
     job.result().save(tmp_path / "a/result.h5")
     assert Result.load(tmp_path / "a/result.h5").stopped == job.progress.stopped
@@ -203,8 +203,8 @@ def test_a_run_cut_short_leaves_the_last_good_epoch(tree, tmp_path, then, said):
 
 def test_a_loss_that_is_not_a_number_is_named(tree):
     job = Job.begin(Reconstruct.of(tree))
-    terms = list(job.stage.likelihood(torch.arange(2)))
-    job.stage.likelihood = Broken(job.stage.likelihood, 0, spoil)
+    terms = list(job.level.likelihood(torch.arange(2)))
+    job.level.likelihood = Broken(job.level.likelihood, 0, spoil)
     assert list(job) == []
     assert f"the term '{terms[0]}' became nan" in job.progress.stopped
 
@@ -220,7 +220,7 @@ def test_a_run_stopped_before_its_first_epoch_has_a_result(tree):
 def test_the_hold_out_is_disjoint_and_repeats(tree):
     def held(**change: Any) -> tuple[np.ndarray, np.ndarray]:
         job = Job.begin(Reconstruct.of(tree | {"holdout": 0.2} | change))
-        return job.learned, job.held
+        return job.training, job.holdout
 
     learned, kept = held()
     assert len(kept) == 5

@@ -13,7 +13,7 @@ import torch
 import phaseloom as pl
 from phaseloom.cli import reconstruct as cli
 from phaseloom.reconstruction.half_data_frc import halves
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from tests.recipes.test_engine import DEEP, begun
 
@@ -264,10 +264,10 @@ class TestFolder:
         begin: Any = Job.begin
         for said, given, named in (
             ("file exists already", (made, tmp_path / "file"), {}),
-            ("recipe: dict is no recipe: make one, Reconstruct.of", (tree,), {}),
+            ("recipe: dict is not a recipe: make one, Reconstruct.of", (tree,), {}),
             ("directory: a scan goes by its name", (made, files.scan), {}),
-            ("scan: ndarray is no scan", (made,), {"scan": files.scan.counts}),
-            ("directory: int is no path", (made, 3), {}),
+            ("scan: ndarray is not a scan", (made,), {"scan": files.scan.counts}),
+            ("directory: int is not the path", (made, 3), {}),
         ):
             with pytest.raises(pl.BadInput, match=said):
                 begin(*given, **named)

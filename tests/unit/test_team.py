@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 
-from phaseloom.calibration.protocol import calibrate
 from phaseloom.data.counts import own
 from phaseloom.data.formats import native
 from phaseloom.embedding.evaluate import finished
@@ -24,8 +23,9 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import distributed as teams
 from phaseloom.fitting.distributed import Team
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.reconstruction import job
+from phaseloom.reconstruction import protocol as job
 from phaseloom.reconstruction.half_data_frc import halves
+from phaseloom.reconstruction.protocol import calibrate
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs import underwater
 from phaseloom.restoration.train import Restore, Restoring

@@ -69,7 +69,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
     from phaseloom.reconstruction.half_data_frc import splittable
-    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.protocol import Job
 
     if resume:
         if settings or out:
@@ -81,9 +81,8 @@ def reconstruct(
         typer.echo(
             f"reading {recipe.there()}" + ("" if recipe.start.name == "none" else " and finding the start")
         )
-        if halves:
-            splittable(recipe.scan())
-        job = Job.begin(recipe, place(out, recipe.title or recipe.file.stem))
+        folder = place(out, recipe.title or recipe.file.stem)
+        job = Job.begin(recipe, folder, check=splittable if halves else None)
     run(job, quiet=quiet, halves=halves)
 
 
@@ -171,15 +170,15 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
     said = _drive(job, quiet=quiet)
-    result = _left(job, job.ended or job.result())
+    result = _save(job, job.ended or job.result())
     if halves and team().told(bool(result.history) and not result.stopped.startswith("interrupted")):
-        result = _left(job, _halved(job, result, quiet=quiet))
+        result = _save(job, _halved(job, result, quiet=quiet))
     if not team().first:
         team().wait()
         return result
-    for line in outcome.told(result):
+    for line in outcome.summary_lines(result):
         typer.echo(line)
-    for path in outcome.write(job, result):
+    for path in outcome.write_outputs(job, result):
         typer.echo(f"written: {path}")
     typer.echo(f"stopped: {result.stopped}")
     _told(result.advice, said, typer.echo)
@@ -193,17 +192,12 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     return result
 
 
-def _left(job: Any, result: Any) -> Any:
-    """A result that is written to the folder of its run, with report and phase, by one of the processes."""
-    from phaseloom import plot
+def _save(job: Any, result: Any) -> Any:
+    """Write a result with its figures into the folder of its run, in one of the processes."""
     from phaseloom.fitting.distributed import team
 
-    if not team().first:
-        return result
-    if result is not job.ended:
-        result.save(job.directory / "result.h5")
-    plot.save(plot.report(result), job.directory / "report.png")
-    plot.save(plot.object_phase(result), job.directory / "phase.png")
+    if team().first:
+        job.save(result)
     return result
 
 
@@ -232,7 +226,7 @@ def _told_of_result(file: Path, target: Path) -> bool:
     if not is_result(file):
         return False
     result = Result.load(file)
-    for line in [*outcome.told(result), *(f"WARN {sentence}" for sentence in result.advice)]:
+    for line in [*outcome.summary_lines(result), *(f"WARN {sentence}" for sentence in result.advice)]:
         typer.echo(line)
     plot.save(plot.report(result), target)
     typer.echo(f"picture: {target}")

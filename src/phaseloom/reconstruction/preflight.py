@@ -18,8 +18,8 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
 from phaseloom.reconstruction import advice
 from phaseloom.reconstruction.identifiability import ambiguous
-from phaseloom.reconstruction.job import Job
-from phaseloom.reconstruction.resolution_level import grids
+from phaseloom.reconstruction.level import build_levels
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.units import ANGLE, LENGTH
 
 __all__ = ["Prospect", "of"]
@@ -328,7 +328,7 @@ def _rates(prospect: Prospect) -> str:
 def _levels(prospect: Prospect) -> str:
     """More coarse grids asked for than lose no light."""
     asked = prospect.job.recipe.levels or 0
-    there = len(grids(prospect.job.full, prospect.job.recipe)) - 1 if asked else 0
+    there = len(build_levels(prospect.job.finest, prospect.job.recipe)) - 1 if asked else 0
     if there >= asked:
         return ""
     return (

@@ -66,7 +66,7 @@ class Moving(BaseModel):
 
 
 class Change(BaseModel):
-    """A rate that holds from an epoch on, decided in mid-run (`phaseloom.reconstruction.job.Job.rate`)."""
+    """A rate that holds from an epoch on, decided during the run by `Job.rate`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     epoch: int = Field(ge=1, strict=True)
@@ -128,7 +128,7 @@ class Reconstruct(Scanned):
         patience: epochs without improvement of the hold-out loss before stopping.
         seed: of everything that is drawn.
         device: where to compute.
-        preset: what is found before the run begins (`phaseloom.calibration.protocol`).
+        preset: what is found before the run begins (`phaseloom.calibration.calibrate`).
         title: for figures and files.
 
     Example:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, max_defocus, select_nearest
 from phaseloom.data import prepare
-from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress, fit
@@ -30,22 +31,6 @@ from phaseloom.spec import Call, knobs
 from phaseloom.units import Length
 
 __all__ = ["none", "sweep"]
-
-ORIENTATIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "as given": (),
-    "transposed": (("transpose", {}),),
-    "flipped": (("flip", {"axis": "y"}),),
-    "rotated": (("transpose", {}), ("flip", {"axis": "y"})),
-}
-"""The four orientations that patterns can tell apart, as steps of `phaseloom.data.prepare`."""
-
-TWINS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "turned by 180 degrees": (("flip", {"axis": "y"}), ("flip", {"axis": "x"})),
-    "transposed and turned": (("transpose", {}), ("flip", {"axis": "y"}), ("flip", {"axis": "x"})),
-    "flipped left to right": (("flip", {"axis": "x"}),),
-    "rotated the other way": (("transpose", {}), ("flip", {"axis": "x"})),
-}
-"""The same, turned by 180 degrees: only a defocus of known sign tells them from the four."""
 
 STAY = 2.0
 """A stated defocus is kept unless its loss exceeds the best one's by this factor.
@@ -150,7 +135,7 @@ def sweep(
         )
     if min(rungs, default=0) < 1:
         raise BadInput("start: sweep.rungs", list(rungs), "must be one or more numbers of epochs from 1 up")
-    few = nearest(scan, patterns)
+    few = select_nearest(scan, patterns)
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
     turn = (not scan.oriented) if orientations is None else orientations
     base = float(probe.values.get("defocus", 0.0))
@@ -175,13 +160,6 @@ def sweep(
     return _between(found, all_, values[1] - values[0], seed)
 
 
-def reach(geometry: Geometry, aperture: float, /) -> float:
-    """Largest defocus at which a cone of half-angle ``aperture`` still fits the window, angstrom."""
-    window = min(n * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
-    aperture = max(aperture, min(geometry.angle))
-    return window / (2 * math.tan(aperture))
-
-
 def half_angle(scan: Scan4D, /, share: float = 0.95) -> float:
     """Half-angle in radian of the cone that holds a share of the counts."""
     mean = np.where(scan.mask, scan.mean_pattern(most=200), 0).clip(min=0)
@@ -197,17 +175,11 @@ def _defocus_values(scan: Scan4D, probe: Call, base: float, span: float | None, 
     if scan.geometry.near or not movable or steps == 1:
         return [base]
     aperture = probe.values.get("semiangle") or half_angle(scan)
-    farthest = 0.9 * reach(scan.geometry, aperture)
+    farthest = 0.9 * max_defocus(scan.geometry, aperture)
     depth = scan.geometry.wavelength / aperture**2
     width = span if span is not None else (farthest if base == 0 else min(farthest, 2 * depth))
     values = base + np.linspace(-width, width, steps)
     return [float(f"{value:.15g}") for value in values]  # what a parameter file can hold
-
-
-def nearest(scan: Scan4D, count: int, /) -> Scan4D:
-    """So many patterns, those nearest to the middle of the scan."""
-    away = np.linalg.norm(scan.positions - np.median(scan.positions, axis=0), axis=1)
-    return scan.select(np.sort(np.argsort(away, kind="stable")[:count]))
 
 
 def _turned(scan: Scan4D, way: str) -> Scan4D:

@@ -26,6 +26,54 @@ LOOKED_AT = (3, 16, 64, 200, 256, 400)
 """Patterns, evenly over a scan, from which curvatures, mean patterns, noise and examples are taken."""
 
 
+SECTIONS_OF_SCAN_RECIPES = frozenset(
+    [
+        "axial",
+        "batch",
+        "block",
+        "changes",
+        "clip",
+        "detector",
+        "device",
+        "epochs",
+        "file",
+        "found",
+        "halves",
+        "holdout",
+        "levels",
+        "losses",
+        "model",
+        "noise",
+        "object",
+        "optimizer",
+        "outputs",
+        "patience",
+        "penalties",
+        "precision",
+        "prepare",
+        "preset",
+        "probe",
+        "projections",
+        "propagator",
+        "rate",
+        "rates",
+        "read",
+        "seed",
+        "shape",
+        "start",
+        "test",
+        "title",
+        "turned",
+        "validation",
+    ]
+)
+"""All sections that parameter files of reconstructions and of autoencoders may have.
+
+A recipe that is not ``strict`` takes its own from such a file and skips the others (`phaseloom virtual
+run.yaml`).
+"""
+
+
 class Scanned(Recipe):
     """A recipe of a scan.
 
@@ -47,11 +95,18 @@ class Scanned(Recipe):
         """A recipe for a data file, or from a parameter file, with settings changed."""
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
-            said = cls.of(_own(cls, load_yaml(path)))
-            file = {} if said.file == IN_MEMORY else {"file": path.parent / said.file}
-            recipe = said.rooted(path.parent).model_copy(update=file)
-        else:
-            recipe = cls.of({"file": str(path)})
+            return cls.from_tree(load_yaml(path), path.parent, settings)
+        recipe = cls.of({"file": str(path)})
+        return recipe.put(settings) if settings else recipe
+
+    @classmethod
+    def from_tree(
+        cls, tree: dict[str, Any], folder: Path, settings: Mapping[str, Any] | None = None, /
+    ) -> Self:
+        """A recipe from the tree of a parameter file; relative paths in it start from a folder."""
+        own = cls.of(_skip_foreign_sections(cls, tree))
+        file = {} if own.file == IN_MEMORY else {"file": folder / own.file}
+        recipe = own.rooted(folder).model_copy(update=file)
         return recipe.put(settings) if settings else recipe
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
@@ -80,16 +135,12 @@ class Scanned(Recipe):
         return self.file
 
 
-def _own(kind: type[Scanned], tree: dict[str, Any]) -> dict[str, Any]:
-    """What a parameter file says of a scan, where the rest of it is meant for another recipe of scans."""
-    if kind.strict or set(tree) <= set(kind.model_fields):
+def _skip_foreign_sections(kind: type[Scanned], tree: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a recipe that is not strict; with an unknown one the tree stays, to be refused."""
+    fields = set(kind.model_fields)
+    if kind.strict or not set(tree) <= fields | SECTIONS_OF_SCAN_RECIPES:
         return tree
-    from phaseloom.embedding.train import Autoencode
-    from phaseloom.reconstruction.recipe import Reconstruct
-
-    if not set(tree) <= set(kind.model_fields).union(Autoencode.model_fields, Reconstruct.model_fields):
-        return tree  # and be refused with the nearest name
-    return {name: value for name, value in tree.items() if name in kind.model_fields}
+    return {name: value for name, value in tree.items() if name in fields}
 
 
 def _read(recipe: Scanned) -> Scan4D:

@@ -27,7 +27,7 @@ __all__ = ["Plan", "Search", "engine"]
 
 BACK = 0.1
 """Share of the epochs of a reconstruction that learn from all patterns, see
-`phaseloom.reconstruction.job`."""
+`phaseloom.reconstruction.protocol`."""
 
 
 class Search(Recipe):

@@ -33,7 +33,7 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.propagators import FreeFlight
 from phaseloom.ptycho.scans import Canvas, Positions
 from phaseloom.ptycho.transmission import PixelObject
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.spec import call
 
