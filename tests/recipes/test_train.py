@@ -10,7 +10,6 @@ import torch
 import yaml
 from torch import nn
 
-from phaseloom.cli import train as cli_train
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.ptycho.beam_optics import Optics
@@ -366,7 +365,7 @@ def test_all_three_steps_run_on_the_command_line(phaseloom):
 def test_all_three_steps_go_on_where_they_were_stopped(phaseloom, monkeypatch):
     tree = {**SMALL, "window": None, "epochs": 1, "stitching": STITCH["stitching"]}
     with monkeypatch.context() as patched:
-        patched.setattr(cli_train, "_drive", interrupted_at("stitching", cli_train._drive))
+        patched.setattr(Training, "__iter__", interrupted_at("stitching", Training.__iter__))
         stopped = phaseloom("train", "retrieval", written(tree), "--out", "all", "-q")
     assert stopped.code == 130
     assert "go on with: phaseloom train retrieval --resume all" in stopped.out
@@ -379,15 +378,15 @@ def test_all_three_steps_go_on_where_they_were_stopped(phaseloom, monkeypatch):
     assert (again.code, "use --resume to go on with it" in again.err) == (2, True)
 
 
-def interrupted_at(stage: str, drive: Any) -> Any:
-    """A drive that is interrupted in a step."""
+def interrupted_at(stage: str, iterate: Any) -> Any:
+    """Epochs that are interrupted in a step."""
 
-    def drive_(training: Training, *told: Any, quiet: bool) -> None:
+    def epochs(training: Training) -> Any:
         if training.recipe.stage == stage:
             raise KeyboardInterrupt
-        drive(training, *told, quiet=quiet)
+        yield from iterate(training)
 
-    return drive_
+    return epochs
 
 
 def test_a_folder_that_cannot_be_gone_on_with_is_named(phaseloom, tmp_path):
