@@ -15,7 +15,6 @@ from phaseloom.compat.ptyrad.api import (
     CombinedLoss,
     CustomLogger,
     Initializer,
-    PtychoAD,
     PtyRADParams,
     evaluate_results,
     load,
@@ -25,6 +24,7 @@ from phaseloom.compat.ptyrad.api import (
     vprint,
 )
 from phaseloom.compat.ptyrad.legacy import normalise_times as _normalize_constraint_params
+from phaseloom.compat.ptyrad.model import PtychoAD
 from phaseloom.compat.ptyrad.schema import is_ptyrad
 from phaseloom.compat.ptyrad.search import translate_search
 from phaseloom.compat.ptyrad.translate import translate_project

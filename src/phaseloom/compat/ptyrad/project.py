@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phaseloom.errors import BadInput
-from phaseloom.units import electron_wavelength, photon_wavelength
-
 __all__ = ["Project"]
 
 MAX_XRAY_LENGTH = 1e-3
@@ -50,13 +47,6 @@ class Project:
         return self.init["probe_illum_type"] == "xray"
 
     @property
-    def wavelength(self) -> float:
-        """Angstrom."""
-        if self.xray:
-            return photon_wavelength(1e3 * self.init["beam_kev"])
-        return electron_wavelength(1e3 * self.init["probe_kv"])
-
-    @property
     def thickness(self) -> float:
         """Distance between slices as the file has it, angstrom."""
         return self.to_angstrom("obj_slice_thickness", self.init["obj_slice_thickness"])
@@ -72,13 +62,6 @@ class Project:
         beside = self.folder / given
         return str((beside if beside.exists() and not given.exists() else given).absolute())
 
-    def get_earlier_run(self, part: str, /) -> str:
-        """The file of an earlier run that a part comes from."""
-        name = self.init[f"{part}_params"]
-        if not isinstance(name, str):
-            raise BadInput(f"init_params.{part}_params", name, "must be the name of a file")
-        return self.resolve_path(name)
-
     def to_angstrom(self, key: str, value: float, /) -> float:
         """A length of the file in angstrom; X-ray files are in metres."""
         if not self.xray:
@@ -92,21 +75,15 @@ class Project:
         """The same as text with its unit."""
         return f"{self.to_angstrom(key, value):.12g} A"
 
-    def scan_shape(self) -> tuple[int, int]:
-        """Slow and fast positions after cropping."""
-        slow, fast, _, _ = self._cropped_shape()
-        return slow, fast
-
-    def pattern_shape(self) -> tuple[int, int]:
-        """Rows and columns of a pattern after cropping."""
-        _, _, rows, columns = self._cropped_shape()
-        return rows, columns
+    def cropped_shape(self) -> list[int]:
+        """Slow and fast positions, rows and columns of a pattern after cropping."""
+        return [max(end - first, 0) for first, end in self.crop_ranges()]
 
     def prepared_size(self) -> int:
         """Pixels across a pattern after cropping, padding and resampling."""
         pad = self.init["meas_pad"]
         resample = self.init["meas_resample"]
-        size = self.pattern_shape()[1]
+        size = self.cropped_shape()[3]
         if pad and pad["mode"]:
             size = max(size, pad["target_Npix"])
         if resample and resample["mode"]:
@@ -120,6 +97,3 @@ class Project:
         crop = init["meas_crop"] or [None] * 4
         pairs = zip(crop, full, strict=True)
         return [list(slice(*(ends or [None])).indices(size)[:2]) for ends, size in pairs]
-
-    def _cropped_shape(self) -> list[int]:
-        return [max(end - first, 0) for first, end in self.crop_ranges()]

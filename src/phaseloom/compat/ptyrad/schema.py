@@ -1,5 +1,5 @@
 """What a PtyRAD parameter file may hold beside ``init_params``, and the check of a whole file."""
-# ruff: noqa: RUF012 - pydantic copies mutable defaults
+# ruff: noqa: RUF012, RUF041 - pydantic copies mutable defaults; nested literals keep long lists readable
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -23,16 +23,16 @@ from phaseloom.errors import BadInput, nearest
 __all__ = ["SECTIONS", "check_section", "check_tree", "is_ptyrad"]
 
 Tree = dict[str, Any]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Percent = Annotated[float, Field(ge=0, le=100)]
+Fraction: Any = Annotated[float, Field(ge=0, le=1)]
+Percent: Any = Annotated[float, Field(ge=0, le=100)]
 Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
 ObjectPart = Literal["amplitude", "phase", "both"]
 
 
 class _OptimizerParams(Settings):
     name: Literal[
-        *("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "SparseAdam", "Adamax", "ASGD", "LBFGS"),
-        *("Muon", "Nadam", "RAdam", "RMSprop", "Rprop", "SGD"),
+        Literal["Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "SparseAdam", "Adamax", "ASGD", "LBFGS"],
+        Literal["Muon", "Nadam", "RAdam", "RMSprop", "Rprop", "SGD"],
     ] = "Adam"
     configs: dict[str, Any] | None = {}
     load_state: str | None = None
@@ -40,9 +40,9 @@ class _OptimizerParams(Settings):
 
 class _SchedulerParams(Settings):
     name: Literal[
-        *("LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR"),
-        *("ExponentialLR", "PolynomialLR", "CosineAnnealingLR", "ReduceLROnPlateau", "CyclicLR"),
-        *("OneCycleLR", "CosineAnnealingWarmRestarts"),
+        Literal["LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR"],
+        Literal["ExponentialLR", "PolynomialLR", "CosineAnnealingLR", "ReduceLROnPlateau", "CyclicLR"],
+        Literal["OneCycleLR", "CosineAnnealingWarmRestarts"],
     ]
     configs: dict[str, Any] | None = {}
     load_state: str | None = None
@@ -102,13 +102,13 @@ class ModelParams(Settings):
         return self
 
 
-def _group(title: str, base: type[Settings] = Settings, **settings: tuple[Any, Any]) -> tuple[Any, Any]:
+def _group(title: str, /, **settings: Any) -> tuple[Any, Any]:
     """Type and default of a group of settings, each given as type and default."""
-    model = create_model(title, __base__=base, **settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    model = create_model(title, __base__=Settings, **settings)
     return model, model()
 
 
-def _loss(state: bool, weight: float, **settings: tuple[Any, Any]) -> tuple[Any, Any]:
+def _loss(state: bool, weight: float, **settings: Any) -> tuple[Any, Any]:
     return _group("Loss", state=(bool, state), weight=(NotNegative, weight), **settings)
 
 
@@ -138,7 +138,7 @@ class LossParams(_group("Losses", **LOSSES)[0]):
         return self
 
 
-def _constraint(on: bool, **settings: tuple[Any, Any]) -> tuple[Any, Any]:
+def _constraint(on: bool, **settings: Any) -> tuple[Any, Any]:
     """What is done after each ``step``-th iteration from ``start_iter`` on; without a start it is off."""
     times = {
         "start_iter": (Count | None, 1 if on else None),
@@ -175,9 +175,9 @@ CONSTRAINTS = {
     ),
     "obj_z_recenter": _constraint(
         False,
-        thresh=(Percent | None, 95.0),
-        scale=(Fraction | None, 1.0),
-        max_shift=(NotNegative | None, 10.0),
+        thresh=(Percent | None, 95.0),  # pyright: ignore[reportOperatorIssue]
+        scale=(Fraction | None, 1.0),  # pyright: ignore[reportOperatorIssue]
+        max_shift=(NotNegative | None, 10.0),  # pyright: ignore[reportOperatorIssue]
     ),
     "obja_thresh": _constraint(False, relax=(Fraction, 0.0), thresh=(Pair, [0.96, 1.04])),
     "objp_postiv": _constraint(False, relax=(Fraction, 0.0)),
@@ -234,9 +234,11 @@ class ReconParams(Settings):
     output_dir: str = "output/"
     recon_dir_affixes: list[
         Literal[
-            *("minimal", "default", "all", "indices", "meas", "batch", "pmode", "omode", "nlayer", "lr"),
-            *("optimizer", "scheduler", "start_iter", "model", "constraint", "loss", "conv_angle"),
-            *("aberrations", "Ls", "z_shift", "dx", "affine", "tilt"),
+            Literal[
+                "minimal", "default", "all", "indices", "meas", "batch", "pmode", "omode", "nlayer", "lr"
+            ],
+            Literal["optimizer", "scheduler", "start_iter", "model", "constraint", "loss", "conv_angle"],
+            Literal["aberrations", "Ls", "z_shift", "dx", "affine", "tilt"],
         ]
     ] = ["default"]
     prefix_time: bool | str | None = "date"
@@ -248,9 +250,11 @@ class ReconParams(Settings):
     result_modes: _ResultImages = _ResultImages()
     selected_figs: list[
         Literal[
-            *("loss", "learning_rates", "forward", "probe_r_amp", "probe_k_amp", "probe_k_phase", "pos"),
-            *("tilt", "tilt_avg", "slice_thickness", "convergence", "convergence_full"),
-            *("convergence_dynamic", "all"),
+            Literal[
+                "loss", "learning_rates", "forward", "probe_r_amp", "probe_k_amp", "probe_k_phase", "pos"
+            ],
+            Literal["tilt", "tilt_avg", "slice_thickness", "convergence", "convergence_full"],
+            Literal["convergence_dynamic", "all"],
         ]
     ] = ["convergence", "forward", "probe_r_amp", "pos"]
     copy_params: bool = True
@@ -274,16 +278,18 @@ class ReconParams(Settings):
 
 class _SamplerParams(Settings):
     name: Literal[
-        *("RandomSampler", "TPESampler", "GPSampler", "CmaEsSampler", "NSGAIISampler", "NSGAIIISampler"),
-        *("GridSampler", "QMCSampler", "BruteForceSampler"),
+        Literal[
+            "RandomSampler", "TPESampler", "GPSampler", "CmaEsSampler", "NSGAIISampler", "NSGAIIISampler"
+        ],
+        Literal["GridSampler", "QMCSampler", "BruteForceSampler"],
     ] = "TPESampler"
     configs: dict[str, Any] | None = None
 
 
 class _PrunerParams(Settings):
     name: Literal[
-        *("MedianPruner", "PatientPruner", "PercentilePruner", "SuccessiveHalvingPruner"),
-        *("HyperbandPruner", "ThresholdPruner"),
+        Literal["MedianPruner", "PatientPruner", "PercentilePruner", "SuccessiveHalvingPruner"],
+        Literal["HyperbandPruner", "ThresholdPruner"],
     ] = "HyperbandPruner"
     configs: dict[str, Any] | None = None
 
@@ -314,7 +320,10 @@ TUNED_SETTINGS = (
     *("C54", "C56", "z_shift", "Nlayer", "dz", "scale", "asymmetry", "rotation", "shear", "tilt_y"),
     *("tilt_x", *RENAMED_TUNED_SETTINGS),
 )
-_TUNED = _group("TuneParams", **dict.fromkeys(TUNED_SETTINGS, (TunedSetting | None, None)))
+
+
+class TuneParams(_group("Tuned", **dict.fromkeys(TUNED_SETTINGS, (TunedSetting | None, None)))[0]):
+    """What can be searched."""
 
 
 class HypertuneParams(Settings):
@@ -331,7 +340,7 @@ class HypertuneParams(Settings):
     storage_path: str = "sqlite:///hypertune.sqlite3"
     study_name: str = "study"
     error_metric: Literal["loss", "contrast"] = "loss"
-    tune_params: _TUNED[0] = _TUNED[1]
+    tune_params: TuneParams = TuneParams()
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:

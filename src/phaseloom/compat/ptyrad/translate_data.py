@@ -8,6 +8,7 @@ import h5py
 
 from phaseloom.compat.ptyrad.project import Project
 from phaseloom.errors import BadInput, nearest
+from phaseloom.units import electron_wavelength, photon_wavelength
 
 __all__ = ["translate_preparation", "translate_reader"]
 
@@ -93,7 +94,10 @@ def _pixel_angle(project: Project) -> float:
 def _stated_pixel_angle(project: Project) -> float | None:
     """Radian per detector pixel as stated; ``None`` where it is measured on the bright-field disk."""
     init = project.init
-    wavelength = project.wavelength
+    if project.xray:
+        wavelength = photon_wavelength(1e3 * init["beam_kev"])
+    else:
+        wavelength = electron_wavelength(1e3 * init["probe_kv"])
     mode = init["meas_calibration"]["mode"]
     value = init["meas_calibration"]["value"]
     count = init["meas_Npix"]
@@ -211,7 +215,7 @@ def _pad(project: Project) -> Iterator[Any]:
     """More pixels around the detector, or between its own."""
     pad = project.init["meas_pad"]
     resample = project.init["meas_resample"]
-    if pad and pad["mode"] and pad["target_Npix"] > min(project.pattern_shape()):
+    if pad and pad["mode"] and pad["target_Npix"] > min(project.cropped_shape()[2:]):
         knobs = {"to": [pad["target_Npix"]] * 2, "fill": _FILLS[pad["padding_type"]]}
         if pad["padding_type"] in ("constant", "linear_ramp"):
             knobs["value"] = (pad["value"] or 0.0) ** 2  # theirs is an amplitude
@@ -256,7 +260,7 @@ def _place(project: Project) -> Iterator[Any]:
     if source == "simu":
         yield from _flip_positions(init["pos_scan_flipT"])
     else:
-        yield {"positions": {"path": project.get_earlier_run("pos")}}
+        yield {"positions": {"path": project.resolve_path(init["pos_params"])}}
         from_earlier_run = source != "foldslice_hdf5"
         _note_repeated(project, from_earlier_run)
         if from_earlier_run:
@@ -298,7 +302,7 @@ def _select_positions(project: Project) -> Iterator[Any]:
     chosen = project.recon["INDICES_MODE"]
     if chosen["mode"] == "full":
         return
-    scan = project.scan_shape()
+    scan = project.cropped_shape()[:2]
     counts = [chosen["subscan_slow"] or scan[0] // 2, chosen["subscan_fast"] or scan[1] // 2]
     for count, full in zip(counts, scan, strict=True):
         if not 1 <= count <= full:

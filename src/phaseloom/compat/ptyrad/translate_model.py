@@ -49,7 +49,7 @@ def _count_stored_slices(project: Project) -> int:
     if init["obj_source"] == "simu":
         shape = init["obj_params"]
         return init["obj_Nlayer"] if shape is None else shape[1]
-    path = Path(project.get_earlier_run("obj"))
+    path = Path(project.resolve_path(project.init["obj_params"]))
     if not path.is_file():
         return init["obj_Nlayer"]
     from phaseloom.data.models import read
@@ -105,7 +105,14 @@ def _translate_object(project: Project) -> dict[str, Any]:
     if init["obj_z_resample"]:
         knobs["slices"] = count - sum(_resampled_padding(project, count))
     knobs = {"modes": modes, "occupancies": [1 / modes] * modes} | knobs
-    return {"from_file": {"path": project.get_earlier_run("obj"), **gap, **_depth(project, count), **knobs}}
+    return {
+        "from_file": {
+            "path": project.resolve_path(project.init["obj_params"]),
+            **gap,
+            **_depth(project, count),
+            **knobs,
+        }
+    }
 
 
 def _depth(project: Project, count: int) -> dict[str, Any]:
@@ -135,7 +142,10 @@ def _translate_probe(project: Project) -> dict[str, Any]:
         project.note("init_params.probe_permute is not used: the axes of a probe are found out")
     shift = project.to_angstrom("probe_z_shift", init["probe_z_shift"] or 0.0)
     if init["probe_source"] != "simu":
-        knobs: dict[str, Any] = {"path": project.get_earlier_run("probe"), "modes": init["probe_pmode_max"]}
+        knobs: dict[str, Any] = {
+            "path": project.resolve_path(project.init["probe_params"]),
+            "modes": init["probe_pmode_max"],
+        }
         if shift:
             knobs["forward"] = f"{shift:.12g} A"
         return {"from_file": knobs | {"relative": False} | _power(project)}
@@ -201,7 +211,7 @@ def _translate_propagator(project: Project) -> Any:
     source = project.init["tilt_source"]
     given = project.init["tilt_params"]
     if source == "PtyRAD":
-        return {"exact": {"tilts": project.get_earlier_run("tilt")}}
+        return {"exact": {"tilts": project.resolve_path(project.init["tilt_params"])}}
     if source == "file":
         path = Path(project.resolve_path(given["path"]))
         if path.suffix == ".npy" or not path.is_file():
