@@ -99,7 +99,7 @@ def fit(  # noqa: PLR0913 - the flags of the guide
     """Train by the flags of Phaseformer's training guide; what is left out is as in train restorer."""
     from phaseloom.compat import phaseformer
 
-    known, notes = phaseformer.flags(
+    known, notes = phaseformer.translate_flags(
         {
             "dataset_path": dataset_path or None,
             "batch_size": batch_size,
@@ -118,7 +118,7 @@ def fit(  # noqa: PLR0913 - the flags of the guide
         }
     )
     if resume is not None:
-        phaseformer.checkpoint(resume)
+        phaseformer.refuse_checkpoint(resume)
         if known or file is not None:
             raise BadInput("restore train", "--resume", "goes on as the run began: give it no other settings")
         _resume(get_resumed_folder(resume, settings, out), quiet=quiet)

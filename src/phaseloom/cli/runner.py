@@ -104,15 +104,7 @@ def run_training(
 ) -> None:
     """Train to the end, then print the lines of ``finish``, which saves the network, in the first process.
 
-    Args:
-        training: an object with ``progress``, ``recipe`` and epochs to iterate over.
-        finish: saves what was trained; not called after an interruption.
-        again: the command that goes on after an interruption.
-        quiet: no bar.
-        describe: the text beside the bar after an epoch.
-
-    Raises:
-        typer.Abort: an interruption.
+    After an interruption `typer.Abort` follows, and ``again``, the command that goes on, is printed instead.
     """
     from phaseloom.fitting.distributed import team
 
@@ -127,11 +119,7 @@ def run_training(
 
 
 def offer_resume(again: str, /) -> None:
-    """End the command after an interruption with the command that goes on.
-
-    Raises:
-        typer.Abort: always.
-    """
+    """End after an interruption, with the command that goes on."""
     typer.echo(f"go on with: {again}")
     raise typer.Abort
 
@@ -143,11 +131,7 @@ def echo_lines(lines: Iterable[object], /, start: str = "") -> None:
 
 
 def get_resumed_folder(file: Path | None, settings: list[str] | None, out: Path | None, /) -> Path:
-    """The folder of a training that ``--resume`` goes on with.
-
-    Raises:
-        BadInput: no folder, or settings of a new run.
-    """
+    """The folder of a training that ``--resume`` goes on with, without settings of a new run."""
     if file is None:
         raise BadInput("train", "--resume", "needs the folder of a run")
     if settings or out:
@@ -156,11 +140,7 @@ def get_resumed_folder(file: Path | None, settings: list[str] | None, out: Path 
 
 
 def check_new(*paths: Path, what: str = "file") -> None:
-    """Refuse to write over what exists.
-
-    Raises:
-        BadInput: one of the paths exists.
-    """
+    """Refuse to write over what exists."""
     for path in paths:
         if path.exists():
             raise BadInput("--out", str(path), f"exists already: name a new {what}")

@@ -138,14 +138,20 @@ class LossParams(_group("Losses", **LOSSES)[0]):
         return self
 
 
+class _Constraint(Settings):
+    start_iter: Count | None = None
+    step: Count | None = 1
+    end_iter: Count | None = None
+
+
+class _ActiveConstraint(_Constraint):
+    start_iter: Count | None = 1
+
+
 def _constraint(on: bool, **settings: Any) -> tuple[Any, Any]:
     """What is done after each ``step``-th iteration from ``start_iter`` on; without a start it is off."""
-    times = {
-        "start_iter": (Count | None, 1 if on else None),
-        "step": (Count | None, 1),
-        "end_iter": (Count | None, None),
-    }
-    return _group("Constraint", **times, **settings)
+    model = create_model("Constraint", __base__=_ActiveConstraint if on else _Constraint, **settings)
+    return model, model()
 
 
 _OBJECT = {"obj_type": (ObjectPart, "both")}
@@ -175,9 +181,9 @@ CONSTRAINTS = {
     ),
     "obj_z_recenter": _constraint(
         False,
-        thresh=(Percent | None, 95.0),  # pyright: ignore[reportOperatorIssue]
-        scale=(Fraction | None, 1.0),  # pyright: ignore[reportOperatorIssue]
-        max_shift=(NotNegative | None, 10.0),  # pyright: ignore[reportOperatorIssue]
+        thresh=(Percent | None, 95.0),
+        scale=(Fraction | None, 1.0),
+        max_shift=(NotNegative | None, 10.0),
     ),
     "obja_thresh": _constraint(False, relax=(Fraction, 0.0), thresh=(Pair, [0.96, 1.04])),
     "objp_postiv": _constraint(False, relax=(Fraction, 0.0)),
