@@ -366,7 +366,7 @@ def test_the_verb_prints_a_table_and_writes_what_it_can(phaseloom, work):
             "--set",
             "prepare=[{scale: {factor: 2}}]",
         ),
-        "is no number of clusters": ("--clusters", "many"),
+        "is not a number of clusters": ("--clusters", "many"),
         "5 labels but there are 117": ("--labels", "five.npy"),
         "exists already": ("--out", "all"),
     }

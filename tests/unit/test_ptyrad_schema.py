@@ -9,10 +9,9 @@ from unittest.mock import MagicMock, mock_open, patch
 import pytest
 
 from phaseloom.compat import ptyrad
-from phaseloom.compat.ptyrad.legacy import krivanek, migrated
-from phaseloom.compat.ptyrad.schema import checked, is_ptyrad
-from phaseloom.compat.ptyrad.tables import Group
-from phaseloom.compat.ptyrad.tables_run import SECTIONS
+from phaseloom.compat.ptyrad.legacy import migrate, to_krivanek
+from phaseloom.compat.ptyrad.schema import SECTIONS, check_tree, is_ptyrad
+from phaseloom.compat.ptyrad.settings import Settings, find_group
 from phaseloom.errors import BadInput
 from tests import ptyrad as ptyrad_files
 
@@ -26,12 +25,13 @@ def tree(**changes: Any) -> dict[str, Any]:
     return {"init_params": init} | sections
 
 
-def leaves(group: Group) -> int:
-    return sum(leaves(knob) if isinstance(knob, Group) else 1 for knob in group.knobs.values())
+def count_leaves(group: type[Settings]) -> int:
+    inner = [find_group(field.annotation) for field in group.model_fields.values()]
+    return sum(1 if one is None else count_leaves(one) for one in inner)
 
 
 def test_the_tables_hold_every_key():
-    sizes = {name: len(group.knobs) for name, group in SECTIONS.items()}
+    sizes = {name: len(group.model_fields) for name, group in SECTIONS.items()}
     assert sizes == {
         "init_params": 56,
         "hypertune_params": 12,
@@ -40,13 +40,15 @@ def test_the_tables_hold_every_key():
         "constraint_params": 16,
         "recon_params": 16,
     }
-    assert leaves(SECTIONS["constraint_params"]) == 84
-    assert leaves(SECTIONS["loss_params"]) == 18
-    assert len(SECTIONS["hypertune_params"].knobs["tune_params"].knobs) == 34 + 3
+    assert count_leaves(SECTIONS["constraint_params"]) == 84
+    assert count_leaves(SECTIONS["loss_params"]) == 18
+    tuned = find_group(SECTIONS["hypertune_params"].model_fields["tune_params"].annotation)
+    assert tuned is not None
+    assert len(tuned.model_fields) == 34 + 3
 
 
 def test_the_least_file_gets_all_defaults():
-    full, notes = checked(tree())
+    full, notes = check_tree(tree())
     assert notes == []
     assert full["init_params"]["pos_N_scans"] == 72
     assert full["init_params"]["pos_scan_rand_std"] == 0.15
@@ -60,8 +62,8 @@ def test_the_least_file_gets_all_defaults():
 
 def test_reading_twice_changes_nothing():
     given = tree(meas_pad={"target_Npix": 200}, probe_aberrations={"defocus": 20, "A1": 5, "A1phi": 30})
-    full, _ = checked(given)
-    again, notes = checked(copy.deepcopy(full) | {"params_path": "params.yaml"})
+    full, _ = check_tree(given)
+    again, notes = check_tree(copy.deepcopy(full) | {"params_path": "params.yaml"})
     assert again == full
     assert notes == []
 
@@ -69,7 +71,7 @@ def test_reading_twice_changes_nothing():
 def test_what_was_given_is_left_alone():
     given = tree(probe_defocus=50, constraint_params={"ortho_pmode": {"freq": 2}})
     before = copy.deepcopy(given)
-    checked(given)
+    check_tree(given)
     assert given == before
 
 
@@ -143,15 +145,15 @@ def test_what_was_given_is_left_alone():
 )
 def test_mistakes_are_named(changes: dict[str, Any], sentence: str):
     with pytest.raises(BadInput) as problem:
-        checked(tree(**changes))
+        check_tree(tree(**changes))
     assert sentence in str(problem.value)
 
 
 def test_sections_that_nobody_knows_are_refused():
     with pytest.raises(BadInput, match="there is no section 'model_param'; did you mean 'model_params'"):
-        checked(tree() | {"model_param": {}})
+        check_tree(tree() | {"model_param": {}})
     with pytest.raises(BadInput, match="exp_params: is a section of PtyRAD before"):
-        checked({"exp_params": {}, "source_params": {}})
+        check_tree({"exp_params": {}, "source_params": {}})
 
 
 def test_files_of_ours_are_not_taken_for_ptyrads():
@@ -162,30 +164,30 @@ def test_files_of_ours_are_not_taken_for_ptyrads():
 
 
 def test_old_lens_keys_move_and_the_new_ones_win():
-    out, notes = migrated(tree(probe_defocus=50, probe_c3=1e4, probe_c5=2e5))
+    out, notes = migrate(tree(probe_defocus=50, probe_c3=1e4, probe_c5=2e5))
     assert out["init_params"]["probe_aberrations"] == {"C10": -50.0, "C30": 1e4, "C50": 2e5}
     assert len(notes) == 3
-    out, notes = migrated(tree(probe_defocus=50, probe_aberrations={"C1": 20}))
+    out, notes = migrate(tree(probe_defocus=50, probe_aberrations={"C1": 20}))
     assert out["init_params"]["probe_aberrations"] == {"C10": 20.0}
     assert "passed over" in notes[0]
 
 
 def test_old_flags_are_passed_over_with_a_note():
     changes = {"model_params": {"obj_preblur_std": 0.5}, "recon_params": {"if_quiet": True}}
-    _, notes = checked(tree(**changes))
+    _, notes = check_tree(tree(**changes))
     assert [note.split(" ")[0] for note in notes] == ["model_params.obj_preblur_std", "recon_params.if_quiet"]
 
 
 def test_an_inactive_old_search_parameter_is_passed_over():
     off = {"state": False, "suggest": "float", "kwargs": {"low": 1, "high": 2}}
-    full, notes = checked(tree(hypertune_params={"tune_params": {"defocus": off}}))
+    full, notes = check_tree(tree(hypertune_params={"tune_params": {"defocus": off}}))
     assert "defocus" not in full["hypertune_params"]["tune_params"]
     assert len(notes) == 1
 
 
 def test_freq_is_a_step_and_a_missing_start_switches_off():
     constraints = {"kz_filter": {"freq": 3}, "obj_rblur": {"std": 0.8}, "obj_zblur": {"start_iter": 4}}
-    full, notes = checked(tree(constraint_params=constraints))
+    full, notes = check_tree(tree(constraint_params=constraints))
     found = full["constraint_params"]
     assert (found["kz_filter"]["start_iter"], found["kz_filter"]["step"]) == (1, 3)
     assert found["obj_rblur"]["start_iter"] is None
@@ -195,14 +197,14 @@ def test_freq_is_a_step_and_a_missing_start_switches_off():
 
 
 def test_a_rate_that_is_written_without_a_start_stays_fixed():
-    full, notes = checked(tree(model_params={"update_params": {"probe": {"lr": 1e-3}}}))
+    full, notes = check_tree(tree(model_params={"update_params": {"probe": {"lr": 1e-3}}}))
     assert full["model_params"]["update_params"]["probe"]["start_iter"] is None
     assert any("update_params.probe stays fixed" in note for note in notes)
 
 
 def test_numbers_that_yaml_takes_for_text_are_numbers():
     updates = {"probe": {"start_iter": 1, "lr": "1e-4"}}
-    full, _ = checked(tree(probe_kv="80", model_params={"update_params": updates}))
+    full, _ = check_tree(tree(probe_kv="80", model_params={"update_params": updates}))
     assert full["init_params"]["probe_kv"] == 80
     assert full["model_params"]["update_params"]["probe"]["lr"] == 1e-4
 
@@ -222,7 +224,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers():
     ],
 )
 def test_every_notation_of_aberrations(given: dict[str, float], polar: dict[str, float]):
-    assert krivanek(given) == polar
+    assert to_krivanek(given) == polar
 
 
 def test_files_are_read_in_three_notations_and_never_run(tmp_path: Path):

@@ -558,18 +558,21 @@ def values(kind: Any) -> list[Any]:
 
 @pytest.mark.parametrize("section", ["init_params", *SECTIONS[:4]])
 def test_every_value_of_every_setting_becomes_a_recipe_or_a_sentence(section: str):
-    from phaseloom.compat.ptyrad.tables import Group
-    from phaseloom.compat.ptyrad.tables_run import SECTIONS as TABLES
+    from typing import get_type_hints
 
-    def settings(group: Group, place: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
+    from phaseloom.compat.ptyrad.schema import SECTIONS as MODELS
+    from phaseloom.compat.ptyrad.settings import Settings, find_group
+
+    def settings(group: type[Settings], place: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
         found = []
-        for name, knob in group.knobs.items():
-            inside = isinstance(knob, Group)
-            found += settings(knob, (*place, name)) if inside else [((*place, name), knob.kind)]
+        hints = get_type_hints(group, include_extras=True)
+        for name, field in group.model_fields.items():
+            inner = find_group(field.annotation)
+            found += settings(inner, (*place, name)) if inner else [((*place, name), hints[name])]
         return found
 
     made = 0
-    for place, kind in settings(TABLES[section], ()):
+    for place, kind in settings(MODELS[section], ()):
         for value in values(kind)[:8]:
             tree: dict[str, Any] = {"init_params": dict(LEAST)}
             part = tree.setdefault(section, {})
@@ -582,4 +585,4 @@ def test_every_value_of_every_setting_becomes_a_recipe_or_a_sentence(section: st
                 continue
             Reconstruct.of(ours_)
             made += 1
-    assert made > len(TABLES[section].knobs)
+    assert made > len(MODELS[section].model_fields)

@@ -1,5 +1,6 @@
-"""The verb that looks at embeddings: maps, clusters, mean patterns, what a network draws."""
+"""The verb that examines embeddings: maps, clusters, mean patterns, decoded latents."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import Set, settings_of
+from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
 __all__ = ["latents"]
@@ -22,19 +24,23 @@ def latents(
         Path | None, typer.Option(help="the scan, data or parameter file: mean patterns, components")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", help="the autoencoder: what it draws and generates")
+        Path | None, typer.Option("--model", "-m", help="the autoencoder: decoded and generated patterns")
     ] = None,
-    clusters: Annotated[str, typer.Option(metavar="N|auto", help="how many; auto: a suggestion")] = "auto",
-    seeds: Annotated[int, typer.Option(min=2, help="beginnings that are compared")] = 5,
+    clusters: Annotated[
+        str, typer.Option(metavar="N|auto", help="number of clusters; auto: a suggestion")
+    ] = "auto",
+    seeds: Annotated[int, typer.Option(min=2, help="random starts that are compared")] = 5,
     whiten: Annotated[
-        bool, typer.Option("--whiten/--raw", help="each latent over its standard deviation, or as it is")
+        bool, typer.Option("--whiten/--raw", help="divide each latent by its standard deviation, or not")
     ] = True,
     labels: Annotated[
         Path | None, typer.Option(help="true labels of the patterns, .npy, to compare with")
     ] = None,
-    umap: Annotated[bool, typer.Option("--umap", help="lay patterns out in a plane (extra umap)")] = False,
+    umap: Annotated[
+        bool, typer.Option("--umap", help="also a map of the latents by UMAP (extra umap)")
+    ] = False,
 ) -> None:
-    """Group the patterns of a scan by their latents, and draw what the groups are.
+    """Cluster the patterns of a scan by their latents, and draw the clusters.
 
     Without --scan and --model only what the embeddings hold: maps and clusters.
     """
@@ -42,74 +48,74 @@ def latents(
     from phaseloom.embedding.embeddings import Embedding
     from phaseloom.metrics.clusters import whitened
 
-    if (out / "clusters.h5").exists() or out.is_file():
-        raise BadInput("--out", str(out), "exists already: name a new folder")
-    count = _count(clusters)
+    check_new(out / "clusters.h5", what="folder")
+    if out.is_file():
+        check_new(out, what="folder")
+    count = _read_count(clusters)
     found = Embedding.load(embeddings)
-    truth = None if labels is None else _labels(labels)
+    truth = None if labels is None else _load_labels(labels)
     rows = whitened(found.latents) if whiten else found.latents
-    if len(odd := found.unusual()):
-        typer.echo(
-            f"{len(odd)} unusual patterns are among them: see phaseloom embed on how to leave them out"
-        )
+    if unusual := len(found.unusual()):
+        fix = "see phaseloom embed on how to leave them out"
+        typer.echo(f"{unusual} unusual patterns are among them: {fix}")
     kinds, tried = protocol.grouped(rows, count, seeds=seeds, truth=truth)
     if tried is not None:
-        _tried(tried)
-    for kind in kinds:
-        typer.echo(str(kind))
-    seen = _seen(found, kinds, scan, model, settings_of(settings or []))
+        echo_lines(_compare_counts(tried))
+    echo_lines(kinds)
+    figures = _examine(found, kinds, scan, model, settings_of(settings or []))
     if umap:
-        seen["places"], seen["placed"] = protocol.umapped(rows)
-    for path in protocol.write(protocol.Report(found, kinds, **seen), out):
-        typer.echo(f"written: {path}")
+        figures["places"], figures["placed"] = protocol.umapped(rows)
+    echo_lines(protocol.write(protocol.Report(found, kinds, **figures), out), "written: ")
 
 
-def _count(text: str) -> int | None:
+def _read_count(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdigit() or int(text) < 2:
-        raise BadInput("--clusters", text, "is no number of clusters: write 2 or more, or auto")
+        raise BadInput("--clusters", text, "is not a number of clusters: write 2 or more, or auto")
     return int(text)
 
 
-def _labels(path: Path) -> Any:
+def _load_labels(path: Path) -> Any:
     from phaseloom.data.formats.arrays import load_array
     from phaseloom.data.formats.files import checked
 
     return load_array(checked(path)).ravel()
 
 
-def _tried(tried: Any) -> None:
+def _compare_counts(tried: Any) -> Iterator[str]:
     """The numbers of clusters side by side, and which one is taken."""
-    typer.echo("clusters  stability  silhouette          BIC")
+    yield "clusters  stability  silhouette          BIC"
     table = zip(tried.counts, tried.stability, tried.silhouette, tried.bic, strict=True)
     for count, stability, silhouette, bic in table:
         mark = "  <- suggested" if count == tried.suggested else ""
-        typer.echo(f"{count:8d}  {stability:9.3f}  {silhouette:10.3f}  {bic:11.1f}{mark}")
-    typer.echo("a suggestion: of the stablest numbers (within 0.05) that of largest silhouette; see the maps")
+        yield f"{count:8d}  {stability:9.3f}  {silhouette:10.3f}  {bic:11.1f}{mark}"
+    yield "a suggestion: of the stablest numbers (within 0.05) that of largest silhouette; see the maps"
 
 
-def _seen(found: Any, kinds: Any, scan: Path | None, model: Path | None, settings: dict[str, Any]) -> Any:
+def _examine(
+    found: Any, kinds: Any, scan: Path | None, model: Path | None, settings: dict[str, Any]
+) -> dict[str, Any]:
     """What needs the scan, the network, or both."""
     from phaseloom.embedding import embeddings as embed
     from phaseloom.embedding import latents as protocol
     from phaseloom.runs.scan_recipe import ScanRecipe
 
-    seen: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     net, card = embed.autoencoder(model) if model is not None else (None, {})
     if net is not None:
-        seen["traversals"], seen["varied"] = protocol.traversals(net, card, found.latents)
+        figures["traversals"], figures["varied"] = protocol.traversals(net, card, found.latents)
     if scan is None:
-        return seen
+        return figures
     recipe = ScanRecipe.from_path(scan, settings)
     typer.echo(f"reading {recipe.there()}")
     data = recipe.scan()
     protocol.same(found, data)
     count = found.latents.shape[1]
-    seen["means"] = tuple(protocol.means(data, kind.labels) for kind in kinds)
-    seen["components"] = (protocol.principal(data, count), protocol.nonnegative(data, count))
+    figures["means"] = tuple(protocol.means(data, kind.labels) for kind in kinds)
+    figures["components"] = (protocol.principal(data, count), protocol.nonnegative(data, count))
     if net is not None:
-        lesson = embed.lesson_of(net, card, data)
-        protocol.drawn_by(lesson, found)
-        seen["samples"] = protocol.samples(lesson, found.misfit)
-    return seen
+        objective = embed.lesson_of(net, card, data)
+        protocol.drawn_by(objective, found)
+        figures["samples"] = protocol.samples(objective, found.misfit)
+    return figures

@@ -7,6 +7,7 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import DataFile, Set, folder, recipe_of
+from phaseloom.cli.runner import echo_lines
 from phaseloom.errors import BadInput
 
 __all__ = ["verbs"]
@@ -38,7 +39,7 @@ def scan(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder; default: runs/DATE-NAME")] = None,
 ) -> None:
-    """Predict the phase of a 4D-STEM scan, or say why this network cannot."""
+    """Predict the phase of a 4D-STEM scan, or report why this network cannot."""
     from phaseloom.retrieval import predict_scans as predict
 
     recipe = recipe_of(file, settings)
@@ -49,14 +50,11 @@ def scan(
     outcome = predict.predicted(recipe, model=model, dose=dose)
     rows, columns = outcome.prediction.phase.shape
     typer.echo(f"phase: {rows} x {columns} pixels of {outcome.prediction.pixel[0]:.4g} A, by {model}")
-    for note in outcome.prediction.notes:
-        typer.echo(f"  - {note}")
+    echo_lines(outcome.prediction.notes, "  - ")
     if outcome.misfit is not None:
         typer.echo(str(outcome.misfit))
-    for warning in outcome.warnings:
-        typer.echo(f"WARN {warning}")
-    for path in predict.write(outcome, target):
-        typer.echo(f"written: {path}")
+    echo_lines(outcome.warnings, "WARN ")
+    echo_lines(predict.write(outcome, target), "written: ")
 
 
 @verbs.command()
@@ -74,20 +72,22 @@ def scans(
         str | None, typer.Option(help="address of a Dask scheduler whose workers see files and folder, too")
     ] = None,
 ) -> None:
-    """Predict many scans, the same settings for all; what is there already is left alone."""
+    """Predict many scans with the same settings; predictions that exist already are kept."""
     from phaseloom.fitting.distributed import team
     from phaseloom.retrieval import predict_scans as predict_many
 
     team().alone("predict scans")
     recipes = [recipe_of(file, settings) for file in files]
-    left = predict_many.missing(recipes, out, model=model, dose=dose)
-    if len(left) < len(recipes):
-        typer.echo(f"{len(recipes) - len(left)} of {len(recipes)} predictions are there already")
-    lost = 0
+    missing = predict_many.missing(recipes, out, model=model, dose=dose)
+    if len(missing) < len(recipes):
+        typer.echo(f"{len(recipes) - len(missing)} of {len(recipes)} predictions are there already")
+    failed = 0
     given = {"model": model, "dose": dose, "workers": workers, "scheduler": scheduler}
-    for file, said in predict_many.predictions(recipes, out, **given):
-        done = not said or said.startswith("WARN")
-        lost += not done
-        typer.echo(f"{file.name}: {f'done {said}'.strip() if done else said.removeprefix(f'{file.name}: ')}")
-    if lost:
-        raise BadInput("predict scans", f"{lost} of {len(left)} scans", "could not be predicted: see above")
+    for file, message in predict_many.predictions(recipes, out, **given):
+        done = not message or message.startswith("WARN")
+        failed += not done
+        line = f"done {message}".strip() if done else message.removeprefix(f"{file.name}: ")
+        typer.echo(f"{file.name}: {line}")
+    if failed:
+        fix = "could not be predicted: see above"
+        raise BadInput("predict scans", f"{failed} of {len(missing)} scans", fix)

@@ -1,5 +1,6 @@
-"""Verbs of restoration: data, training by our file or by the flags of Phaseformer's guide, use, judgement."""
+"""Verbs of restoration: data, training (also by the flags of Phaseformer's guide), use, evaluation."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,8 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import Set, place, settings_of
-from phaseloom.cli.train import File, Out, Quiet, Resume, begun, ran, stopped, train
+from phaseloom.cli.runner import check_new, echo_lines, get_resumed_folder, run_training
+from phaseloom.cli.train import File, Out, Quiet, Resume, train
 from phaseloom.compat.phaseformer import Policy
 from phaseloom.errors import BadInput
 from phaseloom.files import fresh, whole
@@ -15,7 +17,7 @@ from phaseloom.files import fresh, whole
 __all__ = ["apply", "demo_data", "evaluate", "fit", "restorer", "thinned"]
 
 restore = typer.Typer(
-    help="Restore images: photographs, phases, images of detectors. Begin with restore demo-data.",
+    help="Restore images: photographs, phases, virtual detector images. Start with restore demo-data.",
     no_args_is_help=True,
 )
 app.add_typer(restore, name="restore")
@@ -27,9 +29,9 @@ Data = Annotated[
 Model = Annotated[
     str, typer.Option("--model", "-m", help="file or folder of a network, or a name of the package's own")
 ]
-Tile = Annotated[int, typer.Option(help="pixels along an edge that the network is shown at once")]
+Tile = Annotated[int, typer.Option(help="edge of the tiles that are restored one by one, pixels")]
 Overlap = Annotated[
-    int, typer.Option(help="pixels that neighbouring tiles share: a multiple of 8, half a tile at most")
+    int, typer.Option(help="overlap of neighbouring tiles, pixels: a multiple of 8, half a tile at most")
 ]
 
 
@@ -37,22 +39,21 @@ Overlap = Annotated[
 def demo_data(
     folder: Annotated[Path, typer.Argument(help="new folder")],
     *,
-    count: Annotated[int, typer.Option("--train", help="pairs to learn from")] = 240,
-    test: Annotated[int, typer.Option(help="pairs of other scenes, to judge by")] = 60,
+    count: Annotated[int, typer.Option("--train", help="training pairs")] = 240,
+    test: Annotated[int, typer.Option(help="test pairs, of other scenes")] = 60,
     size: Annotated[int, typer.Option(help="pixels along an edge")] = 128,
     photographs: Annotated[
         Path | None, typer.Option(help="a folder of photographs; default: those of scikit-image")
     ] = None,
-    invented: Annotated[
-        float, typer.Option(help="share of the pairs to learn from whose scene is no photograph")
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(help="of all that is drawn")] = 0,
+    invented: Annotated[float, typer.Option(help="share of the training pairs with a synthetic scene")] = 0.5,
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
 ) -> None:
-    """Make photographs as they would look under water, in pairs with the photographs, and on finer pixels."""
+    """Simulate photographs under water, in pairs with the photographs themselves, also at finer pixels."""
     from phaseloom.restoration.pairs import underwater
 
-    given = {"size": size, "train": count, "test": test, "invented": invented, "seed": seed}
-    made = underwater.save(folder, photographs=photographs, **given)
+    made = underwater.save(
+        folder, photographs=photographs, size=size, train=count, test=test, invented=invented, seed=seed
+    )
     typer.echo(f"{count} pairs to learn from and {test} of other scenes: {folder}")
     typer.echo(f"what was drawn: {made}\nlearn with: phaseloom restore train --dataset_path {folder}")
 
@@ -61,13 +62,11 @@ def demo_data(
 def restorer(
     file: File = None, settings: Set = None, *, out: Out = None, resume: Resume = False, quiet: Quiet = False
 ) -> None:
-    """Learn to restore images from pairs: a file that names data, or --set data=[FOLDER]."""
+    """Train a network to restore images from pairs: a file that names data, or --set data=[FOLDER]."""
     if resume:
-        _restoring(begun(file, settings, out), quiet=quiet)
-        return
-    from phaseloom.restoration.train import Restore
-
-    _restoring(Restore.from_path(file, settings_of(settings or [])), out, quiet=quiet)
+        _resume(get_resumed_folder(file, settings, out), quiet=quiet)
+    else:
+        _begin(file, settings_of(settings or []), out, quiet=quiet)
 
 
 @restore.command("train")
@@ -76,22 +75,20 @@ def fit(  # noqa: PLR0913 - the flags of the guide
     settings: Set = None,
     *,
     dataset_path: Data = None,
-    batch_size: Annotated[int | None, typer.Option("--batch_size", help="crops of a step")] = None,
-    niter: Annotated[
-        int | None, typer.Option(help="epochs at the full rate, and one more (guide: 50)")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch_size", help="crops in a batch")] = None,
+    niter: Annotated[int | None, typer.Option(help="epochs at the full rate, plus one (guide: 50)")] = None,
     niter_decay: Annotated[
-        int | None, typer.Option("--niter_decay", help="epochs while it falls in a line (guide: 500)")
+        int | None, typer.Option("--niter_decay", help="epochs of linear decay (guide: 500)")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="rate (guide: 0.001)")] = None,
+    lr: Annotated[float | None, typer.Option(help="learning rate (guide: 0.001)")] = None,
     lr_policy: Annotated[
-        Policy | None, typer.Option("--lr_policy", help="how the rate changes (guide: lambda)")
+        Policy | None, typer.Option("--lr_policy", help="learning rate schedule (guide: lambda)")
     ] = None,
-    beta1: Annotated[float | None, typer.Option(help="momentum of Adam (guide: 0.5)")] = None,
-    threads: Annotated[int | None, typer.Option(help="that read files at once")] = None,
-    seed: Annotated[int | None, typer.Option(help="of everything that is drawn")] = None,
+    beta1: Annotated[float | None, typer.Option(help="beta 1 of Adam (guide: 0.5)")] = None,
+    threads: Annotated[int | None, typer.Option(help="threads that read files")] = None,
+    seed: Annotated[int | None, typer.Option(help="random seed")] = None,
     cuda: Annotated[bool, typer.Option("--cuda", help="compute on a GPU, or stop without one")] = False,
-    resume: Annotated[Path | None, typer.Option(help="folder of a run, to go on with")] = None,
+    resume: Annotated[Path | None, typer.Option(help="folder of a run to go on with")] = None,
     out: Out = None,
     quiet: Quiet = False,
     epoch_count: Annotated[int | None, typer.Option("--epoch_count", hidden=True)] = None,
@@ -99,37 +96,35 @@ def fit(  # noqa: PLR0913 - the flags of the guide
     checkpoint_dir: Annotated[Path | None, typer.Option("--checkpoint_dir", hidden=True)] = None,
     output_dir: Annotated[Path | None, typer.Option("--output_dir", hidden=True)] = None,
 ) -> None:
-    """The same by the flags of Phaseformer's training guide; what is left out is as in train restorer."""
+    """Train by the flags of Phaseformer's training guide; what is left out is as in train restorer."""
     from phaseloom.compat import phaseformer
 
-    given = {
-        "dataset_path": dataset_path or None,
-        "batch_size": batch_size,
-        "niter": niter,
-        "niter_decay": niter_decay,
-        "lr": lr,
-        "lr_policy": lr_policy,
-        "beta1": beta1,
-        "threads": threads,
-        "seed": seed,
-        "cuda": cuda or None,
-        "epoch_count": epoch_count,
-        "test_batch_size": test_batch_size,
-        "checkpoint_dir": checkpoint_dir,
-        "output_dir": output_dir,
-    }
-    known, notes = phaseformer.flags(given)
+    known, notes = phaseformer.translate_flags(
+        {
+            "dataset_path": dataset_path or None,
+            "batch_size": batch_size,
+            "niter": niter,
+            "niter_decay": niter_decay,
+            "lr": lr,
+            "lr_policy": lr_policy,
+            "beta1": beta1,
+            "threads": threads,
+            "seed": seed,
+            "cuda": cuda or None,
+            "epoch_count": epoch_count,
+            "test_batch_size": test_batch_size,
+            "checkpoint_dir": checkpoint_dir,
+            "output_dir": output_dir,
+        }
+    )
     if resume is not None:
-        phaseformer.checkpoint(resume)
+        phaseformer.refuse_checkpoint(resume)
         if known or file is not None:
             raise BadInput("restore train", "--resume", "goes on as the run began: give it no other settings")
-        _restoring(begun(resume, settings, out), quiet=quiet)
+        _resume(get_resumed_folder(resume, settings, out), quiet=quiet)
         return
-    for note in notes:
-        typer.echo(f"  - {note}")
-    from phaseloom.restoration.train import Restore
-
-    _restoring(Restore.from_path(file, known | settings_of(settings or [])), out, quiet=quiet)
+    echo_lines(notes, "  - ")
+    _begin(file, known | settings_of(settings or []), out, quiet=quiet)
 
 
 @restore.command()
@@ -146,59 +141,53 @@ def apply(
     tile: Tile = 256,
     overlap: Overlap = 64,
 ) -> None:
-    """Restore images; those of reconstructions are held against their patterns, before and after."""
-    from phaseloom.restoration import apply as mend_files
-    from phaseloom.restoration import apply_result as mend_result
+    """Restore images; phases of reconstructions are compared with their patterns, before and after."""
+    from phaseloom.restoration import apply as apply_files
+    from phaseloom.restoration import apply_result
 
-    results = [path for path in images if mend_result.is_run(path)]
+    results = [path for path in images if apply_result.is_run(path)]
     files = [path for path in images if path not in results]
     if halves and (files or len({path.resolve() for path in results}) != 2 or len(results) != 2):
-        raise BadInput(
-            "--halves", f"{len(images)} files", "needs two results, one of each half of the counts"
-        )
-    chosen, tiles = mend_files.listed(files) if files else [], {"tile": tile, "overlap": overlap}
+        fix = "needs two results, one of each half of the counts"
+        raise BadInput("--halves", f"{len(images)} files", fix)
+    chosen = apply_files.listed(files) if files else []
+    tiles = {"tile": tile, "overlap": overlap}
     fresh(out, "--out")
     if results:
-        _phases(results, model, out, halves=halves, tiles=tiles)
-    for done in mend_files.apply(chosen, model, out, **tiles) if chosen else ():
+        _restore_phases(results, model, out, halves=halves, tiles=tiles)
+    for done in apply_files.apply(chosen, model, out, **tiles) if chosen else ():
         finer = "" if done.high is None else f", finer: {done.high}"
         typer.echo(f"{done.source} -> {done.low}{finer} (changed by {100 * done.change:.1f} % of its spread)")
-    typer.echo(f"{mend_files.STAMP}: what is finer than the measurement was learned from other images")
+    typer.echo(f"{apply_files.STAMP}: what is finer than the measurement was learned from other images")
 
 
-def _phases(results: list[Path], model: str, out: Path, *, halves: bool, tiles: dict[str, int]) -> None:
-    """Restore the phases of reconstructions."""
+def _restore_phases(
+    results: list[Path], model: str, out: Path, *, halves: bool, tiles: dict[str, int]
+) -> None:
     from phaseloom import plot
-    from phaseloom.restoration import apply_result as mend_result
-    from phaseloom.restoration.apply import restorer as network
+    from phaseloom.plot.style import show_length
+    from phaseloom.restoration import apply_result
+    from phaseloom.restoration.apply import restorer as load_network
     from phaseloom.restoration.figures import before_after
 
-    net, task, _ = network(model)
-    found = []
+    net, task, _ = load_network(model)
+    restored = []
     for number, path in enumerate(results):
-        one = mend_result.phase_of(net, task, path, **tiles)
+        one = apply_result.phase_of(net, task, path, **tiles)
         name = path.name if path.is_dir() else path.stem
-        place = one.write(out / f"{number:02d}_{name}.h5", model)
+        target = one.write(out / f"{number:02d}_{name}.h5", model)
         rows = [{"reconstructed": one.measured, "restored": one.restored}]
         rows.append({"restored": one.restored - one.measured})
         picture = before_after(rows, [name, "change"], pixel=one.pixel, unit="rad")
-        plot.save(picture, place.with_suffix(".png"))
-        typer.echo(f"{path} -> {place}, and a picture")
-        for note in (one.misfits, *one.notes):
-            if note is not None:
-                typer.echo(f"  {note}")
-        found.append(one)
+        plot.save(picture, target.with_suffix(".png"))
+        typer.echo(f"{path} -> {target}, and a picture")
+        echo_lines((note for note in (one.misfits, *one.notes) if note is not None), "  ")
+        restored.append(one)
     if halves:
-        before, after = mend_result.correlations(*found)
-        typer.echo(f"halves: {_resolved(before)} as reconstructed; restored {_resolved(after)}, which is")
+        curves = apply_result.correlations(*restored)
+        before, after = (f"correlated down to {show_length(curve.resolution())}" for curve in curves)
+        typer.echo(f"halves: {before} as reconstructed; restored {after}, which is")
         typer.echo("  no resolution: what one network draws twice agrees, whether it is there or not")
-
-
-def _resolved(curve: Any) -> str:
-    """The period at which a ring correlation falls below half a bit."""
-    from phaseloom.plot.style import show_length
-
-    return f"correlated down to {show_length(curve.resolution())}"
 
 
 @restore.command("pairs")
@@ -213,16 +202,19 @@ def thinned(
     *,
     out: Annotated[Path, typer.Option(help="new folder")],
     task: Annotated[str | None, typer.Option(help="phase or virtual_detector")] = None,
-    by: Annotated[str | None, typer.Option(help="of phases: reconstruct, predict or integrate")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="how phases are made: reconstruct, predict or integrate")
+    ] = None,
     share: Annotated[float | None, typer.Option(help="share of the counts in the input")] = None,
-    draws: Annotated[int | None, typer.Option(help="pairs of each scan")] = None,
+    draws: Annotated[int | None, typer.Option(help="pairs per scan")] = None,
 ) -> None:
-    """Make pairs of images from scans: one of a few of the counts, one of the rest of them."""
+    """Make training pairs from scans by splitting their counts: a noisy image and one of the other counts."""
     from phaseloom.restoration.pairs.noise2noise import Thin, save
 
     given = {"task": task, "by": by, "share": share, "draws": draws}
-    told = {name: value for name, value in given.items() if value is not None} | settings_of(settings or [])
-    recipe = Thin.from_path(None, {"files": [str(path) for path in files], **told})
+    changed = {name: value for name, value in given.items() if value is not None}
+    changed |= settings_of(settings or [])
+    recipe = Thin.from_path(None, {"files": [str(path) for path in files], **changed})
     made = save(recipe, out, each=lambda one: typer.echo(f"{one.part}: {one.pair.name}"))
     typer.echo(f"what was drawn: {made}\nlearn with: phaseloom restore train --dataset_path {out}")
 
@@ -237,64 +229,71 @@ def evaluate(
     tile: Tile = 256,
     overlap: Overlap = 64,
 ) -> None:
-    """Judge a network by pairs: PSNR, SSIM and more, beside what needs no network."""
+    """Evaluate a network on pairs: PSNR, SSIM and more, beside methods without a network."""
     import json
 
     from phaseloom import plot
-    from phaseloom.restoration import evaluate as restored
-    from phaseloom.restoration.apply import restorer as network
+    from phaseloom.restoration import evaluate as evaluation_report
+    from phaseloom.restoration.apply import restorer as load_network
     from phaseloom.restoration.evaluate import rated
     from phaseloom.restoration.pairs.folders import ImagePairs
 
     if part not in ("test", "train"):
-        raise BadInput("--part", part, "is none: choose test or train")
-    if out is not None and out.exists():
-        raise BadInput("--out", str(out), "exists already: name a new folder")
-    net, task, _ = network(model)
+        raise BadInput("--part", part, "is not a part: choose test or train")
+    if out is not None:
+        check_new(out, what="folder")
+    net, task, _ = load_network(model)
     folders = dataset_path or []
     pairs = ImagePairs.of(folders, part=part)
     learned = ImagePairs.of(folders, part="train") if all((one / "train").is_dir() for one in folders) else ()
-    found = rated(net, task, pairs, learned=learned, tile=tile, overlap=overlap)
-    for line in found.lines():
-        typer.echo(line)
+    rating = rated(net, task, pairs, learned=learned, tile=tile, overlap=overlap)
+    echo_lines(rating.lines())
     if out is not None:
         with whole(out / "scores.json") as path:
-            path.write_text(json.dumps(found.as_dict(), indent=1), encoding="utf-8")
-        plot.save(restored.figure(net, task, pairs), out / "before_after.png")
+            path.write_text(json.dumps(rating.as_dict(), indent=1), encoding="utf-8")
+        plot.save(evaluation_report.figure(net, task, pairs), out / "before_after.png")
         typer.echo(f"written: {out / 'scores.json'} and before_after.png")
 
 
-def _restoring(what: Any, out: Path | None = None, *, quiet: bool) -> None:
-    """Train a restorer, from a recipe, or go on with the run of a folder; then judge and keep it."""
+def _begin(file: Path | None, settings: dict[str, Any], out: Path | None, *, quiet: bool) -> None:
     from phaseloom.fitting.distributed import team
-    from phaseloom.restoration import evaluate as restored
+    from phaseloom.restoration.train import Restore, Restoring
+
+    recipe = Restore.from_path(file, settings)
+    recipe.tests()  # what is missing there is reported before the training, not after it
+    training = Restoring.begin(recipe, place(out, recipe.title or "restorer"))
+    if team().first:
+        count = sum(value.numel() for value in training.net.parameters())
+        learned, judges = (len(side) for side in training.pairs)
+        scenes = f"{learned} pairs to learn from, {judges} to choose by"
+        typer.echo(f"{recipe.model.name}, {count:,} parameters; {scenes}: {training.directory}")
+    _run(training, quiet=quiet)
+
+
+def _resume(folder: Path, *, quiet: bool) -> None:
     from phaseloom.restoration.train import Restoring
 
-    if isinstance(what, Path):
-        training = Restoring.resume(what)
-    else:
-        what.tests()  # what lacks there is said now
-        training = Restoring.begin(what, place(out, what.title or "restorer"))
-        _begins(training)
-    ran(training, quiet=quiet or not team().first, told=restored.told)
-    if team().first:
-        stopped(training, f"phaseloom train restorer --resume {training.directory}")
-        path, _, rating = restored.finished(training)
-        for line in () if rating is None else rating.lines():
-            typer.echo(line)
-        for picture in restored.pictures(training):
-            typer.echo(f"picture: {picture}")
-        typer.echo(f"network: {path}")
-    team().wait()
+    _run(Restoring.resume(folder), quiet=quiet)
 
 
-def _begins(training: Any) -> None:
-    """What will be done, in a line."""
-    from phaseloom.fitting.distributed import team
+def _run(training: Any, *, quiet: bool) -> None:
+    from phaseloom.restoration import evaluate as evaluation_report
 
-    if not team().first:
-        return
-    count = sum(value.numel() for value in training.net.parameters())
-    learned, judges = (len(side) for side in training.pairs)
-    scenes = f"{learned} pairs to learn from, {judges} to choose by"
-    typer.echo(f"{training.recipe.model.name}, {count:,} parameters; {scenes}: {training.directory}")
+    run_training(
+        training,
+        _finish,
+        again=f"phaseloom train restorer --resume {training.directory}",
+        quiet=quiet,
+        describe=lambda epoch: evaluation_report.told(training, epoch),
+    )
+
+
+def _finish(training: Any) -> Iterator[str]:
+    from phaseloom.restoration import evaluate as evaluation_report
+
+    path, _, rating = evaluation_report.finished(training)
+    if rating is not None:
+        yield from rating.lines()
+    for picture in evaluation_report.pictures(training):
+        yield f"picture: {picture}"
+    yield f"network: {path}"

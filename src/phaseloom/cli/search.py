@@ -1,5 +1,6 @@
-"""The verb that searches for the knobs of a run."""
+"""The verb that searches for the settings of a run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import Set, folder, foreign, settings_of
+from phaseloom.cli.runner import echo_lines, offer_resume, run_steps
 from phaseloom.errors import BadInput
 
 __all__ = ["search"]
@@ -18,25 +20,25 @@ def search(  # noqa: PLR0913 - each an option of the command line
         Path,
         typer.Argument(help="run.yaml, a training file, or data; with --resume or --join a search's folder"),
     ],
-    over: Annotated[Path | None, typer.Argument(help="search.yaml: which knobs, and how")] = None,
+    over: Annotated[Path | None, typer.Argument(help="search.yaml: which settings, and how")] = None,
     settings: Set = None,
     *,
-    trials: Annotated[int | None, typer.Option(help="how many in all")] = None,
-    seconds: Annotated[float | None, typer.Option(help="after which no trial is begun")] = None,
-    workers: Annotated[int | None, typer.Option(help="processes of this machine")] = None,
+    trials: Annotated[int | None, typer.Option(help="number of trials in all")] = None,
+    seconds: Annotated[float | None, typer.Option(help="time after which no trial is started")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes on this machine")] = None,
     storage: Annotated[
-        str | None, typer.Option(help="URL of a data base; default: a file in the folder")
+        str | None, typer.Option(help="URL of a database; default: a file in the folder")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder of the search; default: runs/DATE-NAME-search")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="FILE is the folder of a search: go on")] = False,
     join: Annotated[
-        bool, typer.Option("--join", help="FILE is the folder of a search: help with it")
+        bool, typer.Option("--join", help="FILE is the folder of a search: work on it, too")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no line for each trial")] = False,
 ) -> None:
-    """Search for knobs of a reconstruction or a training: many trials, the best file, and a report."""
+    """Search for settings of a reconstruction or a training: many trials, the best file, and a report."""
     from phaseloom.fitting.distributed import team
     from phaseloom.search.recipe import Plan
     from phaseloom.search.runner import Searching, joined
@@ -44,24 +46,29 @@ def search(  # noqa: PLR0913 - each an option of the command line
     team().alone("search")
     given = {"trials": trials, "seconds": seconds, "workers": workers, "storage": storage}
     if join:
-        _nothing(over, settings, out, *given.values())
-        done = [_told(one, quiet=quiet) for one in joined(file)]
-        typer.echo(f"helped with {len(done)} trials: nothing is left to do")
+        _refuse(over, settings, out, *given.values())
+        count, finished = _run_trials(joined(file), quiet=quiet)
+        if not finished:
+            raise KeyboardInterrupt
+        typer.echo(f"helped with {count} trials: nothing is left to do")
         return
     if resume:
-        _nothing(over, settings, out, storage)
+        _refuse(over, settings, out, storage)
         plan = Plan.at(file, trials=trials, seconds=seconds, workers=workers)
     else:
-        plan = _begun(file, over, settings or [], out, given)
+        plan = _begin(file, over, settings or [], out, given)
     count = len(plan.space.knobs)
     typer.echo(f"{count} knob{'s' * (count > 1)}, {plan.objective.name} is made small: {plan.folder}")
-    _driven(Searching(plan), quiet=quiet)
+    searching = Searching(plan)
+    _, finished = _run_trials(searching, quiet=quiet)
+    if not finished:
+        offer_resume(f"phaseloom search --resume {plan.folder}")
+    echo_lines(_finish(searching))
 
 
-def _begun(
+def _begin(
     file: Path, over: Path | None, settings: list[str], out: Path | None, given: dict[str, Any]
 ) -> Any:
-    """A new search."""
     from phaseloom.documents import load_yaml
     from phaseloom.search.recipe import Plan, Search
     from phaseloom.search.trials import read
@@ -81,37 +88,29 @@ def _begun(
     return Plan.begin(base, wanted, folder(out, f"{wanted.title or file.stem}-search"))
 
 
-def _driven(searching: Any, *, quiet: bool) -> None:
-    """All trials, then what they came to."""
-    from phaseloom.search import report as found
+def _run_trials(trials: Any, *, quiet: bool) -> tuple[int, bool]:
+    """All trials, a line for each."""
+    return run_steps(trials, quiet=True, report=None if quiet else lambda trial, _: typer.echo(str(trial)))
+
+
+def _finish(searching: Any) -> Iterator[str]:
+    """Write the best file and the report."""
+    from phaseloom.search import report
     from phaseloom.search.trials import verb
 
     plan = searching.plan
-    try:
-        for one in searching:
-            _told(one, quiet=quiet)
-    except KeyboardInterrupt:
-        typer.echo(f"go on with: phaseloom search --resume {plan.folder}")
-        raise typer.Abort from None
     files = searching.left()
-    for path, share in found.importance(plan).items():
-        typer.echo(f"matters: {path:40s} {100 * share:.0f} %")
-    best = found.best(plan)
-    typer.echo(f"best: {best}")
-    for doubt in found.doubts(plan):
-        typer.echo(f"WARN {doubt}")
+    for path, share in report.importance(plan).items():
+        yield f"matters: {path:40s} {100 * share:.0f} %"
+    yield f"best: {report.best(plan)}"
+    for doubt in report.doubts(plan):
+        yield f"WARN {doubt}"
     for path in files:
-        typer.echo(f"written: {path}")
-    typer.echo(f"run it with: phaseloom {verb(plan.base)} {plan.folder / 'best.yaml'}")
+        yield f"written: {path}"
+    yield f"run it with: phaseloom {verb(plan.base)} {plan.folder / 'best.yaml'}"
 
 
-def _told(one: Any, *, quiet: bool) -> None:
-    if not quiet:
-        typer.echo(str(one))
-
-
-def _nothing(*given: Any) -> None:
+def _refuse(*given: Any) -> None:
     """Refuse what belongs to a new search."""
-    if wrong := [one for one in given if one]:
-        said = " ".join(str(one) for one in wrong)
-        raise BadInput("search", said, "is for a new search: a folder goes on as it was begun")
+    if wrong := [str(one) for one in given if one]:
+        raise BadInput("search", " ".join(wrong), "is for a new search: a folder goes on as it was begun")

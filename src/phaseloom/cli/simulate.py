@@ -1,6 +1,5 @@
 """The verb that simulates."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import Set, settings_of
+from phaseloom.cli.runner import echo_lines, offer_resume, run_steps
 from phaseloom.errors import BadInput
 
 __all__ = ["simulate"]
@@ -22,10 +22,10 @@ def simulate(  # noqa: PLR0913 - a verb has as many options
     ] = None,
     settings: Set = None,
     *,
-    out: Annotated[Path, typer.Option(help="folder of the samples; one that was begun is gone on with")],
-    count: Annotated[int | None, typer.Option(help="samples")] = None,
+    out: Annotated[Path, typer.Option(help="folder of the samples; a run that was stopped goes on there")],
+    count: Annotated[int | None, typer.Option(help="number of samples")] = None,
     first: Annotated[int | None, typer.Option(help="number of the first sample")] = None,
-    seed: Annotated[int | None, typer.Option(help="of everything that is drawn")] = None,
+    seed: Annotated[int | None, typer.Option(help="random seed")] = None,
     layout: Annotated[
         str | None, typer.Option(help="ours: a file for each sample; seed: simulation_data1.h5 of 700 each")
     ] = None,
@@ -37,31 +37,32 @@ def simulate(  # noqa: PLR0913 - a verb has as many options
     end_id: Annotated[int | None, typer.Option("--end_id", hidden=True)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
-    """Simulate scans of crystals with their true phases, to learn from and to be examined with.
+    """Simulate scans of crystals with their true phases, for training and evaluation.
 
-    A run that was stopped is gone on with by the same command; several machines may share a folder.
+    The same command goes on with a run that was stopped; several machines may share a folder.
     """
     from phaseloom.simulation import recipe as protocol
 
-    first, count = _range(first, count, start_id, end_id)
+    first, count = _read_range(first, count, start_id, end_id)
     given = {"first": first, "count": count, "seed": seed, "layout": layout}
     changed = {name: value for name, value in given.items() if value is not None}
     recipe = protocol.Simulate.from_path(file, settings_of(settings or []) | changed)
-    wanted, begun = protocol.missing(recipe, out), time.monotonic()
-    if len(wanted) < recipe.count:
-        typer.echo(f"{recipe.count - len(wanted)} of {recipe.count} samples are there already")
-    done = _driven(protocol.simulate(recipe, out, workers=workers, scheduler=scheduler), len(wanted), quiet)
-    for line in _summary(out, done, time.monotonic() - begun):
-        typer.echo(line)
-    if done < len(wanted):
-        typer.echo(f"interrupted; go on with: {_again(out, recipe, workers, scheduler)}")
-        raise typer.Abort
+    missing = len(protocol.missing(recipe, out))
+    begin = time.monotonic()
+    if missing < recipe.count:
+        typer.echo(f"{recipe.count - missing} of {recipe.count} samples are there already")
+    samples = protocol.simulate(recipe, out, workers=workers, scheduler=scheduler)
+    done, _ = run_steps(samples, total=missing, unit="sample", quiet=quiet)
+    echo_lines(_summarise(out, done, time.monotonic() - begin))
+    if done < missing:
+        typer.echo("interrupted")
+        offer_resume(_format_command(out, recipe, workers, scheduler))
 
 
-def _range(
+def _read_range(
     first: int | None, count: int | None, start: int | None, end: int | None
 ) -> tuple[int | None, int | None]:
-    """First number and count, of which the numbers from start to end, both included, are another way."""
+    """First number and count; ``--start_id`` and ``--end_id`` (included) are another way to give them."""
     if start is None and end is None:
         return first, count
     if start is None or end is None or end < start:
@@ -71,22 +72,7 @@ def _range(
     return start, end - start + 1
 
 
-def _driven(numbers: Any, total: int, quiet: bool) -> int:
-    """All samples behind a progress bar; how many came."""
-    from tqdm import tqdm
-
-    done = 0
-    with tqdm(total=total, disable=True if quiet else None, unit="sample", file=sys.stderr) as bar:
-        try:
-            for _ in numbers:
-                done += 1
-                bar.update()
-        except KeyboardInterrupt:
-            numbers.close()
-    return done
-
-
-def _summary(folder: Path, done: int, seconds: float) -> list[str]:
+def _summarise(folder: Path, done: int, seconds: float) -> list[str]:
     from phaseloom.simulation.samples import SampleSet
 
     try:
@@ -103,7 +89,7 @@ def _summary(folder: Path, done: int, seconds: float) -> list[str]:
     ]
 
 
-def _again(out: Path, recipe: Any, workers: int | None, scheduler: str | None) -> str:
+def _format_command(out: Path, recipe: Any, workers: int | None, scheduler: str | None) -> str:
     """The command line that goes on."""
     others = [f"--workers {workers}" if workers else "", f"--scheduler {scheduler}" if scheduler else ""]
     line = f"phaseloom simulate {out / 'run.yaml'} --out {out} --first {recipe.first} --count {recipe.count}"

@@ -1,5 +1,6 @@
-"""The verb that sees a scan through virtual detectors."""
+"""The verb that makes virtual detector images of a scan."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import DataFile, Set, settings_of, warn_of_bad_pixels
+from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,46 +34,38 @@ def virtual(
         typer.Option(help="a further ring FROM,TO in semi-angles, e.g. 1.5,2.5; may be repeated"),
     ] = None,
     segments: Annotated[
-        int | None, typer.Option(help="cut the bright field into so many, as a DPC detector")
+        int | None, typer.Option(help="number of segments of the bright field, as of a DPC detector")
     ] = None,
     out: Annotated[Path, typer.Option(help="file to write, .h5, with a picture beside it")] = Path(
         "images.h5"
     ),
 ) -> None:
-    """Show a scan as a STEM does: bright and dark fields, deflections, integrated phase, radial profile."""
+    """Virtual detector images: bright and dark fields, deflections, integrated phase, radial profile."""
     from phaseloom import plot
     from phaseloom.virtual import recipe as protocol
     from phaseloom.virtual.figures import virtual_images
 
-    picture = _free(out)
+    if out.suffix not in (".h5", ".hdf5"):
+        raise BadInput("--out", out.name, "is not an .h5 file: give it this ending")
+    picture = out.with_suffix(".png")
+    check_new(out, picture)
     given: dict[str, Any] = {"semiangle": semiangle, "segments": segments}
-    given["centre"] = None if centre is None else _pair("--centre", centre)
-    given["annuli"] = [_pair("--annulus", text) for text in annulus] if annulus else None
-    told = settings_of(settings or []) | {name: value for name, value in given.items() if value is not None}
-    recipe = protocol.Virtual.from_path(file, told)
+    given["centre"] = None if centre is None else _read_pair("--centre", centre)
+    given["annuli"] = [_read_pair("--annulus", text) for text in annulus] if annulus else None
+    changed = settings_of(settings or []) | {name: v for name, v in given.items() if v is not None}
+    recipe = protocol.Virtual.from_path(file, changed)
     typer.echo(f"reading {recipe.there()}")
     scan = recipe.all()
     found = protocol.virtual(recipe, scan)
     typer.echo(f"semi-angle: {1e3 * found.beam.semiangle:.4g} mrad")
-    for note in (*found.notes, *warn_of_bad_pixels(scan)):
-        typer.echo(f"  - {note}")
-    _list(found)
+    echo_lines((*found.notes, *warn_of_bad_pixels(scan)), "  - ")
+    echo_lines(_list_arrays(found))
     typer.echo(f"written: {found.write(out)}")
     plot.save(virtual_images(scan, found.survey), picture)
     typer.echo(f"written: {picture}")
 
 
-def _free(out: Path) -> Path:
-    """The name of the picture beside a file, if neither is there."""
-    if out.suffix not in (".h5", ".hdf5"):
-        raise BadInput("--out", out.name, "is no .h5: give it this ending")
-    for path in (out, picture := out.with_suffix(".png")):
-        if path.exists():
-            raise BadInput("--out", str(path), "exists already: name a new file")
-    return picture
-
-
-def _pair(place: str, text: str) -> list[float]:
+def _read_pair(place: str, text: str) -> list[float]:
     """Two numbers with a comma between them."""
     try:
         first, second = (float(number) for number in text.split(","))
@@ -80,12 +74,14 @@ def _pair(place: str, text: str) -> list[float]:
     return [first, second]
 
 
-def _list(found: "Images") -> None:
+def _list_arrays(found: "Images") -> Iterator[str]:
     """A line for each array that is written."""
-    typer.echo(f"{'data set':<22}{'shape':<16}{'units':<18}{'mean':>10}  angles (mrad)")
-    for name, (values, told) in found.tables().items():
-        ring = f"{1e3 * told['inner']:.4g} to {1e3 * told['outer']:.4g}" if "inner" in told else ""
+    yield f"{'data set':<22}{'shape':<16}{'units':<18}{'mean':>10}  angles (mrad)"
+    for name, (values, attributes) in found.tables().items():
+        ring = ""
+        if "inner" in attributes:
+            ring = f"{1e3 * attributes['inner']:.4g} to {1e3 * attributes['outer']:.4g}"
         known = values[values == values]  # noqa: PLR0124 - without NaN
         mean = f"{known.mean():.4g}" if known.size and name != "positions" else ""
         shape = " x ".join(map(str, values.shape))
-        typer.echo(f"{name:<22}{shape:<16}{told['units']:<18}{mean:>10}  {ring}".rstrip())
+        yield f"{name:<22}{shape:<16}{attributes['units']:<18}{mean:>10}  {ring}".rstrip()

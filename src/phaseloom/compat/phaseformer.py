@@ -1,7 +1,6 @@
-"""For people who come from the training guide of Phaseformer: its flags in our words, its checkpoints told.
+"""The flags of Phaseformer's training guide as settings of ours, and a refusal of its checkpoints.
 
-What the guide's program does otherwise than it says is not repeated: `flags` names each flag that means
-something else here, in a sentence.
+`translate_flags` notes each flag that means something else here.
 """
 
 from collections.abc import Mapping
@@ -10,22 +9,23 @@ from typing import Any, Literal
 
 from phaseloom.errors import BadInput
 
-__all__ = ["Policy", "checkpoint", "flags", "schedule"]
+__all__ = ["Policy", "refuse_checkpoint", "translate_flags", "translate_schedule"]
 
 Policy = Literal["lambda", "step", "plateau", "cosine", "onecycle"]
 
-NITER, NITER_DECAY = 50, 500
-"""Epochs of the guide, at the full rate and while it falls; there is one more."""
+EPOCHS_AT_FULL_RATE = 50
+EPOCHS_OF_DECAY = 500
+"""Defaults of the guide; there is one epoch more."""
 
-SIZES = {
+NETWORKS_BY_SIZE = {
     1_783_800: "the network of the guide with two outputs (Phaseformer)",
     1_779_189: "the network of the guide with two outputs (Phaseformer), without its idle parts",
     2_530_193: "the older network with one output (final_model_AGSSF1)",
 }
-"""Networks by how many parameters they have."""
+"""Networks of the guide by their number of parameters."""
 
 
-def schedule(policy: Policy, niter: int, niter_decay: int, /) -> dict[str, Any]:
+def translate_schedule(policy: Policy, niter: int, niter_decay: int, /) -> dict[str, Any]:
     """The epochs and the shape of the rate that a policy means, as settings of `phaseloom.restoration.train`.
 
     Args:
@@ -39,7 +39,7 @@ def schedule(policy: Policy, niter: int, niter_decay: int, /) -> dict[str, Any]:
         BadInput: numbers of epochs below zero.
 
     Example:
-        >>> schedule("lambda", 50, 500)["epochs"]
+        >>> translate_schedule("lambda", 50, 500)["epochs"]
         551
     """
     for flag, value in {"--niter": niter, "--niter_decay": niter_decay}.items():
@@ -54,11 +54,11 @@ def schedule(policy: Policy, niter: int, niter_decay: int, /) -> dict[str, Any]:
         "onecycle": "one_cycle",
     }
     if policy not in shapes:
-        raise BadInput("--lr_policy", policy, f"is none: choose one of {', '.join(shapes)}")
+        raise BadInput("--lr_policy", policy, f"is not a policy: choose one of {', '.join(shapes)}")
     return {"epochs": epochs, "shape": shapes[policy]}
 
 
-def flags(given: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
+def translate_flags(given: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
     """Settings of a training from flags of the guide that were given, and what differs, in sentences.
 
     Args:
@@ -68,7 +68,7 @@ def flags(given: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
         BadInput: a flag that would do harm.
 
     Example:
-        >>> flags({"lr": 1e-4, "threads": 4, "output_dir": "images"})[0]
+        >>> translate_flags({"lr": 1e-4, "threads": 4, "output_dir": "images"})[0]
         {'rate': 0.0001, 'threads': 4}
     """
     known = {name: value for name, value in given.items() if value is not None}
@@ -84,21 +84,21 @@ def flags(given: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
     if known.get("cuda"):
         settings["device"] = "cuda"
     if {"lr_policy", "niter", "niter_decay"} & {*known}:
-        epochs = (known.get("niter", NITER), known.get("niter_decay", NITER_DECAY))
-        settings |= schedule(known.get("lr_policy", "lambda"), *epochs)
-    return settings, [NOTES[name] for name in NOTES if name in known]
+        epochs = (known.get("niter", EPOCHS_AT_FULL_RATE), known.get("niter_decay", EPOCHS_OF_DECAY))
+        settings |= translate_schedule(known.get("lr_policy", "lambda"), *epochs)
+    return settings, [note for name, note in NOTES_ON_FLAGS.items() if name in known]
 
 
-NOTES = {
+NOTES_ON_FLAGS = {
     "test_batch_size": "--test_batch_size is not needed: pairs that judge are restored one by one",
     "checkpoint_dir": "--checkpoint_dir: the run keeps its checkpoint in its own folder, see --out",
     "output_dir": "--output_dir: pictures are left in the folder of the run, see --out",
 }
-"""Flags that are taken and mean nothing here."""
+"""Flags that are accepted and have no effect here."""
 
 
-def checkpoint(path: Path, /) -> None:
-    """Refuse what the guide's programs saved, in words; anything else is left to others.
+def refuse_checkpoint(path: Path, /) -> None:
+    """Refuse a file of PyTorch, as the guide's programs save them; do nothing for any other path.
 
     Nothing is unpickled but tensors.
 
@@ -107,10 +107,10 @@ def checkpoint(path: Path, /) -> None:
     """
     if not path.is_file() or path.suffix not in (".pth", ".pt", ".ckpt", ".bin"):
         return
-    raise BadInput("--resume", str(path), _told(path))
+    raise BadInput("--resume", str(path), _describe_checkpoint(path))
 
 
-def _told(path: Path) -> str:
+def _describe_checkpoint(path: Path) -> str:
     """What a file of PyTorch holds, and what to do instead."""
     import pickle
 
@@ -118,13 +118,20 @@ def _told(path: Path) -> str:
 
     anew = "its layers are not those of this package: train anew, which --resume FOLDER can go on with"
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
         return f"is damaged or a whole pickled program, whose code would run if it were opened; {anew}"
-    if isinstance(held, Mapping):
-        inner = next((held[key] for key in ("state_dict", "model", "net_g", "params") if key in held), held)
+    if isinstance(saved, Mapping):
+        parts = ("state_dict", "model", "net_g", "params")
+        inner = next((saved[key] for key in parts if key in saved), saved)
         tensors = [value for value in dict(inner).values() if isinstance(value, torch.Tensor)]
         count = sum(value.numel() for value in tensors)
-        what = SIZES.get(count, f"weights of {count:,} numbers")
+        what = NETWORKS_BY_SIZE.get(count, f"weights of {count:,} numbers")
         return f"holds {what}, saved by another program, without optimiser and schedule; {anew}"
     return f"holds no weights; {anew}"
+
+
+# old names, until callers are renamed
+checkpoint = refuse_checkpoint
+flags = translate_flags
+schedule = translate_schedule

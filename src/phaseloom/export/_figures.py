@@ -34,14 +34,13 @@ FIGURES: Mapping[str, "Callable[[Result], Figure]"] = {
 """Figures by the names that a parameter file has for them."""
 
 
-def _known(name: object) -> str:
-    """A name that there is, or a sentence."""
+def _check_name(name: object) -> str:
     if name not in FIGURES:
-        raise BadInput("export.figures: of", name, f"is no figure: {nearest(str(name), FIGURES)}")
+        raise BadInput("export.figures: of", name, f"is not a figure: {nearest(str(name), FIGURES)}")
     return str(name)
 
 
-Name = Annotated[str, BeforeValidator(_known)]
+FigureName = Annotated[str, BeforeValidator(_check_name)]
 
 
 def figures(
@@ -49,7 +48,7 @@ def figures(
     folder: str | os.PathLike[str],
     /,
     *,
-    of: tuple[Name, ...] = ("slices", "probe"),
+    of: tuple[FigureName, ...] = ("slices", "probe"),
     format: Literal["png", "pdf", "svg"] = "png",
     dpi: float = 130.0,
 ) -> tuple[Path, ...]:
@@ -57,7 +56,7 @@ def figures(
 
     Args:
         result: a run, finished or not.
-        folder: made if need be.
+        folder: created where it does not exist.
         of: any of ``report`` (one page of all), ``phase``, ``amplitude``, ``slices`` (with sections along the
             beam), ``states`` (of the object), ``probe`` (modes and the beam along its axis), ``positions``,
             ``tilts``, ``refined`` (thickness, tilt and more over the epochs), ``losses``, ``forward``
@@ -69,14 +68,14 @@ def figures(
         The files.
 
     Raises:
-        BadInput: a figure that there is not, or no resolution.
+        BadInput: an unknown figure, or a resolution that is not above 0.
 
     Example:
         >>> from phaseloom.spec import call
         >>> call("phaseloom.export", {"figures": {"of": ["slices", "probe"]}}, "outputs").values
         {'of': ('slices', 'probe')}
     """
-    chosen = [FIGURES[_known(name)] for name in of]
+    chosen = [FIGURES[_check_name(name)] for name in of]
     if not dpi > 0:
         raise BadInput("export.figures: dpi", dpi, "must be above 0, such as 130")
     folder = Path(folder)

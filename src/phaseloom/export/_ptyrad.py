@@ -1,7 +1,7 @@
-"""A result as PtyRAD keeps its own: ``model_iterNNNN.hdf5``.
+"""A result as a model file of PtyRAD: ``model_iterNNNN.hdf5``.
 
-Its conventions: one square pixel in angstrom, square windows whose place is that of their top-left pixel, one
-thickness for all slices, tilts in mrad; what is nothing is the text ``__NONE__``.
+Its conventions: one square pixel in angstrom, square windows placed by their top-left pixel, one thickness
+for all slices, tilts in mrad; ``None`` is the text ``__NONE__``.
 """
 
 import math
@@ -19,9 +19,9 @@ from phaseloom.result import Result
 
 __all__ = ["ptyrad"]
 
-NOTHING = "__NONE__"
-UNEVEN = 1e-3
-"""Relative difference of pixels or gaps above which PtyRAD's single number would be wrong."""
+TEXT_OF_NONE = "__NONE__"
+MAX_RELATIVE_DIFFERENCE = 1e-3
+"""Of pixels or gaps; above it PtyRAD's single number would be wrong."""
 
 
 def ptyrad(result: Result, path: str | os.PathLike[str], /, *, iteration: int | None = None) -> Path:
@@ -50,30 +50,30 @@ def ptyrad(result: Result, path: str | os.PathLike[str], /, *, iteration: int | 
         >>> ptyrad(one, ".", iteration=7).name
         'model_iter0007.hdf5'
     """
-    _describable(result)
+    _check_describable(result)
     iteration = len(result.history) if iteration is None else iteration
     path = Path(path)
     if path.is_dir():
         path = path / f"model_iter{iteration:04d}.hdf5"
     with whole(path) as short, h5py.File(short, "w") as file:
-        _put(file, _tree(result, iteration))
+        _write_tree(file, _make_tree(result, iteration))
     return path
 
 
-def _describable(result: Result) -> None:
+def _check_describable(result: Result) -> None:
     height, width = result.pixel
-    if abs(height / width - 1) > UNEVEN:
+    if abs(height / width - 1) > MAX_RELATIVE_DIFFERENCE:
         fix = "is not square, as PtyRAD wants it: prepare the data with square pixels"
         raise BadInput("export.ptyrad: pixel", result.pixel, fix)
     if result.probe.shape[-2] != result.probe.shape[-1]:
         fix = "is not square, as PtyRAD wants it: crop or pad the patterns to a square"
         raise BadInput("export.ptyrad: window", result.probe.shape[-2:], fix)
-    if result.gaps and max(result.gaps) / min(result.gaps) - 1 > UNEVEN:
+    if result.gaps and max(result.gaps) / min(result.gaps) - 1 > MAX_RELATIVE_DIFFERENCE:
         fix = "differ, and PtyRAD has one for all: resample the slices to equal gaps (physics.depth)"
         raise BadInput("export.ptyrad: gaps", result.gaps, fix)
 
 
-def _tree(result: Result, iteration: int) -> dict[str, Any]:
+def _make_tree(result: Result, iteration: int) -> dict[str, Any]:
     from importlib.metadata import version
 
     losses = [epoch["loss"] for epoch in result.history]
@@ -81,7 +81,7 @@ def _tree(result: Result, iteration: int) -> dict[str, Any]:
     numbers = np.arange(1, len(losses) + 1)
     return {
         "ptyrad_version": f"layout of 1.0.0, by Phaseloom {version('phaseloom')}",
-        "output_path": NOTHING,
+        "output_path": TEXT_OF_NONE,
         "optimizable_tensors": _tensors(result),
         "optim_state_dict": None,
         "scheduler_state_dict": None,
@@ -102,7 +102,7 @@ def _tree(result: Result, iteration: int) -> dict[str, Any]:
     }
 
 
-def _states(result: Result) -> np.ndarray:
+def _object_modes(result: Result) -> np.ndarray:
     return result.object[None] if result.object_modes is None else result.object_modes
 
 
@@ -125,10 +125,10 @@ def _corners(result: Result) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tensors(result: Result) -> dict[str, Any]:
-    object_ = _states(result)
+    modes = _object_modes(result)
     return {
-        "obja": np.abs(object_).astype(np.float32),
-        "objp": np.angle(object_).astype(np.float32),
+        "obja": np.abs(modes).astype(np.float32),
+        "objp": np.angle(modes).astype(np.float32),
         "probe": result.probe.astype(np.complex64),
         "probe_pos_shifts": _corners(result)[1],
         "obj_tilts": _tilts(result),
@@ -138,15 +138,16 @@ def _tensors(result: Result) -> dict[str, Any]:
 
 def _attributes(result: Result) -> dict[str, Any]:
     side = float(np.sqrt(np.prod(result.pixel)))
-    size, modes = result.probe.shape[-1], len(_states(result))
+    size = result.probe.shape[-1]
+    modes = len(_object_modes(result))
     slow, fast = result.grid or (1, len(result.positions))
     names = ("obja", "objp", "probe", "probe_pos_shifts", "obj_tilts", "slice_thickness")
-    even = np.full(modes, 1 / modes)
+    occupancies = np.full(modes, 1 / modes) if result.occupancies is None else result.occupancies
     return {
         "detector_blur_std": None,
         "start_iter": dict.fromkeys(names),
         "lr_params": dict.fromkeys(names, 0.0),
-        "omode_occu": (even if result.occupancies is None else result.occupancies).astype(np.float32),
+        "omode_occu": occupancies.astype(np.float32),
         "H": _kernel(result, side),
         "N_scan_slow": np.int32(slow),
         "N_scan_fast": np.int32(fast),
@@ -171,7 +172,8 @@ def _kernel(result: Result, side: float) -> np.ndarray:
     from phaseloom.physics.propagate import angular_spectrum
 
     shape = (result.probe.shape[-2], result.probe.shape[-1])
-    length, wavelength = _thickness(result), result.geometry.wavelength
+    length = _thickness(result)
+    wavelength = result.geometry.wavelength
     distance = torch.tensor(length, dtype=torch.float64)
     kernel = angular_spectrum(shape, (side, side), wavelength, distance).numpy()
     return (kernel * np.exp(2j * math.pi * length / wavelength)).astype(np.complex64)
@@ -190,16 +192,16 @@ def _params(result: Result) -> dict[str, Any]:
         "pos_N_scan_fast": fast,
         "pos_N_scans": len(result.positions),
         "probe_pmode_max": len(result.probe),
-        "obj_omode_max": len(_states(result)),
+        "obj_omode_max": len(_object_modes(result)),
         "obj_Nlayer": result.object.shape[0],
         "obj_slice_thickness": _thickness(result),
     }
     return {"init_params": init, "phaseloom_recipe": result.recipe}
 
 
-def _put(group: h5py.Group, tree: Mapping[str, Any]) -> None:
+def _write_tree(group: h5py.Group, tree: Mapping[str, Any]) -> None:
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            _put(group.create_group(name), value)
+            _write_tree(group.create_group(name), value)
         else:
-            group.create_dataset(name, data=NOTHING if value is None else value)
+            group.create_dataset(name, data=TEXT_OF_NONE if value is None else value)

@@ -18,7 +18,7 @@ Image = Literal["phase", "amplitude", "probe"]
 Bits = Literal[8, 16, 32, "raw"]
 Dimensions = Literal[2, 3, 4]
 
-AXES = {2: "YX", 3: "ZYX", 4: "TZYX"}
+AXES_BY_DIMENSIONS = {2: "YX", 3: "ZYX", 4: "TZYX"}
 
 
 def stacks(
@@ -39,7 +39,7 @@ def stacks(
 
     Args:
         result: a finished run.
-        folder: made if need be.
+        folder: created where it does not exist.
         of: ``phase`` and ``amplitude`` of the object, or ``probe``: both of its modes.
         dimensions: 2: one image, phases summed (free of ramp) and amplitudes multiplied over slices; 3: a
             stack of slices; 4: ``(mode, slice, y, x)``, modes as time. Up to 3, modes of an object are
@@ -53,7 +53,7 @@ def stacks(
         The files.
 
     Raises:
-        BadInput: dimensions that there are not.
+        BadInput: dimensions other than 2, 3 and 4.
         MissingExtra: tifffile is not installed.
 
     Example:
@@ -66,24 +66,24 @@ def stacks(
         >>> [path.name for path in stacks(one, "images", of=("amplitude",), bits=8)]
         ['amplitude_product_crop_08bit.tif', 'amplitude_slices_crop_08bit.tif']
     """
-    wrong = [number for number in dimensions if number not in AXES]
+    wrong = [number for number in dimensions if number not in AXES_BY_DIMENSIONS]
     if wrong:
-        raise BadInput("export.stacks: dimensions", wrong, "are not there: choose from 2, 3 and 4")
+        raise BadInput("export.stacks: dimensions", wrong, "are not supported: choose from 2, 3 and 4")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     end = ("" if bits == "raw" else f"_{bits:02d}bit") + suffix
     field = "_crop" if crop else ""
     paths = []
     for kind in of:
-        images = _probe(result) if kind == "probe" else _object(result, kind, dimensions, crop)
+        images = _probe_images(result) if kind == "probe" else _object_images(result, kind, dimensions, crop)
         for name, image, unit in images:
             path = folder / f"{name}{'' if kind == 'probe' else field}{end}.tif"
-            _save(path, image, unit, result, bits)
+            _write_image(path, image, unit, result, bits)
             paths.append(path)
     return tuple(paths)
 
 
-def _object(
+def _object_images(
     result: Result, kind: Image, dimensions: Sequence[int], crop: bool
 ) -> Iterator[tuple[str, np.ndarray, str]]:
     """Name, image and unit of value for each number of dimensions."""
@@ -91,14 +91,14 @@ def _object(
     phase = kind == "phase"
     for number in sorted(set(dimensions)):
         if number == 2:
-            image = result.phase if phase else np.prod(_mean(result, kind), axis=0)
+            image = result.phase if phase else np.prod(_average_modes(result, kind), axis=0)
         else:
-            image = _mean(result, kind) if number == 3 else _each(result, kind)
+            image = _average_modes(result, kind) if number == 3 else _object_values(result, kind)
         name = {2: "sum" if phase else "product", 3: "slices", 4: "modes"}[number]
         yield f"{kind}_{name}", image[(..., *window)], "rad" if phase else ""
 
 
-def _each(result: Result, kind: Image) -> np.ndarray:
+def _object_values(result: Result, kind: Image) -> np.ndarray:
     """Phase, free of constant and ramp, or amplitude ``(mode, slice, y, x)``."""
     states = result.object[None] if result.object_modes is None else result.object_modes
     if kind == "amplitude":
@@ -106,25 +106,25 @@ def _each(result: Result, kind: Image) -> np.ndarray:
     return np.angle(level(states, result.covered.astype(float)))
 
 
-def _mean(result: Result, kind: Image) -> np.ndarray:
+def _average_modes(result: Result, kind: Image) -> np.ndarray:
     """The same ``(slice, y, x)`` averaged over modes."""
-    each = _each(result, kind)
+    each = _object_values(result, kind)
     weights = np.ones(len(each)) if result.occupancies is None else result.occupancies
     return np.average(each, axis=0, weights=weights)
 
 
-def _probe(result: Result) -> Iterator[tuple[str, np.ndarray, str]]:
+def _probe_images(result: Result) -> Iterator[tuple[str, np.ndarray, str]]:
     yield "probe_amplitude_modes", np.abs(result.probe)[:, None], ""
     yield "probe_phase_modes", np.angle(result.probe)[:, None], "rad"
 
 
-def _save(path: Path, image: np.ndarray, unit: str, result: Result, bits: Bits) -> None:
+def _write_image(path: Path, image: np.ndarray, unit: str, result: Result, bits: Bits) -> None:
     try:
         import tifffile
     except ImportError:
         raise MissingExtra("export.stacks", "tifffile", "formats") from None
-    values, low, step = _coded(image, bits)
-    metadata: dict[str, Any] = {"axes": AXES[image.ndim], "unit": "nm"}
+    values, low, step = _scale(image, bits)
+    metadata: dict[str, Any] = {"axes": AXES_BY_DIMENSIONS[image.ndim], "unit": "nm"}
     if image.ndim > 2 and result.thickness:
         metadata["spacing"] = float(result.thickness) / 10
     if bits in (8, 16):  # ImageJ's line from stored numbers to values
@@ -135,7 +135,7 @@ def _save(path: Path, image: np.ndarray, unit: str, result: Result, bits: Bits) 
         tifffile.imwrite(short, values, imagej=True, resolution=(10 / width, 10 / height), metadata=metadata)
 
 
-def _coded(image: np.ndarray, bits: Bits) -> tuple[np.ndarray, float, float]:
+def _scale(image: np.ndarray, bits: Bits) -> tuple[np.ndarray, float, float]:
     """Numbers to store, and the value of 0 and of a step of one."""
     if bits == "raw":
         return image.astype(np.float32), 0.0, 1.0

@@ -1,4 +1,4 @@
-"""Older spellings of PtyRAD's parameter files, and its many names of aberrations, made one."""
+"""Older spellings of PtyRAD's parameter files and notations of aberrations, as PtyRAD 1.0 has them."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 from phaseloom.errors import BadInput
 
-__all__ = ["krivanek", "migrated", "normalised"]
+__all__ = ["migrate", "normalise_times", "to_krivanek"]
 
 _OLD_SECTIONS = ("exp_params", "source_params")
 _OLD_LENSES = {
@@ -40,11 +40,11 @@ _HAIDER = {
 _KRIVANEK = re.compile(r"(C|phi)(\d)(\d+)([ab]?)$")
 
 
-def migrated(tree: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
+def migrate(tree: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
     """The tree in the spelling of PtyRAD 1.0, and what was respelt, in words. The tree itself stays.
 
     Example:
-        >>> tree, notes = migrated({"init_params": {"probe_defocus": 50}})
+        >>> tree, notes = migrate({"init_params": {"probe_defocus": 50}})
         >>> tree["init_params"]["probe_aberrations"]
         {'C10': -50.0}
     """
@@ -56,9 +56,9 @@ def migrated(tree: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
     out.pop("params_path", None)
     notes: list[str] = []
     if isinstance(out.get("init_params"), dict):
-        _lenses(out["init_params"], notes)
+        _move_lenses(out["init_params"], notes)
     if isinstance(out.get("constraint_params"), dict):
-        _times(out, notes)
+        _move_times(out, notes)
     for section, key in (("model_params", "obj_preblur_std"), ("recon_params", "if_quiet")):
         if isinstance(out.get(section), dict) and key in out[section]:
             out[section].pop(key)
@@ -66,19 +66,19 @@ def migrated(tree: Mapping[str, Any], /) -> tuple[dict[str, Any], list[str]]:
     return out, notes
 
 
-def normalised(constraints: Mapping[str, Any], /) -> dict[str, Any]:
+def normalise_times(constraints: Mapping[str, Any], /) -> dict[str, Any]:
     """Every constraint with ``start_iter``, ``step`` and ``end_iter``; the older ``freq`` is a step.
 
     As in PtyRAD, one that is written without a start is off.
 
     Example:
-        >>> normalised({"tv": {"freq": 10, "alpha": 0.1}})
+        >>> normalise_times({"tv": {"freq": 10, "alpha": 0.1}})
         {'tv': {'start_iter': 1, 'step': 10, 'end_iter': None, 'alpha': 0.1}}
     """
-    return {name: _timed(given) for name, given in constraints.items()}
+    return {name: _normalise(given) for name, given in constraints.items()}
 
 
-def krivanek(named: Mapping[str, Any], /) -> dict[str, float]:
+def to_krivanek(named: Mapping[str, Any], /) -> dict[str, float]:
     """Aberrations as ``Cnm`` in angstrom and ``phinm`` in degrees, from any notation PtyRAD knows.
 
     Krivanek's polar and cartesian (``C21a``, ``C21b``), Haider's (``B2``, ``B2phi``), ``Cs`` and
@@ -88,50 +88,57 @@ def krivanek(named: Mapping[str, Any], /) -> dict[str, float]:
         BadInput: a name that is none, a value that is no number, or a term that is said twice.
 
     Example:
-        >>> krivanek({"defocus": 100, "B2": 10, "B2phi": 30})
+        >>> to_krivanek({"defocus": 100, "B2": 10, "B2phi": 30})
         {'C10': -100.0, 'C21': 30.0, 'phi21': 30.0}
     """
     terms: dict[str, dict[str, float]] = {}
     for name, value in named.items():
-        term, part, factor = _aberration(str(name))
+        term, part, factor = _parse_name(str(name))
         place = f"init_params.probe_aberrations.{name}"
         parts = terms.setdefault(term, {})
         if part in parts or ({part, *parts} & {"a", "b"} and {part, *parts} & {"C", "phi"}):
             raise BadInput(place, value, "is said twice in two notations: keep one of them")
-        parts[part] = factor * _number(value, place)
+        parts[part] = factor * _parse_number(value, place)
     polar: dict[str, float] = {}
     for term in sorted(terms):
-        size, angle = _polar(terms[term], int(term[1:]))
+        size, angle = _to_polar(terms[term], int(term[1:]))
         if size != 0:
             polar[f"C{term}"] = round(size, 3)
             polar |= {f"phi{term}": round(angle, 3)} if term[1:] != "0" else {}
     return polar
 
 
-def _aberration(name: str) -> tuple[str, str, float]:
+def _parse_name(name: str) -> tuple[str, str, float]:
     """Indices ``nm``, part (``C``, ``phi``, ``a`` or ``b``) and factor of a name."""
     if name in _HAIDER:
         return _HAIDER[name][0], "C", _HAIDER[name][1]
     if name.endswith("phi") and name[:-3] in _HAIDER and not _HAIDER[name[:-3]][0].endswith("0"):
         return _HAIDER[name[:-3]][0], "phi", 1.0
     found = _KRIVANEK.fullmatch(name)
-    n, m = (int(found[2]), int(found[3])) if found else (0, 0)
-    fits = n >= 1 and m <= n + 1 and (n + m) % 2 == 1
-    component = found is not None and (found[1] == "phi" or bool(found[4]))
-    if found is None or not fits or (m == 0 and component) or (found[1] == "phi" and found[4]):
+    if found is None or not _is_aberration(*found.groups()):
         fix = "is no aberration: write C10, C12 with phi12, C21a with C21b, A1 with A1phi, Cs, defocus"
         raise BadInput("init_params.probe_aberrations", name, fix)
-    return f"{n}{m}", found[4] or found[1], 1.0
+    return f"{int(found[2])}{int(found[3])}", found[4] or found[1], 1.0
 
 
-def _polar(parts: Mapping[str, float], fold: int) -> tuple[float, float]:
+def _is_aberration(letter: str, order: str, fold: str, component: str) -> bool:
+    n = int(order)
+    m = int(fold)
+    if n < 1 or m > n + 1 or (n + m) % 2 == 0:
+        return False
+    rotational = m == 0 and (letter == "phi" or component)  # it has no angle
+    return not rotational and not (letter == "phi" and component)
+
+
+def _to_polar(parts: Mapping[str, float], fold: int) -> tuple[float, float]:
     if "a" in parts or "b" in parts:
-        a, b = parts.get("a", 0.0), parts.get("b", 0.0)
+        a = parts.get("a", 0.0)
+        b = parts.get("b", 0.0)
         return math.hypot(a, b), math.degrees(math.atan2(b, a) / fold)
     return parts.get("C", 0.0), parts.get("phi", 0.0)
 
 
-def _number(value: Any, place: str) -> float:
+def _parse_number(value: Any, place: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -141,8 +148,8 @@ def _number(value: Any, place: str) -> float:
     return number
 
 
-def _lenses(init: dict[str, Any], notes: list[str]) -> None:
-    """The three lens keys of before, into ``probe_aberrations``, which win where both speak."""
+def _move_lenses(init: dict[str, Any], notes: list[str]) -> None:
+    """The three lens keys of before, into ``probe_aberrations``, which win where both are given."""
     given = init.get("probe_aberrations")
     if given is not None and not isinstance(given, Mapping):
         raise BadInput("init_params.probe_aberrations", given, "must hold 'name: value' lines")
@@ -156,32 +163,30 @@ def _lenses(init: dict[str, Any], notes: list[str]) -> None:
         elif value is not None:
             lenses[new] = value
             notes.append(f"init_params.{old} is read as probe_aberrations: {{{new}: {value}}}")
-    init["probe_aberrations"] = krivanek(lenses)
+    init["probe_aberrations"] = to_krivanek(lenses)
 
 
-def _times(tree: dict[str, Any], notes: list[str]) -> None:
-    """Constraints with their times written out; what silently became off, and ``freq``, are named."""
-    given = tree["constraint_params"]
-    for name, value in given.items():
+def _move_times(tree: dict[str, Any], notes: list[str]) -> None:
+    """Constraints with their times written out; notes on what is off without being asked, and on ``freq``."""
+    constraints: dict[str, Mapping[str, Any]] = {}
+    for name, value in tree["constraint_params"].items():
+        place = f"constraint_params.{name}"
+        if not isinstance(value, Mapping | None):
+            raise BadInput(place, value, "must hold 'name: value' lines")
         if value is None:
-            notes.append(f"constraint_params.{name}: null is taken for off")
-        elif isinstance(value, Mapping) and value.get("freq") is not None:
-            notes.append(f"constraint_params.{name}.freq is read as step: {value['freq']}, from start_iter 1")
-        elif isinstance(value, Mapping) and "start_iter" not in value:
-            fix = "is off, as in PtyRAD, because it is written without start_iter: add start_iter: 1"
-            notes.append(f"constraint_params.{name} {fix} to have it")
-    plain = {name: {} if value is None else value for name, value in given.items()}
-    for name, value in plain.items():
-        if not isinstance(value, Mapping):
-            raise BadInput(f"constraint_params.{name}", value, "must hold 'name: value' lines")
-    tree["constraint_params"] = normalised(plain)
+            notes.append(f"{place}: null is taken for off")
+        elif value.get("freq") is not None:
+            notes.append(f"{place}.freq is read as step: {value['freq']}, from start_iter 1")
+        elif "start_iter" not in value:
+            fix = (
+                "is off, as in PtyRAD, because it is written without start_iter: add start_iter: 1 to have it"
+            )
+            notes.append(f"{place} {fix}")
+        constraints[name] = value or {}
+    tree["constraint_params"] = normalise_times(constraints)
 
 
-def _timed(given: Mapping[str, Any]) -> dict[str, Any]:
+def _normalise(given: Mapping[str, Any]) -> dict[str, Any]:
     freq = given.get("freq")
-    times = {
-        "start_iter": given.get("start_iter", None if freq is None else 1),
-        "step": given.get("step", 1 if freq is None else freq),
-        "end_iter": given.get("end_iter"),
-    }
-    return times | {key: value for key, value in given.items() if key not in (*times, "freq")}
+    times = {"start_iter": None if freq is None else 1, "step": 1 if freq is None else freq, "end_iter": None}
+    return times | {key: value for key, value in given.items() if key != "freq"}

@@ -1,4 +1,4 @@
-"""A checked PtyRAD project: where its files are, what its numbers mean in our units, what was noted."""
+"""A checked PtyRAD file with its folder: paths, lengths in our units, sizes after cropping, notes."""
 
 import math
 from collections.abc import Mapping
@@ -6,23 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phaseloom.errors import BadInput
-from phaseloom.units import electron_wavelength, photon_wavelength
-
 __all__ = ["Project"]
 
-_FAR = 1e-3
-"""Metres: longer ones in an X-ray file are taken for angstrom."""
+MAX_XRAY_LENGTH = 1e-3
+"""Metres: longer lengths in an X-ray file are taken for angstrom."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """The filled tree of a file, its folder, and a list of what cannot be as it was.
+    """A checked file and the notes of its translation.
 
     Attributes:
-        tree: sections as `phaseloom.compat.ptyrad.schema.checked` gives them.
-        folder: of the file: where its relative paths are looked for after the working folder.
-        notes: what a user should know, in words; it grows.
+        tree: sections as `phaseloom.compat.ptyrad.schema.check_tree` gives them.
+        folder: that of the file; relative paths are resolved here after the working folder.
+        notes: what a user should know; it grows.
     """
 
     tree: Mapping[str, Any]
@@ -35,70 +32,68 @@ class Project:
         return self.tree["init_params"]
 
     @property
-    def xray(self) -> bool:
-        """Whether photons were scattered."""
-        return self.init["probe_illum_type"] == "xray"
+    def model(self) -> Mapping[str, Any]:
+        """The section of model and optimiser."""
+        return self.tree["model_params"]
 
     @property
-    def wavelength(self) -> float:
-        """Angstrom."""
-        if self.xray:
-            return photon_wavelength(1e3 * self.init["beam_kev"])
-        return electron_wavelength(1e3 * self.init["probe_kv"])
+    def recon(self) -> Mapping[str, Any]:
+        """The section of how a run goes."""
+        return self.tree["recon_params"]
+
+    @property
+    def xray(self) -> bool:
+        """Whether the beam is of photons."""
+        return self.init["probe_illum_type"] == "xray"
 
     @property
     def thickness(self) -> float:
         """Distance between slices as the file has it, angstrom."""
-        return self.angstrom("obj_slice_thickness", self.init["obj_slice_thickness"])
+        return self.to_angstrom("obj_slice_thickness", self.init["obj_slice_thickness"])
 
     def note(self, text: str, /) -> None:
-        """Something to tell, once."""
+        """Append a note, once."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def path(self, name: str, /) -> str:
-        """A file: as named from the working folder, else from the folder of the parameter file."""
+    def resolve_path(self, name: str, /) -> str:
+        """A file as named from the working folder, else from the folder of the parameter file."""
         given = Path(name).expanduser()
         beside = self.folder / given
         return str((beside if beside.exists() and not given.exists() else given).absolute())
 
-    def angstrom(self, key: str, value: float, /) -> float:
+    def to_angstrom(self, key: str, value: float, /) -> float:
         """A length of the file in angstrom; X-ray files are in metres."""
         if not self.xray:
             return value
-        if abs(value) > _FAR:
-            self.note(f"init_params.{key}: {value:g} is read as angstrom: as metres it would be absurd")
+        if abs(value) > MAX_XRAY_LENGTH:
+            self.note(f"init_params.{key}: {value:g} is read as angstrom: as metres it is not plausible")
             return value
         return 1e10 * value
 
-    def length(self, key: str, value: float, /) -> str:
-        """The same as a text of ours."""
-        return f"{self.angstrom(key, value):.12g} A"
+    def format_length(self, key: str, value: float, /) -> str:
+        """The same as text with its unit."""
+        return f"{self.to_angstrom(key, value):.12g} A"
 
-    def sizes(self) -> tuple[int, int]:
-        """Rows and columns of a pattern after cropping."""
-        crop, full = self.init["meas_crop"] or [None] * 4, self.init["meas_Npix"]
-        return tuple(len(range(full)[slice(*(ends or [None]))]) for ends in crop[2:])  # type: ignore[return-value]
+    def cropped_shape(self) -> list[int]:
+        """Slow and fast positions, rows and columns of a pattern after cropping."""
+        return [max(end - first, 0) for first, end in self.crop_ranges()]
 
-    def scan(self) -> tuple[int, int]:
-        """Slow and fast positions after cropping."""
-        crop = self.init["meas_crop"] or [None] * 4
-        full = (self.init["pos_N_scan_slow"], self.init["pos_N_scan_fast"])
-        return tuple(len(range(n)[slice(*(ends or [None]))]) for n, ends in zip(full, crop[:2], strict=True))  # type: ignore[return-value]
-
-    def final(self) -> int:
+    def prepared_size(self) -> int:
         """Pixels across a pattern after cropping, padding and resampling."""
-        pad, resample = self.init["meas_pad"], self.init["meas_resample"]
-        size = self.sizes()[1]
+        pad = self.init["meas_pad"]
+        resample = self.init["meas_resample"]
+        size = self.cropped_shape()[3]
         if pad and pad["mode"]:
             size = max(size, pad["target_Npix"])
         if resample and resample["mode"]:
             size = math.floor(size * min(resample["scale_factors"]))
         return size
 
-    def earlier(self, part: str, /) -> str:
-        """The file of an earlier run that a part comes from."""
-        name = self.init[f"{part}_params"]
-        if not isinstance(name, str):
-            raise BadInput(f"init_params.{part}_params", name, "must be the name of a file")
-        return self.path(name)
+    def crop_ranges(self) -> list[list[int]]:
+        """First and end of what ``meas_crop`` leaves of each axis."""
+        init = self.init
+        full = (init["pos_N_scan_slow"], init["pos_N_scan_fast"], init["meas_Npix"], init["meas_Npix"])
+        crop = init["meas_crop"] or [None] * 4
+        pairs = zip(crop, full, strict=True)
+        return [list(slice(*(ends or [None])).indices(size)[:2]) for ends, size in pairs]

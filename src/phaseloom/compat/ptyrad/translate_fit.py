@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from phaseloom.compat.ptyrad.optimizers import limits, optimized, shaped
 from phaseloom.compat.ptyrad.project import Project
-from phaseloom.compat.ptyrad.translate_model import slices
+from phaseloom.compat.ptyrad.translate_model import count_slices
+from phaseloom.compat.ptyrad.translate_optimizer import (
+    scheduled_rates,
+    translate_optimizer,
+    translate_scheduler,
+)
 
-__all__ = ["PENALTIES", "fitted", "knobs_of", "projections"]
+__all__ = ["PENALTIES", "translate_constraints", "translate_fit", "translate_loss"]
 
 _PARTS = {
     "obja": "amplitude",
@@ -17,160 +21,185 @@ _PARTS = {
     "obj_tilts": "tilts",
     "slice_thickness": "thickness",
 }
-_OBJECTWISE: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "probe_mask_k": ("aperture", {"radius": "radius", "width": "width", "power_thresh": "share"}),
-    "probe_mask_r": (
-        "support",
-        {
-            "radius": "radius",
-            "order": "order",
-            "power_thresh": "share",
-            "z_range": "depths",
-            "z_steps": "steps",
-        },
-    ),
-    "ortho_pmode": ("orthogonal", {}),
-    "fix_probe_int": ("power", {}),
-    "obj_rblur": ("lateral_blur", {"obj_type": "of", "std": "std", "kernel_size": "taps"}),
-    "obj_zblur": ("depth_blur", {"obj_type": "of", "std": "std", "kernel_size": "taps"}),
-    "kr_filter": ("low_pass", {"obj_type": "of", "radius": "radius", "width": "width"}),
-    "kz_filter": ("missing_wedge", {"obj_type": "of", "beta": "beta", "alpha": "alpha"}),
-    "kr_thresh": ("strongest_cosines", {"obj_type": "of", "thresh": "keep"}),
-    "complex_ratio": ("complex_ratio", {"obj_type": "of", "alpha1": "alpha1", "alpha2": "alpha2"}),
-    "mirrored_amp": ("mirrored_amplitude", {"relax": "relax", "scale": "scale", "power": "power"}),
-    "obj_z_recenter": ("recentre", {"thresh": "percentile", "scale": "scale", "max_shift": "most"}),
-    "obja_thresh": ("bounded_amplitude", {"relax": "relax", "thresh": "between"}),
-    "objp_postiv": ("positive", {"relax": "relax"}),
-    "pos_recenter": ("still", {"relax": "relax"}),
-    "tilt_smooth": ("smooth_tilts", {"std": "std"}),
+_PROJECTIONS = {
+    "probe_mask_k": "aperture",
+    "probe_mask_r": "support",
+    "ortho_pmode": "orthogonal",
+    "fix_probe_int": "power",
+    "obj_rblur": "lateral_blur",
+    "obj_zblur": "depth_blur",
+    "kr_filter": "low_pass",
+    "kz_filter": "missing_wedge",
+    "kr_thresh": "strongest_cosines",
+    "complex_ratio": "complex_ratio",
+    "mirrored_amp": "mirrored_amplitude",
+    "obj_z_recenter": "recentre",
+    "obja_thresh": "bounded_amplitude",
+    "objp_postiv": "positive",
+    "pos_recenter": "still",
+    "tilt_smooth": "smooth_tilts",
 }
-"""Constraints in the order in which PtyRAD applies them: our projection, and its knobs by theirs."""
+"""Our projections by PtyRAD's constraints, in the order in which PtyRAD applies them."""
 
-PENALTIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "loss_single": ("relative_gaussian", {"weight": "weight", "dp_pow": "power"}),
-    "loss_poissn": ("relative_poisson", {"weight": "weight", "dp_pow": "power", "eps": "floor"}),
-    "loss_pacbed": ("pacbed", {"weight": "weight", "dp_pow": "power"}),
-    "loss_sparse": ("sparse", {"weight": "weight", "ln_order": "order"}),
-    "loss_simlar": (
-        "similarity",
-        {"weight": "weight", "blur_std": "blur", "scale_factor": "scale", "obj_type": "of"},
-    ),
+_PROJECTION_KNOBS = {
+    "obj_type": "of",
+    "power_thresh": "share",
+    "z_range": "depths",
+    "z_steps": "steps",
+    "kernel_size": "taps",
+    "max_shift": "most",
+    "kr_thresh.thresh": "keep",
+    "obj_z_recenter.thresh": "percentile",
+    "obja_thresh.thresh": "between",
 }
-"""Losses: our penalty, and its knobs by theirs."""
+PENALTIES = {
+    "loss_single": "relative_gaussian",
+    "loss_poissn": "relative_poisson",
+    "loss_pacbed": "pacbed",
+    "loss_sparse": "sparse",
+    "loss_simlar": "similarity",
+}
+"""Our penalties by PtyRAD's losses."""
+
+_PENALTY_KNOBS = {
+    "dp_pow": "power",
+    "eps": "floor",
+    "ln_order": "order",
+    "blur_std": "blur",
+    "scale_factor": "scale",
+    "obj_type": "of",
+}
 
 
-def fitted(project: Project, /) -> dict[str, Any]:
+def translate_fit(project: Project, /) -> dict[str, Any]:
     """All fields of a recipe that say how it runs."""
-    recon = project.tree["recon_params"]
     return {
         "noise": "none",
-        "penalties": _penalties(project),
+        "penalties": _translate_losses(project),
         "start": "none",
-        "rates": _rates(project),
-        "optimizer": optimized(project),
-        "shape": shaped(project),
-        "projections": projections(project),
-        "batch": _batch(project),
-        "epochs": recon["NITER"],
+        "rates": _translate_rates(project),
+        "optimizer": translate_optimizer(project),
+        "shape": translate_scheduler(project),
+        "projections": translate_constraints(project),
+        "batch": _translate_batches(project),
+        "epochs": project.recon["NITER"],
         "holdout": 0,
         "patience": None,
         "seed": project.init["random_seed"] or 0,
     }
 
 
-def _penalties(project: Project) -> list[Any]:
-    out = []
-    for name, (ours, _) in PENALTIES.items():
+def _translate_losses(project: Project) -> list[Any]:
+    penalties = []
+    for name, ours in PENALTIES.items():
         given = project.tree["loss_params"][name]
         if not given["state"]:
             continue
         if name == "loss_simlar" and project.init["obj_omode_max"] == 1:
             project.note("loss_params.loss_simlar is left out: it compares object modes, and there is one")
             continue
-        out.append({ours: knobs_of(name, given)})
-    return out
+        penalties.append({ours: translate_loss(given)})
+    return penalties
 
 
-def knobs_of(name: str, given: Mapping[str, Any], /) -> dict[str, Any]:
+def translate_loss(given: Mapping[str, Any], /) -> dict[str, Any]:
     """The knobs of our penalty that a loss asks for.
 
     Example:
-        >>> knobs_of("loss_sparse", {"weight": 0.2, "ln_order": 1})
+        >>> translate_loss({"weight": 0.2, "ln_order": 1})
         {'weight': 0.2, 'order': 1}
     """
-    knobs = {knob: given[theirs] for theirs, knob in PENALTIES[name][1].items()}
-    return knobs | ({"blur": None} if knobs.get("blur") == 0 else {})
+    knobs = {_PENALTY_KNOBS.get(key, key): value for key, value in given.items() if key != "state"}
+    if knobs.get("blur") == 0:
+        knobs["blur"] = None
+    return knobs
 
 
-def _rates(project: Project) -> dict[str, Any]:
+def _translate_rates(project: Project) -> dict[str, Any]:
     """Rates in the units of our parts; what PtyRAD does not refine stays fixed."""
     rates: dict[str, Any] = {"affine": 0.0, "weights": 0.0}
-    count, thickness = slices(project)
-    own = limits(project)
+    count, thickness = count_slices(project)
+    scheduled = scheduled_rates(project)
     for theirs, ours in _PARTS.items():
-        moves = _moves(project, theirs, own.get(theirs))
-        if moves["rate"] and ours in ("tilts", "thickness") and count == 1:
+        rate = _translate_rate(project, theirs, scheduled.get(theirs))
+        if rate["rate"] and ours in ("tilts", "thickness") and count == 1:
             project.note(f"model_params.update_params.{theirs} is left out: a single slice has no depth")
             continue
-        if ours == "thickness":
-            moves["rate"] /= thickness / (1e10 if project.xray else 1.0)
-        if moves["rate"] or ours in ("amplitude", "phase", "probe", "positions"):
-            rates[ours] = moves if moves["rate"] and len(moves) > 1 else moves["rate"]
+        if ours == "thickness":  # ours is relative
+            rate["rate"] /= thickness / (1e10 if project.xray else 1.0)
+        if rate["rate"] or ours in ("amplitude", "phase", "probe", "positions"):
+            rates[ours] = rate if rate["rate"] and len(rate) > 1 else rate["rate"]
     return rates
 
 
-def _moves(project: Project, name: str, own: float | None) -> dict[str, Any]:
+def _translate_rate(project: Project, name: str, scheduled: float | None) -> dict[str, Any]:
     """Rate of a part with its first and last epoch; PtyRAD's end is the first epoch without it."""
-    given = project.tree["model_params"]["update_params"][name]
-    start, end = given["start_iter"], given["end_iter"]
-    whole = project.tree["model_params"]["optimizer_params"]["name"] == "LBFGS"
-    if start is None or (end is not None and end <= start) or (whole and start > 1):
+    given = project.model["update_params"][name]
+    start = given["start_iter"]
+    end = given["end_iter"]
+    lbfgs = project.model["optimizer_params"]["name"] == "LBFGS"
+    if start is None or (end is not None and end <= start) or (lbfgs and start > 1):
         return {"rate": 0.0}
-    if whole and end is not None:
-        project.note(
-            f"model_params.update_params.{name}.end_iter is not used: with LBFGS parts move together"
-        )
+    if lbfgs and end is not None:
+        fix = "end_iter is not used: with LBFGS parts move together"
+        project.note(f"model_params.update_params.{name}.{fix}")
         end = None
-    first = {"start": start} if start > 1 else {}
-    return {"rate": given["lr"] if own is None else own, **first} | ({} if end is None else {"stop": end - 1})
+    rate: dict[str, Any] = {"rate": given["lr"] if scheduled is None else scheduled}
+    if start > 1:
+        rate["start"] = start
+    if end is not None:
+        rate["stop"] = end - 1
+    return rate
 
 
-def projections(project: Project, /) -> list[Any]:
+def translate_constraints(project: Project, /) -> list[Any]:
     """The constraints that are on, as projections with their times, in PtyRAD's order."""
-    out = []
-    for theirs, (ours, renamed) in _OBJECTWISE.items():
-        given = project.tree["constraint_params"][theirs]
-        start, end, every = given["start_iter"], given["end_iter"], given["step"] or 1
+    projections = []
+    for theirs, ours in _PROJECTIONS.items():
+        given = dict(project.tree["constraint_params"][theirs])
+        start = given.pop("start_iter")
+        step = given.pop("step")
+        end = given.pop("end_iter")
         if start is None or (end is not None and end <= start):
             continue
-        knobs = {knob: given[name] for name, knob in renamed.items() if given[name] is not None}
-        if "taps" in knobs and not _kernel(project, theirs, knobs):
+        knobs = _translate_constraint(theirs, given)
+        if "taps" in knobs and not _fix_kernel(project, theirs, knobs):
             continue
         if theirs == "probe_mask_r":
-            knobs["depths"] = [project.length("z_range", depth) for depth in knobs["depths"]]
+            knobs["depths"] = [project.format_length("z_range", depth) for depth in knobs["depths"]]
         if theirs == "kr_thresh":
-            project.note(
-                "constraint_params.kr_thresh is applied with the true inverse of the cosine transform"
-            )
-        when = {"start": start, "every": every} | ({} if end is None else {"stop": end - 1})
-        out.append({ours: knobs} | {key: value for key, value in when.items() if value != 1 or key == "stop"})
-    return out
+            fix = "is applied with the true inverse of the cosine transform"
+            project.note(f"constraint_params.kr_thresh {fix}")
+        times = {"start": start, "every": step or 1}
+        node: dict[str, Any] = {ours: knobs} | {key: value for key, value in times.items() if value != 1}
+        if end is not None:
+            node["stop"] = end - 1
+        projections.append(node)
+    return projections
 
 
-def _kernel(project: Project, name: str, knobs: dict[str, Any]) -> bool:
-    """Make the kernel odd; one without width does nothing."""
+def _translate_constraint(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Knobs of a projection; what is null keeps its default."""
+    names = {key: _PROJECTION_KNOBS.get(key, key) for key in given}
+    names |= {key: knob for key in given if (knob := _PROJECTION_KNOBS.get(f"{name}.{key}"))}
+    return {names[key]: value for key, value in given.items() if value is not None}
+
+
+def _fix_kernel(project: Project, name: str, knobs: dict[str, Any]) -> bool:
+    """Make the size of a kernel odd; false for a kernel that does nothing."""
     if knobs["taps"] % 2 == 0:
         knobs["taps"] += 1
         project.note(f"constraint_params.{name}.kernel_size is made odd: {knobs['taps']}")
     return knobs["std"] > 0 and knobs["taps"] > 1
 
 
-def _batch(project: Project) -> dict[str, Any]:
-    recon = project.tree["recon_params"]
-    knobs: dict[str, Any] = {"size": recon["BATCH_SIZE"]["size"]}
-    if recon["BATCH_SIZE"]["grad_accumulation"] > 1:
-        knobs["accumulate"] = recon["BATCH_SIZE"]["grad_accumulation"]
-    mode = recon["GROUP_MODE"]
+def _translate_batches(project: Project) -> dict[str, Any]:
+    given = project.recon["BATCH_SIZE"]
+    knobs: dict[str, Any] = {"size": given["size"]}
+    if given["grad_accumulation"] > 1:
+        knobs["accumulate"] = given["grad_accumulation"]
+    mode = project.recon["GROUP_MODE"]
     if mode in ("random", "compact"):
         return {mode: knobs}
-    return {"sparse": knobs | {"ordering": {"fps": "farthest", "hilbert": "hilbert", "sparse": "auto"}[mode]}}
+    ordering = {"fps": "farthest", "hilbert": "hilbert", "sparse": "auto"}[mode]
+    return {"sparse": knobs | {"ordering": ordering}}

@@ -1,0 +1,146 @@
+"""Running what takes time: a progress bar, an interruption, the lines at the end."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from phaseloom.errors import BadInput
+
+__all__ = [
+    "check_new",
+    "echo_lines",
+    "get_resumed_folder",
+    "offer_resume",
+    "run_epochs",
+    "run_steps",
+    "run_training",
+]
+
+Step = TypeVar("Step")
+
+
+def run_steps(
+    steps: Iterable[Step],
+    /,
+    *,
+    total: int | None = None,
+    done: int = 0,
+    unit: str = "step",
+    quiet: bool = False,
+    describe: Callable[[Step], str] | None = None,
+    report: Callable[[Step, Callable[[str], Any]], None] | None = None,
+) -> tuple[int, bool]:
+    """Run steps behind a progress bar until their end or an interruption.
+
+    Args:
+        steps: a generator, or an object whose iterator is one; it is closed at the end.
+        total: number of steps, for the bar.
+        done: how many of them were done before.
+        unit: what a step is called.
+        quiet: no bar.
+        describe: the text beside the bar after a step.
+        report: called with each step and a function that prints a line above the bar.
+
+    Returns:
+        How many steps were done now, and whether they were not interrupted.
+    """
+    from tqdm import tqdm
+
+    count = 0
+    with tqdm(total=total, initial=done, disable=True if quiet else None, unit=unit, file=sys.stderr) as bar:
+        try:
+            with closing(iter(steps)) as iterator:  # pyright: ignore[reportArgumentType]
+                for step in iterator:
+                    count += 1
+                    if describe is not None:
+                        bar.set_postfix_str(describe(step))
+                    bar.update()
+                    if report is not None:
+                        report(step, bar.write)
+        except KeyboardInterrupt:
+            return count, False
+    return count, True
+
+
+def run_epochs(
+    job: Any,
+    /,
+    *,
+    quiet: bool,
+    describe: Callable[[Any], str] | None = None,
+    report: Callable[[Any, Callable[[str], Any]], None] | None = None,
+) -> None:
+    """Run the epochs of a reconstruction or a training; only the first of several processes has a bar.
+
+    An interruption is noted in ``job.progress.stopped``.
+    """
+    from phaseloom.fitting.distributed import team
+
+    _, finished = run_steps(
+        job,
+        total=job.recipe.epochs,
+        done=job.progress.epoch,
+        unit="epoch",
+        quiet=quiet or not team().first,
+        describe=describe,
+        report=report,
+    )
+    if not finished:
+        job.progress.stopped = f"interrupted after epoch {job.progress.epoch}"
+
+
+def run_training(
+    training: Any,
+    /,
+    finish: Callable[[Any], Iterator[str]],
+    *,
+    again: str,
+    quiet: bool,
+    describe: Callable[[Any], str] | None = None,
+) -> None:
+    """Train to the end, then print the lines of ``finish``, which saves the network, in the first process.
+
+    After an interruption `typer.Abort` follows, and ``again``, the command that goes on, is printed instead.
+    """
+    from phaseloom.fitting.distributed import team
+
+    run_epochs(training, quiet=quiet, describe=describe)
+    if team().first:
+        stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
+        typer.echo(f"stopped: {stopped}")
+        if stopped.startswith("interrupted"):
+            offer_resume(again)
+        echo_lines(finish(training))
+    team().wait()
+
+
+def offer_resume(again: str, /) -> None:
+    """End after an interruption, with the command that goes on."""
+    typer.echo(f"go on with: {again}")
+    raise typer.Abort
+
+
+def echo_lines(lines: Iterable[object], /, start: str = "") -> None:
+    """Print lines, each behind the same words."""
+    for line in lines:
+        typer.echo(f"{start}{line}")
+
+
+def get_resumed_folder(file: Path | None, settings: list[str] | None, out: Path | None, /) -> Path:
+    """The folder of a training that ``--resume`` goes on with, without settings of a new run."""
+    if file is None:
+        raise BadInput("train", "--resume", "needs the folder of a run")
+    if settings or out:
+        raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
+    return file
+
+
+def check_new(*paths: Path, what: str = "file") -> None:
+    """Refuse to write over what exists."""
+    for path in paths:
+        if path.exists():
+            raise BadInput("--out", str(path), f"exists already: name a new {what}")
