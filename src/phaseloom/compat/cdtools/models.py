@@ -18,17 +18,17 @@ __all__ = ["AxialPtycho", "CDIModel", "FancyPtycho", "SimplePtycho"]
 log = logging.getLogger(__name__)
 
 ELSEWHERE = {
-    "RPI": "_cdtools_rpi",
-    "Bragg2DPtycho": "_cdtools_bragg",
-    "MultislicePtycho": "_cdtools_multislice",
-    "Multislice2DPtycho": "_cdtools_multislice",
+    "RPI": "rpi",
+    "Bragg2DPtycho": "bragg",
+    "MultislicePtycho": "multislice",
+    "Multislice2DPtycho": "multislice",
 }
 """Models that stand on those here, by the file that each is in."""
 
 
 def __getattr__(name: str) -> Any:
     if name in ELSEWHERE:
-        return getattr(import_module(f"phaseloom.compat.{ELSEWHERE[name]}"), name)
+        return getattr(import_module(f"phaseloom.compat.cdtools.{ELSEWHERE[name]}"), name)
     raise AttributeError(f"CDTools has no model {name!r}: {nearest(name, [*__all__, *ELSEWHERE])}")
 
 
