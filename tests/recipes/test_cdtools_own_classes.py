@@ -369,7 +369,7 @@ class TestTheFit:
         list(recon.optimize(1, lr=0.01, batch_size=10))
         rates = {group["name"]: group["lr"] for group in recon.optimizer.param_groups}
         assert rates == {"probe": 0.01, "obj": 0.01, "dark": 0.005}
-        with pytest.raises(BadInput, match="is no part of the model"):
+        with pytest.raises(BadInput, match="is not a part of the model"):
             CDTools.reconstructors.AdamReconstructor(model, dataset, lr_factors={"prob": 0.5})
 
     def test_factors_without_a_regularizer_are_a_mistake(self, file: Path) -> None:

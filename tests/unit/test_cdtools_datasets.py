@@ -148,7 +148,7 @@ def test_what_cannot_be_a_dataset_is_told() -> None:
         Ptycho2DDataset(
             PLACES[:, 0], COUNTS, wavelength=1e-10, detector_geometry={"distance": 1, "basis": BASIS}
         )
-    with pytest.raises(BadInput, match="is no device"):
+    with pytest.raises(BadInput, match="is not a device"):
         make().to(device="gpux")
 
 
