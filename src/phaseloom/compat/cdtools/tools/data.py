@@ -333,9 +333,8 @@ def as_text(value: Any) -> str:
 def _put(cxi_file: h5py.File, place: str, items: Mapping[str, Any]) -> None:
     group = cxi_file.require_group(place)
     for key, value in items.items():
-        if isinstance(value, str | datetime.datetime):
-            value = as_text(value).encode()
-        group[key] = np.bytes_(value) if isinstance(value, bytes) else plain(value)
+        text = as_text(value).encode() if isinstance(value, str | datetime.datetime) else value
+        group[key] = np.bytes_(text) if isinstance(text, bytes) else plain(text)
 
 
 def _entry(cxi_file: h5py.File) -> Tree:
