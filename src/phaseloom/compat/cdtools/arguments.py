@@ -60,23 +60,23 @@ ARGUMENTS: dict[str, Argument] = {
     "probe_convergence_semiangle": Argument(REQUIRED, "half-angle of the aperture, radian."),
     "probe": Argument(
         None,
-        "on the sample at the mean height: complex ``(y, x)`` or ``(mode, y, x)`` in square roots of counts, or "
-        "an illumination of ours; default: from the mean pattern.",
+        "on the sample at the mean height: complex ``(y, x)`` or ``(mode, y, x)`` in square roots of "
+        "counts, or an illumination of ours; default: from the mean pattern.",
     ),
     "randomize_ang": Argument(0, "width of the random phases (radian) of the initial object.", 0),
     "padding": Argument(0, "no effect, as in CDTools."),
     "n_modes": Argument(1, "incoherent modes of the probe.", 1, whole=True),
     "n_obj_modes": Argument(
         1,
-        "mutually incoherent states of the object, each seen by all modes of the probe (in CDTools, mode i of "
-        "the probe sees state i).",
+        "mutually incoherent states of the object, each seen by all modes of the probe (in CDTools, mode i "
+        "of the probe sees state i).",
         1,
         whole=True,
     ),
     "dm_rank": Argument(
         None,
-        "modes of each pattern, mixed from ``n_modes`` in common (OPRP); -1: as many. ``weights`` are then the "
-        "mixtures, complex ``(n, dm_rank, n_modes)``.",
+        "modes of each pattern, mixed from ``n_modes`` in common (OPRP); -1: as many. ``weights`` are then "
+        "the mixtures, complex ``(n, dm_rank, n_modes)``.",
         -1,
         whole=True,
     ),
@@ -99,8 +99,8 @@ ARGUMENTS: dict[str, Argument] = {
     ),
     "scattering_mode": Argument(
         None,
-        "``t``: the sample lies across the beam; ``r``: it reflects the beam into the middle of the detector; "
-        "default: as the data say.",
+        "``t``: the sample lies across the beam; ``r``: it reflects the beam into the middle of the "
+        "detector; default: as the data say.",
     ),
     "oversampling": Argument(
         1, "modelled pixels per detector pixel and axis; the probe has as much more room.", 1, whole=True
@@ -109,7 +109,8 @@ ARGUMENTS: dict[str, Argument] = {
     "propagate_probe": Argument(True, "propagate the probe to where tilt and motion put each pattern."),
     "correct_tilt": Argument(
         True,
-        "compare each pixel at the frequency that it sees, exactly; pixels beyond those of the model are left out.",
+        "compare each pixel at the frequency that it sees, exactly; pixels beyond those of the model are "
+        "left out.",
     ),
     "lens": Argument(False, "with ``correct_tilt``: the detector is in the back focal plane of a lens."),
     "loss": Argument(
@@ -156,8 +157,8 @@ ARGUMENTS: dict[str, Argument] = {
     ),
     "initialization": Argument(
         "random",
-        "``random`` phases, ``uniform`` (finds objects of less than a turn of phase from far fewer pixels of the "
-        "pattern), or ``spectral``, from the first pattern.",
+        "``random`` phases, ``uniform`` (finds objects of less than a turn of phase from far fewer pixels "
+        "of the pattern), or ``spectral``, from the first pattern.",
     ),
     "weight_matrix": Argument(False, "refine how the modes of the probe mix."),
     "probe_threshold": Argument(

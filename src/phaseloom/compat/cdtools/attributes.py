@@ -1,4 +1,4 @@
-"""Attributes of CDTools' models in its shapes: parameters without empty axes, read-only values, the history."""
+"""Attributes of CDTools' models in its shapes: squeezed parameters, read-only values, the history."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

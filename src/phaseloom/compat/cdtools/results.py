@@ -20,7 +20,6 @@ from torch import Tensor
 
 from phaseloom.compat.cdtools.build import Options, build_model
 from phaseloom.compat.cdtools.datasets.base import METRES_PER_ANGSTROM, to_scan, to_translations
-from phaseloom.compat.cdtools.fit import Fit
 from phaseloom.compat.cdtools.objectives import named_parts
 from phaseloom.compat.cdtools.tools.data import h5_to_nested_dict, nested_dict_to_h5
 from phaseloom.compat.cdtools.tools.propagators import far_field, inverse_far_field
@@ -58,7 +57,7 @@ class Saveable(Protocol):
     """What is asked of a model to save it."""
 
     core: Ptychography
-    fit: Fit
+    fit: Any
     options: Options
     scan: Scan4D
 
@@ -334,7 +333,7 @@ def _fill(core: Ptychography, state: State, modes: Tensor) -> None:
     support = getattr(core.probe, "support", None)
     if support is not None and support.disk is not None:
         support.disk.copy_(read["probe_support"])
-        Probe.put(core.probe, modes)  # type: ignore[arg-type]
+        Probe.put(core.probe, modes)  # pyright: ignore[reportArgumentType]
     if isinstance(core.probe, RelaxedProbe):
         core.probe.mixture.copy_(read["weights"])
     elif "weights" in read:

@@ -205,8 +205,8 @@ class Ptycho2DDataset(CDataset):
     detector_geometry: Any = ScanField(_read_geometry, _write_geometry)
 
     @accepts(
-        "translations patterns intensities axes entry_info sample_info wavelength detector_geometry mask qe_mask "
-        "background"
+        "translations patterns intensities axes entry_info sample_info wavelength detector_geometry mask "
+        "qe_mask background"
     )
     def __init__(self, axes: Any, entry_info: Any, sample_info: Any, **given: Any):
         optics = {name: given[name] if given[name] is not None else STAND_INS[name] for name in STAND_INS}

@@ -273,7 +273,7 @@ def check_device(place: str, *args: Any, **kwargs: Any) -> torch.device | None:
 
 
 def to_positions(translations: Any, geometry: Geometry) -> dict[str, Any]:
-    """``positions`` and ``heights`` (angstrom) of translations in metres; no heights where all are the same."""
+    """``positions`` and ``heights`` in angstrom; no heights where all are the same."""
     table = to_table("translations", translations).astype(float)
     if table.ndim != 2 or table.shape[1] not in (2, 3):
         raise BadInput("translations", table.shape, "must be (n, 3): x, y, z of the beam in metres")

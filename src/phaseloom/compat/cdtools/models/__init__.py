@@ -61,9 +61,10 @@ class FancyPtycho(ScanModel):
     @classmethod
     @accepts(
         "dataset randomize_ang n_modes n_obj_modes dm_rank translation_scale saturation use_qe_mask "
-        "probe_support_radius probe_fourier_crop propagation_distance scattering_mode oversampling fourier_probe "
-        "loss units allow_probe_fourier_shifts simulate_probe_translation simulate_finite_pixels exponentiate_obj "
-        "phase_only obj_view_crop obj_padding near_field panel_plot_mode plot_level surface_normal"
+        "probe_support_radius probe_fourier_crop propagation_distance scattering_mode oversampling "
+        "fourier_probe loss units allow_probe_fourier_shifts simulate_probe_translation "
+        "simulate_finite_pixels exponentiate_obj phase_only obj_view_crop obj_padding near_field "
+        "panel_plot_mode plot_level surface_normal"
     )
     def from_dataset(cls, dataset: CDataset, **given: Any) -> Any:
         """A model with a flat object and a probe from the mean pattern."""
@@ -123,7 +124,7 @@ class AxialPtycho(ScanModel):
 class MultislicePtycho(ScanModel):
     """`FancyPtycho` through several slices with free propagation between them, far or near field.
 
-    The beam is moved to each position once, before the first slice; nothing is propagated behind the last one.
+    The beam is moved to each position once, before the first slice; behind the last one nothing follows.
 
     Example:
         >>> from phaseloom.compat import cdtools as CDTools
@@ -143,10 +144,10 @@ class MultislicePtycho(ScanModel):
     @classmethod
     @accepts(
         "dataset dz nz probe_shape randomize_ang n_modes n_obj_modes dm_rank translation_scale saturation "
-        "probe_support_radius probe_fourier_crop propagator_fourier_crop propagation_distance scattering_mode "
-        "oversampling fourier_probe loss units simulate_probe_translation simulate_finite_pixels obj_view_crop "
-        "obj_padding exponentiate_obj panel_plot_mode plot_level * use_qe_mask allow_probe_fourier_shifts "
-        "phase_only near_field surface_normal"
+        "probe_support_radius probe_fourier_crop propagator_fourier_crop propagation_distance "
+        "scattering_mode oversampling fourier_probe loss units simulate_probe_translation "
+        "simulate_finite_pixels obj_view_crop obj_padding exponentiate_obj panel_plot_mode plot_level * "
+        "use_qe_mask allow_probe_fourier_shifts phase_only near_field surface_normal"
     )
     def from_dataset(cls, dataset: CDataset, **given: Any) -> Any:
         """A model of equal slices, flat at first."""
@@ -165,11 +166,11 @@ class Multislice2DPtycho(ScanModel):
 
     @classmethod
     @accepts(
-        "dataset dz nz probe_convergence_semiangle * propagation_distance replicate_slice randomize_ang n_modes "
-        "n_obj_modes dm_rank translation_scale saturation use_qe_mask probe_support_radius probe_fourier_crop "
-        "scattering_mode oversampling fourier_probe loss units allow_probe_fourier_shifts "
-        "simulate_probe_translation simulate_finite_pixels exponentiate_obj phase_only obj_view_crop obj_padding "
-        "near_field panel_plot_mode plot_level surface_normal"
+        "dataset dz nz probe_convergence_semiangle * propagation_distance replicate_slice randomize_ang "
+        "n_modes n_obj_modes dm_rank translation_scale saturation use_qe_mask probe_support_radius "
+        "probe_fourier_crop scattering_mode oversampling fourier_probe loss units "
+        "allow_probe_fourier_shifts simulate_probe_translation simulate_finite_pixels exponentiate_obj "
+        "phase_only obj_view_crop obj_padding near_field panel_plot_mode plot_level surface_normal"
     )
     def from_dataset(cls, dataset: CDataset, probe_convergence_semiangle: float, **given: Any) -> Any:
         """A model of equal slices, flat at first, and a probe from an aperture."""
@@ -206,14 +207,14 @@ class Bragg2DPtycho(ScanModel):
     @classmethod
     @accepts(
         "dataset randomize_ang padding n_modes translation_scale saturation probe_support_radius "
-        "propagation_distance scattering_mode oversampling probe_fourier_crop propagate_probe correct_tilt lens "
-        "loss obj_padding obj_view_crop units surface_normal panel_plot_mode plot_level"
+        "propagation_distance scattering_mode oversampling probe_fourier_crop propagate_probe correct_tilt "
+        "lens loss obj_padding obj_view_crop units surface_normal panel_plot_mode plot_level"
     )
     def from_dataset(cls, dataset: CDataset, correct_tilt: bool, propagate_probe: bool, **given: Any) -> Any:
         """A model with a flat object and a probe from the mean pattern.
 
-        ``probe_fourier_crop`` may be twice the same number. With ``correct_tilt``, CDTools compares pixels beyond
-        those of the model with nothing.
+        ``probe_fourier_crop`` may be twice the same number. With ``correct_tilt``, CDTools compares pixels
+        beyond those of the model with nothing.
         """
         for name, value in {"propagate_probe": propagate_probe, "correct_tilt": correct_tilt}.items():
             if value not in (True, False):

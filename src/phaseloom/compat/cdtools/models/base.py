@@ -145,16 +145,17 @@ class CDIModel(nn.Module):
         return super().to(*args, **kwargs)
 
     @accepts(
-        "iterations dataset batch_size lr lr_factors betas schedule amsgrad subset regularization_factor thread "
-        "calculation_width",
+        "iterations dataset batch_size lr lr_factors betas schedule amsgrad subset regularization_factor "
+        "thread calculation_width",
         lr=0.005,
     )
     def Adam_optimize(self, **given: Any) -> Iterator[float]:
-        """Adam, one item per epoch: the mean loss. A further call continues with the moments of the one before."""
+        """Adam, one item per epoch: the mean loss. A further call continues with the moments."""
         return self.fit.start("Adam", given, getattr(self, "regularizer", None))
 
     @accepts(
-        "iterations dataset lr history_size subset regularization_factor thread calculation_width line_search_fn",
+        "iterations dataset lr history_size subset regularization_factor thread calculation_width "
+        "line_search_fn",
         lr=0.1,
     )
     def LBFGS_optimize(self, **given: Any) -> Iterator[float]:
@@ -230,9 +231,11 @@ class CDIModel(nn.Module):
         checkpoints.read_checkpoint(self.fit, self._checkpoint_file(checkpoint_file))
 
     def _checkpoint_file(self, name: FilePath | None) -> FilePath:
-        if name is None and self.turn is None:
+        if name is not None:
+            return name
+        if self.turn is None:
             raise BadInput("checkpoint", None, "needs a file: call model.use_checkpoints first, or name one")
-        return name if self.turn is None or name is not None else self.turn.file
+        return self.turn.file
 
     def save_results(self, *args: Any) -> dict[str, Any]:
         """Parameters and buffers (``state_dict``) and history as a dict of numpy arrays, numbers and text.
@@ -270,7 +273,7 @@ class CDIModel(nn.Module):
 
     @classmethod
     def from_results_h5(cls, filename: FilePath, *args: Any, **kwargs: Any) -> Any:
-        """The model of a file that `save_to_h5` wrote, by `from_results_dict`, which takes further arguments."""
+        """The model of a file of `save_to_h5`, by `from_results_dict`, which takes further arguments."""
         found = read_results(check_path("from_results_h5: filename", filename))
         if not {"state_dict", "model_class"} & set(found):
             fix = "holds no results of a model: a file of data is read by Ptycho2DDataset.from_cxi"

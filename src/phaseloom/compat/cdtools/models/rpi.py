@@ -93,16 +93,17 @@ class RPI(ScanModel):
 
     @classmethod
     @accepts(
-        "dataset probe obj_size background mask n_modes saturation scattering_mode oversampling initialization "
-        "weight_matrix exponentiate_obj phase_only probe_threshold loss dtype panel_plot_mode plot_level",
+        "dataset probe obj_size background mask n_modes saturation scattering_mode oversampling "
+        "initialization weight_matrix exponentiate_obj phase_only probe_threshold loss dtype "
+        "panel_plot_mode plot_level",
         probe=inspect.Parameter.empty,
     )
     def from_dataset(cls, dataset: CDataset, probe: Any, obj_size: Any, **given: Any) -> Any:
         """A model of patterns that were all taken with the same probe.
 
         ``probe`` is ``(mode, y, x)``, or one mode, in square roots of counts, on the pixels of the exit wave;
-        ``n_modes`` are those of the object; ``background`` and ``mask`` are by default the dataset's; the object
-        lies in the plane conjugate to the detector.
+        ``n_modes`` are those of the object; ``background`` and ``mask`` are by default the dataset's; the
+        object lies in the plane conjugate to the detector.
 
         Raises:
             BadInput: a probe of another size than the exit wave, or an object larger than the probe.
@@ -124,8 +125,8 @@ class RPI(ScanModel):
 
     @classmethod
     @accepts(
-        "calibration obj_size n_modes saturation exponentiate_obj phase_only initialization dtype panel_plot_mode "
-        "plot_level loss"
+        "calibration obj_size n_modes saturation exponentiate_obj phase_only initialization dtype "
+        "panel_plot_mode plot_level loss"
     )
     def from_calibration(cls, calibration: Mapping[str, Any], initialization: str, **given: Any) -> Any:
         """A model of a probe that ptychography has found; ``spectral`` needs a pattern: call `init_obj`.

@@ -127,8 +127,8 @@ class ScanModel(CDIModel):
     """An experiment of ours and its fit; a subclass says how it is made from a dataset.
 
     Parameters are those of our parts: ``model.probe.requires_grad = False`` freezes the probe. What follows
-    from data and options cannot be set. Shapes and units are those of docs/cdtools.md; ``save_results`` has all
-    of them in plain units.
+    from data and options cannot be set. Shapes and units are those of docs/cdtools.md; ``save_results`` has
+    all of them in plain units.
 
     Attributes:
         core: the `Ptychography` that does the work.
@@ -188,7 +188,7 @@ class ScanModel(CDIModel):
         super().__init__()
         for name in STAGES:
             if getattr(type(self), name) is not getattr(ScanModel, name):
-                fix = "would not be called, for this model is not made of stages: derive your class from CDIModel"
+                fix = "would not be called, for this model has no stages: derive your class from CDIModel"
                 raise BadInput(f"{type(self).__name__}.{name}", None, fix)
         self.core = core
         self.options = options
@@ -199,7 +199,7 @@ class ScanModel(CDIModel):
         self.store_detector_geometry(dataset.detector_geometry)
         self.fit = ScanFit(core, options.loss, dataset if data else None)
 
-    def forward(self, index: Any, translation: Any = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, index: Any, translation: Any = None) -> Tensor:
         """Expected patterns of an index, with zero frequency in their middle.
 
         Args:
@@ -322,7 +322,9 @@ class ScanModel(CDIModel):
         view = plot.compare(scan, lambda index: self(torch.tensor([index]))[0])
         return view if logarithmic else press_key(view, "l")
 
-    def save_results(self, dataset: CDataset | None = None) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def save_results(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, dataset: CDataset | None = None
+    ) -> dict[str, Any]:
         """All that was found as a dict of numpy arrays, numbers and text, fit for pickle."""
         scan = None if dataset is None else check_dataset("save_results", dataset).scan
         return results.collect_results(self, scan)

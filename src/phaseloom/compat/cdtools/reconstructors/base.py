@@ -72,8 +72,8 @@ class AdamReconstructor(Reconstructor):
     kind = "Adam"
 
     @accepts(
-        "iterations batch_size lr betas lr_factors custom_data_loader schedule amsgrad regularization_factor "
-        "thread calculation_width shuffle",
+        "iterations batch_size lr betas lr_factors custom_data_loader schedule amsgrad "
+        "regularization_factor thread calculation_width shuffle",
         lr=0.005,
     )
     def optimize(self, **given: Any) -> Iterator[float]:

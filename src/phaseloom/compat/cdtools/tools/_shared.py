@@ -16,7 +16,7 @@ __all__ = ["alike", "middle", "missing", "plain", "steps_of", "tensor", "window_
 def missing(
     room: str, known: Sequence[str], elsewhere: Mapping[str, str] | None = None
 ) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a room: names of CDTools that are not available, and the nearest of those that are.
+    """The ``__getattr__`` of a room: names that are not available, and the nearest of those that are.
 
     Example:
         >>> missing("analysis", ["calc_frc"])("calc_fcr")

@@ -1,4 +1,4 @@
-"""CDTools' ``tools.analysis``: quality of reconstructions, in its bins and conventions; arguments are CDTools'.
+"""CDTools' ``tools.analysis``: quality of reconstructions, in its bins and conventions.
 
 Arrays give arrays, tensors give tensors. What `phaseloom.metrics` computes are values without gradients.
 Images are ``(y, x)``, modes ``(mode, y, x)``, bases ``(xyz, 2)`` with the step between rows first.
@@ -58,8 +58,8 @@ def orthogonalize_probes(
 ) -> Any:
     """Orthogonal modes of ``weight_matrix @ probes`` (or of the probes), strongest first, power in the modes.
 
-    ``return_reexpressed_weights`` also gives the weights, of orthonormal columns, that make the old light of the
-    new modes. There are fewer modes where there are fewer rows; phases of modes are not determined.
+    ``return_reexpressed_weights`` also gives the weights, of orthonormal columns, that make the old light of
+    the new modes. There are fewer modes where there are fewer rows; phases of modes are not determined.
     """
     modes = plain(probes)
     if modes.ndim != n_probe_dims + 1:
@@ -179,7 +179,8 @@ def calc_frc(  # noqa: PLR0917 -- CDTools' arguments
 ) -> Curve:
     """Complex Fourier ring correlation of two images in bands of equal width, and the threshold of an SNR.
 
-    Default of ``nbins``: an eighth of the longer side; ``limit`` is ``side`` or ``corner`` of the Fourier plane.
+    Default of ``nbins``: an eighth of the longer side; ``limit`` is ``side`` or ``corner`` of the Fourier
+    plane.
     """
     cut = np.s_[:, :] if im_slice is None else im_slice
     pair = (plain(im1)[cut], plain(im2)[cut])
@@ -210,7 +211,7 @@ def calc_generalized_frc(  # noqa: PLR0917 -- CDTools' arguments
 def calc_consistency_prtf(
     synth_obj: Any, objects: Sequence[Any], basis: Any, obj_slice: Any = None, nbins: int | None = None
 ) -> tuple[Any, Any]:
-    """Lower edges of bands up to the corner, and the mean over objects of the power of a mean object over theirs.
+    """Lower edges of bands up to the corner, and the power of a mean object over that of each, averaged.
 
     A ratio of intensities; `phaseloom.metrics.ensembles.prtf` is the usual one, of magnitudes.
     """
@@ -226,9 +227,10 @@ def calc_consistency_prtf(
 
 
 def calc_deconvolved_cross_correlation(im1: Any, im2: Any, im_slice: Any = None) -> Any:
-    """Phase correlation ``(y, x)``, complex, zero shift in the corner: its peak moves the second onto the first.
+    """Phase correlation, complex, zero shift in the corner: its peak moves the second onto the first.
 
-    Of the middle quarter by default. Frequencies that one image lacks do not count; CDTools divides by zero there.
+    Of the middle quarter by default. Frequencies that one image lacks do not count; CDTools divides by zero
+    there.
     """
     cut = middle(im1.shape) if im_slice is None else im_slice
     first, second = (torch.fft.fft2(tensor(im)[cut]) for im in (im1, im2))
@@ -279,9 +281,9 @@ def synthesize_reconstructions(
 ) -> tuple[Any, Any, list[Any]]:
     """Mean probe, mean object and the list of moved objects of repeated reconstructions.
 
-    Each is standardised and moved onto those before to 1/50 pixel, by its object in ``obj_slice`` (default: the
-    middle quarter of the smallest) or, with ``use_probe``, its first mode. Repeats that disagree are not left
-    out: `phaseloom.metrics.ensembles.synthesise` does that.
+    Each is standardised and moved onto those before to 1/50 pixel, by its object in ``obj_slice`` (default:
+    the middle quarter of the smallest) or, with ``use_probe``, its first mode. Repeats that disagree are not
+    left out: `phaseloom.metrics.ensembles.synthesise` does that.
     """
     y, x = np.min([obj.shape for obj in objects], axis=0)
     cut = middle((y, x)) if obj_slice is None else obj_slice
@@ -291,9 +293,9 @@ def synthesize_reconstructions(
         each = standardize(plain(probe), plain(obj)[:y, :x], cut, correct_ramp)
         wave, field = (torch.from_numpy(np.asarray(part)) for part in each)
         if fields:
-            pair = (
-                (_first_mode(sum(light)), _first_mode(wave)) if use_probe else (sum(fields)[cut], field[cut])
-            )  # type: ignore[index]
+            so_far = sum(light[1:], light[0])
+            together = sum(fields[1:], fields[0])
+            pair = (_first_mode(so_far), _first_mode(wave)) if use_probe else (together[cut], field[cut])
             step = image_processing.find_shift(*pair, resolution=50)
             field = image_processing.sinc_subpixel_shift(field, step)
             wave = image_processing.sinc_subpixel_shift(wave, step)
@@ -353,10 +355,10 @@ def standardize_reconstruction_set(  # noqa: PLR0917 -- CDTools' arguments
     """The results of two halves of the data and of all of it in one gauge, with FRC and SSNR of the halves.
 
     Results are what ``save_results`` gives. The halves are moved onto the full object to 0.01 pixel by their
-    complex objects (`phaseloom.metrics.standardise_pair.standard_set`); CDTools compares moduli, to 0.1 pixel,
-    which finds nothing in a phase object. Translations stay as they were, as there.
-    ``correct_amplitude_exponent`` fails there for want of a key. ``ssnr = 2 |frc| / (1 - |frc|)``, that of the
-    full data.
+    complex objects (`phaseloom.metrics.standardise_pair.standard_set`); CDTools compares moduli, to 0.1
+    pixel, which finds nothing in a phase object. Translations stay as they were, as there.
+    ``correct_amplitude_exponent`` fails there for want of a key. ``ssnr = 2 |frc| / (1 - |frc|)``, that of
+    the full data.
 
     Raises:
         BadInput: a result lacks a key.
@@ -395,9 +397,9 @@ def standardize_reconstruction_pair(  # noqa: PLR0917 -- CDTools' arguments
     """The results of two scans of one scene in one gauge, with the FRC of objects and of probes.
 
     As `standardize_reconstruction_set`, with the second object moved onto the first and the second probe, by
-    itself, onto the first probe. Weights take part in ``correct_amplitude_exponent``, and what was given is not
-    changed; both are otherwise in CDTools. ``ssnr = |frc| / (1 - |frc|)``, that of either scan; ``probe_nmse`` is
-    one minus the fidelity.
+    itself, onto the first probe. Weights take part in ``correct_amplitude_exponent``, and what was given is
+    not changed; both are otherwise in CDTools. ``ssnr = |frc| / (1 - |frc|)``, that of either scan;
+    ``probe_nmse`` is one minus the fidelity.
     """
     results = {"half_1": half_1, "half_2": half_2}
     switches = {

@@ -50,7 +50,7 @@ def exit_wave_geometry(
 
 
 def calc_object_setup(probe_shape: Any, translations: Tensor, padding: int = 0) -> tuple[torch.Size, Tensor]:
-    """Shape of an object that holds all windows, and the translation of its first pixel, ``padding`` pixels more at each edge."""
+    """Shape of an object that holds all windows, ``padding`` more at each edge, and its first pixel."""
     low, high = translations.amin(0), translations.amax(0)
     sides = [int(n) + 2 * padding for n in (high - low).ceil()]
     y, x = window_of(probe_shape)
@@ -66,8 +66,8 @@ def gaussian(
 ) -> Tensor:
     """Complex Gaussian ``amplitude exp(-r^2 / (2 sigma^2) + i curvature r^2 / 2)``, complex64.
 
-    ``sigma``, ``center`` (default: ``(N - 1) / 2``) and ``curvature`` are (y, x) in pixels, the last radian per
-    pixel squared.
+    ``sigma``, ``center`` (default: ``(N - 1) / 2``) and ``curvature`` are (y, x) in pixels, the last radian
+    per pixel squared.
     """
     window = window_of(shape)
     middle = [(n - 1) / 2 for n in window] if center is None else center
@@ -90,7 +90,8 @@ def gaussian_probe(  # noqa: PLR0917 -- CDTools' arguments
     """A Gaussian beam with the power of the mean pattern, some way from its waist.
 
     ``sigma`` is the width of the amplitude in the waist, metres (y, x) or one number. Behind the waist, at a
-    positive ``propagation_distance``, the wave spreads (in CDTools it converges). ``polarized`` must be False.
+    positive ``propagation_distance``, the wave spreads (in CDTools it converges). ``polarized`` must be
+    False.
     """
     if polarized:
         raise BadInput("gaussian_probe.polarized", True, "is not supported: there are no polarised models")
@@ -108,8 +109,8 @@ def SHARP_style_probe(
 ) -> Tensor:
     """Probe from the root of the mean pattern, its phase flat in the far field.
 
-    The window is ``oversampling`` times wider, dark at its edges; without ``propagation_distance``, from the focus
-    to the sample, it is in focus.
+    The window is ``oversampling`` times wider, dark at its edges; without ``propagation_distance``, from the
+    focus to the sample, it is in focus.
     """
     y, x = (oversampling * int(n) for n in dataset.patterns.shape[-2:])
     probe = fit_window(inverse_far_field(_mean_wave(dataset)), (y, x))
@@ -134,8 +135,9 @@ def STEM_style_probe(  # noqa: PLR0917 -- CDTools' arguments
 ) -> Tensor:
     """Probe of a round aperture around the centre of the mean pattern, with its mean intensity.
 
-    ``convergence_semiangle`` is in mrad; ``propagation_distance`` from the focus to the sample; ``oversampling`` are
-    pixels of the wave per pixel of the detector; ``det_slice`` has no effect, as in CDTools.
+    ``convergence_semiangle`` is in mrad; ``propagation_distance`` from the focus to the sample;
+    ``oversampling`` are pixels of the wave per pixel of the detector; ``det_slice`` has no effect, as in
+    CDTools.
     """
     window, patterns = window_of(shape), tensor(dataset.patterns)
     mean = patterns.to(torch.promote_types(patterns.dtype, torch.float32)).mean(0)
@@ -183,7 +185,8 @@ def RPI_spectral_init(  # noqa: PLR0917 -- CDTools' arguments
     flat = seen(undone(seen(np.ones(small)))).abs()
     weight = torch.as_tensor(counts) / flat
     size = small[0] * small[1]
-    operator: Any = LinearOperator((size, size), lambda v: undone(weight * seen(v)))  # type: ignore[call-arg]
+    make: Any = LinearOperator
+    operator = make((size, size), lambda v: undone(weight * seen(v)))
     values, vectors = eigsh(operator, k=n_modes, which="LM", v0=np.ones(size, complex))
     order = np.argsort(-np.abs(values))
     values, vectors = np.real(values[order]), vectors[:, order].T.reshape(n_modes, *small)
@@ -194,8 +197,8 @@ def RPI_spectral_init(  # noqa: PLR0917 -- CDTools' arguments
 def generate_subdominant_modes(dominant_mode: Tensor, n_modes: int, circular: bool = True) -> Tensor:
     """Weaker modes ``(n_modes, y, x)``: the far field of the first times polynomials of rising order.
 
-    In ``y + i x`` and ``y - i x`` where ``circular``, else in y and x. Each has the power of the first; CDTools
-    divides by a sum of moduli, so theirs depends on the unit.
+    In ``y + i x`` and ``y - i x`` where ``circular``, else in y and x. Each has the power of the first;
+    CDTools divides by a sum of moduli, so theirs depends on the unit.
     """
     light = far_field(dominant_mode)
     y, x = (torch.arange(n, device=light.device).to(light) - n // 2 for n in light.shape[-2:])

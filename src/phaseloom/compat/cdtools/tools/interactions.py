@@ -32,7 +32,7 @@ UPRIGHT = torch.tensor([0.0, 0.0, 1.0])
 
 
 def translations_to_pixel(basis: Tensor, translations: Tensor, surface_normal: Tensor = UPRIGHT) -> Tensor:
-    """Places on the object's grid, pixels: translations are projected along the beam onto the sample; z does not count."""
+    """Pixels on the object's grid: translations are projected along the beam onto the sample."""
     inverse = torch.linalg.pinv(tensor(basis)).to(translations)
     return _on_sample(translations, tensor(surface_normal).to(translations)) @ inverse.mT
 
@@ -64,7 +64,7 @@ def ptycho_2D_round(
     multiple_modes: bool = False,
     upsample_obj: bool = False,
 ) -> Tensor:
-    """Exit waves at the nearest whole pixels: ``(shot, y, x)``, or ``(shot, mode, y, x)`` of ``multiple_modes``.
+    """Exit waves at the nearest whole pixels: ``(shot, y, x)``, or ``(shot, mode, y, x)``.
 
     With ``upsample_obj`` the object's pixels are twice those of the probe.
     """
@@ -77,7 +77,7 @@ def ptycho_2D_round(
 
 
 def ptycho_2D_linear(probe: Tensor, obj: Tensor, translations: Tensor, shift_probe: bool = True) -> Tensor:
-    """Exit waves ``(shot, y, x)``, the part of a pixel by bilinear interpolation of the probe, moved in a circle.
+    """Exit waves ``(shot, y, x)``, parts of a pixel by bilinear interpolation of the probe (in a circle).
 
     Without ``shift_probe``, of the object the other way.
     """
@@ -107,9 +107,10 @@ def ptycho_2D_sinc(  # noqa: PLR0917 -- CDTools' arguments
 ) -> Tensor:
     """Exit waves, the part of a pixel by a phase ramp in the probe's Fourier space (in a circle).
 
-    ``probe`` is ``(mode, y, x)``, or ``(y, x)`` without ``multiple_modes``; each shot may have its own. ``obj`` is
-    ``(y, x)``, or ``(mode, y, x)`` for a mode of the object with each of the probe. ``shift_back_ew`` moves the
-    exit waves back to where the probe was; ``padding`` and ``probe_support`` have no effect, as in CDTools.
+    ``probe`` is ``(mode, y, x)``, or ``(y, x)`` without ``multiple_modes``; each shot may have its own.
+    ``obj`` is ``(y, x)``, or ``(mode, y, x)`` for a mode of the object with each of the probe.
+    ``shift_back_ew`` moves the exit waves back to where the probe was; ``padding`` and ``probe_support`` have
+    no effect, as in CDTools.
     """
     if not shift_probe:
         raise BadInput(
@@ -130,7 +131,8 @@ def ptycho_2D_sinc(  # noqa: PLR0917 -- CDTools' arguments
 def RPI_interaction(probe: Tensor, obj: Tensor) -> Tensor:
     """Exit wave of a probe and an object of fewer pixels in the same field, interpolated by `far_field`.
 
-    The probe is ``(y, x)`` or ``(mode, y, x)``; an object ``(..., v, u)`` adds its axes before those of the probe.
+    The probe is ``(y, x)`` or ``(mode, y, x)``; an object ``(..., v, u)`` adds its axes before those of the
+    probe.
     """
     fine = (probe.shape[-2], probe.shape[-1])
     scale = np.sqrt(fine[0] * fine[1] / (obj.shape[-2] * obj.shape[-1]))

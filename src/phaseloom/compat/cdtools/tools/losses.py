@@ -25,7 +25,7 @@ __getattr__ = missing(
 def amplitude_mse(
     intensities: Tensor, sim_intensities: Tensor, mask: Tensor | None = None, use_sum: bool = False
 ) -> Tensor:
-    """Mean, or with ``use_sum`` the sum, of the squared difference of the roots of measured and modelled counts."""
+    """Mean, or with ``use_sum`` the sum, of squared differences of roots of counts."""
     measured, modelled = _select_pixels(intensities, sim_intensities, mask)
     return _reduce((modelled.sqrt() - measured.sqrt()).square(), use_sum)
 
@@ -33,7 +33,7 @@ def amplitude_mse(
 def intensity_mse(
     intensities: Tensor, sim_intensities: Tensor, mask: Tensor | None = None, use_sum: bool = False
 ) -> Tensor:
-    """Mean, or with ``use_sum`` the sum, of the squared difference of measured and modelled counts."""
+    """Mean, or with ``use_sum`` the sum, of squared differences of counts."""
     measured, modelled = _select_pixels(intensities, sim_intensities, mask)
     return _reduce((modelled - measured).square(), use_sum)
 

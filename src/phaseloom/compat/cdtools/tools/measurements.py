@@ -79,10 +79,10 @@ def quadratic_background(
     oversampling: int = 1,
     simulate_finite_pixels: bool = False,
 ) -> Tensor:
-    """Counts of a ``measurement``, times the efficiency ``qe_mask`` of each pixel, plus the square of a background.
+    """Counts of a ``measurement`` times the efficiency ``qe_mask``, plus the square of a background.
 
-    ``background`` is ``(y, x)`` of the detector, root of counts; ``saturation`` includes it. Other arguments are
-    those of `incoherent_sum`; further ones are passed to the measurement after the wave.
+    ``background`` is ``(y, x)`` of the detector, root of counts; ``saturation`` includes it. Other arguments
+    are those of `incoherent_sum`; further ones are passed to the measurement after the wave.
     """
     counts = measurement(
         wavefield,

@@ -1,10 +1,10 @@
 """CDTools' ``tools.plotting``: images on their bases, colours of waves, maps of a scan, by `phaseloom.plot`.
 
 Figures are those of pyplot, or what is given as ``fig`` (a figure or a part of one), which is cleared before.
-An image with leading axes is a stack to step through: a slider, the arrow keys (up and down by the last leading
-axis). Translations are ``(shot, 2 or 3)`` and bases ``(xyz, 2)`` in metres; axes are in ``units``, x grows to the
-left. Hues are those of `phaseloom.plot`, on a circle on which no phase looks brighter than another; they stand
-for cmocean's.
+An image with leading axes is a stack to step through: a slider, the arrow keys (up and down by the last
+leading axis). Translations are ``(shot, 2 or 3)`` and bases ``(xyz, 2)`` in metres; axes are in ``units``, x
+grows to the left. Hues are those of `phaseloom.plot`, on a circle on which no phase looks brighter than
+another; they stand for cmocean's.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Draw = Callable[[np.ndarray], np.ndarray]
 def colorize(
     z: Any, use_cmocean: bool = True, amplitude_scaling: Callable[[Any], Any] = lambda amplitude: amplitude
 ) -> np.ndarray:
-    """Colours ``(y, x, rgb)`` of a complex wave ``(y, x)``: hue is phase, brightness the amplitude over its largest.
+    """Colours ``(y, x, rgb)`` of a wave ``(y, x)``: hue is phase, brightness the amplitude over its largest.
 
     ``use_cmocean`` has even hues, else those of HSV; ``amplitude_scaling`` is of amplitudes between 0 and 1.
     """
@@ -75,17 +75,20 @@ def colorize(
 
 def plot_real(im: Any, fig: Any = None, basis: Any = None, units: str = MICRON, **look: Any) -> Any:
     """The real part; arguments as in `plot_image`."""
-    return plot_image(im, np.real, fig, basis, units=units, **{"cmap_label": "Real Part (a.u.)"} | look)
+    look.setdefault("cmap_label", "Real Part (a.u.)")
+    return plot_image(im, np.real, fig, basis, units=units, **look)
 
 
 def plot_imag(im: Any, fig: Any = None, basis: Any = None, units: str = MICRON, **look: Any) -> Any:
     """The imaginary part; arguments as in `plot_image`."""
-    return plot_image(im, np.imag, fig, basis, units=units, **{"cmap_label": "Imaginary Part (a.u.)"} | look)
+    look.setdefault("cmap_label", "Imaginary Part (a.u.)")
+    return plot_image(im, np.imag, fig, basis, units=units, **look)
 
 
 def plot_amplitude(im: Any, fig: Any = None, basis: Any = None, units: str = MICRON, **look: Any) -> Any:
     """The modulus; arguments as in `plot_image`."""
-    return plot_image(im, np.abs, fig, basis, units=units, **{"cmap_label": "Amplitude (a.u.)"} | look)
+    look.setdefault("cmap_label", "Amplitude (a.u.)")
+    return plot_image(im, np.abs, fig, basis, units=units, **look)
 
 
 def plot_phase(im: Any, fig: Any = None, basis: Any = None, units: str = MICRON, **look: Any) -> Any:
@@ -175,8 +178,8 @@ def plot_image(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
 
     def draw(index: int) -> None:
         picture.set_data(plot_func(flat[index]))
-        if picture.get_array().ndim == 2:  # type: ignore[union-attr]
-            values = picture.get_array()
+        values: Any = picture.get_array()
+        if values.ndim == 2:
             picture.set_clim(
                 np.nanmin(values) if vmin is None else vmin, np.nanmax(values) if vmax is None else vmax
             )
@@ -265,8 +268,9 @@ def plot_nanomap_with_images(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
 ) -> Any:
     """A map of a scan beside the image of one shot: click a dot, move the slider, or use the arrow keys.
 
-    ``get_image_func`` takes the number of a shot and gives its image ``(y, x)``, or a stack of which the first is
-    shown; ``values`` are colours of the dots. ``mask`` and further arguments have no effect, as in CDTools.
+    ``get_image_func`` takes the number of a shot and gives its image ``(y, x)``, or a stack of which the
+    first is shown; ``values`` are colours of the dots. ``mask`` and further arguments have no effect, as in
+    CDTools.
     """
     figure = _figure_of(fig, {"figsize": (10, 5)})
     figure.clear()

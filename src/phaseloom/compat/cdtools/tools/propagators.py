@@ -63,8 +63,8 @@ def generate_angular_spectrum_propagator(
 
     A negative ``z`` propagates back, and evanescent waves decay all the same; ``bandlimit`` cuts frequencies
     beyond this part of the highest on each axis, within an ellipse. Computed in float64 (the formula of
-    `phaseloom.physics.propagate.angular_spectrum`), complex64 by default. Gradients flow to ``spacing`` (y, x),
-    ``wavelength`` and ``z``.
+    `phaseloom.physics.propagate.angular_spectrum`), complex64 by default. Gradients flow to ``spacing`` (y,
+    x), ``wavelength`` and ``z``.
     """
     window = window_of(shape)
     y_step, x_step = (tensor(step).double().reshape(()) for step in spacing)
@@ -98,10 +98,10 @@ def generate_generalized_angular_spectrum_propagator(
 ) -> Tensor:
     """Kernel between parallel planes of any tilt: `phaseloom.physics.tilted_propagation.oblique`.
 
-    ``basis`` ``(xyz, 2)`` is that of the planes, its precision that of the kernel; ``offset_vector`` (x, y, z) leads
-    from grid to grid. The carrier runs along ``propagation_vector`` (default: the normal on the side of the
-    offset) or, with ``propagate_along_offset``, along the offset. An offset in the plane is allowed, too, where
-    CDTools loses the direction of propagation.
+    ``basis`` ``(xyz, 2)`` is that of the planes, its precision that of the kernel; ``offset_vector`` (x, y,
+    z) leads from grid to grid. The carrier runs along ``propagation_vector`` (default: the normal on the side
+    of the offset) or, with ``propagate_along_offset``, along the offset. An offset in the plane is allowed,
+    too, where CDTools loses the direction of propagation.
     """
     grid = tensor(basis)
     offset = tensor(offset_vector).to(grid)
@@ -126,8 +126,8 @@ def generate_high_NA_k_intensity_map(
     `phaseloom.physics.tilted_detector`, whose interpolation is exact.
 
     Returns:
-        Places ``(y, x, 2)`` as (column, row) from -1 to 1 across the window, and shares ``(y, x)`` of the light
-        of a spherical wave; one behind a ``lens``, whose pixels obey the sine condition.
+        Places ``(y, x, 2)`` as (column, row) from -1 to 1 across the window, and shares ``(y, x)`` of the
+        light of a spherical wave; one behind a ``lens``, whose pixels obey the sine condition.
     """
     steps = plain(det_basis).astype(float)
     normal = -np.cross(steps[:, 0], steps[:, 1])
@@ -147,7 +147,7 @@ def generate_high_NA_k_intensity_map(
 
 
 def high_NA_far_field(wavefront: Tensor, k_map: Tensor, intensity_map: Tensor | None = None) -> Tensor:
-    """`far_field` of waves ``(..., y, x)`` read at the places of a map, linearly between its pixels, zero beyond."""
+    """`far_field` of waves ``(..., y, x)`` at the places of a map, linear between pixels, zero beyond."""
     waves = far_field(wavefront)
     stack = waves.reshape(1, -1, *waves.shape[-2:])
     real, imaginary = (
