@@ -22,8 +22,8 @@ from phaseloom.compat.cdtools.build import Options, build_model
 from phaseloom.compat.cdtools.datasets.base import METRES_PER_ANGSTROM, to_scan, to_translations
 from phaseloom.compat.cdtools.objectives import named_parts
 from phaseloom.compat.cdtools.tools.data import h5_to_nested_dict, nested_dict_to_h5
-from phaseloom.compat.cdtools.tools.propagators import far_field, inverse_far_field
 from phaseloom.data.formats._files import opened
+from phaseloom.data.models.cdtools import find_gap, to_imported
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
@@ -195,10 +195,16 @@ def _rebuild_cdtools(
     name = as_text(found["model_class"])
     _check_supported(state, name)
     scan = _scan(state, scan)
-    modes = _modes(state, scan.geometry.shape)
+    imported = to_imported(state, "results")
+    modes = torch.as_tensor(imported.probe)
     options = _options(found, state, len(modes))
     core, options = build_model(scan, options, modes)
-    _move_canvas(core, scan, _canvas(state, core.object.canvas))
+    rows, columns = np.shape(state["obj"])[-2:]
+    canvas = core.object.canvas
+    first = np.array(imported.origin) / np.array(imported.pixel)
+    origin = first * np.array(canvas.pixel)
+    size = (int(rows), int(columns))
+    _move_canvas(core, scan, replace(canvas, shape=size, origin=(float(origin[0]), float(origin[1]))))
     with torch.no_grad():
         _fill(core, state, modes)
     if name == "SimplePtycho":
@@ -266,28 +272,9 @@ def _options(found: Mapping[str, Any], state: State, modes: int) -> Options:
         probe_fourier_crop=crop or None,
         loss=as_text(found.get("loss_function", "amplitude mse")).replace("_", " "),
         nz=len(state["obj"]) if "interslice_propagator" in state else 1,
-        dz=_gap(state) if "interslice_propagator" in state else 0.0,
+        dz=find_gap(state) if "interslice_propagator" in state else 0.0,
         **flags,
     )
-
-
-def _gap(state: State) -> float:
-    """Metres between slices, from the phases that the propagation between them gives to plane waves.
-
-    Those of long waves are unambiguous, those of short ones more precise.
-    """
-    flight = np.asarray(state["interslice_propagator"]).astype(complex)[:, 0]
-    pixel = np.linalg.norm(np.asarray(state["obj_basis"], float)[:, 0])
-    wave = float(state["wavelength"])
-    gap = 0.0
-    step = 1
-    while step < len(flight) // 2:
-        q = step / (len(flight) * pixel)
-        slope = -2 * np.pi * q**2 / (np.sqrt(1 / wave**2 - q**2) + 1 / wave)
-        phase = np.angle(flight[step] / flight[0])
-        gap = (phase + 2 * np.pi * np.round((slope * gap - phase) / (2 * np.pi))) / slope
-        step *= 2
-    return float(gap)
 
 
 def _crop(state: State) -> int:
@@ -303,28 +290,6 @@ def _focus(state: State) -> float | None:
     detector, sample = (np.linalg.norm(np.asarray(state[k])[:, 0]) for k in ("det_basis", "obj_basis"))
     larger = float(detector / (sample * int(state["oversampling"]))) - 1
     return None if abs(larger) < PARALLEL else float(state["det_distance"]) / larger
-
-
-def _modes(state: State, shape: tuple[int, int]) -> Tensor:
-    """The modes in square roots of counts on the whole window."""
-    stored = torch.as_tensor(np.asarray(state["probe"])).to(torch.complex128)
-    modes = stored.reshape(-1, *stored.shape[-2:]) * float(state["probe_norm"])
-    modes = modes * torch.as_tensor(np.asarray(state.get("probe_support", True), bool))
-    over = int(state.get("oversampling", 1))
-    window = [over * n for n in shape]
-    waves = modes if bool(state.get("fourier_probe", False)) else far_field(modes)
-    edges = [(w - n) // 2 for w, n in zip(window, modes.shape[-2:], strict=True)]
-    whole = waves.new_zeros(len(waves), *window)
-    whole[:, edges[0] : edges[0] + waves.shape[1], edges[1] : edges[1] + waves.shape[2]] = waves
-    return (inverse_far_field(whole) / over).to(torch.complex64)
-
-
-def _canvas(state: State, like: Canvas) -> Canvas:
-    """Theirs: the first pixel of a window lies at its translation in pixels, less the smallest one."""
-    first = np.asarray(state["min_translation"], float) - np.array(like.window) // 2
-    origin = first * np.array(like.pixel)
-    rows, columns = np.shape(state["obj"])[-2:]
-    return replace(like, shape=(int(rows), int(columns)), origin=(float(origin[0]), float(origin[1])))
 
 
 def _fill(core: Ptychography, state: State, modes: Tensor) -> None:
