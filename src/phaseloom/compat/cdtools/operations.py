@@ -103,7 +103,8 @@ def simulate(
         positions, heights = core.scan.angstrom()[index], None if heights is None else heights[index]
     else:
         parts = to_positions(translations, scan.geometry)
-        positions, heights = parts["positions"], _heights(core, scan, translations, parts["heights"])
+        positions = parts["positions"]
+        heights = _heights(core, scan, translations, parts["heights"])
     if len(positions) != len(index):
         raise BadInput(
             "sim_to_dataset: translations", len(positions), f"must be one for each of {len(index)}"
@@ -149,7 +150,8 @@ def _take_elsewhere(
     core: Ptychography, index: Tensor, positions: np.ndarray, heights: np.ndarray | None
 ) -> Iterator[None]:
     """Have some patterns taken elsewhere, for as long as it lasts."""
-    room, along = core.scan.canvas, core.heights
+    room = core.scan.canvas
+    along = core.heights
     pixels = torch.as_tensor((positions - np.array(room.origin)) / np.array(room.pixel)).to(core.scan.start)
     corner = pixels.round() - torch.tensor(room.window, device=pixels.device) // 2
     last = torch.tensor([n - w for n, w in zip(room.shape, room.window, strict=True)], device=pixels.device)

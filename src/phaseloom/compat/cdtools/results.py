@@ -49,12 +49,12 @@ Results = dict[str, Any]
 State = Mapping[str, Any]
 FLAGS = ("fourier_probe", "exponentiate_obj", "phase_only", "near_field")
 
-PARALLEL = 1e-5
+PARALLEL_MAGNIFICATION = 1e-5
 """Magnification above one below which CDTools' near field is that of a parallel beam."""
 
 
 class Saveable(Protocol):
-    """What is asked of a model to save it."""
+    """What a model needs to be saved."""
 
     core: Ptychography
     fit: Any
@@ -289,7 +289,7 @@ def _focus(state: State) -> float | None:
     """From the focus to the sample in metres; ``None``: a parallel beam."""
     detector, sample = (np.linalg.norm(np.asarray(state[k])[:, 0]) for k in ("det_basis", "obj_basis"))
     larger = float(detector / (sample * int(state["oversampling"]))) - 1
-    return None if abs(larger) < PARALLEL else float(state["det_distance"]) / larger
+    return None if abs(larger) < PARALLEL_MAGNIFICATION else float(state["det_distance"]) / larger
 
 
 def _fill(core: Ptychography, state: State, modes: Tensor) -> None:

@@ -70,6 +70,7 @@ class CDIModel(nn.Module):
 
     Attributes:
         fit: optimisers and history.
+        built_in: the class of models that know how to read their results.
         loss_history: of each epoch so far.
         epoch: number of epochs so far.
         training_history: a line of text for each.
@@ -107,6 +108,7 @@ class CDIModel(nn.Module):
     """
 
     fit: Fit
+    built_in: Any = None
     turn: checkpoints.ChainedJob | None = None
     loss_history: Any = FitHistory("losses", lambda new: [float(loss) for loss in new])
     training_history: Any = FitHistory("lines", lambda new: str(new).splitlines(), "\n".join)
@@ -290,9 +292,7 @@ class CDIModel(nn.Module):
             BadInput: results of another class, or of one that does not say how it is made.
         """
         if cls is CDIModel and ("options" in results_dict or is_of_cdtools(results_dict)):
-            from phaseloom.compat.cdtools.models.scan_model import ScanModel
-
-            return ScanModel.from_results_dict(results_dict, *args, **kwargs)
+            return cls.built_in.from_results_dict(results_dict, *args, **kwargs)
         fix = "is not written: make the model, and call model._load_results_dict(results_dict)"
         raise BadInput(f"{cls.__name__}.from_results_dict", None, fix)
 

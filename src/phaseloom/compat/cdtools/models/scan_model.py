@@ -363,6 +363,7 @@ class ScanModel(CDIModel):
         return model
 
 
+CDIModel.built_in = ScanModel
 for _name in OPTION_ATTRIBUTES.split():
     setattr(ScanModel, _name, _option(_name))
 for _name, _meaning in NOT_AVAILABLE.items():

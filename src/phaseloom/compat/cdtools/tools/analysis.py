@@ -136,7 +136,8 @@ def calc_generalized_rms_error(
     first, second = (np.broadcast_to(part, (*lead, *part.shape[-2:])) for part in (one, two))
     found = np.empty(lead)
     for index in np.ndindex(lead):
-        fixed, moving = first[index][:, None], second[index][:, None]
+        fixed = first[index][:, None]
+        moving = second[index][:, None]
         size = 1.0 if normalize else np.sqrt(np.sum(np.abs(fixed) ** 2) / fixed.shape[-1])
         found[index] = size * mixed_states.generalised_rms_error(moving, fixed)
     return torch.as_tensor(found, device=tensor(fields_1).device)
@@ -148,7 +149,8 @@ def calc_spectral_info(dataset: Any, nbins: int = 50) -> tuple[np.ndarray, np.nd
     `phaseloom.metrics.spectral.scan_spectrum` of a dataset. Positions on a line enclose no area: the mean
     pattern is used then, with a warning.
     """
-    geometry, total = dataset.detector_geometry, plain(dataset.patterns.sum(0))
+    geometry = dataset.detector_geometry
+    total = plain(dataset.patterns.sum(0))
     basis = exit_wave_geometry(geometry["basis"], total.shape, dataset.wavelength, geometry["distance"])
     mask = np.ones(total.shape, bool) if dataset.mask is None else plain(dataset.mask).astype(bool)
     corner, trusted = np.fft.ifftshift(total), np.fft.ifftshift(mask)
@@ -262,7 +264,8 @@ def standardize(probe: Any, obj: Any, obj_slice: Any = None, correct_ramp: bool 
     """
     modes, field = np.atleast_3d(plain(probe).T).T, plain(obj)
     scale = np.sqrt(np.mean(np.abs(modes[0]) ** 2))
-    modes, field = modes / scale, field * scale
+    modes = modes / scale
+    field = field * scale
     if correct_ramp:
         y, x = _far_centre(modes[0])
         field, modes = standardise_pair.traded(field, modes, slope=(-2 * np.pi * y, -2 * np.pi * x))

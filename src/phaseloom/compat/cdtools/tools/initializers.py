@@ -229,7 +229,8 @@ def _mean_wave(dataset: Any) -> Tensor:
 
 def _propagate(dataset: Any, probe: Tensor, distance: float) -> Tensor:
     """A probe on the grid of the dataset's exit waves, some way further."""
-    geometry, window = dataset.detector_geometry, dataset.patterns.shape[-2:]
+    geometry = dataset.detector_geometry
+    window = dataset.patterns.shape[-2:]
     scale = float(dataset.wavelength) * float(geometry["distance"])
     spacing: Sequence[float] = [
         scale / (n * step) for n, step in zip(window, steps_of(geometry["basis"]), strict=True)

@@ -158,7 +158,8 @@ def plot_image(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
     """
     figure = _figure_of(fig, kwargs)
     stack = plain(im)
-    lead, flat = stack.shape[:-2], stack.reshape(-1, *stack.shape[-2:])
+    lead = stack.shape[:-2]
+    flat = stack.reshape(-1, *stack.shape[-2:])
     shown = _shown_before(figure, len(flat))
     figure.clear()
     axes = figure.add_axes((0.13, 0.18 if len(flat) > 1 else 0.12, 0.72, 0.74))
