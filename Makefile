@@ -1,37 +1,61 @@
 PYTHON ?= python3
+TORCH ?=
 BIN := .venv/bin
-FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test test-all fix lint types imports bench peers clean
+.PHONY: demo test test-all checks fast rest wheel-demo coverage mutants fix lint types imports bench peers clean
 
 .venv/user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+ifeq ($(TORCH),cpu)  # PyTorch's own build without CUDA; PyPI's brings about 5 GB of it on Linux
+	$(INSTALL) torch --index-url https://download.pytorch.org/whl/cpu
+endif
+	$(INSTALL) -e .
 	touch $@
 
 .venv/developer: .venv/user
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
 	touch $@
 
 demo: .venv/user           ## reconstruct a real X-ray scan and a simulated electron scan
 	$(BIN)/phaseloom demo
 
-test: .venv/developer      ## lint, types, imports and the fast tests
-	$(MAKE) lint types imports
-	$(FAST) -m "not slow"
+test: .venv/developer      ## lint, types, import contracts and the fast tests: a few minutes
+	$(MAKE) -j 2 checks fast
 
-test-all: .venv/developer  ## the slow tier as well
-	$(MAKE) lint types imports
-	$(FAST)
+test-all: .venv/developer  ## every test
+	$(MAKE) -j 2 checks
+	$(PYTEST)
 
-lint:
+checks: lint imports types
+
+fast: .venv/developer
+	$(PYTEST) -m "not medium and not slow"
+
+rest: .venv/developer      ## what `make test` leaves out
+	$(PYTEST) -m "medium or slow" --durations=25
+
+wheel-demo:                ## the demo from a wheel, in an environment of its own
+	rm -rf .wheel && $(PYTHON) -m venv .wheel/venv
+	.wheel/venv/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w .wheel .
+	.wheel/venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt .wheel/*.whl
+	cd .wheel && OMP_NUM_THREADS=1 venv/bin/phaseloom demo --quiet
+
+coverage: .venv/developer  ## which lines the fast and medium tests run
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" --cov --cov-report=term:skip-covered
+
+mutants: .venv/developer   ## how many of 200 seeded mutants the tests miss (hours)
+	$(BIN)/python -m benchmarks.mutants --count 200
+
+lint: .venv/developer
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types:
+types: .venv/developer
 	$(BIN)/pyright
 
-imports:
+imports: .venv/developer
 	$(BIN)/lint-imports
 
 fix: .venv/developer       ## format and mend what can be mended
@@ -45,4 +69,4 @@ bench: .venv/developer     ## race them on unseen objects, with the settings tha
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.race run --environments .bench
 
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv .wheel runs build dist

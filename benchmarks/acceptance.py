@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from phaseloom.cli import demo
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
 STAR = Path(__file__).parents[1] / "tests" / "data" / "siemens_star_velociprobe.cxi"

@@ -41,7 +41,7 @@ from phaseloom.embedding.networks.anscombe import anscombe
 from phaseloom.embedding.networks.linear_skip import principal
 from phaseloom.embedding.objective import Drawing, few_of
 from phaseloom.embedding.train import Autoencode, Encoding
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 from phaseloom.virtual.annuli import annulus

@@ -25,11 +25,11 @@ import torch
 
 from benchmarks import cases
 from benchmarks.record import machine
-from phaseloom.calibration.protocol import calibrate
-from phaseloom.calibration.state import Known
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
+from phaseloom.calibration.state import CalibrationState
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.reconstruction.protocol import calibrate
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.start import ORIENTATIONS, TWINS
 
 RIGHT = {"rotation_deg": 0.3, "step_percent": 0.3, "defocus_A": 5.0}
 WAYS = list(ORIENTATIONS | TWINS)
@@ -40,7 +40,7 @@ class Spoilt:
     """A scan with a wrong calibration, what would mend it, and the defocus stated (angstrom)."""
 
     scan: Scan4D
-    truth: Known
+    truth: CalibrationState
     stated: float
     semiangle: float
 
@@ -72,8 +72,8 @@ def spoilt(name: str, number: int, dose: float | None) -> Spoilt:
     step = 1.02 if number == 0 else 1 + rng.uniform(-0.02, 0.02)
     recipe = Reconstruct.of({})
     depth = {"slices": case.slices, "gap": case.dz}
-    truth = Known(recipe, 1e-3 * case.semiangle, -case.C10, way, turn, step, **depth)
-    for call in reversed(Known(recipe, orientation=way).steps(scan)):
+    truth = CalibrationState(recipe, 1e-3 * case.semiangle, -case.C10, way, turn, step, **depth)
+    for call in reversed(CalibrationState(recipe, orientation=way).steps(scan)):
         scan = call(scan)
     scan = replace(scan, positions=scan.positions @ _turn(-turn) / step)
     off = 60.0 * (-1 if number == 0 else rng.choice([-1, 1]))
@@ -85,14 +85,14 @@ def _turn(angle: float) -> np.ndarray:
     return np.array([[c, s], [-s, c]])
 
 
-def _middle(known: Known) -> float:
+def _middle(state: CalibrationState) -> float:
     """Defocus of the middle of an object, which does not depend on the number of slices."""
-    return known.defocus - (known.slices - 1) * known.gap / 2
+    return state.defocus - (state.slices - 1) * state.gap / 2
 
 
-def errors(found: Known, truth: Known) -> dict:
+def errors(found: CalibrationState, truth: CalibrationState) -> dict:
     """How far what was found is from the truth."""
-    rest = np.linalg.inv(truth.frame()) @ found.frame()
+    rest = np.linalg.inv(truth.detector_frame()) @ found.detector_frame()
     turn = math.degrees(math.atan2(rest[0, 1] - rest[1, 0], rest[0, 0] + rest[1, 1]))
     numbers = {
         "rotation_deg": turn,
@@ -123,12 +123,12 @@ def measured(name: str, number: int, dose: float | None, *, unstated: bool) -> d
         "step": truth.step,
     }
     wrong |= {"defocus_A": truth.defocus, "stated_A": None if unstated else case.stated}
-    margins = {one.name: [round(one.margin, 4), one.decided] for one in done.findings if one.margin < 1e9}
+    margins = {one.name: [round(one.margin, 4), one.decided] for one in done.estimates if one.margin < 1e9}
     return {
         "case": number,
-        **errors(done.known, truth),
+        **errors(done.state, truth),
         "cpu_s": round(seconds, 1),
-        "slices": [done.known.slices, round(done.known.gap, 2)],
+        "slices": [done.state.slices, round(done.state.gap, 2)],
         "truth": wrong,
         "margins": margins,
         "lines": done.lines(),

@@ -130,14 +130,14 @@ def recommended(scan, epochs):
     """Our recipe with its defaults, and its patterns."""
     import torch
 
-    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.protocol import Job
     from phaseloom.reconstruction.recipe import Reconstruct
 
     tree = {"file": str(ROOT / scan["file"]), "epochs": epochs, "device": "cpu", **scan["recipe"]}
     job = Job.begin(Reconstruct.of(tree))
 
     def patterns():
-        for index in torch.arange(len(job.full.scan)).split(16):
+        for index in torch.arange(len(job.finest.scan)).split(16):
             with torch.no_grad():
                 yield from job.model.detector.display(job.model(index)).numpy()
 

@@ -65,7 +65,7 @@ def finer(stack, factors):
 
 def reconstruct(case, settings, watch):
     """Run a job epoch by epoch, as long as it wants to or may."""
-    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.protocol import Job
     from phaseloom.reconstruction.recipe import Reconstruct
 
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def reconstruct(case, settings, watch):
         np.savez(path, **{name: value for name, value in case.items() if name not in HIDDEN})
         watch.born = record.now()
         job = Job.begin(Reconstruct.of(tree(path, case, settings)))
-        watch.updates = len(job.recipe.batch(job.learned, job.recipe.seed, job.scan.positions)(1))
+        watch.updates = len(job.recipe.batch(job.training, job.recipe.seed, job.scan.positions)(1))
         watch.begin()
         for _ in job:
             watch(lambda: state(job, float(case["dx"])))

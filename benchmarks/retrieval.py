@@ -27,7 +27,7 @@ from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find
 from phaseloom.metrics.agreement import agreement
 from phaseloom.metrics.resolution import ring_correlation
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import RIM, image
 from phaseloom.retrieval.networks.end_to_end import reading

@@ -71,7 +71,7 @@ def inside(file: Path, epochs: int) -> None:
     """What one process does; the first one prints, after it has heard of the others."""
     from phaseloom.data.counts import Part
     from phaseloom.fitting.distributed import team
-    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.protocol import Job
     from phaseloom.reconstruction.recipe import Reconstruct
 
     torch.set_num_threads(1)
@@ -85,7 +85,7 @@ def inside(file: Path, epochs: int) -> None:
         "device": "cpu",
     }
     job = Job.begin(Reconstruct.of(tree))
-    counts = job.stage.likelihood.measured.counts
+    counts = job.level.likelihood.measured.counts
     begun, busy = time.perf_counter(), time.process_time()
     for _ in job:
         pass

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-__all__ = ["said"]
+__all__ = ["describe_error"]
 
 WORDS = {
     "missing": "is missing: write it",
-    "extra_forbidden": "is no setting here: remove it",
+    "extra_forbidden": "is not a setting here: remove it",
     "int_": "must be a whole number",
     "float_": "must be a number",
     "finite_number": "must be a finite number",
@@ -20,7 +20,7 @@ WORDS = {
     "mapping_": "must hold 'name: value' lines",
     "model_": "must hold 'name: value' lines",
     "path_": "must be the name of a file",
-    "literal_error": "is no choice: write {expected}",
+    "literal_error": "is not a choice: write {expected}",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be above {gt}",
     "less_than_equal": "must be at most {le}",
@@ -29,7 +29,7 @@ WORDS = {
 """Beginnings of pydantic's kinds of findings, in words."""
 
 
-def said(error: Any, /) -> str:
+def describe_error(error: Any, /) -> str:
     """Pydantic's finding as the end of a sentence of ours.
 
     Example:

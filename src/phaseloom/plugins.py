@@ -16,7 +16,7 @@ from typing import Any
 
 from phaseloom.errors import BadInput, BadPlugin, nearest
 
-__all__ = ["function", "names", "place", "register", "target", "trusted"]
+__all__ = ["function", "name_plugin_errors", "names", "place", "register", "target"]
 
 ROOMS = (
     "data.formats",
@@ -70,13 +70,13 @@ def register(room: str, plugin: Plugin, /, *, name: str | None = None) -> None:
     """
     homes = {home.rpartition(".")[2]: f"phaseloom.{home}" for home in ROOMS}
     if room not in homes:
-        raise BadInput("register", room, f"is no room: {nearest(room, homes)}")
+        raise BadInput("register", room, f"is not a room: {nearest(room, homes)}")
     label = name or getattr(plugin, "__name__", "").rpartition(".")[2]
     if not label.isidentifier():
-        raise BadInput(f"register: {room}", label or plugin, "is no name of a choice: give name=")
+        raise BadInput(f"register: {room}", label or plugin, "is not the name of a choice: give name=")
     if label in importlib.import_module(homes[room]).__all__ or (room, label) in FROM_SYSTEMS:
         raise BadInput(f"register: {room}", label, "is a choice of the package already: give another name=")
-    _called(plugin, f"register: {room}: {label}")
+    _check_function(plugin, f"register: {room}: {label}")
     _registered[room, label] = plugin
 
 
@@ -84,7 +84,7 @@ def names(room: str, /) -> list[str]:
     """What others have added to a room, given by its module; nothing is loaded for it."""
     group = room.rpartition(".")[2]
     named = [*FROM_SYSTEMS, *_registered]
-    return sorted({name for there, name in named if there == group} | set(_installed(group)))
+    return sorted({name for there, name in named if there == group} | set(_entry_points_of(group)))
 
 
 def target(room: str, name: str, /) -> Plugin:
@@ -97,12 +97,12 @@ def target(room: str, name: str, /) -> Plugin:
     if (group, name) in FROM_SYSTEMS:
         module, _, function = FROM_SYSTEMS[group, name].partition(":")
         return getattr(importlib.import_module(module), function)
-    return _registered.get((group, name)) or _loaded(group, name)
+    return _registered.get((group, name)) or _load_entry_point(group, name)
 
 
 def function(room: str, name: str, /) -> Callable[..., Any]:
     """The function of a name: the plugin itself, or ``read`` of a module; errors as of `target`."""
-    return _called(target(room, name), f"plugin {room.rpartition('.')[2]}: {name}")
+    return _check_function(target(room, name), f"plugin {room.rpartition('.')[2]}: {name}")
 
 
 def place(room: str, name: str, /) -> str:
@@ -112,11 +112,11 @@ def place(room: str, name: str, /) -> str:
         return f"{group}: {name}"
     if (plugin := _registered.get((group, name))) is not None:
         return f"plugin {group}: {name}, of {getattr(plugin, '__module__', None) or plugin.__name__}"
-    return f"plugin {group}: {name}, of {_origin(_installed(group)[name][0])}"
+    return f"plugin {group}: {name}, of {_origin(_entry_points_of(group)[name][0])}"
 
 
 @contextmanager
-def trusted(room: str, name: str, /) -> Iterator[None]:
+def name_plugin_errors(room: str, name: str, /) -> Iterator[None]:
     """Whatever a plugin raises becomes a sentence that names it; its own sentences stay as they are.
 
     Raises:
@@ -131,15 +131,15 @@ def trusted(room: str, name: str, /) -> Iterator[None]:
         raise BadPlugin(place(room, name), None, " ".join(fix.split())) from problem
 
 
-def _called(plugin: Plugin, place: str) -> Callable[..., Any]:
+def _check_function(plugin: Plugin, place: str) -> Callable[..., Any]:
     call = getattr(plugin, "read", None) if isinstance(plugin, ModuleType) else plugin
     if not inspect.isfunction(call):
-        raise BadInput(place, plugin, "is no function, and no module with a function read: name one")
+        raise BadInput(place, plugin, "is not a function or a module with a function read: name one")
     return call
 
 
 @lru_cache(maxsize=64)
-def _installed(group: str) -> dict[str, list[EntryPoint]]:
+def _entry_points_of(group: str) -> dict[str, list[EntryPoint]]:
     """Entry points of a room by their names; the files of packages are listed once."""
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=f"phaseloom.{group}"):
@@ -148,8 +148,8 @@ def _installed(group: str) -> dict[str, list[EntryPoint]]:
 
 
 @lru_cache(maxsize=256)
-def _loaded(group: str, name: str) -> Plugin:
-    points = _installed(group)[name]
+def _load_entry_point(group: str, name: str) -> Plugin:
+    points = _entry_points_of(group)[name]
     place, origins = f"plugin {group}: {name}", sorted({_origin(point) for point in points})
     if len(origins) > 1:
         raise BadInput(place, None, f"is claimed by {' and '.join(origins)}: uninstall one of them")

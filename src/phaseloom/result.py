@@ -118,8 +118,10 @@ class Result:
         weights: ``(n,)`` intensity of each shot, refined.
         background: ``(y, x)`` counts, centred like the patterns.
         history: one dict per epoch.
-        stopped: why the run ended.
+        stopped: why the run ended, in a sentence.
+        stop_reason: the same as a code (`phaseloom.fitting.outcome.StopReason`); empty in old files.
         verdict: how far it may be trusted, in a sentence (`phaseloom.fitting.verdict.verdict`).
+        verdict_code: the same as a code (`phaseloom.fitting.outcome.Verdict`); empty in old files.
         metrics: numbers about the whole data.
         recipe: text of the parameter file that repeats the run.
         provenance: see `Provenance`.
@@ -152,7 +154,9 @@ class Result:
     background: np.ndarray | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
+    stop_reason: str = ""
     verdict: str = ""
+    verdict_code: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     recipe: str = ""
     provenance: Provenance | None = None
@@ -173,7 +177,7 @@ class Result:
         from phaseloom.physics.optics import interaction
 
         if self.geometry.beam != "electron":
-            raise BadInput("result.potential", self.geometry.beam, "is no electron: use the phase")
+            raise BadInput("result.potential", self.geometry.beam, "is not an electron: use the phase")
         return np.angle(level(self.object, self.covered.astype(float))) / interaction(self.geometry.energy)
 
     @property
@@ -261,6 +265,8 @@ def _write_h5(result: Result, path: Path) -> None:
         file.attrs["phaseloom_result"] = 1
         file.attrs["title"], file.attrs["stopped"] = result.title, result.stopped
         file.attrs["verdict"] = result.verdict
+        file.attrs["stop_reason"] = result.stop_reason
+        file.attrs["verdict_code"] = result.verdict_code
         file.attrs["thickness"] = result.thickness
         file.attrs["pixel"], file.attrs["origin"] = result.pixel, result.origin
         for name in _ARRAYS:
@@ -300,7 +306,7 @@ def _read(file: Any) -> Result:
     known["provenance"] = Provenance(**known["provenance"]) if known["provenance"] else None
     known["pixel"], known["origin"] = (tuple(map(float, file.attrs[name])) for name in ("pixel", "origin"))
     known |= {name: file.attrs[name] for name in ("title", "stopped")}
-    known["verdict"] = file.attrs.get("verdict", "")
+    known |= {name: file.attrs.get(name, "") for name in ("verdict", "stop_reason", "verdict_code")}
     known["halves"] = _read_halves(file)
     known["thickness"] = float(file.attrs["thickness"])
     known["examples"] = {name: item[()] for name, item in file.get("examples", {}).items()}

@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 from phaseloom import plugins
 from phaseloom.documents import load_yaml, to_yaml
 from phaseloom.errors import BadInput, nearest
-from phaseloom.findings import said
+from phaseloom.findings import describe_error
 from phaseloom.units import Coefficients, Dimension
 
 __all__ = ["Call", "Recipe", "call", "knobs", "load_yaml", "names", "part", "to_yaml"]
@@ -40,14 +40,14 @@ class Call:
 
     def __call__(self, *pipeline: Any) -> Any:
         """Call the function with as many values from the pipeline as it asks for."""
-        function = _function(self.room, self.name)
-        return function(*pipeline[: _asked(function)], **self.values)
+        function = function_of(self.room, self.name)
+        return function(*pipeline[: _count_pipeline_values(function)], **self.values)
 
     def partial(self) -> Callable[..., Any]:
         """The function with its knobs set, hashable."""
         import functools
 
-        return functools.partial(_function(self.room, self.name), **self.values)
+        return functools.partial(function_of(self.room, self.name), **self.values)
 
     def rooted(self, folder: Path, /) -> "Call":
         """The call with its relative paths taken from a folder, where they lead to something there."""
@@ -63,7 +63,7 @@ class Call:
         given = {name: knob.default for name, knob in wanted if knob.default is not knob.empty}
         given |= dict(self.values)
         kinds = {name: knob.annotation for name, knob in knobs(self.room, self.name).items()}
-        return {self.name: {name: _shown(value, kinds[name]) for name, value in given.items()}} | dict(
+        return {self.name: {name: _show_value(value, kinds[name]) for name, value in given.items()}} | dict(
             self.when
         )
 
@@ -84,7 +84,7 @@ def names(room: str, /) -> list[str]:
 
 def knobs(room: str, name: str, /) -> dict[str, inspect.Parameter]:
     """Keyword-only parameters of a function of a room, annotations resolved."""
-    function = _function(room, name)
+    function = function_of(room, name)
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -103,8 +103,8 @@ def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     """
     if isinstance(node, Call):
         return node
-    node, when = _timed(node, place)
-    name, given = _split(node, place)
+    node, when = _split_times(node, place)
+    name, given = _split_node(node, place)
     known = names(room)
     if name not in known:
         raise BadInput(place, f"there is no '{name}';", nearest(name, known))
@@ -121,7 +121,8 @@ def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
             f"is missing: write {missing[0]}: {_hint(wanted[missing[0]])}",
         )
     values = {
-        key: _checked(wanted[key].annotation, value, f"{place}: {name}.{key}") for key, value in given.items()
+        key: _check_value(wanted[key].annotation, value, f"{place}: {name}.{key}")
+        for key, value in given.items()
     }
     return Call(room, name, values, when)
 
@@ -141,7 +142,7 @@ class Recipe(BaseModel):
             if key not in fields:
                 raise BadInput("parameter file", f"there is no '{key}';", nearest(key, fields))
         out = dict(data)
-        for key, room in _rooms(cls).items():
+        for key, room in rooms_of(cls).items():
             info = fields[key]
             value = out.get(key, info.default)
             if value is None and info.default is not None:
@@ -168,13 +169,13 @@ class Recipe(BaseModel):
         """A recipe with some values changed, addressed as in the file: ``probe.focused.modes``."""
         tree = self.given()
         for path, value in settings.items():
-            _put(tree, path.split("."), value, path, _rooms(type(self)))
+            _set_path(tree, path.split("."), value, path, rooms_of(type(self)))
         return type(self).of(tree)
 
     def rooted(self, folder: Path, /) -> typing.Self:
         """The recipe with its relative paths taken from a folder, where they lead to something there."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
-        return self.model_copy(update={name: _rooted(value, folder) for name, value in given.items()})
+        return self.model_copy(update={name: _resolve_paths(value, folder) for name, value in given.items()})
 
     def given(self) -> dict[str, Any]:
         """The tree of what was given, defaults left out."""
@@ -192,17 +193,17 @@ class Written(Recipe):
         return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
 
 
-def _rooted(value: Any, folder: Path) -> Any:
+def _resolve_paths(value: Any, folder: Path) -> Any:
     if isinstance(value, Call):
         return value.rooted(folder)
     if isinstance(value, tuple):
-        return tuple(_rooted(one, folder) for one in value)
+        return tuple(_resolve_paths(one, folder) for one in value)
     if isinstance(value, Path) and (folder / value).exists():
         return (folder / value).resolve()
     return value
 
 
-def _rooms(recipe: type[Recipe]) -> dict[str, str]:
+def rooms_of(recipe: type[Recipe]) -> dict[str, str]:
     """The fields of a recipe that hold calls, each with its room."""
     extras = {key: info.json_schema_extra for key, info in recipe.model_fields.items()}
     return {key: str(extra["room"]) for key, extra in extras.items() if isinstance(extra, dict)}
@@ -217,7 +218,7 @@ def _sentence(problem: ValidationError, tree: Any) -> BadInput:
             return BadInput(place, ours.value, ours.fix) if place.startswith(f"{ours.place}.") else ours
     first = max(found, key=lambda error: len(_steps(error, tree)))
     place = ".".join(_steps(first, tree)) or "parameter file"
-    return BadInput(place, None if first["type"] == "missing" else first["input"], said(first))
+    return BadInput(place, None if first["type"] == "missing" else first["input"], describe_error(first))
 
 
 def _steps(error: Any, tree: Any) -> list[str]:
@@ -232,7 +233,7 @@ def _steps(error: Any, tree: Any) -> list[str]:
     return steps
 
 
-def _is_knobbed(module: ModuleType, name: str) -> bool:
+def _is_choice(module: ModuleType, name: str) -> bool:
     target = getattr(module, name, None)
     if target is None and hasattr(module, "__path__"):
         return True
@@ -241,10 +242,10 @@ def _is_knobbed(module: ModuleType, name: str) -> bool:
 
 def _own(room: str) -> list[str]:
     module = importlib.import_module(room)
-    return [name for name in module.__all__ if _is_knobbed(module, name)]
+    return [name for name in module.__all__ if _is_choice(module, name)]
 
 
-def _function(room: str, name: str) -> Callable[..., Any]:
+def function_of(room: str, name: str) -> Callable[..., Any]:
     """A function of a module, ``read`` of a module of a package, or a plugin."""
     module = importlib.import_module(room)
     if name not in module.__all__ and name in plugins.names(room):
@@ -257,7 +258,7 @@ def _function(room: str, name: str) -> Callable[..., Any]:
     return target
 
 
-def _asked(function: Callable[..., Any]) -> int | None:
+def _count_pipeline_values(function: Callable[..., Any]) -> int | None:
     """How many values of the pipeline a function takes; ``None``: all."""
     kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
     many = inspect.Parameter.VAR_POSITIONAL in kinds
@@ -265,7 +266,7 @@ def _asked(function: Callable[..., Any]) -> int | None:
     return None if many else sum(kind in positional for kind in kinds)
 
 
-def _split(node: Any, place: str) -> tuple[str, dict[str, Any]]:
+def _split_node(node: Any, place: str) -> tuple[str, dict[str, Any]]:
     if isinstance(node, str):
         return node, {}
     if isinstance(node, Mapping) and len(node) == 1:
@@ -275,7 +276,7 @@ def _split(node: Any, place: str) -> tuple[str, dict[str, Any]]:
     raise BadInput(place, node, "must be a name, or {name: {setting: value}}")
 
 
-def _timed(node: Any, place: str) -> tuple[Any, dict[str, int]]:
+def _split_times(node: Any, place: str) -> tuple[Any, dict[str, int]]:
     """Part the times of a node, ``{orthogonal: {}, start: 5, every: 10}``, from its call."""
     if not isinstance(node, Mapping) or len(node) < 2:
         return node, {}
@@ -295,14 +296,20 @@ def _calls(room: str, value: Any, place: str, *, many: bool, partial: bool) -> A
     return tuple(call(room, item, f"{place}[{number}]") for number, item in enumerate(items))
 
 
-def _checked(kind: Any, value: Any, place: str) -> Any:
+def _check_value(kind: Any, value: Any, place: str) -> Any:
     try:
         return TypeAdapter(kind, config=ConfigDict(strict=False)).validate_python(value)
     except ValidationError as problem:
         first = problem.errors()[0]
         cause = first.get("ctx", {}).get("error")
         few = first["type"] == "missing" and first["loc"]
-        fix = cause.fix if isinstance(cause, BadInput) else "has too few values" if few else said(first)
+        fix = (
+            cause.fix
+            if isinstance(cause, BadInput)
+            else "has too few values"
+            if few
+            else describe_error(first)
+        )
         raise BadInput(place, value, fix) from None
 
 
@@ -322,25 +329,25 @@ def _word(kind: Any) -> str:
     return plain.get(kind, getattr(kind, "__name__", str(kind)).lower())
 
 
-def _dimension(kind: Any) -> Dimension | None:
+def dimension_of(kind: Any) -> Dimension | None:
     """The dimension of an annotated type, also inside a union or a tuple."""
     if typing.get_origin(kind) is Annotated:
         return next((extra for extra in kind.__metadata__ if isinstance(extra, Dimension)), None)
-    return next((found for inner in typing.get_args(kind) if (found := _dimension(inner))), None)
+    return next((found for inner in typing.get_args(kind) if (found := dimension_of(inner))), None)
 
 
-def _table(kind: Any) -> Coefficients | None:
+def alternatives_table(kind: Any) -> Coefficients | None:
     """The table of dimensions of an annotated type, also inside a union."""
     if typing.get_origin(kind) is Annotated:
         return next((extra for extra in kind.__metadata__ if isinstance(extra, Coefficients)), None)
-    return next((found for inner in typing.get_args(kind) if (found := _table(inner))), None)
+    return next((found for inner in typing.get_args(kind) if (found := alternatives_table(inner))), None)
 
 
-def _shown(value: Any, kind: Any) -> Any:
-    dimension = _dimension(kind)
+def _show_value(value: Any, kind: Any) -> Any:
+    dimension = dimension_of(kind)
     if isinstance(value, tuple | list):
-        return [_shown(item, kind) for item in value]
-    if isinstance(value, Mapping) and (table := _table(kind)):
+        return [_show_value(item, kind) for item in value]
+    if isinstance(value, Mapping) and (table := alternatives_table(kind)):
         return {name: _exact(item, table.of(name)) for name, item in value.items()}
     if dimension and isinstance(value, float | int) and not isinstance(value, bool):
         return _exact(value, dimension)
@@ -370,9 +377,9 @@ def _tree(value: Any) -> Any:
 def _given(value: Any) -> Any:
     if isinstance(value, Call):
         kinds = {name: knob.annotation for name, knob in knobs(value.room, value.name).items()}
-        return {value.name: {key: _shown(item, kinds[key]) for key, item in value.values.items()}} | dict(
-            value.when
-        )
+        return {
+            value.name: {key: _show_value(item, kinds[key]) for key, item in value.values.items()}
+        } | dict(value.when)
     if isinstance(value, tuple):
         return [_given(item) for item in value]
     if isinstance(value, BaseModel):
@@ -382,7 +389,9 @@ def _given(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _put(tree: dict[str, Any], path: list[str], value: Any, whole: str, calls: Mapping[str, str]) -> None:
+def _set_path(
+    tree: dict[str, Any], path: list[str], value: Any, whole: str, calls: Mapping[str, str]
+) -> None:
     """Set a value; a name on the way that stood as plain text becomes a node, another call replaces."""
     *way, last = path
     for depth, step in enumerate(way):

@@ -10,10 +10,20 @@ from typing import Annotated, Any
 
 from phaseloom.errors import BadInput
 
-__all__ = ["ANGLE", "ELECTRON_REST_ENERGY", "ENERGY", "HC", "HC_SI", "LENGTH", "Angle", "Dimension", "Energy"]
+__all__ = [
+    "ANGLE",
+    "ELECTRON_REST_ENERGY",
+    "ENERGY",
+    "HC_SI",
+    "LENGTH",
+    "PLANCK_TIMES_C",
+    "Angle",
+    "Dimension",
+    "Energy",
+]
 __all__ += ["Length", "electron_wavelength", "photon_wavelength"]
 
-HC = 12398.419843320025
+PLANCK_TIMES_C = 12398.419843320025
 """Planck's constant times the speed of light, eV angstrom (CODATA 2018, exact)."""
 
 HC_SI = 1.986445857148929e-25
@@ -139,7 +149,7 @@ def electron_wavelength(energy: float, /) -> float:
         >>> round(electron_wavelength(300e3), 6)
         0.019687
     """
-    return HC / math.sqrt(energy * (2 * ELECTRON_REST_ENERGY + energy))
+    return PLANCK_TIMES_C / math.sqrt(energy * (2 * ELECTRON_REST_ENERGY + energy))
 
 
 def photon_wavelength(energy: float, /) -> float:
@@ -149,4 +159,4 @@ def photon_wavelength(energy: float, /) -> float:
         >>> round(photon_wavelength(8.8e3), 4)
         1.4089
     """
-    return HC / energy
+    return PLANCK_TIMES_C / energy

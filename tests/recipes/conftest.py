@@ -9,7 +9,7 @@ import pytest
 
 from phaseloom.data.formats import cxi, native
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 

@@ -17,7 +17,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.reconstruction import preflight as foresight
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 
@@ -202,14 +202,14 @@ def test_aberrations_are_found_along_the_beam_alone(tmp_path):
 
 @pytest.mark.parametrize(("count", "span", "warned"), [(1, 0, True), (2, 400, True), (8, 800, False)])
 def test_few_planes_are_warned_of(tmp_path, count, span, warned):
-    said = foresight.of(job(series(planes(count, span)), tmp_path))
+    said = foresight.warn_before_run(job(series(planes(count, span)), tmp_path))
     assert any(line.startswith("planes: ") for line in said) == warned
 
 
 def test_free_pixels_of_a_probe_are_warned_of_where_no_step_goes_to_the_side(tmp_path):
-    said = foresight.of(job(series(EIGHT), tmp_path, rates={"probe": 0.4}))
+    said = foresight.warn_before_run(job(series(EIGHT), tmp_path, rates={"probe": 0.4}))
     assert any(line.startswith("planes: a free probe") for line in said)
-    said = foresight.of(job(mixed(), tmp_path, rates={"probe": 0.4}))
+    said = foresight.warn_before_run(job(mixed(), tmp_path, rates={"probe": 0.4}))
     assert not any(line.startswith("planes: ") for line in said)
 
 
@@ -260,7 +260,9 @@ def test_heights_that_are_left_out_are_left_out_of_the_start_too(tmp_path):
 def test_a_file_with_one_height_is_one_plane(tmp_path, level):
     scan = replace(series(np.full(8, EIGHT[0])), heights=np.full(8, level))
     cxi.write(scan, tmp_path / "one.cxi")
-    said = foresight.of(Job.begin(Reconstruct.of({"file": str(tmp_path / "one.cxi"), "start": "none"})))
+    said = foresight.warn_before_run(
+        Job.begin(Reconstruct.of({"file": str(tmp_path / "one.cxi"), "start": "none"}))
+    )
     assert any(line.startswith("planes: 1 plane leaves the object ambiguous") for line in said)
     from phaseloom.compat import cdtools as CDTools
 

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 

@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 import yaml
 
-from phaseloom.calibration import estimators as rungs
-from phaseloom.calibration import protocol
-from phaseloom.calibration.protocol import calibrate
+from phaseloom.calibration import estimators
+from phaseloom.calibration.orientations import ORIENTATIONS, TWIN_OF, TWINS
 from phaseloom.calibration.sidebands import sidebands
-from phaseloom.calibration.state import TWIN, Finding, Known, Step, middle
+from phaseloom.calibration.state import CalibrationState, Estimate, EstimatorResult, select_middle
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction import protocol
+from phaseloom.reconstruction.protocol import Job, calibrate, run_in_memory
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.start import ORIENTATIONS, TWINS
 from phaseloom.simulation import simulate
 
 PIXEL, WINDOW, GRID, ANGLE, DEFOCUS = 0.2, 32, (11, 12), 0.035, 60.0
@@ -32,7 +31,7 @@ def recipe(**optics):
 def knowing(stated=None, **more):
     """What is known at the beginning, or right at its end."""
     optics = {} if stated is None else {"defocus": f"{stated} A"}
-    return replace(Known(recipe(**optics), semiangle=ANGLE), **more)
+    return replace(CalibrationState(recipe(**optics), semiangle=ANGLE, run=run_in_memory), **more)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def true():
 
 def spoilt(scan, truth):
     """The scan that these corrections make right."""
-    for call in reversed(Known(recipe(), orientation=truth.orientation).steps(scan)):
+    for call in reversed(CalibrationState(recipe(), orientation=truth.orientation).steps(scan)):
         scan = call(scan)
     return prepare.scale(prepare.rotate(scan, angle=-truth.rotation), factor=1 / truth.step)
 
@@ -58,84 +57,88 @@ def spoilt(scan, truth):
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_known_of_a_scan_and_what_prepare_makes_of_it_are_the_same(true, way):
     """A quarter turn takes the raster to a raster, so that its frequencies are the same ones."""
-    known, defocus = knowing(orientation=way, rotation=math.pi / 2, step=1.03), np.array([50.0, -70.0])
-    laid = sidebands(known.laid(true), ANGLE).explained(np.eye(2), defocus)
-    assert sidebands(true, ANGLE).explained(known.frame(), defocus) == pytest.approx(laid, rel=1e-3)
+    state, defocus = knowing(orientation=way, rotation=math.pi / 2, step=1.03), np.array([50.0, -70.0])
+    laid = sidebands(state.apply_to(true), ANGLE).explained_share(np.eye(2), defocus)
+    assert sidebands(true, ANGLE).explained_share(state.detector_frame(), defocus) == pytest.approx(
+        laid, rel=1e-3
+    )
 
 
 def test_twins_explain_a_disk_alike_and_nothing_else_does(true):
     bands, frame, defocus = sidebands(true, ANGLE), np.eye(2), np.array([DEFOCUS])
-    share = bands.explained(frame, defocus)
+    share = bands.explained_share(frame, defocus)
     assert share > 0.5
-    assert bands.explained(-frame, -defocus) == pytest.approx(share)
-    for other in (bands.explained(frame, -defocus), bands.explained(frame[::-1], defocus)):
+    assert bands.explained_share(-frame, -defocus) == pytest.approx(share)
+    for other in (bands.explained_share(frame, -defocus), bands.explained_share(frame[::-1], defocus)):
         assert other < 0.4 * share
 
 
 def test_the_orientation_is_found_with_rotation_and_defocus(true):
     truth = knowing(orientation="transposed", rotation=math.radians(8), step=1.02)
-    step = rungs.orientation(spoilt(true, truth), knowing(stated=120.0, defocus=120.0), patterns=25, epochs=3)
-    assert step.known.orientation == "transposed"
-    assert step.known.rotation == pytest.approx(truth.rotation, abs=math.radians(3))
-    assert step.known.defocus == pytest.approx(DEFOCUS, abs=10)
-    assert not step.known.soft
-    assert all(finding.decided and finding.margin > 1.2 for finding in step.findings)
+    step = estimators.estimate_orientation(
+        spoilt(true, truth), knowing(stated=120.0, defocus=120.0), patterns=25, epochs=3
+    )
+    assert step.state.orientation == "transposed"
+    assert step.state.rotation == pytest.approx(truth.rotation, abs=math.radians(3))
+    assert step.state.defocus == pytest.approx(DEFOCUS, abs=10)
+    assert not step.state.soft
+    assert all(estimate.decided and estimate.margin > 1.2 for estimate in step.estimates)
 
 
 def test_noise_decides_nothing_and_what_was_given_is_kept(true):
     mean = np.broadcast_to(true.mean_pattern(), true.counts.shape)
     noise = replace(true, counts=np.random.default_rng(0).poisson(1e-2 * mean).astype(np.float32))
     given = knowing(stated=-70.0, defocus=-70.0, rotation=0.0)
-    step = rungs.orientation(noise, given, patterns=16, epochs=1)
-    orientation, side = step.findings
+    step = estimators.estimate_orientation(noise, given, patterns=16, epochs=1)
+    orientation, side = step.estimates
     assert not orientation.decided
     assert not side.decided
     assert orientation.margin < 1.05
     assert "undecided: as given" in orientation.line()
-    assert (step.known.orientation, step.known.defocus, step.known.rotation) == ("as given", -70.0, 0.0)
-    assert not step.known.certain
+    assert (step.state.orientation, step.state.defocus, step.state.rotation) == ("as given", -70.0, 0.0)
+    assert not step.state.certain
 
 
 def test_few_electrons_are_enough_for_the_sidebands(true):
     """Where short runs see only noise."""
     rng = np.random.default_rng(3)
     few = replace(true, counts=rng.binomial(np.asarray(true.counts).astype(int), 3e-3).astype(np.float32))
-    step = rungs.orientation(prepare.transpose(few), knowing(), patterns=9, epochs=1)
-    assert step.known.orientation == "transposed"
-    assert step.known.certain
-    assert step.findings[0].note.startswith("only sidebands explain")
+    step = estimators.estimate_orientation(prepare.transpose(few), knowing(), patterns=9, epochs=1)
+    assert step.state.orientation == "transposed"
+    assert step.state.certain
+    assert step.estimates[0].note.startswith("only sidebands explain")
 
 
 def test_of_twins_the_sign_of_a_stated_defocus_tells(true):
-    known = knowing(stated=-30.0, orientation="transposed", defocus=55.0)
-    step = rungs.sign(true, known, patterns=25, epochs=2)
-    (twin,) = step.findings
-    assert (step.known.orientation, step.known.defocus) == (TWIN["transposed"], -55.0)
+    state = knowing(stated=-30.0, orientation="transposed", defocus=55.0)
+    step = estimators.resolve_twin(true, state, patterns=25, epochs=2)
+    (twin,) = step.estimates
+    assert (step.state.orientation, step.state.defocus) == (TWIN_OF["transposed"], -55.0)
     assert "the sign of the stated defocus" in twin.note
     assert twin.margin == 1.0
 
 
 def test_of_twins_atoms_tell_where_no_defocus_is_stated(true):
     turned = prepare.flip(prepare.flip(true, axis="y"), axis="x")
-    step = rungs.sign(turned, knowing(defocus=-DEFOCUS), patterns=64, epochs=4)
-    assert (step.known.orientation, step.known.defocus) == (TWIN["as given"], DEFOCUS)
-    assert "atoms are peaks of phase" in step.findings[0].note
+    step = estimators.resolve_twin(turned, knowing(defocus=-DEFOCUS), patterns=64, epochs=4)
+    assert (step.state.orientation, step.state.defocus) == (TWIN_OF["as given"], DEFOCUS)
+    assert "atoms are peaks of phase" in step.estimates[0].note
 
 
 def test_atoms_that_contradict_the_stated_sign_are_mentioned(true):
-    step = rungs.sign(true, knowing(stated=-50.0, defocus=DEFOCUS), patterns=64, epochs=4)
-    assert step.known.defocus == -DEFOCUS
-    assert "say the opposite" in step.findings[0].note
+    step = estimators.resolve_twin(true, knowing(stated=-50.0, defocus=DEFOCUS), patterns=64, epochs=4)
+    assert step.state.defocus == -DEFOCUS
+    assert "say the opposite" in step.estimates[0].note
 
 
 def test_rotation_step_and_defocus_are_found_together_and_what_was_right_stays(true):
     truth = knowing(rotation=math.radians(2), step=1.0)
     start = knowing(stated=DEFOCUS + 60, defocus=DEFOCUS + 8, rotation=math.radians(1))
-    step = rungs.geometry(spoilt(true, truth), start, patterns=49, epochs=6)
-    rotation, scale, defocus = step.findings
-    assert step.known.rotation == pytest.approx(truth.rotation, abs=math.radians(0.3))
-    assert step.known.defocus == pytest.approx(DEFOCUS, abs=3)
-    assert step.known.step == pytest.approx(1.0, abs=0.003)
+    step = estimators.refine_geometry(spoilt(true, truth), start, patterns=49, epochs=6)
+    rotation, scale, defocus = step.estimates
+    assert step.state.rotation == pytest.approx(truth.rotation, abs=math.radians(0.3))
+    assert step.state.defocus == pytest.approx(DEFOCUS, abs=3)
+    assert step.state.step == pytest.approx(1.0, abs=0.003)
     assert rotation.decided
     assert defocus.decided
     assert defocus.margin > 1.1
@@ -144,13 +147,15 @@ def test_rotation_step_and_defocus_are_found_together_and_what_was_right_stays(t
 
 def test_nothing_is_believed_of_a_fit_that_goes_astray(true, monkeypatch):
     """The defocus as given explains the patterns twice as well as where the fit ended."""
-    monkeypatch.setattr(rungs, "held", lambda scan, known, name: 0.5 if name == "defocus" else 1.0)
+    monkeypatch.setattr(
+        estimators, "loss_with_fixed", lambda scan, state, name: 0.5 if name == "defocus" else 1.0
+    )
     start = knowing(stated=DEFOCUS + 40, defocus=DEFOCUS + 20, rotation=0.1)
-    step = rungs.geometry(spoilt(true, knowing(rotation=0.1)), start, patterns=9, epochs=1)
-    assert not any(finding.decided for finding in step.findings)
-    assert (step.known.rotation, step.known.step, step.known.defocus) == (0.0, 1.0, DEFOCUS + 40)
-    assert not step.known.certain
-    (slices,) = rungs.depth(true, step.known).findings
+    step = estimators.refine_geometry(spoilt(true, knowing(rotation=0.1)), start, patterns=9, epochs=1)
+    assert not any(estimate.decided for estimate in step.estimates)
+    assert (step.state.rotation, step.state.step, step.state.defocus) == (0.0, 1.0, DEFOCUS + 40)
+    assert not step.state.certain
+    (slices,) = estimators.estimate_slices(true, step.state).estimates
     assert "not believed" in slices.note
 
 
@@ -159,54 +164,58 @@ def test_patterns_that_were_flipped_by_hand_are_centred_first(true, tmp_path):
     asked = Reconstruct.of(
         {"preset": "calibrate", "probe": {"focused": {"semiangle": f"{1e3 * ANGLE} mrad"}}}
     )
-    done = calibrate(asked, by_hand, ladder=(rungs.aperture,))
-    centre = done.findings[0]
+    done = calibrate(asked, by_hand, estimators=(estimators.estimate_semiangle,))
+    centre = done.estimates[0]
     assert (centre.name, centre.decided) == ("centre", True)
     assert centre.given.endswith("0.00, -1.00 pixels off")
     assert [call.name for call in done.recipe.prepare] == ["center"]
     np.testing.assert_array_equal(done.recipe.scan(by_hand).counts[3], prepare.center(by_hand).counts[3])
     job = Job.begin(done.recipe, tmp_path / "run", scan=by_hand)
     np.testing.assert_array_equal(job.scan.counts[3], prepare.center(by_hand).counts[3])
-    assert calibrate(asked, true, ladder=(rungs.aperture,)).findings[0].name == "semi-angle"
+    assert (
+        calibrate(asked, true, estimators=(estimators.estimate_semiangle,)).estimates[0].name == "semi-angle"
+    )
 
 
 def test_the_disk_tells_the_semi_angle_unless_the_stated_one_agrees(true):
-    found = rungs.aperture(true, knowing(semiangle=None)).known.semiangle
+    found = estimators.estimate_semiangle(true, knowing(semiangle=None)).state.semiangle
     assert found == pytest.approx(ANGLE, rel=0.04)  # of a radius of five pixels
-    assert rungs.aperture(true, knowing(semiangle=0.03)).known.semiangle == found
-    assert rungs.aperture(true, knowing()).known.semiangle == ANGLE
+    assert estimators.estimate_semiangle(true, knowing(semiangle=0.03)).state.semiangle == found
+    assert estimators.estimate_semiangle(true, knowing()).state.semiangle == ANGLE
     dark = replace(true, counts=np.ones(true.counts.shape))
-    assert not rungs.aperture(dark, knowing()).findings[0].decided
+    assert not estimators.estimate_semiangle(dark, knowing()).estimates[0].decided
     with pytest.raises(BadInput, match="semi-angle: is not known, and the mean pattern shows none"):
-        rungs.aperture(dark, knowing(semiangle=None))
+        estimators.estimate_semiangle(dark, knowing(semiangle=None))
 
 
 def test_the_angle_of_a_pixel_was_wrong_where_stated_angle_and_step_agree(true):
     seen = knowing(semiangle=ANGLE / 1.05, step=1.052, defocus=70.0)
-    step = rungs.pixel(true, seen)
-    assert (step.known.angle, step.known.step, step.known.semiangle) == (1.052, 1.0, ANGLE)
-    assert step.known.defocus == pytest.approx(70 / 1.052**2)
-    assert step.known.laid(true).geometry.angle[1] == pytest.approx(1.052 * true.geometry.angle[1], rel=1e-6)
-    only = rungs.pixel(true, replace(seen, semiangle=ANGLE))
-    assert only.known == replace(seen, semiangle=ANGLE)
-    assert "the patterns know only its product with the step" in only.findings[0].note
+    step = estimators.check_detector_pixel(true, seen)
+    assert (step.state.angle, step.state.step, step.state.semiangle) == (1.052, 1.0, ANGLE)
+    assert step.state.defocus == pytest.approx(70 / 1.052**2)
+    assert step.state.apply_to(true).geometry.angle[1] == pytest.approx(
+        1.052 * true.geometry.angle[1], rel=1e-6
+    )
+    only = estimators.check_detector_pixel(true, replace(seen, semiangle=ANGLE))
+    assert only.state == replace(seen, semiangle=ANGLE)
+    assert "the patterns know only its product with the step" in only.estimates[0].note
 
 
 def test_a_thin_object_keeps_its_slice(true):
-    step = rungs.depth(true, knowing(defocus=DEFOCUS), patterns=25, epochs=3)
-    assert (step.known.slices, step.known.defocus) == (1, DEFOCUS)
+    step = estimators.estimate_slices(true, knowing(defocus=DEFOCUS), patterns=25, epochs=3)
+    assert (step.state.slices, step.state.defocus) == (1, DEFOCUS)
     assert [row["slices"] for row in step.tried] == [1, 2, 4]
 
 
-def guess(scan, known):
+def guess(scan, state):
     """An estimator of one's own."""
-    found = replace(known, defocus=50.0, orientation="flipped", rotation=0.1, step=0.99, slices=2, gap=9.0)
-    return Step(found, (Finding("defocus", "50 A", "nothing", 2.0, True),))
+    found = replace(state, defocus=50.0, orientation="flipped", rotation=0.1, step=0.99, slices=2, gap=9.0)
+    return EstimatorResult(found, (Estimate("defocus", "50 A", "nothing", 2.0, True),))
 
 
 def test_a_rung_of_ones_own_takes_the_place_of_others_and_the_recipe_repeats_it(true):
     asked = Reconstruct.of({"probe": "from_patterns", "preset": "calibrate", "prepare": ["nonnegative"]})
-    done = calibrate(asked, true, ladder=(rungs.aperture, guess))
+    done = calibrate(asked, true, estimators=(estimators.estimate_semiangle, guess))
     again = Reconstruct.of(yaml.safe_load(yaml.safe_dump(done.recipe.given())))
     assert again.preset is None
     assert again.start.name == "none"
@@ -214,11 +223,13 @@ def test_a_rung_of_ones_own_takes_the_place_of_others_and_the_recipe_repeats_it(
     assert again.object.values == {"slices": 2, "thickness": 9.0}
     assert again.probe.values["defocus"] == 50.0
     assert "margin 2" in again.found["calibrate"]["defocus"]
-    assert np.array_equal(again.scan(true).positions, done.known.laid(true).positions)
+    assert np.array_equal(again.scan(true).positions, done.state.apply_to(true).positions)
 
 
 def test_a_run_with_the_preset_begins_calibrated_and_its_file_says_so(true, tmp_path, monkeypatch):
-    monkeypatch.setattr(protocol.calibrate, "__kwdefaults__", {"ladder": (rungs.aperture, guess)})
+    monkeypatch.setattr(
+        protocol.calibrate, "__kwdefaults__", {"estimators": (estimators.estimate_semiangle, guess)}
+    )
     job = Job.begin(Reconstruct.of({"preset": "calibrate", "epochs": 1}), tmp_path / "run", scan=true)
     kept = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert kept["preset"] is None
@@ -231,7 +242,9 @@ def test_a_run_with_the_preset_begins_calibrated_and_its_file_says_so(true, tmp_
 
 def test_the_verb_writes_a_file_that_runs(true, tmp_path, phaseloom, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(protocol.calibrate, "__kwdefaults__", {"ladder": (rungs.aperture, guess)})
+    monkeypatch.setattr(
+        protocol.calibrate, "__kwdefaults__", {"estimators": (estimators.estimate_semiangle, guess)}
+    )
     native.write(true, tmp_path / "scan.h5")
     ended = phaseloom("calibrate", "scan.h5", "--set", "epochs=3", "--out", "found.yaml")
     assert not ended.code, ended.err
@@ -260,10 +273,10 @@ def test_the_middle_of_a_scan_is_a_smaller_raster_without_dark_margins():
     counts[:, 60:70, 60:70] = 5
     places = np.stack(np.meshgrid(np.arange(5.0), np.arange(6.0), indexing="ij"), -1).reshape(-1, 2)
     scan = Scan4D(counts=counts, positions=places, geometry=geometry, grid=(5, 6))
-    few = middle(scan, 9)
+    few = select_middle(scan, 9)
     assert (few.grid, few.geometry.shape) == ((3, 3), (64, 64))
     assert np.array_equal(np.unique(few.positions[:, 0]), [1, 2, 3])
-    assert len(middle(replace(scan, grid=None), 7)) == 7
+    assert len(select_middle(replace(scan, grid=None), 7)) == 7
 
 
 @pytest.mark.slow
@@ -283,9 +296,9 @@ def test_a_thick_crystal_gets_slices_and_about_its_thickness():
 
     case = random_case("thick", 1, None)
     middle_of_it = case.truth.defocus - 30.0
-    known = replace(case.truth, setting=case.recipe(unstated=False), slices=1, gap=0.0, defocus=middle_of_it)
-    found = rungs.depth(case.scan, known).known
+    state = replace(case.truth, setting=case.recipe(unstated=False), slices=1, gap=0.0, defocus=middle_of_it)
+    found = estimators.estimate_slices(case.scan, state).state
     assert found.slices > 1
     assert found.slices * found.gap == pytest.approx(80.0, rel=0.15)
     assert found.defocus - (found.slices - 1) * found.gap / 2 == pytest.approx(middle_of_it, abs=5)
-    assert (found.rotation, found.step) == (known.rotation, known.step)
+    assert (found.rotation, found.step) == (state.rotation, state.step)

@@ -19,7 +19,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.reconstruction import check
 from phaseloom.reconstruction import preflight as foresight
 from phaseloom.reconstruction.check import estimate, outlook
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.runs import memory as _memory
 from phaseloom.simulation import simulate
@@ -48,7 +48,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def warned(scan: Scan4D = SOUND, /, **changes: Any) -> list[str]:
-    return foresight.of(Job(Reconstruct.of({**SETTINGS, **changes}), scan, None, None))
+    return foresight.warn_before_run(Job(Reconstruct.of({**SETTINGS, **changes}), scan, None, None))
 
 
 def sliced(count: int, gap: str, **knobs: Any) -> dict[str, Any]:
@@ -196,22 +196,22 @@ def test_one_pattern_is_enough_where_the_probe_is_known_and_the_object_has_few_n
 
 def test_a_start_settles_the_orientation_before_the_run() -> None:
     job = Job(Reconstruct.of(SETTINGS), replace(SOUND, oriented=False), None, None)
-    assert foresight.of(job, started=True) == []
+    assert foresight.warn_before_run(job, started=True) == []
 
 
 def test_a_beam_whose_defocus_is_yet_to_be_found_is_judged_by_its_speckles() -> None:
     """In focus it would be far smaller than the steps."""
     wide = replace(SOUND, positions=SOUND.positions * 4)
     job = Job(Reconstruct.of({**SETTINGS, "probe": focused(defocus="0 A")}), wide, None, None)
-    assert any("the probe being" in line for line in foresight.of(job))
-    assert not any("the probe being" in line for line in foresight.of(job, started=True))
+    assert any("the probe being" in line for line in foresight.warn_before_run(job))
+    assert not any("the probe being" in line for line in foresight.warn_before_run(job, started=True))
 
 
 def test_positions_off_the_canvas_are_named() -> None:
     job = Job(Reconstruct.of(SETTINGS), SOUND, None, None)
     with torch.no_grad():
         job.model.scan.offsets[3] = 500.0
-    assert [line.split(",")[0] for line in foresight.of(job)] == [
+    assert [line.split(",")[0] for line in foresight.warn_before_run(job)] == [
         "positions: 1 of 64 lie beyond the object's canvas. Check the unit and the step of the positions"
     ]
 
@@ -247,7 +247,7 @@ def built(count: int, *, each: bool) -> tuple[int, int]:
     with _memory.Ledger() as ledger:
         job = Job(Reconstruct.of({**SETTINGS, **changes}), scan, None, None)
     with _memory.Ledger() as batch:
-        job.stage.likelihood(torch.arange(8))["noise"].backward()
+        job.level.likelihood(torch.arange(8))["noise"].backward()
     return ledger.now, batch.most
 
 

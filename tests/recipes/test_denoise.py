@@ -13,7 +13,7 @@ from phaseloom.embedding.networks.autoencoder import pca
 from phaseloom.errors import BadInput
 from phaseloom.learning.weight_files import save
 from phaseloom.metrics.image import psnr
-from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.runs.scan_recipe import ScanRecipe
 from tests.recipes.test_autoencode import GEOMETRY
 
 
@@ -70,7 +70,7 @@ def test_a_parameter_file_names_the_network_beside_it(scan, model, tmp_path):
     np.save(tmp_path / "scan.npy", scan.counts.reshape(12, 12, 16, 16))
     text = "file: scan.npy\nread: {npy: {energy: 200 keV, angle: 1 mrad, step: 2 A}}\n"
     (tmp_path / "run.yaml").write_text(text + "prepare: [{denoise: {model: net.safetensors}}]\n")
-    found = Scanned.from_path(tmp_path / "run.yaml").scan()
+    found = ScanRecipe.from_path(tmp_path / "run.yaml").scan()
     np.testing.assert_allclose(found.counts[np.array([5])], denoise(scan, model=model).counts[5:6], atol=1e-4)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from phaseloom.cli import demo
 from phaseloom.data.formats import native
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 
@@ -141,7 +141,7 @@ def test_outputs_are_written(runs, folder):
     from phaseloom.reconstruction import result_builder as outcome
 
     job = runs("mixed_object")
-    made = outcome.write(job, job.result())
+    made = outcome.write_outputs(job, job.result())
     assert any(path.suffix == ".tif" for path in made)
     assert any(path.suffix == ".hdf5" for path in made)
     assert job.result().object_modes.shape[0] == 2
@@ -161,5 +161,5 @@ def test_resuming_is_exact(runs, folder):
         :, rows.start + first[0] : rows.stop + first[0], columns.start + first[1] : columns.stop + first[1]
     ]
     np.testing.assert_allclose(mine, earlier.object[:, rows, columns], atol=1e-5)
-    left = job.stage.likelihood.remaining()["amplitude"]
+    left = job.level.likelihood.remaining()["amplitude"]
     assert left == pytest.approx(earlier.metrics["amplitude error"], rel=1e-3)

@@ -12,9 +12,9 @@ import torch
 from benchmarks import cases, ours
 from benchmarks.score import score
 from phaseloom.ptycho import scans
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.level import Level
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.resolution_level import Stage
 from phaseloom.runs.memory import Ledger
 
 SMALL = replace(cases.CASES["S"], scan=(14, 14))
@@ -79,7 +79,7 @@ class TestCosts:
     def test_a_batch_needs_few_bytes(self, tmp_path):
         job, _ = begun(DEEP, tmp_path, levels=0)
         index = torch.arange(8)
-        likelihood = job.stage.likelihood
+        likelihood = job.level.likelihood
         for _ in range(2):  # what is kept from batch to batch is there the second time
             with Ledger() as ledger:
                 torch.stack(list(likelihood(index).values())).sum().backward()
@@ -92,13 +92,13 @@ class TestCosts:
         needs = []
         for border in (8, 400):
             room = scans.canvas(job.scan, border=border)
-            stage = Stage.of(job.recipe, job.scan, job.recipe.model(job.scan, room))
+            stage = Level.of(job.recipe, job.scan, job.recipe.model(job.scan, room))
             stage.before[0](stage.progress)
             needs.append([batch_bytes(stage) for _ in range(3)][-1])
         assert needs[1] < 1.05 * needs[0]
 
 
-def batch_bytes(stage: Stage) -> int:
+def batch_bytes(stage: Level) -> int:
     """Bytes that a batch and its step make anew."""
     optimizer = stage.progress.optimizer
     for group in optimizer.param_groups:
@@ -118,7 +118,7 @@ def test_a_run_on_two_grids_resumes_to_the_same_bits(tmp_path, stop):
     for _ in zip(range(stop), job, strict=False):
         pass
     again = Job.resume(tmp_path / "run")
-    assert again.stage is not again.full or stop > 2
+    assert again.level is not again.finest or stop > 2
     for _ in again:
         pass
     assert [event["loss"] for event in again.progress.history] == kept
@@ -128,7 +128,7 @@ def test_a_run_on_two_grids_resumes_to_the_same_bits(tmp_path, stop):
 def test_one_epoch_is_done_on_the_grid_of_the_data(tmp_path):
     job, _ = begun(DEEP, tmp_path, epochs=1)
     (epoch,) = job
-    assert job.stage is job.full
+    assert job.level is job.finest
     assert job.progress.stopped == "one epoch done"
     assert epoch.number == 1
 

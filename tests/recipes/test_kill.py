@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result, is_result
 from phaseloom.spec import load_yaml
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 folder = Path(sys.argv[1])
 job = Job.resume(folder)
 print("ready", job.progress.epoch, flush=True)

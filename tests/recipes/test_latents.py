@@ -21,7 +21,7 @@ from phaseloom.learning import weight_files as pretrained
 from phaseloom.metrics.clusters import kmeans
 from phaseloom.plot import style as canvas
 from phaseloom.result import Provenance
-from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.runs.scan_recipe import ScanRecipe
 
 GRID, SHAPE = (9, 13), (16, 17)
 GEOMETRY = Geometry(wavelength=0.025, shape=SHAPE, angle=(1e-3, 1e-3), beam="electron")
@@ -144,10 +144,10 @@ def test_unusual_patterns_are_left_out_by_the_file_that_names_them(scan, tmp_pat
     native.write(replace(scan, counts=counts), tmp_path / "scan.h5")
     net, card = fitted(scan)
     pretrained.save(net, tmp_path / "net.safetensors", card)
-    found = embed(Scanned.of(files), tmp_path / "net.safetensors")
+    found = embed(ScanRecipe.of(files), tmp_path / "net.safetensors")
     assert (len(found), found.unusual().tolist()) == (116, [8])  # the blank one is out already
     path = found.write(tmp_path / "embeddings.h5")
-    left = Scanned.of(files | {"prepare": [{"without": {"path": str(path)}}]}).scan()
+    left = ScanRecipe.of(files | {"prepare": [{"without": {"path": str(path)}}]}).scan()
     np.testing.assert_array_equal(left.positions, np.delete(scan.positions, [8, 50], axis=0))
 
 
@@ -334,7 +334,7 @@ def test_the_commands_find_write_and_say_what_to_do_next(phaseloom, work):
     assert f"{{without: {{path: {work / 'embeddings.h5'}}}}}]" in line
     assert "flip" in line
     (work / "next.yaml").write_text(f"file: scan.h5\n{line}\n")
-    assert len(Scanned.from_path(work / "next.yaml").scan()) == 116
+    assert len(ScanRecipe.from_path(work / "next.yaml").scan()) == 116
 
 
 def test_the_verb_prints_a_table_and_writes_what_it_can(phaseloom, work):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
 torch.set_num_threads(1)
@@ -72,6 +72,6 @@ def test_a_pair_runs_or_is_refused(plain: dict[str, Any], pair: tuple[str, str])
     history = job.progress.history
     assert len(history) == 2
     assert np.isfinite([epoch["loss"] for epoch in history]).all()
-    assert all(value.isfinite().all() for value in job.stage.model.state_dict().values())
+    assert all(value.isfinite().all() for value in job.level.model.state_dict().values())
     if "Adam" not in pair:
         assert history[1]["loss"] < 3 * history[0]["loss"]

@@ -12,7 +12,7 @@ from phaseloom.data import prepare
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.ptycho import batches, penalties, projections
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
 PIXELS = {"pixels": {"slices": 2, "thickness": "8 A", "kind": "amplitude and phase"}}
@@ -42,7 +42,7 @@ class TestOptimisers:
         job = finished(tree | {"optimizer": "lbfgs", "rates": {"positions": 0, "affine": 0, "weights": 0}})
         losses = [event["loss"] for event in job.progress.history]
         everything = sum(
-            job.stage.likelihood(part)["noise"].item() * len(part)
+            job.level.likelihood(part)["noise"].item() * len(part)
             for part in torch.arange(len(job.scan)).split(8)
         ) / len(job.scan)
         assert losses[1] < losses[0]

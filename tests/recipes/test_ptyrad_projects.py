@@ -13,7 +13,7 @@ import yaml
 from phaseloom.compat import ptyrad
 from phaseloom.compat.ptyrad import translated
 from phaseloom.export import ptyrad as exported
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 from phaseloom.units import electron_wavelength

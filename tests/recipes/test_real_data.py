@@ -8,7 +8,7 @@ from scipy.ndimage import binary_erosion
 from skimage.filters import threshold_otsu
 
 from phaseloom.cli import demo
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
 STAR = Path(__file__).parents[1] / "data" / "siemens_star_velociprobe.cxi"

@@ -14,7 +14,8 @@ import yaml
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.job import Job
+from phaseloom.fitting.outcome import StopReason, Verdict
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result, is_result
 from phaseloom.spec import Call, call, knobs, names, to_yaml
@@ -141,6 +142,26 @@ def test_a_run_folder_holds_what_viewers_need(finished):
     assert events == finished.progress.history
 
 
+def test_a_run_folder_holds_the_codes(tree, tmp_path):
+    job = Job.begin(Reconstruct.of(tree), tmp_path / "run")
+    for _ in job:
+        pass
+    lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    *before, last = [json.loads(line) for line in lines]
+    assert all("stop_reason" not in event for event in before)
+    assert StopReason(last["stop_reason"]) is StopReason.ALL_EPOCHS
+    assert last["stopped"] == job.progress.stopped
+    result = Result.load(tmp_path / "run" / "result.h5")
+    assert StopReason(result.stop_reason) is StopReason.ALL_EPOCHS
+    assert Verdict(last["verdict"]) is Verdict(result.verdict_code) is Verdict.STILL_FALLING
+    with h5py.File(tmp_path / "run" / "result.h5", "r+") as file:
+        for name in ("stop_reason", "verdict_code"):
+            del file.attrs[name]
+    old = Result.load(tmp_path / "run" / "result.h5")
+    assert (old.stop_reason, old.verdict_code) == ("", "")
+    assert old.stopped == result.stopped
+
+
 def test_half_a_line_of_events_is_repaired(tree, tmp_path):
     job = Job.begin(Reconstruct.of(tree), tmp_path / "a")
     next(iter(job))
@@ -190,12 +211,12 @@ def test_a_run_cut_short_leaves_the_last_good_epoch(tree, tmp_path, then, said):
     tree = tree | {"holdout": 0, "shape": "constant", "rates": {"affine": 0}}
     two = run(Reconstruct.of(tree | {"epochs": 2}))
     job = Job.begin(Reconstruct.of(tree), tmp_path / "a")
-    batches = len(job.recipe.batch(job.learned, job.recipe.seed)(1))
-    good = job.stage.likelihood
-    job.stage.likelihood = Broken(good, 2 * batches + 1, then)
+    batches = len(job.recipe.batch(job.training, job.recipe.seed)(1))
+    good = job.level.likelihood
+    job.level.likelihood = Broken(good, 2 * batches + 1, then)
     assert [epoch.number for epoch in job] == [1, 2]
     assert said in job.progress.stopped
-    job.stage.likelihood = good
+    job.level.likelihood = good
     np.testing.assert_array_equal(job.result().object, two.result().object)
     job.result().save(tmp_path / "a/result.h5")
     assert Result.load(tmp_path / "a/result.h5").stopped == job.progress.stopped
@@ -203,8 +224,8 @@ def test_a_run_cut_short_leaves_the_last_good_epoch(tree, tmp_path, then, said):
 
 def test_a_loss_that_is_not_a_number_is_named(tree):
     job = Job.begin(Reconstruct.of(tree))
-    terms = list(job.stage.likelihood(torch.arange(2)))
-    job.stage.likelihood = Broken(job.stage.likelihood, 0, spoil)
+    terms = list(job.level.likelihood(torch.arange(2)))
+    job.level.likelihood = Broken(job.level.likelihood, 0, spoil)
     assert list(job) == []
     assert f"the term '{terms[0]}' became nan" in job.progress.stopped
 
@@ -220,7 +241,7 @@ def test_a_run_stopped_before_its_first_epoch_has_a_result(tree):
 def test_the_hold_out_is_disjoint_and_repeats(tree):
     def held(**change: Any) -> tuple[np.ndarray, np.ndarray]:
         job = Job.begin(Reconstruct.of(tree | {"holdout": 0.2} | change))
-        return job.learned, job.held
+        return job.training, job.holdout
 
     learned, kept = held()
     assert len(kept) == 5

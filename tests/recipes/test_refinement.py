@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from phaseloom.cli import demo
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 

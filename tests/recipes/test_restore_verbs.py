@@ -20,7 +20,7 @@ from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.plot import style as canvas
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration import apply_result as mend_result
 from phaseloom.restoration.apply import STAMP

@@ -18,7 +18,7 @@ from phaseloom.compat.cdtools.models.rpi import RPI
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
 N, P = 48, 24

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phaseloom.cli.files import spoiled
+from phaseloom.cli.files import warn_of_bad_pixels
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.embedding.embeddings import Embedding
 from phaseloom.embedding.latents import drawn_by
@@ -14,7 +14,7 @@ from phaseloom.embedding.objective import Drawing
 from phaseloom.embedding.train import Autoencode
 from phaseloom.errors import BadInput
 from phaseloom.result import Provenance
-from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.runs.scan_recipe import ScanRecipe
 from phaseloom.virtual.recipe import Virtual, virtual
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(24, 24), angle=(1e-3, 1e-3), beam="electron")
@@ -34,13 +34,13 @@ def scan() -> Scan4D:
 
 def test_sections_of_other_recipes_are_passed_over_where_only_the_scan_is_asked_for(tmp_path):
     (tmp_path / "run.yaml").write_text("file: scan.npy\nprepare: [transpose]\nepochs: 3\nlosses: [squares]\n")
-    for kind in (Scanned, Virtual):
+    for kind in (ScanRecipe, Virtual):
         found = kind.from_path(tmp_path / "run.yaml")
         assert [step.name for step in found.prepare] == ["transpose"]
     assert Autoencode.from_path(tmp_path / "run.yaml").epochs == 3
     (tmp_path / "wrong.yaml").write_text("file: scan.npy\nepoch: 3\n")
     with pytest.raises(BadInput, match="there is no 'epoch'"):
-        Scanned.from_path(tmp_path / "wrong.yaml")
+        ScanRecipe.from_path(tmp_path / "wrong.yaml")
 
 
 def test_the_plane_of_deflections_is_taken_off_and_said_unless_it_is_wanted(scan):
@@ -54,8 +54,8 @@ def test_the_plane_of_deflections_is_taken_off_and_said_unless_it_is_wanted(scan
 def test_hot_pixels_are_told(scan):
     counts = scan.counts.copy()
     counts[:, 3, 20] = 60000
-    assert spoiled(scan) == []
-    (line,) = spoiled(replace(scan, counts=counts))
+    assert warn_of_bad_pixels(scan) == []
+    (line,) = warn_of_bad_pixels(replace(scan, counts=counts))
     assert line.startswith("WARN: hot pixels: 1")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs import underwater
 from phaseloom.result import Result

@@ -298,7 +298,7 @@ def test_the_command_line_simulates_tells_and_goes_on(tmp_path, monkeypatch, cap
         (["--start_id", 3], "needs an --end_id"),
         (["--start_id", 3, "--end_id", 2], "needs an --end_id from there on"),
         (["--start_id", 0, "--end_id", 2, "--count", 2], "leave these out"),
-        (["--count", 2, "--layout", "mine"], "is no choice: write 'ours' or 'seed'"),
+        (["--count", 2, "--layout", "mine"], "is not a choice: write 'ours' or 'seed'"),
     ],
 )
 def test_command_lines_that_mean_nothing_end_in_a_sentence(tmp_path, monkeypatch, capsys, words, said):

@@ -13,7 +13,7 @@ import torch
 import phaseloom as pl
 from phaseloom.cli import reconstruct as cli
 from phaseloom.reconstruction.half_data_frc import halves
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from tests.recipes.test_engine import DEEP, begun
 
@@ -176,7 +176,7 @@ class TestRates:
     @pytest.mark.parametrize(
         ("part", "value", "stop", "said"),
         [
-            ("objekt", 0.1, None, "objekt is no part of a model: did you mean 'object'?"),
+            ("objekt", 0.1, None, "objekt is not a part of a model: did you mean 'object'?"),
             ("background", 0.1, None, "background rests in this run, which has prepared nothing for it"),
             ("object", -0.1, None, "-0.1 must be at least 0"),
             ("object", float("nan"), None, "nan must be"),
@@ -264,10 +264,10 @@ class TestFolder:
         begin: Any = Job.begin
         for said, given, named in (
             ("file exists already", (made, tmp_path / "file"), {}),
-            ("recipe: dict is no recipe: make one, Reconstruct.of", (tree,), {}),
+            ("recipe: dict is not a recipe: make one, Reconstruct.of", (tree,), {}),
             ("directory: a scan goes by its name", (made, files.scan), {}),
-            ("scan: ndarray is no scan", (made,), {"scan": files.scan.counts}),
-            ("directory: int is no path", (made, 3), {}),
+            ("scan: ndarray is not a scan", (made,), {"scan": files.scan.counts}),
+            ("directory: int is not the path", (made, 3), {}),
         ):
             with pytest.raises(pl.BadInput, match=said):
                 begin(*given, **named)

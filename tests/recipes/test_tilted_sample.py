@@ -17,7 +17,7 @@ import torch
 from phaseloom.data.formats import cxi
 from phaseloom.data.prepare import tilt_sample
 from phaseloom.data.scan import LAB_BASIS, Geometry, Scan4D
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
 N, WAVE, DOSE = 48, 10.0, 1e6

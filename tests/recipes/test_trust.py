@@ -16,7 +16,7 @@ from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.plot.report import trust
 from phaseloom.reconstruction import result_builder as outcome
 from phaseloom.reconstruction.half_data_frc import halves
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.simulation import simulate
@@ -65,7 +65,7 @@ class TestAVerdict:
     def test_so_has_one_that_began_on_a_coarser_grid(self, wide):
         job = ended(wide, epochs=16, prepare=[{"pad": {"to": [128, 128]}}])
         assert job.progress.since == 10
-        assert outcome.verdict(job).startswith("converged")
+        assert outcome.judge(job).startswith("converged")
 
     def test_few_epochs_still_fall(self, wide):
         said = ended(wide, epochs=4).result().verdict
@@ -73,16 +73,16 @@ class TestAVerdict:
         assert "(8 instead of 4)" in said
 
     def test_a_defocus_150_angstrom_off_is_a_wrong_start(self, wide):
-        assert outcome.verdict(ended(wide, off=150)).startswith("wrong start")
+        assert outcome.judge(ended(wide, off=150)).startswith("wrong start")
 
     def test_adam_is_judged_alike(self, wide):
-        assert outcome.verdict(ended(wide, optimizer="adam", epochs=30)).startswith("converged")
-        assert outcome.verdict(ended(wide, optimizer="adam", epochs=4)).startswith("still falling")
+        assert outcome.judge(ended(wide, optimizer="adam", epochs=30)).startswith("converged")
+        assert outcome.judge(ended(wide, optimizer="adam", epochs=4)).startswith("still falling")
         wrong = ended(wide, optimizer="adam", epochs=30, off=150)
-        assert outcome.verdict(wrong).startswith("wrong start")
+        assert outcome.judge(wrong).startswith("wrong start")
 
     def test_a_run_that_has_not_begun_has_learned_nothing(self, tree):
-        assert outcome.verdict(Job.begin(Reconstruct.of(tree))).startswith("nothing was learned")
+        assert outcome.judge(Job.begin(Reconstruct.of(tree))).startswith("nothing was learned")
 
 
 class TestAFile:
@@ -103,7 +103,7 @@ class TestAFile:
         old = Result.load(tmp_path / "a.h5")
         assert old.verdict == ""
         assert old.halves is None
-        assert outcome.told(old)[0] == "verdict: none: the result is of an earlier version"
+        assert outcome.summary_lines(old)[0] == "verdict: none: the result is of an earlier version"
 
 
 class TestHalves:

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import phaseloom as pl
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS
 from phaseloom.data.formats import cxi, native
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.start import ORIENTATIONS, TWINS, sweep
+from phaseloom.reconstruction.start import sweep
 from phaseloom.spec import Call
 
 OPTICS = {"semiangle": 0.02, "defocus": 150.0}
@@ -175,5 +176,5 @@ class TestElectrons:
         steps = [{"positions": {"path": "first.h5"}}, {"weights": {"path": "first.h5"}}]
         start = {"object": {"from_file": {"path": "first.h5"}}, "probe": {"from_file": {"path": "first.h5"}}}
         again = Job.begin(Reconstruct.of(moved | start | {"prepare": steps}))
-        left = [one.stage.likelihood.remaining()["amplitude"] for one in (job, again)]
+        left = [one.level.likelihood.remaining()["amplitude"] for one in (job, again)]
         assert left[1] == pytest.approx(left[0], rel=1e-3)

@@ -15,7 +15,7 @@ from phaseloom import cli
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.networks.linear import CLEAN, linear
 from phaseloom.simulation import specimens

@@ -10,7 +10,7 @@ from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find, shipped
 from phaseloom.metrics.agreement import agreement
 from phaseloom.ptycho.beam_optics import Optics
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import RIM, image
 from phaseloom.retrieval.prediction import predict

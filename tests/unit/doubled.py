@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from phaseloom.fitting.distributed import team
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from tests.laws.conftest import in_double
 

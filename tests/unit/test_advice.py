@@ -30,11 +30,11 @@ def experiment(slices=5, modes=2):
 @pytest.fixture
 def run():
     model, progress = experiment()
-    return model, advice.Begun.of(model), progress
+    return model, advice.InitialProbe.of(model), progress
 
 
 def said(run):
-    return advice.of(*run)
+    return advice.advise(*run)
 
 
 def test_a_good_run_hears_nothing(run):
@@ -70,7 +70,7 @@ def test_positions_are_frozen_for_half_of_what_was_done_at_their_own_rate(run):
         model.scan.offsets[2:4] += 100.0
     progress.epoch = 20
     progress.optimizer = optimizers.gauss_newton(optimizers.groups(model.parts(), {"positions": 1.0}))
-    assert "(rates: {positions: {rate: 1, start: 11}})" in advice.of(model, begun, progress)[0]
+    assert "(rates: {positions: {rate: 1, start: 11}})" in advice.advise(model, begun, progress)[0]
 
 
 def test_rates_at_their_defaults_are_not_blamed_for_a_standstill(run):
@@ -80,7 +80,7 @@ def test_rates_at_their_defaults_are_not_blamed_for_a_standstill(run):
     )
     assert "raise the rates" in said(run)[0]
     progress.optimizer = optimizers.gauss_newton(optimizers.groups(model.parts(), {"phase": 0.2}))
-    assert advice.of(model, begun, progress) == []
+    assert advice.advise(model, begun, progress) == []
 
 
 @pytest.mark.parametrize(("kept", "side"), [(0, "first"), (4, "last")])
@@ -98,7 +98,7 @@ def test_few_slices_have_no_middle():
     model, progress = experiment(slices=2)
     with torch.no_grad():
         model.object.phase[:, 0] = 0
-    assert advice.of(model, advice.Begun.of(model), progress) == []
+    assert advice.advise(model, advice.InitialProbe.of(model), progress) == []
 
 
 def test_rates_that_are_too_high_are_named(run):
@@ -112,17 +112,17 @@ def test_rates_that_are_too_high_are_named(run):
 def test_a_scale_that_object_and_probe_share_is_no_matter():
     model, progress = experiment(slices=1)
     model.object = objects.pixels(model.scan.canvas, kind="complex")
-    begun = advice.Begun.of(model)
+    begun = advice.InitialProbe.of(model)
     with torch.no_grad():
         model.probe.relative *= 2.0
         next(iter(model.object.parts()["object"])).mul_(0.5)
-    assert advice.of(model, begun, progress) == []
+    assert advice.advise(model, begun, progress) == []
 
 
 def test_rates_beyond_a_newton_step():
     model, _ = experiment(slices=1)
     rates = {"phase": 2.0, "probe": 0.4}
     progress = Progress(model, optimizers.gauss_newton(optimizers.groups(model.parts(), rates)))
-    assert advice.beyond(progress) == "phase 2"
-    (said,) = advice.of(model, advice.Begun.of(model), progress)
+    assert advice.rates_above_newton(progress) == "phase 2"
+    (said,) = advice.advise(model, advice.InitialProbe.of(model), progress)
     assert "(phase 2)" in said

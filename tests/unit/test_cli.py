@@ -11,8 +11,7 @@ import pytest
 from phaseloom import cli
 from phaseloom.data.formats import native
 from phaseloom.fitting.loop import Epoch
-from phaseloom.reconstruction import job
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.simulation import simulate
@@ -88,7 +87,7 @@ def test_the_module_is_a_command():
     words = [sys.executable, "-m", "phaseloom.cli", "describe", "nothing"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("phaseloom: describe: nothing is no section: choose one of file, read")
+    assert done.stderr.startswith("phaseloom: describe: nothing is not a section: choose one of file, read")
     assert done.stderr.count("\n") == 1
 
 
@@ -209,14 +208,14 @@ def test_ctrl_c_while_reading_is_no_traceback(phaseloom, scan, monkeypatch):
 
 
 def test_ctrl_c_between_epochs_keeps_the_result(phaseloom, scan, tmp_path, monkeypatch):
-    remember = job._remember
+    save_epoch = Job._save_epoch
 
     def interrupted(running: Job, epoch: Epoch) -> None:
-        remember(running, epoch)
+        save_epoch(running, epoch)
         if epoch.number == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "_remember", interrupted)
+    monkeypatch.setattr(Job, "_save_epoch", interrupted)
     ended = phaseloom("reconstruct", scan, *QUICK, "-s", "epochs=9", "--out", "a")
     assert ended.code == 130
     assert "stopped: interrupted after epoch 2" in ended.out

@@ -43,8 +43,8 @@ def even(phase, /, *, strength: float = 1.0):
 def _fresh(monkeypatch):
     monkeypatch.setattr(plugins, "_registered", {})
     yield
-    plugins._installed.cache_clear()
-    plugins._loaded.cache_clear()
+    plugins._entry_points_of.cache_clear()
+    plugins._load_entry_point.cache_clear()
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def install(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(points)
         (tmp_path / "site" / f"{package}.py").write_text(source)
-        plugins._installed.cache_clear()
-        plugins._loaded.cache_clear()
+        plugins._entry_points_of.cache_clear()
+        plugins._load_entry_point.cache_clear()
         monkeypatch.delitem(sys.modules, package, raising=False)
 
     return written
@@ -186,12 +186,12 @@ def test_a_function_of_a_script_is_registered():
 @pytest.mark.parametrize(
     ("room", "plugin", "name", "said"),
     [
-        ("nois", abs, "a", "register: nois is no room: did you mean 'noise'?"),
-        ("noise", 3, "a", "register: noise: a: 3 is no function"),
-        ("noise", abs, "a", "is no function"),
-        ("noise", lambda m, c, /: m, None, "is no name of a choice: give name="),
+        ("nois", abs, "a", "register: nois is not a room: did you mean 'noise'?"),
+        ("noise", 3, "a", "register: noise: a: 3 is not a function"),
+        ("noise", abs, "a", "is not a function"),
+        ("noise", lambda m, c, /: m, None, "is not the name of a choice: give name="),
         ("noise", lambda m, c, /: m, "poisson", "poisson is a choice of the package already"),
-        ("formats", ModuleType("lab.zed"), None, "zed: <module 'lab.zed'> is no function"),
+        ("formats", ModuleType("lab.zed"), None, "zed: <module 'lab.zed'> is not a function"),
     ],
 )
 def test_what_cannot_be_registered(room, plugin, name, said):

@@ -85,7 +85,7 @@ def test_what_was_given_is_left_alone():
             {"constraint_params": {"obj_zblur": {"sdt": 1}}},
             "constraint_params.obj_zblur: there is no 'sdt'; did you mean 'std'?",
         ),
-        ({"meas_source": "hdf"}, "init_params.meas_source: hdf is no choice"),
+        ({"meas_source": "hdf"}, "init_params.meas_source: hdf is not a choice"),
         ({"meas_Npix": 0}, "init_params.meas_Npix: 0 must be at least 1"),
         ({"meas_Npix": 12.5}, "init_params.meas_Npix: 12.5 must be a whole number"),
         ({"probe_conv_angle": None}, "init_params.probe_conv_angle: is missing"),
@@ -115,7 +115,7 @@ def test_what_was_given_is_left_alone():
             {"model_params": {"update_params": {"obja": {"start_iter": 1}}}},
             "update_params.obja.lr: 0 must not",
         ),
-        ({"model_params": {"optimizer_params": {"name": "Adm"}}}, "optimizer_params.name: Adm is no choice"),
+        ({"model_params": {"optimizer_params": {"name": "Adm"}}}, "optimizer_params.name: Adm is not a choice"),
         ({"recon_params": {"prefix_time": "daily"}}, "recon_params.prefix_time"),
         ({"recon_params": {"result_modes": {"bit": ["12"]}}}, "recon_params.result_modes.bit"),
         (

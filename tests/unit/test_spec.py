@@ -75,7 +75,7 @@ def test_a_call_passes_through():
         ({"bake": {"time": "long"}}, "main: bake.time: long must be a whole number"),
         ({"bake": {"time": 3, "size": 2}}, "main: bake.size: 2 is not a length: write a number and one of A"),
         ({"bake": {"time": 3, "tins": ["1 nm", 2]}}, "main: bake.tins"),
-        ({"fry": {"oil": "palm"}}, "main: fry.oil: palm is no choice: write 'olive' or 'nut'"),
+        ({"fry": {"oil": "palm"}}, "main: fry.oil: palm is not a choice: write 'olive' or 'nut'"),
         ({"fry": 3}, "main: {'fry': 3} must be a name, or {name: {setting: value}}"),
         ({"fry": {}, "bake": {}}, "must be a name, or {name: {setting: value}}"),
         ({}, "main: {} must be a name"),

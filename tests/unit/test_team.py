@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 
-from phaseloom.calibration.protocol import calibrate
 from phaseloom.data.counts import own
 from phaseloom.data.formats import native
 from phaseloom.embedding.evaluate import finished
@@ -24,8 +23,9 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import distributed as teams
 from phaseloom.fitting.distributed import Team
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.reconstruction import job
+from phaseloom.reconstruction import protocol as job
 from phaseloom.reconstruction.half_data_frc import halves
+from phaseloom.reconstruction.protocol import calibrate
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs import underwater
 from phaseloom.restoration.train import Restore, Restoring
@@ -162,7 +162,7 @@ def test_each_process_keeps_its_patterns_and_those_that_all_look_at(tmp_path, mo
     kept = []
     for rank in range(3):
         monkeypatch.setattr(scanned, "team", lambda rank=rank: Team(rank, 3))
-        part = scanned.parted(scan).counts
+        part = scanned.keep_part_of_process(scan).counts
         kept.append(own(part))
         assert len(kept[-1]) <= len(part.rows) <= len(kept[-1]) + 10
         np.testing.assert_array_equal(part[kept[-1]], scan.counts[kept[-1]])

@@ -20,7 +20,7 @@ from phaseloom.errors import BadInput
 
 __all__ = ["Sidebands", "sidebands"]
 
-PIXELS = 200
+MAX_PIXELS_IN_DISK = 200
 """Detector pixels in the disk that are looked at, about."""
 
 Frame = Float[np.ndarray, "2 2"]
@@ -51,7 +51,7 @@ class Sidebands:
         kept = np.sort(low[np.argsort(-power, kind="stable")[:count]])
         return replace(self, spectrum=self.spectrum[kept], frequency=self.frequency[kept])
 
-    def explained(self, frame: Frame, defocus: Float[np.ndarray, " d"], /) -> Float[np.ndarray, " d"]:
+    def explained_share(self, frame: Frame, defocus: Float[np.ndarray, " d"], /) -> Float[np.ndarray, " d"]:
         """Share of the change that a weak phase object explains, for each defocus.
 
         Args:
@@ -102,7 +102,7 @@ def sidebands(scan: Scan4D, semiangle: float, /) -> Sidebands:
     if len(disk) < 12:
         fix = "pixels lie in the bright-field disk: say the semi-angle, or the angle of a pixel, rightly"
         raise BadInput("calibrate", f"{len(disk)}", fix)
-    disk = disk[:: max(1, len(disk) // PIXELS)]
+    disk = disk[:: max(1, len(disk) // MAX_PIXELS_IN_DISK)]
     counts = np.stack([pattern[disk[:, 0], disk[:, 1]] for pattern in _each(scan)]).astype(np.float64)
     mean = counts.mean(0)
     changes = counts[:, mean > 0] / mean[mean > 0] - 1

@@ -1,40 +1,59 @@
-"""What a calibration knows, finds and tries: the words that its rungs speak
-(`phaseloom.calibration.estimators`).
-"""
+"""The state of a calibration: what is known of a scan so far, estimates, and short reconstructions."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, select_nearest
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.fitting.loop import Progress
 from phaseloom.physics.fourier import cornered, to_real, to_reciprocal
 from phaseloom.physics.optics import probe_wave
 from phaseloom.ptycho.illumination import AberratedProbe
+from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.multigrid import roomy
-from phaseloom.reconstruction.job import Job
-from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.start import ORIENTATIONS, TWINS, nearest
 from phaseloom.spec import Call
 
-__all__ = ["TWIN", "Finding", "Known", "Rung", "Step", "Trial", "middle", "short"]
+__all__ = ["CalibrationState", "Estimate", "Estimator", "EstimatorResult", "FinishedRun", "RunReconstruction"]
+__all__ += ["ShortRun", "run_short", "select_middle"]
 
-TWIN = dict(zip([*ORIENTATIONS, *TWINS], [*TWINS, *ORIENTATIONS], strict=True))
-"""The orientation that lies turned by 180 degrees against each."""
+
+class FinishedRun(Protocol):
+    """What a calibration reads of a reconstruction that has ended."""
+
+    @property
+    def scan(self) -> Scan4D:
+        """The data."""
+        ...
+
+    @property
+    def model(self) -> Ptychography:
+        """The model as it ended."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """The history of the losses."""
+        ...
+
+
+RunReconstruction = Callable[[Any, Scan4D], FinishedRun]
+"""Reconstructs a scan by a recipe, from the first to the last epoch, writing nothing."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known so far of a scan and its optics; a rung hands on a better one.
+class CalibrationState:
+    """What is known so far of a scan and its optics; every estimator returns a better one.
 
     Attributes:
-        setting: the recipe that the ladder serves; short runs take its noise, detector, propagator, seed and
-            device.
+        setting: the recipe (`phaseloom.reconstruction.recipe.Reconstruct`) to be completed; short runs take
+            its noise, detector, propagator, seed and device.
         semiangle: of the disk as the detector's angles have it, radian; ``None``: not known yet.
         defocus: angstrom; positive: under-focus.
         orientation: how the detector has to be laid, a key of ``ORIENTATIONS`` or ``TWINS`` of
@@ -46,9 +65,10 @@ class Known:
         gap: between slices, angstrom.
         soft: whether the edge of the disk is blurred over a pixel.
         certain: whether the orientation was decided, and its fit went well: else nothing finer is believed.
+        run: how a short reconstruction is run.
     """
 
-    setting: Reconstruct
+    setting: Any
     semiangle: float | None = None
     defocus: float = 0.0
     orientation: str = "as given"
@@ -59,13 +79,14 @@ class Known:
     gap: float = 0.0
     soft: bool = False
     certain: bool = True
+    run: RunReconstruction | None = None
 
-    def stated(self, name: str, /) -> float | None:
+    def stated_value(self, name: str, /) -> float | None:
         """What the recipe said of the probe before the ladder began."""
         value = self.setting.probe.values.get(name)
         return None if value is None else float(value)
 
-    def frame(self) -> np.ndarray:
+    def detector_frame(self) -> np.ndarray:
         """Takes row vectors of frequency in the frame of the scan to the detector as it was read."""
         c, s = math.cos(self.rotation), math.sin(self.rotation)
         turn = np.array([[c, s], [-s, c]])
@@ -82,14 +103,14 @@ class Known:
         room, (seen, other) = prepare.__name__, scan.geometry.angle
         calls = [Call(room, name, given) for name, given in (ORIENTATIONS | TWINS)[self.orientation]]
         if self.angle != 1 and math.isclose(seen, other, rel_tol=1e-6):
-            calls.append(Call(room, "calibrate", {"angle": _short(self.angle * seen)}))
+            calls.append(Call(room, "calibrate", {"angle": _round_digits(self.angle * seen)}))
         if self.rotation:
-            calls.append(Call(room, "rotate", {"angle": _short(self.rotation)}))
+            calls.append(Call(room, "rotate", {"angle": _round_digits(self.rotation)}))
         if self.step != 1:
-            calls.append(Call(room, "scale", {"factor": _short(self.step)}))
+            calls.append(Call(room, "scale", {"factor": _round_digits(self.step)}))
         return tuple(calls)
 
-    def laid(self, scan: Scan4D, /) -> Scan4D:
+    def apply_to(self, scan: Scan4D, /) -> Scan4D:
         """The scan as it should have been read."""
         for step in self.steps(scan):
             scan = step(scan)
@@ -98,7 +119,7 @@ class Known:
     def probe(self) -> Call:
         """The call of a first guess with what is known of the optics."""
         asked = self.setting.probe
-        values = {"semiangle": _short(self.semiangle or 0.0), "defocus": _short(self.defocus)}
+        values = {"semiangle": _round_digits(self.semiangle or 0.0), "defocus": _round_digits(self.defocus)}
         if asked.name == "aberrated" or self.soft:
             values["soft"] = self.soft
         if asked.name in ("focused", "aberrated"):
@@ -106,11 +127,13 @@ class Known:
         kept = {"modes": asked.values["modes"]} if "modes" in asked.values else {}
         return Call(asked.room, "focused", {**values, **kept})
 
-    def recipe(self, scan: Scan4D, /) -> Reconstruct:
+    def recipe(self, scan: Scan4D, /) -> Any:
         """The recipe of a run with everything that was found written into it, and nothing left to find."""
         thing, update = self.setting.object, {}
         if thing.name == "pixels" and (self.slices > 1 or thing.values.get("slices", 1) > 1):
-            depth = {"slices": self.slices} | ({"thickness": _short(self.gap)} if self.slices > 1 else {})
+            depth = {"slices": self.slices} | (
+                {"thickness": _round_digits(self.gap)} if self.slices > 1 else {}
+            )
             kept = {
                 name: value for name, value in thing.values.items() if name not in ("slices", "thickness")
             }
@@ -125,7 +148,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Estimate:
     """One quantity that a rung looked for.
 
     Attributes:
@@ -157,7 +180,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Step:
+class EstimatorResult:
     """What a rung hands on.
 
     Attributes:
@@ -166,17 +189,17 @@ class Step:
         tried: candidates with their numbers.
     """
 
-    known: Known
-    findings: tuple[Finding, ...] = ()
+    state: CalibrationState
+    estimates: tuple[Estimate, ...] = ()
     tried: list[dict[str, Any]] = field(default_factory=list)
 
 
-Rung = Callable[[Scan4D, Known], Step]
+Estimator = Callable[[Scan4D, CalibrationState], EstimatorResult]
 """A rung: the scan as it was read and prepared, and what is known so far, in."""
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class ShortRun:
     """A short reconstruction, and where it went.
 
     Attributes:
@@ -186,10 +209,10 @@ class Trial:
         job: the run.
     """
 
-    known: Known
+    state: CalibrationState
     loss: float
     held: float
-    job: Job
+    job: FinishedRun
 
     @property
     def gain(self) -> float:
@@ -198,9 +221,9 @@ class Trial:
         return before / after - 1
 
 
-def short(
+def run_short(
     scan: Scan4D,
-    known: Known,
+    state: CalibrationState,
     /,
     *,
     epochs: int,
@@ -208,22 +231,22 @@ def short(
     refine: tuple[str, ...] = ("C10", "C12"),
     free: bool = False,
     holdout: float = 0.0,
-) -> Trial:
+) -> ShortRun:
     """Reconstruct shortly from what is known.
 
     Args:
         scan: as it was read; patterns of the field that is looked at.
-        known: where to begin.
+        state: where to begin.
         epochs: how many.
         rates: of positions, rotation, scale, thickness.
         refine: aberrations that move.
         free: the probe is one of free pixels, not one that a lens can make.
         holdout: share of patterns that judge.
     """
-    data, usual = known.laid(scan), {"positions": 0.0, "affine": 0.0}
-    optics = {"semiangle": known.semiangle, "defocus": known.defocus, "modes": 1}
-    rest = {"soft": known.soft} | ({} if free else {"refine": list(refine)})
-    depth = {"slices": known.slices} | ({"thickness": known.gap} if known.slices > 1 else {})
+    data, usual = state.apply_to(scan), {"positions": 0.0, "affine": 0.0}
+    optics = {"semiangle": state.semiangle, "defocus": state.defocus, "modes": 1}
+    rest = {"soft": state.soft} | ({} if free else {"refine": list(refine)})
+    depth = {"slices": state.slices} | ({"thickness": state.gap} if state.slices > 1 else {})
     kind = {"kind": "phase"} if scan.geometry.beam == "electron" else {}
     tree = {"rates": {**usual, **rates}, "epochs": epochs, "holdout": holdout, "patience": None, "levels": 0}
     name = "focused" if free else "aberrated"
@@ -231,19 +254,20 @@ def short(
         "probe": Call("phaseloom.ptycho.probes", name, {**optics, **rest}),
         "object": Call("phaseloom.ptycho.objects", "pixels", {**depth, **kind}),
         "start": Call("phaseloom.reconstruction.start", "none"),
-        **{one: getattr(known.setting, one) for one in ("detector", "propagator", "noise", "seed", "device")},
+        **{one: getattr(state.setting, one) for one in ("detector", "propagator", "noise", "seed", "device")},
     }
+    if state.run is None:
+        raise ValueError("a calibration that runs reconstructions needs state.run")
+    recipe = type(state.setting).of(tree).model_copy(update=parts)
     with torch.random.fork_rng(devices=[]):
-        job = Job.begin(Reconstruct.of(tree).model_copy(update=parts), scan=data)
-        for _ in job:
-            pass
+        job = state.run(recipe, data)
     last = job.progress.history[-1] if job.progress.history else {"loss": math.inf, "holdout": None}
     loss = last["loss"] if math.isfinite(last["loss"]) else math.inf
     held = [event["holdout"] for event in job.progress.history if event["holdout"] is not None]
-    return Trial(_ended(job, known), loss, held[-1] if held else loss, job)
+    return ShortRun(_state_after(job, state), loss, held[-1] if held else loss, job)
 
 
-def middle(scan: Scan4D, count: int, /) -> Scan4D:
+def select_middle(scan: Scan4D, count: int, /) -> Scan4D:
     """Neighbouring patterns around the middle of a scan, in memory; a raster stays one."""
     if len(scan) <= count:
         few = scan
@@ -253,14 +277,14 @@ def middle(scan: Scan4D, count: int, /) -> Scan4D:
         rows, columns = ((int(a), int(a + n)) for a, n in zip(first, sides, strict=True))
         few = prepare.region(scan, rows=rows, columns=columns)
     else:
-        few = nearest(scan, count)
+        few = select_nearest(scan, count)
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]), probe=None)
     while roomy(few):
         few = prepare.crop(few, to=(few.geometry.shape[0] // 2, few.geometry.shape[1] // 2))
     return few
 
 
-def _ended(job: Job, known: Known) -> Known:
+def _state_after(job: FinishedRun, state: CalibrationState) -> CalibrationState:
     """Where the optics and the map of the positions ended."""
     before, after = job.scan.positions, job.model.scan.angstrom()
     linear = np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]
@@ -268,20 +292,20 @@ def _ended(job: Job, known: Known) -> Known:
     scale = math.sqrt(abs(np.linalg.det(linear)))
     probe = job.model.probe
     if isinstance(probe, AberratedProbe):
-        defocus = -probe.aberrations().get("C10", -known.defocus)
+        defocus = -probe.aberrations().get("C10", -state.defocus)
     else:
-        defocus = _focus(job.model.probe.modes().detach()[0], job.scan.window, known)
+        defocus = _fit_defocus(job.model.probe.modes().detach()[0], job.scan.window, state)
     gaps = job.model.propagator.distances().detach().cpu().double().numpy()
-    gap = float(gaps.mean()) if len(gaps) else known.gap
-    return replace(known, defocus=defocus, rotation=known.rotation + turn, step=known.step * scale, gap=gap)
+    gap = float(gaps.mean()) if len(gaps) else state.gap
+    return replace(state, defocus=defocus, rotation=state.rotation + turn, step=state.step * scale, gap=gap)
 
 
 @torch.no_grad()
-def _focus(mode: Tensor, geometry: Geometry, known: Known) -> float:
+def _fit_defocus(mode: Tensor, geometry: Geometry, state: CalibrationState) -> float:
     """Defocus of the lens that a free probe resembles most, wherever in its window it lies."""
-    angle, far = known.semiangle or 0.0, to_reciprocal(cornered(mode))
+    angle, far = state.semiangle or 0.0, to_reciprocal(cornered(mode))
     unit = geometry.wavelength / angle**2
-    places = (known.defocus + torch.linspace(-1, 1, 81, dtype=torch.float64) * unit).tolist()
+    places = (state.defocus + torch.linspace(-1, 1, 81, dtype=torch.float64) * unit).tolist()
     like = []
     for defocus in places:
         optics = {"wavelength": geometry.wavelength, "semiangle": angle, "aberrations": {"defocus": defocus}}
@@ -293,6 +317,6 @@ def _focus(mode: Tensor, geometry: Geometry, known: Known) -> float:
     return places[best] + (0.5 * (before - after) / bend if bend < 0 else 0.0) * (places[1] - places[0])
 
 
-def _short(value: float) -> float:
+def _round_digits(value: float) -> float:
     """What a parameter file says in few digits."""
     return float(f"{value:.7g}")

@@ -23,15 +23,15 @@ def calibrate(
 ) -> None:
     """Find orientation, rotation, defocus, step, angle of a pixel and slices; write a parameter file."""
     from phaseloom import plot
-    from phaseloom.calibration import protocol
     from phaseloom.calibration.figures import landscape
     from phaseloom.files import whole
     from phaseloom.fitting.distributed import team
+    from phaseloom.reconstruction import protocol
     from phaseloom.spec import to_yaml
 
     picture = _free(out)
     recipe = recipe_of(file, settings)
-    typer.echo(f"reading {recipe.there()} and climbing the ladder")
+    typer.echo(f"reading {recipe.there()} and estimating its calibration")
     done = protocol.calibrate(recipe, recipe.scan())
     if not team().first:
         return
@@ -40,7 +40,7 @@ def calibrate(
     tree = {name: value for name, value in done.recipe.given().items() if name != "preset"}
     with whole(out) as short:
         short.write_text(to_yaml({**tree, "file": str(recipe.file.resolve())}), encoding="utf-8")
-    plot.save(landscape(done.tried.get("orientation", [])), picture)
+    plot.save(landscape(done.tried.get("estimate_orientation", [])), picture)
     typer.echo(f"written: {out}\nwritten: {picture}\nrun it with: phaseloom reconstruct {out}")
 
 

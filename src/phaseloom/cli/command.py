@@ -77,7 +77,7 @@ def _sentences() -> Iterator[None]:
     except RuntimeError as problem:
         if not (os.environ.get("WORLD_SIZE", "1") != "1" and _LOST.search(str(problem))):
             raise
-        fix = "which has said why, or was killed; what was kept can be gone on with by --resume"
+        fix = "which printed the reason, or was killed; continue what was saved with --resume"
         sys.stderr.write(f"{_speaker()}: ends, for another process has ended, {fix}\n")
         sys.stdout.flush()
         sys.stderr.flush()

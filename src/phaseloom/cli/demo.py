@@ -10,7 +10,7 @@ import numpy as np
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import PhaseError, phase_error
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.simulation import simulate

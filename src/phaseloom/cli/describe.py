@@ -8,11 +8,11 @@ from typing import Any
 
 from phaseloom.errors import BadInput, nearest
 from phaseloom.reconstruction.recipe import PARTS, Reconstruct
-from phaseloom.spec import Recipe, _dimension, _function, knobs, names
+from phaseloom.spec import Recipe, dimension_of, function_of, knobs, names
 
 __all__ = ["describe"]
 
-HOMES = {
+RECIPE_HOMES = {
     "reconstruct": ("phaseloom.reconstruction.recipe", "Reconstruct"),
     "simulate": ("phaseloom.simulation.recipe", "Simulate"),
     "train": ("phaseloom.retrieval.recipe", "Train"),
@@ -46,12 +46,12 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
     if section is None:
         return _sections(recipe)
     if section not in fields:
-        others = [one for one in HOMES if one != of and section in _recipe(one).model_fields]
+        others = [one for one in RECIPE_HOMES if one != of and section in _recipe(one).model_fields]
         way = f"one of another file: add --of {' or '.join(others)}" if others else nearest(section, fields)
-        raise BadInput("describe", section, f"is no section: {way}")
+        raise BadInput("describe", section, f"is not a section: {way}")
     room = (fields[section].json_schema_extra or {}).get("room")  # type: ignore[union-attr]
     if not room and name is not None:
-        raise BadInput(f"describe {section}", name, f"is no choice: {section} is a plain value")
+        raise BadInput(f"describe {section}", name, f"is not a choice: {section} is a plain value")
     if not room:
         parts = f"\nparts: {', '.join(PARTS)}\n{_RATE}" if section == "rates" else ""
         return f"{section}: {_default(_start(fields[section]))}\n\n{_attribute(recipe, section)}{parts}"
@@ -67,9 +67,9 @@ _RATE = "each a number, or {rate: 0.2, start: 3, stop: 15, shape: {...}} with a 
 
 def _recipe(of: str) -> type[Recipe]:
     """The protocol of a name."""
-    if of not in HOMES:
-        raise BadInput("describe --of", of, f"is no protocol: {nearest(of, HOMES)}")
-    room, name = HOMES[of]
+    if of not in RECIPE_HOMES:
+        raise BadInput("describe --of", of, f"is not a kind of parameter file: {nearest(of, RECIPE_HOMES)}")
+    room, name = RECIPE_HOMES[of]
     return getattr(importlib.import_module(room), name)
 
 
@@ -85,11 +85,17 @@ def _sections(recipe: type[Recipe]) -> str:
 
 def _choice(section: str, room: str, name: str) -> str:
     if name not in names(room):
-        raise BadInput(f"describe {section}", name, f"is no choice: {nearest(name, names(room))}")
-    lines = [f"{section}: {{{name}: {{...}}}}", "", inspect.getdoc(_function(room, name)) or "", "", "knobs:"]
+        raise BadInput(f"describe {section}", name, f"is not a choice: {nearest(name, names(room))}")
+    lines = [
+        f"{section}: {{{name}: {{...}}}}",
+        "",
+        inspect.getdoc(function_of(room, name)) or "",
+        "",
+        "knobs:",
+    ]
     for key, knob in knobs(room, name).items():
         default = "required" if knob.default is knob.empty else f"default {_default(knob.default)}"
-        dimension = _dimension(knob.annotation)
+        dimension = dimension_of(knob.annotation)
         unit = f", {dimension.name} with a unit" if dimension else ""
         lines.append(f"  {key:20s} {default}{unit}")
     return "\n".join(lines)
@@ -98,7 +104,7 @@ def _choice(section: str, room: str, name: str) -> str:
 def _first(room: str, name: str) -> str:
     """The first line on a choice; of a plugin that cannot be loaded, why."""
     try:
-        said = (inspect.getdoc(_function(room, name)) or "(no description)").splitlines()[0]
+        said = (inspect.getdoc(function_of(room, name)) or "(no description)").splitlines()[0]
     except BadInput as problem:
         return str(problem)
     return said.replace("``", "")
@@ -122,10 +128,10 @@ def _attribute(recipe: type[Recipe], key: str) -> str:
         keys, colon, text = line.strip().partition(": ")
         if colon and key in [word.strip() for word in keys.split(",")]:
             deeper = " " * (len(line) - len(line.lstrip()) + 1)
-            return " ".join([text, *_indented(lines[number + 1 :], deeper)])
+            return " ".join([text, *_indent(lines[number + 1 :], deeper)])
     return ""
 
 
-def _indented(lines: list[str], deeper: str) -> list[str]:
+def _indent(lines: list[str], deeper: str) -> list[str]:
     """The lines up to the first that does not begin with so many blanks."""
     return [line.strip() for line in takewhile(lambda line: line.startswith(deeper), lines)]

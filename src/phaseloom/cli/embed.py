@@ -33,11 +33,11 @@ def embed(
     The scan is read and prepared as in its parameter file; the settings of a training hold for its own scan.
     """
     from phaseloom.embedding import embed as protocol
-    from phaseloom.runs.scan_recipe import Scanned
+    from phaseloom.runs.scan_recipe import ScanRecipe
 
     if protocol.writable(out).exists():
         raise BadInput("--out", str(out), "exists already: name a new file")
-    recipe = Scanned.from_path(file, settings_of(settings or []))
+    recipe = ScanRecipe.from_path(file, settings_of(settings or []))
     typer.echo(f"reading {recipe.there()}")
     found = protocol.embed(recipe, model)
     count, latents = found.latents.shape

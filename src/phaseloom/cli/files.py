@@ -33,30 +33,42 @@ def drawable(path: Path) -> Path:
 
 
 def recipe_of(file: Path, settings: list[str] | None) -> Any:
-    """The recipe of a reconstruction from what a verb was given."""
+    """The recipe of a reconstruction from a data file, a parameter file (also of PtyRAD) or a result."""
     from phaseloom.reconstruction.recipe import Reconstruct
 
-    tree = foreign(file)
-    if tree is None:
-        return Reconstruct.from_path(file, settings_of(settings or []))
-    recipe = Reconstruct.of(tree)
-    return recipe.put(settings_of(settings)) if settings else recipe
+    changes = settings_of(settings or [])
+    if file.suffix not in PARAMETER_FILES:
+        return Reconstruct.from_path(file, changes)
+    tree = parameter_tree(file)
+    if (ours := translated_tree(tree, file)) is None:
+        return Reconstruct.from_tree(tree, file.parent, changes)
+    recipe = Reconstruct.of(ours)
+    return recipe.put(changes) if changes else recipe
 
 
-def foreign(file: Path) -> dict[str, Any] | None:
-    """The tree of a parameter file of PtyRAD in our words, its notes told; ``None`` for one of ours."""
-    if file.suffix not in (".yaml", ".yml", ".toml", ".json", ".py"):
-        return None
+PARAMETER_FILES = (".yaml", ".yml", ".toml", ".json", ".py")
+"""Endings of parameter files; those that are not YAML can only be of PtyRAD."""
+
+
+def parameter_tree(file: Path) -> dict[str, Any]:
+    """The tree of a parameter file, parsed once."""
+    if file.suffix in (".yaml", ".yml"):
+        from phaseloom.documents import load_yaml
+
+        return load_yaml(file)
     from phaseloom.compat import ptyrad
 
-    try:
-        tree = ptyrad.load(file)
-    except BadInput:
-        if file.suffix in (".yaml", ".yml"):
-            return None  # ours, and its own reader has the better words
-        raise
+    return ptyrad.load(file)
+
+
+def translated_tree(tree: dict[str, Any], file: Path) -> dict[str, Any] | None:
+    """The tree of a PtyRAD file in our terms, with notes on differences printed; ``None`` for one of ours."""
+    from phaseloom.compat import ptyrad
+
     if not ptyrad.is_ptyrad(tree):
-        return None
+        if file.suffix in (".yaml", ".yml"):
+            return None
+        raise BadInput(str(file), None, "is not a parameter file of PtyRAD, and ours are .yaml")
     ours, notes = ptyrad.translated(tree, file.parent)
     typer.echo(
         f"{file.name} is a parameter file of PtyRAD; what differs here:" if notes else f"{file.name}: PtyRAD"
@@ -66,7 +78,14 @@ def foreign(file: Path) -> dict[str, Any] | None:
     return ours
 
 
-def spoiled(scan: Any, /) -> list[str]:
+def foreign(file: Path) -> dict[str, Any] | None:
+    """The tree of a parameter file of PtyRAD in our terms; ``None`` for any other file."""
+    if file.suffix not in PARAMETER_FILES:
+        return None
+    return translated_tree(parameter_tree(file), file)
+
+
+def warn_of_bad_pixels(scan: Any, /) -> list[str]:
     """Sentences on pixels that would spoil whatever is learned or seen of a scan."""
     from phaseloom.data.diagnostics import inspect
 

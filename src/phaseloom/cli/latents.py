@@ -93,7 +93,7 @@ def _seen(found: Any, kinds: Any, scan: Path | None, model: Path | None, setting
     """What needs the scan, the network, or both."""
     from phaseloom.embedding import embed
     from phaseloom.embedding import latents as protocol
-    from phaseloom.runs.scan_recipe import Scanned
+    from phaseloom.runs.scan_recipe import ScanRecipe
 
     seen: dict[str, Any] = {}
     net, card = embed.autoencoder(model) if model is not None else (None, {})
@@ -101,7 +101,7 @@ def _seen(found: Any, kinds: Any, scan: Path | None, model: Path | None, setting
         seen["traversals"], seen["varied"] = protocol.traversals(net, card, found.latents)
     if scan is None:
         return seen
-    recipe = Scanned.from_path(scan, settings)
+    recipe = ScanRecipe.from_path(scan, settings)
     typer.echo(f"reading {recipe.there()}")
     data = recipe.scan()
     protocol.same(found, data)

@@ -69,7 +69,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
     from phaseloom.reconstruction.half_data_frc import splittable
-    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.protocol import Job
 
     if resume:
         if settings or out:
@@ -81,9 +81,8 @@ def reconstruct(
         typer.echo(
             f"reading {recipe.there()}" + ("" if recipe.start.name == "none" else " and finding the start")
         )
-        if halves:
-            splittable(recipe.scan())
-        job = Job.begin(recipe, place(out, recipe.title or recipe.file.stem))
+        folder = place(out, recipe.title or recipe.file.stem)
+        job = Job.begin(recipe, folder, check=splittable if halves else None)
     run(job, quiet=quiet, halves=halves)
 
 
@@ -103,7 +102,7 @@ def convert(
 
     tree = foreign(file)
     if tree is None:
-        raise BadInput(str(file), None, "is no parameter file of PtyRAD: there is nothing to convert")
+        raise BadInput(str(file), None, "is not a PtyRAD parameter file")
     beside = out.with_name(f"{out.stem}-search.yaml")
     theirs, searches = ptyrad.load(file), None
     if (theirs.get("hypertune_params") or {}).get("if_hypertune"):
@@ -171,39 +170,34 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     for line in [*_doubts(job), *_start_lines(job)]:
         typer.echo(line)
     said = _drive(job, quiet=quiet)
-    result = _left(job, job.ended or job.result())
-    if halves and team().told(bool(result.history) and not result.stopped.startswith("interrupted")):
-        result = _left(job, _halved(job, result, quiet=quiet))
+    result = _save(job, job.ended or job.result())
+    if halves and team().told(bool(result.history) and not job.progress.stop.interrupted):
+        result = _save(job, _halved(job, result, quiet=quiet))
     if not team().first:
         team().wait()
         return result
-    for line in outcome.told(result):
+    for line in outcome.summary_lines(result):
         typer.echo(line)
-    for path in outcome.write(job, result):
+    for path in outcome.write_outputs(job, result):
         typer.echo(f"written: {path}")
     typer.echo(f"stopped: {result.stopped}")
     _told(result.advice, said, typer.echo)
     typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
     team().wait()
-    if "nothing was learned" in result.stopped:
+    if job.progress.stop.nothing_learned:
         raise typer.Exit(1)
-    if result.stopped.startswith("interrupted"):
+    if job.progress.stop.interrupted:
         typer.echo(f"go on with: phaseloom reconstruct --resume {job.directory}")
         raise typer.Abort
     return result
 
 
-def _left(job: Any, result: Any) -> Any:
-    """A result that is written to the folder of its run, with report and phase, by one of the processes."""
-    from phaseloom import plot
+def _save(job: Any, result: Any) -> Any:
+    """Write a result with its figures into the folder of its run, in one of the processes."""
     from phaseloom.fitting.distributed import team
 
-    if not team().first:
-        return result
-    if result is not job.ended:
-        result.save(job.directory / "result.h5")
-    plot.save(plot.report(result), job.directory / "report.png")
-    plot.save(plot.object_phase(result), job.directory / "phase.png")
+    if team().first:
+        job.save(result)
     return result
 
 
@@ -224,7 +218,7 @@ def _halved(job: Any, result: Any, *, quiet: bool) -> Any:
 
 
 def _told_of_result(file: Path, target: Path) -> bool:
-    """Tell of a result and draw its report; False when the file is none."""
+    """Print the verdict of a result and draw its report; False when the file is not a result."""
     from phaseloom import plot
     from phaseloom.reconstruction import result_builder as outcome
     from phaseloom.result import Result, is_result
@@ -232,7 +226,7 @@ def _told_of_result(file: Path, target: Path) -> bool:
     if not is_result(file):
         return False
     result = Result.load(file)
-    for line in [*outcome.told(result), *(f"WARN {sentence}" for sentence in result.advice)]:
+    for line in [*outcome.summary_lines(result), *(f"WARN {sentence}" for sentence in result.advice)]:
         typer.echo(line)
     plot.save(plot.report(result), target)
     typer.echo(f"picture: {target}")
@@ -244,6 +238,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
     from tqdm import tqdm
 
     from phaseloom.fitting.distributed import team
+    from phaseloom.fitting.outcome import Stop
 
     quiet = quiet or not team().first
     said: set[str] = set()
@@ -259,7 +254,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
                 if epoch.number % 10 == 0 and epoch.number < total:
                     said = _told(job.advice(), said, bar.write)
         except KeyboardInterrupt:
-            job.progress.stopped = f"interrupted after epoch {job.progress.epoch}"
+            job.progress.stop = Stop.interrupted_after(job.progress.epoch)
     return said
 
 
@@ -267,15 +262,15 @@ def _doubts(job: Any) -> list[str]:
     """What `check` would warn of, before any time is spent."""
     from phaseloom.reconstruction import preflight as foresight
 
-    return [f"WARN {line}" for line in foresight.of(job, started=job.start is not None)]
+    return [f"WARN {line}" for line in foresight.warn_before_run(job, started=job.start is not None)]
 
 
 def _told(advice: list[str], known: set[str], say: Any) -> set[str]:
-    """Say what has not been said yet, sentences with other numbers counting as the same."""
-    for sentence in advice:
-        if (kind := sentence.split(":")[0].split("%")[0][:25]) not in known:
-            say(f"WARN {sentence}")
-            known.add(kind)
+    """Print advice whose code was not printed before, and return the codes printed so far."""
+    for one in advice:
+        if one.code not in known:
+            say(f"WARN {one}")
+            known.add(one.code)
     return known
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, folder, place, recipe_of, settings_of, spoiled
+from phaseloom.cli.files import Set, folder, place, recipe_of, settings_of, warn_of_bad_pixels
 from phaseloom.errors import BadInput
 
 __all__ = ["File", "Out", "Quiet", "Resume", "begun", "ran", "stopped", "train"]
@@ -138,7 +138,7 @@ def autoencoder(
         recipe = Autoencode.from_path(file, settings_of(settings or []))
         typer.echo(f"reading {recipe.there()}")
         training = Encoding.begin(recipe, folder(out, recipe.title or f"{recipe.file.stem}-autoencoder"))
-        for line in spoiled(training.scan):
+        for line in warn_of_bad_pixels(training.scan):
             typer.echo(line)
     ran(training, quiet=quiet)
     stopped(training, f"phaseloom train autoencoder --resume {training.directory}")
@@ -172,14 +172,16 @@ def ran(training: Any, *, quiet: bool, told: Callable[[Any, Any], str] | None = 
     try:
         _drive(training, told or _losses, quiet=quiet)
     except KeyboardInterrupt:
-        training.progress.stopped = f"interrupted after epoch {training.progress.epoch}"
+        from phaseloom.fitting.outcome import Stop
+
+        training.progress.stop = Stop.interrupted_after(training.progress.epoch)
 
 
 def stopped(training: Any, again: str) -> None:
     """Say why a training ended, and after an interruption how to go on."""
     stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
     typer.echo(f"stopped: {stopped}")
-    if stopped.startswith("interrupted"):
+    if training.progress.stop.interrupted:
         typer.echo(f"go on with: {again}")
         raise typer.Abort
 

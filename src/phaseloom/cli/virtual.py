@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, settings_of, spoiled
+from phaseloom.cli.files import DataFile, Set, settings_of, warn_of_bad_pixels
 from phaseloom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def virtual(
     scan = recipe.all()
     found = protocol.virtual(recipe, scan)
     typer.echo(f"semi-angle: {1e3 * found.beam.semiangle:.4g} mrad")
-    for note in (*found.notes, *spoiled(scan)):
+    for note in (*found.notes, *warn_of_bad_pixels(scan)):
         typer.echo(f"  - {note}")
     _list(found)
     typer.echo(f"written: {found.write(out)}")

@@ -19,7 +19,7 @@ from phaseloom.data import validation as _checked
 from phaseloom.data.counts import Chosen, Counts
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_sample as surface
-from phaseloom.units import ELECTRON_REST_ENERGY, HC, electron_wavelength, photon_wavelength
+from phaseloom.units import ELECTRON_REST_ENERGY, PLANCK_TIMES_C, electron_wavelength, photon_wavelength
 
 __all__ = ["LAB_BASIS", "Geometry", "Scan4D", "wavelength_of"]
 
@@ -140,7 +140,7 @@ class Geometry:
     @property
     def energy(self) -> float:
         """Energy of a photon, or kinetic energy of an electron, eV."""
-        pc = HC / self.wavelength
+        pc = PLANCK_TIMES_C / self.wavelength
         if self.beam == "photon":
             return pc
         return math.hypot(pc, ELECTRON_REST_ENERGY) - ELECTRON_REST_ENERGY

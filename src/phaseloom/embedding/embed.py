@@ -15,7 +15,7 @@ from phaseloom.embedding.objective import Drawing, Manner, few_of
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.result import Provenance
-from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.runs.scan_recipe import ScanRecipe
 
 __all__ = ["AT_ONCE", "Embedding", "autoencoder", "embed", "embedded", "lesson_of", "writable"]
 
@@ -23,7 +23,7 @@ AT_ONCE = 64
 """Patterns that are read and embedded together."""
 
 
-def embed(recipe: Scanned, model: Path | str, /) -> Embedding:
+def embed(recipe: ScanRecipe, model: Path | str, /) -> Embedding:
     """Embed the data of a recipe.
 
     Args:

@@ -15,7 +15,7 @@ from phaseloom.embedding.train import Encoding
 from phaseloom.fitting import device
 from phaseloom.fitting.distributed import team
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.runs.scan_recipe import digest
+from phaseloom.runs.scan_recipe import digest_of_scan
 from phaseloom.spec import to_yaml
 from phaseloom.version import __version__
 
@@ -124,7 +124,7 @@ def finished(training: Encoding, /) -> tuple[Path | None, dict[str, Any]]:
     judges = test if len(test) else training.parts.validation
     said = {
         "shape": list(training.scan.counts.shape[1:]),
-        "data": digest(training.scan),
+        "data": digest_of_scan(training.scan),
         "recipe": to_yaml(training.recipe.resolved()),
         "scores": {"network": asdict(examined(lesson, judges)), "pca": asdict(components(lesson, judges))},
         "judged on": "test" if len(test) else "validation",

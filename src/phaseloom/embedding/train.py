@@ -16,15 +16,16 @@ from phaseloom.embedding.pattern_losses import COMPARING
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
+from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.fitting.updates import held_out
 from phaseloom.learning.trainer import Course, fresh, placed
-from phaseloom.runs.scan_recipe import Scanned, parted
+from phaseloom.runs.scan_recipe import ScanRecipe, keep_part_of_process
 from phaseloom.spec import Call, part
 
 __all__ = ["Autoencode", "Drawing", "Encoding", "few_of"]
 
 
-class Autoencode(Scanned):
+class Autoencode(ScanRecipe):
     """How an autoencoder is trained.
 
     Attributes:
@@ -100,7 +101,9 @@ class Encoding(Course):
         losses = {loss.name: loss.partial() for loss in recipe.losses}
         manner = Manner(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
         few = few_of(self.parts.train, self.scan)
-        self.lesson = Drawing(self.net, parted(self.scan, known=few), losses, few, manner=manner)
+        self.lesson = Drawing(
+            self.net, keep_part_of_process(self.scan, known=few), losses, few, manner=manner
+        )
         self.lesson.begin()
         team().agree(self.net)
         self.progress = fresh(recipe, self.net)
@@ -114,7 +117,7 @@ class Encoding(Course):
 
     def __iter__(self) -> Iterator[Epoch]:
         if isinstance(self.net, LinearAutoencoder):
-            self.progress.stopped = "components are fitted, not trained"
+            self.progress.stop = Stop(StopReason.NOT_TRAINED, "components are fitted, not trained")
             return iter(())
         return super().__iter__()
 

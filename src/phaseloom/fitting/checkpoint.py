@@ -1,6 +1,7 @@
 """Everything a fit needs to go on as if it had never stopped, in one HDF5 file that is never half written."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.fitting.loop import Progress, put_back
+from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 
 __all__ = ["level", "load", "save"]
 
@@ -25,6 +27,7 @@ def save(progress: Progress, path: Path, /, *, level: int = 0) -> None:
         "epoch": progress.epoch,
         "history": progress.history,
         "stopped": progress.stopped,
+        "stop": asdict(progress.stop),
         "shown": progress.shown,
         "since": progress.since,
         "level": level,
@@ -52,9 +55,15 @@ def load(progress: Progress, path: Path, /) -> None:
     except (RuntimeError, ValueError) as error:
         fix = "belongs to a run with other data or other settings: resume with the run's own run.yaml"
         raise BadInput("snapshot", str(path), fix) from error
-    progress.epoch, progress.history, progress.stopped, best = tree["rest"]
+    progress.epoch, progress.history, stopped, best = tree["rest"]
+    stop = tree.get("stop")  # old files hold the sentence alone
+    progress.stop = stop_of_sentence(stopped) if stop is None else _stop(stop)
     progress.shown, progress.since = tree.get("shown"), tree.get("since", 0)
     progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
+
+
+def _stop(fields: dict[str, Any]) -> Stop:
+    return Stop(**{**fields, "reason": StopReason(fields["reason"])})
 
 
 def level(path: Path, /) -> int:

@@ -8,10 +8,6 @@ import numpy as np
 History = Sequence[Mapping[str, Any]]
 
 
-def broken(stopped: str) -> bool:
-    return "finite" in stopped or "became" in stopped
-
-
 def shared_losses(history: History) -> np.ndarray:
     """Losses of the epochs, of those terms only that were there in all of them."""
     named = [set(event.get("terms") or ()) for event in history]
@@ -48,6 +44,7 @@ def began(history: History, lowest: int) -> dict[str, float]:
 
 
 def times(rates: Mapping[str, float], factor: float, most: float) -> str:
+    """Rates by name, before and after a factor."""
     return ", ".join(f"{name} {rate:.2g} -> {min(rate * factor, most):.1g}" for name, rate in rates.items())
 
 

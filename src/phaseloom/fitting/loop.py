@@ -4,13 +4,14 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 from phaseloom.fitting.rates import set_rates, settling
 from phaseloom.fitting.schedule import Every, Shape, constant
 from phaseloom.fitting.updates import Batches, NotFinite, Objective, from_all, from_each, from_good, held_out
@@ -57,7 +58,7 @@ class Progress:
         optimizer: with the state that it keeps across calls of `fit`.
         epoch: how many have been done.
         history: one `Epoch` as a dict for each.
-        stopped: why the last call ended; empty while it runs.
+        stop: why the last call ended, as a code and a sentence.
         best: epoch, hold-out loss and parameters of the best epoch so far.
         shown: the epoch whose parameters the model has at the end, when it is not the last one.
         since: epochs of the history that another model did, on a coarser grid.
@@ -67,10 +68,24 @@ class Progress:
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = ""
+    stop: Stop = field(default_factory=Stop)
     best: tuple[int, float, dict[str, Tensor]] | None = None
     shown: int | None = None
     since: int = 0
+
+    @property
+    def stopped(self) -> str:
+        """Why the last call ended, as a sentence; empty while it runs."""
+        return str(self.stop)
+
+    @stopped.setter
+    def stopped(self, sentence: str) -> None:
+        self.stop = stop_of_sentence(sentence)
+
+    def record_stop(self, **more: str) -> None:
+        """Add to the last epoch of the history why the run ended, with more of its outcome."""
+        if self.history:
+            self.history[-1] |= {"stop_reason": self.stop.reason.value, "stopped": self.stopped, **more}
 
     def restore_best(self) -> None:
         """Go back to the parameters with the lowest hold-out loss."""
@@ -100,7 +115,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
     """Run until ``epochs`` are done in all, yielding each.
 
     Ctrl-C and a loss that is not finite end the generator, not the program: the parameters are those
-    of the last good moment, and ``progress.stopped`` says what happened; a copy of model and optimiser
+    of the last good moment, and ``progress.stop`` says what happened; a copy of model and optimiser
     is kept for that, so memory holds both twice. The order of batches depends on the epoch's number
     alone, so a fit that resumes from a checkpoint repeats the straight one.
 
@@ -131,7 +146,8 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
     Yields:
         An `Epoch` after each.
     """
-    progress.stopped, progress.shown = "", None
+    progress.stop = Stop()
+    progress.shown = None
     learnt, held, pace = (objective, batches, clip, spare), (holdout, own, judged), (shape, horizon or epochs)
     while progress.epoch < epochs:
         number = progress.epoch + 1
@@ -142,13 +158,14 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         progress.epoch = number
         progress.history.append(asdict(epoch))
         _remember_best(progress, epoch)
-        progress.stopped = _verdict(progress, patience, settling=settled)
-        done = bool(progress.stopped) or number >= epochs
-        if done:
-            progress.stopped = progress.stopped or _all(epochs, horizon)
+        stop = _early_stop(progress, patience, settling=settled)
+        if stop is None and number >= epochs:
+            stop = _planned_end(epochs, horizon)
+        if stop is not None:
+            progress.stop = stop
             _return_to_best(progress, epoch, within)
         yield epoch
-        if done:
+        if stop is not None:
             return
 
 
@@ -176,12 +193,13 @@ def _tried(
         return epoch
     except KeyboardInterrupt:
         _go_back(progress, safe)
-        progress.stopped = f"interrupted in epoch {number}; {_left(progress)}"
+        progress.stop = _given_up(progress, StopReason.INTERRUPTED, "interrupted")
     except NotFinite as problem:
         _go_back(progress, safe)
-        if "before the first step" not in str(problem) and braked(progress.optimizer):
+        if not problem.at_start and braked(progress.optimizer):
             return _tried(progress, pace, learnt, held, around)
-        progress.stopped = f"{problem} in epoch {number}; {_left(progress)}"
+        reason = StopReason.NOT_FINITE_AT_START if problem.at_start else StopReason.NOT_FINITE
+        progress.stop = _given_up(progress, reason, str(problem))
     return None
 
 
@@ -232,9 +250,11 @@ def put_back(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
                     now[name] = now[name].to(value.dtype)
 
 
-def _left(progress: Progress) -> str:
-    """Whose result it is when an epoch was given up."""
-    return f"the result is that of epoch {progress.epoch}" if progress.epoch else "nothing was learned"
+def _given_up(progress: Progress, reason: StopReason, what: str) -> Stop:
+    """The end of a fit in an epoch that is undone."""
+    done = progress.epoch
+    remark = f"the result is that of epoch {done}" if done else "nothing was learned"
+    return Stop(reason, f"{what} in epoch {done + 1}", remark, done)
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:
@@ -248,8 +268,8 @@ def _remember_best(progress: Progress, epoch: Epoch) -> None:
         progress.best = (epoch.number, epoch.holdout, _copied(progress.model))
 
 
-def _verdict(progress: Progress, patience: int | None, *, settling: bool) -> str:
-    """Why to stop now, or an empty string.
+def _early_stop(progress: Progress, patience: int | None, *, settling: bool) -> Stop | None:
+    """Why to stop before the last epoch, if there is a reason.
 
     A plateau is no end while rates are still to fall; a hold-out loss that stays 2 % above its best is,
     if what is learned goes on falling. If that rises too, steps are too large, which falling rates cure.
@@ -257,20 +277,22 @@ def _verdict(progress: Progress, patience: int | None, *, settling: bool) -> str
     events = progress.history[progress.since :]
     held = [event["holdout"] for event in events if event["holdout"] is not None]
     if patience is None or progress.best is None or len(held) <= patience or events[-1]["holdout"] is None:
-        return ""
+        return None
     recent = min(held[-patience:])
     if recent > 1.02 * progress.best[1] and _learns_on(progress, progress.best[0]):
-        return f"overfitting: the hold-out loss rises since epoch {progress.best[0]}"
+        cause = f"overfitting: the hold-out loss rises since epoch {progress.best[0]}"
+        return Stop(StopReason.OVERFITTING, cause)
     if settling and recent > 0.999 * min(held[:-patience]):
-        return f"converged: the hold-out loss has not fallen for {patience} epochs"
-    return ""
+        cause = f"converged: the hold-out loss has not fallen for {patience} epochs"
+        return Stop(StopReason.CONVERGED, cause)
+    return None
 
 
-def _all(epochs: int, horizon: int | None) -> str:
-    """Why a fit ended that nothing stopped."""
+def _planned_end(epochs: int, horizon: int | None) -> Stop:
+    """The end of a fit that nothing stopped."""
     if horizon is not None and horizon != epochs:
-        return f"{epochs} of {horizon} epochs done"
-    return f"all {epochs} epochs done" if epochs > 1 else "one epoch done"
+        return Stop(StopReason.PART_OF_EPOCHS, f"{epochs} of {horizon} epochs done")
+    return Stop(StopReason.ALL_EPOCHS, f"all {epochs} epochs done" if epochs > 1 else "one epoch done")
 
 
 def _return_to_best(progress: Progress, epoch: Epoch, within: float) -> None:
@@ -279,7 +301,8 @@ def _return_to_best(progress: Progress, epoch: Epoch, within: float) -> None:
         return
     progress.restore_best()
     progress.shown = best[0]
-    progress.stopped += f"; the result is that of epoch {best[0]}, whose hold-out loss is the lowest"
+    remark = f"the result is that of epoch {best[0]}, whose hold-out loss is the lowest"
+    progress.stop = replace(progress.stop, remark=remark, result_epoch=best[0])
 
 
 def _learns_on(progress: Progress, since: int) -> bool:

@@ -4,7 +4,6 @@ import numpy as np
 
 from phaseloom.fitting.history import (
     History,
-    broken,
     chooses,
     highest,
     shared_losses,
@@ -12,13 +11,14 @@ from phaseloom.fitting.history import (
     times,
     violent,
 )
+from phaseloom.fitting.outcome import Advice, RateAdvice, Stop, StopReason, stop_of_sentence
 
 __all__ = ["advice"]
 
 
 def advice(
-    history: History, /, *, stopped: str = "", floor: float = 0.0, newton: float = np.inf
-) -> list[str]:
+    history: History, /, *, stopped: Stop | str = "", floor: float = 0.0, newton: float = np.inf
+) -> list[Advice]:
     """Sentences that name what went wrong in a fit and what to do; none when all is well.
 
     Rates are too high when the loss stands above its start or its best and stays there, swings, or
@@ -28,7 +28,7 @@ def advice(
 
     Args:
         history: of a fit (`phaseloom.fitting.loop.Progress.history`).
-        stopped: why it ended, in the words of the fit.
+        stopped: why it ended (`phaseloom.fitting.loop.Progress.stop`), or the sentence of a file.
         floor: loss at which nothing is left to be had (1 for a likelihood); near it nothing is said.
         newton: rate of a whole Newton step (1) where rates are shares of it: none above is advised, and none
             from a tenth of it up is called low; default: rates are lengths.
@@ -39,23 +39,28 @@ def advice(
         >>> advice(slow, floor=1.0)[0].split(": ")
         ['the loss has fallen by only 0.4 % in 20 epochs', 'raise the rates (object 0.02 -> 0.06)']
     """
-    if broken(stopped):
-        return _after_a_breakdown(history, stopped, newton)
+    stop = stopped if isinstance(stopped, Stop) else stop_of_sentence(stopped)
+    if stop.broke_down:
+        return _after_a_breakdown(history, stop, newton)
     losses = shared_losses(history)
     if len(losses) < 4 or not losses.min() > 0 or losses[-1] < 1.2 * floor:
         return []
     if chooses(history):
         return []
-    said = [rule(history, losses, newton) for rule in (violent, swinging)]
-    return [sentence for sentence in (*said, _timid(history, losses, newton, floor)) if sentence][:1]
+    sentences = {
+        RateAdvice.LOSS_RISES: violent(history, losses, newton),
+        RateAdvice.LOSS_SWINGS: swinging(history, losses, newton),
+        RateAdvice.LOSS_STANDS: _timid(history, losses, newton, floor),
+    }
+    return [Advice(code, sentence) for code, sentence in sentences.items() if sentence][:1]
 
 
-def _after_a_breakdown(history: History, stopped: str, newton: float) -> list[str]:
+def _after_a_breakdown(history: History, stop: Stop, newton: float) -> list[Advice]:
     """The remedy for a loss that is not finite, unless it was so from the start."""
-    if "before the first step" in stopped:
+    if stop.reason is StopReason.NOT_FINITE_AT_START:
         return []
     what = f"lower the rates ({times(highest(history), 1 / 3, newton)})" if history else "lower all rates"
-    return [f"the loss broke down: {what}"]
+    return [Advice(RateAdvice.BROKE_DOWN, f"the loss broke down: {what}")]
 
 
 def _timid(history: History, losses: np.ndarray, newton: float, floor: float) -> str:

@@ -28,7 +28,15 @@ Learnt = tuple[dict[str, float], int, float]
 
 
 class NotFinite(ArithmeticError):
-    """A term of the loss became infinite or not a number."""
+    """A term of the loss became infinite or not a number.
+
+    Attributes:
+        at_start: it was so before the first step, of which no rate can be the cause.
+    """
+
+    def __init__(self, message: str, *, at_start: bool = False):
+        super().__init__(message)
+        self.at_start = at_start
 
 
 def from_each(
@@ -105,7 +113,7 @@ def _read(waiting: Sequence[tuple[int, "Found"]], sums: dict[str, float], total:
             if place or not first:
                 raise
             fix = "check the data, the mask and the settings of this term"
-            raise NotFinite(f"{problem} before the first step ({fix})") from problem
+            raise NotFinite(f"{problem} before the first step ({fix})", at_start=True) from problem
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value * size / total
 

@@ -1,13 +1,11 @@
 """How far a fit may be trusted: a verdict from the course of its losses, in plain words."""
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from phaseloom.fitting.history import (
     History,
-    broken,
     chooses,
     highest,
     moving,
@@ -15,6 +13,7 @@ from phaseloom.fitting.history import (
     swinging,
     violent,
 )
+from phaseloom.fitting.outcome import Judgement, Stop, StopReason, Verdict, stop_of_sentence
 
 __all__ = ["verdict"]
 
@@ -52,21 +51,21 @@ def verdict(
     history: History,
     /,
     *,
-    stopped: str = "",
+    stopped: Stop | str = "",
     floor: float = 1.0,
     since: int = 0,
     newton: float = np.inf,
     blind: float = 0.0,
-) -> str:
-    """How far a fit may be trusted, in one sentence whose first words are its class.
+) -> Judgement:
+    """How far a fit may be trusted: a `phaseloom.fitting.outcome.Verdict` and the sentence that explains it.
 
     ``converged``, ``levelled``, ``still falling``, ``doubtful``, ``overfitting``, ``wrong start``, ``steps
     too long`` and ``not judged`` are told apart by losses, hold-out losses and rates; ``interrupted``,
-    ``broke down`` and ``nothing was learned`` by the words in which the fit ended.
+    ``broke down`` and ``nothing was learned`` by the reason for which the fit ended.
 
     Args:
         history: of a fit (`phaseloom.fitting.loop.Progress.history`).
-        stopped: why it ended, in the words of the fit.
+        stopped: why it ended (`phaseloom.fitting.loop.Progress.stop`), or the sentence of a file.
         floor: loss at which nothing but noise is left (1 for a likelihood); 0: not known.
         since: epochs of the history that were done on a coarser grid, so that later losses start anew.
         newton: see `advice`.
@@ -77,22 +76,25 @@ def verdict(
         >>> good = [{"number": n, "loss": 1.03 + 5 * 0.5**n, "rates": rates} for n in range(1, 31)]
         >>> verdict(good)
         'converged: what is left is 1.03 times shot noise'
-        >>> verdict(good[:4]).split(":")[0]
-        'still falling'
+        >>> verdict(good[:4]).verdict
+        <Verdict.STILL_FALLING: 'still_falling'>
     """
-    if broken(stopped):
-        cure = "" if "before the first step" in stopped else ": lower the rates"
-        return f"broke down: {stopped}{cure}"
+    stop = stopped if isinstance(stopped, Stop) else stop_of_sentence(stopped)
+    if stop.broke_down:
+        cure = "" if stop.reason is StopReason.NOT_FINITE_AT_START else ": lower the rates"
+        return Judgement(Verdict.BROKE_DOWN, f"broke down: {stop}{cure}")
     if not history:
-        return "nothing was learned: no epoch was done"
-    run = Run.of(history, stopped, floor, since, newton, blind)
+        return Judgement(Verdict.NOTHING_LEARNED, "nothing was learned: no epoch was done")
+    run = Run.of(history, stop, floor, since, newton, blind)
     if not (np.isfinite(run.loss).all() and run.loss.min() > 0):
-        return "not judged: the loss is not positive, so that it has no ratios"
-    if stopped.startswith("interrupted"):
+        sentence = "not judged: the loss is not positive, so that it has no ratios"
+        return Judgement(Verdict.NOT_JUDGED, sentence)
+    if stop.interrupted:
         way = f"the loss still fell by {_percent(run.falls)} per epoch" if run.falls else "it had levelled"
-        return f"{stopped.partition(';')[0]}: {way}, at {run.left()}"
-    rules = (_too_long, _lost, _semiconvergent, _doubtful, _falling, _converged)
-    return next(sentence for rule in rules if (sentence := rule(run, stopped)))
+        return Judgement(Verdict.INTERRUPTED, f"{stop.cause}: {way}, at {run.left()}")
+    rules = (_too_long, _lost, _semiconvergent, _doubtful, _falling)
+    judgements = (judgement for rule in rules if (judgement := rule(run, stop)))
+    return next(judgements, None) or _converged(run)
 
 
 @dataclass(frozen=True)
@@ -122,15 +124,14 @@ class Run:
     blind: float
 
     @classmethod
-    def of(cls, history: History, stopped: str, floor: float, since: int, *known: float) -> "Run":
+    def of(cls, history: History, stop: Stop, floor: float, since: int, *known: float) -> "Run":
         """The numbers of a history; a grid that has seen two epochs at most is judged with the one before."""
         events = history[since:] if len(history) - since > 2 else history
         noise = [(event.get("terms") or {}).get("noise", event["loss"]) for event in events]
         held = [np.nan if event.get("holdout") is None else event["holdout"] for event in events]
         noise, held, pace = (np.array(values, float) for values in (noise, held, _paces(events)))
-        told = re.search(r"\d+", _whose(stopped))
-        named = (n for n, event in enumerate(events) if told and event["number"] == int(told[0]))
-        shown = next(named, len(events) - 1)
+        results = (n for n, event in enumerate(events) if event["number"] == stop.result_epoch)
+        shown = next(results, len(events) - 1)
         return cls(history, events, shared_losses(events), noise, held, pace, shown, floor, *known)
 
     @property
@@ -187,115 +188,116 @@ class Run:
         return 0.0 if brought < 0.5 * each * rest else each
 
 
-def _too_long(run: Run, stopped: str) -> str:
+def _too_long(run: Run, stop: Stop) -> Judgement | None:
     """Risen by a tenth above the lowest and staying there, or swinging."""
     if _near(run) or len(run.loss) < 4 or chooses(run.events):
-        return ""
+        return None
     said = violent(run.events, run.loss, run.newton, 1.1) or swinging(run.events, run.loss, run.newton)
-    return f"steps too long: {said}" if said else ""
+    return Judgement(Verdict.STEPS_TOO_LONG, f"steps too long: {said}") if said else None
 
 
-def _lost(run: Run, stopped: str) -> str:
+def _lost(run: Run, stop: Stop) -> Judgement | None:
     """Several times the noise, not much less than at first, and not on the way to it: a false valley."""
     whole, worst = shared_losses(run.history), max(run.level, run.unseen)
     if worst < FAR or len(whole) < 8:
-        return ""
+        return None
     stuck = whole[0] < DEEP * whole[-1] and np.log(worst) > PATIENT * len(whole) * run.falls
     apart = run.gap > APART and min(run.level, run.unseen) > FAR and not run.falls
     if not (stuck or worst > NOWHERE or apart):
-        return ""
-    return (
+        return None
+    return Judgement(
+        Verdict.WRONG_START,
         f"wrong start: the loss stays at {run.left()}: check defocus, orientation of the detector, pixel "
         "size and step of the scan, the sign of heights if there are any (start: sweep tries the first two, "
         "rates: {affine: 0.1} mends a step or rotation that is a little off), and that counts are single "
-        "quanta"
+        "quanta",
     )
 
 
-def _semiconvergent(run: Run, stopped: str) -> str:
+def _semiconvergent(run: Run, stop: Stop) -> Judgement | None:
     """The hold-out loss rises, by more than it scatters, while the loss falls."""
     seen = np.flatnonzero(np.isfinite(run.held))
     if len(seen) < 5:
-        return ""
+        return None
     held, loss = run.held[seen], run.loss[seen]
     best = int(held.argmin())
     after = held[best + 1 :]
     if len(after) < 3 or loss[-1] > 0.99 * loss[best]:
-        return ""
+        return None
     base = float(np.median(held[max(best - 1, 0) : best + 2]))
     recent = after[-5:]
     scatter = np.sqrt(1 / len(recent) + 1 / 3) * float(np.median(np.abs(np.diff(after))))
     if float(np.median(recent)) - base < max(0.01 * base, 2 * scatter):
-        return ""
+        return None
     since = run.events[seen[best]]["number"]
     words = f"the hold-out loss rises since epoch {since} while the loss falls to {run.left(-1)}"
-    return f"overfitting: {words}: {_whose(stopped) or 'take fewer epochs, or set patience'}"
+    rest = stop.remark or "take fewer epochs, or set patience"
+    return Judgement(Verdict.OVERFITTING, f"overfitting: {words}: {rest}")
 
 
-def _doubtful(run: Run, stopped: str) -> str:
+def _doubtful(run: Run, stop: Stop) -> Judgement | None:
     """Patterns held out are explained much worse than those learned from, and not only by the noise."""
     if 0 < 0.98 * run.blind < run.unseen * (run.floor or 1):
         against = f"{run.unseen:.3g} against {run.blind:.3g}"
-        return (
+        return Judgement(
+            Verdict.DOUBTFUL,
             f"doubtful: patterns held out are explained no better than by their mean ({against} times the "
-            "noise): too few counts, or a wrong start (defocus, centre, orientation)"
+            "noise): too few counts, or a wrong start (defocus, centre, orientation)",
         )
     if len(run.history) < 8 or run.unseen < UNSEEN or run.gap < APART:
-        return ""
-    return (
+        return None
+    return Judgement(
+        Verdict.DOUBTFUL,
         f"doubtful: what is left is {run.left()}, but {run.unseen:.3g} in patterns held out: a wrong start "
-        "(defocus, orientation of the detector, step), a model that lacks something, or too little data"
+        "(defocus, orientation of the detector, step), a model that lacks something, or too little data",
     )
 
 
-def _falling(run: Run, stopped: str) -> str:
+def _falling(run: Run, stop: Stop) -> Judgement | None:
     """Still falling, at rates that were not on their way down."""
     done = len(run.history)
     if done < 3 and not _near(run):
         few = "one epoch tells" if done == 1 else f"{done} epochs tell"
-        return f"still falling: {few} too little, at {run.left()}: give it more"
-    if stopped.startswith("converged"):
-        return ""
+        sentence = f"still falling: {few} too little, at {run.left()}: give it more"
+        return Judgement(Verdict.STILL_FALLING, sentence)
+    if stop.reason is StopReason.CONVERGED:
+        return None
     if not run.falls:
         return _hardly_begun(run)
     when = " before the rates fell" if run.pace[-1] <= FULL else ""
     words = f"by {_percent(run.falls)} per epoch{when}, at {run.left()}"
-    return f"still falling: {words}: give it more epochs ({2 * done} instead of {done})"
+    sentence = f"still falling: {words}: give it more epochs ({2 * done} instead of {done})"
+    return Judgement(Verdict.STILL_FALLING, sentence)
 
 
-def _hardly_begun(run: Run) -> str:
+def _hardly_begun(run: Run) -> Judgement | None:
     """Levelled by the fall of the rates, after a number of steps that tells little."""
     steps = sum(event.get("updates", STEPS) for event in run.history)
     if steps < STEPS and not chooses(run.history):
-        return (
-            f"still falling: {steps} steps tell too little, at {run.left()}: more epochs, or smaller batches"
+        return Judgement(
+            Verdict.STILL_FALLING,
+            f"still falling: {steps} steps tell too little, at {run.left()}: more epochs, or smaller batches",
         )
-    return ""
+    return None
 
 
-def _converged(run: Run, stopped: str) -> str:
+def _converged(run: Run) -> Judgement:
     """What is left, and what that means when it is much."""
     level, unseen, doubt = run.level, run.unseen, ""
     until = " until learned from" if unseen and run.known != run.shown else ""
     also = f" ({unseen:.3g} in patterns held out{until})" if unseen else ""
     if 0 < level < 0.5:
         why = "so that counts are not single quanta: divide by what one counts as (prepare: normalise)"
-        return f"not judged: what is left is {run.left()}{also}, {why}"
+        return Judgement(Verdict.NOT_JUDGED, f"not judged: what is left is {run.left()}{also}, {why}")
     if level > 1.5:
         lacks = "centre of the patterns, step, defocus, probe modes, slices or a background"
         why = f"the model lacks something ({lacks}), or counts are not single quanta"
-        return f"levelled: what is left is {run.left()}{also}: {why}"
+        return Judgement(Verdict.LEVELLED, f"levelled: what is left is {run.left()}{also}: {why}")
     if level > NEAR and run.pace[-1] > FULL and not chooses(run.events):
         doubt = "; long steps may be part of it: let the rates fall (shape: cosine)"
     elif 0 < level < 0.9 and not unseen:
         doubt = "; noise is described too, and no pattern was held out that could tell of overfitting"
-    return f"converged: what is left is {run.left()}{also}{doubt}"
-
-
-def _whose(stopped: str) -> str:
-    """The words of a fit that say which epoch it went back to; empty when it did not."""
-    at = stopped.find("the result is that of epoch")
-    return stopped[at:] if at >= 0 else ""
+    return Judgement(Verdict.CONVERGED, f"converged: what is left is {run.left()}{also}{doubt}")
 
 
 def _near(run: Run) -> bool:

@@ -105,6 +105,9 @@ class Course:
             for epoch in epochs:
                 _remember(self)
                 yield epoch
+            self.progress.record_stop()
+            if self.directory is not None and self.progress.history:
+                keep_events(self.progress.history, self.directory)
         finally:
             self.close()
 

@@ -1,13 +1,5 @@
 """The differentiable experiment: a model assembled from parts."""
 
-__all__ = [
-    "batches",
-    "detectors",
-    "model",
-    "noise",
-    "objects",
-    "probes",
-    "projections",
-    "propagators",
-    "scans",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

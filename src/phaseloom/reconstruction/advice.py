@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -9,17 +10,29 @@ from torch import Tensor
 from phaseloom.fitting import rate_advice as watch
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.newton import GaussNewton
+from phaseloom.fitting.outcome import Advice
 from phaseloom.physics.modes import powers
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["Begun", "beyond", "of"]
+__all__ = ["InitialProbe", "advise", "rates_above_newton"]
 
 VANISHED, SWOLLEN = 0.5, 2.0
 """Share of its first power below and above which the probe has traded places with the object."""
 
 
+class ModelAdvice(StrEnum):
+    """What a model as it stands makes its user do."""
+
+    PROBE_LOST_POWER = "probe_lost_power"
+    PROBE_GAINED_POWER = "probe_gained_power"
+    EMPTY_PROBE_MODE = "empty_probe_mode"
+    POSITIONS_OFF_CANVAS = "positions_off_canvas"
+    OBJECT_AT_END_OF_DEPTH = "object_at_end_of_depth"
+    BEYOND_NEWTON_STEP = "beyond_newton_step"
+
+
 @dataclass(frozen=True)
-class Begun:
+class InitialProbe:
     """What a model was before its first step.
 
     Attributes:
@@ -30,13 +43,15 @@ class Begun:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Ptychography, /) -> "Begun":
+    def of(cls, model: Ptychography, /) -> "InitialProbe":
         """As the model is now."""
         return cls(float(model.probe.modes().abs().square().sum() * float(model.modulus().prod()) ** 2))
 
 
 @torch.no_grad()
-def of(model: Ptychography, begun: Begun, progress: Progress, /, *, floor: float = 0.0) -> list[str]:
+def advise(
+    model: Ptychography, begun: InitialProbe, progress: Progress, /, *, floor: float = 0.0
+) -> list[Advice]:
     """Sentences about a run, worst first; an empty list when there is nothing to do.
 
     Args:
@@ -46,13 +61,14 @@ def of(model: Ptychography, begun: Begun, progress: Progress, /, *, floor: float
         floor: loss at which nothing but noise is left.
     """
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
-    rates = watch.advice(progress.history, stopped=progress.stopped, floor=floor, newton=newton)
-    over = beyond(progress)
-    long = [f"more than a whole Newton step is asked for ({over}): take 0.1 to 0.5"] if over else []
+    rates = watch.advice(progress.history, stopped=progress.stop, floor=floor, newton=newton)
+    over = rates_above_newton(progress)
+    sentence = f"more than a whole Newton step is asked for ({over}): take 0.1 to 0.5"
+    long = [Advice(ModelAdvice.BEYOND_NEWTON_STEP, sentence)] if over else []
     return [*_probe(model, begun), *_places(model, progress), *_depth(model), *long, *rates]
 
 
-def beyond(progress: Progress, /) -> str:
+def rates_above_newton(progress: Progress, /) -> str:
     """The rates that ask for more than a whole Newton step, by name; empty when none does."""
     if not isinstance(progress.optimizer, GaussNewton):
         return ""
@@ -71,27 +87,32 @@ def centre(wave: Tensor, /) -> float | None:
     return float((each * place).sum() / each.sum())
 
 
-def _probe(model: Ptychography, begun: Begun) -> list[str]:
+def _probe(model: Ptychography, begun: InitialProbe) -> list[Advice]:
     modes = model.probe.modes()
     shared = float(model.modulus().prod()) ** 2
     share = shared * float(modes.abs().square().sum()) / max(begun.power, 1e-30)
     if share < VANISHED:
-        return [
+        sentence = (
             f"the probe has lost {1 - share:.0%} of its power to the object: add the projection 'power', "
             "or bound the object's amplitude"
-        ]
+        )
+        return [Advice(ModelAdvice.PROBE_LOST_POWER, sentence)]
     if share > SWOLLEN:
-        return [
+        sentence = (
             f"the probe has {share:.1f} times its first power, the object absorbs what is not there: add the "
             "projection 'power', or start the object with less freedom (kind: phase)"
-        ]
+        )
+        return [Advice(ModelAdvice.PROBE_GAINED_POWER, sentence)]
     last = powers(modes)
     if len(last) > 1 and float(last[-1]) < 1e-5:
-        return [f"the weakest of {len(last)} probe modes holds nothing: fewer modes are as good, and faster"]
+        sentence = (
+            f"the weakest of {len(last)} probe modes holds nothing: fewer modes are as good, and faster"
+        )
+        return [Advice(ModelAdvice.EMPTY_PROBE_MODE, sentence)]
     return []
 
 
-def _places(model: Ptychography, progress: Progress) -> list[str]:
+def _places(model: Ptychography, progress: Progress) -> list[Advice]:
     lost = model.scan.outside()
     if not lost:
         return []
@@ -100,12 +121,13 @@ def _places(model: Ptychography, progress: Progress) -> list[str]:
     if "positions" in rates:
         one = f"rate: {rates['positions']:g}, start: {1 + max(progress.epoch // 2, 1)}"
         later = f", or freeze positions until the object is good (rates: {{positions: {{{one}}}}})"
-    return [
+    sentence = (
         f"{lost} positions have moved off the object's canvas: check step and rotation of the scan{later}"
-    ]
+    )
+    return [Advice(ModelAdvice.POSITIONS_OFF_CANVAS, sentence)]
 
 
-def _depth(model: Ptychography) -> list[str]:
+def _depth(model: Ptychography) -> list[Advice]:
     now = centre(model.object.transmission())
     if now is None:
         return []
@@ -113,7 +135,8 @@ def _depth(model: Ptychography) -> list[str]:
     if 0.15 * last < now < 0.85 * last:
         return []
     side = "first" if now < last / 2 else "last"
-    return [
+    sentence = (
         f"the object has gathered in the {side} slices: its depth trades with the probe's defocus. Add the "
         "projection 'recentre', or correct the defocus"
-    ]
+    )
+    return [Advice(ModelAdvice.OBJECT_AT_END_OF_DEPTH, sentence)]

@@ -17,11 +17,12 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.loop import Epoch
+from phaseloom.fitting.outcome import Stop, StopReason
 from phaseloom.ptycho.batches import largest
 from phaseloom.reconstruction import preflight as foresight
-from phaseloom.reconstruction.job import Job, patterns
+from phaseloom.reconstruction.level import Level, build_levels, last_epochs, make_batches
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.resolution_level import Stage, ends, grids
 from phaseloom.reconstruction.start import none, sweep
 from phaseloom.runs import memory as _memory
 from phaseloom.spec import Call, knobs
@@ -32,7 +33,7 @@ __all__ = ["Outlook", "estimate", "outlook"]
 BATCHES, EPOCHS = 2, 2
 """Batches of a rehearsed epoch, and such epochs."""
 
-DRAWING = 48 * 2**20
+MEMORY_OF_REPORT = 48 * 2**20
 """Bytes that the report takes when it is drawn (measured: 31 to 51 MiB)."""
 
 
@@ -63,7 +64,7 @@ class _Needs:
         copies: of both, to fall back on; and of the best epoch's parameters.
         batch: the waves that differentiation keeps of a batch, and gradients.
         seconds: of an epoch.
-        stopped: why the rehearsal ended.
+        stop: why the rehearsal ended.
     """
 
     model: int
@@ -71,7 +72,7 @@ class _Needs:
     copies: int
     batch: int
     seconds: float
-    stopped: str
+    stop: Stop
 
 
 def estimate(recipe: Reconstruct, /) -> dict[str, str]:
@@ -88,22 +89,22 @@ def outlook(recipe: Reconstruct, /) -> Outlook:
     importlib.import_module("phaseloom.plot")  # a run draws its report, and libraries take memory
     _memory.forget_highest()
     scan = recipe.scan()
-    before = _started(recipe, scan)
-    settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settled(scan)[0]
+    before = _time_of_start(recipe, scan)
+    settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settle(scan)[0]
     job = Job(settled, scan, None, None)
-    warned = foresight.of(job, started=recipe.start.name != "none")
-    stages = grids(job.full, job.recipe)
-    last = [0, *ends(job.recipe.epochs, len(stages))]
-    each = [_tried(job, stage) for stage in stages]
+    warned = foresight.warn_before_run(job, started=recipe.start.name != "none")
+    levels = build_levels(job.finest, job.recipe)
+    last = [0, *last_epochs(job.recipe.epochs, len(levels))]
+    each = [_rehearse(job, level) for level in levels]
     needs = each[-1]
-    peak = max(_memory.highest(), _memory.resident() + DRAWING)
+    peak = max(_memory.highest(), _memory.resident() + MEMORY_OF_REPORT)
     total = sum((b - a) * one.seconds for a, b, one in zip(last[:-1], last[1:], each, strict=True))
     times = {
         "seconds for the start": f"{before:.2g}",
         "seconds per epoch": f"{needs.seconds:.2g} on {job.model.scan.start.device}",
         "minutes for all epochs": f"{total / 60:.2g} at most, after the start",
     }
-    if len(stages) > 1:
+    if len(levels) > 1:
         times["on a coarser grid"] = f"epochs 1 to {last[-2]}, {each[0].seconds:.2g} seconds each at first"
     return Outlook(
         lines=_sizes(job) | _in_words(job, needs, peak) | times,
@@ -114,7 +115,7 @@ def outlook(recipe: Reconstruct, /) -> Outlook:
 
 
 def _sizes(job: Job) -> dict[str, str]:
-    scan, model, batches = job.scan, job.model, patterns(job.recipe, job.full, job.learned)(1)
+    scan, model, batches = job.scan, job.model, make_batches(job.recipe, job.finest, job.training)(1)
     room, (states, slices) = model.scan.canvas, model.object.transmission().shape[:2]
     energy, beam = ENERGY.show(scan.geometry.energy), scan.geometry.beam
     several = f", {states} states" if states > 1 else ""
@@ -158,8 +159,8 @@ def _inside(counts: Any) -> int:
 def _shortage(needs: _Needs, peak: float) -> list[str]:
     """What the trial itself showed."""
     said = []
-    if needs.stopped and "done" not in needs.stopped:
-        said.append(f"trial: {needs.stopped}. Check the data and the settings before a run.")
+    if not (needs.stop.finished or needs.stop.reason is StopReason.NOT_STOPPED):
+        said.append(f"trial: {needs.stop}. Check the data and the settings before a run.")
     left = _memory.available()
     more = peak - _memory.resident()
     if left is not None and more > left:
@@ -168,24 +169,24 @@ def _shortage(needs: _Needs, peak: float) -> list[str]:
     return said
 
 
-def _tried(job: Job, stage: Stage) -> _Needs:
+def _rehearse(job: Job, level: Level) -> _Needs:
     """Put a few batches through all that an epoch on a grid does."""
-    batches, optimizer = patterns(job.recipe, stage, job.learned)(1), stage.progress.optimizer
+    batches, optimizer = make_batches(job.recipe, level, job.training)(1), level.progress.optimizer
     for group in optimizer.param_groups:
         group["start"], group["stop"] = 1, None  # all parts together, whenever they move
     few = 1 if isinstance(optimizer, torch.optim.LBFGS) else BATCHES
-    held = torch.as_tensor(job.held).split(largest(batches))[:1] if len(job.held) else ()
-    batch = _of_a_batch(stage, batches)
-    last = _epoch(stage, batches[:few], held)
+    held = torch.as_tensor(job.holdout).split(largest(batches))[:1] if len(job.holdout) else ()
+    batch = _of_a_batch(level, batches)
+    last = _epoch(level, batches[:few], held)
     began = time.perf_counter()
-    for event in stage.after:
+    for event in level.after:
         event.action()
     imposing = time.perf_counter() - began
-    whole, state = _memory.tensors(stage.model.state_dict()), _memory.tensors(optimizer.state_dict())
+    whole, state = _memory.tensors(level.model.state_dict()), _memory.tensors(optimizer.state_dict())
     seconds, passes = (last.seconds, last.passes) if last else (math.nan, 1.0)
     done, due = (
         _count(batches[:few]) * passes + _count(held),
-        len(job.learned) * passes + len(job.held),
+        len(job.training) * passes + len(job.holdout),
     )
     return _Needs(
         model=whole,
@@ -193,25 +194,25 @@ def _tried(job: Job, stage: Stage) -> _Needs:
         copies=2 * (whole + state) + 2 * whole * bool(held),
         batch=batch,
         seconds=seconds * due / done + imposing,
-        stopped=stage.progress.stopped,
+        stop=level.progress.stop,
     )
 
 
-def _epoch(stage: Stage, batches: Sequence[Any], held: Sequence[torch.Tensor]) -> Epoch | None:
+def _epoch(level: Level, batches: Sequence[Any], held: Sequence[torch.Tensor]) -> Epoch | None:
     """The last of a few short epochs; ``None`` if the first already broke down."""
-    return (list(stage.fit(lambda number: batches, held, epochs=EPOCHS)) or [None])[-1]
+    return (list(level.fit(lambda number: batches, held, epochs=EPOCHS)) or [None])[-1]
 
 
-def _of_a_batch(stage: Stage, batches: Sequence[Any]) -> int:
+def _of_a_batch(level: Level, batches: Sequence[Any]) -> int:
     """Bytes of all tensors that the largest piece of a batch needs at once, gradients included."""
     index = max(_pieces(batches[0]), key=len)
     with _memory.Ledger() as ledger:
-        torch.stack(list(stage.likelihood(index).values())).sum().backward()
-    stage.progress.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(level.likelihood(index).values())).sum().backward()
+    level.progress.optimizer.zero_grad(set_to_none=True)
     return ledger.most
 
 
-def _started(recipe: Reconstruct, scan: Scan4D) -> float:
+def _time_of_start(recipe: Reconstruct, scan: Scan4D) -> float:
     """Seconds of an automatic start, from one epoch of every candidate; what it finds is not used."""
     if recipe.start.name != sweep.__name__:
         return 0.0
@@ -219,7 +220,7 @@ def _started(recipe: Reconstruct, scan: Scan4D) -> float:
     rungs = recipe.start.values.get("rungs", asked)
     short = replace(recipe.start, values={**recipe.start.values, "rungs": (1,)})
     began = time.perf_counter()
-    recipe.model_copy(update={"start": short}).settled(scan)
+    recipe.model_copy(update={"start": short}).settle(scan)
     return (time.perf_counter() - began) * sum(epochs / 4**turn for turn, epochs in enumerate(rungs))
 
 

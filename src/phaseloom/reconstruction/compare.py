@@ -33,8 +33,8 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
     lines = [
         f"compared field:                      {one.shape[0]} x {one.shape[1]} pixels",
         f"correlation:                         {likeness:.3f}",
-        f"resolution (half-bit, full period):  {_shown(correlation.resolution('half-bit'))}",
-        f"resolution (1/7, full period):       {_shown(correlation.resolution('one-seventh'))}",
+        f"resolution (half-bit, full period):  {_format_length(correlation.resolution('half-bit'))}",
+        f"resolution (1/7, full period):       {_format_length(correlation.resolution('one-seventh'))}",
         f"phase difference, rms:               {float(np.sqrt((difference**2).mean())):.4f} rad",
     ]
     if likeness < 0.5:
@@ -74,7 +74,7 @@ def common(a: Result, b: Result, /) -> tuple[np.ndarray, np.ndarray]:
     return cut[0], cut[1]
 
 
-def _shown(length: float) -> str:
+def _format_length(length: float) -> str:
     return LENGTH.show(float(length)) if np.isfinite(length) else "none: the correlation never reaches it"
 
 

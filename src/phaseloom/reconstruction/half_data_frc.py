@@ -12,7 +12,7 @@ from phaseloom.data.counts import loaded
 from phaseloom.data.scan import Scan4D
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.reconstruction.compare import common
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.spec import Call
@@ -54,8 +54,8 @@ def halves(
         KeyboardInterrupt: one of the runs was interrupted.
     """
     job = one if isinstance(one, Job) else Job.begin(one)
-    splittable(job.full.scan)
-    first, second = (_reconstructed(job, which, drive) for which in (0, 1))
+    splittable(job.finest.scan)
+    first, second = (_reconstruct_half(job, which, drive) for which in (0, 1))
     images = register(*common(first, second), max_shift=8)
     return Halves((first, second), ring_correlation(*images, pixel=first.pixel))
 
@@ -70,12 +70,12 @@ def splittable(scan: Scan4D, /) -> None:
     loaded(prepare.thin(some, which=0).counts)
 
 
-def _reconstructed(job: Job, which: Literal[0, 1], drive: Callable[[Job], Any]) -> Result:
+def _reconstruct_half(job: Job, which: Literal[0, 1], drive: Callable[[Job], Any]) -> Result:
     """The result of one half, without a folder; its recipe says what was split."""
     thin = Call(prepare.__name__, "thin", {"which": which, "seed": job.recipe.seed})
     recipe = job.recipe.model_copy(update={"prepare": (*job.recipe.prepare, thin), "outputs": ()})
-    half = Job(recipe, thin(job.full.scan), None, None)
+    half = Job(recipe, thin(job.finest.scan), None, None)
     drive(half)
-    if half.progress.stopped.startswith("interrupted"):
+    if half.progress.stop.interrupted:
         raise KeyboardInterrupt
     return half.result()

@@ -12,7 +12,7 @@ from phaseloom.units import LENGTH
 
 __all__ = ["ambiguous"]
 
-FEW = 4
+MIN_PLANES_FOR_COMPLEX_OBJECT = 4
 """Planes below which a complex object of pixels stays open (measured: docs/axial.md)."""
 
 
@@ -31,7 +31,11 @@ def ambiguous(recipe: Reconstruct, scan: Scan4D, model: Ptychography, semiangle:
     unit = depth(model.probe.modes(), scan.window)
     heights = np.zeros(1) if scan.heights is None or model.heights is None else scan.heights
     count = len(np.unique((heights / (0.1 * unit)).round()))
-    if recipe.rate_of("object") and count < FEW and (free or not _determined(scan, model, semiangle)):
+    if (
+        recipe.rate_of("object")
+        and count < MIN_PLANES_FOR_COMPLEX_OBJECT
+        and (free or not _is_determined(scan, model, semiangle))
+    ):
         text = f"{count} plane{'s leave' if count > 1 else ' leaves'} the object ambiguous at one place"
         return f"planes: {text}, whatever the loss. {_remedy(scan, model, unit)}"
     if not free:
@@ -43,7 +47,7 @@ def ambiguous(recipe: Reconstruct, scan: Scan4D, model: Ptychography, semiangle:
     return f"planes: {text}. {fix[0].upper()}{fix[1:]}."
 
 
-def _determined(scan: Scan4D, model: Ptychography, semiangle: float) -> bool:
+def _is_determined(scan: Scan4D, model: Ptychography, semiangle: float) -> bool:
     """Whether one pattern of a known probe shows the object.
 
     It does if the object is nothing but phase, and in a far field if it has at most half as many numbers as

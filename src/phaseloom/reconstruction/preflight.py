@@ -18,16 +18,16 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
 from phaseloom.reconstruction import advice
 from phaseloom.reconstruction.identifiability import ambiguous
-from phaseloom.reconstruction.job import Job
-from phaseloom.reconstruction.resolution_level import grids
+from phaseloom.reconstruction.level import build_levels
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.units import ANGLE, LENGTH
 
-__all__ = ["Prospect", "of"]
+__all__ = ["RunAhead", "warn_before_run"]
 
 Rules = tuple[Callable[["Prospect"], str], ...]
 
 
-def of(job: Job, /, *, started: bool = False) -> list[str]:
+def warn_before_run(job: Job, /, *, started: bool = False) -> list[str]:
     """Sentences on what will go wrong, on the data first; an empty list when there is nothing to do.
 
     Args:
@@ -40,9 +40,9 @@ def of(job: Job, /, *, started: bool = False) -> list[str]:
     left_out = (("window", "overlap") if known else ()) + (("counts", "dose") if scaled else ())
     found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in left_out]
     said = [f"{f.name}: {f.value}. {f.advice}" for f in found]
-    prospect = Prospect(job, started)
+    prospect = RunAhead(job, started)
     rules: Rules = (_window, _overlap) if known else ()
-    rules += (_aperture, _centred, _room, _wrapping, _band, _thin, _thick)
+    rules += (_aperture, _disk_offset, _room, _wrapping, _band, _thin, _thick)
     rules += (_orientation, _outside, _rates, _levels, _planes)
     if not scaled:  # else nobody knows how many electrons there were
         rules += (_dose, _modes, _numbers)
@@ -50,7 +50,7 @@ def of(job: Job, /, *, started: bool = False) -> list[str]:
 
 
 @dataclass
-class Prospect:
+class RunAhead:
     """A run that has not begun, and what several rules need to know of it.
 
     Attributes:
@@ -141,7 +141,7 @@ class Prospect:
         return height * width
 
 
-def _window(prospect: Prospect) -> str:
+def _window(prospect: RunAhead) -> str:
     """Power near the border of the window, before or behind the object."""
     if prospect.scan.geometry.near:
         return ""
@@ -154,7 +154,7 @@ def _window(prospect: Prospect) -> str:
     return f"window: {share:.0%} of the probe {where}lies within a sixteenth of the window's border. {fix}"
 
 
-def _overlap(prospect: Prospect) -> str:
+def _overlap(prospect: RunAhead) -> str:
     step, wide = _step(prospect.scan), prospect.diameter
     if not step or prospect.scan.geometry.near or 1 - step / wide >= 0.5:
         return ""
@@ -163,7 +163,7 @@ def _overlap(prospect: Prospect) -> str:
     return f"overlap: {text}, the probe being {_length(wide)} wide. {fix}"
 
 
-def _aperture(prospect: Prospect) -> str:
+def _aperture(prospect: RunAhead) -> str:
     """The semiangle that was stated, against the bright-field disk."""
     stated = prospect.job.recipe.probe.values.get("semiangle")
     disk = _disk(prospect)
@@ -178,7 +178,7 @@ def _aperture(prospect: Prospect) -> str:
     return f"semiangle: {text}. {fix}"
 
 
-def _centred(prospect: Prospect) -> str:
+def _disk_offset(prospect: RunAhead) -> str:
     """The middle of the bright disk, which a probe made by a lens has at pixel ``[N // 2, N // 2]``."""
     disk = _disk(prospect)
     if disk is None or "semiangle" not in prospect.job.recipe.probe.values:
@@ -190,7 +190,7 @@ def _centred(prospect: Prospect) -> str:
     return f"disk: {text}. Centre the patterns (prepare: center); one flipped by hand moves by a pixel."
 
 
-def _room(prospect: Prospect) -> str:
+def _room(prospect: RunAhead) -> str:
     """Angles beyond the bright disk, where the detail is."""
     if prospect.scan.geometry.near:
         return ""
@@ -202,7 +202,7 @@ def _room(prospect: Prospect) -> str:
     return f"aperture: {text}, so scattered counts miss it or alias. Use a shorter camera length."
 
 
-def _dose(prospect: Prospect) -> str:
+def _dose(prospect: RunAhead) -> str:
     """Counts for each number of the object; no phase is surer than half the root of their inverse."""
     counts, pixel = float(prospect.mean.sum()), prospect.model.object.cell
     slices, states = _layers(prospect)
@@ -217,7 +217,7 @@ def _dose(prospect: Prospect) -> str:
     return f"dose: {text} of the object{split}; its phase is uncertain by {limit:.2g} rad at best. {fix}"
 
 
-def _modes(prospect: Prospect) -> str:
+def _modes(prospect: RunAhead) -> str:
     """Counts of the weakest probe mode for each number that is free in it."""
     power = prospect.modes.abs().square().sum((-2, -1)).double()
     changing = isinstance(prospect.model.probe, RelaxedProbe)  # whose modes begin with no light
@@ -234,7 +234,7 @@ def _modes(prospect: Prospect) -> str:
     return f"probe modes: {text}. {fix}"
 
 
-def _numbers(prospect: Prospect) -> str:
+def _numbers(prospect: RunAhead) -> str:
     """Measured values against numbers that are to be found."""
     scan, recipe = prospect.scan, prospect.job.recipe
     slices, states = _layers(prospect)
@@ -249,7 +249,7 @@ def _numbers(prospect: Prospect) -> str:
     return f"free numbers: {free:.3g} are sought from {known:.3g} values that hold counts. {fix}"
 
 
-def _wrapping(prospect: Prospect) -> str:
+def _wrapping(prospect: RunAhead) -> str:
     """Kernel of a gap: its phase may change by less than pi from one frequency to the next."""
     if not len(prospect.gaps):
         return ""
@@ -263,7 +263,7 @@ def _wrapping(prospect: Prospect) -> str:
     return f"flight: {text}. {fix}"
 
 
-def _band(prospect: Prospect) -> str:
+def _band(prospect: RunAhead) -> str:
     """Counts beyond two thirds of the grid, which alias when a wave meets a slice."""
     if not len(prospect.gaps):
         return ""
@@ -277,7 +277,7 @@ def _band(prospect: Prospect) -> str:
     return f"band: {text}, and alias between slices. Model a larger grid (prepare: enlarge to {wide})."
 
 
-def _thin(prospect: Prospect) -> str:
+def _thin(prospect: RunAhead) -> str:
     """Slices closer than the counts can tell apart: their sum is known, their difference is not."""
     if not len(prospect.gaps) or prospect.gaps.min() >= prospect.depth / 6:
         return ""
@@ -288,7 +288,7 @@ def _thin(prospect: Prospect) -> str:
     return f"slices: {text} (depth of focus {_length(_focus(prospect))}). {fix}"
 
 
-def _thick(prospect: Prospect) -> str:
+def _thick(prospect: RunAhead) -> str:
     """Slices so far apart that waves change on the way through what is taken for one plane."""
     if not len(prospect.gaps) or prospect.gaps.max() <= 2 * prospect.depth:
         return ""
@@ -299,7 +299,7 @@ def _thick(prospect: Prospect) -> str:
     return f"slices: {text}: {why} (depth of focus {_length(_focus(prospect))}). {fix}"
 
 
-def _orientation(prospect: Prospect) -> str:
+def _orientation(prospect: RunAhead) -> str:
     """Nothing says how the detector lies against the scan."""
     turning = {"flip", "transpose", "rotate"}
     known = prospect.scan.oriented or prospect.started
@@ -311,7 +311,7 @@ def _orientation(prospect: Prospect) -> str:
     )
 
 
-def _outside(prospect: Prospect) -> str:
+def _outside(prospect: RunAhead) -> str:
     lost = prospect.model.scan.outside()
     if not lost:
         return ""
@@ -319,16 +319,16 @@ def _outside(prospect: Prospect) -> str:
     return f"positions: {lost} of {len(prospect.scan)} lie beyond the object's canvas. {fix}"
 
 
-def _rates(prospect: Prospect) -> str:
+def _rates(prospect: RunAhead) -> str:
     """Steps longer than Newton's."""
-    over = advice.beyond(prospect.job.progress)
+    over = advice.rates_above_newton(prospect.job.progress)
     return f"rates: more than a whole Newton step is asked for ({over}). Take 0.1 to 0.5." if over else ""
 
 
-def _levels(prospect: Prospect) -> str:
+def _levels(prospect: RunAhead) -> str:
     """More coarse grids asked for than lose no light."""
     asked = prospect.job.recipe.levels or 0
-    there = len(grids(prospect.job.full, prospect.job.recipe)) - 1 if asked else 0
+    there = len(build_levels(prospect.job.finest, prospect.job.recipe)) - 1 if asked else 0
     if there >= asked:
         return ""
     return (
@@ -336,18 +336,18 @@ def _levels(prospect: Prospect) -> str:
     )
 
 
-def _planes(prospect: Prospect) -> str:
+def _planes(prospect: RunAhead) -> str:
     """One place seen in few planes along the beam, or in many by a probe that may be any wave."""
     return ambiguous(prospect.job.recipe, prospect.scan, prospect.model, prospect.semiangle)
 
 
-def _layers(prospect: Prospect) -> tuple[int, int]:
+def _layers(prospect: RunAhead) -> tuple[int, int]:
     """Slices and states of the object."""
     states, slices = prospect.model.object.transmission().shape[:2]
     return slices, states
 
 
-def _focus(prospect: Prospect) -> float:
+def _focus(prospect: RunAhead) -> float:
     """Depth of focus of the probe, ``wavelength / semiangle^2``, angstrom."""
     return prospect.scan.window.wavelength / max(prospect.semiangle, 1e-9) ** 2
 
@@ -362,7 +362,7 @@ def _step(scan: Scan4D) -> float:
     return float(np.median(KDTree(places).query(places, k=2)[0][:, 1]))
 
 
-def _disk(prospect: Prospect) -> Disk | None:
+def _disk(prospect: RunAhead) -> Disk | None:
     """The bright-field disk, where there clearly is one."""
     if prospect.scan.geometry.near or np.ptp(prospect.scan.geometry.angle) > 1e-3 * max(
         prospect.scan.geometry.angle

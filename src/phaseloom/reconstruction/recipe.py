@@ -21,14 +21,14 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result, is_result
 from phaseloom.runs import memory as _memory
-from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.runs.scan_recipe import ScanRecipe
 from phaseloom.spec import Call, call, knobs, part
 
 __all__ = ["Reconstruct"]
 
 log = logging.getLogger(__name__)
 
-RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weights": 0.002}
+DEFAULT_RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weights": 0.002}
 """Steps relative to the natural size of each part: transmission 1, probe's peak, a pixel, a weight of 1."""
 
 
@@ -66,7 +66,7 @@ class Moving(BaseModel):
 
 
 class Change(BaseModel):
-    """A rate that holds from an epoch on, decided in mid-run (`phaseloom.reconstruction.job.Job.rate`)."""
+    """A rate that holds from an epoch on, decided during the run by `Job.rate`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     epoch: int = Field(ge=1, strict=True)
@@ -77,14 +77,14 @@ class Change(BaseModel):
     @model_validator(mode="after")
     def _of_a_part(self) -> Self:
         if self.part not in PARTS:
-            raise BadInput("changes: part", self.part, f"is no part of a model: {nearest(self.part, PARTS)}")
+            raise BadInput("changes: part", self.part, f"is not a part of a model: {nearest(self.part, PARTS)}")
         if self.stop is not None and self.stop < self.epoch:
             fix = f"lies before epoch: {self.epoch}; write rate: 0 to freeze"
             raise BadInput("changes", f"stop: {self.stop}", fix)
         return self
 
 
-SHARES = {
+DEFAULT_NEWTON_RATES = {
     "object": 0.2,
     "probe": 0.4,
     "positions": Moving(rate=1.0, start=1, stop=None, shape="constant"),
@@ -95,11 +95,11 @@ pattern's, so it does not have to fall for the sake of the others. A map of all 
 probe that is not found yet, and hardly comes back from that: it waits."""
 
 
-PATIENCE = 5
+PATIENCE_OF_PREDICTED_OBJECT = 5
 """Epochs without improvement that a run from a predicted object waits for: noise is all that is left soon."""
 
 
-class Reconstruct(Scanned):
+class Reconstruct(ScanRecipe):
     """A ptychographic reconstruction: its parameters are those of the file ``run.yaml``.
 
     Attributes:
@@ -128,7 +128,7 @@ class Reconstruct(Scanned):
         patience: epochs without improvement of the hold-out loss before stopping.
         seed: of everything that is drawn.
         device: where to compute.
-        preset: what is found before the run begins (`phaseloom.calibration.protocol`).
+        preset: what is found before the run begins (`phaseloom.calibration.calibrate`).
         title: for figures and files.
 
     Example:
@@ -177,7 +177,7 @@ class Reconstruct(Scanned):
         scan = super().scan(given)
         return replace(scan, heights=None) if self.axial is False else scan
 
-    def settled(self, scan: Scan4D, /) -> tuple[Self, Start | None]:
+    def settle(self, scan: Scan4D, /) -> tuple[Self, Start | None]:
         """The recipe with what was left open decided from the data: probe, defocus, orientation."""
         probe = self.probe
         if probe.name == "auto":
@@ -191,7 +191,7 @@ class Reconstruct(Scanned):
         }
         changed["noise"] = self.noise_of(scan)
         if self.object.name == "predicted" and "patience" not in self.model_fields_set:
-            changed["patience"] = PATIENCE
+            changed["patience"] = PATIENCE_OF_PREDICTED_OBJECT
         if found is not None:
             if "defocus" in knobs(probe.room, probe.name) and not scan.geometry.near:
                 changed["probe"] = replace(probe, values={**probe.values, "defocus": found.defocus})
@@ -241,7 +241,7 @@ class Reconstruct(Scanned):
 
     def all_rates(self) -> dict[str, "float | Moving"]:
         """Rates of all parts, given or default."""
-        usual = dict(SHARES if self.optimizer.name == "gauss_newton" else RATES)
+        usual = dict(DEFAULT_NEWTON_RATES if self.optimizer.name == "gauss_newton" else DEFAULT_RATES)
         if self.probe.name == "relaxed":
             usual["opr_weights"] = usual["probe"]
         return {**usual, **self.rates}
@@ -266,7 +266,7 @@ class Reconstruct(Scanned):
             del given["object"]
         for name, rate in given.items():
             if name not in PARTS:
-                raise BadInput("rates", name, f"is no part of the model: {nearest(name, PARTS)}")
+                raise BadInput("rates", name, f"is not a part of the model: {nearest(name, PARTS)}")
             if not parts.get(name) and (rate.rate if isinstance(rate, Moving) else rate):
                 raise BadInput(
                     f"rates.{name}", rate, f"has nothing to move: {_LACKS.get(name, 'leave it out')}"

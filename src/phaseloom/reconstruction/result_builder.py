@@ -14,30 +14,41 @@ from phaseloom.fitting import verdict as verdicts
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.newton import GaussNewton
+from phaseloom.fitting.outcome import Advice, Judgement
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.plot.report import trust
+from phaseloom.ptycho.curvature import light
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.resolution_level import Stage
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Provenance, Result
 from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
-__all__ = ["due", "found", "of", "state", "told", "verdict", "write"]
+__all__ = [
+    "build_result",
+    "describe_start",
+    "due",
+    "images_of",
+    "judge",
+    "state_of",
+    "summary_lines",
+    "write_outputs",
+]
 
 log = logging.getLogger(__name__)
 
 
 class Underway(Protocol):
-    """What is asked of a job to tell its outcome."""
+    """What a result is built from."""
 
     recipe: Reconstruct
     start: Start | None
-    stage: Stage
+    level: Level
     directory: Path | None
 
     @property
@@ -55,7 +66,7 @@ class Underway(Protocol):
         """How far the fit has come."""
         ...
 
-    def advice(self) -> list[str]:
+    def advice(self) -> list[Advice]:
         """What the run should make its user do."""
         ...
 
@@ -64,7 +75,7 @@ class Underway(Protocol):
         ...
 
 
-def of(job: Underway, /) -> Result:
+def build_result(job: Underway, /) -> Result:
     """The reconstruction as it stands."""
     model, room = job.model, job.model.scan.canvas
     with torch.no_grad():
@@ -78,7 +89,7 @@ def of(job: Underway, /) -> Result:
     states, probe = states / scale[:, None, None], probe * np.prod(scale)
     share = model.object.occupancy.cpu().numpy()
     gaps = model.propagator.distances().detach().cpu().double().tolist()
-    seed, data, said = job.recipe.seed, str(job.recipe.found.get("data", "")), verdict(job)
+    seed, data, said = job.recipe.seed, str(job.recipe.found.get("data", "")), judge(job)
     return Result(
         object=np.einsum("s,szyx->zyx", share, states) if len(share) > 1 else states[0],
         probe=probe,
@@ -102,43 +113,45 @@ def of(job: Underway, /) -> Result:
         background=background if background.any() else None,
         history=job.progress.history,
         stopped=job.progress.stopped,
-        verdict=said,
+        stop_reason=job.progress.stop.reason.value,
+        verdict=str(said),
+        verdict_code=said.verdict.value,
         metrics=_metrics(job),
         recipe=job.text(),
         provenance=Provenance.now(seed=seed, data=data, file=job.recipe.file.name),
-        start={} if job.start is None else found(job.start) | {"tried": job.start.tried},
+        start={} if job.start is None else describe_start(job.start) | {"tried": job.start.tried},
         title=job.recipe.title or job.scan.metadata.get("title", "") or job.recipe.file.stem,
         examples=_examples(job),
-        advice=[sentence for sentence in job.advice() if sentence not in said],
+        advice=[advice for advice in job.advice() if not said.includes(advice)],
     )
 
 
-def verdict(job: Underway, /) -> str:
-    """How far the run as it stands may be trusted, in a sentence; a silent likelihood knows no floor."""
-    floor, progress = 0.0 if job.stage.likelihood.silent else 1.0, job.progress
+def judge(job: Underway, /) -> Judgement:
+    """How far the run as it stands may be trusted; a silent likelihood knows no floor."""
+    floor, progress = 0.0 if job.level.likelihood.silent else 1.0, job.progress
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
-    end = {"stopped": progress.stopped, "since": progress.since, "blind": job.stage.likelihood.blind}
+    end = {"stopped": progress.stop, "since": progress.since, "blind": job.level.likelihood.blind}
     return verdicts.verdict(progress.history, **end, floor=floor, newton=newton)
 
 
 @torch.no_grad()
-def state(model: Ptychography, /) -> dict[str, Any]:
+def state_of(model: Ptychography, /) -> dict[str, Any]:
     """What is followed besides losses: thickness, tilt, defocus, heights, optics, powers of the modes."""
-    state: dict[str, Any] = {"mode powers": powers(model.probe.modes()).cpu().tolist()}
+    found: dict[str, Any] = {"mode powers": powers(model.probe.modes()).cpu().tolist()}
     if len(model.propagator.gaps):
-        state["thickness (A)"] = float(model.propagator.distances().mean())
-        state["tilt (mrad)"] = model.propagator.tilt.mean(0).cpu().tolist()
+        found["thickness (A)"] = float(model.propagator.distances().mean())
+        found["tilt (mrad)"] = model.propagator.tilt.mean(0).cpu().tolist()
     if isinstance(model.probe, Probe) and model.probe.focus.requires_grad:
-        state["defocus added (A)"] = float(model.probe.focus) * model.probe.unit
+        found["defocus added (A)"] = float(model.probe.focus) * model.probe.unit
     if isinstance(model.probe, AberratedProbe):
-        state["aberrations"] = model.probe.aberrations()
+        found["aberrations"] = model.probe.aberrations()
     if model.heights is not None and any(p.requires_grad for p in model.heights.parameters()):
         moved = model.heights.refined() - model.heights.start
-        state["heights moved (A)"] = float(moved.square().mean().sqrt())
-    return state
+        found["heights moved (A)"] = float(moved.square().mean().sqrt())
+    return found
 
 
-def told(result: Result, /) -> list[str]:
+def summary_lines(result: Result, /) -> list[str]:
     """The verdict on a result, and the numbers that speak for it, a line each."""
     facts = dict(trust(result))
     shown = ("loss", "hold-out") if "chi^2" in facts else ()
@@ -147,10 +160,10 @@ def told(result: Result, /) -> list[str]:
     return [f"verdict: {verdict}", *(f"  {name:32s} {value}" for name, value in facts.items())]
 
 
-def write(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:
+def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:
     """The files that the recipe asks for besides result and report; in the middle of a run, those due.
 
-    One that cannot be written is told in the log: a run must not end for a picture.
+    A file that cannot be written is reported in the log: a run must not end for a picture.
     """
     if job.directory is None:
         return []
@@ -173,7 +186,7 @@ def due(call: Call, epoch: int) -> bool:
     return bool(call.when) and Every(lambda: None, **dict(call.when)).due(epoch)
 
 
-def found(start: Start) -> dict[str, Any]:
+def describe_start(start: Start) -> dict[str, Any]:
     """What the automatic start found, as files keep it."""
     return {
         "defocus": LENGTH.show(start.defocus),
@@ -183,7 +196,7 @@ def found(start: Start) -> dict[str, Any]:
 
 
 def _metrics(job: Underway) -> dict[str, float]:
-    left = job.stage.likelihood.remaining(team().add)
+    left = job.level.likelihood.remaining(team().add)
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
     history = job.progress.history[: job.progress.shown]
@@ -204,9 +217,28 @@ def _examples(job: Underway) -> dict[str, np.ndarray]:
     index = torch.as_tensor(np.linspace(0, len(job.scan) - 1, 3).astype(int))
     show = job.model.detector.display
     modelled = job.model(index.to(job.model.scan.start.device)).cpu()
-    measured = job.stage.likelihood.measured[index]
+    measured = job.level.likelihood.measured[index]
     return {
         "index": index.numpy(),
         "measured": show(measured).numpy(),
         "modelled": show(modelled).numpy(),
+    }
+
+
+@torch.no_grad()
+def images_of(model: Ptychography, /) -> dict[str, Any]:
+    """Object ``(slice, y, x)``, probe ``(mode, y, x)``, coverage ``(y, x)`` and pixel (y, x) in angstrom.
+
+    As in a result: the transmission of vacuum is one, an object of several states is their mean.
+    """
+    coverage = light(model, [(modes[None], members) for modes, members in model.incident()])[0].cpu().numpy()
+    scale = model.modulus(coverage)
+    modes = orthogonalise(model.probe.modes())
+    probe = modes if model.heights is None else model.heights.level(modes)
+    states, share = model.object.transmission().cpu().numpy(), model.object.occupancy.cpu().numpy()
+    return {
+        "object": np.einsum("s,szyx->zyx", share, states) / scale[:, None, None],
+        "probe": probe.cpu().numpy() * np.prod(scale),
+        "coverage": coverage,
+        "pixel": model.scan.canvas.pixel,
     }

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, max_defocus, select_nearest
 from phaseloom.data import prepare
-from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress, fit
@@ -31,30 +32,14 @@ from phaseloom.units import Length
 
 __all__ = ["none", "sweep"]
 
-ORIENTATIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "as given": (),
-    "transposed": (("transpose", {}),),
-    "flipped": (("flip", {"axis": "y"}),),
-    "rotated": (("transpose", {}), ("flip", {"axis": "y"})),
-}
-"""The four orientations that patterns can tell apart, as steps of `phaseloom.data.prepare`."""
-
-TWINS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "turned by 180 degrees": (("flip", {"axis": "y"}), ("flip", {"axis": "x"})),
-    "transposed and turned": (("transpose", {}), ("flip", {"axis": "y"}), ("flip", {"axis": "x"})),
-    "flipped left to right": (("flip", {"axis": "x"}),),
-    "rotated the other way": (("transpose", {}), ("flip", {"axis": "x"})),
-}
-"""The same, turned by 180 degrees: only a defocus of known sign tells them from the four."""
-
-STAY = 2.0
+MAX_LOSS_RATIO_OF_STATED_DEFOCUS = 2.0
 """A stated defocus is kept unless its loss exceeds the best one's by this factor.
 
 Few epochs flatter a wide beam, whose patterns overlap more: near focus, wrong values had the lower loss by
 factors up to 1.6.
 """
 
-CLEARLY = 0.9
+MAX_LOSS_RATIO_OF_OTHER_ORIENTATION = 0.9
 """A changed orientation is believed when its loss is below this share of the given one's."""
 
 
@@ -103,7 +88,7 @@ class _Candidate:
         for epoch in fit(self.likelihood, order, self.progress, epochs=self.progress.epoch + epochs):
             self.loss = epoch.loss if math.isfinite(epoch.loss) else math.inf
 
-    def told(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, Any]:
         """What it was and what it came to."""
         epochs = self.progress.epoch if self.progress else 0
         known = {"orientation": self.orientation, "defocus": self.defocus}
@@ -134,7 +119,7 @@ def sweep(
         probe: call of a first guess with a knob ``defocus``; one without is left alone.
         seed: of the order of patterns.
         span: farthest defocus tried, angstrom; default: all that the window can hold when the probe
-            says nothing of its defocus, two depths of focus around it when it does.
+            does not state a defocus, two depths of focus around it when it does.
         steps: defocus values.
         orientations: try the detector transposed and flipped too; default: when the file does not say
             how it lies.
@@ -150,7 +135,7 @@ def sweep(
         )
     if min(rungs, default=0) < 1:
         raise BadInput("start: sweep.rungs", list(rungs), "must be one or more numbers of epochs from 1 up")
-    few = nearest(scan, patterns)
+    few = select_nearest(scan, patterns)
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
     turn = (not scan.oriented) if orientations is None else orientations
     base = float(probe.values.get("defocus", 0.0))
@@ -166,20 +151,13 @@ def sweep(
         guess = replace(probe, values=wanted)(data)
         return Ptychography.of(data, object=objects.pixels(room), probe=guess)
 
-    turned = {way: _turned(few, way) for way in ways}
+    turned = {way: _orient_scan(few, way) for way in ways}
     all_ = [_Candidate(way, value, turned[way], build) for way in ways for value in values]
     last = _race(all_, rungs, seed, base)
     found = _decide(all_, last, base)
     if base != 0 or found.defocus not in values[1:-1]:
         return found
     return _between(found, all_, values[1] - values[0], seed)
-
-
-def reach(geometry: Geometry, aperture: float, /) -> float:
-    """Largest defocus at which a cone of half-angle ``aperture`` still fits the window, angstrom."""
-    window = min(n * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
-    aperture = max(aperture, min(geometry.angle))
-    return window / (2 * math.tan(aperture))
 
 
 def half_angle(scan: Scan4D, /, share: float = 0.95) -> float:
@@ -197,20 +175,14 @@ def _defocus_values(scan: Scan4D, probe: Call, base: float, span: float | None, 
     if scan.geometry.near or not movable or steps == 1:
         return [base]
     aperture = probe.values.get("semiangle") or half_angle(scan)
-    farthest = 0.9 * reach(scan.geometry, aperture)
+    farthest = 0.9 * max_defocus(scan.geometry, aperture)
     depth = scan.geometry.wavelength / aperture**2
     width = span if span is not None else (farthest if base == 0 else min(farthest, 2 * depth))
     values = base + np.linspace(-width, width, steps)
     return [float(f"{value:.15g}") for value in values]  # what a parameter file can hold
 
 
-def nearest(scan: Scan4D, count: int, /) -> Scan4D:
-    """So many patterns, those nearest to the middle of the scan."""
-    away = np.linalg.norm(scan.positions - np.median(scan.positions, axis=0), axis=1)
-    return scan.select(np.sort(np.argsort(away, kind="stable")[:count]))
-
-
-def _turned(scan: Scan4D, way: str) -> Scan4D:
+def _orient_scan(scan: Scan4D, way: str) -> Scan4D:
     for name, given in (ORIENTATIONS | TWINS)[way]:
         scan = getattr(prepare, name)(scan, **given)
     return scan
@@ -248,15 +220,15 @@ def _between(found: Start, all_: Sequence[_Candidate], step: float, seed: int) -
     bend = below - 2 * at + above
     move = 0.5 * (below - above) / bend if bend > 0 else math.copysign(1.0, below - above)
     defocus = float(f"{middle.defocus + max(-1.0, min(1.0, move)) * step / 2:.6g}")
-    return replace(found, defocus=defocus, tried=found.tried + [side.told() for side in sides])
+    return replace(found, defocus=defocus, tried=found.tried + [side.as_row() for side in sides])
 
 
 def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> Start:
     best, stated = _upright(all_, last[0]), [c for c in last if base != 0 and c.defocus == base]
-    if stated and (kept := _upright(stated, stated[0])).loss < STAY * best.loss:
+    if stated and (kept := _upright(stated, stated[0])).loss < MAX_LOSS_RATIO_OF_STATED_DEFOCUS * best.loss:
         best = kept
     others = [candidate.loss for candidate in last if candidate is not best]
-    tried = [candidate.told() for candidate in all_]
+    tried = [candidate.as_row() for candidate in all_]
     return Start(best.defocus, best.orientation, best.loss, min(others, default=math.inf) / best.loss, tried)
 
 
@@ -264,4 +236,4 @@ def _upright(all_: Sequence[_Candidate], best: _Candidate) -> _Candidate:
     """The best one, unless the best as given is nearly as good."""
     given = [candidate for candidate in all_ if candidate.orientation == "as given"]
     own = min(given, key=lambda candidate: candidate.loss, default=best)
-    return own if best.loss > CLEARLY * own.loss else best
+    return own if best.loss > MAX_LOSS_RATIO_OF_OTHER_ORIENTATION * own.loss else best

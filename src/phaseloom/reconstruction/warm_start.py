@@ -2,103 +2,129 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from phaseloom.fitting.updates import held_out
-from phaseloom.reconstruction.recipe import SHARES, Change, Reconstruct
-from phaseloom.reconstruction.resolution_level import Stage
+from phaseloom.reconstruction.level import Level
+from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Change, Reconstruct
 from phaseloom.retrieval.predict import Misfit, held
 
-__all__ = ["begun", "slowed"]
+__all__ = ["judge", "keep_better_start", "slower_rates"]
 
 log = logging.getLogger(__name__)
 
-ASKED = 256
-"""Patterns that decide."""
+MAX_PATTERNS_OF_JUDGE = 256
+"""Patterns that decide between the prediction, its conjugate and no object."""
 
-LITTLE = 0.75
+MIN_SHARE_EXPLAINED = 0.75
 """Share explained (`phaseloom.retrieval.predict.Misfit`), below which a start that is taken is worth a
 word."""
 
 
+def judge(
+    level: Level, recipe: Reconstruct, holdout: np.ndarray, /, *, given: Collection[str]
+) -> Reconstruct:
+    """Keep the predicted object only if it is better than none, and return the recipe with what was found.
+
+    Args:
+        level: of the data, before its first epoch; its object is the prediction.
+        recipe: of the run.
+        holdout: indices of the patterns that are held out.
+        given: parts whose rates the user chose, which are not changed.
+    """
+    losses = keep_better_start(level, list(torch.as_tensor(holdout).split(32)) if len(holdout) else [])
+    slower = slower_rates(recipe, level, losses["empty"], given) if level.progress.best else ()
+    found = recipe.found | {"start": losses}
+    return recipe.model_copy(update={"found": found, "changes": (*slower, *recipe.changes)})
+
+
 @torch.no_grad()
-def begun(stage: Stage, kept_out: Sequence[Tensor], /) -> dict[str, float]:
-    """Keep a predicted object if it explains the patterns better than none does, and than its conjugate.
+def keep_better_start(level: Level, holdout: Sequence[Tensor], /) -> dict[str, float]:
+    """Keep a predicted object if it explains the patterns better than none, and than its conjugate.
 
     The conjugate is what a detector that is turned by 180 degrees against the scan would make of it.
-    Otherwise no object is taken.
+    Otherwise the object is set to one everywhere.
 
     What is kept counts as the result of epoch 0: a run whose hold-out loss never falls below that of the
     prediction ends with the prediction.
 
     Args:
-        stage: before its first epoch.
-        kept_out: batches of patterns that are held out.
+        level: before its first epoch.
+        holdout: batches of patterns that are held out.
 
     Returns:
         The loss with the prediction, with its conjugate, and without an object.
     """
-    model = stage.model
+    model = level.model
     count = len(model.scan.start)
-    index = torch.linspace(0, count - 1, min(count, ASKED)).round().long().to(model.scan.start.device)
-    there, kept = _loss(stage, index), model.object.transmission().clone()
-    model.object.put(kept.conj())
-    turned = _loss(stage, index)
-    model.object.put(torch.ones_like(kept))
-    empty = _loss(stage, index)
-    if there < min(empty, turned):
-        model.object.put(kept)
-        _doubted(_explained(stage, index))
-        loss = held_out(
-            stage.likelihood, (kept_out, (), stage.likelihood.judging), stage.progress.optimizer, 0
-        )
+    index = torch.linspace(0, count - 1, min(count, MAX_PATTERNS_OF_JUDGE)).round().long()
+    index = index.to(model.scan.start.device)
+    prediction = model.object.transmission().clone()
+    predicted = _mean_loss(level, index)
+    model.object.put(prediction.conj())
+    conjugate = _mean_loss(level, index)
+    model.object.put(torch.ones_like(prediction))
+    empty = _mean_loss(level, index)
+    if predicted < min(empty, conjugate):
+        model.object.put(prediction)
+        _warn_of_little_explained(_measure_misfit(level, index))
+        held = (holdout, (), level.likelihood.judging)
+        loss = held_out(level.likelihood, held, level.progress.optimizer, 0)
         if loss is not None:
-            stage.progress.best = (0, loss, deepcopy(model.state_dict()))
-    return {"predicted": there, "conjugate": turned, "empty": empty}
+            level.progress.best = (0, loss, deepcopy(model.state_dict()))
+    return {"predicted": predicted, "conjugate": conjugate, "empty": empty}
 
 
-def slowed(recipe: Reconstruct, stage: Stage, empty: float, /) -> tuple[Change, ...]:
-    """Rates for a start from a prediction where counts say little: longer steps would carry noise into it.
+def slower_rates(
+    recipe: Reconstruct, level: Level, empty: float, given: Collection[str], /
+) -> tuple[Change, ...]:
+    """Rates for a start from a prediction at few counts: longer steps would carry noise into it.
 
-    The loss without an object, in units of the noise, tells how much there is to learn. Of parts whose rate
-    the user gave, and of other optimisers, nothing is changed.
+    The loss without an object, in units of the noise, says how much there is to learn. Rates that the user
+    gave, and those of other optimisers, are not changed.
 
     Args:
         recipe: of the run.
-        stage: before its first epoch.
+        level: before its first epoch.
         empty: loss without an object.
+        given: parts whose rates the user chose.
     """
     if recipe.optimizer.name != "gauss_newton":
         return ()
     signal = math.sqrt(max(empty, 1.0))
     rates = {
-        "object": min(0.05 * signal, SHARES["object"]),
-        "probe": min(0.1 * (signal - 1), SHARES["probe"]),
+        "object": min(0.05 * signal, DEFAULT_NEWTON_RATES["object"]),
+        "probe": min(0.1 * (signal - 1), DEFAULT_NEWTON_RATES["probe"]),
     }
     return tuple(
         Change(epoch=1, part=part, rate=rate, stop=None)
         for part, rate in rates.items()
-        if part not in recipe.rates and stage.groups(part)
+        if part not in given and level.groups(part)
     )
 
 
-def _explained(stage: Stage, index: Tensor) -> Misfit:
+def _measure_misfit(level: Level, index: Tensor) -> Misfit:
     """How much of what differs between patterns the object explains."""
-    detector = stage.model.detector
+    detector = level.model.detector
     pieces = [
-        (stage.model(part), stage.likelihood.measured.take(part, part.device)[1]) for part in index.split(32)
+        (level.model(part), level.likelihood.measured.take(part, part.device)[1]) for part in index.split(32)
     ]
     expected, measured = (torch.cat(some).cpu() for some in zip(*pieces, strict=True))
     return held(expected, measured, detector.background().cpu(), detector.mask.cpu().numpy().astype(bool))
 
 
-def _doubted(found: Misfit) -> None:
+def _warn_of_little_explained(found: Misfit) -> None:
     """Say so where a prediction that is better than nothing explains little."""
-    if found.explained is None or found.error is None or found.explained + 3 * found.error >= LITTLE:
+    if (
+        found.explained is None
+        or found.error is None
+        or found.explained + 3 * found.error >= MIN_SHARE_EXPLAINED
+    ):
         return
     part = f"only {100 * found.explained:.0f} %" if found.explained > 0 else "nothing"
     log.warning(
@@ -108,9 +134,9 @@ def _doubted(found: Misfit) -> None:
     )
 
 
-def _loss(stage: Stage, index: Tensor) -> float:
+def _mean_loss(level: Level, index: Tensor) -> float:
     total = 0.0
     for part in index.split(32):
-        terms = stage.likelihood(part)
-        total += len(part) / len(index) * sum(terms[name].item() for name in stage.likelihood.judging)
+        terms = level.likelihood(part)
+        total += len(part) / len(index) * sum(terms[name].item() for name in level.likelihood.judging)
     return total

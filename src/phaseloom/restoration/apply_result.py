@@ -17,8 +17,8 @@ from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
-from phaseloom.reconstruction.job import Job
-from phaseloom.reconstruction.live_images import images
+from phaseloom.reconstruction.protocol import Job
+from phaseloom.reconstruction.result_builder import images_of
 from phaseloom.restoration.apply import STAMP, Mended, mended
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.image_kinds import Task
@@ -156,7 +156,7 @@ def _held(result: Result, change: np.ndarray, folder: Path) -> tuple[Misfits | N
         return None, (f"the patterns cannot be modelled again: {problem}",)
     if not _is_of(job, result):
         return None, ("the run beside the result is another one: the misfit of the patterns is not known",)
-    thing, likelihood = job.model.object, job.stage.likelihood
+    thing, likelihood = job.model.object, job.level.likelihood
     kept = thing.transmission().detach().clone()
     turn = torch.from_numpy(change / kept.shape[-3]).to(kept.real)
     numbers = []
@@ -178,7 +178,7 @@ def _is_of(job: Job, result: Result) -> bool:
 
 def _off(job: Job, result: Result) -> float:
     """How far two objects differ, in parts of the one of the result."""
-    found = images(job.model)["object"]
+    found = images_of(job.model)["object"]
     if found.shape != result.object.shape:
         return float("inf")
     return float(np.linalg.norm(found - result.object) / np.linalg.norm(result.object))

@@ -12,7 +12,7 @@ from phaseloom.files import whole
 from phaseloom.learning.weight_files import fingerprint
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval import predict
-from phaseloom.runs.parallel_map import crew, one_thread, spread
+from phaseloom.runs.parallel_map import map_unordered, one_thread, worker_pool
 from phaseloom.spec import to_yaml
 
 __all__ = ["missing", "predictions"]
@@ -107,7 +107,10 @@ def predictions(
     left = _missing(recipes, folder, by)
     work = partial(_predicted, folder=folder.resolve(), model=model, by=by)
     trees = [recipe.model_copy(update={"file": recipe.file.resolve()}) for recipe in left]
-    with crew(workers, scheduler) as (team, ahead), closing(spread(work, trees, team, ahead)) as done:
+    with (
+        worker_pool(workers, scheduler) as (team, ahead),
+        closing(map_unordered(work, trees, team, ahead)) as done,
+    ):
         for recipe, said in done:
             yield recipe.file, said
 

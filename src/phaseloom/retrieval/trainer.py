@@ -29,7 +29,7 @@ from phaseloom.retrieval.recipe import UNSEEN, Making, Stage, Train
 from phaseloom.retrieval.sample_pool import Pool
 from phaseloom.retrieval.stored_samples import Stored
 from phaseloom.retrieval.training_samples import Picked, picked
-from phaseloom.runs.parallel_map import settled
+from phaseloom.runs.parallel_map import set_up_worker
 from phaseloom.spec import Call
 
 __all__ = ["Training", "pictures"]
@@ -205,5 +205,5 @@ def _pool(recipe: Train) -> Pool | Stored:
                 )
         return Stored(recipe.stored, UNSEEN, recipe.geometry)
     workers, spawn = recipe.workers, get_context("spawn")
-    processes = ProcessPoolExecutor(workers, mp_context=spawn, initializer=settled) if workers else None
+    processes = ProcessPoolExecutor(workers, mp_context=spawn, initializer=set_up_worker) if workers else None
     return Pool(Making(recipe.specimen, recipe.microscope, recipe.seed), processes)

@@ -14,15 +14,15 @@ import torch
 
 from phaseloom.errors import BadInput, MissingExtra
 
-__all__ = ["crew", "one_thread", "settled", "spread"]
+__all__ = ["map_unordered", "one_thread", "set_up_worker", "worker_pool"]
 
-AHEAD = 1000
+MAX_TASKS_ON_CLUSTER = 1000
 """Things that are handed to a cluster at once: whoever works there is never without."""
 
 Thing = TypeVar("Thing")
 
 
-def settled() -> None:
+def set_up_worker() -> None:
     """A helper of one process: one thread, no part in a team, and it is the caller who is interrupted."""
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         os.environ.pop(name, None)
@@ -31,7 +31,7 @@ def settled() -> None:
 
 
 @contextmanager
-def crew(workers: int | None, scheduler: str | None) -> Iterator[tuple[futures.Executor | None, int]]:
+def worker_pool(workers: int | None, scheduler: str | None) -> Iterator[tuple[futures.Executor | None, int]]:
     """Who does the work, and how many things they are given ahead; nobody else for one worker.
 
     Args:
@@ -48,18 +48,20 @@ def crew(workers: int | None, scheduler: str | None) -> Iterator[tuple[futures.E
     workers = workers or (len(allowed(0)) if allowed else os.cpu_count() or 1)
     if scheduler is not None:
         with _client(scheduler) as client:
-            yield client.get_executor(pure=False), AHEAD
+            yield client.get_executor(pure=False), MAX_TASKS_ON_CLUSTER
     elif workers == 1:
         yield None, 1
     else:
-        pool = futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=settled)
+        pool = futures.ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=set_up_worker
+        )
         try:
             yield pool, 2 * workers
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def spread(
+def map_unordered(
     work: Callable[[Thing], str], things: Sequence[Thing], team: futures.Executor | None, ahead: int, /
 ) -> Generator[tuple[Thing, str], None, None]:
     """Each thing as it is done, and what was said of it; when the caller stops, the rest is given up.

@@ -15,7 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
-__all__ = ["IN_MEMORY", "Scanned", "digest", "parted"]
+__all__ = ["IN_MEMORY", "ScanRecipe", "digest_of_scan", "keep_part_of_process"]
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,55 @@ LOOKED_AT = (3, 16, 64, 200, 256, 400)
 """Patterns, evenly over a scan, from which curvatures, mean patterns, noise and examples are taken."""
 
 
-class Scanned(Recipe):
+SECTIONS_OF_SCAN_RECIPES = frozenset(
+    [
+        "axial",
+        "batch",
+        "block",
+        "changes",
+        "clip",
+        "detector",
+        "device",
+        "epochs",
+        "file",
+        "found",
+        "halves",
+        "holdout",
+        "levels",
+        "losses",
+        "model",
+        "noise",
+        "object",
+        "optimizer",
+        "outputs",
+        "patience",
+        "penalties",
+        "precision",
+        "prepare",
+        "preset",
+        "probe",
+        "projections",
+        "propagator",
+        "rate",
+        "rates",
+        "read",
+        "seed",
+        "shape",
+        "start",
+        "test",
+        "title",
+        "turned",
+        "validation",
+    ]
+)
+"""All sections that parameter files of reconstructions and of autoencoders may have.
+
+A recipe that is not ``strict`` takes its own from such a file and skips the others (`phaseloom virtual
+run.yaml`).
+"""
+
+
+class ScanRecipe(Recipe):
     """A recipe of a scan.
 
     Attributes:
@@ -47,20 +95,27 @@ class Scanned(Recipe):
         """A recipe for a data file, or from a parameter file, with settings changed."""
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
-            said = cls.of(_own(cls, load_yaml(path)))
-            file = {} if said.file == IN_MEMORY else {"file": path.parent / said.file}
-            recipe = said.rooted(path.parent).model_copy(update=file)
-        else:
-            recipe = cls.of({"file": str(path)})
+            return cls.from_tree(load_yaml(path), path.parent, settings)
+        recipe = cls.of({"file": str(path)})
+        return recipe.put(settings) if settings else recipe
+
+    @classmethod
+    def from_tree(
+        cls, tree: dict[str, Any], folder: Path, settings: Mapping[str, Any] | None = None, /
+    ) -> Self:
+        """A recipe from the tree of a parameter file; relative paths in it start from a folder."""
+        own = cls.of(_skip_foreign_sections(cls, tree))
+        file = {} if own.file == IN_MEMORY else {"file": folder / own.file}
+        recipe = own.rooted(folder).model_copy(update=file)
         return recipe.put(settings) if settings else recipe
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared, without blank patterns."""
-        return _lit(self.all(given), self.file.name)
+        return _drop_blank_patterns(self.all(given), self.file.name)
 
     def all(self, given: Scan4D | None = None, /) -> Scan4D:
         """The same with blank patterns in their places."""
-        scan = _read(self) if given is None else given
+        scan = _read_scan(self) if given is None else given
         for step in self.prepare:
             scan = step(scan)
         return scan
@@ -80,26 +135,22 @@ class Scanned(Recipe):
         return self.file
 
 
-def _own(kind: type[Scanned], tree: dict[str, Any]) -> dict[str, Any]:
-    """What a parameter file says of a scan, where the rest of it is meant for another recipe of scans."""
-    if kind.strict or set(tree) <= set(kind.model_fields):
+def _skip_foreign_sections(kind: type[ScanRecipe], tree: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a recipe that is not strict; with an unknown one the tree stays, to be refused."""
+    fields = set(kind.model_fields)
+    if kind.strict or not set(tree) <= fields | SECTIONS_OF_SCAN_RECIPES:
         return tree
-    from phaseloom.embedding.train import Autoencode
-    from phaseloom.reconstruction.recipe import Reconstruct
-
-    if not set(tree) <= set(kind.model_fields).union(Autoencode.model_fields, Reconstruct.model_fields):
-        return tree  # and be refused with the nearest name
-    return {name: value for name, value in tree.items() if name in kind.model_fields}
+    return {name: value for name, value in tree.items() if name in fields}
 
 
-def _read(recipe: Scanned) -> Scan4D:
+def _read_scan(recipe: ScanRecipe) -> Scan4D:
     several = team().count > 1  # each keeps a part only
     if recipe.read is None:
         return formats.read(recipe.there(), lazy=several)
     return formats.read(recipe.there(), format=recipe.read.name, knobs=recipe.read.values, lazy=several)
 
 
-def parted(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
+def keep_part_of_process(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
     """A scan of which this process keeps its part of the patterns, and some that all look at.
 
     Args:
@@ -115,12 +166,12 @@ def parted(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:
     return replace(scan, counts=Part.of(scan.counts, every[team().keeps(every)], np.concatenate(some)))
 
 
-def digest(scan: Scan4D, /) -> str:
+def digest_of_scan(scan: Scan4D, /) -> str:
     """A hash of the patterns, which one process reads and all know."""
     return team().told(scan.digest() if team().first else "")
 
 
-def _lit(scan: Scan4D, name: str) -> Scan4D:
+def _drop_blank_patterns(scan: Scan4D, name: str) -> Scan4D:
     """The patterns that hold counts at all; blank ones (a closed shutter, a lost frame) are named."""
     parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
     lit = np.concatenate([(scan.counts[index] * scan.mask).any((1, 2)) for index in parts])

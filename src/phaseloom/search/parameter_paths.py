@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.spec import Call, Recipe, _dimension, _rooms, _table, knobs, names
+from phaseloom.spec import Call, Recipe, alternatives_table, dimension_of, knobs, names, rooms_of
 from phaseloom.units import Dimension
 
 __all__ = ["Kind", "address", "at", "placed"]
@@ -45,7 +45,7 @@ class Kind:
         """
         if annotation is Any:
             return cls()
-        dimension, inner = _dimension(annotation), _flat(annotation)
+        dimension, inner = dimension_of(annotation), _flat(annotation)
         if dimension is not None or float in inner:
             return cls(True, False, dimension)
         return cls(int in inner, int in inner, None)
@@ -78,12 +78,12 @@ def address(recipe: Recipe, path: str, /) -> Kind:
     first, *rest = path.split(".")
     place, fields = f"over: {path}", type(recipe).model_fields
     _known(first, [name for name in fields if name != "found"], place)
-    if first in _rooms(type(recipe)):
+    if first in rooms_of(type(recipe)):
         value = getattr(recipe, first)
         if isinstance(value, tuple) and rest:
             number = _number(value, rest, place)
             return _in_call(value[number], rest[rest[0].isdigit() :], place)
-        return _in_call(value, rest, place, _rooms(type(recipe))[first]) if rest else Kind(False)
+        return _in_call(value, rest, place, rooms_of(type(recipe))[first]) if rest else Kind(False)
     annotation = fields[first].annotation
     if rest and first == "rates":
         from phaseloom.reconstruction.recipe import PARTS
@@ -121,8 +121,8 @@ def _in_call(value: Any, rest: list[str], place: str, room: str = "") -> Kind:
     annotation = wanted[deeper[0]].annotation
     if len(deeper) == 1:
         return Kind.of(annotation)
-    table = _table(annotation)
-    return Kind(True, False, table.of(deeper[1])) if table else Kind(dimension=_dimension(annotation))
+    table = alternatives_table(annotation)
+    return Kind(True, False, table.of(deeper[1])) if table else Kind(dimension=dimension_of(annotation))
 
 
 def _known(name: str, there: Any, place: str) -> None:
@@ -159,7 +159,7 @@ def placed(recipe: Any, settings: Mapping[str, Any], /) -> Any:
     for path in sorted(settings, key=lambda one: one.count(".")):
         first, *rest = path.split(".")
         value = getattr(recipe, first, None)
-        if isinstance(value, tuple) and rest and first in _rooms(type(recipe)):
+        if isinstance(value, tuple) and rest and first in rooms_of(type(recipe)):
             number = _number(value, rest, f"over: {path}")
             listed = recipe.given()[first] if first in recipe.model_fields_set else recipe.resolved()[first]
             changed = [

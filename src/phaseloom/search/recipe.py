@@ -17,7 +17,7 @@ from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.runs.folder import keep_recipe
-from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.runs.scan_recipe import ScanRecipe
 from phaseloom.search.parameter_paths import placed
 from phaseloom.search.space import Searched, Space
 from phaseloom.search.trials import Trial, read, trial_of
@@ -27,7 +27,7 @@ __all__ = ["Plan", "Search", "engine"]
 
 BACK = 0.1
 """Share of the epochs of a reconstruction that learn from all patterns, see
-`phaseloom.reconstruction.job`."""
+`phaseloom.reconstruction.protocol`."""
 
 
 class Search(Recipe):
@@ -119,7 +119,7 @@ class Plan:
             fix = "holds a run or a search: name a new folder, or use --resume to go on with it"
             raise BadInput("--out", str(folder), fix)
         named = {"study": search.study or folder.name, "storage": _absolute(search.storage)}
-        if isinstance(base, Scanned):
+        if isinstance(base, ScanRecipe):
             base.there()
         plan = cls(folder, search.model_copy(update=named), base.rooted(Path.cwd()))
         if search.sampler.name == "grid":

@@ -33,9 +33,6 @@ HEAVY = ("result.h5", pretrained.FILE, "picture.npz")
 PIXELS = 320
 """Along an edge of a picture that is kept of a trial."""
 
-BROKEN = re.compile(r" in epoch \d+; ")
-"""What a run says when its numbers ceased to be finite."""
-
 
 class Searching:
     """A search that is watched, stopped and resumed.
@@ -289,11 +286,11 @@ def _run(plan: Plan, run: Trial, trial: Any) -> None:
                 _tidy(run, ())
                 trial.set_user_attr("reason", f"given up after epoch {epoch.number}")
                 raise engine().optuna.TrialPruned
-    stopped = run.run.progress.stopped
-    if stopped.startswith("interrupted"):
+    stop = run.run.progress.stop
+    if stop.interrupted:
         raise KeyboardInterrupt
-    if BROKEN.search(stopped):
-        raise ArithmeticError(stopped)
+    if stop.broke_down:
+        raise ArithmeticError(str(stop))
 
 
 def _ended(plan: Plan, run: Trial, folder: Path) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from phaseloom.embedding.train import Autoencode, Encoding
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting.loop import Epoch
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.train import Restore, Restoring
 from phaseloom.result import Result
@@ -111,7 +111,7 @@ class Reconstruction(Trial):
 
     def loss(self) -> float:
         """Of what compares with counts; penalties are left out."""
-        event, names = self._last(), self.run.stage.likelihood.judging
+        event, names = self._last(), self.run.level.likelihood.judging
         return float(sum(event["terms"][name] for name in names)) if event else float("nan")
 
 

@@ -1,1 +1,5 @@
 """Simulated 4D-STEM scans: specimens, microscopes, experiments, sets of samples."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

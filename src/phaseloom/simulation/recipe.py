@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.runs.folder import keep_recipe
-from phaseloom.runs.parallel_map import crew, one_thread, spread
+from phaseloom.runs.parallel_map import map_unordered, one_thread, worker_pool
 from phaseloom.simulation import dp_set_layout as _seed_layout
 from phaseloom.simulation import samples
 from phaseloom.simulation.samples import PARTS
@@ -145,9 +145,9 @@ def simulate(
     numbers, joined = missing(recipe, folder), (folder / "run.yaml").exists()
     if joined:
         numbers = [int(number) for number in np.random.default_rng().permutation(numbers)]
-    with crew(workers, scheduler) as (team, ahead):
+    with worker_pool(workers, scheduler) as (team, ahead):
         _begun(recipe, folder)
-        with closing(spread(partial(_written, recipe, folder), numbers, team, ahead)) as found:
+        with closing(map_unordered(partial(_written, recipe, folder), numbers, team, ahead)) as found:
             done = (_fine(number, said, folder, recipe) for number, said in found)
             yield from done if recipe.layout == "ours" else _gathered(folder, done)
     if recipe.layout == "seed":

@@ -13,7 +13,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.result import Provenance
-from phaseloom.runs.scan_recipe import Scanned
+from phaseloom.runs.scan_recipe import ScanRecipe
 from phaseloom.units import ANGLE
 from phaseloom.virtual.annuli import Detector, annulus, segments, standard, unseen
 from phaseloom.virtual.images import Beam, Survey, beam_of, integrated_phase, laid, levelled, survey
@@ -22,7 +22,7 @@ from phaseloom.virtual.radial import Profile, radial
 __all__ = ["Images", "Virtual", "virtual"]
 
 
-class Virtual(Scanned):
+class Virtual(ScanRecipe):
     """A recipe of virtual images.
 
     Attributes:

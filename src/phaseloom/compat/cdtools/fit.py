@@ -16,6 +16,7 @@ from phaseloom.compat.cdtools.datasets.base import CDataset, check_dataset
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers, schedule
 from phaseloom.fitting.loop import Progress, fit, put_back
+from phaseloom.fitting.outcome import Stop
 from phaseloom.fitting.updates import Batches, Objective
 
 __all__ = ["EpochPlan", "Fit", "FitTask", "NamedParts", "choose_patterns"]
@@ -165,7 +166,7 @@ class Fit(ABC):
                 loss = self._run_epoch(task, since=self.progress.epoch - number, plateau=plan.plateau)
                 if loss is None:
                     self.done = True
-                    _report_stop(name, self.progress.stopped)
+                    _report_stop(name, self.progress.stop)
                     return
                 self._record(task.scale_loss(loss), note)
             self.done = number + 1 == iterations
@@ -283,12 +284,12 @@ def choose_patterns(subset: Any, count: int, place: str = "optimize: subset") ->
     return index
 
 
-def _report_stop(name: str, stopped: str) -> None:
+def _report_stop(name: str, stop: Stop) -> None:
     """Say why an epoch did not finish, after which the model is what it was before."""
-    if not stopped.startswith("interrupted"):
-        fix = f"failed ({stopped}): the model is as it was before that epoch; take a smaller lr"
+    if not stop.interrupted:
+        fix = f"failed ({stop}): the model is as it was before that epoch; take a smaller lr"
         raise BadInput(f"{name}_optimize", None, fix)
-    log.warning("%s_optimize ended early: %s", name, stopped)
+    log.warning("%s_optimize ended early: %s", name, stop)
 
 
 def _members(optimizer: torch.optim.Optimizer) -> set[int]:

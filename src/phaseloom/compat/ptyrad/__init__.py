@@ -190,7 +190,7 @@ def run_inversion(data_context: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``model`` (a `PtychoAD`), ``optimizer``, ``output_path`` (or ``None``) and ``logger`` by name.
     """
-    from phaseloom.reconstruction.job import Job
+    from phaseloom.reconstruction.protocol import Job
     from phaseloom.reconstruction.recipe import Reconstruct
 
     params, device, logger = (data_context[key] for key in ("params", "device", "logger"))

@@ -10,7 +10,7 @@ from phaseloom.compat.ptyrad.legacy import migrated
 from phaseloom.compat.ptyrad.tables import REQUIRED, STORED, TILTS, Group, Knob
 from phaseloom.compat.ptyrad.tables_run import SECTIONS
 from phaseloom.errors import BadInput, nearest
-from phaseloom.findings import said
+from phaseloom.findings import describe_error
 
 __all__ = ["checked", "is_ptyrad", "section"]
 
@@ -119,7 +119,7 @@ def _valid(kind: Any, value: Any, place: str) -> Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as problem:
         first = max(problem.errors(), key=lambda error: _SERIOUS.get(error["type"], 1))
-        fix = "is of the wrong kind" if first["type"] == "none_required" else said(first)
+        fix = "is of the wrong kind" if first["type"] == "none_required" else describe_error(first)
         raise BadInput(place, value, fix) from None
 
 

@@ -122,7 +122,7 @@ def read(
         knobs = {"lazy": True} | knobs
     if name in __all__:
         return _scan(path, reader, knobs)
-    with plugins.trusted(__name__, name):
+    with plugins.name_plugin_errors(__name__, name):
         scan = _scan(path, reader, knobs)
     if not isinstance(scan, Scan4D):
         fix = f"gave {type(scan).__name__}, which is no Scan4D: tell its author, or name another"

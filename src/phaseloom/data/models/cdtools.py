@@ -111,7 +111,7 @@ def _to_object(state: State) -> np.ndarray:
     """Transmission ``(mode, slice, y, x)``."""
     stored = np.asarray(state["obj"])
     if bool(state.get("exponentiate_obj", False)):
-        stored = np.exp(1j * (stored.real if bool(state.get("phase_only", False)) else stored))
+        stored = np.exp(1j * (np.real(stored) if bool(state.get("phase_only", False)) else stored))
     axis = 0 if SLICED in state else 1
     return np.expand_dims(stored.reshape(-1, *stored.shape[-2:]), axis).astype(np.complex64)
 

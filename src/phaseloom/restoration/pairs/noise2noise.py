@@ -43,7 +43,7 @@ from phaseloom.learning.weight_files import find
 from phaseloom.metrics.phase import find_shift, remove_ramp, shifted
 from phaseloom.ptycho.beam_optics import optics_of
 from phaseloom.reconstruction.half_data_frc import splittable
-from phaseloom.reconstruction.job import Job
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs.folders import Image, Pair
 from phaseloom.retrieval.prediction import measured, predict
@@ -338,10 +338,10 @@ def _likeness(one: NDArray[np.floating], two: NDArray[np.floating]) -> float:
 def _reconstructed(recipe: Thin, one: Any, scan: Scan4D | None) -> _Eye:
     """By ptychography: start and positions found on all of the counts, then the same run for each part."""
     job = Job.begin(one.model_copy(update={"outputs": ()}), scan=scan)
-    splittable(job.full.scan)
+    splittable(job.finest.scan)
     if any(job.recipe.rate_of(name) for name in PLACES):
         _driven(job)
-    found, rates = job.full.scan, job.recipe.rates
+    found, rates = job.finest.scan, job.recipe.rates
     if len(job.progress.history):
         found = replace(found, positions=job.model.scan.angstrom())
     held = {name: 0.0 for name in PLACES if name in rates}
@@ -353,13 +353,13 @@ def _reconstructed(recipe: Thin, one: Any, scan: Scan4D | None) -> _Eye:
         result = _driven(Job.begin(settled, scan=part)).result()
         return result.phase[result.window][None]
 
-    return _Eye(found, see, ("phase",), job.full.model.scan.canvas.pixel, loose=True)
+    return _Eye(found, see, ("phase",), job.finest.model.scan.canvas.pixel, loose=True)
 
 
 def _driven(job: Job) -> Job:
     """A job that has come to its end, in silence."""
     deque(job, maxlen=0)
-    if job.progress.stopped.startswith("interrupted"):
+    if job.progress.stop.interrupted:
         raise KeyboardInterrupt
     return job
 

@@ -1,0 +1,141 @@
+"""Estimate what the file of a scan does not say: orientation, rotation, optics, step and slices."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from phaseloom.calibration import estimators as own
+from phaseloom.calibration.state import CalibrationState, Estimate, Estimator, RunReconstruction
+from phaseloom.data import prepare
+from phaseloom.data.calibrate import fitted_disk
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fitting.distributed import team
+from phaseloom.spec import Call
+
+__all__ = ["DEFAULT_ESTIMATORS", "Calibration", "run_estimators"]
+
+DEFAULT_ESTIMATORS: tuple[Estimator, ...] = (
+    own.estimate_semiangle,
+    own.estimate_orientation,
+    own.resolve_twin,
+    own.refine_geometry,
+    own.check_detector_pixel,
+    own.estimate_slices,
+)
+"""From cheap and coarse to precise; each starts from the results of those before it."""
+
+PROBES_TO_CALIBRATE = ("auto", "from_patterns", "focused", "aberrated")
+"""First guesses of a probe whose curvature a calibration may choose."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The result of a calibration.
+
+    Attributes:
+        recipe: of a run with all of it written in, and nothing left to find.
+        state: the same as numbers.
+        estimates: one for each quantity.
+        tried: candidates of each estimator, by its name.
+    """
+
+    recipe: Any
+    state: CalibrationState
+    estimates: tuple[Estimate, ...]
+    tried: dict[str, list[dict[str, Any]]]
+
+    def lines(self) -> list[str]:
+        """The estimates as lines of text."""
+        return [estimate.line() for estimate in self.estimates]
+
+    def summary(self) -> dict[str, str]:
+        """The estimates as a run file keeps them."""
+        return {one.name: one.line().removeprefix(one.name).strip() for one in self.estimates}
+
+
+def run_estimators(
+    recipe: Any,
+    scan: Scan4D,
+    /,
+    *,
+    run: RunReconstruction,
+    estimators: Sequence[Estimator] = DEFAULT_ESTIMATORS,
+) -> Calibration:
+    """Estimate one quantity after the other, by direct methods and short reconstructions.
+
+    `phaseloom.reconstruction.protocol.calibrate` calls it with the reconstruction of this package.
+
+    Args:
+        recipe: of the reconstruction; what it states of the probe is the starting point.
+        scan: as the recipe reads and prepares it.
+        run: reconstructs a scan by a recipe.
+        estimators: in order; one of your own takes the place of another.
+
+    Raises:
+        BadInput: a near field, a probe that brings its own curvature, or no semi-angle to be found.
+    """
+    _check_calibratable(recipe, scan)
+    recipe, scan, centring = _centre_patterns(recipe, scan)
+    stated = recipe.probe.values
+    defocus = float(stated.get("defocus") or 0.0)
+    state = CalibrationState(recipe, semiangle=stated.get("semiangle"), defocus=defocus, run=run)
+    estimates = list(centring)
+    tried = {}
+    for estimator in estimators:
+        found = team().told(estimator(scan, state))
+        state = found.state
+        estimates += found.estimates
+        tried[getattr(estimator, "__name__", type(estimator).__name__)] = found.tried
+    complete = state.recipe(scan)
+    done = Calibration(complete, state, tuple(estimates), tried)
+    kept = {**complete.found, "calibrate": done.summary()}
+    return replace(done, recipe=complete.model_copy(update={"found": kept}))
+
+
+def _check_calibratable(recipe: Any, scan: Scan4D) -> None:
+    if scan.geometry.near:
+        raise BadInput("preset", "calibrate", "needs far-field patterns with a bright disk: leave it out")
+    if recipe.probe.name not in PROBES_TO_CALIBRATE:
+        choices = ", ".join(PROBES_TO_CALIBRATE[1:])
+        fix = f"brings a curvature of its own: write one of {choices} to calibrate"
+        raise BadInput("probe", recipe.probe.name, fix)
+    if not np.ptp(scan.positions, axis=0).any():
+        fix = "tell nothing of how the scan lies: give those of the beam"
+        raise BadInput("positions", "all the same", fix)
+
+
+def _centre_patterns(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
+    """The scan with its bright disk in the middle, and what was done if it lay off.
+
+    Patterns that were flipped by hand lie off by a pixel, and the estimates from them are wrong.
+    """
+    off = _disk_offset(scan)
+    if not any(off):
+        return recipe, scan, ()
+    step = Call(prepare.__name__, "center")
+    moved = step(scan)
+    remaining = _disk_offset(moved)
+    before = _format_offset(off)
+    if any(remaining):
+        note = "the estimates below are not reliable: centre the patterns"
+        return recipe, scan, (Estimate("centre", before, before, 1.0, False, note=note),)
+    after = _format_offset(remaining)
+    centred = Estimate("centre", after, before, math.inf, True, note="by prepare: center")
+    return recipe.model_copy(update={"prepare": (*recipe.prepare, step)}), moved, (centred,)
+
+
+def _disk_offset(scan: Scan4D) -> tuple[float, float]:
+    """Pixels by which the bright disk lies off the middle, where there clearly is one."""
+    try:
+        disk = fitted_disk(scan.mean_pattern(most=500), mask=scan.mask)
+    except BadInput:
+        return 0.0, 0.0
+    return disk.off(scan.geometry.shape) if disk.clear else (0.0, 0.0)
+
+
+def _format_offset(off: tuple[float, float]) -> str:
+    return f"{off[0]:+.2f}, {off[1]:+.2f} pixels off"

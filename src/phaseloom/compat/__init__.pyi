@@ -1,0 +1,3 @@
+from . import cdtools as cdtools
+from . import phaseformer as phaseformer
+from . import ptyrad as ptyrad

@@ -1,0 +1,13 @@
+from . import advice as advice
+from . import check as check
+from . import compare as compare
+from . import half_data_frc as half_data_frc
+from . import identifiability as identifiability
+from . import level as level
+from . import preflight as preflight
+from . import protocol as protocol
+from . import recipe as recipe
+from . import result_builder as result_builder
+from . import run_folder as run_folder
+from . import start as start
+from . import warm_start as warm_start

@@ -1,0 +1,345 @@
+"""Resolution levels of a reconstruction: model, objective and optimiser on one grid, and the epochs on it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fitting import optimizers
+from phaseloom.fitting.loop import Epoch, Progress, fit
+from phaseloom.fitting.newton import GaussNewton
+from phaseloom.fitting.schedule import Every, Shape, paced
+from phaseloom.fitting.updates import Batches
+from phaseloom.ptycho import batches, multigrid
+from phaseloom.ptycho.apply_projections import imposed, setting
+from phaseloom.ptycho.curvature import OFTEN, Curvature, crossings
+from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.reconstruction.recipe import Change, Reconstruct
+from phaseloom.runs.scan_recipe import keep_part_of_process
+from phaseloom.spec import Call
+
+__all__ = ["Level", "build_levels", "fit_level", "last_epochs", "make_batches", "set_batch_size"]
+__all__ += ["split_patterns"]
+
+COARSE_EPOCHS = 0.6
+"""Share of the epochs that is done on coarser grids, where there are any."""
+
+IMAGE_PARTS = ("object", "amplitude", "phase", "probe")
+"""Parts that carry the noise of a batch with them when steps are long."""
+
+MIN_RATE_AFTER_STANDSTILL = 1 / 2
+"""Share of the rates that is left after a standstill of the loss."""
+
+MIN_LOSS_OF_STANDSTILL = 1.1
+"""Loss in units of the noise above which a standstill means that steps are too long."""
+
+EPOCHS_ON_ALL = 0.1
+"""Share of the epochs, at the end, that also learn from the patterns held out before; whole ones only."""
+
+RATES_AFTER_COARSER = 0.5
+"""Share of the rates with which a finer level begins after a coarser one."""
+
+MIN_PATTERNS_FOR_HOLDOUT = 20
+"""Patterns of a scan below which none is held out."""
+
+OWN_OF_PATTERNS = ("positions", "heights", "weights", "descan", "opr_weights")
+"""Parts with a value for each pattern, which held-out patterns fit for themselves."""
+
+
+@dataclass(eq=False)
+class Level:
+    """What a fit needs on one grid of pixels.
+
+    Attributes:
+        scan: its patterns.
+        model, likelihood, progress: see `phaseloom.ptycho.model` and `phaseloom.fitting.loop`.
+        before, after: what happens before and after each epoch.
+    """
+
+    scan: Scan4D
+    model: Ptychography
+    likelihood: Likelihood
+    progress: Progress
+    before: list[Callable[[Progress], None]]
+    after: list[Every]
+
+    @classmethod
+    def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Level":
+        """Objective, optimiser, preparation and projections around a model."""
+        likelihood = Likelihood(
+            model, keep_part_of_process(scan), recipe.noise_of(scan).partial(), recipe.terms()
+        )
+        if not likelihood.judging:
+            fix = "leaves nothing that compares with the data: add a penalty that does"
+            raise BadInput("noise", "none", fix)
+        progress = Progress(model, _optimizer(recipe.optimizer, _parameter_groups(recipe, model)))
+        where = setting(model, scan)
+        after = [
+            Every(imposed(call.partial(), model, where, call.name), **dict(call.when))
+            for call in recipe.projections
+        ]
+        before = _newton_preparation(model, likelihood, progress.optimizer, braked=not after)
+        return cls(scan, model, likelihood, progress, before, after)
+
+    def coarser(self, recipe: Reconstruct) -> "Level | None":
+        """The same on pixels twice as wide, or ``None`` where that would lose light."""
+        scan = multigrid.coarser(self.scan, self.model)
+        if scan is None:
+            return None
+        canvas = multigrid.halved(self.model.object.canvas)
+        model = recipe.model(scan, canvas).to(self.model.scan.start.device)
+        multigrid.carry(self.model, model)
+        return Level.of(recipe, scan, model)
+
+    def fit(
+        self,
+        patterns: Batches,
+        holdout: Sequence[Any],
+        /,
+        *,
+        first: Callable[[Progress], None] = lambda progress: None,
+        **knobs: Any,
+    ) -> Iterator[Epoch]:
+        """Run a fit (`phaseloom.fitting.loop.fit`) of batches, judged by batches held out.
+
+        ``first`` is called before every epoch, ahead of the preparation of this level.
+        """
+        tilted = ("tilts",) if len(self.model.propagator.tilt) > 1 else ()
+        return fit(
+            self.likelihood,
+            patterns,
+            self.progress,
+            before=[first, *self.before],
+            after=self.after,
+            holdout=holdout,
+            judged=self.likelihood.judging,
+            own=(*OWN_OF_PATTERNS, *tilted),
+            **knobs,
+        )
+
+    def change(self, changes: Sequence[Change], number: int) -> None:
+        """Give parts the rates that were decided for an epoch or one before it; the last decision holds.
+
+        A rate of 0 ends a part's epochs: momentum would carry it on.
+        """
+        for one in changes:
+            for group in self.groups(one.part) if one.epoch <= number else ():
+                frozen = {"stop": one.epoch - 1}
+                moving = {"base": one.rate, "stop": one.stop, "start": min(group["start"], one.epoch)}
+                group.update(moving if one.rate else frozen)
+
+    def groups(self, part: str) -> list[dict[str, Any]]:
+        """What the optimiser knows of a part; that of ``object`` may be amplitude and phase."""
+        groups = self.progress.optimizer.param_groups
+        found = [group for group in groups if group["name"] == part]
+        both = ("amplitude", "phase") if part == "object" and not found else ()
+        return found or [group for group in groups if group["name"] in both]
+
+    def follow(self, other: "Level") -> None:
+        """Go on from what another stage has found."""
+        multigrid.carry(other.model, self.model)
+        done = other.progress
+        self.progress.epoch, self.progress.history = done.epoch, done.history
+        self.progress.since = done.epoch
+
+
+def build_levels(finest: Level, recipe: Reconstruct, /) -> list[Level]:
+    """The levels of a run, from the coarsest grid to that of the data.
+
+    By default one coarser grid is tried first, unless penalties or projections might mean pixels or the
+    object was predicted; and no more grids than have an epoch each.
+    """
+    plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
+    plain = plain and recipe.object.name != "predicted"  # which knows the fine detail already
+    count = int(plain) if recipe.levels is None else recipe.levels
+    levels = [finest]
+    while len(levels) <= count and _each_has_an_epoch(recipe.epochs, len(levels) + 1):
+        coarser = levels[0].coarser(recipe)
+        if coarser is None:
+            break
+        levels.insert(0, coarser)
+    return levels
+
+
+def last_epochs(epochs: int, levels: int, /) -> list[int]:
+    """The last epoch on each of so many levels.
+
+    Example:
+        >>> last_epochs(20, 2)
+        [12, 20]
+    """
+    return [*(round(COARSE_EPOCHS * epochs * n / (levels - 1)) for n in range(1, levels)), epochs]
+
+
+def _each_has_an_epoch(epochs: int, levels: int) -> bool:
+    """Whether each of so many levels has an epoch."""
+    last = [0, *last_epochs(epochs, levels)]
+    return all(before < end for before, end in pairwise(last))
+
+
+def split_patterns(count: int, share: float, seed: int, /) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the patterns to learn from, and of those held out; small scans hold none out."""
+    number = round(count * share) if count >= MIN_PATTERNS_FOR_HOLDOUT else 0
+    holdout = np.random.default_rng((seed, 7)).choice(count, number, replace=False)
+    return np.setdiff1d(np.arange(count), holdout), np.sort(holdout)
+
+
+def make_batches(recipe: Reconstruct, level: Level, index: np.ndarray, /) -> Batches:
+    """The batches of some patterns on a level, as a function of the epoch's number."""
+    order = recipe.batch(index, recipe.seed, level.scan.positions)
+    if recipe.penalties:  # a mean over patterns is that of its pieces; a penalty need not be one
+        return order
+    return batches.in_pieces(order, level.likelihood.at_once)
+
+
+def fit_level(
+    level: Level,
+    recipe: Reconstruct,
+    patterns: tuple[np.ndarray, np.ndarray],
+    last: int,
+    /,
+    *,
+    rate_factor: float = 1.0,
+    changes: Callable[[], Sequence[Change]] = tuple,
+) -> Iterator[Epoch]:
+    """The epochs of a level from where it is to the last one.
+
+    The last tenth of the epochs of a run learns from all patterns, so that none is missing in the result.
+
+    Args:
+        level: under way.
+        recipe: of the run.
+        patterns: indices to learn from, and indices held out (see `split_patterns`).
+        last: number of the last epoch on this level.
+        rate_factor: on all rates.
+        changes: gives the changes of rates that hold by now; asked before every epoch, for a user may
+            change a rate while the run is under way.
+    """
+    progress = level.progress
+    training, holdout = patterns
+    shape = _shift_shape(recipe.shape.partial(), progress.since, last, rate_factor)
+    on_all = int(EPOCHS_ON_ALL * recipe.epochs) if last == recipe.epochs and len(holdout) else 0
+    if progress.epoch < last - on_all:
+        pace = {"epochs": last - on_all, "horizon": last, "shape": shape}
+        yield from _fit(level, recipe, training, holdout, changes, **pace)
+    if on_all and last - on_all <= progress.epoch < last and progress.shown is None:
+        everything = np.sort(np.concatenate(patterns))
+        pace = {"epochs": last, "horizon": last, "shape": shape}
+        yield from _fit(level, recipe, everything, holdout[:0], changes, **pace)
+
+
+def _fit(
+    level: Level,
+    recipe: Reconstruct,
+    training: np.ndarray,
+    holdout: np.ndarray,
+    changes: Callable[[], Sequence[Change]],
+    /,
+    **pace: Any,
+) -> Iterator[Epoch]:
+    """Epochs that learn from some patterns and are judged by others."""
+    if level.progress.stop.settled:
+        return
+    order = make_batches(recipe, level, training)
+    judges = list(torch.as_tensor(holdout).split(batches.largest(order(1)))) if len(holdout) else []
+
+    def change_rates(progress: Progress) -> None:
+        level.change(changes(), progress.epoch + 1)
+
+    yield from level.fit(order, judges, first=change_rates, patience=recipe.patience, **pace)
+
+
+def _shift_shape(shape: Shape, since: int, last: int, factor: float) -> Shape:
+    """A shape that runs from the epoch after ``since`` to ``last``, and a factor on it."""
+
+    def shifted(share: float, number: int, history: Sequence[Mapping[str, Any]]) -> float:
+        return factor * paced(shape, number - since, last - since, history[since:])
+
+    return shifted
+
+
+def set_batch_size(recipe: Reconstruct, model: Ptychography) -> Call:
+    """The call for batches with their size, such that a batch illuminates most of the field once.
+
+    Then a Newton step sees each pixel about once, and an epoch has as many steps as patterns overlap.
+    """
+    call = recipe.batch
+    if call.values.get("size") is not None or recipe.optimizer.name != "gauss_newton":
+        return call
+    count = len(model.scan.start)
+    size = int(np.clip(round(0.6 * crossings(model)), 8, max(8, count // 12)))
+    return Call(call.room, call.name, {**call.values, "size": min(size, 512)}, call.when)
+
+
+def _parameter_groups(recipe: Reconstruct, model: Ptychography) -> list[dict[str, Any]]:
+    """Parameter groups; what has no rate is frozen, and costs no gradient."""
+    parts = model.parts()
+    rates = recipe.moving(parts)
+    model.requires_grad_(False)
+    groups = optimizers.groups({name: parts[name] for name in rates}, rates)
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(True)
+    return groups
+
+
+def _optimizer(call: Call, moving: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser of a call, its own complaints as sentences."""
+    try:
+        return call(moving)
+    except BadInput:
+        raise
+    except ValueError as problem:
+        raise BadInput(f"optimizer: {call.name}", dict(call.values), f"cannot be used: {problem}") from None
+
+
+def _newton_preparation(
+    model: Ptychography, likelihood: Likelihood, optimizer: torch.optim.Optimizer, *, braked: bool
+) -> list[Callable[[Progress], None]]:
+    """What is done before every epoch: an optimiser of Newton's kind gets the curvatures.
+
+    Its steps are halved when the loss shows that they are too long, unless projections, which may raise the
+    loss too, are imposed.
+    """
+    if not isinstance(optimizer, GaussNewton):
+        return []
+    curvature = Curvature(model, likelihood, pull=optimizer.pull)
+    if model.plain():
+        for parameter in model.object.parameters():
+            parameter.touched = []  # pyright: ignore[reportAttributeAccessIssue]
+
+    def prepare(progress: Progress) -> None:
+        events = progress.history[progress.since :]
+        if braked and _has_risen(events) and optimizer.brake():
+            progress.restore_best()
+        elif braked and _stands_still(events):
+            optimizer.brake(IMAGE_PARTS, least=MIN_RATE_AFTER_STANDSTILL)
+        optimizer.follow(curvature(progress.history), curvature.momentum)
+
+    return [prepare]
+
+
+def _stands_still(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the loss hardly fell though it is above the noise: steps overshoot, or carry noise along.
+
+    An epoch of few updates has little time to fall in.
+    """
+    if len(events) < 2:
+        return False
+    least = 0.98 ** min(1.0, events[-1]["updates"] / OFTEN)
+    return events[-1]["loss"] > max(least * events[-2]["loss"], MIN_LOSS_OF_STANDSTILL)
+
+
+def _has_risen(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last epoch made things worse than noise explains, so that steps must have been too long."""
+    if len(events) < 2:
+        return False
+    held = [event["holdout"] for event in events if event["holdout"] is not None]
+    unseen = len(held) > 1 and held[-1] > max(1.1 * min(held[:-1]), 1.3)
+    return unseen or events[-1]["loss"] > 1.05 * events[-2]["loss"]

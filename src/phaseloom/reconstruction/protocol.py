@@ -1,0 +1,355 @@
+"""The protocol of a reconstruction, from a file of patterns to a phase image: read this page first.
+
+`Job.begin` is what is done before the first epoch, `Job.__iter__` what follows; `reconstruct` is both.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phaseloom.calibration.calibrate import DEFAULT_ESTIMATORS, Calibration, run_estimators
+from phaseloom.calibration.state import Estimator
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fitting import checkpoint, device
+from phaseloom.fitting.distributed import team
+from phaseloom.fitting.loop import Epoch, Progress
+from phaseloom.fitting.outcome import Advice
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.reconstruction import advice, result_builder, warm_start
+from phaseloom.reconstruction.level import (
+    RATES_AFTER_COARSER,
+    Level,
+    build_levels,
+    fit_level,
+    last_epochs,
+    set_batch_size,
+    split_patterns,
+)
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.run_folder import check_arguments, hash_setup, save_epoch, save_result
+from phaseloom.reconstruction.start import Start
+from phaseloom.result import Result
+from phaseloom.runs.folder import keep_events, keep_recipe
+from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
+from phaseloom.spec import to_yaml
+
+__all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
+
+log = logging.getLogger(__name__)
+
+
+def reconstruct(
+    recipe: Reconstruct, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
+) -> Result:
+    """Reconstruct a phase image, from reading the file to the verdict.
+
+    Args:
+        recipe: what to do, ``Reconstruct.of({"file": ..., ...})`` or ``Reconstruct.from_path(file)``.
+        directory: folder of the run; default: nothing is written.
+        scan: the data, in place of the recipe's file.
+
+    Raises:
+        BadInput: see `Job.begin`.
+
+    Example:
+        >>> from phaseloom.simulation import simulate
+        >>> truth = simulate.atoms((64, 64), 0.2, peak=0.2, seed=1)
+        >>> beam = {"energy": 80e3, "semiangle": 0.03, "defocus": 60.0, "window": 32, "dose": 1e5}
+        >>> scan, _ = simulate.electron_scan(truth, 0.2, simulate.raster((5, 5), 0.7) + 5.0, **beam)
+        >>> probe = {"focused": {"semiangle": "30 mrad", "defocus": "6 nm"}}
+        >>> recipe = Reconstruct.of({"probe": probe, "start": "none", "epochs": 2})
+        >>> result = reconstruct(recipe, scan=scan)
+        >>> len(result.history), result.phase.ndim
+        (2, 2)
+    """
+    job = Job.begin(recipe, directory, scan=scan)
+    deque(job, maxlen=0)
+    return job.ended or job.result()
+
+
+class Job:
+    """A reconstruction that can be watched, stopped, resumed and asked for its result.
+
+    Iterating runs it, one `Epoch` at a time, on coarser grids first where that loses no light. With a
+    directory, every epoch leaves a snapshot behind, and the directory holds all that viewers need:
+    ``run.yaml``, ``events.jsonl``, ``snapshot.h5``, at the end ``result.h5``.
+
+    Attributes:
+        recipe: settled: nothing in it is left to be found.
+        start: what the automatic start found, or ``None``.
+        finest: the level on the grid of the data.
+        level: the one under way, whose ``scan``, ``model`` and ``progress`` are the job's.
+        ended: the result that the last loop left in the directory when it came to its end, or ``None``.
+        training, holdout: indices of the patterns to learn from, and of those held out.
+    """
+
+    @classmethod
+    def begin(
+        cls,
+        recipe: Reconstruct,
+        directory: Path | str | None = None,
+        /,
+        *,
+        scan: Scan4D | None = None,
+        check: Callable[[Scan4D], None] | None = None,
+    ) -> "Job":
+        """Read the data, find what the recipe leaves open, build the model.
+
+        A ``scan`` given is taken in place of the file, and prepared as the recipe says. The run then names
+        ``in memory`` as its file, and knows the data by a hash of counts, positions and set-up: `resume`
+        wants the same scan again.
+
+        Args:
+            recipe: of the reconstruction.
+            directory: folder of the run; default: nothing is written.
+            scan: the data, in place of the recipe's file.
+            check: refuses data (by raising) before anything is computed or written.
+
+        Raises:
+            BadInput: a directory that holds a run, arguments in the wrong place, data that do not fit.
+        """
+        folder = check_arguments(recipe, directory, scan) if team().first else None
+        if scan is not None:
+            recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
+        data = recipe.scan(scan)  # read the file, prepare the patterns
+        if check is not None:
+            check(data)
+        recipe, data = calibrate_scan(recipe, data)  # orientation, rotation, defocus, step, slices
+        settled, data, start = find_start(recipe, data)  # first guess of the probe, defocus, orientation
+        job = cls(settled, data, start, folder)  # model, likelihood, optimiser
+        if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
+            job.recipe = warm_start.judge(job.finest, job.recipe, job.holdout, given=recipe.rates)
+        job.save_recipe()
+        return job
+
+    def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
+        self.start, self.directory, self.ended = start, directory, None
+        torch.manual_seed(recipe.seed)
+        model = recipe.model(scan).to(device.chosen(recipe.device))
+        self.finest = self.level = Level.of(recipe, scan, model)
+        team().agree(model)
+        self.recipe = recipe.model_copy(update={"batch": set_batch_size(recipe, model)})
+        self.initial = advice.InitialProbe.of(model)
+        self.training, self.holdout = split_patterns(len(scan), recipe.holdout, recipe.seed)
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """Run to the end, or until stopped, saving after every epoch, and at the end the result."""
+        self.ended = None
+        level_before = self.level
+        epoch_before = self.progress.epoch
+        levels = self._levels()
+        ends = last_epochs(self.recipe.epochs, len(levels))
+        for number in range(levels.index(self.level), len(levels)):
+            if levels[number] is not self.level:
+                levels[number].follow(self.level)
+                self.level = levels[number]
+            for done in self._fit(ends[number], RATES_AFTER_COARSER if number else 1.0):
+                self._save_epoch(done)
+                yield done
+            if self.progress.epoch < ends[number] and not self.progress.stop.settled:
+                break
+        self._record_end()
+        self._save_new_result(moved=self.level is not level_before or self.progress.epoch > epoch_before)
+
+    @classmethod
+    def resume(cls, directory: Path | str, /, *, scan: Scan4D | None = None) -> "Job":
+        """Continue the run of a directory, from its last snapshot.
+
+        A run that began with a ``scan`` in memory needs that again.
+
+        Raises:
+            BadInput: no run there, or its data have changed.
+        """
+        folder = Path(directory)
+        if not (folder / "run.yaml").is_file():
+            raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a run")
+        recipe = Reconstruct.from_path(folder / "run.yaml")
+        if scan is None and recipe.file == IN_MEMORY:
+            fix = "holds a run on a scan in memory: give that again, Job.resume(directory, scan=scan)"
+            raise BadInput(str(folder), None, fix)
+        data = recipe.scan(scan)
+        _check_same_data(recipe, data)
+        job = cls(recipe, data, None, folder if team().first else None)
+        snapshot = folder / "snapshot.h5"
+        if snapshot.is_file():
+            job.level = build_levels(job.finest, recipe)[-1 - checkpoint.level(snapshot)]
+            checkpoint.load(job.progress, snapshot)
+        elif recipe.object.name == "predicted":
+            warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
+        return job
+
+    @property
+    def scan(self) -> Scan4D:
+        """The data on the grid under way."""
+        return self.level.scan
+
+    @property
+    def model(self) -> Ptychography:
+        """The model on the grid under way."""
+        return self.level.model
+
+    @property
+    def progress(self) -> Progress:
+        """The progress of the fit on the grid under way."""
+        return self.level.progress
+
+    def result(self) -> Result:
+        """The reconstruction as it stands, with its verdict."""
+        return result_builder.build_result(self)
+
+    def save(self, result: Result, /) -> None:
+        """Write a result of this run into its folder, with the figures of it."""
+        if self.directory is not None:
+            save_result(result, self.directory, figures=True)
+
+    def advice(self) -> list[Advice]:
+        """What the user should do about the run so far, in sentences."""
+        floor = 0.0 if self.level.likelihood.silent else 1.0
+        return advice.advise(self.model, self.initial, self.progress, floor=floor)
+
+    def text(self) -> str:
+        """The parameter file that repeats this run."""
+        return to_yaml(self.recipe.resolved())
+
+    def rate(self, part: str, value: float, /, *, stop: int | None = None) -> None:
+        """Give a part another rate from the next epoch on, on this grid and finer ones; 0 freezes it.
+
+        It has the meaning of the recipe's ``rates``: the rate before a shape lowers it. The change is
+        written into the recipe (``changes``), so that a resumed run, a repeated one, and the runs of
+        `phaseloom.reconstruction.half_data_frc` make it too.
+
+        Args:
+            part: a part that has a rate in this run.
+            value: its rate, from zero up.
+            stop: the last epoch in which it moves; default: that of the run.
+
+        Raises:
+            BadInput: no such part, one that is frozen in this run, or a rate that is not plausible.
+        """
+        tree = {"epoch": self.progress.epoch + 1, "part": part, "rate": value, "stop": stop}
+        (change,) = Reconstruct.of({"changes": [tree]}).changes
+        if not self.level.groups(part):
+            fix = f"rests in this run, which has prepared nothing for it: begin with rates.{part} above zero"
+            raise BadInput("job.rate", part, f"{fix}, and a start if it is to wait")
+        self.recipe = self.recipe.model_copy(update={"changes": (*self.recipe.changes, change)})
+        self.save_recipe()
+
+    def images(self) -> dict[str, Any]:
+        """Object, probe and losses as they stand, as `phaseloom.plot.Live` draws them.
+
+        They are those of `result`, without its metrics, which look at every pattern.
+        """
+        return {**result_builder.images_of(self.model), "history": self.progress.history}
+
+    def save_recipe(self) -> None:
+        """Write the parameter file into the folder of the run."""
+        if self.directory is not None:
+            keep_recipe(self.recipe, self.directory)
+
+    def _levels(self) -> list[Level]:
+        """The levels from coarse to fine; the one under way is among them."""
+        if self.directory is not None:
+            keep_events(self.progress.history, self.directory)
+        levels = build_levels(self.finest, self.recipe)
+        at = 0
+        if self.progress.history:
+            at = [level.model.scan.canvas.pixel for level in levels].index(self.model.scan.canvas.pixel)
+            levels[at] = self.level
+        self.level = levels[at]
+        return levels
+
+    def _fit(self, last: int, rate_factor: float) -> Iterator[Epoch]:
+        patterns = self.training, self.holdout
+        changes: Callable[[], Sequence[Any]] = lambda: self.recipe.changes  # noqa: E731
+        return fit_level(self.level, self.recipe, patterns, last, rate_factor=rate_factor, changes=changes)
+
+    def _save_epoch(self, epoch: Epoch) -> None:
+        """Keep what an epoch has found, in the history and in the folder; write the outputs that are due."""
+        self.progress.history[-1]["state"] = result_builder.state_of(self.model)
+        if not team().told(self.directory is not None):
+            return
+        if self.directory is not None:
+            pixels = [level.model.scan.canvas.pixel[0] for level in (self.level, self.finest)]
+            save_epoch(self.progress, self.directory, coarsening=pixels[0] / pixels[1])
+        if any(result_builder.due(call, epoch.number) for call in self.recipe.outputs):
+            result = self.result()
+            if self.directory is not None:
+                result_builder.write_outputs(self, result, epoch.number)
+
+    def _record_end(self) -> None:
+        """Record with the last epoch why the run ended and how far it may be trusted."""
+        self.progress.record_stop(verdict=result_builder.judge(self).verdict.value)
+        if self.directory is not None:
+            keep_events(self.progress.history, self.directory)
+
+    def _save_new_result(self, *, moved: bool) -> None:
+        """Keep the result of a loop that ended; one of an earlier loop stays where this one did nothing.
+
+        Several processes look at the patterns of a result together, and the first one keeps it.
+        """
+        folder = self.directory
+        missing = folder is not None and (moved or not (folder / "result.h5").is_file())
+        if self.progress.stop.interrupted or not team().told(missing):
+            return
+        self.ended = self.result()
+        if folder is not None:
+            save_result(self.ended, folder)
+
+
+def calibrate(
+    recipe: Reconstruct, scan: Scan4D, /, *, estimators: Sequence[Estimator] = DEFAULT_ESTIMATORS
+) -> Calibration:
+    """Estimate orientation, rotation, defocus, step and slices of a scan by short reconstructions.
+
+    See `phaseloom.calibration.calibrate.run_estimators` for arguments and errors.
+    """
+    return run_estimators(recipe, scan, run=run_in_memory, estimators=estimators)
+
+
+def calibrate_scan(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D]:
+    """The recipe and the scan of a run with ``preset: calibrate``, as the calibration found them."""
+    if recipe.preset is None:
+        return recipe, scan
+    found = calibrate(recipe, scan)
+    for line in found.lines():
+        log.info("calibrate: %s", line)
+    for step in found.recipe.prepare[len(recipe.prepare) :]:
+        scan = step(scan)
+    return found.recipe, scan
+
+
+def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D, Start | None]:
+    """The recipe with its probe, defocus and orientation settled, and the scan laid accordingly."""
+    settled, start = recipe.settle(scan)
+    for step in () if start is None else start.steps():
+        scan = step(scan)
+    found = {name: value for name, value in recipe.found.items() if name == "calibrate"}
+    found |= {} if start is None else result_builder.describe_start(start)
+    found |= {"data": digest_of_scan(scan), "setup": hash_setup(scan)}
+    file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()
+    return settled.model_copy(update={"file": file, "found": found}), scan, start
+
+
+def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:
+    """A whole run that writes nothing: what a calibration tries its candidates by."""
+    job = Job.begin(recipe, scan=scan)
+    deque(job, maxlen=0)
+    return job
+
+
+def _check_same_data(recipe: Reconstruct, scan: Scan4D) -> None:
+    """Refuse to resume a run on other data than it began with."""
+    hashes = {
+        "data": ("", digest_of_scan(scan)),
+        "setup": ("in its geometry, probe or weights ", hash_setup(scan)),
+    }
+    for name, (where, now) in hashes.items():
+        if recipe.found.get(name) not in (None, now):
+            raise BadInput(
+                "file", str(recipe.file), f"has changed {where}since the run began: start a new run"
+            )

@@ -1,0 +1,78 @@
+"""The folder of a reconstruction: what is written into it, and when."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fitting import checkpoint
+from phaseloom.fitting.loop import Progress
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.result import Result
+
+__all__ = ["check_arguments", "hash_setup", "save_epoch", "save_result"]
+
+
+def check_arguments(recipe: Any, folder: Any, scan: Any, /) -> Path | None:
+    """The folder of a new run, after a check of what `Job.begin` was given.
+
+    Raises:
+        BadInput: something of the wrong kind, or a folder that holds a run.
+    """
+    if not isinstance(recipe, Reconstruct):
+        fix = "is not a recipe: make one, Reconstruct.of({...}) or Reconstruct.from_path(file)"
+        raise BadInput("Job.begin: recipe", type(recipe).__name__, fix)
+    if isinstance(folder, Scan4D):
+        raise BadInput("Job.begin: directory", "a scan", "goes by its name: Job.begin(recipe, scan=scan)")
+    if not isinstance(scan, Scan4D | None):
+        fix = "is not a scan: make one, Scan4D(counts=..., positions=..., geometry=...)"
+        raise BadInput("Job.begin: scan", type(scan).__name__, fix)
+    if folder is None:
+        return None
+    if not isinstance(folder, str | Path):
+        raise BadInput("Job.begin: directory", type(folder).__name__, "is not the path of a folder")
+    path = Path(folder)
+    if (path.exists() and not path.is_dir()) or (path / "run.yaml").exists():
+        fix = "exists already: name a new folder, or use Job.resume to continue the run in it"
+        raise BadInput("Job.begin: directory", str(path), fix)
+    return path
+
+
+def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float) -> None:
+    """Write the snapshot of an epoch, and its line of ``events.jsonl``.
+
+    Args:
+        progress: whose history ends with the epoch.
+        folder: of the run.
+        coarsening: pixel of the level under way over that of the finest one.
+    """
+    checkpoint.save(progress, folder / "snapshot.h5", level=round(math.log2(coarsening)))
+    with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(progress.history[-1]) + "\n")
+
+
+def save_result(result: Result, folder: Path, /, *, figures: bool = False) -> None:
+    """Write ``result.h5``, and on request ``report.png`` and ``phase.png``: the one place that does."""
+    result.save(folder / "result.h5")
+    if figures:
+        from phaseloom import plot
+
+        plot.save(plot.report(result), folder / "report.png")
+        plot.save(plot.object_phase(result), folder / "phase.png")
+
+
+def hash_setup(scan: Scan4D, /) -> str:
+    """A hash of what `Scan4D.digest` leaves out: geometry, first guesses and corrections."""
+    grids = [asdict(one) for one in (scan.geometry, scan.window)]
+    text = json.dumps(grids, default=lambda value: value.tolist())
+    found = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in ("probe", "weights", "background", "flat", "descan"):
+        value = getattr(scan, name)
+        found.update(name.encode() + (b"" if value is None else np.ascontiguousarray(value).tobytes()))
+    return found.hexdigest()

@@ -1,0 +1,11 @@
+from . import figures as figures
+from . import objectives as objectives
+from . import parameter_paths as parameter_paths
+from . import pruners as pruners
+from . import recipe as recipe
+from . import report as report
+from . import runner as runner
+from . import samplers as samplers
+from . import space as space
+from . import study as study
+from . import trials as trials

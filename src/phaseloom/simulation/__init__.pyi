@@ -1,0 +1,12 @@
+from . import crystal_orientation as crystal_orientation
+from . import crystals as crystals
+from . import dp_set_layout as dp_set_layout
+from . import elements as elements
+from . import experiment as experiment
+from . import microscopes as microscopes
+from . import recipe as recipe
+from . import samples as samples
+from . import scan as scan
+from . import simulate as simulate
+from . import specimen_box as specimen_box
+from . import specimens as specimens
