@@ -116,6 +116,12 @@ def test_gold_ball_ptycho(file: str) -> None:
     assert bool((model.weights == 1).all())
     again = cdtools.models.FancyPtycho.from_results_h5("example_reconstructions/gold_balls.h5")
     assert t.equal(again(3), model(3))
+    seen = cdtools.models.FancyPtycho.from_results_h5(
+        "example_reconstructions/gold_balls.h5", obj_view_crop=2, units="nm"
+    )
+    assert (seen.units, seen.obj_view_slice[0].start) == ("nm", 2)
+    assert t.equal(seen(3), model(3))
+    seen.inspect()
 
 
 def split_up(file: str) -> None:
@@ -182,6 +188,7 @@ def test_near_field_ptycho() -> None:
         propagation_distance=3.65e-3,
         units="um",
         obj_view_crop=-35,
+        loss="poisson_nll",
         panel_plot_mode=True,
     )
     on_gpu(model, dataset)

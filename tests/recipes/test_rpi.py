@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from phaseloom.compat import cdtools as CDTools
-from phaseloom.compat.cdtools.rpi import RPI
+from phaseloom.compat.cdtools.models.rpi import RPI
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -133,7 +133,7 @@ def test_each_pattern_has_an_object_of_its_own():
     samples = [thing(1), thing(2)]
     data = dataset(samples)
     model = RPI.from_dataset(data, probe(), initialization="uniform")
-    assert model.thing.grid == (P, P)
+    assert model.bandlimited_object.grid == (P, P)
     for sample, found in zip(
         samples, model.reconstruct_each(80, data, initialization="uniform", lr=0.03), strict=True
     ):
@@ -149,10 +149,10 @@ def test_the_spectral_start_finds_an_object_of_many_turns_of_phase(size: tuple[i
     data = dataset([thing(4, size), sample])
     model = RPI.from_dataset(data, probe(), size, initialization="uniform")
     model.init_obj("spectral", pattern=data.patterns[1])
-    begun = error(model.thing.coarse().detach()[0, 0], sample)
+    begun = error(model.bandlimited_object.coarse().detach()[0, 0], sample)
     assert begun < 0.9
     fitted(model, data, 1)
-    assert error(model.thing.coarse().detach()[0, 0], sample) < 0.02
+    assert error(model.bandlimited_object.coarse().detach()[0, 0], sample) < 0.02
 
 
 def test_patterns_are_those_of_cdtools():
@@ -214,7 +214,7 @@ def test_ptychography_calibrates_it():
     model = RPI.from_calibration(ptychography.save_results(), initialization="uniform")
     model.background = torch.zeros(N, N)
     assert fitted(model, data, 1)[-1] < 1
-    assert error(model.thing.coarse().detach()[0, 0], thing(2)) < 0.02
+    assert error(model.bandlimited_object.coarse().detach()[0, 0], thing(2)) < 0.02
 
 
 def test_what_cannot_be_is_told():
@@ -243,5 +243,5 @@ def test_a_matrix_may_mix_the_modes_and_a_threshold_bound_the_object():
     assert losses[-1] < losses[0]
     assert (model.weights - before).abs().max() > 0.01
     bound = RPI.from_dataset(data, probe("smooth"), probe_threshold=0.5)
-    assert 0 < float(bound.thing.support.mean()) < 0.9
-    assert bound.thing.coarse()[0, 0, 0, 0] == 0
+    assert 0 < float(bound.bandlimited_object.support.mean()) < 0.9
+    assert bound.bandlimited_object.coarse()[0, 0, 0, 0] == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from phaseloom.compat import cdtools as CDTools
-from phaseloom.compat.cdtools.oblique import lying
+from phaseloom.compat.cdtools.build import tilt_sample
 from phaseloom.data.scan import LAB_BASIS
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_detector as oblique
@@ -41,15 +41,15 @@ def dataset(seed: int = 0):
 
 def test_a_normal_comes_before_a_mode_and_that_before_the_file():
     scan = dataset().scan
-    tilted = lying(scan, "r", NORMAL)
+    tilted = tilt_sample(scan, "r", NORMAL)
     assert tilted.geometry.normal == pytest.approx(UNIT)
-    assert lying(tilted) is tilted
-    assert not lying(tilted, " Transmission").geometry.tilted
-    assert np.allclose(lying(tilted, "t").positions, scan.positions)
+    assert tilt_sample(tilted) is tilted
+    assert not tilt_sample(tilted, " Transmission").geometry.tilted
+    assert np.allclose(tilt_sample(tilted, "t").positions, scan.positions)
     with pytest.raises(BadInput, match="scattering_mode"):
-        lying(scan, "sideways")
+        tilt_sample(scan, "sideways")
     with pytest.raises(BadInput, match="surface_normal"):
-        lying(scan, None, [1.0, 0.0])
+        tilt_sample(scan, None, [1.0, 0.0])
     with pytest.raises(BadInput, match="probe_fourier_crop"):
         CDTools.models.Bragg2DPtycho.from_dataset(dataset(), probe_fourier_crop=[1, 2])
 

@@ -1,5 +1,7 @@
 """CDTools' datasets: what transforms do, against numpy, and what may be changed in place."""
 
+import datetime
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +150,7 @@ def test_what_cannot_be_a_dataset_is_told() -> None:
         Ptycho2DDataset(
             PLACES[:, 0], COUNTS, wavelength=1e-10, detector_geometry={"distance": 1, "basis": BASIS}
         )
-    with pytest.raises(BadInput, match="is no device"):
+    with pytest.raises(BadInput, match="is not a device"):
         make().to(device="gpux")
 
 
@@ -170,3 +172,82 @@ def test_axial_inspection_shows_heights() -> None:
     canvas, place = view.figure.canvas, view.figure.axes[0].transData.transform((4.2, 0.0))
     canvas.callbacks.process("button_press_event", MouseEvent("button_press_event", canvas, *place, button=1))
     assert view.index == 4
+
+
+def in_memory(places: np.ndarray = PLACES) -> h5py.File:
+    """A CXI file that was never on disk."""
+    items = CDTools.tools.data
+    file = h5py.File("never", "w", driver="core", backing_store=False)
+    items.add_entry_info(file, {"title": "in memory", "start_time": datetime.datetime(2026, 1, 2, 3, 4)})
+    items.add_source(file, 1.4e-10)
+    items.add_detector(file, 1.9, BASIS)
+    items.add_data(file, COUNTS)
+    items.add_ptycho_translations(file, places)
+    return file
+
+
+def test_a_file_in_memory_is_read_and_written() -> None:
+    with in_memory() as file, h5py.File("other", "w", driver="core", backing_store=False) as other:
+        dataset = Ptycho2DDataset.from_cxi(file)
+        assert dataset.patterns.numpy().tolist() == COUNTS.tolist()
+        assert dataset.translations.numpy() == pytest.approx(PLACES, rel=1e-6)
+        assert dataset.entry_info["start_time"] == datetime.datetime(2026, 1, 2, 3, 4)
+        other.create_group("entry_1")["kept"] = 3
+        dataset.to_cxi(other)
+        again = Ptycho2DDataset.from_cxi(other)
+        assert other["entry_1/kept"][()] == 3
+        assert torch.equal(again.patterns, dataset.patterns)
+        assert again.entry_info == dataset.entry_info
+
+
+def test_a_scan_of_many_metres_is_read_as_it_is() -> None:
+    with in_memory(PLACES * 1e8) as file:
+        assert Ptycho2DDataset.from_cxi(file).translations.numpy() == pytest.approx(PLACES * 1e8, rel=1e-6)
+
+
+def test_numbers_come_in_the_type_that_is_asked_for() -> None:
+    dataset = make(counts=COUNTS.astype(np.float32), qe_mask=np.full((8, 10), 0.5))
+    assert dataset.patterns.dtype == torch.float32
+    assert dataset.translations.dtype == torch.float64
+    dataset.to(dtype=torch.float64)
+    kinds = {name: getattr(dataset, name).dtype for name in ("patterns", "qe_mask", "mask")}
+    assert kinds == {"patterns": torch.float64, "qe_mask": torch.float64, "mask": torch.bool}
+
+
+def test_what_was_given_is_told_again() -> None:
+    geometry = {"distance": 1.9, "basis": BASIS, "corner": np.zeros(3)}
+    sample = {"name": "star", "unit_cell": np.ones(6)}
+    dataset = Ptycho2DDataset(PLACES, COUNTS, None, None, None, sample, 1.4e-10, geometry)
+    assert dataset.detector_geometry == geometry
+    assert dataset.sample_info == sample
+
+
+def test_optics_may_be_set_later() -> None:
+    """Translations stay what they are, whatever the axes of the detector."""
+    dataset = Ptycho2DDataset(PLACES, COUNTS)
+    assert dataset.wavelength is None
+    with pytest.raises(BadInput, match="wavelength: is needed"):
+        _ = dataset.scan
+    dataset.detector_geometry = {"distance": 1.9, "basis": BASIS[:, ::-1]}
+    dataset.wavelength = 1.4e-10
+    assert dataset.translations.numpy() == pytest.approx(PLACES, rel=1e-6)
+    wanted = Ptycho2DDataset(
+        PLACES, COUNTS, wavelength=1.4e-10, detector_geometry={"distance": 1.9, "basis": BASIS[:, ::-1]}
+    )
+    assert dataset.scan.positions == pytest.approx(wanted.scan.positions)
+
+
+def test_doubles_in_a_file_are_announced() -> None:
+    make(counts=COUNTS.astype(float)).to_cxi("double.cxi")
+    with pytest.warns(UserWarning, match="64-bit floats"):
+        assert Ptycho2DDataset.from_cxi("double.cxi").patterns.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["datasets.base", "models.base", "reconstructors.base", "tools.analysis", "tools.data", "tools.plotting"],
+)
+def test_modules_of_cdtools_can_be_imported(name: str) -> None:
+    module = importlib.import_module(f"phaseloom.compat.cdtools.{name}")
+    assert module.__name__.endswith(name)
+    assert CDTools.__version__

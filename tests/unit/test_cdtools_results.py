@@ -12,6 +12,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from phaseloom.compat import cdtools as CDTools
+from phaseloom.data.importers import cdtools as cdtools_results
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 
@@ -135,6 +136,22 @@ def test_a_file_of_cdtools_shows_the_same_patterns(options: dict[str, Any], most
     assert model.fit.lines == ["first", "second"]
     model.save_to_h5("ours.h5")
     assert torch.equal(Model.from_results_h5("ours.h5")(3), model(3))
+
+
+@pytest.mark.parametrize("options", [{}, {"n_modes": 3, "dm_rank": 2}, {"exponentiate_obj": True}])
+def test_a_file_of_cdtools_is_read_in_our_units(options: dict[str, Any]) -> None:
+    """As the model that goes on from it has object, probe and positions."""
+    saved_there(**options)
+    found = cdtools_results.read(Path("theirs.h5"))
+    model = FancyPtycho.from_results_h5("theirs.h5")
+    core, canvas = model.core, model.core.object.canvas
+    with torch.no_grad():
+        assert found.object == pytest.approx(core.object.transmission().numpy(), abs=1e-5)
+    assert found.probe.shape == (options.get("n_modes", 1), *canvas.window)
+    assert found.pixel == pytest.approx(canvas.pixel, rel=1e-5)
+    assert found.origin == pytest.approx(canvas.origin, rel=1e-5)
+    assert found.positions == pytest.approx(core.scan.angstrom(), rel=1e-5, abs=0.1)
+    assert (found.opr_weights is None) is ("dm_rank" not in options)
 
 
 def test_between_pixels_only_tails_of_the_probe_differ() -> None:

@@ -90,7 +90,9 @@ def run_epochs(
         report=report,
     )
     if not finished:
-        job.progress.stopped = f"interrupted after epoch {job.progress.epoch}"
+        from phaseloom.fitting.outcome import Stop
+
+        job.progress.stop = Stop.interrupted_after(job.progress.epoch)
 
 
 def run_training(
@@ -112,7 +114,7 @@ def run_training(
     if team().first:
         stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
         typer.echo(f"stopped: {stopped}")
-        if stopped.startswith("interrupted"):
+        if training.progress.stop.interrupted:
             offer_resume(again)
         echo_lines(finish(training))
     team().wait()

@@ -5,7 +5,7 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -13,38 +13,32 @@ from phaseloom.compat.cdtools.fit import Fit
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 
-__all__ = ["Turn", "begun", "read", "write"]
-
-
-class Fitting(Protocol):
-    """What a checkpoint is made of."""
-
-    fit: Fit
+__all__ = ["ChainedJob", "read_checkpoint", "write_checkpoint"]
 
 
 @dataclass
-class Turn:
+class ChainedJob:
     """Which job of a chain this is.
 
     Attributes:
-        job: its number.
+        number: of the job.
         stem: of the names of files.
         passed: checkpoints that the script has passed.
 
     Example:
-        >>> turn = Turn(1, "jobs/scan")
-        >>> turn.skips, turn.file
+        >>> job = ChainedJob(1, "jobs/scan")
+        >>> job.skips, job.file
         (True, 'jobs/scan_0.pt')
     """
 
-    job: int
+    number: int
     stem: str
     passed: int = 0
 
     @property
     def skips(self) -> bool:
         """Whether what comes now was done by an earlier job."""
-        return self.passed != self.job
+        return self.passed != self.number
 
     @property
     def file(self) -> str:
@@ -52,40 +46,29 @@ class Turn:
         return f"{self.stem}_{self.passed}.pt"
 
 
-def begun(turn: Turn | None) -> Turn:
-    """The turn, if there is one.
-
-    Raises:
-        BadInput: there is none.
-    """
-    if turn is None:
-        raise BadInput("checkpoint", None, "needs a file: call model.use_checkpoints first, or name one")
-    return turn
-
-
-def write(model: Fitting, path: str | os.PathLike[str], /) -> None:
+def write_checkpoint(fit: Fit, path: str | os.PathLike[str], /) -> None:
     """Everything that changes in a fit, random numbers included."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     state = {
         "phaseloom_checkpoint": 1,
-        "model": model.fit.core.state_dict(),
-        "fit": model.fit.state(),
+        "model": fit.core.state_dict(),
+        "fit": fit.state(),
         "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
     }
     with whole(Path(path)) as short:
         torch.save(state, short)
 
 
-def read(model: Fitting, path: str | os.PathLike[str], /) -> None:
-    """Bring a model made of the same data by the same call to the state of a file.
+def read_checkpoint(fit: Fit, path: str | os.PathLike[str], /) -> None:
+    """Bring the fit of a model made of the same data by the same call to the state of a file.
 
     Raises:
-        BadInput: no such file, none of ours, or one of another model.
+        BadInput: no such file, not one of ours, or one of another model.
     """
-    state = _loaded(Path(path))
+    state = _load(Path(path))
     try:
-        model.fit.core.load_state_dict(state["model"])
-        model.fit.load(state["fit"])
+        fit.core.load_state_dict(state["model"])
+        fit.load(state["fit"])
     except (RuntimeError, ValueError, KeyError) as error:
         fix = "is of another model: make it from the same dataset with the same options"
         raise BadInput("load_checkpoint", str(path), fix) from error
@@ -94,17 +77,16 @@ def read(model: Fitting, path: str | os.PathLike[str], /) -> None:
         torch.cuda.set_rng_state_all(state["random"]["cuda"])
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        fix = "is not there: run the job before, or look at the stem of use_checkpoints"
+        fix = "does not exist: run the job before, or check the stem of use_checkpoints"
         raise BadInput("load_checkpoint", str(path), fix)
     try:
         with zipfile.ZipFile(path):  # else torch takes it for a pickle
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise BadInput(
-            "load_checkpoint", str(path), "cannot be read: it is damaged, or no checkpoint"
-        ) from error
+        fix = "cannot be read: it is damaged, or not a checkpoint"
+        raise BadInput("load_checkpoint", str(path), fix) from error
     if not isinstance(state, dict) or "phaseloom_checkpoint" not in state:
-        raise BadInput("load_checkpoint", str(path), "is no checkpoint of this package")
+        raise BadInput("load_checkpoint", str(path), "is not a checkpoint of this package")
     return state

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.compat.cdtools.data import ANGSTROM, moved
+from phaseloom.compat.cdtools.datasets.base import METRES_PER_ANGSTROM, to_array, to_positions
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import shift
@@ -18,11 +18,11 @@ from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
 
-__all__ = ["centre", "intensities", "simulated"]
+__all__ = ["center_probe", "compute_intensities", "simulate"]
 
 
 @torch.no_grad()
-def centre(core: Ptychography, iterations: int, /) -> None:
+def center_probe(core: Ptychography, iterations: int, /) -> None:
     """Move the modes so that their common centre of mass is in the middle of the window.
 
     The object goes with them by whole pixels and the positions by the rest, so that patterns stay what they
@@ -40,7 +40,7 @@ def centre(core: Ptychography, iterations: int, /) -> None:
         raise BadInput("center_probes", None, fix)
     probe = core.probe
     modes = probe.basis() if isinstance(probe, RelaxedProbe) else probe.modes()
-    way = _way(modes if not isinstance(probe, RelaxedProbe) else probe.modes(), iterations)
+    way = _center_offset(modes if not isinstance(probe, RelaxedProbe) else probe.modes(), iterations)
     there = shift(modes, -way)
     Probe.put(probe, there) if isinstance(probe, RelaxedProbe) else probe.put(there)
     whole = way.round()
@@ -50,17 +50,17 @@ def centre(core: Ptychography, iterations: int, /) -> None:
     core.scan.offsets.add_((way - whole) / core.scan.step)
 
 
-def _way(modes: Tensor, iterations: int) -> Tensor:
+def _center_offset(modes: Tensor, iterations: int) -> Tensor:
     """From the middle of the window to the centre of mass, pixels (y, x), by the nearest way."""
     light, middle = modes.abs().square().sum(0), torch.tensor(modes.shape[-2:], device=modes.device) // 2
-    way = torch.stack([_round(light.sum(1 - axis), int(middle[axis])) for axis in (0, 1)])
+    way = torch.stack([_circular_mean(light.sum(1 - axis), int(middle[axis])) for axis in (0, 1)])
     for _ in range(iterations):
         light = shift(modes, -way).abs().square().sum(0)
         way = way + torch.stack([_mean(light.sum(1 - axis), int(middle[axis])) for axis in (0, 1)])
     return way
 
 
-def _round(light: Tensor, middle: int) -> Tensor:
+def _circular_mean(light: Tensor, middle: int) -> Tensor:
     """Centre of mass on a circle, relative to the middle."""
     angle = 2 * torch.pi * (torch.arange(len(light), device=light.device) - middle) / len(light)
     return torch.atan2((light * angle.sin()).sum(), (light * angle.cos()).sum()) * len(light) / (2 * torch.pi)
@@ -71,7 +71,7 @@ def _mean(light: Tensor, middle: int) -> Tensor:
 
 
 @torch.no_grad()
-def intensities(core: Ptychography, /) -> np.ndarray:
+def compute_intensities(core: Ptychography, /) -> np.ndarray:
     """Relative intensity of the probe in each pattern ``(n,)``."""
     weights = core.detector.weights
     if isinstance(core.probe, RelaxedProbe):
@@ -83,7 +83,7 @@ def intensities(core: Ptychography, /) -> np.ndarray:
 
 
 @torch.no_grad()
-def simulated(
+def simulate(
     core: Ptychography, scan: Scan4D, index: np.ndarray, translations: Any, width: int | None, /
 ) -> Scan4D:
     """A scan of modelled patterns without noise.
@@ -102,8 +102,9 @@ def simulated(
         heights = scan.heights if core.heights is None else core.heights.angstrom()
         positions, heights = core.scan.angstrom()[index], None if heights is None else heights[index]
     else:
-        parts = moved(translations, scan.geometry)
-        positions, heights = parts["positions"], _heights(core, scan, translations, parts["heights"])
+        parts = to_positions(translations, scan.geometry)
+        positions = parts["positions"]
+        heights = _heights(core, scan, translations, parts["heights"])
     if len(positions) != len(index):
         raise BadInput(
             "sim_to_dataset: translations", len(positions), f"must be one for each of {len(index)}"
@@ -112,7 +113,7 @@ def simulated(
     counts = []
     for some in np.array_split(np.arange(len(index)), -(-len(index) // width)):
         place = torch.as_tensor(index[some], device=core.scan.start.device)
-        with _placed(core, place, positions[some], None if heights is None else heights[some]):
+        with _take_elsewhere(core, place, positions[some], None if heights is None else heights[some]):
             counts.append(core.detector.display(core(place)).cpu().numpy())
     weights = core.detector.weights.cpu().numpy()[index]
     return Scan4D(
@@ -132,8 +133,7 @@ def simulated(
 def _heights(core: Ptychography, scan: Scan4D, given: Any, varied: np.ndarray | None) -> np.ndarray | None:
     """Heights of translations, as far as the model looks at any."""
     if core.heights is not None:
-        table = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, float)
-        return table[:, 2] / ANGSTROM
+        return to_array(given).astype(float)[:, 2] / METRES_PER_ANGSTROM
     if varied is not None:
         low, high = varied.min(), varied.max()
         spread = np.full(len(scan), low)
@@ -146,11 +146,12 @@ def _heights(core: Ptychography, scan: Scan4D, given: Any, varied: np.ndarray | 
 
 
 @contextmanager
-def _placed(
+def _take_elsewhere(
     core: Ptychography, index: Tensor, positions: np.ndarray, heights: np.ndarray | None
 ) -> Iterator[None]:
     """Have some patterns taken elsewhere, for as long as it lasts."""
-    room, along = core.scan.canvas, core.heights
+    room = core.scan.canvas
+    along = core.heights
     pixels = torch.as_tensor((positions - np.array(room.origin)) / np.array(room.pixel)).to(core.scan.start)
     corner = pixels.round() - torch.tensor(room.window, device=pixels.device) // 2
     last = torch.tensor([n - w for n, w in zip(room.shape, room.window, strict=True)], device=pixels.device)

@@ -16,7 +16,7 @@ __all__ = ["alike", "middle", "missing", "plain", "steps_of", "tensor", "window_
 def missing(
     room: str, known: Sequence[str], elsewhere: Mapping[str, str] | None = None
 ) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a room: names of CDTools that are not built, and the nearest of those that are.
+    """The ``__getattr__`` of a room: names that are not available, and the nearest of those that are.
 
     Example:
         >>> missing("analysis", ["calc_frc"])("calc_fcr")
@@ -26,7 +26,7 @@ def missing(
 
     def absent(name: str) -> Any:
         if elsewhere and name in elsewhere:
-            raise BadInput(f"CDTools.tools.{room}.{name}", None, f"is not built: {elsewhere[name]}")
+            raise BadInput(f"CDTools.tools.{room}.{name}", None, f"is not available: {elsewhere[name]}")
         raise AttributeError(f"CDTools.tools.{room}.{name}: {nearest(name, known)}")
 
     return absent
@@ -62,8 +62,15 @@ def middle(shape: Sequence[int]) -> tuple[slice, slice]:
 
 
 def steps_of(basis: Any) -> tuple[float, float]:
-    """Length of the step between rows and between columns of a basis ``(xyz, 2)``."""
-    y, x = (float(length) for length in np.linalg.norm(plain(basis), axis=0))
+    """Length of the step between rows and between columns of a basis ``(xyz, 2)``: of its first two columns.
+
+    Raises:
+        BadInput: an array without two columns.
+    """
+    steps = plain(basis)
+    if steps.ndim != 2 or steps.shape[1] < 2:
+        raise BadInput("basis", steps.shape, "must be (3, 2): the steps of rows and columns, metres")
+    y, x = (float(length) for length in np.linalg.norm(steps[:, :2], axis=0))
     return y, x
 
 

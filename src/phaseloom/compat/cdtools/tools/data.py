@@ -62,14 +62,17 @@ TITLES = (
 SAMPLE_NUMBERS = ("concentration", "mass", "temperature", "thickness", "unit_cell_volume")
 DETECTOR = "entry_1/instrument_1/detector_1"
 GEOMETRY = "entry_1/sample_1/geometry_1"
+SHOT_PLACES = ("entry_1/data_1", GEOMETRY, DETECTOR)
+"""Where CDTools looks for what has a row for each shot."""
 
 
 def get_entry_info(cxi_file: h5py.File) -> dict[str, Any]:
     """Title, program, times and the like; dates are `datetime` where they are written as ISO."""
     top = _entry(cxi_file)
-    found: dict[str, Any] = {key: _dated(text) for key in TITLES if (text := top.text(key)) is not None}
+    found: dict[str, Any] = {key: _parse_date(text) for key in TITLES if (text := top.text(key)) is not None}
     if top.find("polarization_states"):
-        found["polarization_states"] = top.group["polarization_states"][()]  # type: ignore[index]
+        states: Any = top.group["polarization_states"]
+        found["polarization_states"] = states[()]
     return found
 
 
@@ -104,24 +107,29 @@ def get_detector_geometry(cxi_file: h5py.File) -> tuple[np.float32, np.ndarray, 
 
 def get_mask(cxi_file: h5py.File) -> np.ndarray | None:
     """True where the detector is to be trusted; none without a mask."""
-    return _of_pattern(cxi_file, "mask", _layout.mask)
+    return _read_image(cxi_file, "mask", _layout.mask)
 
 
 def get_qe_mask(cxi_file: h5py.File) -> np.ndarray | None:
     """Efficiency of each pixel, float32; none without one."""
-    found = _of_pattern(cxi_file, "qe_mask", _layout.flat)
+    found = _read_image(cxi_file, "qe_mask", _layout.flat)
     return None if found is None else found.astype(np.float32)
 
 
 def get_dark(cxi_file: h5py.File) -> np.ndarray | None:
     """Mean dark pattern ``(y, x)``, or none."""
-    return _of_pattern(cxi_file, "data_dark", _layout.background)
+    return _read_image(cxi_file, "data_dark", _layout.background)
+
+
+def find_data(cxi_file: h5py.File) -> Any:
+    """The stored patterns."""
+    tree, name = _layout.stack(_entry(cxi_file), _detector(cxi_file))
+    return tree.group[name]
 
 
 def get_data(cxi_file: h5py.File, cut_zeros: bool = True) -> tuple[np.ndarray, list[str] | None]:
     """Patterns and the names of their axes, if there are any; with ``cut_zeros`` none is negative."""
-    tree, name = _layout.stack(_entry(cxi_file), _detector(cxi_file))
-    stored: Any = tree.group[name]
+    stored = find_data(cxi_file)
     axes = stored.attrs.get("axes")
     text = axes.decode() if isinstance(axes, bytes) else axes
     counts = np.maximum(stored[()], 0) if cut_zeros else stored[()]
@@ -130,11 +138,11 @@ def get_data(cxi_file: h5py.File, cut_zeros: bool = True) -> tuple[np.ndarray, l
 
 def get_shot_to_shot_info(cxi_file: h5py.File, field_name: str) -> np.ndarray:
     """Anything with a row for each shot, float32: from data_1, the sample's geometry or the detector."""
-    places = ("entry_1/data_1", GEOMETRY, DETECTOR)
-    found = next((f"{p}/{field_name}" for p in places if f"{p}/{field_name}" in cxi_file), None)
+    found = next((f"{p}/{field_name}" for p in SHOT_PLACES if f"{p}/{field_name}" in cxi_file), None)
     if found is None:
         raise BadInput(f"{cxi_file.filename}: {GEOMETRY}/{field_name}", None, "is missing: store it there")
-    return cxi_file[found][()].astype(np.float32)  # type: ignore[index]
+    stored: Any = cxi_file[found]
+    return stored[()].astype(np.float32)
 
 
 def get_ptycho_translations(cxi_file: h5py.File) -> np.ndarray:
@@ -142,32 +150,64 @@ def get_ptycho_translations(cxi_file: h5py.File) -> np.ndarray:
     return -get_shot_to_shot_info(cxi_file, "translation")
 
 
+def measure_scan(cxi_file: h5py.File) -> float:
+    """Metres that the translations of a file span; 0 where they are not in CDTools' places."""
+    for place in SHOT_PLACES:
+        if f"{place}/translation" in cxi_file:
+            table = Tree(cxi_file, str(cxi_file.filename)).lengths(f"{place}/translation")
+            return float(np.ptp(table, axis=0).max()) if np.isfinite(table).all() and table.size else 0.0
+    return 0.0
+
+
+def read_optics(cxi_file: h5py.File) -> dict[str, Any]:
+    """Wavelength, detector, masks and background of a file by the names of a `CDataset`."""
+    return {
+        "wavelength": get_wavelength(cxi_file),
+        "detector_geometry": dict(
+            zip(("distance", "basis", "corner"), get_detector_geometry(cxi_file), strict=True)
+        ),
+        "mask": get_mask(cxi_file),
+        "qe_mask": get_qe_mask(cxi_file),
+        "background": get_dark(cxi_file),
+    }
+
+
 def create_cxi(filename: Any) -> h5py.File:
     """A new file with an empty entry, open for writing."""
     file = h5py.File(filename, "w")
-    file["cxi_version"], file["number_of_entries"] = 160, 1
+    file["cxi_version"] = 160
+    file["number_of_entries"] = 1
     file.create_group("entry_1")
     return file
 
 
+def add_items(cxi_file: h5py.File, items: Mapping[str, Any]) -> None:
+    """Write what a `CDataset` holds, by the names of its attributes; what is ``None`` is left out."""
+    known = {name: value for name, value in items.items() if value is not None}
+    for name, add in ADDERS.items():
+        if name in known:
+            add(cxi_file, known[name])
+    if "detector_geometry" in known:
+        detector = known["detector_geometry"]
+        add_detector(cxi_file, detector["distance"], detector["basis"], detector.get("corner"))
+
+
 def add_entry_info(cxi_file: h5py.File, metadata: Mapping[str, Any]) -> None:
     """Write texts, times, numbers and arrays into the entry."""
-    _put(cxi_file.require_group("entry_1"), metadata)
+    _put(cxi_file, "entry_1", metadata)
 
 
 def add_sample_info(cxi_file: h5py.File, metadata: Mapping[str, Any]) -> None:
     """Write what `get_sample_info` reads."""
-    rest = {key: value for key, value in metadata.items() if key != "orientation"}
-    _put(cxi_file.require_group("entry_1/sample_1"), rest)
+    _put(cxi_file, "entry_1/sample_1", {key: v for key, v in metadata.items() if key != "orientation"})
     if "orientation" in metadata:
-        cxi_file.require_group(GEOMETRY)["orientation"] = plain(metadata["orientation"]).ravel()[:6]
+        _put(cxi_file, GEOMETRY, {"orientation": plain(metadata["orientation"]).ravel()[:6]})
 
 
 def add_source(cxi_file: h5py.File, wavelength: float) -> None:
     """Write the wavelength, metres, and the photon energy, joule."""
-    source = cxi_file.require_group("entry_1/instrument_1/source_1")
-    source["wavelength"] = np.float32(wavelength)
-    source["energy"] = np.float32(HC_SI / float(wavelength))
+    energy = np.float32(HC_SI / float(wavelength))
+    _put(cxi_file, "entry_1/instrument_1/source_1", {"wavelength": np.float32(wavelength), "energy": energy})
 
 
 def add_detector(cxi_file: h5py.File, distance: float, basis: Any, corner: Any = None) -> None:
@@ -175,26 +215,34 @@ def add_detector(cxi_file: h5py.File, distance: float, basis: Any, corner: Any =
     steps = plain(basis)
     steps = steps.T if steps.shape == (2, 3) else steps
     y, x = np.linalg.norm(steps, axis=0)
-    _put(
-        cxi_file.require_group(DETECTOR),
-        {"distance": np.float32(distance), "basis_vectors": steps, "x_pixel_size": x, "y_pixel_size": y}
-        | ({} if corner is None else {"corner_position": corner}),
-    )
+    items = {"distance": np.float32(distance), "basis_vectors": steps, "x_pixel_size": x, "y_pixel_size": y}
+    _put(cxi_file, DETECTOR, items | ({} if corner is None else {"corner_position": corner}))
 
 
 def add_mask(cxi_file: h5py.File, mask: Any) -> None:
     """Write a mask that is true where the detector is good: the file holds 0 for good, 1 for bad."""
-    _put(cxi_file.require_group(DETECTOR), {"mask": (plain(mask) == 0).astype(np.uint32)})
+    _put(cxi_file, DETECTOR, {"mask": (plain(mask) == 0).astype(np.uint32)})
 
 
 def add_qe_mask(cxi_file: h5py.File, qe_mask: Any) -> None:
     """Write the efficiency of each pixel."""
-    _put(cxi_file.require_group(DETECTOR), {"qe_mask": plain(qe_mask)})
+    _put(cxi_file, DETECTOR, {"qe_mask": plain(qe_mask)})
 
 
 def add_dark(cxi_file: h5py.File, dark: Any) -> None:
     """Write one dark pattern, or several."""
-    _put(cxi_file.require_group(DETECTOR), {"data_dark": plain(dark)})
+    _put(cxi_file, DETECTOR, {"data_dark": plain(dark)})
+
+
+ADDERS = {
+    "entry_info": add_entry_info,
+    "sample_info": add_sample_info,
+    "wavelength": add_source,
+    "mask": add_mask,
+    "qe_mask": add_qe_mask,
+    "background": add_dark,
+}
+"""What writes each attribute of a dataset."""
 
 
 def add_data(
@@ -210,7 +258,7 @@ def add_data(
 
 def add_shot_to_shot_info(cxi_file: h5py.File, data: Any, field_name: str) -> None:
     """Write anything with a row for each shot into the sample's geometry, linked from data_1 and detector."""
-    cxi_file.require_group(GEOMETRY)[field_name] = plain(data)
+    _put(cxi_file, GEOMETRY, {field_name: plain(data)})
     for place in ("entry_1/data_1", DETECTOR):
         cxi_file.require_group(place)[field_name] = h5py.SoftLink(f"/{GEOMETRY}/{field_name}")
 
@@ -277,10 +325,15 @@ def _text_or_array(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _put(group: h5py.Group, items: Mapping[str, Any]) -> None:
+def as_text(value: Any) -> str:
+    """A text as a file holds it; dates in ISO."""
+    return value.isoformat() if isinstance(value, datetime.datetime) else str(value)
+
+
+def _put(cxi_file: h5py.File, place: str, items: Mapping[str, Any]) -> None:
+    group = cxi_file.require_group(place)
     for key, value in items.items():
-        text = value.isoformat() if isinstance(value, datetime.datetime) else value
-        text = text.encode() if isinstance(text, str) else text
+        text = as_text(value).encode() if isinstance(value, str | datetime.datetime) else value
         group[key] = np.bytes_(text) if isinstance(text, bytes) else plain(text)
 
 
@@ -292,18 +345,19 @@ def _detector(cxi_file: h5py.File) -> Tree:
     return _layout.detector(_entry(cxi_file))
 
 
-def _of_pattern(
+def _read_image(
     cxi_file: h5py.File, name: str, read: Callable[[Tree, tuple[int, int]], np.ndarray | None]
 ) -> np.ndarray | None:
     """An image of the detector's shape, if it is there."""
     detector = _detector(cxi_file)
     if not detector.find(name):
         return None
-    y, x = detector.group[name].shape[-2:]  # type: ignore[union-attr]
+    stored: Any = detector.group[name]
+    y, x = stored.shape[-2:]
     return read(detector, (y, x))
 
 
-def _dated(text: str) -> Any:
+def _parse_date(text: str) -> Any:
     try:
         return datetime.datetime.fromisoformat(text)
     except ValueError:

@@ -41,12 +41,7 @@ def exit_wave_geometry(
 ) -> Tensor:
     """Basis ``(xyz, 2)`` of an exit wave whose far field fills a detector: the dual of the detector's.
 
-    Args:
-        det_basis: of the detector, ``(xyz, 2)``.
-        det_shape: its pixels (y, x).
-        wavelength: in the same unit.
-        distance: from the sample.
-        oversampling: no meaning, as in CDTools: more pixels on the detector widen the window, not its grid.
+    ``oversampling`` has no effect, as in CDTools: more pixels on the detector widen the window, not its grid.
     """
     basis = tensor(det_basis)
     sides = basis * torch.tensor(window_of(det_shape), device=basis.device).to(basis)
@@ -55,13 +50,7 @@ def exit_wave_geometry(
 
 
 def calc_object_setup(probe_shape: Any, translations: Tensor, padding: int = 0) -> tuple[torch.Size, Tensor]:
-    """Shape of an object that holds a window at each translation, and the translation of its corner.
-
-    Args:
-        probe_shape: window (y, x).
-        translations: ``(shot, 2)`` pixels.
-        padding: pixels more at each edge.
-    """
+    """Shape of an object that holds all windows, ``padding`` more at each edge, and its first pixel."""
     low, high = translations.amin(0), translations.amax(0)
     sides = [int(n) + 2 * padding for n in (high - low).ceil()]
     y, x = window_of(probe_shape)
@@ -77,12 +66,8 @@ def gaussian(
 ) -> Tensor:
     """Complex Gaussian ``amplitude exp(-r^2 / (2 sigma^2) + i curvature r^2 / 2)``, complex64.
 
-    Args:
-        shape: window (y, x).
-        sigma: width of the amplitude, pixels (y, x).
-        amplitude: at the centre.
-        center: pixels (y, x); default: the middle of the window, ``(N - 1) / 2``.
-        curvature: of the phase, radian per pixel squared (y, x).
+    ``sigma``, ``center`` (default: ``(N - 1) / 2``) and ``curvature`` are (y, x) in pixels, the last radian
+    per pixel squared.
     """
     window = window_of(shape)
     middle = [(n - 1) / 2 for n in window] if center is None else center
@@ -104,17 +89,12 @@ def gaussian_probe(  # noqa: PLR0917 -- CDTools' arguments
 ) -> Tensor:
     """A Gaussian beam with the power of the mean pattern, some way from its waist.
 
-    Args:
-        dataset: patterns and wavelength.
-        basis: of the probe.
-        shape: window (y, x).
-        sigma: width of the amplitude in the waist, metres (y, x) or one number.
-        propagation_distance: from the waist; behind it the wave spreads (in CDTools it converges).
-        polarized: must be false.
-        left_polarized: no meaning here.
+    ``sigma`` is the width of the amplitude in the waist, metres (y, x) or one number. Behind the waist, at a
+    positive ``propagation_distance``, the wave spreads (in CDTools it converges). ``polarized`` must be
+    False.
     """
     if polarized:
-        raise BadInput("gaussian_probe.polarized", True, "is not built: polarised models are not here")
+        raise BadInput("gaussian_probe.polarized", True, "is not supported: there are no polarised models")
     pixel, waist = np.array(steps_of(basis)), np.broadcast_to(np.asarray(sigma, float), 2)
     z, wave = float(propagation_distance or 0), 2 * np.pi / float(dataset.wavelength)
     range_ = wave * waist**2
@@ -129,14 +109,12 @@ def SHARP_style_probe(
 ) -> Tensor:
     """Probe from the root of the mean pattern, its phase flat in the far field.
 
-    Args:
-        dataset: patterns, mask, background and geometry.
-        propagation_distance: from the focus to the sample; none: in focus.
-        oversampling: the window is so many times wider, dark at its edges.
+    The window is ``oversampling`` times wider, dark at its edges; without ``propagation_distance``, from the
+    focus to the sample, it is in focus.
     """
     y, x = (oversampling * int(n) for n in dataset.patterns.shape[-2:])
     probe = fit_window(inverse_far_field(_mean_wave(dataset)), (y, x))
-    return probe if propagation_distance is None else _flown(dataset, probe, propagation_distance)
+    return probe if propagation_distance is None else _propagate(dataset, probe, propagation_distance)
 
 
 def SHARP_style_near_field_probe(
@@ -157,13 +135,9 @@ def STEM_style_probe(  # noqa: PLR0917 -- CDTools' arguments
 ) -> Tensor:
     """Probe of a round aperture around the centre of the mean pattern, with its mean intensity.
 
-    Args:
-        dataset: patterns and geometry.
-        shape: window (y, x).
-        det_slice: no meaning, as in CDTools.
-        convergence_semiangle: mrad.
-        propagation_distance: from the focus to the sample; none: in focus.
-        oversampling: pixels of the wave per pixel of the detector.
+    ``convergence_semiangle`` is in mrad; ``propagation_distance`` from the focus to the sample;
+    ``oversampling`` are pixels of the wave per pixel of the detector; ``det_slice`` has no effect, as in
+    CDTools.
     """
     window, patterns = window_of(shape), tensor(dataset.patterns)
     mean = patterns.to(torch.promote_types(patterns.dtype, torch.float32)).mean(0)
@@ -175,7 +149,7 @@ def STEM_style_probe(  # noqa: PLR0917 -- CDTools' arguments
     angle = torch.atan2(torch.hypot(place[0], place[1]), along)
     aperture = (1e3 * angle < convergence_semiangle).to(torch.complex64)
     probe = inverse_far_field(aperture * (mean.mean() / aperture.abs().mean()).sqrt())
-    return probe if propagation_distance is None else _flown(dataset, probe, propagation_distance)
+    return probe if propagation_distance is None else _propagate(dataset, probe, propagation_distance)
 
 
 def RPI_spectral_init(  # noqa: PLR0917 -- CDTools' arguments
@@ -190,15 +164,8 @@ def RPI_spectral_init(  # noqa: PLR0917 -- CDTools' arguments
 
     ``A^H`` takes an object to the wave on the detector, ``Y`` weights it by the pattern over what a flat
     scene gives; the phase of each is not determined. Strongest first, the amplitude as the eigenvalue, as in
-    CDTools, where their order is open and objects of odd sides in even windows have a ramp.
-
-    Args:
-        pattern: counts ``(y, x)``.
-        probe: ``(y, x)``, as large.
-        obj_shape: (v, u), at most as large.
-        n_modes: how many.
-        mask: true where the pattern counts.
-        background: counts, taken off.
+    CDTools, where their order is open and objects of odd sides in even windows have a ramp. ``mask`` is True
+    where the pattern counts; ``background`` is taken off.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
@@ -218,7 +185,8 @@ def RPI_spectral_init(  # noqa: PLR0917 -- CDTools' arguments
     flat = seen(undone(seen(np.ones(small)))).abs()
     weight = torch.as_tensor(counts) / flat
     size = small[0] * small[1]
-    operator: Any = LinearOperator((size, size), lambda v: undone(weight * seen(v)))  # type: ignore[call-arg]
+    make: Any = LinearOperator
+    operator = make((size, size), lambda v: undone(weight * seen(v)))
     values, vectors = eigsh(operator, k=n_modes, which="LM", v0=np.ones(size, complex))
     order = np.argsort(-np.abs(values))
     values, vectors = np.real(values[order]), vectors[:, order].T.reshape(n_modes, *small)
@@ -229,12 +197,8 @@ def RPI_spectral_init(  # noqa: PLR0917 -- CDTools' arguments
 def generate_subdominant_modes(dominant_mode: Tensor, n_modes: int, circular: bool = True) -> Tensor:
     """Weaker modes ``(n_modes, y, x)``: the far field of the first times polynomials of rising order.
 
-    Each has the power of the first; CDTools divides by a sum of moduli, so theirs depends on the unit.
-
-    Args:
-        dominant_mode: ``(y, x)``.
-        n_modes: how many.
-        circular: polynomials in ``y + i x`` and ``y - i x``; else in y and x.
+    In ``y + i x`` and ``y - i x`` where ``circular``, else in y and x. Each has the power of the first;
+    CDTools divides by a sum of moduli, so theirs depends on the unit.
     """
     light = far_field(dominant_mode)
     y, x = (torch.arange(n, device=light.device).to(light) - n // 2 for n in light.shape[-2:])
@@ -263,9 +227,10 @@ def _mean_wave(dataset: Any) -> Tensor:
     return mean.sqrt().to(torch.complex64)
 
 
-def _flown(dataset: Any, probe: Tensor, distance: float) -> Tensor:
+def _propagate(dataset: Any, probe: Tensor, distance: float) -> Tensor:
     """A probe on the grid of the dataset's exit waves, some way further."""
-    geometry, window = dataset.detector_geometry, dataset.patterns.shape[-2:]
+    geometry = dataset.detector_geometry
+    window = dataset.patterns.shape[-2:]
     scale = float(dataset.wavelength) * float(geometry["distance"])
     spacing: Sequence[float] = [
         scale / (n * step) for n, step in zip(window, steps_of(geometry["basis"]), strict=True)

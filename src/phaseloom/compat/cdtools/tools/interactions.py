@@ -32,13 +32,7 @@ UPRIGHT = torch.tensor([0.0, 0.0, 1.0])
 
 
 def translations_to_pixel(basis: Tensor, translations: Tensor, surface_normal: Tensor = UPRIGHT) -> Tensor:
-    """Places on the object's grid, pixels: translations are projected along the beam onto the sample.
-
-    Args:
-        basis: of the object, ``(xyz, 2)``.
-        translations: ``(..., xyz)``; z does not count.
-        surface_normal: of the sample, (x, y, z).
-    """
+    """Pixels on the object's grid: translations are projected along the beam onto the sample."""
     inverse = torch.linalg.pinv(tensor(basis)).to(translations)
     return _on_sample(translations, tensor(surface_normal).to(translations)) @ inverse.mT
 
@@ -70,16 +64,11 @@ def ptycho_2D_round(
     multiple_modes: bool = False,
     upsample_obj: bool = False,
 ) -> Tensor:
-    """Exit waves at the nearest whole pixels: ``(shot, y, x)``, or ``(shot, mode, y, x)`` with modes.
+    """Exit waves at the nearest whole pixels: ``(shot, y, x)``, or ``(shot, mode, y, x)``.
 
-    Args:
-        probe: ``(y, x)``, or ``(mode, y, x)`` with ``multiple_modes``.
-        obj: ``(y, x)``.
-        translations: pixels, ``(2)`` or ``(shot, 2)``.
-        multiple_modes: the probe has modes.
-        upsample_obj: the object's pixels are twice those of the probe.
+    With ``upsample_obj`` the object's pixels are twice those of the probe.
     """
-    places = _listed(translations)
+    places = _as_list(translations)
     y, x = (n // 2 if upsample_obj else n for n in probe.shape[-2:])
     windows = _windows(obj, places.round(), (y, x))
     windows = fourier_upsample(windows, preserve_mean=True) if upsample_obj else windows
@@ -88,15 +77,11 @@ def ptycho_2D_round(
 
 
 def ptycho_2D_linear(probe: Tensor, obj: Tensor, translations: Tensor, shift_probe: bool = True) -> Tensor:
-    """Exit waves ``(shot, y, x)``, the part of a pixel by bilinear interpolation of probe or object.
+    """Exit waves ``(shot, y, x)``, parts of a pixel by bilinear interpolation of the probe (in a circle).
 
-    Args:
-        probe: ``(y, x)``; moved in a circle.
-        obj: ``(y, x)``.
-        translations: pixels, ``(2)`` or ``(shot, 2)``.
-        shift_probe: move the probe; else the object the other way.
+    Without ``shift_probe``, of the object the other way.
     """
-    places = _listed(translations)
+    places = _as_list(translations)
     whole = places.floor()
     y, x = (places - whole).unsqueeze(-1).unsqueeze(-1).unbind(1)
     size = (probe.shape[0], probe.shape[1])
@@ -122,19 +107,16 @@ def ptycho_2D_sinc(  # noqa: PLR0917 -- CDTools' arguments
 ) -> Tensor:
     """Exit waves, the part of a pixel by a phase ramp in the probe's Fourier space (in a circle).
 
-    Args:
-        probe: ``(mode, y, x)``, or ``(y, x)`` without ``multiple_modes``; each shot may have its own.
-        obj: ``(y, x)``, or ``(mode, y, x)`` for a mode of the object with each of the probe.
-        translations: pixels, ``(2)`` or ``(shot, 2)``.
-        shift_probe: must be true.
-        padding: no meaning, as in CDTools.
-        multiple_modes: the probe has modes.
-        probe_support: no meaning, as in CDTools.
-        shift_back_ew: move the exit waves back to where the probe was.
+    ``probe`` is ``(mode, y, x)``, or ``(y, x)`` without ``multiple_modes``; each shot may have its own.
+    ``obj`` is ``(y, x)``, or ``(mode, y, x)`` for a mode of the object with each of the probe.
+    ``shift_back_ew`` moves the exit waves back to where the probe was; ``padding`` and ``probe_support`` have
+    no effect, as in CDTools.
     """
     if not shift_probe:
-        raise BadInput("ptycho_2D_sinc.shift_probe", False, "is not built, nor in CDTools: move the probe")
-    places = _listed(translations)
+        raise BadInput(
+            "ptycho_2D_sinc.shift_probe", False, "is not supported, nor in CDTools: move the probe"
+        )
+    places = _as_list(translations)
     whole = places.floor()
     rest = (places - whole).to(probe.real.dtype)
     windows = _windows(obj, whole, (probe.shape[-2], probe.shape[-1]))
@@ -149,9 +131,8 @@ def ptycho_2D_sinc(  # noqa: PLR0917 -- CDTools' arguments
 def RPI_interaction(probe: Tensor, obj: Tensor) -> Tensor:
     """Exit wave of a probe and an object of fewer pixels in the same field, interpolated by `far_field`.
 
-    Args:
-        probe: ``(y, x)`` or ``(mode, y, x)``.
-        obj: ``(v, u)`` or ``(..., v, u)``, which adds its axes before those of the probe.
+    The probe is ``(y, x)`` or ``(mode, y, x)``; an object ``(..., v, u)`` adds its axes before those of the
+    probe.
     """
     fine = (probe.shape[-2], probe.shape[-1])
     scale = np.sqrt(fine[0] * fine[1] / (obj.shape[-2] * obj.shape[-1]))
@@ -166,7 +147,7 @@ def _on_sample(translations: Tensor, normal: Tensor) -> Tensor:
     return torch.cat([across, height[..., None]], -1)
 
 
-def _listed(translations: Tensor) -> Tensor:
+def _as_list(translations: Tensor) -> Tensor:
     return translations[None] if translations.ndim == 1 else translations
 
 

@@ -1,4 +1,7 @@
-"""CDTools' ``tools.losses``: ``(measured, modelled, mask)`` to a number, and normalisers for an epoch."""
+"""CDTools' ``tools.losses``: ``(measured, modelled, mask)`` to a number, and normalisers for an epoch.
+
+Counts have any shape; a mask is True where they count.
+"""
 
 import torch
 from torch import Tensor
@@ -22,24 +25,17 @@ __getattr__ = missing(
 def amplitude_mse(
     intensities: Tensor, sim_intensities: Tensor, mask: Tensor | None = None, use_sum: bool = False
 ) -> Tensor:
-    """Mean, or sum, of the squared difference of the roots of measured and modelled counts.
-
-    Args:
-        intensities: measured, any shape.
-        sim_intensities: modelled, the same shape, not negative.
-        mask: true where it counts.
-        use_sum: sum over pixels.
-    """
-    measured, modelled = _chosen(intensities, sim_intensities, mask)
-    return _reduced((modelled.sqrt() - measured.sqrt()).square(), use_sum)
+    """Mean, or with ``use_sum`` the sum, of squared differences of roots of counts."""
+    measured, modelled = _select_pixels(intensities, sim_intensities, mask)
+    return _reduce((modelled.sqrt() - measured.sqrt()).square(), use_sum)
 
 
 def intensity_mse(
     intensities: Tensor, sim_intensities: Tensor, mask: Tensor | None = None, use_sum: bool = False
 ) -> Tensor:
-    """Mean, or sum, of the squared difference of measured and modelled counts; as `amplitude_mse`."""
-    measured, modelled = _chosen(intensities, sim_intensities, mask)
-    return _reduced((modelled - measured).square(), use_sum)
+    """Mean, or with ``use_sum`` the sum, of squared differences of counts."""
+    measured, modelled = _select_pixels(intensities, sim_intensities, mask)
+    return _reduce((modelled - measured).square(), use_sum)
 
 
 def poisson_nll(
@@ -51,14 +47,9 @@ def poisson_nll(
 ) -> Tensor:
     """Sum of ``model - counts log(model)``: the negative log-likelihood up to what the model cannot change.
 
-    Args:
-        intensities: measured counts.
-        sim_intensities: modelled counts, to which ``eps`` is added.
-        mask: true where it counts.
-        eps: keeps the logarithm finite.
-        subtract_min: less the value of a model equal to the counts.
+    ``eps`` is added to modelled counts; ``subtract_min`` takes off the value of a model equal to the counts.
     """
-    measured, modelled = _chosen(intensities, sim_intensities, mask)
+    measured, modelled = _select_pixels(intensities, sim_intensities, mask)
     expected = modelled + eps
     loss = (expected - torch.xlogy(measured, expected)).sum()
     return loss - (measured - torch.xlogy(measured, measured)).nansum() if subtract_min else loss
@@ -119,7 +110,7 @@ class SimplePoissonNLLNormalizer:
         return (loss - self.offset) / self.normalization
 
 
-def _chosen(measured: Tensor, modelled: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _select_pixels(measured: Tensor, modelled: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Pixels that count, the measured ones (of any type of number) in the model's precision."""
     measured = measured.to(modelled.dtype)
     if mask is None:
@@ -127,5 +118,5 @@ def _chosen(measured: Tensor, modelled: Tensor, mask: Tensor | None) -> tuple[Te
     return measured.masked_select(mask), modelled.masked_select(mask)
 
 
-def _reduced(square: Tensor, use_sum: bool) -> Tensor:
+def _reduce(square: Tensor, use_sum: bool) -> Tensor:
     return square.sum() if use_sum else square.mean()

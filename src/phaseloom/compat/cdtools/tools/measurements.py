@@ -57,7 +57,7 @@ def incoherent_sum(  # noqa: PLR0917 -- CDTools' arguments
             for odd or oblong ones.
     """
     waves = wavefields if wavefields.ndim > 3 else wavefields[None]
-    counts = _collected(waves) if simulate_finite_pixels else detect.intensity(waves)
+    counts = _collect_on_area(waves) if simulate_finite_pixels else detect.intensity(waves)
     if oversampling != 1:
         counts = avg_pool2d(counts, int(oversampling))
     if detector_slice is not None:
@@ -79,19 +79,10 @@ def quadratic_background(
     oversampling: int = 1,
     simulate_finite_pixels: bool = False,
 ) -> Tensor:
-    """Counts of a measurement, times the efficiency of each pixel, plus the square of a background.
+    """Counts of a ``measurement`` times the efficiency ``qe_mask``, plus the square of a background.
 
-    Args:
-        wavefield: what the measurement takes.
-        background: ``(y, x)`` of the detector, root of counts.
-        *args: of the measurement, after the wave.
-        detector_slice: as in `incoherent_sum`.
-        measurement: `intensity` or `incoherent_sum`.
-        epsilon: as there.
-        qe_mask: efficiency ``(y, x)`` of the detector.
-        saturation: most counts, background included.
-        oversampling: as there.
-        simulate_finite_pixels: as there.
+    ``background`` is ``(y, x)`` of the detector, root of counts; ``saturation`` includes it. Other arguments
+    are those of `incoherent_sum`; further ones are passed to the measurement after the wave.
     """
     counts = measurement(
         wavefield,
@@ -105,7 +96,7 @@ def quadratic_background(
     return counts if saturation is None else counts.clamp(0, saturation)
 
 
-def _collected(waves: Tensor) -> Tensor:
+def _collect_on_area(waves: Tensor) -> Tensor:
     """Intensity ``(shot, y, x)`` integrated over the area of each pixel, per area.
 
     On a grid of half the step the intensity is known in full, for its Fourier transform, the

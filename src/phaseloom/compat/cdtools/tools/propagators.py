@@ -1,32 +1,33 @@
-"""CDTools' ``tools.propagators``: unitary far fields centred in their windows, near fields by a kernel."""
+"""CDTools' ``tools.propagators``: unitary far fields centred in their windows, near fields by a kernel.
 
+Windows are (y, x); lengths are in one unit; further arguments are those of `torch.Tensor.to`.
+"""
+
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
-from phaseloom.compat.cdtools.tools._shared import missing, tensor, window_of
+from phaseloom.compat.cdtools.tools._shared import missing, plain, tensor, window_of
 from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
-from phaseloom.physics.propagate import angular_spectrum, fly
+from phaseloom.physics.propagate import fly
 from phaseloom.physics.tilted_propagation import oblique
 
 __all__ = [
     "far_field",
     "generate_angular_spectrum_propagator",
     "generate_generalized_angular_spectrum_propagator",
+    "generate_high_NA_k_intensity_map",
+    "high_NA_far_field",
     "inverse_far_field",
     "inverse_near_field",
     "near_field",
 ]
 
-__getattr__ = missing(
-    "propagators",
-    __all__,
-    {
-        "high_NA_far_field": "use far_field and phaseloom.physics.tilted_detector.remapped",
-        "generate_high_NA_k_intensity_map": "use phaseloom.physics.tilted_detector.ewald and interpolation",
-    },
-)
+__getattr__ = missing("propagators", __all__)
 
 
 def far_field(wavefront: Tensor) -> Tensor:
@@ -40,12 +41,12 @@ def inverse_far_field(wavefront: Tensor) -> Tensor:
 
 
 def near_field(wavefront: Tensor, angular_spectrum_propagator: Tensor) -> Tensor:
-    """A wave ``(..., y, x)`` after a free flight with a kernel."""
+    """A wave ``(..., y, x)`` after free propagation with a kernel."""
     return fly(wavefront, angular_spectrum_propagator)
 
 
 def inverse_near_field(wavefront: Tensor, angular_spectrum_propagator: Tensor) -> Tensor:
-    """A wave flown back: `near_field` with the conjugate kernel, so what decayed stays decayed."""
+    """A wave propagated back: `near_field` with the conjugate kernel, so what decayed stays decayed."""
     return fly(wavefront, angular_spectrum_propagator.conj())
 
 
@@ -58,26 +59,29 @@ def generate_angular_spectrum_propagator(
     bandlimit: float | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Kernel of a flight over ``z``, the carrier dropped, zero frequency in the corner; for `near_field`.
+    """Kernel of free propagation over ``z``, the carrier dropped, zero frequency in the corner.
 
-    Computed in float64, then brought by ``.to(*args, **kwargs)`` to what is asked for, complex64 by default.
-    Gradients flow to ``z``.
-
-    Args:
-        shape: window (y, x).
-        spacing: pixel (y, x).
-        wavelength: in the same unit.
-        z: distance; negative flies back, and evanescent waves decay all the same.
-        *args: of `torch.Tensor.to`.
-        bandlimit: cut frequencies beyond this part of the highest on each axis, within an ellipse.
-        **kwargs: of `torch.Tensor.to`.
+    A negative ``z`` propagates back, and evanescent waves decay all the same; ``bandlimit`` cuts frequencies
+    beyond this part of the highest on each axis, within an ellipse. Computed in float64 (the formula of
+    `phaseloom.physics.propagate.angular_spectrum`), complex64 by default. Gradients flow to ``spacing`` (y,
+    x), ``wavelength`` and ``z``.
     """
-    y, x = (float(step) for step in spacing)
-    window, distance = window_of(shape), tensor(z).double()
-    kernel = angular_spectrum(window, (y, x), float(wavelength), distance.reshape(()))
+    window = window_of(shape)
+    y_step, x_step = (tensor(step).double().reshape(()) for step in spacing)
+    distance = tensor(z).double().reshape(())
+    wave = tensor(wavelength).double().reshape(())
+    cycles = [torch.fft.fftfreq(n, dtype=torch.float64, device=distance.device) for n in window]
+    sine = wave**2 * ((cycles[0] / y_step)[:, None] ** 2 + (cycles[1] / x_step) ** 2)
+    k = 2 * math.pi / wave
+    # The root has no gradient at zero, so it is taken only of what is above it.
+    inside = sine < 1
+    cosine = torch.where(inside, torch.where(inside, 1 - sine, 1.0).sqrt(), 0.0)
+    phase = -distance * k * torch.where(inside, sine / (cosine + 1), 1.0)
+    decay = torch.where(inside, 0.0, torch.where(inside, 1.0, sine - 1).sqrt())
+    kernel = torch.polar(torch.exp(-distance.abs() * k * decay), phase)
     if bandlimit is not None:
-        rows, columns = (torch.fft.fftfreq(n, dtype=torch.float64, device=kernel.device) for n in window)
-        kernel = kernel * (torch.hypot(rows[:, None] / rows.max(), columns / columns.max()) < bandlimit)
+        limits = [freqs / freqs.max() for freqs in cycles]
+        kernel = kernel * (torch.hypot(limits[0][:, None], limits[1]) < bandlimit)
     wide = any(kind in (torch.complex128, torch.float64) for kind in (*args, *kwargs.values()))
     return (kernel if wide else kernel.to(torch.complex64)).to(*args, **kwargs)
 
@@ -92,23 +96,63 @@ def generate_generalized_angular_spectrum_propagator(
     propagate_along_offset: bool = False,
     **kwargs: Any,
 ) -> Tensor:
-    """Kernel between parallel planes of any tilt whose grids are shifted:
-    `phaseloom.physics.tilted_propagation`.
+    """Kernel between parallel planes of any tilt: `phaseloom.physics.tilted_propagation.oblique`.
 
-    An offset in the plane is allowed, too, where CDTools loses the direction of flight.
-
-    Args:
-        shape: window (y, x).
-        basis: of the planes, ``(xyz, 2)``; its precision is that of the kernel.
-        wavelength: in the same unit.
-        offset_vector: from grid to grid, (x, y, z).
-        *args: of `torch.Tensor.to`.
-        propagation_vector: direction of the carrier; default: the normal on the side of the offset.
-        propagate_along_offset: the carrier runs along the offset.
-        **kwargs: of `torch.Tensor.to`.
+    ``basis`` ``(xyz, 2)`` is that of the planes, its precision that of the kernel; ``offset_vector`` (x, y,
+    z) leads from grid to grid. The carrier runs along ``propagation_vector`` (default: the normal on the side
+    of the offset) or, with ``propagate_along_offset``, along the offset. An offset in the plane is allowed,
+    too, where CDTools loses the direction of propagation.
     """
     grid = tensor(basis)
     offset = tensor(offset_vector).to(grid)
     along = offset if propagate_along_offset else propagation_vector
     direction = None if along is None else tensor(along).to(grid)
     return oblique(window_of(shape), grid, float(wavelength), offset, direction).to(*args, **kwargs)
+
+
+def generate_high_NA_k_intensity_map(
+    sample_basis: Any,
+    det_basis: Any,
+    det_shape: Any,
+    distance: Any,
+    wavelength: Any,
+    *args: Any,
+    lens: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Where each pixel of a detector lies in the far field, and its share of light, for `high_NA_far_field`.
+
+    The middle of the detector lies against the cross product of its steps, as in CDTools. Built-in models use
+    `phaseloom.physics.tilted_detector`, whose interpolation is exact.
+
+    Returns:
+        Places ``(y, x, 2)`` as (column, row) from -1 to 1 across the window, and shares ``(y, x)`` of the
+        light of a spherical wave; one behind a ``lens``, whose pixels obey the sine condition.
+    """
+    steps = plain(det_basis).astype(float)
+    normal = -np.cross(steps[:, 0], steps[:, 1])
+    normal = normal / np.linalg.norm(normal)
+    away = float(plain(distance).ravel()[0]) if np.ndim(plain(distance)) else float(distance)
+    offsets = [np.arange(n) - (n - 1) / 2 for n in window_of(det_shape)]
+    across = np.stack(np.meshgrid(*offsets, indexing="ij"), -1) @ steps.T
+    along = np.sqrt(away**2 - np.sum(across**2, -1)) if lens else np.full(across.shape[:-1], away)
+    place = across + along[..., None] * normal
+    length = np.linalg.norm(place, axis=-1)
+    direction = place / length[..., None]
+    share = np.ones(length.shape) if lens else (direction @ normal) * (length.min() / length) ** 2
+    places = 2 * (direction - normal) @ plain(sample_basis).astype(float)[:, ::-1] / float(wavelength)
+    found = (torch.as_tensor(part, dtype=torch.float32).to(*args, **kwargs) for part in (places, share))
+    k_map, intensity_map = found
+    return k_map, intensity_map
+
+
+def high_NA_far_field(wavefront: Tensor, k_map: Tensor, intensity_map: Tensor | None = None) -> Tensor:
+    """`far_field` of waves ``(..., y, x)`` at the places of a map, linear between pixels, zero beyond."""
+    waves = far_field(wavefront)
+    stack = waves.reshape(1, -1, *waves.shape[-2:])
+    real, imaginary = (
+        grid_sample(part, k_map[None].to(part), mode="bilinear", padding_mode="zeros", align_corners=False)
+        for part in (stack.real, stack.imag)
+    )
+    found = torch.complex(real, imaginary).reshape(*waves.shape[:-2], *k_map.shape[:2])
+    return found if intensity_map is None else found * intensity_map

@@ -1,4 +1,4 @@
-"""CDTools' base of datasets, which users write their own on, and how what they hold becomes a `Scan4D`."""
+"""CDTools' base of datasets, which users derive their own from, and its conversion to a `Scan4D`."""
 
 import os
 from collections.abc import Mapping
@@ -16,46 +16,38 @@ from phaseloom.data.formats import cxi
 from phaseloom.data.formats.arrays import clean
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_sample as surface
+from phaseloom.physics import tilted_sample
 
-__all__ = [
-    "ANGSTROM",
-    "CDataset",
-    "array",
-    "counted",
-    "device_of",
-    "geometry_of",
-    "moved",
-    "scan_of",
-    "table_of",
-]
-__all__ += ["travel", "wave_of"]
+__all__ = ["METRES_PER_ANGSTROM", "CDataset", "check_dataset", "check_device", "to_array", "to_geometry"]
+__all__ += ["to_positions", "to_scan", "to_table", "to_translations"]
 
-ANGSTROM = 1e-10
-"""Metres."""
+METRES_PER_ANGSTROM = 1e-10
 
-SHORTEST, LONGEST = 1e-13, 1e-3
-"""Metres: electrons of 10 MeV, and far infrared light."""
+SHORTEST_WAVELENGTH = 1e-13
+"""Metres: electrons of 10 MeV."""
 
-Parts = dict[str, Any]
+LONGEST_WAVELENGTH = 1e-3
+"""Metres: far infrared light."""
+
+SMALLEST_HEIGHT_RANGE = 1e-3
+"""Angstrom; heights that differ by less are the same."""
 
 
-class Derived:
-    """The `Scan4D` of what a dataset holds; a scan that is set takes its place."""
+class DerivedScan:
+    """The `Scan4D` of what a dataset of a user's class holds; a scan that is set takes its place."""
 
     def __get__(self, owner: "CDataset | None", kind: type | None = None) -> Any:
-        """The scan as it is now."""
+        """The scan of the present attributes."""
         if owner is None:
             return self
-        found = {name: getattr(owner, name, None) for name in ("translations", "patterns", *HELD)}
-        missing = [name for name in ("translations", "patterns", *HELD[:2]) if found[name] is None]
+        names = ("translations", "patterns", "wavelength", "detector_geometry")
+        found = {name: getattr(owner, name, None) for name in names}
+        missing = [name for name, value in found.items() if value is None]
         if missing:
             fix = f"has no {', '.join(missing)}: set them, or fit a model of your own to it"
             raise BadInput(type(owner).__name__, None, fix)
-        return scan_of(found.pop("translations"), found.pop("patterns"), **found)
-
-
-HELD = ("wavelength", "detector_geometry", "mask", "background", "qe_mask", "intensities")
+        more = {name: getattr(owner, name, None) for name in ("mask", "background", "qe_mask", "intensities")}
+        return to_scan(**found, **more)
 
 
 class CDataset(Dataset):
@@ -71,17 +63,8 @@ class CDataset(Dataset):
         mask: bool ``(y, x)``, True: good; or ``None``.
         qe_mask: ``(y, x)`` efficiency of the pixels, or ``None``.
         background: ``(y, x)`` counts without beam, or ``None``.
-        scan: a `Scan4D` of a dataset that has ``translations`` and ``patterns``, for models that are ready.
+        scan: a `Scan4D` of a dataset that has ``translations`` and ``patterns``, for the built-in models.
         get_as_args: what `get_as` was called with, (args, kwargs); empty: items come as they are stored.
-
-    Args:
-        entry_info: see above, also for the others.
-        sample_info: see above.
-        wavelength: see above.
-        detector_geometry: see above.
-        mask: see above.
-        qe_mask: see above.
-        background: see above.
 
     Example:
         >>> class Repeats(CDataset):
@@ -101,7 +84,7 @@ class CDataset(Dataset):
         (1, torch.float64, torch.bool)
     """
 
-    scan: Any = Derived()
+    scan: Any = DerivedScan()
     get_as_args: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def __init__(  # noqa: PLR0917 - as CDTools has it
@@ -114,15 +97,17 @@ class CDataset(Dataset):
         qe_mask: Any = None,
         background: Any = None,
     ):
-        self.entry_info, self.sample_info = copy(entry_info), copy(sample_info)
-        self.wavelength, self.detector_geometry = wavelength, copy(detector_geometry)
-        self.mask = _copied(mask, torch.bool)
-        self.qe_mask = _copied(qe_mask, torch.float32)
-        self.background = _copied(background, torch.float32)
+        self.entry_info = copy(entry_info)
+        self.sample_info = copy(sample_info)
+        self.wavelength = wavelength
+        self.detector_geometry = copy(detector_geometry)
+        self.mask = _clone(mask, torch.bool)
+        self.qe_mask = _clone(qe_mask, torch.float32)
+        self.background = _clone(background, torch.float32)
 
     def to(self, *args: Any, **kwargs: Any) -> None:
         """Move what is stored, with the arguments of ``torch.Tensor.to``; a mask stays of its type."""
-        _device("dataset.to", args, kwargs)
+        check_device("dataset.to", *args, **kwargs)
         for name in ("qe_mask", "background"):
             if getattr(self, name) is not None:
                 setattr(self, name, getattr(self, name).to(*args, **kwargs))
@@ -131,14 +116,13 @@ class CDataset(Dataset):
 
     def get_as(self, *args: Any, **kwargs: Any) -> None:
         """Have ``dataset[index]`` on a device, or of a type; the rest stays where it is."""
-        _device("dataset.get_as", args, kwargs)
+        check_device("dataset.get_as", *args, **kwargs)
         self.get_as_args = (args, kwargs)
 
     def __len__(self) -> int:
         """Number of patterns."""
-        raise BadInput(
-            f"{type(self).__name__}.__len__", None, "is not written: return the number of patterns"
-        )
+        place = f"{type(self).__name__}.__len__"
+        raise BadInput(place, None, "is not written: return the number of patterns")
 
     def __getitem__(self, index: Any) -> tuple[tuple[Any, ...], Tensor]:
         """Inputs and pattern of an index, where `get_as` wants them."""
@@ -146,8 +130,8 @@ class CDataset(Dataset):
         args, kwargs = self.get_as_args
         if not (args or kwargs):
             return tuple(inputs), pattern
-        come = tuple(one.to(*args, **kwargs) if isinstance(one, Tensor) else one for one in inputs)
-        return come, pattern.to(*args, **kwargs)
+        moved = tuple(one.to(*args, **kwargs) if isinstance(one, Tensor) else one for one in inputs)
+        return moved, pattern.to(*args, **kwargs)
 
     def _load(self, index: Any) -> tuple[Any, Tensor]:
         """``((inputs ...), pattern)`` of a number or a slice, as stored."""
@@ -157,19 +141,14 @@ class CDataset(Dataset):
     @classmethod
     def from_cxi(cls, cxi_file: str | os.PathLike[str] | h5py.File) -> Any:
         """All but translations and patterns of a CXI file, its path or the open file."""
-        if not isinstance(cxi_file, h5py.File):
-            with h5py.File(cxi_file, "r") as file:
-                return cls.from_cxi(file)
-        names = ("distance", "basis", "corner")
-        return cls(
-            entry_info=cxi_items.get_entry_info(cxi_file),
-            sample_info=cxi_items.get_sample_info(cxi_file),
-            wavelength=cxi_items.get_wavelength(cxi_file),
-            detector_geometry=dict(zip(names, cxi_items.get_detector_geometry(cxi_file), strict=True)),
-            mask=cxi_items.get_mask(cxi_file),
-            qe_mask=cxi_items.get_qe_mask(cxi_file),
-            background=cxi_items.get_dark(cxi_file),
-        )
+        if isinstance(cxi_file, h5py.File):
+            info = {
+                "entry_info": cxi_items.get_entry_info(cxi_file),
+                "sample_info": cxi_items.get_sample_info(cxi_file),
+            }
+            return cls(**info, **cxi_items.read_optics(cxi_file))
+        with h5py.File(cxi_file, "r") as file:
+            return cls.from_cxi(file)
 
     def to_cxi(self, cxi_file: str | os.PathLike[str] | h5py.File) -> None:
         """Write what a `CDataset` holds to a path, which becomes a new file, or into an open file."""
@@ -177,136 +156,147 @@ class CDataset(Dataset):
             with cxi_items.create_cxi(cxi_file) as file:
                 self.to_cxi(file)
             return
-        added = {
-            "entry_info": cxi_items.add_entry_info,
-            "sample_info": cxi_items.add_sample_info,
-            "wavelength": cxi_items.add_source,
-            "mask": cxi_items.add_mask,
-            "qe_mask": cxi_items.add_qe_mask,
-            "background": cxi_items.add_dark,
-        }
-        for name, add in added.items():
-            if getattr(self, name) is not None:
-                add(cxi_file, getattr(self, name))
-        detector = self.detector_geometry
-        if detector is not None:
-            cxi_items.add_detector(cxi_file, detector["distance"], detector["basis"], detector.get("corner"))
+        cxi_items.add_items(cxi_file, vars(self))
 
     def inspect(self, *args: Any, **kwargs: Any) -> Any:
-        """A picture of the data."""
+        """A figure of the data."""
         raise BadInput(f"{type(self).__name__}.inspect", None, "is not written: draw what the data are")
 
 
-def scan_of(translations: Any, patterns: Any, **held: Any) -> Scan4D:
-    """The scan of what a dataset holds (`HELD`), and of ``metadata``; pixels that are NaN are masked."""
-    counts, trusted = counted(patterns)
-    wavelength = wave_of(held["wavelength"]) / ANGSTROM
-    geometry = geometry_of(held["detector_geometry"], wavelength, counts.shape[1:])
-    mask = None if held.get("mask") is None else table_of("mask", held["mask"])
-    if mask is not None and mask.shape != trusted.shape:
-        raise BadInput("mask", mask.shape, f"must have the shape of a pattern, {trusted.shape}")
-    more = {"background": "background", "flat": "qe_mask", "weights": "intensities"}
-    given = {name: held.get(theirs) for name, theirs in more.items()}
+def check_dataset(place: str, dataset: Any) -> CDataset:
+    """The dataset of a call."""
+    if not isinstance(dataset, CDataset):
+        fix = "is not a dataset: give one of CDTools.datasets of phaseloom.compat, in its place"
+        raise BadInput(f"{place}: dataset", dataset, fix)
+    return dataset
+
+
+def to_scan(
+    translations: Any,
+    patterns: Any,
+    *,
+    wavelength: Any,
+    detector_geometry: Any,
+    mask: Any = None,
+    **more: Any,
+) -> Scan4D:
+    """The scan of arrays in CDTools' units; pixels that are NaN are masked.
+
+    Raises:
+        BadInput: arrays that are not data of an experiment; the sentence names them.
+    """
+    counts, finite = clean_patterns(patterns)
+    geometry = to_geometry(
+        detector_geometry, check_wavelength(wavelength) / METRES_PER_ANGSTROM, counts.shape[1:]
+    )
+    good = finite if mask is None else to_table("mask", mask)
+    if good.shape != finite.shape:
+        raise BadInput("mask", good.shape, f"must have the shape of a pattern, {finite.shape}")
+    names = {"background": "background", "flat": "qe_mask", "weights": "intensities"}
+    arrays = {ours: to_table(name, more[name]) for ours, name in names.items() if more.get(name) is not None}
     return Scan4D(
         counts=counts,
         geometry=geometry,
-        mask=trusted if mask is None else trusted & mask.astype(bool),
-        **{name: None if new is None else table_of(more[name], new) for name, new in given.items()},
-        metadata=dict(held.get("metadata") or {}),
-        **moved(translations, geometry),
+        mask=finite & good.astype(bool),
+        **arrays,
+        **to_positions(translations, geometry),
     )
 
 
-def counted(patterns: Any) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of patterns ``(n, y, x)`` without NaN, and the mask of pixels that can be trusted.
+def clean_patterns(patterns: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of patterns ``(n, y, x)`` without NaN, and the mask of pixels that are finite in all.
 
     Raises:
-        BadInput: no stack of real numbers, or a pattern that holds none.
+        BadInput: not a stack of real numbers, or a pattern without a finite number.
     """
-    counts = np.array(table_of("patterns", patterns))
+    counts = np.array(to_table("patterns", patterns))
     if counts.ndim != 3 or not counts.size:
         raise BadInput("patterns", counts.shape, "must be (n, y, x), with one pattern or more")
-    lost = (
-        [] if counts.dtype.kind != "f" else [i for i, one in enumerate(counts) if not np.isfinite(one).any()]
-    )
-    if lost:
-        some = ", ".join(map(str, lost[:8])) + (" ..." if len(lost) > 8 else "")
-        raise BadInput("patterns", None, f"of the number {some} hold no finite number: remove them")
-    cleaned, trusted = clean(counts, "patterns")
-    return np.asarray(cleaned), trusted
+    if counts.dtype.kind == "f":
+        lost = [number for number, pattern in enumerate(counts) if not np.isfinite(pattern).any()]
+        if lost:
+            some = ", ".join(map(str, lost[:8])) + (" ..." if len(lost) > 8 else "")
+            raise BadInput("patterns", None, f"of the number {some} hold no finite number: remove them")
+    cleaned, finite = clean(counts, "patterns")
+    return np.asarray(cleaned), finite
 
 
-def table_of(place: str, values: Any) -> np.ndarray:
+def to_table(place: str, values: Any) -> np.ndarray:
     """An array of real numbers.
 
     Raises:
         BadInput: text, complex numbers, or rows of different lengths.
     """
     try:
-        table = array(values)
+        table = to_array(values)
     except ValueError:
         raise BadInput(place, None, "must be numbers in rows of the same length") from None
     if table is None or table.dtype.kind not in "buif":
         kind = None if table is None else table.dtype.name
-        raise BadInput(place, kind, "is not what is needed: give an array of real numbers")
+        raise BadInput(place, kind, "is not an array of real numbers")
     return table
 
 
-def wave_of(wavelength: Any) -> float:
+def check_wavelength(wavelength: Any) -> float:
     """A wavelength in metres.
 
     Raises:
         BadInput: none, or one that no photon or electron in use has.
     """
     try:
-        found = float(wavelength)
+        metres = float(wavelength)
     except (TypeError, ValueError):
         raise BadInput("wavelength", wavelength, "is needed in metres: 1.4e-10 for example") from None
-    if not SHORTEST <= found <= LONGEST:
-        fix = f"is no wavelength in metres: give one from {SHORTEST:g} to {LONGEST:g}"
-        raise BadInput("wavelength", found, fix)
-    return found
+    if not SHORTEST_WAVELENGTH <= metres <= LONGEST_WAVELENGTH:
+        fix = f"is not a wavelength in metres: give {SHORTEST_WAVELENGTH:g} to {LONGEST_WAVELENGTH:g}"
+        raise BadInput("wavelength", metres, fix)
+    return metres
 
 
-def device_of(device: Any, place: str) -> torch.device:
-    """A device that is there.
+def check_device(place: str, *args: Any, **kwargs: Any) -> torch.device | None:
+    """The device among arguments of ``torch.Tensor.to``, or ``None``.
 
     Raises:
-        BadInput: it is not, or there is none of that name.
+        BadInput: it is not here, or not a device.
     """
+    named = args[0] if args and isinstance(args[0], str | int | torch.device) else None
+    device = kwargs.get("device", named)
+    if device is None:
+        return None
     try:
         wanted = torch.device(device)
     except (RuntimeError, TypeError):
-        raise BadInput(f"{place}: device", device, "is no device: write 'cpu' or 'cuda'") from None
+        raise BadInput(f"{place}: device", device, "is not a device: write 'cpu' or 'cuda'") from None
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"{place}: device", str(device), "is not on this machine: write device='cpu'")
     return wanted
 
 
-def moved(translations: Any, geometry: Geometry) -> Parts:
-    """Inverse of `travel`: ``positions`` and ``heights`` of a scan; no heights where all are the same."""
-    table = table_of("translations", translations).astype(float)
+def to_positions(translations: Any, geometry: Geometry) -> dict[str, Any]:
+    """``positions`` and ``heights`` in angstrom; no heights where all are the same."""
+    table = to_table("translations", translations).astype(float)
     if table.ndim != 2 or table.shape[1] not in (2, 3):
         raise BadInput("translations", table.shape, "must be (n, 3): x, y, z of the beam in metres")
-    table = np.column_stack([table, np.zeros(len(table))]) if table.shape[1] == 2 else table
-    positions, heights = surface.landed(table / ANGSTROM, geometry.basis, geometry.normal)
-    return {"positions": positions, "heights": heights if np.ptp(heights) > 1e-3 else None}
+    if table.shape[1] == 2:
+        table = np.column_stack([table, np.zeros(len(table))])
+    positions, heights = tilted_sample.landed(table / METRES_PER_ANGSTROM, geometry.basis, geometry.normal)
+    return {"positions": positions, "heights": heights if np.ptp(heights) > SMALLEST_HEIGHT_RANGE else None}
 
 
-def travel(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
+def to_translations(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
     """Motion of the beam ``(n, 3)`` in metres, as CDTools has it; files hold that of the sample."""
     return 0.0 - cxi.motion(positions, heights, geometry)
 
 
-def geometry_of(given: Mapping[str, Any], wavelength: float, shape: Any) -> Geometry:
+def to_geometry(given: Mapping[str, Any], wavelength: float, shape: Any) -> Geometry:
     """Angles and directions of a detector in metres, and a wavelength in angstrom."""
     if not isinstance(given, Mapping):
         raise BadInput("detector_geometry", given, "is needed: a dict of distance and basis (3, 2), metres")
     missing = [name for name in ("distance", "basis") if given.get(name) is None]
     if missing:
         raise BadInput("detector_geometry", None, f"lacks {' and '.join(missing)}: give metres")
-    basis = table_of("detector_geometry: basis", given["basis"]).astype(float)
-    distance = float(table_of("detector_geometry: distance", given["distance"]).reshape(-1)[0])
+    basis = to_table("detector_geometry: basis", given["basis"]).astype(float)
+    distance = float(to_table("detector_geometry: distance", given["distance"]).reshape(-1)[0])
     sizes = np.linalg.norm(basis, axis=0) if basis.shape == (3, 2) else np.zeros(1)
     if not (np.isfinite(sizes).all() and (sizes > 0).all() and distance > 0):
         raise BadInput("detector_geometry", given, "must have a distance in metres and a basis (3, 2)")
@@ -314,28 +304,17 @@ def geometry_of(given: Mapping[str, Any], wavelength: float, shape: Any) -> Geom
         wavelength=wavelength,
         shape=(int(shape[0]), int(shape[1])),
         angle=(float(sizes[0] / distance), float(sizes[1] / distance)),
-        distance=distance / ANGSTROM,
+        distance=distance / METRES_PER_ANGSTROM,
         basis=tuple((float(a), float(b)) for a, b in basis / sizes),
     )
 
 
-def array(values: Any) -> Any:
+def to_array(values: Any) -> Any:
     """An array of a tensor or of anything; ``None`` stays."""
-    return (
-        values.detach().cpu().numpy()
-        if isinstance(values, Tensor)
-        else None
-        if values is None
-        else (np.asarray(values))
-    )
+    if values is None:
+        return None
+    return values.detach().cpu().resolve_conj().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def _copied(values: Any, dtype: torch.dtype) -> Tensor | None:
+def _clone(values: Any, dtype: torch.dtype) -> Tensor | None:
     return None if values is None else torch.as_tensor(values).detach().to(dtype).clone()
-
-
-def _device(place: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Refuse a device that is not there."""
-    wanted = kwargs.get("device", args[0] if args and isinstance(args[0], str | torch.device) else None)
-    if wanted is not None:
-        device_of(wanted, place)
