@@ -24,8 +24,8 @@ import torch
 
 from phaseloom.cli import demo
 from phaseloom.metrics.phase import phase_error
-from phaseloom.physics.column_tilt import sheared
 from phaseloom.physics.fourier import frequencies, ramp
+from phaseloom.physics.slices import sheared
 from phaseloom.reconstruction.job import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate

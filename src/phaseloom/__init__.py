@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from phaseloom.fitting.loop import Progress, fit
     from phaseloom.plugins import register
     from phaseloom.ptycho import batches, noise, objects, probes
-    from phaseloom.ptycho.focus import depth_of_focus
     from phaseloom.ptycho.likelihood import Likelihood, Misfit
     from phaseloom.ptycho.model import Ptychography
     from phaseloom.ptycho.noise import shot_noise
+    from phaseloom.ptycho.scans import depth_of_focus
     from phaseloom.reconstruction.job import Job
     from phaseloom.reconstruction.recipe import Reconstruct
     from phaseloom.result import Result, load
@@ -35,7 +35,7 @@ _HOMES = {
     "errors": ["BadInput"],
     "fitting.loop": ["Progress", "fit"],
     "plugins": ["register"],
-    "ptycho.focus": ["depth_of_focus"],
+    "ptycho.scans": ["depth_of_focus"],
     "ptycho.likelihood": ["Likelihood", "Misfit"],
     "ptycho.model": ["Ptychography"],
     "ptycho.noise": ["shot_noise"],

@@ -14,12 +14,12 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho import detectors, noise, propagators, scans
-from phaseloom.ptycho.axial import Heights
 from phaseloom.ptycho.curvature import Curvature
-from phaseloom.ptycho.illumination import Probe, depth_of_focus
+from phaseloom.ptycho.illumination import Probe, measure_focal_depth
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
+from phaseloom.ptycho.scans import Heights
 from phaseloom.reconstruction.job import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
@@ -265,9 +265,9 @@ class TestHeights:
             Ptychography.of(scanned(), axial=True)
         assert Ptychography.of(scanned()).heights is None
 
-    def test_less_than_a_tenth_of_the_depth_of_focus_is_modelled_if_asked(self):
+    def test_less_than_a_tenth_of_the_measure_focal_depth_is_modelled_if_asked(self):
         scan = scanned()
-        unit = depth_of_focus(Ptychography.of(scan).probe.modes(), scan.geometry)
+        unit = measure_focal_depth(Ptychography.of(scan).probe.modes(), scan.geometry)
         little, more = (
             replace(scan, heights=share * unit * np.array([0, 0.2, 1, 0.6])) for share in (0.09, 0.11)
         )

@@ -11,12 +11,12 @@ from torch.func import functional_call
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho import noise, scans
-from phaseloom.ptycho.axial import Heights
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.probes import Probe
+from phaseloom.ptycho.scans import Heights
 from phaseloom.simulation import simulate
 from tests.laws.conftest import in_double
 

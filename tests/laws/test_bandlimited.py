@@ -13,13 +13,13 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.ptycho import batches, detectors, objects, scans
-from phaseloom.ptycho.bandlimited import BandlimitedObject, bandlimited, begun, resampled
+from phaseloom.ptycho.bandlimited_start import spectral
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.spectrum import spectral
+from phaseloom.ptycho.object_models import BandlimitedObject, begun, resampled
+from phaseloom.ptycho.objects import PixelObject, bandlimited
 from tests.laws.conftest import in_double
 
 PAIRS = [((8, 8), (16, 16)), ((7, 7), (16, 16)), ((8, 6), (15, 13)), ((5, 9), (13, 10)), ((1, 4), (3, 4))]

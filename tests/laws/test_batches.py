@@ -12,7 +12,7 @@ from scipy.spatial.distance import pdist
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.batches import compact, random, sparse
-from phaseloom.ptycho.count_loader import Measured
+from phaseloom.ptycho.likelihood import Measured
 
 GEOMETRY = Geometry(wavelength=1.0, shape=(5, 7), angle=(1e-2, 1e-2))
 KINDS = [

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.depth import (
+from phaseloom.physics.slices import (
     centre_of_phase,
     crop_slices,
     equal_gaps,

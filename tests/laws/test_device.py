@@ -22,12 +22,11 @@ from phaseloom.fitting import optimizers
 from phaseloom.fitting import updates as learn
 from phaseloom.physics import adjoint
 from phaseloom.physics.patches import gather, scatter
-from phaseloom.ptycho import count_loader as measured_module
+from phaseloom.ptycho import likelihood as measured_module
 from phaseloom.ptycho import noise, objects, scans
-from phaseloom.ptycho.count_loader import Measured
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.illumination import Probe
-from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.likelihood import Likelihood, Measured
 from phaseloom.ptycho.model import Ptychography
 
 aten = torch.ops.aten

@@ -158,9 +158,9 @@ class TestFarWaves:
         pytest.importorskip("numba")
         waves, rest, kernels = inputs(2, (6, 7), 3, len(CORNER), torch.float32)
         results = []
-        for loops in (passes._loops, lambda: None):
-            monkeypatch.setattr(passes, "_loops", loops)
-            assert (passes.compiled(waves) is None) == (loops() is None)
+        for loops in (passes._compile_kernels, lambda: None):
+            monkeypatch.setattr(passes, "_compile_kernels", loops)
+            assert (passes.get_compiled_kernels(waves) is None) == (loops() is None)
             leaves, light = made(kind, 3, real=torch.float32), torch.zeros(3, *FIELD)
             seen = far_waves(waves, rest, mosaic(leaves, CORNER, (6, 7)), kernels, light=light)
             total = misfit(seen, torch.ones(4, 6, 7), torch.ones(4), noise.judge(noise.amplitude))

@@ -13,10 +13,9 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.detect import collected, intensity
 from phaseloom.physics.modes import orthogonalise
 from phaseloom.ptycho import detectors, probes
-from phaseloom.ptycho.illumination import Probe
+from phaseloom.ptycho.illumination import Probe, Support
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
-from phaseloom.ptycho.support import Support
 
 torch.set_num_threads(1)
 

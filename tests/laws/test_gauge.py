@@ -10,8 +10,8 @@ import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.column_tilt import lean, sheared
 from phaseloom.physics.propagate import angular_spectrum
+from phaseloom.physics.slices import lean, sheared
 from phaseloom.ptycho import detectors, projections, propagators, scans
 from phaseloom.ptycho.apply_projections import imposed, setting
 from phaseloom.ptycho.illumination import Probe

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.physics.tilted_propagation import oblique
+from phaseloom.physics.propagate import angular_spectrum, fly, oblique
 
 GRID = torch.tensor([[0.1, -2.0], [-3.0, 0.4], [0.3, 1.0]], dtype=torch.float64)
 UPRIGHT = torch.tensor([[0.0, -2.0], [-3.0, 0.0], [0.0, 0.0]], dtype=torch.float64)

@@ -13,7 +13,7 @@ from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.learning.weight_files import find
-from phaseloom.ptycho.beam_optics import Optics
+from phaseloom.ptycho.probe_guesses import Optics
 from phaseloom.retrieval import prediction as room
 from phaseloom.retrieval.networks import recovery
 from phaseloom.retrieval.networks.linear import LinearRecovery, linear

@@ -11,7 +11,7 @@ import yaml
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.beam_optics import Optics
+from phaseloom.ptycho.probe_guesses import Optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import image, scores
 from phaseloom.retrieval.linear_fit import fitted, microscope_of

@@ -16,7 +16,7 @@ from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.beam_optics import Optics, optics_of
+from phaseloom.ptycho.probe_guesses import Optics, optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.networks.linear import linear
 from phaseloom.retrieval.networks.tiny import tiny

@@ -13,7 +13,7 @@ from torch import nn
 from phaseloom.cli import train as cli_train
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.beam_optics import Optics
+from phaseloom.ptycho.probe_guesses import Optics
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.recipe import UNSEEN, Making, Train

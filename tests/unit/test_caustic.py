@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from phaseloom.physics.through_focus import caustic
+from phaseloom.physics.modes import caustic
 
 WAVELENGTH, PIXEL, SHAPE = 0.08, (0.9, 1.1), (95, 80)
 

@@ -15,7 +15,7 @@ from jaxtyping import Complex, Float, Int, Shaped
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.tilted_propagation import advance
+from phaseloom.physics.propagate import advance
 from phaseloom.physics.tilted_sample import Numbers, outgoing, steps
 
 __all__ = ["FINER", "ewald", "interpolation", "remapped", "spectrum"]
@@ -34,7 +34,7 @@ def spectrum(
 
     A wave ``exp(i K.r)`` of the beam, ``|K| = k``, moved along ``z`` by a distance, becomes itself times
     ``exp(i z (Kz - k))``; the grid tells the part of ``K`` that lies in its plane, relative to the beam's
-    own. This is `phaseloom.physics.tilted_propagation.oblique` along the beam, for many distances at once;
+    own. This is `phaseloom.physics.propagate.oblique` along the beam, for many distances at once;
     on a grid across the beam it is `phaseloom.physics.propagate.angular_spectrum`.
 
     Args:

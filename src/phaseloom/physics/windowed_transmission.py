@@ -14,7 +14,7 @@ from jaxtyping import Complex, Float, Int, Num
 from torch import Tensor
 
 from phaseloom.physics.cache import Kept
-from phaseloom.physics.fused_kernels import Layout, added, compiled, power
+from phaseloom.physics.fused_kernels import Layout, added, get_compiled_kernels, power
 from phaseloom.physics.patches import Box, around, flat, grouped, target
 
 __all__ = ["Glass", "Mosaic", "mosaic", "transmission"]
@@ -184,14 +184,14 @@ class OnHost(Mosaic):
 
     def through(self, wave: Tensor, slice_: int, out: Tensor, /) -> Tensor:
         """Waves behind one slice, written to ``out``."""
-        if loops := compiled(wave, self.flat, out):
+        if loops := get_compiled_kernels(wave, self.flat, out):
             loops.through(wave.numpy(), self.flat.numpy(), *_at(self.region, slice_), out.numpy())
             return out
         return super().through(wave, slice_, out)
 
     def back(self, wave: Tensor, incident: Tensor, slice_: int, sink: Sink | None, /) -> Tensor:
         """Transpose of `through`, in place; the derivative of the transmission goes to the sink."""
-        loops = None if sink is None else compiled(wave, incident, self.flat, sink.field)
+        loops = None if sink is None else get_compiled_kernels(wave, incident, self.flat, sink.field)
         if loops is None or sink is None:
             return super().back(wave, incident, slice_, sink)
         field, given = sink.field.numpy(), (wave.numpy(), incident.numpy(), self.flat.numpy())
@@ -205,7 +205,7 @@ class OnHost(Mosaic):
 
     def illuminate(self, light: Float[Tensor, "slice y x"], slice_: int, wave: Tensor, factor: float) -> None:
         """Add ``factor * sum_modes |wave|^2`` where the waves fall on one slice."""
-        loops = compiled(wave, light)
+        loops = get_compiled_kernels(wave, light)
         if loops is None or light.dtype != wave.real.dtype:
             super().illuminate(light, slice_, wave, factor)
             return

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.ptycho.bandlimited import BandlimitedObject
 from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.object_models import BandlimitedObject
 from phaseloom.ptycho.projections import Setting
 
 __all__ = ["imposed", "setting"]

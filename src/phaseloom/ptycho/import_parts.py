@@ -14,9 +14,9 @@ from phaseloom.data import models
 from phaseloom.data.models import Imported
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
-from phaseloom.physics import depth
+from phaseloom.physics import slices as depth
 from phaseloom.physics.fourier import fit_window
-from phaseloom.ptycho.scans import Canvas
+from phaseloom.ptycho.canvas import Canvas
 
 __all__ = ["is_ours", "laid", "object_of", "probe_of", "sliced", "tilts_of"]
 

@@ -10,8 +10,8 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.adjoint import far_waves
 from phaseloom.physics.scatter import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
-from phaseloom.ptycho.axial import Heights, depth, fallen, matter
 from phaseloom.ptycho.noise import Divergence
+from phaseloom.ptycho.scans import Heights, heights_matter, measure_height_sensitivity, project_to_heights
 
 __all__ = ["Ptychography"]
 
@@ -23,7 +23,7 @@ class Ptychography(nn.Module):
 
     Attributes:
         scan: `phaseloom.ptycho.scans.Positions`.
-        heights: `phaseloom.ptycho.axial.Heights` of a scan along the beam, or ``None``.
+        heights: `phaseloom.ptycho.scans.Heights` of a scan along the beam, or ``None``.
         probe: `phaseloom.ptycho.illumination.Illumination`.
         object: `phaseloom.ptycho.objects.PixelObject`.
         propagator: `phaseloom.ptycho.propagators.FreeFlight`.
@@ -80,8 +80,8 @@ class Ptychography(nn.Module):
             fix = "slices along a tilted surface are not built: give the object one slice"
             raise BadInput("object: slices", len(thing.gaps) + 1, fix)
         light = probe if probe is not None else probes.auto(scan)
-        unit = depth(light.modes(), scan.window)
-        along = matter(scan, unit) if axial is None else axial
+        unit = measure_height_sensitivity(light.modes(), scan.window)
+        along = heights_matter(scan, unit) if axial is None else axial
         heights = Heights.of(scan, unit) if along else None
         if heights is not None and heights.fan:
             if thing.gaps:
@@ -135,7 +135,7 @@ class Ptychography(nn.Module):
         if self.light is not None:
             there = wave
             if self.heights is not None:
-                there = fallen(self.heights, wave, self.heights.refined()[index])
+                there = project_to_heights(self.heights, wave, self.heights.refined()[index])
             flights = self.propagator.flights(index)
             illuminate(self.light, place, there, slices, flights, share=self.object.occupancy)
         return self.propagator(wave, seen, rest, index, way)

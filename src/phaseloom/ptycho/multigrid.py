@@ -13,9 +13,9 @@ from torch import Tensor
 from phaseloom.data.prepare import crop
 from phaseloom.data.scan import Scan4D
 from phaseloom.physics.fourier import centred, cornered, fit_spectrum, fit_window, to_real, to_reciprocal
+from phaseloom.ptycho.canvas import Canvas
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.scans import Canvas
 
 __all__ = ["carry", "coarser", "halved", "roomy"]
 

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
 from phaseloom.physics.modes import orthogonalise
-from phaseloom.ptycho.illumination import Probe, Slope
-from phaseloom.ptycho.support import Support
+from phaseloom.ptycho.illumination import Probe, Slope, Support
 
 __all__ = ["RelaxedProbe"]
 

@@ -14,7 +14,9 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
 from phaseloom.physics.optics import coefficients
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.ptycho._guesses import (
+from phaseloom.ptycho.illumination import AberratedProbe, Illumination, Probe, PupilProbe, Support, within
+from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probe_guesses import (
     Power,
     built,
     clean_mean,
@@ -25,9 +27,6 @@ from phaseloom.ptycho._guesses import (
     split,
     total_of,
 )
-from phaseloom.ptycho.illumination import AberratedProbe, Illumination, Probe, PupilProbe
-from phaseloom.ptycho.opr import RelaxedProbe
-from phaseloom.ptycho.support import Support, within
 from phaseloom.units import Aberrations, Angle, Length
 
 __all__ = [

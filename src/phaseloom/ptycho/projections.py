@@ -15,12 +15,13 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics import column_tilt as columns
-from phaseloom.physics import depth, filters
+from phaseloom.physics import filters
+from phaseloom.physics import slices as columns
+from phaseloom.physics import slices as depth
 from phaseloom.physics.fourier import to_real, to_reciprocal
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.ptycho._object_projections import (
+from phaseloom.ptycho.object_projections import (
     above_zero,
     bounded_amplitude,
     complex_ratio,

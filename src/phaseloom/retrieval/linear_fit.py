@@ -7,7 +7,7 @@ from typing import Any
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.beam_optics import optics_of
+from phaseloom.ptycho.probe_guesses import optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.linear_recipe import solved
 from phaseloom.retrieval.model_card import card

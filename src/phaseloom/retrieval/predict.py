@@ -21,8 +21,8 @@ from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find
 from phaseloom.plot import style as canvas
 from phaseloom.ptycho import objects, probes, scans
-from phaseloom.ptycho.beam_optics import optics_of
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.probe_guesses import optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.prediction import Prediction, predict

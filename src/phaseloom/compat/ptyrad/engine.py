@@ -22,9 +22,9 @@ from phaseloom.ptycho import detectors, penalties
 from phaseloom.ptycho.apply_projections import imposed, setting
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.object_models import PixelObject
 from phaseloom.ptycho.propagators import FreeFlight
 from phaseloom.ptycho.scans import Canvas, Positions
-from phaseloom.ptycho.transmission import PixelObject
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.spec import call
 

@@ -41,7 +41,7 @@ from phaseloom.files import fresh, whole
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find
 from phaseloom.metrics.phase import find_shift, remove_ramp, shifted
-from phaseloom.ptycho.beam_optics import optics_of
+from phaseloom.ptycho.probe_guesses import optics_of
 from phaseloom.reconstruction.half_data_frc import splittable
 from phaseloom.reconstruction.job import Job
 from phaseloom.reconstruction.recipe import Reconstruct

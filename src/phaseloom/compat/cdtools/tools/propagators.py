@@ -7,8 +7,7 @@ from torch import Tensor
 
 from phaseloom.compat.cdtools.tools._shared import missing, tensor, window_of
 from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
-from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.physics.tilted_propagation import oblique
+from phaseloom.physics.propagate import angular_spectrum, fly, oblique
 
 __all__ = [
     "far_field",
@@ -93,7 +92,7 @@ def generate_generalized_angular_spectrum_propagator(
     **kwargs: Any,
 ) -> Tensor:
     """Kernel between parallel planes of any tilt whose grids are shifted:
-    `phaseloom.physics.tilted_propagation`.
+    `phaseloom.physics.propagate`.
 
     An offset in the plane is allowed, too, where CDTools loses the direction of flight.
 

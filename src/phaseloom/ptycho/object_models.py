@@ -1,21 +1,21 @@
-"""Transmission of thin slices on a grid of pixels: the object of most experiments."""
+"""Transmission of thin slices on the pixels of a canvas, or on a coarser band-limited grid."""
 
-import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Int, Shaped
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
+from phaseloom.physics.cache import Kept, constant
+from phaseloom.physics.fourier import fit_spectrum
 from phaseloom.physics.patches import gather
 from phaseloom.physics.windowed_transmission import Glass, Mosaic, mosaic
-from phaseloom.ptycho import canvas_windows as placed
-from phaseloom.ptycho.scans import Canvas
+from phaseloom.ptycho import canvas as placed
+from phaseloom.ptycho.canvas import Canvas
 
-__all__ = ["Kind", "PixelObject", "gaps_of", "shares"]
+__all__ = ["BandlimitedObject", "Kind", "PixelObject", "begun", "resampled"]
 
 Kind = Literal["complex", "amplitude and phase", "phase"]
 
@@ -161,26 +161,123 @@ class PixelObject(nn.Module):
         return placed.under(self.transmission(), self.canvas, at=at, shape=size).clone()
 
 
-def gaps_of(slices: int, thickness: float | Sequence[float], place: str) -> tuple[float, ...]:
-    """One distance for each gap."""
-    if slices < 1:
-        raise BadInput(f"{place}.slices", slices, "must be at least 1")
-    many = list(thickness) if isinstance(thickness, Sequence) else [float(thickness)] * (slices - 1)
-    if len(many) == slices and slices > 1:
-        many = many[:-1]  # thicknesses of slices: the last one has no flight behind it
-    if len(many) != slices - 1:
-        fix = f"gives {len(many)} distances, but {slices} slices have {slices - 1} gaps"
-        raise BadInput(f"{place}.thickness", thickness, fix)
-    if not all(math.isfinite(gap) and gap > 0 for gap in many):
-        raise BadInput(f"{place}.thickness", thickness, "must be above zero when there are several slices")
-    return tuple(many)
+Begin = Literal["uniform", "random"]
 
 
-def shares(count: int, given: Any, place: str) -> Tensor:
-    """Shares of states that add to one; all the same unless given."""
-    if count < 1:
-        raise BadInput("object: modes", count, "must be at least 1")
-    share = torch.full((count,), 1 / count) if given is None else torch.tensor(list(given))
-    if len(share) != count or not bool((share > 0).all() and share.isfinite().all()):
-        raise BadInput(place, given, f"must be {count} positive numbers, one for each state")
-    return (share / share.sum()).float()
+class BandlimitedObject(PixelObject):
+    """Transmission on a grid coarser than the canvas, interpolated without new frequencies.
+
+    The parameters are those of `phaseloom.ptycho.objects.PixelObject` on the coarse grid, which covers the
+    canvas periodically; what the beam passes through is `resampled` from it. A phase object has modulus one
+    on coarse pixels, not in between.
+
+    Attributes:
+        grid: coarse pixels (y, x).
+        support: ``(y, x)`` on them: the object is zero where it is; ``None``: it is one everywhere.
+    """
+
+    support: Tensor | None
+
+    def __init__(  # noqa: PLR0917 - those of an object of pixels, and one more
+        self,
+        start: Complex[Tensor, "state slice y x"],
+        kind: Kind,
+        gaps: tuple[float, ...],
+        canvas: Canvas,
+        occupancy: Float[Tensor, " state"] | None = None,
+        support: Float[Tensor, "y x"] | None = None,
+    ):
+        super().__init__(start, kind, gaps, canvas, occupancy)
+        self.grid = (start.shape[-2], start.shape[-1])
+        if any(few > many for few, many in zip(self.grid, canvas.shape, strict=True)):
+            fix = f"must have no more pixels than its canvas, {canvas.shape}"
+            raise BadInput("object: bandlimited", self.grid, fix)
+        self.register_buffer("support", support)
+        self._fine: Kept[Tensor] = Kept()
+
+    @property
+    def cell(self) -> float:
+        """Area of a pixel of the coarse grid, square angstrom."""
+        many, few = (shape[0] * shape[1] for shape in (self.canvas.shape, self.grid))
+        return super().cell * many / few
+
+    def coarse(self) -> Complex[Tensor, "state slice y x"]:
+        """The transmission on its own pixels."""
+        wave = super().transmission()
+        return wave if self.support is None else wave * self.support
+
+    def transmission(self) -> Complex[Tensor, "state slice v u"]:
+        """The transmission on the pixels of the canvas."""
+        leaves = tuple(self.parameters())
+        if constant(*leaves):
+            return self._fine.of(self._interpolated, *leaves)
+        return self._interpolated()
+
+    def cut(
+        self, corner: Int[Tensor, "b 2"]
+    ) -> tuple[Float[Tensor, "b state slice v u"], Float[Tensor, "b state slice v u"]]:
+        """Amplitude and phase of the windows with the given top-left pixels."""
+        wave = self(corner)
+        return wave.abs(), wave.angle()
+
+    def mosaic(self, corner: Int[Tensor, "b 2"]) -> Mosaic:
+        """The windows of an object of one state."""
+        return mosaic((self.transmission(),), corner, self.window)
+
+    def forward(self, corner: Int[Tensor, "b 2"]) -> Complex[Tensor, "b state slice v u"]:
+        """Windows of the object with the given top-left pixels."""
+        return gather(self.transmission(), corner, self.window)
+
+    def put(self, wave: Complex[Tensor, "state slice v u"]) -> None:
+        """Take over a transmission on either grid; frequencies that this object cannot have are left out."""
+        super().put(resampled(wave, self.grid))
+
+    def bend(self, light: Float[Tensor, "slice v u"]) -> Float[Tensor, "slice y x"]:
+        """Diagonal of ``U* W U`` for a light ``W`` on the canvas, or one number for all of it."""
+        (height, width), (rows, columns) = self.canvas.shape, self.grid
+        if light.shape[-2:] == (1, 1):
+            return light * (height * width / (rows * columns))
+        down, right = _spread(rows, height, light), _spread(columns, width, light)
+        return down @ light @ right.T
+
+    def _interpolated(self) -> Tensor:
+        return resampled(self.coarse(), self.canvas.shape)
+
+
+def begun(start: Begin, shape: tuple[int, int, int, int], seed: int = 0, /) -> Complex[Tensor, "m s y x"]:
+    """A transmission of modulus one to start from; uniform states differ by a faint random phase.
+
+    Example:
+        >>> begun("random", (1, 1, 4, 4), 1).abs().mean().item()
+        1.0
+    """
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    faint = 1e-3 if shape[0] > 1 else 0.0
+    phase = (2 * torch.pi if start == "random" else faint) * drawn
+    return torch.polar(torch.ones_like(phase), phase)
+
+
+def resampled(
+    field: Shaped[Tensor, "*batch y x"], shape: tuple[int, int], /
+) -> Complex[Tensor, "*batch v u"]:
+    """The same field on other pixels: its spectrum is padded with zeros, or cropped; the mean stays.
+
+    The middle ``N // 2`` stays in the middle. Frequencies of an even number ``n`` of pixels run from
+    ``-n / 2`` to ``n / 2 - 1``. Finer and back is the identity; the adjoint of finer is the ratio of pixel
+    numbers times coarser.
+
+    Example:
+        >>> fine = resampled(torch.tensor([[1.0, 0.0, -1.0, 0.0, 1.0]]), (1, 9))
+        >>> round(fine.real.mean().item(), 4), round(fine[0, 4].real.item(), 4)
+        (0.2, -1.0)
+    """
+    if tuple(field.shape[-2:]) == shape:
+        return field + 0j
+    ratio = shape[0] * shape[1] / (field.shape[-2] * field.shape[-1])
+    return ratio**0.5 * fit_spectrum(field, shape)
+
+
+def _spread(few: int, many: int, like: Tensor) -> Float[Tensor, "few many"]:
+    """Square modulus of what each coarse pixel of an axis becomes on the fine ones."""
+    each = torch.eye(few, dtype=torch.float64)[:, None]
+    return resampled(each, (1, many))[:, 0].abs().square().to(like)

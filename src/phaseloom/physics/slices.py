@@ -1,4 +1,4 @@
-"""Depth of an object: slices cut off, added, divided anew and moved along the beam.
+"""Stacks of slices along the beam: cropped, padded, resampled, moved, sheared.
 
 Objects are complex transmissions ``(mode, slice, y, x)``, the first slice where the beam enters. Gaps are
 the distances between the middles of neighbouring slices, angstrom, one less than there are slices; each
@@ -7,17 +7,20 @@ slice stands for the matter around it, up to half-way to its neighbours.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
 from phaseloom.errors import BadInput
+from phaseloom.physics.filters import filtered
+from phaseloom.physics.fourier import frequencies, ramp, to_real, to_reciprocal
 
-__all__ = ["Fill", "centre_of_phase", "crop_slices", "equal_gaps", "pad_slices", "recentred"]
-__all__ += ["resample_slices", "shift_slices"]
+__all__ = ["Fill", "centre_of_phase", "crop_slices", "equal_gaps", "lean", "pad_slices", "recentred"]
+__all__ += ["resample_slices", "sheared", "shift_slices"]
 
 Fill = Literal["vacuum", "mean", "edge"]
 
@@ -261,3 +264,171 @@ def recentred(
     shift = scale * (middle - centre_of_phase(object.angle(), percentile=percentile))
     shift = shift.clamp(-limit, limit)
     return shift_slices(object, shift), shift
+
+
+ROUNDS = 4
+"""How often `lean` tapers slices anew: displaced ones under one taper seem less displaced than they are."""
+
+
+def sheared(
+    object: Inexact[Tensor, "*state slice y x"],
+    gaps: Sequence[float],
+    pixel: tuple[float, float],
+    lean: Float[Tensor, "2"],
+    /,
+) -> Inexact[Tensor, "*state slice y x"]:
+    """Columns made to lean: slice ``s`` moves by ``z_s tan(lean)``, ``z_s`` its depth below the first one.
+
+    Free flight does not care where it happens, so far-field patterns cannot tell a shear of the object
+    from a tilt: an object upon a tilt gives those of the object sheared by it upon none, with the same probe
+    at the same positions, for the slice where the beam enters stays. Slices are moved by Fourier
+    shifts: the power stays, and what leaves at one side enters at the other.
+
+    Args:
+        object: transmission, or a real field.
+        gaps: between its slices, angstrom.
+        pixel: angstrom (y, x).
+        lean: radian (y, x).
+
+    Example:
+        >>> stack = torch.zeros(1, 3, 5, 4)
+        >>> stack[..., 1, 1] = 1
+        >>> moved = sheared(stack, (10.0, 10.0), (1.0, 1.0), torch.tensor([0.1, 0.0]).atan())
+        >>> moved[0, :, :, 1].argmax(1).tolist()
+        [1, 2, 3]
+    """
+    depth = _depths(gaps, object)
+    amount = depth[:, None] * torch.tan(lean) / depth.new_tensor(pixel)
+    rows, columns = ramp(amount, (object.shape[-2], object.shape[-1]))
+    moved = to_real(to_reciprocal(object) * rows * columns)
+    return moved if object.is_complex() else moved.real
+
+
+def lean(
+    phase: Float[Tensor, "*state slice y x"],
+    gaps: Sequence[float],
+    pixel: tuple[float, float],
+    /,
+    *,
+    most: float = 10e-3,
+    band: tuple[float, float] = (1.0, 4.0),
+) -> Float[Tensor, "2"]:
+    """How the columns of an object lean: the direction in which its slices add up to the strongest picture.
+
+    The power of the sum of all slices, sheared upright, is that of each and the agreement of every pair.
+    Its maximum is looked for on a grid, then by Newton's method; slow changes of phase, which slices
+    share out among them as it happens, are left out. Exact for columns; an object whose slices have
+    nothing in common has no lean, and what is found then means nothing.
+
+    Args:
+        phase: radian.
+        gaps: between its slices, angstrom.
+        pixel: angstrom (y, x).
+        most: largest lean looked for along either axis, radian.
+        band: the phase is compared after a blur by the first, less a blur by the second (std, pixels).
+
+    Returns:
+        (y, x), radian; zero for a single slice, or without any structure.
+
+    Example:
+        >>> place = [torch.arange(n) - n / 2 for n in (25, 26)]
+        >>> spot = torch.exp(-0.2 * (place[0][:, None] ** 2 + place[1] ** 2))[None]
+        >>> column = sheared(spot.expand(3, -1, -1), (50.0, 50.0), (0.5, 0.5), torch.tensor([3e-3, -2e-3]))
+        >>> [round(1e3 * value, 1) for value in lean(column, (50.0, 50.0), (0.5, 0.5)).tolist()]
+        [3.0, -2.0]
+    """
+    if phase.shape[-3] < 2:
+        return phase.new_zeros(2)
+    fine = _fine(phase.double(), band)
+    taper = _lively(fine)
+    slope = _Slopes.of(fine * taper, gaps, pixel).best(math.tan(most))
+    for _ in range(ROUNDS):
+        upright = sheared(fine, gaps, pixel, -slope.atan())
+        slope = slope + _Slopes.of(upright * taper, gaps, pixel).climbed(math.tan(most) / 4)
+    return slope.atan().to(phase.dtype)
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """Slices as frequencies, for the power of their sum along slopes ``(dy/dz, dx/dz)``.
+
+    Attributes:
+        waves: Fourier transforms ``(..., slice, y, x)``, of unit power together.
+        depth: of each slice, ``(slice, 1, 1)``.
+        axes: ``2 pi f`` along y ``(y, 1)`` and x ``(1, x)``.
+    """
+
+    waves: Tensor
+    depth: Tensor
+    axes: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, field: Tensor, gaps: Sequence[float], pixel: tuple[float, float]) -> "_Slopes":
+        y, x = frequencies((field.shape[-2], field.shape[-1]), pixel, like=field)
+        waves = torch.fft.fft2(field)
+        power = waves.abs().square().sum().clamp(min=1e-300)
+        return cls(
+            waves / power.sqrt(), _depths(gaps, field)[:, None, None], (2 * math.pi * y, 2 * math.pi * x)
+        )
+
+    def upright(self, slope: Tensor) -> Tensor:
+        """The slices sheared back."""
+        angles = [self.depth * axis * step for axis, step in zip(self.axes, slope, strict=True)]
+        rows, columns = (torch.polar(torch.ones_like(angle), angle) for angle in angles)
+        return self.waves * rows * columns
+
+    def best(self, most: float) -> Tensor:
+        """The best of 9 by 9 slopes, the least of those that are equal."""
+        axis = torch.linspace(-most, most, 9, dtype=torch.float64, device=self.waves.device)
+        grid = sorted(torch.cartesian_prod(axis, axis), key=lambda slope: float(slope.norm()))
+        return max(grid, key=lambda slope: float(self.upright(slope).sum(-3).abs().square().sum()))
+
+    def climbed(self, most: float) -> Tensor:
+        """The top nearest to upright, by Newton's method with steps of at most ``most``."""
+        slope = torch.zeros(2, dtype=torch.float64, device=self.waves.device)
+        for _ in range(5):
+            first, second = self._bend(slope)
+            curve, ways = torch.linalg.eigh(second)
+            step = ways @ (ways.T @ first / curve.abs().clamp(min=1e-12))
+            slope = slope + step * torch.clamp(most / step.norm().clamp(min=1e-300), max=1.0)
+        return slope
+
+    def _bend(self, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """First and second derivatives of the power by the slope."""
+        waves = self.upright(slope)
+        sum_, once, twice = ((waves * self.depth**order).sum(-3) for order in range(3))
+        tug = -2 * (sum_.conj() * once).imag
+        pull = 2 * (once.abs().square() - (sum_.conj() * twice).real)
+        first = torch.stack([(axis * tug).sum() for axis in self.axes])
+        second = torch.stack([(a * b * pull).sum() for a in self.axes for b in self.axes])
+        return first, second.reshape(2, 2)
+
+
+def _fine(phase: Tensor, band: tuple[float, float]) -> Tensor:
+    """Phase between two blurs, the few strongest values (wraps, dark borders) brought to the others."""
+    y, x = frequencies((phase.shape[-2], phase.shape[-1]), like=phase)
+    narrow, wide = (torch.exp(-2 * (math.pi * std) ** 2 * (y**2 + x**2)) for std in band)
+    fine = filtered(phase, narrow - wide)
+    most = fine.abs().flatten().kthvalue(math.ceil(0.995 * fine.numel())).values
+    return fine.clamp(-most, most)
+
+
+def _lively(field: Tensor, share: float = 0.02) -> Tensor:
+    """A window, falling over its outer quarters, on the rectangle with all power but a share at each end."""
+    power = field.square().sum(tuple(range(field.ndim - 2)))
+    sides = []
+    for profile in (power.sum(1), power.sum(0)):
+        held = profile.cumsum(0) / profile.sum().clamp(min=1e-300)
+        first, last = int((held < share).sum()), int((held < 1 - share).sum())
+        place = torch.arange(len(profile), dtype=profile.dtype, device=profile.device)
+        hann = torch.sin(math.pi * ((place - first + 1) / (last - first + 2)).clamp(0, 1)).square()
+        sides.append((2 * hann).clamp(max=1))
+    return sides[0][:, None] * sides[1]
+
+
+def _depths(gaps: Sequence[float], object: Tensor) -> Tensor:
+    """Depth of each slice below the first one, in the precision of the object."""
+    if len(gaps) != object.shape[-3] - 1:
+        fix = f"does not fit {object.shape[-3]} slices: give one gap less than there are slices"
+        raise BadInput("gaps", f"{len(gaps)} gaps", fix)
+    return torch.tensor([0.0, *accumulate(gaps)], dtype=object.real.dtype, device=object.device)

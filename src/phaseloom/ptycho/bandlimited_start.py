@@ -6,8 +6,8 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.physics.patches import gather
-from phaseloom.ptycho.bandlimited import BandlimitedObject, resampled
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.object_models import BandlimitedObject, resampled
 
 __all__ = ["spectral"]
 
@@ -31,7 +31,7 @@ def spectral(
     these and the object; flat is a better start for an object that hardly scatters.
 
     Args:
-        model: with an object of one slice (`phaseloom.ptycho.bandlimited`) and the probe that is known.
+        model: with an object of one slice (`phaseloom.ptycho.object_models`) and the probe that is known.
         counts: patterns, in the detector's own order (`phaseloom.ptycho.detectors.Detector.arrange`).
         index: their numbers.
         steps: of the power iteration.

@@ -1,16 +1,83 @@
-"""Windows of an object at positions of the scan's frame, in angstrom: laid onto a canvas, read from it."""
+"""The canvas of an object: its pixels in the frame of a scan, and windows at positions on it."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Complex
 from torch import Tensor
 
+from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.ptycho.scans import Canvas
+from phaseloom.physics.filters import TAPS
 
-__all__ = ["laid", "under"]
+__all__ = ["Canvas", "canvas"]
+
+SPARSEST = 2.0
+"""Object pixels per pixel of all windows together; more is taken for a mistake in a unit."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The object array that a scan needs: its size and where its first pixel lies.
+
+    Attributes:
+        shape: object pixels (y, x).
+        window: pixels of the probe (y, x).
+        pixel: angstrom (y, x).
+        origin: position in angstrom (y, x) of the centre of object pixel ``[0, 0]``.
+        middle: mean of all positions, angstrom (y, x).
+    """
+
+    shape: tuple[int, int]
+    window: tuple[int, int]
+    pixel: tuple[float, float]
+    origin: tuple[float, float]
+    middle: tuple[float, float] | None = None
+
+
+def canvas(scan: Scan4D, /, *, border: int | None = None) -> Canvas:
+    """Room for every window of a scan and a border for positions that move.
+
+    Args:
+        scan: the data.
+        border: pixels on each side; default: 8 and 4 % of the scanned field, so that a wrong step or
+            rotation can be corrected.
+
+    Raises:
+        BadInput: positions so far apart that their unit must be wrong.
+    """
+    geometry = scan.window
+    pixel = np.array(geometry.pixel)
+    low, high = scan.positions.min(0) / pixel, scan.positions.max(0) / pixel
+    margin = border if border is not None else 8 + min(64, int(0.04 * (high - low).max()))
+    margin += measure_cone_margin(geometry, scan.heights)
+    shape = np.ceil(high - low).astype(int) + np.array(geometry.shape) + 2 * margin + 1
+    room, windows = float(shape[0]) * float(shape[1]), len(scan) * float(np.prod(geometry.shape))
+    if room > SPARSEST * windows + 1e6:
+        fix = f"object pixels are too many for {len(scan)} windows: check the units of positions and pixel"
+        raise BadInput("scan.positions", f"{shape[0]} x {shape[1]}", fix)
+    first = low - np.array(geometry.shape) // 2 - margin
+    place = tuple((first * pixel).tolist())
+    middle = tuple(scan.positions.mean(0).tolist())
+    return Canvas((int(shape[0]), int(shape[1])), geometry.shape, geometry.pixel, place, middle)
+
+
+def measure_cone_margin(geometry: Geometry, heights: np.ndarray | None, /) -> int:
+    """Object pixels on each side that windows need at heights of a cone beam, besides their own."""
+    fan = 0.0 if heights is None else cone_beam_curvature(geometry)
+    if heights is None or not fan:
+        return 0
+    most = float((1 - fan * (heights - heights.mean())).max()) - 1
+    return math.ceil(max(geometry.shape) / 2 * most) + TAPS
+
+
+def cone_beam_curvature(geometry: Geometry, /) -> float:
+    """``1 / focus`` of a near field behind a cone beam, else 0, per angstrom."""
+    return 1 / geometry.focus if geometry.near and geometry.focus else 0.0
+
 
 Place = Sequence[float] | np.ndarray
 """A position (y, x), angstrom."""

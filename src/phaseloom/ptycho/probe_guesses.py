@@ -1,7 +1,8 @@
-"""What first guesses of a probe are made of: mean patterns, counts, modes and their shares, lenses."""
+"""First guesses of a probe: mean patterns, counts, modes and their shares, lenses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +14,10 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import fit_spectrum, fit_window, to_reciprocal
 from phaseloom.physics.optics import probe_wave
 from phaseloom.ptycho.illumination import Probe, subdominant
+from phaseloom.spec import Call
 
-__all__ = ["Power", "built", "clean_mean", "disk_part", "enlarged", "number", "optics", "split", "total_of"]
+__all__ = ["Optics", "Power", "built", "clean_mean", "disk_part", "enlarged", "number", "optics"]
+__all__ += ["optics_of", "split", "total_of"]
 
 Power = Literal["mean", "brightest"] | float
 
@@ -130,3 +133,37 @@ def enlarged(wave: Tensor, scan: Scan4D) -> Tensor:
     if not np.allclose(own.angle, model.angle):
         return fit_window(wave, model.shape)
     return fit_spectrum(wave, model.shape)
+
+
+NAMES = {"defocus": "defocus", "astigmatism": "C12", "astigmatism_angle": "phi12", "spherical": "C30"}
+"""Knobs of a probe, and the aberrations that they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optics:
+    """What is known of the beam of a scan.
+
+    Attributes:
+        semiangle: of convergence, radian; ``None``: measured on the bright disk.
+        aberrations: any names of `phaseloom.physics.optics.coefficients`, angstrom and radian; without a
+            defocus, that of the model is assumed, and said.
+    """
+
+    semiangle: float | None = None
+    aberrations: Mapping[str, float] = field(default_factory=dict)
+
+
+def optics_of(probe: Call, /) -> Optics:
+    """What the call of a probe says of the beam.
+
+    Example:
+        >>> from phaseloom.spec import call
+        >>> said = {"focused": {"semiangle": "20 mrad", "defocus": "9 nm"}}
+        >>> optics_of(call("phaseloom.ptycho.probes", said, "probe"))
+        Optics(semiangle=0.02, aberrations={'defocus': 90.0})
+    """
+    given = probe.values
+    named = {name: float(given[knob]) for knob, name in NAMES.items() if knob in given}
+    if probe.name not in ("focused", "aberrated"):
+        return Optics(aberrations={name: named[name] for name in ("defocus",) if name in named})
+    return Optics(semiangle=given.get("semiangle"), aberrations={**named, **(given.get("aberrations") or {})})
