@@ -26,7 +26,7 @@ from phaseloom.ptycho import likelihood as measured_module
 from phaseloom.ptycho import noise, objects, scans
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.illumination import Probe
-from phaseloom.ptycho.likelihood import Likelihood, Measured
+from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography
 
 aten = torch.ops.aten
@@ -133,10 +133,10 @@ class Written(TorchFunctionMode):
 @contextmanager
 def elsewhere():
     """Tables that were sent before are sent again, for they may be of another device."""
-    adjoint._axes.cache_clear()
+    adjoint._window_frequencies.cache_clear()
     with Elsewhere() as mode, Written(mode.waits):
         yield mode
-    adjoint._axes.cache_clear()
+    adjoint._window_frequencies.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -326,7 +326,7 @@ class TestPatterns:
         counts = scan.counts.astype(dtype)
         counts[0, 0, 0] = 200 if dtype == "u1" else 60_000 if dtype[-2:] == "u2" else 1000
         monkeypatch.setattr(measured_module, "_room", lambda device: room)
-        measured = Measured(replace(scan, counts=counts), lambda x: x.roll(1, -1))
+        measured = CountLoader(replace(scan, counts=counts), lambda x: x.roll(1, -1))
         index = torch.tensor([7, 0, 7])
         with elsewhere():
             there, found = measured.take(index, ELSEWHERE)
@@ -341,7 +341,7 @@ class TestPatterns:
 
     def test_stay_unread_and_unpinned_on_a_cpu(self, monkeypatch):
         monkeypatch.setattr(torch.Tensor, "pin_memory", None)
-        measured = Measured(scanned(), lambda x: x)
+        measured = CountLoader(scanned(), lambda x: x)
         index, here = torch.tensor([3, 1]), torch.device("cpu")
         measured.expect([index], here)
         assert not measured.coming
@@ -363,7 +363,7 @@ class TestPatterns:
 
     def test_announced_and_never_asked_for_are_forgotten(self, monkeypatch):
         monkeypatch.setattr(measured_module, "_room", lambda device: 0)
-        measured = Measured(scanned(), lambda x: x)
+        measured = CountLoader(scanned(), lambda x: x)
         index = [torch.tensor([n]) for n in range(3)]
         with elsewhere():
             measured.expect(index[:2], ELSEWHERE)

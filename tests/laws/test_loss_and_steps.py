@@ -12,8 +12,8 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics import fused_kernels
 from phaseloom.physics.adjoint import far_waves
 from phaseloom.physics.amplitude_loss import misfit
-from phaseloom.physics.windowed_transmission import mosaic
-from phaseloom.ptycho import detectors, noise, objects, scans
+from phaseloom.physics.windowed_transmission import cut_windows
+from phaseloom.ptycho import detectors, noise, objects, probes, scans
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
@@ -178,8 +178,8 @@ class TestCompiledKernels:
         flat, mask = torch.ones(6, 7), torch.ones(6, 7, dtype=torch.bool)
 
         def run():
-            waves = far_waves(modes, rest, mosaic((leaf,), corner, (6, 7)), light=torch.zeros(1, 14, 15))
-            judge = noise.judge(noise.amplitude)
+            waves = far_waves(modes, rest, cut_windows((leaf,), corner, (6, 7)), light=torch.zeros(1, 14, 15))
+            judge = noise.with_slope(noise.amplitude)
             misfit(waves, torch.ones(3, 6, 7), torch.ones(3), judge, flat=flat, mask=mask).backward()
 
         assert self.count(monkeypatch, run) == self.USED[kind]
@@ -189,6 +189,17 @@ class TestCompiledKernels:
         waves = torch.ones(3, 2, 6, 7, dtype=torch.complex64, requires_grad=True)
 
         def run():
-            misfit(waves, torch.ones(3, 6, 7), torch.ones(3), noise.judge(noise.poisson)).backward()
+            misfit(waves, torch.ones(3, 6, 7), torch.ones(3), noise.with_slope(noise.poisson)).backward()
 
         assert self.count(monkeypatch, run) == {"exposed", "returned"}
+
+
+def test_a_probe_of_few_plane_waves_takes_newton_steps():
+    """Complex numbers are never taken for the few real ones whose curvature comes from differences."""
+    scan = measure()
+    probe = probes.limited(scan, semiangle=0.12, spectrum=True, modes=1)
+    assert probe.relative.numel() <= 64
+    model = Ptychography.of(scan, probe=probe)
+    steps = Curvature(model, Likelihood(model, scan))([{"loss": 1.0}])
+    gradient = torch.ones_like(probe.relative)
+    assert steps[probe.relative](probe.relative, gradient, 5, 0.4, EVERYWHERE).isfinite().all()

@@ -13,7 +13,7 @@ from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.learning.weight_files import find
-from phaseloom.ptycho.probe_guesses import Optics
+from phaseloom.ptycho.probe_guesses import BeamOptics
 from phaseloom.retrieval import prediction as room
 from phaseloom.retrieval.networks import recovery
 from phaseloom.retrieval.networks.linear import LinearRecovery, linear
@@ -27,7 +27,7 @@ from phaseloom.simulation.experiment import Experiment, image_shape, told
 from phaseloom.simulation.scan import Sample, simulated
 from phaseloom.units import electron_wavelength
 
-OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
+OPTICS = BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0})
 EXPERIMENT = Experiment(scan=(12, 12))
 STRONG = 9
 """Seed of a specimen that fills the field with strong columns, and has no symmetry there."""
@@ -149,7 +149,7 @@ def test_all_lengths_may_be_scaled(net, card):
     other = replace(EXPERIMENT, energy=200e3, semiangle=angle, step=2 * scale, aberrations=focus)
     assert told(other) == pytest.approx(told(EXPERIMENT), abs=1e-4)
     sample = made(other, STRONG)
-    found = predict(net, card, whole(sample), Optics(semiangle=angle, aberrations=focus))
+    found = predict(net, card, whole(sample), BeamOptics(semiangle=angle, aberrations=focus))
     assert alike(found.phase, sample.phase) > 0.8
     assert found.pixel[0] == pytest.approx(0.4 * scale)
     assert known(found.notes, "lengths are 0.48")
@@ -167,10 +167,18 @@ def test_the_order_of_the_patterns_does_not_matter(net, card, sample):
 @pytest.mark.parametrize(
     ("optics", "stretch", "said"),
     [
-        (Optics(semiangle=0.02, aberrations={"defocus": 130.0}), 1, "defocus: 130 A, but at 20 mrad.*90 A"),
-        (Optics(semiangle=0.02, aberrations={"C10": 90.0}), 1, "defocus: -90 A"),
-        (Optics(semiangle=0.024, aberrations={"defocus": 90.0}), 1, "step: 2 A, but at 24 mrad.* 1.667 A"),
-        (Optics(semiangle=0.02, aberrations={"defocus": 90.0, "C12": 40.0}), 1, "C12a: 40 A"),
+        (
+            BeamOptics(semiangle=0.02, aberrations={"defocus": 130.0}),
+            1,
+            "defocus: 130 A, but at 20 mrad.*90 A",
+        ),
+        (BeamOptics(semiangle=0.02, aberrations={"C10": 90.0}), 1, "defocus: -90 A"),
+        (
+            BeamOptics(semiangle=0.024, aberrations={"defocus": 90.0}),
+            1,
+            "step: 2 A, but at 24 mrad.* 1.667 A",
+        ),
+        (BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0, "C12": 40.0}), 1, "C12a: 40 A"),
         (OPTICS, 1.2, "step: 2.4 A.* 2 A .* or a whole number of times finer"),
         (OPTICS, 0.6, "step: 1.2 A.* or 1 A: .*phaseloom train linear"),
     ],
@@ -182,14 +190,14 @@ def test_what_the_model_does_not_know_is_refused_by_its_number(net, card, sample
 
 
 def test_a_card_may_be_more_tolerant(net, card, sample):
-    optics = Optics(semiangle=0.02, aberrations={"defocus": 104.0})
+    optics = BeamOptics(semiangle=0.02, aberrations={"defocus": 104.0})
     with pytest.raises(BadInput, match="defocus"):
         predict(net, card, whole(sample), optics)
     wide = {**card, "tolerance": {"defocus": 0.2}}
     assert alike(predict(net, wide, whole(sample), optics).phase, sample.phase) > 0.8
     narrow = {**card, "tolerance": [0.01] * 8}
     with pytest.raises(BadInput, match="defocus"):
-        predict(net, narrow, whole(sample), Optics(semiangle=0.02, aberrations={"defocus": 92.0}))
+        predict(net, narrow, whole(sample), BeamOptics(semiangle=0.02, aberrations={"defocus": 92.0}))
 
 
 def turned(positions: np.ndarray, degrees: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import nn
 from phaseloom.cli import train as cli_train
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.probe_guesses import Optics
+from phaseloom.ptycho.probe_guesses import BeamOptics
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.recipe import UNSEEN, Making, Train
@@ -38,7 +38,7 @@ TINY = {**BASE, "model": {"tiny": {"components": 24, "width": 8, "depth": 1}}}
 NET = {"small": {"window": 10, "depth": 1, "width": 32, "heads": 4, "channels": 4}}
 SMALL = {**BASE, "model": NET, "views": 4, "batch": 2}
 STITCH = {**BASE, "stage": "stitching", "window": [16, 16], "stitching": {"residual": {"width": 8}}}
-OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
+OPTICS = BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0})
 
 
 def run(tree: dict[str, Any], folder: Path | None = None) -> Training:

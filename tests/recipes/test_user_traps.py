@@ -130,7 +130,6 @@ class TestElectrons:
         np.testing.assert_allclose(near[1], near[0], rtol=1e-5)
 
     def test_a_transfer_curve_never_makes_counts_negative(self):
-        from phaseloom.physics.detect import spread
 
         sharp = torch.zeros(1, 16, 16)
         sharp[0, 3, 4] = 100.0

@@ -9,7 +9,7 @@ import torch
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find, shipped
 from phaseloom.metrics.agreement import agreement
-from phaseloom.ptycho.probe_guesses import Optics
+from phaseloom.ptycho.probe_guesses import BeamOptics
 from phaseloom.reconstruction.job import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import RIM, image
@@ -18,7 +18,7 @@ from phaseloom.retrieval.recipe import Making, Train
 from phaseloom.retrieval.training_samples import NOISELESS, Scene
 from phaseloom.simulation.experiment import Experiment
 
-OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
+OPTICS = BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0})
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,13 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-__all__ = ["Layout", "entered", "get_compiled_kernels", "moved", "power", "returned", "rooted"]
+__all__ = ["WindowLayout", "amplitude_misfit", "backpropagate_intensity", "backpropagate_shift"]
+__all__ += ["get_compiled_kernels", "shift_spectra", "sum_intensity"]
 
 Windows = Sequence[Tensor]
 
 
-class Layout(NamedTuple):
+class WindowLayout(NamedTuple):
     """Where windows lie in memory: their first pixel, pixels to the next row, pixels to the next slice."""
 
     start: np.ndarray
@@ -63,7 +64,7 @@ def _compile_kernels() -> SimpleNamespace | None:
     return SimpleNamespace(**{kernel.__name__[1:]: compile_kernel(kernel) for kernel in KERNELS})
 
 
-def moved(
+def shift_spectra(
     spectrum: Complex[Tensor, "mode y x"],
     rows: Complex[Tensor, "b y 1"],
     columns: Complex[Tensor, "b 1 x"],
@@ -77,14 +78,14 @@ def moved(
     return spectrum * (rows * columns)[:, None]
 
 
-def entered(
+def backpropagate_shift(
     wave: Complex[Tensor, "b mode y x"],
     spectrum: Complex[Tensor, "mode y x"],
     rows: Complex[Tensor, "b y 1"],
     columns: Complex[Tensor, "b 1 x"],
     /,
 ) -> tuple[Complex[Tensor, "mode y x"], Float[Tensor, "b y"], Float[Tensor, "b x"]]:
-    """Transpose of `moved`, in place and summed over patterns; and the slope of the ramps.
+    """Transpose of `shift_spectra`, in place and summed over patterns; and the slope of the ramps.
 
     The slope is ``sum_modes Im(wave * spectrum)``, summed along either axis.
     """
@@ -95,11 +96,11 @@ def entered(
         loops.entrance(wave.numpy(), spectrum.numpy(), *ramps, total.numpy(), down.numpy(), right.numpy())
         return total, down, right
     wave.mul_((rows * columns)[:, None])
-    slope = torch.view_as_real(added(wave * spectrum))[..., 1]
+    slope = torch.view_as_real(sum_modes(wave * spectrum))[..., 1]
     return wave.sum(0), slope.sum(-1), slope.sum(-2)
 
 
-def power(wave: Complex[Tensor, "b mode y x"], /) -> Float[Tensor, "b y x"]:
+def sum_intensity(wave: Complex[Tensor, "b mode y x"], /) -> Float[Tensor, "b y x"]:
     """Incoherent sum over modes of the squared modulus."""
     if loops := get_compiled_kernels(wave):
         out = torch.empty(len(wave), *wave.shape[2:], dtype=wave.real.dtype)
@@ -111,7 +112,7 @@ def power(wave: Complex[Tensor, "b mode y x"], /) -> Float[Tensor, "b y x"]:
     return parts[..., 0] + parts[..., 1]
 
 
-def returned(
+def backpropagate_intensity(
     wave: Complex[Tensor, "b mode y x"],
     slope: Float[Tensor, "b y x"],
     factor: Float[Tensor, ""],
@@ -125,12 +126,12 @@ def returned(
     return wave.conj().resolve_conj().mul_((slope * factor)[:, None]).conj()
 
 
-def added(wave: Complex[Tensor, "b mode y x"], /) -> Complex[Tensor, "b y x"]:
+def sum_modes(wave: Complex[Tensor, "b mode y x"], /) -> Complex[Tensor, "b y x"]:
     """Sum over modes."""
     return wave[:, 0] if wave.shape[1] == 1 else wave.sum(1)
 
 
-def rooted(
+def amplitude_misfit(
     wave: Complex[Tensor, "b mode y x"],
     counts: Float[Tensor, "b y x"],
     weight: Float[Tensor, " b"],
@@ -138,7 +139,7 @@ def rooted(
     floor: float,
     /,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b y x"]] | None:
-    """Misfit of amplitudes and its slope for `returned`, in one compiled pass; ``None`` where there is none.
+    """Misfit of amplitudes and its slope in one compiled pass; ``None`` where it cannot be compiled.
 
     ``fields`` are the flat field, the background and the mask.
     """

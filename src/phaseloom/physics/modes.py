@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phaseloom.physics.propagate import angular_spectrum, fly
 
-__all__ = ["Caustic", "caustic", "orthogonalise", "powers"]
+__all__ = ["Caustic", "measure_caustic", "orthogonalise", "powers"]
 
 
 def orthogonalise(modes: Complex[Tensor, "mode y x"], /) -> Complex[Tensor, "mode y x"]:
@@ -57,7 +57,7 @@ class Caustic:
     line_foci: tuple[float, float]
 
 
-def caustic(
+def measure_caustic(
     modes: Complex[Tensor, "mode y x"],
     pixel: tuple[float, float],
     wavelength: float,
@@ -82,7 +82,7 @@ def caustic(
     Example:
         >>> y, x = torch.meshgrid(*(torch.arange(64.0) - 32,) * 2, indexing="ij")
         >>> focus = torch.exp(-(y**2 + x**2) / 16).to(torch.complex64)[None]
-        >>> beam = caustic(focus, (1.0, 1.0), 0.1, torch.linspace(-90.0, 150.0, 9))
+        >>> beam = measure_caustic(focus, (1.0, 1.0), 0.1, torch.linspace(-90.0, 150.0, 9))
         >>> abs(beam.waist) < 0.1, [round(width, 3) for width in beam.width[3].tolist()]
         (True, [2.0, 2.0])
     """
@@ -101,7 +101,9 @@ def caustic(
         cuts_x.append(intensity[y])
     width = torch.stack(widths)
     spread = width.double().square().cpu()
-    waist, *foci = (_lowest(distances, squared) for squared in (spread.sum(1), spread[:, 0], spread[:, 1]))
+    waist, *foci = (
+        _parabola_vertex(distances, squared) for squared in (spread.sum(1), spread[:, 0], spread[:, 1])
+    )
     return Caustic(
         distances=distances,
         cut_y=torch.stack(cuts_y),
@@ -120,7 +122,7 @@ def _moments(profile: Float[Tensor, " n"], place: Float[Tensor, " n"]) -> tuple[
     return mean, (share * (place - mean).square()).sum().sqrt()
 
 
-def _lowest(distances: Float[Tensor, " z"], squared: Float[Tensor, " z"]) -> float:
+def _parabola_vertex(distances: Float[Tensor, " z"], squared: Float[Tensor, " z"]) -> float:
     """Vertex of the parabola through the smallest value and its neighbours."""
     z = distances.detach().double().cpu()
     best = int(squared.argmin())

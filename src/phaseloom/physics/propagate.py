@@ -15,8 +15,8 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import frequencies, to_real, to_reciprocal
 
-__all__ = ["advance", "angular_spectrum", "far_field", "fly", "fresnel", "fresnel_scaling", "oblique"]
-__all__ += ["tilt_ramp"]
+__all__ = ["angular_spectrum", "far_field", "flight_phase_and_decay", "fly", "fresnel"]
+__all__ += ["fresnel_scaling", "tilt_ramp", "tilted_plane_kernel"]
 
 
 def fresnel(
@@ -105,7 +105,7 @@ def fresnel_scaling(focus: float, distance: float, /) -> tuple[float, float]:
     return magnification, distance / magnification
 
 
-def oblique(
+def tilted_plane_kernel(
     shape: tuple[int, int],
     basis: Float[Tensor, "3 2"],
     wavelength: float,
@@ -138,16 +138,16 @@ def oblique(
     Example:
         >>> from phaseloom.physics.propagate import angular_spectrum
         >>> upright = torch.tensor([[0.0, 2.0], [3.0, 0.0], [0.0, 0.0]])
-        >>> kernel = oblique((6, 5), upright, 0.5, torch.tensor([0.0, 0.0, 40.0]))
+        >>> kernel = tilted_plane_kernel((6, 5), upright, 0.5, torch.tensor([0.0, 0.0, 40.0]))
         >>> same = angular_spectrum((6, 5), (3.0, 2.0), 0.5, torch.tensor(40.0))
         >>> bool(torch.allclose(kernel, same, atol=1e-4))
         True
     """
-    turn, loss = advance(shape, basis, wavelength, offset, along)
+    turn, loss = flight_phase_and_decay(shape, basis, wavelength, offset, along)
     return torch.polar(torch.exp(-loss), turn)
 
 
-def advance(
+def flight_phase_and_decay(
     shape: tuple[int, int],
     basis: Float[Tensor, "3 2"],
     wavelength: float,
@@ -155,13 +155,13 @@ def advance(
     along: Float[Tensor, " 3"] | None = None,
     /,
 ) -> tuple[Float[Tensor, "y x"], Float[Tensor, "y x"]]:
-    """By how much each frequency of `oblique` turns, and how far it decays, in radian and as an exponent.
+    """Phase (radian) and decay (exponent) of each frequency of `tilted_plane_kernel`.
 
-    Both go with the length of the offset, so that flights by many lengths share a table.
+    Both are proportional to the length of the offset, so flights of many lengths share one table.
 
     Example:
         >>> upright = torch.tensor([[0.0, 2.0], [3.0, 0.0], [0.0, 0.0]])
-        >>> turn, loss = advance((6, 5), upright, 0.5, torch.tensor([0.0, 0.0, 40.0]))
+        >>> turn, loss = flight_phase_and_decay((6, 5), upright, 0.5, torch.tensor([0.0, 0.0, 40.0]))
         >>> float(turn[0, 0]), bool((turn <= 0).all()), float(loss.max())
         (0.0, True, 0.0)
     """
@@ -192,3 +192,7 @@ def _plane_waves(shape: tuple[int, int], basis: Tensor) -> Float[Tensor, "3 y x"
     y, x = (2 * math.pi * torch.fft.fftfreq(n, dtype=basis.dtype, device=basis.device) for n in shape)
     inverse = torch.linalg.pinv(basis).transpose(0, 1)
     return inverse[:, 0, None, None] * y[:, None] + inverse[:, 1, None, None] * x
+
+
+# old names, until callers are renamed
+oblique = tilted_plane_kernel

@@ -16,11 +16,11 @@ from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.filters import filtered
+from phaseloom.physics.filters import apply_window
 from phaseloom.physics.fourier import frequencies, ramp, to_real, to_reciprocal
 
-__all__ = ["Fill", "centre_of_phase", "crop_slices", "equal_gaps", "lean", "pad_slices", "recentred"]
-__all__ += ["resample_slices", "sheared", "shift_slices"]
+__all__ = ["Fill", "centre_of_phase", "crop_slices", "equal_gaps", "estimate_lean", "pad_slices"]
+__all__ += ["recentre_slices", "resample_slices", "shear_slices", "shift_slices"]
 
 Fill = Literal["vacuum", "mean", "edge"]
 
@@ -71,10 +71,12 @@ def pad_slices(
     if before < 0 or after < 0:
         raise BadInput("pad", [before, after], "is negative: use crop to take slices away")
     first, last = (fill, fill) if isinstance(fill, str) else fill
-    return torch.cat([_filling(object, first, 0, before), object, _filling(object, last, -1, after)], 1)
+    return torch.cat(
+        [_make_filling(object, first, 0, before), object, _make_filling(object, last, -1, after)], 1
+    )
 
 
-def _filling(object: Tensor, fill: Fill, edge: int, count: int) -> Tensor:
+def _make_filling(object: Tensor, fill: Fill, edge: int, count: int) -> Tensor:
     """So many slices beside one edge."""
     if fill == "vacuum":
         slice_ = torch.ones_like(object[:, :1])
@@ -117,7 +119,7 @@ def equal_gaps(
             raise BadInput(
                 "thickness", None, "of a single slice is not known: give both slices and thickness"
             )
-        edges = _edges(gaps) if gaps else [0.0, 1.0]
+        edges = _slice_edges(gaps) if gaps else [0.0, 1.0]
         depth = edges[-1] - edges[0]
         slices = slices or max(1, round(depth / thickness))  # type: ignore[operator]
         thickness = depth / slices
@@ -150,13 +152,13 @@ def resample_slices(
         fix = f"does not fit {object.shape[1]} slices: give one gap less than there are slices"
         raise BadInput("gaps", f"{len(gaps)} gaps", fix)
     phase, amplitude = object.angle(), object.abs()
-    share = torch.as_tensor(_shares(gaps, onto), dtype=phase.dtype, device=phase.device)
+    share = torch.as_tensor(_overlap_shares(gaps, onto), dtype=phase.dtype, device=phase.device)
     depth = amplitude.clamp(min=torch.finfo(amplitude.dtype).tiny).log()
     parts = (torch.einsum("ns,msyx->mnyx", share, one) for one in (depth, phase))
     return torch.polar(next(parts).exp(), next(parts))
 
 
-def _edges(gaps: Sequence[float]) -> list[float]:
+def _slice_edges(gaps: Sequence[float]) -> list[float]:
     """Where each slice's matter begins, and where the last one's ends."""
     if not all(math.isfinite(gap) and gap > 0 for gap in gaps):
         raise BadInput("gaps", list(gaps), "must be positive lengths")
@@ -166,11 +168,11 @@ def _edges(gaps: Sequence[float]) -> list[float]:
     return [*edges, edges[-1] + gaps[-1]]
 
 
-def _shares(gaps: Sequence[float], onto: Sequence[float]) -> list[list[float]]:
+def _overlap_shares(gaps: Sequence[float], onto: Sequence[float]) -> list[list[float]]:
     """Part of each old slice (column) that goes to each new one (row); columns add to one."""
     if not gaps or not onto:
         return [[1.0 / (len(onto) + 1) if onto else 1.0] * (len(gaps) + 1)] * (len(onto) + 1)
-    old, new = _edges(gaps), _edges(onto)
+    old, new = _slice_edges(gaps), _slice_edges(onto)
     move = (old[0] + old[-1] - new[0] - new[-1]) / 2
     new = [-math.inf, *(edge + move for edge in new[1:-1]), math.inf]
     return [[max(0.0, min(b, d) - max(a, c)) / (b - a) for a, b in pairwise(old)] for c, d in pairwise(new)]
@@ -233,7 +235,7 @@ def _percentile(values: Tensor, percentile: float) -> Tensor:
     return torch.lerp(low, high, place - math.floor(place))
 
 
-def recentred(
+def recentre_slices(
     object: Complex[Tensor, "mode slice y x"],
     /,
     *,
@@ -255,7 +257,7 @@ def recentred(
     Example:
         >>> stack = torch.ones(1, 5, 2, 2) + 0j
         >>> stack[0, 3] *= torch.exp(torch.tensor(0.3j))
-        >>> moved, shift = recentred(stack)
+        >>> moved, shift = recentre_slices(stack)
         >>> round(shift.item(), 4), moved.angle().sum((0, 2, 3)).argmax().item()
         (-1.0, 2)
     """
@@ -266,11 +268,11 @@ def recentred(
     return shift_slices(object, shift), shift
 
 
-ROUNDS = 4
-"""How often `lean` tapers slices anew: displaced ones under one taper seem less displaced than they are."""
+MAX_TAPER_ROUNDS = 4
+"""Rounds of tapering in `estimate_lean`: under one taper displaced slices look less displaced."""
 
 
-def sheared(
+def shear_slices(
     object: Inexact[Tensor, "*state slice y x"],
     gaps: Sequence[float],
     pixel: tuple[float, float],
@@ -293,7 +295,7 @@ def sheared(
     Example:
         >>> stack = torch.zeros(1, 3, 5, 4)
         >>> stack[..., 1, 1] = 1
-        >>> moved = sheared(stack, (10.0, 10.0), (1.0, 1.0), torch.tensor([0.1, 0.0]).atan())
+        >>> moved = shear_slices(stack, (10.0, 10.0), (1.0, 1.0), torch.tensor([0.1, 0.0]).atan())
         >>> moved[0, :, :, 1].argmax(1).tolist()
         [1, 2, 3]
     """
@@ -304,7 +306,7 @@ def sheared(
     return moved if object.is_complex() else moved.real
 
 
-def lean(
+def estimate_lean(
     phase: Float[Tensor, "*state slice y x"],
     gaps: Sequence[float],
     pixel: tuple[float, float],
@@ -333,23 +335,24 @@ def lean(
     Example:
         >>> place = [torch.arange(n) - n / 2 for n in (25, 26)]
         >>> spot = torch.exp(-0.2 * (place[0][:, None] ** 2 + place[1] ** 2))[None]
-        >>> column = sheared(spot.expand(3, -1, -1), (50.0, 50.0), (0.5, 0.5), torch.tensor([3e-3, -2e-3]))
-        >>> [round(1e3 * value, 1) for value in lean(column, (50.0, 50.0), (0.5, 0.5)).tolist()]
+        >>> gaps = (50.0, 50.0)
+        >>> column = shear_slices(spot.expand(3, -1, -1), gaps, (0.5, 0.5), torch.tensor([3e-3, -2e-3]))
+        >>> [round(1e3 * value, 1) for value in estimate_lean(column, gaps, (0.5, 0.5)).tolist()]
         [3.0, -2.0]
     """
     if phase.shape[-3] < 2:
         return phase.new_zeros(2)
-    fine = _fine(phase.double(), band)
-    taper = _lively(fine)
-    slope = _Slopes.of(fine * taper, gaps, pixel).best(math.tan(most))
-    for _ in range(ROUNDS):
-        upright = sheared(fine, gaps, pixel, -slope.atan())
-        slope = slope + _Slopes.of(upright * taper, gaps, pixel).climbed(math.tan(most) / 4)
+    fine = _band_pass(phase.double(), band)
+    taper = _taper_window(fine)
+    slope = _ShearSearch.of(fine * taper, gaps, pixel).best(math.tan(most))
+    for _ in range(MAX_TAPER_ROUNDS):
+        upright = shear_slices(fine, gaps, pixel, -slope.atan())
+        slope = slope + _ShearSearch.of(upright * taper, gaps, pixel).climbed(math.tan(most) / 4)
     return slope.atan().to(phase.dtype)
 
 
 @dataclass(frozen=True)
-class _Slopes:
+class _ShearSearch:
     """Slices as frequencies, for the power of their sum along slopes ``(dy/dz, dx/dz)``.
 
     Attributes:
@@ -363,7 +366,7 @@ class _Slopes:
     axes: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, field: Tensor, gaps: Sequence[float], pixel: tuple[float, float]) -> "_Slopes":
+    def of(cls, field: Tensor, gaps: Sequence[float], pixel: tuple[float, float]) -> "_ShearSearch":
         y, x = frequencies((field.shape[-2], field.shape[-1]), pixel, like=field)
         waves = torch.fft.fft2(field)
         power = waves.abs().square().sum().clamp(min=1e-300)
@@ -404,16 +407,16 @@ class _Slopes:
         return first, second.reshape(2, 2)
 
 
-def _fine(phase: Tensor, band: tuple[float, float]) -> Tensor:
+def _band_pass(phase: Tensor, band: tuple[float, float]) -> Tensor:
     """Phase between two blurs, the few strongest values (wraps, dark borders) brought to the others."""
     y, x = frequencies((phase.shape[-2], phase.shape[-1]), like=phase)
     narrow, wide = (torch.exp(-2 * (math.pi * std) ** 2 * (y**2 + x**2)) for std in band)
-    fine = filtered(phase, narrow - wide)
+    fine = apply_window(phase, narrow - wide)
     most = fine.abs().flatten().kthvalue(math.ceil(0.995 * fine.numel())).values
     return fine.clamp(-most, most)
 
 
-def _lively(field: Tensor, share: float = 0.02) -> Tensor:
+def _taper_window(field: Tensor, share: float = 0.02) -> Tensor:
     """A window, falling over its outer quarters, on the rectangle with all power but a share at each end."""
     power = field.square().sum(tuple(range(field.ndim - 2)))
     sides = []
@@ -432,3 +435,7 @@ def _depths(gaps: Sequence[float], object: Tensor) -> Tensor:
         fix = f"does not fit {object.shape[-3]} slices: give one gap less than there are slices"
         raise BadInput("gaps", f"{len(gaps)} gaps", fix)
     return torch.tensor([0.0, *accumulate(gaps)], dtype=object.real.dtype, device=object.device)
+
+
+# old names, until callers are renamed
+sheared = shear_slices

@@ -23,15 +23,7 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = [
-    "Field",
-    "chosen",
-    "depths",
-    "object_amplitude",
-    "object_modes",
-    "object_phase",
-    "slices",
-]
+__all__ = ["Field", "chosen", "depths", "object_amplitude", "object_modes", "object_phase", "slices"]
 
 PHASE = "viridis"
 ABREAST, MOST = 6, 24

@@ -15,25 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
-__all__ = [
-    "DASHES",
-    "PALETTE",
-    "colour_bar",
-    "colour_wheel",
-    "frame",
-    "image",
-    "limits",
-    "mapped",
-    "note",
-    "page",
-    "round_length",
-    "save",
-    "show_length",
-    "steps",
-    "thinned",
-    "unit_of",
-    "wave_colours",
-]
+__all__ = ["DASHES", "PALETTE", "colour_bar", "colour_wheel", "frame", "image", "limits", "mapped"]
+__all__ += ["note", "page", "round_length", "save", "show_length", "steps", "thinned", "unit_of"]
+__all__ += ["wave_colours"]
 
 SMALL, NORMAL = 8, 9.5
 """Font sizes, points."""

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.filters import TAPS
+from phaseloom.physics.filters import SINC_TAPS
 
 __all__ = ["Canvas", "canvas"]
 
-SPARSEST = 2.0
+MAX_OBJECT_TO_WINDOW_PIXELS = 2.0
 """Object pixels per pixel of all windows together; more is taken for a mistake in a unit."""
 
 
@@ -56,7 +56,7 @@ def canvas(scan: Scan4D, /, *, border: int | None = None) -> Canvas:
     margin += measure_cone_margin(geometry, scan.heights)
     shape = np.ceil(high - low).astype(int) + np.array(geometry.shape) + 2 * margin + 1
     room, windows = float(shape[0]) * float(shape[1]), len(scan) * float(np.prod(geometry.shape))
-    if room > SPARSEST * windows + 1e6:
+    if room > MAX_OBJECT_TO_WINDOW_PIXELS * windows + 1e6:
         fix = f"object pixels are too many for {len(scan)} windows: check the units of positions and pixel"
         raise BadInput("scan.positions", f"{shape[0]} x {shape[1]}", fix)
     first = low - np.array(geometry.shape) // 2 - margin
@@ -71,7 +71,7 @@ def measure_cone_margin(geometry: Geometry, heights: np.ndarray | None, /) -> in
     if heights is None or not fan:
         return 0
     most = float((1 - fan * (heights - heights.mean())).max()) - 1
-    return math.ceil(max(geometry.shape) / 2 * most) + TAPS
+    return math.ceil(max(geometry.shape) / 2 * most) + SINC_TAPS
 
 
 def cone_beam_curvature(geometry: Geometry, /) -> float:
@@ -82,11 +82,11 @@ def cone_beam_curvature(geometry: Geometry, /) -> float:
 Place = Sequence[float] | np.ndarray
 """A position (y, x), angstrom."""
 
-WHOLE = 1e-3
+MAX_PIXEL_MISMATCH = 1e-3
 """Pixels by which a place may miss a pixel's middle and still be that pixel."""
 
 
-def laid(
+def lay_window(
     whole: Complex[Tensor, "state slice v u"],
     wave: Complex[Tensor, "*some y x"],
     canvas: Canvas,
@@ -96,24 +96,27 @@ def laid(
     pixel: tuple[float, float] | None = None,
 ) -> Complex[Tensor, "state slice v u"]:
     """The object with a window in place of what was there; see `phaseloom.ptycho.objects.PixelObject.lay`."""
-    _placeable(wave, at)
-    steps = _steps(pixel if pixel is not None else canvas.pixel, "object.lay: pixel")
+    _check_window(wave, at)
+    steps = _check_pixel(pixel if pixel is not None else canvas.pixel, "object.lay: pixel")
     grids = zip(at, steps, wave.shape[-2:], canvas.origin, canvas.pixel, canvas.shape, strict=True)
     places = [
         (origin + np.arange(many) * own - where) / step + count // 2
         for where, step, count, origin, own, many in grids
     ]
-    inside = [(p > -WHOLE) & (p < n - 1 + WHOLE) for p, n in zip(places, wave.shape[-2:], strict=True)]
+    inside = [
+        (p > -MAX_PIXEL_MISMATCH) & (p < n - 1 + MAX_PIXEL_MISMATCH)
+        for p, n in zip(places, wave.shape[-2:], strict=True)
+    ]
     if not all(one.any() for one in inside):
         raise BadInput("object.lay: at", tuple(at), "lies off the canvas: give angstrom in the scan's frame")
     rows, columns = (slice(int(one.argmax()), int(one.argmax() + one.sum())) for one in inside)
     out = whole.clone()
     seen = [place[one] for place, one in zip(places, inside, strict=True)]
-    out[..., rows, columns] = _sampled(wave, *seen).to(out)
+    out[..., rows, columns] = _interpolate(wave, *seen).to(out)
     return out
 
 
-def under(
+def read_window(
     whole: Complex[Tensor, "state slice v u"],
     canvas: Canvas,
     /,
@@ -122,25 +125,25 @@ def under(
     shape: tuple[int, int],
 ) -> Complex[Tensor, "state slice y x"]:
     """The window of the object at a position; see `phaseloom.ptycho.objects.PixelObject.under`."""
-    _finite(at, "object.under: at")
+    _check_position(at, "object.under: at")
     if len(shape) != 2 or not all(isinstance(count, (int, np.integer)) and count > 0 for count in shape):
         raise BadInput("object.under: shape", tuple(shape), "must be two numbers of pixels above zero (y, x)")
     grids = zip(at, shape, canvas.origin, canvas.pixel, strict=True)
     places = [(where - origin) / own + np.arange(count) - count // 2 for where, count, origin, own in grids]
     for place, many in zip(places, canvas.shape, strict=True):
-        if place[0] < -WHOLE or place[-1] > many - 1 + WHOLE:
+        if place[0] < -MAX_PIXEL_MISMATCH or place[-1] > many - 1 + MAX_PIXEL_MISMATCH:
             fix = f"needs a window of {shape[0]} x {shape[1]} pixels that leaves the canvas"
             raise BadInput("object.under: at", tuple(at), fix)
-    return _sampled(whole, *places)
+    return _interpolate(whole, *places)
 
 
-def _finite(at: Place, place: str) -> None:
+def _check_position(at: Place, place: str) -> None:
     if np.shape(at) != (2,) or not np.isfinite(np.asarray(at, float)).all():
         raise BadInput(place, np.asarray(at).tolist(), "must be two numbers (y, x), angstrom")
 
 
-def _placeable(wave: Tensor, at: Place) -> None:
-    _finite(at, "object.lay: at")
+def _check_window(wave: Tensor, at: Place) -> None:
+    _check_position(at, "object.lay: at")
     if wave.ndim not in (2, 3, 4) or not wave.numel():
         fix = "must have the axes (y, x), (slice, y, x) or (state, slice, y, x)"
         raise BadInput("object.lay: wave", tuple(wave.shape), fix)
@@ -148,19 +151,19 @@ def _placeable(wave: Tensor, at: Place) -> None:
         raise BadInput("object.lay: wave", None, "holds values that are not finite: repair them")
 
 
-def _steps(pixel: Sequence[float], place: str) -> tuple[float, float]:
+def _check_pixel(pixel: Sequence[float], place: str) -> tuple[float, float]:
     if not all(np.isfinite(step) and step > 0 for step in pixel):
         raise BadInput(place, tuple(pixel), "must be two lengths above zero, angstrom (y, x)")
     return pixel[0], pixel[1]
 
 
-def _sampled(wave: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
+def _interpolate(wave: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
     """A wave at places counted in its pixels: pixels themselves, or by cubic splines between them."""
     from scipy.ndimage import map_coordinates
 
     whole = [np.round(places) for places in (rows, columns)]
     gaps = [np.abs(near - places).max() for near, places in zip(whole, (rows, columns), strict=True)]
-    if max(gaps) < WHOLE:
+    if max(gaps) < MAX_PIXEL_MISMATCH:
         sizes = zip(whole, wave.shape[-2:], strict=True)
         y, x = (torch.as_tensor(near.clip(0, n - 1).astype(int), device=wave.device) for near, n in sizes)
         return wave[..., y[:, None], x]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
-from phaseloom.physics.cache import Kept, constant
+from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.fourier import (
     centred,
     cornered,
@@ -25,8 +25,8 @@ from phaseloom.physics.fourier import (
 from phaseloom.physics.optics import aberration_phase, aperture, to_cartesian, to_polar
 from phaseloom.physics.propagate import angular_spectrum, fly
 
-__all__ = ["AberratedProbe", "Illumination", "Probe", "PupilProbe", "Slope", "Support"]
-__all__ += ["measure_focal_depth", "subdominant", "within"]
+__all__ = ["AberratedProbe", "Illumination", "Probe", "PupilProbe", "SquareSlope", "Support"]
+__all__ += ["count_plane_waves", "make_weak_modes", "measure_focal_depth"]
 
 
 class Support(nn.Module):
@@ -69,14 +69,14 @@ class Support(nn.Module):
         super().__init__()
         self.shape, self.spectrum = shape, spectrum
         self.band = shape if band is None else band
-        self.register_buffer("disk", None if radius is None else _disk(shape, radius))
+        self.register_buffer("disk", None if radius is None else _make_disk(shape, radius))
 
     def forward(self, free: Complex[Tensor, "*b v u"]) -> Complex[Tensor, "*b y x"]:
         """The modes of free numbers."""
         wave = free
         if self.spectrum or self.band != self.shape:
-            waves = free if self.spectrum else _waves(free)
-            wave = _pixels(fit_window(waves, self.shape))
+            waves = free if self.spectrum else _to_plane_waves(free)
+            wave = _to_pixels(fit_window(waves, self.shape))
         return wave if self.disk is None else wave * self.disk
 
     def free(self, wave: Complex[Tensor, "*b y x"]) -> Complex[Tensor, "*b v u"]:
@@ -84,25 +84,25 @@ class Support(nn.Module):
         wave = wave if self.disk is None else wave * self.disk
         if not self.spectrum and self.band == self.shape:
             return wave
-        waves = fit_window(_waves(wave), self.band)
-        return waves if self.spectrum else _pixels(waves)
+        waves = fit_window(_to_plane_waves(wave), self.band)
+        return waves if self.spectrum else _to_pixels(waves)
 
 
-def _disk(shape: tuple[int, int], radius: tuple[float, float]) -> Tensor:
+def _make_disk(shape: tuple[int, int], radius: tuple[float, float]) -> Tensor:
     y, x = ((torch.arange(n, dtype=torch.float32) - n // 2) / r for n, r in zip(shape, radius, strict=True))
     return (torch.hypot(y[:, None], x[None]) < 1).float()
 
 
-def _waves(wave: Tensor) -> Tensor:
+def _to_plane_waves(wave: Tensor) -> Tensor:
     """Plane waves of pixels, the middle of the window at phase zero; no power is lost."""
     return centred(to_reciprocal(cornered(wave)))
 
 
-def _pixels(waves: Tensor) -> Tensor:
+def _to_pixels(waves: Tensor) -> Tensor:
     return centred(to_real(cornered(waves)))
 
 
-def within(
+def count_plane_waves(
     angle: float, wavelength: float, pixel: tuple[float, float], shape: tuple[int, int]
 ) -> tuple[int, int]:
     """Plane waves on each axis, at most all, that it takes to reach an angle to either side.
@@ -114,7 +114,7 @@ def within(
         shape: of the window (y, x).
 
     Example:
-        >>> within(10e-3, 0.02, (0.2, 0.2), (64, 64))
+        >>> count_plane_waves(10e-3, 0.02, (0.2, 0.2), (64, 64))
         (13, 13)
     """
     steps = (math.floor(angle * n * p / wavelength) for n, p in zip(shape, pixel, strict=True))
@@ -122,11 +122,11 @@ def within(
     return first, second
 
 
-PATIENCE = 10.0
+PUPIL_PHASE_DAMPING = 10.0
 """How much slower than smooth bends the phases of a pupil's pixels move, which would take their part."""
 
 
-Slope = Tensor | float | Callable[[Tensor], Tensor]
+SquareSlope = Tensor | float | Callable[[Tensor], Tensor]
 """Square slope of the modes along free numbers, which bounds that of detected amplitudes; or what divides a
 gradient by it where numbers hang together."""
 
@@ -142,8 +142,8 @@ class Illumination(nn.Module):
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name."""
 
-    def slopes(self) -> dict[nn.Parameter, Slope]:
-        """How detected amplitudes bend along free numbers; see `Slope`."""
+    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
+        """How detected amplitudes bend along free numbers; see `SquareSlope`."""
         return {}
 
     def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
@@ -206,7 +206,7 @@ class Probe(Illumination):
         self.register_buffer("scale", scale)
         self.relative = nn.Parameter(free / scale)
         self.focus = nn.Parameter(scale.new_zeros(()), requires_grad=False)
-        self._blurred: Kept[tuple[bool]] = Kept()
+        self._blurred: TensorCache[tuple[bool]] = TensorCache()
 
     def modes(self) -> Complex[Tensor, "mode y x"]:
         """The modes in square roots of counts."""
@@ -217,7 +217,7 @@ class Probe(Illumination):
         """The pixels, and a common defocus."""
         return {"probe": [self.relative], "defocus": [self.focus]}
 
-    def slopes(self) -> dict[nn.Parameter, Slope]:
+    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """The scale of the pixels, squared."""
         return {self.relative: float(self.scale) ** 2}
 
@@ -234,7 +234,7 @@ class Probe(Illumination):
 
     def _defocused(self) -> bool:
         """Whether there is a defocus, read from the device only when it may have changed."""
-        return self._blurred.of(lambda: (bool(self.focus),), self.focus)[0]
+        return self._blurred.get(lambda: (bool(self.focus),), self.focus)[0]
 
     def _moved(self, modes: Tensor, sign: float) -> Tensor:
         one = self.geometry
@@ -261,7 +261,7 @@ class PupilProbe(Illumination):
     def __init__(self, pupil: Complex[Tensor, "y x"]):
         super().__init__()
         self.register_buffer("amplitude", pupil.abs())
-        self.register_buffer("bends", _bends(self.amplitude))
+        self.register_buffer("bends", _smooth_polynomials(self.amplitude))
         self.phase = nn.Parameter(pupil.angle())
         self.bend = nn.Parameter(self.amplitude.new_zeros(len(self.bends)))
         self.power = nn.Parameter(self.amplitude.new_zeros(()))
@@ -275,10 +275,10 @@ class PupilProbe(Illumination):
         """Phase and power together."""
         return {"probe": [self.phase, self.bend, self.power]}
 
-    def slopes(self) -> dict[nn.Parameter, Slope]:
-        """The amplitude squared, no less than a tenth of the strongest, and times `PATIENCE`."""
+    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
+        """The amplitude squared, no less than a tenth of the strongest, and times `PUPIL_PHASE_DAMPING`."""
         square = self.amplitude.square()
-        return {self.phase: PATIENCE * square.clamp(min=0.1 * float(square.max()))}
+        return {self.phase: PUPIL_PHASE_DAMPING * square.clamp(min=0.1 * float(square.max()))}
 
 
 class AberratedProbe(Illumination):
@@ -325,9 +325,9 @@ class AberratedProbe(Illumination):
         self.bend = nn.Parameter(torch.zeros(len(self.names)))
         self.edge = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.roots = nn.Parameter(torch.ones(len(shares)))
-        self._made: Kept[Tensor] = Kept()
-        self._disk: Kept[Tensor] = Kept()
-        self._bases: Kept[Tensor] = Kept()
+        self._made: TensorCache[Tensor] = TensorCache()
+        self._disk: TensorCache[Tensor] = TensorCache()
+        self._bases: TensorCache[Tensor] = TensorCache()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Coefficients and powers together as ``probe``; the semiangle, if its edge is soft, by itself."""
@@ -345,17 +345,17 @@ class AberratedProbe(Illumination):
     def modes(self) -> Complex[Tensor, "mode y x"]:
         """The modes in square roots of counts; made once while no number changes."""
         sources = (self.bend, self.edge, self.roots, self.start, self.unit, self.share)
-        return self._made.of(self._make, *sources) if constant(*sources) else self._make()
+        return self._made.get(self._make, *sources) if is_constant(*sources) else self._make()
 
     def _make(self) -> Complex[Tensor, "mode y x"]:
-        bases = self._bases.of(self._basis, self.start)
+        bases = self._bases.get(self._basis, self.start)
         chi = torch.tensordot(self.start + self.unit * self.bend, bases, 1)
-        sharp = constant(self.edge)
-        disk = self._disk.of(self._aperture, self.edge, self.start) if sharp else self._aperture()
+        sharp = is_constant(self.edge)
+        disk = self._disk.get(self._aperture, self.edge, self.start) if sharp else self._aperture()
         wave = centred(to_real(torch.polar(disk.expand_as(chi), -chi)))
         stack = wave[None]
         if len(self.share) > 1:
-            stack = torch.cat([stack, subdominant(wave, len(self.share) - 1)])
+            stack = torch.cat([stack, make_weak_modes(wave, len(self.share) - 1)])
         each = stack.abs().square().sum((-2, -1)).sqrt()
         return stack * (torch.sqrt(self.share * self.power) * self.roots / each)[:, None, None]
 
@@ -387,7 +387,9 @@ def measure_focal_depth(
     return float(geometry.wavelength / max(cone, angle[angle > 0].min()) ** 2)
 
 
-def subdominant(wave: Complex[Tensor, "y x"], count: int, share: float = 0.02) -> Complex[Tensor, "mode y x"]:
+def make_weak_modes(
+    wave: Complex[Tensor, "y x"], count: int, share: float = 0.02
+) -> Complex[Tensor, "mode y x"]:
     """Weak copies of a mode, bent by Hermite-like polynomials and made orthogonal to it."""
     real = wave.real.dtype
     axes = [torch.linspace(-1, 1, n, dtype=real, device=wave.device) for n in wave.shape]
@@ -413,7 +415,7 @@ def _cartesian_phase(y: Tensor, x: Tensor, wavelength: float, named: Mapping[str
     return chi + aberration_phase(y, x, wavelength, turned) if turned else chi
 
 
-def _bends(amplitude: Float[Tensor, "y x"]) -> Float[Tensor, "8 y x"]:
+def _smooth_polynomials(amplitude: Float[Tensor, "y x"]) -> Float[Tensor, "8 y x"]:
     """Polynomials of the pupil's radius and angle up to fourth order, one at its rim, flat beyond."""
     y, x = (torch.fft.fftfreq(n, dtype=amplitude.dtype, device=amplitude.device) for n in amplitude.shape)
     radius = torch.hypot(y[:, None], x)

@@ -8,14 +8,14 @@ from jaxtyping import Complex, Float, Int, Shaped
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.cache import Kept, constant
+from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.fourier import fit_spectrum
 from phaseloom.physics.patches import gather
-from phaseloom.physics.windowed_transmission import Glass, Mosaic, mosaic
+from phaseloom.physics.windowed_transmission import TransmissionCache, TransmissionWindows, cut_windows
 from phaseloom.ptycho import canvas as placed
 from phaseloom.ptycho.canvas import Canvas
 
-__all__ = ["BandlimitedObject", "Kind", "PixelObject", "begun", "resampled"]
+__all__ = ["BandlimitedObject", "Kind", "PixelObject", "make_start", "resample_field"]
 
 Kind = Literal["complex", "amplitude and phase", "phase"]
 
@@ -49,7 +49,7 @@ class PixelObject(nn.Module):
         self.kind, self.gaps, self.canvas, self.window = kind, gaps, canvas, canvas.window
         share = torch.full((len(start),), 1 / len(start)) if occupancy is None else occupancy
         self.register_buffer("occupancy", share)
-        self._glass = Glass()
+        self._glass = TransmissionCache()
         if kind == "complex":
             self.wave = nn.Parameter(start)
         else:
@@ -85,10 +85,12 @@ class PixelObject(nn.Module):
         free = self.kind == "amplitude and phase"
         return gather(self.amplitude, corner, self.window) if free else torch.ones_like(phase), phase
 
-    def mosaic(self, corner: Int[Tensor, "b 2"]) -> Mosaic:
+    def mosaic(self, corner: Int[Tensor, "b 2"]) -> TransmissionWindows:
         """The windows of an object of one state, as `phaseloom.physics.adjoint.far_waves` wants them."""
         leaves = {"complex": ("wave",), "phase": ("phase",)}.get(self.kind, ("amplitude", "phase"))
-        return mosaic(tuple(getattr(self, name) for name in leaves), corner, self.window, glass=self._glass)
+        return cut_windows(
+            tuple(getattr(self, name) for name in leaves), corner, self.window, glass=self._glass
+        )
 
     def forward(self, corner: Int[Tensor, "b 2"]) -> Complex[Tensor, "b state slice y x"]:
         """Windows of the object with the given top-left pixels."""
@@ -102,7 +104,7 @@ class PixelObject(nn.Module):
             return {"object": [self.wave]}
         return {name: [parameter] for name, parameter in self.named_parameters()}
 
-    def bend(self, light: Float[Tensor, "slice y x"]) -> Float[Tensor, "slice y x"]:
+    def curvature(self, light: Float[Tensor, "slice y x"]) -> Float[Tensor, "slice y x"]:
         """What a light on the canvas bends the loss by, along each number of the object."""
         return light
 
@@ -139,12 +141,14 @@ class PixelObject(nn.Module):
 
         Example:
             >>> from phaseloom.ptycho.objects import pixels
-            >>> thing = pixels(Canvas((40, 40), (16, 16), (2.0, 2.0), (-30.0, 10.0)))
-            >>> thing.lay(torch.full((3, 3), 1j), at=(0.0, 40.0))
-            >>> thing.wave[0, 0, 13:18, 15].imag.tolist()
+            >>> part = pixels(Canvas((40, 40), (16, 16), (2.0, 2.0), (-30.0, 10.0)))
+            >>> part.lay(torch.full((3, 3), 1j), at=(0.0, 40.0))
+            >>> part.wave[0, 0, 13:18, 15].imag.tolist()
             [0.0, 1.0, 1.0, 1.0, 0.0]
         """
-        self.put(placed.laid(self.transmission(), torch.as_tensor(wave), self.canvas, at=at, pixel=pixel))
+        self.put(
+            placed.lay_window(self.transmission(), torch.as_tensor(wave), self.canvas, at=at, pixel=pixel)
+        )
 
     @torch.no_grad()
     def under(
@@ -158,7 +162,7 @@ class PixelObject(nn.Module):
             BadInput: the window leaves the canvas.
         """
         size = shape or (self.window[0], self.window[1])
-        return placed.under(self.transmission(), self.canvas, at=at, shape=size).clone()
+        return placed.read_window(self.transmission(), self.canvas, at=at, shape=size).clone()
 
 
 Begin = Literal["uniform", "random"]
@@ -168,8 +172,8 @@ class BandlimitedObject(PixelObject):
     """Transmission on a grid coarser than the canvas, interpolated without new frequencies.
 
     The parameters are those of `phaseloom.ptycho.objects.PixelObject` on the coarse grid, which covers the
-    canvas periodically; what the beam passes through is `resampled` from it. A phase object has modulus one
-    on coarse pixels, not in between.
+    canvas periodically; the beam passes through its interpolation (`resample_field`). A phase object has
+    modulus one on coarse pixels, not in between.
 
     Attributes:
         grid: coarse pixels (y, x).
@@ -193,7 +197,7 @@ class BandlimitedObject(PixelObject):
             fix = f"must have no more pixels than its canvas, {canvas.shape}"
             raise BadInput("object: bandlimited", self.grid, fix)
         self.register_buffer("support", support)
-        self._fine: Kept[Tensor] = Kept()
+        self._fine: TensorCache[Tensor] = TensorCache()
 
     @property
     def cell(self) -> float:
@@ -209,8 +213,8 @@ class BandlimitedObject(PixelObject):
     def transmission(self) -> Complex[Tensor, "state slice v u"]:
         """The transmission on the pixels of the canvas."""
         leaves = tuple(self.parameters())
-        if constant(*leaves):
-            return self._fine.of(self._interpolated, *leaves)
+        if is_constant(*leaves):
+            return self._fine.get(self._interpolated, *leaves)
         return self._interpolated()
 
     def cut(
@@ -220,9 +224,9 @@ class BandlimitedObject(PixelObject):
         wave = self(corner)
         return wave.abs(), wave.angle()
 
-    def mosaic(self, corner: Int[Tensor, "b 2"]) -> Mosaic:
+    def mosaic(self, corner: Int[Tensor, "b 2"]) -> TransmissionWindows:
         """The windows of an object of one state."""
-        return mosaic((self.transmission(),), corner, self.window)
+        return cut_windows((self.transmission(),), corner, self.window)
 
     def forward(self, corner: Int[Tensor, "b 2"]) -> Complex[Tensor, "b state slice v u"]:
         """Windows of the object with the given top-left pixels."""
@@ -230,25 +234,27 @@ class BandlimitedObject(PixelObject):
 
     def put(self, wave: Complex[Tensor, "state slice v u"]) -> None:
         """Take over a transmission on either grid; frequencies that this object cannot have are left out."""
-        super().put(resampled(wave, self.grid))
+        super().put(resample_field(wave, self.grid))
 
-    def bend(self, light: Float[Tensor, "slice v u"]) -> Float[Tensor, "slice y x"]:
+    def curvature(self, light: Float[Tensor, "slice v u"]) -> Float[Tensor, "slice y x"]:
         """Diagonal of ``U* W U`` for a light ``W`` on the canvas, or one number for all of it."""
         (height, width), (rows, columns) = self.canvas.shape, self.grid
         if light.shape[-2:] == (1, 1):
             return light * (height * width / (rows * columns))
-        down, right = _spread(rows, height, light), _spread(columns, width, light)
+        down, right = _interpolation_power(rows, height, light), _interpolation_power(columns, width, light)
         return down @ light @ right.T
 
     def _interpolated(self) -> Tensor:
-        return resampled(self.coarse(), self.canvas.shape)
+        return resample_field(self.coarse(), self.canvas.shape)
 
 
-def begun(start: Begin, shape: tuple[int, int, int, int], seed: int = 0, /) -> Complex[Tensor, "m s y x"]:
+def make_start(
+    start: Begin, shape: tuple[int, int, int, int], seed: int = 0, /
+) -> Complex[Tensor, "m s y x"]:
     """A transmission of modulus one to start from; uniform states differ by a faint random phase.
 
     Example:
-        >>> begun("random", (1, 1, 4, 4), 1).abs().mean().item()
+        >>> make_start("random", (1, 1, 4, 4), 1).abs().mean().item()
         1.0
     """
     drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
@@ -257,7 +263,7 @@ def begun(start: Begin, shape: tuple[int, int, int, int], seed: int = 0, /) -> C
     return torch.polar(torch.ones_like(phase), phase)
 
 
-def resampled(
+def resample_field(
     field: Shaped[Tensor, "*batch y x"], shape: tuple[int, int], /
 ) -> Complex[Tensor, "*batch v u"]:
     """The same field on other pixels: its spectrum is padded with zeros, or cropped; the mean stays.
@@ -267,7 +273,7 @@ def resampled(
     numbers times coarser.
 
     Example:
-        >>> fine = resampled(torch.tensor([[1.0, 0.0, -1.0, 0.0, 1.0]]), (1, 9))
+        >>> fine = resample_field(torch.tensor([[1.0, 0.0, -1.0, 0.0, 1.0]]), (1, 9))
         >>> round(fine.real.mean().item(), 4), round(fine[0, 4].real.item(), 4)
         (0.2, -1.0)
     """
@@ -277,7 +283,12 @@ def resampled(
     return ratio**0.5 * fit_spectrum(field, shape)
 
 
-def _spread(few: int, many: int, like: Tensor) -> Float[Tensor, "few many"]:
+def _interpolation_power(few: int, many: int, like: Tensor) -> Float[Tensor, "few many"]:
     """Square modulus of what each coarse pixel of an axis becomes on the fine ones."""
     each = torch.eye(few, dtype=torch.float64)[:, None]
-    return resampled(each, (1, many))[:, 0].abs().square().to(like)
+    return resample_field(each, (1, many))[:, 0].abs().square().to(like)
+
+
+# old names, until callers are renamed
+begun = make_start
+resampled = resample_field

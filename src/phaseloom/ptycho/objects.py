@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.canvas import Canvas
-from phaseloom.ptycho.object_models import BandlimitedObject, Begin, Kind, PixelObject, begun
+from phaseloom.ptycho.object_models import BandlimitedObject, Begin, Kind, PixelObject, make_start
 from phaseloom.units import Length
 
 __all__ = ["bandlimited", "from_file", "pixels"]
@@ -48,8 +48,8 @@ def pixels(
         >>> pixels(room, slices=2, thickness=10.0, kind="phase").phase.shape
         torch.Size([1, 2, 40, 40])
     """
-    gaps = gaps_of(slices, thickness, "object: pixels")
-    share = shares(modes, occupancies, "object: pixels.occupancies")
+    gaps = list_gaps(slices, thickness, "object: pixels")
+    share = normalise_shares(modes, occupancies, "object: pixels.occupancies")
     start = torch.ones(modes, slices, *canvas.shape, dtype=torch.complex64)
     if modes > 1:
         generator = torch.Generator().manual_seed(modes)
@@ -94,18 +94,20 @@ def from_file(
     Raises:
         BadInput: no such file, or nothing in it that fits.
     """
-    from phaseloom.ptycho import import_parts as stored
+    from phaseloom.ptycho import import_parts
 
     if modes is not None and modes < 1:
         raise BadInput("object: from_file.modes", modes, "must be at least 1")
-    found = stored.object_of(path, pixel=canvas.pixel[0])
-    wave, gaps = stored.sliced(found, crop=crop, pad=pad, fill=fill, slices=slices, thickness=thickness)
-    wave, canvas = stored.laid(wave, found, canvas, ours=stored.is_ours(path))
+    found = import_parts.read_object(path, pixel=canvas.pixel[0])
+    wave, gaps = import_parts.fit_slices(
+        found, crop=crop, pad=pad, fill=fill, slices=slices, thickness=thickness
+    )
+    wave, canvas = import_parts.lay_on_canvas(wave, found, canvas, ours=import_parts.is_ours(path))
     count, there = modes or len(wave), len(wave)
     if count > there:
         wave = torch.cat([wave, wave[-1:].repeat(count - there, 1, 1, 1)])
     known = found.occupancies if occupancies is None and count == there else occupancies
-    share = shares(count, known, "object: from_file.occupancies")
+    share = normalise_shares(count, known, "object: from_file.occupancies")
     return PixelObject(wave[:count].to(torch.complex64), kind, gaps, canvas, share)
 
 
@@ -152,14 +154,16 @@ def bandlimited(
     if not low <= pixel <= high:
         fix = f"A must lie between the probe's pixel, {low:.4g}, and a quarter of the field, {high:.4g}"
         raise BadInput("object: bandlimited.pixel", pixel, fix)
-    gaps = gaps_of(slices, thickness, "object: bandlimited")
-    share = shares(modes, occupancies, "object: bandlimited.occupancies")
+    gaps = list_gaps(slices, thickness, "object: bandlimited")
+    share = normalise_shares(modes, occupancies, "object: bandlimited.occupancies")
     pairs = zip(canvas.shape, canvas.pixel, strict=True)
     rows, columns = (min(max(round(n * size / pixel), 1), n) for n, size in pairs)
-    return BandlimitedObject(begun(start, (modes, slices, rows, columns), seed), kind, gaps, canvas, share)
+    return BandlimitedObject(
+        make_start(start, (modes, slices, rows, columns), seed), kind, gaps, canvas, share
+    )
 
 
-def gaps_of(slices: int, thickness: float | Sequence[float], place: str) -> tuple[float, ...]:
+def list_gaps(slices: int, thickness: float | Sequence[float], place: str) -> tuple[float, ...]:
     """One distance for each gap."""
     if slices < 1:
         raise BadInput(f"{place}.slices", slices, "must be at least 1")
@@ -174,7 +178,7 @@ def gaps_of(slices: int, thickness: float | Sequence[float], place: str) -> tupl
     return tuple(many)
 
 
-def shares(count: int, given: Any, place: str) -> Tensor:
+def normalise_shares(count: int, given: Any, place: str) -> Tensor:
     """Shares of states that add to one; all the same unless given."""
     if count < 1:
         raise BadInput("object: modes", count, "must be at least 1")

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.cache import Kept, constant
-from phaseloom.physics.filters import sampled
+from phaseloom.physics.cache import TensorCache, is_constant
+from phaseloom.physics.filters import interpolate_windows
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.physics.tilted_detector import spectrum
+from phaseloom.physics.tilted_detector import tilted_kernel
 from phaseloom.ptycho import probes
 from phaseloom.ptycho.canvas import Canvas, canvas, cone_beam_curvature, measure_cone_margin
 from phaseloom.ptycho.illumination import measure_focal_depth
 
-__all__ = ["Canvas", "Heights", "Positions", "canvas", "depth_of_focus"]
-__all__ += ["heights_matter", "measure_height_sensitivity", "project_to_heights"]
+__all__ = ["Canvas", "Heights", "Positions", "canvas", "depth_of_focus", "heights_matter"]
+__all__ += ["measure_height_sensitivity", "project_to_heights"]
 
 
 class Positions(nn.Module):
@@ -54,10 +54,10 @@ class Positions(nn.Module):
         self.turn = nn.Parameter(start.new_zeros(()))
         self.stretch = nn.Parameter(start.new_zeros(()))
         self.lines = nn.Parameter(start.new_zeros(grid[0] if grid else 0, 2))
-        self._mapped: Kept[Tensor] = Kept()
-        self._turns: Kept[Tensor] = Kept()
-        self._arms: Kept[tuple[Tensor, Tensor, Tensor]] = Kept()
-        self._bounds: Kept[tuple[Tensor, Tensor]] = Kept()
+        self._mapped: TensorCache[Tensor] = TensorCache()
+        self._turns: TensorCache[Tensor] = TensorCache()
+        self._arms: TensorCache[tuple[Tensor, Tensor, Tensor]] = TensorCache()
+        self._bounds: TensorCache[tuple[Tensor, Tensor]] = TensorCache()
 
     @classmethod
     def of(cls, scan: Scan4D, canvas: Canvas) -> "Positions":
@@ -82,10 +82,10 @@ class Positions(nn.Module):
     def _shared(self) -> Float[Tensor, "n 2"]:
         """Positions before each one's own shift; computed once while the scan's calibration stands still."""
         sources = (self.start, self.affine, self.turn, self.stretch, self.lines)
-        return self._mapped.of(self._map, *sources) if constant(*sources) else self._map()
+        return self._mapped.get(self._map, *sources) if is_constant(*sources) else self._map()
 
     def _map(self) -> Float[Tensor, "n 2"]:
-        arm, reach, middle = self._arms.of(lambda: _arms(self.start), self.start)
+        arm, reach, middle = self._arms.get(lambda: _lever_arms(self.start), self.start)
         moved = torch.addmm(middle, arm, self.linear(reach).T)
         if self.grid is None:
             return moved
@@ -94,16 +94,16 @@ class Positions(nn.Module):
     def linear(self, reach: Tensor) -> Float[Tensor, "2 2"]:
         """The map of the positions about their middle, whose farthest one lies ``reach`` pixels away."""
         sources = (reach, self.turn, self.stretch)
-        still = constant(*sources)
+        still = is_constant(*sources)
         aspect = self.canvas.pixel[1] / self.canvas.pixel[0]
-        turned = self._turns.of(lambda: _turned(*sources, aspect), *sources) if still else None
-        return (_turned(*sources, aspect) if turned is None else turned) + self.affine / reach
+        turned = self._turns.get(lambda: _rotation_and_scale(*sources, aspect), *sources) if still else None
+        return (_rotation_and_scale(*sources, aspect) if turned is None else turned) + self.affine / reach
 
     def forward(self, index: Int[Tensor, " b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
         """Corner of the window and remaining shift of the probe for each pattern."""
         own = self.offsets.index_select(0, index)
         place = torch.add(self._shared().index_select(0, index), own, alpha=self.step)
-        half, room = self._bounds.of(self._bound, self.start)
+        half, room = self._bounds.get(self._bound, self.start)
         corner = (place.detach().round() - half).long().clamp(min=torch.zeros_like(room), max=room)
         return corner, place - (corner + half)
 
@@ -125,27 +125,27 @@ class Positions(nn.Module):
         return pixels * np.array(self.canvas.pixel) + np.array(self.canvas.origin)
 
 
-def _arms(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _lever_arms(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Positions about their middle, how far the farthest one lies, and the middle."""
     middle = start.mean(0)
     arm = start - middle
     return arm, arm.abs().max().clamp(min=1e-6), middle
 
 
-def _turned(reach: Tensor, turn: Tensor, stretch: Tensor, aspect: float) -> Float[Tensor, "2 2"]:
+def _rotation_and_scale(reach: Tensor, turn: Tensor, stretch: Tensor, aspect: float) -> Float[Tensor, "2 2"]:
     """Rotation and scale as a map of pixels whose sides have a ratio ``aspect`` (x over y)."""
     angle, factor = turn / reach, 1 + stretch / reach
     c, s = factor * torch.cos(angle), factor * torch.sin(angle)
     return torch.stack([torch.stack([c, -s * aspect]), torch.stack([s / aspect, c])])
 
 
-BINS = 9
+HEIGHT_BINS = 9
 """Planes that stand for all heights where only the light on the object is asked for."""
 
-NEAREST = 0.05
+MIN_FOCUS_DISTANCE = 0.05
 """Distance from the focus of a cone beam below which an object is not brought, as a share of the mean."""
 
-STORED = 2**26
+MAX_KERNEL_BYTES = 2**26
 """Bytes that kernels of heights which stand still may take, for not being made again."""
 
 
@@ -156,14 +156,14 @@ class Heights(nn.Module):
     (or the object upstream), the optics have flown less far to it: the wave on the object is the probe
     flown by ``-h``. A near detector stands still while the object moves: it is ``h`` farther away then. A
     common move is a defocus of the probe, and is left to that. On a tilted surface heights follow from where
-    the beam lands too (`phaseloom.physics.tilted_sample.landed`).
+    the beam lands too (`phaseloom.physics.tilted_sample.project_beam`).
 
     In a near field with a **cone beam** the source stands ``f`` before the object at the mean height and
     ``f - h`` at height ``h``. Seen from the source under equal angles, probe and detector have one grid at
     all heights; the pixel of the object's window is ``1 - h / f`` times that of the mean plane, and flights
     are ``h / (1 - h / f)`` long (Fresnel scaling theorem; Robisch et al. 2015, doi
     10.1088/1367-2630/17/7/073033). The object stays on the pixels of the mean plane, and its windows are
-    interpolated (`phaseloom.physics.filters.sampled`). Windows are centred on the optical axis.
+    interpolated (`phaseloom.physics.filters.interpolate_windows`). Windows are centred on the optical axis.
 
     Attributes:
         start: ``(n,)`` heights as measured, less their mean, angstrom.
@@ -187,7 +187,7 @@ class Heights(nn.Module):
         self.register_buffer("start", start)
         self.offsets = nn.Parameter(torch.zeros_like(start), requires_grad=False)
         self.stretch = nn.Parameter(start.new_zeros(()), requires_grad=False)
-        self._all: Kept[Tensor] = Kept()
+        self._all: TensorCache[Tensor] = TensorCache()
 
     @classmethod
     def of(cls, scan: Scan4D, unit: float) -> "Heights":
@@ -202,7 +202,7 @@ class Heights(nn.Module):
         middle = float(scan.heights.mean())
         if fan := cone_beam_curvature(scan.geometry):
             ratio, behind = 1 - fan * (scan.heights - middle), scan.geometry.distance or 0.0
-            if ratio.min() < NEAREST or (behind + scan.heights - middle).min() <= 0:
+            if ratio.min() < MIN_FOCUS_DISTANCE or (behind + scan.heights - middle).min() <= 0:
                 fix = "put the object into the focus of the cone beam or on the detector: check their unit"
                 raise BadInput("axial: heights", f"{np.ptp(scan.heights):g} A apart", fix)
         return cls(torch.as_tensor(scan.heights - middle, dtype=torch.float32), scan.window, unit, middle)
@@ -220,12 +220,12 @@ class Heights(nn.Module):
         """Kernels of the flights from where the probe is known to the object."""
         sources = (self.start, self.offsets, self.stretch)
         size = 2 * self.start.element_size() * len(self.start) * math.prod(self.geometry.shape)
-        if size <= STORED and constant(*sources):
-            return self._all.of(lambda: self._kernels(self.refined()), *sources)[index]
+        if size <= MAX_KERNEL_BYTES and is_constant(*sources):
+            return self._all.get(lambda: self._kernels(self.refined()), *sources)[index]
         return self._kernels(self.refined()[index])
 
     def _kernels(self, heights: Float[Tensor, " b"]) -> Complex[Tensor, "b 1 y x"]:
-        return _flights(self.geometry, -heights / self.ratio(heights))[:, None]
+        return _flight_kernels(self.geometry, -heights / self.ratio(heights))[:, None]
 
     def ratio(self, heights: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Pixel of the object's window at heights, in pixels of the object."""
@@ -241,11 +241,11 @@ class Heights(nn.Module):
         if not self.fan:
             return windows, rest
         ratio = self.ratio(self.refined()[index])
-        return sampled(windows, self.geometry.shape, ratio), rest / ratio[:, None]
+        return interpolate_windows(windows, self.geometry.shape, ratio), rest / ratio[:, None]
 
     def room(self, canvas: Canvas) -> Canvas:
         """The canvas with windows wide enough for every height."""
-        return replace(canvas, window=_wide(canvas.window, self))
+        return replace(canvas, window=_widen_window(canvas.window, self))
 
     @torch.no_grad()
     def incident(
@@ -253,7 +253,7 @@ class Heights(nn.Module):
     ) -> list[tuple[Complex[Tensor, "mode v u"], Int[Tensor, " _"]]]:
         """Modes on the object at a few heights, each with the patterns for which it stands."""
         now, out = self.refined(), list[tuple[Tensor, Tensor]]()
-        edges = torch.linspace(float(now.min()), float(now.max()) + 1e-3, BINS + 1, device=now.device)
+        edges = torch.linspace(float(now.min()), float(now.max()) + 1e-3, HEIGHT_BINS + 1, device=now.device)
         bins = torch.bucketize(now, edges[1:-1])
         for number in bins.unique():
             members = torch.nonzero(bins == number)[:, 0]
@@ -281,7 +281,7 @@ def project_to_heights(
     if not one.fan:
         return wave
     ratio = one.ratio(heights)
-    there = sampled(wave, _wide(one.geometry.shape, one), 1 / ratio)
+    there = interpolate_windows(wave, _widen_window(one.geometry.shape, one), 1 / ratio)
     return there / ratio.view(-1, *[1] * (wave.ndim - 1))
 
 
@@ -299,14 +299,14 @@ def heights_matter(scan: Scan4D, unit: float, /) -> bool:
     return scan.heights is not None and float(np.ptp(scan.heights)) > 0.1 * unit
 
 
-def _flights(one: Geometry, distance: Float[Tensor, "*batch"]) -> Complex[Tensor, "*batch y x"]:
+def _flight_kernels(one: Geometry, distance: Float[Tensor, "*batch"]) -> Complex[Tensor, "*batch y x"]:
     """Flights along the beam of a wave that is known on the sample's surface."""
     if one.tilted:
-        return spectrum(one.shape, one.steps, one.wavelength, distance)
+        return tilted_kernel(one.shape, one.steps, one.wavelength, distance)
     return angular_spectrum(one.shape, one.pixel, one.wavelength, distance)
 
 
-def _wide(shape: tuple[int, int], heights: Heights) -> tuple[int, int]:
+def _widen_window(shape: tuple[int, int], heights: Heights) -> tuple[int, int]:
     more = 2 * measure_cone_margin(heights.geometry, heights.start.cpu().numpy())
     return shape[0] + more, shape[1] + more
 
