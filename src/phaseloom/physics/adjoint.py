@@ -107,7 +107,7 @@ def far_waves(
         light: to which ``sum_modes |wave|^2`` of the waves that fall on each slice is added, in place and
             where they fall.
     """
-    return _FarWaves.apply(modes, rest, mosaic, len(kernels), light, *kernels, *mosaic.leaves)  # type: ignore[no-any-return]
+    return _FarWaves.apply(modes, rest, mosaic, len(kernels), light, *kernels, *mosaic.leaves)
 
 
 def _scale_kernels(kernels: Sequence[Tensor], pixels: int) -> list[Tensor]:

@@ -98,7 +98,7 @@ def misfit(
 
     Differentiable once, in the waves, the weights and the background.
     """
-    return _MisfitFunction.apply(wave, weight, background, flat, counts, mask, judge)  # type: ignore[no-any-return]
+    return _MisfitFunction.apply(wave, weight, background, flat, counts, mask, judge)
 
 
 def differentiate_divergence(divergence: Callable[[Tensor, Tensor], Tensor], /) -> DivergenceWithSlope:

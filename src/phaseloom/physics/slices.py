@@ -121,7 +121,7 @@ def equal_gaps(
             )
         edges = _slice_edges(gaps) if gaps else [0.0, 1.0]
         depth = edges[-1] - edges[0]
-        slices = slices or max(1, round(depth / thickness))  # type: ignore[operator]
+        slices = slices or max(1, round(depth / (thickness or depth)))
         thickness = depth / slices
     return (float(thickness),) * (slices - 1)
 

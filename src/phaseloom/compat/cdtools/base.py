@@ -26,7 +26,7 @@ from phaseloom.compat.cdtools.user_models import OwnFit
 from phaseloom.compat.cdtools.validate import path_of, writing
 from phaseloom.compat.cdtools.views import losses, pressed
 from phaseloom.errors import BadInput
-from phaseloom.plot.interactive import View
+from phaseloom.plot.gui import View
 
 __all__ = ["STAGES", "CDIModel", "Told", "unwritten"]
 

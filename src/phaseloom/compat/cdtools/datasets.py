@@ -32,7 +32,7 @@ from phaseloom.data.formats import cxi
 from phaseloom.data.formats._files import opened
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.interactive import View
+from phaseloom.plot.gui import View
 
 __all__ = ["AxialPtychoDataset", "CDataset", "Ptycho2DDataset", "ScanDataset", "device_of", "moved", "travel"]
 

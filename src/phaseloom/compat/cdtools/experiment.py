@@ -25,7 +25,7 @@ from phaseloom.compat.cdtools.views import Window, pressed
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.modes import orthogonalise
-from phaseloom.plot.interactive import View
+from phaseloom.plot.gui import View
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from phaseloom.compat.cdtools.tools._shared import plain
 from phaseloom.errors import BadInput, nearest
-from phaseloom.plot.interactive import View
+from phaseloom.plot.gui import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
