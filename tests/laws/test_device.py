@@ -325,7 +325,7 @@ class TestPatterns:
         scan = scanned()
         counts = scan.counts.astype(dtype)
         counts[0, 0, 0] = 200 if dtype == "u1" else 60_000 if dtype[-2:] == "u2" else 1000
-        monkeypatch.setattr(measured_module, "_room", lambda device: room)
+        monkeypatch.setattr(measured_module, "_free_bytes", lambda device: room)
         measured = CountLoader(replace(scan, counts=counts), lambda x: x.roll(1, -1))
         index = torch.tensor([7, 0, 7])
         with elsewhere():
@@ -351,7 +351,7 @@ class TestPatterns:
         assert not measured.resident
 
     def test_are_sent_while_the_batch_before_is_worked_on(self, monkeypatch):
-        monkeypatch.setattr(measured_module, "_room", lambda device: 0)
+        monkeypatch.setattr(measured_module, "_free_bytes", lambda device: 0)
         with elsewhere():
             _, likelihood, optimizer = prepared("phase", 1, away=True)
             likelihood.__class__, likelihood.order = Noted, []
@@ -362,7 +362,7 @@ class TestPatterns:
         assert not likelihood.measured.coming
 
     def test_announced_and_never_asked_for_are_forgotten(self, monkeypatch):
-        monkeypatch.setattr(measured_module, "_room", lambda device: 0)
+        monkeypatch.setattr(measured_module, "_free_bytes", lambda device: 0)
         measured = CountLoader(scanned(), lambda x: x)
         index = [torch.tensor([n]) for n in range(3)]
         with elsewhere():
@@ -455,7 +455,7 @@ class TestReplayed:
 
     def test_what_cannot_be_recorded_goes_on_plainly(self, kind, slices, monkeypatch, caplog):
         """Patterns that are read batch by batch, for one."""
-        monkeypatch.setattr(measured_module, "_room", lambda device: 0)
+        monkeypatch.setattr(measured_module, "_free_bytes", lambda device: 0)
         losses = []
         for size in (5, 0):
             with elsewhere() as mode, monkeypatch.context() as patch:

@@ -25,7 +25,7 @@ from phaseloom.units import LENGTH, Dimension
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.backend_bases import FigureManagerBase, KeyEvent
+    from matplotlib.backend_bases import KeyEvent
     from matplotlib.figure import Figure, FigureBase
 
 __all__ = ["DEFAULT_ROW_STEP", "Picture", "SteppedView", "count_limits", "freeze_layout", "has_window"]
@@ -81,13 +81,13 @@ class Picture:
         if fits != self._fits:
             self._begin(values, kind(*limits, clip=log))
             self._fits = fits
-        elif values.ndim == 3 or type(self.drawn.norm) is kind:
-            self.drawn.set_data(average_blocks(values, _thinning_factor(values)))
-            self.drawn.set_clim(*limits)
         else:
-            self.drawn.set_data(average_blocks(values, _thinning_factor(values)))
-            self.drawn.set_norm(kind(*limits, clip=log))
-            self.drawn.colorbar.minorticks_off()
+            self.drawn.set_data(average_blocks(values, max(1, max(values.shape[:2]) // MAX_IMAGE_SIDE)))
+            if values.ndim == 3 or type(self.drawn.norm) is kind:
+                self.drawn.set_clim(*limits)
+            else:
+                self.drawn.set_norm(kind(*limits, clip=log))
+                self.drawn.colorbar.minorticks_off()
         self.axes.title.set_text(title)
 
     def _begin(self, values: np.ndarray, norm: Any) -> None:
@@ -123,7 +123,7 @@ def open_window(width: float, height: float, title: str) -> Figure:
 
     figure = plt.figure(figsize=(width, height), facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.05)
-    if (manager := _manager(figure)) is not None:
+    if (manager := figure.canvas.manager) is not None:
         manager.set_window_title(title)
     return figure
 
@@ -143,7 +143,7 @@ def has_window(figure: Figure, /) -> bool:
     """Whether a figure has a window, or a place in a notebook; files and inline pictures have none."""
     from matplotlib.backend_bases import FigureManagerBase
 
-    manager = _manager(figure)
+    manager = figure.canvas.manager
     return manager is not None and type(manager).show is not FigureManagerBase.show
 
 
@@ -189,15 +189,6 @@ def _open_figures() -> list[Figure]:
     figures = [plt.figure(number) for number in numbers]
     plt.figure(current)
     return figures
-
-
-def _manager(figure: Figure) -> FigureManagerBase | None:
-    return figure.canvas.manager
-
-
-def _thinning_factor(values: np.ndarray) -> int:
-    """As `image` thins."""
-    return max(1, max(values.shape[:2]) // MAX_IMAGE_SIDE)
 
 
 def _cover_untrusted(axes: Axes, mask: np.ndarray, extent: tuple[float, float, float, float]) -> None:

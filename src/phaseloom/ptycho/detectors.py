@@ -19,7 +19,7 @@ from phaseloom.physics.detect import apply_transfer, blur_patterns, integrate_pi
 from phaseloom.physics.fourier import centred, cornered, ramp, to_real
 from phaseloom.ptycho import noise
 
-__all__ = ["EwaldMapping", "PixelMapping", "counting", "map_pixels"]
+__all__ = ["counting"]
 
 Collect = Literal["area", "bilinear", "blocks"]
 

@@ -26,7 +26,7 @@ from phaseloom.physics.optics import aberration_phase, aperture, to_cartesian, t
 from phaseloom.physics.propagate import angular_spectrum, fly
 
 __all__ = ["AberratedProbe", "Illumination", "Probe", "PupilProbe", "SquareSlope", "Support"]
-__all__ += ["count_plane_waves", "make_weak_modes", "measure_focal_depth"]
+__all__ += ["make_weak_modes", "measure_focal_depth"]
 
 
 class Support(nn.Module):
@@ -100,26 +100,6 @@ def _to_plane_waves(wave: Tensor) -> Tensor:
 
 def _to_pixels(waves: Tensor) -> Tensor:
     return centred(to_real(cornered(waves)))
-
-
-def count_plane_waves(
-    angle: float, wavelength: float, pixel: tuple[float, float], shape: tuple[int, int]
-) -> tuple[int, int]:
-    """Plane waves on each axis, at most all, that it takes to reach an angle to either side.
-
-    Args:
-        angle: from the beam, radian.
-        wavelength: angstrom.
-        pixel: angstrom (y, x).
-        shape: of the window (y, x).
-
-    Example:
-        >>> count_plane_waves(10e-3, 0.02, (0.2, 0.2), (64, 64))
-        (13, 13)
-    """
-    steps = (math.floor(angle * n * p / wavelength) for n, p in zip(shape, pixel, strict=True))
-    first, second = (min(n, 2 * step + 1) for n, step in zip(shape, steps, strict=True))
-    return first, second
 
 
 PUPIL_PHASE_DAMPING = 10.0

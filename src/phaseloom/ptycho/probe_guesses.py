@@ -165,7 +165,7 @@ def read_beam_optics(probe: Call, /) -> BeamOptics:
         >>> from phaseloom.spec import call
         >>> said = {"focused": {"semiangle": "20 mrad", "defocus": "9 nm"}}
         >>> read_beam_optics(call("phaseloom.ptycho.probes", said, "probe"))
-        Optics(semiangle=0.02, aberrations={'defocus': 90.0})
+        BeamOptics(semiangle=0.02, aberrations={'defocus': 90.0})
     """
     given = probe.values
     named = {name: float(given[knob]) for knob, name in ABERRATION_OF_KNOB.items() if knob in given}
@@ -174,6 +174,26 @@ def read_beam_optics(probe: Call, /) -> BeamOptics:
     return BeamOptics(
         semiangle=given.get("semiangle"), aberrations={**named, **(given.get("aberrations") or {})}
     )
+
+
+def count_plane_waves(
+    angle: float, wavelength: float, pixel: tuple[float, float], shape: tuple[int, int]
+) -> tuple[int, int]:
+    """Plane waves on each axis, at most all, that it takes to reach an angle to either side.
+
+    Args:
+        angle: from the beam, radian.
+        wavelength: angstrom.
+        pixel: angstrom (y, x).
+        shape: of the window (y, x).
+
+    Example:
+        >>> count_plane_waves(10e-3, 0.02, (0.2, 0.2), (64, 64))
+        (13, 13)
+    """
+    steps = (math.floor(angle * n * p / wavelength) for n, p in zip(shape, pixel, strict=True))
+    first, second = (min(n, 2 * step + 1) for n, step in zip(shape, steps, strict=True))
+    return first, second
 
 
 # old names, until callers are renamed

@@ -20,7 +20,6 @@ from phaseloom.ptycho.illumination import (
     Probe,
     PupilProbe,
     Support,
-    count_plane_waves,
 )
 from phaseloom.ptycho.opr import RelaxedProbe
 from phaseloom.ptycho.probe_guesses import (
@@ -29,6 +28,7 @@ from phaseloom.ptycho.probe_guesses import (
     clean_mean_pattern,
     count_beam,
     count_modes,
+    count_plane_waves,
     cut_central_disk,
     enlarge_wave,
     lens_wave,

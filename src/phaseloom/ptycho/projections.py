@@ -15,9 +15,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics import filters
-from phaseloom.physics import slices as columns
-from phaseloom.physics import slices as depth
+from phaseloom.physics import filters, slices
+from phaseloom.physics.column_tilt import estimate_lean
 from phaseloom.physics.fourier import to_real, to_reciprocal
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.physics.propagate import angular_spectrum, fly
@@ -228,7 +227,7 @@ def recentre(
         raise BadInput("projections: recentre.percentile", percentile, "must be from 0 to below 100")
     if not setting.thickness:
         return object, probe
-    moved, shift = depth.recentre_slices(object, percentile=percentile, scale=scale, most=most)
+    moved, shift = slices.recentre_slices(object, percentile=percentile, scale=scale, most=most)
     gap = sum(setting.thickness) / len(setting.thickness)
     return moved, _fly_probe(probe, setting, -float(shift) * gap)
 
@@ -310,8 +309,8 @@ def upright(
     if not setting.thickness:
         return object, tilts
     phase = (object * object.mean((-2, -1), keepdim=True).conj()).angle()
-    slope = share * torch.tan(columns.estimate_lean(phase, setting.thickness, setting.pixel, most=most))
-    straight = columns.shear_slices(object, setting.thickness, setting.pixel, -slope.atan())
+    slope = share * torch.tan(estimate_lean(phase, setting.thickness, setting.pixel, most=most))
+    straight = slices.shear_slices(object, setting.thickness, setting.pixel, -slope.atan())
     return straight, torch.atan(torch.tan(tilts) + slope.to(tilts))
 
 
