@@ -1,3 +1,3 @@
 """Wave physics: pure functions of tensors, with no state, no files and no devices of their own."""
 
-__all__ = ["caustic", "detect", "fourier", "modes", "optics", "patches", "propagate", "scatter"]
+__all__ = ["detect", "fourier", "modes", "optics", "patches", "propagate", "scatter", "slices"]
