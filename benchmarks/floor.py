@@ -125,7 +125,7 @@ def through(likelihood: Likelihood, batches: list[torch.Tensor], *, swift: bool 
     at = iter(range(10**9))
 
     def run() -> None:
-        likelihood.model.swift = swift
+        likelihood.model.use_custom_adjoint = swift
         step(likelihood, batches[next(at) % len(batches)])
 
     return run

@@ -24,8 +24,8 @@ import torch
 
 from phaseloom.cli import demo
 from phaseloom.metrics.phase import phase_error
-from phaseloom.physics.column_tilt import sheared
 from phaseloom.physics.fourier import frequencies, ramp
+from phaseloom.physics.slices import shear_slices as sheared
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate

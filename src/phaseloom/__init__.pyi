@@ -38,11 +38,11 @@ from .ptycho import batches as batches
 from .ptycho import noise as noise
 from .ptycho import objects as objects
 from .ptycho import probes as probes
-from .ptycho.focus import depth_of_focus as depth_of_focus
 from .ptycho.likelihood import Likelihood as Likelihood
 from .ptycho.likelihood import Misfit as Misfit
 from .ptycho.model import Ptychography as Ptychography
 from .ptycho.noise import shot_noise as shot_noise
+from .ptycho.scans import depth_of_focus as depth_of_focus
 from .reconstruction.protocol import Job as Job
 from .reconstruction.protocol import calibrate as calibrate
 from .reconstruction.protocol import reconstruct as reconstruct

@@ -7,14 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.atoms import VOLT_AREA, displaced, potential, scattering_factor, slabs
+from phaseloom.physics.atoms import (
+    VOLT_AREA,
+    assign_slices,
+    displace_atoms,
+    project_potential,
+    scattering_factor,
+)
 from phaseloom.physics.fourier import shift
 
 SHAPE, PIXEL = (27, 32), (0.4, 0.35)
 
 
 def one(place, number=38, dtype=torch.float64, **knobs):
-    return potential(torch.tensor([place], dtype=dtype), torch.tensor([number]), SHAPE, PIXEL, **knobs)
+    return project_potential(
+        torch.tensor([place], dtype=dtype), torch.tensor([number]), SHAPE, PIXEL, **knobs
+    )
 
 
 @given(y=some.floats(0, 10.8), x=some.floats(0, 11.2), table=some.sampled_from(["lobato", "kirkland"]))
@@ -49,8 +57,8 @@ def test_places_are_rows_and_columns_in_that_order():
 
 def test_the_average_over_thermal_motion_is_the_debye_waller_factor():
     generator = torch.Generator().manual_seed(0)
-    places = displaced(torch.full((40000, 2), 5.0, dtype=torch.float64), 0.15, generator=generator)
-    mean = potential(places, torch.full((40000,), 38), SHAPE, PIXEL) / 40000
+    places = displace_atoms(torch.full((40000, 2), 5.0, dtype=torch.float64), 0.15, generator=generator)
+    mean = project_potential(places, torch.full((40000,), 38), SHAPE, PIXEL) / 40000
     smeared, still = one((5.0, 5.0), vibration=0.15), one((5.0, 5.0))
     assert ((mean - smeared).norm() / smeared.norm()).item() < 0.01
     assert ((still - smeared).norm() / smeared.norm()).item() > 0.1
@@ -59,9 +67,9 @@ def test_the_average_over_thermal_motion_is_the_debye_waller_factor():
 def test_slices_add_up_to_the_whole():
     places = torch.rand(30, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 10
     numbers = torch.tensor([6, 38, 79]).repeat(10)
-    which = slabs(places[:, 0], 10.0, 4)
-    parts = [potential(places[which == n, 1:], numbers[which == n], SHAPE, PIXEL) for n in range(4)]
-    torch.testing.assert_close(sum(parts), potential(places[:, 1:], numbers, SHAPE, PIXEL))
+    which = assign_slices(places[:, 0], 10.0, 4)
+    parts = [project_potential(places[which == n, 1:], numbers[which == n], SHAPE, PIXEL) for n in range(4)]
+    torch.testing.assert_close(sum(parts), project_potential(places[:, 1:], numbers, SHAPE, PIXEL))
 
 
 def test_atoms_at_high_frequencies_are_bare_nuclei():
@@ -76,4 +84,4 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(BadInput, match="104 is no element"):
         scattering_factor(104, np.zeros(1))
     with pytest.raises(BadInput, match="needs a thickness"):
-        slabs(torch.zeros(1), 0.0, 1)
+        assign_slices(torch.zeros(1), 0.0, 1)

@@ -14,12 +14,12 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho import detectors, noise, propagators, scans
-from phaseloom.ptycho.axial import Heights
 from phaseloom.ptycho.curvature import Curvature
-from phaseloom.ptycho.illumination import Probe, depth_of_focus
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
+from phaseloom.ptycho.scans import Heights, depth_of_focus
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result

@@ -11,12 +11,12 @@ from torch.func import functional_call
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho import noise, scans
-from phaseloom.ptycho.axial import Heights
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.probes import Probe
+from phaseloom.ptycho.scans import Heights
 from phaseloom.simulation import simulate
 from tests.laws.conftest import in_double
 
@@ -183,10 +183,12 @@ def test_light_on_the_object_is_where_it_falls():
 
 def test_light_of_batches_lies_where_the_coverage_does():
     model = model_of(scanned(places=np.round(PLACES / PIXEL) * PIXEL))
-    model.light = torch.zeros(1, *model.scan.canvas.shape, dtype=torch.float64)
+    model.illumination_sum = torch.zeros(1, *model.scan.canvas.shape, dtype=torch.float64)
     patterns(model)
     coverage = torch.as_tensor(model.coverage()).double()
-    torch.testing.assert_close(model.light[0], coverage, rtol=0.0, atol=1e-5 * float(coverage.max()))
+    torch.testing.assert_close(
+        model.illumination_sum[0], coverage, rtol=0.0, atol=1e-5 * float(coverage.max())
+    )
 
 
 @pytest.mark.parametrize(("far", "modelled"), [(0.05, False), (1.0, True)])

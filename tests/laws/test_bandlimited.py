@@ -13,13 +13,13 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.ptycho import batches, detectors, objects, scans
-from phaseloom.ptycho.bandlimited import BandlimitedObject, bandlimited, begun, resampled
+from phaseloom.ptycho.bandlimited_start import spectral_start
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.spectrum import spectral
+from phaseloom.ptycho.object_models import BandlimitedObject, make_start, resample_field
+from phaseloom.ptycho.objects import PixelObject, bandlimited
 from tests.laws.conftest import in_double
 
 PAIRS = [((8, 8), (16, 16)), ((7, 7), (16, 16)), ((8, 6), (15, 13)), ((5, 9), (13, 10)), ((1, 4), (3, 4))]
@@ -64,23 +64,23 @@ def experiment(scan, grid, *, kind="complex", states=1, gaps=(), modes=2, seed=1
 @pytest.mark.parametrize(("few", "many"), PAIRS)
 def test_what_the_coarse_grid_can_hold_is_interpolated_exactly(few, many):
     for frequency in [(0, 0), (few[0] // 2 - (few[0] + 1) % 2, 1 if few[1] > 2 else 0), (-(few[0] // 2), -1)]:
-        torch.testing.assert_close(resampled(wave(few, frequency), many), wave(many, frequency))
+        torch.testing.assert_close(resample_field(wave(few, frequency), many), wave(many, frequency))
 
 
 @given(st.integers(0, 99), *(st.integers(1, 12) for _ in range(4)))
 def test_interpolation_keeps_the_mean_and_can_be_undone(seed, y, x, more_y, more_x):
     field = noise(2, y, x, seed=seed)
-    fine = resampled(field, (y + more_y, x + more_x))
+    fine = resample_field(field, (y + more_y, x + more_x))
     torch.testing.assert_close(fine.mean((-2, -1)), field.mean((-2, -1)))
-    torch.testing.assert_close(resampled(fine, (y, x)), field)
+    torch.testing.assert_close(resample_field(fine, (y, x)), field)
 
 
 @given(st.integers(0, 99), *(st.integers(1, 12) for _ in range(4)))
 def test_the_adjoint_of_finer_is_coarser_times_the_ratio_of_pixels(seed, y, x, more_y, more_x):
     few, many = (y, x), (y + more_y, x + more_x)
     field, other = noise(*few, seed=seed), noise(*many, seed=seed + 1)
-    there = torch.vdot(other.flatten(), resampled(field, many).flatten())
-    back = many[0] * many[1] / (y * x) * resampled(other, few)
+    there = torch.vdot(other.flatten(), resample_field(field, many).flatten())
+    back = many[0] * many[1] / (y * x) * resample_field(other, few)
     torch.testing.assert_close(there, torch.vdot(back.flatten(), field.flatten()))
 
 
@@ -91,7 +91,7 @@ def test_the_exit_wave_is_that_of_cdtools(few, many):
         warnings.simplefilter("ignore")
         from cdtools.tools.interactions import RPI_interaction
     probe, field = noise(*many, seed=3), noise(2, *few, seed=4)
-    torch.testing.assert_close(probe * resampled(field, many), RPI_interaction(probe, field))
+    torch.testing.assert_close(probe * resample_field(field, many), RPI_interaction(probe, field))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,14 +130,14 @@ def test_gradients_are_finite_differences(kind, grid):
 @pytest.mark.parametrize("grid", [(5, 7), (8, 8), (11, 9)])
 def test_the_bend_is_the_diagonal_of_the_curvature(grid):
     room = scans.Canvas((11, 12), (11, 12), (1.0, 1.0), (0.0, 0.0))
-    thing = BandlimitedObject(begun("uniform", (1, 1, *grid)), "complex", (), room)
+    thing = BandlimitedObject(make_start("uniform", (1, 1, *grid)), "complex", (), room)
     light = torch.rand(1, 11, 12, generator=torch.Generator().manual_seed(1))
     ratio, numbers = 11 * 12 / (grid[0] * grid[1]), grid[0] * grid[1]
     units = torch.eye(numbers, dtype=torch.complex128).view(numbers, *grid)
-    whole = ratio * resampled(light.double() * resampled(units, room.shape), grid)
+    whole = ratio * resample_field(light.double() * resample_field(units, room.shape), grid)
     diagonal = whole.flatten(1).diagonal().real.view(1, *grid)
-    torch.testing.assert_close(thing.bend(light).double(), diagonal, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(thing.bend(torch.full((1, 1, 1), 2.0)), torch.full((1, 1, 1), 2 * ratio))
+    torch.testing.assert_close(thing.curvature(light).double(), diagonal, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(thing.curvature(torch.full((1, 1, 1), 2.0)), torch.full((1, 1, 1), 2 * ratio))
 
 
 def test_newton_steps_find_an_object_of_coarse_pixels_from_a_scan():
@@ -171,9 +171,9 @@ def test_newton_steps_find_an_object_of_coarse_pixels_from_a_scan():
 
 
 def test_it_takes_over_a_transmission_on_either_grid():
-    thing = BandlimitedObject(begun("random", (2, 1, 6, 5), 1), "complex", (), scans.canvas(scanned()))
+    thing = BandlimitedObject(make_start("random", (2, 1, 6, 5), 1), "complex", (), scans.canvas(scanned()))
     fine, coarse = thing.transmission().detach(), thing.coarse().detach().clone()
-    thing.put(begun("random", (2, 1, 6, 5), 2))
+    thing.put(make_start("random", (2, 1, 6, 5), 2))
     assert (thing.coarse() - coarse).abs().max() > 0.1
     thing.put(fine)
     torch.testing.assert_close(thing.coarse().detach(), coarse)
@@ -184,7 +184,7 @@ def test_beyond_its_support_it_is_zero():
     support = torch.zeros(4, 4)
     support[1:3, 1:3] = 1
     room = scans.Canvas((8, 8), (8, 8), (1.0, 1.0), (0.0, 0.0))
-    thing = BandlimitedObject(begun("uniform", (1, 1, 4, 4)), "phase", (), room, support=support)
+    thing = BandlimitedObject(make_start("uniform", (1, 1, 4, 4)), "phase", (), room, support=support)
     torch.testing.assert_close(thing.transmission()[0, 0, ::2, ::2].abs(), support)
 
 
@@ -199,7 +199,7 @@ def test_a_parameter_file_finds_it_by_name():
         ):
             bandlimited(room, pixel=pixel)
     with pytest.raises(BadInput, match=r"\(42, 3\) must have no more pixels than its canvas, \(41, 40\)"):
-        BandlimitedObject(begun("uniform", (1, 1, 42, 3)), "complex", (), room)
+        BandlimitedObject(make_start("uniform", (1, 1, 42, 3)), "complex", (), room)
 
 
 def test_the_spectral_start_is_the_leading_eigenvector():
@@ -217,14 +217,14 @@ def test_the_spectral_start_is_the_leading_eigenvector():
     matrix = torch.stack(columns, -1)
     heavy = torch.einsum("bmyxi,byx,bmyxj->ij", matrix.conj(), counts.to(matrix), matrix)
     leading = torch.linalg.eigh(heavy)[1][:, -1]
-    found = spectral(model, counts, index, steps=300)
+    found = spectral_start(model, counts, index, steps=300)
     alike = torch.vdot(leading, found.flatten()).abs() / found.norm()
     assert alike > 1 - 1e-4
     with torch.no_grad():
         model.object.put(found)
         torch.testing.assert_close(model(index).sum(), counts.sum(), rtol=1e-4, atol=0)
     with pytest.raises(BadInput, match="needs a band-limited object of one slice"):
-        spectral(Ptychography.of(scan), counts, index)
+        spectral_start(Ptychography.of(scan), counts, index)
 
 
 def test_the_spectral_start_is_that_of_the_detector_at_hand():
@@ -238,9 +238,9 @@ def test_the_spectral_start_is_that_of_the_detector_at_hand():
             model.object.put(start / start.norm())
             return (counts * model(index)).sum().item()
 
-    points = spectral(model, counts, index, steps=300)
+    points = spectral_start(model, counts, index, steps=300)
     model.detector = detectors.counting(scan, area=True).double()
-    areas = spectral(model, counts, index, steps=300)
+    areas = spectral_start(model, counts, index, steps=300)
     assert agreement(areas) > agreement(points) * (1 + 1e-4)
 
 

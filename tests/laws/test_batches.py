@@ -12,7 +12,7 @@ from scipy.spatial.distance import pdist
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.batches import compact, random, sparse
-from phaseloom.ptycho.count_loader import Measured
+from phaseloom.ptycho.likelihood import CountLoader
 
 GEOMETRY = Geometry(wavelength=1.0, shape=(5, 7), angle=(1e-2, 1e-2))
 KINDS = [
@@ -160,7 +160,7 @@ class TestMeasured:
     @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i4", "f4", "f8"])
     def test_gives_arranged_floats_of_any_dtype(self, dtype):
         scan = self.scan(dtype)
-        measured = Measured(scan, lambda x: torch.fft.ifftshift(x, dim=(-2, -1)))
+        measured = CountLoader(scan, lambda x: torch.fft.ifftshift(x, dim=(-2, -1)))
         got = measured[torch.tensor([4, 1])]
         assert got.dtype == torch.float32
         np.testing.assert_array_equal(got, np.fft.ifftshift(scan.counts[[4, 1]], axes=(1, 2)))
@@ -168,14 +168,14 @@ class TestMeasured:
 
     def test_an_array_in_memory_is_not_copied(self):
         scan = self.scan("u2")
-        measured = Measured(scan, lambda x: x.roll(1, -1))
+        measured = CountLoader(scan, lambda x: x.roll(1, -1))
         assert np.shares_memory(measured.counts, scan.counts)
         assert not any(isinstance(v, np.ndarray) and v is not scan.counts for v in vars(measured).values())
 
     def test_only_the_batch_is_read(self):
         scan = self.scan("u2")
         counts = scan.counts.view(Watched)
-        measured = Measured(replace(scan, counts=counts), lambda x: x)
+        measured = CountLoader(replace(scan, counts=counts), lambda x: x)
         counts.taken = []
         measured[torch.tensor([5, 0])]
         assert counts.taken == [2]

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.depth import (
+from phaseloom.physics.slices import (
     centre_of_phase,
     crop_slices,
     equal_gaps,
     pad_slices,
-    recentred,
+    recentre_slices,
     resample_slices,
     shift_slices,
 )
@@ -107,7 +107,7 @@ def test_recentring_agrees_with_ptyrad(side):
         )
         for when in ("in", "out")
     )
-    found, shift = recentred(before, percentile=80.0)
+    found, shift = recentre_slices(before, percentile=80.0)
     part = torch.abs if side == "amplitude" else torch.angle
     assert shift.abs() > 1e-3
     torch.testing.assert_close(part(found), part(after), atol=2e-5, rtol=0)
@@ -116,15 +116,15 @@ def test_recentring_agrees_with_ptyrad(side):
 def test_a_recentred_object_is_centred_and_vacuum_stays():
     empty = torch.ones(2, 5, 3, 3) + 0j
     assert centre_of_phase(empty.angle()).item() == 2
-    assert recentred(empty)[1].item() == 0
+    assert recentre_slices(empty)[1].item() == 0
     object = empty.clone()
     object[:, 0] *= torch.exp(torch.tensor(0.4j))
-    moved, shift = recentred(object)
+    moved, shift = recentre_slices(object)
     assert shift.item() == pytest.approx(2)
     torch.testing.assert_close(moved, object.roll(2, 1))
     assert centre_of_phase(moved.angle(), percentile=80.0).item() == pytest.approx(2, abs=1e-4)
-    assert recentred(object, most=0.5)[1].item() == pytest.approx(0.5)
-    assert recentred(object, scale=0.25)[1].item() == pytest.approx(0.5)
+    assert recentre_slices(object, most=0.5)[1].item() == pytest.approx(0.5)
+    assert recentre_slices(object, scale=0.25)[1].item() == pytest.approx(0.5)
 
 
 def test_padding_and_cropping_undo_each_other():
@@ -151,7 +151,7 @@ def test_what_is_padded_is_vacuum_mean_or_edge():
     [
         lambda o: resample_slices(o, (3.0, 5.0), (2.0, 2.0, 4.0)),
         lambda o: shift_slices(o, 0.7),
-        lambda o: recentred(o, percentile=0.0)[0],
+        lambda o: recentre_slices(o, percentile=0.0)[0],
         lambda o: pad_slices(o, 1, 2, fill="mean"),
         lambda o: crop_slices(o, 1, None),
     ],

@@ -22,12 +22,11 @@ from phaseloom.fitting import optimizers
 from phaseloom.fitting import updates as learn
 from phaseloom.physics import adjoint
 from phaseloom.physics.patches import gather, scatter
-from phaseloom.ptycho import count_loader as measured_module
+from phaseloom.ptycho import likelihood as measured_module
 from phaseloom.ptycho import noise, objects, scans
-from phaseloom.ptycho.count_loader import Measured
 from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.illumination import Probe
-from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography
 
 aten = torch.ops.aten
@@ -134,10 +133,10 @@ class Written(TorchFunctionMode):
 @contextmanager
 def elsewhere():
     """Tables that were sent before are sent again, for they may be of another device."""
-    adjoint._axes.cache_clear()
+    adjoint._window_frequencies.cache_clear()
     with Elsewhere() as mode, Written(mode.waits):
         yield mode
-    adjoint._axes.cache_clear()
+    adjoint._window_frequencies.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -326,8 +325,8 @@ class TestPatterns:
         scan = scanned()
         counts = scan.counts.astype(dtype)
         counts[0, 0, 0] = 200 if dtype == "u1" else 60_000 if dtype[-2:] == "u2" else 1000
-        monkeypatch.setattr(measured_module, "_room", lambda device: room)
-        measured = Measured(replace(scan, counts=counts), lambda x: x.roll(1, -1))
+        monkeypatch.setattr(measured_module, "_free_bytes", lambda device: room)
+        measured = CountLoader(replace(scan, counts=counts), lambda x: x.roll(1, -1))
         index = torch.tensor([7, 0, 7])
         with elsewhere():
             there, found = measured.take(index, ELSEWHERE)
@@ -342,7 +341,7 @@ class TestPatterns:
 
     def test_stay_unread_and_unpinned_on_a_cpu(self, monkeypatch):
         monkeypatch.setattr(torch.Tensor, "pin_memory", None)
-        measured = Measured(scanned(), lambda x: x)
+        measured = CountLoader(scanned(), lambda x: x)
         index, here = torch.tensor([3, 1]), torch.device("cpu")
         measured.expect([index], here)
         assert not measured.coming
@@ -352,7 +351,7 @@ class TestPatterns:
         assert not measured.resident
 
     def test_are_sent_while_the_batch_before_is_worked_on(self, monkeypatch):
-        monkeypatch.setattr(measured_module, "_room", lambda device: 0)
+        monkeypatch.setattr(measured_module, "_free_bytes", lambda device: 0)
         with elsewhere():
             _, likelihood, optimizer = prepared("phase", 1, away=True)
             likelihood.__class__, likelihood.order = Noted, []
@@ -363,8 +362,8 @@ class TestPatterns:
         assert not likelihood.measured.coming
 
     def test_announced_and_never_asked_for_are_forgotten(self, monkeypatch):
-        monkeypatch.setattr(measured_module, "_room", lambda device: 0)
-        measured = Measured(scanned(), lambda x: x)
+        monkeypatch.setattr(measured_module, "_free_bytes", lambda device: 0)
+        measured = CountLoader(scanned(), lambda x: x)
         index = [torch.tensor([n]) for n in range(3)]
         with elsewhere():
             measured.expect(index[:2], ELSEWHERE)
@@ -456,7 +455,7 @@ class TestReplayed:
 
     def test_what_cannot_be_recorded_goes_on_plainly(self, kind, slices, monkeypatch, caplog):
         """Patterns that are read batch by batch, for one."""
-        monkeypatch.setattr(measured_module, "_room", lambda device: 0)
+        monkeypatch.setattr(measured_module, "_free_bytes", lambda device: 0)
         losses = []
         for size in (5, 0):
             with elsewhere() as mode, monkeypatch.context() as patch:

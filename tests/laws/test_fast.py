@@ -12,13 +12,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics import fused_kernels as passes
 from phaseloom.physics.adjoint import far_waves
-from phaseloom.physics.amplitude_loss import differentiated, misfit
-from phaseloom.physics.cache import Kept
+from phaseloom.physics.amplitude_loss import differentiate_divergence, misfit
+from phaseloom.physics.cache import TensorCache
 from phaseloom.physics.fourier import shift
-from phaseloom.physics.patches import clear, disjoint, gather, grouped
+from phaseloom.physics.patches import clear_boxes, gather, group_windows, merge_boxes
 from phaseloom.physics.propagate import angular_spectrum, far_field, tilt_ramp
 from phaseloom.physics.scatter import multislice
-from phaseloom.physics.windowed_transmission import Glass, OnDevice, mosaic, transmission
+from phaseloom.physics.windowed_transmission import (
+    DeviceWindows,
+    TransmissionCache,
+    cut_windows,
+    transmission,
+)
 from phaseloom.ptycho import detectors, noise, propagators, scans
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
@@ -90,7 +95,7 @@ class TestFarWaves:
         results = []
         for quick in (True, False):
             if quick:
-                seen = far_waves(waves, rest, mosaic(leaves, CORNER, shape), kernels)
+                seen = far_waves(waves, rest, cut_windows(leaves, CORNER, shape), kernels)
             else:
                 seen = slow(waves, rest, leaves, CORNER, kernels)
             loss = (seen * weight).real.sum() + seen.abs().square().sum()
@@ -105,7 +110,7 @@ class TestFarWaves:
         corner = torch.tensor([[0, 1], [3, 4]])
 
         def seen(waves, rest, kernel, *leaves):
-            return far_waves(waves, rest, mosaic(leaves, corner, (4, 5)), [kernel])
+            return far_waves(waves, rest, cut_windows(leaves, corner, (4, 5)), [kernel])
 
         assert torch.autograd.gradcheck(seen, (waves, rest, *kernels, *leaves))
 
@@ -116,7 +121,7 @@ class TestFarWaves:
         for part, want in zip(parts, wanted, strict=True):
             part.requires_grad_(bool(want))
         waves, rest, *leaves = parts
-        far_waves(waves, rest, mosaic(tuple(leaves), CORNER, (6, 7)), kernels).abs().sum().backward()
+        far_waves(waves, rest, cut_windows(tuple(leaves), CORNER, (6, 7)), kernels).abs().sum().backward()
         (asked,) = (part for part, want in zip(parts, wanted, strict=True) if want)
         slope = torch.autograd.grad(slow(waves, rest, leaves, CORNER, kernels).abs().sum(), asked)[0]
         close(asked.grad, slope, 1e-12)
@@ -129,7 +134,7 @@ class TestFarWaves:
         leaves = made(kind, 3, field)
         waves, rest, kernels = inputs(2, (6, 7), 3, len(corner))
         light = torch.zeros(3, *field, dtype=torch.float64)
-        far_waves(waves, rest, mosaic(leaves, corner, (6, 7)), kernels, light=light)
+        far_waves(waves, rest, cut_windows(leaves, corner, (6, 7)), kernels, light=light)
         known = torch.zeros_like(light)
         glass = gather(whole(leaves), corner, (6, 7))
         for number, (y, x) in enumerate(corner.tolist()):
@@ -145,9 +150,9 @@ class TestFarWaves:
         """What runs on other devices, here on a CPU."""
         waves, rest, kernels = inputs(2, (6, 7), 3, len(CORNER))
         results = []
-        for way in (OnDevice, None):
+        for way in (DeviceWindows, None):
             leaves, light = made(kind, 3), torch.zeros(3, *FIELD, dtype=torch.float64)
-            glass = way(leaves, CORNER, (6, 7)) if way else mosaic(leaves, CORNER, (6, 7))
+            glass = way(leaves, CORNER, (6, 7)) if way else cut_windows(leaves, CORNER, (6, 7))
             seen = far_waves(waves, rest, glass, kernels, light=light)
             results.append([light, seen, *torch.autograd.grad(seen.abs().sum(), [waves, rest, *leaves])])
         for indexed, known in zip(*results, strict=True):
@@ -158,12 +163,12 @@ class TestFarWaves:
         pytest.importorskip("numba")
         waves, rest, kernels = inputs(2, (6, 7), 3, len(CORNER), torch.float32)
         results = []
-        for loops in (passes._loops, lambda: None):
-            monkeypatch.setattr(passes, "_loops", loops)
-            assert (passes.compiled(waves) is None) == (loops() is None)
+        for loops in (passes._compile_kernels, lambda: None):
+            monkeypatch.setattr(passes, "_compile_kernels", loops)
+            assert (passes.get_compiled_kernels(waves) is None) == (loops() is None)
             leaves, light = made(kind, 3, real=torch.float32), torch.zeros(3, *FIELD)
-            seen = far_waves(waves, rest, mosaic(leaves, CORNER, (6, 7)), kernels, light=light)
-            total = misfit(seen, torch.ones(4, 6, 7), torch.ones(4), noise.judge(noise.amplitude))
+            seen = far_waves(waves, rest, cut_windows(leaves, CORNER, (6, 7)), kernels, light=light)
+            total = misfit(seen, torch.ones(4, 6, 7), torch.ones(4), noise.with_slope(noise.amplitude))
             results.append([light, seen, total, *torch.autograd.grad(total, [waves, rest, *leaves])])
         for quick, known in zip(*results, strict=True):
             close(quick, known, 1e-5)
@@ -173,13 +178,15 @@ class TestFarWaves:
         with torch.no_grad():
             amplitude.zero_()
         waves, rest, kernels = inputs(1, (6, 7), 2, len(CORNER))
-        far_waves(waves, rest, mosaic((amplitude, phase), CORNER, (6, 7)), kernels[:1]).real.sum().backward()
+        far_waves(
+            waves, rest, cut_windows((amplitude, phase), CORNER, (6, 7)), kernels[:1]
+        ).real.sum().backward()
         assert amplitude.grad.isfinite().all()
 
     def test_an_object_changed_before_the_way_back_is_noticed(self):
         (phase,) = made("phase")
         waves, rest, kernels = inputs(1, (6, 7), 2, len(CORNER))
-        seen = far_waves(waves, rest, mosaic((phase,), CORNER, (6, 7)), kernels)
+        seen = far_waves(waves, rest, cut_windows((phase,), CORNER, (6, 7)), kernels)
         with torch.no_grad():
             phase += 1
         with pytest.raises(RuntimeError, match="inplace"):
@@ -197,11 +204,11 @@ class TestTouched:
             leaf.touched, leaf.grad = [], torch.ones_like(leaf)
         places = [id(leaf.grad) for leaf in touched]
         for leaves in (dense, touched):
-            far_waves(waves, rest, mosaic(leaves, corner, (6, 7)), kernels).abs().sum().backward()
+            far_waves(waves, rest, cut_windows(leaves, corner, (6, 7)), kernels).abs().sum().backward()
         assert [id(leaf.grad) for leaf in touched] == places
         for leaf, known in zip(touched, dense, strict=True):
             close(leaf.grad - 1, known.grad, 1e-12)
-            clear(leaf.grad, leaf.touched)
+            clear_boxes(leaf.grad, leaf.touched)
             assert (known.grad[leaf.grad != 0] == 0).all()
             area = sum((b - a) * (d - c) for a, b, c, d in leaf.touched)
             assert area <= (4 if corner is APART else 6) * 6 * 7 * 2
@@ -212,7 +219,7 @@ class TestTouched:
         for one in (leaf, known):
             gather(one, CORNER, (6, 7)).square().sum().backward()
         assert torch.equal(leaf.grad, known.grad)
-        clear(leaf.grad, leaf.touched)
+        clear_boxes(leaf.grad, leaf.touched)
         assert not leaf.grad.any()
 
 
@@ -221,7 +228,7 @@ class TestBoxes:
         random = np.random.default_rng(0)
         for span in (20, 100, 2000):
             places = random.integers(0, span, (40, 2))
-            boxes, member = grouped(places, (12, 9))
+            boxes, member = group_windows(places, (12, 9))
             for (y, x), box in zip(places.tolist(), (boxes[number] for number in member), strict=True):
                 assert box[0] <= y
                 assert y + 12 <= box[1]
@@ -240,7 +247,7 @@ class TestBoxes:
         seen, wanted = np.zeros(shape, int), np.zeros(shape, bool)
         for top, bottom, left, right in boxes:
             wanted[max(top, 0) : bottom, max(left, 0) : right] = True
-        found = disjoint(boxes, shape)
+        found = merge_boxes(boxes, shape)
         for top, bottom, left, right in found:
             assert 0 <= top < bottom <= shape[0]
             assert 0 <= left < right <= shape[1]
@@ -252,8 +259,8 @@ class TestBoxes:
 
     def test_lone_ones_stay_as_they_are(self):
         boxes = [(0, 10, 0, 10), (20, 31, 3, 9)]
-        assert disjoint(boxes, (50, 50)) == boxes
-        assert disjoint([], (50, 50)) == []
+        assert merge_boxes(boxes, (50, 50)) == boxes
+        assert merge_boxes([], (50, 50)) == []
 
 
 class TestMisfit:
@@ -280,7 +287,7 @@ class TestMisfit:
         model = weight[:, None, None] * wave.abs().square().sum(1) * flat + background
         plain = (divergence(model, counts) * mask).sum()
         fast = misfit(
-            wave, counts, weight, noise.judge(divergence), background=background, flat=flat, mask=mask
+            wave, counts, weight, noise.with_slope(divergence), background=background, flat=flat, mask=mask
         )
         leaves = [wave, weight, background]
         close(fast, plain, NEAR[real])
@@ -294,7 +301,7 @@ class TestMisfit:
         counts = draw(2, 3, 4, seed=3).exp()
 
         def total(wave, weight, background):
-            return misfit(wave, counts, weight, noise.judge(noise.poisson), background=background)
+            return misfit(wave, counts, weight, noise.with_slope(noise.poisson), background=background)
 
         given = [value.requires_grad_() for value in (wave, weight, background)]
         assert torch.autograd.gradcheck(total, given)
@@ -302,8 +309,8 @@ class TestMisfit:
     def test_a_slope_by_formula_is_that_of_autograd(self):
         model, counts, mask = draw(4, 5).exp(), draw(4, 5, seed=1).exp(), draw(4, 5, seed=2) > 0
         for divergence in self.NOISES:
-            formula = noise.judge(divergence)(model, counts, mask)
-            for a, b in zip(formula, differentiated(divergence)(model, counts, mask), strict=True):
+            formula = noise.with_slope(divergence)(model, counts, mask)
+            for a, b in zip(formula, differentiate_divergence(divergence)(model, counts, mask), strict=True):
                 close(a, b, 1e-12)
 
 
@@ -316,13 +323,13 @@ class TestModel:
         results = []
         for swift in (True, False):
             model, likelihood = experiment(shape, slices, modes, kind, real, each=each)
-            model.swift = swift
-            model.light = torch.zeros(slices, *model.scan.canvas.shape, dtype=real)
+            model.use_custom_adjoint = swift
+            model.illumination_sum = torch.zeros(slices, *model.scan.canvas.shape, dtype=real)
             assert model.plain() == swift
             terms = likelihood(torch.tensor([5, 0, 3]))
             terms["noise"].backward()
             named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-            results.append({"loss": terms["noise"].detach(), "light": model.light, **named})
+            results.append({"loss": terms["noise"].detach(), "light": model.illumination_sum, **named})
         assert results[0].keys() == results[1].keys()
         assert {"scan.offsets", "probe.relative", "detector.weights", "detector.root"} <= results[0].keys()
         for name in results[0].keys() - {"scan.affine", "scan.turn", "scan.stretch"}:  # sums that cancel
@@ -359,7 +366,7 @@ class TestModel:
         slopes = []
         for swift in (True, False):
             model, likelihood = experiment((8, 8), 3, 2, "phase", torch.float64)
-            model.swift = swift
+            model.use_custom_adjoint = swift
             getattr(model.propagator, part).requires_grad_(True)
             likelihood(torch.arange(3))["noise"].backward()
             slopes.append(getattr(model.propagator, part).grad)
@@ -382,9 +389,12 @@ class TestModel:
             model.object.occupancy = torch.tensor([0.3, 0.7], dtype=torch.float64)
         lights = []
         for swift in (True, False):
-            model.swift, model.light = swift, torch.zeros(2, *model.scan.canvas.shape, dtype=torch.float64)
+            model.use_custom_adjoint, model.illumination_sum = (
+                swift,
+                torch.zeros(2, *model.scan.canvas.shape, dtype=torch.float64),
+            )
             model(torch.arange(4))
-            lights.append(model.light)
+            lights.append(model.illumination_sum)
         close(*lights, 1e-12)
         assert lights[0].sum().item() == pytest.approx(8 * model.probe.modes().abs().square().sum().item())
 
@@ -439,12 +449,12 @@ class TestNothingStale:
         assert double.item() != single.item()
 
     def test_what_autograd_looks_for_is_never_kept(self):
-        kept, source = Kept(), torch.ones(2, requires_grad=True)
-        kept.of(lambda: 1, source)
-        assert kept.of(lambda: 2, source) == 2
+        kept, source = TensorCache(), torch.ones(2, requires_grad=True)
+        kept.get(lambda: 1, source)
+        assert kept.get(lambda: 2, source) == 2
 
     def test_glass_grows_to_what_batches_share(self):
-        glass, (leaf,) = Glass(), (torch.nn.Parameter(made("phase", 1, (40, 40))[0].detach()),)
+        glass, (leaf,) = TransmissionCache(), (torch.nn.Parameter(made("phase", 1, (40, 40))[0].detach()),)
         for box in [(0, 20, 0, 20), (2, 22, 1, 21), (1, 21, 0, 20)]:
             wave, around = glass.around((leaf,), box)
             assert torch.equal(wave, transmission((leaf,), around))
@@ -505,4 +515,4 @@ def test_tilted_kernels_fly_as_they_should():
     waves, rest, _ = inputs(2, (6, 7), 2, 4)
     for kernel in (one[0], each[:, None]):
         known = slow(waves, rest, made("phase"), CORNER, [kernel])
-        close(far_waves(waves, rest, mosaic(made("phase"), CORNER, (6, 7)), [kernel]), known, 1e-12)
+        close(far_waves(waves, rest, cut_windows(made("phase"), CORNER, (6, 7)), [kernel]), known, 1e-12)

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.detect import collected, intensity
+from phaseloom.physics.detect import integrate_pixels, intensity
 from phaseloom.physics.modes import orthogonalise
 from phaseloom.ptycho import detectors, probes
-from phaseloom.ptycho.illumination import Probe
+from phaseloom.ptycho.illumination import Probe, Support
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
-from phaseloom.ptycho.support import Support
 
 torch.set_num_threads(1)
 
@@ -181,12 +180,12 @@ class TestRelaxed:
 
 
 class TestArea:
-    """`collected` against a direct sum over points within each pixel."""
+    """`integrate_pixels` against a direct sum over points within each pixel."""
 
     @pytest.mark.parametrize("shape", [(8, 8), (7, 9), (6, 11)])
     def test_far_pixels_collect_what_falls_on_them(self, shape):
         exit_ = noise(1, 1, *shape)
-        found = collected(torch.fft.fft2(exit_))[0]
+        found = integrate_pixels(torch.fft.fft2(exit_))[0]
         assert torch.allclose(found, _averaged(exit_[0, 0], shape), rtol=1e-3)
 
     def test_near_pixels_collect_what_falls_on_them(self):
@@ -194,19 +193,19 @@ class TestArea:
         wave = noise(1, 1, *shape)
         spectrum = torch.fft.fftshift(torch.fft.fft2(wave))[0, 0] / math.prod(shape)
         known = _averaged(torch.flip(spectrum, (0, 1)), shape)  # the inverse transform, by a mirrored one
-        found = collected(wave, near=True)[0]
+        found = integrate_pixels(wave, near=True)[0]
         assert torch.allclose(found, known, rtol=1e-3)
 
     def test_a_smooth_pattern_is_left_alone(self):
         exit_ = torch.zeros(1, 1, 16, 16, dtype=torch.complex128)
         exit_[..., 7:9, 8] = 1
         wave = torch.fft.fft2(exit_)
-        assert torch.allclose(collected(wave), intensity(wave), rtol=0.02, atol=0.02)
+        assert torch.allclose(integrate_pixels(wave), intensity(wave), rtol=0.02, atol=0.02)
 
     def test_states_and_their_shares_count(self):
         wave, share = noise(2, 3, 2, 8, 8), torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
-        each = torch.stack([collected(wave[:, n]) for n in range(3)], 1)
-        assert torch.allclose(collected(wave, share), (share[:, None, None] * each).sum(1))
+        each = torch.stack([integrate_pixels(wave[:, n]) for n in range(3)], 1)
+        assert torch.allclose(integrate_pixels(wave, share), (share[:, None, None] * each).sum(1))
 
     def test_a_detector_of_wide_pixels_lowers_the_contrast_of_speckle(self):
         scan = scanned(4, (12, 10))

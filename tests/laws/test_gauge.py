@@ -10,10 +10,11 @@ import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.column_tilt import lean, sheared
+from phaseloom.physics.column_tilt import estimate_lean
 from phaseloom.physics.propagate import angular_spectrum
+from phaseloom.physics.slices import shear_slices
 from phaseloom.ptycho import detectors, projections, propagators, scans
-from phaseloom.ptycho.apply_projections import imposed, setting
+from phaseloom.ptycho.apply_projections import bind_projection, describe_setting
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
@@ -82,7 +83,7 @@ class TestTiltAndShear:
         sheer, _ = experiment()
         plain = patterns(sheer)
         with torch.no_grad():
-            sheer.object.wave.copy_(sheared(sheer.object.wave, GAPS, PIXEL, torch.tensor(tilt).double()))
+            sheer.object.wave.copy_(shear_slices(sheer.object.wave, GAPS, PIXEL, torch.tensor(tilt).double()))
         assert apart(patterns(tilted), plain) > 5e-3
         assert apart(patterns(sheer), patterns(tilted)) < 3e-6
 
@@ -90,7 +91,7 @@ class TestTiltAndShear:
         tilted, _ = experiment(TILTS[0])
         sheer, _ = experiment()
         with torch.no_grad():
-            sheer.object.wave.copy_(sheared(sheer.object.wave, GAPS, PIXEL, -torch.tensor(TILTS[0])))
+            sheer.object.wave.copy_(shear_slices(sheer.object.wave, GAPS, PIXEL, -torch.tensor(TILTS[0])))
         assert apart(patterns(sheer), patterns(tilted)) > 5e-3
 
     @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -98,7 +99,9 @@ class TestTiltAndShear:
     def test_are_exchanged_by_upright_without_a_trace_in_the_patterns(self, each, share):
         model, scan = experiment(TILTS[1], each=each)
         before, tilts = patterns(model), model.propagator.tilts().clone()
-        imposed(partial(projections.upright, share=share), model, setting(model, scan), "upright")()
+        bind_projection(
+            partial(projections.upright, share=share), model, describe_setting(model, scan), "upright"
+        )()
         change = model.propagator.tilts() - tilts
         assert change.abs().max() > 1e-4
         torch.testing.assert_close(change, change[:1].expand_as(change), rtol=1e-3, atol=1e-9)
@@ -117,26 +120,26 @@ class TestLean:
     @pytest.mark.parametrize("gaps", [(15.0, 15.0, 15.0), (20.0, 9.0, 16.0)])
     def test_of_columns_is_what_they_were_sheared_by(self, gaps, way):
         wanted = torch.tensor(way, dtype=torch.float64)
-        stack = sheared(columnar(), gaps, (0.2, 0.2), wanted)
-        found = lean(stack, gaps, (0.2, 0.2))
+        stack = shear_slices(columnar(), gaps, (0.2, 0.2), wanted)
+        found = estimate_lean(stack, gaps, (0.2, 0.2))
         assert (found - wanted).abs().max() < 1e-5
 
     def test_is_told_through_noise_and_by_single_precision(self):
         gaps, wanted = (15.0, 15.0, 15.0), torch.tensor([4e-3, -3e-3])
-        stack = sheared(columnar(noise=0.03).float(), gaps, (0.2, 0.2), wanted)
-        found = lean(stack, gaps, (0.2, 0.2))
+        stack = shear_slices(columnar(noise=0.03).float(), gaps, (0.2, 0.2), wanted)
+        found = estimate_lean(stack, gaps, (0.2, 0.2))
         assert found.dtype == torch.float32
         assert (found - wanted).abs().max() < 1.5e-4
 
     def test_of_several_states_is_their_common_one(self):
         gaps, wanted = (15.0, 15.0, 15.0), torch.tensor([4e-3, -3e-3], dtype=torch.float64)
         states = torch.stack([columnar(noise=0.02), columnar().roll(7, -1)])
-        found = lean(sheared(states, gaps, (0.2, 0.2), wanted), gaps, (0.2, 0.2))
+        found = estimate_lean(shear_slices(states, gaps, (0.2, 0.2), wanted), gaps, (0.2, 0.2))
         assert (found - wanted).abs().max() < 1e-4
 
     def test_of_a_single_slice_or_of_nothing_is_none(self):
-        assert lean(torch.rand(1, 1, 6, 5), (), (1.0, 1.0)).tolist() == [0, 0]
-        assert lean(torch.zeros(1, 3, 6, 5), (1.0, 2.0), (1.0, 1.0)).tolist() == [0, 0]
+        assert estimate_lean(torch.rand(1, 1, 6, 5), (), (1.0, 1.0)).tolist() == [0, 0]
+        assert estimate_lean(torch.zeros(1, 3, 6, 5), (1.0, 2.0), (1.0, 1.0)).tolist() == [0, 0]
 
 
 class TestUpright:
@@ -144,7 +147,7 @@ class TestUpright:
 
     def thing(self, way):
         lean = torch.tensor(way, dtype=torch.float64)
-        return torch.exp(1j * sheared(columnar(), self.where.thickness, (0.2, 0.2), lean))[None]
+        return torch.exp(1j * shear_slices(columnar(), self.where.thickness, (0.2, 0.2), lean))[None]
 
     def test_leaves_upright_columns_and_their_tilt_alone(self):
         thing = self.thing([0.0, 0.0])

@@ -10,7 +10,7 @@ from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.ptycho import batches, noise, objects, probes, scans
 from phaseloom.ptycho import multigrid as levels
-from phaseloom.ptycho.curvature import Curvature, crossings, incident, light
+from phaseloom.ptycho.curvature import Curvature, count_crossings, incident_waves, sum_illumination
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.simulation import simulate
@@ -76,13 +76,13 @@ def slope(model, parameter, place, index, step=1e-3):
 class TestCurvature:
     def test_light_is_the_sum_of_the_beams_where_they_fell(self):
         _, model = experiment(slices=3)
-        ((waves, _),) = incident(model)
+        ((waves, _),) = incident_waves(model)
         expected = np.zeros((3, *model.scan.canvas.shape))
         corners, _ = model.scan(torch.arange(36))
         for y, x in corners.tolist():
             expected[:, y : y + 16, x : x + 16] += waves.abs().square().sum(1).numpy()
         np.testing.assert_allclose(
-            light(model, incident(model)).numpy(), expected, atol=1e-4 * expected.max()
+            sum_illumination(model, incident_waves(model)).numpy(), expected, atol=1e-4 * expected.max()
         )
 
     @pytest.mark.parametrize("slices", [1, 3])
@@ -93,7 +93,7 @@ class TestCurvature:
             model.object.phase += 0.2 * torch.rand_like(model.object.phase)
         likelihood = Likelihood(model, scan)
         rule = Curvature(model, likelihood)([])[model.object.phase]
-        index, lit = torch.arange(36), light(model, incident(model))
+        index, lit = torch.arange(36), sum_illumination(model, incident_waves(model))
         for slice_ in range(slices):
             place = int(lit[slice_].argmax()) + slice_ * lit[0].numel()
             true = 2 * slope(model, model.object.phase, place, index).square().sum() / (36 * likelihood.floor)
@@ -108,7 +108,7 @@ class TestCurvature:
             model.scan.start.round_()  # no window jumps to the next pixel under a small move
             truth = simulate.atoms(tuple(model.scan.canvas.shape), 0.25, peak=0.4, seed=0)
             model.object.phase += torch.as_tensor(truth, dtype=torch.float32)
-            found = Curvature(model, Likelihood(model, scan))._bends(incident(model))
+            found = Curvature(model, Likelihood(model, scan))._bends(incident_waves(model))
         index = torch.arange(36)
         both = []
         for axis in (0, 1):
@@ -148,7 +148,7 @@ class TestCurvature:
     def test_crossings_are_few_for_a_wide_beam(self):
         _, narrow = experiment(steps=(6, 6))
         _, wider = experiment(steps=(12, 12))
-        assert crossings(wider) > 1.5 * crossings(narrow) > 1
+        assert count_crossings(wider) > 1.5 * count_crossings(narrow) > 1
 
 
 class TestNoUnits:
@@ -319,14 +319,14 @@ class TestLevels:
     def test_a_finer_grid_goes_on_where_the_coarser_one_was(self):
         """The patterns that both grids have in common are the same."""
         scan, fine = experiment(window=128, kind="complex")
-        coarse_scan = levels.coarser(scan, fine)
+        coarse_scan = levels.coarsen_scan(scan, fine)
         assert coarse_scan is not None
-        thing = objects.pixels(levels.halved(fine.scan.canvas))
+        thing = objects.pixels(levels.halve_canvas(fine.scan.canvas))
         probe = probes.focused(coarse_scan, semiangle=25e-3, modes=1)
         rough = Ptychography.of(coarse_scan, object=thing, probe=probe)
-        levels.carry(fine, rough)
+        levels.transfer_parameters(fine, rough)
         run(coarse_scan, rough, epochs=2, rates={**RATES, "positions": 1.0})
-        levels.carry(rough, fine)
+        levels.transfer_parameters(rough, fine)
         index = torch.arange(36)
         with torch.no_grad():
             many, few = fine.detector.display(fine(index)), rough.detector.display(rough(index))
@@ -339,8 +339,8 @@ class TestLevels:
         scan, model = experiment(window=128)
         counts = np.asarray(scan.counts).astype(float)
         counts[:, :4] += 0.02 * counts.mean()
-        assert levels.coarser(scan, model) is not None
-        assert levels.coarser(replace(scan, counts=counts), model) is None
+        assert levels.coarsen_scan(scan, model) is not None
+        assert levels.coarsen_scan(replace(scan, counts=counts), model) is None
 
 
 class TestCalm:

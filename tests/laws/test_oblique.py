@@ -56,9 +56,9 @@ def case(name: str) -> tuple[np.ndarray, tuple[float, float, float]]:
 def test_where_a_beam_lands_tells_where_it_was(name):
     basis, normal = case(name)
     beam = np.random.default_rng(1).normal(0, 500, (6, 3))
-    positions, heights = surface.landed(beam, basis, normal)
-    assert np.allclose(surface.departed(positions, heights, basis, normal), beam, atol=1e-9)
-    steps = surface.steps(basis, (2.0, 3.0), normal)
+    positions, heights = surface.project_beam(beam, basis, normal)
+    assert np.allclose(surface.restore_beam(positions, heights, basis, normal), beam, atol=1e-9)
+    steps = surface.grid_steps(basis, (2.0, 3.0), normal)
     assert np.allclose(normal @ steps, 0, atol=1e-12)
     there = positions / (2.0, 3.0) @ steps.T
     assert np.allclose(there @ normal, 0, atol=1e-8)
@@ -77,11 +77,11 @@ def test_the_grid_is_conjugate_to_the_pixels(name):
 def test_a_sample_across_the_beam_is_the_plain_case():
     shape, pixel = (9, 12), (2.0, 3.0)
     far = torch.tensor([700.0, -300.0], dtype=torch.float64)
-    grid = surface.steps(LAB_BASIS, pixel, (0, 0, 1))
+    grid = surface.grid_steps(LAB_BASIS, pixel, (0, 0, 1))
     assert np.allclose(grid, np.asarray(LAB_BASIS) * pixel)
     for length in (WAVE, 8.5):
         plain = angular_spectrum(shape, pixel, length, far / length**2)
-        assert (oblique.spectrum(shape, grid, length, far / length**2) - plain).abs().max() < 1e-12
+        assert (oblique.tilted_kernel(shape, grid, length, far / length**2) - plain).abs().max() < 1e-12
     places, share = oblique.ewald(shape, (1e-6, 1e-6), LAB_BASIS, (0, 0, 1))
     assert np.allclose(places, np.stack(np.indices(shape), -1) - [4, 6], atol=1e-9)
     assert np.allclose(share, 1)
@@ -101,7 +101,7 @@ def test_what_is_not_tilted_is_modelled_as_before():
 def test_waves_on_a_surface_fly_as_waves_in_space_do(name):
     basis, normal = case(name)
     shape, far = (24, 20), 5000.0
-    grid = surface.steps(basis, (25.0, 30.0), normal)
+    grid = surface.grid_steps(basis, (25.0, 30.0), normal)
     dual = np.linalg.pinv(grid)
     k, total = 2 * math.pi / WAVE, {0.0: 0j, far: 0j}
     points = np.stack(np.indices(shape), -1) @ grid.T
@@ -114,7 +114,7 @@ def test_waves_on_a_surface_fly_as_waves_in_space_do(name):
         for z, so_far in total.items():
             path = points + np.array([0, 0, z])
             total[z] = so_far + strength * np.exp(1j * (path @ vector - k * path[..., 2]))
-    kernel = oblique.spectrum(shape, grid, WAVE, torch.tensor(far, dtype=torch.float64))
+    kernel = oblique.tilted_kernel(shape, grid, WAVE, torch.tensor(far, dtype=torch.float64))
     flown = torch.fft.ifft2(torch.fft.fft2(torch.as_tensor(total[0.0])) * kernel).numpy()
     assert abs(flown - total[far]).max() < 1e-8 * abs(total[far]).max()
 
@@ -122,8 +122,8 @@ def test_waves_on_a_surface_fly_as_waves_in_space_do(name):
 @pytest.mark.parametrize("name", CASES)
 def test_flights_keep_the_power_and_add_up(name):
     basis, normal = case(name)
-    grid = surface.steps(basis, (40.0, 50.0), normal)
-    there, back, twice = oblique.spectrum(
+    grid = surface.grid_steps(basis, (40.0, 50.0), normal)
+    there, back, twice = oblique.tilted_kernel(
         (8, 9), grid, WAVE, torch.tensor([2e3, -2e3, 4e3], dtype=torch.float64)
     )
     assert torch.allclose(there.abs(), torch.ones(8, 9, dtype=torch.float64))
@@ -147,11 +147,11 @@ def test_pixels_see_what_spherical_waves_sum_up_to(name):
     basis, normal = case(name)
     shape, angle, distance = (10, 8), (2e-2, 3e-2), 3e9
     pixel = tuple(WAVE / (n * a) for n, a in zip(shape, angle, strict=True))
-    grid, rng = surface.steps(basis, pixel, normal), np.random.default_rng(3)
+    grid, rng = surface.grid_steps(basis, pixel, normal), np.random.default_rng(3)
     sources = rng.normal(size=shape) + 1j * rng.normal(size=shape)
     m = np.stack(np.indices(shape), -1) - np.array(shape) // 2
-    pixels = distance * (surface.outgoing(basis) + m * angle @ basis.T)
-    direct = summed(grid, sources, pixels, surface.outgoing(basis))
+    pixels = distance * (surface.outgoing_direction(basis) + m * angle @ basis.T)
+    direct = summed(grid, sources, pixels, surface.outgoing_direction(basis))
     places, share = oblique.ewald(shape, angle, basis, normal)
     waves = np.exp(-2j * math.pi * np.einsum("yxi,vui->yxvu", places / shape, m))
     model = np.einsum("yxvu,vu->yx", waves, sources)
@@ -174,7 +174,7 @@ def test_the_mapping_moves_light_and_loses_none(name, lens):
     (a, b), (c, d) = ((x[..., 0], x[..., 1]) for x in np.gradient(places, axis=(0, 1)))
     jacobian = (a * d - b * c)[1:-1, 1:-1]
     m = (np.stack(np.indices(shape), -1) - 30) * angle @ basis.T
-    front = surface.outgoing(basis)
+    front = surface.outgoing_direction(basis)
     way = m + front * (np.sqrt(1 - (m**2).sum(-1, keepdims=True)) if lens else 1.0)
     length = np.linalg.norm(way, axis=-1)
     toward, upward = way @ front / length, way @ normal / length
@@ -210,7 +210,7 @@ def test_a_grating_diffracts_where_the_grating_equation_says():
     basis, normal = turned(2 * grazing), lying(grazing - math.pi / 2)
     geometry = Geometry(wavelength=WAVE, shape=(96, 96), angle=(2e-3, 2e-3), basis=tuple(map(tuple, basis)))
     geometry = replace(geometry, normal=normal)
-    assert np.allclose(abs(surface.mirror(basis) @ np.array(geometry.normal)), 1)
+    assert np.allclose(abs(surface.mirror_normal(basis) @ np.array(geometry.normal)), 1)
     lines = np.array([0.11, 0.16])
     y, x = np.indices((96, 96)) - 48
     window = np.exp(-(y**2 + x**2) / (2 * 14.0**2))
@@ -225,11 +225,11 @@ def test_a_grating_diffracts_where_the_grating_equation_says():
         found[kind] = np.array([(g * seen).sum() for g in np.indices((96, 96))]) / seen.sum() - 48
     # in the surface the wave vector gains that of the grating; its length stays
     dual = np.linalg.pinv(geometry.steps)
-    inside = surface.outgoing(basis) + WAVE * lines @ dual
+    inside = surface.outgoing_direction(basis) + WAVE * lines @ dual
     n = np.array(geometry.normal)
     inside -= (inside @ n) * n
     way = inside - math.sqrt(1 - inside @ inside) * n
-    front = surface.outgoing(basis)
+    front = surface.outgoing_direction(basis)
     pixel = (way / (way @ front)) @ basis / geometry.angle
     assert abs(found["flat"] - pixel).max() < 0.1
     assert abs(found["none"] - pixel).max() > 1.0
@@ -238,18 +238,18 @@ def test_a_grating_diffracts_where_the_grating_equation_says():
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_gradients_of_flights_and_of_remapped_patterns():
     basis, normal = case("transmission at 35 degrees")
-    grid = surface.steps(basis, (25.0, 30.0), normal)
+    grid = surface.grid_steps(basis, (25.0, 30.0), normal)
     z = torch.tensor([30.0], dtype=torch.float64, requires_grad=True)
     wave = torch.randn(5, 4, dtype=torch.complex128)
-    assert torch.autograd.gradcheck(lambda d: (oblique.spectrum((5, 4), grid, WAVE, d) * wave).abs(), z)
+    assert torch.autograd.gradcheck(lambda d: (oblique.tilted_kernel((5, 4), grid, WAVE, d) * wave).abs(), z)
     places, share = oblique.ewald((5, 4), (0.1, 0.1), basis, normal)
     pixels, weights, _ = oblique.interpolation(places, share, (5, 4))
     pattern = torch.rand(2, 10, 8, dtype=torch.float64, requires_grad=True)
     for one in (pattern, torch.randn(2, 10, 8, dtype=torch.complex128, requires_grad=True)):
         assert torch.autograd.gradcheck(
-            lambda p: oblique.remapped(p, pixels, weights), one, check_forward_ad=True
+            lambda p: oblique.remap_pixels(p, pixels, weights), one, check_forward_ad=True
         )
-        assert torch.autograd.gradgradcheck(lambda p: oblique.remapped(p, pixels, weights), one)
+        assert torch.autograd.gradgradcheck(lambda p: oblique.remap_pixels(p, pixels, weights), one)
 
 
 def some_scan(normal: tuple[float, float, float], *, count: int = 9, side: int = 16) -> Scan4D:

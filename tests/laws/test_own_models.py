@@ -11,7 +11,7 @@ import phaseloom as pl
 from phaseloom.fitting.newton import GaussNewton, diagonal
 from phaseloom.physics.scatter import transmit
 from phaseloom.ptycho import batches, illumination, noise, objects, probes, scans
-from phaseloom.ptycho.bandlimited import bandlimited
+from phaseloom.ptycho.objects import bandlimited
 from tests.laws.test_newton import experiment
 
 
@@ -228,13 +228,13 @@ class TestDepthOfFocus:
         scan, model = experiment()
         wave = model.probe.modes().detach()
         known = replace(scan, probe=wave.numpy())
-        wanted = illumination.depth_of_focus(wave, scan.geometry)
+        wanted = illumination.measure_focal_depth(wave, scan.geometry)
         assert pl.depth_of_focus(known) == pytest.approx(wanted)
 
     def test_else_of_the_first_guess(self):
         scan, _ = experiment()
         guess = probes.auto(scan).modes()
-        assert pl.depth_of_focus(scan) == pytest.approx(illumination.depth_of_focus(guess, scan.window))
+        assert pl.depth_of_focus(scan) == pytest.approx(illumination.measure_focal_depth(guess, scan.window))
 
 
 def test_one_slice_is_passed_by_every_wave_of_a_batch():

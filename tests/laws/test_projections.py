@@ -197,13 +197,13 @@ class TestFrequencies:
     @any_shape
     def test_cosines_are_those_of_scipy_and_unitary(self, shape, axes):
         field, other = drawn(shape)["phase"], drawn(shape, seed=1)["phase"]
-        cosines = filters.cosines(field, axes)
+        cosines = filters.cosine_transform(field, axes)
         np.testing.assert_allclose(
             cosines, scipy.fft.dctn(field.numpy(), axes=axes, norm="ortho"), atol=1e-13
         )
-        back = filters.from_cosines(other, axes)
+        back = filters.inverse_cosine_transform(other, axes)
         np.testing.assert_allclose(back, scipy.fft.idctn(other.numpy(), axes=axes, norm="ortho"), atol=1e-13)
-        torch.testing.assert_close(filters.from_cosines(cosines, axes), field)
+        torch.testing.assert_close(filters.inverse_cosine_transform(cosines, axes), field)
         torch.testing.assert_close((cosines * other).sum(), (field * back).sum())
 
     @any_shape
@@ -218,7 +218,7 @@ class TestFrequencies:
     def test_the_kept_share_is_kept(self):
         field = drawn((2, 3, 9, 14))["phase"]
         for keep in (0.01, 0.05, 0.5):
-            left = filters.strongest(field, keep)
+            left = filters.keep_strongest(field, keep)
             assert (left != 0).sum() == round(keep * field.numel())
             assert field[left == 0].abs().max() < left[left != 0].abs().min()
 

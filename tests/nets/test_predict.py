@@ -14,7 +14,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files
 from phaseloom.learning.weight_files import find_network
-from phaseloom.ptycho.beam_optics import Optics
+from phaseloom.ptycho.probe_guesses import Optics
 from phaseloom.retrieval.networks import recovery
 from phaseloom.retrieval.networks.linear import LinearRecovery, linear
 from phaseloom.retrieval.networks.stitching import overlap

@@ -19,14 +19,14 @@ NORMAL = np.array([0.3, -0.4, 0.8]) / math.sqrt(0.89)
 
 def grid() -> np.ndarray:
     pixel = tuple(WAVE / (n * a) for n, a in zip(SHAPE, ANGLE, strict=True))
-    return surface.steps(LAB_BASIS, pixel, NORMAL)
+    return surface.grid_steps(LAB_BASIS, pixel, NORMAL)
 
 
 def test_the_grid_is_theirs():
     detector = torch.as_tensor(np.asarray(LAB_BASIS) * ANGLE)
     across = tools.initializers.exit_wave_geometry(detector.float(), SHAPE, WAVE, 1.0).double().numpy()
     assert np.allclose(
-        across, surface.steps(LAB_BASIS, (1.0, 1.0), (0, 0, 1)) * abs(across).max(0), rtol=1e-5
+        across, surface.grid_steps(LAB_BASIS, (1.0, 1.0), (0, 0, 1)) * abs(across).max(0), rtol=1e-5
     )
     assert np.allclose(grid()[:2], across[:2], rtol=1e-5, atol=1e-6)
 
@@ -36,7 +36,7 @@ def test_beams_land_where_theirs_do():
     there, flown = tools.interactions.project_translations_to_sample(
         torch.as_tensor(grid()), torch.as_tensor(beam)
     )
-    positions, heights = surface.landed(beam, LAB_BASIS, NORMAL)
+    positions, heights = surface.project_beam(beam, LAB_BASIS, NORMAL)
     pixel = WAVE / np.array(SHAPE) / ANGLE
     assert np.allclose(there.numpy(), positions / pixel)
     assert np.allclose(flown.numpy()[:, 0], -heights)
@@ -49,7 +49,7 @@ def test_beams_land_where_those_of_their_flat_model_do():
     there = tools.interactions.translations_to_pixel(
         across, torch.as_tensor(beam), surface_normal=torch.as_tensor(NORMAL)
     )
-    assert np.allclose(there.numpy(), surface.landed(beam, LAB_BASIS, NORMAL)[0] / pixel)
+    assert np.allclose(there.numpy(), surface.project_beam(beam, LAB_BASIS, NORMAL)[0] / pixel)
 
 
 @pytest.mark.parametrize("distance", [4e3, -4e3])
@@ -60,7 +60,7 @@ def test_their_sign_of_the_flight_is_right(distance):
         SHAPE, torch.as_tensor(grid()), WAVE, unit, propagate_along_offset=True, dtype=torch.complex128
     )
     kernel = torch.exp(1j * distance * 2 * math.pi / WAVE * theirs.angle())
-    ours = oblique.spectrum(SHAPE, grid(), WAVE, torch.tensor(distance, dtype=torch.float64))
+    ours = oblique.tilted_kernel(SHAPE, grid(), WAVE, torch.tensor(distance, dtype=torch.float64))
     assert (kernel - ours).abs().max() < 1e-8
 
 

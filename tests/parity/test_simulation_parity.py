@@ -63,7 +63,7 @@ def theirs(potential, experiment):
 def test_patterns_are_those_of_abtem_on_the_same_potential():
     places, numbers = torch.as_tensor(few_atoms().places[:, 1:]), torch.as_tensor(few_atoms().numbers)
     spacing = (PERIODIC.spacing, PERIODIC.spacing)
-    volts = atoms.potential(places, numbers, (PIXELS, PIXELS), spacing)
+    volts = atoms.project_potential(places, numbers, (PIXELS, PIXELS), spacing)
     ours = diffracted(
         transmitted(few_atoms(), replace(PERIODIC, vibration=0.0), torch.Generator()),
         PERIODIC.positions(torch.Generator()),
@@ -84,7 +84,7 @@ def test_an_unlike_table_is_an_unlike_potential():
             theirs = getattr(abtem.parametrizations, name)().scattering_factor("Sr")(k**2)
             np.testing.assert_allclose(atoms.scattering_factor(38, k, table=table), theirs, rtol=1e-6)
     one, other = (
-        atoms.potential(places, numbers, (64, 64), (0.4, 0.4), table=table)
+        atoms.project_potential(places, numbers, (64, 64), (0.4, 0.4), table=table)
         for table in ("lobato", "kirkland")
     )
     assert 1e-3 < ((one - other).norm() / one.norm()).item() < 2e-2
@@ -97,7 +97,7 @@ def test_slices_and_flight_are_those_of_abtem():
     for number in (0, 1):
         inside = np.floor(few.places[:, 0] / 2.0).astype(int) == number
         where, kinds = torch.as_tensor(few.places[inside, 1:]), torch.as_tensor(few.numbers[inside])
-        volts.append(atoms.potential(where, kinds, (PIXELS, PIXELS), (0.4, 0.4)).numpy().T)
+        volts.append(atoms.project_potential(where, kinds, (PIXELS, PIXELS), (0.4, 0.4)).numpy().T)
     ours = diffracted(
         transmitted(few, thick, torch.Generator()), thick.positions(torch.Generator()), thick, thickness=4.0
     ).numpy()

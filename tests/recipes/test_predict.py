@@ -16,7 +16,7 @@ from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.beam_optics import Optics, optics_of
+from phaseloom.ptycho.probe_guesses import BeamOptics, read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.networks.linear import linear
 from phaseloom.retrieval.networks.tiny import tiny
@@ -28,7 +28,7 @@ from phaseloom.simulation.scan import Sample, simulated
 
 EXPERIMENT = Experiment(scan=(12, 12))
 PROBE = {"focused": {"semiangle": "20 mrad", "defocus": "90 A"}}
-OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
+OPTICS = BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0})
 
 
 def made(seed: int, experiment: Experiment = EXPERIMENT) -> Sample:
@@ -180,11 +180,11 @@ def test_a_prediction_worse_than_nothing_is_warned_of(there, tmp_path):
 
 def test_what_a_parameter_file_says_of_the_beam_is_taken():
     values = {"semiangle": "20 mrad", "astigmatism": "4 A", "aberrations": {"C30": "1 um"}}
-    found = optics_of(Reconstruct.of({"probe": {"focused": values}}).probe)
-    assert found == Optics(semiangle=0.02, aberrations={"C12": 4.0, "C30": 1e4})
-    assert optics_of(Reconstruct.of({}).probe) == Optics()
+    found = read_beam_optics(Reconstruct.of({"probe": {"focused": values}}).probe)
+    assert found == BeamOptics(semiangle=0.02, aberrations={"C12": 4.0, "C30": 1e4})
+    assert read_beam_optics(Reconstruct.of({}).probe) == BeamOptics()
     guess = Reconstruct.of({"probe": {"from_patterns": {"defocus": "9 nm"}}})
-    assert optics_of(guess.probe) == Optics(aberrations={"defocus": 90.0})
+    assert read_beam_optics(guess.probe) == BeamOptics(aberrations={"defocus": 90.0})
 
 
 def test_the_verb_predicts(there, phaseloom, tmp_path):

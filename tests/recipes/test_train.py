@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from phaseloom.retrieval.sample_pool import Pool
+from phaseloom.ptycho.beam_optics import Optics
 from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.beam_optics import Optics
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.prediction import predict
-from phaseloom.retrieval.recipe import UNSEEN, Making, Train
-from phaseloom.retrieval.trainer import Training, pictures
+from phaseloom.retrieval.recipe import HELD_OUT_SHARE, SampleSimulator, Train
+from phaseloom.retrieval.trainer import RetrievalTraining, save_figures, train_retrieval
+from phaseloom.retrieval.training_samples import SamplePool
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.specimens import held_out
 
@@ -40,8 +40,8 @@ STITCH = {**BASE, "stage": "stitching", "window": [16, 16], "stitching": {"resid
 OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
 
 
-def run(tree: dict[str, Any], folder: Path | None = None) -> Training:
-    training = Training.begin(Train.of(tree), folder)
+def run(tree: dict[str, Any], folder: Path | None = None) -> RetrievalTraining:
+    training = RetrievalTraining.begin(Train.of(tree), folder)
     for _ in training:
         pass
     return training
@@ -52,7 +52,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def past(training: Training) -> list[dict[str, Any]]:
+def past(training: RetrievalTraining) -> list[dict[str, Any]]:
     return [{name: event[name] for name in event if name != "seconds"} for event in training.progress.history]
 
 
@@ -67,14 +67,14 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Training:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> RetrievalTraining:
     training = run({**TINY, "views": 24}, tmp_path_factory.mktemp("tiny") / "run")
     training.finish()
     return training
 
 
 def test_training_lowers_the_loss_of_materials_never_seen(tiny):
-    before = Training.begin(tiny.recipe)
+    before = RetrievalTraining.begin(tiny.recipe)
     with torch.no_grad():
         losses = [before.lesson(piece)["contrast"] for piece in before.held()]
     assert tiny.progress.history[-1]["holdout"] < 0.97 * float(torch.stack(losses).mean())
@@ -89,12 +89,12 @@ def test_a_training_leaves_what_is_needed_to_look_at_it_and_repeat_it(tiny):
     assert [event["number"] for event in events] == [1, 2, 3]
     again = Train.from_path(tiny.directory / "run.yaml")
     assert again.resolved() == tiny.recipe.resolved()
-    assert [path.name for path in pictures(tiny)] == ["curves.png", "unseen.png"]
-    assert all(path.stat().st_size > 1000 for path in pictures(tiny))
+    assert [path.name for path in save_figures(tiny)] == ["curves.png", "unseen.png"]
+    assert all(path.stat().st_size > 1000 for path in save_figures(tiny))
 
 
 def test_the_card_says_what_the_network_is_for_and_how_good_it_is(tiny):
-    card = pretrained.card(tiny.directory / "net.safetensors")
+    card = pretrained.load_card(tiny.directory / "net.safetensors")
     assert Experiment(**{**card["experiment"], "scan": (16, 16)}) == Experiment(scan=(16, 16))
     assert card["tolerance"]["defocus"] == pytest.approx(0.1)
     assert card["doses"] == [1e3, None]
@@ -109,7 +109,7 @@ def test_the_card_says_what_the_network_is_for_and_how_good_it_is(tiny):
 def test_the_network_reads_a_scan_that_it_has_never_seen(tiny):
     path = tiny.directory / "net.safetensors"
     sample = tiny.pool.make(-2)
-    found = predict(pretrained.load(path), pretrained.card(path), sample.scan(), OPTICS)
+    found = predict(pretrained.load_network(path), pretrained.load_card(path), sample.scan(), OPTICS)
     inner = (slice(8, -8), slice(8, -8))
     assert np.corrcoef(found.phase[inner].ravel(), sample.phase[inner].ravel())[0, 1] > 0.7
 
@@ -117,10 +117,10 @@ def test_the_network_reads_a_scan_that_it_has_never_seen(tiny):
 @pytest.mark.parametrize("tree", [{**TINY, "clean": 0.3, "shape": "one_cycle"}, {**SMALL, "fresh": 0.5}])
 def test_an_interrupted_training_goes_on_to_the_same_bits(tree, tmp_path):
     straight = run(tree, tmp_path / "straight")
-    for _ in Training.begin(Train.of(tree), tmp_path / "broken"):
+    for _ in RetrievalTraining.begin(Train.of(tree), tmp_path / "broken"):
         break
     torch.rand(3)
-    resumed = Training.resume(tmp_path / "broken")
+    resumed = RetrievalTraining.resume(tmp_path / "broken")
     assert resumed.progress.epoch == 1
     for _ in resumed:
         pass
@@ -133,8 +133,8 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tree, tmp_path):
 @pytest.mark.slow
 def test_a_training_that_died_before_its_first_snapshot_begins_anew(tmp_path):
     straight = run({**TINY, "epochs": 1})
-    Training.begin(Train.of({**TINY, "epochs": 1}), tmp_path / "new")
-    resumed = Training.resume(tmp_path / "new")
+    RetrievalTraining.begin(Train.of({**TINY, "epochs": 1}), tmp_path / "new")
+    resumed = RetrievalTraining.resume(tmp_path / "new")
     for _ in resumed:
         pass
     assert same(resumed.net, straight.net)
@@ -146,7 +146,7 @@ def test_a_batch_in_pieces_steps_as_the_whole(tree):
     one = {**tree, "views": 4, "batch": 4, "epochs": 1, "optimizer": {"sgd": {}}, "clip": None, "rate": 1e-2}
     whole, pieces = run(one), run({**one, "pieces": 2})
     uneven = run({**one, "pieces": 3})
-    start = Training.begin(Train.of(one)).net.state_dict()
+    start = RetrievalTraining.begin(Train.of(one)).net.state_dict()
     moved = 0.0
     for name, value in whole.net.state_dict().items():
         for other in (pieces, uneven):
@@ -172,25 +172,25 @@ def test_three_steps_follow_one_another(stages, tmp_path):
     weights = {name: str(path) for name, path in stages.items()}
     tree = {**SMALL, **weights, "stage": "end-to-end", "window": [16, 16], "epochs": 1}
     tree["stitching"] = STITCH["stitching"]
-    training = Training.begin(Train.of(tree), tmp_path / "3")
+    training = RetrievalTraining.begin(Train.of(tree), tmp_path / "3")
     assert isinstance(training.net, EndToEnd)
-    assert same(training.net.recovery, pretrained.load(stages["patches"]))
-    assert same(training.net.stitching, pretrained.load(stages["stitched"]))
+    assert same(training.net.recovery, pretrained.load_network(stages["patches"]))
+    assert same(training.net.stitching, pretrained.load_network(stages["stitched"]))
     (epoch,) = training
     assert set(epoch.terms) == {"contrast", "patches"}
     path, card = training.finish()
-    assert not same(training.net.recovery, pretrained.load(stages["patches"]))
+    assert not same(training.net.recovery, pretrained.load_network(stages["patches"]))
     assert np.isfinite(card["scores"]["noiseless"]["nmse"])
-    again = pretrained.load(path)
+    again = pretrained.load_network(path)
     sample = training.pool.make(-1)
     assert predict(again, card, sample.scan(), OPTICS).phase.shape == (86, 86)
-    onward = Training.begin(Train.of({**tree, "weights": str(path)}))
+    onward = RetrievalTraining.begin(Train.of({**tree, "weights": str(path)}))
     assert same(onward.net, again)
 
 
 @pytest.mark.slow
 def test_stitching_learns_from_spoiled_truth_and_begins_as_the_overlap():
-    training = Training.begin(Train.of({**STITCH, "epochs": 2}))
+    training = RetrievalTraining.begin(Train.of({**STITCH, "epochs": 2}))
     with torch.no_grad():
         first = float(training.lesson(training.held()[0])["contrast"])
     assert 0 < first < 0.3  # the truth was spoiled, but not beyond what overlaps mend
@@ -207,19 +207,19 @@ def test_a_small_window_can_be_trained_and_judged(tmp_path):
     assert np.isfinite(card["scores"]["noiseless"]["nmse"])
 
 
-def making(seed: int = 0, **specimen: Any) -> Making:
+def making(seed: int = 0, **specimen: Any) -> SampleSimulator:
     recipe = Train.of(
         {**BASE, "specimen": {"prototypes": specimen}, "microscope": {"fixed": {"scan": [2, 2]}}}
     )
-    return Making(recipe.specimen, recipe.microscope, seed)
+    return SampleSimulator(recipe.specimen, recipe.microscope, seed)
 
 
 def test_materials_that_judge_are_never_learned_from():
     make = making()
     for number in range(40):
-        assert not held_out(make(number).group, UNSEEN)
+        assert not held_out(make(number).group, HELD_OUT_SHARE)
     for number in range(1, 41):
-        assert held_out(make(-number).group, UNSEEN)
+        assert held_out(make(-number).group, HELD_OUT_SHARE)
 
 
 def test_the_sample_of_a_number_is_the_same_in_any_order():
@@ -235,18 +235,18 @@ def test_the_sample_of_a_number_is_the_same_in_any_order():
 
 def test_samples_have_no_noise_of_their_own():
     recipe = Train.of({**BASE, "microscope": {"fixed": {"scan": [2, 2], "dose": 1000.0}}})
-    assert Making(recipe.specimen, recipe.microscope, 0)(0).experiment.dose is None
+    assert SampleSimulator(recipe.specimen, recipe.microscope, 0)(0).experiment.dose is None
 
 
 def test_a_specimen_without_materials_of_a_side_is_refused():
-    side = "train" if held_out("bcc:Fe", UNSEEN) else "held out"
+    side = "train" if held_out("bcc:Fe", HELD_OUT_SHARE) else "held out"
     number = 0 if side == "train" else -1
     with pytest.raises(BadInput, match="prototypes"):
         making(families=["bcc"], only=["Fe"])(number)
 
 
 def test_old_scans_are_let_go_of_as_new_ones_come():
-    training = Training.begin(Train.of({**TINY, "fresh": 0.5, "epochs": 3}))
+    training = RetrievalTraining.begin(Train.of({**TINY, "fresh": 0.5, "epochs": 3}))
     assert [list(training.numbers(epoch)) for epoch in (1, 2, 3)] == [
         [0, 1, 2, 3],
         [2, 3, 4, 5],
@@ -261,7 +261,7 @@ def test_old_scans_are_let_go_of_as_new_ones_come():
 def test_processes_make_the_same_scans(tmp_path):
     tree = {**TINY, "fresh": 0.5, "epochs": 2}
     inline, apart = run(tree), run({**tree, "workers": 1})
-    assert isinstance(apart.pool, Pool)
+    assert isinstance(apart.pool, SamplePool)
     assert apart.pool.processes is None  # sent home
     assert set(apart.pool.known) == set(inline.pool.known)
     for number, scene in inline.pool.known.items():
@@ -280,13 +280,13 @@ def test_processes_make_the_same_scans(tmp_path):
         ({"model": NET, "window": [12, 12]}, "this network takes 10 x 10"),
         ({"microscope": {"fixed": {"scan": [16, 16], "detector": 32}}}, r"\(32, 32\) pixels each"),
         ({"stage": "end-to-end"}, "needs no stitching, so train it as patches"),
-        ({"stage": "stitching", "stitching": "overlap", "window": [16, 16]}, "has nothing to learn"),
+        ({"stage": "stitching", "stitching": "overlap", "window": [16, 16]}, "has no parameters to train"),
         ({"losses": [{"physics": {"weight": 1.0}}]}, "take larger views"),
     ],
 )
 def test_what_does_not_go_together_is_said_before_a_folder_is_begun(change, said, tmp_path):
     with pytest.raises(BadInput, match=said) as found:
-        Training.begin(Train.of({**TINY, **change}), tmp_path / "new")
+        RetrievalTraining.begin(Train.of({**TINY, **change}), tmp_path / "new")
     assert "\n" not in str(found.value)
     assert not (tmp_path / "new").exists()
 
@@ -309,9 +309,9 @@ def test_weights_of_another_step_are_refused(stage, knob, file, stages):
 
 def test_folders_that_hold_a_run_or_none_are_refused(tiny, tmp_path):
     with pytest.raises(BadInput, match="holds a run: name a new folder, or resume it"):
-        Training.begin(tiny.recipe, tiny.directory)
+        RetrievalTraining.begin(tiny.recipe, tiny.directory)
     with pytest.raises(BadInput, match=r"holds no run\.yaml"):
-        Training.resume(tmp_path / "nothing")
+        RetrievalTraining.resume(tmp_path / "nothing")
 
 
 def written(tree: dict[str, Any]) -> str:
@@ -328,18 +328,18 @@ def test_a_network_is_trained_on_the_command_line(phaseloom):
     assert "noiseless" in ended.out
     assert f"network: {Path('new') / 'net.safetensors'}" in ended.out
     assert {path.name for path in Path("new").glob("*.png")} == {"curves.png", "unseen.png"}
-    assert pretrained.load(Path("new")).recipe[1]["width"] == 8
+    assert pretrained.load_network(Path("new")).recipe[1]["width"] == 8
     again = phaseloom("train", "patches", *given, "--out", "new")
     assert (again.code, "exists already" in again.err) == (2, True)
 
 
 def test_an_interrupted_training_goes_on_on_the_command_line(phaseloom):
     recipe = Train.of(TINY)
-    for _ in Training.begin(recipe, "broken"):
+    for _ in RetrievalTraining.begin(recipe, "broken"):
         break
     ended = phaseloom("train", "patches", "--resume", "broken", "-q")
     assert ended.code == 0, ended.err
-    assert same(pretrained.load(Path("broken")), run(TINY).net)
+    assert same(pretrained.load_network(Path("broken")), run(TINY).net)
     more = phaseloom("train", "patches", "--resume", "broken", "--set", "epochs=9")
     assert (more.code, "takes the folder of a run and nothing else" in more.err) == (2, True)
     none = phaseloom("train", "patches", "--resume", "elsewhere")
@@ -352,7 +352,9 @@ def test_all_three_steps_run_on_the_command_line(phaseloom):
     tree = {**SMALL, "window": None, "epochs": 1, "stitching": STITCH["stitching"], "joint": {"rate": 3e-5}}
     ended = phaseloom("train", "retrieval", written(tree), "--out", "all", "-q")
     assert ended.code == 0, ended.err
-    nets = [pretrained.load(Path("all") / name) for name in ("1-patches", "2-stitching", "3-end-to-end")]
+    nets = [
+        pretrained.load_network(Path("all") / name) for name in ("1-patches", "2-stitching", "3-end-to-end")
+    ]
     assert isinstance(nets[2], EndToEnd)
     assert nets[2].recovery.recipe == nets[0].recipe
     recipes = [Train.from_path(path) for path in sorted(Path("all").glob("*/run.yaml"))]
@@ -365,7 +367,9 @@ def test_all_three_steps_run_on_the_command_line(phaseloom):
 def test_all_three_steps_go_on_where_they_were_stopped(phaseloom, monkeypatch):
     tree = {**SMALL, "window": None, "epochs": 1, "stitching": STITCH["stitching"]}
     with monkeypatch.context() as patched:
-        patched.setattr(Training, "__iter__", interrupted_at("stitching", Training.__iter__))
+        patched.setattr(
+            RetrievalTraining, "__iter__", interrupted_at("stitching", RetrievalTraining.__iter__)
+        )
         stopped = phaseloom("train", "retrieval", written(tree), "--out", "all", "-q")
     assert stopped.code == 130
     assert "go on with: phaseloom train retrieval --resume all" in stopped.out
@@ -373,15 +377,31 @@ def test_all_three_steps_go_on_where_they_were_stopped(phaseloom, monkeypatch):
     ended = phaseloom("train", "retrieval", "all", "--resume", "-q")
     assert ended.code == 0, ended.err
     assert (Path("all") / "1-patches" / "net.safetensors").stat().st_mtime_ns == before
-    assert isinstance(pretrained.load(Path("all") / "3-end-to-end"), EndToEnd)
+    assert isinstance(pretrained.load_network(Path("all") / "3-end-to-end"), EndToEnd)
     again = phaseloom("train", "retrieval", written(tree), "--out", "all", "-q")
     assert (again.code, "use --resume to go on with it" in again.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_all_three_stages_are_trained_and_resumed_in_python(tmp_path):
+    recipe = Train.of({**SMALL, "window": None, "epochs": 1, "stitching": STITCH["stitching"]})
+    for training, _ in train_retrieval(recipe, tmp_path / "all"):
+        assert training.recipe.stage == "patches"
+        break  # stopped before the first network is written
+    with pytest.raises(BadInput, match="name a new folder"):
+        next(train_retrieval(recipe, tmp_path / "all"))
+    stages = [training.recipe.stage for training, _ in train_retrieval(None, tmp_path / "all")]
+    assert stages == ["stitching", "end-to-end"]
+    assert (tmp_path / "all" / "1-patches" / "net.safetensors").exists()
+    assert isinstance(pretrained.load_network(tmp_path / "all" / "3-end-to-end"), EndToEnd)
+    with pytest.raises(BadInput, match=r"holds no train.yaml"):
+        next(train_retrieval(None, tmp_path))
 
 
 def interrupted_at(stage: str, iterate: Any) -> Any:
     """Epochs that are interrupted in a step."""
 
-    def epochs(training: Training) -> Any:
+    def epochs(training: RetrievalTraining) -> Any:
         if training.recipe.stage == stage:
             raise KeyboardInterrupt
         yield from iterate(training)
@@ -392,13 +412,13 @@ def interrupted_at(stage: str, iterate: Any) -> Any:
 def test_a_folder_that_cannot_be_gone_on_with_is_named(phaseloom, tmp_path):
     run({**TINY, "epochs": 1}, tmp_path / "one")
     other = phaseloom("train", "stitching", tmp_path / "one", "--resume")
-    assert "a training of patches goes on with: phaseloom train patches --resume" in other.err
+    assert "a training of patches continues with: phaseloom train patches --resume" in other.err
     (tmp_path / "one" / "snapshot.h5").unlink()
     with pytest.raises(BadInput, match="has lost its snapshot"):
-        Training.resume(tmp_path / "one")
+        RetrievalTraining.resume(tmp_path / "one")
     (tmp_path / "one" / "run.yaml").write_text("{file: scan.npy}")
-    with pytest.raises(BadInput, match="is no run of such a training"):
-        Training.resume(tmp_path / "one")
+    with pytest.raises(BadInput, match="is not a run of this kind of training"):
+        RetrievalTraining.resume(tmp_path / "one")
 
 
 def test_a_run_that_has_ended_says_so_when_it_is_resumed(phaseloom, tmp_path):
@@ -419,10 +439,10 @@ def test_settings_of_the_third_step_are_refused_before_the_first(phaseloom, join
 def test_a_loss_is_there_from_its_start_and_the_first_one_always():
     knobs = {"scans": 4, "unseen": 2, "views": 4, "epochs": 2, "microscope": {"fixed": {"scan": [14, 14]}}}
     late = {"losses": ["contrast", {"edges": {}, "start": 2}]}
-    training = Training.begin(Train.of({**knobs, **late}))
+    training = RetrievalTraining.begin(Train.of({**knobs, **late}))
     assert [sorted(epoch.terms) for epoch in training] == [["contrast"], ["contrast", "edges"]]
     with pytest.raises(BadInput, match="it judges"):
-        Training.begin(Train.of({**knobs, "losses": [{"contrast": {}, "start": 2}]}))
+        RetrievalTraining.begin(Train.of({**knobs, "losses": [{"contrast": {}, "start": 2}]}))
 
 
 def test_paths_of_a_file_are_relative_to_its_folder_and_those_of_settings_to_the_place_of_work(tmp_path):

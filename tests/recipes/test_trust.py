@@ -13,7 +13,7 @@ from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.metrics.resolution import RingCorrelation
-from phaseloom.plot.report import trust
+from phaseloom.plot.report import trust_facts
 from phaseloom.reconstruction import result_builder as outcome
 from phaseloom.reconstruction.half_data_frc import halves
 from phaseloom.reconstruction.protocol import Job
@@ -94,7 +94,7 @@ class TestAFile:
         again = Result.load(tmp_path / "a.h5")
         assert again.verdict == result.verdict != ""
         assert again.halves.resolution() == curve.resolution()
-        assert dict(trust(again))["resolution"].startswith("71.4 pm")
+        assert dict(trust_facts(again))["resolution"].startswith("71.4 pm")
 
     def test_of_an_earlier_version_loads_and_says_so(self, finished, tmp_path):
         finished.result().save(tmp_path / "a.h5")

@@ -139,15 +139,16 @@ class TestElectrons:
         assert spread(sharp, (torch.hypot(y, x) < 0.2).float()).min() >= 0
 
     def test_a_rise_of_both_losses_is_no_overfitting(self):
-        from phaseloom.fitting.loop import Progress, _verdict
+        from phaseloom.fitting.loop import Progress, _early_stop
+        from phaseloom.fitting.outcome import StopReason
 
         model = torch.nn.Linear(1, 1)
         rows = [{"number": n + 1, "loss": 1 + 0.1 * n, "holdout": 1 + 0.1 * n} for n in range(8)]
         progress = Progress(model, torch.optim.SGD(model.parameters()), history=rows, best=(1, 1.0, {}))
-        assert _verdict(progress, 3, settling=False) == ""
+        assert _early_stop(progress, 3, settling=False) is None
         for row in rows:
             row["loss"] = 1 - 0.1 * row["number"]
-        assert "overfitting" in _verdict(progress, 3, settling=False)
+        assert _early_stop(progress, 3, settling=False).reason is StopReason.OVERFITTING
 
     def test_an_object_that_no_memory_could_hold_is_refused(self, tree):
         thick = {"object": {"pixels": {"slices": 10**9, "thickness": "1 A"}}}

@@ -60,7 +60,7 @@ def pair(knobs: dict):
     places, counts, optics = arguments()
     numbers = np.random.default_rng(4).integers(-2, 3, (12, 2)) * PIXEL
     numbers[0], numbers[1:] = numbers.min(0), numbers[1:] + 1e-3 * PIXEL
-    beam = 1e-10 * surface.departed(numbers * 1e10, places[:, 2] * 1e10, LAB_BASIS, UNIT)
+    beam = 1e-10 * surface.restore_beam(numbers * 1e10, places[:, 2] * 1e10, LAB_BASIS, UNIT)
     basis = torch.as_tensor(optics["detector_geometry"]["basis"])
     known = {"wavelength": torch.tensor(WAVE), "detector_geometry": {"distance": 1.0, "basis": basis}}
     theirs = cdtools.datasets.Ptycho2DDataset(beam.astype(np.float32), counts, **known)

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from phaseloom import plot
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.gui import Picture, is_open, pump, windowed
+from phaseloom.plot.gui import Picture, has_window, is_open, process_events
 from phaseloom.result import Result
 
 GEOMETRY = Geometry(wavelength=0.0418, shape=(7, 10), angle=(2e-3, 1.5e-3), beam="electron")
@@ -429,7 +429,7 @@ def test_a_closed_window_ends_the_pictures_and_not_the_run(windows):
     assert not live.update()
     live.draw()
     assert len(asked) == 2
-    pump([live.figure, other])
+    process_events([live.figure, other])
     assert canvas.flushed == 2
     assert other.canvas.flushed == 1
 
@@ -437,7 +437,7 @@ def test_a_closed_window_ends_the_pictures_and_not_the_run(windows):
 def test_without_a_window_nothing_is_asked_for_but_by_draw(tmp_path):
     asked = []
     live = plot.Live(lambda: asked.append(1) or states())
-    assert not windowed(live.figure)
+    assert not has_window(live.figure)
     assert [live.update() for _ in range(5)] == [False] * 5
     assert not asked
     live.draw()

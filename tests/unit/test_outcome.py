@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from phaseloom.cli.reconstruct import _told
+from phaseloom.cli.reconstruct import _print_new_advice
 from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress, fit
 from phaseloom.fitting.optimizers import groups, sgd
@@ -161,8 +161,10 @@ def test_advice_is_told_once_whatever_its_numbers_are():
     printed: list[str] = []
     first = Advice(RateAdvice.LOSS_RISES, "the loss has risen by 30 % since epoch 3")
     again = Advice(RateAdvice.LOSS_RISES, "the loss stands at 1.3 times that of the first epoch")
-    known = _told([first], set(), printed.append)
-    _told([again, Advice(RateAdvice.LOSS_STANDS, "the loss has fallen by 1 %")], known, printed.append)
+    known = _print_new_advice([first], set(), printed.append)
+    _print_new_advice(
+        [again, Advice(RateAdvice.LOSS_STANDS, "the loss has fallen by 1 %")], known, printed.append
+    )
     assert printed == [f"WARN {first}", "WARN the loss has fallen by 1 %"]
 
 

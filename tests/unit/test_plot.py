@@ -14,11 +14,11 @@ from phaseloom.data.prepare import affine
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.metrics.resolution import register, ring_correlation
-from phaseloom.plot.histories import courses
-from phaseloom.plot.object import Field
+from phaseloom.plot.histories import quantity_histories
+from phaseloom.plot.object import ObjectField
 from phaseloom.plot.probe import caustic
 from phaseloom.plot.scan_maps import distortion
-from phaseloom.plot.style import round_length, thinned, wave_colours
+from phaseloom.plot.style import average_blocks, round_length, wave_colours
 from phaseloom.ptycho.batches import compact, sparse
 from phaseloom.result import Provenance, Result
 from phaseloom.units import LENGTH
@@ -193,7 +193,7 @@ def test_rectangular_pixels_keep_their_shape():
 
 def test_phase_is_flat_cut_to_the_covered_box_and_empty_outside():
     r = outcome()
-    phase = Field.of(r).phase()
+    phase = ObjectField.of(r).phase()
     inside = r.covered[5:33, 7:47]
     assert phase.shape == (28, 40)
     np.testing.assert_array_equal(np.isnan(phase), ~inside)
@@ -255,7 +255,7 @@ def test_a_section_deeper_than_wide_lies_on_its_side():
 def test_a_section_holds_the_row_in_the_middle_of_the_scan():
     r = outcome()
     row = round((r.positions.mean(0)[0] - r.origin[0]) / r.pixel[0]) - 5
-    wanted = np.stack([Field.of(r).phase(n)[row] for n in range(3)])
+    wanted = np.stack([ObjectField.of(r).phase(n)[row] for n in range(3)])
     drawn = np.ma.filled(sections(plot.slices(r))[0][1].get_array(), np.nan)
     np.testing.assert_allclose(drawn.reshape(3, 40), wanted)
 
@@ -285,7 +285,7 @@ def test_states_are_shown_with_their_shares_and_their_spread():
 
 def test_large_images_are_averaged_before_they_are_drawn():
     values = np.arange(35.0).reshape(5, 7)
-    np.testing.assert_allclose(thinned(values, 2), [[4, 6, 8], [18, 20, 22]])
+    np.testing.assert_allclose(average_blocks(values, 2), [[4, 6, 8], [18, 20, 22]])
     wide = replace(
         outcome(slices=1), object=np.ones((1, 20, 3300), np.complex64), coverage=np.ones((20, 3300))
     )
@@ -351,7 +351,11 @@ def test_every_term_of_the_loss_has_its_curve_and_a_faint_one_its_number():
 
 
 def test_only_what_moved_is_a_course():
-    moved = {course.title: course.label for course in courses(refining(outcome()).history) if course.moves}
+    moved = {
+        course.title: course.label
+        for course in quantity_histories(refining(outcome()).history)
+        if course.moves
+    }
     assert moved == {"Distance of slices": "distance of slices (Å)", "Aberration C12": "C12 (Å)"}
     titles = texts(plot.refined(refining(outcome())))
     assert "Rates" in titles
@@ -361,7 +365,7 @@ def test_only_what_moved_is_a_course():
 
 def test_powers_of_modes_are_shares():
     rows = [{"number": n, "loss": 1.0, "state": {"mode powers": [9.0 + n, 1.0]}} for n in (1, 2)]
-    (course,) = courses(rows)
+    (course,) = quantity_histories(rows)
     np.testing.assert_allclose(course.curves["mode 1"], [100 * 10 / 11, 100 * 11 / 12])
     assert course.label == "power (% of all)"
 

@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.fft import fft2, ifft2
 
 from phaseloom.physics.fourier import frequencies
-from phaseloom.physics.fused_kernels import entered, moved
-from phaseloom.physics.windowed_transmission import Mosaic
+from phaseloom.physics.fused_kernels import backpropagate_shift, shift_spectra
+from phaseloom.physics.windowed_transmission import TransmissionWindows
 
 __all__ = ["far_waves"]
 
@@ -36,7 +36,7 @@ class _FarWaves(torch.autograd.Function):
         ctx: Any,
         modes: Tensor,
         rest: Tensor,
-        mosaic: Mosaic,
+        mosaic: TransmissionWindows,
         gaps: int,
         light: Tensor | None,
         *tensors: Tensor,
@@ -44,15 +44,15 @@ class _FarWaves(torch.autograd.Function):
         """Kernels and leaves come last; waves that fall on each slice are kept for the way back."""
         pixels = modes.shape[-2] * modes.shape[-1]
         spectrum = fft2(modes) * pixels**-1.5
-        rows, columns = _ramps(rest, (modes.shape[-2], modes.shape[-1]))
-        kernels, leaves = _scaled(tensors[:gaps], pixels), tensors[gaps:]
-        wave = ifft2(moved(spectrum, rows, columns), norm="forward")
+        rows, columns = _shift_ramps(rest, (modes.shape[-2], modes.shape[-1]))
+        kernels, leaves = _scale_kernels(tensors[:gaps], pixels), tensors[gaps:]
+        wave = ifft2(shift_spectra(spectrum, rows, columns), norm="forward")
         incident, room = [], torch.empty_like(wave)
         for slice_ in range(mosaic.slices):
             incident.append(wave)
             if light is not None:
                 mosaic.illuminate(light, slice_, wave, float(pixels))
-            wave = fft2(mosaic.through(wave, slice_, room))
+            wave = fft2(mosaic.transmit(wave, slice_, room))
             if slice_ < mosaic.slices - 1:
                 wave = ifft2(wave.mul_(kernels[slice_]), norm="forward")
         ctx.mosaic, ctx.gaps = mosaic, gaps
@@ -71,25 +71,25 @@ class _FarWaves(torch.autograd.Function):
         sink, bends = mosaic.sink(of_leaves), [None] * ctx.gaps
         wave = fft2(grads[0].conj().resolve_conj())
         for slice_ in reversed(range(mosaic.slices)):
-            wave = mosaic.back(wave, incident[slice_], slice_, sink)
+            wave = mosaic.backpropagate(wave, incident[slice_], slice_, sink)
             if slice_:
                 wave, gap = ifft2(wave, norm="forward"), slice_ - 1
                 if of_kernels[gap]:
-                    there = fft2(mosaic.through(incident[gap], gap, torch.empty_like(wave)))
-                    bends[gap] = _of_kernel(wave, there, kernels[gap])
+                    there = fft2(mosaic.transmit(incident[gap], gap, torch.empty_like(wave)))
+                    bends[gap] = _kernel_gradient(wave, there, kernels[gap])
                 wave = fft2(wave.mul_(kernels[gap]))
         modes = rest = None
         if of_modes or of_rest:
-            total, down, right = entered(ifft2(wave, norm="forward"), spectrum, rows, columns)
+            total, down, right = backpropagate_shift(ifft2(wave, norm="forward"), spectrum, rows, columns)
             modes = (fft2(total) * total[0].numel() ** -1.5).conj() if of_modes else None
-            rest = _of_rest(down, right) if of_rest else None
+            rest = _shift_gradient(down, right) if of_rest else None
         return modes, rest, None, None, None, *bends, *mosaic.gradients(sink, of_leaves)
 
 
 def far_waves(
     modes: Complex[Tensor, "mode y x"],
     rest: Float[Tensor, "b 2"],
-    mosaic: Mosaic,
+    mosaic: TransmissionWindows,
     kernels: Sequence[Tensor] = (),
     /,
     *,
@@ -107,30 +107,30 @@ def far_waves(
         light: to which ``sum_modes |wave|^2`` of the waves that fall on each slice is added, in place and
             where they fall.
     """
-    return _FarWaves.apply(modes, rest, mosaic, len(kernels), light, *kernels, *mosaic.leaves)  # type: ignore[no-any-return]
+    return _FarWaves.apply(modes, rest, mosaic, len(kernels), light, *kernels, *mosaic.leaves)
 
 
-def _scaled(kernels: Sequence[Tensor], pixels: int) -> list[Tensor]:
+def _scale_kernels(kernels: Sequence[Tensor], pixels: int) -> list[Tensor]:
     """Kernels that carry the factor of the inverse transform; equal ones are computed once."""
     scaled = {id(kernel): kernel.detach() / pixels for kernel in kernels}
     return [scaled[id(kernel)] for kernel in kernels]
 
 
-def _of_kernel(wave: Tensor, there: Tensor, kernel: Tensor) -> Tensor:
+def _kernel_gradient(wave: Tensor, there: Tensor, kernel: Tensor) -> Tensor:
     """Gradient of a flight: what comes back times what went there, summed as the kernel is shared."""
     pixels = wave.shape[-2] * wave.shape[-1]
     return (wave * there).sum_to_size(kernel.shape).conj() / pixels
 
 
-def _of_rest(down: Tensor, right: Tensor) -> Tensor:
+def _shift_gradient(down: Tensor, right: Tensor) -> Tensor:
     """Gradient of the shift: ``2 pi sum f Im(g_f P_f)``."""
-    y, x = _axes((down.shape[-1], right.shape[-1]), down.device, down.dtype)
+    y, x = _window_frequencies((down.shape[-1], right.shape[-1]), down.device, down.dtype)
     return 2 * torch.pi * torch.stack([down @ y, right @ x], 1)
 
 
-def _ramps(rest: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _shift_ramps(rest: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Factors that move the modes, as `phaseloom.physics.fourier.ramp` has them."""
-    y, x = _axes(shape, rest.device, rest.dtype)
+    y, x = _window_frequencies(shape, rest.device, rest.dtype)
     angles = (-2 * torch.pi * rest[:, :1, None] * y[:, None], -2 * torch.pi * rest[:, 1:, None] * x)
     rows, columns = (torch.polar(torch.ones_like(angle), angle) for angle in angles)
     return rows, columns
@@ -138,7 +138,9 @@ def _ramps(rest: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(mode=False)
-def _axes(shape: tuple[int, int], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _window_frequencies(
+    shape: tuple[int, int], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Frequencies of the rows and columns of a window, sent to their device once."""
     y, x = frequencies(shape, like=torch.empty(0, dtype=dtype, device=device))
     return y[:, 0], x[0]

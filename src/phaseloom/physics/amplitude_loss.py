@@ -14,16 +14,16 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from phaseloom.physics.fused_kernels import power, returned, rooted
+from phaseloom.physics.fused_kernels import amplitude_misfit, backpropagate_intensity, sum_intensity
 
-__all__ = ["Amplitudes", "Judge", "differentiated", "misfit"]
+__all__ = ["AmplitudeDivergence", "DivergenceWithSlope", "differentiate_divergence", "misfit"]
 
-Judge = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+DivergenceWithSlope = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """Expected counts, measured ones and the mask in; the divergence summed over trusted pixels and its
 slope with respect to each expected count out."""
 
 
-class _Misfit(torch.autograd.Function):
+class _MisfitFunction(torch.autograd.Function):
     """The work of `misfit`."""
 
     @staticmethod
@@ -35,20 +35,20 @@ class _Misfit(torch.autograd.Function):
         flat: Tensor | None,
         counts: Tensor,
         mask: Tensor | None,
-        judge: Judge,
+        judge: DivergenceWithSlope,
     ) -> Tensor:
-        """The slope is kept for the way back, as `returned` wants it when only waves look for theirs."""
+        """Keep the slope for the backward pass, scaled for the waves when only they want a gradient."""
         ctx.waves_only = not any(ctx.needs_input_grad[1:3])
-        if isinstance(judge, Amplitudes) and ctx.waves_only:
-            found = rooted(wave, counts, weight, (flat, background, mask), judge.floor)
+        if isinstance(judge, AmplitudeDivergence) and ctx.waves_only:
+            found = amplitude_misfit(wave, counts, weight, (flat, background, mask), judge.floor)
             if found is not None:
                 ctx.save_for_backward(wave, found[1], weight, flat, None)
                 return found[0]
-        light = power(wave)
+        light = sum_intensity(wave)
         model = light * weight[:, None, None] if flat is None else light * weight[:, None, None] * flat
         total, slope = judge(model if background is None else model + background, counts, mask)
         if ctx.waves_only:
-            slope, light = _for_waves(slope, weight, flat), None
+            slope, light = _slope_of_waves(slope, weight, flat), None
         ctx.save_for_backward(wave, slope, weight, flat, light)
         return total
 
@@ -59,8 +59,10 @@ class _Misfit(torch.autograd.Function):
         wave, slope, weight, flat, light = ctx.saved_tensors
         of_wave, of_weight, of_background = ctx.needs_input_grad[:3]
         if ctx.waves_only:
-            return returned(wave, slope, grads[0]), None, None, None, None, None, None
-        waves = returned(wave, _for_waves(slope, weight, flat), grads[0]) if of_wave else None
+            return backpropagate_intensity(wave, slope, grads[0]), None, None, None, None, None, None
+        waves = (
+            backpropagate_intensity(wave, _slope_of_waves(slope, weight, flat), grads[0]) if of_wave else None
+        )
         background = slope.sum(0) * grads[0] if of_background else None
         light = light if flat is None else light * flat
         weights = (slope * light).sum((1, 2)) * grads[0] if of_weight else None
@@ -68,7 +70,7 @@ class _Misfit(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Amplitudes:
+class AmplitudeDivergence:
     """A judge: ``(sqrt(model + floor) - sqrt(counts + floor))^2``."""
 
     floor: float = 1e-2
@@ -85,7 +87,7 @@ def misfit(
     wave: Complex[Tensor, "b mode y x"],
     counts: Float[Tensor, "b y x"],
     weight: Float[Tensor, " b"],
-    judge: Judge,
+    judge: DivergenceWithSlope,
     /,
     *,
     background: Float[Tensor, "y x"] | None = None,
@@ -96,14 +98,14 @@ def misfit(
 
     Differentiable once, in the waves, the weights and the background.
     """
-    return _Misfit.apply(wave, weight, background, flat, counts, mask, judge)  # type: ignore[no-any-return]
+    return _MisfitFunction.apply(wave, weight, background, flat, counts, mask, judge)
 
 
-def differentiated(divergence: Callable[[Tensor, Tensor], Tensor], /) -> Judge:
+def differentiate_divergence(divergence: Callable[[Tensor, Tensor], Tensor], /) -> DivergenceWithSlope:
     """A judge that leaves the slope of a divergence per pixel to autograd.
 
     Example:
-        >>> judge = differentiated(lambda model, counts: (model - counts).square())
+        >>> judge = differentiate_divergence(lambda model, counts: (model - counts).square())
         >>> judge(torch.tensor([3.0]), torch.tensor([1.0]), None)
         (tensor(4.), tensor([4.]))
     """
@@ -119,7 +121,7 @@ def differentiated(divergence: Callable[[Tensor, Tensor], Tensor], /) -> Judge:
     return judge
 
 
-def _for_waves(slope: Tensor, weight: Tensor, flat: Tensor | None) -> Tensor:
+def _slope_of_waves(slope: Tensor, weight: Tensor, flat: Tensor | None) -> Tensor:
     """Slope with respect to the intensity of the waves, doubled, for the intensity is their square."""
     slope = slope * (2 * weight[:, None, None])
     return slope if flat is None else slope * flat

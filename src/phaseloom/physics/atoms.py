@@ -17,7 +17,8 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 
-__all__ = ["VOLT_AREA", "Table", "displaced", "potential", "scattering_factor", "slabs", "smooth_edge"]
+__all__ = ["VOLT_AREA", "Table", "assign_slices", "displace_atoms", "project_potential"]
+__all__ += ["scattering_factor", "smooth_edge"]
 
 Table = Literal["lobato", "kirkland"]
 
@@ -56,7 +57,7 @@ def scattering_factor(
     return (a / (square + b) + c * np.exp(-d * square)).sum(-1)
 
 
-def potential(
+def project_potential(
     places: Float[Tensor, "atom 2"],
     numbers: Int[Tensor, " atom"],
     shape: tuple[int, int],
@@ -87,7 +88,7 @@ def potential(
         BadInput: an unknown element.
 
     Example:
-        >>> one = potential(torch.tensor([[1.6, 1.6]]), torch.tensor([38]), (8, 8), (0.4, 0.4))
+        >>> one = project_potential(torch.tensor([[1.6, 1.6]]), torch.tensor([38]), (8, 8), (0.4, 0.4))
         >>> one.argmax().item() == 4 * 8 + 4
         True
     """
@@ -101,13 +102,13 @@ def potential(
     return torch.fft.irfft2(total, s=shape, norm="forward") * (VOLT_AREA / area)
 
 
-def slabs(heights: Float[Tensor, " atom"], thickness: float, count: int, /) -> Int[Tensor, " atom"]:
+def assign_slices(heights: Float[Tensor, " atom"], thickness: float, count: int, /) -> Int[Tensor, " atom"]:
     """Number of the slice that each atom belongs to, of ``count`` equal ones over a thickness.
 
     Atoms outside (displaced by heat, say) belong to the first or the last slice: none is lost.
 
     Example:
-        >>> slabs(torch.tensor([-0.1, 0.0, 4.9, 5.0, 10.0]), 10.0, 2).tolist()
+        >>> assign_slices(torch.tensor([-0.1, 0.0, 4.9, 5.0, 10.0]), 10.0, 2).tolist()
         [0, 0, 0, 1, 1]
     """
     if not thickness > 0 or count < 1:
@@ -115,7 +116,7 @@ def slabs(heights: Float[Tensor, " atom"], thickness: float, count: int, /) -> I
     return (heights * (count / thickness)).floor().long().clamp(0, count - 1)
 
 
-def displaced(
+def displace_atoms(
     places: Float[Tensor, "atom axis"], rms: Float[Tensor, " atom"] | float, /, *, generator: torch.Generator
 ) -> Float[Tensor, "atom axis"]:
     """Places at one instant of thermal motion (frozen phonon): normal, independent, ``rms`` along each axis.
@@ -124,7 +125,7 @@ def displaced(
         Loane, Xu & Silcox 1991, doi 10.1107/S0108767391000375.
 
     Example:
-        >>> displaced(torch.zeros(2, 3), 0.1, generator=torch.Generator().manual_seed(0)).shape
+        >>> displace_atoms(torch.zeros(2, 3), 0.1, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([2, 3])
     """
     wander = torch.randn(places.shape, generator=generator, dtype=places.dtype, device=places.device)
@@ -163,7 +164,7 @@ def _phases(places: Tensor, shape: tuple[int, int], pixel: tuple[float, float]) 
 def _factor(
     number: int, shape: tuple[int, int], pixel: tuple[float, float], table: Table, cut: tuple[float, ...]
 ) -> Tensor:
-    """Scattering factor on the half grid, with thermal smearing, inside a disk: see `potential`."""
+    """Scattering factor on the half grid, with thermal smearing, inside a disk: see `project_potential`."""
     vibration, band, taper = cut
     y, x = np.fft.fftfreq(shape[0], pixel[0])[:, None], np.fft.rfftfreq(shape[1], pixel[1])[None]
     k, nyquist = np.hypot(y, x), 0.5 / max(pixel)
@@ -177,3 +178,9 @@ def _table(name: str) -> dict[int, np.ndarray]:
     file = importlib.resources.files("phaseloom.physics") / "tables" / f"{name}.txt"
     rows = np.loadtxt(io.StringIO(file.read_text(encoding="utf-8")))
     return {int(row[0]): row[1:] for row in rows}
+
+
+# old names, until callers are renamed
+potential = project_potential
+displaced = displace_atoms
+slabs = assign_slices

@@ -7,17 +7,17 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Kept", "constant"]
+__all__ = ["TensorCache", "is_constant"]
 
 Value = TypeVar("Value")
 
 
-def constant(*sources: Tensor) -> bool:
+def is_constant(*sources: Tensor) -> bool:
     """Whether no gradient is asked of any of the tensors, here and now."""
     return not (torch.is_grad_enabled() and any(source.requires_grad for source in sources))
 
 
-class Kept(Generic[Value]):
+class TensorCache(Generic[Value]):
     """One value with the tensors it was made from.
 
     A tensor has changed when it is another one, or was written to in place, or moved to another device or
@@ -25,11 +25,11 @@ class Kept(Generic[Value]):
     that want gradients without being parameters are therefore never trusted.
 
     Example:
-        >>> kept, source = Kept(), torch.tensor([1.0])
-        >>> kept.of(lambda: float(source), source), kept.of(lambda: 0.0, source)
+        >>> kept, source = TensorCache(), torch.tensor([1.0])
+        >>> kept.get(lambda: float(source), source), kept.get(lambda: 0.0, source)
         (1.0, 1.0)
         >>> _ = source.add_(1)
-        >>> kept.of(lambda: float(source), source)
+        >>> kept.get(lambda: float(source), source)
         2.0
     """
 
@@ -38,7 +38,7 @@ class Kept(Generic[Value]):
         self.refs: tuple[Any, ...] = ()
         self.value: Value | None = None
 
-    def fresh(self, *sources: Tensor) -> bool:
+    def is_fresh(self, *sources: Tensor) -> bool:
         """Whether the value still stands for these tensors."""
         return (
             self.stamps == tuple(_stamp(source) for source in sources)
@@ -46,7 +46,7 @@ class Kept(Generic[Value]):
             and self.value is not None
         )
 
-    def keep(self, value: Value, *sources: Tensor) -> Value:
+    def store(self, value: Value, *sources: Tensor) -> Value:
         """Take a value that was made from these tensors."""
         plain = all(isinstance(s, torch.nn.Parameter) or not s.requires_grad for s in sources)
         if plain and not torch.is_inference_mode_enabled():
@@ -57,21 +57,21 @@ class Kept(Generic[Value]):
             self.value = None
         return value
 
-    def of(self, make: Callable[[], Value], *sources: Tensor) -> Value:
+    def get(self, make: Callable[[], Value], *sources: Tensor) -> Value:
         """The value, made again if need be; it is made without gradients."""
-        if self.fresh(*sources):
+        if self.is_fresh(*sources):
             assert self.value is not None
             return self.value
         with torch.no_grad():
-            return self.keep(make(), *sources)
+            return self.store(make(), *sources)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Kept[Value]":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TensorCache[Value]":
         """A copy belongs to other tensors and starts with nothing."""
-        return Kept()
+        return TensorCache()
 
-    def __reduce__(self) -> tuple[type["Kept[Value]"], tuple[()]]:
+    def __reduce__(self) -> tuple[type["TensorCache[Value]"], tuple[()]]:
         """Nothing of it goes into a file."""
-        return Kept, ()
+        return TensorCache, ()
 
 
 def _stamp(source: Tensor) -> tuple[Any, ...]:

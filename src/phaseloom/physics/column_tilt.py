@@ -1,4 +1,4 @@
-"""Columns of a thick object: how they lean, and the shear that brings them upright.
+"""How the columns of a thick object lean: the shear in which its slices agree best.
 
 Slices are the third axis from the end, the first one where the beam enters. Gaps are the distances
 between neighbouring slices, angstrom.
@@ -7,57 +7,22 @@ between neighbouring slices, angstrom.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Float
 from torch import Tensor
 
-from phaseloom.errors import BadInput
-from phaseloom.physics.filters import filtered
-from phaseloom.physics.fourier import frequencies, ramp, to_real, to_reciprocal
+from phaseloom.physics.filters import apply_window
+from phaseloom.physics.fourier import frequencies
+from phaseloom.physics.slices import depths_of_slices, shear_slices
 
-__all__ = ["lean", "sheared"]
+__all__ = ["estimate_lean"]
 
-ROUNDS = 4
-"""How often `lean` tapers slices anew: displaced ones under one taper seem less displaced than they are."""
-
-
-def sheared(
-    object: Inexact[Tensor, "*state slice y x"],
-    gaps: Sequence[float],
-    pixel: tuple[float, float],
-    lean: Float[Tensor, "2"],
-    /,
-) -> Inexact[Tensor, "*state slice y x"]:
-    """Columns made to lean: slice ``s`` moves by ``z_s tan(lean)``, ``z_s`` its depth below the first one.
-
-    Free flight does not care where it happens, so far-field patterns cannot tell a shear of the object
-    from a tilt: an object upon a tilt gives those of the object sheared by it upon none, with the same probe
-    at the same positions, for the slice where the beam enters stays. Slices are moved by Fourier
-    shifts: the power stays, and what leaves at one side enters at the other.
-
-    Args:
-        object: transmission, or a real field.
-        gaps: between its slices, angstrom.
-        pixel: angstrom (y, x).
-        lean: radian (y, x).
-
-    Example:
-        >>> stack = torch.zeros(1, 3, 5, 4)
-        >>> stack[..., 1, 1] = 1
-        >>> moved = sheared(stack, (10.0, 10.0), (1.0, 1.0), torch.tensor([0.1, 0.0]).atan())
-        >>> moved[0, :, :, 1].argmax(1).tolist()
-        [1, 2, 3]
-    """
-    depth = _depths(gaps, object)
-    amount = depth[:, None] * torch.tan(lean) / depth.new_tensor(pixel)
-    rows, columns = ramp(amount, (object.shape[-2], object.shape[-1]))
-    moved = to_real(to_reciprocal(object) * rows * columns)
-    return moved if object.is_complex() else moved.real
+MAX_TAPER_ROUNDS = 4
+"""Rounds of tapering in `estimate_lean`: under one taper displaced slices look less displaced."""
 
 
-def lean(
+def estimate_lean(
     phase: Float[Tensor, "*state slice y x"],
     gaps: Sequence[float],
     pixel: tuple[float, float],
@@ -84,25 +49,27 @@ def lean(
         (y, x), radian; zero for a single slice, or without any structure.
 
     Example:
+        >>> from phaseloom.physics.slices import shear_slices
         >>> place = [torch.arange(n) - n / 2 for n in (25, 26)]
         >>> spot = torch.exp(-0.2 * (place[0][:, None] ** 2 + place[1] ** 2))[None]
-        >>> column = sheared(spot.expand(3, -1, -1), (50.0, 50.0), (0.5, 0.5), torch.tensor([3e-3, -2e-3]))
-        >>> [round(1e3 * value, 1) for value in lean(column, (50.0, 50.0), (0.5, 0.5)).tolist()]
+        >>> gaps = (50.0, 50.0)
+        >>> column = shear_slices(spot.expand(3, -1, -1), gaps, (0.5, 0.5), torch.tensor([3e-3, -2e-3]))
+        >>> [round(1e3 * value, 1) for value in estimate_lean(column, gaps, (0.5, 0.5)).tolist()]
         [3.0, -2.0]
     """
     if phase.shape[-3] < 2:
         return phase.new_zeros(2)
-    fine = _fine(phase.double(), band)
-    taper = _lively(fine)
-    slope = _Slopes.of(fine * taper, gaps, pixel).best(math.tan(most))
-    for _ in range(ROUNDS):
-        upright = sheared(fine, gaps, pixel, -slope.atan())
-        slope = slope + _Slopes.of(upright * taper, gaps, pixel).climbed(math.tan(most) / 4)
+    fine = _band_pass(phase.double(), band)
+    taper = _taper_window(fine)
+    slope = _ShearSearch.of(fine * taper, gaps, pixel).best(math.tan(most))
+    for _ in range(MAX_TAPER_ROUNDS):
+        upright = shear_slices(fine, gaps, pixel, -slope.atan())
+        slope = slope + _ShearSearch.of(upright * taper, gaps, pixel).climbed(math.tan(most) / 4)
     return slope.atan().to(phase.dtype)
 
 
 @dataclass(frozen=True)
-class _Slopes:
+class _ShearSearch:
     """Slices as frequencies, for the power of their sum along slopes ``(dy/dz, dx/dz)``.
 
     Attributes:
@@ -116,12 +83,14 @@ class _Slopes:
     axes: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, field: Tensor, gaps: Sequence[float], pixel: tuple[float, float]) -> "_Slopes":
+    def of(cls, field: Tensor, gaps: Sequence[float], pixel: tuple[float, float]) -> "_ShearSearch":
         y, x = frequencies((field.shape[-2], field.shape[-1]), pixel, like=field)
         waves = torch.fft.fft2(field)
         power = waves.abs().square().sum().clamp(min=1e-300)
         return cls(
-            waves / power.sqrt(), _depths(gaps, field)[:, None, None], (2 * math.pi * y, 2 * math.pi * x)
+            waves / power.sqrt(),
+            depths_of_slices(gaps, field)[:, None, None],
+            (2 * math.pi * y, 2 * math.pi * x),
         )
 
     def upright(self, slope: Tensor) -> Tensor:
@@ -157,16 +126,16 @@ class _Slopes:
         return first, second.reshape(2, 2)
 
 
-def _fine(phase: Tensor, band: tuple[float, float]) -> Tensor:
+def _band_pass(phase: Tensor, band: tuple[float, float]) -> Tensor:
     """Phase between two blurs, the few strongest values (wraps, dark borders) brought to the others."""
     y, x = frequencies((phase.shape[-2], phase.shape[-1]), like=phase)
     narrow, wide = (torch.exp(-2 * (math.pi * std) ** 2 * (y**2 + x**2)) for std in band)
-    fine = filtered(phase, narrow - wide)
+    fine = apply_window(phase, narrow - wide)
     most = fine.abs().flatten().kthvalue(math.ceil(0.995 * fine.numel())).values
     return fine.clamp(-most, most)
 
 
-def _lively(field: Tensor, share: float = 0.02) -> Tensor:
+def _taper_window(field: Tensor, share: float = 0.02) -> Tensor:
     """A window, falling over its outer quarters, on the rectangle with all power but a share at each end."""
     power = field.square().sum(tuple(range(field.ndim - 2)))
     sides = []
@@ -177,11 +146,3 @@ def _lively(field: Tensor, share: float = 0.02) -> Tensor:
         hann = torch.sin(math.pi * ((place - first + 1) / (last - first + 2)).clamp(0, 1)).square()
         sides.append((2 * hann).clamp(max=1))
     return sides[0][:, None] * sides[1]
-
-
-def _depths(gaps: Sequence[float], object: Tensor) -> Tensor:
-    """Depth of each slice below the first one, in the precision of the object."""
-    if len(gaps) != object.shape[-3] - 1:
-        fix = f"does not fit {object.shape[-3]} slices: give one gap less than there are slices"
-        raise BadInput("gaps", f"{len(gaps)} gaps", fix)
-    return torch.tensor([0.0, *accumulate(gaps)], dtype=object.real.dtype, device=object.device)

@@ -10,16 +10,8 @@ from torch.nn import functional
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import centred, cornered
 
-__all__ = [
-    "area_weights",
-    "bilinear_weights",
-    "blurred",
-    "collected",
-    "deflect",
-    "draw",
-    "intensity",
-    "spread",
-]
+__all__ = ["apply_transfer", "area_weights", "bilinear_weights", "blur_patterns", "deflect"]
+__all__ += ["draw_counts", "integrate_pixels", "intensity"]
 
 
 def intensity(
@@ -43,7 +35,7 @@ def intensity(
     return (occupancy[:, None, None] * each).sum(1)
 
 
-def collected(
+def integrate_pixels(
     wave: Complex[Tensor, "b *state mode y x"],
     occupancy: Float[Tensor, " state"] | None = None,
     /,
@@ -62,18 +54,18 @@ def collected(
 
     Example:
         >>> wave = torch.randn(1, 1, 6, 6, dtype=torch.complex64)
-        >>> (collected(wave).sum() / intensity(wave).sum()).item() > 0.5
+        >>> (integrate_pixels(wave).sum() / intensity(wave).sum()).item() > 0.5
         True
     """
     shape = (wave.shape[-2], wave.shape[-1])
     double = (2 * shape[0], 2 * shape[1])
     waves = torch.fft.fftshift(torch.fft.ifft2(wave), dim=(-2, -1)) if near else torch.fft.ifft2(wave)
     fine = intensity(torch.fft.fft2(waves, s=double), occupancy)
-    spectrum = torch.fft.rfft2(fine) * _area(double, fine)
+    spectrum = torch.fft.rfft2(fine) * _pixel_transfer(double, fine)
     return torch.fft.irfft2(spectrum, s=double)[..., ::2, ::2].clamp(min=0)
 
 
-def _area(double: tuple[int, int], like: Tensor) -> Tensor:
+def _pixel_transfer(double: tuple[int, int], like: Tensor) -> Tensor:
     """Transform of a pixel's area on the ``rfft2`` grid of a pattern sampled twice as finely."""
     options = {"dtype": like.dtype, "device": like.device}
     rows = torch.sinc(2 * torch.fft.fftfreq(double[0], **options))
@@ -100,7 +92,7 @@ def deflect(
     return wave
 
 
-def blurred(pattern: Float[Tensor, "b y x"], std: float, /) -> Float[Tensor, "b y x"]:
+def blur_patterns(pattern: Float[Tensor, "b y x"], std: float, /) -> Float[Tensor, "b y x"]:
     """Patterns (zero frequency in the corner) after a Gaussian point spread of ``std`` pixels.
 
     The kernel ends at three ``std``, but has five taps at least, and the detector's edge reflects.
@@ -108,7 +100,7 @@ def blurred(pattern: Float[Tensor, "b y x"], std: float, /) -> Float[Tensor, "b 
     Example:
         >>> spot = torch.zeros(1, 8, 8)
         >>> spot[0, 0, 0] = 3
-        >>> round(blurred(spot, 0.8).sum().item(), 4)
+        >>> round(blur_patterns(spot, 0.8).sum().item(), 4)
         3.0
     """
     if std == 0:
@@ -122,7 +114,9 @@ def blurred(pattern: Float[Tensor, "b y x"], std: float, /) -> Float[Tensor, "b 
     return cornered(functional.conv2d(rows, taps[None, None, None, :])[:, 0])
 
 
-def spread(pattern: Float[Tensor, "b y x"], transfer: Float[Tensor, "y half"], /) -> Float[Tensor, "b y x"]:
+def apply_transfer(
+    pattern: Float[Tensor, "b y x"], transfer: Float[Tensor, "y half"], /
+) -> Float[Tensor, "b y x"]:
     """Patterns after a detector whose modulation transfer function is ``transfer`` (an ``rfft2`` grid).
 
     What rings below zero is cut off there: no detector counts less than nothing.
@@ -176,8 +170,12 @@ def block_weights(many: int, few: int, /) -> Float[Tensor, "few many"]:
     return torch.eye(few).repeat_interleave(many // few, dim=1)
 
 
-def draw(
+def draw_counts(
     expected: Float[Tensor, "*batch y x"], /, *, generator: torch.Generator
 ) -> Float[Tensor, "*batch y x"]:
     """Poisson counts of an expected intensity, reproducible through the generator."""
     return torch.poisson(expected, generator=generator)
+
+
+# old names, until callers are renamed
+draw = draw_counts

@@ -1,4 +1,4 @@
-"""Filters of images and stacks: blurs in space, windows in frequency, cosines.
+"""Filters of images and stacks: blurs in space, windows in frequency, cosines, sinc interpolation.
 
 Pure functions of real or complex tensors of any leading axes. Frequencies are in cycles per pixel with
 zero in the corner, so that a filter means the same on a square, an oblong and an odd grid.
@@ -9,13 +9,14 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
 from phaseloom.physics.fourier import frequencies
 
-__all__ = ["blur", "cosines", "filtered", "from_cosines", "gaussian_kernel", "sigmoid_window"]
-__all__ += ["strongest", "super_gaussian", "wedge_window"]
+__all__ = ["SINC_TAPS", "apply_window", "blur", "cosine_transform", "gaussian_kernel"]
+__all__ += ["interpolate_windows", "inverse_cosine_transform", "keep_strongest", "sigmoid_window"]
+__all__ += ["super_gaussian", "wedge_window"]
 
 Edge = Literal["reflect", "replicate"]
 
@@ -60,7 +61,7 @@ def blur(
     kernel = gaussian_kernel(taps, std).tolist()
     for axis in axes:
         size = field.shape[axis]
-        longer = field.index_select(axis, _beyond(size, taps // 2, edge).to(field.device))
+        longer = field.index_select(axis, _extended_index(size, taps // 2, edge).to(field.device))
         parts = (weight * longer.narrow(axis, start, size) for start, weight in enumerate(kernel))
         field = functools.reduce(torch.add, parts)
     return field
@@ -112,7 +113,7 @@ def wedge_window(
     return wedge * torch.exp(-alpha * across)
 
 
-def filtered(
+def apply_window(
     field: Inexact[Tensor, "*shape"], window: Float[Tensor, "*window"], /
 ) -> Inexact[Tensor, "*shape"]:
     """Multiply a field's frequencies by an even real window, over as many last axes as the window has."""
@@ -121,35 +122,37 @@ def filtered(
     return out if field.is_complex() else out.real
 
 
-def cosines(field: Float[Tensor, "*shape"], /, axes: tuple[int, ...] = (-2, -1)) -> Float[Tensor, "*shape"]:
+def cosine_transform(
+    field: Float[Tensor, "*shape"], /, axes: tuple[int, ...] = (-2, -1)
+) -> Float[Tensor, "*shape"]:
     """Orthonormal cosine transform (DCT-II) along some axes: keeps the sum of squares.
 
     Source:
         Makhoul 1980, doi 10.1109/TASSP.1980.1163351: one Fourier transform of the reordered field.
 
     Example:
-        >>> cosines(torch.ones(4, 4))[0, 0].item()
+        >>> cosine_transform(torch.ones(4, 4))[0, 0].item()
         4.0
     """
     for axis in axes:
-        field = _cosines(field.movedim(axis, -1)).movedim(-1, axis)
+        field = _cosine_axis(field.movedim(axis, -1)).movedim(-1, axis)
     return field
 
 
-def from_cosines(
+def inverse_cosine_transform(
     coefficients: Float[Tensor, "*shape"], /, axes: tuple[int, ...] = (-2, -1)
 ) -> Float[Tensor, "*shape"]:
-    """Inverse, and adjoint, of `cosines`."""
+    """Inverse, and adjoint, of `cosine_transform`."""
     for axis in axes:
-        coefficients = _from_cosines(coefficients.movedim(axis, -1)).movedim(-1, axis)
+        coefficients = _inverse_cosine_axis(coefficients.movedim(axis, -1)).movedim(-1, axis)
     return coefficients
 
 
-def strongest(field: Float[Tensor, "*shape"], keep: float, /) -> Float[Tensor, "*shape"]:
+def keep_strongest(field: Float[Tensor, "*shape"], keep: float, /) -> Float[Tensor, "*shape"]:
     """The share ``keep`` of all values with the largest modulus; the others become zero.
 
     Example:
-        >>> strongest(torch.tensor([3.0, -5.0, 1.0, 0.5]), 0.5).tolist()
+        >>> keep_strongest(torch.tensor([3.0, -5.0, 1.0, 0.5]), 0.5).tolist()
         [3.0, -5.0, 0.0, 0.0]
     """
     modulus = field.abs()
@@ -158,7 +161,7 @@ def strongest(field: Float[Tensor, "*shape"], keep: float, /) -> Float[Tensor, "
     return torch.where(modulus >= least, field, torch.zeros_like(field))
 
 
-def _beyond(size: int, reach: int, edge: Edge) -> Tensor:
+def _extended_index(size: int, reach: int, edge: Edge) -> Tensor:
     """Indices that lengthen an axis by ``reach`` on either side, whatever its size."""
     place = torch.arange(-reach, size + reach)
     if edge == "replicate" or size == 1:
@@ -168,7 +171,7 @@ def _beyond(size: int, reach: int, edge: Edge) -> Tensor:
     return torch.minimum(place, round_trip - place)
 
 
-def _turn(field: Tensor) -> tuple[Tensor, Tensor]:
+def _cosine_twiddle(field: Tensor) -> tuple[Tensor, Tensor]:
     """``exp(-i pi k / 2 n)`` along the last axis, and the scale that makes the transform orthonormal."""
     size = field.shape[-1]
     angle = -math.pi / (2 * size) * torch.arange(size, dtype=torch.float64)
@@ -178,16 +181,16 @@ def _turn(field: Tensor) -> tuple[Tensor, Tensor]:
     return turn.to(field.device, field.dtype.to_complex()), scale.to(field)
 
 
-def _cosines(field: Tensor) -> Tensor:
+def _cosine_axis(field: Tensor) -> Tensor:
     """Along the last axis: even places forward, odd ones backward, one Fourier transform."""
-    turn, scale = _turn(field)
+    turn, scale = _cosine_twiddle(field)
     mixed = torch.cat([field[..., ::2], field[..., 1::2].flip(-1)], dim=-1)
     return (torch.fft.fft(mixed) * turn).real * scale
 
 
-def _from_cosines(coefficients: Tensor) -> Tensor:
+def _inverse_cosine_axis(coefficients: Tensor) -> Tensor:
     """Along the last axis; the zero after the reversed part stands for coefficient ``n``."""
-    turn, scale = _turn(coefficients)
+    turn, scale = _cosine_twiddle(coefficients)
     real = coefficients / scale
     reversed_ = torch.cat([torch.zeros_like(real[..., :1]), real[..., 1:].flip(-1)], dim=-1)
     mixed = torch.fft.ifft(torch.complex(real, -reversed_) * turn.conj()).real
@@ -195,3 +198,48 @@ def _from_cosines(coefficients: Tensor) -> Tensor:
     out = torch.empty_like(mixed)
     out[..., ::2], out[..., 1::2] = mixed[..., :half], mixed[..., half:].flip(-1)
     return out
+
+
+SINC_TAPS = 8
+"""Pixels to either side from which one between them is interpolated."""
+
+
+def interpolate_windows(
+    windows: Complex[Tensor, "b *some v u"], shape: tuple[int, int], step: Float[Tensor, " b"], /
+) -> Complex[Tensor, "b *some y x"]:
+    """Values at steps of so many pixels, as many to either side of the middles of windows.
+
+    A sinc under a Hann window, whose weights add to one: what varies with less than 0.4 cycles per pixel is
+    kept. Nothing is averaged, so that longer steps alias what is finer than they. Differentiable in the step.
+
+    Args:
+        windows: one for each step.
+        shape: of the outcome, its middle on the middle ``[n // 2]`` of the windows; nothing where it lies
+            outside of them.
+        step: pixels.
+
+    Example:
+        >>> ramp = torch.arange(40.0).expand(1, 40, 40) + 0j
+        >>> interpolate_windows(ramp, (1, 5), torch.tensor([1.5])).real.round(decimals=2)
+        tensor([[[17.0000, 18.5000, 20.0000, 21.5000, 23.0000]]])
+    """
+    given = (windows.shape[-2], windows.shape[-1])
+    rows, columns = (_weights(n, m, step) for n, m in zip(shape, given, strict=True))
+    parts = torch.view_as_real(windows.reshape(len(windows), -1, *given))
+    values = torch.einsum("bvy,bsyxc->bsvxc", rows, parts)
+    out = torch.view_as_complex(torch.einsum("bux,bsvxc->bsvuc", columns, values).contiguous())
+    return out.reshape(*windows.shape[:-2], *shape)
+
+
+def _weights(many: int, given: int, step: Float[Tensor, " b"]) -> Float[Tensor, "b many given"]:
+    """Of each pixel given in each that is wanted."""
+    wanted = step[:, None] * (torch.arange(many, device=step.device) - many // 2)
+    away = wanted[:, :, None] - (torch.arange(given, device=step.device) - given // 2)
+    hann = torch.cos(away * (math.pi / (2 * SINC_TAPS))).square()
+    weight = torch.where(away.abs() < SINC_TAPS, torch.sinc(away) * hann, 0)
+    return weight / weight.sum(-1, keepdim=True).clamp(min=0.5)
+
+
+# old names, until callers are renamed
+TAPS = SINC_TAPS
+sampled = interpolate_windows

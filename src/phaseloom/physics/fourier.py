@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-__all__ = ["centred", "cornered", "fit_spectrum", "fit_window", "frequencies", "ramp", "shift"]
-__all__ += ["mirror_through_zero", "to_real", "to_reciprocal"]
+__all__ = ["centred", "cornered", "fit_spectrum", "fit_window", "frequencies", "mirror_through_zero"]
+__all__ += ["ramp", "shift", "to_real", "to_reciprocal"]
 
 
 def to_reciprocal(wave: Shaped[Tensor, "*batch y x"], /) -> Complex[Tensor, "*batch y x"]:
@@ -59,18 +59,18 @@ def frequencies(
         [0.0, 0.5, -1.0, -0.5]
     """
     dtype = torch.float64 if like.dtype in (torch.float64, torch.complex128) else torch.float32
-    y, x = (_axis(n, d, like.device, dtype) for n, d in zip(shape, pixel, strict=True))
+    y, x = (_axis_frequencies(n, d, like.device, dtype) for n, d in zip(shape, pixel, strict=True))
     return y[:, None], x[None, :]
 
 
 @lru_cache(maxsize=64)
-def _known(count: int, pixel: float) -> np.ndarray:
+def _frequency_table(count: int, pixel: float) -> np.ndarray:
     return np.fft.fftfreq(count, pixel)
 
 
-def _axis(count: int, pixel: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _axis_frequencies(count: int, pixel: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Frequencies along one axis; the table itself is nobody's to write to."""
-    table = torch.from_numpy(_known(count, pixel))
+    table = torch.from_numpy(_frequency_table(count, pixel))
     return table.clone() if (device.type, dtype) == ("cpu", table.dtype) else table.to(device, dtype)
 
 

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-__all__ = ["Box", "around", "clear", "disjoint", "flat", "gather", "grouped", "scatter", "target"]
+__all__ = ["Box", "bounding_boxes", "clear_boxes", "flat_index", "gather", "gradient_target"]
+__all__ += ["group_windows", "merge_boxes", "scatter"]
 
 Box = tuple[int, int, int, int]
 """First row, row after the last, first column, column after the last."""
 
-TILE = 16
+TILE_SIZE = 16
 """Pixels of the tiles in which overlapping boxes are put together."""
 
 
@@ -31,7 +32,7 @@ class _Gather(torch.autograd.Function):
         """Copy window by window: on a CPU quicker than an index of every pixel."""
         height, width = shape
         if corner.device.type != "cpu":
-            return _by_index(field, corner, shape)
+            return _gather_by_index(field, corner, shape)
         places = corner.tolist()
         return torch.stack([field[..., y : y + height, x : x + width] for y, x in places])
 
@@ -49,8 +50,8 @@ class _Gather(torch.autograd.Function):
         corner, window = ctx.saved_tensors[0], (grads[0].shape[-2], grads[0].shape[-1])
         if ctx.leaf is None:
             return scatter(grads[0], corner, ctx.shape), None, None
-        into, _ = target(ctx.leaf, lambda: around(corner, window, ctx.shape))
-        _add(into, grads[0].detach(), corner)
+        into, _ = gradient_target(ctx.leaf, lambda: bounding_boxes(corner, window, ctx.shape))
+        _add_windows(into, grads[0].detach(), corner)
         return None, None, None
 
 
@@ -61,7 +62,7 @@ class _Scatter(torch.autograd.Function):
     def forward(windows: Tensor, corner: Tensor, shape: tuple[int, int]) -> Tensor:
         """Add window by window, in order, so that the sum is the same every time."""
         field = windows.new_zeros(*windows.shape[1:-2], *shape)
-        _add(field, windows, corner)
+        _add_windows(field, windows, corner)
         return field
 
     @staticmethod
@@ -87,17 +88,17 @@ def gather(
         >>> gather(field, torch.tensor([[1, 2]]), (2, 2))[0, 0].tolist()
         [[6.0, 7.0], [10.0, 11.0]]
     """
-    return _Gather.apply(field, corner, shape)  # type: ignore[no-any-return]
+    return _Gather.apply(field, corner, shape)
 
 
 def scatter(
     windows: Shaped[Tensor, "b *slice v u"], corner: Int[Tensor, "b 2"], shape: tuple[int, int], /
 ) -> Shaped[Tensor, "*slice y x"]:
     """Adjoint of `gather`: a field of ``shape`` into which the windows are added."""
-    return _Scatter.apply(windows, corner, shape)  # type: ignore[no-any-return]
+    return _Scatter.apply(windows, corner, shape)
 
 
-def target(leaf: Tensor, boxes: Callable[[], Sequence[Box]], /) -> tuple[Tensor, bool]:
+def gradient_target(leaf: Tensor, boxes: Callable[[], Sequence[Box]], /) -> tuple[Tensor, bool]:
     """Where to add the gradient of a leaf, and whether that is its own ``grad``.
 
     A leaf with a list ``touched`` is told of the boxes; any other gets zeros that the caller returns to
@@ -112,28 +113,30 @@ def target(leaf: Tensor, boxes: Callable[[], Sequence[Box]], /) -> tuple[Tensor,
     return leaf.grad, True
 
 
-def around(corner: Int[Tensor, "b 2"], window: tuple[int, int], shape: tuple[int, int], /) -> list[Box]:
+def bounding_boxes(
+    corner: Int[Tensor, "b 2"], window: tuple[int, int], shape: tuple[int, int], /
+) -> list[Box]:
     """Boxes that hold all windows of a field: its whole, where reading corners would make a device wait.
 
     Unless it is so large that this is quicker.
     """
     if corner.device.type != "cpu" and shape[0] * shape[1] <= 64 * len(corner) * window[0] * window[1]:
         return [(0, shape[0], 0, shape[1])]
-    return grouped(corner.cpu().numpy(), window)[0]
+    return group_windows(corner.cpu().numpy(), window)[0]
 
 
-def grouped(places: np.ndarray, window: tuple[int, int], /) -> tuple[list[Box], list[int]]:
+def group_windows(places: np.ndarray, window: tuple[int, int], /) -> tuple[list[Box], list[int]]:
     """Boxes that hold all windows with little room between them, and the box of each window.
 
     One box serves when it is no larger than the windows together. Otherwise windows in the same cell of
     a coarse grid share a box, if that pays; a lone window is its own.
 
     Example:
-        >>> grouped(np.array([[0, 0], [1, 2], [50, 50]]), (8, 8))
+        >>> group_windows(np.array([[0, 0], [1, 2], [50, 50]]), (8, 8))
         ([(0, 9, 0, 10), (50, 58, 50, 58)], [0, 0, 1])
     """
     height, width = window
-    whole = _around(places, window)
+    whole = _bounding_box(places, window)
     if _area(whole) <= len(places) * height * width:
         return [whole], [0] * len(places)
     cells: dict[tuple[int, int], list[int]] = {}
@@ -142,16 +145,16 @@ def grouped(places: np.ndarray, window: tuple[int, int], /) -> tuple[list[Box], 
     boxes: list[Box] = []
     member = [0] * len(places)
     for numbers in cells.values():
-        box = _around(places[numbers], window)
+        box = _bounding_box(places[numbers], window)
         together = _area(box) <= len(numbers) * height * width
         for number in numbers:
             if not together or number == numbers[0]:
-                boxes.append(box if together else _around(places[[number]], window))
+                boxes.append(box if together else _bounding_box(places[[number]], window))
             member[number] = len(boxes) - 1
     return boxes, member
 
 
-def disjoint(boxes: Iterable[Box], shape: tuple[int, int], /) -> list[Box]:
+def merge_boxes(boxes: Iterable[Box], shape: tuple[int, int], /) -> list[Box]:
     """Few rectangles without overlap that cover the union of boxes, clipped to a field of ``shape``.
 
     Boxes that meet are replaced by the rectangle around them until none meet, so a lone box stays as it
@@ -159,7 +162,7 @@ def disjoint(boxes: Iterable[Box], shape: tuple[int, int], /) -> list[Box]:
     than a tile.
 
     Example:
-        >>> disjoint([(0, 8, 0, 8), (0, 8, 4, 12), (30, 38, 2, 10)], (40, 12))
+        >>> merge_boxes([(0, 8, 0, 8), (0, 8, 4, 12), (30, 38, 2, 10)], (40, 12))
         [(0, 8, 0, 12), (30, 38, 2, 10)]
     """
     rows, columns = shape
@@ -168,29 +171,29 @@ def disjoint(boxes: Iterable[Box], shape: tuple[int, int], /) -> list[Box]:
     if len(kept) < 2:
         return kept
     many = np.array(kept)
-    few = _merged(many)
+    few = _merge_touching(many)
     if len(few) == len(many):
         return kept
-    tiles = np.zeros((-(-rows // TILE), -(-columns // TILE)), bool)
+    tiles = np.zeros((-(-rows // TILE_SIZE), -(-columns // TILE_SIZE)), bool)
     for top, bottom, left, right in kept:
-        tiles[top // TILE : -(-bottom // TILE), left // TILE : -(-right // TILE)] = True
+        tiles[top // TILE_SIZE : -(-bottom // TILE_SIZE), left // TILE_SIZE : -(-right // TILE_SIZE)] = True
     areas = (few[:, 1] - few[:, 0]) * (few[:, 3] - few[:, 2])
-    if areas.sum() <= 1.5 * TILE**2 * tiles.sum():
+    if areas.sum() <= 1.5 * TILE_SIZE**2 * tiles.sum():
         return [(top, bottom, left, right) for top, bottom, left, right in few.tolist()]
-    return _runs(tiles, shape)
+    return _cover_tiles(tiles, shape)
 
 
-def clear(field: Tensor, boxes: Iterable[Box], /) -> None:
+def clear_boxes(field: Tensor, boxes: Iterable[Box], /) -> None:
     """Set the pixels of boxes to zero, in place and in all slices."""
     with torch.no_grad():
         for top, bottom, left, right in boxes:
             field[..., top:bottom, left:right].zero_()
 
 
-def _add(field: Tensor, windows: Tensor, corner: Tensor) -> None:
+def _add_windows(field: Tensor, windows: Tensor, corner: Tensor) -> None:
     height, width = windows.shape[-2:]
     if corner.device.type != "cpu":
-        places = flat(corner, (height, width), field.shape[-1])
+        places = flat_index(corner, (height, width), field.shape[-1])
         stacked = windows.resolve_conj().movedim(0, -3).flatten(-3)
         field.view(*field.shape[:-2], -1).index_add_(-1, places, stacked)
         return
@@ -198,16 +201,16 @@ def _add(field: Tensor, windows: Tensor, corner: Tensor) -> None:
         field[..., y : y + height, x : x + width] += window
 
 
-def _by_index(field: Tensor, corner: Tensor, window: tuple[int, int]) -> Tensor:
-    cut = field.flatten(-2).index_select(-1, flat(corner, window, field.shape[-1]))
+def _gather_by_index(field: Tensor, corner: Tensor, window: tuple[int, int]) -> Tensor:
+    cut = field.flatten(-2).index_select(-1, flat_index(corner, window, field.shape[-1]))
     return cut.view(*field.shape[:-2], len(corner), *window).movedim(-3, 0).contiguous()
 
 
-def flat(corner: Int[Tensor, "b 2"], window: tuple[int, int], width: int, /) -> Int[Tensor, " all"]:
+def flat_index(corner: Int[Tensor, "b 2"], window: tuple[int, int], width: int, /) -> Int[Tensor, " all"]:
     """Numbers of the pixels of all windows in a field whose rows have a ``width``.
 
     Example:
-        >>> flat(torch.tensor([[1, 2]]), (2, 2), 10).tolist()
+        >>> flat_index(torch.tensor([[1, 2]]), (2, 2), 10).tolist()
         [12, 13, 22, 23]
     """
     y, x = (torch.arange(n, device=corner.device) for n in window)
@@ -215,7 +218,7 @@ def flat(corner: Int[Tensor, "b 2"], window: tuple[int, int], width: int, /) -> 
     return (rows[:, :, None] * width + columns[:, None, :]).flatten()
 
 
-def _around(places: np.ndarray, window: tuple[int, int]) -> Box:
+def _bounding_box(places: np.ndarray, window: tuple[int, int]) -> Box:
     (top, left), (bottom, right) = places.min(0).tolist(), places.max(0).tolist()
     return top, bottom + window[0], left, right + window[1]
 
@@ -224,7 +227,7 @@ def _area(box: Box) -> int:
     return (box[1] - box[0]) * (box[3] - box[2])
 
 
-def _merged(boxes: np.ndarray) -> np.ndarray:
+def _merge_touching(boxes: np.ndarray) -> np.ndarray:
     """Rectangles around the boxes that meet, again and again until none meet."""
     while True:
         top, bottom, left, right = boxes.T
@@ -243,7 +246,7 @@ def _merged(boxes: np.ndarray) -> np.ndarray:
         boxes = around
 
 
-def _runs(tiles: np.ndarray, shape: tuple[int, int]) -> list[Box]:
+def _cover_tiles(tiles: np.ndarray, shape: tuple[int, int]) -> list[Box]:
     """Marked tiles as rectangles: runs along a row, and down as far as the same run goes on."""
     found: list[Box] = []
     open_: dict[tuple[int, int], int] = {}
@@ -251,8 +254,13 @@ def _runs(tiles: np.ndarray, shape: tuple[int, int]) -> list[Box]:
         edges = np.flatnonzero(np.diff(tiles[row], prepend=False, append=False)) if row < len(tiles) else []
         here = {(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)}
         for run in [run for run in open_ if run not in here]:
-            box = (open_.pop(run) * TILE, row * TILE, run[0] * TILE, run[1] * TILE)
+            box = (open_.pop(run) * TILE_SIZE, row * TILE_SIZE, run[0] * TILE_SIZE, run[1] * TILE_SIZE)
             found.append((box[0], min(box[1], shape[0]), box[2], min(box[3], shape[1])))
         for run in sorted(here):
             open_.setdefault(run, row)
     return found
+
+
+# old names, until callers are renamed
+clear = clear_boxes
+disjoint = merge_boxes

@@ -1,4 +1,4 @@
-"""Free flight of a wave: between slices, to a near detector, to a far one.
+"""Free flight of a wave: between slices, to a near detector, to a far one, between tilted planes.
 
 All kernels live in the Fourier domain with zero frequency in the corner and drop the carrier
 ``exp(i k z)``. The angular spectrum is written as ``exp(i z (kz - k))`` with
@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import frequencies, to_real, to_reciprocal
 
-__all__ = ["angular_spectrum", "far_field", "fly", "fresnel", "fresnel_scaling", "tilt_ramp"]
+__all__ = ["angular_spectrum", "far_field", "flight_phase_and_decay", "fly", "fresnel"]
+__all__ += ["fresnel_scaling", "tilt_ramp", "tilted_plane_kernel"]
 
 
 def fresnel(
@@ -101,3 +103,96 @@ def fresnel_scaling(focus: float, distance: float, /) -> tuple[float, float]:
         return 1.0, distance
     magnification = (focus + distance) / focus
     return magnification, distance / magnification
+
+
+def tilted_plane_kernel(
+    shape: tuple[int, int],
+    basis: Float[Tensor, "3 2"],
+    wavelength: float,
+    offset: Float[Tensor, " 3"],
+    along: Float[Tensor, " 3"] | None = None,
+    /,
+) -> Complex[Tensor, "y x"]:
+    """Kernel that takes a wave from one plane to a parallel one whose grid is moved by a vector.
+
+    The wave is a carrier ``exp(i k p . r)`` times an envelope on the grid ``r = basis @ (row, column)``.
+    For a frequency ``q`` of the envelope in the plane, ``K = k p + q`` in the plane and the normal part of
+    the wave vector is ``kn = sqrt(k^2 - |K|^2)``, so the envelope at the offset ``d`` is multiplied by
+    ``exp(i d . (q + n (kn - k p . n)))``. As in `propagate` the difference is written without cancellation,
+    ``kn - k p.n = -(|q|^2 + 2 k p . q) / (kn + k p.n)``. Evanescent waves decay in either direction.
+
+    Args:
+        shape: window (y, x).
+        basis: step between rows, step between columns, ``(xyz, 2)``; any length, oblique too. Its dtype
+            is that of the kernel.
+        wavelength: in the same unit.
+        offset: from the first plane's grid to the second's, (x, y, z).
+        along: direction ``p`` of the carrier; default: the normal of the planes on the side of the offset.
+
+    Returns:
+        Zero frequency in the corner; for `propagate.fly`. Differentiable in all vectors.
+
+    Raises:
+        BadInput: rows and columns are parallel, or the carrier runs in the plane.
+
+    Example:
+        >>> from phaseloom.physics.propagate import angular_spectrum
+        >>> upright = torch.tensor([[0.0, 2.0], [3.0, 0.0], [0.0, 0.0]])
+        >>> kernel = tilted_plane_kernel((6, 5), upright, 0.5, torch.tensor([0.0, 0.0, 40.0]))
+        >>> same = angular_spectrum((6, 5), (3.0, 2.0), 0.5, torch.tensor(40.0))
+        >>> bool(torch.allclose(kernel, same, atol=1e-4))
+        True
+    """
+    turn, loss = flight_phase_and_decay(shape, basis, wavelength, offset, along)
+    return torch.polar(torch.exp(-loss), turn)
+
+
+def flight_phase_and_decay(
+    shape: tuple[int, int],
+    basis: Float[Tensor, "3 2"],
+    wavelength: float,
+    offset: Float[Tensor, " 3"],
+    along: Float[Tensor, " 3"] | None = None,
+    /,
+) -> tuple[Float[Tensor, "y x"], Float[Tensor, "y x"]]:
+    """Phase (radian) and decay (exponent) of each frequency of `tilted_plane_kernel`.
+
+    Both are proportional to the length of the offset, so flights of many lengths share one table.
+
+    Example:
+        >>> upright = torch.tensor([[0.0, 2.0], [3.0, 0.0], [0.0, 0.0]])
+        >>> turn, loss = flight_phase_and_decay((6, 5), upright, 0.5, torch.tensor([0.0, 0.0, 40.0]))
+        >>> float(turn[0, 0]), bool((turn <= 0).all()), float(loss.max())
+        (0.0, True, 0.0)
+    """
+    normal = torch.linalg.cross(basis[:, 0], basis[:, 1])
+    area = normal.norm()
+    if not area > 1e-6 * basis.norm(dim=0).prod():
+        raise BadInput("oblique.basis", basis.tolist(), "has parallel rows and columns: give two directions")
+    normal = normal / area
+    side = normal @ (offset if along is None else along)
+    normal = torch.where(side < 0, -normal, normal)
+    carrier = normal if along is None else along / along.norm()
+    k, cosine = 2 * math.pi / wavelength, carrier @ normal
+    if not cosine > 1e-6:
+        raise BadInput("oblique.along", carrier.tolist(), "runs in the plane: the wave would never arrive")
+    q = _plane_waves(shape, basis)
+    flat = k * (carrier - cosine * normal)
+    gained = (q.square().sum(0) + 2 * torch.einsum("i,iyx->yx", flat, q)) / k**2
+    square = cosine**2 - gained
+    flies, one, depth = square > 0, torch.ones_like(square), offset @ normal
+    root = torch.where(flies, square, one).sqrt()
+    change = torch.where(flies, -gained / (root + cosine), -cosine)
+    loss = torch.where(flies, 0.0, k * depth.abs() * torch.where(flies, one, -square).sqrt())
+    return torch.einsum("i,iyx->yx", offset, q) + k * depth * change, loss
+
+
+def _plane_waves(shape: tuple[int, int], basis: Tensor) -> Float[Tensor, "3 y x"]:
+    """Wave vectors in the plane that fit a grid, radian per unit length."""
+    y, x = (2 * math.pi * torch.fft.fftfreq(n, dtype=basis.dtype, device=basis.device) for n in shape)
+    inverse = torch.linalg.pinv(basis).transpose(0, 1)
+    return inverse[:, 0, None, None] * y[:, None] + inverse[:, 1, None, None] * x
+
+
+# old names, until callers are renamed
+oblique = tilted_plane_kernel

@@ -47,9 +47,7 @@ def multislice(
     first, *rest = slices.unbind(-3)
     wave = transmit(wave, first)
     for gap, slice_ in enumerate(rest):
-        assert kernel is not None
-        one = isinstance(kernel, Tensor) and kernel.ndim == 2
-        wave = transmit(fly(wave, kernel if one else kernel[gap]), slice_)  # type: ignore[arg-type]
+        wave = transmit(fly(wave, _kernel_of_gap(kernel, gap)), slice_)
     return wave
 
 
@@ -77,12 +75,16 @@ def illuminate(
     first, *rest = slices.unbind(-3)
     for number, slice_ in enumerate((first, *rest)):
         if number:
-            assert kernel is not None
-            one = isinstance(kernel, Tensor) and kernel.ndim == 2
-            wave = fly(wave, kernel if one else kernel[number - 1])  # type: ignore[arg-type]
+            wave = fly(wave, _kernel_of_gap(kernel, number - 1))
         power = wave.abs().square().sum(-3)
         if power.ndim == 4:
             same = power.new_full((power.shape[1],), 1 / power.shape[1])
             power = ((same if share is None else share)[:, None, None] * power).sum(1)
         light[number] += scatter(power, corner, (light.shape[-2], light.shape[-1]))
         wave = transmit(wave, slice_)
+
+
+def _kernel_of_gap(kernel: Flights, gap: int) -> Tensor:
+    """Of kernels for all gaps, or one for each."""
+    assert kernel is not None
+    return kernel if isinstance(kernel, Tensor) and kernel.ndim == 2 else kernel[gap]

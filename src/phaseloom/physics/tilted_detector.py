@@ -15,40 +15,40 @@ from jaxtyping import Complex, Float, Int, Shaped
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.tilted_propagation import advance
-from phaseloom.physics.tilted_sample import Numbers, outgoing, steps
+from phaseloom.physics.propagate import flight_phase_and_decay
+from phaseloom.physics.tilted_sample import Numbers, grid_steps, outgoing_direction
 
-__all__ = ["FINER", "ewald", "interpolation", "remapped", "spectrum"]
+__all__ = ["OVERSAMPLING", "ewald", "interpolation", "remap_pixels", "tilted_kernel"]
 
-FINER = 2
+OVERSAMPLING = 2
 """How much finer the grid is on which waves are interpolated."""
 
-BEND = math.pi * math.sqrt(8.2)
+KERNEL_SHAPE = math.pi * math.sqrt(8.2)
 """Of the kernel that interpolates, for four pixels of a grid twice as fine."""
 
 
-def spectrum(
+def tilted_kernel(
     shape: tuple[int, int], grid: Float[np.ndarray, "3 2"], wavelength: float, distance: Tensor, /
 ) -> Complex[Tensor, "*batch y x"]:
     """Kernel of a flight along the beam, for waves that are known on an oblique grid.
 
     A wave ``exp(i K.r)`` of the beam, ``|K| = k``, moved along ``z`` by a distance, becomes itself times
     ``exp(i z (Kz - k))``; the grid tells the part of ``K`` that lies in its plane, relative to the beam's
-    own. This is `phaseloom.physics.tilted_propagation.oblique` along the beam, for many distances at once;
+    own. This is `phaseloom.physics.propagate.tilted_plane_kernel` along the beam, for many distances at once;
     on a grid across the beam it is `phaseloom.physics.propagate.angular_spectrum`.
 
     Args:
         shape: window (y, x).
-        grid: steps of its rows and columns, angstrom; see `steps`.
+        grid: steps of its rows and columns, angstrom; see `grid_steps`.
         wavelength: angstrom.
         distance: angstrom, any shape ``*batch``; the dtype of the kernel follows it.
 
     Example:
-        >>> flat = steps([[0, -1], [-1, 0], [0, 0]], (1.0, 1.0), (0, 0, 1))
-        >>> spectrum((8, 8), flat, 0.02, torch.tensor([10.0, 20.0])).shape
+        >>> flat = grid_steps([[0, -1], [-1, 0], [0, 0]], (1.0, 1.0), (0, 0, 1))
+        >>> tilted_kernel((8, 8), flat, 0.02, torch.tensor([10.0, 20.0])).shape
         torch.Size([2, 8, 8])
     """
-    known = _slopes(tuple(shape), tuple(np.asarray(grid, np.float64).ravel().tolist()), wavelength)
+    known = _flight_table(tuple(shape), tuple(np.asarray(grid, np.float64).ravel().tolist()), wavelength)
     turn, loss = (table.to(distance.device, distance.dtype) for table in known)
     z = distance[..., None, None]
     return torch.polar(torch.exp(-z.abs() * loss), z * turn)
@@ -89,7 +89,7 @@ def ewald(
         >>> places[2, 2].tolist(), places[0, 3].round(4).tolist(), share.round(4).min()
         ([0.0, 0.0], [-2.0, 1.0], np.float64(1.0))
     """
-    table, front = np.asarray(basis, np.float64), outgoing(basis)
+    table, front = np.asarray(basis, np.float64), outgoing_direction(basis)
     offsets = [(np.arange(n) - n // 2) * a for n, a in zip(shape, angle, strict=True)]
     across = np.stack(np.meshgrid(*offsets, indexing="ij"), -1) @ table.T
     square = (across**2).sum(-1)
@@ -99,7 +99,7 @@ def ewald(
     cosine = np.sqrt(1 - square) if lens else 1 / np.sqrt(1 + square)
     dip = -square / (1 + cosine) if lens else -square * cosine**2 / (1 + cosine)
     move = across * (1.0 if lens else cosine[..., None]) + dip[..., None] * front
-    places = move @ steps(basis, (1.0, 1.0), normal) / np.asarray(angle)
+    places = move @ grid_steps(basis, (1.0, 1.0), normal) / np.asarray(angle)
     seen = (move + front) @ np.asarray(normal, np.float64) * float(front @ np.asarray(normal)) > 0
     return places, np.where(seen, 1.0 if lens else cosine**3, 0.0)
 
@@ -109,9 +109,9 @@ def interpolation(
 ) -> tuple[Int[Tensor, "16 v u"], Float[Tensor, "16 v u"], Float[Tensor, "y x"]]:
     """What it takes to read the Fourier transform of a window between its frequencies.
 
-    The window, its middle at ``[N // 2]``, is multiplied by a taper and transformed to a grid `FINER` times
-    as fine, and that is summed up with the weights of a Kaiser-Bessel kernel four pixels wide, of which the
-    taper is the inverse (Jackson et al., doi:10.1109/42.97598; width: Beatty et al.,
+    The window, its middle at ``[N // 2]``, is multiplied by a taper and transformed to a grid `OVERSAMPLING`
+    times as fine, which is summed with the weights of a Kaiser-Bessel kernel four pixels wide; the taper is
+    its inverse (Jackson et al., doi:10.1109/42.97598; width: Beatty et al.,
     doi:10.1109/TMI.2005.848376). The error is 0.1 % or so of a wave that fills the window.
 
     Args:
@@ -129,22 +129,22 @@ def interpolation(
         >>> window[0, 4, 5] = 1  # a pixel right of the middle
         >>> pixels, weights, taper = interpolation(np.array([[[0.0, 2.5]]]), np.ones((1, 1)), (8, 8))
         >>> fine = to_reciprocal(cornered(fit_window(window * taper, (16, 16))))
-        >>> read = remapped(fine, pixels, weights)
+        >>> read = remap_pixels(fine, pixels, weights)
         >>> bool(abs(8 * read - np.exp(-2j * np.pi * 2.5 / 8)) < 1e-3)
         True
     """
-    fine = [FINER * n for n in shape]
-    low = np.floor(FINER * places)
-    rows, columns = (_kernel(part) for part in np.moveaxis(FINER * places - low, -1, 0))
+    fine = [OVERSAMPLING * n for n in shape]
+    low = np.floor(OVERSAMPLING * places)
+    rows, columns = (_kernel_weights(part) for part in np.moveaxis(OVERSAMPLING * places - low, -1, 0))
     y, x = (low[..., axis].astype(np.int64) for axis in (0, 1))
     taps = [(i, j) for i in range(4) for j in range(4)]
     pixels = np.stack([(y + i - 1) % fine[0] * fine[1] + (x + j - 1) % fine[1] for i, j in taps])
-    weights = np.stack([FINER * share * rows[i] * columns[j] for i, j in taps])
-    taper = np.outer(*(1 / _transformed((np.arange(n) - n // 2) / (FINER * n)) for n in shape))
+    weights = np.stack([OVERSAMPLING * share * rows[i] * columns[j] for i, j in taps])
+    taper = np.outer(*(1 / _kernel_transform((np.arange(n) - n // 2) / (OVERSAMPLING * n)) for n in shape))
     return torch.as_tensor(pixels.astype(np.int32)), torch.as_tensor(weights), torch.as_tensor(taper)
 
 
-def remapped(
+def remap_pixels(
     known: Shaped[Tensor, "b v u"], pixels: Int[Tensor, "tap y x"], weights: Float[Tensor, "tap y x"], /
 ) -> Shaped[Tensor, "b y x"]:
     """Weighted sums of pixels of each pattern or wave; see `interpolation`."""
@@ -152,12 +152,12 @@ def remapped(
     flat = torch.view_as_real(rows.resolve_conj().contiguous()).flatten(1) if rows.is_complex() else rows
     places = torch.arange(pixels[0].numel(), dtype=pixels.dtype, device=pixels.device)
     ways = pixels.flatten(1).T.flatten(), places.repeat_interleave(len(pixels))
-    sums = _Sums.apply(flat, *ways, weights.flatten(1).T.flatten(), len(places))
+    sums = _WeightedSums.apply(flat, *ways, weights.flatten(1).T.flatten(), len(places))
     out = torch.view_as_complex(sums.view(len(sums), -1, 2)) if rows.is_complex() else sums
     return out.T.reshape(-1, *pixels.shape[1:])
 
 
-class _Sums(torch.autograd.Function):
+class _WeightedSums(torch.autograd.Function):
     """Weighted sums of rows, each into one of ``many``; its adjoint turns the ways round."""
 
     @staticmethod
@@ -177,28 +177,32 @@ class _Sums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         start, end, weight = ctx.saved_tensors
-        return _Sums.apply(grads[0], end, start, weight, ctx.given), None, None, None, None
+        return _WeightedSums.apply(grads[0], end, start, weight, ctx.given), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Sums.apply(tangents[0], *ctx.saved_tensors, ctx.many)
+        return _WeightedSums.apply(tangents[0], *ctx.saved_tensors, ctx.many)
 
 
 @lru_cache(maxsize=16)
-def _slopes(shape: tuple[int, int], grid: tuple[float, ...], wavelength: float) -> tuple[Tensor, Tensor]:
+def _flight_table(
+    shape: tuple[int, int], grid: tuple[float, ...], wavelength: float
+) -> tuple[Tensor, Tensor]:
     """``Kz - k`` of each frequency of a grid, and its decay, per angstrom."""
     beam = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     table = torch.tensor(grid, dtype=torch.float64).view(3, 2)
-    return advance(shape, table, wavelength, beam, beam)
+    return flight_phase_and_decay(shape, table, wavelength, beam, beam)
 
 
-def _kernel(part: np.ndarray) -> list[np.ndarray]:
+def _kernel_weights(part: np.ndarray) -> list[np.ndarray]:
     """Weights of the pixels at -1, 0, 1 and 2 for a place between 0 and 1."""
     away = (part - i for i in (-1, 0, 1, 2))
-    return [np.i0(BEND * np.sqrt(np.clip(1 - (a / 2) ** 2, 0, None))) / np.i0(BEND) for a in away]
+    return [
+        np.i0(KERNEL_SHAPE * np.sqrt(np.clip(1 - (a / 2) ** 2, 0, None))) / np.i0(KERNEL_SHAPE) for a in away
+    ]
 
 
-def _transformed(place: np.ndarray) -> np.ndarray:
+def _kernel_transform(place: np.ndarray) -> np.ndarray:
     """Fourier transform of the kernel, places in cycles per pixel."""
-    root = np.sqrt(BEND**2 - (4 * math.pi * place) ** 2)
-    return 4 * np.sinh(root) / root / np.i0(BEND)
+    root = np.sqrt(KERNEL_SHAPE**2 - (4 * math.pi * place) ** 2)
+    return 4 * np.sinh(root) / root / np.i0(KERNEL_SHAPE)

@@ -14,23 +14,24 @@ from jaxtyping import Float
 
 from phaseloom.errors import BadInput
 
-__all__ = ["Numbers", "departed", "landed", "mirror", "outgoing", "steps"]
+__all__ = ["Numbers", "grid_steps", "mirror_normal", "outgoing_direction", "project_beam"]
+__all__ += ["restore_beam"]
 
-BEAM = np.array([0.0, 0.0, 1.0])
+BEAM_DIRECTION = np.array([0.0, 0.0, 1.0])
 """Direction in which the beam travels."""
 
-GRAZING = 1e-3
+MIN_GRAZING_SINE = 1e-3
 """Sine of the angle between a direction and the surface below which nothing is projected."""
 
 Numbers = Sequence[Any] | np.ndarray
 """A vector, or a table in rows."""
 
 
-def outgoing(basis: Numbers, /) -> Float[np.ndarray, "3"]:
+def outgoing_direction(basis: Numbers, /) -> Float[np.ndarray, "3"]:
     """Direction from the sample to the middle of a detector.
 
     Example:
-        >>> outgoing([[0, -1], [-1, 0], [0, 0]]).tolist()
+        >>> outgoing_direction([[0, -1], [-1, 0], [0, 0]]).tolist()
         [0.0, 0.0, 1.0]
     """
     rows, columns = np.asarray(basis, np.float64).T
@@ -38,23 +39,23 @@ def outgoing(basis: Numbers, /) -> Float[np.ndarray, "3"]:
     return across / np.linalg.norm(across) + 0.0
 
 
-def mirror(basis: Numbers, /) -> Float[np.ndarray, "3"]:
+def mirror_normal(basis: Numbers, /) -> Float[np.ndarray, "3"]:
     """Normal of the surface that reflects the beam into the middle of a detector, downstream.
 
     Raises:
         BadInput: the detector is in the beam.
 
     Example:
-        >>> mirror([[0, 0], [-1, 0], [0, 1]]).round(4).tolist()
+        >>> mirror_normal([[0, 0], [-1, 0], [0, 1]]).round(4).tolist()
         [-0.7071, 0.0, 0.7071]
     """
-    normal = BEAM - outgoing(basis)
-    if np.linalg.norm(normal) < GRAZING:
+    normal = BEAM_DIRECTION - outgoing_direction(basis)
+    if np.linalg.norm(normal) < MIN_GRAZING_SINE:
         raise BadInput("geometry.basis", None, "puts the detector in the beam: nothing is reflected there")
     return normal / np.linalg.norm(normal)
 
 
-def steps(basis: Numbers, pixel: tuple[float, float], normal: Numbers, /) -> Float[np.ndarray, "3 2"]:
+def grid_steps(basis: Numbers, pixel: tuple[float, float], normal: Numbers, /) -> Float[np.ndarray, "3 2"]:
     """Steps of rows and columns of the object's grid on the surface, angstrom.
 
     The grid conjugate to the detector lies across the outgoing direction, its pixels ``wavelength /
@@ -64,14 +65,19 @@ def steps(basis: Numbers, pixel: tuple[float, float], normal: Numbers, /) -> Flo
         BadInput: the detector sees the surface from its edge.
 
     Example:
-        >>> steps([[0, -1], [-1, 0], [0, 0]], (2.0, 1.0), (0, 0.6, 0.8)).round(3).T.tolist()
+        >>> grid_steps([[0, -1], [-1, 0], [0, 0]], (2.0, 1.0), (0, 0.6, 0.8)).round(3).T.tolist()
         [[0.0, -2.0, 1.5], [-1.0, 0.0, 0.0]]
     """
     across = np.linalg.pinv(np.asarray(basis, np.float64)).T * np.asarray(pixel)
-    return _along(across.T, outgoing(basis), np.asarray(normal, np.float64), "geometry.basis").T + 0.0
+    return (
+        _project_along(
+            across.T, outgoing_direction(basis), np.asarray(normal, np.float64), "geometry.basis"
+        ).T
+        + 0.0
+    )
 
 
-def landed(
+def project_beam(
     beam: Float[np.ndarray, "n 3"], basis: Numbers, normal: Numbers, /
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
     """Where beams meet the surface, and how far before that their optics stand.
@@ -82,7 +88,7 @@ def landed(
         normal: of the surface.
 
     Returns:
-        Positions (row, column) as the detector sees them, one pixel per step of the grid of `steps`, and
+        Positions (row, column) as the detector sees them, one pixel per step of the grid of `grid_steps`, and
         heights: the beam's wave on the surface is that of its middle flown by ``-height``. For a sample
         across the beam these are the projections on ``basis`` and ``z``.
 
@@ -90,42 +96,49 @@ def landed(
         BadInput: the beam runs along the surface.
 
     Example:
-        >>> there = landed(np.array([[0.0, -3.0, 1.0]]), [[0, -1], [-1, 0], [0, 0]], (0, 0.6, 0.8))
+        >>> there = project_beam(np.array([[0.0, -3.0, 1.0]]), [[0, -1], [-1, 0], [0, 0]], (0, 0.6, 0.8))
         >>> [one.round(3).tolist() for one in there]
         [[[3.0, 0.0]], [-1.25]]
     """
     table = np.asarray(basis, np.float64)
     if tuple(normal) == (0, 0, 1):
         return beam @ table, beam[:, 2]
-    there = _along(beam, BEAM, np.asarray(normal, np.float64), "geometry.normal")
+    there = _project_along(beam, BEAM_DIRECTION, np.asarray(normal, np.float64), "geometry.normal")
     return there @ table, (beam - there)[:, 2]
 
 
-def departed(
+def restore_beam(
     positions: Float[np.ndarray, "n 2"],
     heights: Float[np.ndarray, " n"],
     basis: Numbers,
     normal: Numbers,
     /,
 ) -> Float[np.ndarray, "n 3"]:
-    """Inverse of `landed`: motion of the beam against the sample (x, y, z).
+    """Inverse of `project_beam`: motion of the beam against the sample (x, y, z).
 
     Example:
         >>> frame = [[0, -1], [-1, 0], [0, 0]], (0, 0.6, 0.8)
-        >>> departed(np.array([[3.0, 0.0]]), np.array([-1.25]), *frame).round(3).tolist()
+        >>> restore_beam(np.array([[3.0, 0.0]]), np.array([-1.25]), *frame).round(3).tolist()
         [[0.0, -3.0, 1.0]]
     """
     rows = np.asarray(basis, np.float64).T
     if tuple(normal) == (0, 0, 1):
-        return np.linalg.solve(np.vstack([rows, BEAM]), np.column_stack([positions, heights]).T).T
+        return np.linalg.solve(np.vstack([rows, BEAM_DIRECTION]), np.column_stack([positions, heights]).T).T
     there = np.column_stack([positions, np.zeros(len(positions))])
-    return np.linalg.solve(np.vstack([rows, normal]), there.T).T + heights[:, None] * BEAM + 0.0
+    return np.linalg.solve(np.vstack([rows, normal]), there.T).T + heights[:, None] * BEAM_DIRECTION + 0.0
 
 
-def _along(points: np.ndarray, direction: np.ndarray, normal: np.ndarray, place: str) -> np.ndarray:
+def _project_along(points: np.ndarray, direction: np.ndarray, normal: np.ndarray, place: str) -> np.ndarray:
     """Points moved along a direction onto the plane through the origin."""
     sine = float(normal @ direction)
-    if abs(sine) < GRAZING:
+    if abs(sine) < MIN_GRAZING_SINE:
         fix = f"runs along the surface with the normal {normal.round(4).tolist()}: nothing can be projected"
         raise BadInput(place, direction.round(4).tolist(), fix)
     return points - np.outer(points @ normal / sine, direction)
+
+
+# old names, until callers are renamed
+steps = grid_steps
+landed = project_beam
+departed = restore_beam
+mirror = mirror_normal

@@ -14,15 +14,13 @@ import warnings
 from typing import Any
 
 from phaseloom.plot.browse import browse, compare
-from phaseloom.plot.gui_events import watching
+from phaseloom.plot.gui import slide, watching
 from phaseloom.plot.histories import losses, refined
-from phaseloom.plot.interactive import slide
 from phaseloom.plot.live import Live
 from phaseloom.plot.object import object_amplitude, object_modes, object_phase, slices
-from phaseloom.plot.patterns import forward
 from phaseloom.plot.probe import probe_modes
 from phaseloom.plot.report import comparison, report
-from phaseloom.plot.scan import scan_overview
+from phaseloom.plot.scan import forward, scan_overview
 from phaseloom.plot.scan_maps import groups, positions, tilts
 from phaseloom.plot.style import save
 

@@ -15,10 +15,17 @@ import numpy as np
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.gui import Picture, frozen, plain, span, window
-from phaseloom.plot.interactive import FAR, View
+from phaseloom.plot.gui import (
+    DEFAULT_ROW_STEP,
+    Picture,
+    SteppedView,
+    count_limits,
+    freeze_layout,
+    open_window,
+    to_numpy,
+)
 from phaseloom.plot.scan import detector_step
-from phaseloom.plot.style import SMALL, colour_bar, limits, mapped, steps, unit_of
+from phaseloom.plot.style import SMALL_FONT, colour_bar, draw_map, limits, scan_steps, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,16 +34,16 @@ if TYPE_CHECKING:
 
 __all__ = ["browse", "compare"]
 
-MOST = 20000
+MAX_PATTERNS_SUMMED = 20000
 """How many patterns are summed for a map: more cannot be told apart on a screen."""
 
-CHUNK = 64
+PATTERNS_PER_READ = 64
 """Patterns that are read at once for sums."""
 
 
 def browse(
     scan: Scan4D, values: np.ndarray | None = None, /, *, label: str = "counts per pattern", index: int = 0
-) -> View:
+) -> SteppedView:
     """A map over the positions, and beside it the pattern of the position that was clicked last.
 
     A click shows the pattern nearest to it, arrow keys step along a row or from row to row, ``l``
@@ -66,31 +73,31 @@ def browse(
         4
         >>> plt.close(view.figure)
     """
-    survey = _Survey(scan)
+    survey = _PatternSums(scan)
     every = np.arange(len(scan)) if values is not None else survey.index
     values = survey.totals if values is None else np.asarray(values, float)
     if values.shape != every.shape:
         raise BadInput("plot.browse: values", values.shape, f"must be one for each pattern: ({len(scan)},)")
-    figure = window(12.5, 6.0, "Phaseloom: scan")
+    figure = open_window(12.5, 6.0, "Phaseloom: scan")
     left, right = figure.subplots(1, 2)
     spots = _draw_map(left, scan, every, values, label)
-    shown = _Patterns(scan, survey, right, _ring(left), spots)
-    row = scan.grid[1] if scan.grid is not None else FAR
-    view = View(figure, len(scan), shown.draw, row=row, keys={"l": shown.rescale, "m": shown.average})
+    shown = _PatternPanel(scan, survey, right, _draw_ring(left), spots)
+    row = scan.grid[1] if scan.grid is not None else DEFAULT_ROW_STEP
+    view = SteppedView(figure, len(scan), shown.draw, row=row, keys={"l": shown.rescale, "m": shown.average})
     hint = "click or arrows: pattern     l: logarithmic or linear     m: mean pattern"
-    figure.supxlabel(hint, fontsize=SMALL, color="0.45")
+    figure.supxlabel(hint, fontsize=SMALL_FONT, color="0.45")
     view.show(index)
-    frozen(figure)
+    freeze_layout(figure)
 
     def clicked(event: MouseEvent) -> None:
         if event.inaxes is left and event.button == 1 and not figure.canvas.widgetlock.locked():
             view.show(int(np.hypot(*(spots - (event.xdata, event.ydata)).T).argmin()))
 
-    figure.canvas.mpl_connect("button_press_event", clicked)  # type: ignore[arg-type]
+    figure.canvas.mpl_connect("button_press_event", clicked)
     return view
 
 
-def compare(scan: Scan4D, modelled: Callable[[int], Any], /, *, index: int = 0) -> View:
+def compare(scan: Scan4D, modelled: Callable[[int], Any], /, *, index: int = 0) -> SteppedView:
     """Measured and modelled pattern on one scale, and their difference; a slider chooses the pattern.
 
     Differences are in standard deviations of the counts. ``l`` switches between a logarithmic and a
@@ -116,24 +123,26 @@ def compare(scan: Scan4D, modelled: Callable[[int], Any], /, *, index: int = 0) 
         2
         >>> plt.close(view.figure)
     """
-    figure = window(13.0, 5.0, "Phaseloom: measured and modelled")
+    figure = open_window(13.0, 5.0, "Phaseloom: measured and modelled")
     hint = "slider or arrows: pattern     l: logarithmic or linear"
-    figure.supxlabel(hint, fontsize=SMALL, color="0.45")
+    figure.supxlabel(hint, fontsize=SMALL_FONT, color="0.45")
     above, below = figure.subfigures(2, 1, height_ratios=[12, 1], squeeze=False)[:, 0]
-    shown = _Pair(scan, modelled, above)
-    view = View(figure, len(scan), shown.draw, keys={"l": shown.rescale})
+    shown = _ComparisonPanels(scan, modelled, above)
+    view = SteppedView(figure, len(scan), shown.draw, keys={"l": shown.rescale})
     view.slide_on(below.subplots(), "pattern")
     view.show(index)
-    frozen(figure)
+    freeze_layout(figure)
     return view
 
 
-class _Survey:
+class _PatternSums:
     """Counts and mean of patterns, evenly spread; read once, when first asked for."""
 
     def __init__(self, scan: Scan4D):
         self.scan = scan
-        self.index = np.unique(np.linspace(0, len(scan) - 1, min(MOST, len(scan))).round().astype(int))
+        self.index = np.unique(
+            np.linspace(0, len(scan) - 1, min(MAX_PATTERNS_SUMMED, len(scan))).round().astype(int)
+        )
         self._known: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -149,30 +158,30 @@ class _Survey:
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         if self._known is None:
             totals, mean = [], np.zeros(self.scan.mask.shape)
-            for start in range(0, len(self.index), CHUNK):
-                chunk = self.scan.counts[self.index[start : start + CHUNK]]
+            for start in range(0, len(self.index), PATTERNS_PER_READ):
+                chunk = self.scan.counts[self.index[start : start + PATTERNS_PER_READ]]
                 totals.append((chunk * self.scan.mask).sum((1, 2), dtype=np.float64))
                 mean += chunk.sum(0, dtype=np.float64)
             self._known = np.concatenate(totals), mean / len(self.index)
         return self._known
 
 
-class _Patterns:
+class _PatternPanel:
     """The right half of `browse`: a pattern or the mean of many, and a ring around its place on the map."""
 
-    def __init__(self, scan: Scan4D, survey: _Survey, axes: Axes, ring: Any, spots: np.ndarray):
+    def __init__(self, scan: Scan4D, survey: _PatternSums, axes: Axes, ring: Any, spots: np.ndarray):
         step, dimension = detector_step(scan.geometry)
         self.scan, self.ring, self.spots = scan, ring, spots
         self.picture = Picture(axes, pixel=step, dimension=dimension, label="counts", mask=scan.mask)
         self.log, self.averaged = True, False
         self._mean = lru_cache(maxsize=1)(lambda: survey.mean)
-        self._read = lru_cache(maxsize=1)(lambda index: _pattern(scan, index))
+        self._read = lru_cache(maxsize=1)(lambda index: _read_pattern(scan, index))
 
     def draw(self, index: int) -> None:
         pattern = self._mean() if self.averaged else self._read(index)
         trusted = pattern[self.scan.mask]
         title = "mean pattern" if self.averaged else self._title(index, float(np.nansum(trusted)))
-        self.picture.show(pattern, title=title, limits=span(trusted, log=self.log), log=self.log)
+        self.picture.show(pattern, title=title, limits=count_limits(trusted, log=self.log), log=self.log)
         self.ring.set_data(self.spots[index, :1], self.spots[index, 1:])
 
     def rescale(self) -> None:
@@ -187,7 +196,7 @@ class _Patterns:
         return f"pattern {index} (of 0 to {len(self.scan) - 1}):  y {y},  x {x},  {total:.4g} counts"
 
 
-class _Pair:
+class _ComparisonPanels:
     """The panels of `compare`."""
 
     def __init__(self, scan: Scan4D, modelled: Callable[[int], Any], panel: FigureBase):
@@ -198,7 +207,9 @@ class _Pair:
             for axes, (label, cmap) in zip(panel.subplots(1, 3), looks, strict=True)
         ]
         self.scan, self.log = scan, True
-        self._read = lru_cache(maxsize=1)(lambda index: (_pattern(scan, index), self._model(modelled, index)))
+        self._read = lru_cache(maxsize=1)(
+            lambda index: (_read_pattern(scan, index), self._model(modelled, index))
+        )
 
     def draw(self, index: int) -> None:
         measured, modelled = self._read(index)
@@ -206,7 +217,10 @@ class _Pair:
         residual = (measured - modelled) / np.sqrt(np.maximum(modelled, 0) + 1)
         reach = max(float(np.nanpercentile(np.abs(residual[mask]), 99.5)), 1e-6)
         rms = float(np.sqrt(np.nanmean(residual[mask] ** 2)))
-        counts = {"limits": span(np.stack([measured[mask], modelled[mask]]), log=self.log), "log": self.log}
+        counts = {
+            "limits": count_limits(np.stack([measured[mask], modelled[mask]]), log=self.log),
+            "log": self.log,
+        }
         first, second, third = self.pictures
         first.show(measured, title=f"measured: {np.nansum(measured[mask]):.4g} counts", **counts)
         second.show(modelled, title=f"modelled: {np.nansum(modelled[mask]):.4g} counts", **counts)
@@ -216,7 +230,7 @@ class _Pair:
         self.log = not self.log
 
     def _model(self, modelled: Callable[[int], Any], index: int) -> np.ndarray:
-        values, wanted = plain(modelled(index)).astype(float), self.scan.mask.shape
+        values, wanted = to_numpy(modelled(index)).astype(float), self.scan.mask.shape
         if values.shape != wanted:
             raise BadInput(
                 "plot.compare: modelled", values.shape, f"must be a pattern like the scan's: {wanted}"
@@ -224,7 +238,7 @@ class _Pair:
         return values
 
 
-def _pattern(scan: Scan4D, index: int) -> np.ndarray:
+def _read_pattern(scan: Scan4D, index: int) -> np.ndarray:
     """One pattern, and no other is read."""
     return np.asarray(scan.counts[np.array([index])][0], float)
 
@@ -237,15 +251,15 @@ def _draw_map(axes: Axes, scan: Scan4D, index: np.ndarray, values: np.ndarray, l
         grid = None
     title = f"{len(scan)} positions" if grid is None else f"raster of {grid[0]}×{grid[1]}, rows: slow axis"
     look = {"title": title, "cmap": "viridis", "vmin": low, "vmax": high}
-    colour_bar(axes, mapped(axes, values, scan.positions[index], grid, **look), label)
+    colour_bar(axes, draw_map(axes, values, scan.positions[index], grid, **look), label)
     if grid is None:
         return scan.positions[:, ::-1] / unit_of(float(np.ptp(scan.positions[index], axis=0).max()))[1]
     row, column = np.divmod(np.arange(len(scan)), grid[1])
-    slow, fast = steps(scan.positions, grid)
+    slow, fast = scan_steps(scan.positions, grid)
     return np.stack([(column + 0.5) * fast, (row + 0.5) * slow], 1)
 
 
-def _ring(axes: Axes) -> Any:
+def _draw_ring(axes: Axes) -> Any:
     """A red ring with a white rim, seen on every colour."""
     from matplotlib.patheffects import Normal, withStroke
 

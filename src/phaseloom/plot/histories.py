@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phaseloom.plot.style import DASHES, PALETTE, SMALL, frame, note, page, unit_of
+from phaseloom.plot.style import LINE_COLOURS, LINE_DASHES, SMALL_FONT, draw_note, frame, new_figure, unit_of
 from phaseloom.units import LENGTH, Coefficients
 
 if TYPE_CHECKING:
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["Course", "courses", "losses", "refined"]
+__all__ = ["QuantityHistory", "losses", "quantity_histories", "refined"]
 
 History = Sequence[Mapping[str, Any]]
 
-ABREAST = 4
+PANELS_ABREAST = 4
 """Panels side by side."""
 
-FAINTEST = 1e-3
+MIN_TERM_SHARE = 1e-3
 """Share of the lowest loss below which a term is told and not drawn."""
 
 
 @dataclass(frozen=True)
-class Course:
+class QuantityHistory:
     """A quantity over the epochs.
 
     Attributes:
@@ -49,7 +49,7 @@ class Course:
     @property
     def moves(self) -> bool:
         """Whether anything in it changes by more than rounding."""
-        return any(_moves(values) for values in self.curves.values())
+        return any(_changes(values) for values in self.curves.values())
 
 
 def losses(r: Result) -> Figure:
@@ -57,43 +57,43 @@ def losses(r: Result) -> Figure:
 
     On a logarithmic scale, a term of less than a thousandth of the loss stands in the legend alone.
     """
-    figure = page(6.0, 4.0)
+    figure = new_figure(6.0, 4.0)
     draw_losses(figure.subplots(), r)
     return figure
 
 
 def refined(r: Result) -> Figure:
     """Thickness, tilt, defocus, aberrations, powers of modes, rates over the epochs: those that changed."""
-    found = [course for course in [*courses(r.history), _rates(r.history)] if course.moves]
-    lines = -(-len(found) // ABREAST) or 1
-    figure = page(3.8 * min(max(len(found), 1), ABREAST), 3.0 * lines)
+    found = [course for course in [*quantity_histories(r.history), _rate_history(r.history)] if course.moves]
+    lines = -(-len(found) // PANELS_ABREAST) or 1
+    figure = new_figure(3.8 * min(max(len(found), 1), PANELS_ABREAST), 3.0 * lines)
     if not found:
-        note(figure, "nothing but the images was refined")
+        draw_note(figure, "nothing but the images was refined")
         return figure
-    draw_courses(figure, found)
+    draw_histories(figure, found)
     return figure
 
 
-def courses(history: History, /) -> list[Course]:
+def quantity_histories(history: History, /) -> list[QuantityHistory]:
     """What the history knows of thickness, tilt, defocus, aberrations and powers, moving or not.
 
     Example:
         >>> rows = [{"number": n, "loss": 1.0, "state": {"thickness (A)": 10.0 + n}} for n in (1, 2, 3)]
-        >>> [(course.title, course.moves) for course in courses(rows)]
+        >>> [(course.title, course.moves) for course in quantity_histories(rows)]
         [('Distance of slices', True)]
     """
     rows = [row for row in history if row.get("state")]
     epochs = np.array([row["number"] for row in rows], float)
     states = [row["state"] for row in rows]
     return [
-        *_lengths(epochs, states),
-        *_tilt(epochs, states),
-        *_powers(epochs, states),
-        *_optics(epochs, states),
+        *_length_histories(epochs, states),
+        *_tilt_history(epochs, states),
+        *_power_history(epochs, states),
+        *_aberration_histories(epochs, states),
     ]
 
 
-def counted(history: History, /) -> bool:
+def has_noise_losses(history: History, /) -> bool:
     """Whether the losses are in units of shot noise: those of a run that compares counts."""
     return bool(history) and all("noise" in (row.get("terms") or ()) for row in history)
 
@@ -105,12 +105,12 @@ def draw_drift(axes: Axes, r: Result) -> None:
     count = np.arange(len(move))
     frame(axes, title="Moves in the order of the scan", x="pattern", y=f"move ({unit})")
     for axis, name in enumerate("yx"):
-        look = {"color": PALETTE[axis], "rasterized": True}
+        look = {"color": LINE_COLOURS[axis], "rasterized": True}
         axes.plot(count, move[:, axis] / scale, ".", markersize=2, alpha=0.5, **look)
         label = f"{name}: {drift.trend[axis] / scale:+.3g} {unit} in all"
-        axes.plot(count, drift.line[:, axis] / scale, DASHES[axis], linewidth=1.6, label=label, **look)
+        axes.plot(count, drift.line[:, axis] / scale, LINE_DASHES[axis], linewidth=1.6, label=label, **look)
     axes.grid(color="0.92", linewidth=0.6)
-    axes.legend(fontsize=SMALL, frameon=False)
+    axes.legend(fontsize=SMALL_FONT, frameon=False)
 
 
 def draw_losses(axes: Axes, r: Result) -> None:
@@ -118,38 +118,41 @@ def draw_losses(axes: Axes, r: Result) -> None:
     frame(axes, title="Progress", x="epoch", y="loss")
     epochs = np.array([row["number"] for row in r.history], float)
     train, held = (_column(r.history, name) for name in ("loss", "holdout"))
-    axes.plot(epochs, train, color=PALETTE[0], linewidth=1.5, label="training")
-    _draw_terms(axes, epochs, r.history, _lowest(train, held))
+    axes.plot(epochs, train, color=LINE_COLOURS[0], linewidth=1.5, label="training")
+    _draw_terms(axes, epochs, r.history, _lowest_value(train, held))
     if np.isfinite(held).any():
         best = int(np.nanargmin(held))
         seen = np.isfinite(held)
-        axes.plot(epochs[seen], held[seen], "--", color=PALETTE[1], linewidth=1.5, label="held out")
+        axes.plot(epochs[seen], held[seen], "--", color=LINE_COLOURS[1], linewidth=1.5, label="held out")
         label = f"best {held[best]:.4g}, epoch {epochs[best]:g}"
-        axes.plot(epochs[best], held[best], "o", color=PALETTE[1], markersize=5, label=label)
-    if len(epochs) and _lowest(train, held) > 0:
-        if counted(r.history):
+        axes.plot(epochs[best], held[best], "o", color=LINE_COLOURS[1], markersize=5, label=label)
+    if len(epochs) and _lowest_value(train, held) > 0:
+        if has_noise_losses(r.history):
             axes.axhline(1.0, color="0.5", linestyle=":", linewidth=1.2, label="shot noise")
         axes.set_yscale("log", nonpositive="mask")
         _plain_log_ticks(axes)
     axes.grid(color="0.92", which="both", linewidth=0.6)
     if len(epochs):
-        axes.legend(fontsize=SMALL, frameon=False)
+        axes.legend(fontsize=SMALL_FONT, frameon=False)
 
 
-def draw_courses(panel: FigureBase, found: Sequence[Course]) -> None:
+def draw_histories(panel: FigureBase, found: Sequence[QuantityHistory]) -> None:
     """A panel for each, four side by side."""
-    abreast = min(len(found), ABREAST)
+    abreast = min(len(found), PANELS_ABREAST)
     places = panel.subplots(-(-len(found) // abreast), abreast, squeeze=False).ravel()
     for axes, course in zip(places, found, strict=False):
-        _draw_course(axes, course)
+        _draw_history(axes, course)
     for axes in places[len(found) :]:
         axes.remove()
 
 
-def _draw_course(axes: Axes, course: Course) -> None:
+def _draw_history(axes: Axes, course: QuantityHistory) -> None:
     frame(axes, title=course.title, x="epoch", y=course.label)
     for number, (name, values) in enumerate(course.curves.items()):
-        style = {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)]}
+        style = {
+            "color": LINE_COLOURS[number % len(LINE_COLOURS)],
+            "linestyle": LINE_DASHES[number % len(LINE_DASHES)],
+        }
         marker = "." if len(course.epochs) < 40 else None
         axes.plot(course.epochs, values, linewidth=1.4, marker=marker, markersize=4, label=name, **style)
     axes.ticklabel_format(axis="y", useOffset=False) if not course.log else axes.set_yscale("log")
@@ -157,7 +160,7 @@ def _draw_course(axes: Axes, course: Course) -> None:
     axes.grid(color="0.92", linewidth=0.6)
     if len(course.curves) > 1:
         columns = 1 if len(course.curves) < 4 else 2
-        axes.legend(fontsize=SMALL, frameon=False, ncols=columns, columnspacing=1, handlelength=2.2)
+        axes.legend(fontsize=SMALL_FONT, frameon=False, ncols=columns, columnspacing=1, handlelength=2.2)
 
 
 def _draw_terms(axes: Axes, epochs: np.ndarray, history: History, lowest: float) -> None:
@@ -167,14 +170,14 @@ def _draw_terms(axes: Axes, epochs: np.ndarray, history: History, lowest: float)
         return
     for number, name in enumerate(names):
         values = _column([row.get("terms") or {} for row in history], name)
-        style = {"color": PALETTE[2:][number % 5], "linestyle": DASHES[1:][number % 6]}
-        if lowest > 0 and float(np.nanmax(values)) < FAINTEST * lowest:
+        style = {"color": LINE_COLOURS[2:][number % 5], "linestyle": LINE_DASHES[1:][number % 6]}
+        if lowest > 0 and float(np.nanmax(values)) < MIN_TERM_SHARE * lowest:
             axes.plot([], [], linewidth=1, label=f"{name}: at most {np.nanmax(values):.2g}", **style)
         else:
             axes.plot(epochs, values, linewidth=1, label=name, **style)
 
 
-def _lengths(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[Course]:
+def _length_histories(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[QuantityHistory]:
     """Thickness and defocus, each in its handiest unit."""
     named = {"thickness (A)": "Distance of slices", "defocus added (A)": "Defocus added"}
     named |= {"heights moved (A)": "Heights moved, rms"}
@@ -185,15 +188,15 @@ def _lengths(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[Co
     ]
 
 
-def _tilt(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[Course]:
+def _tilt_history(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[QuantityHistory]:
     known = [state.get("tilt (mrad)") or (np.nan, np.nan) for state in states]
     if not states or not np.isfinite(known).any():
         return []
     along = np.array(known, float).T
-    return [Course("Tilt of the object", "tilt (mrad)", epochs, dict(zip("yx", along, strict=True)))]
+    return [QuantityHistory("Tilt of the object", "tilt (mrad)", epochs, dict(zip("yx", along, strict=True)))]
 
 
-def _powers(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[Course]:
+def _power_history(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[QuantityHistory]:
     known = [state.get("mode powers") or () for state in states]
     count = max(map(len, known), default=0)
     if count < 2:
@@ -201,10 +204,14 @@ def _powers(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[Cou
     table = np.array([[*row, *[np.nan] * (count - len(row))] for row in known], float)
     shares = 100 * table / np.maximum(np.nansum(table, 1, keepdims=True), 1e-30)
     curves = {f"mode {mode + 1}": shares[:, mode] for mode in range(count)}
-    return [Course("Power of the probe's modes", "power (% of all)", epochs, curves, log=_spans(shares))]
+    return [
+        QuantityHistory(
+            "Power of the probe's modes", "power (% of all)", epochs, curves, log=_spans_a_decade(shares)
+        )
+    ]
 
 
-def _optics(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[Course]:
+def _aberration_histories(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[QuantityHistory]:
     """Every aberration by itself."""
     tables = [state.get("aberrations") or {} for state in states]
     names = dict.fromkeys(name for table in tables for name in table)
@@ -214,36 +221,38 @@ def _optics(epochs: np.ndarray, states: Sequence[Mapping[str, Any]]) -> list[Cou
     ]
 
 
-def _rates(history: History) -> Course:
+def _rate_history(history: History) -> QuantityHistory:
     """The rates of all parts."""
     tables = [row.get("rates") or {} for row in history]
     names = dict.fromkeys(name for table in tables for name in table)
     epochs = np.array([row["number"] for row in history], float)
     curves = {name: np.where((v := _column(tables, name)) > 0, v, np.nan) for name in names}
     curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
-    return Course("Rates", "rate (of each part's size)", epochs, curves, log=True)
+    return QuantityHistory("Rates", "rate (of each part's size)", epochs, curves, log=True)
 
 
 def _in_unit(
     title: str, label: str, epochs: np.ndarray, curves: dict[str, np.ndarray], dimension: Any
-) -> Course:
+) -> QuantityHistory:
     largest = max((float(np.nanmax(np.abs(v), initial=0.0)) for v in curves.values()), default=0.0)
     unit, scale = unit_of(largest, dimension) if largest > 0 else ("Å" if dimension is LENGTH else "rad", 1.0)
-    return Course(title, f"{label} ({unit})", epochs, {name: v / scale for name, v in curves.items()})
+    return QuantityHistory(
+        title, f"{label} ({unit})", epochs, {name: v / scale for name, v in curves.items()}
+    )
 
 
-def _moves(values: np.ndarray) -> bool:
+def _changes(values: np.ndarray) -> bool:
     seen = values[np.isfinite(values)]
     return seen.size > 1 and float(np.ptp(seen)) > 1e-5 * max(float(np.abs(seen).max()), 1e-12)
 
 
-def _spans(values: np.ndarray) -> bool:
+def _spans_a_decade(values: np.ndarray) -> bool:
     """Whether values are positive and a decade and more apart."""
     seen = values[np.isfinite(values)]
     return bool(seen.size and seen.min() > 0 and seen.max() / seen.min() > 10)
 
 
-def _lowest(*curves: np.ndarray) -> float:
+def _lowest_value(*curves: np.ndarray) -> float:
     """The lowest value known, or zero."""
     values = np.concatenate(curves)
     return float(np.nanmin(values)) if np.isfinite(values).any() else 0.0

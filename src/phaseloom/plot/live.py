@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from phaseloom.errors import BadInput
-from phaseloom.plot.gui import Picture, frozen, is_open, plain, pump, window, windowed
-from phaseloom.plot.object import PHASE, Field
-from phaseloom.plot.style import PALETTE, SMALL, frame, limits, wave_colours
+from phaseloom.plot.gui import (
+    Picture,
+    freeze_layout,
+    has_window,
+    is_open,
+    open_window,
+    process_events,
+    to_numpy,
+)
+from phaseloom.plot.object import PHASE_COLOURS, ObjectField
+from phaseloom.plot.probe import bright_box
+from phaseloom.plot.style import LINE_COLOURS, SMALL_FONT, frame, limits, wave_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Live"]
 
-IDLE = 4
+MIN_IDLE_RATIO = 4
 """Times as long as a drawing took that pass before the next: at most a fifth of a run goes to pictures."""
 
 
@@ -104,10 +113,10 @@ class Live:
         self._updates, self._next = 0, 0.0
         self._panels: _Panels | None = None
         with plt.ioff():  # or a notebook shows the figure a second time when its cell is done
-            self.figure = window(13.0, 5.2, "Phaseloom: live")
-        self._windowed = windowed(self.figure)
+            self.figure = open_window(13.0, 5.2, "Phaseloom: live")
+        self._windowed = has_window(self.figure)
         if self._windowed:
-            self.figure.canvas.manager.show()  # type: ignore[union-attr]
+            self.figure.canvas.manager.show()  # pyright: ignore[reportOptionalMemberAccess]
 
     @property
     def closed(self) -> bool:
@@ -123,7 +132,7 @@ class Live:
         if due:
             self.draw()
         else:
-            pump([self.figure])
+            process_events([self.figure])
         return due
 
     def draw(self) -> None:
@@ -131,21 +140,21 @@ class Live:
         if self.closed:
             return
         began = time.monotonic()
-        seen = _Seen.of(self._source() if callable(self._source) else self._source)
+        seen = _LiveState.of(self._source() if callable(self._source) else self._source)
         first = self._panels is None
         self._panels = self._panels or _Panels(self.figure)
         self._panels.show(seen)
         if first:
-            frozen(self.figure)
+            freeze_layout(self.figure)
         if self._windowed:
             self.figure.canvas.draw()
-            pump([self.figure])
+            process_events([self.figure])
         ended = time.monotonic()
-        self._next = ended + (max(self._seconds, IDLE * (ended - began)) if self._seconds else 0.0)
+        self._next = ended + (max(self._seconds, MIN_IDLE_RATIO * (ended - began)) if self._seconds else 0.0)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _LiveState:
     """What is drawn, in one form."""
 
     object: np.ndarray
@@ -155,18 +164,18 @@ class _Seen:
     history: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def of(cls, source: Source) -> _Seen:
+    def of(cls, source: Source) -> _LiveState:
         """From a result or a mapping."""
         if not isinstance(source, Mapping):
             return cls(source.object, source.probe, source.pixel, source.covered, source.history)
         missing = [name for name in ("object", "pixel") if name not in source]
         if missing:
             raise BadInput("plot.Live: source", None, f"lacks {' and '.join(missing)}")
-        object_ = _stacked(source["object"])
-        probe = None if source.get("probe") is None else _stacked(source["probe"])
+        object_ = _with_leading_axis(source["object"])
+        probe = None if source.get("probe") is None else _with_leading_axis(source["probe"])
         covered = np.ones(object_.shape[1:], bool)
         if (coverage := source.get("coverage")) is not None:
-            coverage = plain(coverage)
+            coverage = to_numpy(coverage)
             covered = coverage > 0.05 * np.percentile(coverage[coverage > 0], 90)
         history = [
             row if isinstance(row, Mapping) else {"number": number, "loss": float(row)}
@@ -184,7 +193,7 @@ class _Panels:
         grid = GridSpec(2, 3, figure, width_ratios=[1.25, 1.25, 1])
         places = [figure.add_subplot(part) for part in (grid[:, 0], grid[:, 1], grid[0, 2], grid[1, 2])]
         unit = (1.0, 1.0)
-        self.phase = Picture(places[0], pixel=unit, label="phase (rad)", cmap=PHASE)
+        self.phase = Picture(places[0], pixel=unit, label="phase (rad)", cmap=PHASE_COLOURS)
         self.amplitude = Picture(places[1], pixel=unit, label="amplitude (1)", cmap="gray")
         self.probe = Picture(places[2], pixel=unit)
         self.curves = _Curves(places[3])
@@ -192,9 +201,9 @@ class _Panels:
         self._box: tuple[slice, slice] = (slice(0, 0), slice(0, 0))
         self._window = ()
 
-    def show(self, seen: _Seen) -> None:
+    def show(self, seen: _LiveState) -> None:
         """Everything anew."""
-        field: Field = Field.of(seen)  # type: ignore[arg-type]
+        field: ObjectField = ObjectField.of(seen)  # pyright: ignore[reportArgumentType]
         phase, amplitude = field.phase(), field.amplitude()
         count = len(seen.object)
         summed = f", sum of {count} slices" if count > 1 else ""
@@ -216,9 +225,7 @@ class _Panels:
 
     def _widen(self, probe: np.ndarray) -> None:
         """Grow the box to the light of this probe: one that breathed with it would make the picture jump."""
-        from phaseloom.plot.probe import _lit
-
-        lit, rows, columns = _lit(probe), *probe.shape[1:]
+        lit, rows, columns = bright_box(probe), *probe.shape[1:]
         lit = tuple(slice(*part.indices(size)[:2]) for part, size in zip(lit, (rows, columns), strict=True))
         if self._window == (rows, columns):
             pairs = zip(self._box, lit, strict=True)
@@ -233,9 +240,9 @@ class _Curves:
         self.axes = axes
         frame(axes, title="Progress", x="epoch", y="loss")
         axes.grid(color="0.92", which="both", linewidth=0.6)
-        (self.train,) = axes.plot([], [], color=PALETTE[0], linewidth=1.5, label="training")
-        (self.held,) = axes.plot([], [], "--", color=PALETTE[1], linewidth=1.5, label="held out")
-        axes.legend(fontsize=SMALL, frameon=False, loc="upper right")
+        (self.train,) = axes.plot([], [], color=LINE_COLOURS[0], linewidth=1.5, label="training")
+        (self.held,) = axes.plot([], [], "--", color=LINE_COLOURS[1], linewidth=1.5, label="held out")
+        axes.legend(fontsize=SMALL_FONT, frameon=False, loc="upper right")
 
     def show(self, history: Sequence[Mapping[str, Any]]) -> None:
         """New curves, and a scale that fits them."""
@@ -279,7 +286,7 @@ def _headline(history: Sequence[Mapping[str, Any]]) -> str:
     return line if seconds is None else f"{line}   {seconds:.3g} s"
 
 
-def _stacked(values: Any) -> np.ndarray:
+def _with_leading_axis(values: Any) -> np.ndarray:
     """With an axis of slices or modes."""
-    values = plain(values)
+    values = to_numpy(values)
     return values[None] if values.ndim == 2 else values

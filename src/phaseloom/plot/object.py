@@ -15,7 +15,16 @@ import numpy as np
 
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import level, remove_ramp, summed_phase
-from phaseloom.plot.style import OUTSIDE, colour_bar, frame, image, limits, page, show_length, unit_of
+from phaseloom.plot.style import (
+    EMPTY_COLOUR,
+    colour_bar,
+    frame,
+    image,
+    limits,
+    new_figure,
+    show_length,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,29 +32,25 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = [
-    "Field",
-    "chosen",
-    "depths",
-    "object_amplitude",
-    "object_modes",
-    "object_phase",
-    "slices",
-]
+__all__ = ["ObjectField", "object_amplitude", "object_modes", "object_phase", "slice_depths", "slices"]
+__all__ += ["spread_indices"]
 
-PHASE = "viridis"
-ABREAST, MOST = 6, 24
-"""Slices side by side, and altogether."""
+PHASE_COLOURS = "viridis"
+SLICES_ABREAST = 6
+"""Slices drawn side by side."""
 
-LONGEST = 8
+MAX_SLICES = 24
+"""Slices drawn altogether."""
+
+MAX_SECTION_RATIO = 8
 """Ratio of depth to width, or of width to depth, up to which a section is drawn to scale."""
 
-FITTED = 120
+PLANE_FIT_SIDE = 120
 """Pixels a side that are enough to fit a plane."""
 
 
 @dataclass(frozen=True)
-class Field:
+class ObjectField:
     """The covered part of an object, every slice free of its plane wave.
 
     Attributes:
@@ -59,9 +64,9 @@ class Field:
     box: tuple[slice, slice]
 
     @classmethod
-    def of(cls, r: Result, object: np.ndarray | None = None, /) -> Field:
+    def of(cls, r: Result, object: np.ndarray | None = None, /) -> ObjectField:
         """The field of a result, or of one state of its object."""
-        box, inside = _covered(r)
+        box, inside = _covered_box(r)
         whole = r.object if object is None else object
         return cls(level(whole[:, *box], inside), inside, box)
 
@@ -75,19 +80,19 @@ class Field:
         if slice is not None and not -count <= slice < count:
             raise BadInput("plot.slice", slice, f"is not a slice: the object has {count}, counted from 0")
         phase = summed_phase(self.levelled if slice is None else self.levelled[slice])
-        return np.where(self.inside, phase - _plane(phase, self.inside), np.nan)
+        return np.where(self.inside, phase - _fit_plane(phase, self.inside), np.nan)
 
     def amplitude(self) -> np.ndarray:
         """Amplitude (y, x), the product over slices; NaN outside."""
         return np.where(self.inside, np.abs(self.levelled).prod(0), np.nan)
 
 
-def depths(r: Result, /) -> np.ndarray:
+def slice_depths(r: Result, /) -> np.ndarray:
     """Place of each slice along the beam, angstrom; the first is at zero.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> depths(SimpleNamespace(object=np.ones((3, 4, 4)), gaps=(10.0, 5.0), thickness=7.5)).tolist()
+        >>> slice_depths(SimpleNamespace(object=np.ones((3, 4, 4)), gaps=(10.0, 5.0), thickness=7.5)).tolist()
         [0.0, 10.0, 15.0]
     """
     count = len(r.object) - 1
@@ -95,11 +100,11 @@ def depths(r: Result, /) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(np.array(gaps, float))])
 
 
-def chosen(count: int, most: int, /) -> list[int]:
+def spread_indices(count: int, most: int, /) -> list[int]:
     """At most so many numbers below a count, evenly spread with both ends.
 
     Example:
-        >>> chosen(9, 3), chosen(2, 3)
+        >>> spread_indices(9, 3), spread_indices(2, 3)
         ([0, 4, 8], [0, 1])
     """
     return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()
@@ -111,15 +116,15 @@ def object_phase(r: Result, slice: int | None = None) -> Figure:
     Raises:
         BadInput: the object has no such slice.
     """
-    figure = page(6.4, 5.2)
-    draw_phase(figure.subplots(), r, Field.of(r), slice)
+    figure = new_figure(6.4, 5.2)
+    draw_phase(figure.subplots(), r, ObjectField.of(r), slice)
     return figure
 
 
 def object_amplitude(r: Result) -> Figure:
     """Amplitude of the object's transmission, the product over slices."""
-    figure = page(6.4, 5.2)
-    draw_amplitude(figure.subplots(), r, Field.of(r))
+    figure = new_figure(6.4, 5.2)
+    draw_amplitude(figure.subplots(), r, ObjectField.of(r))
     return figure
 
 
@@ -131,15 +136,20 @@ def slices(r: Result) -> Figure:
     """
     if len(r.object) == 1:
         return object_phase(r)
-    shown = min(len(r.object), MOST)
-    abreast, lines = min(shown, ABREAST), -(-shown // ABREAST)
-    field = Field.of(r)
+    shown = min(len(r.object), MAX_SLICES)
+    abreast, lines = min(shown, SLICES_ABREAST), -(-shown // SLICES_ABREAST)
+    field = ObjectField.of(r)
     phases = np.stack([field.phase(number) for number in range(len(r.object))])
     width = max(2.4 * abreast + 1, 8.0)
-    heights = [2.7 * lines, 1.0 + float(np.clip(0.4 * width * _flatness(r, field), 0.7, 3.0))]
-    figure = page(width, sum(heights))
+    heights = [2.7 * lines, 1.0 + float(np.clip(0.4 * width * _section_flatness(r, field), 0.7, 3.0))]
+    figure = new_figure(width, sum(heights))
     above, below = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
-    draw_slices(above, r, {number: phases[number] for number in chosen(len(phases), MOST)}, _middle(r, field))
+    draw_slices(
+        above,
+        r,
+        {number: phases[number] for number in spread_indices(len(phases), MAX_SLICES)},
+        _middle_pixel(r, field),
+    )
     draw_sections(below, r, phases, field)
     return figure
 
@@ -147,13 +157,17 @@ def slices(r: Result) -> Figure:
 def object_modes(r: Result) -> Figure:
     """Phase of each incoherent state of the object on one scale, and how much the states differ."""
     states = 1 if r.object_modes is None else len(r.object_modes)
-    figure = page(2.9 * min(states + (states > 1), ABREAST) + 1.6, 3.3)
+    figure = new_figure(2.9 * min(states + (states > 1), SLICES_ABREAST) + 1.6, 3.3)
     draw_states(figure, r)
     return figure
 
 
 def draw_phase(
-    axes: Axes, r: Result, field: Field, slice: int | None = None, span: tuple[float, float] | None = None
+    axes: Axes,
+    r: Result,
+    field: ObjectField,
+    slice: int | None = None,
+    span: tuple[float, float] | None = None,
 ) -> None:
     """One phase image with its colour bar."""
     phase = field.phase(slice)
@@ -161,11 +175,11 @@ def draw_phase(
     count = len(r.object)
     summed = f"Phase, sum of {count} slices" if count > 1 else "Phase"
     title = summed if slice is None else _slice_title(r, slice % count)
-    drawn = image(axes, phase, pixel=r.pixel, title=title, cmap=PHASE, vmin=low, vmax=high)
+    drawn = image(axes, phase, pixel=r.pixel, title=title, cmap=PHASE_COLOURS, vmin=low, vmax=high)
     colour_bar(axes, drawn, "phase (rad)")
 
 
-def draw_amplitude(axes: Axes, r: Result, field: Field) -> None:
+def draw_amplitude(axes: Axes, r: Result, field: ObjectField) -> None:
     """The amplitude image with its colour bar."""
     amplitude = field.amplitude()
     low, high = limits(amplitude)
@@ -181,10 +195,10 @@ def draw_slices(
 ) -> None:
     """Slices by their numbers in lines of six on one scale; dashed lines on the first through a pixel."""
     low, high = limits(np.stack(list(phases.values())))
-    abreast = min(len(phases), ABREAST)
+    abreast = min(len(phases), SLICES_ABREAST)
     places = panel.subplots(-(-len(phases) // abreast), abreast, squeeze=False).ravel()
     for axes, (index, phase) in zip(places, phases.items(), strict=False):
-        look = {"title": _slice_title(r, index), "cmap": PHASE, "vmin": low, "vmax": high}
+        look = {"title": _slice_title(r, index), "cmap": PHASE_COLOURS, "vmin": low, "vmax": high}
         drawn = image(axes, phase, pixel=r.pixel, **look)
     colour_bar(places[abreast - 1], drawn, "phase (rad)")
     for axes in places[len(phases) :]:
@@ -200,13 +214,13 @@ def draw_states(panel: FigureBase, r: Result) -> None:
     states = r.object[None] if r.object_modes is None else r.object_modes
     shares = np.ones(len(states)) if r.occupancies is None else np.asarray(r.occupancies, float)
     shares = shares / shares.sum()
-    phases = np.stack([Field.of(r, state).phase() for state in states])
-    shown = range(min(len(states), ABREAST - 1))
+    phases = np.stack([ObjectField.of(r, state).phase() for state in states])
+    shown = range(min(len(states), SLICES_ABREAST - 1))
     low, high = limits(phases)
     strip = panel.subplots(1, len(shown) + (len(states) > 1), squeeze=False)[0]
     for number in shown:
         title = f"state {number + 1} of {len(states)}: {100 * shares[number]:.3g} %"
-        look = {"title": title, "cmap": PHASE, "vmin": low, "vmax": high}
+        look = {"title": title, "cmap": PHASE_COLOURS, "vmin": low, "vmax": high}
         drawn = image(strip[number], phases[number], pixel=r.pixel, **look)
     colour_bar(strip[len(shown) - 1], drawn, "phase (rad)")
     if len(states) > 1:
@@ -217,24 +231,24 @@ def draw_states(panel: FigureBase, r: Result) -> None:
         colour_bar(strip[-1], drawn, "phase (rad)")
 
 
-def draw_sections(panel: FigureBase, r: Result, phases: np.ndarray, field: Field) -> None:
+def draw_sections(panel: FigureBase, r: Result, phases: np.ndarray, field: ObjectField) -> None:
     """Phase over depth and x, and over depth and y, through the middle of the scan."""
-    row, column = _middle(r, field)
+    row, column = _middle_pixel(r, field)
     cuts = (phases[:, row], phases[:, :, column])
     low, high = limits(np.concatenate([cut.ravel() for cut in cuts]))
-    edges = _edges(depths(r))
+    edges = _slice_borders(slice_depths(r))
     for name, axes, cut in zip("xy", panel.subplots(1, 2), cuts, strict=True):
         side = int(name == "x")
         first = r.origin[side] + (field.box[side].start - 0.5) * r.pixel[side]
         across = first + np.arange(cut.shape[1] + 1) * r.pixel[side]
         other, at = "yx"[1 - side], (row, column)[1 - side]
         place = r.origin[1 - side] + (field.box[1 - side].start + at) * r.pixel[1 - side]
-        drawn = _section(axes, cut, (across, edges), name, (low, high))
+        drawn = _draw_section(axes, cut, (across, edges), name, (low, high))
         axes.set_title(f"{name}-z section at {other} = {show_length(place)}{axes.get_title()}", fontsize=9.5)
     colour_bar(axes, drawn, "phase (rad)")
 
 
-def _section(
+def _draw_section(
     axes: Axes,
     cut: np.ndarray,
     edges: tuple[np.ndarray, np.ndarray],
@@ -247,7 +261,7 @@ def _section(
     across, depth = edges
     width, long = np.ptp(across), np.ptp(depth)
     unit, scale = unit_of(float(max(width, long)))
-    colours = matplotlib.colormaps[PHASE].with_extremes(bad=OUTSIDE)
+    colours = matplotlib.colormaps[PHASE_COLOURS].with_extremes(bad=EMPTY_COLOUR)
     look = {"cmap": colours, "vmin": span[0], "vmax": span[1], "rasterized": True}
     labels = (f"{name} ({unit})", f"depth ({unit})")
     if long > width:
@@ -256,19 +270,19 @@ def _section(
     else:
         drawn = axes.pcolormesh(across / scale, depth / scale, cut, **look)
     axes.invert_yaxis()
-    fits = 1 / LONGEST <= long / width <= LONGEST
+    fits = 1 / MAX_SECTION_RATIO <= long / width <= MAX_SECTION_RATIO
     frame(axes, title="" if fits else ", depth not to scale", x=labels[0], y=labels[1])
     axes.set_aspect("equal" if fits else "auto")
     return drawn
 
 
-def _flatness(r: Result, field: Field) -> float:
+def _section_flatness(r: Result, field: ObjectField) -> float:
     """Height over width of a section as it lies."""
-    width, long = field.inside.shape[1] * r.pixel[1], float(np.ptp(_edges(depths(r))))
+    width, long = field.inside.shape[1] * r.pixel[1], float(np.ptp(_slice_borders(slice_depths(r))))
     return min(width, long) / max(width, long)
 
 
-def _edges(centres: np.ndarray) -> np.ndarray:
+def _slice_borders(centres: np.ndarray) -> np.ndarray:
     """Borders half way between slices; the outer ones as thick as their neighbours leave them."""
     between = (centres[1:] + centres[:-1]) / 2
     first, last = centres[0] - (between[0] - centres[0]), centres[-1] + (centres[-1] - between[-1])
@@ -276,7 +290,7 @@ def _edges(centres: np.ndarray) -> np.ndarray:
     return edges if np.all(np.diff(edges) > 0) else np.arange(len(centres) + 1) - 0.5
 
 
-def _middle(r: Result, field: Field) -> tuple[int, int]:
+def _middle_pixel(r: Result, field: ObjectField) -> tuple[int, int]:
     """Row and column, in the box, of the middle of the scan."""
     place = (np.mean(r.positions, axis=0) - np.array(r.origin)) / np.array(r.pixel)
     sizes = field.inside.shape
@@ -287,15 +301,15 @@ def _middle(r: Result, field: Field) -> tuple[int, int]:
 
 def _slice_title(r: Result, index: int) -> str:
     """Number and depth of a slice."""
-    depth = depths(r)
+    depth = slice_depths(r)
     title = f"slice {index + 1} of {len(depth)}"
     unit, scale = unit_of(float(depth[-1]))
     return f"{title}: {depth[index] / scale:.4g} {unit}" if depth[-1] > 0 else title
 
 
-def _plane(phase: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _fit_plane(phase: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """The commonest plane, fitted to a grid of pixels that is fine enough."""
-    fold = max(1, math.isqrt(phase.size) // FITTED)
+    fold = max(1, math.isqrt(phase.size) // PLANE_FIT_SIDE)
     few, seen = phase[::fold, ::fold], inside[::fold, ::fold]
     if not seen.any():
         few, seen, fold = phase, inside, 1
@@ -306,12 +320,15 @@ def _plane(phase: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return flat[0, 0] + rise * y[:, None] + run * x
 
 
-def _covered(r: Result) -> tuple[tuple[slice, slice], np.ndarray]:
+def _covered_box(r: Result) -> tuple[tuple[slice, slice], np.ndarray]:
     """The box around the covered area, and that area within it; everything, if nothing is covered."""
     covered = np.asarray(r.covered, bool)
     if not covered.any():
         covered = np.ones(covered.shape, bool)
-    box = tuple(
-        slice(int(hit[0]), int(hit[-1]) + 1) for hit in (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
-    )
-    return box, covered[box]  # type: ignore[return-value]
+    rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
+    box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+    return box, covered[box]
+
+
+# old names, until callers are renamed
+Field = ObjectField

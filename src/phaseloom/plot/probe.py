@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phaseloom.plot.object import depths
+from phaseloom.plot.object import slice_depths
 from phaseloom.plot.style import (
-    SMALL,
+    SMALL_FONT,
     colour_bar,
     colour_wheel,
     frame,
     image,
-    page,
+    new_figure,
     show_length,
     unit_of,
     wave_colours,
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["caustic", "probe_modes"]
 
-MOST = 6
+MAX_MODES_ABREAST = 6
 """How many modes are drawn side by side."""
 
-SEARCHED, DRAWN = 49, 97
-"""Depths at which the focus is looked for, and at which the beam is drawn."""
+DEPTHS_SEARCHED = 49
+"""Depths at which the focus is searched."""
+
+DEPTHS_DRAWN = 97
+"""Depths at which the beam is drawn."""
 
 
 def probe_modes(r: Result) -> Figure:
@@ -40,12 +43,12 @@ def probe_modes(r: Result) -> Figure:
 
     Hue is phase and brightness amplitude. The beam (`caustic`) is drawn for a far field.
     """
-    width = max(2.5 * min(len(r.probe), MOST) + 0.6, 7.5)
+    width = max(2.5 * min(len(r.probe), MAX_MODES_ABREAST) + 0.6, 7.5)
     if r.geometry.near:
-        figure = page(width, 5.2)
+        figure = new_figure(width, 5.2)
         draw_modes(figure, r)
         return figure
-    figure = page(width, 8.6)
+    figure = new_figure(width, 8.6)
     above, below = figure.subfigures(2, 1, height_ratios=[5.2, 3.4], squeeze=False)[:, 0]
     draw_modes(above, r)
     draw_caustic(below, r)
@@ -56,14 +59,14 @@ def draw_modes(panel: FigureBase, r: Result) -> None:
     """Two rows of waves: at the object, and in the Fourier plane."""
     power = (np.abs(r.probe) ** 2).sum((1, 2))
     power = 100 * power / max(power.sum(), 1e-30)
-    grid = panel.subplots(2, min(len(r.probe), MOST), squeeze=False)
+    grid = panel.subplots(2, min(len(r.probe), MAX_MODES_ABREAST), squeeze=False)
     focus = _fourier(r.probe)
-    near, far = _lit(r.probe), _lit(focus)
+    near, far = bright_box(r.probe), bright_box(focus)
     for mode, (above, below) in enumerate(grid.T):
         title = f"mode {mode + 1}: {power[mode]:.3g} %"
         image(above, wave_colours(r.probe[mode][near]), pixel=r.pixel, title=title)
         image(below, wave_colours(focus[mode][far]), pixel=_angle(r), dimension=ANGLE)
-    style = {"ha": "right", "va": "center", "rotation": 90, "fontsize": SMALL}
+    style = {"ha": "right", "va": "center", "rotation": 90, "fontsize": SMALL_FONT}
     for axes, name in zip(grid[:, 0], ("on the object", "Fourier plane"), strict=True):
         axes.text(-0.03, 0.5, name, transform=axes.transAxes, **style)
     colour_wheel(grid[0, 0])
@@ -72,7 +75,7 @@ def draw_modes(panel: FigureBase, r: Result) -> None:
 def draw_caustic(panel: FigureBase, r: Result) -> None:
     """Intensity over depth and x, and over depth and y; dashed lines are the first and the last slice."""
     z, cuts = caustic(r)
-    slices = depths(r)
+    slices = slice_depths(r)
     unit, scale = unit_of(float(np.ptp(z)))
     side, length = unit_of(max(n * p for n, p in zip(r.probe.shape[1:], r.pixel, strict=True)))
     for name, axes, cut, pixel in zip("xy", panel.subplots(1, 2), cuts[::-1], r.pixel[::-1], strict=True):
@@ -85,7 +88,7 @@ def draw_caustic(panel: FigureBase, r: Result) -> None:
         frame(axes, title=title, x=f"depth behind the first slice ({unit})", y=f"{name} ({side})")
         for depth in {float(slices[0]), float(slices[-1])}:
             axes.axvline(depth / scale, color="white", linewidth=0.8, linestyle="--")
-        axes.set_ylim(*(_reach(cut) * half * np.array([1, -1])))
+        axes.set_ylim(*(_beam_reach(cut) * half * np.array([1, -1])))
     colour_bar(axes, drawn, "√ intensity (of the maximum)")
 
 
@@ -98,18 +101,18 @@ def caustic(r: Result, /) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     semiangle = _semiangle(r)
     sides = [n * p for n, p in zip(r.probe.shape[1:], r.pixel, strict=True)]
     focal = r.geometry.wavelength / semiangle**2
-    end, reach = float(depths(r)[-1]), min(sides) / 2 / semiangle
+    end, reach = float(slice_depths(r)[-1]), min(sides) / 2 / semiangle
     reach = max(reach, 2 * focal)
-    search = np.linspace(-reach, end + reach, SEARCHED)
-    rows, columns = _cuts(r, search)
+    search = np.linspace(-reach, end + reach, DEPTHS_SEARCHED)
+    rows, columns = _propagate_cuts(r, search)
     focus = float(search[(rows.max(1) + columns.max(1)).argmax()])
     first = max(min(0.0, focus) - 2 * focal, -reach)
     last = min(max(end, focus) + 2 * focal, end + reach)
-    z = np.linspace(first, last, DRAWN)
-    return z, _cuts(r, z)
+    z = np.linspace(first, last, DEPTHS_DRAWN)
+    return z, _propagate_cuts(r, z)
 
 
-def _cuts(r: Result, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _propagate_cuts(r: Result, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Intensity ``(depth, y)`` and ``(depth, x)`` on the lines through the middle of the probe.
 
     A line of a wave is the sum of its spectrum across the line, so one short transform suffices.
@@ -165,7 +168,7 @@ def _angle(r: Result) -> tuple[float, float]:
     return r.geometry.wavelength / (rows * r.pixel[0]), r.geometry.wavelength / (columns * r.pixel[1])
 
 
-def _lit(waves: np.ndarray) -> tuple[slice, slice]:
+def bright_box(waves: np.ndarray) -> tuple[slice, slice]:
     """The box (y, x) that holds nearly all of a wave, and a margin of a third around it."""
     power = (np.abs(waves) ** 2).sum(0)
     box = []
@@ -177,7 +180,7 @@ def _lit(waves: np.ndarray) -> tuple[slice, slice]:
     return box[0], box[1]
 
 
-def _reach(cut: np.ndarray) -> float:
+def _beam_reach(cut: np.ndarray) -> float:
     """Share of the window's half that holds nearly all of the beam at every depth drawn."""
     share = np.cumsum(cut.sum(0)) / max(float(cut.sum()), 1e-30)
     first, last = np.searchsorted(share, (0.01, 0.99))

@@ -10,13 +10,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.metrics.resolution import RingCorrelation
-from phaseloom.plot.histories import ABREAST, Course, counted, courses, draw_courses, draw_drift, draw_losses
-from phaseloom.plot.object import ABREAST as SLICES
-from phaseloom.plot.object import Field, chosen, depths, draw_amplitude, draw_phase, draw_slices, draw_states
-from phaseloom.plot.patterns import draw_patterns
+from phaseloom.plot.histories import (
+    PANELS_ABREAST,
+    QuantityHistory,
+    draw_drift,
+    draw_histories,
+    draw_losses,
+    has_noise_losses,
+    quantity_histories,
+)
+from phaseloom.plot.object import SLICES_ABREAST as SLICES
+from phaseloom.plot.object import (
+    ObjectField,
+    draw_amplitude,
+    draw_phase,
+    draw_slices,
+    draw_states,
+    slice_depths,
+    spread_indices,
+)
 from phaseloom.plot.probe import draw_modes
+from phaseloom.plot.scan import draw_patterns
 from phaseloom.plot.scan_maps import draw_positions
-from phaseloom.plot.style import NORMAL, PALETTE, SMALL, frame, limits, page, show_length, unit_of
+from phaseloom.plot.style import (
+    LINE_COLOURS,
+    NORMAL_FONT,
+    SMALL_FONT,
+    frame,
+    limits,
+    new_figure,
+    show_length,
+    unit_of,
+)
 from phaseloom.units import ENERGY
 
 if TYPE_CHECKING:
@@ -25,15 +50,15 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["comparison", "report", "trust"]
+__all__ = ["comparison", "report", "trust_facts"]
 
-WIDTH = 15.0
+PAGE_WIDTH = 15.0
 """Of the page, inch."""
 
-LINE = 0.19
+ADVICE_LINE_HEIGHT = 0.19
 """Height of a line of advice, inch."""
 
-FACT = 0.142
+FACT_LINE_HEIGHT = 0.142
 """Height of a line of facts, inch."""
 
 
@@ -43,14 +68,14 @@ def report(r: Result) -> Figure:
     Advice, slices, drift of the positions, ring correlation of halves and what was refined besides the
     images have rows where there are any.
     """
-    moved = _refined(r)
-    trusted = _trusted(r)
-    facts = _in_words(r)
-    verdict, advice = _wrapped([r.verdict] if r.verdict else [], ""), _wrapped(r.advice, "▲ ")
+    moved = _changed_quantities(r)
+    trusted = _trust_panels(r)
+    facts = _facts_text(r)
+    verdict, advice = _wrap_lines([r.verdict] if r.verdict else [], ""), _wrap_lines(r.advice, "▲ ")
     heights = {
-        "verdict": LINE * len(verdict) + 0.1 if verdict else 0,
-        "advice": LINE * len(advice) + 0.15 if advice else 0,
-        "object": max(4.5, FACT * (facts.count("\n") + 1) + 0.4),
+        "verdict": ADVICE_LINE_HEIGHT * len(verdict) + 0.1 if verdict else 0,
+        "advice": ADVICE_LINE_HEIGHT * len(advice) + 0.15 if advice else 0,
+        "object": max(4.5, FACT_LINE_HEIGHT * (facts.count("\n") + 1) + 0.4),
         "slices": 2.4 if len(r.object) > 1 or _states(r) > 1 else 0,
         "probe": 3.9,
         "trust": 2.9 if trusted else 0,
@@ -58,14 +83,14 @@ def report(r: Result) -> Figure:
         "patterns": 2.2,
     }
     rows = _rows(r.title, {name: height for name, height in heights.items() if height})
-    field = Field.of(r)
+    field = ObjectField.of(r)
     _object_row(rows["object"], r, field, facts)
     _middle_row(rows["probe"], r)
     draw_patterns(rows["patterns"], r, strip=True)
     if "verdict" in rows:
         _draw_lines(rows["verdict"], verdict, color="black", fontweight="bold")
     if "advice" in rows:
-        _draw_lines(rows["advice"], advice, color=PALETTE[1])
+        _draw_lines(rows["advice"], advice, color=LINE_COLOURS[1])
     if "trust" in rows:
         _trust_row(rows["trust"], r, trusted)
     if "slices" in rows:
@@ -75,7 +100,7 @@ def report(r: Result) -> Figure:
     return rows["page"]
 
 
-def trust(r: Result) -> list[tuple[str, str]]:
+def trust_facts(r: Result) -> list[tuple[str, str]]:
     """What speaks for a result and against it, by name: chi^2, powers of modes, drift, resolution.
 
     Chi^2 is the loss of the patterns learned from and of those held out, in units of the shot noise.
@@ -84,15 +109,15 @@ def trust(r: Result) -> list[tuple[str, str]]:
     shares = 100 * powers / max(float(powers.sum()), 1e-30)
     more = f", and {len(shares) - 6} more" if len(shares) > 6 else ""
     facts = [("power of modes", ", ".join(f"{share:.3g}" for share in shares[:6]) + f" %{more}")]
-    if counted(r.history) and "loss" in r.metrics:
+    if has_noise_losses(r.history) and "loss" in r.metrics:
         held = f", held out {r.metrics['hold-out']:.4g}" if "hold-out" in r.metrics else ""
         facts.insert(0, ("chi^2", f"{r.metrics['loss']:.4g}{held} (1 = shot noise)"))
-    if _drifted(r):
+    if _has_drift(r):
         drift = r.drift
         far = max(abs(part) for part in drift.trend) > max(2 * drift.rest, 0.5 * min(r.pixel))
         what = " from first to last: drift, or a wrong step or defocus" if far else ""
         facts += [
-            ("trend of moves", _signed(*drift.trend) + what),
+            ("trend of moves", _format_vector(*drift.trend) + what),
             ("moves besides", f"{drift.rest:.3g} Å rms"),
         ]
     if r.halves is not None:
@@ -112,13 +137,13 @@ def comparison(a: Result, b: Result, correlation: RingCorrelation | None = None)
             angstrom.
     """
     panels = 2 if correlation is None else 3
-    figure = page(5.4 * panels, 4.6)
+    figure = new_figure(5.4 * panels, 4.6)
     row = figure.subplots(1, panels)
-    fields = (Field.of(a), Field.of(b))
+    fields = (ObjectField.of(a), ObjectField.of(b))
     span = limits(np.concatenate([field.phase().ravel() for field in fields]))
     for axes, result, field in zip(row, (a, b), fields, strict=False):
         draw_phase(axes, result, field, span=span)
-        axes.set_title(result.title, fontsize=NORMAL)
+        axes.set_title(result.title, fontsize=NORMAL_FONT)
     if correlation is not None:
         draw_correlation(row[2], correlation)
     return figure
@@ -139,18 +164,18 @@ def draw_correlation(axes: Axes, correlation: RingCorrelation) -> None:
     frame(axes, title=f"Full-period resolution: {found}", x=f"spatial frequency (1/{unit})", y="correlation")
     axes.set(xlim=(0, x[-1]), ylim=(min(-0.1, correlation.value.min()), 1.05))
     axes.grid(color="0.92", linewidth=0.6)
-    axes.legend(fontsize=SMALL, frameon=False)
+    axes.legend(fontsize=SMALL_FONT, frameon=False)
 
 
 def _rows(title: str, heights: Mapping[str, float]) -> dict[str, Any]:
     """The page and its rows by name."""
-    figure = page(WIDTH, sum(heights.values()) + 0.4)
+    figure = new_figure(PAGE_WIDTH, sum(heights.values()) + 0.4)
     rows = figure.subfigures(len(heights), 1, height_ratios=list(heights.values()), squeeze=False)[:, 0]
     figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
     return {"page": figure, **dict(zip(heights, rows, strict=True))}
 
 
-def _wrapped(sentences: Sequence[str], mark: str) -> list[str]:
+def _wrap_lines(sentences: Sequence[str], mark: str) -> list[str]:
     """Sentences as lines, each begun by a mark."""
     lines: list[str] = []
     for sentence in sentences:
@@ -159,24 +184,24 @@ def _wrapped(sentences: Sequence[str], mark: str) -> list[str]:
 
 
 def _draw_lines(row: FigureBase, lines: Sequence[str], **look: Any) -> None:
-    row.text(0.01, 0.98, "\n".join(lines), fontsize=NORMAL + 1, va="top", linespacing=1.25, **look)
+    row.text(0.01, 0.98, "\n".join(lines), fontsize=NORMAL_FONT + 1, va="top", linespacing=1.25, **look)
 
 
-def _drifted(r: Result) -> bool:
+def _has_drift(r: Result) -> bool:
     """Whether any position has moved by more than rounding."""
     return bool(np.abs(r.positions - r.positions_start).max() > 1e-6 * max(r.pixel))
 
 
-def _signed(y: float, x: float) -> str:
+def _format_vector(y: float, x: float) -> str:
     """A vector of lengths, to three figures or a ten-thousandth."""
     y, x = (round(float(f"{length:.3g}"), 4) + 0.0 for length in (y, x))  # no minus zero
     return f"y {y:+g}, x {x:+g} Å".replace("-", "−")
 
 
-def _trusted(r: Result) -> list[Callable[[Axes], None]]:
+def _trust_panels(r: Result) -> list[Callable[[Axes], None]]:
     """What is drawn about trust, a panel each."""
     panels: list[Callable[[Axes], None]] = []
-    if _drifted(r):
+    if _has_drift(r):
         panels.append(lambda axes: draw_drift(axes, r))
     if (halves := r.halves) is not None:
         panels.append(lambda axes: draw_correlation(axes, halves))
@@ -190,19 +215,19 @@ def _trust_row(row: FigureBase, r: Result, panels: Sequence[Callable[[Axes], Non
         draw(axes)
 
 
-def _object_row(row: FigureBase, r: Result, field: Field, facts: str) -> None:
+def _object_row(row: FigureBase, r: Result, field: ObjectField, facts: str) -> None:
     """Phase, amplitude and the facts."""
     left, right = row.subfigures(1, 2, width_ratios=[2.1, 1], squeeze=False)[0]
     phase, amplitude = left.subplots(1, 2)
     draw_phase(phase, r, field)
     draw_amplitude(amplitude, r, field)
-    right.text(0.05, 0.96, facts, va="top", family="monospace", fontsize=SMALL + 0.5)
+    right.text(0.05, 0.96, facts, va="top", family="monospace", fontsize=SMALL_FONT + 0.5)
 
 
-def _slices_row(row: FigureBase, r: Result, field: Field) -> None:
+def _slices_row(row: FigureBase, r: Result, field: ObjectField) -> None:
     """Slices, evenly chosen, and the states of the object: six panels at most."""
     states = _states(r) + 1 if _states(r) > 1 else 0
-    shown = chosen(len(r.object), max(SLICES - states, 2)) if len(r.object) > 1 else []
+    shown = spread_indices(len(r.object), max(SLICES - states, 2)) if len(r.object) > 1 else []
     room = max(SLICES - states - len(shown), 1e-3)
     widths = [len(shown) or 1e-3, min(states, SLICES) or 1e-3, room]
     left, middle, _ = row.subfigures(1, 3, width_ratios=widths, squeeze=False)[0]
@@ -216,10 +241,10 @@ def _states(r: Result) -> int:
     return 1 if r.object_modes is None else len(r.object_modes)
 
 
-def _refined(r: Result) -> list[Course]:
+def _changed_quantities(r: Result) -> list[QuantityHistory]:
     """What moved; nothing, if it was the powers of the modes alone."""
-    moved = [course for course in courses(r.history) if course.moves]
-    return moved[:ABREAST] if any("Power" not in course.title for course in moved) else []
+    moved = [course for course in quantity_histories(r.history) if course.moves]
+    return moved[:PANELS_ABREAST] if any("Power" not in course.title for course in moved) else []
 
 
 def _middle_row(row: FigureBase, r: Result) -> None:
@@ -232,15 +257,17 @@ def _middle_row(row: FigureBase, r: Result) -> None:
     draw_losses(losses, r)
 
 
-def _refined_row(row: FigureBase, moved: Sequence[Course]) -> None:
+def _refined_row(row: FigureBase, moved: Sequence[QuantityHistory]) -> None:
     """Few panels leave the rest of the row empty instead of growing."""
-    part = row.subfigures(1, 2, width_ratios=[len(moved), max(ABREAST - len(moved), 1e-3)], squeeze=False)[0]
-    draw_courses(part[0], moved)
+    part = row.subfigures(
+        1, 2, width_ratios=[len(moved), max(PANELS_ABREAST - len(moved), 1e-3)], squeeze=False
+    )[0]
+    draw_histories(part[0], moved)
 
 
-def _in_words(r: Result) -> str:
+def _facts_text(r: Result) -> str:
     """The facts of a result, a line each."""
-    blocks = [_run_facts(r), trust(r), _metric_facts(r), _data_facts(r), _found_facts(r)]
+    blocks = [_run_facts(r), trust_facts(r), _metric_facts(r), _data_facts(r), _found_facts(r)]
     blocks.append(_provenance_facts(r.provenance))
     lines = ["\n".join(f"{name:<17.17} {value}" for name, value in block) for block in blocks if block]
     return "\n\n".join(lines)
@@ -248,7 +275,7 @@ def _in_words(r: Result) -> str:
 
 def _run_facts(r: Result) -> list[tuple[str, str]]:
     """How the run went."""
-    facts = [("stopped", _cut(r.stopped)), ("epochs", str(len(r.history)))]
+    facts = [("stopped", _shorten(r.stopped)), ("epochs", str(len(r.history)))]
     if r.history:
         seconds = sum(row.get("seconds") or 0.0 for row in r.history)
         facts.append(("time", f"{seconds:.1f} s"))
@@ -257,7 +284,7 @@ def _run_facts(r: Result) -> list[tuple[str, str]]:
 
 def _metric_facts(r: Result) -> list[tuple[str, str]]:
     """The metrics by name, without those that chi^2 shows."""
-    shown = ("loss", "hold-out") if counted(r.history) else ()
+    shown = ("loss", "hold-out") if has_noise_losses(r.history) else ()
     return [(name, f"{value:.4g}") for name, value in r.metrics.items() if name not in shown][:8]
 
 
@@ -279,7 +306,7 @@ def _found_facts(r: Result) -> list[tuple[str, str]]:
     """What was found besides the images."""
     facts = []
     if len(r.object) > 1 and r.thickness > 0:
-        whole = show_length(float(depths(r)[-1]))
+        whole = show_length(float(slice_depths(r)[-1]))
         facts.append(("slices", f"{show_length(r.thickness)} apart, {whole} from first to last"))
     if r.tilts is not None and len(r.object) > 1 and np.any(r.tilts):
         y, x = 1e3 * np.mean(r.tilts, axis=0)
@@ -304,13 +331,17 @@ def _provenance_facts(provenance: object) -> list[tuple[str, str]]:
         lines = provenance if isinstance(provenance, list | tuple) else str(provenance).splitlines()
         provenance = {f"{'from' if not i else ''}{' ' * i}": line for i, line in enumerate(lines)}
     return [
-        (str(name), _cut(value)) for name, value in provenance.items() if value not in (None, "", {}, ())
+        (str(name), _shorten(value)) for name, value in provenance.items() if value not in (None, "", {}, ())
     ][:10]
 
 
-def _cut(value: object) -> str:
+def _shorten(value: object) -> str:
     """One short line."""
     if isinstance(value, Mapping):
         value = ", ".join(f"{name} {item}" for name, item in value.items())
     text = " ".join(str(value).split())
     return text if len(text) <= 44 else text[:43] + "…"
+
+
+# old names, until callers are renamed
+trust = trust_facts

@@ -1,4 +1,4 @@
-"""One page about a scan: is it what its owner thinks it is?"""
+"""Figures of measured patterns: one page about a scan, and patterns beside those that a model expects."""
 
 from __future__ import annotations
 
@@ -8,20 +8,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.plot.style import SMALL, colour_bar, frame, image, limits, mapped, page, show_length
+from phaseloom.plot.style import (
+    SMALL_FONT,
+    colour_bar,
+    draw_map,
+    draw_note,
+    frame,
+    image,
+    limits,
+    new_figure,
+    show_length,
+)
 from phaseloom.units import ANGLE, ENERGY, LENGTH, Dimension
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
-__all__ = ["detector_step", "scan_overview"]
+    from phaseloom.result import Result
 
-MOST = 20000
+__all__ = ["detector_step", "forward", "scan_overview"]
+
+MAX_PATTERNS_READ = 20000
 """How many patterns are read for the map of counts."""
 
-COLOURS = {"ok": "tab:green", "good": "tab:green", "info": "tab:blue", "note": "tab:blue"}
-COLOURS |= {"warning": "tab:orange", "warn": "tab:orange", "error": "tab:red", "bad": "tab:red"}
+COLOUR_OF_LEVEL = {"ok": "tab:green", "good": "tab:green", "info": "tab:blue", "note": "tab:blue"}
+COLOUR_OF_LEVEL |= {"warning": "tab:orange", "warn": "tab:orange", "error": "tab:red", "bad": "tab:red"}
 
 
 def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
@@ -37,9 +49,9 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
         >>> len(scan_overview(Scan4D(counts=np.ones((9, 8, 8)), positions=places, geometry=geometry)).axes)
         4
     """
-    index = np.unique(np.linspace(0, len(scan) - 1, min(MOST, len(scan))).round().astype(int))
+    index = np.unique(np.linspace(0, len(scan) - 1, min(MAX_PATTERNS_READ, len(scan))).round().astype(int))
     total = _totals(scan, index)
-    figure = page(12, 8.8)
+    figure = new_figure(12, 8.8)
     (pattern, field), (spread, words) = figure.subplots(2, 2, height_ratios=[1.25, 1])
     _draw_mean(pattern, scan)
     _draw_field(field, scan, index, total)
@@ -83,7 +95,7 @@ def _draw_field(axes: Axes, scan: Scan4D, index: np.ndarray, total: np.ndarray) 
     whole = scan.grid if len(index) == len(scan) else None
     title = f"Counts at {len(scan)} positions" if whole is None else "Counts over the scan (rows: slow axis)"
     look = {"title": title, "cmap": "viridis", "vmin": low, "vmax": high}
-    colour_bar(axes, mapped(axes, total, scan.positions[index], whole, **look), "counts per pattern")
+    colour_bar(axes, draw_map(axes, total, scan.positions[index], whole, **look), "counts per pattern")
 
 
 def _draw_spread(axes: Axes, total: np.ndarray) -> None:
@@ -100,10 +112,10 @@ def _draw_words(axes: Axes, scan: Scan4D, findings: list[Any]) -> None:
     lines = [(f"{name:<13}{value}", "black") for name, value in _facts(scan)] + [("", "black")]
     for found in findings:
         level = str(getattr(found.level, "value", found.level)).lower()
-        lines += [(f"● {found.name}: {found.value}", COLOURS.get(level, "0.4"))]
+        lines += [(f"● {found.name}: {found.value}", COLOUR_OF_LEVEL.get(level, "0.4"))]
         lines += [(f"  {line}", "0.35") for line in textwrap.wrap(str(found.advice or ""), 70)]
     step = min(0.045, 1 / len(lines))
-    style = {"va": "top", "family": "monospace", "fontsize": SMALL * min(1.0, step / 0.037)}
+    style = {"va": "top", "family": "monospace", "fontsize": SMALL_FONT * min(1.0, step / 0.037)}
     for number, (text, colour) in enumerate(lines):
         axes.text(0, 1 - number * step, text, color=colour, transform=axes.transAxes, **style)
 
@@ -126,3 +138,50 @@ def detector_step(geometry: Geometry) -> tuple[tuple[float, float], Dimension]:
     if geometry.near and geometry.detector_pixel is not None:
         return geometry.detector_pixel, LENGTH
     return geometry.angle, ANGLE
+
+
+MAX_PATTERNS_ABREAST = 6
+"""How many patterns are drawn side by side."""
+
+
+def forward(r: Result) -> Figure:
+    """Some measured patterns, what the model expects, and the difference in standard deviations."""
+    count = 1 if not r.examples else min(len(r.examples["index"]), MAX_PATTERNS_ABREAST)
+    figure = new_figure(2.5 * count + 1.2, 6.6)
+    draw_patterns(figure, r)
+    return figure
+
+
+def draw_patterns(panel: FigureBase, r: Result, *, strip: bool = False) -> None:
+    """Rows (or groups of a strip): measured, modelled, difference; the first two on one logarithmic scale."""
+    from matplotlib.colors import LogNorm
+
+    if not r.examples or len(r.examples["index"]) == 0:
+        draw_note(panel, "no example patterns were kept")
+        return
+    most = 3 if strip else MAX_PATTERNS_ABREAST
+    index = np.asarray(r.examples["index"])[:most]
+    measured, modelled = (np.asarray(r.examples[k], float)[:most] for k in ("measured", "modelled"))
+    residual = (measured - modelled) / np.sqrt(np.maximum(modelled, 0) + 1)
+    reach = max(float(np.percentile(np.abs(residual), 99.5)), 1e-6)
+    counts = {"cmap": "magma", "norm": LogNorm(*_decades(measured, modelled), clip=True)}
+    looks = (counts, counts, {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach})
+    names = ("measured", "modelled", "difference")
+    labels = ("counts", "counts", "Δ / √(counts + 1)")
+    step, dimension = detector_step(r.geometry)
+    grid = panel.subplots(*((1, 3 * len(index)) if strip else (3, len(index))), squeeze=False)
+    grid = grid.reshape(3, len(index))
+    for row, stack, look, name, label in zip(
+        grid, (measured, modelled, residual), looks, names, labels, strict=True
+    ):
+        for axes, number, values in zip(row, index, stack, strict=True):
+            drawn = image(axes, values, pixel=step, dimension=dimension, title=f"{name} {number}", **look)
+        colour_bar(row[-1], drawn, label)
+
+
+def _decades(measured: np.ndarray, modelled: np.ndarray) -> tuple[float, float]:
+    """Limits of a logarithmic scale that holds the signal and not the far tails of the model."""
+    high = max(float(measured.max()), float(modelled.max()), 1e-30)
+    lit = measured[measured > 0]
+    faint = min(float(lit.min()) if lit.size else high, float(np.percentile(modelled, 25)))
+    return float(np.clip(faint, high * 1e-4, high / 10)), high

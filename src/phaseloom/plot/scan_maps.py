@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.plot.style import (
-    PALETTE,
+    LINE_COLOURS,
     colour_bar,
+    draw_map,
+    draw_note,
     frame,
     limits,
-    mapped,
-    note,
-    page,
+    new_figure,
     round_length,
     show_length,
     unit_of,
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Distortion", "distortion", "groups", "positions", "tilts"]
 
-ARROWS = 2500
+MAX_ARROWS = 2500
 """How many arrows a panel shows at most."""
 
-EXPLAINED = 0.2
+MIN_EXPLAINED_SHARE = 0.2
 """Share of the moves, as a square, from which the part common to all is worth a panel of its own."""
 
 
@@ -100,11 +100,11 @@ def positions(r: Result) -> Figure:
     Where step error, rotation and shear common to all explain the moves, what is left has its own panel.
     """
     fit = distortion(r.positions_start, r.positions)
-    if fit is None or not _common(fit, len(r.positions)):
-        figure = page(6.4, 5.4)
+    if fit is None or not _is_significant(fit, len(r.positions)):
+        figure = new_figure(6.4, 5.4)
         draw_positions(figure.subplots(), r)
         return figure
-    figure = page(12.4, 5.6)
+    figure = new_figure(12.4, 5.6)
     whole, rest = figure.subplots(1, 2)
     draw_positions(whole, r, words=False)
     _draw_moves(rest, np.asarray(r.positions_start, float), fit.left, "rms left without the common part")
@@ -115,12 +115,12 @@ def positions(r: Result) -> Figure:
 def tilts(r: Result) -> Figure:
     """Tilt of the object's columns over the field, where each pattern has its own, as arrows and as maps."""
     if r.tilts is None or len(r.tilts) != len(r.positions) or len(r.tilts) == 1:
-        figure = page(6.0, 2.0)
+        figure = new_figure(6.0, 2.0)
         one = None if r.tilts is None else 1e3 * np.mean(r.tilts, axis=0)
         said = "no tilt" if one is None else f"one tilt for all patterns: y {one[0]:.3g}, x {one[1]:.3g} mrad"
-        note(figure, said)
+        draw_note(figure, said)
         return figure
-    figure = page(15.0, 4.8)
+    figure = new_figure(15.0, 4.8)
     arrows, *maps = figure.subplots(1, 3)
     tilt = 1e3 * np.asarray(r.tilts, float)
     _draw_tilts(arrows, r.positions, tilt)
@@ -128,7 +128,7 @@ def tilts(r: Result) -> Figure:
     reach = max(float(np.percentile(np.abs(tilt - centre), 99)), 1e-9)
     for axes, name, values, mean in zip(maps, "yx", tilt.T, centre, strict=True):
         look = {"cmap": "PuOr_r", "vmin": mean - reach, "vmax": mean + reach}
-        drawn = mapped(axes, values, r.positions, r.grid, title=f"Tilt along {name}", **look)
+        drawn = draw_map(axes, values, r.positions, r.grid, title=f"Tilt along {name}", **look)
         colour_bar(axes, drawn, f"tilt along {name} (mrad)")
     return figure
 
@@ -148,19 +148,19 @@ def groups(batches: Sequence[Any], positions: np.ndarray) -> Figure:
     members = [np.concatenate([np.asarray(piece) for piece in _pieces(batch)]) for batch in batches]
     unit, scale = unit_of(float(np.ptp(positions, axis=0).max()))
     places = np.asarray(positions, float) / scale
-    figure = page(11.0, 5.2)
+    figure = new_figure(11.0, 5.2)
     every, first = figure.subplots(1, 2)
     dot = float(np.clip(30000 / len(places), 3, 60))
     for number, index in enumerate(members):
         y, x = places[index].T
-        colour = PALETTE[number % len(PALETTE)]
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
         every.scatter(x, y, s=dot, color=colour, linewidths=0, marker="os^Dv"[number % 5], rasterized=True)
     first.plot(*places.T[::-1], ".", color="0.85", markersize=math.sqrt(dot) / 1.5, zorder=1)
-    for piece, colour in zip(_pieces(batches[0]), PALETTE * len(batches[0]), strict=False):
+    for piece, colour in zip(_pieces(batches[0]), LINE_COLOURS * len(batches[0]), strict=False):
         first.scatter(*places[np.asarray(piece)].T[::-1], s=1.5 * dot, color=colour, linewidths=0, zorder=2)
     titles = (f"{len(members)} batches", _batch_title(batches[0], np.asarray(positions, float)[members[0]]))
     for axes, title in zip((every, first), titles, strict=True):
-        _field(axes, title, unit)
+        _frame_field(axes, title, unit)
     return figure
 
 
@@ -169,7 +169,7 @@ def draw_positions(axes: Axes, r: Result, *, words: bool = True) -> None:
     start, moved = np.asarray(r.positions_start, float), np.asarray(r.positions, float)
     move = moved - start
     fit = distortion(start, moved)
-    common = f"\n{fit.in_words()}" if words and fit and _common(fit, len(start)) else ""
+    common = f"\n{fit.in_words()}" if words and fit and _is_significant(fit, len(start)) else ""
     _draw_moves(axes, start, move - move.mean(0), "rms move", common)
 
 
@@ -178,7 +178,7 @@ def _draw_moves(axes: Axes, start: np.ndarray, move: np.ndarray, what: str, more
     size = np.hypot(*move.T)
     rms = float(np.sqrt(np.mean(size**2)))
     unit, scale = unit_of(float(np.ptp(start, axis=0).max()))
-    shown = np.arange(0, len(start), -(-len(start) // ARROWS))
+    shown = np.arange(0, len(start), -(-len(start) // MAX_ARROWS))
     places = start[shown] / scale
     axes.plot(*places.T[::-1], ".", color="0.6", markersize=3, zorder=1)
     title = "Positions as measured"
@@ -186,10 +186,10 @@ def _draw_moves(axes: Axes, start: np.ndarray, move: np.ndarray, what: str, more
         factor = _magnification(start, size)
         title = f"Positions: {what} {show_length(rms)}" + (f", arrows ×{factor:g}" if factor > 1 else "")
         _arrows(axes, places, move[shown] / scale * factor, size[shown])
-    _field(axes, title + more, unit)
+    _frame_field(axes, title + more, unit)
 
 
-def _field(axes: Axes, title: str, unit: str) -> None:
+def _frame_field(axes: Axes, title: str, unit: str) -> None:
     """Axes of a scanned field to scale, rows downwards."""
     frame(axes, title=title, x=f"x ({unit})", y=f"y ({unit})")
     axes.set_aspect("equal")
@@ -197,9 +197,9 @@ def _field(axes: Axes, title: str, unit: str) -> None:
     axes.invert_yaxis()
 
 
-def _common(fit: Distortion | None, count: int) -> bool:
+def _is_significant(fit: Distortion | None, count: int) -> bool:
     """Whether the part common to all is more than chance would make of independent moves."""
-    return fit is not None and fit.share > max(EXPLAINED, 8 / count)
+    return fit is not None and fit.share > max(MIN_EXPLAINED_SHARE, 8 / count)
 
 
 def _batch_title(batch: Any, places: np.ndarray) -> str:
@@ -244,7 +244,7 @@ def _draw_tilts(axes: Axes, places: np.ndarray, tilt: np.ndarray) -> None:
     long = max(float(np.percentile(size, 99)), 1e-12)
     drawn = _quiver(axes, places[shown] / scale, tilt[shown], size[shown], scale=long / (0.08 * extent))
     drawn.set_clim(*limits(size))
-    _field(axes, f"Tilt of the object, mean {size.mean():.3g} mrad", unit)
+    _frame_field(axes, f"Tilt of the object, mean {size.mean():.3g} mrad", unit)
     colour_bar(axes, drawn, "tilt (mrad)")
 
 

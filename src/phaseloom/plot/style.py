@@ -15,37 +15,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
-__all__ = [
-    "DASHES",
-    "PALETTE",
-    "colour_bar",
-    "colour_wheel",
-    "frame",
-    "image",
-    "limits",
-    "mapped",
-    "note",
-    "page",
-    "round_length",
-    "save",
-    "show_length",
-    "steps",
-    "thinned",
-    "unit_of",
-    "wave_colours",
-]
+__all__ = ["LINE_COLOURS", "LINE_DASHES", "average_blocks", "colour_bar", "colour_wheel", "draw_map"]
+__all__ += ["draw_note", "frame", "image", "limits", "new_figure", "round_length", "save", "scan_steps"]
+__all__ += ["show_length", "unit_of", "wave_colours"]
 
-SMALL, NORMAL = 8, 9.5
-"""Font sizes, points."""
+SMALL_FONT = 8
+"""Of labels and legends, points."""
 
-OUTSIDE = "0.9"
+NORMAL_FONT = 9.5
+"""Of titles, points."""
+
+EMPTY_COLOUR = "0.9"
 """Grey of pixels that hold no value."""
 
-FINEST = 800
+MAX_IMAGE_SIDE = 800
 """Pixels a side beyond which an image is averaged before it is drawn: more than any panel shows."""
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (6, 3)))
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINE_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (6, 3)))
 """Colours that all eyes tell apart (Okabe & Ito, 2008), and dashes for those that see none."""
 
 OKLAB_TO_CONES = ((1, 0.3963377774, 0.2158037573), (1, -0.1055613458, -0.0638541728))
@@ -55,7 +42,7 @@ CONES_TO_RGB += ((-0.0041960863, -0.7034186147, 1.7076147010),)
 """Definition of the Oklab colour space, in which equal steps look equal (B. Ottosson, 2020)."""
 
 
-def page(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of a size in inches that belongs to no window and no global list."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -74,7 +61,7 @@ def save(figure: Figure, path: str | Path, dpi: float = 130) -> None:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save(page(1, 1), Path(folder, "empty.png"))
+        ...     save(new_figure(1, 1), Path(folder, "empty.png"))
         ...     [path.name for path in Path(folder).iterdir()]
         ['empty.png']
     """
@@ -96,25 +83,25 @@ def image(
     """Draw values (y, x) or colours (y, x, rgb) to scale, with a scale bar in the pixel's dimension."""
     import matplotlib
 
-    fold = max(1, max(values.shape[:2]) // FINEST)
-    values = thinned(values, fold)
+    fold = max(1, max(values.shape[:2]) // MAX_IMAGE_SIDE)
+    values = average_blocks(values, fold)
     rows, columns = values.shape[:2]
     extent = (0, columns * fold * pixel[1], rows * fold * pixel[0], 0)
     if values.ndim == 2:
-        look["cmap"] = matplotlib.colormaps[look.get("cmap", "gray")].with_extremes(bad=OUTSIDE)
+        look["cmap"] = matplotlib.colormaps[look.get("cmap", "gray")].with_extremes(bad=EMPTY_COLOUR)
     drawn = axes.imshow(values, extent=extent, aspect="equal", **look)
     axes.axis("off")
-    axes.set_title(title, fontsize=NORMAL, y=1.0, pad=4)
+    axes.set_title(title, fontsize=NORMAL_FONT, y=1.0, pad=4)
     if dimension is not None:
         scale_bar(axes, dimension)
     return drawn
 
 
-def thinned(values: np.ndarray, fold: int, /) -> np.ndarray:
+def average_blocks(values: np.ndarray, fold: int, /) -> np.ndarray:
     """Means over squares of ``fold`` pixels (y, x, ...); one with a NaN is NaN, what is over is left out.
 
     Example:
-        >>> thinned(np.arange(10.0).reshape(2, 5), 2).tolist()
+        >>> average_blocks(np.arange(10.0).reshape(2, 5), 2).tolist()
         [[3.0, 5.0]]
     """
     if fold == 1:
@@ -124,12 +111,12 @@ def thinned(values: np.ndarray, fold: int, /) -> np.ndarray:
     return cut.reshape(rows, fold, columns, fold, *values.shape[2:]).mean((1, 3))
 
 
-def mapped(
+def draw_map(
     axes: Axes, values: np.ndarray, positions: np.ndarray, grid: tuple[int, int] | None, /, **look: Any
 ) -> Any:
     """Values at their positions, angstrom: an image of a whole raster, else dots to scale."""
     if grid is not None and math.prod(grid) == len(values):
-        return image(axes, values.reshape(grid), pixel=steps(positions, grid), **look)
+        return image(axes, values.reshape(grid), pixel=scan_steps(positions, grid), **look)
     unit, scale = unit_of(float(np.ptp(positions, axis=0).max()))
     y, x = positions.T / scale
     dot = float(np.clip(20000 / len(values), 2, 60))
@@ -140,11 +127,11 @@ def mapped(
     return drawn
 
 
-def steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, float]:
+def scan_steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, float]:
     """Length of a step along the slow and the fast axis of a raster, angstrom; 1 where there is none.
 
     Example:
-        >>> steps(np.array([[0.0, 0.0], [0.0, 3.0], [2.0, 0.0], [2.0, 3.0]]), (2, 2))
+        >>> scan_steps(np.array([[0.0, 0.0], [0.0, 3.0], [2.0, 0.0], [2.0, 3.0]]), (2, 2))
         (2.0, 3.0)
     """
     raster = positions.reshape(*grid, 2)
@@ -185,7 +172,7 @@ def scale_bar(axes: Axes, dimension: Dimension, /) -> None:
         ha="left",
         va="bottom",
         color="white",
-        fontsize=SMALL,
+        fontsize=SMALL_FONT,
         bbox={"facecolor": (0, 0, 0, 0.55), "edgecolor": "none", "pad": 1},
     )
 
@@ -235,11 +222,11 @@ def colour_bar(axes: Axes, drawn: Any, label: str, /) -> None:
     """A colour bar as high as its image."""
     beside = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
     bar = axes.figure.colorbar(drawn, cax=beside)
-    bar.set_label(label, fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
+    bar.set_label(label, fontsize=SMALL_FONT)
+    bar.ax.tick_params(labelsize=SMALL_FONT)
     bar.minorticks_off()
     beside.xaxis.set_visible(False)
-    bar.outline.set_visible(False)  # type: ignore[union-attr]
+    bar.outline.set_visible(False)
 
 
 def wave_colours(wave: np.ndarray, /) -> np.ndarray:
@@ -268,24 +255,36 @@ def colour_wheel(axes: Axes, /) -> None:
     key.imshow(colours, extent=(-1, 1, -1, 1))
     key.axis("off")
     key.set_in_layout(False)
-    style = {"color": "white", "fontsize": SMALL - 1, "va": "center"}
+    style = {"color": "white", "fontsize": SMALL_FONT - 1, "va": "center"}
     key.text(-1.1, 0, "π", ha="right", **style)
     key.text(1.1, 0, "0", ha="left", **style)
 
 
 def frame(axes: Axes, /, *, title: str, x: str, y: str) -> None:
     """Title, labels and light lines of a diagram."""
-    axes.set_title(title, fontsize=NORMAL, y=1.0, pad=6)
-    axes.set_xlabel(x, fontsize=SMALL)
-    axes.set_ylabel(y, fontsize=SMALL)
-    axes.tick_params(labelsize=SMALL)
+    axes.set_title(title, fontsize=NORMAL_FONT, y=1.0, pad=6)
+    axes.set_xlabel(x, fontsize=SMALL_FONT)
+    axes.set_ylabel(y, fontsize=SMALL_FONT)
+    axes.tick_params(labelsize=SMALL_FONT)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def note(panel: FigureBase, text: str, /) -> None:
+def draw_note(panel: FigureBase, text: str, /) -> None:
     """An empty panel that says why it is empty."""
     axes = panel.subplots()
     axes.axis("off")
     axes.text(
-        0.5, 0.5, text, ha="center", va="center", color="0.5", fontsize=NORMAL, transform=axes.transAxes
+        0.5, 0.5, text, ha="center", va="center", color="0.5", fontsize=NORMAL_FONT, transform=axes.transAxes
     )
+
+
+# old names, until callers are renamed
+SMALL = SMALL_FONT
+page = new_figure
+DASHES = LINE_DASHES
+PALETTE = LINE_COLOURS
+mapped = draw_map
+steps = scan_steps
+thinned = average_blocks
+NORMAL = NORMAL_FONT
+note = draw_note

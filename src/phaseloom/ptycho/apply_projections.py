@@ -10,18 +10,18 @@ from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.ptycho.bandlimited import BandlimitedObject
 from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.object_models import BandlimitedObject
 from phaseloom.ptycho.projections import Setting
 
-__all__ = ["imposed", "setting"]
+__all__ = ["bind_projection", "describe_setting"]
 
-PARTS = ("probe", "object", "amplitude", "phase", "offsets", "tilts")
+CHANGEABLE_PARTS = ("probe", "object", "amplitude", "phase", "offsets", "tilts")
 """What a projection may change."""
 
 
-def setting(model: Ptychography, scan: Scan4D, /) -> Setting:
+def describe_setting(model: Ptychography, scan: Scan4D, /) -> Setting:
     """What projections need to know of an experiment."""
     geometry = scan.window
     with torch.no_grad():
@@ -30,7 +30,7 @@ def setting(model: Ptychography, scan: Scan4D, /) -> Setting:
     return Setting(geometry.pixel, geometry.wavelength, gaps, scan.grid, power)
 
 
-def imposed(
+def bind_projection(
     function: Callable[..., Any], model: Ptychography, where: Setting, /, name: str
 ) -> Callable[[], None]:
     """A projection as something to do, without arguments, on the parts that its signature names.
@@ -41,10 +41,12 @@ def imposed(
     parameters = inspect.signature(function).parameters.values()
     asked = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     for one in asked:
-        if one not in (*PARTS, "setting"):
-            raise BadInput(f"projections: {name}", one, f"is no part of a model: use {', '.join(PARTS)}")
+        if one not in (*CHANGEABLE_PARTS, "setting"):
+            raise BadInput(
+                f"projections: {name}", one, f"is no part of a model: use {', '.join(CHANGEABLE_PARTS)}"
+            )
     if {"amplitude", "phase"} & set(asked):
-        _apart(model, name)
+        _require_separate_phase(model, name)
     if isinstance(model.probe, AberratedProbe) and "probe" in asked:
         raise BadInput(
             "projections", name, "changes the probe, but an aberrated one follows from optics: leave it out"
@@ -54,18 +56,18 @@ def imposed(
     @torch.no_grad()
     def outcome() -> tuple[Tensor, ...]:
         now = replace(where, thickness=tuple(model.propagator.distances().tolist()))
-        out = function(*(now if one == "setting" else value(model, one) for one in asked))
+        out = function(*(now if one == "setting" else read_part(model, one) for one in asked))
         return out if isinstance(out, tuple) else (out,)
 
     def apply() -> None:
         for one, new in zip(changed, outcome(), strict=True):
-            put(model, one, new)
+            write_part(model, one, new)
 
     outcome()  # a knob that cannot be meant is told now, not after the first epoch
     return apply
 
 
-def _apart(model: Ptychography, name: str) -> None:
+def _require_separate_phase(model: Ptychography, name: str) -> None:
     """Refuse a projection of amplitude or phase where the object has none of its own on the canvas."""
     if model.object.kind == "complex":
         fix = "acts on amplitude or phase alone: write object: {pixels: {kind: amplitude and phase}}"
@@ -75,7 +77,7 @@ def _apart(model: Ptychography, name: str) -> None:
         raise BadInput("projections", name, fix)
 
 
-def value(model: Ptychography, name: str, /) -> Tensor:
+def read_part(model: Ptychography, name: str, /) -> Tensor:
     """A part of a model as projections see it."""
     read: dict[str, Callable[[], Tensor]] = {
         "probe": model.probe.modes,
@@ -89,7 +91,7 @@ def value(model: Ptychography, name: str, /) -> Tensor:
 
 
 @torch.no_grad()
-def put(model: Ptychography, name: str, new: Tensor, /) -> None:
+def write_part(model: Ptychography, name: str, new: Tensor, /) -> None:
     """Give a part of a model a new value; the amplitude of a pure phase object stays one."""
     if name == "probe":
         model.probe.put(new)
@@ -101,3 +103,8 @@ def put(model: Ptychography, name: str, new: Tensor, /) -> None:
         model.scan.offsets.copy_(new)
     elif name != "amplitude" or model.object.kind != "phase":
         getattr(model.object, name).copy_(new)
+
+
+# old names, until callers are renamed
+imposed = bind_projection
+setting = describe_setting

@@ -25,7 +25,7 @@ Group = Callable[[np.ndarray, int, int, int], Groups]
 
 
 @dataclass(frozen=True)
-class Grouped:
+class GroupedBatches:
     """The batches of any epoch; sizes differ by one at most.
 
     Attributes:
@@ -48,37 +48,37 @@ class Grouped:
         """The batches of an epoch, in an order of its own."""
         count = max(1, round(len(self.index) / (self.size * self.accumulate)))
         groups = self.group(self.positions, count, self.seed, epoch)
-        return [_pieces(torch.as_tensor(self.index[members]), self.accumulate) for members in groups]
+        return [_split_evenly(torch.as_tensor(self.index[members]), self.accumulate) for members in groups]
 
 
-def largest(batches: Sequence[Tensor | tuple[Tensor, ...]], /) -> int:
+def largest_piece(batches: Sequence[Tensor | tuple[Tensor, ...]], /) -> int:
     """Patterns that are modelled at once, at most.
 
     Example:
-        >>> largest([torch.arange(3), (torch.arange(5), torch.arange(4))])
+        >>> largest_piece([torch.arange(3), (torch.arange(5), torch.arange(4))])
         5
     """
     return max(len(piece) for batch in batches for piece in _as_pieces(batch))
 
 
-def in_pieces(batches: Callable[[int], Sequence[Batch]], size: int, /) -> Callable[[int], list[Batch]]:
+def split_batches(batches: Callable[[int], Sequence[Batch]], size: int, /) -> Callable[[int], list[Batch]]:
     """The same batches, the larger ones in pieces of at most ``size`` patterns.
 
     Example:
-        >>> cut = in_pieces(lambda epoch: [torch.arange(3), torch.arange(5)], 4)
+        >>> cut = split_batches(lambda epoch: [torch.arange(3), torch.arange(5)], 4)
         >>> [[len(piece) for piece in batch] if isinstance(batch, tuple) else len(batch) for batch in cut(1)]
         [3, [3, 2]]
     """
 
     def of(epoch: int) -> list[Batch]:
-        return [_cut(batch, size) for batch in batches(epoch)]
+        return [_split_batch(batch, size) for batch in batches(epoch)]
 
     return of
 
 
-def _cut(batch: Batch, size: int) -> Batch:
+def _split_batch(batch: Batch, size: int) -> Batch:
     if isinstance(batch, tuple):
-        return tuple(part for piece in batch for part in _as_pieces(_cut(piece, size)))
+        return tuple(part for piece in batch for part in _as_pieces(_split_batch(piece, size)))
     return batch if len(batch) <= size else batch.tensor_split(-(-len(batch) // size))
 
 
@@ -94,7 +94,7 @@ def random(
     *,
     size: int | None = None,
     accumulate: int = 1,
-) -> Grouped:
+) -> GroupedBatches:
     """Patterns in random batches, new ones every epoch.
 
     Args:
@@ -112,8 +112,8 @@ def random(
         >>> [[len(piece) for piece in b] for b in random(np.arange(12), size=2, accumulate=3)(1)]
         [[2, 2, 2], [2, 2, 2]]
     """
-    sizes = _sizes("random", len(index), size, accumulate)
-    return Grouped(np.asarray(index), np.zeros((len(index), 2)), *sizes, seed, _shuffled)
+    sizes = _check_sizes("random", len(index), size, accumulate)
+    return GroupedBatches(np.asarray(index), np.zeros((len(index), 2)), *sizes, seed, _shuffle_groups)
 
 
 def sparse(
@@ -125,7 +125,7 @@ def sparse(
     size: int | None = None,
     accumulate: int = 1,
     ordering: Literal["auto", "farthest", "hilbert"] = "auto",
-) -> Grouped:
+) -> GroupedBatches:
     """Each batch spread over the scan, its members far apart, so that their windows overlap little.
 
     ``farthest``: each pattern in turn joins the batch whose nearest member is farthest away. The nearest
@@ -155,9 +155,11 @@ def sparse(
     """
     if ordering == "auto":
         ordering = "farthest" if len(index) <= 4096 else "hilbert"
-    group = _farthest if ordering == "farthest" else _strided
-    sizes = _sizes("sparse", len(index), size, accumulate)
-    return Grouped(np.asarray(index), _theirs("sparse", index, positions), *sizes, seed, group)
+    group = _farthest_groups if ordering == "farthest" else _hilbert_groups
+    sizes = _check_sizes("sparse", len(index), size, accumulate)
+    return GroupedBatches(
+        np.asarray(index), _select_positions("sparse", index, positions), *sizes, seed, group
+    )
 
 
 def compact(
@@ -168,7 +170,7 @@ def compact(
     *,
     size: int | None = None,
     accumulate: int = 1,
-) -> Grouped:
+) -> GroupedBatches:
     """Neighbours together: the scan is halved across its longer side, again and again.
 
     The cuts lie at another angle in every epoch, so that clusters change; 65 536 patterns take 0.1 s.
@@ -188,11 +190,13 @@ def compact(
         >>> sorted(sorted(batch.tolist()) for batch in compact(np.arange(6), 0, line, size=2)(1))
         [[0, 1], [2, 3], [4, 5]]
     """
-    sizes = _sizes("compact", len(index), size, accumulate)
-    return Grouped(np.asarray(index), _theirs("compact", index, positions), *sizes, seed, _bisected)
+    sizes = _check_sizes("compact", len(index), size, accumulate)
+    return GroupedBatches(
+        np.asarray(index), _select_positions("compact", index, positions), *sizes, seed, _bisect_groups
+    )
 
 
-def _sizes(name: str, count: int, size: int | None, accumulate: int) -> tuple[int, int]:
+def _check_sizes(name: str, count: int, size: int | None, accumulate: int) -> tuple[int, int]:
     """Patterns in a piece and pieces in a batch, checked."""
     if size is not None and size < 1:
         raise BadInput(f"batch: {name}.size", size, "must be at least 1")
@@ -201,44 +205,46 @@ def _sizes(name: str, count: int, size: int | None, accumulate: int) -> tuple[in
     return size or int(np.clip(count // (12 * accumulate), 4, 64)), accumulate
 
 
-def _theirs(name: str, index: Sequence[int] | np.ndarray, positions: np.ndarray | None) -> np.ndarray:
+def _select_positions(
+    name: str, index: Sequence[int] | np.ndarray, positions: np.ndarray | None
+) -> np.ndarray:
     if positions is None:
         raise BadInput(f"batch: {name}", None, "needs positions: give those of the scan, or write random")
     return np.asarray(positions, float)[np.asarray(index)]
 
 
-def _pieces(index: Tensor, count: int) -> Batch:
+def _split_evenly(index: Tensor, count: int) -> Batch:
     """A batch as it is, or cut into so many pieces of like size, none of them empty."""
     return index if count == 1 else index.tensor_split(min(count, len(index)))
 
 
-def _shuffled(positions: np.ndarray, count: int, seed: int, epoch: int) -> Groups:
+def _shuffle_groups(positions: np.ndarray, count: int, seed: int, epoch: int) -> Groups:
     draw = np.random.default_rng((seed, epoch))
     return np.array_split(draw.permutation(len(positions)), count)
 
 
-def _strided(positions: np.ndarray, count: int, seed: int, epoch: int) -> Groups:
+def _hilbert_groups(positions: np.ndarray, count: int, seed: int, epoch: int) -> Groups:
     """Every ``count``-th pattern along a Hilbert curve laid at a random angle."""
     draw = np.random.default_rng((seed, epoch))
-    order = np.argsort(_along_hilbert(_turned(positions, draw)), kind="stable")
+    order = np.argsort(_hilbert_distance(_rotate_randomly(positions, draw)), kind="stable")
     return [np.sort(order[first::count]) for first in draw.permutation(count)]
 
 
-def _bisected(positions: np.ndarray, count: int, seed: int, epoch: int) -> Groups:
+def _bisect_groups(positions: np.ndarray, count: int, seed: int, epoch: int) -> Groups:
     """Halves of halves of the scan, cut at a random angle."""
     draw = np.random.default_rng((seed, epoch))
-    groups = _halved(_turned(positions, draw), np.arange(len(positions)), count)
+    groups = _halve_members(_rotate_randomly(positions, draw), np.arange(len(positions)), count)
     return [np.sort(groups[place]) for place in draw.permutation(count)]
 
 
-def _farthest(positions: np.ndarray, count: int, seed: int, epoch: int) -> Groups:
+def _farthest_groups(positions: np.ndarray, count: int, seed: int, epoch: int) -> Groups:
     draw = np.random.default_rng((seed, epoch))
-    groups = _apart(positions.tobytes(), count, seed, epoch if len(positions) <= 1024 else 0)
+    groups = _spread_apart(positions.tobytes(), count, seed, epoch if len(positions) <= 1024 else 0)
     return [np.sort(groups[place]) for place in draw.permutation(count)]
 
 
 @lru_cache(maxsize=2)
-def _apart(buffer: bytes, count: int, seed: int, drawn: int) -> Groups:
+def _spread_apart(buffer: bytes, count: int, seed: int, drawn: int) -> Groups:
     """Each pattern in turn joins the group whose nearest member is farthest, unless it is full."""
     positions, draw = np.frombuffer(buffer).reshape(-1, 2), np.random.default_rng((seed, drawn))
     room = np.array([len(part) for part in np.array_split(np.arange(len(positions)), count)])
@@ -254,7 +260,7 @@ def _apart(buffer: bytes, count: int, seed: int, drawn: int) -> Groups:
     return [row[:size] for row, size in zip(members, filled, strict=True)]
 
 
-def _halved(positions: np.ndarray, members: np.ndarray, count: int) -> Groups:
+def _halve_members(positions: np.ndarray, members: np.ndarray, count: int) -> Groups:
     """``count`` clusters of like size: cut across the longer side in proportion, then each part again."""
     if count == 1:
         return [members]
@@ -263,15 +269,17 @@ def _halved(positions: np.ndarray, members: np.ndarray, count: int) -> Groups:
     cut = first * fewer + min(first, larger)
     side = int(np.ptp(positions[members], axis=0).argmax())
     order = members[np.argpartition(positions[members, side], max(cut - 1, 0))]
-    return _halved(positions, order[:cut], first) + _halved(positions, order[cut:], count - first)
+    return _halve_members(positions, order[:cut], first) + _halve_members(
+        positions, order[cut:], count - first
+    )
 
 
-def _turned(positions: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _rotate_randomly(positions: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     angle = draw.uniform(0, 2 * np.pi)
     return positions @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def _along_hilbert(positions: np.ndarray, bits: int = 16) -> np.ndarray:
+def _hilbert_distance(positions: np.ndarray, bits: int = 16) -> np.ndarray:
     """Distance along a Hilbert curve of the square around the positions, in units of its finest step.
 
     From the coarsest quadrant to the finest: which of the four the curve visits, then the quadrant's own
@@ -289,3 +297,8 @@ def _along_hilbert(positions: np.ndarray, bits: int = 16) -> np.ndarray:
         x, y = np.where(last, side - 1 - x, x), np.where(last, side - 1 - y, y)
         x, y = np.where(up, x, y), np.where(up, y, x)
     return along
+
+
+# old names, until callers are renamed
+largest = largest_piece
+in_pieces = split_batches

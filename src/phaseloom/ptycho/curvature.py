@@ -18,63 +18,77 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Complex, Float, Int
-from scipy.fft import next_fast_len
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.propagate import fly
-from phaseloom.ptycho.illumination import Slope
+from phaseloom.ptycho.coverage import (
+    Beams,
+    ScannedArea,
+    count_crossings,
+    incident_waves,
+    participation_area,
+    sum_illumination,
+)
+from phaseloom.ptycho.illumination import SquareSlope
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["OFTEN", "Curvature", "crossings", "light"]
+__all__ = ["UPDATES_TO_FOLLOW_POSITIONS", "Curvature", "count_crossings", "sum_illumination"]
 
-DAMPING = 0.1
-"""Share of the strongest light that is added everywhere: pixels in the dark move little."""
+# The tuned numbers below were found on the electron and X-ray cases of benchmarks/; those that hold steps
+# back in thick or noisy cases are explained in docs/decisions/012-brakes-and-late-parts.md.
 
-SHY = 0.05
+LIGHT_DAMPING = 0.1
+"""Share of the strongest light that is added everywhere, so that pixels in the dark move little."""
+
+POSITION_DAMPING = 0.05
 """Share of the mean curvature of all positions that is added to each."""
 
-HALFWAY, DOUBT = 2.0, 0.25
-"""Loss above the noise at which positions, and at which tilts and thickness, are half believed."""
+POSITION_HALF_TRUST = 2.0
+"""Loss above the noise at which positions take half of their step."""
 
-SLOWLY = 0.1
-"""Least share of a step that positions take from the second epoch on."""
+FLIGHT_HALF_TRUST = 0.25
+"""The same for tilts and thickness, which mislead more while the images are poor (decision 012)."""
 
-OFTEN = 16
+MIN_POSITION_TRUST = 0.1
+"""Least share of a step that positions take from the second epoch on, however high the loss."""
+
+UPDATES_TO_FOLLOW_POSITIONS = 16
 """Updates in an epoch from which on the images keep up with positions, each of which moves but once."""
 
-FARTHEST = 0.2
+MAX_POSITION_STEP = 0.2
 """Pixels that a position may move in one step."""
 
-NUDGE = 0.02
+DIFFERENCE_STEP = 0.02
 """Step, in the natural size of a number, over which patterns are compared."""
 
-LEAP = 0.1
+MAX_NUMBER_STEP = 0.1
 """Farthest that a number may move in one step, in its natural size."""
 
-Beams = list[tuple[Complex[Tensor, "slice mode y x"], Int[Tensor, " _"]]]
 
-STIR = 0.03
-"""Phase in radian that shot noise may leave in a pixel while steps are as long as usual."""
+MAX_NOISE_PHASE = 0.03
+"""Phase noise (radian) that steps of the usual length may leave in a pixel (decision 012)."""
 
-WHOLE = 3.0
-"""Newton steps that an epoch makes in all, however few the electrons."""
+MIN_STEPS_PER_EPOCH = 3.0
+"""Newton steps that an epoch makes at least, however few the electrons (decision 012)."""
 
-USUAL = 0.2
-"""The usual rate of the object."""
+USUAL_OBJECT_RATE = 0.2
+"""Rate of the object in the default recipe, to which `MAX_NOISE_PHASE` refers."""
 
-SOME = 64
+MAX_COUPLED_NUMBERS = 64
+"""Real numbers of a parameter up to which the full matrix of their curvature is taken."""
+
+PATTERNS_FOR_DIFFERENCES = 64
 """Patterns from which the curvature of a few numbers is taken."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A Newton step of a parameter; see `phaseloom.fitting.newton.Rule`."""
+class NewtonStep:
+    """A Newton step of a parameter; see the protocol of the same purpose in `phaseloom.fitting.newton`."""
 
     step: Callable[[Tensor, Tensor, int, float, Any], Tensor]
     momentum: bool = True
@@ -88,8 +102,8 @@ class Curvature:
     """The rules of all parts of a model that have one; renewed by calling it with the history of a fit.
 
     Attributes:
-        pull: of amplitudes towards one in objects of several slices, where phase and amplitude of
-            neighbouring slices trade places, relative to what the data say.
+        pull: strength, relative to the data, of the prior that draws amplitudes of objects of several
+            slices to one; without it neighbouring slices exchange phase and amplitude.
     """
 
     def __init__(self, model: Ptychography, likelihood: Likelihood, *, pull: float = 0.1):
@@ -97,11 +111,13 @@ class Curvature:
             fix = "has no curvature without a noise model: name one, or write optimizer: adam"
             raise BadInput("optimizer", "gauss_newton", fix)
         self.model, self.likelihood, self.pull = model, likelihood, pull
-        some = torch.linspace(0, len(likelihood.measured) - 1, min(len(likelihood.measured), SOME)).long()
+        some = torch.linspace(
+            0, len(likelihood.measured) - 1, min(len(likelihood.measured), PATTERNS_FOR_DIFFERENCES)
+        ).long()
         counts = likelihood.measured[some]
         self.mean = float(counts.sum() / len(counts))
         self.quanta = bool((counts == counts.round()).all())
-        self.scale = 2 * _stiffness(likelihood.divergence, counts) / likelihood.floor
+        self.scale = 2 * _fit_stiffness(likelihood.divergence, counts) / likelihood.floor
 
     @property
     def momentum(self) -> float:
@@ -109,48 +125,51 @@ class Curvature:
         return 0.9 if not len(self.model.propagator.gaps) else 0.95
 
     @torch.no_grad()
-    def __call__(self, history: Sequence[Mapping[str, Any]]) -> dict[nn.Parameter, Rule]:
+    def __call__(self, history: Sequence[Mapping[str, Any]]) -> dict[nn.Parameter, NewtonStep]:
         """The rules for the next epoch."""
         model = self.model
-        rules: dict[nn.Parameter, Rule] = {}
-        waves = incident(model)
+        rules: dict[nn.Parameter, NewtonStep] = {}
+        waves = incident_waves(model)
         self._object(rules, waves)
         own, slopes = self._owned(), model.probe.slopes()
-        rules |= {p: _alike(slope, self.scale, each=p in own) for p, slope in slopes.items()}
-        trust = _trust(history)
+        rules |= {p: _uniform_step(slope, self.scale, each=p in own) for p, slope in slopes.items()}
+        trust = _estimate_trust(history)
         rules |= self._places(waves, trust)
         rules[model.detector.weights] = self._weight()
-        rules[model.detector.root] = _alike(float(model.detector.scale) ** 2, self.scale)
+        rules[model.detector.root] = _uniform_step(float(model.detector.scale) ** 2, self.scale)
         flight = {model.propagator.tilt, model.propagator.stretch}
-        shy = _trust(history, DOUBT)
+        flight_trust = _estimate_trust(history, FLIGHT_HALF_TRUST)
         few = [p for p in self._numbers() if p.requires_grad]
-        rules |= {p: self._number(p, shy if p in flight else trust) for p in few}
+        rules |= {p: self._number(p, flight_trust if p in flight else trust) for p in few}
         return rules
 
-    def _places(self, waves: Beams, trust: float) -> dict[nn.Parameter, Rule]:
+    def _places(self, waves: Beams, trust: float) -> dict[nn.Parameter, NewtonStep]:
         """Positions, and the errors of a scan that move them together."""
         parts = self.model.scan.parts()
         moving = [p for several in parts.values() for p in several if p.requires_grad]
         bends = self._bends(waves) if moving and trust else None
         if bends is None or not bool(bends.any()):
-            return dict.fromkeys(moving, Rule(_rest, momentum=False))
+            return dict.fromkeys(moving, NewtonStep(_no_step, momentum=False))
         own = self.model.scan.offsets
         together = {p: self._together(p, bends, trust) for p in moving if p is not own}
-        return {own: _position(self.scale * self.model.scan.step**2 * bends, trust), **together}
+        return {own: _position_step(self.scale * self.model.scan.step**2 * bends, trust), **together}
 
-    def _object(self, rules: dict[nn.Parameter, Rule], waves: Beams) -> None:
+    def _object(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams) -> None:
         model = self.model
-        wide = light(model, waves)
+        wide = sum_illumination(model, waves)
         count, many = len(wide), len(model.scan.start)
-        calm = self._calm(_area(wide[:1]))
-        wide.add_(DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
+        calm = self._calm(participation_area(wide[:1]))
+        wide.add_(LIGHT_DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
         most = torch.stack([wave.abs().square().sum(1).amax((-2, -1)) for wave, _ in waves]).amax(0)
         lone = self.scale * (count + 1) * most[:, None, None]
-        share, wide, lone = model.object.occupancy[:, None, None, None], *map(model.object.bend, (wide, lone))
+        share, wide, lone = (
+            model.object.occupancy[:, None, None, None],
+            *map(model.object.curvature, (wide, lone)),
+        )
         for name, parameters in model.object.parts().items():
             pull = self.pull if count > 1 and name in ("object", "amplitude") else 0.0
             for parameter in parameters:
-                rules[parameter] = _pixels(wide, lone, share, pull, calm)
+                rules[parameter] = _object_step(wide, lone, share, pull, calm)
 
     def _calm(self, field: float) -> float:
         """Share of the usual step, for each pattern of a batch, that few electrons in a field allow.
@@ -161,13 +180,17 @@ class Curvature:
         """
         if not self.quanta:
             return math.inf
-        calm = STIR**2 * 8 * self.mean / field
-        return (1 - self.momentum) / USUAL * max(calm, WHOLE / len(self.model.scan.start))
+        calm = MAX_NOISE_PHASE**2 * 8 * self.mean / field
+        return (
+            (1 - self.momentum)
+            / USUAL_OBJECT_RATE
+            * max(calm, MIN_STEPS_PER_EPOCH / len(self.model.scan.start))
+        )
 
     def _bends(self, waves: Beams) -> Float[Tensor, "n 2 2"]:
         """Mean square slope of the amplitudes of each pattern along its position."""
         model = self.model
-        reach = Reach.of(model)
+        reach = ScannedArea.of(model)
         share, states = model.object.occupancy, model.object.transmission()[(..., *reach.inside)]
         beams = [torch.fft.rfft2(w[0].abs().square().sum(0), s=reach.room).conj() for w, _ in waves]
         out = states.real.new_zeros(len(reach.corner), 2, 2)
@@ -181,14 +204,14 @@ class Curvature:
                     out[members, a, b] += 0.5 * weight * torch.fft.irfft2(map_ * beam, s=reach.room)[y, x]
         out[:, 1, 0] = out[:, 0, 1]
         mean = out.diagonal(dim1=1, dim2=2).mean()
-        return out + SHY * mean * torch.eye(2, device=out.device, dtype=out.dtype)
+        return out + POSITION_DAMPING * mean * torch.eye(2, device=out.device, dtype=out.dtype)
 
-    def _together(self, parameter: nn.Parameter, bends: Tensor, trust: float) -> Rule:
+    def _together(self, parameter: nn.Parameter, bends: Tensor, trust: float) -> NewtonStep:
         """Numbers that move many positions at once: the chain rule over `_bends`."""
         scan = self.model.scan
         if parameter is scan.lines:
             each = bends.view(len(parameter), -1, 2, 2).sum(1) / len(bends)
-            return _solved(self.scale * each, trust, rows=True)
+            return _coupled_step(self.scale * each, trust, rows=True)
         slopes, before = [], scan.refined()
         flat = parameter.view(-1)
         for place in range(parameter.numel()):
@@ -197,16 +220,18 @@ class Curvature:
             slopes.append(scan.refined() - before)
             flat[place] = kept
         arm = torch.stack(slopes, -1)
-        return _solved(self.scale * torch.einsum("nak,nab,nbl->kl", arm, bends, arm) / len(bends), trust)
+        return _coupled_step(
+            self.scale * torch.einsum("nak,nab,nbl->kl", arm, bends, arm) / len(bends), trust
+        )
 
-    def _weight(self) -> Rule:
+    def _weight(self) -> NewtonStep:
         """Intensities of the shots: the amplitudes go as their square roots."""
         bend = self.scale * self.mean / 4
 
         def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
             return gradient * (rate * size / bend) * value.square()
 
-        return Rule(step, momentum=False)
+        return NewtonStep(step, momentum=False)
 
     def _numbers(self) -> list[nn.Parameter]:
         """Few numbers that bend all patterns."""
@@ -215,7 +240,7 @@ class Curvature:
         known |= {"weights", "opr_weights"}
         few = [p for name, parts in model.parts().items() if name not in known for p in parts]
         owned = self._owned()
-        return [p for p in few if p.numel() <= 64 or p in owned]
+        return [p for p in few if not p.is_complex() and (p.numel() <= MAX_COUPLED_NUMBERS or p in owned)]
 
     def _owned(self) -> set[nn.Parameter]:
         """Numbers, some for each pattern, that bend that pattern alone."""
@@ -223,112 +248,39 @@ class Curvature:
         names = ("tilts", "descan", "heights", "opr_weights")
         return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
-    def _number(self, parameter: nn.Parameter, trust: float) -> Rule:
+    def _number(self, parameter: nn.Parameter, trust: float) -> NewtonStep:
         """From differences of the patterns over small steps."""
         if not trust:
-            return Rule(_rest, momentum=False)
+            return NewtonStep(_no_step, momentum=False)
         model, each = self.model, parameter in self._owned()
         many = len(model.scan.start)
-        some = torch.linspace(0, many - 1, min(many, SOME), device=model.scan.start.device).long()
+        some = torch.linspace(
+            0, many - 1, min(many, PATTERNS_FOR_DIFFERENCES), device=model.scan.start.device
+        ).long()
         values = parameter.view(many, -1) if each else parameter.view(-1)
         columns = [(slice(None), axis) for axis in range(values.shape[-1])]
         places: list[Any] = columns if each else list(range(parameter.numel()))
-        slopes, still = [], _amplitudes(model, some)
+        slopes, still = [], _expected_amplitudes(model, some)
         for place in places:
             kept = values[place].clone()
-            values[place] = kept + NUDGE
-            slopes.append((_amplitudes(model, some) - still).flatten() / NUDGE)
+            values[place] = kept + DIFFERENCE_STEP
+            slopes.append((_expected_amplitudes(model, some) - still).flatten() / DIFFERENCE_STEP)
             values[place] = kept
         slope = torch.stack(slopes)
         bend = self.scale * (slope @ slope.T) / len(some)
         mean = bend.diagonal().mean()
         if not bool(mean > 0):
-            return Rule(_rest, momentum=False)
+            return NewtonStep(_no_step, momentum=False)
         bend = bend + 1e-3 * mean * torch.eye(len(bend), device=bend.device, dtype=bend.dtype)
-        return _solved(bend, trust, patterns=each)
+        return _coupled_step(bend, trust, patterns=each)
 
 
-@torch.no_grad()
-def incident(model: Ptychography, /) -> "Beams":
-    """The modes in free flight where each slice stands, and the patterns that see them so."""
-    out: Beams = []
-    for modes, members in model.incident():
-        waves = [modes]
-        for kernel in model.propagator.flights(members[:1]):
-            waves.append(fly(waves[-1], kernel.reshape(kernel.shape[-2:]).to(modes.dtype)))
-        out.append((torch.stack(waves), members))
-    return out
-
-
-@torch.no_grad()
-def light(model: Ptychography, waves: "Beams", /) -> Float[Tensor, "slice v u"]:
-    """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``.
-
-    The beam is correlated with where it went.
-    """
-    reach, first = Reach.of(model), waves[0][0]
-    at = reach.corner[:, 0] * reach.room[1] + reach.corner[:, 1]
-    out = first.real.new_zeros(len(first), *model.scan.canvas.shape)
-    for wave, members in waves:
-        hits = first.real.new_zeros(reach.room[0] * reach.room[1])
-        hits.index_add_(0, at[members], hits.new_ones(len(members)))
-        beam = torch.fft.rfft2(wave.abs().square().sum(1), s=reach.room)
-        lit = torch.fft.irfft2(beam.mul_(torch.fft.rfft2(hits.view(reach.room))), s=reach.room)
-        out[(..., *reach.inside)] += lit[:, : reach.height, : reach.width].clamp_(min=0)
-    return out
-
-
-class Reach(NamedTuple):
-    """The part of the canvas that a scan reaches; work on it does not grow with the canvas.
-
-    Attributes:
-        inside: its rows and columns.
-        height, width: their numbers.
-        room: no smaller, and quick to transform.
-        corner: of the windows in it, ``(n, 2)``.
-    """
-
-    inside: tuple[slice, slice]
-    height: int
-    width: int
-    room: tuple[int, int]
-    corner: Int[Tensor, "n 2"]
-
-    @classmethod
-    def of(cls, model: Ptychography) -> "Reach":
-        """That of all patterns."""
-        corner, _ = model.scan(torch.arange(len(model.scan.start), device=model.scan.start.device))
-        first = corner.amin(0)
-        top, left = first.tolist()
-        shape = (corner.amax(0) - first).tolist()
-        height, width = (n + w for n, w in zip(shape, model.scan.canvas.window, strict=True))
-        lengths = next_fast_len(height), next_fast_len(width, real=True)
-        room = (int(lengths[0]), int(lengths[1]))  # pyright: ignore[reportArgumentType]
-        inside = (slice(top, top + height), slice(left, left + width))
-        return cls(inside, height, width, room, corner - first)
-
-
-@torch.no_grad()
-def crossings(model: Ptychography, /) -> float:
-    """Patterns that it takes to light the whole scanned field once: its area over the beam's.
-
-    Areas are those of participation, ``(sum I)^2 / sum I^2``.
-    """
-    waves = [(wave[:1], members) for wave, members in incident(model)]
-    areas = [_area(wave.abs().square().sum(1)) for wave, _ in waves]
-    return _area(light(model, waves)) / (sum(areas) / len(areas))
-
-
-def _amplitudes(model: Ptychography, some: Tensor) -> Tensor:
+def _expected_amplitudes(model: Ptychography, some: Tensor) -> Tensor:
     seen = torch.cat([model(part) for part in some.split(16)])
     return seen.clamp(min=0).sqrt() * model.detector.mask
 
 
-def _area(intensity: Tensor) -> float:
-    return float(intensity.sum() ** 2 / intensity.square().sum())
-
-
-def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float, calm: float) -> Rule:
+def _object_step(wide: Tensor, lone: Tensor, share: Tensor, pull: float, calm: float) -> NewtonStep:
     """Pixels of the object; ``wide`` bounds a scan's curvature of each, ``lone`` that of one pattern.
 
     Rates are lowered to a share ``calm`` for each pattern of a batch, if that is less than one.
@@ -347,37 +299,37 @@ def _pixels(wide: Tensor, lone: Tensor, share: Tensor, pull: float, calm: float)
         beyond = value - torch.sgn(value) if value.is_complex() else value - 1
         return out.add_(beyond, alpha=rate * pull)
 
-    return Rule(step)
+    return NewtonStep(step)
 
 
-def _alike(slope: Slope, scale: float, *, each: bool = False) -> Rule:
+def _uniform_step(slope: SquareSlope, scale: float, *, each: bool = False) -> NewtonStep:
     """A curvature that is the same for all batches, of a mean over patterns or of each one's own numbers."""
 
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
         share = (size * rate if each else rate) / scale
         return slope(gradient) * share if callable(slope) else gradient * (share / slope)
 
-    return Rule(step, momentum=not each)
+    return NewtonStep(step, momentum=not each)
 
 
-def _rest(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-    """No step: nothing is known yet that could tell where to."""
+def _no_step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
+    """No step, in epochs before anything is known of the curvature."""
     return torch.zeros_like(gradient)
 
 
-def _position(bends: Tensor, trust: float) -> Rule:
-    """Each pattern's own step, no longer than `FARTHEST`, and shorter where batches are few."""
+def _position_step(bends: Tensor, trust: float) -> NewtonStep:
+    """Each pattern's own step, no longer than `MAX_POSITION_STEP`, and shorter where batches are few."""
     inverse = trust * torch.linalg.inv(bends)
 
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
-        share = min(size, len(bends) / OFTEN)
+        share = min(size, len(bends) / UPDATES_TO_FOLLOW_POSITIONS)
         move = (inverse @ gradient[:, :, None])[:, :, 0] * (share * rate)
-        return move.clamp(-FARTHEST, FARTHEST)
+        return move.clamp(-MAX_POSITION_STEP, MAX_POSITION_STEP)
 
-    return Rule(step, momentum=False)
+    return NewtonStep(step, momentum=False)
 
 
-def _solved(bend: Tensor, trust: float, *, rows: bool = False, patterns: bool = False) -> Rule:
+def _coupled_step(bend: Tensor, trust: float, *, rows: bool = False, patterns: bool = False) -> NewtonStep:
     """Numbers that hang together: a small linear system, one for each row where there are ``rows``."""
     inverse = trust * torch.linalg.pinv(bend, rtol=1e-6, hermitian=True)  # a scan of one place feels no map
 
@@ -388,25 +340,25 @@ def _solved(bend: Tensor, trust: float, *, rows: bool = False, patterns: bool = 
             move = rate * size * (gradient.view(len(gradient), -1) @ inverse).view(gradient.shape)
         else:
             move = rate * (inverse @ gradient.reshape(-1)).view(gradient.shape)
-        return move.clamp(-LEAP, LEAP)
+        return move.clamp(-MAX_NUMBER_STEP, MAX_NUMBER_STEP)
 
-    return Rule(step, momentum=True)
+    return NewtonStep(step, momentum=True)
 
 
-def _trust(history: Sequence[Mapping[str, Any]], halfway: float = HALFWAY) -> float:
-    """How far positions may be believed: little while the patterns are explained badly.
+def _estimate_trust(history: Sequence[Mapping[str, Any]], halfway: float = POSITION_HALF_TRUST) -> float:
+    """Share of a step that positions take: small while the loss is high.
 
-    Where they stay so, the positions may be why: they then move, but slowly.
+    It never stays zero, for wrong positions may be why the loss is high.
     """
     if not history:
         return 0.0
     last = history[-1]
     loss = last["holdout"] if last.get("holdout") is not None else last["loss"]
     excess = max(0.0, loss - 1.0)
-    return max(1 / (1 + (excess / halfway) ** 2), SLOWLY if len(history) > 1 else 0.0)
+    return max(1 / (1 + (excess / halfway) ** 2), MIN_POSITION_TRUST if len(history) > 1 else 0.0)
 
 
-def _stiffness(divergence: Callable[[Tensor, Tensor], Tensor], counts: Tensor) -> float:
+def _fit_stiffness(divergence: Callable[[Tensor, Tensor], Tensor], counts: Tensor) -> float:
     """``k`` of ``D = k (sqrt(I) - sqrt(m))^2`` where counts are, weighted by them."""
     counts = counts[counts > 0].double()
     root, step = counts.sqrt(), 0.05
@@ -414,3 +366,9 @@ def _stiffness(divergence: Callable[[Tensor, Tensor], Tensor], counts: Tensor) -
     below = divergence((root - step).clamp(min=0).square(), counts)
     stiff = float((counts * (above + below)).sum() / (2 * step**2 * counts.sum()))
     return stiff if math.isfinite(stiff) and stiff > 0 else 1.0
+
+
+# old names, until callers are renamed
+OFTEN = UPDATES_TO_FOLLOW_POSITIONS
+crossings = count_crossings
+light = sum_illumination

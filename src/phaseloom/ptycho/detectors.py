@@ -12,19 +12,90 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect
+from phaseloom.physics import tilted_detector as oblique
 from phaseloom.physics.amplitude_loss import misfit
-from phaseloom.physics.cache import Kept, constant
-from phaseloom.physics.detect import blurred, collected, intensity, spread
-from phaseloom.physics.fourier import centred, cornered
+from phaseloom.physics.cache import TensorCache, is_constant
+from phaseloom.physics.detect import apply_transfer, blur_patterns, integrate_pixels, intensity
+from phaseloom.physics.fourier import centred, cornered, ramp, to_real
 from phaseloom.ptycho import noise
-from phaseloom.ptycho.ewald import Ewald, Mapping, mapped
 
 __all__ = ["counting"]
 
 Collect = Literal["area", "bilinear", "blocks"]
 
 
-class Detector(nn.Module):
+PixelMapping = Literal["flat", "lens", "none"]
+"""A flat detector, one in the back focal plane of a lens, or frequencies proportional to places."""
+
+MIN_PIXEL_SHIFT = 0.1
+"""Pixels by which a mapping moves some pixel, from which on it is applied without being asked for.
+
+With a known probe 0.16 made the error of an object a quarter larger (docs/geometry.md).
+"""
+
+
+class EwaldMapping(nn.Module):
+    """Waves on a detector's pixels, from those on the regular grid of a Fourier transform.
+
+    They are known between its pixels, for the window ends: they are transformed to a finer grid, and
+    interpolated on that (`phaseloom.physics.tilted_detector.interpolation`).
+
+    Attributes:
+        shape: pixels (y, x).
+        taper: of the window, by which interpolation is exact in it.
+        turn: what brings the middle of the window to the corner, on the finer grid.
+        pixels, weights: on the finer grid, see `phaseloom.physics.tilted_detector.interpolation`.
+    """
+
+    taper: Tensor
+    turn: Tensor
+    pixels: Tensor
+    weights: Tensor
+
+    def __init__(self, places: Float[np.ndarray, "y x 2"], share: Float[np.ndarray, "y x"]):
+        super().__init__()
+        self.shape = (share.shape[0], share.shape[1])
+        pixels, weights, taper = oblique.interpolation(places, share**0.5, self.shape)
+        middle = torch.tensor([-(n // 2) for n in self.shape], dtype=torch.float64)
+        rows, columns = ramp(middle, self._fine)
+        self.register_buffer("taper", taper.float(), persistent=False)
+        self.register_buffer("turn", (rows * columns).to(torch.complex64), persistent=False)
+        self.register_buffer("pixels", cornered(pixels), persistent=False)
+        self.register_buffer("weights", cornered(weights).float(), persistent=False)
+
+    @property
+    def _fine(self) -> tuple[int, int]:
+        return oblique.OVERSAMPLING * self.shape[0], oblique.OVERSAMPLING * self.shape[1]
+
+    def forward(self, wave: Complex[Tensor, "*batch y x"]) -> Complex[Tensor, "*batch y x"]:
+        """Waves of which the squared modulus is what pixels see, zero frequency in the corner as before."""
+        window = (to_real(wave) * self.taper).reshape(-1, *self.shape)
+        between = torch.fft.fft2(window, s=self._fine, norm="ortho") * self.turn.to(wave.dtype)
+        seen = oblique.remap_pixels(between, self.pixels, self.weights.to(wave.real.dtype))
+        return seen.reshape(wave.shape)
+
+
+def map_pixels(
+    scan: Scan4D, kind: PixelMapping | None, /
+) -> tuple[EwaldMapping | None, Bool[Tensor, "v u"] | None]:
+    """The mapping of a scan's detector, and the modelled pixels of which it knows the intensity.
+
+    By default a tilted sample has that of a flat detector, where it moves a pixel by `MIN_PIXEL_SHIFT`.
+    """
+    one = scan.window
+    if kind == "none" or one.near or (kind is None and not one.tilted):
+        return None, None
+    places, share = oblique.ewald(one.shape, one.angle, one.basis, one.normal, lens=kind == "lens")
+    if kind is None:
+        plain = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in one.shape), indexing="ij"), -1)
+        if abs(places - plain).max() < MIN_PIXEL_SHIFT:
+            return None, None
+    first, last = -(np.array(one.shape) // 2), (np.array(one.shape) - 1) // 2
+    inside = ((places >= first - 1e-9) & (places <= last + 1e-9)).all(-1)
+    return EwaldMapping(places, share), cornered(torch.as_tensor(inside & (share > 0)))
+
+
+class CountingDetector(nn.Module):
     """Counts ``weight * sum |wave|^2 * flat + background``, as sharply as the detector sees.
 
     Attributes:
@@ -35,7 +106,7 @@ class Detector(nn.Module):
         flat: ``(y, x)`` efficiency of each pixel.
         mask: ``(y, x)`` True where a pixel is compared.
         near: patterns are stored as seen; else with zero frequency in the corner.
-        sight: how the modelled pattern becomes that of the detector; see `Sight`.
+        sight: how the modelled pattern becomes that of the detector; see `DetectorResponse`.
         most: counts at which a pixel is full, or infinity.
         area: pixels of the modelled grid collect over their whole area, not at their middle alone.
         ewald: where pixels lie if not on the modelled grid, or ``None``.
@@ -54,10 +125,10 @@ class Detector(nn.Module):
         mask: Bool[Tensor, "y x"],
         scale: float,
         near: bool,
-        sight: "Sight | None" = None,
+        sight: "DetectorResponse | None" = None,
         most: float = math.inf,
         area: bool = False,
-        ewald: Ewald | None = None,
+        ewald: EwaldMapping | None = None,
     ):
         super().__init__()
         self.most, self.area, self.ewald = most, area, ewald
@@ -66,8 +137,8 @@ class Detector(nn.Module):
         self.register_buffer("flat", flat)
         self.register_buffer("mask", mask)
         self.near, self.sight = near, sight
-        self._plain: Kept[tuple[Tensor | None, Tensor | None]] = Kept()
-        self._dark: Kept[tuple[Tensor | None]] = Kept()
+        self._plain: TensorCache[tuple[Tensor | None, Tensor | None]] = TensorCache()
+        self._dark: TensorCache[tuple[Tensor | None]] = TensorCache()
 
     def forward(
         self,
@@ -85,7 +156,9 @@ class Detector(nn.Module):
     ) -> Float[Tensor, "b y x"]:
         """What the detector's pixels collect, before efficiency, weight and background."""
         wave = wave if self.ewald is None else self.ewald(wave)
-        pattern = collected(wave, occupancy, near=self.near) if self.area else intensity(wave, occupancy)
+        pattern = (
+            integrate_pixels(wave, occupancy, near=self.near) if self.area else intensity(wave, occupancy)
+        )
         return pattern if self.sight is None else self.sight(pattern)
 
     def misfit(
@@ -102,16 +175,16 @@ class Detector(nn.Module):
             or self.area
             or self.ewald is not None
             or not math.isinf(self.most)
-            or type(self).forward is not Detector.forward
+            or type(self).forward is not CountingDetector.forward
             or wave.shape[1:-3] not in ((), (1,))
         ):
             return (divergence(self(wave, index, occupancy), counts) * self.mask).sum()
-        flat, mask = self._plain.of(self._telling, self.flat, self.mask)
+        flat, mask = self._plain.get(self._telling, self.flat, self.mask)
         return misfit(
             wave if wave.ndim == 4 else wave[:, 0],
             counts,
             self.weights[index],
-            noise.judge(divergence),
+            noise.with_slope(divergence),
             background=self._background(),
             flat=flat,
             mask=mask,
@@ -132,10 +205,10 @@ class Detector(nn.Module):
 
     def _background(self) -> Tensor | None:
         """`background`, or ``None`` where there is none and none is looked for."""
-        if not constant(self.root):
+        if not is_constant(self.root):
             return self.background()
         make = self.background
-        (dark,) = self._dark.of(lambda: (make() if bool(self.root.any()) else None,), self.root, self.scale)
+        (dark,) = self._dark.get(lambda: (make() if bool(self.root.any()) else None,), self.root, self.scale)
         return dark
 
     def _telling(self) -> tuple[Tensor | None, Tensor | None]:
@@ -153,7 +226,7 @@ class Detector(nn.Module):
         return counts if self.near else centred(counts)
 
 
-class Sight(nn.Module):
+class DetectorResponse(nn.Module):
     """From the modelled grid to the detector's pixels, then blur and modulation transfer.
 
     Attributes:
@@ -188,8 +261,8 @@ class Sight(nn.Module):
                 pattern[:, self.rows][:, :, self.columns] if kept else self.rows @ pattern @ self.columns.T
             )
         if self.blur:
-            pattern = blurred(pattern, self.blur)
-        return pattern if self.transfer is None else spread(pattern, self.transfer)
+            pattern = blur_patterns(pattern, self.blur)
+        return pattern if self.transfer is None else apply_transfer(pattern, self.transfer)
 
 
 def counting(
@@ -201,8 +274,8 @@ def counting(
     collect: Collect = "area",
     saturation: float | None = None,
     area: bool = False,
-    ewald: Mapping | None = None,
-) -> Detector:
+    ewald: PixelMapping | None = None,
+) -> CountingDetector:
     """The detector of a scan: its mask, background, flat field, shot weights and sharpness.
 
     Args:
@@ -234,40 +307,42 @@ def counting(
         return tensor if near else cornered(tensor)
 
     weights = np.ones(len(scan)) if scan.weights is None else scan.weights
-    mapping, known = mapped(scan, ewald)
-    return Detector(
+    mapping, known = map_pixels(scan, ewald)
+    return CountingDetector(
         weights=torch.as_tensor(np.asarray(weights), dtype=torch.float32),
         root=of(scan.background, 0.0).clamp(min=0).sqrt().float(),
         flat=of(scan.flat, 1.0).float(),
-        mask=of(scan.mask, 1.0).bool() & _reached(scan, known),
+        mask=of(scan.mask, 1.0).bool() & _reachable_pixels(scan, known),
         scale=float(np.sqrt(max(scan.mean_pattern(most=200)[scan.mask].mean(), 1e-6))),
         near=near,
-        sight=_sight(scan, blur, transfer, collect=collect),
+        sight=_make_response(scan, blur, transfer, collect=collect),
         most=math.inf if saturation is None else saturation,
         area=area,
         ewald=mapping,
     )
 
 
-def _reached(scan: Scan4D, known: Tensor | None) -> Tensor | bool:
+def _reachable_pixels(scan: Scan4D, known: Tensor | None) -> Tensor | bool:
     """Pixels of the detector that collect nothing of which the modelled grid does not know the intensity."""
     if known is None:
         return True
-    return Sight(*matching(scan), 0.0, None)((~known).float()[None])[0] < 1e-6
+    return DetectorResponse(*match_grids(scan), 0.0, None)((~known).float()[None])[0] < 1e-6
 
 
-def _sight(scan: Scan4D, blur: float, transfer: Path | None, *, collect: Collect) -> Sight | None:
+def _make_response(
+    scan: Scan4D, blur: float, transfer: Path | None, *, collect: Collect
+) -> DetectorResponse | None:
     if not 0 <= blur < min(scan.geometry.shape) / 7:
         fix = f"must lie between 0 and {min(scan.geometry.shape) / 7:.3g} pixels"
         raise BadInput("detector: counting.blur", blur, fix)
-    rows, columns = matching(scan, collect)
-    table = None if transfer is None else _transfer(Path(transfer), scan.geometry.shape)
+    rows, columns = match_grids(scan, collect)
+    table = None if transfer is None else _read_transfer(Path(transfer), scan.geometry.shape)
     if rows is None and not blur and table is None:
         return None
-    return Sight(rows, columns, blur, table)
+    return DetectorResponse(rows, columns, blur, table)
 
 
-def matching(scan: Scan4D, collect: Collect = "area", /) -> tuple[Tensor | None, Tensor | None]:
+def match_grids(scan: Scan4D, collect: Collect = "area", /) -> tuple[Tensor | None, Tensor | None]:
     """One table per axis from the modelled grid to the detector's; ``None`` where they are the same.
 
     Whole numbers pick pixels (the same angle per pixel); others are shares of many pixels in few.
@@ -291,7 +366,7 @@ def matching(scan: Scan4D, collect: Collect = "area", /) -> tuple[Tensor | None,
     return found[0], found[1]
 
 
-def _transfer(path: Path, shape: tuple[int, int]) -> Tensor:
+def _read_transfer(path: Path, shape: tuple[int, int]) -> Tensor:
     """A curve over frequency, laid around the origin of an ``rfft2`` grid."""
     if not path.is_file():
         raise BadInput("detector: counting.transfer", str(path), "does not exist")

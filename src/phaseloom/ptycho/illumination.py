@@ -11,19 +11,102 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
-from phaseloom.physics.cache import Kept, constant
-from phaseloom.physics.fourier import centred, frequencies, ramp, shift, to_real, to_reciprocal
+from phaseloom.physics.cache import TensorCache, is_constant
+from phaseloom.physics.fourier import (
+    centred,
+    cornered,
+    fit_window,
+    frequencies,
+    ramp,
+    shift,
+    to_real,
+    to_reciprocal,
+)
 from phaseloom.physics.optics import aberration_phase, aperture, to_cartesian, to_polar
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.ptycho.support import Support
 
-__all__ = ["AberratedProbe", "Illumination", "Probe", "PupilProbe", "Slope", "depth_of_focus", "subdominant"]
+__all__ = ["AberratedProbe", "Illumination", "Probe", "PupilProbe", "SquareSlope", "Support"]
+__all__ += ["make_weak_modes", "measure_focal_depth"]
 
-PATIENCE = 10.0
+
+class Support(nn.Module):
+    """A linear map from a probe's free numbers to its modes, which are what it allows at every step.
+
+    The numbers are pixels, or plane waves (``spectrum``), each of which takes steps of its own; either way
+    their power is that of the modes. With a ``band`` there are fewer: the pixels of a coarser grid over
+    the same window, or the waves in the middle of the spectrum.
+
+    Args:
+        shape: of the modes (y, x).
+        radius: of the disk along each axis, pixels (y, x); default: no disk.
+        band: see below; default: all.
+        spectrum: see below.
+
+    Attributes:
+        band: plane waves that are kept on each axis (y, x), around that along the beam.
+        spectrum: the free numbers are plane waves, zero frequency in their middle.
+        disk: ``(y, x)`` real, one where modes may be bright; it is the last to act, so that a disk and a band
+            together let a little light out of the band.
+
+    Example:
+        >>> support = Support((8, 8), band=(4, 4))
+        >>> wave = torch.randn(1, 8, 8, dtype=torch.complex64)
+        >>> support.free(wave).shape, support(support.free(wave)).shape
+        (torch.Size([1, 4, 4]), torch.Size([1, 8, 8]))
+    """
+
+    disk: Tensor | None
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        /,
+        *,
+        radius: tuple[float, float] | None = None,
+        band: tuple[int, int] | None = None,
+        spectrum: bool = False,
+    ):
+        super().__init__()
+        self.shape, self.spectrum = shape, spectrum
+        self.band = shape if band is None else band
+        self.register_buffer("disk", None if radius is None else _make_disk(shape, radius))
+
+    def forward(self, free: Complex[Tensor, "*b v u"]) -> Complex[Tensor, "*b y x"]:
+        """The modes of free numbers."""
+        wave = free
+        if self.spectrum or self.band != self.shape:
+            waves = free if self.spectrum else _to_plane_waves(free)
+            wave = _to_pixels(fit_window(waves, self.shape))
+        return wave if self.disk is None else wave * self.disk
+
+    def free(self, wave: Complex[Tensor, "*b y x"]) -> Complex[Tensor, "*b v u"]:
+        """The free numbers of modes, without what is not allowed: the adjoint of `forward`."""
+        wave = wave if self.disk is None else wave * self.disk
+        if not self.spectrum and self.band == self.shape:
+            return wave
+        waves = fit_window(_to_plane_waves(wave), self.band)
+        return waves if self.spectrum else _to_pixels(waves)
+
+
+def _make_disk(shape: tuple[int, int], radius: tuple[float, float]) -> Tensor:
+    y, x = ((torch.arange(n, dtype=torch.float32) - n // 2) / r for n, r in zip(shape, radius, strict=True))
+    return (torch.hypot(y[:, None], x[None]) < 1).float()
+
+
+def _to_plane_waves(wave: Tensor) -> Tensor:
+    """Plane waves of pixels, the middle of the window at phase zero; no power is lost."""
+    return centred(to_reciprocal(cornered(wave)))
+
+
+def _to_pixels(waves: Tensor) -> Tensor:
+    return centred(to_real(cornered(waves)))
+
+
+PUPIL_PHASE_DAMPING = 10.0
 """How much slower than smooth bends the phases of a pupil's pixels move, which would take their part."""
 
 
-Slope = Tensor | float | Callable[[Tensor], Tensor]
+SquareSlope = Tensor | float | Callable[[Tensor], Tensor]
 """Square slope of the modes along free numbers, which bounds that of detected amplitudes; or what divides a
 gradient by it where numbers hang together."""
 
@@ -39,8 +122,8 @@ class Illumination(nn.Module):
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name."""
 
-    def slopes(self) -> dict[nn.Parameter, Slope]:
-        """How detected amplitudes bend along free numbers; see `Slope`."""
+    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
+        """How detected amplitudes bend along free numbers; see `SquareSlope`."""
         return {}
 
     def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
@@ -95,7 +178,7 @@ class Probe(Illumination):
         support: Support | None = None,
     ):
         super().__init__()
-        self.geometry, self.unit, self.support = geometry, depth_of_focus(modes, geometry), support
+        self.geometry, self.unit, self.support = geometry, measure_focal_depth(modes, geometry), support
         free = modes if support is None else support.free(modes)
         if support is not None and not bool(free.any()):
             raise BadInput("probe: support", None, "leaves the probe no light: make it wider")
@@ -103,7 +186,7 @@ class Probe(Illumination):
         self.register_buffer("scale", scale)
         self.relative = nn.Parameter(free / scale)
         self.focus = nn.Parameter(scale.new_zeros(()), requires_grad=False)
-        self._blurred: Kept[tuple[bool]] = Kept()
+        self._blurred: TensorCache[tuple[bool]] = TensorCache()
 
     def modes(self) -> Complex[Tensor, "mode y x"]:
         """The modes in square roots of counts."""
@@ -114,7 +197,7 @@ class Probe(Illumination):
         """The pixels, and a common defocus."""
         return {"probe": [self.relative], "defocus": [self.focus]}
 
-    def slopes(self) -> dict[nn.Parameter, Slope]:
+    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """The scale of the pixels, squared."""
         return {self.relative: float(self.scale) ** 2}
 
@@ -131,7 +214,7 @@ class Probe(Illumination):
 
     def _defocused(self) -> bool:
         """Whether there is a defocus, read from the device only when it may have changed."""
-        return self._blurred.of(lambda: (bool(self.focus),), self.focus)[0]
+        return self._blurred.get(lambda: (bool(self.focus),), self.focus)[0]
 
     def _moved(self, modes: Tensor, sign: float) -> Tensor:
         one = self.geometry
@@ -158,7 +241,7 @@ class PupilProbe(Illumination):
     def __init__(self, pupil: Complex[Tensor, "y x"]):
         super().__init__()
         self.register_buffer("amplitude", pupil.abs())
-        self.register_buffer("bends", _bends(self.amplitude))
+        self.register_buffer("bends", _smooth_polynomials(self.amplitude))
         self.phase = nn.Parameter(pupil.angle())
         self.bend = nn.Parameter(self.amplitude.new_zeros(len(self.bends)))
         self.power = nn.Parameter(self.amplitude.new_zeros(()))
@@ -172,10 +255,10 @@ class PupilProbe(Illumination):
         """Phase and power together."""
         return {"probe": [self.phase, self.bend, self.power]}
 
-    def slopes(self) -> dict[nn.Parameter, Slope]:
-        """The amplitude squared, no less than a tenth of the strongest, and times `PATIENCE`."""
+    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
+        """The amplitude squared, no less than a tenth of the strongest, and times `PUPIL_PHASE_DAMPING`."""
         square = self.amplitude.square()
-        return {self.phase: PATIENCE * square.clamp(min=0.1 * float(square.max()))}
+        return {self.phase: PUPIL_PHASE_DAMPING * square.clamp(min=0.1 * float(square.max()))}
 
 
 class AberratedProbe(Illumination):
@@ -222,9 +305,9 @@ class AberratedProbe(Illumination):
         self.bend = nn.Parameter(torch.zeros(len(self.names)))
         self.edge = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.roots = nn.Parameter(torch.ones(len(shares)))
-        self._made: Kept[Tensor] = Kept()
-        self._disk: Kept[Tensor] = Kept()
-        self._bases: Kept[Tensor] = Kept()
+        self._made: TensorCache[Tensor] = TensorCache()
+        self._disk: TensorCache[Tensor] = TensorCache()
+        self._bases: TensorCache[Tensor] = TensorCache()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Coefficients and powers together as ``probe``; the semiangle, if its edge is soft, by itself."""
@@ -242,17 +325,17 @@ class AberratedProbe(Illumination):
     def modes(self) -> Complex[Tensor, "mode y x"]:
         """The modes in square roots of counts; made once while no number changes."""
         sources = (self.bend, self.edge, self.roots, self.start, self.unit, self.share)
-        return self._made.of(self._make, *sources) if constant(*sources) else self._make()
+        return self._made.get(self._make, *sources) if is_constant(*sources) else self._make()
 
     def _make(self) -> Complex[Tensor, "mode y x"]:
-        bases = self._bases.of(self._basis, self.start)
+        bases = self._bases.get(self._basis, self.start)
         chi = torch.tensordot(self.start + self.unit * self.bend, bases, 1)
-        sharp = constant(self.edge)
-        disk = self._disk.of(self._aperture, self.edge, self.start) if sharp else self._aperture()
+        sharp = is_constant(self.edge)
+        disk = self._disk.get(self._aperture, self.edge, self.start) if sharp else self._aperture()
         wave = centred(to_real(torch.polar(disk.expand_as(chi), -chi)))
         stack = wave[None]
         if len(self.share) > 1:
-            stack = torch.cat([stack, subdominant(wave, len(self.share) - 1)])
+            stack = torch.cat([stack, make_weak_modes(wave, len(self.share) - 1)])
         each = stack.abs().square().sum((-2, -1)).sqrt()
         return stack * (torch.sqrt(self.share * self.power) * self.roots / each)[:, None, None]
 
@@ -270,7 +353,9 @@ class AberratedProbe(Illumination):
         return torch.stack([_cartesian_phase(y, x, one.wavelength, {name: single}) for name in self.names])
 
 
-def depth_of_focus(modes: Complex[Tensor, "mode y x"], geometry: Geometry, /, share: float = 0.95) -> float:
+def measure_focal_depth(
+    modes: Complex[Tensor, "mode y x"], geometry: Geometry, /, share: float = 0.95
+) -> float:
     """``wavelength / angle^2`` for the cone that holds a share of the power, angstrom."""
     power = to_reciprocal(modes.detach()).abs().square().sum(0).double().cpu().numpy()
     sizes = zip(geometry.shape, geometry.pixel, strict=True)
@@ -282,7 +367,9 @@ def depth_of_focus(modes: Complex[Tensor, "mode y x"], geometry: Geometry, /, sh
     return float(geometry.wavelength / max(cone, angle[angle > 0].min()) ** 2)
 
 
-def subdominant(wave: Complex[Tensor, "y x"], count: int, share: float = 0.02) -> Complex[Tensor, "mode y x"]:
+def make_weak_modes(
+    wave: Complex[Tensor, "y x"], count: int, share: float = 0.02
+) -> Complex[Tensor, "mode y x"]:
     """Weak copies of a mode, bent by Hermite-like polynomials and made orthogonal to it."""
     real = wave.real.dtype
     axes = [torch.linspace(-1, 1, n, dtype=real, device=wave.device) for n in wave.shape]
@@ -308,7 +395,7 @@ def _cartesian_phase(y: Tensor, x: Tensor, wavelength: float, named: Mapping[str
     return chi + aberration_phase(y, x, wavelength, turned) if turned else chi
 
 
-def _bends(amplitude: Float[Tensor, "y x"]) -> Float[Tensor, "8 y x"]:
+def _smooth_polynomials(amplitude: Float[Tensor, "y x"]) -> Float[Tensor, "8 y x"]:
     """Polynomials of the pupil's radius and angle up to fourth order, one at its rim, flat beyond."""
     y, x = (torch.fft.fftfreq(n, dtype=amplitude.dtype, device=amplitude.device) for n in amplitude.shape)
     radius = torch.hypot(y[:, None], x)

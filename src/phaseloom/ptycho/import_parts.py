@@ -14,17 +14,17 @@ from phaseloom.data import importers as models
 from phaseloom.data.importers import Imported
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
-from phaseloom.physics import depth
+from phaseloom.physics import slices as depth
 from phaseloom.physics.fourier import fit_window
-from phaseloom.ptycho.scans import Canvas
+from phaseloom.ptycho.canvas import Canvas
 
-__all__ = ["is_ours", "laid", "object_of", "probe_of", "sliced", "tilts_of"]
+__all__ = ["fit_slices", "is_ours", "lay_on_canvas", "read_object", "read_probe", "read_tilts"]
 
-SAME = 2e-3
+PIXEL_TOLERANCE = 2e-3
 """Relative difference of two pixels that are taken for the same."""
 
 
-def object_of(path: Path, /, *, pixel: float | None = None) -> Imported:
+def read_object(path: Path, /, *, pixel: float | None = None) -> Imported:
     """The object of a file with what is known of its place.
 
     Args:
@@ -36,7 +36,7 @@ def object_of(path: Path, /, *, pixel: float | None = None) -> Imported:
     """
     path = Path(path)
     if path.suffix == ".npy":
-        array = _array(path, "object: from_file.path", least=2, most=4)
+        array = _read_array(path, "object: from_file.path", least=2, most=4)
         return Imported(source=path.name, object=array.reshape((1,) * (4 - array.ndim) + array.shape))
     found = models.read(path, pixel=pixel)
     if found.object is None:
@@ -44,7 +44,7 @@ def object_of(path: Path, /, *, pixel: float | None = None) -> Imported:
     return found
 
 
-def sliced(
+def fit_slices(
     found: Imported,
     /,
     *,
@@ -67,13 +67,13 @@ def sliced(
         onto = _wanted_gaps(gaps, slices, thickness)
         wave, gaps = depth.resample_slices(wave, gaps, onto), onto
     if any(pad):
-        each = gaps[0] if gaps else _single(thickness)
+        each = gaps[0] if gaps else _require_thickness(thickness)
         wave = depth.pad_slices(wave, *pad, fill=fill)
         gaps = (each,) * pad[0] + tuple(gaps) + (gaps[-1] if gaps else each,) * pad[1]
     return wave, tuple(gaps)
 
 
-def laid(
+def lay_on_canvas(
     wave: Complex[Tensor, "state slice y x"], found: Imported, canvas: Canvas, *, ours: bool
 ) -> tuple[Complex[Tensor, "state slice v u"], Canvas]:
     """The object on the canvas of a scan, vacuum where it knows nothing, and that canvas.
@@ -88,8 +88,8 @@ def laid(
             on one another.
     """
     pixel = np.array(found.pixel if found.pixel is not None else canvas.pixel)
-    first = _first(found, pixel, wave.shape[-2:], canvas, ours=ours)
-    if np.allclose(pixel, canvas.pixel, rtol=SAME):
+    first = _first_pixel(found, pixel, wave.shape[-2:], canvas, ours=ours)
+    if np.allclose(pixel, canvas.pixel, rtol=PIXEL_TOLERANCE):
         steps = (np.array(canvas.origin) - first) / canvas.pixel
         whole = np.floor(steps + 1e-6).astype(int)
         moved = replace(
@@ -97,8 +97,8 @@ def laid(
             origin=tuple((first + whole * canvas.pixel).tolist()),
             shape=(canvas.shape[0] + 1, canvas.shape[1] + 1),
         )
-        return _copied(wave, whole, moved.shape), moved
-    return _interpolated(wave, first, pixel, canvas), canvas
+        return _copy_window(wave, whole, moved.shape), moved
+    return _interpolate_onto(wave, first, pixel, canvas), canvas
 
 
 def is_ours(path: Path, /) -> bool:
@@ -106,7 +106,7 @@ def is_ours(path: Path, /) -> bool:
     return Path(path).suffix != ".npy" and models.kind(path) == "ours"
 
 
-def probe_of(path: Path, geometry: Geometry, /) -> Complex[Tensor, "mode y x"]:
+def read_probe(path: Path, geometry: Geometry, /) -> Complex[Tensor, "mode y x"]:
     """The probe of a file on the grid of a geometry; its power is that of the file.
 
     Raises:
@@ -115,7 +115,7 @@ def probe_of(path: Path, geometry: Geometry, /) -> Complex[Tensor, "mode y x"]:
     path, place = Path(path), "probe: from_file.path"
     pixel = None
     if path.suffix == ".npy":
-        array: np.ndarray | None = _array(path, place, least=2, most=3)
+        array: np.ndarray | None = _read_array(path, place, least=2, most=3)
     else:
         found = models.read(path, pixel=geometry.pixel[0])
         array, pixel = found.probe, found.pixel
@@ -123,12 +123,12 @@ def probe_of(path: Path, geometry: Geometry, /) -> Complex[Tensor, "mode y x"]:
         raise BadInput(place, str(path), "holds no probe")
     wave = torch.from_numpy(np.asarray(array).astype(np.complex128))
     wave = wave.reshape(-1, *wave.shape[-2:])
-    if pixel is not None and not np.allclose(pixel, geometry.pixel, rtol=SAME):
-        wave = _rescaled(wave, np.array(pixel), geometry)
+    if pixel is not None and not np.allclose(pixel, geometry.pixel, rtol=PIXEL_TOLERANCE):
+        wave = _rescale_probe(wave, np.array(pixel), geometry)
     return fit_window(wave, geometry.shape)
 
 
-def mixtures_of(path: Path, count: int, /) -> Complex[Tensor, "n mode basis"]:
+def read_mixtures(path: Path, count: int, /) -> Complex[Tensor, "n mode basis"]:
     """What the modes of each of so many patterns are in terms of the probe of a result.
 
     Raises:
@@ -142,7 +142,7 @@ def mixtures_of(path: Path, count: int, /) -> Complex[Tensor, "n mode basis"]:
     return torch.from_numpy(np.asarray(found).astype(np.complex64))
 
 
-def tilts_of(path: Path, /) -> np.ndarray:
+def read_tilts(path: Path, /) -> np.ndarray:
     """Tilts ``(1, 2)`` or ``(n, 2)`` in radian, of a result or of a table in milliradian."""
     path, place = Path(path), "propagator: tilts"
     if path.suffix in (".npy", ".csv", ".txt"):
@@ -159,7 +159,7 @@ def tilts_of(path: Path, /) -> np.ndarray:
     return values
 
 
-def _array(path: Path, place: str, *, least: int, most: int) -> np.ndarray:
+def _read_array(path: Path, place: str, *, least: int, most: int) -> np.ndarray:
     if not path.is_file():
         raise BadInput(place, str(path), "does not exist")
     try:
@@ -189,13 +189,13 @@ def _wanted_gaps(gaps: Sequence[float], slices: int | None, thickness: Any) -> t
     return depth.equal_gaps(gaps, slices=slices, thickness=thickness)
 
 
-def _single(thickness: Any) -> float:
+def _require_thickness(thickness: Any) -> float:
     if thickness is None or isinstance(thickness, Sequence):
         raise BadInput("object: from_file.thickness", thickness, "is needed to pad an object of one slice")
     return float(thickness)
 
 
-def _first(
+def _first_pixel(
     found: Imported, pixel: np.ndarray, shape: Sequence[int], canvas: Canvas, *, ours: bool
 ) -> np.ndarray:
     """Position of the object's pixel ``[0, 0]`` in the frame of the scan, angstrom."""
@@ -208,7 +208,7 @@ def _first(
     return first + np.array(canvas.middle) - found.positions.mean(0)
 
 
-def _copied(wave: Tensor, start: np.ndarray, shape: tuple[int, int]) -> Tensor:
+def _copy_window(wave: Tensor, start: np.ndarray, shape: tuple[int, int]) -> Tensor:
     """The window of a shape that begins at ``start``, one where there was nothing."""
     out = wave.new_ones(*wave.shape[:2], *shape)
     inner, outer = [], []
@@ -220,7 +220,7 @@ def _copied(wave: Tensor, start: np.ndarray, shape: tuple[int, int]) -> Tensor:
     return out
 
 
-def _interpolated(wave: Tensor, first: np.ndarray, pixel: np.ndarray, canvas: Canvas) -> Tensor:
+def _interpolate_onto(wave: Tensor, first: np.ndarray, pixel: np.ndarray, canvas: Canvas) -> Tensor:
     from scipy.ndimage import map_coordinates
 
     axes = [
@@ -234,7 +234,7 @@ def _interpolated(wave: Tensor, first: np.ndarray, pixel: np.ndarray, canvas: Ca
     return torch.from_numpy(out.astype(np.complex64)).reshape(*wave.shape[:2], *canvas.shape)
 
 
-def _rescaled(wave: Tensor, pixel: np.ndarray, geometry: Geometry) -> Tensor:
+def _rescale_probe(wave: Tensor, pixel: np.ndarray, geometry: Geometry) -> Tensor:
     """A probe on pixels of another size, middle on middle."""
     from scipy.ndimage import map_coordinates
 

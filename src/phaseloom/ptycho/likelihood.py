@@ -1,32 +1,190 @@
-"""The objective of a fit: what the counts say against the model, and what is asked of it besides."""
+"""The objective of a fit: measured counts against the model, and penalties."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from phaseloom.data.counts import own
+from phaseloom.data.counts import own, present
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.cache import Kept
+from phaseloom.physics.cache import TensorCache
 from phaseloom.physics.patches import Box
 from phaseloom.ptycho import noise
-from phaseloom.ptycho.count_loader import Measured
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["Likelihood", "Misfit"]
+__all__ = ["CountLoader", "Likelihood", "Misfit"]
+
+MAX_FLOAT_BYTES = 32_000_000
+"""Bytes of float patterns that are kept in the detector's order; larger scans would not notice."""
+
+MAX_GPU_MEMORY_SHARE = 0.4
+"""Of a GPU's free memory that patterns may take to lie there from the first batch on."""
+
+
+class CountLoader:
+    """Counts of a scan as float batches in the detector's order.
+
+    On a CPU, patterns in memory are made float and arranged once, when first asked for, unless they take
+    more than ``MAX_FLOAT_BYTES`` bytes. All others are read, made float and arranged batch by batch.
+
+    On another device patterns lie as they were counted, in their own integers, if there is room
+    (`MAX_GPU_MEMORY_SHARE`).
+    Otherwise a batch is read and sent while the device works on the one before, if it was announced
+    (`expect`); to a GPU from pinned memory, beside its work.
+    """
+
+    def __init__(self, scan: Scan4D, arrange: Callable[[Tensor], Tensor]):
+        self.counts, self.arrange = scan.counts, arrange
+        self.rows, self.place = present(scan.counts)
+        self.held: DevicePatterns | None = None
+        self.resident: dict[torch.device, DevicePatterns | None] = {}
+        self.coming: dict[int, tuple[Tensor, TensorTransfer]] = {}
+
+    def __len__(self) -> int:
+        """Number of patterns."""
+        return self.counts.shape[0]
+
+    def __getitem__(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b y x"]:
+        """The patterns of an index, arranged on its device."""
+        if index.device.type != "cpu":
+            here = self._residing(index.device)
+            found = self._whole(index.cpu().numpy()).to(index.device) if here is None else here.at(index)
+            return self._float(found)
+        if type(self.rows) is np.ndarray and 4 * self.rows.size <= MAX_FLOAT_BYTES:
+            if self.held is None:
+                self.held = DevicePatterns.on(index.device, self._ordered(self.rows, np.float32), self.place)
+            return self.held.at(index)
+        return self._read(index.numpy(), np.float32)
+
+    def expect(self, pieces: Sequence[Tensor], device: torch.device, /) -> None:
+        """Begin to send what `take` will be asked for next, and forget what it was not asked for."""
+        if device.type != "cpu":
+            self.coming = {id(piece): (piece, self._send(piece, device)) for piece in pieces}
+
+    def take(self, index: Int[Tensor, " b"], device: torch.device, /) -> tuple[Tensor, Tensor]:
+        """An index and its patterns on a device."""
+        if index.device == device:
+            return index, self[index]
+        _, sent = self.coming.pop(id(index), (index, None))
+        there, counts = (sent or self._send(index, device)).arrived()
+        return there, self[there] if counts is None else self._float(counts)
+
+    def _send(self, index: Tensor, device: torch.device) -> "TensorTransfer":
+        """An index, and its patterns unless they are there already."""
+        if self._residing(device) is not None:
+            return TensorTransfer.to(device, index)
+        return TensorTransfer.to(device, index, self._whole(index.numpy()))
+
+    def _residing(self, device: torch.device) -> "DevicePatterns | None":
+        """All patterns that are here on a device, if there was room for them when first asked."""
+        if device not in self.resident:
+            size = _stored_dtype(self.rows.dtype).itemsize * int(np.prod(self.rows.shape))
+            self.resident[device] = self._all(device) if size <= _free_bytes(device) else None
+        return self.resident[device]
+
+    def _all(self, device: torch.device) -> "DevicePatterns":
+        """All patterns that are here, sent bit by bit."""
+        pieces = max(1, 4 * int(np.prod(self.rows.shape)) // MAX_FLOAT_BYTES)
+        parts = [part for part in np.array_split(np.arange(self.rows.shape[0]), pieces) if len(part)]
+        kept = _stored_dtype(self.rows.dtype)
+        sent = [self._ordered(np.asarray(self.rows[part]), kept).to(device) for part in parts]
+        return DevicePatterns.on(device, torch.cat(sent), self.place)
+
+    def _read(self, index: np.ndarray, dtype: Any) -> Tensor:
+        """Patterns as numbers of some kind."""
+        return self._ordered(np.asarray(self.counts[index]), dtype)
+
+    def _ordered(self, patterns: np.ndarray, dtype: Any) -> Tensor:
+        """Patterns in the detector's order."""
+        read = patterns.astype(dtype)
+        return self.arrange(torch.from_numpy(read.view(np.int16) if read.dtype == np.uint16 else read))
+
+    def _whole(self, index: np.ndarray) -> Tensor:
+        """Patterns as they are kept; two bytes without a sign as if they had one, for torch's sake."""
+        return self._read(index, _stored_dtype(self.counts.dtype))
+
+    def _float(self, counts: Tensor) -> Tensor:
+        """TensorCache patterns as numbers of single precision."""
+        numbers = counts.to(torch.float32)
+        return numbers.remainder_(65536) if _stored_dtype(self.counts.dtype) == np.uint16 else numbers
+
+
+class DevicePatterns(NamedTuple):
+    """Patterns on a device, and where among them each one of the scan is; ``None``: at its own number."""
+
+    patterns: Tensor
+    place: Tensor | None
+
+    @classmethod
+    def on(cls, device: torch.device, patterns: Tensor, place: np.ndarray | None) -> "DevicePatterns":
+        """Patterns that are on a device already, and their places, sent there."""
+        return cls(patterns, None if place is None else torch.from_numpy(place).to(device))
+
+    def at(self, index: Tensor) -> Tensor:
+        """The patterns of an index of the scan."""
+        return self.patterns.index_select(0, index if self.place is None else self.place[index])
+
+
+@dataclass(frozen=True)
+class TensorTransfer:
+    """Tensors on their way to a device; to a GPU from pinned memory on a stream of their own."""
+
+    tensors: tuple[Tensor, ...]
+    stream: torch.cuda.Stream | None = None
+
+    @classmethod
+    def to(cls, device: torch.device, *tensors: Tensor) -> "TensorTransfer":
+        """Send, and do not wait."""
+        if device.type != "cuda":
+            return cls(tuple(one.to(device, non_blocking=True) for one in tensors))
+        stream = _copy_stream(device)
+        with torch.cuda.stream(stream):
+            return cls(tuple(one.pin_memory().to(device, non_blocking=True) for one in tensors), stream)
+
+    def arrived(self) -> tuple[Tensor, Tensor | None]:
+        """The first tensor, and the second if there is one; what the device does next waits for them."""
+        if self.stream is not None:
+            now = torch.cuda.current_stream(self.tensors[0].device)
+            now.wait_stream(self.stream)
+            for one in self.tensors:
+                one.record_stream(now)
+        return self.tensors[0], self.tensors[1] if len(self.tensors) > 1 else None
+
+
+@lru_cache(maxsize=8)
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which patterns are sent."""
+    return torch.cuda.Stream(device)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Bytes that patterns may take on a device."""
+    return (
+        int(MAX_GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0])
+        if device.type == "cuda"
+        else MAX_FLOAT_BYTES
+    )
+
+
+def _stored_dtype(dtype: np.dtype) -> np.dtype:
+    """Integers of one or two bytes as they are, all else in single precision."""
+    return dtype.newbyteorder("=") if dtype.kind in "iu" and dtype.itemsize <= 2 else np.dtype(np.float32)
+
 
 Penalty = Callable[..., Tensor]
 
-GIVEN = ("model", "counts", "amplitude", "phase", "occupancy")
+PENALTY_ARGUMENTS = ("model", "counts", "amplitude", "phase", "occupancy")
 """What a penalty may ask for by the names of its first parameters."""
 
 
-WORKING = 4_194_304
+WAVE_BYTES_AT_ONCE = 4_194_304
 """Bytes of waves that are worked on together. Half as many, or twice, cost a few per cent more."""
 
 
@@ -62,8 +220,8 @@ class Misfit:
 
     def __init__(self, model: nn.Module, scan: Scan4D, divergence: noise.Divergence = noise.amplitude):
         self.model, self.divergence = model, divergence
-        self.measured, self.mask = Measured(scan, lambda counts: counts), torch.as_tensor(scan.mask)
-        self.floor = _floor(divergence, self.measured, self.mask)
+        self.measured, self.mask = CountLoader(scan, lambda counts: counts), torch.as_tensor(scan.mask)
+        self.floor = _shot_noise_floor(divergence, self.measured, self.mask)
 
     def __call__(self, index: Int[Tensor, " b"]) -> dict[str, Tensor]:
         """Mean loss over the patterns of a batch."""
@@ -106,14 +264,16 @@ class Likelihood:
         penalties: Mapping[str, Penalty] | None = None,
     ):
         self.model, self.divergence = model, divergence
-        self.measured = Measured(scan, model.detector.arrange)
-        self.penalties = {name: (_asked(call, name), call) for name, call in (penalties or {}).items()}
+        self.measured = CountLoader(scan, model.detector.arrange)
+        self.penalties = {
+            name: (_read_arguments(call, name), call) for name, call in (penalties or {}).items()
+        }
         self.whole = bool(model.detector.mask.all())
-        self._seen: Kept[tuple[Tensor, ...]] = Kept()
-        self.silent = _name(divergence) == "none"
-        self.floor = 1.0 if self.silent else _floor(divergence, self.measured, model.detector.mask)
+        self._seen: TensorCache[tuple[Tensor, ...]] = TensorCache()
+        self.silent = _function_name(divergence) == "none"
+        self.floor = 1.0 if self.silent else _shot_noise_floor(divergence, self.measured, model.detector.mask)
         asked = {name for names, _ in self.penalties.values() for name in names}
-        self.looking = self.silent or bool(asked & {"model", "counts"})
+        self.needs_patterns = self.silent or bool(asked & {"model", "counts"})
         self.judging = [] if self.silent else ["noise"]
         self.judging += [name for name, (asked, _) in self.penalties.items() if "counts" in asked]
 
@@ -121,7 +281,7 @@ class Likelihood:
         """Mean loss over the patterns of a batch, and every penalty."""
         index, counts = self.measured.take(index, self.model.scan.start.device)
         counts, terms = counts.to(self.model.scan.start.dtype), {}
-        if not self.looking:
+        if not self.needs_patterns:
             terms["noise"] = self.model.misfit(index, counts, self.divergence) / (len(index) * self.floor)
             expected = counts
         else:
@@ -157,7 +317,7 @@ class Likelihood:
         height, width = self.model.object.window
         modes = self.model.probe.modes().shape[0] * len(self.model.object.occupancy)
         wave = 2 * start.element_size() * height * width * modes
-        return max(1, WORKING // wave)
+        return max(1, WAVE_BYTES_AT_ONCE // wave)
 
     def remaining(self, over: Callable[[Tensor], Tensor] = lambda sums: sums, /) -> dict[str, float]:
         """What is left over all patterns, in the units that are compared between programs.
@@ -203,7 +363,7 @@ class Likelihood:
         if self.whole:
             return list(patterns)
         mask = self.model.detector.mask
-        (rows, columns) = self._seen.of(lambda: torch.nonzero(mask, as_tuple=True), mask)
+        (rows, columns) = self._seen.get(lambda: torch.nonzero(mask, as_tuple=True), mask)
         return [pattern[:, rows, columns][:, None] for pattern in patterns]
 
     def _given(self, index: Tensor, expected: Tensor, counts: Tensor) -> dict[str, Tensor]:
@@ -213,23 +373,25 @@ class Likelihood:
         return given
 
 
-def _floor(divergence: noise.Divergence, measured: Measured, mask: Tensor) -> float:
+def _shot_noise_floor(divergence: noise.Divergence, measured: CountLoader, mask: Tensor) -> float:
     """What shot noise leaves of a pattern, from 400 of them."""
     some = np.unique(np.linspace(0, len(measured) - 1, min(len(measured), 400)).astype(int))
     return max(noise.shot_noise(divergence, measured[torch.as_tensor(some)], mask.cpu()), 1e-12)
 
 
-def _asked(call: Penalty, name: str) -> Sequence[str]:
+def _read_arguments(call: Penalty, name: str) -> Sequence[str]:
     """What a penalty wants, by the names of its positional parameters."""
     parameters = inspect.signature(call).parameters.values()
     asked = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     for one in asked:
-        if one not in GIVEN:
+        if one not in PENALTY_ARGUMENTS:
             raise BadInput(
-                f"penalties: {name}", one, f"is nothing a penalty can ask for: use {', '.join(GIVEN)}"
+                f"penalties: {name}",
+                one,
+                f"is nothing a penalty can ask for: use {', '.join(PENALTY_ARGUMENTS)}",
             )
     return asked
 
 
-def _name(call: Callable[..., Tensor]) -> str:
+def _function_name(call: Callable[..., Tensor]) -> str:
     return getattr(getattr(call, "func", call), "__name__", "")

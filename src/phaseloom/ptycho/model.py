@@ -10,8 +10,8 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.adjoint import far_waves
 from phaseloom.physics.scatter import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
-from phaseloom.ptycho.axial import Heights, depth, fallen, matter
 from phaseloom.ptycho.noise import Divergence
+from phaseloom.ptycho.scans import Heights, heights_matter, measure_height_sensitivity, project_to_heights
 
 __all__ = ["Ptychography"]
 
@@ -23,14 +23,14 @@ class Ptychography(nn.Module):
 
     Attributes:
         scan: `phaseloom.ptycho.scans.Positions`.
-        heights: `phaseloom.ptycho.axial.Heights` of a scan along the beam, or ``None``.
+        heights: `phaseloom.ptycho.scans.Heights` of a scan along the beam, or ``None``.
         probe: `phaseloom.ptycho.illumination.Illumination`.
         object: `phaseloom.ptycho.objects.PixelObject`.
         propagator: `phaseloom.ptycho.propagators.FreeFlight`.
-        detector: `phaseloom.ptycho.detectors.Detector`.
-        swift: waves may take the quick way, equal to the other to rounding.
-        light: ``None``, or real ``(slice, y, x)`` to which every batch adds the intensity that falls on
-            each slice, summed over its patterns and modes.
+        detector: `phaseloom.ptycho.detectors.CountingDetector`.
+        use_custom_adjoint: take the fast path where it serves; equal to the other to rounding.
+        illumination_sum: ``None``, or real ``(slice, y, x)`` to which a batch adds the intensity that falls
+            on each slice, summed over its patterns and modes.
 
     Example:
         >>> from phaseloom.data.scan import Geometry, Scan4D
@@ -40,7 +40,7 @@ class Ptychography(nn.Module):
         torch.Size([2, 8, 8])
     """
 
-    light: Tensor | None
+    illumination_sum: Tensor | None
 
     def __init__(
         self,
@@ -49,14 +49,15 @@ class Ptychography(nn.Module):
         probe: illumination.Illumination,
         scan: scans.Positions,
         propagator: propagators.FreeFlight,
-        detector: detectors.Detector,
+        detector: detectors.CountingDetector,
         heights: Heights | None = None,
     ):
         super().__init__()
         self.heights = heights
         self.object, self.probe, self.scan = object, probe, scan
         self.propagator, self.detector = propagator, detector
-        self.swift, self.light = True, None
+        self.use_custom_adjoint = True
+        self.illumination_sum = None
 
     @classmethod
     def of(
@@ -67,7 +68,7 @@ class Ptychography(nn.Module):
         object: objects.PixelObject | None = None,
         probe: illumination.Illumination | None = None,
         flight: propagators.Flight = propagators.exact,
-        detector: detectors.Detector | None = None,
+        detector: detectors.CountingDetector | None = None,
         axial: bool | None = None,
     ) -> "Ptychography":
         """A model of a scan from the given parts, and first guesses for the others.
@@ -75,26 +76,26 @@ class Ptychography(nn.Module):
         Positions along the beam (``scan.heights``) are modelled if ``axial``, by default where they differ by
         more than a tenth of the depth of focus.
         """
-        thing = object if object is not None else objects.pixels(scans.canvas(scan))
-        if scan.geometry.tilted and thing.gaps:
+        part = object if object is not None else objects.pixels(scans.canvas(scan))
+        if scan.geometry.tilted and part.gaps:
             fix = "slices along a tilted surface are not built: give the object one slice"
-            raise BadInput("object: slices", len(thing.gaps) + 1, fix)
-        light = probe if probe is not None else probes.auto(scan)
-        unit = depth(light.modes(), scan.window)
-        along = matter(scan, unit) if axial is None else axial
+            raise BadInput("object: slices", len(part.gaps) + 1, fix)
+        beam = probe if probe is not None else probes.auto(scan)
+        unit = measure_height_sensitivity(beam.modes(), scan.window)
+        along = heights_matter(scan, unit) if axial is None else axial
         heights = Heights.of(scan, unit) if along else None
         if heights is not None and heights.fan:
-            if thing.gaps:
+            if part.gaps:
                 fix = "slices cannot be modelled at heights of a cone beam: give the object one slice"
-                raise BadInput("object: slices", len(thing.gaps) + 1, fix)
-            thing.canvas = heights.room(thing.canvas)
-            thing.window = thing.canvas.window
+                raise BadInput("object: slices", len(part.gaps) + 1, fix)
+            part.canvas = heights.room(part.canvas)
+            part.window = part.canvas.window
         return cls(
-            object=thing,
-            probe=light,
+            object=part,
+            probe=beam,
             heights=heights,
-            scan=scans.Positions.of(scan, thing.canvas),
-            propagator=flight(scan, thing.gaps),
+            scan=scans.Positions.of(scan, part.canvas),
+            propagator=flight(scan, part.gaps),
             detector=detector if detector is not None else detectors.counting(scan),
         )
 
@@ -116,10 +117,12 @@ class Ptychography(nn.Module):
         place, rest = self.scan(index)
         if self.plain():
             kernels = [one[:, 0] if one.ndim == 5 else one for one in self.propagator.flights(index)]
-            return far_waves(self.probe.modes(), rest, self.object.mosaic(place), kernels, light=self.light)
-        return self.through(self.object(place), place, rest, index)
+            return far_waves(
+                self.probe.modes(), rest, self.object.mosaic(place), kernels, light=self.illumination_sum
+            )
+        return self.detector_wave(self.object(place), place, rest, index)
 
-    def through(
+    def detector_wave(
         self,
         slices: Complex[Tensor, "b state slice v u"],
         place: Int[Tensor, "b 2"],
@@ -132,12 +135,12 @@ class Ptychography(nn.Module):
         if self.heights is not None:
             seen, rest = self.heights.seen(slices, rest, index)
         wave = self.probe(rest, way, index)[:, None]
-        if self.light is not None:
+        if self.illumination_sum is not None:
             there = wave
             if self.heights is not None:
-                there = fallen(self.heights, wave, self.heights.refined()[index])
+                there = project_to_heights(self.heights, wave, self.heights.refined()[index])
             flights = self.propagator.flights(index)
-            illuminate(self.light, place, there, slices, flights, share=self.object.occupancy)
+            illuminate(self.illumination_sum, place, there, slices, flights, share=self.object.occupancy)
         return self.propagator(wave, seen, rest, index, way)
 
     def misfit(
@@ -147,20 +150,20 @@ class Ptychography(nn.Module):
         return self.detector.misfit(self.wave(index), counts, index, divergence, self.object.occupancy)
 
     def plain(self) -> bool:
-        """Whether the quick way serves: one state of the object, a far field, flights that are not refined.
+        """Whether the fast path serves: one state of the object, a far field, flights that are not refined.
 
-        Second derivatives, and the transforms of `torch.func`, need the other way: set ``swift`` to False
-        for them.
+        Second derivatives, and the transforms of `torch.func`, need plain autograd: set
+        ``use_custom_adjoint`` to False for them.
         """
         return (
-            self.swift
+            self.use_custom_adjoint
             and self.heights is None
             and len(self.object.occupancy) == 1
             and self.propagator.far()
             and type(self.probe).forward is illumination.Illumination.forward
             and type(self.probe).each is illumination.Illumination.each
             and type(self.object).forward is objects.PixelObject.forward
-            and not _transformed()
+            and not _uses_functional_transforms()
         )
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
@@ -204,7 +207,7 @@ class Ptychography(nn.Module):
         return np.where(scale > 0, scale, 1.0).astype(np.float32)
 
 
-def _transformed() -> bool:
+def _uses_functional_transforms() -> bool:
     """Whether derivatives are taken in a way that only plain operations know."""
     forward = torch.autograd.forward_ad._current_level >= 0
     return forward or torch._C._are_functorch_transforms_active()

@@ -13,20 +13,20 @@ from torch import Tensor
 from phaseloom.data.prepare import crop
 from phaseloom.data.scan import Scan4D
 from phaseloom.physics.fourier import centred, cornered, fit_spectrum, fit_window, to_real, to_reciprocal
+from phaseloom.ptycho.canvas import Canvas
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.scans import Canvas
 
-__all__ = ["carry", "coarser", "halved", "roomy"]
+__all__ = ["coarsen_scan", "halve_canvas", "has_empty_outer_half", "transfer_parameters"]
 
-LOST = 1e-3
+MAX_LOST_LIGHT = 1e-3
 """Share of the light that may fall outside of the inner half of the detector."""
 
-SMALLEST = 64
+MIN_PATTERN_SIDE = 64
 """Pixels of a pattern below which nothing is gained."""
 
 
-def coarser(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
+def coarsen_scan(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
     """The scan with the inner half of its detector; ``None`` where that would lose light or is not possible.
 
     It is possible in a far field that is modelled on the detector's own pixels, with a probe of free pixels.
@@ -34,20 +34,20 @@ def coarser(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
     shape = scan.geometry.shape
     free = type(model.probe) is Probe and model.probe.support is None
     plain = free and model.propagator.onward is None and model.detector.sight is None
-    return crop(scan, to=(shape[0] // 2, shape[1] // 2)) if plain and roomy(scan) else None
+    return crop(scan, to=(shape[0] // 2, shape[1] // 2)) if plain and has_empty_outer_half(scan) else None
 
 
-def roomy(scan: Scan4D, /) -> bool:
+def has_empty_outer_half(scan: Scan4D, /) -> bool:
     """Whether hardly any light falls outside of the inner half of the detector, and that half is enough."""
     shape = scan.geometry.shape
-    if scan.modelled is not None or any(n % 4 or n // 2 < SMALLEST for n in shape):
+    if scan.modelled is not None or any(n % 4 or n // 2 < MIN_PATTERN_SIDE for n in shape):
         return False
     light = np.where(scan.mask, scan.mean_pattern(most=200), 0).clip(min=0)
     rows, columns = (slice(n // 4, n - n // 4) for n in shape)
-    return bool(light[rows, columns].sum() >= (1 - LOST) * light.sum())
+    return bool(light[rows, columns].sum() >= (1 - MAX_LOST_LIGHT) * light.sum())
 
 
-def halved(canvas: Canvas, /) -> Canvas:
+def halve_canvas(canvas: Canvas, /) -> Canvas:
     """The canvas in pixels twice as wide; its first pixel stays where it is."""
     pixel = (2 * canvas.pixel[0], 2 * canvas.pixel[1])
     shape = (-(-canvas.shape[0] // 2), -(-canvas.shape[1] // 2))
@@ -56,9 +56,9 @@ def halved(canvas: Canvas, /) -> Canvas:
 
 
 @torch.no_grad()
-def carry(source: Ptychography, target: Ptychography, /) -> None:
+def transfer_parameters(source: Ptychography, target: Ptychography, /) -> None:
     """Take over all that one model has found into another of the same scan on a finer or coarser grid."""
-    target.object.put(_resampled(source.object.transmission(), target.object.canvas.shape))
+    target.object.put(_resample_transmission(source.object.transmission(), target.object.canvas.shape))
     window = (target.object.canvas.window[0], target.object.canvas.window[1])
     target.probe.put(fit_spectrum(source.probe.modes(), window))
     factor = source.object.canvas.pixel[0] / target.object.canvas.pixel[0]
@@ -70,12 +70,12 @@ def carry(source: Ptychography, target: Ptychography, /) -> None:
         found = dict(theirs.named_parameters())
         for name, parameter in ours.named_parameters():
             if name == "root":
-                _background(source, target)
+                _transfer_background(source, target)
             else:
                 parameter.copy_(found[name])
 
 
-def _background(source: Ptychography, target: Ptychography) -> None:
+def _transfer_background(source: Ptychography, target: Ptychography) -> None:
     """What was found of the background where both detectors have pixels."""
     here, there = source.detector, target.detector
     found = centred(here.root * here.scale)
@@ -86,7 +86,7 @@ def _background(source: Ptychography, target: Ptychography) -> None:
     there.root.copy_(torch.where(kept, value, there.root))
 
 
-def _resampled(
+def _resample_transmission(
     wave: Complex[Tensor, "state slice y x"], shape: tuple[int, int]
 ) -> Complex[Tensor, "state slice v u"]:
     """Every second pixel, or twice as many by padding the spectrum; the first pixel stays the first."""
@@ -95,3 +95,10 @@ def _resampled(
     double = (2 * wave.shape[-2], 2 * wave.shape[-1])
     spectrum = fit_window(centred(to_reciprocal(wave - 1)), double)
     return (1 + 2 * to_real(cornered(spectrum)))[..., : shape[0], : shape[1]]
+
+
+# old names, until callers are renamed
+coarser = coarsen_scan
+halved = halve_canvas
+carry = transfer_parameters
+roomy = has_empty_outer_half

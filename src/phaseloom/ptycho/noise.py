@@ -3,7 +3,7 @@
 A divergence is turned into a loss by dividing its sum by the sum that pure shot noise would leave
 (`shot_noise`), so that 1 means "as good as the counts allow" for every model and every dose.
 A new noise model is one function here and its name in ``__all__``. Its slope is left to autograd, unless it
-stands in `judge`.
+stands in `with_slope`.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.amplitude_loss import Amplitudes, Judge, differentiated
+from phaseloom.physics.amplitude_loss import (
+    AmplitudeDivergence,
+    DivergenceWithSlope,
+    differentiate_divergence,
+)
 
 __all__ = ["amplitude", "gaussian", "none", "poisson"]
 
@@ -36,7 +40,7 @@ def amplitude(
         >>> amplitude(torch.tensor([4.0]), torch.tensor([9.0]), floor=0.0).item()
         1.0
     """
-    _checked("amplitude.floor", floor, least=0.0)
+    _check_knob("amplitude.floor", floor, least=0.0)
     return ((model + floor).sqrt() - (counts + floor).sqrt()).square()
 
 
@@ -51,7 +55,7 @@ def gaussian(
         power: the exponent p.
     """
     tiny = 1e-6
-    _checked("gaussian.power", power, least=1e-3)
+    _check_knob("gaussian.power", power, least=1e-3)
     return ((model + tiny).pow(power) - (counts + tiny).pow(power)).square()
 
 
@@ -81,23 +85,23 @@ def poisson(
         counts: measured counts.
         floor: counts added to model and counts, which keeps the slope finite where the model is dark.
     """
-    _checked("poisson.floor", floor, least=0.0)
+    _check_knob("poisson.floor", floor, least=0.0)
     rate, counts = (model + floor).clamp(min=1e-30), counts + floor
     return rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
 
 
-def judge(divergence: Divergence, /) -> Judge:
+def with_slope(divergence: Divergence, /) -> DivergenceWithSlope:
     """Sum and slope of a divergence at once: by formula for those of this file, else by autograd."""
     plain = isinstance(divergence, partial) and not divergence.args
     knobs = divergence.keywords if plain else {}
     name = divergence.func if plain else divergence
     if name is amplitude:
-        return Amplitudes(**knobs)
-    slopes = {gaussian: _gaussian, poisson: _poisson}
-    return partial(slopes[name], **knobs) if name in slopes else differentiated(divergence)
+        return AmplitudeDivergence(**knobs)
+    slopes = {gaussian: _gaussian_with_slope, poisson: _poisson_with_slope}
+    return partial(slopes[name], **knobs) if name in slopes else differentiate_divergence(divergence)
 
 
-def _gaussian(
+def _gaussian_with_slope(
     model: Tensor, counts: Tensor, mask: Tensor | None, /, *, power: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     tiny = 1e-6
@@ -106,7 +110,7 @@ def _gaussian(
     return _square_sum(gap), 2 * power * gap * (model + tiny).pow(power - 1)
 
 
-def _poisson(
+def _poisson_with_slope(
     model: Tensor, counts: Tensor, mask: Tensor | None, /, *, floor: float = 0.01
 ) -> tuple[Tensor, Tensor]:
     rate, counts = (model + floor).clamp_(min=1e-30), counts + floor
@@ -141,7 +145,9 @@ def shot_noise(divergence: Divergence, counts: Float[Tensor, "n y x"], mask: Boo
     mean = counts.mean(0, dtype=torch.float64)
     dark = mean < 0.2
     lit = mask & ~dark
-    bright = sum(float(_from_counts(divergence, few[:, lit].double()).sum()) for few in counts.split(16))
+    bright = sum(
+        float(_expected_divergence(divergence, few[:, lit].double()).sum()) for few in counts.split(16)
+    )
     return bright / len(counts) + float(mean_divergence(divergence, mean[mask & dark]).sum())
 
 
@@ -153,14 +159,14 @@ def mean_divergence(divergence: Divergence, rate: Float[Tensor, " pixel"], /) ->
     return (chance * divergence(true, seen)).sum(1)
 
 
-def _checked(name: str, value: float, *, least: float) -> None:
+def _check_knob(name: str, value: float, *, least: float) -> None:
     if not least <= value < float("inf"):
         raise BadInput(f"noise: {name}", value, f"must be a number from {least} up")
 
 
-def _from_counts(divergence: Divergence, counts: Tensor) -> Tensor:
+def _expected_divergence(divergence: Divergence, counts: Tensor) -> Tensor:
     """``u(n)``: tabulated for few counts, from the curvature of the divergence for many."""
-    table = torch.as_tensor(_table(divergence), dtype=counts.dtype, device=counts.device)
+    table = torch.as_tensor(_tabulate_expectation(divergence), dtype=counts.dtype, device=counts.device)
     place = counts.clamp(0, len(table) - 1)
     low = place.floor().long().clamp(max=len(table) - 2)
     few = torch.lerp(table[low], table[low + 1], place - low)
@@ -171,7 +177,7 @@ def _from_counts(divergence: Divergence, counts: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _table(divergence: Divergence, size: int = 120, fitted: int = 24) -> np.ndarray:
+def _tabulate_expectation(divergence: Divergence, size: int = 120, fitted: int = 24) -> np.ndarray:
     """``u(n)`` for few counts: least squares in the relative error over many rates."""
     from scipy.optimize import lsq_linear
     from scipy.stats import poisson as law

@@ -6,15 +6,14 @@ from torch import Tensor, nn
 
 from phaseloom.data.scan import Geometry
 from phaseloom.physics.modes import orthogonalise
-from phaseloom.ptycho.illumination import Probe, Slope
-from phaseloom.ptycho.support import Support
+from phaseloom.ptycho.illumination import Probe, SquareSlope, Support
 
 __all__ = ["RelaxedProbe"]
 
-DAMPING = 0.05
+CURVATURE_DAMPING = 0.05
 """Share of the strongest curvature that is added to all: what hardly any pattern has moves little."""
 
-TRACE = 1e-7
+MIN_MODE_POWER = 1e-7
 """Of the power of all modes, which the mean state holds of a mode that no pattern has."""
 
 
@@ -68,11 +67,11 @@ class RelaxedProbe(Probe):
         return {**super().parts(), "opr_weights": [self.mixture]}
 
     @torch.no_grad()
-    def slopes(self) -> dict[nn.Parameter, Slope]:
+    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """Newton steps of the basis for these mixtures, and of the mixtures for this basis."""
         flat, mixed = self.basis().flatten(1), self.mixture.flatten(0, 1)
-        of_mixture = _inverse(flat @ flat.mH)
-        of_basis = _inverse(mixed.mH @ mixed / len(self.mixture)) / float(self.scale) ** 2
+        of_mixture = _damped_inverse(flat @ flat.mH)
+        of_basis = _damped_inverse(mixed.mH @ mixed / len(self.mixture)) / float(self.scale) ** 2
         return {
             self.relative: lambda gradient: torch.einsum("kl,lyx->kyx", of_basis, gradient),
             self.mixture: lambda gradient: gradient @ of_mixture,
@@ -104,11 +103,13 @@ class RelaxedProbe(Probe):
         """Powers and axes of the mean over patterns of ``W^T W*``; a trace of all, so that none is lost."""
         flat = self.mixture.flatten(0, 1)
         mean = flat.T @ flat.conj() / len(self.mixture)
-        trace = torch.eye(len(mean), dtype=mean.dtype, device=mean.device) * (TRACE * mean.trace().real)
+        trace = torch.eye(len(mean), dtype=mean.dtype, device=mean.device) * (
+            MIN_MODE_POWER * mean.trace().real
+        )
         power, turn = torch.linalg.eigh(mean + trace)
         return power, turn
 
 
-def _inverse(bend: Tensor) -> Tensor:
+def _damped_inverse(bend: Tensor) -> Tensor:
     strongest = torch.linalg.matrix_norm(bend, ord=2)
-    return torch.linalg.inv(bend + DAMPING * strongest * torch.eye(len(bend), device=bend.device))
+    return torch.linalg.inv(bend + CURVATURE_DAMPING * strongest * torch.eye(len(bend), device=bend.device))

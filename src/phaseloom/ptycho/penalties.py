@@ -29,7 +29,7 @@ __all__ = [
     "tv",
 ]
 
-TINY = 1e-30
+MIN_SQUARE = 1e-30
 """Keeps roots differentiable at zero: far below every value that matters, within float32."""
 
 
@@ -56,9 +56,9 @@ def relative_gaussian(
         >>> relative_gaussian(torch.full((1, 2, 2), 9.0), torch.full((1, 2, 2), 4.0)).item()
         0.5
     """
-    _checked("relative_gaussian", weight=weight, power=power)
-    error = _raised(model, power, counts) - _positive(counts).pow(power)
-    return weight * _root(error.square().mean()) / _mean(counts, power)
+    _check_knobs("relative_gaussian", weight=weight, power=power)
+    error = _power_of_model(model, power, counts) - _clip_counts(counts).pow(power)
+    return weight * _safe_root(error.square().mean()) / _mean_power(counts, power)
 
 
 def relative_poisson(
@@ -86,11 +86,11 @@ def relative_poisson(
         >>> relative_poisson(torch.ones(1, 2, 2), torch.full((1, 2, 2), 4.0), floor=0.0).item()
         0.25
     """
-    _checked("relative_poisson", weight=weight, power=power)
+    _check_knobs("relative_poisson", weight=weight, power=power)
     if not 0 <= floor < float("inf"):
         raise BadInput("penalties: relative_poisson.floor", floor, "must be a number from zero up")
-    logarithm = (model + floor).clamp(min=TINY).log()
-    return weight * (model - _positive(counts).pow(power) * logarithm).mean() / _mean(counts, power)
+    logarithm = (model + floor).clamp(min=MIN_SQUARE).log()
+    return weight * (model - _clip_counts(counts).pow(power) * logarithm).mean() / _mean_power(counts, power)
 
 
 def pacbed(
@@ -118,9 +118,9 @@ def pacbed(
         >>> round(pacbed(torch.tensor([[[1.0]], [[7.0]]]), torch.full((2, 1, 1), 4.0)).item(), 6)
         0.0
     """
-    _checked("pacbed", weight=weight, power=power)
-    error = _raised(model.mean(0), power, counts) - _positive(counts.mean(0)).pow(power)
-    return weight * _root(error.square().mean()) / _mean(counts, power)
+    _check_knobs("pacbed", weight=weight, power=power)
+    error = _power_of_model(model.mean(0), power, counts) - _clip_counts(counts.mean(0)).pow(power)
+    return weight * _safe_root(error.square().mean()) / _mean_power(counts, power)
 
 
 def sparse(
@@ -144,11 +144,11 @@ def sparse(
         >>> round(sparse(phase, torch.ones(1), weight=1.0).item(), 6)
         0.1
     """
-    _checked("sparse", weight=weight)
+    _check_knobs("sparse", weight=weight)
     if not 1 <= order < float("inf"):
         raise BadInput("penalties: sparse.order", order, "must be a number from 1 up")
     mean = phase.abs().pow(order).mean((0, 2, 3, 4))
-    return weight * (occupancy * (mean if order == 1 else (mean + TINY).pow(1 / order))).sum()
+    return weight * (occupancy * (mean if order == 1 else (mean + MIN_SQUARE).pow(1 / order))).sum()
 
 
 def quadratic(
@@ -174,7 +174,7 @@ def quadratic(
         >>> [quadratic(2 * flat, flat, torch.ones(1), weight=1.0, about=c).item() for c in ("zero", "mean")]
         [4.0, 0.0]
     """
-    _checked("quadratic", weight=weight)
+    _check_knobs("quadratic", weight=weight)
     square = (amplitude * amplitude).mean((-2, -1))
     if about == "mean":
         parts = [(amplitude * turn(phase)).mean((-2, -1)) for turn in (torch.cos, torch.sin)]
@@ -214,15 +214,15 @@ def similarity(
         >>> similarity(flat, 0 * flat, torch.tensor([0.5, 0.5])).item() < 1e-12
         True
     """
-    _checked("similarity", weight=weight, **({} if blur is None else {"blur": blur}))
-    _checked("similarity.scale", slice=scale[0], y=scale[1], x=scale[2])
+    _check_knobs("similarity", weight=weight, **({} if blur is None else {"blur": blur}))
+    _check_knobs("similarity.scale", slice=scale[0], y=scale[1], x=scale[2])
     if taps < 1 or taps % 2 == 0:
         raise BadInput("penalties: similarity.taps", taps, "must be an odd number of pixels, such as 5")
     parts = [part for name, part in (("amplitude", amplitude), ("phase", phase)) if of in ("both", name)]
     total = torch.zeros((), dtype=phase.dtype, device=phase.device)
     for part in parts:
         coarse = part if blur is None else blurred(part, (-2, -1), std=blur, taps=taps)
-        total = total + _spread(_averaged(coarse, scale) * occupancy[:, None, None, None])
+        total = total + _mean_deviation(_average_boxes(coarse, scale) * occupancy[:, None, None, None])
     return weight * total
 
 
@@ -253,7 +253,7 @@ def tv(
         >>> round(tv(step, weight=1.0).item(), 4)
         0.25
     """
-    _checked("tv", weight=weight, floor=floor)
+    _check_knobs("tv", weight=weight, floor=floor)
     down = torch.diff(phase, dim=-2, append=phase[..., -1:, :])
     right = torch.diff(phase, dim=-1, append=phase[..., :, -1:])
     squares = [down.square() + right.square()] if how == "isotropic" else [down.square(), right.square()]
@@ -272,12 +272,12 @@ def smooth_depth(phase: Float[Tensor, "b mode slice y x"], /, *, weight: float =
         >>> smooth_depth(phase, weight=1.0).item()
         2.5
     """
-    _checked("smooth_depth", weight=weight)
+    _check_knobs("smooth_depth", weight=weight)
     steps = torch.diff(phase, dim=2)
     return weight * steps.square().sum() / max(steps.numel(), 1)
 
 
-def _checked(name: str, **above_zero: float) -> None:
+def _check_knobs(name: str, **above_zero: float) -> None:
     """Refuse knobs that are not numbers above zero; a weight may be zero."""
     for knob, value in above_zero.items():
         if not (0 < value < float("inf") or (knob == "weight" and value == 0)):
@@ -285,23 +285,23 @@ def _checked(name: str, **above_zero: float) -> None:
             raise BadInput(f"penalties: {name}.{knob}", value, f"must be {least}")
 
 
-def _positive(counts: Tensor) -> Tensor:
+def _clip_counts(counts: Tensor) -> Tensor:
     """Counts without what the subtraction of a dark image made negative."""
     return counts.clamp(min=0)
 
 
-def _raised(model: Tensor, power: float, counts: Tensor) -> Tensor:
+def _power_of_model(model: Tensor, power: float, counts: Tensor) -> Tensor:
     """A power of expected counts, differentiable where next to none are expected."""
-    dark = (1e-10 * counts.mean()).clamp(min=TINY)
+    dark = (1e-10 * counts.mean()).clamp(min=MIN_SQUARE)
     return torch.where(model > 0, torch.maximum(model, dark).pow(power), 0.0)
 
 
-def _mean(counts: Tensor, power: float) -> Tensor:
-    return _positive(counts).pow(power).mean().clamp(min=TINY)
+def _mean_power(counts: Tensor, power: float) -> Tensor:
+    return _clip_counts(counts).pow(power).mean().clamp(min=MIN_SQUARE)
 
 
-def _root(square: Tensor) -> Tensor:
-    return (square + TINY).sqrt()
+def _safe_root(square: Tensor) -> Tensor:
+    return (square + MIN_SQUARE).sqrt()
 
 
 def _smooth_root(square: Tensor, floor: float) -> Tensor:
@@ -309,7 +309,7 @@ def _smooth_root(square: Tensor, floor: float) -> Tensor:
     return square / ((square + floor**2).sqrt() + floor)
 
 
-def _averaged(windows: Tensor, scale: tuple[float, float, float]) -> Tensor:
+def _average_boxes(windows: Tensor, scale: tuple[float, float, float]) -> Tensor:
     """Means over boxes, so that (slice, y, x) shrink by a scale."""
     if tuple(scale) == (1, 1, 1):
         return windows
@@ -318,8 +318,8 @@ def _averaged(windows: Tensor, scale: tuple[float, float, float]) -> Tensor:
     return flat.unflatten(0, windows.shape[:2])
 
 
-def _spread(windows: Tensor) -> Tensor:
+def _mean_deviation(windows: Tensor) -> Tensor:
     """Mean of the standard deviation over modes; zero, but differentiable, for one mode."""
     if windows.shape[1] == 1:
         return 0 * windows.mean()
-    return _root(windows.var(1)).mean()
+    return _safe_root(windows.var(1)).mean()

@@ -14,20 +14,26 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
 from phaseloom.physics.optics import coefficients
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.ptycho._guesses import (
-    Power,
-    built,
-    clean_mean,
-    disk_part,
-    enlarged,
-    number,
-    optics,
-    split,
-    total_of,
+from phaseloom.ptycho.illumination import (
+    AberratedProbe,
+    Illumination,
+    Probe,
+    PupilProbe,
+    Support,
 )
-from phaseloom.ptycho.illumination import AberratedProbe, Illumination, Probe, PupilProbe
 from phaseloom.ptycho.opr import RelaxedProbe
-from phaseloom.ptycho.support import Support, within
+from phaseloom.ptycho.probe_guesses import (
+    Power,
+    build_probe,
+    clean_mean_pattern,
+    count_beam,
+    count_modes,
+    count_plane_waves,
+    cut_central_disk,
+    enlarge_wave,
+    lens_wave,
+    split_power,
+)
 from phaseloom.units import Aberrations, Angle, Length
 
 __all__ = [
@@ -64,7 +70,7 @@ def from_patterns(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None =
         defocus: angstrom; positive: the focus lies behind the object (under-focus).
         modes: incoherent modes; default two in the far field, one in the near field.
     """
-    mean = torch.from_numpy(np.maximum(clean_mean(scan), 0.0)).sqrt()
+    mean = torch.from_numpy(np.maximum(clean_mean_pattern(scan), 0.0)).sqrt()
     geometry = scan.geometry
     if geometry.near:
         flight = torch.tensor(-geometry.flight, dtype=torch.float64)
@@ -72,7 +78,7 @@ def from_patterns(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None =
         wave = fly(mean.to(torch.complex128), kernel)
     else:
         wave = centred(to_real(cornered(mean).to(torch.complex128)))
-    return built(scan, defocused(enlarged(wave, scan), scan.window, defocus), modes)
+    return build_probe(scan, defocused(enlarge_wave(wave, scan), scan.window, defocus), modes)
 
 
 def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
@@ -109,8 +115,8 @@ def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
     """
     named = {"defocus": defocus, "C12": astigmatism, "phi12": astigmatism_angle, "C30": spherical}
     named |= aberrations or {}
-    wave = optics(scan, semiangle, named, soft)
-    return built(scan, wave, modes, shares=shares, relative=relative, power=power)
+    wave = lens_wave(scan, semiangle, named, soft)
+    return build_probe(scan, wave, modes, shares=shares, relative=relative, power=power)
 
 
 def aberrated(
@@ -142,13 +148,16 @@ def aberrated(
         stop: half-angle of a central stop (zone plates), radian.
     """
     named = coefficients({"defocus": defocus} | (aberrations or {}))
-    optics(scan, semiangle, named, soft)
+    lens_wave(scan, semiangle, named, soft)
     unknown = [name for name in refine if name not in coefficients(dict.fromkeys(refine, 0.0))]
     if unknown:
         raise BadInput("probe: aberrated.refine", unknown[0], "write coefficients as C10, C12, C21 ...")
     if not 0 <= stop < semiangle:
         raise BadInput("probe: aberrated.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g}")
-    power, share = float(np.maximum(clean_mean(scan), 0).sum()), split(number(scan, modes), shares)
+    power, share = (
+        float(np.maximum(clean_mean_pattern(scan), 0).sum()),
+        split_power(count_modes(scan, modes), shares),
+    )
     free: dict[str, Any] = {"refine": refine, "shares": share, "power": power, "soft": soft, "stop": stop}
     return AberratedProbe(scan.window, semiangle, named, **free)
 
@@ -183,13 +192,13 @@ def pupil(
         return PupilProbe(to_reciprocal(cornered(wave)).detach())
     if not 0 <= stop < semiangle:
         raise BadInput("probe: pupil.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g} rad")
-    wave = optics(scan, semiangle, {"defocus": defocus} | (aberrations or {}), soft)
+    wave = lens_wave(scan, semiangle, {"defocus": defocus} | (aberrations or {}), soft)
     spectrum = to_reciprocal(cornered(wave))
     if stop:
         sizes = zip(geometry.shape, geometry.pixel, strict=True)
         y, x = (geometry.wavelength * torch.fft.fftfreq(n, p, dtype=torch.float64) for n, p in sizes)
         spectrum = spectrum * (torch.hypot(y[:, None], x[None]) >= stop)
-    spectrum = spectrum * math.sqrt(total_of(scan, "mean") / float(spectrum.abs().square().sum()))
+    spectrum = spectrum * math.sqrt(count_beam(scan, "mean") / float(spectrum.abs().square().sum()))
     return PupilProbe(spectrum.to(torch.complex64))
 
 
@@ -226,10 +235,10 @@ def zone_plate(
         raise BadInput("probe: zone_plate", f"diameter {diameter:g}, beamstop {beamstop:g}", "is no ring")
     geometry = scan.window
     focal = diameter * outermost_zone / geometry.wavelength
-    wave = optics(scan, diameter / 2 / focal, {"defocus": defocus}, True)
+    wave = lens_wave(scan, diameter / 2 / focal, {"defocus": defocus}, True)
     if beamstop:
-        wave = wave - disk_part(scan, diameter / 2 / focal, beamstop / 2 / focal, defocus)
-    return built(scan, wave, modes, shares=shares, relative=relative, power=power)
+        wave = wave - cut_central_disk(scan, diameter / 2 / focal, beamstop / 2 / focal, defocus)
+    return build_probe(scan, wave, modes, shares=shares, relative=relative, power=power)
 
 
 def limited(
@@ -289,10 +298,10 @@ def relaxed(
     """
     support = _support(scan, radius, semiangle, spectrum)
     if path is not None:
-        from phaseloom.ptycho import import_parts as earlier
+        from phaseloom.ptycho import import_parts
 
-        wave = defocused(earlier.probe_of(path, scan.window), scan.window, defocus).to(torch.complex64)
-        return RelaxedProbe(wave, scan.window, earlier.mixtures_of(path, len(scan)), support=support)
+        wave = defocused(import_parts.read_probe(path, scan.window), scan.window, defocus).to(torch.complex64)
+        return RelaxedProbe(wave, scan.window, import_parts.read_mixtures(path, len(scan)), support=support)
     if not 1 <= modes <= basis:
         raise BadInput("probe: relaxed.modes", modes, f"must lie between 1 and the {basis} of the basis")
     if basis > max(len(scan) // 2, 1):
@@ -317,7 +326,7 @@ def _support(scan: Scan4D, radius: float | None, angle: float | None, spectrum: 
     if radius is None and angle is None and not spectrum:
         return None
     one = scan.window
-    band = None if angle is None else within(angle, one.wavelength, one.pixel, one.shape)
+    band = None if angle is None else count_plane_waves(angle, one.wavelength, one.pixel, one.shape)
     disk = None if radius is None else (radius / one.pixel[0], radius / one.pixel[1])
     return Support(one.shape, radius=disk, band=band, spectrum=spectrum)
 
@@ -331,7 +340,7 @@ def stored(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) 
     if scan.probe is None:
         raise BadInput("probe: stored", None, "the data file holds no probe: use from_patterns or focused")
     wave = torch.from_numpy(np.asarray(scan.probe, np.complex128))
-    return built(scan, defocused(enlarged(wave, scan), scan.window, defocus), modes)
+    return build_probe(scan, defocused(enlarge_wave(wave, scan), scan.window, defocus), modes)
 
 
 def from_file(
@@ -366,13 +375,13 @@ def from_file(
     Raises:
         BadInput: not a complex array of two or three axes.
     """
-    from phaseloom.ptycho import import_parts as earlier
+    from phaseloom.ptycho import import_parts
 
-    wave = earlier.probe_of(path, scan.window)
+    wave = import_parts.read_probe(path, scan.window)
     moved = defocused(wave, scan.window, defocus - forward)
     if power == "own":
-        power = float(wave.abs().square().sum()) if earlier.is_ours(path) else "mean"
-    return built(scan, moved, modes or len(wave), shares=shares, relative=relative, power=power)
+        power = float(wave.abs().square().sum()) if import_parts.is_ours(path) else "mean"
+    return build_probe(scan, moved, modes or len(wave), shares=shares, relative=relative, power=power)
 
 
 def defocused(

@@ -15,13 +15,12 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics import column_tilt as columns
-from phaseloom.physics import depth, filters
+from phaseloom.physics import filters, slices
+from phaseloom.physics.column_tilt import estimate_lean
 from phaseloom.physics.fourier import to_real, to_reciprocal
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.ptycho._object_projections import (
-    above_zero,
+from phaseloom.ptycho.object_projections import (
     bounded_amplitude,
     complex_ratio,
     depth_blur,
@@ -29,9 +28,10 @@ from phaseloom.ptycho._object_projections import (
     low_pass,
     mirrored_amplitude,
     missing_wedge,
-    odd,
     positive,
-    share_of_one,
+    require_above_zero,
+    require_odd,
+    require_share,
     strongest_cosines,
 )
 from phaseloom.units import Angle, Length
@@ -133,13 +133,13 @@ def aperture(
         >>> aperture(torch.ones(2, 8, 9) + 0j, radius=0.5).shape
         torch.Size([2, 8, 9])
     """
-    above_zero("aperture.radius", radius)
-    above_zero("aperture.width", width)
-    share_of_one("aperture.share", share)
+    require_above_zero("aperture.radius", radius)
+    require_above_zero("aperture.width", width)
+    require_share("aperture.share", share)
     window = filters.sigmoid_window(
         (probe.shape[-2], probe.shape[-1]), radius=radius, width=width, like=probe
     )
-    return _on_strong(probe, to_real(to_reciprocal(probe) * window), share)
+    return _replace_strong_modes(probe, to_real(to_reciprocal(probe) * window), share)
 
 
 def support(
@@ -171,23 +171,23 @@ def support(
         >>> support(torch.ones(2, 8, 9) + 0j, Setting((0.5, 0.5), 0.02), steps=3).shape
         torch.Size([2, 8, 9])
     """
-    above_zero("support.radius", radius)
-    above_zero("support.order", float(order))
-    above_zero("support.steps", float(steps))
-    share_of_one("support.share", share)
+    require_above_zero("support.radius", radius)
+    require_above_zero("support.order", float(order))
+    require_above_zero("support.steps", float(steps))
+    require_share("support.share", share)
     planes = torch.linspace(*depths, steps, dtype=torch.float64).tolist()
-    sharpest = max(planes, key=lambda z: float(_flown(probe, setting, z).abs().pow(4).sum()))
+    sharpest = max(planes, key=lambda z: float(_fly_probe(probe, setting, z).abs().pow(4).sum()))
     shape = (probe.shape[-2], probe.shape[-1])
     window = filters.super_gaussian(shape, radius=radius, order=order, like=probe)
-    inside = _flown(_flown(probe, setting, sharpest) * window, setting, -sharpest)
-    return _on_strong(probe, inside, share)
+    inside = _fly_probe(_fly_probe(probe, setting, sharpest) * window, setting, -sharpest)
+    return _replace_strong_modes(probe, inside, share)
 
 
 def bounded(
     object: Complex[Tensor, "*mode slice y x"], /, *, most: float = 1.0
 ) -> Complex[Tensor, "*mode slice y x"]:
     """Transmission whose modulus exceeds ``most`` brought back to it: matter does not amplify."""
-    above_zero("bounded.most", most)
+    require_above_zero("bounded.most", most)
     modulus = object.abs().clamp(min=1e-12)
     return object * torch.clamp(most / modulus, max=1.0)
 
@@ -221,15 +221,15 @@ def recentre(
         >>> moved.shape, probe.shape
         (torch.Size([1, 3, 4, 4]), torch.Size([2, 4, 4]))
     """
-    above_zero("recentre.scale", scale)
-    above_zero("recentre.most", most)
+    require_above_zero("recentre.scale", scale)
+    require_above_zero("recentre.most", most)
     if not 0 <= percentile < 100:
         raise BadInput("projections: recentre.percentile", percentile, "must be from 0 to below 100")
     if not setting.thickness:
         return object, probe
-    moved, shift = depth.recentred(object, percentile=percentile, scale=scale, most=most)
+    moved, shift = slices.recentre_slices(object, percentile=percentile, scale=scale, most=most)
     gap = sum(setting.thickness) / len(setting.thickness)
-    return moved, _flown(probe, setting, -float(shift) * gap)
+    return moved, _fly_probe(probe, setting, -float(shift) * gap)
 
 
 def still(offsets: Float[Tensor, "n 2"], /, *, relax: float = 0.0) -> Float[Tensor, "n 2"]:
@@ -243,7 +243,7 @@ def still(offsets: Float[Tensor, "n 2"], /, *, relax: float = 0.0) -> Float[Tens
         >>> still(torch.tensor([[1.0, 2.0], [3.0, 2.0]])).tolist()
         [[-1.0, 0.0], [1.0, 0.0]]
     """
-    share_of_one("still.relax", relax)
+    require_share("still.relax", relax)
     return offsets - (1 - relax) * offsets.mean(0)
 
 
@@ -266,8 +266,8 @@ def smooth_tilts(
         >>> smooth_tilts(tilts, Setting((0.5, 0.5), 0.02, grid=(3, 4))).shape
         torch.Size([12, 2])
     """
-    above_zero("smooth_tilts.std", std)
-    odd("smooth_tilts.taps", taps)
+    require_above_zero("smooth_tilts.std", std)
+    require_odd("smooth_tilts.taps", taps)
     if len(tilts) == 1:
         return tilts
     if setting.grid is None or math.prod(setting.grid) != len(tilts):
@@ -304,24 +304,24 @@ def upright(
         >>> upright(stack, tilts, Setting((0.5, 0.5), 0.02, (10.0, 10.0)))[1].tolist()
         [[0.0, 0.0]]
     """
-    share_of_one("upright.share", share)
-    above_zero("upright.most", most)
+    require_share("upright.share", share)
+    require_above_zero("upright.most", most)
     if not setting.thickness:
         return object, tilts
     phase = (object * object.mean((-2, -1), keepdim=True).conj()).angle()
-    slope = share * torch.tan(columns.lean(phase, setting.thickness, setting.pixel, most=most))
-    straight = columns.sheared(object, setting.thickness, setting.pixel, -slope.atan())
+    slope = share * torch.tan(estimate_lean(phase, setting.thickness, setting.pixel, most=most))
+    straight = slices.shear_slices(object, setting.thickness, setting.pixel, -slope.atan())
     return straight, torch.atan(torch.tan(tilts) + slope.to(tilts))
 
 
-def _flown(probe: Tensor, setting: Setting, distance: float) -> Tensor:
+def _fly_probe(probe: Tensor, setting: Setting, distance: float) -> Tensor:
     """Modes after free flight; the kernel is built in float64."""
     step = torch.tensor(distance, dtype=torch.float64, device=probe.device)
     shape = (probe.shape[-2], probe.shape[-1])
     return fly(probe, angular_spectrum(shape, setting.pixel, setting.wavelength, step).to(probe.dtype))
 
 
-def _on_strong(probe: Tensor, changed: Tensor, share: float) -> Tensor:
+def _replace_strong_modes(probe: Tensor, changed: Tensor, share: float) -> Tensor:
     """The changed modes where the mode is needed for a share of the power, sorted by power."""
     reached = powers(probe).cumsum(0) >= share
     before = reached.cumsum(0) - reached.long()

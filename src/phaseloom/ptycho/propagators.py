@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import propagate
-from phaseloom.physics.cache import Kept, constant
+from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.detect import deflect
 from phaseloom.physics.fourier import ramp
 from phaseloom.physics.scatter import multislice
@@ -59,8 +59,8 @@ class FreeFlight(nn.Module):
         self.leans = bool(tilt.any())
         for parameter in self.parameters():
             parameter.requires_grad_(False)
-        self._flights: Kept[list[Tensor]] = Kept()
-        self._deflected: Kept[tuple[bool]] = Kept()
+        self._flights: TensorCache[list[Tensor]] = TensorCache()
+        self._deflected: TensorCache[tuple[bool]] = TensorCache()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name; nothing is until it gets a rate."""
@@ -100,9 +100,9 @@ class FreeFlight(nn.Module):
         """Kernels of the gaps, each of a shape that goes with waves ``(b, state, mode, y, x)``."""
         if len(self.tilt) > 1:
             return self._kernels(self.tilt[index])
-        if not constant(self.stretch, self.tilt):
+        if not is_constant(self.stretch, self.tilt):
             return self._kernels(self.tilt)
-        return self._flights.of(lambda: self._kernels(self.tilt), self.gaps, self.stretch, self.tilt)
+        return self._flights.get(lambda: self._kernels(self.tilt), self.gaps, self.stretch, self.tilt)
 
     def distances(self) -> Float[Tensor, " gap"]:
         """Distances between slices as they are now, angstrom."""
@@ -122,7 +122,7 @@ class FreeFlight(nn.Module):
     @property
     def deflected(self) -> bool:
         """Whether patterns have been moved by more than nothing."""
-        made = self._deflected.of(
+        made = self._deflected.get(
             lambda: (bool(self.shift.any() or self.descan.any()),), self.shift, self.descan
         )
         return made[0]
@@ -131,7 +131,7 @@ class FreeFlight(nn.Module):
         """Whether waves fly to the far field undeflected, and no deflection is looked for."""
         return (
             self.onward is None
-            and constant(self.shift, self.descan)
+            and is_constant(self.shift, self.descan)
             and not self.deflected
             and type(self).forward is FreeFlight.forward
         )
@@ -172,7 +172,7 @@ def exact(
         each: a tilt for each pattern, which ``rates: {tilts: ...}`` then refines one by one.
         tilts: file of tilts of an earlier run, or a table ``(n, 2)`` in milliradian; added to ``tilt``.
     """
-    return FreeFlight(scan, gaps, propagate.angular_spectrum, _tilted(scan, gaps, tilt, each, tilts))
+    return FreeFlight(scan, gaps, propagate.angular_spectrum, _read_tilt_table(scan, gaps, tilt, each, tilts))
 
 
 def fresnel(
@@ -196,10 +196,10 @@ def fresnel(
         each: see `exact`.
         tilts: see `exact`.
     """
-    return FreeFlight(scan, gaps, propagate.fresnel, _tilted(scan, gaps, tilt, each, tilts))
+    return FreeFlight(scan, gaps, propagate.fresnel, _read_tilt_table(scan, gaps, tilt, each, tilts))
 
 
-def _tilted(
+def _read_tilt_table(
     scan: Scan4D, gaps: tuple[float, ...], tilt: tuple[float, float], each: bool, file: Path | None
 ) -> Tensor:
     """Tilts in radian: one for all patterns, or one for each."""
@@ -209,9 +209,9 @@ def _tilted(
         raise BadInput("propagator: tilt", tilt, "must be two angles below 1 rad")
     table = torch.tensor([tilt], dtype=torch.float64)
     if file is not None:
-        from phaseloom.ptycho import import_parts as stored
+        from phaseloom.ptycho import import_parts
 
-        table = table + torch.as_tensor(stored.tilts_of(file))
+        table = table + torch.as_tensor(import_parts.read_tilts(file))
         if len(table) not in (1, len(scan)):
             fix = f"holds {len(table)} tilts for {len(scan)} patterns: give one, or one for each"
             raise BadInput("propagator: tilts", str(file), fix)

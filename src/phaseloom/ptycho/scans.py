@@ -1,67 +1,25 @@
-"""Where the beam was: positions of the windows on the object, and their refinement."""
+"""Where the beam was: positions of the windows on the object, heights along the axis, their refinement."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
-from phaseloom.data.scan import Scan4D
+from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.cache import Kept, constant
-from phaseloom.ptycho.axial import spread
+from phaseloom.physics.cache import TensorCache, is_constant
+from phaseloom.physics.filters import interpolate_windows
+from phaseloom.physics.propagate import angular_spectrum, fly
+from phaseloom.physics.tilted_detector import tilted_kernel
+from phaseloom.ptycho import probes
+from phaseloom.ptycho.canvas import Canvas, canvas, cone_beam_curvature, measure_cone_margin
+from phaseloom.ptycho.illumination import measure_focal_depth
 
-__all__ = ["Canvas", "Positions", "canvas"]
-
-SPARSEST = 2.0
-"""Object pixels per pixel of all windows together; more is taken for a mistake in a unit."""
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """The object array that a scan needs: its size and where its first pixel lies.
-
-    Attributes:
-        shape: object pixels (y, x).
-        window: pixels of the probe (y, x).
-        pixel: angstrom (y, x).
-        origin: position in angstrom (y, x) of the centre of object pixel ``[0, 0]``.
-        middle: mean of all positions, angstrom (y, x).
-    """
-
-    shape: tuple[int, int]
-    window: tuple[int, int]
-    pixel: tuple[float, float]
-    origin: tuple[float, float]
-    middle: tuple[float, float] | None = None
-
-
-def canvas(scan: Scan4D, /, *, border: int | None = None) -> Canvas:
-    """Room for every window of a scan and a border for positions that move.
-
-    Args:
-        scan: the data.
-        border: pixels on each side; default: 8 and 4 % of the scanned field, so that a wrong step or
-            rotation can be corrected.
-
-    Raises:
-        BadInput: positions so far apart that their unit must be wrong.
-    """
-    geometry = scan.window
-    pixel = np.array(geometry.pixel)
-    low, high = scan.positions.min(0) / pixel, scan.positions.max(0) / pixel
-    margin = border if border is not None else 8 + min(64, int(0.04 * (high - low).max()))
-    margin += spread(geometry, scan.heights)
-    shape = np.ceil(high - low).astype(int) + np.array(geometry.shape) + 2 * margin + 1
-    room, windows = float(shape[0]) * float(shape[1]), len(scan) * float(np.prod(geometry.shape))
-    if room > SPARSEST * windows + 1e6:
-        fix = f"object pixels are too many for {len(scan)} windows: check the units of positions and pixel"
-        raise BadInput("scan.positions", f"{shape[0]} x {shape[1]}", fix)
-    first = low - np.array(geometry.shape) // 2 - margin
-    place = tuple((first * pixel).tolist())
-    middle = tuple(scan.positions.mean(0).tolist())
-    return Canvas((int(shape[0]), int(shape[1])), geometry.shape, geometry.pixel, place, middle)
+__all__ = ["Canvas", "Heights", "Positions", "canvas", "depth_of_focus", "heights_matter"]
+__all__ += ["measure_height_sensitivity", "project_to_heights"]
 
 
 class Positions(nn.Module):
@@ -96,10 +54,10 @@ class Positions(nn.Module):
         self.turn = nn.Parameter(start.new_zeros(()))
         self.stretch = nn.Parameter(start.new_zeros(()))
         self.lines = nn.Parameter(start.new_zeros(grid[0] if grid else 0, 2))
-        self._mapped: Kept[Tensor] = Kept()
-        self._turns: Kept[Tensor] = Kept()
-        self._arms: Kept[tuple[Tensor, Tensor, Tensor]] = Kept()
-        self._bounds: Kept[tuple[Tensor, Tensor]] = Kept()
+        self._mapped: TensorCache[Tensor] = TensorCache()
+        self._turns: TensorCache[Tensor] = TensorCache()
+        self._arms: TensorCache[tuple[Tensor, Tensor, Tensor]] = TensorCache()
+        self._bounds: TensorCache[tuple[Tensor, Tensor]] = TensorCache()
 
     @classmethod
     def of(cls, scan: Scan4D, canvas: Canvas) -> "Positions":
@@ -124,10 +82,10 @@ class Positions(nn.Module):
     def _shared(self) -> Float[Tensor, "n 2"]:
         """Positions before each one's own shift; computed once while the scan's calibration stands still."""
         sources = (self.start, self.affine, self.turn, self.stretch, self.lines)
-        return self._mapped.of(self._map, *sources) if constant(*sources) else self._map()
+        return self._mapped.get(self._map, *sources) if is_constant(*sources) else self._map()
 
     def _map(self) -> Float[Tensor, "n 2"]:
-        arm, reach, middle = self._arms.of(lambda: _arms(self.start), self.start)
+        arm, reach, middle = self._arms.get(lambda: _lever_arms(self.start), self.start)
         moved = torch.addmm(middle, arm, self.linear(reach).T)
         if self.grid is None:
             return moved
@@ -136,16 +94,16 @@ class Positions(nn.Module):
     def linear(self, reach: Tensor) -> Float[Tensor, "2 2"]:
         """The map of the positions about their middle, whose farthest one lies ``reach`` pixels away."""
         sources = (reach, self.turn, self.stretch)
-        still = constant(*sources)
+        still = is_constant(*sources)
         aspect = self.canvas.pixel[1] / self.canvas.pixel[0]
-        turned = self._turns.of(lambda: _turned(*sources, aspect), *sources) if still else None
-        return (_turned(*sources, aspect) if turned is None else turned) + self.affine / reach
+        turned = self._turns.get(lambda: _rotation_and_scale(*sources, aspect), *sources) if still else None
+        return (_rotation_and_scale(*sources, aspect) if turned is None else turned) + self.affine / reach
 
     def forward(self, index: Int[Tensor, " b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
         """Corner of the window and remaining shift of the probe for each pattern."""
         own = self.offsets.index_select(0, index)
         place = torch.add(self._shared().index_select(0, index), own, alpha=self.step)
-        half, room = self._bounds.of(self._bound, self.start)
+        half, room = self._bounds.get(self._bound, self.start)
         corner = (place.detach().round() - half).long().clamp(min=torch.zeros_like(room), max=room)
         return corner, place - (corner + half)
 
@@ -167,15 +125,215 @@ class Positions(nn.Module):
         return pixels * np.array(self.canvas.pixel) + np.array(self.canvas.origin)
 
 
-def _arms(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _lever_arms(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Positions about their middle, how far the farthest one lies, and the middle."""
     middle = start.mean(0)
     arm = start - middle
     return arm, arm.abs().max().clamp(min=1e-6), middle
 
 
-def _turned(reach: Tensor, turn: Tensor, stretch: Tensor, aspect: float) -> Float[Tensor, "2 2"]:
+def _rotation_and_scale(reach: Tensor, turn: Tensor, stretch: Tensor, aspect: float) -> Float[Tensor, "2 2"]:
     """Rotation and scale as a map of pixels whose sides have a ratio ``aspect`` (x over y)."""
     angle, factor = turn / reach, 1 + stretch / reach
     c, s = factor * torch.cos(angle), factor * torch.sin(angle)
     return torch.stack([torch.stack([c, -s * aspect]), torch.stack([s / aspect, c])])
+
+
+HEIGHT_BINS = 9
+"""Planes that stand for all heights where only the light on the object is asked for."""
+
+MIN_FOCUS_DISTANCE = 0.05
+"""Distance from the focus of a cone beam below which an object is not brought, as a share of the mean."""
+
+MAX_KERNEL_BYTES = 2**26
+"""Bytes that kernels of heights which stand still may take, for not being made again."""
+
+
+class Heights(nn.Module):
+    """Positions of the beam along its axis: what was written down plus what was refined.
+
+    The probe of a model is the wave that falls on the object at the mean height. Moved downstream by ``h``
+    (or the object upstream), the optics have flown less far to it: the wave on the object is the probe
+    flown by ``-h``. A near detector stands still while the object moves: it is ``h`` farther away then. A
+    common move is a defocus of the probe, and is left to that. On a tilted surface heights follow from where
+    the beam lands too (`phaseloom.physics.tilted_sample.project_beam`).
+
+    In a near field with a **cone beam** the source stands ``f`` before the object at the mean height and
+    ``f - h`` at height ``h``. Seen from the source under equal angles, probe and detector have one grid at
+    all heights; the pixel of the object's window is ``1 - h / f`` times that of the mean plane, and flights
+    are ``h / (1 - h / f)`` long (Fresnel scaling theorem; Robisch et al. 2015, doi
+    10.1088/1367-2630/17/7/073033). The object stays on the pixels of the mean plane, and its windows are
+    interpolated (`phaseloom.physics.filters.interpolate_windows`). Windows are centred on the optical axis.
+
+    Attributes:
+        start: ``(n,)`` heights as measured, less their mean, angstrom.
+        unit: depth of focus of the probe, angstrom; see `measure_height_sensitivity`.
+        offsets: ``(n,)`` refined move of each, in units of ``unit``; a parameter.
+        stretch: error of the scale, as the move of the farthest in units of ``unit``; a parameter.
+        middle: mean of the heights as measured, angstrom.
+        fan: ``1 / f`` of a cone beam, else 0.
+    """
+
+    start: Tensor
+
+    def __init__(self, start: Float[Tensor, " n"], geometry: Geometry, unit: float, middle: float = 0.0):
+        super().__init__()
+        self.geometry, self.unit, self.middle, self.fan = (
+            geometry,
+            unit,
+            middle,
+            cone_beam_curvature(geometry),
+        )
+        self.register_buffer("start", start)
+        self.offsets = nn.Parameter(torch.zeros_like(start), requires_grad=False)
+        self.stretch = nn.Parameter(start.new_zeros(()), requires_grad=False)
+        self._all: TensorCache[Tensor] = TensorCache()
+
+    @classmethod
+    def of(cls, scan: Scan4D, unit: float) -> "Heights":
+        """The heights of a scan, for a probe with a depth of focus of ``unit``.
+
+        Raises:
+            BadInput: no heights; in a cone beam, heights at which the object would be in its focus or on the
+                detector.
+        """
+        if scan.heights is None:
+            raise BadInput("axial", True, "but the file holds no positions along the beam: leave it out")
+        middle = float(scan.heights.mean())
+        if fan := cone_beam_curvature(scan.geometry):
+            ratio, behind = 1 - fan * (scan.heights - middle), scan.geometry.distance or 0.0
+            if ratio.min() < MIN_FOCUS_DISTANCE or (behind + scan.heights - middle).min() <= 0:
+                fix = "put the object into the focus of the cone beam or on the detector: check their unit"
+                raise BadInput("axial: heights", f"{np.ptp(scan.heights):g} A apart", fix)
+        return cls(torch.as_tensor(scan.heights - middle, dtype=torch.float32), scan.window, unit, middle)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What can be refined, by name; nothing is until it gets a rate."""
+        return {"heights": [self.offsets], "height_scale": [self.stretch]}
+
+    def refined(self) -> Float[Tensor, " n"]:
+        """All heights as they are now, less the mean of those measured, angstrom."""
+        reach = self.start.abs().max().clamp(min=1e-6)
+        return self.start * (1 + self.stretch * self.unit / reach) + self.offsets * self.unit
+
+    def forward(self, index: Int[Tensor, " b"]) -> Complex[Tensor, "b 1 y x"]:
+        """Kernels of the flights from where the probe is known to the object."""
+        sources = (self.start, self.offsets, self.stretch)
+        size = 2 * self.start.element_size() * len(self.start) * math.prod(self.geometry.shape)
+        if size <= MAX_KERNEL_BYTES and is_constant(*sources):
+            return self._all.get(lambda: self._kernels(self.refined()), *sources)[index]
+        return self._kernels(self.refined()[index])
+
+    def _kernels(self, heights: Float[Tensor, " b"]) -> Complex[Tensor, "b 1 y x"]:
+        return _flight_kernels(self.geometry, -heights / self.ratio(heights))[:, None]
+
+    def ratio(self, heights: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Pixel of the object's window at heights, in pixels of the object."""
+        return 1 - self.fan * heights
+
+    def seen(
+        self,
+        windows: Complex[Tensor, "b state slice v u"],
+        rest: Float[Tensor, "b 2"],
+        index: Int[Tensor, " b"],
+    ) -> tuple[Complex[Tensor, "b state slice y x"], Float[Tensor, "b 2"]]:
+        """Windows and what remains of positions, in the pixels of each pattern's own plane."""
+        if not self.fan:
+            return windows, rest
+        ratio = self.ratio(self.refined()[index])
+        return interpolate_windows(windows, self.geometry.shape, ratio), rest / ratio[:, None]
+
+    def room(self, canvas: Canvas) -> Canvas:
+        """The canvas with windows wide enough for every height."""
+        return replace(canvas, window=_widen_window(canvas.window, self))
+
+    @torch.no_grad()
+    def incident(
+        self, modes: Complex[Tensor, "mode y x"]
+    ) -> list[tuple[Complex[Tensor, "mode v u"], Int[Tensor, " _"]]]:
+        """Modes on the object at a few heights, each with the patterns for which it stands."""
+        now, out = self.refined(), list[tuple[Tensor, Tensor]]()
+        edges = torch.linspace(float(now.min()), float(now.max()) + 1e-3, HEIGHT_BINS + 1, device=now.device)
+        bins = torch.bucketize(now, edges[1:-1])
+        for number in bins.unique():
+            members = torch.nonzero(bins == number)[:, 0]
+            height = now[members].mean()[None]
+            there = fly(modes, self._kernels(height)[0].to(modes.dtype))
+            out.append((project_to_heights(self, there[None], height)[0], members))
+        return out
+
+    @torch.no_grad()
+    def level(self, modes: Complex[Tensor, "mode y x"]) -> Complex[Tensor, "mode y x"]:
+        """The modes of a model at the mean of the heights as they are now."""
+        return fly(modes, self._kernels(self.refined().mean()[None])[0].to(modes.dtype))
+
+    @torch.no_grad()
+    def angstrom(self) -> np.ndarray:
+        """Refined heights in the frame of the scan, angstrom ``(n,)``."""
+        return self.refined().cpu().double().numpy() + self.middle
+
+
+@torch.no_grad()
+def project_to_heights(
+    one: Heights, wave: Complex[Tensor, "b *some y x"], heights: Float[Tensor, " b"], /
+) -> Complex[Tensor, "b *some v u"]:
+    """Waves on the planes of heights, in windows and pixels of the object; their power stays what it was."""
+    if not one.fan:
+        return wave
+    ratio = one.ratio(heights)
+    there = interpolate_windows(wave, _widen_window(one.geometry.shape, one), 1 / ratio)
+    return there / ratio.view(-1, *[1] * (wave.ndim - 1))
+
+
+def measure_height_sensitivity(modes: Complex[Tensor, "mode y x"], geometry: Geometry, /) -> float:
+    """How far a height has to move for patterns to tell: the depth of focus of the probe, angstrom.
+
+    In a near field the object's own waves spread as well: it is that of details of four pixels, if less.
+    """
+    focus = measure_focal_depth(modes, geometry)
+    return min(focus, (4 * max(geometry.pixel)) ** 2 / geometry.wavelength) if geometry.near else focus
+
+
+def heights_matter(scan: Scan4D, unit: float, /) -> bool:
+    """Whether heights differ by so much of the depth of focus that patterns tell."""
+    return scan.heights is not None and float(np.ptp(scan.heights)) > 0.1 * unit
+
+
+def _flight_kernels(one: Geometry, distance: Float[Tensor, "*batch"]) -> Complex[Tensor, "*batch y x"]:
+    """Flights along the beam of a wave that is known on the sample's surface."""
+    if one.tilted:
+        return tilted_kernel(one.shape, one.steps, one.wavelength, distance)
+    return angular_spectrum(one.shape, one.pixel, one.wavelength, distance)
+
+
+def _widen_window(shape: tuple[int, int], heights: Heights) -> tuple[int, int]:
+    more = 2 * measure_cone_margin(heights.geometry, heights.start.cpu().numpy())
+    return shape[0] + more, shape[1] + more
+
+
+def depth_of_focus(scan: Scan4D, /) -> float:
+    """``wavelength / angle^2`` of the cone that holds 95 % of a scan's beam, angstrom.
+
+    In a near field it is that of details of four pixels, if less.
+
+    The beam is the probe that came with the data, else the first guess of one. Errors of heights and of the
+    distance to the focus are natural in units of this; `Ptychography` models heights that differ by a tenth.
+
+    Example:
+        >>> import numpy as np
+        >>> import phaseloom as pl
+        >>> wave = pl.physics.optics.probe_wave((64, 64), (1.0, 1.0), wavelength=0.02, semiangle=2e-3)
+        >>> geometry = pl.Geometry(wavelength=0.02, shape=(64, 64), angle=(0.02 / 64, 0.02 / 64))
+        >>> data = {"counts": np.ones((1, 64, 64)), "positions": np.zeros((1, 2)), "geometry": geometry}
+        >>> scan = pl.Scan4D(**data, probe=wave.numpy()[None])
+        >>> 4500 < pl.depth_of_focus(scan) < 5600  # 0.02 / (2e-3)^2 = 5000
+        True
+    """
+    if scan.probe is None:
+        return measure_height_sensitivity(probes.auto(scan).modes(), scan.window)
+    return measure_height_sensitivity(torch.as_tensor(scan.probe), scan.geometry)
+
+
+# old names, until callers are renamed
+depth = measure_height_sensitivity
+matter = heights_matter

@@ -3,10 +3,10 @@
 import numpy as np
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.ptycho.axial import depth
-from phaseloom.ptycho.bandlimited import BandlimitedObject
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.object_models import BandlimitedObject
+from phaseloom.ptycho.scans import depth
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.units import LENGTH
 

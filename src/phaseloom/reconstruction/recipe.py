@@ -15,9 +15,9 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers
 from phaseloom.ptycho import scans
-from phaseloom.ptycho.beam_optics import optics_of
 from phaseloom.ptycho.likelihood import Penalty
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.probe_guesses import optics_of
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result, is_result
 from phaseloom.runs import memory as _memory

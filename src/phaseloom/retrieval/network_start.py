@@ -7,9 +7,9 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find_network
-from phaseloom.ptycho.beam_optics import Optics
+from phaseloom.ptycho.object_models import Kind, PixelObject
+from phaseloom.ptycho.probe_guesses import Optics
 from phaseloom.ptycho.scans import Canvas
-from phaseloom.ptycho.transmission import Kind, PixelObject
 from phaseloom.retrieval.prediction import predict
 
 __all__ = ["predict_object"]

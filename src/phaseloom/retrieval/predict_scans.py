@@ -23,8 +23,8 @@ from phaseloom.learning.weight_files import find_network, hash_network
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.plot import style as canvas
 from phaseloom.ptycho import objects, probes, scans
-from phaseloom.ptycho.beam_optics import optics_of
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.probe_guesses import optics_of
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.prediction import Prediction, predict

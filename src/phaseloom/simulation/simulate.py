@@ -10,8 +10,8 @@ import torch
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect, optics, patches, propagate
+from phaseloom.physics.filters import TAPS, sampled
 from phaseloom.physics.fourier import centred, shift
-from phaseloom.physics.resample import TAPS, sampled
 from phaseloom.physics.scatter import multislice
 
 __all__ = ["atoms", "axial_scan", "electron_scan", "mixed_probe", "raster"]

@@ -16,10 +16,9 @@ from phaseloom.data import prepare
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 from phaseloom.ptycho import detectors, objects, probes, scans
-from phaseloom.ptycho.illumination import Illumination, Probe
+from phaseloom.ptycho.illumination import Illumination, Probe, Support
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
-from phaseloom.ptycho.support import Support
 from phaseloom.runs.memory import available
 
 __all__ = ["Options", "build_model", "check_memory", "prepare_scan", "tilt_sample"]

@@ -14,8 +14,7 @@ import numpy as np
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.plot import Live, browse
-from phaseloom.plot.gui import Picture, frozen, is_open, pump, span, window, windowed
-from phaseloom.plot.interactive import View
+from phaseloom.plot.gui import Picture, View, frozen, is_open, pump, span, window, windowed
 from phaseloom.plot.scan import detector_step
 from phaseloom.plot.style import frame
 

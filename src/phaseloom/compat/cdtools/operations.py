@@ -13,10 +13,10 @@ from phaseloom.compat.cdtools.datasets.base import METRES_PER_ANGSTROM, to_array
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import shift
-from phaseloom.ptycho.axial import depth, matter
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.scans import depth, matter
 
 __all__ = ["center_probe", "compute_intensities", "simulate"]
 

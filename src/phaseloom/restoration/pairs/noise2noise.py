@@ -40,7 +40,7 @@ from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import fresh, whole
 from phaseloom.learning import weight_files
 from phaseloom.metrics.phase import find_shift, remove_ramp, shifted
-from phaseloom.ptycho.beam_optics import optics_of
+from phaseloom.ptycho.probe_guesses import optics_of
 from phaseloom.reconstruction.half_data_frc import splittable
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct

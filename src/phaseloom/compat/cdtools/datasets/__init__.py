@@ -30,7 +30,7 @@ from phaseloom.data.formats import cxi
 from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.scan import LAB_BASIS, Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.interactive import View
+from phaseloom.plot.gui import View
 
 __all__ = ["AxialPtychoDataset", "CDataset", "Ptycho2DDataset"]
 

@@ -32,7 +32,7 @@ from phaseloom.compat.cdtools.tools.data import nested_dict_to_numpy, nested_dic
 from phaseloom.data.formats.arrays import clean_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.interactive import View
+from phaseloom.plot.gui import View
 
 __all__ = ["STAGES", "CDIModel"]
 

@@ -23,11 +23,11 @@ from phaseloom.compat.cdtools.objectives import ShotFit
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.errors import BadInput, nearest
 from phaseloom.ptycho import detectors
-from phaseloom.ptycho.bandlimited import BandlimitedObject, begun, resampled
+from phaseloom.ptycho.bandlimited_start import spectral
 from phaseloom.ptycho.illumination import Illumination, Probe
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.object_models import BandlimitedObject, begun, resampled
 from phaseloom.ptycho.scans import Canvas
-from phaseloom.ptycho.spectrum import spectral
 
 __all__ = ["RPI"]
 

@@ -30,7 +30,7 @@ from phaseloom.compat.cdtools.tools import losses
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.modes import orthogonalise
-from phaseloom.plot.interactive import View
+from phaseloom.plot.gui import View
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
 

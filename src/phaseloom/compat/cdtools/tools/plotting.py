@@ -17,7 +17,7 @@ from matplotlib.colors import ListedColormap, hsv_to_rgb
 
 from phaseloom.compat.cdtools.tools._shared import missing, plain
 from phaseloom.errors import BadInput, nearest
-from phaseloom.plot.interactive import View
+from phaseloom.plot.gui import View
 from phaseloom.plot.style import colour_bar, colour_wheel, wave_colours
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from torch.nn.functional import grid_sample
 
 from phaseloom.compat.cdtools.tools._shared import missing, plain, tensor, window_of
 from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
-from phaseloom.physics.propagate import fly
-from phaseloom.physics.tilted_propagation import oblique
+from phaseloom.physics.propagate import fly, oblique
 
 __all__ = [
     "far_field",

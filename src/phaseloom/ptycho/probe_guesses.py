@@ -1,7 +1,8 @@
-"""What first guesses of a probe are made of: mean patterns, counts, modes and their shares, lenses."""
+"""First guesses of a probe: mean patterns, counts, modes and their shares, lenses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,14 +13,16 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import fit_spectrum, fit_window, to_reciprocal
 from phaseloom.physics.optics import probe_wave
-from phaseloom.ptycho.illumination import Probe, subdominant
+from phaseloom.ptycho.illumination import Probe, make_weak_modes
+from phaseloom.spec import Call
 
-__all__ = ["Power", "built", "clean_mean", "disk_part", "enlarged", "number", "optics", "split", "total_of"]
+__all__ = ["BeamOptics", "Power", "build_probe", "clean_mean_pattern", "count_beam", "count_modes"]
+__all__ += ["cut_central_disk", "enlarge_wave", "lens_wave", "read_beam_optics", "split_power"]
 
 Power = Literal["mean", "brightest"] | float
 
 
-def clean_mean(scan: Scan4D) -> np.ndarray:
+def clean_mean_pattern(scan: Scan4D) -> np.ndarray:
     """The mean pattern without background, as by even pixels; what is not trusted is dark (near: grey)."""
     mean = scan.mean_pattern() - (0.0 if scan.background is None else scan.background)
     if scan.flat is not None:
@@ -27,7 +30,7 @@ def clean_mean(scan: Scan4D) -> np.ndarray:
     return np.where(scan.mask, mean, np.median(mean[scan.mask]) if scan.geometry.near else 0.0)
 
 
-def built(
+def build_probe(
     scan: Scan4D,
     wave: Tensor,
     modes: int | None,
@@ -37,27 +40,27 @@ def built(
     power: Power = "mean",
 ) -> Probe:
     """Give the guess the counts of the data and the wanted number of modes."""
-    count = number(scan, modes)
+    count = count_modes(scan, modes)
     stack = wave.reshape(-1, *wave.shape[-2:])[:count]
     if len(stack) < count:
-        stack = torch.cat([stack, subdominant(stack[0], count - len(stack))])
+        stack = torch.cat([stack, make_weak_modes(stack[0], count - len(stack))])
     if shares is not None:
         each = stack.abs().square().sum((-2, -1)).clamp(min=1e-300)
-        stack = stack * torch.sqrt(split(count, shares) / each)[:, None, None]
-    total, here = total_of(scan, power), float(stack.abs().square().sum())
+        stack = stack * torch.sqrt(split_power(count, shares) / each)[:, None, None]
+    total, here = count_beam(scan, power), float(stack.abs().square().sum())
     if not total > 0 or not here > 0:
         raise BadInput("scan.counts", None, "hold no intensity that a probe could have")
     light = (stack * math.sqrt(total / here)).to(torch.complex64)
     return Probe(light, scan.window, relative=relative)
 
 
-def total_of(scan: Scan4D, power: Power) -> float:
+def count_beam(scan: Scan4D, power: Power) -> float:
     """Counts of the beam in a pattern."""
     if isinstance(power, float | int):
         if not (math.isfinite(power) and power > 0):
             raise BadInput("probe: power", power, "must be a number of counts above zero, mean or brightest")
         return float(power)
-    mean = float(np.maximum(clean_mean(scan), 0).sum())
+    mean = float(np.maximum(clean_mean_pattern(scan), 0).sum())
     if power == "mean":
         return mean
     sums = [
@@ -68,7 +71,7 @@ def total_of(scan: Scan4D, power: Power) -> float:
     return mean * float(each.max() / max(each.mean(), 1e-30))
 
 
-def number(scan: Scan4D, modes: int | None) -> int:
+def count_modes(scan: Scan4D, modes: int | None) -> int:
     """Incoherent modes: two in the far field and one in the near field unless said."""
     count = modes if modes is not None else (1 if scan.geometry.near else 2)
     if count < 1:
@@ -76,7 +79,7 @@ def number(scan: Scan4D, modes: int | None) -> int:
     return count
 
 
-def split(count: int, given: Sequence[float] | None) -> Tensor:
+def split_power(count: int, given: Sequence[float] | None) -> Tensor:
     """Powers of the modes that add to one; the last of a short list is that of all the others."""
     few = [0.02] if given is None else list(given)
     if not few or not all(math.isfinite(share) and share > 0 for share in few) or len(few) > count:
@@ -90,7 +93,7 @@ def split(count: int, given: Sequence[float] | None) -> Tensor:
     return every / every.sum()
 
 
-def optics(scan: Scan4D, semiangle: float, named: dict[str, float], soft: bool) -> Tensor:
+def lens_wave(scan: Scan4D, semiangle: float, named: dict[str, float], soft: bool) -> Tensor:
     """The wave of an aperture with aberrations on the modelled grid, its input checked."""
     if not all(math.isfinite(value) for value in named.values()):
         raise BadInput("probe: focused", None, "has an aberration that is not finite")
@@ -112,7 +115,7 @@ def optics(scan: Scan4D, semiangle: float, named: dict[str, float], soft: bool) 
     )
 
 
-def disk_part(scan: Scan4D, whole: float, inner: float, defocus: float) -> Tensor:
+def cut_central_disk(scan: Scan4D, whole: float, inner: float, defocus: float) -> Tensor:
     """The part of a disk's wave that a smaller disk in its middle contributes."""
     geometry = scan.window
     settings: dict[str, Any] = {"wavelength": geometry.wavelength, "aberrations": {"defocus": defocus}}
@@ -122,7 +125,7 @@ def disk_part(scan: Scan4D, whole: float, inner: float, defocus: float) -> Tenso
     return disks[1] * (big / small)
 
 
-def enlarged(wave: Tensor, scan: Scan4D) -> Tensor:
+def enlarge_wave(wave: Tensor, scan: Scan4D) -> Tensor:
     """A wave on the detector's grid, on the grid that patterns are modelled on."""
     own, model = scan.geometry, scan.window
     if own.shape == model.shape:
@@ -130,3 +133,69 @@ def enlarged(wave: Tensor, scan: Scan4D) -> Tensor:
     if not np.allclose(own.angle, model.angle):
         return fit_window(wave, model.shape)
     return fit_spectrum(wave, model.shape)
+
+
+ABERRATION_OF_KNOB = {
+    "defocus": "defocus",
+    "astigmatism": "C12",
+    "astigmatism_angle": "phi12",
+    "spherical": "C30",
+}
+"""Knobs of a probe, and the aberrations that they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamOptics:
+    """What is known of the beam of a scan.
+
+    Attributes:
+        semiangle: of convergence, radian; ``None``: measured on the bright disk.
+        aberrations: any names of `phaseloom.physics.optics.coefficients`, angstrom and radian; without a
+            defocus, that of the model is assumed, and said.
+    """
+
+    semiangle: float | None = None
+    aberrations: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_beam_optics(probe: Call, /) -> BeamOptics:
+    """What the call of a probe says of the beam.
+
+    Example:
+        >>> from phaseloom.spec import call
+        >>> said = {"focused": {"semiangle": "20 mrad", "defocus": "9 nm"}}
+        >>> read_beam_optics(call("phaseloom.ptycho.probes", said, "probe"))
+        BeamOptics(semiangle=0.02, aberrations={'defocus': 90.0})
+    """
+    given = probe.values
+    named = {name: float(given[knob]) for knob, name in ABERRATION_OF_KNOB.items() if knob in given}
+    if probe.name not in ("focused", "aberrated"):
+        return BeamOptics(aberrations={name: named[name] for name in ("defocus",) if name in named})
+    return BeamOptics(
+        semiangle=given.get("semiangle"), aberrations={**named, **(given.get("aberrations") or {})}
+    )
+
+
+def count_plane_waves(
+    angle: float, wavelength: float, pixel: tuple[float, float], shape: tuple[int, int]
+) -> tuple[int, int]:
+    """Plane waves on each axis, at most all, that it takes to reach an angle to either side.
+
+    Args:
+        angle: from the beam, radian.
+        wavelength: angstrom.
+        pixel: angstrom (y, x).
+        shape: of the window (y, x).
+
+    Example:
+        >>> count_plane_waves(10e-3, 0.02, (0.2, 0.2), (64, 64))
+        (13, 13)
+    """
+    steps = (math.floor(angle * n * p / wavelength) for n, p in zip(shape, pixel, strict=True))
+    first, second = (min(n, 2 * step + 1) for n, step in zip(shape, steps, strict=True))
+    return first, second
+
+
+# old names, until callers are renamed
+optics_of = read_beam_optics
+Optics = BeamOptics

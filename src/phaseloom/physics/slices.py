@@ -1,4 +1,4 @@
-"""Depth of an object: slices cut off, added, divided anew and moved along the beam.
+"""Stacks of slices along the beam: cropped, padded, resampled, moved, sheared.
 
 Objects are complex transmissions ``(mode, slice, y, x)``, the first slice where the beam enters. Gaps are
 the distances between the middles of neighbouring slices, angstrom, one less than there are slices; each
@@ -7,17 +7,18 @@ slice stands for the matter around it, up to half-way to its neighbours.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
 from phaseloom.errors import BadInput
+from phaseloom.physics.fourier import ramp, to_real, to_reciprocal
 
-__all__ = ["Fill", "centre_of_phase", "crop_slices", "equal_gaps", "pad_slices", "recentred"]
-__all__ += ["resample_slices", "shift_slices"]
+__all__ = ["Fill", "centre_of_phase", "crop_slices", "equal_gaps", "pad_slices", "recentre_slices"]
+__all__ += ["resample_slices", "shear_slices", "shift_slices"]
 
 Fill = Literal["vacuum", "mean", "edge"]
 
@@ -68,10 +69,12 @@ def pad_slices(
     if before < 0 or after < 0:
         raise BadInput("pad", [before, after], "is negative: use crop to take slices away")
     first, last = (fill, fill) if isinstance(fill, str) else fill
-    return torch.cat([_filling(object, first, 0, before), object, _filling(object, last, -1, after)], 1)
+    return torch.cat(
+        [_make_filling(object, first, 0, before), object, _make_filling(object, last, -1, after)], 1
+    )
 
 
-def _filling(object: Tensor, fill: Fill, edge: int, count: int) -> Tensor:
+def _make_filling(object: Tensor, fill: Fill, edge: int, count: int) -> Tensor:
     """So many slices beside one edge."""
     if fill == "vacuum":
         slice_ = torch.ones_like(object[:, :1])
@@ -114,9 +117,9 @@ def equal_gaps(
             raise BadInput(
                 "thickness", None, "of a single slice is not known: give both slices and thickness"
             )
-        edges = _edges(gaps) if gaps else [0.0, 1.0]
+        edges = _slice_edges(gaps) if gaps else [0.0, 1.0]
         depth = edges[-1] - edges[0]
-        slices = slices or max(1, round(depth / thickness))  # type: ignore[operator]
+        slices = slices or max(1, round(depth / (thickness or depth)))
         thickness = depth / slices
     return (float(thickness),) * (slices - 1)
 
@@ -147,13 +150,13 @@ def resample_slices(
         fix = f"does not fit {object.shape[1]} slices: give one gap less than there are slices"
         raise BadInput("gaps", f"{len(gaps)} gaps", fix)
     phase, amplitude = object.angle(), object.abs()
-    share = torch.as_tensor(_shares(gaps, onto), dtype=phase.dtype, device=phase.device)
+    share = torch.as_tensor(_overlap_shares(gaps, onto), dtype=phase.dtype, device=phase.device)
     depth = amplitude.clamp(min=torch.finfo(amplitude.dtype).tiny).log()
     parts = (torch.einsum("ns,msyx->mnyx", share, one) for one in (depth, phase))
     return torch.polar(next(parts).exp(), next(parts))
 
 
-def _edges(gaps: Sequence[float]) -> list[float]:
+def _slice_edges(gaps: Sequence[float]) -> list[float]:
     """Where each slice's matter begins, and where the last one's ends."""
     if not all(math.isfinite(gap) and gap > 0 for gap in gaps):
         raise BadInput("gaps", list(gaps), "must be positive lengths")
@@ -163,11 +166,11 @@ def _edges(gaps: Sequence[float]) -> list[float]:
     return [*edges, edges[-1] + gaps[-1]]
 
 
-def _shares(gaps: Sequence[float], onto: Sequence[float]) -> list[list[float]]:
+def _overlap_shares(gaps: Sequence[float], onto: Sequence[float]) -> list[list[float]]:
     """Part of each old slice (column) that goes to each new one (row); columns add to one."""
     if not gaps or not onto:
         return [[1.0 / (len(onto) + 1) if onto else 1.0] * (len(gaps) + 1)] * (len(onto) + 1)
-    old, new = _edges(gaps), _edges(onto)
+    old, new = _slice_edges(gaps), _slice_edges(onto)
     move = (old[0] + old[-1] - new[0] - new[-1]) / 2
     new = [-math.inf, *(edge + move for edge in new[1:-1]), math.inf]
     return [[max(0.0, min(b, d) - max(a, c)) / (b - a) for a, b in pairwise(old)] for c, d in pairwise(new)]
@@ -230,7 +233,7 @@ def _percentile(values: Tensor, percentile: float) -> Tensor:
     return torch.lerp(low, high, place - math.floor(place))
 
 
-def recentred(
+def recentre_slices(
     object: Complex[Tensor, "mode slice y x"],
     /,
     *,
@@ -252,7 +255,7 @@ def recentred(
     Example:
         >>> stack = torch.ones(1, 5, 2, 2) + 0j
         >>> stack[0, 3] *= torch.exp(torch.tensor(0.3j))
-        >>> moved, shift = recentred(stack)
+        >>> moved, shift = recentre_slices(stack)
         >>> round(shift.item(), 4), moved.angle().sum((0, 2, 3)).argmax().item()
         (-1.0, 2)
     """
@@ -261,3 +264,49 @@ def recentred(
     shift = scale * (middle - centre_of_phase(object.angle(), percentile=percentile))
     shift = shift.clamp(-limit, limit)
     return shift_slices(object, shift), shift
+
+
+def shear_slices(
+    object: Inexact[Tensor, "*state slice y x"],
+    gaps: Sequence[float],
+    pixel: tuple[float, float],
+    lean: Float[Tensor, "2"],
+    /,
+) -> Inexact[Tensor, "*state slice y x"]:
+    """Columns made to lean: slice ``s`` moves by ``z_s tan(lean)``, ``z_s`` its depth below the first one.
+
+    Free flight does not care where it happens, so far-field patterns cannot tell a shear of the object
+    from a tilt: an object upon a tilt gives those of the object sheared by it upon none, with the same probe
+    at the same positions, for the slice where the beam enters stays. Slices are moved by Fourier
+    shifts: the power stays, and what leaves at one side enters at the other.
+
+    Args:
+        object: transmission, or a real field.
+        gaps: between its slices, angstrom.
+        pixel: angstrom (y, x).
+        lean: radian (y, x).
+
+    Example:
+        >>> stack = torch.zeros(1, 3, 5, 4)
+        >>> stack[..., 1, 1] = 1
+        >>> moved = shear_slices(stack, (10.0, 10.0), (1.0, 1.0), torch.tensor([0.1, 0.0]).atan())
+        >>> moved[0, :, :, 1].argmax(1).tolist()
+        [1, 2, 3]
+    """
+    depth = depths_of_slices(gaps, object)
+    amount = depth[:, None] * torch.tan(lean) / depth.new_tensor(pixel)
+    rows, columns = ramp(amount, (object.shape[-2], object.shape[-1]))
+    moved = to_real(to_reciprocal(object) * rows * columns)
+    return moved if object.is_complex() else moved.real
+
+
+def depths_of_slices(gaps: Sequence[float], object: Tensor) -> Tensor:
+    """Depth of each slice below the first one, in the precision of the object."""
+    if len(gaps) != object.shape[-3] - 1:
+        fix = f"does not fit {object.shape[-3]} slices: give one gap less than there are slices"
+        raise BadInput("gaps", f"{len(gaps)} gaps", fix)
+    return torch.tensor([0.0, *accumulate(gaps)], dtype=object.real.dtype, device=object.device)
+
+
+# old names, until callers are renamed
+sheared = shear_slices

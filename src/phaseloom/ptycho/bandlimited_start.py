@@ -6,16 +6,16 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.physics.patches import gather
-from phaseloom.ptycho.bandlimited import BandlimitedObject, resampled
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.object_models import BandlimitedObject, resample_field
 
-__all__ = ["spectral"]
+__all__ = ["spectral_start"]
 
-AT_ONCE = 32
+PATTERNS_AT_ONCE = 32
 """Patterns that are modelled together."""
 
 
-def spectral(
+def spectral_start(
     model: Ptychography,
     counts: Float[Tensor, "n y x"],
     index: Int[Tensor, " n"],
@@ -31,8 +31,8 @@ def spectral(
     these and the object; flat is a better start for an object that hardly scatters.
 
     Args:
-        model: with an object of one slice (`phaseloom.ptycho.bandlimited`) and the probe that is known.
-        counts: patterns, in the detector's own order (`phaseloom.ptycho.detectors.Detector.arrange`).
+        model: with an object of one slice (`phaseloom.ptycho.object_models`) and the probe that is known.
+        counts: patterns, in the detector's own order (`phaseloom.ptycho.detectors.CountingDetector.arrange`).
         index: their numbers.
         steps: of the power iteration.
         seed: of the waves that it starts with.
@@ -43,43 +43,49 @@ def spectral(
     Source:
         Candes, Li & Soltanolkotabi 2015, doi 10.1109/TIT.2015.2399924.
     """
-    thing = model.object
-    if not isinstance(thing, BandlimitedObject) or thing.gaps:
-        raise BadInput("spectral", type(thing).__name__, "needs a band-limited object of one slice")
+    part = model.object
+    if not isinstance(part, BandlimitedObject) or part.gaps:
+        raise BadInput("spectral", type(part).__name__, "needs a band-limited object of one slice")
     detector = model.detector
     weight = (counts - detector.background().detach()).clamp(min=0) * detector.mask
-    share, drawn = thing.occupancy, torch.Generator().manual_seed(seed)
-    shape = (len(share), 1, *thing.grid)
-    wave = torch.randn(shape, dtype=torch.complex64, generator=drawn).to(thing.coarse())
+    share, drawn = part.occupancy, torch.Generator().manual_seed(seed)
+    shape = (len(share), 1, *part.grid)
+    wave = torch.randn(shape, dtype=torch.complex64, generator=drawn).to(part.coarse())
     power = wave.real.new_ones(len(share))
     for _ in range(steps):
-        wave = _turned(model, wave, weight, index)
+        wave = _apply_operator(model, wave, weight, index)
         power = wave.abs().square().sum((1, 2, 3)).sqrt()
         if not bool((power > 0).all()):
             raise BadInput("spectral", None, "finds no counts above the background")
         wave = torch.linalg.qr(wave.flatten(1).T)[0].T.reshape(shape)
     wave = wave * (power / (share * power.sum())).sqrt()[:, None, None, None]
     with torch.no_grad():
-        seen = sum(_seen(model, wave, part).sum() for part in index.split(AT_ONCE))
+        seen = sum(_expected_pattern(model, wave, part).sum() for part in index.split(PATTERNS_AT_ONCE))
     return wave * (weight.sum() / seen).sqrt()
 
 
 @torch.enable_grad()
-def _turned(model: Ptychography, wave: Tensor, weight: Tensor, index: Tensor) -> Tensor:
+def _apply_operator(model: Ptychography, wave: Tensor, weight: Tensor, index: Tensor) -> Tensor:
     """``A* diag(weight) A`` of each state, as the gradient of half of ``sum weight |A wave|^2``."""
     wave = wave.detach().requires_grad_(True)
     flat, total = torch.ones_like(model.object.occupancy), torch.zeros_like(wave)
-    for part, heavy in zip(index.split(AT_ONCE), weight.split(AT_ONCE), strict=True):
-        half = 0.5 * (heavy * _seen(model, wave, part, flat)).sum()
+    for part, heavy in zip(index.split(PATTERNS_AT_ONCE), weight.split(PATTERNS_AT_ONCE), strict=True):
+        half = 0.5 * (heavy * _expected_pattern(model, wave, part, flat)).sum()
         total += torch.autograd.grad(half, wave)[0]
     return total
 
 
-def _seen(model: Ptychography, wave: Tensor, index: Tensor, share: Tensor | None = None) -> Tensor:
+def _expected_pattern(
+    model: Ptychography, wave: Tensor, index: Tensor, share: Tensor | None = None
+) -> Tensor:
     """Expected counts above the background of an object of coarse pixels."""
     place, rest = model.scan(index)
-    slices = gather(resampled(wave, model.object.canvas.shape), place, model.object.window)
-    far = model.through(slices, place, rest, index)
+    slices = gather(resample_field(wave, model.object.canvas.shape), place, model.object.window)
+    far = model.detector_wave(slices, place, rest, index)
     detector = model.detector
     pattern = detector.seen(far, model.object.occupancy if share is None else share)
     return detector.weights[index, None, None].detach() * pattern * detector.flat
+
+
+# old names, until callers are renamed
+spectral = spectral_start

@@ -13,11 +13,12 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.physics import filters
 
-__all__ = ["above_zero", "bounded_amplitude", "complex_ratio", "depth_blur", "lateral_blur", "low_pass"]
-__all__ += ["mirrored_amplitude", "missing_wedge", "odd", "positive", "share_of_one", "strongest_cosines"]
+__all__ = ["bounded_amplitude", "complex_ratio", "depth_blur", "lateral_blur", "low_pass"]
+__all__ += ["mirrored_amplitude", "missing_wedge", "positive", "require_above_zero", "require_odd"]
+__all__ += ["require_share", "strongest_cosines"]
 
-Of = Literal["both", "amplitude", "phase"]
-Both = tuple[Float[Tensor, "mode slice y x"], Float[Tensor, "mode slice y x"]]
+ChangedParts = Literal["both", "amplitude", "phase"]
+AmplitudeAndPhase = tuple[Float[Tensor, "mode slice y x"], Float[Tensor, "mode slice y x"]]
 
 
 def lateral_blur(
@@ -25,10 +26,10 @@ def lateral_blur(
     phase: Float[Tensor, "mode slice y x"],
     /,
     *,
-    of: Of = "both",
+    of: ChangedParts = "both",
     std: float = 0.4,
     taps: int = 5,
-) -> Both:
+) -> AmplitudeAndPhase:
     """Every slice blurred by a Gaussian, mirrored at the edges.
 
     Args:
@@ -43,9 +44,9 @@ def lateral_blur(
         >>> amplitude.shape
         torch.Size([1, 2, 5, 4])
     """
-    above_zero("lateral_blur.std", std)
-    odd("lateral_blur.taps", taps)
-    return _each(amplitude, phase, of, lambda part: filters.blur(part, (-2, -1), std=std, taps=taps))
+    require_above_zero("lateral_blur.std", std)
+    require_odd("lateral_blur.taps", taps)
+    return _change_parts(amplitude, phase, of, lambda part: filters.blur(part, (-2, -1), std=std, taps=taps))
 
 
 def depth_blur(
@@ -53,10 +54,10 @@ def depth_blur(
     phase: Float[Tensor, "mode slice y x"],
     /,
     *,
-    of: Of = "both",
+    of: ChangedParts = "both",
     std: float = 1.0,
     taps: int = 5,
-) -> Both:
+) -> AmplitudeAndPhase:
     """Neighbouring slices blurred into each other by a Gaussian along the beam (the ``r_z`` filter).
 
     Steadies the depth without joining the ends: beyond the first and the last slice the object goes on
@@ -75,13 +76,13 @@ def depth_blur(
         >>> [round(v, 3) for v in depth_blur(phase, phase, taps=3)[1].flatten().tolist()]
         [0.726, 0.274, 0.0, 0.0]
     """
-    above_zero("depth_blur.std", std)
-    odd("depth_blur.taps", taps)
+    require_above_zero("depth_blur.std", std)
+    require_odd("depth_blur.taps", taps)
 
     def change(part: Tensor) -> Tensor:
         return filters.blur(part, (-3,), std=std, taps=taps, edge="replicate")
 
-    return _each(amplitude, phase, of, change)
+    return _change_parts(amplitude, phase, of, change)
 
 
 def low_pass(
@@ -89,10 +90,10 @@ def low_pass(
     phase: Float[Tensor, "mode slice y x"],
     /,
     *,
-    of: Of = "both",
+    of: ChangedParts = "both",
     radius: float = 0.15,
     width: float = 0.05,
-) -> Both:
+) -> AmplitudeAndPhase:
     """Fine detail of every slice removed beyond a radius in frequency, softly.
 
     Args:
@@ -107,11 +108,11 @@ def low_pass(
         >>> bool(phase.std() < 0.2)
         True
     """
-    above_zero("low_pass.radius", radius)
-    above_zero("low_pass.width", width)
+    require_above_zero("low_pass.radius", radius)
+    require_above_zero("low_pass.width", width)
     shape = (phase.shape[-2], phase.shape[-1])
     window = filters.sigmoid_window(shape, radius=radius, width=width, like=phase)
-    return _each(amplitude, phase, of, lambda part: filters.filtered(part, window))
+    return _change_parts(amplitude, phase, of, lambda part: filters.apply_window(part, window))
 
 
 def missing_wedge(
@@ -119,13 +120,13 @@ def missing_wedge(
     phase: Float[Tensor, "mode slice y x"],
     /,
     *,
-    of: Of = "both",
+    of: ChangedParts = "both",
     beta: float = 1.0,
     alpha: float = 1.0,
     floor: float = 1e-3,
     relax: float = 0.1,
     padded: bool = False,
-) -> Both:
+) -> AmplitudeAndPhase:
     """Frequencies damped that vary along the beam but hardly across it (the ``k_z`` filter).
 
     ``(1 - 2/pi atan(beta^2 kz^2 / (kx^2 + ky^2 + floor))) exp(-alpha (kx^2 + ky^2))`` in cycles per
@@ -153,17 +154,17 @@ def missing_wedge(
         [0.95, 0.04, -0.02, 0.04]
     """
     for name, value in (("beta", beta), ("alpha", alpha), ("floor", floor)):
-        above_zero(f"missing_wedge.{name}", value, zero=name != "floor")
-    share_of_one("missing_wedge.relax", relax)
+        require_above_zero(f"missing_wedge.{name}", value, zero=name != "floor")
+    require_share("missing_wedge.relax", relax)
     slices = phase.shape[-3] * (2 if padded else 1)
     shape = (slices, phase.shape[-2], phase.shape[-1])
     window = filters.wedge_window(shape, beta=beta, alpha=alpha, floor=floor, like=phase)
 
     def change(part: Tensor) -> Tensor:
         whole = torch.cat([part, part.flip(-3)], dim=-3) if padded else part
-        return filters.filtered(whole, window)[..., : part.shape[-3], :, :]
+        return filters.apply_window(whole, window)[..., : part.shape[-3], :, :]
 
-    amplitude_, phase_ = _each(amplitude, phase, of, change)
+    amplitude_, phase_ = _change_parts(amplitude, phase, of, change)
     return amplitude_ if of == "phase" else relax + (1 - relax) * amplitude_, phase_
 
 
@@ -172,9 +173,9 @@ def strongest_cosines(
     phase: Float[Tensor, "mode slice y x"],
     /,
     *,
-    of: Of = "both",
+    of: ChangedParts = "both",
     keep: float = 0.05,
-) -> Both:
+) -> AmplitudeAndPhase:
     """Only the strongest cosines of all slices together are kept: an object of few waves.
 
     Args:
@@ -188,12 +189,14 @@ def strongest_cosines(
         >>> bool((amplitude - 1).abs().max() < 1e-6)
         True
     """
-    share_of_one("strongest_cosines.keep", keep, zero=False)
-    return _each(
+    require_share("strongest_cosines.keep", keep, zero=False)
+    return _change_parts(
         amplitude,
         phase,
         of,
-        lambda part: filters.from_cosines(filters.strongest(filters.cosines(part), keep)),
+        lambda part: filters.inverse_cosine_transform(
+            filters.keep_strongest(filters.cosine_transform(part), keep)
+        ),
     )
 
 
@@ -202,10 +205,10 @@ def complex_ratio(
     phase: Float[Tensor, "mode slice y x"],
     /,
     *,
-    of: Of = "both",
+    of: ChangedParts = "both",
     alpha1: float = 1.0,
     alpha2: float = 0.0,
-) -> Both:
+) -> AmplitudeAndPhase:
     """Absorption and phase drawn to a common ratio, as in matter of one kind.
 
     With ``C = sum |ln A| / sum |phase|`` the new logarithm of the amplitude is ``(1 - alpha1) ln A - alpha1 C
@@ -228,8 +231,8 @@ def complex_ratio(
         >>> [round(v, 3) for v in amplitude.flatten().tolist()]
         [0.949, 0.854]
     """
-    share_of_one("complex_ratio.alpha1", alpha1)
-    share_of_one("complex_ratio.alpha2", alpha2)
+    require_share("complex_ratio.alpha1", alpha1)
+    require_share("complex_ratio.alpha2", alpha2)
     depth = amplitude.clamp(min=1e-6).log()
     absorbed, advanced = depth.abs().sum(), phase.abs().sum()
     if absorbed == 0 or advanced == 0:
@@ -248,7 +251,7 @@ def mirrored_amplitude(
     relax: float = 0.1,
     scale: float = 0.03,
     power: float = 4.0,
-) -> Both:
+) -> AmplitudeAndPhase:
     """Amplitude drawn to ``1 - scale max(phase, 0)^power``: dark where much matter is.
 
     Args:
@@ -263,9 +266,9 @@ def mirrored_amplitude(
         >>> round(mirrored_amplitude(torch.ones_like(phase), phase, relax=0.0)[0].item(), 4)
         0.52
     """
-    share_of_one("mirrored_amplitude.relax", relax)
-    above_zero("mirrored_amplitude.power", power)
-    above_zero("mirrored_amplitude.scale", scale, zero=True)
+    require_share("mirrored_amplitude.relax", relax)
+    require_above_zero("mirrored_amplitude.power", power)
+    require_above_zero("mirrored_amplitude.scale", scale, zero=True)
     mirrored = 1 - scale * phase.clamp(min=0).pow(power)
     return relax * amplitude + (1 - relax) * mirrored, phase
 
@@ -288,7 +291,7 @@ def bounded_amplitude(
         >>> bounded_amplitude(torch.tensor([0.5, 1.0]).reshape(1, 1, 1, 2), between=(0.75, 1.1)).tolist()
         [[[[0.75, 1.0]]]]
     """
-    share_of_one("bounded_amplitude.relax", relax)
+    require_share("bounded_amplitude.relax", relax)
     least, most = between
     if not least <= most:
         raise BadInput("projections: bounded_amplitude.between", list(between), "must be [least, most]")
@@ -313,18 +316,18 @@ def positive(
         >>> positive(torch.tensor([-0.5, 1.0]).reshape(1, 1, 1, 2)).tolist()
         [[[[0.0, 1.0]]]]
     """
-    share_of_one("positive.relax", relax)
+    require_share("positive.relax", relax)
     new = phase.clamp(min=0) if how == "clip" else phase - phase.min()
     return relax * phase + (1 - relax) * new
 
 
-def above_zero(name: str, value: float, *, zero: bool = False) -> None:
+def require_above_zero(name: str, value: float, *, zero: bool = False) -> None:
     """Refuse a knob that is not above zero, or from zero up."""
     if not (0 < value < float("inf") or (zero and value == 0)):
         raise BadInput(f"projections: {name}", value, f"must be {'zero or ' if zero else ''}above zero")
 
 
-def share_of_one(name: str, value: float, *, zero: bool = True) -> None:
+def require_share(name: str, value: float, *, zero: bool = True) -> None:
     """Refuse a knob that is not between 0 and 1."""
     if not (0 < value <= 1 or (zero and value == 0)):
         raise BadInput(
@@ -334,14 +337,14 @@ def share_of_one(name: str, value: float, *, zero: bool = True) -> None:
         )
 
 
-def odd(name: str, value: int) -> None:
+def require_odd(name: str, value: int) -> None:
     """Refuse a kernel without a middle."""
     if value < 1 or value % 2 == 0:
         raise BadInput(f"projections: {name}", value, "must be an odd number of pixels, such as 5")
 
 
-def _each(
-    amplitude: Tensor, phase: Tensor, of: Of, change: Callable[[Tensor], Tensor]
+def _change_parts(
+    amplitude: Tensor, phase: Tensor, of: ChangedParts, change: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Amplitude and phase, each changed where ``of`` says so."""
     return (
