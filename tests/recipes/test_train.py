@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from phaseloom.ptycho.beam_optics import Optics
 from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
+from phaseloom.ptycho.probe_guesses import Optics
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.recipe import HELD_OUT_SHARE, SampleSimulator, Train

@@ -131,12 +131,12 @@ class TestElectrons:
         np.testing.assert_allclose(near[1], near[0], rtol=1e-5)
 
     def test_a_transfer_curve_never_makes_counts_negative(self):
-        from phaseloom.physics.detect import spread
+        from phaseloom.physics.detect import apply_transfer
 
         sharp = torch.zeros(1, 16, 16)
         sharp[0, 3, 4] = 100.0
         y, x = torch.fft.fftfreq(16)[:, None], torch.fft.rfftfreq(16)[None]
-        assert spread(sharp, (torch.hypot(y, x) < 0.2).float()).min() >= 0
+        assert apply_transfer(sharp, (torch.hypot(y, x) < 0.2).float()).min() >= 0
 
     def test_a_rise_of_both_losses_is_no_overfitting(self):
         from phaseloom.fitting.loop import Progress, _early_stop
