@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.physics.patches import clear, disjoint
+from phaseloom.physics.patches import clear_boxes, merge_boxes
 from phaseloom.ptycho import objects, scans
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
@@ -89,7 +89,7 @@ def step(likelihood: Likelihood, index: torch.Tensor) -> None:
         if getattr(parameter, "touched", None) is None:
             parameter.grad = None
         else:
-            clear(parameter.grad, disjoint(parameter.touched, parameter.shape[-2:]))
+            clear_boxes(parameter.grad, merge_boxes(parameter.touched, parameter.shape[-2:]))
             parameter.touched.clear()
     likelihood(index)["noise"].backward()
 

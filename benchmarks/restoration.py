@@ -34,15 +34,15 @@ from benchmarks.record import machine, versions
 from phaseloom.data import prepare
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.restoration.apply import mended
-from phaseloom.restoration.baselines import METHODS, SPANS, Denoiser
+from phaseloom.restoration.apply import restore_image
+from phaseloom.restoration.baselines import METHODS, STRENGTH_RANGES, Denoiser
 from phaseloom.restoration.pairs.folders import Pair
 from phaseloom.restoration.pairs.image_kinds import phase as level_of_phases
-from phaseloom.restoration.pairs.noise2noise import Thin, drawn
-from phaseloom.restoration.train import Restore, Restoring
+from phaseloom.restoration.pairs.noise2noise import PairRecipe, make_pairs_of_scan
+from phaseloom.restoration.train import Restore, RestorerTraining
 from phaseloom.simulation import specimens
-from phaseloom.simulation.experiment import PER_STEP, Experiment
-from phaseloom.simulation.scan import Sample, simulated
+from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment
+from phaseloom.simulation.scan import Sample, simulate_scan
 
 DOSE = 1e5
 """Electrons in a pattern of the whole scan."""
@@ -78,7 +78,7 @@ def sampled(number: int, part: specimens.Part, scan: int) -> Sample:
     """A specimen of a part of the materials, without counting noise."""
     rng = np.random.default_rng((number, part == "train"))
     experiment = Experiment(scan=(scan, scan))
-    return simulated(specimens.prototypes(experiment.box, rng, part=part), experiment, seed=number)
+    return simulate_scan(specimens.prototypes(experiment.box, rng, part=part), experiment, seed=number)
 
 
 def seen(count: int, part: specimens.Part, scan: int) -> Iterator[tuple[int, Sample]]:
@@ -94,11 +94,15 @@ def shown(
     """Pairs of simulated scans: for training of shares by chance, for the test one of each."""
     for number, sample in seen(count, part, asked.scan):
         scan = prepare.poisson(sample.scan(), dose=DOSE, seed=number)
-        truth = sample.phase[PER_STEP:-PER_STEP, PER_STEP:-PER_STEP] if asked.by == "predict" else None
+        truth = (
+            sample.phase[PIXELS_PER_STEP:-PIXELS_PER_STEP, PIXELS_PER_STEP:-PIXELS_PER_STEP]
+            if asked.by == "predict"
+            else None
+        )
         for each in [tuple(shares)] if part == "train" else [(share,) for share in shares]:
             draws = asked.draws if part == "train" else 1
-            recipe = Thin.of({"by": asked.by, "share": each, "draws": draws, "seed": number})
-            for made in drawn(recipe, Reconstruct.of(SCAN), scan, number=number):
+            recipe = PairRecipe.of({"by": asked.by, "share": each, "draws": draws, "seed": number})
+            for made in make_pairs_of_scan(recipe, Reconstruct.of(SCAN), scan, number=number):
                 yield Shown(made.pair, truth, sample.group, made.told["share"])
 
 
@@ -128,7 +132,7 @@ def filtered(learned: Sequence[Shown], test: Sequence[Shown], side: str) -> dict
     for method in METHODS:
         fitted = Denoiser.fit(method, few)
         errors = [nmse(fitted(image)[0], one.target[0]) for image, one in zip(inputs, wanted, strict=True)]
-        low, high = (value * (1 if method == "gaussian" else noise) for value in SPANS[method])
+        low, high = (value * (1 if method == "gaussian" else noise) for value in STRENGTH_RANGES[method])
         strengths = np.geomspace(low, high, GRID)
         table = np.array(
             [
@@ -145,7 +149,9 @@ def filtered(learned: Sequence[Shown], test: Sequence[Shown], side: str) -> dict
     return out
 
 
-def trained(learned: Sequence[Shown], attention: str, seed: int, asked: argparse.Namespace) -> Restoring:
+def trained(
+    learned: Sequence[Shown], attention: str, seed: int, asked: argparse.Namespace
+) -> RestorerTraining:
     """A network that has learned; the materials of its validation pairs are apart."""
     recipe = Restore.of(
         {
@@ -161,7 +167,7 @@ def trained(learned: Sequence[Shown], attention: str, seed: int, asked: argparse
         }
     )
     pairs, scenes = [one.pair for one in learned], [one.group for one in learned]
-    training = Restoring.begin(recipe, pairs=pairs, scenes=scenes)
+    training = RestorerTraining.begin(recipe, pairs=pairs, scenes=scenes)
     training.lesson.pairs = ([*training.pairs[0]], [*training.pairs[1]])  # levelled once, not in every draw
     for _ in training:
         pass
@@ -182,7 +188,9 @@ def networks(
             row["parameters"] = sum(value.numel() for value in training.net.parameters())
             row["validation_decibels"] = [epoch.get("holdout") for epoch in history]
             for share, test in tests.items():
-                images = [mended(training.net, level_of_phases(), one.pair.input).low[0] for one in test]
+                images = [
+                    restore_image(training.net, level_of_phases(), one.pair.input).low[0] for one in test
+                ]
                 for side in SIDES[asked.by]:
                     errors = [nmse(image, one.wanted(side)) for image, one in zip(images, test, strict=True)]
                     row[f"{share:g} {side}"] = spread(errors)

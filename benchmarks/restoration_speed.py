@@ -36,9 +36,9 @@ from torch import nn
 from benchmarks import record
 from phaseloom.fitting import optimizers
 from phaseloom.restoration import losses
-from phaseloom.restoration.losses import Compared
+from phaseloom.restoration.losses import RestoredBatch
 from phaseloom.restoration.networks.phaseformer import phaseformer, recommended
-from phaseloom.restoration.pairs.crops import Batch, doubled
+from phaseloom.restoration.pairs.crops import Batch, double_pixels
 from phaseloom.restoration.weighting import uncertainty
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +68,7 @@ class Step:
         every = [*self.net.parameters(), *self.weighting.parameters()]
         self.optimizer = optimizers.adamw([{"params": every, "lr": 1e-4}])
         target = images.flip(-1)
-        self.batch = Batch(images, target, doubled(target))
+        self.batch = Batch(images, target, double_pixels(target))
 
     def restored(self):
         """What comes out, in single precision."""
@@ -81,9 +81,9 @@ class Step:
         """Learn once from the batch."""
         self.net.train()
         low, high = self.restored()
-        terms = {"low": Compared(low, self.batch.target).terms(self.terms)}
+        terms = {"low": RestoredBatch(low, self.batch.target).terms(self.terms)}
         if high is not None:
-            terms["high"] = Compared(high, self.batch.fine, "high").terms(self.terms)
+            terms["high"] = RestoredBatch(high, self.batch.fine, "high").terms(self.terms)
         self.optimizer.zero_grad()
         self.weighting(terms).backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)

@@ -34,7 +34,7 @@ from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.networks.linear import compute_centres_of_mass, integrate_slopes
 from phaseloom.retrieval.recipe import SampleSimulator, Train
 from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan, draw_counts
-from phaseloom.simulation.experiment import PER_STEP, Experiment
+from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment
 
 SEED = 1000
 DOSES = (NOISELESS_DOSE, 1e5, 1e4, 3e3)
@@ -89,7 +89,7 @@ def icom(scene, dose, seed):
     beam = scene.experiment
     unit = 2 * np.pi * beam.angle / beam.wavelength * beam.step
     coarse = integrate_slopes(unit * compute_centres_of_mass(patterns[None]), [0.0])[0, 0].numpy()
-    axes = [(np.arange(n) - PER_STEP) / PER_STEP for n in scene.phase.shape]
+    axes = [(np.arange(n) - PIXELS_PER_STEP) / PIXELS_PER_STEP for n in scene.phase.shape]
     return map_coordinates(coarse, np.meshgrid(*axes, indexing="ij"), order=3, mode="nearest")
 
 

@@ -69,7 +69,7 @@ def written(folder: Path, side: int, window: int) -> Path:
 
 def inside(file: Path, epochs: int) -> None:
     """What one process does; the first one prints, after it has heard of the others."""
-    from phaseloom.data.counts import Part
+    from phaseloom.data.counts import PartialCounts
     from phaseloom.fitting.distributed import team
     from phaseloom.reconstruction.protocol import Job
     from phaseloom.reconstruction.recipe import Reconstruct
@@ -90,7 +90,7 @@ def inside(file: Path, epochs: int) -> None:
     for _ in job:
         pass
     seconds, cpu = time.perf_counter() - begun, time.process_time() - busy
-    rows = counts.rows if isinstance(counts, Part) else counts
+    rows = counts.rows if isinstance(counts, PartialCounts) else counts
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     mine = torch.tensor([cpu, float(np.prod(rows.shape)) * rows.dtype.itemsize, float(memory)])
     most = mine.clone()

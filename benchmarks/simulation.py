@@ -18,7 +18,7 @@ from ase.spacegroup import crystal
 
 from benchmarks.record import machine
 from phaseloom.simulation.experiment import Experiment
-from phaseloom.simulation.scan import diffracted, transmitted
+from phaseloom.simulation.scan import diffract, transmit
 from phaseloom.simulation.specimens import Specimen
 
 CELL, PIXELS, SCAN = 100.0, 256, 50
@@ -52,9 +52,9 @@ def ours(atoms: Atoms, phonons: int, *, window: int, bin: int, detector: int | N
         phonons=phonons,
     )
     generator, began = torch.Generator().manual_seed(0), time.process_time()
-    waves = transmitted(specimen, experiment, generator)
+    waves = transmit(specimen, experiment, generator)
     potential = time.process_time() - began
-    patterns = diffracted(waves, experiment.positions(generator), experiment)
+    patterns = diffract(waves, experiment.positions(generator), experiment)
     return {
         "potential": potential,
         "total": time.process_time() - began,

@@ -173,12 +173,14 @@ class Result:
         Raises:
             BadInput: a scan with photons, which feel no potential.
         """
-        from phaseloom.metrics.phase import level
+        from phaseloom.metrics.phase import remove_plane_wave
         from phaseloom.physics.optics import interaction
 
         if self.geometry.beam != "electron":
             raise BadInput("result.potential", self.geometry.beam, "is not an electron: use the phase")
-        return np.angle(level(self.object, self.covered.astype(float))) / interaction(self.geometry.energy)
+        return np.angle(remove_plane_wave(self.object, self.covered.astype(float))) / interaction(
+            self.geometry.energy
+        )
 
     @property
     def covered(self) -> np.ndarray:
@@ -193,10 +195,10 @@ class Result:
     @property
     def phase(self) -> np.ndarray:
         """Phase ``(y, x)`` in radian summed over slices; a constant and a ramp are arbitrary."""
-        from phaseloom.metrics.phase import level, remove_ramp, summed_phase
+        from phaseloom.metrics.phase import remove_plane_wave, remove_ramp, sum_phase
 
         covered = self.covered.astype(float)
-        return remove_ramp(summed_phase(level(self.object, covered)), covered, robust=True)
+        return remove_ramp(sum_phase(remove_plane_wave(self.object, covered)), covered, robust=True)
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -323,7 +325,7 @@ def _write_cxi(result: Result, path: Path) -> None:
     """Probe as ``image_1``, object as ``image_2``, in metres: where ptychodus and CXI viewers look."""
     import h5py
 
-    from phaseloom.data.formats.cxi import motion
+    from phaseloom.data.formats.cxi import compute_sample_motion
 
     with whole(path) as short, h5py.File(short, "w") as file:
         file["cxi_version"], file["number_of_entries"] = 160, 1
@@ -340,7 +342,9 @@ def _write_cxi(result: Result, path: Path) -> None:
         source = entry.create_group("instrument_1/source_1")
         source["wavelength"] = result.geometry.wavelength * 1e-10
         source["energy"] = HC_SI / (result.geometry.wavelength * 1e-10)
-        entry["sample_1/geometry_1/translation"] = motion(result.positions, result.heights, result.geometry)
+        entry["sample_1/geometry_1/translation"] = compute_sample_motion(
+            result.positions, result.heights, result.geometry
+        )
 
 
 def _write_tiff(result: Result, path: Path) -> None:

@@ -262,14 +262,16 @@ def some_scan(normal: tuple[float, float, float], *, count: int = 9, side: int =
 
 def test_a_tilted_scan_keeps_its_motion_in_files(tmp_path):
     scan = some_scan((0.0, 0.5, 0.8))
-    before = cxi.motion(scan.positions, scan.heights, scan.geometry)
+    before = cxi.compute_sample_motion(scan.positions, scan.heights, scan.geometry)
     cxi.write(scan, tmp_path / "tilted.cxi")
     again = cxi.read(tmp_path / "tilted.cxi")
     assert again.geometry.normal == pytest.approx(scan.geometry.normal)
     assert np.allclose(again.positions, scan.positions, atol=1e-6)
     assert np.allclose(again.heights, scan.heights, atol=1e-6)
     flat = tilt_sample(again, scattering="transmission")
-    assert np.allclose(cxi.motion(flat.positions, flat.heights, flat.geometry), before, atol=1e-18)
+    assert np.allclose(
+        cxi.compute_sample_motion(flat.positions, flat.heights, flat.geometry), before, atol=1e-18
+    )
     assert flat.heights is None
 
 

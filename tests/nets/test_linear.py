@@ -17,8 +17,8 @@ from phaseloom.retrieval.networks.linear import (
     tokens_to_image,
 )
 from phaseloom.simulation import specimens
-from phaseloom.simulation.experiment import Experiment, told
-from phaseloom.simulation.scan import Sample, simulated
+from phaseloom.simulation.experiment import Experiment, encode_conditions
+from phaseloom.simulation.scan import Sample, simulate_scan
 from phaseloom.simulation.specimens import Specimen
 
 EXPERIMENT = Experiment(scan=(10, 10))
@@ -183,7 +183,7 @@ def fitted() -> LinearRecovery:
     for seed in range(8):
         rng = np.random.default_rng(seed)
         specimen = specimens.prototypes(EXPERIMENT.box, rng, thickness=(4.0, 8.0))
-        samples.append(simulated(specimen, EXPERIMENT))
+        samples.append(simulate_scan(specimen, EXPERIMENT))
     patterns = torch.from_numpy(np.stack([sample.patterns for sample in samples]))
     net.components.calibrate(patterns)
     net.solve(0, [(patterns, torch.from_numpy(np.stack([s.phase for s in samples])))], ridge=1e-2)
@@ -195,12 +195,12 @@ def few_atoms() -> tuple[Sample, np.ndarray]:
     pixels = np.array([[15, 12], [15, 36], [21, 24], [33, 13], [36, 40], [43, 27]])
     places = np.concatenate([np.full((6, 1), 1.0), (pixels + EXPERIMENT.margin) * EXPERIMENT.spacing], 1)
     specimen = Specimen(np.full(6, 14), places, (2.0, *EXPERIMENT.box))
-    return simulated(specimen, EXPERIMENT), pixels
+    return simulate_scan(specimen, EXPERIMENT), pixels
 
 
 def test_atoms_are_seen_bright_and_where_they_are(fitted):
     sample, pixels = few_atoms()
-    optics = torch.from_numpy(told(EXPERIMENT))[None]
+    optics = torch.from_numpy(encode_conditions(EXPERIMENT))[None]
     with torch.no_grad():
         image = fitted(torch.from_numpy(sample.patterns)[None], optics)[0].numpy()
     image = image - np.median(image)

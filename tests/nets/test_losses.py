@@ -11,7 +11,7 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.retrieval.losses import PredictedBatch, contrast, edges, physics, rings
 from phaseloom.simulation.experiment import Experiment
-from phaseloom.simulation.scan import simulated
+from phaseloom.simulation.scan import simulate_scan
 from phaseloom.simulation.specimens import Specimen
 
 IMAGES: list[Callable[..., Tensor]] = [contrast, edges, rings]
@@ -27,7 +27,7 @@ def seen() -> PredictedBatch:
         rng = np.random.default_rng(seed)
         places = rng.uniform(0, 1, (120, 3)) * (2.0, *EXPERIMENT.box)
         specimen = Specimen(np.full(120, 22), places, (2.0, *EXPERIMENT.box))
-        samples.append(simulated(specimen, EXPERIMENT))
+        samples.append(simulate_scan(specimen, EXPERIMENT))
     phase = torch.from_numpy(np.stack([sample.phase for sample in samples]))
     patterns = torch.from_numpy(np.stack([sample.patterns for sample in samples]))
     return PredictedBatch(phase, phase, patterns, (EXPERIMENT, EXPERIMENT))

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from phaseloom.errors import BadInput
 from phaseloom.learning.gating import ChannelGate, PhaseGate
-from phaseloom.learning.weight_files import load, save
+from phaseloom.learning.weight_files import load_network, save_network
 from phaseloom.restoration.networks.agssf1 import FourierUpsample, agssf1
 from phaseloom.restoration.networks.phase_attention import ChannelAttention, whiten_spectrum
 from phaseloom.restoration.networks.phaseformer import TwoScaleUNet, narrow, phaseformer, recommended
@@ -303,7 +303,7 @@ def test_a_net_in_double_precision_works_in_it():
     ],
 )
 def test_what_is_saved_restores_the_same_when_loaded(net, tmp_path):
-    images, back = drawn(1, 1, 10, 12), load(save(net, tmp_path / "net.safetensors"))
+    images, back = drawn(1, 1, 10, 12), load_network(save_network(net, tmp_path / "net.safetensors"))
     assert back.recipe == net.recipe
     with torch.no_grad():
         for found, wanted in zip(back(images), net(images), strict=True):

@@ -14,7 +14,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files
 from phaseloom.learning.weight_files import find_network
-from phaseloom.ptycho.probe_guesses import Optics
+from phaseloom.ptycho.probe_guesses import BeamOptics
 from phaseloom.retrieval.networks import recovery
 from phaseloom.retrieval.networks.linear import LinearRecovery, linear
 from phaseloom.retrieval.networks.stitching import overlap
@@ -23,11 +23,11 @@ from phaseloom.retrieval.prediction import Prediction, predict
 from phaseloom.retrieval.preprocessing import PatternPreprocessor, compute_overlaps
 from phaseloom.retrieval.raster import fill_empty_places, find_raster
 from phaseloom.simulation import specimens
-from phaseloom.simulation.experiment import Experiment, image_shape, told
-from phaseloom.simulation.scan import Sample, simulated
+from phaseloom.simulation.experiment import Experiment, compute_image_shape, encode_conditions
+from phaseloom.simulation.scan import Sample, simulate_scan
 from phaseloom.units import electron_wavelength
 
-OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
+OPTICS = BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0})
 EXPERIMENT = Experiment(scan=(12, 12))
 STRONG = 9
 """Seed of a specimen that fills the field with strong columns, and has no symmetry there."""
@@ -35,7 +35,7 @@ STRONG = 9
 
 def made(experiment: Experiment, seed: int) -> Sample:
     rng = np.random.default_rng(seed)
-    return simulated(specimens.prototypes(experiment.box, rng, thickness=(4.0, 8.0)), experiment)
+    return simulate_scan(specimens.prototypes(experiment.box, rng, thickness=(4.0, 8.0)), experiment)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def known(notes: tuple[str, ...], word: str) -> bool:
 def test_an_unseen_specimen_is_seen_where_it_is(net, card, sample):
     scan = whole(sample)
     found = predict(net, card, at(scan, scan.positions + np.array([100.0, -30.0])), OPTICS)
-    assert found.phase.shape == image_shape((11, 14))
+    assert found.phase.shape == compute_image_shape((11, 14))
     assert alike(found.phase, sample.phase) > 0.8
     assert alike(found.phase[:, ::-1], sample.phase) < 0.5
     assert alike(found.phase[::-1], sample.phase) < 0.5
@@ -99,7 +99,7 @@ def test_the_network_is_given_what_it_was_trained_on(net, card, sample):
     with torch.no_grad():
         direct = net(torch.from_numpy(sample.patterns)[None], torch.ones(1, 8))[0].numpy()
     np.testing.assert_allclose(found.phase, direct - direct.mean(), atol=1e-5)
-    np.testing.assert_allclose(found.told, told(EXPERIMENT), atol=1e-6)
+    np.testing.assert_allclose(found.told, encode_conditions(EXPERIMENT), atol=1e-6)
 
 
 def test_the_beam_is_found_from_the_patterns(net, card, sample):
@@ -147,9 +147,9 @@ def test_all_lengths_may_be_scaled(net, card):
     scale = (length / angle) / (EXPERIMENT.wavelength / 0.02)
     focus = {"defocus": 90.0 * scale * 0.02 / angle}
     other = replace(EXPERIMENT, energy=200e3, semiangle=angle, step=2 * scale, aberrations=focus)
-    assert told(other) == pytest.approx(told(EXPERIMENT), abs=1e-4)
+    assert encode_conditions(other) == pytest.approx(encode_conditions(EXPERIMENT), abs=1e-4)
     sample = made(other, STRONG)
-    found = predict(net, card, whole(sample), Optics(semiangle=angle, aberrations=focus))
+    found = predict(net, card, whole(sample), BeamOptics(semiangle=angle, aberrations=focus))
     assert alike(found.phase, sample.phase) > 0.8
     assert found.pixel[0] == pytest.approx(0.4 * scale)
     assert known(found.notes, "lengths are 0.48")
@@ -167,10 +167,18 @@ def test_the_order_of_the_patterns_does_not_matter(net, card, sample):
 @pytest.mark.parametrize(
     ("optics", "stretch", "said"),
     [
-        (Optics(semiangle=0.02, aberrations={"defocus": 130.0}), 1, "defocus: 130 A, but at 20 mrad.*90 A"),
-        (Optics(semiangle=0.02, aberrations={"C10": 90.0}), 1, "defocus: -90 A"),
-        (Optics(semiangle=0.024, aberrations={"defocus": 90.0}), 1, "step: 2 A, but at 24 mrad.* 1.667 A"),
-        (Optics(semiangle=0.02, aberrations={"defocus": 90.0, "C12": 40.0}), 1, "C12a: 40 A"),
+        (
+            BeamOptics(semiangle=0.02, aberrations={"defocus": 130.0}),
+            1,
+            "defocus: 130 A, but at 20 mrad.*90 A",
+        ),
+        (BeamOptics(semiangle=0.02, aberrations={"C10": 90.0}), 1, "defocus: -90 A"),
+        (
+            BeamOptics(semiangle=0.024, aberrations={"defocus": 90.0}),
+            1,
+            "step: 2 A, but at 24 mrad.* 1.667 A",
+        ),
+        (BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0, "C12": 40.0}), 1, "C12a: 40 A"),
         (OPTICS, 1.2, "step: 2.4 A.* 2 A .* or a whole number of times finer"),
         (OPTICS, 0.6, "step: 1.2 A.* or 1 A: .*phaseloom train linear"),
     ],
@@ -182,14 +190,14 @@ def test_what_the_model_does_not_know_is_refused_by_its_number(net, card, sample
 
 
 def test_a_card_may_be_more_tolerant(net, card, sample):
-    optics = Optics(semiangle=0.02, aberrations={"defocus": 104.0})
+    optics = BeamOptics(semiangle=0.02, aberrations={"defocus": 104.0})
     with pytest.raises(BadInput, match="defocus"):
         predict(net, card, whole(sample), optics)
     wide = {**card, "tolerance": {"defocus": 0.2}}
     assert alike(predict(net, wide, whole(sample), optics).phase, sample.phase) > 0.8
     narrow = {**card, "tolerance": [0.01] * 8}
     with pytest.raises(BadInput, match="defocus"):
-        predict(net, narrow, whole(sample), Optics(semiangle=0.02, aberrations={"defocus": 92.0}))
+        predict(net, narrow, whole(sample), BeamOptics(semiangle=0.02, aberrations={"defocus": 92.0}))
 
 
 def turned(positions: np.ndarray, degrees: float) -> np.ndarray:
@@ -213,7 +221,7 @@ def test_a_turned_raster_is_refused_for_its_true_reason(net, card, sample, degre
     with pytest.raises(BadInput, match=said):
         predict(net, card, at(scan, turned(scan.positions, degrees)), OPTICS)
     square = predict(net, card, at(scan, turned(scan.positions, 90.0)), OPTICS)
-    assert square.phase.shape == image_shape((14, 11))
+    assert square.phase.shape == compute_image_shape((14, 11))
 
 
 def test_a_few_empty_places_are_filled_from_their_neighbours(net, card, sample):
@@ -343,7 +351,7 @@ def test_patterns_read_in_pieces_give_the_whole(net, card, sample, kind):
 def test_what_is_not_given_is_measured_or_assumed_and_said(net, card, sample):
     found = predict(net, card, whole(sample))
     assert found.semiangle == pytest.approx(0.02, rel=0.03)
-    assert found.told[0] == pytest.approx(told(EXPERIMENT)[0])
+    assert found.told[0] == pytest.approx(encode_conditions(EXPERIMENT)[0])
     assert known(found.notes, "semiangle is not given")
     assert known(found.notes, "defocus is not given")
     doubted = {**card, "tolerance": [1.0] * 7 + [None]}

@@ -9,7 +9,7 @@ import torch
 
 from phaseloom.physics import atoms, optics
 from phaseloom.simulation.experiment import Experiment
-from phaseloom.simulation.scan import diffracted, transmitted
+from phaseloom.simulation.scan import diffract, transmit
 from phaseloom.simulation.specimens import Specimen
 
 with warnings.catch_warnings():
@@ -64,8 +64,8 @@ def test_patterns_are_those_of_abtem_on_the_same_potential():
     places, numbers = torch.as_tensor(few_atoms().places[:, 1:]), torch.as_tensor(few_atoms().numbers)
     spacing = (PERIODIC.spacing, PERIODIC.spacing)
     volts = atoms.project_potential(places, numbers, (PIXELS, PIXELS), spacing)
-    ours = diffracted(
-        transmitted(few_atoms(), replace(PERIODIC, vibration=0.0), torch.Generator()),
+    ours = diffract(
+        transmit(few_atoms(), replace(PERIODIC, vibration=0.0), torch.Generator()),
         PERIODIC.positions(torch.Generator()),
         PERIODIC,
     ).numpy()
@@ -98,8 +98,8 @@ def test_slices_and_flight_are_those_of_abtem():
         inside = np.floor(few.places[:, 0] / 2.0).astype(int) == number
         where, kinds = torch.as_tensor(few.places[inside, 1:]), torch.as_tensor(few.numbers[inside])
         volts.append(atoms.project_potential(where, kinds, (PIXELS, PIXELS), (0.4, 0.4)).numpy().T)
-    ours = diffracted(
-        transmitted(few, thick, torch.Generator()), thick.positions(torch.Generator()), thick, thickness=4.0
+    ours = diffract(
+        transmit(few, thick, torch.Generator()), thick.positions(torch.Generator()), thick, thickness=4.0
     ).numpy()
     want = theirs(np.stack(volts), thick)
     assert np.linalg.norm(ours - want) / np.linalg.norm(want) < 1e-5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from phaseloom.data.counts import Chosen
+from phaseloom.data.counts import SelectedCounts
 from phaseloom.data.scan import Scan4D
 from phaseloom.embedding.embeddings import denoise
 from phaseloom.embedding.networks.autoencoder import pca
@@ -48,7 +48,7 @@ def test_drawn_patterns_are_nearer_to_the_truth(scan, truth, model):
 
 
 def test_a_scan_in_a_file_is_drawn_when_it_is_read(scan, model):
-    lazy = replace(scan, counts=Chosen(scan.counts, np.arange(len(scan))))
+    lazy = replace(scan, counts=SelectedCounts(scan.counts, np.arange(len(scan))))
     drawn = denoise(lazy, model=model)
     assert not isinstance(drawn.counts, np.ndarray)
     whole = denoise(scan, model=model).counts

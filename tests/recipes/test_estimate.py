@@ -11,7 +11,7 @@ import yaml
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.probe_guesses import Optics
+from phaseloom.ptycho.probe_guesses import BeamOptics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import evaluate_network, predict_image
 from phaseloom.retrieval.linear_fit import fit_linear_network, get_microscope, solve_linear
@@ -21,7 +21,7 @@ from phaseloom.retrieval.recipe import Train
 from phaseloom.retrieval.training_samples import TrainingScan
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment
-from phaseloom.simulation.scan import Sample, simulated
+from phaseloom.simulation.scan import Sample, simulate_scan
 
 OWN = Experiment(
     scan=(12, 13),
@@ -39,7 +39,7 @@ FEW |= {"scans": 6, "unseen": 2}
 
 def made(seed: int, experiment: Experiment) -> Sample:
     rng = np.random.default_rng(seed)
-    return simulated(specimens.prototypes(experiment.box, rng, thickness=(4.0, 8.0)), experiment)
+    return simulate_scan(specimens.prototypes(experiment.box, rng, thickness=(4.0, 8.0)), experiment)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_fit_leaves_a_network_that_reads_unseen_scans(fit):
     path, card, said = fit
     assert [name.name for name in sorted(path.parent.iterdir())] == ["net.safetensors", "run.yaml"]
     net, sample = pretrained.load_network(path), made(9, Experiment(scan=(11, 14)))
-    found = predict(net, pretrained.load_card(path), sample.scan(), Optics(aberrations={"defocus": 90.0}))
+    found = predict(net, pretrained.load_card(path), sample.scan(), BeamOptics(aberrations={"defocus": 90.0}))
     inner = (slice(8, -8), slice(8, -8))
     assert np.corrcoef(found.phase[inner].ravel(), sample.phase[inner].ravel())[0, 1] > 0.6
     assert (said, card["fit"]["cpu_seconds"] > 0) == (
@@ -175,7 +175,7 @@ def test_on_the_command_line_a_scan_is_fitted_for_and_settings_hold(phaseloom, f
     assert (experiment.scan, experiment.step, experiment.energy) == ((12, 12), 2.2, 100e3)
     net, card = pretrained.load_network("new"), pretrained.load_card("new")
     lens = {name: OWN.aberrations[name] for name in ("defocus", "C12", "phi12")}
-    found = predict(net, card, own.scan(), Optics(semiangle=0.018, aberrations=lens))
+    found = predict(net, card, own.scan(), BeamOptics(semiangle=0.018, aberrations=lens))
     assert np.corrcoef(found.phase[8:-8, 8:-8].ravel(), own.phase[8:-8, 8:-8].ravel())[0, 1] > 0.7
 
 

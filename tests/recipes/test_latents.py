@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from phaseloom.data import prepare
-from phaseloom.data.counts import Mapped
+from phaseloom.data.counts import MappedCounts
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.embedding import latents as protocol
@@ -63,7 +63,7 @@ def handmade(misfit: np.ndarray, totals: np.ndarray, positions: np.ndarray) -> S
 
 
 def lazily(scan: Scan4D) -> Scan4D:
-    return replace(scan, counts=Mapped(scan.counts, lambda a: a, scan.counts.shape, scan.counts.dtype))
+    return replace(scan, counts=MappedCounts(scan.counts, lambda a: a, scan.counts.shape, scan.counts.dtype))
 
 
 def dead_pixel(scan: Scan4D, value: int) -> Scan4D:

@@ -57,7 +57,7 @@ class TestOptimisers:
     @pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR"])
     def test_a_scheduler_that_a_file_cannot_describe_is_refused_in_words(self, name, tmp_path):
         with pytest.raises(BadInput, match=name):
-            ptyrad.translated(
+            ptyrad.translate_project(
                 project(model_params={"scheduler_params": {"name": name, "configs": {}}}), tmp_path
             )
 
@@ -113,7 +113,7 @@ class TestInput:
 
     def test_the_shape_of_a_simulated_object_may_be_given(self, tmp_path):
         given = project(init_params={"obj_source": "simu", "obj_params": [1, 1, 80, 80]})
-        ours, _ = ptyrad.translated(given, tmp_path)
+        ours, _ = ptyrad.translate_project(given, tmp_path)
         assert Reconstruct.of(ours).object.name == "pixels"
 
     def test_an_x_ray_file_becomes_a_run(self, tmp_path):
@@ -124,7 +124,7 @@ class TestInput:
         for key in ("probe_kv", "probe_conv_angle"):
             given["init_params"].pop(key)
         given["init_params"]["obj_slice_thickness"] = 1e-6
-        ours, _ = ptyrad.translated(given, tmp_path)
+        ours, _ = ptyrad.translate_project(given, tmp_path)
         assert next(iter(ours["probe"])) == "zone_plate"
         Reconstruct.of(ours)
 
@@ -169,7 +169,7 @@ class TestState:
 
     def test_a_template_that_sets_one_knob_keeps_the_constraint(self, tmp_path):
         """In PtyRAD ``obj_rblur: {std: 0.8}`` alone switches the blur off; here that is at least told."""
-        _, notes = ptyrad.translated(project(constraint_params={"obj_rblur": {"std": 0.8}}), tmp_path)
+        _, notes = ptyrad.translate_project(project(constraint_params={"obj_rblur": {"std": 0.8}}), tmp_path)
         assert any("obj_rblur" in note for note in notes)
 
 

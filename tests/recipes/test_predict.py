@@ -24,7 +24,7 @@ from phaseloom.retrieval.predict_scans import measure_misfit, predict_missing, p
 from phaseloom.retrieval.prediction import Prediction, predict
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment
-from phaseloom.simulation.scan import Sample, simulated
+from phaseloom.simulation.scan import Sample, simulate_scan
 
 EXPERIMENT = Experiment(scan=(12, 12))
 PROBE = {"focused": {"semiangle": "20 mrad", "defocus": "90 A"}}
@@ -33,7 +33,7 @@ OPTICS = BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0})
 
 def made(seed: int, experiment: Experiment = EXPERIMENT) -> Sample:
     rng = np.random.default_rng(seed)
-    return simulated(specimens.prototypes(experiment.box, rng, thickness=(4.0, 8.0)), experiment)
+    return simulate_scan(specimens.prototypes(experiment.box, rng, thickness=(4.0, 8.0)), experiment)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from phaseloom.compat import ptyrad
-from phaseloom.compat.ptyrad import translated
+from phaseloom.compat.ptyrad import translate_project
 from phaseloom.export import ptyrad as exported
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
@@ -69,7 +69,7 @@ def project(init: dict[str, Any] | None = None, **sections: Any) -> dict[str, An
 
 def begun(tree: dict[str, Any], folder: Path) -> Job:
     """The job of a project, not yet run."""
-    ours, _ = translated(tree, folder)
+    ours, _ = translate_project(tree, folder)
     return Job.begin(Reconstruct.of(ours | {"device": "cpu"}))
 
 
@@ -159,7 +159,7 @@ def test_a_run_goes_on_from_its_model_file_without_moving_its_positions(folder: 
     again = {key: name for key in ("probe_params", "obj_params", "pos_params")}
     again |= {key: "PtyRAD" for key in ("probe_source", "obj_source", "pos_source")}
     again["pos_scan_affine"] = [1.0, 0.0, 5.0, 0.0]
-    ours, notes = translated(project(again), folder)
+    ours, notes = translate_project(project(again), folder)
     assert any("affine" in note for note in notes)
     job = Job.begin(Reconstruct.of(ours | {"device": "cpu"}))
     moved = job.model.scan.angstrom() - first.model.scan.angstrom()

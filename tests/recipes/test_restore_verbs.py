@@ -47,7 +47,7 @@ def small(monkeypatch) -> None:
 @pytest.fixture(scope="module")
 def sea(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "sea"
-    underwater.save(folder, size=32, train=6, test=3, seed=1)
+    underwater.save_pairs(folder, size=32, train=6, test=3, seed=1)
     return folder
 
 
@@ -56,9 +56,9 @@ def nets(tmp_path_factory) -> Path:
     """Networks that change nothing: of three channels, and of a phase."""
     folder = tmp_path_factory.mktemp("nets")
     sizes = {"widths": (4, 8), "blocks": (1, 1), "heads": (1, 2), "refine": 0}
-    pretrained.save(recommended(channels_in=3, channels_out=3, **sizes), folder / "sea.safetensors")
+    pretrained.save_network(recommended(channels_in=3, channels_out=3, **sizes), folder / "sea.safetensors")
     phase = recommended(**sizes)
-    pretrained.save(phase, folder / "phase.safetensors", {"task": "phase"})
+    pretrained.save_network(phase, folder / "phase.safetensors", {"task": "phase"})
     return folder
 
 
@@ -92,7 +92,7 @@ class TestTraining:
         assert {"net.safetensors", "curves.png", "before_after.png", "events.jsonl"} <= {
             path.name for path in folder.iterdir()
         }
-        card = pretrained.card(folder)
+        card = pretrained.load_card(folder)
         assert card["epochs"] == 2
         assert card["scores"]["pairs"] == 3
         assert "linear_decay" in card["recipe"]
@@ -108,7 +108,7 @@ class TestTraining:
         said = phaseloom("restore", "eval", "--data", sea, "--model", folder, "--out", tmp_path / "scores")
         assert not said.code, said.err
         scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
-        assert scores == pretrained.card(folder)["scores"]
+        assert scores == pretrained.load_card(folder)["scores"]
         said = phaseloom("restore", "apply", sea / "test" / "input", "-m", folder, "--out", tmp_path / "out")
         assert not said.code, said.err
         assert len([*(tmp_path / "out" / "finer").iterdir()]) == 3
@@ -123,12 +123,12 @@ class TestTraining:
 )
 def test_flags_that_would_do_harm_are_refused(flags, said):
     with pytest.raises(BadInput, match=said):
-        phaseformer.flags(flags)
+        phaseformer.translate_flags(flags)
 
 
 def test_every_policy_is_a_shape_that_exists():
     for policy in ("lambda", "step", "plateau", "cosine", "onecycle"):
-        recipe = Restore.of(phaseformer.schedule(policy, 2, 3))
+        recipe = Restore.of(phaseformer.translate_schedule(policy, 2, 3))
         assert recipe.epochs == 6
         recipe.shape.partial()
 
@@ -181,20 +181,20 @@ def test_a_training_takes_the_task_of_its_data_and_crops_that_fit(phaseloom, tmp
     words = ["--set", f"data=[{tmp_path / 'set'}]", "--set", f"model={TINY}", "--set", "epochs=1", "--quiet"]
     said = phaseloom("train", "restorer", *words, "--out", tmp_path / "run")
     assert not said.code, said.err
-    card = pretrained.card(tmp_path / "run")
+    card = pretrained.load_card(tmp_path / "run")
     assert card["task"] == "virtual_detector"
     assert "nmse" in card["scores"]["low"]["network"]
     assert Restore.from_path(tmp_path / "run" / "run.yaml").crops == 16
 
 
 def test_test_pairs_that_cannot_be_read_lose_no_network(phaseloom, tmp_path):
-    underwater.save(tmp_path / "sea", size=24, train=4, test=2)
+    underwater.save_pairs(tmp_path / "sea", size=24, train=4, test=2)
     (tmp_path / "sea" / "test" / "gt" / "00001_coffee.png").write_bytes(b"no picture")
     words = ["--set", f"data=[{tmp_path / 'sea'}]", "--set", f"model={TINY}", "--set", "epochs=1", "--quiet"]
     said = phaseloom("train", "restorer", *words, "--out", tmp_path / "run")
     assert said.code == 2
     assert "00001_coffee.png" in said.err
-    assert pretrained.card(tmp_path / "run")["scores"] is None
+    assert pretrained.load_card(tmp_path / "run")["scores"] is None
 
 
 class TestApplying:

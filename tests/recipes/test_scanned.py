@@ -7,15 +7,15 @@ import pytest
 
 from phaseloom.cli.files import warn_of_bad_pixels
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.embedding.embeddings import Embedding
-from phaseloom.embedding.latents import drawn_by
+from phaseloom.embedding.embeddings import ScanEmbedding
+from phaseloom.embedding.latents import require_same_network
 from phaseloom.embedding.networks.autoencoder import pca
-from phaseloom.embedding.objective import Drawing
+from phaseloom.embedding.objective import AutoencoderObjective
 from phaseloom.embedding.train import Autoencode
 from phaseloom.errors import BadInput
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import ScanRecipe
-from phaseloom.virtual.recipe import Virtual, virtual
+from phaseloom.virtual.recipe import Virtual, make_virtual_images
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(24, 24), angle=(1e-3, 1e-3), beam="electron")
 
@@ -45,7 +45,7 @@ def test_sections_of_other_recipes_are_passed_over_where_only_the_scan_is_asked_
 
 def test_the_plane_of_deflections_is_taken_off_and_said_unless_it_is_wanted(scan):
     asked = Virtual.of({"semiangle": "5 mrad"})
-    taken, left = virtual(asked, scan), virtual(asked.put({"level": False}), scan)
+    taken, left = make_virtual_images(asked, scan), make_virtual_images(asked.put({"level": False}), scan)
     assert any("parabola" in note for note in taken.notes)
     assert not any("parabola" in note for note in left.notes)
     assert np.ptp(left.phase.mean(1)) > 5 * np.ptp(taken.phase.mean(1))
@@ -59,18 +59,22 @@ def test_hot_pixels_are_told(scan):
     assert line.startswith("WARN: hot pixels: 1")
 
 
-def embedding(scan: Scan4D, latents: np.ndarray) -> Embedding:
+def embedding(scan: Scan4D, latents: np.ndarray) -> ScanEmbedding:
     ones = np.ones(len(scan))
-    return Embedding(latents, ones, ones, scan.positions, scan.grid, Provenance.now(seed=0, data="", file=""))
+    return ScanEmbedding(
+        latents, ones, ones, scan.positions, scan.grid, Provenance.now(seed=0, data="", file="")
+    )
 
 
 def test_latents_of_another_network_are_refused(scan):
-    lessons = [Drawing(pca(latent_dim=3, seed=seed), scan, {}, np.arange(144)) for seed in (0, 1)]
+    lessons = [
+        AutoencoderObjective(pca(latent_dim=3, seed=seed), scan, {}, np.arange(144)) for seed in (0, 1)
+    ]
     lessons[0].begin()
     found = embedding(scan, lessons[0].drawn(np.arange(144))[0].numpy())
-    drawn_by(lessons[0], found)
+    require_same_network(lessons[0], found)
     with pytest.raises(BadInput, match="did not make these embeddings"):
-        drawn_by(lessons[1], found)
+        require_same_network(lessons[1], found)
 
 
 def test_patterns_side_by_side_are_told_from_single_ones(scan):

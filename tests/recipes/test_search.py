@@ -441,7 +441,7 @@ def test_training_files_are_searched_by_the_same_command(files, tmp_path, phasel
     monkeypatch.chdir(tmp_path)
     encode = {"file": str(files.native), "block": 2, "epochs": 1, "batch": 8}
     encode["model"] = {"recommended": {"latent_dim": 2}}
-    underwater.save(tmp_path / "pairs", size=32, train=8, test=2)
+    underwater.save_pairs(tmp_path / "pairs", size=32, train=8, test=2)
     mend = {
         "data": ["pairs"],
         "crops": 32,

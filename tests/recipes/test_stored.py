@@ -16,8 +16,8 @@ from phaseloom.retrieval.training_samples import (
     draw_views,
 )
 from phaseloom.simulation import samples
-from phaseloom.simulation.experiment import Experiment, image_shape
-from phaseloom.simulation.scan import simulated
+from phaseloom.simulation.experiment import Experiment, compute_image_shape
+from phaseloom.simulation.scan import simulate_scan
 from phaseloom.simulation.specimens import Specimen
 
 
@@ -25,7 +25,7 @@ def sample(experiment, number):
     """Random atoms of an element of their own."""
     rng = np.random.default_rng(number)
     size = (4.0, *experiment.box)
-    return simulated(
+    return simulate_scan(
         Specimen(
             numbers=np.full(40, 6 + number),
             places=rng.uniform(0, 1, (40, 3)) * size,
@@ -84,7 +84,7 @@ def test_a_cell_is_cut_exactly_or_by_the_rule_of_the_seed(tmp_path):
         samples.write(made, tmp_path / f"{number:06d}.h5", number=number, seed=0)
     raw = torch.from_numpy(samples.read(tmp_path / "000000.h5").phase)
     exact, rounded = StoredSamples(tmp_path, 0.0, "exact")[0], StoredSamples(tmp_path, 0.0, "seed")[0]
-    assert exact.phase.shape == image_shape((50, 50))
+    assert exact.phase.shape == compute_image_shape((50, 50))
     these = draw_views(
         1, [0], (50, 50), ViewDistribution(window=(14, 14), clean=1.0, turned=False), seed=(1,)
     )

@@ -13,7 +13,7 @@ from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.metrics.phase import find_shift, remove_ramp, shifted
+from phaseloom.metrics.phase import find_shift, remove_ramp, shift_image
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs.folders import ImagePairs
 from phaseloom.restoration.pairs.noise2noise import (
@@ -26,8 +26,8 @@ from phaseloom.restoration.pairs.noise2noise import (
 )
 from phaseloom.simulation import simulate, specimens
 from phaseloom.simulation.experiment import Experiment
-from phaseloom.simulation.scan import simulated
-from phaseloom.virtual.recipe import Virtual, virtual
+from phaseloom.simulation.scan import simulate_scan
+from phaseloom.virtual.recipe import Virtual, make_virtual_images
 
 GEOMETRY = Geometry(wavelength=0.025, shape=(14, 16), angle=(1e-3, 1e-3), beam="electron")
 GRID = (8, 11)
@@ -66,7 +66,7 @@ def seen(one: PairRecipe, scan: Scan4D) -> list[ScanPair]:
 def test_input_and_target_in_parts_of_their_share_are_the_image_of_all_counts():
     scan = disk(0)
     for made in seen(recipe(task="virtual_detector", share=0.3), scan):
-        found = virtual(BEAM, scan).survey
+        found = make_virtual_images(BEAM, scan).survey
         whole = np.stack([found.image(name) for name in made.channels])
         np.testing.assert_allclose(0.3 * made.pair.input + 0.7 * made.pair.target, whole, rtol=1e-5)
         assert made.channels[:2] == ("BF", "ABF")
@@ -86,7 +86,7 @@ def test_noise_of_input_and_rest_is_independent_and_all_counts_hold_a_share_of_i
 
 def test_few_counts_give_more_noise_and_the_beam_of_all_of_them_is_taken():
     scan = disk(1, dose=2000)
-    whole = virtual(BEAM, scan).phase
+    whole = make_virtual_images(BEAM, scan).phase
     assert whole is not None
     errors = []
     for share in (0.5, 0.02):
@@ -100,7 +100,7 @@ def test_few_counts_give_more_noise_and_the_beam_of_all_of_them_is_taken():
 def test_a_network_shows_both_parts_between_the_first_probe_and_the_last():
     experiment = Experiment(scan=(12, 14))
     specimen = specimens.prototypes(experiment.box, np.random.default_rng(1), thickness=(8.0, 9.0))
-    sample = simulated(specimen, experiment)
+    sample = simulate_scan(specimen, experiment)
     scan = prepare.poisson(sample.scan(), dose=1e6)
     one = Reconstruct.of({"probe": {"focused": {"semiangle": "20 mrad", "defocus": "90 A"}}})
     (made,) = make_pairs_of_scan(recipe(by="predict", draws=1), one, scan)
@@ -114,7 +114,7 @@ def test_a_network_shows_both_parts_between_the_first_probe_and_the_last():
 def test_a_target_that_lies_aside_is_moved_and_the_input_stays_as_it_is():
     y, x = np.mgrid[:61, :70]
     wave = (np.sin(y * 0.35 + 0.004 * x**2) * np.cos(x * 0.3))[None]
-    aside = shifted(wave[0], (2.3, -1.6))[None] + 0.02 * y
+    aside = shift_image(wave[0], (2.3, -1.6))[None] + 0.02 * y
     before, after, shift = _register(wave, aside)
     assert shift == pytest.approx((-2.3, 1.6), abs=0.05)
     np.testing.assert_array_equal(before, wave[:, 3:-3, 2:-2])

@@ -12,14 +12,14 @@ from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.probe_guesses import Optics
+from phaseloom.ptycho.probe_guesses import BeamOptics
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.recipe import HELD_OUT_SHARE, SampleSimulator, Train
 from phaseloom.retrieval.trainer import RetrievalTraining, save_figures, train_retrieval
 from phaseloom.retrieval.training_samples import SamplePool
 from phaseloom.simulation.experiment import Experiment
-from phaseloom.simulation.specimens import held_out
+from phaseloom.simulation.specimens import is_held_out
 
 BASE: dict[str, Any] = {
     "microscope": {"fixed": {"scan": [16, 16]}},
@@ -37,7 +37,7 @@ TINY = {**BASE, "model": {"tiny": {"components": 24, "width": 8, "depth": 1}}}
 NET = {"small": {"window": 10, "depth": 1, "width": 32, "heads": 4, "channels": 4}}
 SMALL = {**BASE, "model": NET, "views": 4, "batch": 2}
 STITCH = {**BASE, "stage": "stitching", "window": [16, 16], "stitching": {"residual": {"width": 8}}}
-OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
+OPTICS = BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0})
 
 
 def run(tree: dict[str, Any], folder: Path | None = None) -> RetrievalTraining:
@@ -217,9 +217,9 @@ def making(seed: int = 0, **specimen: Any) -> SampleSimulator:
 def test_materials_that_judge_are_never_learned_from():
     make = making()
     for number in range(40):
-        assert not held_out(make(number).group, HELD_OUT_SHARE)
+        assert not is_held_out(make(number).group, HELD_OUT_SHARE)
     for number in range(1, 41):
-        assert held_out(make(-number).group, HELD_OUT_SHARE)
+        assert is_held_out(make(-number).group, HELD_OUT_SHARE)
 
 
 def test_the_sample_of_a_number_is_the_same_in_any_order():
@@ -239,7 +239,7 @@ def test_samples_have_no_noise_of_their_own():
 
 
 def test_a_specimen_without_materials_of_a_side_is_refused():
-    side = "train" if held_out("bcc:Fe", HELD_OUT_SHARE) else "held out"
+    side = "train" if is_held_out("bcc:Fe", HELD_OUT_SHARE) else "held out"
     number = 0 if side == "train" else -1
     with pytest.raises(BadInput, match="prototypes"):
         making(families=["bcc"], only=["Fe"])(number)

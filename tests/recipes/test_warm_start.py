@@ -17,10 +17,10 @@ from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.retrieval.networks.linear import CLEAN, linear
+from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, linear
 from phaseloom.simulation import specimens
 from phaseloom.simulation.experiment import Experiment
-from phaseloom.simulation.scan import Sample, simulated
+from phaseloom.simulation.scan import Sample, simulate_scan
 
 EXPERIMENT = Experiment(scan=(14, 14))
 TREE: dict[str, Any] = {
@@ -35,7 +35,7 @@ WILD = {"optimizer": "adam", "rates": {"object": 0.3, "probe": 0.3, "positions":
 
 def made(seed: int, experiment: Experiment) -> Sample:
     rng = np.random.default_rng(seed)
-    return simulated(specimens.prototypes(experiment.box, rng, thickness=(4.0, 8.0)), experiment)
+    return simulate_scan(specimens.prototypes(experiment.box, rng, thickness=(4.0, 8.0)), experiment)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,13 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A network, one that says the opposite three times as loud, and a scan that neither has seen."""
     folder, samples = tmp_path_factory.mktemp("warm"), [made(seed, EXPERIMENT) for seed in range(12)]
     patterns = torch.from_numpy(np.stack([sample.patterns for sample in samples]))
-    net = linear(components=40, doses=(CLEAN,))
+    net = linear(components=40, doses=(NOISELESS_DOSE_NUMBER,))
     net.components.calibrate(patterns)
     net.solve(0, [(patterns, torch.from_numpy(np.stack([s.phase for s in samples])))], ridge=1e-3)
     card = {"experiment": asdict(EXPERIMENT)}
-    good = pretrained.save(net, folder / "good.safetensors", card)
+    good = pretrained.save_network(net, folder / "good.safetensors", card)
     net.weight.data *= -3
-    wrong = pretrained.save(net, folder / "wrong.safetensors", card)
+    wrong = pretrained.save_network(net, folder / "wrong.safetensors", card)
     sample = made(9, replace(EXPERIMENT, scan=(13, 15), detector=None))
     native.write(sample.scan(), folder / "scan.h5")
     return SimpleNamespace(good=good, wrong=wrong, sample=sample, file=folder / "scan.h5")

@@ -9,7 +9,7 @@ import torch
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find_network, list_shipped
 from phaseloom.metrics.phase import measure_agreement
-from phaseloom.ptycho.probe_guesses import Optics
+from phaseloom.ptycho.probe_guesses import BeamOptics
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import RIM_PIXELS, predict_image
@@ -18,7 +18,7 @@ from phaseloom.retrieval.recipe import SampleSimulator, Train
 from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan
 from phaseloom.simulation.experiment import Experiment
 
-OPTICS = Optics(semiangle=0.02, aberrations={"defocus": 90.0})
+OPTICS = BeamOptics(semiangle=0.02, aberrations={"defocus": 90.0})
 
 
 @pytest.fixture(scope="module")

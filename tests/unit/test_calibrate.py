@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from phaseloom.data import prepare
-from phaseloom.data.calibrate import Disk, fitted_disk, half_maximum_radius
+from phaseloom.data.calibrate import Disk, fit_disk, half_maximum_radius
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 
@@ -59,7 +59,7 @@ def found(case: str, radius: float, number: int) -> tuple[Disk, float, np.ndarra
     centre = 33 + rng.uniform(-4, 4, 2)
     true = radius + rng.uniform(-0.5, 0.5)
     image = disk((67, 66), true, tuple(centre), seed=number, **CASES[case])
-    return fitted_disk(image), true, centre
+    return fit_disk(image), true, centre
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -98,7 +98,7 @@ def test_the_fit_is_far_better_than_the_area_above_half_the_maximum() -> None:
 
 @pytest.mark.parametrize("ellipse", [(0.03, 0.0), (-0.03, 0.0), (0.0, 0.04), (0.02, -0.02)])
 def test_an_ellipse_is_told_from_a_circle(ellipse: tuple[float, float]) -> None:
-    result = fitted_disk(disk((70, 71), 18.3, (33.2, 36.9), ellipse=ellipse, dose=1e6, texture=0.05))
+    result = fit_disk(disk((70, 71), 18.3, (33.2, 36.9), ellipse=ellipse, dose=1e6, texture=0.05))
     size = float(np.hypot(*ellipse))
     assert result.distortion == pytest.approx(size, abs=max(0.004, 3 * result.distortion_error))
     turn = (result.axis - 0.5 * np.arctan2(ellipse[1], ellipse[0]) + np.pi / 2) % np.pi - np.pi / 2
@@ -112,7 +112,7 @@ def test_masked_pixels_do_not_matter() -> None:
     mask[28:34], mask[:, 40] = False, False
     broken = np.where(mask, image, 1e9)
     broken[5, 5], mask[5, 5] = np.nan, False
-    assert fitted_disk(broken, mask=mask).radius == pytest.approx(14.4, abs=0.1)
+    assert fit_disk(broken, mask=mask).radius == pytest.approx(14.4, abs=0.1)
 
 
 def geometry(shape: tuple[int, int] = (64, 64), **more) -> Geometry:
@@ -206,7 +206,7 @@ NO_DISKS = {
 @pytest.mark.parametrize("name", NO_DISKS)
 def test_what_is_no_disk_is_refused(name: str) -> None:
     with pytest.raises(BadInput, match="disk"):
-        fitted_disk(NO_DISKS[name])
+        fit_disk(NO_DISKS[name])
 
 
 def test_a_hologram_has_no_disk() -> None:
@@ -218,5 +218,5 @@ def test_a_hologram_has_no_disk() -> None:
 def test_a_mask_around_the_detector_is_no_part_of_the_disk():
     y, x = np.indices((32, 32))
     away = np.hypot(y - 16, x - 16)
-    free, ringed = (fitted_disk(1.0 * (away < 6.2), mask=mask) for mask in (None, away < 10.5))
+    free, ringed = (fit_disk(1.0 * (away < 6.2), mask=mask) for mask in (None, away < 10.5))
     assert abs(ringed.radius - free.radius) < 1e-6

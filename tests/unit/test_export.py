@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from phaseloom import export
-from phaseloom.data.importers import kind, read
+from phaseloom.data.importers import find_program, read
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.result import Provenance, Result
@@ -54,7 +54,7 @@ def test_a_ptyrad_model_reads_back_as_the_result(tmp_path, states, slices, windo
     result = outcome(states, slices, window)
     path = export.ptyrad(result, tmp_path)
     found = read(path)
-    assert (path.name, kind(path)) == ("model_iter0002.hdf5", "ptyrad")
+    assert (path.name, find_program(path)) == ("model_iter0002.hdf5", "ptyrad")
     wanted = result.object[None] if result.object_modes is None else result.object_modes
     np.testing.assert_allclose(found.object, wanted, atol=1e-6)
     np.testing.assert_array_equal(found.probe, result.probe)
@@ -121,7 +121,7 @@ def test_our_own_result_is_a_model_too(tmp_path, states, slices):
     np.testing.assert_array_equal(found.tilts, result.tilts)
     assert (found.origin, found.pixel, found.thickness) == (ORIGIN, result.pixel, result.gaps)
     assert (found.wavelength, found.grid) == (0.0417, (3, 2))
-    assert kind(tmp_path / "result.h5") == "ours"
+    assert find_program(tmp_path / "result.h5") == "ours"
 
 
 def test_a_result_of_the_first_release_has_equal_gaps(tmp_path):

@@ -12,7 +12,7 @@ import zarr
 from scipy.io import savemat
 
 from phaseloom.data import formats
-from phaseloom.data.counts import Arranged, Mapped, loaded
+from phaseloom.data.counts import ArrangedCounts, MappedCounts, load_counts
 from phaseloom.data.formats.arrangement import Arrangement, ReversedAxes, arrange
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -285,9 +285,9 @@ def test_axes_in_memory_are_viewed_not_copied() -> None:
     counts, _ = arrange(CUBE, "a", Arrangement(reshape=(-1, Y, X)))
     assert np.shares_memory(counts, CUBE)
     turned, _ = arrange(CUBE, "a", Arrangement(permute=(2, 3, 0, 1)))
-    assert isinstance(turned, Arranged)
+    assert isinstance(turned, ArrangedCounts)
     assert turned.source is CUBE
-    np.testing.assert_array_equal(loaded(turned), CUBE.transpose(2, 3, 0, 1).reshape(-1, SLOW, FAST))
+    np.testing.assert_array_equal(load_counts(turned), CUBE.transpose(2, 3, 0, 1).reshape(-1, SLOW, FAST))
 
 
 def truncated(write: Writer) -> Writer:
@@ -392,5 +392,5 @@ def test_mapped_patterns_of_a_file_stay_lazy_through_many_steps(tmp_path: Path) 
 
     scan = formats.read(h5(tmp_path, CUBE), knobs={**KNOBS, "permute": (0, 1, 3, 2)})
     scan = prepare.flip(prepare.crop(scan.select(np.arange(1, 9)), to=(4, 4)), axis="x")
-    assert isinstance(scan.counts, Mapped)
+    assert isinstance(scan.counts, MappedCounts)
     assert scan.counts.dtype == np.uint16

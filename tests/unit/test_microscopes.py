@@ -6,7 +6,7 @@ import pytest
 from phaseloom.errors import BadInput
 from phaseloom.physics.optics import coefficients
 from phaseloom.simulation import microscopes
-from phaseloom.simulation.experiment import BAND, Experiment, told
+from phaseloom.simulation.experiment import BAND_EDGE, Experiment, encode_conditions
 from phaseloom.spec import call, knobs
 
 ROOM = "phaseloom.simulation.microscopes"
@@ -44,11 +44,11 @@ def test_a_defocus_is_given_once(name):
 def test_drawn_probes_fit_the_pixels_the_window_and_the_numbers_of_nets():
     for number in range(40):
         drawn = microscopes.varied(rng(number))
-        numbers = told(drawn)
+        numbers = encode_conditions(drawn)
         limits = [1.5, 1.2, 0.3, 0.3, 0.3, 0.15, 0.15]
         assert (np.abs(numbers[:7]) <= np.array(limits) + 1e-6).all()
         assert numbers[1] >= 0.7 - 1e-6
-        assert drawn.semiangle <= BAND * drawn.wavelength / 2 / drawn.spacing
+        assert drawn.semiangle <= BAND_EDGE * drawn.wavelength / 2 / drawn.spacing
         assert microscopes._share_in_window(drawn) >= microscopes.MIN_SHARE_IN_WINDOW
         assert 60e3 <= drawn.energy <= 300e3
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from phaseloom.data.importers import Imported, kind, positions_file, read
+from phaseloom.data.importers import Imported, find_program, read, read_positions
 from phaseloom.errors import BadInput
 
 rng = np.random.default_rng(3)
@@ -52,7 +52,7 @@ def test_a_ptyrad_model_is_read_whole(tmp_path):
     members = ptyrad_members()
     path = written(tmp_path / "model_iter0010.hdf5", members)
     found = read(path)
-    assert kind(path) == "ptyrad"
+    assert find_program(path) == "ptyrad"
     np.testing.assert_allclose(np.abs(found.object), members["optimizable_tensors/obja"], rtol=1e-5)
     np.testing.assert_allclose(np.angle(found.object), members["optimizable_tensors/objp"], atol=1e-5)
     np.testing.assert_array_equal(found.probe, members["optimizable_tensors/probe"])
@@ -258,7 +258,7 @@ def test_the_fork_that_ptyrad_knows(tmp_path):
     members = {"object": object, "probe": probe, "positions_px": PLACES + SHIFTS}
     path = written(tmp_path / "model_iter0005.hdf5", members)
     found = read(path, pixel=0.25)
-    assert kind(path) == "py4dstem"
+    assert find_program(path) == "py4dstem"
     np.testing.assert_array_equal(found.object[0], object)
     np.testing.assert_array_equal(found.probe, probe)
     np.testing.assert_allclose(found.positions, (PLACES + SHIFTS) * 0.25)
@@ -307,19 +307,19 @@ def test_positions_from_tables_and_fold_slice(tmp_path):
     written(tmp_path / "metres.hdf5", {name: value * 1e-10 for name, value in pair.items()})
     savemat(tmp_path / "p.mat", pair)
     for path in tmp_path.iterdir():
-        np.testing.assert_allclose(positions_file(path), where, err_msg=path.name)
+        np.testing.assert_allclose(read_positions(path), where, err_msg=path.name)
 
 
 def test_a_stated_unit_of_positions_wins(tmp_path):
     with h5py.File(tmp_path / "p.hdf5", "w") as file:
         file["ppX"], file["ppY"] = PLACES[:, 1] * 0.1, PLACES[:, 0] * 0.1
         file["ppX"].attrs["units"] = "nm"
-    np.testing.assert_allclose(positions_file(tmp_path / "p.hdf5"), PLACES)
+    np.testing.assert_allclose(read_positions(tmp_path / "p.hdf5"), PLACES)
 
 
 def test_positions_from_a_model(tmp_path):
     path = written(tmp_path / "m.hdf5", ptyrad_members())
-    np.testing.assert_array_equal(positions_file(path), read(path).positions)
+    np.testing.assert_array_equal(read_positions(path), read(path).positions)
 
 
 # what is wrong is said in a sentence
@@ -386,7 +386,7 @@ def test_a_bad_file_is_one_sentence(tmp_path, case):
 )
 def test_bad_positions_are_one_sentence(tmp_path, members, words):
     with pytest.raises(BadInput, match=words):
-        positions_file(written(tmp_path / "p.hdf5", members))
+        read_positions(written(tmp_path / "p.hdf5", members))
 
 
 def test_imported_is_a_plain_value():

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from phaseloom.data import prepare
-from phaseloom.data.counts import Mapped
+from phaseloom.data.counts import MappedCounts
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -124,7 +124,7 @@ def test_padding_or_resampling_when_read_takes_no_memory(how: str, lazy: bool) -
     padded = prepare.pad(scan, to=(40, 40), fill=how, lazy=lazy)
     finer = prepare.resample(scan, factor=2, lazy=lazy)
     for new in (padded, finer):
-        assert isinstance(new.counts, Mapped) == lazy
+        assert isinstance(new.counts, MappedCounts) == lazy
     if lazy:
         assert padded.counts.source is scan.counts
         np.testing.assert_array_equal(all_of(padded), prepare.pad(scan, to=(40, 40), fill=how).counts)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from phaseloom import cli
-from phaseloom.compat.ptyrad import searched, translated
+from phaseloom.compat.ptyrad import translate_project, translate_search
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.search.parameter_paths import at
@@ -32,7 +32,7 @@ def project(tune: dict[str, Any], more: dict[str, Any] | None = None, **init: An
 
 def over(tune: dict[str, Any], **init: Any) -> dict[str, Any]:
     """The knobs of ours, sure to be those of a run file."""
-    run, search, notes = searched(project(tune, **init), Path("."))
+    run, search, notes = translate_search(project(tune, **init), Path("."))
     assert not [note for note in notes if "not searched" in note]
     Space.of(Reconstruct.of(run), Search.of(search).over)
     return search["over"]
@@ -71,7 +71,7 @@ def test_modes_are_searched_with_their_shares_of_the_light():
 )
 def test_ends_of_a_range_are_those_of_the_file_with_them(name):
     low, high = (0.14, 0.16) if name == "dx" else (0.95, 1.1) if name == "scale" else (-3, 5)
-    run, search, _ = searched(project({name: ranged(low, high)}), Path("."))
+    run, search, _ = translate_search(project({name: ranged(low, high)}), Path("."))
     ((path, _),) = search["over"].items()
     space = Space.of(Reconstruct.of(run), Search.of(search).over)
     ends = space.knobs[0].ends
@@ -94,7 +94,7 @@ def test_ends_of_a_range_are_those_of_the_file_with_them(name):
         }
     if name == "dx":
         theirs["meas_calibration"] = {"mode": "dx", "value": quarter}
-    plain = Reconstruct.of(translated({"init_params": LEAST | theirs}, Path("."))[0])
+    plain = Reconstruct.of(translate_project({"init_params": LEAST | theirs}, Path("."))[0])
     found, wanted = (at(one.resolved(), path) for one in (recipe, plain))
     assert str(found).split()[1:] == str(wanted).split()[1:]
     assert float(str(found).split()[0]) == pytest.approx(float(str(wanted).split()[0]), rel=1e-9)
@@ -113,16 +113,16 @@ def test_ends_of_a_range_are_those_of_the_file_with_them(name):
 )
 def test_the_run_file_beside_a_search_is_the_run_of_the_file(name, given, stays):
     tree = project({name: given})
-    run, search, notes = searched(tree, Path("."))
+    run, search, notes = translate_search(tree, Path("."))
     ((path, _),) = search["over"].items()
     assert at(run, path) == stays
     assert not notes
-    plain = Reconstruct.of(translated(tree, Path("."))[0]).resolved()
+    plain = Reconstruct.of(translate_project(tree, Path("."))[0]).resolved()
     assert at(plain, path) in (None, 0, stays)
 
 
 def test_slices_that_are_searched_have_what_lies_between_them():
-    run, _, _ = searched(project({"Nlayer": ranged(1, 3, "int")}, obj_Nlayer=1), Path("."))
+    run, _, _ = translate_search(project({"Nlayer": ranged(1, 3, "int")}, obj_Nlayer=1), Path("."))
     assert run["object"]["pixels"] == {"slices": 1, "thickness": "2 A", "kind": "amplitude and phase"}
     assert Reconstruct.of(run)
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_searched_is_named_and_the_rest_is():
         "conv_angle": ranged(20, 25),
         "batch_size": ranged(16, 64, "int", step=16),
     }
-    run, search, notes = searched(project(tune), Path("."))
+    run, search, notes = translate_search(project(tune), Path("."))
     assert (
         "hypertune_params.tune_params.conv_angle is not searched: here: it changes read.raw.angle"
         in " ".join(notes)
@@ -142,7 +142,7 @@ def test_what_cannot_be_searched_is_named_and_the_rest_is():
     assert [next(iter(one)) for one in search["over"]["optimizer"]] == ["adam", "sgd"]
     Space.of(Reconstruct.of(run), Search.of(search).over)
     with pytest.raises(BadInput, match="leaves nothing to be searched here: tunes nothing"):
-        searched(project({}), Path("."))
+        translate_search(project({}), Path("."))
 
 
 def test_the_engine_is_carried_over():
@@ -155,14 +155,14 @@ def test_the_engine_is_carried_over():
         "sampler_params": {"name": "TPESampler", "configs": {"n_startup_trials": 7, "gamma": 3}},
         "pruner_params": {"name": "HyperbandPruner", "configs": {"min_resource": 5, "reduction_factor": 2}},
     }
-    _, search, notes = searched(project({"C10": ranged(-9, -3)}, more), Path("."))
+    _, search, notes = translate_search(project({"C10": ranged(-9, -3)}, more), Path("."))
     assert (search["trials"], search["seconds"], search["objective"]) == (50, 600.0, "loss")
     assert (search["study"], search["storage"]) == ("mine", "sqlite:///a.sqlite3")
     assert search["sampler"] == {"tpe": {"n_startup_trials": 7}}
     assert search["pruner"] == {"hyperband": {"min_resource": 5, "reduction_factor": 2}}
     assert any("gamma of tpe are left out" in note for note in notes)
     contrast = {"error_metric": "contrast"}
-    _, search, notes = searched(project({"C10": ranged(-9, -3)}, contrast), Path("."))
+    _, search, notes = translate_search(project({"C10": ranged(-9, -3)}, contrast), Path("."))
     assert search["pruner"] == {"none": {}}
     assert any("contrast is known at the end only" in note for note in notes)
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from phaseloom.compat.ptyrad import translated
+from phaseloom.compat.ptyrad import translate_project
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.spec import to_yaml
@@ -21,7 +21,7 @@ SECTIONS = ("model_params", "loss_params", "constraint_params", "recon_params", 
 def ours(**changes: Any) -> tuple[dict[str, Any], list[str]]:
     """Our tree of a small PtyRAD file, sure to be a recipe that can be written down and read again."""
     sections = {key: changes.pop(key) for key in SECTIONS if key in changes}
-    tree, notes = translated({"init_params": LEAST | changes} | sections, Path("."))
+    tree, notes = translate_project({"init_params": LEAST | changes} | sections, Path("."))
     recipe = Reconstruct.of(tree)
     assert Reconstruct.of(recipe.resolved()).resolved() == recipe.resolved()
     assert to_yaml(tree)
@@ -148,9 +148,9 @@ def test_paths_are_those_of_the_working_folder_else_of_the_file(tmp_path: Path):
     for name in ("scan.npy", "there/scan.npy", "there/other.npy"):
         (tmp_path / name).touch()
     init = {"init_params": LEAST | {"meas_params": {"path": "scan.npy"}}}
-    assert translated(init, tmp_path / "there")[0]["file"] == str(tmp_path / "scan.npy")
+    assert translate_project(init, tmp_path / "there")[0]["file"] == str(tmp_path / "scan.npy")
     init = {"init_params": LEAST | {"meas_params": {"path": "other.npy"}}}
-    assert translated(init, tmp_path / "there")[0]["file"] == str(tmp_path / "there/other.npy")
+    assert translate_project(init, tmp_path / "there")[0]["file"] == str(tmp_path / "there/other.npy")
 
 
 def test_simulated_positions_are_turned_and_jittered():
@@ -580,7 +580,7 @@ def test_every_value_of_every_setting_becomes_a_recipe_or_a_sentence(section: st
                 part = part.setdefault(name, {"start_iter": 1} if section == "constraint_params" else {})
             part[place[-1]] = value
             try:
-                ours_, _ = translated(tree, Path("."))
+                ours_, _ = translate_project(tree, Path("."))
             except BadInput:
                 continue
             Reconstruct.of(ours_)

@@ -11,7 +11,7 @@ import torch
 
 import phaseloom as pl
 from phaseloom import cli, plugins
-from phaseloom.data.counts import Chosen
+from phaseloom.data.counts import SelectedCounts
 from phaseloom.data.prepare import enlarge
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import pixels
@@ -75,7 +75,7 @@ def test_lists_and_tensors_become_arrays(kind):
 
 
 def test_counts_are_neither_copied_nor_read():
-    class Unread(Chosen):
+    class Unread(SelectedCounts):
         def __getitem__(self, index):
             raise AssertionError
 

@@ -17,11 +17,11 @@ from phaseloom.simulation.specimens import (
     FAMILIES,
     Specimen,
     cif,
-    cut,
-    held_out,
+    cut_box,
+    is_held_out,
     materials,
     prototypes,
-    settled,
+    remove_close_atoms,
 )
 from phaseloom.spec import call, names
 
@@ -75,10 +75,10 @@ def inside(specimen: Specimen) -> bool:
 def test_whole_cells_keep_exactly_their_atoms(offset):
     size = (13 * SALT, 13 * SALT)
     shift = (offset, offset, offset)
-    found = cut(PEROVSKITE, SITES, SALT * np.eye(3), size, thickness=4 * SALT, shift=shift)
+    found = cut_box(PEROVSKITE, SITES, SALT * np.eye(3), size, thickness=4 * SALT, shift=shift)
     assert len(found.numbers) == 5 * 13 * 13 * 4
     assert inside(found)
-    assert len(settled(found).numbers) == len(found.numbers)
+    assert len(remove_close_atoms(found).numbers) == len(found.numbers)
     assert np.bincount(found.numbers)[[8, 22, 38]].tolist() == [2028, 676, 676]
 
 
@@ -91,20 +91,20 @@ def test_a_crystal_turned_by_a_right_angle_or_named_by_another_cell_is_the_same(
     def order(specimen):
         return sorted(zip(specimen.numbers.tolist(), map(tuple, specimen.places.round(6)), strict=True))
 
-    straight = cut(PEROVSKITE, SITES, SALT * np.eye(3), size, **knobs)
-    assert order(cut(PEROVSKITE, SITES, skewed, size, **knobs)) == order(straight)
-    turned = cut(PEROVSKITE, SITES, SALT * np.eye(3), size, rotation=turn, **knobs)
+    straight = cut_box(PEROVSKITE, SITES, SALT * np.eye(3), size, **knobs)
+    assert order(cut_box(PEROVSKITE, SITES, skewed, size, **knobs)) == order(straight)
+    turned = cut_box(PEROVSKITE, SITES, SALT * np.eye(3), size, rotation=turn, **knobs)
     assert order(turned) == order(straight)
 
 
 def test_axes_of_files_become_z_y_x():
     lattice = np.diag([3.0, 4.0, 5.0])
-    found = cut(np.array([6]), np.array([[1.0, 2.0, 3.0]]), lattice, (4, 3), thickness=5)
+    found = cut_box(np.array([6]), np.array([[1.0, 2.0, 3.0]]), lattice, (4, 3), thickness=5)
     assert found.places.tolist() == [[3, 2, 1]]
 
 
 def test_what_does_not_repeat_is_there_once():
-    found = cut(
+    found = cut_box(
         np.array([6]), np.zeros((1, 3)), 3 * np.eye(3), (9, 9), thickness=9, periodic=(True, False, True)
     )
     assert len(found.numbers) == 9
@@ -113,22 +113,22 @@ def test_what_does_not_repeat_is_there_once():
 
 def test_a_turned_crystal_fills_the_box_at_its_density():
     turn = np.linalg.qr(rng(1).normal(size=(3, 3)))[0]
-    found = cut(PEROVSKITE, SITES, SALT * np.eye(3), (41.3, 37.7), thickness=20.1, rotation=turn)
+    found = cut_box(PEROVSKITE, SITES, SALT * np.eye(3), (41.3, 37.7), thickness=20.1, rotation=turn)
     assert len(found.numbers) / np.prod(found.size) == pytest.approx(5 / SALT**3, rel=0.01)
 
 
 def test_settled_looks_across_the_sides_but_not_along_the_beam():
     places = np.array([[0, 1, 5], [0, 9.5, 5], [1.9, 5, 5], [0.1, 5, 5], [1, 3, 0.2], [1, 3, 9.9]])
     carbon = Specimen(np.full(6, 6), places, (2.0, 10.0, 10.0))
-    assert len(settled(carbon).numbers) == 5
-    assert len(settled(carbon, least=1.0).numbers) == 4
-    assert shares(settled(carbon)).min() >= 0.6
+    assert len(remove_close_atoms(carbon).numbers) == 5
+    assert len(remove_close_atoms(carbon, least=1.0).numbers) == 4
+    assert shares(remove_close_atoms(carbon)).min() >= 0.6
 
 
 def test_a_box_without_room_for_its_atoms_is_refused():
     cesium = Specimen(np.array([55, 55]), np.zeros((2, 3)), (4.0, 5.0, 9.0))
     with pytest.raises(BadInput, match="too small a box"):
-        settled(cesium)
+        remove_close_atoms(cesium)
 
 
 def test_the_same_seed_gives_the_same_specimen():
@@ -297,8 +297,8 @@ def test_training_and_held_out_groups_are_disjoint():
     }
     groups = {part: {specimen.group for specimen in found} for part, found in sides.items()}
     assert not groups["train"] & groups["held out"]
-    assert all(held_out(group, 0.15) for group in groups["held out"])
-    assert not any(held_out(group, 0.15) for group in groups["train"])
+    assert all(is_held_out(group, 0.15) for group in groups["held out"])
+    assert not any(is_held_out(group, 0.15) for group in groups["train"])
     assert len({specimen.family.split("+")[0] for specimen in sides["held out"]}) > 8
 
 
@@ -312,7 +312,7 @@ def test_a_mixture_is_held_out_only_with_both_of_its_ends():
 def test_the_split_is_the_same_in_another_process():
     code = f"from {ROOM} import held_out; print([held_out(f'fcc:{{n}}', 0.3, 4) for n in range(40)])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == str([held_out(f"fcc:{n}", 0.3, 4) for n in range(40)])
+    assert said.strip() == str([is_held_out(f"fcc:{n}", 0.3, 4) for n in range(40)])
 
 
 def test_elements_can_be_asked_for_and_left_out():
@@ -450,11 +450,11 @@ def test_what_is_missing_is_named(monkeypatch):
 
 def test_arrays_that_do_not_go_together_are_refused():
     with pytest.raises(BadInput, match=r"cut_box\.positions"):
-        cut(PEROVSKITE, SITES[:2], SALT * np.eye(3), (9, 9), thickness=9)
+        cut_box(PEROVSKITE, SITES[:2], SALT * np.eye(3), (9, 9), thickness=9)
     with pytest.raises(BadInput, match=r"cut_box\.lattice"):
-        cut(PEROVSKITE, SITES, np.ones((3, 3)), (9, 9), thickness=9)
+        cut_box(PEROVSKITE, SITES, np.ones((3, 3)), (9, 9), thickness=9)
     with pytest.raises(BadInput, match=r"cut_box\.size"):
-        cut(PEROVSKITE, SITES, SALT * np.eye(3), (9, 0), thickness=9)
+        cut_box(PEROVSKITE, SITES, SALT * np.eye(3), (9, 0), thickness=9)
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path):

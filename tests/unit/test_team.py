@@ -15,10 +15,10 @@ import pytest
 import torch
 import yaml
 
-from phaseloom.data.counts import own
+from phaseloom.data.counts import list_own_patterns
 from phaseloom.data.formats import native
-from phaseloom.embedding.evaluate import finished
-from phaseloom.embedding.train import Autoencode, Encoding
+from phaseloom.embedding.evaluate import finish_training
+from phaseloom.embedding.train import Autoencode, AutoencoderTraining
 from phaseloom.errors import BadInput
 from phaseloom.fitting import distributed as teams
 from phaseloom.fitting.distributed import Team
@@ -28,11 +28,11 @@ from phaseloom.reconstruction.half_data_frc import halves
 from phaseloom.reconstruction.protocol import calibrate
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs import underwater
-from phaseloom.restoration.train import Restore, Restoring
+from phaseloom.restoration.train import Restore, RestorerTraining
 from phaseloom.result import load
 from phaseloom.retrieval import linear_fit as estimate
 from phaseloom.retrieval.recipe import Train
-from phaseloom.retrieval.trainer import Training
+from phaseloom.retrieval.trainer import RetrievalTraining
 from phaseloom.runs import scan_recipe as scanned
 from phaseloom.simulation import simulate
 from tests.unit.doubled import reconstructed
@@ -81,7 +81,7 @@ def test_two_processes_take_the_course_of_one(tmp_path, epochs, optimizer):
     done = launched("train", "patches", "train.yaml", "--out", "two", "--quiet", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("network: ") == 1  # one of them speaks
-    alone = Training.begin(Train.of({**tree, "device": "cpu"}), tmp_path / "one")
+    alone = RetrievalTraining.begin(Train.of({**tree, "device": "cpu"}), tmp_path / "one")
     for _ in alone:
         pass
     torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=2e-5, atol=0)
@@ -91,14 +91,14 @@ def test_two_processes_take_the_course_of_one(tmp_path, epochs, optimizer):
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs", [2, 20])
 def test_two_processes_restore_as_one(tmp_path, epochs):
-    underwater.save(tmp_path / "sea", size=24, train=5, test=1)
+    underwater.save_pairs(tmp_path / "sea", size=24, train=5, test=1)
     sizes = {"widths": [4, 8], "blocks": [1, 1], "heads": [1, 2], "refine": 0}
     tree = {"data": ["sea"], "model": {"recommended": sizes}, "crops": 16, "batch": 3, "epochs": epochs}
     (tmp_path / "restore.yaml").write_text(yaml.safe_dump(tree | {"validation": 0.4, "pieces": 2}))
     done = launched("train", "restorer", "restore.yaml", "--out", "two", "--quiet", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("network: two") == 1
-    for _ in Restoring.begin(Restore.from_path(tmp_path / "restore.yaml"), tmp_path / "one"):
+    for _ in RestorerTraining.begin(Restore.from_path(tmp_path / "restore.yaml"), tmp_path / "one"):
         pass
     torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=1e-4, atol=1e-4)
 
@@ -126,8 +126,8 @@ def test_two_processes_simulate_together_what_a_linear_network_is_solved_from(tm
     done = launched("train", "linear", "train.yaml", "--out", "two", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("network: ") == 1
-    estimate.fitted(Train.from_path(tmp_path / "train.yaml"), tmp_path / "one")
-    one, two = (pretrained.load(tmp_path / name).state_dict() for name in ("one", "two"))
+    estimate.fit_linear_network(Train.from_path(tmp_path / "train.yaml"), tmp_path / "one")
+    one, two = (pretrained.load_network(tmp_path / name).state_dict() for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, msg=name)
 
@@ -163,7 +163,7 @@ def test_each_process_keeps_its_patterns_and_those_that_all_look_at(tmp_path, mo
     for rank in range(3):
         monkeypatch.setattr(scanned, "team", lambda rank=rank: Team(rank, 3))
         part = scanned.keep_part_of_process(scan).counts
-        kept.append(own(part))
+        kept.append(list_own_patterns(part))
         assert len(kept[-1]) <= len(part.rows) <= len(kept[-1]) + 10
         np.testing.assert_array_equal(part[kept[-1]], scan.counts[kept[-1]])
         with pytest.raises(LookupError, match="kept by another process"):
@@ -258,11 +258,11 @@ def test_two_processes_embed_as_one(tmp_path, more, off):
     done = launched("train", "autoencoder", "embed.yaml", "--out", "two", "--quiet", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("network: two") == 1
-    one = Encoding.begin(Autoencode.from_path(tmp_path / "embed.yaml"), tmp_path / "one")
+    one = AutoencoderTraining.begin(Autoencode.from_path(tmp_path / "embed.yaml"), tmp_path / "one")
     for _ in one:
         pass
     torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=off, atol=0)
-    both, alone = pretrained.card(tmp_path / "two"), finished(one)[1]
+    both, alone = pretrained.load_card(tmp_path / "two"), finish_training(one)[1]
     assert both["data"] == alone["data"]
     for who in ("network", "pca"):
         assert both["scores"][who] == pytest.approx(alone["scores"][who], rel=1e-3), who

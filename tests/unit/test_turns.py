@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phaseloom.data.orientations import allowed, turned
+from phaseloom.data.orientations import list_orientations, orient_patterns
 from phaseloom.data.scan import Geometry
 
 
@@ -11,8 +11,8 @@ from phaseloom.data.scan import Geometry
 def test_a_turn_takes_every_direction_to_its_place(shape):
     y, x = torch.meshgrid(*(torch.arange(n) - n // 2 for n in shape), indexing="ij")
     geometry = Geometry(wavelength=0.02, shape=shape, angle=(1e-3, 1e-3), beam="electron")
-    for way in allowed(geometry):
-        v, u = turned(y, way), turned(x, way)
+    for way in list_orientations(geometry):
+        v, u = orient_patterns(y, way), orient_patterns(x, way)
         rows, columns = (v, u) if not way & 4 else (u, v)
         v, u = torch.meshgrid(*(torch.arange(n) - n // 2 for n in v.shape), indexing="ij")
         expected = (v, u) if not way & 4 else (u, v)
@@ -26,7 +26,7 @@ def test_a_turn_takes_every_direction_to_its_place(shape):
 def test_zero_frequency_stays_and_a_turn_only_moves_pixels():
     patterns = torch.rand(3, 8, 9)
     for way in range(8):
-        out = turned(patterns, way)
+        out = orient_patterns(patterns, way)
         centre = (out.shape[-2] // 2, out.shape[-1] // 2)
         torch.testing.assert_close(out[:, *centre], patterns[:, 4, 4])
         assert sorted(out.flatten().tolist()) == sorted(patterns.flatten().tolist())
@@ -34,4 +34,4 @@ def test_zero_frequency_stays_and_a_turn_only_moves_pixels():
 
 def test_pixels_of_two_sizes_are_not_exchanged():
     geometry = Geometry(wavelength=0.02, shape=(8, 8), angle=(1e-3, 2e-3), beam="electron")
-    assert allowed(geometry) == (0, 1, 2, 3)
+    assert list_orientations(geometry) == (0, 1, 2, 3)

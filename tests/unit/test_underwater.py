@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.metrics.colour import display, linear_light
+from phaseloom.metrics.colour import decode_srgb, encode_srgb
 from phaseloom.restoration.pairs.folders import ImagePairs
 from phaseloom.restoration.pairs.underwater import draw_dead_leaves, save_pairs, simulate_pairs, split_scenes
 from phaseloom.restoration.pairs.water import (
@@ -33,7 +33,7 @@ def hazy(forward: float, blur: float) -> Water:
 def test_without_water_a_scene_is_seen_as_it_is():
     np.testing.assert_array_equal(add_water(LIGHT, RANGES, Water()), LIGHT)
     picture = record_image(LIGHT, Camera(), np.random.default_rng(0))
-    np.testing.assert_allclose(linear_light(picture), LIGHT, atol=1e-6)
+    np.testing.assert_allclose(decode_srgb(picture), LIGHT, atol=1e-6)
 
 
 def test_from_infinitely_far_only_the_veil_is_seen():
@@ -67,7 +67,7 @@ def test_what_is_farther_is_blurred_more():
 
 def test_counted_light_has_the_noise_of_its_photons():
     light = np.full((3, 60, 60), 0.2)
-    found = linear_light(record_image(light, Camera(photons=500.0, read=0.01), np.random.default_rng(1)))
+    found = decode_srgb(record_image(light, Camera(photons=500.0, read=0.01), np.random.default_rng(1)))
     assert found.mean() == pytest.approx(0.2, abs=1e-3)
     assert found.std() == pytest.approx(np.hypot(np.sqrt(0.2 / 500), 0.01), rel=0.05)
 
@@ -85,8 +85,8 @@ def few():
 
 def test_the_fine_target_averages_to_the_target_in_light(few):
     for sight in few["test"]:
-        light = linear_light(sight.pair.fine.astype(np.float64)).reshape(3, 16, 2, 16, 2).mean((2, 4))
-        np.testing.assert_allclose(display(light), sight.pair.target, atol=1e-6)
+        light = decode_srgb(sight.pair.fine.astype(np.float64)).reshape(3, 16, 2, 16, 2).mean((2, 4))
+        np.testing.assert_allclose(encode_srgb(light), sight.pair.target, atol=1e-6)
         assert sight.pair.fine.std() > sight.pair.target.std()  # and holds detail of its own
 
 

@@ -15,8 +15,8 @@ from phaseloom.retrieval.training_samples import (
     cut_views,
     draw_views,
 )
-from phaseloom.simulation.experiment import Experiment, told
-from phaseloom.simulation.scan import simulated
+from phaseloom.simulation.experiment import Experiment, encode_conditions
+from phaseloom.simulation.scan import simulate_scan
 from phaseloom.simulation.specimens import Specimen
 
 SCAN = (6, 7)
@@ -49,7 +49,7 @@ def test_a_window_is_cut_with_the_phase_under_it(corner):
     assert torch.equal(seen.patterns[0], wanted)
     assert torch.equal(seen.phase[0], scenes[1].phase[5 * row : 5 * row + 21, 5 * col : 5 * col + 26])
     np.testing.assert_allclose(seen.coordinates[0], [1.6 * row, 1.6 * col], rtol=1e-6)
-    np.testing.assert_array_equal(seen.optics[0], told(scenes[1].experiment, NOISELESS_DOSE))
+    np.testing.assert_array_equal(seen.optics[0], encode_conditions(scenes[1].experiment, NOISELESS_DOSE))
     assert seen.experiments == (scenes[1].experiment,)
 
 
@@ -77,9 +77,9 @@ def mirrored(specimen: Specimen, experiment: Experiment, turn: int) -> tuple[Spe
 def test_a_turned_view_is_that_of_the_turned_specimen(turn, window, bin, detector):
     experiment = Experiment(scan=(4, 5), window=window, bin=bin, detector=detector)
     specimen = random_specimen(experiment)
-    scene = TrainingScan.of(simulated(specimen, experiment))
+    scene = TrainingScan.of(simulate_scan(specimen, experiment))
     seen = cut_views([scene, scene], one((0, 0), turn, window=(4, 5)))
-    true = simulated(*mirrored(specimen, experiment, turn))
+    true = simulate_scan(*mirrored(specimen, experiment, turn))
     inner = slice(1 - detector % 2, None)  # the first row of an even number has no partner
     found, wanted = seen.patterns[0][..., inner, inner], torch.from_numpy(true.patterns)[..., inner, inner]
     assert found.shape == wanted.shape
@@ -170,7 +170,7 @@ def test_a_window_larger_than_the_scan_is_refused(window):
 
 def test_half_precision_keeps_a_sample_to_a_thousandth():
     experiment = Experiment(scan=(3, 3), window=32, bin=1)
-    sample = simulated(random_specimen(experiment), experiment)
+    sample = simulate_scan(random_specimen(experiment), experiment)
     scene = TrainingScan.of(sample)
     error = scene.roots.float().square().numpy() - sample.patterns
     assert np.abs(error).max() < 1.5e-3 * sample.patterns.max()

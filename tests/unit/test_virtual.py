@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from phaseloom.data.counts import Arranged, InFile
+from phaseloom.data.counts import ArrangedCounts, HDF5Source
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.simulation import simulate
@@ -214,7 +214,7 @@ def test_a_scan_in_a_file_gives_the_same_and_so_does_a_memory_map(tmp_path):
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["data"] = scan.counts.reshape(*GRID, *GEOMETRY.shape)
     np.save(tmp_path / "scan.npy", scan.counts)
-    lazy = Arranged.of(InFile.of(tmp_path / "scan.h5", "data"))
+    lazy = ArrangedCounts.of(HDF5Source.of(tmp_path / "scan.h5", "data"))
     for counts in (lazy, np.load(tmp_path / "scan.npy", mmap_mode="r")):
         other = replace(scan, counts=counts)
         same(measure_scan(other, tiles(), centre=CENTRE), measure_scan(scan, tiles(), centre=CENTRE))

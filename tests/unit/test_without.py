@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from phaseloom.data import prepare
-from phaseloom.data.counts import Mapped
+from phaseloom.data.counts import MappedCounts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 
@@ -52,7 +52,7 @@ def test_blank_patterns_do_not_shift_the_numbers_of_an_embedding(scan, tmp_path)
 
 
 def test_patterns_read_lazily_stay_lazy(scan):
-    lazy = replace(scan, counts=Mapped(scan.counts, lambda a: a, scan.counts.shape, scan.counts.dtype))
+    lazy = replace(scan, counts=MappedCounts(scan.counts, lambda a: a, scan.counts.shape, scan.counts.dtype))
     left = prepare.without(lazy, numbers=(4,))
     assert not isinstance(left.counts, np.ndarray)
     index = np.arange(19)

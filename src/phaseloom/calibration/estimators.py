@@ -23,7 +23,7 @@ from phaseloom.calibration.state import (
     run_short,
     select_middle,
 )
-from phaseloom.data.calibrate import fitted_disk
+from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import remove_ramp
@@ -67,7 +67,7 @@ def estimate_semiangle(scan: Scan4D, state: CalibrationState, /) -> EstimatorRes
     """The semi-angle, from the disk of the mean pattern and the angle of a pixel."""
     stated = state.semiangle
     try:
-        disk = fitted_disk(np.where(scan.mask, scan.mean_pattern(), 0.0), mask=scan.mask)
+        disk = fit_disk(np.where(scan.mask, scan.mean_pattern(), 0.0), mask=scan.mask)
     except BadInput as problem:
         if stated is None:
             fix = f"is not known, and the mean pattern shows none ({problem.fix}): write probe: focused"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phaseloom.plot.style import NORMAL, PALETTE, colour_bar, frame, page
+from phaseloom.plot.style import LINE_COLOURS, NORMAL_FONT, colour_bar, frame, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def landscape(tried: Sequence[Mapping[str, Any]], /) -> Figure:
     """
     mapped, judged = [one for one in tried if "share" in one], [one for one in tried if "loss" in one]
     ways = list(dict.fromkeys(one["orientation"] for one in mapped))
-    figure = page(2.6 * max(1, len(ways)) + 0.6, 3.0)
+    figure = new_figure(2.6 * max(1, len(ways)) + 0.6, 3.0)
     best = min(judged, key=lambda one: one["loss"], default=None)
     most = max((one["share"] for one in mapped), default=1.0)
     drawn = None
@@ -47,10 +47,10 @@ def landscape(tried: Sequence[Mapping[str, Any]], /) -> Figure:
         }
         drawn = axes.scatter(*_places(rows), s=16, marker="s", linewidths=0, **colours)
         for one in (one for one in judged if one["orientation"] == way):
-            fill = PALETTE[2] if one is best else "none"
-            axes.scatter(*_places([one]), s=70, facecolors=fill, edgecolors=PALETTE[4], linewidths=1.5)
+            fill = LINE_COLOURS[2] if one is best else "none"
+            axes.scatter(*_places([one]), s=70, facecolors=fill, edgecolors=LINE_COLOURS[4], linewidths=1.5)
         frame(axes, title=way, x="rotation (deg)", y="defocus (A)" if way == ways[0] else "")
-        axes.title.set_fontsize(NORMAL)
+        axes.title.set_fontsize(NORMAL_FONT)
     if drawn is not None:
         colour_bar(figure.axes[len(ways) - 1], drawn, "share explained")
     return figure

@@ -17,7 +17,7 @@ from phaseloom.physics.fourier import cornered, to_real, to_reciprocal
 from phaseloom.physics.optics import probe_wave
 from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.multigrid import roomy
+from phaseloom.ptycho.multigrid import has_empty_outer_half
 from phaseloom.spec import Call
 
 __all__ = ["CalibrationState", "Estimate", "Estimator", "EstimatorResult", "FinishedRun", "RunReconstruction"]
@@ -279,7 +279,7 @@ def select_middle(scan: Scan4D, count: int, /) -> Scan4D:
     else:
         few = select_nearest(scan, count)
     few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]), probe=None)
-    while roomy(few):
+    while has_empty_outer_half(few):
         few = prepare.crop(few, to=(few.geometry.shape[0] // 2, few.geometry.shape[1] // 2))
     return few
 

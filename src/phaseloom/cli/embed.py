@@ -36,7 +36,7 @@ def embed(
     from phaseloom.embedding import embeddings as protocol
     from phaseloom.runs.scan_recipe import ScanRecipe
 
-    check_new(protocol.writable(out))
+    check_new(protocol.require_writable(out))
     recipe = ScanRecipe.from_path(file, settings_of(settings or []))
     typer.echo(f"reading {recipe.there()}")
     found = protocol.embed(recipe, model)
@@ -54,10 +54,11 @@ def _describe_unusual(found: Any, recipe: Any, out: Path) -> Iterator[str]:
     """The patterns that stand out, and how to leave them out."""
     import yaml
 
-    from phaseloom.embedding.embeddings import THRESHOLD
+    from phaseloom.embedding.embeddings import OUTLIER_THRESHOLD
 
     numbers = found.unusual()
-    yield f"unusual: {len(numbers)} patterns, more than {THRESHOLD:g} robust spreads from their neighbours"
+    far = f"more than {OUTLIER_THRESHOLD:g} robust spreads from their neighbours"
+    yield f"unusual: {len(numbers)} patterns, {far}"
     median = sorted(found.totals)[len(found) // 2]
     for number in numbers[:MAX_PRINTED_PATTERNS]:
         share = f"{100 * found.totals[number] / median:.0f} % of the median"

@@ -69,7 +69,7 @@ def translated_tree(tree: dict[str, Any], file: Path) -> dict[str, Any] | None:
         if file.suffix in (".yaml", ".yml"):
             return None
         raise BadInput(str(file), None, "is not a parameter file of PtyRAD, and ours are .yaml")
-    ours, notes = ptyrad.translated(tree, file.parent)
+    ours, notes = ptyrad.translate_project(tree, file.parent)
     typer.echo(
         f"{file.name} is a parameter file of PtyRAD; what differs here:" if notes else f"{file.name}: PtyRAD"
     )

@@ -45,27 +45,27 @@ def latents(
     Without --scan and --model only what the embeddings hold: maps and clusters.
     """
     from phaseloom.embedding import latents as protocol
-    from phaseloom.embedding.embeddings import Embedding
-    from phaseloom.metrics.clusters import whitened
+    from phaseloom.embedding.embeddings import ScanEmbedding
+    from phaseloom.metrics.clusters import standardise_columns
 
     check_new(out / "clusters.h5", what="folder")
     if out.is_file():
         check_new(out, what="folder")
     count = _read_count(clusters)
-    found = Embedding.load(embeddings)
+    found = ScanEmbedding.load(embeddings)
     truth = None if labels is None else _load_labels(labels)
-    rows = whitened(found.latents) if whiten else found.latents
+    rows = standardise_columns(found.latents) if whiten else found.latents
     if unusual := len(found.unusual()):
         fix = "see phaseloom embed on how to leave them out"
         typer.echo(f"{unusual} unusual patterns are among them: {fix}")
-    kinds, tried = protocol.grouped(rows, count, seeds=seeds, truth=truth)
+    kinds, tried = protocol.find_clusters(rows, count, seeds=seeds, truth=truth)
     if tried is not None:
         echo_lines(_compare_counts(tried))
     echo_lines(kinds)
     figures = _examine(found, kinds, scan, model, settings_of(settings or []))
     if umap:
-        figures["places"], figures["placed"] = protocol.umapped(rows)
-    echo_lines(protocol.write(protocol.Report(found, kinds, **figures), out), "written: ")
+        figures["places"], figures["placed"] = protocol.compute_umap(rows)
+    echo_lines(protocol.write_report(protocol.LatentReport(found, kinds, **figures), out), "written: ")
 
 
 def _read_count(text: str) -> int | None:
@@ -77,10 +77,10 @@ def _read_count(text: str) -> int | None:
 
 
 def _load_labels(path: Path) -> Any:
-    from phaseloom.data.formats.arrays import load_array
-    from phaseloom.data.formats.files import checked
+    from phaseloom.data.formats.arrays import load_npy
+    from phaseloom.data.formats.files import require_file
 
-    return load_array(checked(path)).ravel()
+    return load_npy(require_file(path)).ravel()
 
 
 def _compare_counts(tried: Any) -> Iterator[str]:
@@ -102,20 +102,23 @@ def _examine(
     from phaseloom.runs.scan_recipe import ScanRecipe
 
     figures: dict[str, Any] = {}
-    net, card = embed.autoencoder(model) if model is not None else (None, {})
+    net, card = embed.load_autoencoder(model) if model is not None else (None, {})
     if net is not None:
-        figures["traversals"], figures["varied"] = protocol.traversals(net, card, found.latents)
+        figures["traversals"], figures["varied"] = protocol.generate_traversals(net, card, found.latents)
     if scan is None:
         return figures
     recipe = ScanRecipe.from_path(scan, settings)
     typer.echo(f"reading {recipe.there()}")
     data = recipe.scan()
-    protocol.same(found, data)
+    protocol.require_same_scan(found, data)
     count = found.latents.shape[1]
-    figures["means"] = tuple(protocol.means(data, kind.labels) for kind in kinds)
-    figures["components"] = (protocol.principal(data, count), protocol.nonnegative(data, count))
+    figures["means"] = tuple(protocol.compute_mean_patterns(data, kind.labels) for kind in kinds)
+    figures["components"] = (
+        protocol.compute_principal_components(data, count),
+        protocol.compute_nonnegative_factors(data, count),
+    )
     if net is not None:
-        objective = embed.lesson_of(net, card, data)
-        protocol.drawn_by(objective, found)
-        figures["samples"] = protocol.samples(objective, found.misfit)
+        objective = embed.make_objective(net, card, data)
+        protocol.require_same_network(objective, found)
+        figures["samples"] = protocol.select_samples(objective, found.misfit)
     return figures

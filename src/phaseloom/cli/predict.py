@@ -47,14 +47,14 @@ def scan(
         raise BadInput("--out", str(out), "holds a prediction already: name a new folder")
     target = folder(out, f"{recipe.title or recipe.file.stem}-predicted")
     typer.echo(f"reading {recipe.there()}")
-    outcome = predict.predicted(recipe, model=model, dose=dose)
+    outcome = predict.predict_scan(recipe, model=model, dose=dose)
     rows, columns = outcome.prediction.phase.shape
     typer.echo(f"phase: {rows} x {columns} pixels of {outcome.prediction.pixel[0]:.4g} A, by {model}")
     echo_lines(outcome.prediction.notes, "  - ")
     if outcome.misfit is not None:
         typer.echo(str(outcome.misfit))
     echo_lines(outcome.warnings, "WARN ")
-    echo_lines(predict.write(outcome, target), "written: ")
+    echo_lines(predict.write_prediction(outcome, target), "written: ")
 
 
 @verbs.command()
@@ -78,12 +78,12 @@ def scans(
 
     team().alone("predict scans")
     recipes = [recipe_of(file, settings) for file in files]
-    missing = predict_many.missing(recipes, out, model=model, dose=dose)
+    missing = predict_many.find_missing(recipes, out, model=model, dose=dose)
     if len(missing) < len(recipes):
         typer.echo(f"{len(recipes) - len(missing)} of {len(recipes)} predictions are there already")
     failed = 0
     given = {"model": model, "dose": dose, "workers": workers, "scheduler": scheduler}
-    for file, message in predict_many.predictions(recipes, out, **given):
+    for file, message in predict_many.predict_missing(recipes, out, **given):
         done = not message or message.startswith("WARN")
         failed += not done
         line = f"done {message}".strip() if done else message.removeprefix(f"{file.name}: ")

@@ -106,7 +106,7 @@ def convert(
     beside = out.with_name(f"{out.stem}-search.yaml")
     theirs, searches = ptyrad.load(file), None
     if (theirs.get("hypertune_params") or {}).get("if_hypertune"):
-        tree, searches, notes = ptyrad.searched(theirs, file.parent)
+        tree, searches, notes = ptyrad.translate_search(theirs, file.parent)
         for note in notes:
             typer.echo(f"  - {note}")
     for path in (out, beside) if searches else (out,):

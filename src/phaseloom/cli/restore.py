@@ -51,7 +51,7 @@ def demo_data(
     """Simulate photographs under water, in pairs with the photographs themselves, also at finer pixels."""
     from phaseloom.restoration.pairs import underwater
 
-    made = underwater.save(
+    made = underwater.save_pairs(
         folder, photographs=photographs, size=size, train=count, test=test, invented=invented, seed=seed
     )
     typer.echo(f"{count} pairs to learn from and {test} of other scenes: {folder}")
@@ -150,12 +150,12 @@ def apply(
     if halves and (files or len({path.resolve() for path in results}) != 2 or len(results) != 2):
         fix = "needs two results, one of each half of the counts"
         raise BadInput("--halves", f"{len(images)} files", fix)
-    chosen = apply_files.listed(files) if files else []
+    chosen = apply_files.list_images(files) if files else []
     tiles = {"tile": tile, "overlap": overlap}
     fresh(out, "--out")
     if results:
         _restore_phases(results, model, out, halves=halves, tiles=tiles)
-    for done in apply_files.apply(chosen, model, out, **tiles) if chosen else ():
+    for done in apply_files.restore_files(chosen, model, out, **tiles) if chosen else ():
         finer = "" if done.high is None else f", finer: {done.high}"
         typer.echo(f"{done.source} -> {done.low}{finer} (changed by {100 * done.change:.1f} % of its spread)")
     typer.echo(f"{apply_files.STAMP}: what is finer than the measurement was learned from other images")
@@ -167,13 +167,13 @@ def _restore_phases(
     from phaseloom import plot
     from phaseloom.plot.style import show_length
     from phaseloom.restoration import apply_result
-    from phaseloom.restoration.apply import restorer as load_network
+    from phaseloom.restoration.apply import load_restorer as load_network
     from phaseloom.restoration.figures import before_after
 
     net, task, _ = load_network(model)
     restored = []
     for number, path in enumerate(results):
-        one = apply_result.phase_of(net, task, path, **tiles)
+        one = apply_result.restore_phase(net, task, path, **tiles)
         name = path.name if path.is_dir() else path.stem
         target = one.write(out / f"{number:02d}_{name}.h5", model)
         rows = [{"reconstructed": one.measured, "restored": one.restored}]
@@ -184,7 +184,7 @@ def _restore_phases(
         echo_lines((note for note in (one.misfits, *one.notes) if note is not None), "  ")
         restored.append(one)
     if halves:
-        curves = apply_result.correlations(*restored)
+        curves = apply_result.correlate_halves(*restored)
         before, after = (f"correlated down to {show_length(curve.resolution())}" for curve in curves)
         typer.echo(f"halves: {before} as reconstructed; restored {after}, which is")
         typer.echo("  no resolution: what one network draws twice agrees, whether it is there or not")
@@ -209,13 +209,13 @@ def thinned(
     draws: Annotated[int | None, typer.Option(help="pairs per scan")] = None,
 ) -> None:
     """Make training pairs from scans by splitting their counts: a noisy image and one of the other counts."""
-    from phaseloom.restoration.pairs.noise2noise import Thin, save
+    from phaseloom.restoration.pairs.noise2noise import PairRecipe, save_pairs
 
     given = {"task": task, "by": by, "share": share, "draws": draws}
     changed = {name: value for name, value in given.items() if value is not None}
     changed |= settings_of(settings or [])
-    recipe = Thin.from_path(None, {"files": [str(path) for path in files], **changed})
-    made = save(recipe, out, each=lambda one: typer.echo(f"{one.part}: {one.pair.name}"))
+    recipe = PairRecipe.from_path(None, {"files": [str(path) for path in files], **changed})
+    made = save_pairs(recipe, out, each=lambda one: typer.echo(f"{one.part}: {one.pair.name}"))
     typer.echo(f"what was drawn: {made}\nlearn with: phaseloom restore train --dataset_path {out}")
 
 
@@ -234,8 +234,8 @@ def evaluate(
 
     from phaseloom import plot
     from phaseloom.restoration import evaluate as evaluation_report
-    from phaseloom.restoration.apply import restorer as load_network
-    from phaseloom.restoration.evaluate import rated
+    from phaseloom.restoration.apply import load_restorer as load_network
+    from phaseloom.restoration.evaluate import evaluate_restorer
     from phaseloom.restoration.pairs.folders import ImagePairs
 
     if part not in ("test", "train"):
@@ -246,22 +246,22 @@ def evaluate(
     folders = dataset_path or []
     pairs = ImagePairs.of(folders, part=part)
     learned = ImagePairs.of(folders, part="train") if all((one / "train").is_dir() for one in folders) else ()
-    rating = rated(net, task, pairs, learned=learned, tile=tile, overlap=overlap)
+    rating = evaluate_restorer(net, task, pairs, learned=learned, tile=tile, overlap=overlap)
     echo_lines(rating.lines())
     if out is not None:
         with whole(out / "scores.json") as path:
             path.write_text(json.dumps(rating.as_dict(), indent=1), encoding="utf-8")
-        plot.save(evaluation_report.figure(net, task, pairs), out / "before_after.png")
+        plot.save(evaluation_report.plot_pairs(net, task, pairs), out / "before_after.png")
         typer.echo(f"written: {out / 'scores.json'} and before_after.png")
 
 
 def _begin(file: Path | None, settings: dict[str, Any], out: Path | None, *, quiet: bool) -> None:
     from phaseloom.fitting.distributed import team
-    from phaseloom.restoration.train import Restore, Restoring
+    from phaseloom.restoration.train import Restore, RestorerTraining
 
     recipe = Restore.from_path(file, settings)
     recipe.tests()  # what is missing there is reported before the training, not after it
-    training = Restoring.begin(recipe, place(out, recipe.title or "restorer"))
+    training = RestorerTraining.begin(recipe, place(out, recipe.title or "restorer"))
     if team().first:
         count = sum(value.numel() for value in training.net.parameters())
         learned, judges = (len(side) for side in training.pairs)
@@ -271,29 +271,29 @@ def _begin(file: Path | None, settings: dict[str, Any], out: Path | None, *, qui
 
 
 def _resume(folder: Path, *, quiet: bool) -> None:
-    from phaseloom.restoration.train import Restoring
+    from phaseloom.restoration.train import RestorerTraining
 
-    _run(Restoring.resume(folder), quiet=quiet)
+    _run(RestorerTraining.resume(folder), quiet=quiet)
 
 
 def _run(training: Any, *, quiet: bool) -> None:
-    from phaseloom.restoration import evaluate as evaluation_report
+    from phaseloom.restoration.train import describe_epoch
 
     run_training(
         training,
         _finish,
         again=f"phaseloom train restorer --resume {training.directory}",
         quiet=quiet,
-        describe=lambda epoch: evaluation_report.told(training, epoch),
+        describe=lambda epoch: describe_epoch(training, epoch),
     )
 
 
 def _finish(training: Any) -> Iterator[str]:
     from phaseloom.restoration import evaluate as evaluation_report
 
-    path, _, rating = evaluation_report.finished(training)
+    path, _, rating = evaluation_report.evaluate_training(training)
     if rating is not None:
         yield from rating.lines()
-    for picture in evaluation_report.pictures(training):
+    for picture in evaluation_report.save_figures(training):
         yield f"picture: {picture}"
     yield f"network: {path}"

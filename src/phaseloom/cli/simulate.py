@@ -47,7 +47,7 @@ def simulate(  # noqa: PLR0913 - a verb has as many options
     given = {"first": first, "count": count, "seed": seed, "layout": layout}
     changed = {name: value for name, value in given.items() if value is not None}
     recipe = protocol.Simulate.from_path(file, settings_of(settings or []) | changed)
-    missing = len(protocol.missing(recipe, out))
+    missing = len(protocol.list_missing(recipe, out))
     begin = time.monotonic()
     if missing < recipe.count:
         typer.echo(f"{recipe.count - missing} of {recipe.count} samples are there already")

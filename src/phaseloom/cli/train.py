@@ -108,12 +108,16 @@ def linear(
     base = Train.from_path(file)
     changed = ({} if base.model.name == "linear" else {"model": "linear"}) | settings_of(settings or [])
     if scan is not None:
-        few = {name: value for name, value in protocol.FEW.items() if name not in base.model_fields_set}
+        few = {
+            name: value
+            for name, value in protocol.SCANS_FOR_ONE_PROBE.items()
+            if name not in base.model_fields_set
+        }
         changed = few | _use_microscope(scan, base, changed)
     recipe = Train.from_path(file, changed)
     there = folder(out, recipe.title or "linear")
     typer.echo(f"simulating {recipe.scans} scans of {recipe.microscope.name} microscopes")
-    path, card = protocol.fitted(recipe, there, said=typer.echo)
+    path, card = protocol.fit_linear_network(recipe, there, said=typer.echo)
     echo_lines(_format_scores(card))
     typer.echo(
         f"network: {path}\npredict with: phaseloom predict scan FILE --model {path}, and the probe as here"
@@ -132,27 +136,29 @@ def autoencoder(
     quiet: Quiet = False,
 ) -> None:
     """Train an autoencoder: encode each pattern of a scan into a few latents and decode it back."""
-    from phaseloom.embedding.train import Autoencode, Encoding
+    from phaseloom.embedding.train import Autoencode, AutoencoderTraining
 
     if resume:
-        training = Encoding.resume(get_resumed_folder(file, settings, out))
+        training = AutoencoderTraining.resume(get_resumed_folder(file, settings, out))
     else:
         recipe = Autoencode.from_path(file, settings_of(settings or []))
         typer.echo(f"reading {recipe.there()}")
-        training = Encoding.begin(recipe, folder(out, recipe.title or f"{recipe.file.stem}-autoencoder"))
+        training = AutoencoderTraining.begin(
+            recipe, folder(out, recipe.title or f"{recipe.file.stem}-autoencoder")
+        )
         echo_lines(warn_of_bad_pixels(training.scan))
     again = f"phaseloom train autoencoder --resume {training.directory}"
     run_training(training, _finish_autoencoder, again=again, quiet=quiet, describe=_format_losses)
 
 
 def _finish_autoencoder(training: Any) -> Iterator[str]:
-    from phaseloom.embedding.evaluate import Examined, finished
+    from phaseloom.embedding.evaluate import ReconstructionScores, finish_training
 
-    path, card = finished(training)
+    path, card = finish_training(training)
     scores = card["scores"]
     part = "" if card["judged on"] == "test" else ", of the blocks that decided"
     for name, values in scores.items():
-        yield f"{name:8s} {Examined(**values)}{part}"
+        yield f"{name:8s} {ReconstructionScores(**values)}{part}"
     if scores["network"]["explained"] < scores["pca"]["explained"] - 0.002:
         yield "WARN: as many principal components explain more: use --set model=pca, or train longer"
     yield f"network: {path}"
@@ -196,11 +202,11 @@ def _check_joint(recipe: Any) -> None:
 
 def _use_microscope(scan: Path, base: Any, changed: dict[str, Any]) -> dict[str, Any]:
     """Settings with the microscope of a scan; settings of probe, read and prepare are about the scan."""
-    from phaseloom.retrieval.linear_fit import microscope_of
+    from phaseloom.retrieval.linear_fit import get_microscope
 
     of_scan = [name for name in changed if name.split(".")[0] in ("probe", "read", "prepare")]
     beside = [f"{name}={changed.pop(name)}" for name in of_scan]
-    return {"microscope": microscope_of(recipe_of(scan, beside), base.microscope), **changed}
+    return {"microscope": get_microscope(recipe_of(scan, beside), base.microscope), **changed}
 
 
 def _run_stage(
@@ -217,26 +223,26 @@ def _run_stage(
 ) -> None:
     """Run a training to its end; network, curves and pictures are in its folder."""
     from phaseloom.retrieval.recipe import Train
-    from phaseloom.retrieval.trainer import Training
+    from phaseloom.retrieval.trainer import RetrievalTraining
 
     if resume:
-        training = Training.resume(get_resumed_folder(file, settings, out), stage=stage)
+        training = RetrievalTraining.resume(get_resumed_folder(file, settings, out), stage=stage)
     else:
         changed = {**settings_of(settings), "stage": stage, **(more or {})}
         if scan is not None:
             changed = _use_microscope(scan, Train.from_path(file), changed)
         recipe = Train.from_path(file, changed)
-        training = Training.begin(recipe, place(out, recipe.title or f"{stage}-{recipe.model.name}"))
+        training = RetrievalTraining.begin(recipe, place(out, recipe.title or f"{stage}-{recipe.model.name}"))
     again = again or f"phaseloom train {stage} --resume {training.directory}"
     run_training(training, _finish_stage, again=again, quiet=quiet, describe=_format_losses)
 
 
 def _finish_stage(training: Any) -> Iterator[str]:
-    from phaseloom.retrieval.trainer import pictures
+    from phaseloom.retrieval.trainer import save_figures
 
     path, card = training.finish()
     yield from _format_scores(card)
-    for picture in pictures(training):
+    for picture in save_figures(training):
         yield f"picture: {picture}"
     yield f"network: {path}"
 

@@ -12,7 +12,7 @@ from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
 if TYPE_CHECKING:
-    from phaseloom.virtual.recipe import Images
+    from phaseloom.virtual.recipe import VirtualImages
 
 __all__ = ["virtual"]
 
@@ -43,7 +43,7 @@ def virtual(
     """Virtual detector images: bright and dark fields, deflections, integrated phase, radial profile."""
     from phaseloom import plot
     from phaseloom.virtual import recipe as protocol
-    from phaseloom.virtual.figures import virtual_images
+    from phaseloom.virtual.figures import plot_virtual_images
 
     if out.suffix not in (".h5", ".hdf5"):
         raise BadInput("--out", out.name, "is not an .h5 file: give it this ending")
@@ -56,12 +56,12 @@ def virtual(
     recipe = protocol.Virtual.from_path(file, changed)
     typer.echo(f"reading {recipe.there()}")
     scan = recipe.all()
-    found = protocol.virtual(recipe, scan)
+    found = protocol.make_virtual_images(recipe, scan)
     typer.echo(f"semi-angle: {1e3 * found.beam.semiangle:.4g} mrad")
     echo_lines((*found.notes, *warn_of_bad_pixels(scan)), "  - ")
     echo_lines(_list_arrays(found))
     typer.echo(f"written: {found.write(out)}")
-    plot.save(virtual_images(scan, found.survey), picture)
+    plot.save(plot_virtual_images(scan, found.survey), picture)
     typer.echo(f"written: {picture}")
 
 
@@ -74,7 +74,7 @@ def _read_pair(place: str, text: str) -> list[float]:
     return [first, second]
 
 
-def _list_arrays(found: "Images") -> Iterator[str]:
+def _list_arrays(found: "VirtualImages") -> Iterator[str]:
     """A line for each array that is written."""
     yield f"{'data set':<22}{'shape':<16}{'units':<18}{'mean':>10}  angles (mrad)"
     for name, (values, attributes) in found.tables().items():

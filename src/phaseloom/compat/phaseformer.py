@@ -129,9 +129,3 @@ def _describe_checkpoint(path: Path) -> str:
         what = NETWORKS_BY_SIZE.get(count, f"weights of {count:,} numbers")
         return f"holds {what}, saved by another program, without optimiser and schedule; {anew}"
     return f"holds no weights; {anew}"
-
-
-# old names, until callers are renamed
-checkpoint = refuse_checkpoint
-flags = translate_flags
-schedule = translate_schedule

@@ -212,7 +212,3 @@ def _first_guess(mean: Floats, good: NDArray[np.bool_]) -> Floats:
     body = parts == 1 + int(np.argmax(sizes)) if sizes else bright
     places = np.argwhere(body).mean(axis=0)
     return np.array([math.sqrt(body.sum() / math.pi), *places.tolist(), 0.0, 0.0, math.log(0.5)])
-
-
-# old names, until callers are renamed
-fitted_disk = fit_disk

@@ -316,15 +316,3 @@ def _find_runs(flat: np.ndarray, row: int, most: int) -> list[tuple[int, int]]:
     if not len(flat):
         return []
     return [(at, min(at + most, stop)) for start, stop in pairwise(edges) for at in range(start, stop, most)]
-
-
-# old names, until callers are renamed
-Arranged = ArrangedCounts
-Chosen = SelectedCounts
-InFile = HDF5Source
-Mapped = MappedCounts
-Part = PartialCounts
-loaded = load_counts
-own = list_own_patterns
-pieces = split_indices
-present = get_present

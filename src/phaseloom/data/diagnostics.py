@@ -420,7 +420,7 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
 """Properties of a scan in the order in which they are shown; ``None`` where a scan has no such property."""
 
 
-class Advice(StrEnum):
+class FindingAdvice(StrEnum):
     """What to do about a problem; formatted with the survey."""
 
     NO_COUNTS = "Every good pixel is zero: check the data set and the mask."
@@ -476,47 +476,53 @@ class FindingRule:
 
     name: str
     level: Level
-    advice: Advice
+    advice: FindingAdvice
     applies: Callable[[_ScanSurvey], bool]
 
 
 RULES = (
-    FindingRule("counts", "bad", Advice.NO_COUNTS, lambda s: s.highest <= 0),
-    FindingRule("counts", "warn", Advice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
-    FindingRule("counts", "warn", Advice.LARGE_QUANTUM, lambda s: s.quantum > 1),
-    FindingRule("beam", "warn", Advice.UNUSUAL_ENERGY, lambda s: not s.has_usual_energy),
+    FindingRule("counts", "bad", FindingAdvice.NO_COUNTS, lambda s: s.highest <= 0),
+    FindingRule("counts", "warn", FindingAdvice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
+    FindingRule("counts", "warn", FindingAdvice.LARGE_QUANTUM, lambda s: s.quantum > 1),
+    FindingRule("beam", "warn", FindingAdvice.UNUSUAL_ENERGY, lambda s: not s.has_usual_energy),
     FindingRule(
-        "object pixel", "bad", Advice.TINY_PIXEL, lambda s: min(s.geometry.pixel) < s.geometry.wavelength / 2
+        "object pixel",
+        "bad",
+        FindingAdvice.TINY_PIXEL,
+        lambda s: min(s.geometry.pixel) < s.geometry.wavelength / 2,
     ),
-    FindingRule("overlap", "note", Advice.UNKNOWN_BEAM, lambda s: not s.diameter),
-    FindingRule("overlap", "bad", Advice.NO_OVERLAP, lambda s: s.overlap == 0),
-    FindingRule("overlap", "bad", Advice.LITTLE_OVERLAP, lambda s: s.overlap < 0.3),
-    FindingRule("overlap", "warn", Advice.LITTLE_OVERLAP, lambda s: s.overlap < 0.6),
-    FindingRule("dose", "warn", Advice.FEW_COUNTS, lambda s: s.totals.mean() < 100),
-    FindingRule("dose", "note", Advice.CHANGING_COUNTS, lambda s: s.changes > 0.3),
-    FindingRule("dead pixels", "warn", Advice.DEAD_PIXELS, lambda s: s.dead_pixels > 0),
-    FindingRule("hot pixels", "warn", Advice.HOT_PIXELS, lambda s: s.hot_pixels > 0),
-    FindingRule("saturated pixels", "warn", Advice.SATURATED_PIXELS, lambda s: s.saturated),
+    FindingRule("overlap", "note", FindingAdvice.UNKNOWN_BEAM, lambda s: not s.diameter),
+    FindingRule("overlap", "bad", FindingAdvice.NO_OVERLAP, lambda s: s.overlap == 0),
+    FindingRule("overlap", "bad", FindingAdvice.LITTLE_OVERLAP, lambda s: s.overlap < 0.3),
+    FindingRule("overlap", "warn", FindingAdvice.LITTLE_OVERLAP, lambda s: s.overlap < 0.6),
+    FindingRule("dose", "warn", FindingAdvice.FEW_COUNTS, lambda s: s.totals.mean() < 100),
+    FindingRule("dose", "note", FindingAdvice.CHANGING_COUNTS, lambda s: s.changes > 0.3),
+    FindingRule("dead pixels", "warn", FindingAdvice.DEAD_PIXELS, lambda s: s.dead_pixels > 0),
+    FindingRule("hot pixels", "warn", FindingAdvice.HOT_PIXELS, lambda s: s.hot_pixels > 0),
+    FindingRule("saturated pixels", "warn", FindingAdvice.SATURATED_PIXELS, lambda s: s.saturated),
     FindingRule(
         "centre",
         "warn",
-        Advice.OFF_CENTRE,
+        FindingAdvice.OFF_CENTRE,
         lambda s: max(map(abs, s.off_centre or [0])) >= max(1.5, 0.03 * min(s.geometry.shape)),
     ),
-    FindingRule("detector", "warn", Advice.FULL_DETECTOR, lambda s: not (s.edge_ratio or 0.0) < 0.3),
-    FindingRule("window", "bad", Advice.WIDE_BEAM, lambda s: not (s.window_part or 0.0) < 0.7),
-    FindingRule("window", "warn", Advice.WIDE_BEAM, lambda s: (s.window_part or 0.0) > 0.5),
+    FindingRule("detector", "warn", FindingAdvice.FULL_DETECTOR, lambda s: not (s.edge_ratio or 0.0) < 0.3),
+    FindingRule("window", "bad", FindingAdvice.WIDE_BEAM, lambda s: not (s.window_part or 0.0) < 0.7),
+    FindingRule("window", "warn", FindingAdvice.WIDE_BEAM, lambda s: (s.window_part or 0.0) > 0.5),
     FindingRule(
-        "propagation", "warn", Advice.LONG_FLIGHT, lambda s: not abs(s.geometry.flight) <= s.longest_flight
+        "propagation",
+        "warn",
+        FindingAdvice.LONG_FLIGHT,
+        lambda s: not abs(s.geometry.flight) <= s.longest_flight,
     ),
-    FindingRule("positions", "bad", Advice.ONE_POSITION, lambda s: s.stands_still),
-    FindingRule("positions", "note", Advice.REPEATED_POSITIONS, lambda s: s.repeated_positions > 0),
-    FindingRule("raster", "note", Advice.PERFECT_RASTER, lambda s: s.raster is not None),
-    FindingRule("extent", "bad", Advice.WRONG_EXTENT, lambda s: not 1 <= s.extent <= 1e5),
-    FindingRule("heights", "warn", Advice.HEIGHTS_NOT_MODELLED, lambda s: s.in_cone_beam),
-    FindingRule("heights", "note", Advice.HEIGHTS_MODELLED, lambda s: True),
-    FindingRule("orientation", "note", Advice.UNKNOWN_ORIENTATION, lambda s: not s.scan.oriented),
-    FindingRule("masked", "warn", Advice.LARGE_MASK, lambda s: s.masked_part >= 0.5),
-    FindingRule("masked", "note", Advice.LARGE_MASK, lambda s: s.masked_part >= 0.1),
-    FindingRule("background", "warn", Advice.LARGE_BACKGROUND, lambda s: not s.background_part < 0.5),
+    FindingRule("positions", "bad", FindingAdvice.ONE_POSITION, lambda s: s.stands_still),
+    FindingRule("positions", "note", FindingAdvice.REPEATED_POSITIONS, lambda s: s.repeated_positions > 0),
+    FindingRule("raster", "note", FindingAdvice.PERFECT_RASTER, lambda s: s.raster is not None),
+    FindingRule("extent", "bad", FindingAdvice.WRONG_EXTENT, lambda s: not 1 <= s.extent <= 1e5),
+    FindingRule("heights", "warn", FindingAdvice.HEIGHTS_NOT_MODELLED, lambda s: s.in_cone_beam),
+    FindingRule("heights", "note", FindingAdvice.HEIGHTS_MODELLED, lambda s: True),
+    FindingRule("orientation", "note", FindingAdvice.UNKNOWN_ORIENTATION, lambda s: not s.scan.oriented),
+    FindingRule("masked", "warn", FindingAdvice.LARGE_MASK, lambda s: s.masked_part >= 0.5),
+    FindingRule("masked", "note", FindingAdvice.LARGE_MASK, lambda s: s.masked_part >= 0.1),
+    FindingRule("background", "warn", FindingAdvice.LARGE_BACKGROUND, lambda s: not s.background_part < 0.5),
 )

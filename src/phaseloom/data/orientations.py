@@ -44,8 +44,3 @@ def orient_patterns(patterns: Shaped[Tensor, "*batch y x"], way: int, /) -> Shap
             patterns = patterns.flip(axis)
             patterns = patterns.roll(1, axis) if patterns.shape[axis] % 2 == 0 else patterns
     return patterns.transpose(-2, -1) if way & 4 else patterns
-
-
-# old names, until callers are renamed
-allowed = list_orientations
-turned = orient_patterns

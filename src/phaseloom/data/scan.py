@@ -105,7 +105,7 @@ class Geometry:
     @property
     def steps(self) -> np.ndarray:
         """Steps ``(3, 2)`` of the object's rows and columns on the sample's surface, angstrom."""
-        return surface.steps(self.basis, self.pixel, self.normal)
+        return surface.grid_steps(self.basis, self.pixel, self.normal)
 
     @property
     def near(self) -> bool:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from scipy.spatial import KDTree
 
-from phaseloom.data.counts import loaded
-from phaseloom.data.formats.files import BROKEN, checked
+from phaseloom.data.counts import load_counts
+from phaseloom.data.formats.files import READ_ERRORS, require_file
 from phaseloom.data.scan import Scan4D
 from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
@@ -117,14 +117,14 @@ class ScanEmbedding:
         Raises:
             BadInput: a file of something else, a damaged one, or arrays that do not fit together.
         """
-        path = checked(path)
+        path = require_file(path)
         try:
             arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
             grid: Any = None if "grid" not in arrays else tuple(int(length) for length in arrays["grid"])
             provenance = Provenance(**json.loads(str(arrays["provenance"])))
             latents, misfit, totals, positions = (arrays[name] for name in ARRAYS)
             found = cls(latents, misfit, totals, positions, grid, provenance)
-        except BROKEN as problem:
+        except READ_ERRORS as problem:
             fix = "holds no embedding: give a file of phaseloom embed"
             raise BadInput(path.name, None, fix) from problem
         return found._require_consistent(path.name)
@@ -318,7 +318,7 @@ def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
     """
     net, card = load_autoencoder(model)
     decoded = _DecodedCounts(make_objective(net, card, scan))
-    return replace(scan, counts=loaded(decoded) if isinstance(scan.counts, np.ndarray) else decoded)
+    return replace(scan, counts=load_counts(decoded) if isinstance(scan.counts, np.ndarray) else decoded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,11 +349,3 @@ class _DecodedCounts:
         scan = self.lesson.scan
         decoded = self.lesson.drawn(index)[1][:, 0].cpu().numpy()
         return np.where(scan.mask, decoded, np.asarray(scan.counts[index], self.dtype))
-
-
-# old names, until callers are renamed
-writable = require_writable
-autoencoder = load_autoencoder
-lesson_of = make_objective
-Embedding = ScanEmbedding
-THRESHOLD = OUTLIER_THRESHOLD

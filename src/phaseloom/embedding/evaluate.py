@@ -136,8 +136,3 @@ def finish_training(training: AutoencoderTraining, /) -> tuple[Path | None, dict
     }
     card = make_card(training.recipe, scores, epochs=training.progress.epoch, **facts)
     return save_with_card(training.net, card, training.directory), card
-
-
-# old names, until callers are renamed
-finished = finish_training
-Examined = ReconstructionScores

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phaseloom.plot.style import DASHES, PALETTE, SMALL, colour_bar, frame, image, limits, mapped, page, steps
+from phaseloom.plot.style import (
+    LINE_COLOURS,
+    LINE_DASHES,
+    SMALL_FONT,
+    colour_bar,
+    draw_map,
+    frame,
+    image,
+    limits,
+    new_figure,
+    scan_steps,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +54,7 @@ def plot_maps(
     selected = {name: _select_strongest(np.asarray(rows)) for name, rows in kinds.items()}
     across = [max(1, round(math.sqrt(len(some) / 1.6))) for some in selected.values()]
     down = max(-(-len(some) // wide) for some, wide in zip(selected.values(), across, strict=True))
-    figure = page(1.75 * sum(across) + 0.4, 1.5 * down + 0.5)
+    figure = new_figure(1.75 * sum(across) + 0.4, 1.5 * down + 0.5)
     blocks = _make_blocks(figure, 1, len(selected), width_ratios=across)
     for block, (name, some), wide in zip(blocks, selected.items(), across, strict=True):
         rows = np.asarray(kinds[name])
@@ -78,17 +89,17 @@ def plot_clusters(
         >>> len(plot_clusters({"k-means": np.arange(9) % 2}, places, None).axes)
         1
     """
-    figure = page(5.6 * len(labelled), 5.0)
+    figure = new_figure(5.6 * len(labelled), 5.0)
     for axes, (title, labels) in zip(
         np.ravel(figure.subplots(1, len(labelled))), labelled.items(), strict=True
     ):
         count = int(labels.max()) + 1
         if grid is not None and math.prod(grid) == len(labels):
             colours = _make_colours(count)(labels.reshape(grid))[..., :3]
-            image(axes, colours, pixel=steps(positions, grid), title=_break_title(title))
+            image(axes, colours, pixel=scan_steps(positions, grid), title=_break_title(title))
         else:
             look = {"cmap": _make_colours(count), "vmin": -0.5, "vmax": count - 0.5}
-            mapped(axes, labels, positions, None, title=_break_title(title), **look)
+            draw_map(axes, labels, positions, None, title=_break_title(title), **look)
         _draw_key(axes, labels, count)
     return figure
 
@@ -117,7 +128,7 @@ def plot_mean_patterns(
         4
     """
     count = len(means)
-    figure = page(max(1.9 * count, 5.0), 4.6 if profile is None else 8.0)
+    figure = new_figure(max(1.9 * count, 5.0), 4.6 if profile is None else 8.0)
     figure.suptitle(title, fontsize=11)
     parts = [4.0] if profile is None else [4.0, 3.2]
     blocks = _make_blocks(figure, len(parts), 1, height_ratios=parts)
@@ -158,7 +169,7 @@ def plot_components(kinds: Mapping[str, np.ndarray], /) -> Figure:
     """
     wide = 8
     rows = [-(-min(len(images), MAX_TILES) // wide) for images in kinds.values()]
-    figure = page(1.25 * wide, 1.4 * sum(rows) + 0.4 * len(rows))
+    figure = new_figure(1.25 * wide, 1.4 * sum(rows) + 0.4 * len(rows))
     blocks = _make_blocks(figure, len(kinds), 1, height_ratios=rows)
     for block, (name, images), down in zip(blocks, kinds.items(), rows, strict=True):
         block.suptitle(name, fontsize=11)
@@ -185,7 +196,7 @@ def plot_samples(measured: np.ndarray, drawn: np.ndarray, names: Sequence[str], 
         >>> len(plot_samples(np.ones((2, 4, 5)), np.ones((2, 4, 5)), ("worst: 3", "typical: 4")).axes)
         4
     """
-    figure = page(1.9 * len(names), 4.3)
+    figure = new_figure(1.9 * len(names), 4.3)
     upper, lower = figure.subplots(2, len(names), squeeze=False)
     for number, name in enumerate(names):
         high = limits(np.sqrt(measured[number].clip(0)), 0.1)[1]
@@ -211,7 +222,7 @@ def plot_traversals(rows: np.ndarray, varied: Sequence[int], /) -> Figure:
         8
     """
     count, wide = rows.shape[:2]
-    figure = page(1.15 * (wide + 1) + 0.3, 1.2 * count + 0.6)
+    figure = new_figure(1.15 * (wide + 1) + 0.3, 1.2 * count + 0.6)
     high = limits(np.sqrt(rows.clip(0)), 0.1)[1]
     for axes, patterns_, which in zip(
         figure.subplots(count, wide + 1, squeeze=False), rows, varied, strict=True
@@ -222,7 +233,7 @@ def plot_traversals(rows: np.ndarray, varied: Sequence[int], /) -> Figure:
         reach = limits(np.abs(change))[1]
         look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
         image(axes[-1], change, pixel=(1, 1), dimension=None, title="change", **look)
-        axes[0].set_title(f"latent {which}", fontsize=SMALL, y=1.0, pad=4)
+        axes[0].set_title(f"latent {which}", fontsize=SMALL_FONT, y=1.0, pad=4)
     figure.suptitle(
         "One latent from its 1st to its 99th percentile, the others at their medians", fontsize=10
     )
@@ -241,7 +252,7 @@ def plot_plane(places: np.ndarray, labels: np.ndarray, title: str, /) -> Figure:
         >>> len(plot_plane(np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) % 3, "k-means").axes)
         1
     """
-    figure = page(5.8, 5.4)
+    figure = new_figure(5.8, 5.4)
     axes = figure.subplots()
     count = int(labels.max()) + 1
     frame(axes, title=_break_title(f"UMAP of latents; {title}"), x="", y="")
@@ -265,8 +276,8 @@ def _draw_tile(
     """A small map; a scale bar, or axes with ticks, on the first of a kind alone."""
     if grid is not None and math.prod(grid) == len(values):
         known = {} if bar else {"dimension": None}
-        return image(axes, values.reshape(grid), pixel=steps(positions, grid), **known, **look)
-    artist = mapped(axes, values, positions, None, **look)
+        return image(axes, values.reshape(grid), pixel=scan_steps(positions, grid), **known, **look)
+    artist = draw_map(axes, values, positions, None, **look)
     artist.set_sizes([float(np.clip(2000 / len(values), 0.5, 12))])
     axes.tick_params(labelsize=5.5, pad=1, length=2)
     axes.set_xlabel(axes.get_xlabel(), fontsize=6)
@@ -290,8 +301,8 @@ def _make_colours(count: int) -> ListedColormap:
     import matplotlib
     from matplotlib.colors import ListedColormap
 
-    if count <= len(PALETTE):
-        return ListedColormap(PALETTE[:count])
+    if count <= len(LINE_COLOURS):
+        return ListedColormap(LINE_COLOURS[:count])
     return ListedColormap([matplotlib.colormaps["turbo"]((at + 0.5) / count) for at in range(count)])
 
 
@@ -305,7 +316,9 @@ def _draw_key(axes: Axes, labels: np.ndarray, count: int) -> None:
         Patch(color=colours(number), label=f"{number}: {100 * size / len(labels):.1f} %")
         for number, size in enumerate(sizes)
     ]
-    axes.legend(handles=parts, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL, frameon=False)
+    axes.legend(
+        handles=parts, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL_FONT, frameon=False
+    )
 
 
 def _draw_profiles(axes: Axes, profile: RadialProfile, count: int) -> None:
@@ -313,13 +326,16 @@ def _draw_profiles(axes: Axes, profile: RadialProfile, count: int) -> None:
     colours = _make_colours(count)
     angle = 1e3 * profile.angle
     for number in range(count):
-        style = {"color": colours(number), "linestyle": DASHES[number // len(PALETTE) % len(DASHES)]}
+        style = {
+            "color": colours(number),
+            "linestyle": LINE_DASHES[number // len(LINE_COLOURS) % len(LINE_DASHES)],
+        }
         axes.plot(angle, profile.mean[number], label=str(number), linewidth=1.2, **style)
     axes.plot(angle, profile.mean[-1], "--", color="0.5", linewidth=1, label="all")
     frame(axes, title="Radial profiles", x="angle (mrad)", y="mean counts per pixel")
     if (profile.mean[np.isfinite(profile.mean)] > 0).any():
         axes.set_yscale("log")
-    axes.legend(fontsize=SMALL, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(fontsize=SMALL_FONT, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _break_title(title: str) -> str:

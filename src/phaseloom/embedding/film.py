@@ -106,7 +106,7 @@ def polar_film(
         _simulate_patterns(phase, corner, torch.from_numpy(share), torch.from_numpy(tilts), pixels) * dose
     )
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    counts = detect.draw(expected, generator=generator).numpy().astype(np.uint16)
+    counts = detect.draw_counts(expected, generator=generator).numpy().astype(np.uint16)
     wavelength = electron_wavelength(BEAM_ENERGY)
     angle = wavelength / (WAVE_WINDOW * WAVE_PIXEL) * (64 // pixels)
     geometry = Geometry(wavelength=wavelength, shape=(pixels, pixels), angle=(angle, angle), beam="electron")
@@ -144,7 +144,7 @@ def _make_film(field: np.ndarray, rng: np.random.Generator) -> tuple[_DomainMap,
         [corners + LATTICE_CONSTANT * np.array([y, x]) + off * along for _, y, x, off in CELL_ATOMS]
     )
     kinds = np.repeat([number for number, *_ in CELL_ATOMS], len(corners))
-    volts = atoms.potential(
+    volts = atoms.project_potential(
         torch.from_numpy(where).float(),
         torch.from_numpy(kinds),
         (shape[0], shape[1]),

@@ -353,17 +353,3 @@ def _write_tables(file: Any, report: LatentReport) -> None:
     if report.embedding.grid is not None:
         file["grid"] = np.array(report.embedding.grid)
     file["provenance"] = json.dumps(asdict(report.embedding.provenance))
-
-
-# old names, until callers are renamed
-grouped = find_clusters
-drawn_by = require_same_network
-same = require_same_scan
-means = compute_mean_patterns
-principal = compute_principal_components
-nonnegative = compute_nonnegative_factors
-samples = select_samples
-traversals = generate_traversals
-umapped = compute_umap
-write = write_report
-Report = LatentReport

@@ -347,7 +347,3 @@ def _compute_cosines(embeddings: Float[Tensor, "b k"]) -> Float[Tensor, " pairs"
     unit = functional.normalize(embeddings, dim=1, eps=1e-6)
     row, column = torch.triu_indices(len(unit), len(unit), 1, device=unit.device)
     return (unit @ unit.T)[row, column]
-
-
-# old names, until callers are renamed
-alone = disable_autocast

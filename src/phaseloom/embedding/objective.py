@@ -164,14 +164,14 @@ def _turn_batch(
     lesson: AutoencoderObjective, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch and its trusted pixels, each pattern turned by what the detector allows: by its number."""
-    ways = turns.allowed(lesson.scan.geometry)
+    ways = turns.list_orientations(lesson.scan.geometry)
     seeds = ((lesson.manner.seed, 29, lesson.epoch, int(number)) for number in index)
     choices = np.array([np.random.default_rng(seed).integers(len(ways)) for seed in seeds])
     out = given.clone(), wanted.clone(), good.repeat(len(index), 1, 1, 1)
     for number in np.unique(choices):
         own = torch.from_numpy(choices == number).to(given.device)
         for side, taken in zip(out, (given, wanted, out[2]), strict=True):
-            side[own] = turns.turned(taken[own], ways[number])
+            side[own] = turns.orient_patterns(taken[own], ways[number])
     return out
 
 
@@ -210,7 +210,3 @@ def _require_whole_counts(scan: Scan4D, few: np.ndarray) -> None:
     if (patterns < 0).any() or (patterns != np.rint(patterns)).any():
         fix = "are no whole numbers of electrons, so they cannot be parted: scale them to counts, or leave it"
         raise BadInput("halves", "patterns", fix)
-
-
-# old names, until callers are renamed
-Drawing = AutoencoderObjective

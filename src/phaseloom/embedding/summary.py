@@ -159,7 +159,7 @@ def calculate_metrics(
 
 def comparison(patterns: Tensor, drawn: Tensor, /) -> Figure:
     """Some patterns ``(b, 1, y, x)`` and their reconstructions on one scale, and the differences."""
-    from phaseloom.plot.style import page
+    from phaseloom.plot.style import new_figure
 
     given, found = (
         part.detach()[:MAX_COMPARED_PATTERNS, 0].float().cpu().numpy() for part in (patterns, drawn)
@@ -168,7 +168,7 @@ def comparison(patterns: Tensor, drawn: Tensor, /) -> Figure:
     grey = {"cmap": "magma", "vmin": float(given.min()), "vmax": float(given.max())}
     signed = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
     rows = [("given", given, grey), ("drawn", found, grey), ("difference", found - given, signed)]
-    figure = page(2 * len(given) + 1, 6)
+    figure = new_figure(2 * len(given) + 1, 6)
     for line, (name, stack, style) in zip(figure.subplots(3, len(given), squeeze=False), rows, strict=True):
         for number, (axes, values) in enumerate(zip(line, stack, strict=True)):
             artist = axes.imshow(values, **style)

@@ -152,7 +152,3 @@ class AutoencoderTraining(NetworkTraining):
         """The part that decides when to stop."""
         held = self.parts.validation
         return [held[start : start + self.recipe.batch] for start in range(0, len(held), self.recipe.batch)]
-
-
-# old names, until callers are renamed
-Encoding = AutoencoderTraining

@@ -9,7 +9,7 @@ import numpy as np
 
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
-from phaseloom.metrics.phase import level
+from phaseloom.metrics.phase import remove_plane_wave
 from phaseloom.result import Result
 
 __all__ = ["Bits", "Image", "stacks"]
@@ -103,7 +103,7 @@ def _object_values(result: Result, kind: Image) -> np.ndarray:
     states = result.object[None] if result.object_modes is None else result.object_modes
     if kind == "amplitude":
         return np.abs(states)
-    return np.angle(level(states, result.covered.astype(float)))
+    return np.angle(remove_plane_wave(states, result.covered.astype(float)))
 
 
 def _average_modes(result: Result, kind: Image) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.fitting.sync_batchnorm import shared
-from phaseloom.physics.patches import disjoint
+from phaseloom.physics.patches import merge_boxes
 
 __all__ = ["Team", "team"]
 
@@ -94,7 +94,7 @@ class Team:
             return
         known = [each for each in parameters if each.grad is not None and getattr(each, "touched", None)]
         for parameter in known:
-            boxes = disjoint(parameter.touched, parameter.shape[-2:])  # pyright: ignore
+            boxes = merge_boxes(parameter.touched, parameter.shape[-2:])  # pyright: ignore
             _all_reduce_parts(self, [parameter.grad[..., a:b, c:d] for a, b, c, d in boxes])  # pyright: ignore
         parameters = [each for each in parameters if not any(each is one for one in known)]
         there = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)

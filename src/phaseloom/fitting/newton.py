@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.patches import clear, disjoint
+from phaseloom.physics.patches import clear_boxes, merge_boxes
 
 __all__ = ["GaussNewton", "Rule", "diagonal"]
 
@@ -133,7 +133,7 @@ class GaussNewton(torch.optim.Optimizer):
                     parameter.grad = None
                     continue
                 if parameter.grad is not None:
-                    clear(parameter.grad, touched)
+                    clear_boxes(parameter.grad, touched)
                 touched.clear()
 
     def brake(self, only: Collection[str] | None = None, *, least: float = MIN_BRAKE) -> bool:
@@ -196,4 +196,6 @@ def _moved(parameter: nn.Parameter) -> list[Where]:
     if touched is None:
         return [WHOLE_PLANE]
     shape = (parameter.shape[-2], parameter.shape[-1])
-    return [(slice(top, bottom), slice(left, right)) for top, bottom, left, right in disjoint(touched, shape)]
+    return [
+        (slice(top, bottom), slice(left, right)) for top, bottom, left, right in merge_boxes(touched, shape)
+    ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phaseloom.plot.style import DASHES, PALETTE, colour_bar, frame, image, limits, page
+from phaseloom.plot.style import LINE_COLOURS, LINE_DASHES, colour_bar, frame, image, limits, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,21 +24,24 @@ def plot_losses(history: Sequence[Mapping[str, Any]], /) -> Figure:
         >>> len(plot_losses(events).axes)
         2
     """
-    figure = page(6.4, 5.0)
+    figure = new_figure(6.4, 5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     epochs = [event["number"] for event in history]
     names = list(dict.fromkeys(name for event in history for name in event["terms"]))
     lines = {name: [event["terms"].get(name, np.nan) for event in history] for name in names}
     lines["held out"] = [np.nan if e["holdout"] is None else e["holdout"] for e in history]
     for number, (name, values) in enumerate(lines.items()):
-        style = {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)]}
+        style = {
+            "color": LINE_COLOURS[number % len(LINE_COLOURS)],
+            "linestyle": LINE_DASHES[number % len(LINE_DASHES)],
+        }
         upper.plot(epochs, values, label=name, **style)
     frame(upper, title="Training", x="", y="loss")
     lowest = min(value for values in lines.values() for value in values if np.isfinite(value))
     upper.set_yscale("log" if lowest > 0 else "linear")
     upper.legend()
     rates = [event["rates"].get("net", max(event["rates"].values(), default=np.nan)) for event in history]
-    lower.plot(epochs, rates, color=PALETTE[0])
+    lower.plot(epochs, rates, color=LINE_COLOURS[0])
     frame(lower, title="", x="epoch", y="rate")
     lower.set_yscale("log")
     return figure
@@ -55,7 +58,7 @@ def plot_predictions(
         names: of the rows.
         pixel: angstrom.
     """
-    figure = page(8.0, 2.5 * len(images))
+    figure = new_figure(8.0, 2.5 * len(images))
     rows = figure.subplots(len(images), 3, squeeze=False)
     for axes, found, true, name in zip(rows, images, phases, names, strict=True):
         level = found - found.mean()
@@ -68,7 +71,3 @@ def plot_predictions(
             look = {"title": title, "cmap": colours, "vmin": bottom, "vmax": top}
             colour_bar(axis, image(axis, what, pixel=(pixel, pixel), **look), "rad")
     return figure
-
-
-# old names, until callers are renamed
-curves = plot_losses

@@ -384,9 +384,3 @@ def check_count(knob: str, value: int, /, *, multiple: int = 1) -> int:
     if not isinstance(value, int) or value < 1 or value % multiple:
         raise BadInput(f"nets: {knob}", value, f"must be a whole number above zero, a multiple of {multiple}")
     return value
-
-
-# old names, until callers are renamed
-full = to_full_precision
-chosen = choose_option
-counted = check_count

@@ -165,8 +165,3 @@ def require_new_folder(directory: Path | str | None, /) -> Path | None:
     if folder is not None and (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder, or resume it")
     return folder
-
-
-# old names, until callers are renamed
-Course = NetworkTraining
-placed = require_new_folder

@@ -309,14 +309,3 @@ def _require_safetensors() -> None:
         import safetensors  # noqa: F401
     except ModuleNotFoundError as problem:
         raise MissingExtra("nets: weights in files", "safetensors", "learn") from problem
-
-
-# old names, until callers are renamed
-recorded = record_builder
-save = save_network
-load = load_network
-card = load_card
-find = find_network
-fingerprint = hash_network
-Recipe = BuilderCall
-FILE = NETWORK_FILE

@@ -322,12 +322,3 @@ def _import_sklearn(room: str) -> Any:
         return importlib.import_module(f"sklearn.{room}")
     except ImportError as problem:
         raise MissingExtra("clusters", "scikit-learn", "analyse") from problem
-
-
-# old names, until callers are renamed
-whitened = standardise_columns
-kmeans = fit_kmeans
-mixture = fit_mixture
-choice = compare_cluster_counts
-Repeated = MeanOverSeeds
-Choice = ClusterCounts

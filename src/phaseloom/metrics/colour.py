@@ -212,9 +212,3 @@ def _find_window_extremes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     whole = images[:, : rows * WINDOW_PIXELS, : columns * WINDOW_PIXELS]
     windows = whole.reshape(len(images), rows, WINDOW_PIXELS, columns, WINDOW_PIXELS)
     return windows.max((2, 4)), windows.min((2, 4))
-
-
-# old names, until callers are renamed
-linear_light = decode_srgb
-display = encode_srgb
-cielab = convert_to_cielab

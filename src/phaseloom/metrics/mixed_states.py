@@ -277,7 +277,3 @@ def _compute_overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 def _compute_power(stack: np.ndarray) -> np.ndarray:
     """Power of each mode."""
     return np.sum(np.abs(stack) ** 2, (1, 2))
-
-
-# old names, until callers are renamed
-matched = match_modes

@@ -346,10 +346,3 @@ def measure_agreement(image: ArrayLike, truth: ArrayLike, /, *, rim: int = 0) ->
     correlation = float((values * wanted).sum() / (norm * power**0.5)) if norm > 0 else 0.0
     error = float(((values - wanted) ** 2).sum()) / power
     return Agreement(error, correlation, psnr(values, wanted), ssim(values, wanted))
-
-
-# old names, until callers are renamed
-shifted = shift_image
-level = remove_plane_wave
-summed_phase = sum_phase
-agreement = measure_agreement

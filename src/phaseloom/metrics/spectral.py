@@ -221,7 +221,3 @@ def _measure_hull(places: np.ndarray) -> float:
             "scan_spectrum.positions", None, "lie on a line and enclose no area: use a mean pattern"
         )
     return float(ConvexHull(places / spread[0]).volume) * float(spread[0]) ** 2
-
-
-# old names, until callers are renamed
-bands = divide_bands

@@ -193,10 +193,3 @@ def _check_image(place: str, object: ArrayLike) -> np.ndarray:
     if values.ndim != 2 or not values.any() or not np.isfinite(values).all():
         raise BadInput(place, values.shape, "must be a finite image (y, x) with something in it")
     return values
-
-
-# old names, until callers are renamed
-phase_slope = find_phase_slope
-growth = fit_growth
-traded = trade_trends
-standard_set = standardise_set

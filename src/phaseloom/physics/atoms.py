@@ -178,9 +178,3 @@ def _table(name: str) -> dict[int, np.ndarray]:
     file = importlib.resources.files("phaseloom.physics") / "tables" / f"{name}.txt"
     rows = np.loadtxt(io.StringIO(file.read_text(encoding="utf-8")))
     return {int(row[0]): row[1:] for row in rows}
-
-
-# old names, until callers are renamed
-potential = project_potential
-displaced = displace_atoms
-slabs = assign_slices

@@ -175,7 +175,3 @@ def draw_counts(
 ) -> Float[Tensor, "*batch y x"]:
     """Poisson counts of an expected intensity, reproducible through the generator."""
     return torch.poisson(expected, generator=generator)
-
-
-# old names, until callers are renamed
-draw = draw_counts

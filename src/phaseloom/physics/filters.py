@@ -238,8 +238,3 @@ def _weights(many: int, given: int, step: Float[Tensor, " b"]) -> Float[Tensor, 
     hann = torch.cos(away * (math.pi / (2 * SINC_TAPS))).square()
     weight = torch.where(away.abs() < SINC_TAPS, torch.sinc(away) * hann, 0)
     return weight / weight.sum(-1, keepdim=True).clamp(min=0.5)
-
-
-# old names, until callers are renamed
-TAPS = SINC_TAPS
-sampled = interpolate_windows

@@ -259,8 +259,3 @@ def _cover_tiles(tiles: np.ndarray, shape: tuple[int, int]) -> list[Box]:
         for run in sorted(here):
             open_.setdefault(run, row)
     return found
-
-
-# old names, until callers are renamed
-clear = clear_boxes
-disjoint = merge_boxes

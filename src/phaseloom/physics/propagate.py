@@ -192,7 +192,3 @@ def _plane_waves(shape: tuple[int, int], basis: Tensor) -> Float[Tensor, "3 y x"
     y, x = (2 * math.pi * torch.fft.fftfreq(n, dtype=basis.dtype, device=basis.device) for n in shape)
     inverse = torch.linalg.pinv(basis).transpose(0, 1)
     return inverse[:, 0, None, None] * y[:, None] + inverse[:, 1, None, None] * x
-
-
-# old names, until callers are renamed
-oblique = tilted_plane_kernel

@@ -306,7 +306,3 @@ def depths_of_slices(gaps: Sequence[float], object: Tensor) -> Tensor:
         fix = f"does not fit {object.shape[-3]} slices: give one gap less than there are slices"
         raise BadInput("gaps", f"{len(gaps)} gaps", fix)
     return torch.tensor([0.0, *accumulate(gaps)], dtype=object.real.dtype, device=object.device)
-
-
-# old names, until callers are renamed
-sheared = shear_slices

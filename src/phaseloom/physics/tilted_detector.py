@@ -18,9 +18,9 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.propagate import flight_phase_and_decay
 from phaseloom.physics.tilted_sample import Numbers, grid_steps, outgoing_direction
 
-__all__ = ["OVERSAMPLING", "ewald", "interpolation", "remap_pixels", "tilted_kernel"]
+__all__ = ["PIXEL_OVERSAMPLING", "ewald", "interpolation", "remap_pixels", "tilted_kernel"]
 
-OVERSAMPLING = 2
+PIXEL_OVERSAMPLING = 2
 """How much finer the grid is on which waves are interpolated."""
 
 KERNEL_SHAPE = math.pi * math.sqrt(8.2)
@@ -133,14 +133,16 @@ def interpolation(
         >>> bool(abs(8 * read - np.exp(-2j * np.pi * 2.5 / 8)) < 1e-3)
         True
     """
-    fine = [OVERSAMPLING * n for n in shape]
-    low = np.floor(OVERSAMPLING * places)
-    rows, columns = (_kernel_weights(part) for part in np.moveaxis(OVERSAMPLING * places - low, -1, 0))
+    fine = [PIXEL_OVERSAMPLING * n for n in shape]
+    low = np.floor(PIXEL_OVERSAMPLING * places)
+    rows, columns = (_kernel_weights(part) for part in np.moveaxis(PIXEL_OVERSAMPLING * places - low, -1, 0))
     y, x = (low[..., axis].astype(np.int64) for axis in (0, 1))
     taps = [(i, j) for i in range(4) for j in range(4)]
     pixels = np.stack([(y + i - 1) % fine[0] * fine[1] + (x + j - 1) % fine[1] for i, j in taps])
-    weights = np.stack([OVERSAMPLING * share * rows[i] * columns[j] for i, j in taps])
-    taper = np.outer(*(1 / _kernel_transform((np.arange(n) - n // 2) / (OVERSAMPLING * n)) for n in shape))
+    weights = np.stack([PIXEL_OVERSAMPLING * share * rows[i] * columns[j] for i, j in taps])
+    taper = np.outer(
+        *(1 / _kernel_transform((np.arange(n) - n // 2) / (PIXEL_OVERSAMPLING * n)) for n in shape)
+    )
     return torch.as_tensor(pixels.astype(np.int32)), torch.as_tensor(weights), torch.as_tensor(taper)
 
 

@@ -135,10 +135,3 @@ def _project_along(points: np.ndarray, direction: np.ndarray, normal: np.ndarray
         fix = f"runs along the surface with the normal {normal.round(4).tolist()}: nothing can be projected"
         raise BadInput(place, direction.round(4).tolist(), fix)
     return points - np.outer(points @ normal / sine, direction)
-
-
-# old names, until callers are renamed
-steps = grid_steps
-landed = project_beam
-departed = restore_beam
-mirror = mirror_normal

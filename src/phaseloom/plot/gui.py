@@ -406,13 +406,3 @@ class _Interrupts:
         if self._inside or self.count > 1:
             raise KeyboardInterrupt
         log.warning("Ctrl-C: ends after this item; again: at once")
-
-
-# old names, until callers are renamed
-View = SteppedView
-pump = process_events
-windowed = has_window
-frozen = freeze_layout
-span = count_limits
-window = open_window
-plain = to_numpy

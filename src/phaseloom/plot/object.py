@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phaseloom.errors import BadInput
-from phaseloom.metrics.phase import level, remove_ramp, summed_phase
+from phaseloom.metrics.phase import remove_plane_wave, remove_ramp, sum_phase
 from phaseloom.plot.style import (
     EMPTY_COLOUR,
     colour_bar,
@@ -68,7 +68,7 @@ class ObjectField:
         """The field of a result, or of one state of its object."""
         box, inside = _covered_box(r)
         whole = r.object if object is None else object
-        return cls(level(whole[:, *box], inside), inside, box)
+        return cls(remove_plane_wave(whole[:, *box], inside), inside, box)
 
     def phase(self, slice: int | None = None, /) -> np.ndarray:
         """Phase (y, x) of a slice, or summed over all, free of constant and ramp; NaN outside, radian.
@@ -79,7 +79,7 @@ class ObjectField:
         count = len(self.levelled)
         if slice is not None and not -count <= slice < count:
             raise BadInput("plot.slice", slice, f"is not a slice: the object has {count}, counted from 0")
-        phase = summed_phase(self.levelled if slice is None else self.levelled[slice])
+        phase = sum_phase(self.levelled if slice is None else self.levelled[slice])
         return np.where(self.inside, phase - _fit_plane(phase, self.inside), np.nan)
 
     def amplitude(self) -> np.ndarray:
@@ -328,7 +328,3 @@ def _covered_box(r: Result) -> tuple[tuple[slice, slice], np.ndarray]:
     rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
     box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
     return box, covered[box]
-
-
-# old names, until callers are renamed
-Field = ObjectField

@@ -341,7 +341,3 @@ def _shorten(value: object) -> str:
         value = ", ".join(f"{name} {item}" for name, item in value.items())
     text = " ".join(str(value).split())
     return text if len(text) <= 44 else text[:43] + "…"
-
-
-# old names, until callers are renamed
-trust = trust_facts

@@ -276,15 +276,3 @@ def draw_note(panel: FigureBase, text: str, /) -> None:
     axes.text(
         0.5, 0.5, text, ha="center", va="center", color="0.5", fontsize=NORMAL_FONT, transform=axes.transAxes
     )
-
-
-# old names, until callers are renamed
-SMALL = SMALL_FONT
-page = new_figure
-DASHES = LINE_DASHES
-PALETTE = LINE_COLOURS
-mapped = draw_map
-steps = scan_steps
-thinned = average_blocks
-NORMAL = NORMAL_FONT
-note = draw_note

@@ -103,8 +103,3 @@ def write_part(model: Ptychography, name: str, new: Tensor, /) -> None:
         model.scan.offsets.copy_(new)
     elif name != "amplitude" or model.object.kind != "phase":
         getattr(model.object, name).copy_(new)
-
-
-# old names, until callers are renamed
-imposed = bind_projection
-setting = describe_setting

@@ -85,7 +85,3 @@ def _expected_pattern(
     detector = model.detector
     pattern = detector.seen(far, model.object.occupancy if share is None else share)
     return detector.weights[index, None, None].detach() * pattern * detector.flat
-
-
-# old names, until callers are renamed
-spectral = spectral_start

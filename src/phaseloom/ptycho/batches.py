@@ -297,8 +297,3 @@ def _hilbert_distance(positions: np.ndarray, bits: int = 16) -> np.ndarray:
         x, y = np.where(last, side - 1 - x, x), np.where(last, side - 1 - y, y)
         x, y = np.where(up, x, y), np.where(up, y, x)
     return along
-
-
-# old names, until callers are renamed
-largest = largest_piece
-in_pieces = split_batches

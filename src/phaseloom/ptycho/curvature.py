@@ -366,9 +366,3 @@ def _fit_stiffness(divergence: Callable[[Tensor, Tensor], Tensor], counts: Tenso
     below = divergence((root - step).clamp(min=0).square(), counts)
     stiff = float((counts * (above + below)).sum() / (2 * step**2 * counts.sum()))
     return stiff if math.isfinite(stiff) and stiff > 0 else 1.0
-
-
-# old names, until callers are renamed
-OFTEN = UPDATES_TO_FOLLOW_POSITIONS
-crossings = count_crossings
-light = sum_illumination

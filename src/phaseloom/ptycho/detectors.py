@@ -65,7 +65,7 @@ class EwaldMapping(nn.Module):
 
     @property
     def _fine(self) -> tuple[int, int]:
-        return oblique.OVERSAMPLING * self.shape[0], oblique.OVERSAMPLING * self.shape[1]
+        return oblique.PIXEL_OVERSAMPLING * self.shape[0], oblique.PIXEL_OVERSAMPLING * self.shape[1]
 
     def forward(self, wave: Complex[Tensor, "*batch y x"]) -> Complex[Tensor, "*batch y x"]:
         """Waves of which the squared modulus is what pixels see, zero frequency in the corner as before."""

@@ -103,7 +103,7 @@ def lay_on_canvas(
 
 def is_ours(path: Path, /) -> bool:
     """Whether a file's positions are in the frame of its data, as in results of ours."""
-    return Path(path).suffix != ".npy" and models.kind(path) == "ours"
+    return Path(path).suffix != ".npy" and models.find_program(path) == "ours"
 
 
 def read_probe(path: Path, geometry: Geometry, /) -> Complex[Tensor, "mode y x"]:
@@ -146,9 +146,9 @@ def read_tilts(path: Path, /) -> np.ndarray:
     """Tilts ``(1, 2)`` or ``(n, 2)`` in radian, of a result or of a table in milliradian."""
     path, place = Path(path), "propagator: tilts"
     if path.suffix in (".npy", ".csv", ".txt"):
-        from phaseloom.data.formats.arrays import table
+        from phaseloom.data.formats.arrays import read_table
 
-        values = np.atleast_2d(table(path)) * 1e-3
+        values = np.atleast_2d(read_table(path)) * 1e-3
     else:
         found = models.read(path).tilts
         if found is None:

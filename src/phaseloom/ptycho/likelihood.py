@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from phaseloom.data.counts import own, present
+from phaseloom.data.counts import get_present, list_own_patterns
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.cache import TensorCache
@@ -42,7 +42,7 @@ class CountLoader:
 
     def __init__(self, scan: Scan4D, arrange: Callable[[Tensor], Tensor]):
         self.counts, self.arrange = scan.counts, arrange
-        self.rows, self.place = present(scan.counts)
+        self.rows, self.place = get_present(scan.counts)
         self.held: DevicePatterns | None = None
         self.resident: dict[torch.device, DevicePatterns | None] = {}
         self.coming: dict[int, tuple[Tensor, TensorTransfer]] = {}
@@ -337,7 +337,10 @@ class Likelihood:
     def _left(self) -> Float[Tensor, "3"]:
         """Sums over the patterns that are kept here: of both, and of pixels with a count."""
         mask, device = self.model.detector.mask, self.model.scan.start.device
-        sums, kept = torch.zeros(3, dtype=torch.float64), torch.from_numpy(own(self.measured.counts))
+        sums, kept = (
+            torch.zeros(3, dtype=torch.float64),
+            torch.from_numpy(list_own_patterns(self.measured.counts)),
+        )
         for index in kept.to(device).split(min(self.at_once, 256)):
             counts, expected = self.measured[index].to(device), self.model(index)
             amplitude = (noise.amplitude(expected, counts, floor=0.0) * mask).sum()

@@ -95,10 +95,3 @@ def _resample_transmission(
     double = (2 * wave.shape[-2], 2 * wave.shape[-1])
     spectrum = fit_window(centred(to_reciprocal(wave - 1)), double)
     return (1 + 2 * to_real(cornered(spectrum)))[..., : shape[0], : shape[1]]
-
-
-# old names, until callers are renamed
-coarser = coarsen_scan
-halved = halve_canvas
-carry = transfer_parameters
-roomy = has_empty_outer_half

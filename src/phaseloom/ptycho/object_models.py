@@ -287,8 +287,3 @@ def _interpolation_power(few: int, many: int, like: Tensor) -> Float[Tensor, "fe
     """Square modulus of what each coarse pixel of an axis becomes on the fine ones."""
     each = torch.eye(few, dtype=torch.float64)[:, None]
     return resample_field(each, (1, many))[:, 0].abs().square().to(like)
-
-
-# old names, until callers are renamed
-begun = make_start
-resampled = resample_field

@@ -194,8 +194,3 @@ def count_plane_waves(
     steps = (math.floor(angle * n * p / wavelength) for n, p in zip(shape, pixel, strict=True))
     first, second = (min(n, 2 * step + 1) for n, step in zip(shape, steps, strict=True))
     return first, second
-
-
-# old names, until callers are renamed
-optics_of = read_beam_optics
-Optics = BeamOptics

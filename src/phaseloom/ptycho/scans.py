@@ -332,8 +332,3 @@ def depth_of_focus(scan: Scan4D, /) -> float:
     if scan.probe is None:
         return measure_height_sensitivity(probes.auto(scan).modes(), scan.window)
     return measure_height_sensitivity(torch.as_tensor(scan.probe), scan.geometry)
-
-
-# old names, until callers are renamed
-depth = measure_height_sensitivity
-matter = heights_matter

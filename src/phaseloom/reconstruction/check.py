@@ -18,7 +18,7 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.outcome import Stop, StopReason
-from phaseloom.ptycho.batches import largest
+from phaseloom.ptycho.batches import largest_piece
 from phaseloom.reconstruction import preflight as foresight
 from phaseloom.reconstruction.level import Level, build_levels, last_epochs, make_batches
 from phaseloom.reconstruction.protocol import Job
@@ -175,7 +175,7 @@ def _rehearse(job: Job, level: Level) -> _Needs:
     for group in optimizer.param_groups:
         group["start"], group["stop"] = 1, None  # all parts together, whenever they move
     few = 1 if isinstance(optimizer, torch.optim.LBFGS) else BATCHES
-    held = torch.as_tensor(job.holdout).split(largest(batches))[:1] if len(job.holdout) else ()
+    held = torch.as_tensor(job.holdout).split(largest_piece(batches))[:1] if len(job.holdout) else ()
     batch = _of_a_batch(level, batches)
     last = _epoch(level, batches[:few], held)
     began = time.perf_counter()

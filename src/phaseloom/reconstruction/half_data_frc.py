@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from phaseloom.data import prepare
-from phaseloom.data.counts import loaded
+from phaseloom.data.counts import load_counts
 from phaseloom.data.scan import Scan4D
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.reconstruction.compare import common
@@ -67,7 +67,7 @@ def splittable(scan: Scan4D, /) -> None:
         BadInput: counts that are not whole numbers from zero up.
     """
     some = scan.select(np.unique(np.linspace(0, len(scan) - 1, 16).astype(int)))
-    loaded(prepare.thin(some, which=0).counts)
+    load_counts(prepare.thin(some, which=0).counts)
 
 
 def _reconstruct_half(job: Job, which: Literal[0, 1], drive: Callable[[Job], Any]) -> Result:

@@ -6,7 +6,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.object_models import BandlimitedObject
-from phaseloom.ptycho.scans import depth
+from phaseloom.ptycho.scans import measure_height_sensitivity
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.units import LENGTH
 
@@ -28,7 +28,7 @@ def ambiguous(recipe: Reconstruct, scan: Scan4D, model: Ptychography, semiangle:
     if (np.ptp(scan.positions, axis=0) >= scan.window.pixel).any():
         return ""
     free = bool(recipe.rate_of("probe")) and isinstance(model.probe, Probe)
-    unit = depth(model.probe.modes(), scan.window)
+    unit = measure_height_sensitivity(model.probe.modes(), scan.window)
     heights = np.zeros(1) if scan.heights is None or model.heights is None else scan.heights
     count = len(np.unique((heights / (0.1 * unit)).round()))
     if (

@@ -16,8 +16,8 @@ from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.schedule import Every, Shape, paced
 from phaseloom.fitting.updates import Batches
 from phaseloom.ptycho import batches, multigrid
-from phaseloom.ptycho.apply_projections import imposed, setting
-from phaseloom.ptycho.curvature import OFTEN, Curvature, crossings
+from phaseloom.ptycho.apply_projections import bind_projection, describe_setting
+from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.recipe import Change, Reconstruct
@@ -79,9 +79,9 @@ class Level:
             fix = "leaves nothing that compares with the data: add a penalty that does"
             raise BadInput("noise", "none", fix)
         progress = Progress(model, _optimizer(recipe.optimizer, _parameter_groups(recipe, model)))
-        where = setting(model, scan)
+        where = describe_setting(model, scan)
         after = [
-            Every(imposed(call.partial(), model, where, call.name), **dict(call.when))
+            Every(bind_projection(call.partial(), model, where, call.name), **dict(call.when))
             for call in recipe.projections
         ]
         before = _newton_preparation(model, likelihood, progress.optimizer, braked=not after)
@@ -89,12 +89,12 @@ class Level:
 
     def coarser(self, recipe: Reconstruct) -> "Level | None":
         """The same on pixels twice as wide, or ``None`` where that would lose light."""
-        scan = multigrid.coarser(self.scan, self.model)
+        scan = multigrid.coarsen_scan(self.scan, self.model)
         if scan is None:
             return None
-        canvas = multigrid.halved(self.model.object.canvas)
+        canvas = multigrid.halve_canvas(self.model.object.canvas)
         model = recipe.model(scan, canvas).to(self.model.scan.start.device)
-        multigrid.carry(self.model, model)
+        multigrid.transfer_parameters(self.model, model)
         return Level.of(recipe, scan, model)
 
     def fit(
@@ -143,7 +143,7 @@ class Level:
 
     def follow(self, other: "Level") -> None:
         """Go on from what another stage has found."""
-        multigrid.carry(other.model, self.model)
+        multigrid.transfer_parameters(other.model, self.model)
         done = other.progress
         self.progress.epoch, self.progress.history = done.epoch, done.history
         self.progress.since = done.epoch
@@ -195,7 +195,7 @@ def make_batches(recipe: Reconstruct, level: Level, index: np.ndarray, /) -> Bat
     order = recipe.batch(index, recipe.seed, level.scan.positions)
     if recipe.penalties:  # a mean over patterns is that of its pieces; a penalty need not be one
         return order
-    return batches.in_pieces(order, level.likelihood.at_once)
+    return batches.split_batches(order, level.likelihood.at_once)
 
 
 def fit_level(
@@ -247,7 +247,7 @@ def _fit(
     if level.progress.stop.settled:
         return
     order = make_batches(recipe, level, training)
-    judges = list(torch.as_tensor(holdout).split(batches.largest(order(1)))) if len(holdout) else []
+    judges = list(torch.as_tensor(holdout).split(batches.largest_piece(order(1)))) if len(holdout) else []
 
     def change_rates(progress: Progress) -> None:
         level.change(changes(), progress.epoch + 1)
@@ -273,7 +273,7 @@ def set_batch_size(recipe: Reconstruct, model: Ptychography) -> Call:
     if call.values.get("size") is not None or recipe.optimizer.name != "gauss_newton":
         return call
     count = len(model.scan.start)
-    size = int(np.clip(round(0.6 * crossings(model)), 8, max(8, count // 12)))
+    size = int(np.clip(round(0.6 * count_crossings(model)), 8, max(8, count // 12)))
     return Call(call.room, call.name, {**call.values, "size": min(size, 512)}, call.when)
 
 
@@ -332,7 +332,7 @@ def _stands_still(events: Sequence[Mapping[str, Any]]) -> bool:
     """
     if len(events) < 2:
         return False
-    least = 0.98 ** min(1.0, events[-1]["updates"] / OFTEN)
+    least = 0.98 ** min(1.0, events[-1]["updates"] / UPDATES_TO_FOLLOW_POSITIONS)
     return events[-1]["loss"] > max(least * events[-2]["loss"], MIN_LOSS_OF_STANDSTILL)
 
 

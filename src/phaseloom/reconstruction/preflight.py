@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from phaseloom.data.calibrate import Disk, fitted_disk
+from phaseloom.data.calibrate import Disk, fit_disk
 from phaseloom.data.diagnostics import inspect
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -367,7 +367,7 @@ def _disk(run: RunAhead) -> Disk | None:
     if run.scan.geometry.near or np.ptp(run.scan.geometry.angle) > 1e-3 * max(run.scan.geometry.angle):
         return None
     try:
-        disk = fitted_disk(run.mean, mask=run.scan.mask)
+        disk = fit_disk(run.mean, mask=run.scan.mask)
     except BadInput:
         return None
     return disk if disk.clear else None

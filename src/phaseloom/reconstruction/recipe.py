@@ -17,7 +17,7 @@ from phaseloom.fitting import optimizers
 from phaseloom.ptycho import scans
 from phaseloom.ptycho.likelihood import Penalty
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.probe_guesses import optics_of
+from phaseloom.ptycho.probe_guesses import read_beam_optics
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result, is_result
 from phaseloom.runs import memory as _memory
@@ -300,7 +300,7 @@ def _thing(recipe: Reconstruct, room: scans.Canvas, scan: Scan4D, *, coarse: boo
     if coarse and recipe.object.name == "predicted":
         kept = {name: value for name, value in recipe.object.values.items() if name == "kind"}
         return Call(recipe.object.room, "pixels", kept)(room)
-    return recipe.object(room, scan, optics_of(recipe.probe))
+    return recipe.object(room, scan, read_beam_optics(recipe.probe))
 
 
 def _darkest(scan: Scan4D) -> float:

@@ -17,8 +17,8 @@ from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.outcome import Advice, Judgement
 from phaseloom.fitting.schedule import Every
 from phaseloom.physics.modes import orthogonalise, powers
-from phaseloom.plot.report import trust
-from phaseloom.ptycho.curvature import light
+from phaseloom.plot.report import trust_facts
+from phaseloom.ptycho.curvature import sum_illumination
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
@@ -153,7 +153,7 @@ def state_of(model: Ptychography, /) -> dict[str, Any]:
 
 def summary_lines(result: Result, /) -> list[str]:
     """The verdict on a result, and the numbers that speak for it, a line each."""
-    facts = dict(trust(result))
+    facts = dict(trust_facts(result))
     shown = ("loss", "hold-out") if "chi^2" in facts else ()
     facts |= {name: f"{value:.4g}" for name, value in result.metrics.items() if name not in shown}
     verdict = result.verdict or "none: the result is of an earlier version"
@@ -231,7 +231,11 @@ def images_of(model: Ptychography, /) -> dict[str, Any]:
 
     As in a result: the transmission of vacuum is one, an object of several states is their mean.
     """
-    coverage = light(model, [(modes[None], members) for modes, members in model.incident()])[0].cpu().numpy()
+    coverage = (
+        sum_illumination(model, [(modes[None], members) for modes, members in model.incident()])[0]
+        .cpu()
+        .numpy()
+    )
     scale = model.modulus(coverage)
     modes = orthogonalise(model.probe.modes())
     probe = modes if model.heights is None else model.heights.level(modes)

@@ -118,9 +118,9 @@ def load_restorer(path: Path | str, /) -> tuple[Restorer, ImageKind, dict[str, A
     if Path(path).suffix in (".pth", ".pt", ".ckpt"):
         fix = "was saved by another program, and holds no layers of this one: train anew"
         raise BadInput("--model", str(path), fix)
-    file = weight_files.find(path)
-    net = weight_files.load(file)
-    card = weight_files.card(file)
+    file = weight_files.find_network(path)
+    net = weight_files.load_network(file)
+    card = weight_files.load_card(file)
     if not isinstance(net, Restorer):
         fix = "restores no images: name a network of phaseloom restore train"
         raise BadInput("--model", str(path), f"holds a {type(net).__name__}, which {fix}")
@@ -170,7 +170,7 @@ def restore_files(
     report: dict[str, Any] = {
         "stamp": STAMP,
         "model": str(model),
-        "weights": weight_files.fingerprint(model),
+        "weights": weight_files.hash_network(model),
         "task": kind.name,
         "tile": tile,
         "overlap": overlap,
@@ -226,10 +226,3 @@ def _write_restored(
     with whole(out / "restored.json") as path:
         path.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return RestoredFile(file, low, high, change)
-
-
-# old names, until callers are renamed
-mended = restore_image
-restorer = load_restorer
-listed = list_images
-apply = restore_files

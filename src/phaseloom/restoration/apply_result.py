@@ -189,8 +189,3 @@ def _relative_difference(job: Job, result: Result) -> float:
     if found.shape != result.object.shape:
         return float("inf")
     return float(np.linalg.norm(found - result.object) / np.linalg.norm(result.object))
-
-
-# old names, until callers are renamed
-phase_of = restore_phase
-correlations = correlate_halves

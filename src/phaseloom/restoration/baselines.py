@@ -308,7 +308,3 @@ def _import_restoration() -> Any:
     except ImportError as problem:
         raise MissingExtra("denoisers", "scikit-image", "restore") from problem
     return restoration
-
-
-# old names, until callers are renamed
-SPANS = STRENGTH_RANGES

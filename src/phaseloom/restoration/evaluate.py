@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from phaseloom import plot
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.learning import weight_files
-from phaseloom.learning.figures import curves
+from phaseloom.learning.figures import plot_losses
 from phaseloom.metrics.colour import uciqe, uiqm
 from phaseloom.metrics.image import psnr, ssim
 from phaseloom.metrics.phase import remove_ramp
@@ -34,7 +34,7 @@ from phaseloom.restoration.figures import plot_pairs
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.folders import Pair, format_channels
 from phaseloom.restoration.pairs.image_kinds import ImageKind
-from phaseloom.restoration.train import MIN_SIDE_FOR_SSIM, RestorerTraining, describe_epoch
+from phaseloom.restoration.train import MIN_SIDE_FOR_SSIM, RestorerTraining
 from phaseloom.spec import to_yaml
 from phaseloom.version import __version__
 
@@ -203,14 +203,14 @@ def evaluate_training(training: RestorerTraining, /) -> tuple[Path | None, dict[
         "weights": training.weighting.weights,
         "version": __version__,
     }
-    path = None if training.directory is None else training.directory / weight_files.FILE
+    path = None if training.directory is None else training.directory / weight_files.NETWORK_FILE
     if path is not None:
-        weight_files.save(training.net, path, card)  # so that unreadable test pairs lose no network
+        weight_files.save_network(training.net, path, card)  # so that unreadable test pairs lose no network
     if tests := recipe.tests():
         scores = evaluate_restorer(training.net, recipe.kind(), tests, learned=recipe.pairs("train"))
         card["scores"] = scores.as_dict()
         if path is not None:
-            weight_files.save(training.net, path, card)
+            weight_files.save_network(training.net, path, card)
     return path, card, scores
 
 
@@ -218,7 +218,7 @@ def save_figures(training: RestorerTraining, /) -> list[Path]:
     """Figures of a training in its folder: its losses, and some of its test pairs before and after."""
     if training.directory is None:
         return []
-    figures = {"curves.png": curves(training.progress.history)}
+    figures = {"curves.png": plot_losses(training.progress.history)}
     if tests := training.recipe.tests():
         figures["before_after.png"] = plot_pairs(training.net, training.recipe.kind(), tests)
     for name, figure in figures.items():
@@ -391,11 +391,3 @@ def _join_names(methods: Sequence[str] | Mapping[str, str]) -> str:
     """Names in words: one, two and three."""
     *most, last = (DENOISERS[name] for name in methods)
     return f"{', '.join(most)} and {last}" if most else last
-
-
-# old names, until callers are renamed
-rated = evaluate_restorer
-finished = evaluate_training
-pictures = save_figures
-told = describe_epoch
-figure = plot_pairs

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import remove_ramp
-from phaseloom.plot.style import SMALL, colour_bar, image, limits, page, scale_bar
+from phaseloom.plot.style import SMALL_FONT, colour_bar, image, limits, new_figure, scale_bar
 from phaseloom.restoration.apply import RestoredImage, restore_image
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.folders import Pair
@@ -114,13 +114,13 @@ def before_after(
     columns = sorted(dict.fromkeys(column for row in rows for column in row), key=DIFFERENCE.__eq__)
     heights = [_relative_height(row, pixel or (1, 1)) for row in rows]
     width = PANEL_WIDTH_INCHES * len(columns) + 0.8
-    figure = page(width, PANEL_WIDTH_INCHES * sum(heights) + 0.35 * len(rows) + 0.3)
+    figure = new_figure(width, PANEL_WIDTH_INCHES * sum(heights) + 0.35 * len(rows) + 0.3)
     figure.suptitle(title, fontsize=11)
     panels = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
     for line, row, name in zip(panels, rows, names, strict=True):
         _draw_row(dict(zip(columns, line, strict=True)), row, pixel, unit)
         short = name if len(name) <= MAX_NAME_LETTERS else f"…{name[1 - MAX_NAME_LETTERS :]}"
-        style = {"ha": "right", "va": "center", "rotation": 90, "fontsize": SMALL}
+        style = {"ha": "right", "va": "center", "rotation": 90, "fontsize": SMALL_FONT}
         line[0].text(-0.04, 0.5, short, transform=line[0].transAxes, **style)
     return figure
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from phaseloom.embedding import losses as embedding_losses
-from phaseloom.embedding.losses import alone
+from phaseloom.embedding.losses import disable_autocast
 from phaseloom.errors import BadInput
-from phaseloom.learning.layers import full
+from phaseloom.learning.layers import to_full_precision
 from phaseloom.restoration.networks.vgg import VGG19, load_vgg, random_vgg
 
 __all__ = ["RestoredBatch", "charbonnier", "gradient", "perceptual", "perceptual_random", "poisson"]
@@ -91,7 +91,9 @@ class RestoredBatch:
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Image and target divided by the range."""
-        return full(self.image) / self.data_range, full(self.target) / self.data_range
+        return to_full_precision(self.image) / self.data_range, to_full_precision(
+            self.target
+        ) / self.data_range
 
 
 def charbonnier(restored: RestoredBatch, /, *, weight: float = 1.0, eps: float = 1e-3) -> Tensor:
@@ -113,7 +115,7 @@ def charbonnier(restored: RestoredBatch, /, *, weight: float = 1.0, eps: float =
     """
     if not eps > 0:
         raise BadInput("losses: charbonnier.eps", eps, "must be above zero: at zero no gradient exists")
-    with alone(restored.image):
+    with disable_autocast(restored.image):
         image, target = restored.pair()
         return weight * ((image - target).square() + eps**2).sqrt().mean()
 
@@ -139,7 +141,7 @@ def gradient(restored: RestoredBatch, /, *, weight: float = 1.0) -> Tensor:
     if min(restored.image.shape[-2:]) < 3:
         size = tuple(restored.image.shape[-2:])
         raise BadInput("losses: gradient", size, "pixels are too few: give three or more along each edge")
-    with alone(restored.image):
+    with disable_autocast(restored.image):
         image, target = restored.pair()
         off = image - target
         around = off[..., :-2, 1:-1] + off[..., 2:, 1:-1] + off[..., 1:-1, :-2] + off[..., 1:-1, 2:]
@@ -176,7 +178,7 @@ def similarity(restored: RestoredBatch, /, *, weight: float = 1.0, window: int =
     if window < 3 or window % 2 == 0:
         raise BadInput("losses: similarity.window", window, "has no middle: give an odd number from 3 up")
     scales, window = _choose_scales(min(restored.image.shape[-2:]), window)
-    with alone(restored.image):
+    with disable_autocast(restored.image):
         image, target = restored.pair()
         return weight * (1 - _multiscale_ssim(image, target, scales, window).mean())
 
@@ -249,8 +251,8 @@ def poisson(restored: RestoredBatch, /, *, weight: float = 1.0) -> Tensor | None
         return None
     if restored.counts is None or restored.expected is None:
         raise BadInput("losses: poisson", None, "needs measured counts, which these images do not come with")
-    with alone(restored.image):
-        rate = restored.expected(full(restored.image))
+    with disable_autocast(restored.image):
+        rate = restored.expected(to_full_precision(restored.image))
         return weight * embedding_losses.poisson_deviance(rate, restored.counts)
 
 
@@ -327,12 +329,8 @@ def _compare_features(restored: RestoredBatch, net: VGG19) -> Tensor:
     channels = restored.image.shape[1]
     if channels not in (1, 3):
         raise BadInput("losses: perceptual", f"{channels} channels", "are not one or three: leave it out")
-    with alone(restored.image):
+    with disable_autocast(restored.image):
         image, target = (one.float().expand(-1, 3, -1, -1) for one in restored.pair())
         with torch.no_grad():
             wanted = net(target)
         return (net(image) - wanted).abs().mean()
-
-
-# old names, until callers are renamed
-Compared = RestoredBatch

@@ -16,7 +16,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import device, optimizers
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress
-from phaseloom.learning.trainer import Course, placed
+from phaseloom.learning.trainer import NetworkTraining, require_new_folder
 from phaseloom.metrics.image import ssim
 from phaseloom.restoration.losses import RestoredBatch
 from phaseloom.restoration.networks.unet import Restorer
@@ -313,7 +313,7 @@ class RestorationObjective:
         return torch.autocast(images.device.type, torch.bfloat16, enabled=half)
 
 
-class RestorerTraining(Course):
+class RestorerTraining(NetworkTraining):
     """A training on pairs of images that leaves a restorer behind.
 
     Attributes:
@@ -360,7 +360,7 @@ class RestorerTraining(Course):
             scenes: what each of them shows, see `phaseloom.restoration.pairs.folders.split_pairs`.
         """
         known = None if pairs is None else TrainingPairs(pairs, scenes)
-        return cls(recipe, placed(directory), known).begun()
+        return cls(recipe, require_new_folder(directory), known).begun()
 
     def network(self) -> nn.Module:
         """The untrained network."""
@@ -451,7 +451,3 @@ def _parameter_groups(net: nn.Module, weighting: Weighting, recipe: Restore) -> 
     for group in groups[1:]:
         group |= {"clip": False, "weight_decay": 0.0}
     return groups
-
-
-# old names, until callers are renamed
-Restoring = RestorerTraining

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from phaseloom.embedding.losses import alone
+from phaseloom.embedding.losses import disable_autocast
 from phaseloom.errors import BadInput, nearest
-from phaseloom.learning.layers import full
+from phaseloom.learning.layers import to_full_precision
 
 __all__ = ["FixedWeighting", "SoftmaxWeighting", "UncertaintyWeighting", "Weighting", "fixed", "softmax"]
 __all__ += ["softmax_frozen", "uncertainty"]
@@ -86,7 +86,7 @@ class Weighting(nn.Module):
             BadInput: an unknown branch or loss, or no losses.
         """
         losses = self._stack(terms)
-        with alone(losses):
+        with disable_autocast(losses):
             return self.total(losses)
 
     def total(self, losses: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
@@ -129,7 +129,11 @@ class Weighting(nn.Module):
 
     def _stack(self, terms: Terms) -> Float[Tensor, "b k"]:
         """Losses as a table, zero if absent; `present` is updated."""
-        given = {(branch, name): full(loss) for branch, row in terms.items() for name, loss in row.items()}
+        given = {
+            (branch, name): to_full_precision(loss)
+            for branch, row in terms.items()
+            for name, loss in row.items()
+        }
         for branch, name in given:
             for kind, word, known in (("branch", branch, self.branches), ("loss", name, self.names)):
                 if word not in known:

@@ -15,7 +15,7 @@ from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.prediction import DEFAULT_TOLERANCE, OPTICS_NAMES
 from phaseloom.retrieval.recipe import Train
 from phaseloom.retrieval.training_samples import NOISELESS_DOSE, TrainingScan, draw_counts
-from phaseloom.simulation.experiment import told
+from phaseloom.simulation.experiment import encode_conditions
 
 __all__ = ["EVALUATION_DOSES", "RIM_PIXELS", "evaluate_network", "make_network_card", "predict_image"]
 
@@ -32,7 +32,7 @@ def predict_image(
     net.eval()
     where = device.of(net)
     patterns = draw_counts(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
-    optics = torch.from_numpy(told(scene.experiment, dose))
+    optics = torch.from_numpy(encode_conditions(scene.experiment, dose))
     return net(patterns[None].to(where), optics[None].to(where))[0].float().cpu().numpy()
 
 
@@ -81,14 +81,10 @@ def make_network_card(
         epochs: of the training.
     """
     first = unseen[0].experiment
-    numbers = np.stack([told(scene.experiment, NOISELESS_DOSE) for scene in (*unseen, *trained)])
-    spread = np.abs(numbers - told(first, NOISELESS_DOSE)).max(0)
+    numbers = np.stack([encode_conditions(scene.experiment, NOISELESS_DOSE) for scene in (*unseen, *trained)])
+    spread = np.abs(numbers - encode_conditions(first, NOISELESS_DOSE)).max(0)
     rows = zip(OPTICS_NAMES, DEFAULT_TOLERANCE, spread, strict=True)
     tolerance = {name: usual + float(more) for name, usual, more in rows if name != "dose"}
     scores = {} if recipe.stage == "stitching" else evaluate_network(make_scan_network(net), unseen)
     facts = {"experiment": asdict(first), "tolerance": tolerance, "doses": [recipe.doses[0], None]}
     return make_card(recipe, scores, epochs=epochs, **facts)
-
-
-# old names, until callers are renamed
-image = predict_image

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phaseloom.simulation.experiment import PER_STEP, Experiment, image_shape
+from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment, compute_image_shape
 
 __all__ = ["Geometry", "compute_seed_centre", "crop_as_seed", "resample_to_steps"]
 
@@ -33,8 +33,10 @@ def resample_to_steps(phase: Tensor, experiment: Experiment, /) -> Tensor:
         [0.0, 1.0, 2.0, 3.0]
     """
     axes = []
-    for count, size in zip(image_shape(experiment.scan), phase.shape, strict=True):
-        place = (torch.arange(count, dtype=torch.float64) - PER_STEP) * experiment.step / PER_STEP
+    for count, size in zip(compute_image_shape(experiment.scan), phase.shape, strict=True):
+        place = (
+            (torch.arange(count, dtype=torch.float64) - PIXELS_PER_STEP) * experiment.step / PIXELS_PER_STEP
+        )
         cycles = (place / (size * experiment.spacing))[:, None] * (torch.fft.fftfreq(size) * size)
         axes.append(torch.polar(torch.ones_like(cycles), 2 * math.pi * cycles))
     spectrum = torch.fft.fft2(phase.double(), norm="forward")
@@ -67,8 +69,3 @@ def crop_as_seed(phase: Tensor, row: int, col: int, /) -> Tensor:
     amount = [m - compute_seed_centre(2.0 * start) for m, start in zip(middle, (row, col), strict=True)]
     rolled = torch.roll(phase, amount, (-2, -1))
     return rolled[..., middle[0] - 38 : middle[0] + 38, middle[1] - 38 : middle[1] + 38]
-
-
-# old names, until callers are renamed
-commensurate = resample_to_steps
-seed_crop = crop_as_seed

@@ -12,7 +12,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.learning.evaluation import save_with_card
 from phaseloom.learning.weight_files import NETWORK_FILE
-from phaseloom.ptycho.probe_guesses import optics_of
+from phaseloom.ptycho.probe_guesses import read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import make_network_card
 from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
@@ -76,7 +76,7 @@ def get_microscope(recipe: Reconstruct, usual: Call | None = None, /) -> dict[st
         BadInput: an unknown defocus, or positions that are not a raster.
     """
     scan = recipe.scan()
-    optics = optics_of(recipe.probe)
+    optics = read_beam_optics(recipe.probe)
     others = {name: value for name, value in optics.aberrations.items() if name != "defocus"}
     if "defocus" not in optics.aberrations:
         fix = (
@@ -134,9 +134,3 @@ def fit_linear_network(
         keep_recipe(recipe, folder)
         save_with_card(net, card, folder)
     return folder / NETWORK_FILE, card
-
-
-# old names, until callers are renamed
-microscope_of = get_microscope
-fitted = fit_linear_network
-FEW = SCANS_FOR_ONE_PROBE

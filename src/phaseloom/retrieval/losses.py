@@ -13,7 +13,12 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.physics import patches
-from phaseloom.simulation.experiment import PER_STEP, Experiment, collected, lit
+from phaseloom.simulation.experiment import (
+    PIXELS_PER_STEP,
+    Experiment,
+    collect_on_detector,
+    compute_far_intensity,
+)
 
 __all__ = ["PredictedBatch", "contrast", "edges", "physics", "rings"]
 
@@ -109,12 +114,18 @@ def _compare_patterns(image: Tensor, patterns: Tensor, experiment: Experiment, p
         _select_probes(n, size, experiment.window, probes)
         for n, size in zip(patterns.shape, image.shape, strict=False)
     )
-    corner = torch.cartesian_prod(PER_STEP * (rows + 1), PER_STEP * (columns + 1)) - experiment.window // 2
+    corner = (
+        torch.cartesian_prod(PIXELS_PER_STEP * (rows + 1), PIXELS_PER_STEP * (columns + 1))
+        - experiment.window // 2
+    )
     given = patterns[rows][:, columns].flatten(0, 1)
     beam = experiment.probe().to(image.device)
     wave = torch.polar(torch.ones_like(image), image)
     windows = patches.gather(wave, corner, (experiment.window, experiment.window))
-    light, empty = (collected(lit(w, experiment), experiment) for w in (beam * windows[:, None], beam[None]))
+    light, empty = (
+        collect_on_detector(compute_far_intensity(w, experiment), experiment)
+        for w in (beam * windows[:, None], beam[None])
+    )
     amplitudes = [(part + 1e-9).sqrt() for part in (light, given, empty)]
     off = _compute_power(amplitudes[0] - amplitudes[1])
     there = _compute_power(amplitudes[1] - amplitudes[2])
@@ -123,7 +134,7 @@ def _compare_patterns(image: Tensor, patterns: Tensor, experiment: Experiment, p
 
 def _select_probes(count: int, size: int, window: int, most: int) -> Tensor:
     """Numbers of the middle probes whose windows lie in the image."""
-    inside = [n for n in range(count) if 0 <= PER_STEP * (n + 1) - window // 2 <= size - window]
+    inside = [n for n in range(count) if 0 <= PIXELS_PER_STEP * (n + 1) - window // 2 <= size - window]
     if not inside:
         fix = f"have images of {size} pixels, and a probe's window has {window}: take larger views"
         raise BadInput("losses: physics", f"{count} probes", fix)

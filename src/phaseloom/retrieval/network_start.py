@@ -8,7 +8,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find_network
 from phaseloom.ptycho.object_models import Kind, PixelObject
-from phaseloom.ptycho.probe_guesses import Optics
+from phaseloom.ptycho.probe_guesses import BeamOptics
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.retrieval.prediction import predict
 
@@ -18,7 +18,7 @@ __all__ = ["predict_object"]
 def predict_object(
     canvas: Canvas,
     scan: Scan4D,
-    optics: Optics,
+    optics: BeamOptics,
     /,
     *,
     model: str | Path = "tiny",

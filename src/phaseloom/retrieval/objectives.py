@@ -22,7 +22,7 @@ from phaseloom.retrieval.networks.linear import ScanRecovery
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
 from phaseloom.retrieval.networks.stitching import PhaseStitchingNet
 from phaseloom.retrieval.training_samples import ViewBatch, ViewSelection, cut_views
-from phaseloom.simulation.experiment import PER_STEP
+from phaseloom.simulation.experiment import PIXELS_PER_STEP
 
 __all__ = ["EndToEndObjective", "PatchDegradation", "PatchObjective", "RetrievalObjective"]
 __all__ += ["StitchingObjective", "load_stage_network"]
@@ -163,8 +163,8 @@ class StitchingObjective(RetrievalObjective):
         """Losses of the image."""
         rows, cols = batch.patterns.shape[1:3]
         first = stitching.list_windows(rows, cols, self.probes, self.stride)
-        places = torch.tensor(first, dtype=torch.float32, device=batch.phase.device)[None] * PER_STEP
-        true = _cut_patches(batch.phase, places, PER_STEP * (self.probes + 1) + 1)
+        places = torch.tensor(first, dtype=torch.float32, device=batch.phase.device)[None] * PIXELS_PER_STEP
+        true = _cut_patches(batch.phase, places, PIXELS_PER_STEP * (self.probes + 1) + 1)
         given = [self._degrade(one, seed) for one, seed in zip(true, these.seeds, strict=True)]
         with use_precision(self.net, self.precision):
             shape = (batch.phase.shape[-2], batch.phase.shape[-1])

@@ -24,7 +24,7 @@ from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misf
 from phaseloom.plot import style as canvas
 from phaseloom.ptycho import objects, probes, scans
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.probe_guesses import optics_of
+from phaseloom.ptycho.probe_guesses import read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.prediction import Prediction, predict
@@ -91,7 +91,7 @@ def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | Non
     card = pretrained.load_card(path)
     card = {**card, "name": card.get("name") or path.stem}
     scan = recipe.scan()
-    prediction = predict(net, card, scan, optics_of(recipe.probe), dose=dose)
+    prediction = predict(net, card, scan, read_beam_optics(recipe.probe), dose=dose)
     found, doubts = _check_prediction(prediction, scan)
     made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
     return ScanPrediction(prediction, found, card, recipe, made, doubts)
@@ -143,7 +143,7 @@ def write_prediction(outcome: ScanPrediction, folder: Path, /) -> list[Path]:
 
 def plot_prediction(prediction: Prediction, /) -> "Figure":
     """The phase with scale bar and colour bar."""
-    figure = canvas.page(6.4, 5.2)
+    figure = canvas.new_figure(6.4, 5.2)
     axes = figure.subplots()
     phase = prediction.phase
     low, high = canvas.limits(phase)
@@ -361,10 +361,3 @@ def _predict_one(recipe: Reconstruct, *, folder: Path, model: str, by: dict[str,
     with whole(folder / recipe.file.stem / REQUEST_FILE) as short:
         short.write_text(json.dumps({**_describe_input(recipe), **by}, indent=1), encoding="utf-8")
     return "; ".join(f"WARN {warning}" for warning in outcome.warnings)
-
-
-# old names, until callers are renamed
-predicted = predict_scan
-write = write_prediction
-missing = find_missing
-predictions = predict_missing

@@ -14,12 +14,12 @@ from phaseloom.data import calibrate
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import mirror_through_zero
-from phaseloom.ptycho.probe_guesses import Optics
+from phaseloom.ptycho.probe_guesses import BeamOptics
 from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.networks.linear import ScanRecovery
 from phaseloom.retrieval.preprocessing import PatternPreprocessor, mask_hot_pixels
 from phaseloom.retrieval.raster import MIN_NOTED_DEVIATION, Raster, fill_empty_places, find_raster
-from phaseloom.simulation.experiment import PER_STEP, Experiment, told
+from phaseloom.simulation.experiment import PIXELS_PER_STEP, Experiment, encode_conditions
 
 __all__ = ["Prediction", "measure_semiangle", "predict"]
 
@@ -67,7 +67,7 @@ def predict(
     net: nn.Module,
     card: Mapping[str, Any],
     scan: Scan4D,
-    optics: Optics | None = None,
+    optics: BeamOptics | None = None,
     /,
     *,
     dose: float | None = None,
@@ -96,13 +96,13 @@ def predict(
     _require_electrons(scan)
     scan, mask_notes = mask_hot_pixels(scan)
     scan, lattice, fill_notes = fill_empty_places(scan, find_raster(scan))
-    beam, notes = _describe_experiment(scan, optics or Optics(), experiment)
+    beam, notes = _describe_experiment(scan, optics or BeamOptics(), experiment)
     every = _find_stride(lattice, beam, experiment, _read_tolerance(card)[1])
     beam = replace(beam, step=math.sqrt(math.prod(lattice.step) * math.prod(every)))
     _require_agreement(beam, experiment, _read_tolerance(card))
     view = PatternPreprocessor.of(scan, experiment, beam.semiangle, net, dose=dose)
     numbers, more = _make_optics_numbers(beam, view, card)
-    pixel = (lattice.step[0] * every[0] / PER_STEP, lattice.step[1] * every[1] / PER_STEP)
+    pixel = (lattice.step[0] * every[0] / PIXELS_PER_STEP, lattice.step[1] * every[1] / PIXELS_PER_STEP)
     phase = _ScanReader(net, view, numbers, at_once).predict_whole(lattice, every)
     all_notes = [
         *mask_notes,
@@ -115,7 +115,7 @@ def predict(
     return Prediction(
         phase=(phase - phase.mean(dtype=np.float64)).astype(np.float32),
         pixel=pixel,
-        origin=(lattice.first[0] - PER_STEP * pixel[0], lattice.first[1] - PER_STEP * pixel[1]),
+        origin=(lattice.first[0] - PIXELS_PER_STEP * pixel[0], lattice.first[1] - PIXELS_PER_STEP * pixel[1]),
         notes=tuple(all_notes),
         told=tuple(numbers.tolist()),
         semiangle=beam.semiangle,
@@ -157,14 +157,14 @@ def _require_electrons(scan: Scan4D) -> None:
         raise BadInput("scan", what, "is not what networks are trained for: a far field, head on")
 
 
-def _describe_experiment(scan: Scan4D, optics: Optics, model: Experiment) -> tuple[Experiment, list[str]]:
+def _describe_experiment(scan: Scan4D, optics: BeamOptics, model: Experiment) -> tuple[Experiment, list[str]]:
     """The experiment of the scan, as far as networks take it as input, and what was assumed."""
     angle, notes = _find_semiangle(scan, optics.semiangle)
     _require_disk(scan, angle)
     wavelength = scan.geometry.wavelength
     aberrations = dict(optics.aberrations)
     if not {"defocus", "C10", "C1"} & set(aberrations):
-        aberrations["defocus"] = float(told(model)[0]) * wavelength / angle**2
+        aberrations["defocus"] = float(encode_conditions(model)[0]) * wavelength / angle**2
         notes.append(f"defocus is not given: assumed {aberrations['defocus']:.4g} A, as of the model")
     pixel = wavelength / angle / 20  # any that carries the aperture: it is not told
     energy = scan.geometry.energy
@@ -183,7 +183,7 @@ def _find_semiangle(scan: Scan4D, given: float | None) -> tuple[float, list[str]
         raise BadInput("semiangle", given, "must lie between 0 and 1.57 rad")
     mean = _compute_mean_pattern(scan)
     try:
-        disk = calibrate.fitted_disk(mean)
+        disk = calibrate.fit_disk(mean)
     except BadInput as problem:
         if given is None:
             fix = f"is not given and cannot be measured ({problem}): write probe: {{focused: ...}}"
@@ -229,7 +229,7 @@ def _compute_mean_pattern(scan: Scan4D) -> np.ndarray:
 def _find_stride(lattice: Raster, beam: Experiment, model: Experiment, tolerance: float) -> tuple[int, int]:
     """How many times finer than the model's the steps are (y, x)."""
     unit = beam.wavelength / beam.semiangle
-    wanted = float(told(model)[1])
+    wanted = float(encode_conditions(model)[1])
     times = [max(1, round(wanted * unit / step)) for step in lattice.step]
     for step, count in zip(lattice.step, times, strict=True):
         if abs(count * step / unit - wanted) > tolerance or count > MAX_STRIDE:
@@ -244,7 +244,9 @@ def _require_agreement(beam: Experiment, model: Experiment, tolerance: tuple[flo
     length = beam.wavelength
     units = [length / angle**2, length / angle, 4 * length / angle**4]
     units += [length / angle**2] * 2 + [length / angle**3] * 2
-    rows = zip(OPTICS_NAMES, units, told(beam), told(model), tolerance, strict=False)
+    rows = zip(
+        OPTICS_NAMES, units, encode_conditions(beam), encode_conditions(model), tolerance, strict=False
+    )
     for name, unit, here, there, most in rows:
         if abs(float(here) - float(there)) > most:
             raise _make_refusal(name, (float(here) * unit, float(there) * unit, most * unit), beam)
@@ -268,7 +270,7 @@ def _make_optics_numbers(
     lowest, highest = (math.inf, math.inf) if doses is None else (_read_limit(value) for value in doses)
     found = view.beam if view.electrons else math.inf
     dose = min(max(found, lowest), highest)
-    numbers = told(beam, None if math.isinf(dose) else dose)
+    numbers = encode_conditions(beam, None if math.isinf(dose) else dose)
     notes = []
     if found < min(0.99 * lowest, LOW_NOISE_DOSE):
         least = "patterns without noise" if math.isinf(lowest) else f"{lowest:.3g} electrons or more"
@@ -335,21 +337,17 @@ def _merge_images(
     from scipy.ndimage import map_coordinates
 
     pairs = zip(scan, every, strict=True)
-    shape = [PER_STEP * (n - 1) // k + 2 * PER_STEP + 1 for n, k in pairs]
+    shape = [PIXELS_PER_STEP * (n - 1) // k + 2 * PIXELS_PER_STEP + 1 for n, k in pairs]
     total = np.zeros(shape)
     cover = np.zeros(shape)
     for at, image in images.items():
         ways = zip(shape, at, every, image.shape, strict=True)
-        where = [(np.arange(n) - PER_STEP * a / k, size) for n, a, k, size in ways]
+        where = [(np.arange(n) - PIXELS_PER_STEP * a / k, size) for n, a, k, size in ways]
         inside = [(place >= 0) & (place <= size - 1) for place, size in where]
         box = np.ix_(*inside)
         places = np.meshgrid(*(p[one] for (p, _), one in zip(where, inside, strict=True)), indexing="ij")
         resampled = map_coordinates(image.astype(np.float64), places, order=3, mode="nearest")
-        inner = resampled[PER_STEP:-PER_STEP, PER_STEP:-PER_STEP]
+        inner = resampled[PIXELS_PER_STEP:-PIXELS_PER_STEP, PIXELS_PER_STEP:-PIXELS_PER_STEP]
         total[box] += resampled - inner.mean()
         cover[box] += 1
     return (total / np.maximum(cover, 1)).astype(np.float32)
-
-
-# old names, until callers are renamed
-measured = measure_semiangle

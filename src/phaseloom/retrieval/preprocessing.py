@@ -16,7 +16,7 @@ from phaseloom.errors import BadInput
 from phaseloom.learning.layers import PatternIntake
 from phaseloom.metrics.pattern_misfit import MIN_COUNTS_OF_ELECTRONS
 from phaseloom.physics.fourier import mirror_through_zero
-from phaseloom.simulation.experiment import Experiment, vacuum
+from phaseloom.simulation.experiment import Experiment, compute_vacuum_pattern
 
 __all__ = ["PatternPreprocessor", "compute_overlaps", "mask_hot_pixels"]
 
@@ -123,7 +123,7 @@ class PatternPreprocessor:
         sizes = zip(scan.geometry.shape, experiment.detector_shape, ratio, strict=True)
         rows, columns = (compute_overlaps(many, few, each) for many, few, each in sizes)
         area = ratio[0] * ratio[1]
-        known = vacuum(experiment).numpy()
+        known = compute_vacuum_pattern(experiment).numpy()
         there = np.outer(rows.sum(1), columns.sum(1)) / area
         cover = rows @ good @ columns.T / area
         typical = _get_mean_pattern(net, known.shape)
@@ -259,7 +259,3 @@ def _get_mean_pattern(net: nn.Module, shape: tuple[int, ...]) -> Tensor:
     if intake is None or tuple(intake.mean.shape) != shape:
         return torch.zeros(*shape)
     return intake.mean.detach().cpu().square() / intake.mean.numel()
-
-
-# old names, until callers are renamed
-trusted = mask_hot_pixels

@@ -17,8 +17,8 @@ from phaseloom.retrieval.networks.stitching import PhaseStitchingNet
 from phaseloom.retrieval.objectives import load_stage_network
 from phaseloom.retrieval.training_samples import ViewDistribution
 from phaseloom.simulation.experiment import Experiment
-from phaseloom.simulation.scan import Sample, simulated
-from phaseloom.simulation.specimens import held_out
+from phaseloom.simulation.scan import Sample, simulate_scan
+from phaseloom.simulation.specimens import is_held_out
 from phaseloom.spec import Call, Written, part
 
 __all__ = ["SampleSimulator", "Train"]
@@ -162,12 +162,8 @@ class SampleSimulator:
         call = replace(self.specimen, values=knobs) if self.specimen.name == "prototypes" else self.specimen
         for _ in range(MAX_SPECIMEN_DRAWS):
             specimen = call(experiment.box, rng)
-            if held_out(specimen.group, HELD_OUT_SHARE) == (number < 0):
-                return simulated(specimen, experiment, seed=int(rng.integers(2**62)))
+            if is_held_out(specimen.group, HELD_OUT_SHARE) == (number < 0):
+                return simulate_scan(specimen, experiment, seed=int(rng.integers(2**62)))
         raise BadInput(
             f"specimen: {call.name}", None, f"has no materials that are {side}: give it more of them"
         )
-
-
-# old names, until callers are renamed
-Making = SampleSimulator

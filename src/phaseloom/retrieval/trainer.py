@@ -298,8 +298,3 @@ def _make_pool(recipe: Train) -> SamplePool | StoredSamples:
         spawn = get_context("spawn")
         processes = ProcessPoolExecutor(recipe.workers, mp_context=spawn, initializer=set_up_worker)
     return SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed), processes)
-
-
-# old names, until callers are renamed
-Training = RetrievalTraining
-pictures = save_figures

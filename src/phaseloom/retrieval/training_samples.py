@@ -11,13 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.data.orientations import turned
+from phaseloom.data.orientations import orient_patterns
 from phaseloom.errors import BadInput
 from phaseloom.retrieval.ground_truth import Geometry, crop_as_seed, resample_to_steps
-from phaseloom.simulation.experiment import PER_STEP, Experiment, image_shape, told
+from phaseloom.simulation.experiment import (
+    PIXELS_PER_STEP,
+    Experiment,
+    compute_image_shape,
+    encode_conditions,
+)
 from phaseloom.simulation.samples import SampleSet
 from phaseloom.simulation.scan import Sample
-from phaseloom.simulation.specimens import held_out
+from phaseloom.simulation.specimens import is_held_out
 
 __all__ = ["LANE_COUNT", "NOISELESS_DOSE", "SampleMaker", "SamplePool", "StoredSamples", "TrainingScan"]
 __all__ += ["ViewBatch", "ViewDistribution", "ViewSelection", "cut_views", "draw_counts", "draw_views"]
@@ -155,7 +160,7 @@ class StoredSamples:
         self.samples = SampleSet(folder)
         self.geometry = geometry
         groups = [self.samples.group(index) for index in range(len(self.samples))]
-        apart = [held_out(group, share) for group in groups]
+        apart = [is_held_out(group, share) for group in groups]
         if not any(apart):
             first = min(round(0.85 * len(groups)), len(groups) - 1)
             apart = [index >= first for index in range(len(groups))]
@@ -352,7 +357,7 @@ def cut_views(scans: Sequence[TrainingScan], selection: ViewSelection, /) -> Vie
         patterns, phase = _cut_window(scan, int(row), int(col), selection.window)
         patterns, phase = _turn_view(patterns, phase, int(turn))
         parts.append(draw_counts(patterns, dose, torch.Generator().manual_seed(int(seed))))
-        optics.append(told(scan.experiment, dose))
+        optics.append(encode_conditions(scan.experiment, dose))
         phases.append(phase)
     steps = torch.tensor([scan.experiment.step for scan in chosen], dtype=torch.float32)
     return ViewBatch(
@@ -376,9 +381,9 @@ def _cut_window(scan: TrainingScan, row: int, col: int, window: tuple[int, int])
     roots = scan.roots[row : row + window[0], col : col + window[1]].float()
     if scan.geometry == "seed":
         return roots.square(), crop_as_seed(scan.phase, row, col)
-    height, width = image_shape(window)
-    top = PER_STEP * row
-    left = PER_STEP * col
+    height, width = compute_image_shape(window)
+    top = PIXELS_PER_STEP * row
+    left = PIXELS_PER_STEP * col
     return roots.square(), scan.phase[top : top + height, left : left + width]
 
 
@@ -391,4 +396,4 @@ def _turn_view(patterns: Tensor, phase: Tensor, turn: int) -> tuple[Tensor, Tens
     if turn & 4:
         patterns = patterns.transpose(0, 1)
         phase = phase.T
-    return turned(patterns, turn), phase
+    return orient_patterns(patterns, turn), phase

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from phaseloom.data import formats
-from phaseloom.data.counts import Part
+from phaseloom.data.counts import PartialCounts
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
@@ -163,7 +163,9 @@ def keep_part_of_process(scan: Scan4D, /, *, known: np.ndarray | None = None) ->
     some = [np.linspace(0, len(scan) - 1, min(len(scan), many)).round().astype(int) for many in LOOKED_AT]
     some += [np.linspace(0, len(scan) - 1, min(len(scan), many)).astype(int) for many in LOOKED_AT]
     some += [] if known is None else [known]
-    return replace(scan, counts=Part.of(scan.counts, every[team().keeps(every)], np.concatenate(some)))
+    return replace(
+        scan, counts=PartialCounts.of(scan.counts, every[team().keeps(every)], np.concatenate(some))
+    )
 
 
 def digest_of_scan(scan: Scan4D, /) -> str:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.plot.style import (
-    NORMAL,
-    PALETTE,
-    SMALL,
+    LINE_COLOURS,
+    NORMAL_FONT,
+    SMALL_FONT,
     colour_bar,
+    draw_note,
     frame,
     image,
     limits,
-    note,
-    page,
+    new_figure,
     unit_of,
 )
 from phaseloom.units import LENGTH, Dimension
@@ -94,8 +94,8 @@ def report(land: Landscape, /) -> Figure:
     shown = _chosen(land)
     lines = -(-len(shown) // PANELS_PER_ROW)
     heights = {"course": 3.0, "slices": 2.7 * lines} | ({"pictures": 3.4} if land.pictures else {})
-    figure = page(13.0, sum(heights.values()) + 0.4)
-    figure.suptitle(land.title, fontsize=NORMAL + 3, fontweight="bold", x=0.01, ha="left")
+    figure = new_figure(13.0, sum(heights.values()) + 0.4)
+    figure.suptitle(land.title, fontsize=NORMAL_FONT + 3, fontweight="bold", x=0.01, ha="left")
     parts = figure.subfigures(len(heights), 1, height_ratios=[*heights.values()], squeeze=False)[:, 0]
     rows = dict(zip(heights, parts, strict=True))
     _first_row(rows["course"], land)
@@ -122,7 +122,7 @@ def _first_row(row: SubFigure, land: Landscape) -> None:
     if land.importance:
         _importance(middle.subplots(), land)
     else:
-        note(middle, "too few trials to say\nwhich knobs matter")
+        draw_note(middle, "too few trials to say\nwhich knobs matter")
     if len(land.axes) > 1:
         _two(right.subplots(), land, _chosen(land)[:2])
 
@@ -130,9 +130,9 @@ def _first_row(row: SubFigure, land: Landscape) -> None:
 def _course(axes: Axes, land: Landscape) -> None:
     """Values in the order of the trials, and the best so far."""
     done = np.isfinite(land.values)
-    axes.plot(land.numbers[done], land.values[done], "o", color=PALETTE[0], markersize=4, label="done")
+    axes.plot(land.numbers[done], land.values[done], "o", color=LINE_COLOURS[0], markersize=4, label="done")
     low, high = limits(land.values)
-    for state, mark, colour in (("given up", "v", PALETTE[5]), ("failed", "x", PALETTE[1])):
+    for state, mark, colour in (("given up", "v", LINE_COLOURS[5]), ("failed", "x", LINE_COLOURS[1])):
         there = np.array([one == state for one in land.states], bool)
         if there.any():
             place = np.full(there.sum(), high + 0.08 * (high - low))
@@ -142,12 +142,12 @@ def _course(axes: Axes, land: Landscape) -> None:
         axes.step(land.numbers, np.where(np.isfinite(lowest), lowest, np.nan), where="post", color="0.4")
     frame(axes, title="Course of the search", x="trial", y=land.objective)
     axes.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
-    axes.legend(fontsize=SMALL, frameon=False)
+    axes.legend(fontsize=SMALL_FONT, frameon=False)
 
 
 def _importance(axes: Axes, land: Landscape) -> None:
     names = [*land.importance][:MAX_PANELS][::-1]
-    axes.barh(range(len(names)), [land.importance[name] for name in names], color=PALETTE[2])
+    axes.barh(range(len(names)), [land.importance[name] for name in names], color=LINE_COLOURS[2])
     axes.set_yticks(range(len(names)), names)
     frame(axes, title="What matters", x="share", y="")
     axes.set_xlim(0, 1)
@@ -189,9 +189,9 @@ def _slice(axes: Axes, land: Landscape, path: str) -> None:
     axes.scatter(values[there], land.values[there], c=colours, vmin=0, vmax=1.3 * last, **look)
     if there.any():
         if land.best is not None and there[land.best]:
-            star = {"color": PALETTE[1], "markersize": 11, "linestyle": ""}
+            star = {"color": LINE_COLOURS[1], "markersize": 11, "linestyle": ""}
             axes.plot(values[land.best], land.values[land.best], "*", label="of the best file", **star)
-            axes.legend(fontsize=SMALL, frameon=False)
+            axes.legend(fontsize=SMALL_FONT, frameon=False)
         low, high = limits(land.values[there])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     _along(axes, axis)

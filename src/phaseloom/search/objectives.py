@@ -131,10 +131,10 @@ def _held(trial: Trial) -> float:
 
 
 def _contrast(trial: Trial) -> float:
-    from phaseloom.plot.object import Field
+    from phaseloom.plot.object import ObjectField
     from phaseloom.plot.style import limits
 
-    phase = Field.of(trial.job("contrast").result()).phase()
+    phase = ObjectField.of(trial.job("contrast").result()).phase()
     low, high = limits(phase)
     return -float(np.nanstd(phase) / (high - low))
 

@@ -15,7 +15,7 @@ import torch
 
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.plot.style import thinned
+from phaseloom.plot.style import average_blocks
 from phaseloom.search import pruners
 from phaseloom.search import report as found
 from phaseloom.search.parameter_paths import at
@@ -27,7 +27,7 @@ __all__ = ["Searching", "joined"]
 MAX_EQUAL_FAILURES = 3
 """Trials that fail for one reason, before any is done, after which no more are begun."""
 
-HEAVY_FILES = ("result.h5", pretrained.FILE, "picture.npz")
+HEAVY_FILES = ("result.h5", pretrained.NETWORK_FILE, "picture.npz")
 """What only the best trials keep."""
 
 PICTURE_PIXELS = 320
@@ -249,10 +249,10 @@ def _warm(plan: Plan, part: str) -> dict[str, Any]:
     if not done:
         return {}
     folder = plan.folder / part / f"{done[0].number:04d}"
-    name = pretrained.FILE if "weights" in type(plan.base).model_fields else "result.h5"
+    name = pretrained.NETWORK_FILE if "weights" in type(plan.base).model_fields else "result.h5"
     if not (folder / name).is_file():
         return {}
-    if name == pretrained.FILE:
+    if name == pretrained.NETWORK_FILE:
         return {"weights": str(folder / name)}
     searched = {knob.path.split(".")[0] for knob in plan.space.knobs}
     out: dict[str, Any] = {}
@@ -304,7 +304,9 @@ def _ended(plan: Plan, run: Trial, folder: Path) -> float:
     if (picture := run.picture()) is not None:
         image, pixel = picture
         fold = max(1, max(image.shape) // PICTURE_PIXELS)
-        np.savez(folder / "picture.npz", image=thinned(image, fold).astype(np.float32), pixel=pixel * fold)
+        np.savez(
+            folder / "picture.npz", image=average_blocks(image, fold).astype(np.float32), pixel=pixel * fold
+        )
     _tidy(run, ())
     if not plan.search.warm:
         _forget(plan, folder, value)

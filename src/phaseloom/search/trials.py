@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from phaseloom.embedding.train import Autoencode, Encoding
+from phaseloom.embedding.train import Autoencode, AutoencoderTraining
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting.loop import Epoch
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.restoration.train import Restore, Restoring
+from phaseloom.restoration.train import Restore, RestorerTraining
 from phaseloom.result import Result
 from phaseloom.retrieval.recipe import Train
-from phaseloom.retrieval.trainer import Training
+from phaseloom.retrieval.trainer import RetrievalTraining
 from phaseloom.spec import Recipe, load_yaml
 
 __all__ = ["Trial", "read", "trial_of", "verb"]
@@ -105,9 +105,9 @@ class Reconstruction(Trial):
 
     def picture(self) -> Picture | None:
         """The phase, summed over slices."""
-        from phaseloom.plot.object import Field
+        from phaseloom.plot.object import ObjectField
 
-        return Field.of(self.result).phase(), float(self.result.pixel[0])
+        return ObjectField.of(self.result).phase(), float(self.result.pixel[0])
 
     def loss(self) -> float:
         """Of what compares with counts; penalties are left out."""
@@ -122,7 +122,7 @@ class Network(Trial):
         course: class of the training.
     """
 
-    course: ClassVar[type[Training | Encoding | Restoring]]
+    course: ClassVar[type[RetrievalTraining | AutoencoderTraining | RestorerTraining]]
 
     @cached_property
     def card(self) -> Mapping[str, Any]:
@@ -145,8 +145,8 @@ class Network(Trial):
 class Reading(Network):
     """A network that reads phases."""
 
-    recipe, course = Train, Training
-    run: Training
+    recipe, course = Train, RetrievalTraining
+    run: RetrievalTraining
 
     def finished(self) -> tuple[Any, Mapping[str, Any]]:
         """Judged on what it has never seen."""
@@ -154,26 +154,26 @@ class Reading(Network):
 
     def picture(self) -> Picture | None:
         """What it makes of a scan that it has never seen."""
-        from phaseloom.retrieval.evaluate import image
-        from phaseloom.retrieval.networks.end_to_end import reading
+        from phaseloom.retrieval.evaluate import predict_image
+        from phaseloom.retrieval.networks.end_to_end import make_scan_network
 
         if self.run.recipe.stage == "stitching":
             return None
         scene = self.run.pool[self.run.recipe.judges()[0]]
-        return image(reading(self.run.net), scene), scene.experiment.spacing
+        return predict_image(make_scan_network(self.run.net), scene), scene.experiment.spacing
 
 
 class Embedding(Network):
     """An autoencoder of patterns."""
 
-    recipe, course = Autoencode, Encoding
-    run: Encoding
+    recipe, course = Autoencode, AutoencoderTraining
+    run: AutoencoderTraining
 
     def finished(self) -> tuple[Any, Mapping[str, Any]]:
         """Judged on patterns held out."""
-        from phaseloom.embedding.evaluate import finished
+        from phaseloom.embedding.evaluate import finish_training
 
-        return finished(self.run)
+        return finish_training(self.run)
 
     def picture(self) -> Picture | None:
         """A pattern that decided, drawn by the network, in the numbers that it takes."""
@@ -189,21 +189,21 @@ class Embedding(Network):
 class Mending(Network):
     """A network that restores images."""
 
-    recipe, course = Restore, Restoring
-    run: Restoring
+    recipe, course = Restore, RestorerTraining
+    run: RestorerTraining
 
     def finished(self) -> tuple[Any, Mapping[str, Any]]:
         """Judged on pairs held out."""
-        from phaseloom.restoration.evaluate import finished
+        from phaseloom.restoration.evaluate import evaluate_training
 
-        return finished(self.run)[:2]
+        return evaluate_training(self.run)[:2]
 
     def picture(self) -> Picture | None:
         """A pair that decided, restored; colours by their mean."""
-        from phaseloom.restoration.apply import mended
+        from phaseloom.restoration.apply import restore_image
 
         pair = self.run.pairs[1].pairs[0]
-        return mended(self.run.net, self.run.recipe.kind(), pair.input).low.mean(0), 1.0
+        return restore_image(self.run.net, self.run.recipe.kind(), pair.input).low.mean(0), 1.0
 
 
 KINDS: tuple[type[Trial], ...] = (Reconstruction, Embedding, Mending, Reading)

@@ -289,13 +289,3 @@ def _spread_over_source(modes: Tensor, source: float) -> Tensor:
     ]
     moved = [math.sqrt(weight) * shift(modes, torch.tensor([place] * len(modes))) for weight, place in points]
     return torch.cat(moved)
-
-
-# old names, until callers are renamed
-BAND = BAND_EDGE
-PER_STEP = PIXELS_PER_STEP
-collected = collect_on_detector
-image_shape = compute_image_shape
-lit = compute_far_intensity
-told = encode_conditions
-vacuum = compute_vacuum_pattern

@@ -34,7 +34,7 @@ PUSH_DISTANCE = 0.86
 MIN_DISTANCE_IN_GLASS = 0.72
 """Share of a bond below which one of two atoms of a glass is removed."""
 
-PUSHES = 7
+MAX_PUSHES = 7
 """Times that atoms of a glass push each other."""
 
 
@@ -115,7 +115,7 @@ def _push_apart(specimen: Specimen, density: float) -> Specimen:
     share = PUSH_DISTANCE
     if compound:
         share = max(share, apart / (2 * covalent_radii()[specimen.numbers].max()))
-    for _ in range(PUSHES):
+    for _ in range(MAX_PUSHES):
         pairs, distance, bond = find_close_pairs(replace(specimen, places=places), share)
         like = specimen.numbers[pairs[:, 0]] == specimen.numbers[pairs[:, 1]]
         least = np.where(like & compound, np.maximum(PUSH_DISTANCE * bond, apart), PUSH_DISTANCE * bond)

@@ -233,8 +233,3 @@ def _prepare_folder(recipe: Simulate, folder: Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > SECONDS_UNTIL_STALE:
                 path.unlink()
-
-
-# old names, until callers are renamed
-missing = list_missing
-one = simulate_sample

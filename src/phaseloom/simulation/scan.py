@@ -90,7 +90,7 @@ def simulate_scan(specimen: Specimen, experiment: Experiment, /, *, seed: int = 
     waves = transmit(specimen, experiment, generator)
     patterns = diffract(waves, positions, experiment, thickness=specimen.thickness)
     if experiment.dose is not None:
-        patterns = detect.draw(patterns * experiment.dose, generator=generator) / experiment.dose
+        patterns = detect.draw_counts(patterns * experiment.dose, generator=generator) / experiment.dose
     phase = project_phase(specimen, experiment)
     return Sample(
         patterns=patterns.reshape(*experiment.scan, *patterns.shape[1:]).numpy(),
@@ -124,8 +124,8 @@ def transmit(specimen: Specimen, experiment: Experiment, generator: torch.Genera
     still = experiment.phonons == 0
     instants = []
     for _ in range(max(1, experiment.phonons)):
-        now = places if still else atoms.displaced(places, experiment.vibration, generator=generator)
-        which = atoms.slabs(places[:, 0], max(thick, 1e-6), count).numpy()
+        now = places if still else atoms.displace_atoms(places, experiment.vibration, generator=generator)
+        which = atoms.assign_slices(places[:, 0], max(thick, 1e-6), count).numpy()
         blur = experiment.vibration if still else 0.0
         each = [
             _project_potential(now[which == n, 1:], numbers[which == n], experiment, blur)
@@ -177,7 +177,7 @@ def _project_potential(
     pixel = (experiment.spacing, experiment.spacing)
     where = torch.as_tensor(np.asarray(places), dtype=torch.float32)
     kinds = torch.as_tensor(np.asarray(numbers), dtype=torch.int64)
-    return atoms.potential(
+    return atoms.project_potential(
         where, kinds, (rows, columns), pixel, table=experiment.table, vibration=blur, band=band
     )
 
@@ -208,10 +208,3 @@ def _build_propagator(experiment: Experiment, distance: float) -> Tensor:
     far = torch.tensor(distance, dtype=torch.float64)
     kernel = propagate.fresnel(size, pixel, experiment.wavelength, far)
     return kernel.to(torch.complex64) * band_limit(size, experiment.spacing)
-
-
-# old names, until callers are renamed
-diffracted = diffract
-projected = project_phase
-simulated = simulate_scan
-transmitted = transmit

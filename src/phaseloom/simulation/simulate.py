@@ -10,7 +10,7 @@ import torch
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect, optics, patches, propagate
-from phaseloom.physics.filters import TAPS, sampled
+from phaseloom.physics.filters import SINC_TAPS, interpolate_windows
 from phaseloom.physics.fourier import centred, shift
 from phaseloom.physics.scatter import multislice
 
@@ -220,7 +220,7 @@ def _draw_counts(
     ratio = 1 - fan * moves
     wide = shape
     if fan:
-        more = 2 * (math.ceil(max(shape) / 2 * (float(ratio.max()) - 1)) + TAPS)
+        more = 2 * (math.ceil(max(shape) / 2 * (float(ratio.max()) - 1)) + SINC_TAPS)
         wide = (shape[0] + more, shape[1] + more)
     corner = places.round().long() - torch.tensor(wide) // 2
     room = torch.tensor(slices.shape[-2:]) - torch.tensor(wide)
@@ -240,14 +240,14 @@ def _draw_counts(
             beam = propagate.fly(beam, flight(-away)[:, None])
         rest = ((places[index] - places[index].round()) / ratio[index, None])[:, None]
         windows = patches.gather(slices, corner[index], wide)
-        windows = sampled(windows, shape, ratio[index]) if fan else windows
+        windows = interpolate_windows(windows, shape, ratio[index]) if fan else windows
         leaving = multislice(shift(beam, rest), windows, kernel)
         if near is None:
             expected = dose * centred(detect.intensity(propagate.far_field(leaving)))
         else:
             there = shift(propagate.fly(leaving, flight(near.flight + away)[:, None]), -rest)
             expected = dose * detect.intensity(there)
-        counts[index.numpy()] = detect.draw(expected, generator=generator).numpy()
+        counts[index.numpy()] = detect.draw_counts(expected, generator=generator).numpy()
     return counts
 
 

@@ -27,10 +27,8 @@ from phaseloom.simulation.materials import (
 from phaseloom.simulation.specimen_box import (
     Crystal,
     Specimen,
-    cut_box,
     is_held_out,
     name_group,
-    remove_close_atoms,
 )
 from phaseloom.units import Angle, Length
 
@@ -361,9 +359,3 @@ def _open_materials(path: Path) -> Any:
         return h5py.File(path, "r")
     except OSError as problem:
         raise BadInput("materials.path", path.name, "cannot be read as HDF5: is it whole?") from problem
-
-
-# old names, until callers are renamed
-cut = cut_box
-held_out = is_held_out
-settled = remove_close_atoms

@@ -13,18 +13,18 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.plot.scan import detector_step
 from phaseloom.plot.style import (
-    DASHES,
-    PALETTE,
-    SMALL,
+    LINE_COLOURS,
+    LINE_DASHES,
+    SMALL_FONT,
     colour_bar,
     colour_wheel,
+    draw_map,
     frame,
     image,
     limits,
-    mapped,
-    page,
+    new_figure,
     save,
-    steps,
+    scan_steps,
     wave_colours,
 )
 from phaseloom.units import ANGLE
@@ -117,7 +117,7 @@ def plot_virtual_images(
     last.append(partial(_draw_profiles, scan=scan, curves=both))
     rows.append(last)
     columns = max(len(row) for row in rows)
-    figure = page(3.3 * columns, 3.1 * len(rows) + 0.4)
+    figure = new_figure(3.3 * columns, 3.1 * len(rows) + 0.4)
     for line, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
         for axes in line[len(row) :]:
             axes.axis("off")
@@ -137,7 +137,7 @@ def _draw_image(
     low, high = limits(found.values[number])
     title = f"{one.name}{_format_range(one)}" + ("" if drawn is None else ", drawn")
     look = {"cmap": "gray", "vmin": low, "vmax": high, "title": title}
-    colour_bar(axes, mapped(axes, shown.values[number], shown.positions, shown.grid, **look), "counts")
+    colour_bar(axes, draw_map(axes, shown.values[number], shown.positions, shown.grid, **look), "counts")
 
 
 def _format_range(one: VirtualDetector) -> str:
@@ -166,8 +166,8 @@ def _draw_mean(axes: Axes, *, scan: Scan4D, found: ScanMeasurement, title: str) 
     at = tuple((c + 0.5) * s for c, s in zip(found.centre[::-1], step[::-1], strict=True))
     for radius, number, _ in _list_rims(found):
         style: dict[str, Any] = {
-            "edgecolor": PALETTE[number % 7],
-            "linestyle": DASHES[number % 7],
+            "edgecolor": LINE_COLOURS[number % 7],
+            "linestyle": LINE_DASHES[number % 7],
             "linewidth": 1.2,
         }
         axes.add_patch(Circle((at[0], at[1]), radius, facecolor="none", **style))
@@ -200,9 +200,11 @@ def _draw_deflection(axes: Axes, *, found: ScanMeasurement, size: float, title: 
     colours = wave_colours(np.append(wave, np.ones(1 + len(wave) // 400)))[: len(wave)]
     words = f"Deflection{', ' if title else ''}{title}, to {_format_angle(size)}"
     if found.grid is None:
-        mapped(axes, colours, found.positions, None, title=words)
+        draw_map(axes, colours, found.positions, None, title=words)
     else:
-        image(axes, colours.reshape(*found.grid, 3), pixel=steps(found.positions, found.grid), title=words)
+        image(
+            axes, colours.reshape(*found.grid, 3), pixel=scan_steps(found.positions, found.grid), title=words
+        )
     colour_wheel(axes)
 
 
@@ -219,7 +221,7 @@ def _draw_profiles(axes: Axes, *, scan: Scan4D, curves: list[tuple[str, ScanMeas
         angle = 1e3 * profile.angle
         mean = profile.mean
         spread = np.sqrt(profile.variance)
-        style = {"color": PALETTE[number], "linestyle": DASHES[number]}
+        style = {"color": LINE_COLOURS[number], "linestyle": LINE_DASHES[number]}
         axes.plot(angle, mean, linewidth=1.3, label=name or "mean over the azimuth", **style)
         axes.fill_between(angle, mean - spread, mean + spread, alpha=0.25, color=style["color"], linewidth=0)
         positive = mean[np.isfinite(mean) & (mean > 0)]
@@ -230,11 +232,7 @@ def _draw_profiles(axes: Axes, *, scan: Scan4D, curves: list[tuple[str, ScanMeas
     for edge, _, names in _list_rims(curves[0][1]):
         axes.axvline(1e3 * edge, color="0.6", linewidth=0.8, linestyle=":")
         place = {"xycoords": ("data", "axes fraction"), "rotation": 90, "va": "bottom", "ha": "right"}
-        axes.annotate(names, (1e3 * edge, 0.03), fontsize=SMALL - 1, color="0.4", **place)
+        axes.annotate(names, (1e3 * edge, 0.03), fontsize=SMALL_FONT - 1, color="0.4", **place)
     frame(axes, title="Mean pattern ± σ over the azimuth", x="angle (mrad)", y="counts per pixel")
     if len(curves) > 1:
-        axes.legend(fontsize=SMALL, frameon=False)
-
-
-# old names, until callers are renamed
-virtual_images = plot_virtual_images
+        axes.legend(fontsize=SMALL_FONT, frameon=False)

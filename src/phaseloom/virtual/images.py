@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseloom.data.calibrate import fitted_disk
-from phaseloom.data.counts import pieces
+from phaseloom.data.calibrate import fit_disk
+from phaseloom.data.counts import split_indices
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 from phaseloom.virtual.annuli import VirtualDetector, format_mrad
@@ -116,7 +116,7 @@ def find_beam(
     if semiangle is not None and centre is not None:
         return DirectBeam(semiangle, zero, ("semi-angle and centre are as given",))
     try:
-        disk = fitted_disk(_compute_trusted_mean(scan), mask=scan.mask)
+        disk = fit_disk(_compute_trusted_mean(scan), mask=scan.mask)
     except BadInput as problem:
         if semiangle is None:
             fix = f"is not known, and no disk tells it ({problem.fix}): give it, for example '21 mrad'"
@@ -153,7 +153,7 @@ def _read_counts(scan: Scan4D) -> Iterator[tuple[NDArray[np.int64], Floats]]:
     good = _get_trusted_pixels(scan)
     flat = _get_efficiency(scan)
     background = 0.0 if scan.background is None else scan.background
-    for index in pieces(scan.counts):
+    for index in split_indices(scan.counts):
         counts = np.where(good, (scan.counts[index].astype(np.float64) - background) / flat, 0.0)
         yield index, counts.reshape(len(index), -1)
 

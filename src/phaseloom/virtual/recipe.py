@@ -188,8 +188,3 @@ def _make_detectors(
         whole = (0.0, beam.semiangle)
         made += make_segments(scan.geometry, *whole, count=recipe.segments, centre=beam.centre)
     return made, notes
-
-
-# old names, until callers are renamed
-virtual = make_virtual_images
-Images = VirtualImages

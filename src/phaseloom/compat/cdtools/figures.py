@@ -14,7 +14,16 @@ import numpy as np
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.plot import Live, browse
-from phaseloom.plot.gui import Picture, View, frozen, is_open, pump, span, window, windowed
+from phaseloom.plot.gui import (
+    Picture,
+    SteppedView,
+    count_limits,
+    freeze_layout,
+    has_window,
+    is_open,
+    open_window,
+    process_events,
+)
 from phaseloom.plot.scan import detector_step
 from phaseloom.plot.style import frame
 
@@ -33,17 +42,17 @@ CALLBACKS = "_phaseloom_callbacks"
 """Attribute of a figure: its callbacks of mouse and keys, to be removed when it is drawn anew."""
 
 
-def browse_scan(scan: Scan4D, *, log: bool, heights: np.ndarray | None = None) -> View:
+def browse_scan(scan: Scan4D, *, log: bool, heights: np.ndarray | None = None) -> SteppedView:
     """A map and a pattern; of ``heights`` (angstrom) a curve over the scan and a pattern."""
     view = browse(scan) if heights is None else _browse_heights(scan, heights, log=True)
     return view if log else press_key(view, "l")
 
 
-def _browse_heights(scan: Scan4D, heights: np.ndarray, *, log: bool) -> View:
+def _browse_heights(scan: Scan4D, heights: np.ndarray, *, log: bool) -> SteppedView:
     """Heights of the sample in the order of the scan, and the pattern that was taken there."""
     if scan.heights is None:
         raise BadInput("inspect", None, "the file holds no positions along the beam: use Ptycho2DDataset")
-    figure = window(12.5, 6.0, "Phaseloom: scan along the beam")
+    figure = open_window(12.5, 6.0, "Phaseloom: scan along the beam")
     microns = heights * 1e-4
     left, right = figure.subplots(1, 2)
     frame(left, title=f"{len(scan)} positions along the beam", x="pattern", y="sample, z (µm)")
@@ -55,14 +64,14 @@ def _browse_heights(scan: Scan4D, heights: np.ndarray, *, log: bool) -> View:
 
     def draw(index: int) -> None:
         pattern = np.asarray(scan.counts[np.array([index])][0], float)
-        limits = span(pattern[scan.mask], log=state["log"])
+        limits = count_limits(pattern[scan.mask], log=state["log"])
         title = f"pattern {index} (of 0 to {len(scan) - 1}):  z {microns[index]:.4g} µm"
         picture.show(pattern, title=title, limits=limits, log=state["log"])
         ring.set_data([index], microns[index : index + 1])
 
-    view = View(figure, len(scan), draw, keys={"l": lambda: state.update(log=not state["log"])})
+    view = SteppedView(figure, len(scan), draw, keys={"l": lambda: state.update(log=not state["log"])})
     view.show(0)
-    frozen(figure)
+    freeze_layout(figure)
 
     def show_nearest(event: MouseEvent) -> None:
         if event.inaxes is left and event.button == 1 and event.xdata is not None:
@@ -74,7 +83,7 @@ def _browse_heights(scan: Scan4D, heights: np.ndarray, *, log: bool) -> View:
 
 def draw_losses(history: Sequence[float], figure: Any = None, *, clear: bool = True) -> Any:
     """Losses over epochs on a logarithmic axis; in a figure of pyplot if none is given."""
-    figure = window(6.0, 4.5, "Phaseloom: losses") if figure is None else figure
+    figure = open_window(6.0, 4.5, "Phaseloom: losses") if figure is None else figure
     if clear:
         figure.clear()
     axes = figure.axes[0] if figure.axes else figure.add_subplot()
@@ -85,15 +94,15 @@ def draw_losses(history: Sequence[float], figure: Any = None, *, clear: bool = T
 
 def draw_mean_pattern(scan: Scan4D) -> Any:
     """The mean pattern on a logarithmic scale."""
-    figure = window(6.0, 5.5, "Phaseloom: mean pattern")
+    figure = open_window(6.0, 5.5, "Phaseloom: mean pattern")
     step, dimension = detector_step(scan.geometry)
     picture = Picture(figure.subplots(), pixel=step, dimension=dimension, label="counts", mask=scan.mask)
     mean = scan.mean_pattern()
-    picture.show(mean, title="mean pattern", limits=span(mean[scan.mask], log=True), log=True)
+    picture.show(mean, title="mean pattern", limits=count_limits(mean[scan.mask], log=True), log=True)
     return figure
 
 
-def press_key(view: View, key: str) -> View:
+def press_key(view: SteppedView, key: str) -> SteppedView:
     """Send a key to a view."""
     from matplotlib.backend_bases import KeyEvent
 
@@ -121,7 +130,7 @@ class LiveWindow:
         """Draw if it is time; the figure."""
         if self.live is None:
             self.live = Live(source, seconds=0)
-        if windowed(self.live.figure):
+        if has_window(self.live.figure):
             self.live.update()
         elif done or time.monotonic() >= self._next:
             began = time.monotonic()
@@ -238,10 +247,10 @@ def draw_listed_plots(model: Any, dataset: Any, *, first: bool, again: bool) -> 
             figure = plt.figure(page.title, figsize=page.figure_size)
         page.draw(figure, model, dataset)
         drawn.append(figure)
-    shown = [figure for figure in drawn if windowed(figure)]
+    shown = [figure for figure in drawn if has_window(figure)]
     for figure in shown:
         figure.canvas.draw_idle()
-    pump(shown)
+    process_events(shown)
     return drawn
 
 

@@ -103,7 +103,7 @@ class ScanFit(Fit):
         """The likelihood of the counts, over random batches."""
         likelihood, unit = self._likelihood(dataset.scan)
         size = min(plan.size, len(plan.index))
-        cut = batches.in_pieces(batches.random(plan.index, size=size), plan.width or likelihood.at_once)
+        cut = batches.split_batches(batches.random(plan.index, size=size), plan.width or likelihood.at_once)
         penalty = plan.penalty
         objective = likelihood if penalty is None else PenalisedLikelihood(likelihood, penalty, size)
         return FitTask(objective, cut, lambda loss: loss * unit)

@@ -16,7 +16,7 @@ from phaseloom.physics.fourier import shift
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
-from phaseloom.ptycho.scans import depth, matter
+from phaseloom.ptycho.scans import heights_matter, measure_height_sensitivity
 
 __all__ = ["center_probe", "compute_intensities", "simulate"]
 
@@ -138,8 +138,8 @@ def _heights(core: Ptychography, scan: Scan4D, given: Any, varied: np.ndarray | 
         low, high = varied.min(), varied.max()
         spread = np.full(len(scan), low)
         spread[-1] = high
-        unit = depth(core.probe.modes(), scan.geometry)
-        if matter(replace(scan, heights=spread), unit):
+        unit = measure_height_sensitivity(core.probe.modes(), scan.geometry)
+        if heights_matter(replace(scan, heights=spread), unit):
             fix = "differ along the beam, which this model leaves out: make it from a dataset where they do"
             raise BadInput("sim_to_dataset: translations", None, fix)
     return varied

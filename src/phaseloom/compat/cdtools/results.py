@@ -109,7 +109,9 @@ def object_basis(model: Saveable, /) -> np.ndarray:
     """Steps ``(3, 2)`` of the object's rows and columns, metres."""
     lab = model.scan.geometry
     step = model.core.scan.canvas.pixel
-    basis = tilted_sample.steps(lab.basis, step, lab.normal) if lab.tilted else np.asarray(lab.basis) * step
+    basis = (
+        tilted_sample.grid_steps(lab.basis, step, lab.normal) if lab.tilted else np.asarray(lab.basis) * step
+    )
     return basis * METRES_PER_ANGSTROM
 
 

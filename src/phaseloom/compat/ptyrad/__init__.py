@@ -31,8 +31,8 @@ from phaseloom.compat.ptyrad.translate import translate_project
 
 __all__ = ["CombinedConstraint", "CombinedLoss", "CustomLogger", "Initializer", "PtyRADParams", "PtychoAD"]
 __all__ += ["evaluate_results", "is_ptyrad", "load", "load_and_preprocess_data", "print_system_info"]
-__all__ += ["run_inversion", "searched", "set_gpu_device", "translate_project", "translate_search"]
-__all__ += ["translated", "vprint"]
+__all__ += ["run_inversion", "set_gpu_device", "translate_project", "translate_search"]
+__all__ += ["translate_project", "vprint"]
 
 
 # It is defined here because the tests of PtyRAD's tutorial replace names of the module that they import.
@@ -71,8 +71,3 @@ def load_and_preprocess_data(params_path: str, gpuid: int | str = 0) -> dict[str
         "constraint_fn": CombinedConstraint(params["constraint_params"], device=device, verbose=True),
         "accelerator": None,
     }
-
-
-# old names, until callers are renamed
-searched = translate_search
-translated = translate_project

@@ -24,7 +24,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.schedule import Every
 from phaseloom.ptycho import penalties
-from phaseloom.ptycho.apply_projections import imposed, setting
+from phaseloom.ptycho.apply_projections import bind_projection, describe_setting
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.spec import call
@@ -226,8 +226,8 @@ class CombinedConstraint:
     def __call__(self, model: PtychoAD, niter: int) -> None:
         """Change the model as its constraints ask for after an iteration."""
         if self.events is None or self.events[0] is not model:
-            where = setting(model.core, get_scan(model.core))
-            actions = [imposed(one.partial(), model.core, where, one.name) for one in self.calls]
+            where = describe_setting(model.core, get_scan(model.core))
+            actions = [bind_projection(one.partial(), model.core, where, one.name) for one in self.calls]
             pairs = zip(actions, self.calls, strict=True)
             self.events = (model, [Every(action, **dict(one.when)) for action, one in pairs])
         for event in self.events[1]:

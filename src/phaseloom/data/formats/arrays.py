@@ -128,9 +128,3 @@ def read_table(path: Path, /) -> np.ndarray:
     except READ_ERRORS as error:
         fix = "is not a table of numbers: write two columns, row and column, no header"
         raise BadInput(path.name, None, fix) from error
-
-
-# old names, until callers are renamed
-clean = clean_counts
-load_array = load_npy
-table = read_table

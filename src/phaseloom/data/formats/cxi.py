@@ -213,7 +213,7 @@ def compute_sample_motion(
 ) -> np.ndarray:
     """Motion of the sample ``(n, 3)`` in metres, of beam positions in angstrom."""
     along = np.zeros(len(positions)) if heights is None else np.asarray(heights)
-    return 0.0 - 1e-10 * surface.departed(positions, along, geometry.basis, geometry.normal)
+    return 0.0 - 1e-10 * surface.restore_beam(positions, along, geometry.basis, geometry.normal)
 
 
 def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
@@ -229,7 +229,3 @@ def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
         top[f"{DETECTOR_GROUP}/intensities"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/intensities")
     if sample := scan.metadata.get("sample"):
         top["sample_1/name"] = np.bytes_(decode_text(sample).encode())
-
-
-# old names, until callers are renamed
-motion = compute_sample_motion

@@ -175,7 +175,7 @@ def read_motion(
         raise BadInput(place, None, "is missing: store sample positions (n, 3) in metres")
     tree, name = found
     moved = -_read_translation(tree, name, count) * 1e10
-    positions, heights = surface.landed(moved, geometry.basis, geometry.normal)
+    positions, heights = surface.project_beam(moved, geometry.basis, geometry.normal)
     return positions, heights if np.ptp(heights) > 1e-3 else None
 
 
@@ -275,14 +275,3 @@ def read_illumination(top: CheckedGroup, shape: tuple[int, int]) -> np.ndarray |
             probe = probe.reshape(-1, *shape)
             return probe if np.isfinite(probe).all() else None
     return None
-
-
-# old names, until callers are renamed
-detector = find_detector
-entry = find_entry
-flat = read_flat
-background = read_background
-mask = read_mask
-optics = read_optics
-stack = find_patterns
-wavelength = read_wavelength

@@ -229,10 +229,3 @@ def _value(data: h5py.Dataset) -> object:
     if data.shape is None or data.size != 1 or data.dtype.kind not in "SOU":
         return f"{data.dtype} data"
     return decode_text(data[()])
-
-
-# old names, until callers are renamed
-BROKEN = READ_ERRORS
-Tree = CheckedGroup
-checked = require_file
-opened = open_hdf5

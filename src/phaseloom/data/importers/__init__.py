@@ -153,8 +153,3 @@ def _read_fold_slice_positions(path: Path) -> np.ndarray | None:
     positions = np.stack([rows, columns], 1).astype(float)
     in_metres = np.ptp(positions, axis=0).max(initial=0.0) < MAX_SCAN_IN_METRES
     return positions * dict(LENGTH.scale).get(unit, 1e10 if in_metres else 1.0)
-
-
-# old names, until callers are renamed
-kind = find_program
-positions_file = read_positions

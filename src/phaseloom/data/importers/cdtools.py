@@ -122,6 +122,6 @@ def _to_positions(state: State, basis: np.ndarray, pixel: tuple[float, float]) -
         return None
     travel = np.asarray(state["original_translations"], float) * 1e10
     directions = basis / np.linalg.norm(basis, axis=0)
-    positions, _ = tilted_sample.landed(travel, directions, (0.0, 0.0, 1.0))
+    positions, _ = tilted_sample.project_beam(travel, directions, (0.0, 0.0, 1.0))
     offsets = np.asarray(state.get("translation_offsets", 0.0), float)
     return positions + offsets * float(state.get("translation_scale", 1.0)) * np.array(pixel)

@@ -376,13 +376,13 @@ def tilt_sample(
         raise BadInput("tilt_sample", None, "needs one of normal and scattering")
     old = scan.geometry
     if scattering is not None:
-        normal = ACROSS if scattering == "transmission" else tuple(surface.mirror(old.basis).tolist())
+        normal = ACROSS if scattering == "transmission" else tuple(surface.mirror_normal(old.basis).tolist())
     lying = normal if normal is not None else ACROSS
     along = np.zeros(len(scan)) if scan.heights is None else scan.heights
-    beam = surface.departed(scan.positions, along, old.basis, old.normal)
+    beam = surface.restore_beam(scan.positions, along, old.basis, old.normal)
     geometry = replace(old, normal=lying)
-    surface.steps(old.basis, old.pixel, geometry.normal)
-    positions, heights = surface.landed(beam, old.basis, geometry.normal)
+    surface.grid_steps(old.basis, old.pixel, geometry.normal)
+    positions, heights = surface.project_beam(beam, old.basis, geometry.normal)
     return replace(
         scan,
         positions=positions,

@@ -17,8 +17,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from phaseloom.learning.gating import PhaseGate
-from phaseloom.learning.layers import full
-from phaseloom.learning.weight_files import recorded
+from phaseloom.learning.layers import to_full_precision
+from phaseloom.learning.weight_files import record_builder
 from phaseloom.restoration.networks.phase_attention import (
     ChannelAttention,
     TransformerBlock,
@@ -83,8 +83,8 @@ class SpectralGate(nn.Module):
     def _spectral(self, maps: Tensor) -> Tensor:
         """In single precision at least: the sum of a large map overflows half precision."""
         with torch.autocast(maps.device.type, enabled=False):
-            real = torch.fft.fft2(full(maps)).real
-            out = full(self.waves(real.to(self.join.weight.dtype)))
+            real = torch.fft.fft2(to_full_precision(maps)).real
+            out = to_full_precision(self.waves(real.to(self.join.weight.dtype)))
             return torch.fft.ifft2(out).real.to(maps.dtype)
 
 
@@ -109,7 +109,7 @@ class FourierUpsample(nn.Module):
     def forward(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d v u"]:
         """Twice as many pixels along each axis."""
         with torch.autocast(maps.device.type, enabled=False):
-            small = self._transform(torch.fft.fft2(full(maps))).to(maps.dtype)
+            small = self._transform(torch.fft.fft2(to_full_precision(maps))).to(maps.dtype)
         rows, columns = small.shape[-2:]
         wide = small.new_zeros(*small.shape[:2], 2 * rows, 2 * columns)
         wide[..., ::2, ::2] = small
@@ -117,8 +117,8 @@ class FourierUpsample(nn.Module):
 
     def _transform(self, waves: Complex[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
         dtype = self.leave.weight.dtype
-        amplitude = full(self.amplitude(waves.abs().to(dtype)))
-        phase = full(self.phase(waves.angle().to(dtype)))
+        amplitude = to_full_precision(self.amplitude(waves.abs().to(dtype)))
+        phase = to_full_precision(self.phase(waves.angle().to(dtype)))
         return torch.fft.ifft2(torch.complex(amplitude * phase.cos(), amplitude * phase.sin())).abs()
 
 
@@ -159,7 +159,7 @@ def _two_convolutions(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width, width, 1), nn.LeakyReLU(0.1), nn.Conv2d(width, width, 1))
 
 
-@recorded("agssf1")
+@record_builder("agssf1")
 def agssf1(*, channels_in: int = 3, channels_out: int = 3, seed: int = 0) -> LegacyUNet:
     """The legacy model in its published sizes: 2,530,193 parameters, of which 272,924 are unused.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.learning.layers import chosen, full
+from phaseloom.learning.layers import choose_option, to_full_precision
 
 __all__ = ["ChannelAttention", "ChannelNorm", "GatedFeedForward", "TransformerBlock", "spectral_rows"]
 __all__ += ["whiten_spectrum"]
@@ -59,7 +59,7 @@ def whiten_spectrum(maps: Float[Tensor, "*b y x"], /, *, exponent: float = 1.0) 
         True
     """
     with torch.autocast(maps.device.type, enabled=False):
-        spectrum = _whitened_spectrum(full(maps), exponent)
+        spectrum = _whitened_spectrum(to_full_precision(maps), exponent)
         white = torch.fft.irfft2(spectrum, s=maps.shape[-2:], norm="backward")
     return white.to(maps.dtype)
 
@@ -80,7 +80,7 @@ def spectral_rows(maps: Float[Tensor, "*b y x"], /, *, exponent: float = 1.0) ->
         >>> torch.allclose(rows @ rows.mT, white @ white.mT, atol=1e-5)
         True
     """
-    spectrum = _whitened_spectrum(full(maps), exponent)
+    spectrum = _whitened_spectrum(to_full_precision(maps), exponent)
     weights = torch.full(spectrum.shape[-1:], math.sqrt(2), dtype=spectrum.real.dtype, device=maps.device)
     weights[0] = 1
     if maps.shape[-1] % 2 == 0:
@@ -124,8 +124,8 @@ class ChannelAttention(nn.Module):
         if width % heads:
             raise BadInput("nets: heads", heads, f"do not share a width of {width} evenly: choose a divisor")
         self.heads = heads
-        self.exponent = chosen("attention", attention, ATTENTION_EXPONENTS)
-        self.before = chosen("phase_position", phase_position, WHITEN_BEFORE_CONVOLUTION)
+        self.exponent = choose_option("attention", attention, ATTENTION_EXPONENTS)
+        self.before = choose_option("phase_position", phase_position, WHITEN_BEFORE_CONVOLUTION)
         if self.before and not self.exponent:
             fix = "has no place in plain attention: choose 'after', or attention 'phase' or 'soft'"
             raise BadInput("nets: phase_position", phase_position, fix)
@@ -139,7 +139,7 @@ class ChannelAttention(nn.Module):
         source = whiten_spectrum(maps, exponent=self.exponent) if self.before else maps
         pair = self.compare(source).unflatten(1, (2, self.heads, -1))
         with torch.autocast(maps.device.type, enabled=False):
-            query, key = (self._unit_rows(full(part)) for part in pair.unbind(1))
+            query, key = (self._unit_rows(to_full_precision(part)) for part in pair.unbind(1))
             return query @ key.mT
 
     def weights(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b h i j"]:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
 from phaseloom.learning.gating import ChannelGate, PhaseGate
-from phaseloom.learning.layers import chosen
-from phaseloom.learning.weight_files import recorded
+from phaseloom.learning.layers import choose_option
+from phaseloom.learning.weight_files import record_builder
 from phaseloom.restoration.networks.agssf1 import agssf1
 from phaseloom.restoration.networks.phase_attention import ChannelAttention, TransformerBlock
 from phaseloom.restoration.networks.unet import (
@@ -85,7 +85,7 @@ class TwoScaleUNet(Restorer):
             return TransformerBlock(width, attend)
 
         self.residual = residual
-        gate = chosen("skip_gate", skip_gate, SKIP_GATES)
+        gate = choose_option("skip_gate", skip_gate, SKIP_GATES)
         self.trunk = UNetTrunk(plan, block=block, grow=upsample, gate=gate)
         self.heads = OutputHeads(plan.widths[0], plan.channels_out, high=high)
         if residual:
@@ -103,7 +103,7 @@ class TwoScaleUNet(Restorer):
         return RestorerOutput(images + low, None if high is None else double_pixels(images) + high)
 
 
-@recorded("phaseformer")
+@record_builder("phaseformer")
 def phaseformer(
     *, channels_in: int = 3, channels_out: int = 3, high: bool = True, seed: int = 0
 ) -> TwoScaleUNet:
@@ -126,7 +126,7 @@ def phaseformer(
     return TwoScaleUNet(plan, attention="phase", skip_gate="phase", residual=False, high=high)
 
 
-@recorded("phaseformer.recommended")
+@record_builder("phaseformer.recommended")
 def recommended(  # noqa: PLR0913 - each choice that an ablation would compare
     *,
     channels_in: int = 1,
@@ -182,7 +182,7 @@ def recommended(  # noqa: PLR0913 - each choice that an ablation would compare
     )
 
 
-@recorded("phaseformer.narrow")
+@record_builder("phaseformer.narrow")
 def narrow(
     *,
     channels_in: int = 1,

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.learning.layers import counted
-from phaseloom.learning.weight_files import Recipe
+from phaseloom.learning.layers import check_count
+from phaseloom.learning.weight_files import BuilderCall
 
 __all__ = ["OutputHeads", "Restorer", "RestorerOutput", "UNetPlan", "UNetTrunk", "downsample"]
 __all__ += ["mirror_pad", "upsample"]
@@ -58,13 +58,13 @@ class UNetPlan:
     refine: int = 4
 
     def __post_init__(self):
-        counted("channels_in", self.channels_in)
-        counted("channels_out", self.channels_out)
+        check_count("channels_in", self.channels_in)
+        check_count("channels_out", self.channels_out)
         if not isinstance(self.refine, int) or self.refine < 0:
             raise BadInput("nets: refine", self.refine, "must be a whole number, zero for no such blocks")
         for knob, multiple in (("widths", 4), ("blocks", 1), ("heads", 1)):
             for value in getattr(self, knob):
-                counted(knob, value, multiple=multiple)
+                check_count(knob, value, multiple=multiple)
         if len(self.widths) < 2 or not len(self.widths) == len(self.blocks) == len(self.heads):
             given = f"{len(self.widths)} widths, {len(self.blocks)} blocks, {len(self.heads)} heads"
             fix = "must be as many of each, one for each of two levels or more"
@@ -84,7 +84,7 @@ class Restorer(nn.Module):
         recipe: the call that built it.
     """
 
-    recipe: Recipe
+    recipe: BuilderCall
 
     def __init__(self, plan: UNetPlan):
         super().__init__()

@@ -221,7 +221,3 @@ def _to_tensor(images: Sequence[Image]) -> Tensor:
 
 def _describe(pair: Pair) -> str:
     return f"{format_channels(len(pair.input))} of {pair.size[0]} x {pair.size[1]} pixels"
-
-
-# old names, until callers are renamed
-doubled = double_pixels

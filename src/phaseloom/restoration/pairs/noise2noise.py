@@ -34,22 +34,22 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from phaseloom.data import prepare
-from phaseloom.data.counts import loaded
+from phaseloom.data.counts import load_counts
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import fresh, whole
 from phaseloom.learning import weight_files
-from phaseloom.metrics.phase import find_shift, remove_ramp, shifted
-from phaseloom.ptycho.probe_guesses import optics_of
+from phaseloom.metrics.phase import find_shift, remove_ramp, shift_image
+from phaseloom.ptycho.probe_guesses import read_beam_optics
 from phaseloom.reconstruction.half_data_frc import splittable
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs.folders import Image, Pair, Side
-from phaseloom.retrieval.prediction import measured, predict
-from phaseloom.retrieval.preprocessing import trusted
-from phaseloom.simulation.experiment import PER_STEP
+from phaseloom.retrieval.prediction import measure_semiangle, predict
+from phaseloom.retrieval.preprocessing import mask_hot_pixels
+from phaseloom.simulation.experiment import PIXELS_PER_STEP
 from phaseloom.spec import Written, to_yaml
-from phaseloom.virtual.recipe import Virtual, virtual
+from phaseloom.virtual.recipe import Virtual, make_virtual_images
 
 __all__ = ["PairRecipe", "ScanPair", "make_pairs", "make_pairs_of_scan", "read_source", "save_pairs"]
 
@@ -213,7 +213,7 @@ def make_pairs_of_scan(
         imaging = prepare_imaging(recipe, source, scan)
         counts = imaging.scan.counts
         if np.prod(counts.shape) * counts.dtype.itemsize < MAX_BYTES_IN_MEMORY:
-            imaging = replace(imaging, scan=replace(imaging.scan, counts=loaded(counts)))
+            imaging = replace(imaging, scan=replace(imaging.scan, counts=load_counts(counts)))
     for draw in range(recipe.draws):
         rng = np.random.default_rng((recipe.seed, 37, number, draw))
         share = float(rng.choice(np.atleast_1d(recipe.share)))
@@ -340,7 +340,7 @@ def _register(before: Floats, after: Floats) -> tuple[Floats, Floats, tuple[floa
     shift = find_shift(remove_ramp(after[0]), reference, max_shift=MAX_REGISTRATION_SHIFT, rounds=3)
     edges = np.ceil(np.abs(shift)).astype(int)
     crop = [slice(edge, n - edge) for edge, n in zip(edges, after.shape[1:], strict=True)]
-    moved = np.stack([shifted(one, shift) for one in after])
+    moved = np.stack([shift_image(one, shift) for one in after])
     return before[:, *crop], moved[:, *crop], shift
 
 
@@ -383,13 +383,13 @@ def _run(job: Job) -> Job:
 
 def _prepare_prediction(recipe: PairRecipe, source: Any, scan: Scan4D | None) -> _Imaging:
     """A network; images cover the field between the first probe and the last."""
-    path = weight_files.find(recipe.model)
-    net = weight_files.load(path)
-    card = weight_files.card(path)
-    full, _ = trusted(source.scan(scan))
-    optics = optics_of(source.probe)
-    optics = replace(optics, semiangle=measured(full, optics.semiangle))
-    inner = slice(PER_STEP, -PER_STEP)
+    path = weight_files.find_network(recipe.model)
+    net = weight_files.load_network(path)
+    card = weight_files.load_card(path)
+    full, _ = mask_hot_pixels(source.scan(scan))
+    optics = read_beam_optics(source.probe)
+    optics = replace(optics, semiangle=measure_semiangle(full, optics.semiangle))
+    inner = slice(PIXELS_PER_STEP, -PIXELS_PER_STEP)
 
     def image(part: Scan4D, share: float) -> Floats:
         return predict(net, card, part, optics).phase[None, inner, inner]
@@ -401,13 +401,13 @@ def _prepare_detectors(recipe: PairRecipe, source: Any, scan: Scan4D | None) -> 
     """Virtual detectors, or the phase integrated from them, with the beam of all of the counts."""
     full: Scan4D = source.all(scan)
     steps = _raster_steps(full)
-    found = virtual(source, full)
+    found = make_virtual_images(source, full)
     beam = {"semiangle": f"{float(found.beam.semiangle)!r} rad", "centre": found.survey.centre}
     settled = source.model_copy(update=beam)
     names = tuple(detector.name for detector in found.survey.detectors)
 
     def image(part: Scan4D, share: float) -> Floats:
-        images = virtual(settled, part)
+        images = make_virtual_images(settled, part)
         if recipe.task == "virtual_detector":
             return np.stack([images.survey.image(name) for name in names]) / share
         assert images.phase is not None
@@ -433,9 +433,3 @@ _METHODS: dict[str, Callable[[PairRecipe, Any, Scan4D | None], _Imaging]] = {
     "integrate": _prepare_detectors,
     "detect": _prepare_detectors,
 }
-
-
-# old names, until callers are renamed
-Thin = PairRecipe
-drawn = make_pairs_of_scan
-save = save_pairs

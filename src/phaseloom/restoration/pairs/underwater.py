@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import fresh, whole
-from phaseloom.metrics.colour import display, linear_light
+from phaseloom.metrics.colour import decode_srgb, encode_srgb
 from phaseloom.restoration.pairs.folders import Pair, Side, format_channels
 from phaseloom.restoration.pairs.images import SUFFIXES, read_image, write_image
 from phaseloom.restoration.pairs.water import (
@@ -163,7 +163,7 @@ def simulate_pairs(
         ranges = ranges * min(1.0, limit / float(np.percentile(ranges, 95)))
         wet = add_water(light, ranges, water)
         camera = draw_camera(light, wet, rng)
-        target, finer = (display(image).astype(np.float32) for image in (light, fine))
+        target, finer = (encode_srgb(image).astype(np.float32) for image in (light, fine))
         pair = Pair(f"{number:05d}_{Path(name).stem}", record_image(wet, camera, rng), target, finer)
         yield UnderwaterPair(pair, name, ranges, water, camera)
 
@@ -262,7 +262,7 @@ def _load_scene(
         given = f"{format_channels(len(values))} of {values.min():.3g} to {values.max():.3g}"
         fix = "is not a photograph in colour, 0 to 1: convert or remove it"
         raise BadInput(f"underwater: {name}", given, fix)
-    return linear_light(values), None
+    return decode_srgb(values), None
 
 
 @lru_cache(maxsize=16)
@@ -271,14 +271,14 @@ def _load_picture(name: str) -> tuple[Floats, Floats | None]:
     data = _import_pictures()
     if name == STEREO_PICTURE:
         left, _, disparity = data.stereo_motorcycle()
-        return linear_light(np.moveaxis(left, -1, 0) / 255), _ranges_of(disparity)
+        return decode_srgb(np.moveaxis(left, -1, 0) / 255), _ranges_of(disparity)
     image = getattr(data, name)()
     if image.ndim == 3:
-        return linear_light(np.moveaxis(image[..., :3], -1, 0) / 255), None
+        return decode_srgb(np.moveaxis(image[..., :3], -1, 0) / 255), None
     rng = np.random.default_rng(list(name.encode()))
     dark = rng.uniform(0, 0.4, (3, 1, 1))
     bright = rng.uniform(0.6, 1, (3, 1, 1))
-    return linear_light(dark + (bright - dark) * image / 255), None
+    return decode_srgb(dark + (bright - dark) * image / 255), None
 
 
 def _ranges_of(disparity: np.ndarray) -> Floats:
@@ -318,7 +318,3 @@ def _cut_square(
         return small[0].numpy()
 
     return cut(light, 2 * size), None if ranges is None else cut(ranges[None], size)[0]
-
-
-# old names, until callers are renamed
-save = save_pairs

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.metrics.colour import display
+from phaseloom.metrics.colour import encode_srgb
 
 __all__ = ["WATER_TYPES", "Camera", "Water", "WaterType", "add_water", "draw_camera", "draw_range_map"]
 __all__ += ["draw_water", "record_image"]
@@ -141,7 +141,7 @@ def record_image(light: np.ndarray, camera: Camera, rng: np.random.Generator, /)
     exposed = np.maximum(camera.gain * light, 0)
     if np.isfinite(camera.photons):
         exposed = rng.poisson(exposed * camera.photons) / camera.photons
-    return display(exposed + rng.normal(0, camera.read, exposed.shape)).astype(np.float32)
+    return encode_srgb(exposed + rng.normal(0, camera.read, exposed.shape)).astype(np.float32)
 
 
 def draw_water(

@@ -98,7 +98,3 @@ def make_scan_network(net: nn.Module, /) -> nn.Module:
         fix = "joins patches and reads no patterns: take that of phaseloom train end-to-end, or of patches"
         raise BadInput("model", "a stitching network", fix)
     return join_stages(net, overlap()).eval() if isinstance(net, PatchRecoveryNet) else net
-
-
-# old names, until callers are renamed
-reading = make_scan_network

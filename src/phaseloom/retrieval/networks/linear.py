@@ -277,7 +277,3 @@ def linear(
         torch.Size([1, 31, 36])
     """
     return LinearRecovery(patterns, components, doses)
-
-
-# old names, until callers are renamed
-CLEAN = NOISELESS_DOSE_NUMBER

@@ -30,7 +30,7 @@ from phaseloom.data.formats import cxi
 from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.scan import LAB_BASIS, Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.gui import View
+from phaseloom.plot.gui import SteppedView
 
 __all__ = ["AxialPtychoDataset", "CDataset", "Ptycho2DDataset"]
 
@@ -345,7 +345,7 @@ class Ptycho2DDataset(CDataset):
         log_offset: float = 1,
         plot_mean_pattern: bool = True,
         plot_mask: bool = False,
-    ) -> View:
+    ) -> SteppedView:
         """A map of intensities; the pattern of the place that was clicked is beside it.
 
         The key ``m`` shows the mean pattern, ``l`` switches the scale. Only ``logarithmic`` has an effect:
@@ -403,7 +403,7 @@ class AxialPtychoDataset(Ptycho2DDataset):
     along the beam, and the pattern of the one that was clicked beside them.
     """
 
-    def inspect(self, logarithmic: bool = True, *args: Any, **kwargs: Any) -> View:
+    def inspect(self, logarithmic: bool = True, *args: Any, **kwargs: Any) -> SteppedView:
         """Positions along the beam, and a pattern."""
         heights = 0.0 - _translations(self.scan)[:, 2] / METRES_PER_ANGSTROM
         return browse_scan(self.scan, log=logarithmic, heights=heights)

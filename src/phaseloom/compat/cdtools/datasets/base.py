@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from phaseloom.compat.cdtools.tools import data as cxi_items
 from phaseloom.data.formats import cxi
-from phaseloom.data.formats.arrays import clean
+from phaseloom.data.formats.arrays import clean_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_sample
@@ -217,7 +217,7 @@ def clean_patterns(patterns: Any) -> tuple[np.ndarray, np.ndarray]:
         if lost:
             some = ", ".join(map(str, lost[:8])) + (" ..." if len(lost) > 8 else "")
             raise BadInput("patterns", None, f"of the number {some} hold no finite number: remove them")
-    cleaned, finite = clean(counts, "patterns")
+    cleaned, finite = clean_counts(counts, "patterns")
     return np.asarray(cleaned), finite
 
 
@@ -279,13 +279,15 @@ def to_positions(translations: Any, geometry: Geometry) -> dict[str, Any]:
         raise BadInput("translations", table.shape, "must be (n, 3): x, y, z of the beam in metres")
     if table.shape[1] == 2:
         table = np.column_stack([table, np.zeros(len(table))])
-    positions, heights = tilted_sample.landed(table / METRES_PER_ANGSTROM, geometry.basis, geometry.normal)
+    positions, heights = tilted_sample.project_beam(
+        table / METRES_PER_ANGSTROM, geometry.basis, geometry.normal
+    )
     return {"positions": positions, "heights": heights if np.ptp(heights) > SMALLEST_HEIGHT_RANGE else None}
 
 
 def to_translations(positions: np.ndarray, heights: np.ndarray | None, geometry: Geometry) -> np.ndarray:
     """Motion of the beam ``(n, 3)`` in metres, as CDTools has it; files hold that of the sample."""
-    return 0.0 - cxi.motion(positions, heights, geometry)
+    return 0.0 - cxi.compute_sample_motion(positions, heights, geometry)
 
 
 def to_geometry(given: Mapping[str, Any], wavelength: float, shape: Any) -> Geometry:

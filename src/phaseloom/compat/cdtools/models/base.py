@@ -32,7 +32,7 @@ from phaseloom.compat.cdtools.tools.data import nested_dict_to_numpy, nested_dic
 from phaseloom.data.formats.arrays import clean_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.plot.gui import View
+from phaseloom.plot.gui import SteppedView
 
 __all__ = ["STAGES", "CDIModel"]
 
@@ -354,7 +354,7 @@ class CDIModel(nn.Module):
                 figure.savefig(path, bbox_inches="tight")
         return paths
 
-    def compare(self, dataset: CDataset | None = None, logarithmic: bool = True) -> View:
+    def compare(self, dataset: CDataset | None = None, logarithmic: bool = True) -> SteppedView:
         """Measured and modelled patterns side by side, by default of the data fitted last.
 
         Raises:

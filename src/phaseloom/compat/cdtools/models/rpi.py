@@ -23,10 +23,10 @@ from phaseloom.compat.cdtools.objectives import ShotFit
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.errors import BadInput, nearest
 from phaseloom.ptycho import detectors
-from phaseloom.ptycho.bandlimited_start import spectral
+from phaseloom.ptycho.bandlimited_start import spectral_start
 from phaseloom.ptycho.illumination import Illumination, Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject, begun, resampled
+from phaseloom.ptycho.object_models import BandlimitedObject, make_start, resample_field
 from phaseloom.ptycho.scans import Canvas
 
 __all__ = ["RPI"]
@@ -220,14 +220,14 @@ class RPI(ScanModel):
         grid = old.grid if obj_shape is None else _object_size(obj_shape, old.canvas.shape)
         modes = len(old.occupancy) if n_modes is None else n_modes
         seed = int(torch.randint(2**31, ()))
-        start = begun("random" if how == "random" else "uniform", (modes, 1, *grid), seed)
+        start = make_start("random" if how == "random" else "uniform", (modes, 1, *grid), seed)
         if (modes, *grid) != (len(old.occupancy), *old.grid):
             support = None if grid != old.grid else old.support
             core.object = _object(start, old.kind, old.canvas, support).to(core.scan.start.device)
         if how == "spectral":
             counts = torch.as_tensor(to_array(pattern), dtype=torch.float32, device=core.scan.start.device)
             first = torch.zeros(1, dtype=torch.long, device=counts.device)
-            start = spectral(core, core.detector.arrange(counts)[None], first, seed=seed)
+            start = spectral_start(core, core.detector.arrange(counts)[None], first, seed=seed)
         core.object.put(start.to(core.scan.start.device))
         old_fit = self.fit
         self.fit = ShotFit(core, self.options.loss, old_fit.data)
@@ -296,7 +296,7 @@ def _build_model(  # noqa: PLR0917 - what from_dataset was given
     origin = (-(window.shape[0] // 2) * window.pixel[0], -(window.shape[1] // 2) * window.pixel[1])
     room = Canvas(window.shape, window.shape, window.pixel, origin, (0.0, 0.0))
     grid = _object_size(size, room.shape)
-    start = begun("uniform", (options.n_obj_modes, 1, *grid))
+    start = make_start("uniform", (options.n_obj_modes, 1, *grid))
     light = KnownModes(modes) if mixed else Probe(modes, window)
     thing = _object(
         start, options.kind, room, _probe_region(modes, grid, threshold) if threshold > 0 else None
@@ -317,7 +317,7 @@ def _object(start: Tensor, kind: Any, room: Canvas, support: Tensor | None) -> B
 def _probe_region(modes: Tensor, grid: tuple[int, int], threshold: float) -> Tensor:
     """Where a probe of several modes is strong, on coarse pixels, and one pixel around."""
     root = modes.abs().square().sum(0).sqrt()
-    strong = resampled(root, grid).abs()
+    strong = resample_field(root, grid).abs()
     wide = binary_dilation((strong > threshold * strong.max()).numpy())
     return torch.as_tensor(wide, dtype=torch.float32)
 

@@ -30,7 +30,7 @@ from phaseloom.compat.cdtools.tools import losses
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.modes import orthogonalise
-from phaseloom.plot.gui import View
+from phaseloom.plot.gui import SteppedView
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
 
@@ -309,7 +309,7 @@ class ScanModel(CDIModel):
             figure.savefig(path, bbox_inches="tight")
         return [path]
 
-    def compare(self, dataset: CDataset | None = None, logarithmic: bool = True) -> View:
+    def compare(self, dataset: CDataset | None = None, logarithmic: bool = True) -> SteppedView:
         """Measured and modelled patterns side by side, by default of the data fitted last.
 
         Raises:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.plot.gui import plain
+from phaseloom.plot.gui import to_numpy
 
-__all__ = ["alike", "middle", "missing", "plain", "steps_of", "tensor", "window_of"]
+__all__ = ["alike", "middle", "missing", "steps_of", "tensor", "to_numpy", "window_of"]
 
 
 def missing(
@@ -45,7 +45,7 @@ def alike(values: Any, *given: Any) -> Any:
         ('Tensor', 'ndarray')
     """
     if any(isinstance(one, np.ndarray) for one in given):
-        return plain(values)
+        return to_numpy(values)
     device = next((one.device for one in given if isinstance(one, Tensor)), None)
     return torch.as_tensor(values, device=device)
 
@@ -67,7 +67,7 @@ def steps_of(basis: Any) -> tuple[float, float]:
     Raises:
         BadInput: an array without two columns.
     """
-    steps = plain(basis)
+    steps = to_numpy(basis)
     if steps.ndim != 2 or steps.shape[1] < 2:
         raise BadInput("basis", steps.shape, "must be (3, 2): the steps of rows and columns, metres")
     y, x = (float(length) for length in np.linalg.norm(steps[:, :2], axis=0))

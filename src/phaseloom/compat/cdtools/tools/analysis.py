@@ -14,7 +14,7 @@ from scipy.special import xlogy
 from torch import Tensor
 
 from phaseloom.compat.cdtools.tools import image_processing, interactions
-from phaseloom.compat.cdtools.tools._shared import alike, middle, missing, plain, steps_of, tensor
+from phaseloom.compat.cdtools.tools._shared import alike, middle, missing, steps_of, tensor, to_numpy
 from phaseloom.compat.cdtools.tools.initializers import exit_wave_geometry
 from phaseloom.errors import BadInput
 from phaseloom.metrics import mixed_states, spectral, standardise_pair
@@ -49,7 +49,7 @@ Curve = tuple[Any, Any, Any]
 
 def product_svd(A: Any, B: Any) -> tuple[Any, Any, Any]:
     """Singular values ``u, s, vh`` of a product of two matrices that is never formed."""
-    u, s, vh = (alike(part, A, B) for part in mixed_states.product_svd(plain(A), plain(B)))
+    u, s, vh = (alike(part, A, B) for part in mixed_states.product_svd(to_numpy(A), to_numpy(B)))
     return u, s, vh
 
 
@@ -61,11 +61,11 @@ def orthogonalize_probes(
     ``return_reexpressed_weights`` also gives the weights, of orthonormal columns, that make the old light of
     the new modes. There are fewer modes where there are fewer rows; phases of modes are not determined.
     """
-    modes = plain(probes)
+    modes = to_numpy(probes)
     if modes.ndim != n_probe_dims + 1:
         raise BadInput("orthogonalize_probes.probes", modes.shape, f"must have 1 + {n_probe_dims} axes")
     count, shape = len(modes), modes.shape[1:]
-    weights = np.eye(count, dtype=modes.dtype) if weight_matrix is None else plain(weight_matrix)
+    weights = np.eye(count, dtype=modes.dtype) if weight_matrix is None else to_numpy(weight_matrix)
     u, s, vh = mixed_states.product_svd(weights, modes.reshape(count, -1))
     new = alike((s[:, None] * vh).reshape(-1, *shape), probes, weight_matrix)
     return (new, alike(u, probes, weight_matrix)) if return_reexpressed_weights else new
@@ -77,7 +77,7 @@ def calc_vn_entropy(matrix: Any) -> Any:
     CDTools takes the trace out too late for a single matrix, and has NaN where rounding makes an eigenvalue
     negative.
     """
-    values = np.linalg.eigvalsh(plain(matrix)).clip(min=0)
+    values = np.linalg.eigvalsh(to_numpy(matrix)).clip(min=0)
     share = values / values.sum(-1, keepdims=True)
     return -xlogy(share, share).sum(-1)
 
@@ -86,7 +86,7 @@ def calc_mode_power_fractions(
     probes: Any, weight_matrix: Any = None, n_probe_dims: int = 2, assume_preorthogonalized: bool = False
 ) -> Any:
     """Share of each orthogonal mode in the power, largest first; or of each mode (row) as it is given."""
-    modes, weights = plain(probes), None if weight_matrix is None else plain(weight_matrix)
+    modes, weights = to_numpy(probes), None if weight_matrix is None else to_numpy(weight_matrix)
     stack = modes.reshape(len(modes), 1, -1)
     if modes.ndim != n_probe_dims + 1:
         raise BadInput("calc_mode_power_fractions.probes", modes.shape, f"must have 1 + {n_probe_dims} axes")
@@ -131,7 +131,7 @@ def calc_generalized_rms_error(
     With ``normalize`` divided by the first. It is computed as that distance, where CDTools subtracts traces
     and has 1e-8 or NaN for equal mixed_states.
     """
-    one, two = (plain(_flat(tensor(fields).detach(), dims)) for fields in (fields_1, fields_2))
+    one, two = (to_numpy(_flat(tensor(fields).detach(), dims)) for fields in (fields_1, fields_2))
     lead = np.broadcast_shapes(one.shape[:-2], two.shape[:-2])
     first, second = (np.broadcast_to(part, (*lead, *part.shape[-2:])) for part in (one, two))
     found = np.empty(lead)
@@ -150,11 +150,11 @@ def calc_spectral_info(dataset: Any, nbins: int = 50) -> tuple[np.ndarray, np.nd
     pattern is used then, with a warning.
     """
     geometry = dataset.detector_geometry
-    total = plain(dataset.patterns.sum(0))
+    total = to_numpy(dataset.patterns.sum(0))
     basis = exit_wave_geometry(geometry["basis"], total.shape, dataset.wavelength, geometry["distance"])
-    mask = np.ones(total.shape, bool) if dataset.mask is None else plain(dataset.mask).astype(bool)
+    mask = np.ones(total.shape, bool) if dataset.mask is None else to_numpy(dataset.mask).astype(bool)
     corner, trusted = np.fft.ifftshift(total), np.fft.ifftshift(mask)
-    places, pixel = plain(dataset.translations)[:, :2], steps_of(basis)
+    places, pixel = to_numpy(dataset.translations)[:, :2], steps_of(basis)
     try:
         found = spectral.scan_spectrum(corner, places, pixel=pixel, mask=trusted, count=nbins)
     except BadInput:
@@ -185,7 +185,7 @@ def calc_frc(  # noqa: PLR0917 -- CDTools' arguments
     plane.
     """
     cut = np.s_[:, :] if im_slice is None else im_slice
-    pair = (plain(im1)[cut], plain(im2)[cut])
+    pair = (to_numpy(im1)[cut], to_numpy(im2)[cut])
     parts = _bands(pair[0], basis, nbins or max(pair[0].shape) // 8, limit)
     return _curve(parts, spectral.band_correlation(*pair, parts), snr, im1, im2)
 
@@ -205,7 +205,7 @@ def calc_generalized_frc(  # noqa: PLR0917 -- CDTools' arguments
     holds its upper edge, and ``nbins`` has the default a quarter of the longer side, which fails there.
     """
     cut = np.s_[..., :, :] if im_slice is None else im_slice
-    pair = (plain(fields_1)[cut], plain(fields_2)[cut])
+    pair = (to_numpy(fields_1)[cut], to_numpy(fields_2)[cut])
     parts = _bands(pair[0], basis, nbins or max(pair[0].shape[-2:]) // 4, limit)
     return _curve(parts, spectral.band_fidelity(*pair, parts), snr, fields_1, fields_2)
 
@@ -218,10 +218,10 @@ def calc_consistency_prtf(
     A ratio of intensities; `phaseloom.metrics.ensembles.prtf` is the usual one, of magnitudes.
     """
     cut = middle(objects[0].shape) if obj_slice is None else obj_slice
-    mean = plain(synth_obj)[cut]
+    mean = to_numpy(synth_obj)[cut]
     parts = _bands(mean, basis, nbins or max(mean.shape) // 4, "corner")
     wanted, *single = (
-        parts.total(np.abs(np.fft.fft2(image)) ** 2) for image in (mean, *(plain(o)[cut] for o in objects))
+        parts.total(np.abs(np.fft.fft2(image)) ** 2) for image in (mean, *(to_numpy(o)[cut] for o in objects))
     )
     lit = [np.where(power > 0, power, np.nan) for power in single]
     ratio = np.mean([wanted / power for power in lit], axis=0)
@@ -253,7 +253,7 @@ def _bands(image: np.ndarray, basis: Any, count: int, limit: str) -> spectral.Ba
     if limit not in ("side", "corner"):
         raise BadInput("calc_frc.limit", limit, "is not known: write side or corner")
     y, x = image.shape[-2:]
-    return spectral.bands((y, x), count=int(count), pixel=steps_of(basis), limit=limit)
+    return spectral.divide_bands((y, x), count=int(count), pixel=steps_of(basis), limit=limit)
 
 
 def standardize(probe: Any, obj: Any, obj_slice: Any = None, correct_ramp: bool = False) -> tuple[Any, Any]:
@@ -262,13 +262,13 @@ def standardize(probe: Any, obj: Any, obj_slice: Any = None, correct_ramp: bool 
     The object takes the scale and, with ``correct_ramp``, the ramp that centres the far field of the first
     mode; each mode and the object in ``obj_slice`` (default: its middle quarter) sum to a positive number.
     """
-    modes, field = np.atleast_3d(plain(probe).T).T, plain(obj)
+    modes, field = np.atleast_3d(to_numpy(probe).T).T, to_numpy(obj)
     scale = np.sqrt(np.mean(np.abs(modes[0]) ** 2))
     modes = modes / scale
     field = field * scale
     if correct_ramp:
         y, x = _far_centre(modes[0])
-        field, modes = standardise_pair.traded(field, modes, slope=(-2 * np.pi * y, -2 * np.pi * x))
+        field, modes = standardise_pair.trade_trends(field, modes, slope=(-2 * np.pi * y, -2 * np.pi * x))
     cut = middle(field.shape) if obj_slice is None else obj_slice
     field = field * np.exp(-1j * np.angle(field[cut].sum()))
     modes = modes * np.exp(-1j * np.angle(modes.sum((-2, -1), keepdims=True)))
@@ -293,7 +293,7 @@ def synthesize_reconstructions(
     light: list[torch.Tensor] = []
     fields: list[torch.Tensor] = []
     for probe, obj in zip(probes, objects, strict=True):
-        each = standardize(plain(probe), plain(obj)[:y, :x], cut, correct_ramp)
+        each = standardize(to_numpy(probe), to_numpy(obj)[:y, :x], cut, correct_ramp)
         wave, field = (torch.from_numpy(np.asarray(part)) for part in each)
         if fields:
             so_far = sum(light[1:], light[0])
@@ -314,9 +314,9 @@ def remove_phase_ramp(im: Any, window: Any, probe: Any = None) -> Any:
 
     The ramp is found wherever it is; CDTools looks near none and can stop at a lesser one.
     """
-    field = plain(im)
-    slope = standardise_pair.phase_slope(field[window])
-    field, light = standardise_pair.traded(field, _probe_or_ones(probe), slope=slope)
+    field = to_numpy(im)
+    slope = standardise_pair.find_phase_slope(field[window])
+    field, light = standardise_pair.trade_trends(field, _probe_or_ones(probe), slope=slope)
     return alike(field, im) if probe is None else (alike(field, im), alike(light, probe))
 
 
@@ -333,14 +333,14 @@ def remove_amplitude_exponent(  # noqa: PLR0917 -- CDTools' arguments
     Returns the object alone, or a tuple of those given: object, probe, weights ``(shot, ...)``, which need
     ``translations`` ``(shot, 3)`` in metres and the object's ``basis``.
     """
-    field = plain(im)
-    rate = standardise_pair.growth(field[window])
-    field, light = standardise_pair.traded(field, _probe_or_ones(probe), rate=rate)
+    field = to_numpy(im)
+    rate = standardise_pair.fit_growth(field[window])
+    field, light = standardise_pair.trade_trends(field, _probe_or_ones(probe), rate=rate)
     kept = [alike(field, im)]
     if probe is not None:
         kept.append(alike(light, probe))
     if weights is not None:
-        kept.append(alike(_rescale_weights(plain(weights), rate, translations, basis), weights))
+        kept.append(alike(_rescale_weights(to_numpy(weights), rate, translations, basis), weights))
     return kept[0] if len(kept) == 1 else tuple(kept)
 
 
@@ -414,7 +414,7 @@ def standardize_reconstruction_pair(  # noqa: PLR0917 -- CDTools' arguments
     frc = _halves_frc(found, window, half_1, nbins, frc_limit)
     first, second = (torch.as_tensor(probe) for probe in found.probes)
     step = image_processing.find_shift(_first_mode(first), _first_mode(second))
-    probes = (found.probes[0], plain(image_processing.sinc_subpixel_shift(second, step)))
+    probes = (found.probes[0], to_numpy(image_processing.sinc_subpixel_shift(second, step)))
     share = np.abs(frc["frc"]).clip(max=1)
     named: dict[str, Any] = {}
     for index, name in enumerate(results):
@@ -433,14 +433,14 @@ def _standardise(
     results: Mapping[str, Mapping[str, Any]], window: Any, reference: int, switches: Mapping[str, bool]
 ) -> tuple[standardise_pair.StandardSet, list[Any]]:
     """Objects and probes in one gauge, and the weights that belong to them."""
-    pairs = [(plain(_entry(results, n, "obj")), plain(_entry(results, n, "probe"))) for n in results]
-    found = standardise_pair.standard_set(pairs, reference=reference, window=window, **switches)
+    pairs = [(to_numpy(_entry(results, n, "obj")), to_numpy(_entry(results, n, "probe"))) for n in results]
+    found = standardise_pair.standardise_set(pairs, reference=reference, window=window, **switches)
     weights = []
     for name, rate in zip(results, found.growths, strict=True):
         kept = _entry(results, name, "weights")
         if any(rate):
             places = (_entry(results, name, "translations"), _entry(results, name, "obj_basis"))
-            kept = alike(_rescale_weights(plain(kept), rate, *places), kept)
+            kept = alike(_rescale_weights(to_numpy(kept), rate, *places), kept)
         weights.append(kept)
     return found, weights
 
@@ -479,13 +479,15 @@ def _rescale_weights(
     """Weights of shots times the growth that their places have lost."""
     if translations is None or basis is None:
         raise BadInput("remove_amplitude_exponent.weights", None, "need translations and basis, too")
-    places = plain(interactions.translations_to_pixel(torch.as_tensor(basis), torch.as_tensor(translations)))
+    places = to_numpy(
+        interactions.translations_to_pixel(torch.as_tensor(basis), torch.as_tensor(translations))
+    )
     gained = np.exp((places - places.min(0)) @ np.asarray(rate))
     return weights * gained.reshape(-1, *(1,) * (weights.ndim - 1))
 
 
 def _probe_or_ones(probe: Any) -> np.ndarray:
-    return np.ones((1, 1)) if probe is None else plain(probe)
+    return np.ones((1, 1)) if probe is None else to_numpy(probe)
 
 
 def _first_mode(modes: Any) -> Any:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.compat.cdtools.tools._shared import missing, plain
+from phaseloom.compat.cdtools.tools._shared import missing, to_numpy
 from phaseloom.data.formats import cxi_layout as _layout
-from phaseloom.data.formats.files import Tree
+from phaseloom.data.formats.files import CheckedGroup
 from phaseloom.errors import BadInput
 from phaseloom.units import HC_SI
 
@@ -94,36 +94,36 @@ def get_sample_info(cxi_file: h5py.File) -> dict[str, Any] | None:
 def get_wavelength(cxi_file: h5py.File) -> np.float32:
     """Metres, from a wavelength or a photon energy."""
     top = _entry(cxi_file)
-    return np.float32(_layout.wavelength(top, top.first("instrument_1/source_1")) * 1e-10)
+    return np.float32(_layout.read_wavelength(top, top.first("instrument_1/source_1")) * 1e-10)
 
 
 def get_detector_geometry(cxi_file: h5py.File) -> tuple[np.float32, np.ndarray, np.ndarray | None]:
     """Distance, basis ``(xyz, 2)`` and position of the corner (or none), metres."""
     detector = _detector(cxi_file)
-    directions, angles, distance = _layout.optics(detector)
+    directions, angles, distance = _layout.read_optics(detector)
     corner = detector.lengths("corner_position") if detector.find("corner_position") else None
     return np.float32(distance * 1e-10), np.asarray(directions) * angles * distance * 1e-10, corner
 
 
 def get_mask(cxi_file: h5py.File) -> np.ndarray | None:
     """True where the detector is to be trusted; none without a mask."""
-    return _read_image(cxi_file, "mask", _layout.mask)
+    return _read_image(cxi_file, "mask", _layout.read_mask)
 
 
 def get_qe_mask(cxi_file: h5py.File) -> np.ndarray | None:
     """Efficiency of each pixel, float32; none without one."""
-    found = _read_image(cxi_file, "qe_mask", _layout.flat)
+    found = _read_image(cxi_file, "qe_mask", _layout.read_flat)
     return None if found is None else found.astype(np.float32)
 
 
 def get_dark(cxi_file: h5py.File) -> np.ndarray | None:
     """Mean dark pattern ``(y, x)``, or none."""
-    return _read_image(cxi_file, "data_dark", _layout.background)
+    return _read_image(cxi_file, "data_dark", _layout.read_background)
 
 
 def find_data(cxi_file: h5py.File) -> Any:
     """The stored patterns."""
-    tree, name = _layout.stack(_entry(cxi_file), _detector(cxi_file))
+    tree, name = _layout.find_patterns(_entry(cxi_file), _detector(cxi_file))
     return tree.group[name]
 
 
@@ -154,7 +154,7 @@ def measure_scan(cxi_file: h5py.File) -> float:
     """Metres that the translations of a file span; 0 where they are not in CDTools' places."""
     for place in SHOT_PLACES:
         if f"{place}/translation" in cxi_file:
-            table = Tree(cxi_file, str(cxi_file.filename)).lengths(f"{place}/translation")
+            table = CheckedGroup(cxi_file, str(cxi_file.filename)).lengths(f"{place}/translation")
             return float(np.ptp(table, axis=0).max()) if np.isfinite(table).all() and table.size else 0.0
     return 0.0
 
@@ -201,7 +201,7 @@ def add_sample_info(cxi_file: h5py.File, metadata: Mapping[str, Any]) -> None:
     """Write what `get_sample_info` reads."""
     _put(cxi_file, "entry_1/sample_1", {key: v for key, v in metadata.items() if key != "orientation"})
     if "orientation" in metadata:
-        _put(cxi_file, GEOMETRY, {"orientation": plain(metadata["orientation"]).ravel()[:6]})
+        _put(cxi_file, GEOMETRY, {"orientation": to_numpy(metadata["orientation"]).ravel()[:6]})
 
 
 def add_source(cxi_file: h5py.File, wavelength: float) -> None:
@@ -212,7 +212,7 @@ def add_source(cxi_file: h5py.File, wavelength: float) -> None:
 
 def add_detector(cxi_file: h5py.File, distance: float, basis: Any, corner: Any = None) -> None:
     """Write distance, basis ``(xyz, 2)`` and perhaps the corner's position, metres."""
-    steps = plain(basis)
+    steps = to_numpy(basis)
     steps = steps.T if steps.shape == (2, 3) else steps
     y, x = np.linalg.norm(steps, axis=0)
     items = {"distance": np.float32(distance), "basis_vectors": steps, "x_pixel_size": x, "y_pixel_size": y}
@@ -221,17 +221,17 @@ def add_detector(cxi_file: h5py.File, distance: float, basis: Any, corner: Any =
 
 def add_mask(cxi_file: h5py.File, mask: Any) -> None:
     """Write a mask that is true where the detector is good: the file holds 0 for good, 1 for bad."""
-    _put(cxi_file, DETECTOR, {"mask": (plain(mask) == 0).astype(np.uint32)})
+    _put(cxi_file, DETECTOR, {"mask": (to_numpy(mask) == 0).astype(np.uint32)})
 
 
 def add_qe_mask(cxi_file: h5py.File, qe_mask: Any) -> None:
     """Write the efficiency of each pixel."""
-    _put(cxi_file, DETECTOR, {"qe_mask": plain(qe_mask)})
+    _put(cxi_file, DETECTOR, {"qe_mask": to_numpy(qe_mask)})
 
 
 def add_dark(cxi_file: h5py.File, dark: Any) -> None:
     """Write one dark pattern, or several."""
-    _put(cxi_file, DETECTOR, {"data_dark": plain(dark)})
+    _put(cxi_file, DETECTOR, {"data_dark": to_numpy(dark)})
 
 
 ADDERS = {
@@ -250,7 +250,7 @@ def add_data(
 ) -> None:
     """Write patterns into the detector, linked from data_1, and the names of their axes."""
     detector = cxi_file.require_group(DETECTOR)
-    stored = detector.create_dataset("data", data=plain(data), compression=compression, chunks=chunks)
+    stored = detector.create_dataset("data", data=to_numpy(data), compression=compression, chunks=chunks)
     cxi_file.require_group("entry_1/data_1")["data"] = h5py.SoftLink(f"/{DETECTOR}/data")
     if axes is not None:
         stored.attrs["axes"] = np.bytes_(":".join(axes) if isinstance(axes, list) else str(axes))
@@ -258,14 +258,14 @@ def add_data(
 
 def add_shot_to_shot_info(cxi_file: h5py.File, data: Any, field_name: str) -> None:
     """Write anything with a row for each shot into the sample's geometry, linked from data_1 and detector."""
-    _put(cxi_file, GEOMETRY, {field_name: plain(data)})
+    _put(cxi_file, GEOMETRY, {field_name: to_numpy(data)})
     for place in ("entry_1/data_1", DETECTOR):
         cxi_file.require_group(place)[field_name] = h5py.SoftLink(f"/{GEOMETRY}/{field_name}")
 
 
 def add_ptycho_translations(cxi_file: h5py.File, translations: Any) -> None:
     """Write the motion of the probe ``(shot, xyz)``, metres, as that of the sample."""
-    add_shot_to_shot_info(cxi_file, -plain(translations), "translation")
+    add_shot_to_shot_info(cxi_file, -to_numpy(translations), "translation")
 
 
 def nested_dict_to_h5(h5_file: Any, d: Mapping[str, Any]) -> None:
@@ -280,7 +280,7 @@ def nested_dict_to_h5(h5_file: Any, d: Mapping[str, Any]) -> None:
         elif isinstance(value, str):
             h5_file.create_dataset(key, data=value, dtype=h5py.string_dtype())
         else:
-            h5_file[key] = plain(_simple(key, value))
+            h5_file[key] = to_numpy(_simple(key, value))
 
 
 def h5_to_nested_dict(h5_file: Any) -> dict[str, Any]:
@@ -296,7 +296,7 @@ def h5_to_nested_dict(h5_file: Any) -> dict[str, Any]:
 
 def nested_dict_to_numpy(d: Mapping[str, Any]) -> dict[str, Any]:
     """The same with arrays for tensors; numbers and texts stay."""
-    return _mapped(d, lambda value: plain(value) if isinstance(value, Tensor) else value)
+    return _mapped(d, lambda value: to_numpy(value) if isinstance(value, Tensor) else value)
 
 
 def nested_dict_to_torch(d: Mapping[str, Any], device: Any = None) -> dict[str, Any]:
@@ -334,19 +334,19 @@ def _put(cxi_file: h5py.File, place: str, items: Mapping[str, Any]) -> None:
     group = cxi_file.require_group(place)
     for key, value in items.items():
         text = as_text(value).encode() if isinstance(value, str | datetime.datetime) else value
-        group[key] = np.bytes_(text) if isinstance(text, bytes) else plain(text)
+        group[key] = np.bytes_(text) if isinstance(text, bytes) else to_numpy(text)
 
 
-def _entry(cxi_file: h5py.File) -> Tree:
-    return _layout.entry(cxi_file, str(cxi_file.filename), 1)
+def _entry(cxi_file: h5py.File) -> CheckedGroup:
+    return _layout.find_entry(cxi_file, str(cxi_file.filename), 1)
 
 
-def _detector(cxi_file: h5py.File) -> Tree:
-    return _layout.detector(_entry(cxi_file))
+def _detector(cxi_file: h5py.File) -> CheckedGroup:
+    return _layout.find_detector(_entry(cxi_file))
 
 
 def _read_image(
-    cxi_file: h5py.File, name: str, read: Callable[[Tree, tuple[int, int]], np.ndarray | None]
+    cxi_file: h5py.File, name: str, read: Callable[[CheckedGroup, tuple[int, int]], np.ndarray | None]
 ) -> np.ndarray | None:
     """An image of the detector's shape, if it is there."""
     detector = _detector(cxi_file)
@@ -364,7 +364,7 @@ def _parse_date(text: str) -> Any:
         return text
 
 
-def _orientation(geometry: Tree | None) -> np.ndarray | None:
+def _orientation(geometry: CheckedGroup | None) -> np.ndarray | None:
     """Axes of the sample as rows, from its first two or from its normal."""
     if geometry is not None and geometry.find("surface_normal"):
         return axes_of(geometry.array("surface_normal"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phaseloom.compat.cdtools.tools import image_processing
-from phaseloom.compat.cdtools.tools._shared import missing, plain, steps_of, tensor, window_of
+from phaseloom.compat.cdtools.tools._shared import missing, steps_of, tensor, to_numpy, window_of
 from phaseloom.compat.cdtools.tools.propagators import (
     far_field,
     generate_angular_spectrum_propagator,
@@ -169,9 +169,9 @@ def RPI_spectral_init(  # noqa: PLR0917 -- CDTools' arguments
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    counts = plain(pattern).astype(float)
-    counts = counts if background is None else counts - plain(background)
-    counts = np.abs(counts if mask is None else counts * plain(mask))
+    counts = to_numpy(pattern).astype(float)
+    counts = counts if background is None else counts - to_numpy(background)
+    counts = np.abs(counts if mask is None else counts * to_numpy(mask))
     light, small = probe.detach().to(torch.complex128), window_of(obj_shape)
 
     def seen(flat: Any) -> Tensor:
@@ -180,7 +180,7 @@ def RPI_spectral_init(  # noqa: PLR0917 -- CDTools' arguments
 
     def undone(wave: Tensor) -> np.ndarray:
         back = far_field(light.conj() * inverse_far_field(wave))
-        return plain(inverse_far_field(fit_window(back, small))).ravel()
+        return to_numpy(inverse_far_field(fit_window(back, small))).ravel()
 
     flat = seen(undone(seen(np.ones(small)))).abs()
     weight = torch.as_tensor(counts) / flat

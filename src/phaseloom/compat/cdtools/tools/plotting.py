@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import ListedColormap, hsv_to_rgb
 
-from phaseloom.compat.cdtools.tools._shared import missing, plain
+from phaseloom.compat.cdtools.tools._shared import missing, to_numpy
 from phaseloom.errors import BadInput, nearest
-from phaseloom.plot.gui import View
+from phaseloom.plot.gui import SteppedView
 from phaseloom.plot.style import colour_bar, colour_wheel, wave_colours
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def colorize(
 
     ``use_cmocean`` has even hues, else those of HSV; ``amplitude_scaling`` is of amplitudes between 0 and 1.
     """
-    wave = plain(z)
+    wave = to_numpy(z)
     size = np.abs(wave)
     size = amplitude_scaling(size / (size.max() or 1))
     if use_cmocean:
@@ -157,7 +157,7 @@ def plot_image(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
         **kwargs: of a new pyplot figure.
     """
     figure = _figure_of(fig, kwargs)
-    stack = plain(im)
+    stack = to_numpy(im)
     lead = stack.shape[:-2]
     flat = stack.reshape(-1, *stack.shape[-2:])
     shown = _shown_before(figure, len(flat))
@@ -169,7 +169,7 @@ def plot_image(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
     _label(axes, basis, units)
     if basis is not None:
         _place_on_page(
-            picture, flat.shape[1:], _page_steps(plain(basis) * get_units_factor(units), view_basis)
+            picture, flat.shape[1:], _page_steps(to_numpy(basis) * get_units_factor(units), view_basis)
         )
     if show_cbar:
         _add_key(axes, picture, cmap_label or "")
@@ -219,7 +219,7 @@ def plot_translations(  # noqa: PLR0917 -- CDTools' arguments
     if clear_fig:
         figure.clear()
     axes = figure.axes[0] if figure.axes else figure.add_subplot()
-    x, y = get_units_factor(units) * plain(translations).T[:2]
+    x, y = get_units_factor(units) * to_numpy(translations).T[:2]
     axes.plot(x, y, marker=marker, linestyle="-" if lines else "none", linewidth=1, label=label, color=color)
     if invert_xaxis and not axes.xaxis_inverted():
         axes.invert_xaxis()
@@ -282,7 +282,7 @@ def plot_nanomap_with_images(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
         colour_bar(left, dots, nanomap_colorbar_title)
 
     def image(index: int) -> np.ndarray:
-        found = plain(get_image_func(index))
+        found = to_numpy(get_image_func(index))
         return found.reshape(-1, *found.shape[-2:])[0]
 
     first = image(0)
@@ -290,7 +290,7 @@ def plot_nanomap_with_images(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
     _label(right, basis, image_units)
     if basis is not None:
         _place_on_page(
-            picture, first.shape, _page_steps(plain(basis) * get_units_factor(image_units), "ortho")
+            picture, first.shape, _page_steps(to_numpy(basis) * get_units_factor(image_units), "ortho")
         )
     colour_bar(right, picture, image_colorbar_title)
     size = float(dots.get_sizes()[0])
@@ -298,16 +298,18 @@ def plot_nanomap_with_images(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
     def draw(index: int) -> None:
         values = image(index)
         picture.set(data=values, clim=(np.nanmin(values), np.nanmax(values)))
-        dots.set_sizes(np.where(np.arange(len(plain(translations))) == index, 4 * size, size))
+        dots.set_sizes(np.where(np.arange(len(to_numpy(translations))) == index, 4 * size, size))
         right.set_title(f"{image_title} {index}")
 
-    return _add_steps(figure, len(plain(translations)), draw, 0, label="Image #", picked=True)
+    return _add_steps(figure, len(to_numpy(translations)), draw, 0, label="Image #", picked=True)
 
 
 def _draw_dots(axes: Axes, translations: Any, values: Any, units: str, convention: str, **look: Any) -> Any:
     """Dots at the places of the shots, as large as there is room for."""
-    x, y = get_units_factor(units) * plain(translations).T[:2] * (1 if convention.lower() == "probe" else -1)
-    colours = None if values is None else plain(values)
+    x, y = (
+        get_units_factor(units) * to_numpy(translations).T[:2] * (1 if convention.lower() == "probe" else -1)
+    )
+    colours = None if values is None else to_numpy(values)
     size = float(np.clip(DOT_AREA_OF_SCAN / len(x), 4, 400))
     if colours is None:
         look.pop("cmap", None)
@@ -354,7 +356,7 @@ def _add_steps(
     for number in getattr(figure, VIEW + "_calls", ()):
         figure.canvas.mpl_disconnect(number)
     before = _key_callbacks(figure)
-    view = View(figure, count, draw, row=row)
+    view = SteppedView(figure, count, draw, row=row)
     calls = _key_callbacks(figure) - before
     view.slide_on(figure.add_axes((0.25, 0.03, 0.5, 0.04)), label)
     view.show(shown)
@@ -375,7 +377,7 @@ def _page_steps(basis: np.ndarray, view_basis: Any) -> np.ndarray:
     """Steps on the page, (right, down) by (column, row): upright unless another view is asked for."""
     row, column = basis.T
     if not isinstance(view_basis, str):
-        view = plain(view_basis) / np.linalg.norm(plain(view_basis), axis=0)
+        view = to_numpy(view_basis) / np.linalg.norm(to_numpy(view_basis), axis=0)
         return np.linalg.lstsq(view[:, ::-1], basis[:, ::-1], rcond=None)[0]
     width = np.linalg.norm(column)
     along = row @ column / width

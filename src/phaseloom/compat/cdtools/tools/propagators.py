@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from phaseloom.compat.cdtools.tools._shared import missing, plain, tensor, window_of
+from phaseloom.compat.cdtools.tools._shared import missing, tensor, to_numpy, window_of
 from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
-from phaseloom.physics.propagate import fly, oblique
+from phaseloom.physics.propagate import fly, tilted_plane_kernel
 
 __all__ = [
     "far_field",
@@ -106,7 +106,9 @@ def generate_generalized_angular_spectrum_propagator(
     offset = tensor(offset_vector).to(grid)
     along = offset if propagate_along_offset else propagation_vector
     direction = None if along is None else tensor(along).to(grid)
-    return oblique(window_of(shape), grid, float(wavelength), offset, direction).to(*args, **kwargs)
+    return tilted_plane_kernel(window_of(shape), grid, float(wavelength), offset, direction).to(
+        *args, **kwargs
+    )
 
 
 def generate_high_NA_k_intensity_map(
@@ -128,10 +130,10 @@ def generate_high_NA_k_intensity_map(
         Places ``(y, x, 2)`` as (column, row) from -1 to 1 across the window, and shares ``(y, x)`` of the
         light of a spherical wave; one behind a ``lens``, whose pixels obey the sine condition.
     """
-    steps = plain(det_basis).astype(float)
+    steps = to_numpy(det_basis).astype(float)
     normal = -np.cross(steps[:, 0], steps[:, 1])
     normal = normal / np.linalg.norm(normal)
-    away = float(plain(distance).ravel()[0]) if np.ndim(plain(distance)) else float(distance)
+    away = float(to_numpy(distance).ravel()[0]) if np.ndim(to_numpy(distance)) else float(distance)
     offsets = [np.arange(n) - (n - 1) / 2 for n in window_of(det_shape)]
     across = np.stack(np.meshgrid(*offsets, indexing="ij"), -1) @ steps.T
     along = np.sqrt(away**2 - np.sum(across**2, -1)) if lens else np.full(across.shape[:-1], away)
@@ -139,7 +141,7 @@ def generate_high_NA_k_intensity_map(
     length = np.linalg.norm(place, axis=-1)
     direction = place / length[..., None]
     share = np.ones(length.shape) if lens else (direction @ normal) * (length.min() / length) ** 2
-    places = 2 * (direction - normal) @ plain(sample_basis).astype(float)[:, ::-1] / float(wavelength)
+    places = 2 * (direction - normal) @ to_numpy(sample_basis).astype(float)[:, ::-1] / float(wavelength)
     found = (torch.as_tensor(part, dtype=torch.float32).to(*args, **kwargs) for part in (places, share))
     k_map, intensity_map = found
     return k_map, intensity_map
