@@ -33,7 +33,7 @@ def describe_error(error: Any, /) -> str:
     """Pydantic's finding as the end of a sentence of ours.
 
     Example:
-        >>> said({"type": "greater_than", "ctx": {"gt": 0}})
+        >>> describe_error({"type": "greater_than", "ctx": {"gt": 0}})
         'must be above 0'
     """
     kind, limits = error["type"], error.get("ctx", {})

@@ -19,7 +19,7 @@ from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
-from phaseloom.ptycho.scans import Heights, depth_of_focus
+from phaseloom.ptycho.scans import Heights, measure_height_sensitivity
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
@@ -267,7 +267,7 @@ class TestHeights:
 
     def test_less_than_a_tenth_of_the_depth_of_focus_is_modelled_if_asked(self):
         scan = scanned()
-        unit = depth_of_focus(Ptychography.of(scan).probe.modes(), scan.geometry)
+        unit = measure_height_sensitivity(Ptychography.of(scan).probe.modes(), scan.geometry)
         little, more = (
             replace(scan, heights=share * unit * np.array([0, 0.2, 1, 0.6])) for share in (0.09, 0.11)
         )

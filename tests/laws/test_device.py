@@ -436,8 +436,8 @@ class TestReplayed:
                 work = replay.Replayed(likelihood, moving(optimizer), size=5 if replays else 0)
                 losses = [stepped(work, optimizer, Lent(index)) for index in order]
             found.append((losses, values(model)))
-            assert taped.calls.count("replay") == replays * (len(order) - 1 - replay.WARM)
-            assert taped.calls.count("beside") == replays * replay.WARM
+            assert taped.calls.count("replay") == replays * (len(order) - 1 - replay.WARM_UP_RUNS)
+            assert taped.calls.count("beside") == replays * replay.WARM_UP_RUNS
             assert taped.calls.count("record") == replays
         assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
         for name, value in found[0][1].items():
@@ -450,8 +450,8 @@ class TestReplayed:
             work = replay.Replayed(likelihood, moving(optimizer), size=5)
             for index in batched() * 2:
                 stepped(work, optimizer, Lent(index))
-        warm = ["wait", "beside", "wait"] * replay.WARM
-        assert taped.calls == [*warm, "record", *["replay"] * (8 - replay.WARM)]
+        warm = ["wait", "beside", "wait"] * replay.WARM_UP_RUNS
+        assert taped.calls == [*warm, "record", *["replay"] * (8 - replay.WARM_UP_RUNS)]
 
     def test_what_cannot_be_recorded_goes_on_plainly(self, kind, slices, monkeypatch, caplog):
         """Patterns that are read batch by batch, for one."""

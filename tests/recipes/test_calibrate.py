@@ -148,7 +148,7 @@ def test_rotation_step_and_defocus_are_found_together_and_what_was_right_stays(t
 def test_nothing_is_believed_of_a_fit_that_goes_astray(true, monkeypatch):
     """The defocus as given explains the patterns twice as well as where the fit ended."""
     monkeypatch.setattr(
-        estimators, "loss_with_fixed", lambda scan, state, name: 0.5 if name == "defocus" else 1.0
+        estimators, "loss_at_fixed_value", lambda scan, state, name: 0.5 if name == "defocus" else 1.0
     )
     start = knowing(stated=DEFOCUS + 40, defocus=DEFOCUS + 20, rotation=0.1)
     step = estimators.refine_geometry(spoilt(true, knowing(rotation=0.1)), start, patterns=9, epochs=1)

@@ -171,7 +171,7 @@ def test_every_reader_of_arrays_shows_the_whole_setup(name: str) -> None:
     for knob, default in {**DEFAULTS, **own_defaults}.items():
         required = knob == "energy" and name != "npz"
         assert knobs[knob].default is (knobs[knob].empty if required else default)
-        assert f"\n        {knob}: " in (spec._function("phaseloom.data.formats", name).__doc__ or "")
+        assert f"\n        {knob}: " in (spec.function_of("phaseloom.data.formats", name).__doc__ or "")
 
 
 def test_an_unknown_keyword_is_refused(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_defaults_are_those_of_ptyrad():
     assert list(steps(tree)) == ["expect", "calibrate", "normalise", "jitter"]
     assert steps(tree)["expect"] == {"pattern": [128, 128]}
     assert tree["object"] == {"pixels": {"slices": 6, "thickness": "2 A", "kind": "amplitude and phase"}}
-    assert tree["optimizer"]["adam"]["memory"] == 0.999
+    assert tree["optimizer"]["adam"]["betas"] == (0.9, 0.999)
     assert tree["rates"] == {
         **{"affine": 0.0, "weights": 0.0, "amplitude": 5e-4, "phase": 5e-4, "probe": 1e-4},
         "positions": 5e-4,
@@ -403,13 +403,19 @@ def test_every_optimiser_has_a_counterpart(name: str):
             key: value for key, value in theirs.defaults.items() if key != "lr"
         }
     else:
-        assert knobs == {"history": 100, "inner": 20, "search": True}
+        assert knobs == {"history_size": 100, "max_iter": 20, "line_search_fn": "strong_wolfe"}
 
 
 def test_settings_of_an_optimiser():
     configs = {"betas": ["0.8", 0.95], "eps": "1e-9", "amsgrad": True, "foreach": True}
     tree, notes = ours(model_params={"optimizer_params": {"name": "Adam", "configs": configs}})
-    wanted = {"momentum": 0.8, "memory": 0.95, "floor": 1e-9, "decay": 0, "amsgrad": True}
+    wanted = {
+        "betas": [0.8, 0.95],
+        "eps": 1e-9,
+        "weight_decay": 0,
+        "amsgrad": True,
+        "decoupled_weight_decay": False,
+    }
     assert tree["optimizer"] == {"adam": wanted}
     assert "foreach" in notes[0]
     with pytest.raises(BadInput, match="there is no 'beta'; did you mean 'betas'"):
@@ -472,7 +478,7 @@ def test_plateaus_are_counted_alike():
     }
     tree, _ = ours(model_params=parameters)
     assert tree["shape"]["plateau"] == {
-        **{"factor": 0.1, "patience": 2, "threshold": 1e-4, "relative": True, "rest": 0},
+        **{"factor": 0.1, "patience": 2, "threshold": 1e-4, "threshold_mode": "rel", "cooldown": 0},
         "floor": pytest.approx(0.1),
     }
 
@@ -480,7 +486,7 @@ def test_plateaus_are_counted_alike():
 def test_steps_of_batches_are_turned_into_epochs():
     scheduler = {"name": "StepLR", "configs": {"step_size": 18}, "step_unit": "batch"}
     tree, notes = ours(model_params={"scheduler_params": scheduler}, recon_params={"BATCH_SIZE": {"size": 8}})
-    assert tree["shape"] == {"step": {"every": 2, "factor": 0.1}}
+    assert tree["shape"] == {"step": {"step_size": 2, "gamma": 0.1}}
     assert "whole epochs" in notes[-1]
 
 

@@ -91,7 +91,7 @@ def sidebands(scan: Scan4D, semiangle: float, /) -> Sidebands:
         >>> beam = {"energy": 80e3, "semiangle": 0.03, "defocus": 60.0, "window": 32, "dose": 1e6}
         >>> scan, _ = simulate.electron_scan(truth, 0.2, positions, **beam)
         >>> bands = sidebands(scan, 0.03)
-        >>> [bool(share > 0.3) for share in bands.explained(np.eye(2), np.array([60.0, -60.0]))]
+        >>> [bool(share > 0.3) for share in bands.explained_share(np.eye(2), np.array([60.0, -60.0]))]
         [True, False]
     """
     one, edge = scan.geometry, semiangle / scan.geometry.wavelength

@@ -80,7 +80,7 @@ def translate_flags(given: Mapping[str, Any], /) -> tuple[dict[str, Any], list[s
     if "dataset_path" in known:
         settings["data"] = [str(path) for path in known["dataset_path"]]
     if "beta1" in known:
-        settings["optimizer"] = {"adam": {"momentum": known["beta1"], "memory": 0.999}}
+        settings["optimizer"] = {"adam": {"betas": [known["beta1"], 0.999]}}
     if known.get("cuda"):
         settings["device"] = "cuda"
     if {"lr_policy", "niter", "niter_decay"} & {*known}:

@@ -128,9 +128,10 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         study = plan.opened("trials", fresh=True)
         study.set_user_attr("smaller", size)
-        study.set_user_attr("of", _mark(plan))
+        base_file = to_yaml(plan.base.given())
+        study.set_user_attr("of", _mark(plan, base_file))
         with whole(folder / "base.yaml") as short:
-            short.write_text(to_yaml(plan.base.given()), encoding="utf-8")
+            short.write_text(base_file, encoding="utf-8")
         keep_recipe(plan.search, folder, name="search.yaml")
         plan.tickets()
         return plan
@@ -159,7 +160,8 @@ class Plan:
         if changed != search:
             keep_recipe(changed, folder, name="search.yaml")
         plan = cls(folder, changed, read(folder / "base.yaml")[1])
-        if plan.opened("trials").user_attrs.get("of") != _mark(plan):
+        base_file = (folder / "base.yaml").read_text(encoding="utf-8")
+        if plan.opened("trials").user_attrs.get("of") != _mark(plan, base_file):
             fix = "holds no search of this run file and these knobs: was folder or data base exchanged?"
             raise BadInput("storage", search.study, fix)
         plan.tickets()
@@ -201,10 +203,13 @@ class Plan:
         return int(self.search.epochs or self.base.epochs)
 
 
-def _mark(plan: Plan) -> str:
-    """What tells the study of a search from others: knobs and run file."""
-    told = [sorted(knob.path for knob in plan.space.knobs), to_yaml(plan.base.given())]
-    return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
+def _mark(plan: Plan, base_file: str) -> str:
+    """A hash that tells the study of a search from others: the searched paths and the text of the run file.
+
+    The text is that of the file as it was written: knobs may have other names since.
+    """
+    identity = [sorted(knob.path for knob in plan.space.knobs), base_file]
+    return hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest()
 
 
 def _absolute(url: str | None) -> str | None:

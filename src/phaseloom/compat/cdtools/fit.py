@@ -308,7 +308,7 @@ def _adam(given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     first, second = (check_number("optimize: betas", beta, 0, 1 - 1e-9) for beta in betas)
     amsgrad = given["amsgrad"]
     settings = {"betas": (first, second), "amsgrad": amsgrad}
-    return lambda groups: optimizers.adam(groups, momentum=first, memory=second, amsgrad=amsgrad), settings
+    return lambda groups: optimizers.adam(groups, betas=(first, second), amsgrad=amsgrad), settings
 
 
 def _sgd(given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """From PyTorch's optimisers and schedulers, as PtyRAD names them, to ours."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,29 +12,6 @@ from phaseloom.fitting import optimizers
 from phaseloom.spec import knobs as get_knobs
 
 __all__ = ["scheduled_rates", "translate_optimizer", "translate_scheduler"]
-
-_OPTIMIZER_KNOBS: Mapping[str, Any] = {
-    "betas": ("momentum", "memory"),
-    "eps": "floor",
-    "weight_decay": "decay",
-    "decoupled_weight_decay": "decoupled",
-    "momentum_decay": "fading",
-    "lr_decay": "fading",
-    "lambd": "fading",
-    "rho": "memory",
-    "beta2_decay": "memory",
-    "RMSprop.alpha": "memory",
-    "ASGD.alpha": "power",
-    "d": "longest",
-    "initial_accumulator_value": "initial",
-    "etas": "factors",
-    "step_sizes": "steps",
-    "t0": "averaged",
-    "dampening": "damping",
-    "history_size": "history",
-    "max_iter": "inner",
-}
-"""Our optimisers' knobs by PyTorch's settings, where an optimiser lacks PyTorch's name."""
 
 _SCHEDULES = {
     "StepLR": "step",
@@ -49,34 +26,9 @@ _SCHEDULES = {
     "CyclicLR": "cyclic",
     "OneCycleLR": "one_cycle",
 }
-_SCHEDULE_KNOBS = {
-    "step_size": "every",
-    "milestones": "after",
-    "gamma": "factor",
-    "total_iters": "epochs",
-    "T_max": "epochs",
-    "T_0": "epochs",
-    "T_mult": "longer",
-    "eta_min": "floor",
-    "min_lr": "floor",
-    "start_factor": "start",
-    "end_factor": "end",
-    "threshold_mode": "relative",
-    "cooldown": "rest",
-    "step_size_up": "up",
-    "step_size_down": "down",
-    "mode": "shrink",
-    "anneal_strategy": "anneal",
-    "three_phase": "symmetric",
-}
-_SCHEDULE_WORDS = {
-    "triangular": "never",
-    "triangular2": "halve",
-    "exp_range": "decay",
-    "cos": "cosine",
-    "rel": True,
-    "abs": False,
-}
+_SCHEDULE_KNOBS = {"eta_min": "floor", "min_lr": "floor"}
+"""Our knobs by PyTorch's where they differ: ours are relative to the rate."""
+
 _COUNTS_OF_STEPS = (
     "step_size",
     "milestones",
@@ -101,34 +53,20 @@ def translate_optimizer(project: Project, /) -> dict[str, Any]:
         raise BadInput(f"{_OPTIMIZER_PLACE}.name", name, fix)
     defaults = _get_defaults(getattr(torch.optim, name))
     configs = _read_configs(given["configs"], defaults, _OPTIMIZER_PLACE)
+    known = get_knobs("phaseloom.fitting.optimizers", ours)
     knobs: dict[str, Any] = {}
-    for key, knob in _name_knobs(name, ours, defaults).items():
-        value = configs.get(key, defaults[key])
-        if isinstance(knob, tuple):
-            knobs |= dict(zip(knob, value, strict=True))
-        elif knob is not None:
-            knobs[knob] = value
-        elif key not in ("lr", "line_search_fn") and value != defaults[key]:
+    for key, default in defaults.items():
+        value = configs.get(key, default)
+        if key in known and key != "line_search_fn":
+            knobs[key] = value
+        elif key not in ("lr", "line_search_fn") and value != default:
             fix = f"configs.{key} is not used: it changes speed, or has no counterpart here"
             project.note(f"{_OPTIMIZER_PLACE}.{fix}")
-    if name == "Adafactor":  # PyTorch's pair of epsilons begins with one that is not used
-        knobs["memory"] = -knobs["memory"]
-        knobs["floor"] = knobs["floor"][1]
     if name == "LBFGS":
         fix = "by a line search over all patterns; lr and batches do not matter"
         project.note(f"LBFGS chooses its step lengths {fix}")
-        knobs["search"] = True
+        knobs["line_search_fn"] = "strong_wolfe"
     return {ours: knobs}
-
-
-def _name_knobs(name: str, ours: str, settings: Iterable[str]) -> dict[str, Any]:
-    """Our knobs by PyTorch's settings: a name, a pair of names, or ``None`` without a counterpart."""
-    known = get_knobs("phaseloom.fitting.optimizers", ours)
-    knobs = {}
-    for key in settings:
-        knob = key if key in known else _OPTIMIZER_KNOBS.get(f"{name}.{key}", _OPTIMIZER_KNOBS.get(key))
-        knobs[key] = knob if isinstance(knob, tuple) or knob in known else None
-    return knobs
 
 
 def translate_scheduler(project: Project, /) -> Any:
@@ -175,7 +113,7 @@ def _convert_schedule_value(project: Project, name: str, key: str, value: Any) -
         largest = max(part["lr"] for part in project.model["update_params"].values())
         project.note(f"{_SCHEDULER_PLACE}: the smallest rate is taken relative to the largest lr")
         return min(value / largest, 1.0)
-    return _SCHEDULE_WORDS.get(value, value) if isinstance(value, str) else value
+    return value
 
 
 def scheduled_rates(project: Project, /) -> Mapping[str, float]:
@@ -218,7 +156,7 @@ def _one_cycle(project: Project, configs: Mapping[str, Any]) -> dict[str, Any]:
     last = configs.get("final_div_factor", 1e4)
     count = epochs * steps
     rise = (configs.get("pct_start", 0.3) * count - 1) / max(count - 1, 1)
-    return {"rise": max(rise, 0.0), "start": 1 / first, "end": 1 / (first * last)}
+    return {"pct_start": max(rise, 0.0), "start": 1 / first, "end": 1 / (first * last)}
 
 
 def _steps_per_epoch(project: Project) -> int:

@@ -98,7 +98,7 @@ def accept_setup(
         shown = []
         for name, hint in hints.items():
             default = defaults.get(name, DEFAULTS[name])
-            if name in defaults and default is None:
+            if default is None and name not in required:
                 hint = hint | None  # noqa: PLW2901
             if name in required:
                 default = inspect.Parameter.empty
