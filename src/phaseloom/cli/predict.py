@@ -84,7 +84,7 @@ def scans(
     failed = 0
     given = {"model": model, "dose": dose, "workers": workers, "scheduler": scheduler}
     for file, message in predict_many.predict_missing(recipes, out, **given):
-        done = not message or message.startswith("WARN")
+        done = not isinstance(message, predict_many.FailedPrediction)
         failed += not done
         line = f"done {message}".strip() if done else message.removeprefix(f"{file.name}: ")
         typer.echo(f"{file.name}: {line}")

@@ -35,7 +35,14 @@ from phaseloom.spec import to_yaml
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MIN_EXPLAINED_SHARE", "ScanPrediction", "find_missing", "measure_misfit", "plot_prediction"]
+__all__ = [
+    "MIN_EXPLAINED_SHARE",
+    "FailedPrediction",
+    "ScanPrediction",
+    "find_missing",
+    "measure_misfit",
+    "plot_prediction",
+]
 __all__ += ["predict_missing", "predict_scan", "write_prediction"]
 
 log = logging.getLogger(__name__)
@@ -313,6 +320,10 @@ def _describe_input(recipe: Reconstruct) -> dict[str, Any]:
     }
 
 
+class FailedPrediction(str):
+    """The sentence on a scan that could not be predicted; other sentences are warnings on those that were."""
+
+
 def predict_missing(
     recipes: Sequence[Reconstruct],
     folder: Path,
@@ -323,7 +334,7 @@ def predict_missing(
     workers: int | None = None,
     scheduler: str | None = None,
 ) -> Iterator[tuple[Path, str]]:
-    """Predict the scans whose prediction is missing; yields each file with a sentence where it could not be.
+    """Predict the scans whose prediction is missing; yields each file with warnings, or a `FailedPrediction`.
 
     Predictions are written whole or not at all, so a run may be stopped and called again.
 
@@ -356,7 +367,7 @@ def _predict_one(recipe: Reconstruct, *, folder: Path, model: str, by: dict[str,
         with one_thread():
             outcome = predict_scan(recipe, model=model, dose=by["dose"])
     except BadInput as problem:
-        return str(problem)
+        return FailedPrediction(problem)
     write_prediction(outcome, folder / recipe.file.stem)
     with whole(folder / recipe.file.stem / REQUEST_FILE) as short:
         short.write_text(json.dumps({**_describe_input(recipe), **by}, indent=1), encoding="utf-8")
