@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test test-all checks fast rest wheel-demo coverage mutants fix lint types imports bench peers clean
+.PHONY: demo test test-all checks fast medium slow wheel-demo coverage mutants fix lint types imports bench peers clean
 
 .venv/user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,8 +33,11 @@ checks: lint imports types
 fast: .venv/developer
 	$(PYTEST) -m "not medium and not slow"
 
-rest: .venv/developer      ## what `make test` leaves out
-	$(PYTEST) -m "medium or slow" --durations=25
+medium: .venv/developer    ## tests of seconds each
+	$(PYTEST) -m "medium and not slow"
+
+slow: .venv/developer      ## tests of minutes each
+	$(PYTEST) -m slow --durations=25
 
 wheel-demo:                ## the demo from a wheel, in an environment of its own
 	rm -rf .wheel && $(PYTHON) -m venv .wheel/venv

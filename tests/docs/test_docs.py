@@ -41,6 +41,7 @@ def scan_file() -> None:
     Path("params.yaml").write_text(yaml.safe_dump({"init_params": init, "recon_params": recon}))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("text", blocks("python"))
 @pytest.mark.usefixtures("scan_file")
 def test_python_blocks_run(text: str) -> None:

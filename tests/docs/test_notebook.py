@@ -17,6 +17,7 @@ CODE = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type
 FILES = re.findall(r"```yml\n(.*?)```", (DOCS / "learned.md").read_text(encoding="utf-8"), re.S)
 
 
+@pytest.mark.medium
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     names: dict[str, Any] = {}

@@ -104,6 +104,7 @@ def test_lines_with_other_numbers_are_told_apart():
     assert not alike("loss 1.17", "hold-out 1.17")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CHAPTER)
 def test_numbers_are_those_of_the_run(run, name):
     _, said, _ = run(name)

@@ -235,6 +235,7 @@ def test_a_grating_diffracts_where_the_grating_equation_says():
     assert abs(found["none"] - pixel).max() > 1.0
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_gradients_of_flights_and_of_remapped_patterns():
     basis, normal = case("transmission at 35 degrees")

@@ -51,6 +51,7 @@ def judged(training: AutoencoderTraining) -> float:
     return held_out(training.lesson, (training.held(), (), None), training.progress.optimizer, 1) or 0.0
 
 
+@pytest.mark.medium
 def test_it_begins_as_principal_components_and_learns_more(scan):
     training = AutoencoderTraining.begin(recipe(epochs=8), scan=scan)
     components = AutoencoderTraining.begin(recipe(model={"pca": {"latent_dim": 3}}), scan=scan)
@@ -84,6 +85,7 @@ def test_pixels_that_are_not_trusted_change_nothing(scan):
     assert 0 < float(there[0]) < 60  # as the pixel across, not as the hot one
 
 
+@pytest.mark.medium
 def test_a_training_that_was_stopped_ends_as_a_straight_one(files, tmp_path):
     tree = {"file": str(files), "epochs": 3}
     straight = AutoencoderTraining.begin(recipe(**tree), tmp_path / "straight")
@@ -108,6 +110,7 @@ def test_the_first_design_is_trained_by_its_own_losses(scan):
     assert all(torch.isfinite(value) for value in terms.values())
 
 
+@pytest.mark.medium
 def test_it_is_examined_on_what_it_never_saw_beside_as_many_components(scan, tmp_path):
     training = AutoencoderTraining.begin(recipe(epochs=8), tmp_path / "run", scan=scan)
     began = evaluate_objective(training.lesson, training.parts.test)
@@ -125,6 +128,7 @@ def test_it_is_examined_on_what_it_never_saw_beside_as_many_components(scan, tmp
     torch.testing.assert_close(net.embed(net.scale(counts)), training.net.embed(training.net.scale(counts)))
 
 
+@pytest.mark.medium
 def test_embeddings_are_those_of_the_training_and_bad_frames_stand_out(scan, tmp_path):
     training = AutoencoderTraining.begin(recipe(epochs=6), tmp_path / "run", scan=scan)
     for _ in training:

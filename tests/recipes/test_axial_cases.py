@@ -213,6 +213,7 @@ def test_free_pixels_of_a_probe_are_warned_of_where_no_step_goes_to_the_side(tmp
     assert not any(line.startswith("planes: ") for line in said)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seed", range(2))
 def test_a_free_probe_is_found_where_steps_go_along_the_beam_and_to_the_side(tmp_path, seed):
     """Held-out loss 1.5 with the heights and 15 and 9.3 without, when written."""

@@ -131,6 +131,7 @@ def test_atoms_that_contradict_the_stated_sign_are_mentioned(true):
     assert "say the opposite" in step.estimates[0].note
 
 
+@pytest.mark.medium
 def test_rotation_step_and_defocus_are_found_together_and_what_was_right_stays(true):
     truth = knowing(rotation=math.radians(2), step=1.0)
     start = knowing(stated=DEFOCUS + 60, defocus=DEFOCUS + 8, rotation=math.radians(1))

@@ -93,6 +93,7 @@ def runs(folder):
     return of
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("case", CASES)
 def test_example_runs_and_finds_the_specimen(runs, folder, case):
     job = runs(case)

@@ -57,6 +57,7 @@ def finished(job: Job, truth: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TestUpdates:
+    @pytest.mark.medium
     def test_a_good_image_takes_few_updates(self, tmp_path):
         job, truth = begun(SMALL, tmp_path)
         errors, updates, reached = [], 0, {}
@@ -68,6 +69,7 @@ class TestUpdates:
         assert reached[0.1] <= 130
         assert errors[-1] < 0.03
 
+    @pytest.mark.medium
     def test_all_patterns_are_learned_from_at_the_end(self, tmp_path):
         job, _ = begun(SMALL, tmp_path)
         held = [epoch.holdout is not None for epoch in job]
@@ -133,6 +135,7 @@ def test_one_epoch_is_done_on_the_grid_of_the_data(tmp_path):
     assert epoch.number == 1
 
 
+@pytest.mark.medium
 def test_a_slow_probe_does_not_drive_positions_away(tmp_path):
     job, truth = begun(SMALL, tmp_path, rates={"probe": 0.02})
     nominal = score(

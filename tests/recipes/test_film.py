@@ -22,6 +22,7 @@ def judged(film, count: int, seed: int, epochs: int, **knobs: float):
     return gain, network[0]
 
 
+@pytest.mark.medium
 def test_four_latents_say_more_than_four_components():
     film = polar_film(grid=(24, 24), step=8.5, pixels=32, seed=0)
     assert judged(film, 4, 0, 6, batch=8, rate=2e-3)[0] > 0.01

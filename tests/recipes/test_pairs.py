@@ -59,6 +59,7 @@ PAIRS = [pair for pair in combinations(PARTS, 2) if set(PARTS[pair[0]]) & set(PA
 REFUSED = {frozenset({"aberrations", "defocus rate"}), frozenset({"pupil", "defocus rate"})}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pair", PAIRS, ids=" + ".join)
 def test_a_pair_runs_or_is_refused(plain: dict[str, Any], pair: tuple[str, str]) -> None:
     tree = {**plain, **together(PARTS[pair[0]], PARTS[pair[1]])}

@@ -46,6 +46,7 @@ def test_the_near_field_star_reaches_its_loss():
     assert job.result().metrics["Poisson deviance"] <= 5.5
 
 
+@pytest.mark.medium
 def test_refined_positions_do_not_snap_to_pixels():
     job = Job.begin(Reconstruct.of({**NEAR, "epochs": 15, "patience": None}))
     for _ in job:

@@ -67,6 +67,7 @@ def test_a_result_repeats_its_run(finished):
     assert_same(finished, run(again))
 
 
+@pytest.mark.medium
 def test_a_parameter_file_with_a_start_that_was_found_repeats_the_run(files, tree, tmp_path):
     loose = {**tree, "probe": {"focused": {"semiangle": "40 mrad", "modes": 1}}, "start": "sweep"}
     first = run(Reconstruct.of(loose), tmp_path / "a")
@@ -486,6 +487,7 @@ def sought(scan: Any, tree: Any, folder: Path, **sweep: Any) -> Job:
     return Job.begin(Reconstruct.of(tree | change))
 
 
+@pytest.mark.medium
 def test_the_start_finds_the_defocus_and_says_as_given(files, tree, tmp_path):
     job = sought(files.scan, tree, tmp_path, orientations=True)
     assert job.start.orientation == "as given"
@@ -503,6 +505,7 @@ def test_the_start_looks_between_its_steps(files, tree, tmp_path, span):
     assert min(abs(one["defocus"] - 60) for one in job.start.tried if one["epochs"] == 4) > 8
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("turn", "found", "done"),
     [

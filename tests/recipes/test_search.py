@@ -103,6 +103,7 @@ def test_a_trial_is_the_run_of_its_own_file_bit_for_bit(tree, tmp_path):
         assert np.array_equal(alone.result().object, result.object)
 
 
+@pytest.mark.medium
 def test_the_best_file_runs_to_the_same_value(tree, tmp_path, phaseloom, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text(to_yaml({**tree, "epochs": 2}))
@@ -412,6 +413,7 @@ def test_a_data_base_that_cannot_be_opened_is_said(tree, tmp_path, url, said):
         begun(tree, {"epochs": [1, 2]}, tmp_path / "s", storage=url)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("storage", [None, "sqlite"])
 def test_several_processes_share_a_study(tree, tmp_path, storage):
     url = storage and f"sqlite:///{tmp_path / 'study.db'}"

@@ -85,6 +85,7 @@ def test_what_is_there_is_not_simulated_again(tmp_path, monkeypatch):
     assert list(simulate(recipe(count=4), tmp_path, workers=1)) == []
 
 
+@pytest.mark.medium
 def test_two_processes_write_the_same_bits_as_one(once, tmp_path):
     assert sorted(simulate(recipe(), tmp_path, workers=2)) == [0, 1, 2, 3, 4]
     assert contents(tmp_path) == once

@@ -59,9 +59,11 @@ def told(monkeypatch, capsys, *words):
 
 
 class TestAVerdict:
+    @pytest.mark.medium
     def test_the_default_run_of_a_good_scan_has_converged(self, wide):
         assert ended(wide).result().verdict.startswith("converged: what is left is ")
 
+    @pytest.mark.medium
     def test_so_has_one_that_began_on_a_coarser_grid(self, wide):
         job = ended(wide, epochs=16, prepare=[{"pad": {"to": [128, 128]}}])
         assert job.progress.since == 10
@@ -75,6 +77,7 @@ class TestAVerdict:
     def test_a_defocus_150_angstrom_off_is_a_wrong_start(self, wide):
         assert outcome.judge(ended(wide, off=150)).startswith("wrong start")
 
+    @pytest.mark.medium
     def test_adam_is_judged_alike(self, wide):
         assert outcome.judge(ended(wide, optimizer="adam", epochs=30)).startswith("converged")
         assert outcome.judge(ended(wide, optimizer="adam", epochs=4)).startswith("still falling")
@@ -107,6 +110,7 @@ class TestAFile:
 
 
 class TestHalves:
+    @pytest.mark.medium
     def test_repeat_what_the_dose_allows(self, wide):
         job = ended(wide, epochs=6)
         found = halves(job)
@@ -119,6 +123,7 @@ class TestHalves:
         power = [float((np.abs(r.probe) ** 2).sum()) for r in (*found.results, job.result())]
         np.testing.assert_allclose(power[:2], power[2] / 2, rtol=0.1)
 
+    @pytest.mark.medium
     def test_a_half_is_repeated_by_its_recipe(self, wide):
         found = halves(ended(wide, epochs=2)).results[1]
         assert "thin" in found.recipe
@@ -172,6 +177,7 @@ class TestThin:
 
 
 class TestTheCommandLine:
+    @pytest.mark.medium
     def test_a_run_ends_with_its_verdict_before_all_numbers(self, wide, tmp_path, monkeypatch, capsys):
         settings = ["probe.focused.semiangle='25 mrad'", "probe.focused.defocus='100 A'", "start=none"]
         sets = [word for setting in (*settings, "epochs=3") for word in ("--set", setting)]

@@ -22,6 +22,7 @@ def better(found: Evaluation, decibels: float) -> None:
     assert found.high["network"]["ssim"] > found.high["bilinear of the network"]["ssim"]
 
 
+@pytest.mark.medium
 def test_it_beats_what_needs_no_network():
     better(judged(12, 40), 1.0)
 

@@ -75,6 +75,7 @@ def test_the_radius_is_found_and_its_error_is_honest(case: str, radius: float) -
     assert max(away) < 0.3
 
 
+@pytest.mark.medium
 def test_told_errors_cover_the_truth_as_often_as_they_should() -> None:
     results = [found(case, 12.0, 100 + number) for case in ("clean", "crystal") for number in range(20)]
     pull = np.array([(disk.radius - true) / disk.radius_error for disk, true, _ in results])

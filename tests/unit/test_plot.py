@@ -466,6 +466,7 @@ def test_the_report_holds_the_facts():
     assert "finished" not in texts(plot.report(bare()))
 
 
+@pytest.mark.medium
 def test_the_report_gives_advice_in_whole_sentences_and_a_row_to_what_moved():
     words = texts(plot.report(refining(outcome()))).replace("\n    ", " ")
     assert "▲ the loss still falls: give it more epochs" in words

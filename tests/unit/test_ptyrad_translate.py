@@ -562,6 +562,7 @@ def values(kind: Any) -> list[Any]:
     return kept
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("section", ["init_params", *SECTIONS[:4]])
 def test_every_value_of_every_setting_becomes_a_recipe_or_a_sentence(section: str):
     from typing import get_type_hints

@@ -85,6 +85,7 @@ def test_a_circle_of_imports_is_seen():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
+@pytest.mark.medium
 def test_no_modules_import_each_other_in_a_circle():
     assert not circles(import_graph())
 
