@@ -310,7 +310,7 @@ def test_a_mixture_is_held_out_only_with_both_of_its_ends():
 
 
 def test_the_split_is_the_same_in_another_process():
-    code = f"from {ROOM} import held_out; print([held_out(f'fcc:{{n}}', 0.3, 4) for n in range(40)])"
+    code = f"from {ROOM} import is_held_out; print([is_held_out(f'fcc:{{n}}', 0.3, 4) for n in range(40)])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == str([is_held_out(f"fcc:{n}", 0.3, 4) for n in range(40)])
 

@@ -25,8 +25,8 @@ from phaseloom.simulation.materials import (
     select_materials,
 )
 from phaseloom.simulation.specimen_box import Crystal, Specimen, is_held_out, name_group
-from phaseloom.simulation.specimen_box import cut_box as cut_box  # public here too, see above
-from phaseloom.simulation.specimen_box import remove_close_atoms as remove_close_atoms
+from phaseloom.simulation.specimen_box import cut_box as cut_box  # noqa: PLC0414 - public here too
+from phaseloom.simulation.specimen_box import remove_close_atoms as remove_close_atoms  # noqa: PLC0414
 from phaseloom.units import Angle, Length
 
 __all__ = ["FAMILIES", "Specimen", "cif", "materials", "prototypes"]
