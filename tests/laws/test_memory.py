@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np, h5py, tifffile, zarr, scipy.io
 import phaseloom.data.prepare
 from phaseloom.data import formats
-from phaseloom.data.counts import pieces
+from phaseloom.data.counts import split_indices
 from phaseloom.data.formats import cxi, hdf5, mat, native, npy, npz, raw, tif
 from phaseloom.data.formats import zarr as zarr_format
 
@@ -40,7 +40,7 @@ loaded = private() - before
 for name, values in steps:
     scan = getattr(phaseloom.data.prepare, name)(scan, **values)
 total = 0
-for index in pieces(scan.counts):
+for index in split_indices(scan.counts):
     total += int(scan.counts[index].sum(dtype=np.int64))
 stop.set()
 watcher.join()

@@ -19,7 +19,7 @@ RECIPE_HOMES = {
     "autoencoder": ("phaseloom.embedding.train", "Autoencode"),
     "virtual": ("phaseloom.virtual.recipe", "Virtual"),
     "restorer": ("phaseloom.restoration.train", "Restore"),
-    "pairs": ("phaseloom.restoration.pairs.noise2noise", "Thin"),
+    "pairs": ("phaseloom.restoration.pairs.noise2noise", "PairRecipe"),
     "search": ("phaseloom.search.recipe", "Search"),
 }
 """Protocols that have a parameter file, and where they live."""
