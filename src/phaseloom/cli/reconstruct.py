@@ -1,6 +1,7 @@
 """Verbs of reconstructions, and verbs that look."""
 
-import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,11 +9,14 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import DataFile, Set, drawable, foreign, place, recipe_of
+from phaseloom.cli.runner import echo_lines, offer_resume, run_epochs
 from phaseloom.errors import BadInput
 
 __all__ = ["run"]
 
 _MARK = {"good": "ok  ", "note": "    ", "warn": "WARN", "bad": "BAD "}
+
+EPOCHS_BETWEEN_ADVICE = 10
 
 
 @app.command()
@@ -23,15 +27,17 @@ def look(
         Path | None, typer.Option(help="where to write the picture; default: FILE.png here")
     ] = None,
 ) -> None:
-    """Say what is in a data file: shape, units, overlap, dose, faults, advice; and draw it.
+    """Print what a data file holds (shape, units, overlap, dose, faults, advice) and draw it.
 
-    Of a result, say how far it may be trusted, and draw its report.
+    For a result, print its verdict and draw its report.
     """
     from phaseloom import plot
     from phaseloom.data.diagnostics import inspect
+    from phaseloom.result import is_result
 
     target = drawable(picture or Path(f"{file.stem}.look.png"))
-    if not settings and file.suffix in (".h5", ".hdf5") and _told_of_result(file, target):
+    if not settings and file.suffix in (".h5", ".hdf5") and is_result(file):
+        _look_at_result(file, target)
         return
     scan = recipe_of(file, settings).scan()
     findings = inspect(scan)
@@ -45,14 +51,13 @@ def look(
 
 @app.command()
 def check(file: DataFile, settings: Set = None) -> None:
-    """Read a parameter file and its data, and say what a run would need, without running it."""
+    """Read a parameter file and its data, and print the memory and time of a run, without running it."""
     from phaseloom.reconstruction.check import outlook
 
-    seen = outlook(recipe_of(file, settings))
-    for name, value in seen.lines.items():
+    needs = outlook(recipe_of(file, settings))
+    for name, value in needs.lines.items():
         typer.echo(f"{name:28s} {value}")
-    for line in seen.warnings:
-        typer.echo(f"WARN {line}")
+    echo_lines(needs.warnings, start="WARN ")
 
 
 @app.command()
@@ -61,9 +66,10 @@ def reconstruct(
     settings: Set = None,
     *,
     out: Annotated[Path | None, typer.Option(help="run folder; default: runs/DATE-NAME")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="FILE is a run folder: go on with it")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="FILE is a run folder: continue it")] = False,
     halves: Annotated[
-        bool, typer.Option("--halves", help="then two more runs, on half of the counts each: the resolution")
+        bool,
+        typer.Option("--halves", help="also reconstruct two halves of the counts, to measure the resolution"),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
@@ -128,10 +134,9 @@ def compare(
     picture: Annotated[Path, typer.Option(help="where to write the picture")] = Path("compare.png"),
 ) -> None:
     """Compare two results: resolution by ring correlation, phase difference, settings that differ."""
-    from phaseloom.reconstruction.compare import compare as compared
+    from phaseloom.reconstruction.compare import compare as compare_results
 
-    for line in compared(first, second, drawable(picture)):
-        typer.echo(line)
+    echo_lines(compare_results(first, second, drawable(picture)))
 
 
 @app.command()
@@ -142,9 +147,9 @@ def describe(
     of: Annotated[str, typer.Option(help="whose file: reconstruct, train, autoencoder, ...")] = "reconstruct",
 ) -> None:
     """List the settings of the parameter file, the choices of one, or the knobs of a choice."""
-    from phaseloom.cli.describe import describe as described
+    from phaseloom.cli.describe import describe as describe_section
 
-    typer.echo(described(section, name, of=of))
+    typer.echo(describe_section(section, name, of=of))
 
 
 @app.command()
@@ -158,38 +163,44 @@ def demo(
     for title, job in protocol.jobs(out):
         typer.echo(f"\n{title}")
         result = run(job, quiet=quiet)
-        for line in protocol.verdict(job, result):
-            typer.echo(line)
+        echo_lines(protocol.verdict(job, result))
 
 
 def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
-    """Drive a job to its end with a progress bar, and leave result and report in its folder."""
+    """Run a reconstruction to its end, print its verdict, and write result and report into its folder."""
     from phaseloom.fitting.distributed import team
-    from phaseloom.reconstruction import result_builder as outcome
+    from phaseloom.reconstruction import preflight
 
-    for line in [*_doubts(job), *_start_lines(job)]:
-        typer.echo(line)
-    said = _drive(job, quiet=quiet)
+    echo_lines(preflight.warn_before_run(job, started=job.start is not None), start="WARN ")
+    echo_lines(job.start_lines())
+    printed_codes = _run_with_advice(job, quiet=quiet)
     result = _save(job, job.ended or job.result())
     if halves and team().told(bool(result.history) and not job.progress.stop.interrupted):
-        result = _save(job, _halved(job, result, quiet=quiet))
-    if not team().first:
-        team().wait()
-        return result
-    for line in outcome.summary_lines(result):
-        typer.echo(line)
-    for path in outcome.write_outputs(job, result):
-        typer.echo(f"written: {path}")
-    typer.echo(f"stopped: {result.stopped}")
-    _print_new_advice(result.advice, said, typer.echo)
-    typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
+        result = _save(job, _add_half_data_frc(job, result, quiet=quiet))
+    if team().first:
+        _print_summary(job, result, printed_codes)
     team().wait()
     if job.progress.stop.nothing_learned:
         raise typer.Exit(1)
-    if job.progress.stop.interrupted:
-        typer.echo(f"go on with: phaseloom reconstruct --resume {job.directory}")
-        raise typer.Abort
+    if job.progress.stop.interrupted and team().first:
+        offer_resume(f"phaseloom reconstruct --resume {job.directory}")
     return result
+
+
+def _run_with_advice(job: Any, *, quiet: bool) -> set[str]:
+    """Run all epochs behind a progress bar; the codes of the advice that was printed."""
+    printed_codes: set[str] = set()
+
+    def describe_losses(epoch: Any) -> str:
+        holdout = "" if epoch.holdout is None else f", hold-out {epoch.holdout:.3f}"
+        return f"loss {epoch.loss:.3f}{holdout}"
+
+    def report_advice(epoch: Any, print_line: Callable[[str], Any]) -> None:
+        if epoch.number % EPOCHS_BETWEEN_ADVICE == 0 and epoch.number < job.recipe.epochs:
+            _print_new_advice(job.advice(), printed_codes, print_line)
+
+    run_epochs(job, quiet=quiet, describe=describe_losses, report=report_advice)
+    return printed_codes
 
 
 def _save(job: Any, result: Any) -> Any:
@@ -201,15 +212,14 @@ def _save(job: Any, result: Any) -> Any:
     return result
 
 
-def _halved(job: Any, result: Any, *, quiet: bool) -> Any:
-    """The result with the ring correlation of halves, or as it was if that came to nothing."""
-    from dataclasses import replace
-
+def _add_half_data_frc(job: Any, result: Any, *, quiet: bool) -> Any:
+    """The result with the ring correlation of two half-data runs, or unchanged where these fail."""
     from phaseloom.reconstruction.half_data_frc import halves
 
     typer.echo("halves: two more runs, on half of the counts each")
     try:
-        return replace(result, halves=halves(job, drive=lambda half: _drive(half, quiet=quiet)).correlation)
+        found = halves(job, drive=lambda half: _run_with_advice(half, quiet=quiet))
+        return replace(result, halves=found.correlation)
     except KeyboardInterrupt:
         typer.echo("halves: interrupted, so the result is without them")
     except BadInput as problem:
@@ -217,97 +227,35 @@ def _halved(job: Any, result: Any, *, quiet: bool) -> Any:
     return result
 
 
-def _told_of_result(file: Path, target: Path) -> bool:
-    """Print the verdict of a result and draw its report; False when the file is not a result."""
-    from phaseloom import plot
-    from phaseloom.reconstruction import result_builder as outcome
-    from phaseloom.result import Result, is_result
+def _print_summary(job: Any, result: Any, printed_codes: set[str]) -> None:
+    """Print the verdict of a run, the files that it left, and the advice that is new."""
+    from phaseloom.reconstruction import result_builder
 
-    if not is_result(file):
-        return False
+    echo_lines(result_builder.summary_lines(result))
+    echo_lines(result_builder.write_outputs(job, result), start="written: ")
+    typer.echo(f"stopped: {result.stopped}")
+    _print_new_advice(result.advice, printed_codes, typer.echo)
+    typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
+
+
+def _print_new_advice(
+    advice: Iterable[Any], printed_codes: set[str], print_line: Callable[[str], Any]
+) -> None:
+    """Print advice whose code was not printed before, and add its code."""
+    for one in advice:
+        if one.code not in printed_codes:
+            print_line(f"WARN {one}")
+            printed_codes.add(one.code)
+
+
+def _look_at_result(file: Path, target: Path) -> None:
+    """Print the verdict of a result and draw its report."""
+    from phaseloom import plot
+    from phaseloom.reconstruction import result_builder
+    from phaseloom.result import Result
+
     result = Result.load(file)
-    for line in [*outcome.summary_lines(result), *(f"WARN {sentence}" for sentence in result.advice)]:
-        typer.echo(line)
+    echo_lines(result_builder.summary_lines(result))
+    echo_lines(result.advice, start="WARN ")
     plot.save(plot.report(result), target)
     typer.echo(f"picture: {target}")
-    return True
-
-
-def _drive(job: Any, *, quiet: bool) -> set[str]:
-    """All epochs behind a progress bar, of one process; what was advised on the way."""
-    from tqdm import tqdm
-
-    from phaseloom.fitting.distributed import team
-    from phaseloom.fitting.outcome import Stop
-
-    quiet = quiet or not team().first
-    said: set[str] = set()
-    done, total = job.progress.epoch, job.recipe.epochs
-    with tqdm(
-        total=total, initial=done, disable=True if quiet else None, unit="epoch", file=sys.stderr
-    ) as bar:
-        try:
-            for epoch in job:
-                held = "" if epoch.holdout is None else f", hold-out {epoch.holdout:.3f}"
-                bar.set_postfix_str(f"loss {epoch.loss:.3f}{held}")
-                bar.update()
-                if epoch.number % 10 == 0 and epoch.number < total:
-                    said = _print_new_advice(job.advice(), said, bar.write)
-        except KeyboardInterrupt:
-            job.progress.stop = Stop.interrupted_after(job.progress.epoch)
-    return said
-
-
-def _doubts(job: Any) -> list[str]:
-    """What `check` would warn of, before any time is spent."""
-    from phaseloom.reconstruction import preflight as foresight
-
-    return [f"WARN {line}" for line in foresight.warn_before_run(job, started=job.start is not None)]
-
-
-def _print_new_advice(advice: list[Any], known: set[str], say: Any) -> set[str]:
-    """Print advice whose code was not printed before, and return the codes printed so far."""
-    for one in advice:
-        if one.code not in known:
-            say(f"WARN {one}")
-            known.add(one.code)
-    return known
-
-
-def _start_lines(job: Any) -> list[str]:
-    found, worth = job.start, job.recipe.found.get("start")
-    if rungs := job.recipe.found.get("calibrate"):
-        return [f"{name:12s} {told}" for name, told in rungs.items()]
-    if worth is not None:
-        return [_worth(**worth)]
-    if found is None:
-        return []
-    from phaseloom.units import LENGTH
-
-    side = "behind" if found.defocus > 0 else "before"
-    place = (
-        "at the focus" if found.defocus == 0 else f"focus {LENGTH.show(abs(found.defocus))} {side} the object"
-    )
-    sure = "clear" if found.margin > 1.2 else "close: neighbouring candidates do as well"
-    sure = f"another does better by {100 * (1 - found.margin):.0f} %" if found.margin < 1 else sure
-    lines = [f"start: {place}, detector {found.orientation}; {sure} (margin {found.margin:.2f})"]
-    if not job.scan.oriented and job.recipe.probe.name != "focused":
-        lines.append(
-            "  the file does not say how the detector lies: the sign of the phase is a guess (see docs)"
-        )
-    if found.orientation != "as given":
-        lines.append(
-            f"  the patterns had to be {found.orientation} against the positions: check the file's axes"
-        )
-    return lines
-
-
-def _worth(*, predicted: float, conjugate: float, empty: float) -> str:
-    """What became of a predicted object."""
-    losses = f"(loss {predicted:.4g}, without {empty:.4g})"
-    if conjugate < min(predicted, empty):
-        fix = "its conjugate explains the patterns better: is the detector turned by 180 degrees?"
-        return f"WARN start: predicted object left out, {fix} {losses}"
-    if predicted < empty:
-        return f"start: predicted object taken as the start {losses}"
-    return f"WARN start: predicted object left out: it explains the patterns no better than none {losses}"

@@ -212,6 +212,17 @@ class Job:
         floor = 0.0 if self.level.likelihood.silent else 1.0
         return advice.advise(self.model, self.initial, self.progress, floor=floor)
 
+    def start_lines(self) -> list[str]:
+        """What was found before the first epoch (calibration, predicted object, automatic start), in sentences."""
+        found = self.recipe.found
+        if found.get("calibrate"):
+            return [f"{name:12s} {value}" for name, value in found["calibrate"].items()]
+        if found.get("start") is not None:
+            return [warm_start.describe_losses(**found["start"])]
+        if self.start is None:
+            return []
+        return self.start.lines(sign_is_known=self.scan.oriented or self.recipe.probe.name == "focused")
+
     def text(self) -> str:
         """The parameter file that repeats this run."""
         return to_yaml(self.recipe.resolved())

@@ -2,11 +2,13 @@
 
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -75,24 +77,59 @@ class Underway(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Object and probe of a model, scaled so that the transmission of vacuum is one.
+
+    Attributes:
+        states: of the object, ``(state, slice, y, x)``.
+        occupancies: of the states.
+        probe: ``(mode, y, x)``, orthogonal; behind a sample that moves along the beam at its middle height.
+        modes: the same on the device, without the scale.
+    """
+
+    states: np.ndarray
+    occupancies: np.ndarray
+    probe: np.ndarray
+    modes: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Ptychography, coverage: np.ndarray) -> "_Images":
+        """As the model stands."""
+        scale = model.modulus(coverage)  # the probe takes it over
+        modes = orthogonalise(model.probe.modes())
+        levelled = modes if model.heights is None else model.heights.level(modes)
+        return cls(
+            states=model.object.transmission().cpu().numpy() / scale[:, None, None],
+            occupancies=model.object.occupancy.cpu().numpy(),
+            probe=levelled.cpu().numpy() * np.prod(scale),
+            modes=modes,
+        )
+
+    def mean_object(self) -> np.ndarray:
+        """Object ``(slice, y, x)``; of several states their mean."""
+        if len(self.occupancies) == 1:
+            return self.states[0]
+        return np.einsum("s,szyx->zyx", self.occupancies, self.states)
+
+
 def build_result(job: Underway, /) -> Result:
     """The reconstruction as it stands."""
     model, room = job.model, job.model.scan.canvas
-    with torch.no_grad():
-        states = model.object.transmission().cpu().numpy()
-        modes = orthogonalise(model.probe.modes())
-        mixed = model.probe.mixtures(modes).cpu().numpy() if isinstance(model.probe, RelaxedProbe) else None
-        probe = (modes if model.heights is None else model.heights.level(modes)).cpu().numpy()
-        background = model.detector.display(model.detector.background()).cpu().numpy()
     coverage = model.coverage()
-    scale = model.modulus(coverage)  # which the probe takes over: the transmission of vacuum is one
-    states, probe = states / scale[:, None, None], probe * np.prod(scale)
-    share = model.object.occupancy.cpu().numpy()
+    images = _Images.of(model, coverage)
+    with torch.no_grad():
+        mixed = None
+        if isinstance(model.probe, RelaxedProbe):
+            mixed = model.probe.mixtures(images.modes).cpu().numpy()
+        background = model.detector.display(model.detector.background()).cpu().numpy()
+    several = len(images.occupancies) > 1
     gaps = model.propagator.distances().detach().cpu().double().tolist()
     seed, data, said = job.recipe.seed, str(job.recipe.found.get("data", "")), judge(job)
     return Result(
-        object=np.einsum("s,szyx->zyx", share, states) if len(share) > 1 else states[0],
-        probe=probe,
+        object=images.mean_object(),
+        probe=images.probe,
         positions=model.scan.angstrom(),
         positions_start=job.scan.positions,
         pixel=room.pixel,
@@ -101,8 +138,8 @@ def build_result(job: Underway, /) -> Result:
         geometry=job.scan.geometry,
         thickness=float(np.mean(gaps)) if gaps else 0.0,
         gaps=tuple(gaps),
-        object_modes=states if len(share) > 1 else None,
-        occupancies=share if len(share) > 1 else None,
+        object_modes=images.states if several else None,
+        occupancies=images.occupancies if several else None,
         tilts=model.propagator.tilts().detach().cpu().double().numpy(),
         descan=model.propagator.deflections(),
         heights=None if model.heights is None else model.heights.angstrom(),
@@ -231,18 +268,12 @@ def images_of(model: Ptychography, /) -> dict[str, Any]:
 
     As in a result: the transmission of vacuum is one, an object of several states is their mean.
     """
-    coverage = (
-        sum_illumination(model, [(modes[None], members) for modes, members in model.incident()])[0]
-        .cpu()
-        .numpy()
-    )
-    scale = model.modulus(coverage)
-    modes = orthogonalise(model.probe.modes())
-    probe = modes if model.heights is None else model.heights.level(modes)
-    states, share = model.object.transmission().cpu().numpy(), model.object.occupancy.cpu().numpy()
+    incident = [(modes[None], members) for modes, members in model.incident()]
+    coverage = sum_illumination(model, incident)[0].cpu().numpy()
+    images = _Images.of(model, coverage)
     return {
-        "object": np.einsum("s,szyx->zyx", share, states) / scale[:, None, None],
-        "probe": probe.cpu().numpy() * np.prod(scale),
+        "object": images.mean_object(),
+        "probe": images.probe,
         "coverage": coverage,
         "pixel": model.scan.canvas.pixel,
     }

@@ -28,9 +28,12 @@ from phaseloom.ptycho import batches, noise, objects, scans
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.spec import Call, knobs
-from phaseloom.units import Length
+from phaseloom.units import LENGTH, Length
 
 __all__ = ["none", "sweep"]
+
+MIN_MARGIN_OF_CLEAR_START = 1.2
+"""Margin of a start above which its rivals do clearly worse."""
 
 MAX_LOSS_RATIO_OF_STATED_DEFOCUS = 2.0
 """A stated defocus is kept unless its loss exceeds the best one's by this factor.
@@ -65,6 +68,33 @@ class Start:
         """What has to be done to the scan."""
         room = "phaseloom.data.prepare"
         return tuple(Call(room, name, given) for name, given in (ORIENTATIONS | TWINS)[self.orientation])
+
+    def lines(self, *, sign_is_known: bool) -> list[str]:
+        """What was found, in sentences.
+
+        Args:
+            sign_is_known: whether the file or a lens with a stated defocus decides the sign of the phase.
+        """
+        distance = LENGTH.show(abs(self.defocus))
+        side = "behind" if self.defocus > 0 else "before"
+        place = f"focus {distance} {side} the object" if self.defocus else "at the focus"
+        rivals = (
+            "clear"
+            if self.margin > MIN_MARGIN_OF_CLEAR_START
+            else "close: neighbouring candidates do as well"
+        )
+        if self.margin < 1:
+            rivals = f"another does better by {100 * (1 - self.margin):.0f} %"
+        lines = [f"start: {place}, detector {self.orientation}; {rivals} (margin {self.margin:.2f})"]
+        if not sign_is_known:
+            lines.append(
+                "  the file does not say how the detector lies: the sign of the phase is a guess (see docs)"
+            )
+        if self.orientation != "as given":
+            lines.append(
+                f"  the patterns had to be {self.orientation} against the positions: check the file's axes"
+            )
+        return lines
 
 
 @dataclass

@@ -14,7 +14,7 @@ from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misf
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Change, Reconstruct
 
-__all__ = ["judge", "keep_better_start", "slower_rates"]
+__all__ = ["describe_losses", "judge", "keep_better_start", "slower_rates"]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,17 @@ def keep_better_start(level: Level, holdout: Sequence[Tensor], /) -> dict[str, f
         if loss is not None:
             level.progress.best = (0, loss, deepcopy(model.state_dict()))
     return {"predicted": predicted, "conjugate": conjugate, "empty": empty}
+
+
+def describe_losses(*, predicted: float, conjugate: float, empty: float) -> str:
+    """A sentence on whether a predicted object was taken, from the losses of `keep_better_start`."""
+    losses = f"(loss {predicted:.4g}, without {empty:.4g})"
+    if conjugate < min(predicted, empty):
+        fix = "its conjugate explains the patterns better: is the detector turned by 180 degrees?"
+        return f"WARN start: predicted object left out, {fix} {losses}"
+    if predicted < empty:
+        return f"start: predicted object taken as the start {losses}"
+    return f"WARN start: predicted object left out: it explains the patterns no better than none {losses}"
 
 
 def slower_rates(
