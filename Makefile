@@ -1,7 +1,8 @@
 PYTHON ?= python3
 TORCH ?=
+LOCK ?=
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(LOCK:%=-c %)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: demo test test-all checks fast medium slow wheel-demo coverage mutants fix lint types imports bench peers clean
@@ -42,7 +43,7 @@ slow: .venv/developer      ## tests of minutes each
 wheel-demo:                ## the demo from a wheel, in an environment of its own
 	rm -rf .wheel && $(PYTHON) -m venv .wheel/venv
 	.wheel/venv/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w .wheel .
-	.wheel/venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt .wheel/*.whl
+	.wheel/venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt $(LOCK:%=-c %) .wheel/*.whl
 	cd .wheel && OMP_NUM_THREADS=1 venv/bin/phaseloom demo --quiet
 
 coverage: .venv/developer  ## which lines the fast and medium tests run

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from phaseloom.cli import demo
+from phaseloom import samples
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
-STAR = Path(__file__).parents[1] / "tests" / "data" / "siemens_star_velociprobe.cxi"
+STAR = samples.far_field()
 
 
 def run(tree):
@@ -53,7 +53,7 @@ def star():
 
 def near():
     """Near field, focus distance given."""
-    tree = {"file": str(demo.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "noise": "poisson"}
+    tree = {"file": str(samples.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "noise": "poisson"}
     _, result, seconds = run({**tree, "rates": {"background": 0.2}, "epochs": 100})
     return row("petra near field", result, seconds)
 
@@ -68,7 +68,7 @@ def simulated(path, epochs, wrong=30.0):
     optics = {"semiangle": f"{float(data['conv_angle'])} mrad", "defocus": f"{wrong - float(data['C10'])} A"}
     tree = {"file": str(path), "object": {"pixels": thing}, "probe": {"focused": {**optics, "modes": modes}}}
     _, result, seconds = run({**tree, "epochs": epochs})
-    error = demo.against_truth(result, data["obj_phase"])
+    error = samples.against_truth(result, data["obj_phase"])
     return row(path.stem, result, seconds, nrmse=round(error.nrmse, 4), scaled=round(error.nrmse_scaled, 4))
 
 

@@ -35,7 +35,7 @@ QUICK = {"thread": False}
 
 SCANS = {
     "star": {
-        "file": "tests/data/siemens_star_velociprobe.cxi",
+        "file": "src/phaseloom/samples/siemens_star_velociprobe.cxi",
         "model": {"n_modes": 2, "propagation_distance": 0.7e-3},
         "unit": "amplitude",
         "arms": {

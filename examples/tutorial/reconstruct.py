@@ -20,9 +20,7 @@ parser.add_argument("--show", action="store_true", help="open windows")
 parser.add_argument("--pictures", type=Path, help="write pictures to this folder")
 options = parser.parse_args()
 
-DATA = Path(__file__).parents[2] / "tests" / "data" / "siemens_star_velociprobe.cxi"
-
-scan = pl.read(DATA)
+scan = pl.read(pl.samples.far_field())
 print(len(scan), "patterns of", scan.geometry.shape)
 for finding in pl.inspect(scan):
     if finding.level != "good" or finding.name in ("overlap", "dose"):

@@ -17,6 +17,7 @@ from . import ptycho as ptycho
 from . import reconstruction as reconstruction
 from . import restoration as restoration
 from . import retrieval as retrieval
+from . import samples as samples
 from . import search as search
 from . import simulation as simulation
 from . import units as units

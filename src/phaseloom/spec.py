@@ -30,6 +30,10 @@ __all__ = ["Call", "Recipe", "call", "knobs", "load_yaml", "names", "old_knobs",
 
 log = logging.getLogger(__name__)
 
+FILE_VERSION = 2
+"""Version of parameter files that this package writes as ``version:``. Files without one are read as of
+version 1, whose knobs may have other names (`phaseloom.renames`)."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -119,7 +123,13 @@ def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     wanted = knobs(room, name)
     for key, knob in old_knobs(room, name).items():
         if key in given:
-            log.warning("%s: %s.%s is now %s: change the file", place, name, key, knob)
+            log.warning(
+                "%s: %s.%s is now %s: change the file, or have `phaseloom convert` do it",
+                place,
+                name,
+                key,
+                knob,
+            )
     given = current_knobs(function_of(room, name), given, f"{place}: {name}")
     for key in given:
         if key not in wanted:
@@ -149,7 +159,9 @@ class Recipe(BaseModel):
     def _read_calls(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise BadInput("parameter file", data, "must hold 'name: value' lines")
+        _check_file_version(data.get("version", 1))
         fields = cls.model_fields
+        data = {key: value for key, value in data.items() if key != "version"}
         for key in data:
             if key not in fields:
                 raise BadInput("parameter file", f"there is no '{key}';", nearest(key, fields))
@@ -189,6 +201,14 @@ class Recipe(BaseModel):
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return self.model_copy(update={name: _resolve_paths(value, folder) for name, value in given.items()})
 
+    def to_text(self, *, defaults: bool = True) -> str:
+        """The text of a parameter file that repeats this recipe, with its version.
+
+        Args:
+            defaults: write out values that were not given, too.
+        """
+        return to_yaml({"version": FILE_VERSION} | (self.resolved() if defaults else self.given()))
+
     def given(self) -> dict[str, Any]:
         """The tree of what was given, defaults left out."""
         set_ = self.model_fields_set
@@ -203,6 +223,15 @@ class Written(Recipe):
         """A recipe from a file, paths in which are relative to its folder, or the default one, changed."""
         recipe = cls.of({}) if path is None else cls.of(load_yaml(Path(path))).rooted(Path(path).parent)
         return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
+
+
+def _check_file_version(version: Any) -> None:
+    """Refuse a parameter file of a later version, whose settings may mean something else."""
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise BadInput("version", version, f"is not the version of a parameter file: write {FILE_VERSION}")
+    if version > FILE_VERSION:
+        fix = f"is later than {FILE_VERSION}, which this phaseloom reads: install a newer one"
+        raise BadInput("version", version, fix)
 
 
 def _resolve_paths(value: Any, folder: Path) -> Any:

@@ -14,7 +14,7 @@ from phaseloom.data.formats import cxi
 from phaseloom.data.scan import Geometry, Scan4D
 
 t.set_num_threads(1)
-NEAR = Path(phaseloom.__file__).parent / "samples/petra_near_field.cxi"
+NEAR = phaseloom.samples.near_field()
 SIZE = 32
 GEOMETRY = Geometry(wavelength=1.4, shape=(SIZE, SIZE), angle=(4e-5, 4e-5), distance=2e10)
 

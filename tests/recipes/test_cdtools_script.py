@@ -14,6 +14,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from phaseloom import samples
 from phaseloom.compat import cdtools as CDTools
 from phaseloom.data.formats import cxi
 from phaseloom.data.scan import Geometry, Scan4D
@@ -21,7 +22,7 @@ from phaseloom.errors import BadInput
 from phaseloom.ptycho import probes
 
 DATA = Path(__file__).parents[1] / "data"
-STAR = DATA / "siemens_star_velociprobe.cxi"
+STAR = samples.far_field()
 N, WAVELENGTH, AWAY = 24, 1.4, 4e7
 GEOMETRY = Geometry(wavelength=WAVELENGTH, shape=(N, N), angle=(4e-5, 4e-5), distance=2e10)
 FancyPtycho, Ptycho2DDataset = CDTools.models.FancyPtycho, CDTools.datasets.Ptycho2DDataset

@@ -1,18 +1,16 @@
 """Real scans reach the quality that they allow, with nothing set by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 from skimage.filters import threshold_otsu
 
-from phaseloom.cli import demo
+from phaseloom import samples
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
-STAR = Path(__file__).parents[1] / "data" / "siemens_star_velociprobe.cxi"
-NEAR = {"file": str(demo.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "noise": "poisson"}
+STAR = samples.far_field()
+NEAR = {"file": str(samples.near_field()), "read": {"cxi": {"focus": "3.65 mm"}}, "noise": "poisson"}
 
 
 @pytest.mark.slow

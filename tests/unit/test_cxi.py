@@ -2,13 +2,13 @@
 
 import logging
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from phaseloom import samples
 from phaseloom.data import formats
 from phaseloom.data.formats import cxi, native
 from phaseloom.data.scan import Geometry, Scan4D
@@ -117,7 +117,7 @@ def test_others_find_what_they_expect(tmp_path: Path) -> None:
 
 
 def test_a_real_near_field_scan_has_its_published_magnification() -> None:
-    sample = Path(str(files("phaseloom") / "samples" / "petra_near_field.cxi"))
+    sample = samples.near_field()
     scan = cxi.read(sample, focus=3.65e7)
     assert scan.counts.shape == (200, 100, 100)
     assert scan.geometry.pixel[0] == pytest.approx(55e4 / (1 + 1.12 / 3.65e-3), rel=1e-5)

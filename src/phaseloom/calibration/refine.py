@@ -80,6 +80,7 @@ def _restart_until_stable(
     A value is as sure as where such fits end that explain the patterns as well: to a part in a thousand, or
     to what the last epoch still gained.
     """
+    apart: dict[str, float] = {}
     for _ in range(MAX_RESTARTS):
         sides = [fit(_shift_state(short_run.state, aside, sign)) for sign in (-1, 1)]
         best = min((short_run, *sides), key=lambda one: one.loss)

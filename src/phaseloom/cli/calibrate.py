@@ -1,4 +1,4 @@
-"""The verb that finds how a scan lies and what its optics were."""
+"""The verb that calibrates a scan."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,13 +21,13 @@ def calibrate(
         "calibrated.yaml"
     ),
 ) -> None:
-    """Find orientation, rotation, defocus, step, angle of a pixel and slices; write a parameter file."""
+    """Estimate orientation, rotation, defocus, step, pixel angle and slices, and write a parameter file."""
     from phaseloom import plot
     from phaseloom.calibration.figures import landscape
     from phaseloom.files import whole
     from phaseloom.fitting.distributed import team
     from phaseloom.reconstruction import protocol
-    from phaseloom.spec import to_yaml
+    from phaseloom.reconstruction.recipe import Reconstruct
 
     picture = _free(out)
     recipe = recipe_of(file, settings)
@@ -38,8 +38,9 @@ def calibrate(
     for line in done.lines():
         typer.echo(line)
     tree = {name: value for name, value in done.recipe.given().items() if name != "preset"}
+    calibrated = Reconstruct.of({**tree, "file": str(recipe.file.resolve())})
     with whole(out) as short:
-        short.write_text(to_yaml({**tree, "file": str(recipe.file.resolve())}), encoding="utf-8")
+        short.write_text(calibrated.to_text(defaults=False), encoding="utf-8")
     plot.save(landscape(done.tried.get("estimate_orientation", [])), picture)
     typer.echo(f"written: {out}\nwritten: {picture}\nrun it with: phaseloom reconstruct {out}")
 
@@ -47,7 +48,7 @@ def calibrate(
 def _free(out: Path) -> Path:
     """The name of the picture beside a parameter file, if neither is there."""
     if out.suffix not in (".yaml", ".yml"):
-        raise BadInput("--out", out.name, "is no .yaml: give it this ending")
+        raise BadInput("--out", out.name, "must end in .yaml")
     for path in (out, picture := out.with_suffix(".png")):
         if path.exists():
             raise BadInput("--out", str(path), "exists already: name a new file")

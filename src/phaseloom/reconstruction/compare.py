@@ -80,7 +80,7 @@ def _format_length(length: float) -> str:
 
 def _differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict):
-        keys = [key for key in {**a, **b} if path or key not in ("file", "found")]
+        keys = [key for key in {**a, **b} if path or key not in ("file", "found", "version")]
         return [
             row for key in keys for row in _differences(a.get(key), b.get(key), f"{path}.{key}".strip("."))
         ]

@@ -36,7 +36,6 @@ from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result
 from phaseloom.runs.folder import keep_events, keep_recipe
 from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
-from phaseloom.spec import to_yaml
 
 __all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
 
@@ -213,7 +212,7 @@ class Job:
         return advice.advise(self.model, self.initial, self.progress, floor=floor)
 
     def start_lines(self) -> list[str]:
-        """What was found before the first epoch (calibration, predicted object, automatic start), in sentences."""
+        """What was found before the first epoch by calibration, prediction or start, in sentences."""
         found = self.recipe.found
         if found.get("calibrate"):
             return [f"{name:12s} {value}" for name, value in found["calibrate"].items()]
@@ -225,7 +224,7 @@ class Job:
 
     def text(self) -> str:
         """The parameter file that repeats this run."""
-        return to_yaml(self.recipe.resolved())
+        return self.recipe.to_text()
 
     def rate(self, part: str, value: float, /, *, stop: int | None = None) -> None:
         """Give a part another rate from the next epoch on, on this grid and finer ones; 0 freezes it.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from phaseloom.files import whole
-from phaseloom.spec import Recipe, to_yaml
+from phaseloom.spec import Recipe
 
 __all__ = ["keep_events", "keep_recipe"]
 
@@ -14,7 +14,7 @@ __all__ = ["keep_events", "keep_recipe"]
 def keep_recipe(recipe: Recipe, folder: Path, /, *, name: str = "run.yaml") -> Path:
     """The parameter file of a run, never half of it; its folder is made."""
     with whole(folder / name) as short:
-        short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
+        short.write_text(recipe.to_text(), encoding="utf-8")
     return folder / name
 
 

@@ -137,7 +137,7 @@ class ScanRecipe(Recipe):
 
 def _skip_foreign_sections(kind: type[ScanRecipe], tree: dict[str, Any]) -> dict[str, Any]:
     """The sections of a recipe that is not strict; with an unknown one the tree stays, to be refused."""
-    fields = set(kind.model_fields)
+    fields = {*kind.model_fields, "version"}
     if kind.strict or not set(tree) <= fields | SECTIONS_OF_SCAN_RECIPES:
         return tree
     return {name: value for name, value in tree.items() if name in fields}
