@@ -14,6 +14,7 @@ import ast
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("physics", "ptycho", "fitting", "data")
-MAX_TEST_FILES = 6
+MAX_TEST_FILES = 12
+ALIVE = ("survived", "untested")
 
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,
@@ -101,21 +103,39 @@ def apply(mutant: Mutant, copy: Path) -> None:
 
 
 def tests_of(mutant: Mutant) -> list[str]:
-    """The module itself, for its doctests, and the smallest test files that import it or its package."""
-    module = mutant.file.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-    package, _, name = module.rpartition(".")
-    if name.startswith("_"):  # tests go through the package
-        module = package
-        package, _, name = package.rpartition(".")
-    wanted = (f"{module} import", f"from {package} import", f"import {module}")
-    files = [
-        file
-        for file in (ROOT / "tests").rglob("test_*.py")
-        if any(text in file.read_text(encoding="utf-8") for text in wanted)
-        and name in file.read_text(encoding="utf-8")
-    ]
+    """The module itself, for its doctests, and the smallest test files that import it.
+
+    A module that no test imports is tested through the modules of the package that import it.
+    """
+    files = tests_importing(mutant.file)
+    if not files:
+        for importer in files_importing(mutant.file, ROOT / "src"):
+            files |= tests_importing(importer.relative_to(ROOT).as_posix())
     nearest = sorted(files, key=lambda file: file.stat().st_size)[:MAX_TEST_FILES]
     return [mutant.file, *(file.relative_to(ROOT).as_posix() for file in nearest)]
+
+
+def tests_importing(file: str) -> set[Path]:
+    """The test files that import a module of the package."""
+    return {one for one in files_importing(file, ROOT / "tests") if one.name.startswith("test_")}
+
+
+def files_importing(file: str, folder: Path) -> set[Path]:
+    """The files in a folder that import a module, by itself or from its package."""
+    module = file.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    package, _, name = module.rpartition(".")
+    statement = re.compile(
+        rf"from {re.escape(module)} import|import {re.escape(module)}\b"
+        rf"|from {re.escape(package)} import ([^\n(]*|\([^)]*)\b{name}\b"
+    )
+    return {one for one in folder.rglob("*.py") if statement.search(one.read_text(encoding="utf-8"))}
+
+
+def survivors_of(report: Path) -> list[Mutant]:
+    """The mutants of an earlier run that no test killed."""
+    rows = json.loads(report.read_text(encoding="utf-8"))["mutants"]
+    alive = [row for row in rows if row["outcome"] in ALIVE]
+    return [Mutant(**{name: row[name] for name in Mutant.__dataclass_fields__}) for row in alive]
 
 
 def survives(mutant: Mutant, copy: Path, seconds: float) -> str:
@@ -141,6 +161,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20261122)
     parser.add_argument("--seconds", type=float, default=600, help="limit of the tests of one mutant")
     parser.add_argument("--out", type=Path, help="JSON with every mutant and its outcome")
+    parser.add_argument("--again", type=Path, help="JSON of an earlier run: try its survivors only")
     asked = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +169,7 @@ def main() -> None:
         shutil.copytree(
             ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", ".bench", "__pycache__")
         )
-        for mutant in drawn(asked.count, asked.seed):
+        for mutant in survivors_of(asked.again) if asked.again else drawn(asked.count, asked.seed):
             began = time.perf_counter()
             apply(mutant, copy)
             outcome = survives(mutant, copy, asked.seconds)
@@ -159,7 +180,7 @@ def main() -> None:
             print(f"{outcome:9s} {mutant.file}:{mutant.line}  {mutant.before} -> {mutant.after}", flush=True)
             if asked.out:
                 asked.out.write_text(json.dumps({"seed": asked.seed, "mutants": rows}, indent=1))
-    alive = sum(row["outcome"] in ("survived", "untested") for row in rows)
+    alive = sum(row["outcome"] in ALIVE for row in rows)
     print(f"{alive} of {len(rows)} survived ({alive / max(len(rows), 1):.1%})")
 
 
