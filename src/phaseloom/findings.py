@@ -36,7 +36,8 @@ def describe_error(error: Any, /) -> str:
         >>> describe_error({"type": "greater_than", "ctx": {"gt": 0}})
         'must be above 0'
     """
-    kind, limits = error["type"], error.get("ctx", {})
+    kind = error["type"]
+    limits = error.get("ctx", {})
     for start, text in WORDS.items():
         if kind.startswith(start):
             return text.format(**limits)

@@ -150,7 +150,8 @@ def _entry_points_of(group: str) -> dict[str, list[EntryPoint]]:
 @lru_cache(maxsize=256)
 def _load_entry_point(group: str, name: str) -> Plugin:
     points = _entry_points_of(group)[name]
-    place, origins = f"plugin {group}: {name}", sorted({_origin(point) for point in points})
+    place = f"plugin {group}: {name}"
+    origins = sorted({_origin(point) for point in points})
     if len(origins) > 1:
         raise BadInput(place, None, f"is claimed by {' and '.join(origins)}: uninstall one of them")
     try:

@@ -57,7 +57,8 @@ class Dimension:
         found = _NUMBER.match(text if isinstance(text, str) else repr(text))
         if isinstance(text, bool) or not found:
             raise BadInput(place, text, fix)
-        number, unit = float(found[1]), found[2]
+        number = float(found[1])
+        unit = found[2]
         if not unit and (number == 0 or math.isinf(number)):
             return number
         if unit not in dict(self.scale):

@@ -77,7 +77,8 @@ def estimate_semiangle(scan: Scan4D, state: CalibrationState, /) -> EstimatorRes
             state, (Estimate("semi-angle", _mrad(stated), _mrad(stated), 1.0, False, note=note),)
         )
     unit = math.sqrt(math.prod(scan.geometry.angle))
-    found, error = disk.radius * unit, disk.radius_error * unit
+    found = disk.radius * unit
+    error = disk.radius_error * unit
     if stated is not None and abs(found - stated) < _semiangle_tolerance(scan, stated) * stated + 3 * error:
         note = f"the disk says {_mrad(found)}"
         return EstimatorResult(
@@ -98,7 +99,8 @@ def estimate_orientation(
     patterns can tell apart are tried: `sign` tells them from those turned by 180 degrees. The edge of the
     disk is taken sharp or blurred over a pixel, whichever explains more.
     """
-    seen, few = sidebands(select_middle(scan, 1600), state.semiangle or 0.0), select_middle(scan, patterns)
+    seen = sidebands(select_middle(scan, 1600), state.semiangle or 0.0)
+    few = select_middle(scan, patterns)
     landscape = [_explained_shares(scan, seen, replace(state, orientation=way)) for way in ORIENTATIONS]
     best = [_climb_to_maximum(seen, state, rows, side) for rows in landscape for side in (-1, 1)]
     best.sort(key=lambda one: -one[1])
@@ -113,7 +115,11 @@ def estimate_orientation(
     )
     decided = margin > (MIN_MARGIN_WITH_SIDEBANDS if agreed else MIN_MARGIN_OF_SHORT_RUNS)
     if not decided and margin < MIN_MARGIN_OF_SHORT_RUNS and ahead > MIN_MARGIN_OF_SIDEBANDS:
-        first, margin, mirrored, decided, note = judged[0], ahead, ahead, True, f"only {note}"
+        first = judged[0]
+        margin = ahead
+        mirrored = ahead
+        decided = True
+        note = f"only {note}"
     found = replace(first.state if decided else replace(state, soft=soft), certain=decided)
     if not decided and state.defocus == 0:
         found = replace(
@@ -144,7 +150,8 @@ def resolve_twin(
     else the orientation stays one of the four that need no turn by 180 degrees.
     """
     stated = state.stated_value("defocus") or 0.0
-    peaks, doubt = 0.0, 1.0
+    peaks = 0.0
+    doubt = 1.0
     if scan.geometry.beam == "electron":
         peaks, doubt = _phase_skewness(
             run_short(select_middle(scan, patterns), state, epochs=epochs, rates={})
@@ -178,7 +185,9 @@ def refine_geometry(
     few = select_middle(scan, patterns)
     whole, halved, blurs, free = fit_geometry(few, state, epochs)
     asked = {"rotation": 0.0, "step": 1.0, "defocus": state.stated_value("defocus")}
-    found, estimates, base = whole.state, [], loss_at_fixed_value(few, whole.state, "nothing")
+    found = whole.state
+    estimates = []
+    base = loss_at_fixed_value(few, whole.state, "nothing")
     olds = {name: getattr(found, name) if given is None else given for name, given in asked.items()}
     margins = {
         name: loss_at_fixed_value(few, replace(found, **{name: old}), name) / base
@@ -186,7 +195,10 @@ def refine_geometry(
     }
     astray = min(margins.values()) < MARGIN_OF_DIVERGED_FIT
     for name, given in asked.items():
-        value, show, old, margin = getattr(whole.state, name), FORMATTERS[name], olds[name], margins[name]
+        value = getattr(whole.state, name)
+        show = FORMATTERS[name]
+        old = olds[name]
+        margin = margins[name]
         sure = (
             margin > MIN_MARGIN_OF_REFINED_VALUE
             and not astray
@@ -211,10 +223,8 @@ def check_detector_pixel(scan: Scan4D, state: CalibrationState, /) -> EstimatorR
     stated = state.stated_value("semiangle")
     given = ANGLE.show(scan.geometry.angle[0])
     note = "" if state.step == 1 else "the patterns know only its product with the step, which was changed"
-    agreed, square = (
-        stated is None or stated == state.semiangle,
-        math.isclose(*scan.geometry.angle, rel_tol=1e-6),
-    )
+    agreed = stated is None or stated == state.semiangle
+    square = math.isclose(*scan.geometry.angle, rel_tol=1e-6)
     ratio = 1.0 if stated is None else stated / (state.semiangle or stated)
     if (
         agreed
@@ -225,7 +235,8 @@ def check_detector_pixel(scan: Scan4D, state: CalibrationState, /) -> EstimatorR
         if stated is not None and not agreed:
             note = f"the stated semi-angle, {_mrad(stated)}, is not that of the disk; the step tells not why"
         return EstimatorResult(state, (Estimate("pixel", given, given, 1.0, False, note=note),))
-    defocus, ratio = state.defocus / state.step**2, state.step
+    defocus = state.defocus / state.step**2
+    ratio = state.step
     found = replace(state, angle=ratio, step=1.0, semiangle=stated, defocus=defocus)
     note = "stated semi-angle and stated step agree on it"
     return EstimatorResult(
@@ -245,9 +256,11 @@ def estimate_slices(
         told = f"{int(thing.get('slices') or 1)}"
         note = "nothing so fine is looked for where orientation or geometry are not believed"
         return EstimatorResult(state, (Estimate("slices", told, told, 1.0, False, note=note),))
-    given, gap = int(thing.get("slices") or 1), thing.get("thickness") or 0.0
+    given = int(thing.get("slices") or 1)
+    gap = thing.get("thickness") or 0.0
     gap = float(np.mean(gap)) if given > 1 else 0.0
-    few, focus = select_middle(scan, patterns), scan.geometry.wavelength / (state.semiangle or 1.0) ** 2
+    few = select_middle(scan, patterns)
+    focus = scan.geometry.wavelength / (state.semiangle or 1.0) ** 2
     wanted = {1: 0.0, 2: focus / 2, 4: focus / 4} | ({given: gap} if given > 1 else {})
     short_runs = {
         count: _run_with_slices(few, state, count, apart, epochs) for count, apart in wanted.items()
@@ -307,10 +320,13 @@ def _explained_shares(scan: Scan4D, seen: Sidebands, state: CalibrationState) ->
     angle = state.semiangle or 0.0
     spacing = math.sqrt(math.prod(np.ptp(scan.positions, axis=0)) / max(len(scan), 1))
     finest = max(spacing, seen.wavelength / (2.4 * angle))
-    farthest, away, rows = max(0.9 * max_defocus(scan.geometry, angle), 1.2 * abs(state.defocus)), 0.0, []
+    farthest = max(0.9 * max_defocus(scan.geometry, angle), 1.2 * abs(state.defocus))
+    away = 0.0
+    rows = []
     while away <= farthest:
         detail = max(finest, 2 * away * angle / MAX_DETAILS_ACROSS_PROBE)
-        bands, sides = seen.strongest(150, 0.5 / detail), np.unique([-away, away])
+        bands = seen.strongest(150, 0.5 / detail)
+        sides = np.unique([-away, away])
         width = min(math.radians(9), detail / (2 * angle * max(away, 1e-9)))
         for turn in _bin_centres(math.ceil(math.pi / 2 / width), math.pi / 4):
             shares = bands.explained_share(replace(state, rotation=turn).detector_frame(), sides).tolist()
@@ -330,7 +346,8 @@ def _climb_to_maximum(
 ) -> tuple[CalibrationState, float]:
     """The best of a landscape on one side of the focus, from where it goes up to the top."""
     best = max((row for row in rows if row["defocus"] * side >= 0), key=lambda row: row["share"])
-    bands, state = seen.strongest(300), replace(state, orientation=best["orientation"])
+    bands = seen.strongest(300)
+    state = replace(state, orientation=best["orientation"])
     unit = seen.wavelength / (state.semiangle or 1.0) ** 2 / 4
 
     def lack(value: np.ndarray) -> float:
@@ -342,7 +359,8 @@ def _climb_to_maximum(
     first = np.array([best["rotation"], best["defocus"] / unit])
     simplex = first + np.array([[0, 0], [0.05, 0], [0, 0.5]])
     top = minimize(lack, first, method="Nelder-Mead", options={"maxfev": 40, "initial_simplex": simplex})
-    turn, defocus = float(top.x[0]), float(top.x[1] * unit)
+    turn = float(top.x[0])
+    defocus = float(top.x[1] * unit)
     return replace(state, rotation=turn, defocus=defocus), -float(top.fun)
 
 
@@ -355,10 +373,8 @@ def _same_up_to_twin(one: CalibrationState, other: CalibrationState) -> bool:
 def _rank_short_runs(judged: Sequence[ShortRun]) -> tuple[ShortRun, float, float]:
     """The best trial, and its margins to the best of another orientation and of the other side of focus."""
     order = sorted(judged, key=lambda short_run: short_run.loss)
-    first, rivals = (
-        order[0],
-        [short_run for short_run in order if not _same_up_to_twin(short_run.state, order[0].state)],
-    )
+    first = order[0]
+    rivals = [short_run for short_run in order if not _same_up_to_twin(short_run.state, order[0].state)]
     other = next(t for t in rivals if t.state.orientation != first.state.orientation)
     mirrored = next(t for t in rivals if t.state.defocus * first.state.defocus <= 0)
     return first, other.loss / first.loss, mirrored.loss / first.loss

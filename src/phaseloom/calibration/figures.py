@@ -29,7 +29,8 @@ def landscape(tried: Sequence[Mapping[str, Any]], /) -> Figure:
         >>> len(landscape([*rows, {**place, "defocus": 8.0, "loss": 1.2}]).axes)
         1
     """
-    mapped, judged = [one for one in tried if "share" in one], [one for one in tried if "loss" in one]
+    mapped = [one for one in tried if "share" in one]
+    judged = [one for one in tried if "loss" in one]
     ways = list(dict.fromkeys(one["orientation"] for one in mapped))
     figure = new_figure(2.6 * max(1, len(ways)) + 0.6, 3.0)
     best = min(judged, key=lambda one: one["loss"], default=None)

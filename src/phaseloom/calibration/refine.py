@@ -90,7 +90,8 @@ def _restart_until_stable(
             name: max(abs(getattr(one.state, name) - getattr(best.state, name)) for one in alike)
             for name in FORMATTERS
         }
-        before, short_run = short_run, best
+        before = short_run
+        short_run = best
         if best.loss > (1 - unsure / 4) * before.loss:
             break
     return short_run, apart

@@ -59,7 +59,8 @@ class Sidebands:
             defocus: angstrom; positive: under-focus.
         """
         there = self.frequency @ frame
-        along, square = there @ self.place.T, np.square(there).sum(1)[:, None]
+        along = there @ self.place.T
+        square = np.square(there).sum(1)[:, None]
         inside = np.square(self.place).sum(1)
         lower, upper = (inside + sign * 2 * along + square < self.edge**2 for sign in (-1, 1))
         total = np.square(np.abs(self.spectrum)).sum()
@@ -94,7 +95,8 @@ def sidebands(scan: Scan4D, semiangle: float, /) -> Sidebands:
         >>> [bool(share > 0.3) for share in bands.explained_share(np.eye(2), np.array([60.0, -60.0]))]
         [True, False]
     """
-    one, edge = scan.geometry, semiangle / scan.geometry.wavelength
+    one = scan.geometry
+    edge = semiangle / scan.geometry.wavelength
     sizes = zip(one.shape, one.angle, strict=True)
     y, x = ((np.arange(n) - n // 2) * a / one.wavelength for n, a in sizes)
     away = np.hypot(y[:, None], x[None])
@@ -125,7 +127,8 @@ def _each(scan: Scan4D) -> Iterator[np.ndarray]:
 
 def _frequencies(scan: Scan4D) -> Float[np.ndarray, "frequency 2"]:
     """Frequencies that a scan can tell apart, up to those of its density, in the frame of its positions."""
-    low, high = scan.positions.min(0), scan.positions.max(0)
+    low = scan.positions.min(0)
+    high = scan.positions.max(0)
     field = np.maximum(high - low, 1e-9)
     across = np.maximum(2, np.round(np.sqrt(len(scan) * field / field[::-1]))).astype(int)
     wide = field * across / np.maximum(across - 1, 1)

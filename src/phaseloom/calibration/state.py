@@ -88,7 +88,8 @@ class CalibrationState:
 
     def detector_frame(self) -> np.ndarray:
         """Takes row vectors of frequency in the frame of the scan to the detector as it was read."""
-        c, s = math.cos(self.rotation), math.sin(self.rotation)
+        c = math.cos(self.rotation)
+        s = math.sin(self.rotation)
         turn = np.array([[c, s], [-s, c]])
         lay = np.eye(2)  # a step of prepare takes detector coordinates k to k @ lay
         for name, given in (ORIENTATIONS | TWINS)[self.orientation]:
@@ -100,7 +101,8 @@ class CalibrationState:
 
     def steps(self, scan: Scan4D, /) -> tuple[Call, ...]:
         """What has to be done to a scan as it was read and prepared."""
-        room, (seen, other) = prepare.__name__, scan.geometry.angle
+        room = prepare.__name__
+        (seen, other) = scan.geometry.angle
         calls = [Call(room, name, given) for name, given in (ORIENTATIONS | TWINS)[self.orientation]]
         if self.angle != 1 and math.isclose(seen, other, rel_tol=1e-6):
             calls.append(Call(room, "calibrate", {"angle": _round_digits(self.angle * seen)}))
@@ -129,7 +131,8 @@ class CalibrationState:
 
     def recipe(self, scan: Scan4D, /) -> Any:
         """The recipe of a run with everything that was found written into it, and nothing left to find."""
-        thing, update = self.setting.object, {}
+        thing = self.setting.object
+        update = {}
         if thing.name == "pixels" and (self.slices > 1 or thing.values.get("slices", 1) > 1):
             depth = {"slices": self.slices} | (
                 {"thickness": _round_digits(self.gap)} if self.slices > 1 else {}
@@ -243,7 +246,8 @@ def run_short(
         free: the probe is one of free pixels, not one that a lens can make.
         holdout: share of patterns that judge.
     """
-    data, usual = state.apply_to(scan), {"positions": 0.0, "affine": 0.0}
+    data = state.apply_to(scan)
+    usual = {"positions": 0.0, "affine": 0.0}
     optics = {"semiangle": state.semiangle, "defocus": state.defocus, "modes": 1}
     rest = {"soft": state.soft} | ({} if free else {"refine": list(refine)})
     depth = {"slices": state.slices} | ({"thickness": state.gap} if state.slices > 1 else {})
@@ -286,7 +290,8 @@ def select_middle(scan: Scan4D, count: int, /) -> Scan4D:
 
 def _state_after(job: FinishedRun, state: CalibrationState) -> CalibrationState:
     """Where the optics and the map of the positions ended."""
-    before, after = job.scan.positions, job.model.scan.angstrom()
+    before = job.scan.positions
+    after = job.model.scan.angstrom()
     linear = np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]
     turn = math.atan2(linear[0, 1] - linear[1, 0], linear[0, 0] + linear[1, 1])
     scale = math.sqrt(abs(np.linalg.det(linear)))
@@ -303,7 +308,8 @@ def _state_after(job: FinishedRun, state: CalibrationState) -> CalibrationState:
 @torch.no_grad()
 def _fit_defocus(mode: Tensor, geometry: Geometry, state: CalibrationState) -> float:
     """Defocus of the lens that a free probe resembles most, wherever in its window it lies."""
-    angle, far = state.semiangle or 0.0, to_reciprocal(cornered(mode))
+    angle = state.semiangle or 0.0
+    far = to_reciprocal(cornered(mode))
     unit = geometry.wavelength / angle**2
     places = (state.defocus + torch.linspace(-1, 1, 81, dtype=torch.float64) * unit).tolist()
     like = []

@@ -17,7 +17,10 @@ from phaseloom.simulation import simulate
 
 __all__ = ["jobs", "verdict"]
 
-PIXEL, WINDOW, SLICES, MODES = 0.2, 64, 6, 4
+PIXEL = 0.2
+WINDOW = 64
+SLICES = 6
+MODES = 4
 
 
 def jobs(out: Path, /) -> Iterator[tuple[str, Job]]:

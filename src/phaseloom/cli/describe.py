@@ -74,7 +74,8 @@ def _recipe(of: str) -> type[Recipe]:
 
 
 def _sections(recipe: type[Recipe]) -> str:
-    lines, needed = [], [key for key, info in recipe.model_fields.items() if info.is_required()]
+    lines = []
+    needed = [key for key, info in recipe.model_fields.items() if info.is_required()]
     for key, info in recipe.model_fields.items():
         if key != "found":
             lines.append(f"  {key:12s} {_default(_start(info)):28s} {_attribute(recipe, key)}")

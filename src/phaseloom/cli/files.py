@@ -136,7 +136,9 @@ def folder(out: Path | None, name: str) -> Path:
             raise BadInput("--out", str(out), fix)
         return out
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:40]}"
-    folder, number = Path("runs") / stem, 2
+    folder = Path("runs") / stem
+    number = 2
     while folder.exists():
-        folder, number = Path("runs") / f"{stem}-{number}", number + 1
+        folder = Path("runs") / f"{stem}-{number}"
+        number = number + 1
     return folder

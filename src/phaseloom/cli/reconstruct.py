@@ -110,7 +110,8 @@ def convert(
     if tree is None:
         raise BadInput(str(file), None, "is not a PtyRAD parameter file")
     beside = out.with_name(f"{out.stem}-search.yaml")
-    theirs, searches = ptyrad.load(file), None
+    theirs = ptyrad.load(file)
+    searches = None
     if (theirs.get("hypertune_params") or {}).get("if_hypertune"):
         tree, searches, notes = ptyrad.translate_search(theirs, file.parent)
         for note in notes:

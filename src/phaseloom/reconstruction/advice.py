@@ -16,7 +16,8 @@ from phaseloom.ptycho.model import Ptychography
 
 __all__ = ["InitialProbe", "advise", "rates_above_newton"]
 
-VANISHED, SWOLLEN = 0.5, 2.0
+VANISHED = 0.5
+SWOLLEN = 2.0
 """Share of its first power below and above which the probe has traded places with the object."""
 
 

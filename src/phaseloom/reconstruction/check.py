@@ -30,7 +30,8 @@ from phaseloom.units import ENERGY, LENGTH
 
 __all__ = ["Outlook", "estimate", "outlook"]
 
-BATCHES, EPOCHS = 2, 2
+BATCHES = 2
+EPOCHS = 2
 """Batches of a rehearsed epoch, and such epochs."""
 
 MEMORY_OF_REPORT = 48 * 2**20
@@ -115,9 +116,13 @@ def outlook(recipe: Reconstruct, /) -> Outlook:
 
 
 def _sizes(job: Job) -> dict[str, str]:
-    scan, model, batches = job.scan, job.model, make_batches(job.recipe, job.finest, job.training)(1)
-    room, (states, slices) = model.scan.canvas, model.object.transmission().shape[:2]
-    energy, beam = ENERGY.show(scan.geometry.energy), scan.geometry.beam
+    scan = job.scan
+    model = job.model
+    batches = make_batches(job.recipe, job.finest, job.training)(1)
+    room = model.scan.canvas
+    (states, slices) = model.object.transmission().shape[:2]
+    energy = ENERGY.show(scan.geometry.energy)
+    beam = scan.geometry.beam
     several = f", {states} states" if states > 1 else ""
     pieces = _pieces(batches[0])
     cut = f" in {len(pieces)} pieces" if len(pieces) > 1 else ""
@@ -132,7 +137,8 @@ def _sizes(job: Job) -> dict[str, str]:
 
 
 def _in_words(job: Job, needs: _Needs, peak: float) -> dict[str, str]:
-    inside, device = _inside(job.scan.counts), job.model.scan.start.device
+    inside = _inside(job.scan.counts)
+    device = job.model.scan.start.device
     lines = {
         "memory of counts": _size(inside) if inside else "none: they are read from the file",
         "memory of parameters": f"{_size(needs.model)}, {_size(needs.steps)} of the optimiser",
@@ -171,9 +177,11 @@ def _shortage(needs: _Needs, peak: float) -> list[str]:
 
 def _rehearse(job: Job, level: Level) -> _Needs:
     """Put a few batches through all that an epoch on a grid does."""
-    batches, optimizer = make_batches(job.recipe, level, job.training)(1), level.progress.optimizer
+    batches = make_batches(job.recipe, level, job.training)(1)
+    optimizer = level.progress.optimizer
     for group in optimizer.param_groups:
-        group["start"], group["stop"] = 1, None  # all parts together, whenever they move
+        group["start"] = 1  # all parts together, whenever they move
+        group["stop"] = None
     few = 1 if isinstance(optimizer, torch.optim.LBFGS) else BATCHES
     held = torch.as_tensor(job.holdout).split(largest_piece(batches))[:1] if len(job.holdout) else ()
     batch = _of_a_batch(level, batches)
@@ -182,12 +190,11 @@ def _rehearse(job: Job, level: Level) -> _Needs:
     for event in level.after:
         event.action()
     imposing = time.perf_counter() - began
-    whole, state = _memory.tensors(level.model.state_dict()), _memory.tensors(optimizer.state_dict())
+    whole = _memory.tensors(level.model.state_dict())
+    state = _memory.tensors(optimizer.state_dict())
     seconds, passes = (last.seconds, last.passes) if last else (math.nan, 1.0)
-    done, due = (
-        _count(batches[:few]) * passes + _count(held),
-        len(job.training) * passes + len(job.holdout),
-    )
+    done = _count(batches[:few]) * passes + _count(held)
+    due = len(job.training) * passes + len(job.holdout)
     return _Needs(
         model=whole,
         steps=state,

@@ -18,7 +18,8 @@ __all__ = ["common", "compare"]
 
 def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
     """Ring correlation, phase difference and differing settings, as lines; draws the picture."""
-    a, b = Result.load(first), Result.load(second)
+    a = Result.load(first)
+    b = Result.load(second)
     if not np.allclose(a.pixel, b.pixel, rtol=1e-3):
         both = f"{LENGTH.show(a.pixel[0])} and {LENGTH.show(b.pixel[0])}"
         raise BadInput(

@@ -53,7 +53,8 @@ def _is_determined(scan: Scan4D, model: Ptychography, semiangle: float) -> bool:
     It does if the object is nothing but phase, and in a far field if it has at most half as many numbers as
     there are pixels, and the probe detail as fine as its own.
     """
-    one, thing = scan.window, model.object
+    one = scan.window
+    thing = model.object
     if one.near or thing.kind == "phase":
         return thing.kind == "phase"
     if not isinstance(thing, BandlimitedObject):

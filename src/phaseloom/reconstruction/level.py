@@ -145,7 +145,8 @@ class Level:
         """Go on from what another stage has found."""
         multigrid.transfer_parameters(other.model, self.model)
         done = other.progress
-        self.progress.epoch, self.progress.history = done.epoch, done.history
+        self.progress.epoch = done.epoch
+        self.progress.history = done.history
         self.progress.since = done.epoch
 
 

@@ -155,7 +155,8 @@ def _window(run: RunAhead) -> str:
 
 
 def _overlap(run: RunAhead) -> str:
-    step, wide = _step(run.scan), run.diameter
+    step = _step(run.scan)
+    wide = run.diameter
     if not step or run.scan.geometry.near or 1 - step / wide >= 0.5:
         return ""
     fix = "Scan with smaller steps, or with a wider beam (more defocus)."
@@ -170,7 +171,8 @@ def _aperture(run: RunAhead) -> str:
     if stated is None or disk is None:
         return ""
     angle = float(np.mean(run.scan.geometry.angle))
-    seen, doubt = disk.radius * angle, 3 * disk.radius_error * angle
+    seen = disk.radius * angle
+    doubt = 3 * disk.radius_error * angle
     if abs(seen - stated) < max(0.06 * stated, angle, doubt):
         return ""
     fix = "Correct the semiangle, or the angle of a pixel (prepare: calibrate)."
@@ -204,7 +206,8 @@ def _room(run: RunAhead) -> str:
 
 def _dose(run: RunAhead) -> str:
     """Counts for each number of the object; no phase is surer than half the root of their inverse."""
-    counts, pixel = float(run.mean.sum()), run.model.object.cell
+    counts = float(run.mean.sum())
+    pixel = run.model.object.cell
     slices, states = _layers(run)
     area = counts * len(run.scan) / run.field
     each = area * pixel / (slices * states)
@@ -236,7 +239,8 @@ def _modes(run: RunAhead) -> str:
 
 def _numbers(run: RunAhead) -> str:
     """Measured values against numbers that are to be found."""
-    scan, recipe = run.scan, run.job.recipe
+    scan = run.scan
+    recipe = run.job.recipe
     slices, states = _layers(run)
     kinds = 2 if run.model.object.kind != "phase" else 1
     free = kinds * slices * states * run.field / run.model.object.cell
@@ -267,7 +271,8 @@ def _band(run: RunAhead) -> str:
     """Counts beyond two thirds of the grid, which alias when a wave meets a slice."""
     if not len(run.gaps):
         return ""
-    own, model = run.scan.geometry, run.scan.window
+    own = run.scan.geometry
+    model = run.scan.window
     half = min(n * a for n, a in zip(model.shape, model.angle, strict=True)) / 2
     share = float(run.mean[run.angles > 2 / 3 * half].sum() / max(run.mean.sum(), 1e-30))
     if share < 0.05:
@@ -281,7 +286,8 @@ def _thin(run: RunAhead) -> str:
     """Slices closer than the counts can tell apart: their sum is known, their difference is not."""
     if not len(run.gaps) or run.gaps.min() >= run.depth / 6:
         return ""
-    total, depth = float(run.gaps.sum()), run.depth
+    total = float(run.gaps.sum())
+    depth = run.depth
     enough = min(math.ceil(3 * total / depth) + 1, len(run.gaps))
     text = f"{_length(float(run.gaps.min()))} apart, where the counts resolve {_length(depth)} in depth"
     fix = f"Take {enough} slices, or couple them (projections: depth_blur)."
@@ -292,7 +298,8 @@ def _thick(run: RunAhead) -> str:
     """Slices so far apart that waves change on the way through what is taken for one plane."""
     if not len(run.gaps) or run.gaps.max() <= 2 * run.depth:
         return ""
-    total, depth = float(run.gaps.sum()), run.depth
+    total = float(run.gaps.sum())
+    depth = run.depth
     text = f"{_length(float(run.gaps.max()))} apart is too far for one plane each"
     why = f"counts reach {ANGLE.show(_round(run.reach))}, where waves change within {_length(depth)}"
     fix = f"Take {math.ceil(total / depth) + 1} slices."

@@ -127,7 +127,9 @@ class Job:
         return job
 
     def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
-        self.start, self.directory, self.ended = start, directory, None
+        self.start = start
+        self.directory = directory
+        self.ended = None
         torch.manual_seed(recipe.seed)
         model = recipe.model(scan).to(device.chosen(recipe.device))
         self.finest = self.level = Level.of(recipe, scan, model)

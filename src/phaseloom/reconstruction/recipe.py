@@ -207,7 +207,8 @@ class Reconstruct(ScanRecipe):
 
     def model(self, scan: Scan4D, room: scans.Canvas | None = None, /) -> Ptychography:
         """The model of a scan with its first guesses, on a canvas of its own or the one given."""
-        coarse, room = room is not None, room or scans.canvas(scan)
+        coarse = room is not None
+        room = room or scans.canvas(scan)
         self._fits(room)
         model = Ptychography.of(
             scan,
@@ -224,7 +225,8 @@ class Reconstruct(ScanRecipe):
     def _fits(self, room: scans.Canvas) -> None:
         """Refuse an object that could never be kept: six numbers for each voxel."""
         slices, modes = (int(self.object.values.get(name) or 1) for name in ("slices", "modes"))
-        need, there = 6 * 8 * float(np.prod(room.shape)) * slices * modes, _memory.available()
+        need = 6 * 8 * float(np.prod(room.shape)) * slices * modes
+        there = _memory.available()
         if there is not None and need > there:
             size = f"{modes} x {slices} x {room.shape[0]} x {room.shape[1]} voxels"
             fix = (

@@ -116,7 +116,8 @@ class _Images:
 
 def build_result(job: Underway, /) -> Result:
     """The reconstruction as it stands."""
-    model, room = job.model, job.model.scan.canvas
+    model = job.model
+    room = job.model.scan.canvas
     coverage = model.coverage()
     images = _Images.of(model, coverage)
     with torch.no_grad():
@@ -126,7 +127,9 @@ def build_result(job: Underway, /) -> Result:
         background = model.detector.display(model.detector.background()).cpu().numpy()
     several = len(images.occupancies) > 1
     gaps = model.propagator.distances().detach().cpu().double().tolist()
-    seed, data, said = job.recipe.seed, str(job.recipe.found.get("data", "")), judge(job)
+    seed = job.recipe.seed
+    data = str(job.recipe.found.get("data", ""))
+    said = judge(job)
     return Result(
         object=images.mean_object(),
         probe=images.probe,
@@ -165,7 +168,8 @@ def build_result(job: Underway, /) -> Result:
 
 def judge(job: Underway, /) -> Judgement:
     """How far the run as it stands may be trusted; a silent likelihood knows no floor."""
-    floor, progress = 0.0 if job.level.likelihood.silent else 1.0, job.progress
+    floor = 0.0 if job.level.likelihood.silent else 1.0
+    progress = job.progress
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
     end = {"stopped": progress.stop, "since": progress.since, "blind": job.level.likelihood.blind}
     return verdicts.verdict(progress.history, **end, floor=floor, newton=newton)

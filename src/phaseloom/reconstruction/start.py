@@ -254,7 +254,8 @@ def _between(found: Start, all_: Sequence[_Candidate], step: float, seed: int) -
 
 
 def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> Start:
-    best, stated = _upright(all_, last[0]), [c for c in last if base != 0 and c.defocus == base]
+    best = _upright(all_, last[0])
+    stated = [c for c in last if base != 0 and c.defocus == base]
     if stated and (kept := _upright(stated, stated[0])).loss < MAX_LOSS_RATIO_OF_STATED_DEFOCUS * best.loss:
         best = kept
     others = [candidate.loss for candidate in last if candidate is not best]

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_iter
 
 __all__ = ["Ledger", "available", "forget_highest", "highest", "resident", "tensors"]
 
-_STATUS, _ALL = Path("/proc/self/status"), Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
+_ALL = Path("/proc/meminfo")
 
 
 class Ledger(TorchDispatchMode):
