@@ -133,7 +133,7 @@ def echo_lines(lines: Iterable[object], /, start: str = "") -> None:
 
 
 def get_resumed_folder(file: Path | None, settings: list[str] | None, out: Path | None, /) -> Path:
-    """The folder of a training that ``--resume`` goes on with, without settings of a new run."""
+    """The folder of the training that ``--resume`` continues, given without settings of a new run."""
     if file is None:
         raise BadInput("train", "--resume", "needs the folder of a run")
     if settings or out:

@@ -39,7 +39,7 @@ def simulate(  # noqa: PLR0913 - a verb has as many options
 ) -> None:
     """Simulate scans of crystals with their true phases, for training and evaluation.
 
-    The same command goes on with a run that was stopped; several machines may share a folder.
+    The same command continues a run that was stopped; several machines may share a folder.
     """
     from phaseloom.simulation import recipe as protocol
 
