@@ -244,6 +244,23 @@ def test_the_spectral_start_is_that_of_the_detector_at_hand():
     assert agreement(areas) > agreement(points) * (1 + 1e-4)
 
 
+def test_the_spectral_start_expects_the_counts_of_a_detector_of_uneven_gain():
+    scan = scanned((9, 8), PLACES[:2])
+    model = experiment(scan, (4, 3), modes=2)
+    counts = torch.rand(2, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
+    index = torch.arange(2)
+    model.detector.flat = torch.linspace(0.25, 4.0, 72, dtype=torch.float64).view(9, 8)
+    with torch.no_grad():
+        model.object.put(spectral_start(model, counts, index, steps=30))
+        torch.testing.assert_close(model(index).sum(), counts.sum(), rtol=1e-4, atol=0)
+
+
+def test_a_random_start_has_phases_all_around_the_circle():
+    phase = make_start("random", (1, 1, 64, 64), 3).angle()
+    counts, _ = np.histogram(phase.numpy(), bins=8, range=(-np.pi, np.pi))
+    assert counts.min() > 0.7 * counts.mean()
+
+
 def test_its_cell_holds_the_area_of_its_own_pixels():
     room = scans.Canvas((40, 40), (16, 16), (1.0, 2.0), (0.0, 0.0))
     assert objects.pixels(room).cell == 2.0

@@ -297,7 +297,8 @@ def test_a_thick_crystal_gets_slices_and_about_its_thickness():
 
     case = random_case("thick", 1, None)
     middle_of_it = case.truth.defocus - 30.0
-    state = replace(case.truth, setting=case.recipe(unstated=False), slices=1, gap=0.0, defocus=middle_of_it)
+    setting = case.recipe(unstated=False)
+    state = replace(case.truth, setting=setting, run=run_in_memory, slices=1, gap=0.0, defocus=middle_of_it)
     found = estimators.estimate_slices(case.scan, state).state
     assert found.slices > 1
     assert found.slices * found.gap == pytest.approx(80.0, rel=0.15)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phaseloom.data.diagnostics import Finding, inspect
+from phaseloom.data.diagnostics import Finding, d4sigma, inspect
 from phaseloom.data.scan import Geometry, Scan4D
 
 N, DX, DIAMETER = 48, 0.5, 8.0
@@ -147,6 +147,12 @@ def test_many_patterns_are_read_in_part() -> None:
     positions = np.random.default_rng(0).random((2000, 2))
     inspect(Scan4D(counts=Counted(), positions=positions, geometry=geometry))
     assert Counted.asked <= 1000
+
+
+def test_a_narrow_beam_has_the_width_of_its_gaussian() -> None:
+    y, x = np.indices((41, 41)) - 20
+    beam = np.exp(-(np.square(0.1 * y) + np.square(0.1 * x)) / (2 * 0.3**2))
+    assert d4sigma(beam, (0.1, 0.1)) == pytest.approx(4 * 0.3, rel=1e-6)
 
 
 def test_positions_along_the_beam_are_named_because_they_are_not_modelled():
