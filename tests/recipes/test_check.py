@@ -18,7 +18,7 @@ from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.reconstruction import check
 from phaseloom.reconstruction import preflight as foresight
-from phaseloom.reconstruction.check import estimate, outlook
+from phaseloom.reconstruction.check import describe_run, estimate_run
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.runs import memory as _memory
@@ -260,9 +260,9 @@ def test_a_tilt_for_each_position_costs_two_numbers_and_no_window() -> None:
 
 PEAK = """
 import sys
-from phaseloom.reconstruction.check import outlook
+from phaseloom.reconstruction.check import estimate_run
 from phaseloom.reconstruction.recipe import Reconstruct
-print("peak", outlook(Reconstruct.from_path(sys.argv[1])).peak)
+print("peak", estimate_run(Reconstruct.from_path(sys.argv[1])).peak)
 """
 RUN = """
 import sys
@@ -350,7 +350,7 @@ def file(tmp_path: Path) -> Path:
     ],
 )
 def test_whatever_a_run_does_is_tried(file: Path, changes: dict[str, Any]) -> None:
-    seen = outlook(Reconstruct.of({**SETTINGS, "file": str(file), **changes}))
+    seen = estimate_run(Reconstruct.of({**SETTINGS, "file": str(file), **changes}))
     assert 0 < seen.seconds < 1e3
     assert seen.peak > 1e8
     assert seen.lines["patterns"] == "64 of 64x64, uint32"
@@ -359,7 +359,7 @@ def test_whatever_a_run_does_is_tried(file: Path, changes: dict[str, Any]) -> No
 
 def test_pieces_of_a_batch_are_counted_together(file: Path) -> None:
     pieces = {"batch": {"random": {"size": 8, "accumulate": 3}}, "holdout": 0}
-    lines = estimate(Reconstruct.of({**SETTINGS, "file": str(file), **pieces}))
+    lines = describe_run(Reconstruct.of({**SETTINGS, "file": str(file), **pieces}))
     assert lines["batches per epoch"] == "3 of 22 patterns in 3 pieces"
 
 
@@ -373,12 +373,12 @@ def test_counts_weigh_only_in_memory(tmp_path: Path) -> None:
 
 def test_a_loss_that_breaks_down_at_once_is_told(file: Path) -> None:
     wild = {"object": "pixels", "optimizer": "adam", "rates": {"object": 1e30}}
-    seen = outlook(Reconstruct.of({**SETTINGS, "file": str(file), **wild}))
+    seen = estimate_run(Reconstruct.of({**SETTINGS, "file": str(file), **wild}))
     assert any(line.startswith("trial: ") for line in seen.warnings)
 
 
 def test_a_run_that_does_not_fit_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_memory, "available", lambda: 5e6)
     monkeypatch.setattr(_memory, "resident", lambda: 1e6)
-    seen = outlook(Reconstruct.of({**SETTINGS, "file": str(file)}))
+    seen = estimate_run(Reconstruct.of({**SETTINGS, "file": str(file)}))
     assert any(line.startswith("memory: ") and "smaller batches" in line for line in seen.warnings)

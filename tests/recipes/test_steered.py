@@ -79,7 +79,7 @@ class TestInMemory:
 
     def test_a_recipe_of_such_a_run_asks_for_its_data(self, files, plain, tmp_path):
         job = Job.begin(Reconstruct.of(plain), scan=files.scan)
-        (tmp_path / "again.yaml").write_text(job.text())
+        (tmp_path / "again.yaml").write_text(job.to_text())
         again = Reconstruct.from_path(tmp_path / "again.yaml")
         with pytest.raises(pl.BadInput, match=r"file: in memory is where a program had the data: hand them"):
             Job.begin(again)

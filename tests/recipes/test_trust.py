@@ -67,7 +67,7 @@ class TestAVerdict:
     def test_so_has_one_that_began_on_a_coarser_grid(self, wide):
         job = ended(wide, epochs=16, prepare=[{"pad": {"to": [128, 128]}}])
         assert job.progress.since == 10
-        assert outcome.judge(job).startswith("converged")
+        assert outcome.judge_run(job).startswith("converged")
 
     def test_few_epochs_still_fall(self, wide):
         said = ended(wide, epochs=4).result().verdict
@@ -75,17 +75,17 @@ class TestAVerdict:
         assert "(8 instead of 4)" in said
 
     def test_a_defocus_150_angstrom_off_is_a_wrong_start(self, wide):
-        assert outcome.judge(ended(wide, off=150)).startswith("wrong start")
+        assert outcome.judge_run(ended(wide, off=150)).startswith("wrong start")
 
     @pytest.mark.medium
     def test_adam_is_judged_alike(self, wide):
-        assert outcome.judge(ended(wide, optimizer="adam", epochs=30)).startswith("converged")
-        assert outcome.judge(ended(wide, optimizer="adam", epochs=4)).startswith("still falling")
+        assert outcome.judge_run(ended(wide, optimizer="adam", epochs=30)).startswith("converged")
+        assert outcome.judge_run(ended(wide, optimizer="adam", epochs=4)).startswith("still falling")
         wrong = ended(wide, optimizer="adam", epochs=30, off=150)
-        assert outcome.judge(wrong).startswith("wrong start")
+        assert outcome.judge_run(wrong).startswith("wrong start")
 
     def test_a_run_that_has_not_begun_has_learned_nothing(self, tree):
-        assert outcome.judge(Job.begin(Reconstruct.of(tree))).startswith("nothing was learned")
+        assert outcome.judge_run(Job.begin(Reconstruct.of(tree))).startswith("nothing was learned")
 
 
 class TestAFile:

@@ -31,7 +31,7 @@ def calibrate(
 
     picture = _free(out)
     recipe = recipe_of(file, settings)
-    typer.echo(f"reading {recipe.there()} and estimating its calibration")
+    typer.echo(f"reading {recipe.require_file()} and estimating its calibration")
     done = protocol.calibrate(recipe, recipe.scan())
     if not team().first:
         return

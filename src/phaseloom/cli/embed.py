@@ -38,7 +38,7 @@ def embed(
 
     check_new(protocol.require_writable(out))
     recipe = ScanRecipe.from_path(file, settings_of(settings or []))
-    typer.echo(f"reading {recipe.there()}")
+    typer.echo(f"reading {recipe.require_file()}")
     found = protocol.embed(recipe, model)
     count, latents = found.latents.shape
     typer.echo(f"latents: {latents} of {count} patterns")

@@ -108,7 +108,7 @@ def _examine(
     if scan is None:
         return figures
     recipe = ScanRecipe.from_path(scan, settings)
-    typer.echo(f"reading {recipe.there()}")
+    typer.echo(f"reading {recipe.require_file()}")
     data = recipe.scan()
     protocol.require_same_scan(found, data)
     count = found.latents.shape[1]

@@ -46,7 +46,7 @@ def scan(
     if out is not None and (out / "prediction.h5").exists():
         raise BadInput("--out", str(out), "holds a prediction already: name a new folder")
     target = folder(out, f"{recipe.title or recipe.file.stem}-predicted")
-    typer.echo(f"reading {recipe.there()}")
+    typer.echo(f"reading {recipe.require_file()}")
     outcome = predict.predict_scan(recipe, model=model, dose=dose)
     rows, columns = outcome.prediction.phase.shape
     typer.echo(f"phase: {rows} x {columns} pixels of {outcome.prediction.pixel[0]:.4g} A, by {model}")

@@ -52,9 +52,9 @@ def look(
 @app.command()
 def check(file: DataFile, settings: Set = None) -> None:
     """Read a parameter file and its data, and print the memory and time of a run, without running it."""
-    from phaseloom.reconstruction.check import outlook
+    from phaseloom.reconstruction.check import estimate_run
 
-    needs = outlook(recipe_of(file, settings))
+    needs = estimate_run(recipe_of(file, settings))
     for name, value in needs.lines.items():
         typer.echo(f"{name:28s} {value}")
     echo_lines(needs.warnings, start="WARN ")
@@ -74,7 +74,7 @@ def reconstruct(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
-    from phaseloom.reconstruction.half_data_frc import splittable
+    from phaseloom.reconstruction.half_data_frc import check_splittable
     from phaseloom.reconstruction.protocol import Job
 
     if resume:
@@ -85,10 +85,11 @@ def reconstruct(
     else:
         recipe = recipe_of(file, settings)
         typer.echo(
-            f"reading {recipe.there()}" + ("" if recipe.start.name == "none" else " and finding the start")
+            f"reading {recipe.require_file()}"
+            + ("" if recipe.start.name == "none" else " and finding the start")
         )
         folder = place(out, recipe.title or recipe.file.stem)
-        job = Job.begin(recipe, folder, check=splittable if halves else None)
+        job = Job.begin(recipe, folder, check=check_splittable if halves else None)
     run(job, quiet=quiet, halves=halves)
 
 

@@ -142,7 +142,7 @@ def autoencoder(
         training = AutoencoderTraining.resume(get_resumed_folder(file, settings, out))
     else:
         recipe = Autoencode.from_path(file, settings_of(settings or []))
-        typer.echo(f"reading {recipe.there()}")
+        typer.echo(f"reading {recipe.require_file()}")
         training = AutoencoderTraining.begin(
             recipe, folder(out, recipe.title or f"{recipe.file.stem}-autoencoder")
         )
@@ -170,7 +170,7 @@ def _begin_retrieval(
     """The folder of all three steps, with their recipe in it, and settings of the third."""
     from phaseloom.fitting.distributed import team
     from phaseloom.retrieval.recipe import Train
-    from phaseloom.runs.folder import keep_recipe
+    from phaseloom.runs.folder import save_recipe
 
     if resume:
         base = get_resumed_folder(file, settings, out)
@@ -184,7 +184,7 @@ def _begin_retrieval(
         fix = "exists already: name a new folder, or use --resume to go on with it"
         raise BadInput("--out", str(base), fix)
     if team().first:
-        keep_recipe(recipe, base, name="train.yaml")
+        save_recipe(recipe, base, name="train.yaml")
     team().wait()
     return base, recipe.joint
 

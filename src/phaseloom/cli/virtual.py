@@ -54,8 +54,8 @@ def virtual(
     given["annuli"] = [_read_pair("--annulus", text) for text in annulus] if annulus else None
     changed = settings_of(settings or []) | {name: v for name, v in given.items() if v is not None}
     recipe = protocol.Virtual.from_path(file, changed)
-    typer.echo(f"reading {recipe.there()}")
-    scan = recipe.all()
+    typer.echo(f"reading {recipe.require_file()}")
+    scan = recipe.scan_with_blanks()
     found = protocol.make_virtual_images(recipe, scan)
     typer.echo(f"semi-angle: {1e3 * found.beam.semiangle:.4g} mrad")
     echo_lines((*found.notes, *warn_of_bad_pixels(scan)), "  - ")

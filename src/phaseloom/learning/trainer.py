@@ -11,7 +11,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint, device, optimizers
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress, fit
-from phaseloom.runs.folder import keep_events, keep_recipe
+from phaseloom.runs.folder import save_events, save_recipe
 from phaseloom.spec import load_yaml
 
 __all__ = ["NetworkTraining", "require_new_folder", "start_progress"]
@@ -63,7 +63,7 @@ class NetworkTraining:
         with torch.no_grad():
             self.lesson(team().share(self.held()[0])[0])  # what does not fit together is said now
         if self.directory is not None:
-            keep_recipe(self.recipe, self.directory)
+            save_recipe(self.recipe, self.directory)
         return self
 
     @classmethod
@@ -108,7 +108,7 @@ class NetworkTraining:
                 yield epoch
             self.progress.record_stop()
             if self.directory is not None and self.progress.history:
-                keep_events(self.progress.history, self.directory)
+                save_events(self.progress.history, self.directory)
         finally:
             self.close()
 
@@ -146,7 +146,7 @@ def _save_epoch(course: NetworkTraining) -> None:
         course.progress.history[-1]["state"] = state
     if course.directory is not None:
         checkpoint.save(course.progress, course.directory / "snapshot.h5")
-        keep_events(course.progress.history, course.directory)
+        save_events(course.progress.history, course.directory)
 
 
 def start_progress(recipe: Any, net: nn.Module, /) -> Progress:

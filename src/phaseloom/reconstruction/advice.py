@@ -66,7 +66,13 @@ def advise(
     over = rates_above_newton(progress)
     sentence = f"more than a whole Newton step is asked for ({over}): take 0.1 to 0.5"
     long = [Advice(ModelAdvice.BEYOND_NEWTON_STEP, sentence)] if over else []
-    return [*_probe(model, begun), *_places(model, progress), *_depth(model), *long, *rates]
+    return [
+        *_check_probe(model, begun),
+        *_check_positions(model, progress),
+        *_check_depth(model),
+        *long,
+        *rates,
+    ]
 
 
 def rates_above_newton(progress: Progress, /) -> str:
@@ -77,7 +83,7 @@ def rates_above_newton(progress: Progress, /) -> str:
     return ", ".join(f"{name} {rate:.3g}" for name, rate in rates if rate > 1)
 
 
-def centre(wave: Tensor, /) -> float | None:
+def mean_depth(wave: Tensor, /) -> float | None:
     """Mean slice of the strongest structure; ``None`` for one slice or a flat object."""
     weight = wave.angle().abs().mean(0)
     weight = weight - weight.mean((-2, -1), keepdim=True)
@@ -88,7 +94,7 @@ def centre(wave: Tensor, /) -> float | None:
     return float((each * place).sum() / each.sum())
 
 
-def _probe(model: Ptychography, begun: InitialProbe) -> list[Advice]:
+def _check_probe(model: Ptychography, begun: InitialProbe) -> list[Advice]:
     modes = model.probe.modes()
     shared = float(model.modulus().prod()) ** 2
     share = shared * float(modes.abs().square().sum()) / max(begun.power, 1e-30)
@@ -113,7 +119,7 @@ def _probe(model: Ptychography, begun: InitialProbe) -> list[Advice]:
     return []
 
 
-def _places(model: Ptychography, progress: Progress) -> list[Advice]:
+def _check_positions(model: Ptychography, progress: Progress) -> list[Advice]:
     lost = model.scan.outside()
     if not lost:
         return []
@@ -128,8 +134,8 @@ def _places(model: Ptychography, progress: Progress) -> list[Advice]:
     return [Advice(ModelAdvice.POSITIONS_OFF_CANVAS, sentence)]
 
 
-def _depth(model: Ptychography) -> list[Advice]:
-    now = centre(model.object.transmission())
+def _check_depth(model: Ptychography) -> list[Advice]:
+    now = mean_depth(model.object.transmission())
     if now is None:
         return []
     last = model.object.transmission().shape[1] - 1

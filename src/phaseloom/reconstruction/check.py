@@ -28,7 +28,7 @@ from phaseloom.runs import memory as _memory
 from phaseloom.spec import Call, knobs
 from phaseloom.units import ENERGY, LENGTH
 
-__all__ = ["Outlook", "estimate", "outlook"]
+__all__ = ["RunEstimate", "describe_run", "estimate_run"]
 
 BATCHES = 2
 EPOCHS = 2
@@ -39,7 +39,7 @@ MEMORY_OF_REPORT = 48 * 2**20
 
 
 @dataclass(frozen=True)
-class Outlook:
+class RunEstimate:
     """What a run is expected to need, and what its user should be warned of.
 
     Attributes:
@@ -56,7 +56,7 @@ class Outlook:
 
 
 @dataclass(frozen=True)
-class _Needs:
+class _Requirements:
     """Bytes of tensors, and seconds of an epoch.
 
     Attributes:
@@ -76,12 +76,12 @@ class _Needs:
     stop: Stop
 
 
-def estimate(recipe: Reconstruct, /) -> dict[str, str]:
+def describe_run(recipe: Reconstruct, /) -> dict[str, str]:
     """Sizes, memory and time of a run, as `outlook` finds them."""
-    return outlook(recipe).lines
+    return estimate_run(recipe).lines
 
 
-def outlook(recipe: Reconstruct, /) -> Outlook:
+def estimate_run(recipe: Reconstruct, /) -> RunEstimate:
     """Read, build and try a run, and tell what all of it would need and what stands in its way.
 
     The peak is that of this process, which has done whatever takes memory in a run, be it for one epoch
@@ -107,7 +107,7 @@ def outlook(recipe: Reconstruct, /) -> Outlook:
     }
     if len(levels) > 1:
         times["on a coarser grid"] = f"epochs 1 to {last[-2]}, {each[0].seconds:.2g} seconds each at first"
-    return Outlook(
+    return RunEstimate(
         lines=_sizes(job) | _in_words(job, needs, peak) | times,
         warnings=warned + _shortage(needs, peak),
         peak=peak,
@@ -136,7 +136,7 @@ def _sizes(job: Job) -> dict[str, str]:
     }
 
 
-def _in_words(job: Job, needs: _Needs, peak: float) -> dict[str, str]:
+def _in_words(job: Job, needs: _Requirements, peak: float) -> dict[str, str]:
     inside = _inside(job.scan.counts)
     device = job.model.scan.start.device
     lines = {
@@ -162,7 +162,7 @@ def _inside(counts: Any) -> int:
     return 0
 
 
-def _shortage(needs: _Needs, peak: float) -> list[str]:
+def _shortage(needs: _Requirements, peak: float) -> list[str]:
     """What the trial itself showed."""
     said = []
     if not (needs.stop.finished or needs.stop.reason is StopReason.NOT_STOPPED):
@@ -175,7 +175,7 @@ def _shortage(needs: _Needs, peak: float) -> list[str]:
     return said
 
 
-def _rehearse(job: Job, level: Level) -> _Needs:
+def _rehearse(job: Job, level: Level) -> _Requirements:
     """Put a few batches through all that an epoch on a grid does."""
     batches = make_batches(job.recipe, level, job.training)(1)
     optimizer = level.progress.optimizer
@@ -184,7 +184,7 @@ def _rehearse(job: Job, level: Level) -> _Needs:
         group["stop"] = None
     few = 1 if isinstance(optimizer, torch.optim.LBFGS) else BATCHES
     held = torch.as_tensor(job.holdout).split(largest_piece(batches))[:1] if len(job.holdout) else ()
-    batch = _of_a_batch(level, batches)
+    batch = _measure_batch_memory(level, batches)
     last = _epoch(level, batches[:few], held)
     began = time.perf_counter()
     for event in level.after:
@@ -195,7 +195,7 @@ def _rehearse(job: Job, level: Level) -> _Needs:
     seconds, passes = (last.seconds, last.passes) if last else (math.nan, 1.0)
     done = _count(batches[:few]) * passes + _count(held)
     due = len(job.training) * passes + len(job.holdout)
-    return _Needs(
+    return _Requirements(
         model=whole,
         steps=state,
         copies=2 * (whole + state) + 2 * whole * bool(held),
@@ -210,7 +210,7 @@ def _epoch(level: Level, batches: Sequence[Any], held: Sequence[torch.Tensor]) -
     return (list(level.fit(lambda number: batches, held, epochs=EPOCHS)) or [None])[-1]
 
 
-def _of_a_batch(level: Level, batches: Sequence[Any]) -> int:
+def _measure_batch_memory(level: Level, batches: Sequence[Any]) -> int:
     """Bytes of all tensors that the largest piece of a batch needs at once, gradients included."""
     index = max(_pieces(batches[0]), key=len)
     with _memory.Ledger() as ledger:

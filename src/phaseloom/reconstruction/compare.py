@@ -13,7 +13,7 @@ from phaseloom.metrics.resolution import register, ring_correlation
 from phaseloom.result import Result
 from phaseloom.units import LENGTH
 
-__all__ = ["common", "compare"]
+__all__ = ["compare", "crop_to_common_field"]
 
 
 def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
@@ -25,7 +25,7 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
         raise BadInput(
             "compare", both, "are different object pixels: reconstruct both on the same detector window"
         )
-    one, two = register(*common(a, b))
+    one, two = register(*crop_to_common_field(a, b))
     correlation = ring_correlation(one, two, pixel=a.pixel)
     difference = np.angle(one * np.conj(two))
     likeness = abs(np.vdot(one - one.mean(), two - two.mean()))
@@ -54,7 +54,7 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
     return [*lines, f"picture: {picture}"]
 
 
-def common(a: Result, b: Result, /) -> tuple[np.ndarray, np.ndarray]:
+def crop_to_common_field(a: Result, b: Result, /) -> tuple[np.ndarray, np.ndarray]:
     """Complex projections (product of slices) of the field that both scanned, on whole pixels.
 
     Raises:

@@ -11,13 +11,13 @@ from phaseloom.data import prepare
 from phaseloom.data.counts import load_counts
 from phaseloom.data.scan import Scan4D
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
-from phaseloom.reconstruction.compare import common
+from phaseloom.reconstruction.compare import crop_to_common_field
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.spec import Call
 
-__all__ = ["Halves", "halves", "splittable"]
+__all__ = ["Halves", "check_splittable", "halves"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +54,13 @@ def halves(
         KeyboardInterrupt: one of the runs was interrupted.
     """
     job = one if isinstance(one, Job) else Job.begin(one)
-    splittable(job.finest.scan)
+    check_splittable(job.finest.scan)
     first, second = (_reconstruct_half(job, which, drive) for which in (0, 1))
-    images = register(*common(first, second), max_shift=8)
+    images = register(*crop_to_common_field(first, second), max_shift=8)
     return Halves((first, second), ring_correlation(*images, pixel=first.pixel))
 
 
-def splittable(scan: Scan4D, /) -> None:
+def check_splittable(scan: Scan4D, /) -> None:
     """Split some patterns, to refuse before a run what could not be split after it.
 
     Raises:

@@ -10,13 +10,13 @@ from phaseloom.ptycho.scans import measure_height_sensitivity
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.units import LENGTH
 
-__all__ = ["ambiguous"]
+__all__ = ["warn_of_ambiguity"]
 
 MIN_PLANES_FOR_COMPLEX_OBJECT = 4
 """Planes below which a complex object of pixels stays open (measured: docs/axial.md)."""
 
 
-def ambiguous(recipe: Reconstruct, scan: Scan4D, model: Ptychography, semiangle: float, /) -> str:
+def warn_of_ambiguity(recipe: Reconstruct, scan: Scan4D, model: Ptychography, semiangle: float, /) -> str:
     """A sentence on what patterns without steps to the side leave open; empty where nothing is.
 
     Args:

@@ -20,7 +20,7 @@ from phaseloom.ptycho.apply_projections import bind_projection, describe_setting
 from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.reconstruction.recipe import Change, Reconstruct
+from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call
 
@@ -73,7 +73,7 @@ class Level:
     def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Level":
         """Objective, optimiser, preparation and projections around a model."""
         likelihood = Likelihood(
-            model, keep_part_of_process(scan), recipe.noise_of(scan).partial(), recipe.terms()
+            model, keep_part_of_process(scan), recipe.noise_of(scan).partial(), recipe.named_penalties()
         )
         if not likelihood.judging:
             fix = "leaves nothing that compares with the data: add a penalty that does"
@@ -123,7 +123,7 @@ class Level:
             **knobs,
         )
 
-    def change(self, changes: Sequence[Change], number: int) -> None:
+    def change(self, changes: Sequence[RateChange], number: int) -> None:
         """Give parts the rates that were decided for an epoch or one before it; the last decision holds.
 
         A rate of 0 ends a part's epochs: momentum would carry it on.
@@ -207,7 +207,7 @@ def fit_level(
     /,
     *,
     rate_factor: float = 1.0,
-    changes: Callable[[], Sequence[Change]] = tuple,
+    changes: Callable[[], Sequence[RateChange]] = tuple,
 ) -> Iterator[Epoch]:
     """The epochs of a level from where it is to the last one.
 
@@ -240,7 +240,7 @@ def _fit(
     recipe: Reconstruct,
     training: np.ndarray,
     holdout: np.ndarray,
-    changes: Callable[[], Sequence[Change]],
+    changes: Callable[[], Sequence[RateChange]],
     /,
     **pace: Any,
 ) -> Iterator[Epoch]:
@@ -281,7 +281,7 @@ def set_batch_size(recipe: Reconstruct, model: Ptychography) -> Call:
 def _parameter_groups(recipe: Reconstruct, model: Ptychography) -> list[dict[str, Any]]:
     """Parameter groups; what has no rate is frozen, and costs no gradient."""
     parts = model.parts()
-    rates = recipe.moving(parts)
+    rates = recipe.optimizer_rates(parts)
     model.requires_grad_(False)
     groups = optimizers.groups({name: parts[name] for name in rates}, rates)
     for group in groups:

@@ -17,7 +17,7 @@ from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.opr import RelaxedProbe
 from phaseloom.reconstruction import advice
-from phaseloom.reconstruction.identifiability import ambiguous
+from phaseloom.reconstruction.identifiability import warn_of_ambiguity
 from phaseloom.reconstruction.level import build_levels
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.units import ANGLE, LENGTH
@@ -41,11 +41,19 @@ def warn_before_run(job: Job, /, *, started: bool = False) -> list[str]:
     found = [f for f in inspect(job.scan) if f.level in ("warn", "bad") and f.name not in left_out]
     said = [f"{f.name}: {f.value}. {f.advice}" for f in found]
     run = RunAhead(job, started)
-    rules: Rules = (_window, _overlap) if known else ()
-    rules += (_aperture, _disk_offset, _room, _wrapping, _band, _thin, _thick)
-    rules += (_orientation, _outside, _rates, _levels, _planes)
+    rules: Rules = (_check_window, _check_overlap) if known else ()
+    rules += (
+        _check_semiangle,
+        _check_disk_offset,
+        _check_angles,
+        _check_propagation_aliasing,
+        _check_band_limit,
+        _check_thin_slices,
+        _check_thick_slices,
+    )
+    rules += (_check_orientation, _check_positions, _check_rates, _check_levels, _check_planes)
     if not scaled:  # else nobody knows how many electrons there were
-        rules += (_dose, _modes, _numbers)
+        rules += (_check_dose, _check_probe_modes, _check_free_numbers)
     return said + [sentence for rule in rules if (sentence := rule(run))]
 
 
@@ -95,8 +103,8 @@ class RunAhead:
     def diameter(self) -> float:
         """Of the disk around the probe's middle that holds 90 % of its power, angstrom."""
         light = self.modes.abs().square().sum(0).double().numpy()
-        away = _away(light, np.array(self.scan.window.pixel))
-        return 2 * _holding(light, away, 0.9)
+        away = _distances_from_centre(light, np.array(self.scan.window.pixel))
+        return 2 * _radius_holding(light, away, 0.9)
 
     @cached_property
     def semiangle(self) -> float:
@@ -105,7 +113,7 @@ class RunAhead:
         power = to_reciprocal(self.modes).abs().square().sum(0).double().numpy()
         sizes = zip(one.shape, one.pixel, strict=True)
         y, x = (one.wavelength * np.fft.fftfreq(n, p) for n, p in sizes)
-        return _holding(power, np.hypot(y[:, None], x[None]), 0.95)
+        return _radius_holding(power, np.hypot(y[:, None], x[None]), 0.95)
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -127,7 +135,7 @@ class RunAhead:
         edge = np.ones_like(self.scan.mask)
         edge[1:-1, 1:-1] = False
         level = self.mean[edge & self.scan.mask].mean() if (edge & self.scan.mask).any() else 0.0
-        return _holding((self.mean - level).clip(min=0), self.angles, 0.99)
+        return _radius_holding((self.mean - level).clip(min=0), self.angles, 0.99)
 
     @cached_property
     def depth(self) -> float:
@@ -141,11 +149,11 @@ class RunAhead:
         return height * width
 
 
-def _window(run: RunAhead) -> str:
+def _check_window(run: RunAhead) -> str:
     """Power near the border of the window, before or behind the object."""
     if run.scan.geometry.near:
         return ""
-    shares = [_at_border(wave) for wave in (run.modes, run.leaving)]
+    shares = [_power_at_border(wave) for wave in (run.modes, run.leaving)]
     share = max(shares)
     if share < 0.03:
         return ""
@@ -154,20 +162,20 @@ def _window(run: RunAhead) -> str:
     return f"window: {share:.0%} of the probe {where}lies within a sixteenth of the window's border. {fix}"
 
 
-def _overlap(run: RunAhead) -> str:
-    step = _step(run.scan)
+def _check_overlap(run: RunAhead) -> str:
+    step = _median_step(run.scan)
     wide = run.diameter
     if not step or run.scan.geometry.near or 1 - step / wide >= 0.5:
         return ""
     fix = "Scan with smaller steps, or with a wider beam (more defocus)."
-    text = f"{max(0.0, 1 - step / wide):.0%} between neighbours {_length(step)} apart"
-    return f"overlap: {text}, the probe being {_length(wide)} wide. {fix}"
+    text = f"{max(0.0, 1 - step / wide):.0%} between neighbours {_format_length(step)} apart"
+    return f"overlap: {text}, the probe being {_format_length(wide)} wide. {fix}"
 
 
-def _aperture(run: RunAhead) -> str:
+def _check_semiangle(run: RunAhead) -> str:
     """The semiangle that was stated, against the bright-field disk."""
     stated = run.job.recipe.probe.values.get("semiangle")
-    disk = _disk(run)
+    disk = _fit_bright_disk(run)
     if stated is None or disk is None:
         return ""
     angle = float(np.mean(run.scan.geometry.angle))
@@ -180,9 +188,9 @@ def _aperture(run: RunAhead) -> str:
     return f"semiangle: {text}. {fix}"
 
 
-def _disk_offset(run: RunAhead) -> str:
+def _check_disk_offset(run: RunAhead) -> str:
     """The middle of the bright disk, which a probe made by a lens has at pixel ``[N // 2, N // 2]``."""
-    disk = _disk(run)
+    disk = _fit_bright_disk(run)
     if disk is None or "semiangle" not in run.job.recipe.probe.values:
         return ""
     off = disk.off(run.mean.shape)
@@ -192,7 +200,7 @@ def _disk_offset(run: RunAhead) -> str:
     return f"disk: {text}. Centre the patterns (prepare: center); one flipped by hand moves by a pixel."
 
 
-def _room(run: RunAhead) -> str:
+def _check_angles(run: RunAhead) -> str:
     """Angles beyond the bright disk, where the detail is."""
     if run.scan.geometry.near:
         return ""
@@ -204,11 +212,11 @@ def _room(run: RunAhead) -> str:
     return f"aperture: {text}, so scattered counts miss it or alias. Use a shorter camera length."
 
 
-def _dose(run: RunAhead) -> str:
+def _check_dose(run: RunAhead) -> str:
     """Counts for each number of the object; no phase is surer than half the root of their inverse."""
     counts = float(run.mean.sum())
     pixel = run.model.object.cell
-    slices, states = _layers(run)
+    slices, states = _count_slices_and_states(run)
     area = counts * len(run.scan) / run.field
     each = area * pixel / (slices * states)
     if each >= 6 or run.scan.geometry.near:
@@ -220,7 +228,7 @@ def _dose(run: RunAhead) -> str:
     return f"dose: {text} of the object{split}; its phase is uncertain by {limit:.2g} rad at best. {fix}"
 
 
-def _modes(run: RunAhead) -> str:
+def _check_probe_modes(run: RunAhead) -> str:
     """Counts of the weakest probe mode for each number that is free in it."""
     power = run.modes.abs().square().sum((-2, -1)).double()
     changing = isinstance(run.model.probe, RelaxedProbe)  # whose modes begin with no light
@@ -237,11 +245,11 @@ def _modes(run: RunAhead) -> str:
     return f"probe modes: {text}. {fix}"
 
 
-def _numbers(run: RunAhead) -> str:
+def _check_free_numbers(run: RunAhead) -> str:
     """Measured values against numbers that are to be found."""
     scan = run.scan
     recipe = run.job.recipe
-    slices, states = _layers(run)
+    slices, states = _count_slices_and_states(run)
     kinds = 2 if run.model.object.kind != "phase" else 1
     free = kinds * slices * states * run.field / run.model.object.cell
     if recipe.rate_of("probe") and "probe" in run.model.parts():
@@ -253,7 +261,7 @@ def _numbers(run: RunAhead) -> str:
     return f"free numbers: {free:.3g} are sought from {known:.3g} values that hold counts. {fix}"
 
 
-def _wrapping(run: RunAhead) -> str:
+def _check_propagation_aliasing(run: RunAhead) -> str:
     """Kernel of a gap: its phase may change by less than pi from one frequency to the next."""
     if not len(run.gaps):
         return ""
@@ -263,11 +271,11 @@ def _wrapping(run: RunAhead) -> str:
     if gap <= most:
         return ""
     fix = "Take more slices, or a larger window (prepare: pad)."
-    text = f"gaps of {_length(gap)} alias on this grid, which holds {_length(most)} at most"
+    text = f"gaps of {_format_length(gap)} alias on this grid, which holds {_format_length(most)} at most"
     return f"flight: {text}. {fix}"
 
 
-def _band(run: RunAhead) -> str:
+def _check_band_limit(run: RunAhead) -> str:
     """Counts beyond two thirds of the grid, which alias when a wave meets a slice."""
     if not len(run.gaps):
         return ""
@@ -282,31 +290,33 @@ def _band(run: RunAhead) -> str:
     return f"band: {text}, and alias between slices. Model a larger grid (prepare: enlarge to {wide})."
 
 
-def _thin(run: RunAhead) -> str:
+def _check_thin_slices(run: RunAhead) -> str:
     """Slices closer than the counts can tell apart: their sum is known, their difference is not."""
     if not len(run.gaps) or run.gaps.min() >= run.depth / 6:
         return ""
     total = float(run.gaps.sum())
     depth = run.depth
     enough = min(math.ceil(3 * total / depth) + 1, len(run.gaps))
-    text = f"{_length(float(run.gaps.min()))} apart, where the counts resolve {_length(depth)} in depth"
+    gap = _format_length(float(run.gaps.min()))
+    text = f"{gap} apart, where the counts resolve {_format_length(depth)} in depth"
     fix = f"Take {enough} slices, or couple them (projections: depth_blur)."
-    return f"slices: {text} (depth of focus {_length(_focus(run))}). {fix}"
+    return f"slices: {text} (depth of focus {_format_length(_depth_of_focus(run))}). {fix}"
 
 
-def _thick(run: RunAhead) -> str:
+def _check_thick_slices(run: RunAhead) -> str:
     """Slices so far apart that waves change on the way through what is taken for one plane."""
     if not len(run.gaps) or run.gaps.max() <= 2 * run.depth:
         return ""
     total = float(run.gaps.sum())
     depth = run.depth
-    text = f"{_length(float(run.gaps.max()))} apart is too far for one plane each"
-    why = f"counts reach {ANGLE.show(_round(run.reach))}, where waves change within {_length(depth)}"
+    text = f"{_format_length(float(run.gaps.max()))} apart is too far for one plane each"
+    angle = ANGLE.show(_round(run.reach))
+    why = f"counts reach {angle}, where waves change within {_format_length(depth)}"
     fix = f"Take {math.ceil(total / depth) + 1} slices."
-    return f"slices: {text}: {why} (depth of focus {_length(_focus(run))}). {fix}"
+    return f"slices: {text}: {why} (depth of focus {_format_length(_depth_of_focus(run))}). {fix}"
 
 
-def _orientation(run: RunAhead) -> str:
+def _check_orientation(run: RunAhead) -> str:
     """Nothing says how the detector lies against the scan."""
     turning = {"flip", "transpose", "rotate"}
     known = run.scan.oriented or run.started
@@ -318,7 +328,7 @@ def _orientation(run: RunAhead) -> str:
     )
 
 
-def _outside(run: RunAhead) -> str:
+def _check_positions(run: RunAhead) -> str:
     lost = run.model.scan.outside()
     if not lost:
         return ""
@@ -326,13 +336,13 @@ def _outside(run: RunAhead) -> str:
     return f"positions: {lost} of {len(run.scan)} lie beyond the object's canvas. {fix}"
 
 
-def _rates(run: RunAhead) -> str:
+def _check_rates(run: RunAhead) -> str:
     """Steps longer than Newton's."""
     over = advice.rates_above_newton(run.job.progress)
     return f"rates: more than a whole Newton step is asked for ({over}). Take 0.1 to 0.5." if over else ""
 
 
-def _levels(run: RunAhead) -> str:
+def _check_levels(run: RunAhead) -> str:
     """More coarse grids asked for than lose no light."""
     asked = run.job.recipe.levels or 0
     there = len(build_levels(run.job.finest, run.job.recipe)) - 1 if asked else 0
@@ -343,23 +353,23 @@ def _levels(run: RunAhead) -> str:
     )
 
 
-def _planes(run: RunAhead) -> str:
+def _check_planes(run: RunAhead) -> str:
     """One place seen in few planes along the beam, or in many by a probe that may be any wave."""
-    return ambiguous(run.job.recipe, run.scan, run.model, run.semiangle)
+    return warn_of_ambiguity(run.job.recipe, run.scan, run.model, run.semiangle)
 
 
-def _layers(run: RunAhead) -> tuple[int, int]:
+def _count_slices_and_states(run: RunAhead) -> tuple[int, int]:
     """Slices and states of the object."""
     states, slices = run.model.object.transmission().shape[:2]
     return slices, states
 
 
-def _focus(run: RunAhead) -> float:
+def _depth_of_focus(run: RunAhead) -> float:
     """Depth of focus of the probe, ``wavelength / semiangle^2``, angstrom."""
     return run.scan.window.wavelength / max(run.semiangle, 1e-9) ** 2
 
 
-def _step(scan: Scan4D) -> float:
+def _median_step(scan: Scan4D) -> float:
     """Median distance to the nearest other position, angstrom (0 when there is none)."""
     from scipy.spatial import KDTree
 
@@ -369,7 +379,7 @@ def _step(scan: Scan4D) -> float:
     return float(np.median(KDTree(places).query(places, k=2)[0][:, 1]))
 
 
-def _disk(run: RunAhead) -> Disk | None:
+def _fit_bright_disk(run: RunAhead) -> Disk | None:
     """The bright-field disk, where there clearly is one."""
     if run.scan.geometry.near or np.ptp(run.scan.geometry.angle) > 1e-3 * max(run.scan.geometry.angle):
         return None
@@ -380,21 +390,21 @@ def _disk(run: RunAhead) -> Disk | None:
     return disk if disk.clear else None
 
 
-def _at_border(wave: torch.Tensor) -> float:
+def _power_at_border(wave: torch.Tensor) -> float:
     """Share of the power in the outermost sixteenth on each side."""
     light = wave.abs().square().sum(0)
     y, x = (max(1, n // 16) for n in light.shape)
     return 1 - float(light[y:-y, x:-x].sum() / light.sum())
 
 
-def _away(light: np.ndarray, pixel: np.ndarray) -> np.ndarray:
+def _distances_from_centre(light: np.ndarray, pixel: np.ndarray) -> np.ndarray:
     """Distance of each pixel from the middle of the light."""
     places = [np.arange(n) * p for n, p in zip(light.shape, pixel, strict=True)]
     middle = [(light.sum(1 - axis) * place).sum() / light.sum() for axis, place in enumerate(places)]
     return np.hypot((places[0] - middle[0])[:, None], (places[1] - middle[1])[None])
 
 
-def _holding(light: np.ndarray, away: np.ndarray, share: float) -> float:
+def _radius_holding(light: np.ndarray, away: np.ndarray, share: float) -> float:
     """Radius within which a share of the light lies."""
     order = np.argsort(away, axis=None)
     inside = np.cumsum(light.flat[order])
@@ -405,5 +415,5 @@ def _round(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _length(value: float) -> str:
+def _format_length(value: float) -> str:
     return LENGTH.show(_round(value))

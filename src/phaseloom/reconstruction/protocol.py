@@ -34,7 +34,7 @@ from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.run_folder import check_arguments, hash_setup, save_epoch, save_result
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result
-from phaseloom.runs.folder import keep_events, keep_recipe
+from phaseloom.runs.folder import save_events, save_recipe
 from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
 
 __all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
@@ -224,7 +224,7 @@ class Job:
             return []
         return self.start.lines(sign_is_known=self.scan.oriented or self.recipe.probe.name == "focused")
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """The parameter file that repeats this run."""
         return self.recipe.to_text()
 
@@ -256,17 +256,17 @@ class Job:
 
         They are those of `result`, without its metrics, which look at every pattern.
         """
-        return {**result_builder.images_of(self.model), "history": self.progress.history}
+        return {**result_builder.build_images(self.model), "history": self.progress.history}
 
     def save_recipe(self) -> None:
         """Write the parameter file into the folder of the run."""
         if self.directory is not None:
-            keep_recipe(self.recipe, self.directory)
+            save_recipe(self.recipe, self.directory)
 
     def _levels(self) -> list[Level]:
         """The levels from coarse to fine; the one under way is among them."""
         if self.directory is not None:
-            keep_events(self.progress.history, self.directory)
+            save_events(self.progress.history, self.directory)
         levels = build_levels(self.finest, self.recipe)
         at = 0
         if self.progress.history:
@@ -282,22 +282,22 @@ class Job:
 
     def _save_epoch(self, epoch: Epoch) -> None:
         """Keep what an epoch has found, in the history and in the folder; write the outputs that are due."""
-        self.progress.history[-1]["state"] = result_builder.state_of(self.model)
+        self.progress.history[-1]["state"] = result_builder.summarise_state(self.model)
         if not team().told(self.directory is not None):
             return
         if self.directory is not None:
             pixels = [level.model.scan.canvas.pixel[0] for level in (self.level, self.finest)]
             save_epoch(self.progress, self.directory, coarsening=pixels[0] / pixels[1])
-        if any(result_builder.due(call, epoch.number) for call in self.recipe.outputs):
+        if any(result_builder.is_due(call, epoch.number) for call in self.recipe.outputs):
             result = self.result()
             if self.directory is not None:
                 result_builder.write_outputs(self, result, epoch.number)
 
     def _record_end(self) -> None:
         """Record with the last epoch why the run ended and how far it may be trusted."""
-        self.progress.record_stop(verdict=result_builder.judge(self).verdict.value)
+        self.progress.record_stop(verdict=result_builder.judge_run(self).verdict.value)
         if self.directory is not None:
-            keep_events(self.progress.history, self.directory)
+            save_events(self.progress.history, self.directory)
 
     def _save_new_result(self, *, moved: bool) -> None:
         """Keep the result of a loop that ended; one of an earlier loop stays where this one did nothing.

@@ -40,7 +40,7 @@ PARTS = (
 """All that can have a rate; which of them an experiment has depends on its parts."""
 
 
-class Moving(BaseModel):
+class ScheduledRate(BaseModel):
     """Rate of a part with the epochs between which it moves."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +65,7 @@ class Moving(BaseModel):
         return optimizers.Rate(self.rate, self.start, self.stop, curve)
 
 
-class Change(BaseModel):
+class RateChange(BaseModel):
     """A rate that holds from an epoch on, decided during the run by `Job.rate`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,8 +89,8 @@ class Change(BaseModel):
 DEFAULT_NEWTON_RATES = {
     "object": 0.2,
     "probe": 0.4,
-    "positions": Moving(rate=1.0, start=1, stop=None, shape="constant"),
-    "affine": Moving(rate=0.1, start=1, stop=None, shape="late"),
+    "positions": ScheduledRate(rate=1.0, start=1, stop=None, shape="constant"),
+    "affine": ScheduledRate(rate=0.1, start=1, stop=None, shape="late"),
 }
 """The same for ``optimizer: gauss_newton``: shares of the Newton step. That of a position is its own
 pattern's, so it does not have to fall for the sake of the others. A map of all positions makes up for a
@@ -147,8 +147,8 @@ class Reconstruct(ScanRecipe):
     noise: Call | None = part("phaseloom.ptycho.noise", None)
     penalties: tuple[Call, ...] = part("phaseloom.ptycho.penalties", ())
     start: Call = part("phaseloom.reconstruction.start", "sweep")
-    rates: Mapping[str, float | Moving] = Field(default_factory=dict)
-    changes: tuple[Change, ...] = ()
+    rates: Mapping[str, float | ScheduledRate] = Field(default_factory=dict)
+    changes: tuple[RateChange, ...] = ()
     optimizer: Call = part("phaseloom.fitting.optimizers", "gauss_newton")
     shape: Call = part("phaseloom.fitting.schedule", "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
@@ -209,20 +209,20 @@ class Reconstruct(ScanRecipe):
         """The model of a scan with its first guesses, on a canvas of its own or the one given."""
         coarse = room is not None
         room = room or scans.canvas(scan)
-        self._fits(room)
+        self._check_memory(room)
         model = Ptychography.of(
             scan,
-            object=_thing(self, room, scan, coarse=coarse),
+            object=_build_object(self, room, scan, coarse=coarse),
             probe=self.probe(scan),
             flight=self.propagator.partial(),
             detector=self.detector(scan),
             axial=self.axial,
         )
         if self.rate_of("background") and scan.background is None:
-            model.detector.begin(_darkest(scan))
+            model.detector.begin(_estimate_background(scan))
         return model
 
-    def _fits(self, room: scans.Canvas) -> None:
+    def _check_memory(self, room: scans.Canvas) -> None:
         """Refuse an object that could never be kept: six numbers for each voxel."""
         slices, modes = (int(self.object.values.get(name) or 1) for name in ("slices", "modes"))
         need = 6 * 8 * float(np.prod(room.shape)) * slices * modes
@@ -234,7 +234,7 @@ class Reconstruct(ScanRecipe):
             )
             raise BadInput("object", size, fix)
 
-    def terms(self) -> dict[str, Penalty]:
+    def named_penalties(self) -> dict[str, Penalty]:
         """The penalties by the names under which their values are reported."""
         out: dict[str, Penalty] = {}
         for one in self.penalties:
@@ -243,7 +243,7 @@ class Reconstruct(ScanRecipe):
             out[f"{name} #{again + 1}" if again else name] = one.partial()
         return out
 
-    def all_rates(self) -> dict[str, "float | Moving"]:
+    def all_rates(self) -> dict[str, "float | ScheduledRate"]:
         """Rates of all parts, given or default."""
         usual = dict(DEFAULT_NEWTON_RATES if self.optimizer.name == "gauss_newton" else DEFAULT_RATES)
         if self.probe.name == "relaxed":
@@ -253,9 +253,9 @@ class Reconstruct(ScanRecipe):
     def rate_of(self, name: str, /) -> float:
         """Rate of a part, given or default."""
         given = self.all_rates().get(name, 0.0)
-        return given.rate if isinstance(given, Moving) else given
+        return given.rate if isinstance(given, ScheduledRate) else given
 
-    def moving(
+    def optimizer_rates(
         self, parts: Mapping[str, Sequence[torch.nn.Parameter]], /
     ) -> dict[str, optimizers.Rate | float]:
         """Rates of the parts of a model; that of ``object`` is also that of its amplitude and phase.
@@ -271,12 +271,14 @@ class Reconstruct(ScanRecipe):
         for name, rate in given.items():
             if name not in PARTS:
                 raise BadInput("rates", name, f"is not a part of the model: {nearest(name, PARTS)}")
-            if not parts.get(name) and (rate.rate if isinstance(rate, Moving) else rate):
+            if not parts.get(name) and (rate.rate if isinstance(rate, ScheduledRate) else rate):
                 raise BadInput(
                     f"rates.{name}", rate, f"has nothing to move: {_LACKS.get(name, 'leave it out')}"
                 )
         kept = {name: rate for name, rate in given.items() if parts.get(name)}
-        return {name: rate.as_rate() if isinstance(rate, Moving) else rate for name, rate in kept.items()}
+        return {
+            name: rate.as_rate() if isinstance(rate, ScheduledRate) else rate for name, rate in kept.items()
+        }
 
 
 _LACKS = {
@@ -297,7 +299,7 @@ _LACKS = {
 """Why a part may be missing, as the end of a sentence."""
 
 
-def _thing(recipe: Reconstruct, room: scans.Canvas, scan: Scan4D, *, coarse: bool) -> Any:
+def _build_object(recipe: Reconstruct, room: scans.Canvas, scan: Scan4D, *, coarse: bool) -> Any:
     """The object; on a coarse grid, which takes over what the fine one has, nothing is predicted."""
     if coarse and recipe.object.name == "predicted":
         kept = {name: value for name, value in recipe.object.values.items() if name == "kind"}
@@ -305,6 +307,6 @@ def _thing(recipe: Reconstruct, room: scans.Canvas, scan: Scan4D, *, coarse: boo
     return recipe.object(room, scan, read_beam_optics(recipe.probe))
 
 
-def _darkest(scan: Scan4D) -> float:
+def _estimate_background(scan: Scan4D) -> float:
     """Mean counts of the darkest pixels, which a background that is the same everywhere cannot exceed."""
     return float(np.percentile(scan.mean_pattern(most=500)[scan.mask], 2))

@@ -32,12 +32,12 @@ from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
 __all__ = [
+    "build_images",
     "build_result",
     "describe_start",
-    "due",
-    "images_of",
-    "judge",
-    "state_of",
+    "is_due",
+    "judge_run",
+    "summarise_state",
     "summary_lines",
     "write_outputs",
 ]
@@ -72,7 +72,7 @@ class Underway(Protocol):
         """What the run should make its user do."""
         ...
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """The parameter file that repeats the run."""
         ...
 
@@ -129,7 +129,7 @@ def build_result(job: Underway, /) -> Result:
     gaps = model.propagator.distances().detach().cpu().double().tolist()
     seed = job.recipe.seed
     data = str(job.recipe.found.get("data", ""))
-    said = judge(job)
+    said = judge_run(job)
     return Result(
         object=images.mean_object(),
         probe=images.probe,
@@ -157,7 +157,7 @@ def build_result(job: Underway, /) -> Result:
         verdict=str(said),
         verdict_code=said.verdict.value,
         metrics=_metrics(job),
-        recipe=job.text(),
+        recipe=job.to_text(),
         provenance=Provenance.now(seed=seed, data=data, file=job.recipe.file.name),
         start={} if job.start is None else describe_start(job.start) | {"tried": job.start.tried},
         title=job.recipe.title or job.scan.metadata.get("title", "") or job.recipe.file.stem,
@@ -166,7 +166,7 @@ def build_result(job: Underway, /) -> Result:
     )
 
 
-def judge(job: Underway, /) -> Judgement:
+def judge_run(job: Underway, /) -> Judgement:
     """How far the run as it stands may be trusted; a silent likelihood knows no floor."""
     floor = 0.0 if job.level.likelihood.silent else 1.0
     progress = job.progress
@@ -176,7 +176,7 @@ def judge(job: Underway, /) -> Judgement:
 
 
 @torch.no_grad()
-def state_of(model: Ptychography, /) -> dict[str, Any]:
+def summarise_state(model: Ptychography, /) -> dict[str, Any]:
     """What is followed besides losses: thickness, tilt, defocus, heights, optics, powers of the modes."""
     found: dict[str, Any] = {"mode powers": powers(model.probe.modes()).cpu().tolist()}
     if len(model.propagator.gaps):
@@ -209,7 +209,7 @@ def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) ->
     if job.directory is None:
         return []
     folder = job.directory if epoch is None else job.directory / "epochs" / f"{epoch:04d}"
-    wanted = [call for call in job.recipe.outputs if epoch is None or due(call, epoch)]
+    wanted = [call for call in job.recipe.outputs if epoch is None or is_due(call, epoch)]
     made = []
     for call in wanted:
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) ->
     return made
 
 
-def due(call: Call, epoch: int) -> bool:
+def is_due(call: Call, epoch: int) -> bool:
     """Whether an output has times of its own, and this is one."""
     return bool(call.when) and Every(lambda: None, **dict(call.when)).due(epoch)
 
@@ -267,7 +267,7 @@ def _examples(job: Underway) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def images_of(model: Ptychography, /) -> dict[str, Any]:
+def build_images(model: Ptychography, /) -> dict[str, Any]:
     """Object ``(slice, y, x)``, probe ``(mode, y, x)``, coverage ``(y, x)`` and pixel (y, x) in angstrom.
 
     As in a result: the transmission of vacuum is one, an object of several states is their mean.

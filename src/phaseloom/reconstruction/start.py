@@ -187,7 +187,7 @@ def sweep(
     found = _decide(all_, last, base)
     if base != 0 or found.defocus not in values[1:-1]:
         return found
-    return _between(found, all_, values[1] - values[0], seed)
+    return _refine_defocus(found, all_, values[1] - values[0], seed)
 
 
 def half_angle(scan: Scan4D, /, share: float = 0.95) -> float:
@@ -233,7 +233,7 @@ def _race(all_: Sequence[_Candidate], rungs: tuple[int, ...], seed: int, base: f
     return left
 
 
-def _between(found: Start, all_: Sequence[_Candidate], step: float, seed: int) -> Start:
+def _refine_defocus(found: Start, all_: Sequence[_Candidate], step: float, seed: int) -> Start:
     """The defocus between the steps: half a step to either side, and where a parabola has its vertex."""
     known = {(candidate.orientation, candidate.defocus): candidate for candidate in all_}
     middle = known[found.orientation, found.defocus]
@@ -254,16 +254,20 @@ def _between(found: Start, all_: Sequence[_Candidate], step: float, seed: int) -
 
 
 def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> Start:
-    best = _upright(all_, last[0])
+    best = _prefer_orientation_as_given(all_, last[0])
     stated = [c for c in last if base != 0 and c.defocus == base]
-    if stated and (kept := _upright(stated, stated[0])).loss < MAX_LOSS_RATIO_OF_STATED_DEFOCUS * best.loss:
+    if (
+        stated
+        and (kept := _prefer_orientation_as_given(stated, stated[0])).loss
+        < MAX_LOSS_RATIO_OF_STATED_DEFOCUS * best.loss
+    ):
         best = kept
     others = [candidate.loss for candidate in last if candidate is not best]
     tried = [candidate.as_row() for candidate in all_]
     return Start(best.defocus, best.orientation, best.loss, min(others, default=math.inf) / best.loss, tried)
 
 
-def _upright(all_: Sequence[_Candidate], best: _Candidate) -> _Candidate:
+def _prefer_orientation_as_given(all_: Sequence[_Candidate], best: _Candidate) -> _Candidate:
     """The best one, unless the best as given is nearly as good."""
     given = [candidate for candidate in all_ if candidate.orientation == "as given"]
     own = min(given, key=lambda candidate: candidate.loss, default=best)

@@ -12,7 +12,7 @@ from torch import Tensor
 from phaseloom.fitting.updates import held_out
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.reconstruction.level import Level
-from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Change, Reconstruct
+from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, RateChange, Reconstruct
 
 __all__ = ["describe_losses", "judge", "keep_better_start", "slower_rates"]
 
@@ -93,7 +93,7 @@ def describe_losses(*, predicted: float, conjugate: float, empty: float) -> str:
 
 def slower_rates(
     recipe: Reconstruct, level: Level, empty: float, given: Collection[str], /
-) -> tuple[Change, ...]:
+) -> tuple[RateChange, ...]:
     """Rates for a start from a prediction at few counts: longer steps would carry noise into it.
 
     The loss without an object, in units of the noise, says how much there is to learn. Rates that the user
@@ -113,7 +113,7 @@ def slower_rates(
         "probe": min(0.1 * (signal - 1), DEFAULT_NEWTON_RATES["probe"]),
     }
     return tuple(
-        Change(epoch=1, part=part, rate=rate, stop=None)
+        RateChange(epoch=1, part=part, rate=rate, stop=None)
         for part, rate in rates.items()
         if part not in given and level.groups(part)
     )

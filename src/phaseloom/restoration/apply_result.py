@@ -17,7 +17,7 @@ from phaseloom.files import whole
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.reconstruction.protocol import Job
-from phaseloom.reconstruction.result_builder import images_of
+from phaseloom.reconstruction.result_builder import build_images
 from phaseloom.restoration.apply import STAMP, restore_image
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.image_kinds import ImageKind
@@ -185,7 +185,7 @@ def _holds_object(job: Job, result: Result) -> bool:
 
 def _relative_difference(job: Job, result: Result) -> float:
     """Difference of two objects, in parts of the one of the result."""
-    found = images_of(job.model)["object"]
+    found = build_images(job.model)["object"]
     if found.shape != result.object.shape:
         return float("inf")
     return float(np.linalg.norm(found - result.object) / np.linalg.norm(result.object))

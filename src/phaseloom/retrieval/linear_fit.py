@@ -20,7 +20,7 @@ from phaseloom.retrieval.prediction import measure_semiangle
 from phaseloom.retrieval.raster import find_raster
 from phaseloom.retrieval.recipe import SampleSimulator, Train
 from phaseloom.retrieval.training_samples import NOISELESS_DOSE, SamplePool, TrainingScan, draw_counts
-from phaseloom.runs.folder import keep_recipe
+from phaseloom.runs.folder import save_recipe
 from phaseloom.spec import Call
 from phaseloom.units import ANGLE, ENERGY, LENGTH
 
@@ -131,6 +131,6 @@ def fit_linear_network(
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
     card = make_network_card(recipe, net, judges, scans) | {"fit": cost}
     if team().first:
-        keep_recipe(recipe, folder)
+        save_recipe(recipe, folder)
         save_with_card(net, card, folder)
     return folder / NETWORK_FILE, card

@@ -33,7 +33,7 @@ from phaseloom.retrieval.objectives import (
 )
 from phaseloom.retrieval.recipe import HELD_OUT_SHARE, SampleSimulator, Stage, Train
 from phaseloom.retrieval.training_samples import SamplePool, StoredSamples, ViewSelection, draw_views
-from phaseloom.runs.folder import keep_recipe
+from phaseloom.runs.folder import save_recipe
 from phaseloom.runs.parallel_map import set_up_worker
 from phaseloom.spec import Call
 
@@ -206,7 +206,7 @@ def open_stages(recipe: Train | None, directory: Path | str, /) -> Iterator[Retr
             fix = "exists already: name a new folder, or use --resume to go on with it"
             raise BadInput("--out", str(folder), fix)
         if team().first:
-            keep_recipe(recipe, folder, name=STAGES_FILE)
+            save_recipe(recipe, folder, name=STAGES_FILE)
         team().wait()
     return _open_remaining(folder)
 

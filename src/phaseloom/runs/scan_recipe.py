@@ -111,16 +111,16 @@ class ScanRecipe(Recipe):
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared, without blank patterns."""
-        return _drop_blank_patterns(self.all(given), self.file.name)
+        return _drop_blank_patterns(self.scan_with_blanks(given), self.file.name)
 
-    def all(self, given: Scan4D | None = None, /) -> Scan4D:
+    def scan_with_blanks(self, given: Scan4D | None = None, /) -> Scan4D:
         """The same with blank patterns in their places."""
         scan = _read_scan(self) if given is None else given
         for step in self.prepare:
             scan = step(scan)
         return scan
 
-    def there(self) -> Path:
+    def require_file(self) -> Path:
         """The file of the data, or a sentence on why nothing can be read from it."""
         if self.file == IN_MEMORY:
             given = "file" in self.model_fields_set
@@ -146,8 +146,10 @@ def _skip_foreign_sections(kind: type[ScanRecipe], tree: dict[str, Any]) -> dict
 def _read_scan(recipe: ScanRecipe) -> Scan4D:
     several = team().count > 1  # each keeps a part only
     if recipe.read is None:
-        return formats.read(recipe.there(), lazy=several)
-    return formats.read(recipe.there(), format=recipe.read.name, knobs=recipe.read.values, lazy=several)
+        return formats.read(recipe.require_file(), lazy=several)
+    return formats.read(
+        recipe.require_file(), format=recipe.read.name, knobs=recipe.read.values, lazy=several
+    )
 
 
 def keep_part_of_process(scan: Scan4D, /, *, known: np.ndarray | None = None) -> Scan4D:

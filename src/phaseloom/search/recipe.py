@@ -16,7 +16,7 @@ from pydantic import Field
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.runs.folder import keep_recipe
+from phaseloom.runs.folder import save_recipe
 from phaseloom.runs.scan_recipe import ScanRecipe
 from phaseloom.search.parameter_paths import placed
 from phaseloom.search.space import Searched, Space
@@ -120,7 +120,7 @@ class Plan:
             raise BadInput("--out", str(folder), fix)
         named = {"study": search.study or folder.name, "storage": _absolute(search.storage)}
         if isinstance(base, ScanRecipe):
-            base.there()
+            base.require_file()
         plan = cls(folder, search.model_copy(update=named), base.rooted(Path.cwd()))
         if search.sampler.name == "grid":
             engine().asked(plan.space, 1, grid=True, seed=0)
@@ -132,7 +132,7 @@ class Plan:
         study.set_user_attr("of", _mark(plan, base_file))
         with whole(folder / "base.yaml") as short:
             short.write_text(base_file, encoding="utf-8")
-        keep_recipe(plan.search, folder, name="search.yaml")
+        save_recipe(plan.search, folder, name="search.yaml")
         plan.tickets()
         return plan
 
@@ -158,7 +158,7 @@ class Plan:
             update={key: value for key, value in changes.items() if value is not None}
         )
         if changed != search:
-            keep_recipe(changed, folder, name="search.yaml")
+            save_recipe(changed, folder, name="search.yaml")
         plan = cls(folder, changed, read(folder / "base.yaml")[1])
         base_file = (folder / "base.yaml").read_text(encoding="utf-8")
         if plan.opened("trials").user_attrs.get("of") != _mark(plan, base_file):

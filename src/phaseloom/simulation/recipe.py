@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.runs.folder import keep_recipe
+from phaseloom.runs.folder import save_recipe
 from phaseloom.runs.parallel_map import map_unordered, one_thread, worker_pool
 from phaseloom.simulation import samples
 from phaseloom.simulation.scan import Sample, simulate_scan
@@ -228,7 +228,7 @@ def _prepare_folder(recipe: Simulate, folder: Path) -> None:
     if recipe.layout == "seed":
         (folder / samples.WAITING_FOLDER).mkdir(exist_ok=True)
     if not (folder / "run.yaml").exists() or not any(folder.rglob("[!.]*.h5")):
-        keep_recipe(recipe, folder)
+        save_recipe(recipe, folder)
     for path in folder.rglob(".*.tmp.h5"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > SECONDS_UNTIL_STALE:

@@ -140,7 +140,7 @@ def make_virtual_images(recipe: Virtual, scan: Scan4D, /) -> VirtualImages:
 
     Args:
         recipe: which images to make.
-        scan: its data, ``recipe.all()``: a blank pattern has a place in an image.
+        scan: its data, ``recipe.scan_with_blanks()``: a blank pattern has a place in an image.
 
     Raises:
         BadInput: no semi-angle and no disk, a ring that the detector does not reach, or no counts at all.

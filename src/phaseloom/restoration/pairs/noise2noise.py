@@ -41,7 +41,7 @@ from phaseloom.files import fresh, whole
 from phaseloom.learning import weight_files
 from phaseloom.metrics.phase import find_shift, remove_ramp, shift_image
 from phaseloom.ptycho.probe_guesses import read_beam_optics
-from phaseloom.reconstruction.half_data_frc import splittable
+from phaseloom.reconstruction.half_data_frc import check_splittable
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs.folders import Image, Pair, Side
@@ -268,15 +268,15 @@ def _read_sources(recipe: PairRecipe) -> list[Reconstruct | Virtual]:
     if not recipe.files:
         raise BadInput("files", None, "names no scan: give files of scans, or parameter files of scans")
     sources = [read_source(recipe, path) for path in recipe.files]
-    places = [source.there().resolve() for source in sources]
+    places = [source.require_file().resolve() for source in sources]
     if twice := [place for number, place in enumerate(places) if place in places[:number]]:
         fix = "is given twice, so it could be in training and in test: give it once, with more draws"
         raise BadInput("files", str(twice[0]), fix)
     for source in sources:
         with _errors_with_file(source):
-            splittable(source.scan())
+            check_splittable(source.scan())
             if isinstance(source, Virtual):
-                _raster_steps(source.all())
+                _raster_steps(source.scan_with_blanks())
     return sources
 
 
@@ -354,7 +354,7 @@ def _correlate(one: Floats, two: Floats) -> float:
 def _prepare_reconstruction(recipe: PairRecipe, source: Any, scan: Scan4D | None) -> _Imaging:
     """Ptychography: start and positions from all of the counts, then the same run for each part."""
     job = Job.begin(source.model_copy(update={"outputs": ()}), scan=scan)
-    splittable(job.finest.scan)
+    check_splittable(job.finest.scan)
     if any(job.recipe.rate_of(name) for name in FIELD_MOVING_PARTS):
         _run(job)
     full = job.finest.scan
