@@ -1,4 +1,4 @@
-"""What the package does, on data that comes with it: a real X-ray scan and a simulated electron scan."""
+"""Demonstrations: a real X-ray scan that comes with the package, and a simulated electron scan."""
 
 import importlib.resources
 import shutil
@@ -26,7 +26,7 @@ def near_field() -> Path:
 
 
 def jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
-    """The demonstrations, each as a title and a job to run, in place of an older demo in the same folder.
+    """The demonstrations, each as a title and a job; an older demo in the same folder is replaced.
 
     Raises:
         BadInput: the folder is a file.
@@ -45,7 +45,7 @@ def jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
 
 
 def verdict(job: Job, result: Result, /) -> list[str]:
-    """What is known to be true about a demonstration's result."""
+    """Quality of a demonstration's result: its loss, or its error against the truth."""
     if job.scan.geometry.beam == "photon":
         return [f"near-field Poisson loss {result.metrics['Poisson deviance']:.2f} (1 = shot noise)"]
     error = against_truth(result, np.load(job.recipe.file.with_name("truth.npy")))
@@ -55,7 +55,7 @@ def verdict(job: Job, result: Result, /) -> list[str]:
 
 
 def against_truth(result: Result, truth: np.ndarray, /) -> PhaseError:
-    """Error of the summed phase in the scanned field; the truth's pixel ``[0, 0]`` lies at position 0."""
+    """Error of the summed phase in the scanned field; the truth's pixel ``[0, 0]`` is at position 0."""
     rows, columns = result.window
     first = np.round(np.array(result.origin) / np.array(result.pixel)).astype(int)
     seen = np.angle(result.object).sum(0)[rows, columns]
