@@ -1,6 +1,6 @@
-"""The command line: one verb for each recipe, and verbs that look. Everything heavy is imported late."""
+"""The command line: one command per recipe, and commands that inspect data. Heavy imports are deferred."""
 
-from phaseloom.cli import (  # noqa: F401 - their verbs
+from phaseloom.cli import (  # noqa: F401 - their commands
     calibrate,
     embed,
     latents,

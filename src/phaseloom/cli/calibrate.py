@@ -1,4 +1,4 @@
-"""The verb that calibrates a scan."""
+"""The command that calibrates a scan."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ def calibrate(
         "calibrated.yaml"
     ),
 ) -> None:
-    """Estimate orientation, rotation, defocus, step, pixel angle and slices, and write a parameter file."""
+    """Calibrate orientation, rotation, defocus, step, pixel angle and slices; write a parameter file."""
     from phaseloom import plot
     from phaseloom.calibration.figures import landscape
     from phaseloom.files import whole
@@ -46,9 +46,9 @@ def calibrate(
 
 
 def _free(out: Path) -> Path:
-    """The name of the picture beside a parameter file, if neither is there."""
+    """Path of the picture beside a parameter file; refuse to overwrite either."""
     if out.suffix not in (".yaml", ".yml"):
-        raise BadInput("--out", out.name, "must end in .yaml")
+        raise BadInput("--out", out.name, "is not a .yaml file: give it this ending")
     for path in (out, picture := out.with_suffix(".png")):
         if path.exists():
             raise BadInput("--out", str(path), "exists already: name a new file")

@@ -1,4 +1,4 @@
-"""The command itself, and how it ends: in one sentence when something was wrong."""
+"""The command line application; errors end it with a message of one sentence."""
 
 import os
 import re
@@ -25,33 +25,33 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: a mistake ends in one sentence and exit code 2, or 1 for a plugin's; no traceback."""
+    """Entry point: an input error prints one sentence, no traceback; exit code 2, or 1 for a plugin's."""
     with _sentences(), _one_voice():
         sys.exit(app(standalone_mode=False) or 0)
 
 
 _USAGE: Any = typer.BadParameter.__base__
-"""What Typer raises when a command line is not understood, wherever it keeps it."""
+"""The base class of Typer's errors about the command line."""
 
 
 _LOST = re.compile("connection closed|connection reset|broken pipe|timed out|remote process", re.IGNORECASE)
-"""What a lost connection between processes is called by the libraries that keep it."""
+"""Messages of the communication libraries when a connection between processes is lost."""
 
 
 def _other() -> str:
-    """The number of this process where it is not the first of several."""
+    """Rank of this process; empty for the first one."""
     rank = os.environ.get("RANK", "0")
     return "" if rank == "0" else rank
 
 
 def _speaker() -> str:
-    """Who complains."""
+    """Prefix of error messages."""
     return f"phaseloom, process {_other()}" if _other() else "phaseloom"
 
 
 @contextmanager
 def _one_voice() -> Iterator[None]:
-    """Of several processes only the first one prints; complaints are everybody's."""
+    """Print to stdout in the first process only; all processes report errors."""
     if not _other():
         yield
         return
@@ -78,17 +78,17 @@ def _sentences() -> Iterator[None]:
         if not (os.environ.get("WORLD_SIZE", "1") != "1" and _LOST.search(str(problem))):
             raise
         fix = "which printed the reason, or was killed; continue what was saved with --resume"
-        sys.stderr.write(f"{_speaker()}: ends, for another process has ended, {fix}\n")
+        sys.stderr.write(f"{_speaker()}: stopped because another process has ended, {fix}\n")
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)  # what connects the processes would wait, or complain, for others that are gone
+        os._exit(1)  # the process group would wait for processes that have ended
     except OSError as problem:
         sys.stderr.write(f"phaseloom: {problem.filename or 'file'}: {problem.strerror or problem}\n")
         sys.exit(2)
 
 
 def _explain(problem: Any) -> None:
-    """Say what was wrong with a command line; without any words, show the help."""
+    """Print the error of a command line; without arguments, print the help."""
     if len(sys.argv) < 2:
         problem.show()
         return

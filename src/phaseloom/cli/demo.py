@@ -1,4 +1,4 @@
-"""What the package does, on data that comes with it: a real X-ray scan and a simulated electron scan."""
+"""Demonstrations: a real X-ray scan that comes with the package, and a simulated electron scan."""
 
 import shutil
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ MODES = 4
 
 
 def jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
-    """The demonstrations, each as a title and a job to run, in place of an older demo in the same folder.
+    """The demonstrations, each as a title and a job; an older demo in the same folder is replaced.
 
     Raises:
         BadInput: the folder is a file.
@@ -46,7 +46,7 @@ def jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
 
 
 def verdict(job: Job, result: Result, /) -> list[str]:
-    """What is known to be true about a demonstration's result."""
+    """Quality of a demonstration's result: its loss, or its error against the truth."""
     if job.scan.geometry.beam == "photon":
         return [f"misfit of patterns held out: {result.metrics['hold-out']:.2f} (1 = shot noise)"]
     error = against_truth(result, np.load(job.recipe.file.with_name("truth.npy")))
@@ -56,7 +56,7 @@ def verdict(job: Job, result: Result, /) -> list[str]:
 
 
 def against_truth(result: Result, truth: np.ndarray, /) -> PhaseError:
-    """Error of the summed phase in the scanned field; the truth's pixel ``[0, 0]`` lies at position 0."""
+    """Error of the summed phase in the scanned field; the truth's pixel ``[0, 0]`` is at position 0."""
     rows, columns = result.window
     first = np.round(np.array(result.origin) / np.array(result.pixel)).astype(int)
     seen = np.angle(result.object).sum(0)[rows, columns]

@@ -1,4 +1,4 @@
-"""The parameter file explained by the code that reads it."""
+"""Describe the parameter file from the code that reads it."""
 
 import importlib
 import inspect
@@ -22,7 +22,7 @@ RECIPE_HOMES = {
     "pairs": ("phaseloom.restoration.pairs.noise2noise", "PairRecipe"),
     "search": ("phaseloom.search.recipe", "Search"),
 }
-"""Protocols that have a parameter file, and where they live."""
+"""Recipes that have a parameter file, by module and class."""
 
 
 def describe(section: str | None = None, name: str | None = None, /, *, of: str = "reconstruct") -> str:
@@ -31,8 +31,8 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
     Args:
         section: of the file.
         name: of a choice in it.
-        of: whose file: ``reconstruct``, ``simulate``, ``train``, ``autoencoder``, ``virtual``, ``restorer``,
-            ``pairs``, ``search``.
+        of: kind of file: ``reconstruct``, ``simulate``, ``train``, ``autoencoder``, ``virtual``,
+            ``restorer``, ``pairs``, ``search``.
 
     Raises:
         BadInput: no such file, section or choice.
@@ -47,7 +47,11 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
         return _sections(recipe)
     if section not in fields:
         others = [one for one in RECIPE_HOMES if one != of and section in _recipe(one).model_fields]
-        way = f"one of another file: add --of {' or '.join(others)}" if others else nearest(section, fields)
+        way = (
+            f"it belongs to another file: add --of {' or '.join(others)}"
+            if others
+            else nearest(section, fields)
+        )
         raise BadInput("describe", section, f"is not a section: {way}")
     room = (fields[section].json_schema_extra or {}).get("room")  # type: ignore[union-attr]
     if not room and name is not None:
@@ -103,7 +107,7 @@ def _choice(section: str, room: str, name: str) -> str:
 
 
 def _first(room: str, name: str) -> str:
-    """The first line on a choice; of a plugin that cannot be loaded, why."""
+    """First line of a choice's docstring; for a plugin that cannot be loaded, the error."""
     try:
         said = (inspect.getdoc(function_of(room, name)) or "(no description)").splitlines()[0]
     except BadInput as problem:
@@ -112,7 +116,7 @@ def _first(room: str, name: str) -> str:
 
 
 def _start(info: Any) -> Any:
-    """What a field holds when the file says nothing."""
+    """Default of a field."""
     return info.default_factory() if info.default_factory else info.default
 
 
@@ -123,7 +127,7 @@ def _default(value: Any) -> str:
 
 
 def _attribute(recipe: type[Recipe], key: str) -> str:
-    """What the recipe's docstring says about a field."""
+    """Description of a field in the docstring of its recipe."""
     lines = (inspect.getdoc(recipe) or "").splitlines()
     for number, line in enumerate(lines):
         keys, colon, text = line.strip().partition(": ")
@@ -134,5 +138,5 @@ def _attribute(recipe: type[Recipe], key: str) -> str:
 
 
 def _indent(lines: list[str], deeper: str) -> list[str]:
-    """The lines up to the first that does not begin with so many blanks."""
+    """The lines up to the first one that is indented less."""
     return [line.strip() for line in takewhile(lambda line: line.startswith(deeper), lines)]

@@ -1,4 +1,4 @@
-"""The verb that encodes each pattern into a few latents."""
+"""The command that encodes each pattern into a few latents."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from phaseloom.cli.runner import check_new, echo_lines
 __all__ = ["embed"]
 
 MAX_MEDIAN_MISFIT = 3.0
-"""Median misfit above which the network was not trained on such patterns."""
+"""Median misfit above which a warning says that the network does not fit these patterns."""
 
 MAX_PRINTED_PATTERNS = 8
 """Unusual patterns that are printed; the file holds all."""
@@ -24,9 +24,7 @@ def embed(
     file: DataFile,
     settings: Set = None,
     *,
-    model: Annotated[
-        Path, typer.Option("--model", "-m", help="an autoencoder's file, or the folder of its run")
-    ],
+    model: Annotated[Path, typer.Option("--model", "-m", help="file or run folder of an autoencoder")],
     out: Annotated[Path, typer.Option(help="file to write, .h5 or .npz")] = Path("embeddings.h5"),
 ) -> None:
     """Encode every pattern of a scan by an autoencoder: latents, misfits, counts and positions in a file.
@@ -51,7 +49,7 @@ def embed(
 
 
 def _describe_unusual(found: Any, recipe: Any, out: Path) -> Iterator[str]:
-    """The patterns that stand out, and how to leave them out."""
+    """The unusual patterns, and the setting that leaves them out."""
     import yaml
 
     from phaseloom.embedding.embeddings import OUTLIER_THRESHOLD

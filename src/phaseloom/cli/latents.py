@@ -1,4 +1,4 @@
-"""The verb that examines embeddings: maps, clusters, mean patterns, decoded latents."""
+"""The command that analyses embeddings: maps, clusters, mean patterns, decoded latents."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,15 +21,17 @@ def latents(
     *,
     out: Annotated[Path, typer.Option(help="new folder for figures and clusters.h5")],
     scan: Annotated[
-        Path | None, typer.Option(help="the scan, data or parameter file: mean patterns, components")
+        Path | None,
+        typer.Option(help="data or parameter file of the scan; adds mean patterns and components"),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", help="the autoencoder: decoded and generated patterns")
+        Path | None,
+        typer.Option("--model", "-m", help="the autoencoder; adds decoded and generated patterns"),
     ] = None,
     clusters: Annotated[
         str, typer.Option(metavar="N|auto", help="number of clusters; auto: a suggestion")
     ] = "auto",
-    seeds: Annotated[int, typer.Option(min=2, help="random starts that are compared")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, help="number of random starts to compare")] = 5,
     whiten: Annotated[
         bool, typer.Option("--whiten/--raw", help="divide each latent by its standard deviation, or not")
     ] = True,
@@ -42,7 +44,7 @@ def latents(
 ) -> None:
     """Cluster the patterns of a scan by their latents, and draw the clusters.
 
-    Without --scan and --model only what the embeddings hold: maps and clusters.
+    Without --scan and --model, only maps and clusters are drawn.
     """
     from phaseloom.embedding import latents as protocol
     from phaseloom.embedding.embeddings import ScanEmbedding
@@ -84,7 +86,7 @@ def _load_labels(path: Path) -> Any:
 
 
 def _compare_counts(tried: Any) -> Iterator[str]:
-    """The numbers of clusters side by side, and which one is taken."""
+    """A table of the numbers of clusters, with the suggested one."""
     yield "clusters  stability  silhouette          BIC"
     table = zip(tried.counts, tried.stability, tried.silhouette, tried.bic, strict=True)
     for count, stability, silhouette, bic in table:
@@ -96,7 +98,7 @@ def _compare_counts(tried: Any) -> Iterator[str]:
 def _examine(
     found: Any, kinds: Any, scan: Path | None, model: Path | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """What needs the scan, the network, or both."""
+    """Results that need the scan, the network, or both."""
     from phaseloom.embedding import embeddings as embed
     from phaseloom.embedding import latents as protocol
     from phaseloom.runs.scan_recipe import ScanRecipe

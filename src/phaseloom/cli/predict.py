@@ -1,4 +1,4 @@
-"""Verbs that predict with a trained network."""
+"""Commands that predict with a trained network."""
 
 from pathlib import Path
 from typing import Annotated
@@ -35,11 +35,11 @@ def scan(
     ] = "tiny",
     dose: Annotated[
         float | None,
-        typer.Option(help="electrons of the beam in a pattern; default: from the brightest patterns"),
+        typer.Option(help="electrons per pattern; default: from the brightest patterns"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder; default: runs/DATE-NAME")] = None,
 ) -> None:
-    """Predict the phase of a 4D-STEM scan, or report why this network cannot."""
+    """Predict the phase of a 4D-STEM scan, or report why the network does not fit it."""
     from phaseloom.retrieval import predict_scans as predict
 
     recipe = recipe_of(file, settings)
@@ -62,14 +62,14 @@ def scans(
     files: Annotated[list[Path], typer.Argument(help="scans, or their parameter files")],
     settings: Set = None,
     *,
-    out: Annotated[Path, typer.Option(help="folder; a folder for each scan in it")],
+    out: Annotated[Path, typer.Option(help="folder for the results, with a subfolder for each scan")],
     model: Annotated[
         str, typer.Option("--model", "-m", help="a network of the package by name, or its file")
     ] = "tiny",
-    dose: Annotated[float | None, typer.Option(help="electrons of the beam in a pattern")] = None,
+    dose: Annotated[float | None, typer.Option(help="electrons per pattern")] = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: every processor")] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="address of a Dask scheduler whose workers see files and folder, too")
+        str | None, typer.Option(help="address of a Dask scheduler whose workers share files and folder")
     ] = None,
 ) -> None:
     """Predict many scans with the same settings; predictions that exist already are kept."""

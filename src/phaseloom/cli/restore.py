@@ -1,4 +1,4 @@
-"""Verbs of restoration: data, training (also by the flags of Phaseformer's guide), use, evaluation."""
+"""Commands of restoration: data, training (also by the flags of Phaseformer's guide), use, evaluation."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +27,10 @@ Data = Annotated[
     typer.Option("--dataset_path", "--data", help="folder with train/input, train/gt, test/...; repeatable"),
 ]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="file or folder of a network, or a name of the package's own")
+    str,
+    typer.Option("--model", "-m", help="file or run folder of a network, or the name of one in the package"),
 ]
-Tile = Annotated[int, typer.Option(help="edge of the tiles that are restored one by one, pixels")]
+Tile = Annotated[int, typer.Option(help="edge of the tiles, pixels")]
 Overlap = Annotated[
     int, typer.Option(help="overlap of neighbouring tiles, pixels: a multiple of 8, half a tile at most")
 ]
@@ -45,7 +46,7 @@ def demo_data(
     photographs: Annotated[
         Path | None, typer.Option(help="a folder of photographs; default: those of scikit-image")
     ] = None,
-    invented: Annotated[float, typer.Option(help="share of the training pairs with a synthetic scene")] = 0.5,
+    invented: Annotated[float, typer.Option(help="share of the training pairs with a generated scene")] = 0.5,
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
 ) -> None:
     """Simulate photographs under water, in pairs with the photographs themselves, also at finer pixels."""
@@ -54,15 +55,15 @@ def demo_data(
     made = underwater.save_pairs(
         folder, photographs=photographs, size=size, train=count, test=test, invented=invented, seed=seed
     )
-    typer.echo(f"{count} pairs to learn from and {test} of other scenes: {folder}")
-    typer.echo(f"what was drawn: {made}\nlearn with: phaseloom restore train --dataset_path {folder}")
+    typer.echo(f"{count} training pairs and {test} test pairs of other scenes: {folder}")
+    typer.echo(f"what was drawn: {made}\ntrain with: phaseloom restore train --dataset_path {folder}")
 
 
 @train.command()
 def restorer(
     file: File = None, settings: Set = None, *, out: Out = None, resume: Resume = False, quiet: Quiet = False
 ) -> None:
-    """Train a network to restore images from pairs: a file that names data, or --set data=[FOLDER]."""
+    """Train a network to restore images from pairs: give a file with data, or --set data=[FOLDER]."""
     if resume:
         _resume(get_resumed_folder(file, settings, out), quiet=quiet)
     else:
@@ -88,7 +89,7 @@ def fit(  # noqa: PLR0913 - the flags of the guide
     threads: Annotated[int | None, typer.Option(help="threads that read files")] = None,
     seed: Annotated[int | None, typer.Option(help="random seed")] = None,
     cuda: Annotated[bool, typer.Option("--cuda", help="compute on a GPU, or stop without one")] = False,
-    resume: Annotated[Path | None, typer.Option(help="folder of a run to go on with")] = None,
+    resume: Annotated[Path | None, typer.Option(help="folder of a run to continue")] = None,
     out: Out = None,
     quiet: Quiet = False,
     epoch_count: Annotated[int | None, typer.Option("--epoch_count", hidden=True)] = None,
@@ -96,7 +97,7 @@ def fit(  # noqa: PLR0913 - the flags of the guide
     checkpoint_dir: Annotated[Path | None, typer.Option("--checkpoint_dir", hidden=True)] = None,
     output_dir: Annotated[Path | None, typer.Option("--output_dir", hidden=True)] = None,
 ) -> None:
-    """Train by the flags of Phaseformer's training guide; what is left out is as in train restorer."""
+    """Train with the flags of Phaseformer's training guide; defaults are those of train restorer."""
     from phaseloom.compat import phaseformer
 
     known, notes = phaseformer.translate_flags(
@@ -158,7 +159,7 @@ def apply(
     for done in apply_files.restore_files(chosen, model, out, **tiles) if chosen else ():
         finer = "" if done.high is None else f", finer: {done.high}"
         typer.echo(f"{done.source} -> {done.low}{finer} (changed by {100 * done.change:.1f} % of its spread)")
-    typer.echo(f"{apply_files.STAMP}: what is finer than the measurement was learned from other images")
+    typer.echo(f"{apply_files.STAMP}: detail finer than the measurement comes from the training images")
 
 
 def _restore_phases(
@@ -187,7 +188,7 @@ def _restore_phases(
         curves = apply_result.correlate_halves(*restored)
         before, after = (f"correlated down to {show_length(curve.resolution())}" for curve in curves)
         typer.echo(f"halves: {before} as reconstructed; restored {after}, which is")
-        typer.echo("  no resolution: what one network draws twice agrees, whether it is there or not")
+        typer.echo("  not a resolution: the errors of one network agree between the halves")
 
 
 @restore.command("pairs")
@@ -216,7 +217,7 @@ def thinned(
     changed |= settings_of(settings or [])
     recipe = PairRecipe.from_path(None, {"files": [str(path) for path in files], **changed})
     made = save_pairs(recipe, out, each=lambda one: typer.echo(f"{one.part}: {one.pair.name}"))
-    typer.echo(f"what was drawn: {made}\nlearn with: phaseloom restore train --dataset_path {out}")
+    typer.echo(f"what was drawn: {made}\ntrain with: phaseloom restore train --dataset_path {out}")
 
 
 @restore.command("eval")
@@ -265,7 +266,7 @@ def _begin(file: Path | None, settings: dict[str, Any], out: Path | None, *, qui
     if team().first:
         count = sum(value.numel() for value in training.net.parameters())
         learned, judges = (len(side) for side in training.pairs)
-        scenes = f"{learned} pairs to learn from, {judges} to choose by"
+        scenes = f"{learned} training pairs, {judges} validation pairs"
         typer.echo(f"{recipe.model.name}, {count:,} parameters; {scenes}: {training.directory}")
     _run(training, quiet=quiet)
 

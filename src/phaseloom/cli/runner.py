@@ -1,4 +1,4 @@
-"""Running what takes time: a progress bar, an interruption, the lines at the end."""
+"""Run steps with a progress bar, handle interruptions, print the final lines."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +34,7 @@ def run_steps(
     describe: Callable[[Step], str] | None = None,
     report: Callable[[Step, Callable[[str], Any]], None] | None = None,
 ) -> tuple[int, bool]:
-    """Run steps behind a progress bar until their end or an interruption.
+    """Run steps with a progress bar until their end or an interruption.
 
     Args:
         steps: a generator, or an object whose iterator is one; it is closed at the end.
@@ -106,7 +106,7 @@ def run_training(
 ) -> None:
     """Train to the end, then print the lines of ``finish``, which saves the network, in the first process.
 
-    After an interruption `typer.Abort` follows, and ``again``, the command that goes on, is printed instead.
+    After an interruption the command ``again``, which resumes, is printed instead, and `typer.Abort` raised.
     """
     from phaseloom.fitting.distributed import team
 
@@ -121,19 +121,19 @@ def run_training(
 
 
 def offer_resume(again: str, /) -> None:
-    """End after an interruption, with the command that goes on."""
+    """Print the command that resumes, and abort."""
     typer.echo(f"go on with: {again}")
     raise typer.Abort
 
 
 def echo_lines(lines: Iterable[object], /, start: str = "") -> None:
-    """Print lines, each behind the same words."""
+    """Print lines with a common prefix."""
     for line in lines:
         typer.echo(f"{start}{line}")
 
 
 def get_resumed_folder(file: Path | None, settings: list[str] | None, out: Path | None, /) -> Path:
-    """The folder of the training that ``--resume`` continues, given without settings of a new run."""
+    """The folder of a training to resume; settings of a new run are refused."""
     if file is None:
         raise BadInput("train", "--resume", "needs the folder of a run")
     if settings or out:
@@ -142,7 +142,7 @@ def get_resumed_folder(file: Path | None, settings: list[str] | None, out: Path 
 
 
 def check_new(*paths: Path, what: str = "file") -> None:
-    """Refuse to write over what exists."""
+    """Refuse to overwrite files."""
     for path in paths:
         if path.exists():
             raise BadInput("--out", str(path), f"exists already: name a new {what}")

@@ -1,4 +1,4 @@
-"""The verb that searches for the settings of a run."""
+"""The command that searches for settings of a run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +18,11 @@ __all__ = ["search"]
 def search(  # noqa: PLR0913 - each an option of the command line
     file: Annotated[
         Path,
-        typer.Argument(help="run.yaml, a training file, or data; with --resume or --join a search's folder"),
+        typer.Argument(
+            help="run.yaml, a training file, or data; with --resume or --join the folder of a search"
+        ),
     ],
-    over: Annotated[Path | None, typer.Argument(help="search.yaml: which settings, and how")] = None,
+    over: Annotated[Path | None, typer.Argument(help="search.yaml: the settings to search, and how")] = None,
     settings: Set = None,
     *,
     trials: Annotated[int | None, typer.Option(help="number of trials in all")] = None,
@@ -32,10 +34,8 @@ def search(  # noqa: PLR0913 - each an option of the command line
     out: Annotated[
         Path | None, typer.Option(help="folder of the search; default: runs/DATE-NAME-search")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="FILE is the folder of a search: go on")] = False,
-    join: Annotated[
-        bool, typer.Option("--join", help="FILE is the folder of a search: work on it, too")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the search in the folder FILE")] = False,
+    join: Annotated[bool, typer.Option("--join", help="help with the search in the folder FILE")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no line for each trial")] = False,
 ) -> None:
     """Search for settings of a reconstruction or a training: many trials, the best file, and a report."""
@@ -50,7 +50,7 @@ def search(  # noqa: PLR0913 - each an option of the command line
         count, finished = _run_trials(joined(file), quiet=quiet)
         if not finished:
             raise KeyboardInterrupt
-        typer.echo(f"helped with {count} trials: nothing is left to do")
+        typer.echo(f"{count} trials run here: the search is complete")
         return
     if resume:
         _refuse(over, settings, out, storage)
@@ -58,7 +58,7 @@ def search(  # noqa: PLR0913 - each an option of the command line
     else:
         plan = _begin(file, over, settings or [], out, given)
     count = len(plan.space.knobs)
-    typer.echo(f"{count} knob{'s' * (count > 1)}, {plan.objective.name} is made small: {plan.folder}")
+    typer.echo(f"{count} knob{'s' * (count > 1)}, objective {plan.objective.name}: {plan.folder}")
     searching = Searching(plan)
     _, finished = _run_trials(searching, quiet=quiet)
     if not finished:
@@ -74,9 +74,9 @@ def _begin(
     from phaseloom.search.trials import read
 
     if over is None:
-        raise BadInput("search", str(file), "needs a second file that says what is searched: search.yaml")
+        raise BadInput("search", str(file), "needs a second file with the settings to search: search.yaml")
     if file.suffix in (".yaml", ".yml") and "over" in load_yaml(file):
-        raise BadInput("search", str(file), "says what is searched: give the run file first, then this one")
+        raise BadInput("search", str(file), "is a search file: give the run file first, then this one")
     wanted = Search.from_path(over, {name: value for name, value in given.items() if value is not None})
     if (tree := foreign(file)) is not None:
         from phaseloom.reconstruction.recipe import Reconstruct
@@ -89,7 +89,7 @@ def _begin(
 
 
 def _run_trials(trials: Any, *, quiet: bool) -> tuple[int, bool]:
-    """All trials, a line for each."""
+    """Run all trials and print a line for each."""
     return run_steps(trials, quiet=True, report=None if quiet else lambda trial, _: typer.echo(str(trial)))
 
 
@@ -101,7 +101,7 @@ def _finish(searching: Any) -> Iterator[str]:
     plan = searching.plan
     files = searching.left()
     for path, share in report.importance(plan).items():
-        yield f"matters: {path:40s} {100 * share:.0f} %"
+        yield f"importance: {path:40s} {100 * share:.0f} %"
     yield f"best: {report.best(plan)}"
     for doubt in report.doubts(plan):
         yield f"WARN {doubt}"
@@ -111,6 +111,8 @@ def _finish(searching: Any) -> Iterator[str]:
 
 
 def _refuse(*given: Any) -> None:
-    """Refuse what belongs to a new search."""
+    """Refuse settings of a new search."""
     if wrong := [str(one) for one in given if one]:
-        raise BadInput("search", " ".join(wrong), "is for a new search: a folder goes on as it was begun")
+        raise BadInput(
+            "search", " ".join(wrong), "is for a new search: a continued search keeps its settings"
+        )

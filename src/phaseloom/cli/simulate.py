@@ -1,4 +1,4 @@
-"""The verb that simulates."""
+"""The command that simulates scans."""
 
 import time
 from pathlib import Path
@@ -18,20 +18,21 @@ __all__ = ["simulate"]
 def simulate(  # noqa: PLR0913 - a verb has as many options
     file: Annotated[
         Path | None,
-        typer.Argument(help="a parameter file: specimen, microscope, count, seed; default: defaults"),
+        typer.Argument(help="parameter file: specimen, microscope, count, seed; default: all defaults"),
     ] = None,
     settings: Set = None,
     *,
-    out: Annotated[Path, typer.Option(help="folder of the samples; a run that was stopped goes on there")],
+    out: Annotated[Path, typer.Option(help="folder of the samples; existing samples are kept")],
     count: Annotated[int | None, typer.Option(help="number of samples")] = None,
     first: Annotated[int | None, typer.Option(help="number of the first sample")] = None,
     seed: Annotated[int | None, typer.Option(help="random seed")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="ours: a file for each sample; seed: simulation_data1.h5 of 700 each")
+        str | None,
+        typer.Option(help="ours: a file per sample; seed: simulation_data1.h5, ... of 700 samples each"),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: every processor")] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="address of a Dask scheduler whose workers see the folder, too")
+        str | None, typer.Option(help="address of a Dask scheduler whose workers share the folder")
     ] = None,
     start_id: Annotated[int | None, typer.Option("--start_id", hidden=True)] = None,
     end_id: Annotated[int | None, typer.Option("--end_id", hidden=True)] = None,
@@ -39,7 +40,7 @@ def simulate(  # noqa: PLR0913 - a verb has as many options
 ) -> None:
     """Simulate scans of crystals with their true phases, for training and evaluation.
 
-    The same command continues a run that was stopped; several machines may share a folder.
+    The same command continues an interrupted run; several machines may share a folder.
     """
     from phaseloom.simulation import recipe as protocol
 
@@ -68,7 +69,7 @@ def _read_range(
     if start is None or end is None or end < start:
         raise BadInput("--start_id", start, f"needs an --end_id from there on, not {end}")
     if first is not None or count is not None:
-        raise BadInput("--start_id", start, "says the same as --first and --count: leave these out")
+        raise BadInput("--start_id", start, "is another form of --first and --count: leave these out")
     return start, end - start + 1
 
 
@@ -90,7 +91,7 @@ def _summarise(folder: Path, done: int, seconds: float) -> list[str]:
 
 
 def _format_command(out: Path, recipe: Any, workers: int | None, scheduler: str | None) -> str:
-    """The command line that goes on."""
+    """The command that resumes."""
     others = [f"--workers {workers}" if workers else "", f"--scheduler {scheduler}" if scheduler else ""]
     line = f"phaseloom simulate {out / 'run.yaml'} --out {out} --first {recipe.first} --count {recipe.count}"
     return " ".join([line, *(text for text in others if text)])

@@ -1,4 +1,4 @@
-"""The verb that makes virtual detector images of a scan."""
+"""The command that makes virtual detector images of a scan."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +40,7 @@ def virtual(
         "images.h5"
     ),
 ) -> None:
-    """Virtual detector images: bright and dark fields, deflections, integrated phase, radial profile."""
+    """Make virtual detector images: bright and dark fields, deflections, integrated phase, radial profile."""
     from phaseloom import plot
     from phaseloom.virtual import recipe as protocol
     from phaseloom.virtual.figures import plot_virtual_images
@@ -75,7 +75,7 @@ def _read_pair(place: str, text: str) -> list[float]:
 
 
 def _list_arrays(found: "VirtualImages") -> Iterator[str]:
-    """A line for each array that is written."""
+    """A line for each array in the file."""
     yield f"{'data set':<22}{'shape':<16}{'units':<18}{'mean':>10}  angles (mrad)"
     for name, (values, attributes) in found.tables().items():
         ring = ""

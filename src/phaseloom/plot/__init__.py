@@ -48,13 +48,16 @@ __all__ = [
 ]
 
 
-_MOVED = ("save_stem_visualization", "virtual_images")
-"""Public here until version 0.2, now in `phaseloom.virtual`."""
+_MOVED = {
+    "save_stem_visualization": "save_stem_visualization",
+    "virtual_images": "plot_virtual_images",
+}
+"""Public here until version 0.2, now in `phaseloom.virtual` under these names."""
 
 
 def __getattr__(name: str) -> Any:
     """Names of version 0.1 that have another home now."""
     if name not in _MOVED:
         raise AttributeError(f"module 'phaseloom.plot' has no attribute '{name}'")
-    warnings.warn(f"pl.plot.{name} is now pl.virtual.{name}", DeprecationWarning, stacklevel=2)
-    return getattr(importlib.import_module("phaseloom.virtual.figures"), name)
+    warnings.warn(f"pl.plot.{name} is now pl.virtual.{_MOVED[name]}", DeprecationWarning, stacklevel=2)
+    return getattr(importlib.import_module("phaseloom.virtual.figures"), _MOVED[name])
