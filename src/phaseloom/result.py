@@ -15,6 +15,7 @@ from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 from phaseloom.metrics.resolution import RingCorrelation
+from phaseloom.renames import renamed_attribute
 from phaseloom.units import HC_SI
 
 __all__ = ["Drift", "Provenance", "Result", "is_result", "load"]
@@ -178,14 +179,16 @@ class Result:
 
         if self.geometry.beam != "electron":
             raise BadInput("result.potential", self.geometry.beam, "is not an electron: use the phase")
-        return np.angle(remove_plane_wave(self.object, self.covered.astype(float))) / interaction(
+        return np.angle(remove_plane_wave(self.object, self.coverage_mask.astype(float))) / interaction(
             self.geometry.energy
         )
 
     @property
-    def covered(self) -> np.ndarray:
+    def coverage_mask(self) -> np.ndarray:
         """``(y, x)``: where the object was lit well enough to be trusted."""
         return self.coverage > 0.05 * np.percentile(self.coverage[self.coverage > 0], 90)
+
+    covered = renamed_attribute("covered", "coverage_mask")
 
     @property
     def drift(self) -> Drift:
@@ -197,7 +200,7 @@ class Result:
         """Phase ``(y, x)`` in radian summed over slices; a constant and a ramp are arbitrary."""
         from phaseloom.metrics.phase import remove_plane_wave, remove_ramp, sum_phase
 
-        covered = self.covered.astype(float)
+        covered = self.coverage_mask.astype(float)
         return remove_ramp(sum_phase(remove_plane_wave(self.object, covered)), covered, robust=True)
 
     @property

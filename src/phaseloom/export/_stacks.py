@@ -103,7 +103,7 @@ def _object_values(result: Result, kind: Image) -> np.ndarray:
     states = result.object[None] if result.object_modes is None else result.object_modes
     if kind == "amplitude":
         return np.abs(states)
-    return np.angle(remove_plane_wave(states, result.covered.astype(float)))
+    return np.angle(remove_plane_wave(states, result.coverage_mask.astype(float)))
 
 
 def _average_modes(result: Result, kind: Image) -> np.ndarray:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["QuantityHistory", "losses", "quantity_histories", "refined"]
+__all__ = ["QuantityHistory", "losses", "quantity_histories", "refined_parameters"]
 
 History = Sequence[Mapping[str, Any]]
 
@@ -62,7 +62,7 @@ def losses(r: Result) -> Figure:
     return figure
 
 
-def refined(r: Result) -> Figure:
+def refined_parameters(r: Result) -> Figure:
     """Thickness, tilt, defocus, aberrations, powers of modes, rates over the epochs: those that changed."""
     found = [course for course in [*quantity_histories(r.history), _rate_history(r.history)] if course.moves]
     lines = -(-len(found) // PANELS_ABREAST) or 1

@@ -57,7 +57,7 @@ class Drawable(Protocol):
         ...
 
     @property
-    def covered(self) -> np.ndarray:
+    def coverage_mask(self) -> np.ndarray:
         """``(y, x)``: where the object can be trusted."""
         ...
 
@@ -160,28 +160,28 @@ class _LiveState:
     object: np.ndarray
     probe: np.ndarray | None
     pixel: tuple[float, float]
-    covered: np.ndarray
+    coverage_mask: np.ndarray
     history: Sequence[Mapping[str, Any]]
 
     @classmethod
     def of(cls, source: Source) -> _LiveState:
         """From a result or a mapping."""
         if not isinstance(source, Mapping):
-            return cls(source.object, source.probe, source.pixel, source.covered, source.history)
+            return cls(source.object, source.probe, source.pixel, source.coverage_mask, source.history)
         missing = [name for name in ("object", "pixel") if name not in source]
         if missing:
             raise BadInput("plot.Live: source", None, f"lacks {' and '.join(missing)}")
         object_ = _with_leading_axis(source["object"])
         probe = None if source.get("probe") is None else _with_leading_axis(source["probe"])
-        covered = np.ones(object_.shape[1:], bool)
+        coverage_mask = np.ones(object_.shape[1:], bool)
         if (coverage := source.get("coverage")) is not None:
             coverage = to_numpy(coverage)
-            covered = coverage > 0.05 * np.percentile(coverage[coverage > 0], 90)
+            coverage_mask = coverage > 0.05 * np.percentile(coverage[coverage > 0], 90)
         history = [
             row if isinstance(row, Mapping) else {"number": number, "loss": float(row)}
             for number, row in enumerate(source.get("history", ()), 1)
         ]
-        return cls(object_, probe, source["pixel"], covered, history)
+        return cls(object_, probe, source["pixel"], coverage_mask, history)
 
 
 class _Panels:

@@ -322,7 +322,7 @@ def _fit_plane(phase: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def _covered_box(r: Result) -> tuple[tuple[slice, slice], np.ndarray]:
     """The box around the covered area, and that area within it; everything, if nothing is covered."""
-    covered = np.asarray(r.covered, bool)
+    covered = np.asarray(r.coverage_mask, bool)
     if not covered.any():
         covered = np.ones(covered.shape, bool)
     rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))

@@ -69,7 +69,7 @@ def common(a: Result, b: Result, /) -> tuple[np.ndarray, np.ndarray]:
         raise BadInput("compare", None, "the two results share too little of the field to be compared")
     cut = []
     for r, p in zip((a, b), places, strict=True):
-        whole = np.prod(remove_plane_wave(r.object, r.covered.astype(float)), axis=0)
+        whole = np.prod(remove_plane_wave(r.object, r.coverage_mask.astype(float)), axis=0)
         cut.append(whole[tuple(slice(start - o, stop - o) for (start, stop), o in zip(box, p, strict=True))])
     return cut[0], cut[1]
 

@@ -110,7 +110,9 @@ def object_basis(model: Saveable, /) -> np.ndarray:
     lab = model.scan.geometry
     step = model.core.scan.canvas.pixel
     basis = (
-        tilted_sample.grid_steps(lab.basis, step, lab.normal) if lab.tilted else np.asarray(lab.basis) * step
+        tilted_sample.grid_steps(lab.basis, step, lab.normal)
+        if lab.has_tilted_sample
+        else np.asarray(lab.basis) * step
     )
     return basis * METRES_PER_ANGSTROM
 
