@@ -207,7 +207,8 @@ class Result:
     def window(self) -> tuple[slice, slice]:
         """Rows and columns of the scanned field: where beam centres went."""
         places = (self.positions - np.array(self.origin)) / np.array(self.pixel)
-        low, high = np.floor(places.min(0)).astype(int), np.ceil(places.max(0)).astype(int) + 1
+        low = np.floor(places.min(0)).astype(int)
+        high = np.ceil(places.max(0)).astype(int) + 1
         rows, columns = (slice(max(int(a), 0), int(b)) for a, b in zip(low, high, strict=True))
         return rows, columns
 
@@ -268,12 +269,14 @@ def _write_h5(result: Result, path: Path) -> None:
 
     with whole(path) as short, h5py.File(short, "w") as file:
         file.attrs["phaseloom_result"] = 1
-        file.attrs["title"], file.attrs["stopped"] = result.title, result.stopped
+        file.attrs["title"] = result.title
+        file.attrs["stopped"] = result.stopped
         file.attrs["verdict"] = result.verdict
         file.attrs["stop_reason"] = result.stop_reason
         file.attrs["verdict_code"] = result.verdict_code
         file.attrs["thickness"] = result.thickness
-        file.attrs["pixel"], file.attrs["origin"] = result.pixel, result.origin
+        file.attrs["pixel"] = result.pixel
+        file.attrs["origin"] = result.origin
         for name in _ARRAYS:
             if (array := getattr(result, name)) is not None:
                 compression = "gzip" if array.size > 10_000 else None
@@ -331,13 +334,15 @@ def _write_cxi(result: Result, path: Path) -> None:
     from phaseloom.data.formats.cxi import compute_sample_motion
 
     with whole(path) as short, h5py.File(short, "w") as file:
-        file["cxi_version"], file["number_of_entries"] = 160, 1
+        file["cxi_version"] = 160
+        file["number_of_entries"] = 1
         entry = file.create_group("entry_1")
         entry["title"] = result.title or "Phaseloom reconstruction"
         for number, array in ((1, result.probe), (2, result.object)):
             image = entry.create_group(f"image_{number}")
             image.create_dataset("data", data=array, compression="gzip")
-            image["data_type"], image["data_space"] = "electron density", "real"
+            image["data_type"] = "electron density"
+            image["data_space"] = "real"
             image["image_size"] = np.array(
                 [n * p * 1e-10 for n, p in zip(array.shape[-2:], result.pixel, strict=True)]
             )

@@ -139,7 +139,8 @@ def _scale(image: np.ndarray, bits: Bits) -> tuple[np.ndarray, float, float]:
     """Numbers to store, and the value of 0 and of a step of one."""
     if bits == "raw":
         return image.astype(np.float32), 0.0, 1.0
-    low, high = float(image.min()), float(image.max())
+    low = float(image.min())
+    high = float(image.max())
     top = {8: 255, 16: 65535, 32: 1}[bits]
     part = (image - low) / ((high - low) or 1.0)
     step = (high - low) / top
