@@ -100,7 +100,7 @@ class Picture:
         look = {} if values.ndim == 3 else {"cmap": self._cmap, "norm": norm}
         self.drawn = image(self.axes, values, pixel=self.pixel, dimension=self.dimension, title=" ", **look)
         if self._mask is not None and not self._mask.all():
-            _draw_untrusted(self.axes, self._mask, self.drawn.get_extent())
+            _draw_mask(self.axes, self._mask, self.drawn.get_extent())
         if values.ndim == 2:
             colour_bar(self.axes, self.drawn, self._label)
         self.axes.format_coord = self._place
@@ -195,7 +195,7 @@ def _open_figures() -> list[Figure]:
     return figures
 
 
-def _draw_untrusted(axes: Axes, mask: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+def _draw_mask(axes: Axes, mask: np.ndarray, extent: tuple[float, float, float, float]) -> None:
     """Cover what is not trusted."""
     from matplotlib.colors import ListedColormap
 

@@ -86,7 +86,8 @@ def report(land: Landscape, /) -> Figure:
     landscape, not a cut through it.
 
     Example:
-        >>> axes = {"epochs": KnobAxis(np.array([1.0, 2.0])), "shape": KnobAxis(np.arange(2.0), labels=("a", "b"))}
+        >>> shape = KnobAxis(np.arange(2.0), labels=("a", "b"))
+        >>> axes = {"epochs": KnobAxis(np.array([1.0, 2.0])), "shape": shape}
         >>> land = Landscape("x", "loss", np.arange(2), np.ones(2), ("done",) * 2, axes, {}, ())
         >>> len([axes for axes in report(land).axes if axes.get_title()])
         4
