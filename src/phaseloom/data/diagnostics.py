@@ -155,6 +155,7 @@ class _ScanSurvey:
         """Pixels without counts among others that have some."""
         image = np.where(self.scan.mask, self.mean, np.nan)
         median = np.nanmedian(_stack_neighbours(image), axis=0)
+        # Where twelve counts are expected, one pixel in 160,000 has none by chance.
         return int(((self.mean == 0) & self.scan.mask & (median * self.read > 12)).sum())
 
     @cached_property
@@ -172,6 +173,7 @@ class _ScanSurvey:
     @property
     def has_saturation(self) -> bool:
         """Whether many values stop at the same number."""
+        # Of a few counts many values are the highest by chance, so that a low maximum proves nothing.
         many = self.at_highest >= 5 and self.at_highest >= 0.5 * self.near_highest
         return self.highest >= 200 and many and self.near_highest < 0.5 * self.mean.size * self.read
 

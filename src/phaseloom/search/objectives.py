@@ -1,4 +1,4 @@
-"""What a search makes small. Each is a number of a trial; some are known after every epoch."""
+"""What a search minimises. Each is a number of a trial; some are known after every epoch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

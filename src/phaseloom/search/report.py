@@ -1,4 +1,4 @@
-"""What a search has found: its trials in a table, how much each knob matters, the best one ready to run."""
+"""The report of a search: a table of its trials, how much each knob matters, the best one ready to run."""
 
 import csv
 import math

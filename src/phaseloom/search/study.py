@@ -11,19 +11,19 @@ import itertools
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from phaseloom.errors import BadInput
+from phaseloom.search.samplers import without_warnings
 from phaseloom.search.space import Space
 
 __all__ = [
@@ -105,8 +105,8 @@ class Heartbeat:
                 continue
             with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another process was quicker
                 study.tell(trial.number, state=TrialState.FAIL)
-                with _without_warnings():
-                    RetryHeartbeatStaleTrialCallback(MAX_RETRIES)(study, study.trials[trial.number])
+                retry = without_warnings(RetryHeartbeatStaleTrialCallback, MAX_RETRIES)
+                retry(study, study.trials[trial.number])
 
 
 class AskLock:
@@ -293,10 +293,3 @@ def _without_log() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(before)
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        yield

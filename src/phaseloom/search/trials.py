@@ -29,10 +29,12 @@ class Trial:
 
     Attributes:
         recipe: class of what can be run so.
-        run: a `Job`, or a `Course`.
+        course: class of the run of such a recipe.
+        run: one of these.
     """
 
     recipe: ClassVar[type[Recipe]]
+    course: ClassVar[type[Job | RetrievalTraining | AutoencoderTraining | RestorerTraining]]
     run: Any
 
     def __init__(self, recipe: Any, folder: Path | None):
@@ -43,24 +45,24 @@ class Trial:
         yield from self.run
 
     def begin(self, recipe: Any, folder: Path | None, /) -> Any:
-        """The run of a recipe."""
-        raise NotImplementedError
+        """The run of a recipe, with its data read or simulated."""
+        return self.course.begin(recipe, folder)
 
     def collect_numbers(self) -> Mapping[str, Any]:
-        """All that can be told of the run in numbers, by name; leaves its result in its folder."""
+        """Numbers that describe the run, by name; leaves its result in its folder."""
         raise NotImplementedError
 
     def make_picture(self) -> Picture | None:
-        """What it made, for eyes."""
+        """An image of what it made."""
         raise NotImplementedError
 
     def loss(self) -> float:
-        """Of what was learned from, in the epoch of the result; of a start that was best, in the first."""
+        """Training loss in the epoch of the result; in the first one, if the start was best."""
         event = self._last_event()
         return float(event["loss"]) if event else float("nan")
 
     def holdout_loss(self) -> float | None:
-        """Of what was held out, in the epoch whose result it is, or the last one that held something out."""
+        """Hold-out loss in the epoch whose result it is, or in the last one that had a hold-out."""
         progress = self.run.progress
         if progress.best is not None and (progress.shown == progress.best[0] or not progress.history):
             return progress.best[1]
@@ -88,16 +90,13 @@ class ReconstructionTrial(Trial):
     """A phase image from patterns."""
 
     recipe = Reconstruct
+    course = Job
     run: Job
 
     @cached_property
     def result(self) -> Result:
         """Of the run at its end."""
         return self.run.ended or self.run.result()
-
-    def begin(self, recipe: Any, folder: Path | None, /) -> Job:
-        """Read the data, find what is left open."""
-        return Job.begin(recipe, folder)
 
     def collect_numbers(self) -> Mapping[str, Any]:
         """Metrics of the result, which a run with a folder has left there."""
@@ -117,22 +116,12 @@ class ReconstructionTrial(Trial):
 
 
 class NetworkTrial(Trial):
-    """The training of a network, described by the card of the network.
-
-    Attributes:
-        course: class of the training.
-    """
-
-    course: ClassVar[type[RetrievalTraining | AutoencoderTraining | RestorerTraining]]
+    """The training of a network, described by the card of the network."""
 
     @cached_property
     def card(self) -> Mapping[str, Any]:
         """Of the network at its end, which is left in its folder."""
         return self.finish()[1]
-
-    def begin(self, recipe: Any, folder: Path | None, /) -> Any:
-        """Read or simulate what is learned from."""
-        return self.course.begin(recipe, folder)
 
     def collect_numbers(self) -> Mapping[str, Any]:
         """Of the card: ``scores.network.explained``."""
@@ -144,18 +133,18 @@ class NetworkTrial(Trial):
 
 
 class RetrievalTrial(NetworkTrial):
-    """A network that reads phases."""
+    """The training of a network that retrieves phases."""
 
     recipe = Train
     course = RetrievalTraining
     run: RetrievalTraining
 
     def finish(self) -> tuple[Any, Mapping[str, Any]]:
-        """Judged on what it has never seen."""
+        """Evaluated on scans that it was not trained on."""
         return self.run.finish()
 
     def make_picture(self) -> Picture | None:
-        """What it makes of a scan that it has never seen."""
+        """Its prediction for a scan that it was not trained on."""
         from phaseloom.retrieval.evaluate import predict_image
         from phaseloom.retrieval.networks.end_to_end import make_scan_network
 
@@ -166,20 +155,20 @@ class RetrievalTrial(NetworkTrial):
 
 
 class AutoencoderTrial(NetworkTrial):
-    """An autoencoder of patterns."""
+    """The training of an autoencoder of patterns."""
 
     recipe = Autoencode
     course = AutoencoderTraining
     run: AutoencoderTraining
 
     def finish(self) -> tuple[Any, Mapping[str, Any]]:
-        """Judged on patterns held out."""
+        """Evaluated on patterns held out."""
         from phaseloom.embedding.evaluate import finish_training
 
         return finish_training(self.run)
 
     def make_picture(self) -> Picture | None:
-        """A pattern that decided, drawn by the network, in the numbers that it takes."""
+        """A validation pattern as the network decodes it, in the units of its input."""
         import torch
 
         lesson = self.run.lesson
@@ -190,20 +179,20 @@ class AutoencoderTrial(NetworkTrial):
 
 
 class RestorerTrial(NetworkTrial):
-    """A network that restores images."""
+    """The training of a network that restores images."""
 
     recipe = Restore
     course = RestorerTraining
     run: RestorerTraining
 
     def finish(self) -> tuple[Any, Mapping[str, Any]]:
-        """Judged on pairs held out."""
+        """Evaluated on pairs held out."""
         from phaseloom.restoration.evaluate import evaluate_training
 
         return evaluate_training(self.run)[:2]
 
     def make_picture(self) -> Picture | None:
-        """A pair that decided, restored; colours by their mean."""
+        """The restored input of a validation pair; colours by their mean."""
         from phaseloom.restoration.apply import restore_image
 
         pair = self.run.pairs[1].pairs[0]
@@ -218,7 +207,7 @@ REQUIRED_SETTINGS = {ReconstructionTrial: "file", AutoencoderTrial: "file", Rest
 
 
 def read(path: Path, settings: Mapping[str, Any] | None = None, /) -> tuple[type[Trial], Any]:
-    """What a file is the recipe of, found from its keys, and the recipe.
+    """The kind of trial that a file describes, found from its keys, and its recipe.
 
     Raises:
         BadInput: keys that no protocol has, or of several.
@@ -241,7 +230,7 @@ def _find_kind(keys: set[str], place: str) -> type[Trial]:
 
 
 def find_trial_class(recipe: Recipe, /) -> type[Trial]:
-    """What runs a recipe."""
+    """The class that runs a recipe."""
     return next(kind for kind in KINDS if isinstance(recipe, kind.recipe))
 
 
