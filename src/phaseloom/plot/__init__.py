@@ -6,7 +6,7 @@ Nothing is shown and no global state is touched; `save` writes a figure to a fil
     plot.save(plot.report(result), "report.png")
 
 Interactive ones (`browse`, `compare`, `slide`, `Live`) belong to pyplot, whose ``plt.show()`` shows them
-in windows, or with ipympl in a notebook; the first three return an `interactive.View`.
+in windows, or with ipympl in a notebook; the first three return an `phaseloom.plot.gui.SteppedView`.
 """
 
 import importlib
