@@ -84,7 +84,7 @@ def measured(base: Reconstruct, folder: Path, trials: int, workers: int, device:
         done = sum(one.state == "done" for one in Searching(plan))
     seconds = time.perf_counter() - began
     row = {"workers": workers, "done": done, "seconds": round(seconds, 1)}
-    best = found.best(plan)
+    best = found.find_best_trial(plan)
     return row | {
         "per_hour": round(3600 * done / seconds, 1),
         "busy": busy.share(),

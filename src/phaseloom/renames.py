@@ -9,7 +9,7 @@ from typing import Any
 
 from phaseloom.errors import BadInput
 
-__all__ = ["current_knobs", "renamed_knobs", "targets"]
+__all__ = ["current_knobs", "renamed_attribute", "renamed_knobs", "targets"]
 
 Rename = str | tuple[str, Callable[[Any], Any]]
 """A knob of today, or one place of it (``betas[1]``); and what turns an old value into one of today."""
@@ -54,6 +54,17 @@ def renamed_knobs(**old: Rename) -> Callable[[F], F]:
         return typing.cast(F, with_current_names)
 
     return decorate
+
+
+def renamed_attribute(old: str, new: str, /) -> Any:
+    """A property under an attribute's name of an earlier version, for one version."""
+
+    def get_current(instance: Any) -> Any:
+        kind = type(instance).__name__
+        warnings.warn(f"{kind}.{old} is now {kind}.{new}", DeprecationWarning, stacklevel=2)
+        return getattr(instance, new)
+
+    return property(get_current)
 
 
 def targets(function: Callable[..., Any], /) -> dict[str, str]:

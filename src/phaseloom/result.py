@@ -15,6 +15,7 @@ from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 from phaseloom.metrics.resolution import RingCorrelation
+from phaseloom.renames import renamed_attribute
 from phaseloom.units import HC_SI
 
 __all__ = ["Drift", "Provenance", "Result", "is_result", "load"]
@@ -178,14 +179,16 @@ class Result:
 
         if self.geometry.beam != "electron":
             raise BadInput("result.potential", self.geometry.beam, "is not an electron: use the phase")
-        return np.angle(remove_plane_wave(self.object, self.covered.astype(float))) / interaction(
+        return np.angle(remove_plane_wave(self.object, self.coverage_mask.astype(float))) / interaction(
             self.geometry.energy
         )
 
     @property
-    def covered(self) -> np.ndarray:
+    def coverage_mask(self) -> np.ndarray:
         """``(y, x)``: where the object was lit well enough to be trusted."""
         return self.coverage > 0.05 * np.percentile(self.coverage[self.coverage > 0], 90)
+
+    covered = renamed_attribute("covered", "coverage_mask")
 
     @property
     def drift(self) -> Drift:
@@ -197,14 +200,15 @@ class Result:
         """Phase ``(y, x)`` in radian summed over slices; a constant and a ramp are arbitrary."""
         from phaseloom.metrics.phase import remove_plane_wave, remove_ramp, sum_phase
 
-        covered = self.covered.astype(float)
+        covered = self.coverage_mask.astype(float)
         return remove_ramp(sum_phase(remove_plane_wave(self.object, covered)), covered, robust=True)
 
     @property
     def window(self) -> tuple[slice, slice]:
         """Rows and columns of the scanned field: where beam centres went."""
         places = (self.positions - np.array(self.origin)) / np.array(self.pixel)
-        low, high = np.floor(places.min(0)).astype(int), np.ceil(places.max(0)).astype(int) + 1
+        low = np.floor(places.min(0)).astype(int)
+        high = np.ceil(places.max(0)).astype(int) + 1
         rows, columns = (slice(max(int(a), 0), int(b)) for a, b in zip(low, high, strict=True))
         return rows, columns
 
@@ -265,12 +269,14 @@ def _write_h5(result: Result, path: Path) -> None:
 
     with whole(path) as short, h5py.File(short, "w") as file:
         file.attrs["phaseloom_result"] = 1
-        file.attrs["title"], file.attrs["stopped"] = result.title, result.stopped
+        file.attrs["title"] = result.title
+        file.attrs["stopped"] = result.stopped
         file.attrs["verdict"] = result.verdict
         file.attrs["stop_reason"] = result.stop_reason
         file.attrs["verdict_code"] = result.verdict_code
         file.attrs["thickness"] = result.thickness
-        file.attrs["pixel"], file.attrs["origin"] = result.pixel, result.origin
+        file.attrs["pixel"] = result.pixel
+        file.attrs["origin"] = result.origin
         for name in _ARRAYS:
             if (array := getattr(result, name)) is not None:
                 compression = "gzip" if array.size > 10_000 else None
@@ -328,13 +334,15 @@ def _write_cxi(result: Result, path: Path) -> None:
     from phaseloom.data.formats.cxi import compute_sample_motion
 
     with whole(path) as short, h5py.File(short, "w") as file:
-        file["cxi_version"], file["number_of_entries"] = 160, 1
+        file["cxi_version"] = 160
+        file["number_of_entries"] = 1
         entry = file.create_group("entry_1")
         entry["title"] = result.title or "Phaseloom reconstruction"
         for number, array in ((1, result.probe), (2, result.object)):
             image = entry.create_group(f"image_{number}")
             image.create_dataset("data", data=array, compression="gzip")
-            image["data_type"], image["data_space"] = "electron density", "real"
+            image["data_type"] = "electron density"
+            image["data_space"] = "real"
             image["image_size"] = np.array(
                 [n * p * 1e-10 for n, p in zip(array.shape[-2:], result.pixel, strict=True)]
             )

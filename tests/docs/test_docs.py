@@ -1,5 +1,6 @@
 """What the documents show is run."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -79,7 +80,14 @@ def test_every_command_of_the_documents_exists() -> None:
             assert verb in known, f"{page.name}: {verb}"
 
 
-def test_the_front_door_is_as_listed() -> None:
-    assert dir(pl) == sorted(pl.__all__)
-    for name in pl.__all__:
-        assert getattr(pl, name) is not None
+STUBS = sorted((ROOT / "src").rglob("__init__.pyi"))
+
+
+@pytest.mark.parametrize("stub", STUBS, ids=lambda stub: stub.parent.name)
+def test_the_front_doors_are_as_listed(stub: Path) -> None:
+    if stub.parent.name == "search":
+        pytest.importorskip("optuna")
+    package = importlib.import_module(".".join(stub.parent.relative_to(ROOT / "src").parts))
+    assert dir(package) == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name) is not None

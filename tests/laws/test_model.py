@@ -453,7 +453,7 @@ class TestEnlarged:
         from dataclasses import replace
 
         scan = scanned((6, 5))
-        wide = replace(scan, modelled=scan.geometry.cropped((10, 9)))
+        wide = replace(scan, modelled=scan.geometry.crop((10, 9)))
         model = experiment(wide)
         wave = model.propagator(
             model.probe(model.scan(all_of(model))[1])[:, None],

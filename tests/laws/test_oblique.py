@@ -90,7 +90,7 @@ def test_a_sample_across_the_beam_is_the_plain_case():
 def test_what_is_not_tilted_is_modelled_as_before():
     scan = some_scan((0.0, 0.0, -3.0))
     assert scan.geometry == replace(scan.geometry, normal=(0, 0, 1))
-    assert not scan.geometry.tilted
+    assert not scan.geometry.has_tilted_sample
     model = Ptychography.of(scan)
     assert model.heights is None
     assert model.detector.ewald is None

@@ -75,7 +75,7 @@ def test_a_parameter_file_names_the_network_beside_it(scan, model, tmp_path):
 
 
 def test_patterns_of_another_size_are_refused(scan, model):
-    geometry = scan.geometry.cropped((16, 14))
+    geometry = scan.geometry.crop((16, 14))
     small = replace(scan, counts=scan.counts[:, :, 1:15], geometry=geometry, mask=None)
     with pytest.raises(BadInput, match="16 x 14 is not what it learned from, 16 x 16"):
         denoise(small, model=model)

@@ -195,7 +195,7 @@ def test_means_of_clusters_weighted_by_their_sizes_are_the_mean_of_all(scan):
 def test_areas_are_found_by_latents_and_by_components(scan):
     found = embedding(scan)
     kinds, tried = protocol.find_clusters(found.latents, None, truth=KINDS)
-    assert tried.suggested == 2
+    assert tried.suggested_count == 2
     assert [kind.agreement.mean for kind in kinds] == [1, 1]
     assert [kind.stability.mean for kind in kinds] == [1, 1]
     for one in (

@@ -156,7 +156,7 @@ class TestState:
         mixed = {"pixels": {**PIXELS["pixels"], "modes": 2}}
         result = finished(tree | {"object": mixed}).result()
         assert result.object.ndim == 3
-        assert np.isfinite(result.phase[result.covered].std())
+        assert np.isfinite(result.phase[result.coverage_mask].std())
 
     def test_a_snapshot_holds_no_patterns(self, files, tree, tmp_path):
         job = Job.begin(Reconstruct.of(tree), tmp_path / "run")

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,10 @@ from phaseloom.restoration.pairs import underwater
 from phaseloom.result import Result
 from phaseloom.search import report as found
 from phaseloom.search import runner as searching
-from phaseloom.search.parameter_paths import at
+from phaseloom.search.parameter_paths import get_parameter
 from phaseloom.search.recipe import Plan, Search
-from phaseloom.search.runner import Searching, joined
-from phaseloom.search.trials import Reconstruction, read
+from phaseloom.search.runner import Searching, join_search
+from phaseloom.search.trials import ReconstructionTrial, read
 from phaseloom.simulation import simulate
 from phaseloom.spec import load_yaml, to_yaml
 
@@ -37,11 +38,13 @@ def begun(tree: dict[str, Any], over: dict[str, Any], folder: Path, **knobs: Any
     return Plan.begin(base, Search.of({"over": over, **knobs}), folder)
 
 
-def searched(tree: dict[str, Any], over: dict[str, Any], folder: Path, **knobs: Any) -> list[found.Tried]:
+def searched(
+    tree: dict[str, Any], over: dict[str, Any], folder: Path, **knobs: Any
+) -> list[found.TrialRecord]:
     return list(Searching(begun(tree, over, folder, **knobs)))
 
 
-def values(trials: list[found.Tried]) -> list[float | None]:
+def values(trials: list[found.TrialRecord]) -> list[float | None]:
     return [one.value for one in trials]
 
 
@@ -83,7 +86,9 @@ def test_a_search_over_a_knob_changes_what_is_run(tree, tmp_path, kind):
     results = [Result.load(tmp_path / "s" / "trials" / f"{n:04d}" / "result.h5") for n in (0, 1)]
     first, second = ([event["loss"] for event in one.history] + [one.object.tobytes()] for one in results)
     assert first != second
-    ran = [at(load_yaml(tmp_path / "s" / "trials" / f"{n:04d}" / "run.yaml"), path) for n in (0, 1)]
+    ran = [
+        get_parameter(load_yaml(tmp_path / "s" / "trials" / f"{n:04d}" / "run.yaml"), path) for n in (0, 1)
+    ]
     assert ran[0] != ran[1]
 
 
@@ -96,7 +101,7 @@ def test_a_trial_is_the_run_of_its_own_file_bit_for_bit(tree, tmp_path):
     plan = begun(tree, over, tmp_path / "s", trials=3, epochs=2)
     trials = list(Searching(plan))
     for number in (2, 1):
-        alone = Job.begin(plan.put(trials[number].drawn, "trials"))
+        alone = Job.begin(plan.make_recipe(trials[number].params, "trials"))
         history = [epoch.loss for epoch in alone]
         result = Result.load(plan.folder / "trials" / f"{number:04d}" / "result.h5")
         assert history == [event["loss"] for event in result.history]
@@ -122,18 +127,21 @@ def test_the_best_file_runs_to_the_same_value(tree, tmp_path, phaseloom, monkeyp
 
 def test_two_who_work_on_one_study_do_no_trial_twice(tree, tmp_path):
     plan = begun(tree, DEFOCUS, tmp_path / "s", sampler="grid")
-    first, second = iter(Searching(plan)), joined(plan.folder)
+    first, second = iter(Searching(plan)), join_search(plan.folder)
     assert [next(first).number, next(second).number] == [0, 1]
     done = [*first]
     assert [one.number for one in done] == [1, 2], "who began tells of all that end"
     assert list(second) == []
-    assert len({one.shown["probe.focused.defocus"] for one in found.tried(plan, "trials")}) == 3
+    assert len({one.labels["probe.focused.defocus"] for one in found.list_trials(plan, "trials")}) == 3
 
 
 def test_who_joins_draws_other_values_than_who_began(tree, tmp_path):
     over = {"probe.focused.defocus": {"low": "40 A", "high": "80 A"}}
     plan = begun(tree, over, tmp_path / "s", trials=2, sampler="random")
-    drawn = [next(one).drawn["probe.focused.defocus"] for one in (joined(plan.folder), joined(plan.folder))]
+    drawn = [
+        next(one).params["probe.focused.defocus"]
+        for one in (join_search(plan.folder), join_search(plan.folder))
+    ]
     assert drawn[0] != drawn[1]
 
 
@@ -155,16 +163,16 @@ def test_a_search_that_goes_on_draws_as_one_that_never_stopped(tree, tmp_path):
     whole = searched(tree, over, tmp_path / "a", trials=3, sampler={"tpe": {"n_startup_trials": 1}})
     some = searched(tree, over, tmp_path / "b", trials=2, sampler={"tpe": {"n_startup_trials": 1}})
     more = list(Searching(Plan.at(tmp_path / "b", trials=3)))
-    assert [one.drawn for one in [*some, *more]] == [one.drawn for one in whole]
+    assert [one.params for one in [*some, *more]] == [one.params for one in whole]
     assert values([*some, *more]) == values(whole)
 
 
 def test_what_cannot_be_run_fails_with_its_sentence_and_the_search_goes_on(tree, tmp_path):
     over = {"object.pixels.slices": [1, 2]}
     trials = searched({**tree, "object": "pixels"}, over, tmp_path / "s", sampler="grid")
-    bad = next(one for one in trials if one.shown["object.pixels.slices"] == "2")
+    bad = next(one for one in trials if one.labels["object.pixels.slices"] == "2")
     assert (bad.state, "thickness" in bad.reason) == ("failed", True)
-    assert found.best(Plan.at(tmp_path / "s")).shown == {"object.pixels.slices": "1"}
+    assert found.find_best_trial(Plan.at(tmp_path / "s")).labels == {"object.pixels.slices": "1"}
 
 
 def test_where_all_fail_the_first_reason_is_told(tree, tmp_path):
@@ -174,13 +182,13 @@ def test_where_all_fail_the_first_reason_is_told(tree, tmp_path):
     search = Searching(plan)
     assert {one.state for one in search} == {"failed"}
     with pytest.raises(BadInput, match=r"all 2 trials came to nothing, the first because: .*thickness"):
-        search.left()
+        search.write_report()
 
 
 def test_numbers_that_cease_to_be_finite_fail_the_trial(tree, tmp_path):
     over = {"rates.object": [0.02, 1e30]}
     trials = searched({**tree, "optimizer": "adam"}, over, tmp_path / "s", sampler="grid", objective="loss")
-    bad = next(one for one in trials if one.drawn["rates.object"] == "1.0e+30")
+    bad = next(one for one in trials if one.params["rates.object"] == "1.0e+30")
     assert bad.state == "failed"
     assert "finite" in bad.reason or "became" in bad.reason
 
@@ -208,8 +216,8 @@ def test_the_best_small_trials_are_run_again_as_the_file_says(tree, tmp_path):
         len(Result.load(plan.folder / part / "0000" / "result.h5").positions) for part in ("trials", "finals")
     ]
     assert patterns == [20, 25]
-    assert trials[-1].drawn == found.ranked(trials[:3])[0].drawn
-    assert found.best(plan).part == "finals"
+    assert trials[-1].params == found.rank_trials(trials[:3])[0].params
+    assert found.find_best_trial(plan).part == "finals"
 
 
 def test_a_warm_start_is_asked_for_and_then_begins_where_the_best_ended(tree, tmp_path):
@@ -223,7 +231,7 @@ def test_a_warm_start_is_asked_for_and_then_begins_where_the_best_ended(tree, tm
     assert second["from_file"]["path"].endswith("result.h5")
 
 
-class Deaf(Reconstruction):
+class Deaf(ReconstructionTrial):
     """A run that has a defocus of its own, whatever it is asked for."""
 
     def begin(self, recipe: Any, folder: Path | None, /) -> Job:
@@ -233,7 +241,7 @@ class Deaf(Reconstruction):
 def test_a_knob_that_something_else_decides_on_fails_the_trial(tree, tmp_path):
     plan = begun(tree, DEFOCUS, tmp_path / "s", sampler="grid")
     plan.kind = Deaf
-    trials = {one.shown["probe.focused.defocus"]: one for one in Searching(plan)}
+    trials = {one.labels["probe.focused.defocus"]: one for one in Searching(plan)}
     assert {shown: one.state for shown, one in trials.items()} == {
         "40 A": "failed",
         "60 A": "done",
@@ -271,7 +279,7 @@ def test_the_resolution_of_halves_can_be_made_small(tree, tmp_path):
 
 def test_only_the_best_keep_their_results(tree, tmp_path):
     searched(tree, DEFOCUS, tmp_path / "s", sampler="grid", keep=1)
-    best = found.best(Plan.at(tmp_path / "s"))
+    best = found.find_best_trial(Plan.at(tmp_path / "s"))
     assert [path.parent.name for path in (tmp_path / "s").glob("trials/*/result.h5")] == [
         f"{best.number:04d}"
     ]
@@ -285,24 +293,24 @@ def test_half_a_line_at_the_end_of_a_journal_is_dropped(tree, tmp_path):
         journal.write(b'{"op_code":4,"work')
     plan = Plan.at(tmp_path / "s", trials=2)
     assert [one.number for one in Searching(plan)] == [1]
-    assert len(found.tried(Plan.at(tmp_path / "s"), "trials")) == 2
+    assert len(found.list_trials(Plan.at(tmp_path / "s"), "trials")) == 2
 
 
 def test_an_interrupted_trial_is_done_when_the_search_goes_on(tree, tmp_path, monkeypatch):
     plan = begun(tree, DEFOCUS, tmp_path / "s", sampler="grid", trials=1)
-    run = searching._run
+    run = searching._run_epochs
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(searching, "_run", interrupted)
+    monkeypatch.setattr(searching, "_run_epochs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(Searching(plan))
-    monkeypatch.setattr(searching, "_run", run)
+    monkeypatch.setattr(searching, "_run_epochs", run)
     (again,) = Searching(Plan.at(tmp_path / "s"))
     assert again.state == "done"
-    first = found.tried(plan, "trials")[0]
-    assert (first.reason, first.drawn) == ("interrupted", again.drawn)
+    first = found.list_trials(plan, "trials")[0]
+    assert (first.reason, first.params) == ("interrupted", again.params)
 
 
 def test_a_folder_that_holds_a_search_is_gone_on_with_and_not_begun_again(tree, tmp_path, phaseloom):
@@ -317,18 +325,35 @@ def test_a_folder_that_holds_a_search_is_gone_on_with_and_not_begun_again(tree, 
     assert (ended.code, "give the run file first" in ended.err) == (2, True)
 
 
+def test_a_search_that_was_moved_with_its_data_goes_on(tree, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    shutil.copy(tree["file"], here / "scan.h5")
+    searched({**tree, "file": str(here / "scan.h5")}, DEFOCUS, here / "s", trials=1)
+    here.rename(tmp_path / "there")
+    plan = Plan.at(tmp_path / "there" / "s", trials=2)
+    assert plan.base.file == tmp_path / "there" / "scan.h5"
+    assert [(one.number, one.state) for one in Searching(plan)] == [(1, "done")]
+
+
+def test_a_search_that_was_moved_without_its_data_goes_on(tree, tmp_path):
+    searched(tree, DEFOCUS, tmp_path / "s", trials=1)
+    (tmp_path / "s").rename(tmp_path / "t")
+    assert [one.state for one in Searching(Plan.at(tmp_path / "t", trials=2))] == ["done"]
+
+
 WORKER = """
 import sys, time, torch
 torch.set_num_threads(1)
 from phaseloom.search import runner as searching
-run = searching._run
+run = searching._run_epochs
 def slow(plan, one, trial):
     run(plan, one, trial)
     print("under way", trial.number, flush=True)
     if sys.argv[2] == "hang":
         time.sleep(60)
-searching._run = slow
-for one in searching.joined(sys.argv[1]):
+searching._run_epochs = slow
+for one in searching.join_search(sys.argv[1]):
     print("done", one.number, flush=True)
 """
 
@@ -350,11 +375,11 @@ def test_who_is_killed_loses_one_trial_which_another_does(tree, tmp_path):
         process.send_signal(signal.SIGKILL)
     time.sleep(0.1)
     list(Searching(Plan.at(plan.folder)))
-    trials = found.tried(plan, "trials")
+    trials = found.list_trials(plan, "trials")
     assert [one.state for one in trials] == ["done", "failed", "done", "done"]
     assert trials[1].reason == "the process that worked on it died"
-    assert trials[3].drawn == trials[1].drawn, "what was lost is done once more"
-    assert len({one.shown["probe.focused.defocus"] for one in trials if one.value is not None}) == 3
+    assert trials[3].params == trials[1].params, "what was lost is done once more"
+    assert len({one.labels["probe.focused.defocus"] for one in trials if one.value is not None}) == 3
 
 
 @pytest.mark.slow
@@ -382,10 +407,10 @@ def test_a_search_that_cannot_come_to_anything_ends(tree, tmp_path, workers):
     asked = {"metric": {"name": "amplitude eror"}}
     over = {"probe.focused.defocus": {"low": "40 A", "high": "90 A"}}
     wrong = begun(tree, over, tmp_path / "a", objective=asked, pruner="none", trials=9, workers=workers)
-    ended = list[found.Tried]()
+    ended = list[found.TrialRecord]()
     with pytest.raises(BadInput, match="did you mean 'amplitude error'"):
         ended += Searching(wrong)
-    assert len(found.tried(wrong, "trials")) <= 2 * workers
+    assert len(found.list_trials(wrong, "trials")) <= 2 * workers
     if workers == 1:
         lost = begun({**tree, "rates": {"thickness": 0.1}}, over, tmp_path / "b", trials=9)
         with pytest.raises(BadInput, match=r"search: 3 trials failed, because: rates\.thickness"):
@@ -395,7 +420,7 @@ def test_a_search_that_cannot_come_to_anything_ends(tree, tmp_path, workers):
 def test_knobs_that_change_nothing_are_doubted(tree, tmp_path):
     plan = begun(tree, {"patience": [3, 40]}, tmp_path / "s", sampler="grid", objective="loss")
     list(Searching(plan))
-    assert "all 2 trials came to the same value" in found.doubts(plan)[0]
+    assert "all 2 trials came to the same value" in found.find_doubts(plan)[0]
     with pytest.raises(BadInput, match="epochs: 9 is more than the 1 of the run file"):
         Plan.begin(plan.base, plan.search.model_copy(update={"epochs": 9}), tmp_path / "t")
 
@@ -420,10 +445,10 @@ def test_several_processes_share_a_study(tree, tmp_path, storage):
     over = {"rates.object": {"low": 0.05, "high": 0.3, "step": 0.05}}
     plan = begun(tree, over, tmp_path / "s", sampler="grid", workers=2, storage=url)
     seen = [one.number for one in Searching(plan)]
-    trials = found.tried(plan, "trials")
+    trials = found.list_trials(plan, "trials")
     assert sorted(seen) == [one.number for one in trials] == [*range(6)]
     assert {one.state for one in trials} == {"done"}
-    assert len({one.drawn["rates.object"] for one in trials}) == 6
+    assert len({one.params["rates.object"] for one in trials}) == 6
     assert (plan.folder / "study.journal").exists() == (url is None)
 
 
@@ -467,5 +492,5 @@ def test_training_files_are_searched_by_the_same_command(files, tmp_path, phasel
         assert ended.code == 0, ended.err
         assert f"run it with: phaseloom {verb} " in ended.out
         assert read(Path(f"s{number}/best.yaml"))[1].epochs == 1
-        trials = found.tried(Plan.at(f"s{number}"), "trials")
+        trials = found.list_trials(Plan.at(f"s{number}"), "trials")
         assert len({one.value for one in trials if one.state == "done"}) == 2, [one.reason for one in trials]

@@ -44,7 +44,7 @@ def test_a_normal_comes_before_a_mode_and_that_before_the_file():
     tilted = tilt_sample(scan, "r", NORMAL)
     assert tilted.geometry.normal == pytest.approx(UNIT)
     assert tilt_sample(tilted) is tilted
-    assert not tilt_sample(tilted, " Transmission").geometry.tilted
+    assert not tilt_sample(tilted, " Transmission").geometry.has_tilted_sample
     assert np.allclose(tilt_sample(tilted, "t").positions, scan.positions)
     with pytest.raises(BadInput, match="scattering_mode"):
         tilt_sample(scan, "sideways")

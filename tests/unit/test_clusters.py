@@ -93,7 +93,7 @@ def test_whitening_makes_a_weak_latent_count():
 def test_the_number_of_blobs_is_suggested():
     rows, _ = blobs()
     found = compare_cluster_counts(rows, range(2, 7))
-    assert found.suggested == 3
+    assert found.suggested_count == 3
     assert found.counts[found.silhouette.argmax()] == found.counts[found.bic.argmin()] == 3
     assert found.stability[1] == 1
     np.testing.assert_array_equal(

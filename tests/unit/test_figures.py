@@ -66,6 +66,20 @@ def test_every_name_is_drawn_and_every_figure_of_a_result_has_a_name(tmp_path):
     assert {function.__name__ for function in FIGURES.values()} == set(plot.__all__) - others
 
 
+@pytest.mark.parametrize("name", ["refined", "virtual_images", "save_stem_visualization"])
+def test_old_names_of_figures_warn_and_work(name):
+    with pytest.warns(DeprecationWarning, match=f"pl.plot.{name} is now pl."):
+        assert callable(getattr(plot, name))
+
+
+def test_old_names_of_attributes_warn_and_work():
+    r = outcome()
+    with pytest.warns(DeprecationWarning, match="Result.covered is now Result.coverage_mask"):
+        assert (r.covered == r.coverage_mask).all()
+    with pytest.warns(DeprecationWarning, match="Geometry.binned is now Geometry.bin"):
+        assert r.geometry.binned(2) == r.geometry.bin(2)
+
+
 def test_a_wrong_name_is_refused_before_anything_is_drawn(tmp_path):
     with pytest.raises(BadInput, match="did you mean 'slices'"):
         export.figures(outcome(), tmp_path / "none", of=("report", "slizes"))

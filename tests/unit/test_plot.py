@@ -139,7 +139,7 @@ RESULT_FIGURES = [
     plot.slices,
     plot.probe_modes,
     plot.losses,
-    plot.refined,
+    plot.refined_parameters,
     plot.positions,
     plot.tilts,
     plot.forward,
@@ -194,7 +194,7 @@ def test_rectangular_pixels_keep_their_shape():
 def test_phase_is_flat_cut_to_the_covered_box_and_empty_outside():
     r = outcome()
     phase = ObjectField.of(r).phase()
-    inside = r.covered[5:33, 7:47]
+    inside = r.coverage_mask[5:33, 7:47]
     assert phase.shape == (28, 40)
     np.testing.assert_array_equal(np.isnan(phase), ~inside)
     assert abs(np.nanmedian(phase)) < 0.05
@@ -357,10 +357,10 @@ def test_only_what_moved_is_a_course():
         if course.moves
     }
     assert moved == {"Distance of slices": "distance of slices (Å)", "Aberration C12": "C12 (Å)"}
-    titles = texts(plot.refined(refining(outcome())))
+    titles = texts(plot.refined_parameters(refining(outcome())))
     assert "Rates" in titles
     assert "Tilt" not in titles
-    assert "nothing but the images" in texts(plot.refined(outcome()))
+    assert "nothing but the images" in texts(plot.refined_parameters(outcome()))
 
 
 def test_powers_of_modes_are_shares():
@@ -416,7 +416,7 @@ def test_batches_are_drawn_where_they_are():
 
 
 @pytest.mark.parametrize(
-    "make", [plot.refined, plot.losses, plot.positions, plot.tilts, plot.slices, plot.probe_modes]
+    "make", [plot.refined_parameters, plot.losses, plot.positions, plot.tilts, plot.slices, plot.probe_modes]
 )
 def test_every_axis_is_labelled_with_its_unit(make):
     figure = make(replace(refining(leaning()), grid=None))

@@ -11,7 +11,7 @@ from phaseloom import cli
 from phaseloom.compat.ptyrad import translate_project, translate_search
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.search.parameter_paths import at
+from phaseloom.search.parameter_paths import get_parameter
 from phaseloom.search.recipe import Search
 from phaseloom.search.space import Space
 from tests.ptyrad import LEAST
@@ -79,7 +79,7 @@ def test_ends_of_a_range_are_those_of_the_file_with_them(name):
     share = (
         0.25 if name != "dx" else 1 - (1 / 0.145 - 1 / 0.14) / (1 / 0.16 - 1 / 0.14)
     )  # an angle is drawn there
-    recipe = space.put(Reconstruct.of(run), {path: ends[0] + share * (ends[1] - ends[0])})
+    recipe = space.apply(Reconstruct.of(run), {path: ends[0] + share * (ends[1] - ends[0])})
     theirs = (
         {"probe_z_shift": low + 0.75 * (high - low)} if name == "z_shift" else {}
     )  # as a defocus it counts down
@@ -95,7 +95,7 @@ def test_ends_of_a_range_are_those_of_the_file_with_them(name):
     if name == "dx":
         theirs["meas_calibration"] = {"mode": "dx", "value": quarter}
     plain = Reconstruct.of(translate_project({"init_params": LEAST | theirs}, Path("."))[0])
-    found, wanted = (at(one.resolved(), path) for one in (recipe, plain))
+    found, wanted = (get_parameter(one.resolved(), path) for one in (recipe, plain))
     assert str(found).split()[1:] == str(wanted).split()[1:]
     assert float(str(found).split()[0]) == pytest.approx(float(str(wanted).split()[0]), rel=1e-9)
 
@@ -115,10 +115,10 @@ def test_the_run_file_beside_a_search_is_the_run_of_the_file(name, given, stays)
     tree = project({name: given})
     run, search, notes = translate_search(tree, Path("."))
     ((path, _),) = search["over"].items()
-    assert at(run, path) == stays
+    assert get_parameter(run, path) == stays
     assert not notes
     plain = Reconstruct.of(translate_project(tree, Path("."))[0]).resolved()
-    assert at(plain, path) in (None, 0, stays)
+    assert get_parameter(plain, path) in (None, 0, stays)
 
 
 def test_slices_that_are_searched_have_what_lies_between_them():

@@ -12,10 +12,10 @@ from phaseloom.errors import BadInput
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.recipe import Train
 from phaseloom.search import objectives, pruners, samplers
-from phaseloom.search.figures import Axis, Landscape, report
-from phaseloom.search.parameter_paths import placed
+from phaseloom.search.figures import KnobAxis, Landscape, report
+from phaseloom.search.parameter_paths import set_parameters
 from phaseloom.search.recipe import Plan, Search
-from phaseloom.search.space import Searched, Space
+from phaseloom.search.space import Distribution, Space
 from phaseloom.search.trials import read
 from phaseloom.spec import call, names, to_yaml
 
@@ -58,7 +58,7 @@ REFUSED = {
     "ends the wrong way round": ({"holdout": {"low": 0.5, "high": 0.1}}, "low above high"),
     "a logarithm of zero": ({"holdout": {"low": 0, "high": 0.1, "log": True}}, "needs a low above zero"),
     "half an epoch": ({"epochs": {"low": 1.5, "high": 3}}, "is a whole number"),
-    "a range of words": ({"shape": {"low": 1, "high": 3}}, "is no number"),
+    "a range of words": ({"shape": {"low": 1, "high": 3}}, "is not a number"),
     "a step that is too long": ({"epochs": {"low": 1, "high": 3, "step": 4}}, "does not fit"),
     "one end": ({"epochs": {"low": 1}}, "needs .choices, ...., or .low: ..., high: ..."),
     "no choice": ({"epochs": []}, "holds no choice"),
@@ -70,7 +70,7 @@ REFUSED = {
     ),
     "a condition on what is no choice": (
         {"epochs": {"choices": [1, 2], "when": {"shape": "flat"}}, "shape": ["cosine", "constant"]},
-        "flat is no choice of shape: cosine, constant",
+        "flat is not a choice of shape: cosine, constant",
     ),
     "conditions in a circle": (
         {
@@ -132,31 +132,33 @@ def test_the_objective_is_what_was_held_out_where_something_is():
 
 def test_a_number_is_written_as_the_very_same_with_its_unit():
     one = space({"probe.focused.defocus": {"low": "-5 A", "high": "1 um"}})
-    recipe = one.put(Reconstruct.of(BASE), {"probe.focused.defocus": 1234.5678901234567})
+    recipe = one.apply(Reconstruct.of(BASE), {"probe.focused.defocus": 1234.5678901234567})
     assert recipe.probe.values["defocus"] == 1234.5678901234567
-    assert one.shown({"probe.focused.defocus": 1234.5678901234567}) == {"probe.focused.defocus": "123.5 nm"}
+    assert one.format_params({"probe.focused.defocus": 1234.5678901234567}) == {
+        "probe.focused.defocus": "123.5 nm"
+    }
 
 
 def test_a_knob_of_a_choice_is_there_only_with_that_choice():
     over = {"optimizer": ["adam", "gauss_newton"], "optimizer.adam.momentum": {"low": 0.5, "high": 0.9}}
     one = space(over)
     drawn = [
-        one.draw(optuna.trial.FixedTrial({"optimizer": name, "optimizer.adam.momentum": 0.6}))
+        one.suggest(optuna.trial.FixedTrial({"optimizer": name, "optimizer.adam.momentum": 0.6}))
         for name in over["optimizer"]
     ]
     assert drawn == [{"optimizer": "adam", "optimizer.adam.momentum": 0.6}, {"optimizer": "gauss_newton"}]
-    assert one.put(Reconstruct.of(BASE), drawn[1]).optimizer.name == "gauss_newton"
+    assert one.apply(Reconstruct.of(BASE), drawn[1]).optimizer.name == "gauss_newton"
 
 
 def test_a_grid_obeys_conditions():
     thick = {"low": "2 A", "high": "4 A", "step": "1 A", "when": {"object.pixels.slices": [2, 3]}}
     one = space({"object.pixels.thickness": thick, "object.pixels.slices": [1, 2, 3]})
-    points = list(one.grid())
+    points = list(one.list_combinations())
     assert len(points) == 1 + 2 * 3
     assert {"object.pixels.slices": "1"} in points
     assert {"object.pixels.slices": "3", "object.pixels.thickness": 4.0} in points
     with pytest.raises(BadInput, match="needs a step"):
-        list(space({"holdout": {"low": 0.1, "high": 0.2}}).grid())
+        list(space({"holdout": {"low": 0.1, "high": 0.2}}).list_combinations())
 
 
 def test_numbers_that_yaml_takes_for_text_are_numbers():
@@ -293,9 +295,11 @@ def test_arguments_of_an_earlier_version_mean_the_same(room, name, old, new):
 
 def test_a_searched_knob_may_have_a_name_of_an_earlier_version():
     run = Reconstruct.of({"file": "a.h5", "optimizer": "adam"})
-    space = Space.of(run, {"optimizer.adam.memory": Searched(low=0.5, high=0.9)})
-    assert space.put(run, {"optimizer.adam.memory": 0.6}).optimizer.values == {"betas": (0.9, 0.6)}
-    assert space.put(run, {"optimizer.adam.memory": 0.6}) == placed(run, {"optimizer.adam.betas.1": 0.6})
+    space = Space.of(run, {"optimizer.adam.memory": Distribution(low=0.5, high=0.9)})
+    assert space.apply(run, {"optimizer.adam.memory": 0.6}).optimizer.values == {"betas": (0.9, 0.6)}
+    assert space.apply(run, {"optimizer.adam.memory": 0.6}) == set_parameters(
+        run, {"optimizer.adam.betas.1": 0.6}
+    )
 
 
 def test_every_sampler_and_pruner_of_the_rooms_is_tested():
@@ -307,8 +311,8 @@ def test_every_sampler_and_pruner_of_the_rooms_is_tested():
 def test_a_report_of_failures_and_of_choices_is_drawn():
     values = np.array([1.0, math.nan, 2.0, math.nan])
     axes = {
-        "a": Axis(np.array([1e-3, 1e-2, 0.1, math.nan]), log=True),
-        "b": Axis(np.array([0.0, 1, 1, 0]), labels=("one", "a label that is far too long")),
+        "a": KnobAxis(np.array([1e-3, 1e-2, 0.1, math.nan]), log=True),
+        "b": KnobAxis(np.array([0.0, 1, 1, 0]), labels=("one", "a label that is far too long")),
     }
     states = ("done", "failed", "done", "given up")
     picture = ("trial 0", np.arange(12.0).reshape(3, 4), 0.5)
@@ -318,11 +322,11 @@ def test_a_report_of_failures_and_of_choices_is_drawn():
 
 
 def test_conditions_of_a_searched_knob_are_obeyed_from_low_to_high():
-    knob = Searched(choices=(1, 2), when={"optimizer": "adam"})
+    knob = Distribution(choices=(1, 2), when={"optimizer": "adam"})
     recipe = Reconstruct.of(BASE)
-    one = Space.of(recipe, {"epochs": knob, "optimizer": Searched(choices=("adam", "gauss_newton"))})
+    one = Space.of(recipe, {"epochs": knob, "optimizer": Distribution(choices=("adam", "gauss_newton"))})
     assert [knob.path for knob in one.knobs] == ["optimizer", "epochs"]
-    assert not one.knobs[1].active({"optimizer": "gauss_newton"})
+    assert not one.knobs[1].is_active({"optimizer": "gauss_newton"})
 
 
 def test_the_files_that_the_page_shows_are_understood():

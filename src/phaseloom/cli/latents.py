@@ -90,7 +90,7 @@ def _compare_counts(tried: Any) -> Iterator[str]:
     yield "clusters  stability  silhouette          BIC"
     table = zip(tried.counts, tried.stability, tried.silhouette, tried.bic, strict=True)
     for count, stability, silhouette, bic in table:
-        mark = "  <- suggested" if count == tried.suggested else ""
+        mark = "  <- suggested" if count == tried.suggested_count else ""
         yield f"{count:8d}  {stability:9.3f}  {silhouette:10.3f}  {bic:11.1f}{mark}"
     yield "a suggestion: of the stablest numbers (within 0.05) that of largest silhouette; see the maps"
 

@@ -41,13 +41,13 @@ def search(  # noqa: PLR0913 - each an option of the command line
     """Search for settings of a reconstruction or a training: many trials, the best file, and a report."""
     from phaseloom.fitting.distributed import team
     from phaseloom.search.recipe import Plan
-    from phaseloom.search.runner import Searching, joined
+    from phaseloom.search.runner import Searching, join_search
 
     team().alone("search")
     given = {"trials": trials, "seconds": seconds, "workers": workers, "storage": storage}
     if join:
         _refuse(over, settings, out, *given.values())
-        count, finished = _run_trials(joined(file), quiet=quiet)
+        count, finished = _run_trials(join_search(file), quiet=quiet)
         if not finished:
             raise KeyboardInterrupt
         typer.echo(f"{count} trials run here: the search is complete")
@@ -96,18 +96,18 @@ def _run_trials(trials: Any, *, quiet: bool) -> tuple[int, bool]:
 def _finish(searching: Any) -> Iterator[str]:
     """Write the best file and the report."""
     from phaseloom.search import report
-    from phaseloom.search.trials import verb
+    from phaseloom.search.trials import find_verb
 
     plan = searching.plan
-    files = searching.left()
-    for path, share in report.importance(plan).items():
+    files = searching.write_report()
+    for path, share in report.compute_importance(plan).items():
         yield f"importance: {path:40s} {100 * share:.0f} %"
-    yield f"best: {report.best(plan)}"
-    for doubt in report.doubts(plan):
+    yield f"best: {report.find_best_trial(plan)}"
+    for doubt in report.find_doubts(plan):
         yield f"WARN {doubt}"
     for path in files:
         yield f"written: {path}"
-    yield f"run it with: phaseloom {verb(plan.base)} {plan.folder / 'best.yaml'}"
+    yield f"run it with: phaseloom {find_verb(plan.base)} {plan.folder / 'best.yaml'}"
 
 
 def _refuse(*given: Any) -> None:

@@ -1,10 +1,8 @@
-from . import beam_width as beam_width
 from . import calibrate as calibrate
 from . import counts as counts
 from . import diagnostics as diagnostics
 from . import formats as formats
-from . import models as models
+from . import importers as importers
 from . import orientations as orientations
 from . import prepare as prepare
 from . import scan as scan
-from . import validation as validation

@@ -10,12 +10,14 @@ import numpy as np
 
 __all__ = [
     "ArrangedCounts",
+    "ComputedCounts",
     "Counts",
     "HDF5Source",
     "MappedCounts",
     "PartialCounts",
     "SelectedCounts",
     "Source",
+    "compute_counts",
     "get_present",
     "list_own_patterns",
     "load_counts",
@@ -184,6 +186,24 @@ class MappedCounts:
 
 
 @dataclass(frozen=True)
+class ComputedCounts:
+    """Patterns that are computed when they are read, each from its number."""
+
+    compute: Callable[[int], np.ndarray]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
+        """Compute one pattern after the other."""
+        index = np.arange(self.shape[0])[index]
+        flat = np.atleast_1d(index)
+        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
+        for place, number in enumerate(flat):
+            out[place] = self.compute(int(number))
+        return out if np.ndim(index) else out[0]
+
+
+@dataclass(frozen=True)
 class SelectedCounts:
     """Some of the patterns of a lazy stack."""
 
@@ -272,6 +292,12 @@ def map_counts(
     sample = function(np.zeros((1, *counts.shape[1:]), counts.dtype))
     later = MappedCounts(counts, function, (counts.shape[0], *sample.shape[1:]), sample.dtype)
     return load_counts(later) if now else later
+
+
+def compute_counts(like: Counts, compute: Callable[[int], np.ndarray], dtype: np.dtype, /) -> Counts:
+    """Patterns from their numbers: now where the ones that they stand for are an array, else at reading."""
+    computed = ComputedCounts(compute, like.shape, dtype)
+    return load_counts(computed) if isinstance(like, np.ndarray) else computed
 
 
 def load_counts(counts: Counts, /) -> np.ndarray:

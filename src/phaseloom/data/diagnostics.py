@@ -155,6 +155,7 @@ class _ScanSurvey:
         """Pixels without counts among others that have some."""
         image = np.where(self.scan.mask, self.mean, np.nan)
         median = np.nanmedian(_stack_neighbours(image), axis=0)
+        # Where twelve counts are expected, one pixel in 160,000 has none by chance.
         return int(((self.mean == 0) & self.scan.mask & (median * self.read > 12)).sum())
 
     @cached_property
@@ -170,8 +171,9 @@ class _ScanSurvey:
         return int(hot.sum())
 
     @property
-    def saturated(self) -> bool:
+    def has_saturation(self) -> bool:
         """Whether many values stop at the same number."""
+        # Of a few counts many values are the highest by chance, so that a low maximum proves nothing.
         many = self.at_highest >= 5 and self.at_highest >= 0.5 * self.near_highest
         return self.highest >= 200 and many and self.near_highest < 0.5 * self.mean.size * self.read
 
@@ -402,7 +404,7 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "dose": _describe_dose,
     "dead pixels": lambda s: str(s.dead_pixels),
     "hot pixels": lambda s: str(s.hot_pixels),
-    "saturated pixels": lambda s: f"{s.at_highest} values of {s.highest:g}" if s.saturated else "none",
+    "saturated pixels": lambda s: f"{s.at_highest} values of {s.highest:g}" if s.has_saturation else "none",
     "centre": _describe_centre,
     "detector": lambda s: (
         None if s.edge_ratio is None else f"edge has {s.edge_ratio:.2g} of the mean intensity"
@@ -499,7 +501,7 @@ RULES = (
     FindingRule("dose", "note", FindingAdvice.CHANGING_COUNTS, lambda s: s.changes > 0.3),
     FindingRule("dead pixels", "warn", FindingAdvice.DEAD_PIXELS, lambda s: s.dead_pixels > 0),
     FindingRule("hot pixels", "warn", FindingAdvice.HOT_PIXELS, lambda s: s.hot_pixels > 0),
-    FindingRule("saturated pixels", "warn", FindingAdvice.SATURATED_PIXELS, lambda s: s.saturated),
+    FindingRule("saturated pixels", "warn", FindingAdvice.SATURATED_PIXELS, lambda s: s.has_saturation),
     FindingRule(
         "centre",
         "warn",

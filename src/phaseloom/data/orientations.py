@@ -17,7 +17,7 @@ def list_orientations(geometry: Geometry, /) -> tuple[int, ...]:
 
     Example:
         >>> square = Geometry(wavelength=0.02, shape=(8, 8), angle=(1e-3, 1e-3), beam="electron")
-        >>> list_orientations(square), list_orientations(square.cropped((6, 8)))
+        >>> list_orientations(square), list_orientations(square.crop((6, 8)))
         ((0, 1, 2, 3, 4, 5, 6, 7), (0, 1, 2, 3))
     """
     rows, columns = geometry.shape

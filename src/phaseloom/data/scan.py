@@ -18,6 +18,7 @@ import numpy as np
 from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_sample as surface
+from phaseloom.renames import renamed_attribute
 from phaseloom.units import ELECTRON_REST_ENERGY, PLANCK_TIMES_C, electron_wavelength, photon_wavelength
 
 __all__ = ["LAB_BASIS", "Geometry", "Scan4D", "wavelength_of"]
@@ -93,12 +94,12 @@ class Geometry:
             raise BadInput("geometry.wavelength", self.wavelength, "must be a positive number")
         if self.focus is not None and (self.distance is None or self.distance <= 0 or self.focus == 0):
             raise BadInput("geometry.distance", self.distance, "a near-field scan needs object to detector")
-        if self.near and self.tilted:
+        if self.near and self.has_tilted_sample:
             fix = "tilts the sample, not supported in the near field: leave it out, or read a far field"
             raise BadInput("geometry.normal", self.normal, fix)
 
     @property
-    def tilted(self) -> bool:
+    def has_tilted_sample(self) -> bool:
         """Whether the sample's surface is not perpendicular to the beam."""
         return self.normal != ACROSS
 
@@ -148,18 +149,23 @@ class Geometry:
             return pc
         return math.hypot(pc, ELECTRON_REST_ENERGY) - ELECTRON_REST_ENERGY
 
-    def cropped(self, shape: tuple[int, int], /) -> Geometry:
+    def crop(self, shape: tuple[int, int], /) -> Geometry:
         """The same detector with fewer (or, padded, more) pixels."""
         return replace(self, shape=(int(shape[0]), int(shape[1])))
 
-    def binned(self, factor: int, /) -> Geometry:
+    def bin(self, factor: int, /) -> Geometry:
         """A detector whose pixels are ``factor`` times as large and as many times fewer."""
         shape = (self.shape[0] // factor, self.shape[1] // factor)
         return replace(self, shape=shape, angle=(self.angle[0] * factor, self.angle[1] * factor))
 
-    def transposed(self) -> Geometry:
+    def transpose(self) -> Geometry:
         """Rows and columns of the detector exchanged."""
         return replace(self, shape=self.shape[::-1], angle=self.angle[::-1])
+
+    cropped = renamed_attribute("cropped", "crop")
+    binned = renamed_attribute("binned", "bin")
+    transposed = renamed_attribute("transposed", "transpose")
+    tilted = renamed_attribute("tilted", "has_tilted_sample")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -122,7 +122,7 @@ def find_clusters(
     """
     numbers = tuple(range(seeds))
     counts = compare_cluster_counts(rows, seeds=numbers) if count is None else None
-    found = counts.suggested if counts else count
+    found = counts.suggested_count if counts else count
     assert found is not None
     return tuple(
         method(rows, found, seeds=numbers, truth=truth) for method in (fit_kmeans, fit_mixture)

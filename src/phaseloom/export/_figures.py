@@ -27,7 +27,7 @@ FIGURES: Mapping[str, "Callable[[Result], Figure]"] = {
     "probe": plot.probe_modes,
     "positions": plot.positions,
     "tilts": plot.tilts,
-    "refined": plot.refined,
+    "refined": plot.refined_parameters,
     "losses": plot.losses,
     "forward": plot.forward,
 }

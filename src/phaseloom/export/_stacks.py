@@ -103,7 +103,7 @@ def _object_values(result: Result, kind: Image) -> np.ndarray:
     states = result.object[None] if result.object_modes is None else result.object_modes
     if kind == "amplitude":
         return np.abs(states)
-    return np.angle(remove_plane_wave(states, result.covered.astype(float)))
+    return np.angle(remove_plane_wave(states, result.coverage_mask.astype(float)))
 
 
 def _average_modes(result: Result, kind: Image) -> np.ndarray:
@@ -139,7 +139,8 @@ def _scale(image: np.ndarray, bits: Bits) -> tuple[np.ndarray, float, float]:
     """Numbers to store, and the value of 0 and of a step of one."""
     if bits == "raw":
         return image.astype(np.float32), 0.0, 1.0
-    low, high = float(image.min()), float(image.max())
+    low = float(image.min())
+    high = float(image.max())
     top = {8: 255, 16: 65535, 32: 1}[bits]
     part = (image - low) / ((high - low) or 1.0)
     step = (high - low) / top

@@ -103,7 +103,7 @@ class ClusterCounts:
     bic: np.ndarray
 
     @property
-    def suggested(self) -> int:
+    def suggested_count(self) -> int:
         """Of the numbers whose stability is within 0.05 of the largest, that of largest silhouette.
 
         A suggestion: it never says that there are no clusters at all, as low stabilities of all numbers do.
@@ -195,7 +195,7 @@ def compare_cluster_counts(
 
     Example:
         >>> rows = np.concatenate([np.random.default_rng(0).normal(10 * at, 1, (50, 2)) for at in range(3)])
-        >>> compare_cluster_counts(rows).suggested
+        >>> compare_cluster_counts(rows).suggested_count
         3
     """
     wanted = sorted(set(counts))

@@ -82,8 +82,8 @@ def standardise(
 
     Both centres are means on a circle, ``arg sum P(r + 1) P*(r)`` per axis in real and in Fourier space:
     known ramps are undone exactly and wrap without harm. The probe moves in a periodic window; edges the
-    shift brings into the object are mirrored. Unitary mixing of modes is left to `states.orthogonalise`,
-    ramps between slices to `phase.level`.
+    shift brings into the object are mirrored. Unitary mixing of modes is left to
+    `mixed_states.orthogonalise`, ramps between slices to `phase.remove_plane_wave`.
 
     Args:
         object: ``(y, x)`` or ``(slice, y, x)``, complex transmission.
@@ -129,8 +129,9 @@ def synthesise(
 
     Each is standardised (`standardise`); the one most like the others is the reference. The others are
     laid on it to 0.01 pixel, object with probe; what is left of ramp and constant phases is removed, and
-    the modes of the probes are mixed onto its own (`states.matched`). Those whose object correlates with the
-    reference at least by ``threshold`` are averaged; the default, 0.7, shares half of its variance.
+    the modes of the probes are mixed onto its own (`mixed_states.match_modes`). Those whose object
+    correlates with the reference at least by ``threshold`` are averaged; the default, 0.7, shares half of its
+    variance.
 
     Args:
         reconstructions: pairs of object and probe, all of one shape.

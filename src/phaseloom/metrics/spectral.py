@@ -1,7 +1,7 @@
 """Numbers by bands of spatial frequency: correlation of images or of mixed states, signal of a whole scan.
 
-Bands have one width, from zero frequency on, and may be as many as one likes; `resolution` and `repeats` use
-rings of one Fourier pixel instead. Fourier planes have zero frequency in the corner.
+Bands have one width, from zero frequency on, and may be as many as one likes; `resolution` and `ensembles`
+use rings of one Fourier pixel instead. Fourier planes have zero frequency in the corner.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 A phase ramp and an exponential growth of the object across the field go to the probe (growth to the weights
 of the shots as well) without a change of any pattern. Here both are taken from the object itself, inside a
-window where it is to be trusted; `repeats.standardise` takes the ramp from the probe.
+window where it is to be trusted; `ensembles.standardise` takes the ramp from the probe.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ Nothing is shown and no global state is touched; `save` writes a figure to a fil
     plot.save(plot.report(result), "report.png")
 
 Interactive ones (`browse`, `compare`, `slide`, `Live`) belong to pyplot, whose ``plt.show()`` shows them
-in windows, or with ipympl in a notebook; the first three return an `interactive.View`.
+in windows, or with ipympl in a notebook; the first three return an `phaseloom.plot.gui.SteppedView`.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from phaseloom.plot.browse import browse, compare
 from phaseloom.plot.gui import slide, watching
-from phaseloom.plot.histories import losses, refined
+from phaseloom.plot.histories import losses, refined_parameters
 from phaseloom.plot.live import Live
 from phaseloom.plot.object import object_amplitude, object_modes, object_phase, slices
 from phaseloom.plot.probe import probe_modes
@@ -37,7 +37,7 @@ __all__ = [
     "object_phase",
     "positions",
     "probe_modes",
-    "refined",
+    "refined_parameters",
     "report",
     "save",
     "scan_overview",
@@ -48,16 +48,18 @@ __all__ = [
 ]
 
 
-_MOVED = {
-    "save_stem_visualization": "save_stem_visualization",
-    "virtual_images": "plot_virtual_images",
+_RENAMED = {
+    "save_stem_visualization": "virtual.save_stem_visualization",
+    "virtual_images": "virtual.plot_virtual_images",
+    "refined": "plot.refined_parameters",
 }
-"""Public here until version 0.2, now in `phaseloom.virtual` under these names."""
+"""Public here in an earlier version, and where they are now."""
 
 
 def __getattr__(name: str) -> Any:
-    """Names of version 0.1 that have another home now."""
-    if name not in _MOVED:
+    """Names of earlier versions."""
+    if name not in _RENAMED:
         raise AttributeError(f"module 'phaseloom.plot' has no attribute '{name}'")
-    warnings.warn(f"pl.plot.{name} is now pl.virtual.{_MOVED[name]}", DeprecationWarning, stacklevel=2)
-    return getattr(importlib.import_module("phaseloom.virtual.figures"), _MOVED[name])
+    warnings.warn(f"pl.plot.{name} is now pl.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    package, current = _RENAMED[name].split(".")
+    return getattr(importlib.import_module(f"phaseloom.{package}"), current)

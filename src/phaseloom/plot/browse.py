@@ -89,11 +89,11 @@ def browse(
     view.show(index)
     freeze_layout(figure)
 
-    def clicked(event: MouseEvent) -> None:
+    def on_click(event: MouseEvent) -> None:
         if event.inaxes is left and event.button == 1 and not figure.canvas.widgetlock.locked():
             view.show(int(np.hypot(*(spots - (event.xdata, event.ydata)).T).argmin()))
 
-    figure.canvas.mpl_connect("button_press_event", clicked)
+    figure.canvas.mpl_connect("button_press_event", on_click)
     return view
 
 
@@ -157,7 +157,8 @@ class _PatternSums:
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         if self._known is None:
-            totals, mean = [], np.zeros(self.scan.mask.shape)
+            totals = []
+            mean = np.zeros(self.scan.mask.shape)
             for start in range(0, len(self.index), PATTERNS_PER_READ):
                 chunk = self.scan.counts[self.index[start : start + PATTERNS_PER_READ]]
                 totals.append((chunk * self.scan.mask).sum((1, 2), dtype=np.float64))
@@ -171,9 +172,12 @@ class _PatternPanel:
 
     def __init__(self, scan: Scan4D, survey: _PatternSums, axes: Axes, ring: Any, spots: np.ndarray):
         step, dimension = detector_step(scan.geometry)
-        self.scan, self.ring, self.spots = scan, ring, spots
+        self.scan = scan
+        self.ring = ring
+        self.spots = spots
         self.picture = Picture(axes, pixel=step, dimension=dimension, label="counts", mask=scan.mask)
-        self.log, self.averaged = True, False
+        self.log = True
+        self.averaged = False
         self._mean = lru_cache(maxsize=1)(lambda: survey.mean)
         self._read = lru_cache(maxsize=1)(lambda index: _read_pattern(scan, index))
 
@@ -206,7 +210,8 @@ class _ComparisonPanels:
             Picture(axes, pixel=step, dimension=dimension, label=label, cmap=cmap, mask=scan.mask)
             for axes, (label, cmap) in zip(panel.subplots(1, 3), looks, strict=True)
         ]
-        self.scan, self.log = scan, True
+        self.scan = scan
+        self.log = True
         self._read = lru_cache(maxsize=1)(
             lambda index: (_read_pattern(scan, index), self._model(modelled, index))
         )
@@ -230,7 +235,8 @@ class _ComparisonPanels:
         self.log = not self.log
 
     def _model(self, modelled: Callable[[int], Any], index: int) -> np.ndarray:
-        values, wanted = to_numpy(modelled(index)).astype(float), self.scan.mask.shape
+        values = to_numpy(modelled(index)).astype(float)
+        wanted = self.scan.mask.shape
         if values.shape != wanted:
             raise BadInput(
                 "plot.compare: modelled", values.shape, f"must be a pattern like the scan's: {wanted}"

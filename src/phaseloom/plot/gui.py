@@ -56,9 +56,13 @@ class Picture:
         mask: np.ndarray | None = None,
         cmap: str = "magma",
     ):
-        self.axes, self.pixel, self.dimension = axes, pixel, dimension
+        self.axes = axes
+        self.pixel = pixel
+        self.dimension = dimension
         self.drawn: Any = None
-        self._label, self._mask, self._cmap = label, mask, cmap
+        self._label = label
+        self._mask = mask
+        self._cmap = cmap
         self._fits: tuple[Any, ...] = ()
         axes.axis("off")
 
@@ -96,7 +100,7 @@ class Picture:
         look = {} if values.ndim == 3 else {"cmap": self._cmap, "norm": norm}
         self.drawn = image(self.axes, values, pixel=self.pixel, dimension=self.dimension, title=" ", **look)
         if self._mask is not None and not self._mask.all():
-            _cover_untrusted(self.axes, self._mask, self.drawn.get_extent())
+            _draw_mask(self.axes, self._mask, self.drawn.get_extent())
         if values.ndim == 2:
             colour_bar(self.axes, self.drawn, self._label)
         self.axes.format_coord = self._place
@@ -191,7 +195,7 @@ def _open_figures() -> list[Figure]:
     return figures
 
 
-def _cover_untrusted(axes: Axes, mask: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+def _draw_mask(axes: Axes, mask: np.ndarray, extent: tuple[float, float, float, float]) -> None:
     """Cover what is not trusted."""
     from matplotlib.colors import ListedColormap
 
@@ -236,17 +240,22 @@ class SteppedView:
         row: int = DEFAULT_ROW_STEP,
         keys: Mapping[str, Callable[[], None]] | None = None,
     ):
-        self.figure, self.index, self.slider = figure, 0, None
-        self._count, self._draw, self._keys = count, draw, dict(keys or {})
+        self.figure = figure
+        self.index = 0
+        self.slider = None
+        self._count = count
+        self._draw = draw
+        self._keys = dict(keys or {})
         self._steps = {"right": 1, "left": -1, "down": row, "up": -row, "home": -count, "end": count}
         canvas = figure.canvas
         if canvas.manager is not None and canvas.manager.key_press_handler_id is not None:
             canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
 
-        def pressed(event: KeyEvent) -> None:  # a function, for a method would not keep its object alive
-            self._pressed(event)
+        # a function: matplotlib keeps only a weak reference to a method, and the view would be collected
+        def on_key(event: KeyEvent) -> None:
+            self._on_key(event)
 
-        canvas.mpl_connect("key_press_event", pressed)
+        canvas.mpl_connect("key_press_event", on_key)
 
     def show(self, index: int, /) -> None:
         """Show the thing of a number, counted from 0.
@@ -273,13 +282,13 @@ class SteppedView:
         self.slider = Slider(axes, label, 0, self._count - 1, **look)
         for text in (self.slider.label, self.slider.valtext):
             text.set_fontsize(SMALL_FONT + 1)
-        self.slider.on_changed(self._slid)
+        self.slider.on_changed(self._on_slider)
 
-    def _slid(self, value: float) -> None:
+    def _on_slider(self, value: float) -> None:
         if round(value) != self.index:
             self.show(round(value))
 
-    def _pressed(self, event: KeyEvent) -> None:
+    def _on_key(self, event: KeyEvent) -> None:
         """Act on the keys of this view; all others do what they do in any window of matplotlib."""
         from matplotlib.backend_bases import key_press_handler
 
@@ -340,7 +349,7 @@ log = logging.getLogger(__name__)
 def watching(iterable: Iterable[Item], /, *, figures: Sequence[Figure] | None = None) -> Iterator[Item]:
     """The items of an iterable, such as the epochs of a job, with windows awake between them.
 
-    Ctrl-C ends the loop and not the program: while an item is computed, the generator is told (a fit
+    Ctrl-C ends the loop and not the program: while an item is computed, it is raised in the generator (a fit
     goes back to its last good state and ends); between items, the body of the loop is left to finish.
     Either way the loop is over as if there were no more items. A second Ctrl-C is raised.
 
@@ -380,12 +389,14 @@ class _Interrupts:
     """
 
     def __init__(self) -> None:
-        self.count, self._inside, self._installed = 0, False, False
+        self.count = 0
+        self._inside = False
+        self._installed = False
 
     def __enter__(self) -> _Interrupts:
         here = threading.current_thread() is threading.main_thread()
         if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._heard)
+            signal.signal(signal.SIGINT, self._on_interrupt)
             self._installed = True
         return self
 
@@ -401,7 +412,7 @@ class _Interrupts:
         finally:
             self._inside = False
 
-    def _heard(self, number: int, stack: FrameType | None) -> None:
+    def _on_interrupt(self, number: int, stack: FrameType | None) -> None:
         self.count += 1
         if self._inside or self.count > 1:
             raise KeyboardInterrupt

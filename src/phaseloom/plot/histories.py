@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["QuantityHistory", "losses", "quantity_histories", "refined"]
+__all__ = ["QuantityHistory", "losses", "quantity_histories", "refined_parameters"]
 
 History = Sequence[Mapping[str, Any]]
 
@@ -25,7 +25,7 @@ PANELS_ABREAST = 4
 """Panels side by side."""
 
 MIN_TERM_SHARE = 1e-3
-"""Share of the lowest loss below which a term is told and not drawn."""
+"""Share of the lowest loss below which a term is in the legend only."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def losses(r: Result) -> Figure:
     return figure
 
 
-def refined(r: Result) -> Figure:
+def refined_parameters(r: Result) -> Figure:
     """Thickness, tilt, defocus, aberrations, powers of modes, rates over the epochs: those that changed."""
     found = [course for course in [*quantity_histories(r.history), _rate_history(r.history)] if course.moves]
     lines = -(-len(found) // PANELS_ABREAST) or 1
@@ -100,7 +100,8 @@ def has_noise_losses(history: History, /) -> bool:
 
 def draw_drift(axes: Axes, r: Result) -> None:
     """Moves of the positions in the order of the scan, and the line through them."""
-    move, drift = np.asarray(r.positions, float) - r.positions_start, r.drift
+    move = np.asarray(r.positions, float) - r.positions_start
+    drift = r.drift
     unit, scale = unit_of(float(np.abs(move).max()))
     count = np.arange(len(move))
     frame(axes, title="Moves in the order of the scan", x="pattern", y=f"move ({unit})")

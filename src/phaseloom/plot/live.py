@@ -57,7 +57,7 @@ class Drawable(Protocol):
         ...
 
     @property
-    def covered(self) -> np.ndarray:
+    def coverage_mask(self) -> np.ndarray:
         """``(y, x)``: where the object can be trusted."""
         ...
 
@@ -109,8 +109,11 @@ class Live:
 
         if every < 1 or seconds < 0:
             raise BadInput("plot.Live", (every, seconds), "must be every >= 1 and seconds >= 0")
-        self._source, self._every, self._seconds = source, every, seconds
-        self._updates, self._next = 0, 0.0
+        self._source = source
+        self._every = every
+        self._seconds = seconds
+        self._updates = 0
+        self._next = 0.0
         self._panels: _Panels | None = None
         with plt.ioff():  # or a notebook shows the figure a second time when its cell is done
             self.figure = open_window(13.0, 5.2, "Phaseloom: live")
@@ -160,28 +163,28 @@ class _LiveState:
     object: np.ndarray
     probe: np.ndarray | None
     pixel: tuple[float, float]
-    covered: np.ndarray
+    coverage_mask: np.ndarray
     history: Sequence[Mapping[str, Any]]
 
     @classmethod
     def of(cls, source: Source) -> _LiveState:
         """From a result or a mapping."""
         if not isinstance(source, Mapping):
-            return cls(source.object, source.probe, source.pixel, source.covered, source.history)
+            return cls(source.object, source.probe, source.pixel, source.coverage_mask, source.history)
         missing = [name for name in ("object", "pixel") if name not in source]
         if missing:
             raise BadInput("plot.Live: source", None, f"lacks {' and '.join(missing)}")
         object_ = _with_leading_axis(source["object"])
         probe = None if source.get("probe") is None else _with_leading_axis(source["probe"])
-        covered = np.ones(object_.shape[1:], bool)
+        coverage_mask = np.ones(object_.shape[1:], bool)
         if (coverage := source.get("coverage")) is not None:
             coverage = to_numpy(coverage)
-            covered = coverage > 0.05 * np.percentile(coverage[coverage > 0], 90)
+            coverage_mask = coverage > 0.05 * np.percentile(coverage[coverage > 0], 90)
         history = [
             row if isinstance(row, Mapping) else {"number": number, "loss": float(row)}
             for number, row in enumerate(source.get("history", ()), 1)
         ]
-        return cls(object_, probe, source["pixel"], covered, history)
+        return cls(object_, probe, source["pixel"], coverage_mask, history)
 
 
 class _Panels:
@@ -204,7 +207,8 @@ class _Panels:
     def show(self, seen: _LiveState) -> None:
         """Everything anew."""
         field: ObjectField = ObjectField.of(seen)  # pyright: ignore[reportArgumentType]
-        phase, amplitude = field.phase(), field.amplitude()
+        phase = field.phase()
+        amplitude = field.amplitude()
         count = len(seen.object)
         summed = f", sum of {count} slices" if count > 1 else ""
         self.phase.show(phase, title=f"Phase{summed}", limits=limits(phase), pixel=seen.pixel)
@@ -225,12 +229,15 @@ class _Panels:
 
     def _widen(self, probe: np.ndarray) -> None:
         """Grow the box to the light of this probe: one that breathed with it would make the picture jump."""
-        lit, rows, columns = bright_box(probe), *probe.shape[1:]
-        lit = tuple(slice(*part.indices(size)[:2]) for part, size in zip(lit, (rows, columns), strict=True))
-        if self._window == (rows, columns):
+        window = probe.shape[1:]
+        lit = tuple(
+            slice(*part.indices(size)[:2]) for part, size in zip(bright_box(probe), window, strict=True)
+        )
+        if self._window == window:
             pairs = zip(self._box, lit, strict=True)
             lit = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
-        self._box, self._window = (lit[0], lit[1]), (rows, columns)
+        self._box = (lit[0], lit[1])
+        self._window = window
 
 
 class _Curves:
@@ -262,7 +269,8 @@ class _Curves:
         """Logarithmic where all are positive, with plain numbers at its ticks."""
         from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-        low, high = float(known.min()), float(known.max())
+        low = float(known.min())
+        high = float(known.max())
         self.axes.set_yscale("log" if low > 0 else "linear")
         if low <= 0:
             room = 0.08 * (high - low) or 0.5
@@ -280,7 +288,8 @@ def _headline(history: Sequence[Mapping[str, Any]]) -> str:
     if not history:
         return "before the first epoch"
     last = history[-1]
-    held, seconds = last.get("holdout"), last.get("seconds")
+    held = last.get("holdout")
+    seconds = last.get("seconds")
     line = f"epoch {last['number']}   loss {last['loss']:.4g}"
     line += "" if held is None else f"   held out {held:.4g}"
     return line if seconds is None else f"{line}   {seconds:.3g} s"

@@ -137,7 +137,8 @@ def slices(r: Result) -> Figure:
     if len(r.object) == 1:
         return object_phase(r)
     shown = min(len(r.object), MAX_SLICES)
-    abreast, lines = min(shown, SLICES_ABREAST), -(-shown // SLICES_ABREAST)
+    abreast = min(shown, SLICES_ABREAST)
+    lines = -(-shown // SLICES_ABREAST)
     field = ObjectField.of(r)
     phases = np.stack([field.phase(number) for number in range(len(r.object))])
     width = max(2.4 * abreast + 1, 8.0)
@@ -199,8 +200,8 @@ def draw_slices(
     places = panel.subplots(-(-len(phases) // abreast), abreast, squeeze=False).ravel()
     for axes, (index, phase) in zip(places, phases.items(), strict=False):
         look = {"title": _slice_title(r, index), "cmap": PHASE_COLOURS, "vmin": low, "vmax": high}
-        drawn = image(axes, phase, pixel=r.pixel, **look)
-    colour_bar(places[abreast - 1], drawn, "phase (rad)")
+        image(axes, phase, pixel=r.pixel, **look)
+    colour_bar(places[abreast - 1], places[0].images[0], "phase (rad)")
     for axes in places[len(phases) :]:
         axes.remove()
     if cut is not None:
@@ -221,8 +222,8 @@ def draw_states(panel: FigureBase, r: Result) -> None:
     for number in shown:
         title = f"state {number + 1} of {len(states)}: {100 * shares[number]:.3g} %"
         look = {"title": title, "cmap": PHASE_COLOURS, "vmin": low, "vmax": high}
-        drawn = image(strip[number], phases[number], pixel=r.pixel, **look)
-    colour_bar(strip[len(shown) - 1], drawn, "phase (rad)")
+        image(strip[number], phases[number], pixel=r.pixel, **look)
+    colour_bar(strip[len(shown) - 1], strip[0].images[0], "phase (rad)")
     if len(states) > 1:
         mean = np.einsum("s,syx->yx", shares, phases)
         spread = np.sqrt(np.einsum("s,syx->yx", shares, (phases - mean) ** 2))
@@ -237,15 +238,17 @@ def draw_sections(panel: FigureBase, r: Result, phases: np.ndarray, field: Objec
     cuts = (phases[:, row], phases[:, :, column])
     low, high = limits(np.concatenate([cut.ravel() for cut in cuts]))
     edges = _slice_borders(slice_depths(r))
-    for name, axes, cut in zip("xy", panel.subplots(1, 2), cuts, strict=True):
+    places = panel.subplots(1, 2)
+    for name, axes, cut in zip("xy", places, cuts, strict=True):
         side = int(name == "x")
         first = r.origin[side] + (field.box[side].start - 0.5) * r.pixel[side]
         across = first + np.arange(cut.shape[1] + 1) * r.pixel[side]
-        other, at = "yx"[1 - side], (row, column)[1 - side]
+        other = "yx"[1 - side]
+        at = (row, column)[1 - side]
         place = r.origin[1 - side] + (field.box[1 - side].start + at) * r.pixel[1 - side]
-        drawn = _draw_section(axes, cut, (across, edges), name, (low, high))
+        _draw_section(axes, cut, (across, edges), name, (low, high))
         axes.set_title(f"{name}-z section at {other} = {show_length(place)}{axes.get_title()}", fontsize=9.5)
-    colour_bar(axes, drawn, "phase (rad)")
+    colour_bar(places[-1], places[-1].collections[0], "phase (rad)")
 
 
 def _draw_section(
@@ -254,38 +257,40 @@ def _draw_section(
     edges: tuple[np.ndarray, np.ndarray],
     name: str,
     span: tuple[float, float],
-) -> object:
+) -> None:
     """A section; the beam comes from above, or from the left where depth is longer than width."""
     import matplotlib
 
     across, depth = edges
-    width, long = np.ptp(across), np.ptp(depth)
+    width = np.ptp(across)
+    long = np.ptp(depth)
     unit, scale = unit_of(float(max(width, long)))
     colours = matplotlib.colormaps[PHASE_COLOURS].with_extremes(bad=EMPTY_COLOUR)
     look = {"cmap": colours, "vmin": span[0], "vmax": span[1], "rasterized": True}
     labels = (f"{name} ({unit})", f"depth ({unit})")
     if long > width:
-        drawn = axes.pcolormesh(depth / scale, across / scale, cut.T, **look)
+        axes.pcolormesh(depth / scale, across / scale, cut.T, **look)
         labels = labels[::-1]
     else:
-        drawn = axes.pcolormesh(across / scale, depth / scale, cut, **look)
+        axes.pcolormesh(across / scale, depth / scale, cut, **look)
     axes.invert_yaxis()
     fits = 1 / MAX_SECTION_RATIO <= long / width <= MAX_SECTION_RATIO
     frame(axes, title="" if fits else ", depth not to scale", x=labels[0], y=labels[1])
     axes.set_aspect("equal" if fits else "auto")
-    return drawn
 
 
 def _section_flatness(r: Result, field: ObjectField) -> float:
     """Height over width of a section as it lies."""
-    width, long = field.inside.shape[1] * r.pixel[1], float(np.ptp(_slice_borders(slice_depths(r))))
+    width = field.inside.shape[1] * r.pixel[1]
+    long = float(np.ptp(_slice_borders(slice_depths(r))))
     return min(width, long) / max(width, long)
 
 
 def _slice_borders(centres: np.ndarray) -> np.ndarray:
     """Borders half way between slices; the outer ones as thick as their neighbours leave them."""
     between = (centres[1:] + centres[:-1]) / 2
-    first, last = centres[0] - (between[0] - centres[0]), centres[-1] + (centres[-1] - between[-1])
+    first = centres[0] - (between[0] - centres[0])
+    last = centres[-1] + (centres[-1] - between[-1])
     edges = np.concatenate([[first], between, [last]])
     return edges if np.all(np.diff(edges) > 0) else np.arange(len(centres) + 1) - 0.5
 
@@ -310,9 +315,12 @@ def _slice_title(r: Result, index: int) -> str:
 def _fit_plane(phase: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """The commonest plane, fitted to a grid of pixels that is fine enough."""
     fold = max(1, math.isqrt(phase.size) // PLANE_FIT_SIDE)
-    few, seen = phase[::fold, ::fold], inside[::fold, ::fold]
+    few = phase[::fold, ::fold]
+    seen = inside[::fold, ::fold]
     if not seen.any():
-        few, seen, fold = phase, inside, 1
+        few = phase
+        seen = inside
+        fold = 1
     flat = few - remove_ramp(few, seen, robust=True)
     y, x = (np.arange(size) / fold for size in phase.shape)
     rise = flat[1, 0] - flat[0, 0] if len(flat) > 1 else 0.0
@@ -322,7 +330,7 @@ def _fit_plane(phase: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def _covered_box(r: Result) -> tuple[tuple[slice, slice], np.ndarray]:
     """The box around the covered area, and that area within it; everything, if nothing is covered."""
-    covered = np.asarray(r.covered, bool)
+    covered = np.asarray(r.coverage_mask, bool)
     if not covered.any():
         covered = np.ones(covered.shape, bool)
     rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))

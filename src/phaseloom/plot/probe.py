@@ -61,7 +61,8 @@ def draw_modes(panel: FigureBase, r: Result) -> None:
     power = 100 * power / max(power.sum(), 1e-30)
     grid = panel.subplots(2, min(len(r.probe), MAX_MODES_ABREAST), squeeze=False)
     focus = _fourier(r.probe)
-    near, far = bright_box(r.probe), bright_box(focus)
+    near = bright_box(r.probe)
+    far = bright_box(focus)
     for mode, (above, below) in enumerate(grid.T):
         title = f"mode {mode + 1}: {power[mode]:.3g} %"
         image(above, wave_colours(r.probe[mode][near]), pixel=r.pixel, title=title)
@@ -78,18 +79,19 @@ def draw_caustic(panel: FigureBase, r: Result) -> None:
     slices = slice_depths(r)
     unit, scale = unit_of(float(np.ptp(z)))
     side, length = unit_of(max(n * p for n, p in zip(r.probe.shape[1:], r.pixel, strict=True)))
-    for name, axes, cut, pixel in zip("xy", panel.subplots(1, 2), cuts[::-1], r.pixel[::-1], strict=True):
+    places = panel.subplots(1, 2)
+    for name, axes, cut, pixel in zip("xy", places, cuts[::-1], r.pixel[::-1], strict=True):
         half = cut.shape[1] * pixel / 2 / length
         extent = (z[0] / scale, z[-1] / scale, half, -half)
         shown = np.sqrt(cut.T / max(float(cut.max()), 1e-30))
-        drawn = axes.imshow(shown, extent=extent, aspect="auto", cmap="magma", vmin=0, vmax=1)
+        axes.imshow(shown, extent=extent, aspect="auto", cmap="magma", vmin=0, vmax=1)
         waist = float(z[cut.max(1).argmax()])
         title = f"beam over {name}, densest at {show_length(waist)}"
         frame(axes, title=title, x=f"depth behind the first slice ({unit})", y=f"{name} ({side})")
         for depth in {float(slices[0]), float(slices[-1])}:
             axes.axvline(depth / scale, color="white", linewidth=0.8, linestyle="--")
         axes.set_ylim(*(_beam_reach(cut) * half * np.array([1, -1])))
-    colour_bar(axes, drawn, "√ intensity (of the maximum)")
+    colour_bar(places[-1], places[-1].images[0], "√ intensity (of the maximum)")
 
 
 def caustic(r: Result, /) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
@@ -101,7 +103,8 @@ def caustic(r: Result, /) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     semiangle = _semiangle(r)
     sides = [n * p for n, p in zip(r.probe.shape[1:], r.pixel, strict=True)]
     focal = r.geometry.wavelength / semiangle**2
-    end, reach = float(slice_depths(r)[-1]), min(sides) / 2 / semiangle
+    end = float(slice_depths(r)[-1])
+    reach = min(sides) / 2 / semiangle
     reach = max(reach, 2 * focal)
     search = np.linspace(-reach, end + reach, DEPTHS_SEARCHED)
     rows, columns = _propagate_cuts(r, search)

@@ -71,7 +71,8 @@ def report(r: Result) -> Figure:
     moved = _changed_quantities(r)
     trusted = _trust_panels(r)
     facts = _facts_text(r)
-    verdict, advice = _wrap_lines([r.verdict] if r.verdict else [], ""), _wrap_lines(r.advice, "▲ ")
+    verdict = _wrap_lines([r.verdict] if r.verdict else [], "")
+    advice = _wrap_lines(r.advice, "▲ ")
     heights = {
         "verdict": ADVICE_LINE_HEIGHT * len(verdict) + 0.1 if verdict else 0,
         "advice": ADVICE_LINE_HEIGHT * len(advice) + 0.15 if advice else 0,

@@ -175,8 +175,8 @@ def draw_patterns(panel: FigureBase, r: Result, *, strip: bool = False) -> None:
         grid, (measured, modelled, residual), looks, names, labels, strict=True
     ):
         for axes, number, values in zip(row, index, stack, strict=True):
-            drawn = image(axes, values, pixel=step, dimension=dimension, title=f"{name} {number}", **look)
-        colour_bar(row[-1], drawn, label)
+            image(axes, values, pixel=step, dimension=dimension, title=f"{name} {number}", **look)
+        colour_bar(row[-1], row[-1].images[0], label)
 
 
 def _decades(measured: np.ndarray, modelled: np.ndarray) -> tuple[float, float]:

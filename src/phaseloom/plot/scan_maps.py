@@ -86,9 +86,11 @@ def distortion(start: np.ndarray, found: np.ndarray, /) -> Distortion | None:
     if size <= 0 or matrix[1, 1] <= 0:
         return None
     rotation = 0.5 * math.asin(float(np.clip(2 * matrix[0, 1] * matrix[1, 1] / size, -1, 1)))
-    slow, fast = size * math.cos(rotation) / matrix[1, 1], matrix[1, 1] / math.cos(rotation)
+    slow = size * math.cos(rotation) / matrix[1, 1]
+    fast = matrix[1, 1] / math.cos(rotation)
     shear = math.sin(rotation) * matrix[0, 0] / slow + math.cos(rotation) * matrix[1, 0] / fast
-    scale, left = (slow + fast) / 2, moved - arm @ matrix
+    scale = (slow + fast) / 2
+    left = moved - arm @ matrix
     all_moves = float(((moved - arm) ** 2).sum())
     share = 1 - float((left**2).sum()) / all_moves if all_moves > 0 else 0.0
     return Distortion(float(scale), float((slow - fast) / scale), rotation, math.atan(shear), left, share)
@@ -166,7 +168,8 @@ def groups(batches: Sequence[Any], positions: np.ndarray) -> Figure:
 
 def draw_positions(axes: Axes, r: Result, *, words: bool = True) -> None:
     """Dots where the shots started, arrows to where they were found; what is common to all in words."""
-    start, moved = np.asarray(r.positions_start, float), np.asarray(r.positions, float)
+    start = np.asarray(r.positions_start, float)
+    moved = np.asarray(r.positions, float)
     move = moved - start
     fit = distortion(start, moved)
     common = f"\n{fit.in_words()}" if words and fit and _is_significant(fit, len(start)) else ""

@@ -214,7 +214,8 @@ def limits(values: np.ndarray, /, percent: float = 0.5) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, [percent, 100 - percent]) if finite.size else (0.0, 1.0)
     if high - low < 1e-6 * max(abs(high), 1e-30):
-        low, high = low - 0.5, high + 0.5
+        low = low - 0.5
+        high = high + 0.5
     return float(low), float(high)
 
 

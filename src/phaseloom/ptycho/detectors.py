@@ -83,7 +83,7 @@ def map_pixels(
     By default a tilted sample has that of a flat detector, where it moves a pixel by `MIN_PIXEL_SHIFT`.
     """
     one = scan.window
-    if kind == "none" or one.near or (kind is None and not one.tilted):
+    if kind == "none" or one.near or (kind is None and not one.has_tilted_sample):
         return None, None
     places, share = oblique.ewald(one.shape, one.angle, one.basis, one.normal, lens=kind == "lens")
     if kind is None:

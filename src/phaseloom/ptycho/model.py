@@ -77,7 +77,7 @@ class Ptychography(nn.Module):
         more than a tenth of the depth of focus.
         """
         part = object if object is not None else objects.pixels(scans.canvas(scan))
-        if scan.geometry.tilted and part.gaps:
+        if scan.geometry.has_tilted_sample and part.gaps:
             fix = "slices along a tilted surface are not built: give the object one slice"
             raise BadInput("object: slices", len(part.gaps) + 1, fix)
         beam = probe if probe is not None else probes.auto(scan)

@@ -301,7 +301,7 @@ def heights_matter(scan: Scan4D, unit: float, /) -> bool:
 
 def _flight_kernels(one: Geometry, distance: Float[Tensor, "*batch"]) -> Complex[Tensor, "*batch y x"]:
     """Flights along the beam of a wave that is known on the sample's surface."""
-    if one.tilted:
+    if one.has_tilted_sample:
         return tilted_kernel(one.shape, one.steps, one.wavelength, distance)
     return angular_spectrum(one.shape, one.pixel, one.wavelength, distance)
 

@@ -70,7 +70,7 @@ def crop_to_common_field(a: Result, b: Result, /) -> tuple[np.ndarray, np.ndarra
         raise BadInput("compare", None, "the two results share too little of the field to be compared")
     cut = []
     for r, p in zip((a, b), places, strict=True):
-        whole = np.prod(remove_plane_wave(r.object, r.covered.astype(float)), axis=0)
+        whole = np.prod(remove_plane_wave(r.object, r.coverage_mask.astype(float)), axis=0)
         cut.append(whole[tuple(slice(start - o, stop - o) for (start, stop), o in zip(box, p, strict=True))])
     return cut[0], cut[1]
 

@@ -152,7 +152,7 @@ def _require_electrons(scan: Scan4D) -> None:
     """Refuse scans for which there are no networks."""
     if scan.geometry.beam != "electron":
         raise BadInput("scan", scan.geometry.beam + "s", "are not what networks are trained for: electrons")
-    if scan.geometry.near or scan.geometry.tilted:
+    if scan.geometry.near or scan.geometry.has_tilted_sample:
         what = "a near field" if scan.geometry.near else "a tilted sample"
         raise BadInput("scan", what, "is not what networks are trained for: a far field, head on")
 

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_iter
 
 __all__ = ["Ledger", "available", "forget_highest", "highest", "resident", "tensors"]
 
-_STATUS = Path("/proc/self/status")
-_ALL = Path("/proc/meminfo")
+_PROCESS_STATUS = Path("/proc/self/status")
+_SYSTEM_MEMORY = Path("/proc/meminfo")
 
 
 class Ledger(TorchDispatchMode):
@@ -59,11 +59,11 @@ class Ledger(TorchDispatchMode):
             return
         size = storage.nbytes() if new else 0
 
-        def gone(_: Any) -> None:
+        def forget(_: Any) -> None:
             self.now -= size
             self.known.pop(key, None)
 
-        self.known[key] = weakref.ref(storage, gone)
+        self.known[key] = weakref.ref(storage, forget)
         self.now += size
         self.most = max(self.most, self.now)
 
@@ -80,8 +80,8 @@ def tensors(tree: Any, /) -> int:
 
 def highest() -> float:
     """Largest resident set of this process so far, or since `forget_highest`, bytes."""
-    if _STATUS.exists():
-        return _kibibytes(_STATUS, "VmHWM")
+    if _PROCESS_STATUS.exists():
+        return _kibibytes(_PROCESS_STATUS, "VmHWM")
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -90,7 +90,7 @@ def highest() -> float:
 
 def resident() -> float:
     """Resident set of this process now, bytes."""
-    return _kibibytes(_STATUS, "VmRSS") if _STATUS.exists() else highest()
+    return _kibibytes(_PROCESS_STATUS, "VmRSS") if _PROCESS_STATUS.exists() else highest()
 
 
 def forget_highest() -> None:
@@ -103,7 +103,7 @@ def forget_highest() -> None:
 
 def available() -> float | None:
     """Memory that this computer could still give, bytes; ``None`` where it cannot be told."""
-    return _kibibytes(_ALL, "MemAvailable") if _ALL.exists() else None
+    return _kibibytes(_SYSTEM_MEMORY, "MemAvailable") if _SYSTEM_MEMORY.exists() else None
 
 
 def _kibibytes(path: Path, name: str) -> float:

@@ -69,7 +69,7 @@ def map_unordered(
     Args:
         work: to do; other processes must be able to import it.
         things: to do it with.
-        team: of a `crew`.
+        team: of a `worker_pool`.
         ahead: see there.
 
     Raises:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["Axis", "Landscape", "report"]
+__all__ = ["KnobAxis", "Landscape", "report"]
 
 PANELS_PER_ROW = 4
 """Panels of a row."""
@@ -36,7 +36,7 @@ MAX_PANELS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Axis:
+class KnobAxis:
     """A knob over all trials.
 
     Attributes:
@@ -73,7 +73,7 @@ class Landscape:
     numbers: np.ndarray
     values: np.ndarray
     states: tuple[str, ...]
-    axes: Mapping[str, Axis]
+    axes: Mapping[str, KnobAxis]
     importance: Mapping[str, float]
     pictures: tuple[tuple[str, np.ndarray, float], ...]
     best: int | None = None
@@ -86,48 +86,49 @@ def report(land: Landscape, /) -> Figure:
     landscape, not a cut through it.
 
     Example:
-        >>> axes = {"epochs": Axis(np.array([1.0, 2.0])), "shape": Axis(np.arange(2.0), labels=("a", "b"))}
+        >>> shape = KnobAxis(np.arange(2.0), labels=("a", "b"))
+        >>> axes = {"epochs": KnobAxis(np.array([1.0, 2.0])), "shape": shape}
         >>> land = Landscape("x", "loss", np.arange(2), np.ones(2), ("done",) * 2, axes, {}, ())
         >>> len([axes for axes in report(land).axes if axes.get_title()])
         4
     """
-    shown = _chosen(land)
+    shown = _choose_slices(land)
     lines = -(-len(shown) // PANELS_PER_ROW)
     heights = {"course": 3.0, "slices": 2.7 * lines} | ({"pictures": 3.4} if land.pictures else {})
     figure = new_figure(13.0, sum(heights.values()) + 0.4)
     figure.suptitle(land.title, fontsize=NORMAL_FONT + 3, fontweight="bold", x=0.01, ha="left")
     parts = figure.subfigures(len(heights), 1, height_ratios=[*heights.values()], squeeze=False)[:, 0]
     rows = dict(zip(heights, parts, strict=True))
-    _first_row(rows["course"], land)
+    _draw_first_row(rows["course"], land)
     panels = rows["slices"].subplots(lines, PANELS_PER_ROW, squeeze=False).ravel()
     for axes, path in zip(panels, shown, strict=False):
-        _slice(axes, land, path)
+        _draw_slice(axes, land, path)
     for axes in panels[len(shown) :]:
         axes.axis("off")
     if land.pictures:
-        _pictures(rows["pictures"], land)
+        _draw_pictures(rows["pictures"], land)
     return figure
 
 
-def _chosen(land: Landscape) -> list[str]:
+def _choose_slices(land: Landscape) -> list[str]:
     """Knobs that get a slice, those that matter first."""
     order = [*land.importance, *(path for path in land.axes if path not in land.importance)]
     return order[:MAX_PANELS]
 
 
-def _first_row(row: SubFigure, land: Landscape) -> None:
+def _draw_first_row(row: SubFigure, land: Landscape) -> None:
     """Course, importance, and the two knobs that matter most against each other."""
     left, middle, right = row.subfigures(1, 3, width_ratios=(1.5, 1, 1), squeeze=False)[0]
-    _course(left.subplots(), land)
+    _draw_course(left.subplots(), land)
     if land.importance:
-        _importance(middle.subplots(), land)
+        _draw_importance(middle.subplots(), land)
     else:
         draw_note(middle, "too few trials to say\nwhich knobs matter")
     if len(land.axes) > 1:
-        _two(right.subplots(), land, _chosen(land)[:2])
+        _draw_pair(right.subplots(), land, _choose_slices(land)[:2])
 
 
-def _course(axes: Axes, land: Landscape) -> None:
+def _draw_course(axes: Axes, land: Landscape) -> None:
     """Values in the order of the trials, and the best so far."""
     done = np.isfinite(land.values)
     axes.plot(land.numbers[done], land.values[done], "o", color=LINE_COLOURS[0], markersize=4, label="done")
@@ -145,7 +146,7 @@ def _course(axes: Axes, land: Landscape) -> None:
     axes.legend(fontsize=SMALL_FONT, frameon=False)
 
 
-def _importance(axes: Axes, land: Landscape) -> None:
+def _draw_importance(axes: Axes, land: Landscape) -> None:
     names = [*land.importance][:MAX_PANELS][::-1]
     axes.barh(range(len(names)), [land.importance[name] for name in names], color=LINE_COLOURS[2])
     axes.set_yticks(range(len(names)), names)
@@ -153,7 +154,7 @@ def _importance(axes: Axes, land: Landscape) -> None:
     axes.set_xlim(0, 1)
 
 
-def _scaled(axis: Axis) -> tuple[np.ndarray, str]:
+def _scale_values(axis: KnobAxis) -> tuple[np.ndarray, str]:
     """Values in a unit for eyes, and its name."""
     finite = axis.values[np.isfinite(axis.values)]
     if axis.dimension is None or not finite.size:
@@ -162,7 +163,7 @@ def _scaled(axis: Axis) -> tuple[np.ndarray, str]:
     return axis.values / scale, unit
 
 
-def _along(axes: Axes, axis: Axis, *, upright: bool = False) -> None:
+def _set_ticks(axes: Axes, axis: KnobAxis, *, upright: bool = False) -> None:
     """Ticks and scale of a knob along one side."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -178,10 +179,10 @@ def _along(axes: Axes, axis: Axis, *, upright: bool = False) -> None:
         side.set_minor_formatter(NullFormatter())
 
 
-def _slice(axes: Axes, land: Landscape, path: str) -> None:
+def _draw_slice(axes: Axes, land: Landscape, path: str) -> None:
     """The objective over one knob; later trials are darker."""
     axis = land.axes[path]
-    values, unit = _scaled(axis)
+    values, unit = _scale_values(axis)
     there = np.isfinite(values) & np.isfinite(land.values)
     look: dict[str, Any] = {"cmap": "Blues", "edgecolors": "0.4", "linewidths": 0.3, "s": 22}
     last = max(float(land.numbers.max(initial=1)), 1.0)
@@ -194,14 +195,15 @@ def _slice(axes: Axes, land: Landscape, path: str) -> None:
             axes.legend(fontsize=SMALL_FONT, frameon=False)
         low, high = limits(land.values[there])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-    _along(axes, axis)
+    _set_ticks(axes, axis)
     frame(axes, title=path, x=unit, y=land.objective)
 
 
-def _two(axes: Axes, land: Landscape, paths: list[str]) -> None:
+def _draw_pair(axes: Axes, land: Landscape, paths: list[str]) -> None:
     """The objective over two knobs."""
     first, second = (land.axes[path] for path in paths)
-    (x, unit_x), (y, unit_y) = _scaled(first), _scaled(second)
+    x, unit_x = _scale_values(first)
+    y, unit_y = _scale_values(second)
     there = np.isfinite(x) & np.isfinite(y) & np.isfinite(land.values)
     low, high = limits(land.values[there])
     drawn = axes.scatter(
@@ -214,8 +216,8 @@ def _two(axes: Axes, land: Landscape, paths: list[str]) -> None:
         s=26,
         edgecolors="0.4",
     )
-    _along(axes, first)
-    _along(axes, second, upright=True)
+    _set_ticks(axes, first)
+    _set_ticks(axes, second, upright=True)
     labels = [
         f"{path} ({unit})" if unit else path for path, unit in zip(paths, (unit_x, unit_y), strict=True)
     ]
@@ -223,7 +225,7 @@ def _two(axes: Axes, land: Landscape, paths: list[str]) -> None:
     colour_bar(axes, drawn, land.objective)
 
 
-def _pictures(row: SubFigure, land: Landscape) -> None:
+def _draw_pictures(row: SubFigure, land: Landscape) -> None:
     """The best images, each on a scale of its own."""
     for axes, number in zip(
         row.subplots(1, PANELS_PER_ROW, squeeze=False)[0], range(PANELS_PER_ROW), strict=True

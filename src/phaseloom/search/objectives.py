@@ -1,4 +1,4 @@
-"""What a search makes small. Each is a number of a trial; some are known after every epoch."""
+"""What a search minimises. Each is a number of a trial; some are known after every epoch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Objective:
         name: in a sentence.
         final: of a trial at its end.
         each: after an epoch; ``None``: known at the end only, so that nothing can be pruned by it.
-        unlike: sections of the file that decide what the number means: it is no measure of them.
+        unlike: sections of the file that decide what the number means, so that it cannot judge them.
     """
 
     name: str
@@ -44,7 +44,7 @@ OBJECTIVE_SETTINGS = (
 
 
 def loss() -> Objective:
-    """How far the patterns that were learned from are from the model, penalties left out.
+    """Misfit between the training patterns and the model, without penalties.
 
     It falls with every freedom that a model gets, whether there is something to find with it or not. Of
     trainings it is the sum of all losses.
@@ -60,7 +60,7 @@ def holdout() -> Objective:
     Raises:
         BadInput: nothing is held out; at the end of a trial.
     """
-    return Objective("hold-out loss", _held, lambda _, epoch: epoch.holdout, OBJECTIVE_SETTINGS)
+    return Objective("hold-out loss", _require_holdout, lambda _, epoch: epoch.holdout, OBJECTIVE_SETTINGS)
 
 
 def contrast() -> Objective:
@@ -72,7 +72,7 @@ def contrast() -> Objective:
     Raises:
         BadInput: a training, which has no phase; at the end of a trial.
     """
-    return Objective("minus contrast", _contrast)
+    return Objective("minus contrast", _measure_contrast)
 
 
 def frc(*, threshold: Literal["half-bit", "one-seventh"] = "half-bit") -> Objective:
@@ -92,7 +92,7 @@ def frc(*, threshold: Literal["half-bit", "one-seventh"] = "half-bit") -> Object
     def final(trial: Trial) -> float:
         from phaseloom.reconstruction.half_data_frc import halves
 
-        curve = halves(trial.job("frc")).correlation
+        curve = halves(trial.require_job("frc")).correlation
         found = float(curve.resolution(threshold))
         return found if np.isfinite(found) else float(1 / curve.frequency[1])
 
@@ -104,7 +104,7 @@ def metric(*, name: str, largest: bool = False) -> Objective:
 
     ``amplitude error``, ``Poisson deviance``, ``move rms (A)`` of reconstructions, whatever their noise
     model; ``scores.noiseless.nmse``, ``scores.network.explained``, ``scores.low.network.psnr`` of networks. A
-    network is judged by its test part then: what it reaches there is no longer a test of it.
+    network is judged by its test part then: its score there does not test it any more.
 
     Args:
         name: of the number.
@@ -116,13 +116,13 @@ def metric(*, name: str, largest: bool = False) -> Objective:
     sign = -1.0 if largest else 1.0
 
     def final(trial: Trial) -> float:
-        return sign * _found(trial.numbers(), name)
+        return sign * _find_number(trial.collect_numbers(), name)
 
     return Objective(f"minus {name}" if largest else name, final)
 
 
-def _held(trial: Trial) -> float:
-    value = trial.held()
+def _require_holdout(trial: Trial) -> float:
+    value = trial.holdout_loss()
     if value is None:
         why = "holdout: 0, or under 20 patterns: a small scan, or a small share of one"
         fix = f"is not known: nothing is held out ({why}); take loss"
@@ -130,31 +130,31 @@ def _held(trial: Trial) -> float:
     return value
 
 
-def _contrast(trial: Trial) -> float:
+def _measure_contrast(trial: Trial) -> float:
     from phaseloom.plot.object import ObjectField
     from phaseloom.plot.style import limits
 
-    phase = ObjectField.of(trial.job("contrast").result()).phase()
+    phase = ObjectField.of(trial.require_job("contrast").result()).phase()
     low, high = limits(phase)
     return -float(np.nanstd(phase) / (high - low))
 
 
-def _found(tree: Mapping[str, Any], path: str) -> float:
+def _find_number(tree: Mapping[str, Any], path: str) -> float:
     """A number of a tree by its path; names may have dots."""
-    there = dict(_leaves(tree))
+    there = dict(_list_leaves(tree))
     if path not in there:
         from phaseloom.errors import nearest
 
-        raise BadInput("objective: metric.name", path, f"is no number of this run: {nearest(path, there)}")
+        raise BadInput("objective: metric.name", path, f"is not a number of this run: {nearest(path, there)}")
     return there[path]
 
 
-def _leaves(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, float]]:
+def _list_leaves(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, float]]:
     out: list[tuple[str, float]] = []
     for name, value in tree.items():
         path = f"{above}{name}"
         if isinstance(value, Mapping):
-            out += _leaves(value, f"{path}.")
+            out += _list_leaves(value, f"{path}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             out.append((path, float(value)))
     return out

@@ -16,13 +16,13 @@ from phaseloom.errors import BadInput, nearest
 from phaseloom.spec import Call, Recipe, alternatives_table, dimension_of, knobs, names, old_knobs, rooms_of
 from phaseloom.units import Dimension
 
-__all__ = ["Kind", "address", "at", "placed"]
+__all__ = ["ParameterKind", "find_parameter", "get_parameter", "set_parameters"]
 
 CALL_TIMES = ("start", "stop", "every")
 
 
 @dataclass(frozen=True)
-class Kind:
+class ParameterKind:
     """What a knob holds.
 
     Attributes:
@@ -36,31 +36,32 @@ class Kind:
     dimension: Dimension | None = None
 
     @classmethod
-    def of(cls, annotation: Any, /) -> "Kind":
+    def of(cls, annotation: Any, /) -> "ParameterKind":
         """That of a type.
 
         Example:
-            >>> Kind.of(int | None)
-            Kind(numeric=True, whole=True, dimension=None)
+            >>> ParameterKind.of(int | None)
+            ParameterKind(numeric=True, whole=True, dimension=None)
         """
         if annotation is Any:
             return cls()
-        dimension, inner = dimension_of(annotation), _flat(annotation)
+        dimension = dimension_of(annotation)
+        inner = _flatten_union(annotation)
         if dimension is not None or float in inner:
             return cls(True, False, dimension)
         return cls(int in inner, int in inner, None)
 
 
-def _flat(annotation: Any) -> set[Any]:
+def _flatten_union(annotation: Any) -> set[Any]:
     """The types of a union."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return set().union(*(_flat(one) for one in typing.get_args(annotation)))
+        return set().union(*(_flatten_union(one) for one in typing.get_args(annotation)))
     if typing.get_origin(annotation) is typing.Annotated:
-        return _flat(typing.get_args(annotation)[0])
+        return _flatten_union(typing.get_args(annotation)[0])
     return {annotation}
 
 
-def address(recipe: Recipe, path: str, /) -> Kind:
+def find_parameter(recipe: Recipe, path: str, /) -> ParameterKind:
     """What is at a path of a recipe's file.
 
     Raises:
@@ -69,31 +70,34 @@ def address(recipe: Recipe, path: str, /) -> Kind:
     Example:
         >>> from phaseloom.reconstruction.recipe import Reconstruct
         >>> base = Reconstruct.of({"file": "a.h5", "probe": {"focused": {"semiangle": "20 mrad"}}})
-        >>> address(base, "probe.focused.defocus").dimension.name
+        >>> find_parameter(base, "probe.focused.defocus").dimension.name
         'length'
-        >>> address(base, "probe.focused.defokus")
+        >>> find_parameter(base, "probe.focused.defokus")
         Traceback (most recent call last):
         phaseloom.errors.BadInput: over: probe.focused.defokus: there is no 'defokus'; did you mean 'defocus'?
     """
     first, *rest = path.split(".")
-    place, fields = f"over: {path}", type(recipe).model_fields
-    _known(first, [name for name in fields if name != "found"], place)
+    place = f"over: {path}"
+    fields = type(recipe).model_fields
+    _check_name(first, [name for name in fields if name != "found"], place)
     if first in rooms_of(type(recipe)):
         value = getattr(recipe, first)
         if isinstance(value, tuple) and rest:
-            number = _number(value, rest, place)
-            return _in_call(value[number], rest[rest[0].isdigit() :], place)
-        return _in_call(value, rest, place, rooms_of(type(recipe))[first]) if rest else Kind(False)
+            number = _find_call(value, rest, place)
+            return _find_in_call(value[number], rest[rest[0].isdigit() :], place)
+        if rest:
+            return _find_in_call(value, rest, place, rooms_of(type(recipe))[first])
+        return ParameterKind(False)
     annotation = fields[first].annotation
     if rest and first == "rates":
         from phaseloom.reconstruction.recipe import PARTS
 
-        _known(rest[0], PARTS, place)
+        _check_name(rest[0], PARTS, place)
     if not rest:
-        return Kind.of(annotation)
+        return ParameterKind.of(annotation)
     if typing.get_origin(annotation) in (dict, Mapping) or _mapping(annotation):
         inner = typing.get_args(annotation)[1]
-        return Kind.of(inner if len(rest) == 1 else Any)
+        return ParameterKind.of(inner if len(rest) == 1 else Any)
     raise BadInput(place, None, f"leads nowhere: {first} is a plain value")
 
 
@@ -102,38 +106,40 @@ def _mapping(annotation: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
-def _in_call(value: Any, rest: list[str], place: str, room: str = "") -> Kind:
+def _find_in_call(value: Any, rest: list[str], place: str, room: str = "") -> ParameterKind:
     """What is in a call: its name, a knob of it, or what that holds."""
     there = value.name if isinstance(value, Call) else None
     room = value.room if isinstance(value, Call) else room
     name, *deeper = rest
-    _known(name, names(room), place)
+    _check_name(name, names(room), place)
     if name != there:
         stands = "names none" if there is None else f"has {there}"
         fix = f"asks for {name}, but the run file {stands}: write {name} there, or search that choice too"
         raise BadInput(place, None, fix)
     if not deeper:
-        return Kind(False)
+        return ParameterKind(False)
     wanted = knobs(room, name)
     if deeper[0] in CALL_TIMES and deeper[0] not in wanted:
-        return Kind(True, True)
+        return ParameterKind(True, True)
     old, _, item = old_knobs(room, name).get(deeper[0], "").rstrip("]").partition("[")
     if old:
         deeper = [old, item] if item else [old]
-    _known(deeper[0], wanted, place)
+    _check_name(deeper[0], wanted, place)
     annotation = wanted[deeper[0]].annotation
     if len(deeper) == 1:
-        return Kind.of(annotation)
+        return ParameterKind.of(annotation)
     table = alternatives_table(annotation)
-    return Kind(True, False, table.of(deeper[1])) if table else Kind(dimension=dimension_of(annotation))
+    if table:
+        return ParameterKind(True, False, table.of(deeper[1]))
+    return ParameterKind(dimension=dimension_of(annotation))
 
 
-def _known(name: str, there: Any, place: str) -> None:
+def _check_name(name: str, there: Any, place: str) -> None:
     if name not in there:
         raise BadInput(place, f"there is no '{name}';", nearest(name, there))
 
 
-def _number(calls: tuple[Call, ...], rest: list[str], place: str) -> int:
+def _find_call(calls: tuple[Call, ...], rest: list[str], place: str) -> int:
     """Which call of a list is meant."""
     found = [number for number, one in enumerate(calls) if one.name == rest[0]]
     if rest[0].isdigit() and int(rest[0]) < len(calls) and len(rest) > 1:
@@ -147,7 +153,7 @@ def _number(calls: tuple[Call, ...], rest: list[str], place: str) -> int:
     raise BadInput(place, rest[0], fix)
 
 
-def placed(recipe: Any, settings: Mapping[str, Any], /) -> Any:
+def set_parameters(recipe: Any, settings: Mapping[str, Any], /) -> Any:
     """A recipe with other values at some paths, wholes before their parts.
 
     Raises:
@@ -156,41 +162,41 @@ def placed(recipe: Any, settings: Mapping[str, Any], /) -> Any:
     Example:
         >>> from phaseloom.reconstruction.recipe import Reconstruct
         >>> base = Reconstruct.of({"file": "a.h5", "penalties": [{"sparse": {"weight": 0.1}}]})
-        >>> placed(base, {"penalties.sparse.weight": 0.2}).penalties[0].values
+        >>> set_parameters(base, {"penalties.sparse.weight": 0.2}).penalties[0].values
         {'weight': 0.2}
     """
     for path in sorted(settings, key=lambda one: one.count(".")):
         first, *rest = path.split(".")
         value = getattr(recipe, first, None)
         if isinstance(value, tuple) and rest and first in rooms_of(type(recipe)):
-            number = _number(value, rest, f"over: {path}")
+            number = _find_call(value, rest, f"over: {path}")
             listed = recipe.given()[first] if first in recipe.model_fields_set else recipe.resolved()[first]
             changed = [
                 *listed[:number],
-                _changed(listed[number], path, settings[path]),
+                _change_call(listed[number], path, settings[path]),
                 *listed[number + 1 :],
             ]
             recipe = recipe.put({first: changed})
         else:
-            recipe = recipe.put(_whole(recipe, path, settings[path]))
+            recipe = recipe.put(_make_setting(recipe, path, settings[path]))
     return recipe
 
 
-def _whole(recipe: Any, path: str, value: Any) -> dict[str, Any]:
+def _make_setting(recipe: Any, path: str, value: Any) -> dict[str, Any]:
     """The setting of a path; a list is set whole, with another element where the path leads to one."""
     above, _, number = path.rpartition(".")
-    listed = at(recipe.resolved(), above) if number.isdigit() else None
-    return {above: _exchanged(listed, number, value)} if isinstance(listed, list) else {path: value}
+    listed = get_parameter(recipe.resolved(), above) if number.isdigit() else None
+    return {above: _replace_item(listed, number, value)} if isinstance(listed, list) else {path: value}
 
 
-def _exchanged(listed: list[Any], number: str, value: Any) -> list[Any]:
+def _replace_item(listed: list[Any], number: str, value: Any) -> list[Any]:
     """A list with another element."""
     if int(number) >= len(listed):
-        raise BadInput("over", number, f"is no place in a list of {len(listed)}: count from 0")
+        raise BadInput("over", number, f"is not in a list of {len(listed)}: count from 0")
     return [*listed[: int(number)], value, *listed[int(number) + 1 :]]
 
 
-def _changed(node: Any, path: str, value: Any) -> dict[str, Any]:
+def _change_call(node: Any, path: str, value: Any) -> dict[str, Any]:
     """A call of a list with another value in it."""
     rest = path.split(".")[1:]
     name, *deeper = rest[rest[0].isdigit() :]
@@ -202,17 +208,17 @@ def _changed(node: Any, path: str, value: Any) -> dict[str, Any]:
         return {**tree, deeper[0]: value}
     values = dict(call or {})
     if len(deeper) > 1 and isinstance(values.get(deeper[0]), list):
-        value = _exchanged(values[deeper[0]], deeper[1], value)
+        value = _replace_item(values[deeper[0]], deeper[1], value)
     elif len(deeper) > 1:
         value = {**(values.get(deeper[0]) or {}), deeper[1]: value}
     return {**tree, name: {**values, deeper[0]: value}}
 
 
-def at(tree: Any, path: str, /) -> Any:
+def get_parameter(tree: Any, path: str, /) -> Any:
     """What stands at a path of the tree of a file; ``None`` where it leads nowhere.
 
     Example:
-        >>> at({"penalties": [{"sparse": {"weight": 0.1}}]}, "penalties.sparse.weight")
+        >>> get_parameter({"penalties": [{"sparse": {"weight": 0.1}}]}, "penalties.sparse.weight")
         0.1
     """
     above: Any = None
@@ -223,11 +229,13 @@ def at(tree: Any, path: str, /) -> Any:
             if step.isdigit():
                 continue
         beside = step in CALL_TIMES and isinstance(tree, dict) and step not in tree
-        tree, above = _inside(above if beside else tree, step), tree
+        inner = _step_into(above if beside else tree, step)
+        above = tree
+        tree = inner
     return tree
 
 
-def _inside(tree: Any, step: str) -> Any:
+def _step_into(tree: Any, step: str) -> Any:
     if isinstance(tree, dict):
         return tree.get(step)
     return tree if tree == step else None

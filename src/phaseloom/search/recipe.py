@@ -6,6 +6,7 @@ search holds ``base.yaml``, ``search.yaml``, ``study.journal``, a run folder for
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,12 @@ from phaseloom.files import whole
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.runs.folder import save_recipe
 from phaseloom.runs.scan_recipe import ScanRecipe
-from phaseloom.search.parameter_paths import placed
-from phaseloom.search.space import Searched, Space
-from phaseloom.search.trials import Trial, read, trial_of
+from phaseloom.search.parameter_paths import set_parameters
+from phaseloom.search.space import Distribution, Space
+from phaseloom.search.trials import Trial, find_trial_class, read
 from phaseloom.spec import Call, Recipe, load_yaml, part, to_yaml
 
-__all__ = ["Plan", "Search", "engine"]
+__all__ = ["Plan", "Search", "load_engine", "relocate_files"]
 
 SHARE_OF_LAST_EPOCHS = 0.1
 """Share of the epochs of a reconstruction that learn from all patterns, see
@@ -58,7 +59,7 @@ class Search(Recipe):
         (10, 20)
     """
 
-    over: Mapping[str, Searched] = Field(default_factory=dict)
+    over: Mapping[str, Distribution] = Field(default_factory=dict)
     sampler: Call = part("phaseloom.search.samplers", "tpe")
     pruner: Call | None = part("phaseloom.search.pruners", None)
     objective: Call | None = part("phaseloom.search.objectives", None)
@@ -84,11 +85,11 @@ class Search(Recipe):
 
 
 class Plan:
-    """A search held against the run that it changes: what every process of it knows.
+    """A search together with the run that it changes: what every process of it knows.
 
     Attributes:
         folder: of the search.
-        search: its recipe, settled.
+        search: its recipe, with objective and pruner decided.
         base: the recipe of the run.
         kind: what runs it.
         space: the knobs.
@@ -96,14 +97,15 @@ class Plan:
     """
 
     def __init__(self, folder: Path, search: Search, base: Any):
-        self.folder, self.base = folder, base
+        self.folder = folder
+        self.base = base
         self._studies: dict[str, Any] = {}
-        self.kind: type[Trial] = trial_of(base)
+        self.kind: type[Trial] = find_trial_class(base)
         self.space = Space.of(base, search.over)
-        self.search = _settled(search, base)
+        self.search = _settle(search, base)
         assert self.search.objective is not None
         self.objective = self.search.objective()
-        _sensible(self)
+        _check_search(self)
 
     @classmethod
     def begin(cls, base: Recipe, search: Search, folder: Path | str, /) -> "Plan":
@@ -113,27 +115,28 @@ class Plan:
             BadInput: a folder that holds one, knobs that are not there, settings that do not go together.
             MissingExtra: Optuna is not installed.
         """
-        engine()
+        load_engine()
         folder = Path(folder).resolve()
         if (folder / "search.yaml").exists() or (folder / "run.yaml").exists():
             fix = "holds a run or a search: name a new folder, or use --resume to go on with it"
             raise BadInput("--out", str(folder), fix)
-        named = {"study": search.study or folder.name, "storage": _absolute(search.storage)}
+        named = {"study": search.study or folder.name, "storage": _resolve_sqlite(search.storage)}
         if isinstance(base, ScanRecipe):
             base.require_file()
         plan = cls(folder, search.model_copy(update=named), base.rooted(Path.cwd()))
         if search.sampler.name == "grid":
-            engine().asked(plan.space, 1, grid=True, seed=0)
-        size = smaller(plan)
+            load_engine().make_tickets(plan.space, 1, grid=True, seed=0)
+        size = make_smaller_settings(plan)
         folder.mkdir(parents=True, exist_ok=True)
-        study = plan.opened("trials", fresh=True)
+        study = plan.open_study("trials", fresh=True)
         study.set_user_attr("smaller", size)
+        study.set_user_attr("folder", str(folder))
         base_file = to_yaml(plan.base.given())
-        study.set_user_attr("of", _mark(plan, base_file))
+        study.set_user_attr("of", _hash_identity(plan, base_file))
         with whole(folder / "base.yaml") as short:
             short.write_text(base_file, encoding="utf-8")
         save_recipe(plan.search, folder, name="search.yaml")
-        plan.tickets()
+        plan.enqueue_tickets()
         return plan
 
     @classmethod
@@ -147,7 +150,7 @@ class Plan:
         Raises:
             BadInput: no search there, or another one in the data base.
         """
-        engine()
+        load_engine()
         folder = Path(folder).resolve()
         if not (folder / "search.yaml").is_file() or not (folder / "base.yaml").is_file():
             raise BadInput(
@@ -161,41 +164,45 @@ class Plan:
             save_recipe(changed, folder, name="search.yaml")
         plan = cls(folder, changed, read(folder / "base.yaml")[1])
         base_file = (folder / "base.yaml").read_text(encoding="utf-8")
-        if plan.opened("trials").user_attrs.get("of") != _mark(plan, base_file):
+        attributes = plan.open_study("trials").user_attrs
+        if attributes.get("of") != _hash_identity(plan, base_file):
             fix = "holds no search of this run file and these knobs: was folder or data base exchanged?"
             raise BadInput("storage", search.study, fix)
-        plan.tickets()
+        plan.base = relocate_files(plan.base, attributes.get("folder", folder), folder)
+        plan.enqueue_tickets()
         return plan
 
-    def opened(self, part: str, /, *, fresh: bool = False) -> Any:
+    def open_study(self, part: str, /, *, fresh: bool = False) -> Any:
         """The study of the trials, or of the finals."""
         if part not in self._studies:
             name = self.search.study if part == "trials" else f"{self.search.study} {part}"
-            self._studies[part] = engine().opened(
-                self.search.storage, self.folder, name, silence=self.search.silence, fresh=fresh
+            self._studies[part] = load_engine().open_study(
+                self.search.storage, self.folder, name, fresh=fresh
             )
         return self._studies[part]
 
-    def tickets(self) -> None:
-        """See to it that as many trials wait, or are done, as were asked for."""
-        grid, search = self.search.sampler.name == "grid", self.search
-        wanted = engine().asked(self.space, search.trials, grid=grid, seed=search.seed)
-        with engine().Asking(self.folder):
-            engine().tickets(self.opened("trials"), wanted)
+    def enqueue_tickets(self) -> None:
+        """See to it that as many trials wait, or are done, as the search file orders."""
+        engine = load_engine()
+        search = self.search
+        grid = search.sampler.name == "grid"
+        wanted = engine.make_tickets(self.space, search.trials, grid=grid, seed=search.seed)
+        with engine.AskLock(self.folder):
+            engine.enqueue_tickets(self.open_study("trials"), wanted)
 
-    def put(self, drawn: Mapping[str, Any], part: str, /) -> Any:
+    def make_recipe(self, params: Mapping[str, Any], part: str, /) -> Any:
         """The recipe of a trial, small unless it is a final."""
-        recipe = self.space.put(self.base, drawn)
+        recipe = self.space.apply(self.base, params)
         size = {} if part == "finals" else dict(self.size)
         step = size.pop("prepare", None)
         if step is not None:
             size["prepare"] = [*recipe.resolved()["prepare"], step]
-        return placed(recipe, size)
+        return set_parameters(recipe, size)
 
     @cached_property
     def size(self) -> Mapping[str, Any]:
         """Settings that make a trial smaller than the run; empty: it is not."""
-        return self.opened("trials").user_attrs["smaller"]
+        return self.open_study("trials").user_attrs["smaller"]
 
     @property
     def epochs(self) -> int:
@@ -203,7 +210,7 @@ class Plan:
         return int(self.search.epochs or self.base.epochs)
 
 
-def _mark(plan: Plan, base_file: str) -> str:
+def _hash_identity(plan: Plan, base_file: str) -> str:
     """A hash that tells the study of a search from others: the searched paths and the text of the run file.
 
     The text is that of the file as it was written: knobs may have other names since.
@@ -212,46 +219,71 @@ def _mark(plan: Plan, base_file: str) -> str:
     return hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest()
 
 
-def _absolute(url: str | None) -> str | None:
+def relocate_files(recipe: Any, old: Path | str, new: Path | str, /) -> Any:
+    """A recipe that finds its files again after the folder of a search was moved together with them.
+
+    A file that is not where it was is looked for where it lay as seen from the folder.
+
+    Args:
+        recipe: with absolute paths, as ``base.yaml`` has them.
+        old: the folder when the search was begun.
+        new: the folder today.
+    """
+
+    def relocate(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {key: relocate(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return [relocate(value) for value in node]
+        if not isinstance(node, str) or not Path(node).is_absolute() or Path(node).exists():
+            return node
+        moved = Path(os.path.normpath(Path(new, os.path.relpath(node, old))))
+        return str(moved) if moved.exists() else node
+
+    return recipe if str(old) == str(new) else type(recipe).of(relocate(recipe.given()))
+
+
+def _resolve_sqlite(url: str | None) -> str | None:
     """A file of SQLite by its whole path: a search may be resumed from any folder."""
-    name = (url or "").removeprefix("sqlite:///")
-    named = url is not None and url.startswith("sqlite:///") and name and not name.startswith((":", "file:"))
-    return f"sqlite:///{Path(name).resolve()}" if named else url
+    scheme, slashes, name = (url or "").partition(":///")
+    if scheme != "sqlite" or not slashes or not name or name.startswith((":", "file:")):
+        return url
+    return f"sqlite:///{Path(name).resolve()}"
 
 
-def engine() -> Any:
-    """What works on studies.
+def load_engine() -> Any:
+    """The module that works on studies of Optuna, which is an optional dependency.
 
     Raises:
         MissingExtra: Optuna is not installed.
     """
     try:
-        from phaseloom.search import study as _study
+        from phaseloom.search import study
     except ModuleNotFoundError as problem:
         raise MissingExtra("search", "optuna", "search") from problem
-    return _study
+    return study
 
 
-def _settled(search: Search, base: Any) -> Search:
-    """What is left open, by the run: its objective, and whether anything can be pruned."""
-    rooms = "phaseloom.search.objectives", "phaseloom.search.pruners"
-    held = getattr(base, "holdout", 1.0) > 0
-    objective = search.objective or Call(rooms[0], "holdout" if held else "loss")
-    if objective.name == "holdout" and not held and "holdout" not in search.over:
+def _settle(search: Search, base: Any) -> Search:
+    """A search with the objective and the pruner that its run allows, where it leaves them open."""
+    has_holdout = getattr(base, "holdout", 1.0) > 0
+    objective = search.objective or Call("phaseloom.search.objectives", "holdout" if has_holdout else "loss")
+    if objective.name == "holdout" and not has_holdout and "holdout" not in search.over:
         raise BadInput("objective", "holdout", "needs something held out: write holdout: 0.1 in the run file")
     if objective.name in ("frc", "contrast") and not isinstance(base, Reconstruct):
         raise BadInput("objective", objective.name, "is of reconstructions: take holdout, loss or metric")
     early = objective().each is not None
-    pruner = search.pruner or Call(rooms[1], "median" if early else "none")
+    pruner = search.pruner or Call("phaseloom.search.pruners", "median" if early else "none")
     if not early and pruner.name != "none":
         fix = f"has nothing to go by: {objective().name} is known at the end only; write pruner: none"
         raise BadInput("pruner", pruner.name, fix)
     return search.model_copy(update={"objective": objective, "pruner": pruner})
 
 
-def _sensible(plan: Plan) -> None:
+def _check_search(plan: Plan) -> None:
     """Refuse what would find nothing, or not what was meant."""
-    search, paths = plan.search, [knob.path for knob in plan.space.knobs]
+    search = plan.search
+    paths = [knob.path for knob in plan.space.knobs]
     for path in paths:
         if path.split(".")[0] in plan.objective.unlike:
             other = ", or frc" if isinstance(plan.base, Reconstruct) else ""
@@ -259,7 +291,7 @@ def _sensible(plan: Plan) -> None:
             raise BadInput(f"over: {path}", None, fix)
         if path in ("seed", "device", "title", "file"):
             raise BadInput(f"over: {path}", None, "is nothing to be searched")
-        if path.startswith("probe.") and path.endswith(".defocus") and _swept(plan.base):
+        if path.startswith("probe.") and path.endswith(".defocus") and _has_automatic_start(plan.base):
             fix = "is found by the automatic start of every run: write start: none in the run file"
             raise BadInput(f"over: {path}", None, fix)
     if search.epochs is not None and "epochs" in paths:
@@ -268,25 +300,28 @@ def _sensible(plan: Plan) -> None:
         fix = f"is more than the {plan.base.epochs} of the run file: write as many there, or fewer here"
         raise BadInput("epochs", search.epochs, fix)
     if search.warm:
-        _warm(plan, paths)
+        _check_warm_start(plan, paths)
 
 
-def _swept(base: Any) -> bool:
+def _has_automatic_start(base: Any) -> bool:
     return getattr(base, "start", None) is not None and base.start.name != "none"
 
 
-def _warm(plan: Plan, paths: list[str]) -> None:
+def _check_warm_start(plan: Plan, paths: list[str]) -> None:
     """Refuse warm starts that could not be, and those after which nothing is judged by what is unseen."""
-    name, base, objective = type(plan.base).__name__, plan.base, plan.search.objective
+    name = type(plan.base).__name__
+    base = plan.base
+    objective = plan.search.objective
     assert objective is not None
     first = {path.split(".")[0] for path in paths}
     if name not in ("Reconstruct", "Train"):
         raise BadInput("warm", True, "is of reconstructions and of networks that read phases")
     if first & {"read", "prepare", "model", "stitching", "stage"}:
         raise BadInput("warm", True, "does not go with a search over what changes the shape of things")
-    if {"object", "probe"} <= first or _swept(base):
-        fix = "needs start: none in the run file" if _swept(base) else "has nothing left to hand on"
-        raise BadInput("warm", True, fix)
+    if _has_automatic_start(base):
+        raise BadInput("warm", True, "needs start: none in the run file")
+    if {"object", "probe"} <= first:
+        raise BadInput("warm", True, "has nothing left to hand on")
     if objective.name == "frc":
         raise BadInput("warm", True, "makes both halves agree, which begin alike: take another objective")
     if name == "Reconstruct" and objective.name == "holdout" and int(SHARE_OF_LAST_EPOCHS * plan.epochs):
@@ -294,7 +329,7 @@ def _warm(plan: Plan, paths: list[str]) -> None:
         raise BadInput("warm", True, fix)
 
 
-def smaller(plan: Plan, /) -> dict[str, Any]:
+def make_smaller_settings(plan: Plan, /) -> dict[str, Any]:
     """Settings that make a trial as small as the search says; empty: it is the run.
 
     A share of a raster is the block in its middle, of other scans a piece from the middle of the list.
@@ -302,7 +337,8 @@ def smaller(plan: Plan, /) -> dict[str, Any]:
     Raises:
         BadInput: a share of what cannot be shared.
     """
-    search, base = plan.search, plan.base
+    search = plan.search
+    base = plan.base
     out: dict[str, Any] = {} if search.epochs in (None, base.epochs) else {"epochs": search.epochs}
     if search.share is None or search.share == 1:
         return out
@@ -312,13 +348,13 @@ def smaller(plan: Plan, /) -> dict[str, Any]:
         raise BadInput("share", search.share, "is of scans and of views: make trials smaller by epochs")
     scan = base.scan()
     if scan.grid is None:
-        return out | {"prepare": {"select": _middle(len(scan), search.share)}}
+        return out | {"prepare": {"select": _cut_middle(len(scan), search.share)}}
     edge = search.share**0.5
-    sides = [[*_middle(size, edge).values()] for size in scan.grid]
+    sides = [[*_cut_middle(size, edge).values()] for size in scan.grid]
     return out | {"prepare": {"region": {"rows": sides[0], "columns": sides[1]}}}
 
 
-def _middle(count: int, share: float) -> dict[str, int]:
+def _cut_middle(count: int, share: float) -> dict[str, int]:
     kept = max(1, round(share * count))
     first = (count - kept) // 2
     return {"start": first, "stop": first + kept}

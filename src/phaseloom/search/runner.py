@@ -16,13 +16,14 @@ import torch
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.plot.style import average_blocks
-from phaseloom.search import pruners
-from phaseloom.search import report as found
-from phaseloom.search.parameter_paths import at
-from phaseloom.search.recipe import Plan, engine
+from phaseloom.renames import renamed_attribute
+from phaseloom.search import pruners, report
+from phaseloom.search.parameter_paths import get_parameter
+from phaseloom.search.recipe import Plan, load_engine
+from phaseloom.search.report import TrialRecord
 from phaseloom.search.trials import Trial
 
-__all__ = ["Searching", "joined"]
+__all__ = ["Searching", "join_search"]
 
 MAX_EQUAL_FAILURES = 3
 """Trials that fail for one reason, before any is done, after which no more are begun."""
@@ -37,8 +38,8 @@ PICTURE_PIXELS = 320
 class Searching:
     """A search that is watched, stopped and resumed.
 
-    Iterating runs it, and yields each trial as it ends (`phaseloom.search.report.Tried`). What is killed is
-    gone on with by `phaseloom.search.recipe.Plan.at` of its folder.
+    Iterating runs it, and yields each trial as it ends (`phaseloom.search.report.TrialRecord`). A search that
+    was killed is resumed by `phaseloom.search.recipe.Plan.at` of its folder.
 
     Attributes:
         plan: see `phaseloom.search.recipe`.
@@ -47,48 +48,55 @@ class Searching:
     def __init__(self, plan: Plan):
         self.plan = plan
 
-    def __iter__(self) -> Iterator[found.Tried]:
-        search, told = self.plan.search, engine()
+    def __iter__(self) -> Iterator[TrialRecord]:
+        search = self.plan.search
         until = None if search.seconds is None else time.monotonic() + search.seconds
-        yield from _part(self.plan, "trials", until)
-        best = found.ranked(found.tried(self.plan, "trials"))[: search.finals]
+        yield from _run_part(self.plan, "trials", until)
+        best = report.rank_trials(report.list_trials(self.plan, "trials"))[: search.finals]
         if self.plan.size and best and (until is None or time.monotonic() < until):
-            told.tickets(self.plan.opened("finals"), {one.number: one.drawn for one in best})
-            yield from _part(self.plan, "finals", until)
+            tickets = {one.number: one.params for one in best}
+            load_engine().enqueue_tickets(self.plan.open_study("finals"), tickets)
+            yield from _run_part(self.plan, "finals", until)
 
-    def left(self) -> list[Path]:
-        """Write what was found; errors as of `phaseloom.search.report.left`."""
-        return found.left(self.plan)
+    def write_report(self) -> list[Path]:
+        """Write what was found; errors as of `phaseloom.search.report.write_report`."""
+        return report.write_report(self.plan)
+
+    left = renamed_attribute("left", "write_report")
 
 
-def joined(folder: Path | str, /) -> Iterator[found.Tried]:
+def join_search(folder: Path | str, /) -> Iterator[TrialRecord]:
     """Help with the search of a folder, from this process, as long as there is something to do."""
     plan = Plan.at(folder)
-    for part in ("trials", "finals") if plan.size else ("trials",):
-        yield from _alone(plan, part, wait=False)
+    for part in report.list_parts(plan):
+        for number in _run_here(plan, part, wait=False):
+            yield from (one for one in report.list_trials(plan, part) if one.number == number)
 
 
-def _part(plan: Plan, part: str, until: float | None) -> Iterator[found.Tried]:
-    """All trials of a part; those of this machine's processes, then what they may have left."""
-    ended = found.tried(plan, part)
-    with closing(_ending(plan, part, until, {one.number for one in ended})) as more:
-        for one in more:
-            yield one
-            ended.append(one)
-            _hopeless(ended)
+def _run_part(plan: Plan, part: str, until: float | None) -> Iterator[TrialRecord]:
+    """All trials of a part as they end, in this process or in any other."""
+    ended = report.list_trials(plan, part)
+    known = {one.number for one in ended}
+    with closing(_run_everywhere(plan, part, until)) as steps:
+        for _ in steps:
+            for one in report.list_trials(plan, part):
+                if one.number not in known:
+                    known.add(one.number)
+                    yield one
+                    ended.append(one)
+                    _stop_if_hopeless(ended)
 
 
-def _ending(plan: Plan, part: str, until: float | None, known: set[int]) -> Generator[found.Tried]:
-    """Those that are not known yet, as they end."""
+def _run_everywhere(plan: Plan, part: str, until: float | None) -> Generator[None]:
+    """The processes of this machine, then what they may have left; a step where trials may have ended."""
     if plan.search.workers > 1:
-        with closing(_together(plan, part, until, known)) as ended:
-            for one in ended:
-                known.add(one.number)
-                yield one
-    yield from _alone(plan, part, wait=True, until=until, known=known)
+        yield from _run_in_processes(plan, part, until)
+    for _ in _run_here(plan, part, wait=True, until=until):
+        yield
+    yield
 
 
-def _hopeless(ended: Sequence[found.Tried]) -> None:
+def _stop_if_hopeless(ended: Sequence[TrialRecord]) -> None:
     """Stop where every trial will fail as all before did.
 
     Raises:
@@ -96,143 +104,123 @@ def _hopeless(ended: Sequence[found.Tried]) -> None:
             any was done.
     """
     reasons = [re.sub(r"[\d.]+", "", one.reason) for one in ended if one.state == "failed"]
-    asked = next((one.reason for one in ended if one.wrong_objective), None)
+    wrong = next((one.reason for one in ended if one.wrong_objective), None)
     alike = len(reasons) >= MAX_EQUAL_FAILURES and len({*reasons}) == 1 and len(reasons) == len(ended)
-    if alike or (asked and len(reasons) == len(ended)):
-        fix = f"failed, because: {asked or ended[-1].reason}"
+    if alike or (wrong and len(reasons) == len(ended)):
+        fix = f"failed, because: {wrong or ended[-1].reason}"
         raise BadInput("search", f"{len(ended)} trial{'s' * (len(ended) > 1)}", fix)
 
 
-def _together(plan: Plan, part: str, until: float | None, known: set[int]) -> Generator[found.Tried]:
-    """Trials of several processes, as they end."""
-    spawn, count = get_context("spawn"), plan.search.workers
-    left = None if until is None else until - time.monotonic()
+def _run_in_processes(plan: Plan, part: str, until: float | None) -> Generator[None]:
+    """Run trials in several processes; a step each time that it is worth looking at the study."""
+    spawn = get_context("spawn")
+    count = plan.search.workers
+    seconds = None if until is None else until - time.monotonic()
     threads = max(1, torch.get_num_threads() // count)
     halt = spawn.Event()
-    given = (str(plan.folder), part, threads, left, halt)
-    team = [spawn.Process(target=_worker, args=given) for _ in range(count)]
-    for process in team:
+    arguments = (str(plan.folder), part, threads, seconds, halt)
+    processes = [spawn.Process(target=_run_worker, args=arguments) for _ in range(count)]
+    for process in processes:
         process.start()
-    seen = set(known)
     try:
-        while any(process.is_alive() for process in team):
-            yield from _new(plan, part, seen)
-            team[0].join(engine().POLL_SECONDS)
-        yield from _new(plan, part, seen)
+        while any(process.is_alive() for process in processes):
+            yield
+            processes[0].join(load_engine().POLL_SECONDS)
+        yield
     finally:
         halt.set()
-        for process in team:
+        for process in processes:
             process.join()
 
 
-def _new(plan: Plan, part: str, seen: set[int]) -> Iterator[found.Tried]:
-    for one in found.tried(plan, part):
-        if one.number not in seen:
-            seen.add(one.number)
-            yield one
-
-
-def _worker(folder: str, part: str, threads: int, seconds: float | None, halt: Any) -> None:
-    """A process of a search; it begins no trial after its parent has ended, or told it so."""
+def _run_worker(folder: str, part: str, threads: int, seconds: float | None, halt: Any) -> None:
+    """A process of a search; it begins no trial after its parent has ended, or halted it."""
     torch.set_num_threads(threads)
     until = None if seconds is None else time.monotonic() + seconds
     try:
-        trials = _alone(Plan.at(folder), part, wait=False, until=until, halt=halt)
-        deque(trials, maxlen=0)
+        deque(_run_here(Plan.at(folder), part, wait=False, until=until, halt=halt), maxlen=0)
     except KeyboardInterrupt:
         return
 
 
-def _orphaned() -> bool:
+def _has_lost_parent() -> bool:
     parent = parent_process()
     return parent is not None and not parent.is_alive()
 
 
-def _alone(
-    plan: Plan,
-    part: str,
-    *,
-    wait: bool,
-    until: float | None = None,
-    known: set[int] | None = None,
-    halt: Any = None,
-) -> Iterator[found.Tried]:
-    """Trials that this process does; and with ``known`` whatever else has ended meanwhile."""
-    study, asking = plan.opened(part), engine().Asking(plan.folder)
+def _run_here(
+    plan: Plan, part: str, *, wait: bool, until: float | None = None, halt: Any = None
+) -> Iterator[int]:
+    """Numbers of the trials that this process does."""
+    engine = load_engine()
+    study = plan.open_study(part)
     assert plan.search.pruner is not None
     study.pruner = plan.search.pruner(plan.epochs) if part == "trials" else pruners.none()
-    worker = _Worker(plan, part, study, asking)
-    seen = set(known or ())
-    numbers = engine().worked(
+    ask_lock = engine.AskLock(plan.folder)
+    yield from engine.run_trials(
         study,
-        worker,
-        asking,
+        _Objective(plan, part, study, ask_lock),
+        ask_lock,
+        engine.Heartbeat(plan.folder, part, plan.search.silence),
         wait=wait,
         until=until,
-        going=lambda: not _orphaned() and not (halt and halt.is_set()),
+        may_start=lambda: not _has_lost_parent() and not (halt and halt.is_set()),
     )
-    for number in numbers:
-        if known is None:
-            yield from (one for one in found.tried(plan, part) if one.number == number)
-        else:
-            yield from _new(plan, part, seen)
-    if known is not None:
-        yield from _new(plan, part, seen)
 
 
-class _Worker:
-    """What a process does with a trial of Optuna."""
+class _Objective:
+    """The value of a trial of Optuna, from the run of its recipe."""
 
-    def __init__(self, plan: Plan, part: str, study: Any, asking: Any):
-        self.plan, self.part, self.study, self.asking = plan, part, study, asking
+    def __init__(self, plan: Plan, part: str, study: Any, ask_lock: Any):
+        self.plan = plan
+        self.part = part
+        self.study = study
+        self.ask_lock = ask_lock
 
     def __call__(self, trial: Any) -> float:
-        """The value of a trial; why there is none is left in its attributes."""
+        """Run a trial; why it has no value is left in its attributes."""
         try:
-            return self._value(trial)
+            return self._run(trial)
         except KeyboardInterrupt:
             trial.set_user_attr("reason", "interrupted")
             raise
-        except engine().TRIAL_FAILURES as problem:
+        except load_engine().TRIAL_FAILURES as problem:
             ours = isinstance(problem, BadInput)
             reason = str(problem) if ours else f"{type(problem).__name__}: {problem}"
             trial.set_user_attr("reason", " ".join(reason.split()))
             trial.set_user_attr("wrong objective", ours and problem.place.startswith("objective"))
             raise
 
-    def _value(self, trial: Any) -> float:
+    def _run(self, trial: Any) -> float:
         if "ticket" not in trial.user_attrs:
             raise RuntimeError("one too many")
         seed = int(np.random.SeedSequence([self.plan.search.seed, trial.number]).generate_state(1)[0])
         self.study.sampler = self.plan.search.sampler(seed, self.plan.search.seed)
-        drawn = self.plan.space.draw(trial)
-        if (same := _same(self.study, trial)) is not None:
+        params = self.plan.space.suggest(trial)
+        if (same := _find_duplicate(self.study, trial)) is not None:
             trial.set_user_attr("reason", f"the same as {same.number}")
-            return _copied(trial, same)
-        recipe = self.plan.put(drawn, self.part)
-        if warm := _warm(self.plan, self.part):
+            return _copy_value(trial, same)
+        recipe = self.plan.make_recipe(params, self.part)
+        if warm := _find_warm_start(self.plan, self.part):
             trial.set_user_attr("warm", warm)
             recipe = recipe.put(warm)
-        self.asking.leave()
+        self.ask_lock.release()
         folder = self.plan.folder / self.part / f"{trial.number:04d}"
         run = self.plan.kind(recipe, folder)
-        _changed(self.plan, recipe, run, drawn)
-        _run(self.plan, run, trial)
-        return _ended(self.plan, run, folder)
+        _refuse_overridden(recipe, run, params)
+        _run_epochs(self.plan, run, trial)
+        return _finish_trial(self.plan, run, folder)
 
 
-def _same(study: Any, trial: Any) -> Any:
+def _find_duplicate(study: Any, trial: Any) -> Any:
     """An earlier trial of the same values: every run is seeded, so that it would come to the same."""
-    states = engine().TrialState
-    alike = [
-        one
-        for one in study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED, states.RUNNING))
-        if one.number != trial.number and one.params == trial.params
-    ]
-    return next(iter(alike), None)
+    states = load_engine().TrialState
+    others = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED, states.RUNNING))
+    alike = (one for one in others if one.number != trial.number and one.params == trial.params)
+    return next(alike, None)
 
 
-def _copied(trial: Any, same: Any) -> float:
+def _copy_value(trial: Any, same: Any) -> float:
     """The value that another trial came to, or the same end."""
     if same.state.name == "COMPLETE":
         return same.value
@@ -240,43 +228,46 @@ def _copied(trial: Any, same: Any) -> float:
         raise RuntimeError(f"the same as {same.number}, which is still under way")
     for step, value in same.intermediate_values.items():
         trial.report(value, step)
-    raise engine().optuna.TrialPruned
+    raise load_engine().optuna.TrialPruned
 
 
-def _warm(plan: Plan, part: str) -> dict[str, Any]:
+def _find_warm_start(plan: Plan, part: str) -> dict[str, Any]:
     """Settings by which a trial begins with what the best one so far has found."""
-    done = found.ranked(found.tried(plan, part)) if plan.search.warm else []
+    done = report.rank_trials(report.list_trials(plan, part)) if plan.search.warm else []
     if not done:
         return {}
     folder = plan.folder / part / f"{done[0].number:04d}"
-    name = pretrained.NETWORK_FILE if "weights" in type(plan.base).model_fields else "result.h5"
-    if not (folder / name).is_file():
+    has_weights = "weights" in type(plan.base).model_fields
+    file = folder / (pretrained.NETWORK_FILE if has_weights else "result.h5")
+    if not file.is_file():
         return {}
-    if name == pretrained.NETWORK_FILE:
-        return {"weights": str(folder / name)}
+    if has_weights:
+        return {"weights": str(file)}
     searched = {knob.path.split(".")[0] for knob in plan.space.knobs}
     out: dict[str, Any] = {}
     for section in {"object", "probe"} - searched:
-        kept = {key: value for key, value in getattr(plan.base, section).values.items() if key == "kind"}
-        out[section] = {"from_file": {"path": str(folder / name), **kept}}
+        kind = {key: value for key, value in getattr(plan.base, section).values.items() if key == "kind"}
+        out[section] = {"from_file": {"path": str(file), **kind}}
     return out
 
 
-def _changed(plan: Plan, recipe: Any, run: Trial, drawn: Mapping[str, Any]) -> None:
+def _refuse_overridden(recipe: Any, run: Trial, params: Mapping[str, Any]) -> None:
     """Refuse a trial in which something else has decided on a knob: it would look like a result.
 
     What the file leaves open (``auto``, or nothing) is decided by the run.
     """
-    asked, runs = recipe.resolved(), run.run.recipe.resolved()
-    for path in drawn:
-        wanted, there = at(asked, path), at(runs, path)
-        if isinstance(wanted, dict | list) or wanted in (None, "auto") or wanted == there:
+    ordered = recipe.resolved()
+    settled = run.run.recipe.resolved()
+    for path in params:
+        wanted = get_parameter(ordered, path)
+        actual = get_parameter(settled, path)
+        if isinstance(wanted, dict | list) or wanted in (None, "auto") or wanted == actual:
             continue
-        fix = f"was asked for, but the run has {there}: something in the run file overrides it"
+        fix = f"was asked for, but the run has {actual}: something in the run file overrides it"
         raise BadInput(f"over: {path}", wanted, fix)
 
 
-def _run(plan: Plan, run: Trial, trial: Any) -> None:
+def _run_epochs(plan: Plan, run: Trial, trial: Any) -> None:
     """All epochs, each reported; a trial may be given up after one."""
     with closing(run.epochs()) as epochs:
         for epoch in epochs:
@@ -285,9 +276,9 @@ def _run(plan: Plan, run: Trial, trial: Any) -> None:
                 continue
             trial.report(float(value), epoch.number)
             if epoch.number < run.run.recipe.epochs and trial.should_prune():
-                _tidy(run, ())
+                _remove_snapshot(run)
                 trial.set_user_attr("reason", f"given up after epoch {epoch.number}")
-                raise engine().optuna.TrialPruned
+                raise load_engine().optuna.TrialPruned
     stop = run.run.progress.stop
     if stop.interrupted:
         raise KeyboardInterrupt
@@ -295,37 +286,33 @@ def _run(plan: Plan, run: Trial, trial: Any) -> None:
         raise ArithmeticError(str(stop))
 
 
-def _ended(plan: Plan, run: Trial, folder: Path) -> float:
+def _finish_trial(plan: Plan, run: Trial, folder: Path) -> float:
     """The value of a run at its end; its result and its picture are left in its folder."""
     value = plan.objective.final(run)
     if not math.isfinite(value):
         raise ArithmeticError(f"{plan.objective.name} is {value}")
-    run.numbers()
-    if (picture := run.picture()) is not None:
+    run.collect_numbers()
+    if (picture := run.make_picture()) is not None:
         image, pixel = picture
         fold = max(1, max(image.shape) // PICTURE_PIXELS)
-        np.savez(
-            folder / "picture.npz", image=average_blocks(image, fold).astype(np.float32), pixel=pixel * fold
-        )
-    _tidy(run, ())
+        values = average_blocks(image, fold).astype(np.float32)
+        np.savez(folder / "picture.npz", image=values, pixel=pixel * fold)
+    _remove_snapshot(run)
     if not plan.search.warm:
-        _forget(plan, folder, value)
+        _remove_results(plan, folder, value)
     return value
 
 
-def _tidy(run: Trial, more: tuple[str, ...]) -> None:
-    """Without what only a run that goes on needs."""
+def _remove_snapshot(run: Trial) -> None:
+    """Remove what only a run that is resumed needs."""
     if run.run.directory is not None:
-        for name in ("snapshot.h5", *more):
-            (run.run.directory / name).unlink(missing_ok=True)
+        (run.run.directory / "snapshot.h5").unlink(missing_ok=True)
 
 
-def _forget(plan: Plan, folder: Path, value: float) -> None:
-    """Let go of the results of all but the best trials."""
-    done = [(one.value, one.number) for one in found.tried(plan, folder.parent.name)]
-    ranks = sorted(
-        [(number, name) for number, name in done if number is not None] + [(value, int(folder.name))]
-    )
+def _remove_results(plan: Plan, folder: Path, value: float) -> None:
+    """Remove the large files of all but the best trials, with one that has just ended in a folder."""
+    done = report.rank_trials(report.list_trials(plan, folder.parent.name))
+    ranks = sorted([*((one.value, one.number) for one in done), (value, int(folder.name))])
     for _, number in ranks[plan.search.keep :]:
         for name in HEAVY_FILES:
             (folder.parent / f"{number:04d}" / name).unlink(missing_ok=True)

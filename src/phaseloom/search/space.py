@@ -10,18 +10,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.search.parameter_paths import address, placed
+from phaseloom.search.parameter_paths import find_parameter, set_parameters
 from phaseloom.spec import Recipe
 from phaseloom.units import Dimension
 
-__all__ = ["Knob", "Searched", "Space"]
+__all__ = ["Distribution", "Knob", "Space"]
 
 
-class Searched(BaseModel):
+class Distribution(BaseModel):
     """What a file says of one knob: ``[1, 2, 4]``, or ``{low: 50 A, high: 200 A}``.
 
     Attributes:
-        low, high: ends of a range, which belong to it.
+        low, high: ends of a range, both included.
         log: whether values are drawn by their logarithm.
         step: between the values of a range.
         choices: in place of a range.
@@ -38,7 +38,7 @@ class Searched(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _listed(cls, data: Any) -> Any:
+    def _read_list(cls, data: Any) -> Any:
         for name in data if isinstance(data, dict) else ():
             if name not in cls.model_fields:
                 raise BadInput("over", f"there is no '{name}';", nearest(name, cls.model_fields))
@@ -67,7 +67,7 @@ class Knob:
         dimension: of its numbers, or ``None``.
         ends: lowest and highest value of a range, or ``None``.
         whole: only whole numbers.
-        log, step: see `Searched`.
+        log, step: see `Distribution`.
         choices: values by the labels that a study knows them by, or ``None``.
         when: labels or numbers of other knobs, by their paths, with which this one is there.
     """
@@ -81,25 +81,25 @@ class Knob:
     choices: Mapping[str, Any] | None = None
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def active(self, drawn: Mapping[str, Any], /) -> bool:
-        """Whether it is there, given what was drawn for others."""
-        return all(path in drawn and drawn[path] in allowed for path, allowed in self.when.items())
+    def is_active(self, params: Mapping[str, Any], /) -> bool:
+        """Whether it is searched, given the values of others."""
+        return all(path in params and params[path] in allowed for path, allowed in self.when.items())
 
-    def written(self, drawn: Any, /) -> Any:
-        """A drawn value as a file has it, with its unit, to read back as the very same number."""
+    def to_file_value(self, value: Any, /) -> Any:
+        """A value as a file has it, with its unit, to read back as the very same number."""
         if self.choices is not None:
-            return self.choices[drawn]
-        if self.dimension is None or drawn == 0:
-            return drawn
-        return f"{float(drawn)!r} {self.dimension.scale[0][0]}"
+            return self.choices[value]
+        if self.dimension is None or value == 0:
+            return value
+        return f"{float(value)!r} {self.dimension.scale[0][0]}"
 
-    def shown(self, drawn: Any, /) -> str:
-        """A drawn value for eyes."""
+    def format_value(self, value: Any, /) -> str:
+        """A value as text, with its unit."""
         if self.choices is not None:
-            return str(drawn)
-        return f"{drawn:.4g}" if self.dimension is None else self.dimension.show(float(f"{drawn:.4g}"))
+            return str(value)
+        return f"{value:.4g}" if self.dimension is None else self.dimension.show(float(f"{value:.4g}"))
 
-    def draw(self, trial: Any, /) -> Any:
+    def suggest(self, trial: Any, /) -> Any:
         """Ask a trial of Optuna for a value."""
         if self.choices is not None:
             return trial.suggest_categorical(self.path, list(self.choices))
@@ -109,7 +109,7 @@ class Knob:
             return trial.suggest_int(self.path, int(low), int(high), log=self.log, step=int(self.step or 1))
         return trial.suggest_float(self.path, low, high, log=self.log, step=self.step)
 
-    def points(self) -> list[Any]:
+    def list_values(self) -> list[Any]:
         """All values that it can have.
 
         Raises:
@@ -120,7 +120,8 @@ class Knob:
         assert self.ends is not None
         if not self.whole and self.step is None:
             raise BadInput(f"over: {self.path}", None, "needs a step, or choices, to be searched on a grid")
-        step, (low, high) = self.step or 1, self.ends
+        step = self.step or 1
+        low, high = self.ends
         values = [low + number * step for number in range(round((high - low) / step) + 1)]
         return [int(value) for value in values] if self.whole else values
 
@@ -132,16 +133,16 @@ class Space:
     Example:
         >>> from phaseloom.reconstruction.recipe import Reconstruct
         >>> base = Reconstruct.of({"file": "scan.h5", "object": "pixels"})
-        >>> space = Space.of(base, {"object.pixels.slices": Searched(low=1, high=4)})
-        >>> space.put(base, {"object.pixels.slices": 3}).object.values
+        >>> space = Space.of(base, {"object.pixels.slices": Distribution(low=1, high=4)})
+        >>> space.apply(base, {"object.pixels.slices": 3}).object.values
         {'slices': 3}
     """
 
     knobs: tuple[Knob, ...]
 
     @classmethod
-    def of(cls, recipe: Recipe, over: Mapping[str, Searched], /) -> "Space":
-        """The knobs of a file, held against the recipe that they change.
+    def of(cls, recipe: Recipe, over: Mapping[str, Distribution], /) -> "Space":
+        """The knobs of a file, checked with the recipe that they change.
 
         Raises:
             BadInput: a path that leads nowhere, values that the recipe refuses, conditions that cannot be.
@@ -149,74 +150,74 @@ class Space:
         if not over:
             raise BadInput("over", None, "names no knob: write a path and its range, epochs: [10, 20]")
         known: dict[str, Knob] = {}
-        for path in _ordered(over):
-            known[path] = _knob(recipe, path, over[path], known)
+        for path in _order_paths(over):
+            known[path] = _make_knob(recipe, path, over[path], known)
         space = cls(tuple(known.values()))
         for knob in space.knobs:
-            space._try(recipe, knob)
+            space._check_values(recipe, knob)
         return space
 
-    def put(self, recipe: Any, drawn: Mapping[str, Any], /) -> Any:
-        """The recipe with what was drawn."""
-        return placed(recipe, {one.path: one.written(drawn[one.path]) for one in self._there(drawn)})
+    def apply(self, recipe: Any, params: Mapping[str, Any], /) -> Any:
+        """The recipe with these values of its knobs."""
+        active = [knob for knob in self.knobs if knob.path in params]
+        return set_parameters(recipe, {knob.path: knob.to_file_value(params[knob.path]) for knob in active})
 
-    def draw(self, trial: Any, /) -> dict[str, Any]:
+    def suggest(self, trial: Any, /) -> dict[str, Any]:
         """Ask a trial of Optuna for a value of every knob that is there."""
-        drawn: dict[str, Any] = {}
+        params: dict[str, Any] = {}
         for knob in self.knobs:
-            if knob.active(drawn):
-                drawn[knob.path] = knob.draw(trial)
-        return drawn
+            if knob.is_active(params):
+                params[knob.path] = knob.suggest(trial)
+        return params
 
-    def shown(self, drawn: Mapping[str, Any], /) -> dict[str, str]:
-        """What was drawn, for eyes."""
-        return {one.path: one.shown(drawn[one.path]) for one in self._there(drawn)}
+    def format_params(self, params: Mapping[str, Any], /) -> dict[str, str]:
+        """Values as text, with units."""
+        active = [knob for knob in self.knobs if knob.path in params]
+        return {knob.path: knob.format_value(params[knob.path]) for knob in active}
 
-    def grid(self) -> Iterator[dict[str, Any]]:
-        """Every combination of values, conditions obeyed; errors as of `Knob.points`."""
-        return _combined(self.knobs, {})
+    def list_combinations(self) -> Iterator[dict[str, Any]]:
+        """Every combination of values, conditions obeyed; errors as of `Knob.list_values`."""
+        return _combine_values(self.knobs, {})
 
-    def _there(self, drawn: Mapping[str, Any]) -> list[Knob]:
-        return [knob for knob in self.knobs if knob.path in drawn]
-
-    def _try(self, recipe: Recipe, knob: Knob) -> None:
+    def _check_values(self, recipe: Recipe, knob: Knob) -> None:
         """Both ends of a range, or every choice, with what the knob depends on."""
-        around = _around(knob, {one.path: one for one in self.knobs})
+        around = _require_params(knob, {one.path: one for one in self.knobs})
         for value in knob.choices if knob.choices is not None else knob.ends or ():
             try:
-                self.put(recipe, {**around, knob.path: int(value) if knob.whole else value})
+                self.apply(recipe, {**around, knob.path: int(value) if knob.whole else value})
             except BadInput as problem:
                 raise BadInput(
-                    f"over: {knob.path}", None, f"cannot be {knob.shown(value)}: {problem}"
+                    f"over: {knob.path}", None, f"cannot be {knob.format_value(value)}: {problem}"
                 ) from None
 
 
-def _combined(knobs: Sequence[Knob], drawn: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _combine_values(knobs: Sequence[Knob], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not knobs:
-        yield drawn
+        yield params
         return
-    first, rest = knobs[0], knobs[1:]
-    if not first.active(drawn):
-        yield from _combined(rest, drawn)
+    first = knobs[0]
+    rest = knobs[1:]
+    if not first.is_active(params):
+        yield from _combine_values(rest, params)
         return
-    for value in first.points():
-        yield from _combined(rest, {**drawn, first.path: value})
+    for value in first.list_values():
+        yield from _combine_values(rest, {**params, first.path: value})
 
 
-def _around(knob: Knob, known: Mapping[str, Knob]) -> dict[str, Any]:
+def _require_params(knob: Knob, known: Mapping[str, Knob]) -> dict[str, Any]:
     """What others have to be for a knob to be there."""
     out: dict[str, Any] = {}
     for path, allowed in knob.when.items():
-        out |= {**_around(known[path], known), path: allowed[0]}
+        out |= {**_require_params(known[path], known), path: allowed[0]}
     return out
 
 
-def _ordered(over: Mapping[str, Searched]) -> list[str]:
+def _order_paths(over: Mapping[str, Distribution]) -> list[str]:
     """Paths, each after those that it depends on."""
     out: list[str] = []
     left = sorted(over, key=lambda path: path.count("."))
     while left:
-        ready = [path for path in left if not _needs(path, over) - set(out)]
+        ready = [path for path in left if not _list_dependencies(path, over) - set(out)]
         if not ready:
             raise BadInput(f"over: {left[0]}", "when", "goes round in a circle: each waits for the other")
         out += ready
@@ -224,7 +225,7 @@ def _ordered(over: Mapping[str, Searched]) -> list[str]:
     return out
 
 
-def _needs(path: str, over: Mapping[str, Searched]) -> set[str]:
+def _list_dependencies(path: str, over: Mapping[str, Distribution]) -> set[str]:
     above = {other for other in over if path.startswith(f"{other}.")}
     for other in over[path].when:
         if other not in over:
@@ -233,41 +234,48 @@ def _needs(path: str, over: Mapping[str, Searched]) -> set[str]:
     return above | set(over[path].when)
 
 
-def _knob(recipe: Recipe, path: str, asked: Searched, known: Mapping[str, Knob]) -> Knob:
+def _make_knob(recipe: Recipe, path: str, given: Distribution, known: Mapping[str, Knob]) -> Knob:
     place = f"over: {path}"
-    when = {other: _allowed(known[other], value, f"{place}: when") for other, value in asked.when.items()}
-    kind, above = None, [other for other in known if path.startswith(f"{other}.")]
+    when = {
+        other: _parse_condition(known[other], value, f"{place}: when") for other, value in given.when.items()
+    }
+    kind = None
+    above = [other for other in known if path.startswith(f"{other}.")]
     for other in above:
-        when[other], kind = _leading(recipe, path, known, other)
-    found = kind or address(recipe, path)
-    if asked.choices is not None:
-        return Knob(path, choices=_labelled(asked.choices, place), when=when)
-    low, high = (_number(value, found.dimension, place) for value in (asked.low, asked.high))
-    whole = found.whole if found.whole is not None else _are_whole(asked.low, asked.high)
+        when[other], kind = _match_choices(recipe, path, known, other)
+    found = kind or find_parameter(recipe, path)
+    if given.choices is not None:
+        return Knob(path, choices=_label_choices(given.choices, place), when=when)
+    low, high = (_parse_number(value, found.dimension, place) for value in (given.low, given.high))
+    whole = found.whole if found.whole is not None else _are_integers(given.low, given.high)
     if not found.numeric:
-        raise BadInput(place, None, "is no number: give [choices, ...]")
-    if not low < high or (asked.log and low <= 0):
+        raise BadInput(place, None, "is not a number: give [choices, ...]")
+    if not low < high or (given.log and low <= 0):
         none = "has low above high" if low > high else "has one value: give it in the run file, not here"
         fix = none if not low < high else "needs a low above zero, to be drawn by logarithm"
         raise BadInput(place, None, fix)
-    if whole and not _are_whole(low, high):
+    if whole and not _are_integers(low, high):
         raise BadInput(place, None, "is a whole number: give whole ends")
-    step = None if asked.step is None else _number(asked.step, found.dimension, place)
+    step = None if given.step is None else _parse_number(given.step, found.dimension, place)
     if step is not None:
-        if not 0 < step <= high - low or (whole and not _are_whole(step)):
-            raise BadInput(place, f"step: {asked.step}", "does not fit between low and high")
+        if not 0 < step <= high - low or (whole and not _are_integers(step)):
+            raise BadInput(place, f"step: {given.step}", "does not fit between low and high")
         high = low + math.floor((high - low) / step * (1 + 1e-12)) * step
-    return Knob(path, found.dimension, (low, high), whole, asked.log, step, None, when)
+    return Knob(path, found.dimension, (low, high), whole, given.log, step, None, when)
 
 
-def _leading(recipe: Recipe, path: str, known: Mapping[str, Knob], other: str) -> tuple[tuple[Any, ...], Any]:
+def _match_choices(
+    recipe: Recipe, path: str, known: Mapping[str, Knob], other: str
+) -> tuple[tuple[Any, ...], Any]:
     """The choices of a searched section in which there is such a path, and what is there."""
-    labels, kind, problem = [], None, None
+    labels = []
+    kind = None
+    problem = None
     for label, value in (known[other].choices or {}).items():
-        around = _around(known[other], known)
+        around = _require_params(known[other], known)
         try:
-            there = {name: known[name].written(drawn) for name, drawn in around.items()}
-            kind = address(placed(recipe, {**there, other: value}), path)
+            there = {name: known[name].to_file_value(drawn) for name, drawn in around.items()}
+            kind = find_parameter(set_parameters(recipe, {**there, other: value}), path)
             labels.append(label)
         except BadInput as one:
             problem = one
@@ -276,27 +284,27 @@ def _leading(recipe: Recipe, path: str, known: Mapping[str, Knob], other: str) -
     return tuple(labels), kind
 
 
-def _allowed(knob: Knob, wanted: Any, place: str) -> tuple[Any, ...]:
+def _parse_condition(knob: Knob, wanted: Any, place: str) -> tuple[Any, ...]:
     """What a condition allows, as a study knows it; a call may go by its name alone."""
     values = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
     if knob.choices is None:
-        found = tuple(_number(value, knob.dimension, place) for value in values)
+        found = tuple(_parse_number(value, knob.dimension, place) for value in values)
         return tuple(int(one) for one in found) if knob.whole else found
     out: list[Any] = []
     for value in values:
-        fitting = [label for label, one in knob.choices.items() if value in (one, _name(one))]
+        fitting = [label for label, one in knob.choices.items() if value in (one, _call_name(one))]
         if not fitting:
-            raise BadInput(place, value, f"is no choice of {knob.path}: {', '.join(knob.choices)}")
+            raise BadInput(place, value, f"is not a choice of {knob.path}: {', '.join(knob.choices)}")
         out += fitting
     return tuple(out)
 
 
-def _name(value: Any) -> Any:
+def _call_name(value: Any) -> Any:
     """The name of a call."""
     return next(iter(value)) if isinstance(value, dict) and len(value) == 1 else value
 
 
-def _labelled(values: Sequence[Any], place: str) -> dict[str, Any]:
+def _label_choices(values: Sequence[Any], place: str) -> dict[str, Any]:
     """Values by short texts, of which there is one for each."""
     out: dict[str, Any] = {}
     for value in values:
@@ -310,7 +318,7 @@ def _labelled(values: Sequence[Any], place: str) -> dict[str, Any]:
     return out
 
 
-def _number(value: Any, dimension: Dimension | None, place: str) -> float:
+def _parse_number(value: Any, dimension: Dimension | None, place: str) -> float:
     if dimension is not None:
         return dimension.parse(value, place)
     try:
@@ -322,7 +330,7 @@ def _number(value: Any, dimension: Dimension | None, place: str) -> float:
     return number
 
 
-def _are_whole(*values: Any) -> bool:
+def _are_integers(*values: Any) -> bool:
     return all(
         isinstance(value, int) or (isinstance(value, float) and value.is_integer()) for value in values
     )

@@ -1,43 +1,58 @@
-"""A study of Optuna that many processes work on: where it is kept, its tickets, who is still alive.
+"""A study of Optuna that many processes work on: where it is stored, its tickets, which processes are alive.
 
-A ticket is a trial that waits. There are as many as were asked for, so that no two processes do the same one
-and none does one too many. A process that works on one gives a sign of life; whose signs cease is taken for
-dead, and what it had is done once more, by whoever comes next.
+A ticket is a trial that waits. There are as many as were ordered, so that no two processes do the same one
+and none does one too many. A process that works on one touches a file every few seconds; where this stops,
+the process is taken for dead, and its trial is done once more by the next process that asks.
 """
 
 import contextlib
 import gc
 import itertools
 import logging
+import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from phaseloom.errors import BadInput
+from phaseloom.search.samplers import without_warnings
 from phaseloom.search.space import Space
 
-__all__ = ["TRIAL_FAILURES", "Asking", "asked", "finished", "opened", "tickets", "worked"]
+__all__ = [
+    "TRIAL_FAILURES",
+    "AskLock",
+    "Heartbeat",
+    "enqueue_tickets",
+    "list_past_trials",
+    "make_tickets",
+    "open_study",
+    "run_trials",
+]
 
 log = logging.getLogger(__name__)
 
 TRIAL_FAILURES = (ValueError, RuntimeError, MemoryError, ArithmeticError, OSError)
 """What ends a trial and not the search."""
 
+DEFAULT_TRIAL_COUNT = 30
+"""Trials of a search that does not say how many, unless it is a grid."""
+
 MAX_RETRIES = 1
-"""How often what a dead process had is done once more."""
+"""How often the trial of a dead process is done once more."""
 
 MAX_GRID_POINTS = 100_000
 """Combinations of a grid that are counted at all."""
+
+MAX_LOCK_SECONDS = 60
+"""Age at which the lock of a process is taken away: far above what any sampler takes to choose values."""
 
 SECONDS_BEFORE_COLLECTION = 2.0
 """Seconds of a trial after which its memory is collected at once, which takes a third of a second itself."""
@@ -46,125 +61,127 @@ POLL_SECONDS = 0.2
 """Seconds between two looks at what others do."""
 
 
-# Optuna recognises a storage with signs of life by this base class, which it exports nowhere in public; its
-# public RDBStorage has them too, but SQLite is not safe on the shared disks of a cluster.
-class Signs(JournalStorage, BaseHeartbeat):
-    """A journal with signs of life: a file of each trial, touched while somebody works on it.
+class Heartbeat:
+    """Finds trials whose process has died: a file of each trial is touched while somebody works on it.
 
-    What is old is told by the clock of the disk, which all machines share.
+    Optuna has heartbeats for data bases only. These serve a journal as well, for every process of a search
+    sees its folder. Ages are read off the clock of the disk, which all machines share.
     """
 
-    def __init__(self, file: Path, silence: int, stale: Callable[[Any, FrozenTrial], None]):
-        self.silence, self.stale, self.signs = silence, stale, file.parent / "signs"
-        self.signs.mkdir(parents=True, exist_ok=True)
-        lock = JournalFileOpenLock(str(file))
-        _healed(file, lock)
-        super().__init__(JournalFileBackend(str(file), lock))
+    def __init__(self, folder: Path, part: str, silence: int):
+        self.folder = folder / "signs" / part
+        self.silence = silence
+        self.folder.mkdir(parents=True, exist_ok=True)
 
-    def record_heartbeat(self, trial_id: int) -> None:
-        """Give a sign."""
-        (self.signs / str(trial_id)).touch()
+    @contextlib.contextmanager
+    def beat(self, number: int) -> Iterator[None]:
+        """Touch the file of a trial four times in each silence that is allowed."""
+        file = self.folder / str(number)
+        ended = threading.Event()
 
-    def get_heartbeat_interval(self) -> int:
-        """Seconds from one sign to the next."""
-        return max(1, self.silence // 4)
+        def touch_file() -> None:
+            while True:
+                file.touch()
+                if ended.wait(max(1, self.silence // 4)):
+                    return
 
-    def get_heartbeat_stale_trial_callback(self) -> Callable[[Any, FrozenTrial], None]:
-        """What becomes of the trial of a dead process."""
-        return self.stale
+        thread = threading.Thread(target=touch_file, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        running = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
-        clock = self.signs / "clock"
+    def fail_stale_trials(self, study: optuna.Study) -> None:
+        """End the trials of dead processes as failed, and put each of them back once."""
+        clock = self.folder / "clock"
         clock.touch()
-        return [one._trial_id for one in running if self._age(one._trial_id, clock) > self.silence]
-
-    def _age(self, trial: int, clock: Path) -> float:
-        """Seconds since the last sign; that of a process that died before its first one begins now."""
-        sign = self.signs / str(trial)
-        if not sign.exists():
-            sign.touch()
-        return clock.stat().st_mtime - sign.stat().st_mtime
-
-
-def _healed(file: Path, lock: JournalFileOpenLock) -> None:
-    """Drop half a line that a crash has left at the end of a journal: nobody could read on behind it."""
-    if not file.exists() or file.read_bytes()[-1:] in (b"", b"\n"):
-        return
-    lock.acquire()
-    try:
-        text = file.read_bytes()
-        with open(file, "r+b") as journal:
-            journal.truncate(text.rfind(b"\n") + 1)
-    finally:
-        lock.release()
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            file = self.folder / str(trial.number)
+            if not file.exists():  # its process died before its first sign, which counts from now
+                file.touch()
+            if clock.stat().st_mtime - file.stat().st_mtime <= self.silence:
+                continue
+            with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another process was quicker
+                study.tell(trial.number, state=TrialState.FAIL)
+                retry = without_warnings(RetryHeartbeatStaleTrialCallback, MAX_RETRIES)
+                retry(study, study.trials[trial.number])
 
 
-class Asking:
+class AskLock:
     """The right to ask for a trial: one process at a time has it, so that none asks for what another has."""
 
     def __init__(self, folder: Path):
-        self.lock, self.held = JournalFileOpenLock(str(folder / "asking"), grace_period=60), False
+        self.lock = JournalFileOpenLock(str(folder / "asking"), grace_period=MAX_LOCK_SECONDS)
+        self.is_held = False
 
-    def __enter__(self) -> "Asking":
+    def __enter__(self) -> "AskLock":
         self.lock.acquire()
-        self.held = True
+        self.is_held = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.leave()
+        self.release()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Let others ask."""
-        if self.held:
-            self.held = False
-            with contextlib.suppress(RuntimeError):  # taken away after a minute
+        if self.is_held:
+            self.is_held = False
+            with contextlib.suppress(RuntimeError):  # taken away, see MAX_LOCK_SECONDS
                 self.lock.release()
 
 
-def opened(url: str | None, folder: Path, name: str, /, *, silence: int, fresh: bool = False) -> optuna.Study:
+def open_study(url: str | None, folder: Path, name: str, /, *, fresh: bool = False) -> optuna.Study:
     """The study of a name: in the journal of a folder, or in a data base.
 
     Raises:
         BadInput: a data base that cannot be opened, or a fresh study that is there already.
     """
-    storage = _storage(url, folder, silence)
-    there = any(one.study_name == name for one in storage.get_all_studies())
-    if fresh and there:
+    storage = _open_storage(url, folder / "study.journal")
+    exists = any(one.study_name == name for one in storage.get_all_studies())
+    if fresh and exists:
         raise BadInput("storage", name, "is a study that is there already: give another study name")
-    with _silent():
+    with _without_log():
         return optuna.create_study(storage=storage, study_name=name, load_if_exists=not fresh)
 
 
-def _storage(url: str | None, folder: Path, silence: int) -> BaseStorage:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        stale = RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
-        if url is None:
-            return Signs(folder / "study.journal", silence, stale)
-        try:
-            return RDBStorage(
-                url,
-                heartbeat_interval=max(1, silence // 4),
-                grace_period=silence,
-                heartbeat_stale_trial_callback=stale,
-            )
-        except Exception as problem:  # whatever a driver of a data base raises
-            raise BadInput("storage", url.split("@")[-1], _refused(problem)) from problem
+def _open_storage(url: str | None, journal: Path) -> BaseStorage:
+    if url is None:
+        lock = JournalFileOpenLock(str(journal))
+        _drop_half_line(journal, lock)
+        return JournalStorage(JournalFileBackend(str(journal), lock))
+    try:
+        return RDBStorage(url)
+    except Exception as problem:  # whatever a driver of a data base raises
+        raise BadInput("storage", url.split("@")[-1], _explain_storage_error(problem)) from problem
 
 
-def _refused(problem: Exception) -> str:
+def _drop_half_line(journal: Path, lock: JournalFileOpenLock) -> None:
+    """Drop half a line that a crash has left at the end: nobody could read what is written behind it."""
+    if not journal.exists() or journal.read_bytes()[-1:] in (b"", b"\n"):
+        return
+    lock.acquire()
+    try:
+        text = journal.read_bytes()
+        with open(journal, "r+b") as file:
+            file.truncate(text.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _explain_storage_error(problem: Exception) -> str:
     """Why a data base cannot be opened, and what helps where that is known."""
-    lost = getattr(problem.__cause__ or problem.__context__, "name", None)
-    if lost:
-        return f"needs the module {lost}: install the driver of that data base"
+    module = getattr(problem.__cause__ or problem.__context__, "name", None)
+    if module:
+        return f"needs the module {module}: install the driver of that data base"
     return f"cannot be opened: {' '.join(str(problem).split())[:160]}"
 
 
-def asked(
+def make_tickets(
     space: Space, count: int | None, /, *, grid: bool, seed: int
 ) -> dict[int, Mapping[str, Any] | None]:
-    """The tickets of a search by their numbers: with values on a grid, else without.
+    """The tickets of a search by their numbers: with parameters on a grid, else without.
 
     Args:
         space: what is searched.
@@ -176,8 +193,8 @@ def asked(
         BadInput: a grid that is not finite, or too large.
     """
     if not grid:
-        return dict.fromkeys(range(30 if count is None else count))
-    points = list(itertools.islice(space.grid(), MAX_GRID_POINTS + 1))
+        return dict.fromkeys(range(DEFAULT_TRIAL_COUNT if count is None else count))
+    points = list(itertools.islice(space.list_combinations(), MAX_GRID_POINTS + 1))
     if len(points) > MAX_GRID_POINTS:
         raise BadInput(
             "sampler: grid", f"more than {MAX_GRID_POINTS}", "are too many combinations: take larger steps"
@@ -186,97 +203,90 @@ def asked(
     return {number: points[int(place)] for number, place in enumerate(order)}
 
 
-def tickets(study: optuna.Study, wanted: Mapping[int, Mapping[str, Any] | None], /) -> None:
+def enqueue_tickets(study: optuna.Study, wanted: Mapping[int, Mapping[str, Any] | None], /) -> None:
     """Add those that are not there yet."""
-    there = {one.user_attrs.get("ticket") for one in study.get_trials(deepcopy=False)}
-    for number, values in wanted.items():
-        if number in there:
+    present = {one.user_attrs.get("ticket") for one in study.get_trials(deepcopy=False)}
+    for number, params in wanted.items():
+        if number in present:
             continue
-        if values is None:
+        if params is None:
             study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs={"ticket": number}))
         else:
-            study.enqueue_trial(dict(values), user_attrs={"ticket": number})
+            study.enqueue_trial(dict(params), user_attrs={"ticket": number})
 
 
-def worked(
+def run_trials(
     study: optuna.Study,
-    one: Callable[[optuna.Trial], float],
-    asking: Asking,
+    objective: Callable[[optuna.Trial], float],
+    ask_lock: AskLock,
+    heartbeat: Heartbeat,
     /,
     *,
     wait: bool,
     until: float | None = None,
-    going: Callable[[], bool] = lambda: True,
+    may_start: Callable[[], bool] = lambda: True,
 ) -> Iterator[int]:
     """Do one trial after the other while there are tickets; numbers of those that are done.
 
     Args:
         study: whose tickets.
-        one: a trial; it leaves ``asking`` when it has its values.
-        asking: the right to ask.
+        objective: the value of a trial; releases ``ask_lock`` when the trial has its parameters.
+        ask_lock: the right to ask.
+        heartbeat: of the processes of the search.
         wait: for what others still do: it may come back.
-        until: monotonic time after which none is begun.
-        going: asked before each trial: whether to go on.
+        until: monotonic time after which no trial is started.
+        may_start: asked before each trial: whether to go on.
     """
-    while (until is None or time.monotonic() < until) and going():
-        with asking, _silent():
-            waits = bool(_numbers(study, TrialState.WAITING))
-            number = _tried(study, one) if waits else None
+    while (until is None or time.monotonic() < until) and may_start():
+        with ask_lock, _without_log():
+            heartbeat.fail_stale_trials(study)
+            waiting = bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+            number = _run_trial(study, objective, heartbeat) if waiting else None
         if number is not None:
             yield number
-        if waits:
+        if waiting:
             continue
-        if not wait or not _numbers(study, TrialState.RUNNING):
+        if not wait or not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             return
         time.sleep(POLL_SECONDS)
-        with warnings.catch_warnings(), _silent():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(study)
 
 
-def _tried(study: optuna.Study, one: Callable[[optuna.Trial], float]) -> int | None:
+def _run_trial(
+    study: optuna.Study, objective: Callable[[optuna.Trial], float], heartbeat: Heartbeat
+) -> int | None:
     """One trial; ``None`` where others had taken this process for dead, and have done it."""
     numbers: list[int] = []
 
-    def noted(trial: optuna.Trial) -> float:
+    def measure(trial: optuna.Trial) -> float:
         numbers.append(trial.number)
-        return one(trial)
+        with heartbeat.beat(trial.number):
+            return objective(trial)
 
     began = time.monotonic()
     try:
-        study.optimize(noted, n_trials=1, catch=TRIAL_FAILURES)
+        study.optimize(measure, n_trials=1, catch=TRIAL_FAILURES)
     except UpdateFinishedTrialError:
         log.warning("trial %s: it took so long that others have done it", *numbers)
         return None
     except KeyboardInterrupt:
-        _put_back(study, numbers)
+        for trial in (study.trials[number] for number in numbers):
+            attributes = {"ticket": trial.user_attrs.get("ticket")}
+            study.enqueue_trial(trial.params, user_attrs=attributes)
         raise
     if time.monotonic() - began > SECONDS_BEFORE_COLLECTION:
         gc.collect()
     return numbers[0]
 
 
-def _put_back(study: optuna.Study, numbers: Sequence[int]) -> None:
-    """A ticket for what was interrupted, with the values that it had."""
-    for number in numbers:
-        trial = study.trials[number]
-        attributes = {"ticket": trial.user_attrs.get("ticket")}
-        study.enqueue_trial(trial.params, user_attrs=attributes)
-
-
-def _numbers(study: optuna.Study, state: TrialState) -> list[int]:
-    return [one.number for one in study.get_trials(deepcopy=False, states=(state,))]
-
-
-def finished(study: optuna.Study, /) -> list[FrozenTrial]:
-    """Trials that somebody has ended."""
+def list_past_trials(study: optuna.Study, /) -> list[FrozenTrial]:
+    """Trials with a value, given up, or failed."""
     ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     return [one for one in study.get_trials(deepcopy=False, states=ended) if "ticket" in one.user_attrs]
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Optuna without its log, which tells of failures with a traceback."""
+def _without_log() -> Iterator[None]:
+    """Optuna without its log, which reports failures with a traceback."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:

@@ -18,7 +18,7 @@ from phaseloom.retrieval.recipe import Train
 from phaseloom.retrieval.trainer import RetrievalTraining
 from phaseloom.spec import Recipe, load_yaml
 
-__all__ = ["Trial", "read", "trial_of", "verb"]
+__all__ = ["Trial", "find_trial_class", "find_verb", "read"]
 
 Picture = tuple[np.ndarray, float]
 """Values ``(y, x)`` and their pixel, angstrom; 1 where it is unknown."""
@@ -29,10 +29,12 @@ class Trial:
 
     Attributes:
         recipe: class of what can be run so.
-        run: a `Job`, or a `Course`.
+        course: class of the run of such a recipe.
+        run: one of these.
     """
 
     recipe: ClassVar[type[Recipe]]
+    course: ClassVar[type[Job | RetrievalTraining | AutoencoderTraining | RestorerTraining]]
     run: Any
 
     def __init__(self, recipe: Any, folder: Path | None):
@@ -43,24 +45,24 @@ class Trial:
         yield from self.run
 
     def begin(self, recipe: Any, folder: Path | None, /) -> Any:
-        """The run of a recipe."""
+        """The run of a recipe, with its data read or simulated."""
+        return self.course.begin(recipe, folder)
+
+    def collect_numbers(self) -> Mapping[str, Any]:
+        """Numbers that describe the run, by name; leaves its result in its folder."""
         raise NotImplementedError
 
-    def numbers(self) -> Mapping[str, Any]:
-        """All that can be told of the run in numbers, by name; leaves its result in its folder."""
-        raise NotImplementedError
-
-    def picture(self) -> Picture | None:
-        """What it made, for eyes."""
+    def make_picture(self) -> Picture | None:
+        """An image of what it made."""
         raise NotImplementedError
 
     def loss(self) -> float:
-        """Of what was learned from, in the epoch of the result; of a start that was best, in the first."""
-        event = self._last()
+        """Training loss in the epoch of the result; in the first one, if the start was best."""
+        event = self._last_event()
         return float(event["loss"]) if event else float("nan")
 
-    def held(self) -> float | None:
-        """Of what was held out, in the epoch whose result it is, or the last one that held something out."""
+    def holdout_loss(self) -> float | None:
+        """Hold-out loss in the epoch whose result it is, or in the last one that had a hold-out."""
         progress = self.run.progress
         if progress.best is not None and (progress.shown == progress.best[0] or not progress.history):
             return progress.best[1]
@@ -68,7 +70,7 @@ class Trial:
         held = [event["holdout"] for event in events if event["holdout"] is not None]
         return held[-1] if held else None
 
-    def job(self, objective: str, /) -> Job:
+    def require_job(self, objective: str, /) -> Job:
         """The reconstruction.
 
         Raises:
@@ -78,16 +80,17 @@ class Trial:
             raise BadInput("objective", objective, "is of reconstructions: take holdout, loss or metric")
         return self.run
 
-    def _last(self) -> Mapping[str, Any] | None:
+    def _last_event(self) -> Mapping[str, Any] | None:
         progress = self.run.progress
         upto = None if progress.shown is None else max(progress.shown, 1)
         return next(iter(reversed(progress.history[:upto])), None)
 
 
-class Reconstruction(Trial):
+class ReconstructionTrial(Trial):
     """A phase image from patterns."""
 
     recipe = Reconstruct
+    course = Job
     run: Job
 
     @cached_property
@@ -95,15 +98,11 @@ class Reconstruction(Trial):
         """Of the run at its end."""
         return self.run.ended or self.run.result()
 
-    def begin(self, recipe: Any, folder: Path | None, /) -> Job:
-        """Read the data, find what is left open."""
-        return Job.begin(recipe, folder)
-
-    def numbers(self) -> Mapping[str, Any]:
+    def collect_numbers(self) -> Mapping[str, Any]:
         """Metrics of the result, which a run with a folder has left there."""
         return self.result.metrics
 
-    def picture(self) -> Picture | None:
+    def make_picture(self) -> Picture | None:
         """The phase, summed over slices."""
         from phaseloom.plot.object import ObjectField
 
@@ -111,49 +110,41 @@ class Reconstruction(Trial):
 
     def loss(self) -> float:
         """Of what compares with counts; penalties are left out."""
-        event, names = self._last(), self.run.level.likelihood.judging
+        event = self._last_event()
+        names = self.run.level.likelihood.judging
         return float(sum(event["terms"][name] for name in names)) if event else float("nan")
 
 
-class Network(Trial):
-    """A network, trained; what is told of it is what its card says.
-
-    Attributes:
-        course: class of the training.
-    """
-
-    course: ClassVar[type[RetrievalTraining | AutoencoderTraining | RestorerTraining]]
+class NetworkTrial(Trial):
+    """The training of a network, described by the card of the network."""
 
     @cached_property
     def card(self) -> Mapping[str, Any]:
         """Of the network at its end, which is left in its folder."""
-        return self.finished()[1]
+        return self.finish()[1]
 
-    def begin(self, recipe: Any, folder: Path | None, /) -> Any:
-        """Read or simulate what is learned from."""
-        return self.course.begin(recipe, folder)
-
-    def numbers(self) -> Mapping[str, Any]:
+    def collect_numbers(self) -> Mapping[str, Any]:
         """Of the card: ``scores.network.explained``."""
         return self.card
 
-    def finished(self) -> tuple[Any, Mapping[str, Any]]:
+    def finish(self) -> tuple[Any, Mapping[str, Any]]:
         """The network as it is kept, and its card."""
         raise NotImplementedError
 
 
-class Reading(Network):
-    """A network that reads phases."""
+class RetrievalTrial(NetworkTrial):
+    """The training of a network that retrieves phases."""
 
-    recipe, course = Train, RetrievalTraining
+    recipe = Train
+    course = RetrievalTraining
     run: RetrievalTraining
 
-    def finished(self) -> tuple[Any, Mapping[str, Any]]:
-        """Judged on what it has never seen."""
+    def finish(self) -> tuple[Any, Mapping[str, Any]]:
+        """Evaluated on scans that it was not trained on."""
         return self.run.finish()
 
-    def picture(self) -> Picture | None:
-        """What it makes of a scan that it has never seen."""
+    def make_picture(self) -> Picture | None:
+        """Its prediction for a scan that it was not trained on."""
         from phaseloom.retrieval.evaluate import predict_image
         from phaseloom.retrieval.networks.end_to_end import make_scan_network
 
@@ -163,20 +154,21 @@ class Reading(Network):
         return predict_image(make_scan_network(self.run.net), scene), scene.experiment.spacing
 
 
-class Embedding(Network):
-    """An autoencoder of patterns."""
+class AutoencoderTrial(NetworkTrial):
+    """The training of an autoencoder of patterns."""
 
-    recipe, course = Autoencode, AutoencoderTraining
+    recipe = Autoencode
+    course = AutoencoderTraining
     run: AutoencoderTraining
 
-    def finished(self) -> tuple[Any, Mapping[str, Any]]:
-        """Judged on patterns held out."""
+    def finish(self) -> tuple[Any, Mapping[str, Any]]:
+        """Evaluated on patterns held out."""
         from phaseloom.embedding.evaluate import finish_training
 
         return finish_training(self.run)
 
-    def picture(self) -> Picture | None:
-        """A pattern that decided, drawn by the network, in the numbers that it takes."""
+    def make_picture(self) -> Picture | None:
+        """A validation pattern as the network decodes it, in the units of its input."""
         import torch
 
         lesson = self.run.lesson
@@ -186,66 +178,67 @@ class Embedding(Network):
         return np.squeeze(drawn.float().cpu().numpy()), 1.0
 
 
-class Mending(Network):
-    """A network that restores images."""
+class RestorerTrial(NetworkTrial):
+    """The training of a network that restores images."""
 
-    recipe, course = Restore, RestorerTraining
+    recipe = Restore
+    course = RestorerTraining
     run: RestorerTraining
 
-    def finished(self) -> tuple[Any, Mapping[str, Any]]:
-        """Judged on pairs held out."""
+    def finish(self) -> tuple[Any, Mapping[str, Any]]:
+        """Evaluated on pairs held out."""
         from phaseloom.restoration.evaluate import evaluate_training
 
         return evaluate_training(self.run)[:2]
 
-    def picture(self) -> Picture | None:
-        """A pair that decided, restored; colours by their mean."""
+    def make_picture(self) -> Picture | None:
+        """The restored input of a validation pair; colours by their mean."""
         from phaseloom.restoration.apply import restore_image
 
         pair = self.run.pairs[1].pairs[0]
         return restore_image(self.run.net, self.run.recipe.kind(), pair.input).low.mean(0), 1.0
 
 
-KINDS: tuple[type[Trial], ...] = (Reconstruction, Embedding, Mending, Reading)
+KINDS: tuple[type[Trial], ...] = (ReconstructionTrial, AutoencoderTrial, RestorerTrial, RetrievalTrial)
 """In the order in which they are tried on a file; a file that fits several is of the first."""
 
-REQUIRED_SETTINGS = {Reconstruction: "file", Embedding: "file", Mending: "data"}
-"""Without which it cannot be meant."""
+REQUIRED_SETTINGS = {ReconstructionTrial: "file", AutoencoderTrial: "file", RestorerTrial: "data"}
+"""Settings without which a file is not a recipe of that kind."""
 
 
 def read(path: Path, settings: Mapping[str, Any] | None = None, /) -> tuple[type[Trial], Any]:
-    """What a file is the recipe of, found from its keys, and the recipe.
+    """The kind of trial that a file describes, found from its keys, and its recipe.
 
     Raises:
         BadInput: keys that no protocol has, or of several.
     """
     if path.suffix not in (".yaml", ".yml"):
-        return Reconstruction, Reconstruct.from_path(path, settings)
-    kind = _kind(set(load_yaml(path)) | {name.split(".")[0] for name in settings or {}}, str(path))
+        return ReconstructionTrial, Reconstruct.from_path(path, settings)
+    kind = _find_kind(set(load_yaml(path)) | {name.split(".")[0] for name in settings or {}}, str(path))
     return kind, kind.recipe.from_path(path, settings)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _kind(keys: set[str], place: str) -> type[Trial]:
+def _find_kind(keys: set[str], place: str) -> type[Trial]:
     for kind in KINDS:
         if keys <= set(kind.recipe.model_fields) and REQUIRED_SETTINGS.get(kind, "") in {*keys, ""}:
             return kind
     likely = max(KINDS, key=lambda kind: len(keys & set(kind.recipe.model_fields)))
     lacking = sorted(keys - set(likely.recipe.model_fields))
     if not lacking:
-        raise BadInput(place, None, f"says nothing of its {REQUIRED_SETTINGS[likely]}: write it")
+        raise BadInput(place, None, f"lacks {REQUIRED_SETTINGS[likely]}: write it")
     raise BadInput(place, f"there is no '{lacking[0]}';", nearest(lacking[0], likely.recipe.model_fields))
 
 
-def trial_of(recipe: Recipe, /) -> type[Trial]:
-    """What runs a recipe."""
+def find_trial_class(recipe: Recipe, /) -> type[Trial]:
+    """The class that runs a recipe."""
     return next(kind for kind in KINDS if isinstance(recipe, kind.recipe))
 
 
-def verb(recipe: Recipe, /) -> str:
+def find_verb(recipe: Recipe, /) -> str:
     """The words of the command line that run a recipe by itself.
 
     Example:
-        >>> verb(Train.of({"stage": "stitching"}))
+        >>> find_verb(Train.of({"stage": "stitching"}))
         'train stitching'
     """
     if isinstance(recipe, Train):

@@ -1,8 +1,8 @@
 from . import crystal_orientation as crystal_orientation
 from . import crystals as crystals
-from . import dp_set_layout as dp_set_layout
 from . import elements as elements
 from . import experiment as experiment
+from . import materials as materials
 from . import microscopes as microscopes
 from . import recipe as recipe
 from . import samples as samples

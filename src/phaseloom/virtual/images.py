@@ -103,7 +103,7 @@ def find_beam(
 
     Args:
         scan: a far-field scan.
-        semiangle: radian; default: the radius of the fitted disk (`calibrate.fitted_disk`).
+        semiangle: radian; default: the radius of the fitted disk (`phaseloom.data.calibrate.fit_disk`).
         centre: pixel (y, x); default: that of the disk, or without one, zero frequency.
 
     Raises:

@@ -161,7 +161,7 @@ def make_virtual_images(recipe: Virtual, scan: Scan4D, /) -> VirtualImages:
     if scan.grid is not None:
         phase = integrate_phase(deflection, scan.positions, scan.grid, wavelength=scan.geometry.wavelength)
     else:
-        notes = (*notes, "the positions are not a raster, so there is no integrated phase")
+        notes = (*notes, "the positions are not a raster, so the phase is not integrated")
     return VirtualImages(
         survey=found,
         beam=beam,

@@ -23,7 +23,7 @@ from phaseloom.compat.cdtools.datasets.base import METRES_PER_ANGSTROM, to_scan,
 from phaseloom.compat.cdtools.objectives import named_parts
 from phaseloom.compat.cdtools.tools.data import h5_to_nested_dict, nested_dict_to_h5
 from phaseloom.data.formats.files import open_hdf5
-from phaseloom.data.importers.cdtools import find_gap, to_imported
+from phaseloom.data.importers.cdtools import convert_state, find_gap
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
@@ -110,7 +110,9 @@ def object_basis(model: Saveable, /) -> np.ndarray:
     lab = model.scan.geometry
     step = model.core.scan.canvas.pixel
     basis = (
-        tilted_sample.grid_steps(lab.basis, step, lab.normal) if lab.tilted else np.asarray(lab.basis) * step
+        tilted_sample.grid_steps(lab.basis, step, lab.normal)
+        if lab.has_tilted_sample
+        else np.asarray(lab.basis) * step
     )
     return basis * METRES_PER_ANGSTROM
 
@@ -197,7 +199,7 @@ def _rebuild_cdtools(
     name = as_text(found["model_class"])
     _check_supported(state, name)
     scan = _scan(state, scan)
-    imported = to_imported(state, "results")
+    imported = convert_state(state, "results")
     modes = torch.as_tensor(imported.probe)
     options = _options(found, state, len(modes))
     core, options = build_model(scan, options, modes)

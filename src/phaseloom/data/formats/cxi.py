@@ -220,7 +220,7 @@ def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
     """Sample motion (x, y, z): the three numbers whose reading gives back row, column and height."""
     group = top.create_group("sample_1/geometry_1")
     group["translation"] = compute_sample_motion(scan.positions, scan.heights, scan.geometry)
-    if scan.geometry.tilted:
+    if scan.geometry.has_tilted_sample:
         group["surface_normal"] = np.array(scan.geometry.normal)
     top[f"{DETECTOR_GROUP}/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
     if scan.weights is not None:

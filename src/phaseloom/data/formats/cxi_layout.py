@@ -92,6 +92,7 @@ def _read_joules(tree: CheckedGroup, name: str, value: float) -> float:
         raise BadInput(tree.place(name), tree.unit(name), "is not a unit of energy: write units = 'eV'")
     if unit and value > 0:
         return value * JOULES_PER_UNIT[unit]
+    # Without a unit the size decides: 1e-12 J are 6 MeV, and X-rays have 100 eV to 1 MeV.
     if 0 < value < 1e-12:
         return value
     if 1e2 <= value <= 1e6:
@@ -100,7 +101,7 @@ def _read_joules(tree: CheckedGroup, name: str, value: float) -> float:
 
 
 def _require_plausible(angstrom: float, place: str, value: float, unit: str) -> float:
-    if not 1e-3 <= angstrom <= 2e4:
+    if not 1e-3 <= angstrom <= 2e4:  # from gamma rays to the near infrared
         fix = f"means a wavelength of {angstrom:.3g} A, which is absurd: store {unit}"
         raise BadInput(place, value, fix)
     return angstrom

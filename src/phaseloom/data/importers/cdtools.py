@@ -14,7 +14,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_sample
 from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
 
-__all__ = ["find_gap", "read", "to_imported", "to_modes"]
+__all__ = ["convert_state", "find_gap", "read", "to_modes"]
 
 State = Mapping[str, Any]
 SLICED = "interslice_propagator"
@@ -32,10 +32,10 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
         if not isinstance(state, h5py.Group):
             raise BadInput(path.name, None, "lacks state_dict: it is not a result of CDTools")
         arrays = {name: item[()] for name, item in state.items() if isinstance(item, h5py.Dataset)}
-    return to_imported(arrays, f"{path.name} of CDTools")
+    return convert_state(arrays, f"{path.name} of CDTools")
 
 
-def to_imported(state: State, source: str, /) -> Imported:
+def convert_state(state: State, source: str, /) -> Imported:
     """Object, probe, positions and the rest of a ``state_dict``, in our axes and units.
 
     Args:

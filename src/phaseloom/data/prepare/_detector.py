@@ -59,7 +59,7 @@ def window(
     ranges = require_ranges(scan.geometry.shape, {"window.rows": rows, "window.columns": columns})
     cut = tuple(slice(*pair) for pair in ranges)
     shape = (ranges[0][1] - ranges[0][0], ranges[1][1] - ranges[1][0])
-    kept = apply_to_detector(scan, partial(_cut_window, cut=cut), scan.geometry.cropped(shape))
+    kept = apply_to_detector(scan, partial(_cut_window, cut=cut), scan.geometry.crop(shape))
     if scan.probe is None or scan.geometry.near:
         return replace(kept, probe=None if scan.probe is None else _cut_window(scan.probe, cut))
     pairs = zip(scan.geometry.shape, ranges, shape, strict=True)
@@ -90,7 +90,7 @@ def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
     return replace(
         scan,
         counts=map_counts(scan.counts, partial(_sum_blocks, factor=int(factor))),
-        geometry=scan.geometry.binned(int(factor)),
+        geometry=scan.geometry.bin(int(factor)),
         mask=blocks(scan.mask).all((-3, -1)),
         background=None if background is None else blocks(background).sum((-3, -1)),
         flat=None if flat is None else blocks(flat).mean((-3, -1)),
@@ -164,9 +164,9 @@ def transpose(scan: Scan4D, /) -> Scan4D:
         >>> transpose(crop(_example(), to=(4, 6))).counts.shape
         (3, 6, 4)
     """
-    geometry = scan.geometry.transposed()
+    geometry = scan.geometry.transpose()
     probe = None if scan.probe is None else _swap_axes(scan.probe)
-    larger = None if scan.modelled is None else scan.modelled.transposed()
+    larger = None if scan.modelled is None else scan.modelled.transpose()
     bare = replace(scan, modelled=None, probe=None)
     return replace(apply_to_detector(bare, _swap_axes, geometry), probe=probe, modelled=larger)
 
@@ -203,7 +203,7 @@ def _crop_window(scan: Scan4D, shape: tuple[int, int]) -> Scan4D:
     if probe is not None:
         probe = cut_middle(probe, shape) if scan.geometry.near else resample_probe(probe, shape)
     return replace(
-        apply_to_detector(scan, partial(cut_middle, shape=shape), scan.geometry.cropped(shape)), probe=probe
+        apply_to_detector(scan, partial(cut_middle, shape=shape), scan.geometry.crop(shape)), probe=probe
     )
 
 
@@ -232,7 +232,7 @@ def _sum_blocks(stack: np.ndarray, factor: int) -> np.ndarray:
 
 def _bin_probe(scan: Scan4D, factor: int) -> np.ndarray:
     probe = np.asarray(scan.probe)
-    shape = scan.geometry.binned(factor).shape
+    shape = scan.geometry.bin(factor).shape
     if scan.geometry.near:
         return resample_probe(cut_middle(probe, (shape[0] * factor, shape[1] * factor)), shape)
     if factor % 2 == 0:

@@ -1,14 +1,13 @@
 """Transforms of the counts: what is trusted, how counts are scaled, blurred or drawn."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from phaseloom.data.counts import Counts, load_counts, map_counts, split_indices
+from phaseloom.data.counts import Counts, compute_counts, map_counts, split_indices
 from phaseloom.data.prepare._shared import float_dtype, require_number
 from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
 from phaseloom.data.scan import Scan4D
@@ -175,10 +174,8 @@ def poisson(
         raise BadInput("poisson", None, "needs one of dose (counts per pattern) and per_area (per A^2)")
     factor = wanted / float(_require_mean_pattern(scan, "poisson")[scan.mask].sum())
     dtype = _smallest_dtype(wanted)
-    drawn = _RandomCounts(
-        scan.counts, partial(_draw_poisson, factor=factor, most=np.iinfo(dtype).max), (seed,), dtype
-    )
-    return _replace_counts(scan, load_counts(drawn) if isinstance(scan.counts, np.ndarray) else drawn, factor)
+    draw = partial(_draw_poisson, scan.counts, seed=seed, factor=factor, most=np.iinfo(dtype).max)
+    return _replace_counts(scan, compute_counts(scan.counts, draw, dtype), factor)
 
 
 def thin(scan: Scan4D, /, *, which: Literal[0, 1], share: float = 0.5, seed: int = 0) -> Scan4D:
@@ -207,13 +204,9 @@ def thin(scan: Scan4D, /, *, which: Literal[0, 1], share: float = 0.5, seed: int
         raise BadInput("thin.which", which, "is not a half of the counts: choose 0 or 1")
     if not 0 < share < 1:
         raise BadInput("thin.share", share, "leaves one part empty: write a number between 0 and 1")
-    coin = partial(_draw_binomial, mask=scan.mask, which=which, share=share)
-    drawn = _RandomCounts(scan.counts, coin, (seed, 11), scan.counts.dtype)  # 11: not the stream of poisson
-    return _replace_counts(
-        scan,
-        load_counts(drawn) if isinstance(scan.counts, np.ndarray) else drawn,
-        1 - share if which else share,
-    )
+    draw = partial(_draw_binomial, scan.counts, seed=seed, mask=scan.mask, which=which, share=share)
+    counts = compute_counts(scan.counts, draw, scan.counts.dtype)
+    return _replace_counts(scan, counts, 1 - share if which else share)
 
 
 def detector_blur(scan: Scan4D, /, *, std: float) -> Scan4D:
@@ -253,41 +246,21 @@ def source_size(scan: Scan4D, /, *, std: Length) -> Scan4D:
     for n, step in zip(scan.grid, _raster_steps(scan, scan.grid), strict=True):
         mix = gaussian_filter1d(np.eye(n), std / step, axis=0, mode="reflect") if n > 1 else np.ones((1, 1))
         weights.append(np.where(mix > 1e-6, mix, 0.0))
-    blurred = _BlendedCounts(scan.counts, weights[0], weights[1], float_dtype(scan.counts.dtype))
-    return replace(scan, counts=load_counts(blurred) if isinstance(scan.counts, np.ndarray) else blurred)
+    dtype = float_dtype(scan.counts.dtype)
+    blend = partial(_blend_neighbours, scan.counts, slow=weights[0], fast=weights[1], dtype=dtype)
+    return replace(scan, counts=compute_counts(scan.counts, blend, dtype))
 
 
-@dataclass(frozen=True)
-class _RandomCounts:
-    """Patterns drawn from others; every pattern from a stream of its own."""
-
-    source: Counts
-    draw: Callable[[np.ndarray, np.random.Generator], np.ndarray]
-    seeds: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
-        index = np.arange(self.shape[0])[index]
-        flat = np.atleast_1d(index)
-        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
-        for place, number in enumerate(flat):
-            stream = np.random.default_rng((*self.seeds, int(number)))
-            out[place] = self.draw(self.source[np.array([number])][0], stream)
-        return out if np.ndim(index) else out[0]
-
-
-def _draw_poisson(pattern: np.ndarray, stream: np.random.Generator, factor: float, most: int) -> np.ndarray:
-    return np.minimum(stream.poisson(np.maximum(pattern * factor, 0)), most)
+def _draw_poisson(counts: Counts, number: int, *, seed: int, factor: float, most: int) -> np.ndarray:
+    stream = np.random.default_rng((seed, number))
+    return np.minimum(stream.poisson(np.maximum(counts[np.array([number])][0] * factor, 0)), most)
 
 
 def _draw_binomial(
-    pattern: np.ndarray, stream: np.random.Generator, mask: np.ndarray, which: int, share: float
+    stack: Counts, number: int, *, seed: int, mask: np.ndarray, which: int, share: float
 ) -> np.ndarray:
-    counts = np.where(mask, pattern, 0)
+    stream = np.random.default_rng((seed, 11, number))  # 11: another stream than that of poisson
+    counts = np.where(mask, stack[np.array([number])][0], 0)
     bad = (counts < 0) | (counts != np.rint(counts)) | ~(counts < 2**53)
     if bad.any():
         raise BadInput(
@@ -300,30 +273,15 @@ def _draw_binomial(
     return counts - first if which else first
 
 
-@dataclass(frozen=True)
-class _BlendedCounts:
-    """Patterns mixed with their neighbours on the raster by a matrix for each scan axis."""
-
-    source: Counts
-    slow: np.ndarray
-    fast: np.ndarray
-    dtype: np.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
-        index = np.arange(self.shape[0])[index]
-        flat = np.atleast_1d(index)
-        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
-        for place, number in enumerate(flat):
-            row, column = divmod(int(number), len(self.fast))
-            weights = np.outer(self.slow[row], self.fast[column]).ravel()
-            near = np.flatnonzero(weights)
-            weights = (weights[near] / weights[near].sum()).astype(self.dtype)
-            out[place] = np.tensordot(weights, self.source[near].astype(self.dtype, copy=False), 1)
-        return out if np.ndim(index) else out[0]
+def _blend_neighbours(
+    counts: Counts, number: int, *, slow: np.ndarray, fast: np.ndarray, dtype: np.dtype
+) -> np.ndarray:
+    """A pattern mixed with its neighbours on the raster by a matrix for each scan axis."""
+    row, column = divmod(number, len(fast))
+    weights = np.outer(slow[row], fast[column]).ravel()
+    near = np.flatnonzero(weights)
+    weights = (weights[near] / weights[near].sum()).astype(dtype)
+    return np.tensordot(weights, counts[near].astype(dtype, copy=False), 1)
 
 
 def _require_mean_pattern(scan: Scan4D, place: str) -> np.ndarray:

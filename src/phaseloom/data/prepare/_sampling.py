@@ -99,7 +99,7 @@ def enlarge(scan: Scan4D, /, *, to: tuple[int, int], match: Literal["crop", "res
 
 def _enlarge_geometry(geometry: Geometry, shape: tuple[int, int], *, finer: bool) -> Geometry:
     if not finer:
-        return geometry.cropped(shape)
+        return geometry.crop(shape)
     angle = tuple(a * n / m for a, n, m in zip(geometry.angle, geometry.shape, shape, strict=True))
     return replace(geometry, shape=shape, angle=angle)
 
@@ -208,7 +208,7 @@ def pad(
     return replace(
         scan,
         counts=map_counts(scan.counts, put, lazy=True if lazy else None),
-        geometry=scan.geometry.cropped(shape),
+        geometry=scan.geometry.crop(shape),
         mask=cut_middle(scan.mask, shape) | (frame is not None and _outside_mask(scan, shape)),
         background=None if scan.background is None else cut_middle(scan.background, shape),
         flat=None

@@ -236,7 +236,7 @@ class Ptycho2DDataset(CDataset):
         made._begin(scan, {name: text for name, text in scan.metadata.items() if name != "sample"})
         name = scan.metadata.get("sample")
         made._sample_info = {"name": name} if name else {}
-        if scan.geometry.tilted:
+        if scan.geometry.has_tilted_sample:
             made._sample_info["orientation"] = cxi_items.axes_of(np.array(scan.geometry.normal))
         return made
 
