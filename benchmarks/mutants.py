@@ -111,6 +111,7 @@ def tests_of(mutant: Mutant) -> list[str]:
     if not files:
         for importer in files_importing(mutant.file, ROOT / "src"):
             files |= tests_importing(importer.relative_to(ROOT).as_posix())
+        files = files or tests_importing(Path(mutant.file).with_name("__init__.py").as_posix())
     nearest = sorted(files, key=lambda file: file.stat().st_size)[:MAX_TEST_FILES]
     return [mutant.file, *(file.relative_to(ROOT).as_posix() for file in nearest)]
 

@@ -335,6 +335,14 @@ class TestLevels:
         assert (many.sum() - inner.sum()) < 0.02 * many.sum()
         torch.testing.assert_close(fine.scan.refined(), 2 * rough.scan.refined(), atol=1e-3, rtol=0)
 
+    def test_an_oblong_object_keeps_its_values_on_a_finer_grid(self):
+        generator = torch.Generator().manual_seed(0)
+        wave = torch.polar(torch.ones(1, 1, 20, 6), torch.rand(1, 1, 20, 6, generator=generator))
+        finer = levels._resample_transmission(wave, (39, 12))
+        assert finer.shape == (1, 1, 39, 12)
+        torch.testing.assert_close(finer[..., ::2, ::2], wave, rtol=0, atol=1e-5)
+        torch.testing.assert_close(levels._resample_transmission(finer, (20, 6)), wave, rtol=0, atol=1e-5)
+
     def test_there_is_no_coarser_grid_where_light_would_be_lost(self):
         scan, model = experiment(window=128)
         counts = np.asarray(scan.counts).astype(float)

@@ -167,6 +167,15 @@ def test_both_versions_of_matlab_agree_on_every_axis(tmp_path: Path) -> None:
     assert five.grid == seven.grid == (SLOW, FAST - 1)
 
 
+def test_a_shape_of_as_many_values_is_taken_and_any_other_refused():
+    stored = CUBE.reshape(-1, Y, X)
+    counts, raster = arrange(stored, "a.npy", Arrangement(reshape=CUBE.shape))
+    assert raster == CUBE.shape[:2]
+    np.testing.assert_array_equal(counts[np.arange(len(counts))], stored)
+    with pytest.raises(BadInput, match="does not hold the"):
+        arrange(stored, "a.npy", Arrangement(reshape=(CUBE.shape[0] + 1, *CUBE.shape[1:])))
+
+
 def test_members_of_matlab_files(tmp_path: Path) -> None:
     places, good = np.arange(24.0).reshape(12, 2), np.ones((Y, X))
     good[2, 3] = 0
