@@ -49,7 +49,9 @@ print(first.verdict)
 pair = plot.compare(part, job.model.pattern, index=131)
 plot.save(pair.figure, "compare.png")
 
-recipe = recipe.put({"rates.background": 0.2, "rates.affine": 0, "rates.probe": {"rate": 0.4, "stop": 12}})
+recipe = recipe.with_settings(
+    {"rates.background": 0.2, "rates.affine": 0, "rates.probe": {"rate": 0.4, "stop": 12}}
+)
 job = pl.Job.begin(recipe)
 for epoch in job:
     if epoch.number == 10:

@@ -23,7 +23,7 @@ from phaseloom import plugins
 from phaseloom.documents import load_yaml, to_yaml
 from phaseloom.errors import BadInput, nearest
 from phaseloom.findings import describe_error
-from phaseloom.renames import current_knobs, targets
+from phaseloom.renames import current_knobs, renamed_attribute, targets
 from phaseloom.units import Coefficients, Dimension
 
 __all__ = ["Call", "Recipe", "call", "knobs", "load_yaml", "names", "old_knobs", "part", "to_yaml"]
@@ -56,7 +56,7 @@ class Call:
         """The function with its knobs set, hashable."""
         return functools.partial(function_of(self.room, self.name), **self.values)
 
-    def rooted(self, folder: Path, /) -> "Call":
+    def with_paths_from(self, folder: Path, /) -> "Call":
         """The call with its relative paths taken from a folder, where they lead to something there."""
         kinds = {name: knob.annotation for name, knob in knobs(self.room, self.name).items()}
         paths = {name for name, kind in kinds.items() if kind is Path or Path in typing.get_args(kind)}
@@ -64,7 +64,7 @@ class Call:
         there = {name: path for name, path in found.items() if path.exists()}
         return replace(self, values={**self.values, **there})
 
-    def resolved(self) -> dict[str, Any]:
+    def to_full_tree(self) -> dict[str, Any]:
         """The node as a file would have it, with every default written out and units restored."""
         wanted = knobs(self.room, self.name).items()
         given = {name: knob.default for name, knob in wanted if knob.default is not knob.empty}
@@ -166,7 +166,7 @@ class Recipe(BaseModel):
             if key not in fields:
                 raise BadInput("parameter file", f"there is no '{key}';", nearest(key, fields))
         out = dict(data)
-        for key, room in rooms_of(cls).items():
+        for key, room in modules_of_calls(cls).items():
             info = fields[key]
             value = out.get(key, info.default)
             if value is None and info.default is not None:
@@ -185,18 +185,18 @@ class Recipe(BaseModel):
         except ValidationError as problem:
             raise _sentence(problem, tree) from None
 
-    def resolved(self) -> dict[str, Any]:
+    def to_full_tree(self) -> dict[str, Any]:
         """The tree of a file that repeats this recipe, every default written out."""
         return {key: _tree(getattr(self, key)) for key in type(self).model_fields}
 
-    def put(self, settings: Mapping[str, Any], /) -> typing.Self:
+    def with_settings(self, settings: Mapping[str, Any], /) -> typing.Self:
         """A recipe with some values changed, addressed as in the file: ``probe.focused.modes``."""
-        tree = self.given()
+        tree = self.to_tree()
         for path, value in settings.items():
-            _set_path(tree, path.split("."), value, path, rooms_of(type(self)))
+            _set_path(tree, path.split("."), value, path, modules_of_calls(type(self)))
         return type(self).of(tree)
 
-    def rooted(self, folder: Path, /) -> typing.Self:
+    def with_paths_from(self, folder: Path, /) -> typing.Self:
         """The recipe with its relative paths taken from a folder, where they lead to something there."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return self.model_copy(update={name: _resolve_paths(value, folder) for name, value in given.items()})
@@ -207,12 +207,16 @@ class Recipe(BaseModel):
         Args:
             defaults: write out values that were not given, too.
         """
-        return to_yaml({"version": FILE_VERSION} | (self.resolved() if defaults else self.given()))
+        return to_yaml({"version": FILE_VERSION} | (self.to_full_tree() if defaults else self.to_tree()))
 
-    def given(self) -> dict[str, Any]:
+    def to_tree(self) -> dict[str, Any]:
         """The tree of what was given, defaults left out."""
         set_ = self.model_fields_set
         return {key: _given(getattr(self, key)) for key in type(self).model_fields if key in set_}
+
+    put = renamed_attribute("put", "with_settings")
+    given = renamed_attribute("given", "to_tree")
+    resolved = renamed_attribute("resolved", "to_full_tree")
 
 
 class Written(Recipe):
@@ -221,8 +225,10 @@ class Written(Recipe):
     @classmethod
     def from_path(cls, path: Path | str | None, settings: Mapping[str, Any] | None = None, /) -> typing.Self:
         """A recipe from a file, paths in which are relative to its folder, or the default one, changed."""
-        recipe = cls.of({}) if path is None else cls.of(load_yaml(Path(path))).rooted(Path(path).parent)
-        return (recipe.put(settings) if settings else recipe).rooted(Path.cwd())
+        recipe = (
+            cls.of({}) if path is None else cls.of(load_yaml(Path(path))).with_paths_from(Path(path).parent)
+        )
+        return (recipe.with_settings(settings) if settings else recipe).with_paths_from(Path.cwd())
 
 
 def _check_file_version(version: Any) -> None:
@@ -236,7 +242,7 @@ def _check_file_version(version: Any) -> None:
 
 def _resolve_paths(value: Any, folder: Path) -> Any:
     if isinstance(value, Call):
-        return value.rooted(folder)
+        return value.with_paths_from(folder)
     if isinstance(value, tuple):
         return tuple(_resolve_paths(one, folder) for one in value)
     if isinstance(value, Path) and (folder / value).exists():
@@ -244,7 +250,7 @@ def _resolve_paths(value: Any, folder: Path) -> Any:
     return value
 
 
-def rooms_of(recipe: type[Recipe]) -> dict[str, str]:
+def modules_of_calls(recipe: type[Recipe]) -> dict[str, str]:
     """The fields of a recipe that hold calls, each with its room."""
     extras = {key: info.json_schema_extra for key, info in recipe.model_fields.items()}
     return {key: str(extra["room"]) for key, extra in extras.items() if isinstance(extra, dict)}
@@ -405,7 +411,7 @@ def _exact(value: float, dimension: Dimension) -> Any:
 
 def _tree(value: Any) -> Any:
     if isinstance(value, Call):
-        return value.resolved()
+        return value.to_full_tree()
     if isinstance(value, tuple):
         return [_tree(item) for item in value]
     if isinstance(value, BaseModel):

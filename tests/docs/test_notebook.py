@@ -39,4 +39,4 @@ def test_the_notebook_is_kept_without_outputs():
 def test_files_that_simulate_and_train_are_understood(text):
     tree = yaml.safe_load(text)
     recipe = Simulate.of(tree) if "count" in tree else Train.of(tree)
-    assert set(tree) <= set(recipe.given())
+    assert set(tree) <= set(recipe.to_tree())

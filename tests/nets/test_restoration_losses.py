@@ -268,7 +268,7 @@ def test_knobs_that_mean_nothing_are_refused():
 def test_a_training_file_lists_them_by_name(tmp_path):
     assert set(names(ROOM)) == set(restoration_losses.__all__) - {"RestoredBatch"}
     (tmp_path / "vgg.pth").touch()
-    node = call(ROOM, {"perceptual": {"weight": 0.5, "file": "vgg.pth"}}, "losses").rooted(tmp_path)
+    node = call(ROOM, {"perceptual": {"weight": 0.5, "file": "vgg.pth"}}, "losses").with_paths_from(tmp_path)
     assert node.values == {"weight": 0.5, "file": tmp_path.resolve() / "vgg.pth"}
     one = RestoredBatch(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8))
     found = one.terms({"charbonnier": call(ROOM, {"charbonnier": {"weight": 3}}, "losses").partial()})

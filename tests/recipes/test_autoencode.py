@@ -183,7 +183,7 @@ def test_bad_input_is_a_sentence(scan):
 
 def test_a_run_of_a_relative_path_is_resumed(files, monkeypatch):
     monkeypatch.chdir(files.parent)
-    for _ in AutoencoderTraining.begin(Autoencode.of({**recipe().given(), "file": files.name}), "run"):
+    for _ in AutoencoderTraining.begin(Autoencode.of({**recipe().to_tree(), "file": files.name}), "run"):
         break
     monkeypatch.chdir(files.parent.parent)
     again = AutoencoderTraining.resume(files.parent / "run")

@@ -254,7 +254,7 @@ def test_heights_that_are_left_out_are_left_out_of_the_start_too(tmp_path):
     native.write(scan, tmp_path / "scan.h5")
     recipe = Reconstruct.of({"file": str(tmp_path / "scan.h5"), "axial": False})
     assert recipe.scan().heights is None
-    assert recipe.put({"axial": None}).scan().heights is not None
+    assert recipe.with_settings({"axial": None}).scan().heights is not None
 
 
 @pytest.mark.parametrize("level", [0.0, 7e5])

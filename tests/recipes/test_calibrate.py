@@ -217,7 +217,7 @@ def guess(scan, state):
 def test_a_rung_of_ones_own_takes_the_place_of_others_and_the_recipe_repeats_it(true):
     asked = Reconstruct.of({"probe": "from_patterns", "preset": "calibrate", "prepare": ["nonnegative"]})
     done = calibrate(asked, true, estimators=(estimators.estimate_semiangle, guess))
-    again = Reconstruct.of(yaml.safe_load(yaml.safe_dump(done.recipe.given())))
+    again = Reconstruct.of(yaml.safe_load(yaml.safe_dump(done.recipe.to_tree())))
     assert again.preset is None
     assert again.start.name == "none"
     assert [call.name for call in again.prepare] == ["nonnegative", "flip", "rotate", "scale"]

@@ -94,7 +94,7 @@ class TestCosts:
         needs = []
         for border in (8, 400):
             room = scans.canvas(job.scan, border=border)
-            stage = Level.of(job.recipe, job.scan, job.recipe.model(job.scan, room))
+            stage = Level.of(job.recipe, job.scan, job.recipe.build_model(job.scan, room))
             stage.before[0](stage.progress)
             needs.append([batch_bytes(stage) for _ in range(3)][-1])
         assert needs[1] < 1.05 * needs[0]

@@ -86,7 +86,7 @@ def test_the_usual_noise_is_that_of_the_beam(files, tree):
     assert Job.begin(Reconstruct.of(tree)).recipe.noise.name == "poisson"
     near = Reconstruct.of({"file": str(files.near), "start": "none"})
     assert Job.begin(near).recipe.noise.name == "amplitude"
-    assert Job.begin(near.put({"noise": "poisson"})).recipe.noise.name == "poisson"
+    assert Job.begin(near.with_settings({"noise": "poisson"})).recipe.noise.name == "poisson"
 
 
 def test_a_near_field_scan_runs(files):
@@ -356,36 +356,40 @@ def test_a_part_moves_only_between_its_epochs(tree):
 
 
 def test_putting_a_knob_keeps_its_neighbours(tree):
-    made = Reconstruct.of(tree).put({"probe.focused.defocus": "9 nm", "epochs": 3})
+    made = Reconstruct.of(tree).with_settings({"probe.focused.defocus": "9 nm", "epochs": 3})
     assert made.probe.values["defocus"] == 90.0
     assert made.probe.values["semiangle"] == 0.04
     assert made.epochs == 3
 
 
 def test_putting_a_knob_of_another_choice_replaces_the_choice(tree):
-    made = Reconstruct.of(tree).put({"probe.from_patterns.modes": 3})
+    made = Reconstruct.of(tree).with_settings({"probe.from_patterns.modes": 3})
     assert (made.probe.name, dict(made.probe.values)) == ("from_patterns", {"modes": 3})
 
 
 def test_putting_a_plain_name_replaces_the_choice(tree):
-    assert Reconstruct.of(tree).put({"probe": "auto"}).probe == Call("phaseloom.ptycho.probes", "auto")
+    assert Reconstruct.of(tree).with_settings({"probe": "auto"}).probe == Call(
+        "phaseloom.ptycho.probes", "auto"
+    )
 
 
 def test_putting_into_a_default_or_a_plain_name_makes_a_node(tree):
     made = Reconstruct.of(tree | {"noise": "poisson"})
-    assert made.put({"noise.poisson.floor": 0.1}).noise.values == {"floor": 0.1}
-    assert made.put({"object.pixels.kind": "phase"}).object.values == {"kind": "phase"}
-    assert made.put({"rates.positions": 0}).rates == {"positions": 0}
-    assert made.put({"rates.probe.rate": 0.1, "rates.probe.start": 3}).rates["probe"].start == 3
+    assert made.with_settings({"noise.poisson.floor": 0.1}).noise.values == {"floor": 0.1}
+    assert made.with_settings({"object.pixels.kind": "phase"}).object.values == {"kind": "phase"}
+    assert made.with_settings({"rates.positions": 0}).rates == {"positions": 0}
+    assert made.with_settings({"rates.probe.rate": 0.1, "rates.probe.start": 3}).rates["probe"].start == 3
 
 
 def test_putting_a_whole_call_replaces_the_choice(tree):
-    made = Reconstruct.of(tree | {"probe": "auto"}).put({"probe.focused": {"semiangle": "20 mrad"}})
+    made = Reconstruct.of(tree | {"probe": "auto"}).with_settings({"probe.focused": {"semiangle": "20 mrad"}})
     assert (made.probe.name, dict(made.probe.values)) == ("focused", {"semiangle": 0.02})
 
 
 def test_putting_an_end_keeps_the_rate_and_the_beginning(tree):
-    made = Reconstruct.of(tree | {"rates": {"probe": {"rate": 0.1, "start": 2}}}).put({"rates.probe.stop": 5})
+    made = Reconstruct.of(tree | {"rates": {"probe": {"rate": 0.1, "start": 2}}}).with_settings(
+        {"rates.probe.stop": 5}
+    )
     probe = made.rates["probe"]
     assert (probe.rate, probe.start, probe.stop) == (0.1, 2, 5)
 
@@ -401,14 +405,14 @@ def test_putting_an_end_keeps_the_rate_and_the_beginning(tree):
 )
 def test_putting_an_unknown_name_is_refused(tree, settings, said):
     with pytest.raises(BadInput, match=said):
-        Reconstruct.of(tree).put(settings)
+        Reconstruct.of(tree).with_settings(settings)
 
 
 def test_putting_leaves_the_first_recipe_as_it_was(tree):
     first = Reconstruct.of(tree)
-    before = first.resolved()
-    first.put({"probe.focused.modes": 4, "rates.object": 0.5})
-    assert first.resolved() == before
+    before = first.to_full_tree()
+    first.with_settings({"probe.focused.modes": 4, "rates.object": 0.5})
+    assert first.to_full_tree() == before
 
 
 NODES = [
@@ -442,11 +446,11 @@ NODES = [
 )
 def test_the_resolved_text_reads_back_as_the_same_numbers(section, node):
     made = Reconstruct.of({"file": "scan.h5", section: node})
-    again = Reconstruct.of(yaml.safe_load(to_yaml(made.resolved())))
+    again = Reconstruct.of(yaml.safe_load(to_yaml(made.to_full_tree())))
     one, two = getattr(made, section), getattr(again, section)
     defaults = {name: knob.default for name, knob in knobs(one.room, one.name).items()}
     assert {**defaults, **one.values} == dict(two.values)
-    assert again.resolved() == made.resolved()
+    assert again.to_full_tree() == made.to_full_tree()
 
 
 def floats(digits: int) -> list[float]:
@@ -458,7 +462,7 @@ def floats(digits: int) -> list[float]:
 def test_any_float_with_a_unit_reads_back_exactly(digits):
     for value in floats(digits):
         made = Call("phaseloom.ptycho.probes", "from_patterns", {"defocus": value})
-        again = call(made.room, yaml.safe_load(to_yaml(made.resolved())), "probe")
+        again = call(made.room, yaml.safe_load(to_yaml(made.to_full_tree())), "probe")
         assert again.values["defocus"] == value
 
 
@@ -473,8 +477,8 @@ def test_everything_else_of_a_recipe_reads_back_too(tree):
         }
         | {"projections": [{"orthogonal": {}, "start": 2, "every": 3}, {"bounded": {"most": 1.1}}]}
     )
-    again = Reconstruct.of(yaml.safe_load(to_yaml(made.resolved())))
-    assert again.resolved() == made.resolved()
+    again = Reconstruct.of(yaml.safe_load(to_yaml(made.to_full_tree())))
+    assert again.to_full_tree() == made.to_full_tree()
     assert again.projections[0].when == {"start": 2, "every": 3}
     assert again.patience is None
     assert again.rates == made.rates

@@ -45,7 +45,10 @@ def test_sections_of_other_recipes_are_passed_over_where_only_the_scan_is_asked_
 
 def test_the_plane_of_deflections_is_taken_off_and_said_unless_it_is_wanted(scan):
     asked = Virtual.of({"semiangle": "5 mrad"})
-    taken, left = make_virtual_images(asked, scan), make_virtual_images(asked.put({"level": False}), scan)
+    taken, left = (
+        make_virtual_images(asked, scan),
+        make_virtual_images(asked.with_settings({"level": False}), scan),
+    )
     assert any("parabola" in note for note in taken.notes)
     assert not any("parabola" in note for note in left.notes)
     assert np.ptp(left.phase.mean(1)) > 5 * np.ptp(taken.phase.mean(1))

@@ -235,7 +235,7 @@ class Deaf(ReconstructionTrial):
     """A run that has a defocus of its own, whatever it is asked for."""
 
     def begin(self, recipe: Any, folder: Path | None, /) -> Job:
-        return super().begin(recipe.put({"probe.focused.defocus": "60 A"}), folder)
+        return super().begin(recipe.with_settings({"probe.focused.defocus": "60 A"}), folder)
 
 
 def test_a_knob_that_something_else_decides_on_fails_the_trial(tree, tmp_path):

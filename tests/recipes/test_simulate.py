@@ -134,7 +134,7 @@ def test_a_folder_that_was_begun_with_another_recipe_is_left_alone(tmp_path):
 def test_the_file_in_the_folder_is_the_recipe(tmp_path):
     wanted = recipe(count=1, microscope={"varied": {"scan": [2, 2], "defocus": ["-3 nm", "12.34567 nm"]}})
     list(simulate(wanted, tmp_path, workers=1))
-    assert Simulate.from_path(tmp_path / "run.yaml").resolved() == wanted.resolved()
+    assert Simulate.from_path(tmp_path / "run.yaml").to_full_tree() == wanted.to_full_tree()
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -160,7 +160,7 @@ def test_patterns_left_without_a_count_are_left_out_of_both(caplog):
 
 def test_the_same_seed_draws_the_same_pairs_and_several_shares_are_all_drawn():
     one, scan = recipe(share=[0.1, 0.4], draws=12), disk(2, grid=(6, 7))
-    first, again, other = seen(one, scan), seen(one, scan), seen(one.put({"seed": 1}), scan)
+    first, again, other = seen(one, scan), seen(one, scan), seen(one.with_settings({"seed": 1}), scan)
     assert {made.told["share"] for made in first} == {0.1, 0.4}
     assert len({made.told["seed"] for made in first}) == 12
     for a, b, c in zip(first, again, other, strict=True):
@@ -209,7 +209,7 @@ def test_files_that_say_nothing_share_what_is_said_of_them(tmp_path):
     stored(tmp_path, 1)
     said = {"semiangle": "3.5 mrad", "centre": [7, 8], "annuli": [[0.2, 0.9]]}
     one = recipe(files=[str(tmp_path / "film 0.h5")], scan=said, task="virtual_detector", draws=1)
-    (made,) = make_pairs(one.put({"scan.annuli": [[0.2, 0.8]]}))
+    (made,) = make_pairs(one.with_settings({"scan.annuli": [[0.2, 0.8]]}))
     assert "0.2-0.8" in made.channels
 
 

@@ -88,7 +88,7 @@ def test_a_training_leaves_what_is_needed_to_look_at_it_and_repeat_it(tiny):
     events = [json.loads(line) for line in (tiny.directory / "events.jsonl").read_text().splitlines()]
     assert [event["number"] for event in events] == [1, 2, 3]
     again = Train.from_path(tiny.directory / "run.yaml")
-    assert again.resolved() == tiny.recipe.resolved()
+    assert again.to_full_tree() == tiny.recipe.to_full_tree()
     assert [path.name for path in save_figures(tiny)] == ["curves.png", "unseen.png"]
     assert all(path.stat().st_size > 1000 for path in save_figures(tiny))
 

@@ -229,7 +229,7 @@ def test_a_demo_takes_the_place_of_an_older_one(tmp_path):
     from phaseloom.cli import demo
 
     for _ in range(2):
-        _, job = next(demo.jobs(tmp_path))
+        _, job = next(demo.begin_jobs(tmp_path))
         assert (tmp_path / "xray" / "run.yaml").is_file()
         (tmp_path / "xray" / "old").touch()
     assert job.directory == tmp_path / "xray"

@@ -14,7 +14,7 @@ def test_a_written_file_says_its_version_and_reads_back():
     for defaults in (True, False):
         tree = yaml.safe_load(recipe.to_text(defaults=defaults))
         assert tree["version"] == FILE_VERSION
-        assert Reconstruct.of(tree).resolved() == recipe.resolved()
+        assert Reconstruct.of(tree).to_full_tree() == recipe.to_full_tree()
 
 
 def test_a_file_without_a_version_is_read():

@@ -87,7 +87,7 @@ def test_an_installed_reader_knows_its_files(zed):
 def test_it_is_a_choice_like_any_other(zed):
     made = pl.Reconstruct.of({"file": str(zed), "read": {"zed": {"step": "2 nm"}}})
     assert made.read is not None
-    assert made.read.resolved() == {"zed": {"step": "2 nm"}}
+    assert made.read.to_full_tree() == {"zed": {"step": "2 nm"}}
     assert len(made.scan()) == 3
     assert "Frames of station ZED." in describe("read")
     assert "length with a unit" in describe("read", "zed")
@@ -178,7 +178,7 @@ def test_a_function_of_a_script_is_registered():
     recipe = pl.Reconstruct.of({"file": "scan.cxi", "noise": {"robust": {"width": "2 A"}}})
     assert recipe.noise is not None
     assert recipe.noise.partial()(torch.tensor([4.0]), torch.tensor([2.0])).item() == 1.0
-    assert recipe.resolved()["noise"] == {"robust": {"width": "2 A"}}
+    assert recipe.to_full_tree()["noise"] == {"robust": {"width": "2 A"}}
     with pytest.raises(pl.BadInput, match="did you mean 'robust'"):
         pl.Reconstruct.of({"file": "scan.cxi", "noise": "robst"})
 

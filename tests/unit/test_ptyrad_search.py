@@ -95,7 +95,7 @@ def test_ends_of_a_range_are_those_of_the_file_with_them(name):
     if name == "dx":
         theirs["meas_calibration"] = {"mode": "dx", "value": quarter}
     plain = Reconstruct.of(translate_project({"init_params": LEAST | theirs}, Path("."))[0])
-    found, wanted = (get_parameter(one.resolved(), path) for one in (recipe, plain))
+    found, wanted = (get_parameter(one.to_full_tree(), path) for one in (recipe, plain))
     assert str(found).split()[1:] == str(wanted).split()[1:]
     assert float(str(found).split()[0]) == pytest.approx(float(str(wanted).split()[0]), rel=1e-9)
 
@@ -117,7 +117,7 @@ def test_the_run_file_beside_a_search_is_the_run_of_the_file(name, given, stays)
     ((path, _),) = search["over"].items()
     assert get_parameter(run, path) == stays
     assert not notes
-    plain = Reconstruct.of(translate_project(tree, Path("."))[0]).resolved()
+    plain = Reconstruct.of(translate_project(tree, Path("."))[0]).to_full_tree()
     assert get_parameter(plain, path) in (None, 0, stays)
 
 

@@ -23,7 +23,7 @@ def ours(**changes: Any) -> tuple[dict[str, Any], list[str]]:
     sections = {key: changes.pop(key) for key in SECTIONS if key in changes}
     tree, notes = translate_project({"init_params": LEAST | changes} | sections, Path("."))
     recipe = Reconstruct.of(tree)
-    assert Reconstruct.of(recipe.resolved()).resolved() == recipe.resolved()
+    assert Reconstruct.of(recipe.to_full_tree()).to_full_tree() == recipe.to_full_tree()
     assert to_yaml(tree)
     return tree, notes
 

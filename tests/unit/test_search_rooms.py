@@ -172,7 +172,7 @@ def test_a_search_file_reads_back_as_it_was_written():
         "epochs": {"low": 2, "high": 8, "step": 2, "when": {"optimizer": "adam"}},
     }
     one = Search.of({"over": over, "sampler": {"tpe": {"startup": 3}}})
-    assert Search.of(yaml.safe_load(to_yaml(one.resolved()))).resolved() == one.resolved()
+    assert Search.of(yaml.safe_load(to_yaml(one.to_full_tree()))).to_full_tree() == one.to_full_tree()
 
 
 KINDS = {"file: a.h5": "Reconstruct", "{file: a.h5, block: 4}": "Autoencode", "data: [pairs]": "Restore"}

@@ -107,15 +107,15 @@ def test_a_node_that_cannot_be_called_is_one_sentence(node, said):
 def test_times_stand_beside_the_call():
     made = call(ROOM, {"fry": {}, "start": 5, "every": 2}, "main")
     assert made.when == {"start": 5, "every": 2}
-    assert made.resolved() == {"fry": {"oil": "olive", "book": None}, "start": 5, "every": 2}
+    assert made.to_full_tree() == {"fry": {"oil": "olive", "book": None}, "start": 5, "every": 2}
 
 
 def test_resolving_writes_units_defaults_and_paths():
     tree = {"bake": {"time": 3, "size": "12.5 A", "tins": ["1 nm", 0]}}
     made = call(ROOM, tree, "main")
-    assert made.resolved() == {"bake": {"time": 3, "size": "1.25 nm", "tins": ["1 nm", 0]}}
-    assert call(ROOM, made.resolved(), "main") == made
-    assert call(ROOM, {"fry": {"book": "a/b.txt"}}, "m").resolved()["fry"]["book"] == str(Path("a/b.txt"))
+    assert made.to_full_tree() == {"bake": {"time": 3, "size": "1.25 nm", "tins": ["1 nm", 0]}}
+    assert call(ROOM, made.to_full_tree(), "main") == made
+    assert call(ROOM, {"fry": {"book": "a/b.txt"}}, "m").to_full_tree()["fry"]["book"] == str(Path("a/b.txt"))
 
 
 def test_one_call_may_stand_where_several_can():
@@ -150,8 +150,8 @@ def test_a_call_that_may_be_left_out_may_be_empty():
 
 def test_a_recipe_repeats_itself():
     made = Meal.of({"main": {"bake": {"time": 3}}, "sides": ["fry"], "notes": {"a": {"b": 1}}})
-    assert Meal.of(made.resolved()).resolved() == made.resolved()
-    assert Meal.of(made.given()) == made
+    assert Meal.of(made.to_full_tree()).to_full_tree() == made.to_full_tree()
+    assert Meal.of(made.to_tree()) == made
 
 
 def test_a_recipe_is_frozen():
@@ -170,16 +170,16 @@ def test_a_recipe_is_frozen():
     ],
 )
 def test_a_setting_is_put_where_the_file_has_it(settings, wanted):
-    assert Meal.of({}).put(settings).main == wanted
+    assert Meal.of({}).with_settings(settings).main == wanted
 
 
 def test_putting_inside_a_list_is_refused():
     with pytest.raises(BadInput, match="sides is a list: set it whole"):
-        Meal.of({"sides": ["fry"]}).put({"sides.fry.oil": "nut"})
+        Meal.of({"sides": ["fry"]}).with_settings({"sides.fry.oil": "nut"})
 
 
 def test_putting_into_a_plain_mapping_keeps_the_rest():
-    assert Meal.of({"notes": {"a": 1}}).put({"notes.b.c": 2}).notes == {"a": 1, "b": {"c": 2}}
+    assert Meal.of({"notes": {"a": 1}}).with_settings({"notes.b.c": 2}).notes == {"a": 1, "b": {"c": 2}}
 
 
 def test_yaml_keeps_order_and_letters(tmp_path):
@@ -202,7 +202,7 @@ def test_a_dimension_is_found_inside_a_union(room):
     room.__all__ = [*room.__all__, "boil"]
     made = call(ROOM, {"boil": {"depth": "3 nm"}}, "main")
     assert made.values == {"depth": 30.0}
-    assert made.resolved() == {"boil": {"depth": "3 nm", "pot": 1}}
+    assert made.to_full_tree() == {"boil": {"depth": "3 nm", "pot": 1}}
 
 
 @renamed_knobs(pace="rate", first="pair[0]", second="pair[1]", less=("rate", operator.neg))

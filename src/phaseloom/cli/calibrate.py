@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, recipe_of
+from phaseloom.cli.files import DataFile, Set, load_recipe
 from phaseloom.errors import BadInput
 
 __all__ = ["calibrate"]
@@ -30,14 +30,14 @@ def calibrate(
     from phaseloom.reconstruction.recipe import Reconstruct
 
     picture = _free(out)
-    recipe = recipe_of(file, settings)
+    recipe = load_recipe(file, settings)
     typer.echo(f"reading {recipe.require_file()} and estimating its calibration")
     done = protocol.calibrate(recipe, recipe.scan())
     if not team().first:
         return
     for line in done.lines():
         typer.echo(line)
-    tree = {name: value for name, value in done.recipe.given().items() if name != "preset"}
+    tree = {name: value for name, value in done.recipe.to_tree().items() if name != "preset"}
     calibrated = Reconstruct.of({**tree, "file": str(recipe.file.resolve())})
     with whole(out) as short:
         short.write_text(calibrated.to_text(defaults=False), encoding="utf-8")

@@ -15,7 +15,7 @@ from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.simulation import simulate
 
-__all__ = ["jobs", "verdict"]
+__all__ = ["begin_jobs", "compare_with_truth"]
 
 PIXEL = 0.2
 WINDOW = 64
@@ -23,7 +23,7 @@ SLICES = 6
 MODES = 4
 
 
-def jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
+def begin_jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
     """The demonstrations, each as a title and a job; an older demo in the same folder is replaced.
 
     Raises:
@@ -45,7 +45,7 @@ def jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
     )
 
 
-def verdict(job: Job, result: Result, /) -> list[str]:
+def compare_with_truth(job: Job, result: Result, /) -> list[str]:
     """Quality of a demonstration's result: its loss, or its error against the truth."""
     if job.scan.geometry.beam == "photon":
         return [f"misfit of patterns held out: {result.metrics['hold-out']:.2f} (1 = shot noise)"]

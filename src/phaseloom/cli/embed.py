@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, settings_of
+from phaseloom.cli.files import DataFile, Set, parse_settings
 from phaseloom.cli.runner import check_new, echo_lines
 
 __all__ = ["embed"]
@@ -35,7 +35,7 @@ def embed(
     from phaseloom.runs.scan_recipe import ScanRecipe
 
     check_new(protocol.require_writable(out))
-    recipe = ScanRecipe.from_path(file, settings_of(settings or []))
+    recipe = ScanRecipe.from_path(file, parse_settings(settings or []))
     typer.echo(f"reading {recipe.require_file()}")
     found = protocol.embed(recipe, model)
     count, latents = found.latents.shape
@@ -67,6 +67,6 @@ def _describe_unusual(found: Any, recipe: Any, out: Path) -> Iterator[str]:
     if len(numbers) > MAX_PRINTED_PATTERNS:
         yield f"  and {len(numbers) - MAX_PRINTED_PATTERNS} more: 'unusual' in {out}"
     if len(numbers):
-        steps = [*recipe.given().get("prepare", []), {"without": {"path": str(out.resolve())}}]
+        steps = [*recipe.to_tree().get("prepare", []), {"without": {"path": str(out.resolve())}}]
         line = yaml.safe_dump({"prepare": steps}, default_flow_style=True, width=10**6).strip()
         yield f"to leave them out, write in the parameter file:\n{line[1:-1]}"

@@ -7,7 +7,16 @@ import typer
 
 from phaseloom.errors import BadInput
 
-__all__ = ["DataFile", "Set", "drawable", "folder", "foreign", "place", "recipe_of", "settings_of"]
+__all__ = [
+    "DataFile",
+    "Set",
+    "check_picture_name",
+    "foreign",
+    "load_recipe",
+    "new_folder",
+    "new_run_folder",
+    "parse_settings",
+]
 
 DataFile = Annotated[
     Path,
@@ -23,7 +32,7 @@ Set = Annotated[
 ]
 
 
-def drawable(path: Path) -> Path:
+def check_picture_name(path: Path) -> Path:
     """The name of a picture, refused where it is none."""
     if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg", ".tif"):
         raise BadInput(
@@ -32,18 +41,18 @@ def drawable(path: Path) -> Path:
     return path
 
 
-def recipe_of(file: Path, settings: list[str] | None) -> Any:
+def load_recipe(file: Path, settings: list[str] | None) -> Any:
     """The recipe of a reconstruction from a data file, a parameter file (also of PtyRAD) or a result."""
     from phaseloom.reconstruction.recipe import Reconstruct
 
-    changes = settings_of(settings or [])
+    changes = parse_settings(settings or [])
     if file.suffix not in PARAMETER_FILES:
         return Reconstruct.from_path(file, changes)
     tree = parameter_tree(file)
     if (ours := translated_tree(tree, file)) is None:
         return Reconstruct.from_tree(tree, file.parent, changes)
     recipe = Reconstruct.of(ours)
-    return recipe.put(changes) if changes else recipe
+    return recipe.with_settings(changes) if changes else recipe
 
 
 PARAMETER_FILES = (".yaml", ".yml", ".toml", ".json", ".py")
@@ -97,7 +106,7 @@ def warn_of_bad_pixels(scan: Any, /) -> list[str]:
     return [f"WARN: {one.name}: {one.value}. {one.advice}" for one in bad]
 
 
-def settings_of(given: list[str]) -> dict[str, Any]:
+def parse_settings(given: list[str]) -> dict[str, Any]:
     """``path=value`` pairs, the value read as YAML."""
     import yaml
 
@@ -118,14 +127,14 @@ def settings_of(given: list[str]) -> dict[str, Any]:
     return out
 
 
-def place(out: Path | None, name: str) -> Path:
+def new_run_folder(out: Path | None, name: str) -> Path:
     """The folder of a run, which the first of several processes names."""
     from phaseloom.fitting.distributed import team
 
-    return team().told(folder(out, name) if team().first else Path())
+    return team().told(new_folder(out, name) if team().first else Path())
 
 
-def folder(out: Path | None, name: str) -> Path:
+def new_folder(out: Path | None, name: str) -> Path:
     """A new run folder; an existing one is never written into."""
     import datetime
     import re

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, settings_of
+from phaseloom.cli.files import Set, parse_settings
 from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
@@ -64,7 +64,7 @@ def latents(
     if tried is not None:
         echo_lines(_compare_counts(tried))
     echo_lines(kinds)
-    figures = _examine(found, kinds, scan, model, settings_of(settings or []))
+    figures = _examine(found, kinds, scan, model, parse_settings(settings or []))
     if umap:
         figures["places"], figures["placed"] = protocol.compute_umap(rows)
     echo_lines(protocol.write_report(protocol.LatentReport(found, kinds, **figures), out), "written: ")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, folder, recipe_of
+from phaseloom.cli.files import DataFile, Set, load_recipe, new_folder
 from phaseloom.cli.runner import echo_lines
 from phaseloom.errors import BadInput
 
@@ -42,10 +42,10 @@ def scan(
     """Predict the phase of a 4D-STEM scan, or report why the network does not fit it."""
     from phaseloom.retrieval import predict_scans as predict
 
-    recipe = recipe_of(file, settings)
+    recipe = load_recipe(file, settings)
     if out is not None and (out / "prediction.h5").exists():
         raise BadInput("--out", str(out), "holds a prediction already: name a new folder")
-    target = folder(out, f"{recipe.title or recipe.file.stem}-predicted")
+    target = new_folder(out, f"{recipe.title or recipe.file.stem}-predicted")
     typer.echo(f"reading {recipe.require_file()}")
     outcome = predict.predict_scan(recipe, model=model, dose=dose)
     rows, columns = outcome.prediction.phase.shape
@@ -77,7 +77,7 @@ def scans(
     from phaseloom.retrieval import predict_scans as predict_many
 
     team().alone("predict scans")
-    recipes = [recipe_of(file, settings) for file in files]
+    recipes = [load_recipe(file, settings) for file in files]
     missing = predict_many.find_missing(recipes, out, model=model, dose=dose)
     if len(missing) < len(recipes):
         typer.echo(f"{len(recipes) - len(missing)} of {len(recipes)} predictions are there already")

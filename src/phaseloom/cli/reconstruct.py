@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, drawable, foreign, place, recipe_of
+from phaseloom.cli.files import DataFile, Set, check_picture_name, foreign, load_recipe, new_run_folder
 from phaseloom.cli.runner import echo_lines, offer_resume, run_epochs
 from phaseloom.errors import BadInput
 
@@ -35,11 +35,11 @@ def look(
     from phaseloom.data.diagnostics import inspect
     from phaseloom.result import is_result
 
-    target = drawable(picture or Path(f"{file.stem}.look.png"))
+    target = check_picture_name(picture or Path(f"{file.stem}.look.png"))
     if not settings and file.suffix in (".h5", ".hdf5") and is_result(file):
         _look_at_result(file, target)
         return
-    scan = recipe_of(file, settings).scan()
+    scan = load_recipe(file, settings).scan()
     findings = inspect(scan)
     for finding in findings:
         typer.echo(f"{_MARK[finding.level]} {finding.name:22s} {finding.value}")
@@ -54,7 +54,7 @@ def check(file: DataFile, settings: Set = None) -> None:
     """Read a parameter file and its data, and print the memory and time of a run, without running it."""
     from phaseloom.reconstruction.check import estimate_run
 
-    needs = estimate_run(recipe_of(file, settings))
+    needs = estimate_run(load_recipe(file, settings))
     for name, value in needs.lines.items():
         typer.echo(f"{name:28s} {value}")
     echo_lines(needs.warnings, start="WARN ")
@@ -83,12 +83,12 @@ def reconstruct(
             raise BadInput("reconstruct", " ".join(settings or [str(out)]), fix)
         job = Job.resume(file)
     else:
-        recipe = recipe_of(file, settings)
+        recipe = load_recipe(file, settings)
         typer.echo(
             f"reading {recipe.require_file()}"
             + ("" if recipe.start.name == "none" else " and finding the start")
         )
-        folder = place(out, recipe.title or recipe.file.stem)
+        folder = new_run_folder(out, recipe.title or recipe.file.stem)
         job = Job.begin(recipe, folder, check=check_splittable if halves else None)
     run(job, quiet=quiet, halves=halves)
 
@@ -121,7 +121,7 @@ def convert(
         if path.exists():
             raise BadInput("--out", str(path), "exists already: name another file")
     with whole(out) as short:
-        short.write_text(to_yaml(Reconstruct.of(tree).given()), encoding="utf-8")
+        short.write_text(to_yaml(Reconstruct.of(tree).to_tree()), encoding="utf-8")
     typer.echo(f"written: {out}\nrun it with: phaseloom reconstruct {out}")
     if searches:
         with whole(beside) as short:
@@ -138,7 +138,7 @@ def compare(
     """Compare two results: resolution by ring correlation, phase difference, settings that differ."""
     from phaseloom.reconstruction.compare import compare as compare_results
 
-    echo_lines(compare_results(first, second, drawable(picture)))
+    echo_lines(compare_results(first, second, check_picture_name(picture)))
 
 
 @app.command()
@@ -162,10 +162,10 @@ def demo(
     """Reconstruct a real X-ray scan that comes with the package, and a simulated electron scan."""
     from phaseloom.cli import demo as protocol
 
-    for title, job in protocol.jobs(out):
+    for title, job in protocol.begin_jobs(out):
         typer.echo(f"\n{title}")
         result = run(job, quiet=quiet)
-        echo_lines(protocol.verdict(job, result))
+        echo_lines(protocol.compare_with_truth(job, result))
 
 
 def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:

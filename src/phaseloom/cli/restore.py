@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, place, settings_of
+from phaseloom.cli.files import Set, new_run_folder, parse_settings
 from phaseloom.cli.runner import check_new, echo_lines, get_resumed_folder, run_training
 from phaseloom.cli.train import File, Out, Quiet, Resume, train
 from phaseloom.compat.phaseformer import Policy
@@ -67,7 +67,7 @@ def restorer(
     if resume:
         _resume(get_resumed_folder(file, settings, out), quiet=quiet)
     else:
-        _begin(file, settings_of(settings or []), out, quiet=quiet)
+        _begin(file, parse_settings(settings or []), out, quiet=quiet)
 
 
 @restore.command("train")
@@ -125,7 +125,7 @@ def fit(  # noqa: PLR0913 - the flags of the guide
         _resume(get_resumed_folder(resume, settings, out), quiet=quiet)
         return
     echo_lines(notes, "  - ")
-    _begin(file, known | settings_of(settings or []), out, quiet=quiet)
+    _begin(file, known | parse_settings(settings or []), out, quiet=quiet)
 
 
 @restore.command()
@@ -214,7 +214,7 @@ def thinned(
 
     given = {"task": task, "by": by, "share": share, "draws": draws}
     changed = {name: value for name, value in given.items() if value is not None}
-    changed |= settings_of(settings or [])
+    changed |= parse_settings(settings or [])
     recipe = PairRecipe.from_path(None, {"files": [str(path) for path in files], **changed})
     made = save_pairs(recipe, out, each=lambda one: typer.echo(f"{one.part}: {one.pair.name}"))
     typer.echo(f"what was drawn: {made}\ntrain with: phaseloom restore train --dataset_path {out}")
@@ -262,7 +262,7 @@ def _begin(file: Path | None, settings: dict[str, Any], out: Path | None, *, qui
 
     recipe = Restore.from_path(file, settings)
     recipe.tests()  # what is missing there is reported before the training, not after it
-    training = RestorerTraining.begin(recipe, place(out, recipe.title or "restorer"))
+    training = RestorerTraining.begin(recipe, new_run_folder(out, recipe.title or "restorer"))
     if team().first:
         count = sum(value.numel() for value in training.net.parameters())
         learned, judges = (len(side) for side in training.pairs)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, folder, foreign, settings_of
+from phaseloom.cli.files import Set, foreign, new_folder, parse_settings
 from phaseloom.cli.runner import echo_lines, offer_resume, run_steps
 from phaseloom.errors import BadInput
 
@@ -82,10 +82,10 @@ def _begin(
         from phaseloom.reconstruction.recipe import Reconstruct
 
         base = Reconstruct.of(tree)
-        base = base.put(settings_of(settings)) if settings else base
+        base = base.with_settings(parse_settings(settings)) if settings else base
     else:
-        base = read(file, settings_of(settings))[1]
-    return Plan.begin(base, wanted, folder(out, f"{wanted.title or file.stem}-search"))
+        base = read(file, parse_settings(settings))[1]
+    return Plan.begin(base, wanted, new_folder(out, f"{wanted.title or file.stem}-search"))
 
 
 def _run_trials(trials: Any, *, quiet: bool) -> tuple[int, bool]:

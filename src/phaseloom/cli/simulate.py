@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, settings_of
+from phaseloom.cli.files import Set, parse_settings
 from phaseloom.cli.runner import echo_lines, offer_resume, run_steps
 from phaseloom.errors import BadInput
 
@@ -47,7 +47,7 @@ def simulate(  # noqa: PLR0913 - a verb has as many options
     first, count = _read_range(first, count, start_id, end_id)
     given = {"first": first, "count": count, "seed": seed, "layout": layout}
     changed = {name: value for name, value in given.items() if value is not None}
-    recipe = protocol.Simulate.from_path(file, settings_of(settings or []) | changed)
+    recipe = protocol.Simulate.from_path(file, parse_settings(settings or []) | changed)
     missing = len(protocol.list_missing(recipe, out))
     begin = time.monotonic()
     if missing < recipe.count:

@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, folder, place, recipe_of, settings_of, warn_of_bad_pixels
+from phaseloom.cli.files import (
+    Set,
+    load_recipe,
+    new_folder,
+    new_run_folder,
+    parse_settings,
+    warn_of_bad_pixels,
+)
 from phaseloom.cli.runner import echo_lines, get_resumed_folder, run_training
 from phaseloom.errors import BadInput
 
@@ -106,7 +113,7 @@ def linear(
     from phaseloom.retrieval.recipe import Train
 
     base = Train.from_path(file)
-    changed = ({} if base.model.name == "linear" else {"model": "linear"}) | settings_of(settings or [])
+    changed = ({} if base.model.name == "linear" else {"model": "linear"}) | parse_settings(settings or [])
     if scan is not None:
         few = {
             name: value
@@ -115,7 +122,7 @@ def linear(
         }
         changed = few | _use_microscope(scan, base, changed)
     recipe = Train.from_path(file, changed)
-    there = folder(out, recipe.title or "linear")
+    there = new_folder(out, recipe.title or "linear")
     typer.echo(f"simulating {recipe.scans} scans of {recipe.microscope.name} microscopes")
     path, card = protocol.fit_linear_network(recipe, there, said=typer.echo)
     echo_lines(_format_scores(card))
@@ -141,10 +148,10 @@ def autoencoder(
     if resume:
         training = AutoencoderTraining.resume(get_resumed_folder(file, settings, out))
     else:
-        recipe = Autoencode.from_path(file, settings_of(settings or []))
+        recipe = Autoencode.from_path(file, parse_settings(settings or []))
         typer.echo(f"reading {recipe.require_file()}")
         training = AutoencoderTraining.begin(
-            recipe, folder(out, recipe.title or f"{recipe.file.stem}-autoencoder")
+            recipe, new_folder(out, recipe.title or f"{recipe.file.stem}-autoencoder")
         )
         echo_lines(warn_of_bad_pixels(training.scan))
     again = f"phaseloom train autoencoder --resume {training.directory}"
@@ -177,9 +184,9 @@ def _begin_retrieval(
         if not (base / "train.yaml").is_file():
             raise BadInput(str(base), None, "holds no train.yaml: name the folder of train retrieval")
         return base, Train.from_path(base / "train.yaml").joint
-    recipe = Train.from_path(file, settings_of(settings))
+    recipe = Train.from_path(file, parse_settings(settings))
     _check_joint(recipe)
-    base = place(out, "retrieval")
+    base = new_run_folder(out, "retrieval")
     if (base / "train.yaml").exists() and team().first:
         fix = "exists already: name a new folder, or use --resume to go on with it"
         raise BadInput("--out", str(base), fix)
@@ -197,7 +204,7 @@ def _check_joint(recipe: Any) -> None:
     for name in recipe.joint:
         if name.partition(".")[0] in ("stage", "model", "stitching", "patches", "stitched", "joint"):
             raise BadInput("joint", name, "is the same in all steps: remove it")
-    recipe.put(recipe.joint)
+    recipe.with_settings(recipe.joint)
 
 
 def _use_microscope(scan: Path, base: Any, changed: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +213,7 @@ def _use_microscope(scan: Path, base: Any, changed: dict[str, Any]) -> dict[str,
 
     of_scan = [name for name in changed if name.split(".")[0] in ("probe", "read", "prepare")]
     beside = [f"{name}={changed.pop(name)}" for name in of_scan]
-    return {"microscope": get_microscope(recipe_of(scan, beside), base.microscope), **changed}
+    return {"microscope": get_microscope(load_recipe(scan, beside), base.microscope), **changed}
 
 
 def _run_stage(
@@ -228,11 +235,13 @@ def _run_stage(
     if resume:
         training = RetrievalTraining.resume(get_resumed_folder(file, settings, out), stage=stage)
     else:
-        changed = {**settings_of(settings), "stage": stage, **(more or {})}
+        changed = {**parse_settings(settings), "stage": stage, **(more or {})}
         if scan is not None:
             changed = _use_microscope(scan, Train.from_path(file), changed)
         recipe = Train.from_path(file, changed)
-        training = RetrievalTraining.begin(recipe, place(out, recipe.title or f"{stage}-{recipe.model.name}"))
+        training = RetrievalTraining.begin(
+            recipe, new_run_folder(out, recipe.title or f"{stage}-{recipe.model.name}")
+        )
     again = again or f"phaseloom train {stage} --resume {training.directory}"
     run_training(training, _finish_stage, again=again, quiet=quiet, describe=_format_losses)
 

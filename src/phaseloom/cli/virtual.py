@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, settings_of, warn_of_bad_pixels
+from phaseloom.cli.files import DataFile, Set, parse_settings, warn_of_bad_pixels
 from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
@@ -52,7 +52,7 @@ def virtual(
     given: dict[str, Any] = {"semiangle": semiangle, "segments": segments}
     given["centre"] = None if centre is None else _read_pair("--centre", centre)
     given["annuli"] = [_read_pair("--annulus", text) for text in annulus] if annulus else None
-    changed = settings_of(settings or []) | {name: v for name, v in given.items() if v is not None}
+    changed = parse_settings(settings or []) | {name: v for name, v in given.items() if v is not None}
     recipe = protocol.Virtual.from_path(file, changed)
     typer.echo(f"reading {recipe.require_file()}")
     scan = recipe.scan_with_blanks()

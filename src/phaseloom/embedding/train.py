@@ -113,7 +113,7 @@ class AutoencoderTraining(NetworkTraining):
         cls, recipe: Autoencode, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
     ) -> Self:
         """A new training, on the recipe's file or a scan in memory; errors as of `NetworkTraining.begin`."""
-        return cls(recipe.rooted(Path.cwd()), require_new_folder(directory), scan).begun()
+        return cls(recipe.with_paths_from(Path.cwd()), require_new_folder(directory), scan).begun()
 
     def __iter__(self) -> Iterator[Epoch]:
         if isinstance(self.net, LinearAutoencoder):

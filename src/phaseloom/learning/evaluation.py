@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from phaseloom.learning.weight_files import NETWORK_FILE, save_network
-from phaseloom.spec import Recipe, to_yaml
+from phaseloom.spec import Recipe
 from phaseloom.version import __version__
 
 __all__ = ["make_card", "save_with_card"]
@@ -21,7 +21,7 @@ def make_card(recipe: Recipe, scores: Any, /, *, epochs: int, **facts: Any) -> d
         epochs: of the training.
         facts: what else a user of the network must know, such as its data and their scale.
     """
-    known = {"recipe": to_yaml(recipe.resolved()), "scores": scores, "epochs": epochs}
+    known = {"recipe": recipe.to_text(), "scores": scores, "epochs": epochs}
     return {**facts, **known, "version": __version__}
 
 

@@ -93,7 +93,7 @@ class Level:
         if scan is None:
             return None
         canvas = multigrid.halve_canvas(self.model.object.canvas)
-        model = recipe.model(scan, canvas).to(self.model.scan.start.device)
+        model = recipe.build_model(scan, canvas).to(self.model.scan.start.device)
         multigrid.transfer_parameters(self.model, model)
         return Level.of(recipe, scan, model)
 

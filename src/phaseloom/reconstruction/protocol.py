@@ -131,7 +131,7 @@ class Job:
         self.directory = directory
         self.ended = None
         torch.manual_seed(recipe.seed)
-        model = recipe.model(scan).to(device.chosen(recipe.device))
+        model = recipe.build_model(scan).to(device.chosen(recipe.device))
         self.finest = self.level = Level.of(recipe, scan, model)
         team().agree(model)
         self.recipe = recipe.model_copy(update={"batch": set_batch_size(recipe, model)})

@@ -171,8 +171,8 @@ class Reconstruct(ScanRecipe):
         path = Path(path)
         if path.suffix not in (".h5", ".hdf5") or not is_result(path):
             return super().from_path(path, settings)
-        recipe = cls.of(yaml.safe_load(Result.load(path).recipe)).rooted(path.parent)
-        return recipe.put(settings) if settings else recipe
+        recipe = cls.of(yaml.safe_load(Result.load(path).recipe)).with_paths_from(path.parent)
+        return recipe.with_settings(settings) if settings else recipe
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared."""
@@ -205,7 +205,7 @@ class Reconstruct(ScanRecipe):
         usual = "amplitude" if scan.geometry.beam == "photon" else "poisson"
         return self.noise or Call("phaseloom.ptycho.noise", usual)
 
-    def model(self, scan: Scan4D, room: scans.Canvas | None = None, /) -> Ptychography:
+    def build_model(self, scan: Scan4D, room: scans.Canvas | None = None, /) -> Ptychography:
         """The model of a scan with its first guesses, on a canvas of its own or the one given."""
         coarse = room is not None
         room = room or scans.canvas(scan)

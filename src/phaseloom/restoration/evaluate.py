@@ -35,7 +35,6 @@ from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.folders import Pair, format_channels
 from phaseloom.restoration.pairs.image_kinds import ImageKind
 from phaseloom.restoration.train import MIN_SIDE_FOR_SSIM, RestorerTraining
-from phaseloom.spec import to_yaml
 from phaseloom.version import __version__
 
 __all__ = ["Evaluation", "evaluate_restorer", "evaluate_training", "save_figures"]
@@ -196,7 +195,7 @@ def evaluate_training(training: RestorerTraining, /) -> tuple[Path | None, dict[
     scores = None
     card: dict[str, Any] = {
         "task": recipe.kind().name,
-        "recipe": to_yaml(recipe.resolved()),
+        "recipe": recipe.to_text(),
         "scores": None,
         "pairs": [len(side) for side in training.pairs],
         "epochs": training.progress.epoch,

@@ -249,7 +249,7 @@ def _write_h5(outcome: ScanPrediction, path: Path) -> None:
             "provenance": asdict(outcome.provenance),
         }.items():
             file[name] = json.dumps(value)
-        file["recipe"] = to_yaml(outcome.recipe.given())
+        file["recipe"] = outcome.recipe.to_text(defaults=False)
 
 
 def _write_tiff(prediction: Prediction, path: Path) -> None:
@@ -311,7 +311,7 @@ def _is_complete(folder: Path, request: dict[str, Any]) -> bool:
 def _describe_input(recipe: Reconstruct) -> dict[str, Any]:
     """What a prediction is of."""
     file = recipe.file.resolve()
-    settings = {name: value for name, value in recipe.given().items() if name not in ("file", "title")}
+    settings = {name: value for name, value in recipe.to_tree().items() if name not in ("file", "title")}
     data = file.stat() if file.exists() else None
     return {
         "file": str(file),

@@ -235,7 +235,7 @@ def _require_joint(recipe: Train) -> None:
     for name in recipe.joint:
         if name.partition(".")[0] in ("stage", "model", "stitching", "patches", "stitched", "joint"):
             raise BadInput("joint", name, "is the same in all steps: remove it")
-    recipe.put(recipe.joint)
+    recipe.with_settings(recipe.joint)
 
 
 def save_figures(training: RetrievalTraining, /, *, most: int = 3) -> list[Path]:
@@ -286,8 +286,8 @@ def _select_losses(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
 def _make_pool(recipe: Train) -> SamplePool | StoredSamples:
     """The source of scans: files, or simulation here and in other processes."""
     if recipe.stored is not None:
-        given = recipe.resolved()
-        usual = Train.of({}).resolved()
+        given = recipe.to_full_tree()
+        usual = Train.of({}).to_full_tree()
         for name in ("specimen", "microscope", "fresh", "workers"):
             if given[name] != usual[name]:
                 fix = "is that of the stored set: leave it out, or leave stored out"

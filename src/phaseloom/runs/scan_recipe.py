@@ -97,7 +97,7 @@ class ScanRecipe(Recipe):
         if path.suffix in (".yaml", ".yml"):
             return cls.from_tree(load_yaml(path), path.parent, settings)
         recipe = cls.of({"file": str(path)})
-        return recipe.put(settings) if settings else recipe
+        return recipe.with_settings(settings) if settings else recipe
 
     @classmethod
     def from_tree(
@@ -106,8 +106,8 @@ class ScanRecipe(Recipe):
         """A recipe from the tree of a parameter file; relative paths in it start from a folder."""
         own = cls.of(_skip_foreign_sections(cls, tree))
         file = {} if own.file == IN_MEMORY else {"file": folder / own.file}
-        recipe = own.rooted(folder).model_copy(update=file)
-        return recipe.put(settings) if settings else recipe
+        recipe = own.with_paths_from(folder).model_copy(update=file)
+        return recipe.with_settings(settings) if settings else recipe
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared, without blank patterns."""

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.spec import Call, Recipe, alternatives_table, dimension_of, knobs, names, old_knobs, rooms_of
+from phaseloom.spec import (
+    Call,
+    Recipe,
+    alternatives_table,
+    dimension_of,
+    knobs,
+    modules_of_calls,
+    names,
+    old_knobs,
+)
 from phaseloom.units import Dimension
 
 __all__ = ["ParameterKind", "find_parameter", "get_parameter", "set_parameters"]
@@ -80,13 +89,13 @@ def find_parameter(recipe: Recipe, path: str, /) -> ParameterKind:
     place = f"over: {path}"
     fields = type(recipe).model_fields
     _check_name(first, [name for name in fields if name != "found"], place)
-    if first in rooms_of(type(recipe)):
+    if first in modules_of_calls(type(recipe)):
         value = getattr(recipe, first)
         if isinstance(value, tuple) and rest:
             number = _find_call(value, rest, place)
             return _find_in_call(value[number], rest[rest[0].isdigit() :], place)
         if rest:
-            return _find_in_call(value, rest, place, rooms_of(type(recipe))[first])
+            return _find_in_call(value, rest, place, modules_of_calls(type(recipe))[first])
         return ParameterKind(False)
     annotation = fields[first].annotation
     if rest and first == "rates":
@@ -168,24 +177,26 @@ def set_parameters(recipe: Any, settings: Mapping[str, Any], /) -> Any:
     for path in sorted(settings, key=lambda one: one.count(".")):
         first, *rest = path.split(".")
         value = getattr(recipe, first, None)
-        if isinstance(value, tuple) and rest and first in rooms_of(type(recipe)):
+        if isinstance(value, tuple) and rest and first in modules_of_calls(type(recipe)):
             number = _find_call(value, rest, f"over: {path}")
-            listed = recipe.given()[first] if first in recipe.model_fields_set else recipe.resolved()[first]
+            listed = (
+                recipe.to_tree()[first] if first in recipe.model_fields_set else recipe.to_full_tree()[first]
+            )
             changed = [
                 *listed[:number],
                 _change_call(listed[number], path, settings[path]),
                 *listed[number + 1 :],
             ]
-            recipe = recipe.put({first: changed})
+            recipe = recipe.with_settings({first: changed})
         else:
-            recipe = recipe.put(_make_setting(recipe, path, settings[path]))
+            recipe = recipe.with_settings(_make_setting(recipe, path, settings[path]))
     return recipe
 
 
 def _make_setting(recipe: Any, path: str, value: Any) -> dict[str, Any]:
     """The setting of a path; a list is set whole, with another element where the path leads to one."""
     above, _, number = path.rpartition(".")
-    listed = get_parameter(recipe.resolved(), above) if number.isdigit() else None
+    listed = get_parameter(recipe.to_full_tree(), above) if number.isdigit() else None
     return {above: _replace_item(listed, number, value)} if isinstance(listed, list) else {path: value}
 
 

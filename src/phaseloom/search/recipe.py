@@ -22,7 +22,7 @@ from phaseloom.runs.scan_recipe import ScanRecipe
 from phaseloom.search.parameter_paths import set_parameters
 from phaseloom.search.space import Distribution, Space
 from phaseloom.search.trials import Trial, find_trial_class, read
-from phaseloom.spec import Call, Recipe, load_yaml, part, to_yaml
+from phaseloom.spec import Call, Recipe, load_yaml, part
 
 __all__ = ["Plan", "Search", "load_engine", "relocate_files"]
 
@@ -81,7 +81,7 @@ class Search(Recipe):
     def from_path(cls, path: Path | str, settings: Mapping[str, Any] | None = None, /) -> Self:
         """A search from a file, with settings changed."""
         recipe = cls.of(load_yaml(Path(path)))
-        return recipe.put(settings) if settings else recipe
+        return recipe.with_settings(settings) if settings else recipe
 
 
 class Plan:
@@ -123,7 +123,7 @@ class Plan:
         named = {"study": search.study or folder.name, "storage": _resolve_sqlite(search.storage)}
         if isinstance(base, ScanRecipe):
             base.require_file()
-        plan = cls(folder, search.model_copy(update=named), base.rooted(Path.cwd()))
+        plan = cls(folder, search.model_copy(update=named), base.with_paths_from(Path.cwd()))
         if search.sampler.name == "grid":
             load_engine().make_tickets(plan.space, 1, grid=True, seed=0)
         size = make_smaller_settings(plan)
@@ -131,7 +131,7 @@ class Plan:
         study = plan.open_study("trials", fresh=True)
         study.set_user_attr("smaller", size)
         study.set_user_attr("folder", str(folder))
-        base_file = to_yaml(plan.base.given())
+        base_file = plan.base.to_text(defaults=False)
         study.set_user_attr("of", _hash_identity(plan, base_file))
         with whole(folder / "base.yaml") as short:
             short.write_text(base_file, encoding="utf-8")
@@ -196,7 +196,7 @@ class Plan:
         size = {} if part == "finals" else dict(self.size)
         step = size.pop("prepare", None)
         if step is not None:
-            size["prepare"] = [*recipe.resolved()["prepare"], step]
+            size["prepare"] = [*recipe.to_full_tree()["prepare"], step]
         return set_parameters(recipe, size)
 
     @cached_property
@@ -240,7 +240,7 @@ def relocate_files(recipe: Any, old: Path | str, new: Path | str, /) -> Any:
         moved = Path(os.path.normpath(Path(new, os.path.relpath(node, old))))
         return str(moved) if moved.exists() else node
 
-    return recipe if str(old) == str(new) else type(recipe).of(relocate(recipe.given()))
+    return recipe if str(old) == str(new) else type(recipe).of(relocate(recipe.to_tree()))
 
 
 def _resolve_sqlite(url: str | None) -> str | None:

@@ -17,7 +17,6 @@ from phaseloom.search import figures
 from phaseloom.search.parameter_paths import set_parameters
 from phaseloom.search.recipe import Plan, load_engine
 from phaseloom.search.space import Knob
-from phaseloom.spec import to_yaml
 
 __all__ = ["TrialRecord", "find_best_trial", "find_doubts", "list_trials", "write_report"]
 
@@ -133,7 +132,7 @@ def write_report(plan: Plan, /) -> list[Path]:
     warm = study.trials[top.number].user_attrs.get("warm", {})
     recipe = set_parameters(plan.make_recipe(top.params, "finals"), warm)
     with whole(plan.folder / "best.yaml") as short:
-        short.write_text(to_yaml(recipe.resolved()), encoding="utf-8")
+        short.write_text(recipe.to_text(), encoding="utf-8")
     figure = figures.report(_make_landscape(plan, ended))
     plot.save(figure, plan.folder / "report.png")
     return [plan.folder / "best.yaml", *paths, plan.folder / "report.png"]

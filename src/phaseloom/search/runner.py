@@ -203,7 +203,7 @@ class _Objective:
         recipe = self.plan.make_recipe(params, self.part)
         if warm := _find_warm_start(self.plan, self.part):
             trial.set_user_attr("warm", warm)
-            recipe = recipe.put(warm)
+            recipe = recipe.with_settings(warm)
         self.ask_lock.release()
         folder = self.plan.folder / self.part / f"{trial.number:04d}"
         run = self.plan.kind(recipe, folder)
@@ -256,8 +256,8 @@ def _refuse_overridden(recipe: Any, run: Trial, params: Mapping[str, Any]) -> No
 
     What the file leaves open (``auto``, or nothing) is decided by the run.
     """
-    ordered = recipe.resolved()
-    settled = run.run.recipe.resolved()
+    ordered = recipe.to_full_tree()
+    settled = run.run.recipe.to_full_tree()
     for path in params:
         wanted = get_parameter(ordered, path)
         actual = get_parameter(settled, path)

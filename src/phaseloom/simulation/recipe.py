@@ -65,9 +65,9 @@ class Simulate(Recipe):
         folder = Path() if path is None else Path(path).parent
         settings = settings or {}
         top = {name: value for name, value in settings.items() if "." not in name}
-        recipe = cls.of({**tree, **top}).rooted(folder)
+        recipe = cls.of({**tree, **top}).with_paths_from(folder)
         inner = {name: value for name, value in settings.items() if "." in name}
-        return recipe.put(inner) if inner else recipe
+        return recipe.with_settings(inner) if inner else recipe
 
     @property
     def numbers(self) -> range:
@@ -140,7 +140,7 @@ def simulate(
         >>> list(simulate(recipe, Path("few"), workers=1)), list(simulate(recipe, Path("few"), workers=1))
         ([0, 1], [])
     """
-    recipe = recipe.rooted(Path.cwd())
+    recipe = recipe.with_paths_from(Path.cwd())
     folder = Path(folder).resolve()
     numbers = list_missing(recipe, folder)
     if (folder / "run.yaml").exists():  # others may be at work
@@ -214,8 +214,8 @@ def _require_same_recipe(recipe: Simulate, folder: Path) -> None:
         return
     if not any(folder.rglob("[!.]*.h5")):
         return  # nothing was written
-    begun = Simulate.of(load_yaml(path)).resolved()
-    wanted = recipe.rooted(Path.cwd()).resolved()
+    begun = Simulate.of(load_yaml(path)).to_full_tree()
+    wanted = recipe.with_paths_from(Path.cwd()).to_full_tree()
     for name in wanted:
         if name not in RANGE_FIELDS and begun[name] != wanted[name]:
             fix = f"was begun with another {name}: name another folder, or resume with {path}"

@@ -180,7 +180,7 @@ class Initializer:
             vprint(note)
         recipe = Reconstruct.of(tree)
         self.scan = recipe.scan()
-        self.init_variables = get_init_variables(recipe.model(self.scan), self.scan, init)
+        self.init_variables = get_init_variables(recipe.build_model(self.scan), self.scan, init)
         return self
 
 

@@ -48,7 +48,7 @@ from phaseloom.restoration.pairs.folders import Image, Pair, Side
 from phaseloom.retrieval.prediction import measure_semiangle, predict
 from phaseloom.retrieval.preprocessing import mask_hot_pixels
 from phaseloom.simulation.experiment import PIXELS_PER_STEP
-from phaseloom.spec import Written, to_yaml
+from phaseloom.spec import Written
 from phaseloom.virtual.recipe import Virtual, make_virtual_images
 
 __all__ = ["PairRecipe", "ScanPair", "make_pairs", "make_pairs_of_scan", "read_source", "save_pairs"]
@@ -158,7 +158,7 @@ def read_source(recipe: PairRecipe, path: Path, /) -> Reconstruct | Virtual:
     kind = Reconstruct if needs_probe else Virtual
     if path.suffix in (".yaml", ".yml") or not recipe.scan:
         return kind.from_path(path)
-    return kind.of({**recipe.scan, "file": str(path)}).rooted(Path.cwd())
+    return kind.of({**recipe.scan, "file": str(path)}).with_paths_from(Path.cwd())
 
 
 def make_pairs(recipe: PairRecipe, /) -> Iterator[ScanPair]:
@@ -249,7 +249,7 @@ def save_pairs(
     """
     folder = fresh(folder, "pairs: folder")
     meta: dict[str, Any] = {"task": recipe.task, "unit": UNITS[recipe.task], "channels": []}
-    meta |= {"recipe": to_yaml(recipe.resolved()), "pairs": {}}
+    meta |= {"recipe": recipe.to_text(), "pairs": {}}
     for made in make_pairs(recipe):
         name = f"{made.pair.name}.npy"
         for side, image in {"input": made.pair.input, "gt": made.pair.target}.items():
