@@ -201,7 +201,7 @@ def test_ctrl_c_while_reading_is_no_traceback(phaseloom, scan, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.reconstruct, "recipe_of", interrupted)
+    monkeypatch.setattr(cli.reconstruct, "load_recipe", interrupted)
     ended = phaseloom("check", scan)
     assert ended.code == 130
     assert "Traceback" not in ended.err

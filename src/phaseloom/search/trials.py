@@ -214,7 +214,8 @@ def read(path: Path, settings: Mapping[str, Any] | None = None, /) -> tuple[type
     """
     if path.suffix not in (".yaml", ".yml"):
         return ReconstructionTrial, Reconstruct.from_path(path, settings)
-    kind = _find_kind(set(load_yaml(path)) | {name.split(".")[0] for name in settings or {}}, str(path))
+    settings_of_file = set(load_yaml(path)) - {"version"}
+    kind = _find_kind(settings_of_file | {name.split(".")[0] for name in settings or {}}, str(path))
     return kind, kind.recipe.from_path(path, settings)  # pyright: ignore[reportAttributeAccessIssue]
 
 
