@@ -122,7 +122,7 @@ def place(out: Path | None, name: str) -> Path:
     """The folder of a run, which the first of several processes names."""
     from phaseloom.fitting.distributed import team
 
-    return team().told(folder(out, name) if team().first else Path())
+    return team().broadcast(folder(out, name) if team().is_main else Path())
 
 
 def folder(out: Path | None, name: str) -> Path:

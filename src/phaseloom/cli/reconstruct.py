@@ -171,10 +171,10 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
         typer.echo(line)
     said = _drive(job, quiet=quiet)
     result = _save(job, job.ended or job.result())
-    if halves and team().told(bool(result.history) and not job.progress.stop.interrupted):
+    if halves and team().broadcast(bool(result.history) and not job.progress.stop.interrupted):
         result = _save(job, _halved(job, result, quiet=quiet))
-    if not team().first:
-        team().wait()
+    if not team().is_main:
+        team().barrier()
         return result
     for line in outcome.summary_lines(result):
         typer.echo(line)
@@ -183,7 +183,7 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     typer.echo(f"stopped: {result.stopped}")
     _print_new_advice(result.advice, said, typer.echo)
     typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
-    team().wait()
+    team().barrier()
     if job.progress.stop.nothing_learned:
         raise typer.Exit(1)
     if job.progress.stop.interrupted:
@@ -196,7 +196,7 @@ def _save(job: Any, result: Any) -> Any:
     """Write a result with its figures into the folder of its run, in one of the processes."""
     from phaseloom.fitting.distributed import team
 
-    if team().first:
+    if team().is_main:
         job.save(result)
     return result
 
@@ -240,7 +240,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
     from phaseloom.fitting.distributed import team
     from phaseloom.fitting.outcome import Stop
 
-    quiet = quiet or not team().first
+    quiet = quiet or not team().is_main
     said: set[str] = set()
     done, total = job.progress.epoch, job.recipe.epochs
     with tqdm(

@@ -85,7 +85,7 @@ def run_epochs(
         total=job.recipe.epochs,
         done=job.progress.epoch,
         unit="epoch",
-        quiet=quiet or not team().first,
+        quiet=quiet or not team().is_main,
         describe=describe,
         report=report,
     )
@@ -111,13 +111,13 @@ def run_training(
     from phaseloom.fitting.distributed import team
 
     run_epochs(training, quiet=quiet, describe=describe)
-    if team().first:
+    if team().is_main:
         stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
         typer.echo(f"stopped: {stopped}")
         if training.progress.stop.interrupted:
             offer_resume(again)
         echo_lines(finish(training))
-    team().wait()
+    team().barrier()
 
 
 def offer_resume(again: str, /) -> None:

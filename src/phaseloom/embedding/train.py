@@ -105,7 +105,7 @@ class AutoencoderTraining(NetworkTraining):
             self.net, keep_part_of_process(self.scan, known=few), losses, few, manner=manner
         )
         self.lesson.begin()
-        team().agree(self.net)
+        team().broadcast_parameters(self.net)
         self.progress = start_progress(recipe, self.net)
 
     @classmethod
@@ -126,7 +126,7 @@ class AutoencoderTraining(NetworkTraining):
         if not self.recipe.losses or any(loss.when for loss in self.recipe.losses):
             raise BadInput("losses", None, "must be one at least, there in every epoch: the first one judges")
         for loss in self.recipe.losses:
-            if team().count > 1 and loss.name in BATCH_LOSSES:
+            if team().world_size > 1 and loss.name in BATCH_LOSSES:
                 fix = "compares the patterns of a batch, which several processes share: use one process"
                 raise BadInput("losses", loss.name, fix)
         return self.recipe.model()

@@ -156,23 +156,6 @@ class Team:
         if self.world_size > 1:
             torch.distributed.barrier()
 
-    # old names, until callers are renamed
-    @property
-    def count(self) -> int:
-        """`world_size`."""
-        return self.world_size
-
-    first = is_main
-    keeps = owns
-    add = all_reduce
-    gather = all_reduce_gradients
-    agree = broadcast_parameters
-    joined = convert_sync_batchnorm
-    alone = require_single_process
-    told = broadcast
-    each = map_gather
-    wait = barrier
-
 
 @cache
 def team() -> Team:

@@ -113,7 +113,7 @@ class Job:
         Raises:
             BadInput: a directory that holds a run, arguments in the wrong place, data that do not fit.
         """
-        folder = check_arguments(recipe, directory, scan) if team().first else None
+        folder = check_arguments(recipe, directory, scan) if team().is_main else None
         if scan is not None:
             recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
         data = recipe.scan(scan)  # read the file, prepare the patterns
@@ -132,7 +132,7 @@ class Job:
         torch.manual_seed(recipe.seed)
         model = recipe.model(scan).to(device.chosen(recipe.device))
         self.finest = self.level = Level.of(recipe, scan, model)
-        team().agree(model)
+        team().broadcast_parameters(model)
         self.recipe = recipe.model_copy(update={"batch": set_batch_size(recipe, model)})
         self.initial = advice.InitialProbe.of(model)
         self.training, self.holdout = split_patterns(len(scan), recipe.holdout, recipe.seed)
@@ -174,7 +174,7 @@ class Job:
             raise BadInput(str(folder), None, fix)
         data = recipe.scan(scan)
         _check_same_data(recipe, data)
-        job = cls(recipe, data, None, folder if team().first else None)
+        job = cls(recipe, data, None, folder if team().is_main else None)
         snapshot = folder / "snapshot.h5"
         if snapshot.is_file():
             job.level = build_levels(job.finest, recipe)[-1 - checkpoint.level(snapshot)]
@@ -271,7 +271,7 @@ class Job:
     def _save_epoch(self, epoch: Epoch) -> None:
         """Keep what an epoch has found, in the history and in the folder; write the outputs that are due."""
         self.progress.history[-1]["state"] = result_builder.state_of(self.model)
-        if not team().told(self.directory is not None):
+        if not team().broadcast(self.directory is not None):
             return
         if self.directory is not None:
             pixels = [level.model.scan.canvas.pixel[0] for level in (self.level, self.finest)]
@@ -294,7 +294,7 @@ class Job:
         """
         folder = self.directory
         missing = folder is not None and (moved or not (folder / "result.h5").is_file())
-        if self.progress.stop.interrupted or not team().told(missing):
+        if self.progress.stop.interrupted or not team().broadcast(missing):
             return
         self.ended = self.result()
         if folder is not None:

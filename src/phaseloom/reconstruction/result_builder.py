@@ -196,7 +196,7 @@ def describe_start(start: Start) -> dict[str, Any]:
 
 
 def _metrics(job: Underway) -> dict[str, float]:
-    left = job.level.likelihood.remaining(team().add)
+    left = job.level.likelihood.remaining(team().all_reduce)
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
     history = job.progress.history[: job.progress.shown]

@@ -374,7 +374,7 @@ class RestorerTraining(NetworkTraining):
         first = self.batches(1)[0]
         with torch.no_grad():
             self.weighting.begin(self.lesson.terms(first if isinstance(first, CropDraws) else first[0]))
-        team().agree(self.weighting)
+        team().broadcast_parameters(self.weighting)
 
     @property
     def judged(self) -> str:

@@ -125,12 +125,12 @@ def fit_linear_network(
     if (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder")
     pool = SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed))
-    scans = team().each(pool.__getitem__, range(recipe.scans))
-    judges = team().each(pool.__getitem__, recipe.judges())
+    scans = team().map_gather(pool.__getitem__, range(recipe.scans))
+    judges = team().map_gather(pool.__getitem__, recipe.judges())
     cost = solve_linear(net, scans, seed=recipe.seed)
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
     card = make_network_card(recipe, net, judges, scans) | {"fit": cost}
-    if team().first:
+    if team().is_main:
         keep_recipe(recipe, folder)
         save_with_card(net, card, folder)
     return folder / NETWORK_FILE, card
