@@ -47,7 +47,7 @@ def build(scan: Scan4D, *, slices: int = 1, kind: objects.Kind = "complex", **kn
     canvas = scans.canvas(scan, border=3)
     start = objects.pixels(canvas, slices=slices, thickness=5.0, kind=kind)
     wave = torch.randn(1, slices, *canvas.shape, dtype=torch.complex64, generator=torch.manual_seed(3))
-    start.put(1 + 0.2 * wave)
+    start.set_transmission(1 + 0.2 * wave)
     return Ptychography.of(scan, object=start, detector=detectors.counting(scan, **knobs))
 
 
@@ -96,7 +96,7 @@ class TestLoss:
         counts = np.asarray(scan.counts)
         each = (np.sqrt(counts.mean(0) + 0.01) - np.sqrt(counts + 0.01)) ** 2
         known = (each * scan.mask).sum() / (len(counts) * likelihood.floor)
-        assert likelihood.blind == pytest.approx(known, rel=1e-5)
+        assert likelihood.mean_pattern_loss == pytest.approx(known, rel=1e-5)
 
 
 class TestSteps:

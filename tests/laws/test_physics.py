@@ -11,8 +11,8 @@ from scipy import special
 
 from phaseloom.physics.detect import intensity
 from phaseloom.physics.fourier import (
-    centred,
-    cornered,
+    shift_to_centre,
+    shift_to_corner,
     fit_window,
     frequencies,
     ramp,
@@ -69,7 +69,7 @@ def tilted(shape, real):
 UNITARY = {
     "fourier": lambda shape, real: (to_reciprocal, to_real),
     "far field": lambda shape, real: (far_field, to_real),
-    "order": lambda shape, real: (centred, cornered),
+    "order": lambda shape, real: (shift_to_centre, shift_to_corner),
     "fresnel": flown(fresnel),
     "angular spectrum": flown(angular_spectrum),
     "shift": moved,

@@ -81,8 +81,8 @@ def test_patterns_are_those_of_their_model(correct):
     rows, columns = (slice(int(c), int(c) + n) for c, n in zip(first, thing.shape, strict=True))
     canvas = torch.ones(core.object.canvas.shape, dtype=torch.complex64)
     canvas[rows, columns] = thing[: canvas[rows].shape[0], : canvas[:, columns].shape[1]]
-    core.object.put(canvas[None, None])
-    core.probe.put(wave)
+    core.object.set_transmission(canvas[None, None])
+    core.probe.set_modes(wave)
     with torch.no_grad():
         core.detector.root.zero_()
         other.obj.copy_(thing)

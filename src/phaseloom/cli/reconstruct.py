@@ -254,7 +254,7 @@ def _drive(job: Any, *, quiet: bool) -> set[str]:
                 if epoch.number % 10 == 0 and epoch.number < total:
                     said = _print_new_advice(job.advice(), said, bar.write)
         except KeyboardInterrupt:
-            job.progress.stop = Stop.interrupted_after(job.progress.epoch)
+            job.progress.stop = Stop.after_interruption(job.progress.epoch)
     return said
 
 

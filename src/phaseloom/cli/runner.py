@@ -92,7 +92,7 @@ def run_epochs(
     if not finished:
         from phaseloom.fitting.outcome import Stop
 
-        job.progress.stop = Stop.interrupted_after(job.progress.epoch)
+        job.progress.stop = Stop.after_interruption(job.progress.epoch)
 
 
 def run_training(

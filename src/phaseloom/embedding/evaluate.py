@@ -59,7 +59,7 @@ def evaluate_objective(lesson: AutoencoderObjective, numbers: np.ndarray, /) -> 
         numbers: of the patterns.
     """
     lesson.net.eval()
-    sums = torch.zeros(5, dtype=torch.float64, device=device.of(lesson.net))
+    sums = torch.zeros(5, dtype=torch.float64, device=device.device_of(lesson.net))
     mean = _compute_mean(lesson)
     for index in _split_numbers(numbers[team().owns(numbers)]):
         sums += _compute_sums(lesson, index, mean)

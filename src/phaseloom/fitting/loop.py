@@ -12,9 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
-from phaseloom.fitting.rates import set_rates, settling
+from phaseloom.fitting.rates import set_rates, rates_have_fallen
 from phaseloom.fitting.schedule import Every, Shape, constant
-from phaseloom.fitting.updates import Batches, NotFinite, Objective, from_all, from_each, from_good, held_out
+from phaseloom.fitting.updates import (
+    Batches,
+    NotFinite,
+    Objective,
+    step_on_all,
+    step_on_each,
+    step_on_finite,
+    measure_holdout,
+)
 
 __all__ = ["Epoch", "Progress", "fit"]
 
@@ -70,8 +78,8 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     stop: Stop = field(default_factory=Stop)
     best: tuple[int, float, dict[str, Tensor]] | None = None
-    shown: int | None = None
-    since: int = 0
+    result_epoch: int | None = None
+    coarse_epochs: int = 0
 
     @property
     def stopped(self) -> str:
@@ -147,14 +155,14 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         An `Epoch` after each.
     """
     progress.stop = Stop()
-    progress.shown = None
+    progress.result_epoch = None
     learnt, held, pace = (objective, batches, clip, spare), (holdout, own, judged), (shape, horizon or epochs)
     while progress.epoch < epochs:
         number = progress.epoch + 1
-        epoch = _tried(progress, pace, learnt, held, (before, after))
+        epoch = _try_epoch(progress, pace, learnt, held, (before, after))
         if epoch is None:
             return
-        settled = settling(progress.optimizer, *pace, number, progress.history)
+        settled = rates_have_fallen(progress.optimizer, *pace, number, progress.history)
         progress.epoch = number
         progress.history.append(asdict(epoch))
         _remember_best(progress, epoch)
@@ -169,7 +177,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
             return
 
 
-def _tried(
+def _try_epoch(
     progress: Progress,
     pace: tuple[Shape, int],
     learnt: tuple[Objective, Batches, float | None, int],
@@ -186,24 +194,24 @@ def _tried(
         for preparation in before:
             preparation(progress)
         rates = set_rates(progress.optimizer, *pace, number, progress.history)
-        epoch = _one(progress, rates, learnt, held)
+        epoch = _run_epoch(progress, rates, learnt, held)
         for event in after:
-            if event.due(number):
+            if event.is_due(number):
                 event.action()
         return epoch
     except KeyboardInterrupt:
-        _go_back(progress, safe)
-        progress.stop = _given_up(progress, StopReason.INTERRUPTED, "interrupted")
+        _restore(progress, safe)
+        progress.stop = _stop_of_undone_epoch(progress, StopReason.INTERRUPTED, "interrupted")
     except NotFinite as problem:
-        _go_back(progress, safe)
-        if not problem.at_start and braked(progress.optimizer):
-            return _tried(progress, pace, learnt, held, around)
+        _restore(progress, safe)
+        if not problem.at_start and shorten_steps(progress.optimizer):
+            return _try_epoch(progress, pace, learnt, held, around)
         reason = StopReason.NOT_FINITE_AT_START if problem.at_start else StopReason.NOT_FINITE
-        progress.stop = _given_up(progress, reason, str(problem))
+        progress.stop = _stop_of_undone_epoch(progress, reason, str(problem))
     return None
 
 
-def _one(
+def _run_epoch(
     progress: Progress,
     rates: dict[str, float],
     learnt: tuple[Objective, Batches, float | None, int],
@@ -212,10 +220,10 @@ def _one(
     """One epoch: learn from every batch, then look at the patterns held out."""
     began = time.perf_counter()
     (objective, batches, clip, spare), number = learnt, progress.epoch + 1
-    learn = partial(from_good, spare=spare) if spare else from_each
-    learn = from_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
+    learn = partial(step_on_finite, spare=spare) if spare else step_on_each
+    learn = step_on_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
     terms, updates, passes = learn(objective, batches(number), progress.optimizer, number, clip)
-    left = held_out(objective, held, progress.optimizer, number)
+    left = measure_holdout(objective, held, progress.optimizer, number)
     return Epoch(
         number=number,
         loss=sum(terms.values()),
@@ -228,18 +236,18 @@ def _one(
     )
 
 
-def _go_back(progress: Progress, safe: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def _restore(progress: Progress, safe: tuple[dict[str, Any], dict[str, Any]]) -> None:
     progress.model.load_state_dict(safe[0])
-    put_back(progress.optimizer, safe[1])
+    load_optimizer_state(progress.optimizer, safe[1])
 
 
-def braked(optimizer: torch.optim.Optimizer) -> bool:
+def shorten_steps(optimizer: torch.optim.Optimizer) -> bool:
     """Have an optimiser that can take shorter steps from now on do so."""
-    brake = getattr(optimizer, "brake", None)
+    brake = getattr(optimizer, "halve_steps", None)
     return brake is not None and brake()
 
 
-def put_back(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load a state and keep its dtypes: PyTorch casts all but ``step`` to the dtype of the parameter."""
     optimizer.load_state_dict(state)
     for group, old in zip(optimizer.param_groups, state["param_groups"], strict=True):
@@ -250,14 +258,14 @@ def put_back(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
                     now[name] = now[name].to(value.dtype)
 
 
-def _given_up(progress: Progress, reason: StopReason, what: str) -> Stop:
+def _stop_of_undone_epoch(progress: Progress, reason: StopReason, what: str) -> Stop:
     """The end of a fit in an epoch that is undone."""
     done = progress.epoch
     remark = f"the result is that of epoch {done}" if done else "nothing was learned"
     return Stop(reason, f"{what} in epoch {done + 1}", remark, done)
 
 
-def _copied(model: nn.Module) -> dict[str, Tensor]:
+def _copy_state(model: nn.Module) -> dict[str, Tensor]:
     return copy.deepcopy(model.state_dict())
 
 
@@ -265,7 +273,7 @@ def _remember_best(progress: Progress, epoch: Epoch) -> None:
     if epoch.holdout is None or not math.isfinite(epoch.holdout):
         return
     if progress.best is None or epoch.holdout < progress.best[1]:
-        progress.best = (epoch.number, epoch.holdout, _copied(progress.model))
+        progress.best = (epoch.number, epoch.holdout, _copy_state(progress.model))
 
 
 def _early_stop(progress: Progress, patience: int | None, *, settling: bool) -> Stop | None:
@@ -274,12 +282,12 @@ def _early_stop(progress: Progress, patience: int | None, *, settling: bool) -> 
     A plateau is no end while rates are still to fall; a hold-out loss that stays 2 % above its best is,
     if what is learned goes on falling. If that rises too, steps are too large, which falling rates cure.
     """
-    events = progress.history[progress.since :]
+    events = progress.history[progress.coarse_epochs :]
     held = [event["holdout"] for event in events if event["holdout"] is not None]
     if patience is None or progress.best is None or len(held) <= patience or events[-1]["holdout"] is None:
         return None
     recent = min(held[-patience:])
-    if recent > 1.02 * progress.best[1] and _learns_on(progress, progress.best[0]):
+    if recent > 1.02 * progress.best[1] and _loss_has_fallen(progress, progress.best[0]):
         cause = f"overfitting: the hold-out loss rises since epoch {progress.best[0]}"
         return Stop(StopReason.OVERFITTING, cause)
     if settling and recent > 0.999 * min(held[:-patience]):
@@ -300,12 +308,12 @@ def _return_to_best(progress: Progress, epoch: Epoch, within: float) -> None:
     if best is None or epoch.holdout is None or epoch.holdout <= (1 + within) * best[1]:
         return
     progress.restore_best()
-    progress.shown = best[0]
+    progress.result_epoch = best[0]
     remark = f"the result is that of epoch {best[0]}, whose hold-out loss is the lowest"
     progress.stop = replace(progress.stop, remark=remark, result_epoch=best[0])
 
 
-def _learns_on(progress: Progress, since: int) -> bool:
+def _loss_has_fallen(progress: Progress, since: int) -> bool:
     """Whether the loss of what is learned has fallen since an epoch."""
     losses = {event["number"]: event["loss"] for event in progress.history}
     return losses[max(losses)] < losses.get(since, math.inf)

@@ -102,12 +102,12 @@ class GaussNewton(torch.optim.Optimizer):
     def __init__(self, params: Any, *, momentum: float | None = None, pull: float = 0.0):
         super().__init__(params, {"size": 1, "brake": 1.0})
         self.momentum, self.pull = momentum, pull
-        self.inherent = 0.9
+        self.default_momentum = 0.9
         self.rules: Mapping[nn.Parameter, Rule] = {}
 
-    def follow(self, rules: Mapping[nn.Parameter, Rule], momentum: float) -> None:
+    def set_rules(self, rules: Mapping[nn.Parameter, Rule], momentum: float) -> None:
         """Take over rules, and the momentum that they ask for."""
-        self.rules, self.inherent = rules, momentum
+        self.rules, self.default_momentum = rules, momentum
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -136,7 +136,7 @@ class GaussNewton(torch.optim.Optimizer):
                     clear_boxes(parameter.grad, touched)
                 touched.clear()
 
-    def brake(self, only: Collection[str] | None = None, *, least: float = MIN_BRAKE) -> bool:
+    def halve_steps(self, only: Collection[str] | None = None, *, least: float = MIN_BRAKE) -> bool:
         """Halve the longest accelerated steps from now on, drop momentum; False when they are short already.
 
         Args:
@@ -158,8 +158,8 @@ class GaussNewton(torch.optim.Optimizer):
         assert gradient is not None
         if rule.momentum and "velocity" not in state:
             state["velocity"] = torch.zeros_like(parameter)
-        again = self.inherent if self.momentum is None else self.momentum
-        for where in _moved(parameter):
+        again = self.default_momentum if self.momentum is None else self.momentum
+        for where in _list_touched_parts(parameter):
             part = parameter[(..., *where)] if parameter.ndim > 1 else parameter
             slope = gradient[(..., *where)] if parameter.ndim > 1 else gradient
             step = rule(part, slope, size, rate, where)
@@ -190,7 +190,7 @@ def _real(value: Tensor | None) -> Tensor:
     return torch.view_as_real(value) if value.is_complex() else value
 
 
-def _moved(parameter: nn.Parameter) -> list[Where]:
+def _list_touched_parts(parameter: nn.Parameter) -> list[Where]:
     """Disjoint parts of a parameter outside which its gradient is zero."""
     touched = getattr(parameter, "touched", None)
     if touched is None:

@@ -44,7 +44,7 @@ class NetworkTraining:
         self.recipe = recipe
         self.directory = directory
         torch.manual_seed(recipe.seed)
-        where = device.chosen(recipe.device)
+        where = device.choose_device(recipe.device)
         self.net = team().convert_sync_batchnorm(self.network().to(where))
         self.progress = start_progress(recipe, self.net)
 

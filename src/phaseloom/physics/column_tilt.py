@@ -61,10 +61,10 @@ def estimate_lean(
         return phase.new_zeros(2)
     fine = _band_pass(phase.double(), band)
     taper = _taper_window(fine)
-    slope = _ShearSearch.of(fine * taper, gaps, pixel).best(math.tan(most))
+    slope = _ShearSearch.of(fine * taper, gaps, pixel).search_grid(math.tan(most))
     for _ in range(MAX_TAPER_ROUNDS):
         upright = shear_slices(fine, gaps, pixel, -slope.atan())
-        slope = slope + _ShearSearch.of(upright * taper, gaps, pixel).climbed(math.tan(most) / 4)
+        slope = slope + _ShearSearch.of(upright * taper, gaps, pixel).climb(math.tan(most) / 4)
     return slope.atan().to(phase.dtype)
 
 
@@ -93,31 +93,31 @@ class _ShearSearch:
             (2 * math.pi * y, 2 * math.pi * x),
         )
 
-    def upright(self, slope: Tensor) -> Tensor:
+    def shear_back(self, slope: Tensor) -> Tensor:
         """The slices sheared back."""
         angles = [self.depth * axis * step for axis, step in zip(self.axes, slope, strict=True)]
         rows, columns = (torch.polar(torch.ones_like(angle), angle) for angle in angles)
         return self.waves * rows * columns
 
-    def best(self, most: float) -> Tensor:
+    def search_grid(self, most: float) -> Tensor:
         """The best of 9 by 9 slopes, the least of those that are equal."""
         axis = torch.linspace(-most, most, 9, dtype=torch.float64, device=self.waves.device)
         grid = sorted(torch.cartesian_prod(axis, axis), key=lambda slope: float(slope.norm()))
-        return max(grid, key=lambda slope: float(self.upright(slope).sum(-3).abs().square().sum()))
+        return max(grid, key=lambda slope: float(self.shear_back(slope).sum(-3).abs().square().sum()))
 
-    def climbed(self, most: float) -> Tensor:
+    def climb(self, most: float) -> Tensor:
         """The top nearest to upright, by Newton's method with steps of at most ``most``."""
         slope = torch.zeros(2, dtype=torch.float64, device=self.waves.device)
         for _ in range(5):
-            first, second = self._bend(slope)
+            first, second = self.derivatives(slope)
             curve, ways = torch.linalg.eigh(second)
             step = ways @ (ways.T @ first / curve.abs().clamp(min=1e-12))
             slope = slope + step * torch.clamp(most / step.norm().clamp(min=1e-300), max=1.0)
         return slope
 
-    def _bend(self, slope: Tensor) -> tuple[Tensor, Tensor]:
+    def derivatives(self, slope: Tensor) -> tuple[Tensor, Tensor]:
         """First and second derivatives of the power by the slope."""
-        waves = self.upright(slope)
+        waves = self.shear_back(slope)
         sum_, once, twice = ((waves * self.depth**order).sum(-3) for order in range(3))
         tug = -2 * (sum_.conj() * once).imag
         pull = 2 * (once.abs().square() - (sum_.conj() * twice).real)

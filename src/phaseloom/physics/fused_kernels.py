@@ -73,7 +73,7 @@ def shift_spectra(
     """Spectra of the modes times the ramps of each pattern."""
     if loops := get_compiled_kernels(spectrum, rows, columns):
         out = spectrum.new_empty(len(rows), *spectrum.shape)
-        loops.moved(spectrum.numpy(), rows.numpy()[..., 0], columns.numpy()[:, 0], out.numpy())
+        loops.apply_ramps(spectrum.numpy(), rows.numpy()[..., 0], columns.numpy()[:, 0], out.numpy())
         return out
     return spectrum * (rows * columns)[:, None]
 
@@ -93,7 +93,9 @@ def backpropagate_shift(
         total = torch.zeros_like(spectrum)
         down, right = (spectrum.real.new_zeros(len(wave), n) for n in wave.shape[-2:])
         ramps = rows.numpy()[..., 0], columns.numpy()[:, 0]
-        loops.entrance(wave.numpy(), spectrum.numpy(), *ramps, total.numpy(), down.numpy(), right.numpy())
+        loops.backpropagate_ramps(
+            wave.numpy(), spectrum.numpy(), *ramps, total.numpy(), down.numpy(), right.numpy()
+        )
         return total, down, right
     wave.mul_((rows * columns)[:, None])
     slope = torch.view_as_real(sum_modes(wave * spectrum))[..., 1]
@@ -104,7 +106,7 @@ def sum_intensity(wave: Complex[Tensor, "b mode y x"], /) -> Float[Tensor, "b y 
     """Incoherent sum over modes of the squared modulus."""
     if loops := get_compiled_kernels(wave):
         out = torch.empty(len(wave), *wave.shape[2:], dtype=wave.real.dtype)
-        loops.exposed(wave.detach().numpy(), out.numpy())
+        loops.sum_intensity(wave.detach().numpy(), out.numpy())
         return out
     if wave.shape[1] == 1:
         return (wave.real.square() + wave.imag.square())[:, 0]
@@ -121,7 +123,7 @@ def backpropagate_intensity(
     """``slope * factor * wave``, held as the conjugate of its conjugate, which is what its adjoint wants."""
     if loops := get_compiled_kernels(wave, slope):
         out = torch.empty_like(wave)
-        loops.returned(wave.numpy(), slope.numpy(), factor.numpy()[()], out.numpy())
+        loops.scale_conjugate(wave.numpy(), slope.numpy(), factor.numpy()[()], out.numpy())
         return out.conj()
     return wave.conj().resolve_conj().mul_((slope * factor)[:, None]).conj()
 
@@ -150,12 +152,12 @@ def amplitude_misfit(
     slope = torch.empty_like(counts)
     optional = [None if field is None else field.detach().numpy() for field in fields]
     values = (one.detach().numpy() for one in (wave, counts, weight))
-    total = loops.rooted(*values, *optional, slope.numpy().dtype.type(floor), slope.numpy())
+    total = loops.amplitude_misfit(*values, *optional, slope.numpy().dtype.type(floor), slope.numpy())
     return counts.new_tensor(total), slope
 
 
 @no_type_check
-def _moved(spectrum, rows, columns, out):
+def _apply_ramps(spectrum, rows, columns, out):
     """``out = spectrum * rows * columns`` for each pattern."""
     for i in range(out.shape[0]):
         right = columns[i]
@@ -169,7 +171,7 @@ def _moved(spectrum, rows, columns, out):
 
 
 @no_type_check
-def _entrance(wave, spectrum, rows, columns, total, down, right):  # noqa: PLR0917
+def _backpropagate_ramps(wave, spectrum, rows, columns, total, down, right):  # noqa: PLR0917
     """``wave *= rows * columns``, its sum over patterns, and the profiles of ``Im(wave * spectrum)``.
 
     One short loop after the other: with fewer arrays in each, they are vectorised.
@@ -197,7 +199,7 @@ def _entrance(wave, spectrum, rows, columns, total, down, right):  # noqa: PLR09
 
 
 @no_type_check
-def _through(wave, glass, start, row, out):
+def _multiply_windows(wave, glass, start, row, out):
     """``out = wave * window of glass``."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
@@ -213,7 +215,7 @@ def _through(wave, glass, start, row, out):
 
 
 @no_type_check
-def _to_phase(wave, incident, glass, start, row, slope, first, next_):  # noqa: PLR0917
+def _backpropagate_to_phase(wave, incident, glass, start, row, slope, first, next_):  # noqa: PLR0917
     """``wave *= window of glass``; ``slope -= Im(sum_modes wave * incident)`` where the window lies."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
@@ -230,7 +232,7 @@ def _to_phase(wave, incident, glass, start, row, slope, first, next_):  # noqa: 
 
 
 @no_type_check
-def _to_wave(wave, incident, glass, start, row, slope, first, next_, sign):  # noqa: PLR0917
+def _backpropagate_to_wave(wave, incident, glass, start, row, slope, first, next_, sign):  # noqa: PLR0917
     """``slope += sum_modes wave * incident``, imaginary part times ``sign``; ``wave *= window of glass``."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
@@ -246,7 +248,7 @@ def _to_wave(wave, incident, glass, start, row, slope, first, next_, sign):  # n
 
 
 @no_type_check
-def _lit(wave, light, start, row, factor):
+def _add_illumination(wave, light, start, row, factor):
     """``light += factor * sum_modes |wave|^2`` where the window lies."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
@@ -260,7 +262,7 @@ def _lit(wave, light, start, row, factor):
 
 
 @no_type_check
-def _exposed(wave, out):
+def _sum_intensity(wave, out):
     """``out = sum_modes |wave|^2``."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
@@ -275,7 +277,7 @@ def _exposed(wave, out):
 
 
 @no_type_check
-def _rooted(wave, counts, weight, flat, background, mask, floor, slope):  # noqa: C901, PLR0917
+def _amplitude_misfit(wave, counts, weight, flat, background, mask, floor, slope):  # noqa: C901, PLR0917
     """Sum of ``(sqrt(model + floor) - sqrt(counts + floor))^2``, and its slope for the waves' adjoint.
 
     ``model`` is ``weight * flat * sum_modes |wave|^2 + background``; all but ``weight`` may be ``None``.
@@ -309,7 +311,7 @@ def _rooted(wave, counts, weight, flat, background, mask, floor, slope):  # noqa
 
 
 @no_type_check
-def _returned(wave, slope, factor, out):
+def _scale_conjugate(wave, slope, factor, out):
     """``out = conj(wave) * slope * factor``."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
@@ -321,4 +323,14 @@ def _returned(wave, slope, factor, out):
                     o[x] = complex(w[x].real * by, -(w[x].imag * by))
 
 
-KERNELS = (_moved, _entrance, _through, _to_phase, _to_wave, _lit, _exposed, _rooted, _returned)
+KERNELS = (
+    _apply_ramps,
+    _backpropagate_ramps,
+    _multiply_windows,
+    _backpropagate_to_phase,
+    _backpropagate_to_wave,
+    _add_illumination,
+    _sum_intensity,
+    _amplitude_misfit,
+    _scale_conjugate,
+)

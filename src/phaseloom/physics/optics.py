@@ -17,7 +17,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.physics.fourier import centred, frequencies, to_real
+from phaseloom.physics.fourier import shift_to_centre, frequencies, to_real
 from phaseloom.units import ELECTRON_REST_ENERGY, electron_wavelength, photon_wavelength
 
 __all__ = ["aberration_phase", "aperture", "coefficients", "electron_wavelength", "interaction"]
@@ -163,5 +163,5 @@ def probe_wave(
     y, x = frequencies(shape, pixel, like=torch.zeros(1, dtype=torch.float64))
     chi = aberration_phase(y, x, wavelength, coefficients(aberrations or {}))
     disk = aperture(y, x, wavelength, semiangle, soft=soft)
-    wave = centred(to_real(torch.polar(disk, -chi)))
+    wave = shift_to_centre(to_real(torch.polar(disk, -chi)))
     return (wave / wave.abs().square().sum().sqrt()).to(dtype)

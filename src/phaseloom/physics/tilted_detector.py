@@ -124,11 +124,11 @@ def interpolation(
         latter two in float64, for transforms that are unitary on either grid.
 
     Example:
-        >>> from phaseloom.physics.fourier import cornered, fit_window, to_reciprocal
+        >>> from phaseloom.physics.fourier import fit_window, shift_to_corner, to_reciprocal
         >>> window = torch.zeros(1, 8, 8, dtype=torch.complex128)
         >>> window[0, 4, 5] = 1  # a pixel right of the middle
         >>> pixels, weights, taper = interpolation(np.array([[[0.0, 2.5]]]), np.ones((1, 1)), (8, 8))
-        >>> fine = to_reciprocal(cornered(fit_window(window * taper, (16, 16))))
+        >>> fine = to_reciprocal(shift_to_corner(fit_window(window * taper, (16, 16))))
         >>> read = remap_pixels(fine, pixels, weights)
         >>> bool(abs(8 * read - np.exp(-2j * np.pi * 2.5 / 8)) < 1e-3)
         True

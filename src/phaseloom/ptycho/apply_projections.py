@@ -94,9 +94,9 @@ def read_part(model: Ptychography, name: str, /) -> Tensor:
 def write_part(model: Ptychography, name: str, new: Tensor, /) -> None:
     """Give a part of a model a new value; the amplitude of a pure phase object stays one."""
     if name == "probe":
-        model.probe.put(new)
+        model.probe.set_modes(new)
     elif name == "object":
-        model.object.put(new)
+        model.object.set_transmission(new)
     elif name == "tilts":
         model.propagator.tilt.copy_(1e3 * new)
     elif name == "offsets":

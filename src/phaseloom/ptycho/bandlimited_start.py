@@ -83,5 +83,5 @@ def _expected_pattern(
     slices = gather(resample_field(wave, model.object.canvas.shape), place, model.object.window)
     far = model.detector_wave(slices, place, rest, index)
     detector = model.detector
-    pattern = detector.seen(far, model.object.occupancy if share is None else share)
+    pattern = detector.collect(far, model.object.occupancy if share is None else share)
     return detector.weights[index, None, None].detach() * pattern * detector.flat

@@ -50,9 +50,9 @@ class ScannedArea(NamedTuple):
 def incident_waves(model: Ptychography, /) -> Beams:
     """The modes in free flight where each slice stands, and the patterns that see them so."""
     out: Beams = []
-    for modes, members in model.incident():
+    for modes, members in model.incident_modes():
         waves = [modes]
-        for kernel in model.propagator.flights(members[:1]):
+        for kernel in model.propagator.gap_kernels(members[:1]):
             waves.append(fly(waves[-1], kernel.reshape(kernel.shape[-2:]).to(modes.dtype)))
         out.append((torch.stack(waves), members))
     return out

@@ -107,7 +107,7 @@ class Curvature:
     """
 
     def __init__(self, model: Ptychography, likelihood: Likelihood, *, pull: float = 0.1):
-        if likelihood.silent:
+        if not likelihood.has_noise_model:
             fix = "has no curvature without a noise model: name one, or write optimizer: adam"
             raise BadInput("optimizer", "gauss_newton", fix)
         self.model, self.likelihood, self.pull = model, likelihood, pull
@@ -115,8 +115,8 @@ class Curvature:
             0, len(likelihood.measured) - 1, min(len(likelihood.measured), PATTERNS_FOR_DIFFERENCES)
         ).long()
         counts = likelihood.measured[some]
-        self.mean = float(counts.sum() / len(counts))
-        self.quanta = bool((counts == counts.round()).all())
+        self.mean_counts = float(counts.sum() / len(counts))
+        self.counts_are_whole = bool((counts == counts.round()).all())
         self.scale = 2 * _fit_stiffness(likelihood.divergence, counts) / likelihood.floor
 
     @property
@@ -130,35 +130,35 @@ class Curvature:
         model = self.model
         rules: dict[nn.Parameter, NewtonStep] = {}
         waves = incident_waves(model)
-        self._object(rules, waves)
-        own, slopes = self._owned(), model.probe.slopes()
+        self._make_object_rules(rules, waves)
+        own, slopes = self._list_pattern_numbers(), model.probe.square_slopes()
         rules |= {p: _uniform_step(slope, self.scale, each=p in own) for p, slope in slopes.items()}
         trust = _estimate_trust(history)
-        rules |= self._places(waves, trust)
-        rules[model.detector.weights] = self._weight()
+        rules |= self._make_position_rules(waves, trust)
+        rules[model.detector.weights] = self._make_weight_rule()
         rules[model.detector.root] = _uniform_step(float(model.detector.scale) ** 2, self.scale)
         flight = {model.propagator.tilt, model.propagator.stretch}
         flight_trust = _estimate_trust(history, FLIGHT_HALF_TRUST)
-        few = [p for p in self._numbers() if p.requires_grad]
-        rules |= {p: self._number(p, flight_trust if p in flight else trust) for p in few}
+        few = [p for p in self._list_numbers() if p.requires_grad]
+        rules |= {p: self._make_number_rule(p, flight_trust if p in flight else trust) for p in few}
         return rules
 
-    def _places(self, waves: Beams, trust: float) -> dict[nn.Parameter, NewtonStep]:
+    def _make_position_rules(self, waves: Beams, trust: float) -> dict[nn.Parameter, NewtonStep]:
         """Positions, and the errors of a scan that move them together."""
         parts = self.model.scan.parts()
         moving = [p for several in parts.values() for p in several if p.requires_grad]
-        bends = self._bends(waves) if moving and trust else None
+        bends = self._position_curvatures(waves) if moving and trust else None
         if bends is None or not bool(bends.any()):
             return dict.fromkeys(moving, NewtonStep(_no_step, momentum=False))
         own = self.model.scan.offsets
-        together = {p: self._together(p, bends, trust) for p in moving if p is not own}
+        together = {p: self._make_shared_rule(p, bends, trust) for p in moving if p is not own}
         return {own: _position_step(self.scale * self.model.scan.step**2 * bends, trust), **together}
 
-    def _object(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams) -> None:
+    def _make_object_rules(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams) -> None:
         model = self.model
         wide = sum_illumination(model, waves)
         count, many = len(wide), len(model.scan.start)
-        calm = self._calm(participation_area(wide[:1]))
+        calm = self._limit_noise(participation_area(wide[:1]))
         wide.add_(LIGHT_DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
         most = torch.stack([wave.abs().square().sum(1).amax((-2, -1)) for wave, _ in waves]).amax(0)
         lone = self.scale * (count + 1) * most[:, None, None]
@@ -171,23 +171,23 @@ class Curvature:
             for parameter in parameters:
                 rules[parameter] = _object_step(wide, lone, share, pull, calm)
 
-    def _calm(self, field: float) -> float:
+    def _limit_noise(self, field: float) -> float:
         """Share of the usual step, for each pattern of a batch, that few electrons in a field allow.
 
         Steps ``r`` with momentum ``m`` leave a variance of ``r / (2 (1 - m))`` times that of one batch,
         which is ``1 / (4 n)`` for ``n`` electrons in a pixel. An epoch makes some whole steps nevertheless.
         Counts that are not whole tell nothing.
         """
-        if not self.quanta:
+        if not self.counts_are_whole:
             return math.inf
-        calm = MAX_NOISE_PHASE**2 * 8 * self.mean / field
+        calm = MAX_NOISE_PHASE**2 * 8 * self.mean_counts / field
         return (
             (1 - self.momentum)
             / USUAL_OBJECT_RATE
             * max(calm, MIN_STEPS_PER_EPOCH / len(self.model.scan.start))
         )
 
-    def _bends(self, waves: Beams) -> Float[Tensor, "n 2 2"]:
+    def _position_curvatures(self, waves: Beams) -> Float[Tensor, "n 2 2"]:
         """Mean square slope of the amplitudes of each pattern along its position."""
         model = self.model
         reach = ScannedArea.of(model)
@@ -206,53 +206,53 @@ class Curvature:
         mean = out.diagonal(dim1=1, dim2=2).mean()
         return out + POSITION_DAMPING * mean * torch.eye(2, device=out.device, dtype=out.dtype)
 
-    def _together(self, parameter: nn.Parameter, bends: Tensor, trust: float) -> NewtonStep:
+    def _make_shared_rule(self, parameter: nn.Parameter, bends: Tensor, trust: float) -> NewtonStep:
         """Numbers that move many positions at once: the chain rule over `_bends`."""
         scan = self.model.scan
         if parameter is scan.lines:
             each = bends.view(len(parameter), -1, 2, 2).sum(1) / len(bends)
             return _coupled_step(self.scale * each, trust, rows=True)
-        slopes, before = [], scan.refined()
+        slopes, before = [], scan.current_positions()
         flat = parameter.view(-1)
         for place in range(parameter.numel()):
             kept = flat[place].clone()
             flat[place] += 1
-            slopes.append(scan.refined() - before)
+            slopes.append(scan.current_positions() - before)
             flat[place] = kept
         arm = torch.stack(slopes, -1)
         return _coupled_step(
             self.scale * torch.einsum("nak,nab,nbl->kl", arm, bends, arm) / len(bends), trust
         )
 
-    def _weight(self) -> NewtonStep:
+    def _make_weight_rule(self) -> NewtonStep:
         """Intensities of the shots: the amplitudes go as their square roots."""
-        bend = self.scale * self.mean / 4
+        bend = self.scale * self.mean_counts / 4
 
         def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
             return gradient * (rate * size / bend) * value.square()
 
         return NewtonStep(step, momentum=False)
 
-    def _numbers(self) -> list[nn.Parameter]:
+    def _list_numbers(self) -> list[nn.Parameter]:
         """Few numbers that bend all patterns."""
         model = self.model
         known = {"object", "amplitude", "phase", "positions", "affine", "rotation", "scale", "lines"}
         known |= {"weights", "opr_weights"}
         few = [p for name, parts in model.parts().items() if name not in known for p in parts]
-        owned = self._owned()
+        owned = self._list_pattern_numbers()
         return [p for p in few if not p.is_complex() and (p.numel() <= MAX_COUPLED_NUMBERS or p in owned)]
 
-    def _owned(self) -> set[nn.Parameter]:
+    def _list_pattern_numbers(self) -> set[nn.Parameter]:
         """Numbers, some for each pattern, that bend that pattern alone."""
         parts, many = self.model.parts(), len(self.model.scan.start)
         names = ("tilts", "descan", "heights", "opr_weights")
         return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
-    def _number(self, parameter: nn.Parameter, trust: float) -> NewtonStep:
+    def _make_number_rule(self, parameter: nn.Parameter, trust: float) -> NewtonStep:
         """From differences of the patterns over small steps."""
         if not trust:
             return NewtonStep(_no_step, momentum=False)
-        model, each = self.model, parameter in self._owned()
+        model, each = self.model, parameter in self._list_pattern_numbers()
         many = len(model.scan.start)
         some = torch.linspace(
             0, many - 1, min(many, PATTERNS_FOR_DIFFERENCES), device=model.scan.start.device

@@ -49,7 +49,7 @@ class PixelObject(nn.Module):
         self.kind, self.gaps, self.canvas, self.window = kind, gaps, canvas, canvas.window
         share = torch.full((len(start),), 1 / len(start)) if occupancy is None else occupancy
         self.register_buffer("occupancy", share)
-        self._glass = TransmissionCache()
+        self._transmission_cache = TransmissionCache()
         if kind == "complex":
             self.wave = nn.Parameter(start)
         else:
@@ -74,7 +74,7 @@ class PixelObject(nn.Module):
         modulus = self.amplitude if self.kind == "amplitude and phase" else torch.ones_like(self.phase)
         return torch.polar(modulus, self.phase)
 
-    def cut(
+    def cut_amplitude_phase(
         self, corner: Int[Tensor, "b 2"]
     ) -> tuple[Float[Tensor, "b state slice y x"], Float[Tensor, "b state slice y x"]]:
         """Amplitude and phase of the windows with the given top-left pixels."""
@@ -85,18 +85,18 @@ class PixelObject(nn.Module):
         free = self.kind == "amplitude and phase"
         return gather(self.amplitude, corner, self.window) if free else torch.ones_like(phase), phase
 
-    def mosaic(self, corner: Int[Tensor, "b 2"]) -> TransmissionWindows:
+    def cut_windows(self, corner: Int[Tensor, "b 2"]) -> TransmissionWindows:
         """The windows of an object of one state, as `phaseloom.physics.adjoint.far_waves` wants them."""
         leaves = {"complex": ("wave",), "phase": ("phase",)}.get(self.kind, ("amplitude", "phase"))
         return cut_windows(
-            tuple(getattr(self, name) for name in leaves), corner, self.window, glass=self._glass
+            tuple(getattr(self, name) for name in leaves), corner, self.window, cache=self._transmission_cache
         )
 
     def forward(self, corner: Int[Tensor, "b 2"]) -> Complex[Tensor, "b state slice y x"]:
         """Windows of the object with the given top-left pixels."""
         if self.kind == "complex":
             return gather(self.wave, corner, self.window)
-        return torch.polar(*self.cut(corner))
+        return torch.polar(*self.cut_amplitude_phase(corner))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined: ``object``, or ``amplitude`` and ``phase``."""
@@ -109,7 +109,7 @@ class PixelObject(nn.Module):
         return light
 
     @torch.no_grad()
-    def put(self, wave: Complex[Tensor, "state slice y x"]) -> None:
+    def set_transmission(self, wave: Complex[Tensor, "state slice y x"]) -> None:
         """Take over a complex transmission; phases stay on their branch."""
         if self.kind == "complex":
             self.wave.copy_(wave)
@@ -119,7 +119,7 @@ class PixelObject(nn.Module):
             self.amplitude.copy_(wave.abs())
 
     @torch.no_grad()
-    def lay(
+    def place_window(
         self,
         wave: Complex[Tensor | np.ndarray, "*slices y x"],
         /,
@@ -142,16 +142,16 @@ class PixelObject(nn.Module):
         Example:
             >>> from phaseloom.ptycho.objects import pixels
             >>> part = pixels(Canvas((40, 40), (16, 16), (2.0, 2.0), (-30.0, 10.0)))
-            >>> part.lay(torch.full((3, 3), 1j), at=(0.0, 40.0))
+            >>> part.place_window(torch.full((3, 3), 1j), at=(0.0, 40.0))
             >>> part.wave[0, 0, 13:18, 15].imag.tolist()
             [0.0, 1.0, 1.0, 1.0, 0.0]
         """
-        self.put(
+        self.set_transmission(
             placed.lay_window(self.transmission(), torch.as_tensor(wave), self.canvas, at=at, pixel=pixel)
         )
 
     @torch.no_grad()
-    def under(
+    def read_window(
         self, at: placed.Place, /, *, shape: tuple[int, int] | None = None
     ) -> Complex[Tensor, "state slice y x"]:
         """The transmission around a position (y, x) of the scan, angstrom, which is at ``[N // 2, N // 2]``.
@@ -197,7 +197,7 @@ class BandlimitedObject(PixelObject):
             fix = f"must have no more pixels than its canvas, {canvas.shape}"
             raise BadInput("object: bandlimited", self.grid, fix)
         self.register_buffer("support", support)
-        self._fine: TensorCache[Tensor] = TensorCache()
+        self._interpolation_cache: TensorCache[Tensor] = TensorCache()
 
     @property
     def cell(self) -> float:
@@ -214,17 +214,17 @@ class BandlimitedObject(PixelObject):
         """The transmission on the pixels of the canvas."""
         leaves = tuple(self.parameters())
         if is_constant(*leaves):
-            return self._fine.get(self._interpolated, *leaves)
-        return self._interpolated()
+            return self._interpolation_cache.get(self._interpolate, *leaves)
+        return self._interpolate()
 
-    def cut(
+    def cut_amplitude_phase(
         self, corner: Int[Tensor, "b 2"]
     ) -> tuple[Float[Tensor, "b state slice v u"], Float[Tensor, "b state slice v u"]]:
         """Amplitude and phase of the windows with the given top-left pixels."""
         wave = self(corner)
         return wave.abs(), wave.angle()
 
-    def mosaic(self, corner: Int[Tensor, "b 2"]) -> TransmissionWindows:
+    def cut_windows(self, corner: Int[Tensor, "b 2"]) -> TransmissionWindows:
         """The windows of an object of one state."""
         return cut_windows((self.transmission(),), corner, self.window)
 
@@ -232,9 +232,9 @@ class BandlimitedObject(PixelObject):
         """Windows of the object with the given top-left pixels."""
         return gather(self.transmission(), corner, self.window)
 
-    def put(self, wave: Complex[Tensor, "state slice v u"]) -> None:
+    def set_transmission(self, wave: Complex[Tensor, "state slice v u"]) -> None:
         """Take over a transmission on either grid; frequencies that this object cannot have are left out."""
-        super().put(resample_field(wave, self.grid))
+        super().set_transmission(resample_field(wave, self.grid))
 
     def curvature(self, light: Float[Tensor, "slice v u"]) -> Float[Tensor, "slice y x"]:
         """Diagonal of ``U* W U`` for a light ``W`` on the canvas, or one number for all of it."""
@@ -244,7 +244,7 @@ class BandlimitedObject(PixelObject):
         down, right = _interpolation_power(rows, height, light), _interpolation_power(columns, width, light)
         return down @ light @ right.T
 
-    def _interpolated(self) -> Tensor:
+    def _interpolate(self) -> Tensor:
         return resample_field(self.coarse(), self.canvas.shape)
 
 

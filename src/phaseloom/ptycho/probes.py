@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
+from phaseloom.physics.fourier import shift_to_centre, shift_to_corner, to_real, to_reciprocal
 from phaseloom.physics.optics import coefficients
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.illumination import (
@@ -77,7 +77,7 @@ def from_patterns(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None =
         kernel = angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, flight)
         wave = fly(mean.to(torch.complex128), kernel)
     else:
-        wave = centred(to_real(cornered(mean).to(torch.complex128)))
+        wave = shift_to_centre(to_real(shift_to_corner(mean).to(torch.complex128)))
     return build_probe(scan, defocused(enlarge_wave(wave, scan), scan.window, defocus), modes)
 
 
@@ -189,11 +189,11 @@ def pupil(
     geometry = scan.window
     if semiangle is None:
         wave = from_patterns(scan, defocus=defocus, modes=1).modes()[0]
-        return PupilProbe(to_reciprocal(cornered(wave)).detach())
+        return PupilProbe(to_reciprocal(shift_to_corner(wave)).detach())
     if not 0 <= stop < semiangle:
         raise BadInput("probe: pupil.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g} rad")
     wave = lens_wave(scan, semiangle, {"defocus": defocus} | (aberrations or {}), soft)
-    spectrum = to_reciprocal(cornered(wave))
+    spectrum = to_reciprocal(shift_to_corner(wave))
     if stop:
         sizes = zip(geometry.shape, geometry.pixel, strict=True)
         y, x = (geometry.wavelength * torch.fft.fftfreq(n, p, dtype=torch.float64) for n, p in sizes)

@@ -312,7 +312,7 @@ def _orientation(run: RunAhead) -> str:
 
 
 def _outside(run: RunAhead) -> str:
-    lost = run.model.scan.outside()
+    lost = run.model.scan.count_outside()
     if not lost:
         return ""
     fix = "Check the unit and the step of the positions, or start from a flat object."

@@ -130,7 +130,7 @@ class Job:
     def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
         self.start, self.directory, self.ended = start, directory, None
         torch.manual_seed(recipe.seed)
-        model = recipe.model(scan).to(device.chosen(recipe.device))
+        model = recipe.model(scan).to(device.choose_device(recipe.device))
         self.finest = self.level = Level.of(recipe, scan, model)
         team().broadcast_parameters(model)
         self.recipe = recipe.model_copy(update={"batch": set_batch_size(recipe, model)})
@@ -151,7 +151,7 @@ class Job:
             for done in self._fit(ends[number], RATES_AFTER_COARSER if number else 1.0):
                 self._save_epoch(done)
                 yield done
-            if self.progress.epoch < ends[number] and not self.progress.stop.settled:
+            if self.progress.epoch < ends[number] and not self.progress.stop.is_settled:
                 break
         self._record_end()
         self._save_new_result(moved=self.level is not level_before or self.progress.epoch > epoch_before)
@@ -177,7 +177,7 @@ class Job:
         job = cls(recipe, data, None, folder if team().is_main else None)
         snapshot = folder / "snapshot.h5"
         if snapshot.is_file():
-            job.level = build_levels(job.finest, recipe)[-1 - checkpoint.level(snapshot)]
+            job.level = build_levels(job.finest, recipe)[-1 - checkpoint.read_level(snapshot)]
             checkpoint.load(job.progress, snapshot)
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
@@ -209,7 +209,7 @@ class Job:
 
     def advice(self) -> list[Advice]:
         """What the user should do about the run so far, in sentences."""
-        floor = 0.0 if self.level.likelihood.silent else 1.0
+        floor = 1.0 if self.level.likelihood.has_noise_model else 0.0
         return advice.advise(self.model, self.initial, self.progress, floor=floor)
 
     def text(self) -> str:
@@ -294,7 +294,7 @@ class Job:
         """
         folder = self.directory
         missing = folder is not None and (moved or not (folder / "result.h5").is_file())
-        if self.progress.stop.interrupted or not team().broadcast(missing):
+        if self.progress.stop.is_interrupted or not team().broadcast(missing):
             return
         self.ended = self.result()
         if folder is not None:

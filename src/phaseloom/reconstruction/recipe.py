@@ -218,7 +218,7 @@ class Reconstruct(ScanRecipe):
             axial=self.axial,
         )
         if self.rate_of("background") and scan.background is None:
-            model.detector.begin(_darkest(scan))
+            model.detector.start_background(_darkest(scan))
         return model
 
     def _fits(self, room: scans.Canvas) -> None:

@@ -81,11 +81,13 @@ def build_result(job: Underway, /) -> Result:
     with torch.no_grad():
         states = model.object.transmission().cpu().numpy()
         modes = orthogonalise(model.probe.modes())
-        mixed = model.probe.mixtures(modes).cpu().numpy() if isinstance(model.probe, RelaxedProbe) else None
-        probe = (modes if model.heights is None else model.heights.level(modes)).cpu().numpy()
+        mixed = (
+            model.probe.mixtures_of(modes).cpu().numpy() if isinstance(model.probe, RelaxedProbe) else None
+        )
+        probe = (modes if model.heights is None else model.heights.fly_to_mean_height(modes)).cpu().numpy()
         background = model.detector.display(model.detector.background()).cpu().numpy()
     coverage = model.coverage()
-    scale = model.modulus(coverage)  # which the probe takes over: the transmission of vacuum is one
+    scale = model.median_modulus(coverage)  # which the probe takes over: the transmission of vacuum is one
     states, probe = states / scale[:, None, None], probe * np.prod(scale)
     share = model.object.occupancy.cpu().numpy()
     gaps = model.propagator.distances().detach().cpu().double().tolist()
@@ -127,11 +129,15 @@ def build_result(job: Underway, /) -> Result:
 
 
 def judge(job: Underway, /) -> Judgement:
-    """How far the run as it stands may be trusted; a silent likelihood knows no floor."""
-    floor, progress = 0.0 if job.level.likelihood.silent else 1.0, job.progress
+    """How far the run as it stands may be trusted; without a noise model there is no floor."""
+    floor, progress = 1.0 if job.level.likelihood.has_noise_model else 0.0, job.progress
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
-    end = {"stopped": progress.stop, "since": progress.since, "blind": job.level.likelihood.blind}
-    return verdicts.verdict(progress.history, **end, floor=floor, newton=newton)
+    end = {
+        "stopped": progress.stop,
+        "since": progress.coarse_epochs,
+        "mean_pattern_loss": job.level.likelihood.mean_pattern_loss,
+    }
+    return verdicts.judge_fit(progress.history, **end, floor=floor, newton=newton)
 
 
 @torch.no_grad()
@@ -146,7 +152,7 @@ def state_of(model: Ptychography, /) -> dict[str, Any]:
     if isinstance(model.probe, AberratedProbe):
         found["aberrations"] = model.probe.aberrations()
     if model.heights is not None and any(p.requires_grad for p in model.heights.parameters()):
-        moved = model.heights.refined() - model.heights.start
+        moved = model.heights.current_heights() - model.heights.start
         found["heights moved (A)"] = float(moved.square().mean().sqrt())
     return found
 
@@ -183,7 +189,7 @@ def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) ->
 
 def due(call: Call, epoch: int) -> bool:
     """Whether an output has times of its own, and this is one."""
-    return bool(call.when) and Every(lambda: None, **dict(call.when)).due(epoch)
+    return bool(call.when) and Every(lambda: None, **dict(call.when)).is_due(epoch)
 
 
 def describe_start(start: Start) -> dict[str, Any]:
@@ -196,11 +202,13 @@ def describe_start(start: Start) -> dict[str, Any]:
 
 
 def _metrics(job: Underway) -> dict[str, float]:
-    left = job.level.likelihood.remaining(team().all_reduce)
+    left = job.level.likelihood.measure_residuals(team().all_reduce)
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
-    history = job.progress.history[: job.progress.shown]
-    held = [event["holdout"] for event in history[job.progress.since :] if event["holdout"] is not None]
+    history = job.progress.history[: job.progress.result_epoch]
+    held = [
+        event["holdout"] for event in history[job.progress.coarse_epochs :] if event["holdout"] is not None
+    ]
     numbers = {
         "loss": history[-1]["loss"] if history else math.nan,
         "amplitude error": left["amplitude"],
@@ -232,13 +240,13 @@ def images_of(model: Ptychography, /) -> dict[str, Any]:
     As in a result: the transmission of vacuum is one, an object of several states is their mean.
     """
     coverage = (
-        sum_illumination(model, [(modes[None], members) for modes, members in model.incident()])[0]
+        sum_illumination(model, [(modes[None], members) for modes, members in model.incident_modes()])[0]
         .cpu()
         .numpy()
     )
-    scale = model.modulus(coverage)
+    scale = model.median_modulus(coverage)
     modes = orthogonalise(model.probe.modes())
-    probe = modes if model.heights is None else model.heights.level(modes)
+    probe = modes if model.heights is None else model.heights.fly_to_mean_height(modes)
     states, share = model.object.transmission().cpu().numpy(), model.object.occupancy.cpu().numpy()
     return {
         "object": np.einsum("s,szyx->zyx", share, states) / scale[:, None, None],

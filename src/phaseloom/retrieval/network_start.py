@@ -48,5 +48,5 @@ def predict_object(
     start = PixelObject(vacuum, kind, (), canvas)
     axes = zip(prediction.origin, phase.shape, prediction.pixel, strict=True)
     centre = tuple(origin + (count // 2) * pixel for origin, count, pixel in axes)
-    start.lay(torch.polar(torch.ones_like(phase), phase), at=centre, pixel=prediction.pixel)
+    start.place_window(torch.polar(torch.ones_like(phase), phase), at=centre, pixel=prediction.pixel)
     return start

@@ -190,7 +190,7 @@ def _make_model(prediction: Prediction, scan: Scan4D) -> Ptychography:
     axes = zip(prediction.origin, prediction.pixel, phase.shape, margins, strict=True)
     centre = [origin + pixel * (count // 2 - margin) for origin, pixel, count, margin in axes]
     wave = torch.polar(torch.ones(phase.shape), torch.from_numpy(phase))
-    specimen.lay(wave, at=centre, pixel=prediction.pixel)
+    specimen.place_window(wave, at=centre, pixel=prediction.pixel)
     return Ptychography.of(scan, object=specimen, probe=probe)
 
 

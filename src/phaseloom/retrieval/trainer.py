@@ -14,7 +14,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.schedule import Every
-from phaseloom.fitting.updates import in_pieces
+from phaseloom.fitting.updates import list_pieces
 from phaseloom.learning.evaluation import save_with_card
 from phaseloom.learning.figures import plot_losses, plot_predictions
 from phaseloom.learning.trainer import NetworkTraining
@@ -274,13 +274,13 @@ def _prepare_network(training: RetrievalTraining) -> None:
 
 def _list_scans(batches: Sequence[Any]) -> list[int]:
     """Numbers of the scans that this process reads for some batches."""
-    pieces = [piece for batch in batches for piece in in_pieces(batch)]
+    pieces = [piece for batch in batches for piece in list_pieces(batch)]
     return sorted({int(number) for piece in pieces for number in team().share(piece)[0].scenes})
 
 
 def _select_losses(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
     """The losses of an epoch by name."""
-    return {one.name: one.partial() for one in losses if Every(lambda: None, **dict(one.when)).due(epoch)}
+    return {one.name: one.partial() for one in losses if Every(lambda: None, **dict(one.when)).is_due(epoch)}
 
 
 def _make_pool(recipe: Train) -> SamplePool | StoredSamples:

@@ -42,7 +42,7 @@ def center_probe(core: Ptychography, iterations: int, /) -> None:
     modes = probe.basis() if isinstance(probe, RelaxedProbe) else probe.modes()
     way = _center_offset(modes if not isinstance(probe, RelaxedProbe) else probe.modes(), iterations)
     there = shift(modes, -way)
-    Probe.put(probe, there) if isinstance(probe, RelaxedProbe) else probe.put(there)
+    Probe.set_modes(probe, there) if isinstance(probe, RelaxedProbe) else probe.set_modes(there)
     whole = way.round()
     steps = [-int(n) for n in whole.tolist()]
     for parameter in core.object.parameters():

@@ -376,7 +376,7 @@ def _prepare_reconstruction(recipe: PairRecipe, source: Any, scan: Scan4D | None
 def _run(job: Job) -> Job:
     """Run a job to its end."""
     deque(job, maxlen=0)
-    if job.progress.stop.interrupted:
+    if job.progress.stop.is_interrupted:
         raise KeyboardInterrupt
     return job
 
