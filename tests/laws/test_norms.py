@@ -9,7 +9,7 @@ from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import Team
-from phaseloom.fitting.sync_batchnorm import SharedNorm, count_in_statistics, convert_sync_batchnorm
+from phaseloom.fitting.sync_batchnorm import SharedNorm, convert_sync_batchnorm, count_in_statistics
 from phaseloom.learning.layers import PatternEmbedding, PatternIntake
 
 

@@ -213,11 +213,11 @@ class TestPlaces:
             ),
             (
                 lambda o: o.place_window(star(), at=(0.0, 40.0), pixel=(0.0, 1.0)),
-                r"lay: pixel: .* two lengths",
+                r"place_window: pixel: .* two lengths",
             ),
             (
                 lambda o: o.read_window((-30.0, 40.0)),
-                r"under: at: .* 16 x 16 pixels that leaves",
+                r"read_window: at: .* 16 x 16 pixels that leaves",
             ),
         ],
     )

@@ -11,12 +11,12 @@ from scipy import special
 
 from phaseloom.physics.detect import intensity
 from phaseloom.physics.fourier import (
-    shift_to_centre,
-    shift_to_corner,
     fit_window,
     frequencies,
     ramp,
     shift,
+    shift_to_centre,
+    shift_to_corner,
     to_real,
     to_reciprocal,
 )

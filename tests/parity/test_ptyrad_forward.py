@@ -9,7 +9,7 @@ import torch
 
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.physics import optics, propagate
-from phaseloom.physics.fourier import shift_to_centre, shift
+from phaseloom.physics.fourier import shift, shift_to_centre
 from phaseloom.ptycho import detectors, objects, penalties, propagators, scans
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography

@@ -171,7 +171,7 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
         typer.echo(line)
     said = _drive(job, quiet=quiet)
     result = _save(job, job.ended or job.result())
-    if halves and team().broadcast(bool(result.history) and not job.progress.stop.interrupted):
+    if halves and team().broadcast(bool(result.history) and not job.progress.stop.is_interrupted):
         result = _save(job, _halved(job, result, quiet=quiet))
     if not team().is_main:
         team().barrier()
@@ -184,9 +184,9 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     _print_new_advice(result.advice, said, typer.echo)
     typer.echo(f"result:  {job.directory / 'result.h5'}\nreport:  {job.directory / 'report.png'}")
     team().barrier()
-    if job.progress.stop.nothing_learned:
+    if job.progress.stop.is_without_epochs:
         raise typer.Exit(1)
-    if job.progress.stop.interrupted:
+    if job.progress.stop.is_interrupted:
         typer.echo(f"go on with: phaseloom reconstruct --resume {job.directory}")
         raise typer.Abort
     return result

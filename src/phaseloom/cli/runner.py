@@ -114,7 +114,7 @@ def run_training(
     if team().is_main:
         stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
         typer.echo(f"stopped: {stopped}")
-        if training.progress.stop.interrupted:
+        if training.progress.stop.is_interrupted:
             offer_resume(again)
         echo_lines(finish(training))
     team().barrier()

@@ -15,7 +15,7 @@ from phaseloom.files import whole
 from phaseloom.fitting.loop import Progress, load_optimizer_state
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 
-__all__ = ["read_level", "load", "save"]
+__all__ = ["load", "read_level", "save"]
 
 
 def save(progress: Progress, path: Path, /, *, level: int = 0) -> None:

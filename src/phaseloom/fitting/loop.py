@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
-from phaseloom.fitting.rates import set_rates, rates_have_fallen
+from phaseloom.fitting.rates import rates_have_fallen, set_rates
 from phaseloom.fitting.schedule import Every, Shape, constant
 from phaseloom.fitting.updates import (
     Batches,
     NotFinite,
     Objective,
+    measure_holdout,
     step_on_all,
     step_on_each,
     step_on_finite,
-    measure_holdout,
 )
 
 __all__ = ["Epoch", "Progress", "fit"]

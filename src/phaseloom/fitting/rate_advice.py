@@ -4,12 +4,12 @@ import numpy as np
 
 from phaseloom.fitting.history import (
     History,
-    used_line_search,
-    highest_rates,
-    sum_common_terms,
+    describe_rise,
     describe_swing,
     format_rates,
-    describe_rise,
+    highest_rates,
+    sum_common_terms,
+    used_line_search,
 )
 from phaseloom.fitting.outcome import Advice, RateAdvice, Stop, StopReason, stop_of_sentence
 

@@ -7,7 +7,7 @@ import torch
 
 from phaseloom.fitting.schedule import Shape, evaluate_shape
 
-__all__ = ["drop_gradients", "is_moving", "set_rates", "rates_have_fallen"]
+__all__ = ["drop_gradients", "is_moving", "rates_have_fallen", "set_rates"]
 
 History = Sequence[Mapping[str, Any]]
 

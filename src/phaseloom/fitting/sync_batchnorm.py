@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from phaseloom.errors import BadInput
 
-__all__ = ["SharedNorm", "count_in_statistics", "convert_sync_batchnorm"]
+__all__ = ["SharedNorm", "convert_sync_batchnorm", "count_in_statistics"]
 
 _COUNTED: ContextVar[bool] = ContextVar("counted", default=True)
 

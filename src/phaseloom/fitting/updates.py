@@ -18,11 +18,11 @@ __all__ = [
     "Batches",
     "NotFinite",
     "Objective",
+    "list_pieces",
+    "measure_holdout",
     "step_on_all",
     "step_on_each",
     "step_on_finite",
-    "measure_holdout",
-    "list_pieces",
 ]
 
 log = logging.getLogger(__name__)

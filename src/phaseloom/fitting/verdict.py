@@ -6,12 +6,12 @@ import numpy as np
 
 from phaseloom.fitting.history import (
     History,
-    used_line_search,
+    describe_rise,
+    describe_swing,
     highest_rates,
     moving_rates,
     sum_common_terms,
-    describe_swing,
-    describe_rise,
+    used_line_search,
 )
 from phaseloom.fitting.outcome import Judgement, Stop, StopReason, Verdict, stop_of_sentence
 

@@ -68,7 +68,7 @@ class _FarWaves(torch.autograd.Function):
         incident = saved[ctx.gaps : ctx.gaps + mosaic.slices]
         of_modes, of_rest, _, _, _, *others = ctx.needs_input_grad
         of_kernels, of_leaves = others[: ctx.gaps], others[ctx.gaps :]
-        sink, bends = mosaic.sink(of_leaves), [None] * ctx.gaps
+        sink, bends = mosaic.make_sink(of_leaves), [None] * ctx.gaps
         wave = fft2(grads[0].conj().resolve_conj())
         for slice_ in reversed(range(mosaic.slices)):
             wave = mosaic.backpropagate(wave, incident[slice_], slice_, sink)

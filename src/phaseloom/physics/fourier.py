@@ -18,12 +18,12 @@ from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 __all__ = [
-    "shift_to_centre",
-    "shift_to_corner",
     "fit_spectrum",
     "fit_window",
     "frequencies",
     "mirror_through_zero",
+    "shift_to_centre",
+    "shift_to_corner",
 ]
 __all__ += ["ramp", "shift", "to_real", "to_reciprocal"]
 

@@ -17,7 +17,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.physics.fourier import shift_to_centre, frequencies, to_real
+from phaseloom.physics.fourier import frequencies, shift_to_centre, to_real
 from phaseloom.units import ELECTRON_REST_ENERGY, electron_wavelength, photon_wavelength
 
 __all__ = ["aberration_phase", "aperture", "coefficients", "electron_wavelength", "interaction"]

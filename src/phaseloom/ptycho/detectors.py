@@ -16,7 +16,7 @@ from phaseloom.physics import tilted_detector as oblique
 from phaseloom.physics.amplitude_loss import misfit
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.detect import apply_transfer, blur_patterns, integrate_pixels, intensity
-from phaseloom.physics.fourier import shift_to_centre, shift_to_corner, ramp, to_real
+from phaseloom.physics.fourier import ramp, shift_to_centre, shift_to_corner, to_real
 from phaseloom.ptycho import noise
 
 __all__ = ["counting"]

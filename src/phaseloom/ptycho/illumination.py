@@ -13,12 +13,12 @@ from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.fourier import (
-    shift_to_centre,
-    shift_to_corner,
     fit_window,
     frequencies,
     ramp,
     shift,
+    shift_to_centre,
+    shift_to_corner,
     to_real,
     to_reciprocal,
 )

@@ -13,10 +13,10 @@ from torch import Tensor
 from phaseloom.data.prepare import crop
 from phaseloom.data.scan import Scan4D
 from phaseloom.physics.fourier import (
-    shift_to_centre,
-    shift_to_corner,
     fit_spectrum,
     fit_window,
+    shift_to_centre,
+    shift_to_corner,
     to_real,
     to_reciprocal,
 )

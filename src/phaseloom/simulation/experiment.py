@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.physics import atoms, detect, optics, propagate
-from phaseloom.physics.fourier import shift_to_centre, frequencies, shift
+from phaseloom.physics.fourier import frequencies, shift, shift_to_centre
 
 __all__ = [
     "BAND_EDGE",

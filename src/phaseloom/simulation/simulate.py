@@ -11,7 +11,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect, optics, patches, propagate
 from phaseloom.physics.filters import SINC_TAPS, interpolate_windows
-from phaseloom.physics.fourier import shift_to_centre, shift
+from phaseloom.physics.fourier import shift, shift_to_centre
 from phaseloom.physics.scatter import multislice
 
 __all__ = ["atoms", "axial_scan", "electron_scan", "mixed_probe", "raster"]

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 from phaseloom.compat.cdtools.tools._shared import missing
 from phaseloom.compat.cdtools.tools.propagators import far_field, inverse_far_field
 from phaseloom.physics import detect
-from phaseloom.physics.fourier import shift_to_centre, shift_to_corner, fit_window
+from phaseloom.physics.fourier import fit_window, shift_to_centre, shift_to_corner
 
 __all__ = ["incoherent_sum", "intensity", "quadratic_background"]
 
