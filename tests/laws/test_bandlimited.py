@@ -18,8 +18,7 @@ from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject, make_start, resample_field
-from phaseloom.ptycho.objects import PixelObject, bandlimited
+from phaseloom.ptycho.objects import BandlimitedObject, PixelObject, bandlimited, make_start, resample_field
 from tests.laws.conftest import in_double
 
 PAIRS = [((8, 8), (16, 16)), ((7, 7), (16, 16)), ((8, 6), (15, 13)), ((5, 9), (13, 10)), ((1, 4), (3, 4))]

@@ -11,13 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics import fused_kernels as passes
-from phaseloom.physics.adjoint import far_waves
-from phaseloom.physics.amplitude_loss import differentiate_divergence, misfit
+from phaseloom.physics.adjoint import differentiate_divergence, far_waves, misfit
 from phaseloom.physics.cache import TensorCache
 from phaseloom.physics.fourier import shift
 from phaseloom.physics.patches import clear_boxes, gather, group_windows, merge_boxes
-from phaseloom.physics.propagate import angular_spectrum, far_field, tilt_ramp
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import angular_spectrum, far_field, multislice, tilt_ramp
 from phaseloom.physics.windowed_transmission import (
     DeviceWindows,
     TransmissionCache,

@@ -15,7 +15,7 @@ from phaseloom.physics.modes import orthogonalise
 from phaseloom.ptycho import detectors, probes
 from phaseloom.ptycho.illumination import Probe, Support
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 
 torch.set_num_threads(1)
 

@@ -10,8 +10,7 @@ import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics import fused_kernels
-from phaseloom.physics.adjoint import far_waves
-from phaseloom.physics.amplitude_loss import misfit
+from phaseloom.physics.adjoint import far_waves, misfit
 from phaseloom.physics.windowed_transmission import cut_windows
 from phaseloom.ptycho import detectors, noise, objects, probes, scans
 from phaseloom.ptycho.curvature import Curvature

@@ -9,7 +9,7 @@ from torch import nn
 
 import phaseloom as pl
 from phaseloom.fitting.newton import GaussNewton, diagonal
-from phaseloom.physics.scatter import transmit
+from phaseloom.physics.propagate import transmit
 from phaseloom.ptycho import batches, illumination, noise, objects, probes, scans
 from phaseloom.ptycho.objects import bandlimited
 from tests.laws.test_newton import experiment

@@ -31,8 +31,15 @@ from phaseloom.physics.optics import (
     to_polar,
 )
 from phaseloom.physics.patches import gather, scatter
-from phaseloom.physics.propagate import angular_spectrum, far_field, fly, fresnel, fresnel_scaling, tilt_ramp
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import (
+    angular_spectrum,
+    far_field,
+    fly,
+    fresnel,
+    fresnel_scaling,
+    multislice,
+    tilt_ramp,
+)
 
 WAVELENGTH = 0.0418
 PIXEL = (0.31, 0.27)

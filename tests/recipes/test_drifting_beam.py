@@ -10,7 +10,7 @@ from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.ptycho import probes
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate

@@ -10,8 +10,8 @@ from phaseloom.compat import cdtools as CDTools
 from phaseloom.compat.cdtools.build import tilt_sample
 from phaseloom.data.scan import LAB_BASIS
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_detector as oblique
-from phaseloom.physics import tilted_sample as surface
+from phaseloom.physics import tilted_planes as oblique
+from phaseloom.physics import tilted_planes as surface
 
 SIDE, WAVE, ANGLE = 17, 1e-9, 2e-3
 NORMAL = [0.5, 0.2, 0.8]

@@ -23,8 +23,7 @@ from phaseloom.fitting.outcome import (
     Verdict,
     stop_of_sentence,
 )
-from phaseloom.fitting.rate_advice import advise_rates
-from phaseloom.fitting.verdict import judge_fit
+from phaseloom.fitting.verdict import advise_rates, judge_fit
 
 RATES = {"object": 0.02}
 FALL = 1.0 + 9.0 * 0.5 ** np.arange(20)

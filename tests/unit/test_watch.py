@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from phaseloom.fitting.rate_advice import advise_rates
 from phaseloom.fitting.schedule import cosine
-from phaseloom.fitting.verdict import judge_fit
+from phaseloom.fitting.verdict import advise_rates, judge_fit
 
 RATES = {"object": 0.02, "probe": 0.01}
 

@@ -17,7 +17,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import atoms, detect, optics, patches, propagate
 from phaseloom.physics.fourier import shift_to_centre
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import multislice
 from phaseloom.simulation.simulate import raster
 from phaseloom.units import electron_wavelength
 

@@ -1,21 +1,156 @@
-"""How far a fit may be trusted: a verdict from the course of its losses, in plain words."""
+"""How far a fit may be trusted, and how its rates should change: read from its losses and rates."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from phaseloom.fitting.history import (
-    History,
-    describe_rise,
-    describe_swing,
-    highest_rates,
-    moving_rates,
-    sum_common_terms,
-    used_line_search,
+from phaseloom.fitting.outcome import (
+    Advice,
+    Judgement,
+    RateAdvice,
+    Stop,
+    StopReason,
+    Verdict,
+    stop_of_sentence,
 )
-from phaseloom.fitting.outcome import Judgement, Stop, StopReason, Verdict, stop_of_sentence
 
-__all__ = ["judge_fit"]
+__all__ = ["advise_rates", "judge_fit"]
+
+History = Sequence[Mapping[str, Any]]
+
+
+def sum_common_terms(history: History) -> np.ndarray:
+    """Losses of the epochs, of those terms only that were there in all of them."""
+    named = [set(event.get("terms") or ()) for event in history]
+    common = sorted(set.intersection(*named)) if named else []
+    whole = [event["loss"] for event in history]
+    parts = [sum(event["terms"][name] for name in common) for event in history] if common else whole
+    return np.array(parts, float)
+
+
+def highest_rates(history: History) -> dict[str, float]:
+    """The highest rate that each part that moved had, which is the one that was asked for."""
+    out: dict[str, float] = {}
+    for event in history:
+        for name, rate in moving_rates(event).items():
+            out[name] = max(out.get(name, 0.0), rate)
+    return out
+
+
+def moving_rates(event: Mapping[str, Any]) -> dict[str, float]:
+    """Rates of the parts that moved: a shape may hold one still for a while."""
+    return {name: rate for name, rate in event["rates"].items() if rate > 0}
+
+
+def used_line_search(history: History) -> bool:
+    """Whether steps were chosen by searching along lines (L-BFGS)."""
+    return any(event.get("passes", 1.0) > 1 for event in history)
+
+
+def newly_moving_rates(history: History, lowest: int) -> dict[str, float]:
+    """Parts that began to move right after an epoch, though not all did."""
+    first, then = moving_rates(history[lowest]), moving_rates(history[lowest + 1])
+    late = {name: rate for name, rate in highest_rates(history).items() if name in then and name not in first}
+    return late if first else {}
+
+
+def format_rates(rates: Mapping[str, float], factor: float, most: float) -> str:
+    """Rates by name, before and after a factor."""
+    return ", ".join(f"{name} {rate:.2g} -> {min(rate * factor, most):.1g}" for name, rate in rates.items())
+
+
+def describe_rise(history: History, losses: np.ndarray, newton: float, most: float = 1.3) -> str:
+    """Above the first loss, or well above the lowest, for three epochs and more."""
+    lowest = int(losses.argmin())
+    since = np.median(losses[-3:]) / losses[lowest]
+    if len(losses) - 1 - lowest < 3 or since < most:
+        return ""
+    if min(losses[-3:]) > losses[0]:
+        start = f"the loss stands at {losses[-1] / losses[0]:.2g} times that of the first epoch"
+    else:
+        start = f"the loss has risen by {100 * (since - 1):.0f} % since epoch {history[lowest]['number']}"
+    late = newly_moving_rates(history, lowest)
+    if late:
+        less = format_rates(late, 1 / 3, newton)
+        return f"{start}, when {' and '.join(late)} began to move: lower the rate ({less})"
+    return f"{start}: lower the rates ({format_rates(highest_rates(history), 1 / 3, newton)})"
+
+
+def describe_swing(history: History, losses: np.ndarray, newton: float) -> str:
+    """Up and down by a tenth and more at nearly every epoch."""
+    last = losses[-9:]
+    steps = np.diff(last)
+    turns = (steps[1:] * steps[:-1] < 0).sum()
+    size = np.abs(steps).mean() / last.mean()
+    if len(last) < 7 or turns < len(steps) - 2 or size < 0.1:
+        return ""
+    words = f"the loss swings by {100 * size:.0f} % from epoch to epoch"
+    lower = format_rates(highest_rates(history), 1 / 2, newton)
+    return f"{words}: lower the rates ({lower}), or take larger batches"
+
+
+def advise_rates(
+    history: History, /, *, stopped: Stop | str = "", floor: float = 0.0, newton: float = np.inf
+) -> list[Advice]:
+    """Sentences that name what went wrong in a fit and what to do; none when all is well.
+
+    Rates are too high when the loss stands above its start or its best and stays there, swings, or
+    is no longer finite; too low when it has hardly moved. A rise that begins where a part begins to move is
+    that part's. Whether more epochs would help is for `judge_fit` to say. Nothing is said of L-BFGS, which
+    chooses its own steps, and of losses that are not positive, which have no ratios.
+
+    Args:
+        history: of a fit (`phaseloom.fitting.loop.Progress.history`).
+        stopped: why it ended (`phaseloom.fitting.loop.Progress.stop`), or the sentence of a file.
+        floor: loss at which nothing is left to be had (1 for a likelihood); near it nothing is said.
+        newton: rate of a whole Newton step (1) where rates are shares of it: none above is advised, and none
+            from a tenth of it up is called low; default: rates are lengths.
+
+    Example:
+        >>> rates = {"object": 0.02}
+        >>> slow = [{"number": n, "loss": 5 - 0.001 * n, "rates": rates} for n in range(1, 21)]
+        >>> advise_rates(slow, floor=1.0)[0].split(": ")
+        ['the loss has fallen by only 0.4 % in 20 epochs', 'raise the rates (object 0.02 -> 0.06)']
+    """
+    stop = stopped if isinstance(stopped, Stop) else stop_of_sentence(stopped)
+    if stop.is_breakdown:
+        return _advise_after_breakdown(history, stop, newton)
+    losses = sum_common_terms(history)
+    if len(losses) < 4 or not losses.min() > 0 or losses[-1] < 1.2 * floor:
+        return []
+    if used_line_search(history):
+        return []
+    sentences = {
+        RateAdvice.LOSS_RISES: describe_rise(history, losses, newton),
+        RateAdvice.LOSS_SWINGS: describe_swing(history, losses, newton),
+        RateAdvice.LOSS_STANDS: _describe_stall(history, losses, newton, floor),
+    }
+    return [Advice(code, sentence) for code, sentence in sentences.items() if sentence][:1]
+
+
+def _advise_after_breakdown(history: History, stop: Stop, newton: float) -> list[Advice]:
+    """The remedy for a loss that is not finite, unless it was so from the start."""
+    if stop.reason is StopReason.NOT_FINITE_AT_START:
+        return []
+    what = (
+        f"lower the rates ({format_rates(highest_rates(history), 1 / 3, newton)})"
+        if history
+        else "lower all rates"
+    )
+    return [Advice(RateAdvice.BROKE_DOWN, f"the loss broke down: {what}")]
+
+
+def _describe_stall(history: History, losses: np.ndarray, newton: float, floor: float) -> str:
+    """Hardly lower than at the start, by rates that may be why."""
+    fall = 1 - losses[-1] / losses[0]
+    low = {name: rate for name, rate in highest_rates(history).items() if rate < newton / 10}
+    if len(losses) < 8 or losses[-1] < 2 * floor or not 0 <= fall < 0.1 or not low:
+        return ""
+    words = f"the loss has fallen by only {100 * fall:.1f} % in {len(losses)} epochs"
+    return f"{words}: raise the rates ({format_rates(low, 3, newton)})"
+
 
 MAX_LEVEL_OF_NOISE = 1.05
 """Times the floor from which on nothing is left to be had."""
@@ -230,8 +365,9 @@ def _judge_start(run: FitRecord, stop: Stop) -> Judgement | None:
         return None
     return Judgement(
         Verdict.WRONG_START,
-        f"wrong start: the loss stays at {run.describe_residual()}: check defocus, orientation of the detector, pixel "
-        "size and step of the scan, the sign of heights if there are any (start: sweep tries the first two, "
+        f"wrong start: the loss stays at {run.describe_residual()}: check defocus, orientation of the "
+        "detector, pixel size and step of the scan, the sign of heights if there are any (start: sweep tries "
+        "the first two, "
         "rates: {affine: 0.1} mends a step or rotation that is a little off), and that counts are single "
         "quanta",
     )
@@ -275,8 +411,9 @@ def _judge_holdout(run: FitRecord, stop: Stop) -> Judgement | None:
         return None
     return Judgement(
         Verdict.DOUBTFUL,
-        f"doubtful: what is left is {run.describe_residual()}, but {run.holdout_level:.3g} in patterns held out: a wrong start "
-        "(defocus, orientation of the detector, step), a model that lacks something, or too little data",
+        f"doubtful: what is left is {run.describe_residual()}, but {run.holdout_level:.3g} in patterns held "
+        "out: a wrong start (defocus, orientation of the detector, step), a model that lacks something, or "
+        "too little data",
     )
 
 
@@ -303,7 +440,8 @@ def _judge_few_steps(run: FitRecord) -> Judgement | None:
     if steps < MIN_STEPS_TO_JUDGE and not used_line_search(run.history):
         return Judgement(
             Verdict.STILL_FALLING,
-            f"still falling: {steps} steps tell too little, at {run.describe_residual()}: more epochs, or smaller batches",
+            f"still falling: {steps} steps tell too little, at {run.describe_residual()}: more epochs, or "
+            "smaller batches",
         )
     return None
 

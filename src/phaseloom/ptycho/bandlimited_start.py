@@ -7,7 +7,7 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.physics.patches import gather
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject, resample_field
+from phaseloom.ptycho.objects import BandlimitedObject, resample_field
 
 __all__ = ["spectral_start"]
 
@@ -31,7 +31,7 @@ def spectral_start(
     these and the object; flat is a better start for an object that hardly scatters.
 
     Args:
-        model: with an object of one slice (`phaseloom.ptycho.object_models`) and the probe that is known.
+        model: with an object of one slice (`phaseloom.ptycho.objects`) and the probe that is known.
         counts: patterns, in the detector's own order (`phaseloom.ptycho.detectors.CountingDetector.arrange`).
         index: their numbers.
         steps: of the power iteration.

@@ -95,7 +95,7 @@ def lay_window(
     at: Place,
     pixel: tuple[float, float] | None = None,
 ) -> Complex[Tensor, "state slice v u"]:
-    """The object with a window in place of what was there; see `phaseloom.ptycho.objects.PixelObject.place_window`."""
+    """The object with a window in place of what was there; see `PixelObject.place_window`."""
     _check_window(wave, at)
     steps = _check_pixel(pixel if pixel is not None else canvas.pixel, "object.place_window: pixel")
     grids = zip(at, steps, wave.shape[-2:], canvas.origin, canvas.pixel, canvas.shape, strict=True)

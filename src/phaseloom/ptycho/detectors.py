@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect
-from phaseloom.physics import tilted_detector as oblique
-from phaseloom.physics.amplitude_loss import misfit
+from phaseloom.physics import tilted_planes as oblique
+from phaseloom.physics.adjoint import misfit
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.detect import apply_transfer, blur_patterns, integrate_pixels, intensity
 from phaseloom.physics.fourier import ramp, shift_to_centre, shift_to_corner, to_real
@@ -38,13 +38,13 @@ class EwaldMapping(nn.Module):
     """Waves on a detector's pixels, from those on the regular grid of a Fourier transform.
 
     They are known between its pixels, for the window ends: they are transformed to a finer grid, and
-    interpolated on that (`phaseloom.physics.tilted_detector.interpolation`).
+    interpolated on that (`phaseloom.physics.tilted_planes.interpolation`).
 
     Attributes:
         shape: pixels (y, x).
         taper: of the window, by which interpolation is exact in it.
         turn: what brings the middle of the window to the corner, on the finer grid.
-        pixels, weights: on the finer grid, see `phaseloom.physics.tilted_detector.interpolation`.
+        pixels, weights: on the finer grid, see `phaseloom.physics.tilted_planes.interpolation`.
     """
 
     taper: Tensor

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.adjoint import far_waves
-from phaseloom.physics.scatter import illuminate
+from phaseloom.physics.propagate import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
 from phaseloom.ptycho.noise import Divergence
 from phaseloom.ptycho.scans import Heights, heights_matter, measure_height_sensitivity, project_to_heights

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.amplitude_loss import (
+from phaseloom.physics.adjoint import (
     AmplitudeDivergence,
     DivergenceWithSlope,
     differentiate_divergence,

@@ -15,7 +15,7 @@ from phaseloom.physics import propagate
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.detect import deflect
 from phaseloom.physics.fourier import ramp
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import multislice
 from phaseloom.units import Angle
 
 __all__ = ["exact", "fresnel"]

@@ -13,7 +13,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.filters import interpolate_windows
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.physics.tilted_detector import tilted_kernel
+from phaseloom.physics.tilted_planes import tilted_kernel
 from phaseloom.ptycho import probes
 from phaseloom.ptycho.canvas import Canvas, canvas, cone_beam_curvature, measure_cone_margin
 from phaseloom.ptycho.illumination import measure_focal_depth
@@ -164,7 +164,7 @@ class Heights(nn.Module):
     (or the object upstream), the optics have flown less far to it: the wave on the object is the probe
     flown by ``-h``. A near detector stands still while the object moves: it is ``h`` farther away then. A
     common move is a defocus of the probe, and is left to that. On a tilted surface heights follow from where
-    the beam lands too (`phaseloom.physics.tilted_sample.project_beam`).
+    the beam lands too (`phaseloom.physics.tilted_planes.project_beam`).
 
     In a near field with a **cone beam** the source stands ``f`` before the object at the mean height and
     ``f - h`` at height ``h``. Seen from the source under equal angles, probe and detector have one grid at

@@ -7,7 +7,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from phaseloom.fitting import rate_advice as watch
+from phaseloom.fitting import verdict as watch
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.outcome import Advice

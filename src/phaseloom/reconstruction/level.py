@@ -16,10 +16,10 @@ from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.schedule import Every, Shape, evaluate_shape
 from phaseloom.fitting.updates import Batches
 from phaseloom.ptycho import batches, multigrid
-from phaseloom.ptycho.apply_projections import bind_projection, describe_setting
 from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.reconstruction.recipe import Change, Reconstruct
 from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call

@@ -15,7 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import to_reciprocal
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.reconstruction import advice
 from phaseloom.reconstruction.identifiability import ambiguous
 from phaseloom.reconstruction.level import build_levels

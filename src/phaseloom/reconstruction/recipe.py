@@ -17,7 +17,7 @@ from phaseloom.fitting import optimizers
 from phaseloom.ptycho import scans
 from phaseloom.ptycho.likelihood import Penalty
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.probe_guesses import read_beam_optics
+from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result, is_result
 from phaseloom.runs import memory as _memory

@@ -21,7 +21,7 @@ from phaseloom.plot.report import trust_facts
 from phaseloom.ptycho.curvature import sum_illumination
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import Start

@@ -12,7 +12,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.learning.evaluation import save_with_card
 from phaseloom.learning.weight_files import NETWORK_FILE
-from phaseloom.ptycho.probe_guesses import read_beam_optics
+from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import make_network_card
 from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery

@@ -7,8 +7,8 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find_network
-from phaseloom.ptycho.object_models import Kind, PixelObject
-from phaseloom.ptycho.probe_guesses import BeamOptics
+from phaseloom.ptycho.objects import Kind, PixelObject
+from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.retrieval.prediction import predict
 

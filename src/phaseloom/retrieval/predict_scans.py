@@ -24,7 +24,7 @@ from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misf
 from phaseloom.plot import style as canvas
 from phaseloom.ptycho import objects, probes, scans
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.probe_guesses import read_beam_optics
+from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.prediction import Prediction, predict

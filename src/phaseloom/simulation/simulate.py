@@ -12,7 +12,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics import detect, optics, patches, propagate
 from phaseloom.physics.filters import SINC_TAPS, interpolate_windows
 from phaseloom.physics.fourier import shift, shift_to_centre
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import multislice
 
 __all__ = ["atoms", "axial_scan", "electron_scan", "mixed_probe", "raster"]
 

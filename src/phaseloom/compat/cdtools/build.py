@@ -18,7 +18,7 @@ from phaseloom.errors import BadInput, nearest
 from phaseloom.ptycho import detectors, objects, probes, scans
 from phaseloom.ptycho.illumination import Illumination, Probe, Support
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.runs.memory import available
 
 __all__ = ["Options", "build_model", "check_memory", "prepare_scan", "tilt_sample"]

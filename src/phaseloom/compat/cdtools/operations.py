@@ -15,7 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import shift
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.ptycho.scans import heights_matter, measure_height_sensitivity
 
 __all__ = ["center_probe", "compute_intensities", "simulate"]

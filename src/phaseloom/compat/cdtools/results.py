@@ -27,10 +27,10 @@ from phaseloom.data.importers.cdtools import find_gap, to_imported
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.physics import tilted_sample
+from phaseloom.physics import tilted_planes as tilted_sample
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.ptycho.scans import Canvas, Positions
 
 __all__ = [

@@ -24,7 +24,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.schedule import Every
 from phaseloom.ptycho import penalties
-from phaseloom.ptycho.apply_projections import bind_projection, describe_setting
+from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.spec import call

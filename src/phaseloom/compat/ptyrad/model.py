@@ -14,7 +14,7 @@ from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import PixelObject
+from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.propagators import FreeFlight
 from phaseloom.ptycho.scans import Canvas, Positions
 

@@ -11,7 +11,7 @@ import torch
 from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.importers.imported import Imported, repeat_thickness
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_sample
+from phaseloom.physics import tilted_planes as tilted_sample
 from phaseloom.physics.fourier import shift_to_centre, shift_to_corner, to_real, to_reciprocal
 
 __all__ = ["find_gap", "read", "to_imported", "to_modes"]

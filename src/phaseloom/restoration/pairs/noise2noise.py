@@ -40,7 +40,7 @@ from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import fresh, whole
 from phaseloom.learning import weight_files
 from phaseloom.metrics.phase import find_shift, remove_ramp, shift_image
-from phaseloom.ptycho.probe_guesses import read_beam_optics
+from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.half_data_frc import splittable
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct

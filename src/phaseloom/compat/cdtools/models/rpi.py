@@ -26,7 +26,7 @@ from phaseloom.ptycho import detectors
 from phaseloom.ptycho.bandlimited_start import spectral_start
 from phaseloom.ptycho.illumination import Illumination, Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject, make_start, resample_field
+from phaseloom.ptycho.objects import BandlimitedObject, make_start, resample_field
 from phaseloom.ptycho.scans import Canvas
 
 __all__ = ["RPI"]

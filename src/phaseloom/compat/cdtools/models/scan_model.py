@@ -32,7 +32,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.modes import orthogonalise
 from phaseloom.plot.gui import SteppedView
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 
 __all__ = ["ScanModel"]
 

@@ -124,7 +124,7 @@ def generate_high_NA_k_intensity_map(
     """Where each pixel of a detector lies in the far field, and its share of light, for `high_NA_far_field`.
 
     The middle of the detector lies against the cross product of its steps, as in CDTools. Built-in models use
-    `phaseloom.physics.tilted_detector`, whose interpolation is exact.
+    `phaseloom.physics.tilted_planes`, whose interpolation is exact.
 
     Returns:
         Places ``(y, x, 2)`` as (column, row) from -1 to 1 across the window, and shares ``(y, x)`` of the

@@ -21,8 +21,7 @@ from phaseloom.ptycho.illumination import (
     PupilProbe,
     Support,
 )
-from phaseloom.ptycho.opr import RelaxedProbe
-from phaseloom.ptycho.probe_guesses import (
+from phaseloom.ptycho.probes.guesses import (
     Power,
     build_probe,
     clean_mean_pattern,
@@ -34,6 +33,7 @@ from phaseloom.ptycho.probe_guesses import (
     lens_wave,
     split_power,
 )
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.units import Aberrations, Angle, Length
 
 __all__ = [

@@ -12,7 +12,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject
+from phaseloom.ptycho.objects import BandlimitedObject
 from phaseloom.ptycho.projections import Setting
 
 __all__ = ["bind_projection", "describe_setting"]
