@@ -259,7 +259,7 @@ class TestNothingIsReadBack:
     def test_patterns_held_out_are_read_once(self):
         with elsewhere() as mode:
             _, likelihood, optimizer = prepared("phase", 2, away=True)
-            held = (batched(), ["positions"], ["noise"])
+            held = learn.HoldOut(batched(), ["positions"], ["noise"])
             learn.measure_holdout(likelihood, held, optimizer, 1)
             mode.waits.clear()
             learn.measure_holdout(likelihood, held, optimizer, 1)

@@ -16,7 +16,7 @@ from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentat
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
-from phaseloom.fitting.updates import measure_holdout
+from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.learning.trainer import NetworkTraining, require_new_folder, start_progress
 from phaseloom.runs.scan_recipe import ScanRecipe, keep_part_of_process
 from phaseloom.spec import Call, part
@@ -133,7 +133,7 @@ class AutoencoderTraining(NetworkTraining):
 
     def prepared(self) -> None:
         """Principal components are the result of epoch 0, until something is better."""
-        held = (self.held(), (), [self.judged])
+        held = HoldOut(self.held(), judged=[self.judged])
         loss = measure_holdout(self.lesson, held, self.progress.optimizer, 0)
         assert loss is not None
         self.progress.best = (0, loss, deepcopy(self.net.state_dict()))

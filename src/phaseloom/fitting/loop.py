@@ -16,6 +16,7 @@ from phaseloom.fitting.rates import rates_have_fallen, set_rates
 from phaseloom.fitting.schedule import Every, Shape, constant
 from phaseloom.fitting.updates import (
     Batches,
+    HoldOut,
     NotFinite,
     Objective,
     measure_holdout,
@@ -143,7 +144,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         after: what happens at the end of epochs (projections).
         holdout: batches that are never learned from.
         own: names of groups that hold a value for each pattern (a position, say): held-out patterns
-            settle theirs, or their loss would tell of them and not of what they share with the others.
+            settle theirs, or the hold-out loss would measure these values and not the shared ones.
         judged: names of the terms that the hold-out loss is made of; default: all.
         patience: stop when the hold-out loss has not fallen by 0.1 % for so many epochs.
         clip: largest norm of the gradient.
@@ -156,13 +157,23 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
     """
     progress.stop = Stop()
     progress.result_epoch = None
-    learnt, held, pace = (objective, batches, clip, spare), (holdout, own, judged), (shape, horizon or epochs)
+    settings = _FitSettings(
+        objective=objective,
+        batches=batches,
+        clip=clip,
+        spare=spare,
+        held=HoldOut(holdout, own, judged),
+        shape=shape,
+        horizon=horizon or epochs,
+        before=before,
+        after=after,
+    )
     while progress.epoch < epochs:
         number = progress.epoch + 1
-        epoch = _try_epoch(progress, pace, learnt, held, (before, after))
+        epoch = _try_epoch(progress, settings)
         if epoch is None:
             return
-        settled = rates_have_fallen(progress.optimizer, *pace, number, progress.history)
+        settled = rates_have_fallen(progress.optimizer, shape, settings.horizon, number, progress.history)
         progress.epoch = number
         progress.history.append(asdict(epoch))
         _remember_best(progress, epoch)
@@ -177,25 +188,34 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
             return
 
 
-def _try_epoch(
-    progress: Progress,
-    pace: tuple[Shape, int],
-    learnt: tuple[Objective, Batches, float | None, int],
-    held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
-    around: tuple[Sequence[Callable[[Progress], None]], Sequence[Every]],
-) -> Epoch | None:
-    """One epoch and what happens before and after it; ``None`` when it came to nothing.
+@dataclass(frozen=True, kw_only=True)
+class _FitSettings:
+    """What `fit` is asked for and every epoch needs; see there."""
+
+    objective: Objective
+    batches: Batches
+    clip: float | None
+    spare: int
+    held: HoldOut
+    shape: Shape
+    horizon: int
+    before: Sequence[Callable[[Progress], None]]
+    after: Sequence[Every]
+
+
+def _try_epoch(progress: Progress, settings: _FitSettings) -> Epoch | None:
+    """One epoch and what happens before and after it; ``None`` when it had to be undone.
 
     An epoch whose numbers cease to be finite is done again by an optimiser that can take shorter steps.
     """
-    number, (before, after) = progress.epoch + 1, around
+    number = progress.epoch + 1
     safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
     try:
-        for preparation in before:
+        for preparation in settings.before:
             preparation(progress)
-        rates = set_rates(progress.optimizer, *pace, number, progress.history)
-        epoch = _run_epoch(progress, rates, learnt, held)
-        for event in after:
+        rates = set_rates(progress.optimizer, settings.shape, settings.horizon, number, progress.history)
+        epoch = _run_epoch(progress, settings, rates)
+        for event in settings.after:
             if event.is_due(number):
                 event.action()
         return epoch
@@ -205,25 +225,21 @@ def _try_epoch(
     except NotFinite as problem:
         _restore(progress, safe)
         if not problem.at_start and shorten_steps(progress.optimizer):
-            return _try_epoch(progress, pace, learnt, held, around)
+            return _try_epoch(progress, settings)
         reason = StopReason.NOT_FINITE_AT_START if problem.at_start else StopReason.NOT_FINITE
         progress.stop = _stop_of_undone_epoch(progress, reason, str(problem))
     return None
 
 
-def _run_epoch(
-    progress: Progress,
-    rates: dict[str, float],
-    learnt: tuple[Objective, Batches, float | None, int],
-    held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
-) -> Epoch:
+def _run_epoch(progress: Progress, settings: _FitSettings, rates: dict[str, float]) -> Epoch:
     """One epoch: learn from every batch, then look at the patterns held out."""
     began = time.perf_counter()
-    (objective, batches, clip, spare), number = learnt, progress.epoch + 1
-    learn = partial(step_on_finite, spare=spare) if spare else step_on_each
+    number = progress.epoch + 1
+    learn = partial(step_on_finite, spare=settings.spare) if settings.spare else step_on_each
     learn = step_on_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
-    terms, updates, passes = learn(objective, batches(number), progress.optimizer, number, clip)
-    left = measure_holdout(objective, held, progress.optimizer, number)
+    batches = settings.batches(number)
+    terms, updates, passes = learn(settings.objective, batches, progress.optimizer, number, settings.clip)
+    left = measure_holdout(settings.objective, settings.held, progress.optimizer, number)
     return Epoch(
         number=number,
         loss=sum(terms.values()),
@@ -252,7 +268,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     optimizer.load_state_dict(state)
     for group, old in zip(optimizer.param_groups, state["param_groups"], strict=True):
         for parameter, number in zip(group["params"], old["params"], strict=True):
-            now, then = optimizer.state[parameter], state["state"].get(number, {})
+            now = optimizer.state[parameter]
+            then = state["state"].get(number, {})
             for name, value in then.items():
                 if isinstance(value, Tensor):
                     now[name] = now[name].to(value.dtype)
@@ -279,8 +296,8 @@ def _remember_best(progress: Progress, epoch: Epoch) -> None:
 def _early_stop(progress: Progress, patience: int | None, *, settling: bool) -> Stop | None:
     """Why to stop before the last epoch, if there is a reason.
 
-    A plateau is no end while rates are still to fall; a hold-out loss that stays 2 % above its best is,
-    if what is learned goes on falling. If that rises too, steps are too large, which falling rates cure.
+    A plateau does not end the fit while rates are still to fall. A hold-out loss that stays 2 % above its
+    best ends it if the training loss falls; if that rises too, steps are too large, which falling rates cure.
     """
     events = progress.history[progress.coarse_epochs :]
     held = [event["holdout"] for event in events if event["holdout"] is not None]

@@ -16,6 +16,7 @@ from phaseloom.fitting.sync_batchnorm import count_in_statistics
 
 __all__ = [
     "Batches",
+    "HoldOut",
     "NotFinite",
     "Objective",
     "list_pieces",
@@ -57,11 +58,12 @@ def step_on_each(
 ) -> EpochSums:
     """A step after every batch; a tuple is a batch in pieces, whose gradients are added before it.
 
-    While a device works on a batch, an objective that has a method ``prefetch`` is told of the next one.
+    While a device works on a batch, an objective that has a method ``prefetch`` gets the next one.
     """
     sums: dict[str, float] = {}
     prefetch = getattr(objective, "prefetch", None)
-    total, waiting = sum(_count_patterns(batch) for batch in batches), list[tuple[int, BatchOutcome]]()
+    total = sum(_count_patterns(batch) for batch in batches)
+    waiting = list[tuple[int, BatchOutcome]]()
     for place, batch in enumerate(batches):
         waiting.append(
             (_count_patterns(batch), _compute_gradients(objective, list_pieces(batch), optimizer, number))
@@ -105,7 +107,9 @@ def step_on_finite(
                 raise NotFinite(f"{problem}, in {left} batches one after the other") from problem
             continue
         _step(optimizer, _count_patterns(batch), clip)
-        left, steps, kept = 0, steps + 1, kept + _count_patterns(batch)
+        left = 0
+        steps = steps + 1
+        kept = kept + _count_patterns(batch)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value * _count_patterns(batch)
     if not kept:
@@ -119,7 +123,8 @@ def _add_terms(
     """Add what batches found to the sums, the terms of all of them read from the device at once."""
     numbers = torch.cat([found.numbers for _, found in waiting]).tolist()
     for place, (size, found) in enumerate(waiting):
-        own, numbers = numbers[: len(found.numbers)], numbers[len(found.numbers) :]
+        own = numbers[: len(found.numbers)]
+        numbers = numbers[len(found.numbers) :]
         try:
             terms = found.terms(own)
         except NotFinite as problem:
@@ -159,31 +164,40 @@ def step_on_all(
     return last, 1, float(len(seen))
 
 
-def measure_holdout(
-    objective: Objective,
-    held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
-    optimizer: torch.optim.Optimizer,
-    number: int,
-) -> float | None:
-    """Mean loss of the patterns held out; their own values take a step, nothing that is shared does.
+@dataclass(frozen=True)
+class HoldOut:
+    """Patterns that are never learned from.
 
-    ``held`` is their batches, the names of groups that are the patterns' own, and of terms that judge.
+    Attributes:
+        batches: theirs.
+        own: names of parameter groups that hold a value for each pattern.
+        judged: names of the terms that the hold-out loss is made of; ``None``: all.
     """
-    batches, own, judged = held
-    if not len(batches):
+
+    batches: Sequence[Any] = ()
+    own: Sequence[str] = ()
+    judged: Sequence[str] | None = None
+
+
+def measure_holdout(
+    objective: Objective, held: HoldOut, optimizer: torch.optim.Optimizer, number: int
+) -> float | None:
+    """Mean loss of the patterns held out; their own values take a step, nothing that is shared does."""
+    if not len(held.batches):
         return None
-    settle = [g for g in optimizer.param_groups if g["name"] in own and is_moving(g, number)]
-    pieces = [piece for batch in batches for piece in list_pieces(batch)]
-    total, found = sum(len(piece) for piece in pieces), list[Tensor]()
+    settle = [g for g in optimizer.param_groups if g["name"] in held.own and is_moving(g, number)]
+    pieces = [piece for batch in held.batches for piece in list_pieces(batch)]
+    total = sum(len(piece) for piece in pieces)
+    found = list[Tensor]()
     for piece in pieces:
         optimizer.zero_grad(set_to_none=True)
         part, share = team().share(piece)
         with torch.set_grad_enabled(bool(settle)), count_in_statistics(share > 0):
-            value = share * _sum_judging_terms(objective(part), judged)
+            value = share * _sum_judging_terms(objective(part), held.judged)
         found.append(value.detach())
         if settle and value.requires_grad:
             value.backward()
-            drop_gradients(optimizer, number, own)
+            drop_gradients(optimizer, number, held.own)
             team().all_reduce_gradients(_list_parameters(optimizer))
             _step(optimizer, len(piece))
     values = team().all_reduce(torch.stack(found)).tolist()
@@ -249,7 +263,7 @@ class BatchOutcome:
         for part, total in zip(self.parts, numbers[len(named) :], strict=True):
             if not math.isfinite(total):
                 blame = " + ".join(f"'{name}'" for name in sums)
-                raise NotFinite(f"the gradient of {blame} in '{part}' is no longer finite")
+                raise NotFinite(f"the gradient of {blame} in '{part}' is not finite any more")
         return sums
 
 
@@ -262,11 +276,14 @@ def _compute_gradients(
     processes each does a part of every piece.
     """
     optimizer.zero_grad(set_to_none=True)
-    total, seen, values = sum(len(piece) for piece in pieces), [], []
+    total = sum(len(piece) for piece in pieces)
+    seen = []
+    values = []
     for piece in pieces:
         part, own = team().share(piece)
         with count_in_statistics(own > 0):
-            terms, share = objective(part), len(piece) / total
+            terms = objective(part)
+            share = len(piece) / total
         each = own * torch.stack(list(terms.values()))
         (each.sum() * share).backward()
         seen.append((tuple(terms), share))
@@ -308,7 +325,8 @@ def _list_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def _sum_gradient(parameter: Tensor) -> Tensor:
     """Of the gradient, finite when all of it is; of one that knows where it was touched, only there."""
-    gradient, touched = parameter.grad, getattr(parameter, "touched", None)
+    gradient = parameter.grad
+    touched = getattr(parameter, "touched", None)
     assert gradient is not None
     if gradient.is_complex():
         gradient = torch.view_as_real(gradient.resolve_conj())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.fitting.updates import measure_holdout
+from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Change, Reconstruct
@@ -73,7 +73,7 @@ def keep_better_start(level: Level, holdout: Sequence[Tensor], /) -> dict[str, f
     if predicted < min(empty, conjugate):
         model.object.set_transmission(prediction)
         _warn_of_little_explained(_measure_misfit(level, index))
-        held = (holdout, (), level.likelihood.data_terms)
+        held = HoldOut(holdout, judged=level.likelihood.data_terms)
         loss = measure_holdout(level.likelihood, held, level.progress.optimizer, 0)
         if loss is not None:
             level.progress.best = (0, loss, deepcopy(model.state_dict()))
