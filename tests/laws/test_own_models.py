@@ -98,7 +98,9 @@ class TestMisfit:
                 return given
 
         scan, _ = experiment()
-        with pytest.raises(pl.BadInput, match=r"Misfit: model: .* is no pattern for each index: let forward"):
+        with pytest.raises(
+            pl.BadInput, match=r"Misfit: model: .* does not have one pattern for each index: let forward"
+        ):
             pl.Misfit(Wrong(), scan)(torch.arange(3))
 
 
@@ -135,7 +137,7 @@ class TestDiagonal:
 
     @pytest.mark.parametrize("bend", [0.0, -1.0, float("nan"), float("inf"), torch.tensor([1.0, 0.0]), 1j])
     def test_what_is_no_curvature_is_refused(self, bend):
-        with pytest.raises(pl.BadInput, match=r"newton\.diagonal: bend: .* is no curvature: make all"):
+        with pytest.raises(pl.BadInput, match=r"newton\.diagonal: bend: .* is not a curvature: make all"):
             diagonal(bend)
 
 

@@ -131,7 +131,7 @@ def test_one_pattern_may_be_selected_by_its_number():
 
 @pytest.mark.parametrize("index", [3, -1])
 def test_a_model_has_no_other_patterns_than_its_scan(index):
-    with pytest.raises(pl.BadInput, match="is no pattern of this scan: they are 0 to 2"):
+    with pytest.raises(pl.BadInput, match="is not a pattern of this scan: they are 0 to 2"):
         Ptychography.of(scan()).pattern(index)
 
 

@@ -58,7 +58,8 @@ def load(progress: Progress, path: Path, /) -> None:
     progress.epoch, progress.history, stopped, best = tree["rest"]
     stop = tree.get("stop")  # old files hold the sentence alone
     progress.stop = stop_of_sentence(stopped) if stop is None else _read_stop(stop)
-    progress.result_epoch, progress.coarse_epochs = tree.get("shown"), tree.get("since", 0)
+    progress.result_epoch = tree.get("shown")
+    progress.coarse_epochs = tree.get("since", 0)
     progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
 
 

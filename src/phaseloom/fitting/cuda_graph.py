@@ -40,10 +40,12 @@ class GraphReplay:
     """
 
     def __init__(self, objective: Objective, parameters: Sequence[nn.Parameter], *, size: int):
-        self.objective, self.size = objective, size
+        self.objective = objective
+        self.size = size
         self.parameters = [one for one in parameters if one.requires_grad]
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.broken, self.seen = False, 0
+        self.broken = False
+        self.seen = 0
         self.index: Tensor | None = None
         self.moved: list[nn.Parameter] = []
         self.terms: dict[str, Tensor] = {}
@@ -73,7 +75,8 @@ class GraphReplay:
 
     def _warm_up(self, index: Tensor) -> dict[str, Tensor]:
         """The same on a stream of its own."""
-        stream, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream = torch.cuda.Stream()
+        now = torch.cuda.current_stream()
         stream.wait_stream(now)
         with torch.cuda.stream(stream):
             terms = self._run_eagerly(index)
@@ -82,7 +85,7 @@ class GraphReplay:
         return terms
 
     def _record(self, index: Tensor) -> bool:
-        """Record a graph; a failure is told once and leaves no gradient."""
+        """Record a graph; a failure is logged once and leaves no gradient."""
         self.index = index.to(self.parameters[0].device, copy=True)
         self._clear_gradients()
         for one in self.moved:

@@ -69,7 +69,7 @@ def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate
     for name, rate in rates.items():
         value = rate.rate if isinstance(rate, Rate) else rate
         if name not in parts:
-            raise BadInput("rates", name, f"is no part of the model: {nearest(name, parts)}")
+            raise BadInput("rates", name, f"is not a part of the model: {nearest(name, parts)}")
         if not (0 <= value < float("inf")):
             raise BadInput(f"rates.{name}", value, "must be a finite number from zero up")
     if not any(rate.rate if isinstance(rate, Rate) else rate for rate in rates.values()):
@@ -88,7 +88,7 @@ def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate
 
 
 TECHNICAL_PARAMETERS = ("params", "lr", "capturable", "differentiable", "foreach", "fused", "maximize")
-"""Parameters of PyTorch's optimisers that are no settings of a fit; rates belong to the groups."""
+"""Parameters of PyTorch's optimisers that are not settings of a fit; rates belong to the groups."""
 
 KNOB_TEXTS = {
     "alpha": "decay of the running mean square; of `asgd`: exponent of the fall of the rate.",

@@ -60,7 +60,8 @@ def _rate_factor(
         return lambda number, epochs, history: 1.0
     if (own := group.get("shape")) is None:
         return lambda number, epochs, history: evaluate_shape(shape, number, epochs, history)
-    first, stop = group["start"], group["stop"]
+    first = group["start"]
+    stop = group["stop"]
 
     def local(number: int, epochs: int, history: History) -> float:
         last = max(min(stop or epochs, epochs), first)

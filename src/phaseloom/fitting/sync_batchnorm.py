@@ -67,10 +67,13 @@ class SharedNorm(_BatchNorm):
     def __init__(self, norm: _BatchNorm, rank: int, count: int):
         knobs = {"eps": norm.eps, "momentum": norm.momentum, "track_running_stats": norm.track_running_stats}
         super().__init__(norm.num_features, affine=norm.affine, **knobs)
-        self.weight, self.bias = norm.weight, norm.bias
-        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.running_mean = norm.running_mean
+        self.running_var = norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
-        self.rank, self.count = rank, count
+        self.rank = rank
+        self.count = count
         self.train(norm.training)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -110,7 +113,8 @@ def _reduce_moments(
     square = (values - mean.view([1, -1] + [1] * (values.ndim - 2))).square().sum(others)
     row = torch.cat([number[None], mean, square]) * float(_COUNTED.get())
     rows = _AllReduceSum.apply(nn.functional.pad(row[None], (0, 0, rank, count - 1 - rank)))
-    numbers, means, squares = rows[:, :1], *rows[:, 1:].chunk(2, 1)
+    numbers = rows[:, :1]
+    means, squares = rows[:, 1:].chunk(2, 1)
     total = numbers.sum()
     whole = (numbers * means).sum(0) / total
     return total, whole, (squares + numbers * (means - whole).square()).sum(0)

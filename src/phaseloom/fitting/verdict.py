@@ -51,7 +51,8 @@ def used_line_search(history: History) -> bool:
 
 def newly_moving_rates(history: History, lowest: int) -> dict[str, float]:
     """Parts that began to move right after an epoch, though not all did."""
-    first, then = moving_rates(history[lowest]), moving_rates(history[lowest + 1])
+    first = moving_rates(history[lowest])
+    then = moving_rates(history[lowest + 1])
     late = {name: rate for name, rate in highest_rates(history).items() if name in then and name not in first}
     return late if first else {}
 
@@ -97,8 +98,8 @@ def advise_rates(
     """Sentences that name what went wrong in a fit and what to do; none when all is well.
 
     Rates are too high when the loss stands above its start or its best and stays there, swings, or
-    is no longer finite; too low when it has hardly moved. A rise that begins where a part begins to move is
-    that part's. Whether more epochs would help is for `judge_fit` to say. Nothing is said of L-BFGS, which
+    is not finite any more; too low when it has hardly moved. A rise that begins where a part begins to move
+    is that part's. Whether more epochs would help is for `judge_fit` to say. Nothing is said of L-BFGS, which
     chooses its own steps, and of losses that are not positive, which have no ratios.
 
     Args:
@@ -156,7 +157,7 @@ MAX_LEVEL_OF_NOISE = 1.05
 """Times the floor from which on nothing is left to be had."""
 
 MIN_LEVEL_OF_WRONG_MODEL = 2.0
-"""Times the floor, learned or held out, that tell of a model that is not that of the experiment."""
+"""Times the floor, learned or held out, from which on the model is taken to differ from the experiment."""
 
 FALL_OF_GOOD_START = 8.0
 """By what the loss has fallen in all when its start was good, wherever it ends."""
@@ -173,7 +174,7 @@ MIN_HOLDOUT_IN_DOUBT = 1.25
 """Hold-out loss, in units of the noise, from which on a gap is more than chance."""
 
 MIN_HOLDOUT_RATIO_IN_DOUBT = 1.15
-"""Hold-out loss over the loss of what is learned that tells of a fit that describes no more than its data."""
+"""Hold-out loss over the loss of what is learned from which on a fit is taken to describe its data only."""
 
 MIN_LEVEL_OF_WRONG_START = 100.0
 """Times the noise that no good start is left with."""
@@ -195,7 +196,7 @@ def judge_fit(
     """How far a fit may be trusted: a `phaseloom.fitting.outcome.Verdict` and the sentence that explains it.
 
     ``converged``, ``levelled``, ``still falling``, ``doubtful``, ``overfitting``, ``wrong start``, ``steps
-    too long`` and ``not judged`` are told apart by losses, hold-out losses and rates; ``interrupted``,
+    too long`` and ``not judged`` are distinguished by losses, hold-out losses and rates; ``interrupted``,
     ``broke down`` and ``nothing was learned`` by the reason for which the fit ended.
 
     Args:
@@ -349,7 +350,8 @@ def _judge_step_length(run: FitRecord, stop: Stop) -> Judgement | None:
 
 def _judge_start(run: FitRecord, stop: Stop) -> Judgement | None:
     """Several times the noise, not much less than at first, and not on the way to it: a false valley."""
-    whole, worst = sum_common_terms(run.history), max(run.level, run.holdout_level)
+    whole = sum_common_terms(run.history)
+    worst = max(run.level, run.holdout_level)
     if worst < MIN_LEVEL_OF_WRONG_MODEL or len(whole) < 8:
         return None
     stuck = (
@@ -378,7 +380,8 @@ def _judge_overfitting(run: FitRecord, stop: Stop) -> Judgement | None:
     seen = np.flatnonzero(np.isfinite(run.held))
     if len(seen) < 5:
         return None
-    held, loss = run.held[seen], run.loss[seen]
+    held = run.held[seen]
+    loss = run.loss[seen]
     best = int(held.argmin())
     after = held[best + 1 :]
     if len(after) < 3 or loss[-1] > 0.99 * loss[best]:
@@ -448,7 +451,9 @@ def _judge_few_steps(run: FitRecord) -> Judgement | None:
 
 def _judge_residual(run: FitRecord) -> Judgement:
     """What is left, and what that means when it is much."""
-    level, unseen, doubt = run.level, run.holdout_level, ""
+    level = run.level
+    unseen = run.holdout_level
+    doubt = ""
     until = " until learned from" if unseen and run.last_holdout != run.shown else ""
     also = f" ({unseen:.3g} in patterns held out{until})" if unseen else ""
     if 0 < level < 0.5:
@@ -465,7 +470,7 @@ def _judge_residual(run: FitRecord) -> Judgement:
     if level > MAX_LEVEL_OF_NOISE and run.pace[-1] > SHARE_OF_HIGH_RATE and not used_line_search(run.events):
         doubt = "; long steps may be part of it: let the rates fall (shape: cosine)"
     elif 0 < level < 0.9 and not unseen:
-        doubt = "; noise is described too, and no pattern was held out that could tell of overfitting"
+        doubt = "; noise is described too, and no pattern was held out to detect overfitting"
     return Judgement(Verdict.CONVERGED, f"converged: what is left is {run.describe_residual()}{also}{doubt}")
 
 
@@ -475,7 +480,8 @@ def _is_near_noise(run: FitRecord) -> bool:
 
 def _fit_trend(time: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Relative fall per unit of time by least squares, and its standard error."""
-    x, y = time - time.mean(), np.log(values)
+    x = time - time.mean()
+    y = np.log(values)
     slope = float(x @ y / (x @ x))
     rest = y - y.mean() - slope * x
     return -slope, float(np.sqrt(rest @ rest / max(len(x) - 2, 1) / (x @ x)))
@@ -488,7 +494,9 @@ def _format_fall(fall: float) -> str:
 
 def _relative_rates(history: History) -> list[float]:
     """The lowest rate of each epoch as a share of the highest of its part, of the parts that had begun."""
-    most, begun, out = highest_rates(history), set[str](), list[float]()
+    most = highest_rates(history)
+    begun = set[str]()
+    out = list[float]()
     for event in history:
         begun |= set(moving_rates(event))
         shares = [rate / most[name] for name, rate in event["rates"].items() if name in begun]

@@ -56,9 +56,11 @@ class _FarWaves(torch.autograd.Function):
         pixels = modes.shape[-2] * modes.shape[-1]
         spectrum = fft2(modes) * pixels**-1.5
         rows, columns = _shift_ramps(rest, (modes.shape[-2], modes.shape[-1]))
-        kernels, leaves = _scale_kernels(tensors[:gaps], pixels), tensors[gaps:]
+        kernels = _scale_kernels(tensors[:gaps], pixels)
+        leaves = tensors[gaps:]
         wave = ifft2(shift_spectra(spectrum, rows, columns), norm="forward")
-        incident, room = [], torch.empty_like(wave)
+        incident = []
+        room = torch.empty_like(wave)
         for slice_ in range(mosaic.slices):
             incident.append(wave)
             if light is not None:
@@ -66,7 +68,8 @@ class _FarWaves(torch.autograd.Function):
             wave = fft2(mosaic.transmit(wave, slice_, room))
             if slice_ < mosaic.slices - 1:
                 wave = ifft2(wave.mul_(kernels[slice_]), norm="forward")
-        ctx.mosaic, ctx.gaps = mosaic, gaps
+        ctx.mosaic = mosaic
+        ctx.gaps = gaps
         ctx.save_for_backward(spectrum, rows, columns, *kernels, *incident, *leaves)
         return wave
 
@@ -75,16 +78,20 @@ class _FarWaves(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The transposed steps in the opposite order."""
         spectrum, rows, columns, *saved = ctx.saved_tensors
-        mosaic, kernels = ctx.mosaic, saved[: ctx.gaps]
+        mosaic = ctx.mosaic
+        kernels = saved[: ctx.gaps]
         incident = saved[ctx.gaps : ctx.gaps + mosaic.slices]
         of_modes, of_rest, _, _, _, *others = ctx.needs_input_grad
-        of_kernels, of_leaves = others[: ctx.gaps], others[ctx.gaps :]
-        sink, bends = mosaic.make_sink(of_leaves), [None] * ctx.gaps
+        of_kernels = others[: ctx.gaps]
+        of_leaves = others[ctx.gaps :]
+        sink = mosaic.make_sink(of_leaves)
+        bends = [None] * ctx.gaps
         wave = fft2(grads[0].conj().resolve_conj())
         for slice_ in reversed(range(mosaic.slices)):
             wave = mosaic.backpropagate(wave, incident[slice_], slice_, sink)
             if slice_:
-                wave, gap = ifft2(wave, norm="forward"), slice_ - 1
+                wave = ifft2(wave, norm="forward")
+                gap = slice_ - 1
                 if of_kernels[gap]:
                     there = fft2(mosaic.transmit(incident[gap], gap, torch.empty_like(wave)))
                     bends[gap] = _kernel_gradient(wave, there, kernels[gap])
@@ -187,7 +194,8 @@ class _MisfitFunction(torch.autograd.Function):
         model = light * weight[:, None, None] if flat is None else light * weight[:, None, None] * flat
         total, slope = judge(model if background is None else model + background, counts, mask)
         if ctx.waves_only:
-            slope, light = _slope_of_waves(slope, weight, flat), None
+            slope = _slope_of_waves(slope, weight, flat)
+            light = None
         ctx.save_for_backward(wave, slope, weight, flat, light)
         return total
 

@@ -143,7 +143,7 @@ def fit_spectrum(
 
 
 def mirror_through_zero(patterns: Tensor, /) -> Tensor:
-    """Patterns point-mirrored about zero frequency; zero where there is no pixel mirror_through_zero.
+    """Patterns point-mirrored about zero frequency; zero where the mirrored pixel does not exist.
 
     Example:
         >>> mirror_through_zero(torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 3))[0].tolist()

@@ -163,7 +163,9 @@ def _apply_ramps(spectrum, rows, columns, out):
         right = columns[i]
         for k in range(out.shape[1]):
             for y in range(out.shape[2]):
-                r, s, t = rows[i, y], spectrum[k, y], out[i, k, y]
+                r = rows[i, y]
+                s = spectrum[k, y]
+                t = out[i, k, y]
                 for x in range(out.shape[3]):
                     a = r.real * right[x].real - r.imag * right[x].imag
                     b = r.real * right[x].imag + r.imag * right[x].real
@@ -177,12 +179,17 @@ def _backpropagate_ramps(wave, spectrum, rows, columns, total, down, right):  # 
     One short loop after the other: with fewer arrays in each, they are vectorised.
     """
     n = wave.shape[3]
-    slope, zero = right[0].copy(), right.dtype.type(0)
+    slope = right[0].copy()
+    zero = right.dtype.type(0)
     for i in range(wave.shape[0]):
-        across, ramp = right[i], columns[i]
+        across = right[i]
+        ramp = columns[i]
         for k in range(wave.shape[1]):
             for y in range(wave.shape[2]):
-                r, w, s, t = rows[i, y], wave[i, k, y], spectrum[k, y], total[k, y]
+                r = rows[i, y]
+                w = wave[i, k, y]
+                s = spectrum[k, y]
+                t = total[k, y]
                 for x in range(n):
                     a = r.real * ramp[x].real - r.imag * ramp[x].imag
                     b = r.real * ramp[x].imag + r.imag * ramp[x].real
@@ -206,7 +213,9 @@ def _multiply_windows(wave, glass, start, row, out):
         for k in range(wave.shape[1]):
             for y in range(wave.shape[2]):
                 at = start[i] + y * row[i]
-                w, g, o = wave[i, k, y], glass[at : at + n], out[i, k, y]
+                w = wave[i, k, y]
+                g = glass[at : at + n]
+                o = out[i, k, y]
                 for x in range(n):
                     o[x] = complex(
                         w[x].real * g[x].real - w[x].imag * g[x].imag,
@@ -220,10 +229,13 @@ def _backpropagate_to_phase(wave, incident, glass, start, row, slope, first, nex
     n = wave.shape[3]
     for i in range(wave.shape[0]):
         for y in range(wave.shape[2]):
-            at, to = start[i] + y * row[i], first[i] + y * next_[i]
-            g, s = glass[at : at + n], slope[to : to + n]
+            at = start[i] + y * row[i]
+            to = first[i] + y * next_[i]
+            g = glass[at : at + n]
+            s = slope[to : to + n]
             for k in range(wave.shape[1]):
-                w, p = wave[i, k, y], incident[i, k, y]
+                w = wave[i, k, y]
+                p = incident[i, k, y]
                 for x in range(n):
                     a = w[x].real * g[x].real - w[x].imag * g[x].imag
                     b = w[x].real * g[x].imag + w[x].imag * g[x].real
@@ -237,12 +249,16 @@ def _backpropagate_to_wave(wave, incident, glass, start, row, slope, first, next
     n = wave.shape[3]
     for i in range(wave.shape[0]):
         for y in range(wave.shape[2]):
-            at, to = start[i] + y * row[i], first[i] + y * next_[i]
-            g, s = glass[at : at + n], slope[to : to + n]
+            at = start[i] + y * row[i]
+            to = first[i] + y * next_[i]
+            g = glass[at : at + n]
+            s = slope[to : to + n]
             for k in range(wave.shape[1]):
-                w, p = wave[i, k, y], incident[i, k, y]
+                w = wave[i, k, y]
+                p = incident[i, k, y]
                 for x in range(n):
-                    a, b = w[x].real, w[x].imag
+                    a = w[x].real
+                    b = w[x].imag
                     s[x] += complex(a * p[x].real - b * p[x].imag, sign * (a * p[x].imag + b * p[x].real))
                     w[x] = complex(a * g[x].real - b * g[x].imag, a * g[x].imag + b * g[x].real)
 
@@ -267,7 +283,8 @@ def _sum_intensity(wave, out):
     n = wave.shape[3]
     for i in range(wave.shape[0]):
         for y in range(wave.shape[2]):
-            w, o = wave[i, 0, y], out[i, y]
+            w = wave[i, 0, y]
+            o = out[i, y]
             for x in range(n):
                 o[x] = w[x].real * w[x].real + w[x].imag * w[x].imag
             for k in range(1, wave.shape[1]):
@@ -282,10 +299,14 @@ def _amplitude_misfit(wave, counts, weight, flat, background, mask, floor, slope
 
     ``model`` is ``weight * flat * sum_modes |wave|^2 + background``; all but ``weight`` may be ``None``.
     """
-    n, zero, total = wave.shape[3], slope.dtype.type(0), 0.0
+    n = wave.shape[3]
+    zero = slope.dtype.type(0)
+    total = 0.0
     for i in range(wave.shape[0]):
         for y in range(wave.shape[2]):
-            w, o, c = wave[i, 0, y], slope[i, y], counts[i, y]
+            w = wave[i, 0, y]
+            o = slope[i, y]
+            c = counts[i, y]
             for x in range(n):
                 o[x] = w[x].real * w[x].real + w[x].imag * w[x].imag
             for k in range(1, wave.shape[1]):
@@ -317,7 +338,9 @@ def _scale_conjugate(wave, slope, factor, out):
     for i in range(wave.shape[0]):
         for k in range(wave.shape[1]):
             for y in range(wave.shape[2]):
-                w, s, o = wave[i, k, y], slope[i, y], out[i, k, y]
+                w = wave[i, k, y]
+                s = slope[i, y]
+                o = out[i, k, y]
                 for x in range(n):
                     by = s[x] * factor
                     o[x] = complex(w[x].real * by, -(w[x].imag * by))

@@ -81,7 +81,8 @@ def to_cartesian(polar: Mapping[str, float], /) -> dict[str, float]:
             out[key] = polar[key]
         elif key in polar:
             angle = m * polar.get(f"phi{key[1:]}", 0.0)
-            out[key + "a"], out[key + "b"] = polar[key] * math.cos(angle), polar[key] * math.sin(angle)
+            out[key + "a"] = polar[key] * math.cos(angle)
+            out[key + "b"] = polar[key] * math.sin(angle)
     return out
 
 
@@ -91,7 +92,8 @@ def to_polar(cartesian: Mapping[str, float], /) -> dict[str, float]:
     for key, (_, m) in _POLAR.items():
         if key in cartesian:
             out[key] = cartesian[key]
-        a, b = cartesian.get(key + "a"), cartesian.get(key + "b")
+        a = cartesian.get(key + "a")
+        b = cartesian.get(key + "b")
         if a is not None or b is not None:
             out[key] = math.hypot(a or 0.0, b or 0.0)
             out[f"phi{key[1:]}"] = math.atan2(b or 0.0, a or 0.0) / m

@@ -77,7 +77,8 @@ def tilt_ramp(
     """
     y, x = frequencies(shape, pixel, like=tilt)
     step = 2 * math.pi * distance[..., None] * torch.tan(tilt)
-    rows, columns = step[..., :1, None] * y, step[..., 1:, None] * x
+    rows = step[..., :1, None] * y
+    columns = step[..., 1:, None] * x
     return torch.polar(torch.ones_like(rows), rows) * torch.polar(torch.ones_like(columns), columns)
 
 
@@ -186,14 +187,17 @@ def flight_phase_and_decay(
     side = normal @ (offset if along is None else along)
     normal = torch.where(side < 0, -normal, normal)
     carrier = normal if along is None else along / along.norm()
-    k, cosine = 2 * math.pi / wavelength, carrier @ normal
+    k = 2 * math.pi / wavelength
+    cosine = carrier @ normal
     if not cosine > 1e-6:
         raise BadInput("oblique.along", carrier.tolist(), "runs in the plane: the wave would never arrive")
     q = _plane_waves(shape, basis)
     flat = k * (carrier - cosine * normal)
     gained = (q.square().sum(0) + 2 * torch.einsum("i,iyx->yx", flat, q)) / k**2
     square = cosine**2 - gained
-    flies, one, depth = square > 0, torch.ones_like(square), offset @ normal
+    flies = square > 0
+    one = torch.ones_like(square)
+    depth = offset @ normal
     root = torch.where(flies, square, one).sqrt()
     change = torch.where(flies, -gained / (root + cosine), -cosine)
     loss = torch.where(flies, 0.0, k * depth.abs() * torch.where(flies, one, -square).sqrt())

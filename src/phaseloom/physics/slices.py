@@ -161,7 +161,8 @@ def resample_slices(
     if len(gaps) != object.shape[1] - 1:
         fix = f"does not fit {object.shape[1]} slices: give one gap less than there are slices"
         raise BadInput("gaps", f"{len(gaps)} gaps", fix)
-    phase, amplitude = object.angle(), object.abs()
+    phase = object.angle()
+    amplitude = object.abs()
     share = torch.as_tensor(_overlap_shares(gaps, onto), dtype=phase.dtype, device=phase.device)
     depth = amplitude.clamp(min=torch.finfo(amplitude.dtype).tiny).log()
     parts = (torch.einsum("ns,msyx->mnyx", share, one) for one in (depth, phase))
@@ -182,7 +183,8 @@ def _overlap_shares(gaps: Sequence[float], onto: Sequence[float]) -> list[list[f
     """Part of each old slice (column) that goes to each new one (row); columns add to one."""
     if not gaps or not onto:
         return [[1.0 / (len(onto) + 1) if onto else 1.0] * (len(gaps) + 1)] * (len(onto) + 1)
-    old, new = _slice_edges(gaps), _slice_edges(onto)
+    old = _slice_edges(gaps)
+    new = _slice_edges(onto)
     move = (old[0] + old[-1] - new[0] - new[-1]) / 2
     new = [-math.inf, *(edge + move for edge in new[1:-1]), math.inf]
     return [[max(0.0, min(b, d) - max(a, c)) / (b - a) for a, b in pairwise(old)] for c, d in pairwise(new)]
@@ -443,7 +445,8 @@ def _taper_window(field: Tensor, share: float = 0.02) -> Tensor:
     sides = []
     for profile in (power.sum(1), power.sum(0)):
         held = profile.cumsum(0) / profile.sum().clamp(min=1e-300)
-        first, last = int((held < share).sum()), int((held < 1 - share).sum())
+        first = int((held < share).sum())
+        last = int((held < 1 - share).sum())
         place = torch.arange(len(profile), dtype=profile.dtype, device=profile.device)
         hann = torch.sin(math.pi * ((place - first + 1) / (last - first + 2)).clamp(0, 1)).square()
         sides.append((2 * hann).clamp(max=1))

@@ -223,7 +223,8 @@ def ewald(
         >>> places[2, 2].tolist(), places[0, 3].round(4).tolist(), share.round(4).min()
         ([0.0, 0.0], [-2.0, 1.0], np.float64(1.0))
     """
-    table, front = np.asarray(basis, np.float64), outgoing_direction(basis)
+    table = np.asarray(basis, np.float64)
+    front = outgoing_direction(basis)
     offsets = [(np.arange(n) - n // 2) * a for n, a in zip(shape, angle, strict=True)]
     across = np.stack(np.meshgrid(*offsets, indexing="ij"), -1) @ table.T
     square = (across**2).sum(-1)

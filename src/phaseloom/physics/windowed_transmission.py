@@ -71,7 +71,8 @@ class TransmissionWindows:
     region: WindowLayout | None = None
 
     def __init__(self, leaves: Leaves):
-        self.leaves, self.slices = leaves, leaves[0].shape[-3]
+        self.leaves = leaves
+        self.slices = leaves[0].shape[-3]
 
     def windows(self, slice_: int, /) -> Complex[Tensor, "b 1 y x"]:
         """Transmission of one slice in every window."""
@@ -158,16 +159,19 @@ class HostWindows(TransmissionWindows):
         self, leaves: Leaves, corner: Int[Tensor, "b 2"], window: tuple[int, int], cache: TransmissionCache
     ):
         super().__init__(leaves)
-        self.places, self.window = corner.numpy(), window
+        self.places = corner.numpy()
+        self.window = window
         height, width = leaves[0].shape[-2:]
         if leaves[0].is_complex():
             self.rectangles = [(0, height, 0, width)]
-            self.flat, self.region = leaves[0].detach().reshape(-1), self.object_layout
+            self.flat = leaves[0].detach().reshape(-1)
+            self.region = self.object_layout
             return
         boxes, member = self._groups
         if len(boxes) == 1:
             wave, around = cache.get_box(leaves, boxes[0])
-            self.rectangles, self.flat = [around], wave.view(-1)
+            self.rectangles = [around]
+            self.flat = wave.view(-1)
             self.region = _layout_in_box(self.places, around)
         else:
             self.rectangles = boxes
@@ -204,7 +208,8 @@ class HostWindows(TransmissionWindows):
         loops = None if sink is None else get_compiled_kernels(wave, incident, self.flat, sink.field)
         if loops is None or sink is None:
             return super().backpropagate(wave, incident, slice_, sink)
-        field, given = sink.field.numpy(), (wave.numpy(), incident.numpy(), self.flat.numpy())
+        field = sink.field.numpy()
+        given = (wave.numpy(), incident.numpy(), self.flat.numpy())
         if sink.field.is_complex():
             real = np.float32 if sink.field.dtype == torch.complex64 else np.float64
             sign = real(-1 if sink.conjugate else 1)
@@ -263,7 +268,9 @@ class DeviceWindows(TransmissionWindows):
 
     def __init__(self, leaves: Leaves, corner: Int[Tensor, "b 2"], window: tuple[int, int]):
         super().__init__(leaves)
-        self.corner, self.window, (self.height, self.width) = corner, window, leaves[0].shape[-2:]
+        self.corner = corner
+        self.window = window
+        (self.height, self.width) = leaves[0].shape[-2:]
         self.index = flat_index(corner, window, self.width)
         shape = (self.slices, len(corner), *window)
         cut = tuple(leaf.detach().reshape(self.slices, -1)[:, self.index].view(shape) for leaf in leaves)
@@ -339,7 +346,8 @@ def _layout_of_slice(layout: WindowLayout | None, slice_: int) -> tuple[np.ndarr
 
 def _layout_in_box(places: np.ndarray, box: Box) -> WindowLayout:
     """Windows in one rectangle ``(slice, y, x)``."""
-    width, area = box[3] - box[2], _box_area(box)
+    width = box[3] - box[2]
+    area = _box_area(box)
     start = places[:, 0] * width + places[:, 1] - (box[0] * width + box[2])
     return WindowLayout(start, np.full(len(places), width), np.full(len(places), area))
 

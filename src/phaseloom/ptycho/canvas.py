@@ -51,11 +51,13 @@ def canvas(scan: Scan4D, /, *, border: int | None = None) -> Canvas:
     """
     geometry = scan.window
     pixel = np.array(geometry.pixel)
-    low, high = scan.positions.min(0) / pixel, scan.positions.max(0) / pixel
+    low = scan.positions.min(0) / pixel
+    high = scan.positions.max(0) / pixel
     margin = border if border is not None else 8 + min(64, int(0.04 * (high - low).max()))
     margin += measure_cone_margin(geometry, scan.heights)
     shape = np.ceil(high - low).astype(int) + np.array(geometry.shape) + 2 * margin + 1
-    room, windows = float(shape[0]) * float(shape[1]), len(scan) * float(np.prod(geometry.shape))
+    room = float(shape[0]) * float(shape[1])
+    windows = len(scan) * float(np.prod(geometry.shape))
     if room > MAX_OBJECT_TO_WINDOW_PIXELS * windows + 1e6:
         fix = f"object pixels are too many for {len(scan)} windows: check the units of positions and pixel"
         raise BadInput("scan.positions", f"{shape[0]} x {shape[1]}", fix)

@@ -93,7 +93,8 @@ def sum_illumination(model: Ptychography, waves: Beams, /) -> Float[Tensor, "sli
 
     The beam is correlated with where it went.
     """
-    reach, first = ScannedArea.of(model), waves[0][0]
+    reach = ScannedArea.of(model)
+    first = waves[0][0]
     at = reach.corner[:, 0] * reach.room[1] + reach.corner[:, 1]
     out = first.real.new_zeros(len(first), *model.scan.canvas.shape)
     for wave, members in waves:
@@ -189,7 +190,9 @@ class Curvature:
         if not likelihood.has_noise_model:
             fix = "has no curvature without a noise model: name one, or write optimizer: adam"
             raise BadInput("optimizer", "gauss_newton", fix)
-        self.model, self.likelihood, self.pull = model, likelihood, pull
+        self.model = model
+        self.likelihood = likelihood
+        self.pull = pull
         some = torch.linspace(
             0, len(likelihood.measured) - 1, min(len(likelihood.measured), PATTERNS_FOR_DIFFERENCES)
         ).long()
@@ -210,7 +213,8 @@ class Curvature:
         rules: dict[nn.Parameter, NewtonStep] = {}
         waves = incident_waves(model)
         self._make_object_rules(rules, waves)
-        own, slopes = self._list_pattern_numbers(), model.probe.square_slopes()
+        own = self._list_pattern_numbers()
+        slopes = model.probe.square_slopes()
         rules |= {p: _uniform_step(slope, self.scale, each=p in own) for p, slope in slopes.items()}
         trust = _estimate_trust(history)
         rules |= self._make_position_rules(waves, trust)
@@ -236,15 +240,15 @@ class Curvature:
     def _make_object_rules(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams) -> None:
         model = self.model
         wide = sum_illumination(model, waves)
-        count, many = len(wide), len(model.scan.start)
+        count = len(wide)
+        many = len(model.scan.start)
         calm = self._limit_noise(participation_area(wide[:1]))
         wide.add_(LIGHT_DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
         most = torch.stack([wave.abs().square().sum(1).amax((-2, -1)) for wave, _ in waves]).amax(0)
         lone = self.scale * (count + 1) * most[:, None, None]
-        share, wide, lone = (
-            model.object.occupancy[:, None, None, None],
-            *map(model.object.curvature, (wide, lone)),
-        )
+        share = model.object.occupancy[:, None, None, None]
+        wide = model.object.curvature(wide)
+        lone = model.object.curvature(lone)
         for name, parameters in model.object.parts().items():
             pull = self.pull if count > 1 and name in ("object", "amplitude") else 0.0
             for parameter in parameters:
@@ -270,7 +274,8 @@ class Curvature:
         """Mean square slope of the amplitudes of each pattern along its position."""
         model = self.model
         reach = ScannedArea.of(model)
-        share, states = model.object.occupancy, model.object.transmission()[(..., *reach.inside)]
+        share = model.object.occupancy
+        states = model.object.transmission()[(..., *reach.inside)]
         beams = [torch.fft.rfft2(w[0].abs().square().sum(0), s=reach.room).conj() for w, _ in waves]
         out = states.real.new_zeros(len(reach.corner), 2, 2)
         for weight, state in zip(share, states, strict=True):
@@ -291,7 +296,8 @@ class Curvature:
         if parameter is scan.lines:
             each = bends.view(len(parameter), -1, 2, 2).sum(1) / len(bends)
             return _coupled_step(self.scale * each, trust, rows=True)
-        slopes, before = [], scan.current_positions()
+        slopes = []
+        before = scan.current_positions()
         flat = parameter.view(-1)
         for place in range(parameter.numel()):
             kept = flat[place].clone()
@@ -323,7 +329,8 @@ class Curvature:
 
     def _list_pattern_numbers(self) -> set[nn.Parameter]:
         """Numbers, some for each pattern, that bend that pattern alone."""
-        parts, many = self.model.parts(), len(self.model.scan.start)
+        parts = self.model.parts()
+        many = len(self.model.scan.start)
         names = ("tilts", "descan", "heights", "opr_weights")
         return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
@@ -331,7 +338,8 @@ class Curvature:
         """From differences of the patterns over small steps."""
         if not trust:
             return NewtonStep(_no_step, momentum=False)
-        model, each = self.model, parameter in self._list_pattern_numbers()
+        model = self.model
+        each = parameter in self._list_pattern_numbers()
         many = len(model.scan.start)
         some = torch.linspace(
             0, many - 1, min(many, PATTERNS_FOR_DIFFERENCES), device=model.scan.start.device
@@ -339,7 +347,8 @@ class Curvature:
         values = parameter.view(many, -1) if each else parameter.view(-1)
         columns = [(slice(None), axis) for axis in range(values.shape[-1])]
         places: list[Any] = columns if each else list(range(parameter.numel()))
-        slopes, still = [], _expected_amplitudes(model, some)
+        slopes = []
+        still = _expected_amplitudes(model, some)
         for place in places:
             kept = values[place].clone()
             values[place] = kept + DIFFERENCE_STEP
@@ -440,7 +449,8 @@ def _estimate_trust(history: Sequence[Mapping[str, Any]], halfway: float = POSIT
 def _fit_stiffness(divergence: Callable[[Tensor, Tensor], Tensor], counts: Tensor) -> float:
     """``k`` of ``D = k (sqrt(I) - sqrt(m))^2`` where counts are, weighted by them."""
     counts = counts[counts > 0].double()
-    root, step = counts.sqrt(), 0.05
+    root = counts.sqrt()
+    step = 0.05
     above = divergence((root + step).square(), counts)
     below = divergence((root - step).clamp(min=0).square(), counts)
     stiff = float((counts * (above + below)).sum() / (2 * step**2 * counts.sum()))

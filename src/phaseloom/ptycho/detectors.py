@@ -90,7 +90,8 @@ def map_pixels(
         plain = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in one.shape), indexing="ij"), -1)
         if abs(places - plain).max() < MIN_PIXEL_SHIFT:
             return None, None
-    first, last = -(np.array(one.shape) // 2), (np.array(one.shape) - 1) // 2
+    first = -(np.array(one.shape) // 2)
+    last = (np.array(one.shape) - 1) // 2
     inside = ((places >= first - 1e-9) & (places <= last + 1e-9)).all(-1)
     return EwaldMapping(places, share), shift_to_corner(torch.as_tensor(inside & (share > 0)))
 
@@ -131,12 +132,16 @@ class CountingDetector(nn.Module):
         ewald: EwaldMapping | None = None,
     ):
         super().__init__()
-        self.saturation, self.area, self.ewald = most, area, ewald
-        self.weights, self.root = nn.Parameter(weights), nn.Parameter(root / scale)
+        self.saturation = most
+        self.area = area
+        self.ewald = ewald
+        self.weights = nn.Parameter(weights)
+        self.root = nn.Parameter(root / scale)
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("flat", flat)
         self.register_buffer("mask", mask)
-        self.near, self.response = near, response
+        self.near = near
+        self.response = response
         self._fields_cache: TensorCache[tuple[Tensor | None, Tensor | None]] = TensorCache()
         self._background_cache: TensorCache[tuple[Tensor | None]] = TensorCache()
 
@@ -302,10 +307,11 @@ def counting(
             modelled grid does not reach are not compared.
 
     Raises:
-        BadInput: a saturation that is no number of counts, a blur wider than the detector, or a table
+        BadInput: a saturation that is not a number of counts, a blur wider than the detector, or a table
             that is none.
     """
-    shape, near = scan.geometry.shape, scan.geometry.near
+    shape = scan.geometry.shape
+    near = scan.geometry.near
     if saturation is not None and not saturation > 0:
         raise BadInput("detector: counting.saturation", saturation, "must be a number of counts above zero")
 
@@ -355,7 +361,8 @@ def match_grids(scan: Scan4D, collect: Collect = "area", /) -> tuple[Tensor | No
 
     Whole numbers pick pixels (the same angle per pixel); others are shares of many pixels in few.
     """
-    few, many = scan.geometry, scan.window
+    few = scan.geometry
+    many = scan.window
     if few.shape == many.shape:
         return None, None
     if np.allclose(few.angle, many.angle):
@@ -383,12 +390,13 @@ def _read_transfer(path: Path, shape: tuple[int, int]) -> Tensor:
     except ValueError:
         table = np.zeros((0, 0))
     if table.ndim != 2 or table.shape[1:] != (2,) or not np.isfinite(table).all() or len(table) < 2:
-        fix = "is no table of two columns of numbers: frequency over Nyquist's, and transfer"
+        fix = "is not a table of two columns of numbers: frequency over Nyquist's, and transfer"
         raise BadInput("detector: counting.transfer", str(path), fix)
     table = table[np.argsort(table[:, 0])]
     if (table[:, 0] < 0).any() or not ((table[:, 1] >= 0) & (table[:, 1] <= 1)).all() or table[0, 1] <= 0:
-        fix = "is no transfer function: frequencies from 0 up, values between 0 and 1"
+        fix = "is not a transfer function: frequencies from 0 up, values between 0 and 1"
         raise BadInput("detector: counting.transfer", str(path), fix)
-    y, x = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
+    y = np.fft.fftfreq(shape[0])
+    x = np.fft.rfftfreq(shape[1])
     curve = np.interp(2 * np.hypot(y[:, None], x[None]), table[:, 0], table[:, 1])
     return torch.as_tensor(curve / np.interp(0, table[:, 0], table[:, 1]), dtype=torch.float32)

@@ -67,7 +67,8 @@ class Support(nn.Module):
         spectrum: bool = False,
     ):
         super().__init__()
-        self.shape, self.spectrum = shape, spectrum
+        self.shape = shape
+        self.spectrum = spectrum
         self.band = shape if band is None else band
         self.register_buffer("disk", None if radius is None else _make_disk(shape, radius))
 
@@ -178,7 +179,9 @@ class Probe(Illumination):
         support: Support | None = None,
     ):
         super().__init__()
-        self.geometry, self.unit, self.support = geometry, measure_focal_depth(modes, geometry), support
+        self.geometry = geometry
+        self.unit = measure_focal_depth(modes, geometry)
+        self.support = support
         free = modes if support is None else support.free(modes)
         if support is not None and not bool(free.any()):
             raise BadInput("probe: support", None, "leaves the probe no light: make it wider")
@@ -292,7 +295,10 @@ class AberratedProbe(Illumination):
         stop: float = 0.0,
     ):
         super().__init__()
-        self.geometry, self.semiangle, self.power, self.soft = geometry, semiangle, power, soft
+        self.geometry = geometry
+        self.semiangle = semiangle
+        self.power = power
+        self.soft = soft
         self.stop = stop
         given = to_cartesian({**dict.fromkeys(refine, 0.0), **polar})
         self.names = tuple(given)
@@ -346,7 +352,8 @@ class AberratedProbe(Illumination):
         return stack * (torch.sqrt(self.share * self.power) * self.roots / each)[:, None, None]
 
     def _make_aperture(self) -> Float[Tensor, "y x"]:
-        one, angle = self.geometry, self.angle()
+        one = self.geometry
+        angle = self.angle()
         y, x = frequencies(one.shape, one.pixel, like=self.start)
         disk = aperture(y, x, one.wavelength, angle, soft=self.soft)
         stop = angle.new_tensor(self.stop)
@@ -354,7 +361,8 @@ class AberratedProbe(Illumination):
 
     def _make_basis(self) -> Float[Tensor, "name y x"]:
         """Phase of an angstrom of each coefficient."""
-        one, single = self.geometry, self.start.new_ones(())
+        one = self.geometry
+        single = self.start.new_ones(())
         y, x = frequencies(one.shape, one.pixel, like=self.start)
         return torch.stack([_cartesian_phase(y, x, one.wavelength, {name: single}) for name in self.names])
 
@@ -382,7 +390,8 @@ def make_weak_modes(
     intensity = wave.abs().square()
     power = intensity.sum()
     y, x = torch.meshgrid(*axes, indexing="ij")
-    y, x = y - (y * intensity).sum() / power, x - (x * intensity).sum() / power
+    y = y - (y * intensity).sum() / power
+    x = x - (x * intensity).sum() / power
     spread = torch.sqrt(((y**2 + x**2) * intensity).sum() / power) + 1e-9
     orders = [(i - j, j) for i in range(1, 1 + count) for j in range(i + 1)][:count]
     window = torch.exp(-(y**2 + x**2) / (2 * spread**2))
@@ -409,7 +418,8 @@ def _smooth_polynomials(amplitude: Float[Tensor, "y x"]) -> Float[Tensor, "8 y x
     inside = amplitude.square().flatten()[order].cumsum(0)
     rim = radius.flatten()[order][inside >= 0.95 * inside[-1]][0].clamp(min=radius[radius > 0].min())
     wide = radius.clamp(min=float(rim))
-    y, x = y[:, None] / wide, x / wide
+    y = y[:, None] / wide
+    x = x / wide
     r = y**2 + x**2
     odd = [r * y, r * x, y**3 - 3 * y * x**2, x**3 - 3 * x * y**2]
     return torch.stack([r, y**2 - x**2, 2 * y * x, *odd, r**2])

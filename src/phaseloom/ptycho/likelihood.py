@@ -41,7 +41,8 @@ class CountLoader:
     """
 
     def __init__(self, scan: Scan4D, arrange: Callable[[Tensor], Tensor]):
-        self.counts, self.arrange = scan.counts, arrange
+        self.counts = scan.counts
+        self.arrange = arrange
         self.rows, self.place = get_present(scan.counts)
         self.in_memory: DevicePatterns | None = None
         self.on_device: dict[torch.device, DevicePatterns | None] = {}
@@ -225,8 +226,10 @@ class Misfit:
     """
 
     def __init__(self, model: nn.Module, scan: Scan4D, divergence: noise.Divergence = noise.amplitude):
-        self.model, self.divergence = model, divergence
-        self.measured, self.mask = CountLoader(scan, lambda counts: counts), torch.as_tensor(scan.mask)
+        self.model = model
+        self.divergence = divergence
+        self.measured = CountLoader(scan, lambda counts: counts)
+        self.mask = torch.as_tensor(scan.mask)
         self.floor = _shot_noise_floor(divergence, self.measured, self.mask)
 
     def __call__(self, index: Int[Tensor, " b"]) -> dict[str, Tensor]:
@@ -234,7 +237,8 @@ class Misfit:
         index, counts = self.measured.load(index, self._device())
         expected = self.model(index)
         if expected.shape != counts.shape or expected.is_complex():
-            fix = f"is no pattern for each index: let forward give real counts {tuple(counts.shape)}"
+            wanted = tuple(counts.shape)
+            fix = f"does not have one pattern for each index: let forward give real counts {wanted}"
             raise BadInput("Misfit: model", f"{expected.dtype} {tuple(expected.shape)}", fix)
         self.mask = self.mask.to(expected.device)
         each = self.divergence(expected, counts.to(expected.dtype)) * self.mask
@@ -269,7 +273,8 @@ class Likelihood:
         divergence: noise.Divergence = noise.amplitude,
         penalties: Mapping[str, Penalty] | None = None,
     ):
-        self.model, self.divergence = model, divergence
+        self.model = model
+        self.divergence = divergence
         self.measured = CountLoader(scan, model.detector.arrange)
         self.penalties = {
             name: (_read_arguments(call, name), call) for name, call in (penalties or {}).items()
@@ -288,12 +293,14 @@ class Likelihood:
     def __call__(self, index: Int[Tensor, " b"]) -> dict[str, Tensor]:
         """Mean loss over the patterns of a batch, and every penalty."""
         index, counts = self.measured.load(index, self.model.scan.start.device)
-        counts, terms = counts.to(self.model.scan.start.dtype), {}
+        counts = counts.to(self.model.scan.start.dtype)
+        terms = {}
         if not self.needs_patterns:
             terms["noise"] = self.model.misfit(index, counts, self.divergence) / (len(index) * self.floor)
             expected = counts
         else:
-            expected, mask = self.model(index), self.model.detector.mask
+            expected = self.model(index)
+            mask = self.model.detector.mask
             if self.has_noise_model:
                 terms["noise"] = (self.divergence(expected, counts) * mask).sum() / (len(index) * self.floor)
         if self.penalties:
@@ -344,13 +351,13 @@ class Likelihood:
     @torch.no_grad()
     def _sum_residuals(self) -> Float[Tensor, "3"]:
         """Sums over the patterns that are kept here: of both, and of pixels with a count."""
-        mask, device = self.model.detector.mask, self.model.scan.start.device
-        sums, kept = (
-            torch.zeros(3, dtype=torch.float64),
-            torch.from_numpy(list_own_patterns(self.measured.counts)),
-        )
+        mask = self.model.detector.mask
+        device = self.model.scan.start.device
+        sums = torch.zeros(3, dtype=torch.float64)
+        kept = torch.from_numpy(list_own_patterns(self.measured.counts))
         for index in kept.to(device).split(min(self.best_piece_size, 256)):
-            counts, expected = self.measured[index].to(device), self.model(index)
+            counts = self.measured[index].to(device)
+            expected = self.model(index)
             amplitude = (noise.amplitude(expected, counts, floor=0.0) * mask).sum()
             deviance = (noise.poisson(expected, counts) * mask).sum()
             sums += torch.stack([amplitude, deviance, ((counts >= 1) & mask).sum()]).double().cpu()

@@ -54,8 +54,11 @@ class Ptychography(nn.Module):
     ):
         super().__init__()
         self.heights = heights
-        self.object, self.probe, self.scan = object, probe, scan
-        self.propagator, self.detector = propagator, detector
+        self.object = object
+        self.probe = probe
+        self.scan = scan
+        self.propagator = propagator
+        self.detector = detector
         self.use_custom_adjoint = True
         self.illumination_sum = None
 
@@ -107,7 +110,7 @@ class Ptychography(nn.Module):
     def pattern(self, index: int) -> np.ndarray:
         """Expected counts ``(y, x)`` of one pattern, centred as in files."""
         if not 0 <= index < len(self.scan.start):
-            fix = f"is no pattern of this scan: they are 0 to {len(self.scan.start) - 1}"
+            fix = f"is not a pattern of this scan: they are 0 to {len(self.scan.start) - 1}"
             raise BadInput("model.pattern", index, fix)
         expected = self(torch.tensor([index], device=self.scan.start.device))
         return self.detector.display(expected)[0].cpu().numpy()

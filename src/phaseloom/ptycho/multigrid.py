@@ -86,7 +86,8 @@ def transfer_parameters(source: Ptychography, target: Ptychography, /) -> None:
 
 def _transfer_background(source: Ptychography, target: Ptychography) -> None:
     """What was found of the background where both detectors have pixels."""
-    here, there = source.detector, target.detector
+    here = source.detector
+    there = target.detector
     found = shift_to_centre(here.root * here.scale)
     known = shift_to_centre(torch.ones_like(here.root))
     shape = (there.root.shape[-2], there.root.shape[-1])

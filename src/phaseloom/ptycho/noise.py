@@ -86,7 +86,8 @@ def poisson(
         floor: counts added to model and counts, which keeps the slope finite where the model is dark.
     """
     _check_knob("poisson.floor", floor, least=0.0)
-    rate, counts = (model + floor).clamp(min=1e-30), counts + floor
+    rate = (model + floor).clamp(min=1e-30)
+    counts = counts + floor
     return rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
 
 
@@ -113,7 +114,8 @@ def _gaussian_with_slope(
 def _poisson_with_slope(
     model: Tensor, counts: Tensor, mask: Tensor | None, /, *, floor: float = 0.01
 ) -> tuple[Tensor, Tensor]:
-    rate, counts = (model + floor).clamp_(min=1e-30), counts + floor
+    rate = (model + floor).clamp_(min=1e-30)
+    counts = counts + floor
     ratio = counts / rate
     each = ratio.log() if floor else ratio.clamp(min=1e-30).log_()
     each.mul_(counts).add_(rate).sub_(counts)

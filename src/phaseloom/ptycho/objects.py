@@ -50,7 +50,10 @@ class PixelObject(nn.Module):
         occupancy: Float[Tensor, " state"] | None = None,
     ):
         super().__init__()
-        self.kind, self.gaps, self.canvas, self.window = kind, gaps, canvas, canvas.window
+        self.kind = kind
+        self.gaps = gaps
+        self.canvas = canvas
+        self.window = canvas.window
         share = torch.full((len(start),), 1 / len(start)) if occupancy is None else occupancy
         self.register_buffer("occupancy", share)
         self._transmission_cache = TransmissionCache()
@@ -242,10 +245,12 @@ class BandlimitedObject(PixelObject):
 
     def curvature(self, light: Float[Tensor, "slice v u"]) -> Float[Tensor, "slice y x"]:
         """Diagonal of ``U* W U`` for a light ``W`` on the canvas, or one number for all of it."""
-        (height, width), (rows, columns) = self.canvas.shape, self.grid
+        (height, width) = self.canvas.shape
+        (rows, columns) = self.grid
         if light.shape[-2:] == (1, 1):
             return light * (height * width / (rows * columns))
-        down, right = _interpolation_power(rows, height, light), _interpolation_power(columns, width, light)
+        down = _interpolation_power(rows, height, light)
+        right = _interpolation_power(columns, width, light)
         return down @ light @ right.T
 
     def _interpolate(self) -> Tensor:
@@ -381,7 +386,8 @@ def from_file(
         found, crop=crop, pad=pad, fill=fill, slices=slices, thickness=thickness
     )
     wave, canvas = import_parts.lay_on_canvas(wave, found, canvas, ours=import_parts.is_ours(path))
-    count, there = modes or len(wave), len(wave)
+    count = modes or len(wave)
+    there = len(wave)
     if count > there:
         wave = torch.cat([wave, wave[-1:].repeat(count - there, 1, 1, 1)])
     known = found.occupancies if occupancies is None and count == there else occupancies

@@ -47,8 +47,11 @@ class FreeFlight(nn.Module):
     def __init__(self, scan: Scan4D, gaps: tuple[float, ...], kernel: Kernel, tilt: Float[Tensor, "#n 2"]):
         super().__init__()
         geometry = scan.window
-        self.shape, self.pixel, self.wavelength = geometry.shape, geometry.pixel, geometry.wavelength
-        self.kernel, self.has_equal_gaps = kernel, len(set(gaps)) <= 1
+        self.shape = geometry.shape
+        self.pixel = geometry.pixel
+        self.wavelength = geometry.wavelength
+        self.kernel = kernel
+        self.has_equal_gaps = len(set(gaps)) <= 1
         self.register_buffer("gaps", torch.tensor(gaps, dtype=torch.float64))
         self.register_buffer("onward", self._make_kernel(geometry.flight) if geometry.near else None)
         self.tilt = nn.Parameter(1e3 * tilt.float())
@@ -64,7 +67,8 @@ class FreeFlight(nn.Module):
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name; nothing is until it gets a rate."""
-        thick, far = len(self.gaps) > 0, self.onward is None
+        thick = len(self.gaps) > 0
+        far = self.onward is None
         return {
             "tilts": [self.tilt] if thick else [],
             "thickness": [self.stretch] if thick else [],

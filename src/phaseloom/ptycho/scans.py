@@ -47,7 +47,8 @@ class Positions(nn.Module):
 
     def __init__(self, start: Float[Tensor, "n 2"], canvas: Canvas, grid: tuple[int, int] | None = None):
         super().__init__()
-        self.canvas, self.grid = canvas, grid
+        self.canvas = canvas
+        self.grid = grid
         self.register_buffer("start", start)
         self.offsets = nn.Parameter(torch.zeros_like(start))
         self.affine = nn.Parameter(start.new_zeros(2, 2))
@@ -142,8 +143,10 @@ def _lever_arms(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _rotation_and_scale(reach: Tensor, turn: Tensor, stretch: Tensor, aspect: float) -> Float[Tensor, "2 2"]:
     """Rotation and scale as a map of pixels whose sides have a ratio ``aspect`` (x over y)."""
-    angle, factor = turn / reach, 1 + stretch / reach
-    c, s = factor * torch.cos(angle), factor * torch.sin(angle)
+    angle = turn / reach
+    factor = 1 + stretch / reach
+    c = factor * torch.cos(angle)
+    s = factor * torch.sin(angle)
     return torch.stack([torch.stack([c, -s * aspect]), torch.stack([s / aspect, c])])
 
 
@@ -186,12 +189,10 @@ class Heights(nn.Module):
 
     def __init__(self, start: Float[Tensor, " n"], geometry: Geometry, unit: float, middle: float = 0.0):
         super().__init__()
-        self.geometry, self.unit, self.middle, self.cone_curvature = (
-            geometry,
-            unit,
-            middle,
-            cone_beam_curvature(geometry),
-        )
+        self.geometry = geometry
+        self.unit = unit
+        self.middle = middle
+        self.cone_curvature = cone_beam_curvature(geometry)
         self.register_buffer("start", start)
         self.offsets = nn.Parameter(torch.zeros_like(start), requires_grad=False)
         self.stretch = nn.Parameter(start.new_zeros(()), requires_grad=False)
@@ -209,7 +210,8 @@ class Heights(nn.Module):
             raise BadInput("axial", True, "but the file holds no positions along the beam: leave it out")
         middle = float(scan.heights.mean())
         if fan := cone_beam_curvature(scan.geometry):
-            ratio, behind = 1 - fan * (scan.heights - middle), scan.geometry.distance or 0.0
+            ratio = 1 - fan * (scan.heights - middle)
+            behind = scan.geometry.distance or 0.0
             if ratio.min() < MIN_FOCUS_DISTANCE or (behind + scan.heights - middle).min() <= 0:
                 fix = "put the object into the focus of the cone beam or on the detector: check their unit"
                 raise BadInput("axial: heights", f"{np.ptp(scan.heights):g} A apart", fix)
@@ -260,7 +262,8 @@ class Heights(nn.Module):
         self, modes: Complex[Tensor, "mode y x"]
     ) -> list[tuple[Complex[Tensor, "mode v u"], Int[Tensor, " _"]]]:
         """Modes on the object at a few heights, each with the patterns for which it stands."""
-        now, out = self.current_heights(), list[tuple[Tensor, Tensor]]()
+        now = self.current_heights()
+        out = list[tuple[Tensor, Tensor]]()
         edges = torch.linspace(float(now.min()), float(now.max()) + 1e-3, HEIGHT_BINS + 1, device=now.device)
         bins = torch.bucketize(now, edges[1:-1])
         for number in bins.unique():

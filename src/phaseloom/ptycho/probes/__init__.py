@@ -154,10 +154,8 @@ def aberrated(
         raise BadInput("probe: aberrated.refine", unknown[0], "write coefficients as C10, C12, C21 ...")
     if not 0 <= stop < semiangle:
         raise BadInput("probe: aberrated.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g}")
-    power, share = (
-        float(np.maximum(clean_mean_pattern(scan), 0).sum()),
-        split_power(count_modes(scan, modes), shares),
-    )
+    power = float(np.maximum(clean_mean_pattern(scan), 0).sum())
+    share = split_power(count_modes(scan, modes), shares)
     free: dict[str, Any] = {"refine": refine, "shares": share, "power": power, "soft": soft, "stop": stop}
     return AberratedProbe(scan.window, semiangle, named, **free)
 
@@ -232,7 +230,11 @@ def zone_plate(
         power: see `focused`.
     """
     if not 0 <= beamstop < diameter or not outermost_zone > 0:
-        raise BadInput("probe: zone_plate", f"diameter {diameter:g}, beamstop {beamstop:g}", "is no ring")
+        raise BadInput(
+            "probe: zone_plate",
+            f"diameter {diameter:g}, beamstop {beamstop:g}",
+            "is not a ring: the beamstop must be smaller than the plate",
+        )
     geometry = scan.window
     focal = diameter * outermost_zone / geometry.wavelength
     wave = lens_wave(scan, diameter / 2 / focal, {"defocus": defocus}, True)

@@ -69,7 +69,8 @@ class RelaxedProbe(Probe):
     @torch.no_grad()
     def square_slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """Newton steps of the basis for these mixtures, and of the mixtures for this basis."""
-        flat, mixed = self.basis().flatten(1), self.mixture.flatten(0, 1)
+        flat = self.basis().flatten(1)
+        mixed = self.mixture.flatten(0, 1)
         of_mixture = _damped_inverse(flat @ flat.mH)
         of_basis = _damped_inverse(mixed.mH @ mixed / len(self.mixture)) / float(self.scale) ** 2
         return {
@@ -80,7 +81,8 @@ class RelaxedProbe(Probe):
     @torch.no_grad()
     def set_modes(self, modes: Complex[Tensor, "basis y x"]) -> None:
         """Take over another mean state, by the least change of the basis; mixtures stay."""
-        old, now = self.basis().flatten(1), self.modes().flatten(1)
+        old = self.basis().flatten(1)
+        now = self.modes().flatten(1)
         way = now @ old.mH @ torch.linalg.pinv(old @ old.mH, hermitian=True)
         super().set_modes((old + torch.linalg.pinv(way) @ (modes.flatten(1) - now)).view_as(modes))
 

@@ -259,7 +259,7 @@ def smooth_tilts(
         taps: length of the kernel, odd.
 
     Raises:
-        BadInput: the scan is no raster.
+        BadInput: the scan is not a raster.
 
     Example:
         >>> tilts = torch.zeros(12, 2)

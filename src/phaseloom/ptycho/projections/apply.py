@@ -43,7 +43,7 @@ def bind_projection(
     for one in asked:
         if one not in (*CHANGEABLE_PARTS, "setting"):
             raise BadInput(
-                f"projections: {name}", one, f"is no part of a model: use {', '.join(CHANGEABLE_PARTS)}"
+                f"projections: {name}", one, f"is not a part of a model: use {', '.join(CHANGEABLE_PARTS)}"
             )
     if {"amplitude", "phase"} & set(asked):
         _require_separate_phase(model, name)
@@ -54,16 +54,16 @@ def bind_projection(
     changed = [one for one in asked if one != "setting"]
 
     @torch.no_grad()
-    def outcome() -> tuple[Tensor, ...]:
+    def compute() -> tuple[Tensor, ...]:
         now = replace(where, thickness=tuple(model.propagator.distances().tolist()))
         out = function(*(now if one == "setting" else read_part(model, one) for one in asked))
         return out if isinstance(out, tuple) else (out,)
 
     def apply() -> None:
-        for one, new in zip(changed, outcome(), strict=True):
+        for one, new in zip(changed, compute(), strict=True):
             write_part(model, one, new)
 
-    outcome()  # a knob that cannot be meant is told now, not after the first epoch
+    compute()  # a wrong knob is refused now, not after the first epoch
     return apply
 
 
