@@ -476,6 +476,20 @@ class TestEnlarged:
         light[0, :4, :4] = torch.rand(4, 4)
         assert response(light).sum().item() == pytest.approx(light.sum().item(), rel=1e-5)
 
+    def test_checkpoints_that_call_the_response_sight_are_read(self):
+        from dataclasses import replace
+
+        scan = scanned((6, 6))
+        own = scan.geometry
+        fine = replace(own, shape=(12, 12), angle=(own.angle[0] / 2, own.angle[1] / 2))
+        detector = detectors.counting(replace(scan, modelled=fine))
+        state = {
+            name.replace("response", "sight"): value + 1 for name, value in detector.state_dict().items()
+        }
+        assert "sight.rows" in state
+        detector.load_state_dict(state)
+        assert torch.equal(detector.state_dict()["response.rows"], state["sight.rows"])
+
     def test_area_keeps_zero_frequency_where_it_is(self):
         from dataclasses import replace
 

@@ -161,7 +161,7 @@ class Advice(str):
         advice.code = code
         return advice
 
-    def __getnewargs__(self) -> tuple[StrEnum, str]:
+    def __getnewargs__(self) -> tuple[StrEnum, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.code, str(self)
 
 
@@ -182,7 +182,7 @@ class Judgement(str):
         judgement.verdict = verdict
         return judgement
 
-    def __getnewargs__(self) -> tuple[Verdict, str]:
+    def __getnewargs__(self) -> tuple[Verdict, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.verdict, str(self)
 
     def includes(self, advice: str, /) -> bool:

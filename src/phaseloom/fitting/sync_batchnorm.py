@@ -130,7 +130,7 @@ class _AllReduceSum(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        out = gradient.contiguous().clone()
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        out = gradients[0].contiguous().clone()
         torch.distributed.all_reduce(out)
         return out

@@ -75,7 +75,9 @@ class _FarWaves(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - once_differentiable has no types
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """The transposed steps in the opposite order."""
         spectrum, rows, columns, *saved = ctx.saved_tensors
         mosaic = ctx.mosaic
@@ -201,7 +203,9 @@ class _MisfitFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - once_differentiable has no types
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """Gradients of waves, weights and background."""
         wave, slope, weight, flat, light = ctx.saved_tensors
         of_wave, of_weight, of_background = ctx.needs_input_grad[:3]

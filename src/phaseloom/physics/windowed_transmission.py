@@ -84,7 +84,7 @@ class TransmissionWindows:
         """Add values ``(b, y, x)`` to one slice of a flat field."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def object_layout(self) -> WindowLayout | None:
         """Layout of the windows in a field of the object's own shape."""
         return None

@@ -142,14 +142,9 @@ class CountingDetector(nn.Module):
         self.register_buffer("mask", mask)
         self.near = near
         self.response = response
+        self.register_load_state_dict_pre_hook(_rename_old_tensors)
         self._fields_cache: TensorCache[tuple[Tensor | None, Tensor | None]] = TensorCache()
         self._background_cache: TensorCache[tuple[Tensor | None]] = TensorCache()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Checkpoints of earlier versions call the response ``sight``."""
-        for name in [name for name in state_dict if name.startswith(f"{prefix}sight.")]:
-            state_dict[f"{prefix}response.{name.removeprefix(f'{prefix}sight.')}"] = state_dict.pop(name)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(
         self,
@@ -237,6 +232,13 @@ class CountingDetector(nn.Module):
     def display(self, counts: Tensor) -> Tensor:
         """Inverse of `arrange`."""
         return counts if self.near else shift_to_centre(counts)
+
+
+def _rename_old_tensors(detector: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
+    """Checkpoints of earlier versions call the response ``sight``."""
+    old = f"{prefix}sight."
+    for name in [name for name in state_dict if name.startswith(old)]:
+        state_dict[f"{prefix}response.{name.removeprefix(old)}"] = state_dict.pop(name)
 
 
 class DetectorResponse(nn.Module):

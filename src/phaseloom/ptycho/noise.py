@@ -93,13 +93,18 @@ def poisson(
 
 def with_slope(divergence: Divergence, /) -> DivergenceWithSlope:
     """Sum and slope of a divergence at once: by formula for those of this file, else by autograd."""
-    plain = isinstance(divergence, partial) and not divergence.args
-    knobs = divergence.keywords if plain else {}
-    name = divergence.func if plain else divergence
-    if name is amplitude:
+    function = divergence
+    knobs: dict[str, float] = {}
+    if isinstance(divergence, partial) and not divergence.args:
+        function = divergence.func
+        knobs = divergence.keywords
+    if function is amplitude:
         return AmplitudeDivergence(**knobs)
-    slopes = {gaussian: _gaussian_with_slope, poisson: _poisson_with_slope}
-    return partial(slopes[name], **knobs) if name in slopes else differentiate_divergence(divergence)
+    if function is gaussian:
+        return partial(_gaussian_with_slope, **knobs)
+    if function is poisson:
+        return partial(_poisson_with_slope, **knobs)
+    return differentiate_divergence(divergence)
 
 
 def _gaussian_with_slope(
