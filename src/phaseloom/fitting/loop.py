@@ -282,15 +282,11 @@ def _stop_of_undone_epoch(progress: Progress, reason: StopReason, what: str) -> 
     return Stop(reason, f"{what} in epoch {done + 1}", remark, done)
 
 
-def _copy_state(model: nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy(model.state_dict())
-
-
 def _remember_best(progress: Progress, epoch: Epoch) -> None:
     if epoch.holdout is None or not math.isfinite(epoch.holdout):
         return
     if progress.best is None or epoch.holdout < progress.best[1]:
-        progress.best = (epoch.number, epoch.holdout, _copy_state(progress.model))
+        progress.best = (epoch.number, epoch.holdout, copy.deepcopy(progress.model.state_dict()))
 
 
 def _early_stop(progress: Progress, patience: int | None, *, settling: bool) -> Stop | None:

@@ -182,6 +182,7 @@ class GaussNewton(torch.optim.Optimizer):
             state["square"] = torch.zeros_like(gradient)
             state["steps"] = torch.zeros(())
         state["steps"] = state["steps"].cpu() + 1  # loading a state moves it to the device
+        # betas 0.9 and 0.99, see `phaseloom.fitting.optimizers.ADAM_BETAS`
         state["mean"].lerp_(gradient, 0.1)
         state["square"].lerp_(gradient.square(), 0.01)
         count = float(state["steps"])

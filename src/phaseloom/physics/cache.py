@@ -75,4 +75,5 @@ class TensorCache(Generic[Value]):
 
 
 def _stamp(source: Tensor) -> tuple[Any, ...]:
+    # every write in place raises a tensor's version, and PyTorch shows it by no public name
     return (source.data_ptr(), source._version, source.dtype, source.device, source.shape)

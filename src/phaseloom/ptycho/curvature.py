@@ -359,6 +359,7 @@ class Curvature:
         mean = bend.diagonal().mean()
         if not bool(mean > 0):
             return NewtonStep(_no_step, momentum=False)
+        # a little of the mean keeps combinations that no pattern feels from long steps
         bend = bend + 1e-3 * mean * torch.eye(len(bend), device=bend.device, dtype=bend.dtype)
         return _coupled_step(bend, trust, patterns=each)
 

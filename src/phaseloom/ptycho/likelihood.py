@@ -191,6 +191,9 @@ PENALTY_ARGUMENTS = ("model", "counts", "amplitude", "phase", "occupancy")
 """What a penalty may ask for by the names of its first parameters."""
 
 
+PATTERNS_FOR_NOISE_FLOOR = 400
+"""Patterns, spread over the scan, from which losses are estimated that belong to the data alone."""
+
 WAVE_BYTES_AT_ONCE = 4_194_304
 """Bytes of waves that are worked on together. Half as many, or twice, cost a few per cent more."""
 
@@ -369,7 +372,9 @@ class Likelihood:
         """Loss of a model that knows the mean pattern alone; zero without a noise model."""
         if not self.has_noise_model:
             return 0.0
-        some = torch.linspace(0, len(self.measured) - 1, min(len(self.measured), 400)).long()
+        some = torch.linspace(
+            0, len(self.measured) - 1, min(len(self.measured), PATTERNS_FOR_NOISE_FLOOR)
+        ).long()
         mask = self.model.detector.mask.cpu()
         mean = torch.stack([self.measured[part].sum(0) for part in some.split(64)]).sum(0) / len(some)
         known = (self.measured[part] for part in some.split(64))
@@ -394,8 +399,10 @@ class Likelihood:
 
 
 def _shot_noise_floor(divergence: noise.Divergence, measured: CountLoader, mask: Tensor) -> float:
-    """What shot noise leaves of a pattern, from 400 of them."""
-    some = np.unique(np.linspace(0, len(measured) - 1, min(len(measured), 400)).astype(int))
+    """What shot noise leaves of a pattern, from `PATTERNS_FOR_NOISE_FLOOR` of them."""
+    some = np.unique(
+        np.linspace(0, len(measured) - 1, min(len(measured), PATTERNS_FOR_NOISE_FLOOR)).astype(int)
+    )
     return max(noise.shot_noise(divergence, measured[torch.as_tensor(some)], mask.cpu()), 1e-12)
 
 

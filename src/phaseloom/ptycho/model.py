@@ -212,5 +212,6 @@ class Ptychography(nn.Module):
 
 def _uses_functional_transforms() -> bool:
     """Whether derivatives are taken in a way that only plain operations know."""
+    # PyTorch has no public question for either of the two
     forward = torch.autograd.forward_ad._current_level >= 0
     return forward or torch._C._are_functorch_transforms_active()

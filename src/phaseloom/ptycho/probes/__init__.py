@@ -78,7 +78,7 @@ def from_patterns(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None =
         wave = fly(mean.to(torch.complex128), kernel)
     else:
         wave = shift_to_centre(to_real(shift_to_corner(mean).to(torch.complex128)))
-    return build_probe(scan, defocused(enlarge_wave(wave, scan), scan.window, defocus), modes)
+    return build_probe(scan, fly_by_defocus(enlarge_wave(wave, scan), scan.window, defocus), modes)
 
 
 def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
@@ -302,7 +302,9 @@ def relaxed(
     if path is not None:
         from phaseloom.ptycho import import_parts
 
-        wave = defocused(import_parts.read_probe(path, scan.window), scan.window, defocus).to(torch.complex64)
+        wave = fly_by_defocus(import_parts.read_probe(path, scan.window), scan.window, defocus).to(
+            torch.complex64
+        )
         return RelaxedProbe(wave, scan.window, import_parts.read_mixtures(path, len(scan)), support=support)
     if not 1 <= modes <= basis:
         raise BadInput("probe: relaxed.modes", modes, f"must lie between 1 and the {basis} of the basis")
@@ -342,7 +344,7 @@ def stored(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) 
     if scan.probe is None:
         raise BadInput("probe: stored", None, "the data file holds no probe: use from_patterns or focused")
     wave = torch.from_numpy(np.asarray(scan.probe, np.complex128))
-    return build_probe(scan, defocused(enlarge_wave(wave, scan), scan.window, defocus), modes)
+    return build_probe(scan, fly_by_defocus(enlarge_wave(wave, scan), scan.window, defocus), modes)
 
 
 def from_file(
@@ -380,13 +382,13 @@ def from_file(
     from phaseloom.ptycho import import_parts
 
     wave = import_parts.read_probe(path, scan.window)
-    moved = defocused(wave, scan.window, defocus - forward)
+    moved = fly_by_defocus(wave, scan.window, defocus - forward)
     if power == "own":
         power = float(wave.abs().square().sum()) if import_parts.is_ours(path) else "mean"
     return build_probe(scan, moved, modes or len(wave), shares=shares, relative=relative, power=power)
 
 
-def defocused(
+def fly_by_defocus(
     wave: Complex[Tensor, "*mode y x"], geometry: Geometry, defocus: float, /
 ) -> Complex[Tensor, "*mode y x"]:
     """The wave at the object when it is moved upstream of the focus by ``defocus`` angstrom."""
