@@ -58,7 +58,7 @@ def known(job):
     whole = np.ones(room.shape, np.complex64)
     whole[top : top + cases.N, left : left + cases.N] = cases.star()
     with torch.no_grad():
-        job.model.object.put(torch.as_tensor(whole)[None, None])
+        job.model.object.set_transmission(torch.as_tensor(whole)[None, None])
 
 
 def radians(probe):

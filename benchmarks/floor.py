@@ -61,7 +61,7 @@ def experiment(case: str, kind: str, border: int | None = None) -> tuple[Ptychog
     thing = objects.pixels(room, slices=slices, thickness=10.0 if slices > 1 else 0.0, kind=kind)
     with torch.no_grad():
         start = 0.2 * torch.rand(1, slices, *room.shape)
-        thing.put(torch.polar(torch.ones_like(start), start))
+        thing.set_transmission(torch.polar(torch.ones_like(start), start))
     r = torch.arange(size) - size / 2
     beam = (
         torch.exp(-(r[:, None] ** 2 + r**2) / (size / 6) ** 2) * (1 + 0.1 * torch.randn(modes, size, size))

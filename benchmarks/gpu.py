@@ -123,9 +123,9 @@ class Ours:
         curvature = Curvature(model, likelihood)
         for parameter in model.object.parameters():
             parameter.touched = []
-        self.optimizer.follow(curvature([{"loss": 1.0, "holdout": None}] * 2), curvature.momentum)
+        self.optimizer.set_rules(curvature([{"loss": 1.0, "holdout": None}] * 2), curvature.momentum)
         moved = [one for group in groups for one in group["params"]]
-        self.work = replay.Replayed(likelihood, moved, size=batch if graph else 0)
+        self.work = replay.GraphReplay(likelihood, moved, size=batch if graph else 0)
         draw, count = torch.Generator().manual_seed(0), len(model.scan.start)
         self.index = [torch.randperm(count, generator=draw)[:batch].to(device) for _ in range(UPDATES)]
         self.batch, self.wave = batch, 8 * self.modes * window**2

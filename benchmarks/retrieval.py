@@ -164,7 +164,7 @@ def reconstructed(sample, dose, seed, thing, epochs):
     for _ in job:
         errors.append(judged(on_truth(job.model, sample), sample.phase, ramp=True)["nmse"])
     seconds = time.process_time() - began
-    if not errors or job.progress.shown is not None:
+    if not errors or job.progress.result_epoch is not None:
         errors.append(judged(on_truth(job.model, sample), sample.phase, ramp=True)["nmse"])
     losses = [event["loss"] for event in job.progress.history]
     final = judged(on_truth(job.model, sample), sample.phase, ramp=True)

@@ -94,15 +94,15 @@ def inside(file: Path, epochs: int) -> None:
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     mine = torch.tensor([cpu, float(np.prod(rows.shape)) * rows.dtype.itemsize, float(memory)])
     most = mine.clone()
-    if team().count > 1:
+    if team().world_size > 1:
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-    if team().first:
+    if team().is_main:
         names = ("CPU seconds", "bytes of patterns", "peak bytes")
         found = {
             f"{name}, largest of a process": value for name, value in zip(names, most.tolist(), strict=True)
         }
         loss = job.progress.history[-1]["loss"]
-        print(json.dumps({"processes": team().count, "seconds": seconds, "loss": loss, **found}))
+        print(json.dumps({"processes": team().world_size, "seconds": seconds, "loss": loss, **found}))
 
 
 def run(epochs: int, side: int, window: int) -> None:

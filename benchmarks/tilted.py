@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.record import tabulated
-from phaseloom.physics import tilted_detector as oblique
+from phaseloom.physics import tilted_planes as oblique
 from tests.recipes import test_tilted_sample as cases
 
 KINDS = ("flat", "none")

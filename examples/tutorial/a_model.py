@@ -150,7 +150,7 @@ def main(*, pictures: Path | None) -> None:
 def compare(model: AxialModel, builtin: pl.Ptychography, scan: pl.Scan4D) -> None:
     """Patterns and losses of the model and of the built-in with the same object."""
     every = torch.arange(len(scan))
-    builtin.object.lay(model.object, at=scan.positions[0])
+    builtin.object.place_window(model.object, at=scan.positions[0])
     with torch.no_grad():
         ours, theirs = model(every), builtin.detector.display(builtin(every))
     print(f"brightest pixel {theirs.max():.0f} counts, largest difference {(ours - theirs).abs().max():.4f}")

@@ -121,7 +121,7 @@ class Result:
         history: one dict per epoch.
         stopped: why the run ended, in a sentence.
         stop_reason: the same as a code (`phaseloom.fitting.outcome.StopReason`); empty in old files.
-        verdict: how far it may be trusted, in a sentence (`phaseloom.fitting.verdict.verdict`).
+        verdict: how far it may be trusted, in a sentence (`phaseloom.fitting.verdict.judge_fit`).
         verdict_code: the same as a code (`phaseloom.fitting.outcome.Verdict`); empty in old files.
         metrics: numbers about the whole data.
         recipe: text of the parameter file that repeats the run.

@@ -183,7 +183,7 @@ def twins(run) -> tuple:
     window = torch.polar(*(torch.rand(64, 64, generator=generator) for _ in range(2)))
     moves = 0.2 * torch.rand(len(scan), generator=generator)
     with torch.no_grad():
-        builtin.object.lay(window, at=scan.positions[0])
+        builtin.object.place_window(window, at=scan.positions[0])
         ours.object.copy_(window)
         ours.moves.copy_(moves)
         builtin.heights.offsets.copy_(moves)
@@ -206,8 +206,8 @@ def test_it_gives_the_loss_and_the_gradients_too(twins):
     for loss in losses:
         loss.backward()
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
-    builtin.object.put(builtin.object.wave.grad)  # to be asked for the part under the scan
-    pairs = [(ours.object.grad, builtin.object.under(scan.positions[0])[0, 0])]
+    builtin.object.set_transmission(builtin.object.wave.grad)  # to be asked for the part under the scan
+    pairs = [(ours.object.grad, builtin.object.read_window(scan.positions[0])[0, 0])]
     pairs.append((ours.moves.grad, builtin.heights.offsets.grad))
     for own, theirs in pairs:
         torch.testing.assert_close(own, theirs, rtol=0, atol=1e-3 * float(theirs.abs().max()))

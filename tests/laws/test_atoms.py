@@ -81,7 +81,7 @@ def test_atoms_at_high_frequencies_are_bare_nuclei():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(BadInput, match="104 is no element"):
+    with pytest.raises(BadInput, match="104 is not an element"):
         scattering_factor(104, np.zeros(1))
     with pytest.raises(BadInput, match="needs a thickness"):
         assign_slices(torch.zeros(1), 0.0, 1)

@@ -162,7 +162,7 @@ class TestPatterns:
         for number, height in enumerate(SOME[far]):
             with torch.no_grad():
                 kernel = torch.as_tensor(spectrum(scan.geometry, -height))
-                plain.probe.put(fly(model.probe.modes(), kernel))
+                plain.probe.set_modes(fly(model.probe.modes(), kernel))
             same(patterns(plain)[number], patterns(model)[number])
 
     @GEOMETRIES
@@ -253,7 +253,7 @@ class TestHeights:
         heights = Heights.of(scanned(heights=SOME[far]), 10.0).double()
         with torch.no_grad():
             heights.stretch += 0.5
-        move = heights.refined().detach().numpy() - SOME[far]
+        move = heights.current_heights().detach().numpy() - SOME[far]
         np.testing.assert_allclose(move, 5 * SOME[far] / 22)
 
     def test_come_back_in_the_frame_of_the_scan(self):

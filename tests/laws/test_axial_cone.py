@@ -174,7 +174,7 @@ def test_light_on_the_object_is_where_it_falls():
     assert model.coverage().sum() == pytest.approx(4 * power, rel=1e-3)
     y = np.arange(model.scan.canvas.window[0])
     widths = {}
-    for modes, members in model.incident():
+    for modes, members in model.incident_modes():
         light = modes.abs().square().sum((0, 2)).numpy()
         mean = (y * light).sum() / light.sum()
         widths[int(members[0])] = np.sqrt(((y - mean) ** 2 * light).sum() / light.sum())

@@ -18,8 +18,7 @@ from phaseloom.ptycho.curvature import Curvature
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject, make_start, resample_field
-from phaseloom.ptycho.objects import PixelObject, bandlimited
+from phaseloom.ptycho.objects import BandlimitedObject, PixelObject, bandlimited, make_start, resample_field
 from tests.laws.conftest import in_double
 
 PAIRS = [((8, 8), (16, 16)), ((7, 7), (16, 16)), ((8, 6), (15, 13)), ((5, 9), (13, 10)), ((1, 4), (3, 4))]
@@ -151,7 +150,7 @@ def test_newton_steps_find_an_object_of_coarse_pixels_from_a_scan():
     model = experiment(scan, (14, 15), modes=1)
     model.probe.load_state_dict(truth.probe.state_dict())
     wanted = truth.object.transmission().detach()
-    model.object.put(torch.ones_like(wanted))
+    model.object.set_transmission(torch.ones_like(wanted))
     model.requires_grad_(False)
     model.object.requires_grad_(True)
     optimizer = optimizers.gauss_newton(optimizers.groups(model.object.parts(), {"object": 0.5}))
@@ -159,7 +158,7 @@ def test_newton_steps_find_an_object_of_coarse_pixels_from_a_scan():
     curvature = Curvature(model, likelihood)
 
     def prepare(progress):
-        optimizer.follow(curvature(progress.history), curvature.momentum)
+        optimizer.set_rules(curvature(progress.history), curvature.momentum)
 
     order = batches.random(np.arange(len(scan)), 0, size=5)
     progress = Progress(model, optimizer)
@@ -173,9 +172,9 @@ def test_newton_steps_find_an_object_of_coarse_pixels_from_a_scan():
 def test_it_takes_over_a_transmission_on_either_grid():
     thing = BandlimitedObject(make_start("random", (2, 1, 6, 5), 1), "complex", (), scans.canvas(scanned()))
     fine, coarse = thing.transmission().detach(), thing.coarse().detach().clone()
-    thing.put(make_start("random", (2, 1, 6, 5), 2))
+    thing.set_transmission(make_start("random", (2, 1, 6, 5), 2))
     assert (thing.coarse() - coarse).abs().max() > 0.1
-    thing.put(fine)
+    thing.set_transmission(fine)
     torch.testing.assert_close(thing.coarse().detach(), coarse)
     torch.testing.assert_close(thing.transmission().detach(), fine)
 
@@ -212,7 +211,7 @@ def test_the_spectral_start_is_the_leading_eigenvector():
     columns = []
     for unit in torch.eye(12, dtype=torch.complex64).view(12, 1, 1, 4, 3):
         with torch.no_grad():
-            model.object.put(unit)
+            model.object.set_transmission(unit)
             columns.append(model.wave(index).flatten(1, -3))
     matrix = torch.stack(columns, -1)
     heavy = torch.einsum("bmyxi,byx,bmyxj->ij", matrix.conj(), counts.to(matrix), matrix)
@@ -221,7 +220,7 @@ def test_the_spectral_start_is_the_leading_eigenvector():
     alike = torch.vdot(leading, found.flatten()).abs() / found.norm()
     assert alike > 1 - 1e-4
     with torch.no_grad():
-        model.object.put(found)
+        model.object.set_transmission(found)
         torch.testing.assert_close(model(index).sum(), counts.sum(), rtol=1e-4, atol=0)
     with pytest.raises(BadInput, match="needs a band-limited object of one slice"):
         spectral_start(Ptychography.of(scan), counts, index)
@@ -235,7 +234,7 @@ def test_the_spectral_start_is_that_of_the_detector_at_hand():
 
     def agreement(start):
         with torch.no_grad():
-            model.object.put(start / start.norm())
+            model.object.set_transmission(start / start.norm())
             return (counts * model(index)).sum().item()
 
     points = spectral_start(model, counts, index, steps=300)

@@ -173,7 +173,9 @@ def experiment(kind, slices, modes=2, scan=None):
     scan = scan if scan is not None else scanned()
     draw = torch.Generator().manual_seed(1)
     thing = objects.pixels(scans.canvas(scan), slices=slices, thickness=10.0, kind=kind)
-    thing.put(torch.polar(*(f(0.1 * torch.rand(1, slices, *thing.canvas.shape, generator=draw)) for f in UP)))
+    thing.set_transmission(
+        torch.polar(*(f(0.1 * torch.rand(1, slices, *thing.canvas.shape, generator=draw)) for f in UP))
+    )
     beam = torch.randn(modes, *SHAPE, dtype=torch.complex64, generator=draw)
     beam *= (30.0 * SHAPE[0] * SHAPE[1] / beam.abs().square().sum()).sqrt()
     model = Ptychography.of(scan, object=thing, probe=Probe(beam, scan.geometry))
@@ -204,7 +206,7 @@ def prepared(
         curvature = Curvature(model, likelihood, pull=pull)
         for parameter in model.object.parameters():
             parameter.touched = []
-        optimizer.follow(curvature(EPOCHS), curvature.momentum)
+        optimizer.set_rules(curvature(EPOCHS), curvature.momentum)
     for group in optimizer.param_groups:
         group["lr"] = group["base"]
     return model, likelihood, optimizer
@@ -231,9 +233,9 @@ class TestNothingIsReadBack:
         """The first batch finds out what there is; then losses are read once for all batches of an epoch."""
         with elsewhere() as mode:
             _, likelihood, optimizer = prepared(kind, slices, away=True, divergence=divergence)
-            learn.from_each(likelihood, batched()[:1], optimizer, 1, 10.0)
+            learn.step_on_each(likelihood, batched()[:1], optimizer, 1, 10.0)
             mode.waits.clear()
-            learn.from_each(likelihood, batched(), optimizer, 1, 10.0)
+            learn.step_on_each(likelihood, batched(), optimizer, 1, 10.0)
         assert mode.waits == ["aten._to_copy.default"]
 
     def test_nor_with_adam_and_penalties_on_masked_patterns(self):
@@ -249,18 +251,18 @@ class TestNothingIsReadBack:
         with elsewhere() as mode:
             given = {"scan": scanned(mask=mask), "named": "adam", "bright": bright, "faint": faint}
             _, likelihood, optimizer = prepared("phase", 2, away=True, **given)
-            learn.from_each(likelihood, batched()[:1], optimizer, 1, None)
+            learn.step_on_each(likelihood, batched()[:1], optimizer, 1, None)
             mode.waits.clear()
-            learn.from_each(likelihood, batched(), optimizer, 1, None)
+            learn.step_on_each(likelihood, batched(), optimizer, 1, None)
         assert [wait for wait in mode.waits if "local_scalar" not in wait] == ["aten._to_copy.default"]
 
     def test_patterns_held_out_are_read_once(self):
         with elsewhere() as mode:
             _, likelihood, optimizer = prepared("phase", 2, away=True)
-            held = (batched(), ["positions"], ["noise"])
-            learn.held_out(likelihood, held, optimizer, 1)
+            held = learn.HoldOut(batched(), ["positions"], ["noise"])
+            learn.measure_holdout(likelihood, held, optimizer, 1)
             mode.waits.clear()
-            learn.held_out(likelihood, held, optimizer, 1)
+            learn.measure_holdout(likelihood, held, optimizer, 1)
         assert mode.waits == ["aten._to_copy.default"]
 
     def test_what_is_read_is_noticed(self):
@@ -283,9 +285,9 @@ def test_an_epoch_elsewhere_comes_to_the_same(kind, slices, monkeypatch):
     monkeypatch.setattr(Curvature, "momentum", 0.0)
     with elsewhere():
         model, likelihood, optimizer = prepared(kind, slices, away=True, pull=0.0)
-        there = learn.from_each(likelihood, batched(), optimizer, 1, None)
+        there = learn.step_on_each(likelihood, batched(), optimizer, 1, None)
     here, likelihood, optimizer = prepared(kind, slices, away=False, pull=0.0)
-    known = learn.from_each(likelihood, batched(), optimizer, 1, None)
+    known = learn.step_on_each(likelihood, batched(), optimizer, 1, None)
     assert there[0]["noise"] == pytest.approx(known[0]["noise"], rel=1e-3)
     for (name, moved), still in zip(values(model).items(), values(here).values(), strict=True):
         torch.testing.assert_close(moved, still, rtol=1e-3, atol=1e-4, msg=name)
@@ -313,9 +315,9 @@ class Noted(Likelihood):
         self.order.append(("asked", index[0].item()))
         return super().__call__(index)
 
-    def expect(self, pieces):
+    def prefetch(self, pieces):
         self.order += [("told", piece[0].item()) for piece in pieces]
-        super().expect(pieces)
+        super().prefetch(pieces)
 
 
 class TestPatterns:
@@ -329,12 +331,12 @@ class TestPatterns:
         measured = CountLoader(replace(scan, counts=counts), lambda x: x.roll(1, -1))
         index = torch.tensor([7, 0, 7])
         with elsewhere():
-            there, found = measured.take(index, ELSEWHERE)
+            there, found = measured.load(index, ELSEWHERE)
             again = measured[there]
         assert found.dtype == torch.float32
         for one in (found, again):
             assert torch.equal(one.true, measured[index])
-        resident = measured.resident[ELSEWHERE]
+        resident = measured.on_device[ELSEWHERE]
         assert (resident is None) == (not room)
         if room and dtype in ("u1", "u2", "i2"):
             assert resident.patterns.element_size() == counts.itemsize
@@ -343,12 +345,12 @@ class TestPatterns:
         monkeypatch.setattr(torch.Tensor, "pin_memory", None)
         measured = CountLoader(scanned(), lambda x: x)
         index, here = torch.tensor([3, 1]), torch.device("cpu")
-        measured.expect([index], here)
-        assert not measured.coming
-        assert measured.held is None
-        same, _ = measured.take(index, here)
+        measured.prefetch([index], here)
+        assert not measured.in_transfer
+        assert measured.in_memory is None
+        same, _ = measured.load(index, here)
         assert same is index
-        assert not measured.resident
+        assert not measured.on_device
 
     def test_are_sent_while_the_batch_before_is_worked_on(self, monkeypatch):
         monkeypatch.setattr(measured_module, "_free_bytes", lambda device: 0)
@@ -356,20 +358,20 @@ class TestPatterns:
             _, likelihood, optimizer = prepared("phase", 1, away=True)
             likelihood.__class__, likelihood.order = Noted, []
             pieces = [*batched()[:2], tuple(torch.arange(10, 20).split(5))]
-            learn.from_each(likelihood, pieces, optimizer, 1, None)
+            learn.step_on_each(likelihood, pieces, optimizer, 1, None)
         asked = [("asked", 0), ("told", 5), ("asked", 5), ("told", 10), ("told", 15)]
         assert likelihood.order == [*asked, ("asked", 10), ("asked", 15)]
-        assert not likelihood.measured.coming
+        assert not likelihood.measured.in_transfer
 
     def test_announced_and_never_asked_for_are_forgotten(self, monkeypatch):
         monkeypatch.setattr(measured_module, "_free_bytes", lambda device: 0)
         measured = CountLoader(scanned(), lambda x: x)
         index = [torch.tensor([n]) for n in range(3)]
         with elsewhere():
-            measured.expect(index[:2], ELSEWHERE)
-            measured.expect(index[2:], ELSEWHERE)
-            assert len(measured.coming) == 1
-            _, found = measured.take(index[0], ELSEWHERE)
+            measured.prefetch(index[:2], ELSEWHERE)
+            measured.prefetch(index[2:], ELSEWHERE)
+            assert len(measured.in_transfer) == 1
+            _, found = measured.load(index[0], ELSEWHERE)
         assert torch.equal(found.true, measured[index[0]])
 
 
@@ -405,7 +407,7 @@ class Taped:
         self.calls.append("wait")
 
     def install(self, monkeypatch):
-        monkeypatch.setattr(replay, "recordable", lambda device: device == ELSEWHERE)
+        monkeypatch.setattr(replay, "supports_graphs", lambda device: device == ELSEWHERE)
         for name in ("CUDAGraph", "Stream", "current_stream"):
             monkeypatch.setattr(torch.cuda, name, lambda: self)
         monkeypatch.setattr(torch.cuda, "graph", self.record)
@@ -433,7 +435,7 @@ class TestReplayed:
             with elsewhere() as mode, monkeypatch.context() as patch:
                 model, likelihood, optimizer = prepared(kind, slices, away=True)
                 taped = Taped(mode).install(patch)
-                work = replay.Replayed(likelihood, moving(optimizer), size=5 if replays else 0)
+                work = replay.GraphReplay(likelihood, moving(optimizer), size=5 if replays else 0)
                 losses = [stepped(work, optimizer, Lent(index)) for index in order]
             found.append((losses, values(model)))
             assert taped.calls.count("replay") == replays * (len(order) - 1 - replay.WARM_UP_RUNS)
@@ -447,7 +449,7 @@ class TestReplayed:
         with elsewhere() as mode:
             _, likelihood, optimizer = prepared(kind, slices, away=True)
             taped = Taped(mode).install(monkeypatch)
-            work = replay.Replayed(likelihood, moving(optimizer), size=5)
+            work = replay.GraphReplay(likelihood, moving(optimizer), size=5)
             for index in batched() * 2:
                 stepped(work, optimizer, Lent(index))
         warm = ["wait", "beside", "wait"] * replay.WARM_UP_RUNS
@@ -461,7 +463,7 @@ class TestReplayed:
             with elsewhere() as mode, monkeypatch.context() as patch:
                 _, likelihood, optimizer = prepared(kind, slices, away=True)
                 taped = Taped(mode).install(patch)
-                work = replay.Replayed(likelihood, moving(optimizer), size=size)
+                work = replay.GraphReplay(likelihood, moving(optimizer), size=size)
                 losses.append([stepped(work, optimizer, Lent(index)) for index in batched() * 2])
                 assert work.broken == bool(size)
             assert "replay" not in taped.calls
@@ -472,7 +474,7 @@ class TestReplayed:
 
     def test_a_cpu_knows_no_graphs(self, kind, slices):
         _, likelihood, optimizer = prepared(kind, slices, away=False)
-        work = replay.Replayed(likelihood, moving(optimizer), size=5)
+        work = replay.GraphReplay(likelihood, moving(optimizer), size=5)
         for index in batched():
             terms = work(index)
             gradient = moving(optimizer)[0].grad.clone()

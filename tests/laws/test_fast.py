@@ -11,13 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.physics import fused_kernels as passes
-from phaseloom.physics.adjoint import far_waves
-from phaseloom.physics.amplitude_loss import differentiate_divergence, misfit
+from phaseloom.physics.adjoint import differentiate_divergence, far_waves, misfit
 from phaseloom.physics.cache import TensorCache
 from phaseloom.physics.fourier import shift
 from phaseloom.physics.patches import clear_boxes, gather, group_windows, merge_boxes
-from phaseloom.physics.propagate import angular_spectrum, far_field, tilt_ramp
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import angular_spectrum, far_field, multislice, tilt_ramp
 from phaseloom.physics.windowed_transmission import (
     DeviceWindows,
     TransmissionCache,
@@ -325,7 +323,7 @@ class TestModel:
             model, likelihood = experiment(shape, slices, modes, kind, real, each=each)
             model.use_custom_adjoint = swift
             model.illumination_sum = torch.zeros(slices, *model.scan.canvas.shape, dtype=real)
-            assert model.plain() == swift
+            assert model.supports_fast_path() == swift
             terms = likelihood(torch.tensor([5, 0, 3]))
             terms["noise"].backward()
             named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -350,7 +348,7 @@ class TestModel:
     @pytest.mark.parametrize(("modes", "shape", "many"), [(1, (64, 64), 128), (4, (128, 128), 8)])
     def test_pieces_fill_the_caches(self, modes, shape, many):
         _, likelihood = experiment(shape, 1, modes, "phase", torch.float32)
-        assert likelihood.at_once == many
+        assert likelihood.best_piece_size == many
 
     def test_a_batch_in_pieces_leaves_the_same_gradient(self):
         slopes = []
@@ -370,14 +368,14 @@ class TestModel:
             getattr(model.propagator, part).requires_grad_(True)
             likelihood(torch.arange(3))["noise"].backward()
             slopes.append(getattr(model.propagator, part).grad)
-        assert model.plain() is False
+        assert model.supports_fast_path() is False
         close(*slopes, 1e-10)
 
     @pytest.mark.parametrize("part", ["shift", "descan"])
     def test_what_is_refined_of_the_flight_to_the_detector_takes_the_plain_way(self, part):
         model, likelihood = experiment((8, 8), 2, 2, "phase", torch.float64)
         getattr(model.propagator, part).requires_grad_(True)
-        assert not model.plain()
+        assert not model.supports_fast_path()
         likelihood(torch.arange(3))["noise"].backward()
         assert getattr(model.propagator, part).grad.abs().max() > 0
 
@@ -425,7 +423,7 @@ class TestNothingStale:
     def test_after_a_change_in_place(self, name):
         """A copy made after the change has kept nothing."""
         model, likelihood = experiment((8, 8), 2, 2, "phase", torch.float64, bare=True)
-        model.propagator.leans = True
+        model.propagator.has_tilt = True
         index = torch.tensor([4, 1, 2])
         with torch.no_grad():
             before = likelihood(index)["noise"]
@@ -456,7 +454,7 @@ class TestNothingStale:
     def test_glass_grows_to_what_batches_share(self):
         glass, (leaf,) = TransmissionCache(), (torch.nn.Parameter(made("phase", 1, (40, 40))[0].detach()),)
         for box in [(0, 20, 0, 20), (2, 22, 1, 21), (1, 21, 0, 20)]:
-            wave, around = glass.around((leaf,), box)
+            wave, around = glass.get_box((leaf,), box)
             assert torch.equal(wave, transmission((leaf,), around))
         assert around == (0, 22, 0, 21)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from phaseloom.errors import BadInput
-from phaseloom.fitting.loop import Progress, fit, put_back
+from phaseloom.fitting.loop import Progress, fit, load_optimizer_state
 from phaseloom.fitting.optimizers import Rate, adam, groups, lbfgs, nadam, sgd
 from phaseloom.fitting.schedule import Every, constant, cosine
 from phaseloom.ptycho.batches import random
@@ -157,7 +157,7 @@ class TestParts:
 
     def test_active_counts_both_ends(self):
         rate = Rate(1.0, start=2, stop=4)
-        assert [epoch for epoch in range(1, 7) if rate.active(epoch)] == [2, 3, 4]
+        assert [epoch for epoch in range(1, 7) if rate.is_active(epoch)] == [2, 3, 4]
 
     @pytest.mark.parametrize(
         ("rates", "word"),
@@ -246,7 +246,7 @@ class TestMishaps:
     def test_a_state_put_back_keeps_its_dtypes(self):
         progress = started(Lines(), how=nadam)
         run(progress, 2)
-        put_back(progress.optimizer, copy.deepcopy(progress.optimizer.state_dict()))
+        load_optimizer_state(progress.optimizer, copy.deepcopy(progress.optimizer.state_dict()))
         state = progress.optimizer.state[progress.model.slope]
         assert state["mu_product"].dtype == torch.float32
         assert state["exp_avg"].dtype == torch.float64
@@ -406,7 +406,7 @@ class TestPieces:
 class TestSchedule:
     def test_events_come_from_start_to_stop_each_so_often(self):
         event = Every(lambda: None, start=3, stop=9, every=2)
-        assert [epoch for epoch in range(1, 13) if event.due(epoch)] == [3, 5, 7, 9]
+        assert [epoch for epoch in range(1, 13) if event.is_due(epoch)] == [3, 5, 7, 9]
 
     def test_the_loop_lets_them_happen_after_the_epoch(self):
         progress = started(Lines())

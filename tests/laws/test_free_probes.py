@@ -15,7 +15,7 @@ from phaseloom.physics.modes import orthogonalise
 from phaseloom.ptycho import detectors, probes
 from phaseloom.ptycho.illumination import Probe, Support
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 
 torch.set_num_threads(1)
 
@@ -67,7 +67,7 @@ class TestSupport:
 
     def test_a_disk_stays_dark_outside_whatever_the_steps(self):
         probe = probes.limited(scanned(shape=(16, 16)), radius=8.0, modes=2)
-        probe.put(torch.randn(2, 16, 16, dtype=torch.complex64))
+        probe.set_modes(torch.randn(2, 16, 16, dtype=torch.complex64))
         y, x = (torch.arange(16) - 8.0 for _ in range(2))
         outside = torch.hypot(y[:, None], x[None]) >= 4
         assert not probe.modes()[:, outside].any()
@@ -106,7 +106,7 @@ class TestRelaxed:
     def test_patterns_are_mixtures_of_the_basis(self):
         probe, index = relaxed(), torch.tensor([3, 1])
         known = torch.einsum("nmk,kyx->nmyx", probe.mixture[index], probe.basis())
-        assert torch.allclose(probe.each(index), known)
+        assert torch.allclose(probe.modes_of(index), known)
 
     def test_unit_mixtures_are_a_plain_probe(self):
         scan = scanned()
@@ -120,7 +120,7 @@ class TestRelaxed:
     def test_the_mean_state_has_the_mean_intensity_and_is_orthogonal(self):
         probe = relaxed(count=40)
         modes = probe.modes().detach()
-        mean = probe.each(torch.arange(40)).abs().square().sum(1).mean(0)
+        mean = probe.modes_of(torch.arange(40)).abs().square().sum(1).mean(0)
         assert torch.allclose(modes.abs().square().sum(0), mean, rtol=1e-4)
         gram = modes.flatten(1) @ modes.flatten(1).mH
         assert torch.allclose(gram, torch.diag(gram.diagonal()), atol=1e-8 * float(gram.abs().max()))
@@ -130,11 +130,11 @@ class TestRelaxed:
     @pytest.mark.parametrize("modes", [1, 2, 3])
     def test_tidying_changes_no_pattern(self, modes):
         probe, index = relaxed(modes=modes), torch.arange(5)
-        before = probe.each(index).detach()
+        before = probe.modes_of(index).detach()
         light = before.abs().square().sum(1)
         state = torch.einsum("nmyx,nmvu->nyxvu", before, before.conj())
-        probe.tidy()
-        after = probe.each(index).detach()
+        probe.orthogonalise()
+        after = probe.modes_of(index).detach()
         assert torch.allclose(after.abs().square().sum(1), light, rtol=1e-8)
         assert torch.allclose(torch.einsum("nmyx,nmvu->nyxvu", after, after.conj()), state, atol=1e-9)
         assert torch.allclose(probe.basis().abs(), probe.modes().abs(), rtol=1e-4, atol=1e-4)
@@ -146,15 +146,15 @@ class TestRelaxed:
         probe = relaxed(modes=1, basis=2)
         with torch.no_grad():
             probe.mixture.zero_()[:, 0, 0] = 1
-        before = probe.each(torch.arange(5)).detach()
-        probe.tidy()
-        assert torch.allclose(probe.each(torch.arange(5)).abs(), before.abs(), rtol=1e-6, atol=1e-9)
+        before = probe.modes_of(torch.arange(5)).detach()
+        probe.orthogonalise()
+        assert torch.allclose(probe.modes_of(torch.arange(5)).abs(), before.abs(), rtol=1e-6, atol=1e-9)
         assert bool(probe.basis()[1].detach().any())
 
     def test_put_gives_the_mean_state_that_was_asked_for(self):
         probe = relaxed()
         wanted = orthogonalise(probe.modes().detach() * (1 + 0.1 * noise(12, 10, seed=7)))
-        probe.put(wanted)
+        probe.set_modes(wanted)
         got = probe.modes().detach()
         assert torch.allclose(got.abs().square().sum(0), wanted.abs().square().sum(0), rtol=1e-3)
 

@@ -10,14 +10,13 @@ import torch
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.column_tilt import estimate_lean
 from phaseloom.physics.propagate import angular_spectrum
-from phaseloom.physics.slices import shear_slices
+from phaseloom.physics.slices import estimate_lean, shear_slices
 from phaseloom.ptycho import detectors, projections, propagators, scans
-from phaseloom.ptycho.apply_projections import bind_projection, describe_setting
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.objects import PixelObject
+from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.simulation import simulate
 from tests.laws.conftest import in_double
 

@@ -85,7 +85,7 @@ class TestAberrated:
 
     def test_it_cannot_be_given_other_waves(self):
         with pytest.raises(BadInput, match="follows from optics"):
-            lens().put(lens().modes())
+            lens().set_modes(lens().modes())
 
     def test_it_finds_defocus_and_astigmatism(self):
         """From patterns of a known lens, started 40 A and a whole astigmatism beside."""
@@ -180,7 +180,7 @@ class TestPixels:
         with torch.no_grad():
             probe.focus += 0.2
             new = torch.randn(2, 24, 20, dtype=torch.complex64)
-            probe.put(new)
+            probe.set_modes(new)
         torch.testing.assert_close(probe.modes().detach(), new, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("shares", [[0.5, 0.6, 0.1, 0.1], [0.0], [-1.0], []])

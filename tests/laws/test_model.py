@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import cornered
+from phaseloom.physics.fourier import shift_to_corner
 from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors, propagators, scans
 from phaseloom.ptycho.illumination import Probe
@@ -192,7 +192,7 @@ class TestPositions:
         mapped, shifted = experiment(scan), experiment(scan)
         with torch.no_grad():
             mapped.scan.affine += torch.tensor([[0.4, -0.3], [0.2, 0.9]], dtype=torch.float64)
-            shifted.scan.offsets += mapped.scan.refined() - mapped.scan.start
+            shifted.scan.offsets += mapped.scan.current_positions() - mapped.scan.start
         assert shifted.scan.offsets.abs().max() > 0.5
         same(patterns(mapped), patterns(shifted))
 
@@ -201,7 +201,7 @@ class TestPositions:
         model = experiment(scanned())
         with torch.no_grad():
             model.scan.affine[0, 1] += 0.8
-            step = model.scan.refined() - model.scan.start
+            step = model.scan.current_positions() - model.scan.start
         arm = model.scan.start - model.scan.start.mean(0)
         same(step, torch.stack([0.8 * arm[:, 1] / arm.abs().max(), 0 * arm[:, 0]], 1))
 
@@ -209,7 +209,7 @@ class TestPositions:
         model = experiment(scanned())
         with torch.no_grad():
             model.scan.affine += torch.tensor([[0.4, -0.3], [0.2, 0.9]], dtype=torch.float64)
-        same(model.scan.refined().mean(0), model.scan.start.mean(0))
+        same(model.scan.current_positions().mean(0), model.scan.start.mean(0))
 
     @pytest.mark.parametrize("far_away", [1000.0, -1000.0, 12.0])
     def test_off_the_canvas_they_stay_finite(self, far_away):
@@ -233,7 +233,7 @@ class TestDetector:
         background = random.uniform(0, 3, (6, 5))
         bare = patterns(experiment(scanned((6, 5))))
         seen = patterns(experiment(scanned((6, 5), weights=weights, flat=flat, background=background)))
-        flat, background = (cornered(torch.as_tensor(a)) for a in (flat, background))
+        flat, background = (shift_to_corner(torch.as_tensor(a)) for a in (flat, background))
         same(seen, torch.as_tensor(weights)[:, None, None] * bare * flat + background, tolerance=1e-6)
 
     def test_a_full_pixel_shows_no_more_and_pulls_at_nothing(self):
@@ -241,7 +241,7 @@ class TestDetector:
         plain = patterns(experiment(scan)).detach()
         most = float(plain.flatten().sort().values[-20])
         model = experiment(scan)
-        model.detector.most = most
+        model.detector.saturation = most
         same(patterns(model).detach(), plain.clamp(max=most), tolerance=1e-6)
         index, counts = torch.arange(4), plain.clamp(max=most)
         left = model.misfit(index, counts, amplitude)
@@ -349,8 +349,8 @@ class TestShapes:
         )
         likelihood = Likelihood(model, measured)
         assert likelihood(torch.arange(40))["noise"].item() == pytest.approx(1, abs=0.06)
-        assert likelihood.remaining()["amplitude"] == pytest.approx(0.25, abs=0.02)
-        assert likelihood.remaining()["poisson"] == pytest.approx(1, abs=0.06)
+        assert likelihood.measure_residuals()["amplitude"] == pytest.approx(0.25, abs=0.02)
+        assert likelihood.measure_residuals()["poisson"] == pytest.approx(1, abs=0.06)
 
 
 class TestStates:
@@ -429,7 +429,7 @@ class TestLines:
         model = experiment(scanned(grid=(2, 2)))
         with torch.no_grad():
             model.scan.lines[1] += torch.tensor([0.3, -0.2], dtype=torch.float64)
-            step = model.scan.refined() - model.scan.start
+            step = model.scan.current_positions() - model.scan.start
         same(step, torch.tensor([[0, 0], [0, 0], [0.3, -0.2], [0.3, -0.2]], dtype=torch.float64))
 
     def test_turn_and_stretch_are_what_they_say(self):
@@ -439,7 +439,7 @@ class TestLines:
         with torch.no_grad():
             model.scan.turn += 0.1 * reach
             model.scan.stretch += 0.05 * reach
-            now = model.scan.refined() - model.scan.start.mean(0)
+            now = model.scan.current_positions() - model.scan.start.mean(0)
         c, s = 1.05 * math.cos(0.1), 1.05 * math.sin(0.1)
         pixel = torch.tensor(scanned().geometry.pixel, dtype=torch.float64)
         known = (arm * pixel) @ torch.tensor([[c, s], [-s, c]], dtype=torch.float64) / pixel
@@ -471,10 +471,24 @@ class TestEnlarged:
         scan = scanned((6, 6))
         own = scan.geometry
         fine = replace(own, shape=(12, 12), angle=(own.angle[0] / 2, own.angle[1] / 2))
-        sight = detectors.counting(replace(scan, modelled=fine), collect=collect).sight
+        response = detectors.counting(replace(scan, modelled=fine), collect=collect).response
         light = torch.zeros(1, 12, 12)
         light[0, :4, :4] = torch.rand(4, 4)
-        assert sight(light).sum().item() == pytest.approx(light.sum().item(), rel=1e-5)
+        assert response(light).sum().item() == pytest.approx(light.sum().item(), rel=1e-5)
+
+    def test_checkpoints_that_call_the_response_sight_are_read(self):
+        from dataclasses import replace
+
+        scan = scanned((6, 6))
+        own = scan.geometry
+        fine = replace(own, shape=(12, 12), angle=(own.angle[0] / 2, own.angle[1] / 2))
+        detector = detectors.counting(replace(scan, modelled=fine))
+        state = {
+            name.replace("response", "sight"): value + 1 for name, value in detector.state_dict().items()
+        }
+        assert "sight.rows" in state
+        detector.load_state_dict(state)
+        assert torch.equal(detector.state_dict()["response.rows"], state["sight.rows"])
 
     def test_area_keeps_zero_frequency_where_it_is(self):
         from dataclasses import replace
@@ -484,5 +498,5 @@ class TestEnlarged:
         fine = replace(own, shape=(12, 12), angle=(own.angle[0] / 2, own.angle[1] / 2))
         light = torch.zeros(1, 12, 12)
         light[0, 0, 0] = 1.0
-        seen = detectors.counting(replace(scan, modelled=fine)).sight(light)[0]
+        seen = detectors.counting(replace(scan, modelled=fine)).response(light)[0]
         assert seen[0, 0] == 1

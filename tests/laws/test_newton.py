@@ -47,7 +47,7 @@ def run(scan, model, epochs=3, rates=None, size=6, noise_=noise.amplitude, momen
     curvature = Curvature(model, likelihood)
 
     def prepare(progress):
-        optimizer.follow(curvature(progress.history), curvature.momentum)
+        optimizer.set_rules(curvature(progress.history), curvature.momentum)
 
     progress = Progress(model, optimizer)
     order = batches.random(np.arange(len(scan)), 0, size=size)
@@ -108,7 +108,7 @@ class TestCurvature:
             model.scan.start.round_()  # no window jumps to the next pixel under a small move
             truth = simulate.atoms(tuple(model.scan.canvas.shape), 0.25, peak=0.4, seed=0)
             model.object.phase += torch.as_tensor(truth, dtype=torch.float32)
-            found = Curvature(model, Likelihood(model, scan))._bends(incident_waves(model))
+            found = Curvature(model, Likelihood(model, scan))._position_curvatures(incident_waves(model))
         index = torch.arange(36)
         both = []
         for axis in (0, 1):
@@ -209,7 +209,7 @@ class TestSteps:
             def __call__(self, value, gradient, size, rate, where):
                 return rate * gradient
 
-        optimizer.follow({parameter: Plain()}, 0.9)
+        optimizer.set_rules({parameter: Plain()}, 0.9)
         seen, x, v = [], 0.0, 0.0
         for gradient in (1.0, -2.0, 0.5):
             parameter.grad = torch.tensor([gradient])
@@ -246,7 +246,7 @@ class TestSteps:
                 return rate * gradient
 
         optimizer = optimizers.gauss_newton(optimizers.groups({"x": [parameter]}, {"x": 1.0}), momentum=0.0)
-        optimizer.follow({parameter: Plain()}, 0.0)
+        optimizer.set_rules({parameter: Plain()}, 0.0)
         optimizer.step()
         torch.testing.assert_close(parameter.detach(), -expected)
         optimizer.zero_grad()
@@ -256,7 +256,7 @@ class TestSteps:
     def test_a_brake_halves_accelerated_steps(self):
         _, model = experiment()
         optimizer = optimizers.gauss_newton(optimizers.groups(model.parts(), RATES))
-        assert [optimizer.brake() for _ in range(8)] == [True] * 6 + [False] * 2
+        assert [optimizer.halve_steps() for _ in range(8)] == [True] * 6 + [False] * 2
         assert optimizer.param_groups[0]["brake"] == 1 / 64
 
     def test_a_brake_bounds_rates_and_leaves_those_alone_that_have_fallen_below(self):
@@ -269,8 +269,8 @@ class TestSteps:
                 return rate * gradient
 
         optimizer = optimizers.gauss_newton(optimizers.groups({"x": [point]}, {"x": 0.8}), momentum=0.0)
-        optimizer.follow({point: Plain()}, 0.0)
-        optimizer.brake()
+        optimizer.set_rules({point: Plain()}, 0.0)
+        optimizer.halve_steps()
         for rate, expected in ((0.8, 0.4), (0.6, 0.4), (0.2, 0.2)):
             before = point.detach().clone()
             point.grad, optimizer.param_groups[0]["lr"] = torch.ones(3), rate
@@ -307,7 +307,7 @@ class TestSteps:
         with torch.no_grad():
             index = torch.arange(36)
             counts = model.detector.display(model(index) + 3.0).numpy()
-            model.detector.begin(0.5)
+            model.detector.start_background(0.5)
         scan = replace(scan, counts=counts)
         run(scan, model, epochs=20, rates={"background": 0.5})
         found = model.detector.background().detach()
@@ -333,7 +333,9 @@ class TestLevels:
         inner = many[:, 32:96, 32:96]
         assert (inner - few).abs().sum() < 0.03 * few.abs().sum()
         assert (many.sum() - inner.sum()) < 0.02 * many.sum()
-        torch.testing.assert_close(fine.scan.refined(), 2 * rough.scan.refined(), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            fine.scan.current_positions(), 2 * rough.scan.current_positions(), atol=1e-3, rtol=0
+        )
 
     def test_an_oblong_object_keeps_its_values_on_a_finer_grid(self):
         generator = torch.Generator().manual_seed(0)
@@ -354,12 +356,12 @@ class TestLevels:
 class TestCalm:
     def test_few_electrons_make_steps_short_in_proportion(self):
         scan, model = experiment(dose=50.0)
-        few = Curvature(model, Likelihood(model, scan))._calm(4.0)
-        more = Curvature(model, Likelihood(model, replace(scan, counts=10 * scan.counts)))._calm(4.0)
+        few = Curvature(model, Likelihood(model, scan))._limit_noise(4.0)
+        more = Curvature(model, Likelihood(model, replace(scan, counts=10 * scan.counts)))._limit_noise(4.0)
         assert 0 < few < 0.1
         assert more == pytest.approx(10 * few, rel=1e-4)
 
     def test_counts_that_are_not_whole_tell_nothing_of_electrons(self):
         scan, model = experiment(dose=50.0)
         scan = replace(scan, counts=scan.counts * np.float32(0.37))
-        assert Curvature(model, Likelihood(model, scan))._calm(4.0) == np.inf
+        assert Curvature(model, Likelihood(model, scan))._limit_noise(4.0) == np.inf

@@ -9,7 +9,7 @@ from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import Team
-from phaseloom.fitting.sync_batchnorm import SharedNorm, counted, shared
+from phaseloom.fitting.sync_batchnorm import SharedNorm, convert_sync_batchnorm, count_in_statistics
 from phaseloom.learning.layers import PatternEmbedding, PatternIntake
 
 
@@ -43,12 +43,12 @@ def whole_and_shared(net, batch, parts, monkeypatch, steps=2):
     """Outputs, gradients and buffers of a batch in one process, and in as many as it has parts."""
     around = Around(len(parts))
     monkeypatch.setattr(torch.distributed, "all_reduce", around.all_reduce)
-    copies = [shared(deepcopy(net), rank, len(parts)) for rank in range(len(parts))]
+    copies = [convert_sync_batchnorm(deepcopy(net), rank, len(parts)) for rank in range(len(parts))]
 
     def work(rank: int) -> torch.Tensor:
         own, idle = (batch[parts[rank]], False) if len(parts[rank]) else (7 * batch[:1], True)
         for _ in range(steps):
-            with counted(not idle):
+            with count_in_statistics(not idle):
                 out = copies[rank](own)
             share = len(parts[rank]) / len(batch)
             (share * out.sin().mean()).backward()

@@ -11,8 +11,8 @@ from phaseloom.data.formats import cxi
 from phaseloom.data.prepare import enlarge, tilt_sample
 from phaseloom.data.scan import LAB_BASIS, Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_detector as oblique
-from phaseloom.physics import tilted_sample as surface
+from phaseloom.physics import tilted_planes as oblique
+from phaseloom.physics import tilted_planes as surface
 from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors, probes
 from phaseloom.ptycho.model import Ptychography

@@ -9,7 +9,7 @@ from torch import nn
 
 import phaseloom as pl
 from phaseloom.fitting.newton import GaussNewton, diagonal
-from phaseloom.physics.scatter import transmit
+from phaseloom.physics.propagate import transmit
 from phaseloom.ptycho import batches, illumination, noise, objects, probes, scans
 from phaseloom.ptycho.objects import bandlimited
 from tests.laws.test_newton import experiment
@@ -98,7 +98,9 @@ class TestMisfit:
                 return given
 
         scan, _ = experiment()
-        with pytest.raises(pl.BadInput, match=r"Misfit: model: .* is no pattern for each index: let forward"):
+        with pytest.raises(
+            pl.BadInput, match=r"Misfit: model: .* does not have one pattern for each index: let forward"
+        ):
             pl.Misfit(Wrong(), scan)(torch.arange(3))
 
 
@@ -135,7 +137,7 @@ class TestDiagonal:
 
     @pytest.mark.parametrize("bend", [0.0, -1.0, float("nan"), float("inf"), torch.tensor([1.0, 0.0]), 1j])
     def test_what_is_no_curvature_is_refused(self, bend):
-        with pytest.raises(pl.BadInput, match=r"newton\.diagonal: bend: .* is no curvature: make all"):
+        with pytest.raises(pl.BadInput, match=r"newton\.diagonal: bend: .* is not a curvature: make all"):
             diagonal(bend)
 
 
@@ -153,8 +155,8 @@ class TestPlaces:
     def test_what_is_laid_is_found_again(self, kind):
         thing = objects.pixels(self.CANVAS, kind=kind, slices=2, thickness=5.0)
         place = (-30.0 + 14 * 2.0, 10.0 + 20 * 3.0)
-        thing.lay(star(), at=place)
-        found = thing.under(place, shape=(11, 9))
+        thing.place_window(star(), at=place)
+        found = thing.read_window(place, shape=(11, 9))
         torch.testing.assert_close(found, star().expand(1, 2, 11, 9))
         around = thing.transmission().clone()
         around[..., 14 - 5 : 14 + 6, 20 - 4 : 20 + 5] = 1
@@ -163,58 +165,61 @@ class TestPlaces:
     def test_each_slice_and_state_may_have_its_own(self):
         thing = objects.pixels(self.CANVAS, slices=2, thickness=5.0, modes=2)
         own = torch.stack([star(), star().conj(), star().abs() + 0j, star() ** 2]).reshape(2, 2, 11, 9)
-        thing.lay(own.numpy(), at=(0.0, 40.0))
-        torch.testing.assert_close(thing.under((0.0, 40.0), shape=(11, 9)), own)
+        thing.place_window(own.numpy(), at=(0.0, 40.0))
+        torch.testing.assert_close(thing.read_window((0.0, 40.0), shape=(11, 9)), own)
 
     def test_between_pixels_it_moves_by_what_was_asked(self):
         thing, fine = objects.pixels(self.CANVAS), star((21, 21))
         place = (0.9, 61.1)
-        thing.lay(fine, at=place)
+        thing.place_window(fine, at=place)
         torch.testing.assert_close(
-            thing.under(place, shape=(9, 9))[0, 0], fine[6:15, 6:15], atol=2e-2, rtol=0
+            thing.read_window(place, shape=(9, 9))[0, 0], fine[6:15, 6:15], atol=2e-2, rtol=0
         )
-        moved = thing.under((place[0] + 2.0, place[1] - 3.0), shape=(9, 9))[0, 0]
+        moved = thing.read_window((place[0] + 2.0, place[1] - 3.0), shape=(9, 9))[0, 0]
         torch.testing.assert_close(moved, fine[7:16, 5:14], atol=2e-2, rtol=0)
 
     def test_other_pixels_are_interpolated(self):
         thing, fine = objects.pixels(self.CANVAS), star((41, 41))
-        thing.lay(fine, at=(0.0, 40.0), pixel=(1.0, 1.5))
-        torch.testing.assert_close(thing.under((0.0, 40.0), shape=(9, 9))[0, 0], fine[12:29:2, 12:29:2])
+        thing.place_window(fine, at=(0.0, 40.0), pixel=(1.0, 1.5))
+        torch.testing.assert_close(thing.read_window((0.0, 40.0), shape=(9, 9))[0, 0], fine[12:29:2, 12:29:2])
 
     def test_a_window_at_a_position_is_what_the_beam_sees_there(self):
         scan, model = experiment()
         canvas = model.object.canvas
-        model.object.lay(star((41, 40)), at=scan.positions.mean(0))
+        model.object.place_window(star((41, 40)), at=scan.positions.mean(0))
         model.scan.start.copy_(model.scan.start.round())  # where no window has to be interpolated
         places = model.scan.angstrom()
         corner, _ = model.scan(torch.arange(len(scan)))
         seen = model.object(corner)
         for number in (0, 8, 35):
-            torch.testing.assert_close(model.object.under(places[number]), seen[number])
+            torch.testing.assert_close(model.object.read_window(places[number]), seen[number])
         assert seen.shape[-2:] == canvas.window
 
     def test_a_larger_array_is_cut_at_the_canvas(self):
         thing = objects.pixels(self.CANVAS)
-        thing.lay(torch.full((400, 400), 1j), at=(0.0, 40.0))
+        thing.place_window(torch.full((400, 400), 1j), at=(0.0, 40.0))
         assert bool((thing.wave == 1j).all())
 
     def test_a_band_limited_object_keeps_what_it_can(self):
         thing = bandlimited(self.CANVAS, pixel=3.0)
-        thing.lay(star((21, 21)), at=(0.0, 40.0))
-        found = thing.under((0.0, 40.0), shape=(21, 21))[0, 0]
+        thing.place_window(star((21, 21)), at=(0.0, 40.0))
+        found = thing.read_window((0.0, 40.0), shape=(21, 21))[0, 0]
         assert float((found - star((21, 21))).abs().square().mean().sqrt()) < 0.1
 
     @pytest.mark.parametrize(
         ("call", "said"),
         [
-            (lambda o: o.lay(star(), at=(1e4, 0.0)), r"object\.lay: at: .* lies off the canvas"),
             (
-                lambda o: o.lay(star(), at=(0.0, 40.0), pixel=(0.0, 1.0)),
-                r"lay: pixel: .* two lengths",
+                lambda o: o.place_window(star(), at=(1e4, 0.0)),
+                r"object\.place_window: at: .* lies off the canvas",
             ),
             (
-                lambda o: o.under((-30.0, 40.0)),
-                r"under: at: .* 16 x 16 pixels that leaves",
+                lambda o: o.place_window(star(), at=(0.0, 40.0), pixel=(0.0, 1.0)),
+                r"place_window: pixel: .* two lengths",
+            ),
+            (
+                lambda o: o.read_window((-30.0, 40.0)),
+                r"read_window: at: .* 16 x 16 pixels that leaves",
             ),
         ],
     )

@@ -11,12 +11,12 @@ from scipy import special
 
 from phaseloom.physics.detect import intensity
 from phaseloom.physics.fourier import (
-    centred,
-    cornered,
     fit_window,
     frequencies,
     ramp,
     shift,
+    shift_to_centre,
+    shift_to_corner,
     to_real,
     to_reciprocal,
 )
@@ -31,8 +31,15 @@ from phaseloom.physics.optics import (
     to_polar,
 )
 from phaseloom.physics.patches import gather, scatter
-from phaseloom.physics.propagate import angular_spectrum, far_field, fly, fresnel, fresnel_scaling, tilt_ramp
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import (
+    angular_spectrum,
+    far_field,
+    fly,
+    fresnel,
+    fresnel_scaling,
+    multislice,
+    tilt_ramp,
+)
 
 WAVELENGTH = 0.0418
 PIXEL = (0.31, 0.27)
@@ -69,7 +76,7 @@ def tilted(shape, real):
 UNITARY = {
     "fourier": lambda shape, real: (to_reciprocal, to_real),
     "far field": lambda shape, real: (far_field, to_real),
-    "order": lambda shape, real: (centred, cornered),
+    "order": lambda shape, real: (shift_to_centre, shift_to_corner),
     "fresnel": flown(fresnel),
     "angular spectrum": flown(angular_spectrum),
     "shift": moved,

@@ -13,8 +13,7 @@ import torch
 
 from phaseloom.errors import BadInput
 from phaseloom.physics import filters
-from phaseloom.physics.propagate import angular_spectrum, far_field
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import angular_spectrum, far_field, multislice
 from phaseloom.ptycho import projections
 from phaseloom.ptycho.projections import Setting
 

@@ -14,7 +14,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files
 from phaseloom.learning.weight_files import find_network
-from phaseloom.ptycho.probe_guesses import BeamOptics
+from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.networks import recovery
 from phaseloom.retrieval.networks.linear import LinearRecovery, linear
 from phaseloom.retrieval.networks.stitching import overlap

@@ -94,7 +94,7 @@ def _lay(core, there, translations):
     some = wave[:, top : top + laid.shape[-2] - max(0, y), left : left + laid.shape[-1] - max(0, x)]
     y, x = max(0, y), max(0, x)
     laid[:, 0, y : y + some.shape[-2], x : x + some.shape[-1]] = some
-    core.object.put(laid)
+    core.object.set_transmission(laid)
 
 
 def difference(shape, options, near=False, fraction=1e-3, **more):

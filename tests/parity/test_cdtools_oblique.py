@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from phaseloom.data.scan import LAB_BASIS
-from phaseloom.physics import tilted_detector as oblique
-from phaseloom.physics import tilted_sample as surface
+from phaseloom.physics import tilted_planes as oblique
+from phaseloom.physics import tilted_planes as surface
 
 cdtools = pytest.importorskip("cdtools")
 tools = cdtools.tools

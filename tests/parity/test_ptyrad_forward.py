@@ -9,7 +9,7 @@ import torch
 
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.physics import optics, propagate
-from phaseloom.physics.fourier import centred, shift
+from phaseloom.physics.fourier import shift, shift_to_centre
 from phaseloom.ptycho import detectors, objects, penalties, propagators, scans
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
@@ -68,7 +68,7 @@ def experiment(*, tilt=None, gap=None, enlarged=None, detector=None):
 
 def patterns(model):
     with torch.no_grad():
-        return centred(model(torch.arange(16))).numpy()
+        return shift_to_centre(model(torch.arange(16))).numpy()
 
 
 def test_wavelength_and_interaction():

@@ -17,7 +17,7 @@ import scipy.fft
 import torch
 
 from phaseloom.physics import filters
-from phaseloom.physics.fourier import centred, cornered
+from phaseloom.physics.fourier import shift_to_centre, shift_to_corner
 from phaseloom.ptycho import projections
 from phaseloom.ptycho.projections import Setting
 
@@ -70,9 +70,9 @@ class TestObject:
     def test_low_pass_stretched_as_ptyrad_does(self, name):
         given, wanted = part("kr_filter", "in", name), part("kr_filter", "out", name)
         rows, columns = given.shape[-2:]
-        square = centred(filters.sigmoid_window((rows, rows), radius=0.15, width=0.05, like=given))
+        square = shift_to_centre(filters.sigmoid_window((rows, rows), radius=0.15, width=0.05, like=given))
         nearest = torch.arange(columns) * rows // columns
-        stretched = cornered(square[:, nearest])
+        stretched = shift_to_corner(square[:, nearest])
         ours = torch.fft.ifft2(torch.fft.fft2(given) * stretched).real
         assert apart(ours, wanted) < 1e-6
 

@@ -14,7 +14,7 @@ from phaseloom.embedding.evaluate import evaluate_components, evaluate_objective
 from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
 from phaseloom.embedding.train import Autoencode, AutoencoderTraining
 from phaseloom.errors import BadInput
-from phaseloom.fitting.updates import held_out
+from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find_network
 
@@ -48,7 +48,7 @@ def recipe(**changes) -> Autoencode:
 
 
 def judged(training: AutoencoderTraining) -> float:
-    return held_out(training.lesson, (training.held(), (), None), training.progress.optimizer, 1) or 0.0
+    return measure_holdout(training.lesson, HoldOut(training.held()), training.progress.optimizer, 1) or 0.0
 
 
 @pytest.mark.medium

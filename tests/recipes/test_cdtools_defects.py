@@ -63,7 +63,7 @@ def experiment(data: Scan4D, waves: np.ndarray, **thing: Any) -> Ptychography:
     part = objects.pixels(room, **thing)
     rng = np.random.default_rng(4)
     wave = rng.uniform(0.7, 1.0, part.wave.shape) * np.exp(1j * rng.uniform(0, 0.8, part.wave.shape))
-    part.put(torch.as_tensor(wave, dtype=torch.complex64))
+    part.set_transmission(torch.as_tensor(wave, dtype=torch.complex64))
     light = Probe(torch.as_tensor(waves, dtype=torch.complex64), data.window)
     core = Ptychography.of(data, object=part, probe=light)
     core.detector.root.data.zero_()
@@ -78,7 +78,7 @@ def ramps(rest: np.ndarray, size: int) -> np.ndarray:
 def direct(core: Ptychography, waves: np.ndarray, index: int, gap: float) -> np.ndarray:
     """The same pattern in double precision from the definitions, one state and mode after the other."""
     thing = core.object.transmission().detach().numpy().astype(complex)
-    place = core.scan.refined()[index].detach().numpy().astype(float)
+    place = core.scan.current_positions()[index].detach().numpy().astype(float)
     size = waves.shape[-1]
     corner = np.round(place).astype(int) - size // 2
     q = np.fft.fftfreq(size, core.scan.canvas.pixel[0])
@@ -116,7 +116,7 @@ class TestSlices:
         waves = modes(1)
         core = experiment(scan(), waves, slices=8, thickness=1e-3)
         thin = experiment(scan(), waves)
-        thin.object.put(core.object.transmission().prod(1, keepdim=True))
+        thin.object.set_transmission(core.object.transmission().prod(1, keepdim=True))
         assert off(patterns(core), patterns(thin)) < 1e-5
 
     def test_a_finer_detector_goes_with_slices(self) -> None:

@@ -176,7 +176,7 @@ class TestOffsets:
         with torch.no_grad():
             model.translation_offsets.uniform_(-1, 1)
         scan = model.core.scan
-        assert torch.equal(scan.refined(), scan._shared() + scan.offsets)
+        assert torch.equal(scan.current_positions(), scan._common_positions() + scan.offsets)
 
     def test_steps_are_those_of_CDTools(self) -> None:
         """The first step of Adam is ``lr`` in the parameter's own unit."""

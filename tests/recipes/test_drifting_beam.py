@@ -10,7 +10,7 @@ from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.ptycho import probes
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
@@ -41,7 +41,7 @@ def drifting():
     laid = torch.nn.functional.pad(
         laid, (0, room.shape[1] - laid.shape[1], 0, room.shape[0] - laid.shape[0]), value=1.0
     )
-    model.object.put(laid[None, None].to(torch.complex64))
+    model.object.set_transmission(laid[None, None].to(torch.complex64))
     with torch.no_grad():
         expected = model.detector.display(model(torch.arange(len(scan))))
     counts = torch.poisson(expected, generator=torch.Generator().manual_seed(0))
@@ -79,7 +79,7 @@ def test_a_relaxed_probe_follows_the_beam(case):
     result = job.result()
     assert result.opr_weights.shape == (100, 1, 2)
     modes = torch.einsum("nmk,kyx->nmyx", torch.as_tensor(result.opr_weights), torch.as_tensor(result.probe))
-    own = job.model.probe.each(torch.arange(100)).detach()
+    own = job.model.probe.modes_of(torch.arange(100)).detach()
     factor = float((own.abs().square().sum() / modes.abs().square().sum()).sqrt())
     assert torch.allclose(factor * modes.abs(), own.abs(), atol=1e-3 * float(own.abs().max()))
 
@@ -115,7 +115,7 @@ def test_a_result_is_gone_on_from(case, tmp_path):
 
 def likeness(case, beams):
     """Median overlap of beams with the true one of each pattern."""
-    true = case[2].probe.each(torch.arange(100)).detach()[:, 0].flatten(1)
+    true = case[2].probe.modes_of(torch.arange(100)).detach()[:, 0].flatten(1)
     found = beams.flatten(1)
     overlap = (true.conj() * found).sum(1).abs() / true.norm(dim=1) / found.norm(dim=1)
     return float(overlap.median())

@@ -11,7 +11,7 @@ import yaml
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.probe_guesses import BeamOptics
+from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import evaluate_network, predict_image
 from phaseloom.retrieval.linear_fit import fit_linear_network, get_microscope, solve_linear

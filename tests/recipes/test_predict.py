@@ -16,7 +16,7 @@ from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.probe_guesses import BeamOptics, read_beam_optics
+from phaseloom.ptycho.probes.guesses import BeamOptics, read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.networks.linear import linear
 from phaseloom.retrieval.networks.tiny import tiny

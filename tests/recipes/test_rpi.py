@@ -172,7 +172,7 @@ def test_patterns_are_those_of_cdtools():
     our = RPI.from_dataset(data, waves, [P, P - 2], background, **knobs)
     phase = torch.as_tensor(rng.normal(size=(2, P, P - 2)) + 0.2j * rng.random((2, P, P - 2)))
     their.obj.data = phase.to(torch.complex64)
-    our.core.object.put(torch.exp(1j * phase)[:, None].to(torch.complex64))
+    our.core.object.set_transmission(torch.exp(1j * phase)[:, None].to(torch.complex64))
     seen, wanted = our(0), their(0, theirs.translations[0])
     assert (seen - wanted).norm() < 1e-5 * wanted.norm()
 
@@ -210,7 +210,7 @@ def test_results_make_the_model_again_and_calibrate_another(tmp_path: Path, knob
 def test_ptychography_calibrates_it():
     data = dataset([thing(1), thing(2)])
     ptychography = CDTools.models.FancyPtycho.from_dataset(data, obj_padding=0)
-    ptychography.core.probe.put(torch.as_tensor(probe()[None], dtype=torch.complex64))
+    ptychography.core.probe.set_modes(torch.as_tensor(probe()[None], dtype=torch.complex64))
     model = RPI.from_calibration(ptychography.save_results(), initialization="uniform")
     model.background = torch.zeros(N, N)
     assert fitted(model, data, 1)[-1] < 1

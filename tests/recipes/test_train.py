@@ -12,7 +12,7 @@ from torch import nn
 
 from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
-from phaseloom.ptycho.probe_guesses import BeamOptics
+from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.networks.end_to_end import EndToEnd
 from phaseloom.retrieval.prediction import predict
 from phaseloom.retrieval.recipe import HELD_OUT_SHARE, SampleSimulator, Train

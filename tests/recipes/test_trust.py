@@ -66,7 +66,7 @@ class TestAVerdict:
     @pytest.mark.medium
     def test_so_has_one_that_began_on_a_coarser_grid(self, wide):
         job = ended(wide, epochs=16, prepare=[{"pad": {"to": [128, 128]}}])
-        assert job.progress.since == 10
+        assert job.progress.coarse_epochs == 10
         assert outcome.judge_run(job).startswith("converged")
 
     def test_few_epochs_still_fall(self, wide):

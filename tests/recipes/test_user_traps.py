@@ -177,5 +177,5 @@ class TestElectrons:
         steps = [{"positions": {"path": "first.h5"}}, {"weights": {"path": "first.h5"}}]
         start = {"object": {"from_file": {"path": "first.h5"}}, "probe": {"from_file": {"path": "first.h5"}}}
         again = Job.begin(Reconstruct.of(moved | start | {"prepare": steps}))
-        left = [one.level.likelihood.remaining()["amplitude"] for one in (job, again)]
+        left = [one.level.likelihood.measure_residuals()["amplitude"] for one in (job, again)]
         assert left[1] == pytest.approx(left[0], rel=1e-3)

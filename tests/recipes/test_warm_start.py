@@ -156,7 +156,7 @@ def test_a_run_that_only_harms_ends_with_the_prediction(there):
     held = [event["holdout"] for event in job.progress.history]
     assert job.progress.best is not None
     assert min(held) > 1.01 * job.progress.best[1]
-    assert job.progress.shown == 0
+    assert job.progress.result_epoch == 0
     assert "the result is that of epoch 0" in job.progress.stopped
     assert torch.equal(transmission(job), start)
 
@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(there, tmp_path, more):
         break
     resumed = ended(Job.resume(tmp_path / "broken"))
     assert torch.equal(transmission(resumed), transmission(straight))
-    assert resumed.progress.shown == straight.progress.shown
+    assert resumed.progress.result_epoch == straight.progress.result_epoch
     assert resumed.progress.stopped == straight.progress.stopped
     assert resumed.recipe.found == straight.recipe.found
 

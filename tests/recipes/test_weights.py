@@ -9,7 +9,7 @@ import torch
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find_network, list_shipped
 from phaseloom.metrics.phase import measure_agreement
-from phaseloom.ptycho.probe_guesses import BeamOptics
+from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import RIM_PIXELS, predict_image

@@ -18,7 +18,7 @@ def reconstructed(file: str, out: str) -> None:
     job = Job.begin(Reconstruct.from_path(file, {"levels": 0}))
     in_double(job.model)
     course = [(epoch.loss, np.nan if epoch.holdout is None else epoch.holdout) for epoch in job]
-    if team().first:
+    if team().is_main:
         image = job.model.object.transmission().detach().numpy()
         np.savez(out, course=course, object=image, positions=job.model.scan.angstrom())
 

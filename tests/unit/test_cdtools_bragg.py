@@ -10,8 +10,8 @@ from phaseloom.compat import cdtools as CDTools
 from phaseloom.compat.cdtools.build import tilt_sample
 from phaseloom.data.scan import LAB_BASIS
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_detector as oblique
-from phaseloom.physics import tilted_sample as surface
+from phaseloom.physics import tilted_planes as oblique
+from phaseloom.physics import tilted_planes as surface
 
 SIDE, WAVE, ANGLE = 17, 1e-9, 2e-3
 NORMAL = [0.5, 0.2, 0.8]
@@ -81,8 +81,8 @@ def test_patterns_are_those_of_their_model(correct):
     rows, columns = (slice(int(c), int(c) + n) for c, n in zip(first, thing.shape, strict=True))
     canvas = torch.ones(core.object.canvas.shape, dtype=torch.complex64)
     canvas[rows, columns] = thing[: canvas[rows].shape[0], : canvas[:, columns].shape[1]]
-    core.object.put(canvas[None, None])
-    core.probe.put(wave)
+    core.object.set_transmission(canvas[None, None])
+    core.probe.set_modes(wave)
     with torch.no_grad():
         core.detector.root.zero_()
         other.obj.copy_(thing)

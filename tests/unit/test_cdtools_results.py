@@ -456,9 +456,11 @@ class TestCentre:
         shape = model.probe.shape[-2:]
         light = torch.roll(window(shape), (-5, 3), (0, 1))
         with torch.no_grad():
-            model.core.probe.put((light * (1 + 0.5j * torch.linspace(-1, 1, shape[0])[:, None]))[None] * 50)
+            model.core.probe.set_modes(
+                (light * (1 + 0.5j * torch.linspace(-1, 1, shape[0])[:, None]))[None] * 50
+            )
             stuff = torch.randn(model.core.object.canvas.shape, generator=torch.Generator().manual_seed(0))
-            model.core.object.put(torch.polar(torch.ones_like(stuff), 0.4 * stuff)[None, None])
+            model.core.object.set_transmission(torch.polar(torch.ones_like(stuff), 0.4 * stuff)[None, None])
         return model
 
     @pytest.mark.parametrize("options", [{}, {"phase_only": True}, {"exponentiate_obj": True}])
@@ -475,7 +477,7 @@ class TestCentre:
     def test_a_probe_in_the_corner_comes_to_the_middle(self) -> None:
         model = self.off()
         with torch.no_grad():
-            model.core.probe.put(torch.roll(window((N, N)), (N // 2, N // 2), (0, 1))[None] * (5 + 0j))
+            model.core.probe.set_modes(torch.roll(window((N, N)), (N // 2, N // 2), (0, 1))[None] * (5 + 0j))
         model.center_probes()
         light = model.core.probe.modes().detach().abs()[0]
         assert divmod(int(light.argmax()), N) == (N // 2, N // 2)

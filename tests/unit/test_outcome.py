@@ -23,8 +23,7 @@ from phaseloom.fitting.outcome import (
     Verdict,
     stop_of_sentence,
 )
-from phaseloom.fitting.rate_advice import advice
-from phaseloom.fitting.verdict import verdict
+from phaseloom.fitting.verdict import advise_rates, judge_fit
 
 RATES = {"object": 0.02}
 FALL = 1.0 + 9.0 * 0.5 ** np.arange(20)
@@ -95,7 +94,7 @@ def test_every_reason_has_a_sentence():
 @pytest.mark.parametrize("expected", Verdict)
 def test_every_verdict_has_a_sentence(expected):
     history, stopped = JUDGED[expected]
-    said = verdict(history, stopped=stopped)
+    said = judge_fit(history, stopped=stopped)
     assert said.verdict is expected
     assert len(said) > 20
     assert copy.deepcopy(said).verdict is pickle.loads(pickle.dumps(said)).verdict is expected
@@ -103,16 +102,16 @@ def test_every_verdict_has_a_sentence(expected):
 
 def test_a_verdict_needs_no_sentence_of_the_fit():
     stop = Stop(StopReason.NOT_FINITE, "words that say nothing")
-    assert verdict(events(FALL), stopped=stop).verdict is Verdict.BROKE_DOWN
-    assert advice(events(FALL), stopped=stop)[0].code is RateAdvice.BROKE_DOWN
+    assert judge_fit(events(FALL), stopped=stop).verdict is Verdict.BROKE_DOWN
+    assert advise_rates(events(FALL), stopped=stop)[0].code is RateAdvice.BROKE_DOWN
 
 
 def test_what_was_given_up_says_whose_the_result_is():
     stop = stop_of_sentence("interrupted in epoch 9; the result is that of epoch 8")
-    assert (stop.result_epoch, stop.nothing_learned) == (8, False)
+    assert (stop.result_epoch, stop.is_without_epochs) == (8, False)
     stop = stop_of_sentence("interrupted in epoch 1; nothing was learned")
-    assert (stop.result_epoch, stop.nothing_learned) == (0, True)
-    assert not Stop.interrupted_after(0).nothing_learned
+    assert (stop.result_epoch, stop.is_without_epochs) == (0, True)
+    assert not Stop.after_interruption(0).is_without_epochs
 
 
 @pytest.mark.parametrize("reason", StopReason)
@@ -170,7 +169,7 @@ def test_advice_is_told_once_whatever_its_numbers_are():
 
 def test_a_verdict_on_steps_includes_the_advice_on_them():
     rising = events([5.0, 3.0, 6.0, 7.0, 8.0, 8.0])
-    said, (advised,) = verdict(rising), advice(rising)
+    said, (advised,) = judge_fit(rising), advise_rates(rising)
     assert said.includes(advised)
     assert not Judgement(Verdict.LEVELLED, "levelled").includes(advised)
     assert not said.includes(Advice(RateAdvice.LOSS_STANDS, "stands"))

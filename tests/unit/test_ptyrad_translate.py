@@ -444,7 +444,7 @@ SCHEDULES = {
 def test_schedules_give_pytorchs_rates(name: str):
     import torch
 
-    from phaseloom.fitting.schedule import paced
+    from phaseloom.fitting.schedule import evaluate_shape
 
     parameters = {"scheduler_params": {"name": name, "configs": SCHEDULES[name]}}
     tree, _ = ours(model_params=parameters, recon_params={"NITER": 8})
@@ -454,7 +454,7 @@ def test_schedules_give_pytorchs_rates(name: str):
     scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **SCHEDULES[name])
     for epoch in range(1, 9):
         theirs = optimizer.param_groups[0]["lr"]
-        assert phase * paced(shape, epoch, 8) == pytest.approx(theirs, rel=1e-6, abs=1e-12), epoch
+        assert phase * evaluate_shape(shape, epoch, 8) == pytest.approx(theirs, rel=1e-6, abs=1e-12), epoch
         optimizer.step()
         if epoch < 8:
             scheduler.step()

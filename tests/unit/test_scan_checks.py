@@ -131,16 +131,19 @@ def test_one_pattern_may_be_selected_by_its_number():
 
 @pytest.mark.parametrize("index", [3, -1])
 def test_a_model_has_no_other_patterns_than_its_scan(index):
-    with pytest.raises(pl.BadInput, match="is no pattern of this scan: they are 0 to 2"):
+    with pytest.raises(pl.BadInput, match="is not a pattern of this scan: they are 0 to 2"):
         Ptychography.of(scan()).pattern(index)
 
 
 PLACES = {
-    "nan place": ({"at": (np.nan, 0.0)}, "object.lay: at"),
-    "three numbers": ({"at": (0.0, 0.0, 0.0)}, "object.lay: at"),
+    "nan place": ({"at": (np.nan, 0.0)}, "object.place_window: at"),
+    "three numbers": ({"at": (0.0, 0.0, 0.0)}, "object.place_window: at"),
     "far away": ({"at": (1e4, 0.0)}, "lies off the canvas"),
-    "nan wave": ({"wave": np.full((3, 3), np.nan)}, "object.lay: wave: holds values that are not finite"),
-    "empty": ({"wave": np.ones((0, 3))}, "object.lay: wave"),
+    "nan wave": (
+        {"wave": np.full((3, 3), np.nan)},
+        "object.place_window: wave: holds values that are not finite",
+    ),
+    "empty": ({"wave": np.ones((0, 3))}, "object.place_window: wave"),
 }
 
 
@@ -150,7 +153,7 @@ def test_what_cannot_be_laid_onto_an_object(changes, said):
     before = thing.transmission().clone()
     given = {"wave": np.ones((3, 3), complex), "at": (0.0, 0.0)} | changes
     with pytest.raises(pl.BadInput) as caught:
-        thing.lay(torch.as_tensor(given["wave"], dtype=torch.complex64), at=given["at"])
+        thing.place_window(torch.as_tensor(given["wave"], dtype=torch.complex64), at=given["at"])
     assert said in str(caught.value)
     assert torch.equal(before, thing.transmission())
 
@@ -161,8 +164,8 @@ def test_what_cannot_be_laid_onto_an_object(changes, said):
 )
 def test_what_cannot_be_looked_at_in_an_object(at, shape):
     thing = pixels(Canvas((20, 20), (8, 8), (2.0, 2.0), (-20.0, -20.0)))
-    with pytest.raises(pl.BadInput, match=r"object\.under"):
-        thing.under(at, shape=shape)
+    with pytest.raises(pl.BadInput, match=r"object\.read_window"):
+        thing.read_window(at, shape=shape)
 
 
 def test_a_result_that_cannot_be_written(tmp_path):

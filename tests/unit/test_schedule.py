@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting import schedule
-from phaseloom.fitting.schedule import paced
+from phaseloom.fitting.schedule import evaluate_shape
 from phaseloom.spec import call, names
 
 ROOM = "phaseloom.fitting.schedule"
@@ -101,7 +101,7 @@ PAIRS += [
 @pytest.mark.parametrize(("name", "knobs", "kind", "theirs"), PAIRS)
 def test_falls_as_the_scheduler_of_pytorch(name, knobs, kind, theirs):
     shape = call(ROOM, {name: knobs}, "shape").partial()
-    ours = [paced(shape, number, EPOCHS) for number in range(1, EPOCHS + 1)]
+    ours = [evaluate_shape(shape, number, EPOCHS) for number in range(1, EPOCHS + 1)]
     assert ours == pytest.approx(of_torch(kind, **theirs), rel=1e-6, abs=1e-9)
 
 
@@ -130,7 +130,7 @@ def test_one_cycle_is_that_of_pytorch_where_its_turns_fall_on_epochs(anneal, thr
         {"one_cycle": {"pct_start": 9 / 30, "anneal_strategy": anneal, "three_phase": three_phase}},
         "shape",
     )
-    ours = [paced(shape.partial(), number, EPOCHS) for number in range(1, EPOCHS + 1)]
+    ours = [evaluate_shape(shape.partial(), number, EPOCHS) for number in range(1, EPOCHS + 1)]
     assert ours == pytest.approx(theirs, abs=1e-6)
 
 
@@ -165,13 +165,13 @@ def test_a_plateau_is_that_of_pytorch(mode, cooldown):
     ).partial()
     history = []
     for number, loss in enumerate(losses, 1):
-        assert paced(shape, number, len(losses), history) == pytest.approx(
+        assert evaluate_shape(shape, number, len(losses), history) == pytest.approx(
             optimizer.param_groups[0]["lr"] / RATE
         )
         history.append({"loss": loss, "holdout": None})
         optimizer.step()
         scheduler.step(loss)
-    assert paced(shape, 1, 1, history) == pytest.approx(0.02)
+    assert evaluate_shape(shape, 1, 1, history) == pytest.approx(0.02)
 
 
 def test_a_plateau_of_the_hold_out_needs_one():
@@ -193,7 +193,7 @@ def test_every_shape_is_a_share_of_the_rate(name):
     shape = call(ROOM, {name: knobs}, "shape").partial()
     history = [{"loss": 1.0, "holdout": 1.0}] * 3
     for epochs in (1, 2, 9):
-        values = [paced(shape, number, epochs, history) for number in range(1, epochs + 1)]
+        values = [evaluate_shape(shape, number, epochs, history) for number in range(1, epochs + 1)]
         assert all(0 <= value <= 1 and math.isfinite(value) for value in values)
 
 
@@ -210,7 +210,7 @@ def test_every_shape_is_a_share_of_the_rate(name):
 )
 def test_impossible_knobs_are_told(node, word):
     with pytest.raises(BadInput, match=word):
-        paced(call(ROOM, node, "shape").partial(), 1, 5)
+        evaluate_shape(call(ROOM, node, "shape").partial(), 1, 5)
 
 
 OLD = {
@@ -246,16 +246,16 @@ def test_knobs_of_an_earlier_version_mean_the_same(name):
     assert old == new
     history = [{"loss": 1.0, "holdout": 1.0}] * 20
     with pytest.warns(DeprecationWarning, match=name):
-        first = paced(functools.partial(getattr(schedule, name), **OLD[name][0]), 6, 10, history)
-    assert first == paced(new.partial(), 6, 10, history)
+        first = evaluate_shape(functools.partial(getattr(schedule, name), **OLD[name][0]), 6, 10, history)
+    assert first == evaluate_shape(new.partial(), 6, 10, history)
 
 
 class TestPaced:
     def test_gives_a_function_what_it_takes(self):
-        assert paced(lambda: 0.3, 2, 5) == 0.3
-        assert paced(lambda share: share, 2, 5) == 0.25
-        assert paced(lambda share, epoch: epoch, 2, 5) == 2
-        assert paced(lambda share, epoch, past: len(past), 2, 5, [{}]) == 1
+        assert evaluate_shape(lambda: 0.3, 2, 5) == 0.3
+        assert evaluate_shape(lambda share: share, 2, 5) == 0.25
+        assert evaluate_shape(lambda share, epoch: epoch, 2, 5) == 2
+        assert evaluate_shape(lambda share, epoch, past: len(past), 2, 5, [{}]) == 1
 
     def test_a_default_is_a_knob_and_no_place_for_the_epoch(self):
-        assert paced(lambda share, power=2: (1 - share) ** power, 3, 5) == 0.25
+        assert evaluate_shape(lambda share, power=2: (1 - share) ** power, 3, 5) == 0.25

@@ -86,7 +86,7 @@ def run_estimators(
     estimates = list(centring)
     tried = {}
     for estimator in estimators:
-        found = team().told(estimator(scan, state))
+        found = team().broadcast(estimator(scan, state))
         state = found.state
         estimates += found.estimates
         tried[getattr(estimator, "__name__", type(estimator).__name__)] = found.tried

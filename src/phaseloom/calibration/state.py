@@ -13,7 +13,7 @@ from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, select_neare
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.fitting.loop import Progress
-from phaseloom.physics.fourier import cornered, to_real, to_reciprocal
+from phaseloom.physics.fourier import shift_to_corner, to_real, to_reciprocal
 from phaseloom.physics.optics import probe_wave
 from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.ptycho.model import Ptychography
@@ -309,13 +309,13 @@ def _state_after(job: FinishedRun, state: CalibrationState) -> CalibrationState:
 def _fit_defocus(mode: Tensor, geometry: Geometry, state: CalibrationState) -> float:
     """Defocus of the lens that a free probe resembles most, wherever in its window it lies."""
     angle = state.semiangle or 0.0
-    far = to_reciprocal(cornered(mode))
+    far = to_reciprocal(shift_to_corner(mode))
     unit = geometry.wavelength / angle**2
     places = (state.defocus + torch.linspace(-1, 1, 81, dtype=torch.float64) * unit).tolist()
     like = []
     for defocus in places:
         optics = {"wavelength": geometry.wavelength, "semiangle": angle, "aberrations": {"defocus": defocus}}
-        lens = to_reciprocal(cornered(probe_wave(geometry.shape, geometry.pixel, **optics)))
+        lens = to_reciprocal(shift_to_corner(probe_wave(geometry.shape, geometry.pixel, **optics)))
         like.append(float(to_real(far * lens.conj()).abs().max()))
     best = min(max(1, int(np.argmax(like))), len(like) - 2)
     before, at, after = like[best - 1 : best + 2]

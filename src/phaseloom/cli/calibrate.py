@@ -33,7 +33,7 @@ def calibrate(
     recipe = load_recipe(file, settings)
     typer.echo(f"reading {recipe.require_file()} and estimating its calibration")
     done = protocol.calibrate(recipe, recipe.scan())
-    if not team().first:
+    if not team().is_main:
         return
     for line in done.lines():
         typer.echo(line)

@@ -131,7 +131,7 @@ def new_run_folder(out: Path | None, name: str) -> Path:
     """The folder of a run, which the first of several processes names."""
     from phaseloom.fitting.distributed import team
 
-    return team().told(new_folder(out, name) if team().first else Path())
+    return team().broadcast(new_folder(out, name) if team().is_main else Path())
 
 
 def new_folder(out: Path | None, name: str) -> Path:

@@ -76,7 +76,7 @@ def scans(
     from phaseloom.fitting.distributed import team
     from phaseloom.retrieval import predict_scans as predict_many
 
-    team().alone("predict scans")
+    team().require_single_process("predict scans")
     recipes = [load_recipe(file, settings) for file in files]
     missing = predict_many.find_missing(recipes, out, model=model, dose=dose)
     if len(missing) < len(recipes):

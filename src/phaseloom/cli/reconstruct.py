@@ -177,14 +177,14 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     echo_lines(job.start_lines())
     printed_codes = _run_with_advice(job, quiet=quiet)
     result = _save(job, job.ended or job.result())
-    if halves and team().told(bool(result.history) and not job.progress.stop.interrupted):
+    if halves and team().broadcast(bool(result.history) and not job.progress.stop.is_interrupted):
         result = _save(job, _add_half_data_frc(job, result, quiet=quiet))
-    if team().first:
+    if team().is_main:
         _print_summary(job, result, printed_codes)
-    team().wait()
-    if job.progress.stop.nothing_learned:
+    team().barrier()
+    if job.progress.stop.is_without_epochs:
         raise typer.Exit(1)
-    if job.progress.stop.interrupted and team().first:
+    if job.progress.stop.is_interrupted and team().is_main:
         offer_resume(f"phaseloom reconstruct --resume {job.directory}")
     return result
 
@@ -209,7 +209,7 @@ def _save(job: Any, result: Any) -> Any:
     """Write a result with its figures into the folder of its run, in one of the processes."""
     from phaseloom.fitting.distributed import team
 
-    if team().first:
+    if team().is_main:
         job.save(result)
     return result
 

@@ -263,7 +263,7 @@ def _begin(file: Path | None, settings: dict[str, Any], out: Path | None, *, qui
     recipe = Restore.from_path(file, settings)
     recipe.tests()  # what is missing there is reported before the training, not after it
     training = RestorerTraining.begin(recipe, new_run_folder(out, recipe.title or "restorer"))
-    if team().first:
+    if team().is_main:
         count = sum(value.numel() for value in training.net.parameters())
         learned, judges = (len(side) for side in training.pairs)
         scenes = f"{learned} training pairs, {judges} validation pairs"

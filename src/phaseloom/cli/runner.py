@@ -85,14 +85,14 @@ def run_epochs(
         total=job.recipe.epochs,
         done=job.progress.epoch,
         unit="epoch",
-        quiet=quiet or not team().first,
+        quiet=quiet or not team().is_main,
         describe=describe,
         report=report,
     )
     if not finished:
         from phaseloom.fitting.outcome import Stop
 
-        job.progress.stop = Stop.interrupted_after(job.progress.epoch)
+        job.progress.stop = Stop.after_interruption(job.progress.epoch)
 
 
 def run_training(
@@ -111,13 +111,13 @@ def run_training(
     from phaseloom.fitting.distributed import team
 
     run_epochs(training, quiet=quiet, describe=describe)
-    if team().first:
+    if team().is_main:
         stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
         typer.echo(f"stopped: {stopped}")
-        if training.progress.stop.interrupted:
+        if training.progress.stop.is_interrupted:
             offer_resume(again)
         echo_lines(finish(training))
-    team().wait()
+    team().barrier()
 
 
 def offer_resume(again: str, /) -> None:

@@ -43,7 +43,7 @@ def search(  # noqa: PLR0913 - each an option of the command line
     from phaseloom.search.recipe import Plan
     from phaseloom.search.runner import Searching, join_search
 
-    team().alone("search")
+    team().require_single_process("search")
     given = {"trials": trials, "seconds": seconds, "workers": workers, "storage": storage}
     if join:
         _refuse(over, settings, out, *given.values())

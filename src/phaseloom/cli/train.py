@@ -187,12 +187,12 @@ def _begin_retrieval(
     recipe = Train.from_path(file, parse_settings(settings))
     _check_joint(recipe)
     base = new_run_folder(out, "retrieval")
-    if (base / "train.yaml").exists() and team().first:
+    if (base / "train.yaml").exists() and team().is_main:
         fix = "exists already: name a new folder, or use --resume to go on with it"
         raise BadInput("--out", str(base), fix)
-    if team().first:
+    if team().is_main:
         save_recipe(recipe, base, name="train.yaml")
-    team().wait()
+    team().barrier()
     return base, recipe.joint
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_sample as surface
+from phaseloom.physics import tilted_planes as surface
 from phaseloom.renames import renamed_attribute
 from phaseloom.units import ELECTRON_REST_ENERGY, PLANCK_TIMES_C, electron_wavelength, photon_wavelength
 

@@ -59,12 +59,12 @@ def evaluate_objective(lesson: AutoencoderObjective, numbers: np.ndarray, /) -> 
         numbers: of the patterns.
     """
     lesson.net.eval()
-    sums = torch.zeros(5, dtype=torch.float64, device=device.of(lesson.net))
+    sums = torch.zeros(5, dtype=torch.float64, device=device.device_of(lesson.net))
     mean = _compute_mean(lesson)
-    for index in _split_numbers(numbers[team().keeps(numbers)]):
+    for index in _split_numbers(numbers[team().owns(numbers)]):
         sums += _compute_sums(lesson, index, mean)
     pixels = len(numbers) * int(lesson.good.sum())
-    off, spread, deviance, noise, squares = (max(value, 1e-300) for value in team().add(sums).tolist())
+    off, spread, deviance, noise, squares = (max(value, 1e-300) for value in team().all_reduce(sums).tolist())
     psnr = float(10 * np.log10(lesson.highest**2 * pixels / squares))
     return ReconstructionScores(1 - off / spread, deviance / noise, psnr, lesson.highest, len(numbers))
 

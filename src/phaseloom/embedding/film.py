@@ -16,8 +16,8 @@ from torch import Tensor
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import atoms, detect, optics, patches, propagate
-from phaseloom.physics.fourier import centred
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.fourier import shift_to_centre
+from phaseloom.physics.propagate import multislice
 from phaseloom.simulation.simulate import raster
 from phaseloom.units import electron_wavelength
 
@@ -183,7 +183,7 @@ def _simulate_patterns(phase: Tensor, corner: Tensor, share: Tensor, tilts: Tens
             slices,
             [kernel[:, None].to(torch.complex64)] * (SLICE_COUNT - 1),
         )
-        intensity = centred(detect.intensity(propagate.far_field(leaving)))[
+        intensity = shift_to_centre(detect.intensity(propagate.far_field(leaving)))[
             :, DETECTOR_PIXELS, DETECTOR_PIXELS
         ]
         out[index] = weights @ intensity @ weights.T

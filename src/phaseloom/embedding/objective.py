@@ -157,7 +157,9 @@ class AutoencoderObjective:
         return latents, len(sides) * self.expected(again)
 
     def _to_tensor(self, patterns: np.ndarray) -> Tensor:
-        return torch.from_numpy(patterns.astype(np.float32, copy=False))[:, None].to(device.of(self.net))
+        return torch.from_numpy(patterns.astype(np.float32, copy=False))[:, None].to(
+            device.device_of(self.net)
+        )
 
 
 def _turn_batch(

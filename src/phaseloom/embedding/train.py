@@ -16,7 +16,7 @@ from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentat
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
-from phaseloom.fitting.updates import held_out
+from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.learning.trainer import NetworkTraining, require_new_folder, start_progress
 from phaseloom.runs.scan_recipe import ScanRecipe, keep_part_of_process
 from phaseloom.spec import Call, part
@@ -105,7 +105,7 @@ class AutoencoderTraining(NetworkTraining):
             self.net, keep_part_of_process(self.scan, known=few), losses, few, manner=manner
         )
         self.lesson.begin()
-        team().agree(self.net)
+        team().broadcast_parameters(self.net)
         self.progress = start_progress(recipe, self.net)
 
     @classmethod
@@ -126,15 +126,15 @@ class AutoencoderTraining(NetworkTraining):
         if not self.recipe.losses or any(loss.when for loss in self.recipe.losses):
             raise BadInput("losses", None, "must be one at least, there in every epoch: the first one judges")
         for loss in self.recipe.losses:
-            if team().count > 1 and loss.name in BATCH_LOSSES:
+            if team().world_size > 1 and loss.name in BATCH_LOSSES:
                 fix = "compares the patterns of a batch, which several processes share: use one process"
                 raise BadInput("losses", loss.name, fix)
         return self.recipe.model()
 
     def prepared(self) -> None:
         """Principal components are the result of epoch 0, until something is better."""
-        held = (self.held(), (), [self.judged])
-        loss = held_out(self.lesson, held, self.progress.optimizer, 0)
+        held = HoldOut(self.held(), judged=[self.judged])
+        loss = measure_holdout(self.lesson, held, self.progress.optimizer, 0)
         assert loss is not None
         self.progress.best = (0, loss, deepcopy(self.net.state_dict()))
 

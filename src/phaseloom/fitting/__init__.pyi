@@ -2,12 +2,10 @@ from . import checkpoint as checkpoint
 from . import cuda_graph as cuda_graph
 from . import device as device
 from . import distributed as distributed
-from . import history as history
 from . import loop as loop
 from . import newton as newton
 from . import optimizers as optimizers
 from . import outcome as outcome
-from . import rate_advice as rate_advice
 from . import rates as rates
 from . import schedule as schedule
 from . import sync_batchnorm as sync_batchnorm

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.fitting.loop import Progress, put_back
+from phaseloom.fitting.loop import Progress, load_optimizer_state
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 
-__all__ = ["level", "load", "save"]
+__all__ = ["load", "read_level", "save"]
 
 
 def save(progress: Progress, path: Path, /, *, level: int = 0) -> None:
@@ -28,13 +28,13 @@ def save(progress: Progress, path: Path, /, *, level: int = 0) -> None:
         "history": progress.history,
         "stopped": progress.stopped,
         "stop": asdict(progress.stop),
-        "shown": progress.shown,
-        "since": progress.since,
+        "shown": progress.result_epoch,
+        "since": progress.coarse_epochs,
         "level": level,
         "best": best or None,
     }
     tensors: list[Tensor] = []
-    text = json.dumps(_packed(tree, tensors))
+    text = json.dumps(_pack(tree, tensors))
     with whole(path) as short, h5py.File(short, "w") as file:
         file.attrs["phaseloom_snapshot"] = 1
         file["state"] = text
@@ -51,22 +51,23 @@ def load(progress: Progress, path: Path, /) -> None:
     tree = _read(path)
     try:
         progress.model.load_state_dict(tree["model"])
-        put_back(progress.optimizer, _with_shapes(tree["optimizer"], progress.optimizer))
+        load_optimizer_state(progress.optimizer, _with_shapes(tree["optimizer"], progress.optimizer))
     except (RuntimeError, ValueError) as error:
         fix = "belongs to a run with other data or other settings: resume with the run's own run.yaml"
         raise BadInput("snapshot", str(path), fix) from error
     progress.epoch, progress.history, stopped, best = tree["rest"]
     stop = tree.get("stop")  # old files hold the sentence alone
-    progress.stop = stop_of_sentence(stopped) if stop is None else _stop(stop)
-    progress.shown, progress.since = tree.get("shown"), tree.get("since", 0)
+    progress.stop = stop_of_sentence(stopped) if stop is None else _read_stop(stop)
+    progress.result_epoch = tree.get("shown")
+    progress.coarse_epochs = tree.get("since", 0)
     progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
 
 
-def _stop(fields: dict[str, Any]) -> Stop:
+def _read_stop(fields: dict[str, Any]) -> Stop:
     return Stop(**{**fields, "reason": StopReason(fields["reason"])})
 
 
-def level(path: Path, /) -> int:
+def read_level(path: Path, /) -> int:
     """Which of several models a file is of."""
     return int(_read(path).get("level", 0))
 
@@ -77,7 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
             text = str(file["state"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
             count = len(file["tensors"])  # pyright: ignore[reportArgumentType]
             tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
-        tree = _unpacked(json.loads(text), tensors)
+        tree = _unpack(json.loads(text), tensors)
         return {**tree, "rest": [tree[name] for name in ("epoch", "history", "stopped", "best")]}
     except (OSError, LookupError, ValueError, TypeError) as error:
         raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
@@ -97,27 +98,27 @@ def _with_shapes(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dic
     return {**state, "param_groups": groups}
 
 
-def _packed(value: Any, tensors: list[Tensor]) -> Any:
+def _pack(value: Any, tensors: list[Tensor]) -> Any:
     """The tree with tensors replaced by their number, keys of any kind kept as pairs."""
     if isinstance(value, Tensor):
         tensors.append(value)
         return {"tensor": len(tensors) - 1}
     if isinstance(value, dict):
-        return {"pairs": [[key, _packed(item, tensors)] for key, item in value.items()]}
+        return {"pairs": [[key, _pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, tuple):
-        return {"tuple": [_packed(item, tensors) for item in value]}
+        return {"tuple": [_pack(item, tensors) for item in value]}
     if isinstance(value, list):
-        return [_packed(item, tensors) for item in value]
+        return [_pack(item, tensors) for item in value]
     return value
 
 
-def _unpacked(value: Any, tensors: list[Tensor]) -> Any:
+def _unpack(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, list):
-        return [_unpacked(item, tensors) for item in value]
+        return [_unpack(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
     if "tuple" in value:
-        return tuple(_unpacked(item, tensors) for item in value["tuple"])
-    return {key: _unpacked(item, tensors) for key, item in value["pairs"]}
+        return tuple(_unpack(item, tensors) for item in value["tuple"])
+    return {key: _unpack(item, tensors) for key, item in value["pairs"]}

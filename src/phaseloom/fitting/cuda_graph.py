@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from phaseloom.fitting.updates import Objective
 
-__all__ = ["Replayed"]
+__all__ = ["GraphReplay"]
 
 WARM_UP_RUNS = 3
 """Batches that are worked on plainly first, beside the main stream, as the recording of a graph asks for."""
@@ -22,7 +22,7 @@ WARM_UP_RUNS = 3
 log = logging.getLogger(__name__)
 
 
-class Replayed:
+class GraphReplay:
     """Gradients of an objective, by replay for batches of one size.
 
     Calling it with a batch of indices gives the objective's terms and leaves the gradient of their sum in the
@@ -40,10 +40,12 @@ class Replayed:
     """
 
     def __init__(self, objective: Objective, parameters: Sequence[nn.Parameter], *, size: int):
-        self.objective, self.size = objective, size
+        self.objective = objective
+        self.size = size
         self.parameters = [one for one in parameters if one.requires_grad]
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.broken, self.seen = False, 0
+        self.broken = False
+        self.seen = 0
         self.index: Tensor | None = None
         self.moved: list[nn.Parameter] = []
         self.terms: dict[str, Tensor] = {}
@@ -52,39 +54,40 @@ class Replayed:
     def __call__(self, index: Tensor, /) -> dict[str, Tensor]:
         """Terms of a batch, whose gradients stand in the parameters."""
         device = self.parameters[0].device
-        if self.broken or len(index) != self.size or not recordable(device):
-            return self._plainly(index)
+        if self.broken or len(index) != self.size or not supports_graphs(device):
+            return self._run_eagerly(index)
         if self.seen < WARM_UP_RUNS:
             self.seen += 1
-            return self._beside(index)
-        if self.graph is None and not self._recorded(index):
-            return self._plainly(index)
-        return self._again(index)
+            return self._warm_up(index)
+        if self.graph is None and not self._record(index):
+            return self._run_eagerly(index)
+        return self._replay(index)
 
-    def _plainly(self, index: Tensor) -> dict[str, Tensor]:
+    def _run_eagerly(self, index: Tensor) -> dict[str, Tensor]:
         """The objective and its way back; gradients are this batch's alone."""
-        self._forget()
-        return self._work(index)
+        self._clear_gradients()
+        return self._compute_gradients(index)
 
-    def _work(self, index: Tensor) -> dict[str, Tensor]:
+    def _compute_gradients(self, index: Tensor) -> dict[str, Tensor]:
         terms = self.objective(index)
         torch.stack(list(terms.values())).sum().backward()
         return {name: value.detach() for name, value in terms.items()}
 
-    def _beside(self, index: Tensor) -> dict[str, Tensor]:
+    def _warm_up(self, index: Tensor) -> dict[str, Tensor]:
         """The same on a stream of its own."""
-        stream, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream = torch.cuda.Stream()
+        now = torch.cuda.current_stream()
         stream.wait_stream(now)
         with torch.cuda.stream(stream):
-            terms = self._plainly(index)
+            terms = self._run_eagerly(index)
         now.wait_stream(stream)
         self.moved = [one for one in self.parameters if one.grad is not None]
         return terms
 
-    def _recorded(self, index: Tensor) -> bool:
-        """Record a graph; a failure is told once and leaves no gradient."""
+    def _record(self, index: Tensor) -> bool:
+        """Record a graph; a failure is logged once and leaves no gradient."""
         self.index = index.to(self.parameters[0].device, copy=True)
-        self._forget()
+        self._clear_gradients()
         for one in self.moved:
             one.grad = torch.zeros_like(one) if one.grad is None else one.grad
         graph = torch.cuda.CUDAGraph()
@@ -93,19 +96,19 @@ class Replayed:
                 for one in self.moved:
                     assert one.grad is not None
                     one.grad.zero_()
-                self.terms = self._work(self.index)
+                self.terms = self._compute_gradients(self.index)
         except RuntimeError as problem:
             log.warning("batches are not replayed: no graph could be recorded (%s)", _first_line(problem))
             self.broken = True
             for one in self.parameters:
                 one.grad = None
-                _touch(one, [])
+                _set_touched(one, [])
             return False
         self.graph = graph
-        self.gradients = [(one, one.grad, _touched(one)) for one in self.moved if one.grad is not None]
+        self.gradients = [(one, one.grad, _copy_touched(one)) for one in self.moved if one.grad is not None]
         return True
 
-    def _again(self, index: Tensor) -> dict[str, Tensor]:
+    def _replay(self, index: Tensor) -> dict[str, Tensor]:
         """Replay with another index; what the graph wrote is where it was."""
         assert self.graph is not None
         assert self.index is not None
@@ -115,31 +118,31 @@ class Replayed:
         self.graph.replay()
         for one, gradient, touched in self.gradients:
             one.grad = gradient
-            _touch(one, touched or [])
+            _set_touched(one, touched or [])
         return {name: value.clone() for name, value in self.terms.items()}
 
-    def _forget(self) -> None:
+    def _clear_gradients(self) -> None:
         """Gradients of the batch before; of a parameter that knows where it was touched they are cleared."""
         for one in self.parameters:
-            if _touched(one) is None:
+            if _copy_touched(one) is None:
                 one.grad = None
             elif one.grad is not None:
                 one.grad.zero_()
-            _touch(one, [])
+            _set_touched(one, [])
 
 
-def recordable(device: torch.device, /) -> bool:
+def supports_graphs(device: torch.device, /) -> bool:
     """Whether graphs can be recorded on a device."""
     return device.type == "cuda"
 
 
-def _touched(parameter: nn.Parameter) -> list[object] | None:
+def _copy_touched(parameter: nn.Parameter) -> list[object] | None:
     """Where a parameter's gradient is, if it keeps a list of that (`phaseloom.physics.patches`)."""
     touched = getattr(parameter, "touched", None)
     return None if touched is None else list(touched)
 
 
-def _touch(parameter: nn.Parameter, touched: list[object]) -> None:
+def _set_touched(parameter: nn.Parameter, touched: list[object]) -> None:
     if (known := getattr(parameter, "touched", None)) is not None:
         known[:] = touched
 

@@ -6,17 +6,17 @@ from torch import nn
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 
-__all__ = ["chosen", "of"]
+__all__ = ["choose_device", "device_of"]
 
 
-def chosen(name: str, /) -> str:
+def choose_device(name: str, /) -> str:
     """The device of a recipe's ``device``: ``auto`` is a GPU where there is one, each process its own.
 
     Raises:
         BadInput: a GPU that is not there, or a CPU for processes that meet on GPUs.
 
     Example:
-        >>> chosen("cpu")
+        >>> choose_device("cpu")
         'cpu'
     """
     has_gpu = torch.cuda.is_available()
@@ -31,11 +31,11 @@ def chosen(name: str, /) -> str:
     return "cuda" if has_gpu and name != "cpu" else "cpu"
 
 
-def of(net: nn.Module, /) -> torch.device:
+def device_of(net: nn.Module, /) -> torch.device:
     """The device of a network; that of one without numbers is the CPU.
 
     Example:
-        >>> of(nn.Identity())
+        >>> device_of(nn.Identity())
         device(type='cpu')
     """
     return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.fitting.sync_batchnorm import shared
+from phaseloom.fitting.sync_batchnorm import convert_sync_batchnorm
 from phaseloom.physics.patches import merge_boxes
 
 __all__ = ["Team", "team"]
@@ -115,9 +115,9 @@ class Team:
         """A network that normalises over the batches of all processes together.
 
         Raises:
-            BadInput: see `phaseloom.fitting.sync_batchnorm.shared`.
+            BadInput: see `phaseloom.fitting.sync_batchnorm.convert_sync_batchnorm`.
         """
-        return net if self.world_size == 1 else shared(net, self.rank, self.world_size)
+        return net if self.world_size == 1 else convert_sync_batchnorm(net, self.rank, self.world_size)
 
     def require_single_process(self, what: str, /) -> None:
         """Refuse to run in one of several processes.
@@ -155,23 +155,6 @@ class Team:
         """Wait until all processes are here."""
         if self.world_size > 1:
             torch.distributed.barrier()
-
-    # old names, until callers are renamed
-    @property
-    def count(self) -> int:
-        """`world_size`."""
-        return self.world_size
-
-    first = is_main
-    keeps = owns
-    add = all_reduce
-    gather = all_reduce_gradients
-    agree = broadcast_parameters
-    joined = convert_sync_batchnorm
-    alone = require_single_process
-    told = broadcast
-    each = map_gather
-    wait = barrier
 
 
 @cache

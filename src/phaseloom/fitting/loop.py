@@ -12,9 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
-from phaseloom.fitting.rates import set_rates, settling
+from phaseloom.fitting.rates import rates_have_fallen, set_rates
 from phaseloom.fitting.schedule import Every, Shape, constant
-from phaseloom.fitting.updates import Batches, NotFinite, Objective, from_all, from_each, from_good, held_out
+from phaseloom.fitting.updates import (
+    Batches,
+    HoldOut,
+    NotFinite,
+    Objective,
+    measure_holdout,
+    step_on_all,
+    step_on_each,
+    step_on_finite,
+)
 
 __all__ = ["Epoch", "Progress", "fit"]
 
@@ -70,8 +79,8 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     stop: Stop = field(default_factory=Stop)
     best: tuple[int, float, dict[str, Tensor]] | None = None
-    shown: int | None = None
-    since: int = 0
+    result_epoch: int | None = None
+    coarse_epochs: int = 0
 
     @property
     def stopped(self) -> str:
@@ -135,7 +144,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         after: what happens at the end of epochs (projections).
         holdout: batches that are never learned from.
         own: names of groups that hold a value for each pattern (a position, say): held-out patterns
-            settle theirs, or their loss would tell of them and not of what they share with the others.
+            settle theirs, or the hold-out loss would measure these values and not the shared ones.
         judged: names of the terms that the hold-out loss is made of; default: all.
         patience: stop when the hold-out loss has not fallen by 0.1 % for so many epochs.
         clip: largest norm of the gradient.
@@ -147,14 +156,24 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
         An `Epoch` after each.
     """
     progress.stop = Stop()
-    progress.shown = None
-    learnt, held, pace = (objective, batches, clip, spare), (holdout, own, judged), (shape, horizon or epochs)
+    progress.result_epoch = None
+    settings = _FitSettings(
+        objective=objective,
+        batches=batches,
+        clip=clip,
+        spare=spare,
+        held=HoldOut(holdout, own, judged),
+        shape=shape,
+        horizon=horizon or epochs,
+        before=before,
+        after=after,
+    )
     while progress.epoch < epochs:
         number = progress.epoch + 1
-        epoch = _tried(progress, pace, learnt, held, (before, after))
+        epoch = _try_epoch(progress, settings)
         if epoch is None:
             return
-        settled = settling(progress.optimizer, *pace, number, progress.history)
+        settled = rates_have_fallen(progress.optimizer, shape, settings.horizon, number, progress.history)
         progress.epoch = number
         progress.history.append(asdict(epoch))
         _remember_best(progress, epoch)
@@ -169,53 +188,58 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
             return
 
 
-def _tried(
-    progress: Progress,
-    pace: tuple[Shape, int],
-    learnt: tuple[Objective, Batches, float | None, int],
-    held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
-    around: tuple[Sequence[Callable[[Progress], None]], Sequence[Every]],
-) -> Epoch | None:
-    """One epoch and what happens before and after it; ``None`` when it came to nothing.
+@dataclass(frozen=True, kw_only=True)
+class _FitSettings:
+    """What `fit` is asked for and every epoch needs; see there."""
+
+    objective: Objective
+    batches: Batches
+    clip: float | None
+    spare: int
+    held: HoldOut
+    shape: Shape
+    horizon: int
+    before: Sequence[Callable[[Progress], None]]
+    after: Sequence[Every]
+
+
+def _try_epoch(progress: Progress, settings: _FitSettings) -> Epoch | None:
+    """One epoch and what happens before and after it; ``None`` when it had to be undone.
 
     An epoch whose numbers cease to be finite is done again by an optimiser that can take shorter steps.
     """
-    number, (before, after) = progress.epoch + 1, around
+    number = progress.epoch + 1
     safe = copy.deepcopy((progress.model.state_dict(), progress.optimizer.state_dict()))
     try:
-        for preparation in before:
+        for preparation in settings.before:
             preparation(progress)
-        rates = set_rates(progress.optimizer, *pace, number, progress.history)
-        epoch = _one(progress, rates, learnt, held)
-        for event in after:
-            if event.due(number):
+        rates = set_rates(progress.optimizer, settings.shape, settings.horizon, number, progress.history)
+        epoch = _run_epoch(progress, settings, rates)
+        for event in settings.after:
+            if event.is_due(number):
                 event.action()
         return epoch
     except KeyboardInterrupt:
-        _go_back(progress, safe)
-        progress.stop = _given_up(progress, StopReason.INTERRUPTED, "interrupted")
+        _restore(progress, safe)
+        progress.stop = _stop_of_undone_epoch(progress, StopReason.INTERRUPTED, "interrupted")
     except NotFinite as problem:
-        _go_back(progress, safe)
-        if not problem.at_start and braked(progress.optimizer):
-            return _tried(progress, pace, learnt, held, around)
+        _restore(progress, safe)
+        if not problem.at_start and shorten_steps(progress.optimizer):
+            return _try_epoch(progress, settings)
         reason = StopReason.NOT_FINITE_AT_START if problem.at_start else StopReason.NOT_FINITE
-        progress.stop = _given_up(progress, reason, str(problem))
+        progress.stop = _stop_of_undone_epoch(progress, reason, str(problem))
     return None
 
 
-def _one(
-    progress: Progress,
-    rates: dict[str, float],
-    learnt: tuple[Objective, Batches, float | None, int],
-    held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
-) -> Epoch:
+def _run_epoch(progress: Progress, settings: _FitSettings, rates: dict[str, float]) -> Epoch:
     """One epoch: learn from every batch, then look at the patterns held out."""
     began = time.perf_counter()
-    (objective, batches, clip, spare), number = learnt, progress.epoch + 1
-    learn = partial(from_good, spare=spare) if spare else from_each
-    learn = from_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
-    terms, updates, passes = learn(objective, batches(number), progress.optimizer, number, clip)
-    left = held_out(objective, held, progress.optimizer, number)
+    number = progress.epoch + 1
+    learn = partial(step_on_finite, spare=settings.spare) if settings.spare else step_on_each
+    learn = step_on_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
+    batches = settings.batches(number)
+    terms, updates, passes = learn(settings.objective, batches, progress.optimizer, number, settings.clip)
+    left = measure_holdout(settings.objective, settings.held, progress.optimizer, number)
     return Epoch(
         number=number,
         loss=sum(terms.values()),
@@ -228,58 +252,55 @@ def _one(
     )
 
 
-def _go_back(progress: Progress, safe: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def _restore(progress: Progress, safe: tuple[dict[str, Any], dict[str, Any]]) -> None:
     progress.model.load_state_dict(safe[0])
-    put_back(progress.optimizer, safe[1])
+    load_optimizer_state(progress.optimizer, safe[1])
 
 
-def braked(optimizer: torch.optim.Optimizer) -> bool:
+def shorten_steps(optimizer: torch.optim.Optimizer) -> bool:
     """Have an optimiser that can take shorter steps from now on do so."""
-    brake = getattr(optimizer, "brake", None)
+    brake = getattr(optimizer, "halve_steps", None)
     return brake is not None and brake()
 
 
-def put_back(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load a state and keep its dtypes: PyTorch casts all but ``step`` to the dtype of the parameter."""
     optimizer.load_state_dict(state)
     for group, old in zip(optimizer.param_groups, state["param_groups"], strict=True):
         for parameter, number in zip(group["params"], old["params"], strict=True):
-            now, then = optimizer.state[parameter], state["state"].get(number, {})
+            now = optimizer.state[parameter]
+            then = state["state"].get(number, {})
             for name, value in then.items():
                 if isinstance(value, Tensor):
                     now[name] = now[name].to(value.dtype)
 
 
-def _given_up(progress: Progress, reason: StopReason, what: str) -> Stop:
+def _stop_of_undone_epoch(progress: Progress, reason: StopReason, what: str) -> Stop:
     """The end of a fit in an epoch that is undone."""
     done = progress.epoch
     remark = f"the result is that of epoch {done}" if done else "nothing was learned"
     return Stop(reason, f"{what} in epoch {done + 1}", remark, done)
 
 
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy(model.state_dict())
-
-
 def _remember_best(progress: Progress, epoch: Epoch) -> None:
     if epoch.holdout is None or not math.isfinite(epoch.holdout):
         return
     if progress.best is None or epoch.holdout < progress.best[1]:
-        progress.best = (epoch.number, epoch.holdout, _copied(progress.model))
+        progress.best = (epoch.number, epoch.holdout, copy.deepcopy(progress.model.state_dict()))
 
 
 def _early_stop(progress: Progress, patience: int | None, *, settling: bool) -> Stop | None:
     """Why to stop before the last epoch, if there is a reason.
 
-    A plateau is no end while rates are still to fall; a hold-out loss that stays 2 % above its best is,
-    if what is learned goes on falling. If that rises too, steps are too large, which falling rates cure.
+    A plateau does not end the fit while rates are still to fall. A hold-out loss that stays 2 % above its
+    best ends it if the training loss falls; if that rises too, steps are too large, which falling rates cure.
     """
-    events = progress.history[progress.since :]
+    events = progress.history[progress.coarse_epochs :]
     held = [event["holdout"] for event in events if event["holdout"] is not None]
     if patience is None or progress.best is None or len(held) <= patience or events[-1]["holdout"] is None:
         return None
     recent = min(held[-patience:])
-    if recent > 1.02 * progress.best[1] and _learns_on(progress, progress.best[0]):
+    if recent > 1.02 * progress.best[1] and _loss_has_fallen(progress, progress.best[0]):
         cause = f"overfitting: the hold-out loss rises since epoch {progress.best[0]}"
         return Stop(StopReason.OVERFITTING, cause)
     if settling and recent > 0.999 * min(held[:-patience]):
@@ -300,12 +321,12 @@ def _return_to_best(progress: Progress, epoch: Epoch, within: float) -> None:
     if best is None or epoch.holdout is None or epoch.holdout <= (1 + within) * best[1]:
         return
     progress.restore_best()
-    progress.shown = best[0]
+    progress.result_epoch = best[0]
     remark = f"the result is that of epoch {best[0]}, whose hold-out loss is the lowest"
     progress.stop = replace(progress.stop, remark=remark, result_epoch=best[0])
 
 
-def _learns_on(progress: Progress, since: int) -> bool:
+def _loss_has_fallen(progress: Progress, since: int) -> bool:
     """Whether the loss of what is learned has fallen since an epoch."""
     losses = {event["number"]: event["loss"] for event in progress.history}
     return losses[max(losses)] < losses.get(since, math.inf)

@@ -25,7 +25,7 @@ Where = tuple[slice, slice]
 WHOLE_PLANE: Where = (slice(None), slice(None))
 
 MIN_BRAKE = 1 / 64
-"""Share of the rates below which braking is no help."""
+"""Share of the rates below which shorter steps do not help."""
 
 
 class Rule(Protocol):
@@ -73,7 +73,7 @@ def diagonal(bend: Tensor | float, /, *, momentum: bool = True) -> Rule:
     if every.is_complex() or not bool((every > 0).all() and every.isfinite().all()):
         worst = float(every.abs().min()) if every.is_complex() else float(every.min())
         raise BadInput(
-            "newton.diagonal: bend", worst, "is no curvature: make all of them finite and above zero"
+            "newton.diagonal: bend", worst, "is not a curvature: make all of them finite and above zero"
         )
     return _Diagonal(every.detach(), momentum)
 
@@ -101,13 +101,15 @@ class GaussNewton(torch.optim.Optimizer):
 
     def __init__(self, params: Any, *, momentum: float | None = None, pull: float = 0.0):
         super().__init__(params, {"size": 1, "brake": 1.0})
-        self.momentum, self.pull = momentum, pull
-        self.inherent = 0.9
+        self.momentum = momentum
+        self.pull = pull
+        self.default_momentum = 0.9
         self.rules: Mapping[nn.Parameter, Rule] = {}
 
-    def follow(self, rules: Mapping[nn.Parameter, Rule], momentum: float) -> None:
+    def set_rules(self, rules: Mapping[nn.Parameter, Rule], momentum: float) -> None:
         """Take over rules, and the momentum that they ask for."""
-        self.rules, self.inherent = rules, momentum
+        self.rules = rules
+        self.default_momentum = momentum
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -136,7 +138,7 @@ class GaussNewton(torch.optim.Optimizer):
                     clear_boxes(parameter.grad, touched)
                 touched.clear()
 
-    def brake(self, only: Collection[str] | None = None, *, least: float = MIN_BRAKE) -> bool:
+    def halve_steps(self, only: Collection[str] | None = None, *, least: float = MIN_BRAKE) -> bool:
         """Halve the longest accelerated steps from now on, drop momentum; False when they are short already.
 
         Args:
@@ -154,12 +156,13 @@ class GaussNewton(torch.optim.Optimizer):
         return True
 
     def _newton(self, parameter: nn.Parameter, rule: Rule, size: int, rate: float) -> None:
-        gradient, state = parameter.grad, self.state[parameter]
+        gradient = parameter.grad
+        state = self.state[parameter]
         assert gradient is not None
         if rule.momentum and "velocity" not in state:
             state["velocity"] = torch.zeros_like(parameter)
-        again = self.inherent if self.momentum is None else self.momentum
-        for where in _moved(parameter):
+        again = self.default_momentum if self.momentum is None else self.momentum
+        for where in _list_touched_parts(parameter):
             part = parameter[(..., *where)] if parameter.ndim > 1 else parameter
             slope = gradient[(..., *where)] if parameter.ndim > 1 else gradient
             step = rule(part, slope, size, rate, where)
@@ -172,15 +175,19 @@ class GaussNewton(torch.optim.Optimizer):
 
     def _adam(self, parameter: nn.Parameter, rate: float) -> None:
         """Adam's rule (Kingma & Ba 2014, arXiv 1412.6980) for what has no curvature."""
-        gradient, state = _real(parameter.grad), self.state[parameter]
+        gradient = _real(parameter.grad)
+        state = self.state[parameter]
         if "mean" not in state:
-            state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+            state["mean"] = torch.zeros_like(gradient)
+            state["square"] = torch.zeros_like(gradient)
             state["steps"] = torch.zeros(())
         state["steps"] = state["steps"].cpu() + 1  # loading a state moves it to the device
+        # betas 0.9 and 0.99, see `phaseloom.fitting.optimizers.ADAM_BETAS`
         state["mean"].lerp_(gradient, 0.1)
         state["square"].lerp_(gradient.square(), 0.01)
         count = float(state["steps"])
-        mean, square = state["mean"] / (1 - 0.9**count), state["square"] / (1 - 0.99**count)
+        mean = state["mean"] / (1 - 0.9**count)
+        square = state["square"] / (1 - 0.99**count)
         _real(parameter).sub_(mean / (square.sqrt() + 1e-8), alpha=rate)
 
 
@@ -190,7 +197,7 @@ def _real(value: Tensor | None) -> Tensor:
     return torch.view_as_real(value) if value.is_complex() else value
 
 
-def _moved(parameter: nn.Parameter) -> list[Where]:
+def _list_touched_parts(parameter: nn.Parameter) -> list[Where]:
     """Disjoint parts of a parameter outside which its gradient is zero."""
     touched = getattr(parameter, "touched", None)
     if touched is None:

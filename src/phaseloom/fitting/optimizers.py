@@ -54,7 +54,7 @@ class Rate:
     stop: int | None = None
     shape: Callable[..., float] | None = None
 
-    def active(self, epoch: int) -> bool:
+    def is_active(self, epoch: int) -> bool:
         """Whether the part moves in an epoch."""
         return epoch >= self.start and (self.stop is None or epoch <= self.stop)
 
@@ -69,7 +69,7 @@ def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate
     for name, rate in rates.items():
         value = rate.rate if isinstance(rate, Rate) else rate
         if name not in parts:
-            raise BadInput("rates", name, f"is no part of the model: {nearest(name, parts)}")
+            raise BadInput("rates", name, f"is not a part of the model: {nearest(name, parts)}")
         if not (0 <= value < float("inf")):
             raise BadInput(f"rates.{name}", value, "must be a finite number from zero up")
     if not any(rate.rate if isinstance(rate, Rate) else rate for rate in rates.values()):
@@ -88,7 +88,7 @@ def groups(parts: Mapping[str, Sequence[nn.Parameter]], rates: Mapping[str, Rate
 
 
 TECHNICAL_PARAMETERS = ("params", "lr", "capturable", "differentiable", "foreach", "fused", "maximize")
-"""Parameters of PyTorch's optimisers that are no settings of a fit; rates belong to the groups."""
+"""Parameters of PyTorch's optimisers that are not settings of a fit; rates belong to the groups."""
 
 KNOB_TEXTS = {
     "alpha": "decay of the running mean square; of `asgd`: exponent of the fall of the rate.",
@@ -113,7 +113,7 @@ KNOB_TEXTS = {
 """What the parameters of PyTorch's optimisers mean."""
 
 
-def _adapted(
+def _adapt_optimizer(
     kind: type[torch.optim.Optimizer], text: str, old: Mapping[str, Any], /, **defaults: Any
 ) -> Callable[..., torch.optim.Optimizer]:
     """An optimiser of PyTorch as a function of groups; its knobs are read from PyTorch's own signature.
@@ -132,7 +132,7 @@ def _adapted(
     values = {p.name: defaults.get(p.name, p.default) for p in known}
     moving = inspect.Parameter("moving", inspect.Parameter.POSITIONAL_ONLY, annotation=Groups)
     knobs = [
-        p.replace(kind=p.KEYWORD_ONLY, default=values[p.name], annotation=_kind(values[p.name]))
+        p.replace(kind=p.KEYWORD_ONLY, default=values[p.name], annotation=_annotation_of(values[p.name]))
         for p in known
     ]
     lines = [f"    {name}: {KNOB_TEXTS.get(name, 'see PyTorch.')}" for name in values]
@@ -143,10 +143,10 @@ def _adapted(
     return renamed_knobs(**old)(make)
 
 
-def _kind(default: Any) -> Any:
+def _annotation_of(default: Any) -> Any:
     """The annotation of a knob with this default."""
     if isinstance(default, tuple):
-        return tuple[tuple(map(_kind, default))]
+        return tuple[tuple(map(_annotation_of, default))]
     if default is None:
         return float | None
     return bool if isinstance(default, bool) else float
@@ -156,59 +156,59 @@ OLD_ADAM = {"momentum": "betas[0]", "memory": "betas[1]", "floor": "eps", "decay
 ADAM_BETAS = (0.9, 0.99)
 """A shorter memory of squares than PyTorch's 0.999: a fit has some hundred steps, not millions."""
 
-adam = _adapted(
+adam = _adapt_optimizer(
     torch.optim.Adam,
     "Adam (Kingma & Ba 2014, arXiv 1412.6980): step size about the rate, independent of gradient scale.",
     OLD_ADAM,
     betas=ADAM_BETAS,
 )
-adamw = _adapted(
+adamw = _adapt_optimizer(
     torch.optim.AdamW,
     "Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101).",
     OLD_ADAM,
     betas=ADAM_BETAS,
 )
-nadam = _adapted(
+nadam = _adapt_optimizer(
     torch.optim.NAdam,
     "Adam with Nesterov momentum (Dozat 2016).",
     OLD_ADAM | {"fading": "momentum_decay", "decoupled": "decoupled_weight_decay"},
     betas=ADAM_BETAS,
 )
-radam = _adapted(
+radam = _adapt_optimizer(
     torch.optim.RAdam,
     "Adam that takes plain steps until its mean square is known (Liu et al. 2019, arXiv 1908.03265).",
     OLD_ADAM | {"decoupled": "decoupled_weight_decay"},
     betas=ADAM_BETAS,
 )
-adamax = _adapted(
+adamax = _adapt_optimizer(
     torch.optim.Adamax,
     "Adam with the largest gradient in place of the mean square (arXiv 1412.6980, section 7).",
     OLD_ADAM,
     betas=ADAM_BETAS,
 )
-adadelta = _adapted(
+adadelta = _adapt_optimizer(
     torch.optim.Adadelta,
     "Steps of the size of those before (Zeiler 2012, arXiv 1212.5701); rates are factors, usually 1.\n\n"
     "The first steps have about the size of the root of ``eps``.",
     {"memory": "rho", "floor": "eps", "decay": "weight_decay"},
 )
-adagrad = _adapted(
+adagrad = _adapt_optimizer(
     torch.optim.Adagrad,
     "Steps that shrink with the sum of squared gradients so far (Duchi et al. 2011).",
     {"fading": "lr_decay", "initial": "initial_accumulator_value", "floor": "eps", "decay": "weight_decay"},
 )
-rmsprop = _adapted(
+rmsprop = _adapt_optimizer(
     torch.optim.RMSprop,
     "Gradients over their running root mean square (Hinton 2012, lecture 6).",
     {"memory": "alpha", "floor": "eps", "decay": "weight_decay"},
 )
-rprop = _adapted(
+rprop = _adapt_optimizer(
     torch.optim.Rprop,
     "Signs of gradients only (Riedmiller & Braun 1993): for batches that hold the whole scan.\n\n"
     "The rate is the first step; each number then has a step of its own, which shapes do not touch.",
     {"factors": "etas", "steps": "step_sizes"},
 )
-asgd = _adapted(
+asgd = _adapt_optimizer(
     torch.optim.ASGD,
     "Gradient descent whose rate falls as a power of the number of steps (Polyak & Juditsky 1992).\n\n"
     "The parameters are those of the last step; their mean is kept in the optimiser's state (``ax``).",
@@ -331,7 +331,7 @@ def _as_real(parameter: Tensor) -> Tensor:
     return view
 
 
-adafactor = _adapted(
+adafactor = _adapt_optimizer(
     Adafactor,
     "Adam with mean squares of rows and columns only, and no momentum (arXiv 1804.04235).\n\n"
     "Its state is nearly nothing beside that of `adam`. Rates are relative to the root mean square of a\n"

@@ -52,7 +52,7 @@ class Stop:
     result_epoch: int | None = None
 
     @classmethod
-    def interrupted_after(cls, epoch: int, /) -> Self:
+    def after_interruption(cls, epoch: int, /) -> Self:
         """An interruption between two epochs."""
         return cls(StopReason.INTERRUPTED, f"interrupted after epoch {epoch}")
 
@@ -60,29 +60,29 @@ class Stop:
         return f"{self.cause}; {self.remark}" if self.remark else self.cause
 
     @property
-    def interrupted(self) -> bool:
+    def is_interrupted(self) -> bool:
         """Whether the user ended the fit."""
         return self.reason is StopReason.INTERRUPTED
 
     @property
-    def broke_down(self) -> bool:
+    def is_breakdown(self) -> bool:
         """Whether a number that is not finite ended the fit."""
         return self.reason in (StopReason.NOT_FINITE, StopReason.NOT_FINITE_AT_START)
 
     @property
-    def finished(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the fit came to its planned end, or to that of a call that does a part."""
         return self.reason in (StopReason.ALL_EPOCHS, StopReason.PART_OF_EPOCHS)
 
     @property
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether the hold-out loss says that more epochs are of no use."""
         return self.reason in (StopReason.CONVERGED, StopReason.OVERFITTING)
 
     @property
-    def nothing_learned(self) -> bool:
+    def is_without_epochs(self) -> bool:
         """Whether the first epoch was given up, so that the model is still that of the start."""
-        return (self.interrupted or self.broke_down) and self.result_epoch == 0
+        return (self.is_interrupted or self.is_breakdown) and self.result_epoch == 0
 
 
 def stop_of_sentence(sentence: str, /) -> Stop:
@@ -161,7 +161,7 @@ class Advice(str):
         advice.code = code
         return advice
 
-    def __getnewargs__(self) -> tuple[StrEnum, str]:
+    def __getnewargs__(self) -> tuple[StrEnum, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.code, str(self)
 
 
@@ -182,7 +182,7 @@ class Judgement(str):
         judgement.verdict = verdict
         return judgement
 
-    def __getnewargs__(self) -> tuple[Verdict, str]:
+    def __getnewargs__(self) -> tuple[Verdict, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.verdict, str(self)
 
     def includes(self, advice: str, /) -> bool:

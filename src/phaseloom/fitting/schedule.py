@@ -55,21 +55,23 @@ class Every:
     stop: int | None = None
     every: int = 1
 
-    def due(self, epoch: int) -> bool:
+    def is_due(self, epoch: int) -> bool:
         """Whether it happens at the end of an epoch."""
         inside = epoch >= self.start and (self.stop is None or epoch <= self.stop)
         return inside and (epoch - self.start) % self.every == 0
 
 
-def paced(shape: Shape, number: int, epochs: int, history: Sequence[Mapping[str, Any]] = (), /) -> float:
+def evaluate_shape(
+    shape: Shape, number: int, epochs: int, history: Sequence[Mapping[str, Any]] = (), /
+) -> float:
     """The factor of a shape in an epoch, from as many values as it takes.
 
     Example:
-        >>> paced(lambda share: 1 - share, 3, 5)
+        >>> evaluate_shape(lambda share: 1 - share, 3, 5)
         0.5
     """
     values = ((number - 1) / max(epochs - 1, 1), number, history)
-    return shape(*values[: _taken(shape)])
+    return shape(*values[: _count_arguments(shape)])
 
 
 @renamed_knobs(epochs="total_iters")
@@ -80,7 +82,7 @@ def constant(progress: float, epoch: int = 1, /, *, factor: float = 1.0, total_i
         >>> constant(0.5), constant(0.0, 1, factor=0.3, total_iters=5)
         (1.0, 0.3)
     """
-    _positive("constant", factor=factor)
+    _require_positive("constant", factor=factor)
     return factor if epoch <= total_iters else 1.0
 
 
@@ -94,7 +96,7 @@ def cosine(progress: float, /, *, floor: float = 0.05, hold: float = 0.3) -> flo
     if not (0 <= floor <= 1 and 0 <= hold < 1):
         raise BadInput("shape: cosine", f"floor {floor}, hold {hold}", "must lie between 0 and 1")
     rest = max(0.0, (progress - hold) / max(1 - hold, 1e-9))
-    return _half_cosine(1.0, floor, min(rest, 1.0))
+    return _interpolate_cosine(1.0, floor, min(rest, 1.0))
 
 
 def late(
@@ -128,7 +130,7 @@ def late(
         raise BadInput("shape: late", f"after {after}, floor {floor}", "must lie between 0 and 1")
     if progress < after or not history or _misfit(history[-1]) > below:
         return 0.0
-    return _half_cosine(1.0, floor, min((progress - after) / (1 - after), 1.0))
+    return _interpolate_cosine(1.0, floor, min((progress - after) / (1 - after), 1.0))
 
 
 def warm_up(
@@ -140,7 +142,7 @@ def warm_up(
         >>> [round(warm_up(share, start=0.2, rise=0.5), 3) for share in (0.0, 0.25, 0.5, 1.0)]
         [0.2, 0.6, 1.0, 0.05]
     """
-    _share("warm_up", start=start, rise=rise)
+    _require_share("warm_up", start=start, rise=rise)
     if progress < rise:
         return start + (1 - start) * progress / rise
     return cosine((progress - rise) / max(1 - rise, 1e-9), floor=floor, hold=hold)
@@ -154,7 +156,7 @@ def step(progress: float, epoch: int, /, *, step_size: int, gamma: float = 0.1) 
         >>> [step(0.0, epoch, step_size=2, gamma=0.5) for epoch in range(1, 6)]
         [1.0, 1.0, 0.5, 0.5, 0.25]
     """
-    _positive("step", step_size=step_size, gamma=gamma)
+    _require_positive("step", step_size=step_size, gamma=gamma)
     return gamma ** ((epoch - 1) // step_size)
 
 
@@ -166,7 +168,7 @@ def multi_step(progress: float, epoch: int, /, *, milestones: tuple[int, ...], g
         >>> [multi_step(0.0, epoch, milestones=(1, 3), gamma=0.5) for epoch in range(1, 6)]
         [1.0, 0.5, 0.5, 0.25, 0.25]
     """
-    _positive("multi_step", gamma=gamma)
+    _require_positive("multi_step", gamma=gamma)
     return gamma ** sum(epoch > milestone for milestone in milestones)
 
 
@@ -178,7 +180,7 @@ def exponential(progress: float, epoch: int, /, *, gamma: float = 0.95) -> float
         >>> exponential(0.0, 3, gamma=0.5)
         0.25
     """
-    _positive("exponential", gamma=gamma)
+    _require_positive("exponential", gamma=gamma)
     return gamma ** (epoch - 1)
 
 
@@ -198,9 +200,11 @@ def linear(
         >>> linear(0.5, end_factor=0.0), linear(0.5, 50, start_factor=0.25, end_factor=1.0, total_iters=5)
         (0.5, 1.0)
     """
-    _positive("linear", start_factor=start_factor, total_iters=1 if total_iters is None else total_iters)
-    _least("linear", end_factor=end_factor)
-    return _line(start_factor, end_factor, _done(progress, epoch, total_iters))
+    _require_positive(
+        "linear", start_factor=start_factor, total_iters=1 if total_iters is None else total_iters
+    )
+    _require_nonnegative("linear", end_factor=end_factor)
+    return _interpolate_line(start_factor, end_factor, _share_of_epochs(progress, epoch, total_iters))
 
 
 def linear_decay(progress: float, epoch: int, /, *, hold: int, decay: int) -> float:
@@ -212,7 +216,7 @@ def linear_decay(progress: float, epoch: int, /, *, hold: int, decay: int) -> fl
         >>> [linear_decay(0.0, epoch, hold=1, decay=3) for epoch in range(1, 6)]
         [1.0, 1.0, 0.75, 0.5, 0.25]
     """
-    _least("linear_decay", hold=hold, decay=decay)
+    _require_nonnegative("linear_decay", hold=hold, decay=decay)
     return max(1 - max(0, epoch - 1 - hold) / (decay + 1), 0.0)
 
 
@@ -226,8 +230,8 @@ def polynomial(
         >>> polynomial(0.5, power=2.0)
         0.25
     """
-    _positive("polynomial", power=power, total_iters=1 if total_iters is None else total_iters)
-    return (1 - _done(progress, epoch, total_iters)) ** power
+    _require_positive("polynomial", power=power, total_iters=1 if total_iters is None else total_iters)
+    return (1 - _share_of_epochs(progress, epoch, total_iters)) ** power
 
 
 @renamed_knobs(epochs="T_max")
@@ -238,9 +242,9 @@ def cosine_annealing(progress: float, epoch: int, /, *, T_max: int, floor: float
         >>> [round(cosine_annealing(0.0, epoch, T_max=2), 3) for epoch in range(1, 6)]
         [1.0, 0.5, 0.0, 0.5, 1.0]
     """
-    _positive("cosine_annealing", T_max=T_max)
-    _share("cosine_annealing", floor=floor)
-    return _half_cosine(1.0, floor, (epoch - 1) / T_max)
+    _require_positive("cosine_annealing", T_max=T_max)
+    _require_share("cosine_annealing", floor=floor)
+    return _interpolate_cosine(1.0, floor, (epoch - 1) / T_max)
 
 
 @renamed_knobs(epochs="T_0", longer="T_mult")
@@ -258,14 +262,14 @@ def warm_restarts(progress: float, epoch: int, /, *, T_0: int, T_mult: int = 1, 
         >>> [round(warm_restarts(0.0, epoch, T_0=2), 3) for epoch in range(1, 6)]
         [1.0, 0.5, 1.0, 0.5, 1.0]
     """
-    _positive("warm_restarts", T_0=T_0, T_mult=T_mult)
-    _share("warm_restarts", floor=floor)
+    _require_positive("warm_restarts", T_0=T_0, T_mult=T_mult)
+    _require_share("warm_restarts", floor=floor)
     done = epoch - 1
     length = T_0
     while done >= length:
         done -= length
         length *= T_mult
-    return _half_cosine(1.0, floor, done / length)
+    return _interpolate_cosine(1.0, floor, done / length)
 
 
 @renamed_knobs(
@@ -303,8 +307,8 @@ def cyclic(
     """
     up = step_size_up
     down = up if step_size_down is None else step_size_down
-    _positive("cyclic", step_size_up=up, step_size_down=down, gamma=gamma)
-    _share("cyclic", low=low)
+    _require_positive("cyclic", step_size_up=up, step_size_down=down, gamma=gamma)
+    _require_share("cyclic", low=low)
     cycle, done = divmod(epoch - 1, up + down)
     height = done / up if done <= up else (up + down - done) / down
     shrunk = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": gamma ** (epoch - 1)}[mode]
@@ -340,13 +344,13 @@ def one_cycle(
         >>> [round(one_cycle(share, pct_start=0.5), 2) for share in (0.0, 0.5, 1.0)]
         [0.04, 1.0, 0.0]
     """
-    _share("one_cycle", pct_start=pct_start, start=start, end=end)
+    _require_share("one_cycle", pct_start=pct_start, start=start, end=end)
     if three_phase and pct_start > 0.5:
         fix = "must be at most 0.5 with three_phase"
         raise BadInput("shape: one_cycle", f"pct_start {pct_start}", fix)
     falls = [(2 * pct_start, 1.0, start), (1.0, start, end)] if three_phase else [(1.0, 1.0, end)]
     phase_start = 0.0
-    between = _half_cosine if anneal_strategy == "cos" else _line
+    between = _interpolate_cosine if anneal_strategy == "cos" else _interpolate_line
     for phase_end, first, last in [(pct_start, start, 1.0), *falls]:
         if progress <= phase_end or phase_end == 1.0:
             share = (progress - phase_start) / max(phase_end - phase_start, 1e-9)
@@ -391,7 +395,7 @@ def plateau(
         >>> plateau(0.5, 5, [{"loss": 1.0}] * 4, factor=0.5, patience=2)
         0.5
     """
-    _share("plateau", factor=factor, floor=floor)
+    _require_share("plateau", factor=factor, floor=floor)
     best = math.inf
     bad_epochs = 0
     cooling = 0
@@ -421,10 +425,10 @@ def _misfit(event: Mapping[str, Any]) -> float:
     return (event.get("terms") or {}).get("noise", event["loss"])
 
 
-def _taken(shape: Shape) -> int:
+def _count_arguments(shape: Shape) -> int:
     """How many values a shape takes by position; what has a default of its own is a knob."""
     try:
-        parameters = _parameters(shape)
+        parameters = _list_parameters(shape)
     except (TypeError, ValueError):
         return 1
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
@@ -433,7 +437,7 @@ def _taken(shape: Shape) -> int:
     return len([p for p in parameters if p.kind is p.POSITIONAL_ONLY]) + len(needed)
 
 
-def _parameters(shape: Shape) -> list[inspect.Parameter]:
+def _list_parameters(shape: Shape) -> list[inspect.Parameter]:
     """Of a function, or of a partial one whose knobs may have names of an earlier version."""
     try:
         return [*inspect.signature(shape).parameters.values()]
@@ -443,28 +447,28 @@ def _parameters(shape: Shape) -> list[inspect.Parameter]:
         return [*inspect.signature(shape.func).parameters.values()]
 
 
-def _line(first: float, last: float, share: float) -> float:
+def _interpolate_line(first: float, last: float, share: float) -> float:
     return first + (last - first) * share
 
 
-def _half_cosine(first: float, last: float, share: float) -> float:
+def _interpolate_cosine(first: float, last: float, share: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _done(progress: float, epoch: int, epochs: int | None) -> float:
+def _share_of_epochs(progress: float, epoch: int, epochs: int | None) -> float:
     """Share of a stretch that is over: of the run, or of its first epochs."""
     return progress if epochs is None else min((epoch - 1) / epochs, 1.0)
 
 
-def _positive(name: str, **values: float) -> None:
+def _require_positive(name: str, **values: float) -> None:
     _require(name, values, "must be above zero", lambda value: 0 < value < math.inf)
 
 
-def _least(name: str, **values: float) -> None:
+def _require_nonnegative(name: str, **values: float) -> None:
     _require(name, values, "must be zero or more", lambda value: 0 <= value < math.inf)
 
 
-def _share(name: str, **values: float) -> None:
+def _require_share(name: str, **values: float) -> None:
     _require(name, values, "must lie between 0 and 1", lambda value: 0 <= value <= 1)
 
 

@@ -11,13 +11,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from phaseloom.errors import BadInput
 
-__all__ = ["SharedNorm", "counted", "shared"]
+__all__ = ["SharedNorm", "convert_sync_batchnorm", "count_in_statistics"]
 
 _COUNTED: ContextVar[bool] = ContextVar("counted", default=True)
 
 
 @contextmanager
-def counted(counts: bool, /) -> Iterator[None]:
+def count_in_statistics(counts: bool, /) -> Iterator[None]:
     """Say whether what goes through a network is a part of the batch, or there for company only."""
     before = _COUNTED.set(counts)
     try:
@@ -26,7 +26,7 @@ def counted(counts: bool, /) -> Iterator[None]:
         _COUNTED.reset(before)
 
 
-def shared(net: nn.Module, rank: int, count: int, /) -> nn.Module:
+def convert_sync_batchnorm(net: nn.Module, rank: int, count: int, /) -> nn.Module:
     """The network, its batch norms in place replaced by such as look at the batches of all processes.
 
     Args:
@@ -67,10 +67,13 @@ class SharedNorm(_BatchNorm):
     def __init__(self, norm: _BatchNorm, rank: int, count: int):
         knobs = {"eps": norm.eps, "momentum": norm.momentum, "track_running_stats": norm.track_running_stats}
         super().__init__(norm.num_features, affine=norm.affine, **knobs)
-        self.weight, self.bias = norm.weight, norm.bias
-        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.running_mean = norm.running_mean
+        self.running_var = norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
-        self.rank, self.count = rank, count
+        self.rank = rank
+        self.count = count
         self.train(norm.training)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -82,8 +85,8 @@ class SharedNorm(_BatchNorm):
             return super().forward(input)
         others = [axis for axis in range(input.ndim) if axis != 1]
         values = input.float()
-        number, mean, square = _joined(values, others, self.rank, self.count)
-        self._follow(number, mean.detach(), square.detach())
+        number, mean, square = _reduce_moments(values, others, self.rank, self.count)
+        self._update_running_stats(number, mean.detach(), square.detach())
         shape = [1, -1] + [1] * (input.ndim - 2)
         out = (values - mean.view(shape)) * torch.rsqrt(square / number + self.eps).view(shape)
         if self.affine:
@@ -91,7 +94,7 @@ class SharedNorm(_BatchNorm):
         return out.to(input.dtype)
 
     @torch.no_grad()
-    def _follow(self, number: Tensor, mean: Tensor, square: Tensor) -> None:
+    def _update_running_stats(self, number: Tensor, mean: Tensor, square: Tensor) -> None:
         """Move the running means."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
@@ -101,20 +104,23 @@ class SharedNorm(_BatchNorm):
         self.running_var.lerp_(square / (number - 1).clamp_min(1), step)
 
 
-def _joined(values: Tensor, others: list[int], rank: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _reduce_moments(
+    values: Tensor, others: list[int], rank: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """How many numbers a channel has in all processes, their mean, and the squares about it."""
     number = values.new_tensor(values.numel() / values.shape[1])
     mean = values.mean(others)
     square = (values - mean.view([1, -1] + [1] * (values.ndim - 2))).square().sum(others)
     row = torch.cat([number[None], mean, square]) * float(_COUNTED.get())
-    rows = _Sum.apply(nn.functional.pad(row[None], (0, 0, rank, count - 1 - rank)))
-    numbers, means, squares = rows[:, :1], *rows[:, 1:].chunk(2, 1)
+    rows = _AllReduceSum.apply(nn.functional.pad(row[None], (0, 0, rank, count - 1 - rank)))
+    numbers = rows[:, :1]
+    means, squares = rows[:, 1:].chunk(2, 1)
     total = numbers.sum()
     whole = (numbers * means).sum(0) / total
     return total, whole, (squares + numbers * (means - whole).square()).sum(0)
 
 
-class _Sum(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """Sum over processes; so is its gradient, since the loss is the sum of those of all processes."""
 
     @staticmethod
@@ -124,7 +130,7 @@ class _Sum(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        out = gradient.contiguous().clone()
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        out = gradients[0].contiguous().clone()
         torch.distributed.all_reduce(out)
         return out

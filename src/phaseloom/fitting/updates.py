@@ -11,10 +11,20 @@ from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
-from phaseloom.fitting.rates import hold_still, moves
-from phaseloom.fitting.sync_batchnorm import counted
+from phaseloom.fitting.rates import drop_gradients, is_moving
+from phaseloom.fitting.sync_batchnorm import count_in_statistics
 
-__all__ = ["Batches", "NotFinite", "Objective", "from_all", "from_each", "from_good", "held_out", "in_pieces"]
+__all__ = [
+    "Batches",
+    "HoldOut",
+    "NotFinite",
+    "Objective",
+    "list_pieces",
+    "measure_holdout",
+    "step_on_all",
+    "step_on_each",
+    "step_on_finite",
+]
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +33,7 @@ Batches = Callable[[int], Sequence[Any]]
 BATCHES_BETWEEN_READS = 32
 """Batches after which losses are read from the device, which has to wait for it."""
 
-Learnt = tuple[dict[str, float], int, float]
+EpochSums = tuple[dict[str, float], int, float]
 """Mean of each term, steps of the optimiser, how often each pattern was modelled."""
 
 
@@ -39,32 +49,35 @@ class NotFinite(ArithmeticError):
         self.at_start = at_start
 
 
-def from_each(
+def step_on_each(
     objective: Objective,
     batches: Sequence[Any],
     optimizer: torch.optim.Optimizer,
     number: int,
     clip: float | None,
-) -> Learnt:
+) -> EpochSums:
     """A step after every batch; a tuple is a batch in pieces, whose gradients are added before it.
 
-    While a device works on a batch, an objective that has a method ``expect`` is told of the next one.
+    While a device works on a batch, an objective that has a method ``prefetch`` gets the next one.
     """
     sums: dict[str, float] = {}
-    expect = getattr(objective, "expect", None)
-    total, waiting = sum(_size(batch) for batch in batches), list[tuple[int, Found]]()
+    prefetch = getattr(objective, "prefetch", None)
+    total = sum(_count_patterns(batch) for batch in batches)
+    waiting = list[tuple[int, BatchOutcome]]()
     for place, batch in enumerate(batches):
-        waiting.append((_size(batch), _gradients(objective, in_pieces(batch), optimizer, number)))
-        _step(optimizer, _size(batch), clip)
-        if expect is not None and place + 1 < len(batches):
-            expect(tuple(team().share(piece)[0] for piece in in_pieces(batches[place + 1])))
+        waiting.append(
+            (_count_patterns(batch), _compute_gradients(objective, list_pieces(batch), optimizer, number))
+        )
+        _step(optimizer, _count_patterns(batch), clip)
+        if prefetch is not None and place + 1 < len(batches):
+            prefetch(tuple(team().share(piece)[0] for piece in list_pieces(batches[place + 1])))
         if len(waiting) == BATCHES_BETWEEN_READS or place == len(batches) - 1:
-            _read(waiting, sums, total, first=number == 1 and place < BATCHES_BETWEEN_READS)
+            _add_terms(waiting, sums, total, first=number == 1 and place < BATCHES_BETWEEN_READS)
             waiting.clear()
     return sums, len(batches), 1.0
 
 
-def from_good(
+def step_on_finite(
     objective: Objective,
     batches: Sequence[Any],
     optimizer: torch.optim.Optimizer,
@@ -73,8 +86,8 @@ def from_good(
     /,
     *,
     spare: int,
-) -> Learnt:
-    """As `from_each`, but a batch whose loss or gradient is not finite is skipped, and named in the log.
+) -> EpochSums:
+    """As `step_on_each`, but a batch whose loss or gradient is not finite is skipped, and named in the log.
 
     Every batch is waited for. Means are those of the others; ``spare`` may be skipped one after the other.
 
@@ -84,7 +97,7 @@ def from_good(
     sums: dict[str, float] = {}
     kept = left = steps = 0
     for place, batch in enumerate(batches):
-        found = _gradients(objective, in_pieces(batch), optimizer, number)
+        found = _compute_gradients(objective, list_pieces(batch), optimizer, number)
         try:
             terms = found.terms(found.numbers.tolist())
         except NotFinite as problem:
@@ -93,20 +106,25 @@ def from_good(
             if left > spare:
                 raise NotFinite(f"{problem}, in {left} batches one after the other") from problem
             continue
-        _step(optimizer, _size(batch), clip)
-        left, steps, kept = 0, steps + 1, kept + _size(batch)
+        _step(optimizer, _count_patterns(batch), clip)
+        left = 0
+        steps = steps + 1
+        kept = kept + _count_patterns(batch)
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value * _size(batch)
+            sums[name] = sums.get(name, 0.0) + value * _count_patterns(batch)
     if not kept:
         raise NotFinite("no batch had a finite loss and gradient")
     return {name: value / kept for name, value in sums.items()}, steps, 1.0
 
 
-def _read(waiting: Sequence[tuple[int, "Found"]], sums: dict[str, float], total: int, *, first: bool) -> None:
+def _add_terms(
+    waiting: Sequence[tuple[int, "BatchOutcome"]], sums: dict[str, float], total: int, *, first: bool
+) -> None:
     """Add what batches found to the sums, the terms of all of them read from the device at once."""
     numbers = torch.cat([found.numbers for _, found in waiting]).tolist()
     for place, (size, found) in enumerate(waiting):
-        own, numbers = numbers[: len(found.numbers)], numbers[len(found.numbers) :]
+        own = numbers[: len(found.numbers)]
+        numbers = numbers[len(found.numbers) :]
         try:
             terms = found.terms(own)
         except NotFinite as problem:
@@ -118,23 +136,23 @@ def _read(waiting: Sequence[tuple[int, "Found"]], sums: dict[str, float], total:
             sums[name] = sums.get(name, 0.0) + value * size / total
 
 
-def from_all(
+def step_on_all(
     objective: Objective,
     batches: Sequence[Any],
     optimizer: torch.optim.Optimizer,
     number: int,
     clip: float | None,
-) -> Learnt:
+) -> EpochSums:
     """L-BFGS: each evaluation adds the gradients of all batches, so its loss is that of the whole data."""
     if clip is not None:
         raise BadInput(
             "clip", clip, "does not go with lbfgs, which chooses its own step length: write clip: null"
         )
-    pieces = [piece for batch in batches for piece in in_pieces(batch)]
+    pieces = [piece for batch in batches for piece in list_pieces(batch)]
     seen: list[dict[str, float]] = []
 
     def closure() -> float:
-        found = _gradients(objective, pieces, optimizer, number)
+        found = _compute_gradients(objective, pieces, optimizer, number)
         seen.append(found.terms(found.numbers.tolist()))
         for parameter in optimizer.param_groups[0]["params"]:
             if parameter.grad is not None:
@@ -146,32 +164,41 @@ def from_all(
     return last, 1, float(len(seen))
 
 
-def held_out(
-    objective: Objective,
-    held: tuple[Sequence[Any], Sequence[str], Sequence[str] | None],
-    optimizer: torch.optim.Optimizer,
-    number: int,
-) -> float | None:
-    """Mean loss of the patterns held out; their own values take a step, nothing that is shared does.
+@dataclass(frozen=True)
+class HoldOut:
+    """Patterns that are never learned from.
 
-    ``held`` is their batches, the names of groups that are the patterns' own, and of terms that judge.
+    Attributes:
+        batches: theirs.
+        own: names of parameter groups that hold a value for each pattern.
+        judged: names of the terms that the hold-out loss is made of; ``None``: all.
     """
-    batches, own, judged = held
-    if not len(batches):
+
+    batches: Sequence[Any] = ()
+    own: Sequence[str] = ()
+    judged: Sequence[str] | None = None
+
+
+def measure_holdout(
+    objective: Objective, held: HoldOut, optimizer: torch.optim.Optimizer, number: int
+) -> float | None:
+    """Mean loss of the patterns held out; their own values take a step, nothing that is shared does."""
+    if not len(held.batches):
         return None
-    settle = [g for g in optimizer.param_groups if g["name"] in own and moves(g, number)]
-    pieces = [piece for batch in batches for piece in in_pieces(batch)]
-    total, found = sum(len(piece) for piece in pieces), list[Tensor]()
+    settle = [g for g in optimizer.param_groups if g["name"] in held.own and is_moving(g, number)]
+    pieces = [piece for batch in held.batches for piece in list_pieces(batch)]
+    total = sum(len(piece) for piece in pieces)
+    found = list[Tensor]()
     for piece in pieces:
         optimizer.zero_grad(set_to_none=True)
         part, share = team().share(piece)
-        with torch.set_grad_enabled(bool(settle)), counted(share > 0):
-            value = share * _judgement(objective(part), judged)
+        with torch.set_grad_enabled(bool(settle)), count_in_statistics(share > 0):
+            value = share * _sum_judging_terms(objective(part), held.judged)
         found.append(value.detach())
         if settle and value.requires_grad:
             value.backward()
-            hold_still(optimizer, number, own)
-            team().all_reduce_gradients(_parameters(optimizer))
+            drop_gradients(optimizer, number, held.own)
+            team().all_reduce_gradients(_list_parameters(optimizer))
             _step(optimizer, len(piece))
     values = team().all_reduce(torch.stack(found)).tolist()
     loss = sum(len(piece) / total * value for piece, value in zip(pieces, values, strict=True))
@@ -183,13 +210,13 @@ def held_out(
 def _step(optimizer: torch.optim.Optimizer, size: int, clip: float | None = None) -> None:
     """A step whose gradient, clipped, is that of a mean over ``size`` patterns, for optimisers that ask."""
     if clip is not None:
-        nn.utils.clip_grad_norm_(_clipped(optimizer), clip)
+        nn.utils.clip_grad_norm_(_list_clipped_parameters(optimizer), clip)
     for group in optimizer.param_groups:
         group["size"] = size
     optimizer.step()
 
 
-def _judgement(terms: Mapping[str, Tensor], judged: Sequence[str] | None) -> Tensor:
+def _sum_judging_terms(terms: Mapping[str, Tensor], judged: Sequence[str] | None) -> Tensor:
     """The sum of the terms that say how well a pattern is modelled."""
     judges = [value for name, value in terms.items() if judged is None or name in judged]
     if not judges:
@@ -198,17 +225,17 @@ def _judgement(terms: Mapping[str, Tensor], judged: Sequence[str] | None) -> Ten
     return torch.stack(judges).sum()
 
 
-def in_pieces(batch: Any, /) -> tuple[Any, ...]:
+def list_pieces(batch: Any, /) -> tuple[Any, ...]:
     """A batch that is computed at once, or in pieces, as its pieces."""
     return batch if isinstance(batch, tuple) else (batch,)
 
 
-def _size(batch: Any) -> int:
-    return sum(len(piece) for piece in in_pieces(batch))
+def _count_patterns(batch: Any) -> int:
+    return sum(len(piece) for piece in list_pieces(batch))
 
 
 @dataclass(frozen=True)
-class Found:
+class BatchOutcome:
     """What a batch found, still on its device.
 
     Attributes:
@@ -236,58 +263,70 @@ class Found:
         for part, total in zip(self.parts, numbers[len(named) :], strict=True):
             if not math.isfinite(total):
                 blame = " + ".join(f"'{name}'" for name in sums)
-                raise NotFinite(f"the gradient of {blame} in '{part}' is no longer finite")
+                raise NotFinite(f"the gradient of {blame} in '{part}' is not finite any more")
         return sums
 
 
-def _gradients(
+def _compute_gradients(
     objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer, number: int
-) -> Found:
+) -> BatchOutcome:
     """Leave the gradient of the mean over all pieces in the parameters that move.
 
     Each piece's terms are means over its patterns, so its share is that of its patterns; of several
     processes each does a part of every piece.
     """
     optimizer.zero_grad(set_to_none=True)
-    total, seen, values = sum(len(piece) for piece in pieces), [], []
+    total = sum(len(piece) for piece in pieces)
+    seen = []
+    values = []
     for piece in pieces:
         part, own = team().share(piece)
-        with counted(own > 0):
-            terms, share = objective(part), len(piece) / total
+        with count_in_statistics(own > 0):
+            terms = objective(part)
+            share = len(piece) / total
         each = own * torch.stack(list(terms.values()))
         (each.sum() * share).backward()
         seen.append((tuple(terms), share))
         values.append(each.detach())
-    hold_still(optimizer, number)
-    _agree(objective, pieces, optimizer)
-    team().all_reduce_gradients(_parameters(optimizer))
+    drop_gradients(optimizer, number)
+    _share_touched_boxes(objective, pieces, optimizer)
+    team().all_reduce_gradients(_list_parameters(optimizer))
     moved = [(g["name"], p) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-    sums = torch.stack([_sum(parameter).to(values[0]) for _, parameter in moved]) if moved else values[0][:0]
-    return Found(seen, [name for name, _ in moved], torch.cat([team().all_reduce(torch.cat(values)), sums]))
+    sums = (
+        torch.stack([_sum_gradient(parameter).to(values[0]) for _, parameter in moved])
+        if moved
+        else values[0][:0]
+    )
+    return BatchOutcome(
+        seen, [name for name, _ in moved], torch.cat([team().all_reduce(torch.cat(values)), sums])
+    )
 
 
-def _agree(objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer) -> None:
+def _share_touched_boxes(
+    objective: Objective, pieces: Sequence[Any], optimizer: torch.optim.Optimizer
+) -> None:
     """Where parameters were touched by all of a batch, in every process."""
     boxes = getattr(objective, "boxes", None)
     if team().world_size == 1 or boxes is None:
         return
-    for parameter in _parameters(optimizer):
+    for parameter in _list_parameters(optimizer):
         if touched := getattr(parameter, "touched", None):
             touched[:] = [box for piece in pieces for box in boxes(piece)]
 
 
-def _clipped(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def _list_clipped_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Parameters whose gradients are clipped together: of all groups that do not say ``clip: False``."""
     return [each for group in optimizer.param_groups if group.get("clip", True) for each in group["params"]]
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def _list_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _sum(parameter: Tensor) -> Tensor:
+def _sum_gradient(parameter: Tensor) -> Tensor:
     """Of the gradient, finite when all of it is; of one that knows where it was touched, only there."""
-    gradient, touched = parameter.grad, getattr(parameter, "touched", None)
+    gradient = parameter.grad
+    touched = getattr(parameter, "touched", None)
     assert gradient is not None
     if gradient.is_complex():
         gradient = torch.view_as_real(gradient.resolve_conj())

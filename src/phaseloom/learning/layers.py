@@ -361,7 +361,7 @@ def use_precision(
     """A context in which a network runs in a precision; its parameters stay in single precision."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.of(net).type, dtype=torch.bfloat16)
+    return torch.autocast(device.device_of(net).type, dtype=torch.bfloat16)
 
 
 def choose_option(knob: str, name: str, choices: Mapping[str, Option], /) -> Option:

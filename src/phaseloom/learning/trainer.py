@@ -44,8 +44,8 @@ class NetworkTraining:
         self.recipe = recipe
         self.directory = directory
         torch.manual_seed(recipe.seed)
-        where = device.chosen(recipe.device)
-        self.net = team().joined(self.network().to(where))
+        where = device.choose_device(recipe.device)
+        self.net = team().convert_sync_batchnorm(self.network().to(where))
         self.progress = start_progress(recipe, self.net)
 
     @classmethod
@@ -80,7 +80,7 @@ class NetworkTraining:
             raise BadInput(str(folder), None, "is not a run of this kind of training: name the folder of one")
         if (folder / "events.jsonl").is_file() and not (folder / "snapshot.h5").is_file():
             raise BadInput(str(folder), None, "has lost its snapshot.h5: begin anew, in another folder")
-        training = cls(cls.kind.from_path(folder / "run.yaml"), folder if team().first else None)
+        training = cls(cls.kind.from_path(folder / "run.yaml"), folder if team().is_main else None)
         if (folder / "snapshot.h5").is_file():
             checkpoint.load(training.progress, folder / "snapshot.h5")
         else:
@@ -161,7 +161,7 @@ def require_new_folder(directory: Path | str | None, /) -> Path | None:
     Raises:
         BadInput: a folder that holds a run.
     """
-    folder = None if directory is None or not team().first else Path(directory)
+    folder = None if directory is None or not team().is_main else Path(directory)
     if folder is not None and (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder, or resume it")
     return folder

@@ -1,8 +1,6 @@
 from . import adjoint as adjoint
-from . import amplitude_loss as amplitude_loss
 from . import atoms as atoms
 from . import cache as cache
-from . import column_tilt as column_tilt
 from . import detect as detect
 from . import filters as filters
 from . import fourier as fourier
@@ -11,8 +9,6 @@ from . import modes as modes
 from . import optics as optics
 from . import patches as patches
 from . import propagate as propagate
-from . import scatter as scatter
 from . import slices as slices
-from . import tilted_detector as tilted_detector
-from . import tilted_sample as tilted_sample
+from . import tilted_planes as tilted_planes
 from . import windowed_transmission as windowed_transmission

@@ -48,10 +48,13 @@ def scattering_factor(
     """
     values = _table(table).get(number)
     if values is None:
-        raise BadInput("scattering_factor: number", number, "is no element of the tables: they have 1 to 103")
+        raise BadInput(
+            "scattering_factor: number", number, "is not an element of the tables: they have 1 to 103"
+        )
     square = np.asarray(k, np.float64)[..., None] ** 2
     if table == "lobato":
-        a, b = values[:5], values[5:]
+        a = values[:5]
+        b = values[5:]
         return (a * (2 + b * square) / (1 + b * square) ** 2).sum(-1)
     a, b, c, d = values.reshape(4, 3)
     return (a / (square + b) + c * np.exp(-d * square)).sum(-1)
@@ -166,8 +169,10 @@ def _factor(
 ) -> Tensor:
     """Scattering factor on the half grid, with thermal smearing, inside a disk: see `project_potential`."""
     vibration, band, taper = cut
-    y, x = np.fft.fftfreq(shape[0], pixel[0])[:, None], np.fft.rfftfreq(shape[1], pixel[1])[None]
-    k, nyquist = np.hypot(y, x), 0.5 / max(pixel)
+    y = np.fft.fftfreq(shape[0], pixel[0])[:, None]
+    x = np.fft.rfftfreq(shape[1], pixel[1])[None]
+    k = np.hypot(y, x)
+    nyquist = 0.5 / max(pixel)
     disk = smooth_edge(torch.from_numpy(k), band * nyquist * (1 - 1e-9), taper * nyquist)
     smear = np.exp(-2 * (np.pi * vibration * k) ** 2)
     return torch.from_numpy(scattering_factor(number, k, table=table) * smear) * disk

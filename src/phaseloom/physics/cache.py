@@ -21,7 +21,7 @@ class TensorCache(Generic[Value]):
     """One value with the tensors it was made from.
 
     A tensor has changed when it is another one, or was written to in place, or moved to another device or
-    precision. What autograd cannot see, writing through ``tensor.data``, is not seen here either; tensors
+    precision. Writing through ``tensor.data`` is not noticed, as autograd does not notice it; tensors
     that want gradients without being parameters are therefore never trusted.
 
     Example:
@@ -39,7 +39,7 @@ class TensorCache(Generic[Value]):
         self.value: Value | None = None
 
     def is_fresh(self, *sources: Tensor) -> bool:
-        """Whether the value still stands for these tensors."""
+        """Whether the value was made from these tensors as they are now."""
         return (
             self.stamps == tuple(_stamp(source) for source in sources)
             and all(ref() is source for ref, source in zip(self.refs, sources, strict=True))
@@ -58,7 +58,7 @@ class TensorCache(Generic[Value]):
         return value
 
     def get(self, make: Callable[[], Value], *sources: Tensor) -> Value:
-        """The value, made again if need be; it is made without gradients."""
+        """The value, made again without gradients if a source has changed."""
         if self.is_fresh(*sources):
             assert self.value is not None
             return self.value
@@ -66,13 +66,14 @@ class TensorCache(Generic[Value]):
             return self.store(make(), *sources)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TensorCache[Value]":
-        """A copy belongs to other tensors and starts with nothing."""
+        """A copy belongs to other tensors and starts empty."""
         return TensorCache()
 
     def __reduce__(self) -> tuple[type["TensorCache[Value]"], tuple[()]]:
-        """Nothing of it goes into a file."""
+        """A cache is saved empty."""
         return TensorCache, ()
 
 
 def _stamp(source: Tensor) -> tuple[Any, ...]:
+    # every write in place raises a tensor's version, and PyTorch shows it by no public name
     return (source.data_ptr(), source._version, source.dtype, source.device, source.shape)

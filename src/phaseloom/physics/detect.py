@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import centred, cornered
+from phaseloom.physics.fourier import shift_to_centre, shift_to_corner
 
 __all__ = ["apply_transfer", "area_weights", "bilinear_weights", "blur_patterns", "deflect"]
 __all__ += ["draw_counts", "integrate_pixels", "intensity"]
@@ -109,9 +109,9 @@ def blur_patterns(pattern: Float[Tensor, "b y x"], std: float, /) -> Float[Tenso
     place = torch.arange(-half, half + 1, dtype=pattern.dtype, device=pattern.device)
     taps = torch.exp(-0.5 * (place / std).square())
     taps = taps / taps.sum()
-    wide = functional.pad(centred(pattern)[:, None], (half, half, half, half), mode="reflect")
+    wide = functional.pad(shift_to_centre(pattern)[:, None], (half, half, half, half), mode="reflect")
     rows = functional.conv2d(wide, taps[None, None, :, None])
-    return cornered(functional.conv2d(rows, taps[None, None, None, :])[:, 0])
+    return shift_to_corner(functional.conv2d(rows, taps[None, None, None, :])[:, 0])
 
 
 def apply_transfer(

@@ -196,7 +196,8 @@ def _inverse_cosine_axis(coefficients: Tensor) -> Tensor:
     mixed = torch.fft.ifft(torch.complex(real, -reversed_) * turn.conj()).real
     half = (mixed.shape[-1] + 1) // 2
     out = torch.empty_like(mixed)
-    out[..., ::2], out[..., 1::2] = mixed[..., :half], mixed[..., half:].flip(-1)
+    out[..., ::2] = mixed[..., :half]
+    out[..., 1::2] = mixed[..., half:].flip(-1)
     return out
 
 

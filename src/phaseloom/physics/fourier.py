@@ -17,7 +17,14 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-__all__ = ["centred", "cornered", "fit_spectrum", "fit_window", "frequencies", "mirror_through_zero"]
+__all__ = [
+    "fit_spectrum",
+    "fit_window",
+    "frequencies",
+    "mirror_through_zero",
+    "shift_to_centre",
+    "shift_to_corner",
+]
 __all__ += ["ramp", "shift", "to_real", "to_reciprocal"]
 
 
@@ -36,12 +43,12 @@ def to_real(wave: Complex[Tensor, "*batch y x"], /) -> Complex[Tensor, "*batch y
     return torch.fft.ifft2(wave, norm="ortho")
 
 
-def centred(pattern: Shaped[Tensor, "*batch y x"], /) -> Shaped[Tensor, "*batch y x"]:
+def shift_to_centre(pattern: Shaped[Tensor, "*batch y x"], /) -> Shaped[Tensor, "*batch y x"]:
     """Zero frequency from the corner to ``[N // 2, N // 2]``, for eyes and files."""
     return torch.fft.fftshift(pattern, dim=(-2, -1))
 
 
-def cornered(pattern: Shaped[Tensor, "*batch y x"], /) -> Shaped[Tensor, "*batch y x"]:
+def shift_to_corner(pattern: Shaped[Tensor, "*batch y x"], /) -> Shaped[Tensor, "*batch y x"]:
     """Zero frequency from ``[N // 2, N // 2]`` to the corner, as the engine wants it."""
     return torch.fft.ifftshift(pattern, dim=(-2, -1))
 
@@ -131,12 +138,12 @@ def fit_spectrum(
         >>> round(fine.abs().square().sum().item(), 4), round(2 * fine[0, 10].real.item(), 4)
         (3.0, -1.0)
     """
-    spectrum = centred(to_reciprocal(cornered(wave)))
-    return centred(to_real(cornered(fit_window(spectrum, shape))))
+    spectrum = shift_to_centre(to_reciprocal(shift_to_corner(wave)))
+    return shift_to_centre(to_real(shift_to_corner(fit_window(spectrum, shape))))
 
 
 def mirror_through_zero(patterns: Tensor, /) -> Tensor:
-    """Patterns point-mirrored about zero frequency; zero where there is no pixel mirror_through_zero.
+    """Patterns point-mirrored about zero frequency; zero where the mirrored pixel does not exist.
 
     Example:
         >>> mirror_through_zero(torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 3))[0].tolist()

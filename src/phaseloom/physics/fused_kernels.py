@@ -73,7 +73,7 @@ def shift_spectra(
     """Spectra of the modes times the ramps of each pattern."""
     if loops := get_compiled_kernels(spectrum, rows, columns):
         out = spectrum.new_empty(len(rows), *spectrum.shape)
-        loops.moved(spectrum.numpy(), rows.numpy()[..., 0], columns.numpy()[:, 0], out.numpy())
+        loops.apply_ramps(spectrum.numpy(), rows.numpy()[..., 0], columns.numpy()[:, 0], out.numpy())
         return out
     return spectrum * (rows * columns)[:, None]
 
@@ -93,7 +93,9 @@ def backpropagate_shift(
         total = torch.zeros_like(spectrum)
         down, right = (spectrum.real.new_zeros(len(wave), n) for n in wave.shape[-2:])
         ramps = rows.numpy()[..., 0], columns.numpy()[:, 0]
-        loops.entrance(wave.numpy(), spectrum.numpy(), *ramps, total.numpy(), down.numpy(), right.numpy())
+        loops.backpropagate_ramps(
+            wave.numpy(), spectrum.numpy(), *ramps, total.numpy(), down.numpy(), right.numpy()
+        )
         return total, down, right
     wave.mul_((rows * columns)[:, None])
     slope = torch.view_as_real(sum_modes(wave * spectrum))[..., 1]
@@ -104,7 +106,7 @@ def sum_intensity(wave: Complex[Tensor, "b mode y x"], /) -> Float[Tensor, "b y 
     """Incoherent sum over modes of the squared modulus."""
     if loops := get_compiled_kernels(wave):
         out = torch.empty(len(wave), *wave.shape[2:], dtype=wave.real.dtype)
-        loops.exposed(wave.detach().numpy(), out.numpy())
+        loops.sum_intensity(wave.detach().numpy(), out.numpy())
         return out
     if wave.shape[1] == 1:
         return (wave.real.square() + wave.imag.square())[:, 0]
@@ -121,7 +123,7 @@ def backpropagate_intensity(
     """``slope * factor * wave``, held as the conjugate of its conjugate, which is what its adjoint wants."""
     if loops := get_compiled_kernels(wave, slope):
         out = torch.empty_like(wave)
-        loops.returned(wave.numpy(), slope.numpy(), factor.numpy()[()], out.numpy())
+        loops.scale_conjugate(wave.numpy(), slope.numpy(), factor.numpy()[()], out.numpy())
         return out.conj()
     return wave.conj().resolve_conj().mul_((slope * factor)[:, None]).conj()
 
@@ -150,18 +152,20 @@ def amplitude_misfit(
     slope = torch.empty_like(counts)
     optional = [None if field is None else field.detach().numpy() for field in fields]
     values = (one.detach().numpy() for one in (wave, counts, weight))
-    total = loops.rooted(*values, *optional, slope.numpy().dtype.type(floor), slope.numpy())
+    total = loops.amplitude_misfit(*values, *optional, slope.numpy().dtype.type(floor), slope.numpy())
     return counts.new_tensor(total), slope
 
 
 @no_type_check
-def _moved(spectrum, rows, columns, out):
+def _apply_ramps(spectrum, rows, columns, out):
     """``out = spectrum * rows * columns`` for each pattern."""
     for i in range(out.shape[0]):
         right = columns[i]
         for k in range(out.shape[1]):
             for y in range(out.shape[2]):
-                r, s, t = rows[i, y], spectrum[k, y], out[i, k, y]
+                r = rows[i, y]
+                s = spectrum[k, y]
+                t = out[i, k, y]
                 for x in range(out.shape[3]):
                     a = r.real * right[x].real - r.imag * right[x].imag
                     b = r.real * right[x].imag + r.imag * right[x].real
@@ -169,18 +173,23 @@ def _moved(spectrum, rows, columns, out):
 
 
 @no_type_check
-def _entrance(wave, spectrum, rows, columns, total, down, right):  # noqa: PLR0917
+def _backpropagate_ramps(wave, spectrum, rows, columns, total, down, right):  # noqa: PLR0917
     """``wave *= rows * columns``, its sum over patterns, and the profiles of ``Im(wave * spectrum)``.
 
     One short loop after the other: with fewer arrays in each, they are vectorised.
     """
     n = wave.shape[3]
-    slope, zero = right[0].copy(), right.dtype.type(0)
+    slope = right[0].copy()
+    zero = right.dtype.type(0)
     for i in range(wave.shape[0]):
-        across, ramp = right[i], columns[i]
+        across = right[i]
+        ramp = columns[i]
         for k in range(wave.shape[1]):
             for y in range(wave.shape[2]):
-                r, w, s, t = rows[i, y], wave[i, k, y], spectrum[k, y], total[k, y]
+                r = rows[i, y]
+                w = wave[i, k, y]
+                s = spectrum[k, y]
+                t = total[k, y]
                 for x in range(n):
                     a = r.real * ramp[x].real - r.imag * ramp[x].imag
                     b = r.real * ramp[x].imag + r.imag * ramp[x].real
@@ -197,14 +206,16 @@ def _entrance(wave, spectrum, rows, columns, total, down, right):  # noqa: PLR09
 
 
 @no_type_check
-def _through(wave, glass, start, row, out):
+def _multiply_windows(wave, glass, start, row, out):
     """``out = wave * window of glass``."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
         for k in range(wave.shape[1]):
             for y in range(wave.shape[2]):
                 at = start[i] + y * row[i]
-                w, g, o = wave[i, k, y], glass[at : at + n], out[i, k, y]
+                w = wave[i, k, y]
+                g = glass[at : at + n]
+                o = out[i, k, y]
                 for x in range(n):
                     o[x] = complex(
                         w[x].real * g[x].real - w[x].imag * g[x].imag,
@@ -213,15 +224,18 @@ def _through(wave, glass, start, row, out):
 
 
 @no_type_check
-def _to_phase(wave, incident, glass, start, row, slope, first, next_):  # noqa: PLR0917
+def _backpropagate_to_phase(wave, incident, glass, start, row, slope, first, next_):  # noqa: PLR0917
     """``wave *= window of glass``; ``slope -= Im(sum_modes wave * incident)`` where the window lies."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
         for y in range(wave.shape[2]):
-            at, to = start[i] + y * row[i], first[i] + y * next_[i]
-            g, s = glass[at : at + n], slope[to : to + n]
+            at = start[i] + y * row[i]
+            to = first[i] + y * next_[i]
+            g = glass[at : at + n]
+            s = slope[to : to + n]
             for k in range(wave.shape[1]):
-                w, p = wave[i, k, y], incident[i, k, y]
+                w = wave[i, k, y]
+                p = incident[i, k, y]
                 for x in range(n):
                     a = w[x].real * g[x].real - w[x].imag * g[x].imag
                     b = w[x].real * g[x].imag + w[x].imag * g[x].real
@@ -230,23 +244,27 @@ def _to_phase(wave, incident, glass, start, row, slope, first, next_):  # noqa: 
 
 
 @no_type_check
-def _to_wave(wave, incident, glass, start, row, slope, first, next_, sign):  # noqa: PLR0917
+def _backpropagate_to_wave(wave, incident, glass, start, row, slope, first, next_, sign):  # noqa: PLR0917
     """``slope += sum_modes wave * incident``, imaginary part times ``sign``; ``wave *= window of glass``."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
         for y in range(wave.shape[2]):
-            at, to = start[i] + y * row[i], first[i] + y * next_[i]
-            g, s = glass[at : at + n], slope[to : to + n]
+            at = start[i] + y * row[i]
+            to = first[i] + y * next_[i]
+            g = glass[at : at + n]
+            s = slope[to : to + n]
             for k in range(wave.shape[1]):
-                w, p = wave[i, k, y], incident[i, k, y]
+                w = wave[i, k, y]
+                p = incident[i, k, y]
                 for x in range(n):
-                    a, b = w[x].real, w[x].imag
+                    a = w[x].real
+                    b = w[x].imag
                     s[x] += complex(a * p[x].real - b * p[x].imag, sign * (a * p[x].imag + b * p[x].real))
                     w[x] = complex(a * g[x].real - b * g[x].imag, a * g[x].imag + b * g[x].real)
 
 
 @no_type_check
-def _lit(wave, light, start, row, factor):
+def _add_illumination(wave, light, start, row, factor):
     """``light += factor * sum_modes |wave|^2`` where the window lies."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
@@ -260,12 +278,13 @@ def _lit(wave, light, start, row, factor):
 
 
 @no_type_check
-def _exposed(wave, out):
+def _sum_intensity(wave, out):
     """``out = sum_modes |wave|^2``."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
         for y in range(wave.shape[2]):
-            w, o = wave[i, 0, y], out[i, y]
+            w = wave[i, 0, y]
+            o = out[i, y]
             for x in range(n):
                 o[x] = w[x].real * w[x].real + w[x].imag * w[x].imag
             for k in range(1, wave.shape[1]):
@@ -275,15 +294,19 @@ def _exposed(wave, out):
 
 
 @no_type_check
-def _rooted(wave, counts, weight, flat, background, mask, floor, slope):  # noqa: C901, PLR0917
+def _amplitude_misfit(wave, counts, weight, flat, background, mask, floor, slope):  # noqa: C901, PLR0917
     """Sum of ``(sqrt(model + floor) - sqrt(counts + floor))^2``, and its slope for the waves' adjoint.
 
     ``model`` is ``weight * flat * sum_modes |wave|^2 + background``; all but ``weight`` may be ``None``.
     """
-    n, zero, total = wave.shape[3], slope.dtype.type(0), 0.0
+    n = wave.shape[3]
+    zero = slope.dtype.type(0)
+    total = 0.0
     for i in range(wave.shape[0]):
         for y in range(wave.shape[2]):
-            w, o, c = wave[i, 0, y], slope[i, y], counts[i, y]
+            w = wave[i, 0, y]
+            o = slope[i, y]
+            c = counts[i, y]
             for x in range(n):
                 o[x] = w[x].real * w[x].real + w[x].imag * w[x].imag
             for k in range(1, wave.shape[1]):
@@ -309,16 +332,28 @@ def _rooted(wave, counts, weight, flat, background, mask, floor, slope):  # noqa
 
 
 @no_type_check
-def _returned(wave, slope, factor, out):
+def _scale_conjugate(wave, slope, factor, out):
     """``out = conj(wave) * slope * factor``."""
     n = wave.shape[3]
     for i in range(wave.shape[0]):
         for k in range(wave.shape[1]):
             for y in range(wave.shape[2]):
-                w, s, o = wave[i, k, y], slope[i, y], out[i, k, y]
+                w = wave[i, k, y]
+                s = slope[i, y]
+                o = out[i, k, y]
                 for x in range(n):
                     by = s[x] * factor
                     o[x] = complex(w[x].real * by, -(w[x].imag * by))
 
 
-KERNELS = (_moved, _entrance, _through, _to_phase, _to_wave, _lit, _exposed, _rooted, _returned)
+KERNELS = (
+    _apply_ramps,
+    _backpropagate_ramps,
+    _multiply_windows,
+    _backpropagate_to_phase,
+    _backpropagate_to_wave,
+    _add_illumination,
+    _sum_intensity,
+    _amplitude_misfit,
+    _scale_conjugate,
+)

@@ -89,7 +89,10 @@ def measure_caustic(
     rows, columns = modes.shape[-2:]
     distances = distances.to(modes.device)
     axes = [(torch.arange(n).to(distances) - n // 2) * d for n, d in zip((rows, columns), pixel, strict=True)]
-    cuts_y, cuts_x, centres, widths = [], [], [], []
+    cuts_y = []
+    cuts_x = []
+    centres = []
+    widths = []
     for distance in distances:
         kernel = angular_spectrum((rows, columns), pixel, wavelength, distance)
         intensity = fly(modes, kernel).abs().square().sum(0)
@@ -128,7 +131,9 @@ def _parabola_vertex(distances: Float[Tensor, " z"], squared: Float[Tensor, " z"
     best = int(squared.argmin())
     if best in (0, len(z) - 1):
         return float(z[best])
-    before, after = z[best - 1] - z[best], z[best + 1] - z[best]
-    down, up = squared[best - 1] - squared[best], squared[best + 1] - squared[best]
+    before = z[best - 1] - z[best]
+    after = z[best + 1] - z[best]
+    down = squared[best - 1] - squared[best]
+    up = squared[best + 1] - squared[best]
     bend = up * before - down * after
     return float(z[best] + (0.5 * (up * before**2 - down * after**2) / bend if bend != 0 else 0))

@@ -17,7 +17,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.physics.fourier import centred, frequencies, to_real
+from phaseloom.physics.fourier import frequencies, shift_to_centre, to_real
 from phaseloom.units import ELECTRON_REST_ENERGY, electron_wavelength, photon_wavelength
 
 __all__ = ["aberration_phase", "aperture", "coefficients", "electron_wavelength", "interaction"]
@@ -81,7 +81,8 @@ def to_cartesian(polar: Mapping[str, float], /) -> dict[str, float]:
             out[key] = polar[key]
         elif key in polar:
             angle = m * polar.get(f"phi{key[1:]}", 0.0)
-            out[key + "a"], out[key + "b"] = polar[key] * math.cos(angle), polar[key] * math.sin(angle)
+            out[key + "a"] = polar[key] * math.cos(angle)
+            out[key + "b"] = polar[key] * math.sin(angle)
     return out
 
 
@@ -91,7 +92,8 @@ def to_polar(cartesian: Mapping[str, float], /) -> dict[str, float]:
     for key, (_, m) in _POLAR.items():
         if key in cartesian:
             out[key] = cartesian[key]
-        a, b = cartesian.get(key + "a"), cartesian.get(key + "b")
+        a = cartesian.get(key + "a")
+        b = cartesian.get(key + "b")
         if a is not None or b is not None:
             out[key] = math.hypot(a or 0.0, b or 0.0)
             out[f"phi{key[1:]}"] = math.atan2(b or 0.0, a or 0.0) / m
@@ -163,5 +165,5 @@ def probe_wave(
     y, x = frequencies(shape, pixel, like=torch.zeros(1, dtype=torch.float64))
     chi = aberration_phase(y, x, wavelength, coefficients(aberrations or {}))
     disk = aperture(y, x, wavelength, semiangle, soft=soft)
-    wave = centred(to_real(torch.polar(disk, -chi)))
+    wave = shift_to_centre(to_real(torch.polar(disk, -chi)))
     return (wave / wave.abs().square().sum().sqrt()).to(dtype)

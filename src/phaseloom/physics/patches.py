@@ -2,7 +2,7 @@
 
 Gradients may stay where they belong. A leaf that has a list named ``touched`` gets its gradient added in
 place to its dense ``grad``, and the boxes ``(y0, y1, x0, x1)`` that may have changed are appended to that
-list; autograd is told of no gradient. Work for a batch then does not grow with the canvas. A leaf without
+list; autograd gets ``None``. Work for a batch then does not grow with the canvas. A leaf without
 such a list gets an ordinary dense gradient.
 """
 
@@ -47,7 +47,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         """The adjoint."""
-        corner, window = ctx.saved_tensors[0], (grads[0].shape[-2], grads[0].shape[-1])
+        corner = ctx.saved_tensors[0]
+        window = (grads[0].shape[-2], grads[0].shape[-1])
         if ctx.leaf is None:
             return scatter(grads[0], corner, ctx.shape), None, None
         into, _ = gradient_target(ctx.leaf, lambda: bounding_boxes(corner, window, ctx.shape))
@@ -101,8 +102,8 @@ def scatter(
 def gradient_target(leaf: Tensor, boxes: Callable[[], Sequence[Box]], /) -> tuple[Tensor, bool]:
     """Where to add the gradient of a leaf, and whether that is its own ``grad``.
 
-    A leaf with a list ``touched`` is told of the boxes; any other gets zeros that the caller returns to
-    autograd.
+    A leaf with a list ``touched`` has the boxes appended to it; any other gets zeros that the caller
+    returns to autograd.
     """
     touched = getattr(leaf, "touched", None)
     if touched is None:
@@ -128,7 +129,7 @@ def bounding_boxes(
 def group_windows(places: np.ndarray, window: tuple[int, int], /) -> tuple[list[Box], list[int]]:
     """Boxes that hold all windows with little room between them, and the box of each window.
 
-    One box serves when it is no larger than the windows together. Otherwise windows in the same cell of
+    One box serves unless it is larger than the windows together. Otherwise windows in the same cell of
     a coarse grid share a box, if that pays; a lone window is its own.
 
     Example:
@@ -214,12 +215,14 @@ def flat_index(corner: Int[Tensor, "b 2"], window: tuple[int, int], width: int, 
         [12, 13, 22, 23]
     """
     y, x = (torch.arange(n, device=corner.device) for n in window)
-    rows, columns = corner[:, :1] + y, corner[:, 1:] + x
+    rows = corner[:, :1] + y
+    columns = corner[:, 1:] + x
     return (rows[:, :, None] * width + columns[:, None, :]).flatten()
 
 
 def _bounding_box(places: np.ndarray, window: tuple[int, int]) -> Box:
-    (top, left), (bottom, right) = places.min(0).tolist(), places.max(0).tolist()
+    (top, left) = places.min(0).tolist()
+    (bottom, right) = places.max(0).tolist()
     return top, bottom + window[0], left, right + window[1]
 
 
@@ -231,16 +234,20 @@ def _merge_touching(boxes: np.ndarray) -> np.ndarray:
     """Rectangles around the boxes that meet, again and again until none meet."""
     while True:
         top, bottom, left, right = boxes.T
-        above, before = top[:, None] < bottom, left[:, None] < right
+        above = top[:, None] < bottom
+        before = left[:, None] < right
         meet = above & above.T & before & before.T
-        label, last = np.arange(len(boxes)), None
+        label = np.arange(len(boxes))
+        last = None
         while last is None or (label != last).any():
-            last, label = label, np.where(meet, label, len(boxes)).min(1)
+            last = label
+            label = np.where(meet, label, len(boxes)).min(1)
         first, which = np.unique(label, return_inverse=True)
         if len(first) == len(boxes):
             return boxes
         around = np.empty((len(first), 4), boxes.dtype)
-        around[:, ::2], around[:, 1::2] = np.iinfo(boxes.dtype).max, -1
+        around[:, ::2] = np.iinfo(boxes.dtype).max
+        around[:, 1::2] = -1
         np.minimum.at(around[:, ::2], which, boxes[:, ::2])
         np.maximum.at(around[:, 1::2], which, boxes[:, 1::2])
         boxes = around

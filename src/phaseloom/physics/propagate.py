@@ -1,4 +1,4 @@
-"""Free flight of a wave: between slices, to a near detector, to a far one, between tilted planes.
+"""Multislice and free flight: between slices, to a near detector, to a far one, between tilted planes.
 
 All kernels live in the Fourier domain with zero frequency in the corner and drop the carrier
 ``exp(i k z)``. The angular spectrum is written as ``exp(i z (kz - k))`` with
@@ -7,16 +7,29 @@ differentiated in float32 (Goodman, Introduction to Fourier Optics, section 3.10
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import frequencies, to_real, to_reciprocal
+from phaseloom.physics.patches import scatter
 
-__all__ = ["angular_spectrum", "far_field", "flight_phase_and_decay", "fly", "fresnel"]
-__all__ += ["fresnel_scaling", "tilt_ramp", "tilted_plane_kernel"]
+__all__ = [
+    "angular_spectrum",
+    "far_field",
+    "flight_phase_and_decay",
+    "fly",
+    "fresnel",
+    "fresnel_scaling",
+    "illuminate",
+    "multislice",
+    "tilt_ramp",
+    "tilted_plane_kernel",
+    "transmit",
+]
 
 
 def fresnel(
@@ -64,7 +77,8 @@ def tilt_ramp(
     """
     y, x = frequencies(shape, pixel, like=tilt)
     step = 2 * math.pi * distance[..., None] * torch.tan(tilt)
-    rows, columns = step[..., :1, None] * y, step[..., 1:, None] * x
+    rows = step[..., :1, None] * y
+    columns = step[..., 1:, None] * x
     return torch.polar(torch.ones_like(rows), rows) * torch.polar(torch.ones_like(columns), columns)
 
 
@@ -173,14 +187,17 @@ def flight_phase_and_decay(
     side = normal @ (offset if along is None else along)
     normal = torch.where(side < 0, -normal, normal)
     carrier = normal if along is None else along / along.norm()
-    k, cosine = 2 * math.pi / wavelength, carrier @ normal
+    k = 2 * math.pi / wavelength
+    cosine = carrier @ normal
     if not cosine > 1e-6:
         raise BadInput("oblique.along", carrier.tolist(), "runs in the plane: the wave would never arrive")
     q = _plane_waves(shape, basis)
     flat = k * (carrier - cosine * normal)
     gained = (q.square().sum(0) + 2 * torch.einsum("i,iyx->yx", flat, q)) / k**2
     square = cosine**2 - gained
-    flies, one, depth = square > 0, torch.ones_like(square), offset @ normal
+    flies = square > 0
+    one = torch.ones_like(square)
+    depth = offset @ normal
     root = torch.where(flies, square, one).sqrt()
     change = torch.where(flies, -gained / (root + cosine), -cosine)
     loss = torch.where(flies, 0.0, k * depth.abs() * torch.where(flies, one, -square).sqrt())
@@ -192,3 +209,82 @@ def _plane_waves(shape: tuple[int, int], basis: Tensor) -> Float[Tensor, "3 y x"
     y, x = (2 * math.pi * torch.fft.fftfreq(n, dtype=basis.dtype, device=basis.device) for n in shape)
     inverse = torch.linalg.pinv(basis).transpose(0, 1)
     return inverse[:, 0, None, None] * y[:, None] + inverse[:, 1, None, None] * x
+
+
+Flights = Sequence[Tensor] | Tensor | None
+
+
+def transmit(
+    wave: Complex[Tensor, "b *#state mode y x"], slice_: Complex[Tensor, "#b *state y x"], /
+) -> Complex[Tensor, "b *state mode y x"]:
+    """Multiply every mode by one thin slice, in each state of the object."""
+    return wave * slice_.unsqueeze(-3)
+
+
+def multislice(
+    wave: Complex[Tensor, "b *#state mode y x"],
+    slices: Complex[Tensor, "b *state slice y x"],
+    kernel: Flights,
+    /,
+) -> Complex[Tensor, "b *state mode y x"]:
+    """Exit wave after all slices: transmit, fly, transmit ...; no flight after the last one.
+
+    Args:
+        wave: incident modes of each position.
+        slices: transmission windows of each position; an object in several states has an axis for them.
+        kernel: flight between slices: one for all gaps ``(y, x)``, one per gap ``(gap, y, x)``, or a
+            sequence of one tensor per gap that broadcasts against the wave; ``None`` for a single slice.
+
+    Source:
+        Cowley & Moodie 1957, doi 10.1107/S0365110X57002194.
+
+    Example:
+        >>> import torch
+        >>> wave, slices = torch.ones(1, 2, 4, 4) + 0j, torch.ones(1, 3, 4, 4) + 0j
+        >>> multislice(wave, slices, torch.ones(4, 4) + 0j).shape
+        torch.Size([1, 2, 4, 4])
+    """
+    first, *rest = slices.unbind(-3)
+    wave = transmit(wave, first)
+    for gap, slice_ in enumerate(rest):
+        wave = transmit(fly(wave, _kernel_of_gap(kernel, gap)), slice_)
+    return wave
+
+
+@torch.no_grad()
+def illuminate(
+    light: Float[Tensor, "slice v u"],
+    corner: Int[Tensor, "b 2"],
+    wave: Complex[Tensor, "b *#state mode y x"],
+    slices: Complex[Tensor, "b *state slice y x"],
+    kernel: Flights,
+    /,
+    *,
+    share: Float[Tensor, " state"] | None = None,
+) -> None:
+    """Add to ``light`` what falls on each slice: ``sum |wave|^2`` over patterns and modes, in place.
+
+    Args:
+        light: over the whole object.
+        corner: top-left pixels of the windows in it.
+        wave: see `multislice`.
+        slices: see `multislice`.
+        kernel: see `multislice`.
+        share: of each state of the object.
+    """
+    first, *rest = slices.unbind(-3)
+    for number, slice_ in enumerate((first, *rest)):
+        if number:
+            wave = fly(wave, _kernel_of_gap(kernel, number - 1))
+        power = wave.abs().square().sum(-3)
+        if power.ndim == 4:
+            same = power.new_full((power.shape[1],), 1 / power.shape[1])
+            power = ((same if share is None else share)[:, None, None] * power).sum(1)
+        light[number] += scatter(power, corner, (light.shape[-2], light.shape[-1]))
+        wave = transmit(wave, slice_)
+
+
+def _kernel_of_gap(kernel: Flights, gap: int) -> Tensor:
+    """Of kernels for all gaps, or one for each."""
+    assert kernel is not None
+    return kernel if isinstance(kernel, Tensor) and kernel.ndim == 2 else kernel[gap]

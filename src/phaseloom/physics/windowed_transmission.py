@@ -45,7 +45,7 @@ class TransmissionCache:
         self.cache: TensorCache[Tensor] = TensorCache()
         self.box: Box = (0, 0, 0, 0)
 
-    def around(self, leaves: Leaves, box: Box, /) -> tuple[Tensor, Box]:
+    def get_box(self, leaves: Leaves, box: Box, /) -> tuple[Tensor, Box]:
         """Transmission ``(slice, y, x)`` of a rectangle that holds ``box``, and that rectangle.
 
         It grows to what the batches of a scan have in common, for the next one will ask for much the same.
@@ -71,7 +71,8 @@ class TransmissionWindows:
     region: WindowLayout | None = None
 
     def __init__(self, leaves: Leaves):
-        self.leaves, self.slices = leaves, leaves[0].shape[-3]
+        self.leaves = leaves
+        self.slices = leaves[0].shape[-3]
 
     def windows(self, slice_: int, /) -> Complex[Tensor, "b 1 y x"]:
         """Transmission of one slice in every window."""
@@ -83,20 +84,20 @@ class TransmissionWindows:
         """Add values ``(b, y, x)`` to one slice of a flat field."""
         raise NotImplementedError
 
-    @property
-    def dense(self) -> WindowLayout | None:
-        """WindowLayout of the windows in a field of the object's own shape."""
+    @cached_property
+    def object_layout(self) -> WindowLayout | None:
+        """Layout of the windows in a field of the object's own shape."""
         return None
 
     def boxes(self) -> list[Box]:
         """Rectangles that hold all windows."""
         raise NotImplementedError
 
-    def zeros(self) -> Complex[Tensor, " all"]:
+    def make_field(self) -> Complex[Tensor, " all"]:
         """Room for the derivative of the transmission that was computed."""
         raise NotImplementedError
 
-    def parts(self, field: Complex[Tensor, " all"], /) -> list[tuple[Box, Tensor]]:
+    def split_field(self, field: Complex[Tensor, " all"], /) -> list[tuple[Box, Tensor]]:
         """Such a field as rectangles ``(slice, y, x)``."""
         raise NotImplementedError
 
@@ -121,17 +122,17 @@ class TransmissionWindows:
 
     def illuminate(self, light: Float[Tensor, "slice y x"], slice_: int, wave: Tensor, factor: float) -> None:
         """Add ``factor * sum_modes |wave|^2`` where the waves fall on one slice."""
-        self.add(light.view(-1), self.dense, slice_, sum_intensity(wave).mul_(factor))
+        self.add(light.view(-1), self.object_layout, slice_, sum_intensity(wave).mul_(factor))
 
-    def sink(self, wanted: Sequence[bool], /) -> GradientSink | None:
+    def make_sink(self, wanted: Sequence[bool], /) -> GradientSink | None:
         """Where the derivative goes, if any leaf wants it: to a single leaf's gradient at once."""
         if not any(wanted):
             return None
         if len(self.leaves) == 2:
-            return GradientSink(self.zeros(), self.region)
+            return GradientSink(self.make_field(), self.region)
         leaf = self.leaves[0]
         into, own = gradient_target(leaf, self.boxes)
-        return GradientSink(into.view(-1), self.dense, leaf.is_complex(), None if own else into)
+        return GradientSink(into.view(-1), self.object_layout, leaf.is_complex(), None if own else into)
 
     def gradients(self, sink: GradientSink | None, wanted: Sequence[bool], /) -> list[Tensor | None]:
         """What autograd is given for each leaf."""
@@ -141,7 +142,7 @@ class TransmissionWindows:
             return [sink.returned]
         pairs = zip(self.leaves, wanted, strict=True)
         into = [gradient_target(leaf, self.boxes) if want else None for leaf, want in pairs]
-        for (top, bottom, left, right), slope in self.parts(sink.field):
+        for (top, bottom, left, right), slope in self.split_field(sink.field):
             inside = (..., slice(top, bottom), slice(left, right))
             amplitude, phase = (leaf.detach()[inside].reshape(slope.shape) for leaf in self.leaves)
             turned = slope * torch.polar(torch.ones_like(phase), phase)
@@ -155,19 +156,22 @@ class HostWindows(TransmissionWindows):
     """Windows are views of rectangles that lie one after the other in memory."""
 
     def __init__(
-        self, leaves: Leaves, corner: Int[Tensor, "b 2"], window: tuple[int, int], glass: TransmissionCache
+        self, leaves: Leaves, corner: Int[Tensor, "b 2"], window: tuple[int, int], cache: TransmissionCache
     ):
         super().__init__(leaves)
-        self.places, self.window = corner.numpy(), window
+        self.places = corner.numpy()
+        self.window = window
         height, width = leaves[0].shape[-2:]
         if leaves[0].is_complex():
             self.rectangles = [(0, height, 0, width)]
-            self.flat, self.region = leaves[0].detach().reshape(-1), self.dense
+            self.flat = leaves[0].detach().reshape(-1)
+            self.region = self.object_layout
             return
-        boxes, member = self._grouped
+        boxes, member = self._groups
         if len(boxes) == 1:
-            wave, around = glass.around(leaves, boxes[0])
-            self.rectangles, self.flat = [around], wave.view(-1)
+            wave, around = cache.get_box(leaves, boxes[0])
+            self.rectangles = [around]
+            self.flat = wave.view(-1)
             self.region = _layout_in_box(self.places, around)
         else:
             self.rectangles = boxes
@@ -176,22 +180,22 @@ class HostWindows(TransmissionWindows):
             self.region = _layout_in_boxes(self.places, np.array(boxes), np.array(member), self.slices)
 
     @cached_property
-    def dense(self) -> WindowLayout:
-        """WindowLayout of the windows in a field of the object's own shape."""
+    def object_layout(self) -> WindowLayout:
+        """Layout of the windows in a field of the object's own shape."""
         return _layout_in_box(self.places, (0, self.leaves[0].shape[-2], 0, self.leaves[0].shape[-1]))
 
     @cached_property
-    def _grouped(self) -> tuple[list[Box], list[int]]:
+    def _groups(self) -> tuple[list[Box], list[int]]:
         return group_windows(self.places, self.window)
 
     def boxes(self) -> list[Box]:
         """Rectangles that hold all windows."""
-        return self._grouped[0]
+        return self._groups[0]
 
     def transmit(self, wave: Tensor, slice_: int, out: Tensor, /) -> Tensor:
         """Waves behind one slice, written to ``out``."""
         if loops := get_compiled_kernels(wave, self.flat, out):
-            loops.through(
+            loops.multiply_windows(
                 wave.numpy(), self.flat.numpy(), *_layout_of_slice(self.region, slice_), out.numpy()
             )
             return out
@@ -204,11 +208,12 @@ class HostWindows(TransmissionWindows):
         loops = None if sink is None else get_compiled_kernels(wave, incident, self.flat, sink.field)
         if loops is None or sink is None:
             return super().backpropagate(wave, incident, slice_, sink)
-        field, given = sink.field.numpy(), (wave.numpy(), incident.numpy(), self.flat.numpy())
+        field = sink.field.numpy()
+        given = (wave.numpy(), incident.numpy(), self.flat.numpy())
         if sink.field.is_complex():
             real = np.float32 if sink.field.dtype == torch.complex64 else np.float64
             sign = real(-1 if sink.conjugate else 1)
-            loops.to_wave(
+            loops.backpropagate_to_wave(
                 *given,
                 *_layout_of_slice(self.region, slice_),
                 field,
@@ -216,7 +221,7 @@ class HostWindows(TransmissionWindows):
                 sign,
             )
         else:
-            loops.to_phase(
+            loops.backpropagate_to_phase(
                 *given, *_layout_of_slice(self.region, slice_), field, *_layout_of_slice(sink.layout, slice_)
             )
         return wave
@@ -228,7 +233,9 @@ class HostWindows(TransmissionWindows):
             super().illuminate(light, slice_, wave, factor)
             return
         field = light.view(-1).numpy()
-        loops.lit(wave.numpy(), field, *_layout_of_slice(self.dense, slice_), field.dtype.type(factor))
+        loops.add_illumination(
+            wave.numpy(), field, *_layout_of_slice(self.object_layout, slice_), field.dtype.type(factor)
+        )
 
     def windows(self, slice_: int, /) -> Complex[Tensor, "b 1 y x"]:
         """Copied side by side: on a CPU quicker than an index of every pixel."""
@@ -241,11 +248,11 @@ class HostWindows(TransmissionWindows):
         for view, value in zip(self._views(field, layout, slice_), values, strict=True):
             view.add_(value)
 
-    def zeros(self) -> Complex[Tensor, " all"]:
+    def make_field(self) -> Complex[Tensor, " all"]:
         """Room for the derivative of the transmission that was computed."""
         return torch.zeros_like(self.flat)
 
-    def parts(self, field: Complex[Tensor, " all"], /) -> list[tuple[Box, Tensor]]:
+    def split_field(self, field: Complex[Tensor, " all"], /) -> list[tuple[Box, Tensor]]:
         """Such a field as rectangles ``(slice, y, x)``."""
         sizes = [self.slices * _box_area(box) for box in self.rectangles]
         pairs = zip(self.rectangles, field.split(sizes), strict=True)
@@ -261,11 +268,13 @@ class DeviceWindows(TransmissionWindows):
 
     def __init__(self, leaves: Leaves, corner: Int[Tensor, "b 2"], window: tuple[int, int]):
         super().__init__(leaves)
-        self.corner, self.window, (self.height, self.width) = corner, window, leaves[0].shape[-2:]
+        self.corner = corner
+        self.window = window
+        (self.height, self.width) = leaves[0].shape[-2:]
         self.index = flat_index(corner, window, self.width)
         shape = (self.slices, len(corner), *window)
         cut = tuple(leaf.detach().reshape(self.slices, -1)[:, self.index].view(shape) for leaf in leaves)
-        self.glass = transmission(cut, None)
+        self.transmitted = transmission(cut, None)
 
     def boxes(self) -> list[Box]:
         """The whole canvas, unless it is so large that reading the corners is quicker."""
@@ -273,7 +282,7 @@ class DeviceWindows(TransmissionWindows):
 
     def windows(self, slice_: int, /) -> Complex[Tensor, "b 1 y x"]:
         """Transmission of one slice in every window."""
-        return self.glass[slice_][:, None]
+        return self.transmitted[slice_][:, None]
 
     def add(
         self, field: Num[Tensor, " all"], layout: WindowLayout | None, slice_: int, values: Tensor, /
@@ -282,11 +291,11 @@ class DeviceWindows(TransmissionWindows):
         area = self.height * self.width
         field[slice_ * area : (slice_ + 1) * area].index_add_(0, self.index, values.resolve_conj().flatten())
 
-    def zeros(self) -> Complex[Tensor, " all"]:
+    def make_field(self) -> Complex[Tensor, " all"]:
         """Room for the derivative of the whole transmission."""
-        return self.glass.new_zeros(self.slices * self.height * self.width)
+        return self.transmitted.new_zeros(self.slices * self.height * self.width)
 
-    def parts(self, field: Complex[Tensor, " all"], /) -> list[tuple[Box, Tensor]]:
+    def split_field(self, field: Complex[Tensor, " all"], /) -> list[tuple[Box, Tensor]]:
         """Such a field as one rectangle ``(slice, y, x)``."""
         return [((0, self.height, 0, self.width), field.view(self.slices, self.height, self.width))]
 
@@ -297,7 +306,7 @@ def cut_windows(
     window: tuple[int, int],
     /,
     *,
-    glass: TransmissionCache | None = None,
+    cache: TransmissionCache | None = None,
 ) -> TransmissionWindows:
     """The windows of a batch, by their top-left pixels (y, x).
 
@@ -305,10 +314,10 @@ def cut_windows(
         leaves: see the top of this file.
         corner: all windows lie inside the object.
         window: pixels (y, x).
-        glass: keeps what was computed for the next batch, which may see the same object.
+        cache: keeps what was computed for the next batch, which may see the same object.
     """
     if corner.device.type == "cpu":
-        return HostWindows(leaves, corner, window, glass or TransmissionCache())
+        return HostWindows(leaves, corner, window, cache or TransmissionCache())
     return DeviceWindows(leaves, corner, window)
 
 
@@ -337,7 +346,8 @@ def _layout_of_slice(layout: WindowLayout | None, slice_: int) -> tuple[np.ndarr
 
 def _layout_in_box(places: np.ndarray, box: Box) -> WindowLayout:
     """Windows in one rectangle ``(slice, y, x)``."""
-    width, area = box[3] - box[2], _box_area(box)
+    width = box[3] - box[2]
+    area = _box_area(box)
     start = places[:, 0] * width + places[:, 1] - (box[0] * width + box[2])
     return WindowLayout(start, np.full(len(places), width), np.full(len(places), area))
 

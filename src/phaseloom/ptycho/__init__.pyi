@@ -1,8 +1,6 @@
-from . import apply_projections as apply_projections
 from . import bandlimited_start as bandlimited_start
 from . import batches as batches
 from . import canvas as canvas
-from . import coverage as coverage
 from . import curvature as curvature
 from . import detectors as detectors
 from . import illumination as illumination
@@ -11,12 +9,8 @@ from . import likelihood as likelihood
 from . import model as model
 from . import multigrid as multigrid
 from . import noise as noise
-from . import object_models as object_models
-from . import object_projections as object_projections
 from . import objects as objects
-from . import opr as opr
 from . import penalties as penalties
-from . import probe_guesses as probe_guesses
 from . import probes as probes
 from . import projections as projections
 from . import propagators as propagators

@@ -7,7 +7,7 @@ from torch import Tensor
 from phaseloom.errors import BadInput
 from phaseloom.physics.patches import gather
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject, resample_field
+from phaseloom.ptycho.objects import BandlimitedObject, resample_field
 
 __all__ = ["spectral_start"]
 
@@ -31,7 +31,7 @@ def spectral_start(
     these and the object; flat is a better start for an object that hardly scatters.
 
     Args:
-        model: with an object of one slice (`phaseloom.ptycho.object_models`) and the probe that is known.
+        model: with an object of one slice (`phaseloom.ptycho.objects`) and the probe that is known.
         counts: patterns, in the detector's own order (`phaseloom.ptycho.detectors.CountingDetector.arrange`).
         index: their numbers.
         steps: of the power iteration.
@@ -48,7 +48,8 @@ def spectral_start(
         raise BadInput("spectral", type(part).__name__, "needs a band-limited object of one slice")
     detector = model.detector
     weight = (counts - detector.background().detach()).clamp(min=0) * detector.mask
-    share, drawn = part.occupancy, torch.Generator().manual_seed(seed)
+    share = part.occupancy
+    drawn = torch.Generator().manual_seed(seed)
     shape = (len(share), 1, *part.grid)
     wave = torch.randn(shape, dtype=torch.complex64, generator=drawn).to(part.coarse())
     power = wave.real.new_ones(len(share))
@@ -68,7 +69,8 @@ def spectral_start(
 def _apply_operator(model: Ptychography, wave: Tensor, weight: Tensor, index: Tensor) -> Tensor:
     """``A* diag(weight) A`` of each state, as the gradient of half of ``sum weight |A wave|^2``."""
     wave = wave.detach().requires_grad_(True)
-    flat, total = torch.ones_like(model.object.occupancy), torch.zeros_like(wave)
+    flat = torch.ones_like(model.object.occupancy)
+    total = torch.zeros_like(wave)
     for part, heavy in zip(index.split(PATTERNS_AT_ONCE), weight.split(PATTERNS_AT_ONCE), strict=True):
         half = 0.5 * (heavy * _expected_pattern(model, wave, part, flat)).sum()
         total += torch.autograd.grad(half, wave)[0]
@@ -83,5 +85,5 @@ def _expected_pattern(
     slices = gather(resample_field(wave, model.object.canvas.shape), place, model.object.window)
     far = model.detector_wave(slices, place, rest, index)
     detector = model.detector
-    pattern = detector.seen(far, model.object.occupancy if share is None else share)
+    pattern = detector.collect(far, model.object.occupancy if share is None else share)
     return detector.weights[index, None, None].detach() * pattern * detector.flat

@@ -246,7 +246,8 @@ def _farthest_groups(positions: np.ndarray, count: int, seed: int, epoch: int) -
 @lru_cache(maxsize=2)
 def _spread_apart(buffer: bytes, count: int, seed: int, drawn: int) -> Groups:
     """Each pattern in turn joins the group whose nearest member is farthest, unless it is full."""
-    positions, draw = np.frombuffer(buffer).reshape(-1, 2), np.random.default_rng((seed, drawn))
+    positions = np.frombuffer(buffer).reshape(-1, 2)
+    draw = np.random.default_rng((seed, drawn))
     room = np.array([len(part) for part in np.array_split(np.arange(len(positions)), count)])
     members = np.full((count, room[0]), -1)
     places = np.full((2, count, room[0]), np.inf)
@@ -285,15 +286,21 @@ def _hilbert_distance(positions: np.ndarray, bits: int = 16) -> np.ndarray:
     From the coarsest quadrant to the finest: which of the four the curve visits, then the quadrant's own
     coordinates in the curve's frame there (mirrored in the last, transposed in the first and the last).
     """
-    low, span = positions.min(0), max(float(np.ptp(positions, axis=0).max()), 1e-30)
+    low = positions.min(0)
+    span = max(float(np.ptp(positions, axis=0).max()), 1e-30)
     x, y = ((positions - low) / span * (2**bits - 1)).astype(np.int64).T
     along = np.zeros(len(positions), np.int64)
     for level in reversed(range(bits)):
         side = 1 << level
-        right, up = x >= side, y >= side
+        right = x >= side
+        up = y >= side
         along += side * side * ((3 * right) ^ up)
-        x, y = x % side, y % side
+        x = x % side
+        y = y % side
         last = right & ~up
-        x, y = np.where(last, side - 1 - x, x), np.where(last, side - 1 - y, y)
-        x, y = np.where(up, x, y), np.where(up, y, x)
+        x = np.where(last, side - 1 - x, x)
+        y = np.where(last, side - 1 - y, y)
+        exchanged = np.where(up, y, x)
+        x = np.where(up, x, y)
+        y = exchanged
     return along

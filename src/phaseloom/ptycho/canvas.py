@@ -51,11 +51,13 @@ def canvas(scan: Scan4D, /, *, border: int | None = None) -> Canvas:
     """
     geometry = scan.window
     pixel = np.array(geometry.pixel)
-    low, high = scan.positions.min(0) / pixel, scan.positions.max(0) / pixel
+    low = scan.positions.min(0) / pixel
+    high = scan.positions.max(0) / pixel
     margin = border if border is not None else 8 + min(64, int(0.04 * (high - low).max()))
     margin += measure_cone_margin(geometry, scan.heights)
     shape = np.ceil(high - low).astype(int) + np.array(geometry.shape) + 2 * margin + 1
-    room, windows = float(shape[0]) * float(shape[1]), len(scan) * float(np.prod(geometry.shape))
+    room = float(shape[0]) * float(shape[1])
+    windows = len(scan) * float(np.prod(geometry.shape))
     if room > MAX_OBJECT_TO_WINDOW_PIXELS * windows + 1e6:
         fix = f"object pixels are too many for {len(scan)} windows: check the units of positions and pixel"
         raise BadInput("scan.positions", f"{shape[0]} x {shape[1]}", fix)
@@ -95,9 +97,9 @@ def lay_window(
     at: Place,
     pixel: tuple[float, float] | None = None,
 ) -> Complex[Tensor, "state slice v u"]:
-    """The object with a window in place of what was there; see `phaseloom.ptycho.objects.PixelObject.lay`."""
+    """The object with a window in place of what was there; see `PixelObject.place_window`."""
     _check_window(wave, at)
-    steps = _check_pixel(pixel if pixel is not None else canvas.pixel, "object.lay: pixel")
+    steps = _check_pixel(pixel if pixel is not None else canvas.pixel, "object.place_window: pixel")
     grids = zip(at, steps, wave.shape[-2:], canvas.origin, canvas.pixel, canvas.shape, strict=True)
     places = [
         (origin + np.arange(many) * own - where) / step + count // 2
@@ -108,7 +110,9 @@ def lay_window(
         for p, n in zip(places, wave.shape[-2:], strict=True)
     ]
     if not all(one.any() for one in inside):
-        raise BadInput("object.lay: at", tuple(at), "lies off the canvas: give angstrom in the scan's frame")
+        raise BadInput(
+            "object.place_window: at", tuple(at), "lies off the canvas: give angstrom in the scan's frame"
+        )
     rows, columns = (slice(int(one.argmax()), int(one.argmax() + one.sum())) for one in inside)
     out = whole.clone()
     seen = [place[one] for place, one in zip(places, inside, strict=True)]
@@ -124,16 +128,18 @@ def read_window(
     at: Place,
     shape: tuple[int, int],
 ) -> Complex[Tensor, "state slice y x"]:
-    """The window of the object at a position; see `phaseloom.ptycho.objects.PixelObject.under`."""
-    _check_position(at, "object.under: at")
+    """The window of the object at a position; see `phaseloom.ptycho.objects.PixelObject.read_window`."""
+    _check_position(at, "object.read_window: at")
     if len(shape) != 2 or not all(isinstance(count, (int, np.integer)) and count > 0 for count in shape):
-        raise BadInput("object.under: shape", tuple(shape), "must be two numbers of pixels above zero (y, x)")
+        raise BadInput(
+            "object.read_window: shape", tuple(shape), "must be two numbers of pixels above zero (y, x)"
+        )
     grids = zip(at, shape, canvas.origin, canvas.pixel, strict=True)
     places = [(where - origin) / own + np.arange(count) - count // 2 for where, count, origin, own in grids]
     for place, many in zip(places, canvas.shape, strict=True):
         if place[0] < -MAX_PIXEL_MISMATCH or place[-1] > many - 1 + MAX_PIXEL_MISMATCH:
             fix = f"needs a window of {shape[0]} x {shape[1]} pixels that leaves the canvas"
-            raise BadInput("object.under: at", tuple(at), fix)
+            raise BadInput("object.read_window: at", tuple(at), fix)
     return _interpolate(whole, *places)
 
 
@@ -143,12 +149,12 @@ def _check_position(at: Place, place: str) -> None:
 
 
 def _check_window(wave: Tensor, at: Place) -> None:
-    _check_position(at, "object.lay: at")
+    _check_position(at, "object.place_window: at")
     if wave.ndim not in (2, 3, 4) or not wave.numel():
         fix = "must have the axes (y, x), (slice, y, x) or (state, slice, y, x)"
-        raise BadInput("object.lay: wave", tuple(wave.shape), fix)
+        raise BadInput("object.place_window: wave", tuple(wave.shape), fix)
     if not bool(torch.isfinite(wave).all()):
-        raise BadInput("object.lay: wave", None, "holds values that are not finite: repair them")
+        raise BadInput("object.place_window: wave", None, "holds values that are not finite: repair them")
 
 
 def _check_pixel(pixel: Sequence[float], place: str) -> tuple[float, float]:

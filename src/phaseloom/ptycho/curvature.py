@@ -18,26 +18,106 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float, Int
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from phaseloom.errors import BadInput
-from phaseloom.ptycho.coverage import (
-    Beams,
-    ScannedArea,
-    count_crossings,
-    incident_waves,
-    participation_area,
-    sum_illumination,
-)
+from phaseloom.physics.propagate import fly
 from phaseloom.ptycho.illumination import SquareSlope
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 
-__all__ = ["UPDATES_TO_FOLLOW_POSITIONS", "Curvature", "count_crossings", "sum_illumination"]
+__all__ = [
+    "UPDATES_TO_FOLLOW_POSITIONS",
+    "Beams",
+    "Curvature",
+    "ScannedArea",
+    "count_crossings",
+    "incident_waves",
+    "participation_area",
+    "sum_illumination",
+]
+
+Beams = list[tuple[Complex[Tensor, "slice mode y x"], Int[Tensor, " _"]]]
+
+
+class ScannedArea(NamedTuple):
+    """The part of the canvas that a scan reaches; work on it does not grow with the canvas.
+
+    Attributes:
+        inside: its rows and columns.
+        height, width: their numbers.
+        room: no smaller, and quick to transform.
+        corner: of the windows in it, ``(n, 2)``.
+    """
+
+    inside: tuple[slice, slice]
+    height: int
+    width: int
+    room: tuple[int, int]
+    corner: Int[Tensor, "n 2"]
+
+    @classmethod
+    def of(cls, model: Ptychography) -> "ScannedArea":
+        """That of all patterns."""
+        corner, _ = model.scan(torch.arange(len(model.scan.start), device=model.scan.start.device))
+        first = corner.amin(0)
+        top, left = first.tolist()
+        shape = (corner.amax(0) - first).tolist()
+        height, width = (n + w for n, w in zip(shape, model.scan.canvas.window, strict=True))
+        lengths = next_fast_len(height), next_fast_len(width, real=True)
+        room = (int(lengths[0]), int(lengths[1]))  # pyright: ignore[reportArgumentType]
+        inside = (slice(top, top + height), slice(left, left + width))
+        return cls(inside, height, width, room, corner - first)
+
+
+@torch.no_grad()
+def incident_waves(model: Ptychography, /) -> Beams:
+    """The modes in free flight where each slice stands, and the patterns that see them so."""
+    out: Beams = []
+    for modes, members in model.incident_modes():
+        waves = [modes]
+        for kernel in model.propagator.gap_kernels(members[:1]):
+            waves.append(fly(waves[-1], kernel.reshape(kernel.shape[-2:]).to(modes.dtype)))
+        out.append((torch.stack(waves), members))
+    return out
+
+
+@torch.no_grad()
+def sum_illumination(model: Ptychography, waves: Beams, /) -> Float[Tensor, "slice v u"]:
+    """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``.
+
+    The beam is correlated with where it went.
+    """
+    reach = ScannedArea.of(model)
+    first = waves[0][0]
+    at = reach.corner[:, 0] * reach.room[1] + reach.corner[:, 1]
+    out = first.real.new_zeros(len(first), *model.scan.canvas.shape)
+    for wave, members in waves:
+        hits = first.real.new_zeros(reach.room[0] * reach.room[1])
+        hits.index_add_(0, at[members], hits.new_ones(len(members)))
+        beam = torch.fft.rfft2(wave.abs().square().sum(1), s=reach.room)
+        lit = torch.fft.irfft2(beam.mul_(torch.fft.rfft2(hits.view(reach.room))), s=reach.room)
+        out[(..., *reach.inside)] += lit[:, : reach.height, : reach.width].clamp_(min=0)
+    return out
+
+
+@torch.no_grad()
+def count_crossings(model: Ptychography, /) -> float:
+    """Patterns that it takes to light the whole scanned field once: its area over the beam's."""
+    waves = [(wave[:1], members) for wave, members in incident_waves(model)]
+    areas = [participation_area(wave.abs().square().sum(1)) for wave, _ in waves]
+    return participation_area(sum_illumination(model, waves)) / (sum(areas) / len(areas))
+
+
+def participation_area(intensity: Tensor, /) -> float:
+    """``(sum I)^2 / sum I^2``, pixels."""
+    return float(intensity.sum() ** 2 / intensity.square().sum())
+
 
 # The tuned numbers below were found on the electron and X-ray cases of benchmarks/; those that hold steps
 # back in thick or noisy cases are explained in docs/decisions/012-brakes-and-late-parts.md.
@@ -107,16 +187,18 @@ class Curvature:
     """
 
     def __init__(self, model: Ptychography, likelihood: Likelihood, *, pull: float = 0.1):
-        if likelihood.silent:
+        if not likelihood.has_noise_model:
             fix = "has no curvature without a noise model: name one, or write optimizer: adam"
             raise BadInput("optimizer", "gauss_newton", fix)
-        self.model, self.likelihood, self.pull = model, likelihood, pull
+        self.model = model
+        self.likelihood = likelihood
+        self.pull = pull
         some = torch.linspace(
             0, len(likelihood.measured) - 1, min(len(likelihood.measured), PATTERNS_FOR_DIFFERENCES)
         ).long()
         counts = likelihood.measured[some]
-        self.mean = float(counts.sum() / len(counts))
-        self.quanta = bool((counts == counts.round()).all())
+        self.mean_counts = float(counts.sum() / len(counts))
+        self.counts_are_whole = bool((counts == counts.round()).all())
         self.scale = 2 * _fit_stiffness(likelihood.divergence, counts) / likelihood.floor
 
     @property
@@ -130,68 +212,70 @@ class Curvature:
         model = self.model
         rules: dict[nn.Parameter, NewtonStep] = {}
         waves = incident_waves(model)
-        self._object(rules, waves)
-        own, slopes = self._owned(), model.probe.slopes()
+        self._make_object_rules(rules, waves)
+        own = self._list_pattern_numbers()
+        slopes = model.probe.square_slopes()
         rules |= {p: _uniform_step(slope, self.scale, each=p in own) for p, slope in slopes.items()}
         trust = _estimate_trust(history)
-        rules |= self._places(waves, trust)
-        rules[model.detector.weights] = self._weight()
+        rules |= self._make_position_rules(waves, trust)
+        rules[model.detector.weights] = self._make_weight_rule()
         rules[model.detector.root] = _uniform_step(float(model.detector.scale) ** 2, self.scale)
         flight = {model.propagator.tilt, model.propagator.stretch}
         flight_trust = _estimate_trust(history, FLIGHT_HALF_TRUST)
-        few = [p for p in self._numbers() if p.requires_grad]
-        rules |= {p: self._number(p, flight_trust if p in flight else trust) for p in few}
+        few = [p for p in self._list_numbers() if p.requires_grad]
+        rules |= {p: self._make_number_rule(p, flight_trust if p in flight else trust) for p in few}
         return rules
 
-    def _places(self, waves: Beams, trust: float) -> dict[nn.Parameter, NewtonStep]:
+    def _make_position_rules(self, waves: Beams, trust: float) -> dict[nn.Parameter, NewtonStep]:
         """Positions, and the errors of a scan that move them together."""
         parts = self.model.scan.parts()
         moving = [p for several in parts.values() for p in several if p.requires_grad]
-        bends = self._bends(waves) if moving and trust else None
+        bends = self._position_curvatures(waves) if moving and trust else None
         if bends is None or not bool(bends.any()):
             return dict.fromkeys(moving, NewtonStep(_no_step, momentum=False))
         own = self.model.scan.offsets
-        together = {p: self._together(p, bends, trust) for p in moving if p is not own}
+        together = {p: self._make_shared_rule(p, bends, trust) for p in moving if p is not own}
         return {own: _position_step(self.scale * self.model.scan.step**2 * bends, trust), **together}
 
-    def _object(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams) -> None:
+    def _make_object_rules(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams) -> None:
         model = self.model
         wide = sum_illumination(model, waves)
-        count, many = len(wide), len(model.scan.start)
-        calm = self._calm(participation_area(wide[:1]))
+        count = len(wide)
+        many = len(model.scan.start)
+        calm = self._limit_noise(participation_area(wide[:1]))
         wide.add_(LIGHT_DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
         most = torch.stack([wave.abs().square().sum(1).amax((-2, -1)) for wave, _ in waves]).amax(0)
         lone = self.scale * (count + 1) * most[:, None, None]
-        share, wide, lone = (
-            model.object.occupancy[:, None, None, None],
-            *map(model.object.curvature, (wide, lone)),
-        )
+        share = model.object.occupancy[:, None, None, None]
+        wide = model.object.curvature(wide)
+        lone = model.object.curvature(lone)
         for name, parameters in model.object.parts().items():
             pull = self.pull if count > 1 and name in ("object", "amplitude") else 0.0
             for parameter in parameters:
                 rules[parameter] = _object_step(wide, lone, share, pull, calm)
 
-    def _calm(self, field: float) -> float:
+    def _limit_noise(self, field: float) -> float:
         """Share of the usual step, for each pattern of a batch, that few electrons in a field allow.
 
         Steps ``r`` with momentum ``m`` leave a variance of ``r / (2 (1 - m))`` times that of one batch,
         which is ``1 / (4 n)`` for ``n`` electrons in a pixel. An epoch makes some whole steps nevertheless.
         Counts that are not whole tell nothing.
         """
-        if not self.quanta:
+        if not self.counts_are_whole:
             return math.inf
-        calm = MAX_NOISE_PHASE**2 * 8 * self.mean / field
+        calm = MAX_NOISE_PHASE**2 * 8 * self.mean_counts / field
         return (
             (1 - self.momentum)
             / USUAL_OBJECT_RATE
             * max(calm, MIN_STEPS_PER_EPOCH / len(self.model.scan.start))
         )
 
-    def _bends(self, waves: Beams) -> Float[Tensor, "n 2 2"]:
+    def _position_curvatures(self, waves: Beams) -> Float[Tensor, "n 2 2"]:
         """Mean square slope of the amplitudes of each pattern along its position."""
         model = self.model
         reach = ScannedArea.of(model)
-        share, states = model.object.occupancy, model.object.transmission()[(..., *reach.inside)]
+        share = model.object.occupancy
+        states = model.object.transmission()[(..., *reach.inside)]
         beams = [torch.fft.rfft2(w[0].abs().square().sum(0), s=reach.room).conj() for w, _ in waves]
         out = states.real.new_zeros(len(reach.corner), 2, 2)
         for weight, state in zip(share, states, strict=True):
@@ -206,53 +290,56 @@ class Curvature:
         mean = out.diagonal(dim1=1, dim2=2).mean()
         return out + POSITION_DAMPING * mean * torch.eye(2, device=out.device, dtype=out.dtype)
 
-    def _together(self, parameter: nn.Parameter, bends: Tensor, trust: float) -> NewtonStep:
+    def _make_shared_rule(self, parameter: nn.Parameter, bends: Tensor, trust: float) -> NewtonStep:
         """Numbers that move many positions at once: the chain rule over `_bends`."""
         scan = self.model.scan
         if parameter is scan.lines:
             each = bends.view(len(parameter), -1, 2, 2).sum(1) / len(bends)
             return _coupled_step(self.scale * each, trust, rows=True)
-        slopes, before = [], scan.refined()
+        slopes = []
+        before = scan.current_positions()
         flat = parameter.view(-1)
         for place in range(parameter.numel()):
             kept = flat[place].clone()
             flat[place] += 1
-            slopes.append(scan.refined() - before)
+            slopes.append(scan.current_positions() - before)
             flat[place] = kept
         arm = torch.stack(slopes, -1)
         return _coupled_step(
             self.scale * torch.einsum("nak,nab,nbl->kl", arm, bends, arm) / len(bends), trust
         )
 
-    def _weight(self) -> NewtonStep:
+    def _make_weight_rule(self) -> NewtonStep:
         """Intensities of the shots: the amplitudes go as their square roots."""
-        bend = self.scale * self.mean / 4
+        bend = self.scale * self.mean_counts / 4
 
         def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
             return gradient * (rate * size / bend) * value.square()
 
         return NewtonStep(step, momentum=False)
 
-    def _numbers(self) -> list[nn.Parameter]:
+    def _list_numbers(self) -> list[nn.Parameter]:
         """Few numbers that bend all patterns."""
         model = self.model
         known = {"object", "amplitude", "phase", "positions", "affine", "rotation", "scale", "lines"}
         known |= {"weights", "opr_weights"}
         few = [p for name, parts in model.parts().items() if name not in known for p in parts]
-        owned = self._owned()
+        owned = self._list_pattern_numbers()
         return [p for p in few if not p.is_complex() and (p.numel() <= MAX_COUPLED_NUMBERS or p in owned)]
 
-    def _owned(self) -> set[nn.Parameter]:
+    def _list_pattern_numbers(self) -> set[nn.Parameter]:
         """Numbers, some for each pattern, that bend that pattern alone."""
-        parts, many = self.model.parts(), len(self.model.scan.start)
+        parts = self.model.parts()
+        many = len(self.model.scan.start)
         names = ("tilts", "descan", "heights", "opr_weights")
         return {p for name in names for p in parts.get(name, ()) if len(p) == many > 1}
 
-    def _number(self, parameter: nn.Parameter, trust: float) -> NewtonStep:
+    def _make_number_rule(self, parameter: nn.Parameter, trust: float) -> NewtonStep:
         """From differences of the patterns over small steps."""
         if not trust:
             return NewtonStep(_no_step, momentum=False)
-        model, each = self.model, parameter in self._owned()
+        model = self.model
+        each = parameter in self._list_pattern_numbers()
         many = len(model.scan.start)
         some = torch.linspace(
             0, many - 1, min(many, PATTERNS_FOR_DIFFERENCES), device=model.scan.start.device
@@ -260,7 +347,8 @@ class Curvature:
         values = parameter.view(many, -1) if each else parameter.view(-1)
         columns = [(slice(None), axis) for axis in range(values.shape[-1])]
         places: list[Any] = columns if each else list(range(parameter.numel()))
-        slopes, still = [], _expected_amplitudes(model, some)
+        slopes = []
+        still = _expected_amplitudes(model, some)
         for place in places:
             kept = values[place].clone()
             values[place] = kept + DIFFERENCE_STEP
@@ -271,6 +359,7 @@ class Curvature:
         mean = bend.diagonal().mean()
         if not bool(mean > 0):
             return NewtonStep(_no_step, momentum=False)
+        # a little of the mean keeps combinations that no pattern feels from long steps
         bend = bend + 1e-3 * mean * torch.eye(len(bend), device=bend.device, dtype=bend.dtype)
         return _coupled_step(bend, trust, patterns=each)
 
@@ -361,7 +450,8 @@ def _estimate_trust(history: Sequence[Mapping[str, Any]], halfway: float = POSIT
 def _fit_stiffness(divergence: Callable[[Tensor, Tensor], Tensor], counts: Tensor) -> float:
     """``k`` of ``D = k (sqrt(I) - sqrt(m))^2`` where counts are, weighted by them."""
     counts = counts[counts > 0].double()
-    root, step = counts.sqrt(), 0.05
+    root = counts.sqrt()
+    step = 0.05
     above = divergence((root + step).square(), counts)
     below = divergence((root - step).clamp(min=0).square(), counts)
     stiff = float((counts * (above + below)).sum() / (2 * step**2 * counts.sum()))

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect
-from phaseloom.physics import tilted_detector as oblique
-from phaseloom.physics.amplitude_loss import misfit
+from phaseloom.physics import tilted_planes as oblique
+from phaseloom.physics.adjoint import misfit
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.detect import apply_transfer, blur_patterns, integrate_pixels, intensity
-from phaseloom.physics.fourier import centred, cornered, ramp, to_real
+from phaseloom.physics.fourier import ramp, shift_to_centre, shift_to_corner, to_real
 from phaseloom.ptycho import noise
 
 __all__ = ["counting"]
@@ -38,13 +38,13 @@ class EwaldMapping(nn.Module):
     """Waves on a detector's pixels, from those on the regular grid of a Fourier transform.
 
     They are known between its pixels, for the window ends: they are transformed to a finer grid, and
-    interpolated on that (`phaseloom.physics.tilted_detector.interpolation`).
+    interpolated on that (`phaseloom.physics.tilted_planes.interpolation`).
 
     Attributes:
         shape: pixels (y, x).
         taper: of the window, by which interpolation is exact in it.
         turn: what brings the middle of the window to the corner, on the finer grid.
-        pixels, weights: on the finer grid, see `phaseloom.physics.tilted_detector.interpolation`.
+        pixels, weights: on the finer grid, see `phaseloom.physics.tilted_planes.interpolation`.
     """
 
     taper: Tensor
@@ -57,20 +57,20 @@ class EwaldMapping(nn.Module):
         self.shape = (share.shape[0], share.shape[1])
         pixels, weights, taper = oblique.interpolation(places, share**0.5, self.shape)
         middle = torch.tensor([-(n // 2) for n in self.shape], dtype=torch.float64)
-        rows, columns = ramp(middle, self._fine)
+        rows, columns = ramp(middle, self._fine_shape)
         self.register_buffer("taper", taper.float(), persistent=False)
         self.register_buffer("turn", (rows * columns).to(torch.complex64), persistent=False)
-        self.register_buffer("pixels", cornered(pixels), persistent=False)
-        self.register_buffer("weights", cornered(weights).float(), persistent=False)
+        self.register_buffer("pixels", shift_to_corner(pixels), persistent=False)
+        self.register_buffer("weights", shift_to_corner(weights).float(), persistent=False)
 
     @property
-    def _fine(self) -> tuple[int, int]:
+    def _fine_shape(self) -> tuple[int, int]:
         return oblique.PIXEL_OVERSAMPLING * self.shape[0], oblique.PIXEL_OVERSAMPLING * self.shape[1]
 
     def forward(self, wave: Complex[Tensor, "*batch y x"]) -> Complex[Tensor, "*batch y x"]:
         """Waves of which the squared modulus is what pixels see, zero frequency in the corner as before."""
         window = (to_real(wave) * self.taper).reshape(-1, *self.shape)
-        between = torch.fft.fft2(window, s=self._fine, norm="ortho") * self.turn.to(wave.dtype)
+        between = torch.fft.fft2(window, s=self._fine_shape, norm="ortho") * self.turn.to(wave.dtype)
         seen = oblique.remap_pixels(between, self.pixels, self.weights.to(wave.real.dtype))
         return seen.reshape(wave.shape)
 
@@ -90,9 +90,10 @@ def map_pixels(
         plain = np.stack(np.meshgrid(*(np.arange(n) - n // 2 for n in one.shape), indexing="ij"), -1)
         if abs(places - plain).max() < MIN_PIXEL_SHIFT:
             return None, None
-    first, last = -(np.array(one.shape) // 2), (np.array(one.shape) - 1) // 2
+    first = -(np.array(one.shape) // 2)
+    last = (np.array(one.shape) - 1) // 2
     inside = ((places >= first - 1e-9) & (places <= last + 1e-9)).all(-1)
-    return EwaldMapping(places, share), cornered(torch.as_tensor(inside & (share > 0)))
+    return EwaldMapping(places, share), shift_to_corner(torch.as_tensor(inside & (share > 0)))
 
 
 class CountingDetector(nn.Module):
@@ -106,7 +107,7 @@ class CountingDetector(nn.Module):
         flat: ``(y, x)`` efficiency of each pixel.
         mask: ``(y, x)`` True where a pixel is compared.
         near: patterns are stored as seen; else with zero frequency in the corner.
-        sight: how the modelled pattern becomes that of the detector; see `DetectorResponse`.
+        response: how the modelled pattern becomes that of the detector; see `DetectorResponse`.
         most: counts at which a pixel is full, or infinity.
         area: pixels of the modelled grid collect over their whole area, not at their middle alone.
         ewald: where pixels lie if not on the modelled grid, or ``None``.
@@ -125,20 +126,25 @@ class CountingDetector(nn.Module):
         mask: Bool[Tensor, "y x"],
         scale: float,
         near: bool,
-        sight: "DetectorResponse | None" = None,
+        response: "DetectorResponse | None" = None,
         most: float = math.inf,
         area: bool = False,
         ewald: EwaldMapping | None = None,
     ):
         super().__init__()
-        self.most, self.area, self.ewald = most, area, ewald
-        self.weights, self.root = nn.Parameter(weights), nn.Parameter(root / scale)
+        self.saturation = most
+        self.area = area
+        self.ewald = ewald
+        self.weights = nn.Parameter(weights)
+        self.root = nn.Parameter(root / scale)
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("flat", flat)
         self.register_buffer("mask", mask)
-        self.near, self.sight = near, sight
-        self._plain: TensorCache[tuple[Tensor | None, Tensor | None]] = TensorCache()
-        self._dark: TensorCache[tuple[Tensor | None]] = TensorCache()
+        self.near = near
+        self.response = response
+        self.register_load_state_dict_pre_hook(_rename_old_tensors)
+        self._fields_cache: TensorCache[tuple[Tensor | None, Tensor | None]] = TensorCache()
+        self._background_cache: TensorCache[tuple[Tensor | None]] = TensorCache()
 
     def forward(
         self,
@@ -148,10 +154,10 @@ class CountingDetector(nn.Module):
     ) -> Float[Tensor, "b y x"]:
         """Expected counts of a batch."""
         weight = self.weights[index, None, None]
-        expected = weight * self.seen(wave, occupancy) * self.flat + self.background()
-        return expected if math.isinf(self.most) else expected.clamp(max=self.most)
+        expected = weight * self.collect(wave, occupancy) * self.flat + self.background()
+        return expected if math.isinf(self.saturation) else expected.clamp(max=self.saturation)
 
-    def seen(
+    def collect(
         self, wave: Complex[Tensor, "b *state mode v u"], occupancy: Float[Tensor, " state"] | None = None
     ) -> Float[Tensor, "b y x"]:
         """What the detector's pixels collect, before efficiency, weight and background."""
@@ -159,7 +165,7 @@ class CountingDetector(nn.Module):
         pattern = (
             integrate_pixels(wave, occupancy, near=self.near) if self.area else intensity(wave, occupancy)
         )
-        return pattern if self.sight is None else self.sight(pattern)
+        return pattern if self.response is None else self.response(pattern)
 
     def misfit(
         self,
@@ -171,21 +177,21 @@ class CountingDetector(nn.Module):
     ) -> Float[Tensor, ""]:
         """Sum of a divergence over the trusted pixels of a batch, the same as by way of `forward`."""
         if (
-            self.sight is not None
+            self.response is not None
             or self.area
             or self.ewald is not None
-            or not math.isinf(self.most)
+            or not math.isinf(self.saturation)
             or type(self).forward is not CountingDetector.forward
             or wave.shape[1:-3] not in ((), (1,))
         ):
             return (divergence(self(wave, index, occupancy), counts) * self.mask).sum()
-        flat, mask = self._plain.get(self._telling, self.flat, self.mask)
+        flat, mask = self._fields_cache.get(self._make_optional_fields, self.flat, self.mask)
         return misfit(
             wave if wave.ndim == 4 else wave[:, 0],
             counts,
             self.weights[index],
             noise.with_slope(divergence),
-            background=self._background(),
+            background=self._optional_background(),
             flat=flat,
             mask=mask,
         )
@@ -195,7 +201,7 @@ class CountingDetector(nn.Module):
         return {"weights": [self.weights], "background": [self.root]}
 
     @torch.no_grad()
-    def begin(self, level: float) -> None:
+    def start_background(self, level: float) -> None:
         """Let a background begin at a level in counts, its root at a twentieth to half of `scale`."""
         self.root.fill_(min(max(level**0.5 / float(self.scale), 0.05), 0.5))
 
@@ -203,15 +209,17 @@ class CountingDetector(nn.Module):
         """Expected counts without beam."""
         return (self.root * self.scale).square()
 
-    def _background(self) -> Tensor | None:
+    def _optional_background(self) -> Tensor | None:
         """`background`, or ``None`` where there is none and none is looked for."""
         if not is_constant(self.root):
             return self.background()
         make = self.background
-        (dark,) = self._dark.get(lambda: (make() if bool(self.root.any()) else None,), self.root, self.scale)
+        (dark,) = self._background_cache.get(
+            lambda: (make() if bool(self.root.any()) else None,), self.root, self.scale
+        )
         return dark
 
-    def _telling(self) -> tuple[Tensor | None, Tensor | None]:
+    def _make_optional_fields(self) -> tuple[Tensor | None, Tensor | None]:
         """Flat field and mask, ``None`` where they are one everywhere."""
         return None if bool((self.flat == 1).all()) else self.flat, None if bool(
             self.mask.all()
@@ -219,11 +227,18 @@ class CountingDetector(nn.Module):
 
     def arrange(self, counts: Tensor) -> Tensor:
         """Measured patterns, centred as in files, in the order of this detector."""
-        return counts if self.near else cornered(counts)
+        return counts if self.near else shift_to_corner(counts)
 
     def display(self, counts: Tensor) -> Tensor:
         """Inverse of `arrange`."""
-        return counts if self.near else centred(counts)
+        return counts if self.near else shift_to_centre(counts)
+
+
+def _rename_old_tensors(detector: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
+    """Checkpoints of earlier versions call the response ``sight``."""
+    old = f"{prefix}sight."
+    for name in [name for name in state_dict if name.startswith(old)]:
+        state_dict[f"{prefix}response.{name.removeprefix(old)}"] = state_dict.pop(name)
 
 
 class DetectorResponse(nn.Module):
@@ -294,17 +309,18 @@ def counting(
             modelled grid does not reach are not compared.
 
     Raises:
-        BadInput: a saturation that is no number of counts, a blur wider than the detector, or a table
+        BadInput: a saturation that is not a number of counts, a blur wider than the detector, or a table
             that is none.
     """
-    shape, near = scan.geometry.shape, scan.geometry.near
+    shape = scan.geometry.shape
+    near = scan.geometry.near
     if saturation is not None and not saturation > 0:
         raise BadInput("detector: counting.saturation", saturation, "must be a number of counts above zero")
 
     def of(array: np.ndarray | None, default: float) -> Tensor:
         full = np.full(shape, default) if array is None else array
         tensor = torch.as_tensor(np.ascontiguousarray(full))
-        return tensor if near else cornered(tensor)
+        return tensor if near else shift_to_corner(tensor)
 
     weights = np.ones(len(scan)) if scan.weights is None else scan.weights
     mapping, known = map_pixels(scan, ewald)
@@ -315,7 +331,7 @@ def counting(
         mask=of(scan.mask, 1.0).bool() & _reachable_pixels(scan, known),
         scale=float(np.sqrt(max(scan.mean_pattern(most=200)[scan.mask].mean(), 1e-6))),
         near=near,
-        sight=_make_response(scan, blur, transfer, collect=collect),
+        response=_make_response(scan, blur, transfer, collect=collect),
         most=math.inf if saturation is None else saturation,
         area=area,
         ewald=mapping,
@@ -347,7 +363,8 @@ def match_grids(scan: Scan4D, collect: Collect = "area", /) -> tuple[Tensor | No
 
     Whole numbers pick pixels (the same angle per pixel); others are shares of many pixels in few.
     """
-    few, many = scan.geometry, scan.window
+    few = scan.geometry
+    many = scan.window
     if few.shape == many.shape:
         return None, None
     if np.allclose(few.angle, many.angle):
@@ -375,12 +392,13 @@ def _read_transfer(path: Path, shape: tuple[int, int]) -> Tensor:
     except ValueError:
         table = np.zeros((0, 0))
     if table.ndim != 2 or table.shape[1:] != (2,) or not np.isfinite(table).all() or len(table) < 2:
-        fix = "is no table of two columns of numbers: frequency over Nyquist's, and transfer"
+        fix = "is not a table of two columns of numbers: frequency over Nyquist's, and transfer"
         raise BadInput("detector: counting.transfer", str(path), fix)
     table = table[np.argsort(table[:, 0])]
     if (table[:, 0] < 0).any() or not ((table[:, 1] >= 0) & (table[:, 1] <= 1)).all() or table[0, 1] <= 0:
-        fix = "is no transfer function: frequencies from 0 up, values between 0 and 1"
+        fix = "is not a transfer function: frequencies from 0 up, values between 0 and 1"
         raise BadInput("detector: counting.transfer", str(path), fix)
-    y, x = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
+    y = np.fft.fftfreq(shape[0])
+    x = np.fft.rfftfreq(shape[1])
     curve = np.interp(2 * np.hypot(y[:, None], x[None]), table[:, 0], table[:, 1])
     return torch.as_tensor(curve / np.interp(0, table[:, 0], table[:, 1]), dtype=torch.float32)

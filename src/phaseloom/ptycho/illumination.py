@@ -13,12 +13,12 @@ from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.fourier import (
-    centred,
-    cornered,
     fit_window,
     frequencies,
     ramp,
     shift,
+    shift_to_centre,
+    shift_to_corner,
     to_real,
     to_reciprocal,
 )
@@ -67,7 +67,8 @@ class Support(nn.Module):
         spectrum: bool = False,
     ):
         super().__init__()
-        self.shape, self.spectrum = shape, spectrum
+        self.shape = shape
+        self.spectrum = spectrum
         self.band = shape if band is None else band
         self.register_buffer("disk", None if radius is None else _make_disk(shape, radius))
 
@@ -95,11 +96,11 @@ def _make_disk(shape: tuple[int, int], radius: tuple[float, float]) -> Tensor:
 
 def _to_plane_waves(wave: Tensor) -> Tensor:
     """Plane waves of pixels, the middle of the window at phase zero; no power is lost."""
-    return centred(to_reciprocal(cornered(wave)))
+    return shift_to_centre(to_reciprocal(shift_to_corner(wave)))
 
 
 def _to_pixels(waves: Tensor) -> Tensor:
-    return centred(to_real(cornered(waves)))
+    return shift_to_centre(to_real(shift_to_corner(waves)))
 
 
 PUPIL_PHASE_DAMPING = 10.0
@@ -122,11 +123,11 @@ class Illumination(nn.Module):
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name."""
 
-    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
+    def square_slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """How detected amplitudes bend along free numbers; see `SquareSlope`."""
         return {}
 
-    def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
+    def set_modes(self, modes: Complex[Tensor, "mode y x"]) -> None:
         """Take over other modes.
 
         Raises:
@@ -136,7 +137,7 @@ class Illumination(nn.Module):
             "projections", type(self).__name__, "follows from optics: only a probe of pixels can be changed"
         )
 
-    def each(self, index: Int[Tensor, " b"] | None) -> Complex[Tensor, "#b mode y x"]:
+    def modes_of(self, index: Int[Tensor, " b"] | None) -> Complex[Tensor, "#b mode y x"]:
         """The modes of the patterns of an index; here the same for all."""
         return self.modes()[None]
 
@@ -147,7 +148,7 @@ class Illumination(nn.Module):
         index: Int[Tensor, " b"] | None = None,
     ) -> Complex[Tensor, "b mode y x"]:
         """The modes moved by a remaining shift (y, x) in pixels for each pattern, and flown by a kernel."""
-        modes = self.each(index)
+        modes = self.modes_of(index)
         if flight is None:
             return shift(modes, rest[:, None])
         rows, columns = ramp(rest[:, None], (modes.shape[-2], modes.shape[-1]))
@@ -178,7 +179,9 @@ class Probe(Illumination):
         support: Support | None = None,
     ):
         super().__init__()
-        self.geometry, self.unit, self.support = geometry, measure_focal_depth(modes, geometry), support
+        self.geometry = geometry
+        self.unit = measure_focal_depth(modes, geometry)
+        self.support = support
         free = modes if support is None else support.free(modes)
         if support is not None and not bool(free.any()):
             raise BadInput("probe: support", None, "leaves the probe no light: make it wider")
@@ -186,37 +189,37 @@ class Probe(Illumination):
         self.register_buffer("scale", scale)
         self.relative = nn.Parameter(free / scale)
         self.focus = nn.Parameter(scale.new_zeros(()), requires_grad=False)
-        self._blurred: TensorCache[tuple[bool]] = TensorCache()
+        self._has_defocus_cache: TensorCache[tuple[bool]] = TensorCache()
 
     def modes(self) -> Complex[Tensor, "mode y x"]:
         """The modes in square roots of counts."""
-        modes = self._waves()
-        return self._moved(modes, -1.0) if self.focus.requires_grad or self._defocused() else modes
+        modes = self._modes_in_focus()
+        return self._fly(modes, -1.0) if self.focus.requires_grad or self._has_defocus() else modes
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The pixels, and a common defocus."""
         return {"probe": [self.relative], "defocus": [self.focus]}
 
-    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
+    def square_slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """The scale of the pixels, squared."""
         return {self.relative: float(self.scale) ** 2}
 
     @torch.no_grad()
-    def put(self, modes: Complex[Tensor, "mode y x"]) -> None:
+    def set_modes(self, modes: Complex[Tensor, "mode y x"]) -> None:
         """Take over other modes, given in square roots of counts."""
-        modes = self._moved(modes, 1.0) if self._defocused() else modes
+        modes = self._fly(modes, 1.0) if self._has_defocus() else modes
         self.relative.copy_((modes if self.support is None else self.support.free(modes)) / self.scale)
 
-    def _waves(self) -> Tensor:
+    def _modes_in_focus(self) -> Tensor:
         """The modes without the common defocus."""
         modes = self.relative * self.scale
         return modes if self.support is None else self.support(modes)
 
-    def _defocused(self) -> bool:
+    def _has_defocus(self) -> bool:
         """Whether there is a defocus, read from the device only when it may have changed."""
-        return self._blurred.get(lambda: (bool(self.focus),), self.focus)[0]
+        return self._has_defocus_cache.get(lambda: (bool(self.focus),), self.focus)[0]
 
-    def _moved(self, modes: Tensor, sign: float) -> Tensor:
+    def _fly(self, modes: Tensor, sign: float) -> Tensor:
         one = self.geometry
         kernel = angular_spectrum(one.shape, one.pixel, one.wavelength, sign * self.focus * self.unit)
         return fly(modes, kernel.to(modes.dtype))
@@ -249,13 +252,13 @@ class PupilProbe(Illumination):
     def modes(self) -> Complex[Tensor, "1 y x"]:
         """The mode in square roots of counts."""
         phase = self.phase + torch.tensordot(self.bend, self.bends, 1)
-        return centred(to_real(torch.polar((1 + self.power) * self.amplitude, phase)))[None]
+        return shift_to_centre(to_real(torch.polar((1 + self.power) * self.amplitude, phase)))[None]
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Phase and power together."""
         return {"probe": [self.phase, self.bend, self.power]}
 
-    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
+    def square_slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """The amplitude squared, no less than a tenth of the strongest, and times `PUPIL_PHASE_DAMPING`."""
         square = self.amplitude.square()
         return {self.phase: PUPIL_PHASE_DAMPING * square.clamp(min=0.1 * float(square.max()))}
@@ -292,7 +295,10 @@ class AberratedProbe(Illumination):
         stop: float = 0.0,
     ):
         super().__init__()
-        self.geometry, self.semiangle, self.power, self.soft = geometry, semiangle, power, soft
+        self.geometry = geometry
+        self.semiangle = semiangle
+        self.power = power
+        self.soft = soft
         self.stop = stop
         given = to_cartesian({**dict.fromkeys(refine, 0.0), **polar})
         self.names = tuple(given)
@@ -305,9 +311,9 @@ class AberratedProbe(Illumination):
         self.bend = nn.Parameter(torch.zeros(len(self.names)))
         self.edge = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.roots = nn.Parameter(torch.ones(len(shares)))
-        self._made: TensorCache[Tensor] = TensorCache()
-        self._disk: TensorCache[Tensor] = TensorCache()
-        self._bases: TensorCache[Tensor] = TensorCache()
+        self._modes_cache: TensorCache[Tensor] = TensorCache()
+        self._aperture_cache: TensorCache[Tensor] = TensorCache()
+        self._basis_cache: TensorCache[Tensor] = TensorCache()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Coefficients and powers together as ``probe``; the semiangle, if its edge is soft, by itself."""
@@ -325,30 +331,38 @@ class AberratedProbe(Illumination):
     def modes(self) -> Complex[Tensor, "mode y x"]:
         """The modes in square roots of counts; made once while no number changes."""
         sources = (self.bend, self.edge, self.roots, self.start, self.unit, self.share)
-        return self._made.get(self._make, *sources) if is_constant(*sources) else self._make()
+        return (
+            self._modes_cache.get(self._make_modes, *sources) if is_constant(*sources) else self._make_modes()
+        )
 
-    def _make(self) -> Complex[Tensor, "mode y x"]:
-        bases = self._bases.get(self._basis, self.start)
+    def _make_modes(self) -> Complex[Tensor, "mode y x"]:
+        bases = self._basis_cache.get(self._make_basis, self.start)
         chi = torch.tensordot(self.start + self.unit * self.bend, bases, 1)
         sharp = is_constant(self.edge)
-        disk = self._disk.get(self._aperture, self.edge, self.start) if sharp else self._aperture()
-        wave = centred(to_real(torch.polar(disk.expand_as(chi), -chi)))
+        disk = (
+            self._aperture_cache.get(self._make_aperture, self.edge, self.start)
+            if sharp
+            else self._make_aperture()
+        )
+        wave = shift_to_centre(to_real(torch.polar(disk.expand_as(chi), -chi)))
         stack = wave[None]
         if len(self.share) > 1:
             stack = torch.cat([stack, make_weak_modes(wave, len(self.share) - 1)])
         each = stack.abs().square().sum((-2, -1)).sqrt()
         return stack * (torch.sqrt(self.share * self.power) * self.roots / each)[:, None, None]
 
-    def _aperture(self) -> Float[Tensor, "y x"]:
-        one, angle = self.geometry, self.angle()
+    def _make_aperture(self) -> Float[Tensor, "y x"]:
+        one = self.geometry
+        angle = self.angle()
         y, x = frequencies(one.shape, one.pixel, like=self.start)
         disk = aperture(y, x, one.wavelength, angle, soft=self.soft)
         stop = angle.new_tensor(self.stop)
         return disk - aperture(y, x, one.wavelength, stop, soft=self.soft) if self.stop else disk
 
-    def _basis(self) -> Float[Tensor, "name y x"]:
+    def _make_basis(self) -> Float[Tensor, "name y x"]:
         """Phase of an angstrom of each coefficient."""
-        one, single = self.geometry, self.start.new_ones(())
+        one = self.geometry
+        single = self.start.new_ones(())
         y, x = frequencies(one.shape, one.pixel, like=self.start)
         return torch.stack([_cartesian_phase(y, x, one.wavelength, {name: single}) for name in self.names])
 
@@ -376,7 +390,8 @@ def make_weak_modes(
     intensity = wave.abs().square()
     power = intensity.sum()
     y, x = torch.meshgrid(*axes, indexing="ij")
-    y, x = y - (y * intensity).sum() / power, x - (x * intensity).sum() / power
+    y = y - (y * intensity).sum() / power
+    x = x - (x * intensity).sum() / power
     spread = torch.sqrt(((y**2 + x**2) * intensity).sum() / power) + 1e-9
     orders = [(i - j, j) for i in range(1, 1 + count) for j in range(i + 1)][:count]
     window = torch.exp(-(y**2 + x**2) / (2 * spread**2))
@@ -403,7 +418,8 @@ def _smooth_polynomials(amplitude: Float[Tensor, "y x"]) -> Float[Tensor, "8 y x
     inside = amplitude.square().flatten()[order].cumsum(0)
     rim = radius.flatten()[order][inside >= 0.95 * inside[-1]][0].clamp(min=radius[radius > 0].min())
     wide = radius.clamp(min=float(rim))
-    y, x = y[:, None] / wide, x / wide
+    y = y[:, None] / wide
+    x = x / wide
     r = y**2 + x**2
     odd = [r * y, r * x, y**3 - 3 * y * x**2, x**3 - 3 * x * y**2]
     return torch.stack([r, y**2 - x**2, 2 * y * x, *odd, r**2])

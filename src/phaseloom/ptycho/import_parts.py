@@ -59,13 +59,14 @@ def fit_slices(
     gaps = _known_gaps(found, wave.shape[1], thickness)
     if crop is not None:
         if not 0 <= crop[0] < crop[1] <= wave.shape[1]:
-            fix = f"is no part of {wave.shape[1]} slices: write [first, one after the last]"
+            fix = f"is not a range of the {wave.shape[1]} slices: write [first, one after the last]"
             raise BadInput("object: from_file.crop", list(crop), fix)
         wave = depth.crop_slices(wave, *crop)
         gaps = gaps[crop[0] :][: wave.shape[1] - 1]
     if slices is not None or (thickness is not None and found.thickness is not None):
         onto = _wanted_gaps(gaps, slices, thickness)
-        wave, gaps = depth.resample_slices(wave, gaps, onto), onto
+        wave = depth.resample_slices(wave, gaps, onto)
+        gaps = onto
     if any(pad):
         each = gaps[0] if gaps else _require_thickness(thickness)
         wave = depth.pad_slices(wave, *pad, fill=fill)
@@ -112,13 +113,15 @@ def read_probe(path: Path, geometry: Geometry, /) -> Complex[Tensor, "mode y x"]
     Raises:
         BadInput: a file without one.
     """
-    path, place = Path(path), "probe: from_file.path"
+    path = Path(path)
+    place = "probe: from_file.path"
     pixel = None
     if path.suffix == ".npy":
         array: np.ndarray | None = _read_array(path, place, least=2, most=3)
     else:
         found = models.read(path, pixel=geometry.pixel[0])
-        array, pixel = found.probe, found.pixel
+        array = found.probe
+        pixel = found.pixel
     if array is None:
         raise BadInput(place, str(path), "holds no probe")
     wave = torch.from_numpy(np.asarray(array).astype(np.complex128))
@@ -134,9 +137,10 @@ def read_mixtures(path: Path, count: int, /) -> Complex[Tensor, "n mode basis"]:
     Raises:
         BadInput: a file without any, or with those of another number of patterns.
     """
-    place, found = "probe: relaxed.path", models.read(Path(path)).opr_weights
+    place = "probe: relaxed.path"
+    found = models.read(Path(path)).opr_weights
     if found is None:
-        raise BadInput(place, str(path), "holds no opr_weights: it is no result of a relaxed probe")
+        raise BadInput(place, str(path), "holds no opr_weights: it is not a result of a relaxed probe")
     if len(found) != count:
         raise BadInput(place, str(path), f"has weights of {len(found)} patterns, but there are {count}")
     return torch.from_numpy(np.asarray(found).astype(np.complex64))
@@ -144,7 +148,8 @@ def read_mixtures(path: Path, count: int, /) -> Complex[Tensor, "n mode basis"]:
 
 def read_tilts(path: Path, /) -> np.ndarray:
     """Tilts ``(1, 2)`` or ``(n, 2)`` in radian, of a result or of a table in milliradian."""
-    path, place = Path(path), "propagator: tilts"
+    path = Path(path)
+    place = "propagator: tilts"
     if path.suffix in (".npy", ".csv", ".txt"):
         from phaseloom.data.formats.arrays import read_table
 
@@ -211,9 +216,11 @@ def _first_pixel(
 def _copy_window(wave: Tensor, start: np.ndarray, shape: tuple[int, int]) -> Tensor:
     """The window of a shape that begins at ``start``, one where there was nothing."""
     out = wave.new_ones(*wave.shape[:2], *shape)
-    inner, outer = [], []
+    inner = []
+    outer = []
     for begin, size, old in zip(start.tolist(), shape, wave.shape[-2:], strict=True):
-        low, high = max(begin, 0), min(begin + size, old)
+        low = max(begin, 0)
+        high = min(begin + size, old)
         inner.append(slice(low, max(high, low)))
         outer.append(slice(low - begin, max(high, low) - begin))
     out[..., outer[0], outer[1]] = wave[..., inner[0], inner[1]]

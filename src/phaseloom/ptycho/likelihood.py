@@ -37,15 +37,16 @@ class CountLoader:
     On another device patterns lie as they were counted, in their own integers, if there is room
     (`MAX_GPU_MEMORY_SHARE`).
     Otherwise a batch is read and sent while the device works on the one before, if it was announced
-    (`expect`); to a GPU from pinned memory, beside its work.
+    (`prefetch`); to a GPU from pinned memory, beside its work.
     """
 
     def __init__(self, scan: Scan4D, arrange: Callable[[Tensor], Tensor]):
-        self.counts, self.arrange = scan.counts, arrange
+        self.counts = scan.counts
+        self.arrange = arrange
         self.rows, self.place = get_present(scan.counts)
-        self.held: DevicePatterns | None = None
-        self.resident: dict[torch.device, DevicePatterns | None] = {}
-        self.coming: dict[int, tuple[Tensor, TensorTransfer]] = {}
+        self.in_memory: DevicePatterns | None = None
+        self.on_device: dict[torch.device, DevicePatterns | None] = {}
+        self.in_transfer: dict[int, tuple[Tensor, TensorTransfer]] = {}
 
     def __len__(self) -> int:
         """Number of patterns."""
@@ -54,64 +55,70 @@ class CountLoader:
     def __getitem__(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b y x"]:
         """The patterns of an index, arranged on its device."""
         if index.device.type != "cpu":
-            here = self._residing(index.device)
-            found = self._whole(index.cpu().numpy()).to(index.device) if here is None else here.at(index)
-            return self._float(found)
+            here = self._find_on_device(index.device)
+            found = (
+                self._read_stored(index.cpu().numpy()).to(index.device)
+                if here is None
+                else here.select(index)
+            )
+            return self._to_float(found)
         if type(self.rows) is np.ndarray and 4 * self.rows.size <= MAX_FLOAT_BYTES:
-            if self.held is None:
-                self.held = DevicePatterns.on(index.device, self._ordered(self.rows, np.float32), self.place)
-            return self.held.at(index)
+            if self.in_memory is None:
+                self.in_memory = DevicePatterns.locate(
+                    index.device, self._arrange(self.rows, np.float32), self.place
+                )
+            return self.in_memory.select(index)
         return self._read(index.numpy(), np.float32)
 
-    def expect(self, pieces: Sequence[Tensor], device: torch.device, /) -> None:
-        """Begin to send what `take` will be asked for next, and forget what it was not asked for."""
+    def prefetch(self, pieces: Sequence[Tensor], device: torch.device, /) -> None:
+        """Begin to send what `load` will be asked for next, and forget what it was not asked for."""
         if device.type != "cpu":
-            self.coming = {id(piece): (piece, self._send(piece, device)) for piece in pieces}
+            self.in_transfer = {id(piece): (piece, self._start_transfer(piece, device)) for piece in pieces}
 
-    def take(self, index: Int[Tensor, " b"], device: torch.device, /) -> tuple[Tensor, Tensor]:
+    def load(self, index: Int[Tensor, " b"], device: torch.device, /) -> tuple[Tensor, Tensor]:
         """An index and its patterns on a device."""
         if index.device == device:
             return index, self[index]
-        _, sent = self.coming.pop(id(index), (index, None))
-        there, counts = (sent or self._send(index, device)).arrived()
-        return there, self[there] if counts is None else self._float(counts)
+        _, sent = self.in_transfer.pop(id(index), (index, None))
+        there, counts = (sent or self._start_transfer(index, device)).wait()
+        return there, self[there] if counts is None else self._to_float(counts)
 
-    def _send(self, index: Tensor, device: torch.device) -> "TensorTransfer":
+    def _start_transfer(self, index: Tensor, device: torch.device) -> "TensorTransfer":
         """An index, and its patterns unless they are there already."""
-        if self._residing(device) is not None:
-            return TensorTransfer.to(device, index)
-        return TensorTransfer.to(device, index, self._whole(index.numpy()))
+        if self._find_on_device(device) is not None:
+            return TensorTransfer.start(device, index)
+        return TensorTransfer.start(device, index, self._read_stored(index.numpy()))
 
-    def _residing(self, device: torch.device) -> "DevicePatterns | None":
+    def _find_on_device(self, device: torch.device) -> "DevicePatterns | None":
         """All patterns that are here on a device, if there was room for them when first asked."""
-        if device not in self.resident:
+        if device not in self.on_device:
             size = _stored_dtype(self.rows.dtype).itemsize * int(np.prod(self.rows.shape))
-            self.resident[device] = self._all(device) if size <= _free_bytes(device) else None
-        return self.resident[device]
+            self.on_device[device] = self._send_all(device) if size <= _free_bytes(device) else None
+        return self.on_device[device]
 
-    def _all(self, device: torch.device) -> "DevicePatterns":
+    def _send_all(self, device: torch.device) -> "DevicePatterns":
         """All patterns that are here, sent bit by bit."""
         pieces = max(1, 4 * int(np.prod(self.rows.shape)) // MAX_FLOAT_BYTES)
         parts = [part for part in np.array_split(np.arange(self.rows.shape[0]), pieces) if len(part)]
         kept = _stored_dtype(self.rows.dtype)
-        sent = [self._ordered(np.asarray(self.rows[part]), kept).to(device) for part in parts]
-        return DevicePatterns.on(device, torch.cat(sent), self.place)
+        sent = [self._arrange(np.asarray(self.rows[part]), kept).to(device) for part in parts]
+        return DevicePatterns.locate(device, torch.cat(sent), self.place)
 
     def _read(self, index: np.ndarray, dtype: Any) -> Tensor:
         """Patterns as numbers of some kind."""
-        return self._ordered(np.asarray(self.counts[index]), dtype)
+        return self._arrange(np.asarray(self.counts[index]), dtype)
 
-    def _ordered(self, patterns: np.ndarray, dtype: Any) -> Tensor:
+    def _arrange(self, patterns: np.ndarray, dtype: Any) -> Tensor:
         """Patterns in the detector's order."""
         read = patterns.astype(dtype)
         return self.arrange(torch.from_numpy(read.view(np.int16) if read.dtype == np.uint16 else read))
 
-    def _whole(self, index: np.ndarray) -> Tensor:
+    def _read_stored(self, index: np.ndarray) -> Tensor:
         """Patterns as they are kept; two bytes without a sign as if they had one, for torch's sake."""
         return self._read(index, _stored_dtype(self.counts.dtype))
 
-    def _float(self, counts: Tensor) -> Tensor:
-        """TensorCache patterns as numbers of single precision."""
+    def _to_float(self, counts: Tensor) -> Tensor:
+        """Stored patterns as numbers of single precision."""
         numbers = counts.to(torch.float32)
         return numbers.remainder_(65536) if _stored_dtype(self.counts.dtype) == np.uint16 else numbers
 
@@ -123,11 +130,11 @@ class DevicePatterns(NamedTuple):
     place: Tensor | None
 
     @classmethod
-    def on(cls, device: torch.device, patterns: Tensor, place: np.ndarray | None) -> "DevicePatterns":
+    def locate(cls, device: torch.device, patterns: Tensor, place: np.ndarray | None) -> "DevicePatterns":
         """Patterns that are on a device already, and their places, sent there."""
         return cls(patterns, None if place is None else torch.from_numpy(place).to(device))
 
-    def at(self, index: Tensor) -> Tensor:
+    def select(self, index: Tensor) -> Tensor:
         """The patterns of an index of the scan."""
         return self.patterns.index_select(0, index if self.place is None else self.place[index])
 
@@ -140,7 +147,7 @@ class TensorTransfer:
     stream: torch.cuda.Stream | None = None
 
     @classmethod
-    def to(cls, device: torch.device, *tensors: Tensor) -> "TensorTransfer":
+    def start(cls, device: torch.device, *tensors: Tensor) -> "TensorTransfer":
         """Send, and do not wait."""
         if device.type != "cuda":
             return cls(tuple(one.to(device, non_blocking=True) for one in tensors))
@@ -148,7 +155,7 @@ class TensorTransfer:
         with torch.cuda.stream(stream):
             return cls(tuple(one.pin_memory().to(device, non_blocking=True) for one in tensors), stream)
 
-    def arrived(self) -> tuple[Tensor, Tensor | None]:
+    def wait(self) -> tuple[Tensor, Tensor | None]:
         """The first tensor, and the second if there is one; what the device does next waits for them."""
         if self.stream is not None:
             now = torch.cuda.current_stream(self.tensors[0].device)
@@ -183,6 +190,9 @@ Penalty = Callable[..., Tensor]
 PENALTY_ARGUMENTS = ("model", "counts", "amplitude", "phase", "occupancy")
 """What a penalty may ask for by the names of its first parameters."""
 
+
+PATTERNS_FOR_NOISE_FLOOR = 400
+"""Patterns, spread over the scan, from which losses are estimated that belong to the data alone."""
 
 WAVE_BYTES_AT_ONCE = 4_194_304
 """Bytes of waves that are worked on together. Half as many, or twice, cost a few per cent more."""
@@ -219,24 +229,27 @@ class Misfit:
     """
 
     def __init__(self, model: nn.Module, scan: Scan4D, divergence: noise.Divergence = noise.amplitude):
-        self.model, self.divergence = model, divergence
-        self.measured, self.mask = CountLoader(scan, lambda counts: counts), torch.as_tensor(scan.mask)
+        self.model = model
+        self.divergence = divergence
+        self.measured = CountLoader(scan, lambda counts: counts)
+        self.mask = torch.as_tensor(scan.mask)
         self.floor = _shot_noise_floor(divergence, self.measured, self.mask)
 
     def __call__(self, index: Int[Tensor, " b"]) -> dict[str, Tensor]:
         """Mean loss over the patterns of a batch."""
-        index, counts = self.measured.take(index, self._device())
+        index, counts = self.measured.load(index, self._device())
         expected = self.model(index)
         if expected.shape != counts.shape or expected.is_complex():
-            fix = f"is no pattern for each index: let forward give real counts {tuple(counts.shape)}"
+            wanted = tuple(counts.shape)
+            fix = f"does not have one pattern for each index: let forward give real counts {wanted}"
             raise BadInput("Misfit: model", f"{expected.dtype} {tuple(expected.shape)}", fix)
         self.mask = self.mask.to(expected.device)
         each = self.divergence(expected, counts.to(expected.dtype)) * self.mask
         return {"noise": each.sum() / (len(index) * self.floor)}
 
-    def expect(self, pieces: Sequence[Tensor]) -> None:
+    def prefetch(self, pieces: Sequence[Tensor]) -> None:
         """Begin to send the patterns of the batch that comes next."""
-        self.measured.expect(pieces, self._device())
+        self.measured.prefetch(pieces, self._device())
 
     def _device(self) -> torch.device:
         every = (*self.model.parameters(), *self.model.buffers())
@@ -263,49 +276,54 @@ class Likelihood:
         divergence: noise.Divergence = noise.amplitude,
         penalties: Mapping[str, Penalty] | None = None,
     ):
-        self.model, self.divergence = model, divergence
+        self.model = model
+        self.divergence = divergence
         self.measured = CountLoader(scan, model.detector.arrange)
         self.penalties = {
             name: (_read_arguments(call, name), call) for name, call in (penalties or {}).items()
         }
-        self.whole = bool(model.detector.mask.all())
-        self._seen: TensorCache[tuple[Tensor, ...]] = TensorCache()
-        self.silent = _function_name(divergence) == "none"
-        self.floor = 1.0 if self.silent else _shot_noise_floor(divergence, self.measured, model.detector.mask)
+        self.nothing_masked = bool(model.detector.mask.all())
+        self._unmasked_pixels: TensorCache[tuple[Tensor, ...]] = TensorCache()
+        self.has_noise_model = _function_name(divergence) != "none"
+        self.floor = 1.0
+        if self.has_noise_model:
+            self.floor = _shot_noise_floor(divergence, self.measured, model.detector.mask)
         asked = {name for names, _ in self.penalties.values() for name in names}
-        self.needs_patterns = self.silent or bool(asked & {"model", "counts"})
-        self.judging = [] if self.silent else ["noise"]
-        self.judging += [name for name, (asked, _) in self.penalties.items() if "counts" in asked]
+        self.needs_patterns = not self.has_noise_model or bool(asked & {"model", "counts"})
+        self.data_terms = ["noise"] if self.has_noise_model else []
+        self.data_terms += [name for name, (asked, _) in self.penalties.items() if "counts" in asked]
 
     def __call__(self, index: Int[Tensor, " b"]) -> dict[str, Tensor]:
         """Mean loss over the patterns of a batch, and every penalty."""
-        index, counts = self.measured.take(index, self.model.scan.start.device)
-        counts, terms = counts.to(self.model.scan.start.dtype), {}
+        index, counts = self.measured.load(index, self.model.scan.start.device)
+        counts = counts.to(self.model.scan.start.dtype)
+        terms = {}
         if not self.needs_patterns:
             terms["noise"] = self.model.misfit(index, counts, self.divergence) / (len(index) * self.floor)
             expected = counts
         else:
-            expected, mask = self.model(index), self.model.detector.mask
-            if not self.silent:
+            expected = self.model(index)
+            mask = self.model.detector.mask
+            if self.has_noise_model:
                 terms["noise"] = (self.divergence(expected, counts) * mask).sum() / (len(index) * self.floor)
         if self.penalties:
-            given = self._given(index, *self._trusted(expected, counts))
+            given = self._penalty_inputs(index, *self._select_unmasked(expected, counts))
             terms |= {
                 name: call(*(given[a] for a in asked)) for name, (asked, call) in self.penalties.items()
             }
         return terms
 
-    def expect(self, pieces: Sequence[Tensor]) -> None:
+    def prefetch(self, pieces: Sequence[Tensor]) -> None:
         """Begin to send the patterns of the batch that comes next."""
-        self.measured.expect(pieces, self.model.scan.start.device)
+        self.measured.prefetch(pieces, self.model.scan.start.device)
 
     def boxes(self, index: Int[Tensor, " b"]) -> list[Box]:
         """Rectangles of the object that hold the windows of a batch."""
         place = self.model.scan(index.to(self.model.scan.start.device))[0]
-        return self.model.object.mosaic(place).boxes()
+        return self.model.object.cut_windows(place).boxes()
 
     @property
-    def at_once(self) -> int:
+    def best_piece_size(self) -> int:
         """Patterns that are best modelled together: their waves fill the caches of a CPU and no more.
 
         A larger batch is the same step, and a quicker one, in pieces of this size. On a GPU, which wants all
@@ -319,7 +337,7 @@ class Likelihood:
         wave = 2 * start.element_size() * height * width * modes
         return max(1, WAVE_BYTES_AT_ONCE // wave)
 
-    def remaining(self, over: Callable[[Tensor], Tensor] = lambda sums: sums, /) -> dict[str, float]:
+    def measure_residuals(self, over: Callable[[Tensor], Tensor] = lambda sums: sums, /) -> dict[str, float]:
         """What is left over all patterns, in the units that are compared between programs.
 
         ``amplitude``: mean over trusted pixels of ``(sqrt(model) - sqrt(counts))^2``, about 0.25 at the
@@ -329,20 +347,20 @@ class Likelihood:
         Args:
             over: makes sums over all patterns of those over the patterns that are kept here.
         """
-        amplitude, deviance, lit = over(self._left()).tolist()
+        amplitude, deviance, lit = over(self._sum_residuals()).tolist()
         pixels = len(self.measured) * float(self.model.detector.mask.sum())
         return {"amplitude": amplitude / pixels, "poisson": 2 * deviance / max(lit, 1.0)}
 
     @torch.no_grad()
-    def _left(self) -> Float[Tensor, "3"]:
+    def _sum_residuals(self) -> Float[Tensor, "3"]:
         """Sums over the patterns that are kept here: of both, and of pixels with a count."""
-        mask, device = self.model.detector.mask, self.model.scan.start.device
-        sums, kept = (
-            torch.zeros(3, dtype=torch.float64),
-            torch.from_numpy(list_own_patterns(self.measured.counts)),
-        )
-        for index in kept.to(device).split(min(self.at_once, 256)):
-            counts, expected = self.measured[index].to(device), self.model(index)
+        mask = self.model.detector.mask
+        device = self.model.scan.start.device
+        sums = torch.zeros(3, dtype=torch.float64)
+        kept = torch.from_numpy(list_own_patterns(self.measured.counts))
+        for index in kept.to(device).split(min(self.best_piece_size, 256)):
+            counts = self.measured[index].to(device)
+            expected = self.model(index)
             amplitude = (noise.amplitude(expected, counts, floor=0.0) * mask).sum()
             deviance = (noise.poisson(expected, counts) * mask).sum()
             sums += torch.stack([amplitude, deviance, ((counts >= 1) & mask).sum()]).double().cpu()
@@ -350,35 +368,41 @@ class Likelihood:
 
     @cached_property
     @torch.no_grad()
-    def blind(self) -> float:
+    def mean_pattern_loss(self) -> float:
         """Loss of a model that knows the mean pattern alone; zero without a noise model."""
-        if self.silent:
+        if not self.has_noise_model:
             return 0.0
-        some = torch.linspace(0, len(self.measured) - 1, min(len(self.measured), 400)).long()
+        some = torch.linspace(
+            0, len(self.measured) - 1, min(len(self.measured), PATTERNS_FOR_NOISE_FLOOR)
+        ).long()
         mask = self.model.detector.mask.cpu()
         mean = torch.stack([self.measured[part].sum(0) for part in some.split(64)]).sum(0) / len(some)
         known = (self.measured[part] for part in some.split(64))
         left = sum(float((self.divergence(mean.expand_as(part), part) * mask).sum()) for part in known)
         return left / (len(some) * self.floor)
 
-    def _trusted(self, *patterns: Tensor) -> list[Tensor]:
+    def _select_unmasked(self, *patterns: Tensor) -> list[Tensor]:
         """Patterns without their masked pixels, so that means are over what was measured."""
-        if self.whole:
+        if self.nothing_masked:
             return list(patterns)
         mask = self.model.detector.mask
-        (rows, columns) = self._seen.get(lambda: torch.nonzero(mask, as_tuple=True), mask)
+        (rows, columns) = self._unmasked_pixels.get(lambda: torch.nonzero(mask, as_tuple=True), mask)
         return [pattern[:, rows, columns][:, None] for pattern in patterns]
 
-    def _given(self, index: Tensor, expected: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    def _penalty_inputs(self, index: Tensor, expected: Tensor, counts: Tensor) -> dict[str, Tensor]:
         given = {"model": expected, "counts": counts, "occupancy": self.model.object.occupancy}
         if any({"amplitude", "phase"} & set(asked) for asked, _ in self.penalties.values()):
-            given["amplitude"], given["phase"] = self.model.object.cut(self.model.scan(index)[0])
+            given["amplitude"], given["phase"] = self.model.object.cut_amplitude_phase(
+                self.model.scan(index)[0]
+            )
         return given
 
 
 def _shot_noise_floor(divergence: noise.Divergence, measured: CountLoader, mask: Tensor) -> float:
-    """What shot noise leaves of a pattern, from 400 of them."""
-    some = np.unique(np.linspace(0, len(measured) - 1, min(len(measured), 400)).astype(int))
+    """What shot noise leaves of a pattern, from `PATTERNS_FOR_NOISE_FLOOR` of them."""
+    some = np.unique(
+        np.linspace(0, len(measured) - 1, min(len(measured), PATTERNS_FOR_NOISE_FLOOR)).astype(int)
+    )
     return max(noise.shot_noise(divergence, measured[torch.as_tensor(some)], mask.cpu()), 1e-12)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.adjoint import far_waves
-from phaseloom.physics.scatter import illuminate
+from phaseloom.physics.propagate import illuminate
 from phaseloom.ptycho import detectors, illumination, objects, probes, propagators, scans
 from phaseloom.ptycho.noise import Divergence
 from phaseloom.ptycho.scans import Heights, heights_matter, measure_height_sensitivity, project_to_heights
@@ -54,8 +54,11 @@ class Ptychography(nn.Module):
     ):
         super().__init__()
         self.heights = heights
-        self.object, self.probe, self.scan = object, probe, scan
-        self.propagator, self.detector = propagator, detector
+        self.object = object
+        self.probe = probe
+        self.scan = scan
+        self.propagator = propagator
+        self.detector = detector
         self.use_custom_adjoint = True
         self.illumination_sum = None
 
@@ -84,11 +87,11 @@ class Ptychography(nn.Module):
         unit = measure_height_sensitivity(beam.modes(), scan.window)
         along = heights_matter(scan, unit) if axial is None else axial
         heights = Heights.of(scan, unit) if along else None
-        if heights is not None and heights.fan:
+        if heights is not None and heights.cone_curvature:
             if part.gaps:
                 fix = "slices cannot be modelled at heights of a cone beam: give the object one slice"
                 raise BadInput("object: slices", len(part.gaps) + 1, fix)
-            part.canvas = heights.room(part.canvas)
+            part.canvas = heights.widen_canvas(part.canvas)
             part.window = part.canvas.window
         return cls(
             object=part,
@@ -107,7 +110,7 @@ class Ptychography(nn.Module):
     def pattern(self, index: int) -> np.ndarray:
         """Expected counts ``(y, x)`` of one pattern, centred as in files."""
         if not 0 <= index < len(self.scan.start):
-            fix = f"is no pattern of this scan: they are 0 to {len(self.scan.start) - 1}"
+            fix = f"is not a pattern of this scan: they are 0 to {len(self.scan.start) - 1}"
             raise BadInput("model.pattern", index, fix)
         expected = self(torch.tensor([index], device=self.scan.start.device))
         return self.detector.display(expected)[0].cpu().numpy()
@@ -115,10 +118,10 @@ class Ptychography(nn.Module):
     def wave(self, index: Int[Tensor, " b"]) -> Complex[Tensor, "b *state mode y x"]:
         """Waves on the detector; with an adjoint of their own where the experiment is a plain one."""
         place, rest = self.scan(index)
-        if self.plain():
-            kernels = [one[:, 0] if one.ndim == 5 else one for one in self.propagator.flights(index)]
+        if self.supports_fast_path():
+            kernels = [one[:, 0] if one.ndim == 5 else one for one in self.propagator.gap_kernels(index)]
             return far_waves(
-                self.probe.modes(), rest, self.object.mosaic(place), kernels, light=self.illumination_sum
+                self.probe.modes(), rest, self.object.cut_windows(place), kernels, light=self.illumination_sum
             )
         return self.detector_wave(self.object(place), place, rest, index)
 
@@ -133,13 +136,13 @@ class Ptychography(nn.Module):
         way = None if self.heights is None else self.heights(index)
         seen = slices
         if self.heights is not None:
-            seen, rest = self.heights.seen(slices, rest, index)
+            seen, rest = self.heights.resample_windows(slices, rest, index)
         wave = self.probe(rest, way, index)[:, None]
         if self.illumination_sum is not None:
             there = wave
             if self.heights is not None:
-                there = project_to_heights(self.heights, wave, self.heights.refined()[index])
-            flights = self.propagator.flights(index)
+                there = project_to_heights(self.heights, wave, self.heights.current_heights()[index])
+            flights = self.propagator.gap_kernels(index)
             illuminate(self.illumination_sum, place, there, slices, flights, share=self.object.occupancy)
         return self.propagator(wave, seen, rest, index, way)
 
@@ -149,7 +152,7 @@ class Ptychography(nn.Module):
         """Divergence between expected and measured counts, summed over the trusted pixels of a batch."""
         return self.detector.misfit(self.wave(index), counts, index, divergence, self.object.occupancy)
 
-    def plain(self) -> bool:
+    def supports_fast_path(self) -> bool:
         """Whether the fast path serves: one state of the object, a far field, flights that are not refined.
 
         Second derivatives, and the transforms of `torch.func`, need plain autograd: set
@@ -159,9 +162,9 @@ class Ptychography(nn.Module):
             self.use_custom_adjoint
             and self.heights is None
             and len(self.object.occupancy) == 1
-            and self.propagator.far()
+            and self.propagator.is_plain_far_field()
             and type(self.probe).forward is illumination.Illumination.forward
-            and type(self.probe).each is illumination.Illumination.each
+            and type(self.probe).modes_of is illumination.Illumination.modes_of
             and type(self.object).forward is objects.PixelObject.forward
             and not _uses_functional_transforms()
         )
@@ -182,7 +185,7 @@ class Ptychography(nn.Module):
         """How much beam each object pixel saw: sum of probe intensities ``(y, x)``, in counts."""
         total = np.zeros(self.scan.canvas.shape, np.float32)
         corners, _ = self.scan(torch.arange(len(self.scan.start), device=self.scan.start.device))
-        for modes, members in self.incident():
+        for modes, members in self.incident_modes():
             light = modes.abs().square().sum(0).cpu().numpy()
             height, width = light.shape
             for y, x in corners[members].cpu().numpy():
@@ -190,15 +193,15 @@ class Ptychography(nn.Module):
         return total
 
     @torch.no_grad()
-    def incident(self) -> list[tuple[Complex[Tensor, "mode y x"], Int[Tensor, " _"]]]:
+    def incident_modes(self) -> list[tuple[Complex[Tensor, "mode y x"], Int[Tensor, " _"]]]:
         """The modes on the object, and the patterns that they illuminate; at few heights, if at several."""
         modes = self.probe.modes()
         if self.heights is None:
             return [(modes, torch.arange(len(self.scan.start), device=modes.device))]
-        return self.heights.incident(modes)
+        return self.heights.incident_modes(modes)
 
     @torch.no_grad()
-    def modulus(self, coverage: np.ndarray | None = None) -> np.ndarray:
+    def median_modulus(self, coverage: np.ndarray | None = None) -> np.ndarray:
         """Median modulus of each slice where it is well lit: a scale that object and probe share at will."""
         coverage = self.coverage() if coverage is None else coverage
         lit = torch.as_tensor(coverage > 0.2 * np.percentile(coverage[coverage > 0], 90))
@@ -209,5 +212,6 @@ class Ptychography(nn.Module):
 
 def _uses_functional_transforms() -> bool:
     """Whether derivatives are taken in a way that only plain operations know."""
+    # PyTorch has no public question for either of the two
     forward = torch.autograd.forward_ad._current_level >= 0
     return forward or torch._C._are_functorch_transforms_active()

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from phaseloom.data.prepare import crop
 from phaseloom.data.scan import Scan4D
-from phaseloom.physics.fourier import centred, cornered, fit_spectrum, fit_window, to_real, to_reciprocal
+from phaseloom.physics.fourier import (
+    fit_spectrum,
+    fit_window,
+    shift_to_centre,
+    shift_to_corner,
+    to_real,
+    to_reciprocal,
+)
 from phaseloom.ptycho.canvas import Canvas
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
@@ -33,7 +40,7 @@ def coarsen_scan(scan: Scan4D, model: Ptychography, /) -> Scan4D | None:
     """
     shape = scan.geometry.shape
     free = type(model.probe) is Probe and model.probe.support is None
-    plain = free and model.propagator.onward is None and model.detector.sight is None
+    plain = free and model.propagator.onward is None and model.detector.response is None
     return crop(scan, to=(shape[0] // 2, shape[1] // 2)) if plain and has_empty_outer_half(scan) else None
 
 
@@ -58,9 +65,11 @@ def halve_canvas(canvas: Canvas, /) -> Canvas:
 @torch.no_grad()
 def transfer_parameters(source: Ptychography, target: Ptychography, /) -> None:
     """Take over all that one model has found into another of the same scan on a finer or coarser grid."""
-    target.object.put(_resample_transmission(source.object.transmission(), target.object.canvas.shape))
+    target.object.set_transmission(
+        _resample_transmission(source.object.transmission(), target.object.canvas.shape)
+    )
     window = (target.object.canvas.window[0], target.object.canvas.window[1])
-    target.probe.put(fit_spectrum(source.probe.modes(), window))
+    target.probe.set_modes(fit_spectrum(source.probe.modes(), window))
     factor = source.object.canvas.pixel[0] / target.object.canvas.pixel[0]
     for name, parameters in source.scan.parts().items():
         for there, here in zip(target.scan.parts()[name], parameters, strict=True):
@@ -77,12 +86,13 @@ def transfer_parameters(source: Ptychography, target: Ptychography, /) -> None:
 
 def _transfer_background(source: Ptychography, target: Ptychography) -> None:
     """What was found of the background where both detectors have pixels."""
-    here, there = source.detector, target.detector
-    found = centred(here.root * here.scale)
-    known = centred(torch.ones_like(here.root))
+    here = source.detector
+    there = target.detector
+    found = shift_to_centre(here.root * here.scale)
+    known = shift_to_centre(torch.ones_like(here.root))
     shape = (there.root.shape[-2], there.root.shape[-1])
-    kept = cornered(fit_window(known, shape)) > 0
-    value = cornered(fit_window(found, shape)) / there.scale
+    kept = shift_to_corner(fit_window(known, shape)) > 0
+    value = shift_to_corner(fit_window(found, shape)) / there.scale
     there.root.copy_(torch.where(kept, value, there.root))
 
 
@@ -93,5 +103,5 @@ def _resample_transmission(
     if shape[0] < wave.shape[-2]:
         return wave[..., ::2, ::2]
     double = (2 * wave.shape[-2], 2 * wave.shape[-1])
-    spectrum = fit_window(centred(to_reciprocal(wave - 1)), double)
-    return (1 + 2 * to_real(cornered(spectrum)))[..., : shape[0], : shape[1]]
+    spectrum = fit_window(shift_to_centre(to_reciprocal(wave - 1)), double)
+    return (1 + 2 * to_real(shift_to_corner(spectrum)))[..., : shape[0], : shape[1]]

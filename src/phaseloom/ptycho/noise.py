@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.physics.amplitude_loss import (
+from phaseloom.physics.adjoint import (
     AmplitudeDivergence,
     DivergenceWithSlope,
     differentiate_divergence,
@@ -86,19 +86,25 @@ def poisson(
         floor: counts added to model and counts, which keeps the slope finite where the model is dark.
     """
     _check_knob("poisson.floor", floor, least=0.0)
-    rate, counts = (model + floor).clamp(min=1e-30), counts + floor
+    rate = (model + floor).clamp(min=1e-30)
+    counts = counts + floor
     return rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
 
 
 def with_slope(divergence: Divergence, /) -> DivergenceWithSlope:
     """Sum and slope of a divergence at once: by formula for those of this file, else by autograd."""
-    plain = isinstance(divergence, partial) and not divergence.args
-    knobs = divergence.keywords if plain else {}
-    name = divergence.func if plain else divergence
-    if name is amplitude:
+    function = divergence
+    knobs: dict[str, float] = {}
+    if isinstance(divergence, partial) and not divergence.args:
+        function = divergence.func
+        knobs = divergence.keywords
+    if function is amplitude:
         return AmplitudeDivergence(**knobs)
-    slopes = {gaussian: _gaussian_with_slope, poisson: _poisson_with_slope}
-    return partial(slopes[name], **knobs) if name in slopes else differentiate_divergence(divergence)
+    if function is gaussian:
+        return partial(_gaussian_with_slope, **knobs)
+    if function is poisson:
+        return partial(_poisson_with_slope, **knobs)
+    return differentiate_divergence(divergence)
 
 
 def _gaussian_with_slope(
@@ -113,7 +119,8 @@ def _gaussian_with_slope(
 def _poisson_with_slope(
     model: Tensor, counts: Tensor, mask: Tensor | None, /, *, floor: float = 0.01
 ) -> tuple[Tensor, Tensor]:
-    rate, counts = (model + floor).clamp_(min=1e-30), counts + floor
+    rate = (model + floor).clamp_(min=1e-30)
+    counts = counts + floor
     ratio = counts / rate
     each = ratio.log() if floor else ratio.clamp(min=1e-30).log_()
     each.mul_(counts).add_(rate).sub_(counts)

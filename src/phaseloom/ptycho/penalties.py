@@ -1,4 +1,4 @@
-"""What is asked of a reconstruction besides noise: each a function of a batch, one number, added to the loss.
+"""Penalties added to the loss of the noise model: each a function of a batch that gives one number.
 
 The names of its positional parameters say what it is given: ``model`` and ``counts``, patterns
 ``(b, y, x)`` with the zero frequency in the corner; ``amplitude`` and ``phase``, windows

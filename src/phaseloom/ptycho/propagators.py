@@ -15,7 +15,7 @@ from phaseloom.physics import propagate
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.detect import deflect
 from phaseloom.physics.fourier import ramp
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import multislice
 from phaseloom.units import Angle
 
 __all__ = ["exact", "fresnel"]
@@ -47,24 +47,28 @@ class FreeFlight(nn.Module):
     def __init__(self, scan: Scan4D, gaps: tuple[float, ...], kernel: Kernel, tilt: Float[Tensor, "#n 2"]):
         super().__init__()
         geometry = scan.window
-        self.shape, self.pixel, self.wavelength = geometry.shape, geometry.pixel, geometry.wavelength
-        self.kernel, self.even = kernel, len(set(gaps)) <= 1
+        self.shape = geometry.shape
+        self.pixel = geometry.pixel
+        self.wavelength = geometry.wavelength
+        self.kernel = kernel
+        self.has_equal_gaps = len(set(gaps)) <= 1
         self.register_buffer("gaps", torch.tensor(gaps, dtype=torch.float64))
-        self.register_buffer("onward", self._over(geometry.flight) if geometry.near else None)
+        self.register_buffer("onward", self._make_kernel(geometry.flight) if geometry.near else None)
         self.tilt = nn.Parameter(1e3 * tilt.float())
         self.stretch = nn.Parameter(torch.zeros(1))
         self.shift = nn.Parameter(torch.zeros(1, 2))
         start = np.zeros((len(scan), 2)) if scan.descan is None else scan.descan
         self.descan = nn.Parameter(torch.as_tensor(start, dtype=torch.float32))
-        self.leans = bool(tilt.any())
+        self.has_tilt = bool(tilt.any())
         for parameter in self.parameters():
             parameter.requires_grad_(False)
-        self._flights: TensorCache[list[Tensor]] = TensorCache()
-        self._deflected: TensorCache[tuple[bool]] = TensorCache()
+        self._kernel_cache: TensorCache[list[Tensor]] = TensorCache()
+        self._deflection_cache: TensorCache[tuple[bool]] = TensorCache()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name; nothing is until it gets a rate."""
-        thick, far = len(self.gaps) > 0, self.onward is None
+        thick = len(self.gaps) > 0
+        far = self.onward is None
         return {
             "tilts": [self.tilt] if thick else [],
             "thickness": [self.stretch] if thick else [],
@@ -84,7 +88,7 @@ class FreeFlight(nn.Module):
 
         ``way``: flights from where the probe is known to the object, which a near detector is nearer by.
         """
-        leaving = multislice(wave, slices, self.flights(index))
+        leaving = multislice(wave, slices, self.gap_kernels(index))
         if self.onward is not None:
             lead = (len(rest),) + (1,) * (leaving.ndim - 3)
             rows, columns = ramp(-rest.reshape(*lead, 2), (leaving.shape[-2], leaving.shape[-1]))
@@ -92,17 +96,17 @@ class FreeFlight(nn.Module):
             if way is not None:
                 onward = onward * way.conj().reshape(*lead, *self.shape)
             return propagate.fly(leaving, onward)
-        if self.shift.requires_grad or self.descan.requires_grad or self.deflected:
+        if self.shift.requires_grad or self.descan.requires_grad or self.has_deflection:
             leaving = deflect(leaving, self.shift + self.descan[index])
         return propagate.far_field(leaving)
 
-    def flights(self, index: Int[Tensor, " b"], /) -> list[Tensor]:
+    def gap_kernels(self, index: Int[Tensor, " b"], /) -> list[Tensor]:
         """Kernels of the gaps, each of a shape that goes with waves ``(b, state, mode, y, x)``."""
         if len(self.tilt) > 1:
             return self._kernels(self.tilt[index])
         if not is_constant(self.stretch, self.tilt):
             return self._kernels(self.tilt)
-        return self._flights.get(lambda: self._kernels(self.tilt), self.gaps, self.stretch, self.tilt)
+        return self._kernel_cache.get(lambda: self._kernels(self.tilt), self.gaps, self.stretch, self.tilt)
 
     def distances(self) -> Float[Tensor, " gap"]:
         """Distances between slices as they are now, angstrom."""
@@ -115,40 +119,40 @@ class FreeFlight(nn.Module):
 
     def deflections(self) -> np.ndarray | None:
         """Shift of each pattern, pixels of the modelled grid; ``None`` when there is none."""
-        if not self.deflected:
+        if not self.has_deflection:
             return None
         return (self.shift + self.descan).detach().cpu().double().numpy()
 
     @property
-    def deflected(self) -> bool:
+    def has_deflection(self) -> bool:
         """Whether patterns have been moved by more than nothing."""
-        made = self._deflected.get(
+        made = self._deflection_cache.get(
             lambda: (bool(self.shift.any() or self.descan.any()),), self.shift, self.descan
         )
         return made[0]
 
-    def far(self) -> bool:
+    def is_plain_far_field(self) -> bool:
         """Whether waves fly to the far field undeflected, and no deflection is looked for."""
         return (
             self.onward is None
             and is_constant(self.shift, self.descan)
-            and not self.deflected
+            and not self.has_deflection
             and type(self).forward is FreeFlight.forward
         )
 
     def _kernels(self, tilt: Tensor) -> list[Tensor]:
-        few = self.distances()[:1] if self.even else self.distances()
+        few = self.distances()[:1] if self.has_equal_gaps else self.distances()
         kernels = [self.kernel(self.shape, self.pixel, self.wavelength, gap) for gap in few]
-        if self.leans or tilt.requires_grad:
-            lean = [self._lean(gap, 1e-3 * tilt) for gap in few]
+        if self.has_tilt or tilt.requires_grad:
+            lean = [self._make_tilt_factor(gap, 1e-3 * tilt) for gap in few]
             kernels = [kernel * leaning for kernel, leaning in zip(kernels, lean, strict=True)]
-        return kernels * len(self.gaps) if self.even else kernels
+        return kernels * len(self.gaps) if self.has_equal_gaps else kernels
 
-    def _lean(self, gap: Tensor, tilt: Tensor) -> Tensor:
+    def _make_tilt_factor(self, gap: Tensor, tilt: Tensor) -> Tensor:
         leaning = propagate.tilt_ramp(self.shape, self.pixel, gap, tilt)
         return leaning[0] if len(tilt) == 1 else leaning[:, None, None]
 
-    def _over(self, distance: float) -> Tensor:
+    def _make_kernel(self, distance: float) -> Tensor:
         z = torch.tensor(distance, dtype=torch.float64)
         return self.kernel(self.shape, self.pixel, self.wavelength, z)
 

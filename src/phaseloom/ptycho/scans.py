@@ -13,7 +13,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.cache import TensorCache, is_constant
 from phaseloom.physics.filters import interpolate_windows
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.physics.tilted_detector import tilted_kernel
+from phaseloom.physics.tilted_planes import tilted_kernel
 from phaseloom.ptycho import probes
 from phaseloom.ptycho.canvas import Canvas, canvas, cone_beam_curvature, measure_cone_margin
 from phaseloom.ptycho.illumination import measure_focal_depth
@@ -47,17 +47,18 @@ class Positions(nn.Module):
 
     def __init__(self, start: Float[Tensor, "n 2"], canvas: Canvas, grid: tuple[int, int] | None = None):
         super().__init__()
-        self.canvas, self.grid = canvas, grid
+        self.canvas = canvas
+        self.grid = grid
         self.register_buffer("start", start)
         self.offsets = nn.Parameter(torch.zeros_like(start))
         self.affine = nn.Parameter(start.new_zeros(2, 2))
         self.turn = nn.Parameter(start.new_zeros(()))
         self.stretch = nn.Parameter(start.new_zeros(()))
         self.lines = nn.Parameter(start.new_zeros(grid[0] if grid else 0, 2))
-        self._mapped: TensorCache[Tensor] = TensorCache()
-        self._turns: TensorCache[Tensor] = TensorCache()
-        self._arms: TensorCache[tuple[Tensor, Tensor, Tensor]] = TensorCache()
-        self._bounds: TensorCache[tuple[Tensor, Tensor]] = TensorCache()
+        self._positions_cache: TensorCache[Tensor] = TensorCache()
+        self._rotation_cache: TensorCache[Tensor] = TensorCache()
+        self._lever_arms_cache: TensorCache[tuple[Tensor, Tensor, Tensor]] = TensorCache()
+        self._bounds_cache: TensorCache[tuple[Tensor, Tensor]] = TensorCache()
 
     @classmethod
     def of(cls, scan: Scan4D, canvas: Canvas) -> "Positions":
@@ -75,53 +76,61 @@ class Positions(nn.Module):
             "lines": [self.lines] if self.grid else [],
         }
 
-    def refined(self) -> Float[Tensor, "n 2"]:
+    def current_positions(self) -> Float[Tensor, "n 2"]:
         """All positions as they are now, object pixels of the canvas."""
-        return torch.add(self._shared(), self.offsets, alpha=self.step)
+        return torch.add(self._common_positions(), self.offsets, alpha=self.step)
 
-    def _shared(self) -> Float[Tensor, "n 2"]:
+    def _common_positions(self) -> Float[Tensor, "n 2"]:
         """Positions before each one's own shift; computed once while the scan's calibration stands still."""
         sources = (self.start, self.affine, self.turn, self.stretch, self.lines)
-        return self._mapped.get(self._map, *sources) if is_constant(*sources) else self._map()
+        return (
+            self._positions_cache.get(self._map_positions, *sources)
+            if is_constant(*sources)
+            else self._map_positions()
+        )
 
-    def _map(self) -> Float[Tensor, "n 2"]:
-        arm, reach, middle = self._arms.get(lambda: _lever_arms(self.start), self.start)
-        moved = torch.addmm(middle, arm, self.linear(reach).T)
+    def _map_positions(self) -> Float[Tensor, "n 2"]:
+        arm, reach, middle = self._lever_arms_cache.get(lambda: _lever_arms(self.start), self.start)
+        moved = torch.addmm(middle, arm, self.linear_map(reach).T)
         if self.grid is None:
             return moved
         return moved + self.lines.repeat_interleave(self.grid[1], dim=0)
 
-    def linear(self, reach: Tensor) -> Float[Tensor, "2 2"]:
+    def linear_map(self, reach: Tensor) -> Float[Tensor, "2 2"]:
         """The map of the positions about their middle, whose farthest one lies ``reach`` pixels away."""
         sources = (reach, self.turn, self.stretch)
         still = is_constant(*sources)
         aspect = self.canvas.pixel[1] / self.canvas.pixel[0]
-        turned = self._turns.get(lambda: _rotation_and_scale(*sources, aspect), *sources) if still else None
+        turned = (
+            self._rotation_cache.get(lambda: _rotation_and_scale(*sources, aspect), *sources)
+            if still
+            else None
+        )
         return (_rotation_and_scale(*sources, aspect) if turned is None else turned) + self.affine / reach
 
     def forward(self, index: Int[Tensor, " b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
         """Corner of the window and remaining shift of the probe for each pattern."""
         own = self.offsets.index_select(0, index)
-        place = torch.add(self._shared().index_select(0, index), own, alpha=self.step)
-        half, room = self._bounds.get(self._bound, self.start)
+        place = torch.add(self._common_positions().index_select(0, index), own, alpha=self.step)
+        half, room = self._bounds_cache.get(self._make_bounds, self.start)
         corner = (place.detach().round() - half).long().clamp(min=torch.zeros_like(room), max=room)
         return corner, place - (corner + half)
 
-    def _bound(self) -> tuple[Tensor, Tensor]:
+    def _make_bounds(self) -> tuple[Tensor, Tensor]:
         """Half a window, and the last corner whose window lies on the canvas."""
         half = self.start.new_tensor(self.canvas.window) // 2
         room = [n - w for n, w in zip(self.canvas.shape, self.canvas.window, strict=True)]
         return half, torch.tensor(room, device=self.start.device)
 
     @torch.no_grad()
-    def outside(self) -> int:
+    def count_outside(self) -> int:
         """Number of positions that have moved beyond the edge of the canvas."""
         _, rest = self(torch.arange(len(self.start), device=self.start.device))
         return int((rest.abs() > 0.5 + 1e-3).any(1).sum())
 
     def angstrom(self) -> np.ndarray:
         """Refined positions in the frame of the scan, angstrom ``(n, 2)``."""
-        pixels = self.refined().detach().cpu().double().numpy()
+        pixels = self.current_positions().detach().cpu().double().numpy()
         return pixels * np.array(self.canvas.pixel) + np.array(self.canvas.origin)
 
 
@@ -134,8 +143,10 @@ def _lever_arms(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _rotation_and_scale(reach: Tensor, turn: Tensor, stretch: Tensor, aspect: float) -> Float[Tensor, "2 2"]:
     """Rotation and scale as a map of pixels whose sides have a ratio ``aspect`` (x over y)."""
-    angle, factor = turn / reach, 1 + stretch / reach
-    c, s = factor * torch.cos(angle), factor * torch.sin(angle)
+    angle = turn / reach
+    factor = 1 + stretch / reach
+    c = factor * torch.cos(angle)
+    s = factor * torch.sin(angle)
     return torch.stack([torch.stack([c, -s * aspect]), torch.stack([s / aspect, c])])
 
 
@@ -156,7 +167,7 @@ class Heights(nn.Module):
     (or the object upstream), the optics have flown less far to it: the wave on the object is the probe
     flown by ``-h``. A near detector stands still while the object moves: it is ``h`` farther away then. A
     common move is a defocus of the probe, and is left to that. On a tilted surface heights follow from where
-    the beam lands too (`phaseloom.physics.tilted_sample.project_beam`).
+    the beam lands too (`phaseloom.physics.tilted_planes.project_beam`).
 
     In a near field with a **cone beam** the source stands ``f`` before the object at the mean height and
     ``f - h`` at height ``h``. Seen from the source under equal angles, probe and detector have one grid at
@@ -178,16 +189,14 @@ class Heights(nn.Module):
 
     def __init__(self, start: Float[Tensor, " n"], geometry: Geometry, unit: float, middle: float = 0.0):
         super().__init__()
-        self.geometry, self.unit, self.middle, self.fan = (
-            geometry,
-            unit,
-            middle,
-            cone_beam_curvature(geometry),
-        )
+        self.geometry = geometry
+        self.unit = unit
+        self.middle = middle
+        self.cone_curvature = cone_beam_curvature(geometry)
         self.register_buffer("start", start)
         self.offsets = nn.Parameter(torch.zeros_like(start), requires_grad=False)
         self.stretch = nn.Parameter(start.new_zeros(()), requires_grad=False)
-        self._all: TensorCache[Tensor] = TensorCache()
+        self._kernel_cache: TensorCache[Tensor] = TensorCache()
 
     @classmethod
     def of(cls, scan: Scan4D, unit: float) -> "Heights":
@@ -201,7 +210,8 @@ class Heights(nn.Module):
             raise BadInput("axial", True, "but the file holds no positions along the beam: leave it out")
         middle = float(scan.heights.mean())
         if fan := cone_beam_curvature(scan.geometry):
-            ratio, behind = 1 - fan * (scan.heights - middle), scan.geometry.distance or 0.0
+            ratio = 1 - fan * (scan.heights - middle)
+            behind = scan.geometry.distance or 0.0
             if ratio.min() < MIN_FOCUS_DISTANCE or (behind + scan.heights - middle).min() <= 0:
                 fix = "put the object into the focus of the cone beam or on the detector: check their unit"
                 raise BadInput("axial: heights", f"{np.ptp(scan.heights):g} A apart", fix)
@@ -211,7 +221,7 @@ class Heights(nn.Module):
         """What can be refined, by name; nothing is until it gets a rate."""
         return {"heights": [self.offsets], "height_scale": [self.stretch]}
 
-    def refined(self) -> Float[Tensor, " n"]:
+    def current_heights(self) -> Float[Tensor, " n"]:
         """All heights as they are now, less the mean of those measured, angstrom."""
         reach = self.start.abs().max().clamp(min=1e-6)
         return self.start * (1 + self.stretch * self.unit / reach) + self.offsets * self.unit
@@ -221,38 +231,39 @@ class Heights(nn.Module):
         sources = (self.start, self.offsets, self.stretch)
         size = 2 * self.start.element_size() * len(self.start) * math.prod(self.geometry.shape)
         if size <= MAX_KERNEL_BYTES and is_constant(*sources):
-            return self._all.get(lambda: self._kernels(self.refined()), *sources)[index]
-        return self._kernels(self.refined()[index])
+            return self._kernel_cache.get(lambda: self._kernels(self.current_heights()), *sources)[index]
+        return self._kernels(self.current_heights()[index])
 
     def _kernels(self, heights: Float[Tensor, " b"]) -> Complex[Tensor, "b 1 y x"]:
-        return _flight_kernels(self.geometry, -heights / self.ratio(heights))[:, None]
+        return _flight_kernels(self.geometry, -heights / self.pixel_ratio(heights))[:, None]
 
-    def ratio(self, heights: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def pixel_ratio(self, heights: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Pixel of the object's window at heights, in pixels of the object."""
-        return 1 - self.fan * heights
+        return 1 - self.cone_curvature * heights
 
-    def seen(
+    def resample_windows(
         self,
         windows: Complex[Tensor, "b state slice v u"],
         rest: Float[Tensor, "b 2"],
         index: Int[Tensor, " b"],
     ) -> tuple[Complex[Tensor, "b state slice y x"], Float[Tensor, "b 2"]]:
         """Windows and what remains of positions, in the pixels of each pattern's own plane."""
-        if not self.fan:
+        if not self.cone_curvature:
             return windows, rest
-        ratio = self.ratio(self.refined()[index])
+        ratio = self.pixel_ratio(self.current_heights()[index])
         return interpolate_windows(windows, self.geometry.shape, ratio), rest / ratio[:, None]
 
-    def room(self, canvas: Canvas) -> Canvas:
+    def widen_canvas(self, canvas: Canvas) -> Canvas:
         """The canvas with windows wide enough for every height."""
         return replace(canvas, window=_widen_window(canvas.window, self))
 
     @torch.no_grad()
-    def incident(
+    def incident_modes(
         self, modes: Complex[Tensor, "mode y x"]
     ) -> list[tuple[Complex[Tensor, "mode v u"], Int[Tensor, " _"]]]:
         """Modes on the object at a few heights, each with the patterns for which it stands."""
-        now, out = self.refined(), list[tuple[Tensor, Tensor]]()
+        now = self.current_heights()
+        out = list[tuple[Tensor, Tensor]]()
         edges = torch.linspace(float(now.min()), float(now.max()) + 1e-3, HEIGHT_BINS + 1, device=now.device)
         bins = torch.bucketize(now, edges[1:-1])
         for number in bins.unique():
@@ -263,14 +274,14 @@ class Heights(nn.Module):
         return out
 
     @torch.no_grad()
-    def level(self, modes: Complex[Tensor, "mode y x"]) -> Complex[Tensor, "mode y x"]:
+    def fly_to_mean_height(self, modes: Complex[Tensor, "mode y x"]) -> Complex[Tensor, "mode y x"]:
         """The modes of a model at the mean of the heights as they are now."""
-        return fly(modes, self._kernels(self.refined().mean()[None])[0].to(modes.dtype))
+        return fly(modes, self._kernels(self.current_heights().mean()[None])[0].to(modes.dtype))
 
     @torch.no_grad()
     def angstrom(self) -> np.ndarray:
         """Refined heights in the frame of the scan, angstrom ``(n,)``."""
-        return self.refined().cpu().double().numpy() + self.middle
+        return self.current_heights().cpu().double().numpy() + self.middle
 
 
 @torch.no_grad()
@@ -278,9 +289,9 @@ def project_to_heights(
     one: Heights, wave: Complex[Tensor, "b *some y x"], heights: Float[Tensor, " b"], /
 ) -> Complex[Tensor, "b *some v u"]:
     """Waves on the planes of heights, in windows and pixels of the object; their power stays what it was."""
-    if not one.fan:
+    if not one.cone_curvature:
         return wave
-    ratio = one.ratio(heights)
+    ratio = one.pixel_ratio(heights)
     there = interpolate_windows(wave, _widen_window(one.geometry.shape, one), 1 / ratio)
     return there / ratio.view(-1, *[1] * (wave.ndim - 1))
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from phaseloom.fitting import rate_advice as watch
+from phaseloom.fitting import verdict as watch
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.outcome import Advice
@@ -46,7 +46,9 @@ class InitialProbe:
     @torch.no_grad()
     def of(cls, model: Ptychography, /) -> "InitialProbe":
         """As the model is now."""
-        return cls(float(model.probe.modes().abs().square().sum() * float(model.modulus().prod()) ** 2))
+        return cls(
+            float(model.probe.modes().abs().square().sum() * float(model.median_modulus().prod()) ** 2)
+        )
 
 
 @torch.no_grad()
@@ -62,7 +64,7 @@ def advise(
         floor: loss at which nothing but noise is left.
     """
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
-    rates = watch.advice(progress.history, stopped=progress.stop, floor=floor, newton=newton)
+    rates = watch.advise_rates(progress.history, stopped=progress.stop, floor=floor, newton=newton)
     over = rates_above_newton(progress)
     sentence = f"more than a whole Newton step is asked for ({over}): take 0.1 to 0.5"
     long = [Advice(ModelAdvice.BEYOND_NEWTON_STEP, sentence)] if over else []
@@ -96,7 +98,7 @@ def mean_depth(wave: Tensor, /) -> float | None:
 
 def _check_probe(model: Ptychography, begun: InitialProbe) -> list[Advice]:
     modes = model.probe.modes()
-    shared = float(model.modulus().prod()) ** 2
+    shared = float(model.median_modulus().prod()) ** 2
     share = shared * float(modes.abs().square().sum()) / max(begun.power, 1e-30)
     if share < VANISHED:
         sentence = (
@@ -120,7 +122,7 @@ def _check_probe(model: Ptychography, begun: InitialProbe) -> list[Advice]:
 
 
 def _check_positions(model: Ptychography, progress: Progress) -> list[Advice]:
-    lost = model.scan.outside()
+    lost = model.scan.count_outside()
     if not lost:
         return []
     rates = {group["name"]: group["base"] for group in progress.optimizer.param_groups}

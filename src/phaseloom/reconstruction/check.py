@@ -165,7 +165,7 @@ def _inside(counts: Any) -> int:
 def _shortage(needs: _Requirements, peak: float) -> list[str]:
     """What the trial itself showed."""
     said = []
-    if not (needs.stop.finished or needs.stop.reason is StopReason.NOT_STOPPED):
+    if not (needs.stop.is_complete or needs.stop.reason is StopReason.NOT_STOPPED):
         said.append(f"trial: {needs.stop}. Check the data and the settings before a run.")
     left = _memory.available()
     more = peak - _memory.resident()

@@ -76,6 +76,6 @@ def _reconstruct_half(job: Job, which: Literal[0, 1], drive: Callable[[Job], Any
     recipe = job.recipe.model_copy(update={"prepare": (*job.recipe.prepare, thin), "outputs": ()})
     half = Job(recipe, thin(job.finest.scan), None, None)
     drive(half)
-    if half.progress.stop.interrupted:
+    if half.progress.stop.is_interrupted:
         raise KeyboardInterrupt
     return half.result()

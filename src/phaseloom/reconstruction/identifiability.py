@@ -5,7 +5,7 @@ import numpy as np
 from phaseloom.data.scan import Scan4D
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject
+from phaseloom.ptycho.objects import BandlimitedObject
 from phaseloom.ptycho.scans import measure_height_sensitivity
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.units import LENGTH

@@ -13,13 +13,13 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import optimizers
 from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.newton import GaussNewton
-from phaseloom.fitting.schedule import Every, Shape, paced
+from phaseloom.fitting.schedule import Every, Shape, evaluate_shape
 from phaseloom.fitting.updates import Batches
 from phaseloom.ptycho import batches, multigrid
-from phaseloom.ptycho.apply_projections import bind_projection, describe_setting
 from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call
@@ -75,7 +75,7 @@ class Level:
         likelihood = Likelihood(
             model, keep_part_of_process(scan), recipe.noise_of(scan).partial(), recipe.named_penalties()
         )
-        if not likelihood.judging:
+        if not likelihood.data_terms:
             fix = "leaves nothing that compares with the data: add a penalty that does"
             raise BadInput("noise", "none", fix)
         progress = Progress(model, _optimizer(recipe.optimizer, _parameter_groups(recipe, model)))
@@ -118,7 +118,7 @@ class Level:
             before=[first, *self.before],
             after=self.after,
             holdout=holdout,
-            judged=self.likelihood.judging,
+            judged=self.likelihood.data_terms,
             own=(*OWN_OF_PATTERNS, *tilted),
             **knobs,
         )
@@ -147,7 +147,7 @@ class Level:
         done = other.progress
         self.progress.epoch = done.epoch
         self.progress.history = done.history
-        self.progress.since = done.epoch
+        self.progress.coarse_epochs = done.epoch
 
 
 def build_levels(finest: Level, recipe: Reconstruct, /) -> list[Level]:
@@ -196,7 +196,7 @@ def make_batches(recipe: Reconstruct, level: Level, index: np.ndarray, /) -> Bat
     order = recipe.batch(index, recipe.seed, level.scan.positions)
     if recipe.penalties:  # a mean over patterns is that of its pieces; a penalty need not be one
         return order
-    return batches.split_batches(order, level.likelihood.at_once)
+    return batches.split_batches(order, level.likelihood.best_piece_size)
 
 
 def fit_level(
@@ -224,12 +224,12 @@ def fit_level(
     """
     progress = level.progress
     training, holdout = patterns
-    shape = _shift_shape(recipe.shape.partial(), progress.since, last, rate_factor)
+    shape = _shift_shape(recipe.shape.partial(), progress.coarse_epochs, last, rate_factor)
     on_all = int(EPOCHS_ON_ALL * recipe.epochs) if last == recipe.epochs and len(holdout) else 0
     if progress.epoch < last - on_all:
         pace = {"epochs": last - on_all, "horizon": last, "shape": shape}
         yield from _fit(level, recipe, training, holdout, changes, **pace)
-    if on_all and last - on_all <= progress.epoch < last and progress.shown is None:
+    if on_all and last - on_all <= progress.epoch < last and progress.result_epoch is None:
         everything = np.sort(np.concatenate(patterns))
         pace = {"epochs": last, "horizon": last, "shape": shape}
         yield from _fit(level, recipe, everything, holdout[:0], changes, **pace)
@@ -245,7 +245,7 @@ def _fit(
     **pace: Any,
 ) -> Iterator[Epoch]:
     """Epochs that learn from some patterns and are judged by others."""
-    if level.progress.stop.settled:
+    if level.progress.stop.is_settled:
         return
     order = make_batches(recipe, level, training)
     judges = list(torch.as_tensor(holdout).split(batches.largest_piece(order(1)))) if len(holdout) else []
@@ -260,7 +260,7 @@ def _shift_shape(shape: Shape, since: int, last: int, factor: float) -> Shape:
     """A shape that runs from the epoch after ``since`` to ``last``, and a factor on it."""
 
     def shifted(share: float, number: int, history: Sequence[Mapping[str, Any]]) -> float:
-        return factor * paced(shape, number - since, last - since, history[since:])
+        return factor * evaluate_shape(shape, number - since, last - since, history[since:])
 
     return shifted
 
@@ -311,17 +311,17 @@ def _newton_preparation(
     if not isinstance(optimizer, GaussNewton):
         return []
     curvature = Curvature(model, likelihood, pull=optimizer.pull)
-    if model.plain():
+    if model.supports_fast_path():
         for parameter in model.object.parameters():
             parameter.touched = []  # pyright: ignore[reportAttributeAccessIssue]
 
     def prepare(progress: Progress) -> None:
-        events = progress.history[progress.since :]
-        if braked and _has_risen(events) and optimizer.brake():
+        events = progress.history[progress.coarse_epochs :]
+        if braked and _has_risen(events) and optimizer.halve_steps():
             progress.restore_best()
         elif braked and _stands_still(events):
-            optimizer.brake(IMAGE_PARTS, least=MIN_RATE_AFTER_STANDSTILL)
-        optimizer.follow(curvature(progress.history), curvature.momentum)
+            optimizer.halve_steps(IMAGE_PARTS, least=MIN_RATE_AFTER_STANDSTILL)
+        optimizer.set_rules(curvature(progress.history), curvature.momentum)
 
     return [prepare]
 

@@ -15,7 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import to_reciprocal
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.reconstruction import advice
 from phaseloom.reconstruction.identifiability import warn_of_ambiguity
 from phaseloom.reconstruction.level import build_levels
@@ -329,7 +329,7 @@ def _check_orientation(run: RunAhead) -> str:
 
 
 def _check_positions(run: RunAhead) -> str:
-    lost = run.model.scan.outside()
+    lost = run.model.scan.count_outside()
     if not lost:
         return ""
     fix = "Check the unit and the step of the positions, or start from a flat object."

@@ -112,7 +112,7 @@ class Job:
         Raises:
             BadInput: a directory that holds a run, arguments in the wrong place, data that do not fit.
         """
-        folder = check_arguments(recipe, directory, scan) if team().first else None
+        folder = check_arguments(recipe, directory, scan) if team().is_main else None
         if scan is not None:
             recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
         data = recipe.scan(scan)  # read the file, prepare the patterns
@@ -131,9 +131,9 @@ class Job:
         self.directory = directory
         self.ended = None
         torch.manual_seed(recipe.seed)
-        model = recipe.build_model(scan).to(device.chosen(recipe.device))
+        model = recipe.build_model(scan).to(device.choose_device(recipe.device))
         self.finest = self.level = Level.of(recipe, scan, model)
-        team().agree(model)
+        team().broadcast_parameters(model)
         self.recipe = recipe.model_copy(update={"batch": set_batch_size(recipe, model)})
         self.initial = advice.InitialProbe.of(model)
         self.training, self.holdout = split_patterns(len(scan), recipe.holdout, recipe.seed)
@@ -152,7 +152,7 @@ class Job:
             for done in self._fit(ends[number], RATES_AFTER_COARSER if number else 1.0):
                 self._save_epoch(done)
                 yield done
-            if self.progress.epoch < ends[number] and not self.progress.stop.settled:
+            if self.progress.epoch < ends[number] and not self.progress.stop.is_settled:
                 break
         self._record_end()
         self._save_new_result(moved=self.level is not level_before or self.progress.epoch > epoch_before)
@@ -175,10 +175,10 @@ class Job:
             raise BadInput(str(folder), None, fix)
         data = recipe.scan(scan)
         _check_same_data(recipe, data)
-        job = cls(recipe, data, None, folder if team().first else None)
+        job = cls(recipe, data, None, folder if team().is_main else None)
         snapshot = folder / "snapshot.h5"
         if snapshot.is_file():
-            job.level = build_levels(job.finest, recipe)[-1 - checkpoint.level(snapshot)]
+            job.level = build_levels(job.finest, recipe)[-1 - checkpoint.read_level(snapshot)]
             checkpoint.load(job.progress, snapshot)
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
@@ -210,7 +210,7 @@ class Job:
 
     def advice(self) -> list[Advice]:
         """What the user should do about the run so far, in sentences."""
-        floor = 0.0 if self.level.likelihood.silent else 1.0
+        floor = 1.0 if self.level.likelihood.has_noise_model else 0.0
         return advice.advise(self.model, self.initial, self.progress, floor=floor)
 
     def start_lines(self) -> list[str]:
@@ -283,7 +283,7 @@ class Job:
     def _save_epoch(self, epoch: Epoch) -> None:
         """Keep what an epoch has found, in the history and in the folder; write the outputs that are due."""
         self.progress.history[-1]["state"] = result_builder.summarise_state(self.model)
-        if not team().told(self.directory is not None):
+        if not team().broadcast(self.directory is not None):
             return
         if self.directory is not None:
             pixels = [level.model.scan.canvas.pixel[0] for level in (self.level, self.finest)]
@@ -306,7 +306,7 @@ class Job:
         """
         folder = self.directory
         missing = folder is not None and (moved or not (folder / "result.h5").is_file())
-        if self.progress.stop.interrupted or not team().told(missing):
+        if self.progress.stop.is_interrupted or not team().broadcast(missing):
             return
         self.ended = self.result()
         if folder is not None:

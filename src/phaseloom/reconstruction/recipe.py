@@ -17,7 +17,7 @@ from phaseloom.fitting import optimizers
 from phaseloom.ptycho import scans
 from phaseloom.ptycho.likelihood import Penalty
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.probe_guesses import read_beam_optics
+from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result, is_result
 from phaseloom.runs import memory as _memory
@@ -219,7 +219,7 @@ class Reconstruct(ScanRecipe):
             axial=self.axial,
         )
         if self.rate_of("background") and scan.background is None:
-            model.detector.begin(_estimate_background(scan))
+            model.detector.start_background(_estimate_background(scan))
         return model
 
     def _check_memory(self, room: scans.Canvas) -> None:

@@ -23,7 +23,7 @@ from phaseloom.plot.report import trust_facts
 from phaseloom.ptycho.curvature import sum_illumination
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import Start
@@ -97,9 +97,9 @@ class _Images:
     @torch.no_grad()
     def of(cls, model: Ptychography, coverage: np.ndarray) -> "_Images":
         """As the model stands."""
-        scale = model.modulus(coverage)  # the probe takes it over
+        scale = model.median_modulus(coverage)  # the probe takes it over
         modes = orthogonalise(model.probe.modes())
-        levelled = modes if model.heights is None else model.heights.level(modes)
+        levelled = modes if model.heights is None else model.heights.fly_to_mean_height(modes)
         return cls(
             states=model.object.transmission().cpu().numpy() / scale[:, None, None],
             occupancies=model.object.occupancy.cpu().numpy(),
@@ -123,7 +123,7 @@ def build_result(job: Underway, /) -> Result:
     with torch.no_grad():
         mixed = None
         if isinstance(model.probe, RelaxedProbe):
-            mixed = model.probe.mixtures(images.modes).cpu().numpy()
+            mixed = model.probe.mixtures_of(images.modes).cpu().numpy()
         background = model.detector.display(model.detector.background()).cpu().numpy()
     several = len(images.occupancies) > 1
     gaps = model.propagator.distances().detach().cpu().double().tolist()
@@ -167,12 +167,16 @@ def build_result(job: Underway, /) -> Result:
 
 
 def judge_run(job: Underway, /) -> Judgement:
-    """How far the run as it stands may be trusted; a silent likelihood knows no floor."""
-    floor = 0.0 if job.level.likelihood.silent else 1.0
+    """How far the run as it stands may be trusted; without a noise model there is no floor."""
+    floor = 1.0 if job.level.likelihood.has_noise_model else 0.0
     progress = job.progress
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf
-    end = {"stopped": progress.stop, "since": progress.since, "blind": job.level.likelihood.blind}
-    return verdicts.verdict(progress.history, **end, floor=floor, newton=newton)
+    end = {
+        "stopped": progress.stop,
+        "since": progress.coarse_epochs,
+        "mean_pattern_loss": job.level.likelihood.mean_pattern_loss,
+    }
+    return verdicts.judge_fit(progress.history, **end, floor=floor, newton=newton)
 
 
 @torch.no_grad()
@@ -187,7 +191,7 @@ def summarise_state(model: Ptychography, /) -> dict[str, Any]:
     if isinstance(model.probe, AberratedProbe):
         found["aberrations"] = model.probe.aberrations()
     if model.heights is not None and any(p.requires_grad for p in model.heights.parameters()):
-        moved = model.heights.refined() - model.heights.start
+        moved = model.heights.current_heights() - model.heights.start
         found["heights moved (A)"] = float(moved.square().mean().sqrt())
     return found
 
@@ -224,7 +228,7 @@ def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) ->
 
 def is_due(call: Call, epoch: int) -> bool:
     """Whether an output has times of its own, and this is one."""
-    return bool(call.when) and Every(lambda: None, **dict(call.when)).due(epoch)
+    return bool(call.when) and Every(lambda: None, **dict(call.when)).is_due(epoch)
 
 
 def describe_start(start: Start) -> dict[str, Any]:
@@ -237,11 +241,13 @@ def describe_start(start: Start) -> dict[str, Any]:
 
 
 def _metrics(job: Underway) -> dict[str, float]:
-    left = job.level.likelihood.remaining(team().add)
+    left = job.level.likelihood.measure_residuals(team().all_reduce)
     moved = job.model.scan.angstrom() - job.scan.positions
     moved = moved - moved.mean(0)
-    history = job.progress.history[: job.progress.shown]
-    held = [event["holdout"] for event in history[job.progress.since :] if event["holdout"] is not None]
+    history = job.progress.history[: job.progress.result_epoch]
+    held = [
+        event["holdout"] for event in history[job.progress.coarse_epochs :] if event["holdout"] is not None
+    ]
     numbers = {
         "loss": history[-1]["loss"] if history else math.nan,
         "amplitude error": left["amplitude"],
@@ -272,7 +278,7 @@ def build_images(model: Ptychography, /) -> dict[str, Any]:
 
     As in a result: the transmission of vacuum is one, an object of several states is their mean.
     """
-    incident = [(modes[None], members) for modes, members in model.incident()]
+    incident = [(modes[None], members) for modes, members in model.incident_modes()]
     coverage = sum_illumination(model, incident)[0].cpu().numpy()
     images = _Images.of(model, coverage)
     return {

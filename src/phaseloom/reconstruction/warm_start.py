@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.fitting.updates import held_out
+from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, RateChange, Reconstruct
@@ -66,15 +66,15 @@ def keep_better_start(level: Level, holdout: Sequence[Tensor], /) -> dict[str, f
     index = index.to(model.scan.start.device)
     prediction = model.object.transmission().clone()
     predicted = _mean_loss(level, index)
-    model.object.put(prediction.conj())
+    model.object.set_transmission(prediction.conj())
     conjugate = _mean_loss(level, index)
-    model.object.put(torch.ones_like(prediction))
+    model.object.set_transmission(torch.ones_like(prediction))
     empty = _mean_loss(level, index)
     if predicted < min(empty, conjugate):
-        model.object.put(prediction)
+        model.object.set_transmission(prediction)
         _warn_of_little_explained(_measure_misfit(level, index))
-        held = (holdout, (), level.likelihood.judging)
-        loss = held_out(level.likelihood, held, level.progress.optimizer, 0)
+        held = HoldOut(holdout, judged=level.likelihood.data_terms)
+        loss = measure_holdout(level.likelihood, held, level.progress.optimizer, 0)
         if loss is not None:
             level.progress.best = (0, loss, deepcopy(model.state_dict()))
     return {"predicted": predicted, "conjugate": conjugate, "empty": empty}
@@ -123,7 +123,7 @@ def _measure_misfit(level: Level, index: Tensor) -> PatternMisfit:
     """How much of what differs between patterns the object explains."""
     detector = level.model.detector
     pieces = [
-        (level.model(part), level.likelihood.measured.take(part, part.device)[1]) for part in index.split(32)
+        (level.model(part), level.likelihood.measured.load(part, part.device)[1]) for part in index.split(32)
     ]
     expected, measured = (torch.cat(some).cpu() for some in zip(*pieces, strict=True))
     return measure_pattern_misfit(
@@ -151,5 +151,5 @@ def _mean_loss(level: Level, index: Tensor) -> float:
     total = 0.0
     for part in index.split(32):
         terms = level.likelihood(part)
-        total += len(part) / len(index) * sum(terms[name].item() for name in level.likelihood.judging)
+        total += len(part) / len(index) * sum(terms[name].item() for name in level.likelihood.data_terms)
     return total

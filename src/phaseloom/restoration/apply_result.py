@@ -168,8 +168,8 @@ def _compare_with_patterns(
     turn = torch.from_numpy(change / measured.shape[-3]).to(measured.real)
     misfits = []
     for wave in (measured, measured * torch.polar(torch.ones_like(turn), turn), torch.ones_like(measured)):
-        sample.put(wave)
-        misfits.append(job.level.likelihood.remaining()["poisson"])
+        sample.set_transmission(wave)
+        misfits.append(job.level.likelihood.measure_residuals()["poisson"])
     return PatternMisfits(*misfits), ()
 
 

@@ -254,7 +254,7 @@ class RestorationObjective:
 
     def batch(self, these: CropDraws, /) -> Batch:
         """Read and cut the crops of a batch, on the device of the network."""
-        where = device.of(self.net)
+        where = device.device_of(self.net)
         numbers = [int(draw) for draw in these.draws]
         if not these.epoch:
             return stack_pairs([self.pairs[1][number] for number in numbers]).to(where)
@@ -336,7 +336,7 @@ class RestorerTraining(NetworkTraining):
         self.pairs = (NormalisedPairs(sides[0], kind), NormalisedPairs(sides[1], kind))
         super().__init__(recipe, directory)
         names = [loss.name for loss in recipe.losses]
-        self.weighting: Weighting = recipe.weighting(names, ("low", "high")).to(device.of(self.net))
+        self.weighting: Weighting = recipe.weighting(names, ("low", "high")).to(device.device_of(self.net))
         self.lesson = RestorationObjective(self.net, self.weighting, self.pairs, recipe)
         whole = nn.ModuleDict({"net": self.net, "weighting": self.weighting})
         self.progress = Progress(whole, recipe.optimizer(_parameter_groups(self.net, self.weighting, recipe)))
@@ -374,7 +374,7 @@ class RestorerTraining(NetworkTraining):
         first = self.batches(1)[0]
         with torch.no_grad():
             self.weighting.begin(self.lesson.terms(first if isinstance(first, CropDraws) else first[0]))
-        team().agree(self.weighting)
+        team().broadcast_parameters(self.weighting)
 
     @property
     def judged(self) -> str:

@@ -30,7 +30,7 @@ def predict_image(
 ) -> np.ndarray:
     """The image of a whole scan that a network predicts at a dose, ``(y, x)`` radian."""
     net.eval()
-    where = device.of(net)
+    where = device.device_of(net)
     patterns = draw_counts(scene.roots.float().square(), dose, torch.Generator().manual_seed(seed))
     optics = torch.from_numpy(encode_conditions(scene.experiment, dose))
     return net(patterns[None].to(where), optics[None].to(where))[0].float().cpu().numpy()

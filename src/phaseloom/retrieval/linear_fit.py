@@ -12,7 +12,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.learning.evaluation import save_with_card
 from phaseloom.learning.weight_files import NETWORK_FILE
-from phaseloom.ptycho.probe_guesses import read_beam_optics
+from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.evaluate import make_network_card
 from phaseloom.retrieval.networks.linear import NOISELESS_DOSE_NUMBER, LinearRecovery
@@ -125,12 +125,12 @@ def fit_linear_network(
     if (folder / "run.yaml").exists():
         raise BadInput(str(folder), None, "holds a run: name a new folder")
     pool = SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed))
-    scans = team().each(pool.__getitem__, range(recipe.scans))
-    judges = team().each(pool.__getitem__, recipe.judges())
+    scans = team().map_gather(pool.__getitem__, range(recipe.scans))
+    judges = team().map_gather(pool.__getitem__, recipe.judges())
     cost = solve_linear(net, scans, seed=recipe.seed)
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
     card = make_network_card(recipe, net, judges, scans) | {"fit": cost}
-    if team().first:
+    if team().is_main:
         save_recipe(recipe, folder)
         save_with_card(net, card, folder)
     return folder / NETWORK_FILE, card

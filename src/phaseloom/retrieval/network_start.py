@@ -7,8 +7,8 @@ import torch
 from phaseloom.data.scan import Scan4D
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find_network
-from phaseloom.ptycho.object_models import Kind, PixelObject
-from phaseloom.ptycho.probe_guesses import BeamOptics
+from phaseloom.ptycho.objects import Kind, PixelObject
+from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.ptycho.scans import Canvas
 from phaseloom.retrieval.prediction import predict
 
@@ -48,5 +48,5 @@ def predict_object(
     start = PixelObject(vacuum, kind, (), canvas)
     axes = zip(prediction.origin, phase.shape, prediction.pixel, strict=True)
     centre = tuple(origin + (count // 2) * pixel for origin, count, pixel in axes)
-    start.lay(torch.polar(torch.ones_like(phase), phase), at=centre, pixel=prediction.pixel)
+    start.place_window(torch.polar(torch.ones_like(phase), phase), at=centre, pixel=prediction.pixel)
     return start

@@ -66,7 +66,7 @@ class RetrievalObjective:
     def __call__(self, these: ViewSelection) -> dict[str, Tensor]:
         """Losses of a batch."""
         self.net.train(torch.is_grad_enabled())
-        where = device.of(self.net)
+        where = device.device_of(self.net)
         batch = cut_views(self.scenes, these).to(where)
         terms = self.terms(batch, these)
         return {name: value.float() for name, value in terms.items()}

@@ -24,7 +24,7 @@ from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misf
 from phaseloom.plot import style as canvas
 from phaseloom.ptycho import objects, probes, scans
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.probe_guesses import read_beam_optics
+from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 from phaseloom.retrieval.prediction import Prediction, predict
@@ -190,7 +190,7 @@ def _make_model(prediction: Prediction, scan: Scan4D) -> Ptychography:
     axes = zip(prediction.origin, prediction.pixel, phase.shape, margins, strict=True)
     centre = [origin + pixel * (count // 2 - margin) for origin, pixel, count, margin in axes]
     wave = torch.polar(torch.ones(phase.shape), torch.from_numpy(phase))
-    specimen.lay(wave, at=centre, pixel=prediction.pixel)
+    specimen.place_window(wave, at=centre, pixel=prediction.pixel)
     return Ptychography.of(scan, object=specimen, probe=probe)
 
 

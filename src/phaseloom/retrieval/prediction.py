@@ -14,7 +14,7 @@ from phaseloom.data import calibrate
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import mirror_through_zero
-from phaseloom.ptycho.probe_guesses import BeamOptics
+from phaseloom.ptycho.probes.guesses import BeamOptics
 from phaseloom.retrieval.networks.end_to_end import make_scan_network
 from phaseloom.retrieval.networks.linear import ScanRecovery
 from phaseloom.retrieval.preprocessing import PatternPreprocessor, mask_hot_pixels

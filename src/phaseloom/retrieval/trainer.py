@@ -14,7 +14,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.schedule import Every
-from phaseloom.fitting.updates import in_pieces
+from phaseloom.fitting.updates import list_pieces
 from phaseloom.learning.evaluation import save_with_card
 from phaseloom.learning.figures import plot_losses, plot_predictions
 from phaseloom.learning.trainer import NetworkTraining
@@ -150,9 +150,9 @@ class RetrievalTraining(NetworkTraining):
 
     def prepared(self) -> None:
         """Let the network take its statistics from typical patterns, unless it has been trained."""
-        if team().first:
+        if team().is_main:
             _prepare_network(self)
-        team().agree(self.net)
+        team().broadcast_parameters(self.net)
 
     def finish(self) -> tuple[Path | None, dict[str, Any]]:
         """Evaluate the network and write it with its card; the file, and the card."""
@@ -184,10 +184,10 @@ def train_retrieval(
     for training in open_stages(recipe, directory):
         for epoch in training:
             yield training, epoch
-        if team().first:
+        if team().is_main:
             training.finish()
             save_figures(training)
-        team().wait()
+        team().barrier()
 
 
 def open_stages(recipe: Train | None, directory: Path | str, /) -> Iterator[RetrievalTraining]:
@@ -202,12 +202,12 @@ def open_stages(recipe: Train | None, directory: Path | str, /) -> Iterator[Retr
             raise BadInput(str(folder), None, f"holds no {STAGES_FILE}: name the folder of train retrieval")
     else:
         _require_joint(recipe)
-        if (folder / STAGES_FILE).exists() and team().first:
+        if (folder / STAGES_FILE).exists() and team().is_main:
             fix = "exists already: name a new folder, or use --resume to go on with it"
             raise BadInput("--out", str(folder), fix)
-        if team().first:
+        if team().is_main:
             save_recipe(recipe, folder, name=STAGES_FILE)
-        team().wait()
+        team().barrier()
     return _open_remaining(folder)
 
 
@@ -274,13 +274,13 @@ def _prepare_network(training: RetrievalTraining) -> None:
 
 def _list_scans(batches: Sequence[Any]) -> list[int]:
     """Numbers of the scans that this process reads for some batches."""
-    pieces = [piece for batch in batches for piece in in_pieces(batch)]
+    pieces = [piece for batch in batches for piece in list_pieces(batch)]
     return sorted({int(number) for piece in pieces for number in team().share(piece)[0].scenes})
 
 
 def _select_losses(losses: Sequence[Call], epoch: int) -> dict[str, Any]:
     """The losses of an epoch by name."""
-    return {one.name: one.partial() for one in losses if Every(lambda: None, **dict(one.when)).due(epoch)}
+    return {one.name: one.partial() for one in losses if Every(lambda: None, **dict(one.when)).is_due(epoch)}
 
 
 def _make_pool(recipe: Train) -> SamplePool | StoredSamples:

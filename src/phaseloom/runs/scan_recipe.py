@@ -144,7 +144,7 @@ def _skip_foreign_sections(kind: type[ScanRecipe], tree: dict[str, Any]) -> dict
 
 
 def _read_scan(recipe: ScanRecipe) -> Scan4D:
-    several = team().count > 1  # each keeps a part only
+    several = team().world_size > 1  # each keeps a part only
     if recipe.read is None:
         return formats.read(recipe.require_file(), lazy=several)
     return formats.read(
@@ -159,20 +159,20 @@ def keep_part_of_process(scan: Scan4D, /, *, known: np.ndarray | None = None) ->
         scan: all of it, in memory or in its file.
         known: numbers of further patterns that all look at.
     """
-    if team().count == 1:
+    if team().world_size == 1:
         return scan
     every = np.arange(len(scan))
     some = [np.linspace(0, len(scan) - 1, min(len(scan), many)).round().astype(int) for many in LOOKED_AT]
     some += [np.linspace(0, len(scan) - 1, min(len(scan), many)).astype(int) for many in LOOKED_AT]
     some += [] if known is None else [known]
     return replace(
-        scan, counts=PartialCounts.of(scan.counts, every[team().keeps(every)], np.concatenate(some))
+        scan, counts=PartialCounts.of(scan.counts, every[team().owns(every)], np.concatenate(some))
     )
 
 
 def digest_of_scan(scan: Scan4D, /) -> str:
     """A hash of the patterns, which one process reads and all know."""
-    return team().told(scan.digest() if team().first else "")
+    return team().broadcast(scan.digest() if team().is_main else "")
 
 
 def _drop_blank_patterns(scan: Scan4D, name: str) -> Scan4D:

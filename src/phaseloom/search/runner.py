@@ -280,9 +280,9 @@ def _run_epochs(plan: Plan, run: Trial, trial: Any) -> None:
                 trial.set_user_attr("reason", f"given up after epoch {epoch.number}")
                 raise load_engine().optuna.TrialPruned
     stop = run.run.progress.stop
-    if stop.interrupted:
+    if stop.is_interrupted:
         raise KeyboardInterrupt
-    if stop.broke_down:
+    if stop.is_breakdown:
         raise ArithmeticError(str(stop))
 
 

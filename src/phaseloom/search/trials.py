@@ -64,9 +64,9 @@ class Trial:
     def holdout_loss(self) -> float | None:
         """Hold-out loss in the epoch whose result it is, or in the last one that had a hold-out."""
         progress = self.run.progress
-        if progress.best is not None and (progress.shown == progress.best[0] or not progress.history):
+        if progress.best is not None and (progress.result_epoch == progress.best[0] or not progress.history):
             return progress.best[1]
-        events = progress.history[progress.since : progress.shown]
+        events = progress.history[progress.coarse_epochs : progress.result_epoch]
         held = [event["holdout"] for event in events if event["holdout"] is not None]
         return held[-1] if held else None
 
@@ -82,7 +82,7 @@ class Trial:
 
     def _last_event(self) -> Mapping[str, Any] | None:
         progress = self.run.progress
-        upto = None if progress.shown is None else max(progress.shown, 1)
+        upto = None if progress.result_epoch is None else max(progress.result_epoch, 1)
         return next(iter(reversed(progress.history[:upto])), None)
 
 
@@ -111,7 +111,7 @@ class ReconstructionTrial(Trial):
     def loss(self) -> float:
         """Of what compares with counts; penalties are left out."""
         event = self._last_event()
-        names = self.run.level.likelihood.judging
+        names = self.run.level.likelihood.data_terms
         return float(sum(event["terms"][name] for name in names)) if event else float("nan")
 
 

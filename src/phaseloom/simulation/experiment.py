@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.physics import atoms, detect, optics, propagate
-from phaseloom.physics.fourier import centred, frequencies, shift
+from phaseloom.physics.fourier import frequencies, shift, shift_to_centre
 
 __all__ = [
     "BAND_EDGE",
@@ -197,7 +197,7 @@ def collect_on_detector(pattern: Tensor, experiment: Experiment, /) -> Tensor:
     few = experiment.window // experiment.bin
     size = experiment.detector_shape[0]
     if few == size == experiment.window:
-        return centred(pattern)
+        return shift_to_centre(pattern)
     table = detect.area_weights(experiment.window, few).to(pattern)
     first = few // 2 - size // 2
     table = torch.fft.ifftshift(table[first : first + size], dim=1)

@@ -11,7 +11,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import atoms, detect, optics, patches, propagate
 from phaseloom.physics.fourier import shift, to_real, to_reciprocal
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.propagate import multislice
 from phaseloom.simulation.experiment import (
     BAND_EDGE,
     BAND_TAPER,

@@ -11,8 +11,8 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import detect, optics, patches, propagate
 from phaseloom.physics.filters import SINC_TAPS, interpolate_windows
-from phaseloom.physics.fourier import centred, shift
-from phaseloom.physics.scatter import multislice
+from phaseloom.physics.fourier import shift, shift_to_centre
+from phaseloom.physics.propagate import multislice
 
 __all__ = ["atoms", "axial_scan", "electron_scan", "mixed_probe", "raster"]
 
@@ -243,7 +243,7 @@ def _draw_counts(
         windows = interpolate_windows(windows, shape, ratio[index]) if fan else windows
         leaving = multislice(shift(beam, rest), windows, kernel)
         if near is None:
-            expected = dose * centred(detect.intensity(propagate.far_field(leaving)))
+            expected = dose * shift_to_centre(detect.intensity(propagate.far_field(leaving)))
         else:
             there = shift(propagate.fly(leaving, flight(near.flight + away)[:, None]), -rest)
             expected = dose * detect.intensity(there)

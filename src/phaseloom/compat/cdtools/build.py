@@ -18,7 +18,7 @@ from phaseloom.errors import BadInput, nearest
 from phaseloom.ptycho import detectors, objects, probes, scans
 from phaseloom.ptycho.illumination import Illumination, Probe, Support
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.runs.memory import available
 
 __all__ = ["Options", "build_model", "check_memory", "prepare_scan", "tilt_sample"]
@@ -120,7 +120,7 @@ def build_model(scan: Scan4D, options: Options, probe: Any = None, /) -> tuple[P
     )
     core.scan.step = float(options.translation_scale)
     if scan.background is None:
-        core.detector.begin(0.0)
+        core.detector.start_background(0.0)
     if options.allow_probe_fourier_shifts:
         core.propagator.descan.requires_grad_(True)
     if options.refine_heights and core.heights is not None:
@@ -219,7 +219,7 @@ def _object(room: scans.Canvas, options: Options) -> objects.PixelObject:
     if options.randomize_ang:
         random = torch.rand(room.shape, generator=torch.Generator().manual_seed(0)) - 0.5
         phase = (options.randomize_ang * random).expand(modes, slices, -1, -1) / slices
-        flat.put(torch.polar(torch.ones_like(phase), phase) * flat.transmission().detach())
+        flat.set_transmission(torch.polar(torch.ones_like(phase), phase) * flat.transmission().detach())
     return flat
 
 

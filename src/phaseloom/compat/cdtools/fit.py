@@ -15,7 +15,7 @@ from phaseloom.compat.cdtools.arguments import check_arguments, check_number
 from phaseloom.compat.cdtools.datasets.base import CDataset, check_dataset
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers, schedule
-from phaseloom.fitting.loop import Progress, fit, put_back
+from phaseloom.fitting.loop import Progress, fit, load_optimizer_state
 from phaseloom.fitting.outcome import Stop
 from phaseloom.fitting.updates import Batches, Objective
 
@@ -211,7 +211,7 @@ class Fit(ABC):
         self._loaded_states = dict(state["optimizers"])
         for key, optimizer in self._optimizers.items():
             if key in self._loaded_states:
-                put_back(optimizer, self._loaded_states.pop(key))
+                load_optimizer_state(optimizer, self._loaded_states.pop(key))
             else:
                 optimizer.state.clear()
         if self.progress is None:
@@ -243,7 +243,7 @@ class Fit(ABC):
         if old is None or _members(old) != {id(p) for group in some.values() for p in group}:
             self._optimizers[key] = make([_new_group(part, group) for part, group in some.items()])
             if key in self._loaded_states:
-                put_back(self._optimizers[key], self._loaded_states.pop(key))
+                load_optimizer_state(self._optimizers[key], self._loaded_states.pop(key))
         optimizer = self._optimizers[key]
         for group in optimizer.param_groups:
             group["base"] = group["lr"] = rates[group["name"].split("+")[0]]
@@ -286,7 +286,7 @@ def choose_patterns(subset: Any, count: int, place: str = "optimize: subset") ->
 
 def _report_stop(name: str, stop: Stop) -> None:
     """Say why an epoch did not finish, after which the model is what it was before."""
-    if not stop.interrupted:
+    if not stop.is_interrupted:
         fix = f"failed ({stop}): the model is as it was before that epoch; take a smaller lr"
         raise BadInput(f"{name}_optimize", None, fix)
     log.warning("%s_optimize ended early: %s", name, stop)

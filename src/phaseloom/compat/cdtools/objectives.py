@@ -72,9 +72,9 @@ class PenalisedLikelihood:
         share = 1 / (self.size * self.likelihood.floor)
         return {**self.likelihood(index), "regularizer": share * self.penalty()}
 
-    def expect(self, pieces: Sequence[Tensor]) -> None:
-        """See `Likelihood.expect`."""
-        self.likelihood.expect(pieces)
+    def prefetch(self, pieces: Sequence[Tensor]) -> None:
+        """See `Likelihood.prefetch`."""
+        self.likelihood.prefetch(pieces)
 
 
 class ScanFit(Fit):
@@ -103,7 +103,9 @@ class ScanFit(Fit):
         """The likelihood of the counts, over random batches."""
         likelihood, unit = self._likelihood(dataset.scan)
         size = min(plan.size, len(plan.index))
-        cut = batches.split_batches(batches.random(plan.index, size=size), plan.width or likelihood.at_once)
+        cut = batches.split_batches(
+            batches.random(plan.index, size=size), plan.width or likelihood.best_piece_size
+        )
         penalty = plan.penalty
         objective = likelihood if penalty is None else PenalisedLikelihood(likelihood, penalty, size)
         return FitTask(objective, cut, lambda loss: loss * unit)

@@ -15,7 +15,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.fourier import shift
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.ptycho.scans import heights_matter, measure_height_sensitivity
 
 __all__ = ["center_probe", "compute_intensities", "simulate"]
@@ -42,7 +42,7 @@ def center_probe(core: Ptychography, iterations: int, /) -> None:
     modes = probe.basis() if isinstance(probe, RelaxedProbe) else probe.modes()
     way = _center_offset(modes if not isinstance(probe, RelaxedProbe) else probe.modes(), iterations)
     there = shift(modes, -way)
-    Probe.put(probe, there) if isinstance(probe, RelaxedProbe) else probe.put(there)
+    Probe.set_modes(probe, there) if isinstance(probe, RelaxedProbe) else probe.set_modes(there)
     whole = way.round()
     steps = [-int(n) for n in whole.tolist()]
     for parameter in core.object.parameters():

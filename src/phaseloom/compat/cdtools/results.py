@@ -27,10 +27,10 @@ from phaseloom.data.importers.cdtools import convert_state, find_gap
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
-from phaseloom.physics import tilted_sample
+from phaseloom.physics import tilted_planes as tilted_sample
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.ptycho.scans import Canvas, Positions
 
 __all__ = [
@@ -302,7 +302,7 @@ def _fill(core: Ptychography, state: State, modes: Tensor) -> None:
     support = getattr(core.probe, "support", None)
     if support is not None and support.disk is not None:
         support.disk.copy_(read["probe_support"])
-        Probe.put(core.probe, modes)  # pyright: ignore[reportArgumentType]
+        Probe.set_modes(core.probe, modes)  # pyright: ignore[reportArgumentType]
     if isinstance(core.probe, RelaxedProbe):
         core.probe.mixture.copy_(read["weights"])
     elif "weights" in read:
@@ -334,12 +334,12 @@ def _object(core: Ptychography, state: State, stored: Tensor) -> None:
 
 def _collect(core: Ptychography, over: int) -> None:
     """Each pixel of the detector collects ``over`` finer ones on each axis, from its first one on."""
-    sight = core.detector.sight
-    if sight is None or over == 1:
+    response = core.detector.response
+    if response is None or over == 1:
         return
     for name, size in zip(("rows", "columns"), core.detector.mask.shape, strict=True):
         block = torch.eye(size).repeat_interleave(over, dim=1)
-        setattr(sight, name, block if core.detector.near else torch.fft.ifftshift(block, dim=(0, 1)))
+        setattr(response, name, block if core.detector.near else torch.fft.ifftshift(block, dim=(0, 1)))
 
 
 def as_text(value: Any, /) -> str:

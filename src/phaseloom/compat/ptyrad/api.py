@@ -24,7 +24,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting.schedule import Every
 from phaseloom.ptycho import penalties
-from phaseloom.ptycho.apply_projections import bind_projection, describe_setting
+from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.spec import call
@@ -231,7 +231,7 @@ class CombinedConstraint:
             pairs = zip(actions, self.calls, strict=True)
             self.events = (model, [Every(action, **dict(one.when)) for action, one in pairs])
         for event in self.events[1]:
-            if event.due(niter):
+            if event.is_due(niter):
                 event.action()
 
 
@@ -253,8 +253,8 @@ def run_inversion(data_context: Mapping[str, Any]) -> dict[str, Any]:
     job = Job(recipe, data_context["initializer"].scan, None, output)
     with torch.no_grad():
         there = job.model.object.phase.device
-        job.model.object.put(torch.as_tensor(variables["obj"], device=there))
-        job.model.probe.put(torch.as_tensor(variables["probe"], device=there))
+        job.model.object.set_transmission(torch.as_tensor(variables["obj"], device=there))
+        job.model.probe.set_modes(torch.as_tensor(variables["probe"], device=there))
     model = PtychoAD(variables, params["model_params"], device=device, core=job.model)
     if logger is not None and logger.flush_file and output is not None:
         logger.flush_to_file(log_dir=output)

@@ -14,7 +14,7 @@ from phaseloom.physics.propagate import angular_spectrum
 from phaseloom.ptycho import detectors
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import PixelObject
+from phaseloom.ptycho.objects import PixelObject
 from phaseloom.ptycho.propagators import FreeFlight
 from phaseloom.ptycho.scans import Canvas, Positions
 
@@ -103,7 +103,7 @@ class PtychoAD(nn.Module):
     def get_obj_patches(self, indices: Any) -> Tensor:
         """Windows ``(b, mode, slice, y, x, 2)`` of amplitude and phase."""
         corner, _ = self.core.scan(self._index(indices))
-        return torch.stack(self.core.object.cut(corner), dim=-1)
+        return torch.stack(self.core.object.cut_amplitude_phase(corner), dim=-1)
 
     def get_probes(self, indices: Any) -> Tensor:
         """Modes ``(b, mode, y, x)`` moved to each position's part of a pixel."""
@@ -112,7 +112,7 @@ class PtychoAD(nn.Module):
 
     def get_propagators(self, indices: Any) -> Tensor:
         """Kernels ``(1 or b, y, x)`` of the flight over a slice, zero frequency in the corner."""
-        flights = self.core.propagator.flights(self._index(indices))
+        flights = self.core.propagator.gap_kernels(self._index(indices))
         if not flights:
             return torch.ones(1, *self.core.propagator.shape, dtype=torch.complex64, device=self.device)
         return flights[0].reshape(-1, *flights[0].shape[-2:])

@@ -3,7 +3,7 @@
 Files are in SI units, with the beam along +z, and store the motion of the **sample**; a `Scan4D` holds
 the motion of the **beam on the object**, which is its negative, projected on the detector's axes. Where
 the file tells a ``surface_normal`` or an ``orientation`` of the sample, the projection is along the beam
-on its surface (`phaseloom.physics.tilted_sample`).
+on its surface (`phaseloom.physics.tilted_planes`).
 """
 
 import logging
@@ -22,7 +22,7 @@ from phaseloom.data.formats.files import CheckedGroup, create_hdf5, decode_text,
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_sample as surface
+from phaseloom.physics import tilted_planes as surface
 from phaseloom.units import HC_SI, Length
 
 __all__ = ["read", "write"]

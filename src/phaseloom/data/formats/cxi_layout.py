@@ -9,7 +9,7 @@ import numpy as np
 from phaseloom.data.formats.files import CheckedGroup
 from phaseloom.data.scan import ACROSS, LAB_BASIS, Geometry
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_sample as surface
+from phaseloom.physics import tilted_planes as surface
 from phaseloom.units import HC_SI
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import torch
 from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.importers.imported import Imported, repeat_thickness
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_sample
-from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
+from phaseloom.physics import tilted_planes as tilted_sample
+from phaseloom.physics.fourier import shift_to_centre, shift_to_corner, to_real, to_reciprocal
 
 __all__ = ["convert_state", "find_gap", "read", "to_modes"]
 
@@ -81,11 +81,13 @@ def to_modes(state: State, /) -> np.ndarray:
     over = int(state.get("oversampling", 1))
     window = [over * count for count in np.shape(state.get("background", modes[0]))]
     in_fourier_space = bool(state.get("fourier_probe", False))
-    waves = modes if in_fourier_space else centred(to_reciprocal(cornered(modes)))
+    waves = modes if in_fourier_space else shift_to_centre(to_reciprocal(shift_to_corner(modes)))
     top, left = ((whole - part) // 2 for whole, part in zip(window, modes.shape[-2:], strict=True))
     whole = waves.new_zeros(len(waves), *window)
     whole[:, top : top + waves.shape[1], left : left + waves.shape[2]] = waves
-    return (centred(to_real(cornered(whole))) / over).to(torch.complex64).resolve_conj().numpy()
+    return (
+        (shift_to_centre(to_real(shift_to_corner(whole))) / over).to(torch.complex64).resolve_conj().numpy()
+    )
 
 
 def find_gap(state: State, /) -> float:

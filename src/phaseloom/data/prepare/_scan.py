@@ -10,7 +10,7 @@ from phaseloom.data.prepare._shared import make_example as _example  # noqa: F40
 from phaseloom.data.prepare._shared import require_number, require_ranges
 from phaseloom.data.scan import ACROSS, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_sample as surface
+from phaseloom.physics import tilted_planes as surface
 from phaseloom.units import Angle
 
 __all__ = [

@@ -40,7 +40,7 @@ from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import fresh, whole
 from phaseloom.learning import weight_files
 from phaseloom.metrics.phase import find_shift, remove_ramp, shift_image
-from phaseloom.ptycho.probe_guesses import read_beam_optics
+from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.half_data_frc import check_splittable
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
@@ -376,7 +376,7 @@ def _prepare_reconstruction(recipe: PairRecipe, source: Any, scan: Scan4D | None
 def _run(job: Job) -> Job:
     """Run a job to its end."""
     deque(job, maxlen=0)
-    if job.progress.stop.interrupted:
+    if job.progress.stop.is_interrupted:
         raise KeyboardInterrupt
     return job
 

@@ -16,7 +16,7 @@ from phaseloom.data.formats import cxi
 from phaseloom.data.formats.arrays import clean_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics import tilted_sample
+from phaseloom.physics import tilted_planes as tilted_sample
 
 __all__ = ["METRES_PER_ANGSTROM", "CDataset", "check_dataset", "check_device", "to_array", "to_geometry"]
 __all__ += ["to_positions", "to_scan", "to_table", "to_translations"]

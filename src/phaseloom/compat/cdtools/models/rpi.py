@@ -26,7 +26,7 @@ from phaseloom.ptycho import detectors
 from phaseloom.ptycho.bandlimited_start import spectral_start
 from phaseloom.ptycho.illumination import Illumination, Probe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject, make_start, resample_field
+from phaseloom.ptycho.objects import BandlimitedObject, make_start, resample_field
 from phaseloom.ptycho.scans import Canvas
 
 __all__ = ["RPI"]
@@ -167,7 +167,7 @@ class RPI(ScanModel):
         )
         if not ours and flags["exponentiate_obj"]:
             waves = np.exp(1j * (np.real(waves) if flags["phase_only"] else waves))
-        model.core.object.put(torch.as_tensor(waves, dtype=torch.complex64)[:, None])
+        model.core.object.set_transmission(torch.as_tensor(waves, dtype=torch.complex64)[:, None])
         model._load_history(found)
         return model
 
@@ -228,7 +228,7 @@ class RPI(ScanModel):
             counts = torch.as_tensor(to_array(pattern), dtype=torch.float32, device=core.scan.start.device)
             first = torch.zeros(1, dtype=torch.long, device=counts.device)
             start = spectral_start(core, core.detector.arrange(counts)[None], first, seed=seed)
-        core.object.put(start.to(core.scan.start.device))
+        core.object.set_transmission(start.to(core.scan.start.device))
         old_fit = self.fit
         self.fit = ShotFit(core, self.options.loss, old_fit.data)
         self.fit.losses = old_fit.losses

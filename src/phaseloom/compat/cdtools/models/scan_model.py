@@ -32,7 +32,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics.modes import orthogonalise
 from phaseloom.plot.gui import SteppedView
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.opr import RelaxedProbe
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 
 __all__ = ["ScanModel"]
 
@@ -107,7 +107,7 @@ def _inverse_propagator(model: Any) -> Tensor | None:
 
 def _interslice_propagator(model: Any) -> Tensor | None:
     index = torch.zeros(1, dtype=torch.long, device=_device(model))
-    kernels = model.core.propagator.flights(index) if model.options.nz > 1 else []
+    kernels = model.core.propagator.gap_kernels(index) if model.options.nz > 1 else []
     return kernels[0].detach().reshape(model.core.scan.canvas.window) if kernels else None
 
 
@@ -219,9 +219,9 @@ class ScanModel(CDIModel):
         """Mix the modes so that they are orthogonal, strongest first."""
         probe = self.core.probe
         if isinstance(probe, RelaxedProbe):
-            probe.tidy()
+            probe.orthogonalise()
         else:
-            probe.put(orthogonalise(probe.modes()))
+            probe.set_modes(orthogonalise(probe.modes()))
 
     def center_probes(self, iterations: int = 4) -> None:
         """Move the probe's centre of mass to the middle of its window, and the object with it.

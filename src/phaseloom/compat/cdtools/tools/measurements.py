@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 from phaseloom.compat.cdtools.tools._shared import missing
 from phaseloom.compat.cdtools.tools.propagators import far_field, inverse_far_field
 from phaseloom.physics import detect
-from phaseloom.physics.fourier import centred, cornered, fit_window
+from phaseloom.physics.fourier import fit_window, shift_to_centre, shift_to_corner
 
 __all__ = ["incoherent_sum", "intensity", "quadratic_background"]
 
@@ -107,6 +107,6 @@ def _collect_on_area(waves: Tensor) -> Tensor:
     rows, columns = (
         torch.sinc(2 * torch.fft.fftfreq(2 * n, device=waves.device, dtype=fine.real.dtype)) for n in (y, x)
     )
-    spectrum = torch.fft.fft2(cornered(detect.intensity(fine))) * rows[:, None] * columns
-    counts = centred(torch.fft.ifft2(spectrum).real).clamp(min=0)
+    spectrum = torch.fft.fft2(shift_to_corner(detect.intensity(fine))) * rows[:, None] * columns
+    counts = shift_to_centre(torch.fft.ifft2(spectrum).real).clamp(min=0)
     return counts[..., y - 2 * (y // 2) :: 2, x - 2 * (x // 2) :: 2]

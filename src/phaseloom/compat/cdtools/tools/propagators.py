@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from phaseloom.compat.cdtools.tools._shared import missing, tensor, to_numpy, window_of
-from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
+from phaseloom.physics.fourier import shift_to_centre, shift_to_corner, to_real, to_reciprocal
 from phaseloom.physics.propagate import fly, tilted_plane_kernel
 
 __all__ = [
@@ -31,12 +31,12 @@ __getattr__ = missing("propagators", __all__)
 
 def far_field(wavefront: Tensor) -> Tensor:
     """Wave ``(..., y, x)`` on a distant detector, zero frequency at ``[N // 2, N // 2]``; unitary."""
-    return centred(to_reciprocal(cornered(wavefront)))
+    return shift_to_centre(to_reciprocal(shift_to_corner(wavefront)))
 
 
 def inverse_far_field(wavefront: Tensor) -> Tensor:
     """The wave whose `far_field` this is."""
-    return centred(to_real(cornered(wavefront)))
+    return shift_to_centre(to_real(shift_to_corner(wavefront)))
 
 
 def near_field(wavefront: Tensor, angular_spectrum_propagator: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def generate_high_NA_k_intensity_map(
     """Where each pixel of a detector lies in the far field, and its share of light, for `high_NA_far_field`.
 
     The middle of the detector lies against the cross product of its steps, as in CDTools. Built-in models use
-    `phaseloom.physics.tilted_detector`, whose interpolation is exact.
+    `phaseloom.physics.tilted_planes`, whose interpolation is exact.
 
     Returns:
         Places ``(y, x, 2)`` as (column, row) from -1 to 1 across the window, and shares ``(y, x)`` of the

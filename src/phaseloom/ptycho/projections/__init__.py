@@ -16,11 +16,11 @@ from torch import Tensor
 
 from phaseloom.errors import BadInput
 from phaseloom.physics import filters, slices
-from phaseloom.physics.column_tilt import estimate_lean
 from phaseloom.physics.fourier import to_real, to_reciprocal
 from phaseloom.physics.modes import orthogonalise, powers
 from phaseloom.physics.propagate import angular_spectrum, fly
-from phaseloom.ptycho.object_projections import (
+from phaseloom.physics.slices import estimate_lean
+from phaseloom.ptycho.projections.objects import (
     bounded_amplitude,
     complex_ratio,
     depth_blur,
@@ -259,7 +259,7 @@ def smooth_tilts(
         taps: length of the kernel, odd.
 
     Raises:
-        BadInput: the scan is no raster.
+        BadInput: the scan is not a raster.
 
     Example:
         >>> tilts = torch.zeros(12, 2)

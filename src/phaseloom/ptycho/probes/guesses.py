@@ -47,7 +47,8 @@ def build_probe(
     if shares is not None:
         each = stack.abs().square().sum((-2, -1)).clamp(min=1e-300)
         stack = stack * torch.sqrt(split_power(count, shares) / each)[:, None, None]
-    total, here = count_beam(scan, power), float(stack.abs().square().sum())
+    total = count_beam(scan, power)
+    here = float(stack.abs().square().sum())
     if not total > 0 or not here > 0:
         raise BadInput("scan.counts", None, "hold no intensity that a probe could have")
     light = (stack * math.sqrt(total / here)).to(torch.complex64)
@@ -127,7 +128,8 @@ def cut_central_disk(scan: Scan4D, whole: float, inner: float, defocus: float) -
 
 def enlarge_wave(wave: Tensor, scan: Scan4D) -> Tensor:
     """A wave on the detector's grid, on the grid that patterns are modelled on."""
-    own, model = scan.geometry, scan.window
+    own = scan.geometry
+    model = scan.window
     if own.shape == model.shape:
         return wave
     if not np.allclose(own.angle, model.angle):

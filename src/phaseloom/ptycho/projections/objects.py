@@ -234,7 +234,8 @@ def complex_ratio(
     require_share("complex_ratio.alpha1", alpha1)
     require_share("complex_ratio.alpha2", alpha2)
     depth = amplitude.clamp(min=1e-6).log()
-    absorbed, advanced = depth.abs().sum(), phase.abs().sum()
+    absorbed = depth.abs().sum()
+    advanced = phase.abs().sum()
     if absorbed == 0 or advanced == 0:
         return amplitude, phase
     ratio = absorbed / advanced

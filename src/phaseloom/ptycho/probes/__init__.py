@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import centred, cornered, to_real, to_reciprocal
+from phaseloom.physics.fourier import shift_to_centre, shift_to_corner, to_real, to_reciprocal
 from phaseloom.physics.optics import coefficients
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.illumination import (
@@ -21,8 +21,7 @@ from phaseloom.ptycho.illumination import (
     PupilProbe,
     Support,
 )
-from phaseloom.ptycho.opr import RelaxedProbe
-from phaseloom.ptycho.probe_guesses import (
+from phaseloom.ptycho.probes.guesses import (
     Power,
     build_probe,
     clean_mean_pattern,
@@ -34,6 +33,7 @@ from phaseloom.ptycho.probe_guesses import (
     lens_wave,
     split_power,
 )
+from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.units import Aberrations, Angle, Length
 
 __all__ = [
@@ -77,8 +77,8 @@ def from_patterns(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None =
         kernel = angular_spectrum(geometry.shape, geometry.pixel, geometry.wavelength, flight)
         wave = fly(mean.to(torch.complex128), kernel)
     else:
-        wave = centred(to_real(cornered(mean).to(torch.complex128)))
-    return build_probe(scan, defocused(enlarge_wave(wave, scan), scan.window, defocus), modes)
+        wave = shift_to_centre(to_real(shift_to_corner(mean).to(torch.complex128)))
+    return build_probe(scan, fly_by_defocus(enlarge_wave(wave, scan), scan.window, defocus), modes)
 
 
 def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
@@ -154,10 +154,8 @@ def aberrated(
         raise BadInput("probe: aberrated.refine", unknown[0], "write coefficients as C10, C12, C21 ...")
     if not 0 <= stop < semiangle:
         raise BadInput("probe: aberrated.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g}")
-    power, share = (
-        float(np.maximum(clean_mean_pattern(scan), 0).sum()),
-        split_power(count_modes(scan, modes), shares),
-    )
+    power = float(np.maximum(clean_mean_pattern(scan), 0).sum())
+    share = split_power(count_modes(scan, modes), shares)
     free: dict[str, Any] = {"refine": refine, "shares": share, "power": power, "soft": soft, "stop": stop}
     return AberratedProbe(scan.window, semiangle, named, **free)
 
@@ -189,11 +187,11 @@ def pupil(
     geometry = scan.window
     if semiangle is None:
         wave = from_patterns(scan, defocus=defocus, modes=1).modes()[0]
-        return PupilProbe(to_reciprocal(cornered(wave)).detach())
+        return PupilProbe(to_reciprocal(shift_to_corner(wave)).detach())
     if not 0 <= stop < semiangle:
         raise BadInput("probe: pupil.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g} rad")
     wave = lens_wave(scan, semiangle, {"defocus": defocus} | (aberrations or {}), soft)
-    spectrum = to_reciprocal(cornered(wave))
+    spectrum = to_reciprocal(shift_to_corner(wave))
     if stop:
         sizes = zip(geometry.shape, geometry.pixel, strict=True)
         y, x = (geometry.wavelength * torch.fft.fftfreq(n, p, dtype=torch.float64) for n, p in sizes)
@@ -232,7 +230,11 @@ def zone_plate(
         power: see `focused`.
     """
     if not 0 <= beamstop < diameter or not outermost_zone > 0:
-        raise BadInput("probe: zone_plate", f"diameter {diameter:g}, beamstop {beamstop:g}", "is no ring")
+        raise BadInput(
+            "probe: zone_plate",
+            f"diameter {diameter:g}, beamstop {beamstop:g}",
+            "is not a ring: the beamstop must be smaller than the plate",
+        )
     geometry = scan.window
     focal = diameter * outermost_zone / geometry.wavelength
     wave = lens_wave(scan, diameter / 2 / focal, {"defocus": defocus}, True)
@@ -300,7 +302,9 @@ def relaxed(
     if path is not None:
         from phaseloom.ptycho import import_parts
 
-        wave = defocused(import_parts.read_probe(path, scan.window), scan.window, defocus).to(torch.complex64)
+        wave = fly_by_defocus(import_parts.read_probe(path, scan.window), scan.window, defocus).to(
+            torch.complex64
+        )
         return RelaxedProbe(wave, scan.window, import_parts.read_mixtures(path, len(scan)), support=support)
     if not 1 <= modes <= basis:
         raise BadInput("probe: relaxed.modes", modes, f"must lie between 1 and the {basis} of the basis")
@@ -340,7 +344,7 @@ def stored(scan: Scan4D, /, *, defocus: Length = 0.0, modes: int | None = None) 
     if scan.probe is None:
         raise BadInput("probe: stored", None, "the data file holds no probe: use from_patterns or focused")
     wave = torch.from_numpy(np.asarray(scan.probe, np.complex128))
-    return build_probe(scan, defocused(enlarge_wave(wave, scan), scan.window, defocus), modes)
+    return build_probe(scan, fly_by_defocus(enlarge_wave(wave, scan), scan.window, defocus), modes)
 
 
 def from_file(
@@ -378,13 +382,13 @@ def from_file(
     from phaseloom.ptycho import import_parts
 
     wave = import_parts.read_probe(path, scan.window)
-    moved = defocused(wave, scan.window, defocus - forward)
+    moved = fly_by_defocus(wave, scan.window, defocus - forward)
     if power == "own":
         power = float(wave.abs().square().sum()) if import_parts.is_ours(path) else "mean"
     return build_probe(scan, moved, modes or len(wave), shares=shares, relative=relative, power=power)
 
 
-def defocused(
+def fly_by_defocus(
     wave: Complex[Tensor, "*mode y x"], geometry: Geometry, defocus: float, /
 ) -> Complex[Tensor, "*mode y x"]:
     """The wave at the object when it is moved upstream of the focus by ``defocus`` angstrom."""

@@ -12,7 +12,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.ptycho.illumination import AberratedProbe
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_models import BandlimitedObject
+from phaseloom.ptycho.objects import BandlimitedObject
 from phaseloom.ptycho.projections import Setting
 
 __all__ = ["bind_projection", "describe_setting"]
@@ -43,7 +43,7 @@ def bind_projection(
     for one in asked:
         if one not in (*CHANGEABLE_PARTS, "setting"):
             raise BadInput(
-                f"projections: {name}", one, f"is no part of a model: use {', '.join(CHANGEABLE_PARTS)}"
+                f"projections: {name}", one, f"is not a part of a model: use {', '.join(CHANGEABLE_PARTS)}"
             )
     if {"amplitude", "phase"} & set(asked):
         _require_separate_phase(model, name)
@@ -54,16 +54,16 @@ def bind_projection(
     changed = [one for one in asked if one != "setting"]
 
     @torch.no_grad()
-    def outcome() -> tuple[Tensor, ...]:
+    def compute() -> tuple[Tensor, ...]:
         now = replace(where, thickness=tuple(model.propagator.distances().tolist()))
         out = function(*(now if one == "setting" else read_part(model, one) for one in asked))
         return out if isinstance(out, tuple) else (out,)
 
     def apply() -> None:
-        for one, new in zip(changed, outcome(), strict=True):
+        for one, new in zip(changed, compute(), strict=True):
             write_part(model, one, new)
 
-    outcome()  # a knob that cannot be meant is told now, not after the first epoch
+    compute()  # a wrong knob is refused now, not after the first epoch
     return apply
 
 
@@ -94,9 +94,9 @@ def read_part(model: Ptychography, name: str, /) -> Tensor:
 def write_part(model: Ptychography, name: str, new: Tensor, /) -> None:
     """Give a part of a model a new value; the amplitude of a pure phase object stays one."""
     if name == "probe":
-        model.probe.put(new)
+        model.probe.set_modes(new)
     elif name == "object":
-        model.object.put(new)
+        model.object.set_transmission(new)
     elif name == "tilts":
         model.propagator.tilt.copy_(1e3 * new)
     elif name == "offsets":

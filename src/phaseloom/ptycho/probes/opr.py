@@ -51,11 +51,11 @@ class RelaxedProbe(Probe):
     def modes(self) -> Complex[Tensor, "basis y x"]:
         """The mean state of all patterns as orthogonal modes, strongest first."""
         basis = self.basis()
-        power, turn = self._mean()
+        power, turn = self._mean_state()
         mixed = (turn * power.clamp(min=0).sqrt()).T @ basis.flatten(1)
         return orthogonalise(mixed.view_as(basis))
 
-    def each(self, index: Int[Tensor, " b"] | None) -> Complex[Tensor, "#b mode y x"]:
+    def modes_of(self, index: Int[Tensor, " b"] | None) -> Complex[Tensor, "#b mode y x"]:
         """The modes of the patterns of an index; of all patterns on the mean if there is none."""
         if index is None:
             return self.modes()[None]
@@ -67,9 +67,10 @@ class RelaxedProbe(Probe):
         return {**super().parts(), "opr_weights": [self.mixture]}
 
     @torch.no_grad()
-    def slopes(self) -> dict[nn.Parameter, SquareSlope]:
+    def square_slopes(self) -> dict[nn.Parameter, SquareSlope]:
         """Newton steps of the basis for these mixtures, and of the mixtures for this basis."""
-        flat, mixed = self.basis().flatten(1), self.mixture.flatten(0, 1)
+        flat = self.basis().flatten(1)
+        mixed = self.mixture.flatten(0, 1)
         of_mixture = _damped_inverse(flat @ flat.mH)
         of_basis = _damped_inverse(mixed.mH @ mixed / len(self.mixture)) / float(self.scale) ** 2
         return {
@@ -78,14 +79,15 @@ class RelaxedProbe(Probe):
         }
 
     @torch.no_grad()
-    def put(self, modes: Complex[Tensor, "basis y x"]) -> None:
+    def set_modes(self, modes: Complex[Tensor, "basis y x"]) -> None:
         """Take over another mean state, by the least change of the basis; mixtures stay."""
-        old, now = self.basis().flatten(1), self.modes().flatten(1)
+        old = self.basis().flatten(1)
+        now = self.modes().flatten(1)
         way = now @ old.mH @ torch.linalg.pinv(old @ old.mH, hermitian=True)
-        super().put((old + torch.linalg.pinv(way) @ (modes.flatten(1) - now)).view_as(modes))
+        super().set_modes((old + torch.linalg.pinv(way) @ (modes.flatten(1) - now)).view_as(modes))
 
     @torch.no_grad()
-    def mixtures(self, modes: Complex[Tensor, "basis y x"]) -> Complex[Tensor, "n mode basis"]:
+    def mixtures_of(self, modes: Complex[Tensor, "basis y x"]) -> Complex[Tensor, "n mode basis"]:
         """The mixtures of `modes` that make the same patterns, strongest mode of each first."""
         power = modes.abs().square().sum((1, 2))
         mixture = self.mixture @ (self.basis().flatten(1) @ modes.flatten(1).mH) / power
@@ -93,13 +95,13 @@ class RelaxedProbe(Probe):
         return left.mH @ mixture
 
     @torch.no_grad()
-    def tidy(self) -> None:
+    def orthogonalise(self) -> None:
         """Make the basis that of `modes`, and mixtures orthogonal, strongest first; no pattern changes."""
         modes = self.modes()
-        self.mixture.copy_(self.mixtures(modes))
-        super().put(modes)
+        self.mixture.copy_(self.mixtures_of(modes))
+        super().set_modes(modes)
 
-    def _mean(self) -> tuple[Float[Tensor, " basis"], Complex[Tensor, "basis basis"]]:
+    def _mean_state(self) -> tuple[Float[Tensor, " basis"], Complex[Tensor, "basis basis"]]:
         """Powers and axes of the mean over patterns of ``W^T W*``; a trace of all, so that none is lost."""
         flat = self.mixture.flatten(0, 1)
         mean = flat.T @ flat.conj() / len(self.mixture)
