@@ -250,7 +250,7 @@ def test_the_spectral_start_expects_the_counts_of_a_detector_of_uneven_gain():
     index = torch.arange(2)
     model.detector.flat = torch.linspace(0.25, 4.0, 72, dtype=torch.float64).view(9, 8)
     with torch.no_grad():
-        model.object.put(spectral_start(model, counts, index, steps=30))
+        model.object.set_transmission(spectral_start(model, counts, index, steps=30))
         torch.testing.assert_close(model(index).sum(), counts.sum(), rtol=1e-4, atol=0)
 
 
