@@ -19,7 +19,7 @@ from phaseloom import batches, noise, optimizers, plot
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.newton import diagonal
 from phaseloom.physics.detect import intensity
-from phaseloom.physics.fourier import centred
+from phaseloom.physics.fourier import shift_to_centre
 from phaseloom.physics.propagate import angular_spectrum, far_field, fly
 
 
@@ -52,7 +52,7 @@ class AxialModel(nn.Module):
         way = angular_spectrum(*self.grid, -height)[:, None]  # (b, 1, y, x): the same for all modes
         arriving = fly(self.probe[None], way)
         leaving = arriving * self.object
-        return centred(intensity(far_field(leaving)))
+        return shift_to_centre(intensity(far_field(leaving)))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by the names that rates use."""
