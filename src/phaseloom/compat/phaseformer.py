@@ -73,7 +73,7 @@ def translate_flags(given: Mapping[str, Any], /) -> tuple[dict[str, Any], list[s
     """
     known = {name: value for name, value in given.items() if value is not None}
     if known.get("epoch_count"):
-        fix = "is not needed: --resume goes on with schedule, optimiser and seed; leave it out"
+        fix = "is not needed: --resume continues schedule, optimiser and seed; leave it out"
         raise BadInput("--epoch_count", known["epoch_count"], fix)
     names = {"batch_size": "batch", "lr": "rate", "threads": "threads", "seed": "seed"}
     settings = {ours: known[theirs] for theirs, ours in names.items() if theirs in known}

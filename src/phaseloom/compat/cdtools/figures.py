@@ -140,7 +140,7 @@ class LiveWindow:
         self.drawn_at = time.monotonic()
         return self.live.figure
 
-    def is_closed(self) -> bool:
+    def has_lost_window(self) -> bool:
         """Whether it was open, and its window is not any more."""
         return self.live is not None and not is_open(self.live.figure)
 
@@ -215,7 +215,7 @@ class PlotPage:
         before = _callbacks(figure)
         cells = figure.add_gridspec(*self.grid)
         for plot in self.plots:
-            if _is_wanted(plot.condition, model, dataset):
+            if _meets_condition(plot.condition, model, dataset):
                 row, column = plot.subplot
                 plot.fill(figure.add_subfigure(cells[row, column]), model, dataset)
         setattr(figure, CALLBACKS, _callbacks(figure) - before)
@@ -238,7 +238,7 @@ def draw_listed_plots(model: Any, dataset: Any, *, first: bool, again: bool) -> 
     drawn = []
     for page in _pages(model):
         conditions = [page.condition, *([page.plots[0].condition] if page.grid is None else [])]
-        wanted = all(_is_wanted(condition, model, dataset) for condition in conditions)
+        wanted = all(_meets_condition(condition, model, dataset) for condition in conditions)
         if page.plot_level > model.plot_level or not wanted:
             continue
         if not (first or again or plt.fignum_exists(page.title)):
@@ -269,7 +269,7 @@ def _pages(model: Any) -> Iterator[PlotPage]:
         yield PlotPage(plot.title, [plot], plot_level=plot.plot_level, figure_size=plot.figure_size)
 
 
-def _is_wanted(condition: Callable[..., Any] | None, model: Any, dataset: Any) -> bool:
+def _meets_condition(condition: Callable[..., Any] | None, model: Any, dataset: Any) -> bool:
     if condition is None:
         return True
     return bool(condition(model, dataset) if _count_arguments(condition, 1)[0] > 1 else condition(model))

@@ -138,7 +138,7 @@ def _translate_knob(base: Tree, folder: Path, name: str, one: Tree) -> tuple[Tre
     whole = one["suggest"] == "int"
 
     def translate(value: Any) -> Tree:
-        return translate_project(_put(base, name, value), folder)[0]
+        return translate_project(_set_setting(base, name, value), folder)[0]
 
     if one["suggest"] == "cat":
         return base, _find_choices(kwargs["choices"], translate), "", {}
@@ -163,7 +163,7 @@ def _translate_knob(base: Tree, folder: Path, name: str, one: Tree) -> tuple[Tre
     beside = {key: value for key, value in new.items() if key.split(".")[0] == section}
     if path in beside:
         beside = {path: _find_neutral_value(base, name, values, found)}
-        base = _put(base, name, values[0])
+        base = _set_setting(base, name, values[0])
     return base, {path: knob}, note, beside
 
 
@@ -225,7 +225,7 @@ def _get_place(name: str) -> Place:
     return _PLACES.get(name, ("init_params", "probe_aberrations", name))
 
 
-def _put(tree: Tree, name: str, value: Any) -> Tree:
+def _set_setting(tree: Tree, name: str, value: Any) -> Tree:
     """A PtyRAD file with another value of a tuned setting."""
     changed = deepcopy(tree)
     *above, last = _get_place(name)

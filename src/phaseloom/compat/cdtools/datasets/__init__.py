@@ -298,7 +298,7 @@ class Ptycho2DDataset(CDataset):
             made._sample_info = cxi_items.get_sample_info(file)
         return made
 
-    def to_cxi(self, cxi_file: str | os.PathLike[str] | h5py.File, /) -> None:
+    def to_cxi(self, cxi_file: str | os.PathLike[str] | h5py.File) -> None:
         """Write a CXI file, or into an open one."""
         if isinstance(cxi_file, h5py.File):
             with tempfile.TemporaryDirectory() as folder:

@@ -76,11 +76,11 @@ def _floats(read: Any) -> Any:
 def _option(name: str) -> ReadOnly:
     """An option as a tensor, or ``None``."""
 
-    def read(model: Any) -> Tensor | None:
+    def get(model: Any) -> Tensor | None:
         value = getattr(model.options, name)
         return None if value is None else torch.tensor(value, device=_device(model))
 
-    return ReadOnly(read, name)
+    return ReadOnly(get, name)
 
 
 def _min_translation(model: Any) -> np.ndarray:
@@ -197,9 +197,9 @@ class ScanModel(CDIModel):
         self.units = options.units
         dataset = Ptycho2DDataset.of(scan)
         self.store_detector_geometry(dataset.detector_geometry)
-        self.fit = ScanFit(core, options.loss, dataset if data else None)
+        self.fit = ScanFit(core, options.loss, dataset if data else None)  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def forward(self, index: Any, translation: Any = None) -> Tensor:
+    def forward(self, index: Any, translation: Any = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Expected patterns of an index, with zero frequency in their middle.
 
         Args:
@@ -281,7 +281,7 @@ class ScanModel(CDIModel):
         recent = min_interval is not None and time.monotonic() - self.window.drawn_at < min_interval
         if recent and self.window.live:
             return self.window.live.figure
-        if not update or (replot_all and self.window.is_closed()):
+        if not update or (replot_all and self.window.has_lost_window()):
             self.window = LiveWindow()
         return self.window.show(self._images, done=self.fit.done or replot_all)
 

@@ -64,7 +64,8 @@ def orthogonalize_probes(
     modes = to_numpy(probes)
     if modes.ndim != n_probe_dims + 1:
         raise BadInput("orthogonalize_probes.probes", modes.shape, f"must have 1 + {n_probe_dims} axes")
-    count, shape = len(modes), modes.shape[1:]
+    count = len(modes)
+    shape = modes.shape[1:]
     weights = np.eye(count, dtype=modes.dtype) if weight_matrix is None else to_numpy(weight_matrix)
     u, s, vh = mixed_states.product_svd(weights, modes.reshape(count, -1))
     new = alike((s[:, None] * vh).reshape(-1, *shape), probes, weight_matrix)
@@ -86,7 +87,8 @@ def calc_mode_power_fractions(
     probes: Any, weight_matrix: Any = None, n_probe_dims: int = 2, assume_preorthogonalized: bool = False
 ) -> Any:
     """Share of each orthogonal mode in the power, largest first; or of each mode (row) as it is given."""
-    modes, weights = to_numpy(probes), None if weight_matrix is None else to_numpy(weight_matrix)
+    modes = to_numpy(probes)
+    weights = None if weight_matrix is None else to_numpy(weight_matrix)
     stack = modes.reshape(len(modes), 1, -1)
     if modes.ndim != n_probe_dims + 1:
         raise BadInput("calc_mode_power_fractions.probes", modes.shape, f"must have 1 + {n_probe_dims} axes")
@@ -104,7 +106,8 @@ def calc_rms_error(
 
     With ``normalize`` divided by that of the first. Leading axes are broadcast; gradients flow.
     """
-    one, two = tensor(field_1), tensor(field_2)
+    one = tensor(field_1)
+    two = tensor(field_2)
     axes = tuple(range(-dims, 0))
     if align_phases:
         overlap = (one * two.conj()).sum(axes, keepdim=True)
@@ -153,8 +156,10 @@ def calc_spectral_info(dataset: Any, nbins: int = 50) -> tuple[np.ndarray, np.nd
     total = to_numpy(dataset.patterns.sum(0))
     basis = exit_wave_geometry(geometry["basis"], total.shape, dataset.wavelength, geometry["distance"])
     mask = np.ones(total.shape, bool) if dataset.mask is None else to_numpy(dataset.mask).astype(bool)
-    corner, trusted = np.fft.ifftshift(total), np.fft.ifftshift(mask)
-    places, pixel = to_numpy(dataset.translations)[:, :2], steps_of(basis)
+    corner = np.fft.ifftshift(total)
+    trusted = np.fft.ifftshift(mask)
+    places = to_numpy(dataset.translations)[:, :2]
+    pixel = steps_of(basis)
     try:
         found = spectral.scan_spectrum(corner, places, pixel=pixel, mask=trusted, count=nbins)
     except BadInput:
@@ -262,7 +267,8 @@ def standardize(probe: Any, obj: Any, obj_slice: Any = None, correct_ramp: bool 
     The object takes the scale and, with ``correct_ramp``, the ramp that centres the far field of the first
     mode; each mode and the object in ``obj_slice`` (default: its middle quarter) sum to a positive number.
     """
-    modes, field = np.atleast_3d(to_numpy(probe).T).T, to_numpy(obj)
+    modes = np.atleast_3d(to_numpy(probe).T).T
+    field = to_numpy(obj)
     scale = np.sqrt(np.mean(np.abs(modes[0]) ** 2))
     modes = modes / scale
     field = field * scale
@@ -305,7 +311,8 @@ def synthesize_reconstructions(
         light.append(wave)
         fields.append(field)
     means = (torch.stack(light).mean(0), torch.stack(fields).mean(0))
-    probe, obj = alike(means[0], probes[0]), alike(means[1], objects[0])
+    probe = alike(means[0], probes[0])
+    obj = alike(means[1], objects[0])
     return probe, obj, [alike(field, objects[0]) for field in fields]
 
 

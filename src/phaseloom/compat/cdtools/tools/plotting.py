@@ -275,7 +275,8 @@ def plot_nanomap_with_images(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
     """
     figure = _figure_of(fig, {"figsize": (10, 5)})
     figure.clear()
-    left, right = figure.add_axes((0.08, 0.2, 0.33, 0.7)), figure.add_axes((0.57, 0.2, 0.33, 0.7))
+    left = figure.add_axes((0.08, 0.2, 0.33, 0.7))
+    right = figure.add_axes((0.57, 0.2, 0.33, 0.7))
     dots = _draw_dots(left, translations, values, nanomap_units, convention, cmap=cmap, picker=True)
     left.invert_xaxis()
     if values is not None:
