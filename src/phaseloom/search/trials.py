@@ -1,6 +1,6 @@
 """One trial of a search: a run of some protocol, seen in the same way whatever it is of."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from phaseloom.retrieval.recipe import Train
 from phaseloom.retrieval.trainer import RetrievalTraining
 from phaseloom.spec import Recipe, load_yaml
 
-__all__ = ["Trial", "read", "trial_of", "verb"]
+__all__ = ["Trial", "find_kind", "read", "trial_of", "verb"]
 
 Picture = tuple[np.ndarray, float]
 """Values ``(y, x)`` and their pixel, angstrom; 1 where it is unknown."""
@@ -221,11 +221,21 @@ def read(path: Path, settings: Mapping[str, Any] | None = None, /) -> tuple[type
     """
     if path.suffix not in (".yaml", ".yml"):
         return Reconstruction, Reconstruct.from_path(path, settings)
-    kind = _kind(set(load_yaml(path)) | {name.split(".")[0] for name in settings or {}}, str(path))
+    kind = find_kind([*load_yaml(path), *(name.split(".")[0] for name in settings or {})], str(path))
     return kind, kind.recipe.from_path(path, settings)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _kind(keys: set[str], place: str) -> type[Trial]:
+def find_kind(names: Iterable[str], place: str, /) -> type[Trial]:
+    """What the sections of a parameter file are of.
+
+    Args:
+        names: of the sections, with or without ``version``.
+        place: name of the file, for errors.
+
+    Raises:
+        BadInput: sections that no protocol has, or of several.
+    """
+    keys = {*names} - {"version"}
     for kind in KINDS:
         if keys <= set(kind.recipe.model_fields) and REQUIRED_SETTINGS.get(kind, "") in {*keys, ""}:
             return kind
