@@ -7,7 +7,17 @@ import typer
 
 from phaseloom.errors import BadInput
 
-__all__ = ["DataFile", "Set", "drawable", "folder", "foreign", "place", "recipe_of", "settings_of"]
+__all__ = [
+    "DataFile",
+    "Set",
+    "drawable",
+    "folder",
+    "parameter_tree",
+    "place",
+    "recipe_of",
+    "settings_of",
+    "translated_tree",
+]
 
 DataFile = Annotated[
     Path,
@@ -76,13 +86,6 @@ def translated_tree(tree: dict[str, Any], file: Path) -> dict[str, Any] | None:
     for note in notes:
         typer.echo(f"  - {note}")
     return ours
-
-
-def foreign(file: Path) -> dict[str, Any] | None:
-    """The tree of a parameter file of PtyRAD in our terms; ``None`` for any other file."""
-    if file.suffix not in PARAMETER_FILES:
-        return None
-    return translated_tree(parameter_tree(file), file)
 
 
 def warn_of_bad_pixels(scan: Any, /) -> list[str]:
