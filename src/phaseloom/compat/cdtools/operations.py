@@ -39,10 +39,11 @@ def center_probe(core: Ptychography, iterations: int, /) -> None:
         fix = "would move the patterns of a near field, which shows where the probe is: leave it out"
         raise BadInput("center_probes", None, fix)
     probe = core.probe
-    modes = probe.basis() if isinstance(probe, RelaxedProbe) else probe.modes()
-    way = _center_offset(modes if not isinstance(probe, RelaxedProbe) else probe.modes(), iterations)
-    there = shift(modes, -way)
-    Probe.put(probe, there) if isinstance(probe, RelaxedProbe) else probe.put(there)
+    way = _center_offset(probe.modes(), iterations)
+    if isinstance(probe, RelaxedProbe):
+        Probe.put(probe, shift(probe.basis(), -way))
+    else:
+        probe.put(shift(probe.modes(), -way))
     whole = way.round()
     steps = [-int(n) for n in whole.tolist()]
     for parameter in core.object.parameters():

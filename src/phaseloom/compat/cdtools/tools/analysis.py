@@ -5,7 +5,7 @@ Images are ``(y, x)``, modes ``(mode, y, x)``, bases ``(xyz, 2)`` with the step 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ __all__ = [
 __getattr__ = missing("analysis", __all__)
 
 EVERYTHING = np.s_[:, :]
+OPTICS = ("wavelength", "obj_basis", "probe_basis")
 Curve = tuple[Any, Any, Any]
 """Lower edges of bands, values (NaN in an empty band), threshold."""
 
@@ -374,22 +375,12 @@ def standardize_reconstruction_set(  # noqa: PLR0917 -- CDTools' arguments
         BadInput: a result lacks a key.
     """
     results = {"half_1": half_1, "half_2": half_2, "full": full}
-    switches = {
-        "ramp": correct_phase_ramp,
-        "grown": correct_amplitude_exponent,
-        "phase": correct_phase_offset,
-    }
-    found, weights = _standardise(results, window, -1, switches)
-    frc = _halves_frc(found, window, full, nbins, frc_limit)
+    trends = {"ramp": correct_phase_ramp, "grown": correct_amplitude_exponent, "phase": correct_phase_offset}
+    found, weights = _standardise(results, window, -1, **trends)
+    frc = _correlate_halves(found, window, full, nbins, frc_limit)
     share = np.abs(frc["frc"]).clip(max=1)
-    named: dict[str, Any] = {}
-    for index, name in enumerate(results):
-        named[f"obj_{name}"] = found.objects[index]
-        named[f"probe_{name}"] = found.probes[index]
-        named[f"weights_{name}"] = weights[index]
-        named[f"translations_{name}"] = _entry(results, name, "translations")
-        named[f"background_{name.removeprefix('half_')}"] = _entry(results, name, "background")
-    named |= {key: _entry(results, "full", key) for key in ("wavelength", "obj_basis", "probe_basis")}
+    named = _name_parts(results, results, found.objects, found.probes, weights)
+    named |= {key: _entry(results, "full", key) for key in OPTICS}
     return named | frc | {"ssnr": _ratio(2 * share, 1 - share)}
 
 
@@ -412,36 +403,29 @@ def standardize_reconstruction_pair(  # noqa: PLR0917 -- CDTools' arguments
     ``probe_nmse`` is one minus the fidelity.
     """
     results = {"half_1": half_1, "half_2": half_2}
-    switches = {
-        "ramp": correct_phase_ramp,
-        "grown": correct_amplitude_exponent,
-        "phase": correct_phase_offset,
-    }
-    found, weights = _standardise(results, window, 0, switches)
-    frc = _halves_frc(found, window, half_1, nbins, frc_limit)
+    trends = {"ramp": correct_phase_ramp, "grown": correct_amplitude_exponent, "phase": correct_phase_offset}
+    found, weights = _standardise(results, window, 0, **trends)
+    frc = _correlate_halves(found, window, half_1, nbins, frc_limit)
     first, second = (torch.as_tensor(probe) for probe in found.probes)
     step = image_processing.find_shift(_first_mode(first), _first_mode(second))
     probes = (found.probes[0], to_numpy(image_processing.sinc_subpixel_shift(second, step)))
     share = np.abs(frc["frc"]).clip(max=1)
-    named: dict[str, Any] = {}
-    for index, name in enumerate(results):
-        number = index + 1
-        named |= {f"obj_{number}": found.objects[index], f"probe_{number}": probes[index]}
-        named |= {f"weights_{number}": weights[index]}
-        named |= {f"{key}_{number}": _entry(results, name, key) for key in ("translations", "background")}
-    named |= {key: _entry(results, "half_1", key) for key in ("wavelength", "obj_basis", "probe_basis")}
-    named |= frc | {"ssnr": _ratio(share, 1 - share)} | _probe_curve(*probes, half_1, probe_nbins, frc_limit)
+    named = _name_parts(results, "12", found.objects, probes, weights)
+    named |= {key: _entry(results, "half_1", key) for key in OPTICS}
+    named |= (
+        frc | {"ssnr": _ratio(share, 1 - share)} | _correlate_probes(*probes, half_1, probe_nbins, frc_limit)
+    )
     named["probe_nmse"] = torch.tensor(1 - mixed_states.fidelity(probes[0], probes[1]))
     error = mixed_states.generalised_rms_error(probes[1], probes[0])
     return named | {"probe_nrms_error": torch.tensor(error)}
 
 
 def _standardise(
-    results: Mapping[str, Mapping[str, Any]], window: Any, reference: int, switches: Mapping[str, bool]
+    results: Mapping[str, Mapping[str, Any]], window: Any, reference: int, **trends: bool
 ) -> tuple[standardise_pair.StandardSet, list[Any]]:
     """Objects and probes in one gauge, and the weights that belong to them."""
     pairs = [(to_numpy(_entry(results, n, "obj")), to_numpy(_entry(results, n, "probe"))) for n in results]
-    found = standardise_pair.standardise_set(pairs, reference=reference, window=window, **switches)
+    found = standardise_pair.standardise_set(pairs, reference=reference, window=window, **trends)
     weights = []
     for name, rate in zip(results, found.growths, strict=True):
         kept = _entry(results, name, "weights")
@@ -452,7 +436,19 @@ def _standardise(
     return found, weights
 
 
-def _halves_frc(
+def _name_parts(
+    results: Mapping[str, Mapping[str, Any]], suffixes: Iterable[str], *parts: Sequence[Any]
+) -> dict[str, Any]:
+    """Objects, probes and weights of results, and what stays as it was, by CDTools' names."""
+    named: dict[str, Any] = {}
+    for name, suffix, obj, probe, weights in zip(results, suffixes, *parts, strict=True):
+        named |= {f"obj_{suffix}": obj, f"probe_{suffix}": probe, f"weights_{suffix}": weights}
+        named[f"translations_{suffix}"] = _entry(results, name, "translations")
+        named[f"background_{suffix.removeprefix('half_')}"] = _entry(results, name, "background")
+    return named
+
+
+def _correlate_halves(
     found: standardise_pair.StandardSet, window: Any, result: Mapping[str, Any], nbins: int, limit: str
 ) -> dict[str, Any]:
     one, two = (image_processing.hann_window(found.objects[i][window]) for i in (0, 1))
@@ -460,7 +456,7 @@ def _halves_frc(
     return dict(zip(names, calc_frc(one, two, result["obj_basis"], nbins=nbins, limit=limit), strict=True))
 
 
-def _probe_curve(
+def _correlate_probes(
     one: np.ndarray, two: np.ndarray, result: Mapping[str, Any], nbins: int, limit: str
 ) -> dict[str, Any]:
     stacks = [probe.reshape(-1, *probe.shape[-2:]) for probe in (one, two)]

@@ -138,23 +138,11 @@ def plot_image(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
 ) -> Any:
     """An image, or a stack of them ``(..., y, x)``, with the axes of its basis; returns the figure.
 
-    Args:
-        im: ``(..., y, x)``.
-        plot_func: from one image to what is drawn, ``(y, x)`` or colours ``(y, x, rgb)``.
-        fig: to draw into; a stack stays at the number it showed.
-        basis: oblique pixels are drawn oblique. None: axes in pixels.
-        view_basis: ``"ortho"``: columns run to the right; or the two vectors (down, right) of the page.
-        units: of the axes.
-        cmap: of values.
-        cmap_label: of the colour bar.
-        show_cbar: draw it, or the wheel of hues of colours.
-        vmin: lower end of the colours; default: of each image.
-        vmax: upper end.
-        interpolation: matplotlib's.
-        title: above the image.
-        additional_axis_labels: of the leading axes.
-        updateable_colorbar: no effect: limits that are not given follow each image.
-        **kwargs: of a new pyplot figure.
+    ``plot_func`` makes of one image what is drawn: ``(y, x)``, or colours ``(y, x, rgb)`` with a wheel of
+    hues. Oblique pixels of ``basis`` are drawn oblique; without it axes are in pixels. ``view_basis`` is
+    ``"ortho"`` (columns run to the right) or the two vectors (down, right) of the page. A stack stays at the
+    number it showed in ``fig``. ``updateable_colorbar`` has no effect: limits that are not given follow each
+    image; ``kwargs`` are those of a new pyplot figure.
     """
     figure = _figure_of(fig, kwargs)
     stack = to_numpy(im)
