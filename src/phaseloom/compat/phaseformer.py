@@ -48,7 +48,7 @@ def translate_schedule(policy: Policy, niter: int, niter_decay: int, /) -> dict[
     epochs = niter + niter_decay + 1
     shapes: dict[Policy, Any] = {
         "lambda": {"linear_decay": {"hold": niter, "decay": niter_decay}},
-        "step": {"step": {"every": 50}},
+        "step": {"step": {"step_size": 50}},
         "plateau": {"plateau": {"of": "holdout", "factor": 0.2, "patience": 5}},
         "cosine": {"cosine": {"hold": 0.0, "floor": 0.0}},
         "onecycle": "one_cycle",
