@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import ListedColormap, hsv_to_rgb
 
+from phaseloom.compat.cdtools.figures import replace_callbacks
 from phaseloom.compat.cdtools.tools._shared import missing, to_numpy
 from phaseloom.errors import BadInput, nearest
 from phaseloom.plot.gui import SteppedView
@@ -342,17 +343,13 @@ def _add_steps(
     picked: bool = False,
 ) -> Any:
     """Slider and keys for a figure, instead of those it had."""
-    for number in getattr(figure, VIEW + "_calls", ()):
-        figure.canvas.mpl_disconnect(number)
-    before = _key_callbacks(figure)
-    view = SteppedView(figure, count, draw, row=row)
-    calls = _key_callbacks(figure) - before
-    view.slide_on(figure.add_axes((0.25, 0.03, 0.5, 0.04)), label)
-    view.show(shown)
-    if picked:
-        calls.add(figure.canvas.mpl_connect("pick_event", lambda event: view.show(int(event.ind[0]))))
+    with replace_callbacks(figure):
+        view = SteppedView(figure, count, draw, row=row)
+        view.slide_on(figure.add_axes((0.25, 0.03, 0.5, 0.04)), label)
+        view.show(shown)
+        if picked:
+            figure.canvas.mpl_connect("pick_event", lambda event: view.show(int(event.ind[0])))
     setattr(figure, VIEW, view)
-    setattr(figure, VIEW + "_calls", calls)
     return figure
 
 
@@ -384,8 +381,3 @@ def _place_on_page(picture: Any, shape: Sequence[int], steps: np.ndarray) -> Non
     corners = steps @ np.stack([np.tile(x, 2), np.repeat(y, 2)])
     axes.set_xlim(corners[0].min(), corners[0].max())
     axes.set_ylim(corners[1].max(), corners[1].min())
-
-
-def _key_callbacks(figure: Any) -> set[int]:
-    """What answers to keys now."""
-    return set(figure.canvas.callbacks.callbacks.get("key_press_event", {}))
