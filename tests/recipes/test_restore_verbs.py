@@ -117,7 +117,7 @@ class TestTraining:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"epoch_count": 5}, "--resume goes on with schedule"),
+        ({"epoch_count": 5}, "--resume continues schedule"),
         ({"niter": -1}, "0 or more"),
     ],
 )

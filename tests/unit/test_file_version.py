@@ -38,3 +38,54 @@ def test_an_old_knob_is_read_and_its_name_of_today_is_written(caplog):
     recipe = Reconstruct.of({"optimizer": {"adam": {"floor": 1e-9}}})
     assert "optimizer: adam.floor is now eps" in caplog.text
     assert yaml.safe_load(recipe.to_text(defaults=False))["optimizer"] == {"adam": {"eps": 1e-9}}
+
+
+OLD_FILE = "file: scan.cxi\noptimizer:\n  adam: {floor: 1.0e-9}\nepochs: 3\n"
+
+
+def test_convert_writes_an_older_file_of_ours_with_its_version_and_the_names_of_today(
+    phaseloom, tmp_path, caplog
+):
+    (tmp_path / "scan.cxi").touch()
+    (tmp_path / "old.yaml").write_text(OLD_FILE)
+    said = phaseloom("convert", tmp_path / "old.yaml", "--out", tmp_path / "new.yaml")
+    assert not said.code, said.err
+    assert "optimizer: adam.floor is now eps" in caplog.text
+    assert f"run it with: phaseloom reconstruct {tmp_path / 'new.yaml'}" in said.out
+    written = yaml.safe_load((tmp_path / "new.yaml").read_text())
+    assert written.items() >= {"version": FILE_VERSION, "file": "scan.cxi", "epochs": 3}.items()
+    assert written["optimizer"] == {"adam": {"eps": 1e-9}}
+    assert Reconstruct.from_path(tmp_path / "new.yaml") == Reconstruct.from_path(tmp_path / "old.yaml")
+
+
+def test_convert_into_another_folder_keeps_the_data_that_a_file_names(phaseloom, tmp_path):
+    (tmp_path / "scan.cxi").touch()
+    (tmp_path / "old.yaml").write_text(OLD_FILE)
+    (tmp_path / "other").mkdir()
+    said = phaseloom("convert", tmp_path / "old.yaml", "--out", tmp_path / "other" / "new.yaml")
+    assert not said.code, said.err
+    written = yaml.safe_load((tmp_path / "other" / "new.yaml").read_text())
+    assert written["file"] == str((tmp_path / "scan.cxi").resolve())
+
+
+def test_convert_finds_what_a_file_is_of(phaseloom, tmp_path):
+    (tmp_path / "old.yaml").write_text("stage: stitching\nepochs: 3\n")
+    said = phaseloom("convert", tmp_path / "old.yaml", "--out", tmp_path / "new.yaml")
+    assert not said.code, said.err
+    assert f"run it with: phaseloom train stitching {tmp_path / 'new.yaml'}" in said.out
+    again = phaseloom("convert", tmp_path / "new.yaml", "--out", tmp_path / "new.yaml")
+    assert "exists already: name another file" in again.err
+
+
+def test_convert_refuses_a_file_of_no_protocol(phaseloom, tmp_path):
+    (tmp_path / "other.yaml").write_text("shopping: [milk]\n")
+    said = phaseloom("convert", tmp_path / "other.yaml", "--out", tmp_path / "new.yaml")
+    assert said.code == 2
+    assert "there is no 'shopping'" in said.err
+
+
+def test_a_search_reads_a_file_with_a_version(tmp_path):
+    from phaseloom.search.trials import read
+
+    (tmp_path / "run.yaml").write_text(f"version: {FILE_VERSION}\n{OLD_FILE}")
+    assert read(tmp_path / "run.yaml")[1].epochs == 3

@@ -108,8 +108,8 @@ def test_what_was_given_is_left_alone():
         ({"meas_params": "scan.npy"}, "init_params.meas_params"),
         ({"obj_params": [1, 2]}, "init_params.obj_params"),
         ({"simu_Npix": 256}, "init_params.simu_match_mode: is missing"),
-        ({"probe_aberrations": {"C11": 1}}, "probe_aberrations: C11 is no aberration"),
-        ({"probe_aberrations": {"phi10": 1}}, "probe_aberrations: phi10 is no aberration"),
+        ({"probe_aberrations": {"C11": 1}}, "probe_aberrations: C11 is not an aberration"),
+        ({"probe_aberrations": {"phi10": 1}}, "probe_aberrations: phi10 is not an aberration"),
         ({"probe_aberrations": {"C10": 1, "defocus": 1}}, "is said twice"),
         ({"probe_aberrations": {"C12": 1, "C12a": 1}}, "is said twice"),
         ({"loss_params": {"loss_single": {"state": False}}}, "loss_params: has no term"),
@@ -150,7 +150,7 @@ def test_mistakes_are_named(changes: dict[str, Any], sentence: str):
 
 
 def test_sections_that_nobody_knows_are_refused():
-    with pytest.raises(BadInput, match="there is no section 'model_param'; did you mean 'model_params'"):
+    with pytest.raises(BadInput, match="unknown section 'model_param'; did you mean 'model_params'"):
         check_tree(tree() | {"model_param": {}})
     with pytest.raises(BadInput, match="exp_params: is a section of PtyRAD before"):
         check_tree({"exp_params": {}, "source_params": {}})

@@ -11,11 +11,12 @@ __all__ = [
     "DataFile",
     "Set",
     "check_picture_name",
-    "foreign",
     "load_recipe",
     "new_folder",
     "new_run_folder",
+    "parameter_tree",
     "parse_settings",
+    "translated_tree",
 ]
 
 DataFile = Annotated[
@@ -85,13 +86,6 @@ def translated_tree(tree: dict[str, Any], file: Path) -> dict[str, Any] | None:
     for note in notes:
         typer.echo(f"  - {note}")
     return ours
-
-
-def foreign(file: Path) -> dict[str, Any] | None:
-    """The tree of a parameter file of PtyRAD in our terms; ``None`` for any other file."""
-    if file.suffix not in PARAMETER_FILES:
-        return None
-    return translated_tree(parameter_tree(file), file)
 
 
 def warn_of_bad_pixels(scan: Any, /) -> list[str]:

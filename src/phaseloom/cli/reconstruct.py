@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, check_picture_name, foreign, load_recipe, new_run_folder
+from phaseloom.cli.files import (
+    DataFile,
+    Set,
+    check_picture_name,
+    load_recipe,
+    new_run_folder,
+    parameter_tree,
+    translated_tree,
+)
 from phaseloom.cli.runner import echo_lines, offer_resume, run_epochs
 from phaseloom.errors import BadInput
 
@@ -95,38 +103,62 @@ def reconstruct(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help="a parameter file of PtyRAD: .yaml, .toml or .json")],
+    file: Annotated[
+        Path, typer.Argument(help="a parameter file of PtyRAD (.yaml, .toml, .json) or an older one of ours")
+    ],
     out: Annotated[Path, typer.Option(help="where to write ours")] = Path("run.yaml"),
 ) -> None:
-    """Write the parameter file of another program as one of ours, and say what cannot be honoured.
+    """Write a parameter file of PtyRAD, or an older one of ours, with the names of settings of today.
 
-    Of a file with hypertune_params a search file is written too, beside the other.
+    What differs is printed. Of a PtyRAD file with hypertune_params a search file is written too, beside the
+    other.
     """
     from phaseloom.compat import ptyrad
-    from phaseloom.files import whole
     from phaseloom.reconstruction.recipe import Reconstruct
     from phaseloom.spec import to_yaml
 
-    tree = foreign(file)
+    theirs = parameter_tree(file)
+    tree = translated_tree(theirs, file)
     if tree is None:
-        raise BadInput(str(file), None, "is not a PtyRAD parameter file")
+        _write_in_current_names(theirs, file, out)
+        return
     beside = out.with_name(f"{out.stem}-search.yaml")
-    theirs = ptyrad.load(file)
     searches = None
     if (theirs.get("hypertune_params") or {}).get("if_hypertune"):
         tree, searches, notes = ptyrad.translate_search(theirs, file.parent)
         for note in notes:
             typer.echo(f"  - {note}")
-    for path in (out, beside) if searches else (out,):
-        if path.exists():
-            raise BadInput("--out", str(path), "exists already: name another file")
-    with whole(out) as short:
-        short.write_text(to_yaml(Reconstruct.of(tree).to_tree()), encoding="utf-8")
-    typer.echo(f"written: {out}\nrun it with: phaseloom reconstruct {out}")
+        _require_new(beside)
+    _write_new(out, Reconstruct.of(tree).to_text(defaults=False))
+    typer.echo(f"run it with: phaseloom reconstruct {out}")
     if searches:
-        with whole(beside) as short:
-            short.write_text(to_yaml(searches), encoding="utf-8")
-        typer.echo(f"written: {beside}\nsearch with: phaseloom search {out} {beside}")
+        _write_new(beside, to_yaml(searches))
+        typer.echo(f"search with: phaseloom search {out} {beside}")
+
+
+def _write_in_current_names(tree: dict[str, Any], file: Path, out: Path) -> None:
+    """Write a parameter file of ours anew; the log names every setting that has another name today."""
+    from phaseloom.search.trials import find_kind, verb
+
+    recipe = find_kind(tree, str(file)).recipe.of(tree)
+    if out.parent.resolve() != file.parent.resolve():
+        recipe = recipe.rooted(file.parent.resolve())
+    _write_new(out, recipe.to_text(defaults=False))
+    typer.echo(f"run it with: phaseloom {verb(recipe)} {out}")
+
+
+def _write_new(path: Path, text: str) -> None:
+    from phaseloom.files import whole
+
+    _require_new(path)
+    with whole(path) as short:
+        short.write_text(text, encoding="utf-8")
+    typer.echo(f"written: {path}")
+
+
+def _require_new(path: Path) -> None:
+    if path.exists():
+        raise BadInput("--out", str(path), "exists already: name another file")
 
 
 @app.command()

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, foreign, new_folder, parse_settings
+from phaseloom.cli.files import (
+    PARAMETER_FILES,
+    Set,
+    new_folder,
+    parameter_tree,
+    parse_settings,
+    translated_tree,
+)
 from phaseloom.cli.runner import echo_lines, offer_resume, run_steps
 from phaseloom.errors import BadInput
 
@@ -69,22 +76,19 @@ def search(  # noqa: PLR0913 - each an option of the command line
 def _begin(
     file: Path, over: Path | None, settings: list[str], out: Path | None, given: dict[str, Any]
 ) -> Any:
-    from phaseloom.documents import load_yaml
+    from phaseloom.reconstruction.recipe import Reconstruct
     from phaseloom.search.recipe import Plan, Search
     from phaseloom.search.trials import read
 
     if over is None:
         raise BadInput("search", str(file), "needs a second file with the settings to search: search.yaml")
-    if file.suffix in (".yaml", ".yml") and "over" in load_yaml(file):
+    tree = parameter_tree(file) if file.suffix in PARAMETER_FILES else {}
+    if "over" in tree:
         raise BadInput("search", str(file), "is a search file: give the run file first, then this one")
     wanted = Search.from_path(over, {name: value for name, value in given.items() if value is not None})
-    if (tree := foreign(file)) is not None:
-        from phaseloom.reconstruction.recipe import Reconstruct
-
-        base = Reconstruct.of(tree)
-        base = base.with_settings(parse_settings(settings)) if settings else base
-    else:
-        base = read(file, parse_settings(settings))[1]
+    changes = parse_settings(settings)
+    ours = translated_tree(tree, file) if tree else None
+    base = read(file, changes)[1] if ours is None else Reconstruct.of(ours).with_settings(changes)
     return Plan.begin(base, wanted, new_folder(out, f"{wanted.title or file.stem}-search"))
 
 

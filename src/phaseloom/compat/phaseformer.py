@@ -48,7 +48,7 @@ def translate_schedule(policy: Policy, niter: int, niter_decay: int, /) -> dict[
     epochs = niter + niter_decay + 1
     shapes: dict[Policy, Any] = {
         "lambda": {"linear_decay": {"hold": niter, "decay": niter_decay}},
-        "step": {"step": {"every": 50}},
+        "step": {"step": {"step_size": 50}},
         "plateau": {"plateau": {"of": "holdout", "factor": 0.2, "patience": 5}},
         "cosine": {"cosine": {"hold": 0.0, "floor": 0.0}},
         "onecycle": "one_cycle",
@@ -73,7 +73,7 @@ def translate_flags(given: Mapping[str, Any], /) -> tuple[dict[str, Any], list[s
     """
     known = {name: value for name, value in given.items() if value is not None}
     if known.get("epoch_count"):
-        fix = "is not needed: --resume goes on with schedule, optimiser and seed; leave it out"
+        fix = "is not needed: --resume continues schedule, optimiser and seed; leave it out"
         raise BadInput("--epoch_count", known["epoch_count"], fix)
     names = {"batch_size": "batch", "lr": "rate", "threads": "threads", "seed": "seed"}
     settings = {ours: known[theirs] for theirs, ours in names.items() if theirs in known}

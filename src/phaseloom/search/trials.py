@@ -1,6 +1,6 @@
 """One trial of a search: a run of some protocol, seen in the same way whatever it is of."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from phaseloom.retrieval.recipe import Train
 from phaseloom.retrieval.trainer import RetrievalTraining
 from phaseloom.spec import Recipe, load_yaml
 
-__all__ = ["Trial", "find_trial_class", "find_verb", "read"]
+__all__ = ["Trial", "find_kind", "find_trial_class", "find_verb", "read"]
 
 Picture = tuple[np.ndarray, float]
 """Values ``(y, x)`` and their pixel, angstrom; 1 where it is unknown."""
@@ -214,12 +214,21 @@ def read(path: Path, settings: Mapping[str, Any] | None = None, /) -> tuple[type
     """
     if path.suffix not in (".yaml", ".yml"):
         return ReconstructionTrial, Reconstruct.from_path(path, settings)
-    settings_of_file = set(load_yaml(path)) - {"version"}
-    kind = _find_kind(settings_of_file | {name.split(".")[0] for name in settings or {}}, str(path))
+    kind = find_kind([*load_yaml(path), *(name.split(".")[0] for name in settings or {})], str(path))
     return kind, kind.recipe.from_path(path, settings)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _find_kind(keys: set[str], place: str) -> type[Trial]:
+def find_kind(names: Iterable[str], place: str, /) -> type[Trial]:
+    """What the sections of a parameter file are of.
+
+    Args:
+        names: of the sections, with or without ``version``.
+        place: name of the file, for errors.
+
+    Raises:
+        BadInput: sections that no protocol has, or of several.
+    """
+    keys = {*names} - {"version"}
     for kind in KINDS:
         if keys <= set(kind.recipe.model_fields) and REQUIRED_SETTINGS.get(kind, "") in {*keys, ""}:
             return kind

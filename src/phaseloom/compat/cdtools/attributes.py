@@ -118,7 +118,7 @@ class SqueezedParameter(Tensor):
         return None if self.owner.grad is None else self.owner.grad.view(self.shape)
 
     @grad.setter
-    def grad(self, value: Tensor | None) -> None:
+    def grad(self, value: Tensor | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self.owner.grad = None if value is None else value.view(self.owner.shape)
 
     @property

@@ -6,6 +6,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["LiveWindow", "browse_scan", "draw_listed_plots", "draw_losses", "draw_mean_pattern", "press_key"]
+__all__ += ["replace_callbacks"]
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +142,7 @@ class LiveWindow:
         self.drawn_at = time.monotonic()
         return self.live.figure
 
-    def is_closed(self) -> bool:
+    def has_lost_window(self) -> bool:
         """Whether it was open, and its window is not any more."""
         return self.live is not None and not is_open(self.live.figure)
 
@@ -209,16 +211,13 @@ class PlotPage:
         if self.grid is None:
             self.plots[0].fill(figure, model, dataset)
             return
-        for number in getattr(figure, CALLBACKS, ()):
-            figure.canvas.mpl_disconnect(number)
-        figure.clear()
-        before = _callbacks(figure)
-        cells = figure.add_gridspec(*self.grid)
-        for plot in self.plots:
-            if _is_wanted(plot.condition, model, dataset):
-                row, column = plot.subplot
-                plot.fill(figure.add_subfigure(cells[row, column]), model, dataset)
-        setattr(figure, CALLBACKS, _callbacks(figure) - before)
+        with replace_callbacks(figure):
+            figure.clear()
+            cells = figure.add_gridspec(*self.grid)
+            for plot in self.plots:
+                if _meets_condition(plot.condition, model, dataset):
+                    row, column = plot.subplot
+                    plot.fill(figure.add_subfigure(cells[row, column]), model, dataset)
 
 
 def draw_listed_plots(model: Any, dataset: Any, *, first: bool, again: bool) -> list[Figure]:
@@ -238,7 +237,7 @@ def draw_listed_plots(model: Any, dataset: Any, *, first: bool, again: bool) -> 
     drawn = []
     for page in _pages(model):
         conditions = [page.condition, *([page.plots[0].condition] if page.grid is None else [])]
-        wanted = all(_is_wanted(condition, model, dataset) for condition in conditions)
+        wanted = all(_meets_condition(condition, model, dataset) for condition in conditions)
         if page.plot_level > model.plot_level or not wanted:
             continue
         if not (first or again or plt.fignum_exists(page.title)):
@@ -269,7 +268,7 @@ def _pages(model: Any) -> Iterator[PlotPage]:
         yield PlotPage(plot.title, [plot], plot_level=plot.plot_level, figure_size=plot.figure_size)
 
 
-def _is_wanted(condition: Callable[..., Any] | None, model: Any, dataset: Any) -> bool:
+def _meets_condition(condition: Callable[..., Any] | None, model: Any, dataset: Any) -> bool:
     if condition is None:
         return True
     return bool(condition(model, dataset) if _count_arguments(condition, 1)[0] > 1 else condition(model))
@@ -284,6 +283,16 @@ def _count_arguments(call: Callable[..., Any], default: int) -> tuple[int, int]:
     placed = [one for one in known if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     least = sum(one.default is one.empty for one in placed)
     return least, 2 if any(one.kind is one.VAR_POSITIONAL for one in known) else len(placed)
+
+
+@contextmanager
+def replace_callbacks(figure: Any) -> Iterator[None]:
+    """Disconnect what was connected to a figure in such a block before, and remember what now is."""
+    for number in getattr(figure, CALLBACKS, ()):
+        figure.canvas.mpl_disconnect(number)
+    before = _callbacks(figure)
+    yield
+    setattr(figure, CALLBACKS, _callbacks(figure) - before)
 
 
 def _callbacks(figure: Any) -> set[int]:

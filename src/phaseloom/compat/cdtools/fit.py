@@ -5,6 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,7 +117,7 @@ class Fit(ABC):
         if factors is not None and penalty is None:
             fix = f"is given, but {type(self.core).__name__} has no regularizer: leave it out"
             raise BadInput("optimize: regularization_factor", factors, fix)
-        make, settings = OPTIMIZERS[name](given)
+        settings = READ_SETTINGS[name](given)
         plan = EpochPlan(
             index,
             given.get("batch_size") or len(index),
@@ -128,35 +129,22 @@ class Fit(ABC):
         if name == "SGD":
             rate = self.sgd_rate(dataset, None if rate is None else check_number("optimize: lr", rate, 0))
         rates = self.rates(rate, given.get("lr_factors"))
-        return self.run(name, make, given["iterations"], dataset, plan, rates=rates, settings=settings)
+        return self._run_epochs(name, given["iterations"], dataset, plan, rates, settings)
 
-    def run(
+    def _run_epochs(  # noqa: PLR0917
         self,
         name: str,
-        make: Callable[[optimizers.Groups], torch.optim.Optimizer],
         iterations: int,
         dataset: CDataset,
         plan: EpochPlan,
-        /,
-        *,
         rates: Mapping[str, float],
         settings: Mapping[str, Any],
     ) -> Iterator[float]:
-        """Optimise; the mean loss after each epoch, of the patterns alone.
-
-        Args:
-            name: of the optimiser, which is made when it is first asked for and then continued.
-            make: makes one.
-            iterations: epochs of this call.
-            dataset: the data.
-            plan: what an epoch is made of.
-            rates: of each part.
-            settings: of the optimiser, which may differ from call to call.
-        """
+        """The mean loss after each epoch, of the patterns alone."""
         self.data = dataset
         self.done = iterations < 1
         task = self.task(dataset, plan)
-        optimizer = self._optimizer(name, make, rates, settings)
+        optimizer = self._optimizer(name, rates, settings)
         if self.progress is None:
             self.progress = Progress(self.core, optimizer)
         self.progress.optimizer = optimizer
@@ -222,13 +210,9 @@ class Fit(ABC):
         self.lines[:] = state["lines"]
 
     def _optimizer(
-        self,
-        name: str,
-        make: Callable[[optimizers.Groups], torch.optim.Optimizer],
-        rates: Mapping[str, float],
-        settings: Mapping[str, Any],
+        self, name: str, rates: Mapping[str, float], settings: Mapping[str, Any]
     ) -> torch.optim.Optimizer:
-        """The one of before with new rates; parameters without a gradient stay where they are."""
+        """That of before with new rates and settings; parameters without a gradient stay where they are."""
         named = {part: group for part, group in self.parts().items() if part in rates}
         for group in named.values():
             for parameter in group[1:]:
@@ -241,7 +225,7 @@ class Fit(ABC):
         some = {part: group for part, group in named.items() if name != "LBFGS" or part in free}
         old = self._optimizers.get(key)
         if old is None or _members(old) != {id(p) for group in some.values() for p in group}:
-            self._optimizers[key] = make([_new_group(part, group) for part, group in some.items()])
+            self._optimizers[key] = MAKERS[name]([_new_group(part, group) for part, group in some.items()])
             if key in self._loaded_states:
                 load_optimizer_state(self._optimizers[key], self._loaded_states.pop(key))
         optimizer = self._optimizers[key]
@@ -301,31 +285,31 @@ def _new_group(name: str, parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
     return {"params": list(parameters), "name": name, **common}
 
 
-def _adam(given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _read_adam_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     betas = given["betas"]
     if not isinstance(betas, Sequence) or len(betas) != 2:
         raise BadInput("optimize: betas", betas, "must be two numbers")
     first, second = (check_number("optimize: betas", beta, 0, 1 - 1e-9) for beta in betas)
-    amsgrad = given["amsgrad"]
-    settings = {"betas": (first, second), "amsgrad": amsgrad}
-    return lambda groups: optimizers.adam(groups, betas=(first, second), amsgrad=amsgrad), settings
+    return {"betas": (first, second), "amsgrad": given["amsgrad"]}
 
 
-def _sgd(given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    settings = {name: float(given[name]) for name in ("momentum", "dampening", "weight_decay")}
-    settings["nesterov"] = given["nesterov"]
-    momentum = given["momentum"]
-    return lambda groups: optimizers.sgd(groups, momentum=momentum, nesterov=False), settings
+def _read_sgd_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {name: float(given[name]) for name in ("momentum", "dampening", "weight_decay")}
+    return numbers | {"nesterov": given["nesterov"]}
 
 
-def _lbfgs(given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    size = given["history_size"]
+def _read_lbfgs_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     search = given["line_search_fn"]
     if search not in (None, "strong_wolfe"):
         raise BadInput("optimize: line_search_fn", search, "must be 'strong_wolfe' or None")
-    settings = {"history_size": size, "line_search_fn": search}
-    return lambda groups: optimizers.lbfgs(groups, history_size=size, max_iter=LBFGS_INNER_STEPS), settings
+    return {"history_size": given["history_size"], "line_search_fn": search}
 
 
-OPTIMIZERS = {"Adam": _adam, "SGD": _sgd, "LBFGS": _lbfgs}
-"""From arguments to what makes an optimiser, and its settings."""
+READ_SETTINGS = {"Adam": _read_adam_settings, "SGD": _read_sgd_settings, "LBFGS": _read_lbfgs_settings}
+"""From arguments of a call to settings of an optimiser, which may differ from call to call."""
+
+MAKERS: dict[str, Callable[[optimizers.Groups], torch.optim.Optimizer]] = {
+    "Adam": optimizers.adam,
+    "SGD": partial(optimizers.sgd, momentum=0.0, nesterov=False),
+    "LBFGS": partial(optimizers.lbfgs, max_iter=LBFGS_INNER_STEPS),
+}

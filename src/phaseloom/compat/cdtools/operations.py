@@ -39,10 +39,11 @@ def center_probe(core: Ptychography, iterations: int, /) -> None:
         fix = "would move the patterns of a near field, which shows where the probe is: leave it out"
         raise BadInput("center_probes", None, fix)
     probe = core.probe
-    modes = probe.basis() if isinstance(probe, RelaxedProbe) else probe.modes()
-    way = _center_offset(modes if not isinstance(probe, RelaxedProbe) else probe.modes(), iterations)
-    there = shift(modes, -way)
-    Probe.set_modes(probe, there) if isinstance(probe, RelaxedProbe) else probe.set_modes(there)
+    way = _center_offset(probe.modes(), iterations)
+    if isinstance(probe, RelaxedProbe):
+        Probe.set_modes(probe, shift(probe.basis(), -way))
+    else:
+        probe.set_modes(shift(probe.modes(), -way))
     whole = way.round()
     steps = [-int(n) for n in whole.tolist()]
     for parameter in core.object.parameters():
@@ -52,7 +53,8 @@ def center_probe(core: Ptychography, iterations: int, /) -> None:
 
 def _center_offset(modes: Tensor, iterations: int) -> Tensor:
     """From the middle of the window to the centre of mass, pixels (y, x), by the nearest way."""
-    light, middle = modes.abs().square().sum(0), torch.tensor(modes.shape[-2:], device=modes.device) // 2
+    light = modes.abs().square().sum(0)
+    middle = torch.tensor(modes.shape[-2:], device=modes.device) // 2
     way = torch.stack([_circular_mean(light.sum(1 - axis), int(middle[axis])) for axis in (0, 1)])
     for _ in range(iterations):
         light = shift(modes, -way).abs().square().sum(0)
@@ -75,7 +77,8 @@ def compute_intensities(core: Ptychography, /) -> np.ndarray:
     """Relative intensity of the probe in each pattern ``(n,)``."""
     weights = core.detector.weights
     if isinstance(core.probe, RelaxedProbe):
-        basis, mixture = core.probe.basis().flatten(1), core.probe.mixture
+        basis = core.probe.basis().flatten(1)
+        mixture = core.probe.mixture
         powers = basis @ basis.mH
         seen = torch.einsum("nmk,kl,nml->n", mixture, powers, mixture.conj()).real
         weights = weights * seen / powers.diagonal().real.sum()
@@ -100,7 +103,8 @@ def simulate(
     """
     if translations is None:
         heights = scan.heights if core.heights is None else core.heights.angstrom()
-        positions, heights = core.scan.angstrom()[index], None if heights is None else heights[index]
+        positions = core.scan.angstrom()[index]
+        heights = None if heights is None else heights[index]
     else:
         parts = to_positions(translations, scan.geometry)
         positions = parts["positions"]
@@ -135,7 +139,8 @@ def _heights(core: Ptychography, scan: Scan4D, given: Any, varied: np.ndarray | 
     if core.heights is not None:
         return to_array(given).astype(float)[:, 2] / METRES_PER_ANGSTROM
     if varied is not None:
-        low, high = varied.min(), varied.max()
+        low = varied.min()
+        high = varied.max()
         spread = np.full(len(scan), low)
         spread[-1] = high
         unit = measure_height_sensitivity(core.probe.modes(), scan.geometry)

@@ -197,7 +197,7 @@ def _rebuild_cdtools(
 ) -> tuple[Ptychography, Options, Scan4D]:
     state = found["state_dict"]
     name = as_text(found["model_class"])
-    _check_supported(state, name)
+    _check_models(state, name)
     scan = _scan(state, scan)
     imported = convert_state(state, "results")
     modes = torch.as_tensor(imported.probe)
@@ -217,7 +217,7 @@ def _rebuild_cdtools(
     return core, options, scan
 
 
-def _check_supported(state: State, name: str) -> None:
+def _check_models(state: State, name: str) -> None:
     """Stop where our model would show other patterns."""
     if name not in ("FancyPtycho", "SimplePtycho", "MultislicePtycho"):
         raise BadInput("results", name, "are of a model that cannot be taken over from CDTools")
@@ -262,7 +262,9 @@ def _options(found: Mapping[str, Any], state: State, modes: int) -> Options:
     radius = None if support.all() else float(np.sqrt(support.sum() / np.pi))
     if radius is not None and (crop or flags["fourier_probe"]):
         log.warning("results of CDTools: the support of the probe is not kept in further fits")
-        radius, crop, flags["fourier_probe"] = None, 0, False
+        radius = None
+        crop = 0
+        flags["fourier_probe"] = False
     return Options(
         n_modes=modes,
         dm_rank=np.shape(state["weights"])[1] if np.ndim(state.get("weights", 0)) == 3 else None,

@@ -31,8 +31,7 @@ from phaseloom.compat.ptyrad.translate import translate_project
 
 __all__ = ["CombinedConstraint", "CombinedLoss", "CustomLogger", "Initializer", "PtyRADParams", "PtychoAD"]
 __all__ += ["evaluate_results", "is_ptyrad", "load", "load_and_preprocess_data", "print_system_info"]
-__all__ += ["run_inversion", "set_gpu_device", "translate_project", "translate_search"]
-__all__ += ["translate_project", "vprint"]
+__all__ += ["run_inversion", "set_gpu_device", "translate_project", "translate_search", "vprint"]
 
 
 # It is defined here because the tests of PtyRAD's tutorial replace names of the module that they import.

@@ -57,12 +57,15 @@ def load(path: Path | str, /) -> dict[str, Any]:
         >>> load("p.toml")
         {'init_params': {'probe_kv': 80}}
     """
-    name, suffix = Path(path).name, Path(path).suffix.lower()
+    name = Path(path).name
+    suffix = Path(path).suffix.lower()
     if suffix == ".py":
         raise BadInput(name, None, "is a program, and a file must not run code: save its settings as .yaml")
     readers = {".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".toml": tomllib.loads, ".json": json.loads}
     if suffix not in readers:
-        raise BadInput(name, None, "is no parameter file: its name must end in .yaml, .yml, .toml or .json")
+        raise BadInput(
+            name, None, "is not a parameter file: its name must end in .yaml, .yml, .toml or .json"
+        )
     try:
         with open(path, encoding="utf-8") as file:
             tree = readers[suffix](file.read())

@@ -85,7 +85,7 @@ def to_krivanek(named: Mapping[str, Any], /) -> dict[str, float]:
     ``defocus``, which is -C10. Terms of no size are left out; three decimals are kept.
 
     Raises:
-        BadInput: a name that is none, a value that is no number, or a term that is said twice.
+        BadInput: an unknown name, a value that is not a number, or a term that is given twice.
 
     Example:
         >>> to_krivanek({"defocus": 100, "B2": 10, "B2phi": 30})
@@ -116,7 +116,7 @@ def _parse_name(name: str) -> tuple[str, str, float]:
         return _HAIDER[name[:-3]][0], "phi", 1.0
     found = _KRIVANEK.fullmatch(name)
     if found is None or not _is_aberration(*found.groups()):
-        fix = "is no aberration: write C10, C12 with phi12, C21a with C21b, A1 with A1phi, Cs, defocus"
+        fix = "is not an aberration: write C10, C12 with phi12, C21a with C21b, A1 with A1phi, Cs, defocus"
         raise BadInput("init_params.probe_aberrations", name, fix)
     return f"{int(found[2])}{int(found[3])}", found[4] or found[1], 1.0
 

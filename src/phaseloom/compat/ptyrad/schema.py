@@ -272,7 +272,7 @@ class ReconParams(Settings):
         stamp = self.prefix_time
         known = ("date", "time", "datetime")
         if isinstance(stamp, str) and stamp not in known and not stamp.startswith("%"):
-            fix = "is no choice: write true, false, date, time, datetime or a format such as %Y%m%d"
+            fix = "is not supported: write true, false, date, time, datetime or a format such as %Y%m%d"
             raise BadInput("recon_params.prefix_time", stamp, fix)
         if self.convergence_monitor is not None:
             low, high = self.convergence_monitor.percentile_range
@@ -405,7 +405,7 @@ def check_tree(tree: Mapping[str, Any], /) -> tuple[Tree, list[str]]:
     tree, notes = migrate(tree)
     for name in tree:
         if name not in SECTIONS:
-            raise BadInput("PtyRAD parameter file", f"there is no section '{name}';", nearest(name, SECTIONS))
+            raise BadInput("PtyRAD parameter file", f"unknown section '{name}';", nearest(name, SECTIONS))
     if not isinstance(tree.get("init_params"), Mapping):
         raise BadInput("init_params", None, "is missing: it holds the data and the experiment")
     full = {name: check_section(name, tree.get(name), notes) for name in SECTIONS}

@@ -286,10 +286,10 @@ def _check_source(part: str, source: str, given: Any) -> Any:
         if not isinstance(given, str) or not given:
             raise BadInput(place, given, f"must be the name of a file: {part}_source is {source}")
         return given
-    return _check_simulated(part, given, place)
+    return _check_simulation(part, given, place)
 
 
-def _check_simulated(part: str, given: Any, place: str) -> Any:
+def _check_simulation(part: str, given: Any, place: str) -> Any:
     if part == "tilt":
         tilts = check(_Tilts, given, place)
         return _Tilts(tilt_type=tilts.tilt_type or "all", init_tilts=tilts.init_tilts or [[0.0, 0.0]])

@@ -60,24 +60,6 @@ _ENGINE_NAMES = {
 }
 """Our samplers and pruners where they have another name than Optuna's ``...Sampler`` and ``...Pruner``."""
 
-_ENGINE_KNOBS = {
-    "n_startup_trials": "startup",
-    "n_ei_candidates": "candidates",
-    "sigma0": "width",
-    "popsize": "population",
-    "population_size": "population",
-    "qmc_type": "kind",
-    "crossover_prob": "crossover",
-    "swapping_prob": "swapping",
-    "multivariate": "joint",
-    "n_warmup_steps": "warmup",
-    "interval_steps": "every",
-    "min_resource": "least",
-    "reduction_factor": "factor",
-    "percentile": "percent",
-}
-"""Our knobs of samplers and pruners by Optuna's arguments, where ours lack Optuna's name."""
-
 INNER_SHARES = (0.2, 0.45, 0.7)
 """Values within a range that are tried: a setting may vanish at its ends, as a rotation by zero does."""
 
@@ -138,7 +120,7 @@ def _translate_knob(base: Tree, folder: Path, name: str, one: Tree) -> tuple[Tre
     whole = one["suggest"] == "int"
 
     def translate(value: Any) -> Tree:
-        return translate_project(_put(base, name, value), folder)[0]
+        return translate_project(_set_setting(base, name, value), folder)[0]
 
     if one["suggest"] == "cat":
         return base, _find_choices(kwargs["choices"], translate), "", {}
@@ -163,7 +145,7 @@ def _translate_knob(base: Tree, folder: Path, name: str, one: Tree) -> tuple[Tre
     beside = {key: value for key, value in new.items() if key.split(".")[0] == section}
     if path in beside:
         beside = {path: _find_neutral_value(base, name, values, found)}
-        base = _put(base, name, values[0])
+        base = _set_setting(base, name, values[0])
     return base, {path: knob}, note, beside
 
 
@@ -225,7 +207,7 @@ def _get_place(name: str) -> Place:
     return _PLACES.get(name, ("init_params", "probe_aberrations", name))
 
 
-def _put(tree: Tree, name: str, value: Any) -> Tree:
+def _set_setting(tree: Tree, name: str, value: Any) -> Tree:
     """A PtyRAD file with another value of a tuned setting."""
     changed = deepcopy(tree)
     *above, last = _get_place(name)
@@ -305,8 +287,7 @@ def _translate_engine(tuned: Tree, notes: list[str]) -> Tree:
 def _translate_configs(name: str, configs: Tree, kind: str, notes: list[str]) -> Tree:
     """The arguments that our sampler or pruner has."""
     known = get_knobs(f"phaseloom.search.{kind}s", name)
-    renamed = {key: key if key in known else _ENGINE_KNOBS.get(key) for key in configs}
-    missing = sorted(key for key, knob in renamed.items() if knob not in known)
+    missing = sorted(set(configs) - set(known))
     if missing:
         notes.append(f"hypertune_params.{kind}_params.configs: {', '.join(missing)} of {name} are left out")
-    return {knob: configs[key] for key, knob in renamed.items() if knob in known}
+    return {key: value for key, value in configs.items() if key in known}

@@ -47,7 +47,7 @@ def translate_project(tree: Mapping[str, Any], folder: Path, /) -> tuple[dict[st
         "outputs": _translate_outputs(project),
         "title": _make_title(project),
     }
-    _note_unsupported(project)
+    _note_lost_settings(project)
     return ours, project.notes
 
 
@@ -84,7 +84,7 @@ def _translate_outputs(project: Project) -> list[Any]:
     return outputs
 
 
-def _note_unsupported(project: Project) -> None:
+def _note_lost_settings(project: Project) -> None:
     """Note what has no counterpart where a file asks for it."""
     recon = project.recon
     if project.tree["hypertune_params"]["if_hypertune"]:

@@ -262,7 +262,7 @@ def _place(project: Project) -> Iterator[Any]:
     else:
         yield {"positions": {"path": project.resolve_path(init["pos_params"])}}
         from_earlier_run = source != "foldslice_hdf5"
-        _note_repeated(project, from_earlier_run)
+        _note_loaded_positions(project, from_earlier_run)
         if from_earlier_run:
             return
     scale, asymmetry, rotation, shear = init["pos_scan_affine"] or (1.0, 0.0, 0.0, 0.0)
@@ -283,7 +283,7 @@ def _flip_positions(flips: list[int] | None) -> Iterator[Any]:
         yield {"scale": {"factor": [-1.0, 1.0]}}
 
 
-def _note_repeated(project: Project, from_earlier_run: bool) -> None:
+def _note_loaded_positions(project: Project, from_earlier_run: bool) -> None:
     """Note what PtyRAD would do a second time to positions that are loaded."""
     affine = project.init["pos_scan_affine"]
     already = "is not applied to positions that are loaded: they have it already (PtyRAD would repeat it)"

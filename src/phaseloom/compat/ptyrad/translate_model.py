@@ -39,7 +39,7 @@ def count_slices(project: Project, /) -> tuple[int, float]:
     count += sum(_padding(project))
     if count < 1:
         raise BadInput("init_params.obj_z_crop", crop, "leaves no slice: let the first be before the last")
-    final = _count_resampled(project, count)
+    final = _count_slices(project, count)
     return final, project.thickness * count / final
 
 
@@ -65,7 +65,7 @@ def _padding(project: Project) -> tuple[int, int]:
     return before or 0, after or 0
 
 
-def _count_resampled(project: Project, count: int) -> int:
+def _count_slices(project: Project, count: int) -> int:
     resample = project.init["obj_z_resample"]
     if not resample:
         return count

@@ -86,23 +86,6 @@ class ScanField:
             owner._copies[self.name] = (dict(value), 0)
 
 
-class CurrentScan:
-    """The scan of a dataset, with what was changed in place in the tensors that it gave away."""
-
-    def __get__(self, owner: "Ptycho2DDataset | None", kind: type | None = None) -> Any:
-        """The scan of the present attributes."""
-        if owner is None:
-            return self
-        for name in sorted(owner._unknown, reverse=True):
-            raise BadInput(name, None, f"is needed: set dataset.{name}, in metres")
-        return owner._current_scan()
-
-    def __set__(self, owner: "Ptycho2DDataset", value: Scan4D) -> None:
-        """Take another scan; tensors given away before belong to the old one."""
-        owner._scan = value
-        owner._copies = {}
-
-
 def _to_tensor(values: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A copy; numpy converts it, because not every unsigned integer of a detector is a type of torch."""
     single = dtype == torch.float32 and values.dtype != bool
@@ -189,7 +172,6 @@ class Ptycho2DDataset(CDataset):
     _unknown: set[str]
     _dtypes: dict[str, torch.dtype]
     _sample_info: dict[str, Any] | None
-    scan: Any = CurrentScan()
     patterns: Any = ScanField(lambda scan: np.asarray(scan.counts[np.arange(len(scan))]), _write_patterns)
     translations: Any = ScanField(_translations, lambda scan, new: to_positions(new, scan.geometry))
     intensities: Any = _floats("weights")
@@ -240,6 +222,20 @@ class Ptycho2DDataset(CDataset):
             made._sample_info["orientation"] = cxi_items.axes_of(np.array(scan.geometry.normal))
         return made
 
+    @property
+    def scan(self) -> Scan4D:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The scan of the present attributes."""
+        if self._unknown:
+            name = max(self._unknown)
+            raise BadInput(name, None, f"is needed: set dataset.{name}, in metres")
+        return self._current_scan()
+
+    @scan.setter
+    def scan(self, value: Scan4D) -> None:
+        """Take another scan; tensors given away before belong to the old one."""
+        self._scan = value
+        self._copies = {}
+
     def _current_scan(self) -> Scan4D:
         """The scan with what was changed in the tensors that were given away; its optics may be stand-ins."""
         for name, (tensor, version) in self._copies.items():
@@ -272,12 +268,9 @@ class Ptycho2DDataset(CDataset):
     def from_cxi(
         cls, cxi_file: str | os.PathLike[str] | h5py.File, cut_zeros: bool = True, load_patterns: bool = True
     ) -> Any:
-        """Read a CXI file, as `phaseloom.data.formats.cxi.read` does where it is on disk.
+        """Read a CXI file, its path or the open file, as `phaseloom.data.formats.cxi.read` does on disk.
 
-        Args:
-            cxi_file: its path, or the open file, which may be in memory.
-            cut_zeros: set negative counts to zero; must be True.
-            load_patterns: False leaves the patterns in the file, to be read when they are needed.
+        ``cut_zeros`` must be True; without ``load_patterns`` patterns are read when they are needed.
         """
         if not cut_zeros:
             raise BadInput(
@@ -298,7 +291,7 @@ class Ptycho2DDataset(CDataset):
             made._sample_info = cxi_items.get_sample_info(file)
         return made
 
-    def to_cxi(self, cxi_file: str | os.PathLike[str] | h5py.File, /) -> None:
+    def to_cxi(self, cxi_file: str | os.PathLike[str] | h5py.File) -> None:
         """Write a CXI file, or into an open one."""
         if isinstance(cxi_file, h5py.File):
             with tempfile.TemporaryDirectory() as folder:
@@ -358,13 +351,10 @@ class Ptycho2DDataset(CDataset):
         return draw_mean_pattern(self.scan)
 
     def pad(self, to_pad: Any, value: float = 0, mask: bool = True) -> None:
-        """Surround patterns with pixels.
+        """Surround patterns with pixels of ``value`` counts, masked or not.
 
-        Args:
-            to_pad: how many on each side; or (left and right, top and bottom); or (left, right, top, bottom).
-                Zero frequency is taken to be in the middle of the new pattern.
-            value: counts in them.
-            mask: whether they are masked.
+        ``to_pad`` is how many on each side; or (left and right, top and bottom); or (left, right, top,
+        bottom). Zero frequency is taken to be in the middle of the new pattern.
         """
         self.scan = _pad(self.scan, to_pad, value, mask=mask)
 

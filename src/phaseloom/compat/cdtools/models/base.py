@@ -185,13 +185,9 @@ class CDIModel(nn.Module):
     def use_checkpoints(self, job_id: int, checkpoint_file_stem: FilePath) -> None:
         """Do one part of a script that `checkpoint` divides; jobs of further numbers do the next ones.
 
-        Job 0 works up to the first `checkpoint`, writes a file there and ends the program. Job 1 passes over
-        all epochs before it, reads the file and works up to the second one, and so on. A chain of jobs finds
-        the same bits as a script that is not divided.
-
-        Args:
-            job_id: number of this job, from 0 up.
-            checkpoint_file_stem: files are named ``<stem>_<number>.pt``.
+        Job 0 works up to the first `checkpoint`, writes ``<stem>_0.pt`` there and ends the program. Job 1
+        passes over all epochs before it, reads the file and works up to the second one, and so on. A chain of
+        jobs finds the same bits as a script that is not divided.
         """
         number = check_whole("use_checkpoints: job_id", job_id, 0)
         self.turn = checkpoints.ChainedJob(number, os.fspath(checkpoint_file_stem))
@@ -329,12 +325,9 @@ class CDIModel(nn.Module):
     def inspect(
         self, dataset: CDataset | None = None, replot_all: bool = False, min_interval: float | None = None
     ) -> Any:
-        """Draw what ``plot_panel_list`` and ``plot_list`` ask for; figures that were closed stay closed.
+        """Draw what ``plot_panel_list`` and ``plot_list`` ask for; ``replot_all`` opens closed figures again.
 
-        Args:
-            dataset: for plots that show something of it.
-            replot_all: open them again.
-            min_interval: draw only if so many seconds have passed since the last time.
+        It draws only if ``min_interval`` seconds have passed since the last time.
         """
         last = self.last_inspected_time
         if min_interval is None or last is None or time.monotonic() - last >= min_interval:

@@ -201,11 +201,9 @@ class RPI(ScanModel):
     ) -> None:
         """Start anew: another guess of the object, and optimisers without memory.
 
-        Args:
-            initialization_type: ``random`` (drawn from torch's own generator), ``uniform`` or ``spectral``.
-            obj_shape: pixels; default: as many as before.
-            n_modes: incoherent modes of the object; default: as many as before.
-            pattern: counts ``(y, x)`` with zero frequency in their middle; ``spectral`` starts from them.
+        ``initialization_type`` is ``random`` (drawn from torch's own generator), ``uniform`` or ``spectral``,
+        which starts from a ``pattern`` of counts ``(y, x)`` with zero frequency in their middle. Pixels and
+        modes are by default as many as before.
 
         Raises:
             BadInput: no such start, or ``spectral`` without a pattern.
@@ -264,12 +262,7 @@ class RPI(ScanModel):
     ) -> Iterator[Complex[Tensor, "mode y x"]]:
         """One object after the other, each from its own pattern; ``model.obj`` is that of the last.
 
-        Args:
-            iterations: epochs of `Adam_optimize` for each.
-            dataset: the patterns.
-            subset: numbers of those to look at.
-            initialization: see `init_obj`.
-            **knobs: of `Adam_optimize`.
+        ``initialization`` is that of `init_obj`; other arguments are those of `Adam_optimize`.
         """
         for number in choose_patterns(subset, len(dataset)).tolist():
             self.init_obj(initialization, pattern=dataset.scan.counts[np.array([number])][0])

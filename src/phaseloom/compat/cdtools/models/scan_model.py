@@ -76,11 +76,11 @@ def _floats(read: Any) -> Any:
 def _option(name: str) -> ReadOnly:
     """An option as a tensor, or ``None``."""
 
-    def read(model: Any) -> Tensor | None:
+    def get(model: Any) -> Tensor | None:
         value = getattr(model.options, name)
         return None if value is None else torch.tensor(value, device=_device(model))
 
-    return ReadOnly(read, name)
+    return ReadOnly(get, name)
 
 
 def _min_translation(model: Any) -> np.ndarray:
@@ -197,15 +197,10 @@ class ScanModel(CDIModel):
         self.units = options.units
         dataset = Ptycho2DDataset.of(scan)
         self.store_detector_geometry(dataset.detector_geometry)
-        self.fit = ScanFit(core, options.loss, dataset if data else None)
+        self.fit = ScanFit(core, options.loss, dataset if data else None)  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def forward(self, index: Any, translation: Any = None) -> Tensor:
-        """Expected patterns of an index, with zero frequency in their middle.
-
-        Args:
-            index: numbers of patterns.
-            translation: not used: the model knows where each pattern was taken.
-        """
+    def forward(self, index: Any, translation: Any = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Expected patterns of an index, with zero frequency in their middle; translations are not used."""
         place = torch.as_tensor(index, device=_device(self))
         patterns = self.core.detector.display(self.core(place.reshape(-1)))
         return patterns if place.ndim else patterns[0]
@@ -228,9 +223,6 @@ class ScanModel(CDIModel):
 
         Patterns stay what they are, other than in CDTools, where the object stays behind.
 
-        Args:
-            iterations: how often the centre is computed anew.
-
         Raises:
             BadInput: a near field, whose patterns show where the probe is; a probe that follows from optics.
         """
@@ -243,11 +235,9 @@ class ScanModel(CDIModel):
     def sim_to_dataset(self, args_list: Any = None, calculation_width: int | None = None) -> Ptycho2DDataset:
         """A dataset of modelled patterns without noise.
 
-        Args:
-            args_list: numbers of patterns, whose weights and probes are taken, and translations of the beam
-                in metres, which are taken as they are; default: all patterns of the model, at positions as
-                refined.
-            calculation_width: patterns that are modelled at once; default: all.
+        ``args_list`` are numbers of patterns, whose weights and probes are taken, and translations of the
+        beam in metres, which are taken as they are; default: all patterns of the model, at positions as
+        refined.
 
         Raises:
             BadInput: translations that lie outside of the object's array, or are not one for each number.
@@ -272,16 +262,13 @@ class ScanModel(CDIModel):
     ) -> Any:
         """Object, probe and losses in a figure of pyplot that every further call draws anew.
 
-        Args:
-            dataset: not used.
-            replot_all: open it again if it was closed.
-            min_interval: draw only if so many seconds have passed since the last time.
-            update: False opens another figure.
+        ``replot_all`` opens it again if it was closed, ``update=False`` another one; ``dataset`` is not used.
+        It is drawn only if ``min_interval`` seconds have passed since the last time.
         """
         recent = min_interval is not None and time.monotonic() - self.window.drawn_at < min_interval
         if recent and self.window.live:
             return self.window.live.figure
-        if not update or (replot_all and self.window.is_closed()):
+        if not update or (replot_all and self.window.has_lost_window()):
             self.window = LiveWindow()
         return self.window.show(self._images, done=self.fit.done or replot_all)
 
@@ -339,12 +326,7 @@ class ScanModel(CDIModel):
     ) -> Any:
         """The model of what `save_results` gave, here or in CDTools; `CDIModel` reads those of any class.
 
-        Args:
-            results_dict: the results.
-            dataset: the patterns, which `SimplePtycho` of CDTools cannot do without: its results hold no
-                translations.
-            obj_view_crop: pixels that figures leave out at each edge of the object; default: as before.
-            units: kept as ``model.units``; default: as before.
+        `SimplePtycho` of CDTools needs the dataset: its results hold no translations.
 
         Raises:
             BadInput: results of another class, of another program, or of a model that is not supported.

@@ -5,7 +5,7 @@ Images are ``(y, x)``, modes ``(mode, y, x)``, bases ``(xyz, 2)`` with the step 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ __all__ = [
 __getattr__ = missing("analysis", __all__)
 
 EVERYTHING = np.s_[:, :]
+OPTICS = ("wavelength", "obj_basis", "probe_basis")
 Curve = tuple[Any, Any, Any]
 """Lower edges of bands, values (NaN in an empty band), threshold."""
 
@@ -64,7 +65,8 @@ def orthogonalize_probes(
     modes = to_numpy(probes)
     if modes.ndim != n_probe_dims + 1:
         raise BadInput("orthogonalize_probes.probes", modes.shape, f"must have 1 + {n_probe_dims} axes")
-    count, shape = len(modes), modes.shape[1:]
+    count = len(modes)
+    shape = modes.shape[1:]
     weights = np.eye(count, dtype=modes.dtype) if weight_matrix is None else to_numpy(weight_matrix)
     u, s, vh = mixed_states.product_svd(weights, modes.reshape(count, -1))
     new = alike((s[:, None] * vh).reshape(-1, *shape), probes, weight_matrix)
@@ -86,7 +88,8 @@ def calc_mode_power_fractions(
     probes: Any, weight_matrix: Any = None, n_probe_dims: int = 2, assume_preorthogonalized: bool = False
 ) -> Any:
     """Share of each orthogonal mode in the power, largest first; or of each mode (row) as it is given."""
-    modes, weights = to_numpy(probes), None if weight_matrix is None else to_numpy(weight_matrix)
+    modes = to_numpy(probes)
+    weights = None if weight_matrix is None else to_numpy(weight_matrix)
     stack = modes.reshape(len(modes), 1, -1)
     if modes.ndim != n_probe_dims + 1:
         raise BadInput("calc_mode_power_fractions.probes", modes.shape, f"must have 1 + {n_probe_dims} axes")
@@ -104,7 +107,8 @@ def calc_rms_error(
 
     With ``normalize`` divided by that of the first. Leading axes are broadcast; gradients flow.
     """
-    one, two = tensor(field_1), tensor(field_2)
+    one = tensor(field_1)
+    two = tensor(field_2)
     axes = tuple(range(-dims, 0))
     if align_phases:
         overlap = (one * two.conj()).sum(axes, keepdim=True)
@@ -153,8 +157,10 @@ def calc_spectral_info(dataset: Any, nbins: int = 50) -> tuple[np.ndarray, np.nd
     total = to_numpy(dataset.patterns.sum(0))
     basis = exit_wave_geometry(geometry["basis"], total.shape, dataset.wavelength, geometry["distance"])
     mask = np.ones(total.shape, bool) if dataset.mask is None else to_numpy(dataset.mask).astype(bool)
-    corner, trusted = np.fft.ifftshift(total), np.fft.ifftshift(mask)
-    places, pixel = to_numpy(dataset.translations)[:, :2], steps_of(basis)
+    corner = np.fft.ifftshift(total)
+    trusted = np.fft.ifftshift(mask)
+    places = to_numpy(dataset.translations)[:, :2]
+    pixel = steps_of(basis)
     try:
         found = spectral.scan_spectrum(corner, places, pixel=pixel, mask=trusted, count=nbins)
     except BadInput:
@@ -262,7 +268,8 @@ def standardize(probe: Any, obj: Any, obj_slice: Any = None, correct_ramp: bool 
     The object takes the scale and, with ``correct_ramp``, the ramp that centres the far field of the first
     mode; each mode and the object in ``obj_slice`` (default: its middle quarter) sum to a positive number.
     """
-    modes, field = np.atleast_3d(to_numpy(probe).T).T, to_numpy(obj)
+    modes = np.atleast_3d(to_numpy(probe).T).T
+    field = to_numpy(obj)
     scale = np.sqrt(np.mean(np.abs(modes[0]) ** 2))
     modes = modes / scale
     field = field * scale
@@ -305,7 +312,8 @@ def synthesize_reconstructions(
         light.append(wave)
         fields.append(field)
     means = (torch.stack(light).mean(0), torch.stack(fields).mean(0))
-    probe, obj = alike(means[0], probes[0]), alike(means[1], objects[0])
+    probe = alike(means[0], probes[0])
+    obj = alike(means[1], objects[0])
     return probe, obj, [alike(field, objects[0]) for field in fields]
 
 
@@ -367,22 +375,12 @@ def standardize_reconstruction_set(  # noqa: PLR0917 -- CDTools' arguments
         BadInput: a result lacks a key.
     """
     results = {"half_1": half_1, "half_2": half_2, "full": full}
-    switches = {
-        "ramp": correct_phase_ramp,
-        "grown": correct_amplitude_exponent,
-        "phase": correct_phase_offset,
-    }
-    found, weights = _standardise(results, window, -1, switches)
-    frc = _halves_frc(found, window, full, nbins, frc_limit)
+    trends = {"ramp": correct_phase_ramp, "grown": correct_amplitude_exponent, "phase": correct_phase_offset}
+    found, weights = _standardise(results, window, -1, **trends)
+    frc = _correlate_halves(found, window, full, nbins, frc_limit)
     share = np.abs(frc["frc"]).clip(max=1)
-    named: dict[str, Any] = {}
-    for index, name in enumerate(results):
-        named[f"obj_{name}"] = found.objects[index]
-        named[f"probe_{name}"] = found.probes[index]
-        named[f"weights_{name}"] = weights[index]
-        named[f"translations_{name}"] = _entry(results, name, "translations")
-        named[f"background_{name.removeprefix('half_')}"] = _entry(results, name, "background")
-    named |= {key: _entry(results, "full", key) for key in ("wavelength", "obj_basis", "probe_basis")}
+    named = _name_parts(results, results, found.objects, found.probes, weights)
+    named |= {key: _entry(results, "full", key) for key in OPTICS}
     return named | frc | {"ssnr": _ratio(2 * share, 1 - share)}
 
 
@@ -405,36 +403,29 @@ def standardize_reconstruction_pair(  # noqa: PLR0917 -- CDTools' arguments
     ``probe_nmse`` is one minus the fidelity.
     """
     results = {"half_1": half_1, "half_2": half_2}
-    switches = {
-        "ramp": correct_phase_ramp,
-        "grown": correct_amplitude_exponent,
-        "phase": correct_phase_offset,
-    }
-    found, weights = _standardise(results, window, 0, switches)
-    frc = _halves_frc(found, window, half_1, nbins, frc_limit)
+    trends = {"ramp": correct_phase_ramp, "grown": correct_amplitude_exponent, "phase": correct_phase_offset}
+    found, weights = _standardise(results, window, 0, **trends)
+    frc = _correlate_halves(found, window, half_1, nbins, frc_limit)
     first, second = (torch.as_tensor(probe) for probe in found.probes)
     step = image_processing.find_shift(_first_mode(first), _first_mode(second))
     probes = (found.probes[0], to_numpy(image_processing.sinc_subpixel_shift(second, step)))
     share = np.abs(frc["frc"]).clip(max=1)
-    named: dict[str, Any] = {}
-    for index, name in enumerate(results):
-        number = index + 1
-        named |= {f"obj_{number}": found.objects[index], f"probe_{number}": probes[index]}
-        named |= {f"weights_{number}": weights[index]}
-        named |= {f"{key}_{number}": _entry(results, name, key) for key in ("translations", "background")}
-    named |= {key: _entry(results, "half_1", key) for key in ("wavelength", "obj_basis", "probe_basis")}
-    named |= frc | {"ssnr": _ratio(share, 1 - share)} | _probe_curve(*probes, half_1, probe_nbins, frc_limit)
+    named = _name_parts(results, "12", found.objects, probes, weights)
+    named |= {key: _entry(results, "half_1", key) for key in OPTICS}
+    named |= (
+        frc | {"ssnr": _ratio(share, 1 - share)} | _correlate_probes(*probes, half_1, probe_nbins, frc_limit)
+    )
     named["probe_nmse"] = torch.tensor(1 - mixed_states.fidelity(probes[0], probes[1]))
     error = mixed_states.generalised_rms_error(probes[1], probes[0])
     return named | {"probe_nrms_error": torch.tensor(error)}
 
 
 def _standardise(
-    results: Mapping[str, Mapping[str, Any]], window: Any, reference: int, switches: Mapping[str, bool]
+    results: Mapping[str, Mapping[str, Any]], window: Any, reference: int, **trends: bool
 ) -> tuple[standardise_pair.StandardSet, list[Any]]:
     """Objects and probes in one gauge, and the weights that belong to them."""
     pairs = [(to_numpy(_entry(results, n, "obj")), to_numpy(_entry(results, n, "probe"))) for n in results]
-    found = standardise_pair.standardise_set(pairs, reference=reference, window=window, **switches)
+    found = standardise_pair.standardise_set(pairs, reference=reference, window=window, **trends)
     weights = []
     for name, rate in zip(results, found.growths, strict=True):
         kept = _entry(results, name, "weights")
@@ -445,7 +436,19 @@ def _standardise(
     return found, weights
 
 
-def _halves_frc(
+def _name_parts(
+    results: Mapping[str, Mapping[str, Any]], suffixes: Iterable[str], *parts: Sequence[Any]
+) -> dict[str, Any]:
+    """Objects, probes and weights of results, and what stays as it was, by CDTools' names."""
+    named: dict[str, Any] = {}
+    for name, suffix, obj, probe, weights in zip(results, suffixes, *parts, strict=True):
+        named |= {f"obj_{suffix}": obj, f"probe_{suffix}": probe, f"weights_{suffix}": weights}
+        named[f"translations_{suffix}"] = _entry(results, name, "translations")
+        named[f"background_{suffix.removeprefix('half_')}"] = _entry(results, name, "background")
+    return named
+
+
+def _correlate_halves(
     found: standardise_pair.StandardSet, window: Any, result: Mapping[str, Any], nbins: int, limit: str
 ) -> dict[str, Any]:
     one, two = (image_processing.hann_window(found.objects[i][window]) for i in (0, 1))
@@ -453,7 +456,7 @@ def _halves_frc(
     return dict(zip(names, calc_frc(one, two, result["obj_basis"], nbins=nbins, limit=limit), strict=True))
 
 
-def _probe_curve(
+def _correlate_probes(
     one: np.ndarray, two: np.ndarray, result: Mapping[str, Any], nbins: int, limit: str
 ) -> dict[str, Any]:
     stacks = [probe.reshape(-1, *probe.shape[-2:]) for probe in (one, two)]

@@ -194,20 +194,24 @@ def add_items(cxi_file: h5py.File, items: Mapping[str, Any]) -> None:
 
 def add_entry_info(cxi_file: h5py.File, metadata: Mapping[str, Any]) -> None:
     """Write texts, times, numbers and arrays into the entry."""
-    _put(cxi_file, "entry_1", metadata)
+    _write_items(cxi_file, "entry_1", metadata)
 
 
 def add_sample_info(cxi_file: h5py.File, metadata: Mapping[str, Any]) -> None:
     """Write what `get_sample_info` reads."""
-    _put(cxi_file, "entry_1/sample_1", {key: v for key, v in metadata.items() if key != "orientation"})
+    _write_items(
+        cxi_file, "entry_1/sample_1", {key: v for key, v in metadata.items() if key != "orientation"}
+    )
     if "orientation" in metadata:
-        _put(cxi_file, GEOMETRY, {"orientation": to_numpy(metadata["orientation"]).ravel()[:6]})
+        _write_items(cxi_file, GEOMETRY, {"orientation": to_numpy(metadata["orientation"]).ravel()[:6]})
 
 
 def add_source(cxi_file: h5py.File, wavelength: float) -> None:
     """Write the wavelength, metres, and the photon energy, joule."""
     energy = np.float32(HC_SI / float(wavelength))
-    _put(cxi_file, "entry_1/instrument_1/source_1", {"wavelength": np.float32(wavelength), "energy": energy})
+    _write_items(
+        cxi_file, "entry_1/instrument_1/source_1", {"wavelength": np.float32(wavelength), "energy": energy}
+    )
 
 
 def add_detector(cxi_file: h5py.File, distance: float, basis: Any, corner: Any = None) -> None:
@@ -216,22 +220,22 @@ def add_detector(cxi_file: h5py.File, distance: float, basis: Any, corner: Any =
     steps = steps.T if steps.shape == (2, 3) else steps
     y, x = np.linalg.norm(steps, axis=0)
     items = {"distance": np.float32(distance), "basis_vectors": steps, "x_pixel_size": x, "y_pixel_size": y}
-    _put(cxi_file, DETECTOR, items | ({} if corner is None else {"corner_position": corner}))
+    _write_items(cxi_file, DETECTOR, items | ({} if corner is None else {"corner_position": corner}))
 
 
 def add_mask(cxi_file: h5py.File, mask: Any) -> None:
     """Write a mask that is true where the detector is good: the file holds 0 for good, 1 for bad."""
-    _put(cxi_file, DETECTOR, {"mask": (to_numpy(mask) == 0).astype(np.uint32)})
+    _write_items(cxi_file, DETECTOR, {"mask": (to_numpy(mask) == 0).astype(np.uint32)})
 
 
 def add_qe_mask(cxi_file: h5py.File, qe_mask: Any) -> None:
     """Write the efficiency of each pixel."""
-    _put(cxi_file, DETECTOR, {"qe_mask": to_numpy(qe_mask)})
+    _write_items(cxi_file, DETECTOR, {"qe_mask": to_numpy(qe_mask)})
 
 
 def add_dark(cxi_file: h5py.File, dark: Any) -> None:
     """Write one dark pattern, or several."""
-    _put(cxi_file, DETECTOR, {"data_dark": to_numpy(dark)})
+    _write_items(cxi_file, DETECTOR, {"data_dark": to_numpy(dark)})
 
 
 ADDERS = {
@@ -258,7 +262,7 @@ def add_data(
 
 def add_shot_to_shot_info(cxi_file: h5py.File, data: Any, field_name: str) -> None:
     """Write anything with a row for each shot into the sample's geometry, linked from data_1 and detector."""
-    _put(cxi_file, GEOMETRY, {field_name: to_numpy(data)})
+    _write_items(cxi_file, GEOMETRY, {field_name: to_numpy(data)})
     for place in ("entry_1/data_1", DETECTOR):
         cxi_file.require_group(place)[field_name] = h5py.SoftLink(f"/{GEOMETRY}/{field_name}")
 
@@ -296,21 +300,21 @@ def h5_to_nested_dict(h5_file: Any) -> dict[str, Any]:
 
 def nested_dict_to_numpy(d: Mapping[str, Any]) -> dict[str, Any]:
     """The same with arrays for tensors; numbers and texts stay."""
-    return _mapped(d, lambda value: to_numpy(value) if isinstance(value, Tensor) else value)
+    return _map_values(d, lambda value: to_numpy(value) if isinstance(value, Tensor) else value)
 
 
 def nested_dict_to_torch(d: Mapping[str, Any], device: Any = None) -> dict[str, Any]:
     """The same with tensors for arrays and numbers; texts stay."""
-    return _mapped(d, lambda value: torch.as_tensor(value, device=device))
+    return _map_values(d, lambda value: torch.as_tensor(value, device=device))
 
 
-def _mapped(d: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-    def changed(key: str, value: Any) -> Any:
+def _map_values(d: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    def change_value(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return _mapped(value, change)
+            return _map_values(value, change)
         return value if isinstance(value, str) else change(_simple(key, value))
 
-    return {key: changed(key, value) for key, value in d.items()}
+    return {key: change_value(key, value) for key, value in d.items()}
 
 
 def _simple(key: str, value: Any) -> Any:
@@ -330,7 +334,7 @@ def as_text(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime.datetime) else str(value)
 
 
-def _put(cxi_file: h5py.File, place: str, items: Mapping[str, Any]) -> None:
+def _write_items(cxi_file: h5py.File, place: str, items: Mapping[str, Any]) -> None:
     group = cxi_file.require_group(place)
     for key, value in items.items():
         text = as_text(value).encode() if isinstance(value, str | datetime.datetime) else value

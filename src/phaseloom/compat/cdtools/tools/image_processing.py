@@ -8,7 +8,8 @@ from torch import Tensor
 
 from phaseloom.compat.cdtools.tools._shared import alike, missing, tensor
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import fit_spectrum, shift, to_real, to_reciprocal
+from phaseloom.physics import fourier
+from phaseloom.physics.fourier import fit_spectrum, to_real, to_reciprocal
 
 __all__ = [
     "center",
@@ -58,7 +59,10 @@ def centroid_sq(im: Tensor, dims: int = 2, comp: bool = False) -> Tensor:
 
 def sinc_subpixel_shift(im: Tensor, shift: Any) -> Tensor:
     """An image moved by any number of pixels towards larger indices, periodic; complex."""
-    return _moved(im, shift)
+    precise = torch.float64 if im.dtype in (torch.float64, torch.complex128) else torch.float32
+    step = torch.stack([tensor(one).to(im.device, precise) for one in shift])
+    wave = im.to(torch.promote_types(im.dtype, torch.complex64))
+    return fourier.shift(wave, step.expand(*im.shape[:-2], 2))
 
 
 def find_pixel_shift(im1: Tensor, im2: Tensor) -> Tensor:
@@ -124,15 +128,9 @@ def center(image: Tensor, image_dims: int = 2, use_power: bool = True, iteration
     goal = torch.tensor([n // 2 for n in image.shape[-2:]], device=image.device)
     for _ in range(iterations):
         weight = stack.abs().square() if use_power else stack.abs()
-        moved = _moved(stack, goal - centroid(weight.sum(0)))
+        moved = sinc_subpixel_shift(stack, goal - centroid(weight.sum(0)))
         stack = moved if image.is_complex() else moved.real
     return stack.reshape(image.shape)
-
-
-def _moved(im: Tensor, amount: Any) -> Tensor:
-    precise = torch.float64 if im.dtype in (torch.float64, torch.complex128) else torch.float32
-    step = torch.stack([tensor(one).to(im.device, precise) for one in amount])
-    return shift(im.to(torch.promote_types(im.dtype, torch.complex64)), step.expand(*im.shape[:-2], 2))
 
 
 def _phase_correlation(im1: Tensor, im2: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ def exit_wave_geometry(
 
 def calc_object_setup(probe_shape: Any, translations: Tensor, padding: int = 0) -> tuple[torch.Size, Tensor]:
     """Shape of an object that holds all windows, ``padding`` more at each edge, and its first pixel."""
-    low, high = translations.amin(0), translations.amax(0)
+    low = translations.amin(0)
+    high = translations.amax(0)
     sides = [int(n) + 2 * padding for n in (high - low).ceil()]
     y, x = window_of(probe_shape)
     return torch.Size((y + sides[0], x + sides[1])), low - padding
@@ -95,8 +96,10 @@ def gaussian_probe(  # noqa: PLR0917 -- CDTools' arguments
     """
     if polarized:
         raise BadInput("gaussian_probe.polarized", True, "is not supported: there are no polarised models")
-    pixel, waist = np.array(steps_of(basis)), np.broadcast_to(np.asarray(sigma, float), 2)
-    z, wave = float(propagation_distance or 0), 2 * np.pi / float(dataset.wavelength)
+    pixel = np.array(steps_of(basis))
+    waist = np.broadcast_to(np.asarray(sigma, float), 2)
+    z = float(propagation_distance or 0)
+    wave = 2 * np.pi / float(dataset.wavelength)
     range_ = wave * waist**2
     bend = wave * z / (z**2 + range_**2) * pixel**2
     probe = gaussian(shape, waist * np.sqrt(1 + (z / range_) ** 2) / pixel, curvature=bend)
@@ -139,7 +142,8 @@ def STEM_style_probe(  # noqa: PLR0917 -- CDTools' arguments
     ``oversampling`` are pixels of the wave per pixel of the detector; ``det_slice`` has no effect, as in
     CDTools.
     """
-    window, patterns = window_of(shape), tensor(dataset.patterns)
+    window = window_of(shape)
+    patterns = tensor(dataset.patterns)
     mean = patterns.to(torch.promote_types(patterns.dtype, torch.float32)).mean(0)
     middle = image_processing.centroid(mean).tolist()
     basis = tensor(dataset.detector_geometry["basis"]).double() / oversampling
@@ -172,24 +176,26 @@ def RPI_spectral_init(  # noqa: PLR0917 -- CDTools' arguments
     counts = to_numpy(pattern).astype(float)
     counts = counts if background is None else counts - to_numpy(background)
     counts = np.abs(counts if mask is None else counts * to_numpy(mask))
-    light, small = probe.detach().to(torch.complex128), window_of(obj_shape)
+    light = probe.detach().to(torch.complex128)
+    small = window_of(obj_shape)
 
-    def seen(flat: Any) -> Tensor:
+    def to_detector(flat: Any) -> Tensor:
         scene = torch.as_tensor(np.asarray(flat, complex)).reshape(small)
         return far_field(light * inverse_far_field(fit_window(far_field(scene), window_of(light))))
 
-    def undone(wave: Tensor) -> np.ndarray:
+    def from_detector(wave: Tensor) -> np.ndarray:
         back = far_field(light.conj() * inverse_far_field(wave))
         return to_numpy(inverse_far_field(fit_window(back, small))).ravel()
 
-    flat = seen(undone(seen(np.ones(small)))).abs()
+    flat = to_detector(from_detector(to_detector(np.ones(small)))).abs()
     weight = torch.as_tensor(counts) / flat
     size = small[0] * small[1]
     make: Any = LinearOperator
-    operator = make((size, size), lambda v: undone(weight * seen(v)))
+    operator = make((size, size), lambda v: from_detector(weight * to_detector(v)))
     values, vectors = eigsh(operator, k=n_modes, which="LM", v0=np.ones(size, complex))
     order = np.argsort(-np.abs(values))
-    values, vectors = np.real(values[order]), vectors[:, order].T.reshape(n_modes, *small)
+    values = np.real(values[order])
+    vectors = vectors[:, order].T.reshape(n_modes, *small)
     scale = np.sqrt(counts.sum() / float(light.abs().square().sum())) * values / np.sum(values**2)
     return torch.as_tensor(vectors * scale[:, None, None], dtype=torch.complex64)
 
@@ -203,7 +209,8 @@ def generate_subdominant_modes(dominant_mode: Tensor, n_modes: int, circular: bo
     light = far_field(dominant_mode)
     y, x = (torch.arange(n, device=light.device).to(light) - n // 2 for n in light.shape[-2:])
     first, second = (y[:, None] + 1j * x, y[:, None] - 1j * x) if circular else (y[:, None], x[None])
-    power, modes = dominant_mode.abs().square().sum(), []
+    power = dominant_mode.abs().square().sum()
+    modes = []
     for one, two in _orders(n_modes):
         mode = inverse_far_field(first**one * second**two * light)
         modes.append(mode * (power / mode.abs().square().sum()).sqrt())

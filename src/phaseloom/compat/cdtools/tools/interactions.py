@@ -154,7 +154,8 @@ def _as_list(translations: Tensor) -> Tensor:
 def _windows(obj: Tensor, corner: Tensor, shape: tuple[int, int]) -> Tensor:
     """Windows of an object at whole pixels, ``(shot, ..., y, x)``; all must lie in it."""
     place = corner.detach().long()
-    low, high = place.amin(0).tolist(), place.amax(0).tolist()
+    low = place.amin(0).tolist()
+    high = place.amax(0).tolist()
     size = obj.shape[-2:]
     if min(low) < 0 or any(h + w > n for h, w, n in zip(high, shape, size, strict=True)):
         fix = f"reach beyond the object of {size[0]}x{size[1]}: see initializers.calc_object_setup"

@@ -17,23 +17,9 @@ __all__ = ["incoherent_sum", "intensity", "quadratic_background"]
 __getattr__ = missing("measurements", __all__)
 
 
-def intensity(  # noqa: PLR0917 -- CDTools' arguments
-    wavefield: Tensor,
-    detector_slice: Any = None,
-    epsilon: float = 1e-7,
-    saturation: float | None = None,
-    oversampling: int = 1,
-    simulate_finite_pixels: bool = False,
-) -> Tensor:
-    """Counts of coherent waves ``(y, x)`` or ``(shot, y, x)``; arguments as in `incoherent_sum`."""
-    return incoherent_sum(
-        wavefield[..., None, :, :],
-        detector_slice,
-        epsilon,
-        saturation,
-        oversampling,
-        simulate_finite_pixels,
-    )
+def intensity(wavefield: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Counts of coherent waves ``(y, x)`` or ``(shot, y, x)``; further arguments as in `incoherent_sum`."""
+    return incoherent_sum(wavefield[..., None, :, :], *args, **kwargs)
 
 
 def incoherent_sum(  # noqa: PLR0917 -- CDTools' arguments
@@ -44,17 +30,11 @@ def incoherent_sum(  # noqa: PLR0917 -- CDTools' arguments
     oversampling: int = 1,
     simulate_finite_pixels: bool = False,
 ) -> Tensor:
-    """Counts of incoherent modes ``(mode, y, x)`` or ``(shot, mode, y, x)``, a number added to each.
+    """Counts of incoherent modes ``(mode, y, x)`` or ``(shot, mode, y, x)``, with ``epsilon`` added to each.
 
-    Args:
-        wavefields: centred, as `propagators.far_field` gives them.
-        detector_slice: two slices: the part of the window that the detector covers.
-        epsilon: added, so that roots can be differentiated.
-        saturation: most counts of a pixel.
-        oversampling: pixels of the wave per pixel of the detector, each way; their mean is taken.
-        simulate_finite_pixels: each pixel collects what falls onto its area, not a point; exact for exit
-            waves within the window. CDTools' blur is off by half a pixel of the padded window, and wrong
-            for odd or oblong ones.
+    ``detector_slice`` are two slices of the window; ``oversampling`` pixels of the wave, each way, are
+    averaged in one of the detector. ``simulate_finite_pixels`` is exact for exit waves within the window:
+    CDTools' blur is off by half a pixel of the padded window, and wrong for odd or oblong ones.
     """
     waves = wavefields if wavefields.ndim > 3 else wavefields[None]
     counts = _collect_on_area(waves) if simulate_finite_pixels else detect.intensity(waves)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import ListedColormap, hsv_to_rgb
 
+from phaseloom.compat.cdtools.figures import replace_callbacks
 from phaseloom.compat.cdtools.tools._shared import missing, to_numpy
 from phaseloom.errors import BadInput, nearest
 from phaseloom.plot.gui import SteppedView
@@ -138,23 +139,11 @@ def plot_image(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
 ) -> Any:
     """An image, or a stack of them ``(..., y, x)``, with the axes of its basis; returns the figure.
 
-    Args:
-        im: ``(..., y, x)``.
-        plot_func: from one image to what is drawn, ``(y, x)`` or colours ``(y, x, rgb)``.
-        fig: to draw into; a stack stays at the number it showed.
-        basis: oblique pixels are drawn oblique. None: axes in pixels.
-        view_basis: ``"ortho"``: columns run to the right; or the two vectors (down, right) of the page.
-        units: of the axes.
-        cmap: of values.
-        cmap_label: of the colour bar.
-        show_cbar: draw it, or the wheel of hues of colours.
-        vmin: lower end of the colours; default: of each image.
-        vmax: upper end.
-        interpolation: matplotlib's.
-        title: above the image.
-        additional_axis_labels: of the leading axes.
-        updateable_colorbar: no effect: limits that are not given follow each image.
-        **kwargs: of a new pyplot figure.
+    ``plot_func`` makes of one image what is drawn: ``(y, x)``, or colours ``(y, x, rgb)`` with a wheel of
+    hues. Oblique pixels of ``basis`` are drawn oblique; without it axes are in pixels. ``view_basis`` is
+    ``"ortho"`` (columns run to the right) or the two vectors (down, right) of the page. A stack stays at the
+    number it showed in ``fig``. ``updateable_colorbar`` has no effect: limits that are not given follow each
+    image; ``kwargs`` are those of a new pyplot figure.
     """
     figure = _figure_of(fig, kwargs)
     stack = to_numpy(im)
@@ -275,7 +264,8 @@ def plot_nanomap_with_images(  # noqa: PLR0913, PLR0917 -- CDTools' arguments
     """
     figure = _figure_of(fig, {"figsize": (10, 5)})
     figure.clear()
-    left, right = figure.add_axes((0.08, 0.2, 0.33, 0.7)), figure.add_axes((0.57, 0.2, 0.33, 0.7))
+    left = figure.add_axes((0.08, 0.2, 0.33, 0.7))
+    right = figure.add_axes((0.57, 0.2, 0.33, 0.7))
     dots = _draw_dots(left, translations, values, nanomap_units, convention, cmap=cmap, picker=True)
     left.invert_xaxis()
     if values is not None:
@@ -353,17 +343,13 @@ def _add_steps(
     picked: bool = False,
 ) -> Any:
     """Slider and keys for a figure, instead of those it had."""
-    for number in getattr(figure, VIEW + "_calls", ()):
-        figure.canvas.mpl_disconnect(number)
-    before = _key_callbacks(figure)
-    view = SteppedView(figure, count, draw, row=row)
-    calls = _key_callbacks(figure) - before
-    view.slide_on(figure.add_axes((0.25, 0.03, 0.5, 0.04)), label)
-    view.show(shown)
-    if picked:
-        calls.add(figure.canvas.mpl_connect("pick_event", lambda event: view.show(int(event.ind[0]))))
+    with replace_callbacks(figure):
+        view = SteppedView(figure, count, draw, row=row)
+        view.slide_on(figure.add_axes((0.25, 0.03, 0.5, 0.04)), label)
+        view.show(shown)
+        if picked:
+            figure.canvas.mpl_connect("pick_event", lambda event: view.show(int(event.ind[0])))
     setattr(figure, VIEW, view)
-    setattr(figure, VIEW + "_calls", calls)
     return figure
 
 
@@ -395,8 +381,3 @@ def _place_on_page(picture: Any, shape: Sequence[int], steps: np.ndarray) -> Non
     corners = steps @ np.stack([np.tile(x, 2), np.repeat(y, 2)])
     axes.set_xlim(corners[0].min(), corners[0].max())
     axes.set_ylim(corners[1].max(), corners[1].min())
-
-
-def _key_callbacks(figure: Any) -> set[int]:
-    """What answers to keys now."""
-    return set(figure.canvas.callbacks.callbacks.get("key_press_event", {}))
