@@ -60,7 +60,7 @@ def explained(drawn: torch.Tensor, expected: np.ndarray) -> float:
 def everything(lesson: AutoencoderObjective) -> tuple[np.ndarray, torch.Tensor]:
     """Latents of all patterns, and the counts that they expect."""
     every = np.arange(len(lesson.scan))
-    parts = [lesson.drawn(every[start : start + 64]) for start in range(0, len(every), 64)]
+    parts = [lesson.reconstruct(every[start : start + 64]) for start in range(0, len(every), 64)]
     latents, counts = (torch.cat(some) for some in zip(*parts, strict=True))
     return latents.cpu().numpy(), counts
 
@@ -172,7 +172,9 @@ def halves(count: int, seed: int, dose: float, epochs: int) -> dict:
         for _ in training if name != "pca" else ():
             pass
         test = training.parts.test
-        drawn = torch.cat([training.lesson.drawn(test[at : at + 64])[1] for at in range(0, len(test), 64)])
+        drawn = torch.cat(
+            [training.lesson.reconstruct(test[at : at + 64])[1] for at in range(0, len(test), 64)]
+        )
         out[name] = explained(drawn, film.expected[test])
     noisy = torch.from_numpy(film.scan.counts[test].astype(np.float32))[:, None]
     return out | {"counts": explained(noisy, film.expected[test])}

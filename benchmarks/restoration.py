@@ -119,7 +119,9 @@ def spread(errors: Sequence[float]) -> dict[str, float]:
 
 def levelled(one: Shown, side: str = "target") -> Pair:
     """A pair as networks and filters are shown it."""
-    return level_of_phases().levelled(replace(one.pair, target=one.wanted(side)[None].astype(np.float32)))
+    return level_of_phases().normalise_pair(
+        replace(one.pair, target=one.wanted(side)[None].astype(np.float32))
+    )
 
 
 def filtered(learned: Sequence[Shown], test: Sequence[Shown], side: str) -> dict:

@@ -48,7 +48,10 @@ def recipe(**changes) -> Autoencode:
 
 
 def judged(training: AutoencoderTraining) -> float:
-    return held_out(training.lesson, (training.held(), (), None), training.progress.optimizer, 1) or 0.0
+    return (
+        held_out(training.lesson, (training.list_holdout_batches(), (), None), training.progress.optimizer, 1)
+        or 0.0
+    )
 
 
 @pytest.mark.medium
@@ -64,7 +67,7 @@ def test_nothing_that_is_held_out_is_learned_from(scan):
     training = AutoencoderTraining.begin(recipe(), scan=scan)
     learned = np.concatenate([*training.batches(1)])
     np.testing.assert_array_equal(np.sort(learned), training.parts.train)
-    others = np.concatenate([*training.held(), training.parts.test])
+    others = np.concatenate([*training.list_holdout_batches(), training.parts.test])
     assert not set(learned) & set(others)
 
 
@@ -140,7 +143,7 @@ def test_embeddings_are_those_of_the_training_and_bad_frames_stand_out(scan, tmp
     assert misfits.argmax() == 77
     index = np.array([5, 300])
     with torch.no_grad():
-        expected = training.net.eval().embed(training.lesson.taken(training.lesson.counts(index)))
+        expected = training.net.eval().embed(training.lesson.scale_counts(training.lesson.counts(index)))
     np.testing.assert_allclose(latents[index], expected.numpy(), atol=1e-5)
     narrow = replace(GEOMETRY, shape=(16, 8))
     half = Scan4D(counts=counts[..., 4:12], positions=scan.positions, geometry=narrow)

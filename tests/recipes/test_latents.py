@@ -234,7 +234,7 @@ def test_a_traversal_of_components_is_a_straight_line_along_one_of_them(scan):
 def test_what_latents_generate_is_what_is_drawn_of_their_pattern(scan):
     net, card = fitted(scan)
     index = np.array([4, 77])
-    latents, drawn = make_objective(net, card, scan).drawn(index)
+    latents, drawn = make_objective(net, card, scan).reconstruct(index)
     again = protocol.generate_patterns(net, card, latents.numpy())
     np.testing.assert_allclose(again, drawn[:, 0].numpy(), rtol=1e-5, atol=1e-5)
     parted = {**card, "halves": True}

@@ -38,7 +38,7 @@ def begun(pairs, *folder, **changes) -> RestorerTraining:
 
 def test_it_begins_as_the_identity_and_learns(pairs):
     training = begun(pairs, epochs=6, rate=1e-2)
-    judges = training.held()
+    judges = training.list_holdout_batches()
     with torch.no_grad():
         start = np.mean([float(training.lesson(one)["decibels"]) for one in judges])
     noise = np.mean([((p.input.clip(0, 1) - p.target) ** 2).mean() for p in training.pairs[1]])

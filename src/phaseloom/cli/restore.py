@@ -14,7 +14,7 @@ from phaseloom.compat.phaseformer import Policy
 from phaseloom.errors import BadInput
 from phaseloom.files import fresh, whole
 
-__all__ = ["apply", "demo_data", "evaluate", "fit", "restorer", "thinned"]
+__all__ = ["apply", "demo_data", "evaluate", "fit", "make_pairs", "restorer"]
 
 restore = typer.Typer(
     help="Restore images: photographs, phases, virtual detector images. Start with restore demo-data.",
@@ -191,7 +191,7 @@ def _restore_phases(
 
 
 @restore.command("pairs")
-def thinned(
+def make_pairs(
     files: Annotated[list[Path], typer.Argument(help="scans, or their parameter files")],
     settings: Annotated[
         list[str] | None,

@@ -49,7 +49,9 @@ def compute_principal_components(scan: Scan4D, count: int, /) -> ComponentAnalys
     net = pca(latent_dim=max(1, min(count, len(few) - 1, scan.mask.size)))
     lesson = AutoencoderObjective(net, scan, {}, few)
     lesson.begin()
-    scores = [net.embed(lesson.taken(lesson.counts(index))).numpy() for index in iterate_pieces(len(scan))]
+    scores = [
+        net.embed(lesson.scale_counts(lesson.counts(index))).numpy() for index in iterate_pieces(len(scan))
+    ]
     images = np.where(scan.mask, net.skip.basis.detach().numpy(), np.nan)
     return ComponentAnalysis("principal components", np.concatenate(scores), images)
 

@@ -145,7 +145,7 @@ def require_writable(path: Path, /) -> Path:
         BadInput: a name with another ending.
     """
     if path.suffix not in (".h5", ".hdf5", ".npz"):
-        raise BadInput("--out", path.name, "is no .h5 or .npz: give it one of these endings")
+        raise BadInput("--out", path.name, "does not end in .h5 or .npz: use one of these")
     return path
 
 
@@ -285,15 +285,15 @@ def embed_patterns(
     """
     lesson = make_objective(net, card, scan)
     count = len(scan)
-    latents = np.empty((count, lesson.drawn(np.arange(1))[0].shape[1]), np.float32)
+    latents = np.empty((count, lesson.reconstruct(np.arange(1))[0].shape[1]), np.float32)
     misfits = np.empty(count, np.float32)  # filled in place: pieces would pin memory
     totals = np.empty(count)
     for start in range(0, count, PATTERNS_AT_ONCE):
         index = np.arange(start, min(start + PATTERNS_AT_ONCE, count))
-        sides = lesson.sides(index)
+        sides = lesson.read_sides(index)
         counts = torch.stack(sides).sum(0)
         good = lesson.good.to(sides[0].device)
-        found, decoded = lesson.asked(sides)
+        found, decoded = lesson.reconstruct_sides(sides)
         terms = compute_deviances(decoded, counts) * good
         latents[index] = found.cpu()
         noise = (compute_noise_deviance(decoded) * good).sum((1, 2, 3))
@@ -347,5 +347,5 @@ class _DecodedCounts:
 
     def _decode(self, index: np.ndarray) -> np.ndarray:
         scan = self.lesson.scan
-        decoded = self.lesson.drawn(index)[1][:, 0].cpu().numpy()
+        decoded = self.lesson.reconstruct(index)[1][:, 0].cpu().numpy()
         return np.where(scan.mask, decoded, np.asarray(scan.counts[index], self.dtype))

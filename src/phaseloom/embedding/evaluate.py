@@ -77,7 +77,7 @@ def evaluate_components(lesson: AutoencoderObjective, numbers: np.ndarray, /) ->
         lesson: with the network.
         numbers: of the patterns that are looked at.
     """
-    latents = lesson.net.embed(lesson.taken(lesson.counts(lesson.few[:2]))).shape[1]
+    latents = lesson.net.embed(lesson.scale_counts(lesson.counts(lesson.few[:2]))).shape[1]
     beside = AutoencoderObjective(pca(latent_dim=latents), lesson.scan, {}, lesson.few, manner=lesson.manner)
     beside.begin()
     return evaluate_objective(beside, numbers)
@@ -90,17 +90,18 @@ def _split_numbers(numbers: np.ndarray) -> list[np.ndarray]:
 def _compute_mean(lesson: AutoencoderObjective) -> Tensor:
     """The mean of what the network should draw, of patterns that it began with."""
     parts = [
-        lesson.taken(lesson.shown(index)[1]).sum(0, keepdim=True) for index in _split_numbers(lesson.few)
+        lesson.scale_counts(lesson.read_input_and_target(index)[1]).sum(0, keepdim=True)
+        for index in _split_numbers(lesson.few)
     ]
     return torch.stack(parts).sum(0) / len(lesson.few)
 
 
 def _compute_sums(lesson: AutoencoderObjective, index: np.ndarray, mean: Tensor) -> Tensor:
     """Squares left, squares about the mean pattern, deviance, that of shot noise, squares left in counts."""
-    given, counts = lesson.shown(index)
-    taken = lesson.taken(counts)
-    again = lesson.net(lesson.taken(given))
-    expected = lesson.expected(again)
+    given, counts = lesson.read_input_and_target(index)
+    taken = lesson.scale_counts(counts)
+    again = lesson.net(lesson.scale_counts(given))
+    expected = lesson.invert_scale(again)
     good = lesson.good.to(counts.device)
     here = good.expand_as(counts)
     return torch.stack(

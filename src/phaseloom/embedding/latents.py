@@ -137,7 +137,7 @@ def require_same_network(lesson: AutoencoderObjective, embedding: ScanEmbedding,
     """
     few = np.unique(np.linspace(0, len(embedding) - 1, 5).astype(int))
     known = embedding.latents[few]
-    found = lesson.drawn(few)[0].cpu().numpy()
+    found = lesson.reconstruct(few)[0].cpu().numpy()
     spread = max(float(embedding.latents.std()), 1e-6)
     if known.shape != found.shape or np.abs(known - found).max() > 0.05 * spread:
         fix = "did not make these embeddings: give the network that did, or embed the scan again"
@@ -195,7 +195,7 @@ def select_samples(
     index = np.array([*worst, *typical])
     names = [f"worst: {number}" for number in worst] + [f"typical: {number}" for number in typical]
     hidden = np.where(lesson.scan.mask, 1.0, np.nan)
-    decoded = lesson.drawn(index)[1][:, 0].cpu().numpy()
+    decoded = lesson.reconstruct(index)[1][:, 0].cpu().numpy()
     return PatternSamples(tuple(names), np.asarray(lesson.scan.counts[index]) * hidden, decoded * hidden)
 
 

@@ -113,7 +113,7 @@ class AutoencoderTraining(NetworkTraining):
         cls, recipe: Autoencode, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
     ) -> Self:
         """A new training, on the recipe's file or a scan in memory; errors as of `NetworkTraining.begin`."""
-        return cls(recipe.rooted(Path.cwd()), require_new_folder(directory), scan).begun()
+        return cls(recipe.rooted(Path.cwd()), require_new_folder(directory), scan).check_and_save_recipe()
 
     def __iter__(self) -> Iterator[Epoch]:
         if isinstance(self.net, LinearAutoencoder):
@@ -131,15 +131,15 @@ class AutoencoderTraining(NetworkTraining):
                 raise BadInput("losses", loss.name, fix)
         return self.recipe.model()
 
-    def prepared(self) -> None:
+    def initialise_network(self) -> None:
         """Principal components are the result of epoch 0, until something is better."""
-        held = (self.held(), (), [self.judged])
+        held = (self.list_holdout_batches(), (), [self.holdout_loss_name])
         loss = held_out(self.lesson, held, self.progress.optimizer, 0)
         assert loss is not None
         self.progress.best = (0, loss, deepcopy(self.net.state_dict()))
 
     @property
-    def judged(self) -> str:
+    def holdout_loss_name(self) -> str:
         """The first of the losses."""
         return self.recipe.losses[0].name
 
@@ -148,7 +148,7 @@ class AutoencoderTraining(NetworkTraining):
         self.lesson.epoch = epoch
         return make_batches(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
 
-    def held(self) -> Sequence[Any]:
+    def list_holdout_batches(self) -> Sequence[Any]:
         """The part that decides when to stop."""
         held = self.parts.validation
         return [held[start : start + self.recipe.batch] for start in range(0, len(held), self.recipe.batch)]

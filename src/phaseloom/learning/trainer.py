@@ -55,13 +55,13 @@ class NetworkTraining:
         Raises:
             BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
         """
-        return cls(recipe, require_new_folder(directory)).begun()
+        return cls(recipe, require_new_folder(directory)).check_and_save_recipe()
 
-    def begun(self) -> Self:
+    def check_and_save_recipe(self) -> Self:
         """The same, ready to learn, its recipe in the folder."""
-        self.prepared()
+        self.initialise_network()
         with torch.no_grad():
-            self.lesson(team().share(self.held()[0])[0])  # what does not fit together is said now
+            self.lesson(team().share(self.list_holdout_batches()[0])[0])  # raises what does not fit together
         if self.directory is not None:
             keep_recipe(self.recipe, self.directory)
         return self
@@ -84,7 +84,7 @@ class NetworkTraining:
         if (folder / "snapshot.h5").is_file():
             checkpoint.load(training.progress, folder / "snapshot.h5")
         else:
-            training.prepared()
+            training.initialise_network()
         return training
 
     def __iter__(self) -> Iterator[Epoch]:
@@ -95,8 +95,8 @@ class NetworkTraining:
             self.progress,
             epochs=recipe.epochs,
             shape=recipe.shape.partial(),
-            holdout=self.held(),
-            judged=[self.judged],
+            holdout=self.list_holdout_batches(),
+            judged=[self.holdout_loss_name],
             patience=recipe.patience,
             clip=recipe.clip,
             within=self.within,
@@ -116,19 +116,19 @@ class NetworkTraining:
         """The network with its initial weights."""
         raise NotImplementedError
 
-    def prepared(self) -> None:
+    def initialise_network(self) -> None:
         """Initialise the network from the data."""
 
     def batches(self, epoch: int, /) -> Sequence[Any]:
         """Batches of an epoch."""
         raise NotImplementedError
 
-    def held(self) -> Sequence[Any]:
+    def list_holdout_batches(self) -> Sequence[Any]:
         """Batches of the hold-out loss."""
         raise NotImplementedError
 
     @property
-    def judged(self) -> str:
+    def holdout_loss_name(self) -> str:
         """Name of the hold-out loss."""
         raise NotImplementedError
 

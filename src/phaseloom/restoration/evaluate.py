@@ -284,7 +284,7 @@ def _mean_scores(rows: Mapping[str, Sequence[float]]) -> Scores:
 def _compare(image: Floats, target: Floats, kind: ImageKind) -> Scores:
     """Scores of one image ``(channel, y, x)``; none if ranges are the peaks and all channels are constant."""
     if kind.value_range is not None:
-        return _compare_bounded(np.clip(image, *kind.value_range), target, kind)
+        return _compare_in_range(np.clip(image, *kind.value_range), target, kind)
     floors = MIN_TARGET_RANGE * np.abs(target).max((1, 2))
     if kind.separate_planes:
         image, target = (np.stack([remove_ramp(one) for one in side]) for side in (image, target))
@@ -293,7 +293,7 @@ def _compare(image: Floats, target: Floats, kind: ImageKind) -> Scores:
     return {name: fmean(row[name] for row in rows) for name in (rows[0] if rows else ())}
 
 
-def _compare_bounded(image: Floats, target: Floats, kind: ImageKind) -> Scores:
+def _compare_in_range(image: Floats, target: Floats, kind: ImageKind) -> Scores:
     """Scores of one image as a whole, clipped to its possible range."""
     low, high = kind.value_range or (0.0, 1.0)
     out = _agreement(image, target, high - low)
@@ -330,7 +330,7 @@ def _fit_methods(
     if not len(learned):
         return methods, [f"{_join_names(DENOISERS)} are left out: there are no learned pairs to fit to"]
     numbers = np.linspace(0, len(learned) - 1, min(len(learned), MAX_FIT_PAIRS)).round().astype(int)
-    few = [_crop_centre(kind.levelled(_check_channels(net, learned[int(n)]))) for n in numbers]
+    few = [_crop_centre(kind.normalise_pair(_check_channels(net, learned[int(n)]))) for n in numbers]
     missing: list[str] = []
     fix = ""
     for name, title in DENOISERS.items():

@@ -181,7 +181,7 @@ class NormalisedPairs(Sequence[Pair]):
             return NormalisedPairs(self.pairs[index], self.kind)
         if index in self.cache:
             return self.cache[index]
-        pair = self.kind.levelled(self.pairs[index])
+        pair = self.kind.normalise_pair(self.pairs[index])
         size = sum(image.nbytes for image in (pair.input, pair.target, pair.fine) if image is not None)
         if size * (len(self.cache) + 1) < MAX_CACHED_BYTES:
             self.cache[index] = pair
@@ -265,7 +265,7 @@ class RestorationObjective:
             return crop_pair(pair, self.crops, seed=self.recipe.seed, epoch=these.epoch, number=number)
 
         cuts = list(map(cut, numbers) if self.readers is None else self.readers.map(cut, numbers))
-        return resize_batch(stack_pairs(cuts), self.crops.scaled_size(these.scale)).to(where)
+        return resize_batch(stack_pairs(cuts), self.crops.scale_size(these.scale)).to(where)
 
     def __call__(self, these: CropDraws) -> dict[str, Tensor]:
         """The weighted losses of a batch, or without gradients its hold-out loss."""
@@ -360,7 +360,7 @@ class RestorerTraining(NetworkTraining):
             scenes: what each of them shows, see `phaseloom.restoration.pairs.folders.split_pairs`.
         """
         known = None if pairs is None else TrainingPairs(pairs, scenes)
-        return cls(recipe, require_new_folder(directory), known).begun()
+        return cls(recipe, require_new_folder(directory), known).check_and_save_recipe()
 
     def network(self) -> nn.Module:
         """The untrained network."""
@@ -369,7 +369,7 @@ class RestorerTraining(NetworkTraining):
             raise BadInput("losses", None, "must be one at least, there in every epoch")
         return recipe.model()
 
-    def prepared(self) -> None:
+    def initialise_network(self) -> None:
         """Initialise the weighting by a whole first batch, the same in all processes."""
         first = self.batches(1)[0]
         with torch.no_grad():
@@ -377,7 +377,7 @@ class RestorerTraining(NetworkTraining):
         team().agree(self.weighting)
 
     @property
-    def judged(self) -> str:
+    def holdout_loss_name(self) -> str:
         """Name of the hold-out loss."""
         return "decibels"
 
@@ -394,7 +394,7 @@ class RestorerTraining(NetworkTraining):
         ]
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
-    def held(self) -> Sequence[Any]:
+    def list_holdout_batches(self) -> Sequence[Any]:
         """The validation pairs, one by one: their sizes may differ."""
         return [CropDraws(np.array([number])) for number in range(len(self.pairs[1]))]
 

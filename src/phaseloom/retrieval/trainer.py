@@ -107,7 +107,7 @@ class RetrievalTraining(NetworkTraining):
         return training
 
     @property
-    def judged(self) -> str:
+    def holdout_loss_name(self) -> str:
         """The first of the losses."""
         return self.recipe.losses[0].name
 
@@ -136,7 +136,7 @@ class RetrievalTraining(NetworkTraining):
         parts = self._draw(recipe.views, self.numbers(epoch), epoch).split(recipe.batch)
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
-    def held(self) -> list[ViewSelection]:
+    def list_holdout_batches(self) -> list[ViewSelection]:
         """Hold-out views, the same after every epoch."""
         recipe = self.recipe
         views = self._draw(4 * recipe.unseen, recipe.judges(), 0)
@@ -148,7 +148,7 @@ class RetrievalTraining(NetworkTraining):
         choice = self.recipe.choice(self.net, shape)
         return draw_views(count, numbers, shape, choice, seed=(self.recipe.seed, epoch))
 
-    def prepared(self) -> None:
+    def initialise_network(self) -> None:
         """Let the network take its statistics from typical patterns, unless it has been trained."""
         if team().first:
             _prepare_network(self)

@@ -182,7 +182,9 @@ class Embedding(Network):
         lesson = self.run.lesson
         with torch.no_grad():
             lesson.net.eval()
-            drawn = lesson.net(lesson.taken(lesson.shown(self.run.parts.validation[:1])[0]))
+            drawn = lesson.net(
+                lesson.scale_counts(lesson.read_input_and_target(self.run.parts.validation[:1])[0])
+            )
         return np.squeeze(drawn.float().cpu().numpy()), 1.0
 
 
