@@ -76,7 +76,7 @@ class NetworkTraining:
         folder = Path(directory)
         if not (folder / "run.yaml").is_file():
             raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a training")
-        if set(load_yaml(folder / "run.yaml")) - set(cls.kind.model_fields):
+        if set(load_yaml(folder / "run.yaml")) - {"version", *cls.kind.model_fields}:
             raise BadInput(str(folder), None, "is not a run of this kind of training: name the folder of one")
         if (folder / "events.jsonl").is_file() and not (folder / "snapshot.h5").is_file():
             raise BadInput(str(folder), None, "has lost its snapshot.h5: begin anew, in another folder")
