@@ -123,8 +123,8 @@ def _default(value: Any) -> str:
 
 
 def _attribute(recipe: type[Recipe], key: str) -> str:
-    """What the recipe's docstring says about a field."""
-    lines = (inspect.getdoc(recipe) or "").splitlines()
+    """What the docstring of the recipe, or of one that it extends, has for a field."""
+    lines = [line for kind in recipe.__mro__ for line in inspect.cleandoc(kind.__doc__ or "").splitlines()]
     for number, line in enumerate(lines):
         keys, colon, text = line.strip().partition(": ")
         if colon and key in [word.strip() for word in keys.split(",")]:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import device, optimizers
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress
-from phaseloom.learning.trainer import NetworkTraining, require_new_folder
+from phaseloom.learning.trainer import NetworkTraining, TrainingRecipe, require_new_folder
 from phaseloom.metrics.image import ssim
 from phaseloom.restoration.losses import RestoredBatch
 from phaseloom.restoration.networks.unet import Restorer
@@ -70,8 +70,10 @@ class TrainingPairs(NamedTuple):
     task: str | None = None
 
 
-class Restore(Written):
+class Restore(Written, TrainingRecipe):
     """How a network that restores images is trained.
+
+    Settings of the fit are those of `phaseloom.learning.trainer.TrainingRecipe`.
 
     Attributes:
         data: folders of data sets: ``train`` and ``test`` in each, in these ``input``, ``gt`` and, if the
@@ -89,19 +91,9 @@ class Restore(Written):
         each: crops of each pair in an epoch.
         validation: share of the training pairs that decide which epoch is the best, unless the last one is
             within half a decibel; pairs of one scene (`phaseloom.restoration.pairs.folders`) stay together.
-        optimizer: of the network and the weights.
-        rate: learning rate of the network.
-        shape: schedule of the rate.
-        epochs: at most.
         batch: crops of a step.
         pieces: crops that are computed together; fewer than a batch save memory.
-        precision: of the network's arithmetic.
-        clip: largest norm of the network's gradient.
-        patience: epochs without improvement before stopping.
-        seed: of all random numbers.
         threads: for reading files; zero: read in the main thread.
-        device: for computing.
-        title: for figures and files.
 
     Example:
         >>> Restore.of({"data": ["LSUI"], "model": "phaseformer"}).model.name
@@ -119,19 +111,9 @@ class Restore(Written):
     turned: bool = True
     each: int = Field(1, ge=1, strict=True)
     validation: float = Field(0.05, gt=0, lt=1)
-    optimizer: Call = part("phaseloom.fitting.optimizers", "adamw")
-    rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    shape: Call = part("phaseloom.fitting.schedule", "one_cycle")
-    epochs: int = Field(40, ge=1, strict=True)
     batch: int = Field(8, ge=1, strict=True)
     pieces: int | None = Field(None, ge=1, strict=True)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    clip: float | None = Field(1.0, gt=0)
-    patience: int | None = Field(None, ge=1, strict=True)
-    seed: int = Field(0, ge=0, lt=2**62, strict=True)
     threads: int = Field(0, ge=0, strict=True)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    title: str = ""
 
     @field_validator("data", mode="before")
     @classmethod

@@ -106,11 +106,6 @@ class RetrievalTraining(NetworkTraining):
             raise BadInput(str(directory), f"a training of {own}", fix)
         return training
 
-    @property
-    def holdout_loss_name(self) -> str:
-        """The first of the losses."""
-        return self.recipe.losses[0].name
-
     def close(self) -> None:
         """Shut the simulating processes down."""
         self.pool.close()
