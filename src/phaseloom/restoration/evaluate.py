@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from phaseloom import plot
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.learning import weight_files
+from phaseloom.learning.evaluation import make_card, save_with_card
 from phaseloom.learning.figures import plot_losses
 from phaseloom.metrics.colour import uciqe, uiqm
 from phaseloom.metrics.image import psnr, ssim
@@ -35,8 +35,6 @@ from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.folders import Pair, format_channels
 from phaseloom.restoration.pairs.image_kinds import ImageKind
 from phaseloom.restoration.train import MIN_SIDE_FOR_SSIM, RestorerTraining
-from phaseloom.spec import to_yaml
-from phaseloom.version import __version__
 
 __all__ = ["Evaluation", "evaluate_restorer", "evaluate_training", "save_figures"]
 
@@ -193,24 +191,18 @@ def evaluate_training(training: RestorerTraining, /) -> tuple[Path | None, dict[
         BadInput: test pairs that cannot be read.
     """
     recipe = training.recipe
-    scores = None
-    card: dict[str, Any] = {
+    facts = {
         "task": recipe.kind().name,
-        "recipe": to_yaml(recipe.resolved()),
-        "scores": None,
         "pairs": [len(side) for side in training.pairs],
-        "epochs": training.progress.epoch,
         "weights": training.weighting.weights,
-        "version": __version__,
     }
-    path = None if training.directory is None else training.directory / weight_files.NETWORK_FILE
-    if path is not None:
-        weight_files.save_network(training.net, path, card)  # so that unreadable test pairs lose no network
+    card = make_card(recipe, None, epochs=training.progress.epoch, **facts)
+    path = save_with_card(training.net, card, training.directory)  # unreadable test pairs lose no network
+    scores = None
     if tests := recipe.tests():
         scores = evaluate_restorer(training.net, recipe.kind(), tests, learned=recipe.pairs("train"))
         card["scores"] = scores.as_dict()
-        if path is not None:
-            weight_files.save_network(training.net, path, card)
+        save_with_card(training.net, card, training.directory)
     return path, card, scores
 
 
