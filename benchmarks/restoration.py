@@ -170,7 +170,8 @@ def trained(
     )
     pairs, scenes = [one.pair for one in learned], [one.group for one in learned]
     training = RestorerTraining.begin(recipe, pairs=pairs, scenes=scenes)
-    training.lesson.pairs = ([*training.pairs[0]], [*training.pairs[1]])  # levelled once, not in every draw
+    # normalised once, not in every draw
+    training.objective.pairs = ([*training.pairs[0]], [*training.pairs[1]])
     for _ in training:
         pass
     return training

@@ -49,7 +49,9 @@ def recipe(**changes) -> Autoencode:
 
 def judged(training: AutoencoderTraining) -> float:
     return (
-        held_out(training.lesson, (training.list_holdout_batches(), (), None), training.progress.optimizer, 1)
+        held_out(
+            training.objective, (training.list_holdout_batches(), (), None), training.progress.optimizer, 1
+        )
         or 0.0
     )
 
@@ -80,7 +82,7 @@ def test_pixels_that_are_not_trusted_change_nothing(scan):
     for counts in (scan.counts, hot):
         training = AutoencoderTraining.begin(recipe(), scan=replace(scan, counts=counts, mask=mask))
         index = training.parts.test
-        ends.append(training.lesson.counts(index))
+        ends.append(training.objective.counts(index))
     good = torch.from_numpy(mask)
     torch.testing.assert_close(ends[0][..., good], ends[1][..., good])
     there = ends[1][..., 4, 7]
@@ -108,7 +110,7 @@ def test_the_first_design_is_trained_by_its_own_losses(scan):
         recipe(model={"seed": {"latent_dim": 2}}, losses=["squares", "regularised"], epochs=1, batch=2),
         scan=scan,
     )
-    terms = training.lesson(training.parts.train[:2])
+    terms = training.objective(training.parts.train[:2])
     assert set(terms) == {"squares", "regularised"}
     assert all(torch.isfinite(value) for value in terms.values())
 
@@ -116,9 +118,9 @@ def test_the_first_design_is_trained_by_its_own_losses(scan):
 @pytest.mark.medium
 def test_it_is_examined_on_what_it_never_saw_beside_as_many_components(scan, tmp_path):
     training = AutoencoderTraining.begin(recipe(epochs=8), tmp_path / "run", scan=scan)
-    began = evaluate_objective(training.lesson, training.parts.test)
+    began = evaluate_objective(training.objective, training.parts.test)
     assert began.explained == pytest.approx(
-        evaluate_components(training.lesson, training.parts.test).explained, abs=1e-4
+        evaluate_components(training.objective, training.parts.test).explained, abs=1e-4
     )
     for _ in training:
         pass
@@ -127,7 +129,7 @@ def test_it_is_examined_on_what_it_never_saw_beside_as_many_components(scan, tmp
     assert card["scores"]["pca"]["explained"] == pytest.approx(began.explained, abs=1e-4)
     assert 0.8 < card["scores"]["network"]["deviance"] < began.deviance
     net = pretrained.load_network(path)
-    counts = training.lesson.counts(training.parts.test[:3])
+    counts = training.objective.counts(training.parts.test[:3])
     torch.testing.assert_close(net.embed(net.scale(counts)), training.net.embed(training.net.scale(counts)))
 
 
@@ -143,7 +145,9 @@ def test_embeddings_are_those_of_the_training_and_bad_frames_stand_out(scan, tmp
     assert misfits.argmax() == 77
     index = np.array([5, 300])
     with torch.no_grad():
-        expected = training.net.eval().embed(training.lesson.scale_counts(training.lesson.counts(index)))
+        expected = training.net.eval().embed(
+            training.objective.scale_counts(training.objective.counts(index))
+        )
     np.testing.assert_allclose(latents[index], expected.numpy(), atol=1e-5)
     narrow = replace(GEOMETRY, shape=(16, 8))
     half = Scan4D(counts=counts[..., 4:12], positions=scan.positions, geometry=narrow)

@@ -47,9 +47,9 @@ def scan() -> Scan4D:
 
 def fitted(scan: Scan4D, latents: int = 3) -> tuple[LinearAutoencoder, dict[str, object]]:
     net = pca(latent_dim=latents)
-    lesson = make_objective(net, {}, scan)
-    lesson.begin()
-    return net, {"shape": list(SHAPE), "highest": lesson.highest}
+    objective = make_objective(net, {}, scan)
+    objective.begin()
+    return net, {"shape": list(SHAPE), "highest": objective.highest}
 
 
 def embedding(scan: Scan4D) -> ScanEmbedding:

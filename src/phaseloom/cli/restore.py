@@ -260,7 +260,7 @@ def _begin(file: Path | None, settings: dict[str, Any], out: Path | None, *, qui
     from phaseloom.restoration.train import Restore, RestorerTraining
 
     recipe = Restore.from_path(file, settings)
-    recipe.tests()  # what is missing there is reported before the training, not after it
+    recipe.list_test_pairs()  # what is missing there is reported before the training, not after it
     training = RestorerTraining.begin(recipe, place(out, recipe.title or "restorer"))
     if team().first:
         count = sum(value.numel() for value in training.net.parameters())

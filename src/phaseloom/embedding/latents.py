@@ -127,10 +127,11 @@ def compute_principal_components(scan: Scan4D, count: int, /) -> ComponentAnalys
     """
     few = _select_for_fit(scan, 0)
     net = pca(latent_dim=max(1, min(count, len(few) - 1, scan.mask.size)))
-    lesson = AutoencoderObjective(net, scan, {}, few)
-    lesson.begin()
+    objective = AutoencoderObjective(net, scan, {}, few)
+    objective.begin()
     scores = [
-        net.embed(lesson.scale_counts(lesson.counts(index))).numpy() for index in _split_indices(len(scan))
+        net.embed(objective.scale_counts(objective.counts(index))).numpy()
+        for index in _split_indices(len(scan))
     ]
     images = np.where(scan.mask, net.skip.basis.detach().numpy(), np.nan)
     return ComponentAnalysis("principal components", np.concatenate(scores), images)
@@ -221,7 +222,7 @@ def find_clusters(
     ), counts
 
 
-def require_same_network(lesson: AutoencoderObjective, embedding: ScanEmbedding, /) -> None:
+def require_same_network(objective: AutoencoderObjective, embedding: ScanEmbedding, /) -> None:
     """Refuse latents that another network has made.
 
     Raises:
@@ -229,11 +230,11 @@ def require_same_network(lesson: AutoencoderObjective, embedding: ScanEmbedding,
     """
     few = np.unique(np.linspace(0, len(embedding) - 1, 5).astype(int))
     known = embedding.latents[few]
-    found = lesson.reconstruct(few)[0].cpu().numpy()
+    found = objective.reconstruct(few)[0].cpu().numpy()
     spread = max(float(embedding.latents.std()), 1e-6)
     if known.shape != found.shape or np.abs(known - found).max() > 0.05 * spread:
         fix = "did not make these embeddings: give the network that did, or embed the scan again"
-        raise BadInput("--model", type(lesson.net).__name__, fix)
+        raise BadInput("--model", type(objective.net).__name__, fix)
 
 
 def require_same_scan(embedding: ScanEmbedding, scan: Scan4D, /) -> None:
@@ -271,12 +272,12 @@ def compute_mean_patterns(scan: Scan4D, labels: np.ndarray, /) -> MeanPatterns:
 
 
 def select_samples(
-    lesson: AutoencoderObjective, misfit: np.ndarray, /, few: int = SAMPLES_OF_A_KIND
+    objective: AutoencoderObjective, misfit: np.ndarray, /, few: int = SAMPLES_OF_A_KIND
 ) -> PatternSamples:
     """The patterns of largest and of median misfit, with their reconstructions.
 
     Args:
-        lesson: with the network and the scan.
+        objective: with the network and the scan.
         misfit: ``(n,)`` of an embedding.
         few: of each.
     """
@@ -286,9 +287,9 @@ def select_samples(
     typical = [number for number in order[max(0, middle - few // 2) :][:few] if number not in worst]
     index = np.array([*worst, *typical])
     names = [f"worst: {number}" for number in worst] + [f"typical: {number}" for number in typical]
-    hidden = np.where(lesson.scan.mask, 1.0, np.nan)
-    decoded = lesson.reconstruct(index)[1][:, 0].cpu().numpy()
-    return PatternSamples(tuple(names), np.asarray(lesson.scan.counts[index]) * hidden, decoded * hidden)
+    hidden = np.where(objective.scan.mask, 1.0, np.nan)
+    decoded = objective.reconstruct(index)[1][:, 0].cpu().numpy()
+    return PatternSamples(tuple(names), np.asarray(objective.scan.counts[index]) * hidden, decoded * hidden)
 
 
 def select_strongest(latents: np.ndarray, most: int, /) -> tuple[int, ...]:

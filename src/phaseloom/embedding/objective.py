@@ -163,11 +163,11 @@ class AutoencoderObjective:
 
 
 def _turn_batch(
-    lesson: AutoencoderObjective, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
+    objective: AutoencoderObjective, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch and its trusted pixels, each pattern turned by what the detector allows: by its number."""
-    ways = turns.list_orientations(lesson.scan.geometry)
-    seeds = ((lesson.manner.seed, 29, lesson.epoch, int(number)) for number in index)
+    ways = turns.list_orientations(objective.scan.geometry)
+    seeds = ((objective.manner.seed, 29, objective.epoch, int(number)) for number in index)
     choices = np.array([np.random.default_rng(seed).integers(len(ways)) for seed in seeds])
     out = given.clone(), wanted.clone(), good.repeat(len(index), 1, 1, 1)
     for number in np.unique(choices):

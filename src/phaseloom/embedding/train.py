@@ -74,7 +74,7 @@ class AutoencoderTraining(NetworkTraining):
     kind = Autoencode
     within = 0.0
     recipe: Autoencode
-    lesson: AutoencoderObjective
+    objective: AutoencoderObjective
     net: PatternAutoencoder
 
     def __init__(self, recipe: Autoencode, directory: Path | None, scan: Scan4D | None = None):
@@ -85,10 +85,10 @@ class AutoencoderTraining(NetworkTraining):
         losses = {loss.name: loss.partial() for loss in recipe.losses}
         manner = PatternPresentation(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
         few = select_few(self.parts.train, self.scan)
-        self.lesson = AutoencoderObjective(
+        self.objective = AutoencoderObjective(
             self.net, keep_part_of_process(self.scan, known=few), losses, few, manner=manner
         )
-        self.lesson.begin()
+        self.objective.begin()
         team().agree(self.net)
         self.progress = start_progress(recipe, self.net)
 
@@ -102,8 +102,8 @@ class AutoencoderTraining(NetworkTraining):
     def __iter__(self) -> Iterator[Epoch]:
         if isinstance(self.net, LinearAutoencoder):
             self.progress.stopped = "components are fitted, not trained"
-            return iter(())
-        return super().__iter__()
+            return
+        yield from super().__iter__()
 
     def network(self) -> nn.Module:
         """Before it has seen a pattern."""
@@ -118,13 +118,13 @@ class AutoencoderTraining(NetworkTraining):
     def initialise_network(self) -> None:
         """Principal components are the result of epoch 0, until something is better."""
         held = (self.list_holdout_batches(), (), [self.holdout_loss_name])
-        loss = held_out(self.lesson, held, self.progress.optimizer, 0)
+        loss = held_out(self.objective, held, self.progress.optimizer, 0)
         assert loss is not None
         self.progress.best = (0, loss, deepcopy(self.net.state_dict()))
 
     def batches(self, epoch: int, /) -> Sequence[Any]:
         """Runs of neighbours from all over the part that is learned from."""
-        self.lesson.epoch = epoch
+        self.objective.epoch = epoch
         return make_batches(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
 
     def list_holdout_batches(self) -> Sequence[Any]:

@@ -67,14 +67,14 @@ class NetworkTraining:
         recipe: what is done.
         directory: where it is kept, or ``None``.
         net: what is trained, on its device.
-        lesson: the objective, for `phaseloom.fitting.loop.fit`.
+        objective: of the fit, for `phaseloom.fitting.loop.fit`.
         progress: how far it has come.
     """
 
     kind: ClassVar[Any]
     within: ClassVar[float] = 0.01
     spare: ClassVar[int] = 0
-    lesson: Any
+    objective: Any
 
     def __init__(self, recipe: Any, directory: Path | None):
         self.recipe = recipe
@@ -97,7 +97,8 @@ class NetworkTraining:
         """The same, ready to learn, its recipe in the folder."""
         self.initialise_network()
         with torch.no_grad():
-            self.lesson(team().share(self.list_holdout_batches()[0])[0])  # raises what does not fit together
+            # raises what does not fit together
+            self.objective(team().share(self.list_holdout_batches()[0])[0])
         if self.directory is not None:
             keep_recipe(self.recipe, self.directory)
         return self
@@ -126,7 +127,7 @@ class NetworkTraining:
     def __iter__(self) -> Iterator[Epoch]:
         recipe = self.recipe
         epochs = fit(
-            self.lesson,
+            self.objective,
             self.batches,
             self.progress,
             epochs=recipe.epochs,

@@ -199,7 +199,7 @@ def evaluate_training(training: RestorerTraining, /) -> tuple[Path | None, dict[
     card = make_card(recipe, None, epochs=training.progress.epoch, **facts)
     path = save_with_card(training.net, card, training.directory)  # unreadable test pairs lose no network
     scores = None
-    if tests := recipe.tests():
+    if tests := recipe.list_test_pairs():
         scores = evaluate_restorer(training.net, recipe.kind(), tests, learned=recipe.pairs("train"))
         card["scores"] = scores.as_dict()
         save_with_card(training.net, card, training.directory)
@@ -211,7 +211,7 @@ def save_figures(training: RestorerTraining, /) -> list[Path]:
     if training.directory is None:
         return []
     figures = {"curves.png": plot_losses(training.progress.history)}
-    if tests := training.recipe.tests():
+    if tests := training.recipe.list_test_pairs():
         figures["before_after.png"] = plot_pairs(training.net, training.recipe.kind(), tests)
     for name, figure in figures.items():
         plot.save(figure, training.directory / name)

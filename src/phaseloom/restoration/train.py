@@ -130,7 +130,7 @@ class Restore(Written, TrainingRecipe):
         """Kind of the images; photographs by default."""
         return photograph() if self.task is None else self.task()
 
-    def tests(self) -> Sequence[Pair]:
+    def list_test_pairs(self) -> Sequence[Pair]:
         """The pairs for the final test; none if no data set has a part ``test``."""
         there = tuple(folder for folder in self.data if (folder / "test").is_dir())
         return ImagePairs.of(there, part="test") if there else ()
@@ -307,7 +307,7 @@ class RestorerTraining(NetworkTraining):
     within = MAX_LAST_EPOCH_EXCESS
     spare = 20
     recipe: Restore
-    lesson: RestorationObjective
+    objective: RestorationObjective
     net: Restorer
 
     def __init__(self, recipe: Restore, directory: Path | None, known: TrainingPairs | None = None):
@@ -319,7 +319,7 @@ class RestorerTraining(NetworkTraining):
         super().__init__(recipe, directory)
         names = [loss.name for loss in recipe.losses]
         self.weighting: Weighting = recipe.weighting(names, ("low", "high")).to(device.of(self.net))
-        self.lesson = RestorationObjective(self.net, self.weighting, self.pairs, recipe)
+        self.objective = RestorationObjective(self.net, self.weighting, self.pairs, recipe)
         whole = nn.ModuleDict({"net": self.net, "weighting": self.weighting})
         self.progress = Progress(whole, recipe.optimizer(_parameter_groups(self.net, self.weighting, recipe)))
 
@@ -355,7 +355,7 @@ class RestorerTraining(NetworkTraining):
         """Initialise the weighting by a whole first batch, the same in all processes."""
         first = self.batches(1)[0]
         with torch.no_grad():
-            self.weighting.begin(self.lesson.terms(first if isinstance(first, CropDraws) else first[0]))
+            self.weighting.begin(self.objective.terms(first if isinstance(first, CropDraws) else first[0]))
         team().agree(self.weighting)
 
     @property
@@ -382,13 +382,13 @@ class RestorerTraining(NetworkTraining):
 
     def state(self) -> dict[str, Any]:
         """Losses of the last batch, their weights, and the mean SSIM of the validation pairs."""
-        similarities = self.lesson.similarities[-len(self.pairs[1]) :]
-        self.lesson.similarities = []
-        return {**self.lesson.last, "ssim": float(np.mean(similarities)) if similarities else None}
+        similarities = self.objective.similarities[-len(self.pairs[1]) :]
+        self.objective.similarities = []
+        return {**self.objective.last, "ssim": float(np.mean(similarities)) if similarities else None}
 
     def close(self) -> None:
         """End the threads that read."""
-        self.lesson.close()
+        self.objective.close()
 
 
 def describe_epoch(training: RestorerTraining, epoch: Epoch, /) -> str:

@@ -111,11 +111,11 @@ class Train(Written, TrainingRecipe):
         assert isinstance(second, PhaseStitchingNet)
         return join_stages(first, second)
 
-    def judges(self) -> list[int]:
+    def list_holdout_numbers(self) -> list[int]:
         """Numbers of the held-out samples."""
         return [-1 - number for number in range(self.unseen)]
 
-    def choice(self, net: nn.Module, scan: tuple[int, int], /) -> ViewDistribution:
+    def make_view_distribution(self, net: nn.Module, scan: tuple[int, int], /) -> ViewDistribution:
         """What is drawn for every view of scans of so many probes."""
         own = net.window if self.stage == "patches" and isinstance(net, PatchRecoveryNet) else DEFAULT_WINDOW
         window = self.window or (min(own, scan[0]), min(own, scan[1]))

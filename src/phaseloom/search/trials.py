@@ -159,7 +159,7 @@ class Reading(Network):
 
         if self.run.recipe.stage == "stitching":
             return None
-        scene = self.run.pool[self.run.recipe.judges()[0]]
+        scene = self.run.pool[self.run.recipe.list_holdout_numbers()[0]]
         return predict_image(make_scan_network(self.run.net), scene), scene.experiment.spacing
 
 
@@ -179,11 +179,11 @@ class Embedding(Network):
         """A pattern that decided, drawn by the network, in the numbers that it takes."""
         import torch
 
-        lesson = self.run.lesson
+        objective = self.run.objective
         with torch.no_grad():
-            lesson.net.eval()
-            drawn = lesson.net(
-                lesson.scale_counts(lesson.read_input_and_target(self.run.parts.validation[:1])[0])
+            objective.net.eval()
+            drawn = objective.net(
+                objective.scale_counts(objective.read_input_and_target(self.run.parts.validation[:1])[0])
             )
         return np.squeeze(drawn.float().cpu().numpy()), 1.0
 
