@@ -203,6 +203,14 @@ def test_components_are_not_trained(scan):
     assert "not trained" in training.progress.stopped
 
 
+def test_the_command_fits_components(phaseloom, files):
+    words = ("--set", "model={pca: {latent_dim: 3}}", "--set", "block=4", "-q", "--out", "run")
+    ended = phaseloom("train", "autoencoder", files, *words)
+    assert ended.code == 0, ended.err
+    assert "components are fitted, not trained" in ended.out
+    assert (Path("run") / "net.safetensors").is_file()
+
+
 @pytest.mark.parametrize("dose", [0.02, 1.0, 40.0])
 def test_a_deviance_of_one_is_shot_noise_at_any_dose(scan, dose):
     rate = np.linspace(0.5, 1.5, 16) * dose + np.zeros(scan.counts.shape)
