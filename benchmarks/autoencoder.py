@@ -57,10 +57,10 @@ def explained(drawn: torch.Tensor, expected: np.ndarray) -> float:
     return float(1 - off / (truth - truth.mean(0)).square().sum())
 
 
-def everything(lesson: AutoencoderObjective) -> tuple[np.ndarray, torch.Tensor]:
+def everything(objective: AutoencoderObjective) -> tuple[np.ndarray, torch.Tensor]:
     """Latents of all patterns, and the counts that they expect."""
-    every = np.arange(len(lesson.scan))
-    parts = [lesson.drawn(every[start : start + 64]) for start in range(0, len(every), 64)]
+    every = np.arange(len(objective.scan))
+    parts = [objective.reconstruct(every[start : start + 64]) for start in range(0, len(every), 64)]
     latents, counts = (torch.cat(some) for some in zip(*parts, strict=True))
     return latents.cpu().numpy(), counts
 
@@ -102,7 +102,7 @@ def trained(
     model = {"recommended": {"latent_dim": count}}
     recipe = {"model": model, "epochs": epochs, "batch": batch, "rate": rate, "seed": seed, "device": "cpu"}
     training = AutoencoderTraining.begin(Autoencode.of(recipe), scan=film.scan)
-    beside = AutoencoderObjective(autoencoder.pca(latent_dim=count), film.scan, {}, training.lesson.few)
+    beside = AutoencoderObjective(autoencoder.pca(latent_dim=count), film.scan, {}, training.objective.few)
     beside.begin()
     for _ in training:
         pass
@@ -115,7 +115,7 @@ def accuracy(pixels: int, count: int, seed: int, epochs: int) -> dict:
     began = time.process_time()
     training, beside = trained(film, count, seed, epochs)
     seconds, test = time.process_time() - began, training.parts.test
-    ways = {"network": everything(training.lesson), "pca": everything(beside)}
+    ways = {"network": everything(training.objective), "pca": everything(beside)}
     ways["nmf"] = factored(film, training.parts.train, count, seed)
     out = {"pixels": pixels, "latents": count, "seed": seed, "epochs": epochs, "cpu_seconds": seconds}
     for name, (latents, drawn) in ways.items():
@@ -172,7 +172,9 @@ def halves(count: int, seed: int, dose: float, epochs: int) -> dict:
         for _ in training if name != "pca" else ():
             pass
         test = training.parts.test
-        drawn = torch.cat([training.lesson.drawn(test[at : at + 64])[1] for at in range(0, len(test), 64)])
+        drawn = torch.cat(
+            [training.objective.reconstruct(test[at : at + 64])[1] for at in range(0, len(test), 64)]
+        )
         out[name] = explained(drawn, film.expected[test])
     noisy = torch.from_numpy(film.scan.counts[test].astype(np.float32))[:, None]
     return out | {"counts": explained(noisy, film.expected[test])}

@@ -119,7 +119,9 @@ def spread(errors: Sequence[float]) -> dict[str, float]:
 
 def levelled(one: Shown, side: str = "target") -> Pair:
     """A pair as networks and filters are shown it."""
-    return level_of_phases().levelled(replace(one.pair, target=one.wanted(side)[None].astype(np.float32)))
+    return level_of_phases().normalise_pair(
+        replace(one.pair, target=one.wanted(side)[None].astype(np.float32))
+    )
 
 
 def filtered(learned: Sequence[Shown], test: Sequence[Shown], side: str) -> dict:
@@ -168,7 +170,8 @@ def trained(
     )
     pairs, scenes = [one.pair for one in learned], [one.group for one in learned]
     training = RestorerTraining.begin(recipe, pairs=pairs, scenes=scenes)
-    training.lesson.pairs = ([*training.pairs[0]], [*training.pairs[1]])  # levelled once, not in every draw
+    # normalised once, not in every draw
+    training.objective.pairs = ([*training.pairs[0]], [*training.pairs[1]])
     for _ in training:
         pass
     return training

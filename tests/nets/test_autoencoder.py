@@ -291,8 +291,8 @@ def test_what_is_no_pattern_is_refused_in_a_sentence(x, words, net):
     ("knobs", "words"),
     [
         ({"pooling": "lader"}, "did you mean 'ladder'"),
-        ({"decoder_sizes": "x"}, "nets: decoder_sizes: x is no choice"),
-        ({"output": "tanh"}, "nets: output: tanh is no choice"),
+        ({"decoder_sizes": "x"}, "nets: decoder_sizes: x is not a choice"),
+        ({"output": "tanh"}, "nets: output: tanh is not a choice"),
         ({"latent_activation": "gelu"}, "nets: latent_activation"),
         ({"width": 5}, "a multiple of 2"),
         ({"latent_dim": 0}, "nets: latent_dim: 0 must be"),

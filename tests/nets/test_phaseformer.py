@@ -109,7 +109,7 @@ def test_the_published_gate_is_a_half_whatever_it_is_shown():
         gate.conv.weight.fill_(5.0)
         assert (gate.weights(maps) - 0.5).abs().max() < 1e-2
         torch.testing.assert_close(
-            gate.pooled(maps), whiten_spectrum(maps).mean((-2, -1)), atol=1e-7, rtol=1e-3
+            gate.pool_channels(maps), whiten_spectrum(maps).mean((-2, -1)), atol=1e-7, rtol=1e-3
         )
 
 
@@ -275,7 +275,7 @@ def test_what_is_no_image_is_refused_in_a_sentence(images, words):
     [
         ({"channels_in": 3}, "3 in, 1 out cannot be added"),
         ({"skip_gate": "phse"}, "did you mean 'phase'"),
-        ({"attention": "x"}, "nets: attention: x is no choice"),
+        ({"attention": "x"}, "nets: attention: x is not a choice"),
         ({"widths": (4, 8)}, "one for each of two levels or more"),
         ({"widths": (4, 8, 8, 10)}, "nets: widths: 10 must be"),
         ({"heads": (1, 3, 2, 4)}, "do not share a width of 4"),

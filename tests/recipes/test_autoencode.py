@@ -48,7 +48,8 @@ def recipe(**changes) -> Autoencode:
 
 
 def judged(training: AutoencoderTraining) -> float:
-    return measure_holdout(training.lesson, HoldOut(training.held()), training.progress.optimizer, 1) or 0.0
+    holdout = HoldOut(training.list_holdout_batches())
+    return measure_holdout(training.objective, holdout, training.progress.optimizer, 1) or 0.0
 
 
 @pytest.mark.medium
@@ -64,7 +65,7 @@ def test_nothing_that_is_held_out_is_learned_from(scan):
     training = AutoencoderTraining.begin(recipe(), scan=scan)
     learned = np.concatenate([*training.batches(1)])
     np.testing.assert_array_equal(np.sort(learned), training.parts.train)
-    others = np.concatenate([*training.held(), training.parts.test])
+    others = np.concatenate([*training.list_holdout_batches(), training.parts.test])
     assert not set(learned) & set(others)
 
 
@@ -77,7 +78,7 @@ def test_pixels_that_are_not_trusted_change_nothing(scan):
     for counts in (scan.counts, hot):
         training = AutoencoderTraining.begin(recipe(), scan=replace(scan, counts=counts, mask=mask))
         index = training.parts.test
-        ends.append(training.lesson.counts(index))
+        ends.append(training.objective.counts(index))
     good = torch.from_numpy(mask)
     torch.testing.assert_close(ends[0][..., good], ends[1][..., good])
     there = ends[1][..., 4, 7]
@@ -105,7 +106,7 @@ def test_the_first_design_is_trained_by_its_own_losses(scan):
         recipe(model={"seed": {"latent_dim": 2}}, losses=["squares", "regularised"], epochs=1, batch=2),
         scan=scan,
     )
-    terms = training.lesson(training.parts.train[:2])
+    terms = training.objective(training.parts.train[:2])
     assert set(terms) == {"squares", "regularised"}
     assert all(torch.isfinite(value) for value in terms.values())
 
@@ -113,9 +114,9 @@ def test_the_first_design_is_trained_by_its_own_losses(scan):
 @pytest.mark.medium
 def test_it_is_examined_on_what_it_never_saw_beside_as_many_components(scan, tmp_path):
     training = AutoencoderTraining.begin(recipe(epochs=8), tmp_path / "run", scan=scan)
-    began = evaluate_objective(training.lesson, training.parts.test)
+    began = evaluate_objective(training.objective, training.parts.test)
     assert began.explained == pytest.approx(
-        evaluate_components(training.lesson, training.parts.test).explained, abs=1e-4
+        evaluate_components(training.objective, training.parts.test).explained, abs=1e-4
     )
     for _ in training:
         pass
@@ -124,7 +125,7 @@ def test_it_is_examined_on_what_it_never_saw_beside_as_many_components(scan, tmp
     assert card["scores"]["pca"]["explained"] == pytest.approx(began.explained, abs=1e-4)
     assert 0.8 < card["scores"]["network"]["deviance"] < began.deviance
     net = pretrained.load_network(path)
-    counts = training.lesson.counts(training.parts.test[:3])
+    counts = training.objective.counts(training.parts.test[:3])
     torch.testing.assert_close(net.embed(net.scale(counts)), training.net.embed(training.net.scale(counts)))
 
 
@@ -140,7 +141,9 @@ def test_embeddings_are_those_of_the_training_and_bad_frames_stand_out(scan, tmp
     assert misfits.argmax() == 77
     index = np.array([5, 300])
     with torch.no_grad():
-        expected = training.net.eval().embed(training.lesson.taken(training.lesson.counts(index)))
+        expected = training.net.eval().embed(
+            training.objective.scale_counts(training.objective.counts(index))
+        )
     np.testing.assert_allclose(latents[index], expected.numpy(), atol=1e-5)
     narrow = replace(GEOMETRY, shape=(16, 8))
     half = Scan4D(counts=counts[..., 4:12], positions=scan.positions, geometry=narrow)
@@ -194,6 +197,14 @@ def test_components_are_not_trained(scan):
     training = AutoencoderTraining.begin(recipe(model={"pca": {"latent_dim": 3}}), scan=scan)
     assert list(training) == []
     assert "not trained" in training.progress.stopped
+
+
+def test_the_command_fits_components(phaseloom, files):
+    words = ("--set", "model={pca: {latent_dim: 3}}", "--set", "block=4", "-q", "--out", "run")
+    ended = phaseloom("train", "autoencoder", files, *words)
+    assert ended.code == 0, ended.err
+    assert "components are fitted, not trained" in ended.out
+    assert (Path("run") / "net.safetensors").is_file()
 
 
 @pytest.mark.parametrize("dose", [0.02, 1.0, 40.0])

@@ -30,32 +30,34 @@ def scan() -> Scan4D:
 
 def drawing(scan: Scan4D, **manner) -> AutoencoderObjective:
     net = autoencoder.recommended(latent_dim=2, width=4, head_channels=2)
-    lesson = AutoencoderObjective(net, scan, {"squares": squares}, ALL, manner=PatternPresentation(**manner))
-    lesson.begin()
-    return lesson
+    objective = AutoencoderObjective(
+        net, scan, {"squares": squares}, ALL, manner=PatternPresentation(**manner)
+    )
+    objective.begin()
+    return objective
 
 
 def test_halves_add_up_and_know_nothing_of_each_other(scan):
     flat = replace(scan, counts=np.random.default_rng(1).poisson(6.0, scan.counts.shape))
-    one, other = drawing(flat, halves=True).shown(ALL)
+    one, other = drawing(flat, halves=True).read_input_and_target(ALL)
     torch.testing.assert_close((one + other)[:, 0], torch.from_numpy(flat.counts).float())
     assert abs(np.corrcoef(one.flatten(), other.flatten())[0, 1]) < 0.02  # 0.006 of chance
 
 
 def test_halves_of_a_pattern_do_not_hang_on_its_company_but_on_the_epoch(scan):
-    lesson = drawing(scan, halves=True)
-    some = lesson.shown(np.array([3, 50]))[0]
-    torch.testing.assert_close(lesson.shown(ALL)[0][[3, 50]], some)
-    assert (lesson.shown(np.array([3, 50]), epoch=1)[0] != some).any()
+    objective = drawing(scan, halves=True)
+    some = objective.read_input_and_target(np.array([3, 50]))[0]
+    torch.testing.assert_close(objective.read_input_and_target(ALL)[0][[3, 50]], some)
+    assert (objective.read_input_and_target(np.array([3, 50]), epoch=1)[0] != some).any()
 
 
 def test_halves_ask_for_whole_counts(scan):
-    with pytest.raises(BadInput, match="no whole numbers of electrons"):
+    with pytest.raises(BadInput, match="not whole numbers of electrons"):
         drawing(replace(scan, counts=scan.counts / 3), halves=True)
 
 
 def test_a_network_of_halves_expects_the_counts_of_whole_patterns(scan):
-    latents, expected = drawing(scan, halves=True).drawn(ALL)
+    latents, expected = drawing(scan, halves=True).reconstruct(ALL)
     assert latents.shape == (144, 2)
     sums = expected.sum((1, 2, 3)).numpy(), scan.counts.sum((1, 2))
     assert sums[0].mean() == pytest.approx(sums[1].mean(), rel=0.03)
@@ -66,27 +68,27 @@ def test_turns_come_in_training_only_and_take_the_mask_along(scan):
     mask[2, 3] = False
     spoiled = scan.counts.copy()
     spoiled[:, 2, 3] = 60000
-    lesson = drawing(replace(scan, counts=spoiled, mask=mask), turned=True)
+    objective = drawing(replace(scan, counts=spoiled, mask=mask), turned=True)
     with torch.no_grad():
-        asked = lesson(ALL[:32])["squares"]
-        lesson.epoch = 5
-        assert lesson(ALL[:32])["squares"] == asked
+        asked = objective(ALL[:32])["squares"]
+        objective.epoch = 5
+        assert objective(ALL[:32])["squares"] == asked
     seen = []
-    lesson.losses = {"kept": lambda drawn: seen.append(drawn) or drawn.again.sum()}
-    for lesson.epoch in range(3):
-        lesson(ALL[:32])
+    objective.losses = {"kept": lambda drawn: seen.append(drawn) or drawn.again.sum()}
+    for objective.epoch in range(3):
+        objective(ALL[:32])
     for drawn in seen:
         assert len({tuple(one.nonzero()[0].tolist()) for one in ~drawn.good}) == 4
         assert float((drawn.counts * drawn.good).max()) < 60000
         assert ((~drawn.good).sum((1, 2, 3)) == 1).all()
-    lesson(ALL[7:9])  # a pattern is turned alike in any company
+    objective(ALL[7:9])  # a pattern is turned alike in any company
     torch.testing.assert_close(seen[-1].counts, seen[-2].counts[7:9])
 
 
 def test_half_precision_draws_nearly_the_same(scan):
     full, half = drawing(scan), drawing(scan, precision="bfloat16")
     half.net.load_state_dict(full.net.state_dict())
-    one, other = full.drawn(ALL)[1], half.drawn(ALL)[1]
+    one, other = full.reconstruct(ALL)[1], half.reconstruct(ALL)[1]
     assert other.dtype == torch.float32
     assert (one - other).abs().max() < 0.05 * one.max()
     losses = half(ALL[:32])["squares"]

@@ -15,7 +15,7 @@ BEYOND = {4: 0.01, 8: -0.002, 16: -0.002, 32: -0.002}
 def judged(film, count: int, seed: int, epochs: int, **knobs: float):
     training, beside = trained(film, count, seed, epochs, **knobs)
     test = training.parts.test
-    network, components = (everything(lesson) for lesson in (training.lesson, beside))
+    network, components = (everything(objective) for objective in (training.objective, beside))
     gain = explained(network[1][test], film.expected[test]) - explained(
         components[1][test], film.expected[test]
     )

@@ -47,9 +47,9 @@ def scan() -> Scan4D:
 
 def fitted(scan: Scan4D, latents: int = 3) -> tuple[LinearAutoencoder, dict[str, object]]:
     net = pca(latent_dim=latents)
-    lesson = make_objective(net, {}, scan)
-    lesson.begin()
-    return net, {"shape": list(SHAPE), "highest": lesson.highest}
+    objective = make_objective(net, {}, scan)
+    objective.begin()
+    return net, {"shape": list(SHAPE), "highest": objective.highest}
 
 
 def embedding(scan: Scan4D) -> ScanEmbedding:
@@ -234,7 +234,7 @@ def test_a_traversal_of_components_is_a_straight_line_along_one_of_them(scan):
 def test_what_latents_generate_is_what_is_drawn_of_their_pattern(scan):
     net, card = fitted(scan)
     index = np.array([4, 77])
-    latents, drawn = make_objective(net, card, scan).drawn(index)
+    latents, drawn = make_objective(net, card, scan).reconstruct(index)
     again = protocol.generate_patterns(net, card, latents.numpy())
     np.testing.assert_allclose(again, drawn[:, 0].numpy(), rtol=1e-5, atol=1e-5)
     parted = {**card, "halves": True}

@@ -38,9 +38,9 @@ def begun(pairs, *folder, **changes) -> RestorerTraining:
 
 def test_it_begins_as_the_identity_and_learns(pairs):
     training = begun(pairs, epochs=6, rate=1e-2)
-    judges = training.held()
+    judges = training.list_holdout_batches()
     with torch.no_grad():
-        start = np.mean([float(training.lesson(one)["decibels"]) for one in judges])
+        start = np.mean([float(training.objective(one)["decibels"]) for one in judges])
     noise = np.mean([((p.input.clip(0, 1) - p.target) ** 2).mean() for p in training.pairs[1]])
     assert 100 - start == pytest.approx(-10 * np.log10(noise), abs=0.2)
     epochs = list(training)
@@ -53,7 +53,7 @@ def test_every_weight_is_kept_with_every_epoch(pairs, weighting, tmp_path):
     list(training)
     lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
     states = [json.loads(line)["state"] for line in lines]
-    names = {f"{branch}.{loss}" for branch in ("low", "high") for loss in training.lesson.losses}
+    names = {f"{branch}.{loss}" for branch in ("low", "high") for loss in training.objective.losses}
     assert all(names | {"low", "high"} == set(state["weights"]) for state in states)
     assert (states[0]["weights"] == states[1]["weights"]) == (weighting == "softmax_frozen")
     assert set(states[1]["losses"]) == {"low", "high"}
@@ -85,14 +85,14 @@ def test_pieces_of_a_batch_are_the_batch(pairs):
 
 def test_a_batch_that_is_not_finite_is_skipped_and_named(pairs, caplog):
     training = begun(pairs, epochs=1)
-    cut = training.lesson.batch
+    cut = training.objective.batch
 
     def spoiled(these):
         batch = cut(these)
         bad = these.epoch and 5 in these.draws
         return replace(batch, input=batch.input * torch.nan) if bad else batch
 
-    training.lesson.batch = spoiled
+    training.objective.batch = spoiled
     assert len(list(training)) == 1
     named = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     assert len(named) == 1

@@ -74,7 +74,7 @@ def test_latents_of_another_network_are_refused(scan):
         AutoencoderObjective(pca(latent_dim=3, seed=seed), scan, {}, np.arange(144)) for seed in (0, 1)
     ]
     lessons[0].begin()
-    found = embedding(scan, lessons[0].drawn(np.arange(144))[0].numpy())
+    found = embedding(scan, lessons[0].reconstruct(np.arange(144))[0].numpy())
     require_same_network(lessons[0], found)
     with pytest.raises(BadInput, match="did not make these embeddings"):
         require_same_network(lessons[1], found)

@@ -76,7 +76,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> RetrievalTraining:
 def test_training_lowers_the_loss_of_materials_never_seen(tiny):
     before = RetrievalTraining.begin(tiny.recipe)
     with torch.no_grad():
-        losses = [before.lesson(piece)["contrast"] for piece in before.held()]
+        losses = [before.objective(piece)["contrast"] for piece in before.list_holdout_batches()]
     assert tiny.progress.history[-1]["holdout"] < 0.97 * float(torch.stack(losses).mean())
     assert tiny.progress.history[-1]["loss"] < tiny.progress.history[0]["loss"]
     assert not same(before.net, tiny.net)
@@ -192,7 +192,7 @@ def test_three_steps_follow_one_another(stages, tmp_path):
 def test_stitching_learns_from_spoiled_truth_and_begins_as_the_overlap():
     training = RetrievalTraining.begin(Train.of({**STITCH, "epochs": 2}))
     with torch.no_grad():
-        first = float(training.lesson(training.held()[0])["contrast"])
+        first = float(training.objective(training.list_holdout_batches()[0])["contrast"])
     assert 0 < first < 0.3  # the truth was spoiled, but not beyond what overlaps mend
     for _ in training:
         pass
@@ -247,7 +247,7 @@ def test_a_specimen_without_materials_of_a_side_is_refused():
 
 def test_old_scans_are_let_go_of_as_new_ones_come():
     training = RetrievalTraining.begin(Train.of({**TINY, "fresh": 0.5, "epochs": 3}))
-    assert [list(training.numbers(epoch)) for epoch in (1, 2, 3)] == [
+    assert [list(training.list_scan_numbers(epoch)) for epoch in (1, 2, 3)] == [
         [0, 1, 2, 3],
         [2, 3, 4, 5],
         [4, 5, 6, 7],

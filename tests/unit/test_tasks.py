@@ -41,14 +41,14 @@ def test_a_pair_of_phases_loses_the_plane_of_each():
     y, x = np.mgrid[:16, :16]
     clean = np.exp(-((y - 8) ** 2 + (x - 6) ** 2) / 4.0)[None]
     pair = Pair("p", clean + 1 + 0.1 * x, clean - 4 + 0.3 * y, np.repeat(np.repeat(clean, 2, 1), 2, 2))
-    seen = tasks.phase().levelled(pair)
+    seen = tasks.phase().normalise_pair(pair)
     assert abs(seen.input - seen.target).max() < 0.02
     assert seen.fine is not None
 
 
 def test_the_scale_of_a_pair_is_that_of_its_input():
     pair = Pair("p", images(1), 0.1 * images(1))
-    seen = tasks.virtual_detector().levelled(pair)
+    seen = tasks.virtual_detector().normalise_pair(pair)
     assert np.ptp(seen.input) == pytest.approx(10 * np.ptp(seen.target), rel=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_what_is_no_photograph_is_said(values):
     with pytest.raises(BadInput, match="must lie within 0 to 1"):
         tasks.photograph().fit_normalisation(image)
     with pytest.raises(BadInput, match="must lie within 0 to 1"):
-        tasks.photograph().levelled(Pair("p", np.zeros((3, 4, 4)), image))
+        tasks.photograph().normalise_pair(Pair("p", np.zeros((3, 4, 4)), image))
 
 
 def test_a_list_of_scenes_that_says_nothing_is_refused(folder):

@@ -127,8 +127,8 @@ def _default(value: Any) -> str:
 
 
 def _attribute(recipe: type[Recipe], key: str) -> str:
-    """Description of a field in the docstring of its recipe."""
-    lines = (inspect.getdoc(recipe) or "").splitlines()
+    """Description of a field in the docstring of its recipe, or of one that it extends."""
+    lines = [line for kind in recipe.__mro__ for line in inspect.cleandoc(kind.__doc__ or "").splitlines()]
     for number, line in enumerate(lines):
         keys, colon, text = line.strip().partition(": ")
         if colon and key in [word.strip() for word in keys.split(",")]:

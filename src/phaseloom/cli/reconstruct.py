@@ -138,13 +138,13 @@ def convert(
 
 def _write_in_current_names(tree: dict[str, Any], file: Path, out: Path) -> None:
     """Write a parameter file of ours anew; the log names every setting that has another name today."""
-    from phaseloom.search.trials import find_kind, verb
+    from phaseloom.search.trials import find_kind, find_verb
 
     recipe = find_kind(tree, str(file)).recipe.of(tree)
     if out.parent.resolve() != file.parent.resolve():
-        recipe = recipe.rooted(file.parent.resolve())
+        recipe = recipe.with_paths_from(file.parent.resolve())
     _write_new(out, recipe.to_text(defaults=False))
-    typer.echo(f"run it with: phaseloom {verb(recipe)} {out}")
+    typer.echo(f"run it with: phaseloom {find_verb(recipe)} {out}")
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from phaseloom.compat.phaseformer import Policy
 from phaseloom.errors import BadInput
 from phaseloom.files import fresh, whole
 
-__all__ = ["apply", "demo_data", "evaluate", "fit", "restorer", "thinned"]
+__all__ = ["apply", "demo_data", "evaluate", "fit", "make_pairs", "restorer"]
 
 restore = typer.Typer(
     help="Restore images: photographs, phases, virtual detector images. Start with restore demo-data.",
@@ -192,7 +192,7 @@ def _restore_phases(
 
 
 @restore.command("pairs")
-def thinned(
+def make_pairs(
     files: Annotated[list[Path], typer.Argument(help="scans, or their parameter files")],
     settings: Annotated[
         list[str] | None,
@@ -261,7 +261,7 @@ def _begin(file: Path | None, settings: dict[str, Any], out: Path | None, *, qui
     from phaseloom.restoration.train import Restore, RestorerTraining
 
     recipe = Restore.from_path(file, settings)
-    recipe.tests()  # what is missing there is reported before the training, not after it
+    recipe.list_test_pairs()  # what is missing there is reported before the training, not after it
     training = RestorerTraining.begin(recipe, new_run_folder(out, recipe.title or "restorer"))
     if team().is_main:
         count = sum(value.numel() for value in training.net.parameters())

@@ -37,8 +37,6 @@ For = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="FILE is a run folder: go on with it")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
 
-NETWORK_FILE = "net.safetensors"
-
 Stage = Literal["patches", "stitching", "end-to-end"]
 
 
@@ -79,25 +77,14 @@ def retrieval(
     file: File = None, settings: Set = None, *, out: Out = None, resume: Resume = False, quiet: Quiet = False
 ) -> None:
     """All three steps one after the other, in folders 1-patches, 2-stitching and 3-end-to-end."""
-    base, joint = _begin_retrieval(file, settings or [], out, resume=resume)
-    folders: dict[Stage, Path] = {
-        "patches": base / "1-patches",
-        "stitching": base / "2-stitching",
-        "end-to-end": base / "3-end-to-end",
-    }
-    weights = {
-        "patches": str(folders["patches"] / NETWORK_FILE),
-        "stitched": str(folders["stitching"] / NETWORK_FILE),
-    }
+    from phaseloom.retrieval.recipe import Train
+    from phaseloom.retrieval.trainer import open_stages
+
+    recipe = None if resume else Train.from_path(file, parse_settings(settings or []))
+    base = get_resumed_folder(file, settings, out) if resume else new_run_folder(out, "retrieval")
     again = f"phaseloom train retrieval --resume {base}"
-    for stage, there in folders.items():
-        if (there / NETWORK_FILE).exists():
-            continue
-        if (there / "run.yaml").exists():
-            _run_stage(stage, there, [], None, resume=True, quiet=quiet, again=again)
-            continue
-        more = joint | weights if stage == "end-to-end" else None
-        _run_stage(stage, base / "train.yaml", [], there, resume=False, quiet=quiet, more=more, again=again)
+    for training in open_stages(recipe, base):
+        run_training(training, _finish_stage, again=again, quiet=quiet, describe=_format_losses)
 
 
 @train.command()
@@ -171,42 +158,6 @@ def _finish_autoencoder(training: Any) -> Iterator[str]:
     yield f"network: {path}"
 
 
-def _begin_retrieval(
-    file: Path | None, settings: list[str], out: Path | None, *, resume: bool
-) -> tuple[Path, dict[str, Any]]:
-    """The folder of all three steps, with their recipe in it, and settings of the third."""
-    from phaseloom.fitting.distributed import team
-    from phaseloom.retrieval.recipe import Train
-    from phaseloom.runs.folder import save_recipe
-
-    if resume:
-        base = get_resumed_folder(file, settings, out)
-        if not (base / "train.yaml").is_file():
-            raise BadInput(str(base), None, "holds no train.yaml: name the folder of train retrieval")
-        return base, Train.from_path(base / "train.yaml").joint
-    recipe = Train.from_path(file, parse_settings(settings))
-    _check_joint(recipe)
-    base = new_run_folder(out, "retrieval")
-    if (base / "train.yaml").exists() and team().is_main:
-        fix = "exists already: name a new folder, or use --resume to go on with it"
-        raise BadInput("--out", str(base), fix)
-    if team().is_main:
-        save_recipe(recipe, base, name="train.yaml")
-    team().barrier()
-    return base, recipe.joint
-
-
-def _check_joint(recipe: Any) -> None:
-    """Refuse what the third step would refuse, before the first is done."""
-    if recipe.model.name in ("tiny", "linear"):
-        fix = "reads whole scans and needs no stitching: choose small, base or seed, or train patches"
-        raise BadInput("train retrieval: model", recipe.model.name, fix)
-    for name in recipe.joint:
-        if name.partition(".")[0] in ("stage", "model", "stitching", "patches", "stitched", "joint"):
-            raise BadInput("joint", name, "is the same in all steps: remove it")
-    recipe.with_settings(recipe.joint)
-
-
 def _use_microscope(scan: Path, base: Any, changed: dict[str, Any]) -> dict[str, Any]:
     """Settings with the microscope of a scan; settings of probe, read and prepare are about the scan."""
     from phaseloom.retrieval.linear_fit import get_microscope
@@ -224,9 +175,7 @@ def _run_stage(
     *,
     resume: bool,
     quiet: bool,
-    more: dict[str, Any] | None = None,
     scan: Path | None = None,
-    again: str = "",
 ) -> None:
     """Run a training to its end; network, curves and pictures are in its folder."""
     from phaseloom.retrieval.recipe import Train
@@ -235,14 +184,14 @@ def _run_stage(
     if resume:
         training = RetrievalTraining.resume(get_resumed_folder(file, settings, out), stage=stage)
     else:
-        changed = {**parse_settings(settings), "stage": stage, **(more or {})}
+        changed = {**parse_settings(settings), "stage": stage}
         if scan is not None:
             changed = _use_microscope(scan, Train.from_path(file), changed)
         recipe = Train.from_path(file, changed)
         training = RetrievalTraining.begin(
             recipe, new_run_folder(out, recipe.title or f"{stage}-{recipe.model.name}")
         )
-    again = again or f"phaseloom train {stage} --resume {training.directory}"
+    again = f"phaseloom train {stage} --resume {training.directory}"
     run_training(training, _finish_stage, again=again, quiet=quiet, describe=_format_losses)
 
 

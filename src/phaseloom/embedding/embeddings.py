@@ -145,7 +145,7 @@ def require_writable(path: Path, /) -> Path:
         BadInput: a name with another ending.
     """
     if path.suffix not in (".h5", ".hdf5", ".npz"):
-        raise BadInput("--out", path.name, "is no .h5 or .npz: give it one of these endings")
+        raise BadInput("--out", path.name, "does not end in .h5 or .npz: use one of these")
     return path
 
 
@@ -270,9 +270,11 @@ def make_objective(net: PatternAutoencoder, card: Mapping[str, Any], scan: Scan4
         fix = f"is not what it learned from, {' x '.join(map(str, shape))}: prepare the scan alike"
         raise BadInput("patterns", sizes, fix)
     manner = PatternPresentation(halves=bool(card.get("halves")))
-    lesson = AutoencoderObjective(net.eval(), scan, {}, select_few(np.arange(len(scan)), scan), manner=manner)
-    lesson.highest = float(card.get("highest", lesson.highest))
-    return lesson
+    objective = AutoencoderObjective(
+        net.eval(), scan, {}, select_few(np.arange(len(scan)), scan), manner=manner
+    )
+    objective.highest = float(card.get("highest", objective.highest))
+    return objective
 
 
 @torch.no_grad()
@@ -283,17 +285,17 @@ def embed_patterns(
 
     Arguments and errors as of `make_objective`.
     """
-    lesson = make_objective(net, card, scan)
+    objective = make_objective(net, card, scan)
     count = len(scan)
-    latents = np.empty((count, lesson.drawn(np.arange(1))[0].shape[1]), np.float32)
+    latents = np.empty((count, objective.reconstruct(np.arange(1))[0].shape[1]), np.float32)
     misfits = np.empty(count, np.float32)  # filled in place: pieces would pin memory
     totals = np.empty(count)
     for start in range(0, count, PATTERNS_AT_ONCE):
         index = np.arange(start, min(start + PATTERNS_AT_ONCE, count))
-        sides = lesson.sides(index)
+        sides = objective.read_sides(index)
         counts = torch.stack(sides).sum(0)
-        good = lesson.good.to(sides[0].device)
-        found, decoded = lesson.asked(sides)
+        good = objective.good.to(sides[0].device)
+        found, decoded = objective.reconstruct_sides(sides)
         terms = compute_deviances(decoded, counts) * good
         latents[index] = found.cpu()
         noise = (compute_noise_deviance(decoded) * good).sum((1, 2, 3))
@@ -325,7 +327,7 @@ def denoise(scan: Scan4D, /, *, model: Path) -> Scan4D:
 class _DecodedCounts:
     """Counts that are decoded when they are read."""
 
-    lesson: AutoencoderObjective
+    objective: AutoencoderObjective
 
     @property
     def dtype(self) -> np.dtype:
@@ -333,7 +335,7 @@ class _DecodedCounts:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.lesson.scan.counts.shape
+        return self.objective.scan.counts.shape
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         index = np.arange(self.shape[0])[index]
@@ -346,6 +348,6 @@ class _DecodedCounts:
         return out if np.ndim(index) else out[0]
 
     def _decode(self, index: np.ndarray) -> np.ndarray:
-        scan = self.lesson.scan
-        decoded = self.lesson.drawn(index)[1][:, 0].cpu().numpy()
+        scan = self.objective.scan
+        decoded = self.objective.reconstruct(index)[1][:, 0].cpu().numpy()
         return np.where(scan.mask, decoded, np.asarray(scan.counts[index], self.dtype))

@@ -51,34 +51,36 @@ class ReconstructionScores:
 
 
 @torch.no_grad()
-def evaluate_objective(lesson: AutoencoderObjective, numbers: np.ndarray, /) -> ReconstructionScores:
+def evaluate_objective(objective: AutoencoderObjective, numbers: np.ndarray, /) -> ReconstructionScores:
     """Look at patterns that are in no part that was learned from.
 
     Args:
-        lesson: with the network.
+        objective: with the network.
         numbers: of the patterns.
     """
-    lesson.net.eval()
-    sums = torch.zeros(5, dtype=torch.float64, device=device.device_of(lesson.net))
-    mean = _compute_mean(lesson)
+    objective.net.eval()
+    sums = torch.zeros(5, dtype=torch.float64, device=device.device_of(objective.net))
+    mean = _compute_mean(objective)
     for index in _split_numbers(numbers[team().owns(numbers)]):
-        sums += _compute_sums(lesson, index, mean)
-    pixels = len(numbers) * int(lesson.good.sum())
+        sums += _compute_sums(objective, index, mean)
+    pixels = len(numbers) * int(objective.good.sum())
     off, spread, deviance, noise, squares = (max(value, 1e-300) for value in team().all_reduce(sums).tolist())
-    psnr = float(10 * np.log10(lesson.highest**2 * pixels / squares))
-    return ReconstructionScores(1 - off / spread, deviance / noise, psnr, lesson.highest, len(numbers))
+    psnr = float(10 * np.log10(objective.highest**2 * pixels / squares))
+    return ReconstructionScores(1 - off / spread, deviance / noise, psnr, objective.highest, len(numbers))
 
 
 @torch.no_grad()
-def evaluate_components(lesson: AutoencoderObjective, numbers: np.ndarray, /) -> ReconstructionScores:
+def evaluate_components(objective: AutoencoderObjective, numbers: np.ndarray, /) -> ReconstructionScores:
     """The same of as many principal components, of the stabilised patterns that the network began with.
 
     Args:
-        lesson: with the network.
+        objective: with the network.
         numbers: of the patterns that are looked at.
     """
-    latents = lesson.net.embed(lesson.taken(lesson.counts(lesson.few[:2]))).shape[1]
-    beside = AutoencoderObjective(pca(latent_dim=latents), lesson.scan, {}, lesson.few, manner=lesson.manner)
+    latents = objective.net.embed(objective.scale_counts(objective.counts(objective.few[:2]))).shape[1]
+    beside = AutoencoderObjective(
+        pca(latent_dim=latents), objective.scan, {}, objective.few, manner=objective.manner
+    )
     beside.begin()
     return evaluate_objective(beside, numbers)
 
@@ -87,21 +89,22 @@ def _split_numbers(numbers: np.ndarray) -> list[np.ndarray]:
     return [numbers[start : start + PATTERNS_AT_ONCE] for start in range(0, len(numbers), PATTERNS_AT_ONCE)]
 
 
-def _compute_mean(lesson: AutoencoderObjective) -> Tensor:
+def _compute_mean(objective: AutoencoderObjective) -> Tensor:
     """The mean of what the network should draw, of patterns that it began with."""
     parts = [
-        lesson.taken(lesson.shown(index)[1]).sum(0, keepdim=True) for index in _split_numbers(lesson.few)
+        objective.scale_counts(objective.read_input_and_target(index)[1]).sum(0, keepdim=True)
+        for index in _split_numbers(objective.few)
     ]
-    return torch.stack(parts).sum(0) / len(lesson.few)
+    return torch.stack(parts).sum(0) / len(objective.few)
 
 
-def _compute_sums(lesson: AutoencoderObjective, index: np.ndarray, mean: Tensor) -> Tensor:
+def _compute_sums(objective: AutoencoderObjective, index: np.ndarray, mean: Tensor) -> Tensor:
     """Squares left, squares about the mean pattern, deviance, that of shot noise, squares left in counts."""
-    given, counts = lesson.shown(index)
-    taken = lesson.taken(counts)
-    again = lesson.net(lesson.taken(given))
-    expected = lesson.expected(again)
-    good = lesson.good.to(counts.device)
+    given, counts = objective.read_input_and_target(index)
+    taken = objective.scale_counts(counts)
+    again = objective.net(objective.scale_counts(given))
+    expected = objective.invert_scale(again)
+    good = objective.good.to(counts.device)
     here = good.expand_as(counts)
     return torch.stack(
         [
@@ -120,7 +123,7 @@ def finish_training(training: AutoencoderTraining, /) -> tuple[Path | None, dict
     Args:
         training: at its end; its test part is used here and nowhere else.
     """
-    objective = training.lesson
+    objective = training.objective
     test = training.parts.test
     judges = test if len(test) else training.parts.validation
     scores = {

@@ -138,7 +138,7 @@ def plot_mean_patterns(
     high = limits(np.sqrt(np.append(means, mean[None], 0).clip(0)))[1]
     for number in range(count):
         share = 100 * sizes[number] / max(1, sizes.sum())
-        first = image(
+        image(
             upper[number],
             np.sqrt(means[number].clip(0)),
             pixel=(1, 1),
@@ -149,9 +149,9 @@ def plot_mean_patterns(
             **ROOT_STYLE,
         )
         look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
-        second = image(lower[number], differences[number], pixel=(1, 1), dimension=None, **look)
-    colour_bar(upper[-1], first, "root of mean counts")
-    colour_bar(lower[-1], second, "less mean of all (counts)")
+        image(lower[number], differences[number], pixel=(1, 1), dimension=None, **look)
+    colour_bar(upper[-1], upper[-1].images[0], "root of mean counts")
+    colour_bar(lower[-1], lower[-1].images[0], "less mean of all (counts)")
     if profile is not None:
         _draw_profiles(blocks[1].subplots(), profile, count)
     return figure

@@ -11,15 +11,8 @@ import numpy as np
 import torch
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.embedding.components import (
-    ComponentAnalysis,
-    compute_nonnegative_factors,
-    compute_principal_components,
-    draw_numbers,
-    iterate_pieces,
-)
 from phaseloom.embedding.embeddings import PATTERNS_AT_ONCE, ScanEmbedding
-from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
+from phaseloom.embedding.networks.autoencoder import PatternAutoencoder, pca
 from phaseloom.embedding.objective import AutoencoderObjective
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
@@ -45,6 +38,9 @@ TRAVERSAL_STEPS = 7  # patterns of a traversal
 MAX_TRAVERSALS = 12
 SAMPLES_OF_A_KIND = 3  # worst patterns that are shown, and as many typical ones
 MAX_UMAP_PATTERNS = 20000  # patterns that are laid out by UMAP at most
+# Patterns, and numbers in them, that components are fitted to.
+MAX_FITTED_PATTERNS = 2000
+MAX_FITTED_NUMBERS = 20_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +76,21 @@ class PatternSamples:
 
 
 @dataclass(frozen=True, eq=False)
+class ComponentAnalysis:
+    """Patterns as sums of a few images.
+
+    Attributes:
+        name: of the method.
+        scores: ``(n, k)`` how much of each is in a pattern.
+        images: ``(k, y, x)`` in the roots of counts; NaN in pixels that are not trusted.
+    """
+
+    name: str
+    scores: np.ndarray
+    images: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class LatentReport:
     """Results of an analysis; those that need the scan or the network are there if these were given.
 
@@ -106,6 +117,88 @@ class LatentReport:
     placed: np.ndarray | None = None
 
 
+@torch.no_grad()
+def compute_principal_components(scan: Scan4D, count: int, /) -> ComponentAnalysis:
+    """Principal components of stabilised patterns, the one of largest variance first.
+
+    Args:
+        scan: the data.
+        count: components; fewer where there are too few patterns or pixels.
+    """
+    few = _select_for_fit(scan, 0)
+    net = pca(latent_dim=max(1, min(count, len(few) - 1, scan.mask.size)))
+    objective = AutoencoderObjective(net, scan, {}, few)
+    objective.begin()
+    scores = [
+        net.embed(objective.scale_counts(objective.counts(index))).numpy()
+        for index in _split_indices(len(scan))
+    ]
+    images = np.where(scan.mask, net.skip.basis.detach().numpy(), np.nan)
+    return ComponentAnalysis("principal components", np.concatenate(scores), images)
+
+
+def compute_nonnegative_factors(scan: Scan4D, count: int, /, *, seed: int = 0) -> ComponentAnalysis:
+    """Non-negative factors of the roots of counts, the one with the most counts first.
+
+    They are fitted to 2000 patterns at most, from all over the scan; images have norm one. Pixels that are
+    not trusted are left out.
+
+    Args:
+        scan: the data.
+        count: factors; fewer where there are too few patterns or pixels.
+        seed: of the draw.
+
+    Raises:
+        MissingExtra: without scikit-learn.
+
+    Source: Lee & Seung 1999, doi 10.1038/44565.
+    """
+    try:
+        from sklearn.decomposition import NMF
+    except ImportError as problem:
+        raise MissingExtra("components", "scikit-learn", "analyse") from problem
+    few = _select_for_fit(scan, seed)
+    wanted: Any = max(1, min(count, len(few), int(scan.mask.sum())))
+    net = NMF(wanted, init="nndsvda", random_state=seed, tol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # not converged: near enough for a map
+        net.fit(_read_roots(scan, few))
+        scores = np.concatenate(
+            [net.transform(_read_roots(scan, index)) for index in _split_indices(len(scan))]
+        )
+    strength = np.linalg.norm(net.components_, axis=1)
+    order = np.argsort(-strength * scores.mean(0), kind="stable")
+    images = np.full((len(order), *scan.mask.shape), np.nan)
+    images[:, scan.mask] = (net.components_ / np.where(strength > 0, strength, 1)[:, None])[order]
+    return ComponentAnalysis("non-negative factors", (scores * strength)[:, order], images)
+
+
+def _split_indices(count: int, /) -> Iterator[np.ndarray]:
+    """Numbers of the patterns of a scan, some at a time."""
+    return (
+        np.arange(start, min(start + PATTERNS_AT_ONCE, count)) for start in range(0, count, PATTERNS_AT_ONCE)
+    )
+
+
+def _select_for_fit(scan: Scan4D, seed: int) -> np.ndarray:
+    """Numbers of the patterns that components are fitted to, ascending."""
+    return _draw_numbers(
+        len(scan), max(2, min(MAX_FITTED_PATTERNS, MAX_FITTED_NUMBERS // scan.mask.size)), seed
+    )
+
+
+def _draw_numbers(count: int, most: int, seed: int, /) -> np.ndarray:
+    """Numbers of some of many patterns, ascending."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+
+
+def _read_roots(scan: Scan4D, index: np.ndarray) -> np.ndarray:
+    """Roots of counts in trusted pixels ``(b, pixel)``."""
+    return np.sqrt(np.asarray(scan.counts[index], np.float32)[:, scan.mask].clip(0))
+
+
 def find_clusters(
     rows: np.ndarray, count: int | None, /, *, seeds: int = 5, truth: np.ndarray | None = None
 ) -> tuple[tuple[Clusters, ...], ClusterCounts | None]:
@@ -129,7 +222,7 @@ def find_clusters(
     ), counts
 
 
-def require_same_network(lesson: AutoencoderObjective, embedding: ScanEmbedding, /) -> None:
+def require_same_network(objective: AutoencoderObjective, embedding: ScanEmbedding, /) -> None:
     """Refuse latents that another network has made.
 
     Raises:
@@ -137,11 +230,11 @@ def require_same_network(lesson: AutoencoderObjective, embedding: ScanEmbedding,
     """
     few = np.unique(np.linspace(0, len(embedding) - 1, 5).astype(int))
     known = embedding.latents[few]
-    found = lesson.drawn(few)[0].cpu().numpy()
+    found = objective.reconstruct(few)[0].cpu().numpy()
     spread = max(float(embedding.latents.std()), 1e-6)
     if known.shape != found.shape or np.abs(known - found).max() > 0.05 * spread:
         fix = "did not make these embeddings: give the network that did, or embed the scan again"
-        raise BadInput("--model", type(lesson.net).__name__, fix)
+        raise BadInput("--model", type(objective.net).__name__, fix)
 
 
 def require_same_scan(embedding: ScanEmbedding, scan: Scan4D, /) -> None:
@@ -164,7 +257,7 @@ def compute_mean_patterns(scan: Scan4D, labels: np.ndarray, /) -> MeanPatterns:
     """
     sizes = np.bincount(labels)
     sums = np.zeros((len(sizes), *scan.mask.shape))
-    for index in iterate_pieces(len(scan)):
+    for index in _split_indices(len(scan)):
         patterns = np.asarray(scan.counts[index])
         for label in np.unique(labels[index]):
             sums[label] += patterns[labels[index] == label].sum(0, dtype=np.float64)
@@ -179,12 +272,12 @@ def compute_mean_patterns(scan: Scan4D, labels: np.ndarray, /) -> MeanPatterns:
 
 
 def select_samples(
-    lesson: AutoencoderObjective, misfit: np.ndarray, /, few: int = SAMPLES_OF_A_KIND
+    objective: AutoencoderObjective, misfit: np.ndarray, /, few: int = SAMPLES_OF_A_KIND
 ) -> PatternSamples:
     """The patterns of largest and of median misfit, with their reconstructions.
 
     Args:
-        lesson: with the network and the scan.
+        objective: with the network and the scan.
         misfit: ``(n,)`` of an embedding.
         few: of each.
     """
@@ -194,9 +287,9 @@ def select_samples(
     typical = [number for number in order[max(0, middle - few // 2) :][:few] if number not in worst]
     index = np.array([*worst, *typical])
     names = [f"worst: {number}" for number in worst] + [f"typical: {number}" for number in typical]
-    hidden = np.where(lesson.scan.mask, 1.0, np.nan)
-    decoded = lesson.drawn(index)[1][:, 0].cpu().numpy()
-    return PatternSamples(tuple(names), np.asarray(lesson.scan.counts[index]) * hidden, decoded * hidden)
+    hidden = np.where(objective.scan.mask, 1.0, np.nan)
+    decoded = objective.reconstruct(index)[1][:, 0].cpu().numpy()
+    return PatternSamples(tuple(names), np.asarray(objective.scan.counts[index]) * hidden, decoded * hidden)
 
 
 def select_strongest(latents: np.ndarray, most: int, /) -> tuple[int, ...]:
@@ -278,7 +371,7 @@ def compute_umap(rows: np.ndarray, /, *, seed: int = 0) -> tuple[np.ndarray, np.
         from umap import UMAP  # pyright: ignore[reportMissingImports]
     except ImportError as problem:
         raise MissingExtra("--umap", "umap-learn", "umap") from problem
-    numbers = draw_numbers(len(rows), MAX_UMAP_PATTERNS, seed)
+    numbers = _draw_numbers(len(rows), MAX_UMAP_PATTERNS, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one thread, as a seed asks for
         return np.asarray(UMAP(random_state=seed).fit_transform(rows[numbers])), numbers

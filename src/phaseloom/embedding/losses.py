@@ -25,7 +25,7 @@ from phaseloom.learning.layers import disable_autocast, to_full_precision
 __all__ = ["ContrastiveLoss", "DecodedBatch", "DivergenceLoss", "decorrelated", "deviance", "hinged"]
 __all__ += ["regularised", "squares"]
 
-# Losses that compare the patterns of a batch with one another: they are no means over its patterns.
+# Losses that compare the patterns of a batch with one another: they are not means over its patterns.
 BATCH_LOSSES = frozenset({"decorrelated", "hinged", "regularised"})
 
 
@@ -63,7 +63,7 @@ def squares(batch: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
         >>> squares(seen).item()
         9.0
     """
-    return weight * _mean_of_trusted((batch.again - batch.patterns).square(), batch.good)
+    return weight * _compute_trusted_mean((batch.again - batch.patterns).square(), batch.good)
 
 
 def deviance(batch: DecodedBatch, /, *, weight: float = 1.0) -> Tensor:
@@ -117,7 +117,9 @@ def decorrelated(batch: DecodedBatch, /, *, weight: float = 0.01) -> Tensor:
     return weight * decorrelation(batch.latents)
 
 
-def _mean_of_trusted(values: Float[Tensor, "b 1 y x"], good: Bool[Tensor, "*b y x"]) -> Float[Tensor, ""]:
+def _compute_trusted_mean(
+    values: Float[Tensor, "b 1 y x"], good: Bool[Tensor, "*b y x"]
+) -> Float[Tensor, ""]:
     """Over trusted pixels."""
     return (values * good).sum() / good.expand_as(values).sum().clamp(min=1)
 

@@ -88,15 +88,15 @@ class AutoencoderObjective:
         patterns = np.asarray(self.scan.counts[index], np.float32)
         return self._to_tensor(np.where(self.scan.mask, patterns, self.usual))
 
-    def taken(self, counts: Tensor, /) -> Tensor:
+    def scale_counts(self, counts: Tensor, /) -> Tensor:
         """What the network takes for counts."""
         return counts / self.highest if self.net.scale is None else self.net.scale(counts)
 
-    def expected(self, drawn: Tensor, /) -> Tensor:
+    def invert_scale(self, drawn: Tensor, /) -> Tensor:
         """The counts that what it draws stands for."""
         return drawn * self.highest if self.net.scale is None else self.net.scale.inverse(drawn)
 
-    def shown(self, index: np.ndarray, /, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
+    def read_input_and_target(self, index: np.ndarray, /, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Counts that the network is given, and those that it should draw.
 
         Args:
@@ -116,45 +116,47 @@ class AutoencoderObjective:
     @torch.no_grad()
     def begin(self) -> None:
         """Let the network take statistics and components from the few patterns."""
-        counts = self.shown(self.few)[0]
+        counts = self.read_input_and_target(self.few)[0]
         if self.net.scale is not None:
             self.net.scale.calibrate(counts)
-        self.net.begin(self.taken(counts))
+        self.net.begin(self.scale_counts(counts))
 
     def __call__(self, index: np.ndarray) -> dict[str, Tensor]:
         """Losses of a batch."""
         learning = torch.is_grad_enabled()
         self.net.train(learning)
-        given, wanted = self.shown(index, epoch=self.epoch if learning else 0)
+        given, wanted = self.read_input_and_target(index, epoch=self.epoch if learning else 0)
         good = self.good.to(given.device)
         if learning and self.manner.turned:
             given, wanted, good = _turn_batch(self, given, wanted, good, index)
-        patterns = self.taken(given)
+        patterns = self.scale_counts(given)
         with use_precision(self.net, self.manner.precision):
             latents = self.net.embed(patterns)
             again = self.net.decode(latents, (patterns.shape[-2], patterns.shape[-1]))
-        batch = DecodedBatch(self.taken(wanted), again.float(), latents.float(), wanted, self.expected, good)
+        batch = DecodedBatch(
+            self.scale_counts(wanted), again.float(), latents.float(), wanted, self.invert_scale, good
+        )
         return {name: loss(batch).float() for name, loss in self.losses.items()}
 
     @torch.no_grad()
-    def drawn(self, index: np.ndarray, /) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, index: np.ndarray, /) -> tuple[Tensor, Tensor]:
         """Latents ``(b, k)`` of patterns, and the counts ``(b, 1, y, x)`` that are expected by these."""
-        return self.asked(self.sides(index))
+        return self.reconstruct_sides(self.read_sides(index))
 
-    def sides(self, index: np.ndarray, /) -> tuple[Tensor, ...]:
+    def read_sides(self, index: np.ndarray, /) -> tuple[Tensor, ...]:
         """Input counts of the network, which add up to those of the patterns."""
-        counts = self.shown(index)
+        counts = self.read_input_and_target(index)
         return counts if self.manner.halves else counts[:1]
 
     @torch.no_grad()
-    def asked(self, sides: tuple[Tensor, ...], /) -> tuple[Tensor, Tensor]:
-        """As `drawn`, of patterns that were read: latents are the mean of all sides, counts their sum."""
+    def reconstruct_sides(self, sides: tuple[Tensor, ...], /) -> tuple[Tensor, Tensor]:
+        """As `reconstruct`, of read patterns: latents are the mean of all sides, counts their sum."""
         self.net.eval()
         with use_precision(self.net, self.manner.precision):
-            latents = torch.stack([self.net.embed(self.taken(side)).float() for side in sides]).mean(0)
+            latents = torch.stack([self.net.embed(self.scale_counts(side)).float() for side in sides]).mean(0)
             size = (sides[0].shape[-2], sides[0].shape[-1])
             again = self.net.decode(latents, size).float()
-        return latents, len(sides) * self.expected(again)
+        return latents, len(sides) * self.invert_scale(again)
 
     def _to_tensor(self, patterns: np.ndarray) -> Tensor:
         return torch.from_numpy(patterns.astype(np.float32, copy=False))[:, None].to(
@@ -163,11 +165,11 @@ class AutoencoderObjective:
 
 
 def _turn_batch(
-    lesson: AutoencoderObjective, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
+    objective: AutoencoderObjective, given: Tensor, wanted: Tensor, good: Tensor, index: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch and its trusted pixels, each pattern turned by what the detector allows: by its number."""
-    ways = turns.list_orientations(lesson.scan.geometry)
-    seeds = ((lesson.manner.seed, 29, lesson.epoch, int(number)) for number in index)
+    ways = turns.list_orientations(objective.scan.geometry)
+    seeds = ((objective.manner.seed, 29, objective.epoch, int(number)) for number in index)
     choices = np.array([np.random.default_rng(seed).integers(len(ways)) for seed in seeds])
     out = given.clone(), wanted.clone(), good.repeat(len(index), 1, 1, 1)
     for number in np.unique(choices):
@@ -207,8 +209,8 @@ def _draw_half(pattern: np.ndarray, number: int, seed: tuple[int, ...]) -> np.nd
 
 
 def _require_whole_counts(scan: Scan4D, few: np.ndarray) -> None:
-    """Refuse to toss coins for what are no counts."""
+    """Refuse counts that are not whole numbers: they cannot be split at random."""
     patterns = np.asarray(scan.counts[few[:64]]) * scan.mask
     if (patterns < 0).any() or (patterns != np.rint(patterns)).any():
-        fix = "are no whole numbers of electrons, so they cannot be parted: scale them to counts, or leave it"
+        fix = "are not whole numbers of electrons and cannot be split: scale them, or leave halves out"
         raise BadInput("halves", "patterns", fix)

@@ -171,10 +171,10 @@ def comparison(patterns: Tensor, drawn: Tensor, /) -> Figure:
     figure = new_figure(2 * len(given) + 1, 6)
     for line, (name, stack, style) in zip(figure.subplots(3, len(given), squeeze=False), rows, strict=True):
         for number, (axes, values) in enumerate(zip(line, stack, strict=True)):
-            artist = axes.imshow(values, **style)
+            axes.imshow(values, **style)
             axes.set_title(f"{name} {number}", fontsize=9)
             axes.axis("off")
-        figure.colorbar(artist, ax=list(line), shrink=0.8)
+        figure.colorbar(line[0].images[0], ax=list(line), shrink=0.8)
     return figure
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 from torch import nn
@@ -17,15 +17,17 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.updates import HoldOut, measure_holdout
-from phaseloom.learning.trainer import NetworkTraining, require_new_folder, start_progress
+from phaseloom.learning.trainer import NetworkTraining, TrainingRecipe, require_new_folder, start_progress
 from phaseloom.runs.scan_recipe import ScanRecipe, keep_part_of_process
 from phaseloom.spec import Call, part
 
 __all__ = ["Autoencode", "AutoencoderTraining"]
 
 
-class Autoencode(ScanRecipe):
+class Autoencode(ScanRecipe, TrainingRecipe):
     """How an autoencoder is trained.
+
+    Settings of the fit are those of `phaseloom.learning.trainer.TrainingRecipe`.
 
     Attributes:
         file: the scan.
@@ -36,21 +38,12 @@ class Autoencode(ScanRecipe):
         block: probes along an edge of the blocks that are held out: neighbours are correlated.
         validation: share of the blocks for early stopping.
         test: share of the blocks for the final scores.
-        optimizer: how steps are made.
-        rate: of the optimiser.
-        shape: how the rate changes over the run.
         epochs: at most.
         batch: patterns of a step.
         halves: train to predict one half of a pattern's counts from the other, whose noise is independent, so
             that noise is not learned; ``phaseloom embed`` takes the mean of both halves.
         turned: turn and mirror patterns at random, as the detector allows: for scans whose specimens lie
             in all directions, and only if latents need not tell these apart.
-        precision: of the network's arithmetic.
-        clip: largest norm of the gradient.
-        patience: epochs without improvement before stopping.
-        seed: of everything that is drawn.
-        device: where to compute.
-        title: for figures and files.
 
     Example:
         >>> Autoencode.of({"file": "scan.h5", "model": "pca"}).model.name
@@ -64,19 +57,10 @@ class Autoencode(ScanRecipe):
     block: int = Field(8, ge=1, strict=True)
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
-    optimizer: Call = part("phaseloom.fitting.optimizers", "adamw")
-    rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    shape: Call = part("phaseloom.fitting.schedule", "one_cycle")
     epochs: int = Field(20, ge=1, strict=True)
     batch: int = Field(32, ge=1, strict=True)
     halves: bool = False
     turned: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-    clip: float | None = Field(1.0, gt=0)
-    patience: int | None = Field(None, ge=1, strict=True)
-    seed: int = Field(0, ge=0, lt=2**62, strict=True)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    title: str = ""
 
 
 class AutoencoderTraining(NetworkTraining):
@@ -90,7 +74,7 @@ class AutoencoderTraining(NetworkTraining):
     kind = Autoencode
     within = 0.0
     recipe: Autoencode
-    lesson: AutoencoderObjective
+    objective: AutoencoderObjective
     net: PatternAutoencoder
 
     def __init__(self, recipe: Autoencode, directory: Path | None, scan: Scan4D | None = None):
@@ -101,10 +85,10 @@ class AutoencoderTraining(NetworkTraining):
         losses = {loss.name: loss.partial() for loss in recipe.losses}
         manner = PatternPresentation(recipe.halves, recipe.turned, recipe.precision, recipe.seed)
         few = select_few(self.parts.train, self.scan)
-        self.lesson = AutoencoderObjective(
+        self.objective = AutoencoderObjective(
             self.net, keep_part_of_process(self.scan, known=few), losses, few, manner=manner
         )
-        self.lesson.begin()
+        self.objective.begin()
         team().broadcast_parameters(self.net)
         self.progress = start_progress(recipe, self.net)
 
@@ -113,13 +97,15 @@ class AutoencoderTraining(NetworkTraining):
         cls, recipe: Autoencode, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
     ) -> Self:
         """A new training, on the recipe's file or a scan in memory; errors as of `NetworkTraining.begin`."""
-        return cls(recipe.with_paths_from(Path.cwd()), require_new_folder(directory), scan).begun()
+        return cls(
+            recipe.with_paths_from(Path.cwd()), require_new_folder(directory), scan
+        ).check_and_save_recipe()
 
     def __iter__(self) -> Iterator[Epoch]:
         if isinstance(self.net, LinearAutoencoder):
             self.progress.stopped = "components are fitted, not trained"
-            return iter(())
-        return super().__iter__()
+            return
+        yield from super().__iter__()
 
     def network(self) -> nn.Module:
         """Before it has seen a pattern."""
@@ -131,24 +117,19 @@ class AutoencoderTraining(NetworkTraining):
                 raise BadInput("losses", loss.name, fix)
         return self.recipe.model()
 
-    def prepared(self) -> None:
+    def initialise_network(self) -> None:
         """Principal components are the result of epoch 0, until something is better."""
-        held = HoldOut(self.held(), judged=[self.judged])
-        loss = measure_holdout(self.lesson, held, self.progress.optimizer, 0)
+        held = HoldOut(self.list_holdout_batches(), judged=[self.holdout_loss_name])
+        loss = measure_holdout(self.objective, held, self.progress.optimizer, 0)
         assert loss is not None
         self.progress.best = (0, loss, deepcopy(self.net.state_dict()))
 
-    @property
-    def judged(self) -> str:
-        """The first of the losses."""
-        return self.recipe.losses[0].name
-
     def batches(self, epoch: int, /) -> Sequence[Any]:
         """Runs of neighbours from all over the part that is learned from."""
-        self.lesson.epoch = epoch
+        self.objective.epoch = epoch
         return make_batches(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
 
-    def held(self) -> Sequence[Any]:
+    def list_holdout_batches(self) -> Sequence[Any]:
         """The part that decides when to stop."""
         held = self.parts.validation
         return [held[start : start + self.recipe.batch] for start in range(0, len(held), self.recipe.batch)]

@@ -30,13 +30,13 @@ class ChannelGate(nn.Module):
         reach += 1 - reach % 2
         self.conv = nn.Conv1d(1, 1, reach, padding=reach // 2, bias=False)
 
-    def pooled(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c"]:
+    def pool_channels(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c"]:
         """A number for each channel: its mean."""
         return maps.mean((-2, -1))
 
     def weights(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c"]:
         """What channels are multiplied with."""
-        return self.conv(self.pooled(maps)[:, None])[:, 0].sigmoid()
+        return self.conv(self.pool_channels(maps)[:, None])[:, 0].sigmoid()
 
     def forward(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
         """Multiply."""
@@ -59,6 +59,6 @@ class PhaseGate(ChannelGate):
         tensor(True)
     """
 
-    def pooled(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c"]:
+    def pool_channels(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c"]:
         """The sign of each channel's sum over its number of pixels."""
         return maps.sum((-2, -1)).sign() / maps[0, 0].numel()

@@ -371,7 +371,7 @@ def choose_option(knob: str, name: str, choices: Mapping[str, Option], /) -> Opt
         BadInput: another name.
     """
     if name not in choices:
-        raise BadInput(f"nets: {knob}", name, f"is no choice: {nearest(name, choices)}")
+        raise BadInput(f"nets: {knob}", name, f"is not a choice: {nearest(name, choices)}")
     return choices[name]
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from phaseloom.errors import BadInput
@@ -12,9 +13,45 @@ from phaseloom.fitting import checkpoint, device, optimizers
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.runs.folder import save_events, save_recipe
-from phaseloom.spec import load_yaml
+from phaseloom.spec import Call, Recipe, load_yaml, part
 
-__all__ = ["NetworkTraining", "require_new_folder", "start_progress"]
+__all__ = ["NetworkTraining", "TrainingRecipe", "require_new_folder", "start_progress"]
+
+
+class TrainingRecipe(Recipe):
+    """The settings of a fit that all trainings of networks have.
+
+    A parameter file that is written has them after those of its own kind.
+
+    Attributes:
+        optimizer: how steps are made.
+        rate: learning rate of the network.
+        shape: how the rate changes over the run.
+        epochs: at most.
+        precision: of the network's arithmetic.
+        clip: largest norm of the network's gradient.
+        patience: epochs without improvement before stopping.
+        seed: of all random numbers.
+        device: for computing.
+        title: for figures and files.
+    """
+
+    optimizer: Call = part("phaseloom.fitting.optimizers", "adamw")
+    rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    shape: Call = part("phaseloom.fitting.schedule", "one_cycle")
+    epochs: int = Field(40, ge=1, strict=True)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    clip: float | None = Field(1.0, gt=0)
+    patience: int | None = Field(None, ge=1, strict=True)
+    seed: int = Field(0, ge=0, lt=2**62, strict=True)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    title: str = ""
+
+    def resolved(self) -> dict[str, Any]:
+        """The tree of a file that repeats this recipe, shared settings last."""
+        tree = super().resolved()
+        shared = {key: tree.pop(key) for key in TrainingRecipe.model_fields}
+        return tree | shared
 
 
 class NetworkTraining:
@@ -24,21 +61,20 @@ class NetworkTraining:
     ``events.jsonl`` and ``snapshot.h5``.
 
     Attributes:
-        kind: class of the recipe, which has ``optimizer``, ``rate``, ``shape``, ``epochs``, ``clip``,
-            ``patience``, ``seed`` and ``device``.
+        kind: class of the recipe.
         within: share by which the last hold-out loss may be above the lowest and still be the result.
         spare: batches in a row that are skipped where their numbers are not finite.
         recipe: what is done.
         directory: where it is kept, or ``None``.
         net: what is trained, on its device.
-        lesson: the objective, for `phaseloom.fitting.loop.fit`.
+        objective: of the fit, for `phaseloom.fitting.loop.fit`.
         progress: how far it has come.
     """
 
     kind: ClassVar[Any]
     within: ClassVar[float] = 0.01
     spare: ClassVar[int] = 0
-    lesson: Any
+    objective: Any
 
     def __init__(self, recipe: Any, directory: Path | None):
         self.recipe = recipe
@@ -55,13 +91,14 @@ class NetworkTraining:
         Raises:
             BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
         """
-        return cls(recipe, require_new_folder(directory)).begun()
+        return cls(recipe, require_new_folder(directory)).check_and_save_recipe()
 
-    def begun(self) -> Self:
+    def check_and_save_recipe(self) -> Self:
         """The same, ready to learn, its recipe in the folder."""
-        self.prepared()
+        self.initialise_network()
         with torch.no_grad():
-            self.lesson(team().share(self.held()[0])[0])  # what does not fit together is said now
+            # raises what does not fit together
+            self.objective(team().share(self.list_holdout_batches()[0])[0])
         if self.directory is not None:
             save_recipe(self.recipe, self.directory)
         return self
@@ -84,19 +121,19 @@ class NetworkTraining:
         if (folder / "snapshot.h5").is_file():
             checkpoint.load(training.progress, folder / "snapshot.h5")
         else:
-            training.prepared()
+            training.initialise_network()
         return training
 
     def __iter__(self) -> Iterator[Epoch]:
         recipe = self.recipe
         epochs = fit(
-            self.lesson,
+            self.objective,
             self.batches,
             self.progress,
             epochs=recipe.epochs,
             shape=recipe.shape.partial(),
-            holdout=self.held(),
-            judged=[self.judged],
+            holdout=self.list_holdout_batches(),
+            judged=[self.holdout_loss_name],
             patience=recipe.patience,
             clip=recipe.clip,
             within=self.within,
@@ -116,21 +153,21 @@ class NetworkTraining:
         """The network with its initial weights."""
         raise NotImplementedError
 
-    def prepared(self) -> None:
+    def initialise_network(self) -> None:
         """Initialise the network from the data."""
 
     def batches(self, epoch: int, /) -> Sequence[Any]:
         """Batches of an epoch."""
         raise NotImplementedError
 
-    def held(self) -> Sequence[Any]:
+    def list_holdout_batches(self) -> Sequence[Any]:
         """Batches of the hold-out loss."""
         raise NotImplementedError
 
     @property
-    def judged(self) -> str:
-        """Name of the hold-out loss."""
-        raise NotImplementedError
+    def holdout_loss_name(self) -> str:
+        """Name of the hold-out loss; by default the first of the losses."""
+        return self.recipe.losses[0].name
 
     def state(self) -> dict[str, Any]:
         """Further entries for the line of an epoch in ``events.jsonl``."""

@@ -184,7 +184,7 @@ def restore_files(
             found = restore_image(net, kind, image, tile=tile, overlap=overlap)
         except BadInput as problem:
             raise BadInput(str(file), None, str(problem)) from problem
-        yield _write_restored(found, image, file, out, report)
+        yield _write_restoration(found, image, file, out, report)
 
 
 def _expand(path: Path) -> list[Path]:
@@ -205,7 +205,7 @@ def _output_name(path: Path) -> str:
     return path.stem + OUTPUT_SUFFIXES.get(path.suffix.lower(), ".png")
 
 
-def _write_restored(
+def _write_restoration(
     found: RestoredImage, image: Image, file: Path, out: Path, report: dict[str, Any]
 ) -> RestoredFile:
     """Write a restored image, and the report of all so far."""

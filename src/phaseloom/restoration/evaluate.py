@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from phaseloom import plot
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.learning import weight_files
+from phaseloom.learning.evaluation import make_card, save_with_card
 from phaseloom.learning.figures import plot_losses
 from phaseloom.metrics.colour import uciqe, uiqm
 from phaseloom.metrics.image import psnr, ssim
@@ -35,7 +35,6 @@ from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs.folders import Pair, format_channels
 from phaseloom.restoration.pairs.image_kinds import ImageKind
 from phaseloom.restoration.train import MIN_SIDE_FOR_SSIM, RestorerTraining
-from phaseloom.version import __version__
 
 __all__ = ["Evaluation", "evaluate_restorer", "evaluate_training", "save_figures"]
 
@@ -192,24 +191,18 @@ def evaluate_training(training: RestorerTraining, /) -> tuple[Path | None, dict[
         BadInput: test pairs that cannot be read.
     """
     recipe = training.recipe
-    scores = None
-    card: dict[str, Any] = {
+    facts = {
         "task": recipe.kind().name,
-        "recipe": recipe.to_text(),
-        "scores": None,
         "pairs": [len(side) for side in training.pairs],
-        "epochs": training.progress.epoch,
         "weights": training.weighting.weights,
-        "version": __version__,
     }
-    path = None if training.directory is None else training.directory / weight_files.NETWORK_FILE
-    if path is not None:
-        weight_files.save_network(training.net, path, card)  # so that unreadable test pairs lose no network
-    if tests := recipe.tests():
+    card = make_card(recipe, None, epochs=training.progress.epoch, **facts)
+    path = save_with_card(training.net, card, training.directory)  # unreadable test pairs lose no network
+    scores = None
+    if tests := recipe.list_test_pairs():
         scores = evaluate_restorer(training.net, recipe.kind(), tests, learned=recipe.pairs("train"))
         card["scores"] = scores.as_dict()
-        if path is not None:
-            weight_files.save_network(training.net, path, card)
+        save_with_card(training.net, card, training.directory)
     return path, card, scores
 
 
@@ -218,7 +211,7 @@ def save_figures(training: RestorerTraining, /) -> list[Path]:
     if training.directory is None:
         return []
     figures = {"curves.png": plot_losses(training.progress.history)}
-    if tests := training.recipe.tests():
+    if tests := training.recipe.list_test_pairs():
         figures["before_after.png"] = plot_pairs(training.net, training.recipe.kind(), tests)
     for name, figure in figures.items():
         plot.save(figure, training.directory / name)
@@ -283,7 +276,7 @@ def _mean_scores(rows: Mapping[str, Sequence[float]]) -> Scores:
 def _compare(image: Floats, target: Floats, kind: ImageKind) -> Scores:
     """Scores of one image ``(channel, y, x)``; none if ranges are the peaks and all channels are constant."""
     if kind.value_range is not None:
-        return _compare_bounded(np.clip(image, *kind.value_range), target, kind)
+        return _compare_in_range(np.clip(image, *kind.value_range), target, kind)
     floors = MIN_TARGET_RANGE * np.abs(target).max((1, 2))
     if kind.separate_planes:
         image, target = (np.stack([remove_ramp(one) for one in side]) for side in (image, target))
@@ -292,7 +285,7 @@ def _compare(image: Floats, target: Floats, kind: ImageKind) -> Scores:
     return {name: fmean(row[name] for row in rows) for name in (rows[0] if rows else ())}
 
 
-def _compare_bounded(image: Floats, target: Floats, kind: ImageKind) -> Scores:
+def _compare_in_range(image: Floats, target: Floats, kind: ImageKind) -> Scores:
     """Scores of one image as a whole, clipped to its possible range."""
     low, high = kind.value_range or (0.0, 1.0)
     out = _agreement(image, target, high - low)
@@ -329,7 +322,7 @@ def _fit_methods(
     if not len(learned):
         return methods, [f"{_join_names(DENOISERS)} are left out: there are no learned pairs to fit to"]
     numbers = np.linspace(0, len(learned) - 1, min(len(learned), MAX_FIT_PAIRS)).round().astype(int)
-    few = [_crop_centre(kind.levelled(_check_channels(net, learned[int(n)]))) for n in numbers]
+    few = [_crop_centre(kind.normalise_pair(_check_channels(net, learned[int(n)]))) for n in numbers]
     missing: list[str] = []
     fix = ""
     for name, title in DENOISERS.items():

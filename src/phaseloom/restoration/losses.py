@@ -206,7 +206,7 @@ def perceptual(restored: RestoredBatch, /, *, weight: float = 1.0, file: Path | 
         fix = "give it a file with the weights of VGG19, as torchvision has them"
         _warn_once(f"losses: perceptual is off: {fix}")
         return None
-    return weight * _compare_features(restored, _cached_vgg(str(file), restored.image.device))
+    return weight * _compare_features(restored, _load_vgg(str(file), restored.image.device))
 
 
 def perceptual_random(restored: RestoredBatch, /, *, weight: float = 1.0, seed: int = 0) -> Tensor:
@@ -225,7 +225,7 @@ def perceptual_random(restored: RestoredBatch, /, *, weight: float = 1.0, seed: 
         >>> perceptual_random(RestoredBatch(image, image)).item()
         0.0
     """
-    return weight * _compare_features(restored, _cached_vgg(seed, restored.image.device))
+    return weight * _compare_features(restored, _load_vgg(seed, restored.image.device))
 
 
 def poisson(restored: RestoredBatch, /, *, weight: float = 1.0) -> Tensor | None:
@@ -318,7 +318,7 @@ def _blur(maps: Float[Tensor, "n y x"], window: int) -> Float[Tensor, "n v u"]:
 
 
 @lru_cache(maxsize=4)
-def _cached_vgg(source: str | int, device: torch.device) -> VGG19:
+def _load_vgg(source: str | int, device: torch.device) -> VGG19:
     """The network of a file, or with random weights of a seed."""
     net = load_vgg(source) if isinstance(source, str) else random_vgg(seed=source)
     return net.to(device)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import device, optimizers
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress
-from phaseloom.learning.trainer import NetworkTraining, require_new_folder
+from phaseloom.learning.trainer import NetworkTraining, TrainingRecipe, require_new_folder
 from phaseloom.metrics.image import ssim
 from phaseloom.restoration.losses import RestoredBatch
 from phaseloom.restoration.networks.unet import Restorer
@@ -70,8 +70,10 @@ class TrainingPairs(NamedTuple):
     task: str | None = None
 
 
-class Restore(Written):
+class Restore(Written, TrainingRecipe):
     """How a network that restores images is trained.
+
+    Settings of the fit are those of `phaseloom.learning.trainer.TrainingRecipe`.
 
     Attributes:
         data: folders of data sets: ``train`` and ``test`` in each, in these ``input``, ``gt`` and, if the
@@ -89,19 +91,9 @@ class Restore(Written):
         each: crops of each pair in an epoch.
         validation: share of the training pairs that decide which epoch is the best, unless the last one is
             within half a decibel; pairs of one scene (`phaseloom.restoration.pairs.folders`) stay together.
-        optimizer: of the network and the weights.
-        rate: learning rate of the network.
-        shape: schedule of the rate.
-        epochs: at most.
         batch: crops of a step.
         pieces: crops that are computed together; fewer than a batch save memory.
-        precision: of the network's arithmetic.
-        clip: largest norm of the network's gradient.
-        patience: epochs without improvement before stopping.
-        seed: of all random numbers.
         threads: for reading files; zero: read in the main thread.
-        device: for computing.
-        title: for figures and files.
 
     Example:
         >>> Restore.of({"data": ["LSUI"], "model": "phaseformer"}).model.name
@@ -119,19 +111,9 @@ class Restore(Written):
     turned: bool = True
     each: int = Field(1, ge=1, strict=True)
     validation: float = Field(0.05, gt=0, lt=1)
-    optimizer: Call = part("phaseloom.fitting.optimizers", "adamw")
-    rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    shape: Call = part("phaseloom.fitting.schedule", "one_cycle")
-    epochs: int = Field(40, ge=1, strict=True)
     batch: int = Field(8, ge=1, strict=True)
     pieces: int | None = Field(None, ge=1, strict=True)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    clip: float | None = Field(1.0, gt=0)
-    patience: int | None = Field(None, ge=1, strict=True)
-    seed: int = Field(0, ge=0, lt=2**62, strict=True)
     threads: int = Field(0, ge=0, strict=True)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    title: str = ""
 
     @field_validator("data", mode="before")
     @classmethod
@@ -148,7 +130,7 @@ class Restore(Written):
         """Kind of the images; photographs by default."""
         return photograph() if self.task is None else self.task()
 
-    def tests(self) -> Sequence[Pair]:
+    def list_test_pairs(self) -> Sequence[Pair]:
         """The pairs for the final test; none if no data set has a part ``test``."""
         there = tuple(folder for folder in self.data if (folder / "test").is_dir())
         return ImagePairs.of(there, part="test") if there else ()
@@ -181,7 +163,7 @@ class NormalisedPairs(Sequence[Pair]):
             return NormalisedPairs(self.pairs[index], self.kind)
         if index in self.cache:
             return self.cache[index]
-        pair = self.kind.levelled(self.pairs[index])
+        pair = self.kind.normalise_pair(self.pairs[index])
         size = sum(image.nbytes for image in (pair.input, pair.target, pair.fine) if image is not None)
         if size * (len(self.cache) + 1) < MAX_CACHED_BYTES:
             self.cache[index] = pair
@@ -265,7 +247,7 @@ class RestorationObjective:
             return crop_pair(pair, self.crops, seed=self.recipe.seed, epoch=these.epoch, number=number)
 
         cuts = list(map(cut, numbers) if self.readers is None else self.readers.map(cut, numbers))
-        return resize_batch(stack_pairs(cuts), self.crops.scaled_size(these.scale)).to(where)
+        return resize_batch(stack_pairs(cuts), self.crops.scale_size(these.scale)).to(where)
 
     def __call__(self, these: CropDraws) -> dict[str, Tensor]:
         """The weighted losses of a batch, or without gradients its hold-out loss."""
@@ -325,7 +307,7 @@ class RestorerTraining(NetworkTraining):
     within = MAX_LAST_EPOCH_EXCESS
     spare = 20
     recipe: Restore
-    lesson: RestorationObjective
+    objective: RestorationObjective
     net: Restorer
 
     def __init__(self, recipe: Restore, directory: Path | None, known: TrainingPairs | None = None):
@@ -337,7 +319,7 @@ class RestorerTraining(NetworkTraining):
         super().__init__(recipe, directory)
         names = [loss.name for loss in recipe.losses]
         self.weighting: Weighting = recipe.weighting(names, ("low", "high")).to(device.device_of(self.net))
-        self.lesson = RestorationObjective(self.net, self.weighting, self.pairs, recipe)
+        self.objective = RestorationObjective(self.net, self.weighting, self.pairs, recipe)
         whole = nn.ModuleDict({"net": self.net, "weighting": self.weighting})
         self.progress = Progress(whole, recipe.optimizer(_parameter_groups(self.net, self.weighting, recipe)))
 
@@ -360,7 +342,7 @@ class RestorerTraining(NetworkTraining):
             scenes: what each of them shows, see `phaseloom.restoration.pairs.folders.split_pairs`.
         """
         known = None if pairs is None else TrainingPairs(pairs, scenes)
-        return cls(recipe, require_new_folder(directory), known).begun()
+        return cls(recipe, require_new_folder(directory), known).check_and_save_recipe()
 
     def network(self) -> nn.Module:
         """The untrained network."""
@@ -369,15 +351,15 @@ class RestorerTraining(NetworkTraining):
             raise BadInput("losses", None, "must be one at least, there in every epoch")
         return recipe.model()
 
-    def prepared(self) -> None:
+    def initialise_network(self) -> None:
         """Initialise the weighting by a whole first batch, the same in all processes."""
         first = self.batches(1)[0]
         with torch.no_grad():
-            self.weighting.begin(self.lesson.terms(first if isinstance(first, CropDraws) else first[0]))
+            self.weighting.begin(self.objective.terms(first if isinstance(first, CropDraws) else first[0]))
         team().broadcast_parameters(self.weighting)
 
     @property
-    def judged(self) -> str:
+    def holdout_loss_name(self) -> str:
         """Name of the hold-out loss."""
         return "decibels"
 
@@ -394,19 +376,19 @@ class RestorerTraining(NetworkTraining):
         ]
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
-    def held(self) -> Sequence[Any]:
+    def list_holdout_batches(self) -> Sequence[Any]:
         """The validation pairs, one by one: their sizes may differ."""
         return [CropDraws(np.array([number])) for number in range(len(self.pairs[1]))]
 
     def state(self) -> dict[str, Any]:
         """Losses of the last batch, their weights, and the mean SSIM of the validation pairs."""
-        similarities = self.lesson.similarities[-len(self.pairs[1]) :]
-        self.lesson.similarities = []
-        return {**self.lesson.last, "ssim": float(np.mean(similarities)) if similarities else None}
+        similarities = self.objective.similarities[-len(self.pairs[1]) :]
+        self.objective.similarities = []
+        return {**self.objective.last, "ssim": float(np.mean(similarities)) if similarities else None}
 
     def close(self) -> None:
         """End the threads that read."""
-        self.lesson.close()
+        self.objective.close()
 
 
 def describe_epoch(training: RestorerTraining, epoch: Epoch, /) -> str:

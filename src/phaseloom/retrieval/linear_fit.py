@@ -126,7 +126,7 @@ def fit_linear_network(
         raise BadInput(str(folder), None, "holds a run: name a new folder")
     pool = SamplePool(SampleSimulator(recipe.specimen, recipe.microscope, recipe.seed))
     scans = team().map_gather(pool.__getitem__, range(recipe.scans))
-    judges = team().map_gather(pool.__getitem__, recipe.judges())
+    judges = team().map_gather(pool.__getitem__, recipe.list_holdout_numbers())
     cost = solve_linear(net, scans, seed=recipe.seed)
     said(f"solved in {cost['cpu_seconds']:.1f} CPU seconds")
     card = make_network_card(recipe, net, judges, scans) | {"fit": cost}

@@ -128,7 +128,7 @@ class PatternPreprocessor:
         cover = rows @ good @ columns.T / area
         typical = _get_mean_pattern(net, known.shape)
         notes = _check_reach(there, known, typical.numpy(), scan, semiangle)
-        notes += _describe_masked(there, cover, known, typical.numpy())
+        notes += _describe_masked_pixels(there, cover, known, typical.numpy())
         beam, electrons, more = _estimate_dose(scan, good, float((known * cover).sum() / known.sum()), dose)
         down, along, part = (torch.as_tensor(one, dtype=torch.float32) for one in (rows, columns, cover))
         return cls(scan, good, down, along, part, typical, beam, electrons, (*notes, *more))
@@ -207,7 +207,7 @@ def _measure_share(known: np.ndarray, usual: np.ndarray, where: np.ndarray) -> f
     return max(bare, typical) if bare > MIN_NOTED_BEAM or typical > MIN_NOTED_SCATTERING else 0.0
 
 
-def _describe_masked(
+def _describe_masked_pixels(
     there: np.ndarray, cover: np.ndarray, known: np.ndarray, typical: np.ndarray
 ) -> list[str]:
     """A note on masked pixels that hold some of the beam."""

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from phaseloom.errors import BadInput
+from phaseloom.learning.trainer import TrainingRecipe
 from phaseloom.retrieval.ground_truth import Geometry
 from phaseloom.retrieval.networks.end_to_end import join_stages
 from phaseloom.retrieval.networks.recovery import PatchRecoveryNet
@@ -30,8 +31,10 @@ DEFAULT_WINDOW = 32  # probes along an edge of a view where nothing else says
 HELD_OUT_SHARE = 0.15  # share of the materials that are kept from training
 
 
-class Train(Written):
+class Train(Written, TrainingRecipe):
     """How a network is trained: its parameters are those of the file ``train.yaml``.
+
+    Settings of the fit are those of `phaseloom.learning.trainer.TrainingRecipe`.
 
     Attributes:
         stage: what is trained: patches from patterns, images from patches, or both together.
@@ -57,19 +60,9 @@ class Train(Written):
         clean: share of views without counting noise.
         turned: flip and transpose views: for round probes only.
         losses: minimised, each from its ``start`` to its ``stop`` if given; the first is the hold-out loss.
-        optimizer: how steps are made.
-        rate: of the optimiser.
-        shape: how the rate changes over the run.
-        epochs: at most.
         batch: views of a step.
         pieces: views that are computed together; fewer than a batch save memory.
-        precision: of the network's arithmetic.
-        clip: largest norm of the gradient.
-        patience: epochs without improvement before stopping.
         workers: processes that simulate; 0: this process alone.
-        seed: of all random numbers.
-        device: where to compute.
-        title: for figures and files.
 
     Example:
         >>> Train.of({"model": "small", "epochs": 3}).model.name
@@ -96,19 +89,9 @@ class Train(Written):
     clean: float = Field(0.3, ge=0, le=1)
     turned: bool = True
     losses: tuple[Call, ...] = part("phaseloom.retrieval.losses", ("contrast",))
-    optimizer: Call = part("phaseloom.fitting.optimizers", "adamw")
-    rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    shape: Call = part("phaseloom.fitting.schedule", "one_cycle")
-    epochs: int = Field(40, ge=1, strict=True)
     batch: int = Field(4, ge=1, strict=True)
     pieces: int | None = Field(None, ge=1, strict=True)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    clip: float | None = Field(1.0, gt=0)
-    patience: int | None = Field(None, ge=1, strict=True)
     workers: int = Field(0, ge=0, strict=True)
-    seed: int = Field(0, ge=0, lt=2**62, strict=True)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    title: str = ""
 
     def network(self) -> nn.Module:
         """The network of the stage, with its initial weights."""
@@ -128,11 +111,11 @@ class Train(Written):
         assert isinstance(second, PhaseStitchingNet)
         return join_stages(first, second)
 
-    def judges(self) -> list[int]:
+    def list_holdout_numbers(self) -> list[int]:
         """Numbers of the held-out samples."""
         return [-1 - number for number in range(self.unseen)]
 
-    def choice(self, net: nn.Module, scan: tuple[int, int], /) -> ViewDistribution:
+    def make_view_distribution(self, net: nn.Module, scan: tuple[int, int], /) -> ViewDistribution:
         """What is drawn for every view of scans of so many probes."""
         own = net.window if self.stage == "patches" and isinstance(net, PatchRecoveryNet) else DEFAULT_WINDOW
         window = self.window or (min(own, scan[0]), min(own, scan[1]))

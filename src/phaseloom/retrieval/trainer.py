@@ -60,20 +60,20 @@ class RetrievalTraining(NetworkTraining):
         recipe: see `phaseloom.retrieval.recipe.Train`.
         directory: folder of the run, or ``None``.
         pool: simulated scans.
-        lesson: the objective.
+        objective: the objective.
         progress: of the fit.
     """
 
     kind = Train
     recipe: Train
-    lesson: RetrievalObjective
+    objective: RetrievalObjective
 
     def __init__(self, recipe: Train, directory: Path | None):
         super().__init__(recipe, directory)
         self.pool = _make_pool(recipe)
         losses = _select_losses(recipe.losses, 1)
-        objective = STAGE_OBJECTIVES[recipe.stage]
-        self.lesson = objective(self.net, self.pool, losses, precision=recipe.precision)
+        make_objective = STAGE_OBJECTIVES[recipe.stage]
+        self.objective = make_objective(self.net, self.pool, losses, precision=recipe.precision)
 
     def network(self) -> nn.Module:
         """The network of the stage, if it has parameters and the recipe has a loss."""
@@ -106,16 +106,11 @@ class RetrievalTraining(NetworkTraining):
             raise BadInput(str(directory), f"a training of {own}", fix)
         return training
 
-    @property
-    def judged(self) -> str:
-        """The first of the losses."""
-        return self.recipe.losses[0].name
-
     def close(self) -> None:
         """Shut the simulating processes down."""
         self.pool.close()
 
-    def numbers(self, epoch: int, /) -> range:
+    def list_scan_numbers(self, epoch: int, /) -> range:
         """Numbers of the samples that an epoch is trained on."""
         first = int((epoch - 1) * self.recipe.fresh * self.recipe.scans)
         return range(first, first + self.recipe.scans)
@@ -123,32 +118,32 @@ class RetrievalTraining(NetworkTraining):
     def batches(self, epoch: int, /) -> Sequence[Any]:
         """The views of an epoch, in batches, whose scans are simulated as they are needed."""
         parts = self._parts(epoch)
-        self.pool.hold([*self.numbers(epoch), *self.recipe.judges()])
-        self.pool.expect([*_list_scans(parts), *self.recipe.judges()])
+        self.pool.hold([*self.list_scan_numbers(epoch), *self.recipe.list_holdout_numbers()])
+        self.pool.expect([*_list_scans(parts), *self.recipe.list_holdout_numbers()])
         if epoch < self.recipe.epochs:
             self.pool.expect(_list_scans(self._parts(epoch + 1)))
-        self.lesson.losses = _select_losses(self.recipe.losses, epoch)
+        self.objective.losses = _select_losses(self.recipe.losses, epoch)
         return parts
 
     def _parts(self, epoch: int) -> list[Any]:
         """The views of an epoch in batches; those that are computed in pieces are tuples."""
         recipe = self.recipe
-        parts = self._draw(recipe.views, self.numbers(epoch), epoch).split(recipe.batch)
+        parts = self._draw(recipe.views, self.list_scan_numbers(epoch), epoch).split(recipe.batch)
         return [part.split(recipe.pieces) if recipe.pieces else part for part in parts]
 
-    def held(self) -> list[ViewSelection]:
+    def list_holdout_batches(self) -> list[ViewSelection]:
         """Hold-out views, the same after every epoch."""
         recipe = self.recipe
-        views = self._draw(4 * recipe.unseen, recipe.judges(), 0)
+        views = self._draw(4 * recipe.unseen, recipe.list_holdout_numbers(), 0)
         return [*views.split(recipe.pieces or recipe.batch)]
 
     def _draw(self, count: int, numbers: Sequence[int], epoch: int) -> ViewSelection:
         """Views of some samples, drawn for an epoch."""
         shape = self.pool[-1].experiment.scan
-        choice = self.recipe.choice(self.net, shape)
+        choice = self.recipe.make_view_distribution(self.net, shape)
         return draw_views(count, numbers, shape, choice, seed=(self.recipe.seed, epoch))
 
-    def prepared(self) -> None:
+    def initialise_network(self) -> None:
         """Let the network take its statistics from typical patterns, unless it has been trained."""
         if team().is_main:
             _prepare_network(self)
@@ -156,8 +151,8 @@ class RetrievalTraining(NetworkTraining):
 
     def finish(self) -> tuple[Path | None, dict[str, Any]]:
         """Evaluate the network and write it with its card; the file, and the card."""
-        unseen = [self.pool[number] for number in self.recipe.judges()]
-        trained = [self.pool[number] for number in self.numbers(1)[:CALIBRATION_SCANS]]
+        unseen = [self.pool[number] for number in self.recipe.list_holdout_numbers()]
+        trained = [self.pool[number] for number in self.list_scan_numbers(1)[:CALIBRATION_SCANS]]
         card = make_network_card(self.recipe, self.net, unseen, trained, epochs=self.progress.epoch)
         return save_with_card(self.net, card, self.directory), card
 
@@ -246,7 +241,7 @@ def save_figures(training: RetrievalTraining, /, *, most: int = 3) -> list[Path]
     plot.save(plot_losses(training.progress.history), paths[0])
     if training.recipe.stage != "stitching":
         net = make_scan_network(training.net)
-        scans = [training.pool[number] for number in training.recipe.judges()[:most]]
+        scans = [training.pool[number] for number in training.recipe.list_holdout_numbers()[:most]]
         images = [predict_image(net, scan) for scan in scans]
         phases = [scan.phase.numpy() for scan in scans]
         names = [scan.group for scan in scans]
@@ -260,7 +255,7 @@ def _prepare_network(training: RetrievalTraining) -> None:
     net = training.net
     if recipe.weights or recipe.patches or recipe.stage == "stitching":
         return
-    scans = [training.pool[number] for number in training.numbers(1)[:CALIBRATION_SCANS]]
+    scans = [training.pool[number] for number in training.list_scan_numbers(1)[:CALIBRATION_SCANS]]
     if isinstance(net, TinyRecovery):
         first = LinearRecovery(net.patterns, len(net.components.basis), [NOISELESS_DOSE_NUMBER])
         solve_linear(first, scans)

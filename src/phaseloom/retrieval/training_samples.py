@@ -351,7 +351,9 @@ def cut_views(scans: Sequence[TrainingScan], selection: ViewSelection, /) -> Vie
         (torch.Size([3, 4, 4, 4, 4]), torch.Size([3, 26, 26]))
     """
     chosen = [scans[number] for number in selection.scenes]
-    parts, optics, phases = [], [], []
+    parts = []
+    optics = []
+    phases = []
     columns = (selection.corners, selection.turns, selection.doses, selection.seeds)
     for scan, (row, col), turn, dose, seed in zip(chosen, *columns, strict=True):
         patterns, phase = _cut_window(scan, int(row), int(col), selection.window)

@@ -150,7 +150,7 @@ class RetrievalTrial(NetworkTrial):
 
         if self.run.recipe.stage == "stitching":
             return None
-        scene = self.run.pool[self.run.recipe.judges()[0]]
+        scene = self.run.pool[self.run.recipe.list_holdout_numbers()[0]]
         return predict_image(make_scan_network(self.run.net), scene), scene.experiment.spacing
 
 
@@ -171,10 +171,12 @@ class AutoencoderTrial(NetworkTrial):
         """A validation pattern as the network decodes it, in the units of its input."""
         import torch
 
-        lesson = self.run.lesson
+        objective = self.run.objective
         with torch.no_grad():
-            lesson.net.eval()
-            drawn = lesson.net(lesson.taken(lesson.shown(self.run.parts.validation[:1])[0]))
+            objective.net.eval()
+            drawn = objective.net(
+                objective.scale_counts(objective.read_input_and_target(self.run.parts.validation[:1])[0])
+            )
         return np.squeeze(drawn.float().cpu().numpy()), 1.0
 
 

@@ -99,7 +99,7 @@ def join_grains(
 ) -> Specimen:
     """Two grains in a box: the second fills a band or a patch; for distances see `remove_close_atoms`."""
     region = _band(one.size, rng) if rng.uniform() < 0.7 else _patch(one.size, rng, rng.uniform(0.2, 0.4))
-    parts = [one.masked(~region(one.places)), two.masked(region(two.places))]
+    parts = [one.select_atoms(~region(one.places)), two.select_atoms(region(two.places))]
     alike = one.family == two.family
     both = replace(
         one,
@@ -123,7 +123,7 @@ def add_defects(specimen: Specimen, rng: np.random.Generator, how: Placement, /)
         else:
             keep = _facets(specimen.size, rng, rng.uniform(0.15, 0.42))(specimen.places)
     keep &= rng.uniform(0, 1, len(keep)) >= rng.uniform(0, how.vacancies)
-    return specimen.masked(keep) if keep.any() else specimen
+    return specimen.select_atoms(keep) if keep.any() else specimen
 
 
 def _orient(
@@ -217,7 +217,7 @@ def _centre_layers(layers: Specimen, depth: float) -> Specimen:
     places = layers.places + np.array([(depth - layers.size[0]) / 2, 0, 0])
     inside = (places[:, 0] >= 0) & (places[:, 0] < depth)
     moved = replace(layers, places=places, size=(depth, layers.size[1], layers.size[2]))
-    return moved if inside.all() else moved.masked(inside)
+    return moved if inside.all() else moved.select_atoms(inside)
 
 
 def _rotate_about(axis: int, angle: float) -> np.ndarray:

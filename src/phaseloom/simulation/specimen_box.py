@@ -66,7 +66,7 @@ class Specimen:
         """Family and elements: what keeps training and test apart, see `is_held_out`."""
         return name_group(self.family, self.elements)
 
-    def masked(self, keep: np.ndarray, /) -> "Specimen":
+    def select_atoms(self, keep: np.ndarray, /) -> "Specimen":
         """The atoms of a mask, or of a list of indices, in the same box."""
         return replace(self, numbers=self.numbers[keep], places=self.places[keep])
 
@@ -197,7 +197,7 @@ def remove_close_atoms(specimen: Specimen, /, *, least: float = MIN_DISTANCE, fl
     for first, second in near[np.lexsort((near[:, 1], near[:, 0]))].tolist():
         if keep[first] and keep[second]:
             keep[second] = False
-    return specimen if keep.all() else specimen.masked(keep)
+    return specimen if keep.all() else specimen.select_atoms(keep)
 
 
 def find_close_pairs(
@@ -238,7 +238,7 @@ def fill_elements(specimen: Specimen, crystal: Crystal, rng: np.random.Generator
         drawn = np.searchsorted(steps, rng.uniform(0, max(1.0, steps[-1]), len(here)), side="right")
         numbers[here] = np.append(list(mix), 0)[drawn]
     full = replace(specimen, numbers=numbers, family=crystal.family, name=crystal.name)
-    return full if numbers.all() else full.masked(numbers > 0)
+    return full if numbers.all() else full.select_atoms(numbers > 0)
 
 
 def _find_cell_origins(

@@ -59,7 +59,7 @@ def whiten_spectrum(maps: Float[Tensor, "*b y x"], /, *, exponent: float = 1.0) 
         True
     """
     with torch.autocast(maps.device.type, enabled=False):
-        spectrum = _whitened_spectrum(to_full_precision(maps), exponent)
+        spectrum = _whiten_spectrum(to_full_precision(maps), exponent)
         white = torch.fft.irfft2(spectrum, s=maps.shape[-2:], norm="backward")
     return white.to(maps.dtype)
 
@@ -80,7 +80,7 @@ def spectral_rows(maps: Float[Tensor, "*b y x"], /, *, exponent: float = 1.0) ->
         >>> torch.allclose(rows @ rows.mT, white @ white.mT, atol=1e-5)
         True
     """
-    spectrum = _whitened_spectrum(to_full_precision(maps), exponent)
+    spectrum = _whiten_spectrum(to_full_precision(maps), exponent)
     weights = torch.full(spectrum.shape[-1:], math.sqrt(2), dtype=spectrum.real.dtype, device=maps.device)
     weights[0] = 1
     if maps.shape[-1] % 2 == 0:
@@ -88,7 +88,7 @@ def spectral_rows(maps: Float[Tensor, "*b y x"], /, *, exponent: float = 1.0) ->
     return functional.normalize(torch.view_as_real(spectrum * weights).flatten(-3), dim=-1)
 
 
-def _whitened_spectrum(maps: Float[Tensor, "*b y x"], exponent: float) -> Complex[Tensor, "*b y f"]:
+def _whiten_spectrum(maps: Float[Tensor, "*b y x"], exponent: float) -> Complex[Tensor, "*b y f"]:
     spectrum = torch.fft.rfft2(maps, norm="ortho")
     power = spectrum.real.square() + spectrum.imag.square() + AMPLITUDE_FLOOR**2
     return spectrum * power.pow(-exponent / 2)

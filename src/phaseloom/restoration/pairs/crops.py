@@ -43,7 +43,7 @@ class Crops:
         BadInput: a size that is not a multiple of 8, or no scale above zero.
 
     Example:
-        >>> [Crops(size=256).scaled_size(scale) for scale in (0.8, 1.0, 1.2)]
+        >>> [Crops(size=256).scale_size(scale) for scale in (0.8, 1.0, 1.2)]
         [208, 256, 304]
     """
 
@@ -54,13 +54,11 @@ class Crops:
     def __post_init__(self) -> None:
         if self.size < CROP_MULTIPLE or self.size % CROP_MULTIPLE:
             raise BadInput("crops: size", self.size, f"must be a multiple of {CROP_MULTIPLE} pixels")
-        if not self.scales or not all(
-            0 < scale < np.inf and self.scaled_size(scale) for scale in self.scales
-        ):
+        if not self.scales or not all(0 < scale < np.inf and self.scale_size(scale) for scale in self.scales):
             fix = f"must be factors above zero that leave {CROP_MULTIPLE} pixels: write [0.8, 1.0, 1.2]"
             raise BadInput("crops: scales", list(self.scales), fix)
 
-    def scaled_size(self, scale: float, /) -> int:
+    def scale_size(self, scale: float, /) -> int:
         """Pixels along an edge of a crop that is enlarged by a factor."""
         return CROP_MULTIPLE * round(self.size * scale / CROP_MULTIPLE)
 
@@ -149,7 +147,7 @@ def iterate_batches(
             crop_pair(pairs[draw % len(pairs)], crops, seed=seed, epoch=epoch, number=draw) for draw in draws
         ]
         scale = float(_generator(SCALE_STREAM, seed, epoch, number).choice(crops.scales))
-        yield resize_batch(stack_pairs(cuts), crops.scaled_size(scale))
+        yield resize_batch(stack_pairs(cuts), crops.scale_size(scale))
 
 
 def stack_pairs(pairs: Sequence[Pair], /) -> Batch:

@@ -98,7 +98,7 @@ class ImageKind:
             raise BadInput(self.name, f"values of {low:.4g} to {high:.4g}", fix)
         return self.fit(image)
 
-    def levelled(self, pair: Pair, /) -> Pair:
+    def normalise_pair(self, pair: Pair, /) -> Pair:
         """A pair normalised for training, on the scale of its input.
 
         Input and target of a phase have planes of their own: the constant and ramp of the target cannot be

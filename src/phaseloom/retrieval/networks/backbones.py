@@ -45,7 +45,7 @@ def make_resnet(
     net = hub.ResNetModel(config)
     if name is None:
         return net
-    state = _load_pretrained(hub.ResNetModel, name, "nets: resnet").state_dict()
+    state = _load_pretrained_weights(hub.ResNetModel, name, "nets: resnet").state_dict()
     if FIRST_CONVOLUTION in state:
         state[FIRST_CONVOLUTION] = state[FIRST_CONVOLUTION].sum(1, keepdim=True)
     try:
@@ -84,7 +84,7 @@ def make_transformer(
             image_size=16 * window,
         )
         return hub.ViTModel(config, add_pooling_layer=False)
-    net = _load_pretrained(hub.ViTModel, name, "nets: vit", add_pooling_layer=False)
+    net = _load_pretrained_weights(hub.ViTModel, name, "nets: vit", add_pooling_layer=False)
     found = (
         *net.embeddings.position_embeddings.shape[1:],
         len(get_blocks(net)),
@@ -116,7 +116,7 @@ def _import_transformers(feature: str) -> Any:
     return transformers
 
 
-def _load_pretrained(kind: Any, name: str, place: str, **knobs: Any) -> Any:
+def _load_pretrained_weights(kind: Any, name: str, place: str, **knobs: Any) -> Any:
     """A network with pretrained weights, none of them missing."""
     from safetensors import SafetensorError
 
