@@ -90,11 +90,8 @@ class Options(SimpleNamespace):
 def build_model(scan: Scan4D, options: Options, probe: Any = None, /) -> tuple[Ptychography, Options]:
     """A model of a scan, and its options with what the probe says of them.
 
-    Args:
-        scan: the data.
-        options: see there.
-        probe: ``None``: from the patterns; complex ``(y, x)`` or ``(mode, y, x)`` in square roots of counts;
-            or an illumination of ours.
+    ``probe`` is complex ``(y, x)`` or ``(mode, y, x)`` in square roots of counts, or an illumination of ours;
+    default: from the patterns.
     """
     scan = prepare_scan(scan, options)
     if options.n_modes > math.prod(scan.window.shape):
@@ -131,13 +128,7 @@ def build_model(scan: Scan4D, options: Options, probe: Any = None, /) -> tuple[P
 def check_memory(name: str, shape: np.ndarray, options: Options, /) -> None:
     """Refuse arrays that could never be kept: of each, two in double precision and four in single.
 
-    Args:
-        name: of the option that makes them so large.
-        shape: their rows and columns.
-        options: see there.
-
-    Raises:
-        BadInput: naming the option, and the memory that there is.
+    ``name`` is that of the option that makes them so large, ``shape`` their rows and columns.
     """
     waves = options.n_modes * options.n_obj_modes * options.nz
     need = 64.0 * waves * float(np.prod(shape.astype(float)))
@@ -226,14 +217,7 @@ def _object(room: scans.Canvas, options: Options) -> objects.PixelObject:
 def tilt_sample(scan: Scan4D, scattering_mode: str | None = None, surface_normal: Any = None, /) -> Scan4D:
     """The scan of a sample that lies as asked; a normal comes before a mode, and that before the file.
 
-    Args:
-        scan: the data.
-        scattering_mode: ``t``: across the beam; ``r``: as a mirror that reflects it into the detector;
-            ``None``: as the data say.
-        surface_normal: three numbers (x, y, z), of either sign.
-
-    Raises:
-        BadInput: another mode, or not a normal.
+    ``t`` is across the beam, ``r`` as a mirror that reflects it into the detector.
 
     Example:
         >>> from phaseloom.data.scan import Geometry

@@ -221,17 +221,7 @@ class PlotPage:
 
 
 def draw_listed_plots(model: Any, dataset: Any, *, first: bool, again: bool) -> list[Figure]:
-    """Draw the figures of a model, but not those that were closed.
-
-    Args:
-        model: with ``plot_list``, ``plot_panel_list``, ``panel_plot_mode`` and ``plot_level``.
-        dataset: for plots that show something of it.
-        first: open all.
-        again: open those that were closed.
-
-    Returns:
-        The figures that were drawn.
-    """
+    """Draw and return the figures that a model lists; those that were closed only ``first`` or ``again``."""
     import matplotlib.pyplot as plt
 
     drawn = []

@@ -105,10 +105,7 @@ class Fit(ABC):
     ) -> Iterator[float]:
         """Check the arguments of a ``*_optimize`` and return the generator of losses.
 
-        Args:
-            name: ``Adam``, ``SGD`` or ``LBFGS``.
-            given: arguments by name.
-            penalty: the model's regulariser, called with its factors.
+        ``penalty`` is the model's regulariser, called with its factors.
         """
         check_arguments("optimize", given)
         dataset = check_dataset("optimize", given["dataset"])

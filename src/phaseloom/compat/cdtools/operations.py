@@ -23,17 +23,10 @@ __all__ = ["center_probe", "compute_intensities", "simulate"]
 
 @torch.no_grad()
 def center_probe(core: Ptychography, iterations: int, /) -> None:
-    """Move the modes so that their common centre of mass is in the middle of the window.
+    """See `ScanModel.center_probes`.
 
-    The object goes with them by whole pixels and the positions by the rest, so that patterns stay what they
-    are but for light that leaves the window at one edge and comes back at the other.
-
-    Args:
-        core: the model.
-        iterations: how often the centre is looked for anew.
-
-    Raises:
-        BadInput: a near field, in which the place of the probe is seen; a probe that follows from optics.
+    The object goes with the modes by whole pixels and the positions by the rest, so that patterns stay what
+    they are but for light that leaves the window at one edge and comes back at the other.
     """
     if core.propagator.onward is not None:
         fix = "would move the patterns of a near field, which shows where the probe is: leave it out"
@@ -89,18 +82,7 @@ def compute_intensities(core: Ptychography, /) -> np.ndarray:
 def simulate(
     core: Ptychography, scan: Scan4D, index: np.ndarray, translations: Any, width: int | None, /
 ) -> Scan4D:
-    """A scan of modelled patterns without noise.
-
-    Args:
-        core: the model.
-        scan: what it was made of.
-        index: numbers of the patterns whose weights and probes are taken.
-        translations: of the beam ``(n, 3)`` in metres; ``None``: those of the model as they are now.
-        width: patterns that are modelled at once; default: all.
-
-    Raises:
-        BadInput: translations that are not one for each number, or lie outside of the object's array.
-    """
+    """See `ScanModel.sim_to_dataset`; ``None`` for translations means those of the model as they are now."""
     if translations is None:
         heights = scan.heights if core.heights is None else core.heights.angstrom()
         positions = core.scan.angstrom()[index]

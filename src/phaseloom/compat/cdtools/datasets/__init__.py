@@ -138,18 +138,14 @@ class Ptycho2DDataset(CDataset):
 
     It follows a frozen `Scan4D`; integers of any kind and files with NaN are understood.
 
+    Attributes are those of `CDataset` and these.
+
     Attributes:
-        scan: the `Scan4D`.
         patterns: ``(n, y, x)``.
         translations: ``(n, 3)``, motion of the beam in metres: minus that of the sample, which files hold.
         intensities: ``(n,)`` of each shot, or ``None``.
-        wavelength: metres.
-        detector_geometry: ``distance`` in metres, ``basis`` ``(3, 2)``: steps of rows and columns in metres;
-            ``corner`` of a file is ``None``, for patterns have zero frequency in their middle.
+        detector_geometry: its ``corner`` is ``None``, for patterns have zero frequency in their middle.
         mask: ``(y, x)``, True: good; pixels that are NaN or infinite in any pattern are masked besides.
-        background: ``(y, x)`` counts without beam, or ``None``.
-        qe_mask: ``(y, x)`` efficiency of the pixels, or ``None``.
-        entry_info: text and dates by name.
         sample_info: text and numbers by name, and of a tilted sample its ``orientation``; set it anew to
             change it.
         axes: names of the axes of ``patterns``.

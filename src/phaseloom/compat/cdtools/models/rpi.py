@@ -143,13 +143,7 @@ class RPI(ScanModel):
         return cls.from_dataset(dataset, calibration["probe"], **given, **start)
 
     @classmethod
-    def from_results_dict(
-        cls,
-        results_dict: Mapping[str, Any],
-        dataset: CDataset | None = None,
-        obj_view_crop: int | None = None,
-        units: str | None = None,
-    ) -> Any:
+    def from_results_dict(cls, results_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model of what `save_results` gave, here or in CDTools; the others are not used."""
         found = dict(results_dict)
         if results.as_text(found.get("model_class", "")) != "RPI":
