@@ -89,15 +89,15 @@ class AutoencoderObjective:
         return self._to_tensor(np.where(self.scan.mask, patterns, self.usual))
 
     def scale_counts(self, counts: Tensor, /) -> Tensor:
-        """What the network takes for counts."""
+        """Counts on the scale of the network's input."""
         return counts / self.highest if self.net.scale is None else self.net.scale(counts)
 
     def invert_scale(self, drawn: Tensor, /) -> Tensor:
-        """The counts that what it draws stands for."""
+        """Counts from the output of the network."""
         return drawn * self.highest if self.net.scale is None else self.net.scale.inverse(drawn)
 
     def read_input_and_target(self, index: np.ndarray, /, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        """Counts that the network is given, and those that it should draw.
+        """Counts of the input, and those that the output is compared with.
 
         Args:
             index: of the patterns.
@@ -115,7 +115,7 @@ class AutoencoderObjective:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Let the network take statistics and components from the few patterns."""
+        """Initialise the scale and the linear part of the network from the few patterns."""
         counts = self.read_input_and_target(self.few)[0]
         if self.net.scale is not None:
             self.net.scale.calibrate(counts)
@@ -140,7 +140,7 @@ class AutoencoderObjective:
 
     @torch.no_grad()
     def reconstruct(self, index: np.ndarray, /) -> tuple[Tensor, Tensor]:
-        """Latents ``(b, k)`` of patterns, and the counts ``(b, 1, y, x)`` that are expected by these."""
+        """Latents ``(b, k)`` of patterns, and the counts ``(b, 1, y, x)`` decoded from them."""
         return self.reconstruct_sides(self.read_sides(index))
 
     def read_sides(self, index: np.ndarray, /) -> tuple[Tensor, ...]:

@@ -68,7 +68,7 @@ class AutoencoderTraining(NetworkTraining):
 
     Attributes:
         scan: the data.
-        parts: which of its patterns learn, decide and examine.
+        parts: patterns for training, validation and test.
     """
 
     kind = Autoencode
@@ -108,7 +108,11 @@ class AutoencoderTraining(NetworkTraining):
         yield from super().__iter__()
 
     def network(self) -> nn.Module:
-        """Before it has seen a pattern."""
+        """The network with its initial weights.
+
+        Raises:
+            BadInput: no losses, one that is not there in every epoch, or one that needs a whole batch.
+        """
         if not self.recipe.losses or any(loss.when for loss in self.recipe.losses):
             raise BadInput("losses", None, "must be one at least, there in every epoch: the first one judges")
         for loss in self.recipe.losses:
@@ -125,11 +129,11 @@ class AutoencoderTraining(NetworkTraining):
         self.progress.best = (0, loss, deepcopy(self.net.state_dict()))
 
     def batches(self, epoch: int, /) -> Sequence[Any]:
-        """Runs of neighbours from all over the part that is learned from."""
+        """Batches of training patterns, each of a few runs of neighbours."""
         self.objective.epoch = epoch
         return make_batches(self.parts.train, self.recipe.batch, seed=(self.recipe.seed, epoch))
 
     def list_holdout_batches(self) -> Sequence[Any]:
-        """The part that decides when to stop."""
+        """Batches of the validation patterns."""
         held = self.parts.validation
         return [held[start : start + self.recipe.batch] for start in range(0, len(held), self.recipe.batch)]

@@ -64,11 +64,11 @@ class NetworkTraining:
         kind: class of the recipe.
         within: share by which the last hold-out loss may be above the lowest and still be the result.
         spare: batches in a row that are skipped where their numbers are not finite.
-        recipe: what is done.
-        directory: where it is kept, or ``None``.
-        net: what is trained, on its device.
+        recipe: settings of the training.
+        directory: folder of the run, or ``None``.
+        net: the network, on its device.
         objective: of the fit, for `phaseloom.fitting.loop.fit`.
-        progress: how far it has come.
+        progress: state of the fit.
     """
 
     kind: ClassVar[Any]
@@ -94,7 +94,7 @@ class NetworkTraining:
         return cls(recipe, require_new_folder(directory)).check_and_save_recipe()
 
     def check_and_save_recipe(self) -> Self:
-        """The same, ready to learn, its recipe in the folder."""
+        """Initialise the network, compute a first loss as a check, and save the recipe; this training."""
         self.initialise_network()
         with torch.no_grad():
             # raises what does not fit together
@@ -105,7 +105,7 @@ class NetworkTraining:
 
     @classmethod
     def resume(cls, directory: Path | str, /) -> Self:
-        """Go on from the last snapshot of a folder, to the same bits.
+        """Continue from the last snapshot of a folder, bit by bit as without the interruption.
 
         Raises:
             BadInput: no training of this kind there, or one that has lost its snapshot.

@@ -333,7 +333,7 @@ class RestorerTraining(NetworkTraining):
         pairs: Sequence[Pair] | None = None,
         scenes: Sequence[str] | None = None,
     ) -> Self:
-        """A new training, on the recipe's data or pairs in memory; errors as of `Course.begin`.
+        """A new training, on the recipe's data or pairs in memory; errors as of `NetworkTraining.begin`.
 
         Args:
             recipe: of the training.
@@ -426,7 +426,7 @@ def _parameter_groups(net: nn.Module, weighting: Weighting, recipe: Restore) -> 
     """Parameters of the network, and those of the weights: without weight decay and gradient clipping."""
     parts = {"net": [*net.parameters()]}
     rates = {"net": recipe.rate}
-    if learned := [value for group in weighting.groups(recipe.weight_rate) for value in group["params"]]:
+    if learned := [value for value in weighting.parameters() if value.requires_grad]:
         parts["weights"] = learned
         rates["weights"] = recipe.weight_rate
     groups = optimizers.groups(parts, rates)
