@@ -298,7 +298,7 @@ def function_of(room: str, name: str) -> Callable[..., Any]:
     if name not in module.__all__ and name in plugins.names(room):
         return plugins.function(room, name)
     target = getattr(module, name, None)
-    if hasattr(module, "__path__") and not inspect.isfunction(target):
+    if hasattr(module, "__path__") and name in module.__all__ and not inspect.isfunction(target):
         return importlib.import_module(f"{room}.{name}").read
     if not inspect.isfunction(target):
         raise BadInput(room, f"there is no '{name}';", nearest(name, names(room)))

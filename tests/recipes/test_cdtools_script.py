@@ -232,7 +232,7 @@ def test_a_saturated_detector_shows_no_more(dataset: Any) -> None:
     plain = FancyPtycho.from_dataset(dataset)
     known = plain(0).detach()
     full = FancyPtycho.from_dataset(dataset, saturation=float(known.max()) / 3)
-    np.testing.assert_allclose(full(0).detach(), known.clamp(max=full.core.detector.most))
+    np.testing.assert_allclose(full(0).detach(), known.clamp(max=full.core.detector.saturation))
     losses = list(full.Adam_optimize(2, dataset, batch_size=5))
     assert np.isfinite(losses).all()
 

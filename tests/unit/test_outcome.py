@@ -160,9 +160,10 @@ def test_advice_is_told_once_whatever_its_numbers_are():
     printed: list[str] = []
     first = Advice(RateAdvice.LOSS_RISES, "the loss has risen by 30 % since epoch 3")
     again = Advice(RateAdvice.LOSS_RISES, "the loss stands at 1.3 times that of the first epoch")
-    known = _print_new_advice([first], set(), printed.append)
+    printed_codes: set[str] = set()
+    _print_new_advice([first], printed_codes, printed.append)
     _print_new_advice(
-        [again, Advice(RateAdvice.LOSS_STANDS, "the loss has fallen by 1 %")], known, printed.append
+        [again, Advice(RateAdvice.LOSS_STANDS, "the loss has fallen by 1 %")], printed_codes, printed.append
     )
     assert printed == [f"WARN {first}", "WARN the loss has fallen by 1 %"]
 

@@ -399,7 +399,7 @@ def _prepare_prediction(recipe: PairRecipe, source: Any, scan: Scan4D | None) ->
 
 def _prepare_detectors(recipe: PairRecipe, source: Any, scan: Scan4D | None) -> _Imaging:
     """Virtual detectors, or the phase integrated from them, with the beam of all of the counts."""
-    full: Scan4D = source.all(scan)
+    full: Scan4D = source.scan_with_blanks(scan)
     steps = _raster_steps(full)
     found = make_virtual_images(source, full)
     beam = {"semiangle": f"{float(found.beam.semiangle)!r} rad", "centre": found.survey.centre}
