@@ -2,8 +2,8 @@
 
     python -m benchmarks.axial [--only NAME ...] [--out benchmarks/results/axial-2026-11-21]
 
-The experiments are those of tests/recipes/test_axial_cases.py and test_axial_near.py; a row that the folder
-has is not run again. Errors are those of the complex transmission where the beam was, relative.
+The experiments are those of tests/reconstruction/test_axial_cases.py and test_axial_near_field.py; a row that
+the folder has is not run again. Errors are those of the complex transmission where the beam was, relative.
 """
 
 import tempfile
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.record import tabulated
-from tests.recipes import test_axial_cases as cases
-from tests.recipes import test_axial_near as near
+from tests.reconstruction import test_axial_cases as cases
+from tests.reconstruction import test_axial_near_field as near
 
 EIGHT = cases.EIGHT
 SPANS = {1: 0, 2: 400, 4: 600, 8: 800, 16: 800, 24: 800}

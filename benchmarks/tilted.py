@@ -2,8 +2,9 @@
 
     python -m benchmarks.tilted [--only 45 ...] [--out benchmarks/results/tilted-2026-11-21]
 
-The experiment is that of tests/recipes/test_tilted_sample.py at several tilts and widths of the detector, its
-optics the same in pixels. The field along the lean is as long as heights of a depth of focus allow.
+The experiment is that of tests/reconstruction/test_tilted_sample.py at several tilts and widths of the
+detector, its optics the same in pixels. The field
+along the lean is as long as heights of a depth of focus allow.
 """
 
 import math
@@ -15,7 +16,7 @@ import numpy as np
 
 from benchmarks.record import tabulated
 from phaseloom.physics import tilted_planes as oblique
-from tests.recipes import test_tilted_sample as cases
+from tests.reconstruction import test_tilted_sample as cases
 
 KINDS = ("flat", "none")
 

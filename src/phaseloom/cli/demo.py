@@ -17,10 +17,10 @@ from phaseloom.simulation import simulate
 
 __all__ = ["begin_jobs", "compare_with_truth"]
 
-PIXEL = 0.2
-WINDOW = 64
-SLICES = 6
-MODES = 4
+ELECTRON_PIXEL = 0.2
+ELECTRON_WINDOW = 64
+ELECTRON_SLICES = 6
+PROBE_MODES = 4
 
 
 def begin_jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
@@ -78,20 +78,20 @@ def _xray(folder: Path) -> Job:
 
 
 def _electron(folder: Path) -> Job:
-    margin = (WINDOW // 2 + 6) * PIXEL
+    margin = (ELECTRON_WINDOW // 2 + 6) * ELECTRON_PIXEL
     positions = simulate.raster((18, 18), 0.6, jitter=0.05, seed=1)
     positions += margin - positions.min(0)
-    size = tuple(int(n) for n in np.ceil((positions.max(0) + margin) / PIXEL).astype(int))
-    truth = simulate.atoms((size[0], size[1]), PIXEL, slices=SLICES, peak=0.25, seed=2)
+    size = tuple(int(n) for n in np.ceil((positions.max(0) + margin) / ELECTRON_PIXEL).astype(int))
+    truth = simulate.atoms((size[0], size[1]), ELECTRON_PIXEL, slices=ELECTRON_SLICES, peak=0.25, seed=2)
     scan, _ = simulate.electron_scan(
         truth,
-        PIXEL,
+        ELECTRON_PIXEL,
         positions,
         energy=80e3,
         semiangle=0.025,
         defocus=100.0,
         thickness=12.0,
-        modes=MODES,
+        modes=PROBE_MODES,
         dose=1e6,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,8 +99,8 @@ def _electron(folder: Path) -> Job:
     np.save(folder / "truth.npy", truth)
     tree = {
         "file": str(folder / "scan.h5"),
-        "object": {"pixels": {"slices": SLICES, "thickness": "12 A", "kind": "phase"}},
-        "probe": {"focused": {"semiangle": "25 mrad", "defocus": "130 A", "modes": MODES}},
+        "object": {"pixels": {"slices": ELECTRON_SLICES, "thickness": "12 A", "kind": "phase"}},
+        "probe": {"focused": {"semiangle": "25 mrad", "defocus": "130 A", "modes": PROBE_MODES}},
         "epochs": 25,
         "title": "Simulated electrons, 80 keV, 6 slices",
     }

@@ -16,8 +16,8 @@ from phaseloom.ptycho.model import Ptychography
 
 __all__ = ["InitialProbe", "advise", "rates_above_newton"]
 
-VANISHED = 0.5
-SWOLLEN = 2.0
+MIN_POWER_OF_PROBE = 0.5
+MAX_POWER_OF_PROBE = 2.0
 """Share of its first power below and above which the probe has traded places with the object."""
 
 
@@ -100,13 +100,13 @@ def _check_probe(model: Ptychography, begun: InitialProbe) -> list[Advice]:
     modes = model.probe.modes()
     shared = float(model.median_modulus().prod()) ** 2
     share = shared * float(modes.abs().square().sum()) / max(begun.power, 1e-30)
-    if share < VANISHED:
+    if share < MIN_POWER_OF_PROBE:
         sentence = (
             f"the probe has lost {1 - share:.0%} of its power to the object: add the projection 'power', "
             "or bound the object's amplitude"
         )
         return [Advice(ModelAdvice.PROBE_LOST_POWER, sentence)]
-    if share > SWOLLEN:
+    if share > MAX_POWER_OF_PROBE:
         sentence = (
             f"the probe has {share:.1f} times its first power, the object absorbs what is not there: add the "
             "projection 'power', or start the object with less freedom (kind: phase)"

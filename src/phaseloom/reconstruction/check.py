@@ -30,8 +30,8 @@ from phaseloom.units import ENERGY, LENGTH
 
 __all__ = ["RunEstimate", "describe_run", "estimate_run"]
 
-BATCHES = 2
-EPOCHS = 2
+REHEARSED_BATCHES = 2
+REHEARSED_EPOCHS = 2
 """Batches of a rehearsed epoch, and such epochs."""
 
 MEMORY_OF_REPORT = 48 * 2**20
@@ -182,7 +182,7 @@ def _rehearse(job: Job, level: Level) -> _Requirements:
     for group in optimizer.param_groups:
         group["start"] = 1  # all parts together, whenever they move
         group["stop"] = None
-    few = 1 if isinstance(optimizer, torch.optim.LBFGS) else BATCHES
+    few = 1 if isinstance(optimizer, torch.optim.LBFGS) else REHEARSED_BATCHES
     held = torch.as_tensor(job.holdout).split(largest_piece(batches))[:1] if len(job.holdout) else ()
     batch = _measure_batch_memory(level, batches)
     last = _epoch(level, batches[:few], held)
@@ -207,7 +207,7 @@ def _rehearse(job: Job, level: Level) -> _Requirements:
 
 def _epoch(level: Level, batches: Sequence[Any], held: Sequence[torch.Tensor]) -> Epoch | None:
     """The last of a few short epochs; ``None`` if the first already broke down."""
-    return (list(level.fit(lambda number: batches, held, epochs=EPOCHS)) or [None])[-1]
+    return (list(level.fit(lambda number: batches, held, epochs=REHEARSED_EPOCHS)) or [None])[-1]
 
 
 def _measure_batch_memory(level: Level, batches: Sequence[Any]) -> int:

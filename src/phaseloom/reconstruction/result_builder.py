@@ -167,7 +167,7 @@ def build_result(job: Underway, /) -> Result:
 
 
 def judge_run(job: Underway, /) -> Judgement:
-    """How far the run as it stands may be trusted; without a noise model there is no floor."""
+    """How far the run as it stands may be trusted; only a noise model has a floor."""
     floor = 1.0 if job.level.likelihood.has_noise_model else 0.0
     progress = job.progress
     newton = 1.0 if isinstance(progress.optimizer, GaussNewton) else math.inf

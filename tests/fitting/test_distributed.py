@@ -35,7 +35,7 @@ from phaseloom.retrieval.recipe import Train
 from phaseloom.retrieval.trainer import RetrievalTraining
 from phaseloom.runs import scan_recipe as scanned
 from phaseloom.simulation import simulate
-from tests.unit.doubled import reconstructed
+from tests.reconstruction.doubled import reconstructed
 
 ROOT = Path(__file__).parents[2]
 
@@ -230,7 +230,7 @@ def test_nothing_but_rounding_parts_the_courses_of_one_and_two_processes(tmp_pat
     """Over 20 epochs rounding grows a thousandfold; in double precision that is still nothing."""
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(electrons(tmp_path) | {"epochs": 20}))
     words = tmp_path / "run.yaml", tmp_path / "two.npz"
-    done = launched(*words, folder=ROOT, module="tests.unit.doubled")
+    done = launched(*words, folder=ROOT, module="tests.reconstruction.doubled")
     assert done.returncode == 0, done.stderr
     reconstructed(*map(str, (tmp_path / "run.yaml", tmp_path / "one.npz")))
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:

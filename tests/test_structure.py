@@ -150,6 +150,15 @@ def test_folders_hold_no_more_files_than_a_reader_can_survey():
     assert not {folder: count for folder, count in counts.items() if count > MAX_FILES_IN_A_FOLDER}
 
 
+def test_folders_of_tests_have_the_names_of_packages():
+    """Laws, parity with other programs and documentation are of the whole."""
+    of_the_whole = {"laws", "parity", "docs"}
+    folders = {path.parent.name for path in Path(__file__).parent.rglob("test_*.py")} - {
+        Path(__file__).parent.name
+    }
+    assert folders - of_the_whole <= {path.name for path in SOURCE.iterdir() if path.is_dir()}
+
+
 def test_choices_that_need_a_higher_system_are_in_one_table_and_exist():
     for (room, name), place in plugins.FROM_SYSTEMS.items():
         module, _, function = place.partition(":")

@@ -1,6 +1,6 @@
 """A reconstruction in double precision, where rounding is next to nothing, by one process or several.
 
-python -m tests.unit.doubled RECIPE OUT
+python -m tests.reconstruction.doubled RECIPE OUT
 """
 
 import sys

@@ -15,7 +15,7 @@ from phaseloom.cli import reconstruct as cli
 from phaseloom.reconstruction.half_data_frc import halves
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from tests.recipes.test_engine import DEEP, begun
+from tests.reconstruction.test_engine import DEEP, begun
 
 
 @pytest.fixture(autouse=True)

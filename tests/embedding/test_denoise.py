@@ -14,7 +14,7 @@ from phaseloom.errors import BadInput
 from phaseloom.learning.weight_files import save_network
 from phaseloom.metrics.image import psnr
 from phaseloom.runs.scan_recipe import ScanRecipe
-from tests.recipes.test_autoencode import GEOMETRY
+from tests.embedding.test_train import GEOMETRY
 
 
 @pytest.fixture(scope="module")
