@@ -1,9 +1,6 @@
 # The public names of the package, each written once: what is listed here can be had as ``phaseloom.NAME``.
 
-# the systems
 from . import calibration as calibration
-
-# what they share
 from . import compat as compat
 from . import data as data
 from . import embedding as embedding
@@ -22,8 +19,6 @@ from . import search as search
 from . import simulation as simulation
 from . import units as units
 from . import virtual as virtual
-
-# the names of daily use
 from .data import prepare as prepare
 from .data.diagnostics import inspect as inspect
 from .data.formats import read as read
