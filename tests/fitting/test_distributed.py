@@ -57,7 +57,9 @@ def launched(*words: object, folder: Path, module: str = "phaseloom.cli") -> sub
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     told = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     line = [*start, "-m", module, *map(str, words)]
-    return subprocess.run(line, cwd=folder, env=told, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        line, cwd=folder, env=told, capture_output=True, text=True, check=False, timeout=600
+    )
 
 
 def course(folder: Path) -> torch.Tensor:
@@ -295,8 +297,8 @@ def test_two_processes_climb_the_ladder_of_one(tmp_path):
     assert done.stdout.count("orientation ") == 1
     two = Reconstruct.from_path(tmp_path / "two.yaml")
     assert [step.name for step in two.prepare] == [step.name for step in alone.recipe.prepare]
-    assert two.probe.values["defocus"] == pytest.approx(alone.known.defocus, abs=0.1)
-    assert alone.known.defocus == pytest.approx(60, abs=5)
+    assert two.probe.values["defocus"] == pytest.approx(alone.state.defocus, abs=0.1)
+    assert alone.state.defocus == pytest.approx(60, abs=5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
