@@ -20,7 +20,14 @@ from phaseloom.errors import BadInput, nearest
 from phaseloom.physics.fourier import frequencies, shift_to_centre, to_real
 from phaseloom.units import ELECTRON_REST_ENERGY, electron_wavelength, photon_wavelength
 
-__all__ = ["aberration_phase", "aperture", "coefficients", "electron_wavelength", "interaction"]
+__all__ = [
+    "aberration_phase",
+    "aberration_polynomial",
+    "aperture",
+    "coefficients",
+    "electron_wavelength",
+    "interaction",
+]
 __all__ += ["photon_wavelength", "probe_wave", "to_cartesian", "to_polar"]
 
 _ORDERS = [(1, 0), (1, 2), (2, 1), (2, 3), (3, 0), (3, 2), (3, 4), (4, 1), (4, 3), (4, 5)]
@@ -115,6 +122,42 @@ def aberration_phase(
             angle = polar.get(f"phi{key[1:]}", 0.0)
             azimuth = torch.cos(m * (phi - angle)) if m else 1.0
             chi = chi + polar[key] * azimuth * alpha ** (n + 1) / (n + 1)
+    return chi * (2 * math.pi / wavelength)
+
+
+def aberration_polynomial(
+    y: Float[Tensor, "*y"],
+    x: Float[Tensor, "*x"],
+    /,
+    wavelength: float,
+    cartesian: Mapping[str, float | Tensor],
+) -> Tensor:
+    """``chi`` in radian like `aberration_phase`, for cartesian coefficients ``C10, C12a, C12b ...``.
+
+    A polynomial of the two frequencies, which is smooth on the axis too.
+
+    Example:
+        >>> y, x = torch.tensor([0.3]), torch.tensor([0.4])
+        >>> named = coefficients({"C10": -50.0, "C12": 20.0, "phi12": 0.3, "C21": 900.0})
+        >>> smooth = aberration_polynomial(y, x, 0.02, to_cartesian(named))
+        >>> bool(torch.allclose(smooth, aberration_phase(y, x, 0.02, named), atol=1e-5))
+        True
+    """
+    row = wavelength * y
+    column = wavelength * x
+    square = row * row + column * column
+    chi = torch.zeros_like(square)
+    for key, (n, m) in _POLAR.items():
+        parts = [cartesian.get(key)] if m == 0 else [cartesian.get(f"{key}a"), cartesian.get(f"{key}b")]
+        if all(part is None for part in parts):
+            continue
+        real, imaginary = torch.ones_like(square), torch.zeros_like(square)
+        for _ in range(m):  # (column + i row)^m = alpha^m exp(i m phi)
+            real, imaginary = real * column - imaginary * row, real * row + imaginary * column
+        radial = square ** ((n + 1 - m) // 2) / (n + 1)
+        for part, harmonic in zip(parts, (real, imaginary), strict=False):
+            if part is not None:
+                chi = chi + part * harmonic * radial
     return chi * (2 * math.pi / wavelength)
 
 

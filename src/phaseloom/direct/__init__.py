@@ -1,0 +1,5 @@
+"""Images of a scan without iteration, and what their linear model says about geometry and optics."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,365 @@
+"""The pixels of the bright-field disk over a scan, read once, as relative changes by spatial frequency."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor
+
+from phaseloom.data.counts import split_indices
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+
+__all__ = [
+    "BrightField",
+    "Spectrum",
+    "border_weights",
+    "fit_lattice",
+    "measure_bright_field",
+    "smooth_intensity",
+]
+
+MIN_PIXELS_IN_DISK = 12
+"""Fewer detector pixels in the disk tell nothing of the optics."""
+
+BORDER_SHARE = 0.1
+"""Share of the scan on each side over which the border is faded out, as opposite borders do not match."""
+
+INTENSITY_SMOOTHING = 1 / 8
+"""Standard deviation, in sides of the scan, of the filter that tells a drift of the beam from the object."""
+
+
+@dataclass(frozen=True, eq=False)
+class BrightField:
+    """Counts in the bright-field disk, pattern by pattern; pixels may hold several of the detector's.
+
+    Attributes:
+        changes: ``(pattern, pixel)`` counts over those of the pixel in the mean, less 1; 0 where masked.
+        counts: ``(pixel,)`` mean counts: a change has the variance ``1 / counts``.
+        place: ``(pixel, 2)`` about the middle of the disk, cycles per angstrom, (row, column), as read.
+        width: of a pixel, cycles per angstrom, (row, column).
+        positions: ``(pattern, 2)`` as stated, angstrom.
+        grid: (slow, fast) of a raster, or ``None``.
+        wavelength: angstrom.
+        radius: of the disk, cycles per angstrom.
+    """
+
+    changes: Float[np.ndarray, "pattern pixel"]
+    counts: Float[np.ndarray, " pixel"]
+    place: Float[np.ndarray, "pixel 2"]
+    width: tuple[float, float]
+    positions: Float[np.ndarray, "pattern 2"]
+    grid: tuple[int, int] | None
+    wavelength: float
+    radius: float
+
+    def transform(self, *, border: float = BORDER_SHARE, dtype: torch.dtype = torch.complex128) -> Spectrum:
+        """The changes by spatial frequency of the scan.
+
+        A raster, also a turned or sheared one, is transformed by FFT; other scans at as many frequencies as
+        they have places, by direct sums.
+
+        Args:
+            border: share of the scan faded out on each side; 0: none.
+            dtype: complex64 or complex128.
+        """
+        real = torch.float32 if dtype == torch.complex64 else torch.float64
+        changes = torch.from_numpy(self.changes).to(real)
+        lattice = None if self.grid is None else fit_lattice(self.positions, self.grid)
+        if self.grid is None or lattice is None:
+            values, frequency = self._transform_directly(changes, border)
+            shape = None
+        else:
+            fade = torch.outer(*(border_weights(n, border) for n in self.grid)).to(real)
+            images = changes.T.reshape(-1, *self.grid) * (fade / fade.square().sum().sqrt())
+            values = torch.fft.rfft2(images).flatten(1).T
+            rows = torch.fft.fftfreq(self.grid[0], dtype=torch.float64)
+            columns = torch.fft.rfftfreq(self.grid[1], dtype=torch.float64)
+            index = torch.cartesian_prod(rows, columns)
+            frequency = index @ torch.linalg.inv(torch.from_numpy(lattice)).T
+            shape = (self.grid[0], len(columns))
+        return Spectrum(
+            values=values.to(dtype),
+            frequency=frequency.to(real),
+            place=torch.from_numpy(self.place).to(real),
+            counts=torch.from_numpy(self.counts).to(real),
+            edge=max(self.width),
+            shape=shape,
+            grid=self.grid if shape else None,
+        )
+
+    def _transform_directly(self, changes: Tensor, border: float) -> tuple[Tensor, Tensor]:
+        arm = self.positions - self.positions.min(0)
+        extent = np.maximum(arm.max(0), 1e-9)
+        sides = np.maximum(2, np.round(np.sqrt(len(arm) * extent / extent[::-1]))).astype(int)
+        wide = extent * sides / np.maximum(sides - 1, 1)
+        rows, columns = (
+            torch.fft.fftfreq(int(n), float(w / n), dtype=torch.float64)
+            for n, w in zip(sides, wide, strict=True)
+        )
+        frequency = torch.cartesian_prod(rows, columns[: len(columns) // 2 + 1].abs())
+        fade = torch.ones(len(arm), dtype=torch.float64)
+        if border:
+            for along, length in zip(arm.T, extent, strict=True):
+                ends = np.minimum(along, length - along) / (border * length)
+                fade = fade * torch.from_numpy(np.sin(np.pi / 2 * np.clip(ends, 0, 1)) ** 2)
+        fade = fade / fade.square().sum().sqrt()
+        waves = torch.exp(-2j * math.pi * frequency @ torch.from_numpy(arm).T) * fade
+        return waves @ changes.to(waves.dtype), frequency
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Changes of bright-field pixels by frequency of the scan; of a raster the half that a real scan has.
+
+    Attributes:
+        values: ``(frequency, pixel)``; noise of a pixel has the variance ``1 / counts`` at each frequency.
+        frequency: ``(frequency, 2)`` cycles per angstrom, in the frame of the stated positions.
+        place: ``(pixel, 2)``: see `BrightField`.
+        counts: ``(pixel,)``.
+        edge: width of a pixel, cycles per angstrom.
+        shape: rows and columns of the frequencies, of a raster.
+        grid: rows and columns of the raster.
+    """
+
+    values: Complex[Tensor, "frequency pixel"]
+    frequency: Float[Tensor, "frequency 2"]
+    place: Float[Tensor, "pixel 2"]
+    counts: Float[Tensor, " pixel"]
+    edge: float
+    shape: tuple[int, int] | None = None
+    grid: tuple[int, int] | None = None
+
+    def select(self, index: Tensor, /) -> Spectrum:
+        """Some of the frequencies."""
+        return replace(
+            self, values=self.values[index], frequency=self.frequency[index], shape=None, grid=None
+        )
+
+    def select_pixels(self, index: Tensor, /) -> Spectrum:
+        """Some of the pixels."""
+        return replace(self, values=self.values[:, index], place=self.place[index], counts=self.counts[index])
+
+    def select_strongest(self, count: int, /, *, lowest: float = 0.0, highest: float = math.inf) -> Spectrum:
+        """The frequencies between two that hold most of the change, in units of its noise.
+
+        Args:
+            count: at most so many.
+            lowest: cycles per angstrom; zero frequency is left out in any case.
+            highest: cycles per angstrom.
+        """
+        length = self.frequency.norm(dim=-1)
+        inside = torch.nonzero((length > max(lowest, 0.0)) & (length <= highest))[:, 0]
+        power = self.power()[inside]
+        kept = inside[torch.argsort(power, descending=True, stable=True)[:count]]
+        return self.select(kept.sort().values)
+
+    def power(self) -> Float[Tensor, " frequency"]:
+        """What changes at each frequency, in units of the noise of one number."""
+        return (self.values.abs().square() * self.counts).sum(-1)
+
+
+def measure_bright_field(
+    scan: Scan4D,
+    /,
+    *,
+    centre: tuple[float, float],
+    radius: float,
+    pixels: int = 200,
+    mask: Bool[np.ndarray, "y x"] | None = None,
+    descan: Float[np.ndarray, "pattern 2"] | None = None,
+) -> BrightField:
+    """Read the bright-field disk of each pattern, in one pass.
+
+    The disk is followed by whole pixels where ``descan`` moves it; nothing is interpolated. Detector pixels
+    are summed in square blocks until no more than about ``pixels`` are left. A slow change of the beam's
+    intensity over the scan is divided out.
+
+    Args:
+        scan: a far-field scan.
+        centre: of the disk in the middle of the scan, pixel (row, column).
+        radius: of the disk, detector pixels.
+        pixels: about how many are kept.
+        mask: True where a pixel can be trusted; default: that of the scan.
+        descan: by how many pixels (row, column) the disk of each pattern lies off ``centre``.
+
+    Raises:
+        BadInput: a disk of too few pixels, or patterns that are all alike.
+    """
+    geometry = scan.geometry
+    good = scan.mask if mask is None else scan.mask & mask
+    block = max(1, math.floor(math.sqrt(math.pi * radius**2 / pixels)))
+    window = _Window.of(centre, radius, block, geometry.shape, descan)
+    sums = np.zeros((len(scan), *window.blocks), np.float32)
+    seen = np.zeros((len(scan), *window.blocks), np.float32)
+    moves = np.zeros((len(scan), 2), int) if descan is None else np.round(descan).astype(int)
+    for index in split_indices(scan.counts):
+        stack = np.asarray(scan.counts[index])
+        for move in np.unique(moves[index], axis=0):
+            mine = np.flatnonzero((moves[index] == move).all(1))
+            here = window.cut(good, tuple(move))
+            sums[index[mine]] = window.sum_blocks(window.cut(stack[mine], tuple(move)) * here)
+            seen[index[mine]] = window.sum_blocks(here.astype(np.float32))
+    return _normalise(scan, sums, seen, window, radius)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The square around the disk, in blocks of pixels.
+
+    Attributes:
+        first: first pixel (row, column).
+        blocks: how many (rows, columns).
+        block: detector pixels in a block along each axis.
+        centre: pixel of the disk.
+    """
+
+    first: tuple[int, int]
+    blocks: tuple[int, int]
+    block: int
+    centre: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls,
+        centre: tuple[float, float],
+        radius: float,
+        block: int,
+        shape: tuple[int, int],
+        descan: np.ndarray | None,
+    ) -> _Window:
+        first = []
+        count = []
+        moves = np.zeros((1, 2), int) if descan is None else np.round(descan).astype(int)
+        for axis, (middle, size) in enumerate(zip(centre, shape, strict=True)):
+            low = max(math.floor(middle - radius), -int(moves[:, axis].min()), 0)
+            high = min(math.ceil(middle + radius) + 1, size - int(moves[:, axis].max()), size)
+            blocks = (high - low) // block
+            if blocks < 1:
+                fix = "has no pixel on the detector: check the centre and the radius of the disk"
+                raise BadInput("direct: bright-field disk", f"centre {centre}, radius {radius:.4g}", fix)
+            first.append(low + (high - low - blocks * block) // 2)
+            count.append(blocks)
+        return cls((first[0], first[1]), (count[0], count[1]), block, centre)
+
+    def cut(self, stack: np.ndarray, move: tuple[int, int]) -> np.ndarray:
+        slices = tuple(
+            slice(first + by, first + by + blocks * self.block)
+            for first, by, blocks in zip(self.first, move, self.blocks, strict=True)
+        )
+        return stack[(..., *slices)]
+
+    def sum_blocks(self, stack: np.ndarray) -> np.ndarray:
+        rows, columns = self.blocks
+        parts = stack.reshape(*stack.shape[:-2], rows, self.block, columns, self.block)
+        return parts.sum((-3, -1), dtype=np.float32)
+
+    def places(self) -> Float[np.ndarray, "rows columns 2"]:
+        """Middles of the blocks about the centre, detector pixels."""
+        axes = (
+            first + self.block * np.arange(n) + (self.block - 1) / 2 - middle
+            for first, n, middle in zip(self.first, self.blocks, self.centre, strict=True)
+        )
+        return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+
+
+def _normalise(
+    scan: Scan4D, sums: np.ndarray, seen: np.ndarray, window: _Window, radius: float
+) -> BrightField:
+    """Counts of blocks that lie in the disk as relative changes."""
+    geometry = scan.geometry
+    place = window.places()
+    # a block lies in the disk if its farthest corner does
+    outside = np.hypot(*(np.abs(np.moveaxis(place, -1, 0)) + window.block / 2))
+    inside = (outside <= radius) & (seen.mean(0) > 0.5 * window.block**2)
+    if inside.sum() < MIN_PIXELS_IN_DISK:
+        fix = "pixels lie in the bright-field disk: state the semi-angle, or the angle of a pixel, rightly"
+        raise BadInput("direct", int(inside.sum()), fix)
+    sums = sums[:, inside]
+    seen = seen[:, inside]
+    share = seen / window.block**2
+    total = np.maximum(sums.sum(1) / np.maximum(share.sum(1), 1e-9), 1e-9)
+    intensity = smooth_intensity(total, scan.grid)
+    expected = intensity[:, None] * share
+    gain = sums.sum(0) / np.maximum(expected.sum(0), 1e-9)  # of each pixel, of one block that is whole
+    lit = gain > 0.5 * np.median(gain[gain > 0]) if (gain > 0).any() else gain > 0
+    if not lit.any():
+        raise BadInput(
+            "direct", None, "finds no counts in the bright-field disk: check the data and the mask"
+        )
+    model = np.maximum(expected * gain, 1e-30)
+    changes = np.where(share > 0.25, sums / model - 1, 0.0)[:, lit]
+    if not np.square(changes).sum() > 0:
+        raise BadInput("direct", None, "finds nothing that changes in the bright-field disk")
+    unit = np.asarray(geometry.angle) / geometry.wavelength
+    height, width = (unit * window.block).tolist()
+    return BrightField(
+        changes=changes.astype(np.float32),
+        counts=(sums.mean(0))[lit].astype(np.float64),
+        place=place[inside][lit] * unit,
+        width=(height, width),
+        positions=scan.positions,
+        grid=scan.grid,
+        wavelength=geometry.wavelength,
+        radius=radius * math.sqrt(math.prod(unit.tolist())),
+    )
+
+
+def smooth_intensity(
+    total: Float[np.ndarray, " pattern"], grid: tuple[int, int] | None, /
+) -> Float[np.ndarray, " pattern"]:
+    """The slow part of the intensity of patterns, in units of its mean.
+
+    Args:
+        total: counts of each pattern.
+        grid: (slow, fast) of a raster; otherwise patterns are filtered in their order.
+
+    Example:
+        >>> smooth_intensity(np.full(16, 3.0), (4, 4)).round(6).tolist() == [1.0] * 16
+        True
+    """
+    from scipy.ndimage import gaussian_filter
+
+    values = total.reshape(grid) if grid is not None else total
+    sigma = [INTENSITY_SMOOTHING * n for n in values.shape]
+    slow = np.asarray(gaussian_filter(values, sigma, mode="nearest"), np.float64).ravel()
+    return slow / slow.mean()
+
+
+def fit_lattice(
+    positions: Float[np.ndarray, "pattern 2"], grid: tuple[int, int], /
+) -> Float[np.ndarray, "2 2"] | None:
+    """Steps ``(slow, fast)`` of a raster as rows (row, column), angstrom; ``None`` if they span no plane.
+
+    Example:
+        >>> places = np.stack(np.indices((3, 4)), -1).reshape(-1, 2) * [2.0, 0.5]
+        >>> fit_lattice(places, (3, 4)).round(9).tolist()
+        [[2.0, 0.0], [0.0, 0.5]]
+    """
+    index: Int[np.ndarray, "pattern 2"] = np.stack(np.indices(grid), -1).reshape(-1, 2)
+    if len(index) != len(positions) or min(grid) < 2:
+        return None
+    steps = np.linalg.lstsq(index - index.mean(0), positions - positions.mean(0), rcond=None)[0]
+    return steps if abs(np.linalg.det(steps)) > 1e-12 else None
+
+
+def border_weights(count: int, border: float, /) -> Float[Tensor, " count"]:
+    """Weights along one axis of a scan that rise from its ends as a sine squared.
+
+    Args:
+        count: of places.
+        border: share of them on which weights rise, on each side; 0: all are 1.
+
+    Example:
+        >>> border_weights(4, 0.0).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+    place = torch.arange(count, dtype=torch.float64) + 0.5
+    if not border:
+        return torch.ones_like(place)
+    ends = torch.minimum(place, count - place) / (border * count)
+    return torch.sin(math.pi / 2 * ends.clamp(0, 1)).square()

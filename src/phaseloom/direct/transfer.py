@@ -1,0 +1,203 @@
+"""The linear model of a scan: how a weak object changes the pixels of the bright-field disk.
+
+An object ``exp(i phase - amplitude)`` of small phase and amplitude changes the intensity of detector pixel
+``k`` over the scan. Relative to that of the empty disk, and Fourier transformed over the scan (``Q``),
+
+``G(k, Q) = i (t1 - t2) phase(Q) - (t1 + t2) amplitude(Q)``
+
+``t1 = A(k - Q) exp(i chi(k) - i chi(k - Q))``, ``t2 = A(k + Q) exp(i chi(k + Q) - i chi(k))``,
+
+with the pupil ``A exp(-i chi)`` of `phaseloom.physics.optics`. Everything that an instrument does to the data
+is in these columns: the patterns themselves are never turned, shifted or interpolated.
+
+Source: Rodenburg, McCallum & Nellist 1993, doi 10.1016/0304-3991(93)90105-7; depth and partial coherence:
+Nellist & Rodenburg 1994, doi 10.1016/0304-3991(94)90092-2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from phaseloom.physics.optics import aberration_polynomial, coefficients, to_cartesian
+
+__all__ = ["LinearOptics", "compute_columns", "orientation_matrix"]
+
+Number = float | Tensor
+
+
+def orientation_matrix(way: int, /) -> np.ndarray:
+    """What turns detector coordinates (row, column), as row vectors, in one of eight ways: ``k @ matrix``.
+
+    Args:
+        way: a sum of 1, rows in reverse, 2, columns in reverse, and 4, both exchanged, done last
+            (as in `phaseloom.data.orientations`).
+
+    Example:
+        >>> (np.array([[1.0, 2.0]]) @ orientation_matrix(5)).tolist()
+        [[2.0, -1.0]]
+    """
+    mirror = np.diag([-1.0 if way & 1 else 1.0, -1.0 if way & 2 else 1.0])
+    return mirror @ np.array([[0.0, 1.0], [1.0, 0.0]]) if way & 4 else mirror
+
+
+@dataclass(frozen=True, eq=False)
+class LinearOptics:
+    """Optics and geometry of the linear model; each number may be a tensor that asks for gradients.
+
+    Attributes:
+        wavelength: angstrom.
+        semiangle: of the aperture, radian.
+        aberrations: cartesian Krivanek coefficients (``C10, C12a, C12b, C21a ...``), angstrom, where the
+            object is (of a thick one: in the middle of its depth); ``C10 = -defocus``.
+        orientation: how the detector lies, one of eight ways: see `orientation_matrix`.
+        rotation: by which positions have to be turned to the detector so laid, radian, from the row axis
+            towards the column axis.
+        step: factor on all positions.
+        angle: factor on what a detector pixel sees.
+        centre: of the disk against the place that was taken for it, (row, column), cycles per angstrom.
+        source_size: standard deviation of the source on the object along each axis, angstrom.
+        focal_spread: standard deviation of the focus, angstrom.
+        depths: of the planes of the object along the beam from where the aberrations hold, angstrom; one for
+            a thin object.
+
+    Example:
+        >>> optics = LinearOptics.of(wavelength=0.0197, semiangle=0.02, aberrations={"defocus": 100.0})
+        >>> optics.aberrations["C10"]
+        -100.0
+    """
+
+    wavelength: float
+    semiangle: Number
+    aberrations: Mapping[str, Number] = field(default_factory=dict)
+    orientation: int = 0
+    rotation: Number = 0.0
+    step: Number = 1.0
+    angle: Number = 1.0
+    centre: tuple[Number, Number] = (0.0, 0.0)
+    source_size: Number = 0.0
+    focal_spread: Number = 0.0
+    depths: tuple[Number, ...] = (0.0,)
+
+    @classmethod
+    def of(
+        cls, *, wavelength: float, semiangle: float, aberrations: Mapping[str, float] | None = None
+    ) -> LinearOptics:
+        """Optics with aberrations of any names that `phaseloom.physics.optics.coefficients` understands.
+
+        Args:
+            wavelength: angstrom.
+            semiangle: radian.
+            aberrations: angstrom and radian.
+        """
+        return cls(wavelength, semiangle, to_cartesian(coefficients(aberrations or {})))
+
+    @property
+    def defocus(self) -> float:
+        """Angstrom; positive: under-focus."""
+        return -float(self.aberrations.get("C10", 0.0))
+
+    def get_twin(self) -> LinearOptics:
+        """What explains the patterns as well, by the opposite phase: the scan turned by 180 degrees."""
+        opposite = {name: -value for name, value in self.aberrations.items()}
+        return replace(self, rotation=self.rotation + math.pi, aberrations=opposite)
+
+    def orient_pixels(self, place: Float[Tensor, "pixel 2"], /) -> Float[Tensor, "pixel 2"]:
+        """Detector places as they would be had the detector been laid and calibrated as it should be."""
+        centre = torch.stack([torch.as_tensor(one, dtype=place.dtype) for one in self.centre])
+        lay = torch.as_tensor(orientation_matrix(self.orientation), dtype=place.dtype)
+        return (place - centre) @ lay * self.angle
+
+    def turn_frequencies(self, frequency: Float[Tensor, "frequency 2"], /) -> Float[Tensor, "frequency 2"]:
+        """Frequencies of the scan as stated in the frame of the detector."""
+        angle = torch.as_tensor(self.rotation, dtype=frequency.dtype)
+        c = torch.cos(angle)
+        s = torch.sin(angle)
+        row, column = frequency.unbind(-1)
+        return torch.stack([row * c - column * s, row * s + column * c], -1) / self.step
+
+
+def compute_columns(
+    optics: LinearOptics,
+    place: Float[Tensor, "pixel 2"],
+    frequency: Float[Tensor, "frequency 2"],
+    /,
+    *,
+    edge: float = 0.0,
+    amplitude: bool = True,
+) -> Complex[Tensor, "frequency pixel column"]:
+    """What each detector pixel does at each frequency of the scan for one radian of phase (and amplitude).
+
+    Columns are the phase of each plane, then the amplitude of each plane.
+
+    Args:
+        optics: see `LinearOptics`.
+        place: of detector pixels about the middle of the disk, cycles per angstrom (row, column), as they
+            were read; all inside of the disk.
+        frequency: of the scan, cycles per angstrom (row, column), in the frame of the stated positions.
+        edge: width over which the rim of the aperture is spread, cycles per angstrom: that of a pixel.
+        amplitude: with columns of the amplitude.
+
+    Example:
+        >>> optics = LinearOptics.of(wavelength=0.02, semiangle=0.02)
+        >>> place, frequency = torch.zeros(1, 2), torch.tensor([[0.3, 0.0]])
+        >>> compute_columns(optics, place, frequency).flatten().tolist()  # in focus: no phase contrast
+        [0j, (-2-0j)]
+    """
+    k = optics.orient_pixels(place)
+    q = optics.turn_frequencies(frequency)
+    lower = k[None] - q[:, None]
+    upper = k[None] + q[:, None]
+    chi = _phase(optics, k)[None]
+    before = _inside(optics, lower, edge)
+    after = _inside(optics, upper, edge)
+    first = chi - _phase(optics, lower)
+    second = _phase(optics, upper) - chi
+    # lengths of the excitation errors, per angstrom: what defocus and depth multiply
+    away = optics.wavelength / 2 * (k.square().sum(-1)[None] - lower.square().sum(-1))
+    back = optics.wavelength / 2 * (upper.square().sum(-1) - k.square().sum(-1)[None])
+    before = before * _coherence(optics, q, away)
+    after = after * _coherence(optics, q, back)
+    phases = []
+    amplitudes = []
+    for depth in optics.depths:
+        t1 = torch.polar(before, first + 2 * math.pi * depth * away)
+        t2 = torch.polar(after, second + 2 * math.pi * depth * back)
+        phases.append(1j * (t1 - t2))
+        if amplitude:
+            amplitudes.append(-(t1 + t2))
+    return torch.stack([*phases, *amplitudes], -1)
+
+
+def _phase(optics: LinearOptics, k: Float[Tensor, "*place 2"]) -> Float[Tensor, "*place"]:
+    row, column = k.unbind(-1)
+    return aberration_polynomial(row, column, optics.wavelength, optics.aberrations)
+
+
+def _inside(optics: LinearOptics, k: Float[Tensor, "*place 2"], edge: float) -> Float[Tensor, "*place"]:
+    """The aperture, its rim spread over ``edge``."""
+    radius = k.square().sum(-1).clamp_min(1e-30).sqrt()
+    limit = optics.semiangle / optics.wavelength
+    if not edge:
+        return (radius <= limit).to(k.dtype)
+    return ((limit - radius) / edge + 0.5).clamp(0, 1)
+
+
+def _coherence(
+    optics: LinearOptics, q: Float[Tensor, "frequency 2"], away: Float[Tensor, "frequency pixel"]
+) -> Float[Tensor, "frequency #pixel"] | float:
+    """What a source of finite size and a spread of focus leave of a band."""
+    factor: Tensor | float = 1.0
+    if isinstance(optics.source_size, Tensor) or optics.source_size:
+        square = optics.source_size * optics.source_size
+        factor = torch.exp(-2 * math.pi**2 * square * q.square().sum(-1))[:, None]
+    if isinstance(optics.focal_spread, Tensor) or optics.focal_spread:
+        square = optics.focal_spread * optics.focal_spread
+        factor = factor * torch.exp(-2 * math.pi**2 * square * away.square())
+    return factor
