@@ -108,7 +108,7 @@ class BrightField:
                 ends = np.minimum(along, length - along) / (border * length)
                 fade = fade * torch.from_numpy(np.sin(np.pi / 2 * np.clip(ends, 0, 1)) ** 2)
         fade = fade / fade.square().sum().sqrt()
-        waves = torch.exp(-2j * math.pi * frequency @ torch.from_numpy(arm).T) * fade
+        waves = torch.exp(-2j * math.pi * (frequency @ torch.from_numpy(arm).T)) * fade
         return waves @ changes.to(waves.dtype), frequency
 
 

@@ -1,0 +1,101 @@
+"""Where the disk lies in each pattern: descan, as a smooth function of the scan's coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from phaseloom.data.counts import split_indices
+from phaseloom.data.scan import Scan4D
+
+__all__ = ["Deflections", "fit_descan", "measure_deflections"]
+
+WINDOW_IN_RADII = 1.4
+"""Radius of the window in which the centre of mass is taken, in radii of the disk."""
+
+MIN_DESCAN_SIGNIFICANCE = 5.0
+"""Standard errors by which a descan has to exceed what the object and counting make of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deflections:
+    """Centre of mass of each pattern.
+
+    Attributes:
+        centre: ``(pattern, 2)`` against the centre that was taken, detector pixels (row, column).
+        total: ``(pattern,)`` counts in the window.
+    """
+
+    centre: Float[np.ndarray, "pattern 2"]
+    total: Float[np.ndarray, " pattern"]
+
+
+def measure_deflections(
+    scan: Scan4D,
+    /,
+    *,
+    centre: tuple[float, float],
+    radius: float,
+    mask: Bool[np.ndarray, "y x"] | None = None,
+    mean: Float[np.ndarray, "y x"] | None = None,
+) -> Deflections:
+    """The centre of mass of each pattern within a window around the disk, in one pass.
+
+    Untrusted pixels hold what they hold in the mean pattern smoothed over them, in proportion to the counts
+    of the pattern, so that they do not pull.
+
+    Args:
+        scan: a far-field scan.
+        centre: of the disk, pixel (row, column).
+        radius: of the disk, detector pixels.
+        mask: True where a pixel can be trusted; default: that of the scan.
+        mean: the mean pattern, if it is at hand.
+    """
+    from scipy.ndimage import median_filter
+
+    good = scan.mask if mask is None else scan.mask & mask
+    mean = scan.mean_pattern() if mean is None else mean
+    axes = np.indices(mean.shape).astype(np.float64) - np.asarray(centre)[:, None, None]
+    window = np.hypot(*axes) < WINDOW_IN_RADII * radius
+    table = np.stack([window * 1.0, *(axes * window)], -1)
+    filled = np.where(good, mean, median_filter(np.where(good, mean, 0.0), 5))
+    missing = (filled * ~good).ravel() @ table.reshape(-1, 3) / max(filled[window & good].sum(), 1e-30)
+    used = (table * good[..., None]).reshape(-1, 3).astype(np.float32)
+    sums = np.zeros((len(scan), 3))
+    for index in split_indices(scan.counts):
+        stack = np.asarray(scan.counts[index], np.float32)
+        sums[index] = stack.reshape(len(index), -1) @ used
+    sums = sums + sums[:, :1] * missing
+    total = sums[:, 0]
+    return Deflections(sums[:, 1:] / np.maximum(total, 1e-9)[:, None], total)
+
+
+def fit_descan(
+    deflections: Deflections, positions: Float[np.ndarray, "pattern 2"], /
+) -> Float[np.ndarray, "pattern 2"] | None:
+    """The plane through the centres of mass, ``(pattern, 2)`` detector pixels; ``None``: not significant.
+
+    A mean slope of the object's phase, and a parabola of it, cannot be told from descan.
+
+    Args:
+        deflections: of all patterns.
+        positions: stated positions, angstrom.
+    """
+    arm = positions - positions.mean(0)
+    arm = arm / max(float(np.abs(arm).max()), 1e-300)
+    design = np.column_stack([np.ones(len(arm)), arm])
+    values = deflections.centre
+    weight = np.ones(len(values))
+    plane = np.zeros((3, 2))
+    for _ in range(5):  # robust: strong scatterers pull less
+        plane = np.linalg.lstsq(design * weight[:, None], values * weight[:, None], rcond=None)[0]
+        left = np.linalg.norm(values - design @ plane, axis=1)
+        weight = 1 / np.maximum(1, left / (2 * max(float(np.median(left)), 1e-12)))
+    left = values - design @ plane
+    # neighbours are not independent: the object moves whole regions
+    independent = max(4.0, len(values) / 9)
+    error = np.sqrt(left.var(0) / independent / np.maximum(arm.var(0)[:, None], 1e-12))
+    significant = bool((np.abs(plane[1:]) > MIN_DESCAN_SIGNIFICANCE * error).any())
+    return design @ plane if significant else None

@@ -1,0 +1,302 @@
+"""Fit optics and geometry of a scan by what a weak object explains of the changes in its bright field.
+
+For each optics the best object is known in closed form, so only the optics are searched (variable projection,
+Golub & Pereyra 1973, doi 10.1137/0710036): first on a coarse grid of orientation, rotation and defocus, then
+by gradients through the columns of the linear model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phaseloom.direct.bright_field import Spectrum
+from phaseloom.direct.solve import build_normal_equations
+from phaseloom.direct.transfer import LinearOptics, orientation_matrix
+
+__all__ = ["Candidate", "OpticsFit", "fit_optics", "search_optics"]
+
+FREQUENCIES_IN_SEARCH = 80
+PIXELS_IN_SEARCH = 80
+"""What the coarse search looks at: hundreds of defoci in many directions within seconds."""
+
+FREQUENCIES_IN_FIT = 400
+PIXELS_IN_FIT = 160
+
+SEARCH_ROTATIONS = 36
+"""Directions of the scan in half a turn; the other half is that of the twins."""
+
+HIGHEST_FREQUENCY = 1.7
+"""Frequencies above so many apertures have too few pixels to tell anything."""
+
+CANDIDATES_TO_FIT = 6
+"""Best places of the landscape that are fitted by gradients."""
+
+FIRST_NAMES = ("C10", "C12a", "C12b", "rotation")
+"""What each candidate is fitted for, before the best one is fitted for more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One place in the landscape of optics.
+
+    Attributes:
+        optics: there.
+        explained: share of the changes that a weak phase object explains with them.
+    """
+
+    optics: LinearOptics
+    explained: float
+
+
+@dataclass(frozen=True, eq=False)
+class OpticsFit:
+    """The best optics of a scan, up to the twin (`LinearOptics.get_twin`).
+
+    Attributes:
+        optics: the best.
+        explained: share of the changes that a weak phase object explains with them.
+        rival: the best with another orientation, rotation or defocus.
+        errors: standard error of each fitted number, by its name, from the curvature.
+        candidates: all that were fitted, best first.
+    """
+
+    optics: LinearOptics
+    explained: float
+    rival: Candidate | None
+    errors: dict[str, float]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def margin(self) -> float:
+        """What the best explains over what the rival explains."""
+        return math.inf if self.rival is None else self.explained / max(self.rival.explained, 1e-12)
+
+
+def fit_optics(
+    spectrum: Spectrum,
+    optics: LinearOptics,
+    /,
+    *,
+    largest_defocus: float,
+    names: Sequence[str] = (*FIRST_NAMES, "step", "C21a", "C21b", "C23a", "C23b"),
+    orientations: Sequence[int] = (0, 4),
+) -> OpticsFit:
+    """Search orientation, rotation and defocus over all that is possible, then fit all numbers together.
+
+    Args:
+        spectrum: of the bright field.
+        optics: wavelength, semi-angle, and whatever is known; other numbers of it are the start.
+        largest_defocus: angstrom, of either sign.
+        names: what the best candidate is fitted for: aberrations, and fields of `LinearOptics`.
+        orientations: of the detector; two of different parity are all that a scan without knowledge needs.
+    """
+    limit = float(optics.semiangle) / optics.wavelength
+    few = _thin_out(spectrum, FREQUENCIES_IN_SEARCH, PIXELS_IN_SEARCH, limit)
+    more = _thin_out(spectrum, FREQUENCIES_IN_FIT, PIXELS_IN_FIT, limit)
+    places: list[Candidate] = []
+    for way in orientations:
+        start = replace(optics, orientation=way)
+        places += search_optics(few, start, largest_defocus=largest_defocus)
+    places.sort(key=lambda one: -one.explained)
+    fitted: list[Candidate] = []
+    for place in places[:CANDIDATES_TO_FIT]:
+        found = _climb(few, place.optics, FIRST_NAMES)
+        fitted.append(Candidate(found, _explained(more, found)))
+    fitted.sort(key=lambda one: -one.explained)
+    best = _climb(more, fitted[0].optics, FIRST_NAMES)
+    best = _climb(more, best, names)
+    rival = next((one for one in fitted[1:] if not _is_same(one.optics, fitted[0].optics)), None)
+    return OpticsFit(best, _explained(more, best), rival, _errors(more, best, names), tuple(fitted))
+
+
+def search_optics(
+    spectrum: Spectrum, optics: LinearOptics, /, *, largest_defocus: float, rotations: int = SEARCH_ROTATIONS
+) -> list[Candidate]:
+    """The local maxima of a landscape of rotation and defocus, best first.
+
+    Args:
+        spectrum: of few frequencies and pixels.
+        optics: the rest of the optics.
+        largest_defocus: angstrom, of either sign.
+        rotations: directions in half a turn.
+    """
+    highest = float(spectrum.frequency.norm(dim=-1).max())
+    radius = float(spectrum.place.norm(dim=-1).max())
+    step = 0.7 / (math.pi * optics.wavelength * radius * highest)
+    count = max(3, 2 * math.ceil(largest_defocus / step) + 1)
+    defocus = torch.linspace(-1, 1, count, dtype=spectrum.place.dtype) * largest_defocus
+    angles = [math.pi * (number / rotations - 0.5) for number in range(rotations)]
+    rows = [
+        _explained_by_defocus(spectrum, replace(optics, rotation=optics.rotation + angle), defocus)
+        for angle in angles
+    ]
+    landscape = torch.stack(rows).numpy()
+    out = []
+    for row, column in zip(*np.nonzero(_is_peak(landscape)), strict=True):
+        aberrations = {**optics.aberrations, "C10": -float(defocus[column])}
+        there = replace(optics, rotation=optics.rotation + angles[row], aberrations=aberrations)
+        out.append(Candidate(there, float(landscape[row, column])))
+    return sorted(out, key=lambda one: -one.explained)[: 2 * CANDIDATES_TO_FIT]
+
+
+def _is_peak(landscape: np.ndarray) -> np.ndarray:
+    """Places no lower than their eight neighbours; rotations end where the twins begin, with C10 mirrored."""
+    above = landscape[-1:, ::-1]
+    below = landscape[:1, ::-1]
+    padded = np.pad(np.concatenate([above, landscape, below]), ((0, 0), (1, 1)), constant_values=-np.inf)
+    best = np.full(landscape.shape, True)
+    rows, columns = landscape.shape
+    for i in range(3):
+        for j in range(3):
+            best &= landscape >= padded[i : i + rows, j : j + columns]
+    return best
+
+
+def _thin_out(spectrum: Spectrum, frequencies: int, pixels: int, limit: float) -> Spectrum:
+    """The strongest frequencies, and evenly chosen pixels."""
+    lengths = spectrum.frequency.norm(dim=-1)
+    lowest = 1.5 * float(lengths[lengths > 0].min())
+    few = spectrum.select_strongest(frequencies, lowest=lowest, highest=HIGHEST_FREQUENCY * limit)
+    few = replace(few, values=few.values.to(torch.complex128))
+    few = replace(few, **{k: getattr(few, k).double() for k in ("frequency", "place", "counts")})
+    if len(few.place) <= pixels:
+        return few
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randperm(len(few.place), generator=generator)[:pixels].sort().values
+    return few.select_pixels(index)
+
+
+def _explained_by_defocus(spectrum: Spectrum, optics: LinearOptics, defocus: Tensor) -> Tensor:
+    """Share of the changes that a phase explains, for each defocus in place of that of the optics."""
+    k = optics.orient_pixels(spectrum.place)
+    q = optics.turn_frequencies(spectrum.frequency)
+    limit = float(optics.semiangle) / optics.wavelength
+    along = q @ k.T
+    square = q.square().sum(-1)[:, None]
+    inside = k.square().sum(-1)[None]
+    before = (inside - 2 * along + square < limit**2).double()
+    after = (inside + 2 * along + square < limit**2).double()
+    unit = -math.pi * optics.wavelength * defocus[:, None, None]
+    bend = torch.polar(torch.ones_like(unit * square), unit * square)
+    turn = torch.polar(torch.ones_like(unit * along), unit * (2 * along))
+    bands = before * bend.conj() - after * bend
+    most = (bands.abs().square() * spectrum.counts).sum(-1)
+    found = ((bands * turn).conj() * (spectrum.values * spectrum.counts)).sum(-1)
+    explained = found.abs().square() / most.clamp_min(1e-3 * float(spectrum.counts.sum()))
+    return explained.sum(-1) / spectrum.power().sum()
+
+
+def _explained(spectrum: Spectrum, optics: LinearOptics) -> float:
+    with torch.no_grad():
+        return float(_objective(spectrum, optics))
+
+
+def _objective(spectrum: Spectrum, optics: LinearOptics) -> Tensor:
+    """Share of the changes that a weak phase object explains."""
+    equations = build_normal_equations(optics, spectrum, amplitude=False)
+    return equations.explained(ridge=1e-3).sum() / equations.energy.sum()
+
+
+def _climb(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> LinearOptics:
+    """The optics at the nearest maximum."""
+    from scipy.optimize import minimize
+
+    parameters = _Parameters(optics, tuple(names))
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        point = torch.tensor(values, requires_grad=True)
+        value = -_objective(spectrum, parameters.place(point))
+        (gradient,) = torch.autograd.grad(value, point)
+        return float(value), gradient.numpy()
+
+    start = np.zeros(len(names))
+    options: dict[str, Any] = {"maxiter": 60, "gtol": 1e-6}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    return parameters.freeze(found.x) if found.fun < loss(start)[0] else optics
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """Numbers of the optics in units that matter alike: an aberration by what turns the edge by a radian."""
+
+    optics: LinearOptics
+    names: tuple[str, ...]
+
+    def unit(self, name: str) -> float:
+        if name[0] == "C" and name[1].isdigit():
+            order = int(name[1])
+            return (
+                self.optics.wavelength
+                * (order + 1)
+                / (2 * math.pi)
+                / float(self.optics.semiangle) ** (order + 1)
+            )
+        edge = float(self.optics.semiangle) / self.optics.wavelength
+        units = {"rotation": 0.05, "step": 0.02, "angle": 0.02, "source_size": 0.1 / edge}
+        return units.get(name, 1.0)
+
+    def place(self, values: Tensor) -> LinearOptics:
+        """Optics with the numbers moved by multiples of their units."""
+        aberrations: dict[str, Any] = dict(self.optics.aberrations)
+        others: dict[str, Any] = {}
+        for name, value in zip(self.names, values, strict=True):
+            move = value * self.unit(name)
+            if name[0] == "C" and name[1].isdigit():
+                aberrations[name] = aberrations.get(name, 0.0) + move
+            else:
+                others[name] = getattr(self.optics, name) + move
+        return replace(self.optics, aberrations=aberrations, **others)
+
+    def freeze(self, values: np.ndarray) -> LinearOptics:
+        """The same as plain numbers."""
+        found = self.place(torch.tensor(values))
+        aberrations = {name: float(value) for name, value in found.aberrations.items()}
+        others = {name: float(getattr(found, name)) for name in self.names if not name[1].isdigit()}
+        return replace(found, aberrations=aberrations, **others)
+
+
+def _errors(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> dict[str, float]:
+    """Standard errors from the curvature, in units of what is left unexplained."""
+    parameters = _Parameters(optics, tuple(names))
+    free = len(spectrum.frequency) * (len(spectrum.place) - 1)
+
+    def gradient(values: np.ndarray) -> np.ndarray:
+        point = torch.tensor(values, requires_grad=True)
+        (found,) = torch.autograd.grad(-_objective(spectrum, parameters.place(point)), point)
+        return found.numpy()
+
+    size = 1e-3
+    columns = []
+    for number in range(len(names)):
+        move = np.zeros(len(names))
+        move[number] = size
+        columns.append((gradient(move) - gradient(-move)) / (2 * size))
+    curvature = (np.array(columns) + np.array(columns).T) / 2
+    left = max(1 - _explained(spectrum, optics), 1e-9)
+    covariance = np.linalg.pinv(curvature, hermitian=True) * left / free
+    return {
+        name: parameters.unit(name) * math.sqrt(max(float(value), 0.0))
+        for name, value in zip(names, np.diag(covariance), strict=True)
+    }
+
+
+def _is_same(one: LinearOptics, other: LinearOptics) -> bool:
+    """Whether two optics are the same or twins, but for small differences."""
+    return any(_is_close(one, each) for each in (other, other.get_twin()))
+
+
+def _is_close(one: LinearOptics, other: LinearOptics) -> bool:
+    frames = [orientation_matrix(each.orientation) @ _turn(float(each.rotation)) for each in (one, other)]
+    unit = one.wavelength / float(one.semiangle) ** 2
+    return bool(np.linalg.norm(frames[0] - frames[1]) < 0.3 and abs(one.defocus - other.defocus) < unit)
+
+
+def _turn(angle: float) -> np.ndarray:
+    return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
