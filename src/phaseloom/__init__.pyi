@@ -3,6 +3,7 @@
 from . import calibration as calibration
 from . import compat as compat
 from . import data as data
+from . import direct as direct
 from . import embedding as embedding
 from . import export as export
 from . import fitting as fitting

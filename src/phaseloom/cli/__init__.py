@@ -2,6 +2,7 @@
 
 from phaseloom.cli import (  # noqa: F401 - their commands
     calibrate,
+    direct,
     embed,
     latents,
     predict,

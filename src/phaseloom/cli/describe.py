@@ -18,6 +18,7 @@ RECIPE_HOMES = {
     "train": ("phaseloom.retrieval.recipe", "Train"),
     "autoencoder": ("phaseloom.embedding.train", "Autoencode"),
     "virtual": ("phaseloom.virtual.recipe", "Virtual"),
+    "direct": ("phaseloom.direct.recipe", "Direct"),
     "restorer": ("phaseloom.restoration.train", "Restore"),
     "pairs": ("phaseloom.restoration.pairs.noise2noise", "PairRecipe"),
     "search": ("phaseloom.search.recipe", "Search"),

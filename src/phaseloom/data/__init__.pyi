@@ -1,5 +1,7 @@
+from . import bad_pixels as bad_pixels
 from . import calibrate as calibrate
 from . import counts as counts
+from . import descan as descan
 from . import diagnostics as diagnostics
 from . import formats as formats
 from . import importers as importers

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float
 
 from phaseloom.data.bad_pixels import BadPixels, find_bad_pixels
 from phaseloom.data.calibrate import Disk, fit_disk
+from phaseloom.data.descan import Deflections, fit_descan, measure_deflections
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import BrightField, measure_bright_field
-from phaseloom.direct.descan import Deflections, fit_descan, measure_deflections
 from phaseloom.errors import BadInput
 
 __all__ = ["DiskSurvey", "survey_disk"]

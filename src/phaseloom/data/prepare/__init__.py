@@ -4,7 +4,7 @@ Zero frequency stays at pixel ``[N // 2, N // 2]``; patterns that are read lazil
 """
 
 from phaseloom.data.prepare._calibration import calibrate
-from phaseloom.data.prepare._detector import bin, center, crop, expect, flip, transpose, window
+from phaseloom.data.prepare._detector import bin, center, crop, descan, expect, flip, transpose, window
 from phaseloom.data.prepare._intensity import (
     detector_blur,
     mask,
@@ -29,7 +29,18 @@ from phaseloom.data.prepare._scan import (
     without,
 )
 
-__all__ = ["affine", "bin", "calibrate", "center", "crop", "detector_blur", "enlarge", "expect", "flip"]
+__all__ = [
+    "affine",
+    "bin",
+    "calibrate",
+    "center",
+    "crop",
+    "descan",
+    "detector_blur",
+    "enlarge",
+    "expect",
+    "flip",
+]
 __all__ += ["half", "jitter", "mask", "nonnegative", "normalise", "pad", "poisson", "positions", "region"]
 __all__ += ["resample", "rotate", "scale", "select", "source_size", "thin", "tilt_sample", "transpose"]
 __all__ += ["weights", "window", "without"]

@@ -6,7 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.counts import map_counts
+from phaseloom.data.descan import fit_descan, measure_deflections
 from phaseloom.data.prepare._shared import (
     apply_to_detector,
     cut_middle,
@@ -19,7 +21,7 @@ from phaseloom.data.prepare._shared import make_example as _example  # noqa: F40
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["bin", "center", "crop", "expect", "flip", "transpose", "window"]
+__all__ = ["bin", "center", "crop", "descan", "expect", "flip", "transpose", "window"]
 
 
 def crop(scan: Scan4D, /, *, to: tuple[int, int]) -> Scan4D:
@@ -196,6 +198,41 @@ def center(scan: Scan4D, /) -> Scan4D:
     moved = apply_to_detector(scan, partial(_shift_patterns, shift=shift), scan.geometry)
     probe = None if scan.probe is None else tilt_probe(scan.probe, shift)
     return replace(moved, probe=probe)
+
+
+def descan(scan: Scan4D, /) -> Scan4D:
+    """Measure how the disk moves over the detector during the scan, for the model to move with it.
+
+    The patterns stay as they are. Only a plane over the scan is taken, where it is significant: a mean slope
+    and a parabola of the object's phase cannot be told from descan. Steps that turn, crop or bin the detector
+    come before.
+
+    Args:
+        scan: a far-field scan with a bright disk.
+
+    Raises:
+        BadInput: a near field, or no disk.
+
+    Example:
+        >>> from phaseloom.data.scan import Geometry
+        >>> y, x = np.indices((32, 32))
+        >>> spots = [1.0 * (np.hypot(y - 16 - d, x - 16) < 6) for d in (-1, -0.5, 0, 0.5, 1)] * 5
+        >>> places = np.array([[i % 5, i // 5] for i in range(25)], float)
+        >>> geometry = Geometry(wavelength=0.02, shape=(32, 32), angle=(1e-3, 1e-3), beam="electron")
+        >>> scan = Scan4D(counts=100 * np.stack(spots), positions=places, geometry=geometry)
+        >>> descan(scan).descan[:5, 0].round(1).tolist()
+        [-1.0, -0.5, 0.0, 0.5, 1.0]
+    """
+    if scan.geometry.near:
+        raise BadInput("descan", None, "needs far-field patterns with a bright disk: leave it out")
+    mean = scan.mean_pattern()
+    disk = fit_disk(np.where(scan.mask, mean, 0.0), mask=scan.mask)
+    found = measure_deflections(scan, centre=disk.centre, radius=disk.radius, mean=mean)
+    plane = fit_descan(found, scan.positions)
+    if plane is None:
+        return scan
+    finer = np.divide(scan.geometry.angle, scan.window.angle)
+    return replace(scan, descan=(plane - plane.mean(0)) * finer)
 
 
 def _crop_window(scan: Scan4D, shape: tuple[int, int]) -> Scan4D:

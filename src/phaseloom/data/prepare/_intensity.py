@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from phaseloom.data.bad_pixels import find_bad_pixels
 from phaseloom.data.counts import Counts, compute_counts, map_counts, split_indices
 from phaseloom.data.prepare._shared import float_dtype, require_number
 from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
@@ -25,6 +26,7 @@ def mask(
     saturated: float | None = None,
     radius: float | None = None,
     beamstop: float | None = None,
+    outliers: bool = False,
 ) -> Scan4D:
     """Mark more pixels as not to be trusted.
 
@@ -34,6 +36,7 @@ def mask(
         saturated: pixels that reach this many counts in any pattern.
         radius: pixels farther than this from zero frequency, in pixels.
         beamstop: pixels nearer than this to zero frequency, in pixels.
+        outliers: hot and dead pixels, found from the counts (`phaseloom.data.bad_pixels`).
 
     Raises:
         BadInput: a file that does not fit, or no pixel left.
@@ -53,6 +56,8 @@ def mask(
         good &= away <= radius
     if beamstop is not None:
         good &= away >= beamstop
+    if outliers:
+        good &= find_bad_pixels(scan).mask
     if not good.any():
         raise BadInput("mask", None, "leaves no pixel: loosen saturated, radius or beamstop")
     return replace(scan, mask=good)

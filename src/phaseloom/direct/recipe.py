@@ -1,0 +1,150 @@
+"""The recipe of a direct image, and its result in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.direct.reconstruct import DirectReconstruction, reconstruct_scan
+from phaseloom.errors import BadInput
+from phaseloom.files import whole
+from phaseloom.result import Provenance
+from phaseloom.runs.scan_recipe import ScanRecipe
+from phaseloom.units import ANGLE, LENGTH
+
+__all__ = ["Direct", "DirectResult", "reconstruct_recipe"]
+
+MethodName = Literal["wiener", "least_squares", "obf", "matched_filter", "ssb"]
+
+
+class Direct(ScanRecipe):
+    """A recipe of a direct image.
+
+    Attributes:
+        semiangle: of the aperture, such as ``21 mrad``; default: that of the disk of the mean pattern.
+        aberrations: what is known, such as ``{defocus: 10 nm, C12: 2 nm}``; with ``fit`` only the sign of the
+            defocus is used, which tells the phase from its negative.
+        fit: find orientation, rotation, step and aberrations from the data.
+        method: ``wiener`` and ``least_squares`` give radian, ``obf``, ``matched_filter`` and ``ssb`` do not.
+        pixels: about how many bright-field pixels the image is made from.
+    """
+
+    semiangle: str | None = None
+    aberrations: dict[str, str | float] = Field(default_factory=dict)
+    fit: bool = True
+    method: MethodName = "wiener"
+    pixels: int = 500
+
+    @field_validator("semiangle", mode="before")
+    @classmethod
+    def _check_semiangle(cls, value: object) -> object:
+        if value is not None and not ANGLE.parse(value, "semiangle") > 0:
+            raise BadInput("semiangle", value, "is not above zero: write for example '21 mrad'")
+        return value
+
+    @field_validator("pixels")
+    @classmethod
+    def _check_pixels(cls, value: int) -> int:
+        if value < 20:
+            raise BadInput("pixels", value, "is too few: use at least 20, 500 is usual")
+        return value
+
+    def read_aberrations(self) -> dict[str, float]:
+        """Aberrations as numbers, angstrom and radian."""
+        return {
+            name: (ANGLE if name.startswith("phi") or name.endswith("_angle") else LENGTH).parse(
+                value, f"aberrations.{name}"
+            )
+            for name, value in self.aberrations.items()
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class DirectResult:
+    """A direct image with the scan that it is of.
+
+    Attributes:
+        found: image, optics, survey.
+        scan: the data.
+        provenance: see `phaseloom.result.Provenance`.
+    """
+
+    found: DirectReconstruction
+    scan: Scan4D
+    provenance: Provenance
+
+    def tables(self) -> dict[str, tuple[np.ndarray, Mapping[str, Any]]]:
+        """Arrays with their attributes, by the name that they have in the file."""
+        image = self.found.image
+        units = "radian" if image.method.is_in_radian else "arbitrary"
+        tables: dict[str, tuple[np.ndarray, Mapping[str, Any]]] = {
+            "phase": (image.phase.double().numpy(), {"units": units, "method": str(image.method)})
+        }
+        if image.amplitude is not None:
+            attributes = {"units": "1", "of": "-log of the amplitude"}
+            tables["amplitude_loss"] = (image.amplitude.double().numpy(), attributes)
+        survey = self.found.survey
+        tables["mask"] = (survey.mask, {"units": "True where a pixel is trusted"})
+        tables["mean_pattern"] = (survey.mean, {"units": "counts"})
+        if survey.descan is not None:
+            tables["descan"] = (survey.descan, {"units": "detector pixels (row, column)"})
+        tables["positions"] = (self.scan.positions, {"units": "angstrom", "axes": "(row, column), as stated"})
+        return tables
+
+    def write(self, path: Path, /) -> Path:
+        """Write everything to an HDF5 file.
+
+        Raises:
+            BadInput: a name with another ending.
+        """
+        if path.suffix not in (".h5", ".hdf5"):
+            raise BadInput("--out", path.name, "is not an .h5 file: give it this ending")
+        import h5py
+
+        optics = self.found.optics
+        with whole(path) as short, h5py.File(short, "w") as file:
+            for name, (values, attributes) in self.tables().items():
+                file.create_dataset(name, data=values).attrs.update(attributes)
+            file.attrs.update({"phaseloom_direct": 1, "explained": self.found.image.explained})
+            numbers = ("semiangle", "rotation", "step", "angle")
+            table = {name: float(getattr(optics, name)) for name in numbers}
+            table |= {name: float(value) for name, value in optics.aberrations.items()}
+            table["transposed"] = bool(optics.orientation & 4)
+            errors = {} if self.found.fit is None else self.found.fit.errors
+            file["optics"] = json.dumps(table)
+            file["errors"] = json.dumps(errors)
+            file.attrs["units"] = "angstrom, radian"
+            file.attrs["notes"] = "\n".join(self.found.lines())
+            file["provenance"] = json.dumps(asdict(self.provenance))
+        return path
+
+
+def reconstruct_recipe(recipe: Direct, scan: Scan4D, /) -> DirectResult:
+    """Make the direct image of a recipe.
+
+    Args:
+        recipe: what to make.
+        scan: its data, ``recipe.scan_with_blanks()``.
+
+    Raises:
+        BadInput: see `phaseloom.direct.reconstruct.reconstruct_scan`.
+    """
+    if scan.grid is None:
+        fix = "are not a raster: a direct image needs one (axes: or grid: in the parameter file)"
+        raise BadInput("positions", None, fix)
+    found = reconstruct_scan(
+        scan,
+        semiangle=None if recipe.semiangle is None else ANGLE.parse(recipe.semiangle, "semiangle"),
+        aberrations=recipe.read_aberrations(),
+        method=recipe.method,
+        fit=recipe.fit,
+        pixels=recipe.pixels,
+    )
+    return DirectResult(found, scan, Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name))
