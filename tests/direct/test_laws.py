@@ -15,7 +15,14 @@ SIZE = 32
 PIXEL = 0.5
 WAVELENGTH = 0.02
 RADIUS = 0.36  # of the aperture, cycles per angstrom
-ABERRATIONS = {"C10": -420.0, "C12a": 130.0, "C12b": -80.0, "C21a": 60_000.0, "C21b": 20_000.0, "C23a": 9_000.0}
+ABERRATIONS = {
+    "C10": -420.0,
+    "C12a": 130.0,
+    "C12b": -80.0,
+    "C21a": 60_000.0,
+    "C21b": 20_000.0,
+    "C23a": 9_000.0,
+}
 OPTICS = LinearOptics(WAVELENGTH, RADIUS * WAVELENGTH, ABERRATIONS)
 
 

@@ -214,7 +214,7 @@ def _climb(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> Li
         point = torch.tensor(values, requires_grad=True)
         value = -_objective(spectrum, parameters.place(point))
         (gradient,) = torch.autograd.grad(value, point)
-        return float(value), gradient.numpy()
+        return float(value.detach()), gradient.numpy()
 
     start = np.zeros(len(names))
     options: dict[str, Any] = {"maxiter": 60, "gtol": 1e-6}
@@ -240,6 +240,7 @@ class _Parameters:
             )
         edge = float(self.optics.semiangle) / self.optics.wavelength
         units = {"rotation": 0.05, "step": 0.02, "angle": 0.02, "source_size": 0.1 / edge}
+        units["semiangle"] = 0.02 * float(self.optics.semiangle)
         return units.get(name, 1.0)
 
     def place(self, values: Tensor) -> LinearOptics:

@@ -97,6 +97,7 @@ def bin(scan: Scan4D, /, *, factor: int) -> Scan4D:
         background=None if background is None else blocks(background).sum((-3, -1)),
         flat=None if flat is None else blocks(flat).mean((-3, -1)),
         probe=None if scan.probe is None else _bin_probe(scan, int(factor)),
+        descan=None if scan.descan is None else scan.descan / int(factor),
     )
 
 
@@ -133,6 +134,8 @@ def flip(
     far = not scan.geometry.near
     keep = far and about == "zero frequency"
     flipped = apply_to_detector(scan, partial(_mirror, axis=which, keep=keep), scan.geometry)
+    if scan.descan is not None:
+        flipped = replace(flipped, descan=scan.descan * ([-1, 1] if axis == "y" else [1, -1]))
     if scan.probe is None:
         return flipped
     probe = _mirror(scan.probe, which, far)
@@ -170,7 +173,8 @@ def transpose(scan: Scan4D, /) -> Scan4D:
     probe = None if scan.probe is None else _swap_axes(scan.probe)
     larger = None if scan.modelled is None else scan.modelled.transpose()
     bare = replace(scan, modelled=None, probe=None)
-    return replace(apply_to_detector(bare, _swap_axes, geometry), probe=probe, modelled=larger)
+    shift = None if scan.descan is None else scan.descan[:, ::-1]
+    return replace(apply_to_detector(bare, _swap_axes, geometry), probe=probe, modelled=larger, descan=shift)
 
 
 def center(scan: Scan4D, /) -> Scan4D:
@@ -204,8 +208,7 @@ def descan(scan: Scan4D, /) -> Scan4D:
     """Measure how the disk moves over the detector during the scan, for the model to move with it.
 
     The patterns stay as they are. Only a plane over the scan is taken, where it is significant: a mean slope
-    and a parabola of the object's phase cannot be told from descan. Steps that turn, crop or bin the detector
-    come before.
+    and a parabola of the object's phase cannot be told from descan.
 
     Args:
         scan: a far-field scan with a bright disk.

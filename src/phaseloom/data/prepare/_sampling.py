@@ -72,6 +72,7 @@ def resample(
         background=None if scan.background is None else move(scan.background),
         flat=None if scan.flat is None else move(scan.flat) * gain,
         probe=None if scan.probe is None else _resample_probe(scan, new, aligned),
+        descan=None if scan.descan is None else scan.descan * np.divide(new, old),
     )
 
 
@@ -94,7 +95,11 @@ def enlarge(scan: Scan4D, /, *, to: tuple[int, int], match: Literal["crop", "res
         raise BadInput("enlarge.to", shape, f"is smaller than the detector {scan.geometry.shape}")
     if match not in ("crop", "resample"):
         raise BadInput("enlarge.match", match, "is not known: write crop or resample")
-    return replace(scan, modelled=_enlarge_geometry(scan.geometry, shape, finer=match == "resample"))
+    finer = match == "resample"
+    shift = scan.descan
+    if finer and shift is not None:
+        shift = shift * np.divide(shape, scan.geometry.shape)
+    return replace(scan, modelled=_enlarge_geometry(scan.geometry, shape, finer=finer), descan=shift)
 
 
 def _enlarge_geometry(geometry: Geometry, shape: tuple[int, int], *, finer: bool) -> Geometry:

@@ -1,0 +1,107 @@
+"""Bad pixels and descan: found from counts, and carried along by every step of `prepare`."""
+
+import numpy as np
+import pytest
+
+from phaseloom.data import prepare
+from phaseloom.data.bad_pixels import find_bad_pixels
+from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
+
+GEOMETRY = Geometry(wavelength=0.02, shape=(40, 40), angle=(1e-3, 1e-3), beam="electron")
+SLOPES = np.array([[0.25, -0.1], [0.05, 0.2]])
+"""Pixels of shift (row, column) for each position unit along rows and along columns."""
+
+
+def moving_disk(dose: float = 400.0, slopes: np.ndarray = SLOPES, seed: int | None = 0) -> Scan4D:
+    """A disk of radius 7 with a soft rim that moves over the detector as the scan goes on."""
+    places = np.stack(np.indices((9, 9)), -1).reshape(-1, 2).astype(float)
+    y, x = np.indices((40, 40))
+    patterns = []
+    for row, column in (places - 4) @ slopes:
+        away = np.hypot(y - 20 - row, x - 20 - column)
+        patterns.append(dose * np.clip(7.5 - away, 0, 1))
+    counts = np.stack(patterns)
+    if seed is not None:
+        counts = np.random.default_rng(seed).poisson(counts).astype(float)
+    return Scan4D(counts=counts, positions=places, geometry=GEOMETRY, grid=(9, 9))
+
+
+def test_descan_is_measured_to_a_fiftieth_of_a_pixel():
+    scan = moving_disk()
+    found = prepare.descan(scan).descan
+    assert found is not None
+    np.testing.assert_allclose(found, (scan.positions - 4) @ SLOPES, atol=0.02)
+
+
+def test_a_bad_pixel_does_not_pull_the_descan():
+    scan = moving_disk()
+    counts = scan.counts.copy()
+    counts[:, 12, 22] = 5e4
+    counts[:, 20, 24] = 0
+    spoilt = Scan4D(counts=counts, positions=scan.positions, geometry=GEOMETRY, grid=(9, 9))
+    masked = prepare.mask(spoilt, outliers=True)
+    assert np.argwhere(~masked.mask).tolist() == [[12, 22], [20, 24]]
+    found = prepare.descan(masked).descan
+    assert found is not None
+    np.testing.assert_allclose(found, (scan.positions - 4) @ SLOPES, atol=0.06)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_disk_that_stays_has_no_descan(seed):
+    assert prepare.descan(moving_disk(dose=20.0, slopes=np.zeros((2, 2)), seed=seed)).descan is None
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        prepare.transpose,
+        lambda scan: prepare.flip(scan, axis="y"),
+        lambda scan: prepare.flip(scan, axis="x"),
+        lambda scan: prepare.bin(scan, factor=2),
+        lambda scan: prepare.crop(scan, to=(32, 36)),
+        lambda scan: prepare.resample(scan, factor=(1.5, 2.0)),
+        prepare.center,
+        lambda scan: scan.select(np.arange(9, 72)),
+    ],
+)
+def test_steps_carry_the_descan_as_they_carry_the_patterns(step):
+    scan = moving_disk(seed=None)
+    before = step(prepare.descan(scan)).descan
+    after = prepare.descan(step(scan)).descan
+    assert before is not None
+    assert after is not None
+    np.testing.assert_allclose(before - before.mean(0), after, atol=0.02)
+
+
+def test_a_finer_model_has_a_descan_in_its_own_pixels():
+    scan = prepare.descan(moving_disk())
+    finer = prepare.enlarge(scan, to=(80, 60), match="resample")
+    np.testing.assert_allclose(finer.descan, scan.descan * [2.0, 1.5])
+    np.testing.assert_array_equal(prepare.enlarge(scan, to=(80, 60)).descan, scan.descan)
+
+
+def test_descan_of_a_near_field_is_refused():
+    near = Geometry(wavelength=1.0, shape=(40, 40), angle=(1e-3, 1e-3), distance=1e7, focus=1e5)
+    scan = Scan4D(counts=np.ones((4, 40, 40)), positions=np.eye(4)[:, :2], geometry=near)
+    with pytest.raises(BadInput, match="far-field"):
+        prepare.descan(scan)
+
+
+@pytest.mark.parametrize("dose", [0.05, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize("seed", range(5))
+def test_good_pixels_are_not_called_bad(dose, seed):
+    assert find_bad_pixels(moving_disk(dose=dose, seed=seed)).mask.all()
+
+
+@pytest.mark.parametrize("dose", [1.0, 30.0, 1e4])
+def test_hot_and_dead_pixels_are_found_wherever_they_lie(dose):
+    scan = moving_disk(dose=dose, slopes=np.zeros((2, 2)))
+    counts = scan.counts.copy()
+    hot = [(0, 0), (5, 30), (20, 18), (33, 33)]
+    for row, column in hot:
+        counts[:, row, column] += 10 * dose
+    counts[:, 17, 20] = 0
+    bad = find_bad_pixels(Scan4D(counts=counts, positions=scan.positions, geometry=GEOMETRY))
+    assert [tuple(one) for one in bad.hot.tolist()] == hot
+    assert bad.dead.tolist() == [[17, 20]]
