@@ -5,16 +5,13 @@ tried (`phaseloom.calibration.state`). A better estimator of a quantity takes th
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 
-from phaseloom.calibration.orientations import ORIENTATIONS, TWIN_OF, max_defocus
+from phaseloom.calibration.orientations import ORIENTATIONS, TWIN_OF, TWINS, max_defocus
 from phaseloom.calibration.refine import FORMATTERS, fit_geometry, loss_at_fixed_value
-from phaseloom.calibration.sidebands import Sidebands, sidebands
 from phaseloom.calibration.state import (
     CalibrationState,
     Estimate,
@@ -25,8 +22,12 @@ from phaseloom.calibration.state import (
 )
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.fit import fit_optics
+from phaseloom.direct.survey import survey_disk
+from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import remove_ramp
+from phaseloom.physics.optics import to_polar
 from phaseloom.units import ANGLE, LENGTH
 
 __all__ = ["check_detector_pixel", "estimate_orientation", "estimate_semiangle", "estimate_slices"]
@@ -38,20 +39,14 @@ SEMIANGLE_TOLERANCE = 0.015
 MIN_MARGIN_OF_SHORT_RUNS = 1.1
 """Margin from which short runs decide by themselves."""
 
-MIN_MARGIN_WITH_SIDEBANDS = 1.02
-"""Margin from which they decide together with the sidebands, if both name the same."""
+MIN_MARGIN_WITH_LINEAR_MODEL = 1.02
+"""Margin from which they decide together with the linear model, if both name the same."""
 
-MIN_MARGIN_OF_SIDEBANDS = 1.4
-"""Margin from which sidebands decide alone where short runs do not tell."""
+MIN_GAIN_OF_LINEAR_MODEL = 60.0
+"""Gain in deviance from which the linear model decides alone; the best of pure noise gains up to 40."""
 
-MAX_DETAILS_ACROSS_PROBE = 25
-"""Details across the probe that a landscape tells apart; of wider probes, coarser details are looked at."""
-
-MAX_ROTATION = math.radians(48)
-"""Farthest rotation that is tried within an orientation: beyond, the neighbouring one takes over."""
-
-MAX_DIFFERENCE_OF_SAME_FRAME = 0.3
-"""Rotation in radian below which two candidates are one."""
+MAX_RIVALS = 3
+"""Further optics that short runs judge."""
 
 MIN_MARGIN_FOR_MORE_SLICES = 1.05
 """Margin by which more slices must explain patterns held out, to be taken."""
@@ -92,53 +87,71 @@ def estimate_semiangle(scan: Scan4D, state: CalibrationState, /) -> EstimatorRes
 def estimate_orientation(
     scan: Scan4D, state: CalibrationState, /, *, patterns: int = 100, epochs: int = 6
 ) -> EstimatorResult:
-    """How the detector lies, roughly by which angle the scan is turned, and the defocus, of both signs.
+    """How the detector lies, by which angle the scan is turned, defocus, astigmatism and step.
 
-    Sidebands of a thin object try all; short runs judge the best of each orientation and sign. Where counts
-    are so few that short runs see no difference, the sidebands decide alone. Only the four orientations that
-    patterns can tell apart are tried: `sign` tells them from those turned by 180 degrees. The edge of the
-    disk is taken sharp or blurred over a pixel, whichever explains more.
+    The linear model of the bright field (`phaseloom.direct.fit`) searches all of them and judges. Where it is
+    not clearly ahead with one, short runs of the best ones judge with it. Patterns tell everything but the
+    twin: `resolve_twin`. The edge of the disk is taken sharp or blurred over a pixel: what explains more.
     """
-    seen = sidebands(select_middle(scan, 1600), state.semiangle or 0.0)
+    optics = LinearOptics(scan.geometry.wavelength, state.semiangle or 0.0)
+    farthest = max(0.9 * max_defocus(scan.geometry, state.semiangle or 0.0), 1.2 * abs(state.defocus))
+    fit = fit_optics(survey_disk(scan).measure(scan).transform(), optics, largest_defocus=farthest)
     few = select_middle(scan, patterns)
-    landscape = [_explained_shares(scan, seen, replace(state, orientation=way)) for way in ORIENTATIONS]
-    best = [_climb_to_maximum(seen, state, rows, side) for rows in landscape for side in (-1, 1)]
-    best.sort(key=lambda one: -one[1])
-    top, share = best[0]
+    top = _state_of(fit.optics, state)
     soft = _has_soft_edge(few, top, epochs)
-    judged = [run_short(few, replace(one, soft=soft), epochs=epochs, rates={}) for one, _ in best]
-    ahead = share / next(s for one, s in best if not _same_up_to_twin(one, top))
-    first, margin, mirrored = _rank_short_runs(judged)
-    agreed = _same_up_to_twin(top, first.state)
-    note = (
-        f"sidebands explain {share:.0%} (margin {ahead:.3g}), {'as' if agreed else 'not as'} short runs say"
-    )
-    decided = margin > (MIN_MARGIN_WITH_SIDEBANDS if agreed else MIN_MARGIN_OF_SHORT_RUNS)
-    if not decided and margin < MIN_MARGIN_OF_SHORT_RUNS and ahead > MIN_MARGIN_OF_SIDEBANDS:
-        first = judged[0]
-        margin = ahead
-        mirrored = ahead
-        decided = True
-        note = f"only {note}"
-    found = replace(first.state if decided else replace(state, soft=soft), certain=decided)
+    rivals = [_state_of(one.optics, state) for one in fit.rivals[:MAX_RIVALS]]
+    note = f"a weak object explains {fit.explained:.0%} (margin {fit.margin:.3g})"
+    rows = [_as_row_of_fit(one.optics, state) | {"share": one.explained} for one in fit.candidates]
+    judged: list[ShortRun] = []
+    margin = fit.margin
+    decided = fit.gain > MIN_GAIN_OF_LINEAR_MODEL
+    if not decided and rivals:
+        judged = [run_short(few, replace(one, soft=soft), epochs=epochs, rates={}) for one in (top, *rivals)]
+        best = min(judged, key=lambda one: one.loss)
+        agreed = best is judged[0]
+        others = [one.loss for one in judged if one is not best]
+        by_runs = min(others) / best.loss
+        decided = by_runs > (MIN_MARGIN_WITH_LINEAR_MODEL if agreed else MIN_MARGIN_OF_SHORT_RUNS)
+        note += f", {'as' if agreed else 'not as'} short runs say (margin {by_runs:.3g})"
+        margin = by_runs if decided else max(1.0, min(margin, by_runs))
+        top = top if agreed else best.state
+    found = replace(top if decided else state, soft=soft, certain=decided)
     if not decided and state.defocus == 0:
-        found = replace(
-            judged[0].state, orientation=state.orientation, rotation=state.rotation, certain=False
-        )
-    sides = _side_of_focus(found.defocus), _side_of_focus(state.defocus)
-    estimates = (
-        Estimate("orientation", found.orientation, state.orientation, margin, decided, note=note),
-        Estimate(
-            "focus side",
-            *sides,
-            mirrored,
-            decided and mirrored > MIN_MARGIN_WITH_SIDEBANDS,
-            note="as laid here",
-        ),
+        found = replace(found, defocus=top.defocus)
+    value = f"{found.orientation}, turned by {math.degrees(found.rotation):.2f} deg"
+    lay = Estimate("orientation", value, state.orientation, margin, decided, note=note)
+    return EstimatorResult(found, (lay,), [*rows, *map(_as_row, judged)])
+
+
+def _state_of(optics: LinearOptics, state: CalibrationState) -> CalibrationState:
+    """The optics of a linear fit as what is known of a scan, by the orientation that needs least rotation."""
+    choices = []
+    for name in ORIENTATIONS | TWINS:
+        lay = replace(state, orientation=name, rotation=0.0, step=1.0).detector_frame().T
+        turn = turn_matrix(float(optics.rotation)) @ orientation_matrix(optics.orientation).T @ lay
+        if np.linalg.det(turn) > 0:
+            choices.append((math.atan2(turn[0, 1], turn[0, 0]), name))
+    rotation, name = min(choices, key=lambda one: (round(abs(one[0]), 6), list(TWIN_OF).index(one[1])))
+    by = float(optics.rotation) - rotation  # the detector is turned by as much as the scan is no longer
+    polar = to_polar({one: float(value) for one, value in optics.aberrations.items() if one != "C10"})
+    kept = {
+        one: value + by if one.startswith("phi") else value
+        for one, value in polar.items()
+        if one in ("C12", "phi12")
+    }
+    return replace(
+        state,
+        orientation=name,
+        rotation=rotation,
+        defocus=optics.defocus,
+        step=float(optics.step),
+        aberrations=kept,
     )
-    return EstimatorResult(
-        found, estimates, [*(row for rows in landscape for row in rows), *map(_as_row, judged)]
-    )
+
+
+def _as_row_of_fit(optics: LinearOptics, state: CalibrationState) -> dict[str, Any]:
+    one = _state_of(optics, state)
+    return {"orientation": one.orientation, "rotation": one.rotation, "defocus": one.defocus}
 
 
 def resolve_twin(
@@ -270,7 +283,7 @@ def estimate_slices(
     fewest = next(
         count
         for count in sorted(short_runs)
-        if short_runs[count].held < MIN_MARGIN_WITH_SIDEBANDS * short_runs[best].held
+        if short_runs[count].held < MIN_MARGIN_WITH_LINEAR_MODEL * short_runs[best].held
     )
     changed = fewest != given and base > MIN_MARGIN_FOR_MORE_SLICES * short_runs[fewest].held
     count = fewest if changed else given
@@ -286,7 +299,7 @@ def estimate_slices(
     rivals = [short_run.held for one, short_run in short_runs.items() if one != count]
     margin = (base if changed else min(rivals)) / short_runs[count].held
     note = "" if count == 1 else f"defocus at the first one {FORMATTERS['defocus'](found.defocus)}"
-    told = Estimate("slices", value, old, margin, margin > MIN_MARGIN_WITH_SIDEBANDS, note=note)
+    told = Estimate("slices", value, old, margin, margin > MIN_MARGIN_WITH_LINEAR_MODEL, note=note)
     return EstimatorResult(
         found, (told,), [{"slices": n, "gap": t.state.gap, "held out": t.held} for n, t in short_runs.items()]
     )
@@ -309,75 +322,6 @@ def _as_row(short_run: ShortRun) -> dict[str, Any]:
     one = short_run.state
     where = {"orientation": one.orientation, "rotation": one.rotation, "defocus": one.defocus}
     return where | {"loss": short_run.loss}
-
-
-def _explained_shares(scan: Scan4D, seen: Sidebands, state: CalibrationState) -> list[dict[str, Any]]:
-    """Shares explained on a grid of rotations within 45 degrees and of defocus of both signs.
-
-    Its steps move the rim of the probe by the finest detail that is looked at, which is coarser where the
-    probe is wide.
-    """
-    angle = state.semiangle or 0.0
-    spacing = math.sqrt(math.prod(np.ptp(scan.positions, axis=0)) / max(len(scan), 1))
-    finest = max(spacing, seen.wavelength / (2.4 * angle))
-    farthest = max(0.9 * max_defocus(scan.geometry, angle), 1.2 * abs(state.defocus))
-    away = 0.0
-    rows = []
-    while away <= farthest:
-        detail = max(finest, 2 * away * angle / MAX_DETAILS_ACROSS_PROBE)
-        bands = seen.strongest(150, 0.5 / detail)
-        sides = np.unique([-away, away])
-        width = min(math.radians(9), detail / (2 * angle * max(away, 1e-9)))
-        for turn in _bin_centres(math.ceil(math.pi / 2 / width), math.pi / 4):
-            shares = bands.explained_share(replace(state, rotation=turn).detector_frame(), sides).tolist()
-            where = {"orientation": state.orientation, "rotation": turn}
-            rows += [{**where, "defocus": d, "share": s} for d, s in zip(sides.tolist(), shares, strict=True)]
-        away += detail / angle
-    return rows
-
-
-def _bin_centres(count: int, most: float) -> list[float]:
-    """The middles of so many equal pieces from ``-most`` to ``most``."""
-    return (((np.arange(count) + 0.5) / count * 2 - 1) * most).tolist()
-
-
-def _climb_to_maximum(
-    seen: Sidebands, state: CalibrationState, rows: Sequence[dict[str, Any]], side: int
-) -> tuple[CalibrationState, float]:
-    """The best of a landscape on one side of the focus, from where it goes up to the top."""
-    best = max((row for row in rows if row["defocus"] * side >= 0), key=lambda row: row["share"])
-    bands = seen.strongest(300)
-    state = replace(state, orientation=best["orientation"])
-    unit = seen.wavelength / (state.semiangle or 1.0) ** 2 / 4
-
-    def lack(value: np.ndarray) -> float:
-        if value[1] * side < 0 or abs(value[0]) > MAX_ROTATION:
-            return 0.0
-        frame = replace(state, rotation=float(value[0])).detector_frame()
-        return -float(bands.explained_share(frame, np.array([value[1] * unit]))[0])
-
-    first = np.array([best["rotation"], best["defocus"] / unit])
-    simplex = first + np.array([[0, 0], [0.05, 0], [0, 0.5]])
-    top = minimize(lack, first, method="Nelder-Mead", options={"maxfev": 40, "initial_simplex": simplex})
-    turn = float(top.x[0])
-    defocus = float(top.x[1] * unit)
-    return replace(state, rotation=turn, defocus=defocus), -float(top.fun)
-
-
-def _same_up_to_twin(one: CalibrationState, other: CalibrationState) -> bool:
-    """Whether two candidates are the same, or twins of each other, up to a small rotation."""
-    frames = [math.copysign(1, state.defocus) * state.detector_frame() for state in (one, other)]
-    return bool(np.abs(frames[0] - frames[1]).max() < MAX_DIFFERENCE_OF_SAME_FRAME)
-
-
-def _rank_short_runs(judged: Sequence[ShortRun]) -> tuple[ShortRun, float, float]:
-    """The best trial, and its margins to the best of another orientation and of the other side of focus."""
-    order = sorted(judged, key=lambda short_run: short_run.loss)
-    first = order[0]
-    rivals = [short_run for short_run in order if not _same_up_to_twin(short_run.state, order[0].state)]
-    other = next(t for t in rivals if t.state.orientation != first.state.orientation)
-    mirrored = next(t for t in rivals if t.state.defocus * first.state.defocus <= 0)
-    return first, other.loss / first.loss, mirrored.loss / first.loss
 
 
 def _has_soft_edge(scan: Scan4D, state: CalibrationState, epochs: int) -> bool:

@@ -1,7 +1,7 @@
 """The state of a calibration: what is known of a scan so far, estimates, and short reconstructions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -63,6 +63,8 @@ class CalibrationState:
         angle: factor on what a detector pixel sees.
         slices: of the object.
         gap: between slices, angstrom.
+        aberrations: besides the defocus, polar (``C12``, ``phi12``), angstrom and radian, in the frame of
+            the detector so laid.
         soft: whether the edge of the disk is blurred over a pixel.
         certain: whether the orientation was decided, and its fit went well: else nothing finer is believed.
         run: how a short reconstruction is run.
@@ -77,6 +79,7 @@ class CalibrationState:
     angle: float = 1.0
     slices: int = 1
     gap: float = 0.0
+    aberrations: Mapping[str, float] = field(default_factory=dict)
     soft: bool = False
     certain: bool = True
     run: RunReconstruction | None = None
@@ -121,9 +124,15 @@ class CalibrationState:
     def probe(self) -> Call:
         """The call of a first guess with what is known of the optics."""
         asked = self.setting.probe
-        values = {"semiangle": _round_digits(self.semiangle or 0.0), "defocus": _round_digits(self.defocus)}
+        values: dict[str, Any] = {
+            "semiangle": _round_digits(self.semiangle or 0.0),
+            "defocus": _round_digits(self.defocus),
+        }
         if asked.name == "aberrated" or self.soft:
             values["soft"] = self.soft
+        if self.aberrations:
+            known = {name: _round_digits(value) for name, value in self.aberrations.items()}
+            values["aberrations"] = {**(asked.values.get("aberrations") or {}), **known}
         if asked.name in ("focused", "aberrated"):
             return replace(asked, values={**asked.values, **values})
         kept = {"modes": asked.values["modes"]} if "modes" in asked.values else {}
@@ -248,7 +257,9 @@ def run_short(
     """
     data = state.apply_to(scan)
     usual = {"positions": 0.0, "affine": 0.0}
-    optics = {"semiangle": state.semiangle, "defocus": state.defocus, "modes": 1}
+    optics: dict[str, Any] = {"semiangle": state.semiangle, "defocus": state.defocus, "modes": 1}
+    if state.aberrations:
+        optics["aberrations"] = dict(state.aberrations)
     rest = {"soft": state.soft} | ({} if free else {"refine": list(refine)})
     depth = {"slices": state.slices} | ({"thickness": state.gap} if state.slices > 1 else {})
     kind = {"kind": "phase"} if scan.geometry.beam == "electron" else {}
@@ -296,13 +307,23 @@ def _state_after(job: FinishedRun, state: CalibrationState) -> CalibrationState:
     turn = math.atan2(linear[0, 1] - linear[1, 0], linear[0, 0] + linear[1, 1])
     scale = math.sqrt(abs(np.linalg.det(linear)))
     probe = job.model.probe
+    others = dict(state.aberrations)
     if isinstance(probe, AberratedProbe):
-        defocus = -probe.aberrations().get("C10", -state.defocus)
+        ended = probe.aberrations()
+        defocus = -ended.get("C10", -state.defocus)
+        others = {name: ended.get(name, value) for name, value in others.items()}
     else:
         defocus = _fit_defocus(job.model.probe.modes().detach()[0], job.scan.window, state)
     gaps = job.model.propagator.distances().detach().cpu().double().numpy()
     gap = float(gaps.mean()) if len(gaps) else state.gap
-    return replace(state, defocus=defocus, rotation=state.rotation + turn, step=state.step * scale, gap=gap)
+    return replace(
+        state,
+        defocus=defocus,
+        rotation=state.rotation + turn,
+        step=state.step * scale,
+        gap=gap,
+        aberrations=others,
+    )
 
 
 @torch.no_grad()

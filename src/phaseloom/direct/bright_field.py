@@ -340,7 +340,7 @@ def fit_lattice(
         >>> fit_lattice(places, (3, 4)).round(9).tolist()
         [[2.0, 0.0], [0.0, 0.5]]
     """
-    index: Int[np.ndarray, "pattern 2"] = np.stack(np.indices(grid), -1).reshape(-1, 2)
+    index: Int[np.ndarray, "pattern 2"] = np.indices(grid).reshape(2, -1).T
     if len(index) != len(positions) or min(grid) < 2:
         return None
     steps = np.linalg.lstsq(index - index.mean(0), positions - positions.mean(0), rcond=None)[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.solve import build_normal_equations
-from phaseloom.direct.transfer import LinearOptics, orientation_matrix
+from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
 
 __all__ = ["Candidate", "OpticsFit", "fit_optics", "search_optics"]
 
@@ -62,21 +62,22 @@ class OpticsFit:
     Attributes:
         optics: the best.
         explained: share of the changes that a weak phase object explains with them.
-        rival: the best with another orientation, rotation or defocus.
+        rivals: others with another orientation, rotation or defocus, best first.
+        margin: what the first rival leaves unexplained over what the best does, both fitted for the same few
+            numbers.
+        gain: the same as a difference in deviance, in units of what is left for each number: about 40 at most
+            where there is nothing but noise.
         errors: standard error of each fitted number, by its name, from the curvature.
-        candidates: all that were fitted, best first.
+        candidates: all that were fitted, best first, then the other maxima of the landscape.
     """
 
     optics: LinearOptics
     explained: float
-    rival: Candidate | None
+    rivals: tuple[Candidate, ...]
+    margin: float
+    gain: float
     errors: dict[str, float]
     candidates: tuple[Candidate, ...]
-
-    @property
-    def margin(self) -> float:
-        """What the best explains over what the rival explains."""
-        return math.inf if self.rival is None else self.explained / max(self.rival.explained, 1e-12)
 
 
 def fit_optics(
@@ -112,8 +113,27 @@ def fit_optics(
     fitted.sort(key=lambda one: -one.explained)
     best = _climb(more, fitted[0].optics, FIRST_NAMES)
     best = _climb(more, best, names)
-    rival = next((one for one in fitted[1:] if not _is_same(one.optics, fitted[0].optics)), None)
-    return OpticsFit(best, _explained(more, best), rival, _errors(more, best, names), tuple(fitted))
+    distinct: list[Candidate] = []
+    for one in fitted:
+        if not any(_is_same(one.optics, other.optics) for other in distinct):
+            distinct.append(one)
+    everything = (*fitted, *places[CANDIDATES_TO_FIT:])
+    margin = math.inf
+    gain = math.inf
+    if len(distinct) > 1:
+        numbers = len(more.frequency) * len(more.place)
+        first, second = (one.explained for one in distinct[:2])
+        margin = (1 - second) / max(1 - first, 1e-9)
+        gain = (margin - 1) * numbers
+    return OpticsFit(
+        optics=best,
+        explained=_explained(more, best),
+        rivals=tuple(distinct[1:]),
+        margin=margin,
+        gain=gain,
+        errors=_errors(more, best, names),
+        candidates=everything,
+    )
 
 
 def search_optics(
@@ -294,10 +314,8 @@ def _is_same(one: LinearOptics, other: LinearOptics) -> bool:
 
 
 def _is_close(one: LinearOptics, other: LinearOptics) -> bool:
-    frames = [orientation_matrix(each.orientation) @ _turn(float(each.rotation)) for each in (one, other)]
+    frames = [
+        orientation_matrix(each.orientation) @ turn_matrix(float(each.rotation)) for each in (one, other)
+    ]
     unit = one.wavelength / float(one.semiangle) ** 2
     return bool(np.linalg.norm(frames[0] - frames[1]) < 0.3 and abs(one.defocus - other.defocus) < unit)
-
-
-def _turn(angle: float) -> np.ndarray:
-    return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])

@@ -59,9 +59,9 @@ class DirectReconstruction:
                 f"step: {100 * (float(one.step) - 1):+.2f} % +- {100 * errors.get('step', 0.0):.2f} %"
             )
         for name, value in one.aberrations.items():
-            shown = -value if name == "C10" else value
+            shown = float(-value if name == "C10" else value)
             label = "defocus" if name == "C10" else name
-            off = f" +- {LENGTH.show(errors[name])}" if name in errors else ""
+            off = f" +- {LENGTH.show(float(errors[name]))}" if name in errors else ""
             lines.append(f"{label}: {LENGTH.show(shown)}{off}")
         lines.append(f"a weak object explains {self.image.explained:.1%} of the changes in the disk")
         return [*lines, *self.notes]

@@ -127,7 +127,8 @@ def build_normal_equations(
                 (values.abs().square() * spectrum.counts).sum(-1),
             )
         )
-    return NormalEquations(*(torch.cat(one) for one in zip(*parts, strict=True)), len(spectrum.place))
+    matrix, right, sideband, energy = (torch.cat(one) for one in zip(*parts, strict=True))
+    return NormalEquations(matrix, right, sideband, energy, len(spectrum.place))
 
 
 def _split(spectrum: Spectrum) -> Iterator[tuple[Tensor, Tensor]]:

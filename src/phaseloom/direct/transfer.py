@@ -27,7 +27,7 @@ from torch import Tensor
 
 from phaseloom.physics.optics import aberration_polynomial, coefficients, to_cartesian
 
-__all__ = ["LinearOptics", "compute_columns", "orientation_matrix"]
+__all__ = ["LinearOptics", "compute_columns", "orientation_matrix", "turn_matrix"]
 
 Number = float | Tensor
 
@@ -45,6 +45,19 @@ def orientation_matrix(way: int, /) -> np.ndarray:
     """
     mirror = np.diag([-1.0 if way & 1 else 1.0, -1.0 if way & 2 else 1.0])
     return mirror @ np.array([[0.0, 1.0], [1.0, 0.0]]) if way & 4 else mirror
+
+
+def turn_matrix(angle: float, /) -> np.ndarray:
+    """What turns row vectors (row, column) from the row axis towards the column axis: ``q @ matrix``.
+
+    Args:
+        angle: radian.
+
+    Example:
+        >>> (np.array([[1.0, 0.0]]) @ turn_matrix(math.pi / 2)).round(9).tolist()
+        [[0.0, 1.0]]
+    """
+    return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
 
 
 @dataclass(frozen=True, eq=False)
