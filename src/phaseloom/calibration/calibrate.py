@@ -10,6 +10,7 @@ import numpy as np
 from phaseloom.calibration import estimators as own
 from phaseloom.calibration.state import CalibrationState, Estimate, Estimator, RunReconstruction
 from phaseloom.data import prepare
+from phaseloom.data.bad_pixels import find_bad_pixels
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -79,11 +80,13 @@ def run_estimators(
         BadInput: a near field, a probe that brings its own curvature, or no semi-angle to be found.
     """
     _check_calibratable(recipe, scan)
+    recipe, scan, masked = _mask_bad_pixels(recipe, scan)
     recipe, scan, centring = _centre_patterns(recipe, scan)
+    recipe, scan, moved = _follow_descan(recipe, scan)
     stated = recipe.probe.values
     defocus = float(stated.get("defocus") or 0.0)
     state = CalibrationState(recipe, semiangle=stated.get("semiangle"), defocus=defocus, run=run)
-    estimates = list(centring)
+    estimates = [*masked, *centring, *moved]
     tried = {}
     for estimator in estimators:
         found = team().broadcast(estimator(scan, state))
@@ -106,6 +109,34 @@ def _check_calibratable(recipe: Any, scan: Scan4D) -> None:
     if not np.ptp(scan.positions, axis=0).any():
         fix = "tell nothing of how the scan lies: give those of the beam"
         raise BadInput("positions", "all the same", fix)
+
+
+def _mask_bad_pixels(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
+    """The scan without hot and dead pixels, and which they are."""
+    bad = find_bad_pixels(scan, mean=scan.mean_pattern())
+    lines = bad.lines()
+    if not lines:
+        return recipe, scan, ()
+    step = Call(prepare.__name__, "mask", {"outliers": True})
+    found = Estimate("bad pixels", "; ".join(lines), "none", math.inf, True, note="by prepare: mask")
+    return recipe.model_copy(update={"prepare": (*recipe.prepare, step)}), step(scan), (found,)
+
+
+def _follow_descan(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
+    """The scan with the shift of each pattern, where the disk moves over the detector during the scan."""
+    if scan.descan is not None:
+        return recipe, scan, ()
+    step = Call(prepare.__name__, "descan")
+    try:
+        moved = step(scan)
+    except BadInput:  # no disk: the next estimator says so
+        return recipe, scan, ()
+    if moved.descan is None:
+        return recipe, scan, ()
+    rows, columns = np.ptp(moved.descan, axis=0).tolist()
+    value = f"{rows:.2f} pixels along rows, {columns:.2f} along columns"
+    found = Estimate("descan", value, "none", math.inf, True, note="by prepare: descan")
+    return recipe.model_copy(update={"prepare": (*recipe.prepare, step)}), moved, (found,)
 
 
 def _centre_patterns(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:

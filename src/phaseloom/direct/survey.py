@@ -82,7 +82,10 @@ def survey_disk(scan: Scan4D, /) -> DiskSurvey:
     mask = scan.mask & bad.mask
     disk = fit_disk(np.where(mask, mean, 0.0), mask=mask)
     deflections = measure_deflections(scan, centre=disk.centre, radius=disk.radius, mask=mask, mean=mean)
-    descan = fit_descan(deflections, scan.positions)
+    if scan.descan is not None:  # known, in pixels of the model
+        descan = scan.descan * np.divide(scan.window.angle, scan.geometry.angle)
+    else:
+        descan = fit_descan(deflections, scan.positions)
     if descan is not None:
         descan = descan - descan.mean(0)
     return DiskSurvey(mean, bad, mask, disk, deflections, descan)
