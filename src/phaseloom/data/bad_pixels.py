@@ -17,6 +17,9 @@ HOT_RATIO = 3.0
 DEAD_RATIO = 0.2
 """Share of its neighbours' median that a dead pixel has at most."""
 
+MIN_HOT_EXCESS = 0.2
+"""Counts of a hot pixel beyond its neighbours, in units of the mean pixel: fainter ones may be speckle."""
+
 MIN_SIGNIFICANCE = 6.0
 """Standard deviations of counting by which a bad pixel differs from its neighbours."""
 
@@ -81,7 +84,8 @@ def find_bad_pixels(scan: Scan4D, /, *, mean: Float[np.ndarray, "y x"] | None = 
     filled = np.where(good, mean, 0.0)
     local = median_filter(filled, 5, mode="nearest")
     noise = MIN_SIGNIFICANCE * np.sqrt((local + 1 / len(scan)) / len(scan))
-    high = good & (filled > HOT_RATIO * local + noise)
+    faint = MIN_HOT_EXCESS * local.mean()
+    high = good & (filled > HOT_RATIO * local + noise + faint)
     neighbours = _max_of_neighbours(np.where(high, 0.0, filled))
     hot = high & (filled > 2 * neighbours)
     dead = good & (filled < DEAD_RATIO * local) & (local - filled > noise)

@@ -190,21 +190,29 @@ def measure_bright_field(
     Raises:
         BadInput: a disk of too few pixels, or patterns that are all alike.
     """
-    geometry = scan.geometry
     good = scan.mask if mask is None else scan.mask & mask
-    block = max(1, math.floor(math.sqrt(math.pi * radius**2 / pixels)))
-    window = _Window.of(centre, radius, block, geometry.shape, descan)
-    sums = np.zeros((len(scan), *window.blocks), np.float32)
-    seen = np.zeros((len(scan), *window.blocks), np.float32)
+    block = max(1, round(math.sqrt(math.pi * radius**2 / pixels)))
     moves = np.zeros((len(scan), 2), int) if descan is None else np.round(descan).astype(int)
+    steps, which = np.unique(moves, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    window = _Window.of(centre, radius, block, scan.geometry.shape, steps)
+    trusted = [window.cut(good, step) for step in steps]
+    shares = np.stack([window.sum_blocks(one.astype(np.float32)) for one in trusted]) / block**2
+    # a block lies in the disk if its farthest corner does
+    outside = np.hypot(*(np.abs(np.moveaxis(window.places(), -1, 0)) + block / 2))
+    inside = (outside <= radius) & (shares.mean(0) > 0.5)
+    if inside.sum() < MIN_PIXELS_IN_DISK:
+        fix = "pixels lie in the bright-field disk: state the semi-angle, or the angle of a pixel, rightly"
+        raise BadInput("direct", int(inside.sum()), fix)
+    sums = np.empty((len(scan), int(inside.sum())), np.float32)
     for index in split_indices(scan.counts):
         stack = np.asarray(scan.counts[index])
-        for move in np.unique(moves[index], axis=0):
-            mine = np.flatnonzero((moves[index] == move).all(1))
-            here = window.cut(good, tuple(move))
-            sums[index[mine]] = window.sum_blocks(window.cut(stack[mine], tuple(move)) * here)
-            seen[index[mine]] = window.sum_blocks(here.astype(np.float32))
-    return _normalise(scan, sums, seen, window, radius)
+        for number in np.unique(which[index]):
+            mine = np.flatnonzero(which[index] == number)
+            part = window.cut(stack if len(mine) == len(stack) else stack[mine], steps[number])
+            sums[index[mine]] = window.sum_blocks(part, trusted[number])[:, inside]
+    found = _normalise(scan, sums, shares[:, inside][which], window.places()[inside], window)
+    return found if descan is None else remove_rim_motion(found, descan - moves)
 
 
 @dataclass(frozen=True)
@@ -216,12 +224,14 @@ class _Window:
         blocks: how many (rows, columns).
         block: detector pixels in a block along each axis.
         centre: pixel of the disk.
+        radius: of the disk, pixels.
     """
 
     first: tuple[int, int]
     blocks: tuple[int, int]
     block: int
     centre: tuple[float, float]
+    radius: float
 
     @classmethod
     def of(
@@ -230,11 +240,10 @@ class _Window:
         radius: float,
         block: int,
         shape: tuple[int, int],
-        descan: np.ndarray | None,
+        moves: np.ndarray,
     ) -> _Window:
         first = []
         count = []
-        moves = np.zeros((1, 2), int) if descan is None else np.round(descan).astype(int)
         for axis, (middle, size) in enumerate(zip(centre, shape, strict=True)):
             low = max(math.floor(middle - radius), -int(moves[:, axis].min()), 0)
             high = min(math.ceil(middle + radius) + 1, size - int(moves[:, axis].max()), size)
@@ -244,19 +253,28 @@ class _Window:
                 raise BadInput("direct: bright-field disk", f"centre {centre}, radius {radius:.4g}", fix)
             first.append(low + (high - low - blocks * block) // 2)
             count.append(blocks)
-        return cls((first[0], first[1]), (count[0], count[1]), block, centre)
+        return cls((first[0], first[1]), (count[0], count[1]), block, centre, radius)
 
-    def cut(self, stack: np.ndarray, move: tuple[int, int]) -> np.ndarray:
+    def cut(self, stack: np.ndarray, move: np.ndarray) -> np.ndarray:
+        """The square, moved by so many pixels."""
         slices = tuple(
             slice(first + by, first + by + blocks * self.block)
             for first, by, blocks in zip(self.first, move, self.blocks, strict=True)
         )
         return stack[(..., *slices)]
 
-    def sum_blocks(self, stack: np.ndarray) -> np.ndarray:
-        rows, columns = self.blocks
-        parts = stack.reshape(*stack.shape[:-2], rows, self.block, columns, self.block)
-        return parts.sum((-3, -1), dtype=np.float32)
+    def sum_blocks(self, stack: np.ndarray, trusted: np.ndarray | None = None) -> np.ndarray:
+        """Counts of each block, of trusted pixels only."""
+        out: np.ndarray | None = None
+        for row in range(self.block):
+            for column in range(self.block):
+                part = (..., slice(row, None, self.block), slice(column, None, self.block))
+                values = stack[part].astype(np.float32)
+                if trusted is not None and not trusted[part].all():
+                    values *= trusted[part]
+                out = values if out is None else out + values
+        assert out is not None
+        return out
 
     def places(self) -> Float[np.ndarray, "rows columns 2"]:
         """Middles of the blocks about the centre, detector pixels."""
@@ -268,20 +286,10 @@ class _Window:
 
 
 def _normalise(
-    scan: Scan4D, sums: np.ndarray, seen: np.ndarray, window: _Window, radius: float
+    scan: Scan4D, sums: np.ndarray, share: np.ndarray, place: np.ndarray, window: _Window
 ) -> BrightField:
-    """Counts of blocks that lie in the disk as relative changes."""
+    """Counts of blocks as relative changes; ``share`` is that of their trusted pixels."""
     geometry = scan.geometry
-    place = window.places()
-    # a block lies in the disk if its farthest corner does
-    outside = np.hypot(*(np.abs(np.moveaxis(place, -1, 0)) + window.block / 2))
-    inside = (outside <= radius) & (seen.mean(0) > 0.5 * window.block**2)
-    if inside.sum() < MIN_PIXELS_IN_DISK:
-        fix = "pixels lie in the bright-field disk: state the semi-angle, or the angle of a pixel, rightly"
-        raise BadInput("direct", int(inside.sum()), fix)
-    sums = sums[:, inside]
-    seen = seen[:, inside]
-    share = seen / window.block**2
     total = np.maximum(sums.sum(1) / np.maximum(share.sum(1), 1e-9), 1e-9)
     intensity = smooth_intensity(total, scan.grid)
     expected = intensity[:, None] * share
@@ -300,13 +308,29 @@ def _normalise(
     return BrightField(
         changes=changes.astype(np.float32),
         counts=(sums.mean(0))[lit].astype(np.float64),
-        place=place[inside][lit] * unit,
+        place=place[lit] * unit,
         width=(height, width),
         positions=scan.positions,
         grid=scan.grid,
         wavelength=geometry.wavelength,
-        radius=radius * math.sqrt(math.prod(unit.tolist())),
+        radius=window.radius * math.sqrt(math.prod(unit.tolist())),
     )
+
+
+def remove_rim_motion(bright: BrightField, shift: Float[np.ndarray, "pattern 2"], /) -> BrightField:
+    """Take off the changes of each pixel that follow the part of a descan that is less than a pixel.
+
+    Pixels at the rim of the disk get brighter and darker with it, on opposite sides oppositely, as if an object
+    deflected the beam. Each pixel is fitted by a polynomial of second order in the shift.
+
+    Args:
+        bright: followed by whole pixels.
+        shift: what is left of the descan, detector pixels (row, column).
+    """
+    row, column = shift.T
+    terms = np.stack([np.ones_like(row), row, column, row * row, row * column, column * column], 1)
+    basis = np.linalg.qr(terms)[0].astype(np.float32)
+    return replace(bright, changes=bright.changes - basis @ (basis.T @ bright.changes))
 
 
 def smooth_intensity(

@@ -23,6 +23,9 @@ __all__ = ["DirectImage", "DirectMethod", "NormalEquations", "build_normal_equat
 RIDGE = 1e-5
 """Share of the diagonal that is added to it: float32 rounds below 1e-6; it tells slices of a few angstrom."""
 
+MIN_TRANSFER = 1e-3
+"""Transfer below which a pixel does not count in a single-sideband image."""
+
 MAX_ELEMENTS_AT_ONCE = 4_000_000
 """Columns that are computed at once: frequencies times pixels."""
 
@@ -116,14 +119,14 @@ def build_normal_equations(
         columns = compute_columns(optics, spectrum.place, frequency, edge=spectrum.edge, amplitude=amplitude)
         weighted = (columns.conj() * spectrum.counts[:, None]).mT
         phase = columns[..., 0]
-        single = (
-            phase.conj() / phase.abs().clamp_min(1e-6) * spectrum.counts * (phase.abs() > 1e-3)
-        ) * values
+        size = phase.abs()
+        signs = phase.conj() * torch.where(size > MIN_TRANSFER, spectrum.counts / size.clamp_min(1e-6), 0.0)
+        single = (signs * values).sum(-1)
         parts.append(
             (
                 weighted @ columns,
                 (weighted @ values[..., None])[..., 0],
-                single.sum(-1),
+                single,
                 (values.abs().square() * spectrum.counts).sum(-1),
             )
         )

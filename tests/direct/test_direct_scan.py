@@ -1,0 +1,140 @@
+"""A direct image of a scan with the faults of a detector, from Python and from the command line."""
+
+import json
+import math
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter, map_coordinates, shift
+
+from phaseloom.data import prepare
+from phaseloom.data.formats import native
+from phaseloom.data.scan import Scan4D
+from phaseloom.direct.fit import fit_optics
+from phaseloom.direct.reconstruct import reconstruct_scan
+from phaseloom.direct.solve import DirectMethod
+from phaseloom.direct.survey import survey_disk
+from phaseloom.direct.transfer import LinearOptics
+from phaseloom.errors import BadInput
+from phaseloom.simulation import simulate
+
+PIXEL, WINDOW, GRID, STEP, SEMIANGLE = 0.2, 64, (32, 32), 0.6, 0.022
+TURN = math.radians(-31)
+
+
+def simulate_scan(seed: int, defocus: float, electrons: float) -> tuple[Scan4D, np.ndarray]:
+    """A scan as it should have been read, and the phase at its places, blurred to what it can show."""
+    positions = simulate.raster(GRID, STEP)
+    positions += 8.0 - positions.min(0)
+    side = int((positions.max() + 8.0) / PIXEL) + 2
+    phase = simulate.atoms((side, side), PIXEL, peak=0.25, seed=seed)
+    beam = {"energy": 80e3, "semiangle": SEMIANGLE, "defocus": defocus, "window": WINDOW, "dose": electrons}
+    scan, _ = simulate.electron_scan(phase, PIXEL, positions, **beam)
+    truth = np.angle(np.asarray(phase)) if np.iscomplexobj(np.asarray(phase)) else np.asarray(phase)
+    blurred = gaussian_filter(truth.reshape(side, side), 0.45 / PIXEL)
+    # places in the simulated field are those of its own frame
+    at = map_coordinates(blurred, positions.T / PIXEL, order=1).reshape(GRID)
+    return replace(scan, grid=GRID, oriented=False, probe=None), at
+
+
+def spoil(scan: Scan4D, seed: int = 0) -> Scan4D:
+    """Transposed, turned, 1 % too small a step, bad pixels, descan of 2 pixels, a beam that fades."""
+    rng = np.random.default_rng(seed)
+    counts = np.asarray(scan.counts, np.float64)
+    rows = np.arange(len(scan)) // GRID[1] / GRID[0] - 0.5
+    moved = [shift(one, (2 * row, 0), order=1) for one, row in zip(counts, rows, strict=True)]
+    counts = np.maximum(np.stack(moved), 0)
+    counts = rng.poisson(counts * np.linspace(1.05, 0.95, len(scan))[:, None, None]).astype(np.float32)
+    counts[:, 30, 31] = 0
+    counts[:, 10, 40] = 50 * counts.mean()
+    spoilt = replace(scan, counts=np.swapaxes(counts, 1, 2).copy())
+    return prepare.scale(prepare.rotate(spoilt, angle=-TURN), factor=1 / 1.01)
+
+
+@pytest.mark.parametrize(("defocus", "electrons"), [(120.0, 1e5), (-90.0, 2e4), (150.0, 3e3)])
+def test_an_image_and_its_optics_come_from_a_spoilt_scan(defocus, electrons):
+    scan, truth = simulate_scan(1, defocus, electrons)
+    found = reconstruct_scan(spoil(scan))
+    optics = found.optics
+    assert optics.orientation == 4
+    assert math.remainder(float(optics.rotation) - TURN, 2 * math.pi) == pytest.approx(0, abs=math.radians(1))
+    assert optics.defocus == pytest.approx(defocus, abs=8)
+    assert sorted(map(tuple, found.survey.bad.hot.tolist())) == [(40, 10)]
+    assert found.survey.descan is not None
+    inside = (slice(3, -3), slice(3, -3))
+    seen = found.image.phase.numpy()[inside]
+    assert np.corrcoef(seen.ravel(), truth[inside].ravel())[0, 1] > 0.75
+
+
+@pytest.mark.medium
+def test_the_sign_of_a_stated_defocus_decides_between_twins():
+    scan, _ = simulate_scan(2, 120.0, 1e5)
+    right = reconstruct_scan(scan, aberrations={"defocus": 50.0})
+    wrong = reconstruct_scan(scan, aberrations={"defocus": -50.0})
+    assert right.optics.defocus == pytest.approx(-wrong.optics.defocus)
+    torch.testing.assert_close(right.image.phase, -wrong.image.phase)
+    assert "stated defocus" in right.notes[-1]
+
+
+@pytest.mark.medium
+def test_patterns_without_an_object_gain_nothing():
+    scan, _ = simulate_scan(1, 120.0, 1e5)
+    mean = np.broadcast_to(scan.mean_pattern(), scan.counts.shape)
+    for seed in range(3):
+        empty = replace(scan, counts=np.random.default_rng(seed).poisson(mean).astype(np.float32))
+        spectrum = survey_disk(empty).measure(empty).transform()
+        fit = fit_optics(spectrum, LinearOptics(scan.geometry.wavelength, SEMIANGLE), largest_defocus=250.0)
+        assert fit.gain < 50
+
+
+@pytest.mark.parametrize("method", list(DirectMethod))
+def test_every_method_shows_the_object(method):
+    scan, truth = simulate_scan(3, 100.0, 1e6)
+    found = reconstruct_scan(scan, aberrations={"defocus": 100.0}, method=method, fit=False)
+    inside = (slice(3, -3), slice(3, -3))
+    seen = found.image.phase.numpy()[inside]
+    assert np.corrcoef(seen.ravel(), truth[inside].ravel())[0, 1] > 0.6
+    assert (found.image.amplitude is None) != method.is_in_radian
+
+
+def test_what_is_no_raster_has_optics_too():
+    scan, _ = simulate_scan(1, 120.0, 1e5)
+    keep = np.random.default_rng(0).permutation(len(scan))
+    mixed = scan.select(np.sort(keep[:900]))
+    spectrum = survey_disk(mixed).measure(mixed).transform()
+    fit = fit_optics(spectrum, LinearOptics(scan.geometry.wavelength, SEMIANGLE), largest_defocus=250.0)
+    assert abs(fit.optics.defocus) == pytest.approx(120.0, abs=10)
+
+
+def test_the_command_writes_image_picture_and_optics(tmp_path, phaseloom, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scan, _ = simulate_scan(1, 120.0, 1e5)
+    native.write(scan, tmp_path / "scan.h5")
+    ended = phaseloom("direct", "scan.h5", "--defocus", "10 nm", "--out", "image.h5")
+    assert not ended.code, ended.err
+    assert "defocus: 1" in ended.out
+    assert (tmp_path / "image.png").is_file()
+    with h5py.File(tmp_path / "image.h5") as file:
+        assert file["phase"].shape == GRID
+        assert file["phase"].attrs["units"] == "radian"
+        optics = json.loads(file["optics"][()])
+    assert -optics["C10"] == pytest.approx(120.0, abs=8)
+    assert phaseloom("direct", "scan.h5", "--out", "image.h5").code == 2
+    wrong = phaseloom("direct", "scan.h5", "--method", "wdd2", "--out", "b.h5")
+    assert wrong.code == 2
+    assert "method" in wrong.err
+    assert "single_sideband" not in wrong.err
+    assert phaseloom("direct", "scan.h5", "--semiangle", "-3 mrad", "--out", "b.h5").code == 2
+
+
+def test_scans_that_have_no_direct_image_are_refused(tmp_path):
+    scan, _ = simulate_scan(1, 120.0, 1e5)
+    near = replace(scan.geometry, distance=1e9, focus=math.inf)
+    with pytest.raises(BadInput, match="near field"):
+        reconstruct_scan(replace(scan, geometry=near))
+    dark = replace(scan, counts=np.zeros_like(np.asarray(scan.counts)))
+    with pytest.raises(BadInput, match="dark"):
+        reconstruct_scan(dark)
