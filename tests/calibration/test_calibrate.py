@@ -9,11 +9,13 @@ import yaml
 
 from phaseloom.calibration import estimators
 from phaseloom.calibration.orientations import ORIENTATIONS, TWIN_OF, TWINS
-from phaseloom.calibration.sidebands import sidebands
 from phaseloom.calibration.state import CalibrationState, Estimate, EstimatorResult, select_middle
 from phaseloom.data import prepare
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.direct.bright_field import measure_bright_field
+from phaseloom.direct.fit import compute_explained_share
+from phaseloom.direct.transfer import LinearOptics, orientation_matrix
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction import protocol
 from phaseloom.reconstruction.protocol import Job, calibrate, run_in_memory
@@ -57,20 +59,32 @@ def spoilt(scan, truth):
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_known_of_a_scan_and_what_prepare_makes_of_it_are_the_same(true, way):
     """A quarter turn takes the raster to a raster, so that its frequencies are the same ones."""
-    state, defocus = knowing(orientation=way, rotation=math.pi / 2, step=1.03), np.array([50.0, -70.0])
-    laid = sidebands(state.apply_to(true), ANGLE).explained_share(np.eye(2), defocus)
-    assert sidebands(true, ANGLE).explained_share(state.detector_frame(), defocus) == pytest.approx(
-        laid, rel=1e-3
-    )
+    state = knowing(orientation=way, rotation=math.pi / 2, step=1.03)
+    lay = replace(state, rotation=0.0, step=1.0).detector_frame().T
+    number = next(one for one in range(8) if np.allclose(orientation_matrix(one), lay))
+    for defocus in (50.0, -70.0):
+        optics = LinearOptics(true.geometry.wavelength, ANGLE, {"C10": -defocus})
+        right = compute_explained_share(survey_spectrum(state.apply_to(true)), optics)
+        raw = replace(optics, orientation=number, rotation=state.rotation, step=state.step)
+        assert compute_explained_share(survey_spectrum(true), raw) == pytest.approx(right, rel=0.02)
+
+
+def survey_spectrum(scan):
+    """The bright field of all pixels about the middle, as the model of a scan that is read rightly has it."""
+    middle = (WINDOW // 2, WINDOW // 2)
+    radius = ANGLE / scan.geometry.angle[0]
+    return measure_bright_field(scan, centre=middle, radius=radius).transform()
 
 
 def test_twins_explain_a_disk_alike_and_nothing_else_does(true):
-    bands, frame, defocus = sidebands(true, ANGLE), np.eye(2), np.array([DEFOCUS])
-    share = bands.explained_share(frame, defocus)
-    assert share > 0.5
-    assert bands.explained_share(-frame, -defocus) == pytest.approx(share)
-    for other in (bands.explained_share(frame, -defocus), bands.explained_share(frame[::-1], defocus)):
-        assert other < 0.4 * share
+    seen = survey_spectrum(true)
+    optics = LinearOptics(true.geometry.wavelength, ANGLE, {"C10": -DEFOCUS})
+    share = compute_explained_share(seen, optics)
+    assert share > 0.4
+    assert compute_explained_share(seen, optics.get_twin()) == pytest.approx(share)
+    mirrored = replace(optics, aberrations={"C10": DEFOCUS})
+    for other in (mirrored, replace(optics, orientation=4)):
+        assert compute_explained_share(seen, other) < 0.6 * share
 
 
 def test_the_orientation_is_found_with_rotation_and_defocus(true):

@@ -3,5 +3,4 @@ from . import estimators as estimators
 from . import figures as figures
 from . import orientations as orientations
 from . import refine as refine
-from . import sidebands as sidebands
 from . import state as state

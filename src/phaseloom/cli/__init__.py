@@ -2,8 +2,8 @@
 
 from phaseloom.cli import (  # noqa: F401 - their commands
     calibrate,
-    direct,
     embed,
+    images,
     latents,
     predict,
     reconstruct,
@@ -11,7 +11,6 @@ from phaseloom.cli import (  # noqa: F401 - their commands
     search,
     simulate,
     train,
-    virtual,
 )
 from phaseloom.cli.command import app, main
 

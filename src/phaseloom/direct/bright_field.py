@@ -320,8 +320,8 @@ def _normalise(
 def remove_rim_motion(bright: BrightField, shift: Float[np.ndarray, "pattern 2"], /) -> BrightField:
     """Take off the changes of each pixel that follow the part of a descan that is less than a pixel.
 
-    Pixels at the rim of the disk get brighter and darker with it, on opposite sides oppositely, as if an object
-    deflected the beam. Each pixel is fitted by a polynomial of second order in the shift.
+    Pixels at the rim of the disk get brighter and darker with it, on opposite sides oppositely, as if an
+    object deflected the beam. Each pixel is fitted by a polynomial of second order in the shift.
 
     Args:
         bright: followed by whole pixels.

@@ -20,7 +20,7 @@ from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.solve import build_normal_equations
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
 
-__all__ = ["Candidate", "OpticsFit", "fit_optics", "search_optics"]
+__all__ = ["Candidate", "OpticsFit", "compute_explained_share", "fit_optics", "search_optics"]
 
 FREQUENCIES_IN_SEARCH = 80
 PIXELS_IN_SEARCH = 80
@@ -109,7 +109,7 @@ def fit_optics(
     fitted: list[Candidate] = []
     for place in places[:CANDIDATES_TO_FIT]:
         found = _climb(few, place.optics, FIRST_NAMES)
-        fitted.append(Candidate(found, _explained(more, found)))
+        fitted.append(Candidate(found, compute_explained_share(more, found)))
     fitted.sort(key=lambda one: -one.explained)
     best = _climb(more, fitted[0].optics, FIRST_NAMES)
     best = _climb(more, best, names)
@@ -127,7 +127,7 @@ def fit_optics(
         gain = (margin - 1) * numbers
     return OpticsFit(
         optics=best,
-        explained=_explained(more, best),
+        explained=compute_explained_share(more, best),
         rivals=tuple(distinct[1:]),
         margin=margin,
         gain=gain,
@@ -213,7 +213,13 @@ def _explained_by_defocus(spectrum: Spectrum, optics: LinearOptics, defocus: Ten
     return explained.sum(-1) / spectrum.power().sum()
 
 
-def _explained(spectrum: Spectrum, optics: LinearOptics) -> float:
+def compute_explained_share(spectrum: Spectrum, optics: LinearOptics, /) -> float:
+    """Share of the changes in the bright field that a weak phase object explains.
+
+    Args:
+        spectrum: of the bright field.
+        optics: with which the best object is solved for.
+    """
     with torch.no_grad():
         return float(_objective(spectrum, optics))
 
@@ -300,7 +306,7 @@ def _errors(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> d
         move[number] = size
         columns.append((gradient(move) - gradient(-move)) / (2 * size))
     curvature = (np.array(columns) + np.array(columns).T) / 2
-    left = max(1 - _explained(spectrum, optics), 1e-9)
+    left = max(1 - compute_explained_share(spectrum, optics), 1e-9)
     covariance = np.linalg.pinv(curvature, hermitian=True) * left / free
     return {
         name: parameters.unit(name) * math.sqrt(max(float(value), 0.0))
