@@ -145,7 +145,7 @@ class Spectrum:
         return replace(self, values=self.values[:, index], place=self.place[index], counts=self.counts[index])
 
     def select_strongest(self, count: int, /, *, lowest: float = 0.0, highest: float = math.inf) -> Spectrum:
-        """The frequencies between two that hold most of the change, in units of its noise.
+        """The frequencies that hold most of the change, then the lowest of those that only hold noise.
 
         Args:
             count: at most so many.
@@ -154,9 +154,34 @@ class Spectrum:
         """
         length = self.frequency.norm(dim=-1)
         inside = torch.nonzero((length > max(lowest, 0.0)) & (length <= highest))[:, 0]
-        power = self.power()[inside]
-        kept = inside[torch.argsort(power, descending=True, stable=True)[:count]]
+        pixels = len(self.place)
+        power = self.power()[inside] / pixels
+        loud = power > 1 + 4 * math.sqrt(1 / pixels)
+        order = torch.where(loud, -power, length[inside])  # what is loud is negative, so first
+        kept = inside[torch.argsort(order, stable=True)[:count]]
         return self.select(kept.sort().values)
+
+    def merge_pixels(self, count: int, /) -> Spectrum:
+        """Neighbouring pixels summed in square cells, so that at most so many are left; no count is lost.
+
+        Args:
+            count: of cells.
+        """
+        area = math.pi * float(self.place.norm(dim=-1).max()) ** 2
+        cell = math.sqrt(area / count)
+        while True:
+            corner = torch.floor(self.place / cell + 0.5).long()
+            _, which = torch.unique(corner, dim=0, return_inverse=True)
+            if int(which.max()) < count:
+                break
+            cell *= 1.1
+        table = torch.nn.functional.one_hot(which).to(self.counts.dtype) * self.counts[:, None]
+        counts = table.sum(0)
+        table = table / counts
+        values = self.values @ table.to(self.values.dtype)
+        return replace(
+            self, values=values, place=table.T @ self.place, counts=counts, edge=max(self.edge, cell)
+        )
 
     def power(self) -> Float[Tensor, " frequency"]:
         """What changes at each frequency, in units of the noise of one number."""

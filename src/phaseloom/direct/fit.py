@@ -38,6 +38,12 @@ HIGHEST_FREQUENCY = 1.7
 CANDIDATES_TO_FIT = 6
 """Best places of the landscape that are fitted by gradients."""
 
+MAX_POWER_OF_NOISY_DATA = 1.5
+"""Mean power, in units of that of counting, below which all counts are needed to find the optics."""
+
+STEP_TOLERANCE = 0.02
+"""Standard deviation of a stated step: what the fit takes for known of it."""
+
 FIRST_NAMES = ("C10", "C12a", "C12b", "rotation")
 """What each candidate is fitted for, before the best one is fitted for more."""
 
@@ -180,17 +186,31 @@ def _is_peak(landscape: np.ndarray) -> np.ndarray:
 
 
 def _thin_out(spectrum: Spectrum, frequencies: int, pixels: int, limit: float) -> Spectrum:
-    """The strongest frequencies, and evenly chosen pixels."""
+    """Few frequencies and pixels; where noise prevails, pixels are merged and more frequencies are taken.
+
+    Otherwise pixels are drawn: merged ones would see a blurred object where the defocus is large.
+    """
     lengths = spectrum.frequency.norm(dim=-1)
     lowest = 1.5 * float(lengths[lengths > 0].min())
-    few = spectrum.select_strongest(frequencies, lowest=lowest, highest=HIGHEST_FREQUENCY * limit)
+    highest = HIGHEST_FREQUENCY * limit
+    noisy = _is_noisy(spectrum, lowest, highest)
+    few = spectrum.select_strongest((3 if noisy else 1) * frequencies, lowest=lowest, highest=highest)
     few = replace(few, values=few.values.to(torch.complex128))
     few = replace(few, **{k: getattr(few, k).double() for k in ("frequency", "place", "counts")})
     if len(few.place) <= pixels:
         return few
+    if noisy:
+        return few.merge_pixels(pixels)
     generator = torch.Generator().manual_seed(0)
     index = torch.randperm(len(few.place), generator=generator)[:pixels].sort().values
     return few.select_pixels(index)
+
+
+def _is_noisy(spectrum: Spectrum, lowest: float, highest: float) -> bool:
+    """Whether what changes is mostly counting."""
+    length = spectrum.frequency.norm(dim=-1)
+    power = spectrum.power()[(length > lowest) & (length <= highest)]
+    return bool(power.numel()) and float(power.mean()) < MAX_POWER_OF_NOISY_DATA * len(spectrum.place)
 
 
 def _explained_by_defocus(spectrum: Spectrum, optics: LinearOptics, defocus: Tensor) -> Tensor:
@@ -238,10 +258,13 @@ def _climb(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> Li
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         point = torch.tensor(values, requires_grad=True)
-        value = -_objective(spectrum, parameters.place(point))
+        placed = parameters.place(point)
+        value = -_objective(spectrum, placed) + tension * ((placed.step - 1) / STEP_TOLERANCE) ** 2
         (gradient,) = torch.autograd.grad(value, point)
         return float(value.detach()), gradient.numpy()
 
+    # what the model leaves is not noise: neighbouring pixels err alike, so that frequencies count once
+    tension = (1 - compute_explained_share(spectrum, optics)) / (2 * len(spectrum.frequency))
     start = np.zeros(len(names))
     options: dict[str, Any] = {"maxiter": 60, "gtol": 1e-6}
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)

@@ -63,7 +63,12 @@ class DirectReconstruction:
             label = "defocus" if name == "C10" else name
             off = f" +- {LENGTH.show(float(errors[name]))}" if name in errors else ""
             lines.append(f"{label}: {LENGTH.show(shown)}{off}")
-        lines.append(f"a weak object explains {self.image.explained:.1%} of the changes in the disk")
+        share = self.image.explained
+        lines.append(
+            "no single frequency stands out of counting noise"
+            if math.isnan(share)
+            else f"a weak object explains {share:.1%} of the changes in the disk"
+        )
         return [*lines, *self.notes]
 
 

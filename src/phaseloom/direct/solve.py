@@ -32,6 +32,9 @@ MAX_ELEMENTS_AT_ONCE = 4_000_000
 MIN_RING_FREQUENCIES = 64
 """Frequencies that a ring of the prior holds at least."""
 
+MAX_RINGS_MERGED = 8
+"""Neighbouring rings that are taken together until their power is seen."""
+
 PRIOR_ITERATIONS = 30
 
 MIN_PRIOR_SIGNIFICANCE = 4.0
@@ -148,7 +151,8 @@ class DirectImage:
         phase: ``(slow, fast)`` at the places of the scan; radian if ``method.is_in_radian``.
         amplitude: loss of amplitude ``-log |object|`` at the same places, or ``None``.
         method: how it was made.
-        explained: share of what changes, beyond counting noise, that the linear model explains.
+        explained: share of what changes, beyond counting noise, that the linear model explains; NaN where
+            nothing is seen to change but by counting.
     """
 
     phase: Float[Tensor, "slow fast"]
@@ -190,7 +194,9 @@ def reconstruct_image(
     images = images * fade.square().sum().sqrt() / fade.clamp_min(0.25)
     noise = 2.0 * len(equations.energy)
     signal = (equations.energy - equations.pixels).sum()
-    explained = float((equations.explained().sum() - noise) / signal) if signal > 0 else 0.0
+    numbers = equations.pixels * len(equations.energy)
+    seen = float(signal) > 5 * math.sqrt(numbers)  # else nothing but counting is seen to change
+    explained = float((equations.explained().sum() - noise) / signal) if seen else math.nan
     amplitude = images[1] if method.is_in_radian else None
     return DirectImage(images[0], amplitude, method, explained)
 
@@ -265,17 +271,26 @@ def estimate_power(
         length: of the frequencies.
     """
     order = torch.argsort(length)
-    rings = max(1, len(length) // MIN_RING_FREQUENCIES)
-    rings = min(rings, max(1, round(math.sqrt(len(length)))))
+    size = max(8, min(MIN_RING_FREQUENCIES, len(order) // 8))
     power = torch.zeros_like(variance)
-    for index in torch.tensor_split(order, rings):
-        squares = found[index].abs().square()
-        noise = variance[index]
-        level = torch.zeros_like(noise[0])
-        for _ in range(PRIOR_ITERATIONS):
-            weight = (level + noise).square().reciprocal()
-            level = ((squares - noise) * weight).sum(0) / weight.sum(0)
-            level = level.clamp_min(0)
-        error = (level + noise).square().reciprocal().sum(0).rsqrt()
-        power[index] = torch.where(level > MIN_PRIOR_SIGNIFICANCE * error, level, torch.zeros_like(level))
+    for column in range(variance.shape[-1]):
+        first = 0
+        for last in [*range(size, len(order) - size, size), len(order)]:
+            index = order[first:last]
+            level, error = _fit_power(found[index, column].abs().square(), variance[index, column])
+            if level > MIN_PRIOR_SIGNIFICANCE * error:
+                power[index, column] = level
+                first = last
+            elif last - first >= MAX_RINGS_MERGED * size:  # a ring that stays dark is left out
+                first = last
     return power
+
+
+def _fit_power(squares: Tensor, noise: Tensor) -> tuple[float, float]:
+    """The most likely power of some components, and its standard error if there were none."""
+    level = torch.zeros_like(noise[0])
+    for _ in range(PRIOR_ITERATIONS):
+        weight = (level + noise).square().reciprocal()
+        level = ((squares - noise) * weight).sum() / weight.sum()
+        level = level.clamp_min(0)
+    return float(level), float(noise.square().reciprocal().sum().rsqrt())
