@@ -22,8 +22,11 @@ __all__ = ["DirectReconstruction", "choose_twin", "reconstruct_scan"]
 IMAGE_BORDER = 0.06
 """Share of the scan that is faded out on each side of an image."""
 
-MIN_SKEWNESS = 0.1
-"""Skewness of a phase below which peaks and pits are not told apart."""
+MIN_SKEWNESS = 3.0
+"""Skewness of a phase, in standard errors, below which peaks and pits are not told apart."""
+
+MIN_STATED_DEFOCUS = 0.5
+"""Defocus, in units of wavelength / semiangle^2, below which the sign of a stated one decides nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +149,14 @@ def choose_twin(
         electrons: whether matter advances the phase.
     """
     skew = compute_skewness(image.phase.double().numpy())
-    if stated:
-        keep = stated * optics.aberrations.get("C10", 0.0) >= 0
+    error = math.sqrt(6 / image.phase.numel())
+    unit = optics.wavelength / float(optics.semiangle) ** 2
+    if stated and min(abs(stated), abs(optics.defocus)) > MIN_STATED_DEFOCUS * unit:
+        keep = -stated * optics.defocus >= 0
         why = "the sign of the stated defocus"
-    elif electrons and abs(skew) > MIN_SKEWNESS:
+    elif electrons and abs(skew) > MIN_SKEWNESS * error:
         keep = skew > 0
-        why = f"atoms are peaks of the phase (skewness {abs(skew):.2f})"
+        why = f"atoms are peaks of the phase (skewness {abs(skew):.2f} +- {error:.2f})"
     else:
         keep = True
         why = "nothing: the phase may be upside down, state the sign of the defocus"
