@@ -290,8 +290,11 @@ def _run(training: Any, *, quiet: bool) -> None:
 
 
 def _finish(training: Any) -> Iterator[str]:
+    from phaseloom.fitting.distributed import team
     from phaseloom.restoration import evaluate as evaluation_report
 
+    if not team().is_main:
+        return
     path, _, rating = evaluation_report.evaluate_training(training)
     if rating is not None:
         yield from rating.lines()

@@ -104,7 +104,7 @@ def run_training(
     quiet: bool,
     describe: Callable[[Any], str] | None = None,
 ) -> None:
-    """Train to the end, then print the lines of ``finish``, which saves the network, in the first process.
+    """Train to the end, then call ``finish``, which saves the network, and print its lines in the first process.
 
     After an interruption the command ``again``, which resumes, is printed instead, and `typer.Abort` raised.
     """
@@ -114,15 +114,22 @@ def run_training(
     if team().is_main:
         stopped = training.progress.stopped or f"all {training.progress.epoch} epochs were done before"
         typer.echo(f"stopped: {stopped}")
-        if training.progress.stop.is_interrupted:
-            offer_resume(again)
-        echo_lines(finish(training))
+    if training.progress.stop.is_interrupted:  # in every process: nobody waits for one that has left
+        offer_resume(again)
+    lines = finish(training)  # in every process: a network's scores may be computed by all together
+    if team().is_main:
+        echo_lines(lines)
+    else:
+        list(lines)
     team().barrier()
 
 
 def offer_resume(again: str, /) -> None:
-    """Print the command that resumes, and abort."""
-    typer.echo(f"go on with: {again}")
+    """Print the command that resumes (in the first process), and abort."""
+    from phaseloom.fitting.distributed import team
+
+    if team().is_main:
+        typer.echo(f"go on with: {again}")
     raise typer.Abort
 
 

@@ -196,8 +196,11 @@ def _run_stage(
 
 
 def _finish_stage(training: Any) -> Iterator[str]:
+    from phaseloom.fitting.distributed import team
     from phaseloom.retrieval.trainer import save_figures
 
+    if not team().is_main:
+        return
     path, card = training.finish()
     yield from _format_scores(card)
     for picture in save_figures(training):
