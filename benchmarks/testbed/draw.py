@@ -8,11 +8,12 @@ its seed alone. The faults of a case are drawn once; switching some off does not
 | specimen | seed modulo 5: thin crystal, thick crystal, 2D material, nanoparticle, biological blobs |
 | voltage | thin {80, 200, 300}, thick {200, 300}, 2D {60, 80}, particle {80, 200, 300}, blobs {300} kV |
 | semi-angle | 60-80 kV: 24-35, 200-300 kV: 17-28, blobs 4-6 mrad |
-| detector | 48, 64, 80 or 96 pixels (thick: 48 or 56), range 1.3-2.5 times the semi-angle (blobs 1.3-1.7) |
+| detector | 48, 64, 80 or 96 pixels (thick: 48 or 56, particle: 48 or 64, blobs: 80 or 96), range 1.3-2.5 times the semi-angle (blobs 1.3-1.7) |
 | defocus | exactly 0 for one case in five, else uniform in +-300 (blobs: +-2000 to +-10000), cut so that the |
 | | geometric beam fills at most half of the window of a detector pixel |
 | step | 0.15-0.3 times the beam's diameter, at most 1.6 times wavelength / (2 semi-angle) (blobs: 2.5 times) |
-| scan | 32, 40, 48 or 64 (thick: 32, blobs: 40 or 48) positions along each side |
+| scan | 32, 40, 48 or 64 positions along each side, at most 40 with more than 64 pixels (thick: 32, |
+| | particle: at most 48, blobs: 40) |
 | electrons per pattern | log-uniform 1e3-1e6 (blobs 1e3-3e4) |
 | stated defocus | the true one times 0.7-1.3; within +-30 of an exact focus |
 """
@@ -160,6 +161,22 @@ VOLTAGES = {
     "blobs": (300,),
 }
 
+DETECTORS = {
+    "thin": (48, 64, 80, 96),
+    "thick": (48, 56),
+    "layers": (48, 64, 80, 96),
+    "particle": (48, 64),
+    "blobs": (80, 96),
+}
+SCANS = {
+    "thin": (32, 40, 48, 64),
+    "thick": (32,),
+    "layers": (32, 40, 48, 64),
+    "particle": (32, 40, 48),
+    "blobs": (40,),
+}
+# Many pixels, many positions and many slices together would take minutes.
+
 
 def draw_case(seed: int) -> Case:
     """The case of a seed, with all faults; see the table of the module.
@@ -175,7 +192,7 @@ def draw_case(seed: int) -> Case:
     wavelength = electron_wavelength(kilovolts)
     limits = (4, 6) if blobs else (24, 35) if kilovolts < 100 else (17, 28)
     semiangle = rng.uniform(*limits) * 1e-3
-    pixels = int(rng.choice((48, 56) if specimen == "thick" else (80, 96) if blobs else (48, 64, 80, 96)))
+    pixels = int(rng.choice(DETECTORS[specimen]))
     reach = rng.uniform(1.3, 1.7 if blobs else 2.5) * semiangle
     angle = 2 * reach / pixels
     window = wavelength / angle
@@ -188,9 +205,9 @@ def draw_case(seed: int) -> Case:
     beam = np.hypot(1.22 * wavelength / semiangle, 2 * semiangle * defocus)
     longest = (2.5 if blobs else 1.6) * wavelength / (2 * semiangle)
     step = min(rng.uniform(0.15, 0.3) * beam, longest)
-    scan = int(rng.choice({"thick": (32,), "blobs": (40, 48)}.get(specimen, (32, 40, 48, 64))))
+    scan = int(rng.choice(SCANS[specimen]))
     if pixels > 64:  # keeps a case within its time
-        scan = min(scan, 48)
+        scan = min(scan, 40)
     electrons = 10 ** rng.uniform(3, 4.5 if blobs else 6)
     stated = defocus * rng.uniform(0.7, 1.3) if defocus else rng.uniform(-30, 30)
     return Case(

@@ -17,7 +17,7 @@ __all__ += ["probe_spectrum", "rotation_matrix", "simulate_case", "simulate_scan
 
 POSITIONS_PER_BATCH = 32
 GRID_OVER_DETECTOR = 1.5  # transmission functions are cut at 2/3 of the grid: just what the detector sees
-MAX_COST_OF_TWO_SAMPLES = 9e9  # positions x beam states x slices x pixels of the grid: about 12 s
+MAX_COST_OF_TWO_SAMPLES = 1.2e9  # positions x beam states x (slices + 1) x pixels of the grid: about 12 s
 
 
 @dataclass(frozen=True)
@@ -252,12 +252,10 @@ def simulate_scan(case: Case, *, specimen: Specimen | None = None, noise: bool =
     faults = case.faults
     positions, nominal = scan_positions(case, faults)
     states = len(beam_states(faults.source_size, faults.focal_spread)[0])
-    slices = {"thick": 20, "particle": 6, "thin": 4}.get(case.specimen, 2)
-    grid = choose_grid(case, faults, case.scan**2 * states * slices)
+    slices = {"thick": 20, "particle": 6, "thin": 4, "blobs": 3, "layers": 1}[case.specimen]
+    grid = choose_grid(case, faults, case.scan**2 * states * (slices + 1))
     if specimen is None:
-        beam = 2 * case.semiangle * abs(case.defocus) + 4 * case.wavelength / case.semiangle
-        extent = float(np.ptp(positions.reshape(-1, 2), axis=0).max())
-        specimen = build_specimen(case, grid.pixel, extent + beam + 8, case.step * case.scan)
+        specimen = build_specimen(case, grid.pixel)
     middle = specimen.pixel * np.array(specimen.phases.shape[-2:]) / 2
     positions = positions + middle
     recorded = pattern_shifts(case, faults)

@@ -54,17 +54,25 @@ def interaction_parameter(kilovolts: float) -> float:
     return 2 * np.pi / (electron_wavelength(kilovolts) * energy) * relativity
 
 
-def build_specimen(case: Case, pixel: float, size: float, field: float) -> Specimen:
-    """The specimen of a case, in a periodic box of about ``size``, the scan's ``field`` in its middle."""
+def build_specimen(case: Case, pixel: float) -> Specimen:
+    """The specimen of a case, the scan in the middle of its periodic box.
+
+    Atoms are drawn in a box that holds the scan in any rotation, whatever the pixels are: a specimen is
+    the same with and without faults. The box is then widened to whole pixels.
+    """
     rng = np.random.default_rng([case.seed, 3])
+    field = case.step * case.scan
+    beam = 2 * case.semiangle * abs(case.defocus) + 4 * case.wavelength / case.semiangle
+    size = 1.03 * np.sqrt(2) * field + 2 * case.step + beam + 8
     pixels = int(np.ceil(size / pixel / 4)) * 4
-    size = pixels * pixel
+    margin = (pixels * pixel - size) / 2
     if case.specimen == "blobs":
-        return build_blobs(rng, case, pixels, pixel)
+        return build_blobs(rng, case, size, pixels, pixel)
     builders = {"thin": thin_crystal, "thick": thick_crystal, "layers": layered_material}
     builder = builders.get(case.specimen, nanoparticle)
     numbers, places, thickness, spacing, about = builder(rng, size, field)
     places = places + rng.normal(0, rng.uniform(0.05, 0.09), places.shape)
+    places = places + (margin, margin, 0)
     volts = project_potential(numbers, places, thickness, spacing, pixels, pixel)
     phases = (volts * interaction_parameter(case.kilovolts)).astype(np.float32)
     return Specimen(phases, pixel, thickness / len(phases), about | {"thickness": thickness})
@@ -220,14 +228,14 @@ def nanoparticle(rng, size, field):
     return kinds, places, 2 * radius + film, 10.0, about
 
 
-def build_blobs(rng, case, pixels, pixel):
+def build_blobs(rng, case, size, pixels, pixel):
     """Proteins of 60 to 120 angstrom in three slices of ice: compact random walks of residues.
 
     A residue is a Gaussian of 2.2 angstrom that adds 55 volt cubic angstrom over the ice, so that a
-    protein's mean inner potential is about 0.5 V above that of the ice. The ice is white noise smoothed
-    by 2.5 angstrom with 0.008 rad rms for each slice.
+    protein's mean inner potential is about 0.5 V above that of the ice. The ice is random grains of
+    2.5 angstrom with 0.008 rad rms for each slice.
     """
-    size = pixels * pixel
+    margin = (pixels * pixel - size) / 2
     slices = 3
     spacing = 80.0
     phases = np.zeros((slices, pixels, pixels))
@@ -238,13 +246,16 @@ def build_blobs(rng, case, pixels, pixel):
         steps = rng.normal(0, 2.2, (residues * 3, 3)).cumsum(0)
         folded = 2 * np.abs((steps / (2 * extent) + 0.5) % 2 - 1) - 1  # a walk between mirrors
         places = folded[(folded**2).sum(1) < 1][:residues] * extent
-        places = places + (*rng.uniform(0, size, 2), rng.uniform(40, slices * spacing - 40))
+        places = places + (*rng.uniform(margin, margin + size, 2), rng.uniform(40, slices * spacing - 40))
         index = np.floor(places[:, :2] / pixel).astype(int) % pixels
         layer = np.clip((places[:, 2] / spacing).astype(int), 0, slices - 1)
         np.add.at(phases, (layer, index[:, 0], index[:, 1]), 55 / pixel**2)
     phases *= interaction_parameter(case.kilovolts)
     phases = ndimage.gaussian_filter(phases, (0, 2.2 / pixel, 2.2 / pixel), mode="wrap")
-    ice = ndimage.gaussian_filter(rng.normal(size=phases.shape), (0, 2.5 / pixel, 2.5 / pixel), mode="wrap")
-    phases += 0.008 * ice / ice.std()
+    grains = rng.uniform(0, 1, (int(0.05 * size**2) * slices, 3)) * (size, size, slices) + (margin, margin, 0)
+    ice = np.zeros(phases.shape)
+    np.add.at(ice, (grains[:, 2].astype(int), *(grains[:, :2] / pixel).astype(int).T), 1.0)
+    ice = ndimage.gaussian_filter(ice, (0, 2.5 / pixel, 2.5 / pixel), mode="wrap")
+    phases += 0.008 * (ice - ice.mean()) / ice.std()
     about = {"material": "proteins in ice", "proteins": proteins, "thickness": slices * spacing}
     return Specimen(phases.astype(np.float32), pixel, spacing, about)
