@@ -66,8 +66,25 @@ from benchmarks.testbed.draw import choose_faults, draw_case
 from benchmarks.testbed.scan import Scan, simulate_case, simulate_scan
 from benchmarks.testbed.scoring import geometry_matrix, score_geometry, score_image
 
-__all__ = ["DEVELOPMENT", "FAULTS", "HELD_BACK", "SPECIMENS", "Case", "Faults", "Scan", "choose_faults", "draw_case"]
-__all__ += ["geometry_matrix", "load_truth", "score_geometry", "score_image", "simulate_case", "simulate_scan"]
+__all__ = [
+    "DEVELOPMENT",
+    "FAULTS",
+    "HELD_BACK",
+    "SPECIMENS",
+    "Case",
+    "Faults",
+    "Scan",
+    "choose_faults",
+    "draw_case",
+]
+__all__ += [
+    "geometry_matrix",
+    "load_truth",
+    "score_geometry",
+    "score_image",
+    "simulate_case",
+    "simulate_scan",
+]
 __all__ += ["write_scan"]
 
 SETS = {"development": DEVELOPMENT, "held_back": HELD_BACK}

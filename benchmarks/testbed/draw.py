@@ -11,7 +11,7 @@ its seed alone. The faults of a case are drawn once; switching some off does not
 | detector | 48, 64, 80 or 96 pixels (thick: 48 or 56, particle: 48 or 64, blobs: 80 or 96), range 1.3-2.5 times the semi-angle (blobs 1.3-1.7) |
 | defocus | exactly 0 for one case in five, else uniform in +-300 (blobs: +-2000 to +-10000), cut so that the |
 | | geometric beam fills at most half of the window of a detector pixel |
-| step | 0.15-0.3 times the beam's diameter, at most 1.6 times wavelength / (2 semi-angle) (blobs: 2.5 times) |
+| step | 0.15-0.3 times the beam's diameter, at most 1.2 times wavelength / (2 semi-angle) (blobs: twice) |
 | scan | 32, 40, 48 or 64 positions along each side, at most 40 with more than 64 pixels (thick: 32, |
 | | particle: at most 48, blobs: 40) |
 | electrons per pattern | log-uniform 1e3-1e6 (blobs 1e3-3e4) |
@@ -203,7 +203,7 @@ def draw_case(seed: int) -> Case:
     most = 0.5 * window / (2 * semiangle)
     defocus = float(np.clip(defocus, -most, most))
     beam = np.hypot(1.22 * wavelength / semiangle, 2 * semiangle * defocus)
-    longest = (2.5 if blobs else 1.6) * wavelength / (2 * semiangle)
+    longest = (2.0 if blobs else 1.2) * wavelength / (2 * semiangle)
     step = min(rng.uniform(0.15, 0.3) * beam, longest)
     scan = int(rng.choice(SCANS[specimen]))
     if pixels > 64:  # keeps a case within its time

@@ -323,7 +323,9 @@ def list_truth(case: Case, specimen: Specimen, grid: Grid, positions, nominal, s
     matrix = (1 + faults.step_error) * turn @ rotation_matrix(faults.rotation)
     numbers = {key: value for key, value in asdict(case).items() if key != "faults"}
     numbers |= {
-        key: value for key, value in asdict(faults).items() if key not in {"aberrations", "hot_pixels", "dead_pixels"}
+        key: value
+        for key, value in asdict(faults).items()
+        if key not in {"aberrations", "hot_pixels", "dead_pixels"}
     }
     return numbers | {
         "wavelength": case.wavelength,

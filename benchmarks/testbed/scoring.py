@@ -22,15 +22,15 @@ def fit_affine(places, true_places):
     return solution[:2].T, solution[2]
 
 
-def blur_to_resolution(phase, pixel, semiangle, wavelength):
-    """The image without frequencies above ``2 semiangle / wavelength``; what remains is not damped."""
+def blur_to_resolution(phase, pixel, limit):
+    """The image without frequencies above ``limit`` in cycles per angstrom; what remains is not damped."""
     ky = np.fft.fftfreq(phase.shape[0], pixel)[:, None]
     kx = np.fft.fftfreq(phase.shape[1], pixel)[None, :]
-    keep = np.hypot(ky, kx) <= 2 * semiangle / wavelength
+    keep = np.hypot(ky, kx) <= limit
     return np.fft.ifft2(np.fft.fft2(phase) * keep).real
 
 
-def score_image(image, truth, *, places=None, affine=None, search_shift=True):
+def score_image(image, truth, *, places=None, affine=None, limit=None, search_shift=True):
     """Compare a phase image in radian with the truth.
 
     Args:
@@ -41,6 +41,9 @@ def score_image(image, truth, *, places=None, affine=None, search_shift=True):
             these are its indices.
         affine: ``(matrix, offset)`` from pixels of the image to angstrom of the truth, instead of
             ``places``.
+        limit: finest frequency that is compared, cycles per angstrom; ``2 semiangle / wavelength`` by
+            default. Programs are compared at the same limit only; an image with coarse pixels cannot
+            hold all of it.
         search_shift: allow a joint shift of at most two resolution lengths.
 
     Returns:
@@ -63,7 +66,9 @@ def score_image(image, truth, *, places=None, affine=None, search_shift=True):
     pixel = float(truth["pixel"])
     semiangle = float(truth["semiangle"])
     wavelength = float(truth["wavelength"])
-    known = blur_to_resolution(np.asarray(truth["phase"], float), pixel, semiangle, wavelength)
+    if limit is None:
+        limit = 2 * semiangle / wavelength
+    known = blur_to_resolution(np.asarray(truth["phase"], float), pixel, limit)
     step = float(truth["true_step"])
     indices = np.indices(image.shape).reshape(2, -1).T
     at = indices @ matrix.T + offset
@@ -72,8 +77,8 @@ def score_image(image, truth, *, places=None, affine=None, search_shift=True):
         raise ValueError(f"image: only {mask.sum()} pixels lie inside the scan: check places or affine")
     # An image finer than the data can hold is cut at the same frequency as the truth.
     length = float(np.sqrt(abs(np.linalg.det(matrix))))
-    if length < wavelength / (4 * semiangle):
-        image = cut_image(image, matrix, 2 * semiangle / wavelength)
+    if length < 0.5 / limit:
+        image = cut_image(image, matrix, limit)
     shift = np.zeros(2)
     if search_shift:
         shift = find_shift(image, known, pixel, at, mask, MAX_SHIFT * wavelength / (2 * semiangle))
