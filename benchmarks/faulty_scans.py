@@ -43,14 +43,14 @@ specimen is ``positions[a, b]``, in the coordinates of ``phase``::
 so that a positive ``rotation`` turns the scan's row axis towards the column axis of patterns before
 ``orientation``; there, and in ``phase``, rows and columns of patterns and specimen are parallel.
 ``orientation = (transpose, flip_rows, flip_columns)`` is applied to each pattern in this order before it is
-recorded: ``p.T``, ``p[::-1]``, ``p[:, ::-1]``. To undo it: flip columns, flip rows, transpose. In the axes of recorded
-patterns the scan is ``matrix (a, b) nominal step``, ``matrix = (1 + step_error) flips transpose R``: a program that
-takes patterns as they are must find ``matrix`` (or its twin ``-matrix`` with the sign of phase and C10
-reversed).
+recorded: ``p.T``, ``p[::-1]``, ``p[:, ::-1]``. To undo it: flip columns, flip rows, transpose. In the axes of
+recorded patterns the scan is ``matrix (a, b) nominal step``, ``matrix = (1 + step_error) flips transpose R``:
+a program that takes patterns as they are must find ``matrix`` (or its twin ``-matrix`` with the sign of phase
+and C10 reversed).
 
-``pattern_shifts``: where the undiffracted beam lies, in pixels as recorded, off ``n // 2``, without jitter: a
-plane of the scan, a shift of each line and a constant. The true angle per pixel is ``true_angle``, constant
-``semiangle`` in radian is the true one. ``source_size`` and ``focal_spread`` are standard deviations and are
+``pattern_shifts``: where the undiffracted beam lies, in pixels as recorded, off ``n // 2``: a plane of the
+scan, a shift of each line and a constant. The true angle per pixel is ``true_angle``; ``semiangle`` is true and
+also what the microscopist states. ``source_size`` and ``focal_spread`` are standard deviations; they are
 simulated by averaging patterns of displaced and defocused beams (`testbed.scan.beam_states`).
 ``hot_pixels`` and ``dead_pixels`` are ``(row, column)`` as recorded.
 """
@@ -61,8 +61,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.testbed.draw import DEVELOPMENT, FAULTS, HELD_BACK, SPECIMENS, Case, Faults
-from benchmarks.testbed.draw import choose_faults, draw_case
+from benchmarks.testbed.draw import (
+    DEVELOPMENT,
+    FAULTS,
+    HELD_BACK,
+    SPECIMENS,
+    Case,
+    Faults,
+    choose_faults,
+    draw_case,
+)
 from benchmarks.testbed.scan import Scan, simulate_case, simulate_scan
 from benchmarks.testbed.scoring import geometry_matrix, score_geometry, score_image
 

@@ -8,9 +8,10 @@ its seed alone. The faults of a case are drawn once; switching some off does not
 | specimen | seed modulo 5: thin crystal, thick crystal, 2D material, nanoparticle, biological blobs |
 | voltage | thin {80, 200, 300}, thick {200, 300}, 2D {60, 80}, particle {80, 200, 300}, blobs {300} kV |
 | semi-angle | 60-80 kV: 24-35, 200-300 kV: 17-28, blobs 4-6 mrad |
-| detector | 48, 64, 80 or 96 pixels (thick: 48 or 56, particle: 48 or 64, blobs: 80 or 96), range 1.3-2.5 times the semi-angle (blobs 1.3-1.7) |
-| defocus | exactly 0 for one case in five, else uniform in +-300 (blobs: +-2000 to +-10000), cut so that the |
-| | geometric beam fills at most half of the window of a detector pixel |
+| detector | 48, 64, 80 or 96 pixels (thick: 48 or 56, particle: 48 or 64, blobs: 80 or 96) |
+| range of it | to 1.3-2.5 times the semi-angle (blobs 1.3-1.7) |
+| defocus | exactly 0 for one case in five, else uniform in +-300 (blobs: +-2000 to +-10000), cut so that |
+| | the geometric beam fills at most half of the window of a detector pixel |
 | step | 0.15-0.3 times the beam's diameter, at most 1.2 times wavelength / (2 semi-angle) (blobs: twice) |
 | scan | 32, 40, 48 or 64 positions along each side, at most 40 with more than 64 pixels (thick: 32, |
 | | particle: at most 48, blobs: 40) |

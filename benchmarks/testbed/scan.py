@@ -12,7 +12,7 @@ from scipy import fft
 from benchmarks.testbed.draw import Case, Faults, choose_faults, draw_case
 from benchmarks.testbed.specimens import Specimen, build_specimen
 
-__all__ = ["Scan", "aberration_phase", "beam_states", "diffract", "orientation_matrix", "orient_patterns"]
+__all__ = ["Scan", "aberration_phase", "beam_states", "diffract", "orient_patterns", "orientation_matrix"]
 __all__ += ["probe_spectrum", "rotation_matrix", "simulate_case", "simulate_scan"]
 
 POSITIONS_PER_BATCH = 32
@@ -145,7 +145,7 @@ def scan_positions(case: Case, faults: Faults):
 
 
 def pattern_shifts(case: Case, faults: Faults):
-    """Where patterns lie on the detector as recorded, pixels off ``[n // 2, n // 2]``, ``(slow, fast, 2)``."""
+    """Where patterns lie as recorded, in pixels off ``[n // 2, n // 2]``: ``(slow, fast, 2)``."""
     rng = np.random.default_rng([case.seed, 5])
     line = np.linspace(-0.5, 0.5, case.scan)
     place = np.stack(np.meshgrid(line, line, indexing="ij"), -1)
@@ -162,7 +162,7 @@ def limit_band(slices, pixel, grid: Grid):
     return fft.ifft2(fft.fft2(np.exp(1j * slices)) * keep).astype(np.complex64)
 
 
-def diffract(case: Case, faults: Faults, specimen: Specimen, grid: Grid, positions, shifts):
+def diffract(case: Case, faults: Faults, specimen: Specimen, grid: Grid, *, positions, shifts):
     """Patterns of an electron each ``(position, ky, kx)`` before `orient_patterns`.
 
     Arguments: ``positions (position, 2)`` in angstrom from the specimen's first pixel, ``shifts`` of
@@ -260,14 +260,14 @@ def simulate_scan(case: Case, *, specimen: Specimen | None = None, noise: bool =
     positions = positions + middle
     recorded = pattern_shifts(case, faults)
     shifts = shifts_before_orientation(recorded, faults.orientation)
-    flat = (positions.reshape(-1, 2), shifts.reshape(-1, 2))
-    patterns = orient_patterns(diffract(case, faults, specimen, grid, *flat), faults.orientation)
+    flat = {"positions": positions.reshape(-1, 2), "shifts": shifts.reshape(-1, 2)}
+    patterns = orient_patterns(diffract(case, faults, specimen, grid, **flat), faults.orientation)
     patterns = patterns.reshape(case.scan, case.scan, case.pixels, case.pixels)
     expected, bad = spoil_counts(case, faults, patterns)
     counts = count_electrons(case, expected) if noise else expected
     if faults.saturation:
         counts = np.minimum(counts, counts.dtype.type(faults.saturation * expected.max()))
-    truth = list_truth(case, specimen, grid, positions, nominal, recorded) | bad
+    truth = list_truth(case, specimen, grid, positions=positions, nominal=nominal, shifts=recorded) | bad
     return Scan(counts, expected, list_known(case), truth)
 
 
@@ -315,7 +315,7 @@ def list_known(case: Case) -> dict:
     }
 
 
-def list_truth(case: Case, specimen: Specimen, grid: Grid, positions, nominal, shifts) -> dict:
+def list_truth(case: Case, specimen: Specimen, grid: Grid, *, positions, nominal, shifts) -> dict:
     """Everything of the simulation under one flat set of names; see `benchmarks.faulty_scans`."""
     faults = case.faults
     names = ("C12", "phi12", "C21", "phi21", "C23", "phi23", "C30")

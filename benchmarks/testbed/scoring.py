@@ -81,7 +81,7 @@ def score_image(image, truth, *, places=None, affine=None, limit=None, search_sh
         image = cut_image(image, matrix, limit)
     shift = np.zeros(2)
     if search_shift:
-        shift = find_shift(image, known, pixel, at, mask, MAX_SHIFT * wavelength / (2 * semiangle))
+        shift = find_shift(image, known, pixel, at, mask, most=MAX_SHIFT * wavelength / (2 * semiangle))
     target = sample(known, pixel, at + shift).reshape(image.shape)
     found = remove_plane(image, mask)
     wanted = remove_plane(target, mask)
@@ -124,7 +124,7 @@ def sample(image, pixel, at):
     return ndimage.map_coordinates(image, (np.asarray(at) / pixel).T, order=3, mode="grid-wrap")
 
 
-def find_shift(image, known, pixel, at, mask, most):
+def find_shift(image, known, pixel, at, mask, *, most):
     """Joint shift of the places in angstrom with the largest modulus of the correlation."""
     found = remove_plane(image, mask)
     points = at[mask.ravel()]
@@ -142,7 +142,7 @@ def find_shift(image, known, pixel, at, mask, most):
     reach = most
     while reach > 0.02 * most:
         line = np.linspace(-reach, reach, 7)
-        tries = [best + (row, column) for row in line for column in line]
+        tries = [best + np.array([row, column]) for row in line for column in line]
         tries = [shift for shift in tries if np.abs(shift).max() <= most + 1e-9]
         best = max(tries, key=value)
         reach /= 3

@@ -75,13 +75,13 @@ def build_specimen(case: Case, pixel: float) -> Specimen:
     builder = builders.get(case.specimen, nanoparticle)
     numbers, places, thickness, spacing, about = builder(rng, size, field)
     places = places + rng.normal(0, rng.uniform(0.05, 0.09), places.shape)
-    places = places + (margin, margin, 0)
-    volts = project_potential(numbers, places, thickness, spacing, pixels, pixel)
+    places += np.array([margin, margin, 0])
+    volts = project_potential(numbers, places, thickness, spacing, pixels=pixels, pixel=pixel)
     phases = (volts * interaction_parameter(case.kilovolts)).astype(np.float32)
     return Specimen(phases, pixel, thickness / len(phases), about | {"thickness": thickness})
 
 
-def project_potential(numbers, places, thickness, spacing, pixels, pixel):
+def project_potential(numbers, places, thickness, spacing, *, pixels, pixel):
     """Projected potentials of slices in volt angstrom ``(slice, y, x)``; places are ``(y, x, z)``."""
     warnings.simplefilter("ignore")
     import abtem
@@ -124,14 +124,14 @@ def fill_lattice(name, rotation, reach):
     return np.concatenate(numbers), rotation.apply(np.concatenate(places))
 
 
-def cut_crystal(rng, name, size, thickness, tilt, axes):
+def cut_crystal(rng, name, size, thickness, *, tilt, axes):
     """A slab of a crystal that fills the box."""
     axis = axes[rng.integers(len(axes))]
     rotation = rotate_lattice(rng, name, axis, tilt)
     numbers, places = fill_lattice(name, rotation, np.sqrt(2 * (size / 2) ** 2 + (thickness / 2) ** 2))
-    places = places + (*rng.uniform(-2, 2, 2), 0)
+    places += np.append(rng.uniform(-2, 2, 2), 0)
     keep = (np.abs(places[:, :2]) <= size / 2).all(1) & (np.abs(places[:, 2]) <= thickness / 2)
-    places = places[keep] + (size / 2, size / 2, thickness / 2)
+    places = places[keep] + np.array([size / 2, size / 2, thickness / 2])
     about = {"material": name, "zone_axis": list(axis), "tilt_mrad": 1e3 * tilt}
     return numbers[keep], places, about
 
@@ -140,7 +140,9 @@ def thin_crystal(rng, size, field):
     """15 to 40 angstrom of SrTiO3, Si, GaAs or MgO, tilted by up to 10 mrad, 2 % vacancies."""
     name = str(rng.choice(["SrTiO3", "Si", "GaAs", "MgO"]))
     thickness = rng.uniform(15, 40)
-    numbers, places, about = cut_crystal(rng, name, size, thickness, rng.uniform(0, 0.010), ZONE_AXES)
+    numbers, places, about = cut_crystal(
+        rng, name, size, thickness, tilt=rng.uniform(0, 0.010), axes=ZONE_AXES
+    )
     keep = rng.uniform(size=len(numbers)) > 0.02
     return numbers[keep], places[keep], thickness, 8.0, about
 
@@ -149,7 +151,9 @@ def thick_crystal(rng, size, field):
     """100 to 250 angstrom of SrTiO3, Si or GaAs, tilted by up to 6 mrad."""
     name = str(rng.choice(["SrTiO3", "Si", "GaAs"]))
     thickness = rng.uniform(100, 250)
-    numbers, places, about = cut_crystal(rng, name, size, thickness, rng.uniform(0, 0.006), ZONE_AXES[:2])
+    numbers, places, about = cut_crystal(
+        rng, name, size, thickness, tilt=rng.uniform(0, 0.006), axes=ZONE_AXES[:2]
+    )
     return numbers, places, thickness, 10.0, about
 
 
@@ -212,7 +216,7 @@ def layered_material(rng, size, field):
 
 
 def nanoparticle(rng, size, field):
-    """A ball of Au or Pt, in any direction, on 20 to 40 angstrom of amorphous carbon; the beam meets it first."""
+    """A ball of Au or Pt, turned at random, above 20 to 40 angstrom of amorphous carbon (slice 0 first)."""
     name = str(rng.choice(["Au", "Pt"]))
     radius = min(rng.uniform(0.2, 0.35) * field, 20.0)
     film = rng.uniform(20, 40)
@@ -224,7 +228,8 @@ def nanoparticle(rng, size, field):
     ball = places[keep] + (*centre, radius)
     carbon = rng.uniform(0, 1, (int(0.1 * size**2 * film * 1.15), 3)) * (size, size, film)
     pairs = spatial.cKDTree(carbon).query_pairs(1.25, output_type="ndarray")
-    carbon = np.delete(carbon, np.unique(pairs[:, 1]), axis=0) + (0, 0, 2 * radius)
+    carbon = np.delete(carbon, np.unique(pairs[:, 1]), axis=0)
+    carbon += np.array([0, 0, 2 * radius])
     places = np.concatenate([ball, carbon])
     kinds = np.concatenate([numbers[keep], np.full(len(carbon), 6)])
     about = {"material": name, "radius": float(radius), "film": float(film), "zone_axis": list(axis)}
@@ -249,7 +254,8 @@ def build_blobs(rng, case, size, pixels, pixel):
         steps = rng.normal(0, 2.2, (residues * 3, 3)).cumsum(0)
         folded = 2 * np.abs((steps / (2 * extent) + 0.5) % 2 - 1) - 1  # a walk between mirrors
         places = folded[(folded**2).sum(1) < 1][:residues] * extent
-        places = places + (*rng.uniform(margin, margin + size, 2), rng.uniform(40, slices * spacing - 40))
+        across = rng.uniform(margin, margin + size, 2)
+        places += np.append(across, rng.uniform(40, slices * spacing - 40))
         index = np.floor(places[:, :2] / pixel).astype(int) % pixels
         layer = np.clip((places[:, 2] / spacing).astype(int), 0, slices - 1)
         np.add.at(phases, (layer, index[:, 0], index[:, 1]), 55 / pixel**2)

@@ -98,7 +98,7 @@ def test_a_pattern_is_that_of_abtem():
     )
     specimen = Specimen(phases, grid.pixel, 10.0, {})
     place = np.array([[0.45 * size, 0.58 * size]])
-    mine = diffract(case, faults, specimen, grid, place, np.zeros((1, 2)))[0]
+    mine = diffract(case, faults, specimen, grid, positions=place, shifts=np.zeros((1, 2)))[0]
 
     def theirs(defocus):
         volts = phases.transpose(0, 2, 1) / abtem.core.energy.energy2sigma(80e3)
@@ -186,7 +186,8 @@ def test_geometry_of_the_truth_is_that_of_the_positions(case, specimen):
 
     right = {"orientation": (True, True, False), "rotation": 0.4, "scale": 1.02, "defocus": 150.0}
     score = score_geometry(right, scan.truth)
-    assert score["handed"] and score["twin"] == "none"
+    assert score["handed"]
+    assert score["twin"] == "none"
     assert [score[name] for name in ("rotation_deg", "scale", "defocus")] == pytest.approx(
         [0, 0, 0], abs=1e-9
     )
