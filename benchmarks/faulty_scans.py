@@ -49,8 +49,8 @@ a program that takes patterns as they are must find ``matrix`` (or its twin ``-m
 and C10 reversed).
 
 ``pattern_shifts``: where the undiffracted beam lies, in pixels as recorded, off ``n // 2``: a plane of the
-scan, a shift of each line and a constant. The true angle per pixel is ``true_angle``; ``semiangle`` is true and
-also what the microscopist states. ``source_size`` and ``focal_spread`` are standard deviations; they are
+scan, a shift of each line and a constant. The true angle per pixel is ``true_angle``; ``semiangle`` is true,
+and so the microscopist states it. ``source_size`` and ``focal_spread`` are standard deviations; they are
 simulated by averaging patterns of displaced and defocused beams (`testbed.scan.beam_states`).
 ``hot_pixels`` and ``dead_pixels`` are ``(row, column)`` as recorded.
 """
