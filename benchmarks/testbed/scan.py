@@ -3,7 +3,6 @@
 All signs are stated in `benchmarks.faulty_scans`.
 """
 
-import itertools
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -298,7 +297,7 @@ def count_electrons(case: Case, expected):
     """Poisson counts in the smallest type that holds them."""
     rng = np.random.default_rng([case.seed, 7])
     counts = np.empty(expected.shape, np.uint32)
-    for row, line in itertools.zip_longest(counts, expected):
+    for row, line in zip(counts, expected, strict=True):
         row[...] = rng.poisson(line)
     return counts.astype(np.uint16) if counts.max() < 2**16 else counts
 
