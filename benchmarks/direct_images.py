@@ -1,4 +1,4 @@
-"""Direct images and their geometry on the faulty scans of `benchmarks.faulty_scans`, scored against the truth.
+"""Direct images and their geometry on the faulty scans of `benchmarks.faulty_scans`, scored by the truth.
 
     python -m benchmarks.direct_images --set development --out benchmarks/results/direct-DATE.json
     python -m benchmarks.direct_images --first 4 --faults none --stated
@@ -55,7 +55,7 @@ def measure_scan(path: Path, /, *, stated: bool) -> dict:
     return {
         "case": path.stem,
         "electrons": float(truth["electrons"]),
-        "defocus": float(truth["defocus"]),
+        "true_defocus": float(truth["defocus"]),
         "correlation": round(image["correlation"], 4),
         "fine": round(image["fine"], 4),
         "image_twin": image["twin"],
@@ -71,10 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--set", choices=[name for name in SETS if name != "held_back"], default="development")
+    parser.add_argument(
+        "--set", choices=[name for name in SETS if name != "held_back"], default="development"
+    )
     parser.add_argument("--first", type=int, help="only so many of the set")
     parser.add_argument("--faults", default="all")
-    parser.add_argument("--stated", action="store_true", help="state the defocus that the microscopist believes")
+    parser.add_argument(
+        "--stated", action="store_true", help="state the defocus that the microscopist believes"
+    )
     parser.add_argument("--folder", type=Path, help="where the scans lie, or are written")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
