@@ -7,6 +7,7 @@ from phaseloom.data import prepare
 from phaseloom.data.bad_pixels import find_bad_pixels
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction.recipe import Reconstruct
 
 GEOMETRY = Geometry(wavelength=0.02, shape=(40, 40), angle=(1e-3, 1e-3), beam="electron")
 SLOPES = np.array([[0.25, -0.1], [0.05, 0.2]])
@@ -105,3 +106,9 @@ def test_hot_and_dead_pixels_are_found_wherever_they_lie(dose):
     bad = find_bad_pixels(Scan4D(counts=counts, positions=scan.positions, geometry=GEOMETRY))
     assert [tuple(one) for one in bad.hot.tolist()] == hot
     assert bad.dead.tolist() == [[17, 20]]
+
+
+def test_a_model_takes_a_transposed_descan():
+    scan = prepare.transpose(prepare.descan(moving_disk()))
+    model = Reconstruct.of({"probe": {"focused": {"semiangle": "7 mrad"}}}).build_model(scan)
+    np.testing.assert_allclose(model.propagator.deflections(), scan.descan, atol=1e-6)

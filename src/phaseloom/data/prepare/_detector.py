@@ -173,7 +173,7 @@ def transpose(scan: Scan4D, /) -> Scan4D:
     probe = None if scan.probe is None else _swap_axes(scan.probe)
     larger = None if scan.modelled is None else scan.modelled.transpose()
     bare = replace(scan, modelled=None, probe=None)
-    shift = None if scan.descan is None else scan.descan[:, ::-1]
+    shift = None if scan.descan is None else scan.descan[:, ::-1].copy()
     return replace(apply_to_detector(bare, _swap_axes, geometry), probe=probe, modelled=larger, descan=shift)
 
 
