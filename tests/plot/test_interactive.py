@@ -24,6 +24,14 @@ from phaseloom.result import Result
 GEOMETRY = Geometry(wavelength=0.0418, shape=(7, 10), angle=(2e-3, 1.5e-3), beam="electron")
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C raises, also where a shell in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Lazy:
     """Counts that say which patterns were read."""
 

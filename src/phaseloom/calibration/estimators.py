@@ -23,11 +23,13 @@ from phaseloom.calibration.state import (
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.fit import fit_optics
+from phaseloom.direct.reconstruct import IMAGE_BORDER, compute_skewness
+from phaseloom.direct.solve import reconstruct_image
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import remove_ramp
-from phaseloom.physics.optics import to_polar
+from phaseloom.physics.optics import to_cartesian, to_polar
 from phaseloom.units import ANGLE, LENGTH
 
 __all__ = ["check_detector_pixel", "estimate_orientation", "estimate_semiangle", "estimate_slices"]
@@ -44,6 +46,9 @@ MIN_MARGIN_WITH_LINEAR_MODEL = 1.02
 
 MIN_GAIN_OF_LINEAR_MODEL = 60.0
 """Gain in deviance from which the linear model decides alone; the best of pure noise gains up to 40."""
+
+PIXELS_OF_DIRECT_IMAGE = 300
+"""Bright-field pixels of the image that tells peaks from pits."""
 
 MAX_RIVALS = 3
 """Further optics that short runs judge."""
@@ -160,15 +165,19 @@ def resolve_twin(
     """Which of two twins: patterns are the same for the scan turned by 180 degrees and everything conjugate.
 
     A stated defocus tells by its sign; else the phase of atoms, which are peaks and never pits for electrons;
-    else the orientation stays one of the four that need no turn by 180 degrees.
+    else the orientation stays one of the four that need no turn by 180 degrees. The phase is that of the
+    direct image of the whole scan, or where there is no raster, of a short run.
     """
     stated = state.stated_value("defocus") or 0.0
     peaks = 0.0
     doubt = 1.0
     if scan.geometry.beam == "electron":
-        peaks, doubt = _phase_skewness(
-            run_short(select_middle(scan, patterns), state, epochs=epochs, rates={})
-        )
+        if scan.grid is not None:
+            peaks, doubt = _direct_skewness(scan, state)
+        else:
+            peaks, doubt = _phase_skewness(
+                run_short(select_middle(scan, patterns), state, epochs=epochs, rates={})
+            )
     atoms = int(np.sign(peaks)) if abs(peaks) > 3 * doubt else 0
     asked = int(np.sign(stated * state.defocus))
     other = replace(state, orientation=TWIN_OF[state.orientation], defocus=-state.defocus)
@@ -330,6 +339,16 @@ def _has_soft_edge(scan: Scan4D, state: CalibrationState, epochs: int) -> bool:
         run_short(scan, replace(state, soft=b), epochs=epochs, rates={}).loss for b in (False, True)
     )
     return blurred < sharp
+
+
+def _direct_skewness(scan: Scan4D, state: CalibrationState) -> tuple[float, float]:
+    """How far the phase of the direct image leans to peaks, and the error that so many places leave."""
+    ready = state.apply_to(scan)
+    bright = survey_disk(ready).measure(ready, pixels=PIXELS_OF_DIRECT_IMAGE)
+    named = to_cartesian({"C10": -state.defocus, **state.aberrations})
+    optics = LinearOptics(ready.geometry.wavelength, state.semiangle or 0.0, named)
+    image = reconstruct_image(optics, bright.transform(border=IMAGE_BORDER), border=IMAGE_BORDER)
+    return compute_skewness(image.phase.double().numpy()), math.sqrt(6 / len(scan))
 
 
 def _phase_skewness(short_run: ShortRun) -> tuple[float, float]:

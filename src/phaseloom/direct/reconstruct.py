@@ -17,7 +17,7 @@ from phaseloom.direct.transfer import LinearOptics
 from phaseloom.physics.optics import coefficients, to_cartesian
 from phaseloom.units import ANGLE, LENGTH
 
-__all__ = ["DirectReconstruction", "choose_twin", "reconstruct_scan"]
+__all__ = ["IMAGE_BORDER", "DirectReconstruction", "choose_twin", "compute_skewness", "reconstruct_scan"]
 
 IMAGE_BORDER = 0.06
 """Share of the scan that is faded out on each side of an image."""
