@@ -112,3 +112,16 @@ def test_a_model_takes_a_transposed_descan():
     scan = prepare.transpose(prepare.descan(moving_disk()))
     model = Reconstruct.of({"probe": {"focused": {"semiangle": "7 mrad"}}}).build_model(scan)
     np.testing.assert_allclose(model.propagator.deflections(), scan.descan, atol=1e-6)
+
+
+def test_a_disk_is_centred_in_spite_of_a_background():
+    scan = moving_disk(slopes=np.zeros((2, 2)))
+    rolled = np.roll(scan.counts, (-3, 4), (1, 2)) + 100.0
+    off = Scan4D(counts=rolled, positions=scan.positions, geometry=GEOMETRY, grid=(9, 9))
+    by_disk = prepare.center(off, by="disk")
+    by_mass = prepare.center(off)
+    assert by_disk.mean_pattern()[20 - 7 : 20 + 8, 20 - 7 : 20 + 8].min() < by_disk.mean_pattern()[20, 20] / 2
+    np.testing.assert_array_equal(by_disk.counts[:, 13:27, 13:27], scan.counts[:, 13:27, 13:27] + 100)
+    assert (by_mass.counts[:, 13:27, 13:27] != scan.counts[:, 13:27, 13:27] + 100).any()
+    with pytest.raises(BadInput, match="mass or disk"):
+        prepare.center(off, by="middle")

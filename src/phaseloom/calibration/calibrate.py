@@ -147,7 +147,7 @@ def _centre_patterns(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Esti
     off = _disk_offset(scan)
     if not any(off):
         return recipe, scan, ()
-    step = Call(prepare.__name__, "center")
+    step = Call(prepare.__name__, "center", {"by": "disk"})
     moved = step(scan)
     remaining = _disk_offset(moved)
     before = _format_offset(off)

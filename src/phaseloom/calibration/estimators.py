@@ -59,6 +59,10 @@ MIN_MARGIN_FOR_MORE_SLICES = 1.05
 MIN_MARGIN_OF_REFINED_VALUE = 0.99
 """Margin below which short fits explain more with the value as given, which is kept."""
 
+MAX_CORRECTION_OF_ROTATION = math.radians(5)
+MAX_CORRECTION_OF_STEP = 0.05
+"""A fit that moves farther from where the linear model puts the scan has diverged."""
+
 MARGIN_OF_DIVERGED_FIT = 0.9
 """Margin of any value below which the fit has diverged and its results are discarded."""
 
@@ -206,7 +210,9 @@ def refine_geometry(
     """
     few = select_middle(scan, patterns)
     whole, halved, blurs, free = fit_geometry(few, state, epochs)
-    asked = {"rotation": 0.0, "step": 1.0, "defocus": state.stated_value("defocus")}
+    asked = {"rotation": state.rotation, "step": state.step, "defocus": state.stated_value("defocus")}
+    if state.certain and state.defocus:
+        asked["defocus"] = state.defocus
     found = whole.state
     estimates = []
     base = loss_at_fixed_value(few, whole.state, "nothing")
@@ -215,7 +221,13 @@ def refine_geometry(
         name: loss_at_fixed_value(few, replace(found, **{name: old}), name) / base
         for name, old in olds.items()
     }
-    astray = min(margins.values()) < MARGIN_OF_DIVERGED_FIT
+    turned = abs(whole.state.rotation - state.rotation)
+    scaled = abs(whole.state.step / state.step - 1)
+    astray = (
+        min(margins.values()) < MARGIN_OF_DIVERGED_FIT
+        or turned > MAX_CORRECTION_OF_ROTATION
+        or scaled > MAX_CORRECTION_OF_STEP
+    )
     for name, given in asked.items():
         value = getattr(whole.state, name)
         show = FORMATTERS[name]

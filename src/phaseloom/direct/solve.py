@@ -20,7 +20,7 @@ from phaseloom.direct.transfer import LinearOptics, compute_columns
 
 __all__ = ["DirectImage", "DirectMethod", "NormalEquations", "build_normal_equations", "reconstruct_image"]
 
-RIDGE = 1e-5
+RIDGE_SHARE = 1e-5
 """Share of the diagonal that is added to it: float32 rounds below 1e-6; it tells slices of a few angstrom."""
 
 MIN_TRANSFER = 1e-3
@@ -74,18 +74,18 @@ class NormalEquations:
     energy: Float[Tensor, " frequency"]
     pixels: int
 
-    def solve(self, *, ridge: float = RIDGE) -> Complex[Tensor, "frequency column"]:
+    def solve(self, *, ridge: float = RIDGE_SHARE) -> Complex[Tensor, "frequency column"]:
         """The object by least squares; 0 where no pixel sees it."""
         scale, matrix = self._scale(ridge)
         return torch.linalg.solve(matrix, (self.right / scale)[..., None])[..., 0] / scale
 
-    def variance(self, *, ridge: float = RIDGE) -> Float[Tensor, "frequency column"]:
+    def variance(self, *, ridge: float = RIDGE_SHARE) -> Float[Tensor, "frequency column"]:
         """Variance of each component by counting."""
         scale, matrix = self._scale(ridge)
         diagonal = torch.linalg.inv(matrix).diagonal(dim1=-2, dim2=-1).real
         return (diagonal / scale.square()).clamp_min(1e-30)
 
-    def explained(self, *, ridge: float = RIDGE) -> Float[Tensor, " frequency"]:
+    def explained(self, *, ridge: float = RIDGE_SHARE) -> Float[Tensor, " frequency"]:
         """What the object explains of `energy`; counting alone makes 1 for each column."""
         return (self.right.conj() * self.solve(ridge=ridge)).sum(-1).real
 

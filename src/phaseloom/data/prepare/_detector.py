@@ -177,13 +177,18 @@ def transpose(scan: Scan4D, /) -> Scan4D:
     return replace(apply_to_detector(bare, _swap_axes, geometry), probe=probe, modelled=larger, descan=shift)
 
 
-def center(scan: Scan4D, /) -> Scan4D:
-    """Shift the patterns by whole pixels: the mean's centre of mass comes to ``[N // 2, N // 2]``.
+def center(scan: Scan4D, /, *, by: Literal["mass", "disk"] = "mass") -> Scan4D:
+    """Shift the patterns by whole pixels: the middle of the mean pattern comes to ``[N // 2, N // 2]``.
 
     Pixels that come from outside the detector are masked; a probe that came with the data is tilted.
 
+    Args:
+        scan: a far-field scan.
+        by: what is taken for the middle: the centre of mass, or the bright disk, which a background and the
+            edge of the detector do not pull.
+
     Raises:
-        BadInput: a near-field scan (its patterns have no zero frequency), or no counts.
+        BadInput: a near-field scan (its patterns have no zero frequency), no counts, or no disk.
 
     Example:
         >>> spot = np.zeros((1, 8, 8)); spot[0, 2, 5] = 9
@@ -192,13 +197,17 @@ def center(scan: Scan4D, /) -> Scan4D:
     """
     if scan.geometry.near:
         raise BadInput("center", None, "needs far-field patterns: a hologram has no zero frequency")
+    if by not in ("mass", "disk"):
+        raise BadInput("center.by", by, "is not known: write mass or disk")
     mean = np.clip(scan.mean_pattern() * scan.mask, 0, None)
     if not mean.sum() > 0:
         raise BadInput("center", None, "finds no counts in the good pixels: check mask and data")
-    grid = np.indices(mean.shape)
-    shift = tuple(
-        n // 2 - round(float((g * mean).sum() / mean.sum())) for g, n in zip(grid, mean.shape, strict=True)
-    )
+    if by == "disk":
+        middle = fit_disk(mean, mask=scan.mask).centre
+    else:
+        y, x = (float((axis * mean).sum() / mean.sum()) for axis in np.indices(mean.shape))
+        middle = (y, x)
+    shift = tuple(n // 2 - round(at) for at, n in zip(middle, mean.shape, strict=True))
     moved = apply_to_detector(scan, partial(_shift_patterns, shift=shift), scan.geometry)
     probe = None if scan.probe is None else tilt_probe(scan.probe, shift)
     return replace(moved, probe=probe)
