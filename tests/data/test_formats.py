@@ -120,6 +120,28 @@ def test_three_axes_get_their_grid_from_the_settings(write: Writer, tmp_path: Pa
 
 
 @pytest.mark.parametrize("write", WRITERS)
+def test_a_stated_grid_must_be_the_raster_of_four_axes(write: Writer, tmp_path: Path) -> None:
+    path = write(tmp_path, CUBE)
+    assert formats.read(path, knobs={**KNOBS, "grid": [SLOW, FAST]}).grid == (SLOW, FAST)
+    for grid in ([FAST, SLOW], [2, 6], [1, 5]):
+        with pytest.raises(BadInput, match=rf"grid: {grid[0]}x{grid[1]} is not the raster 3x4 of"):
+            formats.read(path, knobs={**KNOBS, "grid": grid})
+
+
+def test_a_stated_grid_must_be_the_raster_beside_a_table_of_positions(tmp_path: Path) -> None:
+    np.save(tmp_path / "places.npy", np.zeros((SLOW * FAST, 2)))
+    knobs = {"energy": "80 keV", "angle": "1 mrad", "positions": "places.npy"}
+    with pytest.raises(BadInput, match="grid: 4x3 is not the raster 3x4"):
+        formats.read(npy(tmp_path, CUBE), knobs={**knobs, "grid": [4, 3]})
+
+
+def test_the_numbers_of_an_archive_do_not_contradict_a_selection(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", counts=CUBE, n_slow=SLOW, n_fast=FAST)
+    scan = formats.read(tmp_path / "s.npz", knobs={**KNOBS, "selection": "1:"})
+    assert scan.grid == (SLOW - 1, FAST)
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_selection_then_order_then_shape(write: Writer, tmp_path: Path) -> None:
     stored = CUBE.transpose(3, 2, 0, 1)
     knobs = {**KNOBS, "selection": "1:, ::2, :, -3:", "permute": (2, 3, 1, 0), "reshape": (-1, 3, 5)}
