@@ -40,6 +40,23 @@ def test_an_old_knob_is_read_and_its_name_of_today_is_written(caplog):
     assert yaml.safe_load(recipe.to_text(defaults=False))["optimizer"] == {"adam": {"eps": 1e-9}}
 
 
+@pytest.mark.parametrize("defaults", [True, False])
+def test_an_old_knob_in_the_shape_of_a_rate_is_written_with_its_name_of_today(caplog, defaults: bool):
+    rate = {"rate": 0.02, "shape": {"exponential": {"factor": 0.9}}}
+    recipe = Reconstruct.of({"rates": {"probe": rate, "object": {"rate": 0.1, "shape": "late"}}})
+    assert "rates: shape: exponential.factor is now gamma" in caplog.text
+    written = yaml.safe_load(recipe.to_text(defaults=defaults))["rates"]
+    assert written["probe"]["shape"] == {"exponential": {"gamma": 0.9}}
+    assert written["object"]["shape"] == "late"
+    curve = recipe.rates["probe"].as_rate().shape
+    assert curve(0.0, 3) == pytest.approx(0.9**2)
+
+
+def test_a_shape_of_a_rate_that_does_not_exist_is_refused_when_the_file_is_read():
+    with pytest.raises(BadInput, match="rates.*there is no 'exponental'; did you mean 'exponential'"):
+        Reconstruct.of({"rates": {"probe": {"rate": 0.02, "shape": "exponental"}}})
+
+
 OLD_FILE = "file: scan.cxi\noptimizer:\n  adam: {floor: 1.0e-9}\nepochs: 3\n"
 
 
