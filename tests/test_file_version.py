@@ -53,7 +53,7 @@ def test_an_old_knob_in_the_shape_of_a_rate_is_written_with_its_name_of_today(ca
 
 
 def test_a_shape_of_a_rate_that_does_not_exist_is_refused_when_the_file_is_read():
-    with pytest.raises(BadInput, match="rates.*there is no 'exponental'; did you mean 'exponential'"):
+    with pytest.raises(BadInput, match=r"rates.*there is no 'exponental'; did you mean 'exponential'"):
         Reconstruct.of({"rates": {"probe": {"rate": 0.02, "shape": "exponental"}}})
 
 
