@@ -12,7 +12,7 @@ import zarr
 from scipy.io import savemat
 
 from phaseloom.data import formats
-from phaseloom.data.counts import ArrangedCounts, MappedCounts, load_counts
+from phaseloom.data.counts import ArrangedCounts, MappedCounts, SelectedCounts, load_counts
 from phaseloom.data.formats.arrangement import Arrangement, ReversedAxes, arrange
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -110,6 +110,19 @@ def test_a_raster_reads_alike_from_every_format_and_keeps_its_type(write, dtype:
     np.testing.assert_array_equal(all_of(scan), CUBE.reshape(-1, Y, X).astype(dtype))
     np.testing.assert_array_equal(scan.counts[np.array([7, 7, 2])], all_of(scan)[[7, 7, 2]])
     assert isinstance(scan.counts, np.ndarray) == (write not in LAZY) or write in (mat5, mat5_packed)
+
+
+@pytest.mark.parametrize("write", LAZY)
+def test_patterns_in_a_file_become_an_array_where_numpy_asks_for_one(write: Writer, tmp_path: Path) -> None:
+    scan = formats.read(write(tmp_path, CUBE), knobs=KNOBS)
+    wanted = CUBE.reshape(-1, Y, X)
+    mapped = MappedCounts(scan.counts, lambda stack: 2 * stack, scan.counts.shape, scan.counts.dtype)
+    chosen = SelectedCounts(scan.counts, np.array([3, 1]))
+    np.testing.assert_array_equal(np.asarray(scan.counts), wanted)
+    np.testing.assert_array_equal(np.asarray(mapped), 2 * wanted)
+    np.testing.assert_array_equal(np.array(chosen, np.float32), wanted[[3, 1]])
+    assert np.asarray(scan.counts).dtype == np.uint16
+    assert np.mean(scan.counts) == wanted.mean()
 
 
 @pytest.mark.parametrize("write", WRITERS)
