@@ -1,5 +1,6 @@
 """Modules and functions by their names of an earlier version."""
 
+import importlib
 import subprocess
 import sys
 
@@ -29,9 +30,9 @@ def test_an_old_name_is_imported_with_one_warning(line: str) -> None:
 
 
 def test_an_old_module_is_the_module_of_today() -> None:
+    sys.modules.pop("phaseloom.metrics.states", None)
     with pytest.warns(DeprecationWarning, match="pl.metrics.states is now pl.metrics.mixed_states"):
-        sys.modules.pop("phaseloom.metrics.states", None)
-        import phaseloom.metrics.states as old
+        old = importlib.import_module("phaseloom.metrics.states")
     from phaseloom.metrics import mixed_states
 
     assert old is mixed_states
