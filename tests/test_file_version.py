@@ -94,6 +94,33 @@ def test_convert_finds_what_a_file_is_of(phaseloom, tmp_path):
     assert "exists already: name another file" in again.err
 
 
+def test_convert_writes_a_search_file_with_the_names_of_today(phaseloom, tmp_path):
+    from phaseloom.search.recipe import Search
+
+    old = tmp_path / "old.yaml"
+    old.write_text(
+        "over:\n  epochs: [2, 4]\n  probe.focused.defocus: {low: 50 A, high: 200 A, when: {epochs: 2}}\n"
+        "sampler: {tpe: {startup: 2}}\npruner: {median: {warmup: 3}}\ntrials: 5\n"
+    )
+    said = phaseloom("convert", old, "--out", tmp_path / "new.yaml")
+    assert not said.code, said.err
+    assert f"search with: phaseloom search RUN.yaml {tmp_path / 'new.yaml'}" in said.out
+    written = yaml.safe_load((tmp_path / "new.yaml").read_text())
+    assert written["sampler"] == {"tpe": {"n_startup_trials": 2}}
+    assert written["pruner"] == {"median": {"n_warmup_steps": 3}}
+    assert written["version"] == FILE_VERSION
+    assert Search.from_path(tmp_path / "new.yaml") == Search.from_path(old)
+
+
+@pytest.mark.parametrize(("text", "verb"), [("file: scan.cxi\nblock: 8\n", "autoencoder"), ("data: .\n", "restorer")])
+def test_convert_writes_the_files_of_other_trainings(phaseloom, tmp_path, text, verb):
+    (tmp_path / "old.yaml").write_text(text + "optimizer: {adamw: {decay: 0.1}}\n")
+    said = phaseloom("convert", tmp_path / "old.yaml", "--out", tmp_path / "new.yaml")
+    assert not said.code, said.err
+    assert f"phaseloom train {verb}" in said.out
+    assert "weight_decay: 0.1" in (tmp_path / "new.yaml").read_text()
+
+
 def test_convert_refuses_a_file_of_no_protocol(phaseloom, tmp_path):
     (tmp_path / "other.yaml").write_text("shopping: [milk]\n")
     said = phaseloom("convert", tmp_path / "other.yaml", "--out", tmp_path / "new.yaml")
