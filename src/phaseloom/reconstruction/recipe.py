@@ -217,6 +217,12 @@ class Reconstruct(ScanRecipe):
         usual = "amplitude" if scan.geometry.beam == "photon" else "poisson"
         return self.noise or Call("phaseloom.ptycho.noise", usual)
 
+    def lowest_count(self, scan: Scan4D, /) -> float | None:
+        """Value that the noise model can take: minus the floor of those with roots and logarithms."""
+        noise = self.noise_of(scan)
+        floor = knobs(noise.room, noise.name).get("floor")
+        return None if floor is None else -float(noise.values.get("floor", floor.default))
+
     def build_model(self, scan: Scan4D, room: scans.Canvas | None = None, /) -> Ptychography:
         """The model of a scan with its first guesses, on a canvas of its own or the one given."""
         coarse = room is not None
