@@ -112,7 +112,9 @@ def test_convert_writes_a_search_file_with_the_names_of_today(phaseloom, tmp_pat
     assert Search.from_path(tmp_path / "new.yaml") == Search.from_path(old)
 
 
-@pytest.mark.parametrize(("text", "verb"), [("file: scan.cxi\nblock: 8\n", "autoencoder"), ("data: .\n", "restorer")])
+@pytest.mark.parametrize(
+    ("text", "verb"), [("file: scan.cxi\nblock: 8\n", "autoencoder"), ("data: .\n", "restorer")]
+)
 def test_convert_writes_the_files_of_other_trainings(phaseloom, tmp_path, text, verb):
     (tmp_path / "old.yaml").write_text(text + "optimizer: {adamw: {decay: 0.1}}\n")
     said = phaseloom("convert", tmp_path / "old.yaml", "--out", tmp_path / "new.yaml")

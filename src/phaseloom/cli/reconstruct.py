@@ -32,7 +32,8 @@ def look(
     file: DataFile,
     settings: Set = None,
     picture: Annotated[
-        Path | None, typer.Option(help="where to write the picture; default: FILE.look.png here, scan.npy.look.png")
+        Path | None,
+        typer.Option(help="where to write the picture; default: FILE.look.png here, scan.npy.look.png"),
     ] = None,
 ) -> None:
     """Print what a data file holds (shape, units, overlap, dose, faults, advice) and draw it.
@@ -104,7 +105,10 @@ def reconstruct(
 @app.command()
 def convert(
     file: Annotated[
-        Path, typer.Argument(help="a parameter file of PtyRAD (.yaml, .toml, .json), or an older one of ours, of a search too")
+        Path,
+        typer.Argument(
+            help="a parameter file of PtyRAD (.yaml, .toml, .json), or an older one of ours, of a search too"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="where to write ours")] = Path("run.yaml"),
 ) -> None:
