@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import phaseloom as pl
+from phaseloom.data.scan import wavelength_of
 from phaseloom.errors import BadInput
 
 GEOMETRY = pl.Geometry(wavelength=0.0417, shape=(8, 8), angle=(2e-3, 2e-3), beam="electron")
@@ -29,3 +30,8 @@ def test_wrong_arguments_are_named(sentence: str) -> None:
 def test_the_command_line_prints_its_version(phaseloom) -> None:
     said = phaseloom("--version")
     assert (said.code, said.out.strip()) == (0, f"phaseloom {pl.__version__}")
+
+
+def test_an_electron_has_its_article() -> None:
+    with pytest.raises(BadInput, match="is not the energy of an electron"):
+        wavelength_of(-80e3, "electron")
