@@ -1,15 +1,21 @@
 """Names of an earlier version that are still understood, for one version."""
 
 import functools
+import importlib
+import importlib.abc
+import importlib.machinery
 import inspect
+import pkgutil
+import sys
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from phaseloom.errors import BadInput
 
-__all__ = ["current_knobs", "renamed_attribute", "renamed_knobs", "targets"]
+__all__ = ["current_knobs", "get_renamed", "import_renamed", "renamed_attribute", "renamed_knobs", "targets"]
 
 Rename = str | tuple[str, Callable[[Any], Any]]
 """A knob of today, or one place of it (``betas[1]``); and what turns an old value into one of today."""
@@ -65,6 +71,53 @@ def renamed_attribute(old: str, new: str, /) -> Any:
         return getattr(instance, new)
 
     return property(get_current)
+
+
+def get_renamed(module: str, old: Mapping[str, str], /) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module with names of an earlier version, which warns once for each name.
+
+    Args:
+        module: its name.
+        old: whole names of today by the names of an earlier version.
+    """
+
+    def get_current(name: str) -> Any:
+        if name not in old:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        _warn_of_module(f"{module}.{name}", old[name])
+        value = pkgutil.resolve_name(old[name])
+        setattr(sys.modules[module], name, value)  # `from module import name` asks twice
+        return value
+
+    return get_current
+
+
+def import_renamed(package: str, old: Mapping[str, str], /) -> None:
+    """Let modules of a package be imported by the names of an earlier version; see `get_renamed`."""
+    sys.meta_path.append(_RenamedModules({f"{package}.{name}": target for name, target in old.items()}))
+
+
+class _RenamedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds modules of today where those of an earlier version are imported."""
+
+    def __init__(self, old: Mapping[str, str]):
+        self.old = old
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None, /
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in self.old:
+            return None
+        _warn_of_module(fullname, self.old[fullname])
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = importlib.import_module(self.old[module.__name__])
+
+
+def _warn_of_module(old: str, new: str) -> None:
+    shown = [name.replace("phaseloom.", "pl.", 1) for name in (old, new)]
+    warnings.warn(f"{shown[0]} is now {shown[1]}", DeprecationWarning, stacklevel=3)
 
 
 def targets(function: Callable[..., Any], /) -> dict[str, str]:

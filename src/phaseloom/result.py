@@ -237,10 +237,12 @@ class Result:
         """Read a result written as ``.h5``.
 
         Raises:
-            BadInput: not a result of ours.
+            BadInput: no file, or not a result of ours.
         """
         import h5py
 
+        if not Path(path).is_file():
+            raise BadInput(str(path), None, "does not exist: give the result.h5 of a run")
         try:
             with h5py.File(path) as file:
                 return _read(file)

@@ -74,6 +74,12 @@ class Call:
             self.when
         )
 
+    def to_tree(self) -> dict[str, Any]:
+        """The node as a file would have it, defaults left out."""
+        kinds = {name: knob.annotation for name, knob in knobs(self.room, self.name).items()}
+        given = {name: _show_value(value, kinds[name]) for name, value in self.values.items()}
+        return {self.name: given} | dict(self.when)
+
 
 def part(room: str, /, default: Any = PydanticUndefined, *, partial: bool = False) -> Any:
     """A field of a recipe that holds a call (or, with a tuple type, several) of a room.
@@ -423,10 +429,7 @@ def _tree(value: Any) -> Any:
 
 def _given(value: Any) -> Any:
     if isinstance(value, Call):
-        kinds = {name: knob.annotation for name, knob in knobs(value.room, value.name).items()}
-        return {
-            value.name: {key: _show_value(item, kinds[key]) for key, item in value.values.items()}
-        } | dict(value.when)
+        return value.to_tree()
     if isinstance(value, tuple):
         return [_given(item) for item in value]
     if isinstance(value, BaseModel):

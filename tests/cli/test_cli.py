@@ -116,8 +116,8 @@ def test_help_imports_nothing_heavy():
 def test_look_tells_and_draws(works, scan, tmp_path):
     said = works("look", scan)
     assert "24" in said
-    assert "picture: scan.look.png" in said
-    assert (tmp_path / "scan.look.png").read_bytes().startswith(PNG)
+    assert f"picture: {Path(scan).name}.look.png" in said
+    assert (tmp_path / f"{Path(scan).name}.look.png").read_bytes().startswith(PNG)
     works("look", scan, "--picture", "other.png")
     assert (tmp_path / "other.png").exists()
 

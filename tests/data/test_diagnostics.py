@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phaseloom.data.diagnostics import Finding, d4sigma, inspect
+from phaseloom.data.diagnostics import Finding, d4sigma, inspect, require_counts
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.errors import BadInput
 
 N, DX, DIAMETER = 48, 0.5, 8.0
 
@@ -185,3 +186,41 @@ def test_a_scan_along_the_beam_is_judged_where_the_beam_is_widest():
     assert filled(far) == filled(turned) > 1.4 * filled(near)
     assert "at its widest" in find(far, "window").value
     assert "at its widest" not in find(flat, "window").value
+
+
+def with_value(value: float) -> Scan4D:
+    counts = GOOD.counts[:].astype(float)
+    counts[3, 4, 5] = value
+    return replace(GOOD, counts=counts)
+
+
+def test_values_that_are_not_counts_are_named() -> None:
+    assert "values" not in [finding.name for finding in inspect(GOOD)]
+    below = find(with_value(-2.0), "values")
+    assert (below.value, below.level) == ("0 not finite, 1 negative", "warn")
+    assert "prepare: nonnegative" in below.advice
+    lost = find(with_value(np.nan), "values")
+    assert (lost.value, lost.level) == ("1 not finite, 0 negative", "bad")
+    assert "mask" in lost.advice
+    clean = replace(GOOD, mask=GOOD.mask & ~(np.arange(N * N).reshape(N, N) == 4 * N + 5))
+    assert [f for f in inspect(with_value(np.nan)) if f.name == "dose"] != []
+    assert find(replace(with_value(np.nan), mask=clean.mask), "dose") == find(clean, "dose")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_a_run_refuses_values_that_are_not_counts(value: float, masked: bool) -> None:
+    import phaseloom as pl
+
+    scan = with_value(value)
+    if masked:
+        mask = scan.mask.copy()
+        mask[4, 5] = False
+        scan = replace(scan, mask=mask)
+    recipe = pl.Reconstruct.of({"file": "x.h5", "epochs": 1})
+    with pytest.raises(BadInput, match=r"scan.counts: pattern 3, pixel \[4, 5\]: (nan|inf|-1.0) is"):
+        pl.Job.begin(recipe, scan=scan)
+    if value == -1.0:
+        require_counts(scan)
+        recipe = recipe.with_settings({"prepare": "nonnegative", "start": "none"})
+        assert pl.Job.begin(recipe, scan=scan).level is not None

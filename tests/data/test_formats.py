@@ -12,7 +12,7 @@ import zarr
 from scipy.io import savemat
 
 from phaseloom.data import formats
-from phaseloom.data.counts import ArrangedCounts, MappedCounts, load_counts
+from phaseloom.data.counts import ArrangedCounts, MappedCounts, SelectedCounts, load_counts
 from phaseloom.data.formats.arrangement import Arrangement, ReversedAxes, arrange
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -112,11 +112,46 @@ def test_a_raster_reads_alike_from_every_format_and_keeps_its_type(write, dtype:
     assert isinstance(scan.counts, np.ndarray) == (write not in LAZY) or write in (mat5, mat5_packed)
 
 
+@pytest.mark.parametrize("write", LAZY)
+def test_patterns_in_a_file_become_an_array_where_numpy_asks_for_one(write: Writer, tmp_path: Path) -> None:
+    scan = formats.read(write(tmp_path, CUBE), knobs=KNOBS)
+    wanted = CUBE.reshape(-1, Y, X)
+    mapped = MappedCounts(scan.counts, lambda stack: 2 * stack, scan.counts.shape, scan.counts.dtype)
+    chosen = SelectedCounts(scan.counts, np.array([3, 1]))
+    np.testing.assert_array_equal(np.asarray(scan.counts), wanted)
+    np.testing.assert_array_equal(np.asarray(mapped), 2 * wanted)
+    np.testing.assert_array_equal(np.array(chosen, np.float32), wanted[[3, 1]])
+    assert np.asarray(scan.counts).dtype == np.uint16
+    assert np.mean(scan.counts) == wanted.mean()
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_three_axes_get_their_grid_from_the_settings(write: Writer, tmp_path: Path) -> None:
     scan = formats.read(write(tmp_path, CUBE.reshape(-1, Y, X)), knobs={**KNOBS, "grid": (4, 3)})
     assert scan.grid == (4, 3)
     np.testing.assert_array_equal(all_of(scan), CUBE.reshape(-1, Y, X))
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_stated_grid_must_be_the_raster_of_four_axes(write: Writer, tmp_path: Path) -> None:
+    path = write(tmp_path, CUBE)
+    assert formats.read(path, knobs={**KNOBS, "grid": [SLOW, FAST]}).grid == (SLOW, FAST)
+    for grid in ([FAST, SLOW], [2, 6], [1, 5]):
+        with pytest.raises(BadInput, match=rf"grid: {grid[0]}x{grid[1]} is not the raster 3x4 of"):
+            formats.read(path, knobs={**KNOBS, "grid": grid})
+
+
+def test_a_stated_grid_must_be_the_raster_beside_a_table_of_positions(tmp_path: Path) -> None:
+    np.save(tmp_path / "places.npy", np.zeros((SLOW * FAST, 2)))
+    knobs = {"energy": "80 keV", "angle": "1 mrad", "positions": "places.npy"}
+    with pytest.raises(BadInput, match="grid: 4x3 is not the raster 3x4"):
+        formats.read(npy(tmp_path, CUBE), knobs={**knobs, "grid": [4, 3]})
+
+
+def test_the_numbers_of_an_archive_do_not_contradict_a_selection(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", counts=CUBE, n_slow=SLOW, n_fast=FAST)
+    scan = formats.read(tmp_path / "s.npz", knobs={**KNOBS, "selection": "1:"})
+    assert scan.grid == (SLOW - 1, FAST)
 
 
 @pytest.mark.parametrize("write", WRITERS)

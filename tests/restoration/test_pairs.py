@@ -167,7 +167,7 @@ def test_a_folder_that_is_no_data_set_is_a_sentence(tmp_path):
     single = dataset(tmp_path / "single")
     np.save(single / "train/gt/late.npy", np.zeros((2, 3, 5)))
     (single / "train/input/Thumbs.db").write_bytes(b"")
-    with pytest.raises(BadInput, match=r"1 file lack a partner .*late.npy"):
+    with pytest.raises(BadInput, match=r"1 file lacks a partner .*late.npy"):
         ImagePairs.of(single)
     half = dataset(dataset(tmp_path / "half"), names=("a",), sides=("gt_hr",))
     with pytest.raises(

@@ -5,11 +5,12 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from phaseloom.errors import BadInput
+from phaseloom.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -22,6 +23,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"phaseloom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _choose_command(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """From diffraction patterns to phase images."""
 
 
 def main() -> None:

@@ -32,7 +32,8 @@ def look(
     file: DataFile,
     settings: Set = None,
     picture: Annotated[
-        Path | None, typer.Option(help="where to write the picture; default: FILE.png here")
+        Path | None,
+        typer.Option(help="where to write the picture; default: FILE.look.png here, scan.npy.look.png"),
     ] = None,
 ) -> None:
     """Print what a data file holds (shape, units, overlap, dose, faults, advice) and draw it.
@@ -43,7 +44,7 @@ def look(
     from phaseloom.data.diagnostics import inspect
     from phaseloom.result import is_result
 
-    target = check_picture_name(picture or Path(f"{file.stem}.look.png"))
+    target = check_picture_name(picture or Path(f"{file.name}.look.png"))
     if not settings and file.suffix in (".h5", ".hdf5") and is_result(file):
         _look_at_result(file, target)
         return
@@ -104,7 +105,10 @@ def reconstruct(
 @app.command()
 def convert(
     file: Annotated[
-        Path, typer.Argument(help="a parameter file of PtyRAD (.yaml, .toml, .json) or an older one of ours")
+        Path,
+        typer.Argument(
+            help="a parameter file of PtyRAD (.yaml, .toml, .json), or an older one of ours, of a search too"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="where to write ours")] = Path("run.yaml"),
 ) -> None:
@@ -140,6 +144,12 @@ def _write_in_current_names(tree: dict[str, Any], file: Path, out: Path) -> None
     """Write a parameter file of ours anew; the log names every setting that has another name today."""
     from phaseloom.search.trials import find_kind, find_verb
 
+    if "over" in tree:
+        from phaseloom.search.recipe import Search
+
+        _write_new(out, Search.of(tree).to_text(defaults=False))
+        typer.echo(f"search with: phaseloom search RUN.yaml {out}")
+        return
     recipe = find_kind(tree, str(file)).recipe.of(tree)
     if out.parent.resolve() != file.parent.resolve():
         recipe = recipe.with_paths_from(file.parent.resolve())

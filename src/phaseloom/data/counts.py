@@ -101,6 +101,13 @@ class HDF5Source:
                 yield data[block]
 
 
+def _read_array(counts: Counts, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    """All patterns, where numpy asks for an array: ``__array__`` of what reads on demand."""
+    if copy is False:
+        raise ValueError("these patterns are not in memory: numpy.asarray(counts) reads them")
+    return load_counts(counts).astype(dtype or counts.dtype, copy=False)
+
+
 @dataclass(frozen=True)
 class ArrangedCounts:
     """Patterns cut out of a stored array, read when asked for.
@@ -137,6 +144,8 @@ class ArrangedCounts:
     def dtype(self) -> np.dtype:
         """The source's dtype."""
         return self.source.dtype
+
+    __array__ = _read_array
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         """Read the patterns of an integer index array (any order, repeats allowed)."""
@@ -178,6 +187,8 @@ class MappedCounts:
     shape: tuple[int, int, int]
     dtype: np.dtype
 
+    __array__ = _read_array
+
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         """Read and transform; the function sees a stack ``(m, y, x)``."""
         index = np.arange(self.shape[0])[index]
@@ -192,6 +203,8 @@ class ComputedCounts:
     compute: Callable[[int], np.ndarray]
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    __array__ = _read_array
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         """Compute one pattern after the other."""
@@ -220,6 +233,8 @@ class SelectedCounts:
     def dtype(self) -> np.dtype:
         """The source's dtype."""
         return self.source.dtype
+
+    __array__ = _read_array
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         """Read through the choice."""
@@ -266,6 +281,8 @@ class PartialCounts:
     def dtype(self) -> np.dtype:
         """That of the patterns."""
         return self.rows.dtype
+
+    __array__ = _read_array
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
         """Patterns that are here.

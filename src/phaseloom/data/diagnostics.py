@@ -11,10 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from phaseloom.data.counts import get_present, split_indices
 from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
 from phaseloom.units import ENERGY, LENGTH
 
-__all__ = ["Finding", "d4sigma", "inspect"]
+__all__ = ["Finding", "d4sigma", "inspect", "require_counts"]
 
 Level = Literal["good", "note", "warn", "bad"]
 
@@ -49,6 +51,9 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
         >>> inspect(scan)[0].value
         '2 patterns of 8 x 8 pixels, float64'
     """
+    if not isinstance(scan, Scan4D):
+        fix = "is not a scan: give one of phaseloom.read, or Scan4D(counts=..., positions=..., geometry=...)"
+        raise BadInput("inspect", type(scan).__name__, fix)
     survey = _ScanSurvey(scan)
     findings = []
     for name, describe in PROPERTIES.items():
@@ -61,6 +66,36 @@ def inspect(scan: Scan4D, /) -> list[Finding]:
         else:
             findings.append(Finding(name, value, "good", ""))
     return findings
+
+
+def require_counts(scan: Scan4D, /, *, lowest: float | None = None) -> None:
+    """Refuse patterns in memory with values that would spoil a run; those in files are checked by readers.
+
+    Masked pixels are checked as well: a sum over a mask does not get rid of values that are not numbers.
+
+    Args:
+        scan: as it will be modelled.
+        lowest: value that a noise model can take; default: any.
+
+    Raises:
+        BadInput: a value that is not finite, or is lower; names the first pattern and pixel.
+    """
+    rows, place = get_present(scan.counts)
+    if type(rows) is not np.ndarray or rows.dtype.kind not in "if":
+        return
+    for index in split_indices(rows):
+        stack = rows[index[0] : index[-1] + 1]
+        bad = ~np.isfinite(stack)
+        if lowest is not None:
+            bad |= stack < lowest
+        if bad.any():
+            row, y, x = (int(number) for number in np.argwhere(bad)[0])
+            number = index[0] + row if place is None else int(np.flatnonzero(place == index[0] + row)[0])
+            value = float(stack[row, y, x])
+            fix = "is not a count: put 0 there and mask the pixel (prepare: mask)"
+            if np.isfinite(value):
+                fix = "is negative, which no count is: add prepare: nonnegative, or take noise: gaussian"
+            raise BadInput(f"scan.counts: pattern {number}, pixel [{y}, {x}]", value, fix)
 
 
 class _ScanSurvey:
@@ -80,16 +115,26 @@ class _ScanSurvey:
         self.at_highest = 0
         self.scaled = False
         self.quantum = 0
+        self.negative = 0
+        self.not_finite = 0
         for start in range(0, self.read, 64):
-            self._add(scan.counts[index[start : start + 64]].astype(np.float64) * scan.mask)
+            self._add(self._clean(scan.counts[index[start : start + 64]].astype(np.float64), count=True))
         self.mean /= self.read
         for start in range(0, self.read, 64):
-            stack = scan.counts[index[start : start + 64]] * scan.mask
+            stack = self._clean(scan.counts[index[start : start + 64]])
             self.at_highest += int((stack == self.highest).sum())
             self.near_highest += int((stack >= 0.9 * self.highest).sum())
             some = stack - self.mean * scan.mask
             self.speckle += (abs(np.fft.ifft2(some, norm="ortho")) ** 2).sum(0)
         self.speckle = np.fft.fftshift(self.speckle / self.read)
+
+    def _clean(self, stack: np.ndarray, *, count: bool = False) -> np.ndarray:
+        """Patterns without masked pixels and values that are not finite, which are counted first."""
+        finite = np.isfinite(stack)
+        if count:
+            self.not_finite += int((~finite).sum())
+            self.negative += int((stack < 0).sum())
+        return (stack if finite.all() else np.where(finite, stack, 0)) * self.scan.mask
 
     def _add(self, stack: np.ndarray) -> None:
         self.mean += stack.sum(0)
@@ -395,6 +440,9 @@ def _describe_heights(survey: _ScanSurvey) -> str | None:
 
 PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "counts": _describe_counts,
+    "values": lambda s: (
+        f"{s.not_finite} not finite, {s.negative} negative" if s.not_finite or s.negative else None
+    ),
     "beam": lambda s: (
         f"{s.geometry.beam} {ENERGY.show(s.geometry.energy)}, wavelength {LENGTH.show(s.geometry.wavelength)}"
     ),
@@ -433,6 +481,8 @@ class FindingAdvice(StrEnum):
         "A quantum counts as {survey.quantum}: divide by it "
         "(prepare: [{{normalise: {{by: divide, value: {survey.quantum}}}}}])."
     )
+    NOT_FINITE = "Values are not finite: put 0 there and mask those pixels (prepare: mask)."
+    NEGATIVE = "Counts are not negative: set those to zero (prepare: nonnegative), or mask their pixels."
     UNUSUAL_ENERGY = "The energy is unusual for {survey.geometry.beam}s: check its unit."
     TINY_PIXEL = "The object pixel is below half the wavelength: check distance, pixel size and energy."
     UNKNOWN_BEAM = "The beam's size cannot be told from noisy patterns: compare the step with it yourself."
@@ -486,6 +536,8 @@ RULES = (
     FindingRule("counts", "bad", FindingAdvice.NO_COUNTS, lambda s: s.highest <= 0),
     FindingRule("counts", "warn", FindingAdvice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
     FindingRule("counts", "warn", FindingAdvice.LARGE_QUANTUM, lambda s: s.quantum > 1),
+    FindingRule("values", "bad", FindingAdvice.NOT_FINITE, lambda s: s.not_finite > 0),
+    FindingRule("values", "warn", FindingAdvice.NEGATIVE, lambda s: s.negative > 0),
     FindingRule("beam", "warn", FindingAdvice.UNUSUAL_ENERGY, lambda s: not s.has_usual_energy),
     FindingRule(
         "object pixel",

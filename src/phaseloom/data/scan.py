@@ -41,7 +41,8 @@ def wavelength_of(energy: float, beam: Literal["photon", "electron"] = "photon")
         0.0196875
     """
     if not (isinstance(energy, (int, float, np.number)) and 1 <= energy <= 1e8):
-        raise BadInput("energy", energy, f"is not the energy of a {beam} in eV: write for example '80 keV'")
+        kind = "an electron" if beam == "electron" else f"a {beam}"
+        raise BadInput("energy", energy, f"is not the energy of {kind} in eV: write for example '80 keV'")
     return photon_wavelength(float(energy)) if beam == "photon" else electron_wavelength(float(energy))
 
 

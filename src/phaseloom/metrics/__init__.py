@@ -15,9 +15,6 @@ Everything takes numpy arrays, or what `numpy.asarray` accepts, and returns floa
 only `pattern_misfit` takes tensors.
 """
 
-import warnings
-from typing import Any
-
 from phaseloom.metrics import (
     clusters,
     colour,
@@ -29,17 +26,16 @@ from phaseloom.metrics import (
     spectral,
     standardise_pair,
 )
+from phaseloom.renames import get_renamed, import_renamed
 
 __all__ = ["clusters", "colour", "ensembles", "image", "mixed_states", "phase", "resolution", "spectral"]
 __all__ += ["standardise_pair"]
 
-_OLD_NAMES = {"repeats": ensembles, "states": mixed_states, "halves": standardise_pair}
+_OLD_NAMES = {
+    "repeats": "phaseloom.metrics.ensembles",
+    "states": "phaseloom.metrics.mixed_states",
+    "halves": "phaseloom.metrics.standardise_pair",
+}
 
-
-def __getattr__(name: str) -> Any:
-    """The modules under their names of version 0.1."""
-    if name not in _OLD_NAMES:
-        raise AttributeError(f"module 'phaseloom.metrics' has no attribute '{name}'")
-    module = _OLD_NAMES[name]
-    warnings.warn(f"metrics.{name} is now {module.__name__}", DeprecationWarning, stacklevel=2)
-    return module
+__getattr__ = get_renamed(__name__, _OLD_NAMES)
+import_renamed(__name__, _OLD_NAMES)

@@ -9,10 +9,6 @@ Interactive ones (`browse`, `compare`, `slide`, `Live`) belong to pyplot, whose 
 in windows, or with ipympl in a notebook; the first three return an `phaseloom.plot.gui.SteppedView`.
 """
 
-import importlib
-import warnings
-from typing import Any
-
 from phaseloom.plot.browse import browse, compare
 from phaseloom.plot.gui import slide, watching
 from phaseloom.plot.histories import losses, refined_parameters
@@ -23,6 +19,7 @@ from phaseloom.plot.report import comparison, report
 from phaseloom.plot.scan import forward, scan_overview
 from phaseloom.plot.scan_maps import groups, positions, tilts
 from phaseloom.plot.style import save
+from phaseloom.renames import get_renamed
 
 __all__ = [
     "Live",
@@ -48,18 +45,10 @@ __all__ = [
 ]
 
 
-_RENAMED = {
-    "save_stem_visualization": "virtual.save_stem_visualization",
-    "virtual_images": "virtual.plot_virtual_images",
-    "refined": "plot.refined_parameters",
+_OLD_NAMES = {
+    "save_stem_visualization": "phaseloom.virtual.save_stem_visualization",
+    "virtual_images": "phaseloom.virtual.plot_virtual_images",
+    "refined": "phaseloom.plot.refined_parameters",
 }
-"""Public here in an earlier version, and where they are now."""
 
-
-def __getattr__(name: str) -> Any:
-    """Names of earlier versions."""
-    if name not in _RENAMED:
-        raise AttributeError(f"module 'phaseloom.plot' has no attribute '{name}'")
-    warnings.warn(f"pl.plot.{name} is now pl.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
-    package, current = _RENAMED[name].split(".")
-    return getattr(importlib.import_module(f"phaseloom.{package}"), current)
+__getattr__ = get_renamed(__name__, _OLD_NAMES)

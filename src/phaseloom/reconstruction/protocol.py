@@ -13,6 +13,7 @@ import torch
 
 from phaseloom.calibration.calibrate import DEFAULT_ESTIMATORS, Calibration, run_estimators
 from phaseloom.calibration.state import Estimator
+from phaseloom.data.diagnostics import require_counts
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint, device
@@ -116,6 +117,7 @@ class Job:
         if scan is not None:
             recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
         data = recipe.scan(scan)  # read the file, prepare the patterns
+        require_counts(data, lowest=recipe.lowest_count(data))
         if check is not None:
             check(data)
         recipe, data = calibrate_scan(recipe, data)  # orientation, rotation, defocus, step, slices
@@ -320,6 +322,9 @@ def calibrate(
 
     See `phaseloom.calibration.calibrate.run_estimators` for arguments and errors.
     """
+    check_arguments(recipe, None, scan, place="calibrate")
+    if scan is None:
+        raise BadInput("calibrate: scan", None, "is missing: give the data, calibrate(recipe, scan)")
     return run_estimators(recipe, scan, run=run_in_memory, estimators=estimators)
 
 

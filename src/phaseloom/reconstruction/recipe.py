@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
@@ -27,6 +27,9 @@ from phaseloom.spec import Call, call, knobs, part
 __all__ = ["Reconstruct"]
 
 log = logging.getLogger(__name__)
+
+SHAPE_MODULE = "phaseloom.fitting.schedule"
+"""Where the shapes of rates are."""
 
 DEFAULT_RATES = {"object": 0.02, "probe": 0.02, "positions": 0.02, "affine": 0.02, "weights": 0.002}
 """Steps relative to the natural size of each part: transmission 1, probe's peak, a pixel, a weight of 1."""
@@ -49,6 +52,15 @@ class ScheduledRate(BaseModel):
     stop: int | None = Field(None, ge=1)
     shape: Any = None
 
+    @field_validator("shape")
+    @classmethod
+    def _in_current_names(cls, node: Any) -> Any:
+        """The node with the names of today, which files are written with."""
+        if node is None:
+            return None
+        curve = call(SHAPE_MODULE, node, "rates: shape")
+        return curve.to_tree() if curve.values else curve.name
+
     @model_validator(mode="after")
     def _moves_at_all(self) -> Self:
         if self.stop is not None and self.stop < self.start:
@@ -61,7 +73,7 @@ class ScheduledRate(BaseModel):
         """As optimisers want it."""
         if self.shape is None:
             return optimizers.Rate(self.rate, self.start, self.stop)
-        curve = call("phaseloom.fitting.schedule", self.shape, "rates: shape").partial()
+        curve = call(SHAPE_MODULE, self.shape, "rates: shape").partial()
         return optimizers.Rate(self.rate, self.start, self.stop, curve)
 
 
@@ -150,7 +162,7 @@ class Reconstruct(ScanRecipe):
     rates: Mapping[str, float | ScheduledRate] = Field(default_factory=dict)
     changes: tuple[RateChange, ...] = ()
     optimizer: Call = part("phaseloom.fitting.optimizers", "gauss_newton")
-    shape: Call = part("phaseloom.fitting.schedule", "cosine")
+    shape: Call = part(SHAPE_MODULE, "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
     batch: Call = part("phaseloom.ptycho.batches", "random")
     outputs: tuple[Call, ...] = part("phaseloom.export", ())
@@ -204,6 +216,12 @@ class Reconstruct(ScanRecipe):
         """The noise model given, or the usual one of the scan's beam."""
         usual = "amplitude" if scan.geometry.beam == "photon" else "poisson"
         return self.noise or Call("phaseloom.ptycho.noise", usual)
+
+    def lowest_count(self, scan: Scan4D, /) -> float | None:
+        """Value that the noise model can take: minus the floor of those with roots and logarithms."""
+        noise = self.noise_of(scan)
+        floor = knobs(noise.room, noise.name).get("floor")
+        return None if floor is None else -float(noise.values.get("floor", floor.default))
 
     def build_model(self, scan: Scan4D, room: scans.Canvas | None = None, /) -> Ptychography:
         """The model of a scan with its first guesses, on a canvas of its own or the one given."""

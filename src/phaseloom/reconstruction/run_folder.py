@@ -19,20 +19,20 @@ from phaseloom.result import Result
 __all__ = ["check_arguments", "hash_setup", "save_epoch", "save_result"]
 
 
-def check_arguments(recipe: Any, folder: Any, scan: Any, /) -> Path | None:
-    """The folder of a new run, after a check of what `Job.begin` was given.
+def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job.begin") -> Path | None:
+    """The folder of a new run, after a check of what `Job.begin`, or another place, was given.
 
     Raises:
         BadInput: something of the wrong kind, or a folder that holds a run.
     """
     if not isinstance(recipe, Reconstruct):
         fix = "is not a recipe: make one, Reconstruct.of({...}) or Reconstruct.from_path(file)"
-        raise BadInput("Job.begin: recipe", type(recipe).__name__, fix)
+        raise BadInput(f"{place}: recipe", type(recipe).__name__, fix)
     if isinstance(folder, Scan4D):
         raise BadInput("Job.begin: directory", "a scan", "goes by its name: Job.begin(recipe, scan=scan)")
     if not isinstance(scan, Scan4D | None):
         fix = "is not a scan: make one, Scan4D(counts=..., positions=..., geometry=...)"
-        raise BadInput("Job.begin: scan", type(scan).__name__, fix)
+        raise BadInput(f"{place}: scan", type(scan).__name__, fix)
     if folder is None:
         return None
     if not isinstance(folder, str | Path):

@@ -178,7 +178,7 @@ def digest_of_scan(scan: Scan4D, /) -> str:
 def _drop_blank_patterns(scan: Scan4D, name: str) -> Scan4D:
     """The patterns that hold counts at all; blank ones (a closed shutter, a lost frame) are named."""
     parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
-    lit = np.concatenate([(scan.counts[index] * scan.mask).any((1, 2)) for index in parts])
+    lit = np.concatenate([scan.counts[index][:, scan.mask].any(1) for index in parts])
     if not lit.any():
         raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
     if lit.all():

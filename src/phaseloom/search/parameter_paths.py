@@ -166,7 +166,7 @@ def set_parameters(recipe: Any, settings: Mapping[str, Any], /) -> Any:
     """A recipe with other values at some paths, wholes before their parts.
 
     Raises:
-        BadInput: as of `phaseloom.spec.Recipe.put`.
+        BadInput: as of `phaseloom.spec.Recipe.with_settings`.
 
     Example:
         >>> from phaseloom.reconstruction.recipe import Reconstruct

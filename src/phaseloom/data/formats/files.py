@@ -65,6 +65,8 @@ def require_file(path: str | os.PathLike[str], /) -> Path:
 
 def require_file_or_store(path: str | os.PathLike[str], /) -> Path:
     """The path of an existing file, or of a folder that is a Zarr store."""
+    if not isinstance(path, str | os.PathLike):
+        raise BadInput("read", type(path).__name__, "is not a path: give the name of a file")
     path = Path(path)
     marks = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
     return path if any((path / mark).is_file() for mark in marks) else require_file(path)

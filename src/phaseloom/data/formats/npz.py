@@ -57,14 +57,16 @@ def read(
     sampling = ("angle", "pixel", "distance")
     if "dx" in keys and all(setup.get(name) is None for name in sampling):
         setup["pixel"] = _read_number(path, "dx")
-    if setup.get("grid") is None and {"n_slow", "n_fast"} <= set(keys):
+    read_member = partial(_read_array, path)
+    patterns = read_member(key)
+    four_axes = len(setup.get("reshape") or patterns.shape) == 4  # and these have a raster of their own
+    if setup.get("grid") is None and {"n_slow", "n_fast"} <= set(keys) and not four_axes:
         setup["grid"] = (int(_read_number(path, "n_slow")), int(_read_number(path, "n_fast")))
     if setup.get("positions") is None and setup.get("step") is None:
         setup["positions"] = next((name for name in ("positions", "pos_px") if name in keys), None)
     if setup.get("positions_unit") is None:
         setup["positions_unit"] = "px" if (setup.get("positions") or "").endswith("_px") else "A"
-    read_member = partial(_read_array, path)
-    scan = build_scan(path, read_member(key), setup, key=key, read_member=read_member, wavelength=wavelength)
+    scan = build_scan(path, patterns, setup, key=key, read_member=read_member, wavelength=wavelength)
     return replace(scan, metadata=_read_metadata(path))
 
 

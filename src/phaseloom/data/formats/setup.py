@@ -157,7 +157,7 @@ def build_scan(
     counts, trusted = clean_counts(counts, place, negative=given["negative"])
     _, height, width = counts.shape
     geometry = _build_geometry(given, (height, width), path.name, wavelength)
-    grid = given["grid"] or raster
+    grid = _require_raster(given["grid"], raster, path.name)
     table = _read_named_table(path, given["positions"], read_member)
     if table is None:
         positions = _raster_positions(given, counts.shape[0], grid, path.name)
@@ -217,6 +217,20 @@ def _pixel_angle(
         assert detector_pixel is not None  # both or none, checked above
         angle = detector_pixel / distance
     return angle, angle
+
+
+def _require_raster(
+    stated: tuple[int, int] | None, raster: tuple[int, int] | None, name: str
+) -> tuple[int, int] | None:
+    """The raster of the array, or the stated one of an array of three axes."""
+    if stated is None or raster is None:
+        return stated or raster
+    if tuple(stated) != raster:
+        fix = (
+            f"is not the raster {raster[0]}x{raster[1]} of the array: leave grid out, or see permute, reshape"
+        )
+        raise BadInput(f"{name}: grid", f"{stated[0]}x{stated[1]}", fix)
+    return raster
 
 
 def _raster_positions(

@@ -231,7 +231,10 @@ def _list_pairs(folder: Path) -> dict[str, tuple[Path, Path, Path | None]]:
     single = [side[stem].name for side in sides.values() for stem in sorted({*side} - {*shared})]
     if single:
         shown = ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
-        fix = f"lack a partner of their name in {' or '.join(sides)} ({shown}): add it, or remove them"
+        one = len(single) == 1
+        lack = "lacks" if one else "lack"
+        each = "it" if one else "them"
+        fix = f"{lack} a partner of their name in {' or '.join(sides)} ({shown}): add it, or remove {each}"
         raise BadInput(str(folder), f"{len(single)} file" + "s" * (len(single) > 1), fix)
     if not shared:
         raise BadInput(str(folder), None, f"holds no pair: put {', '.join(SUFFIXES)} into input and gt")
