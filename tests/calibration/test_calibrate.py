@@ -193,6 +193,15 @@ def test_patterns_that_were_flipped_by_hand_are_centred_first(true, tmp_path):
     )
 
 
+def test_a_disk_between_two_pixels_is_centred_to_half_a_pixel(true):
+    """Whole pixels leave a half; that is no reason to leave it where it was."""
+    counts = np.asarray(true.counts, np.float64)
+    between = (np.roll(counts, 1, 1) + np.roll(counts, 2, 1)) / 2
+    asked = recipe()
+    done = calibrate(asked, replace(true, counts=between), estimators=(estimators.estimate_semiangle,))
+    assert "center" in [call.name for call in done.recipe.prepare]
+
+
 def test_the_disk_tells_the_semi_angle_unless_the_stated_one_agrees(true):
     found = estimators.estimate_semiangle(true, knowing(semiangle=None)).state.semiangle
     assert found == pytest.approx(ANGLE, rel=0.04)  # of a radius of five pixels

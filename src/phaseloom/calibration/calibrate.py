@@ -29,6 +29,9 @@ DEFAULT_ESTIMATORS: tuple[Estimator, ...] = (
 )
 """From cheap and coarse to precise; each starts from the results of those before it."""
 
+MAX_REST_AFTER_CENTRING = 0.75
+"""Pixels that a disk may lie off after a shift by whole pixels, which leaves up to a half."""
+
 PROBES_TO_CALIBRATE = ("auto", "from_patterns", "focused", "aberrated")
 """First guesses of a probe whose curvature a calibration may choose."""
 
@@ -151,7 +154,7 @@ def _centre_patterns(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Esti
     moved = step(scan)
     remaining = _disk_offset(moved)
     before = _format_offset(off)
-    if any(remaining):
+    if max(map(abs, remaining)) > MAX_REST_AFTER_CENTRING:
         note = "the estimates below are not reliable: centre the patterns"
         return recipe, scan, (Estimate("centre", before, before, 1.0, False, note=note),)
     after = _format_offset(remaining)
