@@ -215,7 +215,7 @@ def test_a_setting_inside_a_list_is_refused_rather_than_losing_the_others(fails,
         (["reconstruct", "scan.h5", "--resume"], "scan.h5: holds no run.yaml"),
         (["compare", "scan.h5", "run/result.h5"], "scan.h5: is not a Phaseloom result: give a result.h5"),
         (["compare", "run/result.h5", "damaged.h5"], "damaged.h5: is not a Phaseloom result"),
-        (["compare", "gone.h5", "run/result.h5"], "gone.h5: is not a Phaseloom result"),
+        (["compare", "gone.h5", "run/result.h5"], "gone.h5: does not exist: give the result.h5 of a run"),
         (["compare", "run/result.h5", "run/result.h5", "--picture", "a.foo"], "has no ending of a picture"),
         (["describe", "prob"], "describe: prob is not a section: did you mean 'probe'?"),
         (

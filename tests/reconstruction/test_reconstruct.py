@@ -566,7 +566,8 @@ def test_an_unknown_ending_is_refused(finished, tmp_path, name):
 
 def test_something_else_is_no_result(files, tmp_path):
     (tmp_path / "a.h5").write_bytes(b"no")
-    for path in (tmp_path / "a.h5", files.native, tmp_path / "missing.h5"):
-        with pytest.raises(BadInput, match="is not a Phaseloom result"):
+    reasons = {tmp_path / "a.h5": "is not a Phaseloom result", files.native: "is not a Phaseloom result"}
+    for path, reason in (reasons | {tmp_path / "missing.h5": "does not exist"}).items():
+        with pytest.raises(BadInput, match=reason):
             Result.load(path)
         assert not is_result(path)
