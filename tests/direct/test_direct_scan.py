@@ -128,6 +128,14 @@ def test_the_command_writes_image_picture_and_optics(tmp_path, phaseloom, monkey
     assert "method" in wrong.err
     assert "single_sideband" not in wrong.err
     assert phaseloom("direct", "scan.h5", "--semiangle", "-3 mrad", "--out", "b.h5").code == 2
+    for text, reason in (
+        ("aberrations={C12: 3}", "C12"),
+        ("aberrations={C99: 3 nm}", "C99"),
+        ("pixels=3", "too few"),
+    ):
+        wrong = phaseloom("direct", "scan.h5", "--set", text, "--out", "b.h5")
+        assert wrong.code == 2
+        assert reason in wrong.err
 
 
 def test_scans_that_have_no_direct_image_are_refused(tmp_path):

@@ -15,9 +15,10 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.direct.reconstruct import DirectReconstruction, reconstruct_scan
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
+from phaseloom.physics.optics import coefficients
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import ScanRecipe
-from phaseloom.units import ANGLE, LENGTH
+from phaseloom.units import ANGLE, Coefficients
 
 __all__ = ["Direct", "DirectResult", "reconstruct_recipe"]
 
@@ -56,14 +57,15 @@ class Direct(ScanRecipe):
             raise BadInput("pixels", value, "is too few: use at least 20, 500 is usual")
         return value
 
+    @field_validator("aberrations")
+    @classmethod
+    def _check_aberrations(cls, value: dict[str, str | float]) -> dict[str, str | float]:
+        coefficients(Coefficients().parse(value))
+        return value
+
     def read_aberrations(self) -> dict[str, float]:
         """Aberrations as numbers, angstrom and radian."""
-        return {
-            name: (ANGLE if name.startswith("phi") or name.endswith("_angle") else LENGTH).parse(
-                value, f"aberrations.{name}"
-            )
-            for name, value in self.aberrations.items()
-        }
+        return Coefficients().parse(self.aberrations)
 
 
 @dataclass(frozen=True, eq=False)
