@@ -116,13 +116,18 @@ def _check_calibratable(recipe: Any, scan: Scan4D) -> None:
 
 def _mask_bad_pixels(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
     """The scan without hot and dead pixels, and which they are."""
-    bad = find_bad_pixels(scan, mean=scan.mean_pattern())
+    bad = find_bad_pixels(scan)
     lines = bad.lines()
     if not lines:
         return recipe, scan, ()
     step = Call(prepare.__name__, "mask", {"outliers": True})
     found = Estimate("bad pixels", "; ".join(lines), "none", math.inf, True, note="by prepare: mask")
-    return recipe.model_copy(update={"prepare": (*recipe.prepare, step)}), step(scan), (found,)
+    return _append_step(recipe, step), replace(scan, mask=scan.mask & bad.mask), (found,)
+
+
+def _append_step(recipe: Any, step: Call) -> Any:
+    """The recipe with one more step of `prepare`."""
+    return recipe.model_copy(update={"prepare": (*recipe.prepare, step)})
 
 
 def _follow_descan(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
@@ -139,7 +144,7 @@ def _follow_descan(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estima
     rows, columns = np.ptp(moved.descan, axis=0).tolist()
     value = f"{rows:.2f} pixels along rows, {columns:.2f} along columns"
     found = Estimate("descan", value, "none", math.inf, True, note="by prepare: descan")
-    return recipe.model_copy(update={"prepare": (*recipe.prepare, step)}), moved, (found,)
+    return _append_step(recipe, step), moved, (found,)
 
 
 def _centre_patterns(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
@@ -159,7 +164,7 @@ def _centre_patterns(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Esti
         return recipe, scan, (Estimate("centre", before, before, 1.0, False, note=note),)
     after = _format_offset(remaining)
     centred = Estimate("centre", after, before, math.inf, True, note="by prepare: center")
-    return recipe.model_copy(update={"prepare": (*recipe.prepare, step)}), moved, (centred,)
+    return _append_step(recipe, step), moved, (centred,)
 
 
 def _disk_offset(scan: Scan4D) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, select_nearest
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.direct.transfer import turn_matrix
 from phaseloom.fitting.loop import Progress
 from phaseloom.physics.fourier import shift_to_corner, to_real, to_reciprocal
 from phaseloom.physics.optics import probe_wave
@@ -91,16 +92,13 @@ class CalibrationState:
 
     def detector_frame(self) -> np.ndarray:
         """Takes row vectors of frequency in the frame of the scan to the detector as it was read."""
-        c = math.cos(self.rotation)
-        s = math.sin(self.rotation)
-        turn = np.array([[c, s], [-s, c]])
         lay = np.eye(2)  # a step of prepare takes detector coordinates k to k @ lay
         for name, given in (ORIENTATIONS | TWINS)[self.orientation]:
             swap = np.array([[0.0, 1.0], [1.0, 0.0]])
             lay = lay @ (
                 swap if name == "transpose" else np.diag([-1.0 if given["axis"] == a else 1.0 for a in "yx"])
             )
-        return turn @ lay.T / self.step
+        return turn_matrix(self.rotation) @ lay.T / self.step
 
     def steps(self, scan: Scan4D, /) -> tuple[Call, ...]:
         """What has to be done to a scan as it was read and prepared."""

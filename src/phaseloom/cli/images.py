@@ -43,10 +43,7 @@ def direct(
     from phaseloom.direct import recipe as protocol
     from phaseloom.direct.figures import plot_direct_image
 
-    if out.suffix not in (".h5", ".hdf5"):
-        raise BadInput("--out", out.name, "is not an .h5 file: give it this ending")
-    picture = out.with_suffix(".png")
-    check_new(out, picture)
+    picture = _require_new_file(out)
     given: dict[str, Any] = {"semiangle": semiangle, "method": method}
     given["aberrations"] = None if defocus is None else {"defocus": defocus}
     changed = parse_settings(settings or []) | {name: v for name, v in given.items() if v is not None}
@@ -87,10 +84,7 @@ def virtual(
     from phaseloom.virtual import recipe as protocol
     from phaseloom.virtual.figures import plot_virtual_images
 
-    if out.suffix not in (".h5", ".hdf5"):
-        raise BadInput("--out", out.name, "is not an .h5 file: give it this ending")
-    picture = out.with_suffix(".png")
-    check_new(out, picture)
+    picture = _require_new_file(out)
     given: dict[str, Any] = {"semiangle": semiangle, "segments": segments}
     given["centre"] = None if centre is None else _read_pair("--centre", centre)
     given["annuli"] = [_read_pair("--annulus", text) for text in annulus] if annulus else None
@@ -105,6 +99,15 @@ def virtual(
     typer.echo(f"written: {found.write(out)}")
     plot.save(plot_virtual_images(scan, found.survey), picture)
     typer.echo(f"written: {picture}")
+
+
+def _require_new_file(out: Path) -> Path:
+    """The picture that goes beside an HDF5 file, if neither exists yet."""
+    if out.suffix not in (".h5", ".hdf5"):
+        raise BadInput("--out", out.name, "is not an .h5 file: give it this ending")
+    picture = out.with_suffix(".png")
+    check_new(out, picture)
+    return picture
 
 
 def _read_pair(place: str, text: str) -> list[float]:

@@ -279,7 +279,7 @@ class _Parameters:
     names: tuple[str, ...]
 
     def unit(self, name: str) -> float:
-        if name[0] == "C" and name[1].isdigit():
+        if _is_aberration(name):
             order = int(name[1])
             return (
                 self.optics.wavelength
@@ -298,7 +298,7 @@ class _Parameters:
         others: dict[str, Any] = {}
         for name, value in zip(self.names, values, strict=True):
             move = value * self.unit(name)
-            if name[0] == "C" and name[1].isdigit():
+            if _is_aberration(name):
                 aberrations[name] = aberrations.get(name, 0.0) + move
             else:
                 others[name] = getattr(self.optics, name) + move
@@ -308,8 +308,13 @@ class _Parameters:
         """The same as plain numbers."""
         found = self.place(torch.tensor(values))
         aberrations = {name: float(value) for name, value in found.aberrations.items()}
-        others = {name: float(getattr(found, name)) for name in self.names if not name[1].isdigit()}
+        others = {name: float(getattr(found, name)) for name in self.names if not _is_aberration(name)}
         return replace(found, aberrations=aberrations, **others)
+
+
+def _is_aberration(name: str) -> bool:
+    """Whether a number is a coefficient, such as ``C12a``, and not a field of the optics."""
+    return name[0] == "C" and name[1].isdigit()
 
 
 def _errors(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> dict[str, float]:

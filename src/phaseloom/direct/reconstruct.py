@@ -163,8 +163,7 @@ def choose_twin(
     note = f"twin (the scan turned by 180 degrees, opposite defocus and phase): decided by {why}"
     if keep:
         return optics, image, note
-    amplitude = image.amplitude
-    return optics.get_twin(), replace(image, phase=-image.phase, amplitude=amplitude), note
+    return optics.get_twin(), replace(image, phase=-image.phase), note
 
 
 def compute_skewness(values: Float[np.ndarray, "slow fast"], /) -> float:

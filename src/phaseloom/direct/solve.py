@@ -216,8 +216,7 @@ def weight_object(
     if method == DirectMethod.WIENER:
         return apply_wiener_filter(equations, length)
     if method == DirectMethod.OPTIMUM_BRIGHT_FIELD:
-        values = equations.solve() / equations.variance().sqrt() / math.sqrt(equations.pixels)
-        return values
+        return equations.solve() / equations.variance().sqrt() / math.sqrt(equations.pixels)
     phase = equations.sideband if method == DirectMethod.SINGLE_SIDEBAND else equations.right[:, 0]
     return torch.stack([phase, torch.zeros_like(phase)], -1)
 
