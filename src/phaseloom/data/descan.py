@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Bool, Float
 
 from phaseloom.data.counts import split_indices
 from phaseloom.data.scan import Scan4D
 
-__all__ = ["Deflections", "fit_descan", "measure_deflections"]
+__all__ = ["fit_descan", "measure_deflections"]
 
 WINDOW_IN_RADII = 1.4
 """Radius of the window in which the centre of mass is taken, in radii of the disk."""
 
 MIN_DESCAN_SIGNIFICANCE = 5.0
 """Standard errors by which a descan has to exceed what the object and counting make of it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Deflections:
-    """Centre of mass of each pattern.
-
-    Attributes:
-        centre: ``(pattern, 2)`` against the centre that was taken, detector pixels (row, column).
-        total: ``(pattern,)`` counts in the window.
-    """
-
-    centre: Float[np.ndarray, "pattern 2"]
-    total: Float[np.ndarray, " pattern"]
 
 
 def measure_deflections(
@@ -40,8 +25,8 @@ def measure_deflections(
     radius: float,
     mask: Bool[np.ndarray, "y x"] | None = None,
     mean: Float[np.ndarray, "y x"] | None = None,
-) -> Deflections:
-    """The centre of mass of each pattern within a window around the disk, in one pass.
+) -> Float[np.ndarray, "pattern 2"]:
+    """Centres of mass in a window around the disk, detector pixels (row, column) off ``centre``, in one pass.
 
     Untrusted pixels hold what they hold in the mean pattern smoothed over them, in proportion to the counts
     of the pattern, so that they do not pull.
@@ -68,34 +53,32 @@ def measure_deflections(
         stack = np.asarray(scan.counts[index], np.float32)
         sums[index] = stack.reshape(len(index), -1) @ used
     sums = sums + sums[:, :1] * missing
-    total = sums[:, 0]
-    return Deflections(sums[:, 1:] / np.maximum(total, 1e-9)[:, None], total)
+    return sums[:, 1:] / np.maximum(sums[:, :1], 1e-9)
 
 
 def fit_descan(
-    deflections: Deflections, positions: Float[np.ndarray, "pattern 2"], /
+    deflections: Float[np.ndarray, "pattern 2"], positions: Float[np.ndarray, "pattern 2"], /
 ) -> Float[np.ndarray, "pattern 2"] | None:
     """The plane through the centres of mass, ``(pattern, 2)`` detector pixels; ``None``: not significant.
 
     A mean slope of the object's phase, and a parabola of it, cannot be told from descan.
 
     Args:
-        deflections: of all patterns.
+        deflections: centres of mass of all patterns, detector pixels.
         positions: stated positions, angstrom.
     """
     arm = positions - positions.mean(0)
     arm = arm / max(float(np.abs(arm).max()), 1e-300)
     design = np.column_stack([np.ones(len(arm)), arm])
-    values = deflections.centre
-    weight = np.ones(len(values))
+    weight = np.ones(len(deflections))
     plane = np.zeros((3, 2))
     for _ in range(5):  # robust: strong scatterers pull less
-        plane = np.linalg.lstsq(design * weight[:, None], values * weight[:, None], rcond=None)[0]
-        left = np.linalg.norm(values - design @ plane, axis=1)
+        plane = np.linalg.lstsq(design * weight[:, None], deflections * weight[:, None], rcond=None)[0]
+        left = np.linalg.norm(deflections - design @ plane, axis=1)
         weight = 1 / np.maximum(1, left / (2 * max(float(np.median(left)), 1e-12)))
-    left = values - design @ plane
+    left = deflections - design @ plane
     # neighbours are not independent: the object moves whole regions
-    independent = max(4.0, len(values) / 9)
+    independent = max(4.0, len(deflections) / 9)
     error = np.sqrt(left.var(0) / independent / np.maximum(arm.var(0)[:, None], 1e-12))
     significant = bool((np.abs(plane[1:]) > MIN_DESCAN_SIGNIFICANCE * error).any())
     return design @ plane if significant else None

@@ -44,8 +44,6 @@ class BrightField:
         width: of a pixel, cycles per angstrom, (row, column).
         positions: ``(pattern, 2)`` as stated, angstrom.
         grid: (slow, fast) of a raster, or ``None``.
-        wavelength: angstrom.
-        radius: of the disk, cycles per angstrom.
     """
 
     changes: Float[np.ndarray, "pattern pixel"]
@@ -54,8 +52,6 @@ class BrightField:
     width: tuple[float, float]
     positions: Float[np.ndarray, "pattern 2"]
     grid: tuple[int, int] | None
-    wavelength: float
-    radius: float
 
     def transform(self, *, border: float = BORDER_SHARE, dtype: torch.dtype = torch.complex128) -> Spectrum:
         """The changes by spatial frequency of the scan.
@@ -249,14 +245,12 @@ class _Window:
         blocks: how many (rows, columns).
         block: detector pixels in a block along each axis.
         centre: pixel of the disk.
-        radius: of the disk, pixels.
     """
 
     first: tuple[int, int]
     blocks: tuple[int, int]
     block: int
     centre: tuple[float, float]
-    radius: float
 
     @classmethod
     def of(
@@ -278,7 +272,7 @@ class _Window:
                 raise BadInput("direct: bright-field disk", f"centre {centre}, radius {radius:.4g}", fix)
             first.append(low + (high - low - blocks * block) // 2)
             count.append(blocks)
-        return cls((first[0], first[1]), (count[0], count[1]), block, centre, radius)
+        return cls((first[0], first[1]), (count[0], count[1]), block, centre)
 
     def cut(self, stack: np.ndarray, move: np.ndarray) -> np.ndarray:
         """The square, moved by so many pixels."""
@@ -337,8 +331,6 @@ def _normalise(
         width=(height, width),
         positions=scan.positions,
         grid=scan.grid,
-        wavelength=geometry.wavelength,
-        radius=window.radius * math.sqrt(math.prod(unit.tolist())),
     )
 
 

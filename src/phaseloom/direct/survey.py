@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from phaseloom.data.bad_pixels import BadPixels, find_bad_pixels
 from phaseloom.data.calibrate import Disk, fit_disk
-from phaseloom.data.descan import Deflections, fit_descan, measure_deflections
+from phaseloom.data.descan import fit_descan, measure_deflections
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import BrightField, measure_bright_field
 from phaseloom.errors import BadInput
@@ -27,7 +27,6 @@ class DiskSurvey:
         bad: hot and dead pixels.
         mask: True where a pixel can be trusted: that of the scan without the bad pixels.
         disk: the bright-field disk of the mean pattern, detector pixels.
-        deflections: centre of mass of each pattern against the centre of the disk.
         descan: ``(pattern, 2)`` by how many detector pixels the disk of each pattern lies off the centre;
             ``None``: by nothing that is significant.
     """
@@ -36,7 +35,6 @@ class DiskSurvey:
     bad: BadPixels
     mask: Bool[np.ndarray, "y x"]
     disk: Disk
-    deflections: Deflections
     descan: Float[np.ndarray, "pattern 2"] | None
 
     def semiangle(self, scan: Scan4D, /) -> float:
@@ -81,11 +79,11 @@ def survey_disk(scan: Scan4D, /) -> DiskSurvey:
     bad = find_bad_pixels(scan, mean=mean)
     mask = scan.mask & bad.mask
     disk = fit_disk(np.where(mask, mean, 0.0), mask=mask)
-    deflections = measure_deflections(scan, centre=disk.centre, radius=disk.radius, mask=mask, mean=mean)
     if scan.descan is not None:  # known, in pixels of the model
         descan = scan.descan * np.divide(scan.window.angle, scan.geometry.angle)
     else:
-        descan = fit_descan(deflections, scan.positions)
+        moves = measure_deflections(scan, centre=disk.centre, radius=disk.radius, mask=mask, mean=mean)
+        descan = fit_descan(moves, scan.positions)
     if descan is not None:
         descan = descan - descan.mean(0)
-    return DiskSurvey(mean, bad, mask, disk, deflections, descan)
+    return DiskSurvey(mean, bad, mask, disk, descan)
