@@ -1,6 +1,7 @@
 from . import bright_field as bright_field
 from . import figures as figures
 from . import fit as fit
+from . import methods as methods
 from . import recipe as recipe
 from . import reconstruct as reconstruct
 from . import solve as solve

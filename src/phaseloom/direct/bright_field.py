@@ -11,6 +11,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from phaseloom.data.counts import split_indices
+from phaseloom.data.descan import WINDOW_IN_RADII
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
@@ -20,6 +21,7 @@ __all__ = [
     "border_weights",
     "fit_lattice",
     "measure_bright_field",
+    "measure_centres_of_mass",
     "smooth_intensity",
 ]
 
@@ -44,6 +46,7 @@ class BrightField:
         width: of a pixel, cycles per angstrom, (row, column).
         positions: ``(pattern, 2)`` as stated, angstrom.
         grid: (slow, fast) of a raster, or ``None``.
+        deflection: ``(half, pattern, 2)`` centres of mass, see `measure_centres_of_mass`, if they are needed.
     """
 
     changes: Float[np.ndarray, "pattern pixel"]
@@ -52,6 +55,7 @@ class BrightField:
     width: tuple[float, float]
     positions: Float[np.ndarray, "pattern 2"]
     grid: tuple[int, int] | None
+    deflection: Float[np.ndarray, "half pattern 2"] | None = None
 
     def transform(self, *, border: float = BORDER_SHARE, dtype: torch.dtype = torch.complex128) -> Spectrum:
         """The changes by spatial frequency of the scan.
@@ -70,14 +74,16 @@ class BrightField:
             values, frequency = self._transform_directly(changes, border)
             shape = None
         else:
-            fade = torch.outer(*(border_weights(n, border) for n in self.grid)).to(real)
-            images = changes.T.reshape(-1, *self.grid) * (fade / fade.square().sum().sqrt())
-            values = torch.fft.rfft2(images).flatten(1).T
+            values = self._transform_raster(changes, border)
             rows = torch.fft.fftfreq(self.grid[0], dtype=torch.float64)
             columns = torch.fft.rfftfreq(self.grid[1], dtype=torch.float64)
             index = torch.cartesian_prod(rows, columns)
             frequency = index @ torch.linalg.inv(torch.from_numpy(lattice)).T
             shape = (self.grid[0], len(columns))
+        deflection = None
+        if self.deflection is not None and shape is not None:
+            tables = torch.from_numpy(self.deflection).to(real)
+            deflection = torch.stack([self._transform_raster(one, border) for one in tables]).to(dtype)
         return Spectrum(
             values=values.to(dtype),
             frequency=frequency.to(real),
@@ -86,7 +92,14 @@ class BrightField:
             edge=max(self.width),
             shape=shape,
             grid=self.grid if shape else None,
+            deflection=deflection,
         )
+
+    def _transform_raster(self, columns: Tensor, border: float) -> Tensor:
+        assert self.grid is not None
+        fade = torch.outer(*(border_weights(n, border) for n in self.grid)).to(columns.dtype)
+        images = columns.T.reshape(-1, *self.grid) * (fade / fade.square().sum().sqrt())
+        return torch.fft.rfft2(images).flatten(1).T
 
     def _transform_directly(self, changes: Tensor, border: float) -> tuple[Tensor, Tensor]:
         arm = self.positions - self.positions.min(0)
@@ -120,6 +133,7 @@ class Spectrum:
         edge: width of a pixel, cycles per angstrom.
         shape: rows and columns of the frequencies, of a raster.
         grid: rows and columns of the raster.
+        deflection: ``(half, frequency, 2)`` centres of mass, of a raster, if they were measured.
     """
 
     values: Complex[Tensor, "frequency pixel"]
@@ -129,11 +143,17 @@ class Spectrum:
     edge: float
     shape: tuple[int, int] | None = None
     grid: tuple[int, int] | None = None
+    deflection: Complex[Tensor, "half frequency 2"] | None = None
 
     def select(self, index: Tensor, /) -> Spectrum:
         """Some of the frequencies."""
         return replace(
-            self, values=self.values[index], frequency=self.frequency[index], shape=None, grid=None
+            self,
+            values=self.values[index],
+            frequency=self.frequency[index],
+            shape=None,
+            grid=None,
+            deflection=None if self.deflection is None else self.deflection[:, index],
         )
 
     def select_pixels(self, index: Tensor, /) -> Spectrum:
@@ -234,6 +254,47 @@ def measure_bright_field(
             sums[index[mine]] = window.sum_blocks(part, trusted[number])[:, inside]
     found = _normalise(scan, sums, shares[:, inside][which], window.places()[inside], window)
     return found if descan is None else remove_rim_motion(found, descan - moves)
+
+
+def measure_centres_of_mass(
+    scan: Scan4D,
+    /,
+    *,
+    centre: tuple[float, float],
+    radius: float,
+    mask: Bool[np.ndarray, "y x"],
+    descan: Float[np.ndarray, "pattern 2"] | None = None,
+) -> Float[np.ndarray, "half pattern 2"]:
+    """Centres of mass around the disk, cycles per angstrom (row, column) as read, of halves of the detector.
+
+    The halves are the colours of a checkerboard of pixels, so that no electron is counted in both; each is
+    twice what its pixels add to the centre of mass of all. Their mean is that of all pixels. The mean over
+    the scan and the descan are taken off; untrusted pixels are taken to follow the counts of the others.
+
+    Args:
+        scan: a far-field scan.
+        centre: of the disk, pixel (row, column).
+        radius: of the disk, detector pixels.
+        mask: True where a pixel can be trusted.
+        descan: by how many pixels (row, column) the disk of each pattern lies off ``centre``.
+    """
+    lever = np.indices(mask.shape).astype(np.float64) - np.asarray(centre)[:, None, None]
+    window = np.hypot(*lever) < WINDOW_IN_RADII * radius
+    disk = np.hypot(*lever) < radius
+    colour = np.indices(mask.shape).sum(0) % 2
+    used = window & mask
+    table = np.stack([used, *(lever * (used & (colour == 0))), *(lever * (used & (colour == 1)))], -1)
+    sums = np.zeros((len(scan), 5))
+    for index in split_indices(scan.counts):
+        stack = np.asarray(scan.counts[index], np.float32)
+        sums[index] = stack.reshape(len(index), -1) @ table.reshape(-1, 5).astype(np.float32)
+    halves = 2 * sums[:, 1:] / np.maximum(sums[:, :1], 1e-9)
+    # untrusted pixels of the disk hold their share of counts but do not move the centre
+    halves = halves.reshape(-1, 2, 2).swapaxes(0, 1) * (disk & mask).sum() / max(disk.sum(), 1)
+    if descan is not None:
+        halves = halves - descan
+    halves = halves - halves.mean(1, keepdims=True)
+    return halves * np.asarray(scan.geometry.angle) / scan.geometry.wavelength
 
 
 @dataclass(frozen=True)
@@ -388,18 +449,19 @@ def fit_lattice(
     return steps if abs(np.linalg.det(steps)) > 1e-12 else None
 
 
-def border_weights(count: int, border: float, /) -> Float[Tensor, " count"]:
+def border_weights(count: int, border: float, /, *, upsample: int = 1) -> Float[Tensor, " place"]:
     """Weights along one axis of a scan that rise from its ends as a sine squared.
 
     Args:
         count: of places.
         border: share of them on which weights rise, on each side; 0: all are 1.
+        upsample: places of an image for each place of the scan.
 
     Example:
         >>> border_weights(4, 0.0).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    place = torch.arange(count, dtype=torch.float64) + 0.5
+    place = torch.arange(count * upsample, dtype=torch.float64) / upsample + 0.5
     if not border:
         return torch.ones_like(place)
     ends = torch.minimum(place, count - place) / (border * count)

@@ -1,33 +1,53 @@
 """Solve the linear model for the object: a pass over columns and data, then a small system per frequency.
 
 All methods weight the same sum over bright-field pixels. Only `least_squares` and `wiener` give radian; the
-others have a transfer of their own, which depends on the aberrations.
+others have a transfer of their own, which depends on the aberrations. Those that solve nothing are in
+`phaseloom.direct.methods`.
+
+An image may be finer than the scan: a scan knows frequencies only up to multiples of its own grid, but each
+pixel of the bright field sees them differently, so that the equations hold all of these aliases side by side.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from phaseloom.direct import methods
 from phaseloom.direct.bright_field import Spectrum, border_weights
 from phaseloom.direct.transfer import LinearOptics, compute_columns
+from phaseloom.errors import BadInput
 
-__all__ = ["DirectImage", "DirectMethod", "NormalEquations", "build_normal_equations", "reconstruct_image"]
+__all__ = [
+    "DirectImage",
+    "DirectMethod",
+    "NormalEquations",
+    "build_normal_equations",
+    "check_options",
+    "list_aliases",
+    "reconstruct_image",
+]
 
 RIDGE_SHARE = 1e-5
 """Share of the diagonal that is added to it: float32 rounds below 1e-6; it tells slices of a few angstrom."""
 
-MIN_TRANSFER = 1e-3
-"""Transfer below which a pixel does not count in a single-sideband image."""
+DECONVOLUTION_RIDGE = 1e-2
+"""Ridge of a Wigner distribution deconvolution: for 1e4 electrons per square angstrom; 1e-3 for 1e5."""
+
+MAX_UPSAMPLE = 4
 
 MAX_ELEMENTS_AT_ONCE = 4_000_000
 """Columns that are computed at once: frequencies times pixels."""
+
+MAX_WEIGHTS_AT_ONCE = 500_000
+"""The same for weights: deconvolution needs eight numbers or more on its padded detector for each."""
 
 MIN_RING_FREQUENCIES = 64
 """Frequencies that a ring of the prior holds at least."""
@@ -49,10 +69,13 @@ class DirectMethod(StrEnum):
     OPTIMUM_BRIGHT_FIELD = "obf"
     MATCHED_FILTER = "matched_filter"
     SINGLE_SIDEBAND = "ssb"
+    PARALLAX = "parallax"
+    CENTRE_OF_MASS = "dpc"
+    WIGNER_DECONVOLUTION = "wdd"
 
     @property
     def is_in_radian(self) -> bool:
-        """Whether the image is a phase in radian."""
+        """Whether the image is a phase in radian, whatever the aberrations."""
         return self in (DirectMethod.WIENER, DirectMethod.LEAST_SQUARES)
 
 
@@ -63,14 +86,12 @@ class NormalEquations:
     Attributes:
         matrix: ``(frequency, column, column)``; its inverse is the covariance of the object by counting.
         right: ``(frequency, column)``.
-        sideband: ``(frequency,)`` the sum in which each pixel counts alike for the phase.
         energy: ``(frequency,)`` what is to be explained.
         pixels: of the bright field.
     """
 
     matrix: Complex[Tensor, "frequency column column"]
     right: Complex[Tensor, "frequency column"]
-    sideband: Complex[Tensor, " frequency"]
     energy: Float[Tensor, " frequency"]
     pixels: int
 
@@ -89,6 +110,11 @@ class NormalEquations:
         """What the object explains of `energy`; counting alone makes 1 for each column."""
         return (self.right.conj() * self.solve(ridge=ridge)).sum(-1).real
 
+    def count(self) -> Int[Tensor, " frequency"]:
+        """Columns that any pixel sees."""
+        diagonal = self.matrix.diagonal(dim1=-2, dim2=-1).real
+        return (diagonal > 1e-12 * diagonal.max()).sum(-1)
+
     def _scale(self, ridge: float) -> tuple[Tensor, Tensor]:
         """Roots of the diagonal, and the matrix scaled to ones there, with the ridge."""
         diagonal = self.matrix.diagonal(dim1=-2, dim2=-1).real
@@ -97,8 +123,47 @@ class NormalEquations:
         return scale, scaled + ridge * torch.eye(scale.shape[-1], dtype=scaled.dtype)
 
 
+def list_aliases(
+    spectrum: Spectrum, upsample: int, /
+) -> tuple[Float[Tensor, "frequency tile 2"], Int[Tensor, "frequency tile 2"]]:
+    """Frequencies of a finer image that add up at each frequency of a scan, and their indices in its FFT.
+
+    Args:
+        spectrum: of a raster.
+        upsample: places of the image for each place of the scan, along each axis.
+
+    Example:
+        >>> index = torch.cartesian_prod(torch.fft.fftfreq(3), torch.fft.rfftfreq(3))
+        >>> raster = Spectrum(torch.zeros(6, 1), index, index[:1], index[:1, 0], 0.0, (3, 2), (3, 3))
+        >>> frequency, place = list_aliases(raster, 2)
+        >>> (3 * frequency[1]).round().tolist(), place[1].tolist()
+        ([[0.0, 1.0], [0.0, -2.0], [-3.0, 1.0], [-3.0, -2.0]], [[0, 1], [0, 4], [3, 1], [3, 4]])
+    """
+    rows, columns = _require_raster(spectrum)
+    grid = torch.tensor([rows, columns])
+    index = torch.cartesian_prod(torch.arange(rows), torch.arange(columns // 2 + 1))
+    tiles = torch.cartesian_prod(torch.arange(upsample), torch.arange(upsample)) * grid
+    place = index[:, None] + tiles
+    fine = grid * upsample
+    signed = place - fine * (place > (fine - 1) // 2)
+    by_index = spectrum.frequency.reshape(rows, -1, 2)
+    unit = torch.stack([by_index[1, 0] / torch.fft.fftfreq(rows)[1], by_index[0, 1] * columns])
+    return (signed / grid).to(unit.dtype) @ unit, place
+
+
+def _require_raster(spectrum: Spectrum) -> tuple[int, int]:
+    if spectrum.shape is None or spectrum.grid is None:
+        raise ValueError("an image needs the spectrum of a raster: spectrum.shape")
+    return spectrum.grid
+
+
 def build_normal_equations(
-    optics: LinearOptics, spectrum: Spectrum, /, *, amplitude: bool = True
+    optics: LinearOptics,
+    spectrum: Spectrum,
+    /,
+    *,
+    amplitude: bool = True,
+    aliases: Float[Tensor, "frequency tile 2"] | None = None,
 ) -> NormalEquations:
     """Sum columns and data over the bright-field pixels; differentiable in the numbers of ``optics``.
 
@@ -106,6 +171,8 @@ def build_normal_equations(
         optics: the model.
         spectrum: the data.
         amplitude: whether the object has an amplitude of its own.
+        aliases: frequencies of the object that add up at each frequency of the data, see `list_aliases`;
+            default: that of the data. Columns of the first come first.
 
     Example:
         >>> optics = LinearOptics.of(wavelength=0.02, semiangle=0.02, aberrations={"defocus": 200.0})
@@ -117,30 +184,40 @@ def build_normal_equations(
         >>> round(float(found.solve().abs()), 3)
         0.5
     """
+    aliases = spectrum.frequency[:, None] if aliases is None else aliases
     parts = []
-    for values, frequency in _split(spectrum):
-        columns = compute_columns(optics, spectrum.place, frequency, edge=spectrum.edge, amplitude=amplitude)
+    for values, tiles in _split(spectrum, aliases, MAX_ELEMENTS_AT_ONCE):
+        columns = compute_columns(
+            optics, spectrum.place, tiles.flatten(0, 1), edge=spectrum.edge, amplitude=amplitude
+        )
+        columns = columns.unflatten(0, tiles.shape[:2]).transpose(1, 2).flatten(2)
         weighted = (columns.conj() * spectrum.counts[:, None]).mT
-        phase = columns[..., 0]
-        size = phase.abs()
-        signs = phase.conj() * torch.where(size > MIN_TRANSFER, spectrum.counts / size.clamp_min(1e-6), 0.0)
-        single = (signs * values).sum(-1)
         parts.append(
             (
                 weighted @ columns,
                 (weighted @ values[..., None])[..., 0],
-                single,
                 (values.abs().square() * spectrum.counts).sum(-1),
             )
         )
-    matrix, right, sideband, energy = (torch.cat(one) for one in zip(*parts, strict=True))
-    return NormalEquations(matrix, right, sideband, energy, len(spectrum.place))
+    matrix, right, energy = (torch.cat(one) for one in zip(*parts, strict=True))
+    return NormalEquations(matrix, right, energy, len(spectrum.place))
 
 
-def _split(spectrum: Spectrum) -> Iterator[tuple[Tensor, Tensor]]:
+def _sum_weighted(
+    spectrum: Spectrum, aliases: Tensor, weight: Callable[[Tensor], Tensor]
+) -> Complex[Tensor, "frequency tile column"]:
+    """Sum over pixels with the weights that a function has for frequencies, each alias by itself."""
+    parts = []
+    for values, tiles in _split(spectrum, aliases, MAX_WEIGHTS_AT_ONCE):
+        weights = weight(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2])
+        parts.append(torch.einsum("ftpc,fp->ftc", weights, values))
+    return torch.cat(parts)
+
+
+def _split(spectrum: Spectrum, aliases: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Values and frequencies in pieces that fit the memory."""
-    count = max(1, MAX_ELEMENTS_AT_ONCE // max(1, len(spectrum.place)))
-    return zip(spectrum.values.split(count), spectrum.frequency.split(count), strict=True)
+    count = max(1, most // max(1, len(spectrum.place) * aliases.shape[1]))
+    return zip(spectrum.values.split(count), aliases.split(count), strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,17 +225,45 @@ class DirectImage:
     """A direct image of a raster scan.
 
     Attributes:
-        phase: ``(slow, fast)`` at the places of the scan; radian if ``method.is_in_radian``.
+        phase: ``(slow, fast)`` at the places of the scan, or ``upsample`` times finer along each axis, from
+            the same first place; radian if ``method.is_in_radian``.
         amplitude: loss of amplitude ``-log |object|`` at the same places, or ``None``.
         method: how it was made.
         explained: share of what changes, beyond counting noise, that the linear model explains; NaN where
             nothing is seen to change but by counting.
+        upsample: places of the image for each place of the scan, along each axis.
+        halves: two phases, each from half of the pixels, faded out at the borders, if they were asked for.
     """
 
     phase: Float[Tensor, "slow fast"]
     amplitude: Float[Tensor, "slow fast"] | None
     method: DirectMethod
     explained: float
+    upsample: int = 1
+    halves: tuple[Tensor, Tensor] | None = None
+
+
+def check_options(method: DirectMethod, upsample: int, ridge: float, high_pass: float | None, /) -> None:
+    """Refuse options of an image that a method cannot have.
+
+    Args:
+        method: see `DirectMethod`.
+        upsample: see `reconstruct_image`, as the others.
+        ridge: of a deconvolution.
+        high_pass: angstrom.
+
+    Raises:
+        BadInput: such an option.
+    """
+    if not 1 <= upsample <= MAX_UPSAMPLE:
+        raise BadInput("upsample", upsample, f"is not supported: write a number from 1 to {MAX_UPSAMPLE}")
+    if upsample > 1 and method == DirectMethod.CENTRE_OF_MASS:
+        fix = "is not possible with dpc, which has one deflection at each place: use wiener or parallax"
+        raise BadInput("upsample", upsample, fix)
+    if not 0 < ridge < 1:
+        raise BadInput("ridge", ridge, "is not between 0 and 1: write for example 0.01")
+    if high_pass is not None and not high_pass > 0:
+        raise BadInput("high_pass", high_pass, "is not above zero: write the longest period, such as 5 nm")
 
 
 def reconstruct_image(
@@ -168,6 +273,11 @@ def reconstruct_image(
     *,
     method: DirectMethod | str = DirectMethod.WIENER,
     border: float = 0.0,
+    upsample: int = 1,
+    ridge: float = DECONVOLUTION_RIDGE,
+    high_pass: float | None = None,
+    flip: bool = True,
+    halves: bool = False,
 ) -> DirectImage:
     """The object of a raster scan by one of the direct methods.
 
@@ -176,67 +286,143 @@ def reconstruct_image(
         spectrum: of a raster, with the same ``border``.
         method: see `DirectMethod`.
         border: share of the scan that was faded out on each side.
+        upsample: places of the image for each place of the scan, along each axis, 1 to 4. Wiener, least
+            squares and optimum bright field solve for all aliases of a frequency together, others take each
+            by itself.
+        ridge: of ``wdd``, a share of the largest overlap.
+        high_pass: period at which ``dpc`` leaves half of the phase, angstrom; default: the shorter side of
+            the scan.
+        flip: multiply the transfer of ``parallax`` by its sign.
+        halves: also make images of two halves of the pixels.
 
     Raises:
         ValueError: a scan that is no raster, or an unknown method.
+        BadInput: an option that the method cannot have.
     """
-    if spectrum.shape is None or spectrum.grid is None:
-        raise ValueError("an image needs the spectrum of a raster: spectrum.shape")
     method = DirectMethod(method)
-    highest = 2 * float(optics.semiangle) / optics.wavelength
-    length = optics.turn_frequencies(spectrum.frequency).norm(dim=-1)
-    inside = (length > 0) & (length < highest)
-    equations = build_normal_equations(optics, spectrum.select(torch.nonzero(inside)[:, 0]))
-    values = torch.zeros(len(inside), 2, dtype=spectrum.values.dtype)
-    values[inside] = weight_object(equations, method, length[inside])
-    fade = torch.outer(*(border_weights(n, border) for n in spectrum.grid)).to(length.dtype)
-    images = torch.fft.irfft2(values.T.reshape(2, *spectrum.shape), s=spectrum.grid)
-    images = images * fade.square().sum().sqrt() / fade.clamp_min(0.25)
-    noise = 2.0 * len(equations.energy)
-    signal = (equations.energy - equations.pixels).sum()
+    check_options(method, upsample, ridge, high_pass)
+    grid = _require_raster(spectrum)
+    frequency, place = list_aliases(spectrum, upsample)
+    length = optics.turn_frequencies(frequency).norm(dim=-1)
+    inside = length < 2 * float(optics.semiangle) / optics.wavelength
+    used = torch.nonzero(inside.any(-1) & (spectrum.frequency.norm(dim=-1) > 0))[:, 0]
+    aliases = frequency[used]
+    every = spectrum.select(used)
+    parts = [every, *methods.split_checkerboard(every)] if halves else [every]
+    equations = build_normal_equations(optics, every, aliases=aliases)
+    if method == DirectMethod.CENTRE_OF_MASS:
+        period = high_pass or 1 / float(max(length[1, 0], length[spectrum.frequency.shape[0] // grid[0], 0]))
+        objects = [methods.integrate_deflections(optics, one, high_pass=period)[:, None] for one in parts]
+    elif (weight := _choose_weights(method, ridge, flip)) is not None:
+        objects = [_sum_weighted(one, aliases, partial(weight, optics, one)) for one in parts]
+    else:
+        wiener = method == DirectMethod.WIENER
+        prior = estimate_prior(equations, length[used], inside[used]) if wiener else None
+        some = [build_normal_equations(optics, one, aliases=aliases) for one in parts[1:]]
+        objects = [weight_object(one, method, prior) for one in (equations, *some)]
+    fading = [border, 0.0, 0.0]  # divided out, it would spread what both halves share over all frequencies
+    images = [
+        _draw_images(one * inside[used][..., None], place[used], grid, upsample, faded)
+        for one, faded in zip(objects, fading, strict=False)
+    ]
+    if method == DirectMethod.WIGNER_DECONVOLUTION:
+        images = [torch.atan2(one[0], 1 - one[1])[None] for one in images]
+    return DirectImage(
+        phase=images[0][0],
+        amplitude=images[0][1] if method.is_in_radian else None,
+        method=method,
+        explained=_compute_explained_share(equations),
+        upsample=upsample,
+        halves=(images[1][0], images[2][0]) if halves else None,
+    )
+
+
+def _choose_weights(method: DirectMethod, ridge: float, flip: bool) -> Callable[..., Tensor] | None:
+    """What weights pixels without a system of equations."""
+    return {
+        DirectMethod.MATCHED_FILTER: methods.weight_by_transfer,
+        DirectMethod.SINGLE_SIDEBAND: methods.weight_by_sideband,
+        DirectMethod.PARALLAX: partial(methods.weight_by_parallax, flip=flip),
+        DirectMethod.WIGNER_DECONVOLUTION: partial(methods.weight_by_deconvolution, ridge=ridge),
+    }.get(method)
+
+
+def _draw_images(
+    values: Complex[Tensor, "frequency tile column"],
+    place: Int[Tensor, "frequency tile 2"],
+    grid: tuple[int, int],
+    upsample: int,
+    border: float,
+) -> Float[Tensor, "column slow fast"]:
+    """Real images from half of their frequencies, without the fading at the borders."""
+    full = values.new_zeros(values.shape[-1], *(n * upsample for n in grid))
+    known = torch.zeros(full.shape[1:], dtype=torch.bool)
+    full[:, place[..., 0], place[..., 1]] = values.movedim(-1, 0)
+    known[place[..., 0], place[..., 1]] = True
+    opposite = full.conj().flip((-2, -1)).roll((1, 1), (-2, -1))
+    images = torch.fft.ifft2(torch.where(known, full, opposite)).real * upsample**2
+    norm = torch.outer(*(border_weights(n, border) for n in grid)).square().sum().sqrt()
+    fade = torch.outer(*(border_weights(n, border, upsample=upsample) for n in grid))
+    return images * (norm / fade.clamp_min(0.25)).to(images.dtype)
+
+
+def _compute_explained_share(equations: NormalEquations) -> float:
+    """See `DirectImage.explained`."""
+    noise = float(equations.count().sum())
+    signal = float((equations.energy - equations.pixels).sum())
     numbers = equations.pixels * len(equations.energy)
-    seen = float(signal) > 5 * math.sqrt(numbers)  # else nothing but counting is seen to change
-    explained = float((equations.explained().sum() - noise) / signal) if seen else math.nan
-    amplitude = images[1] if method.is_in_radian else None
-    return DirectImage(images[0], amplitude, method, explained)
+    seen = signal > 5 * math.sqrt(numbers)  # else nothing but counting is seen to change
+    return (float(equations.explained().sum()) - noise) / signal if seen else math.nan
 
 
 def weight_object(
-    equations: NormalEquations, method: DirectMethod, length: Float[Tensor, " frequency"], /
-) -> Complex[Tensor, "frequency column"]:
-    """The object's spectrum by a method; components that it does not give are 0.
+    equations: NormalEquations, method: DirectMethod, prior: Float[Tensor, "frequency column"] | None, /
+) -> Complex[Tensor, "frequency tile column"]:
+    """The object's spectrum by a method that solves the equations; components that it does not give are 0.
 
     Args:
         equations: sums over pixels.
         method: how they are weighted.
-        length: of the frequencies, for the prior.
+        prior: of a Wiener filter, see `estimate_prior`.
     """
-    if method == DirectMethod.LEAST_SQUARES:
-        return equations.solve()
-    if method == DirectMethod.WIENER:
-        return apply_wiener_filter(equations, length)
-    if method == DirectMethod.OPTIMUM_BRIGHT_FIELD:
-        return equations.solve() / equations.variance().sqrt() / math.sqrt(equations.pixels)
-    phase = equations.sideband if method == DirectMethod.SINGLE_SIDEBAND else equations.right[:, 0]
-    return torch.stack([phase, torch.zeros_like(phase)], -1)
+    if prior is not None:
+        found = apply_wiener_filter(equations, prior)
+    elif method == DirectMethod.LEAST_SQUARES:
+        found = equations.solve()
+    else:
+        found = equations.solve() / equations.variance().sqrt() / math.sqrt(equations.pixels)
+    return found.unflatten(-1, (-1, 2))
 
 
-def apply_wiener_filter(
-    equations: NormalEquations, length: Float[Tensor, " frequency"], /
-) -> Complex[Tensor, "frequency column"]:
-    """The most likely object if its power is that of rings of frequencies, estimated from the data.
+def estimate_prior(
+    equations: NormalEquations, length: Float[Tensor, "frequency tile"], inside: Tensor, /
+) -> Float[Tensor, "frequency column"]:
+    """Noise over power of each component of the object, as a Wiener filter adds it; infinite: no power.
 
     Args:
         equations: sums over pixels.
         length: of the frequencies.
+        inside: which of them the model sees.
     """
-    found = equations.solve()
-    variance = equations.variance()
     noise = estimate_noise(equations)
-    power = estimate_power(found, noise * variance, length)
-    inverse = torch.where(power > 0, noise / power.clamp_min(1e-30), torch.inf)
-    shown = torch.isfinite(inverse)
-    matrix = equations.matrix + torch.diag_embed(torch.where(shown, inverse, 0.0)).to(equations.matrix.dtype)
+    found = equations.solve().unflatten(-1, (-1, 2))
+    variance = equations.variance().unflatten(-1, (-1, 2))
+    power = torch.zeros_like(variance)
+    power[inside] = estimate_power(found[inside], noise * variance[inside], length[inside])
+    return torch.where(power > 0, noise / power.clamp_min(1e-30), torch.inf).flatten(1)
+
+
+def apply_wiener_filter(
+    equations: NormalEquations, prior: Float[Tensor, "frequency column"], /
+) -> Complex[Tensor, "frequency column"]:
+    """The most likely object of a power.
+
+    Args:
+        equations: sums over pixels.
+        prior: see `estimate_prior`.
+    """
+    shown = torch.isfinite(prior)
+    matrix = equations.matrix + torch.diag_embed(torch.where(shown, prior, 0.0)).to(equations.matrix.dtype)
     # a component without power is left out: its row and column become those of the identity
     both = shown[..., :, None] & shown[..., None, :]
     identity = torch.diag_embed((~shown).to(matrix.real.dtype)).to(matrix.dtype)
@@ -252,8 +438,8 @@ def estimate_noise(equations: NormalEquations, /) -> float:
         equations: sums over pixels.
     """
     left = (equations.energy - equations.explained()).clamp_min(0)
-    free = max(1, equations.pixels - equations.matrix.shape[-1])
-    return max(float(left.median()) / free, 1e-12)
+    free = (equations.pixels - equations.count()).clamp_min(1)
+    return max(float((left / free).median()), 1e-12)
 
 
 def estimate_power(

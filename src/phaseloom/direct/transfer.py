@@ -27,7 +27,14 @@ from torch import Tensor
 
 from phaseloom.physics.optics import aberration_polynomial, coefficients, to_cartesian
 
-__all__ = ["LinearOptics", "compute_columns", "orientation_matrix", "turn_matrix"]
+__all__ = [
+    "LinearOptics",
+    "compute_aperture",
+    "compute_chi",
+    "compute_columns",
+    "orientation_matrix",
+    "turn_matrix",
+]
 
 Number = float | Tensor
 
@@ -167,11 +174,11 @@ def compute_columns(
     q = optics.turn_frequencies(frequency)
     lower = k[None] - q[:, None]
     upper = k[None] + q[:, None]
-    chi = _phase(optics, k)[None]
-    before = _inside(optics, lower, edge)
-    after = _inside(optics, upper, edge)
-    first = chi - _phase(optics, lower)
-    second = _phase(optics, upper) - chi
+    chi = compute_chi(optics, k)[None]
+    before = compute_aperture(optics, lower, edge)
+    after = compute_aperture(optics, upper, edge)
+    first = chi - compute_chi(optics, lower)
+    second = compute_chi(optics, upper) - chi
     # lengths of the excitation errors, per angstrom: what defocus and depth multiply
     away = optics.wavelength / 2 * (k.square().sum(-1)[None] - lower.square().sum(-1))
     back = optics.wavelength / 2 * (upper.square().sum(-1) - k.square().sum(-1)[None])
@@ -188,13 +195,27 @@ def compute_columns(
     return torch.stack([*phases, *amplitudes], -1)
 
 
-def _phase(optics: LinearOptics, k: Float[Tensor, "*place 2"]) -> Float[Tensor, "*place"]:
+def compute_chi(optics: LinearOptics, k: Float[Tensor, "*place 2"], /) -> Float[Tensor, "*place"]:
+    """Aberration phase at places in the frame of `LinearOptics.orient_pixels`, radian.
+
+    Args:
+        optics: for wavelength and aberrations.
+        k: cycles per angstrom (row, column).
+    """
     row, column = k.unbind(-1)
     return aberration_polynomial(row, column, optics.wavelength, optics.aberrations)
 
 
-def _inside(optics: LinearOptics, k: Float[Tensor, "*place 2"], edge: float) -> Float[Tensor, "*place"]:
-    """The aperture, its rim spread over ``edge``."""
+def compute_aperture(
+    optics: LinearOptics, k: Float[Tensor, "*place 2"], edge: float, /
+) -> Float[Tensor, "*place"]:
+    """The aperture, 0 to 1.
+
+    Args:
+        optics: for wavelength and semi-angle.
+        k: cycles per angstrom (row, column).
+        edge: width over which the rim is spread, cycles per angstrom.
+    """
     radius = k.square().sum(-1).clamp_min(1e-30).sqrt()
     limit = optics.semiangle / optics.wavelength
     if not edge:
