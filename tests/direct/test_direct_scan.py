@@ -11,10 +11,12 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates, shift
 
 from phaseloom.data import prepare
+from phaseloom.data.descan import measure_deflections
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.bright_field import measure_centres_of_mass
 from phaseloom.direct.fit import fit_optics
-from phaseloom.direct.reconstruct import reconstruct_scan
+from phaseloom.direct.reconstruct import find_resolution, reconstruct_scan
 from phaseloom.direct.solve import DirectMethod
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics
@@ -100,6 +102,50 @@ def test_every_method_shows_the_object(method):
     assert (found.image.amplitude is None) != method.is_in_radian
 
 
+def test_resolution_by_half_sets_follows_the_dose():
+    periods = []
+    for electrons in (1e5, 3e3, 30.0):
+        scan, _ = simulate_scan(3, 100.0, electrons)
+        found = reconstruct_scan(scan, aberrations={"defocus": 100.0}, fit=False)
+        assert found.correlation is not None
+        periods.append(find_resolution(found.correlation))
+        assert any(line.startswith("resolution: ") for line in found.lines())
+    assert periods[0] == pytest.approx(2 * STEP)
+    assert 2 * STEP < periods[1] < 3 * STEP
+    assert math.isinf(periods[2])
+
+
+def test_centres_of_mass_are_those_of_trusted_pixels_without_descan():
+    scan, _ = simulate_scan(1, 120.0, 1e7)
+    where = {"centre": (32.0, 32.0), "radius": survey_disk(scan).disk.radius}
+    unit = np.asarray(scan.geometry.angle) / scan.geometry.wavelength
+    plain = measure_centres_of_mass(scan, mask=scan.mask, **where)
+    moved = measure_deflections(scan, **where)
+    np.testing.assert_allclose(plain.mean(0), (moved - moved.mean(0)) * unit, atol=1e-5)
+    assert np.corrcoef(plain[0, :, 0], plain[1, :, 0])[0, 1] > 0.3
+    dead = scan.mask.copy()
+    dead[30:34, 25] = False
+    spoilt = np.where(dead, scan.counts, 1e6)
+    masked = measure_centres_of_mass(replace(scan, counts=spoilt), mask=dead, **where).mean(0)
+    assert np.abs(masked - plain.mean(0)).max() < 0.3 * np.abs(plain.mean(0)).max()
+    rolled = np.stack([np.roll(one, n % 2, 0) for n, one in enumerate(np.asarray(scan.counts))])
+    descan = np.stack([np.arange(len(scan)) % 2, np.zeros(len(scan))], 1)
+    followed = measure_centres_of_mass(replace(scan, counts=rolled), mask=scan.mask, descan=descan, **where)
+    np.testing.assert_allclose(followed.mean(0), plain.mean(0), atol=0.05 * np.abs(plain).max())
+
+
+def test_an_image_finer_than_the_scan_begins_at_the_same_place():
+    scan, truth = simulate_scan(3, 100.0, 1e6)
+    found = reconstruct_scan(scan, aberrations={"defocus": 100.0}, fit=False, upsample=2)
+    assert found.image.phase.shape == (2 * GRID[0], 2 * GRID[1])
+    fine = found.positions.reshape(*found.image.phase.shape, 2)
+    np.testing.assert_allclose(fine[::2, ::2].reshape(-1, 2), scan.positions, atol=1e-6)
+    np.testing.assert_allclose(fine[1, 1] - fine[0, 0], STEP / 2, atol=1e-6)
+    inside = (slice(3, -3), slice(3, -3))
+    seen = found.image.phase.numpy()[::2, ::2][inside]
+    assert np.corrcoef(seen.ravel(), truth[inside].ravel())[0, 1] > 0.85
+
+
 def test_what_is_no_raster_has_optics_too():
     scan, _ = simulate_scan(1, 120.0, 1e5)
     keep = np.random.default_rng(0).permutation(len(scan))
@@ -132,10 +178,37 @@ def test_the_command_writes_image_picture_and_optics(tmp_path, phaseloom, monkey
         ("aberrations={C12: 3}", "C12"),
         ("aberrations={C99: 3 nm}", "C99"),
         ("pixels=3", "too few"),
+        ("upsample=7", "from 1 to 4"),
+        ("ridge=0", "between 0 and 1"),
+        ("high_pass=5", "not a length"),
     ):
         wrong = phaseloom("direct", "scan.h5", "--set", text, "--out", "b.h5")
         assert wrong.code == 2
         assert reason in wrong.err
+
+
+def test_the_command_writes_deflections_and_finer_images(tmp_path, phaseloom, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scan, _ = simulate_scan(1, 120.0, 1e5)
+    native.write(scan, tmp_path / "scan.h5")
+    known = ("--defocus", "12 nm", "--set", "fit=false")
+    dpc = ("--set", "method=dpc", "--set", "high_pass=3 nm", "--out", "dpc.h5")
+    ended = phaseloom("direct", "scan.h5", *known, *dpc)
+    assert not ended.code, ended.err
+    with h5py.File(tmp_path / "dpc.h5") as file:
+        assert file["deflection"].shape == (*GRID, 2)
+        assert file["phase"].attrs["units"] == "arbitrary"
+        assert 1e-6 < np.std(file["deflection"]) < SEMIANGLE
+        assert file["ring_correlation"].shape[1] == 2
+    finer = ("--set", "method=parallax", "--set", "upsample=3", "--out", "fine.h5")
+    ended = phaseloom("direct", "scan.h5", *known, *finer)
+    assert not ended.code, ended.err
+    with h5py.File(tmp_path / "fine.h5") as file:
+        assert file["phase"].shape == (3 * GRID[0], 3 * GRID[1])
+        assert len(file["image_positions"]) == file["phase"].size
+    refused = phaseloom("direct", "scan.h5", "--set", "method=dpc", "--set", "upsample=2", "--out", "b.h5")
+    assert refused.code == 2
+    assert "dpc" in refused.err
 
 
 def test_scans_that_have_no_direct_image_are_refused(tmp_path):

@@ -32,7 +32,9 @@ def direct(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="wiener or least_squares (radian); obf, matched_filter, ssb (not radian)"),
+        typer.Option(
+            help="wiener, least_squares (radian); obf, matched_filter, ssb, parallax, dpc, wdd (not radian)"
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="file to write, .h5, with a picture beside it")] = Path(
         "direct.h5"

@@ -1,23 +1,28 @@
-"""The figure of a direct image: phase, amplitude, power over frequency, mean pattern with the disk."""
+"""The figure of a direct image: phase, amplitude, aberrations, correlation of half sets, mean pattern."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from phaseloom.direct.recipe import DirectResult
+from phaseloom.direct.transfer import LinearOptics, compute_chi
+from phaseloom.metrics.resolution import ONE_SEVENTH, RingCorrelation
 from phaseloom.plot.scan import detector_step
-from phaseloom.plot.style import colour_bar, image, limits, new_figure, scan_steps
+from phaseloom.plot.style import SMALL_FONT, colour_bar, image, limits, new_figure, scan_steps
+from phaseloom.units import ANGLE, LENGTH
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_direct_image"]
+__all__ = ["draw_aberrations", "plot_direct_image"]
 
 
 def plot_direct_image(result: DirectResult, /) -> Figure:
-    """Phase and amplitude of a direct image, and the mean pattern with the disk that was found.
+    """Phase and amplitude of a direct image, aberrations, correlation of half sets, mean pattern with disk.
 
     Args:
         result: of `phaseloom.direct.recipe.reconstruct_recipe`.
@@ -25,9 +30,10 @@ def plot_direct_image(result: DirectResult, /) -> Figure:
     found = result.found
     grid = result.scan.grid
     assert grid is not None
-    step = scan_steps(result.scan.positions * float(found.optics.step), grid)
-    figure = new_figure(12.0, 4.4)
-    panels = figure.subplots(1, 3)
+    steps = scan_steps(result.scan.positions * float(found.optics.step), grid)
+    step = (steps[0] / found.image.upsample, steps[1] / found.image.upsample)
+    figure = new_figure(12.0, 8.4)
+    panels = figure.subplots(2, 3).ravel()
     phase = found.image.phase.double().numpy()
     unit = "radian" if found.image.method.is_in_radian else "arbitrary units"
     low, high = limits(phase)
@@ -45,7 +51,64 @@ def plot_direct_image(result: DirectResult, /) -> Figure:
     else:
         panels[1].axis("off")
     _draw_disk(panels[2], result)
+    draw_aberrations(panels[3], found.optics)
+    _list_coefficients(panels[4], found.optics, {} if found.fit is None else found.fit.errors)
+    if found.correlation is not None:
+        _draw_correlation(panels[5], found.correlation)
+    else:
+        panels[5].axis("off")
     return figure
+
+
+def draw_aberrations(axes: Axes, optics: LinearOptics, /) -> None:
+    """Draw the aberration phase over the aperture.
+
+    Args:
+        axes: to draw on.
+        optics: whose.
+
+    Example:
+        >>> axes = new_figure(3, 3).subplots()
+        >>> draw_aberrations(axes, LinearOptics(0.02, 0.02, {"C10": -100.0}))
+        >>> shown = axes.images[0].get_array()
+        >>> round(float(shown.min()), 1)  # at the rim: pi semiangle^2 C10 / wavelength
+        -6.3
+    """
+    semiangle = float(optics.semiangle)
+    k = torch.linspace(-1, 1, 201, dtype=torch.float64) * semiangle / optics.wavelength
+    places = torch.stack(torch.meshgrid(k, k, indexing="ij"), -1)
+    chi = compute_chi(optics, places).detach().numpy()
+    chi = np.ma.masked_array(chi, places.norm(dim=-1).numpy() > semiangle / optics.wavelength * 1.0001)
+    pixel = semiangle / 100
+    drawn = image(
+        axes,
+        chi,
+        pixel=(pixel, pixel),
+        dimension=ANGLE,
+        title="Aberration phase over the aperture",
+        cmap="RdBu_r",
+    )
+    largest = float(np.abs(chi).max()) or 1.0
+    drawn.set_clim(-largest, largest)
+    colour_bar(axes, drawn, "radian")
+
+
+def _list_coefficients(axes: Axes, optics: LinearOptics, errors: dict[str, float]) -> None:
+    lines = [f"semi-angle {ANGLE.show(float(optics.semiangle))}"]
+    for name, value in optics.aberrations.items():
+        off = f" +- {LENGTH.show(float(errors[name]))}" if name in errors else ""
+        lines.append(f"{name} {LENGTH.show(float(value))}{off}")
+    axes.axis("off")
+    axes.text(0.0, 1.0, "\n".join(lines), va="top", fontsize=SMALL_FONT, transform=axes.transAxes)
+
+
+def _draw_correlation(axes: Axes, curve: RingCorrelation) -> None:
+    axes.plot(curve.frequency, curve.value, color="tab:blue")
+    axes.axhline(ONE_SEVENTH, color="gray", linestyle="--", linewidth=1)
+    axes.set_ylim(-0.2, 1.05)
+    axes.set_xlabel("cycles per angstrom", fontsize=SMALL_FONT)
+    axes.set_title("Correlation of half sets of pixels", fontsize=SMALL_FONT)
+    axes.tick_params(labelsize=SMALL_FONT)
 
 
 def _draw_disk(axes: object, result: DirectResult) -> None:

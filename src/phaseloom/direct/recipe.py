@@ -6,23 +6,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.reconstruct import DirectReconstruction, reconstruct_scan
+from phaseloom.direct.reconstruct import DirectReconstruction, find_resolution, reconstruct_scan
+from phaseloom.direct.solve import DECONVOLUTION_RIDGE, DirectMethod, check_options
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.physics.optics import coefficients
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import ScanRecipe
-from phaseloom.units import ANGLE, Coefficients
+from phaseloom.units import ANGLE, Coefficients, Length
 
 __all__ = ["Direct", "DirectResult", "reconstruct_recipe"]
 
-MethodName = Literal["wiener", "least_squares", "obf", "matched_filter", "ssb"]
+MethodName = Literal["wiener", "least_squares", "obf", "matched_filter", "ssb", "parallax", "dpc", "wdd"]
 
 
 class Direct(ScanRecipe):
@@ -33,8 +34,13 @@ class Direct(ScanRecipe):
         aberrations: what is known, such as ``{defocus: 10 nm, C12: 2 nm}``; with ``fit`` only the sign of the
             defocus is used, which tells the phase from its negative.
         fit: find orientation, rotation, step and aberrations from the data.
-        method: ``wiener`` and ``least_squares`` give radian, ``obf``, ``matched_filter`` and ``ssb`` do not.
+        method: ``wiener`` and ``least_squares`` give radian, all others do not.
         pixels: about how many bright-field pixels the image is made from.
+        upsample: places of the image for each place of the scan, along each axis, 1 to 4; not of ``dpc``.
+        ridge: of ``wdd``, 1e-2 for 1e4 electrons per square angstrom, 1e-3 for 1e5.
+        high_pass: period, such as ``5 nm``, at which ``dpc`` leaves half of the phase; default: the shorter
+            side of the scan.
+        flip: multiply the transfer of ``parallax`` by its sign.
     """
 
     semiangle: str | None = None
@@ -42,6 +48,15 @@ class Direct(ScanRecipe):
     fit: bool = True
     method: MethodName = "wiener"
     pixels: int = 500
+    upsample: int = 1
+    ridge: float = DECONVOLUTION_RIDGE
+    high_pass: Length | None = None
+    flip: bool = True
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        check_options(DirectMethod(self.method), self.upsample, self.ridge, self.high_pass)
+        return self
 
     @field_validator("semiangle", mode="before")
     @classmethod
@@ -87,7 +102,10 @@ class DirectResult:
         image = self.found.image
         units = "radian" if image.method.is_in_radian else "arbitrary"
         tables: dict[str, tuple[np.ndarray, Mapping[str, Any]]] = {
-            "phase": (image.phase.double().numpy(), {"units": units, "method": str(image.method)})
+            "phase": (
+                image.phase.double().numpy(),
+                {"units": units, "method": str(image.method), "upsample": image.upsample},
+            )
         }
         if image.amplitude is not None:
             attributes = {"units": "1", "of": "-log of the amplitude"}
@@ -97,7 +115,18 @@ class DirectResult:
         tables["mean_pattern"] = (survey.mean, {"units": "counts"})
         if survey.descan is not None:
             tables["descan"] = (survey.descan, {"units": "detector pixels (row, column)"})
-        tables["positions"] = (self.scan.positions, {"units": "angstrom", "axes": "(row, column), as stated"})
+        stated = {"units": "angstrom", "axes": "(row, column), as stated"}
+        tables["positions"] = (self.scan.positions, stated)
+        tables["image_positions"] = (self.found.positions, {**stated, "step": float(self.found.optics.step)})
+        if self.found.deflection is not None and self.scan.grid is not None:
+            deflection = self.found.deflection.reshape(*self.scan.grid, 2)
+            frame = "(row, column) of the stated positions"
+            tables["deflection"] = (deflection, {"units": "radian", "axes": frame, "of": "centre of mass"})
+        if self.found.correlation is not None:
+            curve = self.found.correlation
+            table = np.column_stack([curve.frequency, curve.value])
+            units = "cycles per angstrom, correlation of half sets of pixels"
+            tables["ring_correlation"] = (table, {"units": units, "period": find_resolution(curve)})
         return tables
 
     def write(self, path: Path, /) -> Path:
@@ -148,5 +177,9 @@ def reconstruct_recipe(recipe: Direct, scan: Scan4D, /) -> DirectResult:
         method=recipe.method,
         fit=recipe.fit,
         pixels=recipe.pixels,
+        upsample=recipe.upsample,
+        ridge=recipe.ridge,
+        high_pass=recipe.high_pass,
+        flip=recipe.flip,
     )
     return DirectResult(found, scan, Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name))

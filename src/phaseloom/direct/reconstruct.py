@@ -5,19 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.bright_field import fit_lattice, measure_centres_of_mass
 from phaseloom.direct.fit import OpticsFit, fit_optics
-from phaseloom.direct.solve import DirectImage, DirectMethod, reconstruct_image
+from phaseloom.direct.solve import (
+    DECONVOLUTION_RIDGE,
+    DirectImage,
+    DirectMethod,
+    check_options,
+    reconstruct_image,
+)
 from phaseloom.direct.survey import DiskSurvey, survey_disk
-from phaseloom.direct.transfer import LinearOptics
+from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
+from phaseloom.errors import BadInput
+from phaseloom.metrics.resolution import RingCorrelation, ring_correlation
 from phaseloom.physics.optics import coefficients, to_cartesian
 from phaseloom.units import ANGLE, LENGTH
 
-__all__ = ["IMAGE_BORDER", "DirectReconstruction", "choose_twin", "compute_skewness", "reconstruct_scan"]
+__all__ = [
+    "IMAGE_BORDER",
+    "DirectReconstruction",
+    "choose_twin",
+    "compute_skewness",
+    "find_resolution",
+    "reconstruct_scan",
+]
 
 IMAGE_BORDER = 0.06
 """Share of the scan that is faded out on each side of an image."""
@@ -29,22 +46,39 @@ MIN_STATED_DEFOCUS = 0.5
 """Defocus, in units of wavelength / semiangle^2, below which the sign of a stated one decides nothing."""
 
 
+MIN_SIDE_FOR_RINGS = 8
+"""Places along the shorter side of an image below which its rings are not correlated."""
+
+
+MIN_RING_SIGNIFICANCE = 2.5
+"""Correlation times the root of the number of components of the best ring, below which nothing correlates;
+noise alone has a standard deviation of 0.7 in each ring."""
+
+
 @dataclass(frozen=True, eq=False)
 class DirectReconstruction:
     """A direct image and everything that it rests on.
 
     Attributes:
-        image: phase and amplitude at the places of the scan.
+        image: phase and amplitude.
+        positions: of the image, ``(slow * fast, 2)`` angstrom, as stated: those of the scan if the image is
+            no finer.
         optics: with which it was made.
         fit: how they were found; ``None``: they were given.
         survey: bad pixels, disk and descan.
+        correlation: of images of two halves of the pixels, by ring; ``None``: too few pixels or places.
+        deflection: ``(pattern, 2)`` of the centre of mass, radian (row, column) in the frame of the stated
+            positions, without descan; only of ``dpc``.
         notes: sentences on what was decided how.
     """
 
     image: DirectImage
+    positions: Float[np.ndarray, "place 2"]
     optics: LinearOptics
     fit: OpticsFit | None
     survey: DiskSurvey
+    correlation: RingCorrelation | None
+    deflection: Float[np.ndarray, "pattern 2"] | None
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -72,7 +106,43 @@ class DirectReconstruction:
             if math.isnan(share)
             else f"a weak object explains {share:.1%} of the changes in the disk"
         )
+        if self.correlation is not None:
+            lines.append(_describe_resolution(self.correlation))
         return [*lines, *self.notes]
+
+
+def _describe_resolution(curve: RingCorrelation) -> str:
+    """A line on the resolution by half sets: correlation 1/7, doi 10.1016/j.jmb.2003.07.013."""
+    period = find_resolution(curve)
+    if math.isinf(period):
+        return "resolution: none, the images of both halves of the pixels differ at all frequencies"
+    finest = " or finer" if period * curve.frequency[-1] <= 1 else ""
+    return f"resolution: {period:.3g} angstrom{finest} (halves of the pixels correlate by 1/7 there)"
+
+
+def find_resolution(curve: RingCorrelation, /) -> float:
+    """Period above the most significant ring at which half sets first correlate by less than 1/7, angstrom.
+
+    Low frequencies, which a thin object hardly shows near focus, may correlate by less.
+
+    Args:
+        curve: of two half sets.
+
+    Example:
+        >>> value = np.array([0.0, 0.0, 1.0, 1.0, 0.0])
+        >>> rest = {"threshold_half_bit": value, "threshold_one_seventh": np.full(5, 1 / 7)}
+        >>> curve = RingCorrelation(np.arange(5) / 8, value, counts=4 * np.arange(5), **rest)
+        >>> round(find_resolution(curve), 2)
+        2.07
+    """
+    significance = curve.value * np.sqrt(curve.counts)
+    best = int(np.argmax(significance))
+    if significance[best] < MIN_RING_SIGNIFICANCE:
+        return math.inf
+    names = ("frequency", "value", "threshold_half_bit", "threshold_one_seventh", "counts")
+    # the first ring that is handed over is taken for zero frequency and does not count
+    above = {name: getattr(curve, name)[max(best - 1, 0) :] for name in names}
+    return replace(curve, **above).resolution("one-seventh")
 
 
 def reconstruct_scan(
@@ -84,6 +154,10 @@ def reconstruct_scan(
     method: DirectMethod | str = DirectMethod.WIENER,
     fit: bool = True,
     pixels: int = 500,
+    upsample: int = 1,
+    ridge: float = DECONVOLUTION_RIDGE,
+    high_pass: float | None = None,
+    flip: bool = True,
 ) -> DirectReconstruction:
     """Reconstruct the phase of a raster scan directly, with optics and geometry from the data.
 
@@ -95,10 +169,17 @@ def reconstruct_scan(
         method: see `DirectMethod`.
         fit: find optics, orientation, rotation and step.
         pixels: about how many bright-field pixels the image is made from.
+        upsample: places of the image for each place of the scan, along each axis, 1 to 4; see
+            `phaseloom.direct.solve.reconstruct_image`, as the others.
+        ridge: of ``wdd``.
+        high_pass: of ``dpc``, angstrom.
+        flip: of ``parallax``.
 
     Raises:
-        BadInput: no disk, no raster, or nothing that changes.
+        BadInput: no disk, no raster, nothing that changes, or an option that the method cannot have.
     """
+    method = DirectMethod(method)
+    check_options(method, upsample, ridge, high_pass)
     survey = survey_disk(scan)
     known = to_cartesian(coefficients(aberrations or {}))
     found = survey.semiangle(scan)
@@ -116,14 +197,78 @@ def reconstruct_scan(
         largest = find_largest_defocus(scan, float(optics.semiangle))
         fitted = fit_optics(coarse, replace(optics, aberrations={}), largest_defocus=largest)
         optics = fitted.optics
-    spectrum = survey.measure(scan, pixels=pixels).transform(border=IMAGE_BORDER)
-    image = reconstruct_image(optics, spectrum, method=method, border=IMAGE_BORDER)
+    bright = survey.measure(scan, pixels=pixels)
+    if method == DirectMethod.CENTRE_OF_MASS:
+        bright = replace(bright, deflection=_measure_deflections(scan, survey))
+    spectrum = bright.transform(border=IMAGE_BORDER)
+    make = partial(
+        reconstruct_image,
+        method=method,
+        border=IMAGE_BORDER,
+        upsample=upsample,
+        ridge=ridge,
+        high_pass=high_pass,
+        halves=True,
+    )
+    image = make(optics, spectrum)
     if fitted is not None:
         optics, image, note = choose_twin(
             optics, image, stated=known.get("C10"), electrons=scan.geometry.beam == "electron"
         )
         notes.append(note)
-    return DirectReconstruction(image, optics, fitted, survey, tuple(notes))
+    if not flip:  # without, both twins have the same image
+        image = make(optics, spectrum, flip=False)
+    return DirectReconstruction(
+        image=image,
+        positions=_place_image(scan, upsample),
+        optics=optics,
+        fit=fitted,
+        survey=survey,
+        correlation=_correlate_halves(scan, optics, image),
+        deflection=None if bright.deflection is None else _turn_deflections(optics, bright.deflection),
+        notes=tuple(notes),
+    )
+
+
+def _measure_deflections(scan: Scan4D, survey: DiskSurvey) -> np.ndarray:
+    return measure_centres_of_mass(
+        scan, centre=survey.disk.centre, radius=survey.disk.radius, mask=survey.mask, descan=survey.descan
+    )
+
+
+def _turn_deflections(optics: LinearOptics, halves: np.ndarray) -> np.ndarray:
+    """Deflections of the beam in the frame of the stated positions, radian."""
+    turned = halves.mean(0) @ orientation_matrix(optics.orientation) @ turn_matrix(-float(optics.rotation))
+    return turned * float(optics.angle) * optics.wavelength
+
+
+def _place_image(scan: Scan4D, upsample: int) -> np.ndarray:
+    """Positions of the image, from the first of the scan."""
+    if upsample == 1:
+        return scan.positions
+    steps = None if scan.grid is None else fit_lattice(scan.positions, scan.grid)
+    if scan.grid is None or steps is None:
+        raise BadInput("positions", None, "are not a raster: an image finer than the scan needs one")
+    index = np.indices(scan.grid).reshape(2, -1).T
+    first = scan.positions.mean(0) - index.mean(0) @ steps
+    fine = np.indices([n * upsample for n in scan.grid]).reshape(2, -1).T / upsample
+    return first + fine @ steps
+
+
+def _correlate_halves(scan: Scan4D, optics: LinearOptics, image: DirectImage) -> RingCorrelation | None:
+    """Correlation of both half sets by ring up to what the aperture passes, in true angstrom.
+
+    The raster is taken for a rectangular one.
+    """
+    steps = None if scan.grid is None else fit_lattice(scan.positions, scan.grid)
+    if steps is None or image.halves is None or min(image.phase.shape) < MIN_SIDE_FOR_RINGS:
+        return None
+    slow, fast = (float(one) * float(optics.step) / image.upsample for one in np.linalg.norm(steps, axis=1))
+    one, two = (half.double().numpy() for half in image.halves)
+    curve = ring_correlation(one, two, pixel=(slow, fast), window="none")
+    rings = int((curve.frequency < 2 * float(optics.semiangle) / optics.wavelength).sum())
+    names = ("frequency", "value", "threshold_half_bit", "threshold_one_seventh", "counts")
+    return replace(curve, **{name: getattr(curve, name)[:rings] for name in names})
 
 
 def find_largest_defocus(scan: Scan4D, semiangle: float, /) -> float:
