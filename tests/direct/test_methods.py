@@ -173,6 +173,11 @@ def test_parallax_images_may_be_finer_than_the_scan(phase):
     fine = reconstruct_image(OPTICS, half, method="parallax", upsample=2)
     wanted = reconstruct_image(OPTICS, full, method="parallax")
     assert correlate(fine.phase, wanted.phase.numpy()) > 0.8
+    finest = reconstruct_image(OPTICS, full, method="parallax", upsample=2)  # up to 2 cycles per angstrom
+    index = np.fft.fftfreq(2 * SIZE, PIXEL / 2)
+    beyond = np.hypot(index[:, None], index) > 2 * RADIUS  # nothing passes the aperture
+    power = np.abs(np.fft.fft2(finest.phase.numpy()))
+    assert power[beyond].max() < 1e-9 * power.max()
 
 
 def test_the_transfer_of_dpc_is_that_of_the_probe_and_near_one_at_low_frequencies(phase):

@@ -22,6 +22,7 @@ from phaseloom.direct.transfer import (
 )
 
 __all__ = [
+    "colour_pixels",
     "index_pixels",
     "integrate_deflections",
     "split_checkerboard",
@@ -76,7 +77,8 @@ def weight_by_parallax(
         frequency: ``(frequency, 2)`` of the object.
         flip: multiply by the sign of ``sin chi(Q)``.
 
-    Source: Spoth, Nguyen, Muller & Kourkoutis 2017, doi 10.1017/S1431927617000800.
+    Source: Spoth, Nguyen, Muller & Kourkoutis, Microsc. Microanal. 23 S1 (2017) 804; Varnavides et al. 2023,
+    arXiv 2309.05250.
     """
     place = optics.orient_pixels(spectrum.place).detach().requires_grad_()
     with torch.enable_grad():
@@ -182,14 +184,23 @@ def index_pixels(place: Float[Tensor, "pixel 2"], /) -> tuple[Int[Tensor, "pixel
     return ((place - first) / step).round().long(), first, step
 
 
+def colour_pixels(place: Float[Tensor, "pixel 2"], /) -> Int[Tensor, " pixel"]:
+    """Colour of pixels on a checkerboard, 0 or 1.
+
+    Args:
+        place: on a regular grid.
+    """
+    index, _, _ = index_pixels(place)
+    return index.sum(-1) % 2
+
+
 def split_checkerboard(spectrum: Spectrum, /) -> tuple[Spectrum, Spectrum]:
     """The pixels of the two colours of a checkerboard: each electron is counted in one half only.
 
     Args:
         spectrum: of pixels on a regular grid.
     """
-    index, _, _ = index_pixels(spectrum.place)
-    colour = index.sum(-1) % 2
+    colour = colour_pixels(spectrum.place)
     halves = [spectrum.select_pixels(torch.nonzero(colour == one)[:, 0]) for one in (0, 1)]
     if spectrum.deflection is not None:
         halves = [

@@ -110,6 +110,15 @@ class NormalEquations:
         """What the object explains of `energy`; counting alone makes 1 for each column."""
         return (self.right.conj() * self.solve(ridge=ridge)).sum(-1).real
 
+    def add(self, other: NormalEquations, /) -> NormalEquations:
+        """The sums over the pixels of both."""
+        return NormalEquations(
+            self.matrix + other.matrix,
+            self.right + other.right,
+            self.energy + other.energy,
+            self.pixels + other.pixels,
+        )
+
     def count(self) -> Int[Tensor, " frequency"]:
         """Columns that any pixel sees."""
         diagonal = self.matrix.diagonal(dim1=-2, dim2=-1).real
@@ -204,14 +213,17 @@ def build_normal_equations(
 
 
 def _sum_weighted(
-    spectrum: Spectrum, aliases: Tensor, weight: Callable[[Tensor], Tensor]
-) -> Complex[Tensor, "frequency tile column"]:
-    """Sum over pixels with the weights that a function has for frequencies, each alias by itself."""
+    spectrum: Spectrum, aliases: Tensor, weight: Callable[[Tensor], Tensor], shares: Tensor
+) -> Complex[Tensor, "set frequency tile column"]:
+    """Sum over pixels with the weights that a function has for frequencies, each alias by itself.
+
+    ``shares`` are further factors ``(set, pixel)``: weights are computed once for all sets of pixels.
+    """
     parts = []
     for values, tiles in _split(spectrum, aliases, MAX_WEIGHTS_AT_ONCE):
         weights = weight(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2])
-        parts.append(torch.einsum("ftpc,fp->ftc", weights, values))
-    return torch.cat(parts)
+        parts.append(torch.einsum("ftpc,sfp->sftc", weights, values * shares[:, None]))
+    return torch.cat(parts, 1)
 
 
 def _split(spectrum: Spectrum, aliases: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -308,18 +320,24 @@ def reconstruct_image(
     used = torch.nonzero(inside.any(-1) & (spectrum.frequency.norm(dim=-1) > 0))[:, 0]
     aliases = frequency[used]
     every = spectrum.select(used)
-    parts = [every, *methods.split_checkerboard(every)] if halves else [every]
-    equations = build_normal_equations(optics, every, aliases=aliases)
+    parts = methods.split_checkerboard(every) if halves else ()
+    some = [build_normal_equations(optics, one, aliases=aliases) for one in parts or (every,)]
+    equations = some[0].add(some[1]) if halves else some[0]
     if method == DirectMethod.CENTRE_OF_MASS:
         period = high_pass or 1 / float(max(length[1, 0], length[spectrum.frequency.shape[0] // grid[0], 0]))
-        objects = [methods.integrate_deflections(optics, one, high_pass=period)[:, None] for one in parts]
+        objects = [
+            methods.integrate_deflections(optics, one, high_pass=period)[:, None] for one in (every, *parts)
+        ]
     elif (weight := _choose_weights(method, ridge, flip)) is not None:
-        objects = [_sum_weighted(one, aliases, partial(weight, optics, one)) for one in parts]
+        colour = methods.colour_pixels(every.place)
+        shares = torch.stack([torch.ones_like(colour), 2 * (colour == 0), 2 * (colour == 1)])
+        objects = _sum_weighted(
+            every, aliases, partial(weight, optics, every), shares[: 1 + len(parts)].to(every.counts.dtype)
+        )
     else:
         wiener = method == DirectMethod.WIENER
         prior = estimate_prior(equations, length[used], inside[used]) if wiener else None
-        some = [build_normal_equations(optics, one, aliases=aliases) for one in parts[1:]]
-        objects = [weight_object(one, method, prior) for one in (equations, *some)]
+        objects = [weight_object(one, method, prior) for one in (equations, *(some if halves else ()))]
     fading = [border, 0.0, 0.0]  # divided out, it would spread what both halves share over all frequencies
     images = [
         _draw_images(one * inside[used][..., None], place[used], grid, upsample, faded)
