@@ -134,6 +134,20 @@ def test_centres_of_mass_are_those_of_trusted_pixels_without_descan():
     np.testing.assert_allclose(followed.mean(0), plain.mean(0), atol=0.05 * np.abs(plain).max())
 
 
+def test_deflections_are_in_the_frame_of_the_stated_positions():
+    scan, _ = simulate_scan(1, 120.0, 1e7)
+    other = replace(scan, counts=np.swapaxes(np.asarray(scan.counts), 1, 2).copy())
+    other = prepare.rotate(other, angle=-TURN)
+    along_lines = []
+    for one, fit in ((scan, False), (other, True)):
+        found = reconstruct_scan(one, aberrations={"defocus": 120.0}, method="dpc", fit=fit)
+        line = one.positions[1] - one.positions[0]
+        assert found.deflection is not None
+        along_lines.append(found.deflection @ (line / np.linalg.norm(line)))
+    assert np.corrcoef(*along_lines)[0, 1] > 0.98
+    assert np.std(along_lines[1]) == pytest.approx(np.std(along_lines[0]), rel=0.05)
+
+
 def test_an_image_finer_than_the_scan_begins_at_the_same_place():
     scan, truth = simulate_scan(3, 100.0, 1e6)
     found = reconstruct_scan(scan, aberrations={"defocus": 100.0}, fit=False, upsample=2)
