@@ -97,12 +97,16 @@ class GaussNewton(torch.optim.Optimizer):
         rules: of the parameters that have one; set by whoever knows the model, before every epoch.
         momentum: share of the last step that is made again; ``None``: what the rules ask for.
         pull: of amplitudes towards one, for the rules to heed.
+        position_prior: whether positions move only as far as counts allow, for the rules to heed.
     """
 
-    def __init__(self, params: Any, *, momentum: float | None = None, pull: float = 0.0):
+    def __init__(
+        self, params: Any, *, momentum: float | None = None, pull: float = 0.0, position_prior: bool = True
+    ):
         super().__init__(params, {"size": 1, "brake": 1.0})
         self.momentum = momentum
         self.pull = pull
+        self.position_prior = position_prior
         self.default_momentum = 0.9
         self.rules: Mapping[nn.Parameter, Rule] = {}
 

@@ -242,7 +242,7 @@ def sgd(
 
 
 def gauss_newton(
-    moving: Groups, /, *, momentum: float | None = None, pull: float = 0.1
+    moving: Groups, /, *, momentum: float | None = None, pull: float = 0.1, position_prior: bool = True
 ) -> torch.optim.Optimizer:
     """Diagonal Gauss-Newton steps with Nesterov's momentum: the default; rates are shares of a Newton step.
 
@@ -250,12 +250,14 @@ def gauss_newton(
         moving: see `groups`.
         momentum: share of the last step that is made again; default: 0.9, and 0.95 for several slices.
         pull: of the amplitudes of several slices towards one, relative to what the data say; 0: none.
+        position_prior: with few electrons, positions move only as far as the information in their own
+            patterns allows, compared with the jitter of all (`phaseloom.ptycho.jitter`); false: freely.
     """
     if not (0 <= (momentum or 0) < 1 and 0 <= pull < 10):
         raise BadInput(
             "optimizer: gauss_newton", f"momentum {momentum}, pull {pull}", "must be 0 to 1, and 0 to 10"
         )
-    return GaussNewton(moving, momentum=momentum, pull=pull)
+    return GaussNewton(moving, momentum=momentum, pull=pull, position_prior=position_prior)
 
 
 @renamed_knobs(

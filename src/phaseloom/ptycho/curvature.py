@@ -10,7 +10,8 @@ amplitudes ``sqrt(I)``. For each part it is found, or bounded, as cheaply as it 
   keeps the bound of a single one;
 * the probe: by the mean transmission; the root of a background: amplitudes go no faster than it;
 * a position: half of ``sum |P|^2 grad T grad T*`` under the window, for half of a move changes phases on the
-  detector that nobody sees; scan errors follow from it by the chain rule;
+  detector that nobody sees; scan errors follow from it by the chain rule. Four times that is its Fisher
+  information, which says how far `phaseloom.ptycho.jitter` lets it move;
 * few numbers (tilt, thickness, defocus, aberrations): from differences of patterns.
 """
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from phaseloom.errors import BadInput
 from phaseloom.physics.propagate import fly
 from phaseloom.ptycho.illumination import SquareSlope
+from phaseloom.ptycho.jitter import estimate_jitter, fit_affine_part
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
 
@@ -137,6 +139,21 @@ FLIGHT_HALF_TRUST = 0.25
 MIN_POSITION_TRUST = 0.1
 """Least share of a step that positions take from the second epoch on, however high the loss."""
 
+OBJECT_ADAPTATION = 1.5
+"""Variance of the best shift of a position times its Fisher information: above one, as the object follows.
+
+Of ten scans of 1e3 electrons a pattern, those whose counts tell the least of positions keep their object with
+it, to 0.001 of the correlation; with 1 they lose up to 0.004, with 2 positions hardly move on any of them."""
+
+MIN_TRUST_FOR_PRIOR = 0.5
+"""Trust in positions below which nothing holds them: the model limits them then, not the counts."""
+
+MIN_JITTER = 1e-4
+"""Standard deviation of the jitter, object pixels, that is always thought possible."""
+
+MIN_LOSS = 1e-3
+"""Loss to which that of counts in an unknown unit is raised: simulations without noise come to nothing."""
+
 UPDATES_TO_FOLLOW_POSITIONS = 16
 """Updates in an epoch from which on the images keep up with positions, each of which moves but once."""
 
@@ -178,21 +195,37 @@ class NewtonStep:
         return self.step(value, gradient, size, rate, where)
 
 
+class PositionPrior(NamedTuple):
+    """Normal prior of positions about an affine map of them, in units of the loss of one pattern.
+
+    Attributes:
+        centre: ``(n, 2)`` shifts of the map.
+        strength: its curvature: over the variance of the jitter.
+    """
+
+    centre: Float[Tensor, "n 2"]
+    strength: float
+
+
 class Curvature:
     """The rules of all parts of a model that have one; renewed by calling it with the history of a fit.
 
     Attributes:
         pull: strength, relative to the data, of the prior that draws amplitudes of objects of several
             slices to one; without it neighbouring slices exchange phase and amplitude.
+        position_prior: whether positions move only as far as counts allow (`phaseloom.ptycho.jitter`).
     """
 
-    def __init__(self, model: Ptychography, likelihood: Likelihood, *, pull: float = 0.1):
+    def __init__(
+        self, model: Ptychography, likelihood: Likelihood, *, pull: float = 0.1, position_prior: bool = True
+    ):
         if not likelihood.has_noise_model:
             fix = "has no curvature without a noise model: name one, or write optimizer: adam"
             raise BadInput("optimizer", "gauss_newton", fix)
         self.model = model
         self.likelihood = likelihood
         self.pull = pull
+        self.position_prior = position_prior
         some = torch.linspace(
             0, len(likelihood.measured) - 1, min(len(likelihood.measured), PATTERNS_FOR_DIFFERENCES)
         ).long()
@@ -217,7 +250,7 @@ class Curvature:
         slopes = model.probe.square_slopes()
         rules |= {p: _uniform_step(slope, self.scale, each=p in own) for p, slope in slopes.items()}
         trust = _estimate_trust(history)
-        rules |= self._make_position_rules(waves, trust)
+        rules |= self._make_position_rules(waves, trust, self._measure_excess_noise(history))
         rules[model.detector.weights] = self._make_weight_rule()
         rules[model.detector.root] = _uniform_step(float(model.detector.scale) ** 2, self.scale)
         flight = {model.propagator.tilt, model.propagator.stretch}
@@ -226,7 +259,9 @@ class Curvature:
         rules |= {p: self._make_number_rule(p, flight_trust if p in flight else trust) for p in few}
         return rules
 
-    def _make_position_rules(self, waves: Beams, trust: float) -> dict[nn.Parameter, NewtonStep]:
+    def _make_position_rules(
+        self, waves: Beams, trust: float, excess: float
+    ) -> dict[nn.Parameter, NewtonStep]:
         """Positions, and the errors of a scan that move them together."""
         parts = self.model.scan.parts()
         moving = [p for several in parts.values() for p in several if p.requires_grad]
@@ -235,7 +270,34 @@ class Curvature:
             return dict.fromkeys(moving, NewtonStep(_no_step, momentum=False))
         own = self.model.scan.offsets
         together = {p: self._make_shared_rule(p, bends, trust) for p in moving if p is not own}
-        return {own: _position_step(self.scale * self.model.scan.step**2 * bends, trust), **together}
+        bends = self.model.scan.step**2 * bends
+        known = self.position_prior and trust >= MIN_TRUST_FOR_PRIOR
+        prior = self._make_position_prior(4 * bends / excess, self.scale * excess / 4) if known else None
+        return {own: _position_step(self.scale * bends, trust, prior), **together}
+
+    def _measure_excess_noise(self, history: Sequence[Mapping[str, Any]]) -> float:
+        """Variance of best shifts over that from counts alone: errors of model and object add to it.
+
+        Counts that are not whole may be in any unit: the variance of theirs is then the whole loss.
+        """
+        if not history:
+            return OBJECT_ADAPTATION
+        loss = (history[-1].get("terms") or {}).get("noise", history[-1]["loss"])
+        return OBJECT_ADAPTATION * max(loss, 1.0 if self.counts_are_whole else MIN_LOSS)
+
+    def _make_position_prior(
+        self, information: Float[Tensor, "n 2 2"], unit: float
+    ) -> "PositionPrior | None":
+        """The jitter as the positions show it by now; ``None`` before they have moved.
+
+        ``unit`` turns a log-likelihood into the loss of a pattern.
+        """
+        scan = self.model.scan
+        if not bool(scan.offsets.any()):
+            return None
+        centre = fit_affine_part(scan.offsets, scan.start)
+        jitter = estimate_jitter(scan.offsets - centre, torch.linalg.eigvalsh(information))
+        return PositionPrior(centre, unit / max(float(jitter), MIN_JITTER**2))
 
     def _make_object_rules(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams) -> None:
         model = self.model
@@ -406,12 +468,18 @@ def _no_step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any
     return torch.zeros_like(gradient)
 
 
-def _position_step(bends: Tensor, trust: float) -> NewtonStep:
+def _position_step(bends: Tensor, trust: float, prior: PositionPrior | None) -> NewtonStep:
     """Each pattern's own step, no longer than `MAX_POSITION_STEP`, and shorter where batches are few."""
-    inverse = trust * torch.linalg.inv(bends)
+    strength = 0.0 if prior is None else prior.strength
+    inverse = trust * torch.linalg.inv(
+        bends + strength * torch.eye(2, device=bends.device, dtype=bends.dtype)
+    )
 
     def step(value: Tensor, gradient: Tensor, size: int, rate: float, where: Any) -> Tensor:
         share = min(size, len(bends) / UPDATES_TO_FOLLOW_POSITIONS)
+        if prior is not None:
+            in_batch = gradient.any(1, keepdim=True)
+            gradient = gradient + in_batch * (value - prior.centre) * (strength / size)
         move = (inverse @ gradient[:, :, None])[:, :, 0] * (share * rate)
         return move.clamp(-MAX_POSITION_STEP, MAX_POSITION_STEP)
 

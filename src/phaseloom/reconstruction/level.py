@@ -310,7 +310,7 @@ def _newton_preparation(
     """
     if not isinstance(optimizer, GaussNewton):
         return []
-    curvature = Curvature(model, likelihood, pull=optimizer.pull)
+    curvature = Curvature(model, likelihood, pull=optimizer.pull, position_prior=optimizer.position_prior)
     if model.supports_fast_path():
         for parameter in model.object.parameters():
             parameter.touched = []  # pyright: ignore[reportAttributeAccessIssue]
