@@ -5,6 +5,7 @@ import pytest
 
 from phaseloom.data import prepare
 from phaseloom.data.bad_pixels import find_bad_pixels
+from phaseloom.data.descan import fit_descan
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.recipe import Reconstruct
@@ -125,3 +126,34 @@ def test_a_disk_is_centred_in_spite_of_a_background():
     assert (by_mass.counts[:, 13:27, 13:27] != scan.counts[:, 13:27, 13:27] + 100).any()
     with pytest.raises(BadInput, match="mass or disk"):
         prepare.center(off, by="middle")
+
+
+def make_deflections(grid, seed, *, wobble):
+    """Centres of mass of a raster: those of a random object, a plane, and a shift of each line."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+    own = np.stack([gaussian_filter(rng.normal(size=grid), 1) for _ in "yx"], -1)
+    own *= 0.2 / own.std()
+    lines = wobble * rng.normal(size=(grid[0], 1, 2))
+    rows, columns = np.indices(grid)
+    plane = np.stack([0.03 * rows, -0.02 * columns], -1)
+    places = np.stack([rows, columns], -1).reshape(-1, 2) * 0.5
+    return (own + lines + plane).reshape(-1, 2), (plane + lines).reshape(-1, 2), places
+
+
+def test_a_shift_of_each_line_is_found():
+    grid = (40, 48)
+    found, true, places = make_deflections(grid, 1, wobble=0.15)
+    with_lines = fit_descan(found, places, grid)
+    plane = fit_descan(found, places)
+    errors = [(one - true - (one - true).mean(0)).std() for one in (plane, with_lines)]
+    assert errors[0] == pytest.approx(0.15, rel=0.25)
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_object_alone_shifts_no_line(seed):
+    grid = (40, 48)
+    found, _, places = make_deflections(grid, seed, wobble=0.0)
+    assert np.array_equal(fit_descan(found, places, grid), fit_descan(found, places))

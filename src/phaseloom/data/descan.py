@@ -13,8 +13,20 @@ __all__ = ["fit_descan", "measure_deflections"]
 WINDOW_IN_RADII = 1.4
 """Radius of the window in which the centre of mass is taken, in radii of the disk."""
 
-MIN_DESCAN_SIGNIFICANCE = 5.0
+MIN_DESCAN_SIGNIFICANCE = 3.0
 """Standard errors by which a descan has to exceed what the object and counting make of it."""
+
+CORRELATION_LENGTH = 3.0
+"""Places of the scan over which the object moves patterns alike."""
+
+LINES_OF_NEIGHBOURHOOD = 2.0
+"""Standard deviation, in lines, of the mean that a line is compared with."""
+
+MAX_SHARE_OF_OBJECT = 0.5
+"""Share of the variance of lines that the object may make; else no shift of a line is believed."""
+
+MIN_LINES = 8
+"""Lines, and patterns in each, from which shifts of single lines are looked for."""
 
 
 def measure_deflections(
@@ -57,15 +69,24 @@ def measure_deflections(
 
 
 def fit_descan(
-    deflections: Float[np.ndarray, "pattern 2"], positions: Float[np.ndarray, "pattern 2"], /
+    deflections: Float[np.ndarray, "pattern 2"],
+    positions: Float[np.ndarray, "pattern 2"],
+    grid: tuple[int, int] | None = None,
+    /,
 ) -> Float[np.ndarray, "pattern 2"] | None:
-    """The plane through the centres of mass, ``(pattern, 2)`` detector pixels; ``None``: not significant.
+    """The plane through the centres of mass and, of a raster, a shift of each line.
 
-    A mean slope of the object's phase, and a parabola of it, cannot be told from descan.
+    A mean slope of the object's phase, and a parabola of it, cannot be told from descan. A line is shifted by
+    what its mean differs from its neighbours', as far as that exceeds what the object makes of it: the
+    variance within lines, and between the columns of the raster, tell how much that is.
 
     Args:
         deflections: centres of mass of all patterns, detector pixels.
         positions: stated positions, angstrom.
+        grid: (slow, fast) of a raster, if it is one.
+
+    Returns:
+        ``(pattern, 2)`` detector pixels, or ``None``: not significant.
     """
     arm = positions - positions.mean(0)
     arm = arm / max(float(np.abs(arm).max()), 1e-300)
@@ -78,7 +99,29 @@ def fit_descan(
         weight = 1 / np.maximum(1, left / (2 * max(float(np.median(left)), 1e-12)))
     left = deflections - design @ plane
     # neighbours are not independent: the object moves whole regions
-    independent = max(4.0, len(deflections) / 9)
+    independent = max(4.0, len(deflections) / CORRELATION_LENGTH**2)
     error = np.sqrt(left.var(0) / independent / np.maximum(arm.var(0)[:, None], 1e-12))
     significant = bool((np.abs(plane[1:]) > MIN_DESCAN_SIGNIFICANCE * error).any())
-    return design @ plane if significant else None
+    found = design @ plane if significant else np.zeros_like(deflections)
+    if grid is not None and min(grid) >= MIN_LINES:
+        lines = _fit_line_shifts(left.reshape(*grid, 2))
+        found = found + np.repeat(lines, grid[1], axis=0)
+    return found if found.any() else None
+
+
+def _fit_line_shifts(left: Float[np.ndarray, "slow fast 2"]) -> Float[np.ndarray, "slow 2"]:
+    """Shift of each line against its neighbours, the most likely where the object makes a share of it."""
+    count, length, _ = left.shape
+    by_line = _take_off_neighbours(left.mean(1))
+    by_column = _take_off_neighbours(left.mean(0))
+    within = left.var(1).mean(0) * CORRELATION_LENGTH / length
+    between = by_column.var(0) * count / length
+    share = np.maximum(within, between) / np.maximum(by_line.var(0), 1e-300)
+    return by_line * np.where(share < MAX_SHARE_OF_OBJECT, 1 - share, 0.0)
+
+
+def _take_off_neighbours(values: Float[np.ndarray, "line 2"]) -> Float[np.ndarray, "line 2"]:
+    """What is left of a series without its slow changes, which the object makes too."""
+    from scipy.ndimage import gaussian_filter1d
+
+    return values - gaussian_filter1d(values, LINES_OF_NEIGHBOURHOOD, axis=0)

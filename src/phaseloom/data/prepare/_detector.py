@@ -240,7 +240,7 @@ def descan(scan: Scan4D, /) -> Scan4D:
     mean = scan.mean_pattern()
     disk = fit_disk(np.where(scan.mask, mean, 0.0), mask=scan.mask)
     found = measure_deflections(scan, centre=disk.centre, radius=disk.radius, mean=mean)
-    plane = fit_descan(found, scan.positions)
+    plane = fit_descan(found, scan.positions, scan.grid)
     if plane is None:
         return scan
     finer = np.divide(scan.geometry.angle, scan.window.angle)
