@@ -1,12 +1,14 @@
 """The linear model against brute force: every pattern of a periodic scan computed by FFT."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from phaseloom.direct.bright_field import Spectrum
+from phaseloom.direct.fit import _climb
 from phaseloom.direct.solve import build_normal_equations, reconstruct_image
 from phaseloom.direct.transfer import LinearOptics, compute_columns, orientation_matrix
 from phaseloom.physics.optics import aberration_polynomial
@@ -221,3 +223,21 @@ def test_gradients_of_what_is_explained_are_those_of_differences(data):
         move[number] = unit[number]
         rise = (explained(start.detach() + move) - explained(start.detach() - move)) / (2 * unit[number])
         assert float(gradient[number]) == pytest.approx(float(rise), rel=1e-3, abs=1e-6), number
+
+
+def test_a_spread_of_focus_is_found():
+    """Patterns of beams of several defoci, added."""
+    spread = 30.0
+    nodes, weights = np.polynomial.hermite_e.hermegauss(15)
+    transmission = np.exp(0.01j * make_field(3))
+    patterns = sum(
+        weight / weights.sum() * scan(make_probe(OPTICS, spread * node), transmission)
+        for node, weight in zip(nodes, weights, strict=True)
+    )
+    data = spectrum_of(patterns)
+    data = data.select(torch.nonzero(below_nyquist(data))[:, 0])
+    names = ("C10", "focal_spread")
+    start = replace(OPTICS, aberrations={**OPTICS.aberrations}, focal_spread=10.0)
+    found = _climb(data, start, names, amplitude=True)
+    assert abs(found.focal_spread) == pytest.approx(spread, rel=0.05)
+    assert found.aberrations["C10"] == pytest.approx(OPTICS.aberrations["C10"], abs=2)

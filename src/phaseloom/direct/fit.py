@@ -44,6 +44,9 @@ MAX_POWER_OF_NOISY_DATA = 1.5
 STEP_TOLERANCE = 0.02
 """Standard deviation of a stated step: what the fit takes for known of it."""
 
+FIRST_FOCAL_SPREAD = 0.4
+"""Where the fit of a focal spread begins, in units of wavelength / semiangle^2."""
+
 FIRST_NAMES = ("C10", "C12a", "C12b", "rotation")
 """What each candidate is fitted for, before the best one is fitted for more."""
 
@@ -92,7 +95,7 @@ def fit_optics(
     /,
     *,
     largest_defocus: float,
-    names: Sequence[str] = (*FIRST_NAMES, "step", "C21a", "C21b", "C23a", "C23b"),
+    names: Sequence[str] = (*FIRST_NAMES, "step", "C21a", "C21b", "C23a", "C23b", "focal_spread"),
     orientations: Sequence[int] = (0, 4),
 ) -> OpticsFit:
     """Search orientation, rotation and defocus over all that is possible, then fit all numbers together.
@@ -105,6 +108,7 @@ def fit_optics(
         orientations: of the detector; two of different parity are all that a scan without knowledge needs.
     """
     limit = float(optics.semiangle) / optics.wavelength
+    depth_of_focus = optics.wavelength / float(optics.semiangle) ** 2
     few = _thin_out(spectrum, FREQUENCIES_IN_SEARCH, PIXELS_IN_SEARCH, limit)
     more = _thin_out(spectrum, FREQUENCIES_IN_FIT, PIXELS_IN_FIT, limit)
     places: list[Candidate] = []
@@ -118,7 +122,9 @@ def fit_optics(
         fitted.append(Candidate(found, compute_explained_share(more, found)))
     fitted.sort(key=lambda one: -one.explained)
     best = _climb(more, fitted[0].optics, FIRST_NAMES)
-    best = _climb(more, best, names)
+    if "focal_spread" in names and not float(best.focal_spread):
+        best = replace(best, focal_spread=FIRST_FOCAL_SPREAD * depth_of_focus)
+    best = _climb(more, best, names, amplitude=True)
     distinct: list[Candidate] = []
     for one in fitted:
         if not any(_is_same(one.optics, other.optics) for other in distinct):
@@ -233,25 +239,31 @@ def _explained_by_defocus(spectrum: Spectrum, optics: LinearOptics, defocus: Ten
     return explained.sum(-1) / spectrum.power().sum()
 
 
-def compute_explained_share(spectrum: Spectrum, optics: LinearOptics, /) -> float:
-    """Share of the changes in the bright field that a weak phase object explains.
+def compute_explained_share(spectrum: Spectrum, optics: LinearOptics, /, *, amplitude: bool = False) -> float:
+    """Share of the changes in the bright field that a weak object explains.
 
     Args:
         spectrum: of the bright field.
         optics: with which the best object is solved for.
+        amplitude: whether the object has an amplitude, besides a phase.
     """
     with torch.no_grad():
-        return float(_objective(spectrum, optics))
+        return float(_objective(spectrum, optics, amplitude))
 
 
-def _objective(spectrum: Spectrum, optics: LinearOptics) -> Tensor:
-    """Share of the changes that a weak phase object explains."""
-    equations = build_normal_equations(optics, spectrum, amplitude=False)
+def _objective(spectrum: Spectrum, optics: LinearOptics, amplitude: bool) -> Tensor:
+    """Share of the changes that a weak object explains."""
+    equations = build_normal_equations(optics, spectrum, amplitude=amplitude)
     return equations.explained(ridge=1e-3).sum() / equations.energy.sum()
 
 
-def _climb(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> LinearOptics:
-    """The optics at the nearest maximum."""
+def _climb(
+    spectrum: Spectrum, optics: LinearOptics, names: Sequence[str], *, amplitude: bool = False
+) -> LinearOptics:
+    """The optics at the nearest maximum.
+
+    An amplitude takes up what a strong phase does in second order, which would bend the optics else.
+    """
     from scipy.optimize import minimize
 
     parameters = _Parameters(optics, tuple(names))
@@ -259,12 +271,15 @@ def _climb(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> Li
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         point = torch.tensor(values, requires_grad=True)
         placed = parameters.place(point)
-        value = -_objective(spectrum, placed) + tension * ((placed.step - 1) / STEP_TOLERANCE) ** 2
+        value = -_objective(spectrum, placed, amplitude) + tension * ((placed.step - 1) / STEP_TOLERANCE) ** 2
         (gradient,) = torch.autograd.grad(value, point)
         return float(value.detach()), gradient.numpy()
 
-    # what the model leaves is not noise: neighbouring pixels err alike, so that frequencies count once
-    tension = (1 - compute_explained_share(spectrum, optics)) / (2 * len(spectrum.frequency))
+    # what the model leaves is not noise: pixels err alike, and the strongest frequencies make most of it
+    power = spectrum.power()
+    independent = float(power.sum().square() / power.square().sum())
+    left = 1 - compute_explained_share(spectrum, optics, amplitude=amplitude)
+    tension = left / (2 * independent)
     start = np.zeros(len(names))
     options: dict[str, Any] = {"maxiter": 60, "gtol": 1e-6}
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
@@ -290,6 +305,7 @@ class _Parameters:
         edge = float(self.optics.semiangle) / self.optics.wavelength
         units = {"rotation": 0.05, "step": 0.02, "angle": 0.02, "source_size": 0.1 / edge}
         units["semiangle"] = 0.02 * float(self.optics.semiangle)
+        units["focal_spread"] = 0.2 * self.optics.wavelength / float(self.optics.semiangle) ** 2
         return units.get(name, 1.0)
 
     def place(self, values: Tensor) -> LinearOptics:
@@ -324,7 +340,7 @@ def _errors(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> d
 
     def gradient(values: np.ndarray) -> np.ndarray:
         point = torch.tensor(values, requires_grad=True)
-        (found,) = torch.autograd.grad(-_objective(spectrum, parameters.place(point)), point)
+        (found,) = torch.autograd.grad(-_objective(spectrum, parameters.place(point), True), point)
         return found.numpy()
 
     size = 1e-3
@@ -334,7 +350,7 @@ def _errors(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> d
         move[number] = size
         columns.append((gradient(move) - gradient(-move)) / (2 * size))
     curvature = (np.array(columns) + np.array(columns).T) / 2
-    left = max(1 - compute_explained_share(spectrum, optics), 1e-9)
+    left = max(1 - compute_explained_share(spectrum, optics, amplitude=True), 1e-9)
     covariance = np.linalg.pinv(curvature, hermitian=True) * left / free
     return {
         name: parameters.unit(name) * math.sqrt(max(float(value), 0.0))

@@ -144,7 +144,7 @@ class DirectResult:
             for name, (values, attributes) in self.tables().items():
                 file.create_dataset(name, data=values).attrs.update(attributes)
             file.attrs.update({"phaseloom_direct": 1, "explained": self.found.image.explained})
-            numbers = ("semiangle", "rotation", "step", "angle")
+            numbers = ("semiangle", "rotation", "step", "angle", "focal_spread")
             table = {name: float(getattr(optics, name)) for name in numbers}
             table |= {name: float(value) for name, value in optics.aberrations.items()}
             table["transposed"] = bool(optics.orientation & 4)

@@ -100,6 +100,9 @@ class DirectReconstruction:
             label = "defocus" if name == "C10" else name
             off = f" +- {LENGTH.show(float(errors[name]))}" if name in errors else ""
             lines.append(f"{label}: {LENGTH.show(shown)}{off}")
+        if float(one.focal_spread):
+            off = f" +- {LENGTH.show(float(errors['focal_spread']))}" if "focal_spread" in errors else ""
+            lines.append(f"focal spread: {LENGTH.show(abs(float(one.focal_spread)))}{off}")
         share = self.image.explained
         lines.append(
             "no single frequency stands out of counting noise"
