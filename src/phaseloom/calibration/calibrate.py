@@ -22,9 +22,9 @@ __all__ = ["DEFAULT_ESTIMATORS", "Calibration", "run_estimators"]
 DEFAULT_ESTIMATORS: tuple[Estimator, ...] = (
     own.estimate_semiangle,
     own.estimate_orientation,
+    own.estimate_modes,
     own.resolve_twin,
     own.refine_geometry,
-    own.check_detector_pixel,
     own.estimate_slices,
 )
 """From cheap and coarse to precise; each starts from the results of those before it."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from phaseloom.calibration.orientations import ORIENTATIONS, TWIN_OF, TWINS, max_defocus
-from phaseloom.calibration.refine import FORMATTERS, fit_geometry, loss_at_fixed_value
+from phaseloom.calibration.refine import FORMATTERS, GEOMETRY_RATES, fit_geometry, loss_at_fixed_value
 from phaseloom.calibration.state import (
     CalibrationState,
     Estimate,
@@ -23,7 +23,7 @@ from phaseloom.calibration.state import (
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.fit import fit_optics
-from phaseloom.direct.reconstruct import IMAGE_BORDER, compute_skewness
+from phaseloom.direct.reconstruct import IMAGE_BORDER, MIN_SKEWNESS, compute_skewness
 from phaseloom.direct.solve import reconstruct_image
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
@@ -32,11 +32,14 @@ from phaseloom.metrics.phase import remove_ramp
 from phaseloom.physics.optics import to_cartesian, to_polar
 from phaseloom.units import ANGLE, LENGTH
 
-__all__ = ["check_detector_pixel", "estimate_orientation", "estimate_semiangle", "estimate_slices"]
+__all__ = ["estimate_modes", "estimate_orientation", "estimate_semiangle", "estimate_slices"]
 __all__ += ["refine_geometry", "resolve_twin"]
 
-SEMIANGLE_TOLERANCE = 0.015
-"""Share by which a stated semi-angle may differ from that of the disk; or a quarter of a pixel, if more."""
+MIN_RADIUS_ERROR = 0.2
+"""Detector pixels that the radius of a disk of whole pixels may be off: three times what it scatters by."""
+
+MAX_CORRECTION_OF_PIXEL = 0.05
+"""Share by which a stated angle of a pixel may be wrong; a disk farther off contradicts the semi-angle."""
 
 MIN_MARGIN_OF_SHORT_RUNS = 1.1
 """Margin from which short runs decide by themselves."""
@@ -53,8 +56,31 @@ PIXELS_OF_DIRECT_IMAGE = 300
 MAX_RIVALS = 3
 """Further optics that short runs judge."""
 
-MIN_MARGIN_FOR_MORE_SLICES = 1.05
-"""Margin by which more slices must explain patterns held out, to be taken."""
+MODES_TO_TRY = (1, 3, 6)
+"""Modes of the beam: coherent, a source of some size, and one with a spread of focus as well."""
+
+MAX_EXCESS_WITH_THREE_MODES = 0.7
+"""Share of the excess of the loss over shot noise that three modes may leave of patterns held out, to be
+taken in place of one. 0.75 to 1 was found of coherent scans, 0.54 to 0.93 of others with spread of focus."""
+
+MAX_EXCESS_WITH_SIX_MODES = 0.88
+"""The same of six modes in place of three."""
+
+MIN_FOCAL_SPREAD = 0.35
+"""Focal spread, in depths of focus (wavelength / semiangle^2), from which a beam is partly coherent. Up to
+0.27 was found of coherent thin scans, 0.56 to 0.71 of those with a spread of 20 to 60 angstrom."""
+
+MIN_FOCAL_SPREAD_OF_THICK = 1.0
+"""The same from which the object is taken for thick; a depth T spreads the focus by T / sqrt(12)."""
+
+SLICE_IN_DEPTHS_OF_FOCUS = 0.6
+"""Distance between slices with which their search begins."""
+
+MAX_SLICES = 12
+"""Slices that are tried at most."""
+
+MAX_EXCESS_WITH_MORE_SLICES = 0.8
+"""Share of the excess of the loss that more slices may leave of patterns held out, to be taken."""
 
 MIN_MARGIN_OF_REFINED_VALUE = 0.99
 """Margin below which short fits explain more with the value as given, which is kept."""
@@ -68,7 +94,10 @@ MARGIN_OF_DIVERGED_FIT = 0.9
 
 
 def estimate_semiangle(scan: Scan4D, state: CalibrationState, /) -> EstimatorResult:
-    """The semi-angle, from the disk of the mean pattern and the angle of a pixel."""
+    """The semi-angle, from the disk of the mean pattern and the angle of a pixel.
+
+    A stated one is believed, and tells the angle of a pixel where the disk has a few per cent more or less.
+    """
     stated = state.semiangle
     try:
         disk = fit_disk(np.where(scan.mask, scan.mean_pattern(), 0.0), mask=scan.mask)
@@ -83,14 +112,20 @@ def estimate_semiangle(scan: Scan4D, state: CalibrationState, /) -> EstimatorRes
     unit = math.sqrt(math.prod(scan.geometry.angle))
     found = disk.radius * unit
     error = disk.radius_error * unit
-    if stated is not None and abs(found - stated) < _semiangle_tolerance(scan, stated) * stated + 3 * error:
-        note = f"the disk says {_mrad(found)}"
-        return EstimatorResult(
-            state, (Estimate("semi-angle", _mrad(stated), _mrad(stated), 1.0, True, _mrad(error), note),)
-        )
-    given = "nothing" if stated is None else _mrad(stated)
-    told = Estimate("semi-angle", _mrad(found), given, math.inf, True, _mrad(error), "from the disk")
-    return EstimatorResult(replace(state, semiangle=found), (told,))
+    if stated is None or abs(found / stated - 1) > MAX_CORRECTION_OF_PIXEL:
+        given = "nothing" if stated is None else _mrad(stated)
+        told = Estimate("semi-angle", _mrad(found), given, math.inf, True, _mrad(error), "from the disk")
+        return EstimatorResult(replace(state, semiangle=found), (told,))
+    note = f"the disk says {_mrad(found)}"
+    kept = Estimate("semi-angle", _mrad(stated), _mrad(stated), 1.0, True, _mrad(error), note)
+    square = math.isclose(*scan.geometry.angle, rel_tol=1e-6)
+    if not square or abs(found - stated) < max(MIN_RADIUS_ERROR * unit, 3 * error):
+        return EstimatorResult(state, (kept,))
+    angle = stated / found
+    before = ANGLE.show(scan.geometry.angle[0])
+    after = ANGLE.show(float(f"{angle * scan.geometry.angle[0]:.5g}"))
+    pixel = Estimate("pixel", after, before, angle, True, note="from the disk and the stated semi-angle")
+    return EstimatorResult(replace(state, angle=angle), (kept, pixel))
 
 
 def estimate_orientation(
@@ -102,7 +137,7 @@ def estimate_orientation(
     not clearly ahead with one, short runs of the best ones judge with it. Patterns tell everything but the
     twin: `resolve_twin`. The edge of the disk is taken sharp or blurred over a pixel: what explains more.
     """
-    optics = LinearOptics(scan.geometry.wavelength, state.semiangle or 0.0)
+    optics = LinearOptics(scan.geometry.wavelength, state.semiangle or 0.0, angle=state.angle)
     farthest = max(0.9 * max_defocus(scan.geometry, state.semiangle or 0.0), 1.2 * abs(state.defocus))
     fit = fit_optics(survey_disk(scan).measure(scan).transform(), optics, largest_defocus=farthest)
     few = select_middle(scan, patterns)
@@ -143,17 +178,14 @@ def _state_of(optics: LinearOptics, state: CalibrationState) -> CalibrationState
     rotation, name = min(choices, key=lambda one: (round(abs(one[0]), 6), list(TWIN_OF).index(one[1])))
     by = float(optics.rotation) - rotation  # the detector is turned by as much as the scan is no longer
     polar = to_polar({one: float(value) for one, value in optics.aberrations.items() if one != "C10"})
-    kept = {
-        one: value + by if one.startswith("phi") else value
-        for one, value in polar.items()
-        if one in ("C12", "phi12")
-    }
+    kept = {one: value + by if one.startswith("phi") else value for one, value in polar.items()}
     return replace(
         state,
         orientation=name,
         rotation=rotation,
         defocus=optics.defocus,
         step=float(optics.step),
+        focal_spread=abs(float(optics.focal_spread)),
         aberrations=kept,
     )
 
@@ -164,28 +196,28 @@ def _as_row_of_fit(optics: LinearOptics, state: CalibrationState) -> dict[str, A
 
 
 def resolve_twin(
-    scan: Scan4D, state: CalibrationState, /, *, patterns: int = 144, epochs: int = 8
+    scan: Scan4D, state: CalibrationState, /, *, patterns: int = 400, epochs: int = 10
 ) -> EstimatorResult:
     """Which of two twins: patterns are the same for the scan turned by 180 degrees and everything conjugate.
 
     A stated defocus tells by its sign; else the phase of atoms, which are peaks and never pits for electrons;
-    else the orientation stays one of the four that need no turn by 180 degrees. The phase is that of the
-    direct image of the whole scan, or where there is no raster, of a short run.
+    else the orientation stays one of the four that need no turn by 180 degrees. The phase is that of a
+    short run and, where that is not clear, of the direct image of a raster.
     """
     stated = state.stated_value("defocus") or 0.0
     peaks = 0.0
     doubt = 1.0
     if scan.geometry.beam == "electron":
-        if scan.grid is not None:
+        modes = state.modes or 1
+        few = select_middle(scan, patterns)
+        rates: dict[str, Any] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
+        short_run = run_short(few, state, epochs=epochs, rates=rates, modes=modes, free=modes > 1)
+        peaks, doubt = _phase_skewness(short_run)
+        if abs(peaks) < MIN_SKEWNESS * doubt and scan.grid is not None:
             peaks, doubt = _direct_skewness(scan, state)
-        else:
-            peaks, doubt = _phase_skewness(
-                run_short(select_middle(scan, patterns), state, epochs=epochs, rates={})
-            )
-    atoms = int(np.sign(peaks)) if abs(peaks) > 3 * doubt else 0
+    atoms = int(np.sign(peaks)) if abs(peaks) > MIN_SKEWNESS * doubt else 0
     asked = int(np.sign(stated * state.defocus))
-    other = replace(state, orientation=TWIN_OF[state.orientation], defocus=-state.defocus)
-    kept = other if (asked or atoms) < 0 else state
+    kept = _get_twin(state) if (asked or atoms) < 0 else state
     used = "the sign of the stated defocus" if asked else "atoms are peaks of phase" if atoms else "nothing"
     note = f"patterns cannot tell; used: {used}"
     if asked and atoms:
@@ -193,11 +225,47 @@ def resolve_twin(
         note += f"; atoms as peaks of phase say {'the same' if asked == atoms else against}"
     twin = f"{kept.orientation}, {_side_of_focus(kept.defocus)}"
     told = Estimate("twin", twin, _side_of_focus(stated), 1.0, bool(asked or atoms), note=note)
-    return EstimatorResult(kept, (told,), [{"skewness of phase": peaks, "its error": doubt}])
+    return EstimatorResult(kept, (told,), [{"skewness of phase": peaks, "error": doubt}])
+
+
+def estimate_modes(
+    scan: Scan4D, state: CalibrationState, /, *, patterns: int = 256, epochs: int = 10
+) -> EstimatorResult:
+    """Incoherent modes of the beam: more than one only if they explain patterns held out clearly better."""
+    stated = state.setting.probe.values.get("modes")
+    if stated is not None or not state.certain:
+        why = "stated" if stated is not None else "the orientation is not believed"
+        kept = "default" if stated is None else f"{int(stated)}"
+        found = state if stated is None else replace(state, modes=int(stated))
+        return EstimatorResult(found, (Estimate("modes", kept, kept, 1.0, stated is not None, note=why),))
+    few = select_middle(scan, patterns)
+    rates: dict[str, Any] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
+    tried: list[dict[str, Any]] = []
+    partial = state.focal_spread > MIN_FOCAL_SPREAD * state.depth_of_focus(scan)
+    best = MODES_TO_TRY[1 if partial else 0]
+    for count in MODES_TO_TRY[1 if partial else 0 :]:
+        held = run_short(few, state, epochs=epochs, rates=rates, free=True, holdout=0.1, modes=count).held
+        tried.append({"modes": count, "held out": held})
+        most = MAX_EXCESS_WITH_SIX_MODES if count > MODES_TO_TRY[1] else MAX_EXCESS_WITH_THREE_MODES
+        if len(tried) > 1 and held - 1 > most * max(tried[-2]["held out"] - 1, 0):
+            break
+        best = count
+    margin = min(row["held out"] for row in tried if row["modes"] != best) / next(
+        row["held out"] for row in tried if row["modes"] == best
+    )
+    note = ""
+    if best > 1:
+        note = "the beam is partly coherent: rotation and step are refined by the whole run"
+    if partial:
+        note += (
+            f"; the focus is spread by {LENGTH.show(float(f'{state.focal_spread:.3g}'))}, or the object thick"
+        )
+    told = Estimate("modes", f"{best}", "nothing", margin, True, note=note)
+    return EstimatorResult(replace(state, modes=best), (told,), tried)
 
 
 def refine_geometry(
-    scan: Scan4D, state: CalibrationState, /, *, patterns: int = 1024, epochs: int = 16
+    scan: Scan4D, state: CalibrationState, /, *, patterns: int = 400, epochs: int = 10
 ) -> EstimatorResult:
     """Defocus, rotation and step together, by gradients of all that explains the patterns.
 
@@ -208,6 +276,11 @@ def refine_geometry(
     Margins compare with short fits that hold a value as given; where one of them explains clearly more, the
     fit has diverged and its results are discarded.
     """
+    if state.is_partly_coherent:
+        note = "from the linear model; the whole run refines it"
+        kept = {name: FORMATTERS[name](getattr(state, name)) for name in ("rotation", "step", "defocus")}
+        lines = [Estimate(name, value, value, 1.0, True, note=note) for name, value in kept.items()]
+        return EstimatorResult(state, tuple(lines))
     few = select_middle(scan, patterns)
     whole, halved, blurs, free = fit_geometry(few, state, epochs)
     asked = {"rotation": state.rotation, "step": state.step, "defocus": state.stated_value("defocus")}
@@ -249,41 +322,13 @@ def refine_geometry(
     return EstimatorResult(found, tuple(estimates), [row])
 
 
-def check_detector_pixel(scan: Scan4D, state: CalibrationState, /) -> EstimatorResult:
-    """Whether the step was wrong, or the angle of a pixel: the patterns know only their product.
-
-    A stated semi-angle tells, if the disk has another one by the same factor as the step.
-    """
-    stated = state.stated_value("semiangle")
-    given = ANGLE.show(scan.geometry.angle[0])
-    note = "" if state.step == 1 else "the patterns know only its product with the step, which was changed"
-    agreed = stated is None or stated == state.semiangle
-    square = math.isclose(*scan.geometry.angle, rel_tol=1e-6)
-    ratio = 1.0 if stated is None else stated / (state.semiangle or stated)
-    if (
-        agreed
-        or not square
-        or state.step == 1
-        or abs(state.step / ratio - 1) > _semiangle_tolerance(scan, stated or 1.0)
-    ):
-        if stated is not None and not agreed:
-            note = f"the stated semi-angle, {_mrad(stated)}, is not that of the disk; the step tells not why"
-        return EstimatorResult(state, (Estimate("pixel", given, given, 1.0, False, note=note),))
-    defocus = state.defocus / state.step**2
-    ratio = state.step
-    found = replace(state, angle=ratio, step=1.0, semiangle=stated, defocus=defocus)
-    note = "stated semi-angle and stated step agree on it"
-    return EstimatorResult(
-        found, (Estimate("pixel", ANGLE.show(ratio * scan.geometry.angle[0]), given, ratio, True, note=note),)
-    )
-
-
 def estimate_slices(
     scan: Scan4D, state: CalibrationState, /, *, patterns: int = 144, epochs: int = 12
 ) -> EstimatorResult:
     """Slices and what lies between them: more than one only if they explain patterns held out clearly better.
 
-    Runs of two and of four slices begin with half a depth of focus and refine it.
+    Two are tried, or as many as the depth that a large focal spread of the linear model stands for; the run
+    refines the distance between them. A number of slices that the recipe states is kept.
     """
     thing = state.setting.object.values
     if not state.certain:
@@ -294,41 +339,30 @@ def estimate_slices(
     gap = thing.get("thickness") or 0.0
     gap = float(np.mean(gap)) if given > 1 else 0.0
     few = select_middle(scan, patterns)
-    focus = scan.geometry.wavelength / (state.semiangle or 1.0) ** 2
-    wanted = {1: 0.0, 2: focus / 2, 4: focus / 4} | ({given: gap} if given > 1 else {})
-    short_runs = {
-        count: _run_with_slices(few, state, count, apart, epochs) for count, apart in wanted.items()
-    }
-    base = short_runs[given].held
-    best = min(short_runs, key=lambda count: short_runs[count].held)
-    fewest = next(
-        count
-        for count in sorted(short_runs)
-        if short_runs[count].held < MIN_MARGIN_WITH_LINEAR_MODEL * short_runs[best].held
-    )
-    changed = fewest != given and base > MIN_MARGIN_FOR_MORE_SLICES * short_runs[fewest].held
-    count = fewest if changed else given
+    short_runs = {given: _run_with_slices(few, state, given, gap, epochs)}
+    count = given
+    wanted = _count_slices_to_try(scan, state) if given == 1 else given
+    if wanted != given:
+        focus = state.depth_of_focus(scan)
+        depth = max(math.sqrt(12) * state.focal_spread, 2 * SLICE_IN_DEPTHS_OF_FOCUS * focus)
+        apart = depth / wanted if wanted > 2 else SLICE_IN_DEPTHS_OF_FOCUS * focus
+        short_runs[wanted] = _run_with_slices(few, state, wanted, apart, epochs)
+        excess = max(short_runs[given].held - 1, 0.0)
+        if short_runs[wanted].held - 1 < MAX_EXCESS_WITH_MORE_SLICES * excess:
+            count = wanted
+    changed = count != given
     apart = short_runs[count].state.gap if changed else gap
-    focused = (
-        short_runs[count].state.defocus
-        if changed and count > 1
-        else _defocus_at_entrance(state, count, apart)
-    )
+    focused = short_runs[count].state.defocus if changed else _defocus_at_entrance(state, count, apart)
     found = replace(state, slices=count, gap=apart, defocus=focused)
     value = f"{count}" + (f", {LENGTH.show(apart)} apart" if count > 1 else "")
     old = f"{given}" + (f", {LENGTH.show(gap)} apart" if given > 1 else "")
     rivals = [short_run.held for one, short_run in short_runs.items() if one != count]
-    margin = (base if changed else min(rivals)) / short_runs[count].held
+    margin = min(rivals) / short_runs[count].held if rivals else 1.0
     note = "" if count == 1 else f"defocus at the first one {FORMATTERS['defocus'](found.defocus)}"
-    told = Estimate("slices", value, old, margin, margin > MIN_MARGIN_WITH_LINEAR_MODEL, note=note)
+    told = Estimate("slices", value, old, margin, True, note=note)
     return EstimatorResult(
         found, (told,), [{"slices": n, "gap": t.state.gap, "held out": t.held} for n, t in short_runs.items()]
     )
-
-
-def _semiangle_tolerance(scan: Scan4D, semiangle: float) -> float:
-    """Share by which the disk of so few pixels may differ from what it is."""
-    return max(SEMIANGLE_TOLERANCE, 0.25 * max(scan.geometry.angle) / semiangle)
 
 
 def _mrad(value: float) -> str:
@@ -351,6 +385,16 @@ def _has_soft_edge(scan: Scan4D, state: CalibrationState, epochs: int) -> bool:
         run_short(scan, replace(state, soft=b), epochs=epochs, rates={}).loss for b in (False, True)
     )
     return blurred < sharp
+
+
+def _get_twin(state: CalibrationState) -> CalibrationState:
+    """The state that explains the patterns alike: ``chi(k)`` becomes ``-chi(-k)``."""
+    opposite = {
+        name: -value if name.startswith("C") and int(name[1]) % 2 else value
+        for name, value in state.aberrations.items()
+    }
+    turned = TWIN_OF[state.orientation]
+    return replace(state, orientation=turned, defocus=-state.defocus, aberrations=opposite)
 
 
 def _direct_skewness(scan: Scan4D, state: CalibrationState) -> tuple[float, float]:
@@ -380,6 +424,14 @@ def _defocus_at_entrance(state: CalibrationState, count: int, gap: float) -> flo
     return state.defocus + (count - 1) * gap / 2
 
 
+def _count_slices_to_try(scan: Scan4D, state: CalibrationState) -> int:
+    """Two, or what the depth needs that the linear model takes for a spread of focus."""
+    in_focus = state.focal_spread / state.depth_of_focus(scan)
+    if in_focus < MIN_FOCAL_SPREAD_OF_THICK:
+        return 2
+    return min(MAX_SLICES, math.ceil(math.sqrt(12) * in_focus / SLICE_IN_DEPTHS_OF_FOCUS))
+
+
 def _run_with_slices(scan: Scan4D, state: CalibrationState, count: int, gap: float, epochs: int) -> ShortRun:
     """A run of so many slices, whose distances move, judged by patterns held out.
 
@@ -388,9 +440,12 @@ def _run_with_slices(scan: Scan4D, state: CalibrationState, count: int, gap: flo
     start = replace(state, slices=count, gap=gap, defocus=_defocus_at_entrance(state, count, gap))
     rates: dict[str, Any] = {"positions": {"rate": 1.0, "start": 4}}
     rates |= {"thickness": {"rate": 0.1, "start": 4}} if count > 1 else {}
-    short_run = run_short(scan, start, epochs=epochs, rates=rates, holdout=0.1)
+    modes = state.modes or 1
+    knobs: dict[str, Any] = {"epochs": epochs, "rates": rates, "holdout": 0.1}
+    knobs |= {"modes": modes, "free": modes > 1}
+    short_run = run_short(scan, start, **knobs)
     gap = short_run.state.gap
     if gap >= 0:
         return short_run
     upright = replace(short_run.state, gap=-gap, defocus=short_run.state.defocus - (count - 1) * gap)
-    return run_short(scan, upright, epochs=epochs, rates=rates, holdout=0.1)
+    return run_short(scan, upright, **knobs)

@@ -15,11 +15,14 @@ __all__ = ["FORMATTERS", "fit_geometry", "loss_at_fixed_value"]
 MIN_LOSS_FOR_FREE_PROBE = 2.0
 """Loss above which the patterns are not explained by a lens, and a free probe is tried."""
 
-RELATIVE_LOSS_OF_EQUAL_FITS = 1e-3
-"""Share of the loss by which fits explain the patterns alike: no model is surer than that."""
-
 MAX_RESTARTS = 4
-"""How often a fit is begun anew from either side, at most."""
+"""How often a fit is begun anew, at most."""
+
+MAX_SHARE_LEFT = 0.8
+"""Share of a move that the next fit repeats, at most: extrapolation goes up to five times as far."""
+
+ENOUGH = {"rotation": math.radians(0.02), "step": 5e-4, "defocus": 0.5}
+"""Moves (radian, a share, angstrom) below which a geometry stands still."""
 
 GEOMETRY_RATES = {"rotation": 0.3, "scale": 0.3}
 """Shares of a Newton step of what moves all positions."""
@@ -49,10 +52,8 @@ def fit_geometry(
         loose = run_short(few, whole.state, epochs=epochs, rates=late, free=True)
         free = loose.loss < 0.7 * whole.loss
         whole = loose if free else whole
-    unit = few.geometry.wavelength / (state.semiangle or 1.0) ** 2
-    aside = replace(state, rotation=0.01, step=0.01, defocus=0.1 * unit)
-    whole, blurs = _restart_until_stable(
-        whole, aside, lambda at: run_short(few, at, epochs=epochs, rates=late, free=free)
+    whole, blurs = _extrapolate_until_stable(
+        whole, state, lambda at: run_short(few, at, epochs=epochs, rates=late, free=free)
     )
     halves = [
         run_short(part, whole.state, epochs=epochs, rates=late, free=free).state
@@ -72,33 +73,30 @@ def loss_at_fixed_value(scan: Scan4D, state: CalibrationState, name: str, /) -> 
     return run_short(scan, state, epochs=6, rates=rates, refine=refine).loss
 
 
-def _restart_until_stable(
-    short_run: ShortRun, aside: CalibrationState, fit: Callable[[CalibrationState], ShortRun]
+def _extrapolate_until_stable(
+    short_run: ShortRun, start: CalibrationState, fit: Callable[[CalibrationState], ShortRun]
 ) -> tuple[ShortRun, dict[str, float]]:
-    """The fit, begun anew from beside where it ended until that explains no more; how sure each value is.
+    """The fit, begun anew until its values stand still; by how much the last one still moved each value.
 
-    A value is as sure as where such fits end that explain the patterns as well: to a part in a thousand, or
-    to what the last epoch still gained.
+    The object of a fit adapts to the geometry that it began with and holds it back: each fit goes the same
+    share of the way that is left (Aitken's extrapolation finds the end of it).
     """
+    before = start
     apart: dict[str, float] = {}
     for _ in range(MAX_RESTARTS):
-        sides = [fit(_shift_state(short_run.state, aside, sign)) for sign in (-1, 1)]
-        best = min((short_run, *sides), key=lambda one: one.loss)
-        unsure = max(RELATIVE_LOSS_OF_EQUAL_FITS, best.gain)
-        alike = [one for one in (short_run, *sides) if one.loss < (1 + unsure) * best.loss]
-        apart = {
-            name: max(abs(getattr(one.state, name) - getattr(best.state, name)) for one in alike)
-            for name in FORMATTERS
-        }
-        before = short_run
-        short_run = best
-        if best.loss > (1 - unsure / 4) * before.loss:
-            break
+        again = fit(short_run.state)
+        ends = {}
+        for name in FORMATTERS:
+            first = getattr(short_run.state, name) - getattr(before, name)
+            second = getattr(again.state, name) - getattr(short_run.state, name)
+            share = min(max(second / first, 0.0), MAX_SHARE_LEFT) if first else 0.0
+            ends[name] = getattr(again.state, name) + second * share / (1 - share)
+            apart[name] = abs(second) / (1 - share)
+        before = short_run.state
+        if all(apart[name] < ENOUGH[name] for name in FORMATTERS):
+            return again, apart
+        short_run = replace(again, state=replace(again.state, **ends))
     return short_run, apart
-
-
-def _shift_state(state: CalibrationState, aside: CalibrationState, sign: int) -> CalibrationState:
-    return replace(state, **{name: getattr(state, name) + sign * getattr(aside, name) for name in FORMATTERS})
 
 
 def _split_in_halves(scan: Scan4D) -> list[Scan4D]:

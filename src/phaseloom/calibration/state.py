@@ -25,6 +25,10 @@ __all__ = ["CalibrationState", "Estimate", "Estimator", "EstimatorResult", "Fini
 __all__ += ["ShortRun", "run_short", "select_middle"]
 
 
+RATES_OF_UNREFINED_GEOMETRY = {"rotation": 0.3, "scale": 0.3}
+"""Shares of a Newton step by which a whole run refines a geometry that no short run could."""
+
+
 class FinishedRun(Protocol):
     """What a calibration reads of a reconstruction that has ended."""
 
@@ -66,6 +70,8 @@ class CalibrationState:
         gap: between slices, angstrom.
         aberrations: besides the defocus, polar (``C12``, ``phi12``), angstrom and radian, in the frame of
             the detector so laid.
+        focal_spread: of the linear model, angstrom; it takes the depth of a thick object for one too.
+        modes: of the beam: more than one where it is partly coherent; ``None``: not looked for.
         soft: whether the edge of the disk is blurred over a pixel.
         certain: whether the orientation was decided, and its fit went well: else nothing finer is believed.
         run: how a short reconstruction is run.
@@ -81,9 +87,20 @@ class CalibrationState:
     slices: int = 1
     gap: float = 0.0
     aberrations: Mapping[str, float] = field(default_factory=dict)
+    focal_spread: float = 0.0
+    modes: int | None = None
     soft: bool = False
     certain: bool = True
     run: RunReconstruction | None = None
+
+    def depth_of_focus(self, scan: Scan4D, /) -> float:
+        """``wavelength / semiangle^2``, angstrom."""
+        return scan.geometry.wavelength / (self.semiangle or 1.0) ** 2
+
+    @property
+    def is_partly_coherent(self) -> bool:
+        """Whether the beam has several modes, so that fits with one are biased."""
+        return (self.modes or 1) > 1
 
     def stated_value(self, name: str, /) -> float | None:
         """What the recipe said of the probe before the ladder began."""
@@ -131,10 +148,11 @@ class CalibrationState:
         if self.aberrations:
             known = {name: _round_digits(value) for name, value in self.aberrations.items()}
             values["aberrations"] = {**(asked.values.get("aberrations") or {}), **known}
+        if self.modes is not None:
+            values["modes"] = self.modes
         if asked.name in ("focused", "aberrated"):
-            return replace(asked, values={**asked.values, **values})
-        kept = {"modes": asked.values["modes"]} if "modes" in asked.values else {}
-        return Call(asked.room, "focused", {**values, **kept})
+            return replace(asked, values={**asked.values, **values} | _stated_modes(asked))
+        return Call(asked.room, "focused", values | _stated_modes(asked))
 
     def recipe(self, scan: Scan4D, /) -> Any:
         """The recipe of a run with everything that was found written into it, and nothing left to find."""
@@ -149,6 +167,8 @@ class CalibrationState:
             }
             update["object"] = replace(thing, values={**kept, **depth})
         update["prepare"] = (*self.setting.prepare, *self.steps(scan))
+        if self.is_partly_coherent:
+            update["rates"] = {**RATES_OF_UNREFINED_GEOMETRY, **self.setting.rates}
         update |= {
             "probe": self.probe(),
             "start": Call("phaseloom.reconstruction.start", "none"),
@@ -241,6 +261,7 @@ def run_short(
     refine: tuple[str, ...] = ("C10", "C12"),
     free: bool = False,
     holdout: float = 0.0,
+    modes: int = 1,
 ) -> ShortRun:
     """Reconstruct shortly from what is known.
 
@@ -252,10 +273,11 @@ def run_short(
         refine: aberrations that move.
         free: the probe is one of free pixels, not one that a lens can make.
         holdout: share of patterns that judge.
+        modes: of the probe.
     """
     data = state.apply_to(scan)
     usual = {"positions": 0.0, "affine": 0.0}
-    optics: dict[str, Any] = {"semiangle": state.semiangle, "defocus": state.defocus, "modes": 1}
+    optics: dict[str, Any] = {"semiangle": state.semiangle, "defocus": state.defocus, "modes": modes}
     if state.aberrations:
         optics["aberrations"] = dict(state.aberrations)
     rest = {"soft": state.soft} | ({} if free else {"refine": list(refine)})
@@ -340,6 +362,11 @@ def _fit_defocus(mode: Tensor, geometry: Geometry, state: CalibrationState) -> f
     before, at, after = like[best - 1 : best + 2]
     bend = before - 2 * at + after
     return places[best] + (0.5 * (before - after) / bend if bend < 0 else 0.0) * (places[1] - places[0])
+
+
+def _stated_modes(asked: Call) -> dict[str, Any]:
+    """What a recipe says itself of the modes of its probe."""
+    return {"modes": asked.values["modes"]} if asked.values.get("modes") is not None else {}
 
 
 def _round_digits(value: float) -> float:
