@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,17 @@ from phaseloom import samples
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import PhaseError, phase_error
+from phaseloom.reconstruction.first_image import make_first_image
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.simulation import simulate
 
-__all__ = ["begin_jobs", "compare_with_truth"]
+__all__ = ["begin_jobs", "compare_direct_image", "compare_with_truth"]
 
 ELECTRON_PIXEL = 0.2
 ELECTRON_WINDOW = 64
+ELECTRON_GRID = (18, 18)
 ELECTRON_SLICES = 6
 PROBE_MODES = 4
 
@@ -55,6 +58,19 @@ def compare_with_truth(job: Job, result: Result, /) -> list[str]:
     ]
 
 
+def compare_direct_image(job: Job, /) -> list[str]:
+    """Quality of the direct image of an electron demonstration: its correlation with the truth."""
+    image = make_first_image(job.recipe, job.scan)
+    if image is None:
+        return []
+    truth = np.load(job.recipe.file.with_name("truth.npy")).sum(0)
+    rows, columns = np.round(job.scan.positions / np.array(job.scan.geometry.pixel)).astype(int).T
+    error = phase_error(
+        image.found.image.phase.numpy(), truth[rows, columns].reshape(ELECTRON_GRID), max_shift=2, margin=2
+    )
+    return [f"direct image, without epochs: correlation {error.pearson:.3f} with the truth"]
+
+
 def against_truth(result: Result, truth: np.ndarray, /) -> PhaseError:
     """Error of the summed phase in the scanned field; the truth's pixel ``[0, 0]`` is at position 0."""
     rows, columns = result.window
@@ -79,7 +95,7 @@ def _xray(folder: Path) -> Job:
 
 def _electron(folder: Path) -> Job:
     margin = (ELECTRON_WINDOW // 2 + 6) * ELECTRON_PIXEL
-    positions = simulate.raster((18, 18), 0.6, jitter=0.05, seed=1)
+    positions = simulate.raster(ELECTRON_GRID, 0.6, jitter=0.05, seed=1)
     positions += margin - positions.min(0)
     size = tuple(int(n) for n in np.ceil((positions.max(0) + margin) / ELECTRON_PIXEL).astype(int))
     truth = simulate.atoms((size[0], size[1]), ELECTRON_PIXEL, slices=ELECTRON_SLICES, peak=0.25, seed=2)
@@ -95,7 +111,7 @@ def _electron(folder: Path) -> Job:
         dose=1e6,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    native.write(scan, folder / "scan.h5")
+    native.write(replace(scan, grid=ELECTRON_GRID), folder / "scan.h5")
     np.save(folder / "truth.npy", truth)
     tree = {
         "file": str(folder / "scan.h5"),

@@ -206,6 +206,7 @@ def demo(
 
     for title, job in protocol.begin_jobs(out):
         typer.echo(f"\n{title}")
+        echo_lines(protocol.compare_direct_image(job))
         result = run(job, quiet=quiet)
         echo_lines(protocol.compare_with_truth(job, result))
 
@@ -217,6 +218,7 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
 
     echo_lines(preflight.warn_before_run(job, started=job.start is not None), start="WARN ")
     echo_lines(job.start_lines())
+    _save_first_image(job)
     printed_codes = _run_with_advice(job, quiet=quiet)
     result = _save(job, job.ended or job.result())
     if halves and team().broadcast(bool(result.history) and not job.progress.stop.is_interrupted):
@@ -229,6 +231,21 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     if job.progress.stop.is_interrupted and team().is_main:
         offer_resume(f"phaseloom reconstruct --resume {job.directory}")
     return result
+
+
+def _save_first_image(job: Any) -> None:
+    """Draw the direct image of an electron scan into the folder of a run that begins."""
+    from phaseloom import plot
+    from phaseloom.direct.figures import plot_direct_image
+    from phaseloom.fitting.distributed import team
+    from phaseloom.reconstruction.first_image import make_first_image
+
+    if job.directory is None or job.progress.epoch or not team().is_main:
+        return
+    image = make_first_image(job.recipe, job.finest.scan)
+    if image is not None:
+        plot.save(plot_direct_image(image), job.directory / "direct.png")
+        typer.echo(f"direct image, before any epoch: {job.directory / 'direct.png'}")
 
 
 def _run_with_advice(job: Any, *, quiet: bool) -> set[str]:

@@ -157,7 +157,8 @@ def build_levels(finest: Level, recipe: Reconstruct, /) -> list[Level]:
     object was predicted; and no more grids than have an epoch each.
     """
     plain = recipe.optimizer.name == "gauss_newton" and not recipe.penalties and not recipe.projections
-    plain = plain and recipe.object.name != "predicted"  # which knows the fine detail already
+    known = recipe.object.name == "predicted" or recipe.found.get("direct", {}).get("taken", False)
+    plain = plain and not known  # a start that has fine detail already
     count = int(plain) if recipe.levels is None else recipe.levels
     levels = [finest]
     while len(levels) <= count and _each_has_an_epoch(recipe.epochs, len(levels) + 1):

@@ -125,6 +125,8 @@ class Job:
         job = cls(settled, data, start, folder)  # model, likelihood, optimiser
         if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
             job.recipe = warm_start.judge(job.finest, job.recipe, job.holdout, given=recipe.rates)
+        elif recipe.found.get("calibrate") and recipe.object.name == "pixels":
+            job.recipe = warm_start.try_direct_image(job.finest, job.recipe, job.holdout)
         job.save_recipe()
         return job
 
@@ -184,6 +186,8 @@ class Job:
             checkpoint.load(job.progress, snapshot)
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
+        elif recipe.found.get("direct"):
+            warm_start.try_direct_image(job.finest, recipe, job.holdout)
         return job
 
     @property
@@ -219,7 +223,9 @@ class Job:
         """What was found before the first epoch by calibration, prediction or start, in sentences."""
         found = self.recipe.found
         if found.get("calibrate"):
-            return [f"{name:12s} {value}" for name, value in found["calibrate"].items()]
+            lines = [f"{name:12s} {value}" for name, value in found["calibrate"].items()]
+            direct = found.get("direct")
+            return lines if direct is None else [*lines, warm_start.describe_direct_start(**direct)]
         if found.get("start") is not None:
             return [warm_start.describe_losses(**found["start"])]
         if self.start is None:

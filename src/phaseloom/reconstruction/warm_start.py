@@ -11,15 +11,21 @@ from torch import Tensor
 
 from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
+from phaseloom.reconstruction.first_image import make_first_image, place_on_canvas
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, RateChange, Reconstruct
 
-__all__ = ["describe_losses", "judge", "keep_better_start", "slower_rates"]
+__all__ = ["describe_direct_start", "describe_losses", "judge", "keep_better_start", "slower_rates"]
+__all__ += ["try_direct_image"]
 
 log = logging.getLogger(__name__)
 
 MAX_PATTERNS_OF_JUDGE = 256
 """Patterns that decide between the prediction, its conjugate and no object."""
+
+MIN_GAIN_ON_CONJUGATE = 0.25
+"""What a direct image gains on its conjugate, as a share of what it gains on no object, to be taken: 0.5 and
+more was found of right ones, 0.1 of patterns in disorder."""
 
 MIN_SHARE_EXPLAINED = 0.75
 """Share explained (`phaseloom.metrics.pattern_misfit.PatternMisfit`), below which a start that is taken is
@@ -44,7 +50,9 @@ def judge(
 
 
 @torch.no_grad()
-def keep_better_start(level: Level, holdout: Sequence[Tensor], /) -> dict[str, float]:
+def keep_better_start(
+    level: Level, holdout: Sequence[Tensor], /, *, explain: bool = True
+) -> dict[str, float]:
     """Keep a predicted object if it explains the patterns better than none, and than its conjugate.
 
     The conjugate is what a detector that is turned by 180 degrees against the scan would make of it.
@@ -56,6 +64,7 @@ def keep_better_start(level: Level, holdout: Sequence[Tensor], /) -> dict[str, f
     Args:
         level: before its first epoch.
         holdout: batches of patterns that are held out.
+        explain: warn where what is kept explains little.
 
     Returns:
         The loss with the prediction, with its conjugate, and without an object.
@@ -72,12 +81,44 @@ def keep_better_start(level: Level, holdout: Sequence[Tensor], /) -> dict[str, f
     empty = _mean_loss(level, index)
     if predicted < min(empty, conjugate):
         model.object.set_transmission(prediction)
-        _warn_of_little_explained(_measure_misfit(level, index))
+        if explain:
+            _warn_of_little_explained(_measure_misfit(level, index))
         held = HoldOut(holdout, judged=level.likelihood.data_terms)
         loss = measure_holdout(level.likelihood, held, level.progress.optimizer, 0)
         if loss is not None:
             level.progress.best = (0, loss, deepcopy(model.state_dict()))
     return {"predicted": predicted, "conjugate": conjugate, "empty": empty}
+
+
+def try_direct_image(level: Level, recipe: Reconstruct, holdout: np.ndarray, /) -> Reconstruct:
+    """Begin with the direct image of a calibrated electron scan, if that explains the patterns better.
+
+    Args:
+        level: of the data, before its first epoch; its object is one everywhere.
+        recipe: settled, of the run.
+        holdout: indices of the patterns that are held out.
+    """
+    image = make_first_image(recipe, level.scan)
+    if image is None:
+        return recipe
+    level.model.object.set_transmission(place_on_canvas(image, level.model.object))
+    held = list(torch.as_tensor(holdout).split(32)) if len(holdout) else []
+    losses = keep_better_start(level, held, explain=False)
+    gain = losses["empty"] - losses["predicted"]
+    # any object explains mean patterns better than none; only the right one is better than its conjugate
+    taken = gain > 0 and losses["conjugate"] - losses["predicted"] > MIN_GAIN_ON_CONJUGATE * gain
+    if not taken:
+        level.model.object.set_transmission(torch.ones_like(level.model.object.transmission()))
+        level.progress.best = None
+    return recipe.model_copy(update={"found": recipe.found | {"direct": {"taken": taken, **losses}}})
+
+
+def describe_direct_start(*, taken: bool, predicted: float, conjugate: float, empty: float) -> str:
+    """A sentence on whether a direct image was taken as the start, from the losses of `keep_better_start`."""
+    verb = "taken as the start" if taken else "not taken as the start"
+    return (
+        f"direct image {verb}: loss {predicted:.4g}, {empty:.4g} without, {conjugate:.4g} with its conjugate"
+    )
 
 
 def describe_losses(*, predicted: float, conjugate: float, empty: float) -> str:

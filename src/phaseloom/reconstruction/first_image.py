@@ -1,0 +1,96 @@
+"""The direct image of an electron scan: shown before the first epoch, and a start of the object."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Complex
+from torch import Tensor
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.direct.bright_field import fit_lattice
+from phaseloom.direct.recipe import DirectResult
+from phaseloom.direct.reconstruct import reconstruct_scan
+from phaseloom.errors import BadInput
+from phaseloom.ptycho.objects import PixelObject
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.result import Provenance
+
+__all__ = ["make_first_image", "place_on_canvas"]
+
+PROBES_FROM_OPTICS = ("focused", "aberrated")
+"""First guesses of a probe that state its semi-angle and defocus."""
+
+
+def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | None:
+    """A phase image without iteration, with fitted optics, or with those of a recipe that was calibrated.
+
+    Args:
+        recipe: settled, of the run.
+        scan: as the run models it.
+
+    Returns:
+        the image, or ``None``: not electrons, not a raster, a near field, or no bright disk.
+    """
+    if scan.geometry.beam != "electron" or scan.geometry.near or scan.grid is None:
+        return None
+    values = recipe.probe.values
+    stated = recipe.probe.name in PROBES_FROM_OPTICS
+    aberrations = (
+        {**(values.get("aberrations") or {}), "defocus": values.get("defocus", 0.0)} if stated else {}
+    )
+    if not stated or "calibrate" not in recipe.found:
+        fit = True
+    else:
+        fit = False
+        aberrations["defocus"] += _depth_of_middle(recipe)
+    try:
+        found = reconstruct_scan(
+            scan,
+            semiangle=values.get("semiangle") if stated else None,
+            aberrations=aberrations,
+            fit=fit,
+        )
+    except BadInput:
+        return None
+    made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
+    return DirectResult(found, scan, made)
+
+
+def _depth_of_middle(recipe: Reconstruct) -> float:
+    """What the defocus at the first slice lacks of that in the middle of the object, angstrom."""
+    thing = recipe.object.values
+    gaps = thing.get("thickness") or 0.0
+    count = int(thing.get("slices") or 1)
+    return -(sum(gaps) if isinstance(gaps, list | tuple) else (count - 1) * float(gaps)) / 2
+
+
+def place_on_canvas(image: DirectResult, thing: PixelObject, /) -> Complex[Tensor, "state slice y x"]:
+    """The phase of a direct image on the pixels of an object, shared among its slices; one beyond the scan.
+
+    Args:
+        image: in radian, a place of the image for each place of the scan.
+        thing: the object.
+    """
+    from scipy.ndimage import map_coordinates
+
+    scan = image.scan
+    grid = scan.grid
+    lattice = None if grid is None else fit_lattice(scan.positions, grid)
+    state = thing.transmission()
+    if grid is None or lattice is None:
+        return torch.ones_like(state)
+    room = thing.canvas
+    rows, columns = (
+        origin + pixel * np.arange(n)
+        for origin, pixel, n in zip(room.origin, room.pixel, room.shape, strict=True)
+    )
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1) - scan.positions.mean(0)
+    index = places @ np.linalg.inv(lattice) + (np.array(grid) - 1) / 2
+    phase = image.found.image.phase.double().numpy()
+    fade = np.outer(*(np.sin(math.pi * (np.arange(n) + 0.5) / n) ** 0.25 for n in grid))
+    smooth = map_coordinates(
+        (phase - np.median(phase)) * fade, index.transpose(2, 0, 1), order=3, mode="constant"
+    )
+    each = torch.as_tensor(smooth / state.shape[1], dtype=state.real.dtype)
+    return torch.polar(torch.ones_like(each), each).expand_as(state).to(state.device)
