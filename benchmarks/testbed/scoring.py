@@ -9,7 +9,8 @@ patterns with the object inverted and its phase of the opposite sign (and C10 to
 import numpy as np
 from scipy import ndimage, spatial
 
-__all__ = ["blur_to_resolution", "fit_affine", "geometry_matrix", "score_geometry", "score_image"]
+__all__ = ["blur_to_resolution", "fit_affine", "fit_scan_matrix", "geometry_matrix", "score_geometry"]
+__all__ += ["score_image"]
 
 MAX_SHIFT = 2.0  # of a resolution length wavelength / (2 semiangle): what image and positions may disagree by
 EDGE_IN_STEPS = 2.0  # pixels nearer to the hull of the scan than this are left out
@@ -173,6 +174,18 @@ def correlate(one, other):
     return float(one @ other / size) if size > 0 else 0.0
 
 
+def fit_scan_matrix(truth):
+    """The matrix from the nominal scan to where the beam really was, in the axes of recorded patterns.
+
+    Unlike ``truth["matrix"]`` it includes the drift, of which a steady one shears, turns and stretches the
+    scan: what a fit of rotation and step should find.
+    """
+    nominal = np.indices(np.shape(truth["positions"])[:2]).reshape(2, -1).T * float(truth["step"])
+    map_, _ = fit_affine(nominal, np.asarray(truth["positions"], float).reshape(-1, 2))
+    transpose, flip_rows, flip_columns = truth["orientation"]
+    return geometry_matrix({"orientation": (transpose, flip_rows, flip_columns)}) @ map_
+
+
 def geometry_matrix(found):
     """The 2 x 2 matrix from the nominal scan to the axes of recorded patterns.
 
@@ -191,7 +204,7 @@ def geometry_matrix(found):
 
 
 def score_geometry(found, truth):
-    """Compare a calibration with the truth.
+    """Compare a calibration with the truth, a steady drift being part of the geometry (`fit_scan_matrix`).
 
     Args:
         found: as for `geometry_matrix`, and any of ``defocus``, ``C12``, ``phi12``, ``semiangle``,
@@ -205,7 +218,7 @@ def score_geometry(found, truth):
         sign taken into account), ``C12`` (length of the error of the two-component astigmatism), and
         relative errors of other numbers; None where nothing was given.
     """
-    true = np.asarray(truth["matrix"], float)
+    true = fit_scan_matrix(truth)
     mine = geometry_matrix(found)
     handed = bool(np.linalg.det(mine) * np.linalg.det(true) > 0)
     between = mine @ np.linalg.inv(true)
