@@ -36,8 +36,8 @@ def well_determined_share(information: Float[Tensor, "n k"], variance: Tensor, /
     """``F / (F + 1 / s^2)``: share of the best fitting shift that a prior of some variance leaves.
 
     Example:
-        >>> well_determined_share(torch.tensor([1.0, 3.0]), torch.tensor(1.0)).tolist()
-        [0.5, 0.75]
+        >>> well_determined_share(torch.tensor([[1.0, 3.0]]), torch.tensor(1.0)).tolist()
+        [[0.5, 0.75]]
     """
     return information * variance / (information * variance + 1)
 
