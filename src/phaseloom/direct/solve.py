@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -29,6 +30,7 @@ __all__ = [
     "DirectImage",
     "DirectMethod",
     "NormalEquations",
+    "PowerRing",
     "build_normal_equations",
     "check_options",
     "list_aliases",
@@ -232,6 +234,18 @@ def _split(spectrum: Spectrum, aliases: Tensor, most: int) -> Iterator[tuple[Ten
     return zip(spectrum.values.split(count), aliases.split(count), strict=True)
 
 
+class PowerRing(NamedTuple):
+    """Power of the phase on a ring of its spectrum.
+
+    Attributes:
+        frequency: mean of the ring, cycles per angstrom.
+        power: square of a component, radian squared: white noise has its variance per place of the image.
+    """
+
+    frequency: float
+    power: float
+
+
 @dataclass(frozen=True, eq=False)
 class DirectImage:
     """A direct image of a raster scan.
@@ -245,6 +259,7 @@ class DirectImage:
             nothing is seen to change but by counting.
         upsample: places of the image for each place of the scan, along each axis.
         halves: two phases, each from half of the pixels, faded out at the borders, if they were asked for.
+        rings: of a Wiener filter, those with more power than noise alone would show.
     """
 
     phase: Float[Tensor, "slow fast"]
@@ -253,6 +268,7 @@ class DirectImage:
     explained: float
     upsample: int = 1
     halves: tuple[Tensor, Tensor] | None = None
+    rings: tuple[PowerRing, ...] = ()
 
 
 def check_options(method: DirectMethod, upsample: int, ridge: float, high_pass: float | None, /) -> None:
@@ -322,6 +338,7 @@ def reconstruct_image(
     every = spectrum.select(used)
     parts = methods.split_checkerboard(every) if halves else ()
     some = [build_normal_equations(optics, one, aliases=aliases) for one in parts or (every,)]
+    rings: tuple[PowerRing, ...] = ()
     equations = some[0].add(some[1]) if halves else some[0]
     if method == DirectMethod.CENTRE_OF_MASS:
         period = high_pass or 1 / float(max(length[1, 0], length[spectrum.frequency.shape[0] // grid[0], 0]))
@@ -336,7 +353,7 @@ def reconstruct_image(
         )
     else:
         wiener = method == DirectMethod.WIENER
-        prior = estimate_prior(equations, length[used], inside[used]) if wiener else None
+        prior, rings = estimate_prior(equations, length[used], inside[used]) if wiener else (None, ())
         objects = [weight_object(one, method, prior) for one in (equations, *(some if halves else ()))]
     fading = [border, 0.0, 0.0]  # divided out, it would spread what both halves share over all frequencies
     images = [
@@ -352,6 +369,7 @@ def reconstruct_image(
         explained=_compute_explained_share(equations),
         upsample=upsample,
         halves=(images[1][0], images[2][0]) if halves else None,
+        rings=rings,
     )
 
 
@@ -414,20 +432,32 @@ def weight_object(
 
 def estimate_prior(
     equations: NormalEquations, length: Float[Tensor, "frequency tile"], inside: Tensor, /
-) -> Float[Tensor, "frequency column"]:
+) -> tuple[Float[Tensor, "frequency column"], tuple[PowerRing, ...]]:
     """Noise over power of each component of the object, as a Wiener filter adds it; infinite: no power.
 
     Args:
         equations: sums over pixels.
         length: of the frequencies.
         inside: which of them the model sees.
+
+    Returns:
+        the prior, and the power of the phase by rings.
     """
     noise = estimate_noise(equations)
-    found = equations.solve().unflatten(-1, (-1, 2))
+    found = equations.solve().unflatten(-1, (-1, 2))[inside]
     variance = equations.variance().unflatten(-1, (-1, 2))
+    radius = length[inside]
     power = torch.zeros_like(variance)
-    power[inside] = estimate_power(found[inside], noise * variance[inside], length[inside])
-    return torch.where(power > 0, noise / power.clamp_min(1e-30), torch.inf).flatten(1)
+    columns = [
+        fit_rings(found[:, one], noise * variance[inside][:, one], radius) for one in range(found.shape[-1])
+    ]
+    for one, rings in enumerate(columns):
+        values = torch.zeros_like(radius, dtype=power.dtype)
+        for index, level in rings:
+            values[index] = level
+        power[..., one][inside] = values
+    shown = tuple(PowerRing(float(radius[index].mean()), level) for index, level in columns[0])
+    return torch.where(power > 0, noise / power.clamp_min(1e-30), torch.inf).flatten(1), shown
 
 
 def apply_wiener_filter(
@@ -460,33 +490,32 @@ def estimate_noise(equations: NormalEquations, /) -> float:
     return max(float((left / free).median()), 1e-12)
 
 
-def estimate_power(
-    found: Complex[Tensor, "frequency column"],
-    variance: Float[Tensor, "frequency column"],
+def fit_rings(
+    found: Complex[Tensor, " frequency"],
+    variance: Float[Tensor, " frequency"],
     length: Float[Tensor, " frequency"],
     /,
-) -> Float[Tensor, "frequency column"]:
-    """Power of the object at each frequency: the most likely of its ring, 0 where noise explains all of it.
+) -> list[tuple[Int[Tensor, " some"], float]]:
+    """Rings of a spectrum where more than noise is seen: which frequencies, and their most likely power.
 
     Args:
-        found: the object by least squares.
-        variance: of its components by noise.
+        found: a component of the object by least squares.
+        variance: of it by noise.
         length: of the frequencies.
     """
     order = torch.argsort(length)
     size = max(8, min(MIN_RING_FREQUENCIES, len(order) // 8))
-    power = torch.zeros_like(variance)
-    for column in range(variance.shape[-1]):
-        first = 0
-        for last in [*range(size, len(order) - size, size), len(order)]:
-            index = order[first:last]
-            level, error = _fit_power(found[index, column].abs().square(), variance[index, column])
-            if level > MIN_PRIOR_SIGNIFICANCE * error:
-                power[index, column] = level
-                first = last
-            elif last - first >= MAX_RINGS_MERGED * size:  # a ring that stays dark is left out
-                first = last
-    return power
+    first = 0
+    rings: list[tuple[Tensor, float]] = []
+    for last in [*range(size, len(order) - size, size), len(order)]:
+        index = order[first:last]
+        level, error = _fit_power(found[index].abs().square(), variance[index])
+        if level > MIN_PRIOR_SIGNIFICANCE * error:
+            rings.append((index, level))
+            first = last
+        elif last - first >= MAX_RINGS_MERGED * size:  # a ring that stays dark is left out
+            first = last
+    return rings
 
 
 def _fit_power(squares: Tensor, noise: Tensor) -> tuple[float, float]:

@@ -214,11 +214,7 @@ def _try_epoch(progress: Progress, settings: _FitSettings) -> Epoch | None:
         for preparation in settings.before:
             preparation(progress)
         rates = set_rates(progress.optimizer, settings.shape, settings.horizon, number, progress.history)
-        epoch = _run_epoch(progress, settings, rates)
-        for event in settings.after:
-            if event.is_due(number):
-                event.action()
-        return epoch
+        return _run_epoch(progress, settings, rates)
     except KeyboardInterrupt:
         _restore(progress, safe)
         progress.stop = _stop_of_undone_epoch(progress, StopReason.INTERRUPTED, "interrupted")
@@ -232,13 +228,16 @@ def _try_epoch(progress: Progress, settings: _FitSettings) -> Epoch | None:
 
 
 def _run_epoch(progress: Progress, settings: _FitSettings, rates: dict[str, float]) -> Epoch:
-    """One epoch: learn from every batch, then look at the patterns held out."""
+    """One epoch: learn from every batch, do what is due after it, then look at the patterns held out."""
     began = time.perf_counter()
     number = progress.epoch + 1
     learn = partial(step_on_finite, spare=settings.spare) if settings.spare else step_on_each
     learn = step_on_all if isinstance(progress.optimizer, torch.optim.LBFGS) else learn
     batches = settings.batches(number)
     terms, updates, passes = learn(settings.objective, batches, progress.optimizer, number, settings.clip)
+    for event in settings.after:
+        if event.is_due(number):
+            event.action()
     left = measure_holdout(settings.objective, settings.held, progress.optimizer, number)
     return Epoch(
         number=number,

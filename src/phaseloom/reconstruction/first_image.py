@@ -12,11 +12,12 @@ from phaseloom.direct.bright_field import fit_lattice
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.direct.reconstruct import reconstruct_scan
 from phaseloom.errors import BadInput
+from phaseloom.ptycho.object_prior import ObjectPower
 from phaseloom.ptycho.objects import PixelObject
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 
-__all__ = ["make_first_image", "place_on_canvas"]
+__all__ = ["estimate_object_power", "make_first_image", "place_on_canvas"]
 
 PROBES_FROM_OPTICS = ("focused", "aberrated")
 """First guesses of a probe that state its semi-angle and defocus."""
@@ -63,6 +64,16 @@ def _depth_of_middle(recipe: Reconstruct) -> float:
     gaps = thing.get("thickness") or 0.0
     count = int(thing.get("slices") or 1)
     return -(sum(gaps) if isinstance(gaps, list | tuple) else (count - 1) * float(gaps)) / 2
+
+
+def estimate_object_power(image: DirectResult, /) -> ObjectPower | None:
+    """Power of the phase as the direct image of a raster shows it; ``None`` where it shows nothing."""
+    rings = sorted(image.found.image.rings)
+    lattice = None if image.scan.grid is None else fit_lattice(image.scan.positions, image.scan.grid)
+    if not rings or lattice is None:
+        return None
+    place = abs(float(np.linalg.det(lattice))) * float(image.found.optics.step) ** 2
+    return ObjectPower(tuple(one.frequency for one in rings), tuple(place * one.power for one in rings))
 
 
 def place_on_canvas(image: DirectResult, thing: PixelObject, /) -> Complex[Tensor, "state slice y x"]:

@@ -19,6 +19,7 @@ from phaseloom.ptycho import batches, multigrid
 from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.object_prior import ObjectPower, apply_object_prior
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.runs.scan_recipe import keep_part_of_process
@@ -60,6 +61,7 @@ class Level:
         scan: its patterns.
         model, likelihood, progress: see `phaseloom.ptycho.model` and `phaseloom.fitting.loop`.
         before, after: what happens before and after each epoch.
+        power: of the object, that holds its noise down; ``None``: nothing does.
     """
 
     scan: Scan4D
@@ -68,6 +70,7 @@ class Level:
     progress: Progress
     before: list[Callable[[Progress], None]]
     after: list[Every]
+    power: ObjectPower | None = None
 
     @classmethod
     def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Level":
@@ -85,7 +88,9 @@ class Level:
             for call in recipe.projections
         ]
         before = _newton_preparation(model, likelihood, progress.optimizer, braked=not after)
-        return cls(scan, model, likelihood, progress, before, after)
+        table = recipe.found.get("power")
+        power = None if table is None else ObjectPower.of(table)
+        return cls(scan, model, likelihood, progress, before, after, power)
 
     def coarser(self, recipe: Reconstruct) -> "Level | None":
         """The same on pixels twice as wide, or ``None`` where that would lose light."""
@@ -116,12 +121,20 @@ class Level:
             patterns,
             self.progress,
             before=[first, *self.before],
-            after=self.after,
+            after=[*self.after, Every(self._apply_prior)],
             holdout=holdout,
             judged=self.likelihood.data_terms,
             own=(*OWN_OF_PATTERNS, *tilted),
             **knobs,
         )
+
+    def _apply_prior(self) -> None:
+        """Hold down what few electrons cannot tell of the object."""
+        if self.power is None:
+            return
+        history = self.progress.history
+        loss = history[-1]["terms"].get("noise", history[-1]["loss"]) if history else 1.0
+        apply_object_prior(self.model, self.power, excess=max(loss, 1.0))
 
     def change(self, changes: Sequence[RateChange], number: int) -> None:
         """Give parts the rates that were decided for an epoch or one before it; the last decision holds.

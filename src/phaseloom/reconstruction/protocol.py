@@ -125,8 +125,8 @@ class Job:
         job = cls(settled, data, start, folder)  # model, likelihood, optimiser
         if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
             job.recipe = warm_start.judge(job.finest, job.recipe, job.holdout, given=recipe.rates)
-        elif recipe.found.get("calibrate") and recipe.object.name == "pixels":
-            job.recipe = warm_start.try_direct_image(job.finest, job.recipe, job.holdout)
+        else:  # is the direct image a better start, and what does it tell of the object's power?
+            job.recipe = warm_start.use_direct_image(job.finest, job.recipe, job.holdout)
         job.save_recipe()
         return job
 
@@ -187,7 +187,7 @@ class Job:
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
         elif recipe.found.get("direct"):
-            warm_start.try_direct_image(job.finest, recipe, job.holdout)
+            warm_start.use_direct_image(job.finest, recipe, job.holdout)
         return job
 
     @property

@@ -132,6 +132,9 @@ class Reconstruct(ScanRecipe):
         optimizer: how steps are made.
         shape: how rates change over the run.
         projections: what is imposed after epochs.
+        object_prior: what holds down noise that few electrons leave in the object: its power as the direct
+            image of an electron scan shows it (``direct``), or nothing (``none``); ``auto``: the former with
+            ``preset: calibrate``.
         batch: how patterns are grouped; with gauss_newton their overlap gives the size.
         outputs: files written besides result and report.
         epochs: at most.
@@ -164,6 +167,7 @@ class Reconstruct(ScanRecipe):
     optimizer: Call = part("phaseloom.fitting.optimizers", "gauss_newton")
     shape: Call = part(SHAPE_MODULE, "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())
+    object_prior: Literal["auto", "direct", "none"] = "auto"
     batch: Call = part("phaseloom.ptycho.batches", "random")
     outputs: tuple[Call, ...] = part("phaseloom.export", ())
     epochs: int = Field(20, ge=1, strict=True)

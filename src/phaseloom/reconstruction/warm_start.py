@@ -4,19 +4,21 @@ import logging
 import math
 from collections.abc import Collection, Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from phaseloom.direct.recipe import DirectResult
 from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
-from phaseloom.reconstruction.first_image import make_first_image, place_on_canvas
+from phaseloom.reconstruction.first_image import estimate_object_power, make_first_image, place_on_canvas
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, RateChange, Reconstruct
 
 __all__ = ["describe_direct_start", "describe_losses", "judge", "keep_better_start", "slower_rates"]
-__all__ += ["try_direct_image"]
+__all__ += ["use_direct_image"]
 
 log = logging.getLogger(__name__)
 
@@ -90,17 +92,36 @@ def keep_better_start(
     return {"predicted": predicted, "conjugate": conjugate, "empty": empty}
 
 
-def try_direct_image(level: Level, recipe: Reconstruct, holdout: np.ndarray, /) -> Reconstruct:
-    """Begin with the direct image of a calibrated electron scan, if that explains the patterns better.
+def use_direct_image(level: Level, recipe: Reconstruct, holdout: np.ndarray, /) -> Reconstruct:
+    """Take the power of the direct image of electrons as the prior of the object, and the image as its start.
+
+    A start only of a calibrated scan, and only if it explains the patterns better than no object.
 
     Args:
         level: of the data, before its first epoch; its object is one everywhere.
         recipe: settled, of the run.
         holdout: indices of the patterns that are held out.
+
+    Returns:
+        the recipe with what was found.
     """
+    calibrated = bool(recipe.found.get("calibrate"))
+    wanted = recipe.object_prior == "direct" or (recipe.object_prior == "auto" and calibrated)
+    if recipe.object.name != "pixels" or not (wanted or calibrated):
+        return recipe
     image = make_first_image(recipe, level.scan)
     if image is None:
         return recipe
+    power = estimate_object_power(image) if wanted else None
+    found = {} if power is None else {"power": power.to_table()}
+    level.power = power
+    if calibrated:
+        found["direct"] = _try_as_start(image, level, holdout)
+    return recipe.model_copy(update={"found": recipe.found | found})
+
+
+def _try_as_start(image: DirectResult, level: Level, holdout: np.ndarray) -> dict[str, Any]:
+    """Begin with a direct image if that explains the patterns better; losses, and whether it was taken."""
     level.model.object.set_transmission(place_on_canvas(image, level.model.object))
     held = list(torch.as_tensor(holdout).split(32)) if len(holdout) else []
     losses = keep_better_start(level, held, explain=False)
@@ -110,7 +131,7 @@ def try_direct_image(level: Level, recipe: Reconstruct, holdout: np.ndarray, /) 
     if not taken:
         level.model.object.set_transmission(torch.ones_like(level.model.object.transmission()))
         level.progress.best = None
-    return recipe.model_copy(update={"found": recipe.found | {"direct": {"taken": taken, **losses}}})
+    return {"taken": taken, **losses}
 
 
 def describe_direct_start(*, taken: bool, predicted: float, conjugate: float, empty: float) -> str:

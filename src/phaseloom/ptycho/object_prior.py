@@ -1,0 +1,108 @@
+"""The power of an object as a prior: what few electrons cannot tell is held down, not fitted.
+
+An object whose spectrum has a power ``S(q)``, seen with a noise ``N`` in each component, is most likely
+``S / (S + N)`` of what fits the patterns best (Wiener). An epoch leaves the object near that where patterns
+tell much, and on the way to it where they tell little. After it the object is weighted so with the ``N`` of
+counting: ``n`` electrons through a pixel tell its phase to a variance of ``1 / (4 n)``. Frequencies that the
+patterns tell less of, because of their transfer, advance by less in an epoch and are held down by more. With
+many electrons nothing is changed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from phaseloom.ptycho.curvature import incident_waves, sum_illumination
+from phaseloom.ptycho.model import Ptychography
+
+__all__ = ["ObjectPower", "apply_object_prior"]
+
+MIN_SHARE_OF_LIGHT = 0.1
+"""Share of the strongest light above which pixels count as scanned."""
+
+MIN_FALL = -2.0
+"""Exponent with which power falls, at least, beyond the last ring that is seen."""
+
+USUAL_FALL = -4.0
+"""The same where rings are too few to tell: that of sharp atoms in two dimensions."""
+
+MIN_RINGS_TO_TELL_FALL = 4
+
+
+@dataclass(frozen=True)
+class ObjectPower:
+    """Power of the phase of an object by frequency.
+
+    Attributes:
+        frequency: cycles per angstrom, ascending.
+        density: radian squared times angstrom squared; noise of variance ``v`` on pixels of area ``a`` has
+            ``v a``.
+
+    Example:
+        >>> power = ObjectPower((0.1, 0.2), (4.0, 1.0))
+        >>> power.evaluate(np.array([0.05, 0.1, 0.4])).round(3).tolist()  # level below, falling beyond
+        [4.0, 4.0, 0.062]
+    """
+
+    frequency: tuple[float, ...]
+    density: tuple[float, ...]
+
+    @classmethod
+    def of(cls, table: Mapping[str, Sequence[float]], /) -> "ObjectPower":
+        """From `to_table`."""
+        return cls(tuple(table["frequency"]), tuple(table["density"]))
+
+    def to_table(self) -> dict[str, list[float]]:
+        """As a parameter file keeps it."""
+        rounded = {
+            name: [float(f"{v:.4g}") for v in getattr(self, name)] for name in ("frequency", "density")
+        }
+        return rounded
+
+    def evaluate(self, frequency: Float[np.ndarray, "..."], /) -> Float[np.ndarray, "..."]:
+        """The density at some frequencies: between rings on straight lines of logarithms.
+
+        Args:
+            frequency: cycles per angstrom.
+        """
+        known, level = np.log(self.frequency), np.log(self.density)
+        last = self.frequency[-1]
+        inside = np.exp(np.interp(np.log(np.clip(frequency, self.frequency[0], last)), known, level))
+        return inside * (np.maximum(frequency, last) / last) ** self._fall()
+
+    def _fall(self) -> float:
+        """Exponent beyond the last ring: that of the outer half of the rings."""
+        outer = np.array(self.frequency) > 0.5 * self.frequency[-1]
+        if outer.sum() < MIN_RINGS_TO_TELL_FALL:
+            return USUAL_FALL
+        known, level = np.log(np.array(self.frequency)[outer]), np.log(np.array(self.density)[outer])
+        return min(MIN_FALL, float(np.polyfit(known, level, 1)[0]))
+
+
+@torch.no_grad()
+def apply_object_prior(model: Ptychography, power: ObjectPower, /, *, excess: float = 1.0) -> None:
+    """Weight the spectrum of an object by what counting noise leaves of its power.
+
+    Args:
+        model: whose object is changed: its phase and amplitude, or the complex transmission.
+        power: of the phase of the whole object; each slice is weighted alike.
+        excess: noise in the patterns over that of counting.
+    """
+    light = sum_illumination(model, incident_waves(model))[0]
+    scanned = light > MIN_SHARE_OF_LIGHT * light.max()
+    noise = excess / (4 * float(light[scanned].mean()))
+    thing = model.object
+    parts = [thing.wave] if thing.kind == "complex" else [thing.phase]
+    parts += [thing.amplitude] if thing.kind == "amplitude and phase" else []
+    pixel = model.scan.canvas.pixel
+    rows, columns = (np.fft.fftfreq(n, p) for n, p in zip(light.shape, pixel, strict=True))
+    density = power.evaluate(np.hypot(rows[:, None], columns[None]))
+    signal = torch.as_tensor(density / (pixel[0] * pixel[1]), dtype=light.dtype, device=light.device)
+    weight = signal / (signal + noise)
+    for part in parts:
+        mean = part[..., scanned].mean(-1)[..., None, None]
+        smooth = torch.fft.ifft2(torch.fft.fft2(part - mean) * weight)
+        part.copy_((smooth if part.is_complex() else smooth.real) + mean)
