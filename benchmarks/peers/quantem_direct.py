@@ -23,7 +23,7 @@ import math
 import re
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +43,20 @@ DEFOCUS_RANGE = 0.3  # a stated defocus is wrong by up to this share of the true
 
 @dataclass(frozen=True)
 class Stated:
-    """What the microscopist knows: keV, angstrom and milliradian."""
+    """What the microscopist knows: keV, angstrom and milliradian.
+
+    The grid of the defocus reaches a share ``reach`` of it to each side. quantem's aberrations are
+    those at the middle of the specimen, the stated defocus that at its entrance face: a thick specimen may
+    need a wider grid.
+    """
 
     energy: float
     angle: float
     step: float
     semiangle: float
     defocus: float
+    reach: float = DEFOCUS_RANGE
+    steps: int = DEFOCUS_STEPS
 
     @property
     def wavelength(self):
@@ -191,11 +198,11 @@ def search_orientation(patterns, stated, sampling, factor, transposed):
     by_centre = float(made.rotation_angle)
     few = choose_pixels(made, SEARCH_PIXELS)
     more = choose_pixels(made, FIT_PIXELS)
-    reach = max(DEFOCUS_RANGE * abs(stated.defocus), 0.5 * stated.focus_unit)
+    reach = max(stated.reach * abs(stated.defocus), 0.5 * stated.focus_unit)
     made.grid_search_hyperparameters(
         aberration_coefs={
             "C10": OptimizationParameter(
-                -stated.defocus - reach, -stated.defocus + reach, n_points=DEFOCUS_STEPS
+                -stated.defocus - reach, -stated.defocus + reach, n_points=stated.steps
             )
         },
         rotation_angle=OptimizationParameter(-180, 180 - 360 / ROTATION_STEPS, n_points=ROTATION_STEPS),
@@ -292,12 +299,12 @@ def measure_best(patterns, stated, sampling, factor, truth):
     return best, report_course(fit, other["wiener"], "wiener", truth, 0.0), named, images
 
 
-def measure_scan(path, images_folder=None):
+def measure_scan(path, images_folder=None, *, reach=DEFOCUS_RANGE, steps=DEFOCUS_STEPS):
     """The three courses on one scan."""
     with np.load(path.with_name(f"{path.stem}-truth.npz")) as file:
         truth = {key: file[key] for key in file.files}
     counts = np.load(path)
-    stated = read_stated(path)
+    stated = replace(read_stated(path), reach=reach, steps=steps)
     began = time.process_time()
     patterns, sampling, radius = prepare(counts, stated)
     prepared = time.process_time() - began
@@ -361,6 +368,10 @@ def main():
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*", help="names of scans")
+    parser.add_argument(
+        "--reach", type=float, default=DEFOCUS_RANGE, help="of the grid, of the stated defocus"
+    )
+    parser.add_argument("--steps", type=int, default=DEFOCUS_STEPS, help="of the defocus in the grid")
     parser.add_argument("--images", type=Path, help="folder for the images")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
@@ -376,7 +387,8 @@ def main():
         if name in [row["case"] for row in rows]:
             continue
         with contextlib.redirect_stdout(io.StringIO()):
-            row = measure_scan(asked.folder / f"{name}.npy", asked.images)
+            path = asked.folder / f"{name}.npy"
+            row = measure_scan(path, asked.images, reach=asked.reach, steps=asked.steps)
         rows.append(round_numbers(row))
         shown = {
             k: (v["correlation"], v.get("cpu_s"))
@@ -384,7 +396,12 @@ def main():
             if isinstance(v, dict) and "correlation" in v
         }
         print(name, {k: v for k, v in shown.items() if k != "kernels"}, flush=True)
-        asked.out.write_text(json.dumps({**head, "threads": 1, "rows": rows}, indent=1) + "\n")
+        asked.out.write_text(
+            json.dumps(
+                {**head, "threads": 1, "reach": asked.reach, "steps": asked.steps, "rows": rows}, indent=1
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":
