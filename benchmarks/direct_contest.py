@@ -17,6 +17,7 @@ __all__ = ["compare_courses", "join_records", "summarize"]
 
 COURSES = ("default", "best", "oracle")
 TIMED_COURSES = ("default", "best")  # an oracle takes all of both
+KERNEL_COURSES = ("best ssb", "best obf", "best wdd", "best prlx")  # `best` with another kernel
 
 
 def join_records(ours, quantem):
@@ -26,19 +27,30 @@ def join_records(ours, quantem):
     head = {name: value for name, value in ours.items() if name != "rows"}
     record = {**head, "quantem": {name: value for name, value in quantem.items() if name != "rows"}}
     record["rows"] = rows
-    record["summary"] = {course: compare_courses(rows, course) for course in COURSES}
+    record["summary"] = {course: compare_courses(rows, course) for course in (*COURSES, *KERNEL_COURSES)}
+    fine = [(abs(row["fine"]), row["quantem"]["best"]["fine"]) for row in rows]
+    record["summary"]["best"] |= {
+        "fine_higher": sum(ours > theirs for ours, theirs in fine),
+        "median_fine": [round(statistics.median(values), 4) for values in zip(*fine, strict=True)],
+    }
     return record
+
+
+def read_correlation(row, course):
+    """Modulus of quantem's correlation on one scan."""
+    peer = row["quantem"]
+    return peer[course]["correlation"] if course in COURSES else peer["kernels"][course]
 
 
 def compare_courses(rows, course):
     """Where ours is higher than one course of quantem, the worst difference, the ratio of CPU seconds."""
-    differences = {row["case"]: row["modulus"] - row["quantem"][course]["correlation"] for row in rows}
+    differences = {row["case"]: row["modulus"] - read_correlation(row, course) for row in rows}
     worst = min(differences, key=differences.__getitem__)
     summary = {
         "scans": len(rows),
         "ours_higher": sum(one > 0 for one in differences.values()),
         "median_ours": round(statistics.median(row["modulus"] for row in rows), 4),
-        "median_quantem": round(statistics.median(row["quantem"][course]["correlation"] for row in rows), 4),
+        "median_quantem": round(statistics.median(read_correlation(row, course) for row in rows), 4),
         "median_difference": round(statistics.median(differences.values()), 4),
         "worst_difference": round(differences[worst], 4),
         "worst_scan": worst,
@@ -75,6 +87,8 @@ def summarize(record):
                 f"; quantem's CPU seconds over ours: median {one['median_ratio_of_seconds']}, "
                 f"all {one['ratio_of_all_seconds']}"
             )
+        if "fine_higher" in one:
+            line += f"; without slow changes ours higher on {one['fine_higher']}"
         lines += ["", line]
     return lines
 
