@@ -445,19 +445,18 @@ def estimate_prior(
     """
     noise = estimate_noise(equations)
     found = equations.solve().unflatten(-1, (-1, 2))[inside]
-    variance = equations.variance().unflatten(-1, (-1, 2))
+    variance = (noise * equations.variance()).unflatten(-1, (-1, 2))
     radius = length[inside]
     power = torch.zeros_like(variance)
-    columns = [
-        fit_rings(found[:, one], noise * variance[inside][:, one], radius) for one in range(found.shape[-1])
-    ]
+    columns = [fit_rings(found[:, one], variance[inside][:, one], radius) for one in range(found.shape[-1])]
     for one, rings in enumerate(columns):
         values = torch.zeros_like(radius, dtype=power.dtype)
         for index, level in rings:
             values[index] = level
         power[..., one][inside] = values
     shown = tuple(PowerRing(float(radius[index].mean()), level) for index, level in columns[0])
-    return torch.where(power > 0, noise / power.clamp_min(1e-30), torch.inf).flatten(1), shown
+    prior = torch.where(power > 0, noise / power.clamp_min(1e-30), torch.inf)
+    return prior.flatten(1), shown
 
 
 def apply_wiener_filter(
