@@ -1,5 +1,7 @@
 """Bad pixels and descan: found from counts, and carried along by every step of `prepare`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from phaseloom.data.bad_pixels import find_bad_pixels
 from phaseloom.data.descan import fit_descan
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 
 GEOMETRY = Geometry(wavelength=0.02, shape=(40, 40), angle=(1e-3, 1e-3), beam="electron")
@@ -157,3 +160,43 @@ def test_an_object_alone_shifts_no_line(seed):
     grid = (40, 48)
     found, _, places = make_deflections(grid, seed, wobble=0.0)
     assert np.array_equal(fit_descan(found, places, grid), fit_descan(found, places))
+
+
+def spoil(scan: Scan4D) -> Scan4D:
+    counts = np.asarray(scan.counts).copy()
+    counts[:, 12, 22] = 5e4
+    return replace(scan, counts=counts)
+
+
+def begin(scan: Scan4D, **settings: object) -> Job:
+    probe = {"focused": {"semiangle": "7 mrad", "defocus": "1 um"}}
+    return Job.begin(Reconstruct.of({"probe": probe, "start": "none", "epochs": 1, **settings}), scan=scan)
+
+
+def test_a_run_masks_bad_pixels_of_electrons_and_says_so():
+    job = begin(spoil(moving_disk()))
+    assert np.argwhere(~job.scan.mask).tolist() == [[12, 22]]
+    assert "1 hot pixel at (row, column) (12, 22)" in job.start_lines()[0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mask": "none"}, {"prepare": [{"mask": {"outliers": False}}]}, {"beam": "photon"}]
+)
+def test_bad_pixels_are_kept_where_a_recipe_says_so_and_of_photons(settings):
+    scan = spoil(moving_disk())
+    if settings.get("beam"):
+        scan = replace(scan, geometry=replace(scan.geometry, beam="photon"))
+        settings = {}
+    job = begin(scan, **settings)
+    assert job.scan.mask.all()
+    assert "mask" not in job.recipe.found
+
+
+def test_a_resumed_run_masks_the_same_pixels(tmp_path):
+    scan = spoil(moving_disk())
+    probe = {"focused": {"semiangle": "7 mrad", "defocus": "1 um"}}
+    recipe = Reconstruct.of({"probe": probe, "start": "none", "epochs": 1})
+    job = Job.begin(recipe, tmp_path / "run", scan=scan)
+    again = Job.resume(tmp_path / "run", scan=scan)
+    np.testing.assert_array_equal(again.scan.mask, job.scan.mask)
+    assert not again.scan.mask.all()

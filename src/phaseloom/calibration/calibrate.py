@@ -17,7 +17,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.spec import Call
 
-__all__ = ["DEFAULT_ESTIMATORS", "Calibration", "run_estimators"]
+__all__ = ["DEFAULT_ESTIMATORS", "Calibration", "mask_bad_pixels", "run_estimators"]
 
 DEFAULT_ESTIMATORS: tuple[Estimator, ...] = (
     own.estimate_semiangle,
@@ -83,7 +83,7 @@ def run_estimators(
         BadInput: a near field, a probe that brings its own curvature, or no semi-angle to be found.
     """
     _check_calibratable(recipe, scan)
-    recipe, scan, masked = _mask_bad_pixels(recipe, scan)
+    recipe, scan, masked = mask_bad_pixels(recipe, scan)
     recipe, scan, centring = _centre_patterns(recipe, scan)
     recipe, scan, moved = _follow_descan(recipe, scan)
     stated = recipe.probe.values
@@ -114,8 +114,18 @@ def _check_calibratable(recipe: Any, scan: Scan4D) -> None:
         raise BadInput("positions", "all the same", fix)
 
 
-def _mask_bad_pixels(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
-    """The scan without hot and dead pixels, and which they are."""
+def mask_bad_pixels(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
+    """The scan without hot and dead pixels, and which they are.
+
+    Only of electrons, whose patterns have a disk: a beam of X-rays may well be one pixel wide.
+
+    Args:
+        recipe: of the reconstruction; ``mask: none``, or a step of its own, leaves the scan as it is.
+        scan: as the recipe reads and prepares it.
+    """
+    own = any(step.name == "mask" and "outliers" in step.values for step in recipe.prepare)
+    if recipe.mask == "none" or own or scan.geometry.beam != "electron" or scan.geometry.near:
+        return recipe, scan, ()
     bad = find_bad_pixels(scan)
     lines = bad.lines()
     if not lines:

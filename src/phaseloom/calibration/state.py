@@ -283,7 +283,14 @@ def run_short(
     rest = {"soft": state.soft} | ({} if free else {"refine": list(refine)})
     depth = {"slices": state.slices} | ({"thickness": state.gap} if state.slices > 1 else {})
     kind = {"kind": "phase"} if scan.geometry.beam == "electron" else {}
-    tree = {"rates": {**usual, **rates}, "epochs": epochs, "holdout": holdout, "patience": None, "levels": 0}
+    tree = {
+        "rates": {**usual, **rates},
+        "epochs": epochs,
+        "holdout": holdout,
+        "patience": None,
+        "levels": 0,
+        "mask": "none",
+    }
     name = "focused" if free else "aberrated"
     parts = {
         "probe": Call("phaseloom.ptycho.probes", name, {**optics, **rest}),

@@ -57,10 +57,7 @@ class ObjectPower:
 
     def to_table(self) -> dict[str, list[float]]:
         """As a parameter file keeps it."""
-        rounded = {
-            name: [float(f"{v:.4g}") for v in getattr(self, name)] for name in ("frequency", "density")
-        }
-        return rounded
+        return {"frequency": [*self.frequency], "density": [*self.density]}
 
     def evaluate(self, frequency: Float[np.ndarray, "..."], /) -> Float[np.ndarray, "..."]:
         """The density at some frequencies: between rings on straight lines of logarithms.

@@ -73,7 +73,9 @@ def estimate_object_power(image: DirectResult, /) -> ObjectPower | None:
     if not rings or lattice is None:
         return None
     place = abs(float(np.linalg.det(lattice))) * float(image.found.optics.step) ** 2
-    return ObjectPower(tuple(one.frequency for one in rings), tuple(place * one.power for one in rings))
+    table = [(one.frequency, place * one.power) for one in rings]
+    frequency, density = (tuple(float(f"{v:.4g}") for v in column) for column in zip(*table, strict=True))
+    return ObjectPower(frequency, density)
 
 
 def place_on_canvas(image: DirectResult, thing: PixelObject, /) -> Complex[Tensor, "state slice y x"]:

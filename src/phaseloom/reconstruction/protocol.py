@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 
-from phaseloom.calibration.calibrate import DEFAULT_ESTIMATORS, Calibration, run_estimators
+from phaseloom.calibration.calibrate import (
+    DEFAULT_ESTIMATORS,
+    Calibration,
+    mask_bad_pixels,
+    run_estimators,
+)
 from phaseloom.calibration.state import Estimator
 from phaseloom.data.diagnostics import require_counts
 from phaseloom.data.scan import Scan4D
@@ -226,11 +231,14 @@ class Job:
             lines = [f"{name:12s} {value}" for name, value in found["calibrate"].items()]
             direct = found.get("direct")
             return lines if direct is None else [*lines, warm_start.describe_direct_start(**direct)]
+        masked = [found["mask"]] if "mask" in found else []
         if found.get("start") is not None:
-            return [warm_start.describe_losses(**found["start"])]
+            return [*masked, warm_start.describe_losses(**found["start"])]
         if self.start is None:
-            return []
-        return self.start.lines(sign_is_known=self.scan.oriented or self.recipe.probe.name == "focused")
+            return masked
+        return masked + self.start.lines(
+            sign_is_known=self.scan.oriented or self.recipe.probe.name == "focused"
+        )
 
     def to_text(self) -> str:
         """The parameter file that repeats this run."""
@@ -335,9 +343,16 @@ def calibrate(
 
 
 def calibrate_scan(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D]:
-    """The recipe and the scan of a run with ``preset: calibrate``, as the calibration found them."""
+    """The recipe and the scan of a run with ``preset: calibrate``, as the calibration found them.
+
+    Of other runs, those without hot and dead pixels.
+    """
     if recipe.preset is None:
-        return recipe, scan
+        recipe, scan, masked = mask_bad_pixels(recipe, scan)
+        for estimate in masked:
+            log.info("mask: %s", estimate.line())
+        found = {"mask": masked[0].line()} if masked else {}
+        return recipe.model_copy(update={"found": recipe.found | found}), scan
     found = calibrate(recipe, scan)
     for line in found.lines():
         log.info("calibrate: %s", line)
@@ -351,7 +366,7 @@ def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4
     settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
-    found = {name: value for name, value in recipe.found.items() if name == "calibrate"}
+    found = {name: value for name, value in recipe.found.items() if name in ("calibrate", "mask")}
     found |= {} if start is None else result_builder.describe_start(start)
     found |= {"data": digest_of_scan(scan), "setup": hash_setup(scan)}
     file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()

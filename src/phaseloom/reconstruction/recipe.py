@@ -120,6 +120,7 @@ class Reconstruct(ScanRecipe):
         file: the measured patterns; ``in memory`` where a program hands them over (`Job.begin`).
         read: format and what the file does not say; default: found out.
         prepare: transforms of the scan, in order.
+        mask: hot and dead pixels of an electron detector are found and masked (``auto``), or not (``none``).
         object: the grid that the phase is found on: slices, and what is free in them.
         probe: the first guess of the illumination.
         propagator: how waves fly, exact or paraxial, and how the object is tilted.
@@ -155,6 +156,7 @@ class Reconstruct(ScanRecipe):
 
     strict: ClassVar[bool] = True
 
+    mask: Literal["auto", "none"] = "auto"
     object: Call = part("phaseloom.ptycho.objects", "pixels")
     probe: Call = part("phaseloom.ptycho.probes", "auto")
     propagator: Call = part("phaseloom.ptycho.propagators", "exact")
