@@ -5,7 +5,8 @@ An object whose spectrum has a power ``S(q)``, seen with a noise ``N`` in each c
 tell much, and on the way to it where they tell little. After it the object is weighted so with the ``N`` of
 counting: ``n`` electrons through a pixel tell its phase to a variance of ``1 / (4 n)``. Frequencies that the
 patterns tell less of, because of their transfer, advance by less in an epoch and are held down by more. With
-many electrons nothing is changed.
+many electrons nothing is changed. Where the object under way has far more power than the prior says and than
+counting leaves, its own power counts: what a weak object explains may fall short of a strong one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from phaseloom.ptycho.curvature import incident_waves, sum_illumination
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.objects import PixelObject
 
 __all__ = ["ObjectPower", "apply_object_prior"]
 
@@ -30,6 +33,12 @@ USUAL_FALL = -4.0
 """The same where rings are too few to tell: that of sharp atoms in two dimensions."""
 
 MIN_RINGS_TO_TELL_FALL = 4
+
+RING_WIDTH = 2.0
+"""Width of rings of the object's own spectrum, in frequencies of the canvas."""
+
+MIN_CLEAR_SIGNAL = 30.0
+"""Power over the noise of counting from which the object's own counts; 10 and 100 give the same images."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,24 @@ def apply_object_prior(model: Ptychography, power: ObjectPower, /, *, excess: fl
     rows, columns = (np.fft.fftfreq(n, p) for n, p in zip(light.shape, pixel, strict=True))
     density = power.evaluate(np.hypot(rows[:, None], columns[None]))
     signal = torch.as_tensor(density / (pixel[0] * pixel[1]), dtype=light.dtype, device=light.device)
+    signal = torch.maximum(signal, _measure_clear_power(thing, scanned, noise))
     weight = signal / (signal + noise)
     for part in parts:
         mean = part[..., scanned].mean(-1)[..., None, None]
         smooth = torch.fft.ifft2(torch.fft.fft2(part - mean) * weight)
         part.copy_((smooth if part.is_complex() else smooth.real) + mean)
+
+
+def _measure_clear_power(
+    thing: PixelObject, scanned: Bool[Tensor, "y x"], noise: float
+) -> Float[Tensor, "y x"]:
+    """Power of an object by rings of its spectrum, where it is far above counting noise; 0 elsewhere."""
+    whole = thing.wave.prod(-3) if thing.kind == "complex" else thing.phase.sum(-3)
+    mean = whole[..., scanned].mean(-1)[..., None, None]
+    square = (torch.fft.fft2((whole - mean) * scanned).abs().square() / scanned.sum()).mean(0)
+    pixel = thing.canvas.pixel
+    rows, columns = (torch.fft.fftfreq(n, p) for n, p in zip(square.shape, pixel, strict=True))
+    width = RING_WIDTH / min(n * p for n, p in zip(square.shape, pixel, strict=True))
+    ring = (torch.hypot(rows[:, None], columns[None]) / width).long().to(square.device)
+    power = torch.bincount(ring.flatten(), square.flatten()) / torch.bincount(ring.flatten()).clamp_min(1)
+    return torch.where(power > MIN_CLEAR_SIGNAL * noise, power, 0.0)[ring].to(square.dtype)
