@@ -75,7 +75,7 @@ def test_a_scan_is_read() -> None:
 def test_a_parameter_file_runs_as_it_did() -> None:
     job = pl.Job.begin(pl.Reconstruct.from_path("reconstruct.yaml"))
     found = [epoch.loss for epoch in job]
-    hold("result", losses=found, object=job.result().object, rel=1e-3)
+    hold("result", losses=found, object=job.result().object, rel=1e-2)
 
 
 def test_a_run_that_was_stopped_goes_on_to_where_the_whole_run_came() -> None:
@@ -83,7 +83,7 @@ def test_a_run_that_was_stopped_goes_on_to_where_the_whole_run_came() -> None:
     job = pl.Job.resume("half")
     more = [epoch.loss for epoch in job]
     assert (len(first), len(more)) == (2, 2)
-    hold("result", losses=first + more, object=job.result().object, rel=1e-3)
+    hold("result", losses=first + more, object=job.result().object, rel=1e-2)
 
 
 def test_a_training_that_was_stopped_goes_on(phaseloom: Said) -> None:

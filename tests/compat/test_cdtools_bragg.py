@@ -94,7 +94,7 @@ def test_patterns_are_those_of_their_model(correct):
         theirs, ours = other(index, beam).numpy() * mask, one(index).numpy() * share * mask
     assert mask.mean() > 0.8
     error = np.sqrt(((ours - theirs) ** 2).sum() / (ours**2).sum())
-    assert error < (0.03 if correct else 1e-3)
+    assert error < (0.03 if correct else 2e-3)
 
 
 def test_a_tilted_model_is_fitted_saved_and_read_again(tmp_path):

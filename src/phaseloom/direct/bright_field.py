@@ -439,7 +439,7 @@ def fit_lattice(
 
     Example:
         >>> places = np.stack(np.indices((3, 4)), -1).reshape(-1, 2) * [2.0, 0.5]
-        >>> fit_lattice(places, (3, 4)).round(9).tolist()
+        >>> (fit_lattice(places, (3, 4)).round(9) + 0.0).tolist()
         [[2.0, 0.0], [0.0, 0.5]]
     """
     index: Int[np.ndarray, "pattern 2"] = np.indices(grid).reshape(2, -1).T

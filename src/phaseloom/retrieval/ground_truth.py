@@ -29,8 +29,8 @@ def resample_to_steps(phase: Tensor, experiment: Experiment, /) -> Tensor:
 
     Example:
         >>> cell = Experiment(scan=(3, 4), pixel=0.4, cell=64, window=64)
-        >>> resample_to_steps(torch.arange(64.0).expand(64, 64), cell)[0, 5:9].round().tolist()
-        [0.0, 1.0, 2.0, 3.0]
+        >>> resample_to_steps(torch.arange(64.0).expand(64, 64), cell)[0, 5:9].round().int().tolist()
+        [0, 1, 2, 3]
     """
     axes = []
     for count, size in zip(compute_image_shape(experiment.scan), phase.shape, strict=True):
