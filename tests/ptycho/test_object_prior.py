@@ -10,8 +10,8 @@ from phaseloom.metrics.phase import remove_ramp
 from phaseloom.ptycho import probes
 from phaseloom.ptycho.curvature import incident_waves, sum_illumination
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_prior import MIN_SHARE_OF_LIGHT, ObjectPower, apply_object_prior
 from phaseloom.ptycho.objects import pixels
+from phaseloom.ptycho.projections.object_prior import MIN_SHARE_OF_LIGHT, ObjectPower, apply_object_prior
 from phaseloom.ptycho.scans import canvas
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct

@@ -12,8 +12,8 @@ from phaseloom.direct.bright_field import fit_lattice
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.direct.reconstruct import reconstruct_scan
 from phaseloom.errors import BadInput
-from phaseloom.ptycho.object_prior import ObjectPower
 from phaseloom.ptycho.objects import PixelObject
+from phaseloom.ptycho.projections.object_prior import ObjectPower
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 

@@ -19,8 +19,8 @@ from phaseloom.ptycho import batches, multigrid
 from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.object_prior import ObjectPower, apply_object_prior
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
+from phaseloom.ptycho.projections.object_prior import ObjectPower, apply_object_prior
 from phaseloom.reconstruction.recipe import RateChange, Reconstruct
 from phaseloom.runs.scan_recipe import keep_part_of_process
 from phaseloom.spec import Call
