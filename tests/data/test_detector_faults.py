@@ -1,6 +1,7 @@
 """Bad pixels and descan: found from counts, and carried along by every step of `prepare`."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,3 +201,32 @@ def test_a_resumed_run_masks_the_same_pixels(tmp_path):
     again = Job.resume(tmp_path / "run", scan=scan)
     np.testing.assert_array_equal(again.scan.mask, job.scan.mask)
     assert not again.scan.mask.all()
+
+
+def drifting(change: float, dose: float = 50.0, seed: int = 0) -> tuple[Scan4D, np.ndarray]:
+    """A disk that gets brighter line by line, and by how much."""
+    scan = moving_disk(dose=1.0, slopes=np.zeros((2, 2)), seed=None)
+    true = 1 + change * np.linspace(-0.5, 0.5, 81)
+    counts = np.random.default_rng(seed).poisson(dose * true[:, None, None] * scan.counts)
+    return replace(scan, counts=counts.astype(np.uint16)), true
+
+
+def test_a_beam_that_drifts_is_measured_to_a_few_per_mille():
+    scan, true = drifting(0.1)
+    found = prepare.weights(scan, drift=True).weights
+    assert found is not None
+    middle = slice(18, 63)  # the filter levels off at the ends
+    np.testing.assert_allclose(found[middle], true[middle], atol=0.006)
+    assert found.mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_steady_beam_has_no_weights(seed):
+    assert prepare.weights(drifting(0.0, dose=3.0, seed=seed)[0], drift=True).weights is None
+
+
+def test_weights_need_a_run_or_the_drift():
+    scan, _ = drifting(0.1)
+    for arguments in ({}, {"path": Path("run.h5"), "drift": True}):
+        with pytest.raises(BadInput, match="either path"):
+            prepare.weights(scan, **arguments)

@@ -86,10 +86,11 @@ def run_estimators(
     recipe, scan, masked = mask_bad_pixels(recipe, scan)
     recipe, scan, centring = _centre_patterns(recipe, scan)
     recipe, scan, moved = _follow_descan(recipe, scan)
+    recipe, scan, drifting = _follow_beam_drift(recipe, scan)
     stated = recipe.probe.values
     defocus = float(stated.get("defocus") or 0.0)
     state = CalibrationState(recipe, semiangle=stated.get("semiangle"), defocus=defocus, run=run)
-    estimates = [*masked, *centring, *moved]
+    estimates = [*masked, *centring, *moved, *drifting]
     tried = {}
     for estimator in estimators:
         found = team().broadcast(estimator(scan, state))
@@ -155,6 +156,19 @@ def _follow_descan(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estima
     value = f"{rows:.2f} pixels along rows, {columns:.2f} along columns"
     found = Estimate("descan", value, "none", math.inf, True, note="by prepare: descan")
     return _append_step(recipe, step), moved, (found,)
+
+
+def _follow_beam_drift(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:
+    """The scan with the intensity of each shot, where the beam gets brighter or darker during the scan."""
+    if scan.weights is not None:
+        return recipe, scan, ()
+    step = Call(prepare.__name__, "weights", {"drift": True})
+    steady = step(scan)
+    if steady.weights is None:
+        return recipe, scan, ()
+    value = f"{steady.weights.min():.3f} to {steady.weights.max():.3f} of the mean"
+    found = Estimate("intensity", value, "steady", math.inf, True, note="by prepare: weights")
+    return _append_step(recipe, step), steady, (found,)
 
 
 def _centre_patterns(recipe: Any, scan: Scan4D) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
+from phaseloom.data.beam_drift import smooth_intensity
 from phaseloom.data.counts import split_indices
 from phaseloom.data.descan import WINDOW_IN_RADII
 from phaseloom.data.scan import Scan4D
@@ -22,7 +23,6 @@ __all__ = [
     "fit_lattice",
     "measure_bright_field",
     "measure_centres_of_mass",
-    "smooth_intensity",
 ]
 
 MIN_PIXELS_IN_DISK = 12
@@ -30,9 +30,6 @@ MIN_PIXELS_IN_DISK = 12
 
 BORDER_SHARE = 0.1
 """Share of the scan on each side over which the border is faded out, as opposite borders do not match."""
-
-INTENSITY_SMOOTHING = 1 / 8
-"""Standard deviation, in sides of the scan, of the filter that tells a drift of the beam from the object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,27 +406,6 @@ def remove_rim_motion(bright: BrightField, shift: Float[np.ndarray, "pattern 2"]
     terms = np.stack([np.ones_like(row), row, column, row * row, row * column, column * column], 1)
     basis = np.linalg.qr(terms)[0].astype(np.float32)
     return replace(bright, changes=bright.changes - basis @ (basis.T @ bright.changes))
-
-
-def smooth_intensity(
-    total: Float[np.ndarray, " pattern"], grid: tuple[int, int] | None, /
-) -> Float[np.ndarray, " pattern"]:
-    """The slow part of the intensity of patterns, in units of its mean.
-
-    Args:
-        total: counts of each pattern.
-        grid: (slow, fast) of a raster; otherwise patterns are filtered in their order.
-
-    Example:
-        >>> smooth_intensity(np.full(16, 3.0), (4, 4)).round(6).tolist() == [1.0] * 16
-        True
-    """
-    from scipy.ndimage import gaussian_filter
-
-    values = total.reshape(grid) if grid is not None else total
-    sigma = [INTENSITY_SMOOTHING * n for n in values.shape]
-    slow = np.asarray(gaussian_filter(values, sigma, mode="nearest"), np.float64).ravel()
-    return slow / slow.mean()
 
 
 def fit_lattice(

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from phaseloom.data.beam_drift import measure_beam_drift
 from phaseloom.data.prepare._shared import make_example as _example  # noqa: F401 - for the examples
 from phaseloom.data.prepare._shared import require_number, require_ranges
 from phaseloom.data.scan import ACROSS, Scan4D
@@ -216,17 +217,28 @@ def positions(
     return replace(scan, positions=found, heights=heights)
 
 
-def weights(scan: Scan4D, /, *, path: Path) -> Scan4D:
-    """Take from an earlier run of ours what it found of the shots and the detector.
+def weights(scan: Scan4D, /, *, path: Path | None = None, drift: bool = False) -> Scan4D:
+    """Intensities of the shots: the slow drift of the beam, or what an earlier run of ours found.
 
-    These are the intensity of each shot, the shift of each pattern if that was refined, and the
+    A run has the intensity of each shot, the shift of each pattern if that was refined, and the
     background: with `positions`, and the object, probe and tilts of that run, its model is complete.
 
+    Args:
+        scan: its patterns.
+        path: a result of ours.
+        drift: measure how the counts of whole patterns change slowly (`phaseloom.data.beam_drift`); where
+            they do not by more than chance, nothing is changed.
+
     Raises:
-        BadInput: a file without any, or with those of another number of patterns.
+        BadInput: neither or both, a file without weights, or with those of another number of patterns.
     """
     from phaseloom.data import importers
 
+    if (path is None) != drift:
+        raise BadInput("weights", None, "needs either path: result.h5 or drift: true")
+    if path is None:
+        found = measure_beam_drift(scan)
+        return scan if found is None else replace(scan, weights=found)
     place = f"weights.path: {path}"
     found = importers.read(path)
     if found.weights is None:
