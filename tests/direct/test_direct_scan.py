@@ -21,6 +21,9 @@ from phaseloom.direct.solve import DirectMethod
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction.first_image import make_first_image
+from phaseloom.reconstruction.protocol import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
 
 PIXEL, WINDOW, GRID, STEP, SEMIANGLE = 0.2, 64, (32, 32), 0.6, 0.022
@@ -233,3 +236,32 @@ def test_scans_that_have_no_direct_image_are_refused(tmp_path):
     dark = replace(scan, counts=np.zeros_like(np.asarray(scan.counts)))
     with pytest.raises(BadInput, match="dark"):
         reconstruct_scan(dark)
+
+
+def test_blank_patterns_count_as_unchanged():
+    positions = simulate.raster((16, 16), 0.6) + 8.0
+    phase = simulate.atoms((128, 128), 0.2, peak=0.2, seed=1)
+    beam = {"energy": 80e3, "semiangle": 0.022, "defocus": 100.0, "window": 48, "dose": 1e5}
+    scan, _ = simulate.electron_scan(phase, 0.2, positions, **beam)
+    scan = replace(scan, grid=(16, 16))
+    counts = np.asarray(scan.counts).copy()
+    counts[[50, 130]] = 0
+    whole, spoilt = (reconstruct_scan(one) for one in (scan, replace(scan, counts=counts)))
+    assert spoilt.optics.defocus == pytest.approx(whole.optics.defocus, abs=3)
+    assert "2 of 256 patterns are blank" in "\n".join(spoilt.lines())
+    assert "blank" not in "\n".join(whole.lines())
+
+
+def test_a_single_line_is_refused():
+    positions = simulate.raster((1, 40), 0.6) + 8.0
+    phase = simulate.atoms((96, 220), 0.2, peak=0.2, seed=1)
+    beam = {"energy": 80e3, "semiangle": 0.022, "defocus": 100.0, "window": 48, "dose": 1e5}
+    scan, _ = simulate.electron_scan(phase, 0.2, positions, **beam)
+    line = replace(scan, grid=(1, 40))
+    with pytest.raises(BadInput, match="1 x 40 are too narrow for a direct image"):
+        reconstruct_scan(line)
+    probe = {"focused": {"semiangle": "22 mrad", "defocus": "10 nm"}}
+    recipe = Reconstruct.of({"probe": probe, "start": "none", "epochs": 1})
+    assert make_first_image(recipe, line) is None
+    with pytest.raises(BadInput, match="on one line"):
+        Job.begin(recipe.model_copy(update={"preset": "calibrate"}), scan=line)

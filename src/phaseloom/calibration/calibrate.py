@@ -32,6 +32,9 @@ DEFAULT_ESTIMATORS: tuple[Estimator, ...] = (
 MAX_REST_AFTER_CENTRING = 0.75
 """Pixels that a disk may lie off after a shift by whole pixels, which leaves up to a half."""
 
+MIN_WIDTH_OF_SCAN = 1e-3
+"""Width of a scan over its length, below which it is a line."""
+
 PROBES_TO_CALIBRATE = ("auto", "from_patterns", "focused", "aberrated")
 """First guesses of a probe whose curvature a calibration may choose."""
 
@@ -110,9 +113,13 @@ def _check_calibratable(recipe: Any, scan: Scan4D) -> None:
         choices = ", ".join(PROBES_TO_CALIBRATE[1:])
         fix = f"brings a curvature of its own: write one of {choices} to calibrate"
         raise BadInput("probe", recipe.probe.name, fix)
-    if not np.ptp(scan.positions, axis=0).any():
+    spread = np.linalg.svd(scan.positions - scan.positions.mean(0), compute_uv=False)
+    if not spread[0]:
         fix = "tell nothing of how the scan lies: give those of the beam"
         raise BadInput("positions", "all the same", fix)
+    if spread[-1] < MIN_WIDTH_OF_SCAN * spread[0]:
+        fix = "tell too little of how the scan lies: calibrate a scan that covers an area"
+        raise BadInput("positions", "on one line", fix)
 
 
 def mask_bad_pixels(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, tuple[Estimate, ...]]:

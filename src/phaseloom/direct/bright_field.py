@@ -43,6 +43,7 @@ class BrightField:
         width: of a pixel, cycles per angstrom, (row, column).
         positions: ``(pattern, 2)`` as stated, angstrom.
         grid: (slow, fast) of a raster, or ``None``.
+        blank: patterns without counts, whose changes are 0.
         deflection: ``(half, pattern, 2)`` centres of mass, see `measure_centres_of_mass`, if they are needed.
     """
 
@@ -52,6 +53,7 @@ class BrightField:
     width: tuple[float, float]
     positions: Float[np.ndarray, "pattern 2"]
     grid: tuple[int, int] | None
+    blank: int = 0
     deflection: Float[np.ndarray, "half pattern 2"] | None = None
 
     def transform(self, *, border: float = BORDER_SHARE, dtype: torch.dtype = torch.complex128) -> Spectrum:
@@ -290,6 +292,8 @@ def measure_centres_of_mass(
     halves = halves.reshape(-1, 2, 2).swapaxes(0, 1) * (disk & mask).sum() / max(disk.sum(), 1)
     if descan is not None:
         halves = halves - descan
+    seen = sums[:, 0] > 0
+    halves[:, ~seen] = halves[:, seen].mean(1, keepdims=True)  # a blank pattern has no centre
     halves = halves - halves.mean(1, keepdims=True)
     return halves * np.asarray(scan.geometry.angle) / scan.geometry.wavelength
 
@@ -368,8 +372,10 @@ def _normalise(
     """Counts of blocks as relative changes; ``share`` is that of their trusted pixels."""
     geometry = scan.geometry
     total = np.maximum(sums.sum(1) / np.maximum(share.sum(1), 1e-9), 1e-9)
+    blank = sums.sum(1) <= 0
+    total[blank] = np.median(total[~blank]) if not blank.all() else 1.0
     intensity = smooth_intensity(total, scan.grid)
-    expected = intensity[:, None] * share
+    expected = intensity[:, None] * np.where(blank[:, None], 0.0, share)
     gain = sums.sum(0) / np.maximum(expected.sum(0), 1e-9)  # of each pixel, of one block that is whole
     lit = gain > 0.5 * np.median(gain[gain > 0]) if (gain > 0).any() else gain > 0
     if not lit.any():
@@ -377,7 +383,8 @@ def _normalise(
             "direct", None, "finds no counts in the bright-field disk: check the data and the mask"
         )
     model = np.maximum(expected * gain, 1e-30)
-    changes = np.where(share > 0.25, sums / model - 1, 0.0)[:, lit]
+    trusted = (share > 0.25) & ~blank[:, None]
+    changes = np.where(trusted, sums / model - 1, 0.0)[:, lit]
     if not np.square(changes).sum() > 0:
         raise BadInput("direct", None, "finds nothing that changes in the bright-field disk")
     unit = np.asarray(geometry.angle) / geometry.wavelength
@@ -389,6 +396,7 @@ def _normalise(
         width=(height, width),
         positions=scan.positions,
         grid=scan.grid,
+        blank=int(blank.sum()),
     )
 
 

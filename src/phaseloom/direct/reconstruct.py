@@ -55,6 +55,12 @@ MIN_RING_SIGNIFICANCE = 2.5
 noise alone has a standard deviation of 0.7 in each ring."""
 
 
+UNKNOWN_ERROR = ", error not determined"
+
+MIN_LINES = 4
+"""Lines and columns of a raster below which it tells nothing of optics."""
+
+
 @dataclass(frozen=True, eq=False)
 class DirectReconstruction:
     """A direct image and everything that it rests on.
@@ -90,15 +96,16 @@ class DirectReconstruction:
         turned = math.degrees(math.remainder(float(one.rotation), 2 * math.pi))
         lines.append(f"detector: {lay}, scan turned by {turned:.2f} degrees")
         if self.fit is not None:
-            lines[-1] += f" +- {math.degrees(errors.get('rotation', 0.0)):.2f} (margin {self.fit.margin:.3g})"
+            known = f" +- {math.degrees(errors['rotation']):.2f}" if errors.get("rotation") else ""
+            lines[-1] += f"{known} (margin {self.fit.margin:.3g})" if known else UNKNOWN_ERROR
         if float(one.step) != 1:
-            lines.append(
-                f"step: {100 * (float(one.step) - 1):+.2f} % +- {100 * errors.get('step', 0.0):.2f} %"
-            )
+            off = f" +- {100 * errors['step']:.2f} %" if errors.get("step") else UNKNOWN_ERROR
+            lines.append(f"step: {100 * (float(one.step) - 1):+.2f} %{off}")
         for name, value in one.aberrations.items():
             shown = float(-value if name == "C10" else value)
             label = "defocus" if name == "C10" else name
-            off = f" +- {LENGTH.show(float(errors[name]))}" if name in errors else ""
+            off = f" +- {LENGTH.show(float(errors[name]))}" if errors.get(name) else ""
+            off = UNKNOWN_ERROR if self.fit is not None and not off else off
             lines.append(f"{label}: {LENGTH.show(shown)}{off}")
         if float(one.focal_spread):
             off = f" +- {LENGTH.show(float(errors['focal_spread']))}" if "focal_spread" in errors else ""
@@ -183,6 +190,7 @@ def reconstruct_scan(
     """
     method = DirectMethod(method)
     check_options(method, upsample, ridge, high_pass)
+    _require_area(scan)
     survey = survey_disk(scan)
     known = to_cartesian(coefficients(aberrations or {}))
     found = survey.semiangle(scan)
@@ -201,6 +209,8 @@ def reconstruct_scan(
         fitted = fit_optics(coarse, replace(optics, aberrations={}), largest_defocus=largest)
         optics = fitted.optics
     bright = survey.measure(scan, pixels=pixels)
+    if bright.blank:
+        notes.append(f"{bright.blank} of {len(scan)} patterns are blank and count as unchanged")
     if method == DirectMethod.CENTRE_OF_MASS:
         bright = replace(bright, deflection=_measure_deflections(scan, survey))
     spectrum = bright.transform(border=IMAGE_BORDER)
@@ -231,6 +241,13 @@ def reconstruct_scan(
         deflection=None if bright.deflection is None else _turn_deflections(optics, bright.deflection),
         notes=tuple(notes),
     )
+
+
+def _require_area(scan: Scan4D) -> None:
+    if scan.grid is not None and min(scan.grid) < MIN_LINES:
+        size = " x ".join(map(str, scan.grid))
+        fix = f"are too narrow for a direct image: it needs {MIN_LINES} x {MIN_LINES} places at least"
+        raise BadInput("positions", size, fix)
 
 
 def _measure_deflections(scan: Scan4D, survey: DiskSurvey) -> np.ndarray:

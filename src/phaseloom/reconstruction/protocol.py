@@ -227,11 +227,13 @@ class Job:
     def start_lines(self) -> list[str]:
         """What was found before the first epoch by calibration, prediction or start, in sentences."""
         found = self.recipe.found
+        prior = [warm_start.describe_object_prior(found["power"])] if "power" in found else []
         if found.get("calibrate"):
             lines = [f"{name:12s} {value}" for name, value in found["calibrate"].items()]
             direct = found.get("direct")
-            return lines if direct is None else [*lines, warm_start.describe_direct_start(**direct)]
-        masked = [found["mask"]] if "mask" in found else []
+            start = [] if direct is None else [warm_start.describe_direct_start(**direct)]
+            return [*lines, *prior, *start]
+        masked = [*([found["mask"]] if "mask" in found else []), *prior]
         if found.get("start") is not None:
             return [*masked, warm_start.describe_losses(**found["start"])]
         if self.start is None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -18,7 +18,7 @@ from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, RateChange, Reconstruct
 
 __all__ = ["describe_direct_start", "describe_losses", "judge", "keep_better_start", "slower_rates"]
-__all__ += ["use_direct_image"]
+__all__ += ["describe_object_prior", "use_direct_image"]
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,10 @@ def use_direct_image(level: Level, recipe: Reconstruct, holdout: np.ndarray, /) 
         return recipe
     image = make_first_image(recipe, level.scan)
     if image is None:
+        log.warning(
+            "object_prior: left out, and no direct image made: it needs far-field electrons on a whole raster"
+            " of 4 x 4 places at least, without missing patterns, and a bright disk"
+        )
         return recipe
     power = estimate_object_power(image) if wanted else None
     found = {} if power is None else {"power": power.to_table()}
@@ -139,6 +143,19 @@ def describe_direct_start(*, taken: bool, predicted: float, conjugate: float, em
     verb = "taken as the start" if taken else "not taken as the start"
     return (
         f"direct image {verb}: loss {predicted:.4g}, {empty:.4g} without, {conjugate:.4g} with its conjugate"
+    )
+
+
+def describe_object_prior(power: Mapping[str, Sequence[float]], /) -> str:
+    """A sentence on the power that holds the noise of an object down.
+
+    Args:
+        power: see `phaseloom.ptycho.projections.object_prior.ObjectPower`.
+    """
+    last = 1 / power["frequency"][-1]
+    return (
+        f"object prior: noise is held down by the power of the direct image, seen to {last:.3g} angstrom;"
+        " the phase of few electrons comes out weaker than it is (object_prior: none switches it off)"
     )
 
 
