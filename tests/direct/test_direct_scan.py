@@ -238,12 +238,16 @@ def test_scans_that_have_no_direct_image_are_refused(tmp_path):
         reconstruct_scan(dark)
 
 
-def test_blank_patterns_count_as_unchanged():
-    positions = simulate.raster((16, 16), 0.6) + 8.0
-    phase = simulate.atoms((128, 128), 0.2, peak=0.2, seed=1)
+def small_scan(grid: tuple[int, int], shape: tuple[int, int]) -> Scan4D:
+    """A raster of weak atoms on an object of some shape."""
+    phase = simulate.atoms(shape, 0.2, peak=0.2, seed=1)
     beam = {"energy": 80e3, "semiangle": 0.022, "defocus": 100.0, "window": 48, "dose": 1e5}
-    scan, _ = simulate.electron_scan(phase, 0.2, positions, **beam)
-    scan = replace(scan, grid=(16, 16))
+    scan, _ = simulate.electron_scan(phase, 0.2, simulate.raster(grid, 0.6) + 8.0, **beam)
+    return replace(scan, grid=grid)
+
+
+def test_blank_patterns_count_as_unchanged():
+    scan = small_scan((16, 16), (128, 128))
     counts = np.asarray(scan.counts).copy()
     counts[[50, 130]] = 0
     whole, spoilt = (reconstruct_scan(one) for one in (scan, replace(scan, counts=counts)))
@@ -253,11 +257,7 @@ def test_blank_patterns_count_as_unchanged():
 
 
 def test_a_single_line_is_refused():
-    positions = simulate.raster((1, 40), 0.6) + 8.0
-    phase = simulate.atoms((96, 220), 0.2, peak=0.2, seed=1)
-    beam = {"energy": 80e3, "semiangle": 0.022, "defocus": 100.0, "window": 48, "dose": 1e5}
-    scan, _ = simulate.electron_scan(phase, 0.2, positions, **beam)
-    line = replace(scan, grid=(1, 40))
+    line = small_scan((1, 40), (96, 220))
     with pytest.raises(BadInput, match="1 x 40 are too narrow for a direct image"):
         reconstruct_scan(line)
     probe = {"focused": {"semiangle": "22 mrad", "defocus": "10 nm"}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from phaseloom.data.counts import split_indices
 from phaseloom.data.scan import Scan4D
 
 __all__ = ["measure_beam_drift", "smooth_intensity"]
@@ -18,11 +19,9 @@ MIN_DRIFT_OVER_CHANCE = 3.0
 ORDERS_BY_CHANCE = 8
 """Orders of the patterns that are drawn to know that."""
 
-PATTERNS_AT_ONCE = 256
-
 
 def measure_beam_drift(scan: Scan4D, /) -> Float[np.ndarray, " pattern"] | None:
-    """The slow part of the counts of whole patterns, mean 1; ``None`` where it is no more than chance.
+    """The slow part of the counts of whole patterns, mean 1; ``None`` where chance explains it.
 
     What an object scatters beyond the detector looks alike if it changes slowly over the scan.
 
@@ -38,10 +37,8 @@ def measure_beam_drift(scan: Scan4D, /) -> Float[np.ndarray, " pattern"] | None:
         >>> bool(1.06 < drift[-1] / drift[0] < 1.1)
         True
     """
-    parts = (
-        np.arange(n, min(n + PATTERNS_AT_ONCE, len(scan))) for n in range(0, len(scan), PATTERNS_AT_ONCE)
-    )
-    total = np.concatenate([np.asarray(scan.counts[index])[:, scan.mask].sum(1, float) for index in parts])
+    index = split_indices(scan.counts)
+    total = np.concatenate([np.asarray(scan.counts[one])[:, scan.mask].sum(1, float) for one in index])
     if not total.all():
         return None
     slow = smooth_intensity(total, scan.grid)

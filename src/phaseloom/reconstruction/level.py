@@ -129,7 +129,7 @@ class Level:
         )
 
     def _apply_prior(self) -> None:
-        """Hold down what few electrons cannot tell of the object."""
+        """Weight the spectrum of the object by its power over the noise."""
         if self.power is None:
             return
         history = self.progress.history

@@ -130,7 +130,7 @@ class Job:
         job = cls(settled, data, start, folder)  # model, likelihood, optimiser
         if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
             job.recipe = warm_start.judge(job.finest, job.recipe, job.holdout, given=recipe.rates)
-        else:  # is the direct image a better start, and what does it tell of the object's power?
+        else:  # prior and start of the object from its direct image
             job.recipe = warm_start.use_direct_image(job.finest, job.recipe, job.holdout)
         job.save_recipe()
         return job
