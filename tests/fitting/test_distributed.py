@@ -86,7 +86,8 @@ def test_two_processes_take_the_course_of_one(tmp_path, epochs, optimizer):
     alone = RetrievalTraining.begin(Train.of({**tree, "device": "cpu"}), tmp_path / "one")
     for _ in alone:
         pass
-    torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=2e-5, atol=0)
+    rtol = 2e-5 if optimizer == "adamw" else 1e-3  # a line search multiplies what the order of sums rounds
+    torch.testing.assert_close(course(tmp_path / "two"), course(tmp_path / "one"), rtol=rtol, atol=0)
     assert (tmp_path / "two" / "net.safetensors").is_file()
 
 
