@@ -271,10 +271,20 @@ def test_a_source_of_some_size_gets_modes_and_its_geometry_is_left_to_the_whole_
     assert step.state.modes > 1
     kept = estimators.refine_geometry(partial, step.state)
     assert kept.state == step.state
-    assert all("the whole run refines it" in one.note for one in kept.estimates)
+    assert [one.name for one in kept.estimates if "the whole run refines it" in one.note] == [
+        "rotation",
+        "defocus",
+    ]
     recipe = step.state.recipe(partial)
     assert recipe.probe.values["modes"] == step.state.modes
-    assert recipe.rate_of("scale") == 0.3
+    assert recipe.rate_of("rotation") == 0.3
+
+
+def test_a_calibrated_run_keeps_its_step_unless_a_rate_is_stated(true):
+    state = replace(knowing(defocus=DEFOCUS), modes=3)
+    assert [state.recipe(true).rate_of(name) for name in ("scale", "affine")] == [0.0, 0.0]
+    asked = Reconstruct.of({"probe": {"focused": {"semiangle": "35 mrad"}}, "rates": {"scale": 0.3}})
+    assert replace(state, setting=asked).recipe(true).rate_of("scale") == 0.3
 
 
 def test_a_thin_object_keeps_its_slice(true):

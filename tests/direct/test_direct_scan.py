@@ -15,7 +15,7 @@ from phaseloom.data.descan import measure_deflections
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import measure_centres_of_mass
-from phaseloom.direct.fit import fit_optics
+from phaseloom.direct.fit import STEP_TOLERANCE, fit_optics
 from phaseloom.direct.reconstruct import find_resolution, reconstruct_scan
 from phaseloom.direct.solve import DirectMethod
 from phaseloom.direct.survey import survey_disk
@@ -265,3 +265,15 @@ def test_a_single_line_is_refused():
     assert make_first_image(recipe, line) is None
     with pytest.raises(BadInput, match="on one line"):
         Job.begin(recipe.model_copy(update={"preset": "calibrate"}), scan=line)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_step_stated_wrongly_is_within_its_error(seed):
+    scan, _ = simulate_scan(seed, 120.0, 1e5)
+    off = prepare.scale(scan, factor=1.02)
+    spectrum = survey_disk(off).measure(off).transform()
+    fit = fit_optics(spectrum, LinearOptics(scan.geometry.wavelength, SEMIANGLE), largest_defocus=250.0)
+    assert abs(1.02 * float(fit.optics.step) - 1) < 3 * fit.errors["step"] + 1e-3
+    assert fit.errors["step"] <= STEP_TOLERANCE
+    assert abs(abs(fit.optics.defocus) - 120.0) < 3 * fit.errors["C10"]

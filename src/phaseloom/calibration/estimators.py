@@ -255,7 +255,7 @@ def estimate_modes(
     )
     note = ""
     if best > 1:
-        note = "the beam is partly coherent: rotation and step are refined by the whole run"
+        note = "the beam is partly coherent: the whole run refines the rotation"
     if partial:
         note += (
             f"; the focus is spread by {LENGTH.show(float(f'{state.focal_spread:.3g}'))}, or the object thick"
@@ -277,9 +277,10 @@ def refine_geometry(
     fit has diverged and its results are discarded.
     """
     if state.is_partly_coherent:
-        note = "from the linear model; the whole run refines it"
         kept = {name: FORMATTERS[name](getattr(state, name)) for name in ("rotation", "step", "defocus")}
-        lines = [Estimate(name, value, value, 1.0, True, note=note) for name, value in kept.items()]
+        notes = dict.fromkeys(kept, "from the linear model; the whole run refines it")
+        notes["step"] = "from the linear model"
+        lines = [Estimate(name, value, value, 1.0, True, note=notes[name]) for name, value in kept.items()]
         return EstimatorResult(state, tuple(lines))
     few = select_middle(scan, patterns)
     whole, halved, blurs, free = fit_geometry(few, state, epochs)

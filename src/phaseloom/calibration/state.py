@@ -25,8 +25,12 @@ __all__ = ["CalibrationState", "Estimate", "Estimator", "EstimatorResult", "Fini
 __all__ += ["ShortRun", "run_short", "select_middle"]
 
 
-RATES_OF_UNREFINED_GEOMETRY = {"rotation": 0.3, "scale": 0.3}
-"""Shares of a Newton step by which a whole run refines a geometry that no short run could."""
+RATES_OF_CALIBRATED_GEOMETRY = {"affine": 0.0, "scale": 0.0}
+"""A calibrated scan keeps its step: free, it came nearer to the truth on one of 13 faulty scans, and scans of
+biological specimens shrank by up to 70 % (decision 022)."""
+
+RATES_OF_UNREFINED_ROTATION = {"rotation": 0.3}
+"""Share of a Newton step by which a whole run refines a rotation that no short run could."""
 
 
 class FinishedRun(Protocol):
@@ -167,9 +171,9 @@ class CalibrationState:
             }
             update["object"] = replace(thing, values={**kept, **depth})
         update["prepare"] = (*self.setting.prepare, *self.steps(scan))
-        if self.is_partly_coherent:
-            update["rates"] = {**RATES_OF_UNREFINED_GEOMETRY, **self.setting.rates}
+        turning = RATES_OF_UNREFINED_ROTATION if self.is_partly_coherent else {}
         update |= {
+            "rates": {**RATES_OF_CALIBRATED_GEOMETRY, **turning, **self.setting.rates},
             "probe": self.probe(),
             "start": Call("phaseloom.reconstruction.start", "none"),
             "preset": None,

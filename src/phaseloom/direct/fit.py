@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,15 @@ MAX_POWER_OF_NOISY_DATA = 1.5
 STEP_TOLERANCE = 0.02
 """Standard deviation of a stated step: what the fit takes for known of it."""
 
+DIFFERENCE_STEP = 1e-3
+"""Move of a number, in its unit, over which the slope of the objective is compared."""
+
+MIN_CURVATURE = 1e-9
+"""Share of the strongest curvature below which a direction is flat: what is left of rounding."""
+
+MAX_SHARE_OF_FLAT_DIRECTIONS = 0.01
+"""Share of a number that may lie in flat directions; with more it is not determined."""
+
 FIRST_FOCAL_SPREAD = 0.4
 """Where the fit of a focal spread begins, in units of wavelength / semiangle^2."""
 
@@ -76,7 +85,8 @@ class OpticsFit:
             numbers.
         gain: the same as a difference in deviance, in units of what is left for each number: about 40 at most
             where there is nothing but noise.
-        errors: standard error of each fitted number, by its name, from the curvature.
+        errors: standard error of each number, by its name, from the curvature and `STEP_TOLERANCE`; those
+            that the data do not determine are left out.
         candidates: all that were fitted, best first, then the other maxima of the landscape.
     """
 
@@ -143,7 +153,7 @@ def fit_optics(
         rivals=tuple(distinct[1:]),
         margin=margin,
         gain=gain,
-        errors=_errors(more, best, names),
+        errors=_estimate_errors(more, best, names),
         candidates=everything,
     )
 
@@ -276,10 +286,7 @@ def _climb(
         return float(value.detach()), gradient.numpy()
 
     # what the model leaves is not noise: pixels err alike, and the strongest frequencies make most of it
-    power = spectrum.power()
-    independent = float(power.sum().square() / power.square().sum())
-    left = 1 - compute_explained_share(spectrum, optics, amplitude=amplitude)
-    tension = left / (2 * independent)
+    tension = _measure_rest(spectrum, optics, amplitude=amplitude).by_model / 2
     start = np.zeros(len(names))
     options: dict[str, Any] = {"maxiter": 60, "gtol": 1e-6}
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
@@ -333,29 +340,67 @@ def _is_aberration(name: str) -> bool:
     return name[0] == "C" and name[1].isdigit()
 
 
-def _errors(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> dict[str, float]:
-    """Standard errors from the curvature, in units of what is left unexplained."""
+def _estimate_errors(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> dict[str, float]:
+    """Standard errors from the curvature of what is left unexplained and from `STEP_TOLERANCE`.
+
+    Numbers along which nothing curves, or upwards, are left out.
+    """
     parameters = _Parameters(optics, tuple(names))
-    free = len(spectrum.frequency) * (len(spectrum.place) - 1)
 
     def gradient(values: np.ndarray) -> np.ndarray:
         point = torch.tensor(values, requires_grad=True)
         (found,) = torch.autograd.grad(-_objective(spectrum, parameters.place(point), True), point)
         return found.numpy()
 
-    size = 1e-3
     columns = []
-    for number in range(len(names)):
-        move = np.zeros(len(names))
-        move[number] = size
-        columns.append((gradient(move) - gradient(-move)) / (2 * size))
+    for move in DIFFERENCE_STEP * np.eye(len(names)):
+        columns.append((gradient(move) - gradient(-move)) / (2 * DIFFERENCE_STEP))
     curvature = (np.array(columns) + np.array(columns).T) / 2
-    left = max(1 - compute_explained_share(spectrum, optics, amplitude=True), 1e-9)
-    covariance = np.linalg.pinv(curvature, hermitian=True) * left / free
+    rest = _measure_rest(spectrum, optics, amplitude=True)
+    held = np.array([parameters.unit(name) / STEP_TOLERANCE if name == "step" else 0.0 for name in names])
+    variance = _invert_diagonal(curvature / rest.noise + np.diag(held**2))
+    # a tension that outweighs the data leaves the step where it was stated, as wrong as that was
+    (step,) = np.nonzero(held)
+    pulled = _invert_diagonal(curvature / rest.by_model + np.diag(held**2))[step] * held[step] ** 2
+    variance[step] = (1 - pulled) ** 2 * variance[step] + (pulled / held[step]) ** 2
+    errors = np.sqrt(variance)
     return {
-        name: parameters.unit(name) * math.sqrt(max(float(value), 0.0))
-        for name, value in zip(names, np.diag(covariance), strict=True)
+        name: parameters.unit(name) * value
+        for name, value in zip(names, errors.tolist(), strict=True)
+        if math.isfinite(value)
     }
+
+
+def _invert_diagonal(curvature: np.ndarray) -> np.ndarray:
+    """Diagonal of the inverse; infinite for numbers that lie in directions which do not curve."""
+    values, directions = np.linalg.eigh(curvature)
+    flat = values <= MIN_CURVATURE * values.max()
+    variance = (directions[:, ~flat] ** 2 / values[~flat]).sum(1)
+    told = (directions[:, flat] ** 2).sum(1) < MAX_SHARE_OF_FLAT_DIRECTIONS
+    return np.where(told, variance, np.inf)
+
+
+class _Rest(NamedTuple):
+    """Twice the share of the changes that chance moves what is explained by, were all that is left of a kind.
+
+    Attributes:
+        noise: counting, which errs in each number by itself, and the rest by what the model lacks.
+        by_model: all by what the model lacks: it errs alike in all pixels, most in the strongest frequencies,
+            and tells as little as few frequencies.
+    """
+
+    noise: float
+    by_model: float
+
+
+def _measure_rest(spectrum: Spectrum, optics: LinearOptics, *, amplitude: bool) -> _Rest:
+    """What a weak object leaves unexplained, as noise of what it explains."""
+    power = spectrum.power()
+    free = len(spectrum.frequency) * (len(spectrum.place) - 1)
+    frequencies = float(power.sum().square() / power.square().sum())
+    left = max(1 - compute_explained_share(spectrum, optics, amplitude=amplitude), 1e-9)
+    by_counting = min(left, free / float(power.sum()))
+    return _Rest(by_counting / free + (left - by_counting) / frequencies, left / frequencies)
 
 
 def _is_same(one: LinearOptics, other: LinearOptics) -> bool:
