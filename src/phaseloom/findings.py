@@ -28,6 +28,9 @@ WORDS = {
 }
 """Beginnings of pydantic's kinds of findings, in words."""
 
+BOOLEAN_HINT = " (yes, no, on and off are read as true and false)"
+"""Added where one of several names is expected and YAML made a boolean of what was written."""
+
 
 def describe_error(error: Any, /) -> str:
     """Pydantic's finding as the end of a sentence of ours.
@@ -40,6 +43,7 @@ def describe_error(error: Any, /) -> str:
     limits = error.get("ctx", {})
     for start, text in WORDS.items():
         if kind.startswith(start):
-            return text.format(**limits)
+            hint = BOOLEAN_HINT if start == "literal_error" and isinstance(error.get("input"), bool) else ""
+            return text.format(**limits) + hint
     message = str(error["msg"])
     return f"cannot be used: {message[0].lower()}{message[1:]}"

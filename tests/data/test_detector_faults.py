@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from phaseloom.data import prepare
-from phaseloom.data.bad_pixels import find_bad_pixels
+from phaseloom.data.bad_pixels import find_bad_pixels, find_clipping
 from phaseloom.data.descan import fit_descan
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -230,3 +230,59 @@ def test_weights_need_a_run_or_the_drift():
     for arguments in ({}, {"path": Path("run.h5"), "drift": True}):
         with pytest.raises(BadInput, match="either path"):
             prepare.weights(scan, **arguments)
+
+
+def test_a_block_that_is_not_finite_makes_no_hot_pixels():
+    counts = moving_disk(slopes=np.zeros((2, 2))).counts.copy()
+    counts[:, 14:24, 14:24] = np.nan
+    counts[:, 17, 26] = 0
+    bad = find_bad_pixels(Scan4D(counts=counts, positions=np.zeros((81, 2)), geometry=GEOMETRY))
+    assert bad.hot.tolist() == []
+    assert bad.dead.tolist() == [[17, 26]]
+
+
+def test_a_beam_that_is_one_pixel_wide_is_not_a_hot_pixel_but_one_in_a_disk_is():
+    y, x = np.indices((40, 40))
+    beam = np.broadcast_to(1e4 / (1 + np.hypot(y - 20, x - 19) ** 4), (81, 40, 40))
+    assert find_bad_pixels(replace(moving_disk(), counts=beam)).mask.all()
+    counts = moving_disk(slopes=np.zeros((2, 2))).counts.copy()
+    counts[:, 20, 19] = 5e4
+    assert find_bad_pixels(replace(moving_disk(), counts=counts)).hot.tolist() == [[20, 19]]
+
+
+@pytest.mark.parametrize("dose", [30.0, 400.0, 1e4])
+def test_clipped_counts_are_found_with_their_level(dose):
+    scan = moving_disk(dose=dose)
+    found = find_clipping(replace(scan, counts=scan.counts.clip(max=dose)))
+    assert found is not None
+    assert found.level == dose
+    assert found.values == (scan.counts >= dose).sum()
+    np.testing.assert_allclose(found.share, (scan.counts >= dose).mean(0))
+
+
+@pytest.mark.parametrize("dose", [0.02, 0.5, 3.0, 30.0, 1e4])
+@pytest.mark.parametrize("seed", range(4))
+def test_counts_that_end_by_chance_are_not_clipped(dose, seed):
+    assert find_clipping(moving_disk(dose=dose, seed=seed)) is None
+
+
+def test_no_mask_contradicts_a_step_that_masks():
+    with pytest.raises(BadInput, match="remove that step"):
+        Reconstruct.of({"mask": "none", "prepare": [{"mask": {"outliers": True}}]})
+    assert Reconstruct.of({"mask": "none", "prepare": [{"mask": {"radius": 9}}]}).mask == "none"
+
+
+def test_a_run_says_in_which_coordinates_bad_pixels_are():
+    scan = spoil(moving_disk())
+    assert "prepare" not in begin(scan).start_lines()[0].replace("by prepare: mask", "")
+    line = begin(scan, prepare=["transpose"]).start_lines()[0]
+    assert "(22, 12)" in line
+    assert "after the other steps of prepare" in line
+
+
+def test_a_yes_where_a_name_is_expected_is_explained():
+    with pytest.raises(BadInput, match=r"write 'auto', 'direct' or 'none' \(yes, no, on and off"):
+        Reconstruct.of({"object_prior": True})
+    with pytest.raises(BadInput) as refused:
+        Reconstruct.of({"object_prior": "sure"})
+    assert "yes" not in str(refused.value)

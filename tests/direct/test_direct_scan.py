@@ -16,7 +16,12 @@ from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import measure_centres_of_mass
 from phaseloom.direct.fit import STEP_TOLERANCE, fit_optics
-from phaseloom.direct.reconstruct import find_resolution, reconstruct_scan
+from phaseloom.direct.reconstruct import (
+    PHOTON_NOTE,
+    _describe_explained_share,
+    find_resolution,
+    reconstruct_scan,
+)
 from phaseloom.direct.solve import DirectMethod
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics
@@ -277,3 +282,27 @@ def test_a_step_stated_wrongly_is_within_its_error(seed):
     assert abs(1.02 * float(fit.optics.step) - 1) < 3 * fit.errors["step"] + 1e-3
     assert fit.errors["step"] <= STEP_TOLERANCE
     assert abs(abs(fit.optics.defocus) - 120.0) < 3 * fit.errors["C10"]
+
+
+@pytest.mark.parametrize(
+    ("share", "line"),
+    [
+        (0.42, "explains 42.0% of the changes"),
+        (1.03, "explains all changes in the disk"),
+        (1.19, "the values may not be single electrons"),
+        (math.nan, "no single frequency"),
+    ],
+)
+def test_no_object_is_said_to_explain_more_than_all(share, line):
+    said = _describe_explained_share(share)
+    assert line in said
+    assert "119" not in said
+    assert said.endswith("disk") == (share <= 1.05)
+
+
+def test_direct_images_of_photons_say_what_they_are_made_for():
+    scan, _ = simulate_scan(3, 100.0, 1e6)
+    photons = replace(scan, geometry=replace(scan.geometry, beam="photon"))
+    known = {"aberrations": {"defocus": 100.0}, "fit": False}
+    assert PHOTON_NOTE in reconstruct_scan(photons, **known).lines()
+    assert PHOTON_NOTE not in reconstruct_scan(scan, **known).lines()

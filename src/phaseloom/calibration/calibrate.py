@@ -38,6 +38,9 @@ MIN_WIDTH_OF_SCAN = 1e-3
 PROBES_TO_CALIBRATE = ("auto", "from_patterns", "focused", "aberrated")
 """First guesses of a probe whose curvature a calibration may choose."""
 
+STEPS_THAT_MOVE_PIXELS = frozenset({"bin", "center", "crop", "flip", "pad", "resample", "transpose"})
+"""Steps of `prepare` after which a pixel has another row and column than in the file."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -139,7 +142,9 @@ def mask_bad_pixels(recipe: Any, scan: Scan4D, /) -> tuple[Any, Scan4D, tuple[Es
     if not lines:
         return recipe, scan, ()
     step = Call(prepare.__name__, "mask", {"outliers": True})
-    found = Estimate("bad pixels", "; ".join(lines), "none", math.inf, True, note="by prepare: mask")
+    moved = any(step.name in STEPS_THAT_MOVE_PIXELS for step in recipe.prepare)
+    note = "by prepare: mask" + (", rows and columns after the other steps of prepare" if moved else "")
+    found = Estimate("bad pixels", "; ".join(lines), "none", math.inf, True, note=note)
     return _append_step(recipe, step), replace(scan, mask=scan.mask & bad.mask), (found,)
 
 

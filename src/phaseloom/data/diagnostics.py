@@ -4,13 +4,14 @@ A scan has `PROPERTIES`; `RULES` tell which values of them are a problem and wha
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
+from phaseloom.data.bad_pixels import BadPixels, ClippingSearch, find_bad_pixels
 from phaseloom.data.counts import get_present, split_indices
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -111,21 +112,21 @@ class _ScanSurvey:
         self.speckle = np.zeros(scan.geometry.shape)
         self.totals = np.zeros(0)
         self.highest = 0.0
-        self.near_highest = 0
-        self.at_highest = 0
         self.scaled = False
         self.quantum = 0
         self.negative = 0
         self.not_finite = 0
+        self.finite = np.ones(scan.geometry.shape, bool)
         for start in range(0, self.read, 64):
             self._add(self._clean(scan.counts[index[start : start + 64]].astype(np.float64), count=True))
         self.mean /= self.read
+        search = ClippingSearch(scan.geometry.shape)
         for start in range(0, self.read, 64):
             stack = self._clean(scan.counts[index[start : start + 64]])
-            self.at_highest += int((stack == self.highest).sum())
-            self.near_highest += int((stack >= 0.9 * self.highest).sum())
+            search.add(stack * self.bad_pixels.mask)
             some = stack - self.mean * scan.mask
             self.speckle += (abs(np.fft.ifft2(some, norm="ortho")) ** 2).sum(0)
+        self.clipping = search.finish()
         self.speckle = np.fft.fftshift(self.speckle / self.read)
 
     def _clean(self, stack: np.ndarray, *, count: bool = False) -> np.ndarray:
@@ -133,6 +134,7 @@ class _ScanSurvey:
         finite = np.isfinite(stack)
         if count:
             self.not_finite += int((~finite).sum())
+            self.finite &= finite.all(0)
             self.negative += int((stack < 0).sum())
         return (stack if finite.all() else np.where(finite, stack, 0)) * self.scan.mask
 
@@ -196,31 +198,10 @@ class _ScanSurvey:
         return float(self.totals.std() / self.totals.mean())
 
     @cached_property
-    def dead_pixels(self) -> int:
-        """Pixels without counts among others that have some."""
-        image = np.where(self.scan.mask, self.mean, np.nan)
-        median = np.nanmedian(_stack_neighbours(image), axis=0)
-        # Where twelve counts are expected, one pixel in 160,000 has none by chance.
-        return int(((self.mean == 0) & self.scan.mask & (median * self.read > 12)).sum())
-
-    @cached_property
-    def hot_pixels(self) -> int:
-        """Single pixels that are brighter than all their neighbours."""
-        image = np.where(self.scan.mask, self.mean, np.nan) * self.read
-        around = _stack_neighbours(image)
-        hot = (image > 10 * np.median(around, axis=0) + 50) & (image > 4 * around.max(0)) & self.scan.mask
-        if not self.geometry.near:
-            y, x = (int(place) for place in np.unravel_index(self.mean.argmax(), hot.shape))
-            if max(abs(y - hot.shape[0] // 2), abs(x - hot.shape[1] // 2)) <= 2:
-                hot[y, x] &= _is_on_plateau(image, y, x)  # an unscattered beam may be one pixel wide
-        return int(hot.sum())
-
-    @property
-    def has_saturation(self) -> bool:
-        """Whether many values stop at the same number."""
-        # Of a few counts many values are the highest by chance, so that a low maximum proves nothing.
-        many = self.at_highest >= 5 and self.at_highest >= 0.5 * self.near_highest
-        return self.highest >= 200 and many and self.near_highest < 0.5 * self.mean.size * self.read
+    def bad_pixels(self) -> BadPixels:
+        """Hot and dead pixels, by the rule of every run."""
+        finite = replace(self.scan, mask=self.scan.mask & self.finite)
+        return find_bad_pixels(finite, mean=self.mean)
 
     @cached_property
     def off_centre(self) -> list[float] | None:
@@ -339,25 +320,6 @@ def d4sigma(image: np.ndarray, pixel: Sequence[float] | np.ndarray, /) -> float:
     return float(4 * np.sqrt(spread / 2))
 
 
-def _stack_neighbours(image: np.ndarray) -> np.ndarray:
-    """The eight neighbours of each pixel; zero beyond the edge and for NaN."""
-    wide = np.pad(image, 1, constant_values=np.nan)
-    rows, columns = image.shape
-    places = [(j, i) for j in range(3) for i in range(3) if (j, i) != (1, 1)]
-    around = np.stack([wide[j : j + rows, i : i + columns] for j, i in places])
-    return np.nan_to_num(around, nan=0.0)
-
-
-def _is_on_plateau(image: np.ndarray, y: int, x: int) -> bool:
-    """Whether the surroundings of a pixel are as bright two pixels away as next to it: a disk, no tail."""
-    part = np.pad(image, 2, constant_values=np.nan)[y : y + 5, x : x + 5]
-    near = np.zeros((5, 5), bool)
-    near[1:4, 1:4] = True
-    far = ~near
-    near[2, 2] = False
-    return bool(np.nanmedian(part[far]) > 0.5 * np.nanmedian(part[near]))
-
-
 def _show_lengths(*lengths: float) -> str:
     return " x ".join(LENGTH.show(length) for length in lengths)
 
@@ -450,9 +412,9 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
     "field of view": _describe_field,
     "overlap": _describe_overlap,
     "dose": _describe_dose,
-    "dead pixels": lambda s: str(s.dead_pixels),
-    "hot pixels": lambda s: str(s.hot_pixels),
-    "saturated pixels": lambda s: f"{s.at_highest} values of {s.highest:g}" if s.has_saturation else "none",
+    "dead pixels": lambda s: str(len(s.bad_pixels.dead)),
+    "hot pixels": lambda s: str(len(s.bad_pixels.hot)),
+    "saturated pixels": lambda s: s.clipping.line() if s.clipping else "none",
     "centre": _describe_centre,
     "detector": lambda s: (
         None if s.edge_ratio is None else f"edge has {s.edge_ratio:.2g} of the mean intensity"
@@ -492,10 +454,18 @@ class FindingAdvice(StrEnum):
     )
     FEW_COUNTS = "There are few counts: use a Poisson noise model, and few probe modes."
     CHANGING_COUNTS = "The counts change much from pattern to pattern: let the fit learn a weight for each."
-    DEAD_PIXELS = "Pixels without counts lie among lit ones: mask them."
-    HOT_PIXELS = "Single pixels outshine all their neighbours: mask them (prepare: mask)."
+    DEAD_PIXELS = (
+        "Pixels count far less than their neighbours. Reconstructions of electrons mask them; else mask them "
+        "yourself (prepare: {{mask: {{outliers: true}}}})."
+    )
+    HOT_PIXELS = (
+        "Single pixels outshine all their neighbours. Reconstructions of electrons mask them; else mask them "
+        "yourself (prepare: {{mask: {{outliers: true}}}})."
+    )
     SATURATED_PIXELS = (
-        "Many pixels stop at the same value: mask those that reach {survey.highest:g} (saturated)."
+        "Many values stop at the same number: model it (detector: {{counting: {{saturation: "
+        "{survey.clipping.level:g}}}}}), or mask the pixels (prepare: {{mask: {{saturated: "
+        "{survey.clipping.level:g}}}}})."
     )
     OFF_CENTRE = "The patterns are not centred, which tilts the phase: centre them (prepare: center)."
     FULL_DETECTOR = (
@@ -551,9 +521,9 @@ RULES = (
     FindingRule("overlap", "warn", FindingAdvice.LITTLE_OVERLAP, lambda s: s.overlap < 0.6),
     FindingRule("dose", "warn", FindingAdvice.FEW_COUNTS, lambda s: s.totals.mean() < 100),
     FindingRule("dose", "note", FindingAdvice.CHANGING_COUNTS, lambda s: s.changes > 0.3),
-    FindingRule("dead pixels", "warn", FindingAdvice.DEAD_PIXELS, lambda s: s.dead_pixels > 0),
-    FindingRule("hot pixels", "warn", FindingAdvice.HOT_PIXELS, lambda s: s.hot_pixels > 0),
-    FindingRule("saturated pixels", "warn", FindingAdvice.SATURATED_PIXELS, lambda s: s.has_saturation),
+    FindingRule("dead pixels", "warn", FindingAdvice.DEAD_PIXELS, lambda s: len(s.bad_pixels.dead) > 0),
+    FindingRule("hot pixels", "warn", FindingAdvice.HOT_PIXELS, lambda s: len(s.bad_pixels.hot) > 0),
+    FindingRule("saturated pixels", "warn", FindingAdvice.SATURATED_PIXELS, lambda s: s.clipping is not None),
     FindingRule(
         "centre",
         "warn",

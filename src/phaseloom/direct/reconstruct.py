@@ -60,6 +60,13 @@ UNKNOWN_ERROR = ", error not determined"
 MIN_LINES = 4
 """Lines and columns of a raster below which it tells nothing of optics."""
 
+MAX_SHARE_BY_CHANCE = 1.05
+"""Share explained up to which more than all may be chance: sums of noise differ by a few percent of a weak
+signal."""
+
+PHOTON_NOTE = "direct images are made for electrons: of photons, check the image by a reconstruction"
+"""Of photons: their objects are seldom weak, their disks seldom even and round."""
+
 
 @dataclass(frozen=True, eq=False)
 class DirectReconstruction:
@@ -110,15 +117,22 @@ class DirectReconstruction:
         if float(one.focal_spread):
             off = f" +- {LENGTH.show(float(errors['focal_spread']))}" if "focal_spread" in errors else ""
             lines.append(f"focal spread: {LENGTH.show(abs(float(one.focal_spread)))}{off}")
-        share = self.image.explained
-        lines.append(
-            "no single frequency stands out of counting noise"
-            if math.isnan(share)
-            else f"a weak object explains {share:.1%} of the changes in the disk"
-        )
+        lines.append(_describe_explained_share(self.image.explained))
         if self.correlation is not None:
             lines.append(_describe_resolution(self.correlation))
         return [*lines, *self.notes]
+
+
+def _describe_explained_share(share: float) -> str:
+    """A line on `DirectImage.explained`, a ratio of sums without the part that counting noise has in them."""
+    if math.isnan(share):
+        return "no single frequency stands out of counting noise"
+    if share <= 1:
+        return f"a weak object explains {share:.1%} of the changes in the disk"
+    line = "a weak object explains all changes in the disk"
+    if share <= MAX_SHARE_BY_CHANCE:
+        return line
+    return f"{line}; the rest is below the noise of counts, so the values may not be single electrons"
 
 
 def _describe_resolution(curve: RingCorrelation) -> str:
@@ -195,7 +209,7 @@ def reconstruct_scan(
     known = to_cartesian(coefficients(aberrations or {}))
     found = survey.semiangle(scan)
     optics = LinearOptics(scan.geometry.wavelength, found, known)
-    notes = []
+    notes = [] if scan.geometry.beam == "electron" else [PHOTON_NOTE]
     if semiangle is not None:
         optics = replace(optics, semiangle=semiangle, angle=semiangle / found)
         if abs(semiangle / found - 1) > 0.01:

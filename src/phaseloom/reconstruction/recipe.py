@@ -183,6 +183,18 @@ class Reconstruct(ScanRecipe):
     title: str = ""
     found: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _masks_or_not(self) -> Self:
+        if self.mask == "none" and self.finds_outliers:
+            fix = "contradicts prepare: {mask: {outliers: true}}, which an earlier run may have written:"
+            raise BadInput("mask", "none", f"{fix} remove that step, or leave mask out")
+        return self
+
+    @property
+    def finds_outliers(self) -> bool:
+        """Whether a step of `prepare` masks hot and dead pixels."""
+        return any(step.name == "mask" and step.values.get("outliers") for step in self.prepare)
+
     @classmethod
     def from_path(cls, path: Path | str, settings: Mapping[str, Any] | None = None, /) -> Self:
         """A recipe for a data file, from a parameter file, or out of a result, with settings changed."""
