@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import phaseloom as pl
 from phaseloom.data import prepare
 from phaseloom.data.bad_pixels import find_bad_pixels, find_clipping
 from phaseloom.data.descan import fit_descan
+from phaseloom.data.diagnostics import inspect
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.protocol import Job
@@ -286,3 +288,22 @@ def test_a_yes_where_a_name_is_expected_is_explained():
     with pytest.raises(BadInput) as refused:
         Reconstruct.of({"object_prior": "sure"})
     assert "yes" not in str(refused.value)
+
+
+def test_few_counts_in_many_patterns_are_no_bad_pixels():
+    counts = np.random.default_rng(3).poisson(0.01, (20_000, 24, 24)).astype(np.uint8)
+    scan = Scan4D(counts=counts, positions=np.zeros((20_000, 2)), geometry=_geometry(24))
+    assert find_bad_pixels(scan).lines() == []
+    few = scan.mean_pattern(most=500)
+    assert find_bad_pixels(scan, mean=few, patterns=500).lines() == []
+    assert find_bad_pixels(scan, mean=few).lines() != [], "the noise of all patterns is not that of 500"
+
+
+def test_the_beam_of_a_star_is_no_hot_pixel_and_no_other_pixel_is():
+    scan = pl.read(pl.samples.far_field())
+    assert find_bad_pixels(scan).hot.tolist() == []
+    assert [one.value for one in inspect(scan) if one.name == "hot pixels"] == ["0"]
+
+
+def _geometry(pixels: int) -> Geometry:
+    return Geometry(wavelength=0.02, shape=(pixels, pixels), angle=(1e-3, 1e-3), beam="electron")

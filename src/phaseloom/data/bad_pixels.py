@@ -12,9 +12,9 @@ from phaseloom.data.scan import Scan4D
 
 __all__ = ["BadPixels", "Clipping", "ClippingSearch", "find_bad_pixels", "find_clipping"]
 
-HOT_RATIO = {"electron": 3.0, "photon": 10.0}
+HOT_RATIO = {"electron": 3.0, "photon": 20.0}
 """How many times its neighbours' median a hot pixel has at least. Speckle of photons is sharper: in the
-far-field sample of the package a good pixel has more than three times the median."""
+far-field sample of the package a good pixel has more than three times the median, the beam more than ten."""
 
 NEIGHBOUR_RATIO = {"electron": 2.0, "photon": 4.0}
 """How many times the brightest good neighbour a hot pixel has at least."""
@@ -27,6 +27,9 @@ MIN_HOT_EXCESS = 0.2
 
 MIN_SIGNIFICANCE = 6.0
 """Standard deviations of counting by which a bad pixel differs from its neighbours."""
+
+MAX_PATTERNS_FOR_MEAN = 2000
+"""Patterns that the mean is taken of where none is given."""
 
 MAX_PATTERNS_FOR_CLIPPING = 500
 """Patterns that are searched for clipped values."""
@@ -86,18 +89,21 @@ class BadPixels:
         ]
 
 
-def find_bad_pixels(scan: Scan4D, /, *, mean: Float[np.ndarray, "y x"] | None = None) -> BadPixels:
+def find_bad_pixels(
+    scan: Scan4D, /, *, mean: Float[np.ndarray, "y x"] | None = None, patterns: int | None = None
+) -> BadPixels:
     """Compare each pixel of the mean pattern with the median of the 5 x 5 around it and with its neighbours.
 
     A pixel is hot if it has more than 3 times that median and more than twice any good neighbour (of photons
-    10 and 4 times), dead if it has less than a fifth of the median where that is bright; both by more than
+    20 and 4 times), dead if it has less than a fifth of the median where that is bright; both by more than
     counting explains. A bright spot that is one pixel wide in every pattern cannot be told from a hot pixel,
     unless it is the brightest pixel, lies in the middle of a far field and its surroundings fall off: the
     beam itself.
 
     Args:
         scan: pixels that it masks already, or whose mean is not finite, are left out.
-        mean: its mean pattern, if it is at hand.
+        mean: its mean pattern, if it is at hand; default: that of 2000 patterns.
+        patterns: how many the mean was taken of, which gives its noise; default: all.
 
     Example:
         >>> from phaseloom.data.scan import Geometry
@@ -108,14 +114,16 @@ def find_bad_pixels(scan: Scan4D, /, *, mean: Float[np.ndarray, "y x"] | None = 
     """
     from scipy.ndimage import median_filter, uniform_filter
 
+    patterns = len(scan) if patterns is None else patterns
     if mean is None:
-        mean = scan.mean_pattern()
+        patterns = min(MAX_PATTERNS_FOR_MEAN, len(scan))
+        mean = scan.mean_pattern(most=patterns)
     good = scan.mask & np.isfinite(mean)
     if not good.any():
         return BadPixels(np.empty((0, 2), int), np.empty((0, 2), int), (mean.shape[0], mean.shape[1]))
     filled = np.where(good, mean, 0.0)
     local = _correct_medians(median_filter(filled, 5, mode="nearest"), filled, good)
-    noise = MIN_SIGNIFICANCE * np.sqrt((local + 1 / len(scan)) / len(scan))
+    noise = MIN_SIGNIFICANCE * np.sqrt((local + 1 / patterns) / patterns)
     faint = MIN_HOT_EXCESS * local.mean()
     high = good & (filled > HOT_RATIO[scan.geometry.beam] * local + noise + faint)
     ordinary = np.where(high, 0.0, filled)

@@ -201,7 +201,7 @@ class _ScanSurvey:
     def bad_pixels(self) -> BadPixels:
         """Hot and dead pixels, by the rule of every run."""
         finite = replace(self.scan, mask=self.scan.mask & self.finite)
-        return find_bad_pixels(finite, mean=self.mean)
+        return find_bad_pixels(finite, mean=self.mean, patterns=self.read)
 
     @cached_property
     def off_centre(self) -> list[float] | None:
