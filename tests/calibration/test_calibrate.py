@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from phaseloom.calibration import estimators
+from phaseloom.calibration.calibrate import is_calibration_due
 from phaseloom.calibration.orientations import ORIENTATIONS, TWIN_OF, TWINS
 from phaseloom.calibration.state import CalibrationState, Estimate, EstimatorResult, select_middle
 from phaseloom.data import prepare
@@ -303,7 +304,7 @@ def test_a_rung_of_ones_own_takes_the_place_of_others_and_the_recipe_repeats_it(
     asked = Reconstruct.of({"probe": "from_patterns", "preset": "calibrate", "prepare": ["nonnegative"]})
     done = calibrate(asked, true, estimators=(estimators.estimate_semiangle, guess))
     again = Reconstruct.of(yaml.safe_load(yaml.safe_dump(done.recipe.to_tree())))
-    assert again.preset is None
+    assert again.preset == "none"
     assert again.start.name == "none"
     assert [call.name for call in again.prepare] == ["nonnegative", "flip", "rotate", "scale"]
     assert again.object.values == {"slices": 2, "thickness": 9.0}
@@ -318,12 +319,12 @@ def test_a_run_with_the_preset_begins_calibrated_and_its_file_says_so(true, tmp_
     )
     job = Job.begin(Reconstruct.of({"preset": "calibrate", "epochs": 1}), tmp_path / "run", scan=true)
     kept = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
-    assert kept["preset"] is None
+    assert kept["preset"] == "none"
     assert kept["probe"]["focused"]["defocus"] == "5 nm"
     assert "50 A" in kept["found"]["calibrate"]["defocus"]
     assert np.array_equal(np.asarray(job.scan.counts), np.asarray(prepare.flip(true, axis="y").counts))
     assert len(job.model.propagator.distances()) == 1
-    assert Job.resume(tmp_path / "run", scan=true).recipe.preset is None
+    assert Job.resume(tmp_path / "run", scan=true).recipe.preset == "none"
 
 
 def test_the_verb_writes_a_file_that_runs(true, tmp_path, phaseloom, monkeypatch):
@@ -338,7 +339,8 @@ def test_the_verb_writes_a_file_that_runs(true, tmp_path, phaseloom, monkeypatch
     assert "semi-angle" in ended.out
     assert (tmp_path / "found.png").is_file()
     again = Reconstruct.from_path(tmp_path / "found.yaml")
-    assert (again.epochs, again.preset, again.probe.values["defocus"]) == (3, None, 50.0)
+    assert (again.epochs, again.preset, again.probe.values["defocus"]) == (3, "auto", 50.0)
+    assert not is_calibration_due(again, again.scan())
     assert len(again.scan()) == len(true)
     ended = phaseloom("calibrate", "scan.h5", "--out", "found.yaml")
     assert (ended.code, ended.err) == (2, "phaseloom: --out: found.yaml exists already: name a new file\n")
@@ -389,3 +391,48 @@ def test_a_thick_crystal_gets_slices_and_about_its_thickness():
     assert found.slices * found.gap == pytest.approx(80.0, rel=0.15)
     assert found.defocus - (found.slices - 1) * found.gap / 2 == pytest.approx(middle_of_it, abs=5)
     assert (found.rotation, found.step) == (state.rotation, state.step)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed", "due"),
+    [
+        ({}, {}, True),
+        ({"probe": {"focused": {"semiangle": f"{1e3 * ANGLE} mrad", "defocus": "4 nm"}}}, {}, True),
+        ({"preset": "calibrate", "start": "none"}, {}, True),
+        ({"preset": "none"}, {}, False),
+        ({"preset": None}, {}, False),
+        ({"start": "none"}, {}, False),
+        ({"start": {"sweep": {"steps": 5}}}, {}, False),
+        ({"prepare": ["transpose"]}, {}, False),
+        ({"probe": "stored"}, {}, False),
+        ({}, {"oriented": True}, False),
+        ({}, {"grid": None}, False),
+        ({}, {"grid": (4, 33)}, False),
+    ],
+)
+def test_a_run_calibrates_where_nothing_says_how_the_detector_lies(true, settings, changed, due):
+    assert is_calibration_due(Reconstruct.of(settings), replace(true, **changed)) == due
+
+
+def test_photons_and_patterns_without_a_disk_are_not_calibrated_unasked(true):
+    photons = replace(true, geometry=replace(true.geometry, beam="photon"))
+    assert not is_calibration_due(Reconstruct.of({}), photons)
+    y, x = np.indices(true.geometry.shape) - WINDOW // 2
+    hill = np.broadcast_to(100 * np.exp(-np.hypot(y, x) / 6), true.counts.shape)
+    assert not is_calibration_due(Reconstruct.of({}), replace(true, counts=hill))
+
+
+@pytest.mark.medium
+def test_few_places_of_a_strong_object_are_calibrated_by_the_sweep():
+    """The linear model is sure of a wrong defocus here."""
+    truth = simulate.atoms((192, 192), PIXEL, peak=1.0, seed=1)
+    beam = {"energy": 80e3, "semiangle": 0.025, "defocus": -100.0, "window": 64, "dose": 1e6}
+    places = simulate.raster((12, 12), 1.2) + 8.0
+    scan, _ = simulate.electron_scan(truth, PIXEL, places, **beam)
+    scan = replace(prepare.transpose(scan), oriented=False, grid=(12, 12))
+    three = (estimators.estimate_semiangle, estimators.estimate_orientation, estimators.check_by_sweep)
+    found = calibrate(Reconstruct.of({}), scan, estimators=three)
+    assert found.estimates[-1].name == "sweep"
+    assert found.state.orientation in ("transposed", "transposed and turned")
+    assert abs(found.state.defocus) == pytest.approx(100.0, abs=50.0)
+    assert found.estimates[-1].margin > 2

@@ -8,6 +8,7 @@ import torch
 
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.ptycho.scans import canvas
+from phaseloom.reconstruction import protocol
 from phaseloom.reconstruction.first_image import make_first_image, place_on_canvas
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
@@ -80,6 +81,15 @@ def test_a_calibrated_run_begins_with_the_direct_image_if_its_loss_falls(case, t
     assert torch.equal(empty.model.object.transmission(), torch.ones_like(empty.model.object.transmission()))
     again = Job.resume(tmp_path / "run", scan=scan)
     assert torch.equal(again.model.object.transmission(), job.model.object.transmission())
+
+
+def test_a_run_makes_one_direct_image(case, monkeypatch):
+    _, scan, recipe = case
+    made = []
+    monkeypatch.setattr(protocol, "make_first_image", lambda *a: made.append(a) or make_first_image(*a))
+    job = Job.begin(recipe, scan=scan)
+    assert job.first_image is job.first_image
+    assert len(made) == 1
 
 
 def test_a_direct_image_of_patterns_in_disorder_is_not_taken(case):

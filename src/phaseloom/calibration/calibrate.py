@@ -17,11 +17,12 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting.distributed import team
 from phaseloom.spec import Call
 
-__all__ = ["DEFAULT_ESTIMATORS", "Calibration", "mask_bad_pixels", "run_estimators"]
+__all__ = ["DEFAULT_ESTIMATORS", "Calibration", "is_calibration_due", "mask_bad_pixels", "run_estimators"]
 
 DEFAULT_ESTIMATORS: tuple[Estimator, ...] = (
     own.estimate_semiangle,
     own.estimate_orientation,
+    own.check_by_sweep,
     own.estimate_modes,
     own.resolve_twin,
     own.refine_geometry,
@@ -32,8 +33,14 @@ DEFAULT_ESTIMATORS: tuple[Estimator, ...] = (
 MAX_REST_AFTER_CENTRING = 0.75
 """Pixels that a disk may lie off after a shift by whole pixels, which leaves up to a half."""
 
+MIN_PLACES_OF_RASTER = 8
+"""Rows and columns of a raster from which a run calibrates by itself; fewer tell too little."""
+
 MIN_WIDTH_OF_SCAN = 1e-3
 """Width of a scan over its length, below which it is a line."""
+
+STEPS_THAT_ORIENT = ("flip", "transpose", "rotate")
+"""Steps of `prepare` by which a recipe states how the detector lies."""
 
 PROBES_TO_CALIBRATE = ("auto", "from_patterns", "focused", "aberrated")
 """First guesses of a probe whose curvature a calibration may choose."""
@@ -107,6 +114,29 @@ def run_estimators(
     done = Calibration(complete, state, tuple(estimates), tried)
     kept = {**complete.found, "calibrate": done.summary()}
     return replace(done, recipe=complete.model_copy(update={"found": kept}))
+
+
+def is_calibration_due(recipe: Any, scan: Scan4D, /) -> bool:
+    """Whether a run should begin with a calibration: asked for, or nothing tells how the scan lies.
+
+    Args:
+        recipe: of the reconstruction; ``preset: auto`` lets the scan decide.
+        scan: as the recipe reads and prepares it.
+    """
+    if recipe.preset != "auto":
+        return recipe.preset == "calibrate"
+    left_open = recipe.start.name == "sweep" and not recipe.start.values and recipe.object.name == "pixels"
+    oriented = scan.oriented or any(step.name in STEPS_THAT_ORIENT for step in recipe.prepare)
+    if not left_open or oriented or scan.geometry.beam != "electron" or scan.probe is not None:
+        return False
+    if scan.grid is None or min(scan.grid) < MIN_PLACES_OF_RASTER:
+        return False
+    try:
+        _check_calibratable(recipe, scan)
+        mean = scan.mean_pattern()
+        return fit_disk(mean, mask=scan.mask & find_bad_pixels(scan, mean=mean).mask).clear
+    except BadInput:
+        return False
 
 
 def _check_calibratable(recipe: Any, scan: Scan4D) -> None:

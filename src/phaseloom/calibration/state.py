@@ -14,6 +14,7 @@ from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.transfer import turn_matrix
 from phaseloom.fitting.loop import Progress
+from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.physics.fourier import shift_to_corner, to_real, to_reciprocal
 from phaseloom.physics.optics import probe_wave
 from phaseloom.ptycho.illumination import AberratedProbe
@@ -49,6 +50,10 @@ class FinishedRun(Protocol):
     @property
     def progress(self) -> Progress:
         """The history of the losses."""
+        ...
+
+    def measure_held_out_misfit(self) -> PatternMisfit | None:
+        """What the model explains of patterns held out, if any were."""
         ...
 
 
@@ -176,7 +181,7 @@ class CalibrationState:
             "rates": {**RATES_OF_CALIBRATED_GEOMETRY, **turning, **self.setting.rates},
             "probe": self.probe(),
             "start": Call("phaseloom.reconstruction.start", "none"),
-            "preset": None,
+            "preset": "none",
         }
         return self.setting.model_copy(update=update)
 
@@ -253,6 +258,12 @@ class ShortRun:
         """By which share the last epoch lowered the loss."""
         before, after = [math.inf, *(event["loss"] for event in self.job.progress.history)][-2:]
         return before / after - 1
+
+    @property
+    def explained(self) -> float | None:
+        """Share of the differences between patterns held out; ``None`` where these are counting noise."""
+        misfit = self.job.measure_held_out_misfit()
+        return None if misfit is None else misfit.explained
 
 
 def run_short(

@@ -11,7 +11,6 @@ from phaseloom import samples
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import PhaseError, phase_error
-from phaseloom.reconstruction.first_image import make_first_image
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
@@ -60,7 +59,7 @@ def compare_with_truth(job: Job, result: Result, /) -> list[str]:
 
 def compare_direct_image(job: Job, /) -> list[str]:
     """Quality of the direct image of an electron demonstration: its correlation with the truth."""
-    image = make_first_image(job.recipe, job.scan)
+    image = job.first_image
     if image is None:
         return []
     truth = np.load(job.recipe.file.with_name("truth.npy")).sum(0)

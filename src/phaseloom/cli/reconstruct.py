@@ -95,7 +95,7 @@ def reconstruct(
         recipe = load_recipe(file, settings)
         typer.echo(
             f"reading {recipe.require_file()}"
-            + ("" if recipe.start.name == "none" else " and finding the start")
+            + ("" if recipe.start.name == "none" else " and finding the start (seconds to minutes)")
         )
         folder = new_run_folder(out, recipe.title or recipe.file.stem)
         job = Job.begin(recipe, folder, check=check_splittable if halves else None)
@@ -238,11 +238,10 @@ def _save_first_image(job: Any) -> None:
     from phaseloom import plot
     from phaseloom.direct.figures import plot_direct_image
     from phaseloom.fitting.distributed import team
-    from phaseloom.reconstruction.first_image import make_first_image
 
     if job.directory is None or job.progress.epoch or not team().is_main:
         return
-    image = make_first_image(job.recipe, job.finest.scan)
+    image = job.first_image
     if image is not None:
         plot.save(plot_direct_image(image), job.directory / "direct.png")
         typer.echo(f"direct image, before any epoch: {job.directory / 'direct.png'}")

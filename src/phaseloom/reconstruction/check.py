@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from phaseloom.calibration.calibrate import is_calibration_due
 from phaseloom.data.scan import Scan4D
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.outcome import Stop, StopReason
@@ -33,6 +34,9 @@ __all__ = ["RunEstimate", "describe_run", "estimate_run"]
 REHEARSED_BATCHES = 2
 REHEARSED_EPOCHS = 2
 """Batches of a rehearsed epoch, and such epochs."""
+
+PATTERNS_OF_CALIBRATION = 40_000
+"""Patterns that the work of a calibration corresponds to: 30 epochs of scans of 1300 patterns (11 to 96)."""
 
 MEMORY_OF_REPORT = 48 * 2**20
 """Bytes that the report takes when it is drawn (measured: 31 to 51 MiB)."""
@@ -90,7 +94,8 @@ def estimate_run(recipe: Reconstruct, /) -> RunEstimate:
     importlib.import_module("phaseloom.plot")  # a run draws its report, and libraries take memory
     _memory.forget_highest()
     scan = recipe.scan()
-    before = _time_of_start(recipe, scan)
+    calibrates = is_calibration_due(recipe, scan)
+    before = 0.0 if calibrates else _time_of_start(recipe, scan)
     settled = recipe.model_copy(update={"start": Call(none.__module__, "none")}).settle(scan)[0]
     job = Job(settled, scan, None, None)
     warned = foresight.warn_before_run(job, started=recipe.start.name != "none")
@@ -99,9 +104,11 @@ def estimate_run(recipe: Reconstruct, /) -> RunEstimate:
     each = [_rehearse(job, level) for level in levels]
     needs = each[-1]
     peak = max(_memory.highest(), _memory.resident() + MEMORY_OF_REPORT)
+    if calibrates:
+        before = PATTERNS_OF_CALIBRATION * needs.seconds / len(scan)
     total = sum((b - a) * one.seconds for a, b, one in zip(last[:-1], last[1:], each, strict=True))
     times = {
-        "seconds for the start": f"{before:.2g}",
+        "seconds for the start": f"{before:.2g}" + " (calibration, roughly)" * calibrates,
         "seconds per epoch": f"{needs.seconds:.2g} on {job.model.scan.start.device}",
         "minutes for all epochs": f"{total / 60:.2g} at most, after the start",
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -15,6 +16,7 @@ from phaseloom.fitting.loop import Epoch, Progress, fit
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.schedule import Every, Shape, evaluate_shape
 from phaseloom.fitting.updates import Batches
+from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.ptycho import batches, multigrid
 from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
 from phaseloom.ptycho.likelihood import Likelihood
@@ -127,6 +129,22 @@ class Level:
             own=(*OWN_OF_PATTERNS, *tilted),
             **knobs,
         )
+
+    @torch.no_grad()
+    def measure_misfit(self, index: Tensor, /) -> PatternMisfit:
+        """How much of what differs between some patterns the model explains.
+
+        Args:
+            index: of the patterns.
+        """
+        detector = self.model.detector
+        pieces = [
+            (self.model(part), self.likelihood.measured.load(part, part.device)[1])
+            for part in index.to(self.model.scan.start.device).split(32)
+        ]
+        expected, measured = (torch.cat(some).cpu() for some in zip(*pieces, strict=True))
+        mask = detector.mask.cpu().numpy().astype(bool)
+        return measure_pattern_misfit(expected, measured, detector.background().cpu(), mask)
 
     def _apply_prior(self) -> None:
         """Weight the spectrum of the object by its power over the noise."""

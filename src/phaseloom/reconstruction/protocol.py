@@ -6,6 +6,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,23 @@ import torch
 from phaseloom.calibration.calibrate import (
     DEFAULT_ESTIMATORS,
     Calibration,
+    is_calibration_due,
     mask_bad_pixels,
     run_estimators,
 )
 from phaseloom.calibration.state import Estimator
 from phaseloom.data.diagnostics import require_counts
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.recipe import DirectResult
 from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint, device
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress
 from phaseloom.fitting.outcome import Advice
+from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction import advice, result_builder, warm_start
+from phaseloom.reconstruction.first_image import make_first_image
 from phaseloom.reconstruction.level import (
     RATES_AFTER_COARSER,
     Level,
@@ -131,7 +136,7 @@ class Job:
         if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
             job.recipe = warm_start.judge(job.finest, job.recipe, job.holdout, given=recipe.rates)
         else:  # prior and start of the object from its direct image
-            job.recipe = warm_start.use_direct_image(job.finest, job.recipe, job.holdout)
+            job.recipe = job._use_direct_image()
         job.save_recipe()
         return job
 
@@ -192,8 +197,13 @@ class Job:
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
         elif recipe.found.get("direct"):
-            warm_start.use_direct_image(job.finest, recipe, job.holdout)
+            job._use_direct_image()
         return job
+
+    @cached_property
+    def first_image(self) -> DirectResult | None:
+        """The direct image of an electron raster; ``None`` of other scans."""
+        return make_first_image(self.recipe, self.finest.scan)
 
     @property
     def scan(self) -> Scan4D:
@@ -218,6 +228,10 @@ class Job:
         """Write a result of this run into its folder, with the figures of it."""
         if self.directory is not None:
             save_result(result, self.directory, figures=True)
+
+    def measure_held_out_misfit(self) -> PatternMisfit | None:
+        """What the model explains of the differences between patterns held out, if any are."""
+        return self.level.measure_misfit(torch.as_tensor(self.holdout)) if len(self.holdout) else None
 
     def advice(self) -> list[Advice]:
         """What the user should do about the run so far, in sentences."""
@@ -280,6 +294,10 @@ class Job:
         """Write the parameter file into the folder of the run."""
         if self.directory is not None:
             save_recipe(self.recipe, self.directory)
+
+    def _use_direct_image(self) -> Reconstruct:
+        image = lambda: self.first_image  # noqa: E731
+        return warm_start.use_direct_image(self.finest, self.recipe, self.holdout, make_image=image)
 
     def _levels(self) -> list[Level]:
         """The levels from coarse to fine; the one under way is among them."""
@@ -345,11 +363,11 @@ def calibrate(
 
 
 def calibrate_scan(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4D]:
-    """The recipe and the scan of a run with ``preset: calibrate``, as the calibration found them.
+    """The recipe and the scan as a calibration found them, where one is due (``preset``).
 
     Of other runs, those without hot and dead pixels.
     """
-    if recipe.preset is None:
+    if not is_calibration_due(recipe, scan):
         recipe, scan, masked = mask_bad_pixels(recipe, scan)
         for estimate in masked:
             log.info("mask: %s", estimate.line())

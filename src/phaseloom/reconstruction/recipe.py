@@ -134,8 +134,8 @@ class Reconstruct(ScanRecipe):
         shape: how rates change over the run.
         projections: what is imposed after epochs.
         object_prior: what holds down noise that few electrons leave in the object: its power as the direct
-            image of an electron scan shows it (``direct``), or nothing (``none``); ``auto``: the former with
-            ``preset: calibrate``.
+            image of an electron scan shows it (``direct``), or nothing (``none``); ``auto``: the former after
+            a calibration.
         batch: how patterns are grouped; with gauss_newton their overlap gives the size.
         outputs: files written besides result and report.
         epochs: at most.
@@ -146,7 +146,10 @@ class Reconstruct(ScanRecipe):
         patience: epochs without improvement of the hold-out loss before stopping.
         seed: of everything that is drawn.
         device: where to compute.
-        preset: what is found before the run begins (`phaseloom.calibration.calibrate`).
+        preset: what is found before the run begins: orientation, optics and geometry of an electron scan
+            (``calibrate``, `phaseloom.calibration.calibrate`), or nothing (``none``); ``auto``: the former
+            where neither file nor ``prepare`` says how the detector lies, ``start`` is left open, and the
+            mean pattern has a clear bright disk.
         title: for figures and files.
 
     Example:
@@ -179,9 +182,14 @@ class Reconstruct(ScanRecipe):
     patience: int | None = Field(15, ge=1, strict=True)
     seed: int = Field(0, ge=0, lt=2**63, strict=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    preset: Literal["calibrate"] | None = None
+    preset: Literal["auto", "calibrate", "none"] = "auto"
     title: str = ""
     found: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("preset", mode="before")
+    @classmethod
+    def _none_as_word(cls, node: Any) -> Any:
+        return "none" if node is None else node
 
     @model_validator(mode="after")
     def _masks_or_not(self) -> Self:

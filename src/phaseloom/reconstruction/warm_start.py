@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.fitting.updates import HoldOut, measure_holdout
-from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
-from phaseloom.reconstruction.first_image import estimate_object_power, make_first_image, place_on_canvas
+from phaseloom.metrics.pattern_misfit import PatternMisfit
+from phaseloom.reconstruction.first_image import estimate_object_power, place_on_canvas
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, RateChange, Reconstruct
 
@@ -84,7 +84,7 @@ def keep_better_start(
     if predicted < min(empty, conjugate):
         model.object.set_transmission(prediction)
         if explain:
-            _warn_of_little_explained(_measure_misfit(level, index))
+            _warn_of_little_explained(level.measure_misfit(index))
         held = HoldOut(holdout, judged=level.likelihood.data_terms)
         loss = measure_holdout(level.likelihood, held, level.progress.optimizer, 0)
         if loss is not None:
@@ -92,7 +92,9 @@ def keep_better_start(
     return {"predicted": predicted, "conjugate": conjugate, "empty": empty}
 
 
-def use_direct_image(level: Level, recipe: Reconstruct, holdout: np.ndarray, /) -> Reconstruct:
+def use_direct_image(
+    level: Level, recipe: Reconstruct, holdout: np.ndarray, /, make_image: Callable[[], DirectResult | None]
+) -> Reconstruct:
     """Take the power of the direct image of electrons as the prior of the object, and the image as its start.
 
     A start only of a calibrated scan, and only if it explains the patterns better than no object.
@@ -101,6 +103,7 @@ def use_direct_image(level: Level, recipe: Reconstruct, holdout: np.ndarray, /) 
         level: of the data, before its first epoch; its object is one everywhere.
         recipe: settled, of the run.
         holdout: indices of the patterns that are held out.
+        make_image: of the scan, `phaseloom.reconstruction.first_image.make_first_image`; called where needed.
 
     Returns:
         the recipe with what was found.
@@ -109,7 +112,7 @@ def use_direct_image(level: Level, recipe: Reconstruct, holdout: np.ndarray, /) 
     wanted = recipe.object_prior == "direct" or (recipe.object_prior == "auto" and calibrated)
     if recipe.object.name != "pixels" or not (wanted or calibrated):
         return recipe
-    image = make_first_image(recipe, level.scan)
+    image = make_image()
     if image is None:
         log.warning(
             "object_prior: left out, and no direct image made: it needs far-field electrons on a whole raster"
@@ -195,18 +198,6 @@ def slower_rates(
         RateChange(epoch=1, part=part, rate=rate, stop=None)
         for part, rate in rates.items()
         if part not in given and level.groups(part)
-    )
-
-
-def _measure_misfit(level: Level, index: Tensor) -> PatternMisfit:
-    """How much of what differs between patterns the object explains."""
-    detector = level.model.detector
-    pieces = [
-        (level.model(part), level.likelihood.measured.load(part, part.device)[1]) for part in index.split(32)
-    ]
-    expected, measured = (torch.cat(some).cpu() for some in zip(*pieces, strict=True))
-    return measure_pattern_misfit(
-        expected, measured, detector.background().cpu(), detector.mask.cpu().numpy().astype(bool)
     )
 
 

@@ -1,0 +1,269 @@
+"""The automatic start: which defocus, and which orientation of the detector, explains the data best.
+
+A reconstruction that starts with the wrong curvature of the probe gets stuck, and files rarely say how
+far the object was from the focus. A few cheap epochs on a few neighbouring patterns tell: every
+candidate is tried shortly, the better ones longer.
+
+Of the eight ways to lay a detector against a scan only four can be told apart: turning the scan by
+180 degrees is undone by the conjugate, inverted object and probe, which give the same patterns. The
+sweep therefore never turns by 180 degrees, unless the sign of the defocus is stated, which decides; else
+the sign of the phase follows what the file says.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, max_defocus, select_nearest
+from phaseloom.data import prepare
+from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput
+from phaseloom.fitting import optimizers
+from phaseloom.fitting.loop import Progress, fit
+from phaseloom.ptycho import batches, noise, objects, scans
+from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.spec import Call, knobs
+from phaseloom.units import LENGTH, Length
+
+__all__ = ["Start", "half_angle", "sweep"]
+
+MIN_MARGIN_OF_CLEAR_START = 1.2
+"""Margin of a start above which its rivals do clearly worse."""
+
+MAX_LOSS_RATIO_OF_STATED_DEFOCUS = 2.0
+"""A stated defocus is kept unless its loss exceeds the best one's by this factor.
+
+Few epochs flatter a wide beam, whose patterns overlap more: near focus, wrong values had the lower loss by
+factors up to 1.6.
+"""
+
+MAX_LOSS_RATIO_OF_OTHER_ORIENTATION = 0.9
+"""A changed orientation is believed when its loss is below this share of the given one's."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a sweep found.
+
+    Attributes:
+        defocus: angstrom, of the best candidate.
+        orientation: a key of `ORIENTATIONS`.
+        loss: of the best candidate after its last rung, 1 being shot noise.
+        margin: loss of the best other candidate in the last rung over ``loss``; 1: undecided.
+        tried: every candidate with its orientation, defocus, epochs and last loss.
+    """
+
+    defocus: float
+    orientation: str
+    loss: float
+    margin: float
+    tried: list[dict[str, Any]]
+
+    def steps(self) -> tuple[Call, ...]:
+        """What has to be done to the scan."""
+        room = "phaseloom.data.prepare"
+        return tuple(Call(room, name, given) for name, given in (ORIENTATIONS | TWINS)[self.orientation])
+
+    def lines(self, *, sign_is_known: bool) -> list[str]:
+        """What was found, in sentences.
+
+        Args:
+            sign_is_known: whether the file or a lens with a stated defocus decides the sign of the phase.
+        """
+        distance = LENGTH.show(abs(self.defocus))
+        side = "behind" if self.defocus > 0 else "before"
+        place = f"focus {distance} {side} the object" if self.defocus else "at the focus"
+        rivals = (
+            "clear"
+            if self.margin > MIN_MARGIN_OF_CLEAR_START
+            else "close: neighbouring candidates do as well"
+        )
+        if self.margin < 1:
+            rivals = f"another does better by {100 * (1 - self.margin):.0f} %"
+        lines = [f"start: {place}, detector {self.orientation}; {rivals} (margin {self.margin:.2f})"]
+        if not sign_is_known:
+            lines.append(
+                "  the file does not say how the detector lies: the sign of the phase is a guess (see docs)"
+            )
+        if self.orientation != "as given":
+            lines.append(
+                f"  the patterns had to be {self.orientation} against the positions: check the file's axes"
+            )
+        return lines
+
+
+@dataclass
+class _Candidate:
+    orientation: str
+    defocus: float
+    scan: Scan4D
+    build: Callable[[Scan4D, float], Ptychography]
+    progress: Progress | None = None
+    likelihood: Likelihood | None = None
+    loss: float = math.inf
+
+    def advance(self, epochs: int, seed: int) -> None:
+        """Some more epochs; the optimiser goes on where it was."""
+        if self.progress is None or self.likelihood is None:
+            model = self.build(self.scan, self.defocus)
+            moving = optimizers.groups(model.parts(), {"object": 0.03, "probe": 0.03})
+            self.progress = Progress(model, optimizers.adam(moving))
+            self.likelihood = Likelihood(model, self.scan, noise.amplitude)
+        order = batches.random(np.arange(len(self.scan)), seed, size=8)
+        for epoch in fit(self.likelihood, order, self.progress, epochs=self.progress.epoch + epochs):
+            self.loss = epoch.loss if math.isfinite(epoch.loss) else math.inf
+
+    def as_row(self) -> dict[str, Any]:
+        """What it was and what it came to."""
+        epochs = self.progress.epoch if self.progress else 0
+        known = {"orientation": self.orientation, "defocus": self.defocus}
+        return known | {"epochs": epochs, "loss": self.loss}
+
+
+def sweep(
+    scan: Scan4D,
+    probe: Call,
+    seed: int = 0,
+    /,
+    *,
+    span: Length | None = None,
+    steps: int = 13,
+    orientations: bool | None = None,
+    patterns: int = 64,
+    rungs: tuple[int, ...] = (3, 6, 12),
+) -> Start | None:
+    """Try defocus values on either side of the probe's own, and orientations, and keep the best.
+
+    Args:
+        scan: the data.
+        probe: call of a first guess with a knob ``defocus``; one without is left alone.
+        seed: of the order of patterns.
+        span: farthest defocus tried, angstrom; default: all that the window can hold when the probe
+            does not state a defocus, two depths of focus around it when it does.
+        steps: defocus values.
+        orientations: try the detector transposed and flipped too; default: when the file does not say
+            how it lies.
+        patterns: how many, around the middle of the scan.
+        rungs: epochs after which three quarters of the candidates are given up.
+
+    Returns:
+        What was found; ``None`` where there is nothing to try.
+    """
+    if steps < 1 or patterns < 4:
+        raise BadInput(
+            "start: sweep", f"steps {steps}, patterns {patterns}", "needs 1 step and 4 patterns at least"
+        )
+    if min(rungs, default=0) < 1:
+        raise BadInput("start: sweep.rungs", list(rungs), "must be one or more numbers of epochs from 1 up")
+    few = select_nearest(scan, patterns)
+    few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
+    turn = (not scan.oriented) if orientations is None else orientations
+    base = float(probe.values.get("defocus", 0.0))
+    ways = ([*ORIENTATIONS] + [*TWINS] * (base != 0)) if turn else ["as given"]
+    values = _defocus_values(scan, probe, base, span, steps)
+    if len(ways) * len(values) == 1:
+        return None
+
+    def build(data: Scan4D, defocus: float) -> Ptychography:
+        single = {"modes": 1} if "modes" in knobs(probe.room, probe.name) else {}
+        wanted = {**probe.values, **single} | ({"defocus": defocus} if len(values) > 1 else {})
+        room = scans.canvas(data)
+        guess = replace(probe, values=wanted)(data)
+        return Ptychography.of(data, object=objects.pixels(room), probe=guess)
+
+    turned = {way: _orient_scan(few, way) for way in ways}
+    all_ = [_Candidate(way, value, turned[way], build) for way in ways for value in values]
+    last = _race(all_, rungs, seed, base)
+    found = _decide(all_, last, base)
+    if base != 0 or found.defocus not in values[1:-1]:
+        return found
+    return _refine_defocus(found, all_, values[1] - values[0], seed)
+
+
+def half_angle(scan: Scan4D, /, share: float = 0.95) -> float:
+    """Half-angle in radian of the cone that holds a share of the counts."""
+    mean = np.where(scan.mask, scan.mean_pattern(most=200), 0).clip(min=0)
+    axes = [(np.arange(n) - n // 2) * a for n, a in zip(mean.shape, scan.geometry.angle, strict=True)]
+    radius = np.hypot(axes[0][:, None], axes[1][None])
+    order = np.argsort(radius, axis=None)
+    inside = np.cumsum(mean.flat[order])
+    return float(radius.flat[order][np.searchsorted(inside, share * inside[-1])])
+
+
+def _defocus_values(scan: Scan4D, probe: Call, base: float, span: float | None, steps: int) -> list[float]:
+    movable = "defocus" in knobs(probe.room, probe.name)
+    if scan.geometry.near or not movable or steps == 1:
+        return [base]
+    aperture = probe.values.get("semiangle") or half_angle(scan)
+    farthest = 0.9 * max_defocus(scan.geometry, aperture)
+    depth = scan.geometry.wavelength / aperture**2
+    width = span if span is not None else (farthest if base == 0 else min(farthest, 2 * depth))
+    values = base + np.linspace(-width, width, steps)
+    return [float(f"{value:.15g}") for value in values]  # what a parameter file can hold
+
+
+def _orient_scan(scan: Scan4D, way: str) -> Scan4D:
+    for name, given in (ORIENTATIONS | TWINS)[way]:
+        scan = getattr(prepare, name)(scan, **given)
+    return scan
+
+
+def _race(all_: Sequence[_Candidate], rungs: tuple[int, ...], seed: int, base: float) -> list[_Candidate]:
+    """Successive halving by four; the survivors of the last rung, best first. What was stated stays in."""
+    left = list(all_)
+    state = torch.random.get_rng_state()
+    for number, epochs in enumerate(rungs):
+        for candidate in left:
+            candidate.advance(epochs, seed)
+        left.sort(key=lambda candidate: candidate.loss)
+        if number < len(rungs) - 1:
+            stated = [c for c in left[max(3, len(left) // 4) :] if base != 0 and c.defocus == base]
+            left = left[: max(3, len(left) // 4)] + stated
+    torch.random.set_rng_state(state)
+    return left
+
+
+def _refine_defocus(found: Start, all_: Sequence[_Candidate], step: float, seed: int) -> Start:
+    """The defocus between the steps: half a step to either side, and where a parabola has its vertex."""
+    known = {(candidate.orientation, candidate.defocus): candidate for candidate in all_}
+    middle = known[found.orientation, found.defocus]
+    assert middle.progress is not None
+    sides = [
+        _Candidate(middle.orientation, middle.defocus + part * step / 2, middle.scan, middle.build)
+        for part in (-1, 1)
+    ]
+    state = torch.random.get_rng_state()
+    for side in sides:
+        side.advance(middle.progress.epoch, seed)
+    torch.random.set_rng_state(state)
+    below, at, above = (math.log(max(c.loss, 1e-30)) for c in (sides[0], middle, sides[1]))
+    bend = below - 2 * at + above
+    move = 0.5 * (below - above) / bend if bend > 0 else math.copysign(1.0, below - above)
+    defocus = float(f"{middle.defocus + max(-1.0, min(1.0, move)) * step / 2:.6g}")
+    return replace(found, defocus=defocus, tried=found.tried + [side.as_row() for side in sides])
+
+
+def _decide(all_: Sequence[_Candidate], last: list[_Candidate], base: float) -> Start:
+    best = _prefer_orientation_as_given(all_, last[0])
+    stated = [c for c in last if base != 0 and c.defocus == base]
+    if (
+        stated
+        and (kept := _prefer_orientation_as_given(stated, stated[0])).loss
+        < MAX_LOSS_RATIO_OF_STATED_DEFOCUS * best.loss
+    ):
+        best = kept
+    others = [candidate.loss for candidate in last if candidate is not best]
+    tried = [candidate.as_row() for candidate in all_]
+    return Start(best.defocus, best.orientation, best.loss, min(others, default=math.inf) / best.loss, tried)
+
+
+def _prefer_orientation_as_given(all_: Sequence[_Candidate], best: _Candidate) -> _Candidate:
+    """The best one, unless the best as given is nearly as good."""
+    given = [candidate for candidate in all_ if candidate.orientation == "as given"]
+    own = min(given, key=lambda candidate: candidate.loss, default=best)
+    return own if best.loss > MAX_LOSS_RATIO_OF_OTHER_ORIENTATION * own.loss else best
