@@ -272,6 +272,13 @@ def test_a_single_line_is_refused():
         Job.begin(recipe.model_copy(update={"preset": "calibrate"}), scan=line)
 
 
+def test_positions_in_another_order_are_refused():
+    scan = small_scan((16, 16), (128, 128))
+    shuffled = replace(scan, positions=np.random.default_rng(0).permutation(scan.positions))
+    with pytest.raises(BadInput, match="direct: positions"):
+        reconstruct_scan(shuffled)
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_step_stated_wrongly_is_within_its_error(seed):

@@ -1,6 +1,7 @@
 """The quick way through the experiment is the plain one, to rounding, and touches only what it must."""
 
 import copy
+import math
 from functools import partial
 from typing import ClassVar
 
@@ -268,6 +269,8 @@ class TestMisfit:
         noise.gaussian,
         partial(noise.amplitude, floor=0.3),
         partial(noise.poisson, floor=0.2),
+        partial(noise.poisson, limit=0.5),
+        partial(noise.poisson, limit=math.inf),
         partial(noise.gaussian, power=0.5),
         lambda model, counts: (model - counts).abs().pow(1.5),
     )

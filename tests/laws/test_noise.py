@@ -1,5 +1,6 @@
 """Laws of noise models. A new one joins by its name in ``noise.__all__``."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -89,6 +90,29 @@ class TestLeastAtTheTruth:
         model, counts = levels(3.0, 0.5), levels(5.0, 2.0)
         exact = law.logpmf([5, 2], [5.0, 2.0]) - law.logpmf([5, 2], [3.0, 0.5])
         np.testing.assert_allclose(noise.poisson(model, counts, floor=0.0).numpy(), exact, rtol=1e-12)
+        np.testing.assert_allclose(noise.poisson(model, counts, floor=0.0, limit=math.inf), exact, rtol=1e-12)
+
+    @pytest.mark.parametrize("rate", [0.02, 0.3, 2.0, 20.0, 1e3, 1e5])
+    def test_limited_poisson_is_the_deviance_of_all_counts_that_noise_gives(self, rate):
+        counts = drawn(torch.full((200_000,), rate, dtype=torch.float64))
+        model = torch.full_like(counts, rate)
+        whole = noise.poisson(model, counts, limit=math.inf)
+        assert torch.equal(noise.poisson(model, counts), whole)
+
+    @pytest.mark.parametrize("n", [30.0, 1e4])
+    def test_limited_poisson_goes_on_smoothly_and_no_steeper_than_amplitudes(self, n):
+        counts = levels(n, n)
+        edge = 200 / n + math.sqrt(400 / n)
+        at_limit = n * math.exp(-edge)
+        model = at_limit * torch.tensor([1 - 1e-6, 1 + 1e-6], dtype=torch.float64)
+        left = noise.poisson(model.requires_grad_(), counts, floor=0.0)
+        assert float(left.detach().diff()) == pytest.approx(0, abs=1e-4 * n)
+        slopes = torch.autograd.grad(left.sum(), model)[0]
+        assert float(slopes[0]) == pytest.approx(float(slopes[1]), rel=1e-4)
+        dark = (at_limit * torch.tensor([1e-8, 1e-6], dtype=torch.float64)).requires_grad_()
+        noise.poisson(dark, counts, floor=0.0).sum().backward()
+        roots = (dark.grad * dark.detach().sqrt()).tolist()
+        assert roots[0] == pytest.approx(roots[1], rel=0.01)  # as 1 / sqrt(model), not as 1 / model
 
     def test_half_power_is_the_amplitude(self):
         model, counts = levels(3.0, 0.5, 0.0), levels(5.0, 2.0, 4.0)

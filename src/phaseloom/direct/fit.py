@@ -19,6 +19,7 @@ from torch import Tensor
 from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.solve import build_normal_equations
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
+from phaseloom.errors import BadInput
 
 __all__ = ["Candidate", "OpticsFit", "compute_explained_share", "fit_optics", "search_optics"]
 
@@ -121,6 +122,9 @@ def fit_optics(
     depth_of_focus = optics.wavelength / float(optics.semiangle) ** 2
     few = _thin_out(spectrum, FREQUENCIES_IN_SEARCH, PIXELS_IN_SEARCH, limit)
     more = _thin_out(spectrum, FREQUENCIES_IN_FIT, PIXELS_IN_FIT, limit)
+    if not len(few.frequency):
+        fix = "leave no frequency that the optics pass: check their unit, and that patterns have their order"
+        raise BadInput("direct: positions", None, fix)
     places: list[Candidate] = []
     for way in orientations:
         start = replace(optics, orientation=way)

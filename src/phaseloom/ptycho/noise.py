@@ -6,8 +6,10 @@ A new noise model is one function here and its name in ``__all__``. Its slope is
 stands in `with_slope`.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ from phaseloom.physics.adjoint import (
 __all__ = ["amplitude", "gaussian", "none", "poisson"]
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
+
+MAX_LOG_RATIO = 60.0
+"""Logarithm of counts over the model, in single precision, beyond which no count is."""
 
 
 def amplitude(
@@ -74,21 +79,53 @@ def none(model: Float[Tensor, "*pattern"], counts: Float[Tensor, "*pattern"], /)
 
 
 def poisson(
-    model: Float[Tensor, "*pattern"], counts: Float[Tensor, "*pattern"], /, *, floor: float = 0.01
+    model: Float[Tensor, "*pattern"],
+    counts: Float[Tensor, "*pattern"],
+    /,
+    *,
+    floor: float = 0.01,
+    limit: float = 20.0,
 ) -> Float[Tensor, "*pattern"]:
     """Negative log-likelihood of Poisson counts less that of a perfect model: half the deviance.
 
     The floor is added to both, so that the model that agrees with the counts on average stays the best one.
+    Where the model is darker than the counts by more than ``limit`` standard deviations, which no noise does,
+    the deviance goes on as the square of a difference of amplitudes, with the same value and slope there:
+    its own slope ``1 - counts / model`` grows without bound towards a dark model, and throws the first steps
+    from a start that is far from the object.
 
     Args:
         model: expected counts.
         counts: measured counts.
         floor: counts added to model and counts, which keeps the slope finite where the model is dark.
+        limit: standard deviations; ``inf``: the deviance everywhere.
+
+    Example:
+        >>> poisson(torch.tensor([1.0]), torch.tensor([900.0])).item() < 3300
+        True
+        >>> round(poisson(torch.tensor([1.0]), torch.tensor([900.0]), limit=math.inf).item())
+        5214
     """
     _check_knob("poisson.floor", floor, least=0.0)
+    _check_limit(limit)
     rate = (model + floor).clamp(min=1e-30)
     counts = counts + floor
-    return rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
+    each = rate - counts + torch.xlogy(counts, counts.clamp(min=1e-30) / rate)
+    if math.isinf(limit):
+        return each
+    edge = _log_ratio_at_limit(counts, limit)
+    far = counts > rate * edge.exp()
+    beyond = rate - 2 * (edge / 2).exp() * rate.sqrt() * counts.sqrt() + counts * (1 + edge)
+    return torch.where(far, beyond, each)
+
+
+def _log_ratio_at_limit(counts: Tensor, limit: float) -> Tensor:
+    """Logarithm of counts over the model at which these differ by so many standard deviations.
+
+    It is at least the ``L`` of ``counts (L - 1 + exp(-L)) = limit^2 / 2``, and near it for many counts.
+    """
+    excess = (limit**2 / 2) / counts.clamp(min=1e-30)
+    return (excess + (2 * excess).sqrt()).clamp(max=MAX_LOG_RATIO)
 
 
 def with_slope(divergence: Divergence, /) -> DivergenceWithSlope:
@@ -117,17 +154,40 @@ def _gaussian_with_slope(
 
 
 def _poisson_with_slope(
-    model: Tensor, counts: Tensor, mask: Tensor | None, /, *, floor: float = 0.01
+    model: Tensor, counts: Tensor, mask: Tensor | None, /, *, floor: float = 0.01, limit: float = 20.0
 ) -> tuple[Tensor, Tensor]:
     rate = (model + floor).clamp_(min=1e-30)
     counts = counts + floor
     ratio = counts / rate
-    each = ratio.log() if floor else ratio.clamp(min=1e-30).log_()
-    each.mul_(counts).add_(rate).sub_(counts)
+    log_ratio = ratio.log() if floor else ratio.clamp(min=1e-30).log_()
+    each = (log_ratio * counts).add_(rate).sub_(counts)
     slope = ratio.neg_().add_(1)
+    some = None if math.isinf(limit) else _find_pixels_to_limit(each, limit)
+    if some is not None:
+        few = tuple(one[some] for one in (counts, rate, log_ratio))
+        far, value, limited = _continue_as_amplitude(*few, limit=limit)
+        each[some] = torch.where(far, value, each[some])
+        slope[some] = torch.where(far, limited, slope[some])
     if not floor:
         slope = torch.where(model < 1e-30, 0.0, slope)
     return (each.sum(), slope) if mask is None else (each.mul_(mask).sum(), slope.mul_(mask))
+
+
+def _find_pixels_to_limit(divergence: Tensor, limit: float) -> Any:
+    """An index of pixels that may lie beyond a limit, if any; of all on a GPU, which would have to wait."""
+    if divergence.device.type != "cpu":
+        return ...
+    some = divergence > limit**2 / 2
+    return some if bool(some.any()) else None
+
+
+def _continue_as_amplitude(
+    counts: Tensor, rate: Tensor, log_ratio: Tensor, *, limit: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pixels lie beyond the limit of `poisson`, and divergence and slope there."""
+    edge = _log_ratio_at_limit(counts, limit)
+    root = edge.add(log_ratio).mul_(0.5).exp_()
+    return log_ratio > edge, rate * (1 - 2 * root) + counts * (1 + edge), 1 - root
 
 
 def _square_sum(gap: Tensor) -> Tensor:
@@ -169,6 +229,11 @@ def mean_divergence(divergence: Divergence, rate: Float[Tensor, " pixel"], /) ->
 def _check_knob(name: str, value: float, *, least: float) -> None:
     if not least <= value < float("inf"):
         raise BadInput(f"noise: {name}", value, f"must be a number from {least} up")
+
+
+def _check_limit(limit: float) -> None:
+    if not limit > 0:
+        raise BadInput("noise: poisson.limit", limit, "must be a number above zero, or inf")
 
 
 def _expected_divergence(divergence: Divergence, counts: Tensor) -> Tensor:
