@@ -207,6 +207,23 @@ def test_a_beam_whose_defocus_is_yet_to_be_found_is_judged_by_its_speckles() -> 
     assert not any("the probe being" in line for line in foresight.warn_before_run(job, started=True))
 
 
+@pytest.mark.parametrize(
+    ("noise", "beam", "told"),
+    [
+        ("amplitude", "electron", True),
+        ({"amplitude": {"floor": 0.375}}, "electron", False),
+        ("poisson", "electron", False),
+        ("amplitude", "photon", False),
+    ],
+)
+def test_amplitudes_of_few_counts_are_warned_of(noise: Any, beam: Any, told: bool) -> None:
+    few = replace(SOUND, counts=np.random.default_rng(0).binomial(SOUND.counts.astype(int), 1e-3))
+    few = replace(few, geometry=replace(SOUND.geometry, beam=beam))
+    lines = [line for line in warned(few, noise=noise) if line.startswith("noise: ")]
+    assert bool(lines) == told
+    assert all("in a bright pixel" in line and "noise: poisson" in line for line in lines)
+
+
 def test_positions_off_the_canvas_are_named() -> None:
     job = Job(Reconstruct.of(SETTINGS), SOUND, None, None)
     with torch.no_grad():

@@ -24,6 +24,15 @@ from phaseloom.units import ANGLE, LENGTH
 
 __all__ = ["RunAhead", "warn_before_run"]
 
+MIN_FLOOR_FOR_FEW_COUNTS = 0.25
+"""Counts added under the roots of amplitudes, from which few counts bias them less."""
+
+MIN_COUNTS_FOR_AMPLITUDES = 25.0
+"""Counts in a bright pixel below which comparing amplitudes draws phases towards zero (by 5 to 28 % on S)."""
+
+MAX_SHARE_OF_DARK_PIXELS = 0.5
+"""Share of pixels with less than a count, above which the weak dark field does so too."""
+
 Rules = tuple[Callable[["RunAhead"], str], ...]
 
 
@@ -51,7 +60,7 @@ def warn_before_run(job: Job, /, *, started: bool = False) -> list[str]:
         _check_thin_slices,
         _check_thick_slices,
     )
-    rules += (_check_orientation, _check_positions, _check_rates, _check_levels, _check_planes)
+    rules += (_check_orientation, _check_positions, _check_rates, _check_noise, _check_levels, _check_planes)
     if not scaled:  # else nobody knows how many electrons there were
         rules += (_check_dose, _check_probe_modes, _check_free_numbers)
     return said + [sentence for rule in rules if (sentence := rule(run))]
@@ -340,6 +349,24 @@ def _check_rates(run: RunAhead) -> str:
     """Steps longer than Newton's."""
     over = advice.rates_above_newton(run.job.progress)
     return f"rates: more than a whole Newton step is asked for ({over}). Take 0.1 to 0.5." if over else ""
+
+
+def _check_noise(run: RunAhead) -> str:
+    """Amplitudes compared where many pixels have few counts, which draws phases towards zero."""
+    noise = run.job.recipe.noise_of(run.scan)
+    if noise.name != "amplitude" or run.scan.geometry.beam != "electron":
+        return ""
+    if float(noise.values.get("floor", 0.0)) >= MIN_FLOOR_FOR_FEW_COUNTS:
+        return ""
+    counts = run.mean[run.scan.mask]
+    dark = float((counts < 1).mean())
+    bright = float(np.median(counts[counts > counts.max() / 4]))
+    if bright >= MIN_COUNTS_FOR_AMPLITUDES and dark <= MAX_SHARE_OF_DARK_PIXELS:
+        return ""
+    text = (
+        f"amplitude is biased at few counts ({bright:.3g} in a bright pixel, {dark:.0%} of pixels below one)"
+    )
+    return f"noise: {text}: contrast is lost. Take noise: poisson, the default for electrons."
 
 
 def _check_levels(run: RunAhead) -> str:
