@@ -4,7 +4,7 @@
 
 ``--known`` says what a run is told: ``step``, energy, angle of a pixel and step alone; ``optics``, these and
 the semi-angle; ``all``, everything: true geometry, aberrations, positions, descan, bad pixels, background,
-thickness, and three modes. The first two run as a user's would, ``preset: calibrate`` and defaults. One
+thickness, and three modes. The first two run as a user's would, with all defaults. One
 thread; CPU seconds of everything.
 """
 
@@ -43,7 +43,6 @@ def begin_run(path: Path, known: str, settings: dict) -> Job:
     if known == "all":
         told, scan = know_all(path, truth)
         return Job.begin(Reconstruct.of({**told, **settings}), scan=scan)
-    tree["preset"] = "calibrate"
     if known == "optics":
         tree["probe"] = {"focused": {"semiangle": f"{1e3 * float(truth['semiangle']):.6g} mrad"}}
     return Job.begin(Reconstruct.of(tree))
