@@ -238,6 +238,13 @@ def test_a_loss_far_above_the_noise_that_hardly_moves_is_a_wrong_start(held):
         assert cause in said
 
 
+@pytest.mark.parametrize(("level", "begins"), [(5.5, "levelled"), (40.0, "wrong start")])
+def test_a_start_that_other_evidence_confirms_is_not_called_wrong_for_a_moderate_loss(level, begins):
+    history = annealed(approach(level, start=2 * level))
+    assert judge_fit(history).startswith("wrong start")
+    assert judge_fit(history, is_start_confirmed=True).startswith(begins)
+
+
 @pytest.mark.parametrize(("each", "begins"), [(0.01, "wrong start"), (0.06, "still falling")])
 def test_a_slow_fall_far_above_the_noise_is_a_wrong_start_unless_the_noise_is_in_reach(each, begins):
     assert kind(history(15 * np.exp(-each * np.arange(20)))) == begins

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-__all__ = ["Advice", "Judgement", "RateAdvice", "Stop", "StopReason", "Verdict", "stop_of_sentence"]
+__all__ = ["Advice", "Doubt", "Judgement", "RateAdvice", "Stop", "StopReason", "Verdict", "stop_of_sentence"]
 
 
 class StopReason(StrEnum):
@@ -139,6 +139,19 @@ class Verdict(StrEnum):
     """The loss or a gradient became infinite or not a number."""
     NOTHING_LEARNED = "nothing_learned"
     """No epoch was done."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something besides the losses that speaks against a fit.
+
+    Attributes:
+        verdict: what it makes of the fit.
+        sentence: what it is, and what to do, as a clause.
+    """
+
+    verdict: Verdict
+    sentence: str
 
 
 class RateAdvice(StrEnum):

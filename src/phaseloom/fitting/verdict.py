@@ -8,6 +8,7 @@ import numpy as np
 
 from phaseloom.fitting.outcome import (
     Advice,
+    Doubt,
     Judgement,
     RateAdvice,
     Stop,
@@ -16,7 +17,7 @@ from phaseloom.fitting.outcome import (
     stop_of_sentence,
 )
 
-__all__ = ["advise_rates", "judge_fit"]
+__all__ = ["VERDICTS_TO_DOUBT", "add_doubts", "advise_rates", "judge_fit"]
 
 History = Sequence[Mapping[str, Any]]
 
@@ -179,6 +180,9 @@ MIN_HOLDOUT_RATIO_IN_DOUBT = 1.15
 MIN_LEVEL_OF_WRONG_START = 100.0
 """Times the noise that no good start is left with."""
 
+MAX_LEVEL_OF_CONFIRMED_START = 10.0
+"""Times the noise up to which a start that other evidence confirms is not called wrong."""
+
 MIN_STEPS_TO_JUDGE = 60
 """Updates in all that are too few to judge by."""
 
@@ -192,6 +196,7 @@ def judge_fit(
     since: int = 0,
     newton: float = np.inf,
     mean_pattern_loss: float = 0.0,
+    is_start_confirmed: bool = False,
 ) -> Judgement:
     """How far a fit may be trusted: a `phaseloom.fitting.outcome.Verdict` and the sentence that explains it.
 
@@ -206,6 +211,8 @@ def judge_fit(
         since: epochs of the history that were done on a coarser grid, so that later losses start anew.
         newton: see `advise_rates`.
         mean_pattern_loss: loss of a model that knows the mean pattern alone; 0: not known.
+        is_start_confirmed: whether other evidence says that the start was right, so that a high loss is not
+            taken for a wrong one.
 
     Example:
         >>> rates = {"object": 0.02}
@@ -233,8 +240,42 @@ def judge_fit(
         )
         return Judgement(Verdict.INTERRUPTED, f"{stop.cause}: {way}, at {run.describe_residual()}")
     rules = (_judge_step_length, _judge_start, _judge_overfitting, _judge_holdout, _judge_fall)
+    if is_start_confirmed and max(run.level, run.holdout_level) < MAX_LEVEL_OF_CONFIRMED_START:
+        rules = tuple(rule for rule in rules if rule is not _judge_start)
     judgements = (judgement for rule in rules if (judgement := rule(run, stop)))
     return next(judgements, None) or _judge_residual(run)
+
+
+VERDICTS_TO_DOUBT = (
+    Verdict.CONVERGED,
+    Verdict.LEVELLED,
+    Verdict.STILL_FALLING,
+    Verdict.DOUBTFUL,
+    Verdict.WRONG_START,
+)
+"""Verdicts that other evidence may change: fits that came to their end."""
+
+
+def add_doubts(judgement: Judgement, doubts: Sequence[Doubt], /) -> Judgement:
+    """A judgement by losses, with what else speaks against the fit, which weighs more than the losses.
+
+    Args:
+        judgement: of `judge_fit`.
+        doubts: the likeliest first; its verdict is taken.
+
+    Example:
+        >>> good = Judgement(Verdict.CONVERGED, "converged: 1.03 times shot noise")
+        >>> add_doubts(good, [Doubt(Verdict.WRONG_START, "the detector lies the other way")])
+        'wrong start: the detector lies the other way (by the losses alone, converged: 1.03 times shot noise)'
+        >>> add_doubts(good, []) is good
+        True
+    """
+    if not doubts or judgement.verdict not in VERDICTS_TO_DOUBT:
+        return judgement
+    verdict = doubts[0].verdict
+    reasons = "; ".join(one.sentence for one in doubts)
+    name = verdict.value.replace("_", " ")
+    return Judgement(verdict, f"{name}: {reasons} (by the losses alone, {judgement})")
 
 
 @dataclass(frozen=True)

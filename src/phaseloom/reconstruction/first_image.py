@@ -17,10 +17,21 @@ from phaseloom.ptycho.projections.object_prior import ObjectPower
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Provenance
 
-__all__ = ["estimate_object_power", "make_first_image", "place_on_canvas"]
+__all__ = [
+    "compute_stated_defocus",
+    "estimate_object_power",
+    "has_direct_image",
+    "make_first_image",
+    "place_on_canvas",
+]
 
 PROBES_FROM_OPTICS = ("focused", "aberrated")
 """First guesses of a probe that state its semi-angle and defocus."""
+
+
+def has_direct_image(scan: Scan4D, /) -> bool:
+    """Whether a scan may have a direct image: a raster of electrons in the far field."""
+    return scan.geometry.beam == "electron" and not scan.geometry.near and scan.grid is not None
 
 
 def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | None:
@@ -33,7 +44,7 @@ def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | Non
     Returns:
         the image, or ``None``: not electrons, not a raster, a near field, or no bright disk.
     """
-    if scan.geometry.beam != "electron" or scan.geometry.near or scan.grid is None:
+    if not has_direct_image(scan):
         return None
     values = recipe.probe.values
     stated = recipe.probe.name in PROBES_FROM_OPTICS
@@ -56,6 +67,17 @@ def make_first_image(recipe: Reconstruct, scan: Scan4D, /) -> DirectResult | Non
         return None
     made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
     return DirectResult(found, scan, made)
+
+
+def compute_stated_defocus(recipe: Reconstruct, /) -> float | None:
+    """Defocus that a recipe states, at the middle of its object, angstrom; ``None``: the probe has none.
+
+    Args:
+        recipe: of the run.
+    """
+    if recipe.probe.name not in PROBES_FROM_OPTICS:
+        return None
+    return float(recipe.probe.values.get("defocus") or 0.0) + _depth_of_middle(recipe)
 
 
 def _depth_of_middle(recipe: Reconstruct) -> float:

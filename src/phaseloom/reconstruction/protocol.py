@@ -96,7 +96,10 @@ class Job:
         level: the one under way, whose ``scan``, ``model`` and ``progress`` are the job's.
         ended: the result that the last loop left in the directory when it came to its end, or ``None``.
         training, holdout: indices of the patterns to learn from, and of those held out.
+        wants_first_image: whether a direct image may be made, for the verdict.
     """
+
+    wants_first_image = True
 
     @classmethod
     def begin(
@@ -200,9 +203,13 @@ class Job:
             job._use_direct_image()
         return job
 
-    @cached_property
+    @property
     def first_image(self) -> DirectResult | None:
-        """The direct image of an electron raster; ``None`` of other scans."""
+        """The direct image of an electron raster; ``None`` of other scans, and where none is wanted."""
+        return self._direct_image if self.wants_first_image else None
+
+    @cached_property
+    def _direct_image(self) -> DirectResult | None:
         return make_first_image(self.recipe, self.finest.scan)
 
     @property
@@ -396,6 +403,7 @@ def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4
 def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:
     """A whole run that writes nothing: what a calibration tries its candidates by."""
     job = Job.begin(recipe, scan=scan)
+    job.wants_first_image = False  # nobody reads its verdict
     deque(job, maxlen=0)
     return job
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.recipe import DirectResult
 from phaseloom.errors import BadInput
 from phaseloom.fitting import verdict as verdicts
 from phaseloom.fitting.distributed import team
@@ -24,6 +26,7 @@ from phaseloom.ptycho.curvature import sum_illumination
 from phaseloom.ptycho.illumination import AberratedProbe, Probe
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.probes.opr import RelaxedProbe
+from phaseloom.reconstruction import evidence
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import Start
@@ -43,6 +46,10 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+
+MIN_EPOCHS_TO_DOUBT = 8
+"""Epochs from which a run is compared with its direct image: before, it may not look like anything yet."""
 
 
 class Underway(Protocol):
@@ -66,6 +73,11 @@ class Underway(Protocol):
     @property
     def progress(self) -> Progress:
         """How far the fit has come."""
+        ...
+
+    @property
+    def first_image(self) -> DirectResult | None:
+        """The direct image of the scan, where there is one."""
         ...
 
     def advice(self) -> list[Advice]:
@@ -176,7 +188,20 @@ def judge_run(job: Underway, /) -> Judgement:
         "since": progress.coarse_epochs,
         "mean_pattern_loss": job.level.likelihood.mean_pattern_loss,
     }
-    return verdicts.judge_fit(progress.history, **end, floor=floor, newton=newton)
+    judge = partial(verdicts.judge_fit, progress.history, **end, floor=floor, newton=newton)
+    judgement = judge()
+    if len(progress.history) < MIN_EPOCHS_TO_DOUBT or judgement.verdict not in verdicts.VERDICTS_TO_DOUBT:
+        return judgement
+    if doubts := evidence.doubt_positions(job.scan):
+        return verdicts.add_doubts(judgement, doubts)
+    image = job.first_image
+    if image is None:
+        return judgement
+    compared = evidence.compare_with_direct_image(job.recipe, job.model, image)
+    doubts = evidence.find_doubts(compared)
+    if not doubts and evidence.is_confirmed(compared):
+        return judge(is_start_confirmed=True)
+    return verdicts.add_doubts(judgement, doubts)
 
 
 @torch.no_grad()

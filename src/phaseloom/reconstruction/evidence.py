@@ -1,0 +1,187 @@
+"""What speaks against a run besides its losses: the linear model of the bright field.
+
+Losses near the noise mean nothing where patterns differ by little more than noise, and a flexible probe
+explains much with a wrong geometry. The direct image of an electron raster knows nothing of the run: its fit
+says how the detector lies, by which angle the scan is turned and where the focus is, and it shows the object.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.direct.recipe import DirectResult
+from phaseloom.fitting.outcome import Doubt, Verdict
+from phaseloom.ptycho.model import Ptychography
+from phaseloom.reconstruction.first_image import compute_stated_defocus
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.units import LENGTH
+
+__all__ = ["Comparison", "compare_with_direct_image", "doubt_positions", "find_doubts", "is_confirmed"]
+
+MAX_SCATTER_OF_RASTER = 0.5
+"""Distance of positions from their raster, as a share of what they are spread by; 1: no raster at all."""
+
+MIN_GAIN_OF_WITNESS = 200.0
+"""Gain in deviance of the linear fit on its runner-up, from which it is believed: 40 at most by chance."""
+
+MAX_ROTATION = math.radians(5.0)
+"""Angle by which a run may differ from the linear fit."""
+
+MAX_STEP = 0.06
+"""Share by which a step may differ: three times what a stated step is taken to be known to."""
+
+MAX_DEFOCUS = 2.0
+"""Depths of focus (wavelength / semiangle^2) by which a defocus may differ."""
+
+MIN_AGREEMENT = 0.4
+"""Correlation of the phase of a run with its direct image."""
+
+
+MIN_AGREEMENT_TO_CONFIRM = 0.75
+"""The same from which the start of a run was right, however much the loss leaves."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run beside its direct image.
+
+    Attributes:
+        transposed: whether the linear fit lays the detector the other way; ``None``: the optics were given.
+        rotation: by which the linear fit would turn the scan further, radian.
+        step: factor on the positions of the run.
+        stated: defocus of the run, angstrom; ``None``: it states none.
+        defocus: of the linear fit less that of the run, angstrom.
+        agreement: correlation of both phases.
+        gain: in deviance of the linear fit on its runner-up.
+        depth_of_focus: angstrom.
+    """
+
+    transposed: bool | None
+    rotation: float
+    step: float
+    stated: float | None
+    defocus: float | None
+    agreement: float
+    gain: float
+    depth_of_focus: float
+
+
+def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: DirectResult, /) -> Comparison:
+    """Measure in what a run and its direct image differ, of two twins the one that needs less rotation.
+
+    Args:
+        recipe: settled, of the run.
+        model: as it ended.
+        image: of the same scan.
+    """
+    optics, fit = image.found.optics, image.found.fit
+    turn, scale = _find_turn_and_scale(image.scan.positions, model.scan.angstrom())
+    depth = optics.wavelength / float(optics.semiangle) ** 2
+    stated = compute_stated_defocus(recipe)
+    if abs(math.remainder(float(optics.rotation) - turn, 2 * math.pi)) > math.pi / 2:
+        optics = optics.get_twin()  # it explains the patterns as well
+    return Comparison(
+        transposed=None if fit is None else bool(optics.orientation & 4),
+        rotation=0.0 if fit is None else math.remainder(float(optics.rotation) - turn, 2 * math.pi),
+        step=1.0 if fit is None else float(optics.step) / scale,
+        stated=stated,
+        defocus=None if fit is None or stated is None else optics.defocus - stated,
+        agreement=_correlate(model, image),
+        gain=math.inf if fit is None else fit.gain,
+        depth_of_focus=depth,
+    )
+
+
+def doubt_positions(scan: Scan4D, /) -> tuple[Doubt, ...]:
+    """Whether the positions of a raster lie as its rows and columns do.
+
+    Args:
+        scan: as the run models it.
+    """
+    if scan.grid is None or min(scan.grid) < 2 or math.prod(scan.grid) != len(scan):
+        return ()
+    index = np.indices(scan.grid).reshape(2, -1).T
+    design = np.column_stack([index, np.ones(len(index))])
+    rest = scan.positions - design @ np.linalg.lstsq(design, scan.positions, rcond=None)[0]
+    if rest.std() < MAX_SCATTER_OF_RASTER * (scan.positions - scan.positions.mean(0)).std():
+        return ()
+    rows, columns = scan.grid
+    text = f"positions do not follow the raster of {rows} x {columns}: are they in the order of the patterns?"
+    return (Doubt(Verdict.WRONG_START, text),)
+
+
+def find_doubts(found: Comparison, /) -> tuple[Doubt, ...]:
+    """What a comparison says against a run, the likeliest cause first.
+
+    Args:
+        found: of `compare_with_direct_image`.
+    """
+    if found.gain < MIN_GAIN_OF_WITNESS:
+        return ()
+    causes = [_doubt_orientation(found), _doubt_defocus(found), _doubt_step(found)]
+    doubts = [Doubt(Verdict.WRONG_START, f"the direct image wants {cause}") for cause in causes if cause]
+    if abs(found.agreement) < MIN_AGREEMENT:
+        text = f"the phase is not that of the direct image (correlation {found.agreement:.2f})"
+        doubts.append(Doubt(Verdict.DOUBTFUL, text))
+    return tuple(doubts)
+
+
+def is_confirmed(found: Comparison, /) -> bool:
+    """Whether the direct image is like the image of the run, so that its start cannot be wrong.
+
+    Args:
+        found: of `compare_with_direct_image`.
+    """
+    return found.gain >= MIN_GAIN_OF_WITNESS and found.agreement > MIN_AGREEMENT_TO_CONFIRM
+
+
+def _doubt_orientation(found: Comparison) -> str:
+    if found.transposed:
+        return "the detector transposed (prepare: transpose)"
+    if abs(found.rotation) > MAX_ROTATION:
+        return f"the scan turned by {math.degrees(found.rotation):.1f} degrees (prepare: rotate)"
+    return ""
+
+
+def _doubt_defocus(found: Comparison) -> str:
+    if found.defocus is None or abs(found.defocus) < MAX_DEFOCUS * found.depth_of_focus:
+        return ""
+    if found.stated and 1.5 < -found.defocus / found.stated < 2.5:
+        return "the opposite sign of the defocus"
+    return f"{LENGTH.show(float(f'{found.defocus:.3g}'))} more defocus"
+
+
+def _doubt_step(found: Comparison) -> str:
+    if abs(math.log(max(found.step, 1e-3))) < MAX_STEP:
+        return ""
+    return f"a step {100 * (found.step - 1):+.0f} % as long (prepare: scale)"
+
+
+def _find_turn_and_scale(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Angle and factor of the linear map from nominal to final positions."""
+    linear = np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]
+    turn = math.atan2(linear[0, 1] - linear[1, 0], linear[0, 0] + linear[1, 1])
+    return turn, math.sqrt(abs(np.linalg.det(linear)))
+
+
+def _correlate(model: Ptychography, image: DirectResult) -> float:
+    """Correlation of both phases at the places of the raster, without slow changes, which may be descan."""
+    from scipy.ndimage import gaussian_filter, map_coordinates
+
+    direct = image.found.image.phase.double().numpy()
+    room = model.scan.canvas
+    wave = model.object.transmission().detach().cpu().numpy()
+    phase = np.angle(wave).sum(1).mean(0)
+    spacing = np.sqrt(np.prod(np.ptp(image.scan.positions, axis=0)) / max(direct.size, 1))
+    smooth = gaussian_filter(phase, [0.3 * spacing / pixel for pixel in room.pixel], mode="nearest")
+    index = (model.scan.angstrom() - np.asarray(room.origin)) / np.asarray(room.pixel)
+    ours = map_coordinates(smooth, index.T, order=1, mode="nearest").reshape(direct.shape)
+    slow = [n / 6 for n in direct.shape]
+    edge = tuple(slice(min(2, n // 4), n - min(2, n // 4)) for n in direct.shape)
+    one, two = (
+        (image - gaussian_filter(image, slow, mode="nearest"))[edge].ravel() for image in (ours, direct)
+    )
+    one, two = one - one.mean(), two - two.mean()
+    return float(one @ two / max(float(np.linalg.norm(one) * np.linalg.norm(two)), 1e-300))

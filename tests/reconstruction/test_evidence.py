@@ -1,0 +1,120 @@
+"""What a direct image says against a run."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from phaseloom.data import prepare
+from phaseloom.fitting.outcome import Verdict
+from phaseloom.reconstruction.evidence import (
+    Comparison,
+    compare_with_direct_image,
+    doubt_positions,
+    find_doubts,
+)
+from phaseloom.reconstruction.protocol import Job, run_in_memory
+from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.simulation import simulate
+
+PIXEL = 0.2
+GRID = (16, 17)
+DEFOCUS = 80.0
+DEPTH_OF_FOCUS = 0.0418 / 0.03**2
+
+GOOD = Comparison(
+    transposed=False,
+    rotation=0.01,
+    step=1.01,
+    stated=80.0,
+    defocus=5.0,
+    agreement=0.9,
+    gain=5e3,
+    depth_of_focus=46.0,
+)
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """A weak object on a raster, oriented as it should be."""
+    positions = simulate.raster(GRID, 0.5)
+    positions += 8.0 - positions.min(0)
+    size = tuple(int(n) for n in np.ceil((positions.max(0) + 8.0) / PIXEL))
+    truth = simulate.atoms((size[0], size[1]), PIXEL, peak=0.2, seed=4)
+    beam = {"energy": 80e3, "semiangle": 0.03, "defocus": DEFOCUS, "window": 48, "dose": 1e5}
+    return replace(simulate.electron_scan(truth, PIXEL, positions, **beam)[0], grid=GRID)
+
+
+def recipe(defocus: float = DEFOCUS, **settings) -> Reconstruct:
+    probe = {"focused": {"semiangle": "30 mrad", "defocus": f"{defocus} A", "modes": 1}}
+    return Reconstruct.of({"probe": probe, "start": "none", "levels": 0, **settings})
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict", "says"),
+    [
+        ({}, None, ""),
+        ({"transposed": True}, Verdict.WRONG_START, "transposed"),
+        ({"rotation": 0.3}, Verdict.WRONG_START, "turned by 17.2 degrees"),
+        ({"defocus": -160.0}, Verdict.WRONG_START, "opposite sign of the defocus"),
+        ({"defocus": -100.0}, Verdict.WRONG_START, "-10 nm more defocus"),
+        ({"step": 0.85}, Verdict.WRONG_START, "-15 % as long"),
+        ({"agreement": 0.1}, Verdict.DOUBTFUL, "correlation 0.10"),
+        ({"agreement": -0.9}, None, ""),  # its twin
+        ({"agreement": 0.1, "gain": 40.0}, None, ""),  # a direct image that knows nothing
+        ({"stated": None, "defocus": None, "transposed": None}, None, ""),
+    ],
+)
+def test_what_a_comparison_says(changed, verdict, says):
+    doubts = find_doubts(replace(GOOD, **changed))
+    assert [one.verdict for one in doubts] == ([verdict] if verdict else [])
+    assert all(says in one.sentence for one in doubts)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "defocus", "says"),
+    [
+        (lambda scan: scan, DEFOCUS, ""),
+        (prepare.transpose, DEFOCUS, "transposed"),
+        (lambda scan: prepare.rotate(scan, angle=math.radians(15)), DEFOCUS, "turned by -1"),
+        (lambda scan: scan, -DEFOCUS, "opposite sign"),
+        (lambda scan: scan, DEFOCUS + 3 * DEPTH_OF_FOCUS, "more defocus"),
+    ],
+)
+def test_a_wrong_geometry_is_named(scan, spoil, defocus, says):
+    job = Job.begin(recipe(defocus, epochs=1), scan=spoil(scan))
+    found = compare_with_direct_image(job.recipe, job.model, job.first_image)
+    # before the first epoch there is no image to compare
+    causes = [one.sentence for one in find_doubts(replace(found, agreement=1.0))]
+    assert bool(causes) == bool(says)
+    assert not says or says in causes[0]
+
+
+def test_positions_in_another_order_are_doubted_and_those_of_a_drifting_raster_are_not(scan):
+    rng = np.random.default_rng(0)
+    (doubt,) = doubt_positions(replace(scan, positions=rng.permutation(scan.positions)))
+    assert "do not follow the raster of 16 x 17" in doubt.sentence
+    drift = 2.0 * (np.arange(len(scan)) / len(scan)) ** 2
+    moved = prepare.rotate(scan, angle=0.4).positions + drift[:, None] + rng.normal(0, 0.3, (len(scan), 2))
+    assert doubt_positions(replace(scan, positions=moved)) == ()
+    assert doubt_positions(replace(scan, grid=None, positions=rng.permutation(scan.positions))) == ()
+
+
+@pytest.mark.medium
+def test_the_verdict_of_a_transposed_run_says_so_and_that_of_a_right_one_stands(scan):
+    right = Job.begin(recipe(epochs=10), scan=scan)
+    wrong = Job.begin(recipe(epochs=10), scan=prepare.transpose(scan))
+    for job in (right, wrong):
+        for _ in job:
+            pass
+    good, bad = (job.result() for job in (right, wrong))
+    assert good.verdict_code in ("converged", "still_falling")
+    assert bad.verdict_code == "wrong_start"
+    assert bad.verdict.startswith("wrong start: the direct image wants the detector transposed")
+    assert right.progress.history[-1]["verdict"] == good.verdict_code
+
+
+def test_short_runs_of_a_calibration_make_no_direct_image(scan, monkeypatch):
+    monkeypatch.setattr(Job, "_direct_image", property(lambda job: pytest.fail("made a direct image")))
+    run_in_memory(recipe(epochs=8), scan.select(np.arange(40)))
