@@ -118,8 +118,8 @@ def find_doubts(found: Comparison, /) -> tuple[Doubt, ...]:
     Args:
         found: of `compare_with_direct_image`.
     """
-    if found.gain < MIN_GAIN_OF_WITNESS:
-        return ()
+    if found.gain < MIN_GAIN_OF_WITNESS or abs(found.agreement) > MIN_AGREEMENT_TO_CONFIRM:
+        return ()  # it knows nothing, or a probe of free pixels made up for what was stated wrongly
     causes = [_doubt_orientation(found), _doubt_defocus(found), _doubt_step(found)]
     doubts = [Doubt(Verdict.WRONG_START, f"the direct image wants {cause}") for cause in causes if cause]
     if abs(found.agreement) < MIN_AGREEMENT:
