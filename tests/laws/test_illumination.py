@@ -111,6 +111,105 @@ class TestAberrated:
         assert found["C12"] == pytest.approx(0, abs=4)
 
 
+class TestPartlyCoherent:
+    """A source of finite size and a spread of focus, as modes of `aberrated` and `focused`."""
+
+    SIZES = (0.3, 15.0)
+
+    def probe(self, *, count=64, refine=("C10", "source_size", "focal_spread"), sizes=SIZES):
+        knobs = {"refine": refine, "shares": torch.ones(count) / count, "power": 100.0, "coherence": sizes}
+        return AberratedProbe(scanned().geometry, SEMIANGLE, {"C10": -60.0, "C12": 20.0}, **knobs).double()
+
+    def exit_patterns(self, modes):
+        """Patterns behind an object that no symmetry helps."""
+        random = np.random.default_rng(4).normal(size=(24, 20))
+        thing = torch.polar(torch.ones(24, 20, dtype=torch.float64), torch.from_numpy(random) / 2)
+        return torch.fft.fft2(modes * thing, norm="ortho").abs().square().sum(0)
+
+    def dense_average(self):
+        """The same by a sum over a fine grid of sources and defoci, which shares nothing with it."""
+        source, spread = self.SIZES
+        line = np.linspace(-3.5, 3.5, 15)
+        total = 0.0
+        out = torch.zeros(24, 20, dtype=torch.float64)
+        y, x = (torch.from_numpy(np.fft.fftfreq(n, PIXEL)) for n in (24, 20))
+        for z in line:
+            polar = {"C10": -60.0 - spread * z, "C12": 20.0}
+            optics = {"wavelength": WAVELENGTH, "semiangle": SEMIANGLE, "aberrations": polar, "soft": True}
+            wave = probe_wave((24, 20), (PIXEL, PIXEL), **optics, dtype=torch.complex128)
+            for a in line:
+                for b in line:
+                    turn = torch.exp(-2j * math.pi * source * (a * y[:, None] + b * x[None]))
+                    moved = torch.fft.ifft2(torch.fft.fft2(wave) * turn)
+                    weight = math.exp(-(a * a + b * b + z * z) / 2)
+                    out += weight * self.exit_patterns(moved[None])
+                    total += weight
+        return 100 * out / total
+
+    def test_patterns_are_those_of_a_dense_average_over_source_and_focus(self):
+        wanted = self.dense_average()
+        ours = self.exit_patterns(self.probe().modes().detach())
+        coherent = self.exit_patterns(self.probe(sizes=(0.0, 0.0), refine=("C10",), count=1).modes().detach())
+        assert float((ours - wanted).norm() / wanted.norm()) < 0.01
+        assert float((coherent - wanted).norm() / wanted.norm()) > 0.1
+
+    def test_patterns_of_eight_modes_are_right_to_two_per_cent(self):
+        whole = self.exit_patterns(self.probe().modes().detach())
+        few = self.exit_patterns(self.probe(count=8).modes().detach())
+        assert float((few - whole).norm() / whole.norm()) < 0.02
+
+    def test_no_blur_is_the_coherent_beam(self):
+        still = self.probe(sizes=(0.0, 0.0), refine=("C10",), count=1)
+        assert still.blur is None
+        assert still.coherence() == (0.0, 0.0)
+        torch.testing.assert_close(
+            still.modes()[0], lens({"C10": -60.0, "C12": 20.0}, modes=1).modes()[0], rtol=0, atol=1e-9
+        )
+
+    @pytest.mark.parametrize("name", ["blur", "bend", "roots", "edge"])
+    def test_slopes_of_patterns_agree_with_differences(self, name):
+        """With all modes kept, patterns do not depend on which combination of beams is a mode."""
+        probe = self.probe()
+        parameter = getattr(probe, name)
+        generator = torch.Generator().manual_seed(2)
+        way = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        weight = torch.rand(24, 20, generator=generator, dtype=torch.float64)
+
+        def loss():
+            return (self.exit_patterns(probe.modes()) * weight).sum()
+
+        parameter.requires_grad_()
+        (slope,) = torch.autograd.grad(loss(), parameter)
+        step = 1e-4
+        with torch.no_grad():
+            parameter += step * way
+            above = float(loss())
+            parameter -= 2 * step * way
+            below = float(loss())
+        assert float((slope * way).sum()) == pytest.approx((above - below) / (2 * step), rel=2e-4)
+
+    def test_the_total_is_the_power_of_the_beam(self):
+        assert float(self.probe(count=5).modes().detach().abs().square().sum()) == pytest.approx(100)
+
+    def test_a_free_probe_begins_with_the_same_modes(self):
+        knobs = {"semiangle": SEMIANGLE, "defocus": 60.0, "source_size": 0.4, "focal_spread": 25.0}
+        free = probes.focused(scanned(), **knobs).modes().detach()
+        bound = probes.aberrated(scanned(), **knobs, soft=False).modes().detach()
+        assert len(free) == len(bound) == 8
+        ours, theirs = (self.exit_patterns(one.to(torch.complex128)) for one in (free, bound))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.max()))
+
+    @pytest.mark.parametrize("make", [probes.focused, probes.aberrated])
+    @pytest.mark.parametrize("knobs", [{"source_size": -0.1}, {"focal_spread": math.inf}])
+    def test_implausible_sizes_are_refused(self, make, knobs):
+        with pytest.raises(BadInput, match=next(iter(knobs))):
+            make(scanned(), semiangle=SEMIANGLE, **knobs)
+
+    def test_shares_and_sizes_exclude_each_other(self):
+        with pytest.raises(BadInput, match="leave out one or the other"):
+            probes.aberrated(scanned(), semiangle=SEMIANGLE, source_size=0.3, modes=2, shares=[0.9, 0.1])
+
+
 def _modes(probe, values):
     class Shell(torch.nn.Module):
         def __init__(self):

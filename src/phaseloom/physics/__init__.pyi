@@ -1,6 +1,7 @@
 from . import adjoint as adjoint
 from . import atoms as atoms
 from . import cache as cache
+from . import coherence as coherence
 from . import detect as detect
 from . import filters as filters
 from . import fourier as fourier

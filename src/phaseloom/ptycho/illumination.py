@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from phaseloom.data.scan import Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics.cache import TensorCache, is_constant
+from phaseloom.physics.coherence import mix_beams
 from phaseloom.physics.fourier import (
     fit_window,
     frequencies,
@@ -25,7 +26,15 @@ from phaseloom.physics.fourier import (
 from phaseloom.physics.optics import aberration_phase, aperture, to_cartesian, to_polar
 from phaseloom.physics.propagate import angular_spectrum, fly
 
-__all__ = ["AberratedProbe", "Illumination", "Probe", "PupilProbe", "SquareSlope", "Support"]
+__all__ = [
+    "COHERENCE_NAMES",
+    "AberratedProbe",
+    "Illumination",
+    "Probe",
+    "PupilProbe",
+    "SquareSlope",
+    "Support",
+]
 __all__ += ["make_weak_modes", "measure_focal_depth"]
 
 
@@ -264,8 +273,16 @@ class PupilProbe(Illumination):
         return {self.phase: PUPIL_PHASE_DAMPING * square.clamp(min=0.1 * float(square.max()))}
 
 
+COHERENCE_NAMES = ("source_size", "focal_spread")
+COHERENCE_UNITS = (0.1, 0.2)
+"""Natural sizes, in ``wavelength / semiangle`` and depths of focus ``wavelength / semiangle^2``."""
+
+
 class AberratedProbe(Illumination):
     """What a lens makes: an aperture with aberrations; weak modes are derivatives of the strong one.
+
+    A source of finite size and a spread of focus make it partly coherent: its modes are then the strongest
+    ones of a Gaussian mixture of displaced and defocused beams (`phaseloom.physics.coherence`).
 
     Parameters are in natural sizes: a coefficient in the radians that it adds at the aperture's edge,
     the semiangle in pixels of the modelled pattern, powers relative to the first guess.
@@ -274,13 +291,18 @@ class AberratedProbe(Illumination):
         stop: half-angle of a central stop, radian.
         bend: change of each refined coefficient; a parameter.
         edge: change of the semiangle; a parameter.
-        roots: square roots of the modes' powers, relative; a parameter.
+        roots: square roots of the modes' powers, relative; a parameter. Of a partly coherent beam only the
+            first counts: the powers of its modes follow from the mixture.
+        blur: change of source size and focal spread; a parameter, ``None`` of a coherent beam.
         names: cartesian names of the coefficients (``C10``, ``C12a``, ``C12b`` ...).
     """
 
     start: Tensor
     unit: Tensor
     share: Tensor
+    blur_start: Tensor
+    blur_unit: Tensor
+    blur: nn.Parameter | None
 
     def __init__(
         self,
@@ -293,6 +315,7 @@ class AberratedProbe(Illumination):
         power: float,
         soft: bool = True,
         stop: float = 0.0,
+        coherence: tuple[float, float] = (0.0, 0.0),
     ):
         super().__init__()
         self.geometry = geometry
@@ -300,7 +323,8 @@ class AberratedProbe(Illumination):
         self.power = power
         self.soft = soft
         self.stop = stop
-        given = to_cartesian({**dict.fromkeys(refine, 0.0), **polar})
+        coefficients = [name for name in refine if name not in COHERENCE_NAMES]
+        given = to_cartesian({**dict.fromkeys(coefficients, 0.0), **polar})
         self.names = tuple(given)
         order = torch.tensor([int(name[1]) for name in self.names], dtype=torch.float64)
         unit = geometry.wavelength * (order + 1) / (2 * math.pi * semiangle ** (order + 1))
@@ -311,13 +335,28 @@ class AberratedProbe(Illumination):
         self.bend = nn.Parameter(torch.zeros(len(self.names)))
         self.edge = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.roots = nn.Parameter(torch.ones(len(shares)))
+        natural = (geometry.wavelength / semiangle, geometry.wavelength / semiangle**2)
+        blur_unit = torch.tensor(COHERENCE_UNITS) * torch.tensor(natural)
+        moving = torch.tensor([name in refine for name in COHERENCE_NAMES])
+        first = torch.maximum(torch.tensor(coherence), moving * blur_unit)  # at zero nothing slopes
+        self.register_buffer("blur_start", first, persistent=False)
+        self.register_buffer("blur_unit", blur_unit * moving, persistent=False)
+        self.blur = nn.Parameter(torch.zeros(2)) if bool(first.any()) else None
         self._modes_cache: TensorCache[Tensor] = TensorCache()
         self._aperture_cache: TensorCache[Tensor] = TensorCache()
         self._basis_cache: TensorCache[Tensor] = TensorCache()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Coefficients and powers together as ``probe``; the semiangle, if its edge is soft, by itself."""
-        return {"probe": [self.bend, self.roots], "semiangle": [self.edge] if self.soft else []}
+        blur = [] if self.blur is None else [self.blur]
+        return {"probe": [self.bend, self.roots, *blur], "semiangle": [self.edge] if self.soft else []}
+
+    def coherence(self) -> tuple[float, float]:
+        """Source size and focal spread as they are now: standard deviations, angstrom."""
+        if self.blur is None:
+            return 0.0, 0.0
+        source, spread = (self.blur_start + self.blur_unit * self.blur).detach().abs().cpu().tolist()
+        return source, spread
 
     def aberrations(self) -> dict[str, float]:
         """The coefficients as they are now, polar, angstrom and radian."""
@@ -330,7 +369,8 @@ class AberratedProbe(Illumination):
 
     def modes(self) -> Complex[Tensor, "mode y x"]:
         """The modes in square roots of counts; made once while no number changes."""
-        sources = (self.bend, self.edge, self.roots, self.start, self.unit, self.share)
+        blur = () if self.blur is None else (self.blur,)
+        sources = (self.bend, self.edge, self.roots, *blur, self.start, self.unit, self.share)
         return (
             self._modes_cache.get(self._make_modes, *sources) if is_constant(*sources) else self._make_modes()
         )
@@ -344,12 +384,23 @@ class AberratedProbe(Illumination):
             if sharp
             else self._make_aperture()
         )
-        wave = shift_to_centre(to_real(torch.polar(disk.expand_as(chi), -chi)))
+        pupil = torch.polar(disk.expand_as(chi), -chi)
+        if self.blur is not None:
+            return self._mix_beams(pupil, self.blur_start + self.blur_unit * self.blur)
+        wave = shift_to_centre(to_real(pupil))
         stack = wave[None]
         if len(self.share) > 1:
             stack = torch.cat([stack, make_weak_modes(wave, len(self.share) - 1)])
         each = stack.abs().square().sum((-2, -1)).sqrt()
         return stack * (torch.sqrt(self.share * self.power) * self.roots / each)[:, None, None]
+
+    def _mix_beams(
+        self, pupil: Complex[Tensor, "y x"], blur: Float[Tensor, "2"]
+    ) -> Complex[Tensor, "mode y x"]:
+        one = self.geometry
+        sizes = {"source_size": blur[0], "focal_spread": blur[1], "count": len(self.share)}
+        modes = mix_beams(pupil, one.pixel, wavelength=one.wavelength, **sizes)
+        return shift_to_centre(to_real(modes * (math.sqrt(self.power) * self.roots[0] / pupil.norm())))
 
     def _make_aperture(self) -> Float[Tensor, "y x"]:
         one = self.geometry

@@ -215,6 +215,8 @@ def summarise_state(model: Ptychography, /) -> dict[str, Any]:
         found["defocus added (A)"] = float(model.probe.focus) * model.probe.unit
     if isinstance(model.probe, AberratedProbe):
         found["aberrations"] = model.probe.aberrations()
+        if model.probe.blur is not None:
+            found["source size (A)"], found["focal spread (A)"] = model.probe.coherence()
     if model.heights is not None and any(p.requires_grad for p in model.heights.parameters()):
         moved = model.heights.current_heights() - model.heights.start
         found["heights moved (A)"] = float(moved.square().mean().sqrt())

@@ -15,6 +15,7 @@ from phaseloom.physics.fourier import shift_to_centre, shift_to_corner, to_real,
 from phaseloom.physics.optics import coefficients
 from phaseloom.physics.propagate import angular_spectrum, fly
 from phaseloom.ptycho.illumination import (
+    COHERENCE_NAMES,
     AberratedProbe,
     Illumination,
     Probe,
@@ -31,6 +32,7 @@ from phaseloom.ptycho.probes.guesses import (
     cut_central_disk,
     enlarge_wave,
     lens_wave,
+    mix_waves,
     split_power,
 )
 from phaseloom.ptycho.probes.opr import RelaxedProbe
@@ -48,6 +50,9 @@ __all__ = [
     "stored",
 ]
 __all__ += ["zone_plate"]
+
+
+MODES_OF_PARTLY_COHERENT_BEAM = 8
 
 
 def auto(scan: Scan4D, /, *, modes: int | None = None) -> Illumination:
@@ -91,6 +96,8 @@ def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
     astigmatism_angle: Angle = 0.0,
     spherical: Length = 0.0,
     aberrations: Aberrations | None = None,
+    source_size: Length = 0.0,
+    focal_spread: Length = 0.0,
     modes: int | None = None,
     shares: list[float] | None = None,
     soft: bool = False,
@@ -107,8 +114,12 @@ def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
         astigmatism_angle: see there.
         spherical: C30, angstrom.
         aberrations: any others by name (``C21``, ``phi21``, ``A2``, ``Cs`` ...), up to fifth order.
-        modes: incoherent modes; default two in the far field, one in the near field.
-        shares: of the modes in the power, strongest first; default 2 % for each weak one.
+        source_size: standard deviation of a Gaussian source on the object along each axis, angstrom.
+        focal_spread: standard deviation of the focus, angstrom.
+        modes: incoherent modes; default two in the far field, one in the near field, and eight of a partly
+            coherent beam (``source_size`` or ``focal_spread`` above zero), whose strongest they are.
+        shares: of the modes in the power, strongest first; default 2 % for each weak one, or what source size
+            and focal spread make of them.
         soft: spread the aperture's edge over one pixel.
         relative: rates are relative to the probe's peak; else in square roots of counts.
         power: counts of the beam: those of the mean pattern, of the brightest, or a number.
@@ -116,10 +127,26 @@ def focused(  # noqa: PLR0913 - one knob for each thing that a lens can do
     named = {"defocus": defocus, "C12": astigmatism, "phi12": astigmatism_angle, "C30": spherical}
     named |= aberrations or {}
     wave = lens_wave(scan, semiangle, named, soft)
+    if _is_partly_coherent("focused", source_size, focal_spread):
+        modes = MODES_OF_PARTLY_COHERENT_BEAM if modes is None else modes
+        sizes = {"source_size": source_size, "focal_spread": focal_spread}
+        wave = mix_waves(wave, scan.window, **sizes, count=modes)
     return build_probe(scan, wave, modes, shares=shares, relative=relative, power=power)
 
 
-def aberrated(
+def _is_partly_coherent(name: str, source_size: float, focal_spread: float) -> bool:
+    """Whether a beam has a source of some size or a spread of focus.
+
+    Raises:
+        BadInput: one of them is not plausible.
+    """
+    for knob, value in {"source_size": source_size, "focal_spread": focal_spread}.items():
+        if not 0 <= value < math.inf:
+            raise BadInput(f"probe: {name}.{knob}", value, "must be zero or more")
+    return source_size > 0 or focal_spread > 0
+
+
+def aberrated(  # noqa: PLR0913 - one knob for each thing that a lens can do
     scan: Scan4D,
     /,
     *,
@@ -127,7 +154,9 @@ def aberrated(
     defocus: Length = 0.0,
     aberrations: Aberrations | None = None,
     refine: list[str] = ["C10", "C12", "C21", "C23", "C30"],  # noqa: B006
-    modes: int = 1,
+    source_size: Length = 0.0,
+    focal_spread: Length = 0.0,
+    modes: int | None = None,
     shares: list[float] | None = None,
     soft: bool = True,
     stop: Angle = 0.0,
@@ -140,24 +169,33 @@ def aberrated(
         defocus: angstrom; positive: under-focus.
         aberrations: by name, as for `focused`.
         refine: the coefficients that are free; those of no rotational symmetry bring both their
-            components.
-        modes: incoherent modes; the weak ones are derivatives of the strong one (a source of finite size).
-        shares: of the modes in the power.
+            components; ``source_size`` and ``focal_spread`` too.
+        source_size: standard deviation of a Gaussian source on the object along each axis, angstrom.
+        focal_spread: standard deviation of the focus, angstrom.
+        modes: incoherent modes; default one, or eight of a partly coherent beam, which keep nearly all of its
+            power. Without source size and focal spread, the weak ones are derivatives of the strong one.
+        shares: of the modes in the power; those of a partly coherent beam follow from its numbers.
         soft: spread the aperture's edge over one pixel, as a detector's pixels do, and let the semiangle be
             refined; else pixels are in or out, as in simulations.
         stop: half-angle of a central stop (zone plates), radian.
     """
     named = coefficients({"defocus": defocus} | (aberrations or {}))
     lens_wave(scan, semiangle, named, soft)
-    unknown = [name for name in refine if name not in coefficients(dict.fromkeys(refine, 0.0))]
+    numbers = dict.fromkeys((name for name in refine if name not in COHERENCE_NAMES), 0.0)
+    unknown = [name for name in numbers if name not in coefficients(numbers)]
     if unknown:
         raise BadInput("probe: aberrated.refine", unknown[0], "write coefficients as C10, C12, C21 ...")
+    partial = _is_partly_coherent("aberrated", source_size, focal_spread) or len(numbers) < len(refine)
+    if partial and shares is not None:
+        fix = "follow from source size and focal spread: leave out one or the other"
+        raise BadInput("probe: aberrated.shares", shares, fix)
     if not 0 <= stop < semiangle:
         raise BadInput("probe: aberrated.stop", stop, f"must lie between 0 and the semiangle, {semiangle:g}")
     power = float(np.maximum(clean_mean_pattern(scan), 0).sum())
-    share = split_power(count_modes(scan, modes), shares)
+    usual = MODES_OF_PARTLY_COHERENT_BEAM if partial else 1
+    share = split_power(count_modes(scan, usual if modes is None else modes), shares)
     free: dict[str, Any] = {"refine": refine, "shares": share, "power": power, "soft": soft, "stop": stop}
-    return AberratedProbe(scan.window, semiangle, named, **free)
+    return AberratedProbe(scan.window, semiangle, named, coherence=(source_size, focal_spread), **free)
 
 
 def pupil(

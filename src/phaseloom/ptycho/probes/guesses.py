@@ -9,15 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.data.scan import Scan4D
+from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.physics.fourier import fit_spectrum, fit_window, to_reciprocal
+from phaseloom.physics.coherence import mix_beams
+from phaseloom.physics.fourier import (
+    fit_spectrum,
+    fit_window,
+    shift_to_centre,
+    shift_to_corner,
+    to_real,
+    to_reciprocal,
+)
 from phaseloom.physics.optics import probe_wave
 from phaseloom.ptycho.illumination import Probe, make_weak_modes
 from phaseloom.spec import Call
 
 __all__ = ["BeamOptics", "Power", "build_probe", "clean_mean_pattern", "count_beam", "count_modes"]
-__all__ += ["cut_central_disk", "enlarge_wave", "lens_wave", "read_beam_optics", "split_power"]
+__all__ += ["cut_central_disk", "enlarge_wave", "lens_wave", "mix_waves", "read_beam_optics", "split_power"]
 
 Power = Literal["mean", "brightest"] | float
 
@@ -78,6 +86,18 @@ def count_modes(scan: Scan4D, modes: int | None) -> int:
     if count < 1:
         raise BadInput("probe: modes", count, "must be at least 1")
     return count
+
+
+def mix_waves(
+    wave: Tensor, geometry: Geometry, *, source_size: float, focal_spread: float, count: int
+) -> Tensor:
+    """The strongest modes ``(mode, y, x)`` of the partly coherent beam that a coherent one becomes."""
+    sizes = {"source_size": source_size, "focal_spread": focal_spread}
+    known = {name: torch.tensor(value, dtype=torch.float64) for name, value in sizes.items()}
+    pupil = to_reciprocal(shift_to_corner(wave.to(torch.complex128)))
+    lit = pupil.abs() > 1e-6 * pupil.abs().max()
+    pupils = mix_beams(pupil * lit, geometry.pixel, wavelength=geometry.wavelength, **known, count=count)
+    return shift_to_centre(to_real(pupils))
 
 
 def split_power(count: int, given: Sequence[float] | None) -> Tensor:
