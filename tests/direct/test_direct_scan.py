@@ -291,6 +291,18 @@ def test_a_step_stated_wrongly_is_within_its_error(seed):
     assert abs(abs(fit.optics.defocus) - 120.0) < 3 * fit.errors["C10"]
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize("factor", [0.75, 1.0, 1.2])
+def test_a_step_that_is_wrong_altogether_is_found_and_said(factor):
+    scan, _ = simulate_scan(1, 120.0, 1e5)
+    found = reconstruct_scan(prepare.scale(scan, factor=factor), semiangle=SEMIANGLE)
+    assert found.fit.is_step_free == (factor != 1)
+    assert factor * float(found.optics.step) == pytest.approx(1, abs=0.03)
+    assert abs(found.optics.defocus) == pytest.approx(120, abs=5)
+    said = [line for line in found.lines() if "stated step" in line]
+    assert len(said) == (factor != 1)
+
+
 @pytest.mark.parametrize(
     ("share", "line"),
     [

@@ -5,7 +5,7 @@ tried (`phaseloom.calibration.state`). A better estimator of a quantity takes th
 """
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,11 @@ from phaseloom.calibration.sweep import sweep
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.fit import fit_optics
-from phaseloom.direct.reconstruct import IMAGE_BORDER, MIN_SKEWNESS, compute_skewness
+from phaseloom.direct.reconstruct import IMAGE_BORDER, describe_wrong_step
 from phaseloom.direct.solve import reconstruct_image
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
+from phaseloom.direct.twin import TwinEvidence, judge_twin
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.physics.optics import to_cartesian, to_polar
@@ -182,6 +183,8 @@ def estimate_orientation(
     found = replace(top if decided else state, soft=soft, certain=decided)
     if not decided and state.defocus == 0:
         found = replace(found, defocus=top.defocus)
+    if fit.is_step_free and decided:
+        note += f"; {describe_wrong_step(found.step)}"
     value = f"{found.orientation}, turned by {math.degrees(found.rotation):.2f} deg"
     lay = Estimate("orientation", value, state.orientation, margin, decided, note=note)
     return EstimatorResult(found, (lay,), [*rows, *map(_as_row, judged)])
@@ -254,32 +257,29 @@ def resolve_twin(
 ) -> EstimatorResult:
     """Which of two twins: patterns are the same for the scan turned by 180 degrees and everything conjugate.
 
-    A stated defocus tells by its sign; else the phase of atoms, which are peaks and never pits for electrons;
-    else the orientation stays one of the four that need no turn by 180 degrees. The phase is that of a
-    short run and, where that is not clear, of the direct image of a raster.
+    A stated defocus decides by its sign; else the dark field, which is bright where the phase of electrons
+    is, and that atoms are peaks of the phase (`phaseloom.direct.twin`), by the direct image of a raster;
+    where that does not decide, and for other scans, by the phase of a short run. Else the orientation stays
+    one of the four that need no turn by 180 degrees.
     """
     stated = state.stated_value("defocus") or 0.0
-    peaks = 0.0
-    doubt = 1.0
+    evidence = TwinEvidence(0.0, None)
     if scan.geometry.beam == "electron":
-        modes = state.modes or 1
-        few = select_middle(scan, patterns)
-        rates: dict[str, Any] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
-        short_run = run_short(few, state, epochs=epochs, rates=rates, modes=modes, free=modes > 1)
-        peaks, doubt = _phase_skewness(short_run)
-        if abs(peaks) < MIN_SKEWNESS * doubt and scan.grid is not None:
-            peaks, doubt = _direct_skewness(scan, state)
-    atoms = int(np.sign(peaks)) if abs(peaks) > MIN_SKEWNESS * doubt else 0
+        if scan.grid is not None:
+            evidence = _judge_by_direct_image(scan, state)
+        if not evidence.sign:
+            evidence = _judge_by_short_run(scan, state, patterns, epochs) or evidence
     asked = int(np.sign(stated * state.defocus))
-    kept = _get_twin(state) if (asked or atoms) < 0 else state
-    used = "the sign of the stated defocus" if asked else "atoms are peaks of phase" if atoms else "nothing"
+    kept = _get_twin(state) if (asked or evidence.sign) < 0 else state
+    used = "the sign of the stated defocus" if asked else evidence.describe()
     note = f"patterns cannot tell; used: {used}"
-    if asked and atoms:
+    if asked and evidence.sign:
         against = "the opposite: is positive defocus under-focus in what you state?"
-        note += f"; atoms as peaks of phase say {'the same' if asked == atoms else against}"
+        agrees = asked == evidence.sign
+        note += f"; {evidence.describe()}, which says {'the same' if agrees else against}"
     twin = f"{kept.orientation}, {_side_of_focus(kept.defocus)}"
-    told = Estimate("twin", twin, _side_of_focus(stated), 1.0, bool(asked or atoms), note=note)
-    return EstimatorResult(kept, (told,), [{"skewness of phase": peaks, "error": doubt}])
+    found = Estimate("twin", twin, _side_of_focus(stated), 1.0, bool(asked or evidence.sign), note=note)
+    return EstimatorResult(kept, (found,), [asdict(evidence)])
 
 
 def estimate_modes(
@@ -452,14 +452,28 @@ def _get_twin(state: CalibrationState) -> CalibrationState:
     return replace(state, orientation=turned, defocus=-state.defocus, aberrations=opposite)
 
 
-def _direct_skewness(scan: Scan4D, state: CalibrationState) -> tuple[float, float]:
-    """How far the phase of the direct image leans to peaks, and the error that so many places leave."""
+def _judge_by_direct_image(scan: Scan4D, state: CalibrationState) -> TwinEvidence:
+    """What phase and dark field say of the state's twin, by the direct image of the whole scan."""
     ready = state.apply_to(scan)
-    bright = survey_disk(ready).measure(ready, pixels=PIXELS_OF_DIRECT_IMAGE)
+    survey = survey_disk(ready)
+    bright = survey.measure(ready, pixels=PIXELS_OF_DIRECT_IMAGE)
     named = to_cartesian({"C10": -state.defocus, **state.aberrations})
     optics = LinearOptics(ready.geometry.wavelength, state.semiangle or 0.0, named)
     image = reconstruct_image(optics, bright.transform(border=IMAGE_BORDER), border=IMAGE_BORDER)
-    return compute_skewness(image.phase.double().numpy()), math.sqrt(6 / len(scan))
+    return judge_twin(ready, survey, optics, image.phase.double().numpy())
+
+
+def _judge_by_short_run(
+    scan: Scan4D, state: CalibrationState, patterns: int, epochs: int
+) -> TwinEvidence | None:
+    """What the phase of a short run says; ``None``: nothing."""
+    modes = state.modes or 1
+    few = select_middle(scan, patterns)
+    rates: dict[str, Any] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
+    short_run = run_short(few, state, epochs=epochs, rates=rates, modes=modes, free=modes > 1)
+    peaks, doubt = _phase_skewness(short_run)
+    evidence = TwinEvidence(peaks / doubt, None)
+    return evidence if evidence.sign else None
 
 
 def _phase_skewness(short_run: ShortRun) -> tuple[float, float]:

@@ -7,3 +7,4 @@ from . import reconstruct as reconstruct
 from . import solve as solve
 from . import survey as survey
 from . import transfer as transfer
+from . import twin as twin

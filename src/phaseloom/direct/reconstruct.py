@@ -22,6 +22,7 @@ from phaseloom.direct.solve import (
 )
 from phaseloom.direct.survey import DiskSurvey, survey_disk
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
+from phaseloom.direct.twin import choose_twin, judge_twin
 from phaseloom.errors import BadInput
 from phaseloom.metrics.resolution import RingCorrelation, ring_correlation
 from phaseloom.physics.optics import coefficients, to_cartesian
@@ -30,21 +31,13 @@ from phaseloom.units import ANGLE, LENGTH
 __all__ = [
     "IMAGE_BORDER",
     "DirectReconstruction",
-    "choose_twin",
-    "compute_skewness",
+    "describe_wrong_step",
     "find_resolution",
     "reconstruct_scan",
 ]
 
 IMAGE_BORDER = 0.06
 """Share of the scan that is faded out on each side of an image."""
-
-MIN_SKEWNESS = 3.0
-"""Skewness of a phase, in standard errors, below which peaks and pits are not told apart."""
-
-MIN_STATED_DEFOCUS = 0.5
-"""Defocus, in units of wavelength / semiangle^2, below which the sign of a stated one decides nothing."""
-
 
 MIN_SIDE_FOR_RINGS = 8
 """Places along the shorter side of an image below which its rings are not correlated."""
@@ -108,6 +101,8 @@ class DirectReconstruction:
         if float(one.step) != 1:
             off = f" +- {100 * errors['step']:.2f} %" if errors.get("step") else UNKNOWN_ERROR
             lines.append(f"step: {100 * (float(one.step) - 1):+.2f} %{off}")
+        if self.fit is not None and self.fit.is_step_free:
+            lines.append(describe_wrong_step(float(one.step)))
         for name, value in one.aberrations.items():
             shown = float(-value if name == "C10" else value)
             label = "defocus" if name == "C10" else name
@@ -239,9 +234,10 @@ def reconstruct_scan(
     )
     image = make(optics, spectrum)
     if fitted is not None:
-        optics, image, note = choose_twin(
-            optics, image, stated=known.get("C10"), electrons=scan.geometry.beam == "electron"
-        )
+        judge = partial(judge_twin, scan, survey, optics, image.phase.double().numpy())
+        electrons = scan.geometry.beam == "electron"
+        stated = known.get("C10")
+        optics, image, note = choose_twin(optics, image, stated=stated, judge=judge if electrons else None)
         notes.append(note)
     if not flip:  # without, both twins have the same image
         image = make(optics, spectrum, flip=False)
@@ -255,6 +251,16 @@ def reconstruct_scan(
         deflection=None if bright.deflection is None else _turn_deflections(optics, bright.deflection),
         notes=tuple(notes),
     )
+
+
+def describe_wrong_step(factor: float, /) -> str:
+    """A sentence on a stated step that the patterns contradict.
+
+    Args:
+        factor: true step over the stated one.
+    """
+    off = f"{100 * (factor - 1):+.0f} %"
+    return f"the stated step is wrong: the patterns say {off}; check its unit and the magnification"
 
 
 def _require_area(scan: Scan4D) -> None:
@@ -314,51 +320,3 @@ def find_largest_defocus(scan: Scan4D, semiangle: float, /) -> float:
     """
     window = min(n * p for n, p in zip(scan.geometry.shape, scan.geometry.pixel, strict=True))
     return window / (2 * semiangle)
-
-
-def choose_twin(
-    optics: LinearOptics, image: DirectImage, /, *, stated: float | None, electrons: bool
-) -> tuple[LinearOptics, DirectImage, str]:
-    """One of two optics that explain the patterns alike: by the stated defocus, or because atoms are peaks.
-
-    Args:
-        optics: as fitted.
-        image: made with them.
-        stated: C10 as the user knows it, angstrom; ``None``: not known.
-        electrons: whether matter advances the phase.
-    """
-    skew = compute_skewness(image.phase.double().numpy())
-    error = math.sqrt(6 / image.phase.numel())
-    unit = optics.wavelength / float(optics.semiangle) ** 2
-    if stated and min(abs(stated), abs(optics.defocus)) > MIN_STATED_DEFOCUS * unit:
-        keep = -stated * optics.defocus >= 0
-        why = "the sign of the stated defocus"
-    elif electrons and abs(skew) > MIN_SKEWNESS * error:
-        keep = skew > 0
-        why = f"atoms are peaks of the phase (skewness {abs(skew):.2f} +- {error:.2f})"
-    else:
-        keep = True
-        why = "nothing: the phase may be upside down, state the sign of the defocus"
-    note = f"twin (the scan turned by 180 degrees, opposite defocus and phase): decided by {why}"
-    if keep:
-        return optics, image, note
-    return optics.get_twin(), replace(image, phase=-image.phase), note
-
-
-def compute_skewness(values: Float[np.ndarray, "slow fast"], /) -> float:
-    """Third moment of an image in units of its spread: positive for peaks.
-
-    Args:
-        values: image; slow changes over it are taken off.
-
-    Example:
-        >>> image = np.zeros((16, 16)); image[5, 5] = 1
-        >>> compute_skewness(image) > 1
-        True
-    """
-    from scipy.ndimage import gaussian_filter
-
-    slow = gaussian_filter(values, [n / 10 for n in values.shape], mode="nearest")
-    flat = values - slow
-    flat = flat - flat.mean()
-    return float((flat**3).mean() / max(float((flat**2).mean()) ** 1.5, 1e-300))
