@@ -45,6 +45,13 @@ MAX_POWER_OF_NOISY_DATA = 1.5
 STEP_TOLERANCE = 0.02
 """Standard deviation of a stated step: what the fit takes for known of it."""
 
+MIN_GAIN_OF_FREE_STEP = 8.0
+"""What a step that nothing holds must explain more than the stated one, to be taken, in units of the error of
+the model: what a deviation of nearly three `STEP_TOLERANCE` costs."""
+
+MIN_CORRECTION_OF_FREE_STEP = 0.06
+"""Share by which it must differ: what is nearer may be the bias of a strong object."""
+
 DIFFERENCE_STEP = 1e-3
 """Move of a number, in its unit, over which the slope of the objective is compared."""
 
@@ -89,6 +96,8 @@ class OpticsFit:
         errors: standard error of each number, by its name, from the curvature and `STEP_TOLERANCE`; those
             that the data do not determine are left out.
         candidates: all that were fitted, best first, then the other maxima of the landscape.
+        is_step_free: whether the stated step was found to be wrong by more than a calibration errs, so that
+            nothing of it was kept.
     """
 
     optics: LinearOptics
@@ -98,6 +107,7 @@ class OpticsFit:
     gain: float
     errors: dict[str, float]
     candidates: tuple[Candidate, ...]
+    is_step_free: bool = False
 
 
 def fit_optics(
@@ -139,6 +149,8 @@ def fit_optics(
     if "focal_spread" in names and not float(best.focal_spread):
         best = replace(best, focal_spread=FIRST_FOCAL_SPREAD * depth_of_focus)
     best = _climb(more, best, names, amplitude=True)
+    free = _free_step(more, best, names) if "step" in names else None
+    best = best if free is None else free
     distinct: list[Candidate] = []
     for one in fitted:
         if not any(_is_same(one.optics, other.optics) for other in distinct):
@@ -157,9 +169,26 @@ def fit_optics(
         rivals=tuple(distinct[1:]),
         margin=margin,
         gain=gain,
-        errors=_estimate_errors(more, best, names),
+        errors=_estimate_errors(more, best, names, is_step_free=free is not None),
         candidates=everything,
+        is_step_free=free is not None,
     )
+
+
+def _free_step(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> LinearOptics | None:
+    """The optics with a step that nothing holds, if they explain far more; ``None``: the stated one may stay.
+
+    A stated step is hardly ever wrong by a few tolerances: it is right within one or so, or wrong altogether
+    (another magnification, nanometre for angstrom, twice the pixels).
+    """
+    few = [name for name in (*FIRST_NAMES, "step") if name in names]
+    free = _climb(spectrum, optics, few, amplitude=True, step_tolerance=math.inf)
+    if abs(float(free.step) - 1) < MIN_CORRECTION_OF_FREE_STEP:
+        return None
+    free = _climb(spectrum, free, names, amplitude=True, step_tolerance=math.inf)
+    before, after = (compute_explained_share(spectrum, one, amplitude=True) for one in (optics, free))
+    error = _measure_rest(spectrum, free, amplitude=True).noise / 2
+    return free if after - before > MIN_GAIN_OF_FREE_STEP * error else None
 
 
 def search_optics(
@@ -272,7 +301,12 @@ def _objective(spectrum: Spectrum, optics: LinearOptics, amplitude: bool) -> Ten
 
 
 def _climb(
-    spectrum: Spectrum, optics: LinearOptics, names: Sequence[str], *, amplitude: bool = False
+    spectrum: Spectrum,
+    optics: LinearOptics,
+    names: Sequence[str],
+    *,
+    amplitude: bool = False,
+    step_tolerance: float = STEP_TOLERANCE,
 ) -> LinearOptics:
     """The optics at the nearest maximum.
 
@@ -285,7 +319,7 @@ def _climb(
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         point = torch.tensor(values, requires_grad=True)
         placed = parameters.place(point)
-        value = -_objective(spectrum, placed, amplitude) + tension * ((placed.step - 1) / STEP_TOLERANCE) ** 2
+        value = -_objective(spectrum, placed, amplitude) + tension * ((placed.step - 1) / step_tolerance) ** 2
         (gradient,) = torch.autograd.grad(value, point)
         return float(value.detach()), gradient.numpy()
 
@@ -344,7 +378,9 @@ def _is_aberration(name: str) -> bool:
     return name[0] == "C" and name[1].isdigit()
 
 
-def _estimate_errors(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> dict[str, float]:
+def _estimate_errors(
+    spectrum: Spectrum, optics: LinearOptics, names: Sequence[str], *, is_step_free: bool
+) -> dict[str, float]:
     """Standard errors from the curvature of what is left unexplained and from `STEP_TOLERANCE`.
 
     Numbers along which nothing curves, or upwards, are left out.
@@ -361,7 +397,8 @@ def _estimate_errors(spectrum: Spectrum, optics: LinearOptics, names: Sequence[s
         columns.append((gradient(move) - gradient(-move)) / (2 * DIFFERENCE_STEP))
     curvature = (np.array(columns) + np.array(columns).T) / 2
     rest = _measure_rest(spectrum, optics, amplitude=True)
-    held = np.array([parameters.unit(name) / STEP_TOLERANCE if name == "step" else 0.0 for name in names])
+    known = 0.0 if is_step_free else parameters.unit("step") / STEP_TOLERANCE
+    held = np.array([known if name == "step" else 0.0 for name in names])
     variance = _invert_diagonal(curvature / rest.noise + np.diag(held**2))
     # a tension that outweighs the data leaves the step where it was stated, as wrong as that was
     (step,) = np.nonzero(held)
