@@ -233,13 +233,15 @@ def check_by_sweep(
     knobs["modes"] = MODES_TO_TRY[1 if partial else 0]
     linear = run_short(few, state, **knobs)
     share = linear.explained
+    state = replace(state, held_out={knobs["modes"]: linear.held})
     if state.certain and share is not None and share > MIN_SHARE_WITHOUT_SWEEP:
         return EstimatorResult(state)
     probe = Call("phaseloom.ptycho.probes", "focused", {"semiangle": state.semiangle})
     start = sweep(few, probe, state.setting.seed, orientations=True)
     if start is None:
         return EstimatorResult(state)
-    plain = {"rotation": 0.0, "step": 1.0, "aberrations": {}, "focal_spread": 0.0, "certain": True}
+    plain: dict[str, Any] = {"rotation": 0.0, "step": 1.0, "aberrations": {}, "focal_spread": 0.0}
+    plain |= {"certain": True, "held_out": {}}
     other = replace(state, orientation=start.orientation, defocus=start.defocus, **plain)
     swept = run_short(few, other, **knobs)
     rows = [{**_as_row(one), "held out": one.held} for one in (linear, swept)]
@@ -294,11 +296,14 @@ def estimate_modes(
         return EstimatorResult(found, (Estimate("modes", kept, kept, 1.0, stated is not None, note=why),))
     few = select_middle(scan, patterns)
     rates: dict[str, Any] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
-    tried: list[dict[str, Any]] = []
+    tried: list[dict[str, Any]] = []  # a run that `check_by_sweep` has made alike is not made again
     partial = state.focal_spread > MIN_FOCAL_SPREAD * state.depth_of_focus(scan)
     best = MODES_TO_TRY[1 if partial else 0]
     for count in MODES_TO_TRY[1 if partial else 0 :]:
-        held = run_short(few, state, epochs=epochs, rates=rates, free=True, holdout=0.1, modes=count).held
+        held = state.held_out.get(count)
+        if held is None:
+            knobs: dict[str, Any] = {"epochs": epochs, "rates": rates, "free": True, "holdout": 0.1}
+            held = run_short(few, state, **knobs, modes=count).held
         tried.append({"modes": count, "held out": held})
         most = MAX_EXCESS_WITH_SIX_MODES if count > MODES_TO_TRY[1] else MAX_EXCESS_WITH_THREE_MODES
         if len(tried) > 1 and held - 1 > most * max(tried[-2]["held out"] - 1, 0):

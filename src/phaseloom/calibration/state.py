@@ -81,6 +81,7 @@ class CalibrationState:
             the detector so laid.
         focal_spread: of the linear model, angstrom; it takes the depth of a thick object for one too.
         modes: of the beam: more than one where it is partly coherent; ``None``: not looked for.
+        held_out: loss of patterns held out by short runs that began here, by their number of modes.
         soft: whether the edge of the disk is blurred over a pixel.
         certain: whether the orientation was decided, and its fit went well: else nothing finer is believed.
         run: how a short reconstruction is run.
@@ -98,6 +99,7 @@ class CalibrationState:
     aberrations: Mapping[str, float] = field(default_factory=dict)
     focal_spread: float = 0.0
     modes: int | None = None
+    held_out: Mapping[int, float] = field(default_factory=dict)
     soft: bool = False
     certain: bool = True
     run: RunReconstruction | None = None
