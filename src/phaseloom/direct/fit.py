@@ -185,6 +185,8 @@ def _free_step(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -
     free = _climb(spectrum, optics, few, amplitude=True, step_tolerance=math.inf)
     if abs(float(free.step) - 1) < MIN_CORRECTION_OF_FREE_STEP:
         return None
+    if abs(float(optics.step) - 1) > MIN_CORRECTION_OF_FREE_STEP:  # against what held it
+        return free
     free = _climb(spectrum, free, names, amplitude=True, step_tolerance=math.inf)
     before, after = (compute_explained_share(spectrum, one, amplitude=True) for one in (optics, free))
     error = _measure_rest(spectrum, free, amplitude=True).noise / 2
