@@ -2,9 +2,9 @@
 
     python -m benchmarks.bound --out benchmarks/results/bound-DATE.json
 
-Positions are exact and do not move, the probe starts right and is free, the noise is Poisson with an incident beam
-of so many electrons. The bound is ``1 / sqrt(2 W)`` with the true probe, ``W`` electrons on a pixel in all; the error
-is that of the phase in the scan's box less 8 pixels, after shift, constant and ramp are removed.
+Positions are exact and do not move, the probe starts right and is free, the noise is Poisson with an incident
+beam of so many electrons. The bound is ``1 / sqrt(2 W)`` with the true probe, ``W`` electrons on a pixel in all;
+the error is that of the phase in the scan's box less 8 pixels, after shift, constant and ramp are removed.
 """
 
 import argparse
@@ -37,7 +37,8 @@ def begin_run(
 ) -> Job:
     """The default run of a case that knows its optics, and its positions unless they are to move.
 
-    Arguments: the case; where to write it; whether positions rest; the positions stated; a factor on the defocus; settings.
+    Arguments: the case; where to write it; whether positions rest; the name of the positions stated; a
+    factor on the defocus; settings.
     """
     path = Path(folder, "case.npz")
     given = {name: value for name, value in data.items() if name not in HIDDEN}
@@ -70,7 +71,8 @@ def sum_true_light(data: dict) -> np.ndarray:
 def cut_field(data: dict, phase: np.ndarray, places: np.ndarray, maps: dict[str, np.ndarray]) -> dict:
     """Phase, truth and maps ``(y, x)`` in the scan's box, laid on the truth, planes removed.
 
-    Arguments: the case, summed ``phase (y, x)``, ``places (n, 2)`` of the patterns on it, further maps on its grid.
+    Arguments: the case, summed ``phase (y, x)``, ``places (n, 2)`` of the patterns on it, further maps on its
+    grid.
     """
     offset = np.round((places - data["pos_px"]).mean(0)).astype(int)
     low = np.ceil(data["pos_px"].min(0)).astype(int)
@@ -133,7 +135,7 @@ def main() -> None:
     about = {"date": f"{date.today()}", "machine": machine(), "commit": find_commit(), "threads": 1}
     rows = []
     for dose in given.dose:
-        for tree in ({}, {"levels": 0}):
+        for tree in ({}, {"epochs": 60}):
             for draw in range(1, given.draws + 1):
                 rows.append(measure_run(dose, draw, **tree))
                 print(rows[-1], flush=True)

@@ -58,9 +58,9 @@ def figures(
     Args:
         result: a run, finished or not.
         folder: created where it does not exist.
-        of: any of ``report`` (one page of all), ``phase``, ``amplitude``, ``sigma`` (standard deviation of the
-            phase), ``slices`` (with sections along the beam), ``states`` (of the object), ``probe`` (modes
-            and the beam along its axis), ``positions``, ``tilts``, ``refined`` (thickness, tilt and more over
+        of: any of ``report`` (one page of all), ``phase``, ``amplitude``, ``sigma`` (standard deviation of
+            the phase), ``slices`` (with sections along the beam), ``states`` (of the object), ``probe``
+            (modes and the beam along its axis), ``positions``, ``tilts``, ``refined`` (thickness, tilt and more over
             the epochs), ``losses``, ``forward`` (modelled patterns against measured ones).
         format: of the files.
         dpi: dots per inch: a page is some 15 inches wide.
@@ -69,7 +69,7 @@ def figures(
         The files.
 
     Raises:
-        BadInput: an unknown figure, a resolution that is not above 0, ``sigma`` of a result without it.
+        BadInput: an unknown figure, a resolution that is not above 0, ``sigma`` of a result without one.
 
     Example:
         >>> from phaseloom.spec import call

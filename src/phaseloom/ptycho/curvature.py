@@ -96,10 +96,12 @@ def incident_waves(model: Ptychography, /) -> Beams:
 
 
 @torch.no_grad()
-def sum_illumination(model: Ptychography, waves: Beams, /) -> Float[Tensor, "slice v u"]:
+def sum_illumination(
+    model: Ptychography, waves: Beams, /, *, weights: Float[Tensor, " n"] | None = None
+) -> Float[Tensor, "slice v u"]:
     """What all patterns together throw on each pixel of the object: sum of ``|wave|^2``.
 
-    The beam is correlated with where it went.
+    The beam is correlated with where it went, each time with a weight of ``weights``, by default one.
     """
     reach = ScannedArea.of(model)
     first = waves[0][0]
@@ -107,7 +109,8 @@ def sum_illumination(model: Ptychography, waves: Beams, /) -> Float[Tensor, "sli
     out = first.real.new_zeros(len(first), *model.scan.canvas.shape)
     for wave, members in waves:
         hits = first.real.new_zeros(reach.room[0] * reach.room[1])
-        hits.index_add_(0, at[members], hits.new_ones(len(members)))
+        each = hits.new_ones(len(members)) if weights is None else weights[members].to(hits)
+        hits.index_add_(0, at[members], each)
         beam = torch.fft.rfft2(wave.abs().square().sum(1), s=reach.room)
         lit = torch.fft.irfft2(beam.mul_(torch.fft.rfft2(hits.view(reach.room))), s=reach.room)
         out[(..., *reach.inside)] += lit[:, : reach.height, : reach.width].clamp_(min=0)
@@ -123,10 +126,10 @@ illumination: single pixels of few electrons scatter too much."""
 def sum_exit_light(model: Ptychography, waves: Beams, /) -> Float[Tensor, "slice v u"]:
     """Counts that leave each pixel of each slice in all patterns together.
 
-    It is the illumination times the local square of the modulus of the object, and times that of the other
-    slices on average: a probe may hold more power than is counted, if the object takes it away.
+    It is the illumination, by the intensity of each shot, times the local square of the modulus of the
+    object, and times that of the other slices on average: a probe may hold more power than is counted, if the object takes it away.
     """
-    light = sum_illumination(model, waves)
+    light = sum_illumination(model, waves, weights=model.detector.weights)
     share = model.object.occupancy[:, None, None, None]
     square = (model.object.transmission().abs().square() * share).sum(0)
     lit = light[0] > 0.5 * light[0].max()
