@@ -2,9 +2,10 @@
 
     python -m benchmarks.bound --out benchmarks/results/bound-DATE.json
 
-Positions are exact and do not move, the probe starts right and is free, the noise is Poisson with an incident
-beam of so many electrons. The bound is ``1 / sqrt(2 W)`` with the true probe, ``W`` electrons on a pixel in all;
-the error is that of the phase in the scan's box less 8 pixels, after shift, constant and ramp are removed.
+Positions are exact and do not move, the probe starts right and is free, the noise is Poisson with
+an incident beam of so many electrons. The bound is ``1 / sqrt(2 W)`` with the true probe, ``W``
+electrons on a pixel in all; the error is that of the phase in the scan's box less 8 pixels, after
+shift, constant and ramp are removed.
 """
 
 import argparse

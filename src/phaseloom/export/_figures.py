@@ -59,9 +59,10 @@ def figures(
         result: a run, finished or not.
         folder: created where it does not exist.
         of: any of ``report`` (one page of all), ``phase``, ``amplitude``, ``sigma`` (standard deviation of
-            the phase), ``slices`` (with sections along the beam), ``states`` (of the object), ``probe``
-            (modes and the beam along its axis), ``positions``, ``tilts``, ``refined`` (thickness, tilt and more over
-            the epochs), ``losses``, ``forward`` (modelled patterns against measured ones).
+            the phase), ``slices`` (with sections along the beam), ``states`` (of the object),
+            ``probe`` (modes and the beam along its axis), ``positions``, ``tilts``, ``refined``
+            (thickness, tilt and more over the epochs), ``losses``, ``forward`` (modelled patterns
+            against measured ones).
         format: of the files.
         dpi: dots per inch: a page is some 15 inches wide.
 

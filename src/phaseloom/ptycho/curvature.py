@@ -127,7 +127,8 @@ def sum_exit_light(model: Ptychography, waves: Beams, /) -> Float[Tensor, "slice
     """Counts that leave each pixel of each slice in all patterns together.
 
     It is the illumination, by the intensity of each shot, times the local square of the modulus of the
-    object, and times that of the other slices on average: a probe may hold more power than is counted, if the object takes it away.
+    object, and times that of the other slices on average: a probe may hold more power than is
+    counted, if the object takes it away.
     """
     light = sum_illumination(model, waves, weights=model.detector.weights)
     share = model.object.occupancy[:, None, None, None]
