@@ -37,19 +37,23 @@ def tiny(defocus: float = 60.0, *, background: float = 0.0, dose: float = 1e4) -
     inner = np.zeros(model.scan.canvas.shape)
     y, x = (min(a, b) for a, b in zip(inner.shape, truth.shape[-2:], strict=True))
     inner[:y, :x] = truth.reshape(truth.shape[-2:])[:y, :x]
-    model.object.set_transmission(torch.polar(torch.ones(inner.shape), torch.tensor(inner).float())[None, None])
+    model.object.set_transmission(
+        torch.polar(torch.ones(inner.shape), torch.tensor(inner).float())[None, None]
+    )
     return model, scan
 
 
 def invert_fisher_matrix(model: Ptychography) -> np.ndarray:
-    """True standard deviation of the phase of each pixel; frequencies that cannot be measured are left out."""
+    """True standard deviation of the phase of each pixel, without what cannot be measured."""
     shape = model.scan.canvas.shape
     count = shape[0] * shape[1]
     index = torch.arange(len(model.scan.start))
     place, rest = model.scan(index)
     probe = model.probe(rest).to(torch.complex128)
     wave = model.object.transmission().to(torch.complex128)[0, 0]
-    transform = torch.fft.fft2(torch.eye(WINDOW**2).view(-1, WINDOW, WINDOW), norm="ortho").view(-1, WINDOW**2)
+    transform = torch.fft.fft2(torch.eye(WINDOW**2).view(-1, WINDOW, WINDOW), norm="ortho").view(
+        -1, WINDOW**2
+    )
     transform = transform.to(torch.complex128)
     fisher = torch.zeros(count, count, dtype=torch.float64)
     numbers = torch.arange(count).view(shape)

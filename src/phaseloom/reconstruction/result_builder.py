@@ -176,7 +176,7 @@ def build_result(job: Underway, /) -> Result:
         title=job.recipe.title or job.scan.metadata.get("title", "") or job.recipe.file.stem,
         examples=_examples(job),
         advice=[advice for advice in job.advice() if not said.includes(advice)],
-        uncertainty=estimate_uncertainty(job),
+        uncertainty=estimate_uncertainty(job, verdict=said.verdict),
     )
 
 

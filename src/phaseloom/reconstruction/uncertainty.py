@@ -25,6 +25,7 @@ from jaxtyping import Complex, Float
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from phaseloom.errors import BadInput
+from phaseloom.fitting.outcome import Verdict
 from phaseloom.metrics.phase import remove_plane_wave
 from phaseloom.ptycho import noise
 from phaseloom.ptycho.curvature import (
@@ -39,6 +40,7 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction.level import Level, fit_level
 from phaseloom.reconstruction.recipe import Reconstruct, ScheduledRate
 from phaseloom.result import Uncertainty
+from phaseloom.spec import Call
 from phaseloom.units import LENGTH
 
 __all__ = [
@@ -86,6 +88,15 @@ PATTERNS_TO_CHECK = 64
 PIXELS_OF_DRAWN_VARIANCE = 2.0
 """Standard deviation, pixels, by which the variance of few draws is blurred."""
 
+RATES_OF_DRAWS = 0.25
+"""Share of the rates of a run with which a draw is fitted, and updates in an epoch of it, see below."""
+
+UPDATES_OF_DRAWS = 8
+"""Large batches and small rates: in few epochs the noise of small batches is not averaged away.
+
+On S the draws scatter by 0.0156 rad at 1e4 electrons and 0.0059 at 1e5, where the errors are 0.016 and
+0.0061; four epochs of small batches at whole rates gave 0.0162 and 0.0090."""
+
 MIN_DRAWS = 2
 """Draws below which nothing scatters."""
 
@@ -108,6 +119,8 @@ class LowerBound(StrEnum):
     """Part of the contrast is lost."""
     UNMEASURED_FREQUENCIES = "unmeasured_frequencies"
     """The patterns do not tell of some frequencies of the object: these keep their start."""
+    NOT_CONVERGED = "not_converged"
+    """What the fit has not found yet is an error too."""
 
 
 class NoMap(StrEnum):
@@ -116,6 +129,8 @@ class NoMap(StrEnum):
     NO_NOISE_MODEL = "no_noise_model"
     COUNTS_NOT_WHOLE = "counts_not_whole"
     BIASED_LIKELIHOOD = "biased_likelihood"
+    NO_EPOCH = "no_epoch"
+    """The object is that of the start."""
     NOT_FINITE = "not_finite"
 
 
@@ -131,19 +146,19 @@ class RunState(Protocol):
         ...
 
 
-def estimate_uncertainty(job: RunState, /) -> Uncertainty:
+def estimate_uncertainty(job: RunState, /, *, verdict: Verdict | None = None) -> Uncertainty:
     """The map of the standard deviation of the phase by counting, with the reasons why it is a lower bound.
 
     Args:
         job: as it stands.
+        verdict: of the run, if it was judged.
 
     Returns:
         An uncertainty without a map (``sigma`` is ``None``) but with the reason (``missing``), where counts
         are not whole numbers, or are not compared by a likelihood that is known not to be biased.
     """
     counts = MeanCounts.of(job.level)
-    refused = _refuse(job.level, counts)
-    if refused:
+    if refused := _refuse(job.level, counts):
         code, sentence = refused
         return Uncertainty(missing=sentence, missing_code=code.value)
     model = job.model
@@ -165,6 +180,8 @@ def estimate_uncertainty(job: RunState, /) -> Uncertainty:
         return Uncertainty(missing="the illumination is not finite", missing_code=NoMap.NOT_FINITE.value)
     loss = _last_loss(job)
     reasons = find_reasons(job, information, counts)
+    if verdict not in (None, Verdict.CONVERGED, Verdict.LEVELLED, Verdict.NOT_JUDGED):
+        reasons[LowerBound.NOT_CONVERGED] = f"the verdict of the run is {verdict.replace('_', ' ')}"
     return Uncertainty(
         sigma=sigma.astype(np.float32),
         pixel=float(np.median(sigma[:, core])),
@@ -249,6 +266,8 @@ def _refuse(level: Level, counts: MeanCounts) -> tuple[NoMap, str] | None:
             "pixels below one), by more than the noise: take noise: poisson"
         )
         return NoMap.BIASED_LIKELIHOOD, text
+    if not level.progress.history:
+        return NoMap.NO_EPOCH, "no epoch was done: run the reconstruction first"
     return None
 
 
@@ -445,14 +464,16 @@ def draw_results(
     /,
     *,
     count: int = 8,
-    epochs: int = 4,
+    epochs: int = 8,
     seed: int = 0,
     watch: Callable[[int], Any] = lambda number: None,
 ) -> Draws:
     """Draw counts from the model of a run, and continue its fit on each draw for a few epochs.
 
     It is a parametric bootstrap (Efron and Tibshirani 1993): the scatter holds what probe, positions and
-    all else with a rate add, and no error of the model. It costs ``count * epochs`` epochs.
+    all else with a rate add, and no error of the model. What a few epochs do not move, as the share of close
+    slices in their sum, hardly scatters. The epochs have large batches, and take about a third of the time
+    of those of a run: 8 draws cost as much as 22 epochs.
 
     Args:
         job: after its run.
@@ -466,7 +487,7 @@ def draw_results(
     """
     if count < MIN_DRAWS or epochs < 1:
         text = f"count: {count}, epochs: {epochs}"
-        raise BadInput("draw_results", text, "are too few: take 8 draws of 4 epochs")
+        raise BadInput("draw_results", text, "are too few: take 8 draws of 8 epochs")
     if refused := _refuse(job.level, MeanCounts.of(job.level)):
         raise BadInput("draw_results", refused[0].value, f"cannot draw: {refused[1]}")
     core = _find_core(sum_exit_light(job.model, incident_waves(job.model))[0].cpu().numpy())
@@ -477,7 +498,8 @@ def draw_results(
         watch(number)
         level = _draw_level(job, epochs, generator)
         everything = np.arange(len(level.scan)), np.arange(0)
-        deque(fit_level(level, _recipe_of_draws(job.recipe, epochs), everything, epochs + 1), maxlen=0)
+        recipe = _recipe_of_draws(job, epochs)
+        deque(fit_level(level, recipe, everything, epochs + 1, rate_factor=RATES_OF_DRAWS), maxlen=0)
         objects.append(_remove_gauge(_scale_object(level.model), reference, core))
     return Draws(reference, np.stack(objects), core)
 
@@ -502,7 +524,7 @@ def _draw_level(job: RunState, epochs: int, generator: torch.Generator) -> Level
     ]
     shown = job.model.detector.display(torch.cat(counts)).numpy()
     scan = replace(job.level.scan, counts=shown)
-    level = Level.of(_recipe_of_draws(job.recipe, epochs), scan, copy.deepcopy(job.model))
+    level = Level.of(_recipe_of_draws(job, epochs), scan, copy.deepcopy(job.model))
     level.progress.history = [dict(event) for event in job.level.progress.history[-1:]]
     level.progress.epoch = level.progress.coarse_epochs = (
         1  # the last epoch of the run: positions trust its loss
@@ -510,14 +532,24 @@ def _draw_level(job: RunState, epochs: int, generator: torch.Generator) -> Level
     return level
 
 
-def _recipe_of_draws(recipe: Reconstruct, epochs: int) -> Reconstruct:
-    """A recipe whose parts all move from the first epoch on, on all patterns."""
+def _recipe_of_draws(job: RunState, epochs: int) -> Reconstruct:
+    """A recipe whose parts all move from the first epoch on, on all patterns, in large batches."""
+    recipe = job.recipe
+    size = max(len(job.level.scan) // UPDATES_OF_DRAWS, 1)
+    batch = Call(recipe.batch.room, "random", {"size": size})
     rates = {
         name: rate.model_copy(update={"start": 1, "stop": None}) if isinstance(rate, ScheduledRate) else rate
         for name, rate in recipe.all_rates().items()
     }
     return recipe.model_copy(
-        update={"rates": rates, "changes": (), "epochs": epochs + 1, "holdout": 0.0, "outputs": ()}
+        update={
+            "rates": rates,
+            "changes": (),
+            "batch": batch,
+            "epochs": epochs + 1,
+            "holdout": 0.0,
+            "outputs": (),
+        }
     )
 
 
