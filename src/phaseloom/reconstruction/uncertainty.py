@@ -472,8 +472,8 @@ def draw_results(
 
     It is a parametric bootstrap (Efron and Tibshirani 1993): the scatter holds what probe, positions and
     all else with a rate add, and no error of the model. What a few epochs do not move, as the share of close
-    slices in their sum, hardly scatters. All patterns of a draw are in memory at once. The epochs have large batches, and take about a third of the time
-    of those of a run: 8 draws cost as much as 22 epochs.
+    slices in their sum, hardly scatters. All patterns of a draw are in memory at once. The epochs have large
+    batches, and take about a third of the time of those of a run: 8 draws cost as much as 22 epochs.
 
     Args:
         job: after its run.
