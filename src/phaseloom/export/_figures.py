@@ -70,7 +70,7 @@ def figures(
         The files.
 
     Raises:
-        BadInput: an unknown figure, a resolution that is not above 0, ``sigma`` of a result without one.
+        BadInput: an unknown figure, or a resolution that is not above 0.
 
     Example:
         >>> from phaseloom.spec import call

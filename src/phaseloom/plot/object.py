@@ -131,17 +131,17 @@ def object_amplitude(r: Result) -> Figure:
 def object_sigma(r: Result) -> Figure:
     """Standard deviation of the phase in radian, of draws where there are any; of several slices the mean.
 
-    Raises:
-        BadInput: the result has no map of it.
+    Of a result without it the reason is shown.
     """
     known = r.uncertainty
     sigma = None if known is None else known.sigma if known.drawn is None else known.drawn
+    figure = new_figure(6.4, 5.2)
     if sigma is None:
-        why = "of an earlier version" if known is None else known.missing
-        raise BadInput("plot.object_sigma", None, f"the result has no map of sigma: {why}")
+        why = "the result is of an earlier version" if known is None else known.missing
+        figure.text(0.5, 0.5, f"No map of sigma: {why}", ha="center", va="center", wrap=True)
+        return figure
     box, inside = _covered_box(r)
     shown = np.where(inside, sigma.mean(0)[box], np.nan)
-    figure = new_figure(6.4, 5.2)
     axes = figure.subplots()
     title = "Standard deviation of the phase" + (", mean of slices" if len(sigma) > 1 else "")
     top = limits(shown)[1]
