@@ -235,7 +235,7 @@ def main() -> None:
     for name, (dose, settings) in COVERAGE.items():
         few = given.draws if dose == 1e4 else max(2, given.draws // 3)
         rows = [
-            measure_coverage(dose, draw, draws=8 if draw <= 2 else 0, **settings)
+            measure_coverage(dose, draw, draws=8 if draw <= 2 and dose > 1e3 else 0, **settings)
             for draw in range(1, few + 1)
         ]
         found["coverage"][name] = {

@@ -235,6 +235,12 @@ class TestDraws:
         with pytest.raises(BadInput, match="too few"):
             draw_results(finished, count=1)
 
+    def test_few_electrons_are_refused(self, files, tree):
+        rng = np.random.default_rng(3)
+        thin = replace(files.scan, counts=rng.binomial(files.scan.counts.astype(int), 0.01))
+        with pytest.raises(BadInput, match="too few to draw from"):
+            draw_results(ended(files, tree, thin))
+
     def test_constant_ramp_and_shift_are_no_error(self):
         y, x = np.mgrid[:40, :40]
         phase = 0.3 * np.exp(-((y - 20) ** 2 + (x - 17) ** 2) / 18)

@@ -483,13 +483,18 @@ def draw_results(
         watch: is told the number of each draw when it begins, from 1.
 
     Raises:
-        BadInput: fewer than two draws, no epochs, or a run whose uncertainty is not known (`NoMap`).
+        BadInput: fewer than two draws, no epochs, a run whose uncertainty is not known (`NoMap`), or so few
+            electrons that steps are held back, and a draw would not be fitted by its end.
     """
     if count < MIN_DRAWS or epochs < 1:
         text = f"count: {count}, epochs: {epochs}"
         raise BadInput("draw_results", text, "are too few: take 8 draws of 8 epochs")
-    if refused := _refuse(job.level, MeanCounts.of(job.level)):
+    counts = MeanCounts.of(job.level)
+    if refused := _refuse(job.level, counts):
         raise BadInput("draw_results", refused[0].value, f"cannot draw: {refused[1]}")
+    if counts.bright < MIN_COUNTS:  # the error on S at 1e3 electrons was twice what draws scattered by
+        fix = f"are too few to draw from: take the map, or data with {MIN_COUNTS:.0f} counts or more"
+        raise BadInput("draw_results", f"{counts.bright:.2g} counts in a bright pixel", fix)
     core = _find_core(sum_exit_light(job.model, incident_waves(job.model))[0].cpu().numpy())
     reference = _scale_object(job.model)
     generator = torch.Generator().manual_seed(seed)
