@@ -73,7 +73,8 @@ MAX_BACKGROUND = 0.02
 MAX_LOSS_OF_NOISE = 1.02
 """Loss, in units of shot noise, above which the fit or the model lacks something.
 
-Runs of S end at 0.96 to 0.98 with 1e3 to 1e5 electrons, and at 1.03 with 1e6, where errors are 1.7 times the map."""
+Runs of S end at 0.96 to 0.98 with 1e3 to 1e5 electrons, and at 1.03 with 1e6, where errors are 1.7 times
+the map."""
 
 MIN_COUNTS = 25.0
 """Counts in a bright pixel below which the contrast of the object is lost in part: 2 % at 53, 18 % at 5."""
