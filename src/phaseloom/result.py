@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,7 +19,7 @@ from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.renames import renamed_attribute
 from phaseloom.units import HC_SI
 
-__all__ = ["Drift", "Provenance", "Result", "is_result", "load"]
+__all__ = ["Drift", "Provenance", "Result", "Uncertainty", "is_result", "load"]
 
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
 _ARRAYS += ("object_modes", "occupancies", "tilts", "descan", "heights", "heights_start")
@@ -92,6 +93,74 @@ class Drift:
 
 
 @dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """The standard deviation of the phase, or why it is not known (`phaseloom.reconstruction.uncertainty`).
+
+    Attributes:
+        sigma: ``(slice, y, x)`` by counting, radian; NaN where no beam went; ``None``: not known.
+        pixel: median over the lit core, radian.
+        mean: the same of a mean over 5 x 5 pixels.
+        kappa: share of the information on the phase that background, masked and missing pixels leave.
+        excess: square root of the loss where that is above one: the factor on sigma that covers a model error
+            which is spread as noise is.
+        reasons: why sigma is a lower bound: clauses by their codes
+            (`phaseloom.reconstruction.uncertainty.LowerBound`).
+        missing: why there is no map, a clause; empty where there is one.
+        missing_code: the same as a code (`phaseloom.reconstruction.uncertainty.NoMap`).
+        drawn: ``(slice, y, x)`` standard deviation over draws, smoothed; ``None``: none were asked for.
+        draws: number of draws.
+        drawn_pixel, drawn_mean: as ``pixel`` and ``mean``, of the draws.
+    """
+
+    sigma: np.ndarray | None = None
+    pixel: float = math.nan
+    mean: float = math.nan
+    kappa: float = math.nan
+    excess: float = math.nan
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    missing: str = ""
+    missing_code: str = ""
+    drawn: np.ndarray | None = None
+    draws: int = 0
+    drawn_pixel: float = math.nan
+    drawn_mean: float = math.nan
+
+    @property
+    def scaled(self) -> np.ndarray | None:
+        """``sigma`` times ``excess``: the map with the model error, where the loss shows one."""
+        return None if self.sigma is None else self.sigma * self.excess
+
+    def __str__(self) -> str:
+        """One sentence.
+
+        Example:
+            >>> print(Uncertainty(np.full((1, 8, 8), 0.02), 0.02, 0.005, excess=1.0))
+            phase ±0.02 rad per pixel, ±0.005 over 5 x 5 pixels
+        """
+        drawn = (
+            f"{self.draws} draws: {_format_sigma(self.drawn_pixel, self.drawn_mean)}" if self.draws else ""
+        )
+        if self.sigma is None:
+            return "; ".join(part for part in (f"phase: no error bar, as {self.missing}", drawn) if part)
+        each = " and slice" if len(self.sigma) > 1 else ""
+        parts = [f"phase {_format_sigma(self.pixel, self.mean, each)}"]
+        if self.excess > EXCESS_TO_SHOW:
+            wide = self.pixel * self.excess
+            parts.append(f"±{wide:.2g} rad per pixel scaled by the root of the loss")
+        parts += [drawn] if drawn else []
+        parts += [f"lower bound because {', '.join(self.reasons.values())}"] if self.reasons else []
+        return "; ".join(parts)
+
+
+EXCESS_TO_SHOW = 1.05
+"""Factor for a model error from which the scaled sigma is named."""
+
+
+def _format_sigma(pixel: float, mean: float, each: str = "") -> str:
+    return f"±{pixel:.2g} rad per pixel{each}, ±{mean:.2g} over 5 x 5 pixels"
+
+
+@dataclass(frozen=True, eq=False)
 class Result:
     """A reconstruction as a value; lengths in angstrom, phases in radian.
 
@@ -131,6 +200,7 @@ class Result:
         examples: some measured and modelled patterns, for figures.
         advice: what the run should make its user do, in sentences.
         halves: ring correlation of two reconstructions from half of the counts each, if asked for.
+        uncertainty: of the phase; ``None`` in results of earlier versions.
     """
 
     object: np.ndarray
@@ -166,6 +236,15 @@ class Result:
     examples: Mapping[str, np.ndarray] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
     halves: RingCorrelation | None = None
+    uncertainty: Uncertainty | None = None
+
+    @property
+    def sigma(self) -> np.ndarray | None:
+        """Standard deviation of the phase by counting ``(slice, y, x)``, radian; ``None``: not known.
+
+        A lower bound where ``uncertainty.reasons`` has any.
+        """
+        return None if self.uncertainty is None else self.uncertainty.sigma
 
     @property
     def potential(self) -> np.ndarray:
@@ -298,6 +377,35 @@ def _write_h5(result: Result, path: Path) -> None:
             file.create_dataset(f"examples/{name}", data=array, compression="gzip")
         for name, array in ({} if result.halves is None else vars(result.halves)).items():
             file.create_dataset(f"halves/{name}", data=array)
+        if result.uncertainty is not None:
+            _write_uncertainty(result.uncertainty, file)
+
+
+_SIGMA_MAPS = {"sigma": "sigma", "drawn": "sigma_of_draws"}
+"""Attributes of an uncertainty that are data sets of a file, and their names there."""
+
+
+def _write_uncertainty(uncertainty: Uncertainty, file: Any) -> None:
+    """Maps beside the object, everything else as text; a map has the numbers that belong to it."""
+    about = {f.name: getattr(uncertainty, f.name) for f in fields(uncertainty) if f.name not in _SIGMA_MAPS}
+    file["uncertainty"] = json.dumps(about, default=_plain)
+    for name, place in _SIGMA_MAPS.items():
+        if (array := getattr(uncertainty, name)) is None:
+            continue
+        stored = file.create_dataset(place, data=array, compression="gzip" if array.size > 10_000 else None)
+        stored.attrs["units"] = "rad"
+    if uncertainty.sigma is not None:
+        about = {"kappa": uncertainty.kappa, "excess": uncertainty.excess}
+        file["sigma"].attrs.update(about | {"lower_bound": [*uncertainty.reasons]})
+
+
+def _read_uncertainty(file: Any) -> Uncertainty | None:
+    if "uncertainty" not in file:
+        return None
+    known = {f.name for f in fields(Uncertainty)}
+    about = {k: v for k, v in json.loads(file["uncertainty"].asstr()[()]).items() if k in known}
+    maps = {name: file[place][()] for name, place in _SIGMA_MAPS.items() if place in file}
+    return Uncertainty(**about, **maps)
 
 
 def _read(file: Any) -> Result:
@@ -318,6 +426,7 @@ def _read(file: Any) -> Result:
     known |= {name: file.attrs[name] for name in ("title", "stopped")}
     known |= {name: file.attrs.get(name, "") for name in ("verdict", "stop_reason", "verdict_code")}
     known["halves"] = _read_halves(file)
+    known["uncertainty"] = _read_uncertainty(file)
     known["thickness"] = float(file.attrs["thickness"])
     known["examples"] = {name: item[()] for name, item in file.get("examples", {}).items()}
     return Result(**known, recipe=file["recipe"].asstr()[()])
@@ -349,6 +458,9 @@ def _write_cxi(result: Result, path: Path) -> None:
                 [n * p * 1e-10 for n, p in zip(array.shape[-2:], result.pixel, strict=True)]
             )
             image.create_group("process_1")["command"] = "phaseloom reconstruct"
+        if result.sigma is not None:
+            place = "image_2/sigma_phase"
+            entry.create_dataset(place, data=result.sigma, compression="gzip").attrs["units"] = "rad"
         source = entry.create_group("instrument_1/source_1")
         source["wavelength"] = result.geometry.wavelength * 1e-10
         source["energy"] = HC_SI / (result.geometry.wavelength * 1e-10)

@@ -80,6 +80,12 @@ def reconstruct(
         bool,
         typer.Option("--halves", help="also reconstruct two halves of the counts, to measure the resolution"),
     ] = False,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=0, help="continue the fit on so many draws of counts from its model, to measure the error bar"
+        ),
+    ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
     """Reconstruct a phase image from a data file, a parameter file, or again from a result."""
@@ -99,7 +105,7 @@ def reconstruct(
         )
         folder = new_run_folder(out, recipe.title or recipe.file.stem)
         job = Job.begin(recipe, folder, check=check_splittable if halves else None)
-    run(job, quiet=quiet, halves=halves)
+    run(job, quiet=quiet, halves=halves, draws=draws)
 
 
 @app.command()
@@ -211,7 +217,7 @@ def demo(
         echo_lines(protocol.compare_with_truth(job, result))
 
 
-def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
+def run(job: Any, *, quiet: bool, halves: bool = False, draws: int = 0) -> Any:
     """Run a reconstruction to its end, print its verdict, and write result and report into its folder."""
     from phaseloom.fitting.distributed import team
     from phaseloom.reconstruction import preflight
@@ -223,6 +229,8 @@ def run(job: Any, *, quiet: bool, halves: bool = False) -> Any:
     result = _save(job, job.ended or job.result())
     if halves and team().broadcast(bool(result.history) and not job.progress.stop.is_interrupted):
         result = _save(job, _add_half_data_frc(job, result, quiet=quiet))
+    if draws and team().broadcast(bool(result.history) and not job.progress.stop.is_interrupted):
+        result = _save(job, _add_draws(job, result, draws))
     if team().is_main:
         _print_summary(job, result, printed_codes)
     team().barrier()
@@ -284,6 +292,21 @@ def _add_half_data_frc(job: Any, result: Any, *, quiet: bool) -> Any:
         typer.echo("halves: interrupted, so the result is without them")
     except BadInput as problem:
         typer.echo(f"halves: {problem}")
+    return result
+
+
+def _add_draws(job: Any, result: Any, count: int) -> Any:
+    """The result with the error bar of draws, or unchanged where these fail."""
+    from phaseloom.reconstruction.uncertainty import add_draws, draw_results
+
+    typer.echo(f"draws: {count} times a few epochs, on counts drawn from the model")
+    try:
+        drawn = draw_results(job, count=count, seed=job.recipe.seed)
+        return replace(result, uncertainty=add_draws(result.uncertainty, drawn))
+    except KeyboardInterrupt:
+        typer.echo("draws: interrupted, so the result is without them")
+    except BadInput as problem:
+        typer.echo(f"draws: {problem}")
     return result
 
 

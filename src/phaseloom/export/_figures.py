@@ -22,6 +22,7 @@ FIGURES: Mapping[str, "Callable[[Result], Figure]"] = {
     "report": plot.report,
     "phase": plot.object_phase,
     "amplitude": plot.object_amplitude,
+    "sigma": plot.object_sigma,
     "slices": plot.slices,
     "states": plot.object_modes,
     "probe": plot.probe_modes,
@@ -57,10 +58,11 @@ def figures(
     Args:
         result: a run, finished or not.
         folder: created where it does not exist.
-        of: any of ``report`` (one page of all), ``phase``, ``amplitude``, ``slices`` (with sections along the
-            beam), ``states`` (of the object), ``probe`` (modes and the beam along its axis), ``positions``,
-            ``tilts``, ``refined`` (thickness, tilt and more over the epochs), ``losses``, ``forward``
-            (modelled patterns against measured ones).
+        of: any of ``report`` (one page of all), ``phase``, ``amplitude``, ``sigma`` (standard deviation of
+            the phase), ``slices`` (with sections along the beam), ``states`` (of the object),
+            ``probe`` (modes and the beam along its axis), ``positions``, ``tilts``, ``refined``
+            (thickness, tilt and more over the epochs), ``losses``, ``forward`` (modelled patterns
+            against measured ones).
         format: of the files.
         dpi: dots per inch: a page is some 15 inches wide.
 

@@ -14,7 +14,7 @@ from phaseloom.result import Result
 
 __all__ = ["Bits", "Image", "stacks"]
 
-Image = Literal["phase", "amplitude", "probe"]
+Image = Literal["phase", "amplitude", "sigma", "probe"]
 Bits = Literal[8, 16, 32, "raw"]
 Dimensions = Literal[2, 3, 4]
 
@@ -40,7 +40,8 @@ def stacks(
     Args:
         result: a finished run.
         folder: created where it does not exist.
-        of: ``phase`` and ``amplitude`` of the object, or ``probe``: both of its modes.
+        of: ``phase`` and ``amplitude`` of the object, ``sigma`` (standard deviation of the phase, always a
+            stack of slices), or ``probe``: amplitude and phase of its modes.
         dimensions: 2: one image, phases summed (free of ramp) and amplitudes multiplied over slices; 3: a
             stack of slices; 4: ``(mode, slice, y, x)``, modes as time. Up to 3, modes of an object are
             averaged by their occupancy.
@@ -53,7 +54,7 @@ def stacks(
         The files.
 
     Raises:
-        BadInput: dimensions other than 2, 3 and 4.
+        BadInput: dimensions other than 2, 3 and 4, or ``sigma`` of a result without it.
         MissingExtra: tifffile is not installed.
 
     Example:
@@ -75,7 +76,12 @@ def stacks(
     field = "_crop" if crop else ""
     paths = []
     for kind in of:
-        images = _probe_images(result) if kind == "probe" else _object_images(result, kind, dimensions, crop)
+        if kind == "probe":
+            images = _probe_images(result)
+        elif kind == "sigma":
+            images = _sigma_images(result, crop)
+        else:
+            images = _object_images(result, kind, dimensions, crop)
         for name, image, unit in images:
             path = folder / f"{name}{'' if kind == 'probe' else field}{end}.tif"
             _write_image(path, image, unit, result, bits)
@@ -111,6 +117,14 @@ def _average_modes(result: Result, kind: Image) -> np.ndarray:
     each = _object_values(result, kind)
     weights = np.ones(len(each)) if result.occupancies is None else result.occupancies
     return np.average(each, axis=0, weights=weights)
+
+
+def _sigma_images(result: Result, crop: bool) -> Iterator[tuple[str, np.ndarray, str]]:
+    """The standard deviation of the phase of each slice; zero where no beam went."""
+    if result.sigma is None:
+        raise BadInput("export.stacks: of", "sigma", "is not known of this result: leave it out")
+    window = result.window if crop else (slice(None), slice(None))
+    yield "sigma_slices", np.nan_to_num(result.sigma[(..., *window)], posinf=0.0), "rad"
 
 
 def _probe_images(result: Result) -> Iterator[tuple[str, np.ndarray, str]]:

@@ -13,7 +13,7 @@ from phaseloom.plot.browse import browse, compare
 from phaseloom.plot.gui import slide, watching
 from phaseloom.plot.histories import losses, refined_parameters
 from phaseloom.plot.live import Live
-from phaseloom.plot.object import object_amplitude, object_modes, object_phase, slices
+from phaseloom.plot.object import object_amplitude, object_modes, object_phase, object_sigma, slices
 from phaseloom.plot.probe import probe_modes
 from phaseloom.plot.report import comparison, report
 from phaseloom.plot.scan import forward, scan_overview
@@ -32,6 +32,7 @@ __all__ = [
     "object_amplitude",
     "object_modes",
     "object_phase",
+    "object_sigma",
     "positions",
     "probe_modes",
     "refined_parameters",

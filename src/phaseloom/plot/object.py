@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["ObjectField", "object_amplitude", "object_modes", "object_phase", "slice_depths", "slices"]
-__all__ += ["spread_indices"]
+__all__ = ["ObjectField", "object_amplitude", "object_modes", "object_phase", "object_sigma"]
+__all__ += ["slice_depths", "slices", "spread_indices"]
 
 PHASE_COLOURS = "viridis"
 SLICES_ABREAST = 6
@@ -125,6 +125,28 @@ def object_amplitude(r: Result) -> Figure:
     """Amplitude of the object's transmission, the product over slices."""
     figure = new_figure(6.4, 5.2)
     draw_amplitude(figure.subplots(), r, ObjectField.of(r))
+    return figure
+
+
+def object_sigma(r: Result) -> Figure:
+    """Standard deviation of the phase in radian, of draws where there are any; of several slices the mean.
+
+    Of a result without it the reason is shown.
+    """
+    known = r.uncertainty
+    sigma = None if known is None else known.sigma if known.drawn is None else known.drawn
+    figure = new_figure(6.4, 5.2)
+    if sigma is None:
+        why = "the result is of an earlier version" if known is None else known.missing
+        figure.text(0.5, 0.5, f"No map of sigma: {why}", ha="center", va="center", wrap=True)
+        return figure
+    box, inside = _covered_box(r)
+    shown = np.where(inside, sigma.mean(0)[box], np.nan)
+    axes = figure.subplots()
+    title = "Standard deviation of the phase" + (", mean of slices" if len(sigma) > 1 else "")
+    top = limits(shown)[1]
+    drawn = image(axes, shown, pixel=r.pixel, title=title, cmap="magma", vmin=0, vmax=top)
+    colour_bar(axes, drawn, "sigma (rad)")
     return figure
 
 

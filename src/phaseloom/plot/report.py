@@ -73,6 +73,8 @@ def report(r: Result) -> Figure:
     facts = _facts_text(r)
     verdict = _wrap_lines([r.verdict] if r.verdict else [], "")
     advice = _wrap_lines(r.advice, "▲ ")
+    if r.uncertainty is not None:
+        advice = [*_wrap_lines([f"Error bar: {r.uncertainty}"], ""), *advice]
     heights = {
         "verdict": ADVICE_LINE_HEIGHT * len(verdict) + 0.1 if verdict else 0,
         "advice": ADVICE_LINE_HEIGHT * len(advice) + 0.15 if advice else 0,

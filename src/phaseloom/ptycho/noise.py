@@ -6,6 +6,7 @@ A new noise model is one function here and its name in ``__all__``. Its slope is
 stands in `with_slope`.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -224,6 +225,25 @@ def mean_divergence(divergence: Divergence, rate: Float[Tensor, " pixel"], /) ->
     true, seen = torch.broadcast_tensors(rate[:, None], n)
     chance = torch.exp(torch.xlogy(seen, true) - true - torch.lgamma(seen + 1))
     return (chance * divergence(true, seen)).sum(1)
+
+
+def find_floor(divergence: Divergence, /) -> float | None:
+    """Counts that `poisson` or `amplitude` adds to model and counts; ``None`` of another noise model.
+
+    Example:
+        >>> find_floor(partial(amplitude, floor=0.375)), find_floor(poisson), find_floor(gaussian)
+        (0.375, 0.01, None)
+    """
+    function = divergence.func if isinstance(divergence, partial) else divergence
+    if function not in (amplitude, poisson):
+        return None
+    knobs = divergence.keywords if isinstance(divergence, partial) else {}
+    return float(knobs.get("floor", inspect.signature(function).parameters["floor"].default))
+
+
+def is_amplitude(divergence: Divergence, /) -> bool:
+    """Whether a noise model compares amplitudes."""
+    return (divergence.func if isinstance(divergence, partial) else divergence) is amplitude
 
 
 def _check_knob(name: str, value: float, *, least: float) -> None:

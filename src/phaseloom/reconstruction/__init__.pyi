@@ -10,4 +10,5 @@ from . import recipe as recipe
 from . import result_builder as result_builder
 from . import run_folder as run_folder
 from . import start as start
+from . import uncertainty as uncertainty
 from . import warm_start as warm_start

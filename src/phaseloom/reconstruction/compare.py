@@ -38,6 +38,11 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
         f"resolution (1/7, full period):       {_format_length(correlation.resolution('one-seventh'))}",
         f"phase difference, rms:               {float(np.sqrt((difference**2).mean())):.4f} rad",
     ]
+    lines += [
+        f"error bar of the {name}:{' ' * (22 - len(name))}{one.uncertainty}"
+        for name, one in (("first", a), ("second", b))
+        if one.uncertainty is not None
+    ]
     if likeness < 0.5:
         lines.append(
             "NOTE the pictures hardly agree: is one of them transposed, flipped or of another place?"

@@ -30,6 +30,7 @@ from phaseloom.reconstruction import evidence
 from phaseloom.reconstruction.level import Level
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import Start
+from phaseloom.reconstruction.uncertainty import estimate_uncertainty
 from phaseloom.result import Provenance, Result
 from phaseloom.spec import Call
 from phaseloom.units import LENGTH
@@ -175,6 +176,7 @@ def build_result(job: Underway, /) -> Result:
         title=job.recipe.title or job.scan.metadata.get("title", "") or job.recipe.file.stem,
         examples=_examples(job),
         advice=[advice for advice in job.advice() if not said.includes(advice)],
+        uncertainty=estimate_uncertainty(job, verdict=said.verdict),
     )
 
 
@@ -229,7 +231,8 @@ def summary_lines(result: Result, /) -> list[str]:
     shown = ("loss", "hold-out") if "chi^2" in facts else ()
     facts |= {name: f"{value:.4g}" for name, value in result.metrics.items() if name not in shown}
     verdict = result.verdict or "none: the result is of an earlier version"
-    return [f"verdict: {verdict}", *(f"  {name:32s} {value}" for name, value in facts.items())]
+    error = [] if result.uncertainty is None else [f"error bar: {result.uncertainty}"]
+    return [f"verdict: {verdict}", *(f"  {name:32s} {value}" for name, value in facts.items()), *error]
 
 
 def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:

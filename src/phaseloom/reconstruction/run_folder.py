@@ -58,13 +58,18 @@ def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float) -> Non
 
 
 def save_result(result: Result, folder: Path, /, *, figures: bool = False) -> None:
-    """Write ``result.h5``, and on request ``report.png`` and ``phase.png``: the one place that does."""
+    """Write ``result.h5``, and on request its figures: the one place that does.
+
+    Figures are ``report.png``, ``phase.png`` and, where sigma is known, ``sigma.png``.
+    """
     result.save(folder / "result.h5")
     if figures:
         from phaseloom import plot
 
         plot.save(plot.report(result), folder / "report.png")
         plot.save(plot.object_phase(result), folder / "phase.png")
+        if result.sigma is not None:
+            plot.save(plot.object_sigma(result), folder / "sigma.png")
 
 
 def hash_setup(scan: Scan4D, /) -> str:
