@@ -63,6 +63,12 @@ def recipe(defocus: float = DEFOCUS, **settings) -> Reconstruct:
         ({"agreement": 0.1}, Verdict.DOUBTFUL, "correlation 0.10"),
         ({"agreement": -0.9}, None, ""),  # its twin
         ({"agreement": 0.9, "defocus": -100.0}, None, ""),  # made up for by the probe
+        ({"agreement": 0.9, "step": 0.85}, None, ""),  # held by what was stated, and may be noise
+        (
+            {"agreement": 0.9, "step": 0.85, "contradicts_step": True},
+            Verdict.WRONG_START,
+            "but for its scale",
+        ),
         ({"agreement": 0.1, "gain": 40.0}, None, ""),  # a direct image that knows nothing
         ({"stated": None, "defocus": None, "transposed": None}, None, ""),
     ],
@@ -80,6 +86,7 @@ def test_what_a_comparison_says(changed, verdict, says):
         (prepare.transpose, DEFOCUS, "transposed"),
         (lambda scan: prepare.rotate(scan, angle=math.radians(15)), DEFOCUS, "turned by -1"),
         (lambda scan: scan, -DEFOCUS, "opposite sign"),
+        (lambda scan: prepare.scale(scan, factor=0.8), DEFOCUS, "as long"),
         (lambda scan: scan, DEFOCUS + 3 * DEPTH_OF_FOCUS, "more defocus"),
     ],
 )

@@ -49,6 +49,9 @@ MIN_GAIN_OF_FREE_STEP = 8.0
 """What a step that nothing holds must explain more than the stated one, to be taken, in units of the error of
 the model: what a deviation of nearly three `STEP_TOLERANCE` costs."""
 
+STEPS_TO_SEARCH = (0.7, 0.84, 1.19, 1.41)
+"""Factors on a step that is wrong altogether, with which orientation, rotation and defocus are searched."""
+
 MIN_CORRECTION_OF_FREE_STEP = 0.06
 """Share by which it must differ: what is nearer may be the bias of a strong object."""
 
@@ -150,29 +153,59 @@ def fit_optics(
         best = replace(best, focal_spread=FIRST_FOCAL_SPREAD * depth_of_focus)
     best = _climb(more, best, names, amplitude=True)
     free = _free_step(more, best, names) if "step" in names else None
-    best = best if free is None else free
+    if free is not None:
+        starts = [replace(optics, orientation=way) for way in orientations]
+        best = _search_steps(few, more, starts, free, names=names, largest_defocus=largest_defocus)
+        fitted.insert(0, Candidate(best, compute_explained_share(more, best)))
     distinct: list[Candidate] = []
     for one in fitted:
         if not any(_is_same(one.optics, other.optics) for other in distinct):
             distinct.append(one)
     everything = (*fitted, *places[CANDIDATES_TO_FIT:])
-    margin = math.inf
-    gain = math.inf
-    if len(distinct) > 1:
-        numbers = len(more.frequency) * len(more.place)
-        first, second = (one.explained for one in distinct[:2])
-        margin = (1 - second) / max(1 - first, 1e-9)
-        gain = (margin - 1) * numbers
+    margin = _measure_margin(distinct)
     return OpticsFit(
         optics=best,
         explained=compute_explained_share(more, best),
         rivals=tuple(distinct[1:]),
         margin=margin,
-        gain=gain,
+        gain=(margin - 1) * len(more.frequency) * len(more.place),
         errors=_estimate_errors(more, best, names, is_step_free=free is not None),
         candidates=everything,
         is_step_free=free is not None,
     )
+
+
+def _measure_margin(distinct: Sequence[Candidate]) -> float:
+    """What the second candidate leaves unexplained over what the first does; infinite without a second."""
+    if len(distinct) < 2:
+        return math.inf
+    first, second = (one.explained for one in distinct[:2])
+    return (1 - second) / max(1 - first, 1e-9)
+
+
+def _search_steps(
+    few: Spectrum,
+    more: Spectrum,
+    starts: Sequence[LinearOptics],
+    found: LinearOptics,
+    *,
+    names: Sequence[str],
+    largest_defocus: float,
+) -> LinearOptics:
+    """The optics that explain most from any step: a wrong one may have led the search to a wrong defocus."""
+    places: list[Candidate] = []
+    for start in starts:
+        for factor in STEPS_TO_SEARCH:
+            there = replace(start, step=factor)
+            places += search_optics(few, there, largest_defocus=factor * largest_defocus)
+    places.sort(key=lambda one: -one.explained)
+    first = [name for name in (*FIRST_NAMES, "step") if name in names]
+    free: dict[str, Any] = {"amplitude": True, "step_tolerance": math.inf}
+    tried = [_climb(few, one.optics, first, **free) for one in places[:CANDIDATES_TO_FIT]]
+    best = max(tried, key=lambda one: compute_explained_share(more, one, amplitude=True))
+    best = replace(best, focal_spread=found.focal_spread)
+    both = [found, _climb(more, best, names, **free)]
+    return max(both, key=lambda one: compute_explained_share(more, one, amplitude=True))
 
 
 def _free_step(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> LinearOptics | None:

@@ -56,6 +56,7 @@ class Comparison:
         agreement: correlation of both phases.
         gain: in deviance of the linear fit on its runner-up.
         depth_of_focus: angstrom.
+        contradicts_step: whether the linear fit found that the step of the run is wrong altogether.
     """
 
     transposed: bool | None
@@ -66,6 +67,7 @@ class Comparison:
     agreement: float
     gain: float
     depth_of_focus: float
+    contradicts_step: bool = False
 
 
 def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: DirectResult, /) -> Comparison:
@@ -91,6 +93,7 @@ def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: D
         agreement=_correlate(model, image),
         gain=math.inf if fit is None else fit.gain,
         depth_of_focus=depth,
+        contradicts_step=fit is not None and fit.is_step_free,
     )
 
 
@@ -118,9 +121,15 @@ def find_doubts(found: Comparison, /) -> tuple[Doubt, ...]:
     Args:
         found: of `compare_with_direct_image`.
     """
-    if found.gain < MIN_GAIN_OF_WITNESS or abs(found.agreement) > MIN_AGREEMENT_TO_CONFIRM:
-        return ()  # it knows nothing, or a probe of free pixels made up for what was stated wrongly
-    causes = [_doubt_orientation(found), _doubt_defocus(found), _doubt_step(found)]
+    if found.gain < MIN_GAIN_OF_WITNESS:
+        return ()  # it knows nothing
+    step = _doubt_step(found)
+    if (
+        abs(found.agreement) > MIN_AGREEMENT_TO_CONFIRM
+    ):  # a free probe made up for optics that are stated wrongly
+        text = f"the image is right but for its scale: the direct image wants {step}"
+        return (Doubt(Verdict.WRONG_START, text),) if step and found.contradicts_step else ()
+    causes = [_doubt_orientation(found), _doubt_defocus(found), step]
     doubts = [Doubt(Verdict.WRONG_START, f"the direct image wants {cause}") for cause in causes if cause]
     if abs(found.agreement) < MIN_AGREEMENT:
         text = f"the phase is not that of the direct image (correlation {found.agreement:.2f})"
@@ -134,7 +143,8 @@ def is_confirmed(found: Comparison, /) -> bool:
     Args:
         found: of `compare_with_direct_image`.
     """
-    return found.gain >= MIN_GAIN_OF_WITNESS and found.agreement > MIN_AGREEMENT_TO_CONFIRM
+    sure = found.gain >= MIN_GAIN_OF_WITNESS and not found.contradicts_step
+    return sure and found.agreement > MIN_AGREEMENT_TO_CONFIRM
 
 
 def _doubt_orientation(found: Comparison) -> str:
