@@ -15,7 +15,7 @@ from phaseloom.data.descan import measure_deflections
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import measure_centres_of_mass
-from phaseloom.direct.fit import STEP_TOLERANCE, fit_optics
+from phaseloom.direct.fit import STEP_TOLERANCE, are_pixels_coarse, fit_optics, refine_optics
 from phaseloom.direct.reconstruct import (
     PHOTON_NOTE,
     _describe_explained_share,
@@ -313,3 +313,21 @@ def test_direct_images_of_photons_say_what_they_are_made_for():
     known = {"aberrations": {"defocus": 100.0}, "fit": False}
     assert PHOTON_NOTE in reconstruct_scan(photons, **known).lines()
     assert PHOTON_NOTE not in reconstruct_scan(scan, **known).lines()
+
+
+@pytest.mark.medium
+def test_a_large_defocus_is_refined_on_fine_pixels():
+    phase = simulate.atoms((128, 128), 0.4, peak=0.2, seed=1)
+    beam = {"energy": 80e3, "semiangle": SEMIANGLE, "defocus": 400.0, "window": 64, "dose": 3e3}
+    scan, _ = simulate.electron_scan(phase, 0.4, simulate.raster(GRID, STEP) + 13.0, **beam)
+    scan = replace(scan, grid=GRID, oriented=False, probe=None)
+    survey = survey_disk(scan)
+    optics = LinearOptics(scan.geometry.wavelength, SEMIANGLE, angle=SEMIANGLE / survey.semiangle(scan))
+    coarse = survey.measure(scan, pixels=100).transform()
+    found = fit_optics(coarse, optics, largest_defocus=500.0)
+    assert are_pixels_coarse(coarse, found.optics)
+    fine = refine_optics(survey.measure(scan, pixels=500).transform(), found)
+    names = ("C12a", "C12b")
+    before, after = (math.hypot(*(one.optics.aberrations[n] for n in names)) for one in (found, fine))
+    assert after < min(6.0, before)
+    assert abs(abs(fine.optics.defocus) - 400.0) < 10

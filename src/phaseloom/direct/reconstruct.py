@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import BrightField, Spectrum, measure_centres_of_mass
-from phaseloom.direct.fit import OpticsFit, fit_optics
+from phaseloom.direct.fit import OpticsFit, are_pixels_coarse, fit_optics, refine_optics
 from phaseloom.direct.grid import ImageGrid, choose_image_grid
 from phaseloom.direct.solve import (
     DECONVOLUTION_RIDGE,
@@ -221,13 +221,11 @@ def reconstruct_scan(
             notes.append(
                 f"the disk has {ANGLE.show(found)}: pixels are scaled to the {ANGLE.show(semiangle)} given"
             )
+    bright = survey.measure(scan, pixels=pixels)
     fitted = None
     if fit:
-        coarse = survey.measure(scan).transform()
-        largest = find_largest_defocus(scan, float(optics.semiangle))
-        fitted = fit_optics(coarse, replace(optics, aberrations={}), largest_defocus=largest)
+        fitted = _fit_optics(scan, survey, replace(optics, aberrations={}), bright)
         optics = fitted.optics
-    bright = survey.measure(scan, pixels=pixels)
     if method == DirectMethod.CENTRE_OF_MASS:
         bright = replace(bright, deflection=_measure_deflections(scan, survey))
     spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample)
@@ -261,6 +259,16 @@ def reconstruct_scan(
         deflection=None if bright.deflection is None else _turn_deflections(optics, bright.deflection),
         notes=tuple(notes),
     )
+
+
+def _fit_optics(scan: Scan4D, survey: DiskSurvey, optics: LinearOptics, bright: BrightField) -> OpticsFit:
+    """Fit optics on coarse pixels, and once more on those of the image where they are too coarse."""
+    coarse = survey.measure(scan).transform()
+    largest = find_largest_defocus(scan, float(optics.semiangle))
+    found = fit_optics(coarse, optics, largest_defocus=largest)
+    if max(bright.width) < coarse.edge and are_pixels_coarse(coarse, found.optics):
+        return refine_optics(bright.transform(), found)
+    return found
 
 
 def _require_area(scan: Scan4D) -> None:
