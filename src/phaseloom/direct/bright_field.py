@@ -396,7 +396,8 @@ def _normalise(
     trusted = (share > 0.25) & ~blank[:, None]
     changes = np.where(trusted, sums / model - 1, 0.0)[:, lit]
     if not np.square(changes).sum() > 0:
-        raise BadInput("direct", None, "finds nothing that changes in the bright-field disk")
+        fix = "finds nothing that changes in the bright-field disk: are all patterns copies of one?"
+        raise BadInput("direct", None, fix)
     unit = np.asarray(geometry.angle) / geometry.wavelength
     height, width = (unit * window.block).tolist()
     return BrightField(

@@ -197,19 +197,23 @@ def are_pixels_coarse(spectrum: Spectrum, optics: LinearOptics, /) -> bool:
     return phase > MAX_PHASE_IN_PIXEL
 
 
-def refine_optics(spectrum: Spectrum, found: OpticsFit, /, *, names: Sequence[str] = ALL_NAMES) -> OpticsFit:
+def refine_optics(
+    spectrum: Spectrum, found: OpticsFit, /, *, names: Sequence[str] = ALL_NAMES, errors: bool = True
+) -> OpticsFit:
     """Fit all numbers once more on finer pixels, from optics that were found on coarse ones.
 
     Args:
         spectrum: of pixels as fine as possible.
         found: of `fit_optics`; rivals and margin stay.
         names: see `fit_optics`.
+        errors: estimate the errors anew, which takes as long as the fit; else they stay.
     """
     limit = float(found.optics.semiangle) / found.optics.wavelength
     more = _thin_out(spectrum, FREQUENCIES_IN_FIT, PIXELS_IN_REFINEMENT, limit)
     optics = _climb(more, found.optics, names, amplitude=True)
     explained = compute_explained_share(more, optics)
-    return replace(found, optics=optics, explained=explained, errors=_estimate_errors(more, optics, names))
+    new = _estimate_errors(more, optics, names) if errors else found.errors
+    return replace(found, optics=optics, explained=explained, errors=new)
 
 
 def search_optics(

@@ -65,6 +65,9 @@ MAX_SHARE_BY_CHANCE = 1.05
 """Share explained up to which more than all may be chance: sums of noise differ by a few percent of a weak
 signal."""
 
+MAX_STEP = 5.0
+"""Step over what the aperture resolves, wavelength / (2 semiangle), above which the unit is doubted."""
+
 PHOTON_NOTE = "direct images are made for electrons: of photons, check the image by a reconstruction"
 """Of photons: their objects are seldom weak, their disks seldom even and round."""
 
@@ -230,7 +233,7 @@ def reconstruct_scan(
         bright = replace(bright, deflection=_measure_deflections(scan, survey))
     spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample)
     grid = _find_grid(spectrum, upsample)
-    notes += _describe_data(bright, spectrum)
+    notes += _describe_data(bright, spectrum, optics)
     make = partial(
         reconstruct_image,
         method=method,
@@ -297,9 +300,17 @@ def _find_grid(spectrum: Spectrum, upsample: int) -> ImageGrid:
     return spectrum.image_grid.refine(upsample if spectrum.sampling is None else 1)
 
 
-def _describe_data(bright: BrightField, spectrum: Spectrum) -> list[str]:
-    """Lines on blank patterns, and on the grid of an image of positions off a raster."""
+def _describe_data(bright: BrightField, spectrum: Spectrum, optics: LinearOptics) -> list[str]:
+    """Lines on a step too wide, on blank patterns, and on the grid of an image of positions off a raster."""
     lines = []
+    if spectrum.image_grid is not None:
+        step = math.sqrt(abs(float(np.linalg.det(spectrum.image_grid.steps))))
+        finest = optics.wavelength / (2 * float(optics.semiangle))
+        if step > MAX_STEP * finest:
+            ratio = (
+                f"the step is {step / finest:.3g} times what the aperture resolves ({finest:.3g} angstrom)"
+            )
+            lines.append(f"{ratio}: check its unit, defocus and image are wrong by the factor of the step")
     if bright.blank:
         lines.append(f"{bright.blank} of {len(bright.changes)} patterns are blank and count as unchanged")
     if spectrum.sampling is not None and spectrum.image_grid is not None:
