@@ -4,8 +4,11 @@
     python -m benchmarks.peers.quantem_direct FOLDER --out quantem.json      # in quantem's environment
     python -m benchmarks.direct_contest ours.json quantem.json --out direct-quantem-DATE.json
     python -m benchmarks.direct_contest benchmarks/results/direct-quantem-DATE.json
+    python -m benchmarks.peers.py4dstem_direct FOLDER --out py4dstem.json    # in py4DSTEM's environment
+    python -m benchmarks.direct_contest ours.json py4dstem.json --peer py4dstem --out both.json
 
-Correlations are moduli: quantem does not choose between an object and its twin.
+Correlations are moduli: peers do not choose between an object and its twin. ``ours.json`` may be a joined
+record.
 """
 
 import argparse
@@ -13,10 +16,11 @@ import json
 import statistics
 from pathlib import Path
 
-__all__ = ["compare_courses", "join_records", "summarize"]
+__all__ = ["compare_courses", "join_py4dstem", "join_records", "summarize"]
 
 COURSES = ("default", "best", "oracle")
 TIMED_COURSES = ("default", "best")  # an oracle takes all of both
+PY4DSTEM_COURSES = ("dpc", "default", "best", "oracle")
 KERNEL_COURSES = ("best ssb", "best obf", "best wdd", "best prlx")  # `best` with another kernel
 
 
@@ -33,6 +37,38 @@ def join_records(ours, quantem):
         "fine_higher": sum(ours > theirs for ours, theirs in fine),
         "median_fine": [round(statistics.median(values), 4) for values in zip(*fine, strict=True)],
     }
+    return record
+
+
+def join_py4dstem(ours, peer):
+    """One record of both programs, a row for each scan, and where ours is higher than each course."""
+    found = {row["case"]: row for row in peer["rows"]}
+    rows = [
+        {"case": row["case"], "electrons": row["electrons"], "true_defocus": row["true_defocus"]}
+        | {"modulus": row["modulus"], "cpu_s": row["cpu_s"], "py4dstem": found[row["case"]]}
+        for row in ours["rows"]
+        if row["case"] in found
+    ]
+    names = ("machine", "date", "commit", "threads", "set", "faults", "stated")
+    record = {"ours": {name: ours[name] for name in names}}
+    record["py4dstem"] = {name: value for name, value in peer.items() if name != "rows"}
+    record["rows"] = rows
+    record["summary"] = {}
+    for course in PY4DSTEM_COURSES:
+        theirs = [row["py4dstem"][course]["correlation"] for row in rows]
+        differences = [row["modulus"] - one for row, one in zip(rows, theirs, strict=True)]
+        worst = min(range(len(rows)), key=differences.__getitem__)
+        record["summary"][course] = {
+            "scans": len(rows),
+            "ours_higher": sum(one > 0 for one in differences),
+            "median_ours": statistics.median(row["modulus"] for row in rows),
+            "median_py4dstem": statistics.median(theirs),
+            "worst_difference": round(differences[worst], 4),
+            "worst_scan": rows[worst]["case"],
+        }
+        if course != "oracle":
+            ratios = [row["py4dstem"][course]["cpu_s"] / row["cpu_s"] for row in rows]
+            record["summary"][course]["median_ratio_of_seconds"] = round(statistics.median(ratios), 3)
     return record
 
 
@@ -99,9 +135,15 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("records", type=Path, nargs="+", help="ours and quantem's, or one joined record")
+    parser.add_argument("--peer", choices=("quantem", "py4dstem"), default="quantem")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     records = [json.loads(path.read_text()) for path in asked.records]
+    if asked.peer == "py4dstem":
+        record = join_py4dstem(*records)
+        asked.out.write_text(json.dumps(record, indent=1) + "\n")
+        print(json.dumps(record["summary"], indent=1))
+        return
     record = join_records(*records) if len(records) == 2 else records[0]
     if asked.out is not None:
         asked.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """Make one environment for each peer with pip, in a folder of your choice.
 
-    python benchmarks/peers/install.py [ptyrad ptychi phaser quantem cdtools] [--into .bench]
+    python benchmarks/peers/install.py [ptyrad ptychi phaser quantem cdtools py4dstem] [--into .bench]
 
 Run it with the Python that the environments shall have (3.11 or newer). torch is held at the version
 of ``constraints.txt``; on a machine without a GPU point pip at torch's CPU wheels before, or gigabytes
@@ -37,8 +37,12 @@ WANTED = {
     ),
     "cdtools": (("cdtools-py==0.3.2",), (*TORCH, "python-dateutil")),
     "phaser": ((), ("phaserEM[jax]==0.3.1",)),
+    "py4dstem": ((), ("py4DSTEM==0.14.18", "numpy==1.26.4", "scipy==1.17.1")),
 }
 """For each program: what is installed alone, and what it needs."""
+
+UNCONSTRAINED = ("py4dstem",)
+"""Programs that need an older NumPy than ours."""
 
 OLDER = "up to iter {lr_iters['niter'][-1]}'", 'up to iter {lr_iters["niter"][-1]}\''
 """One line of PtyRAD 1.0.0 is written for Python 3.12; so it reads before."""
@@ -50,7 +54,9 @@ def make(name, into):
     if not (folder / "pyvenv.cfg").exists():
         venv.create(folder, with_pip=True)
     alone, needs = WANTED[name]
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "-q"]
+    if name not in UNCONSTRAINED:
+        pip += ["-c", ROOT / "constraints.txt"]
     subprocess.run([*pip, *needs], check=True)
     if alone:
         subprocess.run([*pip, "--no-deps", *alone], check=True)

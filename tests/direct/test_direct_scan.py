@@ -15,7 +15,7 @@ from phaseloom.data.descan import measure_deflections
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import measure_centres_of_mass
-from phaseloom.direct.fit import STEP_TOLERANCE, fit_optics
+from phaseloom.direct.fit import STEP_TOLERANCE, are_pixels_coarse, fit_optics, refine_optics
 from phaseloom.direct.reconstruct import (
     PHOTON_NOTE,
     _describe_explained_share,
@@ -325,3 +325,76 @@ def test_direct_images_of_photons_say_what_they_are_made_for():
     known = {"aberrations": {"defocus": 100.0}, "fit": False}
     assert PHOTON_NOTE in reconstruct_scan(photons, **known).lines()
     assert PHOTON_NOTE not in reconstruct_scan(scan, **known).lines()
+
+
+@pytest.mark.medium
+def test_a_large_defocus_is_refined_on_fine_pixels():
+    phase = simulate.atoms((128, 128), 0.4, peak=0.2, seed=1)
+    beam = {"energy": 80e3, "semiangle": SEMIANGLE, "defocus": 400.0, "window": 64, "dose": 3e3}
+    scan, _ = simulate.electron_scan(phase, 0.4, simulate.raster(GRID, STEP) + 13.0, **beam)
+    scan = replace(scan, grid=GRID, oriented=False, probe=None)
+    survey = survey_disk(scan)
+    optics = LinearOptics(scan.geometry.wavelength, SEMIANGLE, angle=SEMIANGLE / survey.semiangle(scan))
+    coarse = survey.measure(scan, pixels=100).transform()
+    found = fit_optics(coarse, optics, largest_defocus=500.0)
+    assert are_pixels_coarse(coarse, found.optics)
+    fine = refine_optics(survey.measure(scan, pixels=500).transform(), found)
+    names = ("C12a", "C12b")
+    before, after = (math.hypot(*(one.optics.aberrations[n] for n in names)) for one in (found, fine))
+    assert after < min(6.0, before)
+    assert abs(abs(fine.optics.defocus) - 400.0) < 10
+
+
+def test_patterns_that_are_copies_of_one_are_refused():
+    scan = small_scan((8, 8), (104, 104))
+    alike = np.broadcast_to(scan.mean_pattern().round(), np.shape(scan.counts)).copy()
+    with pytest.raises(BadInput, match="are all patterns copies of one"):
+        reconstruct_scan(replace(scan, counts=alike))
+
+
+def test_axes_of_scan_and_detector_that_are_exchanged_are_refused():
+    scan = small_scan((16, 16), (128, 128))
+    counts = np.asarray(scan.counts).reshape(16, 16, 48, 48).transpose(2, 3, 0, 1).reshape(-1, 16, 16)
+    geometry = replace(scan.geometry, shape=(16, 16))
+    positions = simulate.raster((48, 48), 0.6)
+    wrong = replace(
+        scan,
+        counts=counts,
+        geometry=geometry,
+        positions=positions,
+        grid=(48, 48),
+        mask=np.ones((16, 16), bool),
+    )
+    with pytest.raises(BadInput, match="are the axes in the order"):
+        reconstruct_scan(wrong)
+
+
+@pytest.mark.parametrize(("factor", "doubted"), [(1, False), (10, True)])
+def test_a_step_in_another_unit_is_doubted(factor, doubted):
+    scan = small_scan((8, 8), (104, 104))
+    found = reconstruct_scan(prepare.scale(scan, factor=factor), aberrations={"defocus": 100.0}, fit=False)
+    assert any("check its unit" in line for line in found.lines()) == doubted
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (5, 24)])
+def test_small_and_narrow_rasters_have_an_image(grid):
+    scan = small_scan(grid, (104, 176))
+    found = reconstruct_scan(scan, aberrations={"defocus": 100.0}, fit=False)
+    assert found.image.phase.shape == grid
+    assert bool(found.image.phase.isfinite().all())
+
+
+@pytest.mark.medium
+def test_the_command_makes_an_image_of_a_scan_without_raster(tmp_path, phaseloom, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scan, _ = simulate_scan(1, 120.0, 1e5)
+    keep = np.random.default_rng(0).random(len(scan)) > 0.2
+    native.write(replace(scan.select(np.flatnonzero(keep)), grid=None), tmp_path / "scan.h5")
+    ended = phaseloom("direct", "scan.h5", "--defocus", "12 nm", "--set", "fit=false", "--out", "image.h5")
+    assert not ended.code, ended.err
+    assert "32 x 32 pixels of 60 pm" in ended.out
+    assert (tmp_path / "image.png").is_file()
+    with h5py.File(tmp_path / "image.h5") as file:
+        assert file["phase"].shape == GRID
+        assert len(file["image_positions"]) == file["phase"].size
+        assert len(file["positions"]) == keep.sum()

@@ -1,7 +1,10 @@
 from . import bright_field as bright_field
+from . import conjugate_gradients as conjugate_gradients
 from . import figures as figures
 from . import fit as fit
+from . import grid as grid
 from . import methods as methods
+from . import nonuniform as nonuniform
 from . import recipe as recipe
 from . import reconstruct as reconstruct
 from . import solve as solve

@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from phaseloom.data.beam_drift import smooth_intensity
 from phaseloom.data.counts import split_indices
 from phaseloom.data.descan import WINDOW_IN_RADII
 from phaseloom.data.scan import Scan4D
+from phaseloom.direct.grid import ImageGrid, border_weights, choose_image_grid
+from phaseloom.direct.nonuniform import NonuniformSampling, sample_positions, transform_nonuniform
 from phaseloom.errors import BadInput
 
 __all__ = [
     "BrightField",
     "Spectrum",
-    "border_weights",
-    "fit_lattice",
     "measure_bright_field",
     "measure_centres_of_mass",
 ]
@@ -56,73 +56,67 @@ class BrightField:
     blank: int = 0
     deflection: Float[np.ndarray, "half pattern 2"] | None = None
 
-    def transform(self, *, border: float = BORDER_SHARE, dtype: torch.dtype = torch.complex128) -> Spectrum:
+    def transform(
+        self, *, border: float = BORDER_SHARE, upsample: int = 1, dtype: torch.dtype = torch.complex128
+    ) -> Spectrum:
         """The changes by spatial frequency of the scan.
 
-        A raster, also a turned or sheared one, is transformed by FFT; other scans at as many frequencies as
-        they have places, by direct sums.
+        A raster, also a turned or sheared one, is transformed by FFT; a scan of other positions, weighted by
+        their density, onto the frequencies of a regular grid (`phaseloom.direct.nonuniform`).
 
         Args:
             border: share of the scan faded out on each side; 0: none.
+            upsample: makes the grid of positions off a raster so many times finer along each axis; of a
+                raster, `phaseloom.direct.solve.list_aliases` finds the frequencies of a finer image.
             dtype: complex64 or complex128.
+
+        Raises:
+            BadInput: positions on one line, or in another order than that of their raster.
         """
         real = torch.float32 if dtype == torch.complex64 else torch.float64
-        changes = torch.from_numpy(self.changes).to(real)
-        lattice = None if self.grid is None else fit_lattice(self.positions, self.grid)
-        if self.grid is None or lattice is None:
-            values, frequency = self._transform_directly(changes, border)
-            shape = None
+        image_grid, regular = choose_image_grid(self.positions, self.grid)
+        if regular:
+            sampling = None
+            values = self._transform_raster(self.changes, border)
+            halves = [self._transform_raster(one, border) for one in self._list_deflections()]
         else:
-            values = self._transform_raster(changes, border)
-            rows = torch.fft.fftfreq(self.grid[0], dtype=torch.float64)
-            columns = torch.fft.rfftfreq(self.grid[1], dtype=torch.float64)
-            index = torch.cartesian_prod(rows, columns)
-            frequency = index @ torch.linalg.inv(torch.from_numpy(lattice)).T
-            shape = (self.grid[0], len(columns))
-        deflection = None
-        if self.deflection is not None and shape is not None:
-            tables = torch.from_numpy(self.deflection).to(real)
-            deflection = torch.stack([self._transform_raster(one, border) for one in tables]).to(dtype)
+            image_grid = image_grid.refine(upsample)
+            index = image_grid.index(self.positions)
+            sampling, found, weights = sample_positions(
+                self.changes, self.positions, image_grid, border=border
+            )
+            sampling = sampling.to(dtype)
+            values = torch.from_numpy(found)
+            halves = [
+                torch.from_numpy(transform_nonuniform(one * weights[:, None], index, image_grid.shape))
+                for one in self._list_deflections()
+            ]
         return Spectrum(
             values=values.to(dtype),
-            frequency=frequency.to(real),
+            frequency=image_grid.frequencies().to(real),
             place=torch.from_numpy(self.place).to(real),
             counts=torch.from_numpy(self.counts).to(real),
             edge=max(self.width),
-            shape=shape,
-            grid=self.grid if shape else None,
-            deflection=deflection,
+            shape=(image_grid.shape[0], image_grid.shape[1] // 2 + 1),
+            grid=image_grid.shape,
+            deflection=torch.stack(halves).to(dtype) if halves else None,
+            sampling=sampling,
+            image_grid=image_grid,
         )
 
-    def _transform_raster(self, columns: Tensor, border: float) -> Tensor:
+    def _list_deflections(self) -> list[np.ndarray]:
+        return [] if self.deflection is None else list(self.deflection)
+
+    def _transform_raster(self, columns: np.ndarray, border: float) -> Tensor:
         assert self.grid is not None
-        fade = torch.outer(*(border_weights(n, border) for n in self.grid)).to(columns.dtype)
-        images = columns.T.reshape(-1, *self.grid) * (fade / fade.square().sum().sqrt())
-        return torch.fft.rfft2(images).flatten(1).T
-
-    def _transform_directly(self, changes: Tensor, border: float) -> tuple[Tensor, Tensor]:
-        arm = self.positions - self.positions.min(0)
-        extent = np.maximum(arm.max(0), 1e-9)
-        sides = np.maximum(2, np.round(np.sqrt(len(arm) * extent / extent[::-1]))).astype(int)
-        wide = extent * sides / np.maximum(sides - 1, 1)
-        rows, columns = (
-            torch.fft.fftfreq(int(n), float(w / n), dtype=torch.float64)
-            for n, w in zip(sides, wide, strict=True)
-        )
-        frequency = torch.cartesian_prod(rows, columns[: len(columns) // 2 + 1].abs())
-        fade = torch.ones(len(arm), dtype=torch.float64)
-        if border:
-            for along, length in zip(arm.T, extent, strict=True):
-                ends = np.minimum(along, length - along) / (border * length)
-                fade = fade * torch.from_numpy(np.sin(np.pi / 2 * np.clip(ends, 0, 1)) ** 2)
-        fade = fade / fade.square().sum().sqrt()
-        waves = torch.exp(-2j * math.pi * (frequency @ torch.from_numpy(arm).T)) * fade
-        return waves @ changes.to(waves.dtype), frequency
+        fade = torch.outer(*(border_weights(n, border) for n in self.grid))
+        images = torch.from_numpy(columns).double().T.reshape(-1, *self.grid)
+        return torch.fft.rfft2(images * (fade / fade.square().sum().sqrt())).flatten(1).T
 
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Changes of bright-field pixels by frequency of the scan; of a raster the half that a real scan has.
+    """Changes of bright-field pixels by frequency of the scan: the half that a real scan has.
 
     Attributes:
         values: ``(frequency, pixel)``; noise of a pixel has the variance ``1 / counts`` at each frequency.
@@ -130,9 +124,11 @@ class Spectrum:
         place: ``(pixel, 2)``: see `BrightField`.
         counts: ``(pixel,)``.
         edge: width of a pixel, cycles per angstrom.
-        shape: rows and columns of the frequencies, of a raster.
-        grid: rows and columns of the raster.
-        deflection: ``(half, frequency, 2)`` centres of mass, of a raster, if they were measured.
+        shape: rows and columns of the frequencies, if they are all of a regular grid.
+        grid: rows and columns of the raster, or of the image.
+        deflection: ``(half, frequency, 2)`` centres of mass, if they were measured.
+        sampling: of positions off a raster.
+        image_grid: where the image lies, if known.
     """
 
     values: Complex[Tensor, "frequency pixel"]
@@ -143,6 +139,8 @@ class Spectrum:
     shape: tuple[int, int] | None = None
     grid: tuple[int, int] | None = None
     deflection: Complex[Tensor, "half frequency 2"] | None = None
+    sampling: NonuniformSampling | None = None
+    image_grid: ImageGrid | None = None
 
     def select(self, index: Tensor, /) -> Spectrum:
         """Some of the frequencies."""
@@ -153,11 +151,18 @@ class Spectrum:
             shape=None,
             grid=None,
             deflection=None if self.deflection is None else self.deflection[:, index],
+            sampling=None,
         )
 
     def select_pixels(self, index: Tensor, /) -> Spectrum:
         """Some of the pixels."""
-        return replace(self, values=self.values[:, index], place=self.place[index], counts=self.counts[index])
+        return replace(
+            self,
+            values=self.values[:, index],
+            place=self.place[index],
+            counts=self.counts[index],
+            sampling=None if self.sampling is None else self.sampling.select_pixels(index),
+        )
 
     def select_strongest(self, count: int, /, *, lowest: float = 0.0, highest: float = math.inf) -> Spectrum:
         """The frequencies that hold most of the change, then the lowest of those that only hold noise.
@@ -195,7 +200,12 @@ class Spectrum:
         table = table / counts
         values = self.values @ table.to(self.values.dtype)
         return replace(
-            self, values=values, place=table.T @ self.place, counts=counts, edge=max(self.edge, cell)
+            self,
+            values=values,
+            place=table.T @ self.place,
+            counts=counts,
+            edge=max(self.edge, cell),
+            sampling=None,
         )
 
     def power(self) -> Float[Tensor, " frequency"]:
@@ -386,7 +396,8 @@ def _normalise(
     trusted = (share > 0.25) & ~blank[:, None]
     changes = np.where(trusted, sums / model - 1, 0.0)[:, lit]
     if not np.square(changes).sum() > 0:
-        raise BadInput("direct", None, "finds nothing that changes in the bright-field disk")
+        fix = "finds nothing that changes in the bright-field disk: are all patterns copies of one?"
+        raise BadInput("direct", None, fix)
     unit = np.asarray(geometry.angle) / geometry.wavelength
     height, width = (unit * window.block).tolist()
     return BrightField(
@@ -414,39 +425,3 @@ def remove_rim_motion(bright: BrightField, shift: Float[np.ndarray, "pattern 2"]
     terms = np.stack([np.ones_like(row), row, column, row * row, row * column, column * column], 1)
     basis = np.linalg.qr(terms)[0].astype(np.float32)
     return replace(bright, changes=bright.changes - basis @ (basis.T @ bright.changes))
-
-
-def fit_lattice(
-    positions: Float[np.ndarray, "pattern 2"], grid: tuple[int, int], /
-) -> Float[np.ndarray, "2 2"] | None:
-    """Steps ``(slow, fast)`` of a raster as rows (row, column), angstrom; ``None`` if they span no plane.
-
-    Example:
-        >>> places = np.stack(np.indices((3, 4)), -1).reshape(-1, 2) * [2.0, 0.5]
-        >>> (fit_lattice(places, (3, 4)).round(9) + 0.0).tolist()
-        [[2.0, 0.0], [0.0, 0.5]]
-    """
-    index: Int[np.ndarray, "pattern 2"] = np.indices(grid).reshape(2, -1).T
-    if len(index) != len(positions) or min(grid) < 2:
-        return None
-    steps = np.linalg.lstsq(index - index.mean(0), positions - positions.mean(0), rcond=None)[0]
-    return steps if abs(np.linalg.det(steps)) > 1e-12 else None
-
-
-def border_weights(count: int, border: float, /, *, upsample: int = 1) -> Float[Tensor, " place"]:
-    """Weights along one axis of a scan that rise from its ends as a sine squared.
-
-    Args:
-        count: of places.
-        border: share of them on which weights rise, on each side; 0: all are 1.
-        upsample: places of an image for each place of the scan.
-
-    Example:
-        >>> border_weights(4, 0.0).tolist()
-        [1.0, 1.0, 1.0, 1.0]
-    """
-    place = torch.arange(count * upsample, dtype=torch.float64) / upsample + 0.5
-    if not border:
-        return torch.ones_like(place)
-    ends = torch.minimum(place, count - place) / (border * count)
-    return torch.sin(math.pi / 2 * ends.clamp(0, 1)).square()

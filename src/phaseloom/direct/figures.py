@@ -28,10 +28,9 @@ def plot_direct_image(result: DirectResult, /) -> Figure:
         result: of `phaseloom.direct.recipe.reconstruct_recipe`.
     """
     found = result.found
-    grid = result.scan.grid
-    assert grid is not None
-    steps = scan_steps(result.scan.positions * float(found.optics.step), grid)
-    step = (steps[0] / found.image.upsample, steps[1] / found.image.upsample)
+    grid = found.grid
+    steps = scan_steps(grid.places() * float(found.optics.step), grid.shape)
+    step = (steps[0], steps[1])
     figure = new_figure(12.0, 8.4)
     panels = figure.subplots(2, 3).ravel()
     phase = found.image.phase.double().numpy()

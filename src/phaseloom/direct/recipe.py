@@ -118,8 +118,8 @@ class DirectResult:
         stated = {"units": "angstrom", "axes": "(row, column), as stated"}
         tables["positions"] = (self.scan.positions, stated)
         tables["image_positions"] = (self.found.positions, {**stated, "step": float(self.found.optics.step)})
-        if self.found.deflection is not None and self.scan.grid is not None:
-            deflection = self.found.deflection.reshape(*self.scan.grid, 2)
+        if self.found.deflection is not None:
+            deflection = self.found.deflection.reshape(*(self.scan.grid or (-1,)), 2)
             frame = "(row, column) of the stated positions"
             tables["deflection"] = (deflection, {"units": "radian", "axes": frame, "of": "centre of mass"})
         if self.found.correlation is not None:
@@ -167,9 +167,6 @@ def reconstruct_recipe(recipe: Direct, scan: Scan4D, /) -> DirectResult:
     Raises:
         BadInput: see `phaseloom.direct.reconstruct.reconstruct_scan`.
     """
-    if scan.grid is None:
-        fix = "are not a raster: a direct image needs one (axes: or grid: in the parameter file)"
-        raise BadInput("positions", None, fix)
     found = reconstruct_scan(
         scan,
         semiangle=None if recipe.semiangle is None else ANGLE.parse(recipe.semiangle, "semiangle"),

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.bright_field import fit_lattice, measure_centres_of_mass
-from phaseloom.direct.fit import OpticsFit, fit_optics
+from phaseloom.direct.bright_field import BrightField, Spectrum, measure_centres_of_mass
+from phaseloom.direct.fit import OpticsFit, are_pixels_coarse, fit_optics, refine_optics
+from phaseloom.direct.grid import ImageGrid, choose_image_grid
 from phaseloom.direct.solve import (
     DECONVOLUTION_RIDGE,
     DirectImage,
@@ -57,6 +58,9 @@ MAX_SHARE_BY_CHANCE = 1.05
 """Share explained up to which more than all may be chance: sums of noise differ by a few percent of a weak
 signal."""
 
+MAX_STEP = 5.0
+"""Step over what the aperture resolves, wavelength / (2 semiangle), above which the unit is doubted."""
+
 PHOTON_NOTE = "direct images are made for electrons: of photons, check the image by a reconstruction"
 """Of photons: their objects are seldom weak, their disks seldom even and round."""
 
@@ -67,7 +71,8 @@ class DirectReconstruction:
 
     Attributes:
         image: phase and amplitude.
-        positions: of the image, ``(slow * fast, 2)`` angstrom, as stated: those of the scan if the image is
+        grid: of the image, angstrom, as stated.
+        positions: of the image, ``(slow * fast, 2)`` angstrom, as stated: those of a raster if the image is
             no finer.
         optics: with which it was made.
         fit: how they were found; ``None``: they were given.
@@ -79,6 +84,7 @@ class DirectReconstruction:
     """
 
     image: DirectImage
+    grid: ImageGrid
     positions: Float[np.ndarray, "place 2"]
     optics: LinearOptics
     fit: OpticsFit | None
@@ -178,10 +184,11 @@ def reconstruct_scan(
     high_pass: float | None = None,
     flip: bool = True,
 ) -> DirectReconstruction:
-    """Reconstruct the phase of a raster scan directly, with optics and geometry from the data.
+    """Reconstruct the phase of a scan directly, with optics and geometry from the data.
 
     Args:
-        scan: a far-field scan of a raster.
+        scan: a far-field scan. An image of positions that are no raster (a spiral, jitter, gaps) lies on a
+            regular grid of its own: see `phaseloom.direct.grid.choose_image_grid`.
         semiangle: radian; default: that of the disk.
         aberrations: as `phaseloom.physics.optics.coefficients` understands them: the sign of a defocus
             decides between the twins; without ``fit`` they are used as they are.
@@ -195,7 +202,8 @@ def reconstruct_scan(
         flip: of ``parallax``.
 
     Raises:
-        BadInput: no disk, no raster, nothing that changes, or an option that the method cannot have.
+        BadInput: no disk, positions on one line, nothing that changes, or an option that the method cannot
+            have.
     """
     method = DirectMethod(method)
     check_options(method, upsample, ridge, high_pass)
@@ -211,18 +219,16 @@ def reconstruct_scan(
             notes.append(
                 f"the disk has {ANGLE.show(found)}: pixels are scaled to the {ANGLE.show(semiangle)} given"
             )
+    bright = survey.measure(scan, pixels=pixels)
     fitted = None
     if fit:
-        coarse = survey.measure(scan).transform()
-        largest = find_largest_defocus(scan, float(optics.semiangle))
-        fitted = fit_optics(coarse, replace(optics, aberrations={}), largest_defocus=largest)
+        fitted = _fit_optics(scan, survey, replace(optics, aberrations={}), bright)
         optics = fitted.optics
-    bright = survey.measure(scan, pixels=pixels)
-    if bright.blank:
-        notes.append(f"{bright.blank} of {len(scan)} patterns are blank and count as unchanged")
     if method == DirectMethod.CENTRE_OF_MASS:
         bright = replace(bright, deflection=_measure_deflections(scan, survey))
-    spectrum = bright.transform(border=IMAGE_BORDER)
+    spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample)
+    grid = _find_grid(spectrum, upsample)
+    notes += _describe_data(bright, spectrum, optics)
     make = partial(
         reconstruct_image,
         method=method,
@@ -243,11 +249,12 @@ def reconstruct_scan(
         image = make(optics, spectrum, flip=False)
     return DirectReconstruction(
         image=image,
-        positions=_place_image(scan, upsample),
+        grid=grid,
+        positions=scan.positions if spectrum.sampling is None and upsample == 1 else grid.places(),
         optics=optics,
         fit=fitted,
         survey=survey,
-        correlation=_correlate_halves(scan, optics, image),
+        correlation=_correlate_halves(grid, optics, image),
         deflection=None if bright.deflection is None else _turn_deflections(optics, bright.deflection),
         notes=tuple(notes),
     )
@@ -263,9 +270,20 @@ def describe_wrong_step(factor: float, /) -> str:
     return f"the stated step is wrong: the patterns say {off}; check its unit and the magnification"
 
 
+def _fit_optics(scan: Scan4D, survey: DiskSurvey, optics: LinearOptics, bright: BrightField) -> OpticsFit:
+    """Fit optics on coarse pixels, and once more on those of the image where they are too coarse."""
+    coarse = survey.measure(scan).transform()
+    largest = find_largest_defocus(scan, float(optics.semiangle))
+    found = fit_optics(coarse, optics, largest_defocus=largest)
+    if max(bright.width) < coarse.edge and are_pixels_coarse(coarse, found.optics):
+        return refine_optics(bright.transform(), found)
+    return found
+
+
 def _require_area(scan: Scan4D) -> None:
-    if scan.grid is not None and min(scan.grid) < MIN_LINES:
-        size = " x ".join(map(str, scan.grid))
+    shape = scan.grid or choose_image_grid(scan.positions, None)[0].shape
+    if min(shape) < MIN_LINES:
+        size = " x ".join(map(str, shape))
         fix = f"are too narrow for a direct image: it needs {MIN_LINES} x {MIN_LINES} places at least"
         raise BadInput("positions", size, fix)
 
@@ -282,28 +300,41 @@ def _turn_deflections(optics: LinearOptics, halves: np.ndarray) -> np.ndarray:
     return turned * float(optics.angle) * optics.wavelength
 
 
-def _place_image(scan: Scan4D, upsample: int) -> np.ndarray:
-    """Positions of the image, from the first of the scan."""
-    if upsample == 1:
-        return scan.positions
-    steps = None if scan.grid is None else fit_lattice(scan.positions, scan.grid)
-    if scan.grid is None or steps is None:
-        raise BadInput("positions", None, "are not a raster: an image finer than the scan needs one")
-    index = np.indices(scan.grid).reshape(2, -1).T
-    first = scan.positions.mean(0) - index.mean(0) @ steps
-    fine = np.indices([n * upsample for n in scan.grid]).reshape(2, -1).T / upsample
-    return first + fine @ steps
+def _find_grid(spectrum: Spectrum, upsample: int) -> ImageGrid:
+    """The grid of the image of a spectrum, which is finer already off a raster."""
+    assert spectrum.image_grid is not None
+    return spectrum.image_grid.refine(upsample if spectrum.sampling is None else 1)
 
 
-def _correlate_halves(scan: Scan4D, optics: LinearOptics, image: DirectImage) -> RingCorrelation | None:
+def _describe_data(bright: BrightField, spectrum: Spectrum, optics: LinearOptics) -> list[str]:
+    """Lines on a step too wide, on blank patterns, and on the grid of an image of positions off a raster."""
+    lines = []
+    if spectrum.image_grid is not None:
+        step = math.sqrt(abs(float(np.linalg.det(spectrum.image_grid.steps))))
+        finest = optics.wavelength / (2 * float(optics.semiangle))
+        if step > MAX_STEP * finest:
+            ratio = (
+                f"the step is {step / finest:.3g} times what the aperture resolves ({finest:.3g} angstrom)"
+            )
+            lines.append(f"{ratio}: check its unit, defocus and image are wrong by the factor of the step")
+    if bright.blank:
+        lines.append(f"{bright.blank} of {len(bright.changes)} patterns are blank and count as unchanged")
+    if spectrum.sampling is not None and spectrum.image_grid is not None:
+        grid = spectrum.image_grid
+        rows, columns = (LENGTH.show(float(f"{one:.4g}")) for one in np.linalg.norm(grid.steps, axis=1))
+        size = f"{grid.shape[0]} x {grid.shape[1]}"
+        lines.append(f"positions are no regular raster: the image has {size} pixels of {rows} x {columns}")
+    return lines
+
+
+def _correlate_halves(grid: ImageGrid, optics: LinearOptics, image: DirectImage) -> RingCorrelation | None:
     """Correlation of both half sets by ring up to what the aperture passes, in true angstrom.
 
     The raster is taken for a rectangular one.
     """
-    steps = None if scan.grid is None else fit_lattice(scan.positions, scan.grid)
-    if steps is None or image.halves is None or min(image.phase.shape) < MIN_SIDE_FOR_RINGS:
+    if image.halves is None or min(image.phase.shape) < MIN_SIDE_FOR_RINGS:
         return None
-    slow, fast = (float(one) * float(optics.step) / image.upsample for one in np.linalg.norm(steps, axis=1))
+    slow, fast = (float(one) * float(optics.step) for one in np.linalg.norm(grid.steps, axis=1))
     one, two = (half.double().numpy() for half in image.halves)
     curve = ring_correlation(one, two, pixel=(slow, fast), window="none")
     rings = int((curve.frequency < 2 * float(optics.semiangle) / optics.wavelength).sum())

@@ -11,8 +11,8 @@ pixel of the bright field sees them differently, so that the equations hold all 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +22,9 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from phaseloom.direct import methods
-from phaseloom.direct.bright_field import Spectrum, border_weights
+from phaseloom.direct.bright_field import Spectrum
+from phaseloom.direct.conjugate_gradients import MixedEquations
+from phaseloom.direct.grid import border_weights
 from phaseloom.direct.transfer import LinearOptics, compute_columns
 from phaseloom.errors import BadInput
 
@@ -120,6 +122,11 @@ class NormalEquations:
             self.energy + other.energy,
             self.pixels + other.pixels,
         )
+
+    def find_ridge(self, *, ridge: float = RIDGE_SHARE) -> Float[Tensor, "frequency column"]:
+        """What `solve` adds to the diagonal."""
+        diagonal = self.matrix.diagonal(dim1=-2, dim2=-1).real
+        return ridge * diagonal.clamp_min(1e-12 * float(diagonal.max()))
 
     def count(self) -> Int[Tensor, " frequency"]:
         """Columns that any pixel sees."""
@@ -228,6 +235,13 @@ def _sum_weighted(
     return torch.cat(parts, 1)
 
 
+def _share_pixels(spectrum: Spectrum) -> Float[Tensor, "set pixel"]:
+    """Factors of pixels in an image of all, and in those of two halves."""
+    colour = methods.colour_pixels(spectrum.place)
+    shares = torch.stack([torch.ones_like(colour), 2 * (colour == 0), 2 * (colour == 1)])
+    return shares.to(spectrum.counts.dtype)
+
+
 def _split(spectrum: Spectrum, aliases: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Values and frequencies in pieces that fit the memory."""
     count = max(1, most // max(1, len(spectrum.place) * aliases.shape[1]))
@@ -330,43 +344,45 @@ def reconstruct_image(
     method = DirectMethod(method)
     check_options(method, upsample, ridge, high_pass)
     grid = _require_raster(spectrum)
-    frequency, place = list_aliases(spectrum, upsample)
+    frequency, place = list_aliases(spectrum, upsample if spectrum.sampling is None else 1)
     length = optics.turn_frequencies(frequency).norm(dim=-1)
     inside = length < 2 * float(optics.semiangle) / optics.wavelength
+    if spectrum.sampling is not None and method.is_in_radian:
+        inside &= spectrum.sampling.find_distinct()[:, None]
     used = torch.nonzero(inside.any(-1) & (spectrum.frequency.norm(dim=-1) > 0))[:, 0]
-    aliases = frequency[used]
-    every = spectrum.select(used)
-    parts = methods.split_checkerboard(every) if halves else ()
-    some = [build_normal_equations(optics, one, aliases=aliases) for one in parts or (every,)]
+    sets = (spectrum, *(methods.split_checkerboard(spectrum) if halves else ()))
+    every, *parts = (one.select(used) for one in sets)
+    some = [build_normal_equations(optics, one, aliases=frequency[used]) for one in parts or (every,)]
     rings: tuple[PowerRing, ...] = ()
     equations = some[0].add(some[1]) if halves else some[0]
+    share = _compute_explained_share(equations, equations.energy - equations.explained())
     if method == DirectMethod.CENTRE_OF_MASS:
         period = high_pass or 1 / float(max(length[1, 0], length[spectrum.frequency.shape[0] // grid[0], 0]))
         objects = [
             methods.integrate_deflections(optics, one, high_pass=period)[:, None] for one in (every, *parts)
         ]
     elif (weight := _choose_weights(method, ridge, flip)) is not None:
-        colour = methods.colour_pixels(every.place)
-        shares = torch.stack([torch.ones_like(colour), 2 * (colour == 0), 2 * (colour == 1)])
-        objects = _sum_weighted(
-            every, aliases, partial(weight, optics, every), shares[: 1 + len(parts)].to(every.counts.dtype)
-        )
+        shares = _share_pixels(every)[: 1 + len(parts)]
+        objects = _sum_weighted(every, frequency[used], partial(weight, optics, every), shares)
     else:
-        wiener = method == DirectMethod.WIENER
-        prior, rings = estimate_prior(equations, length[used], inside[used]) if wiener else (None, ())
-        objects = [weight_object(one, method, prior) for one in (equations, *(some if halves else ()))]
-    fading = [border, 0.0, 0.0]  # divided out, it would spread what both halves share over all frequencies
-    images = [
-        _draw_images(one * inside[used][..., None], place[used], grid, upsample, faded)
-        for one, faded in zip(objects, fading, strict=False)
-    ]
+        blocks = (equations, *(some if halves else ()))
+        if spectrum.sampling is not None and method.is_in_radian:
+            mixed = [MixedEquations.of(optics, one, used) for one in sets]
+            objects, rings, share = _solve_mixed(mixed, blocks, length[used], inside[used], method)
+        else:
+            objects, rings = _solve_blocks(blocks, method, length[used], inside[used])
+    drawing = _Drawing.of(spectrum, upsample, border, method)
+    objects = [one * inside[used][..., None] for one in objects]
+    # divided out, the fading would spread what both halves share over all frequencies
+    drawings = (drawing, *[drawing.without_fading()] * len(parts))
+    images = [each.draw(one, place[used]) for each, one in zip(drawings, objects, strict=True)]
     if method == DirectMethod.WIGNER_DECONVOLUTION:
         images = [torch.atan2(one[0], 1 - one[1])[None] for one in images]
     return DirectImage(
         phase=images[0][0],
         amplitude=images[0][1] if method.is_in_radian else None,
         method=method,
-        explained=_compute_explained_share(equations),
+        explained=share,
         upsample=upsample,
         halves=(images[1][0], images[2][0]) if halves else None,
         rings=rings,
@@ -383,32 +399,97 @@ def _choose_weights(method: DirectMethod, ridge: float, flip: bool) -> Callable[
     }.get(method)
 
 
-def _draw_images(
-    values: Complex[Tensor, "frequency tile column"],
-    place: Int[Tensor, "frequency tile 2"],
-    grid: tuple[int, int],
-    upsample: int,
-    border: float,
-) -> Float[Tensor, "column slow fast"]:
-    """Real images from half of their frequencies, without the fading at the borders."""
-    full = values.new_zeros(values.shape[-1], *(n * upsample for n in grid))
-    known = torch.zeros(full.shape[1:], dtype=torch.bool)
-    full[:, place[..., 0], place[..., 1]] = values.movedim(-1, 0)
-    known[place[..., 0], place[..., 1]] = True
-    opposite = full.conj().flip((-2, -1)).roll((1, 1), (-2, -1))
-    images = torch.fft.ifft2(torch.where(known, full, opposite)).real * upsample**2
-    norm = torch.outer(*(border_weights(n, border) for n in grid)).square().sum().sqrt()
-    fade = torch.outer(*(border_weights(n, border, upsample=upsample) for n in grid))
-    return images * (norm / fade.clamp_min(0.25)).to(images.dtype)
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    """What makes an image from its spectrum.
+
+    Attributes:
+        gain: of the image.
+        fade: ``(slow, fast)`` by which it was faded, 0 where there is no data.
+    """
+
+    gain: float
+    fade: Float[Tensor, "slow fast"]
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, upsample: int, border: float, method: DirectMethod) -> _Drawing:
+        if (sampling := spectrum.sampling) is not None:
+            return cls(sampling.gain if method.is_in_radian else sampling.weighted_gain, sampling.window)
+        grid = _require_raster(spectrum)
+        norm = torch.outer(*(border_weights(n, border) for n in grid)).square().sum().sqrt()
+        fade = torch.outer(*(border_weights(n, border, upsample=upsample) for n in grid))
+        return cls(float(norm) * upsample**2, fade)
+
+    def without_fading(self) -> _Drawing:
+        """For an image that stays as faded as the data."""
+        return replace(self, fade=(self.fade > 0).to(self.fade.dtype))
+
+    def draw(
+        self, values: Complex[Tensor, "frequency tile column"], place: Int[Tensor, "frequency tile 2"]
+    ) -> Float[Tensor, "column slow fast"]:
+        """Real images from half of their frequencies; 0 where there is no data."""
+        full = values.new_zeros(values.shape[-1], *self.fade.shape)
+        known = torch.zeros(full.shape[1:], dtype=torch.bool)
+        full[:, place[..., 0], place[..., 1]] = values.movedim(-1, 0)
+        known[place[..., 0], place[..., 1]] = True
+        opposite = full.conj().flip((-2, -1)).roll((1, 1), (-2, -1))
+        images = torch.fft.ifft2(torch.where(known, full, opposite)).real
+        divisor = torch.where(self.fade > 0, self.gain / self.fade.clamp_min(0.25), 0.0)
+        return images * divisor.to(images.dtype)
 
 
-def _compute_explained_share(equations: NormalEquations) -> float:
+def _compute_explained_share(equations: NormalEquations, left: Tensor) -> float:
     """See `DirectImage.explained`."""
     noise = float(equations.count().sum())
     signal = float((equations.energy - equations.pixels).sum())
     numbers = equations.pixels * len(equations.energy)
     seen = signal > 5 * math.sqrt(numbers)  # else nothing but counting is seen to change
-    return (float(equations.explained().sum()) - noise) / signal if seen else math.nan
+    return (float((equations.energy - left).sum()) - noise) / signal if seen else math.nan
+
+
+def _solve_blocks(
+    blocks: Sequence[NormalEquations], method: DirectMethod, length: Tensor, inside: Tensor
+) -> tuple[list[Tensor], tuple[PowerRing, ...]]:
+    """Objects of all pixels and of two halves with the same prior, and the rings of the prior."""
+    prior, rings = None, ()
+    if method == DirectMethod.WIENER:
+        prior, rings = estimate_prior(blocks[0], length, inside)
+    return [weight_object(one, method, prior) for one in blocks], rings
+
+
+def _solve_mixed(
+    mixed: Sequence[MixedEquations],
+    blocks: Sequence[NormalEquations],
+    length: Tensor,
+    inside: Tensor,
+    method: DirectMethod,
+) -> tuple[list[Tensor], tuple[PowerRing, ...], float]:
+    """Objects of positions off a raster, of all pixels and of two halves; rings and share explained.
+
+    ``blocks`` are the equations as if it were a raster.
+    """
+    wiener = method == DirectMethod.WIENER
+    ratio = mixed[0].sampling.weighted_gain / mixed[0].sampling.gain
+    count = 1 if wiener else len(mixed)
+    objects = []
+    for one, block in zip(mixed[:count], blocks[:count], strict=True):
+        ridge = block.find_ridge()
+        objects.append(one.solve(ridge, partial(_filter, block, ridge), ratio * block.solve()))
+    fit = mixed[0].measure(objects[0])
+    whole = replace(blocks[0], energy=fit.energy)
+    share = _compute_explained_share(whole, fit.left)
+    rings: tuple[PowerRing, ...] = ()
+    if wiener:
+        prior, rings = _build_prior(whole, objects[0], _estimate_noise(whole, fit.left), length, inside)
+        objects = [
+            one.solve(prior, partial(_filter, block, prior), ratio * apply_wiener_filter(block, prior))
+            for one, block in zip(mixed, blocks, strict=True)
+        ]
+    return [one.unflatten(-1, (-1, 2)) for one in objects], rings, share
+
+
+def _filter(equations: NormalEquations, prior: Tensor, right: Tensor) -> Tensor:
+    return apply_wiener_filter(replace(equations, right=right), prior)
 
 
 def weight_object(
@@ -443,8 +524,15 @@ def estimate_prior(
     Returns:
         the prior, and the power of the phase by rings.
     """
-    noise = estimate_noise(equations)
-    found = equations.solve().unflatten(-1, (-1, 2))[inside]
+    noise = _estimate_noise(equations, equations.energy - equations.explained())
+    return _build_prior(equations, equations.solve(), noise, length, inside)
+
+
+def _build_prior(
+    equations: NormalEquations, objects: Tensor, noise: float, length: Tensor, inside: Tensor
+) -> tuple[Float[Tensor, "frequency column"], tuple[PowerRing, ...]]:
+    """The same from an object by least squares, and what is left of the data."""
+    found = objects.unflatten(-1, (-1, 2))[inside]
     variance = (noise * equations.variance()).unflatten(-1, (-1, 2))
     radius = length[inside]
     power = torch.zeros_like(variance)
@@ -478,15 +566,10 @@ def apply_wiener_filter(
     return torch.linalg.solve(matrix, right[..., None])[..., 0]
 
 
-def estimate_noise(equations: NormalEquations, /) -> float:
-    """What is left per pixel and frequency, in units of counting noise: the median over frequencies.
-
-    Args:
-        equations: sums over pixels.
-    """
-    left = (equations.energy - equations.explained()).clamp_min(0)
+def _estimate_noise(equations: NormalEquations, left: Tensor) -> float:
+    """What is left per pixel and frequency, in units of counting noise: the median over frequencies."""
     free = (equations.pixels - equations.count()).clamp_min(1)
-    return max(float((left / free).median()), 1e-12)
+    return max(float((left.clamp_min(0) / free).median()), 1e-12)
 
 
 def fit_rings(

@@ -78,7 +78,11 @@ def survey_disk(scan: Scan4D, /) -> DiskSurvey:
     mean = scan.mean_pattern(most=len(scan))
     bad = find_bad_pixels(scan, mean=mean)
     mask = scan.mask & bad.mask
-    disk = fit_disk(np.where(mask, mean, 0.0), mask=mask)
+    try:
+        disk = fit_disk(np.where(mask, mean, 0.0), mask=mask)
+    except BadInput as error:
+        axes = "are the axes in the order scan rows, scan columns, detector rows, detector columns?"
+        raise BadInput("direct", error.value, f"{error.fix}; {axes}") from error
     if scan.descan is not None:  # known, in pixels of the model
         descan = scan.descan * np.divide(scan.window.angle, scan.geometry.angle)
     else:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from phaseloom.data.counts import split_indices
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.bright_field import fit_lattice
+from phaseloom.direct.grid import fit_lattice
 from phaseloom.direct.solve import DirectImage
 from phaseloom.direct.survey import DiskSurvey
 from phaseloom.direct.transfer import LinearOptics, compute_aperture, compute_chi
@@ -142,6 +142,8 @@ def judge_twin(
         phase: of the direct image, on the raster of the scan or a finer one, radian.
     """
     skewness = compute_skewness(phase) / math.sqrt(6 / phase.size)
+    if scan.grid is None or any(fine % coarse for fine, coarse in zip(phase.shape, scan.grid, strict=True)):
+        return TwinEvidence(skewness, None)  # an image of positions that are no raster has a grid of its own
     dark = measure_dark_field(scan, survey)
     if dark is None:
         return TwinEvidence(skewness, None)

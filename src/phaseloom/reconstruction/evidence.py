@@ -176,8 +176,15 @@ def _find_turn_and_scale(before: np.ndarray, after: np.ndarray) -> tuple[float, 
     return turn, math.sqrt(abs(np.linalg.det(linear)))
 
 
+def _move_along(before: np.ndarray, after: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Places moved as positions were, by the affine map nearest to all of them."""
+    middle = before.mean(0)
+    linear = np.linalg.lstsq(before - middle, after - after.mean(0), rcond=None)[0]
+    return (places - middle) @ linear + after.mean(0)
+
+
 def _correlate(model: Ptychography, image: DirectResult) -> float:
-    """Correlation of both phases at the places of the raster, without slow changes, which may be descan."""
+    """Correlation of both phases at the pixels of the direct image, without slow changes, perhaps descan."""
     from scipy.ndimage import gaussian_filter, map_coordinates
 
     direct = image.found.image.phase.double().numpy()
@@ -186,7 +193,10 @@ def _correlate(model: Ptychography, image: DirectResult) -> float:
     phase = np.angle(wave).sum(1).mean(0)
     spacing = np.sqrt(np.prod(np.ptp(image.scan.positions, axis=0)) / max(direct.size, 1))
     smooth = gaussian_filter(phase, [0.3 * spacing / pixel for pixel in room.pixel], mode="nearest")
-    index = (model.scan.angstrom() - np.asarray(room.origin)) / np.asarray(room.pixel)
+    places = model.scan.angstrom()
+    if image.found.positions is not image.scan.positions:  # no raster
+        places = _move_along(image.scan.positions, places, image.found.positions)
+    index = (places - np.asarray(room.origin)) / np.asarray(room.pixel)
     ours = map_coordinates(smooth, index.T, order=1, mode="nearest").reshape(direct.shape)
     slow = [n / 6 for n in direct.shape]
     edge = tuple(slice(min(2, n // 4), n - min(2, n // 4)) for n in direct.shape)

@@ -8,7 +8,6 @@ from jaxtyping import Complex
 from torch import Tensor
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.bright_field import fit_lattice
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.direct.reconstruct import reconstruct_scan
 from phaseloom.errors import BadInput
@@ -91,10 +90,9 @@ def _depth_of_middle(recipe: Reconstruct) -> float:
 def estimate_object_power(image: DirectResult, /) -> ObjectPower | None:
     """Power of the phase as the direct image of a raster shows it; ``None`` where it shows nothing."""
     rings = sorted(image.found.image.rings)
-    lattice = None if image.scan.grid is None else fit_lattice(image.scan.positions, image.scan.grid)
-    if not rings or lattice is None:
+    if not rings:
         return None
-    place = abs(float(np.linalg.det(lattice))) * float(image.found.optics.step) ** 2
+    place = abs(float(np.linalg.det(image.found.grid.steps))) * float(image.found.optics.step) ** 2
     table = [(one.frequency, place * one.power) for one in rings]
     frequency, density = (tuple(float(f"{v:.4g}") for v in column) for column in zip(*table, strict=True))
     return ObjectPower(frequency, density)
@@ -109,21 +107,17 @@ def place_on_canvas(image: DirectResult, thing: PixelObject, /) -> Complex[Tenso
     """
     from scipy.ndimage import map_coordinates
 
-    scan = image.scan
-    grid = scan.grid
-    lattice = None if grid is None else fit_lattice(scan.positions, grid)
+    grid = image.found.grid
     state = thing.transmission()
-    if grid is None or lattice is None:
-        return torch.ones_like(state)
     room = thing.canvas
     rows, columns = (
         origin + pixel * np.arange(n)
         for origin, pixel, n in zip(room.origin, room.pixel, room.shape, strict=True)
     )
-    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1) - scan.positions.mean(0)
-    index = places @ np.linalg.inv(lattice) + (np.array(grid) - 1) / 2
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
+    index = grid.index(places)
     phase = image.found.image.phase.double().numpy()
-    fade = np.outer(*(np.sin(math.pi * (np.arange(n) + 0.5) / n) ** 0.25 for n in grid))
+    fade = np.outer(*(np.sin(math.pi * (np.arange(n) + 0.5) / n) ** 0.25 for n in grid.shape))
     smooth = map_coordinates(
         (phase - np.median(phase)) * fade, index.transpose(2, 0, 1), order=3, mode="constant"
     )
