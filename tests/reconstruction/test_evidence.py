@@ -86,7 +86,6 @@ def test_what_a_comparison_says(changed, verdict, says):
         (prepare.transpose, DEFOCUS, "transposed"),
         (lambda scan: prepare.rotate(scan, angle=math.radians(15)), DEFOCUS, "turned by -1"),
         (lambda scan: scan, -DEFOCUS, "opposite sign"),
-        (lambda scan: prepare.scale(scan, factor=0.8), DEFOCUS, "as long"),
         (lambda scan: scan, DEFOCUS + 3 * DEPTH_OF_FOCUS, "more defocus"),
     ],
 )

@@ -57,6 +57,9 @@ MIN_GAIN_OF_FREE_STEP = 8.0
 """What a step that nothing holds must explain more than the stated one, to be taken, in units of the error of
 the model: what a deviation of nearly three `STEP_TOLERANCE` costs."""
 
+MIN_GAIN_TO_FREE_STEP = 60.0
+"""Gain of the best candidate from which its step may be freed: noise gains up to 40 and tells no step."""
+
 STEPS_TO_SEARCH = (0.7, 0.84, 1.19, 1.41)
 """Factors on a step that is wrong altogether, with which orientation, rotation and defocus are searched."""
 
@@ -170,15 +173,14 @@ def fit_optics(
     if "focal_spread" in names and not float(best.focal_spread):
         best = replace(best, focal_spread=FIRST_FOCAL_SPREAD * depth_of_focus)
     best = _climb(more, best, names, amplitude=True)
-    free = _free_step(more, best, names) if "step" in names else None
+    numbers = len(more.frequency) * len(more.place)
+    distinct = _list_distinct(fitted)
+    is_clear = (_measure_margin(distinct) - 1) * numbers > MIN_GAIN_TO_FREE_STEP
+    free = _free_step(more, best, names) if "step" in names and is_clear else None
     if free is not None:
         starts = [replace(optics, orientation=way) for way in orientations]
         best = _search_steps(few, more, starts, free, names=names, largest_defocus=largest_defocus)
-        fitted.insert(0, Candidate(best, compute_explained_share(more, best)))
-    distinct: list[Candidate] = []
-    for one in fitted:
-        if not any(_is_same(one.optics, other.optics) for other in distinct):
-            distinct.append(one)
+        distinct = _list_distinct([Candidate(best, compute_explained_share(more, best)), *fitted])
     everything = (*fitted, *places[CANDIDATES_TO_FIT:])
     margin = _measure_margin(distinct)
     return OpticsFit(
@@ -186,11 +188,20 @@ def fit_optics(
         explained=compute_explained_share(more, best),
         rivals=tuple(distinct[1:]),
         margin=margin,
-        gain=(margin - 1) * len(more.frequency) * len(more.place),
+        gain=(margin - 1) * numbers,
         errors=_estimate_errors(more, best, names, is_step_free=free is not None),
         candidates=everything,
         is_step_free=free is not None,
     )
+
+
+def _list_distinct(fitted: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, best first, without those that are the same or the twin of a better one."""
+    distinct: list[Candidate] = []
+    for one in fitted:
+        if not any(_is_same(one.optics, other.optics) for other in distinct):
+            distinct.append(one)
+    return distinct
 
 
 def _measure_margin(distinct: Sequence[Candidate]) -> float:
