@@ -74,7 +74,7 @@ def test_a_twin_has_the_opposite_correlation(of_atoms):
     dark = measure_dark_field(scan, survey_disk(scan))
     one = optics(defocus)
     right = correlate_with_dark_field(scan, one, phase, dark)
-    assert correlate_with_dark_field(scan, one.get_twin(), -phase, dark) == pytest.approx(-right)
+    assert correlate_with_dark_field(scan, one.get_twin(), -phase, dark) == pytest.approx(-right, rel=0.01)
 
 
 def test_an_asymmetric_probe_moves_the_image_as_it_does_the_dark_field():

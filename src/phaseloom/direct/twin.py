@@ -55,7 +55,7 @@ DARK_FIELD_MARGIN = 1.5
 MIN_DARK_PIXELS = 20
 """Detector pixels beyond the disk below which there is no dark field."""
 
-PUPIL_SAMPLES = 25
+PUPIL_SAMPLES = 19
 """Places along the diameter of the aperture from which the probe's transfer is summed."""
 
 FREQUENCIES_AT_ONCE = 256
@@ -199,11 +199,12 @@ def correlate_with_dark_field(
     steps = fit_lattice(scan.positions, scan.grid)
     if steps is None:
         return 0.0
-    lines = [torch.fft.fftfreq(n, dtype=torch.float64) for n in scan.grid]
+    rows, columns = scan.grid
+    lines = (torch.fft.fftfreq(rows, dtype=torch.float64), torch.fft.rfftfreq(columns, dtype=torch.float64))
     frequency = torch.cartesian_prod(*lines) @ torch.linalg.inv(torch.from_numpy(steps)).T
-    transfer = _compute_probe_transfer(optics, frequency).reshape(scan.grid).numpy()
+    transfer = _compute_probe_transfer(optics, frequency).reshape(rows, -1).numpy()
     transfer = transfer * (np.abs(transfer) > MIN_TRANSFER * np.abs(transfer).max())
-    seen = np.fft.ifft2(np.fft.fft2(phase) * transfer).real
+    seen = np.fft.irfft2(np.fft.rfft2(phase) * transfer, s=scan.grid)
     one, other = (_remove_slow_changes(values) for values in (seen, dark))
     power = math.sqrt(float((one**2).sum() * (other**2).sum()))
     return float((one * other).sum()) / power * math.sqrt(phase.size) if power > 0 else 0.0
@@ -218,12 +219,13 @@ def _compute_probe_transfer(
     inside = torch.cartesian_prod(line, line)
     inside = inside[inside.norm(dim=-1) < limit]
     chi = compute_chi(optics, inside)
-    out = []
-    for part in optics.turn_frequencies(frequency).split(FREQUENCIES_AT_ONCE):
-        beside = inside[None] + part[:, None]
+    turned = optics.turn_frequencies(frequency)
+    out = torch.zeros(len(turned), dtype=torch.complex128)
+    for index in torch.nonzero(turned.norm(dim=-1) < 2 * limit)[:, 0].split(FREQUENCIES_AT_ONCE):
+        beside = inside[None] + turned[index, None]
         overlap = compute_aperture(optics, beside, 0.0)
-        out.append(torch.polar(overlap, compute_chi(optics, beside) - chi).mean(1))
-    return torch.cat(out)
+        out[index] = torch.polar(overlap, compute_chi(optics, beside) - chi).mean(1)
+    return out
 
 
 def compute_skewness(values: Float[np.ndarray, "slow fast"], /) -> float:
