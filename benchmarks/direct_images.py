@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument(
         "--set", choices=[name for name in SETS if name != "held_back"], default="development"
     )
+    parser.add_argument("--seeds", type=int, nargs="*", help="instead of a set: new ones judge frozen code")
     parser.add_argument("--first", type=int, help="only so many of the set")
     parser.add_argument("--faults", default="all")
     parser.add_argument(
@@ -116,7 +117,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = asked.folder or Path(tempfile.mkdtemp())
     rows = []
-    for seed in list(SETS[asked.set])[: asked.first]:
+    for seed in asked.seeds or list(SETS[asked.set])[: asked.first]:
         name = draw_case(seed).name
         path = folder / f"{name}.npy"
         if not path.exists():
