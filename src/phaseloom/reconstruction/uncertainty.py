@@ -226,7 +226,7 @@ def find_reasons(
     job: RunState, information: PhaseInformation, counts: MeanCounts, /
 ) -> dict[LowerBound, str]:
     """Why the map is a lower bound, by code, each with a clause that has the number."""
-    background = float(job.model.detector.background()[job.model.detector.mask].mean())
+    background = float(job.model.detector.background().detach()[job.model.detector.mask].mean())
     cells = _count_cells(job.model)
     loss = _last_loss(job)
     held = ", ".join(_list_priors(job))
