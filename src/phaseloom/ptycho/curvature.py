@@ -35,6 +35,7 @@ from phaseloom.ptycho.illumination import SquareSlope
 from phaseloom.ptycho.jitter import estimate_jitter, fit_affine_part
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.noise import is_amplitude
 
 __all__ = [
     "UPDATES_TO_FOLLOW_POSITIONS",
@@ -313,6 +314,17 @@ MAX_NOISE_PHASE = 0.03
 MIN_STEPS_PER_EPOCH = 3.0
 """Newton steps that an epoch makes at least, however few the electrons (decision 012)."""
 
+MIN_LOSS_OF_WHOLE_STEPS = 3.0
+"""Loss above which few electrons do not shorten the steps of the object: what is not found yet outweighs
+their noise. At 2 the thick crystal of benchmarks/cases.py gets worse (decision 029)."""
+
+MAX_MISFIT_OF_MOVING_PROBE = 0.1
+"""Mean square difference of amplitudes, over the counts, above which the probe waits for the object. Starts of
+the cases of benchmarks/cases.py leave 0.05 at most, those of benchmarks/strong_phase.py 0.25 or more."""
+
+EPOCHS_WITHOUT_PROBE = 2
+"""Epochs for which the probe waits; three find no more of the tuned objects of benchmarks/strong_phase.py."""
+
 USUAL_OBJECT_RATE = 0.2
 """Rate of the object in the default recipe, to which `MAX_NOISE_PHASE` refers."""
 
@@ -372,6 +384,7 @@ class Curvature:
         counts = likelihood.measured[some]
         self.mean_counts = float(counts.sum() / len(counts))
         self.counts_are_whole = bool((counts == counts.round()).all())
+        self.some = some
         self.scale = 2 * _fit_stiffness(likelihood.divergence, counts) / likelihood.floor
 
     @property
@@ -385,10 +398,13 @@ class Curvature:
         model = self.model
         rules: dict[nn.Parameter, NewtonStep] = {}
         waves = incident_waves(model)
-        self._make_object_rules(rules, waves)
+        losses = [(e.get("terms") or {}).get("noise", e["loss"]) for e in history] or [self._measure_loss()]
+        self._make_object_rules(rules, waves, losses[-1])
         own = self._list_pattern_numbers()
         slopes = model.probe.square_slopes()
         rules |= {p: _uniform_step(slope, self.scale, each=p in own) for p, slope in slopes.items()}
+        if len(history) < EPOCHS_WITHOUT_PROBE and self._has_light_elsewhere(losses[0]):
+            rules |= {p: NewtonStep(_no_step, momentum=False) for p in slopes if p not in own}
         trust = _estimate_trust(history)
         rules |= self._make_position_rules(waves, trust, self._measure_excess_noise(history))
         rules[model.detector.weights] = self._make_weight_rule()
@@ -398,6 +414,25 @@ class Curvature:
         few = [p for p in self._list_numbers() if p.requires_grad]
         rules |= {p: self._make_number_rule(p, flight_trust if p in flight else trust) for p in few}
         return rules
+
+    def _measure_loss(self) -> float:
+        """Loss of some patterns before the first step."""
+        index = self.some.to(self.model.scan.start.device)
+        pieces = index.split(16)
+        found = [float(self.likelihood(piece)["noise"]) * len(piece) for piece in pieces]
+        return sum(found) / len(index)
+
+    def _has_light_elsewhere(self, loss: float) -> bool:
+        """Whether a model puts much of the light elsewhere: a probe would learn to put it there.
+
+        A probe that moves at once, while an object of several radians is still flat, leaves dislocations in
+        the phase that later epochs do not mend. With ``noise: amplitude``, of photons, whose first probe is
+        often far off itself, it moves.
+        """
+        if is_amplitude(self.likelihood.divergence):
+            return False
+        misfit = 2 * (loss - 1) / (self.scale * self.mean_counts)
+        return misfit > MAX_MISFIT_OF_MOVING_PROBE
 
     def _make_position_rules(
         self, waves: Beams, trust: float, excess: float
@@ -439,12 +474,12 @@ class Curvature:
         jitter = estimate_jitter(scan.offsets - centre, torch.linalg.eigvalsh(information))
         return PositionPrior(centre, unit / max(float(jitter), MIN_JITTER**2))
 
-    def _make_object_rules(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams) -> None:
+    def _make_object_rules(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams, loss: float) -> None:
         model = self.model
         wide = sum_illumination(model, waves)
         count = len(wide)
         many = len(model.scan.start)
-        calm = self._limit_noise(participation_area(wide[:1]))
+        calm = math.inf if loss > MIN_LOSS_OF_WHOLE_STEPS else self._limit_noise(participation_area(wide[:1]))
         wide.add_(LIGHT_DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
         most = torch.stack([wave.abs().square().sum(1).amax((-2, -1)) for wave, _ in waves]).amax(0)
         lone = self.scale * (count + 1) * most[:, None, None]
