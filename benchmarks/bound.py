@@ -2,9 +2,9 @@
 
     python -m benchmarks.bound --out benchmarks/results/bound-DATE.json
 
-Positions are exact and do not move, pixels are the true ones, the probe starts right and is free, the noise is Poisson with
-an incident beam of so many electrons. The bound is ``1 / sqrt(2 W)`` with the true probe, ``W``
-electrons on a pixel in all; the error is that of the phase in the scan's box less 8 pixels, after
+Positions are exact and do not move, pixels are the true ones, the probe starts right and is free, the noise
+is Poisson with an incident beam of so many electrons. The bound is ``1 / sqrt(2 W)`` with the true probe,
+``W`` electrons on a pixel in all; the error is that of the phase in the scan's box less 8 pixels, after
 shift, constant and ramp are removed.
 """
 

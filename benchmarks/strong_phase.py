@@ -95,15 +95,15 @@ def _move(wave: np.ndarray, shift: Sequence[float]) -> np.ndarray:
 
 
 def _agreement(wave: np.ndarray, known: np.ndarray) -> float:
-    """Peak of the spectrum of the ratio, which no constant or ramp of the phase changes."""
-    return float(np.abs(np.fft.fft2((wave * known.conj())[INNER])).max())
+    """Mean of the ratio without constant and ramp of its phase: one where the waves are the same."""
+    return float(np.abs(_remove_ramp((wave * known.conj())[INNER]).mean()))
 
 
 def _remove_ramp(gap: np.ndarray) -> np.ndarray:
-    """A wave without the constant and the ramp of its phase, to an eighth of a frequency, then by its mean."""
-    spectrum = np.abs(np.fft.fft2(gap, [8 * n for n in gap.shape]))
+    """A unit wave without constant and ramp of its phase: peak of the spectrum, then the plane that fits."""
+    spectrum = np.abs(np.fft.fft2(gap, [4 * n for n in gap.shape]))
     place = np.unravel_index(spectrum.argmax(), spectrum.shape)
-    y, x = (np.exp(-2j * np.pi * p * np.arange(n) / (8 * n)) for p, n in zip(place, gap.shape, strict=True))
+    y, x = (np.exp(-2j * np.pi * p * np.arange(n) / (4 * n)) for p, n in zip(place, gap.shape, strict=True))
     gap = gap * (y[:, None] * x)
     rest = np.angle(gap * np.exp(-1j * np.angle(gap.sum())))
     return np.exp(1j * _flat(rest))
