@@ -35,7 +35,6 @@ from phaseloom.ptycho.illumination import SquareSlope
 from phaseloom.ptycho.jitter import estimate_jitter, fit_affine_part
 from phaseloom.ptycho.likelihood import Likelihood
 from phaseloom.ptycho.model import Ptychography
-from phaseloom.ptycho.noise import is_amplitude
 
 __all__ = [
     "UPDATES_TO_FOLLOW_POSITIONS",
@@ -318,13 +317,6 @@ MIN_LOSS_OF_WHOLE_STEPS = 3.0
 """Loss above which few electrons do not shorten the steps of the object: what is not found yet outweighs
 their noise. At 2 the thick crystal of benchmarks/cases.py gets worse (decision 029)."""
 
-MAX_MISFIT_OF_MOVING_PROBE = 0.1
-"""Mean square difference of amplitudes, over the counts, above which the probe waits for the object. Starts of
-the cases of benchmarks/cases.py leave 0.05 at most, those of benchmarks/strong_phase.py 0.25 or more."""
-
-EPOCHS_WITHOUT_PROBE = 2
-"""Epochs for which the probe waits; three find no more of the tuned objects of benchmarks/strong_phase.py."""
-
 USUAL_OBJECT_RATE = 0.2
 """Rate of the object in the default recipe, to which `MAX_NOISE_PHASE` refers."""
 
@@ -398,13 +390,11 @@ class Curvature:
         model = self.model
         rules: dict[nn.Parameter, NewtonStep] = {}
         waves = incident_waves(model)
-        losses = [(e.get("terms") or {}).get("noise", e["loss"]) for e in history] or [self._measure_loss()]
-        self._make_object_rules(rules, waves, losses[-1])
+        loss = _read_noise_term(history[-1]) if history else self._measure_loss()
+        self._make_object_rules(rules, waves, loss)
         own = self._list_pattern_numbers()
         slopes = model.probe.square_slopes()
         rules |= {p: _uniform_step(slope, self.scale, each=p in own) for p, slope in slopes.items()}
-        if len(history) < EPOCHS_WITHOUT_PROBE and self._has_light_elsewhere(losses[0]):
-            rules |= {p: NewtonStep(_no_step, momentum=False) for p in slopes if p not in own}
         trust = _estimate_trust(history)
         rules |= self._make_position_rules(waves, trust, self._measure_excess_noise(history))
         rules[model.detector.weights] = self._make_weight_rule()
@@ -421,18 +411,6 @@ class Curvature:
         pieces = index.split(16)
         found = [float(self.likelihood(piece)["noise"]) * len(piece) for piece in pieces]
         return sum(found) / len(index)
-
-    def _has_light_elsewhere(self, loss: float) -> bool:
-        """Whether a model puts much of the light elsewhere: a probe would learn to put it there.
-
-        A probe that moves at once, while an object of several radians is still flat, leaves dislocations in
-        the phase that later epochs do not mend. With ``noise: amplitude``, of photons, whose first probe is
-        often far off itself, it moves.
-        """
-        if is_amplitude(self.likelihood.divergence):
-            return False
-        misfit = 2 * (loss - 1) / (self.scale * self.mean_counts)
-        return misfit > MAX_MISFIT_OF_MOVING_PROBE
 
     def _make_position_rules(
         self, waves: Beams, trust: float, excess: float
@@ -457,7 +435,7 @@ class Curvature:
         """
         if not history:
             return OBJECT_ADAPTATION
-        loss = (history[-1].get("terms") or {}).get("noise", history[-1]["loss"])
+        loss = _read_noise_term(history[-1])
         return OBJECT_ADAPTATION * max(loss, 1.0 if self.counts_are_whole else MIN_LOSS)
 
     def _make_position_prior(
@@ -675,6 +653,11 @@ def _coupled_step(bend: Tensor, trust: float, *, rows: bool = False, patterns: b
         return move.clamp(-MAX_NUMBER_STEP, MAX_NUMBER_STEP)
 
     return NewtonStep(step, momentum=True)
+
+
+def _read_noise_term(event: Mapping[str, Any]) -> float:
+    """Loss of an epoch without penalties."""
+    return (event.get("terms") or {}).get("noise", event["loss"])
 
 
 def _estimate_trust(history: Sequence[Mapping[str, Any]], halfway: float = POSITION_HALF_TRUST) -> float:
