@@ -145,15 +145,16 @@ def main() -> None:
     )
     parser.add_argument("--dose", type=float, nargs="+", default=[1e3, 1e4, 1e5, 1e6])
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[20, 60])
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/bound-{date.today()}.json"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     about = {"date": f"{date.today()}", "machine": machine(), "commit": find_commit(), "threads": 1}
     rows = []
     for dose in given.dose:
-        for tree in ({}, {"epochs": 60}):
+        for epochs in given.epochs:
             for draw in range(1, given.draws + 1):
-                rows.append(measure_run(dose, draw, **tree))
+                rows.append(measure_run(dose, draw, epochs=epochs))
                 print(rows[-1], flush=True)
     given.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
