@@ -66,7 +66,7 @@ def lay_on_true_pixels(job: Job, places: np.ndarray) -> None:
     """Move the scan on its canvas by less than a pixel, to where true pixels and those of the model coincide.
 
     The bound is that of a model that can be exact. An object sampled between the true pixels cannot:
-    windows that are rounded to other pixels, and frequencies near the limit, left 1.5 times the bound at 1e6
+    windows that are rounded to other pixels, and frequencies near the limit, left 1.6 times the bound at 1e6
     electrons, whatever the fit.
     """
     start = job.level.model.scan.start
