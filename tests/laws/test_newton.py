@@ -365,3 +365,36 @@ class TestCalm:
         scan, model = experiment(dose=50.0)
         scan = replace(scan, counts=scan.counts * np.float32(0.37))
         assert Curvature(model, Likelihood(model, scan))._limit_noise(4.0) == np.inf
+
+
+class TestFarFromTheObject:
+    """What steps do while the model has much of the light elsewhere."""
+
+    @staticmethod
+    def rules(noise_=noise.poisson, losses=(), dose=1e5, elsewhere=False):
+        """Rules after epochs of such losses; ``elsewhere``: counts that fall where the model has none."""
+        scan, model = experiment(dose=dose)
+        if elsewhere:
+            scan = replace(scan, counts=np.roll(np.asarray(scan.counts), 6, -1))
+        history = [{"loss": loss, "terms": {"noise": loss, "tv": 0.1}, "holdout": None} for loss in losses]
+        return Curvature(model, Likelihood(model, scan, noise_))(history), model
+
+    @staticmethod
+    def move(rules, parameter):
+        """Size of the step of a parameter for a gradient of ones."""
+        whole = (slice(None), slice(None))
+        step = rules[parameter](parameter, torch.ones_like(parameter), 1, 0.2, whole)
+        return float(step.abs().amin())
+
+    def test_few_electrons_do_not_shorten_steps(self):
+        steps = []
+        for loss in (2.9, 3.1):
+            rules, model = self.rules(losses=[50.0, loss], dose=50.0)
+            steps.append(self.move(rules, model.object.wave))
+        assert steps[1] > 1.5 * steps[0]
+
+    def test_the_loss_before_the_first_step_counts(self):
+        near, model = self.rules(dose=50.0)
+        shorter = self.move(near, model.object.wave)
+        far, model = self.rules(dose=50.0, elsewhere=True)
+        assert self.move(far, model.object.wave) > 1.5 * shorter

@@ -112,6 +112,40 @@ def batch_bytes(stage: Level) -> int:
     return ledger.most
 
 
+@pytest.mark.parametrize(("case", "size"), [(SMALL, 16), (replace(SMALL, slices=2, dz=10.0), 8)])
+def test_a_batch_of_one_slice_has_twice_the_patterns(tmp_path, case, size):
+    job, _ = begun(replace(case, C10=-300.0), tmp_path, off=0.0)  # a wide beam: few light the field
+    assert job.recipe.batch.values["size"] == size
+
+
+def test_a_batch_of_a_small_scan_stays_small(tmp_path):
+    job, _ = begun(replace(SMALL, scan=(8, 8), C10=-300.0), tmp_path, off=0.0)
+    assert job.recipe.batch.values["size"] == 8
+
+
+class TestScoreOfStrongPhase:
+    """The benchmark's score, on images whose answer is known."""
+
+    @staticmethod
+    def phase():
+        y, x = np.mgrid[:64, :63]
+        return 4 + 4 * np.sin(y / 9) * np.cos(x / 11) + 0.1 * np.sin(y * 1.1 + x * 0.7)
+
+    def test_shift_ramp_and_wraps_do_not_count(self):
+        score_phase = pytest.importorskip("benchmarks.strong_phase", exc_type=ImportError).score_phase
+        y, x = np.indices((64, 63))
+        found = np.exp(1j * (np.roll(self.phase(), (1, -2), (0, 1)) + 0.05 * y - 0.03 * x + 2))
+        correlation, error = score_phase(found, self.phase())
+        assert correlation > 0.999
+        assert error < 0.02
+
+    def test_another_image_is_wrong(self):
+        score_phase = pytest.importorskip("benchmarks.strong_phase", exc_type=ImportError).score_phase
+        correlation, error = score_phase(np.exp(1j * self.phase()[::-1]), self.phase())
+        assert correlation < 0.9
+        assert error > 0.5
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_run_on_two_grids_resumes_to_the_same_bits(tmp_path, stop):
     straight, _ = begun(DEEP, tmp_path, epochs=4)
@@ -142,6 +176,15 @@ def test_a_slow_probe_does_not_drive_positions_away(tmp_path):
         np.zeros_like(truth["obj_phase"]), truth["pos_nominal_px"], truth["obj_phase"], truth["pos_px"]
     )
     assert finished(job, truth)["positions"] < nominal["positions"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_smooth_phase_of_eight_radian_is_found_in_few_electrons(seed):
+    strong_phase = pytest.importorskip("benchmarks.strong_phase", exc_type=ImportError)
+    found = strong_phase.measure_run("smooth", 1e4, seed)
+    assert found["loss"] < 1.1
+    assert found["correlation"] > 0.98
 
 
 @pytest.mark.slow

@@ -313,6 +313,10 @@ MAX_NOISE_PHASE = 0.03
 MIN_STEPS_PER_EPOCH = 3.0
 """Newton steps that an epoch makes at least, however few the electrons (decision 012)."""
 
+MIN_LOSS_OF_WHOLE_STEPS = 3.0
+"""Loss above which few electrons do not shorten the steps of the object: what is not found yet outweighs
+their noise. At 2 the thick crystal of benchmarks/cases.py gets worse (decision 029)."""
+
 USUAL_OBJECT_RATE = 0.2
 """Rate of the object in the default recipe, to which `MAX_NOISE_PHASE` refers."""
 
@@ -372,6 +376,7 @@ class Curvature:
         counts = likelihood.measured[some]
         self.mean_counts = float(counts.sum() / len(counts))
         self.counts_are_whole = bool((counts == counts.round()).all())
+        self.some = some
         self.scale = 2 * _fit_stiffness(likelihood.divergence, counts) / likelihood.floor
 
     @property
@@ -385,7 +390,8 @@ class Curvature:
         model = self.model
         rules: dict[nn.Parameter, NewtonStep] = {}
         waves = incident_waves(model)
-        self._make_object_rules(rules, waves)
+        loss = _read_noise_term(history[-1]) if history else self._measure_loss()
+        self._make_object_rules(rules, waves, loss)
         own = self._list_pattern_numbers()
         slopes = model.probe.square_slopes()
         rules |= {p: _uniform_step(slope, self.scale, each=p in own) for p, slope in slopes.items()}
@@ -398,6 +404,13 @@ class Curvature:
         few = [p for p in self._list_numbers() if p.requires_grad]
         rules |= {p: self._make_number_rule(p, flight_trust if p in flight else trust) for p in few}
         return rules
+
+    def _measure_loss(self) -> float:
+        """Loss of some patterns before the first step."""
+        index = self.some.to(self.model.scan.start.device)
+        pieces = index.split(16)
+        found = [float(self.likelihood(piece)["noise"]) * len(piece) for piece in pieces]
+        return sum(found) / len(index)
 
     def _make_position_rules(
         self, waves: Beams, trust: float, excess: float
@@ -422,7 +435,7 @@ class Curvature:
         """
         if not history:
             return OBJECT_ADAPTATION
-        loss = (history[-1].get("terms") or {}).get("noise", history[-1]["loss"])
+        loss = _read_noise_term(history[-1])
         return OBJECT_ADAPTATION * max(loss, 1.0 if self.counts_are_whole else MIN_LOSS)
 
     def _make_position_prior(
@@ -439,12 +452,12 @@ class Curvature:
         jitter = estimate_jitter(scan.offsets - centre, torch.linalg.eigvalsh(information))
         return PositionPrior(centre, unit / max(float(jitter), MIN_JITTER**2))
 
-    def _make_object_rules(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams) -> None:
+    def _make_object_rules(self, rules: dict[nn.Parameter, NewtonStep], waves: Beams, loss: float) -> None:
         model = self.model
         wide = sum_illumination(model, waves)
         count = len(wide)
         many = len(model.scan.start)
-        calm = self._limit_noise(participation_area(wide[:1]))
+        calm = math.inf if loss > MIN_LOSS_OF_WHOLE_STEPS else self._limit_noise(participation_area(wide[:1]))
         wide.add_(LIGHT_DAMPING * wide.amax((-2, -1), keepdim=True)).mul_(self.scale * count / many)
         most = torch.stack([wave.abs().square().sum(1).amax((-2, -1)) for wave, _ in waves]).amax(0)
         lone = self.scale * (count + 1) * most[:, None, None]
@@ -640,6 +653,11 @@ def _coupled_step(bend: Tensor, trust: float, *, rows: bool = False, patterns: b
         return move.clamp(-MAX_NUMBER_STEP, MAX_NUMBER_STEP)
 
     return NewtonStep(step, momentum=True)
+
+
+def _read_noise_term(event: Mapping[str, Any]) -> float:
+    """Loss of an epoch without penalties."""
+    return (event.get("terms") or {}).get("noise", event["loss"])
 
 
 def _estimate_trust(history: Sequence[Mapping[str, Any]], halfway: float = POSITION_HALF_TRUST) -> float:

@@ -48,6 +48,13 @@ EPOCHS_ON_ALL = 0.1
 RATES_AFTER_COARSER = 0.5
 """Share of the rates with which a finer level begins after a coarser one."""
 
+MIN_BATCH = 8
+"""Patterns of a batch at least, by default."""
+
+MIN_BATCH_OF_ONE_SLICE = 16
+"""The same for objects of one slice. Batches of 8 leave errors of high frequencies in the first epochs, where
+patterns are dark, that later ones do not mend; objects of several slices need many steps (decision 029)."""
+
 MIN_PATTERNS_FOR_HOLDOUT = 20
 """Patterns of a scan below which none is held out."""
 
@@ -306,7 +313,8 @@ def set_batch_size(recipe: Reconstruct, model: Ptychography) -> Call:
     if call.values.get("size") is not None or recipe.optimizer.name != "gauss_newton":
         return call
     count = len(model.scan.start)
-    size = int(np.clip(round(0.6 * count_crossings(model)), 8, max(8, count // 12)))
+    least = MIN_BATCH if len(model.propagator.gaps) else MIN_BATCH_OF_ONE_SLICE
+    size = min(max(round(0.6 * count_crossings(model)), least), max(MIN_BATCH, count // 12))
     return Call(call.room, call.name, {**call.values, "size": min(size, 512)}, call.when)
 
 
