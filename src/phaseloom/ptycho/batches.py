@@ -102,7 +102,8 @@ def random(
         seed: of the order.
         positions: not looked at.
         size: patterns per batch; default: with Newton steps as many as light the whole field once, 16 or more
-            (several slices: 8); else such that an epoch has at least a dozen batches, between 4 and 64.
+            (8 for several slices, and in runs of few updates); else such that an epoch has at least a dozen
+            batches, between 4 and 64.
         accumulate: batches of ``size`` whose gradients are added before a step: the same step as one
             batch of ``accumulate`` times the size, in the memory of ``size``.
 

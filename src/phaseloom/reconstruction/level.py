@@ -55,6 +55,10 @@ MIN_BATCH_OF_ONE_SLICE = 16
 """The same for objects of one slice. Batches of 8 leave errors of high frequencies in the first epochs, where
 patterns are dark, that later ones do not mend; objects of several slices need many steps (decision 029)."""
 
+UPDATES_WITH_LARGER_BATCHES = 300
+"""Updates in a run that batches larger than `MIN_BATCH` leave at least: the short runs of a calibration, of
+few epochs and patterns, need their steps."""
+
 MIN_PATTERNS_FOR_HOLDOUT = 20
 """Patterns of a scan below which none is held out."""
 
@@ -313,7 +317,8 @@ def set_batch_size(recipe: Reconstruct, model: Ptychography) -> Call:
     if call.values.get("size") is not None or recipe.optimizer.name != "gauss_newton":
         return call
     count = len(model.scan.start)
-    least = MIN_BATCH if len(model.propagator.gaps) else MIN_BATCH_OF_ONE_SLICE
+    most = MIN_BATCH if len(model.propagator.gaps) else MIN_BATCH_OF_ONE_SLICE
+    least = min(max(recipe.epochs * count // UPDATES_WITH_LARGER_BATCHES, MIN_BATCH), most)
     size = min(max(round(0.6 * count_crossings(model)), least), max(MIN_BATCH, count // 12))
     return Call(call.room, call.name, {**call.values, "size": min(size, 512)}, call.when)
 
