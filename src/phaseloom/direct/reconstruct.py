@@ -276,7 +276,7 @@ def _fit_optics(scan: Scan4D, survey: DiskSurvey, optics: LinearOptics, bright: 
     largest = find_largest_defocus(scan, float(optics.semiangle))
     found = fit_optics(coarse, optics, largest_defocus=largest)
     if max(bright.width) < coarse.edge and are_pixels_coarse(coarse, found.optics):
-        return refine_optics(bright.transform(), found)
+        return refine_optics(bright.transform(), found, errors=False)
     return found
 
 
