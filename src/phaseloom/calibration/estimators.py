@@ -274,7 +274,7 @@ def resolve_twin(
     asked = int(np.sign(stated * state.defocus))
     kept = _get_twin(state) if (asked or evidence.sign) < 0 else state
     used = "the sign of the stated defocus" if asked else evidence.describe()
-    note = f"patterns cannot tell; used: {used}"
+    note = f"the bright field of both is the same; used: {used}"
     if asked and evidence.sign:
         against = "the opposite: is positive defocus under-focus in what you state?"
         agrees = asked == evidence.sign
