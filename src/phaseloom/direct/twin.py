@@ -60,6 +60,9 @@ PUPIL_SAMPLES = 19
 
 FREQUENCIES_AT_ONCE = 256
 
+PATTERNS_AT_ONCE = 128
+"""Patterns that are made floating-point numbers together."""
+
 SLOW_CHANGES = 0.1
 """Share of the scan over which changes are slow, and are taken off before images are compared."""
 
@@ -168,9 +171,10 @@ def measure_dark_field(scan: Scan4D, survey: DiskSurvey, /) -> Float[np.ndarray,
         return None
     table = np.stack([dark, survey.mask], -1).reshape(-1, 2).astype(np.float32)
     sums = np.empty((len(scan), 2))
-    for index in split_indices(scan.counts):
-        stack = np.asarray(scan.counts[index], np.float32)
-        sums[index] = stack.reshape(len(index), -1) @ table
+    for piece in split_indices(scan.counts):
+        for index in np.array_split(piece, max(1, len(piece) // PATTERNS_AT_ONCE)):
+            stack = np.asarray(scan.counts[index], np.float32)
+            sums[index] = stack.reshape(len(index), -1) @ table
     if not sums[:, 0].any():
         return None
     share = sums[:, 0] / np.maximum(sums[:, 1], 1e-9)

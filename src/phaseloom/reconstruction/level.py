@@ -52,7 +52,7 @@ MIN_BATCH = 8
 """Patterns of a batch at least, by default."""
 
 MIN_BATCH_OF_ONE_SLICE = 16
-"""The same for objects of one slice. Batches of 8 leave errors of high frequencies in the first epochs, where
+"""The same for objects of one slice in the far field; near fields get worse by it. Batches of 8 leave errors of high frequencies in the first epochs, where
 patterns are dark, that later ones do not mend; objects of several slices need many steps (decision 029)."""
 
 UPDATES_WITH_LARGER_BATCHES = 300
@@ -317,7 +317,8 @@ def set_batch_size(recipe: Reconstruct, model: Ptychography) -> Call:
     if call.values.get("size") is not None or recipe.optimizer.name != "gauss_newton":
         return call
     count = len(model.scan.start)
-    most = MIN_BATCH if len(model.propagator.gaps) else MIN_BATCH_OF_ONE_SLICE
+    is_thin_far_field = model.propagator.onward is None and not len(model.propagator.gaps)
+    most = MIN_BATCH_OF_ONE_SLICE if is_thin_far_field else MIN_BATCH
     least = min(max(recipe.epochs * count // UPDATES_WITH_LARGER_BATCHES, MIN_BATCH), most)
     size = min(max(round(0.6 * count_crossings(model)), least), max(MIN_BATCH, count // 12))
     return Call(call.room, call.name, {**call.values, "size": min(size, 512)}, call.when)
