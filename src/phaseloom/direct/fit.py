@@ -22,6 +22,7 @@ from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_mat
 from phaseloom.errors import BadInput
 
 __all__ = [
+    "MIN_GAIN_OF_CLEAR_FIT",
     "Candidate",
     "OpticsFit",
     "are_pixels_coarse",
@@ -34,6 +35,9 @@ __all__ = [
 FREQUENCIES_IN_SEARCH = 80
 PIXELS_IN_SEARCH = 80
 """What the coarse search looks at: hundreds of defoci in many directions within seconds."""
+
+MAX_ELEMENTS_IN_SEARCH = 500_000
+"""Defoci times frequencies times pixels looked at together: ten complex tables of so many are 80 MB."""
 
 FREQUENCIES_IN_FIT = 400
 PIXELS_IN_FIT = 160
@@ -57,8 +61,8 @@ MIN_GAIN_OF_FREE_STEP = 8.0
 """What a step that nothing holds must explain more than the stated one, to be taken, in units of the error of
 the model: what a deviation of nearly three `STEP_TOLERANCE` costs."""
 
-MIN_GAIN_TO_FREE_STEP = 60.0
-"""Gain of the best candidate from which its step may be freed: noise gains up to 40 and tells no step."""
+MIN_GAIN_OF_CLEAR_FIT = 60.0
+"""Gain of the best candidate from which it is refined and its step may be freed: noise gains up to 40."""
 
 STEPS_TO_SEARCH = (0.7, 0.84, 1.19, 1.41)
 """Factors on a step that is wrong altogether, with which orientation, rotation and defocus are searched."""
@@ -83,7 +87,9 @@ MAX_PHASE_IN_PIXEL = 1.0
 Wide pixels hold rims of the bands that the model lacks: 0.12 1/angstrom across at 46 nm defocus they pulled
 astigmatism by 16 angstrom and rotation by 2.3 degrees, where counting allows 1.1 and 0.1."""
 
+FREQUENCIES_IN_REFINEMENT = 150
 PIXELS_IN_REFINEMENT = 800
+"""Fewer frequencies of more pixels: gradients keep all that is computed of both, 0.5 GB with 400 and 800."""
 
 FIRST_NAMES = ("C10", "C12a", "C12b", "rotation")
 """What each candidate is fitted for, before the best one is fitted for more."""
@@ -175,7 +181,7 @@ def fit_optics(
     best = _climb(more, best, names, amplitude=True)
     numbers = len(more.frequency) * len(more.place)
     distinct = _list_distinct(fitted)
-    is_clear = (_measure_margin(distinct) - 1) * numbers > MIN_GAIN_TO_FREE_STEP
+    is_clear = (_measure_margin(distinct) - 1) * numbers > MIN_GAIN_OF_CLEAR_FIT
     free = _free_step(more, best, names) if "step" in names and is_clear else None
     if free is not None:
         starts = [replace(optics, orientation=way) for way in orientations]
@@ -284,7 +290,7 @@ def refine_optics(
         errors: estimate the errors anew, which takes as long as the fit; else they stay.
     """
     limit = float(found.optics.semiangle) / found.optics.wavelength
-    more = _thin_out(spectrum, FREQUENCIES_IN_FIT, PIXELS_IN_REFINEMENT, limit)
+    more = _thin_out(spectrum, FREQUENCIES_IN_REFINEMENT, PIXELS_IN_REFINEMENT, limit)
     tolerance = math.inf if found.is_step_free else STEP_TOLERANCE
     optics = _climb(more, found.optics, names, amplitude=True, step_tolerance=tolerance)
     explained = compute_explained_share(more, optics)
@@ -375,6 +381,9 @@ def _explained_by_defocus(spectrum: Spectrum, optics: LinearOptics, defocus: Ten
     inside = k.square().sum(-1)[None]
     before = (inside - 2 * along + square < limit**2).double()
     after = (inside + 2 * along + square < limit**2).double()
+    few = max(1, MAX_ELEMENTS_IN_SEARCH // max(along.numel(), 1))
+    if len(defocus) > few:
+        return torch.cat([_explained_by_defocus(spectrum, optics, part) for part in defocus.split(few)])
     unit = -math.pi * optics.wavelength * defocus[:, None, None]
     bend = torch.polar(torch.ones_like(unit * square), unit * square)
     turn = torch.polar(torch.ones_like(unit * along), unit * (2 * along))

@@ -12,7 +12,13 @@ from jaxtyping import Float
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import BrightField, Spectrum, measure_centres_of_mass
-from phaseloom.direct.fit import OpticsFit, are_pixels_coarse, fit_optics, refine_optics
+from phaseloom.direct.fit import (
+    MIN_GAIN_OF_CLEAR_FIT,
+    OpticsFit,
+    are_pixels_coarse,
+    fit_optics,
+    refine_optics,
+)
 from phaseloom.direct.grid import ImageGrid, choose_image_grid
 from phaseloom.direct.solve import (
     DECONVOLUTION_RIDGE,
@@ -275,7 +281,8 @@ def _fit_optics(scan: Scan4D, survey: DiskSurvey, optics: LinearOptics, bright: 
     coarse = survey.measure(scan).transform()
     largest = find_largest_defocus(scan, float(optics.semiangle))
     found = fit_optics(coarse, optics, largest_defocus=largest)
-    if max(bright.width) < coarse.edge and are_pixels_coarse(coarse, found.optics):
+    is_clear = found.gain > MIN_GAIN_OF_CLEAR_FIT
+    if is_clear and max(bright.width) < coarse.edge and are_pixels_coarse(coarse, found.optics):
         return refine_optics(bright.transform(), found, errors=False)
     return found
 

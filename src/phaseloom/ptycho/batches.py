@@ -101,9 +101,9 @@ def random(
         index: the patterns to use.
         seed: of the order.
         positions: not looked at.
-        size: patterns per batch; default: with Newton steps as many as light the whole field once, 16 or more
-            (8 for several slices, near fields, and runs of few updates); else such that an epoch has at least a dozen
-            batches, between 4 and 64.
+        size: patterns per batch; default: with Newton steps as many as light the whole field once, at least
+            16 (8 for several slices, near fields, and runs of few updates); else such that an epoch has at
+            least a dozen batches, between 4 and 64.
         accumulate: batches of ``size`` whose gradients are added before a step: the same step as one
             batch of ``accumulate`` times the size, in the memory of ``size``.
 

@@ -52,8 +52,9 @@ MIN_BATCH = 8
 """Patterns of a batch at least, by default."""
 
 MIN_BATCH_OF_ONE_SLICE = 16
-"""The same for objects of one slice in the far field; near fields get worse by it. Batches of 8 leave errors of high frequencies in the first epochs, where
-patterns are dark, that later ones do not mend; objects of several slices need many steps (decision 029)."""
+"""The same for objects of one slice in the far field; near fields get worse by it. With 8, high frequencies
+keep errors of the first epochs, where patterns are dark. Objects of several slices need many steps (decision
+029)."""
 
 UPDATES_WITH_LARGER_BATCHES = 300
 """Updates in a run that batches larger than `MIN_BATCH` leave at least: the short runs of a calibration, of
