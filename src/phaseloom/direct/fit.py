@@ -290,7 +290,7 @@ def refine_optics(
         errors: estimate the errors anew, which takes as long as the fit; else they stay.
     """
     limit = float(found.optics.semiangle) / found.optics.wavelength
-    more = _thin_out(spectrum, FREQUENCIES_IN_REFINEMENT, PIXELS_IN_REFINEMENT, limit)
+    more = _thin_out(spectrum, FREQUENCIES_IN_REFINEMENT, PIXELS_IN_REFINEMENT, limit, more_of_noise=1)
     tolerance = math.inf if found.is_step_free else STEP_TOLERANCE
     optics = _climb(more, found.optics, names, amplitude=True, step_tolerance=tolerance)
     explained = compute_explained_share(more, optics)
@@ -343,7 +343,9 @@ def _is_peak(landscape: np.ndarray) -> np.ndarray:
     return best
 
 
-def _thin_out(spectrum: Spectrum, frequencies: int, pixels: int, limit: float) -> Spectrum:
+def _thin_out(
+    spectrum: Spectrum, frequencies: int, pixels: int, limit: float, *, more_of_noise: int = 3
+) -> Spectrum:
     """Few frequencies and pixels; where noise prevails, pixels are merged and more frequencies are taken.
 
     Otherwise pixels are drawn: merged ones would see a blurred object where the defocus is large.
@@ -352,7 +354,8 @@ def _thin_out(spectrum: Spectrum, frequencies: int, pixels: int, limit: float) -
     lowest = 1.5 * float(lengths[lengths > 0].min())
     highest = HIGHEST_FREQUENCY * limit
     noisy = _is_noisy(spectrum, lowest, highest)
-    few = spectrum.select_strongest((3 if noisy else 1) * frequencies, lowest=lowest, highest=highest)
+    count = (more_of_noise if noisy else 1) * frequencies
+    few = spectrum.select_strongest(count, lowest=lowest, highest=highest)
     few = replace(few, values=few.values.to(torch.complex128))
     few = replace(few, **{k: getattr(few, k).double() for k in ("frequency", "place", "counts")})
     if len(few.place) <= pixels:

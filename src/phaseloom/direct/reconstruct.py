@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from phaseloom.data.scan import Scan4D
@@ -225,11 +226,8 @@ def reconstruct_scan(
             notes.append(
                 f"the disk has {ANGLE.show(found)}: pixels are scaled to the {ANGLE.show(semiangle)} given"
             )
-    bright = survey.measure(scan, pixels=pixels)
-    fitted = None
-    if fit:
-        fitted = _fit_optics(scan, survey, replace(optics, aberrations={}), bright)
-        optics = fitted.optics
+    fitted, bright = _fit_and_measure(scan, survey, optics, pixels=pixels, fit=fit)
+    optics = optics if fitted is None else fitted.optics
     if method == DirectMethod.CENTRE_OF_MASS:
         bright = replace(bright, deflection=_measure_deflections(scan, survey))
     spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample)
@@ -276,15 +274,22 @@ def describe_wrong_step(factor: float, /) -> str:
     return f"the stated step is wrong: the patterns say {off}; check its unit and the magnification"
 
 
-def _fit_optics(scan: Scan4D, survey: DiskSurvey, optics: LinearOptics, bright: BrightField) -> OpticsFit:
+def _fit_and_measure(
+    scan: Scan4D, survey: DiskSurvey, optics: LinearOptics, *, pixels: int, fit: bool
+) -> tuple[OpticsFit | None, BrightField]:
     """Fit optics on coarse pixels, and once more on those of the image where they are too coarse."""
+    if not fit:
+        return None, survey.measure(scan, pixels=pixels)
     coarse = survey.measure(scan).transform()
-    largest = find_largest_defocus(scan, float(optics.semiangle))
-    found = fit_optics(coarse, optics, largest_defocus=largest)
-    is_clear = found.gain > MIN_GAIN_OF_CLEAR_FIT
-    if is_clear and max(bright.width) < coarse.edge and are_pixels_coarse(coarse, found.optics):
-        return refine_optics(bright.transform(), found, errors=False)
-    return found
+    start = replace(optics, aberrations={})
+    found = fit_optics(coarse, start, largest_defocus=find_largest_defocus(scan, float(optics.semiangle)))
+    needs_finer = found.gain > MIN_GAIN_OF_CLEAR_FIT and are_pixels_coarse(coarse, found.optics)
+    edge = coarse.edge
+    del coarse  # of a large scan both take more than a batch of patterns
+    bright = survey.measure(scan, pixels=pixels)
+    if needs_finer and max(bright.width) < edge:
+        found = refine_optics(bright.transform(dtype=torch.complex64), found, errors=False)
+    return found, bright
 
 
 def _require_area(scan: Scan4D) -> None:
