@@ -32,6 +32,10 @@ BORDER_SHARE = 0.1
 """Share of the scan on each side over which the border is faded out, as opposite borders do not match."""
 
 
+PIXELS_AT_ONCE = 64
+"""Pixels whose images are transformed together: all at once would take more memory than the result."""
+
+
 @dataclass(frozen=True, eq=False)
 class BrightField:
     """Counts in the bright-field disk, pattern by pattern; pixels may hold several of the detector's.
@@ -77,8 +81,8 @@ class BrightField:
         image_grid, regular = choose_image_grid(self.positions, self.grid)
         if regular:
             sampling = None
-            values = self._transform_raster(self.changes, border)
-            halves = [self._transform_raster(one, border) for one in self._list_deflections()]
+            values = self._transform_raster(self.changes, border, dtype)
+            halves = [self._transform_raster(one, border, dtype) for one in self._list_deflections()]
         else:
             image_grid = image_grid.refine(upsample)
             index = image_grid.index(self.positions)
@@ -107,11 +111,18 @@ class BrightField:
     def _list_deflections(self) -> list[np.ndarray]:
         return [] if self.deflection is None else list(self.deflection)
 
-    def _transform_raster(self, columns: np.ndarray, border: float) -> Tensor:
+    def _transform_raster(self, columns: np.ndarray, border: float, dtype: torch.dtype) -> Tensor:
         assert self.grid is not None
         fade = torch.outer(*(border_weights(n, border) for n in self.grid))
-        images = torch.from_numpy(columns).double().T.reshape(-1, *self.grid)
-        return torch.fft.rfft2(images * (fade / fade.square().sum().sqrt())).flatten(1).T
+        fade = fade / fade.square().sum().sqrt()
+        rows, fast = self.grid
+        out = torch.empty(columns.shape[1], rows * (fast // 2 + 1), dtype=dtype)
+        for first in range(0, len(out), PIXELS_AT_ONCE):
+            part = torch.from_numpy(columns[:, first : first + PIXELS_AT_ONCE]).double()
+            out[first : first + PIXELS_AT_ONCE] = torch.fft.rfft2(
+                part.T.reshape(-1, rows, fast) * fade
+            ).flatten(1)
+        return out.T
 
 
 @dataclass(frozen=True, eq=False)
