@@ -23,7 +23,7 @@ from phaseloom.calibration.state import (
 from phaseloom.calibration.sweep import sweep
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.fit import fit_optics
+from phaseloom.direct.handedness import fit_optics_and_hand
 from phaseloom.direct.reconstruct import IMAGE_BORDER, describe_wrong_step
 from phaseloom.direct.solve import reconstruct_image
 from phaseloom.direct.survey import survey_disk
@@ -160,12 +160,15 @@ def estimate_orientation(
     """
     optics = LinearOptics(scan.geometry.wavelength, state.semiangle or 0.0, angle=state.angle)
     farthest = max(0.9 * max_defocus(scan.geometry, state.semiangle or 0.0), 1.2 * abs(state.defocus))
-    fit = fit_optics(survey_disk(scan).measure(scan).transform(), optics, largest_defocus=farthest)
+    survey = survey_disk(scan)
+    spectrum = survey.measure(scan).transform()
+    fit, overruled = fit_optics_and_hand(scan, survey, spectrum, optics, largest_defocus=farthest)
     few = select_middle(scan, patterns)
     top = _state_of(fit.optics, state)
     soft = _has_soft_edge(few, top, epochs)
     rivals = [_state_of(one.optics, state) for one in fit.rivals[:MAX_RIVALS]]
     note = f"a weak object explains {fit.explained:.0%} (margin {fit.margin:.3g})"
+    note += f"; {overruled}" if overruled else ""
     rows = [_as_row_of_fit(one.optics, state) | {"share": one.explained} for one in fit.candidates]
     judged: list[ShortRun] = []
     margin = fit.margin

@@ -17,10 +17,10 @@ from phaseloom.direct.fit import (
     MIN_GAIN_OF_CLEAR_FIT,
     OpticsFit,
     are_pixels_coarse,
-    fit_optics,
     refine_optics,
 )
 from phaseloom.direct.grid import ImageGrid, choose_image_grid
+from phaseloom.direct.handedness import fit_optics_and_hand
 from phaseloom.direct.solve import (
     DECONVOLUTION_RIDGE,
     DirectImage,
@@ -226,7 +226,8 @@ def reconstruct_scan(
             notes.append(
                 f"the disk has {ANGLE.show(found)}: pixels are scaled to the {ANGLE.show(semiangle)} given"
             )
-    fitted, bright = _fit_and_measure(scan, survey, optics, pixels=pixels, fit=fit)
+    fitted, bright, overruled = _fit_and_measure(scan, survey, optics, pixels=pixels, fit=fit)
+    notes += overruled
     optics = optics if fitted is None else fitted.optics
     if method == DirectMethod.CENTRE_OF_MASS:
         bright = replace(bright, deflection=_measure_deflections(scan, survey))
@@ -276,20 +277,21 @@ def describe_wrong_step(factor: float, /) -> str:
 
 def _fit_and_measure(
     scan: Scan4D, survey: DiskSurvey, optics: LinearOptics, *, pixels: int, fit: bool
-) -> tuple[OpticsFit | None, BrightField]:
+) -> tuple[OpticsFit | None, BrightField, list[str]]:
     """Fit optics on coarse pixels, and once more on those of the image where they are too coarse."""
     if not fit:
-        return None, survey.measure(scan, pixels=pixels)
+        return None, survey.measure(scan, pixels=pixels), []
     coarse = survey.measure(scan).transform()
     start = replace(optics, aberrations={})
-    found = fit_optics(coarse, start, largest_defocus=find_largest_defocus(scan, float(optics.semiangle)))
+    largest = find_largest_defocus(scan, float(optics.semiangle))
+    found, note = fit_optics_and_hand(scan, survey, coarse, start, largest_defocus=largest)
     needs_finer = found.gain > MIN_GAIN_OF_CLEAR_FIT and are_pixels_coarse(coarse, found.optics)
     edge = coarse.edge
     del coarse  # of a large scan both take more than a batch of patterns
     bright = survey.measure(scan, pixels=pixels)
     if needs_finer and max(bright.width) < edge:
         found = refine_optics(bright.transform(dtype=torch.complex64), found, errors=False)
-    return found, bright
+    return found, bright, [note] if note else []
 
 
 def _require_area(scan: Scan4D) -> None:
