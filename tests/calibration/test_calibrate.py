@@ -127,7 +127,7 @@ def test_few_electrons_are_enough_for_the_linear_model(true):
 
 def test_of_twins_the_sign_of_a_stated_defocus_tells(true):
     state = knowing(stated=-30.0, orientation="transposed", defocus=55.0)
-    step = estimators.resolve_twin(true, state, patterns=25, epochs=2)
+    step = estimators.resolve_twin(true, state)
     (twin,) = step.estimates
     assert (step.state.orientation, step.state.defocus) == (TWIN_OF["transposed"], -55.0)
     assert "the sign of the stated defocus" in twin.note
@@ -136,7 +136,7 @@ def test_of_twins_the_sign_of_a_stated_defocus_tells(true):
 
 def test_of_twins_atoms_tell_where_no_defocus_is_stated(true):
     turned = prepare.flip(prepare.flip(true, axis="y"), axis="x")
-    step = estimators.resolve_twin(turned, knowing(defocus=-DEFOCUS), patterns=64, epochs=4)
+    step = estimators.resolve_twin(turned, knowing(defocus=-DEFOCUS))
     assert (step.state.orientation, step.state.defocus) == (TWIN_OF["as given"], DEFOCUS)
     assert "dark field" in step.estimates[0].note
 
@@ -146,7 +146,7 @@ def test_a_twin_has_the_opposite_astigmatism_and_the_same_coma(true):
     state = knowing(
         stated=-30.0, defocus=55.0, aberrations={"C12": 20.0, "phi12": 0.3, "C21": 900.0, "phi21": 1.0}
     )
-    found = estimators.resolve_twin(true, state, patterns=25, epochs=1).state
+    found = estimators.resolve_twin(true, state).state
     assert found.aberrations == {"C12": -20.0, "phi12": 0.3, "C21": 900.0, "phi21": 1.0}
     seen = survey_spectrum(true)
     shares = []
@@ -160,7 +160,7 @@ def test_a_twin_has_the_opposite_astigmatism_and_the_same_coma(true):
 
 
 def test_atoms_that_contradict_the_stated_sign_are_mentioned(true):
-    step = estimators.resolve_twin(true, knowing(stated=-50.0, defocus=DEFOCUS), patterns=64, epochs=4)
+    step = estimators.resolve_twin(true, knowing(stated=-50.0, defocus=DEFOCUS))
     assert step.state.defocus == -DEFOCUS
     assert "says the opposite" in step.estimates[0].note
 

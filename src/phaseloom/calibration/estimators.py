@@ -21,6 +21,7 @@ from phaseloom.calibration.state import (
     select_middle,
 )
 from phaseloom.calibration.sweep import sweep
+from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.handedness import fit_optics_and_hand
@@ -30,7 +31,6 @@ from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
 from phaseloom.direct.twin import TwinEvidence, judge_twin
 from phaseloom.errors import BadInput
-from phaseloom.metrics.phase import remove_ramp
 from phaseloom.physics.optics import to_cartesian, to_polar
 from phaseloom.spec import Call
 from phaseloom.units import ANGLE, LENGTH
@@ -236,7 +236,7 @@ def check_by_sweep(
     knobs["modes"] = MODES_TO_TRY[1 if partial else 0]
     linear = run_short(few, state, **knobs)
     share = linear.explained
-    state = replace(state, held_out={knobs["modes"]: linear.held})
+    state = replace(state, held_out={knobs["modes"]: linear.held}, twin=_judge_twin(linear))
     if state.certain and share is not None and share > MIN_SHARE_WITHOUT_SWEEP:
         return EstimatorResult(state)
     probe = Call("phaseloom.ptycho.probes", "focused", {"semiangle": state.semiangle})
@@ -254,26 +254,30 @@ def check_by_sweep(
     side = f"{start.orientation}, focus {FORMATTERS['defocus'](start.defocus)}"
     note = "short runs from a sweep explain patterns held out better than those from the linear model"
     told = Estimate("sweep", side, state.orientation, linear.held / swept.held, True, note=note)
-    return EstimatorResult(other, (told,), rows)
+    return EstimatorResult(replace(other, twin=_judge_twin(swept)), (told,), rows)
 
 
-def resolve_twin(
-    scan: Scan4D, state: CalibrationState, /, *, patterns: int = 400, epochs: int = 10
-) -> EstimatorResult:
+def _judge_twin(short_run: ShortRun) -> TwinEvidence | None:
+    """What the phase of a short run says of its twin; ``None``: it is not of electrons."""
+    scan = short_run.job.scan
+    if scan.geometry.beam != "electron":
+        return None
+    return judge_twin_of_run(scan, short_run.job.model, semiangle=short_run.state.semiangle or 1.0)
+
+
+def resolve_twin(scan: Scan4D, state: CalibrationState, /) -> EstimatorResult:
     """Which of two twins: patterns are the same for the scan turned by 180 degrees and everything conjugate.
 
     A stated defocus decides by its sign; else the dark field, which is bright where the phase of electrons
-    is, and that atoms are peaks of the phase (`phaseloom.direct.twin`), by the direct image of a raster;
-    where that does not decide, and for other scans, by the phase of a short run. Else the orientation stays
-    one of the four that need no turn by 180 degrees.
+    is, and that atoms are peaks of the phase (`phaseloom.direct.twin`), by the short run of `check_by_sweep`
+    and the direct image of a raster. Else the orientation stays one of the four that need no turn by 180
+    degrees.
     """
     stated = state.stated_value("defocus") or 0.0
     evidence = TwinEvidence(0.0, None)
     if scan.geometry.beam == "electron":
-        if scan.grid is not None:
-            evidence = _judge_by_direct_image(scan, state)
-        if not evidence.sign:
-            evidence = _judge_by_short_run(scan, state, patterns, epochs) or evidence
+        direct = evidence if scan.grid is None else _judge_by_direct_image(scan, state)
+        evidence = direct.combine(state.twin)
     asked = int(np.sign(stated * state.defocus))
     kept = _get_twin(state) if (asked or evidence.sign) < 0 else state
     used = "the sign of the stated defocus" if asked else evidence.describe()
@@ -469,31 +473,6 @@ def _judge_by_direct_image(scan: Scan4D, state: CalibrationState) -> TwinEvidenc
     optics = LinearOptics(ready.geometry.wavelength, state.semiangle or 0.0, named)
     image = reconstruct_image(optics, bright.transform(border=IMAGE_BORDER), border=IMAGE_BORDER)
     return judge_twin(ready, survey, optics, image.phase.double().numpy())
-
-
-def _judge_by_short_run(
-    scan: Scan4D, state: CalibrationState, patterns: int, epochs: int
-) -> TwinEvidence | None:
-    """What the phase of a short run says; ``None``: nothing."""
-    modes = state.modes or 1
-    few = select_middle(scan, patterns)
-    rates: dict[str, Any] = {**GEOMETRY_RATES, "positions": {"rate": 1.0, "start": 4}}
-    short_run = run_short(few, state, epochs=epochs, rates=rates, modes=modes, free=modes > 1)
-    peaks, doubt = _phase_skewness(short_run)
-    evidence = TwinEvidence(peaks / doubt, None)
-    return evidence if evidence.sign else None
-
-
-def _phase_skewness(short_run: ShortRun) -> tuple[float, float]:
-    """How far the phase of an object leans to peaks, and the error that so many resolved details leave."""
-    job = short_run.job
-    phase = np.angle(job.model.object.transmission().detach().cpu().numpy()[0, 0])
-    covered = job.model.coverage()
-    lit = covered > 0.5 * covered.max()
-    values = remove_ramp(phase, lit)[lit]
-    detail = (job.scan.geometry.wavelength / (2 * (short_run.state.semiangle or 1.0))) ** 2
-    cells = max(1.0, lit.sum() * math.prod(job.scan.geometry.pixel) / detail)
-    return float((values**3).mean() / max((values**2).mean(), 1e-30) ** 1.5), math.sqrt(6 / cells)
 
 
 def _defocus_at_entrance(state: CalibrationState, count: int, gap: float) -> float:

@@ -13,6 +13,7 @@ from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, select_neare
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.transfer import turn_matrix
+from phaseloom.direct.twin import TwinEvidence
 from phaseloom.fitting.loop import Progress
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.physics.fourier import shift_to_corner, to_real, to_reciprocal
@@ -82,6 +83,7 @@ class CalibrationState:
         focal_spread: of the linear model, angstrom; it takes the depth of a thick object for one too.
         modes: of the beam: more than one where it is partly coherent; ``None``: not looked for.
         held_out: loss of patterns held out by short runs that began here, by their number of modes.
+        twin: what the phase of a short run that began here says of the twin.
         soft: whether the edge of the disk is blurred over a pixel.
         certain: whether the orientation was decided, and its fit went well: else nothing finer is believed.
         run: how a short reconstruction is run.
@@ -100,6 +102,7 @@ class CalibrationState:
     focal_spread: float = 0.0
     modes: int | None = None
     held_out: Mapping[int, float] = field(default_factory=dict)
+    twin: TwinEvidence | None = None
     soft: bool = False
     certain: bool = True
     run: RunReconstruction | None = None

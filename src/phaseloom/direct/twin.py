@@ -27,6 +27,7 @@ from phaseloom.direct.transfer import LinearOptics, compute_aperture, compute_ch
 __all__ = [
     "TwinEvidence",
     "choose_twin",
+    "compare_with_dark_field",
     "compute_skewness",
     "correlate_with_dark_field",
     "judge_twin",
@@ -85,6 +86,23 @@ class TwinEvidence:
         strength, _ = self._weigh()
         return 0 if strength == 0 else (1 if strength > 0 else -1)
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the dark field decides alone: it is clear, and peaks or pits as clear do not contradict."""
+        dark = self.dark_field or 0.0
+        contradicted = dark * self.skewness < 0 and abs(self.skewness) > MIN_DARK_FIELD_CORRELATION
+        return abs(dark) > MIN_DARK_FIELD_CORRELATION and not contradicted
+
+    def combine(self, run: TwinEvidence | None) -> TwinEvidence:
+        """Add to the evidence of a direct image that of a reconstruction, which decides where it is clear."""
+        if run is None or (self.sign and not run.is_clear):
+            return self
+        if run.is_clear:
+            return run
+        known = [one.dark_field for one in (self, run) if one.dark_field is not None]
+        dark = sum(known) / math.sqrt(len(known)) if known else None
+        return TwinEvidence((self.skewness + run.skewness) / math.sqrt(2), dark)
+
     def describe(self) -> str:
         """What decided, in words."""
         return self._weigh()[1]
@@ -94,7 +112,7 @@ class TwinEvidence:
         if self.dark_field is None:
             return (self.skewness, peaks) if abs(self.skewness) > MIN_SKEWNESS else (0.0, "nothing")
         bright = f"the dark field is bright where the phase is (correlation {self.dark_field:+.1f} errors)"
-        if abs(self.dark_field) > MIN_DARK_FIELD_CORRELATION:
+        if self.is_clear:
             return self.dark_field, bright
         both = (self.dark_field + self.skewness) / math.sqrt(2)
         return (both, f"{bright}, and {peaks}") if abs(both) > MIN_SKEWNESS else (0.0, "nothing")
@@ -209,9 +227,26 @@ def correlate_with_dark_field(
     transfer = _compute_probe_transfer(optics, frequency).reshape(rows, -1).numpy()
     transfer = transfer * (np.abs(transfer) > MIN_TRANSFER * np.abs(transfer).max())
     seen = np.fft.irfft2(np.fft.rfft2(phase) * transfer, s=scan.grid)
+    return compare_with_dark_field(seen, dark)
+
+
+def compare_with_dark_field(
+    seen: Float[np.ndarray, "slow fast"], dark: Float[np.ndarray, "slow fast"], /
+) -> float:
+    """Correlation of an image with the dark field, without slow changes, in standard errors.
+
+    Args:
+        seen: phase, blurred by the intensity of the beam.
+        dark: see `measure_dark_field`.
+
+    Example:
+        >>> image = np.zeros((16, 16)); image[5, 5] = 1
+        >>> round(compare_with_dark_field(-image, 0.2 * image))
+        -16
+    """
     one, other = (_remove_slow_changes(values) for values in (seen, dark))
     power = math.sqrt(float((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum()) / power * math.sqrt(phase.size) if power > 0 else 0.0
+    return float((one * other).sum()) / power * math.sqrt(seen.size) if power > 0 else 0.0
 
 
 def _compute_probe_transfer(

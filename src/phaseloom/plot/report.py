@@ -42,6 +42,7 @@ from phaseloom.plot.style import (
     show_length,
     unit_of,
 )
+from phaseloom.trust import describe_trust
 from phaseloom.units import ENERGY
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def report(r: Result) -> Figure:
     facts = _facts_text(r)
     verdict = _wrap_lines([r.verdict] if r.verdict else [], "")
     advice = _wrap_lines(r.advice, "▲ ")
-    if r.uncertainty is not None:
-        advice = [*_wrap_lines([f"Error bar: {r.uncertainty}"], ""), *advice]
+    told = [describe_trust(r), "" if r.uncertainty is None else f"Error bar: {r.uncertainty}"]
+    advice = [*_wrap_lines([one for one in told if one], ""), *advice]
     heights = {
         "verdict": ADVICE_LINE_HEIGHT * len(verdict) + 0.1 if verdict else 0,
         "advice": ADVICE_LINE_HEIGHT * len(advice) + 0.15 if advice else 0,

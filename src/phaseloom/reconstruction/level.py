@@ -45,6 +45,9 @@ MIN_LOSS_OF_STANDSTILL = 1.1
 EPOCHS_ON_ALL = 0.1
 """Share of the epochs, at the end, that also learn from the patterns held out before; whole ones only."""
 
+EPOCHS_BETWEEN_MISFITS = 5
+"""Epochs after which it is measured what the model explains of patterns held out."""
+
 RATES_AFTER_COARSER = 0.5
 """Share of the rates with which a finer level begins after a coarser one."""
 
@@ -243,6 +246,17 @@ def make_batches(recipe: Reconstruct, level: Level, index: np.ndarray, /) -> Bat
     return batches.split_batches(order, level.likelihood.best_piece_size)
 
 
+def count_epochs_on_all(recipe: Reconstruct, /) -> int:
+    """Epochs at the end of a run that learn from all patterns, if any were held out before."""
+    return int(EPOCHS_ON_ALL * recipe.epochs)
+
+
+def is_misfit_due(recipe: Reconstruct, number: int, /) -> bool:
+    """Whether to look after an epoch at what the model explains of patterns held out."""
+    last = recipe.epochs - count_epochs_on_all(recipe)
+    return number == last or number % EPOCHS_BETWEEN_MISFITS == 0
+
+
 def fit_level(
     level: Level,
     recipe: Reconstruct,
@@ -269,7 +283,7 @@ def fit_level(
     progress = level.progress
     training, holdout = patterns
     shape = _shift_shape(recipe.shape.partial(), progress.coarse_epochs, last, rate_factor)
-    on_all = int(EPOCHS_ON_ALL * recipe.epochs) if last == recipe.epochs and len(holdout) else 0
+    on_all = count_epochs_on_all(recipe) if last == recipe.epochs and len(holdout) else 0
     if progress.epoch < last - on_all:
         pace = {"epochs": last - on_all, "horizon": last, "shape": shape}
         yield from _fit(level, recipe, training, holdout, changes, **pace)

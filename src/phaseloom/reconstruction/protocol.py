@@ -31,12 +31,14 @@ from phaseloom.fitting.outcome import Advice
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction import advice, result_builder, warm_start
+from phaseloom.reconstruction.evidence import Evidence
 from phaseloom.reconstruction.first_image import make_first_image
 from phaseloom.reconstruction.level import (
     RATES_AFTER_COARSER,
     Level,
     build_levels,
     fit_level,
+    is_misfit_due,
     last_epochs,
     set_batch_size,
     split_patterns,
@@ -96,10 +98,10 @@ class Job:
         level: the one under way, whose ``scan``, ``model`` and ``progress`` are the job's.
         ended: the result that the last loop left in the directory when it came to its end, or ``None``.
         training, holdout: indices of the patterns to learn from, and of those held out.
-        wants_first_image: whether a direct image may be made, for the verdict.
+        wants_evidence: whether a direct image and a null test may be made, for the verdict.
     """
 
-    wants_first_image = True
+    wants_evidence = True
 
     @classmethod
     def begin(
@@ -147,6 +149,7 @@ class Job:
         self.start = start
         self.directory = directory
         self.ended = None
+        self._evidence: tuple[int, Evidence] | None = None
         torch.manual_seed(recipe.seed)
         model = recipe.build_model(scan).to(device.choose_device(recipe.device))
         self.finest = self.level = Level.of(recipe, scan, model)
@@ -206,7 +209,14 @@ class Job:
     @property
     def first_image(self) -> DirectResult | None:
         """The direct image of an electron raster; ``None`` of other scans, and where none is wanted."""
-        return self._direct_image if self.wants_first_image else None
+        return self._direct_image if self.wants_evidence else None
+
+    @property
+    def evidence(self) -> Evidence:
+        """What speaks for and against the run as it stands, besides its losses."""
+        if self._evidence is None or self._evidence[0] != self.progress.epoch:
+            self._evidence = self.progress.epoch, result_builder.gather_evidence(self)
+        return self._evidence[1]
 
     @cached_property
     def _direct_image(self) -> DirectResult | None:
@@ -239,6 +249,13 @@ class Job:
     def measure_held_out_misfit(self) -> PatternMisfit | None:
         """What the model explains of the differences between patterns held out, if any are."""
         return self.level.measure_misfit(torch.as_tensor(self.holdout)) if len(self.holdout) else None
+
+    def measure_explained(self) -> tuple[float, float] | None:
+        """The share of the differences between patterns held out that the model explains, and its error."""
+        misfit = self.measure_held_out_misfit()
+        if misfit is None or misfit.explained is None:
+            return None
+        return round(misfit.explained, 4), round(misfit.error or 0.0, 4)
 
     def advice(self) -> list[Advice]:
         """What the user should do about the run so far, in sentences."""
@@ -325,7 +342,10 @@ class Job:
 
     def _save_epoch(self, epoch: Epoch) -> None:
         """Keep what an epoch has found, in the history and in the folder; write the outputs that are due."""
-        self.progress.history[-1]["state"] = result_builder.summarise_state(self.model)
+        event = self.progress.history[-1]
+        event["state"] = result_builder.summarise_state(self.model)
+        if epoch.holdout is not None and is_misfit_due(self.recipe, epoch.number):
+            event["explained"] = self.measure_explained()
         if not team().broadcast(self.directory is not None):
             return
         if self.directory is not None:
@@ -403,7 +423,7 @@ def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4
 def run_in_memory(recipe: Reconstruct, scan: Scan4D, /) -> Job:
     """A whole run that writes nothing: what a calibration tries its candidates by."""
     job = Job.begin(recipe, scan=scan)
-    job.wants_first_image = False  # nobody reads its verdict
+    job.wants_evidence = False  # nobody reads its verdict
     deque(job, maxlen=0)
     return job
 

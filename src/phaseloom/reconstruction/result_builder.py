@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.errors import BadInput
@@ -28,17 +29,20 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.reconstruction import evidence
 from phaseloom.reconstruction.level import Level
+from phaseloom.reconstruction.null_test import shuffle_places
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import Start
 from phaseloom.reconstruction.uncertainty import estimate_uncertainty
 from phaseloom.result import Provenance, Result
 from phaseloom.spec import Call
+from phaseloom.trust import describe_trust
 from phaseloom.units import LENGTH
 
 __all__ = [
     "build_images",
     "build_result",
     "describe_start",
+    "gather_evidence",
     "is_due",
     "judge_run",
     "summarise_state",
@@ -79,6 +83,16 @@ class Underway(Protocol):
     @property
     def first_image(self) -> DirectResult | None:
         """The direct image of the scan, where there is one."""
+        ...
+
+    @property
+    def wants_evidence(self) -> bool:
+        """Whether anybody reads the verdict."""
+        ...
+
+    @property
+    def evidence(self) -> evidence.Evidence:
+        """What speaks for and against the run besides its losses."""
         ...
 
     def advice(self) -> list[Advice]:
@@ -196,14 +210,29 @@ def judge_run(job: Underway, /) -> Judgement:
         return judgement
     if doubts := evidence.doubt_positions(job.scan):
         return verdicts.add_doubts(judgement, doubts)
-    image = job.first_image
-    if image is None:
-        return judgement
-    compared = evidence.compare_with_direct_image(job.recipe, job.model, image)
-    doubts = evidence.find_doubts(compared)
-    if not doubts and evidence.is_confirmed(compared):
+    doubts = job.evidence.find_doubts()
+    if not doubts and job.evidence.is_confirmed:
         return judge(is_start_confirmed=True)
     return verdicts.add_doubts(judgement, doubts)
+
+
+def gather_evidence(job: Underway, /) -> evidence.Evidence:
+    """Look at direct image and dark field of an electron raster, and at exchanged places of a run that ended.
+
+    The first epochs are not looked at, as the object may not look like anything yet.
+    """
+    progress = job.progress
+    if len(progress.history) < MIN_EPOCHS_TO_DOUBT or not job.wants_evidence:
+        return evidence.Evidence()
+    direct, twin, null = None, None, None
+    if (image := job.first_image) is not None:
+        direct = evidence.compare_with_direct_image(job.recipe, job.model, image)
+        found = image.found
+        semiangle = float(found.optics.semiangle)
+        twin = judge_twin_of_run(image.scan, job.model, semiangle=semiangle, survey=found.survey)
+    if progress.epoch >= job.recipe.epochs or progress.stop.is_settled:
+        null = shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
+    return evidence.Evidence(direct, twin, null)
 
 
 @torch.no_grad()
@@ -232,7 +261,10 @@ def summary_lines(result: Result, /) -> list[str]:
     facts |= {name: f"{value:.4g}" for name, value in result.metrics.items() if name not in shown}
     verdict = result.verdict or "none: the result is of an earlier version"
     error = [] if result.uncertainty is None else [f"error bar: {result.uncertainty}"]
-    return [f"verdict: {verdict}", *(f"  {name:32s} {value}" for name, value in facts.items()), *error]
+    trust = describe_trust(result)
+    plain = [f"in plain words: {trust}"] if trust else []
+    numbers = [f"  {name:32s} {value}" for name, value in facts.items()]
+    return [f"verdict: {verdict}", *plain, *numbers, *error]
 
 
 def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) -> list[Path]:
@@ -286,6 +318,13 @@ def _metrics(job: Underway) -> dict[str, float]:
     }
     if held:
         numbers["hold-out"] = held[-1]
+    known = [event["explained"] for event in history if event.get("explained")]
+    if known:
+        numbers["explained"], numbers["error of explained"] = known[-1]
+    if job.evidence.direct is not None:
+        numbers["direct image"] = round(job.evidence.direct.agreement, 4)
+    if job.evidence.null is not None:
+        numbers["places matter"] = round(1 - job.evidence.null.left, 4)
     return numbers
 
 

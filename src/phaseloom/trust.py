@@ -1,0 +1,126 @@
+"""Whether a result can be trusted, in a paragraph for readers from outside of the field."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phaseloom.fitting.outcome import Verdict
+
+if TYPE_CHECKING:
+    from phaseloom.result import Result
+
+__all__ = ["describe_trust"]
+
+LEADS = {
+    Verdict.CONVERGED: "The picture can be used.",
+    Verdict.LEVELLED: "The picture can be used with care: the model does not explain all that was measured.",
+    Verdict.STILL_FALLING: "The picture was still improving when the run ended: a longer run is better.",
+    Verdict.DOUBTFUL: "The picture is not confirmed: do not interpret it yet.",
+    Verdict.OVERFITTING: "The picture began to show noise as structure: fewer epochs are better.",
+    Verdict.WRONG_START: "The picture is probably wrong: something stated about the experiment does not fit.",
+    Verdict.STEPS_TOO_LONG: "The picture is not finished: the run did not settle.",
+    Verdict.INTERRUPTED: "The run was stopped early: the picture is not finished.",
+    Verdict.BROKE_DOWN: "The run failed: the picture means nothing.",
+    Verdict.NOTHING_LEARNED: "The run did nothing yet: there is no picture.",
+    Verdict.NOT_JUDGED: "The picture could not be judged: the data are not counts of single particles.",
+}
+"""What each verdict means for somebody who wants to use the picture."""
+
+MIN_LIKENESS = 0.75
+MIN_RESEMBLANCE = 0.4
+"""Correlations of two pictures from which they are the same, and similar."""
+
+MIN_PLACES_MATTER = 0.4
+"""Share by which right positions leave less unexplained, from which they matter."""
+
+MAX_NOISE_OF_PICTURE = 0.5
+"""Error bar over what the phase varies by, from which most of the picture may be noise."""
+
+
+def describe_trust(r: "Result", /) -> str:
+    """Verdict, share explained, direct image, halves and error bar of a result, together in plain words.
+
+    Args:
+        r: the result; what it does not hold is left out, so that old files have shorter paragraphs.
+    """
+    if r.verdict_code not in list(Verdict):
+        return ""
+    verdict = Verdict(r.verdict_code)
+    if verdict in (Verdict.BROKE_DOWN, Verdict.NOTHING_LEARNED):
+        return LEADS[verdict]
+    parts = [LEADS[verdict], _describe_explained(r), _describe_places(r), _describe_direct_image(r)]
+    parts += [_describe_halves(r), _describe_error_bar(r)]
+    return " ".join(part for part in parts if part)
+
+
+def _describe_explained(r: "Result") -> str:
+    share = r.metrics.get("explained")
+    if share is None:
+        if "hold-out" not in r.metrics or r.geometry.beam != "electron":
+            return ""
+        dose = _compute_dose(r)
+        return (
+            f"The recorded patterns differ from each other by little more than counting noise ({dose:.2g} "
+            "electrons per Å²), so that they can hardly show whether the picture is right; the direct image "
+            "(phaseloom direct) is as good as it gets."
+        )
+    error = r.metrics.get("error of explained", 0.0)
+    unsure = f" ± {100 * error:.0f}" if error >= 0.005 else ""
+    return (
+        f"Of what differs from pattern to pattern beyond counting noise, the model predicted "
+        f"{100 * max(share, 0.0):.0f}{unsure} % in patterns that it had not seen."
+    )
+
+
+def _compute_dose(r: "Result") -> float:
+    """Electrons per square angstrom of the field that was lit."""
+    lit = r.coverage > 0.3 * np.median(r.coverage[r.coverage > 0])
+    counts = float((np.abs(r.probe) ** 2).sum()) * len(r.positions)
+    return counts / max(int(lit.sum()) * math.prod(r.pixel), 1e-9)
+
+
+def _describe_places(r: "Result") -> str:
+    matter = r.metrics.get("places matter")
+    if matter is None:
+        return ""
+    if matter < MIN_PLACES_MATTER:
+        return "It did hardly better than with the beam positions exchanged at random."
+    times = 1 / max(1 - matter, 1e-3)
+    return f"With the beam positions exchanged at random, {times:.2g} times as much stayed unexplained."
+
+
+def _describe_direct_image(r: "Result") -> str:
+    likeness = r.metrics.get("direct image")
+    if likeness is None:
+        return ""
+    if likeness > MIN_LIKENESS:
+        looks = "shows the same"
+    else:
+        looks = "is similar" if likeness > MIN_RESEMBLANCE else "looks different"
+    return f"A second picture, made in one step by another method, {looks} (correlation {likeness:.2f})."
+
+
+def _describe_halves(r: "Result") -> str:
+    if r.halves is None:
+        return ""
+    finest = r.halves.resolution("half-bit")
+    if not math.isfinite(finest):
+        return "Two pictures from half of the data each do not agree in any detail."
+    return f"Two pictures from half of the data each agree down to details of {finest:.3g} Å."
+
+
+def _describe_error_bar(r: "Result") -> str:
+    found = r.uncertainty
+    if found is None or found.sigma is None or not math.isfinite(found.pixel):
+        return ""
+    phase = np.angle(r.object).sum(0)
+    lit = np.isfinite(found.sigma).all(0)
+    varies = float(phase[lit].std()) if lit.any() else math.nan
+    sigma = found.pixel * math.sqrt(len(found.sigma))
+    text = f"Counting alone leaves each pixel of the phase uncertain by ±{sigma:.2g} rad"
+    if math.isfinite(varies) and varies > 0:
+        text += f", where the picture varies by {varies:.2g} rad"
+        if sigma > MAX_NOISE_OF_PICTURE * varies:
+            text += " (much of the finest detail is noise)"
+    return text + ("; the true error is larger." if found.reasons else ".")

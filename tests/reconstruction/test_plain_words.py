@@ -1,0 +1,85 @@
+"""The paragraph on a result for readers from outside of the field."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from phaseloom.data.scan import Geometry
+from phaseloom.fitting.outcome import Verdict
+from phaseloom.metrics.resolution import RingCorrelation
+from phaseloom.reconstruction.result_builder import summary_lines
+from phaseloom.result import Result, Uncertainty
+from phaseloom.trust import LEADS, describe_trust
+
+
+@pytest.fixture
+def result() -> Result:
+    phase = np.random.default_rng(0).normal(0, 0.2, (1, 24, 24))
+    geometry = Geometry(wavelength=0.04, shape=(16, 16), angle=(1e-3, 1e-3), beam="electron")
+    return Result(
+        object=np.exp(1j * phase),
+        probe=np.full((1, 16, 16), 10.0 + 0j),
+        positions=np.zeros((9, 2)),
+        positions_start=np.zeros((9, 2)),
+        pixel=(0.5, 0.5),
+        origin=(0.0, 0.0),
+        coverage=np.ones((24, 24)),
+        geometry=geometry,
+        verdict="converged: what is left is 1 times shot noise",
+        verdict_code="converged",
+        metrics={
+            "hold-out": 1.02,
+            "explained": 0.913,
+            "error of explained": 0.018,
+            "direct image": 0.97,
+            "places matter": 0.8,
+        },
+        uncertainty=Uncertainty(np.full((1, 24, 24), 0.02), 0.02, 0.005, excess=1.0),
+    )
+
+
+def test_all_evidence_is_told_together(result):
+    assert describe_trust(result) == (
+        "The picture can be used. Of what differs from pattern to pattern beyond counting noise, the model "
+        "predicted 91 ± 2 % in patterns that it had not seen. With the beam positions exchanged at random, 5 "
+        "times as much stayed unexplained. A second picture, made in one step by another method, shows the "
+        "same (correlation 0.97). Counting alone leaves each pixel of the phase uncertain by ±0.02 rad, "
+        "where the picture varies by 0.2 rad."
+    )
+    assert f"in plain words: {describe_trust(result)}" in summary_lines(result)
+
+
+def test_halves_and_a_lower_bound_are_told(result):
+    value = np.array([1.0, 0.9, 0.6, 0.01, 0.0])
+    half = np.full(5, 0.3)
+    curve = RingCorrelation(np.arange(5) / 8, value, half, half, counts=np.full(5, 40.0))
+    sigma = replace(result.uncertainty, reasons={"prior": "the object is held"}, pixel=0.15)
+    text = describe_trust(replace(result, halves=curve, uncertainty=sigma))
+    assert f"agree down to details of {curve.resolution('half-bit'):.3g} Å" in text
+    assert "much of the finest detail is noise" in text
+    assert text.endswith("the true error is larger.")
+
+
+def test_noise_that_hides_everything_is_told_with_its_dose(result):
+    few = replace(
+        result, metrics={"hold-out": 1.0, "places matter": 0.1, "direct image": 0.2}, uncertainty=None
+    )
+    text = describe_trust(replace(few, verdict_code="doubtful"))
+    dose = 100 * 256 * 9 / (24 * 24 * 0.25)
+    assert f"({dose:.2g} electrons per Å²)" in text
+    assert "do not interpret it yet" in text
+    assert "hardly better than with the beam positions exchanged" in text
+    assert "looks different (correlation 0.20)" in text
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_every_verdict_has_words_of_its_own(result, verdict):
+    assert describe_trust(replace(result, verdict_code=verdict.value)).startswith(LEADS[verdict])
+    assert len(set(LEADS.values())) == len(LEADS)
+
+
+def test_old_results_have_shorter_paragraphs(result):
+    assert describe_trust(replace(result, verdict_code="")) == ""
+    bare = replace(result, metrics={}, uncertainty=None)
+    assert describe_trust(bare) == "The picture can be used."
