@@ -2,9 +2,9 @@
 
     python -m benchmarks.low_dose --seeds 9100 9102 9103 --out benchmarks/results/low-dose-DATE.json
 
-Scans of `benchmarks.testbed` with all faults at ``--electrons``. A run is told everything but the jitter and
-drift of positions: nominal ones are the true map of the raster. Two runs each, all defaults but positions free
-and frozen; rms distance of positions from the truth after the best affine map, and correlation of the phase.
+Scans of `benchmarks.testbed` with all faults at ``--electrons``. A run knows all but jitter and drift of
+positions: nominal ones are the true map of the raster. Two runs each, all defaults but positions free and
+frozen; rms distance of positions from the truth after the best affine map, and correlation of the phase.
 """
 
 import argparse
