@@ -51,6 +51,23 @@ def test_a_probe_that_trades_with_the_object(run, factor, words):
     assert "'power'" in said(run)[0]
 
 
+def test_a_phase_beyond_pi_is_told_where_there_is_light(run):
+    model = run[0]
+    covered = torch.as_tensor(model.coverage())
+    row, column = np.unravel_index(int(covered.argmax()), covered.shape)
+
+    def raise_phase(row, column):
+        with torch.no_grad():
+            model.object.phase[..., 2, row - 1 : row + 2, column - 1 : column + 2] = 2.6
+            model.object.phase[..., 2, row, column] = 3.7
+
+    raise_phase(1, 1)  # in the dark
+    assert said(run) == []
+    raise_phase(row, column)
+    (sentence,) = said(run)
+    assert "jumps by 2 pi at 4 pairs of pixels" in sentence
+
+
 def test_a_mode_that_holds_nothing(run):
     with torch.no_grad():
         run[0].probe.relative[1] *= 1e-4

@@ -21,6 +21,13 @@ MAX_POWER_OF_PROBE = 2.0
 """Share of its first power below and above which the probe has traded places with the object."""
 
 
+MIN_ILLUMINATION = 0.3
+"""Share of the median illumination from which a pixel is looked at."""
+
+MIN_WRAPS = 4
+"""Pairs of neighbours between which the phase jumps by more than pi, from which it is said."""
+
+
 class ModelAdvice(StrEnum):
     """What a model as it stands makes its user do."""
 
@@ -28,6 +35,7 @@ class ModelAdvice(StrEnum):
     PROBE_GAINED_POWER = "probe_gained_power"
     EMPTY_PROBE_MODE = "empty_probe_mode"
     POSITIONS_OFF_CANVAS = "positions_off_canvas"
+    PHASE_WRAPS = "phase_wraps"
     OBJECT_AT_END_OF_DEPTH = "object_at_end_of_depth"
     BEYOND_NEWTON_STEP = "beyond_newton_step"
 
@@ -72,6 +80,7 @@ def advise(
         *_check_probe(model, begun),
         *_check_positions(model, progress),
         *_check_depth(model),
+        *_check_wraps(model),
         *long,
         *rates,
     ]
@@ -134,6 +143,27 @@ def _check_positions(model: Ptychography, progress: Progress) -> list[Advice]:
         f"{lost} positions have moved off the object's canvas: check step and rotation of the scan{later}"
     )
     return [Advice(ModelAdvice.POSITIONS_OFF_CANVAS, sentence)]
+
+
+def _check_wraps(model: Ptychography) -> list[Advice]:
+    """Phases beyond pi come out as 2 pi less: atoms of a strong object look like holes."""
+    phase = model.object.transmission().angle().flatten(0, 1)
+    jumps = [(axis, phase.diff(dim=axis).abs() > math.pi) for axis in (-2, -1)]
+    if sum(int(jump.sum()) for _, jump in jumps) < MIN_WRAPS:
+        return []
+    covered = torch.as_tensor(model.coverage(), device=phase.device)
+    lit = covered > MIN_ILLUMINATION * covered[covered > 0].median()
+    count = 0
+    for axis, jump in jumps:
+        before, after = (lit.narrow(axis, first, lit.shape[axis] - 1) for first in (0, 1))
+        count += int((jump & before & after).sum())
+    if count < MIN_WRAPS:
+        return []
+    sentence = (
+        f"the phase passes pi and jumps by 2 pi at {count} pairs of pixels: unwrap it before it is measured, "
+        "or share it among more slices (object: pixels: slices)"
+    )
+    return [Advice(ModelAdvice.PHASE_WRAPS, sentence)]
 
 
 def _check_depth(model: Ptychography) -> list[Advice]:
