@@ -56,9 +56,6 @@ MIN_MARGIN_OF_SHORT_RUNS = 1.1
 MIN_MARGIN_WITH_LINEAR_MODEL = 1.02
 """Margin from which they decide together with the linear model, if both name the same."""
 
-MIN_GAIN_OF_LINEAR_MODEL = 60.0
-"""Gain in deviance from which the linear model decides alone; the best of pure noise gains up to 40."""
-
 MIN_SHARE_WITHOUT_SWEEP = 0.8
 """Share of the differences between patterns held out that a short run from the linear model explains, from
 which no other start is looked for. Wrong ones explained up to 0.4, right ones of faulty scans 0.6 to 0.9."""
@@ -172,7 +169,7 @@ def estimate_orientation(
     rows = [_as_row_of_fit(one.optics, state) | {"share": one.explained} for one in fit.candidates]
     judged: list[ShortRun] = []
     margin = fit.margin
-    decided = fit.gain > MIN_GAIN_OF_LINEAR_MODEL
+    decided = fit.is_clear
     if not decided and rivals:
         judged = [run_short(few, replace(one, soft=soft), epochs=epochs, rates={}) for one in (top, *rivals)]
         best = min(judged, key=lambda one: one.loss)

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.bright_field import BrightField, Spectrum, measure_centres_of_mass
 from phaseloom.direct.fit import (
-    MIN_GAIN_OF_CLEAR_FIT,
     OpticsFit,
     are_pixels_coarse,
     refine_optics,
@@ -285,7 +284,7 @@ def _fit_and_measure(
     start = replace(optics, aberrations={})
     largest = find_largest_defocus(scan, float(optics.semiangle))
     found, note = fit_optics_and_hand(scan, survey, coarse, start, largest_defocus=largest)
-    needs_finer = found.gain > MIN_GAIN_OF_CLEAR_FIT and are_pixels_coarse(coarse, found.optics)
+    needs_finer = found.is_clear and are_pixels_coarse(coarse, found.optics)
     edge = coarse.edge
     del coarse  # of a large scan both take more than a batch of patterns
     bright = survey.measure(scan, pixels=pixels)

@@ -75,7 +75,7 @@ class Comparison:
         stated: defocus of the run, angstrom; ``None``: it states none.
         defocus: of the linear fit less that of the run, angstrom.
         agreement: correlation of both phases.
-        gain: in deviance of the linear fit on its runner-up.
+        gain: in deviance of the linear fit on its runner-up; zero where that explains nearly as much.
         depth_of_focus: angstrom.
         contradicts_step: whether the linear fit found that the step of the run is wrong altogether.
     """
@@ -140,7 +140,7 @@ def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: D
         stated=stated,
         defocus=None if fit is None or stated is None else optics.defocus - stated,
         agreement=_correlate(model, image),
-        gain=math.inf if fit is None else fit.gain,
+        gain=math.inf if fit is None else fit.gain * fit.is_clear,
         depth_of_focus=depth,
         contradicts_step=fit is not None and fit.is_step_free,
     )
