@@ -142,7 +142,7 @@ WHOLE = {
     "file: missing.h5": "file: missing.h5 does not exist: give the path of the data",
     "file: folder": "file: folder is a folder",
     "file: damaged.h5": "damaged.h5: is not an HDF5 file in spite of its name",
-    "file: plain.npy": "plain.npy: energy: is not in the file: write it beside",
+    "file: plain.npy": "plain.npy: energy, angle, grid and step: are not in the file: write them in",
     "file: scan.h5\nholdout: 1.5": "holdout: 1.5 must be below 0.9",
     "file: scan.h5\nholdout: none": "holdout: none must be a number",
 }
