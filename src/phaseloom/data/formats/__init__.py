@@ -18,14 +18,18 @@ from phaseloom.data.formats.setup import Setup
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
 
-__all__ = ["cxi", "hdf5", "mat", "native", "npy", "npz", "raw", "tif", "zarr"]
+__all__ = ["blockfile", "cxi", "empad", "frms6", "hdf5", "mat", "merlin", "native", "npy", "npz", "raw"]
+__all__ += ["raw_csr", "rosettasciio", "seq", "stempy", "tif", "timepix3", "tvips", "zarr"]
 
 log = logging.getLogger(__name__)
 
-HOMES: dict[str, str] = {}
-"""Where readers are that are not in this folder: name of the format -> module below it."""
+VENDOR = ("stempy", "merlin", "empad", "blockfile", "tvips", "seq", "frms6", "timepix3", "raw_csr")
+"""Readers of the files of detectors and microscopes, in the order in which they are asked (`knows`)."""
 
-ASKED = ("cxi", "hdf5")
+FOLDERS: dict[str, str] = dict.fromkeys((*VENDOR, "rosettasciio"), "vendor.")
+"""Where the readers are that are not in this folder."""
+
+ASKED = (*VENDOR, "cxi", "hdf5", "rosettasciio")
 """Formats that tell their files by the content, in the order in which they are asked: `knows(path)`."""
 
 FORMAT_OF_SUFFIX = {".npy": "npy", ".npz": "npz", ".raw": "raw", ".bin": "raw", ".dat": "raw"}
@@ -69,7 +73,7 @@ def guess(path: str | os.PathLike[str], /) -> str:
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f"{__name__}.{HOMES.get(name, name)}")
+    return importlib.import_module(f"{__name__}.{FOLDERS.get(name, '')}{name}")
 
 
 def _find_plugin(path: Path) -> str | None:

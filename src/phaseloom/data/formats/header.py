@@ -93,6 +93,7 @@ NEEDS = {
         "the scan's field of view / number of positions along it, in the microscope's scan dialog; or "
         "positions",
     ),
+    "dwell": ("10 us", "the time at a place of the scan"),
     "shape": ("[64, 64, 128, 128]", "[pattern, y, x] or [slow, fast, y, x], from the detector's description"),
 }
 """What a scan cannot do without: an example of each, and where it is found."""
