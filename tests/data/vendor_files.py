@@ -1,8 +1,8 @@
 """Tiny files as detectors write them, byte by byte from the layouts, in the order of the scan."""
 
+import itertools
 import struct
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -145,7 +145,7 @@ def write_tvips(
     )
     series = struct.pack("<13i", *numbers).ljust(256, b"\0")
     edges = [0, *split, len(patterns)]
-    for part, (start, stop) in enumerate(pairwise(edges)):
+    for part, (start, stop) in enumerate(itertools.pairwise(edges)):
         with path.with_name(f"{path.name}_{part:03d}.tvips").open("wb") as file:
             file.write(series if part == 0 else b"")
             for number in range(start, stop):
@@ -214,7 +214,7 @@ def write_frms6(
     if dark is not None:
         write(path.with_name(f"{path.name}_000.frms6"), dark)
     edges = [0, *split, len(patterns)]
-    for part, (start, stop) in enumerate(pairwise(edges)):
+    for part, (start, stop) in enumerate(itertools.pairwise(edges)):
         write(path.with_name(f"{path.name}_{part + 1:03d}.frms6"), patterns[start:stop])
     if grid is not None:
         text = f"[measurementInfo]\ndwellTimeMicroseconds = 1000\ngain = 1\nstemImageSize = {grid}\n"
@@ -284,14 +284,16 @@ def tpx3_pulse(tick: int, edge: int = 0xF) -> int:
     return 0x6 << 60 | edge << 56 | ((tick >> 1) % (1 << 35)) << 9
 
 
-def tpx3_chunks(words: list[tuple[int, int]], at_once: int = 5) -> bytes:
+def tpx3_chunks(words: list[tuple[int, int]], at_once: int = 64) -> bytes:
     """Chunks of (chip, word), in order."""
     out = []
-    while words:
-        chip = words[0][0]
-        some = [word for one, word in words[:at_once] if one == chip]
+    at = 0
+    while at < len(words):
+        chip = words[at][0]
+        part = words[at : at + at_once]
+        some = [word for one, word in itertools.takewhile(lambda pair, chip=chip: pair[0] == chip, part)]
         out.append(b"TPX3" + struct.pack("<BBH", chip, 0, 8 * len(some)) + np.array(some, "<u8").tobytes())
-        words = words[len(some) :]
+        at += len(some)
     return b"".join(out)
 
 

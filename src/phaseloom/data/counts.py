@@ -225,7 +225,6 @@ class ArrangedCounts:
         flat = np.atleast_1d(index)
         ranges = [range(*s.indices(n)) for s, n in zip(self.cut, self.source.shape, strict=True)]
         raster = tuple(len(ranges[axis]) for axis in self.axes[: self.lead]) or (1,)
-        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
         runs = _find_runs(flat, raster[-1], self._max_patterns_per_block())
         wanted = [
             self._block(np.unravel_index(flat[start], raster), stop - start, ranges) for start, stop in runs
@@ -234,6 +233,10 @@ class ArrangedCounts:
             blocks = self.source.blocks(wanted)
         else:
             blocks = (self.source[block] for block in wanted)
+        if len(runs) == 1 and np.ndim(index) and not isinstance(self.source, np.ndarray):
+            one = next(iter(blocks)).transpose(self.axes)
+            return np.ascontiguousarray(one.reshape(len(flat), *self.shape[1:]))
+        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
         for (start, stop), read in zip(runs, blocks, strict=True):
             out[start:stop] = read.transpose(self.axes).reshape(stop - start, *self.shape[1:])
         return out if np.ndim(index) else out[0]

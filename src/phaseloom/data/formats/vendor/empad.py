@@ -80,7 +80,8 @@ def _raw_name(xml: Path) -> str | None:
     """The name of the raw file in an ``.xml``, without its folder."""
     with xml.open("rb") as stream:
         found = RAW_NAME.search(stream.read(MAX_XML_BYTES))
-    return None if found is None else re.split(r"[\\/]", found[1].decode("utf-8", "replace"))[-1]
+    name = "" if found is None else re.split(r"[\\/]", found[1].decode("utf-8", "replace"))[-1]
+    return name if name.strip(".") and "\0" not in name else None
 
 
 def _find_xml(raw: Path) -> Path | None:

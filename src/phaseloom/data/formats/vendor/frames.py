@@ -1,6 +1,8 @@
 """Frames at equal distances in one file, or in several that continue one another, as most detectors write."""
 
+import io
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,13 @@ log = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES = 1 << 30
 """A frame of more bytes is a damaged header: the largest detectors have 64 Mi pixels of 4 bytes."""
+
+
+FRAMES_PER_CALL = 256
+"""Frames that the system is asked for at once; it takes 1024 places at most."""
+
+MAX_BYTES_BETWEEN = 4096
+"""More bytes than these between two frames are skipped rather than read."""
 
 
 class FrameFile(NamedTuple):
@@ -118,22 +127,49 @@ class FrameFiles:
         return out
 
     def _read_stretch(self, file: FrameFile, start: int, out: np.ndarray) -> None:
-        plain = self.decode is None and self.stride == self.frame_bytes and self.dtype == self.stored
-        raw = out.reshape(-1).view(np.uint8) if plain else np.empty(len(out) * self.stride, np.uint8)
-        needed = (len(out) - 1) * self.stride + self.frame_bytes
+        plain = self.decode is None and self.stored.newbyteorder("=") == self.dtype
+        frames = out.view(np.uint8).reshape(len(out), -1) if plain else None
+        if frames is None:
+            frames = np.empty((len(out), self.frame_bytes), np.uint8)
         with file.path.open("rb", buffering=0) as stream:
-            stream.seek(file.offset + start * self.stride)
-            view = raw.data[:needed]
-            while view and (read := stream.readinto(view)):
-                view = view[read:]
-        if view:
+            whole = _read_frames(stream, file.offset + start * self.stride, self.stride, frames)
+        if not whole:
             raise BadInput(file.path.name, None, "has become shorter while it was read: copy it again")
-        if not plain:
-            frames = raw.reshape(len(out), self.stride)[:, : self.frame_bytes]
-            if self.decode is not None:
-                out[...] = self.decode(frames)
-            else:
-                out[...] = np.ascontiguousarray(frames).view(self.stored).reshape(out.shape)
+        if self.decode is not None:
+            out[...] = self.decode(frames)
+        elif not plain:
+            out[...] = frames.view(self.stored).reshape(out.shape)
+        elif not self.stored.isnative:
+            out.byteswap(inplace=True)
+
+
+def _read_frames(stream: io.FileIO, at: int, stride: int, out: np.ndarray) -> bool:
+    """Fill rows ``(m, bytes)`` from places of a file that are ``stride`` apart; whether all were there.
+
+    The system scatters many frames into place at once, without the bytes between them, where it can.
+    """
+    size = out.shape[1]
+    between = memoryview(bytearray(stride - size))
+    for first in range(0, len(out), FRAMES_PER_CALL):
+        rows = out[first : first + FRAMES_PER_CALL]
+        needed = len(rows) * stride - len(between)
+        read = 0
+        if hasattr(os, "preadv") and stride > size and stride - size <= MAX_BYTES_BETWEEN:
+            parts = [part for row in rows for part in (row.data, between)]
+            read = os.preadv(stream.fileno(), parts[:-1], at + first * stride)
+        elif stride == size:
+            stream.seek(at + first * stride)
+            read = stream.readinto(rows.reshape(-1).data) or 0
+        if read == needed:
+            continue
+        for number, row in enumerate(rows):
+            stream.seek(at + (first + number) * stride)
+            view = row.data
+            while view and (count := stream.readinto(view)):
+                view = view[count:]
+            if view:
+                return False
+    return True
 
 
 def open_frames(
