@@ -218,6 +218,7 @@ def write_frms6(
         write(path.with_name(f"{path.name}_{part + 1:03d}.frms6"), patterns[start:stop])
     if grid is not None:
         text = f"[measurementInfo]\ndwellTimeMicroseconds = 1000\ngain = 1\nstemImageSize = {grid}\n"
+        text += f"signalFrames = {len(patterns)}\ndarkFrames = {0 if dark is None else len(dark)}\n"
         text += f'readoutMode = "bin: {binning}, windowing: 264 x 264"\n'
         path.with_name(f"{path.name}.hdr").write_text(text)
     return path.with_name(f"{path.name}_001.frms6")

@@ -28,13 +28,21 @@ from phaseloom.data.formats.files import (
     open_hdf5,
     require_file,
 )
+from phaseloom.data.formats.header import About
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface
 from phaseloom.units import HC_SI, Length
 
-__all__ = ["knows", "read", "write", "write_metadata"]
+__all__ = ["ABOUT", "knows", "read", "write", "write_metadata"]
+
+ABOUT = About(
+    files=".cxi, NeXus of its layout",
+    reading="at once below 1 GB, else batch by batch",
+    states="everything",
+    compared="CDTools",
+)
 
 log = logging.getLogger(__name__)
 

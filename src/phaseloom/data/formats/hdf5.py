@@ -15,10 +15,18 @@ from phaseloom.data.formats.files import (
     open_hdf5,
     require_file,
 )
+from phaseloom.data.formats.header import About
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 
-__all__ = ["knows", "read"]
+__all__ = ["ABOUT", "knows", "read"]
+
+ABOUT = About(
+    files=".h5 .hdf5 .nxs .emd ...",
+    reading="batch by batch",
+    states="nothing",
+    compared="h5py",
+)
 
 
 def knows(path: Path, /) -> bool:

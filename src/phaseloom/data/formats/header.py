@@ -9,10 +9,27 @@ import numpy as np
 
 from phaseloom.errors import BadInput
 
-__all__ = ["Header", "MissingValues", "list_missing", "merge"]
+__all__ = ["About", "Header", "MissingValues", "list_missing", "merge"]
 
 ARRAY_NAMES = ("positions", "mask", "background", "flat", "weights", "heights")
 TEXT_NAMES = ("metadata", "hints", "oriented", "wavelength")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What the table of formats says of one (`phaseloom.data.format_table`).
+
+    Attributes:
+        files: endings, and what lies beside.
+        reading: how patterns are read.
+        states: what a file states of the experiment, besides what is in its arrays.
+        compared: with which other reader, on the same bytes.
+    """
+
+    files: str
+    reading: str
+    states: str
+    compared: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

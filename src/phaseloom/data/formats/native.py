@@ -18,10 +18,18 @@ from phaseloom.data.formats.files import (
     open_hdf5,
     require_file,
 )
+from phaseloom.data.formats.header import About
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["knows", "read", "write"]
+__all__ = ["ABOUT", "knows", "read", "write"]
+
+ABOUT = About(
+    files=".h5 of Phaseloom",
+    reading="batch by batch",
+    states="everything",
+    compared="writes them itself",
+)
 
 FORMAT_VERSION = 1
 

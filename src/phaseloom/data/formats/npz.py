@@ -9,12 +9,19 @@ from typing import Unpack
 import numpy as np
 
 from phaseloom.data.formats.files import READ_ERRORS, require_file
-from phaseloom.data.formats.header import Header
+from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
-__all__ = ["read"]
+__all__ = ["ABOUT", "read"]
+
+ABOUT = About(
+    files=".npz",
+    reading="at once",
+    states="energy, pixel, raster, positions of simulated scans",
+    compared="numpy",
+)
 
 PATTERN_KEYS = ("meas", "counts", "data", "patterns", "intensities", "arr_0")
 """Where patterns are looked for."""

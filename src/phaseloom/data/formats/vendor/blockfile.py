@@ -15,13 +15,20 @@ from typing import Any, Unpack
 import numpy as np
 
 from phaseloom.data.formats.files import require_file
-from phaseloom.data.formats.header import Header
+from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup
 from phaseloom.data.formats.vendor.frames import build_raster_scan, open_frames, unpack
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["knows", "read"]
+__all__ = ["ABOUT", "knows", "read"]
+
+ABOUT = About(
+    files=".blo",
+    reading="batch by batch",
+    states="energy, raster, step, nominal angle, rotations, date",
+    compared="rosettasciio 0.15 and LiberTEM 0.16 (by hand): equal",
+)
 
 HEADER = np.dtype(
     [

@@ -12,12 +12,19 @@ from typing import Any, Unpack
 import numpy as np
 
 from phaseloom.data.formats.files import require_file_or_store
-from phaseloom.data.formats.header import Header
+from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D, wavelength_of
 from phaseloom.errors import BadInput, MissingExtra, nearest
 
-__all__ = ["knows", "read"]
+__all__ = ["ABOUT", "knows", "read"]
+
+ABOUT = About(
+    files=".dm3 .dm4 .ser .emi .prz .mrc .app5 ..., or any by name",
+    reading="batch by batch where rosettasciio can",
+    states="energy, step, angle from axes and metadata",
+    compared="is rosettasciio 0.15",
+)
 
 log = logging.getLogger(__name__)
 

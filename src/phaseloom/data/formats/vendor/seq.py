@@ -16,13 +16,20 @@ from xml.etree import ElementTree
 import numpy as np
 
 from phaseloom.data.formats.files import require_file
-from phaseloom.data.formats.header import Header
+from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup
 from phaseloom.data.formats.vendor.frames import build_raster_scan, open_frames, unpack
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["knows", "read"]
+__all__ = ["ABOUT", "knows", "read"]
+
+ABOUT = About(
+    files=".seq; .dark.mrc, .gain.mrc, .Config.Metadata.xml beside",
+    reading="batch by batch",
+    states="frame rate, dark and gain references, bad pixels",
+    compared="LiberTEM 0.16 (by hand): equal",
+)
 
 log = logging.getLogger(__name__)
 

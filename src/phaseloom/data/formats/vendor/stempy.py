@@ -16,12 +16,19 @@ import numpy as np
 
 from phaseloom.data.counts import SparseSource
 from phaseloom.data.formats.files import has_hdf5_name_or_content, open_hdf5, require_file
-from phaseloom.data.formats.header import Header
+from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["knows", "read"]
+__all__ = ["ABOUT", "knows", "read"]
+
+ABOUT = About(
+    files=".h5 of counted electrons",
+    reading="lists of hits in memory, dense when read",
+    states="raster",
+    compared="none",
+)
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,20 @@ import numpy as np
 
 from phaseloom.data.counts import SparseSource
 from phaseloom.data.formats.files import require_file
-from phaseloom.data.formats.header import Header, MissingValues, list_missing, merge
+from phaseloom.data.formats.header import About, Header, MissingValues, list_missing, merge
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import Time
 
-__all__ = ["Sync", "knows", "read"]
+__all__ = ["ABOUT", "Sync", "knows", "read"]
+
+ABOUT = About(
+    files=".tpx3",
+    reading="one pass; lists of hits in memory, dense when read",
+    states="pulses of the rows",
+    compared="none",
+)
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,20 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from phaseloom.data.formats.files import require_file
-from phaseloom.data.formats.header import Header
+from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup
 from phaseloom.data.formats.vendor.frames import FrameFiles, build_raster_scan, open_frames, unpack
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["knows", "read"]
+__all__ = ["ABOUT", "knows", "read"]
+
+ABOUT = About(
+    files="_000.tvips and on",
+    reading="batch by batch",
+    states="energy, raster or number of frames of a scan (version 2), magnification, date",
+    compared="rosettasciio 0.15 (version 2) and LiberTEM 0.16 (by hand): equal",
+)
 
 SERIES_BYTES = 256
 SERIES = np.dtype(
