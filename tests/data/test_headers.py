@@ -80,7 +80,9 @@ def test_all_that_is_missing_is_said_at_once_with_where_it_is_found() -> None:
             Path("s.mib"), RASTER.reshape(-1, 8, 8), {}, header=Header(hints={"step": "ask the stage"})
         )
     text = str(caught.value)
-    assert text.startswith("s.mib: energy, angle, grid and step: are not in the file")
+    assert text.startswith(
+        "s.mib: does not state energy, angle, grid and step: write them in s.mib.phaseloom.yaml"
+    )
     assert "s.mib.phaseloom.yaml" in text
     assert "slow times fast must be 6" in text
     assert "ask the stage" in text

@@ -200,7 +200,8 @@ def _apply_mask(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, plac
 def _read_titles(top: CheckedGroup) -> dict[str, str]:
     found = {name: top.text(name) for name in TITLE_NAMES} | {"sample": top.text("sample_1/name")}
     if (others := top.first("phaseloom_metadata")) is not None:
-        found |= {name.replace("\\", "/"): others.text(name) for name in others.group}
+        names: list[str] = list(others.group)
+        found |= {name.replace("\\", "/"): others.text(name) for name in names}
     return {name: text for name, text in found.items() if text}
 
 

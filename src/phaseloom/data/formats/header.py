@@ -132,10 +132,12 @@ class MissingValues(BadInput):
         self.known = dict(known)
         self.from_file = from_file
         lines = [f"{name}: {example_of(name)} ({how})" for name, how in missing.items()]
-        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        them = "it" if len(missing) == 1 else "them"
         beside = f"{path.name}.phaseloom.yaml (phaseloom look {path.name} --write-sidecar starts it)"
-        fix = f"{verb} not in the file: write {them} in {beside} or give {them} as knobs: {'; '.join(lines)}"
-        super().__init__(f"{path.name}: {join_words(list(missing))}", None, fix)
+        fix = (
+            f"does not state {join_words(list(missing))}: write {them} in {beside} or give {them} as knobs: "
+        )
+        super().__init__(path.name, None, fix + "; ".join(lines))
 
 
 def example_of(name: str) -> str:

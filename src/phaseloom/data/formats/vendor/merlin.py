@@ -40,10 +40,8 @@ RAW_BITS = {1: (1, "u1"), 6: (8, "u1"), 12: (16, "u2"), 24: (32, "u4")}
 
 MAX_HEADER_BYTES = 65536
 HINTS = {
-    "energy": "Merlin files do not state the accelerating voltage; it is on the microscope's screen",
-    "step": "Merlin files do not state the step: the scan's field of view / ScanX, in the scan dialog",
-    "angle": "Merlin files do not state the camera length: semiangle of the beam / radius of the "
-    "bright-field disk in pixels",
+    "energy": "the accelerating voltage, on the microscope's screen; no Merlin file has it",
+    "step": "the scan's field of view / ScanX, in the microscope's scan dialog; or positions",
 }
 
 

@@ -7,6 +7,7 @@ added.
 """
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any, Unpack
@@ -76,7 +77,7 @@ def read(path: str | os.PathLike[str], /, **setup: Unpack[Setup]) -> Scan4D:
         places: Any = file.get("electron_events/scan_positions")
         if not isinstance(frames, h5py.Dataset) or h5py.check_vlen_dtype(frames.dtype) is None:
             raise BadInput(path.name, None, "has no lists electron_events/frames: choose another format")
-        if frames.ndim not in (1, 2) or frames.size > path.stat().st_size:
+        if frames.ndim not in (1, 2) or math.prod(frames.shape) > path.stat().st_size:
             fix = "frames are more than the file can hold: copy it again"
             raise BadInput(f"{path.name}: electron_events/frames", list(frames.shape), fix)
         pixels = _size(path, frames, "frame_dimensions")
