@@ -24,7 +24,10 @@ EXTREMES = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 6
 MAX_EXTRA_BYTES = 40_000_000
 """Memory beyond twice the file: the pieces in which patterns are read (32 MB), and Python's own."""
 
-logging.getLogger("phaseloom").setLevel(logging.ERROR)
+
+@pytest.fixture(autouse=True)
+def _no_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "phaseloom")
 
 
 def damaged(content: bytes, rng: np.random.Generator, head: int) -> bytes:
