@@ -20,7 +20,7 @@ def load_yaml(path: Path, /) -> dict[str, Any]:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Once)
     except OSError as error:
         raise BadInput(str(path), None, "cannot be read: is the name right?") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" (line {line + 1})"
         raise BadInput(str(path), None, f"is not YAML{where}: check quotes, colons and indentation") from None
@@ -40,9 +40,10 @@ class _Once(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 line = key.start_mark.line + 1
-                if (first := seen.setdefault(key.value, line)) != line:
-                    fix = f"stands twice, in line {first} too: remove one of them"
+                if key.value in seen:
+                    fix = f"stands twice, in line {seen[key.value]} too: remove one of them"
                     raise BadInput(f"line {line}", key.value, fix)
+                seen[key.value] = line
         return super().construct_mapping(node, deep)
 
 

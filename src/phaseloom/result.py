@@ -24,9 +24,9 @@ __all__ = ["Drift", "Provenance", "Result", "Uncertainty", "is_result", "load"]
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
 _ARRAYS += ("object_modes", "occupancies", "tilts", "descan", "heights", "heights_start")
 _ARRAYS += ("opr_weights",)
-_JSON = ("history", "metrics", "provenance", "geometry", "start", "advice", "gaps", "grid")
-_LATER = {"advice": [], "gaps": [], "grid": None}
-"""What files of the first release lack, with what stands for it."""
+_JSON = ("history", "metrics", "provenance", "geometry", "start", "advice", "gaps", "grid", "metadata")
+_LATER = {"advice": [], "gaps": [], "grid": None, "metadata": {}}
+"""What files of earlier versions lack, with what stands for it."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,8 @@ class Result:
         advice: what the run should make its user do, in sentences.
         halves: ring correlation of two reconstructions from half of the counts each, if asked for.
         uncertainty: of the phase; ``None`` in results of earlier versions.
+        metadata: of the scan, text by name: instrument, date, ``setup`` (what was known of the experiment,
+            and what of it the file states), ``original header``.
     """
 
     object: np.ndarray
@@ -237,6 +239,7 @@ class Result:
     advice: list[str] = field(default_factory=list)
     halves: RingCorrelation | None = None
     uncertainty: Uncertainty | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sigma(self) -> np.ndarray | None:
@@ -268,6 +271,10 @@ class Result:
         return self.coverage > 0.05 * np.percentile(self.coverage[self.coverage > 0], 90)
 
     covered = renamed_attribute("covered", "coverage_mask")
+
+    def metadata_text(self) -> str:
+        """The metadata as lines ``name = text``, as ImageJ has them in the information on an image."""
+        return "\n".join(f"{name} = {text.strip()}" for name, text in self.metadata.items())
 
     @property
     def drift(self) -> Drift:
@@ -442,7 +449,7 @@ def _write_cxi(result: Result, path: Path) -> None:
     """Probe as ``image_1``, object as ``image_2``, in metres: where ptychodus and CXI viewers look."""
     import h5py
 
-    from phaseloom.data.formats.cxi import compute_sample_motion
+    from phaseloom.data.formats.cxi import compute_sample_motion, write_metadata
 
     with whole(path) as short, h5py.File(short, "w") as file:
         file["cxi_version"] = 160
@@ -461,6 +468,7 @@ def _write_cxi(result: Result, path: Path) -> None:
         if result.sigma is not None:
             place = "image_2/sigma_phase"
             entry.create_dataset(place, data=result.sigma, compression="gzip").attrs["units"] = "rad"
+        write_metadata(entry, result.metadata)
         source = entry.create_group("instrument_1/source_1")
         source["wavelength"] = result.geometry.wavelength * 1e-10
         source["energy"] = HC_SI / (result.geometry.wavelength * 1e-10)
@@ -482,7 +490,7 @@ def _write_tiff(result: Result, path: Path) -> None:
             result.phase.astype(np.float32),
             imagej=True,
             resolution=resolution,
-            metadata={"unit": "nm"},
+            metadata={"unit": "nm", "Info": result.metadata_text()},
         )
 
 

@@ -26,7 +26,18 @@ from phaseloom.findings import describe_error
 from phaseloom.renames import current_knobs, renamed_attribute, targets
 from phaseloom.units import Coefficients, Dimension
 
-__all__ = ["Call", "Recipe", "call", "knobs", "load_yaml", "names", "old_knobs", "part", "to_yaml"]
+__all__ = [
+    "Call",
+    "Recipe",
+    "call",
+    "knobs",
+    "load_yaml",
+    "names",
+    "old_knobs",
+    "part",
+    "show_value",
+    "to_yaml",
+]
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +81,14 @@ class Call:
         given = {name: knob.default for name, knob in wanted if knob.default is not knob.empty}
         given |= dict(self.values)
         kinds = {name: knob.annotation for name, knob in knobs(self.room, self.name).items()}
-        return {self.name: {name: _show_value(value, kinds[name]) for name, value in given.items()}} | dict(
+        return {self.name: {name: show_value(value, kinds[name]) for name, value in given.items()}} | dict(
             self.when
         )
 
     def to_tree(self) -> dict[str, Any]:
         """The node as a file would have it, defaults left out."""
         kinds = {name: knob.annotation for name, knob in knobs(self.room, self.name).items()}
-        given = {name: _show_value(value, kinds[name]) for name, value in self.values.items()}
+        given = {name: show_value(value, kinds[name]) for name, value in self.values.items()}
         return {self.name: given} | dict(self.when)
 
 
@@ -305,7 +316,7 @@ def function_of(room: str, name: str) -> Callable[..., Any]:
         return plugins.function(room, name)
     target = getattr(module, name, None)
     if hasattr(module, "__path__") and name in module.__all__ and not inspect.isfunction(target):
-        return importlib.import_module(f"{room}.{name}").read
+        return getattr(target, "read", None) or importlib.import_module(f"{room}.{name}").read
     if not inspect.isfunction(target):
         raise BadInput(room, f"there is no '{name}';", nearest(name, names(room)))
     return target
@@ -396,10 +407,17 @@ def alternatives_table(kind: Any) -> Coefficients | None:
     return next((found for inner in typing.get_args(kind) if (found := alternatives_table(inner))), None)
 
 
-def _show_value(value: Any, kind: Any) -> Any:
+def show_value(value: Any, kind: Any, /) -> Any:
+    """A value of an annotated type as a parameter file has it: with its unit, exact.
+
+    Example:
+        >>> from phaseloom.units import Energy
+        >>> show_value(80e3, Energy)
+        '80 keV'
+    """
     dimension = dimension_of(kind)
     if isinstance(value, tuple | list):
-        return [_show_value(item, kind) for item in value]
+        return [show_value(item, kind) for item in value]
     if isinstance(value, Mapping) and (table := alternatives_table(kind)):
         return {name: _exact(item, table.of(name)) for name, item in value.items()}
     if dimension and isinstance(value, float | int) and not isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""Lengths, angles and energies: a number with its unit in files, a plain float in code.
+"""Lengths, angles, energies and times: a number with its unit in files, a plain float in code.
 
-Inside: angstrom, radian, electronvolt. Outside: ``"21.4 mrad"``, ``"3.65 mm"``, ``"8.8 keV"``.
+Inside: angstrom, radian, electronvolt, second. Outside: ``"21.4 mrad"``, ``"3.65 mm"``, ``"8.8 keV"``.
 """
 
 import math
@@ -21,7 +21,7 @@ __all__ = [
     "Dimension",
     "Energy",
 ]
-__all__ += ["Length", "electron_wavelength", "photon_wavelength"]
+__all__ += ["TIME", "Length", "Time", "electron_wavelength", "photon_wavelength"]
 
 PLANCK_TIMES_C = 12398.419843320025
 """Planck's constant times the speed of light, eV angstrom (CODATA 2018, exact)."""
@@ -109,6 +109,7 @@ LENGTH = Dimension(
     ),
 )
 ANGLE = Dimension("angle", (("rad", 1.0), ("mrad", 1e-3), ("µrad", 1e-6), ("deg", math.pi / 180)))
+TIME = Dimension("time", (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9)))
 ENERGY = Dimension("energy", (("eV", 1.0), ("keV", 1e3), ("MeV", 1e6)))
 
 
@@ -140,6 +141,7 @@ class Coefficients:
 Length = Annotated[float, LENGTH]
 Angle = Annotated[float, ANGLE]
 Energy = Annotated[float, ENERGY]
+Time = Annotated[float, TIME]
 Aberrations = Annotated[dict[str, float], Coefficients()]
 
 

@@ -122,7 +122,7 @@ PARAMETERS = {
     "prepare: [{crop: {to: [20, 20, 20]}}]": "prepare[0]: crop.to: [20, 20, 20] has too many values",
     "prepare: [{crop: {to: [200, 200]}}]": "crop.to: (200, 200) is larger than the detector (24, 24)",
     "prepare: [{flip: {axis: z}}]": "prepare[0]: flip.axis: z is not a choice: write 'y' or 'x'",
-    "read: {dm9: {}}": "read: there is no 'dm9'; choose one of cxi",
+    "read: {dm9: {}}": "read: there is no 'dm9'; choose one of blockfile",
     "read: {npy: {energy: 80}}": "read: npy.energy: 80 is not an energy: write a number and one of",
     "found: 3": "found: 3 must hold 'name: value' lines",
     "noise: amplitude\n\tseed: 1": "run.yaml: is not YAML (line 4): check quotes, colons and indentation",
@@ -142,7 +142,7 @@ WHOLE = {
     "file: missing.h5": "file: missing.h5 does not exist: give the path of the data",
     "file: folder": "file: folder is a folder",
     "file: damaged.h5": "damaged.h5: is not an HDF5 file in spite of its name",
-    "file: plain.npy": "plain.npy: energy: is not in the file: write it beside",
+    "file: plain.npy": "plain.npy: does not state energy, angle, grid and step: write them in",
     "file: scan.h5\nholdout: 1.5": "holdout: 1.5 must be below 0.9",
     "file: scan.h5\nholdout: none": "holdout: none must be a number",
 }

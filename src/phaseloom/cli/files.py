@@ -22,7 +22,8 @@ __all__ = [
 DataFile = Annotated[
     Path,
     typer.Argument(
-        help="data (.cxi .h5 .npz .npy .raw .mat .tif .zarr), run.yaml of ours or of PtyRAD, or result.h5"
+        help="data (.mib .xml .blo .tvips .cxi .h5 .npy ..., see docs/formats.md), run.yaml of ours or of "
+        "PtyRAD, or result.h5"
     ),
 ]
 Set = Annotated[
@@ -44,10 +45,11 @@ def check_picture_name(path: Path) -> Path:
 
 def load_recipe(file: Path, settings: list[str] | None) -> Any:
     """The recipe of a reconstruction from a data file, a parameter file (also of PtyRAD) or a result."""
+    from phaseloom.data.formats.vendor import raw_csr
     from phaseloom.reconstruction.recipe import Reconstruct
 
     changes = parse_settings(settings or [])
-    if file.suffix not in PARAMETER_FILES:
+    if file.suffix not in PARAMETER_FILES or raw_csr.knows(file):
         return Reconstruct.from_path(file, changes)
     tree = parameter_tree(file)
     if (ours := translated_tree(tree, file)) is None:
@@ -57,7 +59,7 @@ def load_recipe(file: Path, settings: list[str] | None) -> Any:
 
 
 PARAMETER_FILES = (".yaml", ".yml", ".toml", ".json", ".py")
-"""Endings of parameter files; those that are not YAML can only be of PtyRAD."""
+"""Endings of parameter files; those that are not YAML can only be of PtyRAD, or sparse counts (.toml)."""
 
 
 def parameter_tree(file: Path) -> dict[str, Any]:

@@ -35,20 +35,47 @@ def look(
         Path | None,
         typer.Option(help="where to write the picture; default: FILE.look.png here, scan.npy.look.png"),
     ] = None,
+    write_sidecar: Annotated[
+        bool,
+        typer.Option(
+            "--write-sidecar", help="write FILE.phaseloom.yaml: what is known, and what is missing to fill in"
+        ),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a side-car that exists")] = False,
 ) -> None:
     """Print what a data file holds (shape, units, overlap, dose, faults, advice) and draw it.
 
     For a result, print its verdict and draw its report.
     """
-    from phaseloom import plot
-    from phaseloom.data.diagnostics import inspect
+    from phaseloom.data.formats.header import MissingValues
     from phaseloom.result import is_result
 
     target = check_picture_name(picture or Path(f"{file.name}.look.png"))
     if not settings and file.suffix in (".h5", ".hdf5") and is_result(file):
         _look_at_result(file, target)
         return
-    scan = load_recipe(file, settings).scan()
+    recipe = load_recipe(file, settings)
+    try:
+        scan = recipe.scan()
+    except MissingValues as problem:
+        if not write_sidecar:
+            raise
+        _write_sidecar(recipe.require_file(), problem, overwrite)
+        typer.echo(f"fill in: {', '.join(problem.missing)}")
+        return
+    _look_at_scan(scan, target)
+    if write_sidecar:
+        _write_sidecar(recipe.require_file(), scan, overwrite)
+
+
+def _look_at_scan(scan: Any, target: Path) -> None:
+    """Print what the file says and what is found in the patterns, and draw them."""
+    from phaseloom import plot
+    from phaseloom.data.diagnostics import inspect
+
+    for name, text in scan.metadata.items():
+        if name != "original header":
+            typer.echo(f"{_MARK['note']} {name:22s} {'; '.join(text.strip().splitlines())}")
     findings = inspect(scan)
     for finding in findings:
         typer.echo(f"{_MARK[finding.level]} {finding.name:22s} {finding.value}")
@@ -56,6 +83,15 @@ def look(
             typer.echo(f"    {finding.advice}")
     plot.save(plot.scan_overview(scan, findings), target)
     typer.echo(f"picture: {target}")
+
+
+def _write_sidecar(file: Path, content: Any, overwrite: bool) -> None:
+    """Write the side-car of a data file, and say so."""
+    from phaseloom.data.formats import sidecar
+    from phaseloom.data.formats.setup import Setup
+
+    target = sidecar.write(file, content, Setup.__annotations__, overwrite=overwrite)
+    typer.echo(f"side-car: {target}")
 
 
 @app.command()

@@ -3,6 +3,7 @@ from . import calibrate as calibrate
 from . import counts as counts
 from . import descan as descan
 from . import diagnostics as diagnostics
+from . import format_table as format_table
 from . import formats as formats
 from . import importers as importers
 from . import orientations as orientations

@@ -8,15 +8,19 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from phaseloom.errors import BadInput
+
 __all__ = [
     "ArrangedCounts",
     "ComputedCounts",
     "Counts",
+    "FileNumbers",
     "HDF5Source",
     "MappedCounts",
     "PartialCounts",
     "SelectedCounts",
     "Source",
+    "SparseSource",
     "compute_counts",
     "get_present",
     "list_own_patterns",
@@ -101,6 +105,74 @@ class HDF5Source:
                 yield data[block]
 
 
+@dataclass(frozen=True)
+class FileNumbers:
+    """Numbers of one type in a file, of which a slice is read when asked for."""
+
+    path: Path
+    dtype: np.dtype
+    length: int
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self.length
+
+    def __getitem__(self, part: slice, /) -> np.ndarray:
+        """Read a slice of step one."""
+        start, stop, _ = part.indices(self.length)
+        count = max(0, stop - start)
+        return np.fromfile(self.path, self.dtype, count, offset=start * self.dtype.itemsize)
+
+
+@dataclass(frozen=True, eq=False)
+class SparseSource:
+    """Patterns as lists of the pixels that were hit (compressed sparse rows): a `Source` of dense blocks.
+
+    Attributes:
+        indptr: ``(n + 1,)``: hits of pattern ``i`` are those from ``indptr[i]`` to ``indptr[i + 1]``.
+        indices: flat pixel of each hit, in memory or in a file.
+        values: counts of each hit; ``None``: one.
+        lead: ``(n,)``, or ``(slow, fast)``.
+        pixels: ``(y, x)`` of a pattern.
+        dtype: of the dense patterns.
+
+    Example:
+        >>> hits = np.array([1, 1, 5])
+        >>> source = SparseSource(np.array([0, 2, 3]), hits, None, (2,), (2, 3), np.dtype("u1"))
+        >>> source[0:2, :, 1:].tolist()
+        [[[2, 0], [0, 0]], [[0, 0], [0, 1]]]
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray | FileNumbers
+    values: np.ndarray | FileNumbers | None
+    lead: tuple[int, ...]
+    pixels: tuple[int, int]
+    dtype: np.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the scan, then of a pattern."""
+        return (*self.lead, *self.pixels)
+
+    def __getitem__(self, block: Any, /) -> np.ndarray:
+        """The dense block of a tuple of slices."""
+        numbers = np.arange(int(np.prod(self.lead))).reshape(self.lead)[block[: len(self.lead)]]
+        rows, columns = block[len(self.lead) :]
+        size = self.pixels[0] * self.pixels[1]
+        out = np.empty((numbers.size, *self.pixels), self.dtype)
+        for place, number in enumerate(numbers.ravel()):
+            part = slice(int(self.indptr[number]), int(self.indptr[number + 1]))
+            hit = np.asarray(self.indices[part]).astype(np.int64)
+            if hit.size and not 0 <= hit.min() <= hit.max() < size:
+                fix = f"has a hit outside of {self.pixels[1]}x{self.pixels[0]} pixels: copy the file again"
+                raise BadInput(f"pattern {number}", None, fix)
+            weights = None if self.values is None else np.asarray(self.values[part], np.float64)
+            out[place] = np.bincount(hit, weights, size).reshape(self.pixels)
+        patterns = out[:, rows, columns]
+        return patterns.reshape(*numbers.shape, *patterns.shape[1:])
+
+
 def _read_array(counts: Counts, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     """All patterns, where numpy asks for an array: ``__array__`` of what reads on demand."""
     if copy is False:
@@ -153,7 +225,6 @@ class ArrangedCounts:
         flat = np.atleast_1d(index)
         ranges = [range(*s.indices(n)) for s, n in zip(self.cut, self.source.shape, strict=True)]
         raster = tuple(len(ranges[axis]) for axis in self.axes[: self.lead]) or (1,)
-        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
         runs = _find_runs(flat, raster[-1], self._max_patterns_per_block())
         wanted = [
             self._block(np.unravel_index(flat[start], raster), stop - start, ranges) for start, stop in runs
@@ -162,6 +233,10 @@ class ArrangedCounts:
             blocks = self.source.blocks(wanted)
         else:
             blocks = (self.source[block] for block in wanted)
+        if len(runs) == 1 and np.ndim(index) and not isinstance(self.source, np.ndarray):
+            one = next(iter(blocks)).transpose(self.axes)
+            return np.ascontiguousarray(one.reshape(len(flat), *self.shape[1:]))
+        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
         for (start, stop), read in zip(runs, blocks, strict=True):
             out[start:stop] = read.transpose(self.axes).reshape(stop - start, *self.shape[1:])
         return out if np.ndim(index) else out[0]

@@ -143,7 +143,8 @@ def _write_image(path: Path, image: np.ndarray, unit: str, result: Result, bits:
         metadata["spacing"] = float(result.thickness) / 10
     if bits in (8, 16):  # ImageJ's line from stored numbers to values
         metadata |= {"cf": 0, "c0": low, "c1": step, "vunit": unit or "Gray Value"}
-    metadata["Info"] = f"value = {low:.9g} + {step:.9g} * stored {unit}".strip()
+    value = f"value = {low:.9g} + {step:.9g} * stored {unit}".strip()
+    metadata["Info"] = "\n".join([value, result.metadata_text()]).strip()
     height, width = result.pixel
     with whole(path) as short:
         tifffile.imwrite(short, values, imagej=True, resolution=(10 / width, 10 / height), metadata=metadata)

@@ -5,28 +5,49 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from phaseloom import plugins, spec
-from phaseloom.data.formats.files import HDF5_SIGNATURE, decode_text, open_hdf5, require_file_or_store
+from phaseloom.data.formats import sidecar
+from phaseloom.data.formats.files import require_file_or_store
+from phaseloom.data.formats.header import NEEDS, MissingValues, list_missing, merge
+from phaseloom.data.formats.header import Header as Header
+from phaseloom.data.formats.setup import Setup
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
 
-__all__ = ["cxi", "hdf5", "mat", "native", "npy", "npz", "raw", "tif", "zarr"]
+__all__ = ["blockfile", "cxi", "empad", "frms6", "hdf5", "mat", "merlin", "native", "npy", "npz", "raw"]
+__all__ += ["raw_csr", "rosettasciio", "seq", "stempy", "tif", "timepix3", "tvips", "zarr"]
 
 log = logging.getLogger(__name__)
 
+VENDOR = ("stempy", "merlin", "empad", "blockfile", "tvips", "seq", "frms6", "timepix3", "raw_csr")
+"""Readers of the files of detectors and microscopes, in the order in which they are asked (`knows`)."""
+
+FOLDERS: dict[str, str] = dict.fromkeys((*VENDOR, "rosettasciio"), "vendor.")
+"""Where the readers are that are not in this folder."""
+
+ASKED = (*VENDOR, "cxi", "hdf5", "rosettasciio")
+"""Formats that tell their files by the content, in the order in which they are asked: `knows(path)`."""
+
 FORMAT_OF_SUFFIX = {".npy": "npy", ".npz": "npz", ".raw": "raw", ".bin": "raw", ".dat": "raw"}
 FORMAT_OF_SUFFIX |= {".mat": "mat", ".tif": "tif", ".tiff": "tif", ".zarr": "zarr", ".zip": "zarr"}
-HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".emd", ".ptyd")
+
+
+def __getattr__(name: str) -> Any:
+    """A reader's module, imported on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _module(name)
 
 
 def guess(path: str | os.PathLike[str], /) -> str:
-    """The format of a file, by its name and, for HDF5, by what is in it.
+    """The format of a file: by its content where a format can tell, else by its name.
 
-    A plugin (`phaseloom.plugins`) that recognises the file takes precedence over its name, unless the file
-    is one of our own.
+    Our own files are recognised first, then what plugins know (`phaseloom.plugins`), then what the readers of
+    the package know.
 
     Raises:
         BadInput: the file is missing, empty, a folder, of an unknown format, or not what its name says.
@@ -37,33 +58,22 @@ def guess(path: str | os.PathLike[str], /) -> str:
         'npy'
     """
     path = require_file_or_store(path)
-    suffix = path.suffix.lower()
-    own = _guess_hdf5(path) if suffix != ".mat" and _is_hdf5(path) else None
-    if own != "native" and (plugin := _find_plugin(path)):
+    if _module("native").knows(path):
+        return "native"
+    if plugin := _find_plugin(path):
         return plugin
     if path.is_dir():
         return "zarr"
-    if own is None and suffix not in FORMAT_OF_SUFFIX:
+    found = next((name for name in ASKED if _module(name).knows(path)), None)
+    found = found or FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    if found is None:
         fix = f"has an unknown format: name its format, {nearest('', spec.names(__name__))}"
         raise BadInput(path.name, None, fix)
-    return own or FORMAT_OF_SUFFIX[suffix]
+    return found
 
 
-def _is_hdf5(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    if path.suffix.lower() in HDF5_SUFFIXES:
-        return True
-    with path.open("rb") as file:
-        return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
-
-
-def _guess_hdf5(path: Path) -> str:
-    with open_hdf5(path) as file:
-        if decode_text(file.attrs.get("phaseloom_format", "")) == "scan":
-            return "native"
-        cxi = path.suffix.lower() == ".cxi" or "cxi_version" in file or "entry_1/instrument_1" in file
-        return "cxi" if cxi else "hdf5"
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{FOLDERS.get(name, '')}{name}")
 
 
 def _find_plugin(path: Path) -> str | None:
@@ -89,9 +99,9 @@ def read(
 ) -> Scan4D:
     """A scan from a file of any known format.
 
-    What the file does not say comes from a side-car, ``scan.npy.yaml`` or ``scan.yaml`` beside
-    ``scan.npy``, whose keys are the knobs of the format's ``read`` with units (``energy: 80 keV``), and
-    from ``knobs``, which win.
+    What the file does not say comes from a side-car, ``scan.npy.phaseloom.yaml`` beside ``scan.npy``, whose
+    keys are the knobs of the format's ``read`` with units (``energy: 80 keV``), and from ``knobs``. Knobs win
+    over the side-car, and both over the file.
 
     Args:
         path: the file.
@@ -100,13 +110,14 @@ def read(
         lazy: leave patterns in the file, where the format can.
 
     Raises:
+        MissingValues: everything that is still missing, in one message.
         BadInput: what does not fit, in one sentence.
         BadPlugin: a plugin fails, or does not return a scan.
 
     Example:
         >>> import numpy as np
         >>> np.save("s.npy", np.ones((2, 3, 8, 8)))
-        >>> _ = Path("s.npy.yaml").write_text("{energy: 80 keV, angle: 1 mrad, step: 0.4 A}")
+        >>> _ = Path("s.npy.phaseloom.yaml").write_text("{energy: 80 keV, angle: 1 mrad, step: 0.4 A}")
         >>> read("s.npy").grid
         (2, 3)
     """
@@ -116,8 +127,7 @@ def read(
         raise BadInput("format", name, f"is not known: {nearest(name, spec.names(__name__))}")
     knobs = dict(knobs or {})
     if name in __all__:
-        reader = importlib.import_module(f"{__name__}.{name}").read
-        return _read_with_knobs(path, name, reader, knobs, lazy)
+        return _read_with_knobs(path, name, _module(name).read, knobs, lazy)
     reader = plugins.function(__name__, name)
     with plugins.name_plugin_errors(__name__, name):
         scan = _read_with_knobs(path, name, reader, knobs, lazy)
@@ -135,35 +145,35 @@ def _read_with_knobs(
 ) -> Scan4D:
     """Call a reader with the knobs of a side-car and those given."""
     wanted = spec.knobs(__name__, name)
-    chosen = _read_sidecar(path, wanted)
+    beside, written = sidecar.load(path)
+    chosen = _parse_knobs(written, wanted, beside.name, strict=True)
     if lazy and "lazy" in wanted:
         chosen["lazy"] = True
     chosen |= _parse_knobs(values, wanted, path.name, strict=False)
-    for knob in wanted.values():
-        if knob.default is knob.empty and knob.name not in chosen:
-            fix = f"is not in the file: write it beside, in {path.name}.yaml, or give it as a knob"
-            raise BadInput(f"{path.name}: {knob.name}", None, fix)
-    return reader(path, **chosen)
-
-
-def _read_sidecar(path: Path, wanted: Knobs) -> dict[str, Any]:
-    import yaml
-
-    names = (path.with_name(f"{path.name}.yaml"), path.with_suffix(".yaml"))
-    beside = next((name for name in names if name.is_file() and name != path), None)
-    if beside is None:
-        return {}
+    own = {name: value for name, value in chosen.items() if name not in Setup.__annotations__}
+    _require_knobs(path, wanted, chosen)
     try:
-        values = yaml.safe_load(beside.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(beside.name, None, "is not YAML: write lines like 'energy: 80 keV'") from error
-    if values is None:
-        return {}
-    if isinstance(values, dict) and "file" in values:
-        return {}  # the parameter file of a run, not a side-car
-    if not isinstance(values, dict):
-        raise BadInput(beside.name, values, "is not a set of knobs: write lines like 'energy: 80 keV'")
-    return _parse_knobs(values, wanted, beside.name, strict=True)
+        scan = reader(path, **chosen)
+    except MissingValues as problem:
+        problem.known |= own
+        raise
+    if own and "setup" in getattr(scan, "metadata", {}):
+        kinds = {name: wanted[name].annotation for name in own}
+        lines = scan.metadata["setup"] + sidecar.compose(own, frozenset(), kinds)
+        scan = replace(scan, metadata={**scan.metadata, "setup": lines})
+    return scan
+
+
+def _require_knobs(path: Path, wanted: Knobs, chosen: Mapping[str, Any]) -> None:
+    """Refuse to open a file without the knobs that its format needs, and name what else is missing then."""
+    needed = [k.name for k in wanted.values() if k.default is k.empty and chosen.get(k.name) is None]
+    if not needed:
+        return
+    missing = {name: NEEDS.get(name, ("", "see its help"))[1] for name in needed}
+    if "energy" in wanted:
+        known, _ = merge({name: chosen.get(name) for name in Setup.__annotations__}, Header())
+        missing |= list_missing(known, Header(), has_raster=True, count=0)
+    raise MissingValues(path, missing, chosen, frozenset())
 
 
 def _parse_knobs(values: Mapping[str, object], wanted: Knobs, place: str, *, strict: bool) -> dict[str, Any]:

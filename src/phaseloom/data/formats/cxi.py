@@ -8,7 +8,9 @@ on its surface (`phaseloom.physics.tilted_planes`).
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -18,14 +20,29 @@ from phaseloom.data.counts import HDF5Source
 from phaseloom.data.formats import cxi_layout
 from phaseloom.data.formats.arrangement import arrange
 from phaseloom.data.formats.arrays import clean_counts
-from phaseloom.data.formats.files import CheckedGroup, create_hdf5, decode_text, open_hdf5, require_file
+from phaseloom.data.formats.files import (
+    CheckedGroup,
+    create_hdf5,
+    decode_text,
+    has_hdf5_name_or_content,
+    open_hdf5,
+    require_file,
+)
+from phaseloom.data.formats.header import About
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface
 from phaseloom.units import HC_SI, Length
 
-__all__ = ["read", "write"]
+__all__ = ["ABOUT", "knows", "read", "write", "write_metadata"]
+
+ABOUT = About(
+    files=".cxi, NeXus of its layout",
+    reading="at once below 1 GB, else batch by batch",
+    states="everything",
+    compared="CDTools",
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +59,14 @@ TITLE_NAMES = (
 )
 DETECTOR_GROUP = "instrument_1/detector_1"
 SOURCE_GROUP = "instrument_1/source_1"
+
+
+def knows(path: Path, /) -> bool:
+    """Whether a file is named ``.cxi`` or has the groups of one."""
+    if not has_hdf5_name_or_content(path):
+        return False
+    with open_hdf5(path) as file:
+        return path.suffix.lower() == ".cxi" or "cxi_version" in file or "entry_1/instrument_1" in file
 
 
 def read(
@@ -139,6 +164,7 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         for name, text in scan.metadata.items():
             if name in TITLE_NAMES:
                 top[name] = np.bytes_(text.encode())
+        write_metadata(top, {k: v for k, v in scan.metadata.items() if k not in (*TITLE_NAMES, "sample")})
         _write_source(scan, top.create_group(SOURCE_GROUP))
         detector = top.create_group(DETECTOR_GROUP)
         _write_detector(scan, detector)
@@ -173,7 +199,16 @@ def _apply_mask(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, plac
 
 def _read_titles(top: CheckedGroup) -> dict[str, str]:
     found = {name: top.text(name) for name in TITLE_NAMES} | {"sample": top.text("sample_1/name")}
+    if (others := top.first("phaseloom_metadata")) is not None:
+        names: list[str] = list(others.group)
+        found |= {name.replace("\\", "/"): others.text(name) for name in names}
     return {name: text for name, text in found.items() if text}
+
+
+def write_metadata(entry: h5py.Group, metadata: Mapping[str, str], /) -> None:
+    """Texts for which CXI has no place, as data sets (attributes end at 64 kB) of a group of their own."""
+    for name, text in metadata.items():
+        entry["phaseloom_metadata/" + name.replace("/", "\\")] = np.bytes_(text.encode())
 
 
 def _write_source(scan: Scan4D, source: h5py.Group) -> None:

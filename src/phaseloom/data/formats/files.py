@@ -22,6 +22,7 @@ __all__ = [
     "decode_text",
     "find_stack",
     "get_dataset",
+    "has_hdf5_name_or_content",
     "list_datasets",
     "open_hdf5",
     "require_file",
@@ -31,6 +32,8 @@ __all__ = [
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 """The first bytes of an HDF5 file."""
+
+HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".emd", ".ptyd")
 
 READ_ERRORS = (
     OSError,
@@ -70,6 +73,16 @@ def require_file_or_store(path: str | os.PathLike[str], /) -> Path:
     path = Path(path)
     marks = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
     return path if any((path / mark).is_file() for mark in marks) else require_file(path)
+
+
+def has_hdf5_name_or_content(path: Path, /) -> bool:
+    """Whether a file is HDF5, or its name says so; MATLAB's are left to their own reader."""
+    if not path.is_file() or path.suffix.lower() == ".mat":
+        return False
+    if path.suffix.lower() in HDF5_SUFFIXES:
+        return True
+    with path.open("rb") as file:
+        return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
 
 
 def list_datasets(file: h5py.File, /) -> dict[str, h5py.Dataset]:

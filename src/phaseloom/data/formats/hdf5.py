@@ -1,16 +1,37 @@
 """Patterns in any HDF5 file, read when asked for; the geometry comes from knobs or a side-car."""
 
 import os
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 
 from phaseloom.data.counts import HDF5Source
-from phaseloom.data.formats.files import find_stack, get_dataset, list_datasets, open_hdf5, require_file
+from phaseloom.data.formats.files import (
+    find_stack,
+    get_dataset,
+    has_hdf5_name_or_content,
+    list_datasets,
+    open_hdf5,
+    require_file,
+)
+from phaseloom.data.formats.header import About
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 
-__all__ = ["read"]
+__all__ = ["ABOUT", "knows", "read"]
+
+ABOUT = About(
+    files=".h5 .hdf5 .nxs .emd ...",
+    reading="batch by batch",
+    states="nothing",
+    compared="h5py",
+)
+
+
+def knows(path: Path, /) -> bool:
+    """Whether a file is HDF5 (of no kind that was asked before)."""
+    return has_hdf5_name_or_content(path)
 
 
 @accept_setup()

@@ -19,11 +19,19 @@ from phaseloom.data.formats.files import (
     require_file,
     require_one_stack,
 )
+from phaseloom.data.formats.header import About
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
-__all__ = ["read"]
+__all__ = ["ABOUT", "read"]
+
+ABOUT = About(
+    files=".mat",
+    reading="version 7.3 batch by batch, version 5 at once",
+    states="nothing",
+    compared="scipy",
+)
 
 
 @accept_setup()

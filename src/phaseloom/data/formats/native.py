@@ -3,21 +3,45 @@
 import json
 import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
 from phaseloom.data.counts import ArrangedCounts, Counts, HDF5Source, load_counts
-from phaseloom.data.formats.files import CheckedGroup, create_hdf5, decode_text, open_hdf5, require_file
+from phaseloom.data.formats.files import (
+    CheckedGroup,
+    create_hdf5,
+    decode_text,
+    has_hdf5_name_or_content,
+    open_hdf5,
+    require_file,
+)
+from phaseloom.data.formats.header import About
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["read", "write"]
+__all__ = ["ABOUT", "knows", "read", "write"]
+
+ABOUT = About(
+    files=".h5 of Phaseloom",
+    reading="batch by batch",
+    states="everything",
+    compared="writes them itself",
+)
 
 FORMAT_VERSION = 1
 
 ARRAY_NAMES = ("positions", "mask", "background", "flat", "weights", "heights", "probe")
+
+
+def knows(path: Path, /) -> bool:
+    """Whether a file is a scan that `write` stored."""
+    if not has_hdf5_name_or_content(path):
+        return False
+    with open_hdf5(path) as file:
+        return decode_text(file.attrs.get("phaseloom_format", "")) == "scan"
 
 
 def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
@@ -49,7 +73,7 @@ def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
             geometry=_read_geometry(CheckedGroup(file, path.name)),
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
             oriented=bool(file.attrs.get("oriented", True)),
-            metadata=json.loads(decode_text(file.attrs.get("metadata", "{}"))),
+            metadata=_read_metadata(file, path.name),
             **arrays,
         )
 
@@ -68,7 +92,7 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         file.attrs["phaseloom_format"] = "scan"
         file.attrs["phaseloom_version"] = FORMAT_VERSION
         file.attrs["oriented"] = scan.oriented
-        file.attrs["metadata"] = json.dumps(dict(scan.metadata))
+        file["metadata"] = json.dumps(dict(scan.metadata))
         if scan.grid is not None:
             file.attrs["grid"] = scan.grid
         group = file.create_group("geometry")
@@ -92,6 +116,18 @@ def write_counts(group: h5py.Group, name: str, counts: Counts) -> h5py.Dataset:
         stop = min(start + 64, counts.shape[0])
         data[start:stop] = counts[np.arange(start, stop)]
     return data
+
+
+def _read_metadata(file: h5py.File, name: str) -> dict[str, str]:
+    """Texts by name: a data set, or in files of the first version an attribute."""
+    stored: Any = file["metadata"] if "metadata" in file else file.attrs.get("metadata", "{}")
+    try:
+        found = json.loads(decode_text(np.asarray(stored)))
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput(f"{name}: /metadata", None, "is not a table of texts: write the file again")
+    return {str(key): str(value) for key, value in found.items()}
 
 
 def _require_own_file(file: h5py.File, name: str) -> None:

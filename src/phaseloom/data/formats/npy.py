@@ -5,10 +5,18 @@ from typing import Unpack
 
 from phaseloom.data.formats.arrays import load_npy
 from phaseloom.data.formats.files import require_file
+from phaseloom.data.formats.header import About
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 
-__all__ = ["read"]
+__all__ = ["ABOUT", "read"]
+
+ABOUT = About(
+    files=".npy",
+    reading="batch by batch",
+    states="nothing",
+    compared="numpy",
+)
 
 
 @accept_setup()

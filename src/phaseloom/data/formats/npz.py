@@ -2,7 +2,6 @@
 
 import os
 import zipfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -10,17 +9,25 @@ from typing import Unpack
 import numpy as np
 
 from phaseloom.data.formats.files import READ_ERRORS, require_file
+from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
-__all__ = ["read"]
+__all__ = ["ABOUT", "read"]
+
+ABOUT = About(
+    files=".npz",
+    reading="at once",
+    states="energy, pixel, raster, positions of simulated scans",
+    compared="numpy",
+)
 
 PATTERN_KEYS = ("meas", "counts", "data", "patterns", "intensities", "arr_0")
 """Where patterns are looked for."""
 
 
-@accept_setup(required=(), positions_unit=None)
+@accept_setup(positions_unit=None)
 def read(
     path: str | os.PathLike[str],
     /,
@@ -50,24 +57,30 @@ def read(
     path = require_file(path)
     keys = _list_keys(path)
     key = key or _find_patterns_key(path)
-    wavelength = None
-    if setup.get("energy") is None and "kv" in keys:
-        setup["energy"] = _read_number(path, "kv") * 1e3
-        wavelength = _read_number(path, "wavelength") if "wavelength" in keys else None
-    sampling = ("angle", "pixel", "distance")
-    if "dx" in keys and all(setup.get(name) is None for name in sampling):
-        setup["pixel"] = _read_number(path, "dx")
     read_member = partial(_read_array, path)
     patterns = read_member(key)
-    four_axes = len(setup.get("reshape") or patterns.shape) == 4  # and these have a raster of their own
-    if setup.get("grid") is None and {"n_slow", "n_fast"} <= set(keys) and not four_axes:
-        setup["grid"] = (int(_read_number(path, "n_slow")), int(_read_number(path, "n_fast")))
     if setup.get("positions") is None and setup.get("step") is None:
         setup["positions"] = next((name for name in ("positions", "pos_px") if name in keys), None)
     if setup.get("positions_unit") is None:
         setup["positions_unit"] = "px" if (setup.get("positions") or "").endswith("_px") else "A"
-    scan = build_scan(path, patterns, setup, key=key, read_member=read_member, wavelength=wavelength)
-    return replace(scan, metadata=_read_metadata(path))
+    four_axes = len(setup.get("reshape") or patterns.shape) == 4  # and these have a raster of their own
+    header = _read_header(path, keys, has_raster=four_axes)
+    return build_scan(path, patterns, setup, key=key, read_member=read_member, header=header)
+
+
+def _read_header(path: Path, keys: list[str], *, has_raster: bool) -> Header:
+    """The geometry that simulated scans have beside their patterns."""
+    numbers = {name: _read_number(path, name) for name in ("kv", "wavelength", "dx") if name in keys}
+    grid = None
+    if {"n_slow", "n_fast"} <= set(keys) and not has_raster:
+        grid = (int(_read_number(path, "n_slow")), int(_read_number(path, "n_fast")))
+    return Header(
+        energy=numbers["kv"] * 1e3 if "kv" in numbers else None,
+        wavelength=numbers.get("wavelength") if "kv" in numbers else None,
+        pixel=numbers.get("dx"),
+        grid=grid,
+        metadata=_read_metadata(path),
+    )
 
 
 def _list_keys(path: Path) -> list[str]:

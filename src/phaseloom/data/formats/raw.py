@@ -8,11 +8,19 @@ from typing import Any, Literal, Unpack
 import numpy as np
 
 from phaseloom.data.formats.files import require_file
+from phaseloom.data.formats.header import About
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["read"]
+__all__ = ["ABOUT", "read"]
+
+ABOUT = About(
+    files=".raw .bin .dat",
+    reading="batch by batch",
+    states="nothing, not even shape and type",
+    compared="numpy",
+)
 
 
 @accept_setup()

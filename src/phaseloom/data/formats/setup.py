@@ -11,6 +11,8 @@ import numpy as np
 
 from phaseloom.data.formats.arrangement import Arrangement, Axes, Selection, arrange
 from phaseloom.data.formats.arrays import Negative, clean_counts, read_table
+from phaseloom.data.formats.header import Header, MissingValues, list_missing, merge
+from phaseloom.data.formats.sidecar import compose
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
 from phaseloom.units import Angle, Energy, Length
@@ -25,13 +27,13 @@ ANGSTROM_PER_UNIT = {"A": 1.0, "nm": 10.0, "um": 1e4, "mm": 1e7, "m": 1e10}
 
 
 class Setup(TypedDict, total=False):
-    """Keyword arguments of every reader of bare arrays; those that are left out are as in `DEFAULTS`.
+    """Keyword arguments of every reader; those that are left out are as the file or `DEFAULTS` has them.
 
     One more needs three lines, all in this file: its type, its help, and its default unless that is None.
 
     Args:
         energy: of a photon, or kinetic energy of an electron, eV.
-        beam: what is diffracted.
+        beam: what is diffracted; default: what the file says, else electrons.
         angle: radian per detector pixel. Give the sampling once: ``angle``, or ``pixel``, or ``distance``
             with ``detector_pixel``.
         pixel: of the object, angstrom (far field).
@@ -40,7 +42,8 @@ class Setup(TypedDict, total=False):
         focus: focus to object, angstrom: the scan is a near-field one.
         step: of the raster (slow, fast), angstrom, when there are no positions.
         grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
-        rotation: of the positions, radian, from the row axis towards the column axis.
+        rotation: of the positions, radian, from the row axis towards the column axis; default: what the file
+            says, else none.
         positions: a table with columns (row, column): an ``.npy``, ``.csv`` or ``.txt`` file beside the data,
             or an array of the same file where it can hold several.
         positions_unit: of those positions; ``px`` are object pixels.
@@ -52,8 +55,8 @@ class Setup(TypedDict, total=False):
         negative: ``clip`` negative values to zero, or ``keep`` them for a later step.
     """
 
-    energy: Energy
-    beam: Beam
+    energy: Energy | None
+    beam: Beam | None
     angle: Angle | None
     pixel: Length | None
     distance: Length | None
@@ -61,7 +64,7 @@ class Setup(TypedDict, total=False):
     focus: Length | None
     step: Length | tuple[Length, Length] | None
     grid: tuple[int, int] | None
-    rotation: Angle
+    rotation: Angle | None
     positions: str | None
     positions_unit: Unit
     mask: str | None
@@ -72,15 +75,13 @@ class Setup(TypedDict, total=False):
 
 
 DEFAULTS: dict[str, Any] = dict.fromkeys(Setup.__annotations__) | {
-    "beam": "electron",
-    "rotation": 0.0,
     "positions_unit": "A",
     "negative": "clip",
 }
 
 
 def accept_setup(
-    *, required: Sequence[str] = ("energy",), **defaults: Any
+    *, required: Sequence[str] = (), **defaults: Any
 ) -> Callable[[Callable[Reader, Scan4D]], Callable[Reader, Scan4D]]:
     """Show the keys of `Setup` in the signature and the help of a reader with ``**setup: Unpack[Setup]``.
 
@@ -131,59 +132,79 @@ def build_scan(
     setup: Setup,
     /,
     *,
+    header: Header | None = None,
     key: str = "",
     read_member: Callable[[str], np.ndarray] | None = None,
-    wavelength: float | None = None,
 ) -> Scan4D:
-    """A scan of a stored array and of what the user says of the experiment.
+    """A scan of a stored array, of what the file says of the experiment, and of what the user says.
+
+    What was used, and what of it the file states, is the text ``metadata["setup"]`` of the scan.
 
     Args:
         path: of the file.
         source: the stored array.
-        setup: keyword arguments of the reader.
+        setup: keyword arguments of the reader; they win over the header.
+        header: what the file says.
         key: name of the array in the file, for messages.
         read_member: reads an array of the same file by its name; without it tables are files.
-        wavelength: angstrom, where the file says it more precisely than the energy does.
 
     Raises:
-        BadInput: what is missing or does not fit.
+        MissingValues: all that nobody says, in one message.
+        BadInput: what does not fit.
     """
-    if unknown := set(setup) - set(DEFAULTS):
+    if unknown := set(setup) - set(Setup.__annotations__):
         raise TypeError(f"read() got an unexpected keyword argument '{min(unknown)}'")
-    given: dict[str, Any] = DEFAULTS | {name: value for name, value in setup.items() if value is not None}
+    header = header or Header()
+    known, from_file = merge(setup, header)
+    given: dict[str, Any] = DEFAULTS | {"beam": "electron", "rotation": 0.0} | known
     place = f"{path.name}: {key}" if key else path.name
-    how = Arrangement(given["selection"], given["permute"], given["reshape"])
-    counts, raster = arrange(source, place, how)
+    counts, raster = arrange(
+        source, place, Arrangement(given["selection"], given["permute"], given["reshape"])
+    )
+    missing = list_missing(known, header, has_raster=raster is not None, count=counts.shape[0])
+    if missing:
+        raise MissingValues(path, missing, known, from_file)
     counts, trusted = clean_counts(counts, place, negative=given["negative"])
     _, height, width = counts.shape
-    geometry = _build_geometry(given, (height, width), path.name, wavelength)
+    own_wavelength = header.wavelength if "energy" in from_file or "energy" not in known else None
+    geometry = _build_geometry(given, (height, width), path.name, own_wavelength)
     grid = _require_raster(given["grid"], raster, path.name)
     table = _read_named_table(path, given["positions"], read_member)
+    if table is None and given["step"] is None:
+        table = header.positions
+        given["positions_unit"] = "A"
     if table is None:
         positions = _raster_positions(given, counts.shape[0], grid, path.name)
     else:
-        place = f"{path.name}: positions: {given['positions']}"
+        place = f"{path.name}: positions: {given['positions'] or 'of the file'}"
         positions = convert_positions(table, given["positions_unit"], geometry, counts.shape[0], place)
         grid = grid if grid and grid[0] * grid[1] == len(positions) else None
     positions = rotate_positions(positions, given["rotation"])
     mask = _read_named_table(path, given["mask"], read_member)
+    mask = header.mask if mask is None else mask
     if mask is not None:
-        trusted &= _require_mask(mask, f"{path.name}: mask: {given['mask']}", geometry.shape)
+        trusted &= _require_mask(mask, f"{path.name}: mask: {given['mask'] or 'of the file'}", geometry.shape)
     if not trusted.any():
         raise BadInput(f"{path.name}: mask", None, "marks every pixel as bad: is it inverted?")
     return Scan4D(
-        counts=counts, positions=positions, geometry=geometry, mask=trusted, grid=grid, oriented=False
+        counts=counts,
+        positions=positions,
+        geometry=geometry,
+        mask=trusted,
+        background=header.background,
+        flat=header.flat,
+        weights=header.weights,
+        heights=header.heights,
+        grid=grid,
+        oriented=header.oriented,
+        metadata={**header.metadata, "setup": compose(known, from_file, Setup.__annotations__)},
     )
 
 
 def _build_geometry(
     given: dict[str, Any], shape: tuple[int, int], name: str, wavelength: float | None
 ) -> Geometry:
-    if wavelength is None:
-        if given["energy"] is None:
-            fix = "is not in the file: write for example energy: 80 keV"
-            raise BadInput(f"{name}: energy", None, fix)
-        wavelength = wavelength_of(given["energy"], given["beam"])
+    wavelength = wavelength_of(given["energy"], given["beam"]) if wavelength is None else wavelength
     return Geometry(
         wavelength=wavelength,
         shape=shape,
@@ -207,7 +228,7 @@ def _pixel_angle(
         raise BadInput(f"{name}: sampling", None, fix)
     for key in ("angle", "pixel", "distance", "detector_pixel"):
         value = given[key]
-        if value is not None and not (math.isfinite(value) and value > 0):
+        if value is not None and not (np.isfinite(value).all() and np.min(value) > 0):
             raise BadInput(f"{name}: {key}", value, "must be a positive number")
     if pixel is not None:
         if given["focus"] is not None:
@@ -216,7 +237,8 @@ def _pixel_angle(
     if distance is not None and detector_pixel is not None:
         assert detector_pixel is not None  # both or none, checked above
         angle = detector_pixel / distance
-    return angle, angle
+    height, width = np.broadcast_to(np.asarray(angle, float), 2).tolist()
+    return height, width
 
 
 def _require_raster(
@@ -237,14 +259,10 @@ def _raster_positions(
     given: dict[str, Any], count: int, grid: tuple[int, int] | None, name: str
 ) -> np.ndarray:
     """Positions (angstrom) of a raster, slow axis along rows."""
-    if grid is None:
-        raise BadInput(f"{name}: grid", None, "is needed without positions: write grid: [slow, fast]")
-    if grid[0] * grid[1] != count:
+    assert grid is not None  # or it would be missing
+    if grid[0] * grid[1] != count or min(grid) < 1:
         fix = f"does not hold {count} patterns: make slow times fast {count}"
         raise BadInput(f"{name}: grid", f"{grid[0]}x{grid[1]}", fix)
-    if given["step"] is None:
-        fix = "is needed without positions: write for example step: 0.4 A"
-        raise BadInput(f"{name}: step", None, fix)
     step = np.broadcast_to(np.asarray(given["step"], float), 2)
     if not (np.isfinite(step).all() and (step > 0).all()):
         raise BadInput(f"{name}: step", given["step"], "must be positive")

@@ -8,11 +8,19 @@ from typing import Any, Unpack
 import numpy as np
 
 from phaseloom.data.formats.files import READ_ERRORS, require_file
+from phaseloom.data.formats.header import About
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra
 
-__all__ = ["read"]
+__all__ = ["ABOUT", "read"]
+
+ABOUT = About(
+    files=".tif .tiff",
+    reading="batch by batch",
+    states="nothing",
+    compared="tifffile",
+)
 
 
 @accept_setup()

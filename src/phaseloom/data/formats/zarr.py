@@ -8,11 +8,19 @@ from zipfile import BadZipFile
 import numpy as np
 
 from phaseloom.data.formats.files import READ_ERRORS, find_stack, require_file_or_store
+from phaseloom.data.formats.header import About
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra, nearest
 
-__all__ = ["read"]
+__all__ = ["ABOUT", "read"]
+
+ABOUT = About(
+    files=".zarr, .zip",
+    reading="batch by batch",
+    states="nothing",
+    compared="zarr",
+)
 
 
 @accept_setup()

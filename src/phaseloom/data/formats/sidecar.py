@@ -1,0 +1,104 @@
+"""The side-car: a small YAML file beside the data with what the data file does not say."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from phaseloom.data.formats.header import MissingValues, example_of
+from phaseloom.data.scan import Scan4D
+from phaseloom.documents import load_yaml
+from phaseloom.errors import BadInput
+from phaseloom.files import whole
+from phaseloom.spec import show_value
+
+__all__ = ["compose", "load", "name_of", "write"]
+
+FROM_FILE = "# from the file"
+
+
+def name_of(path: Path, /) -> Path:
+    """Where the side-car of a data file is written.
+
+    Example:
+        >>> name_of(Path("scan.mib")).name
+        'scan.mib.phaseloom.yaml'
+    """
+    return path.with_name(f"{path.name}.phaseloom.yaml")
+
+
+def load(path: Path, /) -> tuple[Path, dict[str, Any]]:
+    """The side-car of a data file and what it says; nothing where there is none.
+
+    Read are ``NAME.mib.phaseloom.yaml``, ``NAME.phaseloom.yaml``, ``NAME.mib.yaml`` and ``NAME.yaml``: the
+    first that exists.
+
+    Raises:
+        BadInput: no YAML, not lines of ``name: value``, or a name that stands twice.
+    """
+    endings = (".phaseloom.yaml", ".yaml")
+    names = [name for end in endings for name in (path.with_name(path.name + end), path.with_suffix(end))]
+    beside = next((name for name in names if name.is_file() and name != path), None)
+    if beside is None or all(line.strip()[:1] in (b"", b"#") for line in beside.read_bytes().splitlines()):
+        return name_of(path), {}
+    try:
+        values = load_yaml(beside)
+    except BadInput as problem:
+        fix = f"{problem.fix}; a side-car has lines like 'energy: 80 keV'"
+        raise BadInput(problem.place.replace(str(beside), beside.name), problem.value, fix) from None
+    # a parameter file of a run may have the name of an old side-car
+    return beside, {} if "file" in values else values
+
+
+def compose(
+    known: Mapping[str, Any],
+    from_file: frozenset[str],
+    kinds: Mapping[str, Any],
+    missing: Mapping[str, str] | None = None,
+) -> str:
+    """Lines of a side-car: known values with units, and comments for missing ones.
+
+    Args:
+        known: values in inner units.
+        from_file: names of those that the data file states.
+        kinds: type of each.
+        missing: what is missing, with where it is found.
+
+    Example:
+        >>> from phaseloom.units import Energy
+        >>> print(compose({"energy": 8e4}, frozenset({"energy"}), {"energy": Energy}, {"step": "see there"}))
+        energy: 80 keV  # from the file
+        # step: 0.4 A  # missing: see there
+        <BLANKLINE>
+    """
+    lines = []
+    for name, value in known.items():
+        shown = show_value(tuple(value) if isinstance(value, list) else value, kinds.get(name))
+        text = yaml.safe_dump(shown, default_flow_style=True, allow_unicode=True, width=1000)
+        line = f"{name}: {text.removesuffix(f'...{chr(10)}').strip()}"
+        lines.append(f"{line}  {FROM_FILE}" if name in from_file else line)
+    lines += [f"# {name}: {example_of(name)}  # missing: {how}" for name, how in (missing or {}).items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write(
+    path: Path, content: Scan4D | MissingValues, kinds: Mapping[str, Any], /, *, overwrite: bool = False
+) -> Path:
+    """Write the side-car of a data file: from the scan that was read, or from what reading it lacked.
+
+    Raises:
+        BadInput: there is one already, and ``overwrite`` was not given.
+    """
+    target = name_of(path)
+    if target.exists() and not overwrite:
+        fix = "exists already: edit it, or add --overwrite to replace it"
+        raise BadInput("--write-sidecar", target.name, fix)
+    if isinstance(content, Scan4D):
+        lines = content.metadata.get("setup", "")
+    else:
+        lines = compose(content.known, content.from_file, kinds, content.missing)
+    title = f"# What is known of {path.name}; numbers with a dimension need their unit.\n"
+    with whole(target) as short:
+        short.write_text(title + lines, encoding="utf-8")
+    return target
