@@ -2,15 +2,17 @@
 
 import json
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import h5py
 import numpy as np
 
+from phaseloom.data import nexus
 from phaseloom.data.counts import ArrangedCounts, Counts, HDF5Source, load_counts
 from phaseloom.data.formats.files import CheckedGroup, create_hdf5, decode_text, open_hdf5, require_file
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
+from phaseloom.data.signals import Axis, Signal, signals_of_scan
 from phaseloom.errors import BadInput
 
 __all__ = ["read", "write"]
@@ -79,18 +81,41 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         for name in ARRAY_NAMES:
             if (value := getattr(scan, name)) is not None:
                 file[name] = value
-        write_counts(file, "counts", scan.counts)
+        totals = np.zeros(len(scan))
+        write_counts(file, "counts", scan.counts, totals=totals)
+        _write_entry(file, scan, totals)
 
 
-def write_counts(group: h5py.Group, name: str, counts: Counts) -> h5py.Dataset:
-    """Write patterns in pieces, compressed, one chunk for each pattern."""
+def _write_entry(file: h5py.File, scan: Scan4D, totals: np.ndarray) -> None:
+    """What NeXus viewers plot: the counts of each pattern over the scan, and the patterns."""
+    seen = signals_of_scan(scan)
+    patterns = seen.signals[0]
+    over = patterns.axes[:-2]
+    image = Signal("total", totals.reshape(patterns.shape[:-2]), over, "counts", "counts of each pattern")
+    stored = replace(patterns, axes=(Axis("pattern"), *patterns.axes[-2:]), grid=None)
+    nexus.write_entry(file, replace(seen, signals=(image, stored)), links={"patterns": "/counts"})
+
+
+def write_counts(
+    group: h5py.Group, name: str, counts: Counts, /, *, totals: np.ndarray | None = None
+) -> h5py.Dataset:
+    """Write patterns in pieces, compressed, one chunk for each pattern.
+
+    Args:
+        group: of the data set.
+        name: of the data set.
+        counts: the patterns.
+        totals: ``(n,)``, filled with the sum of each pattern on the way.
+    """
     chunk = (1, *counts.shape[1:])
     data = group.create_dataset(
         name, counts.shape, counts.dtype, chunks=chunk, compression="gzip", compression_opts=2, shuffle=True
     )
     for start in range(0, counts.shape[0], 64):
         stop = min(start + 64, counts.shape[0])
-        data[start:stop] = counts[np.arange(start, stop)]
+        data[start:stop] = part = counts[np.arange(start, stop)]
+        if totals is not None:
+            totals[start:stop] = part.sum((-2, -1), dtype=np.float64)
     return data
 
 
