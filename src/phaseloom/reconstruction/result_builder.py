@@ -177,6 +177,7 @@ def build_result(job: Underway, /) -> Result:
         examples=_examples(job),
         advice=[advice for advice in job.advice() if not said.includes(advice)],
         uncertainty=estimate_uncertainty(job, verdict=said.verdict),
+        metadata=dict(job.scan.metadata),
     )
 
 
