@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import platform
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import numpy as np
 
 from phaseloom import plugins
 from phaseloom.data import nexus
+from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.scan import Geometry
 from phaseloom.data.signals import Axis, Signal, Signals, image_axes
 from phaseloom.errors import BadInput
@@ -22,6 +24,8 @@ from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.renames import renamed_attribute
 
 __all__ = ["Drift", "Provenance", "Result", "Uncertainty", "is_result", "load"]
+
+log = logging.getLogger(__name__)
 
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
 _ARRAYS += ("object_modes", "occupancies", "tilts", "descan", "heights", "heights_start")
@@ -386,6 +390,10 @@ class Result:
 
         if not Path(path).is_file():
             raise BadInput(str(path), None, "does not exist: give the result.h5 of a run")
+        kind = identify(Path(path))
+        if kind not in (None, KnownFile.RESULT):
+            purpose = purpose_of(kind)
+            raise BadInput(str(path), None, f"is {purpose.what}, not a result: {purpose.use}")
         try:
             with h5py.File(path) as file:
                 return _read(file)
@@ -399,14 +407,8 @@ def load(path: Path | str, /) -> Result:
 
 
 def is_result(path: Path, /) -> bool:
-    """Whether a file is a result of ours."""
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return "phaseloom_result" in file.attrs
-    except OSError:
-        return False
+    """Whether a file is a result of ours, whatever its ending."""
+    return identify(path) is KnownFile.RESULT
 
 
 def _write_h5(result: Result, path: Path) -> None:
@@ -443,7 +445,17 @@ def _write_h5(result: Result, path: Path) -> None:
             file.create_dataset(f"halves/{name}", data=array)
         if result.uncertainty is not None:
             _write_uncertainty(result.uncertainty, file)
-        nexus.write_entry(file, result.signals(), links=_LINKS)
+        _write_entry(result, file)
+
+
+def _write_entry(result: Result, file: Any) -> None:
+    """The NeXus entry; a result whose phase cannot be computed is kept without one."""
+    try:
+        signals = result.signals()
+    except (ValueError, IndexError, np.linalg.LinAlgError) as problem:
+        log.warning("result: no phase to show in NeXus viewers: %s", problem)
+        return
+    nexus.write_entry(file, signals, links=_LINKS)
 
 
 _SIGMA_MAPS = {"sigma": "sigma", "drawn": "sigma_of_draws"}

@@ -32,6 +32,7 @@ VERBS = [
     "restore",
     "search",
     "calibrate",
+    "export",
 ]
 PNG = b"\x89PNG"
 

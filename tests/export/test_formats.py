@@ -101,6 +101,13 @@ def test_a_nexus_file_is_a_result_for_everything_that_reads_one(tmp_path):
     assert find_program(path) == "ours"
 
 
+def test_a_result_without_a_phase_is_kept_all_the_same(tmp_path, caplog):
+    dark = made(coverage=np.zeros((21, 26)))
+    dark.save(tmp_path / "dark.h5")
+    np.testing.assert_array_equal(Result.load(tmp_path / "dark.h5").object, dark.object)
+    assert "no phase to show" in caplog.text
+
+
 def test_a_scan_in_nexus_is_read_back_whole(tmp_path):
     scan = raster()
     path = export.nexus(scan, tmp_path / "scan.nxs")
@@ -115,6 +122,7 @@ def test_a_scan_in_nexus_is_read_back_whole(tmp_path):
         np.testing.assert_allclose(file["entry/patterns/angle_x"], [-4, -2, 0, 2])
 
 
+@pytest.mark.medium
 def test_silx_and_nexpy_plot_the_phase(tmp_path):
     program = (
         "import sys, json, h5py, nexusformat.nexus as nx\n"
@@ -190,6 +198,7 @@ def test_a_probe_that_changes_keeps_its_changes_in_the_first_mode(tmp_path, mode
         np.testing.assert_allclose(first, wanted[3, 0], atol=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("window", [8, 7])
 def test_ptychodus_places_the_beam_where_we_do(tmp_path, window):
     program = (
@@ -249,6 +258,7 @@ def test_an_emd_file_has_arrays_with_linear_axes(tmp_path):
         assert root["metadatabundle/scan/sample"].attrs["type"] == b"string"
 
 
+@pytest.mark.medium
 def test_py4dstem_opens_a_scan_as_a_calibrated_datacube(tmp_path):
     program = (
         "import sys, json, py4DSTEM\n"
@@ -267,6 +277,7 @@ def test_py4dstem_opens_a_scan_as_a_calibrated_datacube(tmp_path):
     assert frequency == pytest.approx(2e-3 / 0.0197)
 
 
+@pytest.mark.medium
 def test_emdfile_opens_the_images_of_a_result(tmp_path):
     program = (
         "import sys, json, emdfile, numpy as np\n"
@@ -303,6 +314,7 @@ def test_a_hyperspy_file_has_axes_with_scale_and_offset(tmp_path):
         assert file["Experiments/phase/original_metadata/scan"].attrs["instrument"] == "Krios 2"
 
 
+@pytest.mark.medium
 def test_rosettasciio_opens_result_and_scan(tmp_path):
     program = (
         "import sys, json\n"
@@ -378,6 +390,7 @@ def test_slices_are_a_volume_and_waves_are_complex(tmp_path):
     np.testing.assert_array_equal(np.fromfile(path, "<c8", offset=1024).reshape(2, 8, 8), result.probe)
 
 
+@pytest.mark.medium
 def test_mrcfile_finds_nothing_wrong(tmp_path):
     program = (
         "import sys, json, io, mrcfile\n"
@@ -437,6 +450,20 @@ def test_a_cxi_file_of_a_result_has_object_probe_and_metadata(tmp_path):
 def test_metadata_of_a_scan_survive_cxi(tmp_path):
     path = export.cxi(raster(), tmp_path / "scan.cxi")
     assert dict(read_scan(path).metadata) == METADATA
+
+
+@pytest.mark.parametrize("name", ["scan.nxs", "scan.cxi", "scan.emd", "scan.hspy"])
+@pytest.mark.parametrize("grid", [(2, 3), None])
+def test_an_exported_scan_is_read_back_whole(tmp_path, name, grid):
+    scan = replace(raster(), grid=grid, mask=np.arange(20).reshape(5, 4) > 2, oriented=False)
+    exports.write(scan, tmp_path / name)
+    found = read_scan(tmp_path / name)
+    np.testing.assert_array_equal(found.counts[np.arange(6)], scan.counts)
+    np.testing.assert_array_equal(found.mask, scan.mask)
+    np.testing.assert_allclose(found.positions, scan.positions, atol=1e-9)
+    assert (found.grid, found.oriented, dict(found.metadata)) == (grid, False, METADATA)
+    np.testing.assert_allclose(found.geometry.angle, scan.geometry.angle)
+    assert found.geometry.wavelength == pytest.approx(scan.geometry.wavelength)
 
 
 # all of them

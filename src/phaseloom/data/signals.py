@@ -15,7 +15,7 @@ import numpy as np
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
-__all__ = ["Axis", "Signal", "Signals", "image_axes", "iterate_blocks", "raster_steps", "signals_of_scan"]
+__all__ = ["Axis", "Signal", "Signals", "image_axes", "iterate_blocks", "scan_steps", "signals_of_scan"]
 
 MAX_BYTES_OF_BLOCK = 64_000_000
 """Bytes of patterns that are held in memory while they are copied."""
@@ -160,7 +160,7 @@ def signals_of_scan(scan: Scan4D, /) -> Signals:
     )
     axes: tuple[Axis, ...] = (Axis("pattern"),)
     if scan.grid is not None:
-        steps = raster_steps(scan.positions, scan.grid)
+        steps = scan_steps(scan.positions, scan.grid)
         axes = tuple(Axis(f"scan_{name}", step, 0.0, "A") for name, step in zip("yx", steps, strict=True))
     return Signals(
         title=scan.metadata.get("title") or f"{len(scan)} patterns",
@@ -175,23 +175,17 @@ def signals_of_scan(scan: Scan4D, /) -> Signals:
     )
 
 
-def raster_steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, float]:
-    """Mean steps (slow, fast) of a raster, angstrom, whatever way it is turned; 1 where there is one place.
-
-    Args:
-        positions: ``(n, 2)``, angstrom.
-        grid: (slow, fast).
+def scan_steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, float]:
+    """Length of a step along the slow and the fast axis of a raster, angstrom; 1 where there is none.
 
     Example:
-        >>> raster_steps(np.indices((2, 3)).reshape(2, -1).T * [0.5, 0.4], (2, 3))
-        (0.5, 0.4)
+        >>> scan_steps(np.array([[0.0, 0.0], [0.0, 3.0], [2.0, 0.0], [2.0, 3.0]]), (2, 2))
+        (2.0, 3.0)
     """
-    places = positions.reshape(*grid, 2)
-    steps = []
-    for axis, size in enumerate(grid):
-        way = (np.take(places, -1, axis) - np.take(places, 0, axis)).mean(0)
-        steps.append(float(np.hypot(*way)) / (size - 1) if size > 1 else 0.0)
-    return steps[0] or 1.0, steps[1] or 1.0
+    raster = positions.reshape(*grid, 2)
+    lengths = [np.hypot(*np.diff(raster, axis=axis).reshape(-1, 2).T) for axis in (0, 1)]
+    slow, fast = (float(np.median(one)) if one.size else 0.0 for one in lengths)
+    return slow or fast or 1.0, fast or slow or 1.0
 
 
 def iterate_blocks(signal: Signal, /) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:

@@ -10,7 +10,7 @@ import numpy as np
 from phaseloom.data.formats import cxi as layout
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import Signals
-from phaseloom.export._source import Exportable, require_result, resolve_path
+from phaseloom.export.sources import Exportable, require_result, resolve_path
 from phaseloom.files import whole
 from phaseloom.result import Result
 from phaseloom.units import HC_SI

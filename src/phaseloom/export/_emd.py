@@ -9,21 +9,25 @@ from typing import Any
 import h5py
 import numpy as np
 
+from phaseloom.data.formats import native
+from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import Axis, Signal, Signals, iterate_blocks
-from phaseloom.export._source import Exportable, resolve_path, to_signals
+from phaseloom.export.sources import Exportable, resolve_path, to_signals
 from phaseloom.files import whole
 from phaseloom.version import __version__
 
 __all__ = ["emd"]
 
 ROOT = "phaseloom"
+CUBE = "datacube"
 
 
 def emd(source: Exportable, path: str | os.PathLike[str], /) -> Path:
     """Write an EMD file: an ``Array`` for each image, or a ``DataCube`` of a scan on a raster.
 
     Lengths are in angstrom (``A``); detector axes of a scan in ``A^-1`` (angle over wavelength); phases in
-    radian of ``exp(+i phase)``. Metadata of the scan and what made the images are metadata of the root.
+    radian of ``exp(+i phase)``. Metadata of the scan and what made the images are metadata of the root. Of a
+    scan the file holds besides what our own format does, so that every verb reads it back.
 
     Args:
         source: a result, a scan, or images.
@@ -56,6 +60,8 @@ def emd(source: Exportable, path: str | os.PathLike[str], /) -> Path:
         _write_metadata(bundle, "beam", beam)
         for signal in signals.signals:
             _write_array(root, bundle, signal, signals)
+        if isinstance(source, Scan4D):
+            native.describe(file, source, counts=f"/{ROOT}/{_name_of(signals.signals[0], signals)}/data")
     return path
 
 
@@ -75,9 +81,13 @@ def _create_node(parent: h5py.Group, name: str, kind: str, python_class: str) ->
     return group
 
 
+def _name_of(signal: Signal, signals: Signals) -> str:
+    return CUBE if signals.kind == "scan" and len(signal.shape) == 4 else signal.name
+
+
 def _write_array(root: h5py.Group, bundle: h5py.Group, signal: Signal, signals: Signals) -> None:
-    cube = signals.kind == "scan" and len(signal.shape) == 4
-    name = "datacube" if cube else signal.name
+    name = _name_of(signal, signals)
+    cube = name == CUBE
     group = _create_node(root, name, "array", "DataCube" if cube else "Array")
     data = group.create_dataset("data", signal.shape, signal.values.dtype)
     for place, values in iterate_blocks(signal):
@@ -116,7 +126,7 @@ def _write_calibration(bundle: h5py.Group, axes: list[Axis]) -> None:
     targets = group.create_group("_target_paths")
     targets.attrs["type"] = "list_of_strings"
     targets.attrs["length"] = 1
-    targets["0"] = "/datacube"
+    targets["0"] = f"/{CUBE}"
 
 
 def _write_metadata(bundle: h5py.Group, name: str, values: Mapping[str, Any]) -> h5py.Group:

@@ -7,8 +7,10 @@ from typing import Any
 
 import h5py
 
+from phaseloom.data.formats import native
+from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import Axis, Signal, Signals, iterate_blocks
-from phaseloom.export._source import Exportable, resolve_path, to_signals
+from phaseloom.export.sources import Exportable, resolve_path, to_signals
 from phaseloom.files import whole
 from phaseloom.version import __version__
 
@@ -22,7 +24,8 @@ def hspy(source: Exportable, path: str | os.PathLike[str], /) -> Path:
     """Write a HyperSpy file with a signal for each image; those of a scan are patterns to navigate.
 
     Lengths are in nm, detector axes in mrad from the middle pixel, phases in radian of ``exp(+i phase)``.
-    Metadata of the scan are ``original_metadata``.
+    Metadata of the scan are ``original_metadata``. Of a scan the file holds besides what our own format does,
+    so that every verb reads it back.
 
     Args:
         source: a result, a scan, or images.
@@ -49,6 +52,8 @@ def hspy(source: Exportable, path: str | os.PathLike[str], /) -> Path:
         experiments = file.create_group("Experiments")
         for signal in signals.signals:
             _write_signal(experiments.create_group(signal.name), signal, signals)
+        if isinstance(source, Scan4D):
+            native.describe(file, source, counts="/Experiments/patterns/data")
     return path
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from phaseloom.data.signals import Axis, Signal, Signals
 from phaseloom.errors import BadInput
-from phaseloom.export._source import Exportable, choose_image, resolve_path, to_signals
+from phaseloom.export.sources import Exportable, choose_image, resolve_path, to_signals
 from phaseloom.files import whole
 from phaseloom.version import __version__
 

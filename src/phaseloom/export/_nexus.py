@@ -8,7 +8,7 @@ import h5py
 from phaseloom.data import nexus as layout
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
-from phaseloom.export._source import Exportable, resolve_path
+from phaseloom.export.sources import Exportable, resolve_path
 from phaseloom.files import whole
 from phaseloom.result import Result
 

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phaseloom.export._source import Exportable, require_result, resolve_path
+from phaseloom.export.sources import Exportable, require_result, resolve_path
 from phaseloom.files import whole
 from phaseloom.result import Result
 from phaseloom.units import HC_SI
@@ -117,7 +117,6 @@ def _attributes(result: Result) -> dict[str, Any]:
     focus = 0.0 if geometry.focus is None or not np.isfinite(geometry.focus) else geometry.focus * 1e-10
     energy = HC_SI / (geometry.wavelength * 1e-10) / JOULE_PER_EV
     return {
-        "phaseloom_export": "ptychodus",
         "name": result.title or "Phaseloom",
         "comments": json.dumps(comments | dict(result.metadata)),
         "detector_object_distance_m": distance,

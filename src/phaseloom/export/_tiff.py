@@ -8,7 +8,7 @@ import numpy as np
 
 from phaseloom.data.signals import Signal, Signals
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.export._source import Exportable, choose_image, resolve_path, to_signals
+from phaseloom.export.sources import Exportable, choose_image, resolve_path, to_signals
 from phaseloom.files import whole
 
 __all__ = ["tiff"]

@@ -13,10 +13,10 @@ import numpy as np
 
 from phaseloom import spec
 from phaseloom.data.formats.files import CheckedGroup, decode_text, open_hdf5, require_file
-from phaseloom.data.own_files import OwnFile, identify, purpose_of
-from phaseloom.data.signals import Signal, Signals, image_axes, raster_steps
+from phaseloom.data.known_files import KnownFile, identify, purpose_of
+from phaseloom.data.signals import Signal, Signals, image_axes, scan_steps
 from phaseloom.errors import BadInput, nearest
-from phaseloom.export._source import Exportable, require_result
+from phaseloom.export.sources import Exportable, require_result
 from phaseloom.result import Result
 
 __all__ = ["FORMAT_OF_ENDING", "choose_format", "is_exportable", "load", "write"]
@@ -89,7 +89,7 @@ def _takes_results_only(name: str) -> bool:
 
 def is_exportable(path: Path, /) -> bool:
     """Whether `load` reads a file."""
-    return identify(path) in _READERS or identify(path) is OwnFile.RESULT
+    return identify(path) in _READERS or identify(path) is KnownFile.RESULT
 
 
 def load(path: str | os.PathLike[str], /) -> Result | Signals:
@@ -107,7 +107,7 @@ def load(path: str | os.PathLike[str], /) -> Result | Signals:
     """
     path = require_file(path)
     kind = identify(path)
-    if kind is OwnFile.RESULT:
+    if kind is KnownFile.RESULT:
         return Result.load(path)
     reader = None if kind is None else _READERS.get(kind)
     if reader is None:
@@ -152,7 +152,7 @@ def _read_virtual(file: h5py.File, path: Path) -> Signals:
     if grid is None:
         fix = "is of positions off a raster, whose images have no pixels: read it with h5py"
         raise BadInput(path.name, None, fix)
-    axes = image_axes(raster_steps(tree.array("positions"), (int(grid[0]), int(grid[1]))))
+    axes = image_axes(scan_steps(tree.array("positions"), (int(grid[0]), int(grid[1]))))
     images: Any = file["images"]
     names = [f"images/{name}" for name in images]
     names = (["phase"] if "phase" in file else []) + names
@@ -200,7 +200,7 @@ def _attribute(file: h5py.File, dataset: str, name: str, path: Path) -> Any:
 
 
 _READERS = {
-    OwnFile.DIRECT: _read_direct,
-    OwnFile.PREDICTION: _read_prediction,
-    OwnFile.VIRTUAL: _read_virtual,
+    KnownFile.DIRECT: _read_direct,
+    KnownFile.PREDICTION: _read_prediction,
+    KnownFile.VIRTUAL: _read_virtual,
 }

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from phaseloom import plugins, spec
-from phaseloom.data.formats.files import HDF5_SIGNATURE, decode_text, open_hdf5, require_file_or_store
+from phaseloom.data.formats.files import HDF5_SIGNATURE, open_hdf5, require_file_or_store
+from phaseloom.data.known_files import KnownFile, identify_open_file, purpose_of
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
 
@@ -39,7 +40,7 @@ def guess(path: str | os.PathLike[str], /) -> str:
     path = require_file_or_store(path)
     suffix = path.suffix.lower()
     own = _guess_hdf5(path) if suffix != ".mat" and _is_hdf5(path) else None
-    if own != "native" and (plugin := _find_plugin(path)):
+    if own not in ("native", "simulated") and (plugin := _find_plugin(path)):
         return plugin
     if path.is_dir():
         return "zarr"
@@ -60,8 +61,14 @@ def _is_hdf5(path: Path) -> bool:
 
 def _guess_hdf5(path: Path) -> str:
     with open_hdf5(path) as file:
-        if decode_text(file.attrs.get("phaseloom_format", "")) == "scan":
+        kind = identify_open_file(file)
+        if kind is KnownFile.SCAN:
             return "native"
+        if kind in (KnownFile.SAMPLE, KnownFile.SAMPLE_SET):
+            return "simulated"
+        if kind is not None:
+            purpose = purpose_of(kind)
+            raise BadInput(path.name, None, f"is {purpose.what}, not patterns: {purpose.use}")
         cxi = path.suffix.lower() == ".cxi" or "cxi_version" in file or "entry_1/instrument_1" in file
         return "cxi" if cxi else "hdf5"
 

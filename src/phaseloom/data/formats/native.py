@@ -15,7 +15,7 @@ from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.data.signals import Axis, Signal, signals_of_scan
 from phaseloom.errors import BadInput
 
-__all__ = ["read", "write"]
+__all__ = ["describe", "read", "write", "write_counts"]
 
 FORMAT_VERSION = 1
 
@@ -67,23 +67,36 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.zeros((1, 2)), geometry=geometry), "one.h5")
     """
     with create_hdf5(path) as file:
-        file.attrs["phaseloom_format"] = "scan"
-        file.attrs["phaseloom_version"] = FORMAT_VERSION
-        file.attrs["oriented"] = scan.oriented
-        file.attrs["metadata"] = json.dumps(dict(scan.metadata))
-        if scan.grid is not None:
-            file.attrs["grid"] = scan.grid
-        group = file.create_group("geometry")
-        for field in fields(Geometry):
-            value = getattr(scan.geometry, field.name)
-            if value is not None:
-                group.attrs[field.name] = value
-        for name in ARRAY_NAMES:
-            if (value := getattr(scan, name)) is not None:
-                file[name] = value
+        describe(file, scan)
         totals = np.zeros(len(scan))
         write_counts(file, "counts", scan.counts, totals=totals)
         _write_entry(file, scan, totals)
+
+
+def describe(file: h5py.File, scan: Scan4D, /, *, counts: str | None = None) -> None:
+    """Write all of a scan but its patterns into a file, which `read` then opens, whatever else it holds.
+
+    Args:
+        file: open for writing.
+        scan: the scan.
+        counts: path of the patterns ``(n, y, x)`` or ``(slow, fast, y, x)``, if they are in the file already.
+    """
+    file.attrs["phaseloom_format"] = "scan"
+    file.attrs["phaseloom_version"] = FORMAT_VERSION
+    file.attrs["oriented"] = scan.oriented
+    file.attrs["metadata"] = json.dumps(dict(scan.metadata))
+    if scan.grid is not None:
+        file.attrs["grid"] = scan.grid
+    group = file.create_group("geometry")
+    for field in fields(Geometry):
+        value = getattr(scan.geometry, field.name)
+        if value is not None:
+            group.attrs[field.name] = value
+    for name in ARRAY_NAMES:
+        if (value := getattr(scan, name)) is not None:
+            file[name] = value
+    if counts is not None:
+        file["counts"] = h5py.SoftLink(counts)
 
 
 def _write_entry(file: h5py.File, scan: Scan4D, totals: np.ndarray) -> None:
