@@ -11,12 +11,15 @@ from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
 if TYPE_CHECKING:
+    from phaseloom.data.folder_survey import FileFacts
     from phaseloom.export.sources import Exportable
     from phaseloom.result import Result
 
 __all__ = ["export", "look"]
 
 _MARK = {"good": "ok  ", "note": "    ", "warn": "WARN", "bad": "BAD "}
+
+MAX_NOTE_WIDTH = 100
 
 
 @app.command()
@@ -27,16 +30,38 @@ def look(
         Path | None,
         typer.Option(help="where to write the picture; default: FILE.look.png here, scan.npy.look.png"),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="of a folder: a page with thumbnails, in one file")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="of a folder: a picture of thumbnails")
+    ] = None,
 ) -> None:
     """Print what a data file holds (shape, units, overlap, dose, faults, advice) and draw it.
 
     Of a result print its verdict and draw its report; of a direct image, a prediction or virtual images draw
-    these.
+    these. Of a folder list every file that can be opened, and why others cannot.
     """
+    if _is_folder(file):
+        if settings:
+            raise BadInput("look", " ".join(settings), "does not go with a folder: look at one of its files")
+        _look_at_folder(file, html, figure or picture)
+        return
+    if html or figure:
+        raise BadInput("look", str(html or figure), "is of a folder: leave --html and --figure out")
     target = check_picture_name(picture or Path(f"{file.name}.look.png"))
     if settings or not _look_at_known(file, target):
         _look_at_scan(file, settings, target)
     typer.echo(f"picture: {target}")
+
+
+def _is_folder(file: Path) -> bool:
+    """Whether it is a folder, and not a Zarr store."""
+    if not file.is_dir():
+        return False
+    from phaseloom.data.folder_survey import is_store
+
+    return not is_store(file)
 
 
 def _look_at_scan(file: Path, settings: list[str] | None, target: Path) -> None:
@@ -84,6 +109,43 @@ def _print_result(result: "Result") -> None:
 
     echo_lines(result_builder.summary_lines(result))
     echo_lines(result.advice, start="WARN ")
+
+
+def _look_at_folder(folder: Path, html: Path | None, figure: Path | None) -> None:
+    """Print a line for each file, and write the page and the picture."""
+    from phaseloom import plot
+    from phaseloom.data.folder_survey import MAX_DEPTH, MAX_FILES, survey_folder
+    from phaseloom.files import whole
+    from phaseloom.plot.folder_page import draw_folder, write_folder_page
+
+    if figure is not None:
+        check_picture_name(figure)
+    files = list(survey_folder(folder, thumbnails=bool(html or figure)))
+    if not files:
+        raise BadInput("look", str(folder), f"holds no data, also {MAX_DEPTH} folders below: name another")
+    _print_table(files, folder)
+    opened = sum(one.is_open for one in files)
+    typer.echo(f"{opened} of {len(files)} files can be opened as they are")
+    if len(files) == MAX_FILES:
+        typer.echo(f"only the first {MAX_FILES} files are listed: look at the folders below one by one")
+    if html is not None:
+        with whole(html) as short:
+            short.write_text(write_folder_page(files, folder), encoding="utf-8")
+        typer.echo(f"page: {html}")
+    if figure is not None:
+        plot.save(draw_folder(files, folder), figure)
+        typer.echo(f"picture: {figure}")
+
+
+def _print_table(files: list["FileFacts"], folder: Path) -> None:
+    """Columns as wide as their widest text; notes are cut."""
+    from phaseloom.plot.folder_page import COLUMNS, format_row
+
+    rows = [COLUMNS, *(format_row(one, folder) for one in files)]
+    rows = [(*row[:-1], row[-1][:MAX_NOTE_WIDTH]) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    for row in rows:
+        typer.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 @app.command()
