@@ -33,6 +33,7 @@ VERBS = [
     "search",
     "calibrate",
     "export",
+    "get",
 ]
 PNG = b"\x89PNG"
 

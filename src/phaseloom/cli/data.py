@@ -1,5 +1,6 @@
-"""Verbs of data files: look at them, write them for other programs."""
+"""Verbs of data files: look at them, fetch them, write them for other programs."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +12,12 @@ from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
 if TYPE_CHECKING:
+    from phaseloom.data.download import RemoteFile
     from phaseloom.data.folder_survey import FileFacts
     from phaseloom.export.sources import Exportable
     from phaseloom.result import Result
 
-__all__ = ["export", "look"]
+__all__ = ["export", "get", "look"]
 
 _MARK = {"good": "ok  ", "note": "    ", "warn": "WARN", "bad": "BAD "}
 
@@ -204,3 +206,70 @@ def _load(file: Path, settings: list[str]) -> "Exportable":
     if files.is_exportable(file) and not settings:
         return files.load(file)
     return load_recipe(file, settings).scan_with_blanks()
+
+
+@app.command()
+def get(
+    name: Annotated[str | None, typer.Argument(help="of the list that `phaseloom get` prints")] = None,
+    *,
+    out: Annotated[Path | None, typer.Option(help="folder; default: NAME")] = None,
+    only: Annotated[str | None, typer.Option(help="only files of such names, e.g. '*.mib'")] = None,
+    files: Annotated[bool, typer.Option("--files", help="list the files of the scan, fetch nothing")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> None:
+    """Fetch a public scan by its name; without a name list them. A download that was cut off is continued."""
+    from phaseloom.data import public_scans
+    from phaseloom.plot.folder_page import format_size
+
+    if name is None:
+        if out or only or files:
+            raise BadInput("get", None, "needs the name of a scan: phaseloom get lists them")
+        _print_scans()
+        return
+    scan = public_scans.find_scan(name)
+    chosen = public_scans.choose_files(public_scans.list_files(scan), only)
+    licence = scan.licence or "not known here: see its page"
+    typer.echo(f"{name}: {scan.about}\nhttps://doi.org/{scan.doi}, licence {licence}")
+    for file in chosen if files else []:
+        size = "size not known" if file.size is None else format_size(file.size)
+        typer.echo(f"  {file.name}  {size}  {file.checksum or 'checksum not known'}")
+    if files:
+        return
+    folder = out or Path(name)
+    for file in chosen:
+        if (folder / file.name).exists() and len(chosen) > 1:
+            typer.echo(f"is there already: {folder / file.name}")
+            continue
+        path, check = _download_with_bar(file, folder, quiet=quiet)
+        typer.echo(f"fetched: {path} ({check})")
+    typer.echo(f"look at it with: phaseloom look {folder}")
+
+
+def _download_with_bar(file: "RemoteFile", folder: Path, *, quiet: bool) -> tuple[Path, str]:
+    """Fetch a file behind a bar of its bytes; the file, and how it was verified."""
+    from tqdm import tqdm
+
+    from phaseloom.data.download import download
+
+    look = {"unit": "B", "unit_scale": True, "desc": file.name, "file": sys.stderr}
+    with tqdm(total=file.size, disable=True if quiet else None, **look) as bar:
+
+        def report(have: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(have - bar.n)
+
+        return download(file, folder, report=report)
+
+
+def _print_scans() -> None:
+    """The list, a scan in two lines."""
+    from phaseloom.data.public_scans import PUBLIC_SCANS
+    from phaseloom.plot.folder_page import format_size
+
+    width = max(len(name) for name in PUBLIC_SCANS)
+    for name, scan in PUBLIC_SCANS.items():
+        size = "not known" if scan.size is None else format_size(scan.size)
+        licence = scan.licence or "not known"
+        typer.echo(f"{name:{width}s}  size {size:9s}  licence {licence:9s}  https://doi.org/{scan.doi}")
+        typer.echo(f"{'':{width}s}  {scan.about}")
+    typer.echo("fetch one with: phaseloom get NAME")
