@@ -73,6 +73,16 @@ def test_a_damaged_file_is_a_short_reason(folder, name):
     assert name not in one.note
 
 
+def test_a_reader_that_fails_does_not_stop_the_list(folder, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("of nothing")
+
+    monkeypatch.setattr(folder_survey.formats, "read", fail)
+    found = told(folder)
+    assert len(found) == 10
+    assert found["raster.h5"].note == "cannot be read (ZeroDivisionError: of nothing)"
+
+
 def test_folders_links_and_pipes_are_bounded(folder):
     (folder / "below" / "round").symlink_to(folder)
     (folder / "link.h5").symlink_to(folder / "raster.h5")

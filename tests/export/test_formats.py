@@ -16,6 +16,8 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.data.signals import signals_of_scan
 from phaseloom.errors import BadInput
 from phaseloom.export import files as exports
+from phaseloom.reconstruction.protocol import Job
+from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result, Uncertainty
 from tests.export.others import ask
 from tests.export.test_export import ORIGIN, outcome
@@ -222,6 +224,18 @@ def test_ptychodus_places_the_beam_where_we_do(tmp_path, window):
     assert (found["layers"], found["modes"], found["losses"]) == (3, 2, 2)
     assert found["wavelength"] == pytest.approx(result.geometry.wavelength * 1e-10, rel=1e-6)
     assert found["phase"] == pytest.approx(np.angle(result.object[1, 3, 4]), abs=1e-6)
+
+
+@pytest.mark.medium
+def test_a_run_starts_from_a_product_as_from_a_model_of_ptyrad(finished, tree, tmp_path):
+    result = finished.result()
+    losses = []
+    for path in (export.ptychodus(result, tmp_path), export.ptyrad(result, tmp_path)):
+        parts = {name: {"from_file": {"path": str(path)}} for name in ("object", "probe")}
+        job = Job.begin(Reconstruct.of({**tree, **parts, "epochs": 1}))
+        losses += [epoch.loss for epoch in job]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] < finished.progress.history[0]["loss"] / 1.2
 
 
 @pytest.mark.parametrize("name", ["probe", "object", "probe_position_y_m", "opr_weights"])
@@ -466,10 +480,20 @@ def test_an_exported_scan_is_read_back_whole(tmp_path, name, grid):
     assert found.geometry.wavelength == pytest.approx(scan.geometry.wavelength)
 
 
+@pytest.mark.parametrize("name", ["scan.nxs", "scan.cxi", "scan.emd", "scan.hspy"])
+def test_odd_and_long_metadata_are_kept(tmp_path, name):
+    odd = {"a/b": "1", "a_b": "2", "..": "3", "": "4", "header": "é\n" * 60_000, "zero": "5"}
+    scan = replace(raster(), metadata=odd)
+    exports.write(scan, tmp_path / name)
+    assert dict(read_scan(tmp_path / name).metadata) == odd
+    for format in ("nexus", "cxi", "emd", "hspy", "ptychodus", "mrc"):
+        exports.write(made(metadata=odd | {"nul\0": "a\0b"}), tmp_path / f"result.{format}", format=format)
+
+
 # all of them
 
 
-@pytest.mark.parametrize("name", ["a.nxs", "a.cxi", "a.emd", "a.hspy", "a.mrc", "a.tif"])
+@pytest.mark.parametrize("name", ["a.nxs", "a.h5", "a.cxi", "a.emd", "a.hspy", "a.mrc", "a.tif"])
 def test_the_ending_chooses_the_format(tmp_path, name):
     if name.endswith("tif"):
         pytest.importorskip("tifffile")

@@ -115,6 +115,8 @@ def _print_result(result: "Result") -> None:
 
 def _look_at_folder(folder: Path, html: Path | None, figure: Path | None) -> None:
     """Print a line for each file, and write the page and the picture."""
+    from tqdm import tqdm
+
     from phaseloom import plot
     from phaseloom.data.folder_survey import MAX_DEPTH, MAX_FILES, survey_folder
     from phaseloom.files import whole
@@ -122,7 +124,8 @@ def _look_at_folder(folder: Path, html: Path | None, figure: Path | None) -> Non
 
     if figure is not None:
         check_picture_name(figure)
-    files = list(survey_folder(folder, thumbnails=bool(html or figure)))
+    found = survey_folder(folder, thumbnails=bool(html or figure))
+    files = list(tqdm(found, unit="file", disable=None, leave=False, file=sys.stderr))
     if not files:
         raise BadInput("look", str(folder), f"holds no data, also {MAX_DEPTH} folders below: name another")
     _print_table(files, folder)
@@ -158,7 +161,9 @@ def export(
     ],
     out: Annotated[
         Path | None,
-        typer.Argument(help="file to write; its ending chooses the format: .nxs .cxi .emd .hspy .mrc .tif"),
+        typer.Argument(
+            help="file to write; its ending chooses the format: .nxs .h5 .cxi .emd .hspy .mrc .tif"
+        ),
     ] = None,
     settings: Set = None,
     *,

@@ -171,7 +171,7 @@ def survey_file(path: Path, /, *, thumbnails: bool = False) -> FileFacts:
             return _survey_known(facts, kind, thumbnails)
     except BadInput as problem:
         return replace(facts, note=_shorten(problem, path))
-    except READ_ERRORS as problem:
+    except Exception as problem:  # whatever a damaged file makes of a reader: the list goes on
         return replace(facts, note=_shorten(f"cannot be read ({type(problem).__name__}: {problem})", path))
 
 

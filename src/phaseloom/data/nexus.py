@@ -5,6 +5,7 @@ first. Lengths of images are in nm, angles in mrad, energies in eV.
 """
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from phaseloom.data.signals import Axis, Signal, Signals, iterate_blocks
 from phaseloom.version import __version__
 
-__all__ = ["set_root", "write_entry", "write_text"]
+__all__ = ["field_name", "set_root", "write_entry", "write_text"]
 
 ENTRY = "entry"
 MIN_SIZE_TO_COMPRESS = 10_000
@@ -72,6 +73,16 @@ def write_entry(file: h5py.File, signals: Signals, /, *, links: Mapping[str, str
 def write_text(group: h5py.Group, name: str, text: object, /) -> None:
     """A field of text; NUL characters, which HDF5 cannot hold, are left out."""
     group[name] = str(text).replace("\0", "")
+
+
+def field_name(name: object, /) -> str:
+    """A name that HDF5 takes for one thing in a group.
+
+    Example:
+        >>> field_name("Microscope/Voltage"), field_name("..")
+        ('Microscope_Voltage', '_')
+    """
+    return re.sub(r"[/\0]", "_", str(name)).strip(".") or "_"
 
 
 def _group(parent: h5py.Group, name: str, kind: str) -> h5py.Group:
@@ -167,7 +178,8 @@ def _write_process(entry: h5py.Group, signals: Signals) -> None:
 def _write_metadata(entry: h5py.Group, metadata: Mapping[str, str]) -> None:
     group = _group(entry, "metadata", "NXcollection")
     for name, text in metadata.items():
-        write_text(group, name.replace("/", "_").strip(".") or "_", text)
+        if (key := field_name(name)) not in group:
+            write_text(group, key, text)
         place = PLACES_OF_METADATA.get(name)
         if place and place not in entry:
             write_text(entry, place, text)

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from phaseloom.data.formats import native
+from phaseloom.data.nexus import field_name
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import Axis, Signal, Signals, iterate_blocks
 from phaseloom.export.sources import Exportable, resolve_path, to_signals
@@ -129,16 +130,18 @@ def _write_calibration(bundle: h5py.Group, axes: list[Axis]) -> None:
     targets["0"] = f"/{CUBE}"
 
 
-def _write_metadata(bundle: h5py.Group, name: str, values: Mapping[str, Any]) -> h5py.Group:
+def _write_metadata(bundle: h5py.Group, title: str, values: Mapping[str, Any]) -> h5py.Group:
     """Values with the type that emdfile reads them as."""
-    group = _create_node(bundle, name, "metadata", "Metadata")
+    group = _create_node(bundle, title, "metadata", "Metadata")
     for key, value in values.items():
         if value is None or value == "":
             value, kind = ("_None", "None") if value is None else ("", "string")  # noqa: PLW2901
         else:
             numeric = isinstance(value, (int, float, np.number))
             kind = "bool" if isinstance(value, bool) else "number" if numeric else "string"
-        place = group.create_dataset(key.replace("/", "_"), data=_plain(value))
+        if (name := field_name(key)) in group:
+            continue
+        place = group.create_dataset(name, data=_plain(value))
         place.attrs["type"] = np.bytes_(kind)
     return group
 

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 
 from phaseloom.data.formats import native
+from phaseloom.data.nexus import field_name
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import Axis, Signal, Signals, iterate_blocks
 from phaseloom.export.sources import Exportable, resolve_path, to_signals
@@ -101,9 +102,11 @@ def _metadata(signal: Signal, signals: Signals) -> dict[str, Any]:
 def _write_tree(group: h5py.Group, tree: Mapping[str, Any]) -> None:
     """Texts, numbers and truths as attributes, dictionaries as groups."""
     for name, value in tree.items():
-        key = name.replace("/", "_")
+        key = field_name(name)
         if isinstance(value, Mapping):
             _write_tree(group.create_group(key), value)
+        elif key in group:
+            continue
         elif isinstance(value, str) and len(value) > MAX_CHARACTERS_OF_ATTRIBUTE:
             group[key] = value.replace("\0", "")
         else:

@@ -24,8 +24,8 @@ __all__ = ["FORMAT_OF_ENDING", "choose_format", "is_exportable", "load", "write"
 ROOM = "phaseloom.export"
 
 FORMAT_OF_ENDING = {".nxs": "nexus", ".cxi": "cxi", ".emd": "emd", ".hspy": "hspy", ".mrc": "mrc"}
-FORMAT_OF_ENDING |= {".tif": "tiff", ".tiff": "tiff"}
-"""Formats that the ending of a file stands for; others (``.h5`` of PtyRAD and ptychodus) are named."""
+FORMAT_OF_ENDING |= {".tif": "tiff", ".tiff": "tiff", ".h5": "nexus", ".hdf5": "nexus"}
+"""Formats that the ending of a file stands for: ``.h5`` for our own files, those of others are named."""
 
 
 def choose_format(path: str | os.PathLike[str], format: str = "auto", /) -> str:

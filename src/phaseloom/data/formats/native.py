@@ -19,6 +19,9 @@ __all__ = ["describe", "read", "write", "write_counts"]
 
 FORMAT_VERSION = 1
 
+MAX_CHARACTERS_OF_ATTRIBUTE = 16_000
+"""An attribute of HDF5 holds 64 kB, and a character up to 4 bytes."""
+
 ARRAY_NAMES = ("positions", "mask", "background", "flat", "weights", "heights", "probe")
 
 
@@ -51,7 +54,7 @@ def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
             geometry=_read_geometry(CheckedGroup(file, path.name)),
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
             oriented=bool(file.attrs.get("oriented", True)),
-            metadata=json.loads(decode_text(file.attrs.get("metadata", "{}"))),
+            metadata=_read_metadata(file),
             **arrays,
         )
 
@@ -84,7 +87,11 @@ def describe(file: h5py.File, scan: Scan4D, /, *, counts: str | None = None) -> 
     file.attrs["phaseloom_format"] = "scan"
     file.attrs["phaseloom_version"] = FORMAT_VERSION
     file.attrs["oriented"] = scan.oriented
-    file.attrs["metadata"] = json.dumps(dict(scan.metadata))
+    text = json.dumps(dict(scan.metadata))
+    if len(text) <= MAX_CHARACTERS_OF_ATTRIBUTE:
+        file.attrs["metadata"] = text
+    else:
+        file["metadata"] = text
     if scan.grid is not None:
         file.attrs["grid"] = scan.grid
     group = file.create_group("geometry")
@@ -143,6 +150,12 @@ def _require_own_file(file: h5py.File, name: str) -> None:
     for member in ("counts", "positions", "geometry"):
         if member not in file:
             raise BadInput(f"{name}: /{member}", None, "is missing: write the file again")
+
+
+def _read_metadata(file: h5py.File) -> dict[str, str]:
+    """Texts by name, from an attribute, or from a data set where they are too long for one."""
+    stored = np.asarray(file["metadata"]) if "metadata" in file else file.attrs.get("metadata", "{}")
+    return json.loads(decode_text(stored))
 
 
 def _read_geometry(tree: CheckedGroup) -> Geometry:
