@@ -264,14 +264,17 @@ class Result:
         Raises:
             BadInput: a scan with photons, which feel no potential.
         """
-        from phaseloom.metrics.phase import remove_plane_wave
         from phaseloom.physics.optics import interaction
 
         if self.geometry.beam != "electron":
             raise BadInput("result.potential", self.geometry.beam, "is not an electron: use the phase")
-        return np.angle(remove_plane_wave(self.object, self.coverage_mask.astype(float))) / interaction(
-            self.geometry.energy
-        )
+        return self._phase_of_slices() / interaction(self.geometry.energy)
+
+    def _phase_of_slices(self) -> np.ndarray:
+        """Phase ``(slice, y, x)`` in radian, of each slice without constant and ramp."""
+        from phaseloom.metrics.phase import remove_plane_wave
+
+        return np.angle(remove_plane_wave(self.object, self.coverage_mask.astype(float)))
 
     @property
     def coverage_mask(self) -> np.ndarray:
@@ -302,12 +305,15 @@ class Result:
         rows, columns = (slice(max(int(a), 0), int(b)) for a, b in zip(low, high, strict=True))
         return rows, columns
 
-    def signals(self) -> Signals:
+    def signals(self, *, slices: bool = True) -> Signals:
         """All images with their axes, the summed phase first.
 
-        ``phase`` (and ``amplitude``, the product over slices) are of the scanned field (`window`);
-        ``object``, ``coverage`` and ``sigma`` are whole. Coordinates are those of the beam positions.
-        Coordinates of the probe are from the middle of its window, ``[N // 2, N // 2]``.
+        ``phase``, ``phase_slices`` and ``amplitude`` (the product over slices) are of the scanned field
+        (`window`); ``object``, ``coverage`` and ``sigma`` are whole. Coordinates are those of the beam
+        positions; of the probe they are from the middle of its window, ``[N // 2, N // 2]``.
+
+        Args:
+            slices: whether to give the phase of every slice, which takes as long as the summed one.
         """
         window = self.window
         corner = [o + w.start * p for o, w, p in zip(self.origin, window, self.pixel, strict=True)]
@@ -324,6 +330,9 @@ class Result:
             Signal("probe", self.probe, probe_axes, "sqrt(counts)", "probe"),
             Signal("coverage", self.coverage, whole_axes, "counts", "counts of beam on each pixel"),
         ]
+        if slices and len(self.object) > 1:
+            stack = self._phase_of_slices()[(slice(None), *window)].astype(np.float32)
+            found.insert(1, Signal("phase_slices", stack, (depth, *field_axes), "rad", "phase of each slice"))
         if self.sigma is not None:
             title = "standard deviation of the phase"
             found.append(Signal("sigma", self.sigma, (depth, *whole_axes), "rad", title))
@@ -451,7 +460,7 @@ def _write_h5(result: Result, path: Path) -> None:
 def _write_entry(result: Result, file: Any) -> None:
     """The NeXus entry; a result whose phase cannot be computed is kept without one."""
     try:
-        signals = result.signals()
+        signals = result.signals(slices=False)  # the object has them
     except (ValueError, IndexError, np.linalg.LinAlgError) as problem:
         log.warning("result: no phase to show in NeXus viewers: %s", problem)
         return

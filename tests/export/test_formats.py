@@ -16,6 +16,7 @@ from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.data.signals import signals_of_scan
 from phaseloom.errors import BadInput
 from phaseloom.export import files as exports
+from phaseloom.physics.optics import interaction
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result, Uncertainty
@@ -395,6 +396,11 @@ def test_an_mrc_image_has_its_cell_in_angstrom(tmp_path):
 
 def test_slices_are_a_volume_and_waves_are_complex(tmp_path):
     result = made()
+    path = export.mrc(result, tmp_path, of="phase_slices")
+    slices = np.fromfile(path, "<f4", offset=1024).reshape(3, *result.phase[result.window].shape)
+    np.testing.assert_allclose(
+        slices / interaction(result.geometry.energy), result.potential[:, *result.window], rtol=1e-4
+    )
     volume = header_of(export.mrc(result, tmp_path, of="sigma"))
     assert (volume["nz"], volume["mz"], volume["group"], volume["mode"]) == (3, 3, 1, 2)
     assert volume["cell"][2] == pytest.approx(22.5)

@@ -33,8 +33,8 @@ def mrc(source: Exportable, path: str | os.PathLike[str], /, *, of: str | None =
     Args:
         source: a result, or images.
         path: the file, or a folder, in which it becomes ``phase.mrc``, or whatever ``of`` is.
-        of: ``phase`` (summed over slices, radian of ``exp(+i phase)``), ``amplitude``, ``object``, ``probe``,
-            ``sigma`` or ``coverage`` of a result; default: the first image.
+        of: ``phase`` (summed over slices, radian of ``exp(+i phase)``), ``phase_slices``, ``amplitude``,
+            ``object``, ``probe``, ``sigma`` or ``coverage`` of a result; default: the first image.
 
     Returns:
         The file.

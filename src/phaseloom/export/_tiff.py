@@ -25,8 +25,8 @@ def tiff(source: Exportable, path: str | os.PathLike[str], /, *, of: str | None 
     Args:
         source: a result, or images.
         path: the file, or a folder, in which it becomes ``phase.tif``, or whatever ``of`` is.
-        of: ``phase`` (summed over slices, radian of ``exp(+i phase)``), ``amplitude``, ``sigma`` or
-            ``coverage`` of a result; default: the first image.
+        of: ``phase`` (summed over slices, radian of ``exp(+i phase)``), ``phase_slices``, ``amplitude``,
+            ``sigma`` or ``coverage`` of a result; default: the first image.
 
     Returns:
         The file.
