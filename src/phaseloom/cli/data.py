@@ -224,7 +224,7 @@ def get(
 ) -> None:
     """Fetch a public scan by its name; without a name list them. A download that was cut off is continued."""
     from phaseloom.data import public_scans
-    from phaseloom.plot.folder_page import format_size
+    from phaseloom.units import format_bytes
 
     if name is None:
         if out or only or files:
@@ -236,7 +236,7 @@ def get(
     licence = scan.licence or "not known here: see its page"
     typer.echo(f"{name}: {scan.about}\nhttps://doi.org/{scan.doi}, licence {licence}")
     for file in chosen if files else []:
-        size = "size not known" if file.size is None else format_size(file.size)
+        size = "size not known" if file.size is None else format_bytes(file.size)
         typer.echo(f"  {file.name}  {size}  {file.checksum or 'checksum not known'}")
     if files:
         return
@@ -269,11 +269,11 @@ def _download_with_bar(file: "RemoteFile", folder: Path, *, quiet: bool) -> tupl
 def _print_scans() -> None:
     """The list, a scan in two lines."""
     from phaseloom.data.public_scans import PUBLIC_SCANS
-    from phaseloom.plot.folder_page import format_size
+    from phaseloom.units import format_bytes
 
     width = max(len(name) for name in PUBLIC_SCANS)
     for name, scan in PUBLIC_SCANS.items():
-        size = "not known" if scan.size is None else format_size(scan.size)
+        size = "not known" if scan.size is None else format_bytes(scan.size)
         licence = scan.licence or "not known"
         typer.echo(f"{name:{width}s}  size {size:9s}  licence {licence:9s}  https://doi.org/{scan.doi}")
         typer.echo(f"{'':{width}s}  {scan.about}")

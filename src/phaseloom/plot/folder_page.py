@@ -13,7 +13,7 @@ import numpy as np
 
 from phaseloom.data.folder_survey import FileFacts
 from phaseloom.plot.style import MAX_IMAGE_SIDE, SMALL_FONT, average_blocks, limits, new_figure
-from phaseloom.units import ENERGY, LENGTH
+from phaseloom.units import ENERGY, LENGTH, format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,20 +46,7 @@ def format_row(facts: FileFacts, folder: Path, /) -> tuple[str, ...]:
         first, second = (LENGTH.show(float(f"{length:.3g}")) for length in facts.step)
         step = first if first == second else f"{first} x {second}"
     shape = " x ".join(map(str, facts.shape))
-    return (str(name), facts.format, shape, facts.dtype, beam, step, format_size(facts.size), facts.note)
-
-
-def format_size(size: int, /) -> str:
-    """Bytes with a unit.
-
-    Example:
-        >>> format_size(12_492_298), format_size(800)
-        ('12.5 MB', '800 B')
-    """
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.3g} {unit}"
-    return f"{size} B"
+    return (str(name), facts.format, shape, facts.dtype, beam, step, format_bytes(facts.size), facts.note)
 
 
 def write_folder_page(files: Sequence[FileFacts], folder: Path, /) -> str:
