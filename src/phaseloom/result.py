@@ -402,7 +402,7 @@ class Result:
         kind = identify(Path(path))
         if kind not in (None, KnownFile.RESULT):
             purpose = purpose_of(kind)
-            raise BadInput(str(path), None, f"is {purpose.what}, not a result: {purpose.use}")
+            raise BadInput(str(path), None, f"is not a Phaseloom result but {purpose.what}: {purpose.use}")
         try:
             with h5py.File(path) as file:
                 return _read(file)

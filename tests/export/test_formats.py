@@ -513,7 +513,7 @@ def test_the_ending_chooses_the_format(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "format", "knobs", "words"),
     [
-        ("a.xyz", "auto", {}, "a.xyz has no ending of an export"),
+        ("a.xyz", "auto", {}, "a.xyz has no known ending: use one of .h5"),
         ("a.nxs", "nexuss", {}, "did you mean 'nexus'"),
         ("a.mrc", "auto", {"of": "fase"}, "fase is not there: did you mean 'phase'"),
         ("a.mrc", "auto", {"off": "phase"}, "there is no 'off'; did you mean 'of'"),

@@ -23,8 +23,8 @@ __all__ = ["FORMAT_OF_ENDING", "choose_format", "is_exportable", "load", "write"
 
 ROOM = "phaseloom.export"
 
-FORMAT_OF_ENDING = {".nxs": "nexus", ".cxi": "cxi", ".emd": "emd", ".hspy": "hspy", ".mrc": "mrc"}
-FORMAT_OF_ENDING |= {".tif": "tiff", ".tiff": "tiff", ".h5": "nexus", ".hdf5": "nexus"}
+FORMAT_OF_ENDING = {".h5": "nexus", ".hdf5": "nexus", ".nxs": "nexus", ".cxi": "cxi", ".emd": "emd"}
+FORMAT_OF_ENDING |= {".hspy": "hspy", ".mrc": "mrc", ".tif": "tiff", ".tiff": "tiff"}
 """Formats that the ending of a file stands for: ``.h5`` for our own files, those of others are named."""
 
 
@@ -45,7 +45,7 @@ def choose_format(path: str | os.PathLike[str], format: str = "auto", /) -> str:
         return format
     ending = Path(path).suffix.lower()
     if ending not in FORMAT_OF_ENDING:
-        fix = f"has no ending of an export ({', '.join(FORMAT_OF_ENDING)}): use one, or name the format"
+        fix = f"has no known ending: use one of {', '.join(FORMAT_OF_ENDING)}, or name the format"
         raise BadInput("export", Path(path).name, f"{fix}: {', '.join(known)}")
     return FORMAT_OF_ENDING[ending]
 
