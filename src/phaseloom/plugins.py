@@ -33,6 +33,8 @@ ROOMS += tuple(f"ptycho.{room}" for room in ("noise", "penalties", "projections"
 FROM_SYSTEMS = {
     ("objects", "predicted"): "phaseloom.retrieval.network_start:predict_object",
     ("prepare", "denoise"): "phaseloom.embedding.embeddings:denoise",
+    ("formats", "simulated"): "phaseloom.simulation.samples:read_scan",
+    ("result", "write"): "phaseloom.export.files:write",
 }
 """Choices of this package that need a system above their room: the room and the name, and where they are.
 

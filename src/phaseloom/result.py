@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import platform
 from collections.abc import Mapping
@@ -12,14 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from phaseloom import plugins
+from phaseloom.data import nexus
+from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.scan import Geometry
-from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.data.signals import Axis, Signal, Signals, image_axes
+from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.renames import renamed_attribute
-from phaseloom.units import HC_SI
 
 __all__ = ["Drift", "Provenance", "Result", "Uncertainty", "is_result", "load"]
+
+log = logging.getLogger(__name__)
 
 _ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
 _ARRAYS += ("object_modes", "occupancies", "tilts", "descan", "heights", "heights_start")
@@ -27,6 +33,9 @@ _ARRAYS += ("opr_weights",)
 _JSON = ("history", "metrics", "provenance", "geometry", "start", "advice", "gaps", "grid", "metadata")
 _LATER = {"advice": [], "gaps": [], "grid": None, "metadata": {}}
 """What files of earlier versions lack, with what stands for it."""
+
+_LINKS = {"object": "/object", "probe": "/probe", "sigma": "/sigma", "coverage": "/coverage"}
+"""Images of a file that its NeXus entry only links to."""
 
 
 @dataclass(frozen=True)
@@ -256,14 +265,17 @@ class Result:
         Raises:
             BadInput: a scan with photons, which feel no potential.
         """
-        from phaseloom.metrics.phase import remove_plane_wave
         from phaseloom.physics.optics import interaction
 
         if self.geometry.beam != "electron":
             raise BadInput("result.potential", self.geometry.beam, "is not an electron: use the phase")
-        return np.angle(remove_plane_wave(self.object, self.coverage_mask.astype(float))) / interaction(
-            self.geometry.energy
-        )
+        return self._phase_of_slices() / interaction(self.geometry.energy)
+
+    def _phase_of_slices(self) -> np.ndarray:
+        """Phase ``(slice, y, x)`` in radian, of each slice without constant and ramp."""
+        from phaseloom.metrics.phase import remove_plane_wave
+
+        return np.angle(remove_plane_wave(self.object, self.coverage_mask.astype(float)))
 
     @property
     def coverage_mask(self) -> np.ndarray:
@@ -273,8 +285,8 @@ class Result:
     covered = renamed_attribute("covered", "coverage_mask")
 
     def metadata_text(self) -> str:
-        """The metadata as lines ``name = text``, as ImageJ has them in the information on an image."""
-        return "\n".join(f"{name} = {text.strip()}" for name, text in self.metadata.items())
+        """The metadata as lines ``name: text``, as ImageJ has them in the information on an image."""
+        return "\n".join(f"{name}: {text.strip()}" for name, text in self.metadata.items())
 
     @property
     def drift(self) -> Drift:
@@ -298,8 +310,67 @@ class Result:
         rows, columns = (slice(max(int(a), 0), int(b)) for a, b in zip(low, high, strict=True))
         return rows, columns
 
+    def signals(self, *, slices: bool = True) -> Signals:
+        """All images with their axes, the summed phase first.
+
+        ``phase``, ``phase_slices`` and ``amplitude`` (the product over slices) are of the scanned field
+        (`window`); ``object``, ``coverage`` and ``sigma`` are whole. Coordinates are those of the beam
+        positions; of the probe they are from the middle of its window, ``[N // 2, N // 2]``.
+
+        Args:
+            slices: whether to give the phase of every slice, which takes as long as the summed one.
+        """
+        window = self.window
+        corner = [o + w.start * p for o, w, p in zip(self.origin, window, self.pixel, strict=True)]
+        field_axes = image_axes(self.pixel, (corner[0], corner[1]))
+        whole_axes = image_axes(self.pixel, self.origin)
+        middle = [-(n // 2) * p for n, p in zip(self.probe.shape[-2:], self.pixel, strict=True)]
+        depth = Axis("slice", self.thickness, 0.0, "A") if self.thickness else Axis("slice")
+        amplitude = np.abs(np.prod(self.object, axis=0))
+        probe_axes = (Axis("mode"), *image_axes(self.pixel, (middle[0], middle[1])))
+        found = [
+            Signal("phase", self.phase[window].astype(np.float32), field_axes, "rad", "phase"),
+            Signal("amplitude", amplitude[window].astype(np.float32), field_axes, "", "amplitude"),
+            Signal("object", self.object, (depth, *whole_axes), "", "transmission of the object"),
+            Signal("probe", self.probe, probe_axes, "sqrt(counts)", "probe"),
+            Signal("coverage", self.coverage, whole_axes, "counts", "counts of beam on each pixel"),
+        ]
+        if slices and len(self.object) > 1:
+            stack = self._phase_of_slices()[(slice(None), *window)].astype(np.float32)
+            found.insert(1, Signal("phase_slices", stack, (depth, *field_axes), "rad", "phase of each slice"))
+        if self.sigma is not None:
+            title = "standard deviation of the phase"
+            found.append(Signal("sigma", self.sigma, (depth, *whole_axes), "rad", title))
+        return Signals(
+            title=self.title or "Phaseloom reconstruction",
+            signals=tuple(found),
+            kind="result",
+            beam=self.geometry.beam,
+            wavelength=self.geometry.wavelength,
+            energy=self.geometry.energy,
+            distance=self.geometry.distance,
+            angle=self.geometry.angle,
+            metadata=dict(self.metadata),
+            process=self._process(),
+        )
+
+    def _process(self) -> dict[str, str]:
+        """What made the result, in texts."""
+        made = self.provenance
+        known = {"recipe": self.recipe, "verdict": self.verdict, "stopped": self.stopped}
+        known["uncertainty"] = "" if self.uncertainty is None else str(self.uncertainty)
+        if made is None:
+            return known
+        return known | {
+            "version": made.versions.get("phaseloom", ""),
+            "date": made.finished,
+            "data_file": made.file,
+            "data_hash": made.data,
+        }
+
     def save(self, path: Path | str, /) -> None:
-        """Write by ending: ``.h5`` (everything), ``.cxi`` (images for other viewers), ``.tif`` (phase).
+        """Write by ending: ``.h5`` (everything), or a format of `phaseloom.export` (``.nxs``, ``.cxi``,
+        ``.emd``, ``.hspy``, ``.mrc``, ``.tif``).
 
         A folder that is missing is made.
 
@@ -307,16 +378,20 @@ class Result:
             BadInput: an ending of another kind, or a file that cannot be written.
         """
         path = Path(path)
-        writers = {".h5": _write_h5, ".hdf5": _write_h5, ".cxi": _write_cxi, ".tif": _write_tiff}
-        writers[".tiff"] = _write_tiff
-        if path.suffix not in writers:
-            raise BadInput("result", path.name, f"has no known ending: use one of {', '.join(writers)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            writers[path.suffix](self, path)
+            if path.suffix in (".h5", ".hdf5"):
+                self.write(path)
+                return
+            write: Any = plugins.target("phaseloom.result", "write")
+            write(self, path)
         except OSError as problem:
             fix = f"cannot be written ({problem.strerror or problem}): name a folder that can be written to"
             raise BadInput(str(path), None, fix) from problem
+
+    def write(self, path: Path | str, /) -> None:
+        """Write everything as HDF5 with a NeXus entry (`signals`), whatever the ending."""
+        _write_h5(self, Path(path))
 
     @classmethod
     def load(cls, path: Path | str, /) -> Result:
@@ -329,6 +404,10 @@ class Result:
 
         if not Path(path).is_file():
             raise BadInput(str(path), None, "does not exist: give the result.h5 of a run")
+        kind = identify(Path(path))
+        if kind not in (None, KnownFile.RESULT):
+            purpose = purpose_of(kind)
+            raise BadInput(str(path), None, f"is not a Phaseloom result but {purpose.what}: {purpose.use}")
         try:
             with h5py.File(path) as file:
                 return _read(file)
@@ -342,14 +421,8 @@ def load(path: Path | str, /) -> Result:
 
 
 def is_result(path: Path, /) -> bool:
-    """Whether a file is a result of ours."""
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return "phaseloom_result" in file.attrs
-    except OSError:
-        return False
+    """Whether a file is a result of ours, whatever its ending."""
+    return identify(path) is KnownFile.RESULT
 
 
 def _write_h5(result: Result, path: Path) -> None:
@@ -386,6 +459,17 @@ def _write_h5(result: Result, path: Path) -> None:
             file.create_dataset(f"halves/{name}", data=array)
         if result.uncertainty is not None:
             _write_uncertainty(result.uncertainty, file)
+        _write_entry(result, file)
+
+
+def _write_entry(result: Result, file: Any) -> None:
+    """The NeXus entry; a result whose phase cannot be computed is kept without one."""
+    try:
+        signals = result.signals(slices=False)  # the object has them
+    except (ValueError, IndexError, np.linalg.LinAlgError) as problem:
+        log.warning("result: no phase to show in NeXus viewers: %s", problem)
+        return
+    nexus.write_entry(file, signals, links=_LINKS)
 
 
 _SIGMA_MAPS = {"sigma": "sigma", "drawn": "sigma_of_draws"}
@@ -443,55 +527,6 @@ def _read_halves(file: Any) -> RingCorrelation | None:
     if "halves" not in file:
         return None
     return RingCorrelation(**{name: item[()] for name, item in file["halves"].items()})
-
-
-def _write_cxi(result: Result, path: Path) -> None:
-    """Probe as ``image_1``, object as ``image_2``, in metres: where ptychodus and CXI viewers look."""
-    import h5py
-
-    from phaseloom.data.formats.cxi import compute_sample_motion, write_metadata
-
-    with whole(path) as short, h5py.File(short, "w") as file:
-        file["cxi_version"] = 160
-        file["number_of_entries"] = 1
-        entry = file.create_group("entry_1")
-        entry["title"] = result.title or "Phaseloom reconstruction"
-        for number, array in ((1, result.probe), (2, result.object)):
-            image = entry.create_group(f"image_{number}")
-            image.create_dataset("data", data=array, compression="gzip")
-            image["data_type"] = "electron density"
-            image["data_space"] = "real"
-            image["image_size"] = np.array(
-                [n * p * 1e-10 for n, p in zip(array.shape[-2:], result.pixel, strict=True)]
-            )
-            image.create_group("process_1")["command"] = "phaseloom reconstruct"
-        if result.sigma is not None:
-            place = "image_2/sigma_phase"
-            entry.create_dataset(place, data=result.sigma, compression="gzip").attrs["units"] = "rad"
-        write_metadata(entry, result.metadata)
-        source = entry.create_group("instrument_1/source_1")
-        source["wavelength"] = result.geometry.wavelength * 1e-10
-        source["energy"] = HC_SI / (result.geometry.wavelength * 1e-10)
-        entry["sample_1/geometry_1/translation"] = compute_sample_motion(
-            result.positions, result.heights, result.geometry
-        )
-
-
-def _write_tiff(result: Result, path: Path) -> None:
-    """Summed phase as 32-bit float with its pixel size, as ImageJ reads it."""
-    try:
-        import tifffile
-    except ImportError:
-        raise MissingExtra("result: saving a .tif", "tifffile", "formats") from None
-    resolution = (10 / result.pixel[1], 10 / result.pixel[0])
-    with whole(path) as short:
-        tifffile.imwrite(
-            short,
-            result.phase.astype(np.float32),
-            imagej=True,
-            resolution=resolution,
-            metadata={"unit": "nm", "Info": result.metadata_text()},
-        )
 
 
 def _plain(value: Any) -> Any:

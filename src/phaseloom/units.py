@@ -21,7 +21,7 @@ __all__ = [
     "Dimension",
     "Energy",
 ]
-__all__ += ["TIME", "Length", "Time", "electron_wavelength", "photon_wavelength"]
+__all__ += ["TIME", "Length", "Time", "electron_wavelength", "format_bytes", "photon_wavelength"]
 
 PLANCK_TIMES_C = 12398.419843320025
 """Planck's constant times the speed of light, eV angstrom (CODATA 2018, exact)."""
@@ -163,3 +163,16 @@ def photon_wavelength(energy: float, /) -> float:
         1.4089
     """
     return PLANCK_TIMES_C / energy
+
+
+def format_bytes(size: int, /) -> str:
+    """A number of bytes with its unit.
+
+    Example:
+        >>> format_bytes(12_492_298), format_bytes(800)
+        ('12.5 MB', '800 B')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size} B"

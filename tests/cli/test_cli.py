@@ -32,6 +32,8 @@ VERBS = [
     "restore",
     "search",
     "calibrate",
+    "export",
+    "get",
 ]
 PNG = b"\x89PNG"
 

@@ -117,7 +117,8 @@ def test_a_film_with_holes_is_told_by_its_dark_field():
         (-4.0, None, -1),
         (2.0, None, 0),
         (-4.0, 20.0, 1),  # the dark field decides alone
-        (-9.0, 7.0, 1),
+        (-9.0, 7.0, 0),  # clear pits contradict
+        (-5.5, 20.0, 1),  # the stronger one
         (4.0, -2.7, 0),  # both are weak and contradict each other
         (4.5, 0.0, 1),
         (2.5, 2.5, 1),

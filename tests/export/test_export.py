@@ -241,7 +241,7 @@ def test_wrong_dimensions_and_a_missing_library_are_sentences(tmp_path, monkeypa
 
 
 def test_a_parameter_file_can_ask_for_exports(tmp_path):
-    assert set(callable_in("phaseloom.export")) == {"figures", "ptyrad", "stacks"}
+    assert {"figures", "ptyrad", "stacks", "nexus", "mrc"} <= set(callable_in("phaseloom.export"))
     node = {"stacks": {"of": ["phase", "probe"], "dimensions": [2], "bits": 8, "crop": False}}
     paths = call("phaseloom.export", node, "outputs")(outcome(), tmp_path)
     assert names(paths)[0] == "phase_sum_08bit.tif"

@@ -10,9 +10,15 @@ from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data import prepare
 from phaseloom.direct.twin import TwinEvidence
 from phaseloom.fitting.outcome import Verdict
-from phaseloom.reconstruction import null_test
-from phaseloom.reconstruction.evidence import Comparison, Evidence, doubt_places, doubt_twin
-from phaseloom.reconstruction.null_test import NullTest, shuffle_places
+from phaseloom.reconstruction import evidence
+from phaseloom.reconstruction.evidence import (
+    Comparison,
+    Evidence,
+    NullTest,
+    doubt_places,
+    doubt_twin,
+    shuffle_places,
+)
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.simulation import simulate
@@ -51,7 +57,7 @@ def right(scan) -> Job:
 @pytest.fixture
 def of_any_length(monkeypatch):
     """Let small runs be tested too."""
-    monkeypatch.setattr(null_test, "MAX_SHARE_OF_RUN", 1.0)
+    monkeypatch.setattr(evidence, "MAX_WORK_OF_NULL", 1.0)
 
 
 def test_right_places_leave_less_than_exchanged_ones(right, of_any_length):
@@ -82,7 +88,7 @@ def test_places_of_other_patterns_are_no_better_than_any(scan, of_any_length):
 
 def test_it_costs_at_most_a_tenth_of_the_run(right):
     assert shuffle_places(right.recipe, right.scan, right.model, 12) is None  # 21 patterns would be left
-    work = 2 * null_test.EPOCHS * null_test.MAX_PATTERNS
+    work = 2 * evidence.EPOCHS_OF_NULL * evidence.MAX_PATTERNS_OF_NULL
     assert work <= 0.1 * 20 * 2000
 
 

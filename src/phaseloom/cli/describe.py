@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from phaseloom.errors import BadInput, nearest
 from phaseloom.reconstruction.recipe import PARTS, Reconstruct
 from phaseloom.spec import Recipe, dimension_of, function_of, knobs, names
 
-__all__ = ["describe"]
+__all__ = ["VERBS", "describe", "find_owner", "refuse_foreign"]
 
 RECIPE_HOMES = {
     "reconstruct": ("phaseloom.reconstruction.recipe", "Reconstruct"),
@@ -68,6 +69,52 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
 
 
 _RATE = "each a number, or {rate: 0.2, start: 3, stop: 15, shape: {...}} with a shape as in `describe shape`"
+
+
+VERBS = {
+    "simulate": "simulate {file} --out FOLDER",
+    "train": "train {stage} {file}",
+    "autoencoder": "train autoencoder {file}",
+    "restorer": "train restorer {file}",
+    "pairs": "restore pairs {file}",
+    "search": "search RUN.yaml {file}",
+    "direct": "direct {file}",
+    "virtual": "virtual {file}",
+}
+"""The words of the command line that run a parameter file which is not of a reconstruction."""
+
+
+def find_owner(tree: Mapping[str, Any], /) -> tuple[str, type[Recipe]] | None:
+    """Whose parameter file it is that a reconstruction does not know, and its class; ``None``: nobody's.
+
+    Example:
+        >>> find_owner({"specimen": "prototypes", "count": 3})[0]
+        'simulate'
+    """
+    names = set(tree) - {"version"}
+    if names <= set(Reconstruct.model_fields):
+        return None
+    for kind in VERBS:
+        try:
+            recipe = _recipe(kind)
+        except (ImportError, BadInput):  # of a system whose extra is not installed
+            continue
+        if names <= set(recipe.model_fields):
+            return kind, recipe
+    return None
+
+
+def refuse_foreign(tree: Mapping[str, Any], file: Path, /) -> None:
+    """Refuse the parameter file of another verb with the words that run it.
+
+    Raises:
+        BadInput: it is of another verb.
+    """
+    owner = find_owner(tree)
+    if owner is not None:
+        words = VERBS[owner[0]].format(file=file, stage=tree.get("stage", "STAGE"))
+        fix = f"is a parameter file of another verb: phaseloom {words}"
+        raise BadInput(str(file), None, fix)
 
 
 def _recipe(of: str) -> type[Recipe]:

@@ -1,16 +1,20 @@
 """What verbs are given: files, settings, folders to write to."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phaseloom.errors import BadInput
 
+if TYPE_CHECKING:
+    from phaseloom.runs.scan_recipe import ScanRecipe
+
 __all__ = [
     "DataFile",
     "Set",
     "check_picture_name",
+    "load_own_recipe",
     "load_recipe",
     "new_folder",
     "new_run_folder",
@@ -45,6 +49,7 @@ def check_picture_name(path: Path) -> Path:
 
 def load_recipe(file: Path, settings: list[str] | None) -> Any:
     """The recipe of a reconstruction from a data file, a parameter file (also of PtyRAD) or a result."""
+    from phaseloom.cli.describe import refuse_foreign
     from phaseloom.data.formats.vendor import raw_csr
     from phaseloom.reconstruction.recipe import Reconstruct
 
@@ -53,9 +58,21 @@ def load_recipe(file: Path, settings: list[str] | None) -> Any:
         return Reconstruct.from_path(file, changes)
     tree = parameter_tree(file)
     if (ours := translated_tree(tree, file)) is None:
+        refuse_foreign(tree, file)
         return Reconstruct.from_tree(tree, file.parent, changes)
     recipe = Reconstruct.of(ours)
     return recipe.with_settings(changes) if changes else recipe
+
+
+def load_own_recipe(kind: type["ScanRecipe"], file: Path, changes: dict[str, Any]) -> Any:
+    """A recipe of another verb from data, its own parameter file or that of a reconstruction."""
+    from phaseloom.cli.describe import refuse_foreign
+
+    if file.suffix in (".yaml", ".yml"):
+        tree = parameter_tree(file)
+        if not set(tree) - {"version"} <= set(kind.model_fields):
+            refuse_foreign(tree, file)
+    return kind.from_path(file, changes)
 
 
 PARAMETER_FILES = (".yaml", ".yml", ".toml", ".json", ".py")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, parse_settings, warn_of_bad_pixels
+from phaseloom.cli.files import DataFile, Set, load_own_recipe, parse_settings, warn_of_bad_pixels
 from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
@@ -49,7 +49,7 @@ def direct(
     given: dict[str, Any] = {"semiangle": semiangle, "method": method}
     given["aberrations"] = None if defocus is None else {"defocus": defocus}
     changed = parse_settings(settings or []) | {name: v for name, v in given.items() if v is not None}
-    recipe = protocol.Direct.from_path(file, changed)
+    recipe = load_own_recipe(protocol.Direct, file, changed)
     typer.echo(f"reading {recipe.require_file()}")
     result = protocol.reconstruct_recipe(recipe, recipe.scan_with_blanks())
     echo_lines(result.found.lines(), "  ")
@@ -91,7 +91,7 @@ def virtual(
     given["centre"] = None if centre is None else _read_pair("--centre", centre)
     given["annuli"] = [_read_pair("--annulus", text) for text in annulus] if annulus else None
     changed = parse_settings(settings or []) | {name: v for name, v in given.items() if v is not None}
-    recipe = protocol.Virtual.from_path(file, changed)
+    recipe = load_own_recipe(protocol.Virtual, file, changed)
     typer.echo(f"reading {recipe.require_file()}")
     scan = recipe.scan_with_blanks()
     found = protocol.make_virtual_images(recipe, scan)

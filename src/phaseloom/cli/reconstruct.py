@@ -1,4 +1,4 @@
-"""Verbs of reconstructions, and verbs that look."""
+"""Verbs of reconstructions."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -9,6 +9,7 @@ import typer
 
 from phaseloom.cli.command import app
 from phaseloom.cli.files import (
+    PARAMETER_FILES,
     DataFile,
     Set,
     check_picture_name,
@@ -22,76 +23,7 @@ from phaseloom.errors import BadInput
 
 __all__ = ["run"]
 
-_MARK = {"good": "ok  ", "note": "    ", "warn": "WARN", "bad": "BAD "}
-
 EPOCHS_BETWEEN_ADVICE = 10
-
-
-@app.command()
-def look(
-    file: DataFile,
-    settings: Set = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(help="where to write the picture; default: FILE.look.png here, scan.npy.look.png"),
-    ] = None,
-    write_sidecar: Annotated[
-        bool,
-        typer.Option(
-            "--write-sidecar", help="write FILE.phaseloom.yaml: what is known, and what is missing to fill in"
-        ),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a side-car that exists")] = False,
-) -> None:
-    """Print what a data file holds (shape, units, overlap, dose, faults, advice) and draw it.
-
-    For a result, print its verdict and draw its report.
-    """
-    from phaseloom.data.formats.header import MissingValues
-    from phaseloom.result import is_result
-
-    target = check_picture_name(picture or Path(f"{file.name}.look.png"))
-    if not settings and file.suffix in (".h5", ".hdf5") and is_result(file):
-        _look_at_result(file, target)
-        return
-    recipe = load_recipe(file, settings)
-    try:
-        scan = recipe.scan()
-    except MissingValues as problem:
-        if not write_sidecar:
-            raise
-        _write_sidecar(recipe.require_file(), problem, overwrite)
-        typer.echo(f"fill in: {', '.join(problem.missing)}")
-        return
-    _look_at_scan(scan, target)
-    if write_sidecar:
-        _write_sidecar(recipe.require_file(), scan, overwrite)
-
-
-def _look_at_scan(scan: Any, target: Path) -> None:
-    """Print what the file says and what is found in the patterns, and draw them."""
-    from phaseloom import plot
-    from phaseloom.data.diagnostics import inspect
-
-    for name, text in scan.metadata.items():
-        if name != "original header":
-            typer.echo(f"{_MARK['note']} {name:22s} {'; '.join(text.strip().splitlines())}")
-    findings = inspect(scan)
-    for finding in findings:
-        typer.echo(f"{_MARK[finding.level]} {finding.name:22s} {finding.value}")
-        if finding.advice and finding.level in ("warn", "bad"):
-            typer.echo(f"    {finding.advice}")
-    plot.save(plot.scan_overview(scan, findings), target)
-    typer.echo(f"picture: {target}")
-
-
-def _write_sidecar(file: Path, content: Any, overwrite: bool) -> None:
-    """Write the side-car of a data file, and say so."""
-    from phaseloom.data.formats import sidecar
-    from phaseloom.data.formats.setup import Setup
-
-    target = sidecar.write(file, content, Setup.__annotations__, overwrite=overwrite)
-    typer.echo(f"side-car: {target}")
 
 
 @app.command()
@@ -145,6 +77,49 @@ def reconstruct(
 
 
 @app.command()
+def calibrate(
+    file: DataFile,
+    settings: Set = None,
+    *,
+    out: Annotated[Path, typer.Option(help="parameter file to write, with a picture beside it")] = Path(
+        "calibrated.yaml"
+    ),
+) -> None:
+    """Calibrate orientation, rotation, defocus, step, pixel angle and slices; write a parameter file."""
+    from phaseloom import plot
+    from phaseloom.calibration.figures import landscape
+    from phaseloom.files import whole
+    from phaseloom.fitting.distributed import team
+    from phaseloom.reconstruction import protocol
+    from phaseloom.reconstruction.recipe import Reconstruct
+
+    picture = _require_new_calibration(out)
+    recipe = load_recipe(file, settings)
+    typer.echo(f"reading {recipe.require_file()} and estimating its calibration")
+    done = protocol.calibrate(recipe, recipe.scan())
+    if not team().is_main:
+        return
+    for line in done.lines():
+        typer.echo(line)
+    tree = {name: value for name, value in done.recipe.to_tree().items() if name != "preset"}
+    calibrated = Reconstruct.of({**tree, "file": str(recipe.file.resolve())})
+    with whole(out) as short:
+        short.write_text(calibrated.to_text(defaults=False), encoding="utf-8")
+    plot.save(landscape(done.tried.get("estimate_orientation", [])), picture)
+    typer.echo(f"written: {out}\nwritten: {picture}\nrun it with: phaseloom reconstruct {out}")
+
+
+def _require_new_calibration(out: Path) -> Path:
+    """Path of the picture beside a parameter file; refuse to overwrite either."""
+    if out.suffix not in (".yaml", ".yml"):
+        raise BadInput("--out", out.name, "is not a .yaml file: give it this ending")
+    for path in (out, picture := out.with_suffix(".png")):
+        if path.exists():
+            raise BadInput("--out", str(path), "exists already: name a new file")
+    return picture
+
+
+@app.command()
 def convert(
     file: Annotated[
         Path,
@@ -163,6 +138,10 @@ def convert(
     from phaseloom.reconstruction.recipe import Reconstruct
     from phaseloom.spec import to_yaml
 
+    if file.suffix not in PARAMETER_FILES:
+        endings = " ".join(PARAMETER_FILES)
+        fix = f"is not a parameter file ({endings}): phaseloom export converts data and results"
+        raise BadInput(str(file), None, fix)
     theirs = parameter_tree(file)
     tree = translated_tree(theirs, file)
     if tree is None:
@@ -184,6 +163,7 @@ def convert(
 
 def _write_in_current_names(tree: dict[str, Any], file: Path, out: Path) -> None:
     """Write a parameter file of ours anew; the log names every setting that has another name today."""
+    from phaseloom.cli.describe import VERBS, find_owner
     from phaseloom.search.trials import find_kind, find_verb
 
     if "over" in tree:
@@ -192,11 +172,17 @@ def _write_in_current_names(tree: dict[str, Any], file: Path, out: Path) -> None
         _write_new(out, Search.of(tree).to_text(defaults=False))
         typer.echo(f"search with: phaseloom search RUN.yaml {out}")
         return
-    recipe = find_kind(tree, str(file)).recipe.of(tree)
+    owner = find_owner(tree)
+    recipe: Any = find_kind(tree, str(file)).recipe.of(tree) if owner is None else owner[1].of(tree)
     if out.parent.resolve() != file.parent.resolve():
         recipe = recipe.with_paths_from(file.parent.resolve())
     _write_new(out, recipe.to_text(defaults=False))
-    typer.echo(f"run it with: phaseloom {find_verb(recipe)} {out}")
+    words = (
+        f"{find_verb(recipe)} {out}"
+        if owner is None
+        else VERBS[owner[0]].format(file=out, stage=tree.get("stage"))
+    )
+    typer.echo(f"run it with: phaseloom {words}")
 
 
 def _write_new(path: Path, text: str) -> None:
@@ -365,16 +351,3 @@ def _print_new_advice(
         if one.code not in printed_codes:
             print_line(f"WARN {one}")
             printed_codes.add(one.code)
-
-
-def _look_at_result(file: Path, target: Path) -> None:
-    """Print the verdict of a result and draw its report."""
-    from phaseloom import plot
-    from phaseloom.reconstruction import result_builder
-    from phaseloom.result import Result
-
-    result = Result.load(file)
-    echo_lines(result_builder.summary_lines(result))
-    echo_lines(result.advice, start="WARN ")
-    plot.save(plot.report(result), target)
-    typer.echo(f"picture: {target}")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from phaseloom.data.signals import scan_steps
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.direct.transfer import LinearOptics, compute_chi
 from phaseloom.metrics.resolution import ONE_SEVENTH, RingCorrelation
 from phaseloom.plot.scan import detector_step
-from phaseloom.plot.style import SMALL_FONT, colour_bar, image, limits, new_figure, scan_steps
+from phaseloom.plot.style import SMALL_FONT, colour_bar, image, limits, new_figure
 from phaseloom.units import ANGLE, LENGTH
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from phaseloom.data.known_files import describe_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.reconstruct import DirectReconstruction, find_resolution, reconstruct_scan
 from phaseloom.direct.solve import DECONVOLUTION_RIDGE, DirectMethod, check_options
@@ -154,6 +155,8 @@ class DirectResult:
             file.attrs["units"] = "angstrom, radian"
             file.attrs["notes"] = "\n".join(self.found.lines())
             file["provenance"] = json.dumps(asdict(self.provenance))
+            for name, facts in describe_scan(self.scan).items():
+                file[name] = json.dumps(facts)
         return path
 
 

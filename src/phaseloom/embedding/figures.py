@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phaseloom.data.signals import scan_steps
 from phaseloom.plot.style import (
     LINE_COLOURS,
     LINE_DASHES,
@@ -18,7 +19,6 @@ from phaseloom.plot.style import (
     image,
     limits,
     new_figure,
-    scan_steps,
 )
 
 if TYPE_CHECKING:

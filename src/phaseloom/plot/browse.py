@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.data.scan import Scan4D
+from phaseloom.data.signals import scan_steps
 from phaseloom.errors import BadInput
 from phaseloom.plot.gui import (
     DEFAULT_ROW_STEP,
@@ -25,7 +26,7 @@ from phaseloom.plot.gui import (
     to_numpy,
 )
 from phaseloom.plot.scan import detector_step
-from phaseloom.plot.style import SMALL_FONT, colour_bar, draw_map, limits, scan_steps, unit_of
+from phaseloom.plot.style import SMALL_FONT, colour_bar, draw_map, limits, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

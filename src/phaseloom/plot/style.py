@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phaseloom.data.signals import scan_steps
 from phaseloom.files import whole
 from phaseloom.units import LENGTH, Dimension
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
 
 __all__ = ["LINE_COLOURS", "LINE_DASHES", "average_blocks", "colour_bar", "colour_wheel", "draw_map"]
-__all__ += ["draw_note", "frame", "image", "limits", "new_figure", "round_length", "save", "scan_steps"]
+__all__ += ["draw_note", "frame", "image", "limits", "new_figure", "round_length", "save"]
 __all__ += ["show_length", "unit_of", "wave_colours"]
 
 SMALL_FONT = 8
@@ -125,19 +126,6 @@ def draw_map(
     axes.set_aspect("equal")
     axes.invert_yaxis()
     return drawn
-
-
-def scan_steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, float]:
-    """Length of a step along the slow and the fast axis of a raster, angstrom; 1 where there is none.
-
-    Example:
-        >>> scan_steps(np.array([[0.0, 0.0], [0.0, 3.0], [2.0, 0.0], [2.0, 3.0]]), (2, 2))
-        (2.0, 3.0)
-    """
-    raster = positions.reshape(*grid, 2)
-    lengths = [np.hypot(*np.diff(raster, axis=axis).reshape(-1, 2).T) for axis in (0, 1)]
-    slow, fast = (float(np.median(one)) if one.size else 0.0 for one in lengths)
-    return slow or fast or 1.0, fast or slow or 1.0
 
 
 def round_length(extent: float, /) -> float:

@@ -13,13 +13,13 @@ from phaseloom.metrics.resolution import register, ring_correlation
 from phaseloom.result import Result
 from phaseloom.units import LENGTH
 
-__all__ = ["compare", "crop_to_common_field"]
+__all__ = ["compare", "crop_to_common_field", "find_result"]
 
 
 def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
     """Ring correlation, phase difference and differing settings, as lines; draws the picture."""
-    a = Result.load(first)
-    b = Result.load(second)
+    a = Result.load(find_result(first))
+    b = Result.load(find_result(second))
     if not np.allclose(a.pixel, b.pixel, rtol=1e-3):
         both = f"{LENGTH.show(a.pixel[0])} and {LENGTH.show(b.pixel[0])}"
         raise BadInput(
@@ -57,6 +57,19 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
         for path, x, y in _differences(yaml.safe_load(a.recipe), yaml.safe_load(b.recipe))
     ]
     return [*lines, f"picture: {picture}"]
+
+
+def find_result(path: Path, /) -> Path:
+    """The result of a run folder, or the file itself.
+
+    Raises:
+        BadInput: a folder without a result.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / "result.h5").is_file():
+        raise BadInput(str(path), None, "is a folder without a result.h5: give that of a finished run")
+    return path / "result.h5"
 
 
 def crop_to_common_field(a: Result, b: Result, /) -> tuple[np.ndarray, np.ndarray]:

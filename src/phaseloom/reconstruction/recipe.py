@@ -207,7 +207,7 @@ class Reconstruct(ScanRecipe):
     def from_path(cls, path: Path | str, settings: Mapping[str, Any] | None = None, /) -> Self:
         """A recipe for a data file, from a parameter file, or out of a result, with settings changed."""
         path = Path(path)
-        if path.suffix not in (".h5", ".hdf5") or not is_result(path):
+        if path.suffix in (".yaml", ".yml") or not is_result(path):
             return super().from_path(path, settings)
         recipe = cls.of(yaml.safe_load(Result.load(path).recipe)).with_paths_from(path.parent)
         return recipe.with_settings(settings) if settings else recipe

@@ -29,7 +29,6 @@ from phaseloom.ptycho.model import Ptychography
 from phaseloom.ptycho.probes.opr import RelaxedProbe
 from phaseloom.reconstruction import evidence
 from phaseloom.reconstruction.level import Level
-from phaseloom.reconstruction.null_test import shuffle_places
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.start import Start
 from phaseloom.reconstruction.uncertainty import estimate_uncertainty
@@ -232,7 +231,7 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
         semiangle = float(found.optics.semiangle)
         twin = judge_twin_of_run(image.scan, job.model, semiangle=semiangle, survey=found.survey)
     if progress.epoch >= job.recipe.epochs or progress.stop.is_settled:
-        null = shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
+        null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
     return evidence.Evidence(direct, twin, null)
 
 

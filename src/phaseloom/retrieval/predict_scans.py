@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from phaseloom import plot
+from phaseloom.data.known_files import describe_scan
 from phaseloom.data.prepare import enlarge
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
@@ -72,6 +73,7 @@ class ScanPrediction:
         recipe: that the data were read by.
         provenance: see `phaseloom.result.Provenance`.
         warnings: why the prediction should be doubted, in sentences.
+        facts: of the scan (`phaseloom.data.known_files.describe_scan`).
     """
 
     prediction: Prediction
@@ -80,6 +82,7 @@ class ScanPrediction:
     recipe: Reconstruct
     provenance: Provenance
     warnings: list[str] = field(default_factory=list)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | None = None) -> ScanPrediction:
@@ -101,7 +104,7 @@ def predict_scan(recipe: Reconstruct, /, *, model: str | Path, dose: float | Non
     prediction = predict(net, card, scan, read_beam_optics(recipe.probe), dose=dose)
     found, doubts = _check_prediction(prediction, scan)
     made = Provenance.now(seed=recipe.seed, data=scan.digest(), file=recipe.file.name)
-    return ScanPrediction(prediction, found, card, recipe, made, doubts)
+    return ScanPrediction(prediction, found, card, recipe, made, doubts, describe_scan(scan))
 
 
 @torch.no_grad()
@@ -247,6 +250,7 @@ def _write_h5(outcome: ScanPrediction, path: Path) -> None:
             "warnings": outcome.warnings,
             "misfit": None if outcome.misfit is None else asdict(outcome.misfit),
             "provenance": asdict(outcome.provenance),
+            **outcome.facts,
         }.items():
             file[name] = json.dumps(value)
         file["recipe"] = outcome.recipe.to_text(defaults=False)

@@ -42,9 +42,11 @@ SECTIONS_OF_SCAN_RECIPES = frozenset(
         "holdout",
         "levels",
         "losses",
+        "mask",
         "model",
         "noise",
         "object",
+        "object_prior",
         "optimizer",
         "outputs",
         "patience",
@@ -128,7 +130,9 @@ class ScanRecipe(Recipe):
             raise BadInput("file", *(("in memory", fix) if given else (None, "is missing: write it")))
         if self.file.is_dir() and self.file.suffix != ".zarr":
             raise BadInput(
-                "file", str(self.file), "is a folder: name a file in it, or --resume to go on with a run"
+                "file",
+                str(self.file),
+                "is a folder: phaseloom look lists its files; --resume continues a run",
             )
         if not self.file.exists():
             raise BadInput("file", str(self.file), "does not exist: give the path of the data")

@@ -9,6 +9,8 @@ number, in single precision. It is never written to while it grows: samples wait
 the same layout, and are put together when all are there. What is compressed already is copied as it is.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,7 @@ import h5py
 import numpy as np
 import torch
 
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.physics.optics import interaction
@@ -36,6 +39,7 @@ __all__ = [
     "list_numbers",
     "list_sample_files",
     "read",
+    "read_scan",
     "sample_file_name",
     "seed_file_name",
     "write",
@@ -125,6 +129,48 @@ def read(path: Path, /) -> Sample:
         BadInput: no such file, or one that is not a sample.
     """
     return _read_sample(_Location.of(Path(path)))
+
+
+def read_scan(path: Path | str, /, *, number: int | None = None) -> Scan4D:
+    """A simulated scan as a measurement would give it: counts, nominal positions, energy and angles.
+
+    Patterns without counting noise become counts of 1e6 electrons. The truth, phase and positions, is in the
+    file, but not in the scan.
+
+    Args:
+        path: ``000123.h5``, or a file of the seed's layout.
+        number: of the sample in a file of the seed's layout; default: the only one.
+
+    Raises:
+        BadInput: no such file or sample, or one that does not say its experiment.
+    """
+    path = Path(path)
+    numbers = sorted(list_numbers(path))
+    if not numbers:
+        if number not in (None, _Location.of(path).number):
+            raise BadInput(f"{path.name}: number", number, "is not the sample of this file: leave it out")
+        return _read_named_scan(_Location.of(path))
+    if number is None and len(numbers) > 1:
+        knob = f"--set read='{{simulated: {{number: {numbers[0]}}}}}'"
+        raise BadInput(path.name, None, f"holds {len(numbers)} samples: choose one with {knob}")
+    chosen = numbers[0] if number is None else number
+    if chosen not in numbers:
+        raise BadInput(
+            f"{path.name}: number", chosen, f"is not there: choose one of {_show_numbers(numbers)}"
+        )
+    return _read_named_scan(_Location.of_seed(chosen, path))
+
+
+def _show_numbers(numbers: list[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 8 else ", ".join(map(str, numbers))
+
+
+def _read_named_scan(place: _Location) -> Scan4D:
+    sample = _read_sample(place)
+    known = {"title": f"simulated scan {place.number}", "sample": sample.specimen}
+    if not np.isnan(sample.thickness):
+        known["thickness"] = f"{sample.thickness:.6g} A"
+    return replace(sample.scan(), metadata=known)
 
 
 def _describe_sample(sample: Sample, *, number: int, seed: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.data.scan import Scan4D
+from phaseloom.data.signals import scan_steps
 from phaseloom.errors import BadInput
 from phaseloom.plot.scan import detector_step
 from phaseloom.plot.style import (
@@ -24,7 +25,6 @@ from phaseloom.plot.style import (
     limits,
     new_figure,
     save,
-    scan_steps,
     wave_colours,
 )
 from phaseloom.units import ANGLE

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import field_validator
 
+from phaseloom.data.known_files import describe_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
@@ -74,6 +75,7 @@ class VirtualImages:
         profile: of the mean pattern, over angle.
         notes: sentences on what was found and what is left out.
         provenance: see `phaseloom.result.Provenance`.
+        facts: of the scan (`phaseloom.data.known_files.describe_scan`).
     """
 
     survey: ScanMeasurement
@@ -83,6 +85,7 @@ class VirtualImages:
     profile: RadialProfile
     notes: tuple[str, ...]
     provenance: Provenance
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path, /) -> Path:
         """Leave all of it in an HDF5 file; units and the angles of detectors are attributes.
@@ -103,6 +106,8 @@ class VirtualImages:
             if self.survey.grid is not None:
                 file.attrs["grid"] = self.survey.grid
             file["provenance"] = json.dumps(asdict(self.provenance))
+            for name, facts in self.facts.items():
+                file[name] = json.dumps(facts)
         return path
 
     def tables(self) -> dict[str, tuple[np.ndarray, Mapping[str, Any]]]:
@@ -170,6 +175,7 @@ def make_virtual_images(recipe: Virtual, scan: Scan4D, /) -> VirtualImages:
         profile=compute_radial_profile(found.mean, scan.geometry, centre=beam.centre, mask=scan.mask),
         notes=(*beam.notes, *notes),
         provenance=Provenance.now(seed=0, data=scan.digest(), file=recipe.file.name),
+        facts=describe_scan(scan),
     )
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from phaseloom import plugins, spec
 from phaseloom.data.formats import sidecar
-from phaseloom.data.formats.files import require_file_or_store
+from phaseloom.data.formats.files import has_hdf5_name_or_content, open_hdf5, require_file_or_store
 from phaseloom.data.formats.header import NEEDS, MissingValues, list_missing, merge
 from phaseloom.data.formats.header import Header as Header
 from phaseloom.data.formats.setup import Setup
+from phaseloom.data.known_files import KnownFile, identify_open_file, purpose_of
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
 
@@ -58,8 +59,8 @@ def guess(path: str | os.PathLike[str], /) -> str:
         'npy'
     """
     path = require_file_or_store(path)
-    if _module("native").knows(path):
-        return "native"
+    if own := _guess_own(path):
+        return own
     if plugin := _find_plugin(path):
         return plugin
     if path.is_dir():
@@ -74,6 +75,26 @@ def guess(path: str | os.PathLike[str], /) -> str:
 
 def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{FOLDERS.get(name, '')}{name}")
+
+
+def _guess_own(path: Path) -> str | None:
+    """The format of a scan that this package wrote; ``None`` for files of others.
+
+    Raises:
+        BadInput: a file of this package that holds no patterns.
+    """
+    if path.suffix.lower() == ".mat" or not has_hdf5_name_or_content(path):
+        return None
+    with open_hdf5(path) as file:
+        kind = identify_open_file(file)
+    if kind is KnownFile.SCAN:
+        return "native"
+    if kind in (KnownFile.SAMPLE, KnownFile.SAMPLE_SET):
+        return "simulated"
+    if kind is not None:
+        purpose = purpose_of(kind)
+        raise BadInput(path.name, None, f"is {purpose.what}, not patterns: {purpose.use}")
+    return None
 
 
 def _find_plugin(path: Path) -> str | None:

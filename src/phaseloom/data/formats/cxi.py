@@ -6,6 +6,7 @@ the file tells a ``surface_normal`` or an ``orientation`` of the sample, the pro
 on its surface (`phaseloom.physics.tilted_planes`).
 """
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface
 from phaseloom.units import HC_SI, Length
 
-__all__ = ["ABOUT", "knows", "read", "write", "write_metadata"]
+__all__ = ["ABOUT", "compute_sample_motion", "knows", "read", "write", "write_metadata"]
 
 ABOUT = About(
     files=".cxi, NeXus of its layout",
@@ -59,6 +60,7 @@ TITLE_NAMES = (
 )
 DETECTOR_GROUP = "instrument_1/detector_1"
 SOURCE_GROUP = "instrument_1/source_1"
+METADATA_NOTE = "note_1"
 
 
 def knows(path: Path, /) -> bool:
@@ -158,20 +160,34 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.ones((1, 2)), geometry=geometry), "one.cxi")
     """
     with create_hdf5(path) as file:
+        file.attrs.update({"NX_class": "NXroot", "default": "entry_1"})
         file["cxi_version"] = 160
         file["number_of_entries"] = 1
         top = file.create_group("entry_1")
-        for name, text in scan.metadata.items():
-            if name in TITLE_NAMES:
-                top[name] = np.bytes_(text.encode())
-        write_metadata(top, {k: v for k, v in scan.metadata.items() if k not in (*TITLE_NAMES, "sample")})
+        top.attrs.update({"NX_class": "NXentry", "default": "data_1"})
+        write_metadata(scan.metadata, top)
         _write_source(scan, top.create_group(SOURCE_GROUP))
         detector = top.create_group(DETECTOR_GROUP)
         _write_detector(scan, detector)
         _write_motion(scan, top)
         data = top.create_group("data_1")
+        data.attrs.update({"NX_class": "NXdata", "signal": "data"})
         for name in ("data", "translation"):
             data[name] = h5py.SoftLink(f"/entry_1/{DETECTOR_GROUP}/{name}")
+
+
+def write_metadata(metadata: Mapping[str, str], top: h5py.Group, /) -> None:
+    """Titles and times as fields of an entry, the sample's name, and all texts as a note of JSON."""
+    for name, text in metadata.items():
+        if name in TITLE_NAMES:
+            top[name] = np.bytes_(str(text).replace("\0", "").encode())
+    if sample := metadata.get("sample"):
+        top["sample_1/name"] = np.bytes_(decode_text(sample).encode())
+    if set(metadata) - {*TITLE_NAMES, "sample"}:
+        note = top.create_group(METADATA_NOTE)
+        note["type"] = "application/json"
+        note["description"] = "metadata of the scan"
+        note["data"] = json.dumps(dict(metadata))
 
 
 def _set_focus(geometry: Geometry, detector: CheckedGroup, focus: float | None) -> Geometry:
@@ -199,16 +215,16 @@ def _apply_mask(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, plac
 
 def _read_titles(top: CheckedGroup) -> dict[str, str]:
     found = {name: top.text(name) for name in TITLE_NAMES} | {"sample": top.text("sample_1/name")}
-    if (others := top.first("phaseloom_metadata")) is not None:
-        names: list[str] = list(others.group)
-        found |= {name.replace("\\", "/"): others.text(name) for name in names}
-    return {name: text for name, text in found.items() if text}
+    return _read_note(top) | {name: text for name, text in found.items() if text}
 
 
-def write_metadata(entry: h5py.Group, metadata: Mapping[str, str], /) -> None:
-    """Texts for which CXI has no place, as data sets (attributes end at 64 kB) of a group of their own."""
-    for name, text in metadata.items():
-        entry["phaseloom_metadata/" + name.replace("/", "\\")] = np.bytes_(text.encode())
+def _read_note(top: CheckedGroup) -> dict[str, str]:
+    """Texts of the note that `write_metadata` leaves; a note of others is not one."""
+    try:
+        known = json.loads(top.text(f"{METADATA_NOTE}/data") or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return {str(name): str(text) for name, text in known.items()} if isinstance(known, dict) else {}
 
 
 def _write_source(scan: Scan4D, source: h5py.Group) -> None:
@@ -262,5 +278,3 @@ def _write_motion(scan: Scan4D, top: h5py.Group) -> None:
         group["intensities"] = scan.weights
         group["intensities"].attrs["phaseloom_relative"] = True
         top[f"{DETECTOR_GROUP}/intensities"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/intensities")
-    if sample := scan.metadata.get("sample"):
-        top["sample_1/name"] = np.bytes_(decode_text(sample).encode())

@@ -2,13 +2,14 @@
 
 import json
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from phaseloom.data import nexus
 from phaseloom.data.counts import ArrangedCounts, Counts, HDF5Source, load_counts
 from phaseloom.data.formats.files import (
     CheckedGroup,
@@ -20,9 +21,10 @@ from phaseloom.data.formats.files import (
 )
 from phaseloom.data.formats.header import About
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
+from phaseloom.data.signals import Axis, Signal, signals_of_scan
 from phaseloom.errors import BadInput
 
-__all__ = ["ABOUT", "knows", "read", "write"]
+__all__ = ["ABOUT", "describe", "knows", "read", "write", "write_counts"]
 
 ABOUT = About(
     files=".h5 of Phaseloom",
@@ -32,6 +34,9 @@ ABOUT = About(
 )
 
 FORMAT_VERSION = 1
+
+MAX_CHARACTERS_OF_ATTRIBUTE = 16_000
+"""An attribute of HDF5 holds 64 kB, and a character up to 4 bytes."""
 
 ARRAY_NAMES = ("positions", "mask", "background", "flat", "weights", "heights", "probe")
 
@@ -89,32 +94,72 @@ def write(scan: Scan4D, path: str | os.PathLike[str], /) -> None:
         >>> write(Scan4D(counts=np.ones((1, 4, 4)), positions=np.zeros((1, 2)), geometry=geometry), "one.h5")
     """
     with create_hdf5(path) as file:
-        file.attrs["phaseloom_format"] = "scan"
-        file.attrs["phaseloom_version"] = FORMAT_VERSION
-        file.attrs["oriented"] = scan.oriented
-        file["metadata"] = json.dumps(dict(scan.metadata))
-        if scan.grid is not None:
-            file.attrs["grid"] = scan.grid
-        group = file.create_group("geometry")
-        for field in fields(Geometry):
-            value = getattr(scan.geometry, field.name)
-            if value is not None:
-                group.attrs[field.name] = value
-        for name in ARRAY_NAMES:
-            if (value := getattr(scan, name)) is not None:
-                file[name] = value
-        write_counts(file, "counts", scan.counts)
+        describe(file, scan)
+        totals = np.zeros(len(scan))
+        write_counts(file, "counts", scan.counts, totals=totals)
+        _write_entry(file, scan, totals)
 
 
-def write_counts(group: h5py.Group, name: str, counts: Counts) -> h5py.Dataset:
-    """Write patterns in pieces, compressed, one chunk for each pattern."""
+def describe(file: h5py.File, scan: Scan4D, /, *, counts: str | None = None) -> None:
+    """Write all of a scan but its patterns into a file, which `read` then opens, whatever else it holds.
+
+    Args:
+        file: open for writing.
+        scan: the scan.
+        counts: path of the patterns ``(n, y, x)`` or ``(slow, fast, y, x)``, if they are in the file already.
+    """
+    file.attrs["phaseloom_format"] = "scan"
+    file.attrs["phaseloom_version"] = FORMAT_VERSION
+    file.attrs["oriented"] = scan.oriented
+    text = json.dumps(dict(scan.metadata))
+    if len(text) <= MAX_CHARACTERS_OF_ATTRIBUTE:
+        file.attrs["metadata"] = text
+    else:
+        file["metadata"] = text
+    if scan.grid is not None:
+        file.attrs["grid"] = scan.grid
+    group = file.create_group("geometry")
+    for field in fields(Geometry):
+        value = getattr(scan.geometry, field.name)
+        if value is not None:
+            group.attrs[field.name] = value
+    for name in ARRAY_NAMES:
+        if (value := getattr(scan, name)) is not None:
+            file[name] = value
+    if counts is not None:
+        file["counts"] = h5py.SoftLink(counts)
+
+
+def _write_entry(file: h5py.File, scan: Scan4D, totals: np.ndarray) -> None:
+    """What NeXus viewers plot: the counts of each pattern over the scan, and the patterns."""
+    seen = signals_of_scan(scan)
+    patterns = seen.signals[0]
+    over = patterns.axes[:-2]
+    image = Signal("total", totals.reshape(patterns.shape[:-2]), over, "counts", "counts of each pattern")
+    stored = replace(patterns, axes=(Axis("pattern"), *patterns.axes[-2:]), grid=None)
+    nexus.write_entry(file, replace(seen, signals=(image, stored)), links={"patterns": "/counts"})
+
+
+def write_counts(
+    group: h5py.Group, name: str, counts: Counts, /, *, totals: np.ndarray | None = None
+) -> h5py.Dataset:
+    """Write patterns in pieces, compressed, one chunk for each pattern.
+
+    Args:
+        group: of the data set.
+        name: of the data set.
+        counts: the patterns.
+        totals: ``(n,)``, filled with the sum of each pattern on the way.
+    """
     chunk = (1, *counts.shape[1:])
     data = group.create_dataset(
         name, counts.shape, counts.dtype, chunks=chunk, compression="gzip", compression_opts=2, shuffle=True
     )
     for start in range(0, counts.shape[0], 64):
         stop = min(start + 64, counts.shape[0])
-        data[start:stop] = counts[np.arange(start, stop)]
+        data[start:stop] = part = counts[np.arange(start, stop)]
+        if totals is not None:
+            totals[start:stop] = part.sum((-2, -1), dtype=np.float64)
     return data
 
 

@@ -26,8 +26,9 @@ MAX_SCAN_IN_METRES = 0.05
 def read(path: str | os.PathLike[str], /, *, pixel: Length | None = None) -> Imported:
     """The object, probe, positions and the rest of a reconstruction file of any known program.
 
-    Known are our ``result.h5``, PtyRAD's ``.hdf5`` and ``.pt``, CDTools' results, PtychoShelves' and
-    fold_slice's ``.mat`` (versions 5 to 7.3), and py4DSTEM's HDF5. The probe comes as stored: see `Imported`.
+    Known are our ``result.h5``, PtyRAD's ``.hdf5`` and ``.pt``, CDTools' results, products of ptychodus,
+    PtychoShelves' and fold_slice's ``.mat`` (versions 5 to 7.3), and py4DSTEM's HDF5. The probe comes as
+    stored: see `Imported`.
 
     Args:
         path: the file.
@@ -51,7 +52,9 @@ def read(path: str | os.PathLike[str], /, *, pixel: Length | None = None) -> Imp
 
 
 def find_program(path: str | os.PathLike[str], /) -> str:
-    """The program that wrote a reconstruction: ``ours, ptyrad, cdtools, ptychoshelves`` or ``py4dstem``.
+    """The program that wrote a reconstruction.
+
+    One of ``ours, ptyrad, ptychodus, cdtools, ptychoshelves, py4dstem``.
 
     Raises:
         BadInput: the file of another program.
@@ -66,7 +69,8 @@ def find_program(path: str | os.PathLike[str], /) -> str:
     found = _guess_by_members(path) if h5py.is_hdf5(path) else _guess_by_first_bytes(path)
     if found is None:
         fix = (
-            "is not a known reconstruction: give one of Phaseloom, PtyRAD, CDTools, PtychoShelves or py4DSTEM"
+            "is not a known reconstruction: give one of Phaseloom, PtyRAD, CDTools, ptychodus, PtychoShelves "
+            "or py4DSTEM"
         )
         raise BadInput(path.name, None, fix)
     return found
@@ -86,6 +90,8 @@ def _guess_by_members(path: Path) -> str | None:
             return "ours"
         if "optimizable_tensors" in file:
             return "ptyrad"
+        if "probe_position_x_m" in file and "object" in file:
+            return "ptychodus"
         if "state_dict" in file and "cdtools_version" in file:
             return "cdtools"
         if any("MATLAB_class" in member.attrs for member in file.values()):

@@ -405,7 +405,7 @@ def from_file(
     Args:
         scan: the data.
         path: a complex array ``(y, x)`` or ``(mode, y, x)``, or a result of ours, of PtyRAD,
-            PtychoShelves or py4DSTEM.
+            ptychodus, PtychoShelves or py4DSTEM.
         defocus: angstrom; positive: back towards the source.
         forward: distance by which the probe is moved along the beam: the opposite of ``defocus``.
         modes: incoherent modes; default: as many as the file has.

@@ -1,0 +1,52 @@
+"""What can be exported, and where it goes."""
+
+import os
+from pathlib import Path
+
+from phaseloom.data.scan import Scan4D
+from phaseloom.data.signals import Signal, Signals, signals_of_scan
+from phaseloom.errors import BadInput
+from phaseloom.result import Result
+
+__all__ = ["Exportable", "choose_image", "require_result", "resolve_path", "to_signals"]
+
+Exportable = Result | Scan4D | Signals
+"""A reconstruction, a scan, or the images of another file (`phaseloom.export.load`)."""
+
+
+def to_signals(source: Exportable, /) -> Signals:
+    """The images of whatever is exported."""
+    if isinstance(source, Result):
+        return source.signals()
+    return signals_of_scan(source) if isinstance(source, Scan4D) else source
+
+
+def require_result(source: Exportable, place: str, /) -> Result:
+    """A reconstruction, or a sentence that says what a format needs.
+
+    Raises:
+        BadInput: something else.
+    """
+    if isinstance(source, Result):
+        return source
+    kind = "a scan" if isinstance(source, Scan4D) else f"of kind '{source.kind}'"
+    fix = f"is {kind}, and this format holds reconstructions: give a result.h5, or choose emd, hspy or nexus"
+    raise BadInput(place, "the input", fix)
+
+
+def resolve_path(path: str | os.PathLike[str], name: str, /) -> Path:
+    """A file, or the usual name in a folder."""
+    path = Path(path)
+    return path / name if path.is_dir() else path
+
+
+def choose_image(signals: Signals, of: str | None, place: str, /) -> Signal:
+    """The signal of a name, or the first; patterns are refused.
+
+    Raises:
+        BadInput: no such signal, or a scan, whose patterns fit no image file.
+    """
+    if signals.kind == "scan":
+        fix = "is a scan, and this format holds images: choose cxi, emd, hspy or nexus"
+        raise BadInput(place, "the input", fix)
+    return signals.signals[0] if of is None else signals.find(of, place)
