@@ -143,3 +143,30 @@ def test_doubts_about_a_run_have_an_order():
     assert not doubt_twin(TwinEvidence(12.0, -20.0))  # peaks contradict
     assert not doubt_twin(TwinEvidence(0.0, -6.0))
     assert Evidence().find_doubts() == ()
+
+
+def test_positions_stay_where_nothing_of_the_object_is_seen(scan, caplog):
+    rng = np.random.default_rng(0)
+    few = replace(scan, counts=rng.poisson(2e-3 * np.asarray(scan.counts)).astype(np.float32))
+    job = run(few, epochs=8)
+    assert np.array_equal(job.model.scan.angstrom(), Job.begin(job.recipe, scan=few).model.scan.angstrom())
+    assert {change.part for change in job.recipe.changes} == {"positions", "affine"}
+    assert all(change.rate == 0 for change in job.recipe.changes)
+    assert "positions stay as given; rates: {positions: 1" in caplog.text
+    assert job.progress.history[4]["explained"] is None
+
+
+def test_positions_of_a_stated_rate_move_and_those_of_a_seen_object_too(scan, right):
+    rng = np.random.default_rng(0)
+    few = replace(scan, counts=rng.poisson(2e-3 * np.asarray(scan.counts)).astype(np.float32))
+    probe = {"focused": {"semiangle": "30 mrad", "defocus": f"{DEFOCUS} A", "modes": 1}}
+    tree = {"probe": probe, "start": "none", "levels": 0, "preset": "none", "epochs": 7}
+    job = Job.begin(Reconstruct.of({**tree, "rates": {"positions": 1.0}}), scan=few)
+    for _ in job:
+        pass
+    assert {change.part for change in job.recipe.changes} == {"affine"}
+    assert right.recipe.changes == ()
+    share, error = right.progress.history[9]["explained"]
+    assert share > 0.7
+    assert error < 0.2
+    assert right.ended is None or right.ended.metrics["explained"] == share

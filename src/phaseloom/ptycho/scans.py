@@ -66,6 +66,12 @@ class Positions(nn.Module):
         pixels = (scan.positions - np.array(canvas.origin)) / np.array(canvas.pixel)
         return cls(torch.as_tensor(pixels, dtype=torch.float32), canvas, scan.grid)
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Put all positions back to where they were measured."""
+        for parameter in self.parameters():
+            parameter.zero_()
+
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can be refined, by name."""
         return {

@@ -48,6 +48,9 @@ EPOCHS_ON_ALL = 0.1
 EPOCHS_BETWEEN_MISFITS = 5
 """Epochs after which it is measured what the model explains of patterns held out."""
 
+MIN_ERRORS_OF_EXPLAINED = 3.0
+"""Standard errors from which a share explained is more than noise."""
+
 RATES_AFTER_COARSER = 0.5
 """Share of the rates with which a finer level begins after a coarser one."""
 
@@ -255,6 +258,15 @@ def is_misfit_due(recipe: Reconstruct, number: int, /) -> bool:
     """Whether to look after an epoch at what the model explains of patterns held out."""
     last = recipe.epochs - count_epochs_on_all(recipe)
     return number == last or number % EPOCHS_BETWEEN_MISFITS == 0
+
+
+def is_explained(share: tuple[float, float] | None, /) -> bool:
+    """Whether a model explains more of the differences between patterns than counting noise could.
+
+    Args:
+        share: explained, and its standard error; ``None``: patterns differ by noise only.
+    """
+    return share is not None and share[0] > MIN_ERRORS_OF_EXPLAINED * share[1]
 
 
 def fit_level(

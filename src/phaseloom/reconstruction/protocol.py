@@ -27,6 +27,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint, device
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress
+from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.outcome import Advice
 from phaseloom.metrics.pattern_misfit import PatternMisfit
 from phaseloom.ptycho.model import Ptychography
@@ -34,16 +35,18 @@ from phaseloom.reconstruction import advice, result_builder, warm_start
 from phaseloom.reconstruction.evidence import Evidence
 from phaseloom.reconstruction.first_image import make_first_image
 from phaseloom.reconstruction.level import (
+    EPOCHS_BETWEEN_MISFITS,
     RATES_AFTER_COARSER,
     Level,
     build_levels,
     fit_level,
+    is_explained,
     is_misfit_due,
     last_epochs,
     set_batch_size,
     split_patterns,
 )
-from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Reconstruct
 from phaseloom.reconstruction.run_folder import check_arguments, hash_setup, save_epoch, save_result
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result
@@ -82,6 +85,10 @@ def reconstruct(
     job = Job.begin(recipe, directory, scan=scan)
     deque(job, maxlen=0)
     return job.ended or job.result()
+
+
+PARTS_OF_POSITIONS = ("positions", "affine", "rotation", "scale", "lines")
+"""What moves positions, each by itself or all together."""
 
 
 class Job:
@@ -343,9 +350,12 @@ class Job:
     def _save_epoch(self, epoch: Epoch) -> None:
         """Keep what an epoch has found, in the history and in the folder; write the outputs that are due."""
         event = self.progress.history[-1]
-        event["state"] = result_builder.summarise_state(self.model)
-        if epoch.holdout is not None and is_misfit_due(self.recipe, epoch.number):
+        if epoch.holdout is not None and is_misfit_due(self.recipe, epoch.number) and team().world_size == 1:
             event["explained"] = self.measure_explained()
+            by_newton = isinstance(self.progress.optimizer, GaussNewton)  # others need more epochs
+            if by_newton and epoch.number == EPOCHS_BETWEEN_MISFITS and not is_explained(event["explained"]):
+                self._hold_positions()
+        event["state"] = result_builder.summarise_state(self.model)
         if not team().broadcast(self.directory is not None):
             return
         if self.directory is not None:
@@ -355,6 +365,24 @@ class Job:
             result = self.result()
             if self.directory is not None:
                 result_builder.write_outputs(self, result, epoch.number)
+
+    def _hold_positions(self) -> None:
+        """Put positions back and freeze them, as far as their rates are the default: noise would move them.
+
+        On a particle at 1e3 electrons of which nothing could be seen, the step of the scan fell by half.
+        """
+        rates = self.recipe.rates
+        parts = [name for name in PARTS_OF_POSITIONS if rates.get(name) == DEFAULT_NEWTON_RATES.get(name)]
+        moving = [name for name in parts if self.level.groups(name)]
+        if not moving:
+            return
+        if all(not self.recipe.rate_of(name) for name in PARTS_OF_POSITIONS if name not in parts):
+            self.model.scan.reset()
+        for name in moving:
+            self.rate(name, 0.0)
+        named = ", ".join(f"{name}: {self.recipe.rate_of(name):g}" for name in moving)
+        text = "patterns held out show nothing of the object: positions stay as given; rates: {%s} moves them"
+        log.warning(text, named)
 
     def _record_end(self) -> None:
         """Record with the last epoch why the run ended and how far it may be trusted."""
