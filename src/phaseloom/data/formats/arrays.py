@@ -1,4 +1,4 @@
-"""What array files have in common: tables of numbers, and counts without marks of broken pixels."""
+"""What array files have in common: counts without marks of broken pixels."""
 
 import logging
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from phaseloom.data.counts import Counts, SelectedCounts, map_counts, split_indices
-from phaseloom.data.formats.files import READ_ERRORS, require_file
+from phaseloom.data.formats.files import READ_ERRORS
 from phaseloom.errors import BadInput
 
-__all__ = ["Negative", "clean_counts", "load_npy", "read_table"]
+__all__ = ["Negative", "clean_counts", "load_npy"]
 
 log = logging.getLogger(__name__)
 
@@ -114,17 +114,3 @@ def load_npy(path: Path, /, *, lazy: bool = False) -> np.ndarray:
         data.close()
         raise BadInput(path.name, None, "is an archive of arrays: rename it to .npz")
     return data
-
-
-def read_table(path: Path, /) -> np.ndarray:
-    """Numbers from an ``.npy``, ``.csv`` or ``.txt`` file."""
-    path = require_file(path)
-    if path.suffix == ".npy":
-        return load_npy(path)
-    try:
-        text = path.read_text().replace(",", " ")
-        rows = [line.split("#")[0].split() for line in text.splitlines()]
-        return np.array([[float(word) for word in row] for row in rows if row])
-    except READ_ERRORS as error:
-        fix = "is not a table of numbers: write two columns, row and column, no header"
-        raise BadInput(path.name, None, fix) from error
