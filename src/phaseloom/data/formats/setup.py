@@ -12,6 +12,7 @@ import numpy as np
 from phaseloom.data.formats.arrangement import Arrangement, Axes, Selection, arrange
 from phaseloom.data.formats.arrays import Negative, clean_counts
 from phaseloom.data.formats.header import Header, MissingValues, list_missing, merge
+from phaseloom.data.formats.near_field import FOCUS_HELP, describe_near_field
 from phaseloom.data.formats.sidecar import compose
 from phaseloom.data.formats.tables import TABLE_SUFFIXES, read_positions_table, read_table
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
@@ -42,6 +43,7 @@ class Setup(TypedDict, total=False):
         distance: object to detector, angstrom.
         detector_pixel: edge of a detector pixel, angstrom.
         focus: focus to object, angstrom, ``inf`` for a parallel beam: the scan is a near-field one.
+        field: ``far`` for photons whose geometry looks like a near field, and is none.
         step: of the raster (slow, fast), angstrom, when there are no positions.
         grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
         rotation: of the positions, radian, from the row axis towards the column axis; default: what the file
@@ -66,6 +68,7 @@ class Setup(TypedDict, total=False):
     distance: Length | None
     detector_pixel: Length | None
     focus: Length | None
+    field: Literal["far"] | None
     step: Length | tuple[Length, Length] | None
     grid: tuple[int, int] | None
     rotation: Angle | None
@@ -184,6 +187,9 @@ def build_scan(
         )
         grid = grid if grid and grid[0] * grid[1] == len(positions) else None
     positions = rotate_positions(positions, given["rotation"])
+    if given["field"] is None and (reason := describe_near_field(geometry, positions)):
+        missing = {"focus": f"{reason}: {FOCUS_HELP}"}
+        raise MissingValues(path, missing, known, from_file)
     mask = _read_named_table(path, given["mask"], read_member)
     mask = header.mask if mask is None else mask
     if mask is not None:
