@@ -178,7 +178,7 @@ def test_gold_ball_split_and_synthesize(file: str) -> None:
 
 
 def test_near_field_ptycho() -> None:
-    cxi.write(cxi.read(NEAR).select(np.arange(24)), "near.cxi")
+    cxi.write(cxi.read(NEAR, field="far").select(np.arange(24)), "near.cxi")
     dataset = cdtools.datasets.Ptycho2DDataset.from_cxi("near.cxi")
     dataset.inspect()
     model = cdtools.models.FancyPtycho.from_dataset(

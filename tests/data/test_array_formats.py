@@ -8,9 +8,10 @@ import pytest
 
 from phaseloom import spec
 from phaseloom.data import formats
-from phaseloom.data.formats import hdf5, npy, npz, raw
+from phaseloom.data.formats import arrays, hdf5, npy, npz, raw
 from phaseloom.data.formats.setup import DEFAULTS, Setup
 from phaseloom.data.scan import wavelength_of
+from phaseloom.errors import BadInput
 
 COUNTS = np.random.default_rng(1).poisson(3.0, (2, 3, 4, 6)).astype(np.uint16)
 KNOBS = {"energy": 80e3, "angle": 1e-3, "step": (0.4, 0.5)}
@@ -177,3 +178,35 @@ def test_an_unknown_keyword_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", COUNTS)
     with pytest.raises(TypeError, match="unexpected keyword argument 'anlge'"):
         npy.read(tmp_path / "a.npy", **KNOBS, anlge=1e-3)
+
+
+def test_one_value_that_is_not_finite_is_found_in_any_pattern_of_a_stack_in_its_file(tmp_path):
+    counts = np.full((32, 40, 4, 5), 5, np.float32)
+    counts[20, 3, 2, 1] = np.nan
+    np.save(tmp_path / "one.npy", counts)
+    scan = formats.read(tmp_path / "one.npy", knobs={"energy": 80e3, "angle": 1e-3, "step": 1.0}, lazy=True)
+    assert [tuple(place) for place in np.argwhere(~scan.mask)] == [(2, 1)]
+
+
+def test_values_that_are_not_finite_beyond_the_survey_are_named_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(arrays, "MAX_BYTES_TO_JUDGE", 0)
+    counts = np.full((32, 40, 4, 5), 5, np.float32)
+    counts[20, [3, 6], 2, 1] = np.nan  # patterns 803 and 806, which are not among the 500
+    np.save(tmp_path / "one.npy", counts)
+    scan = formats.read(tmp_path / "one.npy", knobs={"energy": 80e3, "angle": 1e-3, "step": 1.0}, lazy=True)
+    caplog.clear()
+    assert not np.asarray(scan.counts[800:812])[:, 2, 1].all()
+    assert scan.counts[800:810].shape == (10, 4, 5)
+    assert scan.mask.all()
+    assert caplog.text.count("read as 0 where no pixel is masked") == 1
+
+
+def test_two_side_cars_are_told_and_counts_are_no_mask(tmp_path, caplog):
+    np.save(tmp_path / "s.npy", np.ones((2, 3, 8, 8)))
+    np.save(tmp_path / "m.npy", np.arange(64).reshape(8, 8))
+    for name in ("s.npy.phaseloom.yaml", "s.npy.yaml"):
+        (tmp_path / name).write_text("{energy: 80 keV, angle: 1 mrad, step: 0.4 A}")
+    formats.read(tmp_path / "s.npy")
+    assert "s.npy.phaseloom.yaml is read beside s.npy; s.npy.yaml is not" in caplog.text
+    with pytest.raises(BadInput, match=r"64 different values is not a mask"):
+        formats.read(tmp_path / "s.npy", knobs={"mask": "m.npy"})

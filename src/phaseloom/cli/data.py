@@ -57,8 +57,9 @@ def look(
     from phaseloom.data.formats.header import MissingValues
 
     if _is_folder(file):
-        if settings:
-            raise BadInput("look", " ".join(settings), "does not go with a folder: look at one of its files")
+        if settings or write_sidecar:
+            given = " ".join([*(settings or []), *(["--write-sidecar"] if write_sidecar else [])])
+            raise BadInput("look", given, "does not go with a folder: look at one of its files")
         _look_at_folder(file, html, figure or picture)
         return
     if html or figure:

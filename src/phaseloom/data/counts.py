@@ -1,6 +1,7 @@
 """Patterns that may be larger than memory: read when asked for, in the file's own dtype."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +102,9 @@ class HDF5Source:
 
         with h5py.File(self.path) as file:
             data: Any = file[self.dataset]
+            if data.chunks is not None:
+                with suppress(ImportError):
+                    __import__("hdf5plugin")  # registers its filters in this process
             for block in wanted:
                 yield data[block]
 

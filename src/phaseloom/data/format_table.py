@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phaseloom.data import formats
+from phaseloom.data.formats.kinds import KINDS, Kind
 from phaseloom.files import whole
 
 __all__ = ["page", "write"]
@@ -21,6 +22,19 @@ how to state what a file does not.
 prints what the file states. `read: {merlin: {...}}` names it. Everything that a file states can be
 overruled by a knob or by the side-car, `FILE.phaseloom.yaml`, which `phaseloom look FILE --write-sidecar`
 starts. What nobody states is listed in one message.
+"""
+
+KINDS_HEAD = """
+## Kinds of HDF5 files
+
+`hdf5` recognises these by what is in the file; `kind: NAME` names one, `kind: none` takes a data set as
+it is. A file that several recognise is of the first. Values in units that a quantity does not have, or
+that are not plausible, are warned of and asked for. Patterns are as stored, in the order of the axes below,
+which tests prove with a simulated scan that comes back as the same picture. No real file of the kinds that
+were compared with "none" was at hand: they were tested on files that the tests write from the layouts of
+the programs named, and of the readers of ptychodus and ptypy. Where facilities keep positions in files of
+their own, give these with `positions`.
+
 """
 
 TAIL = """
@@ -54,8 +68,32 @@ def page() -> str:
     return (
         f"{HEAD}\n{table}{TAIL}Knobs of single formats (`phaseloom describe read NAME`):\n\n"
         + "\n".join(knobs)
-        + "\n"
+        + f"\n{KINDS_HEAD}{_tabulate_kinds()}"
     )
+
+
+def _tabulate_kinds() -> str:
+    """The table of the kinds of HDF5 files."""
+    rows = [("kind", "of", "beam", "axes and positions", "the file states", "compared with"), ("---",) * 6]
+    rows += [
+        (f"`{kind.name}`", kind.title, kind.beam or "any", _describe_order(kind), kind.states, kind.compared)
+        for kind in KINDS
+    ]
+    return "".join(f"| {' | '.join(row).replace('_*', '_N')} |\n" for row in rows)
+
+
+def _describe_order(kind: Kind) -> str:
+    """The order of stored axes, and whose positions a file holds."""
+    orders = {"frames": "a data set for each pattern (y, x)", "joined": "(n, y, x), parts joined"}
+    stored = orders.get(kind.stack, "(n, y, x) or (slow, fast, y, x)")
+    if kind.order is not None:
+        names = [""] * len(kind.order)
+        for axis, name in zip(kind.order, ("n", "y", "x"), strict=True):
+            names[axis] = name
+        stored = f"({', '.join(names)})"
+    if kind.axes:
+        stored = "(slow, fast, y, x), or as the units of the axes say"
+    return f"{stored}; positions of the {kind.moves}" if kind.positions else stored
 
 
 def write(path: str | os.PathLike[str], /) -> None:

@@ -151,7 +151,7 @@ def read_tilts(path: Path, /) -> np.ndarray:
     path = Path(path)
     place = "propagator: tilts"
     if path.suffix in (".npy", ".csv", ".txt"):
-        from phaseloom.data.formats.arrays import read_table
+        from phaseloom.data.formats.quantities.tables import read_table
 
         values = np.atleast_2d(read_table(path)) * 1e-3
     else:

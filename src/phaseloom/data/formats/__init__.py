@@ -19,12 +19,25 @@ from phaseloom.data.known_files import KnownFile, identify_open_file, purpose_of
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
 
-__all__ = ["blockfile", "cxi", "empad", "frms6", "hdf5", "mat", "merlin", "native", "npy", "npz", "raw"]
+__all__ = [
+    "blockfile",
+    "cxi",
+    "empad",
+    "frms6",
+    "hdf5",
+    "mat",
+    "merlin",
+    "native",
+    "ndata",
+    "npy",
+    "npz",
+    "raw",
+]
 __all__ += ["raw_csr", "rosettasciio", "seq", "stempy", "tif", "timepix3", "tvips", "zarr"]
 
 log = logging.getLogger(__name__)
 
-VENDOR = ("stempy", "merlin", "empad", "blockfile", "tvips", "seq", "frms6", "timepix3", "raw_csr")
+VENDOR = ("stempy", "merlin", "empad", "blockfile", "tvips", "seq", "frms6", "timepix3", "raw_csr", "ndata")
 """Readers of the files of detectors and microscopes, in the order in which they are asked (`knows`)."""
 
 FOLDERS: dict[str, str] = dict.fromkeys((*VENDOR, "rosettasciio"), "vendor.")
@@ -34,7 +47,14 @@ ASKED = (*VENDOR, "cxi", "hdf5", "rosettasciio")
 """Formats that tell their files by the content, in the order in which they are asked: `knows(path)`."""
 
 FORMAT_OF_SUFFIX = {".npy": "npy", ".npz": "npz", ".raw": "raw", ".bin": "raw", ".dat": "raw"}
-FORMAT_OF_SUFFIX |= {".mat": "mat", ".tif": "tif", ".tiff": "tif", ".zarr": "zarr", ".zip": "zarr"}
+FORMAT_OF_SUFFIX |= {
+    ".zspy": "zarr",
+    ".mat": "mat",
+    ".tif": "tif",
+    ".tiff": "tif",
+    ".zarr": "zarr",
+    ".zip": "zarr",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,33 +1,37 @@
-"""What array files have in common: tables of numbers, and counts without marks of broken pixels."""
+"""What array files have in common: counts without marks of broken pixels."""
 
 import logging
+import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from phaseloom.data.counts import Counts, SelectedCounts, map_counts, split_indices
-from phaseloom.data.formats.files import READ_ERRORS, require_file
+from phaseloom.data.formats.files import READ_ERRORS
 from phaseloom.errors import BadInput
 
-__all__ = ["Negative", "clean_counts", "load_npy", "read_table"]
+__all__ = ["Negative", "clean_counts", "load_npy"]
 
 log = logging.getLogger(__name__)
 
 Negative = Literal["clip", "keep"]
 
 MAX_PATTERNS_TO_JUDGE = 500
-"""Patterns of a lazy stack that decide which pixels are masked: reading all of a large file takes minutes."""
+"""Patterns of a large lazy stack that decide which pixels are masked: reading all of it takes minutes."""
+
+MAX_BYTES_TO_JUDGE = 1 << 31
+"""Bytes of a lazy stack of floats up to which all patterns are looked at for values that are not finite."""
 
 
 def clean_counts(counts: Counts, place: str, /, *, negative: Negative = "clip") -> tuple[Counts, np.ndarray]:
     """Counts without NaN and negative values, and a mask ``(y, x)`` of pixels that can be trusted.
 
     A pixel is masked when it is NaN or infinite in any pattern, or holds a detector's mark for
-    "no value" (negative, or the largest integer of its type) in all of them. Lazy stacks are judged
-    by 500 patterns; an array in memory is repaired in place. ``negative="keep"`` leaves negative
+    "no value" (negative, or the largest integer of its type) in all of them. Lazy stacks of integers, and of
+    more than 2 GB, are judged by 500 patterns; values that are not finite in others are read as 0, with a
+    warning. An array in memory is repaired in place. ``negative="keep"`` leaves negative
     values for `phaseloom.data.prepare.nonnegative`.
     """
     if counts.dtype.kind == "b":
@@ -42,7 +46,7 @@ def clean_counts(counts: Counts, place: str, /, *, negative: Negative = "clip") 
     if marked.any():
         log.warning("%s: %d pixels hold no value in any pattern and were masked", place, marked.sum())
     if counts.dtype.kind == "f" or (counts.dtype.kind == "i" and negative == "clip"):
-        counts = _repair_counts(counts, negative, survey)
+        counts = _repair_counts(counts, _Repair(place, negative, broken), survey)
     return counts, ~(broken | marked)
 
 
@@ -60,7 +64,9 @@ class _PixelSurvey:
     def of(cls, counts: Counts) -> "_PixelSurvey":
         n = counts.shape[0]
         kind = counts.dtype.kind
-        sample_size = n if isinstance(counts, np.ndarray) else min(n, MAX_PATTERNS_TO_JUDGE)
+        size = math.prod(counts.shape) * counts.dtype.itemsize
+        whole = isinstance(counts, np.ndarray) or (kind == "f" and size <= MAX_BYTES_TO_JUDGE)
+        sample_size = n if whole else min(n, MAX_PATTERNS_TO_JUDGE)
         index = np.unique(np.linspace(0, n - 1, sample_size).astype(int))
         survey = cls(np.zeros(counts.shape[1:], bool), np.ones(counts.shape[1:], bool))
         for some in split_indices(SelectedCounts(counts, index)):
@@ -83,8 +89,27 @@ class _PixelSurvey:
             self.marked &= (below | (stack == np.iinfo(stack.dtype).max)).all(0)
 
 
-def _repair_counts(counts: Counts, negative: Negative, survey: _PixelSurvey) -> Counts:
-    repair = partial(_repair_stack, negative=negative)
+@dataclass
+class _Repair:
+    """Make counts of what a file has; values that are not finite where no pixel is masked are named once."""
+
+    place: str
+    negative: Negative
+    broken: np.ndarray
+    has_warned: bool = False
+
+    def __call__(self, stack: np.ndarray) -> np.ndarray:
+        if stack.dtype.kind == "f":
+            lost = ~np.isfinite(stack)
+            if not self.has_warned and lost.any() and (lost & ~self.broken).any():
+                self.has_warned = True
+                text = "%s: values that are not finite were read as 0 where no pixel is masked: give a mask"
+                log.warning(text, self.place)
+            stack = np.nan_to_num(stack, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.maximum(stack, 0, dtype=stack.dtype) if self.negative == "clip" else stack
+
+
+def _repair_counts(counts: Counts, repair: _Repair, survey: _PixelSurvey) -> Counts:
     if not isinstance(counts, np.ndarray):
         return map_counts(counts, repair)
     if not (survey.negative or survey.infinite):
@@ -95,12 +120,6 @@ def _repair_counts(counts: Counts, negative: Negative, survey: _PixelSurvey) -> 
         place = slice(index[0], index[-1] + 1)
         counts[place] = repair(counts[place])
     return counts
-
-
-def _repair_stack(stack: np.ndarray, negative: Negative) -> np.ndarray:
-    if stack.dtype.kind == "f":
-        stack = np.nan_to_num(stack, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.maximum(stack, 0, dtype=stack.dtype) if negative == "clip" else stack
 
 
 def load_npy(path: Path, /, *, lazy: bool = False) -> np.ndarray:
@@ -114,17 +133,3 @@ def load_npy(path: Path, /, *, lazy: bool = False) -> np.ndarray:
         data.close()
         raise BadInput(path.name, None, "is an archive of arrays: rename it to .npz")
     return data
-
-
-def read_table(path: Path, /) -> np.ndarray:
-    """Numbers from an ``.npy``, ``.csv`` or ``.txt`` file."""
-    path = require_file(path)
-    if path.suffix == ".npy":
-        return load_npy(path)
-    try:
-        text = path.read_text().replace(",", " ")
-        rows = [line.split("#")[0].split() for line in text.splitlines()]
-        return np.array([[float(word) for word in row] for row in rows if row])
-    except READ_ERRORS as error:
-        fix = "is not a table of numbers: write two columns, row and column, no header"
-        raise BadInput(path.name, None, fix) from error

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -29,8 +29,9 @@ from phaseloom.data.formats.files import (
     open_hdf5,
     require_file,
 )
-from phaseloom.data.formats.header import About
+from phaseloom.data.formats.header import About, MissingValues
 from phaseloom.data.formats.native import write_counts
+from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface
@@ -77,6 +78,7 @@ def read(
     *,
     entry: int = 1,
     focus: Length | None = None,
+    field: Literal["far"] | None = None,
     lazy: bool | None = None,
     probe: bool = True,
 ) -> Scan4D:
@@ -88,11 +90,15 @@ def read(
     Args:
         path: the file.
         entry: which ``entry_k`` (energy stacks have several).
-        focus: focus to sample, angstrom: the scan is a near-field one. Default: what the file says.
+        focus: focus to sample, angstrom, ``inf`` for a parallel beam: the scan is a near-field one. Default:
+            what the file says.
+        field: ``far`` for a file whose geometry looks like a near field, and is none.
         lazy: whether patterns stay in the file; by default when they need more than 1 GB.
         probe: whether to take the illumination that came with the data.
 
     Raises:
+        MissingValues: a near field without ``focus``, by its geometry
+            (`phaseloom.data.formats.quantities.near_field`).
         BadInput: what is missing, of the wrong size or absurd, with its place in the file.
 
     Example:
@@ -128,11 +134,14 @@ def read(
         )
         positions, heights = cxi_layout.read_motion(top, detector, n, geometry)
         attrs: Any = detector.group.attrs
+        geometry = _set_focus(geometry, detector, focus)
+        if field is None and (reason := describe_near_field(geometry, positions)):
+            raise MissingValues(path, {"focus": f"{reason}: {FOCUS_HELP}"}, {}, frozenset())
         grid = raster or cxi_layout.find_raster(detector, n) or attrs.get("phaseloom_grid")
         scan = Scan4D(
             counts=counts,
             positions=positions,
-            geometry=_set_focus(geometry, detector, focus),
+            geometry=geometry,
             background=cxi_layout.read_background(detector, geometry.shape),
             flat=cxi_layout.read_flat(detector, geometry.shape),
             weights=cxi_layout.read_weights(top, detector, n),

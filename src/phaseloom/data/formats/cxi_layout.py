@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Iterable
 
 import h5py
 import numpy as np
@@ -47,22 +48,34 @@ def find_detector(top: CheckedGroup) -> CheckedGroup:
     if not groups:
         fix = "is missing: it holds distance and pixel sizes"
         raise BadInput(top.place("instrument_1/detector_1"), None, fix)
-    return next((group for group in groups if group.find("data")), groups[0])
+    return next((group for group in groups if group.find("data", strict=False)), groups[0])
 
 
 def find_patterns(top: CheckedGroup, detector: CheckedGroup) -> tuple[CheckedGroup, str]:
     """Where the patterns are."""
-    group = top.first("data_1", "data")
-    for tree in (group, detector):
-        if tree is not None and tree.find("data"):
-            return tree, "data"
+    if found := _find_in([top.first("data_1", "data"), detector], "data"):
+        return found
     fix = "is missing, and in detector_1 too: store the patterns there"
     raise BadInput(top.place("data_1/data"), None, fix)
 
 
+def _find_in(places: Iterable[CheckedGroup | None], *names: str) -> tuple[CheckedGroup, str] | None:
+    """The first of some groups that has one of some names, and that name.
+
+    Raises:
+        BadInput: there is none but a link to something that is not there.
+    """
+    groups = [group for group in places if group is not None]
+    for strict in (False, True):
+        for group in groups:
+            if name := group.find(*names, strict=strict):
+                return group, name
+    return None
+
+
 def find_raster(detector: CheckedGroup, count: int) -> tuple[int, int] | None:
     """The raster of patterns that the detector keeps in four axes."""
-    shape = detector.dataset("data").shape if detector.find("data") else ()
+    shape = detector.dataset("data").shape if detector.find("data", strict=False) else ()
     return shape[:2] if len(shape) == 4 and shape[0] * shape[1] == count else None
 
 
@@ -170,7 +183,7 @@ def read_motion(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Beam positions ``(n, 2)`` on the detector's axes and heights ``(n,)``, angstrom."""
     places = [top.first("data_1", "data"), *(top.first(g) for g in GEOMETRY_GROUPS), detector]
-    found = next(((t, n) for t in places if t and (n := t.find(*TRANSLATION_NAMES))), None)
+    found = _find_in(places, *TRANSLATION_NAMES)
     if found is None:
         place = top.place("sample_1/geometry_1/translation")
         raise BadInput(place, None, "is missing: store sample positions (n, 3) in metres")
@@ -216,7 +229,7 @@ def read_weights(top: CheckedGroup, detector: CheckedGroup, count: int) -> np.nd
     """Relative intensity of each shot, mean 1."""
     places = [top.first("data_1"), *(top.first(g) for g in GEOMETRY_GROUPS), detector]
     source = top.first("instrument_1/source_1")
-    found = next(((t, "intensities") for t in places if t and t.find("intensities")), None)
+    found = _find_in(places, "intensities")
     if found is None and source and source.find("illumination_intensities"):
         found = (source, "illumination_intensities")
     if found is None:

@@ -20,6 +20,7 @@ __all__ = [
     "CheckedGroup",
     "create_hdf5",
     "decode_text",
+    "describe_link",
     "find_stack",
     "get_dataset",
     "has_hdf5_name_or_content",
@@ -27,13 +28,16 @@ __all__ = [
     "open_hdf5",
     "require_file",
     "require_file_or_store",
+    "require_filters",
+    "require_linked",
     "require_one_stack",
+    "require_own_storage",
 ]
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 """The first bytes of an HDF5 file."""
 
-HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".emd", ".ptyd")
+HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".nhdf", ".emd", ".ptyd", ".hspy", ".app5")
 
 READ_ERRORS = (
     OSError,
@@ -47,6 +51,9 @@ READ_ERRORS = (
     zlib.error,
 )
 """What libraries raise when they read a damaged file."""
+
+MAX_NUMBERS = 50_000_000
+"""Numbers of an array beside the patterns: more are not read, whatever a file declares."""
 
 METRES_PER_UNIT = {"m": 1.0, "meter": 1.0, "metre": 1.0, "meters": 1.0, "metres": 1.0, "cm": 1e-2, "mm": 1e-3}
 METRES_PER_UNIT |= {"um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "microns": 1e-6, "micrometer": 1e-6}
@@ -121,6 +128,59 @@ def require_one_stack(stacks: list[str], name: str, knob: str, /) -> str:
     return stacks[0]
 
 
+def describe_link(group: h5py.Group, path: str, /) -> str:
+    """What a soft or external link points to, for messages."""
+    link: Any = group.get(path, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        return f"{link.path} in {link.filename}"
+    return link.path if isinstance(link, h5py.SoftLink) else path
+
+
+def require_linked(group: h5py.Group, path: str, file: str, /) -> None:
+    """Refuse a link, on the way to a member, to something that is not there.
+
+    Raises:
+        BadInput: the link, and what it points to.
+    """
+    parts = path.strip("/").split("/")
+    for end in range(1, len(parts) + 1):
+        above = "/".join(parts[:end])
+        try:
+            link = group.get(above, getlink=True)
+            there = link is None or group.get(above) is not None
+        except READ_ERRORS:
+            link, there = None, True
+        if link is None:
+            return
+        if not there and isinstance(link, (h5py.SoftLink, h5py.ExternalLink)):
+            fix = f"is a link to {describe_link(group, above)}, which is missing here: copy that file too"
+            raise BadInput(f"{file}: {above}", None, fix)
+
+
+def require_own_storage(data: h5py.Dataset, place: str, /) -> None:
+    """Refuse numbers that are bytes of any other file (external raw storage).
+
+    Raises:
+        BadInput: the other file.
+    """
+    if data.shape is not None and data.external:
+        fix = f"keeps its numbers in {data.external[0][0]}, which is not HDF5: read that file as raw"
+        raise BadInput(place, None, fix)
+
+
+def require_filters(data: h5py.Dataset, file: str, /) -> None:
+    """Refuse numbers that are compressed by a filter that is not installed.
+
+    Raises:
+        BadInput: how to install it.
+    """
+    properties = data.id.get_create_plist()
+    codes = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
+    if not all(h5py.h5z.filter_avail(code) for code in codes):
+        fix = "is compressed by a filter that is missing here: pip install 'phaseloom[formats]'"
+        raise BadInput(f"{file}: {data.name}", None, fix)
+
+
 @contextmanager
 def open_hdf5(path: Path, /) -> Iterator[h5py.File]:
     """An HDF5 file for reading; whatever is wrong with it becomes one sentence."""
@@ -170,13 +230,28 @@ class CheckedGroup:
         """File and path of a member, for messages."""
         return f"{self.file}: {(self.group.name or '').rstrip('/')}/{name}"
 
-    def find(self, *names: str) -> str | None:
-        """The first of some names that exists as a data set (broken links do not)."""
-        return next((n for n in names if isinstance(self.group.get(n), h5py.Dataset)), None)
+    def find(self, *names: str, strict: bool = True) -> str | None:
+        """The first of some names that exists as a data set.
+
+        Raises:
+            BadInput: with ``strict``, a link to something that is not there.
+        """
+        found = next((n for n in names if isinstance(self.group.get(n), h5py.Dataset)), None)
+        if found is None and strict:
+            for name in names:
+                require_linked(self.group, name, self.file)
+        return found
 
     def first(self, *names: str) -> "CheckedGroup | None":
-        """The first of some names that exists as a group."""
+        """The first of some names that exists as a group.
+
+        Raises:
+            BadInput: a link to something that is not there.
+        """
         found = next((g for n in names if isinstance(g := self.group.get(n), h5py.Group)), None)
+        if found is None:
+            for name in names:
+                require_linked(self.group, name, self.file)
         return None if found is None else CheckedGroup(found, self.file)
 
     def dataset(self, name: str) -> h5py.Dataset:
@@ -184,6 +259,7 @@ class CheckedGroup:
         data: Any = self.group[name]
         if data.shape is None or data.dtype.kind not in "iufbc":
             raise BadInput(self.place(name), _value(data), "is not numeric: store numbers")
+        require_own_storage(data, self.place(name))
         return data
 
     def array(self, name: str) -> np.ndarray:
@@ -191,6 +267,9 @@ class CheckedGroup:
         data = self.dataset(name)
         if data.dtype.kind == "c":
             raise BadInput(self.place(name), "complex data", "cannot be used here: store real numbers")
+        if (data.size or 0) > MAX_NUMBERS:
+            fix = f"is not plausible here: at most {MAX_NUMBERS} numbers are read"
+            raise BadInput(self.place(name), f"shape {data.shape}", fix)
         return np.asarray(data[()], np.float64)
 
     def lengths(self, name: str) -> np.ndarray:

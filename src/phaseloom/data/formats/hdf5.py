@@ -1,9 +1,10 @@
-"""Patterns in any HDF5 file, read when asked for; the geometry comes from knobs or a side-car."""
+"""Any HDF5 file: those of known kinds with what they state, others as bare patterns; read when asked for."""
 
 import os
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
+import h5py
 import numpy as np
 
 from phaseloom.data.counts import HDF5Source
@@ -14,23 +15,29 @@ from phaseloom.data.formats.files import (
     list_datasets,
     open_hdf5,
     require_file,
+    require_filters,
 )
-from phaseloom.data.formats.header import About
+from phaseloom.data.formats.header import About, Header
+from phaseloom.data.formats.kinds import KINDS, Kind, Tree, find_kind, read_kind
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
+from phaseloom.errors import BadInput, nearest
 
-__all__ = ["ABOUT", "knows", "read"]
+__all__ = ["ABOUT", "KINDS", "choose_kind", "knows", "read"]
 
 ABOUT = About(
-    files=".h5 .hdf5 .nxs .emd ...",
+    files=".h5 .hdf5 .nxs .emd .hspy .app5 .ptyd .nhdf ...",
     reading="batch by batch",
-    states="nothing",
-    compared="h5py",
+    states="what its kind does, see below; other files nothing",
+    compared="h5py; by kind, see below",
 )
 
 
 def knows(path: Path, /) -> bool:
-    """Whether a file is HDF5 (of no kind that was asked before)."""
+    """Whether a file is HDF5 (of no kind that was asked before), or MATLAB's of a kind that keeps more."""
+    if path.suffix.lower() == ".mat" and path.is_file() and h5py.is_hdf5(path):
+        with open_hdf5(path) as file:
+            return find_kind(Tree(file, path.name), tuple(kind for kind in KINDS if kind.matlab)) is not None
     return has_hdf5_name_or_content(path)
 
 
@@ -40,20 +47,26 @@ def read(
     /,
     *,
     dataset: str | None = None,
+    kind: str = "auto",
     **setup: Unpack[Setup],
 ) -> Scan4D:
-    """Counts ``(pattern, y, x)`` or ``(slow, fast, y, x)`` of one data set, read lazily.
+    """Counts ``(pattern, y, x)`` or ``(slow, fast, y, x)``, read lazily, with what the file states.
+
+    Files of microscopes, facilities and programs are recognised by what is in them; the table of kinds is in
+    docs/formats.md. A value that is not plausible is warned of, and asked for. Of other files, and with
+    ``kind: none``, one data set is taken as it is.
 
     Args:
         path: the file.
         **setup: see `Setup`.
         dataset: path inside the file; needed when there are several of three or four axes.
+        kind: name of the kind of file, ``auto`` or ``none``.
 
     Raises:
-        BadInput: what is missing or does not fit.
+        MissingValues: what neither file nor user states.
+        BadInput: what does not fit.
 
     Example:
-        >>> import h5py
         >>> with h5py.File("scan.h5", "w") as file:
         ...     file["frames"] = np.ones((2, 3, 8, 8), np.uint16)
         >>> read("scan.h5", energy=80e3, angle=1e-3, step=0.4).grid
@@ -61,10 +74,35 @@ def read(
     """
     path = require_file(path)
     with open_hdf5(path) as file:
-        key = dataset or find_stack(list_datasets(file), path.name, "dataset")
-        get_dataset(file, path, key)
 
         def read_member(name: str) -> np.ndarray:
             return np.asarray(get_dataset(file, path, name)[()])
 
-        return build_scan(path, HDF5Source.of(path, key), setup, key=key, read_member=read_member)
+        tree = Tree(file, path.name)
+        found = choose_kind(tree, kind)
+        if found is not None:
+            return read_kind(path, tree, found, setup, dataset=dataset, read_member=read_member)
+        key = dataset or find_stack(list_datasets(file), path.name, "dataset")
+        data: Any = get_dataset(file, path, key)
+        require_filters(data, path.name)
+        header = Header(metadata={"original header": tree.describe()})
+        return build_scan(
+            path, HDF5Source.of(path, key), setup, key=key, read_member=read_member, header=header
+        )
+
+
+def choose_kind(tree: Tree, name: str = "auto", /) -> Kind | None:
+    """The kind of a file: the one that is named, or the first whose marks it has; nothing for ``none``.
+
+    Raises:
+        BadInput: no kind has this name.
+    """
+    if name == "none":
+        return None
+    if name == "auto":
+        return find_kind(tree, KINDS)
+    found = next((kind for kind in KINDS if kind.name == name), None)
+    if found is None:
+        names = ["auto", "none", *(kind.name for kind in KINDS)]
+        raise BadInput(f"{tree.name}: kind", name, f"is not a kind of file: {nearest(name, names)}")
+    return found

@@ -104,6 +104,7 @@ NEEDS = {
     ),
     "distance": ("1 m", "from the object to the detector (the camera length)"),
     "detector_pixel": ("55 um", "the edge of a pixel of the detector, in its data sheet"),
+    "focus": ("3.65 mm", "from the focus of the beam to the sample; inf for a parallel beam"),
     "grid": ("[64, 64]", "rows and columns of the scan (slow, fast)"),
     "step": (
         "0.4 A",

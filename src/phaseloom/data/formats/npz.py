@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -19,15 +20,18 @@ __all__ = ["ABOUT", "read"]
 ABOUT = About(
     files=".npz",
     reading="at once",
-    states="energy, pixel, raster, positions of simulated scans",
+    states="energy, pixel, raster, positions of simulated scans; positions of those of SLAC",
     compared="numpy",
 )
 
-PATTERN_KEYS = ("meas", "counts", "data", "patterns", "intensities", "arr_0")
+SLAC_KEYS = ("diffraction", "xcoords_start", "ycoords_start")
+"""What simulated scans of SLAC hold: patterns ``(y, x, n)`` and positions in metres."""
+
+PATTERN_KEYS = ("meas", "counts", "data", "patterns", "intensities", "diffraction", "arr_0")
 """Where patterns are looked for."""
 
 
-@accept_setup(positions_unit=None)
+@accept_setup()
 def read(
     path: str | os.PathLike[str],
     /,
@@ -62,9 +66,15 @@ def read(
     if setup.get("positions") is None and setup.get("step") is None:
         setup["positions"] = next((name for name in ("positions", "pos_px") if name in keys), None)
     if setup.get("positions_unit") is None:
-        setup["positions_unit"] = "px" if (setup.get("positions") or "").endswith("_px") else "A"
+        setup["positions_unit"] = "px" if (setup.get("positions") or "").endswith("_px") else None
     four_axes = len(setup.get("reshape") or patterns.shape) == 4  # and these have a raster of their own
     header = _read_header(path, keys, has_raster=four_axes)
+    if set(SLAC_KEYS) <= set(keys) and key == SLAC_KEYS[0] and patterns.ndim == 3:
+        if setup.get("permute") is None and setup.get("reshape") is None:
+            setup["permute"] = (2, 0, 1)
+        columns, rows = (np.ravel(read_member(name)).astype(float) * 1e10 for name in SLAC_KEYS[1:])
+        if len(rows) == len(columns):
+            header = replace(header, beam="photon", positions=np.column_stack([rows, columns]))
     return build_scan(path, patterns, setup, key=key, read_member=read_member, header=header)
 
 

@@ -10,8 +10,10 @@ from typing import Any, Literal, ParamSpec, TypedDict
 import numpy as np
 
 from phaseloom.data.formats.arrangement import Arrangement, Axes, Selection, arrange
-from phaseloom.data.formats.arrays import Negative, clean_counts, read_table
+from phaseloom.data.formats.arrays import Negative, clean_counts
 from phaseloom.data.formats.header import Header, MissingValues, list_missing, merge
+from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
+from phaseloom.data.formats.quantities.tables import TABLE_SUFFIXES, read_positions_table, read_table
 from phaseloom.data.formats.sidecar import compose
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
@@ -21,6 +23,7 @@ __all__ = ["Setup", "accept_setup", "build_scan", "convert_positions", "rotate_p
 
 Beam = Literal["electron", "photon"]
 Unit = Literal["A", "nm", "um", "mm", "m", "px"]
+Columns = tuple[int | str, int | str]
 Reader = ParamSpec("Reader")
 
 ANGSTROM_PER_UNIT = {"A": 1.0, "nm": 10.0, "um": 1e4, "mm": 1e7, "m": 1e10}
@@ -39,14 +42,17 @@ class Setup(TypedDict, total=False):
         pixel: of the object, angstrom (far field).
         distance: object to detector, angstrom.
         detector_pixel: edge of a detector pixel, angstrom.
-        focus: focus to object, angstrom: the scan is a near-field one.
+        focus: focus to object, angstrom, ``inf`` for a parallel beam: the scan is a near-field one.
+        field: ``far`` for photons whose geometry looks like a near field, and is none.
         step: of the raster (slow, fast), angstrom, when there are no positions.
         grid: raster as (slow, fast) numbers of patterns; a 4-D array has its own.
         rotation: of the positions, radian, from the row axis towards the column axis; default: what the file
             says, else none.
-        positions: a table with columns (row, column): an ``.npy``, ``.csv`` or ``.txt`` file beside the data,
-            or an array of the same file where it can hold several.
-        positions_unit: of those positions; ``px`` are object pixels.
+        positions: a table (`phaseloom.data.formats.quantities.tables`): an ``.npy``, ``.csv`` or ``.txt``
+            file beside the data, or an array of the same file where it can hold several.
+        columns: the two columns (row, column) of a table of positions, by name or by number from 0; default:
+            those named y and x, else the only two.
+        positions_unit: of those positions; ``px`` are object pixels; default: what the table says, else A.
         mask: not zero where a pixel is good; a file or an array, as for ``positions``.
         selection: a slice for each stored axis, ``"0:64, :, 8:-8"``, or a list of ``null`` and
             ``[start, stop, step]``; nothing else is read.
@@ -62,11 +68,13 @@ class Setup(TypedDict, total=False):
     distance: Length | None
     detector_pixel: Length | None
     focus: Length | None
+    field: Literal["far"] | None
     step: Length | tuple[Length, Length] | None
     grid: tuple[int, int] | None
     rotation: Angle | None
     positions: str | None
-    positions_unit: Unit
+    columns: Columns | None
+    positions_unit: Unit | None
     mask: str | None
     selection: Selection | None
     permute: Axes | None
@@ -74,10 +82,7 @@ class Setup(TypedDict, total=False):
     negative: Negative
 
 
-DEFAULTS: dict[str, Any] = dict.fromkeys(Setup.__annotations__) | {
-    "positions_unit": "A",
-    "negative": "clip",
-}
+DEFAULTS: dict[str, Any] = dict.fromkeys(Setup.__annotations__) | {"negative": "clip"}
 
 
 def accept_setup(
@@ -169,7 +174,7 @@ def build_scan(
     own_wavelength = header.wavelength if "energy" in from_file or "energy" not in known else None
     geometry = _build_geometry(given, (height, width), path.name, own_wavelength)
     grid = _require_raster(given["grid"], raster, path.name)
-    table = _read_named_table(path, given["positions"], read_member)
+    table, unit = _read_positions(path, given, read_member)
     if table is None and given["step"] is None:
         table = header.positions
         given["positions_unit"] = "A"
@@ -177,15 +182,19 @@ def build_scan(
         positions = _raster_positions(given, counts.shape[0], grid, path.name)
     else:
         place = f"{path.name}: positions: {given['positions'] or 'of the file'}"
-        positions = convert_positions(table, given["positions_unit"], geometry, counts.shape[0], place)
+        positions = convert_positions(
+            table, given["positions_unit"] or unit, geometry, counts.shape[0], place
+        )
         grid = grid if grid and grid[0] * grid[1] == len(positions) else None
     positions = rotate_positions(positions, given["rotation"])
+    if given["field"] is None and (reason := describe_near_field(geometry, positions)):
+        missing = {"focus": f"{reason}: {FOCUS_HELP}"}
+        raise MissingValues(path, missing, known, from_file)
     mask = _read_named_table(path, given["mask"], read_member)
     mask = header.mask if mask is None else mask
     if mask is not None:
         trusted &= _require_mask(mask, f"{path.name}: mask: {given['mask'] or 'of the file'}", geometry.shape)
-    if not trusted.any():
-        raise BadInput(f"{path.name}: mask", None, "marks every pixel as bad: is it inverted?")
+    _require_some(trusted, path.name)
     return Scan4D(
         counts=counts,
         positions=positions,
@@ -246,7 +255,7 @@ def _require_raster(
 ) -> tuple[int, int] | None:
     """The raster of the array, or the stated one of an array of three axes."""
     if stated is None or raster is None:
-        return stated or raster
+        return raster if stated is None else (stated[0], stated[1])
     if tuple(stated) != raster:
         fix = (
             f"is not the raster {raster[0]}x{raster[1]} of the array: leave grid out, or see permute, reshape"
@@ -300,20 +309,43 @@ def convert_positions(
     return values * ANGSTROM_PER_UNIT[unit]
 
 
+def _read_positions(
+    path: Path, given: dict[str, Any], read_member: Callable[[str], np.ndarray] | None
+) -> tuple[np.ndarray | None, str]:
+    """Positions that the user names, and the unit that they have there."""
+    name = given["positions"]
+    if name is None or _is_member(name, read_member):
+        return _read_named_table(path, name, read_member), "A"
+    beside = path.parent / name
+    return read_positions_table(beside if beside.exists() else Path(name), given["columns"])
+
+
+def _is_member(name: str, read_member: Callable[[str], np.ndarray] | None) -> bool:
+    return read_member is not None and Path(name).suffix.lower() not in TABLE_SUFFIXES
+
+
 def _read_named_table(
     path: Path, name: str | None, read_member: Callable[[str], np.ndarray] | None
 ) -> np.ndarray | None:
     """An array of the data file, or a file: in the folder of the data, or relative to the working folder."""
     if name is None:
         return None
-    if read_member is not None and Path(name).suffix not in (".npy", ".csv", ".txt"):
+    if read_member is not None and _is_member(name, read_member):
         return np.asarray(read_member(name))
     beside = path.parent / name
     return read_table(beside if beside.exists() else Path(name))
+
+
+def _require_some(good: np.ndarray, name: str) -> None:
+    if not good.any():
+        raise BadInput(f"{name}: mask", None, "marks every pixel as bad: is it inverted?")
 
 
 def _require_mask(mask: np.ndarray, place: str, shape: tuple[int, int]) -> np.ndarray:
     if mask.shape != shape or mask.dtype.kind not in "biuf":
         fix = f"does not fit the patterns: make it {shape}, True = good"
         raise BadInput(place, f"shape {mask.shape}", fix)
+    if mask.dtype.kind != "b" and len(values := np.unique(mask)) > 2:
+        fix = "is not a mask: give 0 where a pixel is bad, and one other value where it is good"
+        raise BadInput(place, f"{len(values)} different values", fix)
     return mask.astype(bool)

@@ -1,5 +1,6 @@
 """The side-car: a small YAML file beside the data with what the data file does not say."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from phaseloom.files import whole
 from phaseloom.spec import show_value
 
 __all__ = ["compose", "load", "name_of", "write"]
+
+log = logging.getLogger(__name__)
 
 FROM_FILE = "# from the file"
 
@@ -39,7 +42,8 @@ def load(path: Path, /) -> tuple[Path, dict[str, Any]]:
     """
     endings = (".phaseloom.yaml", ".yaml")
     names = [name for end in endings for name in (path.with_name(path.name + end), path.with_suffix(end))]
-    beside = next((name for name in names if name.is_file() and name != path), None)
+    found = [name for name in dict.fromkeys(names) if name.is_file() and name != path]
+    beside = found[0] if found else None
     if beside is None or all(line.strip()[:1] in (b"", b"#") for line in beside.read_bytes().splitlines()):
         return name_of(path), {}
     try:
@@ -47,6 +51,9 @@ def load(path: Path, /) -> tuple[Path, dict[str, Any]]:
     except BadInput as problem:
         fix = f"{problem.fix}; a side-car has lines like 'energy: 80 keV'"
         raise BadInput(problem.place.replace(str(beside), beside.name), problem.value, fix) from None
+    others = [name.name for name in found[1:] if b"file:" not in name.read_bytes()]
+    if others:
+        log.warning("%s is read beside %s; %s is not", beside.name, path.name, ", ".join(others))
     # a parameter file of a run may have the name of an old side-car
     return beside, {} if "file" in values else values
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from phaseloom.data.formats.files import READ_ERRORS, find_stack, require_file_or_store
 from phaseloom.data.formats.header import About
+from phaseloom.data.formats.kinds import KINDS, Tree, find_kind, read_kind
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra, nearest
@@ -16,11 +17,14 @@ from phaseloom.errors import BadInput, MissingExtra, nearest
 __all__ = ["ABOUT", "read"]
 
 ABOUT = About(
-    files=".zarr, .zip",
+    files=".zarr, .zip, .zspy",
     reading="batch by batch",
-    states="nothing",
-    compared="zarr",
+    states="of .zspy energy, step, angle; else nothing",
+    compared="zarr; of .zspy rosettasciio 0.15: equal",
 )
+
+STORE_KINDS = tuple(kind for kind in KINDS if kind.name == "hspy")
+"""Kinds of HDF5 files that are stored in Zarr as well."""
 
 
 @accept_setup()
@@ -32,6 +36,8 @@ def read(
     **setup: Unpack[Setup],
 ) -> Scan4D:
     """Counts ``(pattern, y, x)`` or ``(slow, fast, y, x)`` of one array of the store, read lazily.
+
+    Stores of HyperSpy (``.zspy``) state energy, step and angle, as its HDF5 files do.
 
     Args:
         path: the store.
@@ -49,27 +55,39 @@ def read(
         (2, 3)
     """
     path = require_file_or_store(path)
-    arrays = _list_arrays(path)
-    key = dataset if dataset is not None else find_stack(arrays, path.name, "dataset")
+    root = _open_store(path)
+    arrays = _list_arrays(path, root)
+    kind = find_kind(Tree(root, path.name), STORE_KINDS) if "" not in arrays else None
 
     def read_member(name: str) -> np.ndarray:
         return np.asarray(_get_array(arrays, path, name)[...])
 
+    if kind is not None:
+        tree = Tree(root, path.name)
+        return read_kind(path, tree, kind, setup, dataset=dataset, read_member=read_member)
+    key = dataset if dataset is not None else find_stack(arrays, path.name, "dataset")
     return build_scan(path, _get_array(arrays, path, key), setup, key=key, read_member=read_member)
 
 
-def _list_arrays(path: Path) -> dict[str, Any]:
-    """Every array of a store by its path; a store that is one array has the path ''."""
+def _open_store(path: Path) -> Any:
+    """The group or array of a store."""
     try:
         import zarr
         from zarr.storage import ZipStore
     except ImportError as error:
         raise MissingExtra(f"{path.name}: zarr", "zarr", "formats") from error
     try:
-        root = zarr.open(path if path.is_dir() else ZipStore(path), mode="r")
-        if isinstance(root, zarr.Array):
+        return zarr.open(path if path.is_dir() else ZipStore(path), mode="r")
+    except (BadZipFile, *READ_ERRORS) as error:
+        raise BadInput(path.name, None, "is not a whole Zarr store: copy it again") from error
+
+
+def _list_arrays(path: Path, root: Any) -> dict[str, Any]:
+    """Every array of a store by its path; a store that is one array has the path ''."""
+    try:
+        if hasattr(root, "dtype"):
             return {"": root}
-        return {name: item for name, item in root.members(None) if isinstance(item, zarr.Array)}
+        return {name: item for name, item in root.members(None) if hasattr(item, "dtype")}
     except (BadZipFile, *READ_ERRORS) as error:
         raise BadInput(path.name, None, "is not a whole Zarr store: copy it again") from error
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from phaseloom.data.formats.arrays import read_table
 from phaseloom.data.formats.files import CheckedGroup, open_hdf5, require_file
+from phaseloom.data.formats.quantities.tables import read_table
 from phaseloom.data.importers.imported import Imported
 from phaseloom.data.importers.matlab import read_variables
 from phaseloom.errors import BadInput

@@ -64,7 +64,7 @@ def mask(
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    from phaseloom.data.formats.arrays import read_table
+    from phaseloom.data.formats.quantities.tables import read_table
 
     stored = read_table(Path(path))
     if stored.shape != shape or stored.dtype.kind not in "biuf":

@@ -202,7 +202,7 @@ def positions(
         >>> positions(_example(), path="places.npy", unit="nm").positions[1].tolist()
         [0.0, 10.0]
     """
-    from phaseloom.data.formats.arrays import read_table
+    from phaseloom.data.formats.quantities.tables import read_table
     from phaseloom.data.formats.setup import convert_positions
 
     place = f"positions.path: {path}"
@@ -303,7 +303,7 @@ def without(scan: Scan4D, /, *, numbers: tuple[int, ...] = (), path: Path | None
 
 def _read_numbers(path: Path, scan: Scan4D) -> np.ndarray:
     """Numbers of the patterns that a file names."""
-    from phaseloom.data.formats.arrays import read_table
+    from phaseloom.data.formats.quantities.tables import read_table
 
     if path.suffix in (".h5", ".hdf5", ".npz"):
         return _find_unusual(path, scan)

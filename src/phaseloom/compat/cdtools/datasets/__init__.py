@@ -277,7 +277,7 @@ class Ptycho2DDataset(CDataset):
         )
         with nullcontext(cxi_file) if isinstance(cxi_file, h5py.File) else open_hdf5(path) as file:
             if path.is_file() and cxi_items.measure_scan(file) <= LARGEST_SCAN:
-                made = cls.of(cxi.read(path, lazy=None if load_patterns else True))
+                made = cls.of(cxi.read(path, field="far", lazy=None if load_patterns else True))
             else:
                 arrays = (cxi_items.get_ptycho_translations(file), cxi_items.get_data(file)[0])
                 made = cls.of(base.to_scan(*arrays, **cxi_items.read_optics(file)))

@@ -1,9 +1,8 @@
-"""Every file that rosettasciio reads: DM3, DM4, ser, prz, mrc, TopSpin, ... (optional, under the GPL)."""
+"""Every file that rosettasciio reads: DM3, DM4, ser, prz, mrc, ... (optional, under the GPL)."""
 
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,15 @@ import numpy as np
 
 from phaseloom.data.formats.files import require_file_or_store
 from phaseloom.data.formats.header import About, Header
+from phaseloom.data.formats.kinds.axes import StoredAxis, describe_axes, order_axes
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
-from phaseloom.data.scan import Scan4D, wavelength_of
+from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra, nearest
 
 __all__ = ["ABOUT", "knows", "read"]
 
 ABOUT = About(
-    files=".dm3 .dm4 .ser .emi .prz .mrc .app5 ..., or any by name",
+    files=".dm3 .dm4 .ser .emi .prz .mrc ..., or any by name",
     reading="batch by batch where rosettasciio can",
     states="energy, step, angle from axes and metadata",
     compared="is rosettasciio 0.15",
@@ -28,12 +28,9 @@ ABOUT = About(
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".dm3", ".dm4", ".ser", ".emi", ".prz", ".mrc", ".mrcz", ".ali", ".app5", ".unf", ".rpl", ".pts")
+SUFFIXES = (".dm3", ".dm4", ".ser", ".emi", ".prz", ".mrc", ".mrcz", ".ali", ".unf", ".rpl", ".pts")
 """Files that no reader of this package takes; others are read by it when ``format`` says so."""
 
-ANGSTROM = {"m": 1e10, "mm": 1e7, "um": 1e4, "µm": 1e4, "μm": 1e4, "nm": 10.0, "a": 1.0, "å": 1.0}
-ANGSTROM |= {"pm": 0.01, "angstrom": 1.0}
-RADIAN = {"rad": 1.0, "mrad": 1e-3, "urad": 1e-6, "µrad": 1e-6, "deg": np.pi / 180}
 MAX_HEADER_CHARACTERS = 1_000_000
 TEXTS = {
     "microscope": ("microscope", ""),
@@ -80,9 +77,9 @@ def read(
     path = require_file_or_store(path)
     entries = _load(path, _find_reader(path, reader))
     entry = _choose(path, entries, dataset)
-    axes = _Axis.all_of(entry)
+    axes = _list_axes(entry)
     if all(setup.get(name) is None for name in ("permute", "reshape")):
-        setup["permute"] = _order(axes)
+        setup["permute"] = order_axes(axes)
     header = _build_header(entry, axes, setup)
     data = entry["data"]
     source = data if isinstance(data, np.ndarray) else DaskSource(data)
@@ -110,58 +107,22 @@ class DaskSource:
         return np.asarray(self.data[block].compute(scheduler="synchronous"))
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """An axis of the stored array."""
-
-    size: int
-    scale: float | None
-    units: str
-    navigate: bool
-
-    @staticmethod
-    def all_of(entry: Mapping[str, Any]) -> list["_Axis"]:
-        """The axes in the order of the array; those of length one that are not described are plain."""
-        shape = entry["data"].shape
-        found = [_Axis(int(n), None, "", number < len(shape) - 2) for number, n in enumerate(shape)]
-        described = [axis for axis in entry.get("axes", []) if axis.get("size") is not None]
-        for number, axis in enumerate(described if len(described) == len(shape) else []):
-            place = int(axis.get("index_in_array", number))
-            scale = axis.get("scale")
-            good = isinstance(scale, (int, float)) and np.isfinite(scale) and scale
-            found[place] = _Axis(
-                int(axis["size"]),
-                abs(float(scale)) if good and scale is not None else None,
-                str(axis.get("units") or "").strip(),
-                bool(axis.get("navigate", found[place].navigate)),
-            )
-        return found
-
-    @property
-    def step(self) -> float | None:
-        """Angstrom from one place to the next one, of an axis in units of length."""
-        factor = ANGSTROM.get(self.units.lower())
-        return None if factor is None or self.scale is None else self.scale * factor
-
-    @property
-    def frequency(self) -> float | None:
-        """Cycles per angstrom and pixel, of an axis in units such as 1/nm."""
-        found = re.fullmatch(r"(?:1\s*/\s*)?([a-zµμå]+)(\s*\^?\s*-1|⁻¹)?", self.units.lower())
-        inverse = found is not None and ("/" in self.units or found[2] is not None)
-        if not inverse or found is None or found[1] not in ANGSTROM or self.scale is None:
-            return None
-        return self.scale / ANGSTROM[found[1]]
-
-    @property
-    def angle(self) -> float | None:
-        """Radian per pixel, of an axis in units of angle."""
-        factor = RADIAN.get(self.units.lower())
-        return None if factor is None or self.scale is None else self.scale * factor
-
-    @property
-    def is_detector(self) -> bool:
-        """Whether the unit is of a diffraction pattern."""
-        return self.frequency is not None or self.angle is not None
+def _list_axes(entry: Mapping[str, Any]) -> list[StoredAxis]:
+    """The axes in the order of the array; those of length one that are not described are plain."""
+    shape = entry["data"].shape
+    found = [StoredAxis(int(n), None, "", number < len(shape) - 2) for number, n in enumerate(shape)]
+    described = [axis for axis in entry.get("axes", []) if axis.get("size") is not None]
+    for number, axis in enumerate(described if len(described) == len(shape) else []):
+        place = int(axis.get("index_in_array", number))
+        scale = axis.get("scale")
+        good = isinstance(scale, (int, float)) and np.isfinite(scale) and scale
+        found[place] = StoredAxis(
+            int(axis["size"]),
+            abs(float(scale)) if good and scale is not None else None,
+            str(axis.get("units") or "").strip(),
+            bool(axis.get("navigate", found[place].navigate)),
+        )
+    return found
 
 
 def _find_reader(path: Path, name: str | None) -> Any:
@@ -216,43 +177,16 @@ def _choose(path: Path, entries: list[dict[str, Any]], dataset: int | None) -> d
     return entries[number]
 
 
-def _order(axes: list[_Axis]) -> tuple[int, ...] | None:
-    """The axes of the scan before those of the detector; nothing where they lie so."""
-    numbers = range(len(axes))
-    detector = [number for number in numbers if axes[number].is_detector]
-    if len(detector) != 2:
-        detector = [number for number in numbers if not axes[number].navigate]
-    order = (*(number for number in numbers if number not in detector), *detector)
-    return None if len(detector) != 2 or order == tuple(numbers) else order
-
-
-def _build_header(entry: Mapping[str, Any], axes: list[_Axis], setup: Setup) -> Header:
+def _build_header(entry: Mapping[str, Any], axes: list[StoredAxis], setup: Setup) -> Header:
     energy = _find(entry, "beam_energy")
     energy = energy * 1e3 if isinstance(energy, (int, float)) and 0 < energy < 1e5 else None
     order = setup.get("permute") or tuple(range(len(axes)))
     placed = [axes[number] for number in order if -len(axes) <= number < len(axes)]
     plain = setup.get("reshape") is None and len(placed) == len(axes) >= 3
-    steps = [axis.step for axis in placed[:-2]] if plain else []
-    full = len(steps) == 2 and all(steps)
+    stated = describe_axes(placed if plain else [], setup.get("energy") or energy)
     return Header(
-        energy=energy,
-        angle=_angle(placed[-2:], setup.get("energy") or energy) if plain else None,
-        step=(steps[0] or 0.0, steps[1] or 0.0) if full else None,
-        metadata=_metadata(entry),
+        energy=energy, angle=stated.angle, pixel=stated.pixel, step=stated.step, metadata=_metadata(entry)
     )
-
-
-def _angle(detector: list[_Axis], energy: float | None) -> tuple[float, float] | None:
-    """Radian per detector pixel (y, x), of axes in mrad, or in 1/nm where the energy is known."""
-    angles = [axis.angle for axis in detector]
-    if energy is not None:
-        wavelength = wavelength_of(energy, "electron")
-        angles = [
-            axis.frequency * wavelength if angle is None and axis.frequency else angle
-            for axis, angle in zip(detector, angles, strict=True)
-        ]
-    height, width = angles
-    return (height, width) if height and width else None
 
 
 def _find(entry: Mapping[str, Any], key: str) -> Any:

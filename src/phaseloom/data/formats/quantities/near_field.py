@@ -1,0 +1,65 @@
+"""Whether a scan can be a far-field one at all, by its geometry."""
+
+import math
+
+import numpy as np
+
+from phaseloom.data.scan import Geometry
+
+__all__ = ["FOCUS_HELP", "describe_near_field"]
+
+FOCUS_HELP = (
+    "the distance from the focus of the beam to the sample, negative when the sample comes first, or "
+    "focus: inf for a parallel beam; with field: far it is read as a far field all the same"
+)
+
+MAX_BEAM_IN_WINDOW = 0.5
+"""Share of the far-field window, wavelength x distance / pixel, that a beam may fill: intensities have
+twice the band width of the wave, so pixels sample patterns of wider beams too coarsely."""
+
+MAX_PATTERNS_FOR_STEP = 5000
+"""Positions that the median distance to the nearest neighbour is taken of."""
+
+
+def describe_near_field(geometry: Geometry, positions: np.ndarray, /) -> str | None:
+    """Why a scan that states no focus cannot be a far-field one; nothing where it can.
+
+    Neighbouring beams of a ptychography scan overlap, so the beam is wider than the distance of nearest
+    neighbours. In the far field, pixels of size ``p`` at distance ``z`` sample patterns of beams up to half
+    of the window ``wavelength z / p``. Steps that are larger need a near field: there the window is the
+    detector itself, divided by the magnification. Electrons and scans without a distance are not judged.
+
+    Example:
+        >>> hologram = Geometry(wavelength=1.0, shape=(100, 100), angle=(5e-5, 5e-5), distance=1e10)
+        >>> places = np.indices((9, 9)).reshape(2, -1).T * 12_000.0
+        >>> print((describe_near_field(hologram, places) or "")[:46])
+        neighbours are 1.2 um apart, but in the far fi
+        >>> describe_near_field(hologram, places / 10) is None
+        True
+    """
+    if geometry.near or geometry.beam != "photon" or geometry.distance is None:
+        return None
+    step = _nearest_neighbours(positions)
+    limit = MAX_BEAM_IN_WINDOW * min(geometry.pixel[axis] * geometry.shape[axis] for axis in (0, 1))
+    detector = geometry.distance * min(a * n for a, n in zip(geometry.angle, geometry.shape, strict=True))
+    if not (math.isfinite(step) and limit < step < detector):
+        return None
+    fresnel = detector**2 / (geometry.wavelength * geometry.distance)
+    pixel = geometry.angle[0] * geometry.distance
+    return (
+        f"neighbours are {step * 1e-4:.3g} um apart, but in the far field pixels of {pixel * 1e-4:.3g} um at "
+        f"{geometry.distance * 1e-10:.3g} m sample beams of up to {limit * 1e-4:.3g} um, "
+        f"which would not overlap (Fresnel number of the detector {fresnel:.2g})"
+    )
+
+
+def _nearest_neighbours(positions: np.ndarray) -> float:
+    """Median distance of each position to the nearest one elsewhere, angstrom."""
+    from scipy.spatial import KDTree
+
+    places = np.unique(np.asarray(positions, np.float64).round(3), axis=0)
+    if len(places) < 4 or not np.isfinite(places).all():
+        return math.nan
+    some = places[:: max(1, len(places) // MAX_PATTERNS_FOR_STEP)]
+    distances, _ = KDTree(places).query(some, 2)
+    return float(np.median(distances[:, 1]))

@@ -1,0 +1,95 @@
+"""Positions in text files of all habits; what does not fit is one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phaseloom.data import formats
+from phaseloom.data.formats.quantities.tables import read_positions_table, read_table
+from phaseloom.errors import BadInput
+
+WANTED = [[2.0, 0.5], [2.0, 1.5], [4.0, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("2 .5\n2 1.5\n4 .5\n", "A"),
+        ("2,.5\n2,1.5\n4,.5\n", "A"),
+        ("2;.5\n2;1.5\n4;.5", "A"),
+        ("2\t.5\r\n2\t1.5\r\n4\t.5\r\n", "A"),
+        ("x,y\n0.5,2\n1.5,2\n0.5,4\n", "A"),
+        ("# x y\n0.5 2\n1.5 2\n0.5 4\n", "A"),
+        ("# made by a stage\n\n# no x y\n0 0.5 2 # first\n1 1.5 2\n2 0.5 4\n", "A"),
+        ("no, x (um), y (um)\n1, .5, 2\n2, 1.5, 2\n3, .5, 4\n", "um"),
+        ("x y\nnm nm\n.5 2\n1.5 2\n.5 4\n", "nm"),
+        ("x [mm] y [mm]\n.5 2\n1.5 2\n.5 4\n", "mm"),
+        ('"x_m","y_m"\n.5,2\n1.5,2\n.5,4\n', "m"),
+        ("% pos_y pos_x\n2 .5\n2 1.5\n4 .5\n", "A"),
+        ("\ufeffrow,column\n2,.5\n2,1.5\n4,.5\n", "A"),
+        ("2,.5,\n2,1.5,\n4,.5,\n", "A"),
+    ],
+)
+def test_tables_of_all_habits(text: str, unit: str, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text(text, encoding="utf-8")
+    values, found = read_positions_table(tmp_path / "p.txt")
+    assert values.tolist() == WANTED
+    assert found == unit
+
+
+@pytest.mark.parametrize("columns", [(3, 1), ("up", "along"), (-1, "along"), ("3", "1")])
+def test_columns_are_chosen_by_name_or_number(columns: tuple, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("no,along,current,up\n1,.5,9,2\n2,1.5,9,2\n3,.5,9,4\n")
+    assert read_positions_table(tmp_path / "p.csv", columns)[0].tolist() == WANTED
+    with pytest.raises(BadInput, match=r"has 4 columns \(no, along, current, up\): name the two"):
+        read_positions_table(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "said"),
+    [
+        ("1 2\n3\n", None, "line 2: 3 is not a row of 2 numbers"),
+        ("1 2\n3 x\n", None, "line 2: 3 x is not a row"),
+        ("", None, "is empty"),
+        ("x y\n", None, "is not a table of numbers"),
+        ("\0\0\0\0", None, "is not text"),
+        ("x (um),y (nm)\n1,2\n", None, "units of positions: and nm and um differ|nm and um differ"),
+        ("x,y\n1,2\n", ("z", "x"), "columns: z is not a column"),
+        ("1,2\n", (0, 5), "columns: 5 is not a column"),
+    ],
+)
+def test_what_is_no_table_is_one_sentence(
+    text: str, columns: tuple | None, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text(text)
+    with pytest.raises(BadInput, match=said) as caught:
+        read_positions_table(tmp_path / "p.txt", columns)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scan_takes_positions_and_their_unit_from_a_table(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((3, 8, 8)))
+    (tmp_path / "p.csv").write_text("t,x (nm),y (nm)\n0,.5,2\n1,1.5,2\n2,.5,4\n")
+    knobs = {"energy": "80 keV", "angle": "1 mrad", "positions": "p.csv"}
+    scan = formats.read(tmp_path / "a.npy", knobs=knobs)
+    assert scan.positions.tolist() == [[20, 5], [20, 15], [40, 5]]
+    scan = formats.read(tmp_path / "a.npy", knobs={**knobs, "columns": ["x", "t"]})
+    assert scan.positions.tolist() == [[5, 0], [15, 10], [5, 20]]
+    with pytest.raises(BadInput, match="3 rows but there are 2 patterns: give one row for each"):
+        formats.read(tmp_path / "a.npy", knobs={**knobs, "selection": ":2"})
+
+
+def test_read_table_keeps_all_columns(tmp_path: Path) -> None:
+    (tmp_path / "p.dat").write_text("a b c\n1 2 3\n4 5 6\n")
+    assert read_table(tmp_path / "p.dat").tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_scans_of_slac(tmp_path: Path) -> None:
+    patterns = np.random.default_rng(0).random((6, 5, 3))
+    places = np.array([[0, 1e-6], [1e-6, 1e-6], [0, 2e-6]])
+    np.savez(tmp_path / "a.npz", diffraction=patterns, xcoords_start=places[:, 0], ycoords_start=places[:, 1])
+    scan = formats.read(tmp_path / "a.npz", knobs={"energy": "8 keV", "angle": "0.03 mrad"})
+    np.testing.assert_array_equal(scan.counts[np.arange(3)], patterns.transpose(2, 0, 1))
+    np.testing.assert_allclose(scan.positions, places[:, ::-1] * 1e10)
+    assert scan.geometry.beam == "photon"
