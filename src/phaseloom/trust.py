@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phaseloom.fitting.outcome import Verdict
+from phaseloom.metrics.phase import find_lit
 
 if TYPE_CHECKING:
     from phaseloom.result import Result
@@ -75,9 +76,8 @@ def _describe_explained(r: "Result") -> str:
 
 def _compute_dose(r: "Result") -> float:
     """Electrons per square angstrom of the field that was lit."""
-    lit = r.coverage > 0.3 * np.median(r.coverage[r.coverage > 0])
     counts = float((np.abs(r.probe) ** 2).sum()) * len(r.positions)
-    return counts / max(int(lit.sum()) * math.prod(r.pixel), 1e-9)
+    return counts / max(int(find_lit(r.coverage).sum()) * math.prod(r.pixel), 1e-9)
 
 
 def _describe_places(r: "Result") -> str:

@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 import pytest
 
-import phaseloom as pl
 from phaseloom.data import formats
 from tests.data import hdf5_files as files
 from tests.data.hdf5_files import CASES, ELECTRON_CASES, Case
@@ -168,18 +167,6 @@ def test_ten_gigabytes_are_opened_at_once(name: str, tmp_path: Path) -> None:
 
 
 # The same picture
-
-
-@pytest.fixture(scope="module")
-def simulated() -> Any:
-    """A scan of electrons over an object that looks different from every side."""
-    pixel, window = 0.4, 16
-    places = pl.simulate.raster((6, 8), 1.0) + (window // 2 + 2) * pixel
-    truth = pl.simulate.atoms((40, 48), pixel)
-    scan, _ = pl.simulate.electron_scan(
-        truth, pixel, places, energy=200e3, semiangle=0.02, window=window, dose=3e3, seed=1
-    )
-    return scan
 
 
 def moments(counts: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import phaseloom as pl
 from phaseloom.data import formats
 from tests.data import vendor_files as files
 
@@ -75,18 +74,6 @@ def test_blocks_are_read_about_as_fast_as_plain_numbers(name: str, tmp_path: Pat
     plain = fastest(lambda: np.fromfile(path, ">u2" if name == "merlin" else "<u2").astype("u2"))
     ours = fastest(lambda: [scan.counts[np.arange(at, at + 64)] for at in range(0, 256, 64)])
     assert ours < 3 * plain
-
-
-@pytest.fixture(scope="module")
-def simulated():
-    """A scan of electrons over an object that looks different from every side."""
-    pixel, window = 0.4, 16
-    places = pl.simulate.raster((6, 8), 1.0) + (window // 2 + 2) * pixel
-    truth = pl.simulate.atoms((40, 48), pixel)
-    scan, _ = pl.simulate.electron_scan(
-        truth, pixel, places, energy=200e3, semiangle=0.02, window=window, dose=3e3, seed=1
-    )
-    return scan
 
 
 @pytest.mark.medium

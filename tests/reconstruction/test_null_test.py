@@ -170,3 +170,8 @@ def test_positions_of_a_stated_rate_move_and_those_of_a_seen_object_too(scan, ri
     assert share > 0.7
     assert error < 0.2
     assert right.ended is None or right.ended.metrics["explained"] == share
+
+
+def test_lines_that_move_in_the_run_stay_in_the_test(right, of_any_length):
+    moving = right.recipe.model_copy(update={"rates": {**right.recipe.rates, "lines": 0.5}})
+    assert shuffle_places(moving, right.scan, right.model, 12).left < 0.5

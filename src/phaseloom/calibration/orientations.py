@@ -5,13 +5,15 @@ object and probe, which give the same patterns.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 
-__all__ = ["ORIENTATIONS", "TWINS", "TWIN_OF", "max_defocus", "select_nearest"]
+__all__ = ["ORIENTATIONS", "TWINS", "TWIN_OF", "max_defocus", "select_nearest", "select_neighbours"]
 
 ORIENTATIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "as given": (),
@@ -38,6 +40,20 @@ def max_defocus(geometry: Geometry, aperture: float, /) -> float:
     window = min(n * p for n, p in zip(geometry.shape, geometry.pixel, strict=True))
     aperture = max(aperture, min(geometry.angle))
     return window / (2 * math.tan(aperture))
+
+
+def select_neighbours(scan: Scan4D, count: int, /) -> Scan4D:
+    """Neighbouring patterns around the middle of a scan, in memory; a raster stays one."""
+    if len(scan) <= count:
+        few = scan
+    elif scan.grid is None:
+        few = select_nearest(scan, count)
+    else:
+        sides = np.minimum(scan.grid, max(2, math.isqrt(count)))
+        first = (np.array(scan.grid) - sides) // 2
+        rows, columns = ((int(a), int(a + n)) for a, n in zip(first, sides, strict=True))
+        few = prepare.region(scan, rows=rows, columns=columns)
+    return replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
 
 
 def select_nearest(scan: Scan4D, count: int, /) -> Scan4D:

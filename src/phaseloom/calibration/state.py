@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, select_nearest
+from phaseloom.calibration.orientations import ORIENTATIONS, TWINS, select_neighbours
 from phaseloom.data import prepare
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.direct.transfer import turn_matrix
@@ -330,17 +330,8 @@ def run_short(
 
 
 def select_middle(scan: Scan4D, count: int, /) -> Scan4D:
-    """Neighbouring patterns around the middle of a scan, in memory; a raster stays one."""
-    if len(scan) <= count:
-        few = scan
-    elif scan.grid is not None:
-        sides = np.minimum(scan.grid, max(2, math.isqrt(count)))
-        first = (np.array(scan.grid) - sides) // 2
-        rows, columns = ((int(a), int(a + n)) for a, n in zip(first, sides, strict=True))
-        few = prepare.region(scan, rows=rows, columns=columns)
-    else:
-        few = select_nearest(scan, count)
-    few = replace(few, counts=np.asarray(few.counts[np.arange(len(few))]), probe=None)
+    """Neighbours around the middle of a scan, without the outer half of the detector where that is empty."""
+    few = replace(select_neighbours(scan, count), probe=None)
     while has_empty_outer_half(few):
         few = prepare.crop(few, to=(few.geometry.shape[0] // 2, few.geometry.shape[1] // 2))
     return few

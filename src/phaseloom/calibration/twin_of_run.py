@@ -15,13 +15,10 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.direct.survey import DiskSurvey, survey_disk
 from phaseloom.direct.twin import TwinEvidence, compare_with_dark_field, measure_dark_field
 from phaseloom.errors import BadInput
-from phaseloom.metrics.phase import remove_ramp
+from phaseloom.metrics.phase import find_lit, remove_ramp
 from phaseloom.ptycho.model import Ptychography
 
 __all__ = ["judge_twin_of_run"]
-
-MIN_ILLUMINATION = 0.3
-"""Share of the median illumination from which a pixel of the object is looked at."""
 
 
 def judge_twin_of_run(
@@ -56,8 +53,7 @@ def _get_phase(model: Ptychography) -> tuple[Float[np.ndarray, "y x"], np.ndarra
     """The phase of all slices, of several states their mean, zero on average; and where there was light."""
     wave = model.object.transmission().detach().cpu().numpy()
     phase = np.angle(wave).sum(1).mean(0)
-    covered = model.coverage()
-    lit = covered > MIN_ILLUMINATION * np.median(covered[covered > 0])
+    lit = find_lit(model.coverage())
     return np.where(lit, remove_ramp(phase, lit), 0.0), lit
 
 

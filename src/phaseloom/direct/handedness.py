@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.bright_field import Spectrum, measure_centres_of_mass
+from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.fit import OpticsFit, fit_optics
+from phaseloom.direct.grid import fit_lattice
 from phaseloom.direct.survey import DiskSurvey
 from phaseloom.direct.transfer import LinearOptics
 
@@ -106,20 +107,11 @@ def measure_handedness(scan: Scan4D, survey: DiskSurvey, /) -> Handedness:
         survey: of its detector.
     """
     assert scan.grid is not None
-    disk = survey.disk
-    halves = measure_centres_of_mass(
-        scan, centre=disk.centre, radius=disk.radius, mask=survey.mask, descan=survey.descan
-    )
-    steps = _measure_raster_steps(scan)
+    steps = fit_lattice(scan.positions, scan.grid)
+    if steps is None:
+        return Handedness(0.0, 0.0, math.inf)
+    halves = survey.measure_centres_of_mass(scan)
     return judge_handedness(halves.reshape(2, *scan.grid, 2), steps)
-
-
-def _measure_raster_steps(scan: Scan4D) -> Float[np.ndarray, "2 2"]:
-    """Steps of the raster (slow and fast, each as row and column) that fit the positions best, angstrom."""
-    assert scan.grid is not None
-    index = np.indices(scan.grid).reshape(2, -1).T
-    index = index - index.mean(0)
-    return np.linalg.lstsq(index, scan.positions - scan.positions.mean(0), rcond=None)[0]
 
 
 def judge_handedness(

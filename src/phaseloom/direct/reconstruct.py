@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.bright_field import BrightField, Spectrum, measure_centres_of_mass
+from phaseloom.direct.bright_field import BrightField, Spectrum
 from phaseloom.direct.fit import (
     OpticsFit,
     are_pixels_coarse,
@@ -229,7 +229,7 @@ def reconstruct_scan(
     notes += overruled
     optics = optics if fitted is None else fitted.optics
     if method == DirectMethod.CENTRE_OF_MASS:
-        bright = replace(bright, deflection=_measure_deflections(scan, survey))
+        bright = replace(bright, deflection=survey.measure_centres_of_mass(scan))
     spectrum = bright.transform(border=IMAGE_BORDER, upsample=upsample)
     grid = _find_grid(spectrum, upsample)
     notes += _describe_data(bright, spectrum, optics)
@@ -299,12 +299,6 @@ def _require_area(scan: Scan4D) -> None:
         size = " x ".join(map(str, shape))
         fix = f"are too narrow for a direct image: it needs {MIN_LINES} x {MIN_LINES} places at least"
         raise BadInput("positions", size, fix)
-
-
-def _measure_deflections(scan: Scan4D, survey: DiskSurvey) -> np.ndarray:
-    return measure_centres_of_mass(
-        scan, centre=survey.disk.centre, radius=survey.disk.radius, mask=survey.mask, descan=survey.descan
-    )
 
 
 def _turn_deflections(optics: LinearOptics, halves: np.ndarray) -> np.ndarray:

@@ -12,7 +12,11 @@ from phaseloom.data.bad_pixels import BadPixels, find_bad_pixels
 from phaseloom.data.calibrate import Disk, fit_disk
 from phaseloom.data.descan import fit_descan, measure_deflections
 from phaseloom.data.scan import Scan4D
-from phaseloom.direct.bright_field import BrightField, measure_bright_field
+from phaseloom.direct.bright_field import (
+    BrightField,
+    measure_bright_field,
+    measure_centres_of_mass,
+)
 from phaseloom.errors import BadInput
 
 __all__ = ["DiskSurvey", "survey_disk"]
@@ -50,6 +54,13 @@ class DiskSurvey:
             pixels=pixels,
             mask=self.mask,
             descan=self.descan,
+        )
+
+    def measure_centres_of_mass(self, scan: Scan4D, /) -> Float[np.ndarray, "half pattern 2"]:
+        """Centres of mass around the disk; see `phaseloom.direct.bright_field.measure_centres_of_mass`."""
+        disk = self.disk
+        return measure_centres_of_mass(
+            scan, centre=disk.centre, radius=disk.radius, mask=self.mask, descan=self.descan
         )
 
     def lines(self) -> list[str]:

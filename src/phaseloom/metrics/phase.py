@@ -9,10 +9,24 @@ from phaseloom.errors import BadInput
 from phaseloom.metrics.image import psnr, ssim
 
 __all__ = ["Agreement", "PhaseError", "align", "find_shift", "measure_agreement", "phase_error"]
-__all__ += ["remove_plane_wave", "remove_ramp", "shift_image", "sum_phase"]
+__all__ += ["find_lit", "remove_plane_wave", "remove_ramp", "shift_image", "sum_phase"]
 
 # Pixels mirrored around an image before it is shifted by a phase ramp, so that edges do not wrap.
 MIRRORED_PIXELS = 16
+
+
+MIN_ILLUMINATION = 0.3
+"""Share of the median illumination from which a pixel of an object is lit."""
+
+
+def find_lit(illumination: np.ndarray, /) -> np.ndarray:
+    """Pixels of an object that a scan lit well: not its rim, where the phase is arbitrary.
+
+    Example:
+        >>> find_lit(np.array([0.0, 0.2, 1.0, 1.1])).tolist()
+        [False, False, True, True]
+    """
+    return illumination > MIN_ILLUMINATION * np.median(illumination[illumination > 0])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from phaseloom.fitting import verdict as watch
 from phaseloom.fitting.loop import Progress
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.outcome import Advice
+from phaseloom.metrics.phase import find_lit
 from phaseloom.physics.modes import powers
 from phaseloom.ptycho.model import Ptychography
 
@@ -20,9 +21,6 @@ MIN_POWER_OF_PROBE = 0.5
 MAX_POWER_OF_PROBE = 2.0
 """Share of its first power below and above which the probe has traded places with the object."""
 
-
-MIN_ILLUMINATION = 0.3
-"""Share of the median illumination from which a pixel is looked at."""
 
 MIN_WRAPS = 4
 """Pairs of neighbours between which the phase jumps by more than pi, from which it is said."""
@@ -151,8 +149,7 @@ def _check_wraps(model: Ptychography) -> list[Advice]:
     jumps = [(axis, phase.diff(dim=axis).abs() > math.pi) for axis in (-2, -1)]
     if sum(int(jump.sum()) for _, jump in jumps) < MIN_WRAPS:
         return []
-    covered = torch.as_tensor(model.coverage(), device=phase.device)
-    lit = covered > MIN_ILLUMINATION * covered[covered > 0].median()
+    lit = torch.as_tensor(find_lit(model.coverage()), device=phase.device)
     count = 0
     for axis, jump in jumps:
         before, after = (lit.narrow(axis, first, lit.shape[axis] - 1) for first in (0, 1))

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from phaseloom.calibration.orientations import select_nearest
-from phaseloom.data import prepare
+from phaseloom.calibration.orientations import select_neighbours
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.direct.twin import TwinEvidence
@@ -88,9 +87,6 @@ MIN_PATTERNS_OF_NULL = 100
 
 MAX_WORK_OF_NULL = 0.08
 """Work of both fits over that of the run."""
-
-FIXED_PARTS = ("positions", "affine", "rotation", "scale")
-"""What a short fit keeps: positions that move make up for places that are wrong."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +278,7 @@ def shuffle_places(recipe: Reconstruct, scan: Scan4D, model: Ptychography, epoch
     count = min(MAX_PATTERNS_OF_NULL, int(MAX_WORK_OF_NULL * len(scan) * epochs / (2 * EPOCHS_OF_NULL)))
     if count < MIN_PATTERNS_OF_NULL or team().world_size > 1 or recipe.object.name != "pixels":
         return None
-    few = _select_middle(replace(scan, positions=model.scan.angstrom()), count)
+    few = select_neighbours(replace(scan, positions=model.scan.angstrom()), count)
     order = np.random.default_rng(recipe.seed).permutation(len(few))
     mixed = replace(few, positions=few.positions[order], grid=None)
     right, wrong = (_fit_shortly(recipe, one, model) for one in (few, mixed))
@@ -291,21 +287,9 @@ def shuffle_places(recipe: Reconstruct, scan: Scan4D, model: Ptychography, epoch
     return NullTest(right.explained, wrong.explained, len(few))
 
 
-def _select_middle(scan: Scan4D, count: int) -> Scan4D:
-    """Neighbours in the middle of a scan, in memory."""
-    if scan.grid is None:
-        few = select_nearest(scan, count)
-    else:
-        sides = np.minimum(scan.grid, max(2, math.isqrt(count)))
-        first = (np.array(scan.grid) - sides) // 2
-        rows, columns = ((int(a), int(a + n)) for a, n in zip(first, sides, strict=True))
-        few = prepare.region(scan, rows=rows, columns=columns)
-    return replace(few, counts=np.asarray(few.counts[np.arange(len(few))]))
-
-
 def _fit_shortly(recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> PatternMisfit:
-    """What a short fit explains of patterns held out."""
-    still = dict.fromkeys(FIXED_PARTS, 0.0)
+    """What a short fit explains of patterns held out; positions stay, as moving makes up for wrong places."""
+    still = dict.fromkeys(model.scan.parts(), 0.0)
     changes = {"epochs": EPOCHS_OF_NULL, "patience": None, "changes": (), "rates": {**recipe.rates, **still}}
     short = recipe.model_copy(update=changes)
     with torch.random.fork_rng(devices=[]):

@@ -87,10 +87,6 @@ def reconstruct(
     return job.ended or job.result()
 
 
-PARTS_OF_POSITIONS = ("positions", "affine", "rotation", "scale", "lines")
-"""What moves positions, each by itself or all together."""
-
-
 class Job:
     """A reconstruction that can be watched, stopped, resumed and asked for its result.
 
@@ -372,11 +368,12 @@ class Job:
         On a particle at 1e3 electrons of which nothing could be seen, the step of the scan fell by half.
         """
         rates = self.recipe.rates
-        parts = [name for name in PARTS_OF_POSITIONS if rates.get(name) == DEFAULT_NEWTON_RATES.get(name)]
-        moving = [name for name in parts if self.level.groups(name)]
+        parts = self.model.scan.parts()
+        usual = [name for name in parts if rates.get(name) == DEFAULT_NEWTON_RATES.get(name)]
+        moving = [name for name in usual if self.level.groups(name)]
         if not moving:
             return
-        if all(not self.recipe.rate_of(name) for name in PARTS_OF_POSITIONS if name not in parts):
+        if not any(self.recipe.rate_of(name) for name in parts if name not in usual):
             self.model.scan.reset()
         for name in moving:
             self.rate(name, 0.0)

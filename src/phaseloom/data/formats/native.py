@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -15,7 +14,6 @@ from phaseloom.data.formats.files import (
     CheckedGroup,
     create_hdf5,
     decode_text,
-    has_hdf5_name_or_content,
     open_hdf5,
     require_file,
 )
@@ -24,7 +22,7 @@ from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.data.signals import Axis, Signal, signals_of_scan
 from phaseloom.errors import BadInput
 
-__all__ = ["ABOUT", "describe", "knows", "read", "write", "write_counts"]
+__all__ = ["ABOUT", "describe", "read", "write", "write_counts"]
 
 ABOUT = About(
     files=".h5 of Phaseloom",
@@ -39,14 +37,6 @@ MAX_CHARACTERS_OF_ATTRIBUTE = 16_000
 """An attribute of HDF5 holds 64 kB, and a character up to 4 bytes."""
 
 ARRAY_NAMES = ("positions", "mask", "background", "flat", "weights", "heights", "probe")
-
-
-def knows(path: Path, /) -> bool:
-    """Whether a file is a scan that `write` stored."""
-    if not has_hdf5_name_or_content(path):
-        return False
-    with open_hdf5(path) as file:
-        return decode_text(file.attrs.get("phaseloom_format", "")) == "scan"
 
 
 def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
