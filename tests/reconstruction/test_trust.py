@@ -186,7 +186,8 @@ class TestTheCommandLine:
         assert code == 0
         at = next(n for n, line in enumerate(lines) if line.startswith("verdict: still falling"))
         assert lines[at - 1].startswith("halves: two more runs")
-        assert lines[at + 1].split()[0] == "chi^2"
+        assert lines[at + 1].startswith("in plain words:")
+        assert lines[at + 2].split()[0] == "chi^2"
         assert any(line.split()[:1] == ["resolution"] for line in lines[at:])
         lines, code = told(
             monkeypatch, capsys, "look", tmp_path / "run" / "result.h5", "--picture", tmp_path / "a.png"
