@@ -18,7 +18,13 @@ from torch import Tensor
 
 from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.solve import build_normal_equations
-from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
+from phaseloom.direct.transfer import (
+    LinearOptics,
+    orientation_matrix,
+    square_modulus,
+    turn_matrix,
+    turn_phase,
+)
 from phaseloom.errors import BadInput
 
 __all__ = [
@@ -35,9 +41,6 @@ __all__ = [
 FREQUENCIES_IN_SEARCH = 80
 PIXELS_IN_SEARCH = 80
 """What the coarse search looks at: hundreds of defoci in many directions within seconds."""
-
-MAX_ELEMENTS_IN_SEARCH = 500_000
-"""Defoci times frequencies times pixels looked at together: ten complex tables of so many are 80 MB."""
 
 FREQUENCIES_IN_FIT = 400
 PIXELS_IN_FIT = 160
@@ -421,7 +424,13 @@ def _is_noisy(spectrum: Spectrum, lowest: float, highest: float) -> bool:
 
 
 def _explained_by_defocus(spectrum: Spectrum, optics: LinearOptics, defocus: Tensor) -> Tensor:
-    """Share of the changes that a phase explains, for each defocus in place of that of the optics."""
+    """Share of the changes that a phase explains, for each defocus in place of that of the optics.
+
+    Args:
+        spectrum: of few frequencies and pixels.
+        optics: the rest of the optics.
+        defocus: angstrom, in equal steps.
+    """
     k = optics.orient_pixels(spectrum.place)
     q = optics.turn_frequencies(spectrum.frequency)
     limit = float(optics.semiangle) / optics.wavelength
@@ -430,17 +439,32 @@ def _explained_by_defocus(spectrum: Spectrum, optics: LinearOptics, defocus: Ten
     inside = k.square().sum(-1)[None]
     before = (inside - 2 * along + square < limit**2).double()
     after = (inside + 2 * along + square < limit**2).double()
-    few = max(1, MAX_ELEMENTS_IN_SEARCH // max(along.numel(), 1))
-    if len(defocus) > few:
-        return torch.cat([_explained_by_defocus(spectrum, optics, part) for part in defocus.split(few)])
-    unit = -math.pi * optics.wavelength * defocus[:, None, None]
-    bend = torch.polar(torch.ones_like(unit * square), unit * square)
-    turn = torch.polar(torch.ones_like(unit * along), unit * (2 * along))
-    bands = before * bend.conj() - after * bend
-    most = (bands.abs().square() * spectrum.counts).sum(-1)
-    found = ((bands * turn).conj() * (spectrum.values * spectrum.counts)).sum(-1)
-    explained = found.abs().square() / most.clamp_min(1e-3 * float(spectrum.counts.sum()))
-    return explained.sum(-1) / spectrum.power().sum()
+    unit = math.pi * optics.wavelength
+    first, second = (
+        _sum_over_pixels(2 * unit * along, defocus, band * spectrum.values * spectrum.counts)
+        for band in (before, after)
+    )
+    bend = turn_phase(-unit * square * defocus)
+    found = bend * first - bend.conj() * second
+    alone = (before + after) @ spectrum.counts
+    both = (before * after) @ spectrum.counts
+    most = alone[:, None] - 2 * (bend * bend).real * both[:, None]
+    explained = square_modulus(found) / most.clamp_min(1e-3 * float(spectrum.counts.sum()))
+    return explained.sum(0) / spectrum.power().sum()
+
+
+def _sum_over_pixels(phase: Tensor, defocus: Tensor, values: Tensor) -> Tensor:
+    """Sum over pixels of values times ``exp(i phase defocus)``, ``(frequency, defocus)``, in equal steps.
+
+    Each defocus is a coarse step and a fine one, so that few exponentials and a product of matrices suffice.
+    """
+    count = len(defocus)
+    fine = math.isqrt(count - 1) + 1
+    steps = defocus[:fine] - defocus[0]
+    right = turn_phase(phase[:, :, None] * steps)
+    left = turn_phase(phase[:, None] * defocus[::fine, None])
+    sums = (values[:, None] * left) @ right
+    return sums.flatten(1)[:, :count]
 
 
 def compute_explained_share(spectrum: Spectrum, optics: LinearOptics, /, *, amplitude: bool = False) -> float:
