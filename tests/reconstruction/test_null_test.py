@@ -145,6 +145,34 @@ def test_doubts_about_a_run_have_an_order():
     assert Evidence().find_doubts() == ()
 
 
+@pytest.mark.parametrize(
+    ("twin", "verdicts"),
+    [
+        (None, [Verdict.DOUBTFUL]),
+        (TwinEvidence(0.5, 1.0), [Verdict.DOUBTFUL]),
+        (TwinEvidence(-2.0, -4.0), [Verdict.DOUBTFUL]),
+        (TwinEvidence(0.0, 6.0), []),  # the phase of the run decides, though that of the start did not
+        (TwinEvidence(0.0, -9.0), [Verdict.WRONG_START]),
+    ],
+)
+def test_a_run_whose_twin_nothing_decided_is_doubtful(twin, verdicts):
+    same = replace(RIGHT, agreement=0.9)  # of the better twin, so that it says nothing of the sign
+    doubts = Evidence(same, twin, None, is_twin_open=True).find_doubts()
+    assert [one.verdict for one in doubts] == verdicts
+    assert all("twin" in one.sentence for one in doubts)
+
+
+def test_what_a_calibration_left_undecided_reaches_the_verdict(scan):
+    probe = {"focused": {"semiangle": "30 mrad", "defocus": f"{DEFOCUS} A", "modes": 1}}
+    tree = {"probe": probe, "start": "none", "levels": 0, "preset": "none", "epochs": 8}
+    recipe = Reconstruct.of({**tree, "found": {"calibrate": {"twin": "as given"}, "undecided": ["twin"]}})
+    job = Job.begin(recipe, scan=replace(scan, grid=None))
+    for _ in job:
+        pass
+    assert job.evidence.is_twin_open
+    assert not run(scan, epochs=8).evidence.is_twin_open
+
+
 def test_positions_stay_where_nothing_of_the_object_is_seen(scan, caplog):
     rng = np.random.default_rng(0)
     few = replace(scan, counts=rng.poisson(2e-3 * np.asarray(scan.counts)).astype(np.float32))

@@ -112,7 +112,8 @@ def run_estimators(
         tried[getattr(estimator, "__name__", type(estimator).__name__)] = found.tried
     complete = state.recipe(scan)
     done = Calibration(complete, state, tuple(estimates), tried)
-    kept = {**complete.found, "calibrate": done.summary()}
+    undecided = [one.name for one in estimates if not one.decided]
+    kept = {**complete.found, "calibrate": done.summary(), "undecided": undecided}
     return replace(done, recipe=complete.model_copy(update={"found": kept}))
 
 

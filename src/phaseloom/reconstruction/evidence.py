@@ -34,6 +34,7 @@ __all__ = [
     "Evidence",
     "NullTest",
     "compare_with_direct_image",
+    "doubt_open_twin",
     "doubt_places",
     "doubt_positions",
     "doubt_twin",
@@ -144,16 +145,19 @@ class Evidence:
         direct: the run beside its direct image.
         twin: what its phase says of its sign.
         null: whether places matter.
+        is_twin_open: whether neither a stated defocus nor the calibration decided between the twins.
     """
 
     direct: Comparison | None = None
     twin: TwinEvidence | None = None
     null: NullTest | None = None
+    is_twin_open: bool = False
 
     def find_doubts(self) -> tuple[Doubt, ...]:
         """What speaks against the run, the likeliest cause first."""
         doubts = () if self.direct is None else find_doubts(self.direct)
         doubts += () if self.twin is None else doubt_twin(self.twin)
+        doubts += doubt_open_twin(self.twin) if self.is_twin_open else ()
         if doubts or self.is_confirmed or self.null is None:
             return doubts
         return doubt_places(self.null)
@@ -244,6 +248,21 @@ def doubt_twin(found: TwinEvidence, /) -> tuple[Doubt, ...]:
         "defocus with the detector turned by 180 degrees (prepare: flip along both axes)"
     )
     return (Doubt(Verdict.WRONG_START, text),)
+
+
+def doubt_open_twin(found: TwinEvidence | None, /) -> tuple[Doubt, ...]:
+    """Whether a run whose twin nothing had decided shows by its phase that it took the right one.
+
+    Args:
+        found: of its phase and the dark field; ``None``: neither was looked at.
+    """
+    if found is not None and (found.sign > 0 or doubt_twin(found)):
+        return ()
+    text = (
+        "nothing tells this image from its twin, with the opposite phase, turned by 180 degrees, at the "
+        "opposite defocus: state the sign of the defocus (probe.focused.defocus)"
+    )
+    return (Doubt(Verdict.DOUBTFUL, text),)
 
 
 def doubt_places(found: NullTest, /) -> tuple[Doubt, ...]:

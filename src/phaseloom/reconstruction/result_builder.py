@@ -232,7 +232,8 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
         twin = judge_twin_of_run(image.scan, job.model, semiangle=semiangle, survey=found.survey)
     if progress.epoch >= job.recipe.epochs or progress.stop.is_settled:
         null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
-    return evidence.Evidence(direct, twin, null)
+    is_twin_open = "twin" in job.recipe.found.get("undecided", ())
+    return evidence.Evidence(direct, twin, null, is_twin_open)
 
 
 @torch.no_grad()
