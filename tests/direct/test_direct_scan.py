@@ -303,6 +303,22 @@ def test_a_step_that_is_wrong_altogether_is_found_and_said(factor):
     assert len(said) == (factor != 1)
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize(("seed", "factor"), [(1, 1.1), (2, 0.9), (1, 1.0), (2, 1.03)])
+def test_a_step_that_may_be_wrong_is_named(seed, factor):
+    scan, _ = simulate_scan(seed, 120.0, 1e5)
+    found = reconstruct_scan(prepare.scale(scan, factor=factor), semiangle=SEMIANGLE)
+    assert not found.fit.is_step_free
+    named = found.fit.suggested_step
+    said = [line for line in found.lines() if "check it (prepare: scale)" in line]
+    if abs(factor - 1) < 0.05:
+        assert named is None
+        assert not said
+    else:
+        assert factor * named == pytest.approx(1, abs=0.03)
+        assert f"{100 * (named - 1):+.0f} %" in said[0]
+
+
 @pytest.mark.parametrize(
     ("share", "line"),
     [

@@ -162,14 +162,29 @@ def test_a_run_whose_twin_nothing_decided_is_doubtful(twin, verdicts):
     assert all("twin" in one.sentence for one in doubts)
 
 
+def test_a_step_that_explains_less_than_another_is_doubtful():
+    same = replace(RIGHT, agreement=0.9)
+    (doubt,) = Evidence(same, suggested_step=0.88).find_doubts()
+    assert doubt.verdict is Verdict.DOUBTFUL
+    assert "a step -12 % as long" in doubt.sentence
+    assert not Evidence(same, suggested_step=0.88).is_confirmed
+    assert Evidence(same, suggested_step=0.97).find_doubts() == ()  # the run has moved towards it
+    twin = TwinEvidence(0.0, -9.0)
+    assert [one.verdict for one in Evidence(same, twin, suggested_step=0.88).find_doubts()] == [
+        Verdict.WRONG_START
+    ]
+
+
 def test_what_a_calibration_left_undecided_reaches_the_verdict(scan):
     probe = {"focused": {"semiangle": "30 mrad", "defocus": f"{DEFOCUS} A", "modes": 1}}
     tree = {"probe": probe, "start": "none", "levels": 0, "preset": "none", "epochs": 8}
-    recipe = Reconstruct.of({**tree, "found": {"calibrate": {"twin": "as given"}, "undecided": ["twin"]}})
+    found = {"calibrate": {"twin": "as given"}, "undecided": ["twin"], "suggested_step": 0.9}
+    recipe = Reconstruct.of({**tree, "found": found})
     job = Job.begin(recipe, scan=replace(scan, grid=None))
     for _ in job:
         pass
     assert job.evidence.is_twin_open
+    assert job.evidence.suggested_step == 0.9
     assert not run(scan, epochs=8).evidence.is_twin_open
 
 

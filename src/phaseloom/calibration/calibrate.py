@@ -114,6 +114,8 @@ def run_estimators(
     done = Calibration(complete, state, tuple(estimates), tried)
     undecided = [one.name for one in estimates if not one.decided]
     kept = {**complete.found, "calibrate": done.summary(), "undecided": undecided}
+    if state.suggested_step is not None:
+        kept["suggested_step"] = float(f"{state.suggested_step / state.step:.4g}")
     return replace(done, recipe=complete.model_copy(update={"found": kept}))
 
 

@@ -25,7 +25,7 @@ from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.calibrate import fit_disk
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.handedness import fit_optics_and_hand
-from phaseloom.direct.reconstruct import IMAGE_BORDER, describe_wrong_step
+from phaseloom.direct.reconstruct import IMAGE_BORDER, describe_wrong_step, suggest_step
 from phaseloom.direct.solve import reconstruct_image
 from phaseloom.direct.survey import survey_disk
 from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix
@@ -180,11 +180,13 @@ def estimate_orientation(
         note += f", {'as' if agreed else 'not as'} short runs say (margin {by_runs:.3g})"
         margin = by_runs if decided else max(1.0, min(margin, by_runs))
         top = top if agreed else best.state
-    found = replace(top if decided else state, soft=soft, certain=decided)
+    found = replace(top if decided else state, soft=soft, certain=decided, suggested_step=fit.suggested_step)
     if not decided and state.defocus == 0:
         found = replace(found, defocus=top.defocus)
     if fit.is_step_free and decided:
         note += f"; {describe_wrong_step(found.step)}"
+    elif fit.suggested_step is not None:
+        note += f"; {suggest_step(fit.suggested_step)}"
     value = f"{found.orientation}, turned by {math.degrees(found.rotation):.2f} deg"
     lay = Estimate("orientation", value, state.orientation, margin, decided, note=note)
     return EstimatorResult(found, (lay,), [*rows, *map(_as_row, judged)])

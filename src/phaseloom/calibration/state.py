@@ -84,6 +84,7 @@ class CalibrationState:
         modes: of the beam: more than one where it is partly coherent; ``None``: not looked for.
         held_out: loss of patterns held out by short runs that began here, by their number of modes.
         twin: what the phase of a short run that began here says of the twin.
+        suggested_step: factor that the linear model would rather have than what was stated; it was not taken.
         soft: whether the edge of the disk is blurred over a pixel.
         certain: whether the orientation was decided, and its fit went well: else nothing finer is believed.
         run: how a short reconstruction is run.
@@ -103,6 +104,7 @@ class CalibrationState:
     modes: int | None = None
     held_out: Mapping[int, float] = field(default_factory=dict)
     twin: TwinEvidence | None = None
+    suggested_step: float | None = None
     soft: bool = False
     certain: bool = True
     run: RunReconstruction | None = None

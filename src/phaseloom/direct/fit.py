@@ -78,6 +78,14 @@ MIN_RATIO_OF_FREE_STEP = 1.5
 """What it must explain over what the stated one does: a wrong step hides nearly all. Of a biological specimen
 that shows nothing a step 39 % off explained 1.0 % in place of 0.9."""
 
+MIN_STEP_TO_SUGGEST = 0.08
+"""Share by which a step that nothing holds must differ, to be named. Of steps stated right it differed by
+0.062 at most on crystals, layers and particles, of steps stated 15 % too long by 0.086 to 0.12."""
+
+MIN_GAIN_TO_SUGGEST_STEP = 3.0
+"""What it must explain more, in units of the error of the model. Of 13 unseen crystals, layers and particles
+whose step was stated 15 % too long, seven reach it; stated rightly, one near focus differed by 17 % with 2.5."""
+
 MIN_LEAD = 0.05
 """Share of what the best candidate explains that its rival must lack, for a fit to be clear. Where the object
 is strong or hardly seen both explain the same, and their difference means nothing in any unit.
@@ -143,6 +151,8 @@ class OpticsFit:
             nothing of it was kept.
         lead: share of what the best candidate explains that the first rival lacks, both fitted for the same
             few numbers.
+        suggested_step: factor on the stated step with which an object of phase and amplitude explains most,
+            where that is clearly more and far from what is stated; ``None``: the stated one will do.
     """
 
     optics: LinearOptics
@@ -154,6 +164,7 @@ class OpticsFit:
     candidates: tuple[Candidate, ...]
     is_step_free: bool = False
     lead: float = 1.0
+    suggested_step: float | None = None
 
     @property
     def is_clear(self) -> bool:
@@ -202,10 +213,12 @@ def fit_optics(
     best = _climb(more, best, names, amplitude=True)
     numbers = len(more.frequency) * len(more.place)
     distinct = _list_distinct(fitted)
-    free = None
+    free, loose = None, None
     if "step" in names and (_measure_margin(distinct) - 1) * numbers > MIN_GAIN_OF_CLEAR_FIT:
         starts = [replace(optics, orientation=way) for way in orientations]
-        free = _find_free_step(few, more, best, starts, names=names, largest_defocus=largest_defocus)
+        loose = _free_step(more, best, names)
+    if loose is not None and loose.may_replace:
+        free = _find_free_step(few, more, best, loose, starts, names=names, largest_defocus=largest_defocus)
     if free is not None:
         best = free.optics
         distinct = _list_distinct([free, *fitted])
@@ -221,6 +234,7 @@ def fit_optics(
         errors=_estimate_errors(more, best, names, is_step_free=free is not None),
         candidates=everything,
         is_step_free=free is not None,
+        suggested_step=None if loose is None or free is not None else loose.suggestion,
     )
 
 
@@ -249,20 +263,44 @@ def _measure_lead(distinct: Sequence[Candidate]) -> float:
     return 1 - second / max(first, 1e-9)
 
 
+@dataclass(frozen=True)
+class _LooseStep:
+    """Optics whose step nothing holds.
+
+    Attributes:
+        optics: fitted for all numbers.
+        first: step of the fit for few numbers, before.
+        gain: what they explain more than those with the stated step, in units of the error of the model.
+    """
+
+    optics: LinearOptics
+    first: float
+    gain: float
+
+    @property
+    def may_replace(self) -> bool:
+        """Whether the stated step may be wrong altogether."""
+        return abs(self.first - 1) > MIN_CORRECTION_OF_FREE_STEP and self.gain > MIN_GAIN_OF_FREE_STEP
+
+    @property
+    def suggestion(self) -> float | None:
+        """The step, if it should be named."""
+        step = float(self.optics.step)
+        return step if abs(step - 1) > MIN_STEP_TO_SUGGEST and self.gain > MIN_GAIN_TO_SUGGEST_STEP else None
+
+
 def _find_free_step(
     few: Spectrum,
     more: Spectrum,
     held: LinearOptics,
+    loose: _LooseStep,
     starts: Sequence[LinearOptics],
     *,
     names: Sequence[str],
     largest_defocus: float,
 ) -> Candidate | None:
     """Optics with a step that nothing holds, if they explain so much more that the held one is wrong."""
-    free = _free_step(more, held, names)
-    if free is None:
-        return None
-    free = _search_steps(few, more, starts, free, names=names, largest_defocus=largest_defocus)
+    free = _search_steps(few, more, starts, loose.optics, names=names, largest_defocus=largest_defocus)
     before, after = (compute_explained_share(more, one) for one in (held, free))
     return None if after < MIN_RATIO_OF_FREE_STEP * before else Candidate(free, after)
 
@@ -292,22 +330,23 @@ def _search_steps(
     return max(both, key=lambda one: compute_explained_share(more, one, amplitude=True))
 
 
-def _free_step(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> LinearOptics | None:
-    """The optics with a step that nothing holds, if they explain far more; ``None``: the stated one may stay.
+def _free_step(spectrum: Spectrum, optics: LinearOptics, names: Sequence[str]) -> _LooseStep | None:
+    """The optics with a step that nothing holds; ``None``: it is near the stated one.
 
     A stated step is hardly ever wrong by a few tolerances: it is right within one or so, or wrong altogether
     (another magnification, nanometre for angstrom, twice the pixels).
     """
     few = [name for name in (*FIRST_NAMES, "step") if name in names]
     free = _climb(spectrum, optics, few, amplitude=True, step_tolerance=math.inf)
-    if abs(float(free.step) - 1) < MIN_CORRECTION_OF_FREE_STEP:
+    first = float(free.step)
+    if abs(first - 1) < MIN_STEP_TO_SUGGEST / 2:
         return None
     if abs(float(optics.step) - 1) > MIN_CORRECTION_OF_FREE_STEP:  # against what held it
-        return free
+        return _LooseStep(free, first, math.inf)
     free = _climb(spectrum, free, names, amplitude=True, step_tolerance=math.inf)
     before, after = (compute_explained_share(spectrum, one, amplitude=True) for one in (optics, free))
     error = _measure_rest(spectrum, free, amplitude=True).noise / 2
-    return free if after - before > MIN_GAIN_OF_FREE_STEP * error else None
+    return _LooseStep(free, first, (after - before) / error)
 
 
 def are_pixels_coarse(spectrum: Spectrum, optics: LinearOptics, /) -> bool:

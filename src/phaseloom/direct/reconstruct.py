@@ -41,6 +41,7 @@ __all__ = [
     "describe_wrong_step",
     "find_resolution",
     "reconstruct_scan",
+    "suggest_step",
 ]
 
 IMAGE_BORDER = 0.06
@@ -115,6 +116,8 @@ class DirectReconstruction:
             lines.append(f"step: {100 * (float(one.step) - 1):+.2f} %{off}")
         if self.fit is not None and self.fit.is_step_free:
             lines.append(describe_wrong_step(float(one.step)))
+        if self.fit is not None and self.fit.suggested_step is not None:
+            lines.append(suggest_step(self.fit.suggested_step))
         for name, value in one.aberrations.items():
             shown = float(-value if name == "C10" else value)
             label = "defocus" if name == "C10" else name
@@ -272,6 +275,16 @@ def describe_wrong_step(factor: float, /) -> str:
     """
     off = f"{100 * (factor - 1):+.0f} %"
     return f"the stated step is wrong: the patterns say {off}; check its unit and the magnification"
+
+
+def suggest_step(factor: float, /) -> str:
+    """A sentence on a stated step that may be wrong.
+
+    Args:
+        factor: step that explains the patterns better, over the stated one.
+    """
+    off = f"{100 * (factor - 1):+.0f} %"
+    return f"the patterns are explained better by a step {off} as long: check it (prepare: scale)"
 
 
 def _fit_and_measure(

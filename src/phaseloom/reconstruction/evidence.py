@@ -18,6 +18,7 @@ import torch
 from phaseloom.calibration.orientations import select_neighbours
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.recipe import DirectResult
+from phaseloom.direct.reconstruct import suggest_step
 from phaseloom.direct.twin import TwinEvidence
 from phaseloom.fitting import device
 from phaseloom.fitting.distributed import team
@@ -37,6 +38,7 @@ __all__ = [
     "doubt_open_twin",
     "doubt_places",
     "doubt_positions",
+    "doubt_step",
     "doubt_twin",
     "find_doubts",
     "is_confirmed",
@@ -54,6 +56,9 @@ MAX_ROTATION = math.radians(5.0)
 
 MAX_STEP = 0.06
 """Share by which a step may differ: three times what a stated step is taken to be known to."""
+
+MIN_STEP_TO_DOUBT = 0.07
+"""The same of a step that a linear fit suggests but did not take: a run may have come nearer to it."""
 
 MAX_DEFOCUS = 2.0
 """Depths of focus (wavelength / semiangle^2) by which a defocus may differ."""
@@ -146,18 +151,21 @@ class Evidence:
         twin: what its phase says of its sign.
         null: whether places matter.
         is_twin_open: whether neither a stated defocus nor the calibration decided between the twins.
+        suggested_step: factor on the step of the run with which a weak object explains more.
     """
 
     direct: Comparison | None = None
     twin: TwinEvidence | None = None
     null: NullTest | None = None
     is_twin_open: bool = False
+    suggested_step: float | None = None
 
     def find_doubts(self) -> tuple[Doubt, ...]:
         """What speaks against the run, the likeliest cause first."""
         doubts = () if self.direct is None else find_doubts(self.direct)
         doubts += () if self.twin is None else doubt_twin(self.twin)
         doubts += doubt_open_twin(self.twin) if self.is_twin_open else ()
+        doubts += () if self.suggested_step is None or doubts else doubt_step(self.suggested_step)
         if doubts or self.is_confirmed or self.null is None:
             return doubts
         return doubt_places(self.null)
@@ -165,7 +173,7 @@ class Evidence:
     @property
     def is_confirmed(self) -> bool:
         """Whether the start cannot have been wrong."""
-        return self.direct is not None and is_confirmed(self.direct)
+        return self.direct is not None and self.suggested_step is None and is_confirmed(self.direct)
 
 
 def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: DirectResult, /) -> Comparison:
@@ -263,6 +271,17 @@ def doubt_open_twin(found: TwinEvidence | None, /) -> tuple[Doubt, ...]:
         "opposite defocus: state the sign of the defocus (probe.focused.defocus)"
     )
     return (Doubt(Verdict.DOUBTFUL, text),)
+
+
+def doubt_step(factor: float, /) -> tuple[Doubt, ...]:
+    """Whether the step may be wrong by more than a few per cent.
+
+    Args:
+        factor: of the step that explains the patterns best, over that of the run.
+    """
+    if abs(math.log(factor)) < MIN_STEP_TO_DOUBT:
+        return ()
+    return (Doubt(Verdict.DOUBTFUL, suggest_step(factor)),)
 
 
 def doubt_places(found: NullTest, /) -> tuple[Doubt, ...]:

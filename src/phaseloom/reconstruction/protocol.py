@@ -438,7 +438,8 @@ def find_start(recipe: Reconstruct, scan: Scan4D, /) -> tuple[Reconstruct, Scan4
     settled, start = recipe.settle(scan)
     for step in () if start is None else start.steps():
         scan = step(scan)
-    found = {name: recipe.found[name] for name in ("calibrate", "undecided", "mask") if name in recipe.found}
+    kept = ("calibrate", "undecided", "suggested_step", "mask")
+    found = {name: recipe.found[name] for name in kept if name in recipe.found}
     found |= {} if start is None else result_builder.describe_start(start)
     found |= {"data": digest_of_scan(scan), "setup": hash_setup(scan)}
     file = IN_MEMORY if settled.file == IN_MEMORY else settled.file.resolve()

@@ -225,15 +225,18 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
     if len(progress.history) < MIN_EPOCHS_TO_DOUBT or not job.wants_evidence:
         return evidence.Evidence()
     direct, twin, null = None, None, None
+    step = job.recipe.found.get("suggested_step")
     if (image := job.first_image) is not None:
         direct = evidence.compare_with_direct_image(job.recipe, job.model, image)
         found = image.found
+        if found.fit is not None and found.fit.suggested_step is not None:
+            step = found.fit.suggested_step * direct.step / float(found.optics.step)
         semiangle = float(found.optics.semiangle)
         twin = judge_twin_of_run(image.scan, job.model, semiangle=semiangle, survey=found.survey)
     if progress.epoch >= job.recipe.epochs or progress.stop.is_settled:
         null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
     is_twin_open = "twin" in job.recipe.found.get("undecided", ())
-    return evidence.Evidence(direct, twin, null, is_twin_open)
+    return evidence.Evidence(direct, twin, null, is_twin_open, step)
 
 
 @torch.no_grad()
