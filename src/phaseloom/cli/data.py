@@ -107,7 +107,7 @@ def _look_at_scan(scan: "Scan4D", target: Path) -> None:
     from phaseloom.data.diagnostics import inspect
 
     for name, text in scan.metadata.items():
-        if name != "original header":
+        if name not in ("original header", "remarks"):
             typer.echo(f"{_MARK['note']} {name:22s} {'; '.join(text.strip().splitlines())}")
     findings = inspect(scan)
     for finding in findings:

@@ -400,7 +400,12 @@ def _describe_heights(survey: _ScanSurvey) -> str | None:
     return None if heights is None else f"vary by {LENGTH.show(float(np.ptp(heights)))} along the beam"
 
 
+def _describe_remarks(survey: _ScanSurvey) -> str | None:
+    return "; ".join(survey.scan.metadata.get("remarks", "").splitlines()) or None
+
+
 PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
+    "file": _describe_remarks,
     "counts": _describe_counts,
     "values": lambda s: (
         f"{s.not_finite} not finite, {s.negative} negative" if s.not_finite or s.negative else None
@@ -435,6 +440,7 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
 class FindingAdvice(StrEnum):
     """What to do about a problem; formatted with the survey."""
 
+    REMARKS = "The file was read all the same: check that the patterns used are those meant."
     NO_COUNTS = "Every good pixel is zero: check the data set and the mask."
     NOT_WHOLE_NUMBERS = (
         "The values are not whole numbers, so not counts: scale them, or do not trust a loss of 1."
@@ -503,6 +509,7 @@ class FindingRule:
 
 
 RULES = (
+    FindingRule("file", "warn", FindingAdvice.REMARKS, lambda s: True),
     FindingRule("counts", "bad", FindingAdvice.NO_COUNTS, lambda s: s.highest <= 0),
     FindingRule("counts", "warn", FindingAdvice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
     FindingRule("counts", "warn", FindingAdvice.LARGE_QUANTUM, lambda s: s.quantum > 1),

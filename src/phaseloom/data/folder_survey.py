@@ -234,6 +234,8 @@ def _survey_data(facts: FileFacts, thumbnails: bool) -> FileFacts:
 def _describe_scan(facts: FileFacts, scan: Scan4D, missing: list[str]) -> FileFacts:
     shape = (len(scan), *scan.geometry.shape)
     known = "energy" not in missing
+    notes = [f"missing: {', '.join(missing)}"] if missing else []
+    notes += [_shorten(one, facts.path) for one in scan.metadata.get("remarks", "").splitlines()]
     return replace(
         facts,
         shape=shape if scan.grid is None else (*scan.grid, *shape[1:]),
@@ -241,7 +243,7 @@ def _describe_scan(facts: FileFacts, scan: Scan4D, missing: list[str]) -> FileFa
         beam=scan.geometry.beam if known else "",
         energy=scan.geometry.energy if known else None,
         step=None if scan.grid is None or "step" in missing else scan_steps(scan.positions, scan.grid),
-        note=f"missing: {', '.join(missing)}" if missing else "",
+        note="; ".join(notes),
         is_open=not missing,
     )
 

@@ -14,6 +14,7 @@ from phaseloom.data.formats import sidecar
 from phaseloom.data.formats.files import has_hdf5_name_or_content, open_hdf5, require_file_or_store
 from phaseloom.data.formats.header import NEEDS, MissingValues, list_missing, merge
 from phaseloom.data.formats.header import Header as Header
+from phaseloom.data.formats.remarks import collect_remarks
 from phaseloom.data.formats.setup import Setup
 from phaseloom.data.known_files import KnownFile, identify_open_file, purpose_of
 from phaseloom.data.scan import Scan4D
@@ -142,7 +143,8 @@ def read(
 
     What the file does not say comes from a side-car, ``scan.npy.phaseloom.yaml`` beside ``scan.npy``, whose
     keys are the knobs of the format's ``read`` with units (``energy: 80 keV``), and from ``knobs``. Knobs win
-    over the side-car, and both over the file.
+    over the side-car, and both over the file. Of what was wrong with the file and did not stop its reader (a
+    cut scan, masked pixels, values that were not used) the sentences are ``scan.metadata["remarks"]``.
 
     Args:
         path: the file.
@@ -194,10 +196,13 @@ def _read_with_knobs(
     own = {name: value for name, value in chosen.items() if name not in Setup.__annotations__}
     _require_knobs(path, wanted, chosen)
     try:
-        scan = reader(path, **chosen)
+        with collect_remarks() as remarks:
+            scan = reader(path, **chosen)
     except MissingValues as problem:
         problem.known |= own
         raise
+    if remarks and isinstance(scan, Scan4D):
+        scan = replace(scan, metadata={**scan.metadata, "remarks": "\n".join(remarks)})
     if own and "setup" in getattr(scan, "metadata", {}):
         kinds = {name: wanted[name].annotation for name in own}
         lines = scan.metadata["setup"] + sidecar.compose(own, frozenset(), kinds)

@@ -16,6 +16,7 @@ from phaseloom.data.formats.kinds.kind import Kind, Layout, build_header, has_ma
 from phaseloom.data.formats.kinds.sources import FrameSource, JoinedSource, SquaredSource
 from phaseloom.data.formats.kinds.tree import Tree
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP
+from phaseloom.data.formats.remarks import warn
 from phaseloom.data.formats.setup import Setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -124,7 +125,7 @@ def _until_gap(tree: Tree, kind: Kind, stacks: list[str], broken: list[str]) -> 
         fix = f"links to {target}, which is not there or damaged: copy it beside this file"
         raise BadInput(f"{tree.name}: {first}", None, fix)
     text = "%s: %s links to %s, which is not there or damaged: %d of %d parts are used (interrupted scan?)"
-    log.warning(text, tree.name, first, target, len(before), len(ordered))
+    warn(log, text, tree.name, first, target, len(before), len(ordered))
     return before
 
 
@@ -135,7 +136,7 @@ def _open_frames(path: Path, tree: Tree, key: str) -> FrameSource:
     numbers = sorted(int(one) for one in frames if one.isdigit())
     count = next((at for at, one in enumerate(numbers) if at != one), len(numbers))
     if count < len(numbers):
-        log.warning("%s: pattern %d is missing: only those before it are used", tree.name, count)
+        warn(log, "%s: pattern %d is missing: only those before it are used", tree.name, count)
     first = tree.member(key)
     return FrameSource(path, f"{group}/{{}}/{name}", (count, *first.shape), first.dtype)
 
@@ -156,7 +157,7 @@ def _find_gaps(tree: Tree, kind: Kind, source: Any) -> np.ndarray | None:
     marked = np.logical_and.reduce([frame == (1 << int(bits)) - 1 for frame in frames])
     gaps = marked.reshape(-1, *marked.shape[-2:]).all(0)
     if gaps.any():
-        log.warning("%s: %d pixels hold no value (2^%d - 1) and were masked", tree.name, gaps.sum(), bits)
+        warn(log, "%s: %d pixels hold no value (2^%d - 1) and were masked", tree.name, gaps.sum(), bits)
     return gaps if gaps.any() else None
 
 
@@ -164,14 +165,14 @@ def _cut_to_frames(name: str, setup: Setup, header: Header, count: int) -> Heade
     """Whole rows of a raster, or positions, that have patterns; fewer than planned are warned of."""
     header = _cut_weights(header, count)
     if header.grid is not None and setup.get("grid") is None and np.prod(header.grid) < count:
-        log.warning("%s: states a raster of %dx%d, but holds %d patterns", name, *header.grid, count)
+        warn(log, "%s: states a raster of %dx%d, but holds %d patterns", name, *header.grid, count)
         header = replace(header, grid=None)
     if setup.get("positions") is not None:
         return header
     if header.positions is not None and setup.get("step") is None:
         if len(header.positions) > count:
             text = "%s: holds %d patterns of %d positions: the first ones are used (interrupted scan?)"
-            log.warning(text, name, count, len(header.positions))
+            warn(log, text, name, count, len(header.positions))
         return replace(header, positions=header.positions[:count])
     grid = setup.get("grid") or header.grid
     if grid is None or min(grid) < 1 or count >= grid[0] * grid[1]:
@@ -192,7 +193,7 @@ def _cut_rows(name: str, setup: Setup, grid: tuple[int, int], count: int) -> tup
         fix = f"needs rows of {grid[1]} patterns, but the file holds {count}: give another grid"
         raise BadInput(f"{name}: grid", f"{grid[0]}x{grid[1]}", fix)
     text = "%s: holds %d patterns, less than the raster %dx%d: %d whole rows are used (interrupted scan?)"
-    log.warning(text, name, count, *grid, rows)
+    warn(log, text, name, count, *grid, rows)
     first = (setup.get("permute") or (0, 1, 2))[0]
     setup["selection"] = ", ".join(f"0:{rows * grid[1]}" if axis == first else ":" for axis in range(3))
     if setup.get("grid") is not None:

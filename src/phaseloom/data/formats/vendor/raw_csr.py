@@ -16,6 +16,7 @@ import numpy as np
 from phaseloom.data.counts import FileNumbers, SparseSource
 from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About, Header
+from phaseloom.data.formats.remarks import warn
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
@@ -137,7 +138,7 @@ def _read_starts(path: Path, starts: FileNumbers, hits: int) -> np.ndarray:
     whole = int(np.searchsorted(indptr, hits, side="right"))
     if whole < len(indptr):
         text = "%s: the hits of the last %d patterns are not in the files: they were left out"
-        log.warning(text, path.name, len(indptr) - whole)
+        warn(log, text, path.name, len(indptr) - whole)
     if whole < 2:
         raise BadInput(path.name, None, "holds no whole pattern: copy its files again")
     return indptr[:whole]
@@ -152,5 +153,5 @@ def _cut(path: Path, lead: tuple[int, ...], count: int) -> tuple[int, ...]:
         fix = f"needs rows of {lead[-1]} patterns, but there are {count}: give another grid"
         raise BadInput(f"{path.name}: nav_shape", list(lead), fix)
     text = "%s: holds %d patterns, less than the raster %s: %d whole rows are used (interrupted scan?)"
-    log.warning(text, path.name, count, "x".join(map(str, lead)), rows)
+    warn(log, text, path.name, count, "x".join(map(str, lead)), rows)
     return (rows, *lead[1:])
