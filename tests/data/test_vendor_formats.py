@@ -10,7 +10,9 @@ import pytest
 from phaseloom.data import formats
 from phaseloom.data.counts import load_counts
 from phaseloom.data.diagnostics import inspect
+from phaseloom.data.formats import sidecar
 from phaseloom.data.formats.header import MissingValues
+from phaseloom.data.formats.setup import Setup
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from tests.data import vendor_files as files
@@ -459,6 +461,18 @@ def test_tvips_cameras_go_on_after_a_scan_but_its_length_is_known(tmp_path: Path
     path = files.write_tvips(tmp_path / "b", patterns, version=1)
     assert read(path, grid=[SLOW, FAST]).grid == (SLOW, FAST)
     assert "12 frames more than the raster" in caplog.text
+
+
+def test_a_side_car_of_an_interrupted_file_states_the_raster_that_was_planned(tmp_path: Path) -> None:
+    notes = {"ScanX": FAST, "ScanY": SLOW}
+    path = files.write_mib(tmp_path / "a.mib", SMALL[:12], hdr=notes)
+    with pytest.raises(MissingValues) as caught:
+        formats.read(path)
+    assert caught.value.known["grid"] == (SLOW, FAST)
+    sidecar.write(path, read(path), Setup.__annotations__)
+    assert "grid: [3, 5]  # from the file" in sidecar.name_of(path).read_text()
+    files.write_mib(path, SMALL)
+    assert formats.read(path).grid == (SLOW, FAST)
 
 
 def test_what_is_wrong_with_a_file_is_a_finding(tmp_path: Path) -> None:

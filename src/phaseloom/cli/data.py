@@ -1,5 +1,6 @@
 """Verbs of data files: look at them, fetch them, write them for other programs."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -284,7 +285,7 @@ def get(
             continue
         path, check = _download_with_bar(file, folder, quiet=quiet)
         typer.echo(f"fetched: {path} ({check})")
-    typer.echo(f"look at it with: phaseloom look {folder}")
+    typer.echo(f"look at it with: phaseloom look {shlex.quote(str(folder))}")
 
 
 def _download_with_bar(file: "RemoteFile", folder: Path, *, quiet: bool) -> tuple[Path, str]:

@@ -19,6 +19,7 @@ from phaseloom.data.formats.setup import Setup
 from phaseloom.data.known_files import KnownFile, identify_open_file, purpose_of
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
+from phaseloom.findings import describe_error
 
 __all__ = [
     "blockfile",
@@ -201,6 +202,8 @@ def _read_with_knobs(
     except MissingValues as problem:
         problem.known |= own
         raise
+    except BadInput as problem:
+        raise _name_side_car(problem, path, beside.name, set(written) - set(values)) from problem
     if remarks and isinstance(scan, Scan4D):
         scan = replace(scan, metadata={**scan.metadata, "remarks": "\n".join(remarks)})
     if own and "setup" in getattr(scan, "metadata", {}):
@@ -208,6 +211,14 @@ def _read_with_knobs(
         lines = scan.metadata["setup"] + sidecar.compose(own, frozenset(), kinds)
         scan = replace(scan, metadata={**scan.metadata, "setup": lines})
     return scan
+
+
+def _name_side_car(problem: BadInput, path: Path, beside: str, written: set[str]) -> BadInput:
+    """The same problem, with the side-car as its place where the value at fault stands there."""
+    knob = problem.place.removeprefix(f"{path.name}: ")
+    if type(problem) is not BadInput or knob.partition(":")[0] not in written:
+        return problem
+    return BadInput(f"{beside}: {knob}", problem.value, problem.fix)
 
 
 def _require_knobs(path: Path, wanted: Knobs, chosen: Mapping[str, Any]) -> None:
@@ -243,5 +254,5 @@ def _validate(value: object, hint: Any, place: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         cause = first.get("ctx", {}).get("error")
-        fix = cause.fix if isinstance(cause, BadInput) else f"does not fit: {first['msg']}"
+        fix = cause.fix if isinstance(cause, BadInput) else describe_error(first)
         raise BadInput(place, value, fix) from error

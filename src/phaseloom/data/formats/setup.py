@@ -3,7 +3,7 @@
 import inspect
 import math
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypedDict
 
@@ -17,7 +17,7 @@ from phaseloom.data.formats.quantities.tables import TABLE_SUFFIXES, read_positi
 from phaseloom.data.formats.sidecar import compose
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
-from phaseloom.units import Angle, Energy, Length
+from phaseloom.units import ANGLE, Angle, Energy, Length
 
 __all__ = ["Setup", "accept_setup", "build_scan", "convert_positions", "rotate_positions"]
 
@@ -25,6 +25,9 @@ Beam = Literal["electron", "photon"]
 Unit = Literal["A", "nm", "um", "mm", "m", "px"]
 Columns = tuple[int | str, int | str]
 Reader = ParamSpec("Reader")
+
+MAX_RANGE_OF_ANGLES = 2.0
+"""Sines of angles across a detector, from -1 to 1."""
 
 ANGSTROM_PER_UNIT = {"A": 1.0, "nm": 10.0, "um": 1e4, "mm": 1e7, "m": 1e10}
 
@@ -139,6 +142,7 @@ def build_scan(
     *,
     header: Header | None = None,
     key: str = "",
+    planned: Mapping[str, Any] | None = None,
     read_member: Callable[[str], np.ndarray] | None = None,
 ) -> Scan4D:
     """A scan of a stored array, of what the file says of the experiment, and of what the user says.
@@ -151,6 +155,8 @@ def build_scan(
         setup: keyword arguments of the reader; they win over the header.
         header: what the file says.
         key: name of the array in the file, for messages.
+        planned: values of the setup as the file or the user states them, where the reader had to change them
+            for a file that is not whole; ``None``: neither states one. A side-car gets these.
         read_member: reads an array of the same file by its name; without it tables are files.
 
     Raises:
@@ -161,6 +167,7 @@ def build_scan(
         raise TypeError(f"read() got an unexpected keyword argument '{min(unknown)}'")
     header = header or Header()
     known, from_file = merge(setup, header)
+    stated = {name: value for name, value in (known | dict(planned or {})).items() if value is not None}
     given: dict[str, Any] = DEFAULTS | {"beam": "electron", "rotation": 0.0} | known
     place = f"{path.name}: {key}" if key else path.name
     counts, raster = arrange(
@@ -168,7 +175,7 @@ def build_scan(
     )
     missing = list_missing(known, header, has_raster=raster is not None, count=counts.shape[0])
     if missing:
-        raise MissingValues(path, missing, known, from_file)
+        raise MissingValues(path, missing, stated, from_file)
     counts, trusted = clean_counts(counts, place, negative=given["negative"])
     _, height, width = counts.shape
     own_wavelength = header.wavelength if "energy" in from_file or "energy" not in known else None
@@ -189,11 +196,8 @@ def build_scan(
     positions = rotate_positions(positions, given["rotation"])
     if given["field"] is None and (reason := describe_near_field(geometry, positions)):
         missing = {"focus": f"{reason}: {FOCUS_HELP}"}
-        raise MissingValues(path, missing, known, from_file)
-    mask = _read_named_table(path, given["mask"], read_member)
-    mask = header.mask if mask is None else mask
-    if mask is not None:
-        trusted &= _require_mask(mask, f"{path.name}: mask: {given['mask'] or 'of the file'}", geometry.shape)
+        raise MissingValues(path, missing, stated, from_file)
+    trusted &= _read_mask(path, given["mask"], header, read_member, geometry.shape)
     _require_some(trusted, path.name)
     return Scan4D(
         counts=counts,
@@ -206,7 +210,7 @@ def build_scan(
         heights=header.heights,
         grid=grid,
         oriented=header.oriented,
-        metadata={**header.metadata, "setup": compose(known, from_file, Setup.__annotations__)},
+        metadata={**header.metadata, "setup": compose(stated, from_file, Setup.__annotations__)},
     )
 
 
@@ -247,6 +251,11 @@ def _pixel_angle(
         assert detector_pixel is not None  # both or none, checked above
         angle = detector_pixel / distance
     height, width = np.broadcast_to(np.asarray(angle, float), 2).tolist()
+    if max(height * shape[0], width * shape[1]) > MAX_RANGE_OF_ANGLES:
+        key = "detector_pixel" if given["angle"] is None else "angle"
+        value = ANGLE.show(max(height, width))
+        fix = f"per pixel of {shape[1]}x{shape[0]} is more than a half-space: check its unit, mrad or µrad"
+        raise BadInput(f"{name}: {key}", value, fix)
     return height, width
 
 
@@ -334,6 +343,21 @@ def _read_named_table(
         return np.asarray(read_member(name))
     beside = path.parent / name
     return read_table(beside if beside.exists() else Path(name))
+
+
+def _read_mask(
+    path: Path,
+    name: str | None,
+    header: Header,
+    read_member: Callable[[str], np.ndarray] | None,
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """Good pixels by the mask of the user, else by that of the file; all where there is none."""
+    mask = _read_named_table(path, name, read_member)
+    mask = header.mask if mask is None else mask
+    if mask is None:
+        return np.ones(shape, bool)
+    return _require_mask(mask, f"{path.name}: mask: {name or 'of the file'}", shape)
 
 
 def _require_some(good: np.ndarray, name: str) -> None:

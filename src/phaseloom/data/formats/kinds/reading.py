@@ -54,6 +54,7 @@ def read_kind(
         BadInput: no patterns, or what does not fit.
     """
     key, source = _open_patterns(path, tree, kind, dataset)
+    asked = dict(setup)
     header, order = build_header(kind, tree, Layout(key, tuple(source.shape), setup.get("energy")))
     arranged = [name for name in ("selection", "permute", "reshape") if setup.get(name) is not None]
     if not {"permute", "reshape"} & set(arranged) and order is not None and len(order) == len(source.shape):
@@ -64,12 +65,16 @@ def read_kind(
     gaps = _find_gaps(tree, kind, source)
     if gaps is not None:
         header = replace(header, mask=~gaps if header.mask is None else header.mask & ~gaps)
+    planned: dict[str, Any] = {name: asked.get(name) for name in ("selection", "permute")}
     if not arranged and len(source.shape) == 3:
+        grid = asked.get("grid") or header.grid
         header = _cut_to_frames(path.name, setup, header, source.shape[(order or (0, 1, 2))[0]])
+        if setup.get("grid") or header.grid:
+            planned["grid"] = grid
     header = replace(header, metadata={"kind of file": kind.title, **header.metadata})
     if kind.amplitudes:
         source = SquaredSource(source)
-    return build_scan(path, source, setup, key=key, read_member=read_member, header=header)
+    return build_scan(path, source, setup, key=key, read_member=read_member, header=header, planned=planned)
 
 
 def _open_patterns(path: Path, tree: Tree, kind: Kind, dataset: str | None) -> tuple[str, Any]:

@@ -340,7 +340,8 @@ def build_raster_scan(path: Path, frames: FrameFiles, setup: Setup, header: Head
     own_grid = frames.lead if len(frames.lead) == 2 and not arranged else None
     if setup.get("grid") is not None:
         own["grid"] = own_grid  # as much of it as there is
-    return build_scan(path, frames, own, header=replace(header, grid=own_grid))
+    planned = None if own_grid is None else {"grid": grid}
+    return build_scan(path, frames, own, header=replace(header, grid=own_grid), planned=planned)
 
 
 def unpack(path: Path, dtype: np.dtype, offset: int = 0, /) -> Mapping[str, Any]:
