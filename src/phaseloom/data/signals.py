@@ -15,7 +15,19 @@ import numpy as np
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
-__all__ = ["Axis", "Signal", "Signals", "image_axes", "iterate_blocks", "scan_steps", "signals_of_scan"]
+__all__ = [
+    "Axis",
+    "Signal",
+    "Signals",
+    "find_raster_order",
+    "image_axes",
+    "iterate_blocks",
+    "scan_steps",
+    "signals_of_scan",
+]
+
+MAX_DISTANCE_FROM_RASTER = 0.2
+"""Steps; motors of X-ray scans err by some percent of a step."""
 
 MAX_BYTES_OF_BLOCK = 64_000_000
 """Bytes of patterns that are held in memory while they are copied."""
@@ -173,6 +185,45 @@ def signals_of_scan(scan: Scan4D, /) -> Signals:
         angle=geometry.angle,
         metadata=dict(scan.metadata),
     )
+
+
+def find_raster_order(positions: np.ndarray, /) -> np.ndarray | None:
+    """Numbers of the patterns on the raster of their positions ``(slow, fast)``; ``None``: they are on none.
+
+    Rows are scanned one after the other, all in one direction or every second one backwards; the raster may
+    be turned or sheared. A position may lie `MAX_DISTANCE_FROM_RASTER` steps off it.
+
+    Args:
+        positions: ``(n, 2)`` in the order of the scan.
+
+    Example:
+        >>> find_raster_order(np.array([[0.0, 0.0], [0.0, 1.0], [2.0, 1.0], [2.0, 0.0]])).tolist()
+        [[0, 1], [3, 2]]
+    """
+    steps = np.diff(positions, axis=0)
+    if len(steps) < 3:
+        return None
+    along = np.median(steps, axis=0)
+    along = steps[0] if np.hypot(*(along - steps[0])) > 0.5 * np.hypot(*steps[0]) else along
+    turns = np.flatnonzero(np.hypot(*(steps - along).T) > 0.5 * np.hypot(*along))
+    fast = int(turns[0]) + 1 if len(turns) else len(positions)
+    if fast < 2 or len(positions) % fast or len(positions) == fast:
+        return None
+    order = np.arange(len(positions)).reshape(-1, fast)
+    snake = order.copy()
+    snake[1::2] = snake[1::2, ::-1]
+    return next((one for one in (order, snake) if _is_raster(positions[one])), None)
+
+
+def _is_raster(table: np.ndarray) -> bool:
+    """Whether positions ``(slow, fast, 2)`` are those of a parallelogram, within a share of a step."""
+    slow, fast = np.indices(table.shape[:2]).reshape(2, -1)
+    design = np.column_stack([np.ones(len(slow)), slow, fast])
+    fit, *_ = np.linalg.lstsq(design, table.reshape(-1, 2), rcond=None)
+    lengths = np.hypot(*fit[1:].T)
+    away = np.hypot(*(design @ fit - table.reshape(-1, 2)).T).max()
+    area = abs(np.linalg.det(fit[1:]))
+    return bool(away <= MAX_DISTANCE_FROM_RASTER * lengths.min() and area > 0.5 * lengths.prod())
 
 
 def scan_steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, float]:
