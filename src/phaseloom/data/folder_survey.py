@@ -18,8 +18,10 @@ import h5py
 import numpy as np
 
 from phaseloom.data import formats
+from phaseloom.data.companions import find_companions
 from phaseloom.data.formats.files import READ_ERRORS, decode_text, find_stack, list_datasets
 from phaseloom.data.formats.header import MissingValues
+from phaseloom.data.formats.vendor import raw_csr
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import scan_steps
@@ -102,7 +104,8 @@ def survey_folder(
 ) -> Iterator[FileFacts]:
     """Every file of a folder that may hold data, one after the other; a damaged one does not stop it.
 
-    Links to folders are not followed. Zarr stores count as files.
+    Links to folders are not followed. Zarr stores count as files; files that are read together with another
+    (`phaseloom.data.companions`) are not listed.
 
     Args:
         folder: to look into.
@@ -138,16 +141,17 @@ def _iterate_files(folder: Path, depth: int) -> Iterator[Path]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         return
+    companions = find_companions([Path(entry.path) for entry in entries if _is_plain_file(Path(entry.path))])
     for entry in entries:
         path = Path(entry.path)
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or path in companions:
             continue
         if entry.is_dir(follow_symlinks=False):
             if is_store(path):
                 yield path
             elif depth > 1:
                 yield from _iterate_files(path, depth - 1)
-        elif path.suffix.lower() not in IGNORED_ENDINGS and _is_plain_file(path):
+        elif _is_plain_file(path) and (path.suffix.lower() not in IGNORED_ENDINGS or raw_csr.knows(path)):
             yield path
 
 

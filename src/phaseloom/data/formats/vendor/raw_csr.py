@@ -21,7 +21,7 @@ from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["ABOUT", "knows", "read"]
+__all__ = ["ABOUT", "knows", "list_files", "read"]
 
 ABOUT = About(
     files=".toml and its three files",
@@ -42,6 +42,19 @@ def knows(path: Path, /) -> bool:
         return False
     with path.open("rb") as stream:
         return b"raw_csr" in stream.read(MAX_TOML_BYTES)
+
+
+def list_files(path: Path, /) -> list[Path]:
+    """A ``.toml`` and the files that it names; itself alone where it is of another kind.
+
+    Raises:
+        BadInput: not a TOML file.
+    """
+    if not knows(path):
+        return [path]
+    _, tree = _read_toml(path)
+    names = [tree.get(f"{name}_file") for name in ("indptr", "indices", "data")]
+    return [path, *(path.parent / name for name in names if isinstance(name, str))]
 
 
 @accept_setup()
