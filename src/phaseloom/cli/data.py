@@ -71,7 +71,7 @@ def look(
         return
     recipe = load_recipe(file, settings)
     try:
-        scan = recipe.scan()
+        scan = recipe.scan_with_blanks()  # without reading all to find those
     except MissingValues as problem:
         if not write_sidecar:
             raise

@@ -24,7 +24,7 @@ from phaseloom.data.formats.header import MissingValues
 from phaseloom.data.formats.vendor import raw_csr
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.scan import Scan4D
-from phaseloom.data.signals import scan_steps
+from phaseloom.data.signals import choose_patterns, scan_steps
 from phaseloom.errors import BadInput
 
 __all__ = ["FileFacts", "Thumbnails", "is_store", "survey_file", "survey_folder"]
@@ -272,7 +272,7 @@ def _draw_scan(scan: Scan4D) -> Thumbnails:
     """Mean pattern and counts over the scan of evenly chosen patterns."""
     size = math.prod(scan.geometry.shape) * scan.counts.dtype.itemsize
     most = max(1, min(MAX_PATTERNS_FOR_THUMBNAILS, MAX_BYTES_FOR_THUMBNAILS // max(size, 1)))
-    index, shape = _choose_patterns(scan, most)
+    index, shape = choose_patterns(scan, most)
     total = np.zeros(scan.geometry.shape)
     sums = np.zeros(len(index))
     for start in range(0, len(index), 64):
@@ -281,16 +281,6 @@ def _draw_scan(scan: Scan4D) -> Thumbnails:
         total += part.sum(0)
         sums[start : start + 64] = part.sum((1, 2))
     return Thumbnails(total / len(index), None if shape is None else sums.reshape(shape))
-
-
-def _choose_patterns(scan: Scan4D, most: int) -> tuple[np.ndarray, tuple[int, int] | None]:
-    """Every k-th place along both axes of a raster, or of a list."""
-    if scan.grid is None:
-        return np.unique(np.linspace(0, len(scan) - 1, min(most, len(scan))).round().astype(int)), None
-    slow, fast = scan.grid
-    every = max(1, math.ceil(math.sqrt(slow * fast / most)))
-    rows, columns = np.arange(0, slow, every), np.arange(0, fast, every)
-    return (rows[:, None] * fast + columns).ravel(), (len(rows), len(columns))
 
 
 def _survey_known(facts: FileFacts, kind: KnownFile, thumbnails: bool) -> FileFacts:

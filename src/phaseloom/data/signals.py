@@ -19,6 +19,7 @@ __all__ = [
     "Axis",
     "Signal",
     "Signals",
+    "choose_patterns",
     "find_raster_order",
     "image_axes",
     "iterate_blocks",
@@ -237,6 +238,27 @@ def scan_steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, 
     lengths = [np.hypot(*np.diff(raster, axis=axis).reshape(-1, 2).T) for axis in (0, 1)]
     slow, fast = (float(np.median(one)) if one.size else 0.0 for one in lengths)
     return slow or fast or 1.0, fast or slow or 1.0
+
+
+def choose_patterns(scan: Scan4D, most: int, /) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """Numbers of at most so many patterns, and the raster that they are: every k-th place along both axes.
+
+    Of positions off a raster they are evenly spread over the list.
+
+    Example:
+        >>> from phaseloom.data.scan import Geometry
+        >>> geometry = Geometry(wavelength=0.0197, shape=(4, 6), angle=(1e-3, 1e-3), beam="electron")
+        >>> places = np.indices((4, 4)).reshape(2, -1).T
+        >>> scan = Scan4D(counts=np.ones((16, 4, 6)), positions=places, geometry=geometry, grid=(4, 4))
+        >>> choose_patterns(scan, 5)
+        (array([ 0,  2,  8, 10]), (2, 2))
+    """
+    if scan.grid is None:
+        return np.unique(np.linspace(0, len(scan) - 1, min(most, len(scan))).round().astype(int)), None
+    slow, fast = scan.grid
+    every = max(1, math.ceil(math.sqrt(slow * fast / most)))
+    rows, columns = np.arange(0, slow, every), np.arange(0, fast, every)
+    return (rows[:, None] * fast + columns).ravel(), (len(rows), len(columns))
 
 
 def iterate_blocks(signal: Signal, /) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:

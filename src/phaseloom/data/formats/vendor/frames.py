@@ -311,7 +311,7 @@ def _suggest_raster(count: int, slow: int, fast: int) -> str:
     if count % fast == 0:
         return f"grid: [{rows}, {fast}] would; for a part of it add selection: '0:{slow}'"
     side = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
-    square = f"grid: [{side}, {count // side}] would; " if side > 1 else ""
+    square = f"grid: [{side}, {count // side}] would; " if 4 * side > count // side else ""
     return f"{square}give it as it was scanned, slow times fast"
 
 
