@@ -144,7 +144,7 @@ class _ScanSurvey:
             search.add(stack * self.bad_pixels.mask)
             some = stack - self.mean * scan.mask
             waves = np.asarray(rfft2(some.astype(np.float32), norm="ortho"))
-            power += (waves.real**2 + waves.imag**2).sum(0)
+            power += (np.abs(waves) ** 2).sum(0)
         self.clipping = search.finish()
         self.speckle = np.fft.fftshift(_complete_power(power, width) / self.read)
 

@@ -52,7 +52,8 @@ class Setup(TypedDict, total=False):
         rotation: of the positions, radian, from the row axis towards the column axis; default: what the file
             says, else none.
         positions: a table (`phaseloom.data.formats.quantities.tables`): an ``.npy``, ``.csv`` or ``.txt``
-            file beside the data, or an array of the same file where it can hold several.
+            file beside the data, or an array of the same file where it can hold several; or two of these,
+            ``[rows, columns]``, with a number for each pattern.
         columns: the two columns (row, column) of a table of positions, by name or by number from 0; default:
             those named y and x, else the only two.
         positions_unit: of those positions; ``px`` are object pixels; default: what the table says, else A.
@@ -75,7 +76,7 @@ class Setup(TypedDict, total=False):
     step: Length | tuple[Length, Length] | None
     grid: tuple[int, int] | None
     rotation: Angle | None
-    positions: str | None
+    positions: str | tuple[str, str] | None
     columns: Columns | None
     positions_unit: Unit | None
     mask: str | None
@@ -280,6 +281,11 @@ def _raster_positions(
     assert grid is not None  # or it would be missing
     if grid[0] * grid[1] != count or min(grid) < 1:
         fix = f"does not hold {count} patterns: make slow times fast {count}"
+        rows = count // max(grid[1], 1)
+        if 0 < rows < grid[0]:
+            fix += (
+                f"; of an interrupted scan give grid: [{rows}, {grid[1]}] and selection: '0:{rows * grid[1]}'"
+            )
         raise BadInput(f"{name}: grid", f"{grid[0]}x{grid[1]}", fix)
     step = np.broadcast_to(np.asarray(given["step"], float), 2)
     if not (np.isfinite(step).all() and (step > 0).all()):
@@ -323,6 +329,14 @@ def _read_positions(
 ) -> tuple[np.ndarray | None, str]:
     """Positions that the user names, and the unit that they have there."""
     name = given["positions"]
+    if isinstance(name, (list, tuple)):
+        parts = [np.ravel(np.asarray(_read_named_table(path, one, read_member))) for one in name]
+        if len(parts[0]) != len(parts[1]):
+            fix = "do not belong together: give one number for each pattern in both"
+            raise BadInput(
+                f"{path.name}: positions", f"{len(parts[0])} rows and {len(parts[1])} columns", fix
+            )
+        return np.column_stack(parts), "A"
     if name is None or _is_member(name, read_member):
         return _read_named_table(path, name, read_member), "A"
     beside = path.parent / name
