@@ -199,6 +199,15 @@ def test_look_starts_a_side_car_and_does_not_replace_it() -> None:
     assert formats.read("s.npy").geometry.energy == pytest.approx(200e3)
 
 
+def test_a_scan_of_ours_needs_no_side_car() -> None:
+    np.save("s.npy", RASTER)
+    Path("s.npy.phaseloom.yaml").write_text("{energy: 80 keV, angle: 1 mrad, step: 0.4 A}")
+    native.write(formats.read("s.npy"), "s.h5")
+    with pytest.raises(BadInput, match=r"s\.h5 is a scan of Phaseloom, .* needs no side-car"):
+        run("look", "s.h5", "--write-sidecar")
+    assert not Path("s.h5.phaseloom.yaml").exists()
+
+
 def test_a_side_car_repeats_the_knobs_of_the_format_too() -> None:
     RASTER.tofile("s.raw")
     own = "shape: [2, 3, 8, 8], dtype: uint16"

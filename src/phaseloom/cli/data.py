@@ -95,9 +95,13 @@ def _is_folder(file: Path) -> bool:
 
 def _write_sidecar(file: Path, content: "MissingValues | Scan4D", overwrite: bool) -> None:
     """Write the side-car of a data file, and say so."""
-    from phaseloom.data.formats import sidecar
+    from phaseloom.data.formats import guess, sidecar
     from phaseloom.data.formats.setup import Setup
 
+    if guess(file) in ("native", "simulated"):
+        # its setup is that of the file that it was made from
+        fix = "is a scan of Phaseloom, which states everything itself: it needs no side-car"
+        raise BadInput("--write-sidecar", file.name, fix)
     target = sidecar.write(file, content, Setup.__annotations__, overwrite=overwrite)
     typer.echo(f"side-car: {target}")
 

@@ -4,6 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import h5py
+
+from phaseloom.data.formats.files import HDF5_SUFFIXES, READ_ERRORS, list_datasets, open_hdf5
 from phaseloom.data.formats.vendor import empad, merlin, raw_csr
 from phaseloom.errors import BadInput
 
@@ -47,7 +50,7 @@ def find_companions(files: Sequence[Path], /) -> set[Path]:
             continue
         try:
             found |= {other for other in lister(path) if other.name in names and other != path}
-        except (BadInput, OSError):  # the file itself is told to be damaged
+        except (BadInput, *READ_ERRORS):  # the file itself is told to be damaged
             continue
     return found
 
@@ -58,9 +61,25 @@ def _belongs(name: str, rule: Rule, names: set[str]) -> bool:
     return match is not None and any(match.expand(main) in names for main in mains)
 
 
+def _list_linked(path: Path) -> list[Path]:
+    """The files that external links of an HDF5 file point to, and those of virtual data sets."""
+    found: set[str] = set()
+
+    def visit(_: str, link: object) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            found.add(link.filename)
+
+    with open_hdf5(path) as file:
+        file.visititems_links(visit)
+        for item in list_datasets(file).values():
+            found |= {one.file_name for one in item.virtual_sources()} if item.is_virtual else set()
+    return [path.parent / name for name in found if name != "."]
+
+
 LISTERS: dict[str, Callable[[Path], list[Path]]] = {
     ".mib": merlin.list_files,
     ".raw": empad.list_files,
     ".toml": raw_csr.list_files,
+    **dict.fromkeys(HDF5_SUFFIXES, _list_linked),
 }
 """By ending of a file, what lists the files that its reader opens besides it."""
