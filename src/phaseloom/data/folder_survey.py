@@ -18,10 +18,10 @@ import h5py
 import numpy as np
 
 from phaseloom.data import formats
-from phaseloom.data.companions import find_companions
 from phaseloom.data.formats.files import READ_ERRORS, decode_text, find_stack, list_datasets
 from phaseloom.data.formats.header import MissingValues
 from phaseloom.data.formats.vendor import raw_csr
+from phaseloom.data.formats.vendor.companions import find_companions
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import choose_patterns, scan_steps
@@ -105,7 +105,7 @@ def survey_folder(
     """Every file of a folder that may hold data, one after the other; a damaged one does not stop it.
 
     Links to folders are not followed. Zarr stores count as files; files that are read together with another
-    (`phaseloom.data.companions`) are not listed.
+    (`phaseloom.data.formats.vendor.companions`) are not listed.
 
     Args:
         folder: to look into.

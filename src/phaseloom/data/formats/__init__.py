@@ -14,9 +14,9 @@ from phaseloom.data.formats import sidecar
 from phaseloom.data.formats.files import has_hdf5_name_or_content, open_hdf5, require_file_or_store
 from phaseloom.data.formats.header import NEEDS, MissingValues, list_missing, merge
 from phaseloom.data.formats.header import Header as Header
-from phaseloom.data.formats.remarks import collect_remarks
 from phaseloom.data.formats.setup import Setup
 from phaseloom.data.known_files import KnownFile, identify_open_file, purpose_of
+from phaseloom.data.remarks import collect_remarks
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
 from phaseloom.findings import describe_error

@@ -10,7 +10,7 @@ import numpy as np
 
 from phaseloom.data.counts import Counts, SelectedCounts, map_counts, split_indices
 from phaseloom.data.formats.files import READ_ERRORS
-from phaseloom.data.formats.remarks import warn
+from phaseloom.data.remarks import warn
 from phaseloom.errors import BadInput
 
 __all__ = ["Negative", "clean_counts", "load_npy"]

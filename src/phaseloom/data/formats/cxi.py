@@ -32,7 +32,7 @@ from phaseloom.data.formats.files import (
 from phaseloom.data.formats.header import About, MissingValues
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
-from phaseloom.data.formats.remarks import warn
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from phaseloom.data.formats.files import CheckedGroup
-from phaseloom.data.formats.remarks import warn
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import ACROSS, LAB_BASIS, Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface

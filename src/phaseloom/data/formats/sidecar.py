@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from phaseloom.data.formats.header import MissingValues, example_of
-from phaseloom.data.formats.remarks import warn
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput

@@ -18,7 +18,7 @@ from phaseloom.data.formats.quantities.unit_names import (
     normalise,
     scale_of,
 )
-from phaseloom.data.formats.remarks import warn
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import wavelength_of
 from phaseloom.errors import BadInput
 

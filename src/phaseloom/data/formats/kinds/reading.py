@@ -16,8 +16,8 @@ from phaseloom.data.formats.kinds.kind import Kind, Layout, build_header, has_ma
 from phaseloom.data.formats.kinds.sources import FrameSource, JoinedSource, SquaredSource
 from phaseloom.data.formats.kinds.tree import Tree
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP
-from phaseloom.data.formats.remarks import warn
 from phaseloom.data.formats.setup import Setup, build_scan
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 

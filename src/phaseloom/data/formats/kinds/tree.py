@@ -15,7 +15,7 @@ import numpy as np
 
 from phaseloom.data.formats.files import MAX_NUMBERS, decode_text, require_linked, require_own_storage
 from phaseloom.data.formats.quantities.unit_names import QUANTITIES, scale_of
-from phaseloom.data.formats.remarks import warn
+from phaseloom.data.remarks import warn
 from phaseloom.errors import BadInput
 
 __all__ = ["Reference", "Tree"]

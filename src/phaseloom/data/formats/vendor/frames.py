@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from phaseloom.data.formats.header import Header
-from phaseloom.data.formats.remarks import warn
 from phaseloom.data.formats.setup import Setup, build_scan
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 

@@ -16,8 +16,8 @@ import numpy as np
 from phaseloom.data.counts import FileNumbers, SparseSource
 from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About, Header
-from phaseloom.data.formats.remarks import warn
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About, Header
-from phaseloom.data.formats.remarks import warn
 from phaseloom.data.formats.setup import Setup, accept_setup
 from phaseloom.data.formats.vendor.frames import build_raster_scan, open_frames, unpack
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
