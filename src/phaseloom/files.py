@@ -1,7 +1,9 @@
 """Files that are never half written."""
 
 import contextlib
+import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,9 @@ __all__ = ["fresh", "whole"]
 @contextlib.contextmanager
 def whole(path: Path | str, /) -> Iterator[Path]:
     """A temporary name that becomes ``path`` when all went well: readers see the old file or the new.
+
+    Raises:
+        OSError: the folder or the disk does not take it; names ``path``.
 
     Example:
         >>> with whole("note.txt") as short:
@@ -28,6 +33,13 @@ def whole(path: Path | str, /) -> Iterator[Path]:
         with open(short, "rb") as file:
             os.fsync(file.fileno())
         os.replace(short, path)
+    except OSError as problem:
+        if short.name not in str(problem):
+            raise
+        # HDF5 has the number of the error in its text only
+        found = re.search(r"errno = (\d+)", str(problem))
+        number = int(found[1]) if found else problem.errno or errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from problem
     finally:
         short.unlink(missing_ok=True)
 

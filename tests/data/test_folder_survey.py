@@ -16,6 +16,7 @@ from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
 from phaseloom.plot.folder_page import draw_folder, format_row, write_folder_page
 from tests.conftest import electrons
+from tests.data import hdf5_files, vendor_files
 from tests.export.test_formats import made, raster
 
 
@@ -63,6 +64,39 @@ def test_every_file_is_told_in_a_line(folder):
     assert "grid" in found["below/deep/stack.npy"].note
     assert found["result.h5"].format == "result"
     assert "phaseloom look" in found["result.h5"].note
+
+
+def test_files_that_are_read_together_are_one_line(tmp_path):
+    patterns = np.random.default_rng(0).integers(1, 60, (15, 4, 4)).astype(np.uint16)
+    for name in ("merlin", "empad", "tvips", "frms6", "raw_csr", "seq"):
+        (tmp_path / name).mkdir()
+        vendor_files.WRITERS[name](tmp_path / name, patterns, (3, 5))
+    one = np.ones((4, 4))
+    vendor_files.write_frms6(tmp_path / "frms6" / "a", patterns, dark=patterns[:2], split=(8,), grid="5x3")
+    vendor_files.write_mrc(tmp_path / "seq" / "a.seq.dark.mrc", one)
+    vendor_files.write_mib(tmp_path / "merlin" / "s1.mib", patterns[:8])
+    vendor_files.write_mib(tmp_path / "merlin" / "s2.mib", patterns[8:], first=9)
+    vendor_files.write_mib(tmp_path / "merlin" / "s3.mib", patterns)
+    (tmp_path / "merlin" / "other.hdr").write_text("HDR,")
+    hdf5_files.write_master(tmp_path / "s_master.h5", patterns, per_file=4)
+    assert list(told(tmp_path)) == [
+        *("empad/scan_x5_y3.raw", "frms6/a_001.frms6", "merlin/a.mib", "merlin/other.hdr", "merlin/s1.mib"),
+        *("merlin/s3.mib", "raw_csr/a.toml", "s_master.h5", "seq/a.seq", "tvips/a_000.tvips"),
+    ]
+
+
+def test_a_cut_file_has_a_remark(tmp_path):
+    patterns = np.ones((15, 4, 4), np.uint16)
+    path = vendor_files.write_mib(tmp_path / "a.mib", patterns, hdr={"ScanX": 5, "ScanY": 3})
+    path.write_bytes(path.read_bytes()[:-7])
+    note = told(tmp_path)["a.mib"].note
+    assert "missing: energy" in note
+    assert "409 bytes that are not a whole frame" in note
+    assert "2 whole rows are used" in note
+    (tmp_path / "a.mib.phaseloom.yaml").write_text("{energy: 80 keV, angle: 1 mrad, step: 0.4 A}")
+    one = told(tmp_path)["a.mib"]
+    assert one.is_open
+    assert one.note.startswith("ends with 409 bytes")
 
 
 @pytest.mark.parametrize("name", ["cut.h5", "empty.h5", "junk.npy", "camera.xyz"])

@@ -182,6 +182,9 @@ def test_an_interrupted_scan_of_linked_files_has_the_rows_that_exist(
     np.testing.assert_array_equal(patterns_of(scan), SMALL[:10])
     assert "data_000004 links to /entry/data/data in s_data_000004.h5, which is not there" in caplog.text
     assert "2 whole rows are used" in caplog.text
+    setup = scan.metadata["setup"]
+    assert "grid: [3, 5]" in setup
+    assert "selection" not in setup
     (tmp_path / "s_data_000002.h5").write_bytes(b"\x89HDF\r\n\x1a\n cut")
     np.savetxt(tmp_path / "places.csv", np.zeros((4, 2)), delimiter=",")
     scan = formats.read(path, knobs={"positions": "places.csv"})

@@ -1,6 +1,7 @@
 """What a file says, what a side-car says, what the user says: which wins, and what is asked for at once."""
 
 import json
+import shlex
 from pathlib import Path
 
 import h5py
@@ -136,6 +137,44 @@ def test_a_wrong_side_car_is_one_sentence(text: str, said: str) -> None:
     assert "s.npy.phaseloom.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("grid: 32", "grid: 32 must be a list, such as \\[1, 2\\]"),
+        ("grid: [32, many]", "grid: .* must be a whole number"),
+        ("angle: 2 rad", "angle: 2 rad per pixel of 8x8 is more than a half-space: check its unit, mrad"),
+        ("angle: -1 mrad", "angle: -0.001 must be a positive number"),
+        ("grid: [3, 3]", "grid: 3x3 is not the raster 2x3"),
+        ("{distance: 1 A, detector_pixel: 1 m}", "detector_pixel: .* is more than a half-space"),
+    ],
+)
+def test_a_wrong_value_of_a_side_car_names_the_side_car(text: str, said: str) -> None:
+    np.save("s.npy", RASTER)
+    rest = {"energy": "80 keV", "angle": "1 mrad", "step": "0.4 A"}
+    left_out = "angle" if "distance" in text else text.partition(":")[0]
+    lines = [text.strip("{}").replace(", d", "\nd")]
+    lines += [f"{name}: {value}" for name, value in rest.items() if name != left_out]
+    Path("s.npy.phaseloom.yaml").write_text("\n".join(lines))
+    with pytest.raises(BadInput, match=said) as caught:
+        formats.read("s.npy")
+    assert str(caught.value).startswith("s.npy.phaseloom.yaml: ")
+    if left_out == "angle" and "angle" in text:
+        assert formats.read("s.npy", knobs={"angle": "1 mrad"}).grid == (2, 3)
+        with pytest.raises(BadInput, match=r"^s\.npy: angle"):
+            formats.read("s.npy", knobs={"angle": 3.0})
+
+
+def test_commands_of_messages_can_be_pasted() -> None:
+    Path("my data").mkdir()
+    np.save("my data/s 1.npy", RASTER)
+    with pytest.raises(MissingValues) as caught:
+        formats.read("my data/s 1.npy")
+    command = str(caught.value).partition("(phaseloom ")[2].partition(" starts it)")[0]
+    words = shlex.split(command)
+    assert words == ["look", "my data/s 1.npy", "--write-sidecar"]
+    assert "fill in: energy" in run(*words)
+
+
 def run(*words: str) -> str:
     from typer.testing import CliRunner
 
@@ -158,6 +197,15 @@ def test_look_starts_a_side_car_and_does_not_replace_it() -> None:
     again = Path("s.npy.phaseloom.yaml").read_text()
     assert "missing" not in again
     assert formats.read("s.npy").geometry.energy == pytest.approx(200e3)
+
+
+def test_a_scan_of_ours_needs_no_side_car() -> None:
+    np.save("s.npy", RASTER)
+    Path("s.npy.phaseloom.yaml").write_text("{energy: 80 keV, angle: 1 mrad, step: 0.4 A}")
+    native.write(formats.read("s.npy"), "s.h5")
+    with pytest.raises(BadInput, match=r"s\.h5 is a scan of Phaseloom, .* needs no side-car"):
+        run("look", "s.h5", "--write-sidecar")
+    assert not Path("s.h5.phaseloom.yaml").exists()
 
 
 def test_a_side_car_repeats_the_knobs_of_the_format_too() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -93,3 +94,32 @@ def test_scans_of_slac(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.counts[np.arange(3)], patterns.transpose(2, 0, 1))
     np.testing.assert_allclose(scan.positions, places[:, ::-1] * 1e10)
     assert scan.geometry.beam == "photon"
+
+
+def test_rows_and_columns_may_be_two_arrays_of_a_file(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    places = rng.random((6, 2)) * 1e-8
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["frames"] = rng.integers(1, 9, (6, 8, 8)).astype("u2")
+        file["y"], file["x"] = places.T
+        file["short"] = np.zeros(5)
+    knobs = {"energy": "80 keV", "angle": "1 mrad", "positions_unit": "m"}
+    scan = formats.read(tmp_path / "a.h5", knobs={**knobs, "positions": ["y", "x"]})
+    np.testing.assert_allclose(scan.positions, places * 1e10)
+    text = "".join(f"{name}: {value}\n" for name, value in {**knobs, "positions": "[y, x]"}.items())
+    (tmp_path / "a.h5.phaseloom.yaml").write_text(text)
+    np.testing.assert_allclose(formats.read(tmp_path / "a.h5").positions, places * 1e10)
+    assert "positions: [y, x]" in formats.read(tmp_path / "a.h5").metadata["setup"]
+    with pytest.raises(BadInput, match="6 rows and 5 columns do not belong together"):
+        formats.read(tmp_path / "a.h5", knobs={"positions": ["y", "short"]})
+
+
+def test_a_grid_of_an_interrupted_array_says_how_to_read_what_there_is(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((13, 8, 8), np.uint8))
+    knobs = {"energy": "80 keV", "angle": "1 mrad", "step": "1 A"}
+    with pytest.raises(BadInput, match=r"give grid: \[2, 5\] and selection: '0:10'"):
+        formats.read(tmp_path / "a.npy", knobs={**knobs, "grid": [4, 5]})
+    assert formats.read(tmp_path / "a.npy", knobs={**knobs, "grid": [2, 5], "selection": "0:10"}).grid == (
+        2,
+        5,
+    )

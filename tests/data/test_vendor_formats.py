@@ -9,7 +9,10 @@ import pytest
 
 from phaseloom.data import formats
 from phaseloom.data.counts import load_counts
+from phaseloom.data.diagnostics import inspect
+from phaseloom.data.formats import sidecar
 from phaseloom.data.formats.header import MissingValues
+from phaseloom.data.formats.setup import Setup
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from tests.data import vendor_files as files
@@ -419,9 +422,65 @@ def test_a_fields_plan_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None
 
 
 def test_frames_beyond_the_raster_are_left_out_with_a_warning(tmp_path: Path, caplog) -> None:
-    scan = read(files.write_mib(tmp_path / "a.mib", SMALL), grid=[2, FAST])
+    scan = read(files.write_mib(tmp_path / "a.mib", SMALL), grid=[2, 7])
+    np.testing.assert_array_equal(patterns_of(scan), SMALL[:14])
+    assert "1 frames more than the raster 2x7" in caplog.text
+
+
+def test_a_raster_that_cannot_hold_the_frames_is_an_error(tmp_path: Path) -> None:
+    path = files.write_mib(tmp_path / "a.mib", SMALL)
+    with pytest.raises(BadInput, match=r"2x5 cannot hold the 15 frames .* grid: \[3, 5\] would") as caught:
+        read(path, grid=[2, FAST])
+    assert "selection: '0:2'" in str(caught.value)
+    scan = read(path, grid=[3, FAST], selection="0:2")
     np.testing.assert_array_equal(patterns_of(scan), SMALL[:10])
-    assert "5 frames more than the raster 2x5" in caplog.text
+    with pytest.raises(BadInput, match=r"grid: \[3, 5\] with selection: ':, :4' .* flyback: 1"):
+        read(path, grid=[3, 4])
+    np.testing.assert_array_equal(patterns_of(read(path, grid=[3, 4], flyback=1))[4:8], SMALL[5:9])
+    np.testing.assert_array_equal(patterns_of(read(path, grid=[3, 5], selection=":, :4"))[4:8], SMALL[5:9])
+    with pytest.raises(BadInput, match="2x4 with 1 frames of flyback cannot hold the 15 frames"):
+        read(path, grid=[2, 4], flyback=1)
+
+
+@pytest.mark.parametrize("name", ["merlin", "empad", "blockfile", "seq", "frms6"])
+def test_a_raster_that_is_too_small_is_an_error_for_every_detector(name: str, tmp_path: Path) -> None:
+    path = files.WRITERS[name](tmp_path, SMALL, (SLOW, FAST))
+    with pytest.raises(BadInput, match="cannot hold the 15 frames"):
+        read(path, grid=[2, 2])
+
+
+def test_tvips_cameras_go_on_after_a_scan_but_its_length_is_known(tmp_path: Path, caplog) -> None:
+    patterns = RNG.integers(0, 200, (SLOW * FAST + 12, 3, 5)).astype(np.uint8)
+    turn = np.zeros(len(patterns), int)
+    turn[4 : 4 + SLOW * FAST] = np.arange(1, SLOW * FAST + 1)
+    path = files.write_tvips(tmp_path / "a", patterns, rotator=turn)
+    np.testing.assert_array_equal(patterns_of(read(path, grid=[SLOW, FAST])), patterns[4:19])
+    assert not caplog.records
+    with pytest.raises(BadInput, match="cannot hold the 15 frames"):
+        read(path, grid=[2, FAST])
+    path = files.write_tvips(tmp_path / "b", patterns, version=1)
+    assert read(path, grid=[SLOW, FAST]).grid == (SLOW, FAST)
+    assert "12 frames more than the raster" in caplog.text
+
+
+def test_a_side_car_of_an_interrupted_file_states_the_raster_that_was_planned(tmp_path: Path) -> None:
+    notes = {"ScanX": FAST, "ScanY": SLOW}
+    path = files.write_mib(tmp_path / "a.mib", SMALL[:12], hdr=notes)
+    with pytest.raises(MissingValues) as caught:
+        formats.read(path)
+    assert caught.value.known["grid"] == (SLOW, FAST)
+    sidecar.write(path, read(path), Setup.__annotations__)
+    assert "grid: [3, 5]  # from the file" in sidecar.name_of(path).read_text()
+    files.write_mib(path, SMALL)
+    assert formats.read(path).grid == (SLOW, FAST)
+
+
+def test_what_is_wrong_with_a_file_is_a_finding(tmp_path: Path) -> None:
+    path = files.write_mib(tmp_path / "a.mib", SMALL)
+    finding = inspect(read(path, grid=[4, FAST]))[0]
+    assert (finding.name, finding.level) == ("file", "warn")
+    assert "holds 15 frames, less than the raster 4x5: 3 whole rows are used" in finding.value
+    assert inspect(read(path, grid=[SLOW, FAST]))[0].name == "counts"
 
 
 def test_positions_need_no_raster(tmp_path: Path) -> None:

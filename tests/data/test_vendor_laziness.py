@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from phaseloom.cli import app
 from phaseloom.data import formats
 from tests.data import vendor_files as files
 
@@ -21,7 +23,7 @@ def open_ended(name: str, folder: Path) -> Path:
     if name == "empad":
         path = files.write_empad(folder / "a.raw", np.ones((2, 128, 128)), None)
     elif name == "blockfile":
-        path = files.write_blo(folder / "a.blo", np.ones((2, 256, 256), np.uint8), (1, 2), nx=387, ny=387)
+        path = files.write_blo(folder / "a.blo", np.ones((2, 256, 256), np.uint8), (1, 2), nx=400, ny=400)
     elif name == "merlin":
         path = files.write_mib(folder / "a.mib", ONE)
     elif name == "tvips":
@@ -38,7 +40,7 @@ def open_ended(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize("name", ["merlin", "empad", "blockfile", "tvips", "seq", "frms6"])
 def test_ten_gigabytes_are_opened_at_once(name: str, tmp_path: Path) -> None:
     path = open_ended(name, tmp_path)
-    knobs = KNOBS if name == "blockfile" else {**KNOBS, "grid": [270, 270]}
+    knobs = KNOBS if name == "blockfile" else {**KNOBS, "grid": [400, 400]}
     formats.read(path, format=name, knobs=knobs)  # imports
     seconds = []
     for _ in range(3):
@@ -52,6 +54,27 @@ def test_ten_gigabytes_are_opened_at_once(name: str, tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 200_000_000
     assert min(seconds) < 0.5
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", ["merlin", "empad"])
+def test_look_at_ten_gigabytes_takes_about_a_second(name: str, tmp_path: Path) -> None:
+    """Less than 1 s of a processor of its own; the bound is loose, as other programs run beside the tests."""
+    path = open_ended(name, tmp_path)
+    knobs = "energy: 200 keV, angle: 1 mrad, step: 0.5 A, grid: [400, 400]"
+    words = ["look", str(path), "--set", f"read={{{name}: {{{knobs}}}}}"]
+    CliRunner().invoke(app, words)  # imports
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        done = CliRunner().invoke(app, words)
+        seconds.append(time.process_time() - start)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert "picture:" in done.output
+    assert min(seconds) < 2
+    assert grown < 200_000  # kB
 
 
 @pytest.mark.medium

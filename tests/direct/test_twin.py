@@ -108,6 +108,7 @@ def test_a_film_with_holes_is_told_by_its_dark_field():
     assert "dark field" in evidence.describe()
     upside_down = judge_twin(scan, found.survey, found.optics.get_twin(), -phase)
     assert upside_down.sign == -1
+    assert upside_down.describe() == evidence.describe()  # of the twin that is chosen
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from phaseloom.data.formats import native
 from phaseloom.data.formats import read as read_scan
 from phaseloom.data.importers import find_program, read
 from phaseloom.data.scan import Geometry, Scan4D
-from phaseloom.data.signals import signals_of_scan
+from phaseloom.data.signals import find_raster_order, signals_of_scan
 from phaseloom.errors import BadInput
 from phaseloom.export import files as exports
 from phaseloom.physics.optics import interaction
@@ -460,8 +460,8 @@ def test_a_cxi_file_of_a_result_has_object_probe_and_metadata(tmp_path):
     result = made()
     with h5py.File(export.cxi(result, tmp_path)) as file:
         entry = file["entry_1"]
-        np.testing.assert_array_equal(entry["image_2/data"], result.object)
-        np.testing.assert_array_equal(entry["image_1/data"], result.probe)
+        np.testing.assert_array_equal(entry["image_1/data"], result.object)
+        np.testing.assert_array_equal(entry["image_2/data"], result.probe)
         assert entry["sample_1/name"].asstr()[()] == "graphene"
         assert json.loads(entry["note_1/data"].asstr()[()])["instrument"] == "Krios 2"
         np.testing.assert_allclose(entry["data_1/x"][0], field_of(result)[1] * 1e-10)
@@ -470,6 +470,47 @@ def test_a_cxi_file_of_a_result_has_object_probe_and_metadata(tmp_path):
 def test_metadata_of_a_scan_survive_cxi(tmp_path):
     path = export.cxi(raster(), tmp_path / "scan.cxi")
     assert dict(read_scan(path).metadata) == METADATA
+
+
+@pytest.mark.parametrize("is_snake", [False, True])
+def test_a_cxi_scan_on_a_raster_becomes_a_raster_of_four_axes(tmp_path, is_snake):
+    """CXI states positions only; motors are a few percent off, the raster is turned and may be a snake."""
+    scan = raster((4, 5))
+    order = np.arange(20).reshape(4, 5)
+    order[1::2] = order[1::2, ::-1] if is_snake else order[1::2]
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    noise = np.random.default_rng(1).normal(0, 0.01, (20, 2))
+    moved = replace(
+        scan.select(order.ravel()), positions=scan.positions[order.ravel()] @ turn + noise, grid=None
+    )
+    path = export.cxi(moved, tmp_path / "scan.cxi")
+    read_back = read_scan(path)
+    assert read_back.grid is None
+    with h5py.File(export.emd(read_back, tmp_path)) as file:
+        assert file["phaseloom/datacube/data"].shape == (4, 5, 5, 4)
+        np.testing.assert_array_equal(file["phaseloom/datacube/data"][()], scan.counts.reshape(4, 5, 5, 4))
+        np.testing.assert_allclose(np.diff(file["phaseloom/datacube/dim0"]), 0.5, rtol=0.1)
+    with h5py.File(export.hspy(read_back, tmp_path)) as file:
+        assert file["Experiments/patterns/data"].shape == (4, 5, 5, 4)
+    for name in ("phaseloom.emd", "phaseloom.hspy"):
+        found = read_scan(tmp_path / name)
+        np.testing.assert_allclose(found.positions, scan.positions @ turn, atol=0.05)
+        assert found.grid == (4, 5)
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        np.random.default_rng(0).random((20, 2)),
+        np.indices((4, 5)).reshape(2, -1).T[:-1],
+        np.column_stack([np.arange(20.0), np.zeros(20)]),
+        np.zeros((20, 2)),
+        np.indices((4, 5)).reshape(2, -1).T @ [[0.0, 1.0], [0.05, 1.0]],
+    ],
+    ids=["random", "cut", "line", "still", "flat"],
+)
+def test_positions_off_a_raster_stay_a_list(positions):
+    assert find_raster_order(positions.astype(float)) is None
 
 
 @pytest.mark.parametrize("name", ["scan.nxs", "scan.cxi", "scan.emd", "scan.hspy"])
@@ -481,7 +522,9 @@ def test_an_exported_scan_is_read_back_whole(tmp_path, name, grid):
     np.testing.assert_array_equal(found.counts[np.arange(6)], scan.counts)
     np.testing.assert_array_equal(found.mask, scan.mask)
     np.testing.assert_allclose(found.positions, scan.positions, atol=1e-9)
-    assert (found.grid, found.oriented, dict(found.metadata)) == (grid, False, METADATA)
+    # these two hold four axes where positions are a raster, and then say so
+    wanted = (2, 3) if name in ("scan.emd", "scan.hspy") else grid
+    assert (found.grid, found.oriented, dict(found.metadata)) == (wanted, False, METADATA)
     np.testing.assert_allclose(found.geometry.angle, scan.geometry.angle)
     assert found.geometry.wavelength == pytest.approx(scan.geometry.wavelength)
 
@@ -543,11 +586,13 @@ def test_a_scan_off_a_raster_and_a_small_result_are_written_too(tmp_path, format
 
 def test_patterns_are_copied_from_their_file_in_blocks(tmp_path, monkeypatch):
     scan = raster((4, 5))
+    spread = np.random.default_rng(0).random((20, 2))
     native.write(scan, tmp_path / "scan.h5")
     lazy = native.read(tmp_path / "scan.h5")
     monkeypatch.setattr("phaseloom.data.signals.MAX_BYTES_OF_BLOCK", 2 * 5 * 4 * 2)
     for grid in ((4, 5), None):
-        with h5py.File(export.emd(replace(lazy, grid=grid), tmp_path / f"{grid}.emd")) as file:
+        one = lazy if grid else replace(lazy, grid=None, positions=spread)
+        with h5py.File(export.emd(one, tmp_path / f"{grid}.emd")) as file:
             data = file["phaseloom/datacube/data" if grid else "phaseloom/patterns/data"][()]
         np.testing.assert_array_equal(data.reshape(20, 5, 4), scan.counts)
     assert signals_of_scan(lazy).signals[0].shape == (4, 5, 5, 4)

@@ -540,9 +540,9 @@ def test_a_result_is_written_for_other_programs(finished, tmp_path):
     result = finished.result()
     result.save(tmp_path / "a.cxi")
     with h5py.File(tmp_path / "a.cxi") as file:
-        np.testing.assert_array_equal(file["entry_1/image_2/data"][()], result.object)
-        np.testing.assert_array_equal(file["entry_1/image_1/data"][()], result.probe)
-        size = file["entry_1/image_2/image_size"][()]
+        np.testing.assert_array_equal(file["entry_1/image_1/data"][()], result.object)
+        np.testing.assert_array_equal(file["entry_1/image_2/data"][()], result.probe)
+        size = file["entry_1/image_1/image_size"][()]
         np.testing.assert_allclose(size, np.array(result.object.shape[1:]) * result.pixel[0] * 1e-10)
         assert file["entry_1/sample_1/geometry_1/translation"].shape == (25, 3)
     assert not is_result(tmp_path / "a.cxi")

@@ -205,7 +205,7 @@ class TestFiles:
         assert path.name == "sigma_slices_crop.tif"
         result.save(tmp_path / "a.cxi")
         with h5py.File(tmp_path / "a.cxi") as file:
-            assert file["entry_1/image_2/sigma_phase"].shape == result.sigma.shape
+            assert file["entry_1/image_1/sigma_phase"].shape == result.sigma.shape
 
 
 @pytest.fixture(scope="module")

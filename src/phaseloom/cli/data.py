@@ -1,5 +1,6 @@
 """Verbs of data files: look at them, fetch them, write them for other programs."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,7 +71,7 @@ def look(
         return
     recipe = load_recipe(file, settings)
     try:
-        scan = recipe.scan()
+        scan = recipe.scan_with_blanks()  # without reading all to find those
     except MissingValues as problem:
         if not write_sidecar:
             raise
@@ -94,9 +95,13 @@ def _is_folder(file: Path) -> bool:
 
 def _write_sidecar(file: Path, content: "MissingValues | Scan4D", overwrite: bool) -> None:
     """Write the side-car of a data file, and say so."""
-    from phaseloom.data.formats import sidecar
+    from phaseloom.data.formats import guess, sidecar
     from phaseloom.data.formats.setup import Setup
 
+    if guess(file) in ("native", "simulated"):
+        # its setup is that of the file that it was made from
+        fix = "is a scan of Phaseloom, which states everything itself: it needs no side-car"
+        raise BadInput("--write-sidecar", file.name, fix)
     target = sidecar.write(file, content, Setup.__annotations__, overwrite=overwrite)
     typer.echo(f"side-car: {target}")
 
@@ -107,7 +112,7 @@ def _look_at_scan(scan: "Scan4D", target: Path) -> None:
     from phaseloom.data.diagnostics import inspect
 
     for name, text in scan.metadata.items():
-        if name != "original header":
+        if name not in ("original header", "remarks"):
             typer.echo(f"{_MARK['note']} {name:22s} {'; '.join(text.strip().splitlines())}")
     findings = inspect(scan)
     for finding in findings:
@@ -284,7 +289,7 @@ def get(
             continue
         path, check = _download_with_bar(file, folder, quiet=quiet)
         typer.echo(f"fetched: {path} ({check})")
-    typer.echo(f"look at it with: phaseloom look {folder}")
+    typer.echo(f"look at it with: phaseloom look {shlex.quote(str(folder))}")
 
 
 def _download_with_bar(file: "RemoteFile", folder: Path, *, quiet: bool) -> tuple[Path, str]:

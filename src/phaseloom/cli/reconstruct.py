@@ -1,5 +1,6 @@
 """Verbs of reconstructions."""
 
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,9 @@ def calibrate(
     with whole(out) as short:
         short.write_text(calibrated.to_text(defaults=False), encoding="utf-8")
     plot.save(landscape(done.tried.get("estimate_orientation", [])), picture)
-    typer.echo(f"written: {out}\nwritten: {picture}\nrun it with: phaseloom reconstruct {out}")
+    typer.echo(
+        f"written: {out}\nwritten: {picture}\nrun it with: phaseloom reconstruct {shlex.quote(str(out))}"
+    )
 
 
 def _require_new_calibration(out: Path) -> Path:
@@ -155,7 +158,7 @@ def convert(
             typer.echo(f"  - {note}")
         _require_new(beside)
     _write_new(out, Reconstruct.of(tree).to_text(defaults=False))
-    typer.echo(f"run it with: phaseloom reconstruct {out}")
+    typer.echo(f"run it with: phaseloom reconstruct {shlex.quote(str(out))}")
     if searches:
         _write_new(beside, to_yaml(searches))
         typer.echo(f"search with: phaseloom search {out} {beside}")
@@ -259,7 +262,7 @@ def run(job: Any, *, quiet: bool, halves: bool = False, draws: int = 0) -> Any:
     if job.progress.stop.is_without_epochs:
         raise typer.Exit(1)
     if job.progress.stop.is_interrupted and team().is_main:
-        offer_resume(f"phaseloom reconstruct --resume {job.directory}")
+        offer_resume(f"phaseloom reconstruct --resume {shlex.quote(str(job.directory))}")
     return result
 
 

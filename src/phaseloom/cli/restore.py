@@ -1,5 +1,6 @@
 """Commands of restoration: data, training (also by the flags of Phaseformer's guide), use, evaluation."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -283,7 +284,7 @@ def _run(training: Any, *, quiet: bool) -> None:
     run_training(
         training,
         _finish,
-        again=f"phaseloom train restorer --resume {training.directory}",
+        again=f"phaseloom train restorer --resume {shlex.quote(str(training.directory))}",
         quiet=quiet,
         describe=lambda epoch: describe_epoch(training, epoch),
     )

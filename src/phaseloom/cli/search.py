@@ -1,5 +1,6 @@
 """The command that searches for settings of a run."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,7 +70,7 @@ def search(  # noqa: PLR0913 - each an option of the command line
     searching = Searching(plan)
     _, finished = _run_trials(searching, quiet=quiet)
     if not finished:
-        offer_resume(f"phaseloom search --resume {plan.folder}")
+        offer_resume(f"phaseloom search --resume {shlex.quote(str(plan.folder))}")
     echo_lines(_finish(searching))
 
 

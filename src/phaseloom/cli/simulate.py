@@ -1,5 +1,6 @@
 """The command that simulates scans."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,5 +94,6 @@ def _summarise(folder: Path, done: int, seconds: float) -> list[str]:
 def _format_command(out: Path, recipe: Any, workers: int | None, scheduler: str | None) -> str:
     """The command that resumes."""
     others = [f"--workers {workers}" if workers else "", f"--scheduler {scheduler}" if scheduler else ""]
-    line = f"phaseloom simulate {out / 'run.yaml'} --out {out} --first {recipe.first} --count {recipe.count}"
+    words = ["phaseloom", "simulate", str(out / "run.yaml"), "--out", str(out)]
+    line = f"{shlex.join(words)} --first {recipe.first} --count {recipe.count}"
     return " ".join([line, *(text for text in others if text)])

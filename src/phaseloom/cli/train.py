@@ -1,5 +1,6 @@
 """Verbs that train networks."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,7 +83,7 @@ def retrieval(
 
     recipe = None if resume else Train.from_path(file, parse_settings(settings or []))
     base = get_resumed_folder(file, settings, out) if resume else new_run_folder(out, "retrieval")
-    again = f"phaseloom train retrieval --resume {base}"
+    again = f"phaseloom train retrieval --resume {shlex.quote(str(base))}"
     for training in open_stages(recipe, base):
         run_training(training, _finish_stage, again=again, quiet=quiet, describe=_format_losses)
 
@@ -113,9 +114,8 @@ def linear(
     typer.echo(f"simulating {recipe.scans} scans of {recipe.microscope.name} microscopes")
     path, card = protocol.fit_linear_network(recipe, there, said=typer.echo)
     echo_lines(_format_scores(card))
-    typer.echo(
-        f"network: {path}\npredict with: phaseloom predict scan FILE --model {path}, and the probe as here"
-    )
+    command = f"phaseloom predict scan FILE --model {shlex.quote(str(path))}"
+    typer.echo(f"network: {path}\npredict with: {command}, and the probe as here")
 
 
 @train.command()
@@ -141,7 +141,7 @@ def autoencoder(
             recipe, new_folder(out, recipe.title or f"{recipe.file.stem}-autoencoder")
         )
         echo_lines(warn_of_bad_pixels(training.scan))
-    again = f"phaseloom train autoencoder --resume {training.directory}"
+    again = f"phaseloom train autoencoder --resume {shlex.quote(str(training.directory))}"
     run_training(training, _finish_autoencoder, again=again, quiet=quiet, describe=_format_losses)
 
 
@@ -191,7 +191,7 @@ def _run_stage(
         training = RetrievalTraining.begin(
             recipe, new_run_folder(out, recipe.title or f"{stage}-{recipe.model.name}")
         )
-    again = f"phaseloom train {stage} --resume {training.directory}"
+    again = f"phaseloom train {stage} --resume {shlex.quote(str(training.directory))}"
     run_training(training, _finish_stage, again=again, quiet=quiet, describe=_format_losses)
 
 

@@ -3,6 +3,7 @@
 A scan has `PROPERTIES`; `RULES` tell which values of them are a problem and what to do about it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -10,6 +11,8 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from scipy.fft import rfft2
+from scipy.spatial import KDTree
 
 from phaseloom.data.bad_pixels import BadPixels, ClippingSearch, find_bad_pixels
 from phaseloom.data.counts import get_present, split_indices
@@ -24,6 +27,16 @@ Level = Literal["good", "note", "warn", "bad"]
 MAX_PATTERNS_READ = 500
 """Enough for means within a few percent, and read within seconds."""
 
+MAX_VALUES_READ = MAX_PATTERNS_READ * 128 * 128
+"""Of larger patterns fewer are read, so that a scan of any size is told within a second."""
+
+MIN_PATTERNS_READ = 32
+
+NEIGHBOURS_ASKED = 8
+"""Of a place, among which the nearest other one is looked for first."""
+
+VALUES_AT_ONCE = 4_200_000
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -36,7 +49,8 @@ class Finding:
 
 
 def inspect(scan: Scan4D, /) -> list[Finding]:
-    """Findings on counts, sampling, overlap, dose, detector and positions; reads at most 500 patterns.
+    """Findings on counts, sampling, overlap, dose, detector and positions; reads at most 500 patterns, and
+    fewer of more than 128 x 128 pixels.
 
     The diameter of the beam is four times the standard deviation of its intensity (D4 sigma, the
     diameter of an evenly lit disk), if a probe came with the data, and that of the mean pattern in the
@@ -106,10 +120,14 @@ class _ScanSurvey:
         self.scan = scan
         self.geometry = scan.geometry
         n = len(scan)
-        index = np.unique(np.linspace(0, n - 1, min(n, MAX_PATTERNS_READ)).round().astype(int))
+        size = math.prod(scan.geometry.shape)
+        most = min(n, MAX_PATTERNS_READ, max(MIN_PATTERNS_READ, MAX_VALUES_READ // size))
+        chunk = max(1, min(64, VALUES_AT_ONCE // size))
+        index = np.unique(np.linspace(0, n - 1, most).round().astype(int))
         self.read = len(index)
         self.mean = np.zeros(scan.geometry.shape)
-        self.speckle = np.zeros(scan.geometry.shape)
+        height, width = scan.geometry.shape
+        power = np.zeros((height, width // 2 + 1))
         self.totals = np.zeros(0)
         self.highest = 0.0
         self.scaled = False
@@ -117,17 +135,18 @@ class _ScanSurvey:
         self.negative = 0
         self.not_finite = 0
         self.finite = np.ones(scan.geometry.shape, bool)
-        for start in range(0, self.read, 64):
-            self._add(self._clean(scan.counts[index[start : start + 64]].astype(np.float64), count=True))
+        for start in range(0, self.read, chunk):
+            self._add(self._clean(scan.counts[index[start : start + chunk]].astype(np.float64), count=True))
         self.mean /= self.read
         search = ClippingSearch(scan.geometry.shape)
-        for start in range(0, self.read, 64):
-            stack = self._clean(scan.counts[index[start : start + 64]])
+        for start in range(0, self.read, chunk):
+            stack = self._clean(scan.counts[index[start : start + chunk]])
             search.add(stack * self.bad_pixels.mask)
             some = stack - self.mean * scan.mask
-            self.speckle += (abs(np.fft.ifft2(some, norm="ortho")) ** 2).sum(0)
+            waves = np.asarray(rfft2(some.astype(np.float32), norm="ortho"))
+            power += (np.abs(waves) ** 2).sum(0)
         self.clipping = search.finish()
-        self.speckle = np.fft.fftshift(self.speckle / self.read)
+        self.speckle = np.fft.fftshift(_complete_power(power, width) / self.read)
 
     def _clean(self, stack: np.ndarray, *, count: bool = False) -> np.ndarray:
         """Patterns without masked pixels and values that are not finite, which are counted first."""
@@ -145,6 +164,11 @@ class _ScanSurvey:
             self.quantum = int(np.gcd.reduce(np.append(np.round(stack[:4]).astype(np.int64), self.quantum)))
         self.totals = np.append(self.totals, stack.sum((1, 2)))
         self.highest = max(self.highest, float(stack.max()))
+
+    @property
+    def blank(self) -> int:
+        """How many patterns have no counts, unless none has."""
+        return int((self.totals == 0).sum()) if self.highest > 0 else 0
 
     @property
     def has_usual_energy(self) -> bool:
@@ -180,11 +204,14 @@ class _ScanSurvey:
         """Median distance to the nearest other position, angstrom (0 for a single one)."""
         positions = self.scan.positions
         sample = np.linspace(0, len(positions) - 1, min(len(positions), MAX_PATTERNS_READ)).astype(int)
+        away, _ = KDTree(positions).query(positions[sample], min(NEIGHBOURS_ASKED, len(positions)))
         nearest = []
-        for point in positions[sample]:
-            away = np.hypot(*(positions - point).T)
-            away = away[away > 1e-6]
-            nearest.append(away.min() if away.size else 0.0)
+        for point, some in zip(positions[sample], np.atleast_2d(away.T).T, strict=True):
+            distant = some[some > 1e-6]
+            if not distant.size:  # many shots at one place
+                distant = np.hypot(*(positions - point).T)
+                distant = distant[distant > 1e-6]
+            nearest.append(distant.min() if distant.size else 0.0)
         return float(np.median(nearest))
 
     @property
@@ -301,6 +328,13 @@ class _ScanSurvey:
         return total / max(float(self.totals.mean()), 1e-30)
 
 
+def _complete_power(half: np.ndarray, width: int) -> np.ndarray:
+    """The power of all frequencies of a real image from that of the half that `scipy.fft.rfft2` gives."""
+    height = len(half)
+    other = half[-np.arange(height) % height][:, width - np.arange(half.shape[1], width)]
+    return np.concatenate([half, other], 1)
+
+
 def d4sigma(image: np.ndarray, pixel: Sequence[float] | np.ndarray, /) -> float:
     """Four times the standard deviation of an intensity ``(y, x)``, mean of both axes, in the pixel's unit.
 
@@ -400,8 +434,14 @@ def _describe_heights(survey: _ScanSurvey) -> str | None:
     return None if heights is None else f"vary by {LENGTH.show(float(np.ptp(heights)))} along the beam"
 
 
+def _describe_remarks(survey: _ScanSurvey) -> str | None:
+    return "; ".join(survey.scan.metadata.get("remarks", "").splitlines()) or None
+
+
 PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
+    "file": _describe_remarks,
     "counts": _describe_counts,
+    "blank": lambda s: f"{s.blank} of the {s.read} patterns read" if s.blank else None,
     "values": lambda s: (
         f"{s.not_finite} not finite, {s.negative} negative" if s.not_finite or s.negative else None
     ),
@@ -435,7 +475,9 @@ PROPERTIES: dict[str, Callable[[_ScanSurvey], str | None]] = {
 class FindingAdvice(StrEnum):
     """What to do about a problem; formatted with the survey."""
 
+    REMARKS = "The file was read all the same: check that the patterns used are those meant."
     NO_COUNTS = "Every good pixel is zero: check the data set and the mask."
+    BLANK = "Patterns without counts (a closed shutter, lost frames) are left out of reconstructions."
     NOT_WHOLE_NUMBERS = (
         "The values are not whole numbers, so not counts: scale them, or do not trust a loss of 1."
     )
@@ -503,9 +545,11 @@ class FindingRule:
 
 
 RULES = (
+    FindingRule("file", "warn", FindingAdvice.REMARKS, lambda s: True),
     FindingRule("counts", "bad", FindingAdvice.NO_COUNTS, lambda s: s.highest <= 0),
     FindingRule("counts", "warn", FindingAdvice.NOT_WHOLE_NUMBERS, lambda s: s.scaled),
     FindingRule("counts", "warn", FindingAdvice.LARGE_QUANTUM, lambda s: s.quantum > 1),
+    FindingRule("blank", "note", FindingAdvice.BLANK, lambda s: True),
     FindingRule("values", "bad", FindingAdvice.NOT_FINITE, lambda s: s.not_finite > 0),
     FindingRule("values", "warn", FindingAdvice.NEGATIVE, lambda s: s.negative > 0),
     FindingRule("beam", "warn", FindingAdvice.UNUSUAL_ENERGY, lambda s: not s.has_usual_energy),

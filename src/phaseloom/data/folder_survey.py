@@ -20,9 +20,11 @@ import numpy as np
 from phaseloom.data import formats
 from phaseloom.data.formats.files import READ_ERRORS, decode_text, find_stack, list_datasets
 from phaseloom.data.formats.header import MissingValues
+from phaseloom.data.formats.vendor import raw_csr
+from phaseloom.data.formats.vendor.companions import find_companions
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.scan import Scan4D
-from phaseloom.data.signals import scan_steps
+from phaseloom.data.signals import choose_patterns, scan_steps
 from phaseloom.errors import BadInput
 
 __all__ = ["FileFacts", "Thumbnails", "is_store", "survey_file", "survey_folder"]
@@ -102,7 +104,8 @@ def survey_folder(
 ) -> Iterator[FileFacts]:
     """Every file of a folder that may hold data, one after the other; a damaged one does not stop it.
 
-    Links to folders are not followed. Zarr stores count as files.
+    Links to folders are not followed. Zarr stores count as files; files that are read together with another
+    (`phaseloom.data.formats.vendor.companions`) are not listed.
 
     Args:
         folder: to look into.
@@ -138,16 +141,17 @@ def _iterate_files(folder: Path, depth: int) -> Iterator[Path]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         return
+    companions = find_companions([Path(entry.path) for entry in entries if _is_plain_file(Path(entry.path))])
     for entry in entries:
         path = Path(entry.path)
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or path in companions:
             continue
         if entry.is_dir(follow_symlinks=False):
             if is_store(path):
                 yield path
             elif depth > 1:
                 yield from _iterate_files(path, depth - 1)
-        elif path.suffix.lower() not in IGNORED_ENDINGS and _is_plain_file(path):
+        elif _is_plain_file(path) and (path.suffix.lower() not in IGNORED_ENDINGS or raw_csr.knows(path)):
             yield path
 
 
@@ -234,6 +238,8 @@ def _survey_data(facts: FileFacts, thumbnails: bool) -> FileFacts:
 def _describe_scan(facts: FileFacts, scan: Scan4D, missing: list[str]) -> FileFacts:
     shape = (len(scan), *scan.geometry.shape)
     known = "energy" not in missing
+    notes = [f"missing: {', '.join(missing)}"] if missing else []
+    notes += [_shorten(one, facts.path) for one in scan.metadata.get("remarks", "").splitlines()]
     return replace(
         facts,
         shape=shape if scan.grid is None else (*scan.grid, *shape[1:]),
@@ -241,7 +247,7 @@ def _describe_scan(facts: FileFacts, scan: Scan4D, missing: list[str]) -> FileFa
         beam=scan.geometry.beam if known else "",
         energy=scan.geometry.energy if known else None,
         step=None if scan.grid is None or "step" in missing else scan_steps(scan.positions, scan.grid),
-        note=f"missing: {', '.join(missing)}" if missing else "",
+        note="; ".join(notes),
         is_open=not missing,
     )
 
@@ -266,7 +272,7 @@ def _draw_scan(scan: Scan4D) -> Thumbnails:
     """Mean pattern and counts over the scan of evenly chosen patterns."""
     size = math.prod(scan.geometry.shape) * scan.counts.dtype.itemsize
     most = max(1, min(MAX_PATTERNS_FOR_THUMBNAILS, MAX_BYTES_FOR_THUMBNAILS // max(size, 1)))
-    index, shape = _choose_patterns(scan, most)
+    index, shape = choose_patterns(scan, most)
     total = np.zeros(scan.geometry.shape)
     sums = np.zeros(len(index))
     for start in range(0, len(index), 64):
@@ -275,16 +281,6 @@ def _draw_scan(scan: Scan4D) -> Thumbnails:
         total += part.sum(0)
         sums[start : start + 64] = part.sum((1, 2))
     return Thumbnails(total / len(index), None if shape is None else sums.reshape(shape))
-
-
-def _choose_patterns(scan: Scan4D, most: int) -> tuple[np.ndarray, tuple[int, int] | None]:
-    """Every k-th place along both axes of a raster, or of a list."""
-    if scan.grid is None:
-        return np.unique(np.linspace(0, len(scan) - 1, min(most, len(scan))).round().astype(int)), None
-    slow, fast = scan.grid
-    every = max(1, math.ceil(math.sqrt(slow * fast / most)))
-    rows, columns = np.arange(0, slow, every), np.arange(0, fast, every)
-    return (rows[:, None] * fast + columns).ravel(), (len(rows), len(columns))
 
 
 def _survey_known(facts: FileFacts, kind: KnownFile, thumbnails: bool) -> FileFacts:

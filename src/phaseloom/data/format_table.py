@@ -46,7 +46,8 @@ Files of detectors do not say how the detector lies against the scan. Patterns a
 an electron raster finds the orientation ([calibration](calibration.md)). Scan rotations of a header are
 kept as text, as their sign and zero differ between instruments.
 
-An interrupted scan is cut to its whole rows, with a warning that says so. Pixels that are not numbers, or
+An interrupted scan is cut to its whole rows, and `look` says so in the line `file`. A raster that cannot
+hold the frames of a file of a detector is an error that names one which can. Pixels that are not numbers, or
 hold the largest integer in every pattern, are masked. A damaged header is refused in a sentence; memory
 for what it claims is not taken.
 

@@ -15,7 +15,20 @@ import numpy as np
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
-__all__ = ["Axis", "Signal", "Signals", "image_axes", "iterate_blocks", "scan_steps", "signals_of_scan"]
+__all__ = [
+    "Axis",
+    "Signal",
+    "Signals",
+    "choose_patterns",
+    "find_raster_order",
+    "image_axes",
+    "iterate_blocks",
+    "scan_steps",
+    "signals_of_scan",
+]
+
+MAX_DISTANCE_FROM_RASTER = 0.2
+"""Steps; motors of X-ray scans err by some percent of a step."""
 
 MAX_BYTES_OF_BLOCK = 64_000_000
 """Bytes of patterns that are held in memory while they are copied."""
@@ -175,6 +188,45 @@ def signals_of_scan(scan: Scan4D, /) -> Signals:
     )
 
 
+def find_raster_order(positions: np.ndarray, /) -> np.ndarray | None:
+    """Numbers of the patterns on the raster of their positions ``(slow, fast)``; ``None``: they are on none.
+
+    Rows are scanned one after the other, all in one direction or every second one backwards; the raster may
+    be turned or sheared. A position may lie `MAX_DISTANCE_FROM_RASTER` steps off it.
+
+    Args:
+        positions: ``(n, 2)`` in the order of the scan.
+
+    Example:
+        >>> find_raster_order(np.array([[0.0, 0.0], [0.0, 1.0], [2.0, 1.0], [2.0, 0.0]])).tolist()
+        [[0, 1], [3, 2]]
+    """
+    steps = np.diff(positions, axis=0)
+    if len(steps) < 3:
+        return None
+    along = np.median(steps, axis=0)
+    along = steps[0] if np.hypot(*(along - steps[0])) > 0.5 * np.hypot(*steps[0]) else along
+    turns = np.flatnonzero(np.hypot(*(steps - along).T) > 0.5 * np.hypot(*along))
+    fast = int(turns[0]) + 1 if len(turns) else len(positions)
+    if fast < 2 or len(positions) % fast or len(positions) == fast:
+        return None
+    order = np.arange(len(positions)).reshape(-1, fast)
+    snake = order.copy()
+    snake[1::2] = snake[1::2, ::-1]
+    return next((one for one in (order, snake) if _is_raster(positions[one])), None)
+
+
+def _is_raster(table: np.ndarray) -> bool:
+    """Whether positions ``(slow, fast, 2)`` are those of a parallelogram, within a share of a step."""
+    slow, fast = np.indices(table.shape[:2]).reshape(2, -1)
+    design = np.column_stack([np.ones(len(slow)), slow, fast])
+    fit, *_ = np.linalg.lstsq(design, table.reshape(-1, 2), rcond=None)
+    lengths = np.hypot(*fit[1:].T)
+    away = np.hypot(*(design @ fit - table.reshape(-1, 2)).T).max()
+    area = abs(np.linalg.det(fit[1:]))
+    return bool(away <= MAX_DISTANCE_FROM_RASTER * lengths.min() and area > 0.5 * lengths.prod())
+
+
 def scan_steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, float]:
     """Length of a step along the slow and the fast axis of a raster, angstrom; 1 where there is none.
 
@@ -186,6 +238,27 @@ def scan_steps(positions: np.ndarray, grid: tuple[int, int], /) -> tuple[float, 
     lengths = [np.hypot(*np.diff(raster, axis=axis).reshape(-1, 2).T) for axis in (0, 1)]
     slow, fast = (float(np.median(one)) if one.size else 0.0 for one in lengths)
     return slow or fast or 1.0, fast or slow or 1.0
+
+
+def choose_patterns(scan: Scan4D, most: int, /) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """Numbers of at most so many patterns, and the raster that they are: every k-th place along both axes.
+
+    Of positions off a raster they are evenly spread over the list.
+
+    Example:
+        >>> from phaseloom.data.scan import Geometry
+        >>> geometry = Geometry(wavelength=0.0197, shape=(4, 6), angle=(1e-3, 1e-3), beam="electron")
+        >>> places = np.indices((4, 4)).reshape(2, -1).T
+        >>> scan = Scan4D(counts=np.ones((16, 4, 6)), positions=places, geometry=geometry, grid=(4, 4))
+        >>> choose_patterns(scan, 5)
+        (array([ 0,  2,  8, 10]), (2, 2))
+    """
+    if scan.grid is None:
+        return np.unique(np.linspace(0, len(scan) - 1, min(most, len(scan))).round().astype(int)), None
+    slow, fast = scan.grid
+    every = max(1, math.ceil(math.sqrt(slow * fast / most)))
+    rows, columns = np.arange(0, slow, every), np.arange(0, fast, every)
+    return (rows[:, None] * fast + columns).ravel(), (len(rows), len(columns))
 
 
 def iterate_blocks(signal: Signal, /) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:

@@ -34,6 +34,9 @@ __all__ = [
     "measure_dark_field",
 ]
 
+TWINS = "twin (the opposite phase, with opposite defocus and the scan turned by 180 degrees, fits as well)"
+"""Beginning of the sentence on what decided between them."""
+
 MIN_SKEWNESS = 3.0
 """Skewness of a phase, in standard errors, below which peaks and pits are not told apart."""
 
@@ -104,18 +107,29 @@ class TwinEvidence:
         return TwinEvidence((self.skewness + run.skewness) / math.sqrt(2), dark)
 
     def describe(self) -> str:
-        """What decided, in words."""
-        return self._weigh()[1]
+        """What decided, in words, with the numbers of the twin that was chosen."""
+        strength, witnesses = self._weigh()
+        sign = 1 if strength >= 0 else -1
+        dark, peaks = (
+            f"{sign * (value or 0):.1f} standard errors" for value in (self.dark_field, self.skewness)
+        )
+        said = {
+            "dark field": f"the dark field follows the phase (correlation {dark})",
+            "peaks": f"atoms are peaks of the phase (skewness {peaks})",
+        }
+        return " and ".join(said[name] for name in witnesses) or "nothing"
 
-    def _weigh(self) -> tuple[float, str]:
-        peaks = f"atoms are peaks of the phase (skewness {self.skewness:+.1f} errors)"
+    def _weigh(self) -> tuple[float, tuple[str, ...]]:
+        """The strength of what decides, 0: nothing does; and its names."""
         if self.dark_field is None:
-            return (self.skewness, peaks) if abs(self.skewness) > MIN_SKEWNESS else (0.0, "nothing")
-        bright = f"the dark field is bright where the phase is (correlation {self.dark_field:+.1f} errors)"
-        if self.is_clear:
-            return self.dark_field, bright
-        both = (self.dark_field + self.skewness) / math.sqrt(2)
-        return (both, f"{bright}, and {peaks}") if abs(both) > MIN_SKEWNESS else (0.0, "nothing")
+            strength: float = self.skewness
+            witnesses: tuple[str, ...] = ("peaks",)
+        elif self.is_clear:
+            return self.dark_field, ("dark field",)
+        else:
+            strength = (self.dark_field + self.skewness) / math.sqrt(2)
+            witnesses = ("dark field", "peaks")
+        return (strength, witnesses) if abs(strength) > MIN_SKEWNESS else (0.0, ())
 
 
 def choose_twin(
@@ -144,8 +158,9 @@ def choose_twin(
         sign = evidence.sign
         why = evidence.describe()
     if sign == 0:
-        why += ": the phase may be upside down, state the sign of the defocus"
-    note = f"twin (the scan turned by 180 degrees, opposite defocus and phase): decided by {why}"
+        note = f"{TWINS}: not decided, the phase may be upside down: state the sign of the defocus"
+    else:
+        note = f"{TWINS}: decided by {why}"
     if sign >= 0:
         return optics, image, note
     return optics.get_twin(), replace(image, phase=-image.phase), note

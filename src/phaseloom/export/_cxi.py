@@ -20,7 +20,7 @@ __all__ = ["cxi"]
 
 
 def cxi(source: Exportable, path: str | os.PathLike[str], /) -> Path:
-    """Write the probe as ``image_1`` and the object as ``image_2``, or the patterns of a scan.
+    """Write the object as ``image_1`` and the probe as ``image_2``, or the patterns of a scan.
 
     Lengths are in metres, energies in joule; positions are the motion of the sample. ``data_1`` is the summed
     phase (radian of ``exp(+i phase)``) as NXdata, which NeXus viewers plot at once.
@@ -48,11 +48,11 @@ def cxi(source: Exportable, path: str | os.PathLike[str], /) -> Path:
         entry = file.create_group("entry_1")
         entry.attrs.update({"NX_class": "NXentry", "default": "data_1"})
         layout.write_metadata(dict(signals.metadata) | {"title": signals.title}, entry)
-        for number, array in ((1, result.probe), (2, result.object)):
+        for number, array in ((1, result.object), (2, result.probe)):
             _write_image(entry.create_group(f"image_{number}"), array, result)
         _write_phase(entry.create_group("data_1"), signals)
         if result.sigma is not None:
-            place = "image_2/sigma_phase"
+            place = "image_1/sigma_phase"
             entry.create_dataset(place, data=result.sigma, compression="gzip").attrs["units"] = "rad"
         _write_experiment(entry, result)
     return path
@@ -94,4 +94,4 @@ def _write_experiment(entry: h5py.Group, result: Result) -> None:
     moved = layout.compute_sample_motion(result.positions, result.heights, result.geometry)
     entry["sample_1/geometry_1/translation"] = moved
     if result.metrics:
-        entry["image_2/process_1/metrics"] = json.dumps(dict(result.metrics))
+        entry["image_1/process_1/metrics"] = json.dumps(dict(result.metrics))

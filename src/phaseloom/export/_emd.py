@@ -13,7 +13,7 @@ from phaseloom.data.formats import native
 from phaseloom.data.nexus import field_name
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import Axis, Signal, Signals, iterate_blocks
-from phaseloom.export.sources import Exportable, resolve_path, to_signals
+from phaseloom.export.sources import Exportable, arrange_raster, resolve_path, to_signals
 from phaseloom.files import whole
 from phaseloom.version import __version__
 
@@ -47,6 +47,7 @@ def emd(source: Exportable, path: str | os.PathLike[str], /) -> Path:
         'DataCube'
     """
     path = resolve_path(path, "phaseloom.emd")
+    source = arrange_raster(source)
     signals = to_signals(source)
     with whole(path) as short, h5py.File(short, "w") as file:
         _set_header(file)

@@ -1,17 +1,35 @@
 """What can be exported, and where it goes."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from phaseloom.data.scan import Scan4D
-from phaseloom.data.signals import Signal, Signals, signals_of_scan
+from phaseloom.data.signals import Signal, Signals, find_raster_order, signals_of_scan
 from phaseloom.errors import BadInput
 from phaseloom.result import Result
 
-__all__ = ["Exportable", "choose_image", "require_result", "resolve_path", "to_signals"]
+__all__ = ["Exportable", "arrange_raster", "choose_image", "require_result", "resolve_path", "to_signals"]
 
 Exportable = Result | Scan4D | Signals
 """A reconstruction, a scan, or the images of another file (`phaseloom.export.load`)."""
+
+
+def arrange_raster(source: Exportable, /) -> Exportable:
+    """A scan with the ``grid`` of its positions, where they are a raster that nobody states; else as it is.
+
+    Patterns of a scan that turns at the end of each row are put in the order of the raster.
+    """
+    if not isinstance(source, Scan4D) or source.grid is not None:
+        return source
+    order = find_raster_order(source.positions)
+    if order is None:
+        return source
+    flat = order.ravel()
+    scan = source if (np.diff(flat) == 1).all() else source.select(flat)
+    return replace(scan, grid=(order.shape[0], order.shape[1]))
 
 
 def to_signals(source: Exportable, /) -> Signals:

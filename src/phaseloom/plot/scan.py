@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from phaseloom.data.scan import Geometry, Scan4D
+from phaseloom.data.signals import choose_patterns
 from phaseloom.plot.style import (
     SMALL_FONT,
     colour_bar,
@@ -32,6 +34,13 @@ __all__ = ["detector_step", "forward", "scan_overview"]
 MAX_PATTERNS_READ = 20000
 """How many patterns are read for the map of counts."""
 
+MAX_VALUES_READ = 16_000_000
+"""Values of a file that are read for it: 244 patterns of 256 x 256, in a tenth of a second."""
+
+MIN_PATTERNS_READ = 64
+
+VALUES_AT_ONCE = 4_200_000
+
 COLOUR_OF_LEVEL = {"ok": "tab:green", "good": "tab:green", "info": "tab:blue", "note": "tab:blue"}
 COLOUR_OF_LEVEL |= {"warning": "tab:orange", "warn": "tab:orange", "error": "tab:red", "bad": "tab:red"}
 
@@ -40,7 +49,7 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
     """Mean pattern, counts over the scanned field, their distribution, and what a check has found.
 
     Args:
-        scan: the data; at most 20000 of its patterns are read, evenly spread.
+        scan: the data; at most 20000 of its patterns are read, evenly spread, of files at most 1.6e7 values.
         findings: objects with ``name, value, level, advice``; they are listed beside the figures.
 
     Example:
@@ -49,12 +58,16 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
         >>> len(scan_overview(Scan4D(counts=np.ones((9, 8, 8)), positions=places, geometry=geometry)).axes)
         4
     """
-    index = np.unique(np.linspace(0, len(scan) - 1, min(MAX_PATTERNS_READ, len(scan))).round().astype(int))
-    total = _totals(scan, index)
+    size = math.prod(scan.geometry.shape)
+    most = MAX_PATTERNS_READ
+    if not isinstance(scan.counts, np.ndarray):
+        most = max(MIN_PATTERNS_READ, min(most, MAX_VALUES_READ // size))
+    index, grid = choose_patterns(scan, most)
+    total, mean = _read_totals(scan, index)
     figure = new_figure(12, 8.8)
     (pattern, field), (spread, words) = figure.subplots(2, 2, height_ratios=[1.25, 1])
-    _draw_mean(pattern, scan)
-    _draw_field(field, scan, index, total)
+    _draw_mean(pattern, scan, mean)
+    _draw_field(field, scan, index, grid, total)
     _draw_spread(spread, total)
     _draw_words(words, scan, findings or [])
     title = scan.metadata.get("title") or f"{len(scan)} patterns of {scan.mask.shape[0]}×{scan.mask.shape[1]}"
@@ -62,17 +75,22 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
     return figure
 
 
-def _totals(scan: Scan4D, index: np.ndarray) -> np.ndarray:
-    """Counts of each pattern in its trusted pixels, read in chunks."""
-    chunks = (scan.counts[index[start : start + 64]] for start in range(0, len(index), 64))
-    return np.concatenate([(chunk * scan.mask).sum((1, 2), dtype=np.float64) for chunk in chunks])
+def _read_totals(scan: Scan4D, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of each pattern in its trusted pixels, and the mean of the patterns, read in chunks."""
+    chunk = max(1, min(64, VALUES_AT_ONCE // math.prod(scan.geometry.shape)))
+    totals = np.zeros(len(index))
+    mean = np.zeros(scan.geometry.shape)
+    for start in range(0, len(index), chunk):
+        stack = scan.counts[index[start : start + chunk]]
+        totals[start : start + chunk] = (stack * scan.mask).sum((1, 2), dtype=np.float64)
+        mean += stack.sum(0, dtype=np.float64)
+    return totals, mean / len(index)
 
 
-def _draw_mean(axes: Axes, scan: Scan4D) -> None:
+def _draw_mean(axes: Axes, scan: Scan4D, mean: np.ndarray) -> None:
     """The mean pattern on a logarithmic scale; pixels not trusted are red."""
     from matplotlib.colors import ListedColormap, LogNorm
 
-    mean = scan.mean_pattern()
     trusted = mean[scan.mask & (mean > 0)]
     high = float(trusted.max()) if trusted.size else 1.0
     low = float(np.clip(np.percentile(trusted, 2), high * 1e-6, high / 10)) if trusted.size else 0.1
@@ -89,11 +107,13 @@ def _draw_mean(axes: Axes, scan: Scan4D) -> None:
     colour_bar(axes, drawn, "mean counts per pixel")
 
 
-def _draw_field(axes: Axes, scan: Scan4D, index: np.ndarray, total: np.ndarray) -> None:
+def _draw_field(
+    axes: Axes, scan: Scan4D, index: np.ndarray, whole: tuple[int, int] | None, total: np.ndarray
+) -> None:
     """Counts at each position: an image for a raster, else dots to scale."""
     low, high = limits(total)
-    whole = scan.grid if len(index) == len(scan) else None
-    title = f"Counts at {len(scan)} positions" if whole is None else "Counts over the scan (rows: slow axis)"
+    title = f"Counts at {len(index)} positions" if whole is None else "Counts over the scan (rows: slow axis)"
+    title += f", {len(index)} of {len(scan)} read" if len(index) < len(scan) else ""
     look = {"title": title, "cmap": "viridis", "vmin": low, "vmax": high}
     colour_bar(axes, draw_map(axes, total, scan.positions[index], whole, **look), "counts per pattern")
 

@@ -16,8 +16,10 @@ from phaseloom.data.formats.header import NEEDS, MissingValues, list_missing, me
 from phaseloom.data.formats.header import Header as Header
 from phaseloom.data.formats.setup import Setup
 from phaseloom.data.known_files import KnownFile, identify_open_file, purpose_of
+from phaseloom.data.remarks import collect_remarks
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, BadPlugin, nearest
+from phaseloom.findings import describe_error
 
 __all__ = [
     "blockfile",
@@ -142,7 +144,8 @@ def read(
 
     What the file does not say comes from a side-car, ``scan.npy.phaseloom.yaml`` beside ``scan.npy``, whose
     keys are the knobs of the format's ``read`` with units (``energy: 80 keV``), and from ``knobs``. Knobs win
-    over the side-car, and both over the file.
+    over the side-car, and both over the file. Of what was wrong with the file and did not stop its reader (a
+    cut scan, masked pixels, values that were not used) the sentences are ``scan.metadata["remarks"]``.
 
     Args:
         path: the file.
@@ -194,15 +197,28 @@ def _read_with_knobs(
     own = {name: value for name, value in chosen.items() if name not in Setup.__annotations__}
     _require_knobs(path, wanted, chosen)
     try:
-        scan = reader(path, **chosen)
+        with collect_remarks() as remarks:
+            scan = reader(path, **chosen)
     except MissingValues as problem:
         problem.known |= own
         raise
+    except BadInput as problem:
+        raise _name_side_car(problem, path, beside.name, set(written) - set(values)) from problem
+    if remarks and isinstance(scan, Scan4D):
+        scan = replace(scan, metadata={**scan.metadata, "remarks": "\n".join(remarks)})
     if own and "setup" in getattr(scan, "metadata", {}):
         kinds = {name: wanted[name].annotation for name in own}
         lines = scan.metadata["setup"] + sidecar.compose(own, frozenset(), kinds)
         scan = replace(scan, metadata={**scan.metadata, "setup": lines})
     return scan
+
+
+def _name_side_car(problem: BadInput, path: Path, beside: str, written: set[str]) -> BadInput:
+    """The same problem, with the side-car as its place where the value at fault stands there."""
+    knob = problem.place.removeprefix(f"{path.name}: ")
+    if type(problem) is not BadInput or knob.partition(":")[0] not in written:
+        return problem
+    return BadInput(f"{beside}: {knob}", problem.value, problem.fix)
 
 
 def _require_knobs(path: Path, wanted: Knobs, chosen: Mapping[str, Any]) -> None:
@@ -238,5 +254,5 @@ def _validate(value: object, hint: Any, place: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         cause = first.get("ctx", {}).get("error")
-        fix = cause.fix if isinstance(cause, BadInput) else f"does not fit: {first['msg']}"
+        fix = cause.fix if isinstance(cause, BadInput) else describe_error(first)
         raise BadInput(place, value, fix) from error

@@ -10,6 +10,7 @@ import numpy as np
 
 from phaseloom.data.counts import Counts, SelectedCounts, map_counts, split_indices
 from phaseloom.data.formats.files import READ_ERRORS
+from phaseloom.data.remarks import warn
 from phaseloom.errors import BadInput
 
 __all__ = ["Negative", "clean_counts", "load_npy"]
@@ -40,11 +41,11 @@ def clean_counts(counts: Counts, place: str, /, *, negative: Negative = "clip") 
     broken = survey.broken
     marked = survey.marked & (negative == "clip" or counts.dtype.kind == "u")
     if broken.any():
-        log.warning("%s: %d pixels are not finite and were masked", place, broken.sum())
+        warn(log, "%s: %d pixels are not finite and were masked", place, broken.sum())
     if survey.negative and negative == "clip":
-        log.warning("%s: negative counts were set to zero", place)
+        warn(log, "%s: negative counts were set to zero", place)
     if marked.any():
-        log.warning("%s: %d pixels hold no value in any pattern and were masked", place, marked.sum())
+        warn(log, "%s: %d pixels hold no value in any pattern and were masked", place, marked.sum())
     if counts.dtype.kind == "f" or (counts.dtype.kind == "i" and negative == "clip"):
         counts = _repair_counts(counts, _Repair(place, negative, broken), survey)
     return counts, ~(broken | marked)
@@ -104,7 +105,7 @@ class _Repair:
             if not self.has_warned and lost.any() and (lost & ~self.broken).any():
                 self.has_warned = True
                 text = "%s: values that are not finite were read as 0 where no pixel is masked: give a mask"
-                log.warning(text, self.place)
+                warn(log, text, self.place)
             stack = np.nan_to_num(stack, nan=0.0, posinf=0.0, neginf=0.0)
         return np.maximum(stack, 0, dtype=stack.dtype) if self.negative == "clip" else stack
 

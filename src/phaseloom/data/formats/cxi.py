@@ -32,6 +32,7 @@ from phaseloom.data.formats.files import (
 from phaseloom.data.formats.header import About, MissingValues
 from phaseloom.data.formats.native import write_counts
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP, describe_near_field
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface
@@ -215,7 +216,7 @@ def _apply_mask(scan: Scan4D, good: np.ndarray | None, trusted: np.ndarray, plac
     if 0 < good.sum() < good.size / 2:
         mean = np.where(trusted, scan.mean_pattern(most=200), 0)
         if mean[good].sum() < 0.01 * mean.sum():
-            log.warning("%s: hides the pixels that have counts, so it was read as 1 = good", place)
+            warn(log, "%s: hides the pixels that have counts, so it was read as 1 = good", place)
             good = ~good
     if not (good & trusted).any():
         raise BadInput(place, None, "marks every pixel as bad: write 0 for good ones")

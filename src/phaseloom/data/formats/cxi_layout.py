@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from phaseloom.data.formats.files import CheckedGroup
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import ACROSS, LAB_BASIS, Geometry
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface
@@ -143,7 +144,7 @@ def _read_basis(detector: CheckedGroup, name: str) -> np.ndarray:
     table = detector.lengths(name)
     if table.ndim == 3:
         if np.ptp(table, axis=0).max() > 1e-3 * abs(table).max():
-            log.warning("%s: differs between patterns; their mean is used", detector.place(name))
+            warn(log, "%s: differs between patterns; their mean is used", detector.place(name))
         table = table.mean(0)
     if table.shape == (2, 3):
         table = table.T

@@ -1,5 +1,6 @@
 """What a file itself says of the experiment, and one message on what neither it nor the user says."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -134,7 +135,8 @@ class MissingValues(BadInput):
         self.from_file = from_file
         lines = [f"{name}: {example_of(name)} ({how})" for name, how in missing.items()]
         them = "it" if len(missing) == 1 else "them"
-        beside = f"{path.name}.phaseloom.yaml (phaseloom look {path.name} --write-sidecar starts it)"
+        command = f"phaseloom look {shlex.quote(str(path))} --write-sidecar"
+        beside = f"{path.name}.phaseloom.yaml ({command} starts it)"
         fix = (
             f"does not state {join_words(list(missing))}: write {them} in {beside} or give {them} as knobs: "
         )

@@ -66,7 +66,7 @@ def read(
     if setup.get("positions") is None and setup.get("step") is None:
         setup["positions"] = next((name for name in ("positions", "pos_px") if name in keys), None)
     if setup.get("positions_unit") is None:
-        setup["positions_unit"] = "px" if (setup.get("positions") or "").endswith("_px") else None
+        setup["positions_unit"] = "px" if str(setup.get("positions") or "").endswith("_px") else None
     four_axes = len(setup.get("reshape") or patterns.shape) == 4  # and these have a raster of their own
     header = _read_header(path, keys, has_raster=four_axes)
     if set(SLAC_KEYS) <= set(keys) and key == SLAC_KEYS[0] and patterns.ndim == 3:

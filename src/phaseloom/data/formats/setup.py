@@ -3,7 +3,7 @@
 import inspect
 import math
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypedDict
 
@@ -17,7 +17,7 @@ from phaseloom.data.formats.quantities.tables import TABLE_SUFFIXES, read_positi
 from phaseloom.data.formats.sidecar import compose
 from phaseloom.data.scan import Geometry, Scan4D, wavelength_of
 from phaseloom.errors import BadInput
-from phaseloom.units import Angle, Energy, Length
+from phaseloom.units import ANGLE, Angle, Energy, Length
 
 __all__ = ["Setup", "accept_setup", "build_scan", "convert_positions", "rotate_positions"]
 
@@ -25,6 +25,9 @@ Beam = Literal["electron", "photon"]
 Unit = Literal["A", "nm", "um", "mm", "m", "px"]
 Columns = tuple[int | str, int | str]
 Reader = ParamSpec("Reader")
+
+MAX_RANGE_OF_ANGLES = 2.0
+"""Sines of angles across a detector, from -1 to 1."""
 
 ANGSTROM_PER_UNIT = {"A": 1.0, "nm": 10.0, "um": 1e4, "mm": 1e7, "m": 1e10}
 
@@ -49,7 +52,8 @@ class Setup(TypedDict, total=False):
         rotation: of the positions, radian, from the row axis towards the column axis; default: what the file
             says, else none.
         positions: a table (`phaseloom.data.formats.quantities.tables`): an ``.npy``, ``.csv`` or ``.txt``
-            file beside the data, or an array of the same file where it can hold several.
+            file beside the data, or an array of the same file where it can hold several; or two of these,
+            ``[rows, columns]``, with a number for each pattern.
         columns: the two columns (row, column) of a table of positions, by name or by number from 0; default:
             those named y and x, else the only two.
         positions_unit: of those positions; ``px`` are object pixels; default: what the table says, else A.
@@ -72,7 +76,7 @@ class Setup(TypedDict, total=False):
     step: Length | tuple[Length, Length] | None
     grid: tuple[int, int] | None
     rotation: Angle | None
-    positions: str | None
+    positions: str | tuple[str, str] | None
     columns: Columns | None
     positions_unit: Unit | None
     mask: str | None
@@ -139,6 +143,7 @@ def build_scan(
     *,
     header: Header | None = None,
     key: str = "",
+    planned: Mapping[str, Any] | None = None,
     read_member: Callable[[str], np.ndarray] | None = None,
 ) -> Scan4D:
     """A scan of a stored array, of what the file says of the experiment, and of what the user says.
@@ -151,6 +156,8 @@ def build_scan(
         setup: keyword arguments of the reader; they win over the header.
         header: what the file says.
         key: name of the array in the file, for messages.
+        planned: values of the setup as the file or the user states them, where the reader had to change them
+            for a file that is not whole; ``None``: neither states one. A side-car gets these.
         read_member: reads an array of the same file by its name; without it tables are files.
 
     Raises:
@@ -161,6 +168,7 @@ def build_scan(
         raise TypeError(f"read() got an unexpected keyword argument '{min(unknown)}'")
     header = header or Header()
     known, from_file = merge(setup, header)
+    stated = {name: value for name, value in (known | dict(planned or {})).items() if value is not None}
     given: dict[str, Any] = DEFAULTS | {"beam": "electron", "rotation": 0.0} | known
     place = f"{path.name}: {key}" if key else path.name
     counts, raster = arrange(
@@ -168,7 +176,7 @@ def build_scan(
     )
     missing = list_missing(known, header, has_raster=raster is not None, count=counts.shape[0])
     if missing:
-        raise MissingValues(path, missing, known, from_file)
+        raise MissingValues(path, missing, stated, from_file)
     counts, trusted = clean_counts(counts, place, negative=given["negative"])
     _, height, width = counts.shape
     own_wavelength = header.wavelength if "energy" in from_file or "energy" not in known else None
@@ -189,11 +197,8 @@ def build_scan(
     positions = rotate_positions(positions, given["rotation"])
     if given["field"] is None and (reason := describe_near_field(geometry, positions)):
         missing = {"focus": f"{reason}: {FOCUS_HELP}"}
-        raise MissingValues(path, missing, known, from_file)
-    mask = _read_named_table(path, given["mask"], read_member)
-    mask = header.mask if mask is None else mask
-    if mask is not None:
-        trusted &= _require_mask(mask, f"{path.name}: mask: {given['mask'] or 'of the file'}", geometry.shape)
+        raise MissingValues(path, missing, stated, from_file)
+    trusted &= _read_mask(path, given["mask"], header, read_member, geometry.shape)
     _require_some(trusted, path.name)
     return Scan4D(
         counts=counts,
@@ -206,7 +211,7 @@ def build_scan(
         heights=header.heights,
         grid=grid,
         oriented=header.oriented,
-        metadata={**header.metadata, "setup": compose(known, from_file, Setup.__annotations__)},
+        metadata={**header.metadata, "setup": compose(stated, from_file, Setup.__annotations__)},
     )
 
 
@@ -247,6 +252,11 @@ def _pixel_angle(
         assert detector_pixel is not None  # both or none, checked above
         angle = detector_pixel / distance
     height, width = np.broadcast_to(np.asarray(angle, float), 2).tolist()
+    if max(height * shape[0], width * shape[1]) > MAX_RANGE_OF_ANGLES:
+        key = "detector_pixel" if given["angle"] is None else "angle"
+        value = ANGLE.show(max(height, width))
+        fix = f"per pixel of {shape[1]}x{shape[0]} is more than a half-space: check its unit, mrad or µrad"
+        raise BadInput(f"{name}: {key}", value, fix)
     return height, width
 
 
@@ -271,6 +281,11 @@ def _raster_positions(
     assert grid is not None  # or it would be missing
     if grid[0] * grid[1] != count or min(grid) < 1:
         fix = f"does not hold {count} patterns: make slow times fast {count}"
+        rows = count // max(grid[1], 1)
+        if 0 < rows < grid[0]:
+            fix += (
+                f"; of an interrupted scan give grid: [{rows}, {grid[1]}] and selection: '0:{rows * grid[1]}'"
+            )
         raise BadInput(f"{name}: grid", f"{grid[0]}x{grid[1]}", fix)
     step = np.broadcast_to(np.asarray(given["step"], float), 2)
     if not (np.isfinite(step).all() and (step > 0).all()):
@@ -314,6 +329,14 @@ def _read_positions(
 ) -> tuple[np.ndarray | None, str]:
     """Positions that the user names, and the unit that they have there."""
     name = given["positions"]
+    if isinstance(name, (list, tuple)):
+        parts = [np.ravel(np.asarray(_read_named_table(path, one, read_member))) for one in name]
+        if len(parts[0]) != len(parts[1]):
+            fix = "do not belong together: give one number for each pattern in both"
+            raise BadInput(
+                f"{path.name}: positions", f"{len(parts[0])} rows and {len(parts[1])} columns", fix
+            )
+        return np.column_stack(parts), "A"
     if name is None or _is_member(name, read_member):
         return _read_named_table(path, name, read_member), "A"
     beside = path.parent / name
@@ -334,6 +357,21 @@ def _read_named_table(
         return np.asarray(read_member(name))
     beside = path.parent / name
     return read_table(beside if beside.exists() else Path(name))
+
+
+def _read_mask(
+    path: Path,
+    name: str | None,
+    header: Header,
+    read_member: Callable[[str], np.ndarray] | None,
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """Good pixels by the mask of the user, else by that of the file; all where there is none."""
+    mask = _read_named_table(path, name, read_member)
+    mask = header.mask if mask is None else mask
+    if mask is None:
+        return np.ones(shape, bool)
+    return _require_mask(mask, f"{path.name}: mask: {name or 'of the file'}", shape)
 
 
 def _require_some(good: np.ndarray, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from phaseloom.data.formats.header import MissingValues, example_of
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
@@ -53,7 +54,7 @@ def load(path: Path, /) -> tuple[Path, dict[str, Any]]:
         raise BadInput(problem.place.replace(str(beside), beside.name), problem.value, fix) from None
     others = [name.name for name in found[1:] if b"file:" not in name.read_bytes()]
     if others:
-        log.warning("%s is read beside %s; %s is not", beside.name, path.name, ", ".join(others))
+        warn(log, "%s is read beside %s; %s is not", beside.name, path.name, ", ".join(others))
     # a parameter file of a run may have the name of an old side-car
     return beside, {} if "file" in values else values
 

@@ -18,6 +18,7 @@ from phaseloom.data.formats.quantities.unit_names import (
     normalise,
     scale_of,
 )
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import wavelength_of
 from phaseloom.errors import BadInput
 
@@ -253,13 +254,13 @@ def _read_positions(kind: Kind, tree: Tree) -> np.ndarray | None:
     scale = scale_of(unit, QUANTITIES["positions"])
     if table is None or scale is None:
         text = "%s: positions of shape %s in %r are not used: give them with positions"
-        log.warning(text, tree.name, tables[0][0].shape, unit)
+        warn(log, text, tree.name, tables[0][0].shape, unit)
         return None
     table = table.astype(np.float64) * (scale if kind.moves == "beam" else -scale)
     finite = table[np.isfinite(table).all(1)]
     span = float(np.ptp(finite, axis=0).max()) if len(finite) else 0.0
     if not QUANTITIES["positions"].holds(span):
-        log.warning("%s: positions that span %.3g m are not used", tree.name, span * 1e-10)
+        warn(log, "%s: positions that span %.3g m are not used", tree.name, span * 1e-10)
         return None
     return table
 
@@ -291,7 +292,8 @@ def _read_mask(kind: Kind, tree: Tree, shape: tuple[int, int]) -> np.ndarray | N
                 values = values.reshape(-1, *shape)
                 values = values.all(0) if not is_bad else values.any(0)
             if values.shape != shape:
-                log.warning(
+                warn(
+                    log,
                     "%s: the mask %s has shape %s, not %s, and is not used",
                     tree.name,
                     reference,
@@ -311,7 +313,7 @@ def _read_weights(kind: Kind, tree: Tree) -> np.ndarray | None:
         return None
     values = table[0].ravel().astype(np.float64)
     if not (np.isfinite(values).all() and (values > 0).all()):
-        log.warning("%s: %s holds values that are not positive and is not used", tree.name, kind.weights)
+        warn(log, "%s: %s holds values that are not positive and is not used", tree.name, kind.weights)
         return None
     return values / values.mean()
 

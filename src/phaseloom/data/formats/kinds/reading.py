@@ -17,6 +17,7 @@ from phaseloom.data.formats.kinds.sources import FrameSource, JoinedSource, Squa
 from phaseloom.data.formats.kinds.tree import Tree
 from phaseloom.data.formats.quantities.near_field import FOCUS_HELP
 from phaseloom.data.formats.setup import Setup, build_scan
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
@@ -53,6 +54,7 @@ def read_kind(
         BadInput: no patterns, or what does not fit.
     """
     key, source = _open_patterns(path, tree, kind, dataset)
+    asked = dict(setup)
     header, order = build_header(kind, tree, Layout(key, tuple(source.shape), setup.get("energy")))
     arranged = [name for name in ("selection", "permute", "reshape") if setup.get(name) is not None]
     if not {"permute", "reshape"} & set(arranged) and order is not None and len(order) == len(source.shape):
@@ -63,12 +65,16 @@ def read_kind(
     gaps = _find_gaps(tree, kind, source)
     if gaps is not None:
         header = replace(header, mask=~gaps if header.mask is None else header.mask & ~gaps)
+    planned: dict[str, Any] = {name: asked.get(name) for name in ("selection", "permute")}
     if not arranged and len(source.shape) == 3:
+        grid = asked.get("grid") or header.grid
         header = _cut_to_frames(path.name, setup, header, source.shape[(order or (0, 1, 2))[0]])
+        if setup.get("grid") or header.grid:
+            planned["grid"] = grid
     header = replace(header, metadata={"kind of file": kind.title, **header.metadata})
     if kind.amplitudes:
         source = SquaredSource(source)
-    return build_scan(path, source, setup, key=key, read_member=read_member, header=header)
+    return build_scan(path, source, setup, key=key, read_member=read_member, header=header, planned=planned)
 
 
 def _open_patterns(path: Path, tree: Tree, kind: Kind, dataset: str | None) -> tuple[str, Any]:
@@ -124,7 +130,7 @@ def _until_gap(tree: Tree, kind: Kind, stacks: list[str], broken: list[str]) -> 
         fix = f"links to {target}, which is not there or damaged: copy it beside this file"
         raise BadInput(f"{tree.name}: {first}", None, fix)
     text = "%s: %s links to %s, which is not there or damaged: %d of %d parts are used (interrupted scan?)"
-    log.warning(text, tree.name, first, target, len(before), len(ordered))
+    warn(log, text, tree.name, first, target, len(before), len(ordered))
     return before
 
 
@@ -135,7 +141,7 @@ def _open_frames(path: Path, tree: Tree, key: str) -> FrameSource:
     numbers = sorted(int(one) for one in frames if one.isdigit())
     count = next((at for at, one in enumerate(numbers) if at != one), len(numbers))
     if count < len(numbers):
-        log.warning("%s: pattern %d is missing: only those before it are used", tree.name, count)
+        warn(log, "%s: pattern %d is missing: only those before it are used", tree.name, count)
     first = tree.member(key)
     return FrameSource(path, f"{group}/{{}}/{name}", (count, *first.shape), first.dtype)
 
@@ -156,7 +162,7 @@ def _find_gaps(tree: Tree, kind: Kind, source: Any) -> np.ndarray | None:
     marked = np.logical_and.reduce([frame == (1 << int(bits)) - 1 for frame in frames])
     gaps = marked.reshape(-1, *marked.shape[-2:]).all(0)
     if gaps.any():
-        log.warning("%s: %d pixels hold no value (2^%d - 1) and were masked", tree.name, gaps.sum(), bits)
+        warn(log, "%s: %d pixels hold no value (2^%d - 1) and were masked", tree.name, gaps.sum(), bits)
     return gaps if gaps.any() else None
 
 
@@ -164,14 +170,14 @@ def _cut_to_frames(name: str, setup: Setup, header: Header, count: int) -> Heade
     """Whole rows of a raster, or positions, that have patterns; fewer than planned are warned of."""
     header = _cut_weights(header, count)
     if header.grid is not None and setup.get("grid") is None and np.prod(header.grid) < count:
-        log.warning("%s: states a raster of %dx%d, but holds %d patterns", name, *header.grid, count)
+        warn(log, "%s: states a raster of %dx%d, but holds %d patterns", name, *header.grid, count)
         header = replace(header, grid=None)
     if setup.get("positions") is not None:
         return header
     if header.positions is not None and setup.get("step") is None:
         if len(header.positions) > count:
             text = "%s: holds %d patterns of %d positions: the first ones are used (interrupted scan?)"
-            log.warning(text, name, count, len(header.positions))
+            warn(log, text, name, count, len(header.positions))
         return replace(header, positions=header.positions[:count])
     grid = setup.get("grid") or header.grid
     if grid is None or min(grid) < 1 or count >= grid[0] * grid[1]:
@@ -192,7 +198,7 @@ def _cut_rows(name: str, setup: Setup, grid: tuple[int, int], count: int) -> tup
         fix = f"needs rows of {grid[1]} patterns, but the file holds {count}: give another grid"
         raise BadInput(f"{name}: grid", f"{grid[0]}x{grid[1]}", fix)
     text = "%s: holds %d patterns, less than the raster %dx%d: %d whole rows are used (interrupted scan?)"
-    log.warning(text, name, count, *grid, rows)
+    warn(log, text, name, count, *grid, rows)
     first = (setup.get("permute") or (0, 1, 2))[0]
     setup["selection"] = ", ".join(f"0:{rows * grid[1]}" if axis == first else ":" for axis in range(3))
     if setup.get("grid") is not None:

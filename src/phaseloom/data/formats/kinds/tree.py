@@ -15,6 +15,7 @@ import numpy as np
 
 from phaseloom.data.formats.files import MAX_NUMBERS, decode_text, require_linked, require_own_storage
 from phaseloom.data.formats.quantities.unit_names import QUANTITIES, scale_of
+from phaseloom.data.remarks import warn
 from phaseloom.errors import BadInput
 
 __all__ = ["Reference", "Tree"]
@@ -314,7 +315,7 @@ def _convert(key: str, number: float, unit: str, stated: bool, place: str) -> fl
     scale = scale_of(unit, quantity)
     if scale is None and stated:
         if not is_pixel(unit):
-            log.warning("%s: %r is not a unit of %s; the value is not used", place, unit, key)
+            warn(log, "%s: %r is not a unit of %s; the value is not used", place, unit, key)
         return None
     if stated and scale is not None:
         factors = (scale,)
@@ -324,10 +325,10 @@ def _convert(key: str, number: float, unit: str, stated: bool, place: str) -> fl
         value = number * factor
         if quantity.holds(value) and (stated or quantity.is_usual(value)):
             if factor != (scale or 1.0):
-                log.warning("%s: %g without a unit is taken as %g eV", place, number, value)
+                warn(log, "%s: %g without a unit is taken as %g eV", place, number, value)
             return value
     if number:  # zero stands for "not set"
-        log.warning("%s: %g %s is not a plausible %s and is not used", place, number, unit, key)
+        warn(log, "%s: %g %s is not a plausible %s and is not used", place, number, unit, key)
     return None
 
 

@@ -25,7 +25,7 @@ from phaseloom.data.formats.vendor.frames import build_raster_scan, open_frames,
 from phaseloom.data.scan import Scan4D, wavelength_of
 from phaseloom.errors import BadInput
 
-__all__ = ["ABOUT", "knows", "read"]
+__all__ = ["ABOUT", "knows", "list_files", "read"]
 
 ABOUT = About(
     files=".raw, .xml, either",
@@ -55,6 +55,12 @@ def knows(path: Path, /) -> bool:
     if path.suffix.lower() == ".xml":
         return path.is_file() and _raw_name(path) is not None
     return path.suffix.lower() == ".raw" and _find_xml(path) is not None
+
+
+def list_files(raw: Path, /) -> list[Path]:
+    """A ``.raw``, and the ``.xml`` that names it."""
+    xml = _find_xml(raw)
+    return [raw] if xml is None else [raw, xml]
 
 
 @accept_setup()

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 
 from phaseloom.data.formats.header import Header
 from phaseloom.data.formats.setup import Setup, build_scan
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
@@ -215,9 +217,7 @@ def open_frames(
         size = path.stat().st_size - before
         count = max(0, (size + footer) // stride)
         if (rest := size - count * stride) > 0:
-            log.warning(
-                "%s: ends with %d bytes that are not a whole frame and were left out", path.name, rest
-            )
+            warn(log, "%s: ends with %d bytes that are not a whole frame and were left out", path.name, rest)
         found.append(FrameFile(path, before + header, count))
     whole = tuple(file for file in found if file.frames)
     if not whole:
@@ -242,6 +242,8 @@ def lay_out(
     snake: bool = False,
     repeats: int = 1,
     repeat: int | None = None,
+    length: int | None = None,
+    trailing: bool = False,
 ) -> FrameFiles:
     """Frames as the raster of a scan; an interrupted one has fewer rows, with a warning.
 
@@ -254,13 +256,17 @@ def lay_out(
         snake: every second row was scanned backwards.
         repeats: frames at each place.
         repeat: which of them; default: their sum.
+        length: frames of the scan, where the file states it: those after it are left out.
+        trailing: whether a camera may go on after the scan; else more frames than the raster holds, by one
+            for each row or more, are a wrong raster.
 
     Raises:
-        BadInput: not one whole row.
+        BadInput: not one whole row, or rows of frames too many.
     """
     slow, fast = (int(n) for n in grid)
     row = fast * repeats
     present = frames.count - first
+    present = present if length is None else min(present, length)
     if min(slow, fast) < 1 or flyback < 0 or first < 0:
         fix = "is not a raster: make both numbers positive, and flyback and first not negative"
         raise BadInput(f"{name}: grid", f"{slow}x{fast}", fix)
@@ -270,11 +276,18 @@ def lay_out(
         raise BadInput(f"{name}: grid", f"{slow}x{fast}", fix)
     if rows < slow:
         text = "%s: holds %d frames, less than the raster %dx%d: %d whole rows are used (interrupted scan?)"
-        log.warning(text, name, present, slow, fast, rows)
+        warn(log, text, name, present, slow, fast, rows)
     rest = present - (min(rows, slow) * (row + flyback) - flyback)
+    # as many as rows: frames of a flyback that nobody states, which would shear the picture
+    if rows >= slow and rest - flyback >= min(row, max(slow - 1, 2)) and not trailing:
+        held = f"{slow}x{fast}" + (f" with {flyback} frames of flyback" if flyback else "")
+        fix = (
+            f"cannot hold the {present} frames of the file: {_suggest_raster(present // repeats, slow, fast)}"
+        )
+        raise BadInput(f"{name}: grid", held, fix)
     if rows >= slow and rest > flyback:
         text = "%s: holds %d frames more than the raster %dx%d: they were left out"
-        log.warning(text, name, rest - flyback, slow, fast)
+        warn(log, text, name, rest - flyback, slow, fast)
     summed = repeats > 1 and repeat is None
     return replace(
         frames,
@@ -286,6 +299,20 @@ def lay_out(
         snake=snake,
         dtype=np.dtype({1: "u2", 2: "u4"}.get(frames.dtype.itemsize, "u4")) if summed else frames.dtype,
     )
+
+
+def _suggest_raster(count: int, slow: int, fast: int) -> str:
+    """What would hold all frames: flyback, another raster, or a part of a larger one."""
+    for flyback in range(1, fast // 2 + 1):
+        if count in (slow * (fast + flyback), slow * (fast + flyback) - flyback):
+            larger = f"grid: [{slow}, {fast + flyback}] with selection: ':, :{fast}'"
+            return f"{larger} would (frames of flyback after each row; of a .mib write flyback: {flyback})"
+    rows = -(-count // fast)
+    if count % fast == 0:
+        return f"grid: [{rows}, {fast}] would; for a part of it add selection: '0:{slow}'"
+    side = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
+    square = f"grid: [{side}, {count // side}] would; " if 4 * side > count // side else ""
+    return f"{square}give it as it was scanned, slow times fast"
 
 
 def build_raster_scan(path: Path, frames: FrameFiles, setup: Setup, header: Header, /, **how: Any) -> Scan4D:
@@ -313,7 +340,8 @@ def build_raster_scan(path: Path, frames: FrameFiles, setup: Setup, header: Head
     own_grid = frames.lead if len(frames.lead) == 2 and not arranged else None
     if setup.get("grid") is not None:
         own["grid"] = own_grid  # as much of it as there is
-    return build_scan(path, frames, own, header=replace(header, grid=own_grid))
+    planned = None if own_grid is None else {"grid": grid}
+    return build_scan(path, frames, own, header=replace(header, grid=own_grid), planned=planned)
 
 
 def unpack(path: Path, dtype: np.dtype, offset: int = 0, /) -> Mapping[str, Any]:

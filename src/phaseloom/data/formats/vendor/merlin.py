@@ -23,7 +23,7 @@ from phaseloom.data.formats.vendor.frames import build_raster_scan, open_frames
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["ABOUT", "knows", "read"]
+__all__ = ["ABOUT", "knows", "list_files", "read"]
 
 ABOUT = About(
     files=".mib, .hdr beside",
@@ -53,6 +53,15 @@ def knows(path: Path, /) -> bool:
         start = stream.read(4)
     beside = path.with_suffix(".mib")
     return start == b"MQ1," or (start == b"HDR," and path.suffix.lower() == ".hdr" and knows(beside))
+
+
+def list_files(path: Path, /) -> list[Path]:
+    """A ``.mib`` and those that continue it.
+
+    Raises:
+        BadInput: a damaged header of a frame.
+    """
+    return _find_continuations(path, _FrameHeader.of(path))
 
 
 @accept_setup()

@@ -17,10 +17,11 @@ from phaseloom.data.counts import FileNumbers, SparseSource
 from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
-__all__ = ["ABOUT", "knows", "read"]
+__all__ = ["ABOUT", "knows", "list_files", "read"]
 
 ABOUT = About(
     files=".toml and its three files",
@@ -41,6 +42,19 @@ def knows(path: Path, /) -> bool:
         return False
     with path.open("rb") as stream:
         return b"raw_csr" in stream.read(MAX_TOML_BYTES)
+
+
+def list_files(path: Path, /) -> list[Path]:
+    """A ``.toml`` and the files that it names; itself alone where it is of another kind.
+
+    Raises:
+        BadInput: not a TOML file.
+    """
+    if not knows(path):
+        return [path]
+    _, tree = _read_toml(path)
+    names = [tree.get(f"{name}_file") for name in ("indptr", "indices", "data")]
+    return [path, *(path.parent / name for name in names if isinstance(name, str))]
 
 
 @accept_setup()
@@ -137,7 +151,7 @@ def _read_starts(path: Path, starts: FileNumbers, hits: int) -> np.ndarray:
     whole = int(np.searchsorted(indptr, hits, side="right"))
     if whole < len(indptr):
         text = "%s: the hits of the last %d patterns are not in the files: they were left out"
-        log.warning(text, path.name, len(indptr) - whole)
+        warn(log, text, path.name, len(indptr) - whole)
     if whole < 2:
         raise BadInput(path.name, None, "holds no whole pattern: copy its files again")
     return indptr[:whole]
@@ -152,5 +166,5 @@ def _cut(path: Path, lead: tuple[int, ...], count: int) -> tuple[int, ...]:
         fix = f"needs rows of {lead[-1]} patterns, but there are {count}: give another grid"
         raise BadInput(f"{path.name}: nav_shape", list(lead), fix)
     text = "%s: holds %d patterns, less than the raster %s: %d whole rows are used (interrupted scan?)"
-    log.warning(text, path.name, count, "x".join(map(str, lead)), rows)
+    warn(log, text, path.name, count, "x".join(map(str, lead)), rows)
     return (rows, *lead[1:])

@@ -19,6 +19,7 @@ from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup
 from phaseloom.data.formats.vendor.frames import build_raster_scan, open_frames, unpack
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
@@ -113,13 +114,13 @@ def _read_reference(path: Path, kind: str, pixels: tuple[int, int]) -> np.ndarra
     head: Any = unpack(file, MRC_HEADER)
     extended = unpack(file, np.dtype([("bytes", "<i4")]), 92)["bytes"]
     if head["mode"] not in MRC_TYPES or (head["ny"], head["nx"]) != pixels or extended < 0:
-        log.warning("%s: does not fit frames of %dx%d and was left out", file.name, *pixels)
+        warn(log, "%s: does not fit frames of %dx%d and was left out", file.name, *pixels)
         return None
     stored = np.dtype(MRC_TYPES[head["mode"]])
     frames = open_frames([(file, 1024 + extended)], stored, pixels)
     image = frames[:1, :, :][0].astype(np.float64)
     if not np.isfinite(image).all() or not image.any():
-        log.warning("%s: holds no reference and was left out", file.name)
+        warn(log, "%s: holds no reference and was left out", file.name)
         return None
     return image
 
@@ -137,10 +138,10 @@ def _read_bad_pixels(path: Path, pixels: tuple[int, int]) -> np.ndarray | None:
         for defect in maps[0].iter("Defect") if maps else []:
             good[_span(defect, "Row"), _span(defect, "Column")] = False
     except (ElementTree.ParseError, ValueError, LookupError):
-        log.warning("%s: cannot be read and was left out", file.name)
+        warn(log, "%s: cannot be read and was left out", file.name)
         return None
     if not maps:
-        log.warning("%s: has no map of frames of %dx%d and was left out", file.name, *pixels)
+        warn(log, "%s: has no map of frames of %dx%d and was left out", file.name, *pixels)
         return None
     return good
 

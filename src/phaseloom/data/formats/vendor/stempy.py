@@ -19,6 +19,7 @@ from phaseloom.data.counts import SparseSource
 from phaseloom.data.formats.files import has_hdf5_name_or_content, open_hdf5, require_file
 from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 
@@ -131,7 +132,7 @@ def _cut(path: Path, grid: tuple[int, int], where: np.ndarray) -> tuple[int, int
         raise BadInput(f"{path.name}: grid", f"{slow}x{fast}", fix)
     if rows < slow:
         text = "%s: holds frames of %d of %d rows of the raster (interrupted scan?): these are used"
-        log.warning(text, path.name, rows, slow)
+        warn(log, text, path.name, rows, slow)
     return rows, fast
 
 

@@ -20,6 +20,7 @@ from phaseloom.data.counts import SparseSource
 from phaseloom.data.formats.files import require_file
 from phaseloom.data.formats.header import About, Header, MissingValues, list_missing, merge
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
+from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.units import Time
@@ -154,13 +155,11 @@ def _chunks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
         head = int(words[at])
         size = head >> 48
         if head & 0xFFFFFFFF != SIGNATURE or size % 8 or not size:
-            log.warning(
-                "%s: is damaged after %d of %d words: the rest was left out", path.name, at, len(words)
-            )
+            warn(log, "%s: is damaged after %d of %d words: the rest was left out", path.name, at, len(words))
             return
         end = at + 1 + size // 8
         if end > len(words):
-            log.warning("%s: its last chunk is cut short: what is there is used", path.name)
+            warn(log, "%s: its last chunk is cut short: what is there is used", path.name)
         yield head >> 32 & 0xFF, words[at + 1 : end]
         at = end
 

@@ -127,7 +127,9 @@ def read(
         hints=hints,
     )
     start = scan.first if first is None else first
-    return build_raster_scan(path, frames, setup, header, first=start, snake=snake)
+    length = None if scan.length is None else scan.length + scan.first - start
+    how = {"first": start, "snake": snake, "length": length, "trailing": length is None}
+    return build_raster_scan(path, frames, setup, header, **how)
 
 
 def _find_files(path: Path) -> list[Path]:

@@ -1,0 +1,43 @@
+"""What a reader found wrong with a file that it reads all the same: logged, and kept with the scan."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+__all__ = ["collect_remarks", "warn"]
+
+_collected: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
+
+
+def warn(log: logging.Logger, text: str, /, *values: object) -> None:
+    """Log a warning, and keep its sentence where `collect_remarks` asks for it.
+
+    Args:
+        log: of the reader.
+        text: with places for the values, as of `logging.Logger.warning`.
+        *values: for those places.
+    """
+    log.warning(text, *values)
+    found = _collected.get()
+    sentence = text % values if values else text
+    if found is not None and sentence not in found:
+        found.append(sentence)
+
+
+@contextmanager
+def collect_remarks() -> Iterator[list[str]]:
+    """Sentences of the warnings that readers give inside of the block.
+
+    Example:
+        >>> with collect_remarks() as found:
+        ...     warn(logging.getLogger("phaseloom"), "%s: is cut", "a.mib")
+        >>> found
+        ['a.mib: is cut']
+    """
+    found: list[str] = []
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)
