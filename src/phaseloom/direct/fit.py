@@ -84,7 +84,8 @@ MIN_STEP_TO_SUGGEST = 0.08
 
 MIN_GAIN_TO_SUGGEST_STEP = 3.0
 """What it must explain more, in units of the error of the model. Of 13 unseen crystals, layers and particles
-whose step was stated 15 % too long, seven reach it; stated rightly, one near focus differed by 17 % with 2.5."""
+whose step was stated 15 % too long, seven reach it; of a step stated rightly one near focus differed by 17 %
+with 2.5."""
 
 MIN_LEAD = 0.05
 """Share of what the best candidate explains that its rival must lack, for a fit to be clear. Where the object
