@@ -59,7 +59,18 @@ def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job
 
 def save_snapshot(progress: Progress, folder: Path, /, *, coarsening: float) -> None:
     """Write the state of a fit; ``coarsening``: pixel of the level under way over that of the finest one."""
-    checkpoint.save(progress, folder / "snapshot.h5", level=round(math.log2(coarsening)))
+    facts = {"pixel": _measure_pixel(progress.model)}
+    checkpoint.save(progress, folder / "snapshot.h5", level=round(math.log2(coarsening)), facts=facts)
+
+
+def _measure_pixel(model: Any) -> tuple[float, float]:
+    """Pixel of the numbers of an object (y, x), angstrom: coarser than the canvas if it is band-limited."""
+    canvas = model.object.canvas
+    grid = next(iter(model.object.parameters())).shape[-2:]
+    height, width = (
+        side * many / few for side, many, few in zip(canvas.pixel, canvas.shape, grid, strict=True)
+    )
+    return height, width
 
 
 def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float, keep_every: int = 0) -> None:

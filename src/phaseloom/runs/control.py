@@ -41,7 +41,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-CommandName = Literal["pause", "resume", "stop", "save", "set", "on", "off", "back", "branch", "preview"]
+CommandName = Literal["pause", "resume", "stop", "save", "set", "on", "off", "back", "branch"]
 COMMANDS: tuple[str, ...] = get_args(CommandName)
 
 MAX_LINE_BYTES = 4096
