@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,13 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.steered_settings import complete_settings, find_settings_at
 from phaseloom.result import Result
-from phaseloom.runs.control import CommandQueue, read_answers, read_events, send_command
+from phaseloom.runs.control import (
+    CommandQueue,
+    read_answers,
+    read_commands,
+    read_events,
+    send_command,
+)
 from tests.reconstruction.test_engine import DEEP, begun
 
 Script = Mapping[int, Sequence[tuple[Any, ...]]]
@@ -397,6 +405,48 @@ class TestKill:
         ]
         assert len(job.recorded.steered) == 1
         assert "hold no command" in caplog.text
+
+
+WRITER = """
+import json, os, random, sys, time
+path, seed, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+rng = random.Random(seed)
+valid = [("set", {"rates.object": 0.1 + seed / 100}), ("set", {"batch.random.size": 4 + seed}), ("save", {})]
+wrong = [("set", {"object": seed}), ("fly", {}), ("back", {"epoch": seed})]
+until = time.monotonic() + seconds
+number = 0
+while time.monotonic() < until:
+    number += 1
+    verb, settings = rng.choice(valid + wrong)
+    line = json.dumps({"id": f"{seed}-{number}", "command": verb, "settings": settings}).encode()
+    garbage = [os.urandom(40), line[: rng.randrange(len(line))], b"[[[", b"null", b""]
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, rng.choice(garbage) + b"\\n" + line + b"\\n")
+    os.close(file)
+    time.sleep(0.05 * rng.random())
+"""
+"""A program of anybody's: it writes commands that are good, bad, and no commands at all."""
+
+
+@pytest.mark.medium
+def test_ten_programs_that_write_at_once_leave_a_run_that_its_record_repeats(six, tmp_path):
+    job = Job.begin(Reconstruct.of(six | {"epochs": 12}), tmp_path / "run")
+    path = str(tmp_path / "run/control.jsonl")
+    writers = [
+        subprocess.Popen([sys.executable, "-S", "-c", WRITER, path, str(seed), "1.0"]) for seed in range(10)
+    ]
+    for epoch in job:
+        if epoch.number == 10:
+            assert [writer.wait() for writer in writers] == 10 * [0]
+    sent = [line.id for line in read_commands(tmp_path / "run")]
+    found = read_answers(tmp_path / "run")
+    told = [event["id"] for event in read_events(tmp_path / "run") if event.get("event") == "steered"]
+    assert len(told) == len({*told}) == len(found)
+    assert {*sent} <= {*found}
+    assert {True, False} == {answer.accepted for answer in found.values()}
+    assert all(answer.reason for answer in found.values())
+    assert len(job.recorded.steered) == sum(a.accepted and a.command == "set" for a in found.values())
+    assert_record_repeats(job)
 
 
 def random_script(seed: int, epochs: int) -> dict[int, list[tuple[Any, ...]]]:

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import math
-import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,19 +11,15 @@ import numpy as np
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
 from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
+from phaseloom.runs.folder import keep_snapshot
 
 __all__ = [
     "check_arguments",
-    "forget_snapshots_after",
     "hash_setup",
-    "keep_snapshot",
-    "list_kept_epochs",
-    "path_of_kept",
     "save_epoch",
     "save_result",
     "save_snapshot",
@@ -87,37 +81,6 @@ def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float, keep_e
         keep_snapshot(folder, progress.epoch)
     with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(progress.history[-1]) + "\n")
-
-
-def keep_snapshot(folder: Path, epoch: int, /) -> Path:
-    """Keep the present snapshot, which is of this epoch, when later ones take its place; its path.
-
-    It costs no time, as both names are of one file, where the file system has such links.
-    """
-    kept = path_of_kept(folder, epoch)
-    with whole(kept) as short:
-        try:
-            os.link(folder / "snapshot.h5", short)
-        except OSError:
-            shutil.copyfile(folder / "snapshot.h5", short)
-    return kept
-
-
-def path_of_kept(folder: Path, epoch: int, /) -> Path:
-    """Where the snapshot of an epoch is, if it was kept."""
-    return folder / "snapshots" / f"{epoch:06d}.h5"
-
-
-def list_kept_epochs(folder: Path, /) -> list[int]:
-    """Epochs of which a snapshot was kept."""
-    return sorted(int(path.stem) for path in (folder / "snapshots").glob("[0-9]*.h5") if path.stem.isdigit())
-
-
-def forget_snapshots_after(folder: Path, epoch: int, /) -> None:
-    """Remove kept snapshots of later epochs, which the run will do again in another way."""
-    for later in list_kept_epochs(folder):
-        if later > epoch:
-            path_of_kept(folder, later).unlink(missing_ok=True)
 
 
 def save_result(result: Result, folder: Path, /, *, figures: bool = False) -> None:

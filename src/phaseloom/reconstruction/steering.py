@@ -21,12 +21,6 @@ from phaseloom.fitting.schedule import evaluate_shape
 from phaseloom.reconstruction.branch import branch_run
 from phaseloom.reconstruction.level import Level, make_batches
 from phaseloom.reconstruction.recipe import PARTS, Reconstruct, ScheduledRate
-from phaseloom.reconstruction.run_folder import (
-    forget_snapshots_after,
-    keep_snapshot,
-    list_kept_epochs,
-    path_of_kept,
-)
 from phaseloom.reconstruction.steered_settings import (
     change_settings,
     complete_settings,
@@ -34,7 +28,13 @@ from phaseloom.reconstruction.steered_settings import (
     rate_when_on,
 )
 from phaseloom.runs.control import Answer, Command, CommandLoop, CommandQueue, Outcome
-from phaseloom.runs.folder import save_events
+from phaseloom.runs.folder import (
+    forget_snapshots_after,
+    keep_snapshot,
+    list_kept_epochs,
+    path_of_kept,
+    save_events,
+)
 from phaseloom.runs.steered import SteeredCommand, list_effective
 
 __all__ = ["Steering"]
