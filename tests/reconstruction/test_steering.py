@@ -345,6 +345,14 @@ class TestBranch:
         assert [path.name for path in folder.parent.iterdir()] == ["run"]
 
 
+def test_a_record_is_followed_by_a_job_that_its_program_leaves_and_enters_again(six, tmp_path):
+    job = steered(six, tmp_path / "run", {2: [("set", {"rates.object": 0.05}, {})]})
+    again = Job.begin(Reconstruct.from_path(tmp_path / "run/run.yaml"))
+    for until in (1, 2, 3, None):
+        drive(again, until=until)
+    assert_same(again, job)
+
+
 class Killed(BaseException):
     """The end of a process."""
 
@@ -423,7 +431,7 @@ while time.monotonic() < until:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, rng.choice(garbage) + b"\\n" + line + b"\\n")
     os.close(file)
-    time.sleep(0.05 * rng.random())
+    time.sleep(0.3 * rng.random())
 """
 """A program of anybody's: it writes commands that are good, bad, and no commands at all."""
 

@@ -393,7 +393,7 @@ class Job:
         if not self.progress.history:
             self.levels = build_levels(self.finest, self.recorded)
             self.level = self.levels[0]
-            self._use_settings()
+        self._use_settings()
         steering = Steering(self)
         if self.directory is not None:
             forget_snapshots_after(self.directory, self.progress.epoch)

@@ -24,7 +24,6 @@ from phaseloom.reconstruction.recipe import PARTS, Reconstruct, ScheduledRate
 from phaseloom.reconstruction.steered_settings import (
     change_settings,
     complete_settings,
-    find_settings_at,
     rate_when_on,
 )
 from phaseloom.runs.control import Answer, Command, CommandLoop, CommandQueue, Outcome
@@ -83,6 +82,7 @@ class Steering:
         self.job = job
         self.queue = CommandQueue(job.directory)
         self.has_changed = False
+        self._settings_epoch: int | None = job.progress.epoch
         verbs = {
             "set": self._set,
             "on": self._switch,
@@ -111,7 +111,7 @@ class Steering:
         Returns:
             Whether the fit has to be begun anew, from where it is, for its settings are others.
         """
-        self.has_changed = self.follow_record()
+        self.has_changed = self._follow_record()
         if team().broadcast(self.job.directory is not None):
             self.loop.take_all()
         return self.has_changed
@@ -121,39 +121,54 @@ class Steering:
         if team().broadcast(self.job.directory is not None) and self.job.is_over():
             self.loop.take_all()
 
-    def follow_record(self) -> bool:
+    def _follow_record(self) -> bool:
         """Give the job the settings that its record has for this epoch; whether there are such."""
         job = self.job
         epoch = job.progress.epoch
-        due = [one for one in list_effective(job.recorded.steered) if one.epoch == epoch]
-        if not due:
+        if not (due := self._list_due()):
             return False
-        settings = find_settings_at(job.recorded, epoch)
-        self._use(settings, [level.with_settings(settings) for level in job.levels])
+        if self._settings_epoch != epoch:  # those of the first epoch hold since the job was opened
+            settings = job.recipe
+            for one in due:
+                settings = change_settings(settings, one.settings, epoch)
+            self._use(settings)
+        self._settings_epoch = epoch
+        self._end_or_go_on(due)
+        return True
+
+    def _list_due(self) -> list[SteeredCommand]:
+        """The commands that are recorded for this epoch."""
+        epoch = self.job.progress.epoch
+        return [one for one in list_effective(self.job.recorded.steered) if one.epoch == epoch]
+
+    def _end_or_go_on(self, due: list[SteeredCommand]) -> None:
+        """Stop if this is the last of some commands, else do not."""
+        job = self.job
         if any(one.command == "stop" for one in due) and not job.progress.stop.is_requested:
             stop_on_request(job.progress)
             job.save_snapshot()
         if due[-1].command != "stop":  # a branch of a run that has ended goes on
             job.progress.stop = Stop()
             job.progress.result_epoch = None
-        return True
 
-    def _use(self, settings: Reconstruct, levels: list[Level]) -> None:
+    def _use(self, settings: Reconstruct) -> None:
+        """Give the job and its levels other settings."""
+        levels = [level.with_settings(settings) for level in self.job.levels]
         at = self.job.levels.index(self.job.level)
         self.job.recipe = settings
         self.job.levels = levels
         self.job.level = levels[at]
 
-    def _record(self, command: Command, settings: Mapping[str, Any] | None = None, **more: Any) -> None:
-        """Write a command into the recipe, then follow it."""
+    def _record(self, command: Command, settings: Mapping[str, Any] | None = None) -> None:
+        """Write a command into the recipe, before it is followed."""
         job = self.job
-        given = {"command": command.command, "settings": dict(settings or {}), "id": command.id, **more}
+        given: Any = {"command": command.command, "settings": dict(settings or {}), "id": command.id}
         one = SteeredCommand(epoch=job.progress.epoch, **given)
         steered = (*job.recorded.steered, one)
         job.recorded = job.recorded.model_copy(update={"steered": steered})
         job.save_recipe()
         self.has_changed = True
-        self.follow_record()
+        self._settings_epoch = job.progress.epoch
 
     def _require_epochs(self, command: Command) -> None:
         """Refuse what only a run with epochs before it can do."""
@@ -195,6 +210,8 @@ class Steering:
                 raise BadInput("steer", f"rates.{part}", fix)
         self._try(changed)
         self._record(command, settings)
+        self._use(changed)
+        self._end_or_go_on(self._list_due())
         return Outcome(f"holds from epoch {job.progress.epoch + 1} on", settings)
 
     def _try(self, settings: Reconstruct) -> None:
@@ -216,6 +233,7 @@ class Steering:
             raise BadInput("steer", "stop", "comes too early: no epoch is done; interrupt the run instead")
         self.loop.is_paused = False
         self._record(command)
+        self._end_or_go_on(self._list_due())
         coarse = self.job.level is not self.job.levels[-1]
         return Outcome(f"{self.job.progress.stop}{' (on a coarser grid)' if coarse else ''}")
 
@@ -248,6 +266,7 @@ class Steering:
         job.save_recipe()
         team().barrier()
         job.go_back(folder / "snapshot.h5")
+        self._settings_epoch = job.progress.epoch
         if job.directory is not None:
             forget_snapshots_after(job.directory, command.epoch)
             save_events(job.progress.history, job.directory, answers=self.answers)
