@@ -4,8 +4,9 @@ A command is recorded in ``run.yaml`` before it is answered, and what is recorde
 code whether the command has just come, the run is resumed, or its recipe is run again, to the same bits.
 """
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -223,9 +224,9 @@ class Steering:
         first = make_batches(settings, level, job.training)(job.progress.epoch + 1)
         if not len(first):
             raise BadInput("steer", "batch", "leaves no batch: make it smaller")
-        two = torch.as_tensor(job.training[:2]).to(job.level.model.scan.start.device)
+        two, _ = team().share(torch.as_tensor(job.training[:2]))
         with torch.no_grad():
-            level.likelihood(two)
+            level.likelihood(two.to(job.level.model.scan.start.device))
 
     def _stop(self, command: Command) -> Outcome:
         self._require_epochs(command)
@@ -241,7 +242,8 @@ class Steering:
         folder = self._require_snapshot(command)
         if folder is None:
             return Outcome()
-        kept = keep_snapshot(folder, self.job.progress.epoch)
+        with _refusing_lack_of_room(command):
+            kept = keep_snapshot(folder, self.job.progress.epoch)
         return Outcome(f"kept as {kept.relative_to(folder)}")
 
     def _back(self, command: Command) -> Outcome:
@@ -283,7 +285,8 @@ class Steering:
             )
         if folder is None:
             return Outcome()
-        made = branch_run(folder, folder.resolve().parent / name, command.settings, epoch=command.epoch)
+        with _refusing_lack_of_room(command):
+            made = branch_run(folder, folder.resolve().parent / name, command.settings, epoch=command.epoch)
         return Outcome(f"made {made}: phaseloom reconstruct --resume {made}", command.settings)
 
     def _require_snapshot(self, command: Command) -> Path | None:
@@ -291,6 +294,16 @@ class Steering:
         if not self.job.progress.epoch:
             raise BadInput("steer", command.command, "comes too early: no epoch is done")
         return self.job.directory
+
+
+@contextlib.contextmanager
+def _refusing_lack_of_room(command: Command) -> Iterator[None]:
+    """Refuse a command that cannot write its files, rather than end the run."""
+    try:
+        yield
+    except OSError as problem:
+        reason = f"cannot be done: {problem.strerror or problem}"
+        raise BadInput(f"steer {command.command}", None, reason) from None
 
 
 _BEFORE = "was followed before the run was killed"
