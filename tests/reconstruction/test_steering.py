@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.branch import branch_run
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.steered_settings import complete_settings, find_settings_at
+from phaseloom.reconstruction.steering.branch import branch_run
+from phaseloom.reconstruction.steering.settings import complete_settings, find_settings_at
 from phaseloom.result import Result
 from phaseloom.runs.control import (
     CommandQueue,
