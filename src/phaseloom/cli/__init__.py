@@ -2,14 +2,14 @@
 
 from phaseloom.cli import (  # noqa: F401 - their commands
     data,
-    embed,
+    embedding,
     images,
-    latents,
     predict,
     reconstruct,
     restore,
     search,
     simulate,
+    steer,
     train,
 )
 from phaseloom.cli.command import app, main

@@ -1,6 +1,7 @@
 """Everything a fit needs to go on as if it had never stopped, in one HDF5 file that is never half written."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,20 @@ from phaseloom.files import whole
 from phaseloom.fitting.loop import Progress, load_optimizer_state
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 
-__all__ = ["load", "read_level", "save"]
+__all__ = ["load", "read_epoch", "read_level", "save"]
 
 
-def save(progress: Progress, path: Path, /, *, level: int = 0) -> None:
-    """Write model, optimiser, history and best state, and which of several models it is."""
+def save(
+    progress: Progress, path: Path, /, *, level: int = 0, facts: Mapping[str, Any] | None = None
+) -> None:
+    """Write model, optimiser, history and best state, and which of several models it is.
+
+    Args:
+        progress: to be written.
+        path: of the file.
+        level: number of the model among several.
+        facts: numbers and words for those who look at the file.
+    """
     best = progress.best and {"epoch": progress.best[0], "loss": progress.best[1], "state": progress.best[2]}
     tree = {
         "model": progress.model.state_dict(),
@@ -31,6 +41,7 @@ def save(progress: Progress, path: Path, /, *, level: int = 0) -> None:
         "shown": progress.result_epoch,
         "since": progress.coarse_epochs,
         "level": level,
+        "facts": dict(facts or {}),
         "best": best or None,
     }
     tensors: list[Tensor] = []
@@ -70,6 +81,16 @@ def _read_stop(fields: dict[str, Any]) -> Stop:
 def read_level(path: Path, /) -> int:
     """Which of several models a file is of."""
     return int(_read(path).get("level", 0))
+
+
+def read_epoch(path: Path, /) -> int:
+    """How many epochs were done in a file; its tensors are not read."""
+    try:
+        with h5py.File(path) as file:
+            text = str(file["state"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
+        return int(dict(json.loads(text)["pairs"])["epoch"])
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

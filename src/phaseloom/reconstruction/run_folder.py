@@ -15,8 +15,15 @@ from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
+from phaseloom.runs.folder import keep_snapshot
 
-__all__ = ["check_arguments", "hash_setup", "save_epoch", "save_result"]
+__all__ = [
+    "check_arguments",
+    "hash_setup",
+    "save_epoch",
+    "save_result",
+    "save_snapshot",
+]
 
 
 def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job.begin") -> Path | None:
@@ -44,15 +51,34 @@ def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job
     return path
 
 
-def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float) -> None:
+def save_snapshot(progress: Progress, folder: Path, /, *, coarsening: float) -> None:
+    """Write the state of a fit; ``coarsening``: pixel of the level under way over that of the finest one."""
+    facts = {"pixel": _measure_pixel(progress.model)}
+    checkpoint.save(progress, folder / "snapshot.h5", level=round(math.log2(coarsening)), facts=facts)
+
+
+def _measure_pixel(model: Any) -> tuple[float, float]:
+    """Pixel of the numbers of an object (y, x), angstrom: coarser than the canvas if it is band-limited."""
+    canvas = model.object.canvas
+    grid = next(iter(model.object.parameters())).shape[-2:]
+    height, width = (
+        side * many / few for side, many, few in zip(canvas.pixel, canvas.shape, grid, strict=True)
+    )
+    return height, width
+
+
+def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float, keep_every: int = 0) -> None:
     """Write the snapshot of an epoch, and its line of ``events.jsonl``.
 
     Args:
         progress: whose history ends with the epoch.
         folder: of the run.
-        coarsening: pixel of the level under way over that of the finest one.
+        coarsening: see `save_snapshot`.
+        keep_every: epochs after which the snapshot is kept; 0: never.
     """
-    checkpoint.save(progress, folder / "snapshot.h5", level=round(math.log2(coarsening)))
+    save_snapshot(progress, folder, coarsening=coarsening)
+    if keep_every and progress.epoch % keep_every == 0:
+        keep_snapshot(folder, progress.epoch)
     with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(progress.history[-1]) + "\n")
 
