@@ -1,6 +1,7 @@
 """Everything a fit needs to go on as if it had never stopped, in one HDF5 file that is never half written."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ from phaseloom.files import whole
 from phaseloom.fitting.loop import Progress, load_optimizer_state
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 
-__all__ = ["load", "read_level", "save"]
+__all__ = ["load", "read_level", "read_model", "save"]
 
 
-def save(progress: Progress, path: Path, /, *, level: int = 0) -> None:
-    """Write model, optimiser, history and best state, and which of several models it is."""
+def save(
+    progress: Progress, path: Path, /, *, level: int = 0, canvas: Mapping[str, Any] | None = None
+) -> None:
+    """Write model, optimiser, history and best state, and which of several models it is.
+
+    ``canvas`` says for viewers where the pixels of the model lie (`read_model`).
+    """
     best = progress.best and {"epoch": progress.best[0], "loss": progress.best[1], "state": progress.best[2]}
     tree = {
         "model": progress.model.state_dict(),
@@ -37,6 +43,7 @@ def save(progress: Progress, path: Path, /, *, level: int = 0) -> None:
     text = json.dumps(_pack(tree, tensors))
     with whole(path) as short, h5py.File(short, "w") as file:
         file.attrs["phaseloom_snapshot"] = 1
+        file.attrs["canvas"] = json.dumps(canvas or {})
         file["state"] = text
         for number, tensor in enumerate(tensors):
             file[f"tensors/{number}"] = tensor.detach().cpu().resolve_conj().numpy()
@@ -65,6 +72,28 @@ def load(progress: Progress, path: Path, /) -> None:
 
 def _read_stop(fields: dict[str, Any]) -> Stop:
     return Stop(**{**fields, "reason": StopReason(fields["reason"])})
+
+
+def read_model(path: Path, /) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Parameters and buffers of the model of a file by name, and what it says besides tensors.
+
+    Nothing else is read, so that a viewer need not wait for the state of an optimiser. What it says has
+    ``epoch``, ``history``, ``level`` and ``canvas`` (as it was saved; empty in older files).
+
+    Raises:
+        BadInput: not a snapshot.
+    """
+    try:
+        with h5py.File(path) as file:
+            tree = json.loads(str(file["state"].asstr()[()]))  # pyright: ignore[reportAttributeAccessIssue]
+            pairs = dict(tree["pairs"])
+            numbers = {name: item["tensor"] for name, item in pairs["model"]["pairs"]}
+            model = {name: np.asarray(file[f"tensors/{number}"]) for name, number in numbers.items()}
+            about = {name: _unpack(pairs[name], []) for name in ("epoch", "history")}
+            canvas = json.loads(str(file.attrs.get("canvas", "{}")))
+        return model, {**about, "level": pairs.get("level", 0), "canvas": canvas}
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
 
 
 def read_level(path: Path, /) -> int:

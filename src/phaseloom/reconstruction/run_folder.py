@@ -13,6 +13,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 
@@ -52,9 +53,17 @@ def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float) -> Non
         folder: of the run.
         coarsening: pixel of the level under way over that of the finest one.
     """
-    checkpoint.save(progress, folder / "snapshot.h5", level=round(math.log2(coarsening)))
+    level = round(math.log2(coarsening))
+    checkpoint.save(progress, folder / "snapshot.h5", level=level, canvas=_describe_canvas(progress.model))
     with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(progress.history[-1]) + "\n")
+
+
+def _describe_canvas(model: Any) -> dict[str, Any]:
+    """What viewers need besides the parameters of a model: where its pixels lie, whether its probe is pixels."""
+    room = model.scan.canvas
+    canvas = {"pixel": room.pixel, "origin": room.origin, "shape": room.shape, "window": room.window}
+    return canvas | {"probe is pixels": isinstance(model.probe, Probe) and model.probe.support is None}
 
 
 def save_result(result: Result, folder: Path, /, *, figures: bool = False) -> None:
