@@ -11,6 +11,7 @@ from phaseloom.cli import (  # noqa: F401 - their commands
     search,
     simulate,
     train,
+    web,
 )
 from phaseloom.cli.command import app, main
 

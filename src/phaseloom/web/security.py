@@ -35,7 +35,7 @@ MAX_TOKEN_LENGTH = 256
 
 METHODS = ("GET", "HEAD")
 
-ROUTES = re.compile(r"/|/ws|/static/[\w./@^~+-]{1,300}")
+ROUTES = re.compile(r"/|/ws|/favicon\.ico|/static/[\w./@^~+-]{1,300}")
 """What this page answers to; everything else is not found before any handler sees it."""
 
 INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\bsrc\s*=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)

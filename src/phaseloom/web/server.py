@@ -126,7 +126,7 @@ def _listen(build: Callable[[], Any], port: int, address: str, gate: Gate) -> tu
         asyncio.set_event_loop(asyncio.new_event_loop())
         loop = IOLoop.current()
     application = BokehTornado(
-        build_applications({"/": build}, title="Phaseloom"),
+        build_applications({"/": lambda: build()}, title="Phaseloom"),
         extra_websocket_origins=["*"],  # the gate has checked them
         websocket_max_message_size_bytes=MAX_MESSAGE_BYTES,
         keep_alive_milliseconds=30_000,

@@ -1,0 +1,3 @@
+import panel as pn
+class FilesPane:
+    def __init__(self, desk): self.view=pn.Column("files")

@@ -1,0 +1,3 @@
+import panel as pn
+class StartPane:
+    def __init__(self, desk): self.view=pn.Column("start")
