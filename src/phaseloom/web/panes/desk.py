@@ -118,9 +118,10 @@ def _escape_html(text: str) -> str:
     return html.escape(text)
 
 
-def card(title: str, *content: Any, basis: int = 400, **look: Any) -> Any:
-    """Things under a heading in a frame, as wide as the page leaves them."""
-    styles = {**CARD, "flex": f"1 1 {basis}px", "min-width": f"{min(basis, 320)}px"}
+def card(title: str, *content: Any, basis: int | None = 400, **look: Any) -> Any:
+    """Things under a heading in a frame; beside others as wide as the page leaves them, from a width on."""
+    beside = {} if basis is None else {"flex": f"1 1 {basis}px", "min-width": f"{min(basis, 320)}px"}
+    styles = {**CARD, **beside}
     return pn.Column(heading(title), *content, styles=styles, margin=4, sizing_mode="stretch_width", **look)
 
 
@@ -130,6 +131,8 @@ def flow(*content: Any, align_items: str = "stretch", **look: Any) -> Any:
     Panel's own ``FlexBox`` evaluates text as code in the browser, which the page's policy refuses.
     """
     styles = {"flex-wrap": "wrap", "align-items": align_items, "gap": "2px"}
+    for one in content if align_items == "end" else ():
+        one.align = "end"  # each has a place of its own in the line, which comes first
     return pn.Row(*content, styles=styles, **{"sizing_mode": "stretch_width", **look})
 
 

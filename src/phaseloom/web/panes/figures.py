@@ -30,9 +30,11 @@ TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 MISSING_COLOUR = "#e6e6e6"
 HEIGHT = 340
 
+_BAR_LOOK: Any = {"title_text_font_size": "11px", "major_label_text_font_size": "11px", "title_standoff": 4}
+
 UNITS = {
-    "nm": ("nm", MetricLength(), 0.1),
-    "mrad": ("mrad", Metric(base_unit="rad"), 1e3),
+    "nm": ("nm", MetricLength(include=["pm", "nm", "um", "mm"]), 0.1),
+    "mrad": ("mrad", Metric(base_unit="rad", include=["nrad", "µrad", "mrad", "rad"]), 1e3),
     "px": ("px", None, 1.0),
 }
 """Units of axes: what Bokeh's scale bar wants, and how much of them one of ours (angstrom, radian) is."""
@@ -118,12 +120,16 @@ class ImageView:
                 dimensional=dimension.clone(),
                 orientation="horizontal",
                 location="bottom_left",
-                background_fill_alpha=0.6,
-                length_sizing="adaptive",
+                background_fill_alpha=0.75,
+                border_line_color=None,
+                padding=5,
+                margin=5,
+                bar_length=0.15,
+                bar_line_width=3,
                 label="@{value} @{unit}",
             )
             one.add_layout(bar)
-        one.add_layout(ColorBar(color_mapper=self._bar, title=values, width=8, padding=4), "right")
+        one.add_layout(ColorBar(color_mapper=self._bar, title=values, width=8, padding=4, **_BAR_LOOK), "right")
 
     def show(
         self,
@@ -322,7 +328,8 @@ class PointsView:
         self.figure.segment("x0", "y0", "x1", "y1", source=self._moves, **look)
         look = {"fill_alpha": 0, "line_color": "#d00000", "line_width": 2, "size": 14}
         self.figure.scatter("x", "y", source=self._marks, marker="circle", **look)
-        self.figure.add_layout(ColorBar(color_mapper=self._mapper, title=values, width=8), "right")
+        bar = ColorBar(color_mapper=self._mapper, title=values, width=8, padding=4, **_BAR_LOOK)
+        self.figure.add_layout(bar, "right")
         mark_figure(self.figure, label)
 
     def show(

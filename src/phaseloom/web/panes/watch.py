@@ -14,6 +14,7 @@ from phaseloom.plot.style import show_length
 from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
 from phaseloom.web.panes.patterns import PatternsPart
+from phaseloom.web.panes.steer import SteerPart
 from phaseloom.web.state.catalogue import describe_state, read_recipe
 from phaseloom.web.state.events import EventLog, thin_history
 from phaseloom.web.state.history import ImageHistory
@@ -56,9 +57,9 @@ class WatchPane:
         self.follows = pn.widgets.Checkbox(name="Update while it runs", value=True)
         self.now = pn.widgets.Button(name="Update now", button_type="default")
         self.kind = pn.widgets.RadioButtonGroup(name="Image", options=KINDS, value="phase")
-        self.slice = pn.widgets.IntSlider(name="Slice (0: all)", start=0, end=1, value=0, disabled=True)
-        self.epoch = pn.widgets.IntSlider(name="History (images seen)", start=0, end=1, value=1, disabled=True)
-        self.contrast = pn.widgets.RangeSlider(name="Contrast", start=0.0, end=1.0, value=(0.0, 1.0), step=0.01)
+        self.slice = pn.widgets.IntSlider(name="Slice (0: all)", start=0, end=1, value=0, disabled=True, width=150)
+        self.epoch = pn.widgets.IntSlider(name="History (images seen)", start=0, end=1, value=1, disabled=True, width=170)
+        self.contrast = pn.widgets.RangeSlider(name="Contrast", start=0.0, end=1.0, value=(0.0, 1.0), step=0.01, width=190)
         self.auto = pn.widgets.Button(name="Auto contrast", button_type="default")
         self.object = {
             kind: ImageView(title, colours=COLOURS[kind], values=UNITS[kind], height=460)
@@ -72,6 +73,7 @@ class WatchPane:
         self.reciprocal = ColourView("Probe, reciprocal space", height=190)
         self.places = PointsView("Positions and their moves", values="move (nm)", height=340)
         self.patterns = PatternsPart(self.desk)
+        self.steer = SteerPart(self.desk)
         self.words = pn.pane.HTML("", sizing_mode="stretch_width")
         self.now.on_click(guard(lambda event: self.update(force=True)))
         self.auto.on_click(guard(lambda event: self._reset_contrast()))
@@ -93,9 +95,15 @@ class WatchPane:
             flow(
                 card("Object", controls, self.picture, basis=560),
                 pn.Column(
-                    card("Losses", pn.pane.Bokeh(self.losses.figure, sizing_mode="stretch_width")),
-                    card("Verdict as it would be now", self.words),
-                    styles={"flex": "1 1 420px"},
+                    card(
+                        "Losses, and the verdict as it would be now",
+                        pn.pane.Bokeh(self.losses.figure, sizing_mode="stretch_width"),
+                        self.words,
+                        basis=None,
+                    ),
+                    card("Steer: commands are taken at the end of an epoch", self.steer.view, basis=None),
+                    styles={"flex": "1 1 480px"},
+                    sizing_mode="stretch_width",
                 ),
                 card("Probe", *(pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in side), basis=520),
                 card("Positions", pn.pane.Bokeh(self.places.figure, sizing_mode="stretch_width"), basis=420),
@@ -117,6 +125,7 @@ class WatchPane:
         self._stamp = ()
         self._history = ImageHistory()
         self.patterns.open(folder)
+        self.steer.open(folder)
         for one in self.object.values():
             one.clear()
         self.update(force=True)
@@ -128,6 +137,7 @@ class WatchPane:
         if self._log.read() or force:
             self._recipe = read_recipe(self.folder)
             self._show_losses()
+            self.steer.update()
         self._show_status()
         self._read_images(force)
 

@@ -148,7 +148,7 @@ def _field(
     name: str, kind: Any, default: Any, *, required: bool, help: str, metadata: Any = ()
 ) -> FormField:
     dimension = dimension_of(kind)
-    units = ", ".join(unit for unit, _ in dimension.scale) if dimension else ""
+    units = ", ".join({size: unit for unit, size in reversed(dimension.scale)}.values()) if dimension else ""
     choices = _choices(kind)
     shown = str(default) if isinstance(default, Path) else default
     form: Literal["boolean", "choice", "text"] = "text"
