@@ -11,7 +11,7 @@ from phaseloom import cli
 from phaseloom.compat.ptyrad import translate_project, translate_search
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.search.parameter_paths import get_parameter
+from phaseloom.runs.parameter_paths import get_parameter
 from phaseloom.search.recipe import Search
 from phaseloom.search.space import Space
 from tests.ptyrad import LEAST

@@ -37,6 +37,7 @@ SENTENCES = {
     "overfitting: the hold-out loss rises since epoch 7": StopReason.OVERFITTING,
     "interrupted in epoch 1; nothing was learned": StopReason.INTERRUPTED,
     "interrupted after epoch 0": StopReason.INTERRUPTED,
+    "stopped after epoch 3 on request": StopReason.REQUESTED,
     "the term 'tv' became nan in epoch 3; the result is that of epoch 2": StopReason.NOT_FINITE,
     "the gradient of 'tv' in 'object' is no longer finite in epoch 3; the result is that of epoch 2": (
         StopReason.NOT_FINITE

@@ -11,9 +11,9 @@ import yaml
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.retrieval.recipe import Train
+from phaseloom.runs.parameter_paths import set_parameters
 from phaseloom.search import objectives, pruners, samplers
 from phaseloom.search.figures import KnobAxis, Landscape, report
-from phaseloom.search.parameter_paths import set_parameters
 from phaseloom.search.recipe import Plan, Search
 from phaseloom.search.space import Distribution, Space
 from phaseloom.search.trials import read

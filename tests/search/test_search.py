@@ -19,9 +19,9 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.restoration.pairs import underwater
 from phaseloom.result import Result
+from phaseloom.runs.parameter_paths import get_parameter
 from phaseloom.search import report as found
 from phaseloom.search import runner as searching
-from phaseloom.search.parameter_paths import get_parameter
 from phaseloom.search.recipe import Plan, Search
 from phaseloom.search.runner import Searching, join_search
 from phaseloom.search.trials import ReconstructionTrial, read

@@ -16,7 +16,7 @@ from phaseloom.files import whole
 from phaseloom.fitting.loop import Progress, load_optimizer_state
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 
-__all__ = ["load", "read_level", "read_model", "save"]
+__all__ = ["load", "read_epoch", "read_level", "read_model", "save"]
 
 
 def save(
@@ -99,6 +99,16 @@ def read_model(path: Path, /) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def read_level(path: Path, /) -> int:
     """Which of several models a file is of."""
     return int(_read(path).get("level", 0))
+
+
+def read_epoch(path: Path, /) -> int:
+    """How many epochs were done in a file; its tensors are not read."""
+    try:
+        with h5py.File(path) as file:
+            text = str(file["state"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
+        return int(dict(json.loads(text)["pairs"])["epoch"])
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from phaseloom.fitting.updates import (
     step_on_finite,
 )
 
-__all__ = ["Epoch", "Progress", "fit"]
+__all__ = ["Epoch", "Progress", "fit", "stop_on_request"]
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def fit(  # noqa: PLR0913 - the whole of a fit is said in one call
             stop = _planned_end(epochs, horizon)
         if stop is not None:
             progress.stop = stop
-            _return_to_best(progress, epoch, within)
+            _return_to_best(progress, within)
         yield epoch
         if stop is not None:
             return
@@ -315,9 +315,17 @@ def _planned_end(epochs: int, horizon: int | None) -> Stop:
     return Stop(StopReason.ALL_EPOCHS, f"all {epochs} epochs done" if epochs > 1 else "one epoch done")
 
 
-def _return_to_best(progress: Progress, epoch: Epoch, within: float) -> None:
+def stop_on_request(progress: Progress, /, *, within: float = 0.01) -> None:
+    """End a fit between two epochs as if all were done; ``within`` as of `fit`."""
+    cause = f"stopped after epoch {progress.epoch} on request"
+    progress.stop = Stop(StopReason.REQUESTED, cause)
+    _return_to_best(progress, within)
+
+
+def _return_to_best(progress: Progress, within: float) -> None:
     best = progress.best
-    if best is None or epoch.holdout is None or epoch.holdout <= (1 + within) * best[1]:
+    holdout = progress.history[-1]["holdout"] if progress.history else None
+    if best is None or holdout is None or holdout <= (1 + within) * best[1]:
         return
     progress.restore_best()
     progress.result_epoch = best[0]

@@ -20,6 +20,8 @@ class StopReason(StrEnum):
     """The hold-out loss has levelled."""
     OVERFITTING = "overfitting"
     """The hold-out loss rises while the loss falls."""
+    REQUESTED = "requested"
+    """A command ended the run (`phaseloom.runs.control`), as if all epochs were done."""
     INTERRUPTED = "interrupted"
     NOT_FINITE = "not_finite"
     """A loss or a gradient became infinite or not a number."""
@@ -71,8 +73,13 @@ class Stop:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the fit came to its planned end, or to that of a call that does a part."""
-        return self.reason in (StopReason.ALL_EPOCHS, StopReason.PART_OF_EPOCHS)
+        """Whether the fit came to its planned end, to that of a call for a part, or to one on request."""
+        return self.is_requested or self.reason in (StopReason.ALL_EPOCHS, StopReason.PART_OF_EPOCHS)
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether a command ended the fit."""
+        return self.reason is StopReason.REQUESTED
 
     @property
     def is_settled(self) -> bool:
@@ -104,6 +111,7 @@ def _reason_of_sentence(sentence: str) -> StopReason:
         "before the first step": StopReason.NOT_FINITE_AT_START,
         "finite|became": StopReason.NOT_FINITE,
         "^interrupted": StopReason.INTERRUPTED,
+        "^stopped after epoch": StopReason.REQUESTED,
         "^converged": StopReason.CONVERGED,
         "^overfitting": StopReason.OVERFITTING,
         r"^(all \d+ epochs|one epoch) done": StopReason.ALL_EPOCHS,

@@ -265,6 +265,13 @@ class Likelihood:
     ``amplitude`` and ``phase``, windows ``(b, state, slice, y, x)`` of the object; ``occupancy``, the
     share of each state.
 
+    Args:
+        model: of the experiment.
+        scan: the measured patterns.
+        divergence: of a pixel.
+        penalties: by name.
+        measured: the patterns of another likelihood of this scan, which may have them on the device already.
+
     Attributes:
         judging: names of the terms that compare with counts, and so may judge patterns held out.
     """
@@ -275,10 +282,12 @@ class Likelihood:
         scan: Scan4D,
         divergence: noise.Divergence = noise.amplitude,
         penalties: Mapping[str, Penalty] | None = None,
+        *,
+        measured: CountLoader | None = None,
     ):
         self.model = model
         self.divergence = divergence
-        self.measured = CountLoader(scan, model.detector.arrange)
+        self.measured = measured or CountLoader(scan, model.detector.arrange)
         self.penalties = {
             name: (_read_arguments(call, name), call) for name, call in (penalties or {}).items()
         }

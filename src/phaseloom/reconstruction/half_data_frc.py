@@ -73,7 +73,7 @@ def check_splittable(scan: Scan4D, /) -> None:
 def _reconstruct_half(job: Job, which: Literal[0, 1], drive: Callable[[Job], Any]) -> Result:
     """The result of one half, without a folder; its recipe says what was split."""
     thin = Call(prepare.__name__, "thin", {"which": which, "seed": job.recipe.seed})
-    recipe = job.recipe.model_copy(update={"prepare": (*job.recipe.prepare, thin), "outputs": ()})
+    recipe = job.recorded.model_copy(update={"prepare": (*job.recorded.prepare, thin), "outputs": ()})
     half = Job(recipe, thin(job.finest.scan), None, None)
     drive(half)
     if half.progress.stop.is_interrupted:

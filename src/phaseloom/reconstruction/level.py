@@ -1,7 +1,7 @@
 """Resolution levels of a reconstruction: model, objective and optimiser on one grid, and the epochs on it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,8 +19,9 @@ from phaseloom.fitting.updates import Batches
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
 from phaseloom.ptycho import batches, multigrid
 from phaseloom.ptycho.curvature import UPDATES_TO_FOLLOW_POSITIONS, Curvature, count_crossings
-from phaseloom.ptycho.likelihood import Likelihood
+from phaseloom.ptycho.likelihood import CountLoader, Likelihood
 from phaseloom.ptycho.model import Ptychography
+from phaseloom.ptycho.projections import Setting
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.ptycho.projections.object_prior import ObjectPower, apply_object_prior
 from phaseloom.reconstruction.recipe import RateChange, Reconstruct
@@ -80,6 +81,8 @@ class Level:
     Attributes:
         scan: its patterns.
         model, likelihood, progress: see `phaseloom.ptycho.model` and `phaseloom.fitting.loop`.
+        recipe: whose settings hold on it.
+        setting: what projections know of the experiment at its start.
         before, after: what happens before and after each epoch.
         power: of the object, that holds its noise down; ``None``: nothing does.
     """
@@ -88,29 +91,49 @@ class Level:
     model: Ptychography
     likelihood: Likelihood
     progress: Progress
-    before: list[Callable[[Progress], None]]
-    after: list[Every]
+    recipe: Reconstruct
+    setting: Setting
+    before: list[Callable[[Progress], None]] = field(default_factory=list)
+    after: list[Every] = field(default_factory=list)
     power: ObjectPower | None = None
 
     @classmethod
     def of(cls, recipe: Reconstruct, scan: Scan4D, model: Ptychography) -> "Level":
         """Objective, optimiser, preparation and projections around a model."""
-        likelihood = Likelihood(
-            model, keep_part_of_process(scan), recipe.noise_of(scan).partial(), recipe.named_penalties()
-        )
-        if not likelihood.data_terms:
-            fix = "leaves nothing that compares with the data: add a penalty that does"
-            raise BadInput("noise", "none", fix)
+        likelihood = _build_likelihood(recipe, scan, model)
         progress = Progress(model, _optimizer(recipe.optimizer, _parameter_groups(recipe, model)))
-        where = describe_setting(model, scan)
-        after = [
-            Every(bind_projection(call.partial(), model, where, call.name), **dict(call.when))
-            for call in recipe.projections
-        ]
-        before = _newton_preparation(model, likelihood, progress.optimizer, braked=not after)
+        setting = describe_setting(model, scan)
         table = recipe.found.get("power")
         power = None if table is None else ObjectPower.of(table)
-        return cls(scan, model, likelihood, progress, before, after, power)
+        level = cls(scan, model, likelihood, progress, recipe, setting, power=power)
+        level._prepare_epochs()
+        return level
+
+    def with_settings(self, recipe: Reconstruct, /) -> "Level":
+        """The same fit with other settings of noise, penalties and projections, between two epochs.
+
+        Raises:
+            BadInput: as of `of`; this level can still be used.
+        """
+        old = self.recipe
+        likelihood = self.likelihood
+        if (old.noise, old.penalties) != (recipe.noise, recipe.penalties):
+            likelihood = _build_likelihood(recipe, self.scan, self.model, self.likelihood.measured)
+        level = replace(self, recipe=recipe, likelihood=likelihood)
+        if likelihood is not self.likelihood or old.projections != recipe.projections:
+            level._prepare_epochs()
+        return level
+
+    def _prepare_epochs(self) -> None:
+        """Bind projections, and the curvatures that an optimiser needs before every epoch."""
+        self.after = [
+            Every(bind_projection(call.partial(), self.model, self.setting, call.name), **dict(call.when))
+            for call in self.recipe.projections
+        ]
+        optimizer = self.progress.optimizer
+        for parameter in self.model.parameters():
+            parameter.grad = None  # what was touched of it is forgotten now
+        self.before = _newton_preparation(self.model, self.likelihood, optimizer, braked=not self.after)
 
     def coarser(self, recipe: Reconstruct) -> "Level | None":
         """The same on pixels twice as wide, or ``None`` where that would lose light."""
@@ -179,9 +202,7 @@ class Level:
         """
         for one in changes:
             for group in self.groups(one.part) if one.epoch <= number else ():
-                frozen = {"stop": one.epoch - 1}
-                moving = {"base": one.rate, "stop": one.stop, "start": min(group["start"], one.epoch)}
-                group.update(moving if one.rate else frozen)
+                group.update(one.for_group(group["start"]))
 
     def groups(self, part: str) -> list[dict[str, Any]]:
         """What the optimiser knows of a part; that of ``object`` may be amplitude and phase."""
@@ -349,6 +370,23 @@ def set_batch_size(recipe: Reconstruct, model: Ptychography) -> Call:
     least = min(max(recipe.epochs * count // UPDATES_WITH_LARGER_BATCHES, MIN_BATCH), most)
     size = min(max(round(0.6 * count_crossings(model)), least), max(MIN_BATCH, count // 12))
     return Call(call.room, call.name, {**call.values, "size": min(size, 512)}, call.when)
+
+
+def _build_likelihood(
+    recipe: Reconstruct, scan: Scan4D, model: Ptychography, measured: CountLoader | None = None
+) -> Likelihood:
+    """The objective of a recipe.
+
+    Raises:
+        BadInput: one that does not look at the data.
+    """
+    own = keep_part_of_process(scan)
+    noise = recipe.noise_of(scan).partial()
+    likelihood = Likelihood(model, own, noise, recipe.named_penalties(), measured=measured)
+    if not likelihood.data_terms:
+        fix = "leaves nothing that compares with the data: add a penalty that does"
+        raise BadInput("noise", "none", fix)
+    return likelihood
 
 
 def _parameter_groups(recipe: Reconstruct, model: Ptychography) -> list[dict[str, Any]]:

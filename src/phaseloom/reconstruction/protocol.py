@@ -47,8 +47,17 @@ from phaseloom.reconstruction.level import (
     split_patterns,
 )
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Reconstruct
-from phaseloom.reconstruction.run_folder import check_arguments, hash_setup, save_epoch, save_result
+from phaseloom.reconstruction.run_folder import (
+    check_arguments,
+    forget_snapshots_after,
+    hash_setup,
+    save_epoch,
+    save_result,
+    save_snapshot,
+)
 from phaseloom.reconstruction.start import Start
+from phaseloom.reconstruction.steered_settings import find_settings_at
+from phaseloom.reconstruction.steering import Steering
 from phaseloom.result import Result
 from phaseloom.runs.folder import save_events, save_recipe
 from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
@@ -94,10 +103,13 @@ class Job:
     directory, every epoch leaves a snapshot behind, and the directory holds all that viewers need:
     ``run.yaml``, ``events.jsonl``, ``snapshot.h5``, at the end ``result.h5``.
 
+    Between two epochs a run with a directory takes commands (`phaseloom.runs.control`).
+
     Attributes:
-        recipe: settled: nothing in it is left to be found.
+        recorded: the recipe that repeats the run, settled: nothing in it is left to be found.
+        recipe: the same with the settings that hold now, by the commands that it records.
         start: what the automatic start found, or ``None``.
-        finest: the level on the grid of the data.
+        levels: from the coarsest grid to that of the data; before the first epoch the latter alone.
         level: the one under way, whose ``scan``, ``model`` and ``progress`` are the job's.
         ended: the result that the last loop left in the directory when it came to its end, or ``None``.
         training, holdout: indices of the patterns to learn from, and of those held out.
@@ -142,9 +154,10 @@ class Job:
         settled, data, start = find_start(recipe, data)  # first guess of the probe, defocus, orientation
         job = cls(settled, data, start, folder)  # model, likelihood, optimiser
         if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
-            job.recipe = warm_start.judge(job.finest, job.recipe, job.holdout, given=recipe.rates)
+            job.recorded = warm_start.judge(job.finest, job.recorded, job.holdout, given=recipe.rates)
         else:  # prior and start of the object from its direct image
-            job.recipe = job._use_direct_image()
+            job.recorded = job._use_direct_image()
+        job.recipe = job.recorded
         job.save_recipe()
         return job
 
@@ -153,32 +166,34 @@ class Job:
         self.directory = directory
         self.ended = None
         self._evidence: tuple[int, Evidence] | None = None
-        torch.manual_seed(recipe.seed)
-        model = recipe.build_model(scan).to(device.choose_device(recipe.device))
-        self.finest = self.level = Level.of(recipe, scan, model)
-        team().broadcast_parameters(model)
-        self.recipe = recipe.model_copy(update={"batch": set_batch_size(recipe, model)})
-        self.initial = advice.InitialProbe.of(model)
+        self.level = self._build_finest(recipe, scan)
+        self.levels = [self.level]
+        self.recorded = recipe.model_copy(update={"batch": set_batch_size(recipe, self.model)})
+        self.recipe = self.recorded
+        self.initial = advice.InitialProbe.of(self.model)
         self.training, self.holdout = split_patterns(len(scan), recipe.holdout, recipe.seed)
 
     def __iter__(self) -> Iterator[Epoch]:
         """Run to the end, or until stopped, saving after every epoch, and at the end the result."""
         self.ended = None
-        level_before = self.level
-        epoch_before = self.progress.epoch
-        levels = self._levels()
-        ends = last_epochs(self.recipe.epochs, len(levels))
-        for number in range(levels.index(self.level), len(levels)):
-            if levels[number] is not self.level:
-                levels[number].follow(self.level)
-                self.level = levels[number]
-            for done in self._fit(ends[number], RATES_AFTER_COARSER if number else 1.0):
+        steering = self._open()
+        has_moved = steering.steer()
+        while not self.progress.stop.is_requested:
+            has_changed = False
+            for done in self._fit():
+                has_moved = True
                 self._save_epoch(done)
                 yield done
-            if self.progress.epoch < ends[number] and not self.progress.stop.is_settled:
+                if has_changed := steering.steer():
+                    break
+            if has_changed:
+                continue
+            if not self._enter_finer_level():
                 break
-        self._record_end()
-        self._save_new_result(moved=self.level is not level_before or self.progress.epoch > epoch_before)
+            has_moved = True
+        self._record_end(steering)
+        self._save_new_result(moved=has_moved)
+        steering.answer_late()
 
     @classmethod
     def resume(cls, directory: Path | str, /, *, scan: Scan4D | None = None) -> "Job":
@@ -201,8 +216,7 @@ class Job:
         job = cls(recipe, data, None, folder if team().is_main else None)
         snapshot = folder / "snapshot.h5"
         if snapshot.is_file():
-            job.level = build_levels(job.finest, recipe)[-1 - checkpoint.read_level(snapshot)]
-            checkpoint.load(job.progress, snapshot)
+            job._load(snapshot)
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
         elif recipe.found.get("direct"):
@@ -224,6 +238,11 @@ class Job:
     @cached_property
     def _direct_image(self) -> DirectResult | None:
         return make_first_image(self.recipe, self.finest.scan)
+
+    @property
+    def finest(self) -> Level:
+        """The level on the grid of the data."""
+        return self.levels[-1]
 
     @property
     def scan(self) -> Scan4D:
@@ -285,7 +304,7 @@ class Job:
 
     def to_text(self) -> str:
         """The parameter file that repeats this run."""
-        return self.recipe.to_text()
+        return self.recorded.to_text()
 
     def rate(self, part: str, value: float, /, *, stop: int | None = None) -> None:
         """Give a part another rate from the next epoch on, on this grid and finer ones; 0 freezes it.
@@ -308,6 +327,7 @@ class Job:
             fix = f"rests in this run, which has prepared nothing for it: begin with rates.{part} above zero"
             raise BadInput("job.rate", part, f"{fix}, and a start if it is to wait")
         self.recipe = self.recipe.model_copy(update={"changes": (*self.recipe.changes, change)})
+        self.recorded = self.recorded.model_copy(update={"changes": (*self.recorded.changes, change)})
         self.save_recipe()
 
     def images(self) -> dict[str, Any]:
@@ -320,28 +340,93 @@ class Job:
     def save_recipe(self) -> None:
         """Write the parameter file into the folder of the run."""
         if self.directory is not None:
-            save_recipe(self.recipe, self.directory)
+            save_recipe(self.recorded, self.directory)
+
+    def save_snapshot(self) -> None:
+        """Write the state of the fit into the folder of the run."""
+        if self.directory is not None:
+            save_snapshot(self.progress, self.directory, coarsening=self._coarsening)
+
+    def is_over(self) -> bool:
+        """Whether no epoch follows: all are done, the hold-out loss has ended the run, or a command has."""
+        progress = self.progress
+        is_settled = progress.stop.is_settled or progress.result_epoch is not None
+        is_last = self.level is self.finest and (progress.epoch >= self.recipe.epochs or is_settled)
+        return is_last or progress.stop.is_requested
+
+    def go_back(self, snapshot: Path, /) -> None:
+        """Build the levels again, and bring them to the state of a snapshot of this run."""
+        scan = self.finest.scan
+        del self.levels, self.level  # memory for the new ones
+        self.levels = [self._build_finest(self.recorded, scan)]
+        self._load(snapshot)
+        self._evidence = None
 
     def _use_direct_image(self) -> Reconstruct:
         image = lambda: self.first_image  # noqa: E731
-        return warm_start.use_direct_image(self.finest, self.recipe, self.holdout, make_image=image)
+        return warm_start.use_direct_image(self.finest, self.recorded, self.holdout, make_image=image)
 
-    def _levels(self) -> list[Level]:
-        """The levels from coarse to fine; the one under way is among them."""
+    @staticmethod
+    def _build_finest(recipe: Reconstruct, scan: Scan4D) -> Level:
+        """Model, likelihood and optimiser on the grid of the data, as a run begins with them."""
+        torch.manual_seed(recipe.seed)
+        model = recipe.build_model(scan).to(device.choose_device(recipe.device))
+        level = Level.of(recipe, scan, model)
+        team().broadcast_parameters(model)
+        return level
+
+    def _load(self, snapshot: Path) -> None:
+        """Bring levels that were just built to the state of a snapshot."""
+        self.levels = build_levels(self.finest, self.recorded)
+        self.level = self.levels[-1 - checkpoint.read_level(snapshot)]
+        checkpoint.load(self.progress, snapshot)
+        self._use_settings()
+
+    def _use_settings(self) -> None:
+        """Give all levels the settings that hold after the present epoch."""
+        at = self.levels.index(self.level)
+        self.recipe = find_settings_at(self.recorded, self.progress.epoch)
+        self.levels = [level.with_settings(self.recipe) for level in self.levels]
+        self.level = self.levels[at]
+
+    def _open(self) -> Steering:
+        """The levels and the files of a run that begins or goes on, and its commands."""
+        if not self.progress.history:
+            self.levels = build_levels(self.finest, self.recorded)
+            self.level = self.levels[0]
+            self._use_settings()
+        steering = Steering(self)
         if self.directory is not None:
-            save_events(self.progress.history, self.directory)
-        levels = build_levels(self.finest, self.recipe)
-        at = 0
-        if self.progress.history:
-            at = [level.model.scan.canvas.pixel for level in levels].index(self.model.scan.canvas.pixel)
-            levels[at] = self.level
-        self.level = levels[at]
-        return levels
+            forget_snapshots_after(self.directory, self.progress.epoch)
+            save_events(self.progress.history, self.directory, answers=steering.answers)
+        return steering
 
-    def _fit(self, last: int, rate_factor: float) -> Iterator[Epoch]:
+    def _enter_finer_level(self) -> bool:
+        """Go on with the next finer grid, if the epochs on this one have ended; whether there is one."""
+        number = self.levels.index(self.level)
+        has_ended = self.progress.epoch >= self._last_epochs[number] or self.progress.stop.is_settled
+        if self.level is self.finest or not has_ended:
+            return False
+        self.levels[number + 1].follow(self.level)
+        self.level = self.levels[number + 1]
+        return True
+
+    @property
+    def _last_epochs(self) -> list[int]:
+        """The last epoch on each level."""
+        return last_epochs(self.recipe.epochs, len(self.levels))
+
+    @property
+    def _coarsening(self) -> float:
+        """Pixel of the level under way over that of the finest one."""
+        return self.model.scan.canvas.pixel[0] / self.finest.model.scan.canvas.pixel[0]
+
+    def _fit(self) -> Iterator[Epoch]:
+        number = self.levels.index(self.level)
         patterns = self.training, self.holdout
         changes: Callable[[], Sequence[Any]] = lambda: self.recipe.changes  # noqa: E731
-        return fit_level(self.level, self.recipe, patterns, last, rate_factor=rate_factor, changes=changes)
+        pace = {"rate_factor": RATES_AFTER_COARSER if number else 1.0, "changes": changes}
+        return fit_level(self.level, self.recipe, patterns, self._last_epochs[number], **pace)
 
     def _save_epoch(self, epoch: Epoch) -> None:
         """Keep what an epoch has found, in the history and in the folder; write the outputs that are due."""
@@ -355,8 +440,8 @@ class Job:
         if not team().broadcast(self.directory is not None):
             return
         if self.directory is not None:
-            pixels = [level.model.scan.canvas.pixel[0] for level in (self.level, self.finest)]
-            save_epoch(self.progress, self.directory, coarsening=pixels[0] / pixels[1])
+            every = self.recipe.snapshots
+            save_epoch(self.progress, self.directory, coarsening=self._coarsening, keep_every=every)
         if any(result_builder.is_due(call, epoch.number) for call in self.recipe.outputs):
             result = self.result()
             if self.directory is not None:
@@ -381,11 +466,11 @@ class Job:
         text = "patterns held out show nothing of the object: positions stay as given; rates: {%s} moves them"
         log.warning(text, named)
 
-    def _record_end(self) -> None:
+    def _record_end(self, steering: Steering) -> None:
         """Record with the last epoch why the run ended and how far it may be trusted."""
         self.progress.record_stop(verdict=result_builder.judge_run(self).verdict.value)
         if self.directory is not None:
-            save_events(self.progress.history, self.directory)
+            save_events(self.progress.history, self.directory, answers=steering.answers)
 
     def _save_new_result(self, *, moved: bool) -> None:
         """Keep the result of a loop that ended; one of an earlier loop stays where this one did nothing.

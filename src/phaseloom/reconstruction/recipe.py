@@ -22,6 +22,7 @@ from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result, is_result
 from phaseloom.runs import memory as _memory
 from phaseloom.runs.scan_recipe import ScanRecipe
+from phaseloom.runs.steered import SteeredCommand
 from phaseloom.spec import Call, call, knobs, part
 
 __all__ = ["Reconstruct"]
@@ -43,6 +44,14 @@ PARTS = (
 """All that can have a rate; which of them an experiment has depends on its parts."""
 
 
+def _in_current_names(node: Any, place: str) -> Any:
+    """The node of a shape with the names of today, which files are written with."""
+    if node is None:
+        return None
+    curve = call(SHAPE_MODULE, node, place)
+    return curve.to_tree() if curve.values else curve.name
+
+
 class ScheduledRate(BaseModel):
     """Rate of a part with the epochs between which it moves."""
 
@@ -55,11 +64,7 @@ class ScheduledRate(BaseModel):
     @field_validator("shape")
     @classmethod
     def _in_current_names(cls, node: Any) -> Any:
-        """The node with the names of today, which files are written with."""
-        if node is None:
-            return None
-        curve = call(SHAPE_MODULE, node, "rates: shape")
-        return curve.to_tree() if curve.values else curve.name
+        return _in_current_names(node, "rates: shape")
 
     @model_validator(mode="after")
     def _moves_at_all(self) -> Self:
@@ -78,13 +83,23 @@ class ScheduledRate(BaseModel):
 
 
 class RateChange(BaseModel):
-    """A rate that holds from an epoch on, decided during the run by `Job.rate`."""
+    """A rate that holds from an epoch on, decided during the run by `Job.rate` or a command.
+
+    ``start`` is a later epoch in which the part begins to move, ``shape`` another shape of its own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     epoch: int = Field(ge=1, strict=True)
     part: str
     rate: float = Field(ge=0, allow_inf_nan=False)
     stop: int | None = Field(None, ge=1, strict=True)
+    start: int | None = Field(default=None, ge=1, strict=True)
+    shape: Any = None
+
+    @field_validator("shape")
+    @classmethod
+    def _in_current_names(cls, node: Any) -> Any:
+        return _in_current_names(node, "changes: shape")
 
     @model_validator(mode="after")
     def _of_a_part(self) -> Self:
@@ -96,6 +111,15 @@ class RateChange(BaseModel):
             fix = f"lies before epoch: {self.epoch}; write rate: 0 to freeze"
             raise BadInput("changes", f"stop: {self.stop}", fix)
         return self
+
+    def for_group(self, start: int, /) -> dict[str, Any]:
+        """What changes in a group of an optimiser that moved from an epoch ``start`` on."""
+        if not self.rate:
+            return {"stop": self.epoch - 1}
+        changed = {"base": self.rate, "stop": self.stop, "start": self.start or min(start, self.epoch)}
+        if self.shape is not None:
+            changed["shape"] = call(SHAPE_MODULE, self.shape, "changes: shape").partial()
+        return changed
 
 
 DEFAULT_NEWTON_RATES = {
@@ -130,6 +154,8 @@ class Reconstruct(ScanRecipe):
         start: how the first guess is settled.
         rates: how far parts move: shares of a Newton step, or natural sizes (docs/parameters.md).
         changes: rates that hold from an epoch on, as decided in the middle of a run.
+        steered: commands that the run has followed (docs/steering.md), which one that repeats it follows too.
+        snapshots: epochs after which a snapshot is kept to go back to; 0: the last one alone.
         optimizer: how steps are made.
         shape: how rates change over the run.
         projections: what is imposed after epochs.
@@ -169,6 +195,8 @@ class Reconstruct(ScanRecipe):
     start: Call = part("phaseloom.reconstruction.start", "sweep")
     rates: Mapping[str, float | ScheduledRate] = Field(default_factory=dict)
     changes: tuple[RateChange, ...] = ()
+    steered: tuple[SteeredCommand, ...] = ()
+    snapshots: int = Field(0, ge=0, strict=True)
     optimizer: Call = part("phaseloom.fitting.optimizers", "gauss_newton")
     shape: Call = part(SHAPE_MODULE, "cosine")
     projections: tuple[Call, ...] = part("phaseloom.ptycho.projections", ())

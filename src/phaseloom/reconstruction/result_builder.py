@@ -230,7 +230,8 @@ def gather_evidence(job: Underway, /) -> evidence.Evidence:
         found = image.found
         semiangle = float(found.optics.semiangle)
         twin = judge_twin_of_run(image.scan, job.model, semiangle=semiangle, survey=found.survey)
-    if progress.epoch >= job.recipe.epochs or progress.stop.is_settled:
+    stop = progress.stop
+    if progress.epoch >= job.recipe.epochs or stop.is_settled or stop.is_requested:
         null = evidence.shuffle_places(job.recipe, job.scan, job.model, progress.epoch)
     return evidence.Evidence(direct, twin, null)
 

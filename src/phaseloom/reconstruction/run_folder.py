@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,24 @@ import numpy as np
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.files import whole
 from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 
-__all__ = ["check_arguments", "hash_setup", "save_epoch", "save_result"]
+__all__ = [
+    "check_arguments",
+    "forget_snapshots_after",
+    "hash_setup",
+    "keep_snapshot",
+    "list_kept_epochs",
+    "path_of_kept",
+    "save_epoch",
+    "save_result",
+    "save_snapshot",
+]
 
 
 def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job.begin") -> Path | None:
@@ -45,16 +58,24 @@ def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job
     return path
 
 
-def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float) -> None:
+def save_snapshot(progress: Progress, folder: Path, /, *, coarsening: float) -> None:
+    """Write the state of a fit; ``coarsening``: pixel of the level under way over that of the finest one."""
+    level = round(math.log2(coarsening))
+    checkpoint.save(progress, folder / "snapshot.h5", level=level, canvas=_describe_canvas(progress.model))
+
+
+def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float, keep_every: int = 0) -> None:
     """Write the snapshot of an epoch, and its line of ``events.jsonl``.
 
     Args:
         progress: whose history ends with the epoch.
         folder: of the run.
-        coarsening: pixel of the level under way over that of the finest one.
+        coarsening: see `save_snapshot`.
+        keep_every: epochs after which the snapshot is kept; 0: never.
     """
-    level = round(math.log2(coarsening))
-    checkpoint.save(progress, folder / "snapshot.h5", level=level, canvas=_describe_canvas(progress.model))
+    save_snapshot(progress, folder, coarsening=coarsening)
+    if keep_every and progress.epoch % keep_every == 0:
+        keep_snapshot(folder, progress.epoch)
     with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(progress.history[-1]) + "\n")
 
@@ -64,6 +85,37 @@ def _describe_canvas(model: Any) -> dict[str, Any]:
     room = model.scan.canvas
     canvas = {"pixel": room.pixel, "origin": room.origin, "shape": room.shape, "window": room.window}
     return canvas | {"probe is pixels": isinstance(model.probe, Probe) and model.probe.support is None}
+
+
+def keep_snapshot(folder: Path, epoch: int, /) -> Path:
+    """Keep the present snapshot, which is of this epoch, when later ones take its place; its path.
+
+    It costs no time, as both names are of one file, where the file system has such links.
+    """
+    kept = path_of_kept(folder, epoch)
+    with whole(kept) as short:
+        try:
+            os.link(folder / "snapshot.h5", short)
+        except OSError:
+            shutil.copyfile(folder / "snapshot.h5", short)
+    return kept
+
+
+def path_of_kept(folder: Path, epoch: int, /) -> Path:
+    """Where the snapshot of an epoch is, if it was kept."""
+    return folder / "snapshots" / f"{epoch:06d}.h5"
+
+
+def list_kept_epochs(folder: Path, /) -> list[int]:
+    """Epochs of which a snapshot was kept."""
+    return sorted(int(path.stem) for path in (folder / "snapshots").glob("[0-9]*.h5") if path.stem.isdigit())
+
+
+def forget_snapshots_after(folder: Path, epoch: int, /) -> None:
+    """Remove kept snapshots of later epochs, which the run will do again in another way."""
+    for later in list_kept_epochs(folder):
+        if later > epoch:
+            path_of_kept(folder, later).unlink(missing_ok=True)
 
 
 def save_result(result: Result, folder: Path, /, *, figures: bool = False) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +20,17 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from phaseloom.errors import BadInput, nearest
 from phaseloom.findings import describe_error
+from phaseloom.fitting.distributed import team
 
 __all__ = [
     "COMMANDS",
     "Answer",
     "BadCommand",
     "Command",
+    "CommandLoop",
+    "CommandQueue",
     "CommandReader",
+    "Outcome",
     "read_answers",
     "read_commands",
     "read_events",
@@ -45,6 +49,9 @@ MAX_LINE_BYTES = 4096
 
 MAX_BYTES_PER_READ = 1 << 20
 """Bytes that are read of a control file at once, whatever was written there."""
+
+SECONDS_BETWEEN_LOOKS = 0.2
+"""Time after which a run that is paused looks for commands again, and who waits for an answer."""
 
 MAX_ID_LENGTH = 200
 """Characters of an identifier, or of a name."""
@@ -216,7 +223,7 @@ def wait_for_answer(folder: Path | str, identifier: str, /, *, seconds: float = 
     """The answer to a command, or ``None`` where it has not come after so many seconds."""
     until = time.monotonic() + seconds
     while (answer := read_answers(folder).get(identifier)) is None and time.monotonic() < until:
-        time.sleep(min(0.2, seconds))
+        time.sleep(min(SECONDS_BETWEEN_LOOKS, seconds))
     return answer
 
 
@@ -270,6 +277,126 @@ class CommandReader:
             count = f"{len(wrong)} line{'s' * (len(wrong) > 1)}"
             log.warning("%s: ignored %s that hold no command (%s)", self.path, count, wrong[0])
         return found
+
+
+class CommandQueue:
+    """The commands of a run that it has not answered yet, and the answers that it has given.
+
+    Of several processes the main one reads and writes, and all take the same commands.
+
+    Args:
+        folder: of the run; ``None`` in processes that do not write.
+
+    Attributes:
+        answers: all so far, those of earlier processes of the run too.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+        self.answers = [] if folder is None else [*read_answers(folder).values()]
+        self._taken = {answer.id for answer in self.answers}
+        self._reader = None if folder is None else CommandReader(folder)
+
+    def take(self) -> list[Command | BadCommand]:
+        """Commands that came since the last call, each once."""
+        new = list[Command | BadCommand]()
+        for one in [] if self._reader is None else self._reader.read_new():
+            if one.id not in self._taken:
+                self._taken.add(one.id)
+                new.append(one)
+        return team().broadcast(new)
+
+    def answer(self, answer: Answer, /) -> None:
+        """Write an answer into ``events.jsonl``."""
+        self.answers.append(answer)
+        if self.folder is not None:
+            with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(answer.to_event()) + "\n")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a command that was accepted.
+
+    Attributes:
+        reason: what follows, in one sentence; may be empty.
+        settings: values that hold from now on.
+    """
+
+    reason: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CommandLoop:
+    """Takes the commands of a run between two epochs, has them carried out, and answers them.
+
+    Pausing is its own: while a run is paused, it waits here for other commands.
+
+    Args:
+        queue: of the run.
+        verbs: what carries out the other commands; refuses by `phaseloom.errors.BadInput`.
+        epoch: tells how many epochs are done.
+        ended: tells whether the run has come to its end.
+        followed: what came of commands that the run has followed already but may not have answered, by their
+            identifiers: it was killed between.
+    """
+
+    def __init__(
+        self,
+        queue: CommandQueue,
+        verbs: Mapping[str, Callable[[Command], Outcome]],
+        /,
+        *,
+        epoch: Callable[[], int],
+        ended: Callable[[], bool],
+        followed: Mapping[str, Outcome] | None = None,
+    ):
+        self.queue = queue
+        self.verbs = {"pause": self._pause, "resume": self._resume, **verbs}
+        self.epoch = epoch
+        self.ended = ended
+        self.followed = followed or {}
+        self.is_paused = False
+
+    def take_all(self) -> None:
+        """Carry out what has come; while the run is paused, wait for more."""
+        while True:
+            for command in self.queue.take():
+                self.queue.answer(self._carry_out(command))
+            if not self.is_paused or self.ended():
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _carry_out(self, command: Command | BadCommand) -> Answer:
+        """The answer to a command; its epoch is the one that was done when it came."""
+        found = {"id": command.id, "epoch": self.epoch(), "command": command.command}
+        if isinstance(command, BadCommand):
+            return Answer(**found, accepted=False, reason=command.reason)
+        try:
+            if (outcome := self.followed.get(command.id)) is not None:
+                return Answer(**found, accepted=True, reason=outcome.reason, settings=outcome.settings)
+            verb = self.verbs.get(command.command)
+            if verb is None:
+                fix = f"is not a command for this kind of run: it takes {', '.join(self.verbs)}"
+                raise BadInput("steer", command.command, fix)
+            outcome = verb(command)
+        except (BadInput, OSError) as problem:
+            log.warning("steer %s: refused: %s", command.command, problem)
+            return Answer(**found, accepted=False, reason=str(problem))
+        log.info("steer %s: accepted after epoch %d", command.command, found["epoch"])
+        return Answer(**found, accepted=True, reason=outcome.reason, settings=outcome.settings)
+
+    def _pause(self, command: Command) -> Outcome:
+        if self.ended():
+            raise BadInput("steer", command.command, "comes too late: the run has ended")
+        self.is_paused = True
+        return Outcome(f"waits after epoch {self.epoch()} until it is resumed or stopped")
+
+    def _resume(self, command: Command) -> Outcome:
+        if not self.is_paused:
+            raise BadInput("steer", command.command, "has no effect: the run is not paused")
+        self.is_paused = False
+        return Outcome()
 
 
 def require_run_folder(folder: Path | str, /) -> Path:

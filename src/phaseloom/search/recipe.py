@@ -18,8 +18,8 @@ from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.files import whole
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.runs.folder import save_recipe
+from phaseloom.runs.parameter_paths import set_parameters
 from phaseloom.runs.scan_recipe import ScanRecipe
-from phaseloom.search.parameter_paths import set_parameters
 from phaseloom.search.space import Distribution, Space
 from phaseloom.search.trials import Trial, find_trial_class, read
 from phaseloom.spec import Call, Recipe, load_yaml, part

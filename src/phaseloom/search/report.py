@@ -13,8 +13,8 @@ import numpy as np
 from phaseloom import plot
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
+from phaseloom.runs.parameter_paths import set_parameters
 from phaseloom.search import figures
-from phaseloom.search.parameter_paths import set_parameters
 from phaseloom.search.recipe import Plan, load_engine
 from phaseloom.search.space import Knob
 

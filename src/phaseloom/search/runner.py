@@ -17,8 +17,8 @@ from phaseloom.errors import BadInput
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.plot.style import average_blocks
 from phaseloom.renames import renamed_attribute
+from phaseloom.runs.parameter_paths import get_parameter
 from phaseloom.search import pruners, report
-from phaseloom.search.parameter_paths import get_parameter
 from phaseloom.search.recipe import Plan, load_engine
 from phaseloom.search.report import TrialRecord
 from phaseloom.search.trials import Trial

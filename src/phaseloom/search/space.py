@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.search.parameter_paths import find_parameter, set_parameters
+from phaseloom.runs.parameter_paths import set_parameters
+from phaseloom.search.parameter_paths import find_parameter
 from phaseloom.spec import Recipe
 from phaseloom.units import Dimension
 
