@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pandas as pd
 import panel as pn
 
 from phaseloom.errors import BadInput
+from phaseloom.reconstruction.branch import branch_run
 from phaseloom.reconstruction.recipe import PARTS
+from phaseloom.reconstruction.run_folder import list_kept_epochs
 from phaseloom.runs.control import send_command
 from phaseloom.web.panes.desk import Desk, flow
 from phaseloom.web.state.catalogue import read_recipe
@@ -19,6 +22,7 @@ from phaseloom.web.state.forms import load_tree
 __all__ = ["SteerPart"]
 
 PLAIN = {"Pause": "pause", "Resume": "resume", "Stop after this epoch": "stop", "Save now": "save"}
+LAST = "last"
 COLUMNS = ["time", "command", "answer", "epoch", "what follows"]
 
 
@@ -48,12 +52,13 @@ class SteerPart:
         self.part = pn.widgets.Select(name="Part", options=list(PARTS), value="probe", width=150)
         self.on = pn.widgets.Button(name="Switch on")
         self.off = pn.widgets.Button(name="Switch off")
-        self.epoch = pn.widgets.IntInput(name="Epoch", value=1, start=0, width=90)
+        self.epoch = pn.widgets.Select(name="Kept epoch", options=[LAST], width=110)
         self.back = pn.widgets.Button(name="Go back to it", button_type="warning")
         self.branch_name = pn.widgets.TextInput(name="New run", placeholder="name of its folder", width=170)
         self.branch_settings = pn.widgets.TextInput(
             name="Its changes (YAML)", placeholder="{rates.object: 0.1, epochs: 60}", width=260
         )
+        self.here = pn.widgets.Checkbox(name="run it on this machine", value=True)
         self.branch = pn.widgets.Button(name="Branch", button_type="primary")
         self.answers = pn.widgets.Tabulator(
             pd.DataFrame(columns=pd.Index(COLUMNS)),
@@ -67,12 +72,13 @@ class SteerPart:
         self.change.on_click(guard(lambda event: self._change()))
         self.on.on_click(guard(lambda event: self._send("on", name=self.part.value)))
         self.off.on_click(guard(lambda event: self._send("off", name=self.part.value)))
-        self.back.on_click(guard(lambda event: self._send("back", epoch=self.epoch.value)))
+        self.back.on_click(guard(lambda event: self._go_back()))
         self.branch.on_click(guard(lambda event: self._branch()))
         self.view: Any = pn.Column(
             flow(*plain),
             flow(self.path, self.value, self.change, self.part, self.on, self.off, align_items="end"),
-            flow(self.epoch, self.back, self.branch_name, self.branch_settings, self.branch, align_items="end"),
+            flow(self.epoch, self.back, self.branch_name, self.branch_settings, align_items="end"),
+            flow(self.branch, self.here, align_items="end"),
             self.answers,
             sizing_mode="stretch_width",
         )
@@ -89,6 +95,9 @@ class SteerPart:
         """Show what was answered."""
         if self._folder is None:
             return
+        kept = [LAST, *map(str, list_kept_epochs(self._folder))]
+        if kept != self.epoch.options:
+            self.epoch.options = kept
         rows = list_commands(self._folder)
         if rows != self._rows:
             self._rows = rows
@@ -107,8 +116,23 @@ class SteerPart:
             raise BadInput("change", None, "needs a setting and its value, such as rates.object and 0.1")
         self._send("set", load_tree(f"{path}: {self.value.value}"))
 
+    def _go_back(self) -> None:
+        if self.epoch.value == LAST:
+            fix = "needs an epoch whose snapshot was kept: Save now keeps one, and so does keep_every of the recipe"
+            raise BadInput("back", None, fix)
+        self._send("back", epoch=int(self.epoch.value))
+
     def _branch(self) -> None:
+        """Make a new run from a snapshot: the run itself is left alone, ended or not."""
+        name = self.branch_name.value.strip()
+        if self._folder is None or not re.fullmatch(r"[\w-][\w.-]{0,80}", name):
+            raise BadInput("branch", name, "is not the name of a new folder: use letters, digits, - and _")
         settings = load_tree(self.branch_settings.value) if self.branch_settings.value.strip() else {}
-        if not self.branch_name.value.strip():
-            raise BadInput("branch", None, "needs a name for the folder of the new run")
-        self._send("branch", settings, name=self.branch_name.value.strip(), epoch=None)
+        epoch = None if self.epoch.value == LAST else int(self.epoch.value)
+        made = branch_run(self._folder, self._folder.with_name(name), settings, epoch=epoch)
+        words = ["reconstruct", "--resume", str(made), "--quiet"]
+        if self.here.value:
+            job = self.desk.queue.add(words, made)
+            self.desk.tell(f"job {job.number} is {job.state}: {self.desk.name_of(made)}", kind="success")
+        else:
+            self.desk.tell(f"run it with: phaseloom {' '.join(words[:3])}", kind="success")

@@ -11,6 +11,7 @@ import panel as pn
 
 from phaseloom.errors import BadInput
 from phaseloom.plot.style import show_length
+from phaseloom.reconstruction.run_folder import list_kept_epochs, path_of_kept
 from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
 from phaseloom.web.panes.patterns import PatternsPart
@@ -28,6 +29,7 @@ COLOURS = {"phase": "viridis", "amplitude": "gray", "sigma": "magma"}
 UNITS = {"phase": "rad", "amplitude": "1", "sigma": "rad"}
 
 MAX_PROBE_MODES = 8
+NOW = "now"
 
 
 class WatchPane:
@@ -58,7 +60,9 @@ class WatchPane:
         self.now = pn.widgets.Button(name="Update now", button_type="default")
         self.kind = pn.widgets.RadioButtonGroup(name="Image", options=KINDS, value="phase")
         self.slice = pn.widgets.IntSlider(name="Slice (0: all)", start=0, end=1, value=0, disabled=True, width=150)
-        self.epoch = pn.widgets.IntSlider(name="History (images seen)", start=0, end=1, value=1, disabled=True, width=170)
+        self.epoch = pn.widgets.DiscreteSlider(
+            name="History: epoch", options=[NOW], value=NOW, disabled=True, width=170
+        )
         self.contrast = pn.widgets.RangeSlider(name="Contrast", start=0.0, end=1.0, value=(0.0, 1.0), step=0.01, width=190)
         self.auto = pn.widgets.Button(name="Auto contrast", button_type="default")
         self.object = {
@@ -79,7 +83,7 @@ class WatchPane:
         self.auto.on_click(guard(lambda event: self._reset_contrast()))
         self.kind.param.watch(guard(lambda event: self._show_object(anew=True)), "value")
         self.slice.param.watch(guard(lambda event: self._show_object(anew=True)), "value")
-        self.epoch.param.watch(guard(lambda event: self._show_object()), "value")
+        self.epoch.param.watch(guard(lambda event: self._look_back()), "value")
         self.contrast.param.watch(guard(self._change_contrast), "value")
         self.places.on_tap(guard(self._choose_place))
         for one in self.object.values():
@@ -174,16 +178,35 @@ class WatchPane:
             end=max(images.slices, 1), disabled=images.slices < 2, value=min(self.slice.value, images.slices)
         )
         epoch = int(self._log.last.get("number", 0)) if self._log else 0
-        follows = self.epoch.value >= self.epoch.end
         self._history.add(images.epoch if images.epoch is not None else epoch, images.phase())
-        count = len(self._history)
-        self.epoch.param.update(
-            end=max(count, 1), disabled=count < 2, value=count if follows else self.epoch.value
-        )
+        self._list_history()
         self._show_object(anew=first)
         self._show_probe(images)
         self._show_places(images)
         self.patterns.set_positions(images.positions)
+
+    def _list_history(self) -> None:
+        """The epochs that can be looked back to: images seen, and snapshots that were kept."""
+        assert self.folder is not None
+        known = sorted({*self._history.epochs[:-1], *list_kept_epochs(self.folder)})
+        options = [*map(str, known), NOW]
+        if options != self.epoch.options:
+            value = self.epoch.value if self.epoch.value in options else NOW
+            self.epoch.param.update(options=options, value=value, disabled=len(options) < 2)
+
+    def _look_back(self) -> None:
+        """Show an earlier epoch, from a kept snapshot where its image was not seen."""
+        if self.folder is None or self.epoch.value == NOW or self._history.find(int(self.epoch.value)):
+            self._show_object()
+            return
+        epoch = int(self.epoch.value)
+        path = path_of_kept(self.folder, epoch)
+
+        def done(images: RunImages) -> None:
+            self._history.add(epoch, images.phase())
+            self._show_object()
+
+        self.desk.background(lambda: _prepare(path), done)
 
     def _show_object(self, *, anew: bool = False) -> None:
         if self._images is None:
@@ -206,8 +229,8 @@ class WatchPane:
     def _find_field(self, kind: str) -> Field | None:
         assert self._images is not None
         number = self.slice.value - 1 if self.slice.value else None
-        if kind == "phase" and number is None and self.epoch.value < len(self._history):
-            return self._history.field(self.epoch.value - 1)
+        if (earlier := self._earlier(kind)) is not None:
+            return earlier
         calls = {
             "phase": self._images.phase,
             "amplitude": self._images.amplitude,
@@ -215,14 +238,20 @@ class WatchPane:
         }
         return calls[kind](number)
 
+    def _earlier(self, kind: str) -> Field | None:
+        """The summed phase of the epoch that the slider says; ``None``: the present one is shown."""
+        if kind != "phase" or self.slice.value or self.epoch.value == NOW:
+            return None
+        return self._history.find(int(self.epoch.value))
+
     def _title(self, kind: str) -> str:
         assert self._images is not None
         name = {"phase": "Phase", "amplitude": "Amplitude", "sigma": "Error bar of the phase"}[kind]
         if self._images.slices > 1:
             several = f"all {self._images.slices} slices"
             name += f", slice {self.slice.value}" if self.slice.value else f", {several}"
-        if kind == "phase" and not self.slice.value and self.epoch.value < len(self._history):
-            return f"{name}, epoch {self._history.epoch(self.epoch.value - 1)}"
+        if self._earlier(kind) is not None:
+            return f"{name}, epoch {self.epoch.value}"
         when = "result" if self._images.epoch is None else f"epoch {self._images.epoch}"
         return f"{name}, {when}"
 

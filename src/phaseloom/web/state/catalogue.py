@@ -152,8 +152,9 @@ def describe_state(log: EventLog, /) -> str:
         return "not begun"
     if last.get("stop_reason"):
         return "ended" if last["stop_reason"] != "interrupted" else "stopped"
-    answers = [event for event in log.events if event.get("event") == "steered" and event.get("accepted")]
-    if answers and answers[-1].get("command") == "pause":
+    taken = [event for event in log.events if event.get("event") == "steered" and event.get("accepted")]
+    held = [event["command"] for event in taken if event.get("command") in ("pause", "resume", "stop")]
+    if held and held[-1] == "pause":
         return "paused"
     quiet = max(SECONDS_OF_A_QUIET_RUN, EPOCHS_OF_A_QUIET_RUN * float(last.get("seconds") or 0))
     return "running" if time.time() - _mtime(log.path) < quiet else "quiet"

@@ -24,7 +24,7 @@ __all__ += ["list_sections", "parse_form", "set_value", "show_tree"]
 
 VERBS_WITH_FORMS = tuple(RECIPE_HOMES)
 
-HIDDEN = frozenset({"found", "changes"})
+HIDDEN = frozenset({"found", "changes", "steered"})
 """Sections that a run writes, not its user."""
 
 MAX_FORM_BYTES = 100_000
@@ -235,8 +235,19 @@ def load_tree(text: str, /) -> dict[str, Any]:
 
 
 def show_tree(tree: Mapping[str, Any], /) -> str:
-    """The text of a tree."""
-    return to_yaml(dict(tree)) if tree else ""
+    """The text of a tree, a section below the other.
+
+    Example:
+        >>> print(show_tree({"file": "a.cxi", "rates": {"object": 0.1}}), end="")
+        file: a.cxi
+        rates: {object: 0.1}
+    """
+    return "".join(
+        yaml.safe_dump({key: value}, allow_unicode=True, width=100, default_flow_style=False)
+        if not isinstance(value, Mapping | list)
+        else to_yaml({key: value})
+        for key, value in tree.items()
+    )
 
 
 def get_value(tree: Mapping[str, Any], *path: str) -> Any:

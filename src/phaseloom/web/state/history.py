@@ -18,13 +18,12 @@ class ImageHistory:
         >>> history = ImageHistory()
         >>> for epoch in range(1, 101):
         ...     history.add(epoch, Field(np.zeros((4, 4)), (1.0, 1.0), (0.0, 0.0)))
-        >>> len(history) <= 40, history.epoch(0), history.epoch(len(history) - 1)
+        >>> len(history) <= 40, history.epochs[0], history.epochs[-1]
         (True, 1, 100)
     """
 
     def __init__(self) -> None:
         self._images: list[tuple[int, Field]] = []
-        self._last = 0
 
     def __len__(self) -> int:
         return len(self._images)
@@ -34,16 +33,16 @@ class ImageHistory:
         fold = max(1, max(image.values.shape) // SIDE_KEPT)
         few = average_blocks(image.values, fold).astype(np.float16)
         pixel = (image.pixel[0] * fold, image.pixel[1] * fold)
-        if self._images and self._images[-1][0] == epoch:
-            self._images.pop()
+        self._images = [one for one in self._images if one[0] != epoch]
         self._images.append((epoch, Field(few, pixel, image.corner, image.in_pixels)))
         if len(self._images) > MAX_IMAGES:
             self._images = [*self._images[:-1:2], self._images[-1]]
 
-    def epoch(self, place: int, /) -> int:
-        """Epoch of an image."""
-        return self._images[place][0]
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs of the images, in their order."""
+        return sorted(epoch for epoch, _ in self._images)
 
-    def field(self, place: int, /) -> Field:
-        """An image."""
-        return self._images[place][1]
+    def find(self, epoch: int, /) -> Field | None:
+        """The image of an epoch; ``None``: it was not seen."""
+        return next((image for known, image in reversed(self._images) if known == epoch), None)
