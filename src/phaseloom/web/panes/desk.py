@@ -24,6 +24,7 @@ Work = TypeVar("Work")
 EXECUTOR = ThreadPoolExecutor(max_workers=2, thread_name_prefix="phaseloom-web")
 """Reads files and makes images beside the server's own thread, which answers browsers meanwhile."""
 
+MESSAGE: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (2, 8), "styles": {"padding": "0 12px"}}
 CARD = {"border": "1px solid #d0d7de", "border-radius": "6px", "padding": "8px", "background": "white"}
 
 
@@ -42,7 +43,7 @@ class Desk:
         self.root = root.resolve()
         self.queue = queue
         self.document: Any = pn.state.curdoc
-        self.message = pn.pane.Alert("", alert_type="light", visible=False, sizing_mode="stretch_width")
+        self.message = pn.pane.Alert("", alert_type="light", visible=False, **MESSAGE)
         self.open_run: Callable[[Path], None] = lambda folder: None
         self.start_with: Callable[[Path], None] = lambda file: None
 

@@ -110,7 +110,9 @@ class StartPane:
             self.jobs.value = pd.DataFrame(rows, columns=pd.Index(["job", "state", "device", "command"]))
             self._choose_job()
         if self.jobs.selection:
-            self.log.object = self._chosen_job().read_log()
+            job = self._chosen_job()
+            self.log.object = job.read_log()
+            self.watch.disabled = not (job.folder / "run.yaml").is_file()
 
     def _choose_verb(self) -> None:
         verb = self.verb.value
@@ -298,15 +300,12 @@ class StartPane:
 
     def _choose_job(self) -> None:
         chosen = self._chosen_job() if self.jobs.selection else None
-        self.watch.disabled = chosen is None
+        self.watch.disabled = chosen is None or not (chosen.folder / "run.yaml").is_file()
         self.cancel.disabled = chosen is None or chosen.state not in ("waiting", "running")
         self.log.object = "" if chosen is None else chosen.read_log()
 
     def _watch_job(self) -> None:
-        job = self._chosen_job()
-        if not (job.folder / "run.yaml").is_file():
-            raise BadInput("job", job.number, "has not begun its run yet: it still reads the data, or waits")
-        self.desk.open_run(job.folder)
+        self.desk.open_run(self._chosen_job().folder)
 
 
 def _name_of_node(node: Any) -> str:

@@ -16,7 +16,7 @@ from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
 from phaseloom.web.panes.patterns import PatternsPart
 from phaseloom.web.panes.steer import SteerPart
-from phaseloom.web.state.catalogue import describe_state, read_recipe
+from phaseloom.web.state.catalogue import describe_state, find_runs, read_recipe
 from phaseloom.web.state.events import EventLog, thin_history
 from phaseloom.web.state.history import ImageHistory
 from phaseloom.web.state.progress import describe_progress, judge_losses
@@ -30,6 +30,7 @@ UNITS = {"phase": "rad", "amplitude": "1", "sigma": "rad"}
 
 MAX_PROBE_MODES = 8
 NOW = "now"
+CHOOSE = "choose a run"
 
 
 class WatchPane:
@@ -52,9 +53,11 @@ class WatchPane:
         self._history = ImageHistory()
         self._build_widgets()
         self.view = self._lay_out()
+        self._list_runs()
 
     def _build_widgets(self) -> None:
         guard = self.desk.attempt
+        self.run = pn.widgets.Select(name="Run", options=[CHOOSE], width=340)
         self.status = pn.pane.HTML("", sizing_mode="stretch_width")
         self.follows = pn.widgets.Checkbox(name="Update while it runs", value=True)
         self.now = pn.widgets.Button(name="Update now", button_type="default")
@@ -79,6 +82,7 @@ class WatchPane:
         self.patterns = PatternsPart(self.desk)
         self.steer = SteerPart(self.desk)
         self.words = pn.pane.HTML("", sizing_mode="stretch_width")
+        self.run.param.watch(guard(lambda event: self._choose_run()), "value")
         self.now.on_click(guard(lambda event: self.update(force=True)))
         self.auto.on_click(guard(lambda event: self._reset_contrast()))
         self.kind.param.watch(guard(lambda event: self._show_object(anew=True)), "value")
@@ -94,7 +98,7 @@ class WatchPane:
         side = [self.real.figure, self.reciprocal.figure]
         controls = flow(self.kind, self.slice, self.epoch, self.contrast, self.auto, align_items="end")
         return pn.Column(
-            flow(self.follows, self.now, align_items="center"),
+            flow(self.run, self.now, self.follows, align_items="end"),
             self.status,
             flow(
                 card("Object", controls, self.picture, basis=560),
@@ -130,9 +134,23 @@ class WatchPane:
         self._history = ImageHistory()
         self.patterns.open(folder)
         self.steer.open(folder)
+        self._list_runs()
+        self.desk.tell("")
         for one in self.object.values():
             one.clear()
         self.update(force=True)
+
+    def _list_runs(self) -> None:
+        """Offer all runs of the folder, the one that is watched among them."""
+        names = [self.desk.name_of(folder) for folder in find_runs(self.desk.root)]
+        name = CHOOSE if self.folder is None else self.desk.name_of(self.folder)
+        if name not in names:
+            names.insert(0, name)
+        self.run.param.update(options=names, value=name)
+
+    def _choose_run(self) -> None:
+        if self.run.value != CHOOSE and (folder := self.desk.resolve(self.run.value)) != self.folder:
+            self.open(folder)
 
     def update(self, *, force: bool = False) -> None:
         """Show what is new; called every second while the pane is seen."""

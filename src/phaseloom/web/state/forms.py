@@ -18,6 +18,7 @@ from phaseloom.cli.describe import RECIPE_HOMES, describe_attribute, recipe_of
 from phaseloom.documents import to_yaml
 from phaseloom.errors import BadInput
 from phaseloom.spec import Recipe, dimension_of, function_of, knobs, modules_of_calls, names, show_value
+from phaseloom.units import Dimension
 
 __all__ = ["VERBS_WITH_FORMS", "FormField", "FormSection", "find_paths", "get_value", "list_knobs"]
 __all__ += ["list_sections", "parse_form", "set_value", "show_tree"]
@@ -148,7 +149,7 @@ def _field(
     name: str, kind: Any, default: Any, *, required: bool, help: str, metadata: Any = ()
 ) -> FormField:
     dimension = dimension_of(kind)
-    units = ", ".join({size: unit for unit, size in reversed(dimension.scale)}.values()) if dimension else ""
+    units = ", ".join(_list_units(dimension)) if dimension else ""
     choices = _choices(kind)
     shown = str(default) if isinstance(default, Path) else default
     form: Literal["boolean", "choice", "text"] = "text"
@@ -158,6 +159,14 @@ def _field(
         form = "choice"
     words = _range_in_words([*metadata, *_metadata(kind)])
     return FormField(name, form, shown, required, units, words, help, choices)
+
+
+def _list_units(dimension: Dimension) -> list[str]:
+    """Units of a dimension, one name of each."""
+    first: dict[float, str] = {}
+    for unit, size in dimension.scale:
+        first.setdefault(size, unit)
+    return list(first.values())
 
 
 def _is_boolean(kind: Any) -> bool:

@@ -159,7 +159,7 @@ def _read_result(file: Any) -> RunImages:
         epoch=None,
         load_sigma=partial(_read_part, path, "sigma", cut) if "sigma" in file else None,
         facts=facts,
-        ready=_read_phase(file, pixel),
+        ready=_read_phase(file, positions, pixel, origin),
     )
 
 
@@ -168,13 +168,12 @@ def _read_part(path: Path, name: str, part: tuple[slice, ...]) -> np.ndarray:
         return np.asarray(file[name])[part]
 
 
-def _read_phase(file: Any, pixel: tuple[float, float]) -> Field | None:
-    """The summed phase of the NeXus entry of a result."""
-    group = file.get("entry/phase")
-    if group is None or not {"phase", "x", "y"} <= set(group) or group["phase"].ndim != 2:
+def _read_phase(file: Any, positions: np.ndarray, pixel: Any, origin: Any) -> Field | None:
+    """The summed phase of the NeXus entry of a result, which is of `phaseloom.result.Result.window`."""
+    if "entry/phase/phase" not in file:
         return None
-    corner = (float(group["y"][0]) - 0.5 * pixel[0], float(group["x"][0]) - 0.5 * pixel[1])
-    return Field(group["phase"][()], pixel, corner)
+    window = _find_window(positions, pixel, origin, file["object"].shape[1:], margin=0)
+    return Field(file["entry/phase/phase"][()], pixel, _corner(window, pixel, origin))
 
 
 def _read_snapshot(path: Path) -> RunImages:
@@ -238,11 +237,13 @@ def _place_positions(
     return start, scan.angstrom()
 
 
-def _find_window(positions: np.ndarray, pixel: Any, origin: Any, shape: Any) -> tuple[slice, slice]:
-    """Rows and columns where beam centres went, two pixels more on each side."""
+def _find_window(
+    positions: np.ndarray, pixel: Any, origin: Any, shape: Any, *, margin: int = 2
+) -> tuple[slice, slice]:
+    """Rows and columns where beam centres went, some pixels more on each side."""
     places = (positions - np.array(origin)) / np.array(pixel)
-    low = np.floor(places.min(0)).astype(int) - 2
-    high = np.ceil(places.max(0)).astype(int) + 3
+    low = np.floor(places.min(0)).astype(int) - margin
+    high = np.ceil(places.max(0)).astype(int) + 1 + margin
     rows, columns = (
         slice(min(max(int(a), 0), n - 1), max(min(int(b), n), 1))
         for a, b, n in zip(low, high, shape, strict=True)

@@ -79,8 +79,6 @@ def prepare_order(
     if verb in FILES_OF_OUTPUT:
         folder.mkdir(parents=True, exist_ok=True)
     quiet = ["--quiet"] if verb in ("reconstruct", "train", "autoencoder", "restorer", "simulate", "search") else []
-    if verb == "train" and getattr(recipe, "stage", "") == "linear":
-        quiet = []
     return Order((*words, "--out", str(out), *quiet), parameters, folder)
 
 
