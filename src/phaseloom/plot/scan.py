@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["detector_step", "forward", "scan_overview"]
+__all__ = ["count_patterns", "detector_step", "forward", "list_facts", "scan_overview"]
 
 MAX_PATTERNS_READ = 20000
 """How many patterns are read for the map of counts."""
@@ -50,7 +50,7 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
         4
     """
     index = np.unique(np.linspace(0, len(scan) - 1, min(MAX_PATTERNS_READ, len(scan))).round().astype(int))
-    total = _totals(scan, index)
+    total = count_patterns(scan, index)
     figure = new_figure(12, 8.8)
     (pattern, field), (spread, words) = figure.subplots(2, 2, height_ratios=[1.25, 1])
     _draw_mean(pattern, scan)
@@ -62,7 +62,7 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
     return figure
 
 
-def _totals(scan: Scan4D, index: np.ndarray) -> np.ndarray:
+def count_patterns(scan: Scan4D, index: np.ndarray, /) -> np.ndarray:
     """Counts of each pattern in its trusted pixels, read in chunks."""
     chunks = (scan.counts[index[start : start + 64]] for start in range(0, len(index), 64))
     return np.concatenate([(chunk * scan.mask).sum((1, 2), dtype=np.float64) for chunk in chunks])
@@ -109,7 +109,7 @@ def _draw_spread(axes: Axes, total: np.ndarray) -> None:
 def _draw_words(axes: Axes, scan: Scan4D, findings: list[Any]) -> None:
     """The geometry, and below it the findings coloured by their level."""
     axes.axis("off")
-    lines = [(f"{name:<13}{value}", "black") for name, value in _facts(scan)] + [("", "black")]
+    lines = [(f"{name:<13}{value}", "black") for name, value in list_facts(scan)] + [("", "black")]
     for found in findings:
         level = str(getattr(found.level, "value", found.level)).lower()
         lines += [(f"● {found.name}: {found.value}", COLOUR_OF_LEVEL.get(level, "0.4"))]
@@ -120,7 +120,7 @@ def _draw_words(axes: Axes, scan: Scan4D, findings: list[Any]) -> None:
         axes.text(0, 1 - number * step, text, color=colour, transform=axes.transAxes, **style)
 
 
-def _facts(scan: Scan4D) -> list[tuple[str, str]]:
+def list_facts(scan: Scan4D, /) -> list[tuple[str, str]]:
     """What the geometry says, a line each."""
     geometry = scan.geometry
     return [

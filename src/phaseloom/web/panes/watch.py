@@ -36,13 +36,18 @@ CHOOSE = "choose a run"
 class WatchPane:
     """Follows one run, and shows one that ended.
 
+    Args:
+        desk: shared by the panes.
+        in_memory: it shows what a program hands over (`show_memory`), not a folder.
+
     Attributes:
         view: of Panel.
         folder: of the run; ``None``: none was chosen.
     """
 
-    def __init__(self, desk: Desk):
+    def __init__(self, desk: Desk, *, in_memory: bool = False):
         self.desk = desk
+        self._in_memory = in_memory
         self.folder: Path | None = None
         self._log: EventLog | None = None
         self._recipe: dict[str, Any] = {}
@@ -53,7 +58,8 @@ class WatchPane:
         self._history = ImageHistory()
         self._build_widgets()
         self.view = self._lay_out()
-        self._list_runs()
+        if not in_memory:
+            self._list_runs()
 
     def _build_widgets(self) -> None:
         guard = self.desk.attempt
@@ -95,29 +101,28 @@ class WatchPane:
             one.on_tap(guard(self._choose_place))
 
     def _lay_out(self) -> Any:
-        side = [self.real.figure, self.reciprocal.figure]
         controls = flow(self.kind, self.slice, self.epoch, self.contrast, self.auto, align_items="end")
+        losses = card(
+            "Losses, and the verdict as it would be now",
+            pn.pane.Bokeh(self.losses.figure, sizing_mode="stretch_width"),
+            self.words,
+            basis=None,
+        )
+        side = [self.real.figure, self.reciprocal.figure]
+        beside = [losses]
+        below = [
+            card("Probe", *(pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in side), basis=520),
+            card("Positions", pn.pane.Bokeh(self.places.figure, sizing_mode="stretch_width"), basis=420),
+        ]
+        above: list[Any] = [self.status]
+        if not self._in_memory:
+            above.insert(0, flow(self.run, self.now, self.follows, align_items="end"))
+            beside.append(card("Steer: commands are taken at the end of an epoch", self.steer.view, basis=None))
+            below.append(card("Measured against modelled", self.patterns.view, basis=760))
+        right = pn.Column(*beside, styles={"flex": "1 1 480px"}, sizing_mode="stretch_width")
         return pn.Column(
-            flow(self.run, self.now, self.follows, align_items="end"),
-            self.status,
-            flow(
-                card("Object", controls, self.picture, basis=560),
-                pn.Column(
-                    card(
-                        "Losses, and the verdict as it would be now",
-                        pn.pane.Bokeh(self.losses.figure, sizing_mode="stretch_width"),
-                        self.words,
-                        basis=None,
-                    ),
-                    card("Steer: commands are taken at the end of an epoch", self.steer.view, basis=None),
-                    styles={"flex": "1 1 480px"},
-                    sizing_mode="stretch_width",
-                ),
-                card("Probe", *(pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in side), basis=520),
-                card("Positions", pn.pane.Bokeh(self.places.figure, sizing_mode="stretch_width"), basis=420),
-                card("Measured against modelled", self.patterns.view, basis=760),
-                sizing_mode="stretch_width",
-            ),
+            *above,
+            flow(card("Object", controls, self.picture, basis=560), right, *below),
             sizing_mode="stretch_width",
         )
 
@@ -139,6 +144,14 @@ class WatchPane:
         for one in self.object.values():
             one.clear()
         self.update(force=True)
+
+    def show_memory(self, images: RunImages, epochs: list[dict[str, Any]], recipe: dict[str, Any]) -> None:
+        """Show a run that is in memory, not in a folder."""
+        self._log = EventLog.of(epochs)
+        self._recipe = recipe
+        self._show_losses()
+        self._show(images)
+        self._show_status()
 
     def _list_runs(self) -> None:
         """Offer all runs of the folder, the one that is watched among them."""
@@ -205,8 +218,8 @@ class WatchPane:
 
     def _list_history(self) -> None:
         """The epochs that can be looked back to: images seen, and snapshots that were kept."""
-        assert self.folder is not None
-        known = sorted({*self._history.epochs[:-1], *list_kept_epochs(self.folder)})
+        kept = [] if self.folder is None else list_kept_epochs(self.folder)
+        known = sorted({*self._history.epochs[:-1], *kept})
         options = [*map(str, known), NOW]
         if options != self.epoch.options:
             value = self.epoch.value if self.epoch.value in options else NOW
@@ -214,10 +227,10 @@ class WatchPane:
 
     def _look_back(self) -> None:
         """Show an earlier epoch, from a kept snapshot where its image was not seen."""
-        if self.folder is None or self.epoch.value == NOW or self._history.find(int(self.epoch.value)):
+        epoch = None if self.epoch.value == NOW else int(self.epoch.value)
+        if self.folder is None or epoch is None or self._history.find(epoch):
             self._show_object()
             return
-        epoch = int(self.epoch.value)
         path = path_of_kept(self.folder, epoch)
 
         def done(images: RunImages) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["EventLog", "thin_history"]
 
@@ -49,6 +49,14 @@ class EventLog:
             self._add(line)
         self.version += end > 0
         return end > 0
+
+    @classmethod
+    def of(cls, epochs: list[dict[str, Any]], /) -> Self:
+        """The events of a run in memory."""
+        log = cls(Path("no file"))
+        log.epochs = list(epochs)
+        log.events = list(epochs)
+        return log
 
     @property
     def last(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint
 from phaseloom.metrics.phase import remove_plane_wave, remove_ramp, sum_phase
 
-__all__ = ["Field", "RunImages", "find_newest", "open_images"]
+__all__ = ["Field", "RunImages", "find_newest", "images_of", "open_images"]
 
 MAX_PLANE_PIXELS = 700
 """Pixels a side that are enough to find the plane wave of an object."""
@@ -115,6 +115,42 @@ class RunImages:
 
     def _field(self, values: np.ndarray) -> Field:
         return Field(values, self.pixel, self.corner, self.in_pixels)
+
+
+def images_of(
+    source: Mapping[str, Any],
+    /,
+    *,
+    positions: np.ndarray,
+    positions_start: np.ndarray,
+    origin: tuple[float, float],
+    epoch: int | None,
+    sigma: np.ndarray | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> RunImages:
+    """The images of a run in memory, as `phaseloom.reconstruction.protocol.Job.images` has them.
+
+    Args:
+        source: with ``object``, ``probe`` and ``pixel``.
+        positions, positions_start: ``(n, 2)``, angstrom.
+        origin: place of the middle of the first pixel of the object, angstrom.
+        epoch, sigma, facts: see `RunImages`; sigma is of the whole object.
+    """
+    pixel = source["pixel"]
+    window = _find_window(positions, pixel, origin, source["object"].shape[1:])
+    cut = (slice(None), *window)
+    return RunImages(
+        slices=len(source["object"]),
+        load_object=lambda: source["object"][cut],
+        pixel=pixel,
+        corner=_corner(window, pixel, origin),
+        probe=source["probe"],
+        positions=positions,
+        positions_start=positions_start,
+        epoch=epoch,
+        load_sigma=None if sigma is None else lambda: sigma[cut],
+        facts=facts or {},
+    )
 
 
 def find_newest(folder: Path, /) -> Path | None:
