@@ -2,13 +2,14 @@
 
 import json
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,13 @@ from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.reconstruction.steered_settings import complete_settings, find_settings_at
 from phaseloom.result import Result
-from phaseloom.runs.control import CommandQueue, read_answers, read_events, send_command
+from phaseloom.runs.control import (
+    CommandQueue,
+    read_answers,
+    read_commands,
+    read_events,
+    send_command,
+)
 from tests.reconstruction.test_engine import DEEP, begun
 
 Script = Mapping[int, Sequence[tuple[Any, ...]]]
@@ -56,19 +63,18 @@ def steered(tree: Mapping[str, Any], folder: Path, script: Script) -> Job:
 
 
 def assert_same(one: Job, other: Job) -> None:
+    """Histories, ends and all numbers of the models are the same, to the bit."""
     for name in ("number", "loss", "holdout", "rates"):
         assert [e[name] for e in one.progress.history] == [e[name] for e in other.progress.history]
     assert one.progress.stop == other.progress.stop
-    np.testing.assert_array_equal(one.result().object, other.result().object)
-    np.testing.assert_array_equal(one.result().probe, other.result().probe)
-    np.testing.assert_array_equal(one.result().positions, other.result().positions)
+    ours, theirs = (job.model.state_dict() for job in (one, other))
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-def assert_record_repeats(job: Job, folder: Path) -> None:
-    """The parameter file of a run, run again in another folder, comes to the same bits."""
+def assert_record_repeats(job: Job) -> None:
+    """The parameter file of a run, run again, comes to the same bits."""
     assert job.directory is not None
-    again = Job.begin(Reconstruct.from_path(job.directory / "run.yaml"), folder)
-    assert_same(drive(again), job)
+    assert_same(drive(Job.begin(Reconstruct.from_path(job.directory / "run.yaml"))), job)
 
 
 def answers(folder: Path) -> list[tuple[str, int, bool]]:
@@ -85,7 +91,7 @@ class TestSet:
         (answer,) = read_answers(tmp_path / "run").values()
         assert (answer.accepted, answer.epoch, answer.reason) == (True, 2, "holds from epoch 3 on")
         assert answer.settings == {"rates.object": 0.05, "rates.positions.rate": 0.5}
-        assert_record_repeats(job, tmp_path / "again")
+        assert_record_repeats(job)
 
     def test_all_that_can_be_changed_at_once_is_and_repeats(self, six, tmp_path):
         first = {
@@ -109,7 +115,7 @@ class TestSet:
         assert job.recorded.penalties == ()
         assert history[7]["rates"]["object"] < history[3]["rates"]["object"] < 0.2
         assert Result.load(tmp_path / "run/result.h5").title == "other"
-        assert_record_repeats(job, tmp_path / "again")
+        assert_record_repeats(job)
 
     def test_it_follows_a_run_to_the_finer_grid(self, tmp_path):
         job, _ = begun(DEEP, tmp_path, epochs=4, shape="constant", run=tmp_path / "run")
@@ -119,7 +125,7 @@ class TestSet:
         assert [e["rates"]["object"] for e in job.progress.history[1:]] == [
             pytest.approx(0.01 * factor) for factor in (1, 1, 1, 0.5, 0.5)
         ]
-        assert_record_repeats(job, tmp_path / "again")
+        assert_record_repeats(job)
 
     @pytest.mark.parametrize(
         ("settings", "said"),
@@ -169,7 +175,7 @@ class TestSwitch:
         rates = [event["rates"] for event in job.progress.history]
         assert [one.get("probe") for one in rates] == [0.4, None, None, 0.4, 0.4, 0.4]
         assert [one.get("positions") for one in rates] == [1.0, None, None, 1.0, 1.0, 1.0]
-        assert_record_repeats(job, tmp_path / "again")
+        assert_record_repeats(job)
 
     def test_what_is_no_part_or_has_no_rate_is_refused(self, six, tmp_path):
         script = {1: [("off", None, {"name": "prob"}), ("off", None, {}), ("on", None, {"name": "tilts"})]}
@@ -189,7 +195,7 @@ class TestStop:
         assert len(found.history) == 3
         assert found.stop_reason == "requested"
         assert list(read_events(tmp_path / "run"))[-1]["command"] == "stop"
-        assert_record_repeats(job, tmp_path / "again")
+        assert_record_repeats(job)
 
     def test_a_stopped_run_stays_so(self, six, tmp_path):
         job = steered(six, tmp_path / "run", {3: [("stop", None, {})]})
@@ -221,7 +227,7 @@ class TestPause:
         job = steered(six, tmp_path / "run", script)
         assert len(job.progress.history) == 1
         assert [accepted for *_, accepted in answers(tmp_path / "run")] == [True, True, True]
-        assert_record_repeats(job, tmp_path / "again")
+        assert_record_repeats(job)
 
     def test_an_interruption_ends_the_waiting(self, six, tmp_path, monkeypatch):
         def interrupt(seconds: float) -> None:
@@ -253,7 +259,7 @@ class TestBack:
         assert (tmp_path / "run/snapshots/000002.h5").is_file()
         told = [event["number"] for event in read_events(tmp_path / "run") if "number" in event]
         assert told == [1, 2, 3, 4, 5, 6]
-        assert_record_repeats(job, tmp_path / "again")
+        assert_record_repeats(job)
 
     def test_snapshots_are_kept_on_request(self, six, tmp_path):
         job = steered(six | {"snapshots": 2}, tmp_path / "run", {5: [("back", None, {"epoch": 2})]})
@@ -293,7 +299,7 @@ class TestBranch:
         assert [one["object"] for one in rates] == [0.2, *5 * [0.1]]
         assert [one["probe"] for one in rates] == [*3 * [0.4], *3 * [0.05]]
         assert branch.recorded.found["branch"] == {"run": str((tmp_path / "run").resolve()), "epoch": 3}
-        assert_record_repeats(branch, tmp_path / "again")
+        assert_record_repeats(branch)
 
     @pytest.mark.parametrize("end", ["done", "stopped"])
     def test_one_of_a_run_that_has_ended_goes_on(self, six, tmp_path, end):
@@ -303,7 +309,7 @@ class TestBranch:
         new = branch_run(tmp_path / "run", tmp_path / "new", {"epochs": 9, "rates.object": 0.1})
         branch = drive(Job.resume(new))
         assert len(branch.progress.history) == 9
-        assert_record_repeats(branch, tmp_path / "again")
+        assert_record_repeats(branch)
 
     def test_one_of_an_earlier_epoch_has_none_of_the_later_commands(self, six, tmp_path):
         script = {2: [("set", {"rates.object": 0.1}, {})], 4: [("set", {"rates.probe": 0.1}, {})]}
@@ -311,7 +317,7 @@ class TestBranch:
         branch = drive(Job.resume(branch_run(tmp_path / "run", tmp_path / "new", epoch=3)))
         assert [e["rates"]["object"] for e in branch.progress.history] == [0.2, 0.2, *4 * [0.1]]
         assert [e["rates"]["probe"] for e in branch.progress.history] == 6 * [0.4]
-        assert_record_repeats(branch, tmp_path / "again")
+        assert_record_repeats(branch)
 
     def test_what_cannot_be_branched_is_refused_and_leaves_no_run(self, six, tmp_path):
         steered(six, tmp_path / "run", {})
@@ -337,6 +343,14 @@ class TestBranch:
         (answer,) = read_answers(folder).values()
         assert "is not a plain name" in answer.reason
         assert [path.name for path in folder.parent.iterdir()] == ["run"]
+
+
+def test_a_record_is_followed_by_a_job_that_its_program_leaves_and_enters_again(six, tmp_path):
+    job = steered(six, tmp_path / "run", {2: [("set", {"rates.object": 0.05}, {})]})
+    again = Job.begin(Reconstruct.from_path(tmp_path / "run/run.yaml"))
+    for until in (1, 2, 3, None):
+        drive(again, until=until)
+    assert_same(again, job)
 
 
 class Killed(BaseException):
@@ -390,13 +404,57 @@ class TestKill:
                 line = (tmp_path / "run/control.jsonl").read_text()
             with (tmp_path / "run/control.jsonl").open("a") as file:
                 file.write(line)
-                file.write("\x00 nonsense {\n" + json.dumps({"id": f"x{epoch.number}", "command": "go"}) + "\n")
+                file.write(
+                    "\x00 nonsense {\n" + json.dumps({"id": f"x{epoch.number}", "command": "go"}) + "\n"
+                )
         assert [(c, a) for c, _, a in answers(tmp_path / "run")] == [
             *[("set", True), ("go", False), ("go", False), ("go", False)],
             ("go", False),
         ]
         assert len(job.recorded.steered) == 1
         assert "hold no command" in caplog.text
+
+
+WRITER = """
+import json, os, random, sys, time
+path, seed, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+rng = random.Random(seed)
+valid = [("set", {"rates.object": 0.1 + seed / 100}), ("set", {"batch.random.size": 4 + seed}), ("save", {})]
+wrong = [("set", {"object": seed}), ("fly", {}), ("back", {"epoch": seed})]
+until = time.monotonic() + seconds
+number = 0
+while time.monotonic() < until:
+    number += 1
+    verb, settings = rng.choice(valid + wrong)
+    line = json.dumps({"id": f"{seed}-{number}", "command": verb, "settings": settings}).encode()
+    garbage = [os.urandom(40), line[: rng.randrange(len(line))], b"[[[", b"null", b""]
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, rng.choice(garbage) + b"\\n" + line + b"\\n")
+    os.close(file)
+    time.sleep(0.3 * rng.random())
+"""
+"""A program of anybody's: it writes commands that are good, bad, and no commands at all."""
+
+
+@pytest.mark.medium
+def test_ten_programs_that_write_at_once_leave_a_run_that_its_record_repeats(six, tmp_path):
+    job = Job.begin(Reconstruct.of(six | {"epochs": 12}), tmp_path / "run")
+    path = str(tmp_path / "run/control.jsonl")
+    writers = [
+        subprocess.Popen([sys.executable, "-S", "-c", WRITER, path, str(seed), "1.0"]) for seed in range(10)
+    ]
+    for epoch in job:
+        if epoch.number == 10:
+            assert [writer.wait() for writer in writers] == 10 * [0]
+    sent = [line.id for line in read_commands(tmp_path / "run")]
+    found = read_answers(tmp_path / "run")
+    told = [event["id"] for event in read_events(tmp_path / "run") if event.get("event") == "steered"]
+    assert len(told) == len({*told}) == len(found)
+    assert {*sent} <= {*found}
+    assert {True, False} == {answer.accepted for answer in found.values()}
+    assert all(answer.reason for answer in found.values())
+    assert len(job.recorded.steered) == sum(a.accepted and a.command == "set" for a in found.values())
+    assert_record_repeats(job)
 
 
 def random_script(seed: int, epochs: int) -> dict[int, list[tuple[Any, ...]]]:
@@ -430,7 +488,7 @@ def random_script(seed: int, epochs: int) -> dict[int, list[tuple[Any, ...]]]:
 def test_any_steered_run_is_repeated_by_its_record_and_by_pieces(six, tmp_path, seed):
     script = random_script(seed, 6)
     job = steered(six, tmp_path / "run", script)
-    assert_record_repeats(job, tmp_path / "again")
+    assert_record_repeats(job)
     pieces = Job.begin(Reconstruct.of(six), tmp_path / "pieces")
     left = dict(script)
     for _ in range(30):  # killed after every epoch

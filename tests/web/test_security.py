@@ -56,7 +56,7 @@ class TestGate:
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"):
             assert gate.judge(method, "/", with_cookie(gate)).status == 405
 
-    @pytest.mark.parametrize("uri", ["/metadata", "/autoload.js", "/static/../secret", "/etc/passwd", "//", "/ws/x"])
+    @pytest.mark.parametrize("uri", ["/metadata", "/autoload.js", "/static/../secret", "/etc/passwd", "//", "/ws/x", "/?a=1", "/?token=x#"])
     def test_what_the_page_does_not_need_is_not_there(self, gate, uri):
         assert gate.judge("GET", uri, with_cookie(gate)).status == 404
 

@@ -10,6 +10,7 @@ from phaseloom.cli import (  # noqa: F401 - their commands
     restore,
     search,
     simulate,
+    steer,
     train,
     web,
 )

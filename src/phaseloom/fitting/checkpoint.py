@@ -20,11 +20,15 @@ __all__ = ["load", "read_epoch", "read_level", "read_model", "save"]
 
 
 def save(
-    progress: Progress, path: Path, /, *, level: int = 0, canvas: Mapping[str, Any] | None = None
+    progress: Progress, path: Path, /, *, level: int = 0, facts: Mapping[str, Any] | None = None
 ) -> None:
     """Write model, optimiser, history and best state, and which of several models it is.
 
-    ``canvas`` says for viewers where the pixels of the model lie (`read_model`).
+    Args:
+        progress: to be written.
+        path: of the file.
+        level: number of the model among several.
+        facts: numbers and words for those who look at the file.
     """
     best = progress.best and {"epoch": progress.best[0], "loss": progress.best[1], "state": progress.best[2]}
     tree = {
@@ -37,13 +41,13 @@ def save(
         "shown": progress.result_epoch,
         "since": progress.coarse_epochs,
         "level": level,
+        "facts": dict(facts or {}),
         "best": best or None,
     }
     tensors: list[Tensor] = []
     text = json.dumps(_pack(tree, tensors))
     with whole(path) as short, h5py.File(short, "w") as file:
         file.attrs["phaseloom_snapshot"] = 1
-        file.attrs["canvas"] = json.dumps(canvas or {})
         file["state"] = text
         for number, tensor in enumerate(tensors):
             file[f"tensors/{number}"] = tensor.detach().cpu().resolve_conj().numpy()
@@ -78,7 +82,7 @@ def read_model(path: Path, /) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Parameters and buffers of the model of a file by name, and what it says besides tensors.
 
     Nothing else is read, so that a viewer need not wait for the state of an optimiser. What it says has
-    ``epoch``, ``history``, ``level`` and ``canvas`` (as it was saved; empty in older files).
+    ``epoch``, ``history``, ``level`` and ``facts`` (as they were saved; empty in older files).
 
     Raises:
         BadInput: not a snapshot.
@@ -89,9 +93,9 @@ def read_model(path: Path, /) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             pairs = dict(tree["pairs"])
             numbers = {name: item["tensor"] for name, item in pairs["model"]["pairs"]}
             model = {name: np.asarray(file[f"tensors/{number}"]) for name, number in numbers.items()}
-            about = {name: _unpack(pairs[name], []) for name in ("epoch", "history")}
-            canvas = json.loads(str(file.attrs.get("canvas", "{}")))
-        return model, {**about, "level": pairs.get("level", 0), "canvas": canvas}
+        about = {name: _unpack(pairs[name], []) for name in ("epoch", "history")}
+        facts = _unpack(pairs.get("facts", {"pairs": []}), [])
+        return model, {**about, "level": pairs.get("level", 0), "facts": facts}
     except (OSError, LookupError, ValueError, TypeError) as error:
         raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
 

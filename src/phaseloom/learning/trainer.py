@@ -11,8 +11,11 @@ from torch import nn
 from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint, device, optimizers
 from phaseloom.fitting.distributed import team
-from phaseloom.fitting.loop import Epoch, Progress, fit
-from phaseloom.runs.folder import save_events, save_recipe
+from phaseloom.fitting.loop import Epoch, Progress, fit, stop_on_request
+from phaseloom.fitting.outcome import StopReason
+from phaseloom.runs.control import Answer, Command, CommandLoop, CommandQueue, Outcome
+from phaseloom.runs.folder import keep_snapshot, save_events, save_recipe
+from phaseloom.runs.steered import SteeredCommand
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
 __all__ = ["NetworkTraining", "TrainingRecipe", "require_new_folder", "start_progress"]
@@ -34,6 +37,7 @@ class TrainingRecipe(Recipe):
         seed: of all random numbers.
         device: for computing.
         title: for figures and files.
+        steered: commands that the training has followed (docs/steering.md), for one that repeats it.
     """
 
     optimizer: Call = part("phaseloom.fitting.optimizers", "adamw")
@@ -46,6 +50,7 @@ class TrainingRecipe(Recipe):
     seed: int = Field(0, ge=0, lt=2**62, strict=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     title: str = ""
+    steered: tuple[SteeredCommand, ...] = ()
 
     def resolved(self) -> dict[str, Any]:
         """The tree of a file that repeats this recipe, shared settings last."""
@@ -126,6 +131,7 @@ class NetworkTraining:
 
     def __iter__(self) -> Iterator[Epoch]:
         recipe = self.recipe
+        steering = TrainingSteering(self)
         epochs = fit(
             self.objective,
             self.batches,
@@ -140,12 +146,14 @@ class NetworkTraining:
             spare=self.spare,
         )
         try:
-            for epoch in epochs:
-                _save_epoch(self)
+            for epoch in () if steering.steer() else epochs:
+                _save_epoch(self, steering.answers)
                 yield epoch
+                if steering.steer():
+                    break
             self.progress.record_stop()
             if self.directory is not None and self.progress.history:
-                save_events(self.progress.history, self.directory)
+                save_events(self.progress.history, self.directory, answers=steering.answers)
         finally:
             self.close()
 
@@ -177,13 +185,79 @@ class NetworkTraining:
         """Release what only a running training needs."""
 
 
-def _save_epoch(course: NetworkTraining) -> None:
+class TrainingSteering:
+    """The commands of a training: pause, resume, stop and save.
+
+    Args:
+        training: that follows them.
+    """
+
+    def __init__(self, training: NetworkTraining):
+        self.training = training
+        self.queue = CommandQueue(training.directory)
+        followed = {one.id: Outcome("was followed before the training was killed") for one in self._stops()}
+        self.loop = CommandLoop(
+            self.queue,
+            {"stop": self._stop, "save": self._save},
+            epoch=lambda: training.progress.epoch,
+            ended=lambda: training.progress.stop.reason is not StopReason.NOT_STOPPED,
+            followed=followed,
+        )
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All that were given so far."""
+        return self.queue.answers
+
+    def steer(self) -> bool:
+        """Follow the commands recorded for this epoch, and those that have come; whether to stop here."""
+        self._follow_record()
+        if team().broadcast(self.training.directory is not None):
+            self.loop.take_all()
+        return self.training.progress.stop.is_requested
+
+    def _stops(self) -> list[SteeredCommand]:
+        return [one for one in self.training.recipe.steered if one.command == "stop"]
+
+    def _follow_record(self) -> None:
+        training = self.training
+        progress = training.progress
+        due = any(one.epoch == progress.epoch for one in self._stops())
+        if due and progress.epoch and not progress.stop.is_requested:
+            stop_on_request(progress, within=training.within)
+            if training.directory is not None:
+                checkpoint.save(progress, training.directory / "snapshot.h5")
+
+    def _stop(self, command: Command) -> Outcome:
+        training = self.training
+        epoch = training.progress.epoch
+        if self.loop.ended() or not epoch:
+            fix = "comes too late: the training has ended" if epoch else "comes too early: no epoch is done"
+            raise BadInput("steer", "stop", fix)
+        one = SteeredCommand(epoch=epoch, command="stop", id=command.id)
+        training.recipe = training.recipe.model_copy(update={"steered": (*training.recipe.steered, one)})
+        if training.directory is not None:
+            save_recipe(training.recipe, training.directory)
+        self._follow_record()
+        return Outcome(str(training.progress.stop))
+
+    def _save(self, command: Command) -> Outcome:
+        training = self.training
+        if not training.progress.epoch:
+            raise BadInput("steer", command.command, "comes too early: no epoch is done")
+        if training.directory is None:
+            return Outcome()
+        kept = keep_snapshot(training.directory, training.progress.epoch)
+        return Outcome(f"kept as {kept.relative_to(training.directory)}")
+
+
+def _save_epoch(course: NetworkTraining, answers: Sequence[Answer]) -> None:
     """Add the state of an epoch to the history, and save both in the folder."""
     if state := course.state():
         course.progress.history[-1]["state"] = state
     if course.directory is not None:
         checkpoint.save(course.progress, course.directory / "snapshot.h5")
-        save_events(course.progress.history, course.directory)
+        save_events(course.progress.history, course.directory, answers=answers)
 
 
 def start_progress(recipe: Any, net: nn.Module, /) -> Progress:

@@ -52,7 +52,6 @@ from phaseloom.reconstruction.level import (
 from phaseloom.reconstruction.recipe import DEFAULT_NEWTON_RATES, Reconstruct
 from phaseloom.reconstruction.run_folder import (
     check_arguments,
-    forget_snapshots_after,
     hash_setup,
     save_epoch,
     save_result,
@@ -62,7 +61,7 @@ from phaseloom.reconstruction.start import Start
 from phaseloom.reconstruction.steered_settings import find_settings_at
 from phaseloom.reconstruction.steering import Steering
 from phaseloom.result import Result
-from phaseloom.runs.folder import save_events, save_recipe
+from phaseloom.runs.folder import forget_snapshots_after, save_events, save_recipe
 from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
 
 __all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
@@ -413,7 +412,7 @@ class Job:
         if not self.progress.history:
             self.levels = build_levels(self.finest, self.recorded)
             self.level = self.levels[0]
-            self._use_settings()
+        self._use_settings()
         steering = Steering(self)
         if self.directory is not None:
             forget_snapshots_after(self.directory, self.progress.epoch)

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import math
-import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,16 @@ import numpy as np
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
 from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
+from phaseloom.runs.folder import keep_snapshot
 
 __all__ = [
     "check_arguments",
-    "forget_snapshots_after",
     "hash_setup",
-    "keep_snapshot",
-    "list_kept_epochs",
-    "path_of_kept",
     "save_epoch",
     "save_result",
     "save_snapshot",
@@ -61,7 +55,25 @@ def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job
 def save_snapshot(progress: Progress, folder: Path, /, *, coarsening: float) -> None:
     """Write the state of a fit; ``coarsening``: pixel of the level under way over that of the finest one."""
     level = round(math.log2(coarsening))
-    checkpoint.save(progress, folder / "snapshot.h5", level=level, canvas=_describe_canvas(progress.model))
+    checkpoint.save(progress, folder / "snapshot.h5", level=level, facts=_describe_model(progress.model))
+
+
+def _describe_model(model: Any) -> dict[str, Any]:
+    """What viewers need besides parameters: where pixels lie, and whether the probe's numbers are its pixels."""
+    room = model.object.canvas
+    facts = {"pixel": _measure_pixel(model), "canvas": room.shape, "window": room.window}
+    facts |= {"canvas pixel": room.pixel, "origin": room.origin}
+    return facts | {"probe is pixels": isinstance(model.probe, Probe) and model.probe.support is None}
+
+
+def _measure_pixel(model: Any) -> tuple[float, float]:
+    """Pixel of the numbers of an object (y, x), angstrom: coarser than the canvas if it is band-limited."""
+    canvas = model.object.canvas
+    grid = next(iter(model.object.parameters())).shape[-2:]
+    height, width = (
+        side * many / few for side, many, few in zip(canvas.pixel, canvas.shape, grid, strict=True)
+    )
+    return height, width
 
 
 def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float, keep_every: int = 0) -> None:
@@ -78,44 +90,6 @@ def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float, keep_e
         keep_snapshot(folder, progress.epoch)
     with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(progress.history[-1]) + "\n")
-
-
-def _describe_canvas(model: Any) -> dict[str, Any]:
-    """What viewers need besides the parameters of a model: where its pixels lie, whether its probe is pixels."""
-    room = model.scan.canvas
-    canvas = {"pixel": room.pixel, "origin": room.origin, "shape": room.shape, "window": room.window}
-    return canvas | {"probe is pixels": isinstance(model.probe, Probe) and model.probe.support is None}
-
-
-def keep_snapshot(folder: Path, epoch: int, /) -> Path:
-    """Keep the present snapshot, which is of this epoch, when later ones take its place; its path.
-
-    It costs no time, as both names are of one file, where the file system has such links.
-    """
-    kept = path_of_kept(folder, epoch)
-    with whole(kept) as short:
-        try:
-            os.link(folder / "snapshot.h5", short)
-        except OSError:
-            shutil.copyfile(folder / "snapshot.h5", short)
-    return kept
-
-
-def path_of_kept(folder: Path, epoch: int, /) -> Path:
-    """Where the snapshot of an epoch is, if it was kept."""
-    return folder / "snapshots" / f"{epoch:06d}.h5"
-
-
-def list_kept_epochs(folder: Path, /) -> list[int]:
-    """Epochs of which a snapshot was kept."""
-    return sorted(int(path.stem) for path in (folder / "snapshots").glob("[0-9]*.h5") if path.stem.isdigit())
-
-
-def forget_snapshots_after(folder: Path, epoch: int, /) -> None:
-    """Remove kept snapshots of later epochs, which the run will do again in another way."""
-    for later in list_kept_epochs(folder):
-        if later > epoch:
-            path_of_kept(folder, later).unlink(missing_ok=True)
 
 
 def save_result(result: Result, folder: Path, /, *, figures: bool = False) -> None:

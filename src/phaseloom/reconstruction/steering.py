@@ -4,8 +4,9 @@ A command is recorded in ``run.yaml`` before it is answered, and what is recorde
 code whether the command has just come, the run is resumed, or its recipe is run again, to the same bits.
 """
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,20 +22,19 @@ from phaseloom.fitting.schedule import evaluate_shape
 from phaseloom.reconstruction.branch import branch_run
 from phaseloom.reconstruction.level import Level, make_batches
 from phaseloom.reconstruction.recipe import PARTS, Reconstruct, ScheduledRate
-from phaseloom.reconstruction.run_folder import (
+from phaseloom.reconstruction.steered_settings import (
+    change_settings,
+    complete_settings,
+    rate_when_on,
+)
+from phaseloom.runs.control import Answer, Command, CommandLoop, CommandQueue, Outcome
+from phaseloom.runs.folder import (
     forget_snapshots_after,
     keep_snapshot,
     list_kept_epochs,
     path_of_kept,
+    save_events,
 )
-from phaseloom.reconstruction.steered_settings import (
-    change_settings,
-    complete_settings,
-    find_settings_at,
-    rate_when_on,
-)
-from phaseloom.runs.control import Answer, Command, CommandLoop, CommandQueue, Outcome
-from phaseloom.runs.folder import save_events
 from phaseloom.runs.steered import SteeredCommand, list_effective
 
 __all__ = ["Steering"]
@@ -83,6 +83,7 @@ class Steering:
         self.job = job
         self.queue = CommandQueue(job.directory)
         self.has_changed = False
+        self._settings_epoch: int | None = job.progress.epoch
         verbs = {
             "set": self._set,
             "on": self._switch,
@@ -111,7 +112,7 @@ class Steering:
         Returns:
             Whether the fit has to be begun anew, from where it is, for its settings are others.
         """
-        self.has_changed = self.follow_record()
+        self.has_changed = self._follow_record()
         if team().broadcast(self.job.directory is not None):
             self.loop.take_all()
         return self.has_changed
@@ -121,39 +122,54 @@ class Steering:
         if team().broadcast(self.job.directory is not None) and self.job.is_over():
             self.loop.take_all()
 
-    def follow_record(self) -> bool:
+    def _follow_record(self) -> bool:
         """Give the job the settings that its record has for this epoch; whether there are such."""
         job = self.job
         epoch = job.progress.epoch
-        due = [one for one in list_effective(job.recorded.steered) if one.epoch == epoch]
-        if not due:
+        if not (due := self._list_due()):
             return False
-        settings = find_settings_at(job.recorded, epoch)
-        self._use(settings, [level.with_settings(settings) for level in job.levels])
+        if self._settings_epoch != epoch:  # those of the first epoch hold since the job was opened
+            settings = job.recipe
+            for one in due:
+                settings = change_settings(settings, one.settings, epoch)
+            self._use(settings)
+        self._settings_epoch = epoch
+        self._end_or_go_on(due)
+        return True
+
+    def _list_due(self) -> list[SteeredCommand]:
+        """The commands that are recorded for this epoch."""
+        epoch = self.job.progress.epoch
+        return [one for one in list_effective(self.job.recorded.steered) if one.epoch == epoch]
+
+    def _end_or_go_on(self, due: list[SteeredCommand]) -> None:
+        """Stop if this is the last of some commands, else do not."""
+        job = self.job
         if any(one.command == "stop" for one in due) and not job.progress.stop.is_requested:
             stop_on_request(job.progress)
             job.save_snapshot()
         if due[-1].command != "stop":  # a branch of a run that has ended goes on
             job.progress.stop = Stop()
             job.progress.result_epoch = None
-        return True
 
-    def _use(self, settings: Reconstruct, levels: list[Level]) -> None:
+    def _use(self, settings: Reconstruct) -> None:
+        """Give the job and its levels other settings."""
+        levels = [level.with_settings(settings) for level in self.job.levels]
         at = self.job.levels.index(self.job.level)
         self.job.recipe = settings
         self.job.levels = levels
         self.job.level = levels[at]
 
-    def _record(self, command: Command, settings: Mapping[str, Any] | None = None, **more: Any) -> None:
-        """Write a command into the recipe, then follow it."""
+    def _record(self, command: Command, settings: Mapping[str, Any] | None = None) -> None:
+        """Write a command into the recipe, before it is followed."""
         job = self.job
-        given = {"command": command.command, "settings": dict(settings or {}), "id": command.id, **more}
+        given: Any = {"command": command.command, "settings": dict(settings or {}), "id": command.id}
         one = SteeredCommand(epoch=job.progress.epoch, **given)
         steered = (*job.recorded.steered, one)
         job.recorded = job.recorded.model_copy(update={"steered": steered})
         job.save_recipe()
         self.has_changed = True
-        self.follow_record()
+        self._settings_epoch = job.progress.epoch
 
     def _require_epochs(self, command: Command) -> None:
         """Refuse what only a run with epochs before it can do."""
@@ -195,6 +211,8 @@ class Steering:
                 raise BadInput("steer", f"rates.{part}", fix)
         self._try(changed)
         self._record(command, settings)
+        self._use(changed)
+        self._end_or_go_on(self._list_due())
         return Outcome(f"holds from epoch {job.progress.epoch + 1} on", settings)
 
     def _try(self, settings: Reconstruct) -> None:
@@ -206,9 +224,9 @@ class Steering:
         first = make_batches(settings, level, job.training)(job.progress.epoch + 1)
         if not len(first):
             raise BadInput("steer", "batch", "leaves no batch: make it smaller")
-        two = torch.as_tensor(job.training[:2]).to(job.level.model.scan.start.device)
+        two, _ = team().share(torch.as_tensor(job.training[:2]))
         with torch.no_grad():
-            level.likelihood(two)
+            level.likelihood(two.to(job.level.model.scan.start.device))
 
     def _stop(self, command: Command) -> Outcome:
         self._require_epochs(command)
@@ -216,6 +234,7 @@ class Steering:
             raise BadInput("steer", "stop", "comes too early: no epoch is done; interrupt the run instead")
         self.loop.is_paused = False
         self._record(command)
+        self._end_or_go_on(self._list_due())
         coarse = self.job.level is not self.job.levels[-1]
         return Outcome(f"{self.job.progress.stop}{' (on a coarser grid)' if coarse else ''}")
 
@@ -223,7 +242,8 @@ class Steering:
         folder = self._require_snapshot(command)
         if folder is None:
             return Outcome()
-        kept = keep_snapshot(folder, self.job.progress.epoch)
+        with _refusing_lack_of_room(command):
+            kept = keep_snapshot(folder, self.job.progress.epoch)
         return Outcome(f"kept as {kept.relative_to(folder)}")
 
     def _back(self, command: Command) -> Outcome:
@@ -248,6 +268,7 @@ class Steering:
         job.save_recipe()
         team().barrier()
         job.go_back(folder / "snapshot.h5")
+        self._settings_epoch = job.progress.epoch
         if job.directory is not None:
             forget_snapshots_after(job.directory, command.epoch)
             save_events(job.progress.history, job.directory, answers=self.answers)
@@ -264,7 +285,8 @@ class Steering:
             )
         if folder is None:
             return Outcome()
-        made = branch_run(folder, folder.resolve().parent / name, command.settings, epoch=command.epoch)
+        with _refusing_lack_of_room(command):
+            made = branch_run(folder, folder.resolve().parent / name, command.settings, epoch=command.epoch)
         return Outcome(f"made {made}: phaseloom reconstruct --resume {made}", command.settings)
 
     def _require_snapshot(self, command: Command) -> Path | None:
@@ -272,6 +294,16 @@ class Steering:
         if not self.job.progress.epoch:
             raise BadInput("steer", command.command, "comes too early: no epoch is done")
         return self.job.directory
+
+
+@contextlib.contextmanager
+def _refusing_lack_of_room(command: Command) -> Iterator[None]:
+    """Refuse a command that cannot write its files, rather than end the run."""
+    try:
+        yield
+    except OSError as problem:
+        reason = f"cannot be done: {problem.strerror or problem}"
+        raise BadInput(f"steer {command.command}", None, reason) from None
 
 
 _BEFORE = "was followed before the run was killed"

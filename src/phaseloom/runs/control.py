@@ -41,7 +41,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-CommandName = Literal["pause", "resume", "stop", "save", "set", "on", "off", "back", "branch", "preview"]
+CommandName = Literal["pause", "resume", "stop", "save", "set", "on", "off", "back", "branch"]
 COMMANDS: tuple[str, ...] = get_args(CommandName)
 
 MAX_LINE_BYTES = 4096
@@ -380,8 +380,8 @@ class CommandLoop:
                 fix = f"is not a command for this kind of run: it takes {', '.join(self.verbs)}"
                 raise BadInput("steer", command.command, fix)
             outcome = verb(command)
-        except (BadInput, OSError) as problem:
-            log.warning("steer %s: refused: %s", command.command, problem)
+        except BadInput as problem:
+            log.warning("refused: %s", problem)
             return Answer(**found, accepted=False, reason=str(problem))
         log.info("steer %s: accepted after epoch %d", command.command, found["epoch"])
         return Answer(**found, accepted=True, reason=outcome.reason, settings=outcome.settings)

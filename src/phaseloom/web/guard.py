@@ -90,10 +90,15 @@ class _Answer(HTTPMessageDelegate):
         self.status = status
         self.headers = headers
         self.body = body
+        self.hides_body = False
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> None:
+        if start_line.method == "HEAD":  # has no body, whatever its length says
+            self.hides_body = True
 
     def finish(self) -> None:
         kind = "text/html" if self.status == 200 else "text/plain"
         plain = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(self.body))}
         headers = HTTPHeaders({**plain, "Cache-Control": "no-store", **self.headers})
-        self.connection.write_headers(ResponseStartLine("HTTP/1.1", self.status, ""), headers, self.body)
+        self.connection.write_headers(ResponseStartLine("HTTP/1.1", self.status, ""), headers, None if self.hides_body else self.body)
         self.connection.finish()

@@ -95,7 +95,7 @@ class Gate:
             return Verdict(200, f"{self.cookie}={self.session}; HttpOnly; SameSite=Strict; Path=/")
         if not self._has_cookie(headers.get("Cookie", "")):
             return Verdict(403)
-        if not ROUTES.fullmatch(address.path) or "/../" in f"{address.path}/":
+        if not _is_route(uri, address.path):
             return Verdict(404)
         return Verdict(200 if method in METHODS else 405)
 
@@ -123,6 +123,12 @@ class Gate:
         pairs = (one.strip().partition("=") for one in header.split(";"))
         given = [value for name, _, value in pairs if name == self.cookie]
         return any(hmac.compare_digest(one.encode(errors="replace"), self.session.encode()) for one in given)
+
+
+def _is_route(uri: str, path: str) -> bool:
+    """Whether the page has such an address; the first page takes no query, which Panel would read."""
+    is_plain = "/../" not in f"{path}/" and "//" not in path
+    return bool(ROUTES.fullmatch(path)) and is_plain and (path != "/" or uri == "/")
 
 
 def split_host(host: str, /) -> tuple[str, str]:

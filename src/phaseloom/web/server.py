@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -92,9 +93,15 @@ def open_page(
 
 
 def _own_name() -> str:
-    import socket
-
     return socket.gethostname().lower()
+
+
+def _bind(address: str, port: int) -> socket.socket:
+    """A socket that listens; one that cannot is closed."""
+    family, *_, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.create_server(place[:2], family=family, backlog=128)
+    bound.setblocking(False)
+    return bound
 
 
 def _listen(build: Callable[[], Any], port: int, address: str, gate: Gate) -> tuple[Any, int]:
@@ -107,14 +114,13 @@ def _listen(build: Callable[[], Any], port: int, address: str, gate: Gate) -> tu
     from phaseloom.web.guard import Guard
     from tornado.httpserver import HTTPServer
     from tornado.ioloop import IOLoop
-    from tornado.netutil import bind_sockets
 
     import_module("panel.io.server")  # replaces handlers of Bokeh by its own
     ReactiveESM.__javascript_raw__ = []  # runs scripts of blobs, which the policy refuses; nothing here needs it
     for name in ("bokeh", "tornado.access", "tornado.application"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        sockets = bind_sockets(port, address)
+        sockets = [_bind(address, port)]
     except OSError as problem:
         fix = f"cannot be used ({problem.strerror or problem}): take another --port, or leave it out"
         raise BadInput("web: --port", f"{address}:{port}", fix) from problem

@@ -12,7 +12,7 @@ import panel as pn
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.branch import branch_run
 from phaseloom.reconstruction.recipe import PARTS
-from phaseloom.reconstruction.run_folder import list_kept_epochs
+from phaseloom.runs.folder import list_kept_epochs
 from phaseloom.runs.control import send_command
 from phaseloom.web.panes.desk import Desk, flow
 from phaseloom.web.state.catalogue import read_recipe

@@ -11,7 +11,7 @@ import panel as pn
 
 from phaseloom.errors import BadInput
 from phaseloom.plot.style import show_length
-from phaseloom.reconstruction.run_folder import list_kept_epochs, path_of_kept
+from phaseloom.runs.folder import list_kept_epochs, path_of_kept
 from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
 from phaseloom.web.panes.patterns import PatternsPart

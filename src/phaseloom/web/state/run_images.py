@@ -217,12 +217,10 @@ def _read_snapshot(path: Path) -> RunImages:
     if "scan.start" not in model or not {"object.wave", "object.phase"} & set(model):
         raise BadInput(str(path), None, "holds no object of pixels: its images come with the result")
     object_ = _compose_object(model)
-    canvas = about["canvas"]
-    shape = tuple(canvas.get("shape", object_.shape[1:]))
-    pixel, origin = (tuple(canvas.get(name, default)) for name, default in _UNKNOWN_CANVAS.items())
-    start, found = _place_positions(model, shape, pixel, origin, tuple(canvas.get("window", (1, 1))))
-    fold = [many / few for many, few in zip(shape, object_.shape[1:], strict=True)]  # a coarser grid
-    coarse = (pixel[0] * fold[0], pixel[1] * fold[1])
+    facts = about["facts"]
+    shape = tuple(facts.get("canvas", object_.shape[1:]))
+    coarse, pixel, origin = (facts.get(name, default) for name, default in _UNKNOWN_PLACE.items())
+    start, found = _place_positions(model, shape, pixel, origin, facts.get("window", (1, 1)))
     window = _find_window(found, coarse, origin, object_.shape[1:])
     part = object_[(slice(None), *window)]
     return RunImages(
@@ -230,15 +228,16 @@ def _read_snapshot(path: Path) -> RunImages:
         load_object=lambda: part,
         pixel=coarse,
         corner=_corner(window, coarse, origin),
-        probe=model["probe.relative"] * model["probe.scale"] if canvas.get("probe is pixels") else None,
+        probe=model["probe.relative"] * model["probe.scale"] if facts.get("probe is pixels") else None,
         positions=found,
         positions_start=start,
         epoch=int(about["epoch"]),
-        in_pixels=not canvas,
+        in_pixels="canvas pixel" not in facts,
     )
 
 
-_UNKNOWN_CANVAS = {"pixel": (1.0, 1.0), "origin": (0.0, 0.0)}
+_UNKNOWN_PLACE = {"pixel": (1.0, 1.0), "canvas pixel": (1.0, 1.0), "origin": (0.0, 0.0)}
+"""Facts of a snapshot that those of older versions lack."""
 
 
 def _compose_object(model: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,0 +1,167 @@
+"""The command that steers a run under way."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from phaseloom.cli.command import app
+from phaseloom.cli.files import Set, parse_settings
+from phaseloom.errors import BadInput, nearest
+
+__all__ = ["steer"]
+
+SECONDS_TO_WAIT = 60.0
+"""Time that ``--wait`` waits for an answer by default; a run answers after the epoch under way."""
+
+ARGUMENTS = {
+    "set": "PATH=VALUE ...",
+    "on": "PART",
+    "off": "PART",
+    "back": "EPOCH",
+    "branch": "NEW",
+}
+"""What commands take; the others take nothing."""
+
+
+@app.command()
+def steer(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="folder of a run, on this machine or another")
+    ],
+    command: Annotated[
+        str,
+        typer.Argument(help="status, pause, resume, stop, save, set, on, off, back or branch"),
+    ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="set: PATH=VALUE ...; on, off: PART; back: EPOCH; branch: NEW, the new run folder"
+        ),
+    ] = None,
+    settings: Set = None,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="wait for the answer and print it")] = False,
+    seconds: Annotated[float, typer.Option(min=0.0, help="how long --wait waits at most")] = SECONDS_TO_WAIT,
+    epoch: Annotated[
+        int | None, typer.Option(min=1, help="branch: of which kept snapshot; default: the last one")
+    ] = None,
+    start: Annotated[bool, typer.Option("--start", help="branch: run the new one at once")] = False,
+) -> None:
+    """Steer a run: pause, resume, stop, save, set, on, off, back, branch; or print its status.
+
+    The run takes a command at the end of the epoch under way.
+    """
+    from phaseloom.runs.control import COMMANDS, require_run_folder, send_command
+
+    given = arguments or []
+    require_run_folder(folder)
+    if command not in ("status", *COMMANDS):
+        raise BadInput("steer", command, f"is not a command: {nearest(command, ('status', *COMMANDS))}")
+    _check_arguments(command, given, settings, epoch=epoch, start=start)
+    if command == "status":
+        _print_status(folder)
+    elif command == "branch":
+        _branch(folder, Path(given[0]), parse_settings(settings or []), epoch, start=start)
+    else:
+        changes = parse_settings([*given, *(settings or [])]) if command == "set" else None
+        target = {"name": given[0]} if command in ("on", "off") else {}
+        target |= {"epoch": _read_epoch(given[0])} if command == "back" else {}
+        identifier = send_command(folder, command, changes, **target)
+        _print_answer(folder, command, identifier, seconds if wait else None)
+
+
+def _check_arguments(
+    command: str, given: list[str], settings: list[str] | None, *, epoch: int | None, start: bool
+) -> None:
+    """Refuse arguments that a command does not take, and its lack of those that it needs."""
+    wanted = ARGUMENTS.get(command, "")
+    count = len(given) + len(settings or []) if command == "set" else len(given)
+    if (count == 0) == bool(wanted) or (count > 1 and command != "set"):
+        fix = f"takes {wanted}" if wanted else "takes nothing more"
+        raise BadInput(f"steer {command}", " ".join(given) or None, fix)
+    if settings and command not in ("set", "branch"):
+        raise BadInput(f"steer {command}", "--set", "goes with set and branch alone")
+    if (epoch is not None or start) and command != "branch":
+        raise BadInput(f"steer {command}", "--epoch and --start", "go with branch alone")
+
+
+def _read_epoch(text: str) -> int:
+    if not text.isdecimal():
+        raise BadInput("steer back", text, "is not the number of an epoch")
+    return int(text)
+
+
+def _print_answer(folder: Path, command: str, identifier: str, seconds: float | None) -> None:
+    """Say what was sent, or wait for the answer; one that is refused ends the program with its sentence."""
+    from phaseloom.runs.control import wait_for_answer
+
+    if seconds is None:
+        typer.echo(f"sent: {command} ({identifier}); the run takes it after the epoch under way")
+        return
+    answer = wait_for_answer(folder, identifier, seconds=seconds)
+    if answer is None:
+        fix = "the run takes it after its epoch, or when it is resumed: phaseloom steer RUN status"
+        raise BadInput(f"steer {command}", f"no answer in {seconds:g} s;", fix)
+    if not answer.accepted:
+        place, _, fix = answer.reason.partition(": ")
+        raise BadInput(place, None, fix) if fix else BadInput(f"steer {command}", None, answer.reason)
+    typer.echo(f"accepted after epoch {answer.epoch}{': ' if answer.reason else ''}{answer.reason}")
+
+
+def _branch(folder: Path, new: Path, settings: dict[str, Any], epoch: int | None, *, start: bool) -> None:
+    """Make a branch here: neither the run nor its process takes part in it."""
+    from phaseloom.reconstruction.branch import branch_run
+
+    made = branch_run(folder, new, settings, epoch=epoch)
+    if not start:
+        typer.echo(f"made: {made}\nrun it with: phaseloom reconstruct --resume {made}")
+        return
+    from phaseloom.cli.reconstruct import run
+    from phaseloom.reconstruction.protocol import Job
+
+    run(Job.resume(made), quiet=False)
+
+
+def _print_status(folder: Path) -> None:
+    """How far a run has come, and its commands with their answers."""
+    from phaseloom.runs.control import read_answers, read_commands, read_events
+
+    epochs = [event for event in read_events(folder) if "number" in event]
+    answers = read_answers(folder)
+    typer.echo(_describe_progress(epochs, answers.values()))
+    for one in read_commands(folder):
+        words = " ".join(
+            [
+                one.command,
+                *(f"{path}={value}" for path, value in one.settings.items()),
+                *([one.name] if one.name else []),
+                *([str(one.epoch)] if one.epoch is not None else []),
+            ]
+        )
+        answer = answers.get(one.id)
+        if answer is None:
+            typer.echo(f"  {one.id}  {words}: not answered yet")
+        else:
+            verdict = "accepted" if answer.accepted else "refused"
+            typer.echo(f"  {one.id}  {words}: {verdict} after epoch {answer.epoch}. {answer.reason}".rstrip())
+
+
+def _describe_progress(epochs: list[dict[str, Any]], answers: Any) -> str:
+    """A line on the last epoch, and whether the run waits or has ended."""
+    if not epochs:
+        return "no epoch is done yet"
+    last = epochs[-1]
+    line = f"epoch {last['number']}, loss {last['loss']:.4g}"
+    if last.get("holdout") is not None:
+        line += f", hold-out {last['holdout']:.4g}"
+    if last.get("stopped"):
+        return f"{line}; ended: {last['stopped']}"
+    waits = [one.command for one in answers if one.accepted and one.command in ("pause", "resume", "stop")]
+    at_pause = waits and waits[-1] == "pause" and not _has_gone_on(answers, last["number"])
+    return f"{line}; paused" if at_pause else line
+
+
+def _has_gone_on(answers: Any, number: int) -> bool:
+    """Whether epochs were done after the last pause."""
+    return number > max(one.epoch for one in answers if one.command == "pause" and one.accepted)
