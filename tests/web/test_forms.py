@@ -173,7 +173,8 @@ class TestQueue:
             "import sys, pathlib; from phaseloom.web.state.job_queue import JobQueue\n"
             "folder = pathlib.Path(sys.argv[1])\n"
             "queue = JobQueue(folder, (sys.executable, '-c'))\n"
-            "queue.add(['import time, pathlib; time.sleep(0.5); pathlib.Path(\"left\").touch()'], folder / 'a')\n"
+            "work = 'import time, pathlib; time.sleep(0.5); pathlib.Path(\"left\").touch()'\n"
+            "queue.add([work], folder / 'a')\n"
         )
         subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
         until = time.monotonic() + 20

@@ -101,7 +101,10 @@ class TestImages:
     def test_the_place_of_the_field_is_that_of_the_beam(self, run):
         field = open_images(run / "result.h5").phase()
         positions = Result.load(run / "result.h5").positions
-        low, high = np.array(field.corner), np.array(field.corner) + np.array(field.values.shape) * field.pixel
+        low, high = (
+            np.array(field.corner),
+            np.array(field.corner) + np.array(field.values.shape) * field.pixel,
+        )
         assert (positions.min(0) >= low).all()
         assert (positions.max(0) <= high).all()
 

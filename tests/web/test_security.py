@@ -29,7 +29,9 @@ class TestGate:
         assert one.token not in repr(one)
         assert one.session not in repr(one)
 
-    @pytest.mark.parametrize("uri", ["/", "/ws", "/static/js/bokeh.min.js", "/metadata", "/autoload.js", "/x"])
+    @pytest.mark.parametrize(
+        "uri", ["/", "/ws", "/static/js/bokeh.min.js", "/metadata", "/autoload.js", "/x"]
+    )
     def test_without_token_everything_is_forbidden(self, gate, uri):
         assert gate.judge("GET", uri, {**HOST, "Origin": "http://127.0.0.1:5006"}).status == 403
         assert gate.judge("POST", uri, HOST).status == 403
@@ -56,11 +58,25 @@ class TestGate:
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"):
             assert gate.judge(method, "/", with_cookie(gate)).status == 405
 
-    @pytest.mark.parametrize("uri", ["/metadata", "/autoload.js", "/static/../secret", "/etc/passwd", "//", "/ws/x", "/?a=1", "/?token=x#"])
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "/metadata",
+            "/autoload.js",
+            "/static/../secret",
+            "/etc/passwd",
+            "//",
+            "/ws/x",
+            "/?a=1",
+            "/?token=x#",
+        ],
+    )
     def test_what_the_page_does_not_need_is_not_there(self, gate, uri):
         assert gate.judge("GET", uri, with_cookie(gate)).status == 404
 
-    @pytest.mark.parametrize("host", ["evil.example", "evil.example:5006", "localhost.evil.example", "", "127.0.0.2"])
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "evil.example:5006", "localhost.evil.example", "", "127.0.0.2"]
+    )
     def test_other_hosts_are_refused(self, gate, host):
         headers = {**with_cookie(gate), "Host": host}
         assert gate.judge("GET", "/", headers).status == 403

@@ -1,4 +1,4 @@
-"""The server as it answers: without a token nothing, no traceback whatever is asked, runs that it never changes."""
+"""The server as it answers: nothing without a token, no traceback whatever is asked, no run changed."""
 
 import http.client
 import random
@@ -81,7 +81,12 @@ class TestAnswers:
         "path",
         [
             *("/../../etc/passwd", "/static/../../../etc/passwd", "/static/js/..%2f..%2f..%2fetc/passwd"),
-            *("/runs/a/result.h5", "/static/%2e%2e/%2e%2e/x", "/static/extensions/../../x", "/static//etc/passwd"),
+            *(
+                "/runs/a/result.h5",
+                "/static/%2e%2e/%2e%2e/x",
+                "/static/extensions/../../x",
+                "/static//etc/passwd",
+            ),
         ],
     )
     def test_paths_that_lead_out_are_not_found(self, page, cookie, path):
@@ -90,19 +95,31 @@ class TestAnswers:
         assert b"root:" not in body
 
     def test_large_bodies_are_refused(self, page, cookie):
-        with pytest.raises((ConnectionError, http.client.HTTPException, AssertionError)):
-            assert ask(page, method="POST", body=b"x" * 5_000_000, Cookie=cookie)[0] in (400, 405, 413)
-            raise ConnectionError
+        try:
+            status = ask(page, method="POST", body=b"x" * 5_000_000, Cookie=cookie)[0]
+        except ConnectionError:
+            status = 0  # it is not even read to its end
+        assert status in (0, 400, 405, 413)
 
     def test_a_thousand_random_requests_leave_no_traceback(self, page, cookie):
         draw = random.Random(1)
         letters = string.ascii_letters + string.digits + "/.%?&=#~:@-_\\{}<>'\"é\u0000"[:-1]
         methods = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW")
-        starts = (*ROUTES, "/static/", "/static/extensions/panel/", "/?bokeh-session-id=", "/ws?", "//", "/..")
+        starts = (
+            *ROUTES,
+            "/static/",
+            "/static/extensions/panel/",
+            "/?bokeh-session-id=",
+            "/ws?",
+            "//",
+            "/..",
+        )
         seen = set()
         for _ in range(1000):
             tail = "".join(draw.choices(letters, k=draw.randrange(30)))
-            path = (draw.choice(starts) + tail).encode("latin-1", "replace").decode("latin-1").replace(" ", "")
+            path = (
+                (draw.choice(starts) + tail).encode("latin-1", "replace").decode("latin-1").replace(" ", "")
+            )
             headers = {"Cookie": cookie} if draw.random() < 0.7 else {}
             if draw.random() < 0.3:
                 headers["Origin"] = draw.choice(("null", "http://x", f"http://127.0.0.1:{page.port}"))

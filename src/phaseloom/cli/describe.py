@@ -61,7 +61,9 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
         raise BadInput(f"describe {section}", name, f"is not a choice: {section} is a plain value")
     if not room:
         parts = f"\nparts: {', '.join(PARTS)}\n{_RATE}" if section == "rates" else ""
-        return f"{section}: {_default(_start(fields[section]))}\n\n{describe_attribute(recipe, section)}{parts}"
+        return (
+            f"{section}: {_default(_start(fields[section]))}\n\n{describe_attribute(recipe, section)}{parts}"
+        )
     if name is None:
         room = str(room)
         lines = [f"{choice:20s} {_first(room, choice)}" for choice in names(room)]

@@ -64,7 +64,9 @@ class ScanEmbedding:
     def _repr_html_(self) -> str:
         facts = {"patterns": len(self), "latents": self.latents.shape[1]}
         facts |= {"misfit": f"median {np.median(self.misfit):.4g} (1 = shot noise)"}
-        maps = {f"latent {number}": self.latents[:, number] for number in range(min(3, self.latents.shape[1]))}
+        maps = {
+            f"latent {number}": self.latents[:, number] for number in range(min(3, self.latents.shape[1]))
+        }
         maps["misfit"] = self.misfit
         whole = self.grid is not None and math.prod(self.grid) == len(self)
         pictures = {name: encode_png(one.reshape(self.grid)) for name, one in maps.items()} if whole else {}

@@ -54,12 +54,15 @@ def write_card(title: str, facts: Mapping[str, Any], pictures: Mapping[str, str]
         for name, value in facts.items()
         if str(value)
     )
-    drawn = "".join(
-        f'<figure style="{STYLE}"><img alt="{html.escape(caption, quote=True)}" width="{SIDE}" src="{source}" '
-        f'style="image-rendering:pixelated"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for caption, source in pictures.items()
-    )
-    return f'<div><b>{html.escape(title)}</b><div><div style="{STYLE}"><table>{rows}</table></div>{drawn}</div></div>'
+    drawn = "".join(_write_figure(caption, source) for caption, source in pictures.items())
+    table = f'<div style="{STYLE}"><table>{rows}</table></div>'
+    return f"<div><b>{html.escape(title)}</b><div>{table}{drawn}</div></div>"
+
+
+def _write_figure(caption: str, source: str) -> str:
+    name = html.escape(caption, quote=True)
+    picture = f'<img alt="{name}" width="{SIDE}" src="{source}" style="image-rendering:pixelated">'
+    return f'<figure style="{STYLE}">{picture}<figcaption>{name}</figcaption></figure>'
 
 
 def describe_scan(scan: Scan4D, /) -> str:
@@ -92,7 +95,9 @@ def describe_result(result: Result, /) -> str:
         **{name: f"{value:.4g}" for name, value in result.metrics.items()},
         "stopped": result.stopped,
     }
-    pictures = draw_waves(result.phase[result.window], result.object[(slice(None), *result.window)], result.probe)
+    pictures = draw_waves(
+        result.phase[result.window], result.object[(slice(None), *result.window)], result.probe
+    )
     return write_card(result.title or "Result", facts, pictures)
 
 

@@ -341,9 +341,14 @@ class Job:
 
     def _repr_html_(self) -> str:
         images = self.images()
-        facts = {"epoch": f"{self.progress.epoch} of {self.recipe.epochs}", "folder": self.directory or "none"}
+        facts = {
+            "epoch": f"{self.progress.epoch} of {self.recipe.epochs}",
+            "folder": self.directory or "none",
+        }
         facts |= {"loss": f"{images['history'][-1]['loss']:.4g}"} if images["history"] else {}
-        pictures = draw_waves(sum_phase(remove_plane_wave(images["object"])), images["object"], images["probe"])
+        pictures = draw_waves(
+            sum_phase(remove_plane_wave(images["object"])), images["object"], images["probe"]
+        )
         return write_card(self.recipe.title or "Job", facts, pictures)
 
     def view(self) -> Any:

@@ -59,7 +59,7 @@ def save_snapshot(progress: Progress, folder: Path, /, *, coarsening: float) -> 
 
 
 def _describe_model(model: Any) -> dict[str, Any]:
-    """What viewers need besides parameters: where pixels lie, and whether the probe's numbers are its pixels."""
+    """What viewers need besides parameters: where pixels lie, whether the probe's numbers are its pixels."""
     room = model.object.canvas
     facts = {"pixel": _measure_pixel(model), "canvas": room.shape, "window": room.window}
     facts |= {"canvas pixel": room.pixel, "origin": room.origin}

@@ -100,5 +100,7 @@ class _Answer(HTTPMessageDelegate):
         kind = "text/html" if self.status == 200 else "text/plain"
         plain = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(self.body))}
         headers = HTTPHeaders({**plain, "Cache-Control": "no-store", **self.headers})
-        self.connection.write_headers(ResponseStartLine("HTTP/1.1", self.status, ""), headers, None if self.hides_body else self.body)
+        self.connection.write_headers(
+            ResponseStartLine("HTTP/1.1", self.status, ""), headers, None if self.hides_body else self.body
+        )
         self.connection.finish()

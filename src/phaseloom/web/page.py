@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import panel as pn
+from panel.io.resources import LOCAL_DIST
 
 from phaseloom.web.panes.catalogue import CataloguePane
 from phaseloom.web.panes.compare import ComparePane
@@ -33,6 +35,8 @@ def build_page(root: Path, queue: JobQueue, /) -> Any:
     """The page of one browser."""
     pn.extension("tabulator", notifications=False)
     desk = Desk(root, queue)
+    if desk.document is not None:  # Panel sets it with the first answer, and names public addresses before
+        desk.document.template_variables["dist_url"] = LOCAL_DIST
     files = FilesPane(desk)
     start = StartPane(desk)
     watch = WatchPane(desk)
@@ -54,7 +58,12 @@ def build_page(root: Path, queue: JobQueue, /) -> Any:
 
     desk.open_run = open_run
     desk.start_with = start_with
-    desk.compare = lambda folders: (setattr(tabs, "active", names.index("Compare")), compare.open(folders))
+
+    def compare_runs(folders: Sequence[Path]) -> None:
+        tabs.active = names.index("Compare")
+        compare.open(folders)
+
+    desk.compare = compare_runs
 
     def look() -> None:
         queue.advance()

@@ -13,6 +13,7 @@ from phaseloom.plot.folder_page import STYLE
 from phaseloom.result import Result
 from phaseloom.trust import describe_trust
 from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
+from phaseloom.web.server import require_panel
 from phaseloom.web.state.catalogue import read_facts, read_recipe
 from phaseloom.web.state.events import EventLog, thin_history
 from phaseloom.web.state.notes import read_notes
@@ -31,6 +32,7 @@ def write_record(folder: Path | str, path: Path | str | None = None, /) -> str:
     Raises:
         BadInput: a run without any images.
     """
+    require_panel()
     folder = Path(folder)
     text = _compose(folder)
     if path is not None:
@@ -100,7 +102,10 @@ def _draw_images(images: RunImages) -> dict[str, Any]:
 def _words(folder: Path) -> str:
     """Verdict, numbers and notes."""
     facts = read_facts(folder)
-    rows = {"state": f"{facts.state}, epoch {facts.epoch}", **{n: f"{v:.4g}" for n, v in facts.metrics.items()}}
+    rows = {
+        "state": f"{facts.state}, epoch {facts.epoch}",
+        **{n: f"{v:.4g}" for n, v in facts.metrics.items()},
+    }
     if (folder / "result.h5").is_file():
         result = Result.load(folder / "result.h5")
         rows = {"verdict": result.verdict, "in plain words": describe_trust(result), **rows}

@@ -21,6 +21,7 @@ MAX_BODY_BYTES = 1 << 16
 MAX_MESSAGE_BYTES = 4 << 20
 """Bytes of a message through the websocket; parameter files have kilobytes."""
 
+
 def require_panel() -> Any:
     """The module ``panel``.
 
@@ -29,8 +30,11 @@ def require_panel() -> Any:
     """
     try:
         import panel
+        from panel.models.esm import ReactiveESM
     except ImportError as problem:
         raise MissingExtra("web", "panel and bokeh", "web") from problem
+    # a script that runs scripts of blobs, which the policy refuses; nothing here needs it
+    ReactiveESM.__javascript_raw__ = []
     return panel
 
 
@@ -109,14 +113,12 @@ def _listen(build: Callable[[], Any], port: int, address: str, gate: Gate) -> tu
     from bokeh.server.server import BaseServer
     from bokeh.server.tornado import BokehTornado
     from panel.io.application import build_applications
-    from panel.models.esm import ReactiveESM
-
-    from phaseloom.web.guard import Guard
     from tornado.httpserver import HTTPServer
     from tornado.ioloop import IOLoop
 
+    from phaseloom.web.guard import Guard
+
     import_module("panel.io.server")  # replaces handlers of Bokeh by its own
-    ReactiveESM.__javascript_raw__ = []  # runs scripts of blobs, which the policy refuses; nothing here needs it
     for name in ("bokeh", "tornado.access", "tornado.application"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -131,8 +133,12 @@ def _listen(build: Callable[[], Any], port: int, address: str, gate: Gate) -> tu
     except RuntimeError:
         asyncio.set_event_loop(asyncio.new_event_loop())
         loop = IOLoop.current()
+
+    def build_one() -> Any:  # Panel wants a function, not another thing that can be called
+        return build()
+
     application = BokehTornado(
-        build_applications({"/": lambda: build()}, title="Phaseloom"),
+        build_applications({"/": build_one}, title="Phaseloom"),
         extra_websocket_origins=["*"],  # the gate has checked them
         websocket_max_message_size_bytes=MAX_MESSAGE_BYTES,
         keep_alive_milliseconds=30_000,

@@ -20,7 +20,19 @@ from phaseloom.web.state.thumbnails import Thumbnails
 
 __all__ = ["CataloguePane"]
 
-COLUMNS = ["image", "run", "title", "kind", "state", "epoch", "loss", "held out", "verdict", "time", "changed"]
+COLUMNS = [
+    "image",
+    "run",
+    "title",
+    "kind",
+    "state",
+    "epoch",
+    "loss",
+    "held out",
+    "verdict",
+    "time",
+    "changed",
+]
 COLUMNS += ["tags"]
 
 CACHE = Thumbnails()
@@ -38,7 +50,9 @@ class CataloguePane:
         guard = desk.attempt
         self._facts: list[RunFacts] = []
         self.refresh = pn.widgets.Button(name="List again", button_type="default")
-        self.filter = pn.widgets.TextInput(name="Only runs with", placeholder="part of a name, a tag, a verdict")
+        self.filter = pn.widgets.TextInput(
+            name="Only runs with", placeholder="part of a name, a tag, a verdict"
+        )
         self.table = pn.widgets.Tabulator(
             pd.DataFrame(columns=pd.Index(COLUMNS)),
             disabled=True,
@@ -95,7 +109,9 @@ class CataloguePane:
     def _fill(self) -> None:
         wanted = self.filter.value.strip().lower()
         rows = [self._row(one) for one in self._facts]
-        texts = [" ".join(str(value) for name, value in row.items() if name != "image").lower() for row in rows]
+        texts = [
+            " ".join(str(value) for name, value in row.items() if name != "image").lower() for row in rows
+        ]
         self._shown = [one for one, text in zip(self._facts, texts, strict=True) if wanted in text]
         chosen = [row for row, text in zip(rows, texts, strict=True) if wanted in text]
         self.table.selection = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,11 +39,14 @@ class ComparePane:
         self._line: list[tuple[float, float]] = []
         guard = desk.attempt
         self.runs = pn.widgets.MultiChoice(
-            name="Runs, the first is the reference", options=[], max_items=MAX_RUNS, sizing_mode="stretch_width"
+            name="Runs, the first is the reference",
+            options=[],
+            max_items=MAX_RUNS,
+            sizing_mode="stretch_width",
         )
         self.show = pn.widgets.Button(name="Compare", button_type="primary")
         self.kind = pn.widgets.RadioButtonGroup(name="Image", options=KINDS, value="phase")
-        self.same = pn.widgets.Checkbox(name="One contrast for all", value=True)
+        self.same = pn.widgets.Toggle(name="One contrast for all", value=True)
         self.second = pn.widgets.Select(name="Difference to", options={})
         self.pictures = flow(sizing_mode="stretch_width")
         self.difference = ImageView("Difference of the phases", colours="RdBu_r", values="rad", height=330)
@@ -56,7 +58,9 @@ class ComparePane:
             y="correlation",
             height=330,
         )
-        self.profile_place = pn.Column(pn.pane.HTML("<p>Click two places in the images: a line between them.</p>"))
+        self.profile_place = pn.Column(
+            pn.pane.HTML("<p>Click two places in the images: a line between them.</p>")
+        )
         self.losses_place = pn.Column()
         self.settings = pn.widgets.Tabulator(
             pd.DataFrame({"setting": []}), disabled=True, show_index=False, sizing_mode="stretch_width"
@@ -200,5 +204,3 @@ class ComparePane:
         names = {str(number): self.desk.name_of(folder) for number, folder in enumerate(self._folders)}
         self.settings.titles = names
         self.settings.value = pd.DataFrame(rows, columns=pd.Index(columns))
-
-

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import panel as pn
+from panel.io.state import set_curdoc
 
 from phaseloom.errors import BadInput
 from phaseloom.web.paths import resolve_inside, show_inside
 from phaseloom.web.state.job_queue import JobQueue
 
-__all__ = ["Desk", "card", "flow", "heading", "labelled"]
+__all__ = ["Desk", "card", "flow", "heading"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Desk:
         queue: jobs on this machine, shared by all browsers.
         message: line that tells what goes on, and what went wrong.
         open_run: shows a run in the pane that watches; set by the page.
+        compare: lays runs beside each other; set by the page.
         start_with: puts a data file into the form; set by the page.
     """
 
@@ -45,6 +47,7 @@ class Desk:
         self.document: Any = pn.state.curdoc
         self.message = pn.pane.Alert("", alert_type="light", visible=False, **MESSAGE)
         self.open_run: Callable[[Path], None] = lambda folder: None
+        self.compare: Callable[[Sequence[Path]], None] = lambda folders: None
         self.start_with: Callable[[Path], None] = lambda file: None
 
     def resolve(self, text: str) -> Path:
@@ -88,10 +91,11 @@ class Desk:
 
         def finish() -> None:
             problem = future.exception()
-            if problem is not None:
-                (failed or self.fail)(problem)
-                return
-            self.attempt(done)(future.result())
+            with set_curdoc(self.document):  # without it Panel names its style sheets by their public address
+                if problem is not None:
+                    (failed or self.fail)(problem)
+                else:
+                    self.attempt(done)(future.result())
 
         if self.document is None:  # a notebook: there is no other thread to come back to
             finish()
@@ -107,12 +111,16 @@ class Desk:
 
 def _escape(text: str) -> str:
     """Text as it is, in a pane that reads Markdown."""
-    return html.escape(" ".join(str(text).split())[:1000], quote=False).replace("*", "\\*").replace("_", "\\_")
+    return (
+        html.escape(" ".join(str(text).split())[:1000], quote=False).replace("*", "\\*").replace("_", "\\_")
+    )
 
 
 def heading(text: str, level: int = 2) -> Any:
     """A heading that screen readers find."""
-    return pn.pane.HTML(f"<h{level} style='margin:0 0 4px 0;font-size:1.05em'>{_escape_html(text)}</h{level}>")
+    return pn.pane.HTML(
+        f"<h{level} style='margin:0 0 4px 0;font-size:1.05em'>{_escape_html(text)}</h{level}>"
+    )
 
 
 def _escape_html(text: str) -> str:
@@ -135,9 +143,3 @@ def flow(*content: Any, align_items: str = "stretch", **look: Any) -> Any:
     for one in content if align_items == "end" else ():
         one.align = "end"  # each has a place of its own in the line, which comes first
     return pn.Row(*content, styles=styles, **{"sizing_mode": "stretch_width", **look})
-
-
-def labelled(widget: Any, description: str) -> Any:
-    """A widget with a help text."""
-    widget.description = description
-    return widget

@@ -44,7 +44,7 @@ class DirectPart:
             "angle": slider(name="Its angle (degrees)", start=-90.0, end=90.0, step=0.5, **look),
             "rotation": slider(name="Rotation (degrees)", start=-180.0, end=180.0, step=0.1, **look),
         }
-        self.transposed = pn.widgets.Checkbox(name="Transposed", disabled=True)
+        self.transposed = pn.widgets.Toggle(name="Transposed", disabled=True)
         self.image = ImageView("Direct image", values="rad", height=330)
         self.make.on_click(guard(lambda event: self._fit()))
         self.reset.on_click(guard(lambda event: self._take_fitted()))

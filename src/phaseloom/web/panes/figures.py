@@ -1,4 +1,4 @@
-"""Figures of the page, of Bokeh alone: they are the same in a browser, in a notebook and in an exported file."""
+"""Figures of the page, of Bokeh alone: the same in a browser, in a notebook and in an exported file."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ class ImageView:
         self.home = (0.0, 1.0)
         self._mapper = LinearColorMapper(palette=self._palette, low=0, high=255)
         self._bar = LinearColorMapper(palette=self._palette, low=0, high=1)
-        ranges = {"x_range": DataRange1d(range_padding=0), "y_range": DataRange1d(range_padding=0, flipped=True)}
+        ranges = {
+            "x_range": DataRange1d(range_padding=0),
+            "y_range": DataRange1d(range_padding=0, flipped=True),
+        }
         if linked is not None:
             ranges = {"x_range": linked.figure.x_range, "y_range": linked.figure.y_range}
         self.figure: Any = figure(
@@ -105,9 +108,7 @@ class ImageView:
         one.axis.visible = False
         one.grid.visible = False
         one.toolbar.logo = None
-        one.image(
-            image="image", x="x", y="y", dw="w", dh="h", source=self._source, color_mapper=self._mapper
-        )
+        one.image(image="image", x="x", y="y", dw="w", dh="h", source=self._source, color_mapper=self._mapper)
         look = {"fill_alpha": 0, "line_color": "#999999", "line_width": 0.5}
         one.rect(x="x", y="y", width="w", height="h", source=self._frame, **look)
         look = {"fill_alpha": 0, "line_color": "#d00000", "line_width": 2, "size": 14}
@@ -129,7 +130,9 @@ class ImageView:
                 label="@{value} @{unit}",
             )
             one.add_layout(bar)
-        one.add_layout(ColorBar(color_mapper=self._bar, title=values, width=8, padding=4, **_BAR_LOOK), "right")
+        one.add_layout(
+            ColorBar(color_mapper=self._bar, title=values, width=8, padding=4, **_BAR_LOOK), "right"
+        )
 
     def show(
         self,

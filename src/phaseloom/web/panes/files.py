@@ -46,12 +46,14 @@ class FilesPane:
         self.facts = pn.pane.HTML("", sizing_mode="stretch_width")
         self.start = pn.widgets.Button(name="Reconstruct it ...", button_type="success", disabled=True)
         self.findings = pn.pane.HTML("", sizing_mode="stretch_width")
-        self.ring = pn.widgets.RangeSlider(name="Ring (mrad)", start=0.0, end=1.0, value=(0.0, 1.0), step=0.01)
+        self.ring = pn.widgets.RangeSlider(
+            name="Ring (mrad)", start=0.0, end=1.0, value=(0.0, 1.0), step=0.01
+        )
         self.index = pn.widgets.IntInput(name="Pattern", value=0, start=0, width=110)
         self.kind = pn.widgets.RadioButtonGroup(
             name="Pattern shown", options={"Mean": "mean", "One place": "one"}, value="mean"
         )
-        self.logarithmic = pn.widgets.Checkbox(name="Logarithmic", value=True)
+        self.logarithmic = pn.widgets.Toggle(name="Logarithmic", value=True)
         self.maps = pn.Column(sizing_mode="stretch_width")
         self.detector = pn.Column(sizing_mode="stretch_width")
         self.direct = DirectPart(desk)
@@ -65,7 +67,9 @@ class FilesPane:
         self.kind.param.watch(guard(lambda event: self._show_pattern()), "value")
         self.logarithmic.param.watch(guard(lambda event: self._show_pattern()), "value")
         self.start.on_click(guard(lambda event: desk.start_with(self._scan.path)))
-        left = card("Folder", self.place, self.entries, flow(self.open, self.watch), self.facts, self.start, basis=300)
+        left = card(
+            "Folder", self.place, self.entries, flow(self.open, self.watch), self.facts, self.start, basis=300
+        )
         left.styles = {**left.styles, "max-width": "420px"}
         patterns = card(
             "Patterns", flow(self.kind, self.index, self.logarithmic, align_items="end"), self.detector
@@ -87,7 +91,9 @@ class FilesPane:
         options += [f"{name}/" for name in folders] + files
         self.entries.param.update(options=options, value=options[0] if options else None)
         name = self.desk.name_of(self._folder)
-        self.place.object = f"<p style='margin:2px'><b>{html.escape(self.desk.root.name)}</b>/{html.escape(name)}</p>"
+        self.place.object = (
+            f"<p style='margin:2px'><b>{html.escape(self.desk.root.name)}</b>/{html.escape(name)}</p>"
+        )
 
     def _entry(self) -> Path | None:
         name = self.entries.value
@@ -160,7 +166,9 @@ class FilesPane:
     def _make_views(self, view: ScanView) -> None:
         guard = self.desk.attempt
         unit = "nm" if view.is_length else "mrad"
-        self._pattern_view = ImageView("Mean pattern", unit=unit, colours="magma", values="counts", height=380)
+        self._pattern_view = ImageView(
+            "Mean pattern", unit=unit, colours="magma", values="counts", height=380
+        )
         figure = self._pattern_view.figure
         figure.add_tools(LassoSelectTool(description="Draw a virtual detector"))
         figure.on_event(SelectionGeometry, guard(self._draw_detector))
@@ -210,7 +218,8 @@ class FilesPane:
         scale = 0.1 if view.is_length else 1e3
         y, x = (np.array(list(event.geometry[axis]), float) / scale for axis in ("y", "x"))
         self.desk.background(
-            lambda: view.mask_map(view.polygon(y, x)), lambda found: self._show_map(found, "Virtual image, drawn")
+            lambda: view.mask_map(view.polygon(y, x)),
+            lambda found: self._show_map(found, "Virtual image, drawn"),
         )
 
     def _choose_place(self, place: tuple[float, float]) -> None:

@@ -33,7 +33,7 @@ class PatternsPart:
         self._positions = np.zeros((0, 2))
         self.index = pn.widgets.IntInput(name="Pattern", value=0, start=0, width=110)
         self.show = pn.widgets.Button(name="Show pattern", button_type="default")
-        self.logarithmic = pn.widgets.Checkbox(name="Logarithmic", value=True)
+        self.logarithmic = pn.widgets.Toggle(name="Logarithmic", value=True)
         self.words = pn.pane.HTML(f"<p style='margin:4px'>{HINT}</p>")
         self.row = flow(sizing_mode="stretch_width")
         self.show.on_click(desk.attempt(lambda event: self.choose(self.index.value)))

@@ -39,18 +39,22 @@ class StartPane:
         self._sections: dict[str, FormSection] = {}
         self._settling = False
         self._jobs: list[tuple[Any, ...]] = []
-        guard = desk.attempt
         verbs = list(forms.VERBS_WITH_FORMS)
         self.verb = pn.widgets.Select(name="What to run", options=verbs, value="reconstruct", width=170)
         self.preset = pn.widgets.Select(name="Preset", options=list(PRESETS["reconstruct"]), width=230)
-        self.name = pn.widgets.TextInput(name="Name of the run", placeholder="default: of the data", width=200)
+        self.name = pn.widgets.TextInput(
+            name="Name of the run", placeholder="default: of the data", width=200
+        )
         self.searched = pn.widgets.TextInput(
             name="Parameter file that is searched", placeholder="in this folder", visible=False, width=240
         )
         self.section = pn.widgets.Select(name="Settings", size=18, sizing_mode="stretch_width")
         self.editor = pn.Column(sizing_mode="stretch_width")
         self.text = pn.widgets.TextAreaInput(
-            name="Parameter file (YAML)", height=330, sizing_mode="stretch_width", max_length=forms.MAX_FORM_BYTES
+            name="Parameter file (YAML)",
+            height=330,
+            sizing_mode="stretch_width",
+            max_length=forms.MAX_FORM_BYTES,
         )
         self.problem = pn.pane.HTML("", sizing_mode="stretch_width")
         self.check = pn.widgets.Button(name="Check memory and time", button_type="default", disabled=True)
@@ -71,6 +75,29 @@ class StartPane:
         self.cancel = pn.widgets.Button(name="Cancel job", button_type="warning", disabled=True)
         self.watch = pn.widgets.Button(name="Watch job", button_type="primary", disabled=True)
         self.log = pn.pane.Str("", sizing_mode="stretch_width", styles={"white-space": "pre-wrap"})
+        self._watch_widgets()
+        self.view: Any = pn.Column(
+            flow(self.verb, self.preset, self.name, self.searched, align_items="end"),
+            flow(
+                card("Section", self.section, basis=200),
+                card("Its settings", self.editor, basis=380),
+                card(
+                    "File and run",
+                    self.text,
+                    self.problem,
+                    flow(self.check, self.run, self.slurm),
+                    self.checked,
+                    self.script,
+                    basis=420,
+                ),
+            ),
+            card("Jobs of this machine", self.jobs, flow(self.watch, self.cancel), self.log),
+            sizing_mode="stretch_width",
+        )
+        self._choose_verb()
+
+    def _watch_widgets(self) -> None:
+        guard = self.desk.attempt
         self.verb.param.watch(guard(lambda event: self._choose_verb()), "value")
         self.preset.param.watch(guard(lambda event: self._take_preset()), "value")
         self.section.param.watch(guard(lambda event: self._show_section()), "value")
@@ -79,22 +106,8 @@ class StartPane:
         self.run.on_click(guard(lambda event: self._run()))
         self.slurm.on_click(guard(lambda event: self._write_script()))
         self.jobs.param.watch(guard(lambda event: self._choose_job()), "selection")
-        self.cancel.on_click(guard(lambda event: desk.queue.cancel(self._chosen_job().number)))
+        self.cancel.on_click(guard(lambda event: self.desk.queue.cancel(self._chosen_job().number)))
         self.watch.on_click(guard(lambda event: self._watch_job()))
-        self.view: Any = pn.Column(
-            flow(self.verb, self.preset, self.name, self.searched, align_items="end"),
-            flow(
-                card("Section", self.section, basis=200),
-                card("Its settings", self.editor, basis=380),
-                card(
-                    "File and run", self.text, self.problem, flow(self.check, self.run, self.slurm),
-                    self.checked, self.script, basis=420,
-                ),
-            ),
-            card("Jobs of this machine", self.jobs, flow(self.watch, self.cancel), self.log),
-            sizing_mode="stretch_width",
-        )
-        self._choose_verb()
 
     def take_file(self, file: Path) -> None:
         """Begin a form with a data file."""
@@ -170,7 +183,9 @@ class StartPane:
     def _refuse(self, problem: BadInput) -> None:
         self._recipe = None
         self.run.disabled = self.slurm.disabled = self.check.disabled = True
-        self.problem.object = f"<p role='alert' style='color:#cf222e;margin:2px'>{html.escape(str(problem))}</p>"
+        self.problem.object = (
+            f"<p role='alert' style='color:#cf222e;margin:2px'>{html.escape(str(problem))}</p>"
+        )
 
     def _show_section(self) -> None:
         if self._settling:
@@ -206,8 +221,12 @@ class StartPane:
 
     def _list_widgets(self, section: FormSection) -> list[Any]:
         value = self._tree.get(section.name)
-        field = FormField(section.name, "text", [], help="a list, such as [positive, {orthogonal: {}, every: 10}]")
-        add = pn.widgets.Select(name="Add", options={"choose one": "", **{n: n for n in section.choices}}, value="")
+        field = FormField(
+            section.name, "text", [], help="a list, such as [positive, {orthogonal: {}, every: 10}]"
+        )
+        add = pn.widgets.Select(
+            name="Add", options={"choose one": "", **{n: n for n in section.choices}}, value=""
+        )
 
         def append(name: str) -> None:
             if name:
@@ -240,7 +259,9 @@ class StartPane:
             usual = f"default ({default.lower() or 'open'})"
             options = {usual: "", **{name: name for name in names}}
             shown = "" if value is None else str(value).lower() if one.kind == "boolean" else str(value)
-            widget = pn.widgets.Select(name=label, options=options, value=shown if shown in options.values() else "")
+            widget = pn.widgets.Select(
+                name=label, options=options, value=shown if shown in options.values() else ""
+            )
             widget.param.watch(self.desk.attempt(lambda event: change(_from_line(event.new))), "value")
         notes = "; ".join(part for part in (one.help, one.range) if part)
         style = "margin:0 10px 6px 10px;color:#57606a;font-size:0.85em"
@@ -251,7 +272,12 @@ class StartPane:
             raise BadInput("form", None, "has a setting that is refused: see the message below the file")
         text = forms.show_tree(self._tree)
         return prepare_order(
-            self.desk.root, self.verb.value, self._recipe, text, name=self.name.value, extra=self.searched.value
+            self.desk.root,
+            self.verb.value,
+            self._recipe,
+            text,
+            name=self.name.value,
+            extra=self.searched.value,
         )
 
     def _check(self) -> None:

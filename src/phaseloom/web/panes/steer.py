@@ -12,8 +12,8 @@ import panel as pn
 from phaseloom.errors import BadInput
 from phaseloom.reconstruction.branch import branch_run
 from phaseloom.reconstruction.recipe import PARTS
-from phaseloom.runs.folder import list_kept_epochs
 from phaseloom.runs.control import send_command
+from phaseloom.runs.folder import list_kept_epochs
 from phaseloom.web.panes.desk import Desk, flow
 from phaseloom.web.state.catalogue import read_recipe
 from phaseloom.web.state.commands import CommandRow, list_commands, list_settings
@@ -45,7 +45,12 @@ class SteerPart:
             button.on_click(guard(lambda event, command=command: self._send(command)))
             plain.append(button)
         self.path = pn.widgets.AutocompleteInput(
-            name="Setting", options=[], restrict=False, min_characters=0, placeholder="rates.object", width=190
+            name="Setting",
+            options=[],
+            restrict=False,
+            min_characters=0,
+            placeholder="rates.object",
+            width=190,
         )
         self.value = pn.widgets.TextInput(name="New value", placeholder="0.1", width=110)
         self.change = pn.widgets.Button(name="Change", button_type="primary")
@@ -58,7 +63,7 @@ class SteerPart:
         self.branch_settings = pn.widgets.TextInput(
             name="Its changes (YAML)", placeholder="{rates.object: 0.1, epochs: 60}", width=260
         )
-        self.here = pn.widgets.Checkbox(name="run it on this machine", value=True)
+        self.here = pn.widgets.Toggle(name="run it on this machine", value=True)
         self.branch = pn.widgets.Button(name="Branch", button_type="primary")
         self.answers = pn.widgets.Tabulator(
             pd.DataFrame(columns=pd.Index(COLUMNS)),
@@ -118,7 +123,7 @@ class SteerPart:
 
     def _go_back(self) -> None:
         if self.epoch.value == LAST:
-            fix = "needs an epoch whose snapshot was kept: Save now keeps one, and so does keep_every of the recipe"
+            fix = "needs an epoch whose snapshot was kept: Save now keeps one, as do snapshots of the recipe"
             raise BadInput("back", None, fix)
         self._send("back", epoch=int(self.epoch.value))
 

@@ -56,7 +56,9 @@ class TrainingPart:
         path = self.desk.resolve(self.desk.name_of(self._folder / self.figure.value))
         if path.suffix == ".png" and path.stat().st_size <= MAX_FIGURE_BYTES:
             label = f"figure {self.figure.value}"
-            picture = pn.pane.PNG(path.read_bytes(), alt_text=label, sizing_mode="scale_width", max_width=1100)
+            picture = pn.pane.PNG(
+                path.read_bytes(), alt_text=label, sizing_mode="scale_width", max_width=1100
+            )
             self.picture.objects = [picture]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
 from phaseloom.web.panes.patterns import PatternsPart
 from phaseloom.web.panes.steer import SteerPart
+from phaseloom.web.record import write_record
 from phaseloom.web.state.catalogue import describe_state, find_runs, read_recipe
 from phaseloom.web.state.events import EventLog, thin_history
 from phaseloom.web.state.history import ImageHistory
@@ -65,14 +67,25 @@ class WatchPane:
         guard = self.desk.attempt
         self.run = pn.widgets.Select(name="Run", options=[CHOOSE], width=340)
         self.status = pn.pane.HTML("", sizing_mode="stretch_width")
-        self.follows = pn.widgets.Checkbox(name="Update while it runs", value=True)
+        self.follows = pn.widgets.Toggle(name="Update while it runs", value=True)
         self.now = pn.widgets.Button(name="Update now", button_type="default")
+        self.export = pn.widgets.FileDownload(
+            callback=self._export,
+            filename="run.html",
+            label="Export as HTML",
+            button_type="default",
+            width=160,
+        )
         self.kind = pn.widgets.RadioButtonGroup(name="Image", options=KINDS, value="phase")
-        self.slice = pn.widgets.IntSlider(name="Slice (0: all)", start=0, end=1, value=0, disabled=True, width=150)
+        self.slice = pn.widgets.IntSlider(
+            name="Slice (0: all)", start=0, end=1, value=0, disabled=True, width=150
+        )
         self.epoch = pn.widgets.DiscreteSlider(
             name="History: epoch", options=[NOW], value=NOW, disabled=True, width=170
         )
-        self.contrast = pn.widgets.RangeSlider(name="Contrast", start=0.0, end=1.0, value=(0.0, 1.0), step=0.01, width=190)
+        self.contrast = pn.widgets.RangeSlider(
+            name="Contrast", start=0.0, end=1.0, value=(0.0, 1.0), step=0.01, width=190
+        )
         self.auto = pn.widgets.Button(name="Auto contrast", button_type="default")
         self.object = {
             kind: ImageView(title, colours=COLOURS[kind], values=UNITS[kind], height=460)
@@ -116,8 +129,10 @@ class WatchPane:
         ]
         above: list[Any] = [self.status]
         if not self._in_memory:
-            above.insert(0, flow(self.run, self.now, self.follows, align_items="end"))
-            beside.append(card("Steer: commands are taken at the end of an epoch", self.steer.view, basis=None))
+            above.insert(0, flow(self.run, self.now, self.export, self.follows, align_items="end"))
+            beside.append(
+                card("Steer: commands are taken at the end of an epoch", self.steer.view, basis=None)
+            )
             below.append(card("Measured against modelled", self.patterns.view, basis=760))
         right = pn.Column(*beside, styles={"flex": "1 1 480px"}, sizing_mode="stretch_width")
         return pn.Column(
@@ -160,6 +175,13 @@ class WatchPane:
         if name not in names:
             names.insert(0, name)
         self.run.param.update(options=names, value=name)
+
+    def _export(self) -> Any:
+        """The run as one file, for the button that downloads it."""
+        if self.folder is None:
+            raise BadInput("export", None, "needs a run: choose one")
+        self.export.filename = f"{self.folder.name}.html"
+        return io.BytesIO(write_record(self.folder).encode())
 
     def _choose_run(self) -> None:
         if self.run.value != CHOOSE and (folder := self.desk.resolve(self.run.value)) != self.folder:
@@ -316,14 +338,18 @@ class WatchPane:
         assert self._log is not None
         state = describe_state(self._log)
         line = describe_progress(self._log, self._recipe, state)
-        self.status.object = f'<p role="status" aria-live="polite" style="margin:4px 8px"><b>{_plain(line)}</b></p>'
+        self.status.object = (
+            f'<p role="status" aria-live="polite" style="margin:4px 8px"><b>{_plain(line)}</b></p>'
+        )
         verdict = self._images.facts.get("verdict") if self._images and self._images.epoch is None else ""
         verdict = verdict or judge_losses(self._log, self._recipe)
         self.words.object = f"<p style='margin:0'>{_plain(verdict) or 'not yet'}</p>"
 
     def _show_probe(self, images: RunImages) -> None:
         if images.probe is None:
-            self.real.figure.title.text = "Probe: its pixels are not in the snapshot; it comes with the result"
+            self.real.figure.title.text = (
+                "Probe: its pixels are not in the snapshot; it comes with the result"
+            )
             return
         modes = images.probe[:MAX_PROBE_MODES]
         power = (np.abs(images.probe) ** 2).sum((1, 2))

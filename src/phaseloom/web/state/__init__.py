@@ -1,1 +1,1 @@
-"""What the page reads and computes, without Panel: run folders, images in few bytes, forms, jobs, comparisons."""
+"""What the page reads and computes, without Panel: run folders, images, forms, jobs, comparisons."""

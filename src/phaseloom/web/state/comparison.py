@@ -24,13 +24,14 @@ def compare_runs(first: Path, second: Path, /) -> Comparison:
 
 
 def tabulate_settings(folders: Sequence[Path], /) -> list[dict[str, str]]:
-    """A row for each setting by which any run differs from the first, with the value of each run by its name."""
+    """A row for each setting by which a run differs from the first, with the value of each by its number."""
     recipes = {folder: read_recipe(folder) for folder in folders}
     paths: dict[str, None] = {}
     for folder in folders[1:]:
         paths |= dict.fromkeys(p for p, _, _ in list_differences(recipes[folders[0]], recipes[folder]))
     return [
-        {"setting": path} | {str(number): _show(recipes[folder], path) for number, folder in enumerate(folders)}
+        {"setting": path}
+        | {str(number): _show(recipes[folder], path) for number, folder in enumerate(folders)}
         for path in paths
     ]
 
@@ -49,7 +50,8 @@ def sample_line(
 
     Args:
         field: an image in the frame of the scan.
-        start, end: places (y, x), angstrom.
+        start: place (y, x), angstrom.
+        end: as ``start``.
         count: of samples.
 
     Example:

@@ -145,9 +145,7 @@ def _plain_section(recipe: type[Recipe], name: str) -> FormSection:
     return FormSection(name, about, field)
 
 
-def _field(
-    name: str, kind: Any, default: Any, *, required: bool, help: str, metadata: Any = ()
-) -> FormField:
+def _field(name: str, kind: Any, default: Any, *, required: bool, help: str, metadata: Any = ()) -> FormField:
     dimension = dimension_of(kind)
     units = ", ".join(_list_units(dimension)) if dimension else ""
     choices = _choices(kind)
@@ -237,7 +235,9 @@ def load_tree(text: str, /) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError) as problem:
         line = getattr(getattr(problem, "problem_mark", None), "line", None)
         where = "" if line is None else f" (line {line + 1})"
-        raise BadInput("parameter file", None, f"is not YAML{where}: check quotes, colons and braces") from None
+        raise BadInput(
+            "parameter file", None, f"is not YAML{where}: check quotes, colons and braces"
+        ) from None
     if not isinstance(tree, dict):
         raise BadInput("parameter file", tree, "must hold 'name: value' lines")
     return tree
@@ -288,7 +288,11 @@ def set_value(tree: Mapping[str, Any], value: Any, /, *path: str) -> dict[str, A
     section, name, knob = path
     node = new.get(section)
     inner = dict(node[name] or {}) if isinstance(node, Mapping) and name in node else {}
-    times = {key: node[key] for key in ("start", "stop", "every") if key in node} if isinstance(node, Mapping) else {}
+    times = (
+        {key: node[key] for key in ("start", "stop", "every") if key in node}
+        if isinstance(node, Mapping)
+        else {}
+    )
     inner.pop(knob, None) if value is None else inner.update({knob: value})
     new[section] = {name: inner, **times} if inner or times else name
     return new

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from phaseloom.errors import BadInput
 
-__all__ = ["QueuedJob", "JobQueue", "slurm_script"]
+__all__ = ["JobQueue", "QueuedJob", "slurm_script"]
 
 MAX_WAITING = 100
 LINES_KEPT = 200

@@ -132,9 +132,12 @@ def images_of(
 
     Args:
         source: with ``object``, ``probe`` and ``pixel``.
-        positions, positions_start: ``(n, 2)``, angstrom.
+        positions: ``(n, 2)``, angstrom.
+        positions_start: as they were measured.
         origin: place of the middle of the first pixel of the object, angstrom.
-        epoch, sigma, facts: see `RunImages`; sigma is of the whole object.
+        epoch: see `RunImages`.
+        sigma: of the whole object.
+        facts: see `RunImages`.
     """
     pixel = source["pixel"]
     window = _find_window(positions, pixel, origin, source["object"].shape[1:])
@@ -292,7 +295,7 @@ def _corner(window: tuple[slice, slice], pixel: Any, origin: Any) -> tuple[float
 
 
 def _remove_plane_wave(wave: np.ndarray) -> np.ndarray:
-    """`phaseloom.metrics.phase.remove_plane_wave` of a slice, found on few pixels and sides of fast transforms.
+    """`phaseloom.metrics.phase.remove_plane_wave` of a slice, found on few pixels and fast sides.
 
     2053 is a prime number: its transform takes eight times as long as that of 2048.
     """
@@ -302,7 +305,9 @@ def _remove_plane_wave(wave: np.ndarray) -> np.ndarray:
     plane = remove_plane_wave(few) * few.conj()  # the conjugate wave, weighted by the intensity
     rise = float(np.angle(np.vdot(plane[:-1], plane[1:]))) / fold
     run = float(np.angle(np.vdot(plane[:, :-1], plane[:, 1:]))) / fold
-    rows, columns = (np.exp(1j * slope * np.arange(n)) for slope, n in zip((rise, run), wave.shape, strict=True))
+    rows, columns = (
+        np.exp(1j * slope * np.arange(n)) for slope, n in zip((rise, run), wave.shape, strict=True)
+    )
     fitted = np.outer(rows[::fold][: len(few)], columns[::fold][: few.shape[1]])
     rows = rows * np.exp(1j * np.angle(np.vdot(fitted, plane)))
     return wave * np.outer(rows.astype(np.complex64), columns.astype(np.complex64))

@@ -1,4 +1,4 @@
-"""A scan as the page looks at it: findings, mean pattern, virtual images, single patterns, the direct image."""
+"""A scan as the page looks at it: findings, mean pattern, virtual images, patterns, the direct image."""
 
 from __future__ import annotations
 
@@ -194,7 +194,8 @@ class DirectView:
     @property
     def values(self) -> dict[str, float]:
         """The numbers that the data gave: defocus and astigmatism (angstrom), their angle and rotation
-        (degrees), transposed (0 or 1)."""
+        (degrees), transposed (0 or 1).
+        """
         optics = self.found.optics
         table = {name: float(value) for name, value in optics.aberrations.items()}
         a, b = table.get("C12a", 0.0), table.get("C12b", 0.0)

@@ -78,7 +78,11 @@ def prepare_order(
     out = folder / FILES_OF_OUTPUT[verb] if verb in FILES_OF_OUTPUT else folder
     if verb in FILES_OF_OUTPUT:
         folder.mkdir(parents=True, exist_ok=True)
-    quiet = ["--quiet"] if verb in ("reconstruct", "train", "autoencoder", "restorer", "simulate", "search") else []
+    quiet = (
+        ["--quiet"]
+        if verb in ("reconstruct", "train", "autoencoder", "restorer", "simulate", "search")
+        else []
+    )
     return Order((*words, "--out", str(out), *quiet), parameters, folder)
 
 
@@ -104,7 +108,9 @@ def require_paths_inside(root: Path, recipe: Recipe, /) -> None:
             continue
         whole_path = (base / path).resolve()
         if not whole_path.is_relative_to(base):
-            raise BadInput(str(path), None, "is not in the folder of this page: open the page on a folder that holds it")
+            raise BadInput(
+                str(path), None, "is not in the folder of this page: open the page on a folder that holds it"
+            )
         if path.is_absolute() and not whole_path.exists():
             raise BadInput(str(path), None, "does not exist: choose a file")
 
@@ -140,9 +146,13 @@ def check_file(parameters: Path, /) -> tuple[list[tuple[str, str]], list[str]]:
     """
     command = [sys.executable, "-m", "phaseloom", "check", str(parameters)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_OF_A_CHECK, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS_OF_A_CHECK, check=False
+        )
     except subprocess.TimeoutExpired as problem:
-        raise BadInput("check", None, f"took more than {SECONDS_OF_A_CHECK} seconds and was ended") from problem
+        raise BadInput(
+            "check", None, f"took more than {SECONDS_OF_A_CHECK} seconds and was ended"
+        ) from problem
     if done.returncode:
         said = done.stderr.strip().splitlines()
         raise BadInput("check", None, said[-1].removeprefix("phaseloom: ") if said else "failed")
@@ -150,10 +160,10 @@ def check_file(parameters: Path, /) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def _parse_check(text: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Facts and warnings of what ``phaseloom check`` prints.
+    r"""Facts and warnings of what ``phaseloom check`` prints.
 
     Example:
-        >>> _parse_check("patterns                     25 of 32x32\\nWARN too few")
+        >>> _parse_check("patterns                     25 of 32x32\nWARN too few")
         ([('patterns', '25 of 32x32')], ['too few'])
     """
     facts, warnings = [], []
