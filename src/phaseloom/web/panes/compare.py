@@ -95,7 +95,8 @@ class ComparePane:
         self._list_runs()
         self._folders = list(folders)[:MAX_RUNS]
         names = [self.desk.name_of(folder) for folder in self._folders]
-        self.runs.value = names
+        others = [name for name in self.runs.options if name not in names]
+        self.runs.param.update(options=[*names, *others], value=names)  # they are shown in this order
         paths = {folder: path for folder in self._folders if (path := find_newest(folder)) is not None}
 
         def work() -> dict[Path, RunImages]:

@@ -60,13 +60,13 @@ class FilesPane:
         self._map_view: ImageView | PointsView | None = None
         self._pattern_view: ImageView | None = None
         self.open.on_click(guard(lambda event: self._open_entry()))
-        self.watch.on_click(guard(lambda event: desk.open_run(self._entry())))
+        self.watch.on_click(guard(lambda event: self._watch_run()))
         self.entries.param.watch(guard(lambda event: self._describe()), "value")
         self.ring.param.watch(guard(lambda event: self._show_ring()), "value")
         self.index.param.watch(guard(lambda event: self._choose(self.index.value)), "value")
         self.kind.param.watch(guard(lambda event: self._show_pattern()), "value")
         self.logarithmic.param.watch(guard(lambda event: self._show_pattern()), "value")
-        self.start.on_click(guard(lambda event: desk.start_with(self._scan.path)))
+        self.start.on_click(guard(lambda event: self._start()))
         left = card(
             "Folder", self.place, self.entries, flow(self.open, self.watch), self.facts, self.start, basis=300
         )
@@ -118,6 +118,14 @@ class FilesPane:
                 self.facts.object = f"<p style='margin:2px'>{'<br>'.join(lines)}</p>"
 
         self.desk.background(lambda: survey_file(path), done)
+
+    def _watch_run(self) -> None:
+        if (folder := self._entry()) is not None:
+            self.desk.open_run(folder)
+
+    def _start(self) -> None:
+        if self._scan is not None:
+            self.desk.start_with(self._scan.path)
 
     def _open_entry(self) -> None:
         path = self._entry()
