@@ -119,8 +119,9 @@ def _listen(build: Callable[[], Any], port: int, address: str, gate: Gate) -> tu
     from phaseloom.web.guard import Guard
 
     import_module("panel.io.server")  # replaces handlers of Bokeh by its own
-    # where Panel does not know the document it names style sheets by their public address, which the policy refuses
-    import_module("panel.reactive").CDN_DIST = import_module("panel.io.resources").LOCAL_DIST
+    # without a document Panel names style sheets by their public address, which the policy refuses
+    reactive: Any = import_module("panel.reactive")
+    reactive.CDN_DIST = import_module("panel.io.resources").LOCAL_DIST
     for name in ("bokeh", "tornado.access", "tornado.application"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # a browser that leaves while something is sent to it: tornado has no one to tell but asyncio's log

@@ -20,6 +20,7 @@ from bokeh.models import (
     ScaleBar,
 )
 from bokeh.plotting import figure
+from matplotlib.colors import to_hex
 
 from phaseloom.plot.style import LINE_COLOURS, limits, wave_colours
 from phaseloom.web.state.images import LEVELS, SentImage, prepare_image
@@ -43,7 +44,7 @@ UNITS = {
 def palette_of(name: str, /) -> list[str]:
     """256 colours of a map of matplotlib, as Bokeh wants them."""
     colours = matplotlib.colormaps[name](np.linspace(0, 1, 256))
-    return [matplotlib.colors.to_hex(one) for one in colours]
+    return [to_hex(one) for one in colours]
 
 
 def mark_figure(one: Any, label: str, /) -> None:
@@ -81,7 +82,7 @@ class ImageView:
         self.home = (0.0, 1.0)
         self._mapper = LinearColorMapper(palette=self._palette, low=0, high=255)
         self._bar = LinearColorMapper(palette=self._palette, low=0, high=1)
-        ranges = {
+        ranges: dict[str, Any] = {
             "x_range": DataRange1d(range_padding=0),
             "y_range": DataRange1d(range_padding=0, flipped=True),
         }
@@ -307,7 +308,7 @@ class PointsView:
     """
 
     def __init__(self, label: str, /, *, values: str = "", colours: str = "viridis", height: int = HEIGHT):
-        ranges = {"x_range": DataRange1d(), "y_range": DataRange1d(flipped=True)}
+        ranges: dict[str, Any] = {"x_range": DataRange1d(), "y_range": DataRange1d(flipped=True)}
         self.figure: Any = figure(
             title=label,
             tools=TOOLS,
@@ -392,7 +393,7 @@ class ColourView:
         rgb = np.concatenate(strips, 1)
         packed = np.full((*rgb.shape[:2], 4), 255, np.uint8)
         packed[..., :3] = (255 * rgb).round()
-        height, width = packed.shape[:2]
+        height, width = rgb.shape[:2]
         self._source.data = {"image": [packed.view(np.uint32)[..., 0]], "w": [width], "h": [height]}
         if title:
             self.figure.title.text = title

@@ -63,7 +63,7 @@ class FilesPane:
         self.watch.on_click(guard(lambda event: self._watch_run()))
         self.entries.param.watch(guard(lambda event: self._describe()), "value")
         self.ring.param.watch(guard(lambda event: self._show_ring()), "value")
-        self.index.param.watch(guard(lambda event: self._choose(self.index.value)), "value")
+        self.index.param.watch(guard(lambda event: self._choose(int(self.index.value or 0))), "value")
         self.kind.param.watch(guard(lambda event: self._show_pattern()), "value")
         self.logarithmic.param.watch(guard(lambda event: self._show_pattern()), "value")
         self.start.on_click(guard(lambda event: self._start()))
@@ -266,7 +266,7 @@ class FilesPane:
             return
         view = self._scan
         one = self.kind.value == "one"
-        values = view.pattern(self.index.value) if one else view.mean
+        values = view.pattern(int(self.index.value or 0)) if one else view.mean
         masked = np.where(view.scan.mask, values, np.nan)
         shown = np.log10(1 + np.maximum(masked, 0) * (1 if one else 10)) if self.logarithmic.value else masked
         y, x = (show_length(place) for place in view.scan.positions[self.index.value])

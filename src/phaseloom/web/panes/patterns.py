@@ -36,8 +36,10 @@ class PatternsPart:
         self.logarithmic = pn.widgets.Toggle(name="Logarithmic", value=True)
         self.words = pn.pane.HTML(f"<p style='margin:4px'>{HINT}</p>")
         self.row = flow(sizing_mode="stretch_width")
-        self.show.on_click(desk.attempt(lambda event: self.choose(self.index.value)))
-        self.logarithmic.param.watch(desk.attempt(lambda event: self.choose(self.index.value)), "value")
+        self.show.on_click(desk.attempt(lambda event: self.choose(int(self.index.value or 0))))
+        self.logarithmic.param.watch(
+            desk.attempt(lambda event: self.choose(int(self.index.value or 0))), "value"
+        )
         controls = flow(self.index, self.show, self.logarithmic, align_items="end")
         self.view = pn.Column(controls, self.words, self.row, sizing_mode="stretch_width")
 

@@ -180,7 +180,7 @@ def _read_result(path: Path) -> dict[str, Any]:
     """Verdict and numbers of a result; empty where there is none."""
     try:
         with h5py.File(path) as file:
-            metrics = json.loads(file["metrics"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
+            metrics = json.loads(str(file["metrics"].asstr()[()]))  # pyright: ignore[reportAttributeAccessIssue]
             code = str(file.attrs.get("verdict_code", ""))
             return {"verdict_code": code, "verdict": str(file.attrs.get("verdict", "")), "metrics": metrics}
     except (OSError, KeyError, ValueError, AttributeError):

@@ -181,7 +181,7 @@ def open_images(path: Path, /) -> RunImages:
 
 
 def _read_result(file: Any) -> RunImages:
-    pixel, origin = (tuple(map(float, file.attrs[name])) for name in ("pixel", "origin"))
+    pixel, origin = ((float(y), float(x)) for y, x in (file.attrs["pixel"], file.attrs["origin"]))
     positions = file["positions"][()]
     window = _find_window(positions, pixel, origin, file["object"].shape[1:])
     facts = {name: str(file.attrs.get(name, "")) for name in ("title", "verdict", "verdict_code", "stopped")}
