@@ -17,7 +17,7 @@ from phaseloom.web.state.notes import MAX_TAGS, Notes, read_notes, save_notes
 from phaseloom.web.state.progress import describe_progress, estimate_time_left, judge_losses
 from phaseloom.web.state.run_images import Field, find_newest, open_images
 from phaseloom.web.state.run_model import RunModel
-from phaseloom.web.state.thumbnails import Thumbnails
+from phaseloom.web.state.thumbnails import ThumbnailCache
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ class TestImages:
             open_images(tmp_path / "result.h5")
 
     def test_thumbnails_are_made_again_when_a_run_has_gone_on(self, run):
-        thumbnails = Thumbnails()
+        thumbnails = ThumbnailCache()
         first = thumbnails.get(run)
         assert first.startswith("data:image/png;base64,")
         (run / "result.h5").unlink()

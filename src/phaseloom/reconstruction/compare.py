@@ -14,12 +14,12 @@ from phaseloom.metrics.resolution import RingCorrelation, register, ring_correla
 from phaseloom.result import Result
 from phaseloom.units import LENGTH
 
-__all__ = ["Comparison", "compare", "compare_results", "crop_to_common_field", "find_result"]
+__all__ = ["ResultComparison", "compare", "compare_results", "crop_to_common_field", "find_result"]
 __all__ += ["list_differences"]
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class ResultComparison:
     """Two results of one object over the field that both scanned.
 
     Attributes:
@@ -46,7 +46,7 @@ class Comparison:
         return float(np.sqrt((self.difference**2).mean()))
 
 
-def compare_results(a: Result, b: Result, /) -> Comparison:
+def compare_results(a: Result, b: Result, /) -> ResultComparison:
     """Lay one result on another and correlate them ring by ring.
 
     Raises:
@@ -60,7 +60,7 @@ def compare_results(a: Result, b: Result, /) -> Comparison:
     one, two = register(*crop_to_common_field(a, b))
     likeness = abs(np.vdot(one - one.mean(), two - two.mean()))
     likeness /= float(np.linalg.norm(one - one.mean()) * np.linalg.norm(two - two.mean())) + 1e-30
-    return Comparison(one, two, a.pixel, ring_correlation(one, two, pixel=a.pixel), float(likeness))
+    return ResultComparison(one, two, a.pixel, ring_correlation(one, two, pixel=a.pixel), float(likeness))
 
 
 def compare(first: Path, second: Path, picture: Path, /) -> list[str]:

@@ -19,7 +19,7 @@ from phaseloom.errors import BadInput
 __all__ = [
     "LOOPBACK_NAMES",
     "Gate",
-    "Verdict",
+    "Decision",
     "content_security_policy",
     "is_loopback",
     "read_token",
@@ -42,7 +42,7 @@ INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\bsrc\s*=)[^>]*>(.*?)</script>", re
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What is done with a request.
 
     Attributes:
@@ -76,7 +76,7 @@ class Gate:
     cookie: str = "phaseloom"
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
-    def judge(self, method: str, uri: str, headers: Mapping[str, str], /) -> Verdict:
+    def judge(self, method: str, uri: str, headers: Mapping[str, str], /) -> Decision:
         """What is done with a request.
 
         Args:
@@ -87,17 +87,17 @@ class Gate:
         try:
             address = urlsplit(uri)
         except ValueError:
-            return Verdict(403)
+            return Decision(403)
         host = headers.get("Host", "")
         if not self._is_known(host) or not self._is_own_origin(headers.get("Origin"), host, address.path):
-            return Verdict(403)
+            return Decision(403)
         if self._has_token(address.query) and method == "GET" and address.path == "/":
-            return Verdict(200, f"{self.cookie}={self.session}; HttpOnly; SameSite=Strict; Path=/")
+            return Decision(200, f"{self.cookie}={self.session}; HttpOnly; SameSite=Strict; Path=/")
         if not self._has_cookie(headers.get("Cookie", "")):
-            return Verdict(403)
+            return Decision(403)
         if not _is_route(uri, address.path):
-            return Verdict(404)
-        return Verdict(200 if method in METHODS else 405)
+            return Decision(404)
+        return Decision(200 if method in METHODS else 405)
 
     def _is_known(self, host: str) -> bool:
         """Whether the page may be called by such a name; any port, for tunnels have their own."""

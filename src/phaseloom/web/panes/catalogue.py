@@ -16,7 +16,7 @@ from phaseloom.web.panes.training import TrainingPart
 from phaseloom.web.state.catalogue import RunFacts, find_runs, read_facts
 from phaseloom.web.state.notes import Notes, read_notes, save_notes, split_tags
 from phaseloom.web.state.progress import describe_duration
-from phaseloom.web.state.thumbnails import Thumbnails
+from phaseloom.web.state.thumbnails import ThumbnailCache
 
 __all__ = ["CataloguePane"]
 
@@ -35,7 +35,7 @@ COLUMNS = [
 ]
 COLUMNS += ["tags"]
 
-CACHE = Thumbnails()
+CACHE = ThumbnailCache()
 
 
 class CataloguePane:

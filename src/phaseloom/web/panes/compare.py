@@ -10,7 +10,7 @@ import pandas as pd
 import panel as pn
 
 from phaseloom.plot.style import show_length
-from phaseloom.reconstruction.compare import Comparison
+from phaseloom.reconstruction.compare import ResultComparison
 from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.figures import CurvesView, ImageView
 from phaseloom.web.state.catalogue import find_runs
@@ -148,7 +148,7 @@ class ComparePane:
             return
         first, second = self._folders[0], self.desk.resolve(self.second.value)
 
-        def done(found: Comparison) -> None:
+        def done(found: ResultComparison) -> None:
             reach = float(np.percentile(np.abs(found.difference), 99)) or 1.0
             self.difference.show(found.difference, pixel=found.pixel, span=(-reach, reach))
             self.difference.reset_contrast()

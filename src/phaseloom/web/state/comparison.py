@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from phaseloom.reconstruction.compare import Comparison, compare_results, list_differences
+from phaseloom.reconstruction.compare import ResultComparison, compare_results, list_differences
 from phaseloom.result import Result
 from phaseloom.web.state.catalogue import read_recipe
 from phaseloom.web.state.run_images import Field
@@ -14,7 +14,7 @@ from phaseloom.web.state.run_images import Field
 __all__ = ["compare_runs", "sample_line", "tabulate_settings"]
 
 
-def compare_runs(first: Path, second: Path, /) -> Comparison:
+def compare_runs(first: Path, second: Path, /) -> ResultComparison:
     """Compare the results of two runs.
 
     Raises:

@@ -6,13 +6,13 @@ from phaseloom.errors import BadInput
 from phaseloom.plot.cards import encode_png
 from phaseloom.web.state.run_images import find_newest, open_images
 
-__all__ = ["Thumbnails"]
+__all__ = ["ThumbnailCache"]
 
 SIDE = 96
 MAX_KEPT = 500
 
 
-class Thumbnails:
+class ThumbnailCache:
     """Pictures of runs by their folders; one is made again when the run has gone on."""
 
     def __init__(self) -> None:
