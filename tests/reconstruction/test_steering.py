@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.branch import branch_run
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.steered_settings import complete_settings, find_settings_at
+from phaseloom.reconstruction.steering.branch import branch_run
+from phaseloom.reconstruction.steering.settings import complete_settings, find_settings_at
 from phaseloom.result import Result
 from phaseloom.runs.control import (
     CommandQueue,
@@ -81,6 +81,34 @@ def answers(folder: Path) -> list[tuple[str, int, bool]]:
     return [(one.command, one.epoch, one.accepted) for one in read_answers(folder).values()]
 
 
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({}, "names no setting: give one"),
+    ({"objekt": 3}, "there is no 'objekt'; did you mean 'object'?"),
+    ({"object.pixels.slices": 3}, "object.pixels.slices cannot be changed in a run: begin a new one"),
+    ({"holdout": 0.1}, "holdout cannot be changed in a run"),
+    ({"rates.objekt": 0.1}, "objekt is not a part of a model: did you mean 'object'?"),
+    ({"rates.background": 0.1}, "rates.background rests in this run"),
+    ({"rates.object": -1}, "-1"),
+    ({"rates.object": "quick"}, "must be a number"),
+    ({"rates.object": None}, "must be a number"),
+    ({"epochs": 2}, "2 must be above the 2 that are done: stop ends the run"),
+    ({"epochs": 2.5}, "must be a whole number"),
+    ({"noise": "amplitude"}, "this run keeps poisson, of which values can be changed"),
+    ({"noise.poisson.limit": -3}, "limit"),
+    ({"shape": {"cosine": {"floor": 7}}}, "must lie between 0 and 1"),
+    ({"batch.random.size": 0}, "size"),
+    ({"penalties": [{"sparse": {"wait": 1}}]}, "there is no 'wait'; did you mean 'weight'?"),
+    ({"penalties.sparse.weight": 1}, "sparse is not there: it has none"),
+    ({"projections": [{"positive": {}, "start": 0}]}, "must be a whole number of epochs"),
+    ({"steered": []}, "steered cannot be changed in a run"),
+    ({"rates": 3}, "rates"),
+    ({"": 3}, "there is no ''"),
+    ({"rates.": 3}, "is not a part of a model"),
+    ({"rates.object.rate.more": 3}, "rates.object"),
+]
+"""Settings that a run under way cannot take, and what it says."""
+
+
 class TestSet:
     def test_a_rate_holds_from_the_next_epoch_on(self, six, tmp_path):
         script = {2: [("set", {"rates.object": 0.05, "rates.positions": 0.5}, {})]}
@@ -117,6 +145,7 @@ class TestSet:
         assert Result.load(tmp_path / "run/result.h5").title == "other"
         assert_record_repeats(job)
 
+    @pytest.mark.medium
     def test_it_follows_a_run_to_the_finer_grid(self, tmp_path):
         job, _ = begun(DEEP, tmp_path, epochs=4, shape="constant", run=tmp_path / "run")
         drive(job, {1: [("set", {"rates.object": 0.01, "epochs": 6}, {})]})
@@ -127,40 +156,13 @@ class TestSet:
         ]
         assert_record_repeats(job)
 
-    @pytest.mark.parametrize(
-        ("settings", "said"),
-        [
-            ({}, "names no setting: give one"),
-            ({"objekt": 3}, "there is no 'objekt'; did you mean 'object'?"),
-            ({"object.pixels.slices": 3}, "object.pixels.slices cannot be changed in a run: begin a new one"),
-            ({"holdout": 0.1}, "holdout cannot be changed in a run"),
-            ({"rates.objekt": 0.1}, "objekt is not a part of a model: did you mean 'object'?"),
-            ({"rates.background": 0.1}, "rates.background rests in this run"),
-            ({"rates.object": -1}, "-1"),
-            ({"rates.object": "quick"}, "must be a number"),
-            ({"rates.object": None}, "must be a number"),
-            ({"epochs": 2}, "2 must be above the 2 that are done: stop ends the run"),
-            ({"epochs": 2.5}, "must be a whole number"),
-            ({"noise": "amplitude"}, "this run keeps poisson, of which values can be changed"),
-            ({"noise.poisson.limit": -3}, "limit"),
-            ({"shape": {"cosine": {"floor": 7}}}, "must lie between 0 and 1"),
-            ({"batch.random.size": 0}, "size"),
-            ({"penalties": [{"sparse": {"wait": 1}}]}, "there is no 'wait'; did you mean 'weight'?"),
-            ({"penalties.sparse.weight": 1}, "sparse is not there: it has none"),
-            ({"projections": [{"positive": {}, "start": 0}]}, "must be a whole number of epochs"),
-            ({"steered": []}, "steered cannot be changed in a run"),
-            ({"rates": 3}, "rates"),
-            ({"": 3}, "there is no ''"),
-            ({"rates.": 3}, "is not a part of a model"),
-            ({"rates.object.rate.more": 3}, "rates.object"),
-        ],
-    )
-    def test_what_cannot_be_is_refused_and_changes_nothing(self, six, tmp_path, settings, said):
-        job = steered(six | {"epochs": 3}, tmp_path / "run", {2: [("set", settings, {})]})
-        (answer,) = read_answers(tmp_path / "run").values()
-        assert not answer.accepted
-        assert said in answer.reason
-        assert "\n" not in answer.reason
+    def test_what_cannot_be_is_refused_and_changes_nothing(self, six, tmp_path):
+        script = {2: [("set", settings, {}) for settings, _ in REFUSED]}
+        job = steered(six | {"epochs": 3}, tmp_path / "run", script)
+        found = read_answers(tmp_path / "run").values()
+        assert not any(answer.accepted or "\n" in answer.reason for answer in found)
+        lacking = [(said, one.reason) for (_, said), one in zip(REFUSED, found, strict=True)]
+        assert [pair for pair in lacking if pair[0] not in pair[1]] == []
         assert job.recorded.steered == ()
         assert_same(job, drive(Job.begin(Reconstruct.of(six | {"epochs": 3}))))
 
@@ -261,12 +263,14 @@ class TestBack:
         assert told == [1, 2, 3, 4, 5, 6]
         assert_record_repeats(job)
 
+    @pytest.mark.medium
     def test_snapshots_are_kept_on_request(self, six, tmp_path):
         job = steered(six | {"snapshots": 2}, tmp_path / "run", {5: [("back", None, {"epoch": 2})]})
         kept = sorted(path.name for path in (tmp_path / "run/snapshots").iterdir())
         assert kept == ["000002.h5", "000004.h5", "000006.h5"]
         assert_same(job, drive(Job.begin(Reconstruct.of(six))))
 
+    @pytest.mark.medium
     def test_it_goes_back_to_a_coarser_grid(self, tmp_path):
         job, _ = begun(DEEP, tmp_path, epochs=4, run=tmp_path / "run")
         drive(job, {1: [("save", None, {})], 3: [("back", None, {"epoch": 1})]})
@@ -311,6 +315,7 @@ class TestBranch:
         assert len(branch.progress.history) == 9
         assert_record_repeats(branch)
 
+    @pytest.mark.medium
     def test_one_of_an_earlier_epoch_has_none_of_the_later_commands(self, six, tmp_path):
         script = {2: [("set", {"rates.object": 0.1}, {})], 4: [("set", {"rates.probe": 0.1}, {})]}
         steered(six | {"snapshots": 3}, tmp_path / "run", script)
@@ -358,6 +363,7 @@ class Killed(BaseException):
 
 
 class TestKill:
+    @pytest.mark.medium
     @pytest.mark.parametrize("verb", ["set", "off", "stop", "back", "save"])
     def test_between_command_and_answer(self, six, tmp_path, monkeypatch, verb):
         """The command is followed once, and answered once, by the process that goes on."""

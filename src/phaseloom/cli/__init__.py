@@ -2,9 +2,8 @@
 
 from phaseloom.cli import (  # noqa: F401 - their commands
     data,
-    embed,
+    embedding,
     images,
-    latents,
     predict,
     reconstruct,
     restore,

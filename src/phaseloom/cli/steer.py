@@ -65,7 +65,7 @@ def steer(
         _branch(folder, Path(given[0]), parse_settings(settings or []), epoch, start=start)
     else:
         changes = parse_settings([*given, *(settings or [])]) if command == "set" else None
-        target = {"name": given[0]} if command in ("on", "off") else {}
+        target: dict[str, Any] = {"name": given[0]} if command in ("on", "off") else {}
         target |= {"epoch": _read_epoch(given[0])} if command == "back" else {}
         identifier = send_command(folder, command, changes, **target)
         _print_answer(folder, command, identifier, seconds if wait else None)
@@ -111,7 +111,7 @@ def _print_answer(folder: Path, command: str, identifier: str, seconds: float | 
 
 def _branch(folder: Path, new: Path, settings: dict[str, Any], epoch: int | None, *, start: bool) -> None:
     """Make a branch here: neither the run nor its process takes part in it."""
-    from phaseloom.reconstruction.branch import branch_run
+    from phaseloom.reconstruction.steering.branch import branch_run
 
     made = branch_run(folder, new, settings, epoch=epoch)
     if not start:

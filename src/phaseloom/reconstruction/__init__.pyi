@@ -1,5 +1,4 @@
 from . import advice as advice
-from . import branch as branch
 from . import check as check
 from . import compare as compare
 from . import half_data_frc as half_data_frc
@@ -10,9 +9,7 @@ from . import protocol as protocol
 from . import recipe as recipe
 from . import result_builder as result_builder
 from . import run_folder as run_folder
-from . import snapshot_image as snapshot_image
 from . import start as start
-from . import steered_settings as steered_settings
 from . import steering as steering
 from . import uncertainty as uncertainty
 from . import warm_start as warm_start

@@ -58,8 +58,8 @@ from phaseloom.reconstruction.run_folder import (
     save_snapshot,
 )
 from phaseloom.reconstruction.start import Start
-from phaseloom.reconstruction.steered_settings import find_settings_at
-from phaseloom.reconstruction.steering import Steering
+from phaseloom.reconstruction.steering.commands import Steering
+from phaseloom.reconstruction.steering.settings import find_settings_at
 from phaseloom.result import Result
 from phaseloom.runs.folder import forget_snapshots_after, save_events, save_recipe
 from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan

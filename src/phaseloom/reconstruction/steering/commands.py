@@ -19,10 +19,10 @@ from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Progress, stop_on_request
 from phaseloom.fitting.outcome import Stop
 from phaseloom.fitting.schedule import evaluate_shape
-from phaseloom.reconstruction.branch import branch_run
 from phaseloom.reconstruction.level import Level, make_batches
 from phaseloom.reconstruction.recipe import PARTS, Reconstruct, ScheduledRate
-from phaseloom.reconstruction.steered_settings import (
+from phaseloom.reconstruction.steering.branch import branch_run
+from phaseloom.reconstruction.steering.settings import (
     change_settings,
     complete_settings,
     rate_when_on,

@@ -9,7 +9,7 @@ from phaseloom.errors import BadInput
 from phaseloom.files import fresh, whole
 from phaseloom.fitting import checkpoint
 from phaseloom.reconstruction.recipe import Reconstruct
-from phaseloom.reconstruction.steered_settings import change_settings, complete_settings, find_settings_at
+from phaseloom.reconstruction.steering.settings import change_settings, complete_settings, find_settings_at
 from phaseloom.runs.control import require_run_folder
 from phaseloom.runs.folder import list_kept_epochs, path_of_kept, save_recipe
 from phaseloom.runs.steered import SteeredCommand, list_effective

@@ -1,0 +1,1 @@
+"""Commands to a reconstruction under way, what they may change, and branches of a run."""
