@@ -11,7 +11,6 @@ from phaseloom.cli import (  # noqa: F401 - their commands
     simulate,
     steer,
     train,
-    web,
 )
 from phaseloom.cli.command import app, main
 

@@ -18,8 +18,8 @@ from phaseloom.errors import BadInput
 
 __all__ = [
     "LOOPBACK_NAMES",
-    "Gate",
     "Decision",
+    "Gate",
     "content_security_policy",
     "is_loopback",
     "read_token",

@@ -10,8 +10,8 @@ import pandas as pd
 import panel as pn
 
 from phaseloom.errors import BadInput
-from phaseloom.reconstruction.branch import branch_run
 from phaseloom.reconstruction.recipe import PARTS
+from phaseloom.reconstruction.steering.branch import branch_run
 from phaseloom.runs.control import send_command
 from phaseloom.runs.folder import list_kept_epochs
 from phaseloom.web.panes.desk import Desk, flow
