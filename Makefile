@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(LOCK:%=-c %)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test test-all checks fast medium slow wheel-demo coverage mutants fix lint types imports bench peers clean
+.PHONY: demo web test test-all checks fast medium slow wheel-demo coverage mutants fix lint types imports bench peers clean
 
 .venv/user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,11 @@ endif
 
 demo: .venv/user           ## reconstruct a real X-ray scan and a simulated electron scan
 	$(BIN)/phaseloom demo
+
+web: .venv/user            ## open the page on the output of the demo
+	$(INSTALL) -e ".[web]"
+	test -f runs/demo/electron/result.h5 || $(BIN)/phaseloom demo
+	$(BIN)/phaseloom web runs
 
 test: .venv/developer      ## lint, types, import contracts and the fast tests: a few minutes
 	$(MAKE) -j 2 checks fast

@@ -35,6 +35,11 @@ FROM_SYSTEMS = {
     ("prepare", "denoise"): "phaseloom.embedding.embeddings:denoise",
     ("formats", "simulated"): "phaseloom.simulation.samples:read_scan",
     ("result", "write"): "phaseloom.export.files:write",
+    ("result", "describe"): "phaseloom.plot.cards:describe_result",
+    ("result", "view"): "phaseloom.web.notebook:view_result",
+    ("protocol", "view"): "phaseloom.web.notebook:view_job",
+    ("scan", "describe"): "phaseloom.plot.cards:describe_scan",
+    ("cli", "open_folder"): "phaseloom.web.page:open_folder",
 }
 """Choices of this package that need a system above their room: the room and the name, and where they are.
 

@@ -368,6 +368,19 @@ class Result:
             "data_hash": made.data,
         }
 
+    def _repr_html_(self) -> str:
+        describe: Any = plugins.target("phaseloom.result", "describe")
+        return describe(self)
+
+    def view(self) -> Any:
+        """Panes that show the result in a notebook: images, contrast, slices, probe, losses, positions.
+
+        Raises:
+            MissingExtra: Panel is not installed.
+        """
+        view: Any = plugins.target("phaseloom.result", "view")
+        return view(self)
+
     def save(self, path: Path | str, /) -> None:
         """Write by ending: ``.h5`` (everything), or a format of `phaseloom.export` (``.nxs``, ``.cxi``,
         ``.emd``, ``.hspy``, ``.mrc``, ``.tif``).

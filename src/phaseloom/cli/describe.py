@@ -11,7 +11,8 @@ from phaseloom.errors import BadInput, nearest
 from phaseloom.reconstruction.recipe import PARTS, Reconstruct
 from phaseloom.spec import Recipe, dimension_of, function_of, knobs, names
 
-__all__ = ["VERBS", "describe", "find_owner", "refuse_foreign"]
+__all__ = ["RECIPE_HOMES", "VERBS", "describe", "describe_attribute", "find_owner", "recipe_of"]
+__all__ += ["refuse_foreign"]
 
 RECIPE_HOMES = {
     "reconstruct": ("phaseloom.reconstruction.recipe", "Reconstruct"),
@@ -43,12 +44,12 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
         >>> print(describe("noise", "poisson").splitlines()[0])
         noise: {poisson: {...}}
     """
-    recipe = _recipe(of)
+    recipe = recipe_of(of)
     fields = recipe.model_fields
     if section is None:
         return _sections(recipe)
     if section not in fields:
-        others = [one for one in RECIPE_HOMES if one != of and section in _recipe(one).model_fields]
+        others = [one for one in RECIPE_HOMES if one != of and section in recipe_of(one).model_fields]
         way = (
             f"it belongs to another file: add --of {' or '.join(others)}"
             if others
@@ -60,7 +61,9 @@ def describe(section: str | None = None, name: str | None = None, /, *, of: str 
         raise BadInput(f"describe {section}", name, f"is not a choice: {section} is a plain value")
     if not room:
         parts = f"\nparts: {', '.join(PARTS)}\n{_RATE}" if section == "rates" else ""
-        return f"{section}: {_default(_start(fields[section]))}\n\n{_attribute(recipe, section)}{parts}"
+        return (
+            f"{section}: {_default(_start(fields[section]))}\n\n{describe_attribute(recipe, section)}{parts}"
+        )
     if name is None:
         room = str(room)
         lines = [f"{choice:20s} {_first(room, choice)}" for choice in names(room)]
@@ -96,7 +99,7 @@ def find_owner(tree: Mapping[str, Any], /) -> tuple[str, type[Recipe]] | None:
         return None
     for kind in VERBS:
         try:
-            recipe = _recipe(kind)
+            recipe = recipe_of(kind)
         except (ImportError, BadInput):  # of a system whose extra is not installed
             continue
         if names <= set(recipe.model_fields):
@@ -117,8 +120,12 @@ def refuse_foreign(tree: Mapping[str, Any], file: Path, /) -> None:
         raise BadInput(str(file), None, fix)
 
 
-def _recipe(of: str) -> type[Recipe]:
-    """The protocol of a name."""
+def recipe_of(of: str, /) -> type[Recipe]:
+    """The recipe of a kind of parameter file.
+
+    Raises:
+        BadInput: no such kind.
+    """
     if of not in RECIPE_HOMES:
         raise BadInput("describe --of", of, f"is not a kind of parameter file: {nearest(of, RECIPE_HOMES)}")
     room, name = RECIPE_HOMES[of]
@@ -130,7 +137,7 @@ def _sections(recipe: type[Recipe]) -> str:
     needed = [key for key, info in recipe.model_fields.items() if info.is_required()]
     for key, info in recipe.model_fields.items():
         if key != "found":
-            lines.append(f"  {key:12s} {_default(_start(info)):28s} {_attribute(recipe, key)}")
+            lines.append(f"  {key:12s} {_default(_start(info)):28s} {describe_attribute(recipe, key)}")
     but = "file" if recipe is Reconstruct else ", ".join(needed)
     optional = f"all optional but {but}" if but else "all optional"
     return f"A parameter file (YAML) has these sections, {optional}:\n" + "\n".join(lines)
@@ -174,7 +181,7 @@ def _default(value: Any) -> str:
     return str(value) or "''" if isinstance(value, str | Path) else repr(value)
 
 
-def _attribute(recipe: type[Recipe], key: str) -> str:
+def describe_attribute(recipe: type[Recipe], key: str, /) -> str:
     """Description of a field in the docstring of its recipe, or of one that it extends."""
     lines = [line for kind in recipe.__mro__ for line in inspect.cleandoc(kind.__doc__ or "").splitlines()]
     for number, line in enumerate(lines):

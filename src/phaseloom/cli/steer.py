@@ -1,4 +1,4 @@
-"""The command that steers a run under way."""
+"""Commands on runs under way: steer one, open the page that follows all of a folder."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from phaseloom.cli.command import app
 from phaseloom.cli.files import Set, parse_settings
 from phaseloom.errors import BadInput, nearest
 
-__all__ = ["steer"]
+__all__ = ["steer", "web"]
 
 SECONDS_TO_WAIT = 60.0
 """Time that ``--wait`` waits for an answer by default; a run answers after the epoch under way."""
@@ -165,3 +165,30 @@ def _describe_progress(epochs: list[dict[str, Any]], answers: Any) -> str:
 def _has_gone_on(answers: Any, number: int) -> bool:
     """Whether epochs were done after the last pause."""
     return number > max(one.epoch for one in answers if one.command == "pause" and one.accepted)
+
+
+@app.command()
+def web(
+    folder: Annotated[Path, typer.Argument(help="folder with data and runs")] = Path(),
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 0,
+    address: Annotated[
+        str, typer.Option(help="of the interface; others than this machine's own need PHASELOOM_WEB_TOKEN")
+    ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open it in the browser")] = True,
+) -> None:
+    """Open the page on a folder: look at data, start runs, watch, steer and compare them, in a browser.
+
+    The page answers this machine alone, and only with the token of the printed address. From elsewhere use
+    an SSH tunnel: ssh -L 5006:localhost:5006 MACHINE, with --port 5006 --no-browser there.
+    """
+    import webbrowser
+
+    from phaseloom import plugins
+
+    open_folder: Any = plugins.target("phaseloom.cli", "open_folder")
+    page = open_folder(folder, port=port, address=address)
+    typer.echo(f"page: {page.address}\nend it with Ctrl-C; runs go on without it")
+    if browser:
+        webbrowser.open(page.address)
+    page.run()

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from phaseloom import plugins
 from phaseloom.data.counts import Counts, SelectedCounts
 from phaseloom.errors import BadInput
 from phaseloom.physics import tilted_planes as surface
@@ -287,6 +288,10 @@ class Scan4D:
         }
         grid = self.grid if len(index) == len(self) and steady else None
         return replace(self, counts=counts, positions=self.positions[index], grid=grid, **parts)
+
+    def _repr_html_(self) -> str:
+        describe: Any = plugins.target("phaseloom.data.scan", "describe")
+        return describe(self)
 
     def mean_pattern(self, *, most: int = 2000) -> np.ndarray:
         """Mean of at most ``most`` evenly spread patterns, float64, read in chunks."""

@@ -1,6 +1,7 @@
 """Embed the patterns of a scan with a trained autoencoder; find unusual patterns; denoise patterns."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentat
 from phaseloom.errors import BadInput
 from phaseloom.files import whole
 from phaseloom.learning import weight_files as pretrained
+from phaseloom.plot.cards import encode_png, write_card
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import ScanRecipe
 
@@ -58,6 +60,17 @@ class ScanEmbedding:
     def __len__(self) -> int:
         """Number of patterns."""
         return len(self.latents)
+
+    def _repr_html_(self) -> str:
+        facts = {"patterns": len(self), "latents": self.latents.shape[1]}
+        facts |= {"misfit": f"median {np.median(self.misfit):.4g} (1 = shot noise)"}
+        maps = {
+            f"latent {number}": self.latents[:, number] for number in range(min(3, self.latents.shape[1]))
+        }
+        maps["misfit"] = self.misfit
+        whole = self.grid is not None and math.prod(self.grid) == len(self)
+        pictures = {name: encode_png(one.reshape(self.grid)) for name, one in maps.items()} if whole else {}
+        return write_card("ScanEmbedding", facts, pictures)
 
     def unusual(self, *, threshold: float = OUTLIER_THRESHOLD) -> np.ndarray:
         """Numbers of the patterns that stand out, ascending: bad frames.

@@ -16,7 +16,7 @@ from phaseloom.files import whole
 from phaseloom.fitting.loop import Progress, load_optimizer_state
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 
-__all__ = ["load", "read_epoch", "read_level", "save"]
+__all__ = ["load", "read_epoch", "read_level", "read_model", "save"]
 
 
 def save(
@@ -76,6 +76,28 @@ def load(progress: Progress, path: Path, /) -> None:
 
 def _read_stop(fields: dict[str, Any]) -> Stop:
     return Stop(**{**fields, "reason": StopReason(fields["reason"])})
+
+
+def read_model(path: Path, /) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Parameters and buffers of the model of a file by name, and what it says besides tensors.
+
+    Nothing else is read, so that a viewer need not wait for the state of an optimiser. What it says has
+    ``epoch``, ``history``, ``level`` and ``facts`` (as they were saved; empty in older files).
+
+    Raises:
+        BadInput: not a snapshot.
+    """
+    try:
+        with h5py.File(path) as file:
+            tree = json.loads(str(file["state"].asstr()[()]))  # pyright: ignore[reportAttributeAccessIssue]
+            pairs = dict(tree["pairs"])
+            numbers = {name: item["tensor"] for name, item in pairs["model"]["pairs"]}
+            model = {name: np.asarray(file[f"tensors/{number}"]) for name, number in numbers.items()}
+        about = {name: _unpack(pairs[name], []) for name in ("epoch", "history")}
+        facts = _unpack(pairs.get("facts", {"pairs": []}), [])
+        return model, {**about, "level": pairs.get("level", 0), "facts": facts}
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
 
 
 def read_level(path: Path, /) -> int:

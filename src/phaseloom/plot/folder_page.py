@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phaseloom.data.folder_survey import FileFacts
+from phaseloom.plot.cards import encode_png
 from phaseloom.plot.style import MAX_IMAGE_SIDE, SMALL_FONT, average_blocks, limits, new_figure
 from phaseloom.units import ENERGY, LENGTH, format_bytes
 
@@ -73,16 +72,10 @@ def _picture(values: np.ndarray | None, *, gray: bool) -> str:
     """A picture as a PNG in the page."""
     if values is None:
         return ""
-    from matplotlib import image
-
-    fold = max(1, max(values.shape) // SIDE_OF_THUMBNAIL)
-    small = average_blocks(_stretch(values) if gray else values, fold)
-    low, high = limits(small)
-    buffer = io.BytesIO()
-    look = {"cmap": "gray" if gray else "viridis", "vmin": low, "vmax": high}
-    image.imsave(buffer, np.nan_to_num(small, nan=low), format="png", **look)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    source = encode_png(
+        _stretch(values) if gray else values, side=SIDE_OF_THUMBNAIL, colours="gray" if gray else "viridis"
+    )
+    return f'<img alt="" src="{source}">'
 
 
 def _stretch(pattern: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["detector_step", "forward", "scan_overview"]
+__all__ = ["count_patterns", "detector_step", "forward", "list_facts", "scan_overview"]
 
 MAX_PATTERNS_READ = 20000
 """How many patterns are read for the map of counts."""
@@ -87,6 +87,11 @@ def _read_totals(scan: Scan4D, index: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return totals, mean / len(index)
 
 
+def count_patterns(scan: Scan4D, index: np.ndarray, /) -> np.ndarray:
+    """Counts of each pattern in its trusted pixels, read in chunks."""
+    return _read_totals(scan, index)[0]
+
+
 def _draw_mean(axes: Axes, scan: Scan4D, mean: np.ndarray) -> None:
     """The mean pattern on a logarithmic scale; pixels not trusted are red."""
     from matplotlib.colors import ListedColormap, LogNorm
@@ -129,7 +134,7 @@ def _draw_spread(axes: Axes, total: np.ndarray) -> None:
 def _draw_words(axes: Axes, scan: Scan4D, findings: list[Any]) -> None:
     """The geometry, and below it the findings coloured by their level."""
     axes.axis("off")
-    lines = [(f"{name:<13}{value}", "black") for name, value in _facts(scan)] + [("", "black")]
+    lines = [(f"{name:<13}{value}", "black") for name, value in list_facts(scan)] + [("", "black")]
     for found in findings:
         level = str(getattr(found.level, "value", found.level)).lower()
         lines += [(f"● {found.name}: {found.value}", COLOUR_OF_LEVEL.get(level, "0.4"))]
@@ -140,7 +145,7 @@ def _draw_words(axes: Axes, scan: Scan4D, findings: list[Any]) -> None:
         axes.text(0, 1 - number * step, text, color=colour, transform=axes.transAxes, **style)
 
 
-def _facts(scan: Scan4D) -> list[tuple[str, str]]:
+def list_facts(scan: Scan4D, /) -> list[tuple[str, str]]:
     """What the geometry says, a line each."""
     geometry = scan.geometry
     return [

@@ -1,5 +1,6 @@
 """Two results of the same object side by side."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +10,79 @@ import yaml
 from phaseloom import plot
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import remove_plane_wave
-from phaseloom.metrics.resolution import register, ring_correlation
+from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.result import Result
 from phaseloom.units import LENGTH
 
-__all__ = ["compare", "crop_to_common_field", "find_result"]
+__all__ = ["ResultComparison", "compare", "compare_results", "crop_to_common_field", "find_result"]
+__all__ += ["list_differences"]
 
 
-def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
-    """Ring correlation, phase difference and differing settings, as lines; draws the picture."""
-    a = Result.load(find_result(first))
-    b = Result.load(find_result(second))
+@dataclass(frozen=True, eq=False)
+class ResultComparison:
+    """Two results of one object over the field that both scanned.
+
+    Attributes:
+        first, second: complex projections ``(y, x)``, the first laid on the second.
+        pixel: angstrom (y, x).
+        correlation: ring correlation of both.
+        likeness: their correlation, 0 to 1.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    pixel: tuple[float, float]
+    correlation: RingCorrelation
+    likeness: float
+
+    @property
+    def difference(self) -> np.ndarray:
+        """Phase of the first less that of the second ``(y, x)``, radian."""
+        return np.angle(self.first * np.conj(self.second))
+
+    @property
+    def difference_rms(self) -> float:
+        """Of the phase, radian."""
+        return float(np.sqrt((self.difference**2).mean()))
+
+
+def compare_results(a: Result, b: Result, /) -> ResultComparison:
+    """Lay one result on another and correlate them ring by ring.
+
+    Raises:
+        BadInput: other pixels, or too little of the field in common.
+    """
     if not np.allclose(a.pixel, b.pixel, rtol=1e-3):
         both = f"{LENGTH.show(a.pixel[0])} and {LENGTH.show(b.pixel[0])}"
         raise BadInput(
             "compare", both, "are different object pixels: reconstruct both on the same detector window"
         )
     one, two = register(*crop_to_common_field(a, b))
-    correlation = ring_correlation(one, two, pixel=a.pixel)
-    difference = np.angle(one * np.conj(two))
     likeness = abs(np.vdot(one - one.mean(), two - two.mean()))
     likeness /= float(np.linalg.norm(one - one.mean()) * np.linalg.norm(two - two.mean())) + 1e-30
+    return ResultComparison(one, two, a.pixel, ring_correlation(one, two, pixel=a.pixel), float(likeness))
+
+
+def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
+    """Ring correlation, phase difference and differing settings, as lines; draws the picture."""
+    a = Result.load(find_result(first))
+    b = Result.load(find_result(second))
+    found = compare_results(a, b)
+    correlation = found.correlation
     plot.save(plot.comparison(a, b, correlation), picture)
     lines = [
-        f"compared field:                      {one.shape[0]} x {one.shape[1]} pixels",
-        f"correlation:                         {likeness:.3f}",
+        f"compared field:                      {found.first.shape[0]} x {found.first.shape[1]} pixels",
+        f"correlation:                         {found.likeness:.3f}",
         f"resolution (half-bit, full period):  {_format_length(correlation.resolution('half-bit'))}",
         f"resolution (1/7, full period):       {_format_length(correlation.resolution('one-seventh'))}",
-        f"phase difference, rms:               {float(np.sqrt((difference**2).mean())):.4f} rad",
+        f"phase difference, rms:               {found.difference_rms:.4f} rad",
     ]
     lines += [
         f"error bar of the {name}:{' ' * (22 - len(name))}{one.uncertainty}"
         for name, one in (("first", a), ("second", b))
         if one.uncertainty is not None
     ]
-    if likeness < 0.5:
+    if found.likeness < 0.5:
         lines.append(
             "NOTE the pictures hardly agree: is one of them transposed, flipped or of another place?"
         )
@@ -54,7 +93,7 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
     ]
     lines += [
         f"setting {path}: {x!r} against {y!r}"
-        for path, x, y in _differences(yaml.safe_load(a.recipe), yaml.safe_load(b.recipe))
+        for path, x, y in list_differences(yaml.safe_load(a.recipe), yaml.safe_load(b.recipe))
     ]
     return [*lines, f"picture: {picture}"]
 
@@ -97,10 +136,18 @@ def _format_length(length: float) -> str:
     return LENGTH.show(float(length)) if np.isfinite(length) else "none: the correlation never reaches it"
 
 
-def _differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+def list_differences(a: Any, b: Any, /, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Settings of two recipes that differ: path and both values.
+
+    Example:
+        >>> list_differences({"probe": {"modes": 1}}, {"probe": {"modes": 2}})
+        [('probe.modes', 1, 2)]
+    """
     if isinstance(a, dict) and isinstance(b, dict):
         keys = [key for key in {**a, **b} if path or key not in ("file", "found", "version")]
         return [
-            row for key in keys for row in _differences(a.get(key), b.get(key), f"{path}.{key}".strip("."))
+            row
+            for key in keys
+            for row in list_differences(a.get(key), b.get(key), f"{path}.{key}".strip("."))
         ]
     return [] if a == b else [(path, a, b)]

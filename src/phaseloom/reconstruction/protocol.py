@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from phaseloom import plugins
 from phaseloom.calibration.calibrate import (
     DEFAULT_ESTIMATORS,
     Calibration,
@@ -30,6 +31,8 @@ from phaseloom.fitting.loop import Epoch, Progress
 from phaseloom.fitting.newton import GaussNewton
 from phaseloom.fitting.outcome import Advice
 from phaseloom.metrics.pattern_misfit import PatternMisfit
+from phaseloom.metrics.phase import remove_plane_wave, sum_phase
+from phaseloom.plot.cards import draw_waves, write_card
 from phaseloom.ptycho.model import Ptychography
 from phaseloom.reconstruction import advice, result_builder, warm_start
 from phaseloom.reconstruction.evidence import Evidence
@@ -335,6 +338,27 @@ class Job:
         They are those of `result`, without its metrics, which look at every pattern.
         """
         return {**result_builder.build_images(self.model), "history": self.progress.history}
+
+    def _repr_html_(self) -> str:
+        images = self.images()
+        facts = {
+            "epoch": f"{self.progress.epoch} of {self.recipe.epochs}",
+            "folder": self.directory or "none",
+        }
+        facts |= {"loss": f"{images['history'][-1]['loss']:.4g}"} if images["history"] else {}
+        pictures = draw_waves(
+            sum_phase(remove_plane_wave(images["object"])), images["object"], images["probe"]
+        )
+        return write_card(self.recipe.title or "Job", facts, pictures)
+
+    def view(self) -> Any:
+        """Panes that follow the run in a notebook; ``view.update()`` shows it as it stands.
+
+        Raises:
+            MissingExtra: Panel is not installed.
+        """
+        view: Any = plugins.target("phaseloom.reconstruction.protocol", "view")
+        return view(self)
 
     def save_recipe(self) -> None:
         """Write the parameter file into the folder of the run."""

@@ -13,6 +13,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.fitting import checkpoint
 from phaseloom.fitting.loop import Progress
+from phaseloom.ptycho.illumination import Probe
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
 from phaseloom.runs.folder import keep_snapshot
@@ -53,8 +54,16 @@ def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job
 
 def save_snapshot(progress: Progress, folder: Path, /, *, coarsening: float) -> None:
     """Write the state of a fit; ``coarsening``: pixel of the level under way over that of the finest one."""
-    facts = {"pixel": _measure_pixel(progress.model)}
-    checkpoint.save(progress, folder / "snapshot.h5", level=round(math.log2(coarsening)), facts=facts)
+    level = round(math.log2(coarsening))
+    checkpoint.save(progress, folder / "snapshot.h5", level=level, facts=_describe_model(progress.model))
+
+
+def _describe_model(model: Any) -> dict[str, Any]:
+    """What viewers need besides parameters: where pixels lie, whether the probe's numbers are its pixels."""
+    room = model.object.canvas
+    facts = {"pixel": _measure_pixel(model), "canvas": room.shape, "window": room.window}
+    facts |= {"canvas pixel": room.pixel, "origin": room.origin}
+    return facts | {"probe is pixels": isinstance(model.probe, Probe) and model.probe.support is None}
 
 
 def _measure_pixel(model: Any) -> tuple[float, float]:

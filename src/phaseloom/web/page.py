@@ -1,0 +1,75 @@
+"""The page as a whole: panes in tabs, one set for each browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+from panel.io.resources import LOCAL_DIST
+
+from phaseloom.web.panes.catalogue import CataloguePane
+from phaseloom.web.panes.compare import ComparePane
+from phaseloom.web.panes.desk import Desk
+from phaseloom.web.panes.files import FilesPane
+from phaseloom.web.panes.start import StartPane
+from phaseloom.web.panes.watch import WatchPane
+from phaseloom.web.server import Page, open_page
+from phaseloom.web.state.job_queue import JobQueue
+
+__all__ = ["build_page", "open_folder"]
+
+MILLISECONDS_BETWEEN_LOOKS = 1000
+
+
+def open_folder(root: Path | str, /, *, port: int = 0, address: str = "127.0.0.1") -> Page:
+    """Serve the page of a folder; see `phaseloom.web.server.open_page`."""
+    root = Path(root).resolve()
+    queue = JobQueue(root)
+    return open_page(root, partial(build_page, root, queue), port=port, address=address)
+
+
+def build_page(root: Path, queue: JobQueue, /) -> Any:
+    """The page of one browser."""
+    pn.extension("tabulator", notifications=False)
+    desk = Desk(root, queue)
+    if desk.document is not None:  # Panel sets it with the first answer, and names public addresses before
+        desk.document.template_variables["dist_url"] = LOCAL_DIST
+    files = FilesPane(desk)
+    start = StartPane(desk)
+    watch = WatchPane(desk)
+    compare = ComparePane(desk)
+    runs = CataloguePane(desk)
+    named = {"Runs": runs, "Files": files, "Start": start, "Watch": watch, "Compare": compare}
+    tabs = pn.Tabs(
+        *((name, pane.view) for name, pane in named.items()), dynamic=True, sizing_mode="stretch_width"
+    )
+    names = list(named)
+
+    def open_run(folder: Path) -> None:
+        tabs.active = names.index("Watch")
+        watch.open(folder)
+
+    def start_with(file: Path) -> None:
+        tabs.active = names.index("Start")
+        start.take_file(file)
+
+    desk.open_run = open_run
+    desk.start_with = start_with
+
+    def compare_runs(folders: Sequence[Path]) -> None:
+        tabs.active = names.index("Compare")
+        compare.open(folders)
+
+    desk.compare = compare_runs
+
+    def look() -> None:
+        queue.advance()
+        pane = list(named.values())[tabs.active]
+        getattr(pane, "update", lambda: None)()
+
+    pn.state.add_periodic_callback(desk.attempt(look), period=MILLISECONDS_BETWEEN_LOOKS)
+    title = f"<h1 style='font-size:1.3em;margin:4px 8px'>Phaseloom <small>{desk.root.name}</small></h1>"
+    return pn.Column(pn.pane.HTML(title), desk.message, tabs, sizing_mode="stretch_width")

@@ -1,0 +1,1 @@
+"""The panes of the page: thin, on Panel and Bokeh (extra ``web``)."""

@@ -1,0 +1,166 @@
+"""The pane with all runs of the folder."""
+
+from __future__ import annotations
+
+import datetime
+import html
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import panel as pn
+
+from phaseloom.errors import BadInput
+from phaseloom.web.panes.desk import Desk, card, flow
+from phaseloom.web.panes.training import TrainingPart
+from phaseloom.web.state.catalogue import RunFacts, find_runs, read_facts
+from phaseloom.web.state.notes import Notes, read_notes, save_notes, split_tags
+from phaseloom.web.state.progress import describe_duration
+from phaseloom.web.state.thumbnails import ThumbnailCache
+
+__all__ = ["CataloguePane"]
+
+COLUMNS = [
+    "image",
+    "run",
+    "title",
+    "kind",
+    "state",
+    "epoch",
+    "loss",
+    "held out",
+    "verdict",
+    "time",
+    "changed",
+]
+COLUMNS += ["tags"]
+
+CACHE = ThumbnailCache()
+
+
+class CataloguePane:
+    """A table of runs: thumbnail, state, numbers, tags; the chosen ones can be watched, compared, annotated.
+
+    Attributes:
+        view: of Panel.
+    """
+
+    def __init__(self, desk: Desk):
+        self.desk = desk
+        guard = desk.attempt
+        self._facts: list[RunFacts] = []
+        self.refresh = pn.widgets.Button(name="List again", button_type="default")
+        self.filter = pn.widgets.TextInput(
+            name="Only runs with", placeholder="part of a name, a tag, a verdict"
+        )
+        self.table = pn.widgets.Tabulator(
+            pd.DataFrame(columns=pd.Index(COLUMNS)),
+            disabled=True,
+            show_index=False,
+            selectable="checkbox",
+            formatters={"image": {"type": "html"}},
+            sizing_mode="stretch_width",
+            pagination="local",
+            page_size=25,
+            layout="fit_data_stretch",
+        )
+        self.watch = pn.widgets.Button(name="Watch", button_type="primary", disabled=True)
+        self.compare = pn.widgets.Button(name="Compare", button_type="primary", disabled=True)
+        self.tags = pn.widgets.TextInput(name="Tags, separated by commas")
+        self.text = pn.widgets.TextAreaInput(name="Notes", height=90, sizing_mode="stretch_width")
+        self.save = pn.widgets.Button(name="Save tags and notes", disabled=True)
+        self.training = TrainingPart(desk)
+        self.refresh.on_click(guard(lambda event: self.list_runs()))
+        self.filter.param.watch(guard(lambda event: self._fill()), "value")
+        self.table.param.watch(guard(lambda event: self._choose()), "selection")
+        self.watch.on_click(guard(lambda event: desk.open_run(self._chosen()[0])))
+        self.compare.on_click(guard(lambda event: desk.compare(self._chosen())))
+        self.save.on_click(guard(lambda event: self._save()))
+        self.view = pn.Column(
+            flow(self.filter, self.refresh, self.watch, self.compare, align_items="end"),
+            self.table,
+            flow(
+                card("Tags and notes of the chosen run", self.tags, self.text, self.save),
+                card("What the chosen run left", self.training.view, basis=560),
+                sizing_mode="stretch_width",
+            ),
+            sizing_mode="stretch_width",
+        )
+        self.list_runs()
+
+    def list_runs(self) -> None:
+        """Read the folder again."""
+
+        def work() -> list[tuple[RunFacts, str]]:
+            facts = [read_facts(folder) for folder in find_runs(self.desk.root)]
+            return [(one, CACHE.get(one.folder) if one.kind == "reconstruction" else "") for one in facts]
+
+        def done(found: list[tuple[RunFacts, str]]) -> None:
+            self._facts = [one for one, _ in found]
+            self._pictures = {one.folder: picture for one, picture in found}
+            self._fill()
+            if not found:
+                self.desk.tell("no runs in this folder yet: look at a file, or start one")
+
+        self.desk.background(work, done)
+
+    _pictures: dict[Path, str]
+
+    def _fill(self) -> None:
+        wanted = self.filter.value.strip().lower()
+        rows = [self._row(one) for one in self._facts]
+        texts = [
+            " ".join(str(value) for name, value in row.items() if name != "image").lower() for row in rows
+        ]
+        self._shown = [one for one, text in zip(self._facts, texts, strict=True) if wanted in text]
+        chosen = [row for row, text in zip(rows, texts, strict=True) if wanted in text]
+        self.table.selection = []
+        self.table.value = pd.DataFrame(chosen, columns=pd.Index(COLUMNS))
+
+    _shown: list[RunFacts]
+
+    def _row(self, one: RunFacts) -> dict[str, Any]:
+        picture = self._pictures.get(one.folder, "")
+        name = self.desk.name_of(one.folder)
+        label = html.escape(f"phase of {name}", quote=True)
+        return {
+            "image": f'<img alt="{label}" height="56" src="{picture}">' if picture else "",
+            "run": name,
+            "title": one.title,
+            "kind": one.kind,
+            "state": one.state,
+            "epoch": f"{one.epoch} of {one.epochs}" if one.epochs else str(one.epoch),
+            "loss": _round(one.loss),
+            "held out": _round(one.holdout),
+            "verdict": one.verdict.replace("_", " "),
+            "time": describe_duration(one.seconds),
+            "changed": f"{datetime.datetime.fromtimestamp(one.changed):%Y-%m-%d %H:%M}",
+            "tags": ", ".join(one.notes.tags),
+        }
+
+    def _chosen(self) -> list[Path]:
+        folders = [self._shown[number].folder for number in self.table.selection if number < len(self._shown)]
+        if not folders:
+            raise BadInput("runs", None, "none is chosen: tick one in the table")
+        return folders
+
+    def _choose(self) -> None:
+        count = len(self.table.selection)
+        self.watch.disabled = self.save.disabled = count != 1
+        self.compare.disabled = count < 2
+        if count == 1:
+            folder = self._chosen()[0]
+            notes = read_notes(folder)
+            self.tags.value = ", ".join(notes.tags)
+            self.text.value = notes.text
+            self.training.open(folder)
+
+    def _save(self) -> None:
+        folder = self._chosen()[0]
+        save_notes(folder, Notes(tuple(split_tags(self.tags.value)), self.text.value))
+        self.desk.tell(f"saved: {self.desk.name_of(folder)}/notes.yaml", kind="success")
+        self.list_runs()
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

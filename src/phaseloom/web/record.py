@@ -1,0 +1,124 @@
+"""A run as one HTML file that opens without a server and without a network."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phaseloom.files import whole
+from phaseloom.plot.folder_page import STYLE
+from phaseloom.result import Result
+from phaseloom.trust import describe_trust
+from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
+from phaseloom.web.server import require_panel
+from phaseloom.web.state.catalogue import read_facts, read_recipe
+from phaseloom.web.state.events import EventLog, thin_history
+from phaseloom.web.state.notes import read_notes
+from phaseloom.web.state.run_images import RunImages, find_newest, open_images
+
+__all__ = ["write_record"]
+
+
+def write_record(folder: Path | str, path: Path | str | None = None, /) -> str:
+    """A page with images to zoom into, losses, positions, numbers and settings of a run.
+
+    Args:
+        folder: of the run.
+        path: file to write; default: none.
+
+    Raises:
+        BadInput: a run without any images.
+    """
+    require_panel()
+    folder = Path(folder)
+    text = _compose(folder)
+    if path is not None:
+        with whole(path) as short:
+            short.write_text(text, encoding="utf-8")
+    return text
+
+
+def _compose(folder: Path) -> str:
+    from bokeh.embed import components
+    from bokeh.resources import INLINE
+
+    figures = _draw(folder)
+    script, parts = components(figures)
+    facts = read_facts(folder)
+    title = html.escape(facts.title)
+    pictures = "".join(f"<div class='figure'>{part}</div>" for part in parts.values())
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        f"<style>{STYLE}.figure{{display:inline-block;width:46%;min-width:420px;margin:.5em}}</style>\n"
+        f"{INLINE.render()}\n{script}</head>\n<body><h1>{title}</h1>\n{_words(folder)}\n{pictures}\n"
+        f"<h2>Settings</h2><pre>{html.escape(_settings(folder))}</pre></body></html>\n"
+    )
+
+
+def _draw(folder: Path) -> dict[str, Any]:
+    """Figures by name."""
+    log = EventLog(folder)
+    log.read()
+    few = thin_history(log.epochs)
+    losses = CurvesView("Loss", ("training", "held out"), x="epoch", y="loss", log=True, floor=1.0)
+    held = [one for one in few if one.get("holdout") is not None]
+    losses.show(
+        {
+            "training": ([one["number"] for one in few], [one["loss"] for one in few]),
+            "held out": ([one["number"] for one in held], [one["holdout"] for one in held]),
+        }
+    )
+    newest = find_newest(folder)
+    pictures = {} if newest is None else _draw_images(open_images(newest))
+    return {**pictures, "losses": losses.figure}
+
+
+def _draw_images(images: RunImages) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    phase, amplitude, sigma = images.phase(), images.amplitude(), images.error_bar()
+    fields = {"Phase": (phase, "viridis", "rad"), "Amplitude": (amplitude, "gray", "1")}
+    if sigma is not None:
+        fields["Error bar of the phase"] = (sigma, "magma", "rad")
+    first = None
+    for name, (field, colours, unit) in fields.items():
+        view = ImageView(name, colours=colours, values=unit, linked=first)
+        view.show(field.values, pixel=field.pixel, corner=field.corner, title=name)
+        first = first or view
+        found[name] = view.figure
+    if images.probe is not None:
+        probe = ColourView("Probe, real space")
+        probe.show(images.probe[:8])
+        found["probe"] = probe.figure
+    places = PointsView("Positions and their moves", values="move (nm)")
+    moves = images.moves()
+    places.show(images.positions, 0.1 * np.hypot(*moves.T), moves)
+    found["positions"] = places.figure
+    return found
+
+
+def _words(folder: Path) -> str:
+    """Verdict, numbers and notes."""
+    facts = read_facts(folder)
+    rows = {
+        "state": f"{facts.state}, epoch {facts.epoch}",
+        **{n: f"{v:.4g}" for n, v in facts.metrics.items()},
+    }
+    if (folder / "result.h5").is_file():
+        result = Result.load(folder / "result.h5")
+        rows = {"verdict": result.verdict, "in plain words": describe_trust(result), **rows}
+        if result.uncertainty is not None:
+            rows["error bar"] = str(result.uncertainty)
+    notes = read_notes(folder)
+    rows |= {"tags": ", ".join(notes.tags), "notes": notes.text}
+    cells = [f"<tr><td>{html.escape(n)}</td><td>{html.escape(v)}</td></tr>" for n, v in rows.items() if v]
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _settings(folder: Path) -> str:
+    try:
+        return (folder / "run.yaml").read_text(encoding="utf-8") if read_recipe(folder) else ""
+    except OSError:
+        return ""

@@ -1,0 +1,187 @@
+"""The runs of a folder: what each is, how far it came, what it found, without opening its arrays."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from phaseloom.documents import load_yaml
+from phaseloom.errors import BadInput
+from phaseloom.web.state.events import EventLog
+from phaseloom.web.state.notes import Notes, read_notes
+
+__all__ = ["RunFacts", "RunKind", "find_runs", "read_facts", "read_recipe"]
+
+MAX_RUNS = 500
+MAX_DEPTH = 6
+MAX_FOLDERS = 20_000
+"""Folders that are looked into: a page on a home folder must not walk through all of a file system."""
+
+SECONDS_OF_A_QUIET_RUN = 60.0
+"""Seconds without a new epoch after which a run without an end is not called running any more, at least."""
+
+EPOCHS_OF_A_QUIET_RUN = 5.0
+"""The same, in durations of its last epoch."""
+
+RunKind = str
+"""``reconstruction``, ``search``, ``training`` or another verb's name."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run in a line.
+
+    Attributes:
+        folder: of the run.
+        kind: see `RunKind`.
+        title: of its recipe, or the name of its folder.
+        state: ``running``, ``paused``, ``ended``, ``stopped`` or ``quiet`` (no new epoch for long).
+        epoch, epochs: done, and asked for.
+        loss, holdout: of the last epoch that has them.
+        verdict: its code, of the result or the last epoch.
+        metrics: numbers of the result.
+        seconds: of all epochs together.
+        changed: time of the last change, seconds since 1970.
+        notes: what the user wrote.
+    """
+
+    folder: Path
+    kind: RunKind
+    title: str
+    state: str = ""
+    epoch: int = 0
+    epochs: int | None = None
+    loss: float | None = None
+    holdout: float | None = None
+    verdict: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    changed: float = 0.0
+    notes: Notes = field(default_factory=Notes)
+
+
+def find_runs(root: Path, /) -> list[Path]:
+    """Folders of runs below a root, the newest first; links are not followed."""
+    found = list(_walk(root, MAX_DEPTH, [MAX_FOLDERS]))
+    return sorted(found, key=_time_of_change, reverse=True)[:MAX_RUNS]
+
+
+def _walk(folder: Path, depth: int, budget: list[int]) -> Iterator[Path]:
+    budget[0] -= 1
+    if budget[0] < 0:
+        return
+    if is_run(folder):
+        yield folder
+    if depth == 0:
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), depth - 1, budget)
+
+
+def is_run(folder: Path, /) -> bool:
+    """Whether a folder holds a run: a recipe, and what a run leaves besides."""
+    left = ("events.jsonl", "result.h5", "snapshot.h5", "search.yaml")
+    return (folder / "run.yaml").is_file() and any((folder / name).is_file() for name in left)
+
+
+def _time_of_change(folder: Path) -> float:
+    times = [_mtime(folder / name) for name in ("events.jsonl", "result.h5", "snapshot.h5", "run.yaml")]
+    return max(times)
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def read_recipe(folder: Path, /) -> dict[str, Any]:
+    """The tree of the recipe of a run; empty where it cannot be read."""
+    try:
+        return load_yaml(folder / "run.yaml")
+    except BadInput:
+        return {}
+
+
+def read_facts(folder: Path, log: EventLog | None = None, /) -> RunFacts:
+    """A run in a line.
+
+    Args:
+        folder: of the run.
+        log: its events, where somebody reads them already.
+    """
+    log = log or EventLog(folder)
+    log.read()
+    recipe = read_recipe(folder)
+    result = _read_result(folder / "result.h5")
+    last = log.last
+    held = [epoch["holdout"] for epoch in log.epochs if epoch.get("holdout") is not None]
+    epochs = recipe.get("epochs")
+    return RunFacts(
+        folder=folder,
+        kind=_find_kind(folder, recipe),
+        title=str(recipe.get("title") or folder.name),
+        state=describe_state(log),
+        epoch=int(last.get("number", 0)),
+        epochs=epochs if isinstance(epochs, int) else None,
+        loss=last.get("loss"),
+        holdout=held[-1] if held else None,
+        verdict=result.get("verdict_code") or str(last.get("verdict", "")),
+        metrics=result.get("metrics", {}),
+        seconds=sum(float(epoch.get("seconds") or 0) for epoch in log.epochs),
+        changed=_time_of_change(folder),
+        notes=read_notes(folder),
+    )
+
+
+def describe_state(log: EventLog, /) -> str:
+    """Whether a run goes on, as its events and the time of the last one tell."""
+    last = log.last
+    if not last:
+        return "not begun"
+    if last.get("stop_reason"):
+        return "ended" if last["stop_reason"] != "interrupted" else "stopped"
+    taken = [event for event in log.events if event.get("event") == "steered" and event.get("accepted")]
+    held = [event["command"] for event in taken if event.get("command") in ("pause", "resume", "stop")]
+    if held and held[-1] == "pause":
+        return "paused"
+    quiet = max(SECONDS_OF_A_QUIET_RUN, EPOCHS_OF_A_QUIET_RUN * float(last.get("seconds") or 0))
+    return "running" if time.time() - _mtime(log.path) < quiet else "quiet"
+
+
+def _find_kind(folder: Path, recipe: Mapping[str, Any]) -> RunKind:
+    from phaseloom.cli.describe import find_owner
+
+    if (folder / "search.yaml").is_file():
+        return "search"
+    if not recipe:
+        return "unreadable"
+    try:
+        owner = find_owner(recipe)
+    except BadInput:
+        owner = None
+    if owner is None:
+        return "reconstruction"
+    return "training" if owner[0] in ("train", "autoencoder", "restorer") else owner[0]
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    """Verdict and numbers of a result; empty where there is none."""
+    try:
+        with h5py.File(path) as file:
+            metrics = json.loads(str(file["metrics"].asstr()[()]))  # pyright: ignore[reportAttributeAccessIssue]
+            code = str(file.attrs.get("verdict_code", ""))
+            return {"verdict_code": code, "verdict": str(file.attrs.get("verdict", "")), "metrics": metrics}
+    except (OSError, KeyError, ValueError, AttributeError):
+        return {}

@@ -1,0 +1,77 @@
+"""A page that is served from a process of its own, and a browser where the machine has one."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SECONDS_TO_START = 120
+
+
+@dataclass(frozen=True)
+class Served:
+    """A page: its folder, its address with the token, its process, what it printed."""
+
+    root: Path
+    address: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.address.split(":")[2].split("/")[0])
+
+    @property
+    def token(self) -> str:
+        return self.address.partition("token=")[2]
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[[Path], Served]]:
+    """Serve the page of a folder by the command line."""
+    pytest.importorskip("panel", reason="needs the extra 'web'")
+    with ExitStack() as stack:
+
+        def begin(root: Path) -> Served:
+            log = root.parent / f"{root.name}.page.log"
+            environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+            with open(log, "wb") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "phaseloom", "web", str(root), "--no-browser"],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                )
+            stack.callback(process.wait, 20)
+            stack.callback(process.terminate)
+            until = time.monotonic() + SECONDS_TO_START
+            while time.monotonic() < until and process.poll() is None:
+                line = next((one for one in log.read_text().splitlines() if one.startswith("page: ")), "")
+                if line and log.read_text().count("\n") >= 2:
+                    return Served(root, line.removeprefix("page: "), process, log)
+                time.sleep(0.1)
+            raise AssertionError(log.read_text())
+
+        yield begin
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The Chromium of the machine, without a window."""
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((path for name in names if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("needs a Chromium on this machine: apt-get install chromium")
+    with sync.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
