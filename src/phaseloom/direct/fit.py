@@ -216,9 +216,9 @@ def fit_optics(
     distinct = _list_distinct(fitted)
     free, loose = None, None
     if "step" in names and (_measure_margin(distinct) - 1) * numbers > MIN_GAIN_OF_CLEAR_FIT:
-        starts = [replace(optics, orientation=way) for way in orientations]
         loose = _free_step(more, best, names)
     if loose is not None and loose.may_replace:
+        starts = [replace(optics, orientation=way) for way in orientations]
         free = _find_free_step(few, more, best, loose, starts, names=names, largest_defocus=largest_defocus)
     if free is not None:
         best = free.optics
