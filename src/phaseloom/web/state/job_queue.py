@@ -100,12 +100,14 @@ class JobQueue:
         """Take a waiting job out, or interrupt one that runs, which keeps what it has."""
         import signal
 
+        # a page that a shell began in the background hears no interrupts, nor do its jobs
+        is_deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         with self._lock:
             job = self.find(number)
             if job.state == "waiting":
                 job.state = "cancelled"
             elif job.process is not None and job.state == "running":
-                job.process.send_signal(signal.SIGINT)
+                job.process.send_signal(signal.SIGTERM if is_deaf else signal.SIGINT)
         self.advance()
 
     def find(self, number: int, /) -> QueuedJob:
