@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,7 @@ def serve() -> Iterator[Callable[[Path], Served]]:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=environment,
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells may ignore it
                 )
             stack.callback(process.wait, 20)
             stack.callback(process.terminate)
