@@ -17,6 +17,11 @@ import pytest
 SECONDS_TO_START = 120
 
 
+def hear_interrupts() -> None:
+    """End by an interrupt, which a shell hides from what it begins in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Served:
     """A page: its folder, its address with the token, its process, what it printed."""
@@ -50,7 +55,7 @@ def serve() -> Iterator[Callable[[Path], Served]]:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=environment,
-                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells may ignore it
+                    preexec_fn=hear_interrupts,  # noqa: PLW1509  shells may ignore them
                 )
             stack.callback(process.wait, 20)
             stack.callback(process.terminate)
