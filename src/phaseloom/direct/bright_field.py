@@ -390,23 +390,28 @@ class _Window:
 def _normalise(
     scan: Scan4D, sums: np.ndarray, share: np.ndarray, place: np.ndarray, window: _Window
 ) -> BrightField:
-    """Counts of blocks as relative changes; ``share`` is that of their trusted pixels."""
+    """Counts of blocks as relative changes; ``share`` is that of their trusted pixels, and is written to."""
     geometry = scan.geometry
     total = np.maximum(sums.sum(1) / np.maximum(share.sum(1), 1e-9), 1e-9)
     blank = sums.sum(1) <= 0
     total[blank] = np.median(total[~blank]) if not blank.all() else 1.0
     intensity = smooth_intensity(total, scan.grid)
-    expected = intensity[:, None] * np.where(blank[:, None], 0.0, share)
-    gain = sums.sum(0) / np.maximum(expected.sum(0), 1e-9)  # of each pixel, of one block that is whole
+    share[blank] = 0.0
+    trusted = share > 0.25
+    changes = share * intensity[:, None].astype(np.float32)  # what is expected; in place, as it may be large
+    expected = changes.sum(0, dtype=np.float64)
+    gain = sums.sum(0, dtype=np.float64) / np.maximum(expected, 1e-9)  # of one block that is whole
     lit = gain > 0.5 * np.median(gain[gain > 0]) if (gain > 0).any() else gain > 0
     if not lit.any():
         raise BadInput(
             "direct", None, "finds no counts in the bright-field disk: check the data and the mask"
         )
-    model = np.maximum(expected * gain, 1e-30)
-    trusted = (share > 0.25) & ~blank[:, None]
-    changes = np.where(trusted, sums / model - 1, 0.0)[:, lit]
-    if not np.square(changes).sum() > 0:
+    changes *= gain.astype(np.float32)
+    np.divide(sums, changes, out=changes, where=trusted)
+    changes -= 1
+    changes[~trusted] = 0.0
+    changes = changes[:, lit]
+    if np.abs(changes).max(initial=0.0) < 1e-6:  # rounding
         fix = "finds nothing that changes in the bright-field disk: are all patterns copies of one?"
         raise BadInput("direct", None, fix)
     unit = np.asarray(geometry.angle) / geometry.wavelength

@@ -47,7 +47,7 @@ DECONVOLUTION_RIDGE = 1e-2
 
 MAX_UPSAMPLE = 4
 
-MAX_ELEMENTS_AT_ONCE = 4_000_000
+MAX_ELEMENTS_AT_ONCE = 1_000_000
 """Columns that are computed at once: frequencies times pixels."""
 
 MAX_WEIGHTS_AT_ONCE = 500_000

@@ -1,6 +1,7 @@
 """How much of what differs from pattern to pattern a model of the specimen explains."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,13 +52,13 @@ class PatternMisfit:
 
 
 def measure_pattern_misfit(
-    expected: Tensor, measured: Tensor, background: Tensor, mask: np.ndarray, /
+    pieces: Iterable[tuple[Tensor, Tensor]], background: Tensor, mask: np.ndarray, /
 ) -> PatternMisfit:
-    """Compare modelled patterns with measured ones.
+    """Compare modelled patterns with measured ones, a few at a time: nothing but sums of them is kept.
 
     Args:
-        expected: ``(n, y, x)`` counts of the model; one factor for all of them is fitted.
-        measured: ``(n, y, x)`` counts; patterns of few counts are taken as free of noise.
+        pieces: counts of the model and measured ones, ``(n, y, x)`` each; one factor for all of the model is
+            fitted, and patterns of few counts are taken as free of noise.
         background: ``(y, x)`` counts without beam.
         mask: ``(y, x)`` pixels that count.
 
@@ -65,28 +66,34 @@ def measure_pattern_misfit(
         >>> y, x = np.indices((8, 8))
         >>> true = torch.from_numpy(np.stack([1e4 + 1e3 * np.sin(x + n + y * n) for n in range(9)]))
         >>> rest = torch.zeros(8, 8), np.ones((8, 8), bool)
-        >>> measure_pattern_misfit(0.1 * true, true, *rest).explained
+        >>> measure_pattern_misfit([(0.1 * true[:4], true[:4]), (0.1 * true[4:], true[4:])], *rest).explained
         1.0
-        >>> measure_pattern_misfit(true.flip(0), true, *rest).explained < 0.5
+        >>> measure_pattern_misfit([(true.flip(0), true)], *rest).explained < 0.5
         True
     """
     good = torch.as_tensor(mask)
-    counts = measured.double()[:, good]
-    model = (expected - background).double()[:, good]
     dark = background.double()[good] if background.shape == good.shape else background.double()
-    light = counts - dark
-    model = model * (light.sum() / model.sum().clamp(min=1e-300))
-    mean = counts.mean(0)
-    number = len(counts)
-    mean_light = light.mean(0).clamp(min=0)
+    number = 0
+    sums = torch.zeros(5, int(good.sum()), dtype=torch.float64)
+    for expected, measured in pieces:
+        counts = measured.cpu().double()[:, good]
+        model = (expected.cpu() - background).double()[:, good]
+        number += len(counts)
+        products = (counts, model, counts * counts, counts * model, model * model)
+        sums += torch.stack([one.sum(0) for one in products])
+    mean, modelled, square, mixed, modelled_square = sums / number
+    scale = (mean - dark).sum() / modelled.sum().clamp(min=1e-300)
+    mean_light = (mean - dark).clamp(min=0)
     weight = 1 / (mean.clamp(min=0) + DARK_PIXEL_SHARE * mean.mean().clamp(min=1e-300))
-    change = counts - mean
-    modelled_change = model - model.mean(0)
-    noisy = float(counts.sum(1).mean()) >= MIN_COUNTS_OF_ELECTRONS
+    change = (square - mean**2).clamp(min=0)
+    agreement = mixed - mean * modelled
+    modelled_change = (modelled_square - modelled**2).clamp(min=0)
+    rest = (change - 2 * scale * agreement + scale**2 * modelled_change).clamp(min=0)
+    noisy = float(mean.sum()) >= MIN_COUNTS_OF_ELECTRONS
     noise = float((weight * mean).sum()) * (number - 1) if noisy else 0.0
     spread = math.sqrt(number * float((weight**2 * (2 * mean**2 + mean)).sum())) if noisy else 0.0
-    left = float((weight * (change - modelled_change) ** 2).sum()) - noise
-    left_flat = float((weight * change**2).sum()) - noise
+    left = number * float((weight * rest).sum()) - noise
+    left_flat = number * float((weight * change).sum()) - noise
     total = number * float((weight * mean_light**2).sum())
     predicted, flat = (math.sqrt(max(value, 0.0) / max(total, 1e-300)) for value in (left, left_flat))
     if left_flat <= max(MIN_STANDARD_ERRORS * spread, 1e-12 * total):

@@ -179,13 +179,12 @@ class Level:
             index: of the patterns.
         """
         detector = self.model.detector
-        pieces = [
+        pieces = (
             (self.model(part), self.likelihood.measured.load(part, part.device)[1])
             for part in index.to(self.model.scan.start.device).split(32)
-        ]
-        expected, measured = (torch.cat(some).cpu() for some in zip(*pieces, strict=True))
+        )
         mask = detector.mask.cpu().numpy().astype(bool)
-        return measure_pattern_misfit(expected, measured, detector.background().cpu(), mask)
+        return measure_pattern_misfit(pieces, detector.background().cpu(), mask)
 
     def _apply_prior(self) -> None:
         """Weight the spectrum of the object by its power over the noise."""

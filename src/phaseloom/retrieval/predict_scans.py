@@ -131,11 +131,10 @@ def measure_misfit(
     model = _make_model(prediction, few)
     measured = torch.from_numpy(few.counts)
     parts = torch.arange(len(few)).split(PATTERNS_AT_ONCE)
-    expected = torch.cat([model.detector.display(model(part)) for part in parts])
+    pieces = ((model.detector.display(model(part)), measured[part]) for part in parts)
     bare = model.detector.display(model.detector.background())
-    return measure_pattern_misfit(
-        expected, measured, bare, few.mask & _find_within(few.geometry, MAX_SEMIANGLES * prediction.semiangle)
-    )
+    within = _find_within(few.geometry, MAX_SEMIANGLES * prediction.semiangle)
+    return measure_pattern_misfit(pieces, bare, few.mask & within)
 
 
 def write_prediction(outcome: ScanPrediction, folder: Path, /) -> list[Path]:
