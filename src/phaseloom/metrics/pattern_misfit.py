@@ -1,7 +1,7 @@
 """How much of what differs from pattern to pattern a model of the specimen explains."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,11 @@ class PatternMisfit:
 
 
 def measure_pattern_misfit(
-    pieces: Iterable[tuple[Tensor, Tensor]], background: Tensor, mask: np.ndarray, /
+    pieces: Iterable[tuple[Tensor, Tensor]],
+    background: Tensor,
+    mask: np.ndarray,
+    over: Callable[[Tensor], Tensor] = lambda sums: sums,
+    /,
 ) -> PatternMisfit:
     """Compare modelled patterns with measured ones, a few at a time: nothing but sums of them is kept.
 
@@ -61,6 +65,7 @@ def measure_pattern_misfit(
             fitted, and patterns of few counts are taken as free of noise.
         background: ``(y, x)`` counts without beam.
         mask: ``(y, x)`` pixels that count.
+        over: makes sums over all patterns of those over the patterns of this process.
 
     Example:
         >>> y, x = np.indices((8, 8))
@@ -73,15 +78,15 @@ def measure_pattern_misfit(
     """
     good = torch.as_tensor(mask)
     dark = background.double()[good] if background.shape == good.shape else background.double()
-    number = 0
-    sums = torch.zeros(5, int(good.sum()), dtype=torch.float64)
+    sums = torch.zeros(6, int(good.sum()), dtype=torch.float64)
     for expected, measured in pieces:
         counts = measured.cpu().double()[:, good]
         model = (expected.cpu() - background).double()[:, good]
-        number += len(counts)
-        products = (counts, model, counts * counts, counts * model, model * model)
+        products = (torch.ones_like(counts), counts, model, counts * counts, counts * model, model * model)
         sums += torch.stack([one.sum(0) for one in products])
-    mean, modelled, square, mixed, modelled_square = sums / number
+    sums = over(sums)
+    number = int(sums[0].max())
+    mean, modelled, square, mixed, modelled_square = sums[1:] / number
     scale = (mean - dark).sum() / modelled.sum().clamp(min=1e-300)
     mean_light = (mean - dark).clamp(min=0)
     weight = 1 / (mean.clamp(min=0) + DARK_PIXEL_SHARE * mean.mean().clamp(min=1e-300))

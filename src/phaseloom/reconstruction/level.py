@@ -172,19 +172,23 @@ class Level:
         )
 
     @torch.no_grad()
-    def measure_misfit(self, index: Tensor, /) -> PatternMisfit:
+    def measure_misfit(
+        self, index: Tensor, /, over: Callable[[Tensor], Tensor] = lambda sums: sums
+    ) -> PatternMisfit:
         """How much of what differs between some patterns the model explains.
 
         Args:
-            index: of the patterns.
+            index: of the patterns, those of this process.
+            over: makes sums over all patterns of those over the patterns of this process.
         """
         detector = self.model.detector
         pieces = (
             (self.model(part), self.likelihood.measured.load(part, part.device)[1])
             for part in index.to(self.model.scan.start.device).split(32)
+            if len(part)
         )
         mask = detector.mask.cpu().numpy().astype(bool)
-        return measure_pattern_misfit(pieces, detector.background().cpu(), mask)
+        return measure_pattern_misfit(pieces, detector.background().cpu(), mask, over)
 
     def _apply_prior(self) -> None:
         """Weight the spectrum of the object by its power over the noise."""

@@ -272,7 +272,8 @@ class Job:
 
     def measure_held_out_misfit(self) -> PatternMisfit | None:
         """What the model explains of the differences between patterns held out, if any are."""
-        return self.level.measure_misfit(torch.as_tensor(self.holdout)) if len(self.holdout) else None
+        own = torch.as_tensor(self.holdout[team().owns(self.holdout)])
+        return self.level.measure_misfit(own, team().all_reduce) if len(self.holdout) else None
 
     def measure_explained(self) -> tuple[float, float] | None:
         """The share of the differences between patterns held out that the model explains, and its error."""
@@ -454,7 +455,7 @@ class Job:
     def _save_epoch(self, epoch: Epoch) -> None:
         """Keep what an epoch has found, in the history and in the folder; write the outputs that are due."""
         event = self.progress.history[-1]
-        if epoch.holdout is not None and is_misfit_due(self.recipe, epoch.number) and team().world_size == 1:
+        if epoch.holdout is not None and is_misfit_due(self.recipe, epoch.number):
             event["explained"] = self.measure_explained()
             by_newton = isinstance(self.progress.optimizer, GaussNewton)  # others need more epochs
             if by_newton and epoch.number == EPOCHS_BETWEEN_MISFITS and not is_explained(event["explained"]):
