@@ -423,12 +423,18 @@ def list_own_patterns(counts: Counts, /) -> np.ndarray:
     )
 
 
-def split_indices(counts: Counts, /) -> Iterator[np.ndarray]:
-    """Indices of neighbouring patterns that together cover a stack in small steps."""
-    bytes_ = int(np.prod(counts.shape[1:])) * max(counts.dtype.itemsize, 4)
+def split_indices(counts: Counts, index: np.ndarray | None = None, /) -> Iterator[np.ndarray]:
+    """Numbers of the patterns of a stack, or some of them, a few at a time that fit in memory.
+
+    Args:
+        counts: the stack.
+        index: numbers of the patterns; default: all.
+    """
+    bytes_ = int(np.prod(counts.shape[1:])) * max(counts.dtype.itemsize, 8)  # sums are of float64
     step = max(1, min(64, BYTES_PER_PIECE // bytes_))
-    for start in range(0, counts.shape[0], step):
-        yield np.arange(start, min(start + step, counts.shape[0]))
+    index = np.arange(counts.shape[0]) if index is None else index
+    for start in range(0, len(index), step):
+        yield index[start : start + step]
 
 
 def _find_runs(flat: np.ndarray, row: int, most: int) -> list[tuple[int, int]]:

@@ -35,8 +35,6 @@ MIN_PATTERNS_READ = 32
 NEIGHBOURS_ASKED = 8
 """Of a place, among which the nearest other one is looked for first."""
 
-VALUES_AT_ONCE = 4_200_000
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -122,7 +120,6 @@ class _ScanSurvey:
         n = len(scan)
         size = math.prod(scan.geometry.shape)
         most = min(n, MAX_PATTERNS_READ, max(MIN_PATTERNS_READ, MAX_VALUES_READ // size))
-        chunk = max(1, min(64, VALUES_AT_ONCE // size))
         index = np.unique(np.linspace(0, n - 1, most).round().astype(int))
         self.read = len(index)
         self.mean = np.zeros(scan.geometry.shape)
@@ -135,15 +132,15 @@ class _ScanSurvey:
         self.negative = 0
         self.not_finite = 0
         self.finite = np.ones(scan.geometry.shape, bool)
-        for start in range(0, self.read, chunk):
-            self._add(self._clean(scan.counts[index[start : start + chunk]].astype(np.float64), count=True))
+        for some in split_indices(scan.counts, index):
+            self._add(self._clean(scan.counts[some].astype(np.float64), count=True))
         self.mean /= self.read
         search = ClippingSearch(scan.geometry.shape)
-        for start in range(0, self.read, chunk):
-            stack = self._clean(scan.counts[index[start : start + chunk]])
+        for some in split_indices(scan.counts, index):
+            stack = self._clean(scan.counts[some])
             search.add(stack * self.bad_pixels.mask)
-            some = stack - self.mean * scan.mask
-            waves = np.asarray(rfft2(some.astype(np.float32), norm="ortho"))
+            change = stack - self.mean * scan.mask
+            waves = np.asarray(rfft2(change.astype(np.float32), norm="ortho"))
             power += (np.abs(waves) ** 2).sum(0)
         self.clipping = search.finish()
         self.speckle = np.fft.fftshift(_complete_power(power, width) / self.read)

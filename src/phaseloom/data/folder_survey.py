@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from phaseloom.data import formats
+from phaseloom.data.counts import split_indices
 from phaseloom.data.formats.files import READ_ERRORS, decode_text, find_stack, list_datasets
 from phaseloom.data.formats.header import MissingValues
 from phaseloom.data.formats.vendor import raw_csr
@@ -274,13 +275,13 @@ def _draw_scan(scan: Scan4D) -> Thumbnails:
     most = max(1, min(MAX_PATTERNS_FOR_THUMBNAILS, MAX_BYTES_FOR_THUMBNAILS // max(size, 1)))
     index, shape = choose_patterns(scan, most)
     total = np.zeros(scan.geometry.shape)
-    sums = np.zeros(len(index))
-    for start in range(0, len(index), 64):
-        part = np.asarray(scan.counts[index[start : start + 64]], np.float64)
+    sums = []
+    for some in split_indices(scan.counts, index):
+        part = np.asarray(scan.counts[some], np.float64)
         part = np.where(np.isfinite(part) & scan.mask, part, 0.0)
         total += part.sum(0)
-        sums[start : start + 64] = part.sum((1, 2))
-    return Thumbnails(total / len(index), None if shape is None else sums.reshape(shape))
+        sums.append(part.sum((1, 2)))
+    return Thumbnails(total / len(index), None if shape is None else np.concatenate(sums).reshape(shape))
 
 
 def _survey_known(facts: FileFacts, kind: KnownFile, thumbnails: bool) -> FileFacts:

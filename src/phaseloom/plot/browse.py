@@ -25,7 +25,7 @@ from phaseloom.plot.gui import (
     open_window,
     to_numpy,
 )
-from phaseloom.plot.scan import detector_step
+from phaseloom.plot.scan import detector_step, read_totals
 from phaseloom.plot.style import SMALL_FONT, colour_bar, draw_map, limits, unit_of
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ __all__ = ["browse", "compare"]
 
 MAX_PATTERNS_SUMMED = 20000
 """How many patterns are summed for a map: more cannot be told apart on a screen."""
-
-PATTERNS_PER_READ = 64
-"""Patterns that are read at once for sums."""
 
 
 def browse(
@@ -158,13 +155,7 @@ class _PatternSums:
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         if self._known is None:
-            totals = []
-            mean = np.zeros(self.scan.mask.shape)
-            for start in range(0, len(self.index), PATTERNS_PER_READ):
-                chunk = self.scan.counts[self.index[start : start + PATTERNS_PER_READ]]
-                totals.append((chunk * self.scan.mask).sum((1, 2), dtype=np.float64))
-                mean += chunk.sum(0, dtype=np.float64)
-            self._known = np.concatenate(totals), mean / len(self.index)
+            self._known = read_totals(self.scan, self.index)
         return self._known
 
 

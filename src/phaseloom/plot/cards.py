@@ -67,7 +67,7 @@ def _write_figure(caption: str, source: str) -> str:
 
 def describe_scan(scan: Scan4D, /) -> str:
     """The HTML of a scan: its geometry, mean pattern (logarithmic), and counts over a raster."""
-    from phaseloom.plot.scan import count_patterns, list_facts
+    from phaseloom.plot.scan import list_facts, read_totals
 
     facts = {"patterns": f"{len(scan)} of {scan.mask.shape[0]} x {scan.mask.shape[1]}, {scan.counts.dtype}"}
     mean = np.where(scan.mask, scan.mean_pattern(most=500), np.nan)
@@ -75,7 +75,7 @@ def describe_scan(scan: Scan4D, /) -> str:
     least = float(np.percentile(positive, 5)) if positive.size else 1.0
     pictures = {"mean pattern, logarithmic": encode_png(np.log(np.maximum(mean, least)), colours="magma")}
     if scan.grid is not None and np.prod(scan.grid) == len(scan) <= MAX_PATTERNS_OF_A_CARD:
-        totals = count_patterns(scan, np.arange(len(scan)))
+        totals, _ = read_totals(scan, np.arange(len(scan)))
         pictures["counts"] = encode_png(totals.reshape(scan.grid))
     return write_card(scan.metadata.get("title") or "Scan4D", facts | dict(list_facts(scan)), pictures)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phaseloom.data.counts import split_indices
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.data.signals import choose_patterns
 from phaseloom.plot.style import (
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from phaseloom.result import Result
 
-__all__ = ["count_patterns", "detector_step", "forward", "list_facts", "scan_overview"]
+__all__ = ["detector_step", "forward", "list_facts", "read_totals", "scan_overview"]
 
 MAX_PATTERNS_READ = 20000
 """How many patterns are read for the map of counts."""
@@ -38,8 +39,6 @@ MAX_VALUES_READ = 16_000_000
 """Values of a file that are read for it: 244 patterns of 256 x 256, in a tenth of a second."""
 
 MIN_PATTERNS_READ = 64
-
-VALUES_AT_ONCE = 4_200_000
 
 COLOUR_OF_LEVEL = {"ok": "tab:green", "good": "tab:green", "info": "tab:blue", "note": "tab:blue"}
 COLOUR_OF_LEVEL |= {"warning": "tab:orange", "warn": "tab:orange", "error": "tab:red", "bad": "tab:red"}
@@ -63,7 +62,7 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
     if not isinstance(scan.counts, np.ndarray):
         most = max(MIN_PATTERNS_READ, min(most, MAX_VALUES_READ // size))
     index, grid = choose_patterns(scan, most)
-    total, mean = _read_totals(scan, index)
+    total, mean = read_totals(scan, index)
     figure = new_figure(12, 8.8)
     (pattern, field), (spread, words) = figure.subplots(2, 2, height_ratios=[1.25, 1])
     _draw_mean(pattern, scan, mean)
@@ -75,21 +74,15 @@ def scan_overview(scan: Scan4D, findings: list[Any] | None = None) -> Figure:
     return figure
 
 
-def _read_totals(scan: Scan4D, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of each pattern in its trusted pixels, and the mean of the patterns, read in chunks."""
-    chunk = max(1, min(64, VALUES_AT_ONCE // math.prod(scan.geometry.shape)))
-    totals = np.zeros(len(index))
+def read_totals(scan: Scan4D, index: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
+    """Counts in trusted pixels of each pattern of ``index``, and the mean of these patterns."""
+    totals = []
     mean = np.zeros(scan.geometry.shape)
-    for start in range(0, len(index), chunk):
-        stack = scan.counts[index[start : start + chunk]]
-        totals[start : start + chunk] = (stack * scan.mask).sum((1, 2), dtype=np.float64)
+    for some in split_indices(scan.counts, index):
+        stack = scan.counts[some]
+        totals.append((stack * scan.mask).sum((1, 2), dtype=np.float64))
         mean += stack.sum(0, dtype=np.float64)
-    return totals, mean / len(index)
-
-
-def count_patterns(scan: Scan4D, index: np.ndarray, /) -> np.ndarray:
-    """Counts of each pattern in its trusted pixels, read in chunks."""
-    return _read_totals(scan, index)[0]
+    return np.concatenate(totals), mean / len(index)
 
 
 def _draw_mean(axes: Axes, scan: Scan4D, mean: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from phaseloom.data.counts import split_indices
 from phaseloom.data.diagnostics import Finding, inspect
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import scan_steps
@@ -31,8 +32,6 @@ RINGS = 96
 
 MAX_PATTERNS = 20_000
 """Patterns that are read for maps, evenly spread."""
-
-PATTERNS_PER_READ = 64
 
 PIXELS_OF_DIRECT_IMAGE = 200
 """Bright-field pixels of an image that follows sliders: few, so that it follows at once."""
@@ -126,7 +125,8 @@ class ScanView:
         used = inside & self.scan.mask
         if not used.any():
             raise BadInput("virtual detector", None, "holds no trusted pixel: draw a larger one")
-        parts = [self.scan.counts[part][:, used].sum(1, dtype=np.float64) for part in self._chunks()]
+        pieces = split_indices(self.scan.counts, self.index)
+        parts = [self.scan.counts[part][:, used].sum(1, dtype=np.float64) for part in pieces]
         return self._map(np.concatenate(parts))
 
     def polygon(self, y: np.ndarray, x: np.ndarray, /) -> np.ndarray:
@@ -160,14 +160,11 @@ class ScanView:
         table[np.arange(ring.size), ring.ravel()] = self.scan.mask.ravel()
         mean = np.zeros(self.scan.mask.shape)
         sums = []
-        for part in self._chunks():
+        for part in split_indices(self.scan.counts, self.index):
             counts = np.asarray(self.scan.counts[part], np.float32)
             mean += counts.sum(0, dtype=np.float64)
             sums.append(counts.reshape(len(counts), -1) @ table)
         return np.concatenate(sums), mean / len(self.index)
-
-    def _chunks(self) -> list[np.ndarray]:
-        return [self.index[k : k + PATTERNS_PER_READ] for k in range(0, len(self.index), PATTERNS_PER_READ)]
 
     def _map(self, values: np.ndarray) -> ScanMap:
         grid = self.scan.grid if len(self.index) == len(self.scan) else None
