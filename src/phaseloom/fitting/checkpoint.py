@@ -1,7 +1,8 @@
 """Everything a fit needs to go on as if it had never stopped, in one HDF5 file that is never half written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from phaseloom.files import whole
 from phaseloom.fitting.loop import Progress, load_optimizer_state
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 
-__all__ = ["load", "read_epoch", "read_level", "read_model", "save"]
+__all__ = ["load", "read_epoch", "read_level", "read_model", "read_parts", "save"]
 
 
 def save(
@@ -87,44 +88,48 @@ def read_model(path: Path, /) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises:
         BadInput: not a snapshot.
     """
-    try:
-        with h5py.File(path) as file:
-            tree = json.loads(str(file["state"].asstr()[()]))  # pyright: ignore[reportAttributeAccessIssue]
-            pairs = dict(tree["pairs"])
-            numbers = {name: item["tensor"] for name, item in pairs["model"]["pairs"]}
-            model = {name: np.asarray(file[f"tensors/{number}"]) for name, number in numbers.items()}
-        about = {name: _unpack(pairs[name], []) for name in ("epoch", "history")}
-        facts = _unpack(pairs.get("facts", {"pairs": []}), [])
-        return model, {**about, "level": pairs.get("level", 0), "facts": facts}
-    except (OSError, LookupError, ValueError, TypeError) as error:
-        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
+    with _open(path) as (file, parts):
+        numbers = {name: item["tensor"] for name, item in parts["model"]["pairs"]}
+        model = {name: np.asarray(file[f"tensors/{number}"]) for name, number in numbers.items()}
+        about = {name: _unpack(parts[name], []) for name in ("epoch", "history")}
+        facts = _unpack(parts.get("facts", {"pairs": []}), [])
+        return model, {**about, "level": parts.get("level", 0), "facts": facts}
 
 
 def read_level(path: Path, /) -> int:
-    """Which of several models a file is of."""
-    return int(_read(path).get("level", 0))
+    """Which of several models a file is of; its tensors are not read."""
+    with _open(path) as (_, parts):
+        return int(parts.get("level", 0))
 
 
 def read_epoch(path: Path, /) -> int:
     """How many epochs were done in a file; its tensors are not read."""
+    with _open(path) as (_, parts):
+        return int(parts["epoch"])
+
+
+def read_parts(file: h5py.File, /) -> dict[str, Any]:
+    """What an open file holds by name, as it is packed: a tensor is ``{"tensor": number}``."""
+    text = str(file["state"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
+    return dict(json.loads(text)["pairs"])
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
+    """An open file and its parts; whatever is wrong in the block is a damage of the file."""
     try:
         with h5py.File(path) as file:
-            text = str(file["state"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
-        return int(dict(json.loads(text)["pairs"])["epoch"])
+            yield file, read_parts(file)
     except (OSError, LookupError, ValueError, TypeError) as error:
         raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        with h5py.File(path) as file:
-            text = str(file["state"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
-            count = len(file["tensors"])  # pyright: ignore[reportArgumentType]
-            tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
-        tree = _unpack(json.loads(text), tensors)
+    with _open(path) as (file, parts):
+        count = len(file["tensors"])  # pyright: ignore[reportArgumentType]
+        tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
+        tree = {name: _unpack(part, tensors) for name, part in parts.items()}
         return {**tree, "rest": [tree[name] for name in ("epoch", "history", "stopped", "best")]}
-    except (OSError, LookupError, ValueError, TypeError) as error:
-        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
 
 
 def _without_shapes(state: dict[str, Any]) -> dict[str, Any]:

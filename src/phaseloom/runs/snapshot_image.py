@@ -1,6 +1,5 @@
 """The object of a run under way, from its snapshot, without its data: what a viewer needs for a picture."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Complex
 
 from phaseloom.errors import BadInput
+from phaseloom.fitting import checkpoint
 from phaseloom.plot.style import average_blocks
 
 __all__ = ["SnapshotImage", "read_snapshot_image"]
@@ -50,7 +50,7 @@ def read_snapshot_image(
     """
     try:
         with h5py.File(path) as file:
-            tree = dict(json.loads(_read_text(file))["pairs"])
+            tree = checkpoint.read_parts(file)
             wave, slices = _read_wave(_find_object(file, tree), number)
     except BadInput:
         raise
@@ -92,7 +92,3 @@ def _read_slice(stored: dict[str, Any], state: int, number: int) -> Complex[np.n
         return stored["wave"][state, number]
     modulus = stored["amplitude"][state, number] if "amplitude" in stored else np.float32(1)
     return modulus * np.exp(1j * stored["phase"][state, number])
-
-
-def _read_text(file: h5py.File) -> str:
-    return str(file["state"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
