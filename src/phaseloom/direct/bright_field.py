@@ -407,6 +407,7 @@ def _normalise(
             "direct", None, "finds no counts in the bright-field disk: check the data and the mask"
         )
     changes *= gain.astype(np.float32)
+    np.maximum(changes, 1e-30, out=changes)
     np.divide(sums, changes, out=changes, where=trusted)
     changes -= 1
     changes[~trusted] = 0.0
@@ -417,7 +418,7 @@ def _normalise(
     unit = np.asarray(geometry.angle) / geometry.wavelength
     height, width = (unit * window.block).tolist()
     return BrightField(
-        changes=changes.astype(np.float32),
+        changes=changes,
         counts=(sums.mean(0))[lit].astype(np.float64),
         place=place[lit] * unit,
         width=(height, width),

@@ -18,13 +18,7 @@ from torch import Tensor
 
 from phaseloom.direct.bright_field import Spectrum
 from phaseloom.direct.solve import build_normal_equations
-from phaseloom.direct.transfer import (
-    LinearOptics,
-    orientation_matrix,
-    square_modulus,
-    turn_matrix,
-    turn_phase,
-)
+from phaseloom.direct.transfer import LinearOptics, orientation_matrix, turn_matrix, turn_phase
 from phaseloom.errors import BadInput
 
 __all__ = [
@@ -489,7 +483,7 @@ def _explained_by_defocus(spectrum: Spectrum, optics: LinearOptics, defocus: Ten
     alone = (before + after) @ spectrum.counts
     both = (before * after) @ spectrum.counts
     most = alone[:, None] - 2 * (bend * bend).real * both[:, None]
-    explained = square_modulus(found) / most.clamp_min(1e-3 * float(spectrum.counts.sum()))
+    explained = found.abs().square() / most.clamp_min(1e-3 * float(spectrum.counts.sum()))
     return explained.sum(0) / spectrum.power().sum()
 
 

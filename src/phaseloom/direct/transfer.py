@@ -33,7 +33,6 @@ __all__ = [
     "compute_chi",
     "compute_columns",
     "orientation_matrix",
-    "square_modulus",
     "turn_matrix",
     "turn_phase",
 ]
@@ -174,9 +173,10 @@ def compute_columns(
     """
     k = optics.orient_pixels(place)
     q = optics.turn_frequencies(frequency)
-    here, away = k.T.contiguous()[:, None], q.T.contiguous()[:, :, None]
-    lower = (here - away).movedim(0, -1)  # rows and columns apart in memory: a third of the time
-    upper = (here + away).movedim(0, -1)
+    # rows and columns lie apart in memory, so that each is walked through in one go
+    middle, apart = k.T.contiguous()[:, None], q.T.contiguous()[:, :, None]
+    lower = (middle - apart).movedim(0, -1)
+    upper = (middle + apart).movedim(0, -1)
     chi = compute_chi(optics, k)[None]
     before = compute_aperture(optics, lower, edge)
     after = compute_aperture(optics, upper, edge)
@@ -206,16 +206,6 @@ def turn_phase(angle: Float[Tensor, "*place"], /) -> Complex[Tensor, "*place"]:
         [0.0, 1.0]
     """
     return torch.complex(torch.cos(angle), torch.sin(angle))
-
-
-def square_modulus(wave: Complex[Tensor, "*place"], /) -> Float[Tensor, "*place"]:
-    """``|wave|^2`` without the root that `torch.abs` takes first.
-
-    Example:
-        >>> square_modulus(torch.tensor([3 + 4j])).tolist()
-        [25.0]
-    """
-    return wave.real.square() + wave.imag.square()
 
 
 def compute_chi(optics: LinearOptics, k: Float[Tensor, "*place 2"], /) -> Float[Tensor, "*place"]:
