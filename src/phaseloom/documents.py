@@ -7,7 +7,7 @@ import yaml
 
 from phaseloom.errors import BadInput
 
-__all__ = ["load_yaml", "to_yaml"]
+__all__ = ["load_yaml", "parse_yaml", "to_yaml"]
 
 
 def load_yaml(path: Path, /) -> dict[str, Any]:
@@ -17,18 +17,41 @@ def load_yaml(path: Path, /) -> dict[str, Any]:
         BadInput: missing, not text, or not YAML.
     """
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Once)
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise BadInput(str(path), None, "cannot be read: is the name right?") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError:
+        raise BadInput(str(path), None, f"is not YAML: {_CHECK}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, place: str, /, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """The tree of a parameter file's text.
+
+    Args:
+        text: of the file.
+        place: what it is called in errors.
+        may_be_empty: whether nothing but comments is taken for no names.
+
+    Raises:
+        BadInput: not YAML, or no names with values.
+    """
+    try:
+        tree = yaml.load(text, _Once)
+    except (yaml.YAMLError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" (line {line + 1})"
-        raise BadInput(str(path), None, f"is not YAML{where}: check quotes, colons and indentation") from None
+        raise BadInput(place, None, f"is not YAML{where}: {_CHECK}") from None
     except BadInput as problem:
-        raise BadInput(f"{path}: {problem.place}", problem.value, problem.fix) from None
+        raise BadInput(f"{place}: {problem.place}", problem.value, problem.fix) from None
+    if tree is None and may_be_empty:
+        return {}
     if not isinstance(tree, dict):
-        raise BadInput(str(path), tree, "must hold 'name: value' lines")
+        raise BadInput(place, tree, "must hold 'name: value' lines")
     return tree
+
+
+_CHECK = "check quotes, colons and indentation"
 
 
 class _Once(yaml.SafeLoader):

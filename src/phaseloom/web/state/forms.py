@@ -15,7 +15,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from phaseloom.cli.describe import RECIPE_HOMES, describe_attribute, recipe_of
-from phaseloom.documents import to_yaml
+from phaseloom.documents import parse_yaml, to_yaml
 from phaseloom.errors import BadInput
 from phaseloom.spec import Recipe, dimension_of, function_of, knobs, modules_of_calls, names, show_value
 from phaseloom.units import Dimension
@@ -151,7 +151,7 @@ def _field(name: str, kind: Any, default: Any, *, required: bool, help: str, met
     choices = _choices(kind)
     shown = str(default) if isinstance(default, Path) else default
     form: Literal["boolean", "choice", "text"] = "text"
-    if _is_boolean(kind):
+    if kind is bool:
         form = "boolean"
     elif choices:
         form = "choice"
@@ -165,10 +165,6 @@ def _list_units(dimension: Dimension) -> list[str]:
     for unit, size in dimension.scale:
         first.setdefault(size, unit)
     return list(first.values())
-
-
-def _is_boolean(kind: Any) -> bool:
-    return kind is bool
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
@@ -230,17 +226,7 @@ def load_tree(text: str, /) -> dict[str, Any]:
     Raises:
         BadInput: not YAML, or no names with values.
     """
-    try:
-        tree = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, RecursionError) as problem:
-        line = getattr(getattr(problem, "problem_mark", None), "line", None)
-        where = "" if line is None else f" (line {line + 1})"
-        raise BadInput(
-            "parameter file", None, f"is not YAML{where}: check quotes, colons and braces"
-        ) from None
-    if not isinstance(tree, dict):
-        raise BadInput("parameter file", tree, "must hold 'name: value' lines")
-    return tree
+    return parse_yaml(text, "parameter file", may_be_empty=True)
 
 
 def show_tree(tree: Mapping[str, Any], /) -> str:
