@@ -1,5 +1,6 @@
 """Commands on runs under way: steer one, open the page that follows all of a folder."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,7 +116,7 @@ def _branch(folder: Path, new: Path, settings: dict[str, Any], epoch: int | None
 
     made = branch_run(folder, new, settings, epoch=epoch)
     if not start:
-        typer.echo(f"made: {made}\nrun it with: phaseloom reconstruct --resume {made}")
+        typer.echo(f"made: {made}\nrun it with: phaseloom reconstruct --resume {shlex.quote(str(made))}")
         return
     from phaseloom.cli.reconstruct import run
     from phaseloom.reconstruction.protocol import Job
@@ -127,9 +128,8 @@ def _print_status(folder: Path) -> None:
     """How far a run has come, and its commands with their answers."""
     from phaseloom.runs.control import read_answers, read_commands, read_events
 
-    epochs = [event for event in read_events(folder) if "number" in event]
     answers = read_answers(folder)
-    typer.echo(_describe_progress(epochs, answers.values()))
+    typer.echo(_describe_progress(list(read_events(folder))))
     for one in read_commands(folder):
         words = " ".join(
             [
@@ -147,8 +147,11 @@ def _print_status(folder: Path) -> None:
             typer.echo(f"  {one.id}  {words}: {verdict} after epoch {answer.epoch}. {answer.reason}".rstrip())
 
 
-def _describe_progress(epochs: list[dict[str, Any]], answers: Any) -> str:
+def _describe_progress(events: list[dict[str, Any]]) -> str:
     """A line on the last epoch, and whether the run waits or has ended."""
+    from phaseloom.runs.control import is_paused
+
+    epochs = [event for event in events if "number" in event]
     if not epochs:
         return "no epoch is done yet"
     last = epochs[-1]
@@ -157,14 +160,7 @@ def _describe_progress(epochs: list[dict[str, Any]], answers: Any) -> str:
         line += f", hold-out {last['holdout']:.4g}"
     if last.get("stopped"):
         return f"{line}; ended: {last['stopped']}"
-    waits = [one.command for one in answers if one.accepted and one.command in ("pause", "resume", "stop")]
-    at_pause = waits and waits[-1] == "pause" and not _has_gone_on(answers, last["number"])
-    return f"{line}; paused" if at_pause else line
-
-
-def _has_gone_on(answers: Any, number: int) -> bool:
-    """Whether epochs were done after the last pause."""
-    return number > max(one.epoch for one in answers if one.command == "pause" and one.accepted)
+    return f"{line}; paused" if is_paused(events) else line
 
 
 @app.command()

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "CommandQueue",
     "CommandReader",
     "Outcome",
+    "is_paused",
     "read_answers",
     "read_commands",
     "read_events",
@@ -217,6 +218,25 @@ def read_events(folder: Path | str, /) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(event, dict):
             yield event
+
+
+def is_paused(events: Iterable[Mapping[str, Any]], /) -> bool:
+    """Whether a run waits, by its events: no epoch has come after the last pause, and no command ended it.
+
+    Args:
+        events: lines of ``events.jsonl``.
+
+    Example:
+        >>> pause = {"event": "steered", "command": "pause", "accepted": True, "epoch": 2}
+        >>> [is_paused([{"number": 2}, pause, *more]) for more in ([], [{"number": 3}])]
+        [True, False]
+    """
+    number, last = 0, None
+    for event in events:
+        number = event.get("number", number)
+        if event.get("accepted") and event.get("command") in ("pause", "resume", "stop"):
+            last = event
+    return last is not None and last["command"] == "pause" and number <= last.get("epoch", number)
 
 
 def wait_for_answer(folder: Path | str, identifier: str, /, *, seconds: float = 60.0) -> Answer | None:

@@ -5,6 +5,7 @@ code whether the command has just come, the run is resumed, or its recipe is run
 """
 
 import contextlib
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -287,7 +288,9 @@ class Steering:
             return Outcome()
         with _refusing_lack_of_room(command):
             made = branch_run(folder, folder.resolve().parent / name, command.settings, epoch=command.epoch)
-        return Outcome(f"made {made}: phaseloom reconstruct --resume {made}", command.settings)
+        return Outcome(
+            f"made {made}: phaseloom reconstruct --resume {shlex.quote(str(made))}", command.settings
+        )
 
     def _require_snapshot(self, command: Command) -> Path | None:
         """The folder of the run, where this process writes, after an epoch."""

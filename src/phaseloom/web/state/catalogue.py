@@ -12,6 +12,7 @@ import h5py
 
 from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
+from phaseloom.runs.control import is_paused
 from phaseloom.web.state.events import EventLog
 from phaseloom.web.state.notes import Notes, read_notes
 
@@ -152,9 +153,7 @@ def describe_state(log: EventLog, /) -> str:
         return "not begun"
     if last.get("stop_reason"):
         return "ended" if last["stop_reason"] != "interrupted" else "stopped"
-    taken = [event for event in log.events if event.get("event") == "steered" and event.get("accepted")]
-    held = [event["command"] for event in taken if event.get("command") in ("pause", "resume", "stop")]
-    if held and held[-1] == "pause":
+    if is_paused(log.events):
         return "paused"
     quiet = max(SECONDS_OF_A_QUIET_RUN, EPOCHS_OF_A_QUIET_RUN * float(last.get("seconds") or 0))
     return "running" if time.time() - _mtime(log.path) < quiet else "quiet"
