@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -71,5 +72,6 @@ def build_page(root: Path, queue: JobQueue, /) -> Any:
         getattr(pane, "update", lambda: None)()
 
     pn.state.add_periodic_callback(desk.attempt(look), period=MILLISECONDS_BETWEEN_LOOKS)
-    title = f"<h1 style='font-size:1.3em;margin:4px 8px'>Phaseloom <small>{desk.root.name}</small></h1>"
+    name = html.escape(desk.root.name)
+    title = f"<h1 style='font-size:1.3em;margin:4px 8px'>Phaseloom <small>{name}</small></h1>"
     return pn.Column(pn.pane.HTML(title), desk.message, tabs, sizing_mode="stretch_width")

@@ -14,9 +14,8 @@ from phaseloom.result import Result
 from phaseloom.trust import describe_trust
 from phaseloom.web.panes.figures import ColourView, CurvesView, ImageView, PointsView
 from phaseloom.web.server import require_panel
-from phaseloom.web.state.catalogue import read_facts, read_recipe
-from phaseloom.web.state.events import EventLog, thin_history
-from phaseloom.web.state.notes import read_notes
+from phaseloom.web.state.catalogue import RunFacts, read_facts, read_recipe
+from phaseloom.web.state.events import EventLog
 from phaseloom.web.state.run_images import RunImages, find_newest, open_images
 
 __all__ = ["write_record"]
@@ -45,32 +44,23 @@ def _compose(folder: Path) -> str:
     from bokeh.embed import components
     from bokeh.resources import INLINE
 
-    figures = _draw(folder)
-    script, parts = components(figures)
-    facts = read_facts(folder)
+    log = EventLog.read_all(folder)
+    script, parts = components(_draw(folder, log))
+    facts = read_facts(folder, log)
     title = html.escape(facts.title)
     pictures = "".join(f"<div class='figure'>{part}</div>" for part in parts.values())
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f"<style>{STYLE}.figure{{display:inline-block;width:46%;min-width:420px;margin:.5em}}</style>\n"
-        f"{INLINE.render()}\n{script}</head>\n<body><h1>{title}</h1>\n{_words(folder)}\n{pictures}\n"
+        f"{INLINE.render()}\n{script}</head>\n<body><h1>{title}</h1>\n{_words(facts)}\n{pictures}\n"
         f"<h2>Settings</h2><pre>{html.escape(_settings(folder))}</pre></body></html>\n"
     )
 
 
-def _draw(folder: Path) -> dict[str, Any]:
+def _draw(folder: Path, log: EventLog) -> dict[str, Any]:
     """Figures by name."""
-    log = EventLog(folder)
-    log.read()
-    few = thin_history(log.epochs)
-    losses = CurvesView("Loss", ("training", "held out"), x="epoch", y="loss", log=True, floor=1.0)
-    held = [one for one in few if one.get("holdout") is not None]
-    losses.show(
-        {
-            "training": ([one["number"] for one in few], [one["loss"] for one in few]),
-            "held out": ([one["number"] for one in held], [one["holdout"] for one in held]),
-        }
-    )
+    losses = CurvesView("Loss", tuple(log.losses), x="epoch", y="loss", log=True, floor=1.0)
+    losses.show(log.losses)
     newest = find_newest(folder)
     pictures = {} if newest is None else _draw_images(open_images(newest))
     return {**pictures, "losses": losses.figure}
@@ -99,20 +89,18 @@ def _draw_images(images: RunImages) -> dict[str, Any]:
     return found
 
 
-def _words(folder: Path) -> str:
+def _words(facts: RunFacts) -> str:
     """Verdict, numbers and notes."""
-    facts = read_facts(folder)
     rows = {
         "state": f"{facts.state}, epoch {facts.epoch}",
         **{n: f"{v:.4g}" for n, v in facts.metrics.items()},
     }
-    if (folder / "result.h5").is_file():
-        result = Result.load(folder / "result.h5")
+    if (facts.folder / "result.h5").is_file():
+        result = Result.load(facts.folder / "result.h5")
         rows = {"verdict": result.verdict, "in plain words": describe_trust(result), **rows}
         if result.uncertainty is not None:
             rows["error bar"] = str(result.uncertainty)
-    notes = read_notes(folder)
-    rows |= {"tags": ", ".join(notes.tags), "notes": notes.text}
+    rows |= {"tags": ", ".join(facts.notes.tags), "notes": facts.notes.text}
     cells = [f"<tr><td>{html.escape(n)}</td><td>{html.escape(v)}</td></tr>" for n, v in rows.items() if v]
     return f"<table>{''.join(cells)}</table>"
 

@@ -49,6 +49,8 @@ class CataloguePane:
         self.desk = desk
         guard = desk.attempt
         self._facts: list[RunFacts] = []
+        self._shown: list[RunFacts] = []
+        self._pictures: dict[Path, str] = {}
         self.refresh = pn.widgets.Button(name="List again", button_type="default")
         self.filter = pn.widgets.TextInput(
             name="Only runs with", placeholder="part of a name, a tag, a verdict"
@@ -104,8 +106,6 @@ class CataloguePane:
 
         self.desk.background(work, done)
 
-    _pictures: dict[Path, str]
-
     def _fill(self) -> None:
         wanted = self.filter.value.strip().lower()
         rows = [self._row(one) for one in self._facts]
@@ -116,8 +116,6 @@ class CataloguePane:
         chosen = [row for row, text in zip(rows, texts, strict=True) if wanted in text]
         self.table.selection = []
         self.table.value = pd.DataFrame(chosen, columns=pd.Index(COLUMNS))
-
-    _shown: list[RunFacts]
 
     def _row(self, one: RunFacts) -> dict[str, Any]:
         picture = self._pictures.get(one.folder, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from phaseloom.web.panes.desk import Desk, card, flow
 from phaseloom.web.panes.figures import CurvesView, ImageView
 from phaseloom.web.state.catalogue import find_runs
 from phaseloom.web.state.comparison import compare_runs, sample_line, tabulate_settings
-from phaseloom.web.state.events import EventLog, thin_history
+from phaseloom.web.state.events import EventLog
 from phaseloom.web.state.run_images import RunImages, find_newest, open_images
 
 __all__ = ["ComparePane"]
@@ -170,7 +171,7 @@ class ComparePane:
         def failed(problem: BaseException) -> None:
             self.difference.clear()
             self.rings.show({})
-            self.numbers.object = f"<p role='status'>{problem}</p>"
+            self.numbers.object = f"<p role='status'>{html.escape(str(problem))}</p>"
 
         self.desk.background(lambda: compare_runs(first, second), done, failed=failed)
 
@@ -190,13 +191,8 @@ class ComparePane:
     def _draw_losses(self) -> None:
         names = [self.desk.name_of(folder) for folder in self._folders]
         view = CurvesView("Losses", names, x="epoch", y="loss", log=True, height=300)
-        curves = {}
-        for name, folder in zip(names, self._folders, strict=True):
-            log = EventLog(folder)
-            log.read()
-            few = thin_history(log.epochs)
-            curves[name] = ([one["number"] for one in few], [one["loss"] for one in few])
-        view.show(curves)
+        logs = [EventLog.read_all(folder) for folder in self._folders]
+        view.show({name: log.curve("loss") for name, log in zip(names, logs, strict=True)})
         self.losses_place.objects = [pn.pane.Bokeh(view.figure, sizing_mode="stretch_width")]
 
     def _tabulate(self) -> None:

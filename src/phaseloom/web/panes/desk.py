@@ -118,13 +118,7 @@ def _escape(text: str) -> str:
 
 def heading(text: str, level: int = 2) -> Any:
     """A heading that screen readers find."""
-    return pn.pane.HTML(
-        f"<h{level} style='margin:0 0 4px 0;font-size:1.05em'>{_escape_html(text)}</h{level}>"
-    )
-
-
-def _escape_html(text: str) -> str:
-    return html.escape(text)
+    return pn.pane.HTML(f"<h{level} style='margin:0 0 4px 0;font-size:1.05em'>{html.escape(text)}</h{level}>")
 
 
 def card(title: str, *content: Any, basis: int | None = 400, **look: Any) -> Any:

@@ -23,7 +23,7 @@ from bokeh.plotting import figure
 from matplotlib.colors import to_hex
 
 from phaseloom.plot.style import LINE_COLOURS, limits, wave_colours
-from phaseloom.web.state.images import LEVELS, SentImage, prepare_image
+from phaseloom.web.state.images import LEVELS, SentImage, find_limits, prepare_image
 
 __all__ = ["ColourView", "CurvesView", "ImageView", "PointsView", "mark_figure", "palette_of"]
 
@@ -50,6 +50,31 @@ def palette_of(name: str, /) -> list[str]:
 def mark_figure(one: Any, label: str, /) -> None:
     """Name a figure for those who hear the page."""
     one.html_attributes = {"role": "figure", "aria-label": label}
+
+
+def _make_figure(label: str, height: int, /, **look: Any) -> Any:
+    """A figure to zoom into, as wide as the page leaves it, named for those who hear the page."""
+    made: Any = figure(
+        title=label,
+        tools=TOOLS,
+        height=height,
+        sizing_mode="stretch_width",
+        toolbar_location="above",
+        **look,
+    )
+    made.toolbar.logo = None
+    mark_figure(made, label)
+    return made
+
+
+def _make_map(label: str, height: int, /, **look: Any) -> Any:
+    """The same with pixels as wide as they are high, zoomed by the wheel."""
+    return _make_figure(label, height, active_scroll="wheel_zoom", match_aspect=True, **look)
+
+
+def _make_tight_ranges() -> dict[str, Any]:
+    """Axes of an image, the first row on top."""
+    return {"x_range": DataRange1d(range_padding=0), "y_range": DataRange1d(range_padding=0, flipped=True)}
 
 
 class ImageView:
@@ -82,33 +107,20 @@ class ImageView:
         self.home = (0.0, 1.0)
         self._mapper = LinearColorMapper(palette=self._palette, low=0, high=255)
         self._bar = LinearColorMapper(palette=self._palette, low=0, high=1)
-        ranges: dict[str, Any] = {
-            "x_range": DataRange1d(range_padding=0),
-            "y_range": DataRange1d(range_padding=0, flipped=True),
-        }
-        if linked is not None:
+        if linked is None:
+            ranges = _make_tight_ranges()
+        else:
             ranges = {"x_range": linked.figure.x_range, "y_range": linked.figure.y_range}
-        self.figure: Any = figure(
-            title=label,
-            tools=TOOLS,
-            active_scroll="wheel_zoom",
-            match_aspect=True,
-            height=height,
-            sizing_mode="stretch_width",
-            toolbar_location="above",
-            **ranges,
-        )
+        self.figure: Any = _make_map(label, height, **ranges)
         self._source = ColumnDataSource({"image": [], "x": [], "y": [], "w": [], "h": []})
         self._frame = ColumnDataSource({"x": [], "y": [], "w": [], "h": []})
         self._marks = ColumnDataSource({"x": [], "y": []})
         self._draw(values)
-        mark_figure(self.figure, label)
 
     def _draw(self, values: str) -> None:
         one = self.figure
         one.axis.visible = False
         one.grid.visible = False
-        one.toolbar.logo = None
         one.image(image="image", x="x", y="y", dw="w", dh="h", source=self._source, color_mapper=self._mapper)
         look = {"fill_alpha": 0, "line_color": "#999999", "line_width": 0.5}
         one.rect(x="x", y="y", width="w", height="h", source=self._frame, **look)
@@ -153,7 +165,8 @@ class ImageView:
             (pixel[0] * scale, pixel[1] * scale),
             (corner[0] * scale, corner[1] * scale),
         )
-        self.home = tuple(float(one) for one in (span or limits(_thin(self._image))))  # type: ignore[assignment]
+        low, high = span or find_limits(self._image)
+        self.home = (float(low), float(high))
         self.span = self.home if follows else self.span
         if title is not None:
             self.figure.title.text = title
@@ -232,11 +245,6 @@ def _is_same_part(one: SentImage, other: SentImage) -> bool:
     return one.corner == other.corner and one.levels.shape == other.levels.shape and one.pixel == other.pixel
 
 
-def _thin(values: np.ndarray, most: int = 1024) -> np.ndarray:
-    fold = max(1, max(values.shape) // most)
-    return values[::fold, ::fold]
-
-
 class CurvesView:
     """Curves over epochs, frequencies or lengths, by their names.
 
@@ -256,18 +264,9 @@ class CurvesView:
         height: int = HEIGHT,
         floor: float | None = None,
     ):
-        self.figure: Any = figure(
-            title=label,
-            tools="pan,wheel_zoom,box_zoom,reset,save",
-            y_axis_type="log" if log else "linear",
-            x_axis_label=x,
-            y_axis_label=y,
-            height=height,
-            sizing_mode="stretch_width",
-            toolbar_location="above",
-        )
+        axes = {"y_axis_type": "log" if log else "linear", "x_axis_label": x, "y_axis_label": y}
+        self.figure: Any = _make_figure(label, height, **axes)
         one = self.figure
-        one.toolbar.logo = None
         self._sources = {}
         for number, name in enumerate(names):
             source = ColumnDataSource({"x": [], "y": []})
@@ -290,7 +289,6 @@ class CurvesView:
             HoverTool(tooltips=[(x, "@x"), ("value", "@y{0.0000}")], mode="vline"),
             CrosshairTool(dimensions="height", line_alpha=0.3),
         )
-        mark_figure(one, label)
 
     def show(self, curves: Mapping[str, tuple[Any, Any]]) -> None:
         """New values (x, y) of curves by name; those that are not named become empty."""
@@ -309,19 +307,8 @@ class PointsView:
 
     def __init__(self, label: str, /, *, values: str = "", colours: str = "viridis", height: int = HEIGHT):
         ranges: dict[str, Any] = {"x_range": DataRange1d(), "y_range": DataRange1d(flipped=True)}
-        self.figure: Any = figure(
-            title=label,
-            tools=TOOLS,
-            active_scroll="wheel_zoom",
-            match_aspect=True,
-            x_axis_label="x (nm)",
-            y_axis_label="y (nm)",
-            height=height,
-            sizing_mode="stretch_width",
-            toolbar_location="above",
-            **ranges,
-        )
-        self.figure.toolbar.logo = None
+        axes = {"x_axis_label": "x (nm)", "y_axis_label": "y (nm)"}
+        self.figure: Any = _make_map(label, height, **axes, **ranges)
         self._mapper = LinearColorMapper(palette=palette_of(colours), low=0, high=1)
         self._points = ColumnDataSource({"x": [], "y": [], "v": []})
         self._moves = ColumnDataSource({"x0": [], "y0": [], "x1": [], "y1": []})
@@ -334,7 +321,6 @@ class PointsView:
         self.figure.scatter("x", "y", source=self._marks, marker="circle", **look)
         bar = ColorBar(color_mapper=self._mapper, title=values, width=8, padding=4, **_BAR_LOOK)
         self.figure.add_layout(bar, "right")
-        mark_figure(self.figure, label)
 
     def show(
         self, positions: np.ndarray, values: np.ndarray, moves: np.ndarray | None = None, title: str = ""
@@ -367,23 +353,11 @@ class ColourView:
     """
 
     def __init__(self, label: str, /, *, height: int = HEIGHT):
-        self.figure: Any = figure(
-            title=label,
-            tools=TOOLS,
-            active_scroll="wheel_zoom",
-            match_aspect=True,
-            height=height,
-            sizing_mode="stretch_width",
-            toolbar_location="above",
-            x_range=DataRange1d(range_padding=0),
-            y_range=DataRange1d(range_padding=0, flipped=True),
-        )
-        self.figure.toolbar.logo = None
+        self.figure: Any = _make_map(label, height, **_make_tight_ranges())
         self.figure.axis.visible = False
         self.figure.grid.visible = False
         self._source = ColumnDataSource({"image": [], "w": [], "h": []})
         self.figure.image_rgba(image="image", x=0, y=0, dw="w", dh="h", source=self._source)
-        mark_figure(self.figure, label)
 
     def show(self, waves: np.ndarray, title: str = "") -> None:
         """Show waves ``(n, y, x)``."""

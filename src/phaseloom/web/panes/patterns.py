@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class PatternsPart:
         self.desk.background(work, done, failed=failed)
 
     def _say(self, text: str) -> None:
-        self.words.object = f"<p role='status' style='margin:4px'>{text}</p>"
+        self.words.object = f"<p role='status' style='margin:4px'>{html.escape(text)}</p>"
 
     def _draw(self, pair: PatternPair) -> None:
         if not self._views:

@@ -132,7 +132,7 @@ class SteerPart:
         name = self.branch_name.value.strip()
         if self._folder is None or not re.fullmatch(r"[\w-][\w.-]{0,80}", name):
             raise BadInput("branch", name, "is not the name of a new folder: use letters, digits, - and _")
-        settings = load_tree(self.branch_settings.value) if self.branch_settings.value.strip() else {}
+        settings = load_tree(self.branch_settings.value)
         epoch = None if self.epoch.value == LAST else int(self.epoch.value)
         made = branch_run(self._folder, self._folder.with_name(name), settings, epoch=epoch)
         words = ["reconstruct", "--resume", str(made), "--quiet"]

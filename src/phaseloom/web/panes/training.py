@@ -9,7 +9,7 @@ import panel as pn
 
 from phaseloom.web.panes.desk import Desk
 from phaseloom.web.panes.figures import CurvesView
-from phaseloom.web.state.events import EventLog, thin_history
+from phaseloom.web.state.events import EventLog
 
 __all__ = ["TrainingPart"]
 
@@ -36,14 +36,11 @@ class TrainingPart:
     def open(self, folder: Path) -> None:
         """Show another run."""
         self._folder = folder
-        log = EventLog(folder)
-        log.read()
-        few = thin_history(log.epochs)
+        curves = EventLog.read_all(folder).losses
         self.losses.objects = []
-        if few:
-            view = CurvesView("Loss", ("training", "held out"), x="epoch", y="loss", log=_are_positive(few))
-            held = [one for one in few if one.get("holdout") is not None]
-            view.show({"training": _curve(few, "loss"), "held out": _curve(held, "holdout")})
+        if values := curves["training"][1]:
+            view = CurvesView("Loss", tuple(curves), x="epoch", y="loss", log=min(values) > 0)
+            view.show(curves)
             self.losses.objects = [pn.pane.Bokeh(view.figure, sizing_mode="stretch_width")]
         names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))[:MAX_FIGURES]
         self.figure.param.update(options=names, value=names[0] if names else None)
@@ -60,11 +57,3 @@ class TrainingPart:
                 path.read_bytes(), alt_text=label, sizing_mode="scale_width", max_width=1100
             )
             self.picture.objects = [picture]
-
-
-def _curve(epochs: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    return [one["number"] for one in epochs], [one[name] for one in epochs]
-
-
-def _are_positive(epochs: list[dict[str, Any]]) -> bool:
-    return all(one["loss"] > 0 for one in epochs)

@@ -19,7 +19,7 @@ from phaseloom.web.panes.patterns import PatternsPart
 from phaseloom.web.panes.steer import SteerPart
 from phaseloom.web.record import write_record
 from phaseloom.web.state.catalogue import describe_state, find_runs, read_recipe
-from phaseloom.web.state.events import EventLog, thin_history
+from phaseloom.web.state.events import EventLog
 from phaseloom.web.state.history import ImageHistory
 from phaseloom.web.state.progress import describe_progress, judge_losses
 from phaseloom.web.state.run_images import Field, RunImages, find_newest, open_images
@@ -329,10 +329,7 @@ class WatchPane:
 
     def _show_losses(self) -> None:
         assert self._log is not None
-        few = thin_history(self._log.epochs)
-        number = [one["number"] for one in few]
-        held = [np.nan if one.get("holdout") is None else one["holdout"] for one in few]
-        self.losses.show({"training": (number, [one["loss"] for one in few]), "held out": (number, held)})
+        self.losses.show(self._log.losses)
 
     def _show_status(self) -> None:
         assert self._log is not None

@@ -9,6 +9,7 @@ import numpy as np
 from phaseloom.reconstruction.compare import ResultComparison, compare_results, list_differences
 from phaseloom.result import Result
 from phaseloom.web.state.catalogue import read_recipe
+from phaseloom.web.state.forms import get_value
 from phaseloom.web.state.run_images import Field
 
 __all__ = ["compare_runs", "sample_line", "tabulate_settings"]
@@ -37,9 +38,7 @@ def tabulate_settings(folders: Sequence[Path], /) -> list[dict[str, str]]:
 
 
 def _show(recipe: Mapping[str, Any], path: str) -> str:
-    value: Any = recipe
-    for step in path.split("."):
-        value = value.get(step) if isinstance(value, Mapping) else None
+    value = get_value(recipe, *path.split("."))
     return "" if value is None else str(value)
 
 

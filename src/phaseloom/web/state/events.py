@@ -58,6 +58,23 @@ class EventLog:
         log.events = list(epochs)
         return log
 
+    @classmethod
+    def read_all(cls, folder: Path, /) -> Self:
+        """The events of a run as they are now."""
+        log = cls(folder)
+        log.read()
+        return log
+
+    def curve(self, name: str, /) -> tuple[list[int], list[float]]:
+        """Numbers of epochs, and a number that they have, such as ``loss`` or ``holdout``; few of many."""
+        known = thin_history([one for one in self.epochs if one.get(name) is not None])
+        return [one["number"] for one in known], [one[name] for one in known]
+
+    @property
+    def losses(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Curves of both losses."""
+        return {"training": self.curve("loss"), "held out": self.curve("holdout")}
+
     @property
     def last(self) -> dict[str, Any]:
         """The last epoch; empty before the first."""

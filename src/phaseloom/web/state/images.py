@@ -7,10 +7,13 @@ import numpy as np
 
 from phaseloom.plot.style import average_blocks, limits
 
-__all__ = ["MAX_SIDE", "SentImage", "prepare_image"]
+__all__ = ["MAX_SIDE", "SentImage", "find_limits", "prepare_image"]
 
 MAX_SIDE = 512
 """Pixels a side that are sent: 262 kB of bytes, before the browser asks for a part in full."""
+
+MAX_SIDE_FOR_LIMITS = 1024
+"""Pixels a side that are enough for percentiles."""
 
 LEVELS = 254
 """Greys of a sent image; 255 is for pixels that hold no value."""
@@ -72,7 +75,7 @@ def prepare_image(
     part = values[rows, columns]
     fold = max(1, math.ceil(max(part.shape) / most))
     few = average_blocks(_pad_to_blocks(part, fold), fold)
-    low, high = span if span is not None else _widen(limits(_thin(values)))
+    low, high = span if span is not None else _widen(find_limits(values))
     scaled = (few - low) * (LEVELS / max(high - low, 1e-30))
     known = np.isfinite(scaled)
     levels = np.where(known, np.clip(np.where(known, scaled, 0), 0, LEVELS).round(), 255).astype(np.uint8)
@@ -93,10 +96,16 @@ def _pad_to_blocks(part: np.ndarray, fold: int) -> np.ndarray:
     return np.pad(part, more, mode="edge") if any(one for _, one in more) else part
 
 
-def _thin(values: np.ndarray, most: int = 1024) -> np.ndarray:
-    """Some of the pixels, enough for percentiles."""
-    fold = max(1, max(values.shape) // most)
-    return values[::fold, ::fold]
+def find_limits(values: np.ndarray, /) -> tuple[float, float]:
+    """Values of the darkest and the brightest colour of an image, from some of its pixels.
+
+    Example:
+        >>> find_limits(np.zeros((3, 3)))[0]
+        0.0
+    """
+    fold = max(1, max(values.shape) // MAX_SIDE_FOR_LIMITS)
+    low, high = limits(values[::fold, ::fold])
+    return float(low), float(high)
 
 
 def _widen(span: tuple[float, float]) -> tuple[float, float]:
