@@ -6,14 +6,15 @@ from pathlib import Path
 import h5py
 import pytest
 
+from phaseloom.errors import WriteFailed
 from phaseloom.files import whole
 
 
 def test_an_error_of_the_folder_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    with pytest.raises(PermissionError) as caught, whole(path) as short:
+    with pytest.raises(WriteFailed) as caught, whole(path) as short:
         raise PermissionError(errno.EACCES, "Permission denied", str(short))
-    assert caught.value.filename == str(path)
+    assert (caught.value.filename, caught.value.errno) == (str(path), errno.EACCES)
     with pytest.raises(OSError, match="another") as other, whole(path):
         raise OSError(errno.EIO, "another", "b.yaml")
     assert other.value.filename == "b.yaml"

@@ -151,8 +151,8 @@ def test_folders_hold_no_more_files_than_a_reader_can_survey():
 
 
 def test_folders_of_tests_have_the_names_of_packages():
-    """Laws, parity with other programs and documentation are of the whole."""
-    of_the_whole = {"laws", "parity", "docs"}
+    """Laws, parity with other programs, hostile cases and documentation are of the whole."""
+    of_the_whole = {"laws", "parity", "docs", "hostile"}
     folders = {path.parent.name for path in Path(__file__).parent.rglob("test_*.py")} - {
         Path(__file__).parent.name
     }

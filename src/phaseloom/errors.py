@@ -1,6 +1,9 @@
-"""What a user may get wrong, said in one sentence."""
+"""What a user may get wrong, and what a disk may refuse, said in one sentence."""
 
-__all__ = ["BadInput", "BadPlugin", "MissingExtra", "nearest"]
+import errno
+import os
+
+__all__ = ["BadInput", "BadPlugin", "MissingExtra", "WriteFailed", "nearest"]
 
 
 class BadInput(ValueError):
@@ -32,6 +35,41 @@ class MissingExtra(BadInput):
 
     def __init__(self, feature: str, module: str, extra: str):
         super().__init__(feature, None, f"needs {module}: pip install 'phaseloom[{extra}]'")
+
+
+class WriteFailed(BadInput, OSError):
+    """A file that cannot be written: the message names it, the reason and what to do.
+
+    Attributes:
+        errno: the number of the error.
+
+    Example:
+        >>> print(WriteFailed("a.h5", OSError(27, "File too large")))
+        a.h5: cannot be written (File too large): name a folder on a file system that takes files of this size
+    """
+
+    def __init__(self, path: object, problem: OSError, number: int | None = None):
+        number = number or problem.errno or errno.EIO
+        reason = os.strerror(number)
+        fix = _WRITE_FIXES.get(number, "name a file or folder that can be written to")
+        super().__init__(str(path), None, f"cannot be written ({reason}): {fix}")
+        self.code = 1 if number in _WRITE_FIXES else 2  # the disk's fault, or that of a name
+        self.errno = number
+        self.strerror = reason
+        self.filename = str(path)
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+_AGAIN = "then run it again, or continue a run with --resume"
+_WRITE_FIXES = {
+    errno.ENOSPC: f"free some space there, {_AGAIN}",
+    errno.EDQUOT: f"free some space of your quota there, {_AGAIN}",
+    errno.EIO: f"the disk or its connection fails; see to it, {_AGAIN}",
+    errno.EFBIG: "name a folder on a file system that takes files of this size",
+}
+"""What helps, by the number of an error."""
 
 
 def nearest(word: str, choices: object) -> str:

@@ -19,7 +19,7 @@ from phaseloom.data.known_files import KnownFile, identify, purpose_of
 from phaseloom.data.scan import Geometry
 from phaseloom.data.signals import Axis, Signal, Signals, image_axes
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.metrics.resolution import RingCorrelation
 from phaseloom.renames import renamed_attribute
 
@@ -398,6 +398,8 @@ class Result:
                 return
             write: Any = plugins.target("phaseloom.result", "write")
             write(self, path)
+        except BadInput:
+            raise
         except OSError as problem:
             fix = f"cannot be written ({problem.strerror or problem}): name a folder that can be written to"
             raise BadInput(str(path), None, fix) from problem
@@ -439,9 +441,8 @@ def is_result(path: Path, /) -> bool:
 
 
 def _write_h5(result: Result, path: Path) -> None:
-    import h5py
 
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path) as file:
         file.attrs["phaseloom_result"] = 1
         file.attrs["title"] = result.title
         file.attrs["stopped"] = result.stopped

@@ -166,6 +166,20 @@ def call(room: str, node: Any, place: str, /, *, partial: bool = False) -> Call:
     return Call(room, name, values, when)
 
 
+def _refuse_unwritable_text(value: Any, place: str = "") -> None:
+    """Refuse characters that files cannot hold (NUL, halves of pairs): a result could not be written."""
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= one <= "\udfff" for one in value):
+            shown = value.encode("ascii", "backslashreplace").decode()
+            raise BadInput(place, shown, "holds a character that no file can hold: remove it")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_unwritable_text(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_unwritable_text(item, place)
+
+
 class Recipe(BaseModel):
     """A protocol and the schema of its file in one: frozen, unknown keys refused."""
 
@@ -176,6 +190,7 @@ class Recipe(BaseModel):
     def _read_calls(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise BadInput("parameter file", data, "must hold 'name: value' lines")
+        _refuse_unwritable_text(data)
         _check_file_version(data.get("version", 1))
         fields = cls.model_fields
         data = {key: value for key, value in data.items() if key != "version"}

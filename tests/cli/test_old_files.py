@@ -28,7 +28,7 @@ def _copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files in a folder of the test's own; pictures are not drawn."""
     shutil.copytree(OLD, tmp_path / "old")
     monkeypatch.chdir(tmp_path / "old")
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **knobs: Path(path).write_bytes(b"picture"))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **knobs: file.write(b"picture"))
 
 
 def hold(name: str, *, rel: float = 1e-4, **found: Any) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +12,7 @@ import typer
 from phaseloom.errors import BadInput
 from phaseloom.version import __version__
 
-__all__ = ["app", "main"]
+__all__ = ["app", "is_other_process", "main", "output_locks"]
 
 app = typer.Typer(
     name="phaseloom",
@@ -23,6 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+output_locks: list[Any] = []
+"""The locks of what a command writes, which it holds to its end."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -42,8 +46,15 @@ def _choose_command(
 
 def main() -> None:
     """Entry point: an input error prints one sentence, no traceback; exit code 2, or 1 for a plugin's."""
-    with _sentences(), _one_voice():
-        sys.exit(app(standalone_mode=False) or 0)
+    from phaseloom.runs.interrupts import interrupt_on_signals
+    from phaseloom.runs.lock import release_all
+
+    try:
+        with interrupt_on_signals(), _sentences(), _one_voice():
+            sys.exit(app(standalone_mode=False) or 0)
+    finally:
+        output_locks.clear()
+        release_all()
 
 
 _USAGE: Any = typer.BadParameter.__base__
@@ -52,6 +63,11 @@ _USAGE: Any = typer.BadParameter.__base__
 
 _LOST = re.compile("connection closed|connection reset|broken pipe|timed out|remote process", re.IGNORECASE)
 """Messages of the communication libraries when a connection between processes is lost."""
+
+
+def is_other_process() -> bool:
+    """Whether this is not the first of several processes."""
+    return bool(_other())
 
 
 def _other() -> str:
@@ -86,8 +102,11 @@ def _sentences() -> Iterator[None]:
         _explain(problem)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("phaseloom: interrupted\n")
-        sys.exit(130)
+        from phaseloom.runs.interrupts import exit_code
+
+        with suppress(OSError):  # the terminal may be gone
+            sys.stderr.write("phaseloom: interrupted\n")
+        sys.exit(exit_code())
     except BrokenPipeError:
         sys.exit(141)
     except RuntimeError as problem:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, check_picture_name, load_recipe, parse_settings
+from phaseloom.cli.files import DataFile, Set, check_picture_name, load_recipe, lock_output, parse_settings
 from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
@@ -161,7 +161,7 @@ def _look_at_folder(folder: Path, html: Path | None, figure: Path | None) -> Non
 
     from phaseloom import plot
     from phaseloom.data.folder_survey import MAX_DEPTH, MAX_FILES, survey_folder
-    from phaseloom.files import whole
+    from phaseloom.files import write_text
     from phaseloom.plot.folder_page import draw_folder, write_folder_page
 
     if figure is not None:
@@ -176,8 +176,7 @@ def _look_at_folder(folder: Path, html: Path | None, figure: Path | None) -> Non
     if len(files) == MAX_FILES:
         typer.echo(f"only the first {MAX_FILES} files are listed: look at the folders below one by one")
     if html is not None:
-        with whole(html) as short:
-            short.write_text(write_folder_page(files, folder), encoding="utf-8")
+        write_text(html, write_folder_page(files, folder))
         typer.echo(f"page: {html}")
     if figure is not None:
         plot.save(draw_folder(files, folder), figure)
@@ -230,7 +229,9 @@ def export(
     knobs = {name: value for name, value in changes.items() if not _is_of_reading(name)}
     knobs |= {} if of is None else {"of": of}
     name = files.choose_format(target, to)
-    if not (target.is_dir() or name in FORMATS_OF_FOLDERS):
+    if target.is_dir() or name in FORMATS_OF_FOLDERS:
+        lock_output(target)
+    else:
         check_new(target)
     source = _load(file, [text for text in settings or [] if _is_of_reading(text.partition("=")[0].strip())])
     echo_lines(files.write(source, target, format=name, knobs=knobs), start="written: ")
@@ -282,7 +283,7 @@ def get(
         typer.echo(f"  {file.name}  {size}  {file.checksum or 'checksum not known'}")
     if files:
         return
-    folder = out or Path(name)
+    folder = lock_output(out or Path(name))
     for file in chosen:
         if (folder / file.name).exists() and len(chosen) > 1:
             typer.echo(f"is there already: {folder / file.name}")

@@ -10,6 +10,7 @@ import numpy as np
 from phaseloom import samples
 from phaseloom.data.formats import native
 from phaseloom.errors import BadInput
+from phaseloom.files import make_folder, whole_buffer
 from phaseloom.metrics.phase import PhaseError, phase_error
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
@@ -33,7 +34,7 @@ def begin_jobs(out: Path, /) -> Iterator[tuple[str, Job]]:
     """
     if out.exists() and not out.is_dir():
         raise BadInput("--out", str(out), "is a file: name a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for older in (out / "xray", out / "electron"):
         if (older / "run.yaml").is_file():
             shutil.rmtree(older)
@@ -109,9 +110,9 @@ def _electron(folder: Path) -> Job:
         modes=PROBE_MODES,
         dose=1e6,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     native.write(replace(scan, grid=ELECTRON_GRID), folder / "scan.h5")
-    np.save(folder / "truth.npy", truth)
+    with whole_buffer(folder / "truth.npy") as buffer:
+        np.save(buffer, truth)
     tree = {
         "file": str(folder / "scan.h5"),
         "object": {"pixels": {"slices": ELECTRON_SLICES, "thickness": "12 A", "kind": "phase"}},

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, parse_settings
+from phaseloom.cli.files import DataFile, Set, lock_output, parse_settings
 from phaseloom.cli.runner import check_new, echo_lines
 from phaseloom.errors import BadInput
 
@@ -109,9 +109,7 @@ def latents(
     from phaseloom.embedding.embeddings import ScanEmbedding
     from phaseloom.metrics.clusters import standardise_columns
 
-    check_new(out / "clusters.h5", what="folder")
-    if out.is_file():
-        check_new(out, what="folder")
+    check_new(lock_output(out) / "clusters.h5", what="folder")
     count = _read_count(clusters)
     found = ScanEmbedding.load(embeddings)
     truth = None if labels is None else _load_labels(labels)

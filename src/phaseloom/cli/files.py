@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phaseloom.cli.command import is_other_process, output_locks
 from phaseloom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ __all__ = [
     "check_picture_name",
     "load_own_recipe",
     "load_recipe",
+    "lock_output",
+    "lock_resumed",
     "new_folder",
     "new_run_folder",
     "parameter_tree",
@@ -148,19 +151,41 @@ def new_run_folder(out: Path | None, name: str) -> Path:
 
 
 def new_folder(out: Path | None, name: str) -> Path:
-    """A new run folder; an existing one is never written into."""
+    """A new run folder, locked; an existing one is never written into."""
     import datetime
     import re
 
     if out is not None:
-        if out.is_file() or (out / "run.yaml").exists():
-            fix = "exists already: name a new folder, or use --resume to go on with it"
-            raise BadInput("--out", str(out), fix)
+        lock_output(out)
+        if (out / "run.yaml").exists():
+            raise BadInput("--out", str(out), EXISTS)
         return out
+    from phaseloom.runs.lock import make_run_folder
+
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:40]}"
-    folder = Path("runs") / stem
-    number = 2
-    while folder.exists():
-        folder = Path("runs") / f"{stem}-{number}"
-        number = number + 1
-    return folder
+    lock = make_run_folder(stem)
+    output_locks.append(lock)
+    return lock.path
+
+
+EXISTS = "exists already: name a new folder, or use --resume to go on with it"
+
+
+def lock_output(path: Path, /, *, is_file: bool = False, taken: str = EXISTS) -> Path:
+    """A folder or file of which this command is the only writer to its end.
+
+    Raises:
+        BadInput: another process writes it; a file where a folder must be.
+    """
+    from phaseloom.runs.lock import OutputLock
+
+    if not is_file and path.is_file():
+        raise BadInput("--out", str(path), taken)
+    if not is_other_process():
+        output_locks.append(OutputLock(path, is_file=is_file))
+    return path
+
+
+def lock_resumed(folder: Path, /) -> Path:
+    """The folder of a run to go on with, of which this command is the only writer to its end."""
+    return lock_output(folder) if folder.is_dir() else folder

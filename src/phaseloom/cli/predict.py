@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import DataFile, Set, load_recipe, new_folder
+from phaseloom.cli.files import DataFile, Set, load_recipe, lock_output, new_folder
 from phaseloom.cli.runner import echo_lines
 from phaseloom.errors import BadInput
 
@@ -43,9 +43,9 @@ def scan(
     from phaseloom.retrieval import predict_scans as predict
 
     recipe = load_recipe(file, settings)
-    if out is not None and (out / "prediction.h5").exists():
-        raise BadInput("--out", str(out), "holds a prediction already: name a new folder")
     target = new_folder(out, f"{recipe.title or recipe.file.stem}-predicted")
+    if (target / "prediction.h5").exists():
+        raise BadInput("--out", str(out), "holds a prediction already: name a new folder")
     typer.echo(f"reading {recipe.require_file()}")
     outcome = predict.predict_scan(recipe, model=model, dose=dose)
     rows, columns = outcome.prediction.phase.shape
@@ -78,7 +78,7 @@ def scans(
 
     team().require_single_process("predict scans")
     recipes = [load_recipe(file, settings) for file in files]
-    missing = predict_many.find_missing(recipes, out, model=model, dose=dose)
+    missing = predict_many.find_missing(recipes, lock_output(out), model=model, dose=dose)
     if len(missing) < len(recipes):
         typer.echo(f"{len(recipes) - len(missing)} of {len(recipes)} predictions are there already")
     failed = 0

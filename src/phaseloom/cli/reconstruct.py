@@ -15,6 +15,8 @@ from phaseloom.cli.files import (
     Set,
     check_picture_name,
     load_recipe,
+    lock_output,
+    lock_resumed,
     new_run_folder,
     parameter_tree,
     translated_tree,
@@ -65,7 +67,7 @@ def reconstruct(
         if settings or out:
             fix = f"does not go with --resume: start anew from {file}/run.yaml"
             raise BadInput("reconstruct", " ".join(settings or [str(out)]), fix)
-        job = Job.resume(file)
+        job = Job.resume(lock_resumed(file))
     else:
         recipe = load_recipe(file, settings)
         typer.echo(
@@ -89,12 +91,12 @@ def calibrate(
     """Calibrate orientation, rotation, defocus, step, pixel angle and slices; write a parameter file."""
     from phaseloom import plot
     from phaseloom.calibration.figures import landscape
-    from phaseloom.files import whole
+    from phaseloom.files import write_text
     from phaseloom.fitting.distributed import team
     from phaseloom.reconstruction import protocol
     from phaseloom.reconstruction.recipe import Reconstruct
 
-    picture = _require_new_calibration(out)
+    picture = _require_new_calibration(lock_output(out, is_file=True))
     recipe = load_recipe(file, settings)
     typer.echo(f"reading {recipe.require_file()} and estimating its calibration")
     done = protocol.calibrate(recipe, recipe.scan())
@@ -104,8 +106,7 @@ def calibrate(
         typer.echo(line)
     tree = {name: value for name, value in done.recipe.to_tree().items() if name != "preset"}
     calibrated = Reconstruct.of({**tree, "file": str(recipe.file.resolve())})
-    with whole(out) as short:
-        short.write_text(calibrated.to_text(defaults=False), encoding="utf-8")
+    write_text(out, calibrated.to_text(defaults=False))
     plot.save(landscape(done.tried.get("estimate_orientation", [])), picture)
     typer.echo(
         f"written: {out}\nwritten: {picture}\nrun it with: phaseloom reconstruct {shlex.quote(str(out))}"
@@ -189,11 +190,10 @@ def _write_in_current_names(tree: dict[str, Any], file: Path, out: Path) -> None
 
 
 def _write_new(path: Path, text: str) -> None:
-    from phaseloom.files import whole
+    from phaseloom.files import write_text
 
-    _require_new(path)
-    with whole(path) as short:
-        short.write_text(text, encoding="utf-8")
+    _require_new(lock_output(path, is_file=True))
+    write_text(path, text)
     typer.echo(f"written: {path}")
 
 
@@ -235,7 +235,7 @@ def demo(
     """Reconstruct a real X-ray scan that comes with the package, and a simulated electron scan."""
     from phaseloom.cli import demo as protocol
 
-    for title, job in protocol.begin_jobs(out):
+    for title, job in protocol.begin_jobs(lock_output(out, taken="is a file: name a folder")):
         typer.echo(f"\n{title}")
         echo_lines(protocol.compare_direct_image(job))
         result = run(job, quiet=quiet)

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from phaseloom.cli.command import app
-from phaseloom.cli.files import Set, new_run_folder, parse_settings
-from phaseloom.cli.runner import check_new, echo_lines, get_resumed_folder, run_training
+from phaseloom.cli.files import Set, lock_output, new_run_folder, parse_settings
+from phaseloom.cli.runner import echo_lines, get_resumed_folder, run_training
 from phaseloom.cli.train import File, Out, Quiet, Resume, train
 from phaseloom.compat.phaseformer import Policy
 from phaseloom.errors import BadInput
-from phaseloom.files import fresh, whole
+from phaseloom.files import fresh, write_text
 
 __all__ = ["apply", "demo_data", "evaluate", "fit", "make_pairs", "restorer"]
 
@@ -54,7 +54,13 @@ def demo_data(
     from phaseloom.restoration.pairs import underwater
 
     made = underwater.save_pairs(
-        folder, photographs=photographs, size=size, train=count, test=test, invented=invented, seed=seed
+        lock_output(folder),
+        photographs=photographs,
+        size=size,
+        train=count,
+        test=test,
+        invented=invented,
+        seed=seed,
     )
     typer.echo(f"{count} training pairs and {test} test pairs of other scenes: {folder}")
     typer.echo(f"what was drawn: {made}\ntrain with: phaseloom restore train --dataset_path {folder}")
@@ -154,7 +160,7 @@ def apply(
         raise BadInput("--halves", f"{len(images)} files", fix)
     chosen = apply_files.list_images(files) if files else []
     tiles = {"tile": tile, "overlap": overlap}
-    fresh(out, "--out")
+    fresh(lock_output(out), "--out")
     if results:
         _restore_phases(results, model, out, halves=halves, tiles=tiles)
     for done in apply_files.restore_files(chosen, model, out, **tiles) if chosen else ():
@@ -217,7 +223,7 @@ def make_pairs(
     changed = {name: value for name, value in given.items() if value is not None}
     changed |= parse_settings(settings or [])
     recipe = PairRecipe.from_path(None, {"files": [str(path) for path in files], **changed})
-    made = save_pairs(recipe, out, each=lambda one: typer.echo(f"{one.part}: {one.pair.name}"))
+    made = save_pairs(recipe, lock_output(out), each=lambda one: typer.echo(f"{one.part}: {one.pair.name}"))
     typer.echo(f"what was drawn: {made}\ntrain with: phaseloom restore train --dataset_path {out}")
 
 
@@ -243,7 +249,7 @@ def evaluate(
     if part not in ("test", "train"):
         raise BadInput("--part", part, "is not a part: choose test or train")
     if out is not None:
-        check_new(out, what="folder")
+        fresh(lock_output(out), "--out")
     net, task, _ = load_network(model)
     folders = dataset_path or []
     pairs = ImagePairs.of(folders, part=part)
@@ -251,8 +257,7 @@ def evaluate(
     rating = evaluate_restorer(net, task, pairs, learned=learned, tile=tile, overlap=overlap)
     echo_lines(rating.lines())
     if out is not None:
-        with whole(out / "scores.json") as path:
-            path.write_text(json.dumps(rating.as_dict(), indent=1), encoding="utf-8")
+        write_text(out / "scores.json", json.dumps(rating.as_dict(), indent=1))
         plot.save(evaluation_report.plot_pairs(net, task, pairs), out / "before_after.png")
         typer.echo(f"written: {out / 'scores.json'} and before_after.png")
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from phaseloom.cli.files import lock_output, lock_resumed
 from phaseloom.errors import BadInput
 
 __all__ = [
@@ -145,11 +146,12 @@ def get_resumed_folder(file: Path | None, settings: list[str] | None, out: Path 
         raise BadInput("train", "--resume", "needs the folder of a run")
     if settings or out:
         raise BadInput("train", "--resume", "takes the folder of a run and nothing else")
-    return file
+    return lock_resumed(file)
 
 
 def check_new(*paths: Path, what: str = "file") -> None:
-    """Refuse to overwrite files."""
+    """Refuse to overwrite files; of the first this command is the only writer to its end."""
+    lock_output(paths[0], is_file=True)
     for path in paths:
         if path.exists():
             raise BadInput("--out", str(path), f"exists already: name a new {what}")

@@ -11,6 +11,7 @@ from phaseloom.cli.command import app
 from phaseloom.cli.files import (
     PARAMETER_FILES,
     Set,
+    lock_resumed,
     new_folder,
     parameter_tree,
     parse_settings,
@@ -62,7 +63,7 @@ def search(  # noqa: PLR0913 - each an option of the command line
         return
     if resume:
         _refuse(over, settings, out, storage)
-        plan = Plan.at(file, trials=trials, seconds=seconds, workers=workers)
+        plan = Plan.at(lock_resumed(file), trials=trials, seconds=seconds, workers=workers)
     else:
         plan = _begin(file, over, settings or [], out, given)
     count = len(plan.space.knobs)

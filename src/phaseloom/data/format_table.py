@@ -9,7 +9,7 @@ from typing import Any
 
 from phaseloom.data import formats
 from phaseloom.data.formats.kinds import KINDS, Kind
-from phaseloom.files import whole
+from phaseloom.files import write_text
 
 __all__ = ["page", "write"]
 
@@ -99,8 +99,7 @@ def _describe_order(kind: Kind) -> str:
 
 def write(path: str | os.PathLike[str], /) -> None:
     """Write the page."""
-    with whole(Path(path)) as short:
-        short.write_text(page(), encoding="utf-8")
+    write_text(Path(path), page())
 
 
 def _about(name: str) -> tuple[str, str, str, str]:

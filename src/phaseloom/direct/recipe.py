@@ -16,7 +16,7 @@ from phaseloom.data.scan import Scan4D
 from phaseloom.direct.reconstruct import DirectReconstruction, find_resolution, reconstruct_scan
 from phaseloom.direct.solve import DECONVOLUTION_RIDGE, DirectMethod, check_options
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.physics.optics import coefficients
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import ScanRecipe
@@ -138,10 +138,9 @@ class DirectResult:
         """
         if path.suffix not in (".h5", ".hdf5"):
             raise BadInput("--out", path.name, "is not an .h5 file: give it this ending")
-        import h5py
 
         optics = self.found.optics
-        with whole(path) as short, h5py.File(short, "w") as file:
+        with whole_hdf5(path) as file:
             for name, (values, attributes) in self.tables().items():
                 file.create_dataset(name, data=values).attrs.update(attributes)
             file.attrs.update({"phaseloom_direct": 1, "explained": self.found.image.explained})

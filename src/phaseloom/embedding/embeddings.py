@@ -18,7 +18,7 @@ from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
 from phaseloom.embedding.objective import AutoencoderObjective, PatternPresentation, select_few
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_buffer, whole_hdf5
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.plot.cards import encode_png, write_card
 from phaseloom.result import Provenance
@@ -111,12 +111,10 @@ class ScanEmbedding:
         if self.grid is not None:
             arrays["grid"] = np.array(self.grid)
         if path.suffix == ".npz":
-            with whole(path) as short:
-                np.savez(short, **arrays)
+            with whole_buffer(path) as buffer:
+                np.savez(buffer, **arrays)
             return path
-        import h5py
-
-        with whole(path) as short, h5py.File(short, "w") as file:
+        with whole_hdf5(path) as file:
             for name, values in arrays.items():
                 file.create_dataset(name, data=values)
             file["positions"].attrs["units"] = "angstrom"

@@ -15,7 +15,7 @@ from phaseloom.embedding.embeddings import PATTERNS_AT_ONCE, ScanEmbedding
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder, pca
 from phaseloom.embedding.objective import AutoencoderObjective
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.metrics.clusters import (
     ClusterCounts,
     Clusters,
@@ -412,13 +412,10 @@ def write_report(report: LatentReport, folder: Path, /) -> Iterator[Path]:
     The file holds, for each method, ``labels``, ``sizes`` and mean ``patterns``, with the stability as
     attributes; scores and images of the components; positions, grid and provenance.
     """
-    import h5py
-
     from phaseloom.plot.style import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "clusters.h5"
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path) as file:
         _write_tables(file, report)
     yield path
     for name, figure in plot_report(report).items():

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
 from phaseloom.metrics.image import psnr, ssim
 
 if TYPE_CHECKING:
@@ -183,9 +182,9 @@ def save_comparison_images(patterns: Tensor, drawn: Tensor, path: Path | str, /)
     path = Path(path)
     if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise BadInput("save_comparison_images: path", str(path), "is not an image file: end it with .png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as short:
-        comparison(patterns, drawn).savefig(short, dpi=130)
+    from phaseloom.plot.style import save
+
+    save(comparison(patterns, drawn), path)
     return path
 
 

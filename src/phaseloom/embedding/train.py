@@ -97,9 +97,9 @@ class AutoencoderTraining(NetworkTraining):
         cls, recipe: Autoencode, directory: Path | str | None = None, /, *, scan: Scan4D | None = None
     ) -> Self:
         """A new training, on the recipe's file or a scan in memory; errors as of `NetworkTraining.begin`."""
-        return cls(
-            recipe.with_paths_from(Path.cwd()), require_new_folder(directory), scan
-        ).check_and_save_recipe()
+        folder = require_new_folder(directory)
+        recipe = recipe.with_paths_from(Path.cwd())
+        return cls.begin_locked(lambda: cls(recipe, folder, scan), folder)
 
     def __iter__(self) -> Iterator[Epoch]:
         if isinstance(self.net, LinearAutoencoder):

@@ -11,7 +11,7 @@ from phaseloom.data.formats import cxi as layout
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import Signals
 from phaseloom.export.sources import Exportable, require_result, resolve_path
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.result import Result
 from phaseloom.units import HC_SI
 from phaseloom.version import __version__
@@ -41,7 +41,7 @@ def cxi(source: Exportable, path: str | os.PathLike[str], /) -> Path:
         return path
     result = require_result(source, "export.cxi")
     signals = result.signals()
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path) as file:
         file.attrs.update({"NX_class": "NXroot", "default": "entry_1", "phaseloom_export": "cxi"})
         file["cxi_version"] = 160
         file["number_of_entries"] = 1

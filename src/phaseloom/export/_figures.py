@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 
 from phaseloom import plot
 from phaseloom.errors import BadInput, nearest
+from phaseloom.files import make_folder
 from phaseloom.result import Result
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ def figures(
     chosen = [FIGURES[_check_name(name)] for name in of]
     if not dpi > 0:
         raise BadInput("export.figures: dpi", dpi, "must be above 0, such as 130")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     paths = tuple(folder / f"{name}.{format}" for name in of)
     for draw, path in zip(chosen, paths, strict=True):
         plot.save(draw(result), path, dpi)

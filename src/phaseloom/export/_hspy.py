@@ -12,7 +12,7 @@ from phaseloom.data.nexus import field_name
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import Axis, Signal, Signals, iterate_blocks
 from phaseloom.export.sources import Exportable, arrange_raster, resolve_path, to_signals
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.version import __version__
 
 __all__ = ["hspy"]
@@ -46,7 +46,7 @@ def hspy(source: Exportable, path: str | os.PathLike[str], /) -> Path:
     path = resolve_path(path, "phaseloom.hspy")
     source = arrange_raster(source)
     signals = to_signals(source)
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path, stream=True) as file:
         if signals.kind != "scan":
             file.attrs["phaseloom_export"] = "hspy"
         file.attrs["file_format"] = "HyperSpy"

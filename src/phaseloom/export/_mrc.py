@@ -10,7 +10,7 @@ import numpy as np
 from phaseloom.data.signals import Axis, Signal, Signals
 from phaseloom.errors import BadInput
 from phaseloom.export.sources import Exportable, choose_image, resolve_path, to_signals
-from phaseloom.files import whole
+from phaseloom.files import whole_buffer
 from phaseloom.version import __version__
 
 __all__ = ["mrc"]
@@ -57,9 +57,9 @@ def mrc(source: Exportable, path: str | os.PathLike[str], /, *, of: str | None =
     axes = signal.axes if values.ndim == 3 else (Axis("slice"), *signal.axes)
     stack = np.ascontiguousarray(values.reshape(-1, *values.shape[-2:]))
     stack = stack.astype("<c8" if signal.is_complex else "<f4")
-    with whole(path) as short, short.open("wb") as file:
+    with whole_buffer(path) as file:
         _write_header(file, stack, axes, _labels(signal, signals), is_volume=axes[0].unit == "A")
-        stack.tofile(file)
+        file.write(stack.data)
     return path
 
 

@@ -3,13 +3,11 @@
 import os
 from pathlib import Path
 
-import h5py
-
 from phaseloom.data import nexus as layout
 from phaseloom.data.formats import native
 from phaseloom.data.scan import Scan4D
 from phaseloom.export.sources import Exportable, resolve_path
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.result import Result
 
 __all__ = ["nexus"]
@@ -30,6 +28,7 @@ def nexus(source: Exportable, path: str | os.PathLike[str], /) -> Path:
         The file.
 
     Example:
+        >>> import h5py
         >>> from phaseloom.data.scan import Geometry
         >>> geometry = Geometry(wavelength=0.02, shape=(8, 8), angle=(5e-3, 5e-3), beam="electron")
         >>> scan = Scan4D(counts=np.ones((2, 8, 8)), positions=np.zeros((2, 2)), geometry=geometry)
@@ -43,7 +42,7 @@ def nexus(source: Exportable, path: str | os.PathLike[str], /) -> Path:
     elif isinstance(source, Result):
         source.write(path)
     else:
-        with whole(path) as short, h5py.File(short, "w") as file:
+        with whole_hdf5(path, stream=True) as file:
             layout.write_entry(file, source)
             file.attrs["phaseloom_export"] = "nexus"
     return path

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from phaseloom.export.sources import Exportable, require_result, resolve_path
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.result import Result
 from phaseloom.units import HC_SI
 from phaseloom.version import __version__
@@ -60,7 +60,7 @@ def ptychodus(result: Exportable, path: str | os.PathLike[str], /) -> Path:
     path = resolve_path(path, "product.h5")
     metres = np.array(result.pixel) * 1e-10
     probe, weights = _probe_with_weights(result)
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path) as file:
         file.attrs.update(_attributes(result))
         y, x = result.positions.T * 1e-10
         file["probe_position_indexes"] = np.arange(len(result.positions))

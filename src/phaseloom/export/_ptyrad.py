@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.result import Result
 
 __all__ = ["ptyrad"]
@@ -55,7 +55,7 @@ def ptyrad(result: Result, path: str | os.PathLike[str], /, *, iteration: int | 
     path = Path(path)
     if path.is_dir():
         path = path / f"model_iter{iteration:04d}.hdf5"
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path) as file:
         _write_tree(file, _make_tree(result, iteration))
     return path
 

@@ -1,14 +1,16 @@
 """Images of a result as TIFF files that ImageJ opens with their scales."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BeforeValidator
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.files import whole
+from phaseloom.files import make_folder, whole_buffer
 from phaseloom.metrics.phase import remove_plane_wave
 from phaseloom.result import Result
 
@@ -21,6 +23,17 @@ Dimensions = Literal[2, 3, 4]
 AXES_BY_DIMENSIONS = {2: "YX", 3: "ZYX", 4: "TZYX"}
 
 
+def _check_name_end(text: object) -> str:
+    """Text that stays within the name of a file, and so within its folder."""
+    if not isinstance(text, str) or not re.fullmatch(r"[\w .,+=@()-]{0,100}", text):
+        fix = "is not the end of a file's name: write letters, digits and any of _ - . , + = @ ( )"
+        raise BadInput("export.stacks: suffix", text, fix)
+    return text
+
+
+NameEnd = Annotated[str, BeforeValidator(_check_name_end)]
+
+
 def stacks(
     result: Result,
     folder: str | os.PathLike[str],
@@ -30,7 +43,7 @@ def stacks(
     dimensions: tuple[Dimensions, ...] = (2, 3),
     bits: Bits = "raw",
     crop: bool = True,
-    suffix: str = "",
+    suffix: NameEnd = "",
 ) -> tuple[Path, ...]:
     """Write images whose names say what they hold, as ``phase_slices_crop_16bit.tif``.
 
@@ -70,9 +83,8 @@ def stacks(
     wrong = [number for number in dimensions if number not in AXES_BY_DIMENSIONS]
     if wrong:
         raise BadInput("export.stacks: dimensions", wrong, "are not supported: choose from 2, 3 and 4")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    end = ("" if bits == "raw" else f"_{bits:02d}bit") + suffix
+    folder = make_folder(folder)
+    end = ("" if bits == "raw" else f"_{bits:02d}bit") + _check_name_end(suffix)
     field = "_crop" if crop else ""
     paths = []
     for kind in of:
@@ -146,8 +158,8 @@ def _write_image(path: Path, image: np.ndarray, unit: str, result: Result, bits:
     value = f"value = {low:.9g} + {step:.9g} * stored {unit}".strip()
     metadata["Info"] = "\n".join([value, result.metadata_text()]).strip()
     height, width = result.pixel
-    with whole(path) as short:
-        tifffile.imwrite(short, values, imagej=True, resolution=(10 / width, 10 / height), metadata=metadata)
+    with whole_buffer(path) as buffer:
+        tifffile.imwrite(buffer, values, imagej=True, resolution=(10 / width, 10 / height), metadata=metadata)
 
 
 def _scale(image: np.ndarray, bits: Bits) -> tuple[np.ndarray, float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from phaseloom.data.signals import Signal, Signals
 from phaseloom.errors import BadInput, MissingExtra
 from phaseloom.export.sources import Exportable, choose_image, resolve_path, to_signals
-from phaseloom.files import whole
+from phaseloom.files import whole_buffer
 
 __all__ = ["tiff"]
 
@@ -53,9 +53,9 @@ def tiff(source: Exportable, path: str | os.PathLike[str], /, *, of: str | None 
         raise BadInput("export.tiff: of", signal.name, fix)
     path = resolve_path(path, f"{signal.name}.tif")
     height, width = (abs(axis.to("nm").step) or 1.0 for axis in signal.axes[-2:])
-    with whole(path) as short:
+    with whole_buffer(path) as buffer:
         tifffile.imwrite(
-            short,
+            buffer,
             np.nan_to_num(np.asarray(signal.values, np.float32), posinf=0.0, neginf=0.0),
             imagej=True,
             resolution=(1 / width, 1 / height),

@@ -13,22 +13,41 @@ import torch
 from torch import Tensor
 
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.fitting.loop import Progress, load_optimizer_state
 from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
 
-__all__ = ["load", "read_epoch", "read_level", "read_model", "read_parts", "save"]
+__all__ = [
+    "load",
+    "read_epoch",
+    "read_history",
+    "read_level",
+    "read_model",
+    "read_parts",
+    "read_seed",
+    "save",
+]
 
 
 def save(
-    progress: Progress, path: Path, /, *, level: int = 0, facts: Mapping[str, Any] | None = None
+    progress: Progress,
+    path: Path,
+    /,
+    *,
+    level: int = 0,
+    seed: int | None = None,
+    events: Path | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write model, optimiser, history and best state, and which of several models it is.
+    """Write model, optimiser, history and best state.
 
     Args:
-        progress: to be written.
+        progress: to go on from.
         path: of the file.
-        level: number of the model among several.
+        level: which of several models it is.
+        seed: of the run.
+        events: a file of lines that has, or gets next, the epochs of the history: the snapshot then holds
+            the last one only, for the whole of it in each snapshot would grow with the square of the epochs.
         facts: numbers and words for those who look at the file.
     """
     best = progress.best and {"epoch": progress.best[0], "loss": progress.best[1], "state": progress.best[2]}
@@ -36,7 +55,9 @@ def save(
         "model": progress.model.state_dict(),
         "optimizer": _without_shapes(progress.optimizer.state_dict()),
         "epoch": progress.epoch,
-        "history": progress.history,
+        "history": progress.history if events is None else progress.history[-1:],
+        "events": None if events is None else len(progress.history),
+        "seed": seed,
         "stopped": progress.stopped,
         "stop": asdict(progress.stop),
         "shown": progress.result_epoch,
@@ -47,18 +68,23 @@ def save(
     }
     tensors: list[Tensor] = []
     text = json.dumps(_pack(tree, tensors))
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path) as file:
         file.attrs["phaseloom_snapshot"] = 1
         file["state"] = text
         for number, tensor in enumerate(tensors):
             file[f"tensors/{number}"] = tensor.detach().cpu().resolve_conj().numpy()
 
 
-def load(progress: Progress, path: Path, /) -> None:
+def load(progress: Progress, path: Path, /, *, events: Path | None = None) -> None:
     """Bring a freshly built `Progress` to the state of a file.
 
+    Args:
+        progress: with the model and the optimiser of the run.
+        path: of the file.
+        events: the lines of epochs that the snapshot was saved with.
+
     Raises:
-        BadInput: no snapshot, or one of another model.
+        BadInput: no snapshot, one of another model, or one whose epochs are missing in ``events``.
     """
     tree = _read(path)
     try:
@@ -67,7 +93,8 @@ def load(progress: Progress, path: Path, /) -> None:
     except (RuntimeError, ValueError) as error:
         fix = "belongs to a run with other data or other settings: resume with the run's own run.yaml"
         raise BadInput("snapshot", str(path), fix) from error
-    progress.epoch, progress.history, stopped, best = tree["rest"]
+    progress.epoch, last, stopped, best = tree["rest"]
+    progress.history = _complete_history(last, tree.get("events"), events)
     stop = tree.get("stop")  # old files hold the sentence alone
     progress.stop = stop_of_sentence(stopped) if stop is None else _read_stop(stop)
     progress.result_epoch = tree.get("shown")
@@ -83,7 +110,7 @@ def read_model(path: Path, /) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Parameters and buffers of the model of a file by name, and what it says besides tensors.
 
     Nothing else is read, so that a viewer need not wait for the state of an optimiser. What it says has
-    ``epoch``, ``history``, ``level`` and ``facts`` (as they were saved; empty in older files).
+    ``epoch``, ``level`` and ``facts`` (as they were saved; empty in older files).
 
     Raises:
         BadInput: not a snapshot.
@@ -91,9 +118,56 @@ def read_model(path: Path, /) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with _open(path) as (file, parts):
         numbers = {name: item["tensor"] for name, item in parts["model"]["pairs"]}
         model = {name: np.asarray(file[f"tensors/{number}"]) for name, number in numbers.items()}
-        about = {name: _unpack(parts[name], []) for name in ("epoch", "history")}
         facts = _unpack(parts.get("facts", {"pairs": []}), [])
-        return model, {**about, "level": parts.get("level", 0), "facts": facts}
+        return model, {"epoch": int(parts["epoch"]), "level": parts.get("level", 0), "facts": facts}
+
+
+def read_history(path: Path, /, *, events: Path | None = None) -> list[dict[str, Any]]:
+    """All epochs up to that of a file; its tensors are not read.
+
+    Args:
+        path: of the file.
+        events: the lines of epochs that it was saved with.
+
+    Raises:
+        BadInput: not a snapshot, or one whose epochs are missing in ``events``.
+    """
+    with _open(path) as (_, parts):
+        last, count = _unpack(parts["history"], []), parts.get("events")
+    return _complete_history(last, count, events)
+
+
+def _complete_history(last: list[dict[str, Any]], count: int | None, events: Path | None) -> list[Any]:
+    """All epochs: those of the lines of a file, and the last, whose line may not have been written."""
+    if count is None:  # the snapshot has them all
+        return last
+    earlier = [] if events is None else _read_epochs(events)[: count - len(last)]
+    if len(earlier) + len(last) == count:
+        return earlier + last
+    fix = f"lacks epochs before {len(earlier) + 1} of {count}" if not earlier else f"ends at {len(earlier)}"
+    fix = f"{fix}: put the whole file back, or begin anew in another folder"
+    raise BadInput(str(events or "events"), None, fix)
+
+
+def _read_epochs(path: Path) -> list[dict[str, Any]]:
+    """Epochs of a file of lines, as far as they are whole and in order."""
+    epochs: list[dict[str, Any]] = []
+    if not path.is_file():
+        return epochs
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("number") == len(epochs) + 1:
+            epochs.append(event)
+    return epochs
+
+
+def read_seed(path: Path, /) -> int | None:
+    """The seed of the run; ``None`` of old files, which do not say it. Its tensors are not read."""
+    with _open(path) as (_, parts):
+        return parts.get("seed")
 
 
 def read_level(path: Path, /) -> int:

@@ -1,6 +1,7 @@
 """Training of a network in a folder, which can be stopped and resumed. Subclasses define data and loss."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -14,7 +15,17 @@ from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch, Progress, fit, stop_on_request
 from phaseloom.fitting.outcome import StopReason
 from phaseloom.runs.control import Answer, Command, CommandLoop, CommandQueue, Outcome
-from phaseloom.runs.folder import keep_snapshot, save_events, save_recipe
+from phaseloom.runs.folder import (
+    EVENTS_NAME,
+    SNAPSHOT_NAME,
+    append_event,
+    find_snapshot,
+    keep_snapshot,
+    lock_run,
+    save_events,
+    save_recipe,
+)
+from phaseloom.runs.lock import OutputLock, release_on_failure
 from phaseloom.runs.steered import SteeredCommand
 from phaseloom.spec import Call, Recipe, load_yaml, part
 
@@ -84,6 +95,7 @@ class NetworkTraining:
     def __init__(self, recipe: Any, directory: Path | None):
         self.recipe = recipe
         self.directory = directory
+        self._lock: AbstractContextManager[Any] = nullcontext()
         torch.manual_seed(recipe.seed)
         where = device.choose_device(recipe.device)
         self.net = team().convert_sync_batchnorm(self.network().to(where))
@@ -96,7 +108,17 @@ class NetworkTraining:
         Raises:
             BadInput: a folder that holds a run; settings that do not go together, before a folder is begun.
         """
-        return cls(recipe, require_new_folder(directory)).check_and_save_recipe()
+        folder = require_new_folder(directory)
+        return cls.begin_locked(lambda: cls(recipe, folder), folder)
+
+    @classmethod
+    def begin_locked(cls, make: Callable[[], Self], folder: Path | None, /) -> Self:
+        """A new training whose folder no other process writes, from its making on."""
+        lock = None if folder is None else OutputLock(folder)
+        with release_on_failure(lock):
+            training = make().check_and_save_recipe()
+        training._lock = lock or nullcontext()
+        return training
 
     def check_and_save_recipe(self) -> Self:
         """Initialise the network, compute a first loss as a check, and save the recipe; this training."""
@@ -120,18 +142,27 @@ class NetworkTraining:
             raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a training")
         if set(load_yaml(folder / "run.yaml")) - {"version", *cls.kind.model_fields}:
             raise BadInput(str(folder), None, "is not a run of this kind of training: name the folder of one")
-        if (folder / "events.jsonl").is_file() and not (folder / "snapshot.h5").is_file():
-            raise BadInput(str(folder), None, "has lost its snapshot.h5: begin anew, in another folder")
-        training = cls(cls.kind.from_path(folder / "run.yaml"), folder if team().is_main else None)
-        if (folder / "snapshot.h5").is_file():
-            checkpoint.load(training.progress, folder / "snapshot.h5")
-        else:
-            training.initialise_network()
+        lock = lock_run(folder)
+        with release_on_failure(lock):
+            recipe = cls.kind.from_path(folder / "run.yaml")
+            snapshot = find_snapshot(folder, recipe.seed)
+            training = cls(recipe, folder if team().is_main else None)
+            training._lock = lock or nullcontext()
+            if snapshot is not None:
+                checkpoint.load(training.progress, snapshot, events=folder / EVENTS_NAME)
+            else:
+                training.initialise_network()
         return training
 
     def __iter__(self) -> Iterator[Epoch]:
+        with self._lock:
+            yield from self._run()
+
+    def _run(self) -> Iterator[Epoch]:
         recipe = self.recipe
         steering = TrainingSteering(self)
+        if self.directory is not None:
+            save_events(self.progress.history, self.directory, answers=steering.answers)
         epochs = fit(
             self.objective,
             self.batches,
@@ -147,7 +178,7 @@ class NetworkTraining:
         )
         try:
             for epoch in () if steering.steer() else epochs:
-                _save_epoch(self, steering.answers)
+                _save_epoch(self)
                 yield epoch
                 if steering.steer():
                     break
@@ -156,6 +187,12 @@ class NetworkTraining:
                 save_events(self.progress.history, self.directory, answers=steering.answers)
         finally:
             self.close()
+
+    def save_snapshot(self) -> None:
+        """Write the state of the fit into the folder of the training."""
+        if (folder := self.directory) is not None:
+            of = {"seed": self.recipe.seed, "events": folder / EVENTS_NAME}
+            checkpoint.save(self.progress, folder / SNAPSHOT_NAME, **of)
 
     def network(self) -> nn.Module:
         """The network with its initial weights."""
@@ -225,8 +262,7 @@ class TrainingSteering:
         due = any(one.epoch == progress.epoch for one in self._stops())
         if due and progress.epoch and not progress.stop.is_requested:
             stop_on_request(progress, within=training.within)
-            if training.directory is not None:
-                checkpoint.save(progress, training.directory / "snapshot.h5")
+            training.save_snapshot()
 
     def _stop(self, command: Command) -> Outcome:
         training = self.training
@@ -251,13 +287,13 @@ class TrainingSteering:
         return Outcome(f"kept as {kept.relative_to(training.directory)}")
 
 
-def _save_epoch(course: NetworkTraining, answers: Sequence[Answer]) -> None:
+def _save_epoch(course: NetworkTraining) -> None:
     """Add the state of an epoch to the history, and save both in the folder."""
     if state := course.state():
         course.progress.history[-1]["state"] = state
     if course.directory is not None:
-        checkpoint.save(course.progress, course.directory / "snapshot.h5")
-        save_events(course.progress.history, course.directory, answers=answers)
+        course.save_snapshot()
+        append_event(course.progress.history[-1], course.directory)
 
 
 def start_progress(recipe: Any, net: nn.Module, /) -> Progress:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from phaseloom.errors import BadInput, MissingExtra, nearest
-from phaseloom.files import whole
+from phaseloom.files import write_bytes
 
 __all__ = ["BUILDERS", "BuilderCall", "find_network", "hash_network", "load_card"]
 __all__ += ["list_shipped", "load_network", "record_builder", "save_network"]
@@ -131,7 +131,7 @@ def save_network(net: nn.Module, path: Path | str, content: dict[str, Any] | Non
         ({'weight': 'flat'}, '2 A')
     """
     _require_safetensors()
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     recipe = getattr(net, "recipe", None)
     if not isinstance(recipe, tuple):
@@ -139,8 +139,7 @@ def save_network(net: nn.Module, path: Path | str, content: dict[str, Any] | Non
     metadata = {**_recipe_to_json(recipe), "card": dict(content or {}), "torch": torch.__version__}
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     weights = {name: value.clone() for name, value in weights.items()}
-    with whole(_get_file(path)) as short:
-        save_file(weights, short, metadata={"phaseloom": json.dumps(metadata)})
+    write_bytes(_get_file(path), save(weights, metadata={"phaseloom": json.dumps(metadata)}))
     return _get_file(path)
 
 

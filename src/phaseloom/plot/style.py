@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phaseloom.data.signals import scan_steps
-from phaseloom.files import whole
+from phaseloom.files import whole_buffer
 from phaseloom.units import LENGTH, Dimension
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def save(figure: Figure, path: str | Path, dpi: float = 130) -> None:
         ['empty.png']
     """
     quick: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if Path(path).suffix == ".png" else {}
-    with whole(path) as short:
-        figure.savefig(short, dpi=dpi, **quick)
+    with whole_buffer(path) as buffer:
+        figure.savefig(buffer, dpi=dpi, format=Path(path).suffix.lstrip(".").lower(), **quick)
 
 
 def image(

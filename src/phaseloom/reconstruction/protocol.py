@@ -6,6 +6,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,16 @@ from phaseloom.reconstruction.start import Start
 from phaseloom.reconstruction.steering.commands import Steering
 from phaseloom.reconstruction.steering.settings import find_settings_at
 from phaseloom.result import Result
-from phaseloom.runs.folder import forget_snapshots_after, save_events, save_recipe
+from phaseloom.runs.folder import (
+    EVENTS_NAME,
+    SNAPSHOT_NAME,
+    find_snapshot,
+    forget_snapshots_after,
+    lock_run,
+    save_events,
+    save_recipe,
+)
+from phaseloom.runs.lock import OutputLock, release_on_failure
 from phaseloom.runs.scan_recipe import IN_MEMORY, digest_of_scan
 
 __all__ = ["Job", "calibrate", "calibrate_scan", "find_start", "reconstruct", "run_in_memory"]
@@ -145,27 +155,29 @@ class Job:
         Raises:
             BadInput: a directory that holds a run, arguments in the wrong place, data that do not fit.
         """
-        folder = check_arguments(recipe, directory, scan) if team().is_main else None
-        if scan is not None:
-            recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
-        data = recipe.scan(scan)  # read the file, prepare the patterns
-        require_counts(data, lowest=recipe.lowest_count(data))
-        if check is not None:
-            check(data)
-        recipe, data = calibrate_scan(recipe, data)  # orientation, rotation, defocus, step, slices
-        settled, data, start = find_start(recipe, data)  # first guess of the probe, defocus, orientation
-        job = cls(settled, data, start, folder)  # model, likelihood, optimiser
-        if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
-            job.recorded = warm_start.judge(job.finest, job.recorded, job.holdout, given=recipe.rates)
-        else:  # prior and start of the object from its direct image
-            job.recorded = job._use_direct_image()
-        job.recipe = job.recorded
-        job.save_recipe()
+        lock = check_arguments(recipe, directory, scan) if team().is_main else None
+        with release_on_failure(lock):
+            if scan is not None:
+                recipe = recipe.model_copy(update={"file": IN_MEMORY, "read": None})
+            data = recipe.scan(scan)  # read the file, prepare the patterns
+            require_counts(data, lowest=recipe.lowest_count(data))
+            if check is not None:
+                check(data)
+            recipe, data = calibrate_scan(recipe, data)  # orientation, rotation, defocus, step, slices
+            settled, data, start = find_start(recipe, data)  # first guess of the probe, defocus, orientation
+            job = cls(settled, data, start, lock)  # model, likelihood, optimiser
+            if recipe.object.name == "predicted":  # is the prediction of a network better than no object?
+                job.recorded = warm_start.judge(job.finest, job.recorded, job.holdout, given=recipe.rates)
+            else:  # prior and start of the object from its direct image
+                job.recorded = job._use_direct_image()
+            job.recipe = job.recorded
+            job.save_recipe()
         return job
 
-    def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, directory: Path | None):
+    def __init__(self, recipe: Reconstruct, scan: Scan4D, start: Start | None, lock: OutputLock | None):
         self.start = start
-        self.directory = directory
+        self.directory = None if lock is None else lock.path
+        self._lock = lock or nullcontext()
         self.ended = None
         self._evidence: tuple[int, Evidence] | None = None
         self.level = self._build_finest(recipe, scan)
@@ -177,6 +189,10 @@ class Job:
 
     def __iter__(self) -> Iterator[Epoch]:
         """Run to the end, or until stopped, saving after every epoch, and at the end the result."""
+        with self._lock:
+            yield from self._run()
+
+    def _run(self) -> Iterator[Epoch]:
         self.ended = None
         steering = self._open()
         has_moved = steering.steer()
@@ -204,21 +220,40 @@ class Job:
         A run that began with a ``scan`` in memory needs that again.
 
         Raises:
-            BadInput: no run there, or its data have changed.
+            BadInput: no run there, one that has lost its snapshot, or whose data or seed have changed, or one
+                that another process works on.
         """
         folder = Path(directory)
-        if not (folder / "run.yaml").is_file():
-            raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a run")
+        lock = lock_run(folder)
+        with release_on_failure(lock):
+            return cls._open_folder(folder, scan, lock)
+
+    @classmethod
+    def load(cls, directory: Path | str, /, *, scan: Scan4D | None = None) -> "Job":
+        """The run of a directory as its last snapshot has it, to look at: nothing is ever written.
+
+        Another process may be at work on it.
+
+        Raises:
+            BadInput: as of `resume`, but for a run that another process works on.
+        """
+        job = cls._open_folder(Path(directory), scan, None)
+        job.wants_evidence = False
+        return job
+
+    @classmethod
+    def _open_folder(cls, folder: Path, scan: Scan4D | None, lock: OutputLock | None) -> "Job":
+        """The run of a folder as its last snapshot has it."""
         recipe = Reconstruct.from_path(folder / "run.yaml")
+        snapshot = find_snapshot(folder, recipe.seed)
         if scan is None and recipe.file == IN_MEMORY:
             fix = "holds a run on a scan in memory: give that again, Job.resume(directory, scan=scan)"
             raise BadInput(str(folder), None, fix)
         data = recipe.scan(scan)
         _check_same_data(recipe, data)
-        job = cls(recipe, data, None, folder if team().is_main else None)
-        snapshot = folder / "snapshot.h5"
-        if snapshot.is_file():
-            job._load(snapshot)
+        job = cls(recipe, data, None, lock)
+        if snapshot is not None:
+            job._load(snapshot, folder / EVENTS_NAME)
         elif recipe.object.name == "predicted":
             warm_start.judge(job.finest, recipe, job.holdout, given=recipe.rates)
         elif recipe.found.get("direct"):
@@ -369,7 +404,8 @@ class Job:
     def save_snapshot(self) -> None:
         """Write the state of the fit into the folder of the run."""
         if self.directory is not None:
-            save_snapshot(self.progress, self.directory, coarsening=self._coarsening)
+            of = {"coarsening": self._coarsening, "seed": self.recipe.seed}
+            save_snapshot(self.progress, self.directory, **of)
 
     def is_over(self) -> bool:
         """Whether no epoch follows: all are done, the hold-out loss has ended the run, or a command has."""
@@ -378,12 +414,12 @@ class Job:
         is_last = self.level is self.finest and (progress.epoch >= self.recipe.epochs or is_settled)
         return is_last or progress.stop.is_requested
 
-    def go_back(self, snapshot: Path, /) -> None:
-        """Build the levels again, and bring them to the state of a snapshot of this run."""
+    def go_back(self, folder: Path, /) -> None:
+        """Build the levels again, and bring them to the state of the snapshot in the folder of the run."""
         scan = self.finest.scan
         del self.levels, self.level  # memory for the new ones
         self.levels = [self._build_finest(self.recorded, scan)]
-        self._load(snapshot)
+        self._load(folder / SNAPSHOT_NAME, folder / EVENTS_NAME)
         self._evidence = None
 
     def _use_direct_image(self) -> Reconstruct:
@@ -399,11 +435,11 @@ class Job:
         team().broadcast_parameters(model)
         return level
 
-    def _load(self, snapshot: Path) -> None:
+    def _load(self, snapshot: Path, events: Path) -> None:
         """Bring levels that were just built to the state of a snapshot."""
         self.levels = build_levels(self.finest, self.recorded)
         self.level = self.levels[-1 - checkpoint.read_level(snapshot)]
-        checkpoint.load(self.progress, snapshot)
+        checkpoint.load(self.progress, snapshot, events=events)
         self._use_settings()
 
     def _use_settings(self) -> None:
@@ -464,8 +500,8 @@ class Job:
         if not team().broadcast(self.directory is not None):
             return
         if self.directory is not None:
-            every = self.recipe.snapshots
-            save_epoch(self.progress, self.directory, coarsening=self._coarsening, keep_every=every)
+            of = {"coarsening": self._coarsening, "seed": self.recipe.seed}
+            save_epoch(self.progress, self.directory, **of, keep_every=self.recipe.snapshots)
         if any(result_builder.is_due(call, epoch.number) for call in self.recipe.outputs):
             result = self.result()
             if self.directory is not None:

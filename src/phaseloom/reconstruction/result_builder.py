@@ -15,6 +15,7 @@ from phaseloom.calibration.twin_of_run import judge_twin_of_run
 from phaseloom.data.scan import Scan4D
 from phaseloom.direct.recipe import DirectResult
 from phaseloom.errors import BadInput
+from phaseloom.files import make_folder
 from phaseloom.fitting import verdict as verdicts
 from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Progress
@@ -283,8 +284,8 @@ def write_outputs(job: Underway, result: Result, /, epoch: int | None = None) ->
     wanted = [call for call in job.recipe.outputs if epoch is None or is_due(call, epoch)]
     made = []
     for call in wanted:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            make_folder(folder)
             files = call(result, folder)
         except (BadInput, OSError) as problem:
             log.warning("outputs: %s was not written: %s", call.name, problem)

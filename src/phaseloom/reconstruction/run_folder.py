@@ -16,7 +16,8 @@ from phaseloom.fitting.loop import Progress
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.result import Result
-from phaseloom.runs.folder import keep_snapshot
+from phaseloom.runs.folder import EVENTS_NAME, SNAPSHOT_NAME, append_event, keep_snapshot
+from phaseloom.runs.lock import OutputLock
 
 __all__ = [
     "check_arguments",
@@ -27,11 +28,11 @@ __all__ = [
 ]
 
 
-def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job.begin") -> Path | None:
-    """The folder of a new run, after a check of what `Job.begin`, or another place, was given.
+def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job.begin") -> OutputLock | None:
+    """The lock of the folder of a new run, after a check of what `Job.begin`, or another place, was given.
 
     Raises:
-        BadInput: something of the wrong kind, or a folder that holds a run.
+        BadInput: something of the wrong kind, or a folder that holds a run, or that another process writes.
     """
     if not isinstance(recipe, Reconstruct):
         fix = "is not a recipe: make one, Reconstruct.of({...}) or Reconstruct.from_path(file)"
@@ -46,16 +47,27 @@ def check_arguments(recipe: Any, folder: Any, scan: Any, /, *, place: str = "Job
     if not isinstance(folder, str | Path):
         raise BadInput("Job.begin: directory", type(folder).__name__, "is not the path of a folder")
     path = Path(folder)
-    if (path.exists() and not path.is_dir()) or (path / "run.yaml").exists():
-        fix = "exists already: name a new folder, or use Job.resume to continue the run in it"
+    fix = "exists already: name a new folder, or use Job.resume to continue the run in it"
+    if path.exists() and not path.is_dir():
         raise BadInput("Job.begin: directory", str(path), fix)
-    return path
+    lock = OutputLock(path)
+    if (path / "run.yaml").exists():
+        lock.release()
+        raise BadInput("Job.begin: directory", str(path), fix)
+    return lock
 
 
-def save_snapshot(progress: Progress, folder: Path, /, *, coarsening: float) -> None:
-    """Write the state of a fit; ``coarsening``: pixel of the level under way over that of the finest one."""
-    level = round(math.log2(coarsening))
-    checkpoint.save(progress, folder / "snapshot.h5", level=level, facts=_describe_model(progress.model))
+def save_snapshot(progress: Progress, folder: Path, /, *, coarsening: float, seed: int) -> None:
+    """Write the state of a fit.
+
+    Args:
+        progress: to go on from.
+        folder: of the run.
+        coarsening: pixel of the level under way over that of the finest one.
+        seed: of the run.
+    """
+    of = {"level": round(math.log2(coarsening)), "seed": seed, "events": folder / EVENTS_NAME}
+    checkpoint.save(progress, folder / SNAPSHOT_NAME, **of, facts=_describe_model(progress.model))
 
 
 def _describe_model(model: Any) -> dict[str, Any]:
@@ -76,20 +88,22 @@ def _measure_pixel(model: Any) -> tuple[float, float]:
     return height, width
 
 
-def save_epoch(progress: Progress, folder: Path, /, *, coarsening: float, keep_every: int = 0) -> None:
+def save_epoch(
+    progress: Progress, folder: Path, /, *, coarsening: float, seed: int, keep_every: int = 0
+) -> None:
     """Write the snapshot of an epoch, and its line of ``events.jsonl``.
 
     Args:
         progress: whose history ends with the epoch.
         folder: of the run.
         coarsening: see `save_snapshot`.
+        seed: of the run.
         keep_every: epochs after which the snapshot is kept; 0: never.
     """
-    save_snapshot(progress, folder, coarsening=coarsening)
+    save_snapshot(progress, folder, coarsening=coarsening, seed=seed)
     if keep_every and progress.epoch % keep_every == 0:
         keep_snapshot(folder, progress.epoch)
-    with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(progress.history[-1]) + "\n")
+    append_event(progress.history[-1], folder)
 
 
 def save_result(result: Result, folder: Path, /, *, figures: bool = False) -> None:

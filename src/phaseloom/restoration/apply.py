@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import write_text
 from phaseloom.learning import weight_files
 from phaseloom.restoration.networks.unet import Restorer
 from phaseloom.restoration.pairs import image_kinds
@@ -223,6 +223,5 @@ def _write_restoration(
         "finer": None if high is None else str(high.relative_to(out)),
         "change over spread": change,
     }
-    with whole(out / "restored.json") as path:
-        path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_text(out / "restored.json", json.dumps(report, indent=1))
     return RestoredFile(file, low, high, change)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.metrics.phase import remove_ramp
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
 from phaseloom.reconstruction.protocol import Job
@@ -76,10 +76,8 @@ class RestoredPhase:
             path: to write.
             model: the restorer.
         """
-        import h5py
-
         arrays = {"measured": self.measured, "restored": self.restored, "finer": self.finer}
-        with whole(path) as short, h5py.File(short, "w") as file:
+        with whole_hdf5(path) as file:
             for name, image in arrays.items():
                 if image is not None:
                     made = file.create_dataset(name, data=image.astype(np.float32))
@@ -158,7 +156,7 @@ def _compare_with_patterns(
     if not (folder / "run.yaml").is_file() or not (folder / "snapshot.h5").is_file():
         return None, ("no run beside the result: the misfit of the patterns is not known",)
     try:
-        job = Job.resume(folder)
+        job = Job.load(folder)
     except BadInput as problem:
         return None, (f"the patterns cannot be modelled again: {problem}",)
     if not _holds_object(job, result):

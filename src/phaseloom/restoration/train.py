@@ -342,7 +342,8 @@ class RestorerTraining(NetworkTraining):
             scenes: what each of them shows, see `phaseloom.restoration.pairs.folders.split_pairs`.
         """
         known = None if pairs is None else TrainingPairs(pairs, scenes)
-        return cls(recipe, require_new_folder(directory), known).check_and_save_recipe()
+        folder = require_new_folder(directory)
+        return cls.begin_locked(lambda: cls(recipe, folder, known), folder)
 
     def network(self) -> nn.Module:
         """The untrained network."""

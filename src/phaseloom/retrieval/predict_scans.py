@@ -18,7 +18,7 @@ from phaseloom.data.known_files import describe_scan
 from phaseloom.data.prepare import enlarge
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_buffer, whole_hdf5, write_text
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.learning.weight_files import find_network, hash_network
 from phaseloom.metrics.pattern_misfit import PatternMisfit, measure_pattern_misfit
@@ -230,10 +230,9 @@ def _find_within(geometry: Geometry, angle: float) -> np.ndarray:
 
 
 def _write_h5(outcome: ScanPrediction, path: Path) -> None:
-    import h5py
 
     made = outcome.prediction
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path) as file:
         phase = file.create_dataset("phase", data=made.phase, compression="gzip")
         phase.attrs["units"] = "radian"
         for name in ("pixel", "origin"):
@@ -260,8 +259,10 @@ def _write_tiff(prediction: Prediction, path: Path) -> None:
     import tifffile
 
     resolution = (10 / prediction.pixel[1], 10 / prediction.pixel[0])
-    with whole(path) as short:
-        tifffile.imwrite(short, prediction.phase, imagej=True, resolution=resolution, metadata={"unit": "nm"})
+    with whole_buffer(path) as buffer:
+        tifffile.imwrite(
+            buffer, prediction.phase, imagej=True, resolution=resolution, metadata={"unit": "nm"}
+        )
 
 
 def find_missing(
@@ -372,6 +373,7 @@ def _predict_one(recipe: Reconstruct, *, folder: Path, model: str, by: dict[str,
     except BadInput as problem:
         return FailedPrediction(problem)
     write_prediction(outcome, folder / recipe.file.stem)
-    with whole(folder / recipe.file.stem / REQUEST_FILE) as short:
-        short.write_text(json.dumps({**_describe_input(recipe), **by}, indent=1), encoding="utf-8")
+    write_text(
+        folder / recipe.file.stem / REQUEST_FILE, json.dumps({**_describe_input(recipe), **by}, indent=1)
+    )
     return "; ".join(f"WARN {warning}" for warning in outcome.warnings)

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from phaseloom.errors import BadInput, nearest
+from phaseloom.files import append_text
 from phaseloom.findings import describe_error
 from phaseloom.fitting.distributed import team
 
@@ -178,11 +179,7 @@ def send_command(
         raise BadInput(
             f"steer {command}", f"{len(text)} bytes", f"are too many: send {MAX_LINE_BYTES} at most"
         )
-    descriptor = os.open(folder / "control.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        os.write(descriptor, text)
-    finally:
-        os.close(descriptor)
+    append_text(folder / "control.jsonl", text.decode())
     return line.id
 
 
@@ -330,8 +327,7 @@ class CommandQueue:
         """Write an answer into ``events.jsonl``."""
         self.answers.append(answer)
         if self.folder is not None:
-            with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(answer.to_event()) + "\n")
+            append_text(self.folder / "events.jsonl", json.dumps(answer.to_event()) + "\n")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every run leaves in its folder: its recipe, a line for each epoch, and snapshots that are kept."""
+"""What every run leaves in its folder: its recipe, a line for each epoch, the last snapshot and kept ones."""
 
 import json
 import os
@@ -8,24 +8,34 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from phaseloom.files import whole
+from phaseloom.errors import BadInput
+from phaseloom.files import append_text, whole, write_text
+from phaseloom.fitting import checkpoint
+from phaseloom.fitting.distributed import team
 from phaseloom.runs.control import Answer
+from phaseloom.runs.lock import OutputLock
 from phaseloom.spec import Recipe
 
 __all__ = [
+    "EVENTS_NAME",
+    "SNAPSHOT_NAME",
+    "append_event",
+    "find_snapshot",
     "forget_snapshots_after",
     "keep_snapshot",
     "list_kept_epochs",
+    "lock_run",
     "path_of_kept",
     "save_events",
     "save_recipe",
 ]
 
+EVENTS_NAME, SNAPSHOT_NAME = "events.jsonl", "snapshot.h5"
+
 
 def save_recipe(recipe: Recipe, folder: Path, /, *, name: str = "run.yaml") -> Path:
     """The parameter file of a run, never half of it; its folder is made."""
-    with whole(folder / name) as short:
-        short.write_text(recipe.to_text(), encoding="utf-8")
+    write_text(folder / name, recipe.to_text())
     return folder / name
 
 
@@ -44,8 +54,43 @@ def save_events(events: Iterable[Any], folder: Path, /, *, answers: Sequence[Ans
             lines.append(waiting.popleft().to_event())
         lines.append(event)
     lines += [answer.to_event() for answer in waiting]
-    with whole(folder / "events.jsonl") as short:
-        short.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_text(folder / EVENTS_NAME, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def append_event(event: Any, folder: Path, /) -> None:
+    """Add the line of an epoch to ``events.jsonl``."""
+    append_text(folder / EVENTS_NAME, json.dumps(event) + "\n")
+
+
+def lock_run(folder: Path, /) -> OutputLock | None:
+    """The lock of a run to go on with, in the one of several processes that writes.
+
+    Raises:
+        BadInput: no run there, or one that another process works on.
+    """
+    if not (folder / "run.yaml").is_file():
+        raise BadInput(str(folder), None, "holds no run.yaml: name the folder of a run")
+    return OutputLock(folder) if team().is_main else None
+
+
+def find_snapshot(folder: Path, seed: int, /) -> Path | None:
+    """The snapshot to go on from; ``None`` of a run that ended in its first epoch.
+
+    Raises:
+        BadInput: a snapshot that is lost, or of a run with another seed.
+    """
+    snapshot = folder / SNAPSHOT_NAME
+    events = folder / EVENTS_NAME
+    if not snapshot.is_file():
+        if events.is_file() and events.stat().st_size:
+            fix = f"has lost its {SNAPSHOT_NAME}: put it back, or begin anew in another folder"
+            raise BadInput(str(folder), None, fix)
+        return None
+    begun = checkpoint.read_seed(snapshot)
+    if begun not in (None, seed):
+        fix = f"was {begun} when the run began: write that again, or begin anew in another folder"
+        raise BadInput(f"{folder / 'run.yaml'}: seed", seed, fix)
+    return snapshot
 
 
 def keep_snapshot(folder: Path, epoch: int, /) -> Path:
@@ -56,9 +101,9 @@ def keep_snapshot(folder: Path, epoch: int, /) -> Path:
     kept = path_of_kept(folder, epoch)
     with whole(kept) as short:
         try:
-            os.link(folder / "snapshot.h5", short)
+            os.link(folder / SNAPSHOT_NAME, short)
         except OSError:
-            shutil.copyfile(folder / "snapshot.h5", short)
+            shutil.copyfile(folder / SNAPSHOT_NAME, short)
     return kept
 
 

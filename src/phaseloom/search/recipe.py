@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.files import whole
+from phaseloom.files import make_folder, write_text
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.runs.folder import save_recipe
 from phaseloom.runs.parameter_paths import set_parameters
@@ -127,14 +127,14 @@ class Plan:
         if search.sampler.name == "grid":
             load_engine().make_tickets(plan.space, 1, grid=True, seed=0)
         size = make_smaller_settings(plan)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+        (folder / "study.journal").unlink(missing_ok=True)  # of a search that was killed as it began
         study = plan.open_study("trials", fresh=True)
         study.set_user_attr("smaller", size)
         study.set_user_attr("folder", str(folder))
         base_file = plan.base.to_text(defaults=False)
         study.set_user_attr("of", _hash_identity(plan, base_file))
-        with whole(folder / "base.yaml") as short:
-            short.write_text(base_file, encoding="utf-8")
+        write_text(folder / "base.yaml", base_file)
         save_recipe(plan.search, folder, name="search.yaml")
         plan.enqueue_tickets()
         return plan

@@ -1,6 +1,7 @@
 """The report of a search: a table of its trials, how much each knob matters, the best one ready to run."""
 
 import csv
+import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from phaseloom import plot
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import write_text
 from phaseloom.runs.parameter_paths import set_parameters
 from phaseloom.search import figures
 from phaseloom.search.recipe import Plan, load_engine
@@ -131,8 +132,7 @@ def write_report(plan: Plan, /) -> list[Path]:
     study = plan.open_study(top.part)
     warm = study.trials[top.number].user_attrs.get("warm", {})
     recipe = set_parameters(plan.make_recipe(top.params, "finals"), warm)
-    with whole(plan.folder / "best.yaml") as short:
-        short.write_text(recipe.to_text(), encoding="utf-8")
+    write_text(plan.folder / "best.yaml", recipe.to_text())
     figure = figures.report(_make_landscape(plan, ended))
     plot.save(figure, plan.folder / "report.png")
     return [plan.folder / "best.yaml", *paths, plan.folder / "report.png"]
@@ -146,15 +146,16 @@ def list_parts(plan: Plan, /) -> tuple[str, ...]:
 def _write_table(plan: Plan, trials: Sequence[TrialRecord]) -> Path:
     """All trials, a line each."""
     knobs = plan.space.knobs
-    with whole(plan.folder / "trials.csv") as short, open(short, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        names = [plan.objective.name, *(knob.path for knob in knobs)]
-        table.writerow(["part", "number", "state", *names, "seconds", "epochs", "reason"])
-        for one in trials:
-            values = [_format_exactly(knob, one.params) for knob in knobs]
-            number = "" if one.value is None else repr(one.value)
-            row = [one.part, one.number, one.state, number, *values, f"{one.seconds:.1f}", one.epochs]
-            table.writerow([*row, one.reason])
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    names = [plan.objective.name, *(knob.path for knob in knobs)]
+    table.writerow(["part", "number", "state", *names, "seconds", "epochs", "reason"])
+    for one in trials:
+        values = [_format_exactly(knob, one.params) for knob in knobs]
+        number = "" if one.value is None else repr(one.value)
+        row = [one.part, one.number, one.state, number, *values, f"{one.seconds:.1f}", one.epochs]
+        table.writerow([*row, one.reason])
+    write_text(plan.folder / "trials.csv", text.getvalue())
     return plan.folder / "trials.csv"
 
 

@@ -1,11 +1,13 @@
 """A search under way: trials in this process or in several, one after the other as they end."""
 
+import logging
 import math
 import re
+import shutil
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,13 @@ import numpy as np
 import torch
 
 from phaseloom.errors import BadInput
+from phaseloom.files import whole_buffer
 from phaseloom.learning import weight_files as pretrained
 from phaseloom.plot.style import average_blocks
 from phaseloom.renames import renamed_attribute
+from phaseloom.runs.folder import SNAPSHOT_NAME
+from phaseloom.runs.interrupts import interrupt_on_signals
+from phaseloom.runs.lock import OutputLock
 from phaseloom.runs.parameter_paths import get_parameter
 from phaseloom.search import pruners, report
 from phaseloom.search.recipe import Plan, load_engine
@@ -24,6 +30,8 @@ from phaseloom.search.report import TrialRecord
 from phaseloom.search.trials import Trial
 
 __all__ = ["Searching", "join_search"]
+
+log = logging.getLogger(__name__)
 
 MAX_EQUAL_FAILURES = 3
 """Trials that fail for one reason, before any is done, after which no more are begun."""
@@ -49,6 +57,10 @@ class Searching:
         self.plan = plan
 
     def __iter__(self) -> Iterator[TrialRecord]:
+        with OutputLock(self.plan.folder):
+            yield from self._run()
+
+    def _run(self) -> Iterator[TrialRecord]:
         search = self.plan.search
         until = None if search.seconds is None else time.monotonic() + search.seconds
         yield from _run_part(self.plan, "trials", until)
@@ -137,10 +149,8 @@ def _run_worker(folder: str, part: str, threads: int, seconds: float | None, hal
     """A process of a search; it begins no trial after its parent has ended, or halted it."""
     torch.set_num_threads(threads)
     until = None if seconds is None else time.monotonic() + seconds
-    try:
+    with suppress(KeyboardInterrupt), interrupt_on_signals():
         deque(_run_here(Plan.at(folder), part, wait=False, until=until, halt=halt), maxlen=0)
-    except KeyboardInterrupt:
-        return
 
 
 def _has_lost_parent() -> bool:
@@ -206,16 +216,39 @@ class _Objective:
             recipe = recipe.with_settings(warm)
         self.ask_lock.release()
         folder = self.plan.folder / self.part / f"{trial.number:04d}"
-        run = self.plan.kind(recipe, folder)
+        run = _open_run(self.plan, recipe, folder, trial)
         _refuse_overridden(recipe, run, params)
         _run_epochs(self.plan, run, trial)
         return _finish_trial(self.plan, run, folder)
 
 
+def _open_run(plan: Plan, recipe: Any, folder: Path, trial: Any) -> Trial:
+    """The run of a trial: gone on with, where its process died and all of its epochs were reported.
+
+    Otherwise it begins anew, and what there was of it is removed.
+    """
+    reported = max(_reported_values(trial), default=0)
+    if (folder / "run.yaml").is_file() and (folder / SNAPSHOT_NAME).is_file() and reported:
+        try:
+            run = plan.kind(recipe, folder, resume=True)
+        except BadInput as problem:
+            log.info("%s: begun anew, for %s", folder, problem)
+        else:
+            if run.run.progress.epoch == reported:
+                return run
+    shutil.rmtree(folder, ignore_errors=True)
+    return plan.kind(recipe, folder)
+
+
+def _reported_values(trial: Any) -> Mapping[int, float]:
+    """Values by epoch, of this attempt and of those that died before."""
+    return trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+
+
 def _find_duplicate(study: Any, trial: Any) -> Any:
     """An earlier trial of the same values: every run is seeded, so that it would come to the same."""
     states = load_engine().TrialState
-    others = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED, states.RUNNING))
+    others = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED))
     alike = (one for one in others if one.number != trial.number and one.params == trial.params)
     return next(alike, None)
 
@@ -224,8 +257,6 @@ def _copy_value(trial: Any, same: Any) -> float:
     """The value that another trial came to, or the same end."""
     if same.state.name == "COMPLETE":
         return same.value
-    if same.state.name == "RUNNING":
-        raise RuntimeError(f"the same as {same.number}, which is still under way")
     for step, value in same.intermediate_values.items():
         trial.report(value, step)
     raise load_engine().optuna.TrialPruned
@@ -269,13 +300,17 @@ def _refuse_overridden(recipe: Any, run: Trial, params: Mapping[str, Any]) -> No
 
 def _run_epochs(plan: Plan, run: Trial, trial: Any) -> None:
     """All epochs, each reported; a trial may be given up after one."""
+    known = _reported_values(trial)  # of an attempt that died: the pruner let it pass there
+    last = max(known, default=0)
     with closing(run.epochs()) as epochs:
         for epoch in epochs:
             value = None if plan.objective.each is None else plan.objective.each(run, epoch)
             if value is None:
                 continue
-            trial.report(float(value), epoch.number)
-            if epoch.number < run.run.recipe.epochs and trial.should_prune():
+            if epoch.number not in known:
+                trial.report(float(value), epoch.number)
+            is_new = epoch.number >= last
+            if is_new and epoch.number < run.run.recipe.epochs and trial.should_prune():
                 _remove_snapshot(run)
                 trial.set_user_attr("reason", f"given up after epoch {epoch.number}")
                 raise load_engine().optuna.TrialPruned
@@ -296,7 +331,8 @@ def _finish_trial(plan: Plan, run: Trial, folder: Path) -> float:
         image, pixel = picture
         fold = max(1, max(image.shape) // PICTURE_PIXELS)
         values = average_blocks(image, fold).astype(np.float32)
-        np.savez(folder / "picture.npz", image=values, pixel=pixel * fold)
+        with whole_buffer(folder / "picture.npz") as buffer:
+            np.savez(buffer, image=values, pixel=pixel * fold)
     _remove_snapshot(run)
     if not plan.search.warm:
         _remove_results(plan, folder, value)

@@ -78,13 +78,14 @@ def cmaes(seed: int, /, *, sigma0: float | None = None, popsize: int | None = No
 
     Source: N. Hansen, The CMA evolution strategy: a tutorial, arXiv:1604.00772.
     """
-    from optuna.samplers import CmaEsSampler
-
     try:
         import cmaes as _  # noqa: F401
     except ModuleNotFoundError as problem:
         raise MissingExtra("sampler: cmaes", "cmaes", "search") from problem
-    return without_warnings(CmaEsSampler, seed=seed, sigma0=sigma0, popsize=popsize, **_independent(seed))
+    from phaseloom.search.cmaes_sampler import RebuiltCmaEsSampler
+
+    given = {"seed": seed, "sigma0": sigma0, "popsize": popsize}
+    return without_warnings(RebuiltCmaEsSampler, **given, **_independent(seed))
 
 
 @renamed_knobs(kind="qmc_type")

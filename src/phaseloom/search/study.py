@@ -1,17 +1,21 @@
 """A study of Optuna that many processes work on: where it is stored, its tickets, which processes are alive.
 
 A ticket is a trial that waits. There are as many as were ordered, so that no two processes do the same one
-and none does one too many. A process that works on one touches a file every few seconds; where this stops,
-the process is taken for dead, and its trial is done once more by the next process that asks.
+and none does one too many. A process that works on one touches a file every few seconds, which names it. A
+trial whose process has died on this machine waits again under its own number, at once, so that a search that
+was killed ends as one that was not. Where a process of another machine is silent for long, it is taken for
+dead, and the next process that asks does its trial under another number: it may still be at work.
 """
 
 import contextlib
 import gc
 import itertools
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +23,15 @@ import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from phaseloom.errors import BadInput
+from phaseloom.errors import BadInput, WriteFailed
+from phaseloom.files import make_folder, write_text
+from phaseloom.runs.lock import Holder
 from phaseloom.search.samplers import without_warnings
 from phaseloom.search.space import Space
+from phaseloom.search.study_lock import NamedFileLock
 
 __all__ = [
     "TRIAL_FAILURES",
@@ -46,7 +53,10 @@ DEFAULT_TRIAL_COUNT = 30
 """Trials of a search that does not say how many, unless it is a grid."""
 
 MAX_RETRIES = 1
-"""How often the trial of a dead process is done once more."""
+"""How often the trial of a process that fell silent is done once more."""
+
+MAX_DEATHS = 10
+"""How often processes may die on a trial in the same epoch: then it kills them, by its memory perhaps."""
 
 MAX_GRID_POINTS = 100_000
 """Combinations of a grid that are counted at all."""
@@ -71,19 +81,24 @@ class Heartbeat:
     def __init__(self, folder: Path, part: str, silence: int):
         self.folder = folder / "signs" / part
         self.silence = silence
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
+
+    def sign(self, number: int) -> Path:
+        """Write this process into the file of a trial; the file."""
+        file = self.folder / str(number)
+        write_text(file, json.dumps(asdict(Holder.here())))
+        return file
 
     @contextlib.contextmanager
     def beat(self, number: int) -> Iterator[None]:
         """Touch the file of a trial four times in each silence that is allowed."""
-        file = self.folder / str(number)
+        file = self.sign(number)
         ended = threading.Event()
 
         def touch_file() -> None:
-            while True:
-                file.touch()
-                if ended.wait(max(1, self.silence // 4)):
-                    return
+            while not ended.wait(max(1, self.silence // 4)):
+                with contextlib.suppress(OSError):  # a full disk is told by what is written to it
+                    file.touch()
 
         thread = threading.Thread(target=touch_file, daemon=True)
         thread.start()
@@ -93,14 +108,17 @@ class Heartbeat:
             ended.set()
             thread.join()
 
-    def fail_stale_trials(self, study: optuna.Study) -> None:
-        """End the trials of dead processes as failed, and put each of them back once."""
+    def take_back_trials(self, study: optuna.Study) -> None:
+        """Let the trials of dead processes wait again; those of silent ones fail, and are put back once."""
         clock = self.folder / "clock"
         clock.touch()
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             file = self.folder / str(trial.number)
             if not file.exists():  # its process died before its first sign, which counts from now
                 file.touch()
+            if _is_dead(file):
+                _take_back(study, trial)
+                continue
             if clock.stat().st_mtime - file.stat().st_mtime <= self.silence:
                 continue
             with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another process was quicker
@@ -109,11 +127,32 @@ class Heartbeat:
                 retry(study, study.trials[trial.number])
 
 
+def _is_dead(file: Path) -> bool:
+    """Whether the process of a sign has ended for sure, on this machine."""
+    holder = Holder.read(file)
+    return holder is not None and holder.is_dead
+
+
+def _take_back(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Let a trial wait again, with its values, unless its process died too often without a new epoch."""
+    epoch = max(trial.intermediate_values, default=0)
+    before, deaths = trial.user_attrs.get("deaths", (epoch, 0))
+    deaths = deaths + 1 if before == epoch else 1
+    with contextlib.suppress(UpdateFinishedTrialError):
+        study._storage.set_trial_user_attr(trial._trial_id, "deaths", (epoch, deaths))
+        if deaths < MAX_DEATHS:
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            return
+        reason = f"{deaths} processes died on it in epoch {epoch + 1}: perhaps it takes too much memory"
+        study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
 class AskLock:
     """The right to ask for a trial: one process at a time has it, so that none asks for what another has."""
 
     def __init__(self, folder: Path):
-        self.lock = JournalFileOpenLock(str(folder / "asking"), grace_period=MAX_LOCK_SECONDS)
+        self.lock = NamedFileLock(str(folder / "asking"), grace_period=MAX_LOCK_SECONDS)
         self.is_held = False
 
     def __enter__(self) -> "AskLock":
@@ -148,7 +187,7 @@ def open_study(url: str | None, folder: Path, name: str, /, *, fresh: bool = Fal
 
 def _open_storage(url: str | None, journal: Path) -> BaseStorage:
     if url is None:
-        lock = JournalFileOpenLock(str(journal))
+        lock = NamedFileLock(str(journal))
         _drop_half_line(journal, lock)
         return JournalStorage(JournalFileBackend(str(journal), lock))
     try:
@@ -157,7 +196,7 @@ def _open_storage(url: str | None, journal: Path) -> BaseStorage:
         raise BadInput("storage", url.split("@")[-1], _explain_storage_error(problem)) from problem
 
 
-def _drop_half_line(journal: Path, lock: JournalFileOpenLock) -> None:
+def _drop_half_line(journal: Path, lock: NamedFileLock) -> None:
     """Drop half a line that a crash has left at the end: nobody could read what is written behind it."""
     if not journal.exists() or journal.read_bytes()[-1:] in (b"", b"\n"):
         return
@@ -239,7 +278,7 @@ def run_trials(
     """
     while (until is None or time.monotonic() < until) and may_start():
         with ask_lock, _without_log():
-            heartbeat.fail_stale_trials(study)
+            heartbeat.take_back_trials(study)
             waiting = bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
             number = _run_trial(study, objective, heartbeat) if waiting else None
         if number is not None:
@@ -254,28 +293,40 @@ def run_trials(
 def _run_trial(
     study: optuna.Study, objective: Callable[[optuna.Trial], float], heartbeat: Heartbeat
 ) -> int | None:
-    """One trial; ``None`` where others had taken this process for dead, and have done it."""
-    numbers: list[int] = []
+    """One trial; ``None`` where others had taken this process for dead, and have done it.
 
-    def measure(trial: optuna.Trial) -> float:
-        numbers.append(trial.number)
-        with heartbeat.beat(trial.number):
-            return objective(trial)
-
+    A trial that is interrupted, or whose results do not fit on the disk, waits again.
+    """
     began = time.monotonic()
+    trial = study.ask()
     try:
-        study.optimize(measure, n_trials=1, catch=TRIAL_FAILURES)
+        with heartbeat.beat(trial.number):
+            value, state = _evaluate(objective, trial)
+        study.tell(trial, value, state)
     except UpdateFinishedTrialError:
-        log.warning("trial %s: it took so long that others have done it", *numbers)
+        log.warning("trial %s: it took so long that others have done it", trial.number)
         return None
-    except KeyboardInterrupt:
-        for trial in (study.trials[number] for number in numbers):
-            attributes = {"ticket": trial.user_attrs.get("ticket")}
-            study.enqueue_trial(trial.params, user_attrs=attributes)
+    except (KeyboardInterrupt, WriteFailed):
+        with contextlib.suppress(UpdateFinishedTrialError, OSError):  # or by its sign, when this process ends
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
         raise
     if time.monotonic() - began > SECONDS_BEFORE_COLLECTION:
         gc.collect()
-    return numbers[0]
+    return trial.number
+
+
+def _evaluate(
+    objective: Callable[[optuna.Trial], float], trial: optuna.Trial
+) -> tuple[float | None, TrialState]:
+    """The value of a trial, and how it ended."""
+    try:
+        return objective(trial), TrialState.COMPLETE
+    except optuna.TrialPruned:
+        return None, TrialState.PRUNED
+    except WriteFailed:
+        raise
+    except TRIAL_FAILURES:
+        return None, TrialState.FAIL
 
 
 def list_past_trials(study: optuna.Study, /) -> list[FrozenTrial]:

@@ -37,8 +37,8 @@ class Trial:
     course: ClassVar[type[Job | RetrievalTraining | AutoencoderTraining | RestorerTraining]]
     run: Any
 
-    def __init__(self, recipe: Any, folder: Path | None):
-        self.run = self.begin(recipe, folder)
+    def __init__(self, recipe: Any, folder: Path | None, *, resume: bool = False):
+        self.run = self.course.resume(folder) if resume and folder else self.begin(recipe, folder)
 
     def epochs(self) -> Generator[Epoch]:
         """Run it, one epoch after the other."""

@@ -1,8 +1,10 @@
 """From specimens and a microscope to a folder of simulated scans, each with its phase."""
 
+import json
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,7 +13,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from phaseloom.errors import BadInput, MissingExtra
+from phaseloom.files import make_folder, remove_stale_files, write_text
 from phaseloom.runs.folder import save_recipe
+from phaseloom.runs.lock import Holder, take_turns
 from phaseloom.runs.parallel_map import map_unordered, one_thread, worker_pool
 from phaseloom.simulation import samples
 from phaseloom.simulation.scan import Sample, simulate_scan
@@ -21,6 +25,9 @@ __all__ = ["Simulate", "list_missing", "simulate", "simulate_sample"]
 
 RANGE_FIELDS = ("count", "first", "title")
 """What may differ between runs that write to the same folder."""
+
+SIGN_NAME = ".phaseloom.simulating"
+"""Who began, or joined, last."""
 
 SECONDS_UNTIL_STALE = 3600.0
 """Seconds after which a file that is half written belongs to nobody any more."""
@@ -147,11 +154,23 @@ def simulate(
         numbers = [int(number) for number in np.random.default_rng().permutation(numbers)]
     with worker_pool(workers, scheduler) as (team, ahead):
         _prepare_folder(recipe, folder)
-        with closing(map_unordered(partial(_write_sample, recipe, folder), numbers, team, ahead)) as found:
+        with (
+            _removed_at_end(folder / SIGN_NAME),
+            closing(map_unordered(partial(_write_sample, recipe, folder), numbers, team, ahead)) as found,
+        ):
             done = (_require_sample(number, said, folder, recipe) for number, said in found)
             yield from done if recipe.layout == "ours" else _assemble_full_files(folder, done)
     if recipe.layout == "seed":
         samples.assemble_files(folder, folder / samples.WAITING_FOLDER)
+
+
+@contextmanager
+def _removed_at_end(sign: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            sign.unlink()
 
 
 def _assemble_full_files(folder: Path, done: Iterator[int]) -> Iterator[int]:
@@ -222,13 +241,32 @@ def _require_same_recipe(recipe: Simulate, folder: Path) -> None:
             raise BadInput("folder", str(folder), fix)
 
 
+def _claim_folder(recipe: Simulate, folder: Path) -> None:
+    """Leave the recipe in a folder where no sample is yet, unless another process makes the first of others.
+
+    Raises:
+        BadInput: it does.
+    """
+    _require_same_recipe(recipe, folder)
+    sign = folder / SIGN_NAME
+    if not (folder / "run.yaml").exists() or not any(folder.rglob("[!.]*.h5")):
+        holder = Holder.read(sign)
+        is_busy = holder is not None and not holder.is_dead and not holder.is_this_process
+        if is_busy and (folder / "run.yaml").read_text(encoding="utf-8") != recipe.to_text():
+            fix = f"is being filled by {holder} with another recipe: name another folder"
+            raise BadInput("folder", str(folder), fix)
+        save_recipe(recipe, folder)
+    write_text(sign, json.dumps(asdict(Holder.here())))
+
+
 def _prepare_folder(recipe: Simulate, folder: Path) -> None:
     """Leave the recipe in the folder, and clear away what killed processes have left."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    with take_turns(folder):
+        _claim_folder(recipe, folder)
     if recipe.layout == "seed":
-        (folder / samples.WAITING_FOLDER).mkdir(exist_ok=True)
-    if not (folder / "run.yaml").exists() or not any(folder.rglob("[!.]*.h5")):
-        save_recipe(recipe, folder)
+        remove_stale_files(make_folder(folder / samples.WAITING_FOLDER))
+    remove_stale_files(folder)
     for path in folder.rglob(".*.tmp.h5"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > SECONDS_UNTIL_STALE:

@@ -25,7 +25,7 @@ import torch
 
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.physics.optics import interaction
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.scan import Sample
@@ -109,7 +109,7 @@ def write(
     patterns = _encode_patterns(sample) if ours else sample.patterns.astype(np.float32)
     probes = tuple(min(PROBES_PER_CHUNK, n) for n in patterns.shape[:2]) if ours else (1, 1)
     packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path) as file:
         file.create_dataset(place.patterns, data=patterns, chunks=(*probes, *patterns.shape[2:]), **packed)
         phase = file.create_dataset(place.phase, data=sample.phase.astype(np.float32))
         positions = file.create_dataset(place.positions, data=sample.positions.astype(np.float64))
@@ -247,7 +247,7 @@ def fill_file(path: Path, parts: Path, /) -> None:
         there = list_numbers(path)
         fresh = {number: part for number, part in mine.items() if number not in there}
         if fresh:
-            with whole(path) as short, h5py.File(short, "w") as file:
+            with whole_hdf5(path, stream=True) as file:
                 if there:
                     _copy_samples(path, there, file)
                 for number, part in fresh.items():

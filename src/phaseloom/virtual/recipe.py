@@ -12,7 +12,7 @@ from pydantic import field_validator
 from phaseloom.data.known_files import describe_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.result import Provenance
 from phaseloom.runs.scan_recipe import ScanRecipe
 from phaseloom.units import ANGLE
@@ -95,9 +95,8 @@ class VirtualImages:
         """
         if path.suffix not in (".h5", ".hdf5"):
             raise BadInput("--out", path.name, "is no .h5: give it this ending")
-        import h5py
 
-        with whole(path) as short, h5py.File(short, "w") as file:
+        with whole_hdf5(path) as file:
             for name, (values, attributes) in self.tables().items():
                 file.create_dataset(name, data=values).attrs.update(attributes)
             file.attrs.update({"phaseloom_virtual": 1, "semiangle": self.beam.semiangle})

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from phaseloom.files import whole
+from phaseloom.files import write_text
 from phaseloom.plot.folder_page import STYLE
 from phaseloom.result import Result
 from phaseloom.trust import describe_trust
@@ -35,8 +35,7 @@ def write_record(folder: Path | str, path: Path | str | None = None, /) -> str:
     folder = Path(folder)
     text = _compose(folder)
     if path is not None:
-        with whole(path) as short:
-            short.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return text
 
 

@@ -11,7 +11,7 @@ import torch
 
 from phaseloom.compat.cdtools.fit import Fit
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_buffer
 
 __all__ = ["ChainedJob", "read_checkpoint", "write_checkpoint"]
 
@@ -55,8 +55,8 @@ def write_checkpoint(fit: Fit, path: str | os.PathLike[str], /) -> None:
         "fit": fit.state(),
         "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
     }
-    with whole(Path(path)) as short:
-        torch.save(state, short)
+    with whole_buffer(Path(path)) as buffer:
+        torch.save(state, buffer)
 
 
 def read_checkpoint(fit: Fit, path: str | os.PathLike[str], /) -> None:

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.importers.cdtools import convert_state, find_gap
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 from phaseloom.physics import tilted_planes as tilted_sample
 from phaseloom.ptycho.illumination import Probe
 from phaseloom.ptycho.model import Ptychography
@@ -352,7 +351,7 @@ def as_text(value: Any, /) -> str:
 
 def write_results(path: str | os.PathLike[str], found: Results, /) -> None:
     """An HDF5 file, whole or not at all."""
-    with whole(Path(path)) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(Path(path)) as file:
         file.attrs["phaseloom_cdtools"] = 1
         nested_dict_to_h5(file, found)
 

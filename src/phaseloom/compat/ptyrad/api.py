@@ -27,6 +27,7 @@ from phaseloom.ptycho import penalties
 from phaseloom.ptycho.projections.apply import bind_projection, describe_setting
 from phaseloom.reconstruction.protocol import Job
 from phaseloom.reconstruction.recipe import Reconstruct
+from phaseloom.runs.lock import OutputLock
 from phaseloom.spec import call
 
 __all__ = [
@@ -253,7 +254,8 @@ def run_inversion(data_context: Mapping[str, Any]) -> dict[str, Any]:
     recipe = Reconstruct.of(tree)
     recon = params["recon_params"]
     output = None if recon["SAVE_ITERS"] is None else Path(recon["output_dir"]) / recipe.title
-    job = Job(recipe, data_context["initializer"].scan, None, output)
+    lock = None if output is None else OutputLock(output)
+    job = Job(recipe, data_context["initializer"].scan, None, lock)
     with torch.no_grad():
         there = job.model.object.phase.device
         job.model.object.set_transmission(torch.as_tensor(variables["obj"], device=there))

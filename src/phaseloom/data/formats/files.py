@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from phaseloom.errors import BadInput, nearest
-from phaseloom.files import whole
+from phaseloom.files import whole_hdf5
 
 __all__ = [
     "HDF5_SIGNATURE",
@@ -215,7 +215,7 @@ def create_hdf5(path: str | os.PathLike[str], /) -> Iterator[h5py.File]:
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise BadInput(str(path), None, "cannot be written: name a file in an existing folder")
-    with whole(path) as short, h5py.File(short, "w") as file:
+    with whole_hdf5(path, stream=True) as file:
         yield file
 
 

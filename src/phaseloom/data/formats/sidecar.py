@@ -12,7 +12,7 @@ from phaseloom.data.remarks import warn
 from phaseloom.data.scan import Scan4D
 from phaseloom.documents import load_yaml
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import write_text
 from phaseloom.spec import show_value
 
 __all__ = ["compose", "load", "name_of", "write"]
@@ -107,6 +107,5 @@ def write(
     else:
         lines = compose(content.known, content.from_file, kinds, content.missing)
     title = f"# What is known of {path.name}; numbers with a dimension need their unit.\n"
-    with whole(target) as short:
-        short.write_text(title + lines, encoding="utf-8")
+    write_text(target, title + lines)
     return target

@@ -268,7 +268,7 @@ class Steering:
         )
         job.save_recipe()
         team().barrier()
-        job.go_back(folder / "snapshot.h5")
+        job.go_back(folder)
         self._settings_epoch = job.progress.epoch
         if job.directory is not None:
             forget_snapshots_after(job.directory, command.epoch)

@@ -2,12 +2,12 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.files import whole
+from phaseloom.files import whole_buffer
 
 __all__ = ["SUFFIXES", "convert_like", "read_bit_depth", "read_image", "write_image"]
 
@@ -94,18 +94,17 @@ def write_image(path: Path, image: np.ndarray, /, *, bits: int = 8, stamp: str =
     Raises:
         MissingExtra: a TIFF without tifffile.
     """
-    with whole(path) as short:
+    with whole_buffer(path) as buffer:
         if path.suffix == ".npy":
-            with short.open("wb") as file:
-                np.save(file, image, allow_pickle=False)
+            np.save(buffer, image, allow_pickle=False)
         elif path.suffix == ".tif":
             photometric = "rgb" if image.ndim == 3 and image.shape[-1] == 3 else "minisblack"
-            _import_tifffile(path).imwrite(short, image, description=stamp, photometric=photometric)
+            _import_tifffile(path).imwrite(buffer, image, description=stamp, photometric=photometric)
         else:
-            _write_png(short, image, bits, stamp)
+            _write_png(buffer, image, bits, stamp)
 
 
-def _write_png(path: Path, image: np.ndarray, bits: int, stamp: str) -> None:
+def _write_png(file: BinaryIO, image: np.ndarray, bits: int, stamp: str) -> None:
     from PIL import Image, PngImagePlugin
 
     values = np.clip(image, 0, 1)
@@ -117,7 +116,7 @@ def _write_png(path: Path, image: np.ndarray, bits: int, stamp: str) -> None:
     description = PngImagePlugin.PngInfo()
     if stamp:
         description.add_text("Description", stamp)
-    Image.fromarray(levels).save(path, "PNG", pnginfo=description)
+    Image.fromarray(levels).save(file, "PNG", pnginfo=description)
 
 
 def _import_tifffile(path: Path) -> Any:

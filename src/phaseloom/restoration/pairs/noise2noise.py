@@ -37,7 +37,7 @@ from phaseloom.data import prepare
 from phaseloom.data.counts import load_counts
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.files import fresh, whole
+from phaseloom.files import fresh, whole_buffer, write_text
 from phaseloom.learning import weight_files
 from phaseloom.metrics.phase import find_shift, remove_ramp, shift_image
 from phaseloom.ptycho.probes.guesses import read_beam_optics
@@ -253,12 +253,11 @@ def save_pairs(
     for made in make_pairs(recipe):
         name = f"{made.pair.name}.npy"
         for side, image in {"input": made.pair.input, "gt": made.pair.target}.items():
-            with whole(folder / made.part / side / name) as short:
-                np.save(short, image)
+            with whole_buffer(folder / made.part / side / name) as buffer:
+                np.save(buffer, image)
         meta["channels"] = list(made.channels)
         meta["pairs"][f"{made.part}/{name}"] = dict(made.told)
-        with whole(folder / "meta.json") as short:
-            short.write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        write_text(folder / "meta.json", json.dumps(meta, indent=1))
         each(made)
     return folder / "meta.json"
 

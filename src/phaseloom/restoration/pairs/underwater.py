@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from phaseloom.errors import BadInput, MissingExtra
-from phaseloom.files import fresh, whole
+from phaseloom.files import fresh, write_text
 from phaseloom.metrics.colour import decode_srgb, encode_srgb
 from phaseloom.restoration.pairs.folders import Pair, Side, format_channels
 from phaseloom.restoration.pairs.images import SUFFIXES, read_image, write_image
@@ -204,8 +204,7 @@ def save_pairs(
             reach = [float(made.ranges.min()), float(made.ranges.max())]
             parameters = {"scene": made.scene, "range": reach, **asdict(made.water), **asdict(made.camera)}
             meta["pairs"][f"{part}/{name}"] = parameters
-    with whole(folder / "meta.json") as path:
-        path.write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    write_text(folder / "meta.json", json.dumps(meta, indent=1))
     return folder / "meta.json"
 
 

@@ -100,8 +100,8 @@ def find_limits(values: np.ndarray, /) -> tuple[float, float]:
     """Values of the darkest and the brightest colour of an image, from some of its pixels.
 
     Example:
-        >>> find_limits(np.zeros((3, 3)))[0]
-        0.0
+        >>> find_limits(np.arange(9.0).reshape(3, 3))[0] < 1
+        True
     """
     fold = max(1, max(values.shape) // MAX_SIDE_FOR_LIMITS)
     low, high = limits(values[::fold, ::fold])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from phaseloom.documents import load_yaml, to_yaml
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import write_text
 
 __all__ = ["Notes", "read_notes", "save_notes"]
 
@@ -57,8 +57,7 @@ def save_notes(folder: Path, notes: Notes, /) -> None:
     if len(notes.text) > MAX_NOTE_LENGTH or len(notes.tags) > MAX_TAGS:
         fix = f"are too many: write {MAX_NOTE_LENGTH} characters and {MAX_TAGS} tags at most"
         raise BadInput("notes", f"{len(notes.text)} characters and {len(notes.tags)} tags", fix)
-    with whole(folder / "notes.yaml") as short:
-        short.write_text(to_yaml({"tags": list(notes.tags), "text": notes.text}), encoding="utf-8")
+    write_text(folder / "notes.yaml", to_yaml({"tags": list(notes.tags), "text": notes.text}))
 
 
 def split_tags(text: str, /) -> Sequence[str]:

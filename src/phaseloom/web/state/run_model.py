@@ -48,9 +48,7 @@ class RunModel:
         if not snapshot.is_file():
             raise BadInput(folder.name, None, "has no snapshot.h5: its model cannot be built again")
         self.stamp = snapshot.stat().st_mtime_ns
-        self.job: Any = Job.resume(folder)
-        self.job.directory = None  # whatever is called: nothing is written
-        self.job.wants_evidence = False
+        self.job: Any = Job.load(folder)
 
     def compare_pattern(self, index: int, /) -> PatternPair:
         """A pattern as measured and as modelled."""

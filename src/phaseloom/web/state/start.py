@@ -13,7 +13,7 @@ from typing import Any
 
 from phaseloom.cli.describe import VERBS
 from phaseloom.errors import BadInput
-from phaseloom.files import whole
+from phaseloom.files import make_folder, write_text
 from phaseloom.spec import Recipe
 from phaseloom.web.paths import resolve_inside
 from phaseloom.web.state.forms import find_paths
@@ -72,12 +72,11 @@ def prepare_order(
     runs = root if root.name == "runs" else root / "runs"
     folder = _new_folder(runs, name or str(getattr(recipe, "title", "")) or _name_of_data(recipe) or verb)
     parameters = folder.with_name(f"{folder.name}.yaml")
-    with whole(parameters) as short:
-        short.write_text(_with_full_paths(recipe, text), encoding="utf-8")
+    write_text(parameters, _with_full_paths(recipe, text))
     words = _words(verb, recipe, parameters, root, extra)
     out = folder / FILES_OF_OUTPUT[verb] if verb in FILES_OF_OUTPUT else folder
     if verb in FILES_OF_OUTPUT:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     quiet = (
         ["--quiet"]
         if verb in ("reconstruct", "train", "autoencoder", "restorer", "simulate", "search")

@@ -19,6 +19,7 @@ from phaseloom.compat.cdtools.tools._shared import missing, to_numpy
 from phaseloom.data.formats import cxi_layout as _layout
 from phaseloom.data.formats.files import CheckedGroup
 from phaseloom.errors import BadInput
+from phaseloom.files import whole_hdf5
 from phaseloom.units import HC_SI
 
 __all__ = [
@@ -275,7 +276,7 @@ def add_ptycho_translations(cxi_file: h5py.File, translations: Any) -> None:
 def nested_dict_to_h5(h5_file: Any, d: Mapping[str, Any]) -> None:
     """Write numbers, arrays, tensors, texts and dictionaries of them into a file (a path) or a group."""
     if isinstance(h5_file, str | os.PathLike):
-        with h5py.File(h5_file, "w") as file:
+        with whole_hdf5(h5_file) as file:
             nested_dict_to_h5(file, d)
         return
     for key, value in d.items():

@@ -1,0 +1,49 @@
+"""The fork server of all hostile tests."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from phaseloom.data.formats import native
+from phaseloom.simulation import simulate
+from tests.hostile.fork_server import ForkServer
+from tests.hostile.verbs import NETWORK, RUN, Inputs
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ForkServer]:
+    with ForkServer(seconds=240) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def inputs(server: ForkServer, files: Any, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """What verbs read, made by verbs."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "run.yaml").write_text(yaml.safe_dump({"file": str(files.native), **RUN}))
+    (folder / "theirs.yaml").write_text(yaml.safe_dump({"file": str(files.native), "epochs": 3}))
+    search = {"over": {"rates.object": [0.5, 1.0, 1.5]}, "sampler": "random", "trials": 4, "finals": 0}
+    (folder / "search.yaml").write_text(yaml.safe_dump(search))
+    positions = simulate.raster((5, 5), 0.49) + files.scan.positions.min(0)
+    native.write(replace(files.scan, positions=positions, grid=(5, 5)), folder / "raster.h5")
+    for words in (
+        "reconstruct run.yaml --out run -q",
+        f"train autoencoder {files.native} --out net -q -s epochs=2 -s block=1 -s " + NETWORK.format(),
+        f"embed {files.native} --model net --out e.h5",
+    ):
+        outcome = server.run(shlex.split(words), folder)
+        assert outcome.code == 0, outcome.err
+    return Inputs(
+        scan=files.native,
+        raster=folder / "raster.h5",
+        run=folder / "run.yaml",
+        theirs=folder / "theirs.yaml",
+        search=folder / "search.yaml",
+        result=folder / "run" / "result.h5",
+        autoencoder=folder / "net",
+        embedding=folder / "e.h5",
+    )
