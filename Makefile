@@ -1,11 +1,12 @@
 PYTHON ?= python3
 TORCH ?=
 LOCK ?=
+FUZZ_SECONDS ?= 14400
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(LOCK:%=-c %)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo web test test-all checks fast medium slow wheel-demo coverage mutants fix lint types imports bench peers clean
+.PHONY: audit fuzz demo web test test-all checks fast medium slow wheel-demo coverage mutants fix lint types imports bench peers clean
 
 .venv/user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -44,6 +45,16 @@ medium: .venv/developer    ## tests of seconds each
 
 slow: .venv/developer      ## tests of minutes each
 	$(PYTEST) -m slow --durations=25
+
+fuzz: .venv/developer      ## damaged files, junk knobs and command lines for hours; counts into docs/damaged.md
+	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m tests.hostile.campaign --seconds $(FUZZ_SECONDS) \
+	  --counts .fuzz/counts.json --found .fuzz/found.jsonl --folder .fuzz/files
+	$(BIN)/python -m tests.hostile.campaign --table .fuzz/counts.json
+	-$(BIN)/python -m tests.hostile.coverage_guided -max_total_time=$(FUZZ_SECONDS)
+
+audit: .venv/developer     ## packages with known weaknesses, by pip-audit (needs the network)
+	$(INSTALL) pip-audit
+	$(BIN)/python -m pip_audit --progress-spinner off --skip-editable
 
 wheel-demo:                ## the demo from a wheel, in an environment of its own
 	rm -rf .wheel && $(PYTHON) -m venv .wheel/venv

@@ -6,16 +6,24 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import (
+    Any,
+    NotRequired,  # a dependency of pydantic, which needs its own
+)
 
 import numpy as np
+from pydantic import ConfigDict, FiniteFloat, PositiveInt, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from phaseloom import plugins
 from phaseloom.data import nexus
+from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
+from phaseloom.data.own_files.members import Member, describe_form, read_members
+from phaseloom.data.own_files.tables import MAPS, RESULT_ABOUT, RESULT_ARRAYS
 from phaseloom.data.scan import Geometry
 from phaseloom.data.signals import Axis, Signal, Signals, image_axes
 from phaseloom.errors import BadInput
@@ -26,13 +34,6 @@ from phaseloom.renames import renamed_attribute
 __all__ = ["Drift", "Provenance", "Result", "Uncertainty", "is_result", "load"]
 
 log = logging.getLogger(__name__)
-
-_ARRAYS = ("object", "probe", "positions", "positions_start", "coverage", "weights", "background")
-_ARRAYS += ("object_modes", "occupancies", "tilts", "descan", "heights", "heights_start")
-_ARRAYS += ("opr_weights",)
-_JSON = ("history", "metrics", "provenance", "geometry", "start", "advice", "gaps", "grid", "metadata")
-_LATER = {"advice": [], "gaps": [], "grid": None, "metadata": {}}
-"""What files of earlier versions lack, with what stands for it."""
 
 _LINKS = {"object": "/object", "probe": "/probe", "sigma": "/sigma", "coverage": "/coverage"}
 """Images of a file that its NeXus entry only links to."""
@@ -415,19 +416,16 @@ class Result:
         Raises:
             BadInput: no file, or not a result of ours.
         """
-        import h5py
-
         if not Path(path).is_file():
             raise BadInput(str(path), None, "does not exist: give the result.h5 of a run")
         kind = identify(Path(path))
         if kind not in (None, KnownFile.RESULT):
             purpose = purpose_of(kind)
             raise BadInput(str(path), None, f"is not a Phaseloom result but {purpose.what}: {purpose.use}")
-        try:
-            with h5py.File(path) as file:
-                return _read(file)
-        except (OSError, KeyError, ValueError) as error:
-            raise BadInput(str(path), None, "is not a Phaseloom result: give a result.h5") from error
+        if kind is None:
+            raise BadInput(str(path), None, "is not a Phaseloom result: give a result.h5")
+        with open_hdf5(Path(path)) as file:
+            return _read(file, str(path))
 
 
 def load(path: Path | str, /) -> Result:
@@ -438,6 +436,67 @@ def load(path: Path | str, /) -> Result:
 def is_result(path: Path, /) -> bool:
     """Whether a file is a result of ours, whatever its ending."""
     return identify(path) is KnownFile.RESULT
+
+
+@with_config(ConfigDict(extra="allow"))
+class _EpochRecord(TypedDict):
+    """What is read of an epoch in the history of a run."""
+
+    number: NotRequired[int]
+    loss: float
+    holdout: NotRequired[float | None]
+    terms: NotRequired[dict[str, float]]
+    rates: NotRequired[dict[str, float]]
+    seconds: NotRequired[float]
+
+
+class _UncertaintyNumbers(TypedDict, total=False):
+    """An `Uncertainty` without its maps."""
+
+    pixel: float
+    mean: float
+    kappa: float
+    excess: float
+    reasons: dict[str, str]
+    missing: str
+    missing_code: str
+    draws: int
+    drawn_pixel: float
+    drawn_mean: float
+
+
+_JSON = (
+    Member("history", "json", form=list[_EpochRecord]),
+    Member("metrics", "json", form=dict[str, float]),
+    Member("provenance", "json", form=Provenance | None),
+    Member("geometry", "json", form=dict[str, Any]),
+    Member("start", "json", form=dict[str, Any]),
+    Member("advice", "json", form=list[str], optional=True),
+    Member("gaps", "json", form=tuple[FiniteFloat, ...], optional=True),
+    Member("grid", "json", form=tuple[PositiveInt, PositiveInt] | None, optional=True),
+    Member("metadata", "json", form=dict[str, str], optional=True),
+)
+_LATER = {"advice": [], "gaps": (), "grid": None, "metadata": {}}
+"""What files of earlier versions lack, with what stands for it."""
+
+_TEXTS = (
+    Member("@title", "text"),
+    Member("@stopped", "text"),
+    Member("@verdict", "text", optional=True),
+    Member("@stop_reason", "text", optional=True),
+    Member("@verdict_code", "text", optional=True),
+    Member("recipe", "text"),
+    Member("uncertainty", "json", form=_UncertaintyNumbers, optional=True),
+)
+_EXAMPLES = (
+    Member("examples/index", "integer", "example", optional=True),
+    Member("examples/measured", "real", "example row column", optional=True),
+    Member("examples/modelled", "real", "example row column", optional=True),
+)
+_HALVES = tuple(
+    Member(f"halves/{one.name}", "real", "ring", finite=False, optional=True)
+    for one in fields(RingCorrelation)
+)
 
 
 def _write_h5(result: Result, path: Path) -> None:
@@ -452,7 +511,7 @@ def _write_h5(result: Result, path: Path) -> None:
         file.attrs["thickness"] = result.thickness
         file.attrs["pixel"] = result.pixel
         file.attrs["origin"] = result.origin
-        for name in _ARRAYS:
+        for name in (member.name for member in RESULT_ARRAYS):
             if (array := getattr(result, name)) is not None:
                 compression = "gzip" if array.size > 10_000 else None
                 file.create_dataset(name, data=array, compression=compression)
@@ -462,7 +521,7 @@ def _write_h5(result: Result, path: Path) -> None:
             "probe": "sqrt(counts)",
         }.items():
             file[name].attrs["units"] = unit
-        for name in _JSON:
+        for name in (member.name for member in _JSON):
             value = getattr(result, name)
             plain = asdict(value) if hasattr(value, "__dataclass_fields__") else value
             file[name] = json.dumps(plain, default=_plain)
@@ -504,43 +563,51 @@ def _write_uncertainty(uncertainty: Uncertainty, file: Any) -> None:
         file["sigma"].attrs.update(about | {"lower_bound": [*uncertainty.reasons]})
 
 
-def _read_uncertainty(file: Any) -> Uncertainty | None:
-    if "uncertainty" not in file:
+def _read(file: Any, name: str) -> Result:
+    """Everything of an open file; what does not fit is refused."""
+    stored = read_members(file, (*RESULT_ARRAYS, *MAPS, *RESULT_ABOUT, *_TEXTS, *_EXAMPLES, *_HALVES), name)
+    known: dict[str, Any] = {member.name: stored[member.name] for member in RESULT_ARRAYS}
+    known |= {key: _LATER.get(key) if value is None else value for key, value in _read_json(file, name)}
+    known |= {key: stored[key] or "" for key in ("verdict", "stop_reason", "verdict_code")}
+    known |= {key: stored[key] for key in ("title", "stopped", "thickness", "recipe")}
+    known |= {key: tuple(map(float, stored[key])) for key in ("pixel", "origin")}
+    known["geometry"] = _read_geometry(known["geometry"], name)
+    if known["grid"] is not None and math.prod(known["grid"]) != len(known["positions"]):
+        fix = f"does not fit: there are {len(known['positions'])} positions"
+        raise BadInput(f"{name}: /grid", known["grid"], fix)
+    known["uncertainty"] = _read_uncertainty(stored)
+    known["examples"] = _read_parts(stored, "examples/")
+    halves = _read_parts(stored, "halves/")
+    known["halves"] = RingCorrelation(**halves) if halves else None
+    return Result(**known)
+
+
+def _read_json(file: Any, name: str) -> Iterable[tuple[str, Any]]:
+    return read_members(file, _JSON, name).items()
+
+
+def _read_parts(stored: Mapping[str, Any], above: str) -> dict[str, Any]:
+    """Members of a group by their names: all of them, or nothing."""
+    parts = {key.removeprefix(above): value for key, value in stored.items() if key.startswith(above)}
+    return {} if any(value is None for value in parts.values()) else parts
+
+
+def _read_uncertainty(stored: Mapping[str, Any]) -> Uncertainty | None:
+    if stored["uncertainty"] is None:
         return None
-    known = {f.name for f in fields(Uncertainty)}
-    about = {k: v for k, v in json.loads(file["uncertainty"].asstr()[()]).items() if k in known}
-    maps = {name: file[place][()] for name, place in _SIGMA_MAPS.items() if place in file}
-    return Uncertainty(**about, **maps)
+    maps = {name: stored[place] for name, place in _SIGMA_MAPS.items()}
+    return Uncertainty(**stored["uncertainty"], **maps)
 
 
-def _read(file: Any) -> Result:
-    if "phaseloom_result" not in file.attrs:
-        raise ValueError("not a result")
-    known: dict[str, Any] = {name: file[name][()] if name in file else None for name in _ARRAYS}
-    known |= {name: json.loads(file[name].asstr()[()]) if name in file else _LATER[name] for name in _JSON}
-    known["gaps"] = tuple(known["gaps"])
-    known["grid"] = tuple(known["grid"]) if known["grid"] else None
-    stored = known["geometry"]
-    shaped = {f.name: stored[f.name] for f in fields(Geometry) if f.name in stored}
-    for name in ("shape", "angle"):
-        shaped[name] = tuple(shaped[name])
-    shaped["basis"] = tuple(tuple(row) for row in shaped["basis"])
-    known["geometry"] = Geometry(**shaped)
-    known["provenance"] = Provenance(**known["provenance"]) if known["provenance"] else None
-    known["pixel"], known["origin"] = (tuple(map(float, file.attrs[name])) for name in ("pixel", "origin"))
-    known |= {name: file.attrs[name] for name in ("title", "stopped")}
-    known |= {name: file.attrs.get(name, "") for name in ("verdict", "stop_reason", "verdict_code")}
-    known["halves"] = _read_halves(file)
-    known["uncertainty"] = _read_uncertainty(file)
-    known["thickness"] = float(file.attrs["thickness"])
-    known["examples"] = {name: item[()] for name, item in file.get("examples", {}).items()}
-    return Result(**known, recipe=file["recipe"].asstr()[()])
-
-
-def _read_halves(file: Any) -> RingCorrelation | None:
-    if "halves" not in file:
-        return None
-    return RingCorrelation(**{name: item[()] for name, item in file["halves"].items()})
+def _read_geometry(stored: dict[str, Any], name: str) -> Geometry:
+    """The geometry of a table of its fields; those of a later version are left."""
+    known = {one.name for one in fields(Geometry)}
+    try:
+        return TypeAdapter(Geometry).validate_python(
+            {key: value for key, value in stored.items() if key in known}
+        )
+    except ValidationError as problem:
+        raise describe_form(problem, f"{name}: /geometry") from None
 
 
 def _plain(value: Any) -> Any:

@@ -46,6 +46,10 @@ FILE_VERSION = 2
 version 1, whose knobs may have other names (`phaseloom.renames`)."""
 
 
+MAX_CALLS = 100
+"""Entries of a list of calls: each step that reads on demand wraps the one before."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A function of a room with values for its knobs: ready to be called with pipeline values.
@@ -372,6 +376,8 @@ def _calls(room: str, value: Any, place: str, *, many: bool, partial: bool) -> A
     if not many:
         return value if value is None else call(room, value, place, partial=partial)
     items = value if isinstance(value, list | tuple) else [value]
+    if len(items) > MAX_CALLS:
+        raise BadInput(place, f"a list of {len(items)}", f"must have {MAX_CALLS} entries at most")
     return tuple(call(room, item, f"{place}[{number}]") for number, item in enumerate(items))
 
 

@@ -125,7 +125,7 @@ def test_side_cars_have_four_names(name: str) -> None:
     [
         ("{energy: 80 keV, energy: 300 keV}", r"energy stands twice"),
         ("energy: 80 keV\nenergy: 300 keV\n", r"energy stands twice, in line 1 too"),
-        ("[" * 3000, "is not YAML"),
+        ("[" * 3000, "lists in lists"),
         ("energy", "lines like 'energy: 80 keV'"),
     ],
 )

@@ -357,7 +357,7 @@ WRONG = {
     "truncated": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(40)), "cannot be read as a .pt"),
     "mat": (lambda p: p.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + bytes(3)), "MATLAB"),
     "mat data": (lambda p: savemat(p, {"dp": np.ones((3, 4, 4))}, appendmat=False), "lacks object and probe"),
-    "result": (with_mark, "lacks object, probe, positions, geometry"),
+    "result": (with_mark, "/object: is missing: the file is not whole"),
     "emd": (lambda p: written(p, {"a/_object_emd/data": np.ones((4, 4))}), "lacks _probe_emd/data"),
     "no probe": (lambda p: written(p, {"object": np.ones((4, 4))}), "lacks probe"),
 }

@@ -3,9 +3,11 @@
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -45,7 +47,11 @@ def _choose_command(
 
 
 def main() -> None:
-    """Entry point: an input error prints one sentence, no traceback; exit code 2, or 1 for a plugin's."""
+    """Entry point: an error prints one sentence, no traceback.
+
+    Exit code 2 for input that cannot be used; 1 for a failure of a plugin, of memory or of the program, whose
+    traceback is kept in a file.
+    """
     from phaseloom.runs.interrupts import interrupt_on_signals
     from phaseloom.runs.lock import release_all
 
@@ -60,6 +66,9 @@ def main() -> None:
 _USAGE: Any = typer.BadParameter.__base__
 """The base class of Typer's errors about the command line."""
 
+
+_ALLOCATION = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
+"""Messages of PyTorch when there is not enough memory."""
 
 _LOST = re.compile("connection closed|connection reset|broken pipe|timed out|remote process", re.IGNORECASE)
 """Messages of the communication libraries when a connection between processes is lost."""
@@ -109,17 +118,58 @@ def _sentences() -> Iterator[None]:
         sys.exit(exit_code())
     except BrokenPipeError:
         sys.exit(141)
-    except RuntimeError as problem:
-        if not (os.environ.get("WORLD_SIZE", "1") != "1" and _LOST.search(str(problem))):
-            raise
+    except Exception as problem:  # whatever it is: a user never sees a bare traceback
+        if isinstance(problem, OSError) and problem.strerror:
+            sys.stderr.write(f"phaseloom: {problem.filename or 'file'}: {problem.strerror}\n")
+            sys.exit(2)
+        _end_failed(problem)
+
+
+def _end_failed(problem: Exception) -> NoReturn:
+    """Exit code 1 and a sentence for what is no mistake of the user."""
+    is_spread = os.environ.get("WORLD_SIZE", "1") != "1"
+    if isinstance(problem, RuntimeError) and is_spread and _LOST.search(str(problem)):
         fix = "which printed the reason, or was killed; continue what was saved with --resume"
         sys.stderr.write(f"{_speaker()}: stopped because another process has ended, {fix}\n")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # the process group would wait for processes that have ended
-    except OSError as problem:
-        sys.stderr.write(f"phaseloom: {problem.filename or 'file'}: {problem.strerror or problem}\n")
-        sys.exit(2)
+    if isinstance(problem, MemoryError) or _ALLOCATION.search(str(problem)):
+        fix = "close other programs, raise the limit (ulimit), or take less of the data (prepare: crop, bin)"
+        sys.stderr.write(f"{_speaker()}: there is not enough memory: {fix}\n")
+    else:
+        _report_mistake(problem)
+    sys.exit(1)
+
+
+ERROR_FILE = "phaseloom-error.log"
+"""Where the traceback of a mistake of the program is kept, in the current folder."""
+
+
+def _report_mistake(problem: Exception) -> None:
+    """One sentence on a mistake of the program, and a file with what its authors need to know."""
+    said = " ".join(f"{type(problem).__name__}: {problem}".split())[:200]
+    kept = _keep_traceback(problem)
+    where = f"the details are in {kept}" if kept else "the details could not be written to a file"
+    fix = f"this is a mistake of the program, please report it; {where}"
+    sys.stderr.write(f"{_speaker()}: failed ({said}): {fix}\n")
+
+
+def _keep_traceback(problem: Exception) -> Path | None:
+    """The file that a traceback was added to, in the current folder or that of temporary files."""
+    import datetime
+    import platform
+    import tempfile
+
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    about = f"phaseloom {__version__}, Python {platform.python_version()}, {platform.platform()}, {when}"
+    text = "".join(traceback.format_exception(problem))
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            with (folder / ERROR_FILE).open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{about}\n{' '.join(sys.argv)}\n{text}\n")
+            return folder / ERROR_FILE
+    return None
 
 
 def _explain(problem: Any) -> None:

@@ -124,7 +124,7 @@ def warn_of_bad_pixels(scan: Any, /) -> list[str]:
 
 def parse_settings(given: list[str]) -> dict[str, Any]:
     """``path=value`` pairs, the value read as YAML."""
-    import yaml
+    from phaseloom.documents import parse_yaml, require_plain
 
     out = {}
     for text in given:
@@ -132,10 +132,12 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
         if not equals or not path.strip():
             raise BadInput("--set", text, "is not PATH=VALUE, e.g. --set epochs=30")
         try:
-            out[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            out[path.strip()] = parse_yaml(value, f"--set {path}")
+        except BadInput as problem:
+            if not problem.fix.startswith("is not YAML"):
+                raise
             if ": " not in value and value[:1] not in "{[":
-                out[path.strip()] = value
+                out[path.strip()] = require_plain(value, f"--set {path}")
                 continue
             raise BadInput(
                 f"--set {path}", value, "is not a value that YAML can read: check quotes and braces"

@@ -249,6 +249,8 @@ def _is_on_plateau(image: Float[np.ndarray, "y x"], y: int, x: int) -> bool:
     near[1:4, 1:4] = True
     far = ~near
     near[2, 2] = False
+    if not np.isfinite(part[far]).any():  # a detector of three pixels has nothing beyond
+        return False
     return bool(np.nanmedian(part[far]) > 0.5 * np.nanmedian(part[near]))
 
 

@@ -106,7 +106,14 @@ class HDF5Source:
                 with suppress(ImportError):
                     __import__("hdf5plugin")  # registers its filters in this process
             for block in wanted:
-                yield data[block]
+                yield self._read_block(data, block)
+
+    def _read_block(self, data: Any, block: Any) -> np.ndarray:
+        try:
+            return data[block]
+        except (OSError, RuntimeError) as problem:
+            place = f"{self.path.name}: {self.dataset}"
+            raise BadInput(place, None, "has a part that is damaged: copy the file again") from problem
 
 
 @dataclass(frozen=True)

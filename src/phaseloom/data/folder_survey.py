@@ -4,7 +4,6 @@ Files are not read whole: their headers are, and for thumbnails at most `MAX_BYT
 patterns. Of formats that cannot be read in parts, files above `MAX_BYTES_READ_WHOLE` are left closed.
 """
 
-import json
 import logging
 import math
 import os
@@ -19,11 +18,12 @@ import numpy as np
 
 from phaseloom.data import formats
 from phaseloom.data.counts import split_indices
-from phaseloom.data.formats.files import READ_ERRORS, decode_text, find_stack, list_datasets
+from phaseloom.data.formats.files import READ_ERRORS, find_stack, list_datasets, open_hdf5
 from phaseloom.data.formats.header import MissingValues
 from phaseloom.data.formats.vendor import raw_csr
 from phaseloom.data.formats.vendor.companions import find_companions
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
+from phaseloom.data.own_files.members import Member, read_member
 from phaseloom.data.scan import Scan4D
 from phaseloom.data.signals import choose_patterns, scan_steps
 from phaseloom.errors import BadInput
@@ -288,7 +288,7 @@ def _survey_known(facts: FileFacts, kind: KnownFile, thumbnails: bool) -> FileFa
     """Facts of a result or another file of ours; the note says which verb opens it."""
     purpose = purpose_of(kind)
     facts = replace(facts, format=str(kind), note=purpose.use, is_open=kind in OPENED)
-    with h5py.File(facts.path) as file:
+    with open_hdf5(facts.path) as file:
         place = next((name for name in ("object", "phase", "images/BF") if name in file), None)
         if place is not None and isinstance(stored := file[place], h5py.Dataset):
             facts = replace(facts, shape=tuple(stored.shape or ()), dtype=str(stored.dtype))
@@ -303,18 +303,22 @@ OPENED = (KnownFile.RESULT, KnownFile.DIRECT, KnownFile.VIRTUAL, KnownFile.PREDI
 def _read_beam(file: h5py.File) -> dict[str, Any]:
     """Beam, energy and pixel of a result, or of the images that keep their scan's."""
     found: dict[str, Any] = {}
+    file_name = Path(file.filename).name
     for name in ("geometry", "beam"):
-        if not isinstance(stored := file.get(name), h5py.Dataset):
+        if not isinstance(file.get(name), h5py.Dataset):
             continue
-        table = json.loads(decode_text(np.asarray(stored)))
+        table = read_member(file, Member(name, "json", form=dict[str, Any]), file_name)
         found["beam"] = str(table.get("beam", ""))
-        if "energy" in table:
+        if isinstance(table.get("energy"), int | float):
             found["energy"] = float(table["energy"])
-    if isinstance(stored := file.get("entry/instrument/beam/incident_energy"), h5py.Dataset):
-        found["energy"] = float(np.asarray(stored))
-    pixel: Any = file.attrs.get("pixel", file.get("pixel"))
-    if pixel is not None and np.size(pixel) == 2:
-        height, width = np.ravel(np.asarray(pixel, float)).tolist()
+    name = "entry/instrument/beam/incident_energy"
+    energy = read_member(file, Member(name, "real", positive=True, optional=True), file_name)
+    if energy is not None:
+        found["energy"] = float(energy)
+    name = "@pixel" if "pixel" in file.attrs else "pixel"
+    pixel = read_member(file, Member(name, "real", "2", positive=True, optional=True), file_name)
+    if pixel is not None:
+        height, width = pixel.astype(float).tolist()
         found["step"] = (height, width)
     return found
 

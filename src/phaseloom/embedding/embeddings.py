@@ -12,7 +12,10 @@ import torch
 from scipy.spatial import KDTree
 
 from phaseloom.data.counts import load_counts
-from phaseloom.data.formats.files import READ_ERRORS, require_file
+from phaseloom.data.formats.arrays import load_npz
+from phaseloom.data.formats.files import open_hdf5, require_file
+from phaseloom.data.own_files.members import Member, read_members
+from phaseloom.data.own_files.tables import EMBEDDING
 from phaseloom.data.scan import Scan4D
 from phaseloom.embedding.losses import compute_deviances, compute_noise_deviance
 from phaseloom.embedding.networks.autoencoder import PatternAutoencoder
@@ -129,15 +132,10 @@ class ScanEmbedding:
             BadInput: a file of something else, a damaged one, or arrays that do not fit together.
         """
         path = require_file(path)
-        try:
-            arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
-            grid: Any = None if "grid" not in arrays else tuple(int(length) for length in arrays["grid"])
-            provenance = Provenance(**json.loads(str(arrays["provenance"])))
-            latents, misfit, totals, positions = (arrays[name] for name in ARRAYS)
-            found = cls(latents, misfit, totals, positions, grid, provenance)
-        except READ_ERRORS as problem:
-            fix = "holds no embedding: give a file of phaseloom embed"
-            raise BadInput(path.name, None, fix) from problem
+        arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
+        grid = None if arrays["grid"] is None else (int(arrays["grid"][0]), int(arrays["grid"][1]))
+        latents, misfit, totals, positions = (arrays[name] for name in ARRAYS)
+        found = cls(latents, misfit, totals, positions, grid, arrays["provenance"])
         return found._require_consistent(path.name)
 
     def _require_consistent(self, name: str) -> Self:
@@ -215,20 +213,22 @@ def _compare_neighbours(
         yield medians, np.median(np.abs(near - medians[:, None]), axis=1), away
 
 
+_PROVENANCE = Member("provenance", "json", form=Provenance)
+
+
 def _read_npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    table = (*EMBEDDING, _PROVENANCE)
+    arrays = load_npz(path, [member.name for member in table])
+    if not set(ARRAYS) <= set(arrays):
+        raise BadInput(path.name, None, "holds no embedding: give a file of phaseloom embed")
+    return read_members(arrays, table, path.name)
 
 
 def _read_hdf5(path: Path) -> dict[str, Any]:
-    import h5py
-
-    with h5py.File(path) as file:
+    with open_hdf5(path) as file:
         if "phaseloom_embedding" not in file.attrs:
-            raise KeyError(path.name)
-        tables: Any = file
-        arrays: dict[str, Any] = {name: tables[name][()] for name in tables}
-        return arrays | {"provenance": arrays["provenance"].decode()}
+            raise BadInput(path.name, None, "holds no embedding: give a file of phaseloom embed")
+        return read_members(file, (*EMBEDDING, _PROVENANCE), path.name)
 
 
 PATTERNS_AT_ONCE = 64  # patterns that are read and embedded together

@@ -18,7 +18,7 @@ from phaseloom.fitting.distributed import team
 from phaseloom.fitting.loop import Epoch
 from phaseloom.fitting.updates import HoldOut, measure_holdout
 from phaseloom.learning.trainer import NetworkTraining, TrainingRecipe, require_new_folder, start_progress
-from phaseloom.runs.scan_recipe import ScanRecipe, keep_part_of_process
+from phaseloom.runs.scan_recipe import MAX_EPOCHS, ScanRecipe, keep_part_of_process
 from phaseloom.spec import Call, part
 
 __all__ = ["Autoencode", "AutoencoderTraining"]
@@ -57,7 +57,7 @@ class Autoencode(ScanRecipe, TrainingRecipe):
     block: int = Field(8, ge=1, strict=True)
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
-    epochs: int = Field(20, ge=1, strict=True)
+    epochs: int = Field(20, ge=1, le=MAX_EPOCHS, strict=True)
     batch: int = Field(32, ge=1, strict=True)
     halves: bool = False
     turned: bool = False

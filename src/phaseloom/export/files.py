@@ -1,7 +1,6 @@
 """From a file of ours to one of another program: formats by their endings, and what can be exported."""
 
 import inspect
-import json
 import os
 import typing
 from collections.abc import Mapping
@@ -12,8 +11,10 @@ import h5py
 import numpy as np
 
 from phaseloom import spec
-from phaseloom.data.formats.files import CheckedGroup, decode_text, open_hdf5, require_file
+from phaseloom.data.formats.files import open_hdf5, require_file
 from phaseloom.data.known_files import KnownFile, identify, purpose_of
+from phaseloom.data.own_files.members import Member, read_group, read_member, read_members
+from phaseloom.data.own_files.tables import DIRECT, IMAGE_TEXTS, PREDICTION, VIRTUAL
 from phaseloom.data.signals import Signal, Signals, image_axes, scan_steps
 from phaseloom.errors import BadInput, nearest
 from phaseloom.export.sources import Exportable, require_result
@@ -121,57 +122,63 @@ def load(path: str | os.PathLike[str], /) -> Result | Signals:
 
 def _read_direct(file: h5py.File, path: Path) -> Signals:
     """The phase on a raster finer than the scan by ``upsample``; rows run along those of the scan."""
-    tree = CheckedGroup(file, path.name)
-    phase = tree.array("phase")
-    attributes: Any = file["phase"].attrs
-    step = float(np.asarray(_attribute(file, "image_positions", "step", path)))
-    side = step / float(attributes.get("upsample", 1))
-    units = "rad" if decode_text(attributes.get("units", "")) == "radian" else ""
+    stored = read_members(file, DIRECT, path.name)
+    about = read_members(_require_dataset(file, "phase", path), _ABOUT_DIRECT, path.name)  # attributes
+    step = read_member(
+        _require_dataset(file, "image_positions", path), Member("@step", positive=True), path.name
+    )
+    side = step / (about["upsample"] or 1)
+    units = "rad" if about["units"] == "radian" else ""
     axes = image_axes((side, side))
-    method = decode_text(attributes.get("method", ""))
-    found = [Signal("phase", phase.astype(np.float32), axes, units, f"phase by {method}")]
-    if "amplitude_loss" in file:
-        loss = tree.array("amplitude_loss").astype(np.float32)
-        found.append(Signal("amplitude_loss", loss, axes, "", "-log of the amplitude"))
+    title = f"phase by {about['method'] or ''}"
+    found = [Signal("phase", stored["phase"].astype(np.float32), axes, units, title)]
+    if (loss := stored["amplitude_loss"]) is not None:
+        found.append(Signal("amplitude_loss", loss.astype(np.float32), axes, "", "-log of the amplitude"))
     return _signals(file, path, "direct", found)
 
 
 def _read_prediction(file: h5py.File, path: Path) -> Signals:
-    tree = CheckedGroup(file, path.name)
-    phase = tree.array("phase").astype(np.float32)
-    pixel, origin = (tuple(tree.array(name).ravel().tolist()) for name in ("pixel", "origin"))
-    model = decode_text(file.attrs.get("model", ""))
+    stored = read_members(file, PREDICTION, path.name)
+    pixel, origin = (tuple(stored[name].tolist()) for name in ("pixel", "origin"))
     axes = image_axes(pixel, origin)
-    return _signals(file, path, "prediction", [Signal("phase", phase, axes, "rad", f"phase by {model}")])
+    title = f"phase by {stored['model'] or ''}"
+    return _signals(
+        file, path, "prediction", [Signal("phase", stored["phase"].astype(np.float32), axes, "rad", title)]
+    )
 
 
 def _read_virtual(file: h5py.File, path: Path) -> Signals:
     """Images of detectors and the integrated phase of a raster; their pixels are the steps of the scan."""
-    tree = CheckedGroup(file, path.name)
-    grid: Any = file.attrs.get("grid")
+    stored = read_members(file, VIRTUAL, path.name)
+    grid = stored["grid"]
     if grid is None:
         fix = "is of positions off a raster, whose images have no pixels: read it with h5py"
         raise BadInput(path.name, None, fix)
-    axes = image_axes(scan_steps(tree.array("positions"), (int(grid[0]), int(grid[1]))))
-    images: Any = file["images"]
-    names = [f"images/{name}" for name in images]
-    names = (["phase"] if "phase" in file else []) + names
-    found = []
-    for name in names:
-        values = tree.array(name).astype(np.float32)
-        units = "rad" if name == "phase" else "counts"
-        found.append(Signal(name.rpartition("/")[2].replace(" ", "_"), values, axes, units, name))
+    rows, columns = grid.tolist()
+    if rows * columns != len(stored["positions"]):
+        fix = f"does not fit: there are {len(stored['positions'])} positions"
+        raise BadInput(f"{path.name}: @grid", [rows, columns], fix)
+    axes = image_axes(scan_steps(stored["positions"], (rows, columns)))
+    images = read_group(file, "images", Member("", axes="y x", finite=False), path.name)
+    phase = {} if stored["phase"] is None else {"phase": stored["phase"]}
+    found = [Signal("phase", values.astype(np.float32), axes, "rad", "phase") for values in phase.values()]
+    found += [
+        Signal(name.replace(" ", "_"), values.astype(np.float32), axes, "counts", f"images/{name}")
+        for name, values in images.items()
+    ]
+    if not found:
+        raise BadInput(f"{path.name}: /images", None, "holds no image: make the images again")
     return _signals(file, path, "virtual", found)
 
 
 def _signals(file: h5py.File, path: Path, kind: str, found: list[Signal]) -> Signals:
     """With what the file says of the scan and of what made it."""
-    made = _read_json(file, "provenance")
-    beam = _read_json(file, "beam")
-    process = {"notes": decode_text(file.attrs.get("notes", ""))}
+    stored = read_members(file, IMAGE_TEXTS, path.name)
+    made, beam, metadata = (stored[name] or {} for name in ("provenance", "beam", "metadata"))
+    process = {"notes": stored["notes"] or ""}
     process |= {"date": str(made.get("finished", "")), "data_file": str(made.get("file", ""))}
-    if "recipe" in file:
-        process["recipe"] = decode_text(np.asarray(file["recipe"]))
+    if stored["recipe"] is not None:
+        process["recipe"] = stored["recipe"]
     return Signals(
         title=f"{made.get('file', path.name)}: {found[0].title}",
         signals=tuple(found),
@@ -179,24 +186,24 @@ def _signals(file: h5py.File, path: Path, kind: str, found: list[Signal]) -> Sig
         beam=beam.get("beam"),
         energy=beam.get("energy"),
         wavelength=beam.get("wavelength"),
-        metadata={str(k): str(v) for k, v in _read_json(file, "metadata").items()},
+        metadata={str(k): str(v) for k, v in metadata.items()},
         process=process,
     )
 
 
-def _read_json(file: h5py.File, name: str) -> dict[str, Any]:
-    """A table of the file; empty where it has none."""
-    try:
-        found = json.loads(decode_text(np.asarray(file[name]))) if name in file else {}
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+_ABOUT_DIRECT = (
+    Member("@upsample", positive=True, optional=True),
+    Member("@units", "text", optional=True),
+    Member("@method", "text", optional=True),
+)
+"""Attributes of the phase of a direct image."""
 
 
-def _attribute(file: h5py.File, dataset: str, name: str, path: Path) -> Any:
-    if dataset not in file or name not in file[dataset].attrs:
-        raise BadInput(f"{path.name}: {dataset}", None, f"lacks {name}: make the image again")
-    return file[dataset].attrs[name]
+def _require_dataset(file: h5py.File, name: str, path: Path) -> Any:
+    """A data set, for its attributes."""
+    if not isinstance(found := file.get(name), h5py.Dataset):
+        raise BadInput(f"{path.name}: {name}", None, "is missing: make the image again")
+    return found
 
 
 _READERS = {

@@ -5,17 +5,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import (
+    Any,
+    NotRequired,  # a dependency of pydantic, which needs its own
+)
 
 import h5py
 import numpy as np
 import torch
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from phaseloom.data.formats.files import open_hdf5
+from phaseloom.data.own_files.members import Member, describe_form, read_group, read_members
+from phaseloom.data.own_files.tables import SNAPSHOT
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_hdf5
 from phaseloom.fitting.loop import Progress, load_optimizer_state
-from phaseloom.fitting.outcome import Stop, StopReason, stop_of_sentence
+from phaseloom.fitting.outcome import Stop, stop_of_sentence
 
 __all__ = [
     "load",
@@ -96,14 +104,10 @@ def load(progress: Progress, path: Path, /, *, events: Path | None = None) -> No
     progress.epoch, last, stopped, best = tree["rest"]
     progress.history = _complete_history(last, tree.get("events"), events)
     stop = tree.get("stop")  # old files hold the sentence alone
-    progress.stop = stop_of_sentence(stopped) if stop is None else _read_stop(stop)
+    progress.stop = stop_of_sentence(stopped) if stop is None else stop
     progress.result_epoch = tree.get("shown")
     progress.coarse_epochs = tree.get("since", 0)
     progress.best = None if best is None else (best["epoch"], best["loss"], best["state"])
-
-
-def _read_stop(fields: dict[str, Any]) -> Stop:
-    return Stop(**{**fields, "reason": StopReason(fields["reason"])})
 
 
 def read_model(path: Path, /) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -184,26 +188,69 @@ def read_epoch(path: Path, /) -> int:
 
 def read_parts(file: h5py.File, /) -> dict[str, Any]:
     """What an open file holds by name, as it is packed: a tensor is ``{"tensor": number}``."""
-    text = str(file["state"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
-    return dict(json.loads(text)["pairs"])
+    return dict(read_members(file, SNAPSHOT, "snapshot")["state"]["pairs"])
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
     """An open file and its parts; whatever is wrong in the block is a damage of the file."""
+    place = "snapshot"
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             yield file, read_parts(file)
-    except (OSError, LookupError, ValueError, TypeError) as error:
-        raise BadInput("snapshot", str(path), "is not a snapshot of ours, or is damaged") from error
+    except BadInput as problem:
+        if problem.place.startswith(place):
+            raise
+        fix = f"is not a snapshot of ours, or is damaged ({problem}): begin the run again"
+        raise BadInput(place, str(path), fix) from problem
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        fix = "is not a snapshot of ours, or is damaged: begin the run again"
+        raise BadInput(place, str(path), fix) from error
+
+
+@with_config(ConfigDict(arbitrary_types_allowed=True, extra="allow"))
+class _Best(TypedDict):
+    epoch: NonNegativeInt
+    loss: float
+    state: dict[str, Tensor]
+
+
+@with_config(ConfigDict(arbitrary_types_allowed=True, extra="allow"))
+class _State(TypedDict):
+    """The state of a fit, as a snapshot must hold it."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    epoch: NonNegativeInt
+    history: list[dict[str, Any]]
+    stopped: str
+    best: _Best | None
+    stop: NotRequired[Stop]
+    shown: NotRequired[int | None]
+    since: NotRequired[NonNegativeInt]
+    level: NotRequired[NonNegativeInt]
+    seed: NotRequired[int | None]
+    events: NotRequired[NonNegativeInt | None]
+    facts: NotRequired[dict[str, Any]]
 
 
 def _read(path: Path) -> dict[str, Any]:
     with _open(path) as (file, parts):
-        count = len(file["tensors"])  # pyright: ignore[reportArgumentType]
-        tensors = [torch.from_numpy(np.asarray(file[f"tensors/{n}"])) for n in range(count)]
-        tree = {name: _unpack(part, tensors) for name, part in parts.items()}
-        return {**tree, "rest": [tree[name] for name in ("epoch", "history", "stopped", "best")]}
+        stored = read_group(file, "tensors", Member("", "complex", None, finite=False), path.name)
+        tensors = [torch.from_numpy(np.asarray(stored[str(number)])) for number in range(len(stored))]
+        try:
+            tree = dict(TypeAdapter(_State).validate_python(_unpack({"pairs": [*parts.items()]}, tensors)))
+        except ValidationError as problem:
+            raise describe_form(problem, f"snapshot: {path}") from None
+    _require_finite(tree, path)
+    return {**tree, "rest": [tree[name] for name in ("epoch", "history", "stopped", "best")]}
+
+
+def _require_finite(tree: dict[str, Any], path: Path) -> None:
+    for name, tensor in tree["model"].items():
+        if not torch.isfinite(tensor).all():
+            fix = f"holds {name} that is not finite: it is damaged, begin the run again"
+            raise BadInput("snapshot", str(path), fix)
 
 
 def _without_shapes(state: dict[str, Any]) -> dict[str, Any]:

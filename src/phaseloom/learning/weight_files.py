@@ -10,18 +10,20 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 
+from phaseloom.documents import parse_json
 from phaseloom.errors import BadInput, MissingExtra, nearest
 from phaseloom.files import write_bytes
 
 __all__ = ["BUILDERS", "BuilderCall", "find_network", "hash_network", "load_card"]
-__all__ += ["list_shipped", "load_network", "record_builder", "save_network"]
+__all__ += ["list_shipped", "load_network", "record_builder", "require_checksum", "save_network"]
 
 # The call that built a network: the public name of its builder (a key of `BUILDERS`) and its arguments.
 BuilderCall = tuple[str, dict[str, Any]]
@@ -69,6 +71,7 @@ BUILDERS_BEFORE_0_2 = {
     "phaseloom.nets.tiny.tiny": "tiny",
 }
 
+CHECKSUM_FILE = "SHA256SUMS"  # of networks that come with the package
 NETWORK_FILE = "net.safetensors"  # name of the file where a folder is given
 # Arguments that name pretrained weights: a weight file holds their trained values.
 PRETRAINED_ARGUMENTS = ("resnet", "vit")
@@ -98,7 +101,8 @@ def record_builder(name: str, /) -> Callable[[Callable[Knobs, Net]], Callable[Kn
         def build(*args: Knobs.args, **knobs: Knobs.kwargs) -> Net:
             call = inspect.signature(builder).bind(*args, **knobs)
             call.apply_defaults()
-            with torch.random.fork_rng(devices=[]):
+            _require_sizes(name, call.arguments)
+            with torch.random.fork_rng(devices=[]), _name_allocation(name):
                 torch.default_generator.manual_seed(call.arguments.get("seed", 0))
                 net = builder(*call.args, **call.kwargs)
             net.recipe = (name, dict(call.arguments))  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
@@ -107,6 +111,36 @@ def record_builder(name: str, /) -> Callable[[Callable[Knobs, Net]], Callable[Kn
         return build
 
     return decorate
+
+
+MAX_SIZE = 65536
+"""Largest width, number of channels, or pixels along an edge, of a network."""
+
+MAX_LAYERS = 256
+LAYER_COUNTS = ("depth", "blocks", "refine")
+"""Knobs that count layers."""
+
+
+def _require_sizes(network: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse numbers that no network has, before memory is taken."""
+    for name, value in arguments.items():
+        many = value if isinstance(value, list | tuple) else (value,)
+        most = MAX_LAYERS if name in LAYER_COUNTS else 2**63 - 1 if name == "seed" else MAX_SIZE
+        for one in many:
+            if isinstance(one, int) and not 0 <= one <= most:
+                raise BadInput(f"{network}: {name}", one, f"must lie between 0 and {most}")
+
+
+@contextmanager
+def _name_allocation(network: str) -> Iterator[None]:
+    """Memory that a network cannot have is a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as problem:
+        if isinstance(problem, RuntimeError) and "alloc" not in str(problem):
+            raise
+        fix = "needs more memory than is free: give it a smaller width or depth"
+        raise BadInput(f"network {network}", None, fix) from problem
 
 
 def save_network(net: nn.Module, path: Path | str, content: dict[str, Any] | None = None, /) -> Path:
@@ -154,13 +188,48 @@ def load_network(path: Path | str, /) -> nn.Module:
         MissingExtra: without safetensors.
     """
     metadata, weights = _read_file(Path(path), weights=True)
-    net = _build_network(metadata, str(path))
+    expected = sum(tensor.numel() for tensor in weights.values())
+    net = _build_network(metadata, str(path), expected)
     try:
         net.load_state_dict(weights)
     except RuntimeError as problem:
-        fix = "does not fit the network that it names: it was written by another version of phaseloom or"
-        raise BadInput("nets: load", str(path), f"{fix} transformers, train it again or go back") from problem
+        raise _other_network(str(path)) from problem
+    _require_usable(weights, str(path))
     return net.eval()
+
+
+def _other_network(path: str) -> BadInput:
+    fix = "does not fit the network that it names: it was written by another version of phaseloom or"
+    return BadInput("nets: load", path, f"{fix} transformers, train it again or go back")
+
+
+def _require_usable(weights: Mapping[str, torch.Tensor], path: str) -> None:
+    """Refuse weights with which everything becomes NaN, or nothing."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            fix = f"holds weights that are not finite ({name}): it is damaged, or its training diverged"
+            raise BadInput("nets: load", path, fix)
+    real = [tensor for tensor in weights.values() if tensor.is_floating_point()]
+    if real and not any(bool(tensor.any()) for tensor in real):
+        raise BadInput("nets: load", path, "holds weights that are all zero: it is damaged, or not trained")
+
+
+def require_checksum(path: Path, /) -> None:
+    """Refuse a network of the package that is not the one that was published.
+
+    Its SHA-256 is held against the file ``SHA256SUMS`` beside it; other files are let pass.
+
+    Raises:
+        BadInput: another file under its name.
+    """
+    sums = path.parent / CHECKSUM_FILE
+    if path not in list_shipped().values():
+        return
+    lines = [line.split() for line in sums.read_text("utf-8").splitlines()]
+    known = {name: checksum for checksum, name in lines}
+    if known.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
+        fix = f"is not the network of the package ({CHECKSUM_FILE}): install the package again"
+        raise BadInput("nets: load", str(path), fix)
 
 
 def load_card(path: Path | str, /) -> dict[str, Any]:
@@ -223,21 +292,37 @@ def _recipe_to_json(recipe: BuilderCall) -> dict[str, Any]:
     }
 
 
-def _build_network(metadata: dict[str, Any], path: str) -> nn.Module:
+def _build_network(metadata: dict[str, Any], path: str, expected: int) -> nn.Module:
     """The network that metadata describe.
 
-    Only builders of the table are ever imported: a file must not choose what code runs.
+    Only builders of the table are ever imported: a file must not choose what code runs. The network is built
+    without memory for its weights first, so that a file cannot ask for more of them than it has.
+
+    Args:
+        metadata: of the file.
+        path: of the file, for messages.
+        expected: weights in the file.
     """
     name = _builder_name(metadata)
     foreign = BadInput("nets: load", path, f"names the network {name}, which this version does not have")
     if name not in BUILDERS:
         raise foreign
     module, _, function = BUILDERS[name].partition(":")
-    knobs = {key: _read_argument(key, value, path) for key, value in metadata["knobs"].items()}
+    knobs = {key: _read_argument(key, value, path, expected) for key, value in metadata["knobs"].items()}
+    builder = getattr(importlib.import_module(module), function)
     try:
-        return getattr(importlib.import_module(module), function)(**knobs)
+        with torch.device("meta"):
+            count = sum(tensor.numel() for tensor in builder(**knobs).state_dict().values())
+        if count > expected:
+            raise _other_network(path)
+        return builder(**knobs)
+    except BadInput:
+        raise
     except TypeError as problem:
         raise foreign from problem
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, ValueError) as problem:
+        said = " ".join(str(problem).split())[:120]
+        raise BadInput("nets: load", path, f"asks for a {name} that cannot be built ({said})") from problem
 
 
 def _builder_name(metadata: dict[str, Any]) -> str:
@@ -248,13 +333,13 @@ def _builder_name(metadata: dict[str, Any]) -> str:
     return BUILDERS_BEFORE_0_2.get(old, old)
 
 
-def _read_argument(name: str, value: Any, path: str) -> Any:
+def _read_argument(name: str, value: Any, path: str, expected: int) -> Any:
     if name in PRETRAINED_ARGUMENTS:
         return None
     if isinstance(value, list):
         return tuple(value)
     nested = isinstance(value, dict) and ("network" in value or "builder" in value)
-    return _build_network(value, path) if nested else value
+    return _build_network(value, path, expected) if nested else value
 
 
 def _read_file(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -270,11 +355,12 @@ def _read_file(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, 
             else "is not a network that phaseloom has saved"
         )
         raise BadInput("nets: load", str(path), lack if path.exists() else "does not exist")
+    require_checksum(file)
     try:
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {}).get("phaseloom", "")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()} if weights else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as problem:
+    except (SafetensorError, OSError, UnicodeDecodeError, KeyError, AttributeError, RuntimeError) as problem:
         fix = "is damaged, or no file of weights: pass one that phaseloom has saved"
         raise BadInput("nets: load", str(file), fix) from problem
     metadata = _read_metadata(text)
@@ -287,8 +373,8 @@ def _read_file(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, 
 def _read_metadata(text: str) -> dict[str, Any] | None:
     """What metadata say, if that is all that must be said."""
     try:
-        metadata = json.loads(text)
-    except ValueError:
+        metadata = parse_json(text, "metadata")
+    except BadInput:
         return None
     if not isinstance(metadata, dict):
         return None

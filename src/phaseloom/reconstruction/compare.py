@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from phaseloom import plot
+from phaseloom.documents import parse_yaml
 from phaseloom.errors import BadInput
 from phaseloom.metrics.phase import remove_plane_wave
 from phaseloom.metrics.resolution import RingCorrelation, register, ring_correlation
@@ -93,7 +93,7 @@ def compare(first: Path, second: Path, picture: Path, /) -> list[str]:
     ]
     lines += [
         f"setting {path}: {x!r} against {y!r}"
-        for path, x, y in list_differences(yaml.safe_load(a.recipe), yaml.safe_load(b.recipe))
+        for path, x, y in list_differences(parse_yaml(a.recipe, "recipe"), parse_yaml(b.recipe, "recipe"))
     ]
     return [*lines, f"picture: {picture}"]
 

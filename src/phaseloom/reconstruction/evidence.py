@@ -204,11 +204,14 @@ def compare_with_direct_image(recipe: Reconstruct, model: Ptychography, image: D
 
 
 def doubt_positions(scan: Scan4D, /) -> tuple[Doubt, ...]:
-    """Whether the positions of a raster lie as its rows and columns do.
+    """Whether positions are all the same, or those of a raster do not lie as its rows and columns do.
 
     Args:
         scan: as the run models it.
     """
+    if len(scan) > 1 and scan.heights is None and not np.ptp(scan.positions, axis=0).any():
+        text = "all positions are the same: check the positions of the file, or give others (read: positions)"
+        return (Doubt(Verdict.WRONG_START, text),)
     if scan.grid is None or min(scan.grid) < 2 or math.prod(scan.grid) != len(scan):
         return ()
     index = np.indices(scan.grid).reshape(2, -1).T

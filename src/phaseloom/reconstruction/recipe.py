@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from phaseloom.data.scan import Scan4D
+from phaseloom.documents import parse_yaml
 from phaseloom.errors import BadInput, nearest
 from phaseloom.fitting import optimizers
 from phaseloom.ptycho import scans
@@ -21,7 +21,7 @@ from phaseloom.ptycho.probes.guesses import read_beam_optics
 from phaseloom.reconstruction.start import Start
 from phaseloom.result import Result, is_result
 from phaseloom.runs import memory as _memory
-from phaseloom.runs.scan_recipe import ScanRecipe
+from phaseloom.runs.scan_recipe import MAX_EPOCHS, ScanRecipe
 from phaseloom.runs.steered import SteeredCommand
 from phaseloom.spec import Call, call, knobs, part
 
@@ -203,7 +203,7 @@ class Reconstruct(ScanRecipe):
     object_prior: Literal["auto", "direct", "none"] = "auto"
     batch: Call = part("phaseloom.ptycho.batches", "random")
     outputs: tuple[Call, ...] = part("phaseloom.export", ())
-    epochs: int = Field(20, ge=1, strict=True)
+    epochs: int = Field(20, ge=1, le=MAX_EPOCHS, strict=True)
     axial: bool | None = None
     levels: int | None = Field(None, ge=0, le=4, strict=True)
     holdout: float = Field(0.05, ge=0, lt=0.9)
@@ -237,12 +237,15 @@ class Reconstruct(ScanRecipe):
         path = Path(path)
         if path.suffix in (".yaml", ".yml") or not is_result(path):
             return super().from_path(path, settings)
-        recipe = cls.of(yaml.safe_load(Result.load(path).recipe)).with_paths_from(path.parent)
+        recipe = cls.of(parse_yaml(Result.load(path).recipe, f"{path}: recipe")).with_paths_from(path.parent)
         return recipe.with_settings(settings) if settings else recipe
 
     def scan(self, given: Scan4D | None = None, /) -> Scan4D:
         """The data, read or handed over, and prepared."""
         scan = super().scan(given)
+        if min(scan.geometry.shape) < 2:
+            fix = "are too few to reconstruct from: bin less, or check the axes of the data set"
+            raise BadInput(self.file.name, f"patterns of {scan.geometry.shape} pixels", fix)
         return replace(scan, heights=None) if self.axial is False else scan
 
     def settle(self, scan: Scan4D, /) -> tuple[Self, Start | None]:

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from phaseloom.free_memory import measure_free_memory
+
 __all__ = ["Ledger", "available", "forget_highest", "highest", "resident", "tensors"]
 
 _PROCESS_STATUS = Path("/proc/self/status")
-_SYSTEM_MEMORY = Path("/proc/meminfo")
 
 
 class Ledger(TorchDispatchMode):
@@ -102,8 +103,8 @@ def forget_highest() -> None:
 
 
 def available() -> float | None:
-    """Memory that this computer could still give, bytes; ``None`` where it cannot be told."""
-    return _kibibytes(_SYSTEM_MEMORY, "MemAvailable") if _SYSTEM_MEMORY.exists() else None
+    """Memory that this computer and the limits of this process leave, bytes; ``None``: not known."""
+    return measure_free_memory()
 
 
 def _kibibytes(path: Path, name: str) -> float:

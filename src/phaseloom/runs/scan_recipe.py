@@ -1,6 +1,8 @@
 """What recipes that work on a scan have in common: where it is, how it is read, what is done to it first."""
 
 import logging
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +78,10 @@ SECTIONS_OF_SCAN_RECIPES = frozenset(
 A recipe that is not ``strict`` takes its own from such a file and skips the others (`phaseloom virtual
 run.yaml`).
 """
+
+
+MAX_EPOCHS = 10_000_000
+"""Largest number of epochs that a parameter file may ask for."""
 
 
 class ScanRecipe(Recipe):
@@ -184,10 +190,43 @@ def digest_of_scan(scan: Scan4D, /) -> str:
 def _drop_blank_patterns(scan: Scan4D, name: str) -> Scan4D:
     """The patterns that hold counts at all; blank ones (a closed shutter, a lost frame) are named."""
     parts = (np.arange(start, min(start + 256, len(scan))) for start in range(0, len(scan), 256))
-    lit = np.concatenate([scan.counts[index][:, scan.mask].any(1) for index in parts])
+    surveys = [_survey_counts(scan.counts[index][:, scan.mask]) for index in parts]
+    lit, lowest, highest = (np.concatenate(part) for part in zip(*surveys, strict=True))
+    _require_plausible_counts(float(lowest.min()), float(highest.max()), name)
     if not lit.any():
         raise BadInput(name, None, "holds no counts at all: check the data set and the mask")
     if lit.all():
         return scan
     log.warning("%s: %d of %d patterns are blank and were left out", name, (~lit).sum(), len(lit))
     return scan.select(lit)
+
+
+MAX_COUNT = 1e15
+MIN_COUNT = 1e-12
+"""Values of the brightest pixel that single precision, and squares of it, can work with."""
+
+MIN_SATURATED = 255
+"""Smallest value that all pixels together may have only if a detector was saturated."""
+
+
+def _survey_counts(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of patterns ``(n, pixel)``: which have counts, their lowest and their highest value."""
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a pattern without any number
+        return np.asarray(pixels.any(1)), np.fmin.reduce(pixels, axis=1), np.fmax.reduce(pixels, axis=1)
+
+
+def _require_plausible_counts(lowest: float, highest: float, name: str) -> None:
+    """Refuse patterns that are no numbers, far outside of single precision, or all saturated.
+
+    Single values that are not finite are named, with their places, by the noise model.
+    """
+    if math.isnan(highest):
+        fix = "holds no number where pixels are trusted: check the data set and the mask"
+        raise BadInput(name, None, fix)
+    if math.inf > highest > MAX_COUNT or 0 < highest < MIN_COUNT:
+        fix = "cannot be computed with in single precision: give counts (prepare: normalise by: divide)"
+        raise BadInput(name, f"counts of at most {highest:.3g}", fix)
+    if lowest == highest >= MIN_SATURATED and math.log2(highest + 1).is_integer():
+        fix = "the detector was saturated, or this is not the set of patterns"
+        raise BadInput(name, None, f"holds {highest:.0f} in every pixel of every pattern: {fix}")

@@ -19,7 +19,7 @@ from phaseloom.files import make_folder, write_text
 from phaseloom.reconstruction.recipe import Reconstruct
 from phaseloom.runs.folder import save_recipe
 from phaseloom.runs.parameter_paths import set_parameters
-from phaseloom.runs.scan_recipe import ScanRecipe
+from phaseloom.runs.scan_recipe import MAX_EPOCHS, ScanRecipe
 from phaseloom.search.space import Distribution, Space
 from phaseloom.search.trials import Trial, find_trial_class, read
 from phaseloom.spec import Call, Recipe, load_yaml, part
@@ -68,7 +68,7 @@ class Search(Recipe):
     workers: int = Field(1, ge=1, strict=True)
     storage: str | None = None
     study: str = ""
-    epochs: int | None = Field(None, ge=1, strict=True)
+    epochs: int | None = Field(None, ge=1, le=MAX_EPOCHS, strict=True)
     share: float | None = Field(None, gt=0, le=1)
     finals: int = Field(3, ge=0, strict=True)
     warm: bool = False

@@ -12,6 +12,7 @@ the same layout, and are put together when all are there. What is compressed alr
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,10 +23,16 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 
+from phaseloom.data.counts import HDF5Source
+from phaseloom.data.formats.files import open_hdf5, require_linked, require_own_storage
+from phaseloom.data.own_files.members import Member, describe_form, read_member, read_members
+from phaseloom.data.own_files.tables import SAMPLE_ABOUT
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput
 from phaseloom.files import whole_hdf5
+from phaseloom.free_memory import require_memory
 from phaseloom.physics.optics import interaction
 from phaseloom.simulation.experiment import Experiment
 from phaseloom.simulation.scan import Sample
@@ -398,74 +405,105 @@ def _locate_in_seed_file(path: Path) -> list[_Location]:
 def _open_file(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise BadInput("samples", str(path), "does not exist: was it moved?")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as problem:
+    if not h5py.is_hdf5(path):
         fix = "cannot be read as HDF5: remove it and simulate its numbers again"
-        raise BadInput(f"samples: {path.name}", None, fix) from problem
-    with file:
-        yield file
+        raise BadInput(f"samples: {path.name}", None, fix)
+    try:
+        with open_hdf5(path) as file:
+            yield file
+    except BadInput as problem:
+        raise BadInput(f"samples: {problem.place}", problem.value, problem.fix) from problem
 
 
 @contextmanager
 def _open_sample(place: _Location) -> Iterator[tuple[Any, _Location]]:
     """The open file of a sample that has all its parts."""
     with _open_file(place.path) as file:
-        missing = [name for name in (place.patterns, place.phase) if name not in file]
-        if missing:
-            fix = f"has no {missing[0]}: it is not a sample of ours"
-            raise BadInput(f"samples: {place.path.name}", None, fix)
-        version = int(file[place.attributes].attrs.get("version", FORMAT_VERSION))
+        name = place.path.name
+        for member in (place.patterns, place.phase):
+            require_linked(file, member, name)
+            if not isinstance(file.get(member), h5py.Dataset):
+                raise BadInput(name, None, f"has no {member}: it is not a sample of ours")
+        _require_shapes(file, place)
+        about = read_members(file[place.attributes], SAMPLE_ABOUT, name)
+        version = about["version"] or FORMAT_VERSION
         if version > FORMAT_VERSION:
             fix = f"is of version {version}, this program reads up to {FORMAT_VERSION}: update it"
-            raise BadInput(f"samples: {place.path.name}", None, fix)
+            raise BadInput(name, None, fix)
         yield file, place
+
+
+def _require_shapes(file: h5py.File, place: _Location) -> None:
+    """Refuse patterns and phases of other kinds or axes than samples have."""
+    for member, axes, kinds in ((place.patterns, (4,), "fu"), (place.phase, (2, 3), "fiu")):
+        data: Any = file[member]
+        if data.shape is None or len(data.shape) not in axes or data.dtype.kind not in kinds or not data.size:
+            shown = f"shape {data.shape} of {data.dtype}"
+            fix = f"must be numbers of {' or '.join(map(str, axes))} axes: simulate the sample again"
+            raise BadInput(f"{place.path.name}: {member}", shown, fix)
+        require_own_storage(data, f"{place.path.name}: {member}")
 
 
 def _read_sample(place: _Location, given: Experiment | None = None, energy: float | None = None) -> Sample:
     with _open_sample(place) as (file, _):
-        attributes = file[place.attributes].attrs
+        about = read_members(file[place.attributes], SAMPLE_ABOUT, place.path.name)
         experiment = _read_experiment(file, place, given)
-        if place.positions in file:
-            positions = file[place.positions][()]
-        else:
+        stored = Member(place.positions, "real", "pattern 2", optional=True)
+        positions = read_member(file, stored, place.path.name)
+        if positions is None:
             positions = replace(experiment, jitter=0.0).positions(torch.Generator()).numpy()
+        _require_experiment_fits(file[place.patterns].shape, experiment, place)
         return Sample(
             patterns=_read_fractions(file, place, slice(None), slice(None)),
             phase=_read_phase(file, place, energy),
             positions=positions,
             experiment=experiment,
-            specimen=str(attributes.get("specimen", UNKNOWN)),
-            group=str(attributes.get("group", UNKNOWN)),
-            thickness=float(attributes.get("thickness", np.nan)),
+            specimen=UNKNOWN if about["specimen"] is None else about["specimen"],
+            group=UNKNOWN if about["group"] is None else about["group"],
+            thickness=math.nan if about["thickness"] is None else about["thickness"],
         )
 
 
+def _require_experiment_fits(shape: tuple[int, ...], experiment: Experiment, place: _Location) -> None:
+    wanted = (*experiment.scan, *experiment.detector_shape)
+    if shape != wanted:
+        fix = f"does not fit the experiment of the file, {wanted}: simulate the sample again"
+        raise BadInput(f"{place.path.name}: {place.patterns}", f"shape {shape}", fix)
+
+
 def _read_experiment(file: Any, place: _Location, given: Experiment | None) -> Experiment:
-    text = file[place.attributes].attrs.get("experiment")
-    if text is None:
+    stored = Member("@experiment", "json", form=dict[str, Any], optional=True)
+    tree = read_member(file[place.attributes], stored, place.path.name)
+    if tree is None:
         if given is not None:
             return given
         fix = (
             f"says nothing of the experiment of sample {place.number}: give it, SampleSet(.., experiment=..)"
         )
         raise BadInput(f"samples: {place.path.name}", None, fix)
-    tree = json.loads(text)
     known = {field.name for field in fields(Experiment)}
     if set(tree) - known:
         fix = f"has an experiment with {min(set(tree) - known)}, which this program does not know: update it"
         raise BadInput(f"samples: {place.path.name}", None, fix)
-    return Experiment(**{**tree, "scan": tuple(tree["scan"])})
+    try:
+        return TypeAdapter(Experiment).validate_python(tree)
+    except ValidationError as problem:
+        raise describe_form(problem, f"samples: {place.path.name}: experiment") from None
+
+
+_ABOUT_PHASE = (
+    Member("@unit", "text", optional=True),
+    Member("@energy", "real", positive=True, optional=True),
+)
 
 
 def _read_phase(file: Any, place: _Location, energy: float | None) -> np.ndarray:
-    node = file[place.phase]
-    unit = node.attrs.get("unit", "V A")
-    phase = node[()].astype(np.float32)
+    about = read_members(file[place.phase], _ABOUT_PHASE, place.path.name)
+    phase = read_member(file, Member(place.phase, "real", None), place.path.name).astype(np.float32)
     phase = phase.sum(0) if phase.ndim == 3 else phase
-    if unit == "rad":
+    if about["unit"] == "rad":
         return phase
-    energy = float(node.attrs["energy"]) if "energy" in node.attrs else energy
+    energy = energy if about["energy"] is None else about["energy"]
     if energy is None:
         fix = "is a projected potential in V A: say the energy of the electrons, SampleSet(.., energy=80e3)"
         raise BadInput(f"samples: {place.path.name}: {place.phase}", None, fix)
@@ -475,7 +513,10 @@ def _read_phase(file: Any, place: _Location, energy: float | None) -> np.ndarray
 def _read_fractions(file: Any, place: _Location, rows: slice, cols: slice) -> np.ndarray:
     """What is stored as fractions of the beam: amplitudes are squared, counts divided by the dose."""
     node = file[place.patterns]
-    values = node[rows, cols]
+    lengths = (len(range(n)[s]) for n, s in zip(node.shape, (rows, cols), strict=False))
+    size = math.prod(lengths) * math.prod(node.shape[2:]) * 4
+    require_memory(size, f"{place.path.name}: {place.patterns}")
+    values = HDF5Source(place.path, place.patterns, node.shape, node.dtype)[rows, cols]
     if node.dtype == np.float16:
         return np.square(values.astype(np.float32))
     if node.dtype.kind == "u":

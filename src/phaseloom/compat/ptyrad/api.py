@@ -3,7 +3,6 @@
 import json
 import logging
 import platform
-import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from logging.handlers import MemoryHandler
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 from torch import distributed as dist
 
@@ -21,6 +19,7 @@ from phaseloom.compat.ptyrad.schema import check_section, check_tree
 from phaseloom.compat.ptyrad.translate import translate_project
 from phaseloom.compat.ptyrad.translate_fit import PENALTIES, translate_constraints, translate_loss
 from phaseloom.data.scan import Scan4D
+from phaseloom.documents import parse_json, parse_toml, parse_yaml, read_text, require_plain
 from phaseloom.errors import BadInput
 from phaseloom.fitting.schedule import Every
 from phaseloom.ptycho import penalties
@@ -62,22 +61,15 @@ def load(path: Path | str, /) -> dict[str, Any]:
     suffix = Path(path).suffix.lower()
     if suffix == ".py":
         raise BadInput(name, None, "is a program, and a file must not run code: save its settings as .yaml")
-    readers = {".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".toml": tomllib.loads, ".json": json.loads}
+    readers = {".yaml": parse_yaml, ".yml": parse_yaml, ".toml": parse_toml, ".json": parse_json}
     if suffix not in readers:
         raise BadInput(
             name, None, "is not a parameter file: its name must end in .yaml, .yml, .toml or .json"
         )
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = readers[suffix](file.read())
-    except OSError as error:
-        raise BadInput(str(path), None, "cannot be read: is the name right?") from error
-    except (yaml.YAMLError, tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
-        raise BadInput(name, None, f"is not {suffix[1:].upper()}: {said[:120]}") from None
+    tree = readers[suffix](read_text(Path(path)), name)
     if not isinstance(tree, Mapping):
         raise BadInput(name, tree, "must hold sections such as init_params")
-    return dict(tree)
+    return dict(require_plain(tree, name))
 
 
 class PtyRADParams:

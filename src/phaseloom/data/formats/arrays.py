@@ -1,7 +1,10 @@
 """What array files have in common: counts without marks of broken pixels."""
 
+import errno
 import logging
 import math
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +15,9 @@ from phaseloom.data.counts import Counts, SelectedCounts, map_counts, split_indi
 from phaseloom.data.formats.files import READ_ERRORS
 from phaseloom.data.remarks import warn
 from phaseloom.errors import BadInput
+from phaseloom.free_memory import require_memory
 
-__all__ = ["Negative", "clean_counts", "load_npy"]
+__all__ = ["Negative", "clean_counts", "load_npy", "load_npz"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,11 @@ def clean_counts(counts: Counts, place: str, /, *, negative: Negative = "clip") 
     survey = _PixelSurvey.of(counts)
     broken = survey.broken
     marked = survey.marked & (negative == "clip" or counts.dtype.kind == "u")
+    if broken.all():
+        raise BadInput(place, None, "holds no number in any pixel of any pattern: is it the right data set?")
+    if marked.all():
+        fix = "hold its mark for no value, or are saturated, in every pattern: is it the right data set?"
+        raise BadInput(place, f"all pixels of {counts.dtype}", fix)
     if broken.any():
         warn(log, "%s: %d pixels are not finite and were masked", place, broken.sum())
     if survey.negative and negative == "clip":
@@ -127,10 +136,63 @@ def load_npy(path: Path, /, *, lazy: bool = False) -> np.ndarray:
     """The array of an ``.npy`` file; pickled objects are never loaded."""
     try:
         data = np.load(path, mmap_mode="r" if lazy else None, allow_pickle=False)
+    except MemoryError:
+        require_memory(path.stat().st_size, path.name)
+        raise
     except READ_ERRORS as error:
         fix = "is not a whole .npy file of numbers: save it again with numpy.save, without objects"
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:  # mapped under a limit of addresses
+            require_memory(path.stat().st_size, path.name)
         raise BadInput(path.name, None, fix) from error
     if not isinstance(data, np.ndarray):
         data.close()
         raise BadInput(path.name, None, "is an archive of arrays: rename it to .npz")
     return data
+
+
+def load_npz(path: Path, names: Sequence[str] | None = None, /) -> dict[str, np.ndarray]:
+    """Arrays of an ``.npz`` archive by their names; pickled objects are never loaded.
+
+    What an array declares is held against what the archive has of it before memory is taken.
+
+    Args:
+        path: the file.
+        names: of arrays; those that are not in the archive are left out. ``None``: all.
+
+    Raises:
+        BadInput: not such an archive, damaged, or with more than fits into the memory that is free.
+
+    Example:
+        >>> np.savez("a.npz", a=np.ones(3), b=np.ones(4))
+        >>> load_npz(Path("a.npz"), ["b", "c"])
+        {'b': array([1., 1., 1., 1.])}
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            known = [one.removesuffix(".npy") for one in archive.namelist() if one.endswith(".npy")]
+            wanted = [name for name in (known if names is None else names) if name in known]
+            for name in wanted:
+                _require_npz_member(archive, name, path.name)
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in wanted}
+    except BadInput:
+        raise
+    except READ_ERRORS as error:
+        fix = "is not a whole .npz archive of numbers: save it again with numpy.savez, without objects"
+        raise BadInput(path.name, None, fix) from error
+
+
+def _require_npz_member(archive: zipfile.ZipFile, name: str, file: str) -> None:
+    """Refuse an array whose header declares other than the archive has, or more than memory can hold."""
+    about = archive.getinfo(f"{name}.npy")
+    with archive.open(about) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and size != about.file_size - stream.tell():
+            fix = f"declares {size} bytes and has {about.file_size - stream.tell()}: save it again"
+            raise BadInput(f"{file}: {name}", None, fix)
+    require_memory(size, f"{file}: {name}")

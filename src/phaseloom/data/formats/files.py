@@ -1,6 +1,11 @@
 """Files from outside: what is wrong with one becomes one sentence with file and place."""
 
+import lzma
 import os
+import re
+import struct
+import tokenize
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +25,7 @@ __all__ = [
     "CheckedGroup",
     "create_hdf5",
     "decode_text",
+    "describe_hdf5_error",
     "describe_link",
     "find_stack",
     "get_dataset",
@@ -43,14 +49,21 @@ READ_ERRORS = (
     OSError,
     EOFError,
     ValueError,
-    KeyError,
+    LookupError,
     RuntimeError,
     SyntaxError,
     TypeError,
-    MemoryError,
+    AttributeError,
+    ArithmeticError,
+    NotImplementedError,
+    AssertionError,
     zlib.error,
+    struct.error,
+    lzma.LZMAError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
 )
-"""What libraries raise when they read a damaged file."""
+"""What libraries raise when they read a damaged file; a `MemoryError` is not among them."""
 
 MAX_NUMBERS = 50_000_000
 """Numbers of an array beside the patterns: more are not read, whatever a file declares."""
@@ -196,6 +209,18 @@ def open_hdf5(path: Path, /) -> Iterator[h5py.File]:
         raise BadInput(path.name, None, _diagnosis(path, error)) from error
 
 
+def describe_hdf5_error(error: Exception, /) -> str:
+    """What HDF5 found wrong, without the call that found it.
+
+    Example:
+        >>> describe_hdf5_error(OSError("Can't synchronously read data (inflate() failed)"))
+        'inflate() failed'
+    """
+    text = " ".join(str(error).split())
+    inner = re.search(r"\((.*)\)$", text)
+    return (inner[1] if inner else text.replace("synchronously ", ""))[:120]
+
+
 def _diagnosis(path: Path, error: Exception) -> str:
     text = " ".join(str(error).split())
     with path.open("rb") as stream:
@@ -206,7 +231,7 @@ def _diagnosis(path: Path, error: Exception) -> str:
         return "is compressed by a filter that is missing here: pip install 'phaseloom[formats]'"
     if "truncated" in text:
         return "is truncated: copy it again"
-    return f"cannot be read ({text[:120]}): copy it again"
+    return f"cannot be read ({describe_hdf5_error(error)}): copy it again"
 
 
 @contextmanager

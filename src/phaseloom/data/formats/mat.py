@@ -21,10 +21,14 @@ from phaseloom.data.formats.files import (
 )
 from phaseloom.data.formats.header import About
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
+from phaseloom.data.formats.vendor.mat_tags import require_known_tags
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, nearest
 
 __all__ = ["ABOUT", "read"]
+
+SCIPY_ERRORS = (MatReadError, *READ_ERRORS, UnboundLocalError)
+"""What scipy raises for damaged files; the last of an array of a class that it does not know."""
 
 ABOUT = About(
     files=".mat",
@@ -99,9 +103,10 @@ class _Version5File:
         from scipy.io import whosmat
 
         self.path = path
+        require_known_tags(path)
         try:
             self.shapes = {name: shape for name, shape, _ in whosmat(path)}
-        except (MatReadError, *READ_ERRORS) as error:
+        except SCIPY_ERRORS as error:
             raise BadInput(path.name, None, "is not a whole MATLAB file: save it again") from error
 
     def find_stack(self) -> str:
@@ -121,7 +126,7 @@ class _Version5File:
             value: Any = loadmat(self.path, variable_names=[name], struct_as_record=True)[name]
             for field in fields:
                 value = value[field].ravel()[0]
-        except (MatReadError, IndexError, *READ_ERRORS) as error:
+        except SCIPY_ERRORS as error:
             fix = "cannot be read: save numbers with 'save -v7.3', and name fields as 'structure.field'"
             raise BadInput(f"{self.path.name}: {key}", None, fix) from error
         return value

@@ -10,14 +10,10 @@ import numpy as np
 
 from phaseloom.data import nexus
 from phaseloom.data.counts import ArrangedCounts, Counts, HDF5Source, load_counts
-from phaseloom.data.formats.files import (
-    CheckedGroup,
-    create_hdf5,
-    decode_text,
-    open_hdf5,
-    require_file,
-)
+from phaseloom.data.formats.files import create_hdf5, decode_text, get_dataset, open_hdf5, require_file
 from phaseloom.data.formats.header import About
+from phaseloom.data.own_files.members import Member, read_member, read_members
+from phaseloom.data.own_files.tables import SCAN, SCAN_GEOMETRY
 from phaseloom.data.scan import ACROSS, Geometry, Scan4D
 from phaseloom.data.signals import Axis, Signal, signals_of_scan
 from phaseloom.errors import BadInput
@@ -58,18 +54,20 @@ def read(path: str | os.PathLike[str], /, *, lazy: bool = True) -> Scan4D:
     path = require_file(path)
     with open_hdf5(path) as file:
         _require_own_file(file, path.name)
-        arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in ARRAY_NAMES if name in file}
+        stored = read_members(file, SCAN, path.name)
+        get_dataset(file, path, "counts")
         counts: Counts = ArrangedCounts.of(HDF5Source.of(path, "counts"))
         if not lazy:
             counts = load_counts(counts)
-        grid = file.attrs.get("grid")
+        grid = stored["grid"]
+        oriented = stored["oriented"]
         return Scan4D(
             counts=counts,
-            geometry=_read_geometry(CheckedGroup(file, path.name)),
+            geometry=_read_geometry(file, path.name),
             grid=None if grid is None else (int(grid[0]), int(grid[1])),
-            oriented=bool(file.attrs.get("oriented", True)),
+            oriented=True if oriented is None else bool(oriented),
             metadata=_read_metadata(file, path.name),
-            **arrays,
+            **{name: stored[name] for name in ARRAY_NAMES},
         )
 
 
@@ -155,20 +153,15 @@ def write_counts(
 
 def _read_metadata(file: h5py.File, name: str) -> dict[str, str]:
     """Texts by name: a data set, or in files of the first version an attribute."""
-    stored: Any = file["metadata"] if "metadata" in file else file.attrs.get("metadata", "{}")
-    try:
-        found = json.loads(decode_text(np.asarray(stored)))
-    except (ValueError, TypeError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise BadInput(f"{name}: /metadata", None, "is not a table of texts: write the file again")
-    return {str(key): str(value) for key, value in found.items()}
+    place = "metadata" if "metadata" in file else "@metadata"
+    found = read_member(file, Member(place, "json", form=dict[str, Any], optional=True), name)
+    return {str(key): str(value) for key, value in (found or {}).items()}
 
 
 def _require_own_file(file: h5py.File, name: str) -> None:
     if decode_text(file.attrs.get("phaseloom_format", "")) != "scan":
         raise BadInput(name, None, "was not written by Phaseloom: choose another format")
-    version = int(file.attrs.get("phaseloom_version", 0))
+    version = read_member(file, Member("@phaseloom_version", "integer", optional=True), name) or 0
     if version > FORMAT_VERSION:
         raise BadInput(
             f"{name}: phaseloom_version", version, f"is newer than {FORMAT_VERSION}: update Phaseloom"
@@ -178,21 +171,23 @@ def _require_own_file(file: h5py.File, name: str) -> None:
             raise BadInput(f"{name}: /{member}", None, "is missing: write the file again")
 
 
-def _read_geometry(tree: CheckedGroup) -> Geometry:
-    attrs: Any = tree.group["geometry"].attrs
-    missing = [name for name in ("wavelength", "shape", "angle") if name not in attrs]
-    if missing:
-        raise BadInput(f"{tree.file}: /geometry", None, f"lacks {', '.join(missing)}: write the file again")
-    rows, columns = attrs["shape"]
-    height, width = attrs["angle"]
-    x, y, z = attrs.get("normal", ACROSS)
-    optional = {name: float(attrs[name]) for name in ("distance", "focus") if name in attrs}
+def _read_geometry(file: h5py.File, name: str) -> Geometry:
+    group: Any = file["geometry"]
+    if not isinstance(group, h5py.Group):
+        raise BadInput(f"{name}: /geometry", None, "is not a group: write the file again")
+    stored = read_members(group, SCAN_GEOMETRY, name)
+    beam = stored["beam"] or "photon"
+    if beam not in ("electron", "photon"):
+        raise BadInput(f"{name}: /geometry@beam", beam, "is not a beam: write electron or photon")
+    height, width = stored["angle"].tolist()
+    rows, columns = stored["shape"].tolist()
+    x, y, z = ACROSS if stored["normal"] is None else stored["normal"].tolist()
     return Geometry(
-        wavelength=float(attrs["wavelength"]),
-        shape=(int(rows), int(columns)),
+        wavelength=float(stored["wavelength"]),
+        shape=(rows, columns),
         angle=(float(height), float(width)),
-        beam="electron" if decode_text(attrs.get("beam", "photon")) == "electron" else "photon",
-        basis=tuple(tuple(row) for row in np.asarray(attrs["basis"]).tolist()),
+        beam="electron" if beam == "electron" else "photon",
+        basis=tuple(tuple(row) for row in stored["basis"].tolist()),
         normal=(float(x), float(y), float(z)),
-        **optional,
+        **{key: float(stored[key]) for key in ("distance", "focus") if stored[key] is not None},
     )

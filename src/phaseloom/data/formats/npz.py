@@ -9,6 +9,7 @@ from typing import Unpack
 
 import numpy as np
 
+from phaseloom.data.formats.arrays import load_npz
 from phaseloom.data.formats.files import READ_ERRORS, require_file
 from phaseloom.data.formats.header import About, Header
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
@@ -97,7 +98,7 @@ def _list_keys(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (zipfile.BadZipFile, *READ_ERRORS) as error:
+    except READ_ERRORS as error:
         fix = "is not a whole .npz archive: save it again with numpy.savez"
         raise BadInput(path.name, None, fix) from error
 
@@ -105,12 +106,10 @@ def _list_keys(path: Path) -> list[str]:
 def _read_array(path: Path, key: str) -> np.ndarray:
     if key not in (keys := _list_keys(path)):
         raise BadInput(f"{path.name}: {key}", None, f"is not in the archive: {nearest(key, keys)}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[key]
-    except (zipfile.BadZipFile, *READ_ERRORS) as error:
-        fix = "cannot be read: save numbers, not objects, with numpy.savez"
-        raise BadInput(f"{path.name}: {key}", None, fix) from error
+    found = load_npz(path, [key])
+    if key not in found:
+        raise BadInput(f"{path.name}: {key}", None, "is not an array: save numbers with numpy.savez")
+    return found[key]
 
 
 def _read_number(path: Path, key: str) -> float:

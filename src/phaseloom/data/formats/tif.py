@@ -62,8 +62,17 @@ class Pages:
 
         lead = self.shape[:-2]
         numbers = np.arange(int(np.prod(lead))).reshape(lead)[block[:-2]]
-        with tifffile.TiffFile(self.path) as file:
-            images = [file.pages.get(int(number)).asarray()[block[-2:]] for number in numbers.ravel()]
+        try:
+            with tifffile.TiffFile(self.path) as file:
+                images = [file.pages.get(int(number)).asarray()[block[-2:]] for number in numbers.ravel()]
+        except (tifffile.TiffFileError, *READ_ERRORS) as error:
+            raise BadInput(
+                self.path.name, None, "has an image that is damaged: copy the file again"
+            ) from error
+        if any(image.shape != images[0].shape for image in images):
+            raise BadInput(
+                self.path.name, None, "has images of several sizes: write them to files of their own"
+            )
         return np.stack(images).reshape(*numbers.shape, *images[0].shape)
 
 
@@ -85,5 +94,7 @@ def _open_series(path: Path) -> Any:
             if dtype is not None and len(series.pages) == int(np.prod(shape[:-2])):
                 return Pages(path, shape, dtype)
             return series.asarray()
-    except (tifffile.TiffFileError, IndexError, *READ_ERRORS) as error:
+    except BadInput:
+        raise
+    except (tifffile.TiffFileError, *READ_ERRORS) as error:
         raise BadInput(path.name, None, "is not a whole TIFF file: copy it again") from error

@@ -1,9 +1,10 @@
 """Patterns in a Zarr store (a folder, or one zip file), read when asked for."""
 
+import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from phaseloom.data.formats.kinds import KINDS, Tree, find_kind, read_kind
 from phaseloom.data.formats.setup import Setup, accept_setup, build_scan
 from phaseloom.data.scan import Scan4D
 from phaseloom.errors import BadInput, MissingExtra, nearest
+from phaseloom.free_memory import require_memory
 
 __all__ = ["ABOUT", "read"]
 
@@ -60,7 +62,9 @@ def read(
     kind = find_kind(Tree(root, path.name), STORE_KINDS) if "" not in arrays else None
 
     def read_member(name: str) -> np.ndarray:
-        return np.asarray(_get_array(arrays, path, name)[...])
+        found = _get_array(arrays, path, name)
+        require_memory(math.prod(found.shape) * found.dtype.itemsize, f"{path.name}: {name}")
+        return np.asarray(found[...])
 
     if kind is not None:
         tree = Tree(root, path.name)
@@ -78,21 +82,54 @@ def _open_store(path: Path) -> Any:
         raise MissingExtra(f"{path.name}: zarr", "zarr", "formats") from error
     try:
         return zarr.open(path if path.is_dir() else ZipStore(path), mode="r")
-    except (BadZipFile, *READ_ERRORS) as error:
+    except READ_ERRORS as error:
         raise BadInput(path.name, None, "is not a whole Zarr store: copy it again") from error
+
+
+@dataclass(frozen=True)
+class _ZarrSource:
+    """An array of a store as a `Source`, whose damaged chunks are a sentence."""
+
+    path: Path
+    name: str
+    array: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As stored."""
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """As stored."""
+        return self.array.dtype
+
+    def __getitem__(self, block: Any, /) -> np.ndarray:
+        """Read a block."""
+        try:
+            return self.array[block]
+        except READ_ERRORS as error:
+            place = f"{self.path.name}: {self.name}" if self.name else self.path.name
+            raise BadInput(place, None, "has a chunk that is damaged: copy the store again") from error
 
 
 def _list_arrays(path: Path, root: Any) -> dict[str, Any]:
     """Every array of a store by its path; a store that is one array has the path ''."""
     try:
         if hasattr(root, "dtype"):
-            return {"": root}
-        return {name: item for name, item in root.members(None) if hasattr(item, "dtype")}
-    except (BadZipFile, *READ_ERRORS) as error:
+            return {"": _ZarrSource(path, "", root)}
+        arrays = {name: item for name, item in root.members(None) if hasattr(item, "dtype")}
+        return {name: _ZarrSource(path, name, item) for name, item in arrays.items()}
+    except READ_ERRORS as error:
         raise BadInput(path.name, None, "is not a whole Zarr store: copy it again") from error
 
 
 def _get_array(arrays: dict[str, Any], path: Path, name: str) -> Any:
     if name not in arrays:
         raise BadInput(f"{path.name}: {name}", None, f"is not an array: {nearest(name, arrays)}")
-    return arrays[name]
+    found = arrays[name]
+    if math.prod(found.shape) >= 1 << 62:
+        raise BadInput(
+            f"{path.name}: {name}", f"shape {found.shape}", "is not plausible: copy the store again"
+        )
+    return found

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 
 from phaseloom.data.formats.files import READ_ERRORS, open_hdf5
+from phaseloom.data.formats.vendor.mat_tags import require_known_tags
 from phaseloom.errors import BadInput
 
 __all__ = ["read_variables"]
@@ -38,9 +39,10 @@ def read_variables(path: Path, /, *names: str) -> dict[str, Any]:
 def _read_version5(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     from scipy.io import loadmat
 
+    require_known_tags(path)
     try:
         roots = loadmat(path, variable_names=sorted({name.split(".")[0] for name in names}))
-    except (*READ_ERRORS, NotImplementedError, IndexError) as error:
+    except (UnboundLocalError, *READ_ERRORS) as error:
         raise BadInput(path.name, None, "cannot be read as a MATLAB file: copy it again") from error
     return {name: _follow_fields(roots, name.split(".")) for name in names}
 

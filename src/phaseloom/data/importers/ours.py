@@ -1,17 +1,23 @@
 """Our own results: ``result.h5``."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from phaseloom.data.formats.files import decode_text, open_hdf5
+from phaseloom.data.formats.files import open_hdf5
 from phaseloom.data.importers.imported import Imported, repeat_thickness
+from phaseloom.data.own_files.members import Member, read_members
+from phaseloom.data.own_files.tables import RESULT_ABOUT, RESULT_ARRAYS
 from phaseloom.errors import BadInput
 
 __all__ = ["read"]
+
+_JSON = (
+    Member("geometry", "json", form=dict[str, Any]),
+    Member("gaps", "json", form=tuple[float, ...], optional=True),
+    Member("grid", "json", form=tuple[int, int] | None, optional=True),
+)
 
 
 def read(path: Path, /, *, pixel: float | None = None) -> Imported:
@@ -21,45 +27,30 @@ def read(path: Path, /, *, pixel: float | None = None) -> Imported:
         BadInput: something is missing.
     """
     with open_hdf5(path) as file:
-        missing = [name for name in ("object", "probe", "positions", "geometry") if name not in file]
-        if missing:
-            raise BadInput(path.name, None, f"lacks {', '.join(missing)}: write the result again")
-        object = _read_array(file, "object_modes")
-        object = np.asarray(file["object"])[None] if object is None else object
-        y, x = np.asarray(file.attrs["origin"], float).tolist()
-        grid = _read_json(file, "grid")
-        height, width = np.asarray(file.attrs["pixel"], float).tolist()
-        return Imported(
-            source=f"{path.name} of Phaseloom",
-            object=object,
-            probe=np.asarray(file["probe"]),
-            positions=np.asarray(file["positions"], float),
-            origin=(y, x),
-            pixel=(height, width),
-            tilts=_read_array(file, "tilts"),
-            thickness=_read_gaps(file, object),
-            occupancies=_read_array(file, "occupancies"),
-            heights=_read_array(file, "heights"),
-            opr_weights=_read_array(file, "opr_weights"),
-            weights=_read_array(file, "weights"),
-            descan=_read_array(file, "descan"),
-            background=_read_array(file, "background"),
-            wavelength=float(_read_json(file, "geometry")["wavelength"]),
-            grid=None if grid is None else (int(grid[0]), int(grid[1])),
-        )
-
-
-def _read_array(file: h5py.File, name: str) -> np.ndarray | None:
-    return np.asarray(file[name]) if name in file else None
-
-
-def _read_gaps(file: h5py.File, object: np.ndarray) -> tuple[float, ...] | None:
-    found = _read_json(file, "gaps")
-    if not found:
-        return repeat_thickness(float(np.asarray(file.attrs.get("thickness", 0.0))), object)
-    return tuple(float(gap) for gap in found)
-
-
-def _read_json(file: h5py.File, name: str) -> Any:
-    """A part of the result that is kept as JSON."""
-    return json.loads(decode_text(np.asarray(file[name]))) if name in file else None
+        stored = read_members(file, (*RESULT_ARRAYS, *RESULT_ABOUT, *_JSON), path.name)
+    wavelength = stored["geometry"].get("wavelength")
+    if not isinstance(wavelength, int | float):
+        raise BadInput(f"{path.name}: /geometry", None, "lacks wavelength: write the result again")
+    states = stored["object_modes"]
+    object = stored["object"][None] if states is None else states
+    y, x = stored["origin"].astype(float).tolist()
+    height, width = stored["pixel"].astype(float).tolist()
+    gaps = stored["gaps"]
+    return Imported(
+        source=f"{path.name} of Phaseloom",
+        object=object,
+        probe=stored["probe"],
+        positions=np.asarray(stored["positions"], float),
+        origin=(y, x),
+        pixel=(height, width),
+        tilts=stored["tilts"],
+        thickness=gaps if gaps else repeat_thickness(float(stored["thickness"]), object),
+        occupancies=stored["occupancies"],
+        heights=stored["heights"],
+        opr_weights=stored["opr_weights"],
+        weights=stored["weights"],
+        descan=stored["descan"],
+        background=stored["background"],
+        wavelength=float(wavelength),
+        grid=stored["grid"],
+    )

@@ -120,6 +120,10 @@ def nonnegative(
     return replace(scan, counts=map_counts(scan.counts, move), background=background)
 
 
+MAX_DOSE = 1e15
+"""Mean counts per pattern that can be drawn: a few times as many fit into no integer."""
+
+
 def normalise(
     scan: Scan4D,
     /,
@@ -142,6 +146,8 @@ def normalise(
     ways = {"mean at one": np.mean, "max at one": np.max, "sum to one": np.sum}
     if by == "divide":
         number = require_number(np.nan if value is None else value, "normalise.value", above=0)
+    elif value is not None:
+        raise BadInput("normalise.value", value, "is used by by: divide alone: write that, or leave it out")
     elif by in ways:
         number = float(ways[by](_require_mean_pattern(scan, "normalise")[scan.mask]))
     else:
@@ -177,6 +183,8 @@ def poisson(
         wanted = require_number(per_area, "poisson.per_area", above=0) * _scanned_area_per_pattern(scan)
     else:
         raise BadInput("poisson", None, "needs one of dose (counts per pattern) and per_area (per A^2)")
+    if wanted > MAX_DOSE:
+        raise BadInput("poisson", f"{wanted:.3g} counts per pattern", f"must be at most {MAX_DOSE:.0e}")
     factor = wanted / float(_require_mean_pattern(scan, "poisson")[scan.mask].sum())
     dtype = _smallest_dtype(wanted)
     draw = partial(_draw_poisson, scan.counts, seed=seed, factor=factor, most=np.iinfo(dtype).max)

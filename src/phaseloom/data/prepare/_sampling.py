@@ -10,6 +10,7 @@ from phaseloom.data.counts import map_counts
 from phaseloom.data.prepare._shared import (
     cut_middle,
     float_dtype,
+    require_detector,
     require_number,
     require_shape,
     resample_probe,
@@ -122,6 +123,7 @@ def _resolve_shape(
             require_number(float(number), "resample.factor", above=0)
         rows, columns = (round(n * float(f)) for n, f in zip(scan.geometry.shape, factors, strict=True))
         wanted = (rows, columns)
+        require_detector(scan, wanted, "resample.factor")
     if min(wanted) < 2:
         raise BadInput("resample", wanted, "leaves less than two pixels")
     return wanted

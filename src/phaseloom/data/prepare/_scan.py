@@ -340,21 +340,21 @@ def _position_tolerance(scan: Scan4D) -> float:
 
 def _read_unusual(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of patterns that stand out, and places of all, of embeddings."""
-    from phaseloom.data.formats.files import READ_ERRORS, require_file
+    from phaseloom.data.formats.arrays import load_npz
+    from phaseloom.data.formats.files import open_hdf5, require_file
+    from phaseloom.data.own_files.members import Member, read_members
 
+    table = (Member("unusual", "integer", None), Member("positions", "real", "pattern 2"))
     try:
         if require_file(path).suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return file["unusual"].astype(np.int64), file["positions"]
-        import h5py
-
-        with h5py.File(path) as file:
-            return np.asarray(file["unusual"], np.int64), np.asarray(file["positions"])
-    except BadInput:
-        raise
-    except READ_ERRORS as problem:
-        fix = "names no patterns that stand out: give a file of phaseloom embed"
+            stored = read_members(load_npz(path, [one.name for one in table]), table, path.name)
+        else:
+            with open_hdf5(path) as file:
+                stored = read_members(file, table, path.name)
+    except BadInput as problem:
+        fix = f"names no patterns that stand out ({problem}): give a file of phaseloom embed"
         raise BadInput(f"without.path: {path}", None, fix) from problem
+    return stored["unusual"].astype(np.int64).ravel(), stored["positions"]
 
 
 def tilt_sample(

@@ -8,6 +8,7 @@ import numpy as np
 from phaseloom.data.counts import map_counts
 from phaseloom.data.scan import Geometry, Scan4D
 from phaseloom.errors import BadInput
+from phaseloom.free_memory import require_memory
 
 __all__ = [
     "apply_to_detector",
@@ -44,7 +45,21 @@ def require_shape(scan: Scan4D, to: tuple[int, int], place: str) -> tuple[int, i
     if not whole:
         fix = f"must be two positive whole numbers; the detector has {scan.geometry.shape}"
         raise BadInput(place, to, fix)
+    require_detector(scan, (int(to[0]), int(to[1])), place)
     return int(to[0]), int(to[1])
+
+
+MAX_SIDE = 65_536
+"""Pixels along an edge of the largest detector."""
+
+
+def require_detector(scan: Scan4D, shape: tuple[int, int], place: str) -> None:
+    """Refuse a detector whose patterns do not fit into memory, where they are kept there."""
+    if max(shape) > MAX_SIDE:
+        raise BadInput(place, shape, f"must be at most {MAX_SIDE} pixels along an edge")
+    count = len(scan) if isinstance(scan.counts, np.ndarray) else 1
+    itemsize = max(4, scan.counts.dtype.itemsize)
+    require_memory(count * shape[0] * shape[1] * itemsize, f"{place}: patterns of {shape[0]} x {shape[1]}")
 
 
 def cut_middle(stack: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -85,6 +85,9 @@ def count_modes(scan: Scan4D, modes: int | None) -> int:
     count = modes if modes is not None else (1 if scan.geometry.near else 2)
     if count < 1:
         raise BadInput("probe: modes", count, "must be at least 1")
+    if count > (most := math.prod(scan.window.shape)):
+        fix = f"must be at most {most}: patterns of so many pixels tell no more modes apart"
+        raise BadInput("probe: modes", count, fix)
     return count
 
 

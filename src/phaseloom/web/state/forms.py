@@ -15,7 +15,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from phaseloom.cli.describe import RECIPE_HOMES, describe_attribute, recipe_of
-from phaseloom.documents import parse_yaml, to_yaml
+from phaseloom.documents import parse_yaml, require_names, to_yaml
 from phaseloom.errors import BadInput
 from phaseloom.spec import Recipe, dimension_of, function_of, knobs, modules_of_calls, names, show_value
 from phaseloom.units import Dimension
@@ -226,7 +226,8 @@ def load_tree(text: str, /) -> dict[str, Any]:
     Raises:
         BadInput: not YAML, or no names with values.
     """
-    return parse_yaml(text, "parameter file", may_be_empty=True)
+    tree = parse_yaml(text, "parameter file")
+    return {} if tree is None else require_names(tree, "parameter file")
 
 
 def show_tree(tree: Mapping[str, Any], /) -> str:

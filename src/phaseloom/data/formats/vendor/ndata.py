@@ -71,7 +71,7 @@ def knows(path: Path, /) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return set(MEMBERS) <= set(archive.namelist())
-    except (zipfile.BadZipFile, *READ_ERRORS):
+    except READ_ERRORS:
         return path.suffix.lower() in (".ndata1", ".ndata")
 
 
@@ -103,7 +103,7 @@ def read(path: str | os.PathLike[str], /, **setup: Unpack[Setup]) -> Scan4D:
                 raise BadInput(f"{path.name}: metadata.json", None, "is too large: export the scan again")
             document = archive.read("metadata.json").decode("utf-8", "replace")
             data = _open_array(path, archive)
-    except (zipfile.BadZipFile, NotImplementedError, *READ_ERRORS) as error:
+    except READ_ERRORS as error:
         fix = "is not a whole archive of data.npy and metadata.json: export the scan again from Swift"
         raise BadInput(path.name, None, fix) from error
     kind = next(kind for kind in KINDS if kind.name == "nion")
